@@ -1,0 +1,276 @@
+// Package store keeps on disk what a restart must give back: the live frames, the epoch and a few small values.
+//
+// It promises that a write never delays the hot path: Put, Drop and Set only queue, one task commits what has
+// gathered in a single transaction, and a crash loses at most the last commit, which peers give back. The epoch alone
+// is written and synced before RaiseEpoch returns, because two runs must never share one.
+package store
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+)
+
+// Gather is how long a commit waits for more to write: one disk sync then serves a whole burst.
+const Gather = 50 * time.Millisecond
+
+// MaxQueued bounds the writes that wait for the disk. Beyond it frames are not remembered (peers give them back after
+// a restart), counted in Stats.Dropped.
+const MaxQueued = 1 << 20
+
+// lockTimeout bounds the wait for another process that holds the file.
+const lockTimeout = 2 * time.Second
+
+// ErrInUse says that another process has the store open; ErrDamaged that the file is no store or a broken one.
+var (
+	ErrInUse   = errors.New("store is in use by another process")
+	ErrDamaged = errors.New("store is damaged")
+)
+
+var (
+	bucketFrames = []byte("frames")
+	bucketValues = []byte("values")
+	keyEpoch     = []byte("epoch")
+)
+
+// FrameKey orders frames on disk by origin, then epoch, then sequence number.
+type FrameKey [32]byte
+
+// KeyOf returns the key of the frame (origin, epoch, seq).
+func KeyOf(origin [16]byte, epoch, seq uint64) FrameKey {
+	var k FrameKey
+	copy(k[:16], origin[:])
+	binary.BigEndian.PutUint64(k[16:], epoch)
+	binary.BigEndian.PutUint64(k[24:], seq)
+	return k
+}
+
+// write is one queued change: a frame to put (raw set) or to drop, or a value to set (name set).
+type write struct {
+	key  FrameKey
+	raw  []byte
+	name string
+}
+
+// Stats counts what the store did since it was opened.
+type Stats struct {
+	Commits, Dropped uint64
+	LastError        string
+}
+
+// Store is one bbolt file. Its methods may be called from any goroutine.
+type Store struct {
+	db   *bolt.DB
+	wake chan struct{} // holds one token; senders never block
+
+	mu    sync.Mutex // guards what follows
+	queue []write
+	stats Stats
+}
+
+// Open opens or creates the file at path with mode 0600. It returns ErrInUse when another process holds it.
+// It returns ErrDamaged when the file is not a sound store: SetAside and a second Open make a fresh one.
+func Open(path string) (s *Store, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			s, err = nil, fmt.Errorf("open store %q: %w: %v", path, ErrDamaged, r)
+		}
+	}()
+	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: lockTimeout, FreelistType: bolt.FreelistMapType})
+	if errors.Is(err, berrors.ErrTimeout) {
+		return nil, fmt.Errorf("open store %q: %w", path, ErrInUse)
+	}
+	if errors.Is(err, berrors.ErrInvalid) || errors.Is(err, berrors.ErrChecksum) || errors.Is(err, berrors.ErrVersionMismatch) {
+		return nil, fmt.Errorf("open store %q: %w: %w", path, ErrDamaged, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open store %q: %w", path, err)
+	}
+	err = db.Update(func(tx *bolt.Tx) error {
+		for _, name := range [][]byte{bucketFrames, bucketValues} {
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("prepare store %q: %w", path, err), db.Close())
+	}
+	return &Store{db: db, wake: make(chan struct{}, 1)}, nil
+}
+
+// SetAside renames a damaged store so that a fresh one can be made, and returns the new name. Peers give back what it
+// held.
+func SetAside(path string, now time.Time) (string, error) {
+	aside := fmt.Sprintf("%s.damaged-%s", path, now.UTC().Format("20060102T150405"))
+	if err := os.Rename(path, aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("set store aside: %w", err)
+	}
+	return aside, nil
+}
+
+// RaiseEpoch adds one to the persisted epoch, syncs it to disk and returns it. atLeast is a floor: the epoch returned
+// is above it.
+func (s *Store) RaiseEpoch(atLeast uint64) (uint64, error) {
+	var epoch uint64
+	err := s.db.Update(func(tx *bolt.Tx) error {
+		values := tx.Bucket(bucketValues)
+		if v := values.Get(keyEpoch); len(v) == 8 {
+			epoch = binary.BigEndian.Uint64(v)
+		}
+		epoch = max(epoch, atLeast) + 1
+		return values.Put(keyEpoch, binary.BigEndian.AppendUint64(nil, epoch))
+	})
+	if err != nil {
+		return 0, fmt.Errorf("raise epoch: %w", err)
+	}
+	return epoch, nil
+}
+
+// Frames calls yield with each stored frame, in order of its key. The bytes are valid only during the call.
+func (s *Store) Frames(yield func(raw []byte) error) (err error) {
+	// bbolt panics on a page that is damaged beyond its checksummed root.
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("read stored frames: %w: %v", ErrDamaged, r)
+		}
+	}()
+	err = s.db.View(func(tx *bolt.Tx) error {
+		return tx.Bucket(bucketFrames).ForEach(func(_, raw []byte) error { return yield(raw) })
+	})
+	if err != nil {
+		return fmt.Errorf("read stored frames: %w", err)
+	}
+	return nil
+}
+
+// Value returns a copy of the value last committed under name, or nil.
+func (s *Store) Value(name string) []byte {
+	var out []byte
+	// A view of an open database fails only when it was closed, and then there is no value to give.
+	_ = s.db.View(func(tx *bolt.Tx) error {
+		if v := tx.Bucket(bucketValues).Get([]byte("v/" + name)); v != nil {
+			out = append([]byte{}, v...)
+		}
+		return nil
+	})
+	return out
+}
+
+// Put queues a frame. raw is kept until it is committed and must not change.
+func (s *Store) Put(key FrameKey, raw []byte) { s.enqueue(write{key: key, raw: raw}) }
+
+// Drop queues the removal of a frame.
+func (s *Store) Drop(key FrameKey) { s.enqueue(write{key: key}) }
+
+// Set queues a small named value. It is committed after everything queued before it.
+func (s *Store) Set(name string, value []byte) { s.enqueue(write{name: name, raw: value}) }
+
+func (s *Store) enqueue(w write) {
+	s.mu.Lock()
+	if len(s.queue) >= MaxQueued {
+		s.stats.Dropped++
+	} else {
+		s.queue = append(s.queue, w)
+	}
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Stats returns the counters.
+func (s *Store) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stats
+}
+
+// Run commits what is queued until ctx ends, then commits the rest once more.
+func (s *Store) Run(ctx context.Context) error {
+	timer := time.NewTimer(Gather)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return s.Flush()
+		case <-s.wake:
+		}
+		timer.Reset(Gather)
+		select {
+		case <-ctx.Done():
+			return s.Flush()
+		case <-timer.C:
+		}
+		// A full disk must not end the node: what failed is queued again, counted and shown.
+		if err := s.Flush(); err != nil {
+			timer.Reset(time.Second)
+			select {
+			case <-ctx.Done():
+				return s.Flush()
+			case <-timer.C:
+			}
+			select {
+			case s.wake <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+// Flush commits what is queued now. On failure the writes stay queued.
+func (s *Store) Flush() error {
+	s.mu.Lock()
+	batch := s.queue
+	s.queue = nil
+	s.mu.Unlock()
+	if len(batch) == 0 {
+		return nil
+	}
+	err := s.db.Update(func(tx *bolt.Tx) error {
+		frames, values := tx.Bucket(bucketFrames), tx.Bucket(bucketValues)
+		for _, w := range batch {
+			var err error
+			switch {
+			case w.name != "":
+				err = values.Put([]byte("v/"+w.name), w.raw)
+			case w.raw != nil:
+				err = frames.Put(w.key[:], w.raw)
+			default:
+				err = frames.Delete(w.key[:])
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		s.queue = append(batch, s.queue...)
+		s.stats.LastError = err.Error()
+		return fmt.Errorf("commit %d writes: %w", len(batch), err)
+	}
+	s.stats.Commits++
+	s.stats.LastError = ""
+	return nil
+}
+
+// Close closes the file. Run must have returned.
+func (s *Store) Close() error {
+	if err := s.db.Close(); err != nil {
+		return fmt.Errorf("close store: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,150 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+func open(t *testing.T, path string) *Store {
+	t.Helper()
+	s, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func frames(t *testing.T, s *Store) [][]byte {
+	t.Helper()
+	var out [][]byte
+	if err := s.Frames(func(raw []byte) error { out = append(out, bytes.Clone(raw)); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func TestRestartGivesBackFramesValuesAndRaisesTheEpoch(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	s := open(t, path)
+	first, err := s.RaiseEpoch(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	s.Put(KeyOf([16]byte{1}, 1, 2), []byte("second"))
+	s.Put(KeyOf([16]byte{1}, 1, 1), []byte("first"))
+	s.Put(KeyOf([16]byte{2}, 9, 9), []byte("dropped"))
+	s.Drop(KeyOf([16]byte{2}, 9, 9))
+	s.Set("position", []byte("42"))
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	s = open(t, path)
+	defer func() { _ = s.Close() }()
+	got := frames(t, s)
+	if len(got) != 2 || string(got[0]) != "first" || string(got[1]) != "second" {
+		t.Errorf("frames after restart = %q, want first and second in order", got)
+	}
+	if v := s.Value("position"); string(v) != "42" {
+		t.Errorf("value after restart = %q, want 42", v)
+	}
+	if v := s.Value("absent"); v != nil {
+		t.Errorf("absent value = %q, want nil", v)
+	}
+	second, err := s.RaiseEpoch(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second <= first {
+		t.Errorf("epoch after restart = %d, want above %d", second, first)
+	}
+	if third, err := s.RaiseEpoch(100); err != nil || third != 101 {
+		t.Errorf("RaiseEpoch(100) = %d, %v; want 101", third, err)
+	}
+}
+
+func TestSecondOpenSaysInUse(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	s := open(t, path)
+	defer func() { _ = s.Close() }()
+	if _, err := Open(path); !errors.Is(err, ErrInUse) {
+		t.Fatalf("second open: %v, want ErrInUse", err)
+	}
+}
+
+// A failed commit once lost its writes: they must stay queued, in order, for the next try.
+func TestFailedCommitKeepsItsWrites(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	s := open(t, path)
+	if err := s.db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.Put(KeyOf([16]byte{1}, 1, 1), []byte("a"))
+	if err := s.Flush(); err == nil {
+		t.Fatal("flush into a closed database succeeded")
+	}
+	if s.Stats().LastError == "" {
+		t.Error("a failed commit is not visible in Stats")
+	}
+	again := open(t, path)
+	defer func() { _ = again.Close() }()
+	s.db = again.db
+	if err := s.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if got := frames(t, s); len(got) != 1 || string(got[0]) != "a" {
+		t.Errorf("frames = %q, want the write that failed first", got)
+	}
+}
+
+func TestDamagedFileIsNamedAndSetAside(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	if err := os.WriteFile(path, bytes.Repeat([]byte("not a store "), 4096), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(path); !errors.Is(err, ErrDamaged) {
+		t.Fatalf("open of a damaged file: %v, want ErrDamaged", err)
+	}
+	aside, err := SetAside(path, time.Unix(0, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(aside); err != nil {
+		t.Errorf("the damaged file is not kept: %v", err)
+	}
+	s := open(t, path)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func BenchmarkPut(b *testing.B) {
+	s, err := Open(filepath.Join(b.TempDir(), "store.db"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	raw := make([]byte, 1200)
+	n := uint64(0)
+	for b.Loop() {
+		n++
+		s.Put(KeyOf([16]byte{1}, 1, n), raw)
+		if n%10_000 == 0 {
+			if err := s.Flush(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+}
