@@ -1,0 +1,26 @@
+package control
+
+import "time"
+
+// Bounds on what a client can make the server hold or wait for.
+const (
+	MaxAddrs      = 5_000    // addresses in one request
+	MaxBody       = 1 << 20  // bytes of one request's body
+	MaxPorts      = 256      // bytes of a port list as typed
+	MaxReason     = 200      // bytes of a reason
+	MaxSource     = 64       // bytes of a source
+	MaxFindings   = 1_000    // findings in one WhyReply
+	MaxInviteUses = 10_000   // machines that one token may enrol
+	MaxConns      = 128      // connections at a time
+	MaxWatchers   = 32       // of them, event streams
+	MaxLine       = 64 << 10 // bytes of one line of a stream, as the client reads it
+)
+
+const (
+	headerTimeout = 5 * time.Second  // for a request's header to arrive
+	bodyTimeout   = 10 * time.Second // for its body to arrive
+	idleTimeout   = 30 * time.Second // between two requests on a connection
+	writeTimeout  = 30 * time.Second // for a client to take one chunk of an answer
+	dialTimeout   = 2 * time.Second  // for a socket to accept
+	stopTimeout   = 1 * time.Second  // for running requests to end when the server stops
+)

@@ -1,0 +1,254 @@
+// Package control is the agent's control socket: HTTP and JSON on a unix socket in the node's state folder.
+//
+// It promises that only the socket's owner gets in (mode 0600), that every request is bounded in size and time, that
+// a long answer streams, and that a failure in the middle of a stream reaches the client as an *Error.
+package control
+
+import (
+	"context"
+	"net/netip"
+	"time"
+)
+
+// SocketName is the name of the control socket in a node's state folder.
+const SocketName = "control.sock"
+
+// Agent is what the socket serves. Methods are called concurrently, one goroutine a request, and ctx ends when the
+// client goes away or the server stops.
+//
+// A returned error that is (or wraps) an *Error reaches the client as it is; any other becomes CodeFailed. Errors that
+// concern one address of many go into that address's Result, and the call itself then returns nil.
+type Agent interface {
+	Ban(ctx context.Context, req BanRequest) (BanReply, error)
+	Unban(ctx context.Context, req UnbanRequest) (UnbanReply, error)
+	Allow(ctx context.Context, req AllowRequest) (AllowReply, error)
+	Unallow(ctx context.Context, req UnallowRequest) (UnallowReply, error)
+	// Allowed returns the built-in, configured and mesh-wide never-ban entries.
+	Allowed(ctx context.Context) ([]AllowEntry, error)
+	// List calls yield once for each entry and stops with yield's error. It must hold no lock during yield, which may
+	// block for as long as the client is slow, and must not collect all entries first.
+	List(ctx context.Context, yield func(ListEntry) error) error
+	Why(ctx context.Context, prefix netip.Prefix) (WhyReply, error)
+	Members(ctx context.Context) ([]Member, error)
+	Status(ctx context.Context) (Status, error)
+	// Watch calls yield for each event, in order, until ctx ends (then it returns nil or ctx's error) or yield fails.
+	Watch(ctx context.Context, yield func(Event) error) error
+	Invite(ctx context.Context, req InviteRequest) (InviteReply, error)
+}
+
+// BanRequest asks for bans of Addrs. The server hands the agent 1..MaxAddrs prefixes, each valid, masked and
+// unmapped, and a non-empty Source.
+type BanRequest struct {
+	Addrs  []netip.Prefix
+	For    time.Duration // 0 = the agent's default; never negative
+	Ports  string        // as typed, at most MaxPorts bytes; "" = all ports. The agent parses it (error: CodeUsage)
+	Reason string        // at most MaxReason bytes
+	Source string        // "cli", "import"; "api" when the client said nothing
+}
+
+// BanReply has one Result for each address of the request, in its order.
+type BanReply struct {
+	Results []Result
+}
+
+// UnbanRequest asks to lift what is banned inside Prefixes (1..MaxAddrs), whoever banned it.
+type UnbanRequest struct {
+	Prefixes []netip.Prefix
+	Reason   string
+}
+
+// UnbanReply has one Result for each prefix of the request, in its order; nothing to lift is CodeNotFound.
+type UnbanReply struct {
+	Results []Result
+}
+
+// AllowRequest asks that Prefixes (1..MaxAddrs) are never banned.
+type AllowRequest struct {
+	Prefixes []netip.Prefix
+	For      time.Duration // 0 = until removed (the agent caps it)
+	Reason   string
+}
+
+// AllowReply has one Result for each prefix of the request, in its order.
+type AllowReply struct {
+	Results []Result
+}
+
+// UnallowRequest asks to remove Prefixes (1..MaxAddrs) from the mesh-wide allow list.
+type UnallowRequest struct {
+	Prefixes []netip.Prefix
+	Reason   string
+}
+
+// UnallowReply has one Result for each prefix of the request, in its order; an entry that is not there is
+// CodeNotFound, one that only the config file or the binary can take away is CodePolicy.
+type UnallowReply struct {
+	Results []Result
+}
+
+// Result tells what became of one prefix of a request.
+type Result struct {
+	Prefix netip.Prefix
+	Until  time.Time // end of the ban or allow; zero = has no end, or nothing was done
+	Note   string    // something worth knowing about a success, such as "already banned for longer"
+	Err    *Error    // nil = done
+}
+
+// AllowEntry is one entry of the never-ban list.
+type AllowEntry struct {
+	Prefix netip.Prefix
+	Until  time.Time // zero = until removed
+	Origin string    // name of the node that said it; this node's for config and built-in entries
+	Reason string
+	Source string // "mesh", "config", or "built-in: loopback" and the like
+}
+
+// States of a ListEntry.
+const (
+	StateEnforced = "enforced" // the kernel drops it
+	StatePending  = "pending"  // fewer origins than the quorum have seen it
+	StateHeld     = "held"     // kept back until an operator decides
+	StateAllowed  = "allowed"  // the never-ban list suppresses it
+)
+
+// ListEntry is one banned (prefix, ports).
+type ListEntry struct {
+	Prefix  netip.Prefix
+	Ports   string    // canonical; "" = all
+	Until   time.Time // JSON: RFC 3339 in UTC, whole seconds, rounded up
+	Origins []string  // human names of the nodes that ban it; the list is not kept after yield returns
+	Reason  string
+	Source  string
+	State   string // StateEnforced and the like
+}
+
+// Verdicts of a WhyReply. The agent may say more precise ones.
+const (
+	VerdictDropped    = "dropped"
+	VerdictNotDropped = "not dropped"
+	VerdictPorts      = "dropped on some ports"
+)
+
+// WhyReply tells what this node does about an address, and which records make it do so.
+type WhyReply struct {
+	Address  netip.Prefix
+	Verdict  string    // VerdictDropped and the like
+	Summary  string    // one plain sentence for people
+	Findings []Finding // at most MaxFindings are sent
+}
+
+// Finding is one record that bears on an address.
+type Finding struct {
+	Kind   string // "ban", "unban", "revoke", "allow", "unallow", "never"
+	Prefix netip.Prefix
+	Ports  string
+	Origin string    // human name; "" = this machine's own rules
+	Issued time.Time // zero = always there
+	Until  time.Time // zero = no end
+	Reason string
+	Source string
+	Status string // plain words: "enforced", "cancelled by an unban of web2", "suppressed by ..."
+}
+
+// States of a Member.
+const (
+	MemberAlive   = "alive"
+	MemberSuspect = "suspect"
+	MemberDead    = "dead"
+	MemberLeft    = "left"
+)
+
+// Member is one node of the mesh as this node sees it.
+type Member struct {
+	Name    string   `json:"name"`
+	ID      string   `json:"id"`
+	Addr    string   `json:"addr"`
+	State   string   `json:"state"`
+	InSync  bool     `json:"in_sync"`
+	RTTms   *float64 `json:"rtt_ms"` // nil = not measured (this node itself, a dead one)
+	Version string   `json:"version"`
+	Self    bool     `json:"self"` // this node
+}
+
+// Status is the state of one node.
+type Status struct {
+	Name     string         `json:"name"`
+	ID       string         `json:"id"`
+	Version  string         `json:"version"`
+	UptimeS  float64        `json:"uptime_s"`
+	Addr     string         `json:"addr"` // where the mesh reaches this node
+	Mesh     MeshStatus     `json:"mesh"`
+	Bans     BanStatus      `json:"bans"`
+	Firewall FirewallStatus `json:"firewall"`
+	Lines    LineStatus     `json:"lines"`
+	Problems []string       `json:"problems"` // what an operator should look at, in plain words; empty = all is well
+}
+
+// MeshStatus counts members, this node included. Digest is equal on two nodes exactly when they hold the same live
+// records.
+type MeshStatus struct {
+	Alive  int    `json:"alive"`
+	Total  int    `json:"total"`
+	InSync int    `json:"in_sync"` // alive members whose digest equals ours, this node included
+	Digest string `json:"digest"`  // lower-case hex
+}
+
+// BanStatus counts entries by state; Active are the enforced ones.
+type BanStatus struct {
+	Active  int `json:"active"`
+	Pending int `json:"pending"`
+	Held    int `json:"held"`
+	Allowed int `json:"allowed"`
+}
+
+// FirewallStatus tells what the kernel holds.
+type FirewallStatus struct {
+	Backend   string    `json:"backend"`
+	Enforced  int       `json:"enforced"`
+	Repairs   uint64    `json:"repairs"`
+	LastError string    `json:"last_error"`
+	Tried     []Attempt `json:"tried,omitempty"` // backends that were refused before Backend was taken
+}
+
+// Attempt is a firewall backend that did not work here, and why.
+type Attempt struct {
+	Backend string `json:"backend"`
+	Error   string `json:"error"`
+}
+
+// LineStatus counts lines since the agent started.
+type LineStatus struct {
+	File      string            `json:"file"`
+	Accepted  uint64            `json:"accepted"`
+	Ignored   uint64            `json:"ignored"`
+	Echoes    uint64            `json:"echoes"`
+	Emitted   uint64            `json:"emitted"`
+	IgnoredBy map[string]uint64 `json:"ignored_by,omitempty"` // reason -> count
+}
+
+// Event is something that happened. Name is one of ban, refresh, unban, expire, pending, held, allow, unallow, join,
+// leave, fail; a client passes unknown ones on.
+type Event struct {
+	Time      time.Time
+	Name      string       // JSON: "event"
+	Prefix    netip.Prefix // zero for events of members
+	Ports     string
+	Until     time.Time // zero = none
+	Origin    string    // human name of the node that decided, or that joined or left
+	Reason    string
+	Source    string
+	LatencyMS *float64 // from the origin's decision to this kernel's; nil = does not apply
+}
+
+// InviteRequest asks for a join token.
+type InviteRequest struct {
+	Uses int           // 0 = 1; at most MaxInviteUses
+	For  time.Duration // 0 = the agent's default
+}
+
+// InviteReply is a join token and its bounds.
+type InviteReply struct {
+	Token   string
+	Uses    int
+	Expires time.Time
+}
