@@ -1,0 +1,128 @@
+// Package hostinfo tells which addresses this machine cannot do without: its own, its gateways and its resolvers. The
+// daemon puts them on the never-ban list.
+package hostinfo
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Entry is one address of the machine and what it is: "own address", "gateway" or "resolver".
+type Entry struct {
+	Prefix netip.Prefix
+	Why    string
+}
+
+// RefreshEvery bounds how old the entries can get where the kernel does not announce changes.
+const RefreshEvery = 30 * time.Second
+
+// MaxEntries bounds the list on a machine with very many addresses.
+const MaxEntries = 4096
+
+// maxResolvConf bounds what is read of resolv.conf, in bytes.
+const maxResolvConf = 64 << 10
+
+// resolvConf is where the resolvers stand.
+const resolvConf = "/etc/resolv.conf"
+
+// Read returns the entries of now, sorted and without repeats. A part that cannot be read is left out and returned as
+// an error beside the rest.
+func Read() ([]Entry, error) {
+	var out []Entry
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		err = fmt.Errorf("read own addresses: %w", err)
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok {
+			if addr, ok := netip.AddrFromSlice(n.IP); ok {
+				out = add(out, addr, "own address")
+			}
+		}
+	}
+	gateways, gerr := readGateways()
+	for _, g := range gateways {
+		out = add(out, g, "gateway")
+	}
+	// No resolv.conf is no fault: then there is no resolver to protect.
+	if text, rerr := readBounded(resolvConf); rerr == nil {
+		for _, r := range parseResolvers(text) {
+			out = add(out, r, "resolver")
+		}
+	}
+	slices.SortStableFunc(out, func(a, b Entry) int { return a.Prefix.Addr().Compare(b.Prefix.Addr()) })
+	out = slices.CompactFunc(out, func(a, b Entry) bool { return a.Prefix == b.Prefix })
+	if len(out) > MaxEntries {
+		out = out[:MaxEntries]
+	}
+	if err == nil {
+		err = gerr
+	}
+	return out, err
+}
+
+// Watch calls changed whenever the addresses or routes may have changed, at the latest every RefreshEvery, until ctx
+// ends.
+func Watch(ctx context.Context, changed func()) error {
+	events, err := subscribe(ctx)
+	if err != nil {
+		events = nil // the ticker alone serves
+	}
+	tick := time.NewTicker(RefreshEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case _, ok := <-events:
+			if !ok {
+				events = nil
+				continue
+			}
+		case <-tick.C:
+		}
+		changed()
+	}
+}
+
+func add(out []Entry, addr netip.Addr, why string) []Entry {
+	addr = addr.Unmap().WithZone("")
+	if !addr.IsValid() || addr.IsUnspecified() {
+		return out
+	}
+	return append(out, Entry{netip.PrefixFrom(addr, addr.BitLen()), why})
+}
+
+func readBounded(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	buf := make([]byte, maxResolvConf)
+	n, err := f.Read(buf)
+	return buf[:n], err
+}
+
+func parseResolvers(text []byte) []netip.Addr {
+	var out []netip.Addr
+	lines := bufio.NewScanner(bytes.NewReader(text))
+	for lines.Scan() {
+		words := strings.Fields(lines.Text())
+		if len(words) < 2 || words[0] != "nameserver" {
+			continue
+		}
+		if addr, err := netip.ParseAddr(words[1]); err == nil {
+			out = append(out, addr)
+		}
+	}
+	return out
+}
