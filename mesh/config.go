@@ -1,0 +1,119 @@
+package mesh
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+const (
+	// MaxName bounds a node's human name, in bytes.
+	MaxName = 64
+	// MaxVersion bounds the version text in a member's metadata, in bytes.
+	MaxVersion = 32
+	// MaxJoin bounds the join list.
+	MaxJoin = 1024
+	// MaxPeers bounds the remembered peers.
+	MaxPeers = 2048
+)
+
+// Config says what a Mesh is and whom it tells. Functions may be nil. They are called from one goroutine each, with no
+// lock held, and must not block for long; they may call back into the Mesh.
+type Config struct {
+	Identity  Identity
+	Secrets   Secrets
+	Name      string // for people; at most MaxName bytes of printable text
+	Version   string // of the program; at most MaxVersion bytes of printable text
+	Bind      netip.AddrPort
+	Advertise netip.AddrPort // zero: the bound address, or a private address of this machine; port 0: the bound port
+	Join      []string       // HOST[:PORT], resolved at each try; the port defaults to Bind's
+
+	// Epoch is higher than at any start before, and on disk already; at least 1.
+	Epoch uint64
+	// RollEpoch stores and returns an epoch higher than any before and than atLeast. It is called when frames appear in
+	// our name that this run did not publish.
+	RollEpoch func(atLeast uint64) (uint64, error)
+
+	Trust  Trust        // nil: AnyMember
+	Logger *slog.Logger // nil: silent
+
+	// Deliver gets verified, live frames of other origins, each once, in the order of arrival.
+	Deliver func(frames []Frame)
+	// Admitted gets every frame that is newly held, own ones included, for the store. A later frame of the same Ref
+	// replaces the earlier one (see Problem "equivocation"). Frames given to Restore are not repeated.
+	Admitted func(frames []Frame)
+	// Expired gets the names of frames that are no longer held, so that the store can drop them.
+	Expired func(refs []FrameRef)
+
+	Peers        []Peer             // remembered from earlier runs; at most MaxPeers are used, the first ones
+	PeersChanged func(peers []Peer) // the whole list to remember, at most every few seconds
+	OnMember     func(MemberEvent)
+	OnProblem    func(kind Problem, detail string)
+
+	// LoadInvites and SaveInvites keep open invitations over a restart; nil: they end with Run.
+	LoadInvites func() ([]byte, error)
+	SaveInvites func(b []byte) error
+
+	// Lookup resolves a name of the join list; nil: the system's resolver.
+	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
+	// NewTransport replaces the sockets; for tests.
+	NewTransport func() (memberlist.Transport, error)
+}
+
+// Trust judges origins; it is the only place that does.
+type Trust interface {
+	// Admit tells whether frames of this origin count. The key hashes to the id and the signature has been checked.
+	Admit(id ID, key ed25519.PublicKey, now time.Time) error
+}
+
+// AnyMember admits every origin: whoever could send us a frame holds the mesh's gossip key.
+type AnyMember struct{}
+
+// Admit never refuses.
+func (AnyMember) Admit(ID, ed25519.PublicKey, time.Time) error { return nil }
+
+// Problem is a kind of trouble that a person should hear about. Each kind and culprit is told at most once a minute.
+type Problem string
+
+const (
+	// ProblemClone: another machine uses this node's key. The detail names its address, or what it sent.
+	ProblemClone Problem = "clone"
+	// ProblemEpoch: our own epoch was found in use (a restored snapshot); the node went on with a higher one.
+	ProblemEpoch Problem = "epoch"
+	// ProblemEquivocation: an origin signed two different frames under one number. The detail names the origin.
+	ProblemEquivocation Problem = "equivocation"
+	// ProblemDropped: a queue or table was full. Nothing is lost for good: the digests differ and a sync repairs it.
+	ProblemDropped Problem = "dropped"
+)
+
+func (c *Config) validate() error {
+	switch {
+	case c.Identity.key == nil:
+		return errors.New("mesh config: no identity")
+	case c.Secrets.isZero():
+		return errors.New("mesh config: no secrets")
+	case !isCleanText(c.Name) || len(c.Name) > MaxName:
+		return fmt.Errorf("mesh config: name %q: want at most %d bytes of printable text", c.Name, MaxName)
+	case !isCleanText(c.Version) || len(c.Version) > MaxVersion:
+		return fmt.Errorf("mesh config: version %q: want at most %d bytes of printable text", c.Version, MaxVersion)
+	case !c.Bind.IsValid() && c.NewTransport == nil:
+		return errors.New("mesh config: no address to bind")
+	case c.Epoch == 0:
+		return errors.New("mesh config: epoch 0")
+	case len(c.Join) > MaxJoin:
+		return fmt.Errorf("mesh config: join list of %d, want at most %d", len(c.Join), MaxJoin)
+	}
+	if c.Trust == nil {
+		c.Trust = AnyMember{}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}

@@ -1,0 +1,150 @@
+package mesh
+
+import (
+	"crypto/ed25519"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+)
+
+const (
+	// MaxFrame is the size of the largest frame, in bytes, so that one fits an unfragmented UDP packet.
+	MaxFrame = 1300
+	// MaxPayload is what a frame can carry, in bytes, whatever its numbers are.
+	MaxPayload = MaxFrame - frameOverhead
+	// MaxLife is the longest time from a frame's issue to its end.
+	MaxLife = 400 * 24 * time.Hour
+	// FutureSkew is how far ahead of our clock a frame may have been issued.
+	FutureSkew = 5 * time.Minute
+
+	// frameOverhead: list head, version, mesh id, key, four numbers of at most 9 bytes, payload head, signature.
+	frameOverhead = 1 + 1 + 18 + 34 + 4*9 + 3 + ed25519.SignatureSize
+	frameVersion  = 1
+	frameFields   = 8
+	// frameDomain goes in front of the signed bytes and is never sent: a signature over a frame is valid as nothing else.
+	frameDomain = "meshban frame v1\x00"
+	// maxMillis keeps times inside what time.UnixMilli and RFC 3339 can show (the year 9999).
+	maxMillis = 253402300799999
+)
+
+var (
+	// ErrBadFrame is wrapped by every error of DecodeFrame.
+	ErrBadFrame = errors.New("bad frame")
+	// ErrBadSignature tells that a frame was not signed by the key that it carries.
+	ErrBadSignature = errors.New("bad signature")
+)
+
+// Frame is a batch of operations signed by the node where they began. Times are UTC, in whole milliseconds.
+type Frame struct {
+	MeshID  [16]byte
+	Key     ed25519.PublicKey // of the origin
+	Origin  ID                // IDOf(Key)
+	Epoch   uint64            // of the origin, at least 1, raised at each of its starts
+	Seq     uint64            // within the epoch, from 1 without gaps
+	Issued  time.Time
+	Expires time.Time // when its last operation has ended: the frame is dropped everywhere
+	Payload []byte    // part of Raw: must not be changed
+
+	raw []byte
+}
+
+// FrameRef names a frame. At most one frame per name is held.
+type FrameRef struct {
+	Origin     ID
+	Epoch, Seq uint64
+}
+
+// Raw gives the encoded frame with its signature, as it travels and is stored. It must not be changed.
+func (f Frame) Raw() []byte { return f.raw }
+
+// Ref gives the frame's name.
+func (f Frame) Ref() FrameRef { return FrameRef{Origin: f.Origin, Epoch: f.Epoch, Seq: f.Seq} }
+
+// hash is the frame's identity for digests and tie-breaks.
+func (f Frame) hash() [32]byte { return sha256.Sum256(f.raw) }
+
+// Verify checks the signature (about 60 us).
+func (f Frame) Verify() error {
+	if len(f.raw) < ed25519.SignatureSize || len(f.Key) != ed25519.PublicKeySize {
+		return ErrBadSignature
+	}
+	body, sig := f.raw[:len(f.raw)-ed25519.SignatureSize], f.raw[len(f.raw)-ed25519.SignatureSize:]
+	var buf [len(frameDomain) + MaxFrame]byte
+	if !ed25519.Verify(f.Key, append(append(buf[:0], frameDomain...), body...), sig) {
+		return ErrBadSignature
+	}
+	return nil
+}
+
+// signFrame encodes and signs what f's fields say; Key and Origin are the identity's.
+func signFrame(id Identity, f Frame) (Frame, error) {
+	f.Key, f.Origin = id.Public(), id.ID()
+	if len(f.Payload) > MaxPayload {
+		return Frame{}, fmt.Errorf("payload of %d bytes, want at most %d", len(f.Payload), MaxPayload)
+	}
+	b := make([]byte, 0, len(frameDomain)+frameOverhead+len(f.Payload))
+	b = append(b, frameDomain...)
+	b = appendArray(b, frameFields)
+	b = appendUint(b, frameVersion)
+	b = appendBin(b, f.MeshID[:])
+	b = appendBin(b, f.Key)
+	b = appendUint(b, f.Epoch)
+	b = appendUint(b, f.Seq)
+	b = appendUint(b, uint64(f.Issued.UnixMilli()))
+	b = appendUint(b, uint64(f.Expires.UnixMilli()))
+	b = appendBin(b, f.Payload)
+	b = append(b, ed25519.Sign(id.key, b)...)
+	return DecodeFrame(b[len(frameDomain):])
+}
+
+// DecodeFrame reads an encoded frame strictly: one value has one encoding. It keeps raw and does not check the
+// signature. Errors wrap ErrBadFrame.
+func DecodeFrame(raw []byte) (Frame, error) {
+	f, err := decodeFrame(raw)
+	if err != nil {
+		return Frame{}, fmt.Errorf("%w: %w", ErrBadFrame, err)
+	}
+	return f, nil
+}
+
+func decodeFrame(raw []byte) (Frame, error) {
+	if len(raw) > MaxFrame {
+		return Frame{}, fmt.Errorf("%d bytes, want at most %d", len(raw), MaxFrame)
+	}
+	if len(raw) < ed25519.SignatureSize {
+		return Frame{}, errTruncated
+	}
+	f := Frame{raw: raw[:len(raw):len(raw)]}
+	r := reader{b: raw[:len(raw)-ed25519.SignatureSize]}
+	if n := r.array(frameFields); r.err == nil && n != frameFields {
+		return Frame{}, fmt.Errorf("%d fields, want %d", n, frameFields)
+	}
+	if v := r.uint(); r.err == nil && v != frameVersion {
+		return Frame{}, fmt.Errorf("version %d, want %d", v, frameVersion)
+	}
+	r.fixed(f.MeshID[:])
+	f.Key = r.bin(ed25519.PublicKeySize)
+	f.Epoch, f.Seq = r.uint(), r.uint()
+	issued, expires := r.uint(), r.uint()
+	f.Payload = r.bin(MaxPayload)
+	if err := r.end(); err != nil {
+		return Frame{}, err
+	}
+	switch {
+	case len(f.Key) != ed25519.PublicKeySize:
+		return Frame{}, fmt.Errorf("key of %d bytes, want %d", len(f.Key), ed25519.PublicKeySize)
+	case f.Epoch == 0 || f.Seq == 0 || f.Epoch == math.MaxUint64 || f.Seq == math.MaxUint64:
+		return Frame{}, errors.New("epoch or sequence number out of range")
+	case issued > maxMillis || expires > maxMillis:
+		return Frame{}, errors.New("time out of range")
+	case expires <= issued:
+		return Frame{}, errors.New("ends before it begins")
+	case expires-issued > uint64(MaxLife/time.Millisecond):
+		return Frame{}, fmt.Errorf("lives longer than %v", MaxLife)
+	}
+	f.Origin = IDOf(f.Key)
+	f.Issued, f.Expires = time.UnixMilli(int64(issued)).UTC(), time.UnixMilli(int64(expires)).UTC()
+	return f, nil
+}

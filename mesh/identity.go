@@ -1,0 +1,182 @@
+package mesh
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// maxKeyFile bounds what is read of a key file, in bytes.
+const maxKeyFile = 4096
+
+const (
+	pemIdentity = "PRIVATE KEY" // PKCS #8, so that openssl can read it
+	pemSecrets  = "MESHBAN MESH SECRETS"
+)
+
+// Identity is a node's ed25519 key. The zero value is no identity.
+type Identity struct {
+	key ed25519.PrivateKey
+	id  ID
+}
+
+// NewIdentity makes a key that is stored nowhere.
+func NewIdentity() (Identity, error) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return Identity{}, fmt.Errorf("make a node key: %w", err)
+	}
+	return identityOf(key), nil
+}
+
+func identityOf(key ed25519.PrivateKey) Identity {
+	return Identity{key: key, id: IDOf(key.Public().(ed25519.PublicKey))}
+}
+
+// CreateIdentity makes a key and stores it at path (mode 0600, on disk when it returns). A file that is there already
+// is an error that matches fs.ErrExist: a key is never replaced.
+func CreateIdentity(path string) (Identity, error) {
+	id, err := NewIdentity()
+	if err != nil {
+		return Identity{}, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(id.key)
+	if err != nil {
+		return Identity{}, fmt.Errorf("encode the node key: %w", err)
+	}
+	if err := writePEM(path, pemIdentity, der, false); err != nil {
+		return Identity{}, fmt.Errorf("store the node key: %w", err)
+	}
+	return id, nil
+}
+
+// LoadIdentity reads what CreateIdentity stored. The error matches fs.ErrNotExist when there is none.
+func LoadIdentity(path string) (Identity, error) {
+	der, err := readPEM(path, pemIdentity)
+	if err != nil {
+		return Identity{}, fmt.Errorf("load the node key: %w", err)
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(der)
+	if err != nil {
+		return Identity{}, fmt.Errorf("load the node key %q: %w", path, err)
+	}
+	key, ok := parsed.(ed25519.PrivateKey)
+	if !ok {
+		return Identity{}, fmt.Errorf("load the node key %q: it is not an ed25519 key", path)
+	}
+	return identityOf(key), nil
+}
+
+// ID is the node's id in the mesh.
+func (i Identity) ID() ID { return i.id }
+
+// Public is the node's public key; the caller must not change it.
+func (i Identity) Public() ed25519.PublicKey {
+	if i.key == nil {
+		return nil
+	}
+	return i.key.Public().(ed25519.PublicKey)
+}
+
+// Secrets is what every member of one mesh knows.
+type Secrets struct {
+	MeshID    [16]byte // tells meshes apart; part of every frame
+	GossipKey [32]byte // AES-256 key of memberlist's packets and streams
+}
+
+// NewSecrets makes the secrets of a new mesh.
+func NewSecrets() (Secrets, error) {
+	var s Secrets
+	if _, err := rand.Read(s.MeshID[:]); err != nil {
+		return Secrets{}, fmt.Errorf("make a mesh id: %w", err)
+	}
+	if _, err := rand.Read(s.GossipKey[:]); err != nil {
+		return Secrets{}, fmt.Errorf("make a gossip key: %w", err)
+	}
+	return s, nil
+}
+
+// LoadSecrets reads what Save stored. The error matches fs.ErrNotExist when there is none.
+func LoadSecrets(path string) (Secrets, error) {
+	b, err := readPEM(path, pemSecrets)
+	if err != nil {
+		return Secrets{}, fmt.Errorf("load the mesh secrets: %w", err)
+	}
+	var s Secrets
+	if len(b) != len(s.MeshID)+len(s.GossipKey) {
+		return Secrets{}, fmt.Errorf("load the mesh secrets %q: %d bytes, want %d", path, len(b), len(s.MeshID)+len(s.GossipKey))
+	}
+	copy(s.MeshID[:], b)
+	copy(s.GossipKey[:], b[len(s.MeshID):])
+	return s, nil
+}
+
+// Save stores the secrets at path (mode 0600, atomically, on disk when it returns), replacing what was there.
+func (s Secrets) Save(path string) error {
+	b := append(s.MeshID[:len(s.MeshID):len(s.MeshID)], s.GossipKey[:]...)
+	if err := writePEM(path, pemSecrets, b, true); err != nil {
+		return fmt.Errorf("store the mesh secrets: %w", err)
+	}
+	return nil
+}
+
+func (s Secrets) isZero() bool { return s == Secrets{} }
+
+func readPEM(path, kind string) ([]byte, error) {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if fi.Size() > maxKeyFile {
+		return nil, fmt.Errorf("%q has %d bytes, want at most %d", path, fi.Size(), maxKeyFile)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(b)
+	if block == nil || block.Type != kind {
+		return nil, fmt.Errorf("%q holds no %q block", path, kind)
+	}
+	return block.Bytes, nil
+}
+
+// writePEM writes a temporary file beside path, syncs it, and moves it into place. Without replace it links, so that an
+// existing file wins.
+func writePEM(path, kind string, b []byte, replace bool) (err error) {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, ".mesh-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if rmErr := os.Remove(f.Name()); err == nil && rmErr != nil && !errors.Is(rmErr, os.ErrNotExist) {
+			err = rmErr
+		}
+	}()
+	if err := errors.Join(pem.Encode(f, &pem.Block{Type: kind, Bytes: b}), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if replace {
+		err = os.Rename(f.Name(), path)
+	} else {
+		err = os.Link(f.Name(), path)
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

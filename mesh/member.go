@@ -1,0 +1,103 @@
+package mesh
+
+import (
+	"net/netip"
+	"time"
+)
+
+// State is what we know of a member.
+type State uint8
+
+// The states of a member.
+const (
+	StateAlive   State = iota
+	StateSuspect       // did not answer our last probe
+	StateDead          // did not answer anyone for long enough
+	StateLeft          // said goodbye
+)
+
+// String gives alive, suspect, dead or left.
+func (s State) String() string {
+	switch s {
+	case StateAlive:
+		return "alive"
+	case StateSuspect:
+		return "suspect"
+	case StateDead:
+		return "dead"
+	case StateLeft:
+		return "left"
+	}
+	return "unknown"
+}
+
+// Member is one node of the mesh as this node sees it.
+type Member struct {
+	Name    string // for people; not unique
+	ID      ID
+	Addr    netip.AddrPort
+	State   State
+	Self    bool
+	InSync  bool          // it held the same live frames at the last comparison
+	RTT     time.Duration // of the last ping; 0: not known yet
+	Version string
+	Since   time.Time // when State began
+}
+
+// MemberEventKind says what happened to a member.
+type MemberEventKind uint8
+
+// The kinds of member events.
+const (
+	MemberJoin MemberEventKind = iota
+	MemberLeave
+	MemberFail
+	MemberUpdate
+)
+
+// String gives join, leave, fail or update.
+func (k MemberEventKind) String() string {
+	switch k {
+	case MemberJoin:
+		return "join"
+	case MemberLeave:
+		return "leave"
+	case MemberFail:
+		return "fail"
+	case MemberUpdate:
+		return "update"
+	}
+	return "unknown"
+}
+
+// MemberEvent tells that a member changed.
+type MemberEvent struct {
+	Kind   MemberEventKind
+	Member Member // as it is after the event
+}
+
+// Peer is what is worth remembering of a member over a restart.
+type Peer struct {
+	ID   ID
+	Name string
+	Addr netip.AddrPort
+	Seen time.Time // last known alive
+}
+
+// Stats counts since New. Every count only grows, but for Held and Queued.
+type Stats struct {
+	Held       int               // live frames
+	Queued     int               // frames and messages that wait to be looked at
+	Published  uint64            // own frames
+	Sent       uint64            // frames pushed, counted once per receiver
+	Forwarded  uint64            // of Sent: frames of others, relayed along trees
+	Received   uint64            // frames that arrived, any way
+	Delivered  uint64            // of Received: new, verified and live
+	Duplicates uint64            // of Received: held already
+	Refused    map[string]uint64 // of Received, by reason: "format", "signature", "mesh", "trust", "expired", "future", "own", "full"
+	Dropped    uint64            // messages lost because a queue was full
+	Syncs      uint64            // sync sessions that exchanged vectors
+	Synced     uint64            // of Delivered: came by a sync
+	SyncFrames uint64            // frames that we streamed to others by sync
+	Problems   uint64            // reports to OnProblem, muted ones included
+}
