@@ -1,0 +1,257 @@
+package fw
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Bounds of a [Syncer].
+const (
+	// MaxQueued updates wait for the kernel at most; past that they are dropped and a full Replace does their work.
+	MaxQueued = 65536
+	// MaxWaiting callbacks wait for their updates at most; past that they are not called, and counted.
+	MaxWaiting = 65536
+	// DefaultCheckEvery is the time between two looks at the kernel.
+	DefaultCheckEvery = 30 * time.Second
+
+	applyRetries    = 3                    // further tries of a batch that failed for the moment
+	applyRetryDelay = 2 * time.Millisecond // before the first of them; doubles
+	replaceDelayMin = 100 * time.Millisecond
+	replaceDelayMax = 30 * time.Second
+	giveUpAfter     = 5 // failed Replaces in a row until waiting callbacks get the error; the tries go on
+)
+
+// ErrStopped is what a waiting callback gets when Run ends first.
+var ErrStopped = errors.New("the firewall task has stopped")
+
+// SyncerConfig is what a [Syncer] needs. Backend and Snapshot are required.
+type SyncerConfig struct {
+	Backend Backend
+	// Snapshot gives all that should be enforced. It is called with no lock of this package held, and again for each
+	// full reload. It must already reflect every update submitted before; updates submitted while its entries are
+	// gone through are applied afterwards, so it may or may not reflect those.
+	Snapshot   func() State
+	CheckEvery time.Duration // 0 = DefaultCheckEvery
+	Logger     *slog.Logger  // nil = silent
+	// OnRepair, if set, is told what was mended after the kernel had lost something of ours.
+	OnRepair func(problems []string)
+}
+
+func (c *SyncerConfig) validate() error {
+	if c.Backend == nil {
+		return errors.New("firewall: no backend")
+	}
+	if c.Snapshot == nil {
+		return errors.New("firewall: no snapshot")
+	}
+	if c.CheckEvery < 0 {
+		return fmt.Errorf("firewall: check every %v: must be positive", c.CheckEvery)
+	}
+	if c.CheckEvery == 0 {
+		c.CheckEvery = DefaultCheckEvery
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+// Status is what a [Syncer] tells about itself. Counters count from its making.
+type Status struct {
+	Backend     string
+	Enforced    int // entries that the kernel holds
+	NotEnforced int // entries that it should hold and the backend has no room for
+	Queued      int // updates that wait
+
+	Checks    uint64 // looks at the kernel
+	Repairs   uint64 // times that something of ours was missing and was put back
+	Replaces  uint64 // full reloads that succeeded
+	Failures  uint64 // calls of the backend that failed, retries included
+	Overflows uint64 // times that the queue was full
+	Uncalled  uint64 // callbacks dropped because too many waited
+
+	LastError   string    // the last thing that went wrong, or still is; "" = nothing yet
+	LastErrorAt time.Time // UTC, ms
+	LastReplace time.Duration
+}
+
+// Syncer makes the kernel agree with what is banned. Submit, SetAllow and Status never block and may be called from
+// anywhere; Run does the work.
+type Syncer struct {
+	cfg SyncerConfig
+
+	// wake holds at most one wake-up: Submit, SetAllow and Replace send, Run receives, nobody closes it. Full means
+	// that Run is about to look anyway.
+	wake chan struct{}
+	// owner holds the one token of whoever may use the backend and work: Run for each step, Replace for its duration.
+	owner chan struct{}
+	work  work
+
+	mu    sync.Mutex
+	inbox inbox
+	st    Status
+}
+
+// done is called when a submission has become true in the kernel, or has been given up.
+type done func(at time.Time, err error)
+
+// inbox is what arrived since the last step.
+type inbox struct {
+	updates  []Update
+	waiting  []done
+	allow    []netip.Prefix
+	hasAllow bool
+	reload   bool // updates were dropped: all is to be loaded anew
+	closed   bool // Run has ended
+}
+
+// NewSyncer checks the config. It starts nothing and leaves the kernel alone.
+func NewSyncer(cfg SyncerConfig) (*Syncer, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	s := &Syncer{cfg: cfg, wake: make(chan struct{}, 1), owner: make(chan struct{}, 1)}
+	s.st.Backend = cfg.Backend.Name()
+	s.owner <- struct{}{}
+	return s, nil
+}
+
+// Submit queues updates for the kernel and returns at once. If done is not nil it is called exactly once, with the time
+// at which all the updates were in the kernel, or with the error for which they were given up: from Run, or from a
+// Replace that covered them, with no lock held. It is not called if more than MaxWaiting wait, nor after Run has ended.
+func (s *Syncer) Submit(updates []Update, done func(at time.Time, err error)) {
+	s.mu.Lock()
+	in := &s.inbox
+	if in.closed {
+		s.mu.Unlock()
+		return
+	}
+	switch {
+	case in.reload: // the coming Replace covers these too
+	case len(in.updates)+len(updates) > MaxQueued:
+		in.updates, in.reload = nil, true
+		s.st.Overflows++
+	default:
+		in.updates = append(in.updates, updates...)
+	}
+	if done != nil {
+		if len(in.waiting) < MaxWaiting {
+			in.waiting = append(in.waiting, done)
+		} else {
+			s.st.Uncalled++
+		}
+	}
+	s.mu.Unlock()
+	s.poke()
+}
+
+// SetAllow replaces the prefixes that are never dropped. It returns at once.
+func (s *Syncer) SetAllow(allow []netip.Prefix) {
+	s.mu.Lock()
+	s.inbox.allow, s.inbox.hasAllow = slices.Clone(allow), true
+	s.mu.Unlock()
+	s.poke()
+}
+
+// Replace loads all anew from Snapshot and returns when the kernel holds it. It works with or without Run. A lock that
+// Snapshot takes must not be held. If it fails Run goes on trying.
+func (s *Syncer) Replace(ctx context.Context) error {
+	if err := s.acquire(ctx); err != nil {
+		return err
+	}
+	in := s.take()
+	s.work.wait(s, in.waiting)
+	err := s.reload(ctx)
+	s.release()
+	s.poke() // Run reckons its next deadline anew
+	return err
+}
+
+// Status tells how things stand.
+func (s *Syncer) Status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.st
+	st.Queued = len(s.inbox.updates)
+	return st
+}
+
+// Run serves until ctx ends, and then returns nil with nothing left running. The kernel keeps what it has.
+func (s *Syncer) Run(ctx context.Context) error {
+	timer := time.NewTimer(s.cfg.CheckEvery)
+	defer timer.Stop()
+	defer s.stop()
+	if err := s.acquire(ctx); err != nil {
+		return nil
+	}
+	s.work.checkAt = time.Now().Add(s.cfg.CheckEvery)
+	s.release()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.wake:
+		case <-timer.C:
+		}
+		if err := s.acquire(ctx); err != nil {
+			return nil
+		}
+		s.step(ctx)
+		next := s.work.next()
+		s.release()
+		timer.Reset(time.Until(next))
+	}
+}
+
+func (s *Syncer) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// acquire takes the token; without a context that ends it waits for whoever has it.
+func (s *Syncer) acquire(ctx context.Context) error {
+	select {
+	case <-s.owner:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// release gives the token back and then makes the calls that the step left.
+func (s *Syncer) release() {
+	calls := s.work.calls
+	s.work.calls = nil
+	s.owner <- struct{}{}
+	for _, call := range calls {
+		call()
+	}
+}
+
+// take empties the inbox.
+func (s *Syncer) take() inbox {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	in := s.inbox
+	s.inbox = inbox{closed: in.closed}
+	return in
+}
+
+// stop refuses further submissions and answers those that wait.
+func (s *Syncer) stop() {
+	<-s.owner
+	s.mu.Lock()
+	s.inbox.closed = true
+	s.mu.Unlock()
+	s.work.wait(s, s.take().waiting)
+	s.work.finish(time.Now(), ErrStopped)
+	s.release()
+}

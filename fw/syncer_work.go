@@ -1,0 +1,344 @@
+package fw
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"syscall"
+	"time"
+)
+
+// limiter is a backend that holds a limited number of entries, the newest.
+type limiter interface{ limit() int }
+
+// clamper is a backend whose kernel timeouts are shorter than a ban may be; a longer one is cut and must be set anew.
+type clamper interface{ maxTimeout() time.Duration }
+
+// expirer is a backend whose kernel part does not forget by itself: it removes what is over, and says when to come
+// again (the zero time = nothing will end).
+type expirer interface {
+	expire(ctx context.Context, now time.Time) (next time.Time, err error)
+}
+
+// work is the state of whoever holds the owner token.
+type work struct {
+	held    tracker
+	waiting []done   // their updates are not true yet
+	calls   []func() // to make once the token is given back
+	mending []string // what Check found; told to OnRepair when a Replace has mended it
+
+	owed     bool // the kernel may differ from what should be: a Replace is due at retryAt
+	failed   int  // Replaces that failed in a row
+	crowded  bool // a limited backend had no room for some, and has had removals since
+	retryAt  time.Time
+	checkAt  time.Time
+	rearmAt  time.Time // when cut timeouts are to be set anew; zero = none was cut
+	expireAt time.Time // when an expirer is to be called; zero = never
+}
+
+// next is the time of the next thing to do without being woken.
+func (w *work) next() time.Time {
+	next := w.checkAt
+	earlier := func(t time.Time) {
+		if !t.IsZero() && t.Before(next) {
+			next = t
+		}
+	}
+	if w.owed {
+		earlier(w.retryAt)
+	}
+	earlier(w.rearmAt)
+	earlier(w.expireAt)
+	return next
+}
+
+// wait adds callbacks to those that wait, up to the bound.
+func (w *work) wait(s *Syncer, more []done) {
+	room := max(0, MaxWaiting-len(w.waiting))
+	if len(more) > room {
+		s.mu.Lock()
+		s.st.Uncalled += uint64(len(more) - room)
+		s.mu.Unlock()
+		more = more[:room]
+	}
+	w.waiting = append(w.waiting, more...)
+}
+
+// finish answers all that wait, once the token is given back.
+func (w *work) finish(at time.Time, err error) {
+	w.answer(w.waiting, at, err)
+	w.waiting = nil
+}
+
+func (w *work) answer(waiting []done, at time.Time, err error) {
+	if len(waiting) > 0 {
+		w.calls = append(w.calls, func() {
+			for _, done := range waiting {
+				done(at, err)
+			}
+		})
+	}
+}
+
+// step does all that is due. The token is held.
+func (s *Syncer) step(ctx context.Context) {
+	w := &s.work
+	in := s.take()
+	now := time.Now()
+	if in.reload {
+		w.owed, w.retryAt = true, now
+	}
+	if w.owed && !now.Before(w.retryAt) {
+		w.wait(s, in.waiting)
+		_ = s.reload(ctx) // counted, kept in Status and tried again
+		in = inbox{}
+	}
+	if in.hasAllow {
+		s.setAllow(ctx, in.allow)
+	}
+	if len(in.updates) > 0 || len(in.waiting) > 0 {
+		s.apply(ctx, in.updates, in.waiting)
+	}
+	if now = time.Now(); !w.rearmAt.IsZero() && !now.Before(w.rearmAt) {
+		_ = s.reload(ctx)
+	}
+	if !w.expireAt.IsZero() && !now.Before(w.expireAt) {
+		s.expire(ctx)
+	}
+	if !now.Before(w.checkAt) {
+		w.checkAt = now.Add(s.cfg.CheckEvery)
+		s.check(ctx)
+	}
+}
+
+// apply carries a batch to the kernel. If that does not succeed soon, the whole is loaded anew.
+func (s *Syncer) apply(ctx context.Context, updates []Update, waiting []done) {
+	w := &s.work
+	updates = coalesce(updates)
+	var err error
+	var now time.Time
+	for try := 0; ; try++ {
+		now = time.Now()
+		err = s.cfg.Backend.Apply(ctx, now, updates)
+		if err == nil || isPartial(err) || !isTemporary(err) || try == applyRetries {
+			break
+		}
+		s.failed("could not apply a batch, trying again", err)
+		if !pause(ctx, applyRetryDelay<<try) {
+			break
+		}
+	}
+	if err != nil {
+		s.failed("could not apply a batch", err)
+	}
+	if err != nil && !isPartial(err) {
+		w.wait(s, waiting)
+		if !w.owed {
+			_ = s.reload(ctx)
+		}
+		return
+	}
+	at := time.Now().UTC()
+	for _, u := range updates {
+		if u.Remove || !u.Until.After(now) {
+			w.held.remove(u.Entry)
+		} else {
+			w.held.add(u.Entry)
+			s.noteClamp(now, u.Until)
+		}
+		w.crowded = w.crowded || u.Remove
+	}
+	w.answer(waiting, at, err)
+	s.count()
+	s.expire(ctx)
+}
+
+// setAllow carries the never-drop prefixes to the kernel.
+func (s *Syncer) setAllow(ctx context.Context, allow []netip.Prefix) {
+	if err := s.cfg.Backend.SetAllow(ctx, allow); err != nil {
+		s.failed("could not set the allowed prefixes", err)
+		if !s.work.owed {
+			_ = s.reload(ctx)
+		}
+	}
+}
+
+// check looks at the kernel and mends what is not as it should be.
+func (s *Syncer) check(ctx context.Context) {
+	w := &s.work
+	problems, err := s.cfg.Backend.Check(ctx)
+	s.mu.Lock()
+	s.st.Checks++
+	s.mu.Unlock()
+	if err != nil {
+		s.failed("could not check the firewall", err)
+		return
+	}
+	switch {
+	case len(problems) > 0:
+		s.cfg.Logger.Warn("the firewall was changed by someone else, mending it", "problems", problems)
+		w.mending = problems
+		_ = s.reload(ctx)
+	case w.crowded && s.over() > 0:
+		_ = s.reload(ctx) // there is room for entries that had none
+	}
+}
+
+// reload replaces all that the kernel holds by a fresh snapshot.
+func (s *Syncer) reload(ctx context.Context) error {
+	w := &s.work
+	start := time.Now()
+	state := s.cfg.Snapshot()
+	var held tracker
+	var last time.Time
+	entries := state.Entries
+	state.Entries = func(yield func(Entry) bool) {
+		if entries == nil {
+			return
+		}
+		for e := range entries {
+			if e.Until.After(start) {
+				held.add(e)
+				if e.Until.After(last) {
+					last = e.Until
+				}
+			}
+			if !yield(e) {
+				return
+			}
+		}
+	}
+	err := s.cfg.Backend.Replace(ctx, start, state)
+	now := time.Now()
+	if err != nil && !isPartial(err) {
+		w.owed = true
+		w.retryAt = now.Add(min(replaceDelayMax, replaceDelayMin<<min(w.failed, 16)))
+		w.rearmAt = time.Time{} // the retry sets it again
+		w.failed++
+		s.failed("could not load the firewall", err)
+		if w.failed >= giveUpAfter {
+			w.finish(now.UTC(), err)
+		}
+		return err
+	}
+	w.held, w.owed, w.failed, w.crowded = held, false, 0, false
+	w.rearmAt = time.Time{}
+	s.noteClamp(start, last)
+	s.mu.Lock()
+	s.st.Replaces++
+	s.st.LastReplace = now.Sub(start)
+	if w.mending != nil {
+		s.st.Repairs++
+	}
+	s.mu.Unlock()
+	if err != nil {
+		s.failed("the firewall could not take all", err)
+	}
+	if w.mending != nil && s.cfg.OnRepair != nil {
+		problems, tell := w.mending, s.cfg.OnRepair
+		w.calls = append(w.calls, func() { tell(problems) })
+	}
+	w.mending = nil
+	w.finish(now.UTC(), err)
+	s.count()
+	s.expire(ctx)
+	return err
+}
+
+// noteClamp sees to it that a timeout which the kernel cannot hold in full is set anew at half its time.
+func (s *Syncer) noteClamp(now, until time.Time) {
+	c, ok := s.cfg.Backend.(clamper)
+	if ok && s.work.rearmAt.IsZero() && until.Sub(now) > c.maxTimeout() {
+		s.work.rearmAt = now.Add(c.maxTimeout() / 2)
+	}
+}
+
+// expire lets a backend remove what its kernel part would keep for ever.
+func (s *Syncer) expire(ctx context.Context) {
+	e, ok := s.cfg.Backend.(expirer)
+	if !ok {
+		return
+	}
+	now := time.Now()
+	next, err := e.expire(ctx, now)
+	if err != nil {
+		s.failed("could not remove what is over", err)
+		next = now.Add(replaceDelayMin)
+	}
+	s.work.expireAt = next
+}
+
+// over is the number of entries that the backend has no room for.
+func (s *Syncer) over() int {
+	if l, ok := s.cfg.Backend.(limiter); ok {
+		return max(0, s.work.held.len()-l.limit())
+	}
+	return 0
+}
+
+// count brings the figures of Status up to date.
+func (s *Syncer) count() {
+	over := s.over()
+	enforced := s.work.held.len() - over
+	s.mu.Lock()
+	s.st.Enforced, s.st.NotEnforced = enforced, over
+	s.mu.Unlock()
+}
+
+// failed counts and keeps an error.
+func (s *Syncer) failed(what string, err error) {
+	s.cfg.Logger.Warn("a firewall step failed", "step", what, "err", err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.st.Failures++
+	s.st.LastError, s.st.LastErrorAt = what+": "+err.Error(), time.Now().UTC().Truncate(time.Millisecond)
+}
+
+// coalesce keeps the last update of each key, in order.
+func coalesce(updates []Update) []Update {
+	if len(updates) < 2 {
+		return updates
+	}
+	last := make(map[Key]int, len(updates))
+	for i, u := range updates {
+		last[u.Key()] = i
+	}
+	if len(last) == len(updates) {
+		return updates
+	}
+	out := make([]Update, 0, len(last))
+	for i, u := range updates {
+		if last[u.Key()] == i {
+			out = append(out, u)
+		}
+	}
+	return slices.Clip(out)
+}
+
+func isPartial(err error) bool {
+	var partial *PartialError
+	return errors.As(err, &partial)
+}
+
+// isTemporary says whether the same call may succeed in a moment.
+func isTemporary(err error) bool {
+	for _, t := range []error{ErrLocked, syscall.EBUSY, syscall.EAGAIN, syscall.EINTR, syscall.ENOBUFS} {
+		if errors.Is(err, t) {
+			return true
+		}
+	}
+	return false
+}
+
+// pause waits for d, or less if ctx ends; then it says false.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

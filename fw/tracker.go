@@ -1,0 +1,42 @@
+package fw
+
+// tracker knows which keys the kernel holds, to count them. A plain address costs about 8 bytes (v4) or 26 (v6), so
+// that a million stay affordable.
+type tracker struct {
+	v4    map[[4]byte]struct{}
+	v6    map[[16]byte]struct{}
+	other map[Key]struct{}
+}
+
+func (t *tracker) len() int { return len(t.v4) + len(t.v6) + len(t.other) }
+
+func (t *tracker) add(e Entry) {
+	switch addr := e.Prefix.Addr(); {
+	case len(e.Ports) > 0 || !e.Prefix.IsSingleIP():
+		if t.other == nil {
+			t.other = map[Key]struct{}{}
+		}
+		t.other[e.Key()] = struct{}{}
+	case addr.Is4():
+		if t.v4 == nil {
+			t.v4 = map[[4]byte]struct{}{}
+		}
+		t.v4[addr.As4()] = struct{}{}
+	default:
+		if t.v6 == nil {
+			t.v6 = map[[16]byte]struct{}{}
+		}
+		t.v6[addr.As16()] = struct{}{}
+	}
+}
+
+func (t *tracker) remove(e Entry) {
+	switch addr := e.Prefix.Addr(); {
+	case len(e.Ports) > 0 || !e.Prefix.IsSingleIP():
+		delete(t.other, e.Key())
+	case addr.Is4():
+		delete(t.v4, addr.As4())
+	default:
+		delete(t.v6, addr.As16())
+	}
+}
