@@ -1,6 +1,17 @@
 package config
 
-import "errors"
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v3"
+)
 
 // Load reads the file at path; path "" is Default(dir). The error of a file that cannot be read satisfies
 // errors.Is(err, fs.ErrNotExist) and the like; that of a wrong file is one *Error or several joined.
@@ -8,21 +19,253 @@ func Load(path, dir string) (Config, error) {
 	if path == "" {
 		return Default(dir), nil
 	}
-	return Config{}, errors.ErrUnsupported
+	f, err := os.Open(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("open the config file: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, MaxFile+1))
+	if err != nil {
+		return Config{}, fmt.Errorf("read the config file: %w", err)
+	}
+	return Parse(path, data, dir)
 }
 
-// Parse reads data, the content of file; dir is the state folder that defaults refer to.
+// Parse reads data, the content of file; dir is the state folder that defaults refer to. An empty file is
+// Default(dir). Its error is one *Error or several joined, in the order of their lines, at most MaxErrors.
 func Parse(file string, data []byte, dir string) (Config, error) {
-	return Config{}, errors.ErrUnsupported
+	d := decoder{file: file, nodes: make(map[string]*yaml.Node), lines: make(map[string]int), wrong: make(map[string]bool)}
+	c := Default(dir)
+	c.Path = file
+	root, ok := d.document(data)
+	if !ok {
+		return Config{}, d.err()
+	}
+	if root != nil {
+		d.section("", root)
+	}
+	c.Lines.For = 0 // follows bans.for until it is set
+	for _, f := range fields {
+		if n, ok := d.nodes[f.key]; ok {
+			d.read(f, n, &c)
+		}
+	}
+	if c.Lines.For == 0 {
+		c.Lines.For = c.Bans.For
+	}
+	for _, p := range c.problems() {
+		d.place(p)
+	}
+	if err := d.err(); err != nil {
+		return Config{}, err
+	}
+	return c, nil
 }
 
-// Validate checks every value and the values against each other: for a Config that was changed after Parse,
-// by a flag. Its error is one *Error or several joined.
-func (c Config) Validate() error { return nil }
+// decoder collects what a file says and all that is wrong with it.
+type decoder struct {
+	file  string
+	nodes map[string]*yaml.Node // value of each known key that is in the file
+	lines map[string]int        // line of each known key that is in the file, sections included
+	wrong map[string]bool       // keys with an error already: one is enough
+	errs  []*Error
+}
 
-// Render writes the file that makes c: only what differs from Default(c.Dir), with a comment on each key.
-// Parse reads it back to c.
-func Render(c Config) []byte { return nil }
+func (d *decoder) fail(line int, key, problem, remedy string) {
+	d.wrong[key] = true
+	d.errs = append(d.errs, &Error{File: d.file, Line: max(line, 1), Key: key, Problem: problem, Remedy: remedy})
+}
 
-// Reference is the reference file: every key with its default and its meaning.
-func Reference() string { return "" }
+// place gives a problem of the whole Config its line: that of its key, or of the key that it is at odds with.
+func (d *decoder) place(p problem) {
+	if d.wrong[p.Key] || d.wrong[p.with] {
+		return
+	}
+	line := d.lines[p.Key]
+	if line == 0 {
+		line = d.lines[p.with]
+	}
+	d.fail(line, p.Key, p.Problem, p.Remedy)
+}
+
+func (d *decoder) err() error {
+	slices.SortStableFunc(d.errs, func(a, b *Error) int { return a.Line - b.Line })
+	var errs []error
+	for i, e := range d.errs {
+		if i == MaxErrors {
+			errs = append(errs, &Error{File: d.file, Problem: fmt.Sprintf("%d more errors", len(d.errs)-i)})
+			break
+		}
+		errs = append(errs, e)
+	}
+	return errors.Join(errs...)
+}
+
+// whole is the key of an error that concerns the file and not one key.
+const whole = "file"
+
+// document returns the root of the one YAML document in data, nil when there is nothing in it.
+func (d *decoder) document(data []byte) (*yaml.Node, bool) {
+	if len(data) > MaxFile {
+		d.fail(1, whole, fmt.Sprintf("is larger than %d bytes", MaxFile), "write less: import long lists with `meshban import`")
+		return nil, false
+	}
+	if !d.text(data) {
+		return nil, false
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	var doc, next yaml.Node
+	switch err := dec.Decode(&doc); {
+	case errors.Is(err, io.EOF):
+		return nil, true
+	case err != nil:
+		d.syntax(data, err)
+		return nil, false
+	}
+	switch err := dec.Decode(&next); {
+	case errors.Is(err, io.EOF):
+	case err != nil:
+		d.syntax(data, err)
+		return nil, false
+	default:
+		d.fail(next.Line, whole, "has a second document", `write one, without "---" in between`)
+	}
+	return doc.Content[0], true
+}
+
+// text reports the first byte that has no place in a text file.
+func (d *decoder) text(data []byte) bool {
+	line := 1
+	for i := 0; i < len(data); {
+		r, size := utf8.DecodeRune(data[i:])
+		switch {
+		case r == '\n':
+			line++
+		case r == utf8.RuneError && size <= 1:
+			d.fail(line, whole, "is not UTF-8 text", "write it in UTF-8")
+			return false
+		case r < ' ' && r != '\t' && r != '\r', r == 0x7f:
+			d.fail(line, whole, fmt.Sprintf("has the control character %U", r), "delete it")
+			return false
+		}
+		i += size
+	}
+	return true
+}
+
+// syntax reports an error of the YAML parser, whose text begins with "yaml: line N: " or "yaml: ".
+func (d *decoder) syntax(data []byte, err error) {
+	text := strings.TrimPrefix(err.Error(), "yaml: ")
+	line := 0
+	if n, scanErr := fmt.Sscanf(text, "line %d: ", &line); n == 1 && scanErr == nil {
+		_, text, _ = strings.Cut(text, ": ")
+	}
+	if _, rest, ok := strings.Cut(text, "unknown anchor '"); ok { // comes without a line
+		name, _, _ := strings.Cut(rest, "'")
+		if i := bytes.Index(data, []byte("*"+name)); i >= 0 {
+			line = 1 + bytes.Count(data[:i], []byte("\n"))
+		}
+	}
+	remedy := "write `key: value` lines, sections indented by two spaces"
+	if bytes.Contains(data, []byte("\t")) {
+		remedy = "indent with spaces, not with tabs"
+	}
+	d.fail(line, whole, "is not valid YAML ("+text+")", remedy)
+}
+
+// section takes in the keys of n, a mapping under the dotted key prefix ("" for the whole file).
+func (d *decoder) section(prefix string, n *yaml.Node) {
+	name := prefix
+	if name == "" {
+		name = whole
+	}
+	if isNull(n) {
+		return // a section whose keys are all commented out
+	}
+	if !d.plain(name, n) {
+		return
+	}
+	if n.Kind != yaml.MappingNode {
+		d.fail(n.Line, name, "is "+kind(n)+", not a section", "write `key: value` lines, one of "+strings.Join(keysOf(prefix), ", "))
+		return
+	}
+	seen := make(map[string]int, len(n.Content)/2)
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		k, v := n.Content[i], n.Content[i+1]
+		key := join(prefix, k.Value)
+		if k.Kind != yaml.ScalarNode {
+			d.fail(k.Line, name, "has "+kind(k)+" where a key should be", "write one of "+strings.Join(keysOf(prefix), ", "))
+			continue
+		}
+		if !slices.Contains(keysOf(prefix), k.Value) {
+			d.fail(k.Line, shown(key), "unknown key", suggest(prefix, k.Value))
+			continue
+		}
+		if first, ok := seen[k.Value]; ok {
+			d.fail(k.Line, key, fmt.Sprintf("is there twice (first on line %d)", first), "write it once")
+			continue
+		}
+		seen[k.Value] = k.Line
+		d.lines[key] = k.Line
+		if isSection(key) {
+			d.section(key, v)
+			continue
+		}
+		d.nodes[key] = v
+	}
+}
+
+// plain refuses YAML's references and tags, which this file has no use for.
+func (d *decoder) plain(key string, n *yaml.Node) bool {
+	switch {
+	case n.Kind == yaml.AliasNode:
+		d.fail(n.Line, key, "is an alias", "write the value itself")
+	case n.Anchor != "":
+		d.fail(n.Line, key, "has an anchor", "write the value without &"+shown(n.Anchor))
+	case n.Style&yaml.TaggedStyle != 0:
+		d.fail(n.Line, key, "has a tag", "write the value without "+shown(n.Tag))
+	default:
+		return true
+	}
+	return false
+}
+
+func isNull(n *yaml.Node) bool {
+	return n.Kind == yaml.ScalarNode && n.Tag == "!!null" && n.Anchor == "" && n.Style&yaml.TaggedStyle == 0
+}
+
+// kind names what a value is, for people.
+func kind(n *yaml.Node) string {
+	switch n.Kind {
+	case yaml.MappingNode:
+		return "a section"
+	case yaml.SequenceNode:
+		return "a list"
+	case yaml.AliasNode:
+		return "an alias"
+	}
+	switch n.ShortTag() {
+	case "!!null":
+		return "empty"
+	case "!!bool":
+		return "true or false"
+	case "!!int", "!!float":
+		return "a number"
+	}
+	return "text"
+}
+
+// shown makes a key from the file fit for a message: on one line and not too long.
+func shown(key string) string {
+	if q := quote(key); q[1:len(q)-1] != key {
+		return q
+	}
+	return key
+}
+
+func join(prefix, key string) string {
+	if prefix == "" {
+		return key
+	}
+	return prefix + "." + key
+}

@@ -1,0 +1,137 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+func TestParseBad(t *testing.T) {
+	for _, c := range []struct{ name, in, err string }{
+		{"bad: unknown key", "nam: x\n", `f.yaml:1: nam: unknown key, did you mean "name"?`},
+		{"bad: unknown key in a section", "bans:\n  maxfor: 1h\n", `f.yaml:2: bans.maxfor: unknown key, did you mean "max_for"?`},
+		{"bad: dash in a key", "bans:\n  max-for: 1h\n", `did you mean "max_for"?`},
+		{"bad: capital", "Bind: 0.0.0.0:1\n", `f.yaml:1: Bind: unknown key, did you mean "bind"?`},
+		{"bad: key of a section at the margin", "quorum: 2\n", `quorum: unknown key, write "quorum" under "bans:"`},
+		{"bad: key of two sections", "for: 2h\n", `write "for" under "bans:", or "for" under "lines:"`},
+		{"bad: dotted key", "bans.for: 2h\n", `write "for" under "bans:"`},
+		{"bad: key of the margin in a section", "bans:\n  allow: []\n", `write "allow" at the left margin`},
+		{"bad: key like no other", "colour: red\n", "unknown key, write one of name, bind, advertise, join, bans, lines, firewall, allow, metrics, log"},
+		{"bad: key over many lines", "? |\n  a\n  b\n: c\n", `"a\nb\n": unknown key`},
+		{"bad: duplicate key", "name: a\nbind: 127.0.0.1:1\nname: b\n", "f.yaml:3: name: is there twice (first on line 1), write it once"},
+		{"bad: duplicate section", "bans: {for: 1h}\nbans: {for: 2h}\n", "f.yaml:2: bans: is there twice"},
+		{"bad: merge key", "<<: {name: x}\n", "<<: unknown key"},
+		{"bad: list as key", "[a, b]: c\n", "f.yaml:1: file: has a list where a key should be"},
+		{"bad: list as file", "- name\n", "f.yaml:1: file: is a list, not a section"},
+		{"bad: text as file", "hello\n", "f.yaml:1: file: is text, not a section"},
+		{"bad: text as section", "bans: 30m\n", "f.yaml:1: bans: is text, not a section, write `key: value` lines, one of for, max_for,"},
+		{"bad: two documents", "name: a\n---\nname: b\n", "file: has a second document, write one"},
+		{"bad: syntax", "name: a\n  b: c\n", "f.yaml:2: file: is not valid YAML (mapping values are not allowed in this context)"},
+		{"bad: syntax in a second document", "name: a\n---\n: [\n", "is not valid YAML"},
+		{"bad: tab", "bans:\n\tfor: 1h\n", "indent with spaces, not with tabs"},
+		{"bad: unknown anchor", "name: a\njoin: *x\n", "f.yaml:2: file: is not valid YAML (unknown anchor 'x' referenced)"},
+		{"bad: alias", "allow: &a [192.0.2.1]\njoin: *a\n", "f.yaml:2: join: is an alias, write the value itself"},
+		{"bad: anchor", "allow: &a [192.0.2.1]\n", "allow: has an anchor, write the value without &a"},
+		{"bad: tag", "bans: !policy {for: 1h}\n", "bans: has a tag, write the value without !policy"},
+		{"bad: not UTF-8", "name: a\nbind: \"\xff\"\n", "f.yaml:2: file: is not UTF-8 text"},
+		{"bad: control character", "name: a\n\nbind: \x01\n", "f.yaml:3: file: has the control character U+0001, delete it"},
+		{"bad: too large", strings.Repeat("#", MaxFile+1), "file: is larger than"},
+
+		{"bad: no value", "name:\n", "f.yaml:1: name: has no value, write one or delete the line"},
+		{"bad: list as value", "name: [a]\n", "name: is a list, not text"},
+		{"bad: number as name", "name: 17\n", "name: is a number, not text"},
+		{"bad: section as value", "bind: {port: 1}\n", "bind: is a section, write a single value"},
+		{"bad: blank in a name", "name: web 1\n", `name: "web 1" is not a name`},
+		{"bad: name too long", "name: " + strings.Repeat("a", 65) + "\n", "write 1 to 64 letters"},
+		{"bad: bind", "\nbind: 7946\n", `f.yaml:2: bind: "7946" is not an address and port`},
+		{"bad: advertise of nobody", "advertise: 0.0.0.0\n", "f.yaml:1: advertise: "},
+		{"bad: advertise without any port", "bind: 127.0.0.1:0\nadvertise: 192.0.2.1\n", `f.yaml:2: advertise: "192.0.2.1" has no port`},
+		{"bad: advertise of the other family", "advertise: 2001:db8::1\n", "advertise: 2001:db8::1 is IPv6, but bind 0.0.0.0:7946 is IPv4, write `bind: \"[::]:7946\"`"},
+		{"bad: join as text", "join: web1\n", `join: is "web1", not a list, write ["web1"]`},
+		{"bad: empty join item", "join: [web1, \"\"]\n", "join: has an empty item"},
+		{"bad: section in a list", "join:\n  - web1\n  - host: web2\n", "f.yaml:3: join: has a section in the list, write a plain value"},
+		{"bad: too many", "join: [" + strings.Repeat("a,", MaxJoin+1) + "]\n", "join: has 1001 items, write at most 1000"},
+		{"bad: host bits", "allow:\n  - 192.0.2.1\n  - 192.0.2.1/24\n", `f.yaml:3: allow: "192.0.2.1/24" has host bits set, write 192.0.2.0/24`},
+		{"bad: name in allow", "allow: [office.example.net]\n", `"office.example.net" is not an address`},
+		{"bad: everything allowed", "allow: [\"::/0\"]\n", "so that nothing would be banned"},
+		{"bad: yes", "lines: {emit: yes}\n", `lines.emit: is "yes", write true or false, without quotes`},
+		{"bad: true in quotes", "lines: {emit: \"true\"}\n", "write true or false"},
+		{"bad: ports", "lines: {ports: ssh}\n", `lines.ports: "ssh" is not known, write all or as-written`},
+		{"bad: relative file", "lines: {file: newbans.log}\n", `is not an absolute path, write /var/lib/meshban/newbans.log`},
+		{"bad: number without unit", "bans:\n  for: 30\n", `f.yaml:2: bans.for: "30" has no unit, write 30s for seconds or 30m for minutes`},
+		{"bad: too short", "bans: {for: 10ms}\n", "bans.for: 10ms is out of bounds, write 1s to 30d"},
+		{"bad: too long", "bans: {max_for: 31d}\n", "bans.max_for: 31d is out of bounds, write 1s to 30d"},
+		{"bad: longer than the longest", "bans: {for: 2h, max_for: 1h}\n", "bans.for: 2h is longer than max_for, 1h"},
+		{"bad: the longest shorter than the default", "\nbans: {max_for: 10m}\n", "f.yaml:2: bans.for: 30m is longer than max_for, 10m"},
+		{"bad: lines longer than the longest", "lines: {for: 2d}\nbans: {max_for: 1d}\n", "f.yaml:1: lines.for: 2d is longer than bans.max_for, 1d"},
+		{"bad: width in quotes", "bans: {widest_ipv4: \"24\"}\n", "write digits without quotes"},
+		{"bad: width with a slash", "bans: {widest_ipv4: /24}\n", `bans.widest_ipv4: is "/24", not a whole number`},
+		{"bad: width", "bans: {widest_ipv4: 7}\n", "7 is out of bounds, write 8 to 32"},
+		{"bad: IPv6 width", "bans: {widest_ipv6: 129}\n", "write 19 to 128"},
+		{"bad: quorum", "bans: {quorum: 0}\n", "write 1 to 16"},
+		{"bad: half a quorum", "bans: {quorum: 1.5}\n", `is "1.5", not a whole number`},
+		{"bad: backend", "firewall: {backends: [ipset, pf]}\n", `"pf" is not a backend`},
+		{"bad: no backend", "firewall: {backends: []}\n", "names no backend"},
+		{"bad: check", "firewall: {check: 1h}\n", "firewall.check: 1h is out of bounds, write 1s to 10m"},
+		{"bad: metrics port of bind", "metrics: 127.0.0.1:7946\n", "metrics: 127.0.0.1:7946 is taken by bind, 0.0.0.0:7946, write another port"},
+		{"bad: metrics without port", "metrics: 127.0.0.1\n", "has no port"},
+		{"bad: level", "log: {level: loud}\n", `log.level: "loud" is not known, write debug or info or warn or error`},
+		{"bad: format", "log: {format: xml}\n", "write text or json"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := Parse("f.yaml", []byte(c.in), dir)
+			check(t, err, c.err)
+			for line := range strings.SplitSeq(err.Error(), "\n") {
+				if !strings.HasPrefix(line, "f.yaml:") {
+					t.Fatalf("no file and line in %q", line)
+				}
+			}
+			var e *Error
+			if !errors.As(err, &e) || e.Line < 1 || e.Key == "" {
+				t.Fatalf("no *Error with a line and a key: %#v", err)
+			}
+		})
+	}
+}
+
+func TestAllErrorsAtOnce(t *testing.T) {
+	_, err := Parse("f.yaml", []byte(`bans:
+  for: soon
+  quorum: 99
+allow: [192.0.2.1/24, x]
+colour: red
+name: ""
+`), dir)
+	want := []string{
+		`f.yaml:2: bans.for: "soon" is not a length of time, `,
+		`f.yaml:3: bans.quorum: 99 is out of bounds, `,
+		`f.yaml:4: allow: "192.0.2.1/24" has host bits set, `,
+		`f.yaml:4: allow: "x" is not an address, `,
+		`f.yaml:5: colour: unknown key, `,
+	}
+	if err == nil {
+		t.Fatal("no error")
+	}
+	got := strings.Split(err.Error(), "\n")
+	if len(got) != len(want) {
+		t.Fatalf("got %d errors, want %d:\n%v", len(got), len(want), err)
+	}
+	for i := range want {
+		if !strings.HasPrefix(got[i], want[i]) {
+			t.Errorf("error %d is %q, want %q", i, got[i], want[i])
+		}
+	}
+}
+
+func TestErrorsAreBounded(t *testing.T) {
+	var b strings.Builder
+	for i := range MaxErrors + 7 {
+		fmt.Fprintf(&b, "k%d: v\n", i)
+	}
+	_, err := Parse("f.yaml", []byte(b.String()), dir)
+	check(t, err, "f.yaml: 7 more errors")
+	if n := strings.Count(err.Error(), "\n"); n != MaxErrors {
+		t.Fatalf("%d errors, want %d and one that counts the rest", n, MaxErrors)
+	}
+}

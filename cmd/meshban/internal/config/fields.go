@@ -1,0 +1,322 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// field is one key of the file: how it is read, and how it is written.
+type field struct {
+	key   string // dotted
+	about string // its comment in a rendered file
+	list  bool   // nothing behind the key is an empty list
+	read  func(n *yaml.Node, c *Config) error
+	text  func(c Config) string // as YAML; `""` where the default depends on the machine or another key
+}
+
+// fields is every key, in the order of the file. A key stands behind those that its default follows.
+var fields = []field{
+	{key: "name", about: "this node's name, for people",
+		read: words(func(c *Config) *string { return &c.Name }),
+		text: func(c Config) string { return yamlString(c.Name) }},
+	{key: "bind", about: "where the mesh listens, UDP and TCP",
+		read: value(func(s string, c *Config) error { return set(&c.Bind)(ParseAddrPort(s, DefaultPort)) }),
+		text: func(c Config) string { return yamlAddrPort(c.Bind) }},
+	{key: "advertise", about: "where the other nodes reach this one",
+		read: optional(func(s string, c *Config) error {
+			c.Advertise = netip.AddrPort{}
+			if s == "" {
+				return nil
+			}
+			return set(&c.Advertise)(ParseAddrPort(s, c.Bind.Port()))
+		}),
+		text: func(c Config) string { return yamlAddrPort(c.Advertise) }},
+	{key: "join", about: "nodes to join, HOST or HOST:PORT", list: true,
+		read: items(MaxJoin, ParseJoin, func(c *Config) *[]string { return &c.Join }),
+		text: func(c Config) string { return yamlList(c.Join) }},
+
+	{key: "bans.for", about: "length of a ban where none is given",
+		read: value(func(s string, c *Config) error { return set(&c.Bans.For)(ParseDuration(s)) }),
+		text: func(c Config) string { return FormatDuration(c.Bans.For) }},
+	{key: "bans.max_for", about: "the longest ban taken from anyone",
+		read: value(func(s string, c *Config) error { return set(&c.Bans.MaxFor)(ParseDuration(s)) }),
+		text: func(c Config) string { return FormatDuration(c.Bans.MaxFor) }},
+	{key: "bans.widest_ipv4", about: "widest IPv4 prefix taken from a peer, in bits",
+		read: number(func(c *Config) *int { return &c.Bans.MinPrefix4 }),
+		text: func(c Config) string { return strconv.Itoa(c.Bans.MinPrefix4) }},
+	{key: "bans.widest_ipv6", about: "widest IPv6 prefix taken from a peer, in bits",
+		read: number(func(c *Config) *int { return &c.Bans.MinPrefix6 }),
+		text: func(c Config) string { return strconv.Itoa(c.Bans.MinPrefix6) }},
+	{key: "bans.quorum", about: "nodes that must have seen an attacker",
+		read: number(func(c *Config) *int { return &c.Bans.Quorum }),
+		text: func(c Config) string { return strconv.Itoa(c.Bans.Quorum) }},
+
+	{key: "lines.file", about: "the file that other programs append their bans to",
+		read: words(func(c *Config) *string { return &c.Lines.File }),
+		text: func(c Config) string { return yamlString(c.Lines.File) }},
+	{key: "lines.emit", about: "write a line for each ban that arrives from the mesh",
+		read: func(n *yaml.Node, c *Config) error {
+			if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!bool" {
+				return bad("is "+describe(n), "write true or false, without quotes")
+			}
+			c.Lines.Emit = strings.EqualFold(n.Value, "true")
+			return nil
+		},
+		text: func(c Config) string { return strconv.FormatBool(c.Lines.Emit) }},
+	{key: "lines.ports", about: "ban the address on all ports, or on those that the line names",
+		read: oneOf(func(c *Config) *PortsMode { return &c.Lines.Ports }, PortsAll, PortsAsWritten),
+		text: func(c Config) string { return string(c.Lines.Ports) }},
+	{key: "lines.for", about: "length of a ban whose line does not say one",
+		read: optional(func(s string, c *Config) error {
+			if s == "" {
+				return nil
+			}
+			return set(&c.Lines.For)(ParseDuration(s))
+		}),
+		text: func(c Config) string {
+			if c.Lines.For == c.Bans.For {
+				return `""`
+			}
+			return FormatDuration(c.Lines.For)
+		}},
+
+	{key: "firewall.backends", about: "auto, or which ways into the kernel to try, in this order",
+		read: readBackends,
+		text: func(c Config) string {
+			if slices.Equal(c.Firewall.Backends, Backends()) {
+				return "auto"
+			}
+			return "[" + strings.Join(c.Firewall.Backends, ", ") + "]"
+		}},
+	{key: "firewall.outbound", about: "drop or allow our own connections to a banned address",
+		read: oneOf(func(c *Config) *Outbound { return &c.Firewall.Outbound }, OutboundDrop, OutboundAllow),
+		text: func(c Config) string { return string(c.Firewall.Outbound) }},
+	{key: "firewall.check", about: "how often the rules in the kernel are checked",
+		read: value(func(s string, c *Config) error { return set(&c.Firewall.Check)(ParseDuration(s)) }),
+		text: func(c Config) string { return FormatDuration(c.Firewall.Check) }},
+
+	{key: "allow", about: "never banned: addresses and CIDRs", list: true,
+		read: items(MaxAllow, parseAllow, func(c *Config) *[]netip.Prefix { return &c.Allow }),
+		text: func(c Config) string { return yamlList(prefixTexts(c.Allow)) }},
+	{key: "metrics", about: "where Prometheus reads this node's metrics",
+		read: optional(func(s string, c *Config) error {
+			c.Metrics = netip.AddrPort{}
+			if s == "" {
+				return nil
+			}
+			return set(&c.Metrics)(ParseAddrPort(s, 0))
+		}),
+		text: func(c Config) string { return yamlAddrPort(c.Metrics) }},
+
+	{key: "log.level", about: "debug, info, warn or error",
+		read: value(func(s string, c *Config) error { return set(&c.Log.Level)(parseLevel(s)) }),
+		text: func(c Config) string { return strings.ToLower(c.Log.Level.String()) }},
+	{key: "log.format", about: "text or json",
+		read: oneOf(func(c *Config) *LogFormat { return &c.Log.Format }, LogText, LogJSON),
+		text: func(c Config) string { return string(c.Log.Format) }},
+}
+
+// read gives f's part of c the value n.
+func (d *decoder) read(f field, n *yaml.Node, c *Config) {
+	if !d.plain(f.key, n) {
+		return
+	}
+	if isNull(n) {
+		if !f.list {
+			d.fail(n.Line, f.key, "has no value", "write one or delete the line")
+		}
+		return
+	}
+	for _, err := range unjoin(f.read(n, c)) {
+		e, line := asError(err), n.Line
+		if e.Line > 0 {
+			line = e.Line
+		}
+		d.fail(line, f.key, e.Problem, e.Remedy)
+	}
+}
+
+// value reads a scalar by its text, whatever YAML takes it for: `for: 30` is to fail as a length without unit.
+func value(parse func(s string, c *Config) error) func(*yaml.Node, *Config) error {
+	return func(n *yaml.Node, c *Config) error {
+		if n.Kind != yaml.ScalarNode {
+			return bad("is "+kind(n), "write a single value")
+		}
+		if n.Value == "" {
+			return bad("is empty", "write a value or delete the line")
+		}
+		return parse(n.Value, c)
+	}
+}
+
+// optional reads text in which "" stands for the default.
+func optional(parse func(s string, c *Config) error) func(*yaml.Node, *Config) error {
+	return func(n *yaml.Node, c *Config) error {
+		if n.Kind == yaml.ScalarNode && n.Value == "" {
+			return parse("", c)
+		}
+		return value(parse)(n, c)
+	}
+}
+
+// words reads text as it stands; "" keeps the default.
+func words(at func(*Config) *string) func(*yaml.Node, *Config) error {
+	return func(n *yaml.Node, c *Config) error {
+		if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!str" {
+			return bad("is "+kind(n)+", not text", "write text, in quotes where it looks like something else")
+		}
+		if n.Value != "" {
+			*at(c) = n.Value
+		}
+		return nil
+	}
+}
+
+func number(at func(*Config) *int) func(*yaml.Node, *Config) error {
+	return func(n *yaml.Node, c *Config) error {
+		v, err := strconv.Atoi(n.Value)
+		if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!int" || err != nil {
+			return bad("is "+describe(n)+", not a whole number", "write digits without quotes")
+		}
+		*at(c) = v
+		return nil
+	}
+}
+
+func oneOf[T ~string](at func(*Config) *T, words ...T) func(*yaml.Node, *Config) error {
+	return value(func(s string, c *Config) error {
+		*at(c) = T(s)
+		if !slices.Contains(words, T(s)) {
+			return notOneOf(s, words...)
+		}
+		return nil
+	})
+}
+
+func notOneOf[T ~string](s string, words ...T) *Error {
+	var all []string
+	for _, w := range words {
+		all = append(all, string(w))
+	}
+	return bad(quote(s)+" is not known", "write "+strings.Join(all, " or "))
+}
+
+// items reads a list, item by item; a repeated item counts once.
+func items[T comparable](most int, parse func(string) (T, error), at func(*Config) *[]T) func(*yaml.Node, *Config) error {
+	return func(n *yaml.Node, c *Config) error {
+		if n.Kind != yaml.SequenceNode {
+			remedy := "write each item on a line of its own behind a dash"
+			if n.Kind == yaml.ScalarNode && len(n.Value) <= maxQuoted {
+				remedy = "write [" + strconv.Quote(n.Value) + "]"
+			}
+			return bad("is "+describe(n)+", not a list", remedy)
+		}
+		if len(n.Content) > most {
+			return bad(fmt.Sprintf("has %d items", len(n.Content)), fmt.Sprintf("write at most %d", most))
+		}
+		var errs []error
+		seen := make(map[T]bool, len(n.Content))
+		for _, item := range n.Content {
+			v, err := parseItem(item, parse)
+			if err != nil {
+				e := *asError(err)
+				e.Line = item.Line
+				errs = append(errs, &e)
+				continue
+			}
+			if !seen[v] {
+				seen[v] = true
+				*at(c) = append(*at(c), v)
+			}
+		}
+		return errors.Join(errs...)
+	}
+}
+
+func parseItem[T any](n *yaml.Node, parse func(string) (T, error)) (v T, err error) {
+	if n.Kind != yaml.ScalarNode || n.Anchor != "" || n.Style&yaml.TaggedStyle != 0 {
+		return v, bad("has "+kind(n)+" in the list", "write a plain value")
+	}
+	if n.Value == "" || isNull(n) {
+		return v, bad("has an empty item", "write a value or delete it")
+	}
+	return parse(n.Value)
+}
+
+func readBackends(n *yaml.Node, c *Config) error {
+	if n.Kind == yaml.SequenceNode {
+		var list []string
+		for _, item := range n.Content {
+			s, err := parseItem(item, func(s string) (string, error) { return s, nil })
+			if err != nil {
+				return err
+			}
+			list = append(list, s)
+		}
+		return set(&c.Firewall.Backends)(checkBackends(list))
+	}
+	return value(func(s string, c *Config) error { return set(&c.Firewall.Backends)(ParseBackends(s)) })(n, c)
+}
+
+// parseAllow reads an entry of allow.
+func parseAllow(s string) (netip.Prefix, error) {
+	p, err := ParsePrefix(s)
+	if err == nil && p.Bits() == 0 {
+		return p, bad(quote(s)+" is every address, so that nothing would be banned",
+			"write the networks that you mean, or `backends: none` under firewall to only watch")
+	}
+	return p, err
+}
+
+func parseLevel(s string) (slog.Level, error) {
+	levels := []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError}
+	for _, l := range levels {
+		if s == strings.ToLower(l.String()) {
+			return l, nil
+		}
+	}
+	return 0, notOneOf(s, "debug", "info", "warn", "error")
+}
+
+// set stores a parsed value unless there is an error.
+func set[T any](at *T) func(T, error) error {
+	return func(v T, err error) error {
+		if err == nil {
+			*at = v
+		}
+		return err
+	}
+}
+
+// describe is kind with the value of a scalar.
+func describe(n *yaml.Node) string {
+	if n.Kind == yaml.ScalarNode {
+		return quote(n.Value)
+	}
+	return kind(n)
+}
+
+func asError(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return &Error{Problem: err.Error()}
+}
+
+func unjoin(err error) []error {
+	if err == nil {
+		return nil
+	}
+	if j, ok := err.(interface{ Unwrap() []error }); ok {
+		return j.Unwrap()
+	}
+	return []error{err}
+}

@@ -1,0 +1,204 @@
+package config
+
+import (
+	"errors"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+const dir = "/var/lib/meshban"
+
+// from is Default changed by edit, as Parse("f.yaml", ...) gives it.
+func from(edit func(*Config)) Config {
+	c := Default(dir)
+	c.Path = "f.yaml"
+	edit(&c)
+	return c
+}
+
+func TestParseOK(t *testing.T) {
+	for _, c := range []struct {
+		name, in string
+		edit     func(*Config)
+	}{
+		{"ok: empty", "", func(*Config) {}},
+		{"ok: comments", "# nothing\n", func(*Config) {}},
+		{"ok: document marks", "---\n...\n", func(*Config) {}},
+		{"ok: empty mapping", "{}\n", func(*Config) {}},
+		{"ok: sections and lists with all commented out", "bans:\n#  for: 1h\njoin:\nallow:\n", func(*Config) {}},
+		{"ok: CRLF", "name: web1\r\nbans:\r\n  for: 1h\r\n", func(c *Config) {
+			c.Name, c.Bans.For, c.Lines.For = "web1", time.Hour, time.Hour
+		}},
+		{"ok: byte order mark", "\ufeffname: web1\n", func(c *Config) { c.Name = "web1" }},
+		{"ok: all keys", `
+name: web1
+bind: "[::]:7000"
+advertise: 203.0.113.9
+join: [web2, "[2001:db8::2]:7001", web2:7946]
+lines: {file: /var/log/newbans.log, emit: false, ports: as-written, for: 2h}
+bans: {for: 1h, max_for: 7d, widest_ipv4: 16, widest_ipv6: 32, quorum: 2}
+firewall: {backends: [nftables, none], outbound: allow, check: 5s}
+allow:
+  - 192.0.2.0/24
+  - 192.0.2.9
+  - 2001:db8::/64
+  - 192.0.2.9/32
+metrics: 127.0.0.1:9946
+log: {level: debug, format: json}
+`, func(c *Config) {
+			c.Name = "web1"
+			c.Bind = netip.MustParseAddrPort("[::]:7000")
+			c.Advertise = netip.MustParseAddrPort("203.0.113.9:7000")
+			c.Join = []string{"web2:7946", "[2001:db8::2]:7001"}
+			c.Lines = Lines{File: "/var/log/newbans.log", Ports: PortsAsWritten, For: 2 * time.Hour}
+			c.Bans = Bans{For: time.Hour, MaxFor: 7 * day, MinPrefix4: 16, MinPrefix6: 32, Quorum: 2}
+			c.Firewall = Firewall{Backends: []string{"nftables", "none"}, Outbound: OutboundAllow, Check: 5 * time.Second}
+			c.Allow = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("192.0.2.9/32"), netip.MustParsePrefix("2001:db8::/64")}
+			c.Metrics = netip.MustParseAddrPort("127.0.0.1:9946")
+			c.Log = Log{Level: -4, Format: LogJSON}
+		}},
+		{"ok: advertise takes the port of a bind that stands below", "advertise: 203.0.113.9\nbind: 0.0.0.0:7000\n", func(c *Config) {
+			c.Bind, c.Advertise = netip.MustParseAddrPort("0.0.0.0:7000"), netip.MustParseAddrPort("203.0.113.9:7000")
+		}},
+		{"ok: lines.for follows bans.for", "bans: {for: 45m}\n", func(c *Config) { c.Bans.For, c.Lines.For = 45*time.Minute, 45*time.Minute }},
+		{"ok: backends as one word", "firewall: {backends: none}\n", func(c *Config) { c.Firewall.Backends = []string{"none"} }},
+		{"ok: backends as on the command line", `firewall: {backends: "ipset,nftables"}` + "\n", func(c *Config) { c.Firewall.Backends = []string{"ipset", "nftables"} }},
+		{"ok: any free port", "bind: 127.0.0.1:0\n", func(c *Config) { c.Bind = netip.MustParseAddrPort("127.0.0.1:0") }},
+		{"ok: defaults by name", "name: \"\"\nadvertise: \"\"\nmetrics: \"\"\nlines: {file: \"\", for: \"\"}\n", func(*Config) {}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := Parse("f.yaml", []byte(c.in), dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := from(c.edit); !reflect.DeepEqual(got, want) {
+				t.Fatalf("got  %+v\nwant %+v", got, want)
+			}
+		})
+	}
+}
+
+func TestReferenceIsTheDefault(t *testing.T) {
+	got, err := Parse("f.yaml", []byte(Reference()), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := from(func(*Config) {}); !reflect.DeepEqual(got, want) {
+		t.Fatalf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestReferenceHasEveryKey(t *testing.T) {
+	d := decoder{nodes: make(map[string]*yaml.Node), lines: make(map[string]int), wrong: make(map[string]bool)}
+	root, ok := d.document([]byte(Reference()))
+	if !ok {
+		t.Fatal(d.err())
+	}
+	d.section("", root)
+	lines := strings.Split(Reference(), "\n")
+	for _, f := range fields {
+		n, ok := d.nodes[f.key]
+		if !ok {
+			t.Errorf("%s is not in the reference", f.key)
+			continue
+		}
+		if above := strings.TrimSpace(lines[n.Line-2]); !strings.HasPrefix(above, "#") && f.key != "bans.widest_ipv6" {
+			t.Errorf("%s has no comment above it, but %q", f.key, above)
+		}
+	}
+	if n := leaves(reflect.TypeFor[Config]()) - 2; n != len(fields) { // less Path and Dir
+		t.Errorf("Config has %d values, the file %d keys", n, len(fields))
+	}
+}
+
+// leaves counts the fields of t that are not sections.
+func leaves(t reflect.Type) int {
+	n := 0
+	for f := range t.Fields() {
+		if f.Type.Kind() == reflect.Struct && f.Type.PkgPath() == t.PkgPath() {
+			n += leaves(f.Type)
+		} else {
+			n++
+		}
+	}
+	return n
+}
+
+func TestReferenceFitsATerminal(t *testing.T) {
+	for i, line := range strings.Split(Reference(), "\n") {
+		if len(line) > 94 || strings.ContainsRune(line, '\t') {
+			t.Errorf("line %d is %d wide or has a tab: %q", i+1, len(line), line)
+		}
+	}
+}
+
+func TestLoad(t *testing.T) {
+	file := filepath.Join(t.TempDir(), FileName)
+	if err := os.WriteFile(file, []byte("name: web1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Load(file, dir)
+	if err != nil || c.Name != "web1" || c.Path != file || c.Dir != dir {
+		t.Fatalf("got %+v, %v", c, err)
+	}
+	if c, err := Load("", dir); err != nil || !reflect.DeepEqual(c, Default(dir)) {
+		t.Fatalf("no file: got %+v, %v", c, err)
+	}
+	if _, err := Load(file+".not", dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("missing file: got %v", err)
+	}
+	if _, err := Load(t.TempDir(), dir); err == nil {
+		t.Fatal("a folder was read as a file")
+	}
+	if err := os.WriteFile(file, []byte(strings.Repeat("# x\n", MaxFile/4+1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err = Load(file, dir)
+	check(t, err, "is larger than 1048576 bytes")
+}
+
+func TestDefaultIsValid(t *testing.T) {
+	if err := Default("relative").Validate(); err != nil {
+		t.Fatal(err)
+	}
+	if file := Default("relative").Lines.File; !filepath.IsAbs(file) {
+		t.Fatalf("the line file is relative: %s", file)
+	}
+}
+
+func TestValidate(t *testing.T) {
+	for _, c := range []struct {
+		name, err string
+		edit      func(*Config)
+	}{
+		{"bad: name", "name: \"\" is not a name", func(c *Config) { c.Name = "" }},
+		{"bad: bind", "bind: ", func(c *Config) { c.Bind = netip.AddrPort{} }},
+		{"bad: bind to a group", "no address to listen on", func(c *Config) { c.Bind = netip.MustParseAddrPort("224.0.0.1:7946") }},
+		{"bad: advertise", "advertise: ", func(c *Config) { c.Advertise = netip.MustParseAddrPort("0.0.0.0:7946") }},
+		{"bad: join not in full", `write web1:7946`, func(c *Config) { c.Join = []string{"web1"} }},
+		{"bad: join", `is not a host`, func(c *Config) { c.Join = []string{"web 1"} }},
+		{"bad: allow unmasked", "write 192.0.2.0/24", func(c *Config) { c.Allow = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")} }},
+		{"bad: allow zero", "allow: ", func(c *Config) { c.Allow = []netip.Prefix{{}} }},
+		{"bad: backends", "names no backend", func(c *Config) { c.Firewall.Backends = nil }},
+		{"bad: backends not in full", "auto", func(c *Config) { c.Firewall.Backends = []string{"auto"} }},
+		{"bad: outbound", `firewall.outbound: "" is not known, write drop or allow`, func(c *Config) { c.Firewall.Outbound = "" }},
+		{"bad: ports", "lines.ports: ", func(c *Config) { c.Lines.Ports = "some" }},
+		{"bad: level", "log.level: ", func(c *Config) { c.Log.Level = 3 }},
+		{"bad: format", "log.format: ", func(c *Config) { c.Log.Format = "xml" }},
+		{"bad: line file", "write /var/lib/meshban/newbans.log", func(c *Config) { c.Lines.File = "newbans.log" }},
+		{"bad: line file is a folder", "is not the path of a file", func(c *Config) { c.Lines.File = "/var/log/" }},
+		{"bad: metrics", "metrics: ", func(c *Config) { c.Metrics = netip.MustParseAddrPort("[::]:7946") }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			check(t, from(c.edit).Validate(), c.err)
+		})
+	}
+}

@@ -1,0 +1,188 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// problem is an Error that has no place yet.
+type problem struct {
+	Error
+	with string // the other key, where two are at odds
+}
+
+// Validate checks every value and the values against each other: for a Config that was changed after Parse,
+// by a flag. Its error is one *Error or several joined.
+func (c Config) Validate() error {
+	var errs []error
+	for _, p := range c.problems() {
+		e := p.Error
+		errs = append(errs, &e)
+	}
+	return errors.Join(errs...)
+}
+
+// checker collects problems.
+type checker struct{ found []problem }
+
+func (k *checker) fail(key, with, what, remedy string) {
+	k.found = append(k.found, problem{Error{Key: key, Problem: what, Remedy: remedy}, with})
+}
+
+func (k *checker) length(key string, d, low, high time.Duration) {
+	if d < low || d > high {
+		k.fail(key, "", FormatDuration(d)+" is out of bounds", fmt.Sprintf("write %s to %s", FormatDuration(low), FormatDuration(high)))
+	}
+}
+
+func (k *checker) count(key string, n, low, high int) {
+	if n < low || n > high {
+		k.fail(key, "", fmt.Sprintf("%d is out of bounds", n), fmt.Sprintf("write %d to %d", low, high))
+	}
+}
+
+func (c Config) problems() []problem {
+	var k checker
+	c.checkMesh(&k)
+	c.checkBans(&k)
+	c.checkLines(&k)
+	c.checkFirewall(&k)
+	c.checkAllow(&k)
+	c.checkMetrics(&k)
+	c.checkLog(&k)
+	return k.found
+}
+
+func (c Config) checkMesh(k *checker) {
+	if c.Name == "" || len(c.Name) > MaxName || strings.ContainsFunc(c.Name, func(r rune) bool { return !nameRune(r) }) {
+		k.fail("name", "", quote(c.Name)+" is not a name", fmt.Sprintf("write 1 to %d letters, digits, dots, dashes or underscores", MaxName))
+	}
+	if a := c.Bind.Addr(); !a.IsValid() || a.IsMulticast() || a.Zone() != "" || a.Is4In6() {
+		k.fail("bind", "", quote(c.Bind.String())+" is no address to listen on", "write an address of this machine, or 0.0.0.0:7946, or [::]:7946")
+	}
+	if c.Advertise.IsValid() {
+		a := c.Advertise.Addr()
+		switch {
+		case a.IsUnspecified(), a.IsMulticast(), a.Zone() != "", a.Is4In6():
+			k.fail("advertise", "", quote(c.Advertise.String())+" is no address to reach this node at", "write the one that the other nodes see")
+		case c.Advertise.Port() == 0:
+			k.fail("advertise", "", "has port 0", "write the port that the other nodes see")
+		case a.Is6() && c.Bind.Addr().Is4():
+			k.fail("advertise", "bind", fmt.Sprintf("%s is IPv6, but bind %s is IPv4", a, c.Bind), fmt.Sprintf("write `bind: \"[::]:%d\"`", c.Bind.Port()))
+		case a.Is4() && c.Bind.Addr().Is6() && !c.Bind.Addr().IsUnspecified():
+			k.fail("advertise", "bind", fmt.Sprintf("%s is IPv4, but bind %s is IPv6", a, c.Bind), "write two addresses of one family")
+		}
+	} else if c.Advertise.Port() != 0 {
+		k.fail("advertise", "", "has a port and no address", "write ADDRESS:PORT")
+	}
+	if len(c.Join) > MaxJoin {
+		k.fail("join", "", fmt.Sprintf("has %d items", len(c.Join)), fmt.Sprintf("write at most %d", MaxJoin))
+	}
+	for _, s := range c.Join {
+		if full, err := ParseJoin(s); err != nil {
+			e := asError(err)
+			k.fail("join", "", e.Problem, e.Remedy)
+		} else if full != s {
+			k.fail("join", "", quote(s)+" is not in full", "write "+full)
+		}
+	}
+}
+
+func (c Config) checkBans(k *checker) {
+	k.length("bans.for", c.Bans.For, MinFor, MaxMaxFor)
+	k.length("bans.max_for", c.Bans.MaxFor, MinFor, MaxMaxFor)
+	if c.Bans.For > c.Bans.MaxFor {
+		k.fail("bans.for", "bans.max_for", fmt.Sprintf("%s is longer than max_for, %s", FormatDuration(c.Bans.For), FormatDuration(c.Bans.MaxFor)),
+			"write a shorter one or raise max_for")
+	}
+	k.count("bans.widest_ipv4", c.Bans.MinPrefix4, MinWidest4, MaxWidest4)
+	k.count("bans.widest_ipv6", c.Bans.MinPrefix6, MinWidest6, MaxWidest6)
+	k.count("bans.quorum", c.Bans.Quorum, MinQuorum, MaxQuorum)
+}
+
+func (c Config) checkLines(k *checker) {
+	f := c.Lines.File
+	switch {
+	case len(f) > MaxPath || !utf8.ValidString(f) || strings.ContainsFunc(f, func(r rune) bool { return !unicode.IsPrint(r) }):
+		k.fail("lines.file", "", quote(f)+" is not a path", fmt.Sprintf("write at most %d printable characters", MaxPath))
+	case !filepath.IsAbs(f):
+		k.fail("lines.file", "", quote(f)+" is not an absolute path", "write "+filepath.Join(c.Dir, f))
+	case filepath.Clean(f) != f || f == "/":
+		k.fail("lines.file", "", quote(f)+" is not the path of a file", "write "+filepath.Join(filepath.Clean(f), LineFileName)+" or the like")
+	}
+	if m := c.Lines.Ports; m != PortsAll && m != PortsAsWritten {
+		e := notOneOf(string(m), PortsAll, PortsAsWritten)
+		k.fail("lines.ports", "", e.Problem, e.Remedy)
+	}
+	if c.Lines.For == c.Bans.For {
+		return // judged there
+	}
+	k.length("lines.for", c.Lines.For, MinFor, MaxMaxFor)
+	if c.Lines.For > c.Bans.MaxFor {
+		k.fail("lines.for", "bans.max_for", fmt.Sprintf("%s is longer than bans.max_for, %s", FormatDuration(c.Lines.For), FormatDuration(c.Bans.MaxFor)),
+			"write a shorter one or raise bans.max_for")
+	}
+}
+
+func (c Config) checkFirewall(k *checker) {
+	if _, err := checkBackends(c.Firewall.Backends); err != nil {
+		e := asError(err)
+		k.fail("firewall.backends", "", e.Problem, e.Remedy)
+	} else if len(c.Firewall.Backends) == 1 && c.Firewall.Backends[0] == "auto" {
+		k.fail("firewall.backends", "", `"auto" is not in full`, "write "+strings.Join(Backends(), ", "))
+	}
+	if o := c.Firewall.Outbound; o != OutboundDrop && o != OutboundAllow {
+		e := notOneOf(string(o), OutboundDrop, OutboundAllow)
+		k.fail("firewall.outbound", "", e.Problem, e.Remedy)
+	}
+	k.length("firewall.check", c.Firewall.Check, MinCheck, MaxCheck)
+}
+
+func (c Config) checkAllow(k *checker) {
+	if len(c.Allow) > MaxAllow {
+		k.fail("allow", "", fmt.Sprintf("has %d items", len(c.Allow)), fmt.Sprintf("write at most %d", MaxAllow))
+	}
+	for _, p := range c.Allow {
+		if q, err := parseAllow(p.String()); err != nil {
+			e := asError(err)
+			k.fail("allow", "", e.Problem, e.Remedy)
+		} else if p != q {
+			k.fail("allow", "", quote(p.String())+" is IPv4 in IPv6", "write "+q.String())
+		}
+	}
+}
+
+func (c Config) checkMetrics(k *checker) {
+	m := c.Metrics
+	if !m.IsValid() {
+		if m.Port() != 0 {
+			k.fail("metrics", "", "has a port and no address", "write ADDRESS:PORT")
+		}
+		return
+	}
+	a, b := m.Addr(), c.Bind.Addr()
+	switch {
+	case a.IsMulticast(), a.Zone() != "", a.Is4In6():
+		k.fail("metrics", "", quote(m.String())+" is no address to listen on", "write an address of this machine and a port")
+	case m.Port() != 0 && m.Port() == c.Bind.Port() && (a == b || a.IsUnspecified() || b.IsUnspecified()):
+		k.fail("metrics", "bind", fmt.Sprintf("%s is taken by bind, %s", m, c.Bind), "write another port")
+	}
+}
+
+func (c Config) checkLog(k *checker) {
+	switch c.Log.Level {
+	case slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError:
+	default:
+		k.fail("log.level", "", quote(c.Log.Level.String())+" is not known", "write debug or info or warn or error")
+	}
+	if f := c.Log.Format; f != LogText && f != LogJSON {
+		e := notOneOf(string(f), LogText, LogJSON)
+		k.fail("log.format", "", e.Problem, e.Remedy)
+	}
+}
