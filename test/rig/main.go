@@ -1,0 +1,158 @@
+//go:build linux && netns
+
+package rig
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	// holderPrefix starts argv[0] of every holder: prefix, owner's pid, name.
+	holderPrefix = "meshban-test-host:"
+	// scratchPrefix starts the name of every folder that a run makes in the
+	// temporary folder of the machine; the owner's pid follows.
+	scratchPrefix = "meshban-test-"
+)
+
+// Main runs a test package that uses the rig: it becomes a holder when it was
+// started as one, refuses to run without root, sweeps what killed runs left,
+// runs setup (may be nil) and then the tests, and removes the scratch folder.
+// The caller passes the result to os.Exit.
+func Main(m *testing.M, setup func(scratch string) error) int {
+	if strings.HasPrefix(os.Args[0], holderPrefix) {
+		return holderMain()
+	}
+	flag.Parse()
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(os.Stderr, "rig: tests in network namespaces need root")
+		return 1
+	}
+	if err := Sweep(); err != nil {
+		fmt.Fprintln(os.Stderr, "rig: sweep:", err)
+		return 1
+	}
+	dir, err := os.MkdirTemp("", scratchPrefix+strconv.Itoa(os.Getpid())+"-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "rig:", err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	scratch = dir
+	if setup != nil {
+		if err := setup(dir); err != nil {
+			fmt.Fprintln(os.Stderr, "rig:", err)
+			return 1
+		}
+	}
+	return m.Run()
+}
+
+// scratch is the folder of this run; Main sets it before any test runs.
+var scratch string
+
+// Leftovers lists holder processes and scratch folders whose owner is dead.
+func Leftovers() ([]string, error) {
+	pids, err := orphans()
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, pid := range pids {
+		out = append(out, fmt.Sprintf("process %d", pid))
+	}
+	dirs, err := deadScratch()
+	return append(out, dirs...), err
+}
+
+// Sweep ends holders whose owner is dead, each by its pid, and removes the
+// scratch folders of dead owners. Ending a holder ends everything in it, for it
+// is process 1 there.
+func Sweep() error {
+	deadline := time.Now().Add(5 * time.Second)
+	for {
+		pids, err := orphans()
+		if err != nil {
+			return err
+		}
+		if len(pids) == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("holders %v do not end", pids)
+		}
+		for _, pid := range pids {
+			// ESRCH: it ended by itself, as it should.
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && err != syscall.ESRCH {
+				return fmt.Errorf("end holder %d: %w", pid, err)
+			}
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+	dirs, err := deadScratch()
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// orphans lists live holders whose owner is dead.
+func orphans() ([]int, error) {
+	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return nil, err
+	}
+	var out []int
+	for _, name := range all {
+		line, err := os.ReadFile(name)
+		if err != nil { // it ended meanwhile
+			continue
+		}
+		rest, ok := strings.CutPrefix(string(line), holderPrefix)
+		if !ok {
+			continue
+		}
+		owner, _, _ := strings.Cut(rest, ":")
+		if dead(owner) {
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name)))
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, pid)
+		}
+	}
+	return out, nil
+}
+
+func deadScratch() ([]string, error) {
+	all, err := filepath.Glob(filepath.Join(os.TempDir(), scratchPrefix+"[0-9]*-*"))
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, dir := range all {
+		owner, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), scratchPrefix), "-")
+		if dead(owner) {
+			out = append(out, dir)
+		}
+	}
+	return out, nil
+}
+
+// dead says whether the process with this pid, in text, is gone.
+func dead(pid string) bool {
+	n, err := strconv.Atoi(pid)
+	return err != nil || syscall.Kill(n, 0) == syscall.ESRCH
+}

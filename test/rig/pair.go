@@ -1,0 +1,235 @@
+//go:build linux && netns
+
+package rig
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// Settle is how long a pair must have been silent to count as enforced.
+	Settle = 300 * time.Millisecond
+	// controlRun is how many probes in a row must be answered before a trial.
+	controlRun = 20
+	// controlLimit bounds the wait for them: the first ones wait for neighbour
+	// discovery.
+	controlLimit = 5 * time.Second
+)
+
+// Pair is one source address and one node, probed every millisecond.
+type Pair struct {
+	Src  netip.Addr
+	Node *Node
+	Port uint16
+
+	prober *Prober
+	source uint16
+	frame  *synFrame
+	to     unix.SockaddrLinklayer
+
+	// Under prober.mu:
+	sent    []time.Duration // since prober.start, one for each probe
+	replied []bool          // as long as the last answered probe's index + 1
+}
+
+func (p *Pair) String() string {
+	return fmt.Sprintf("%v to port %d of %s", p.Src, p.Port, p.Node.Name)
+}
+
+// answered is called under prober.mu.
+func (p *Pair) answered(seq uint32) {
+	if int(seq) >= len(p.sent) {
+		return
+	}
+	for len(p.replied) <= int(seq) {
+		p.replied = append(p.replied, false)
+	}
+	p.replied[seq] = true
+}
+
+// Stop ends the probing; what was seen stays.
+func (p *Pair) Stop() { p.prober.forget(p) }
+
+// Window is what was seen of a pair from one time to another.
+type Window struct {
+	Sent, Answered int
+	Gap            time.Duration // the longest time between two probes
+}
+
+// Count returns what was seen of the probes sent from one time (included) to
+// another (not included). An answer may still be on its way for the last ones.
+func (p *Pair) Count(from, to time.Time) Window {
+	p.prober.mu.Lock()
+	defer p.prober.mu.Unlock()
+	var w Window
+	first, last := from.Sub(p.prober.start), to.Sub(p.prober.start)
+	before := first
+	for i, at := range p.sent {
+		if at < first || at >= last {
+			continue
+		}
+		w.Sent++
+		w.Gap = max(w.Gap, at-before)
+		before = at
+		if i < len(p.replied) && p.replied[i] {
+			w.Answered++
+		}
+	}
+	w.Gap = max(w.Gap, min(last, time.Since(p.prober.start))-before)
+	return w
+}
+
+// check returns the prober's error, for a loop that ended answers nothing.
+func (p *Pair) check() error {
+	p.prober.mu.Lock()
+	defer p.prober.mu.Unlock()
+	return p.prober.err
+}
+
+// Control waits until the newest probes have all been answered.
+func (p *Pair) Control() error {
+	err := Within(controlLimit, func() error {
+		p.prober.mu.Lock()
+		defer p.prober.mu.Unlock()
+		n := len(p.replied)
+		if n < controlRun || len(p.sent)-n > controlRun {
+			return errors.New("no answer")
+		}
+		for _, ok := range p.replied[n-controlRun:] {
+			if !ok {
+				return errors.New("not every probe is answered")
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return errors.Join(fmt.Errorf("positive control of %v: %w", p, err), p.check())
+	}
+	return nil
+}
+
+// Enforced waits until no probe has been answered for Settle and returns the
+// send time of the first probe after the last answered one. The kernel began to
+// drop between the probe before and that one.
+func (p *Pair) Enforced(limit time.Duration) (time.Time, error) {
+	var at time.Time
+	err := Within(limit+Settle, func() error {
+		p.prober.mu.Lock()
+		defer p.prober.mu.Unlock()
+		n := len(p.replied)
+		if n >= len(p.sent) || p.sent[len(p.sent)-1]-p.sent[n] < Settle {
+			return errors.New("still answered")
+		}
+		at = p.prober.start.Add(p.sent[n])
+		return nil
+	})
+	if err != nil {
+		return at, errors.Join(fmt.Errorf("%v: %w", p, err), p.check())
+	}
+	return at, nil
+}
+
+// Open waits for an answer to a probe sent at or after from, and returns when
+// that probe was sent.
+func (p *Pair) Open(from time.Time, limit time.Duration) (time.Time, error) {
+	var at time.Time
+	first := from.Sub(p.prober.start)
+	err := Within(limit, func() error {
+		p.prober.mu.Lock()
+		defer p.prober.mu.Unlock()
+		for i := len(p.replied) - 1; i >= 0 && p.sent[i] >= first; i-- {
+			if p.replied[i] {
+				at = p.prober.start.Add(p.sent[i])
+			}
+		}
+		if at.IsZero() {
+			return errors.New("no answer")
+		}
+		return nil
+	})
+	if err != nil {
+		return at, errors.Join(fmt.Errorf("%v: %w", p, err), p.check())
+	}
+	return at, nil
+}
+
+// Pairs are the pairs of one source, most often one for each node.
+type Pairs []*Pair
+
+// Control waits for the positive control of every pair.
+func (ps Pairs) Control() error {
+	for _, p := range ps {
+		if err := p.Control(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Enforced waits until every pair is silent and returns the time of each.
+func (ps Pairs) Enforced(limit time.Duration) ([]time.Time, error) {
+	end := time.Now().Add(limit)
+	at := make([]time.Time, len(ps))
+	var errs []error
+	for i, p := range ps {
+		var err error
+		at[i], err = p.Enforced(max(0, time.Until(end)))
+		errs = append(errs, err)
+	}
+	return at, errors.Join(errs...)
+}
+
+// Open waits until every pair answers a probe sent at or after from, and
+// returns the time of each.
+func (ps Pairs) Open(from time.Time, limit time.Duration) ([]time.Time, error) {
+	end := time.Now().Add(limit)
+	at := make([]time.Time, len(ps))
+	var errs []error
+	for i, p := range ps {
+		var err error
+		at[i], err = p.Open(from, max(0, time.Until(end)))
+		errs = append(errs, err)
+	}
+	return at, errors.Join(errs...)
+}
+
+// Silent says that no probe sent from one time to another was answered, on any
+// pair, and that the probes came often enough to know: a gap above 50 ms is an
+// error.
+func (ps Pairs) Silent(from, to time.Time) error {
+	const maxGap = 50 * time.Millisecond
+	var errs []error
+	for _, p := range ps {
+		w := p.Count(from, to)
+		if w.Answered > 0 {
+			errs = append(errs, fmt.Errorf("%v: %d of %d probes were answered", p, w.Answered, w.Sent))
+		}
+		if w.Gap > maxGap {
+			errs = append(errs, fmt.Errorf("%v: no probe was sent for %v", p, w.Gap))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Stop ends the probing of every pair.
+func (ps Pairs) Stop() {
+	for _, p := range ps {
+		p.Stop()
+	}
+}
+
+// Last returns the latest of some times.
+func Last(times []time.Time) time.Time {
+	var last time.Time
+	for _, t := range times {
+		if t.After(last) {
+			last = t
+		}
+	}
+	return last
+}

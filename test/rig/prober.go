@@ -1,0 +1,214 @@
+//go:build linux && netns
+
+package rig
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// ProbeEvery is the time between two probes of one pair.
+	ProbeEvery = time.Millisecond
+	// firstPort to lastPort are the probes' source ports, one for each pair.
+	firstPort, lastPort = 10000, 59999
+	// maxProbes bounds what is kept of one pair: over 16 minutes.
+	maxProbes = 1 << 20
+	// probeBuffer is what the kernel may hold of answers, in bytes.
+	probeBuffer = 8 << 20
+)
+
+// Prober sends a TCP SYN for each watched pair of source and node every
+// millisecond, and learns from the answers which of them got through.
+//
+// It works below the attacker's IP stack, with one packet socket. A probe's
+// sequence number is its index in the pair's list of send times and comes back
+// in the answer, so that the reader may be late without moving any time.
+type Prober struct {
+	fleet *Fleet
+	fd    int
+	from  unix.SockaddrLinklayer
+	start time.Time // monotonic zero of all send times
+
+	stop chan struct{} // closed by close
+	done chan struct{} // closed when loop has returned
+
+	mu    sync.Mutex
+	pairs []*Pair
+	ports map[uint16]*Pair
+	next  uint16
+	err   error // why the loop ended
+}
+
+// Prober opens a prober in the attacker; it ends with the fleet.
+func (f *Fleet) Prober(t testing.TB) *Prober {
+	t.Helper()
+	p := &Prober{
+		fleet: f, start: time.Now(), stop: make(chan struct{}), done: make(chan struct{}),
+		ports: map[uint16]*Pair{}, next: firstPort,
+	}
+	if err := f.Attacker.InNet(p.open); err != nil {
+		t.Fatalf("open the prober: %v", err)
+	}
+	f.onClose(p.close)
+	go p.loop()
+	return p
+}
+
+// open runs in the attacker's network namespace.
+func (p *Prober) open() error {
+	link, err := net.InterfaceByName("probe0")
+	if err != nil {
+		return err
+	}
+	filter, err := answerFilter()
+	if err != nil {
+		return err
+	}
+	// Protocol 0: nothing arrives before the filter stands and bind says so.
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return fmt.Errorf("packet socket: %w", err)
+	}
+	p.fd = fd
+	err = errors.Join(
+		unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+			&unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}),
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, probeBuffer),
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, probeBuffer),
+		unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1),
+	)
+	all := uint16(unix.ETH_P_ALL)
+	p.from = unix.SockaddrLinklayer{Ifindex: link.Index, Protocol: all>>8 | all<<8}
+	return errors.Join(err, unix.Bind(fd, &p.from))
+}
+
+func (p *Prober) close() error {
+	close(p.stop)
+	<-p.done
+	return errors.Join(p.err, unix.Close(p.fd))
+}
+
+// loop sends and reads on one thread, until close. Answers lie in the socket
+// mostly before the send has returned, so one reading each round is enough.
+func (p *Prober) loop() {
+	defer close(p.done)
+	runtime.LockOSThread() // never unlocked: its priority goes with it
+	// Real-time priority keeps the probes regular beside busy agents; without
+	// it (a container may refuse) only the gaps grow, and they are measured.
+	_ = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}, 0)
+	next := time.Now()
+	buf := make([]byte, 256)
+	for {
+		select {
+		case <-p.stop:
+			return
+		default:
+		}
+		if err := p.round(buf); err != nil {
+			p.mu.Lock()
+			p.err = err
+			p.mu.Unlock()
+			return
+		}
+		next = next.Add(ProbeEvery)
+		wait := time.Until(next)
+		if wait <= 0 { // never make up for lost rounds with a burst
+			next = time.Now()
+			continue
+		}
+		ts := unix.NsecToTimespec(wait.Nanoseconds())
+		_ = unix.Nanosleep(&ts, nil) // a signal only makes the next round early
+	}
+}
+
+// round sends one probe for each pair and then takes in what was answered.
+func (p *Prober) round(buf []byte) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, pair := range p.pairs {
+		if len(pair.sent) == maxProbes {
+			return fmt.Errorf("%v: watched for too long", pair)
+		}
+		pair.sent = append(pair.sent, time.Since(p.start))
+		err := unix.Sendto(p.fd, pair.frame.with(uint32(len(pair.sent)-1)), 0, &pair.to)
+		if err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("send to %v: %w", pair, err)
+		}
+	}
+	for {
+		n, _, err := unix.Recvfrom(p.fd, buf, unix.MSG_TRUNC)
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			return nil
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return fmt.Errorf("read answers: %w", err)
+		}
+		if port, seq, ok := answer(buf[:min(n, len(buf))]); ok {
+			if pair := p.ports[port]; pair != nil {
+				pair.answered(seq)
+			}
+		}
+	}
+}
+
+// Watch starts to probe node's port (any that is closed, or open) from src, at
+// the node's probe address of the same family. It stops with Pair.Stop.
+func (p *Prober) Watch(src netip.Addr, node *Node, port uint16) *Pair {
+	dst := node.Probe
+	if src.Is6() {
+		dst = node.Probe6
+	}
+	pair := &Pair{
+		Src: src, Node: node, Port: port, prober: p,
+		to: unix.SockaddrLinklayer{Ifindex: p.from.Ifindex, Protocol: p.from.Protocol, Halen: 6},
+	}
+	copy(pair.to.Addr[:], node.probeMAC[:])
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.ports[p.next] != nil {
+		p.next++
+	}
+	pair.source = p.next
+	if p.next++; p.next > lastPort {
+		p.next = firstPort
+	}
+	pair.frame = newSYN(mac(2, attackerHost), node.probeMAC,
+		netip.AddrPortFrom(src, pair.source), netip.AddrPortFrom(dst, port))
+	p.ports[pair.source] = pair
+	p.pairs = append(p.pairs, pair)
+	return pair
+}
+
+// WatchAll watches one closed port of every node of the fleet from src, and
+// returns when every pair has answered (the positive control) or an error.
+func (p *Prober) WatchAll(src netip.Addr) (Pairs, error) {
+	var pairs Pairs
+	for _, n := range p.fleet.Nodes {
+		pairs = append(pairs, p.Watch(src, n, ClosedPort))
+	}
+	return pairs, pairs.Control()
+}
+
+// ClosedPort is a port on which no test listens.
+const ClosedPort = 9
+
+func (p *Prober) forget(pair *Pair) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pairs = slices.DeleteFunc(p.pairs, func(q *Pair) bool { return q == pair })
+	if p.ports[pair.source] == pair {
+		delete(p.ports, pair.source)
+	}
+}

@@ -1,0 +1,141 @@
+//go:build linux && netns
+
+package rig
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+)
+
+// daemonLimit bounds the start of a daemon; fail2ban is Python and the slowest.
+const daemonLimit = 20 * time.Second
+
+// AuthLog is where the log daemons of the rig write what sshd says.
+const AuthLog = "/var/log/auth.log"
+
+// Require fails with the names of all commands that are not installed. A
+// missing one is never a reason to skip.
+func Require(commands ...string) error {
+	var errs []error
+	for _, c := range commands {
+		errs = append(errs, lookPath(c))
+	}
+	return errors.Join(errs...)
+}
+
+// socketReady says that the host has a socket at path.
+func (h *Host) socketReady(path string) func(*Proc) error {
+	return func(*Proc) error {
+		info, err := os.Stat(h.Path(path))
+		if err == nil && info.Mode()&os.ModeSocket == 0 {
+			err = fmt.Errorf("%s is no socket", path)
+		}
+		return err
+	}
+}
+
+// Rsyslog runs rsyslogd on the host's /dev/log, writing AuthLog (auth) and
+// /var/log/syslog (all).
+func (h *Host) Rsyslog() (*Proc, error) {
+	const conf = `module(load="imuxsock")
+auth,authpriv.* action(type="omfile" file="` + AuthLog + `" template="RSYSLOG_TraditionalFileFormat")
+*.* action(type="omfile" file="/var/log/syslog" template="RSYSLOG_TraditionalFileFormat")
+`
+	if err := h.WriteFile("/etc/rig/rsyslog.conf", conf); err != nil {
+		return nil, err
+	}
+	return h.StartDaemon(Cmd{
+		Argv: []string{"rsyslogd", "-n", "-f", "/etc/rig/rsyslog.conf", "-i", "/run/rsyslogd.pid"},
+	}, daemonLimit, h.socketReady("/dev/log"))
+}
+
+// BusyboxSyslog runs busybox syslogd on the host's /dev/log, writing AuthLog.
+func (h *Host) BusyboxSyslog() (*Proc, error) {
+	return h.StartDaemon(Cmd{Argv: []string{"busybox", "syslogd", "-n", "-O", AuthLog}},
+		daemonLimit, h.socketReady("/dev/log"))
+}
+
+// SSHD runs a real sshd on port 22 with a fresh key. It takes passwords, none
+// of which is right.
+func (h *Host) SSHD() (*Proc, error) {
+	const conf = `Port 22
+HostKey /etc/rig/ssh_host_key
+PidFile none
+UsePAM no
+UseDNS no
+PasswordAuthentication yes
+KbdInteractiveAuthentication no
+PermitRootLogin yes
+MaxStartups 100:30:200
+MaxAuthTries 1
+LogLevel VERBOSE
+`
+	if err := h.WriteFile("/etc/rig/sshd_config", conf); err != nil {
+		return nil, err
+	}
+	if _, err := h.Do("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/etc/rig/ssh_host_key"); err != nil {
+		return nil, err
+	}
+	return h.StartDaemon(Cmd{Argv: []string{"/usr/sbin/sshd", "-D", "-f", "/etc/rig/sshd_config"}}, daemonLimit,
+		func(*Proc) error {
+			r, err := h.Run("ss", "-Hltn", "sport = :22")
+			if err == nil && r.Stdout == "" {
+				err = errors.New("nothing listens on port 22")
+			}
+			return err
+		})
+}
+
+// FailLogin tries one ssh login with a wrong password from the attacker's
+// address src. It returns nil when sshd refused the password, else what ssh
+// said: a banned source has a time-out.
+func (f *Fleet) FailLogin(src, dst netip.Addr) error {
+	r, err := f.Attacker.Run("sshpass", "-p", "wrong", "ssh", "-b", src.String(),
+		"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
+		"-o", "PubkeyAuthentication=no", "-o", "NumberOfPasswordPrompts=1", "-o", "ConnectTimeout=2",
+		"root@"+dst.String(), "true")
+	if err != nil {
+		return err
+	}
+	said := strings.TrimSpace(r.Stderr)
+	// sshpass ends with 5 on a wrong password. With MaxAuthTries 1, sshd may
+	// hang up instead, which says the same: the password was looked at.
+	if strings.Contains(said, "Permission denied") || strings.Contains(said, "Too many authentication failures") {
+		return nil
+	}
+	return fmt.Errorf("ssh from %v: exit code %d: %s", src, r.Code, said)
+}
+
+// Fail2ban runs the host's fail2ban-server with the host's /etc/fail2ban, which
+// a test may add to first, and waits until it answers.
+func (h *Host) Fail2ban() (*Proc, error) {
+	return h.StartDaemon(Cmd{
+		Argv: []string{"fail2ban-server", "-f", "-x", "--logtarget", "/var/log/fail2ban.log", "start"},
+	}, daemonLimit, func(*Proc) error {
+		_, err := h.Do("fail2ban-client", "ping")
+		return err
+	})
+}
+
+// Fail2banJails returns, for each jail of the host, the addresses it bans now.
+func (h *Host) Fail2banJails() (map[string][]string, error) {
+	out, err := h.Do("fail2ban-client", "status")
+	if err != nil {
+		return nil, err
+	}
+	_, list, _ := strings.Cut(out, "Jail list:")
+	jails := map[string][]string{}
+	for _, jail := range strings.FieldsFunc(list, func(r rune) bool { return strings.ContainsRune(", \t\n", r) }) {
+		status, err := h.Do("fail2ban-client", "status", jail)
+		if err != nil {
+			return nil, err
+		}
+		_, banned, _ := strings.Cut(status, "Banned IP list:")
+		jails[jail] = strings.Fields(banned)
+	}
+	return jails, nil
+}

@@ -1,0 +1,63 @@
+//go:build linux && netns
+
+package rig
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestLogDaemons(t *testing.T) {
+	f := New(t, Options{Nodes: 2})
+	must(f.Nodes[0].Rsyslog())(t)
+	must(f.Nodes[1].BusyboxSyslog())(t)
+	for _, n := range f.Nodes {
+		must(n.Do("logger", "-p", "auth.info", "-t", "who", "what"))(t)
+		check(t, Within(5*time.Second, func() error {
+			log, err := n.ReadFile(AuthLog)
+			if err == nil && !strings.Contains(log, "who: what") {
+				err = fmt.Errorf("%s of %s: %q", AuthLog, n.Name, log)
+			}
+			return err
+		}))
+	}
+	// With a socket to talk to, logger also copies to stderr: the recipe.
+	must(f.Nodes[0].Shell(`logger -s -i "HOST 192.0.2.1 PORT 22" 2>>/tmp/newbans.log`))(t)
+	if line := must(f.Nodes[0].ReadFile("/tmp/newbans.log"))(t); !strings.HasSuffix(line, "HOST 192.0.2.1 PORT 22\n") {
+		t.Errorf("logger wrote %q", line)
+	}
+}
+
+func TestFail2banBansFromSSHD(t *testing.T) {
+	f := New(t, Options{Nodes: 1})
+	n, p, src := f.Nodes[0], f.Prober(t), netip.MustParseAddr("198.51.100.23")
+	must(n.Rsyslog())(t)
+	must(n.SSHD())(t)
+	check(t, n.WriteFile("/etc/fail2ban/jail.d/rig.local", `[sshd]
+enabled = true
+backend = polling
+logpath = /var/log/auth.log
+maxretry = 3
+banaction = iptables-allports
+`))
+	check(t, n.WriteFile(AuthLog, ""))
+	must(n.Fail2ban())(t)
+	pair := p.Watch(src, n, ClosedPort)
+	check(t, pair.Control())
+	for range 3 {
+		check(t, f.FailLogin(src, n.Probe))
+	}
+	must(pair.Enforced(10 * time.Second))(t)
+	jails := must(n.Fail2banJails())(t)
+	if !slices.Contains(jails["sshd"], src.String()) {
+		t.Errorf("jails: %v", jails)
+	}
+	if err := f.FailLogin(src, n.Probe); err == nil {
+		t.Error("a banned address reaches sshd")
+	}
+	check(t, f.FailLogin(src.Next(), n.Probe))
+}
