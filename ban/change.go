@@ -1,0 +1,105 @@
+package ban
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// Event says what happened to an entry.
+type Event uint8
+
+// The events.
+const (
+	EventBan     Event = 1 // became enforced
+	EventRefresh Event = 2 // stays enforced, to another end
+	EventUnban   Event = 3 // lifted by an unban or a revoke
+	EventExpire  Event = 4 // lifted because its time came
+	EventPending Event = 5 // seen, but not by enough origins yet
+	EventHeld    Event = 6 // held back by the breaker
+	EventAllow   Event = 7 // lifted by an allow; or, with neither Enforce nor Lift, the allow itself
+	EventUnallow Event = 8 // an allow ended
+)
+
+// String returns the word that scripts rely on.
+func (e Event) String() string {
+	switch e {
+	case EventBan:
+		return "ban"
+	case EventRefresh:
+		return "refresh"
+	case EventUnban:
+		return "unban"
+	case EventExpire:
+		return "expire"
+	case EventPending:
+		return "pending"
+	case EventHeld:
+		return "held"
+	case EventAllow:
+		return "allow"
+	case EventUnallow:
+		return "unallow"
+	}
+	return fmt.Sprintf("event(%d)", uint8(e))
+}
+
+// State is what the table does about an entry.
+type State uint8
+
+// The states. The zero value is an entry that nothing live asks to ban.
+const (
+	stateNone     State = 0
+	StateEnforced State = 1 // the firewall drops it
+	StatePending  State = 2 // waits for more origins
+	StateHeld     State = 3 // waits for the operator
+	StateAllowed  State = 4 // suppressed by the never-ban list or an allow
+)
+
+// String returns the word that scripts rely on.
+func (s State) String() string {
+	switch s {
+	case stateNone:
+		return "none"
+	case StateEnforced:
+		return "enforced"
+	case StatePending:
+		return "pending"
+	case StateHeld:
+		return "held"
+	case StateAllowed:
+		return "allowed"
+	}
+	return fmt.Sprintf("state(%d)", uint8(s))
+}
+
+// Change is one thing that a call changed: what watchers are told, and in Enforce and Lift what the
+// firewall must do. Applying these in order to what was enforced before gives what [Table.Enforced]
+// says after the call. A call returns at most one change for each prefix and ports that a merge
+// touched, and one more for what expired at its start.
+//
+// An EventAllow or EventUnallow among the changes means that [Table.Exceptions] may have changed.
+type Change struct {
+	Event  Event
+	Prefix netip.Prefix
+	Ports  Ports
+	Until  time.Time // the end that is enforced now; of what was lifted, the end that it had
+
+	// Whose record caused the change, when it was issued, and what it says. When the ban was
+	// uncovered by the end of something else, they are of the ban that lasts longest.
+	Origin Origin
+	Issued time.Time
+	Reason string
+	Source string
+	Local  bool // Origin is this node
+
+	Enforce bool // add the entry, or set its end to Until
+	Lift    bool // remove the entry
+}
+
+// Rule is one entry of what the firewall should hold.
+type Rule struct {
+	Prefix netip.Prefix
+	Ports  Ports
+	Until  time.Time
+}

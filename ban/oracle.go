@@ -1,0 +1,134 @@
+package ban
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// oracle keeps every record that it was given while live and works out what is enforced from the
+// definition alone, from scratch, each time.
+type oracle struct {
+	self    Origin
+	quorum  int
+	never   []netip.Prefix
+	groups  map[groupKey][]Record // bans and revokes, or allows, of one origin, prefix and ports
+	cancels []Record              // unbans and unallows
+}
+
+type groupKey struct {
+	allow  bool
+	prefix netip.Prefix
+	ports  Ports
+	origin Origin
+}
+
+type ruleKey struct {
+	prefix netip.Prefix
+	ports  Ports
+}
+
+func (o *oracle) merge(now int64, rs []Record) {
+	for _, r := range rs {
+		if millis(r.Until) <= now {
+			continue
+		}
+		if r.Kind == KindUnban || r.Kind == KindUnallow {
+			if !slices.ContainsFunc(o.cancels, func(c Record) bool { return c.Origin == r.Origin && c.Version == r.Version }) {
+				o.cancels = append(o.cancels, r)
+			}
+			continue
+		}
+		k := groupKey{r.Kind == KindAllow, r.Prefix, r.Ports, r.Origin}
+		if !slices.ContainsFunc(o.groups[k], func(g Record) bool { return g.Version == r.Version }) {
+			o.groups[k] = append(o.groups[k], r)
+		}
+	}
+}
+
+// expire forgets what cannot matter any more. The records of a group die together: a newer one that
+// ended earlier still stands in the way of an older one.
+func (o *oracle) expire(now int64) {
+	dead := func(r Record) bool { return millis(r.Until) <= now }
+	o.cancels = slices.DeleteFunc(o.cancels, dead)
+	for k, g := range o.groups {
+		if !slices.ContainsFunc(g, func(r Record) bool { return !dead(r) }) {
+			delete(o.groups, k)
+			continue
+		}
+		for i, r := range g { // what has ended asks for nothing, but keeps its place
+			if dead(r) && r.Kind != KindRevoke {
+				g[i].Kind = KindRevoke
+			}
+		}
+	}
+}
+
+func (o *oracle) winner(g []Record) Record {
+	return slices.MaxFunc(g, func(a, b Record) int { return a.Version.Compare(b.Version) })
+}
+
+func contains(outer, inner netip.Prefix) bool {
+	return outer.Bits() <= inner.Bits() && outer.Contains(inner.Addr())
+}
+
+func (o *oracle) cancelled(r Record, by Kind) bool {
+	return slices.ContainsFunc(o.cancels, func(c Record) bool {
+		return c.Kind == by && contains(c.Prefix, r.Prefix) && slices.ContainsFunc(c.Marks, func(m Mark) bool {
+			return m.Origin == r.Origin && m.covers(r.Version)
+		})
+	})
+}
+
+func (o *oracle) allowed(p netip.Prefix) bool {
+	if slices.ContainsFunc(o.never, func(n netip.Prefix) bool { return contains(n, p) }) {
+		return true
+	}
+	for k, g := range o.groups {
+		if w := o.winner(g); k.allow && contains(k.prefix, p) && w.Kind == KindAllow && !o.cancelled(w, KindUnallow) {
+			return true
+		}
+	}
+	return false
+}
+
+// enforced returns the end of everything that should be enforced, in Unix milliseconds.
+func (o *oracle) enforced() map[ruleKey]int64 {
+	ends := map[ruleKey][]int64{}
+	for k, g := range o.groups {
+		w := o.winner(g)
+		if w.Kind != KindBan || k.allow || o.cancelled(w, KindUnban) {
+			continue
+		}
+		n := 1
+		if k.origin == o.self {
+			n = o.quorum
+		}
+		rk := ruleKey{k.prefix, k.ports}
+		ends[rk] = append(ends[rk], slices.Repeat([]int64{millis(w.Until)}, n)...)
+	}
+	out := map[ruleKey]int64{}
+	for k, us := range ends {
+		if slices.Sort(us); len(us) >= o.quorum && !o.allowed(k.prefix) {
+			out[k] = us[len(us)-o.quorum]
+		}
+	}
+	return out
+}
+
+func (o *oracle) next() (t time.Time, ok bool) {
+	look := func(r Record) {
+		if !ok || r.Until.Before(t) {
+			t, ok = r.Until, true
+		}
+	}
+	for _, c := range o.cancels {
+		look(c)
+	}
+	for _, g := range o.groups {
+		for _, r := range g {
+			look(r)
+		}
+	}
+	return t, ok
+}

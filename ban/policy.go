@@ -1,0 +1,179 @@
+package ban
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// Limits bound what a node accepts. A zero field takes its value from [DefaultLimits].
+type Limits struct {
+	MaxFor       time.Duration // longest time from its issue that a ban or allow may last
+	PeerMinBits4 int           // shortest IPv4 prefix that a peer may ban or allow
+	PeerMinBits6 int           // shortest IPv6 prefix that a peer may ban or allow
+	MinBits4     int           // shortest IPv4 prefix in any op of anyone
+	MinBits6     int           // shortest IPv6 prefix in any op of anyone
+	FutureSkew   time.Duration // how far a peer's clock may be ahead of ours
+}
+
+// DefaultLimits returns 30 days, /24 and /48 for peers, /8 and /19 for anyone, 5 minutes of skew.
+func DefaultLimits() Limits {
+	return Limits{
+		MaxFor:       30 * 24 * time.Hour,
+		PeerMinBits4: 24,
+		PeerMinBits6: 48,
+		MinBits4:     8,
+		MinBits6:     19,
+		FutureSkew:   5 * time.Minute,
+	}
+}
+
+// maxMaxFor is the longest that Limits.MaxFor can be.
+const maxMaxFor = 10 * 365 * 24 * time.Hour
+
+// normal fills in the defaults and says what is out of range.
+func (l Limits) normal() (Limits, error) {
+	d := DefaultLimits()
+	if l.MaxFor == 0 {
+		l.MaxFor = d.MaxFor
+	}
+	if l.FutureSkew == 0 {
+		l.FutureSkew = d.FutureSkew
+	}
+	for _, f := range []struct {
+		field    *int
+		def, max int
+		name     string
+	}{
+		{&l.PeerMinBits4, d.PeerMinBits4, 32, "PeerMinBits4"},
+		{&l.PeerMinBits6, d.PeerMinBits6, 128, "PeerMinBits6"},
+		{&l.MinBits4, d.MinBits4, 32, "MinBits4"},
+		{&l.MinBits6, d.MinBits6, 128, "MinBits6"},
+	} {
+		if *f.field == 0 {
+			*f.field = f.def
+		}
+		if *f.field < 1 || *f.field > f.max {
+			return l, fmt.Errorf("%s %d is not within 1-%d", f.name, *f.field, f.max)
+		}
+	}
+	if l.MaxFor < time.Second || l.MaxFor > maxMaxFor {
+		return l, fmt.Errorf("MaxFor %v is not within %v-%v", l.MaxFor, time.Second, maxMaxFor)
+	}
+	if l.FutureSkew < 0 || l.FutureSkew > l.MaxFor {
+		return l, fmt.Errorf("FutureSkew %v is not within 0-%v", l.FutureSkew, l.MaxFor)
+	}
+	return l, nil
+}
+
+// The rules by which an op is refused.
+const (
+	RuleNever     = "never-ban list"
+	RuleAllow     = "allow list"
+	RuleWide      = "prefix too wide"
+	RuleLong      = "too long"
+	RuleExpired   = "expired"
+	RuleFuture    = "from the future"
+	RuleMalformed = "malformed"
+)
+
+// PolicyError says that an op was refused, by which rule, and why in words.
+type PolicyError struct {
+	Rule   string // one of the Rule constants
+	Detail string // a sentence for people that names the rule and the entry
+}
+
+// Error returns the detail.
+func (e *PolicyError) Error() string { return e.Detail }
+
+func refuse(rule, format string, args ...any) error {
+	return &PolicyError{Rule: rule, Detail: fmt.Sprintf(format, args...)}
+}
+
+// CheckLocal reports whether an operator or a log line of this node may say op. A refusal is a
+// *PolicyError. A ban that lies inside the never-ban list or a live allow is refused; one that only
+// contains such addresses is not, because the firewall lets them through.
+func (t *Table) CheckLocal(now time.Time, op Op) error {
+	if err := t.checkOp(now, op, t.limits.MinBits4, t.limits.MinBits6); err != nil {
+		return err
+	}
+	longest := t.limits.MaxFor
+	if cancels(op.Kind) {
+		longest += t.limits.FutureSkew + ClockSkew
+	}
+	if op.Until.After(now.Add(longest)) {
+		return refuse(RuleLong, "%s lasts too long: until %s, at most %v from now",
+			shortPrefix(op.Prefix), op.Until.UTC().Format(time.RFC3339), t.limits.MaxFor)
+	}
+	if op.Kind != KindBan {
+		return nil
+	}
+	if e, ok := t.neverCovering(op.Prefix); ok {
+		return refuse(RuleNever, "%s is on the never-ban list: %s", shortPrefix(op.Prefix), e.describe(op.Prefix))
+	}
+	if r, ok := t.allowCovering(op.Prefix); ok {
+		e := NeverEntry{Prefix: r.Prefix, Why: r.Reason}
+		if e.Why == "" {
+			e.Why = "allowed by " + r.Origin.Short()
+		}
+		return refuse(RuleAllow, "%s is on the allow list: %s", shortPrefix(op.Prefix), e.describe(op.Prefix))
+	}
+	return nil
+}
+
+// CheckRemote reports whether a record that arrived from the mesh may be merged. A refusal is a
+// *PolicyError. The never-ban list is no reason to refuse: the table holds the ban and suppresses
+// it, so that it counts once the entry goes. This node's own records, read back, are held to the
+// local width.
+func (t *Table) CheckRemote(now time.Time, r Record) error {
+	min4, min6 := t.limits.MinBits4, t.limits.MinBits6
+	if r.Origin != t.self && (r.Kind == KindBan || r.Kind == KindAllow) {
+		min4, min6 = max(min4, t.limits.PeerMinBits4), max(min6, t.limits.PeerMinBits6)
+	}
+	if err := t.checkOp(now, r.Op, min4, min6); err != nil {
+		return err
+	}
+	if r.Issued.After(now.Add(t.limits.FutureSkew)) {
+		return refuse(RuleFuture, "%s of %s is from the future: issued %v ahead of this clock, at most %v",
+			r.Kind, shortPrefix(r.Prefix), r.Issued.Sub(now).Round(time.Second), t.limits.FutureSkew)
+	}
+	longest := t.limits.MaxFor + t.limits.FutureSkew
+	if cancels(r.Kind) {
+		longest += ClockSkew
+	}
+	if r.Until.After(now.Add(longest)) || r.Until.After(r.Issued.Add(longest)) {
+		return refuse(RuleLong, "%s of %s lasts too long: until %s, at most %v",
+			r.Kind, shortPrefix(r.Prefix), r.Until.UTC().Format(time.RFC3339), t.limits.MaxFor)
+	}
+	return nil
+}
+
+// checkOp holds what is asked of every op, wherever it comes from.
+func (t *Table) checkOp(now time.Time, op Op, min4, min6 int) error {
+	if err := op.Validate(); err != nil {
+		return refuse(RuleMalformed, "malformed op: %v", err)
+	}
+	shortest := min6
+	if op.Prefix.Addr().Is4() {
+		shortest = min4
+	}
+	if op.Prefix.Bits() < shortest {
+		return refuse(RuleWide, "%s: prefix too wide, the shortest allowed is /%d", op.Prefix, shortest)
+	}
+	if !op.Until.After(now) {
+		return refuse(RuleExpired, "%s of %s has expired: it ended %s",
+			op.Kind, shortPrefix(op.Prefix), op.Until.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// cancels reports whether ops of kind k outlive what they end.
+func cancels(k Kind) bool { return k == KindRevoke || k == KindUnban || k == KindUnallow }
+
+// shortPrefix writes a single address without its length.
+func shortPrefix(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.String()
+}
