@@ -13,14 +13,17 @@ const (
 	MaxInviteUses = 10_000   // machines that one token may enrol
 	MaxConns      = 128      // connections at a time
 	MaxWatchers   = 32       // of them, event streams
+	maxHeader     = 8 << 10  // bytes of one request's header
+	maxReply      = 64 << 20 // bytes of one answer that is no stream, as the client reads it
 	MaxLine       = 64 << 10 // bytes of one line of a stream, as the client reads it
 )
 
 const (
-	headerTimeout = 5 * time.Second  // for a request's header to arrive
-	bodyTimeout   = 10 * time.Second // for its body to arrive
-	idleTimeout   = 30 * time.Second // between two requests on a connection
-	writeTimeout  = 30 * time.Second // for a client to take one chunk of an answer
-	dialTimeout   = 2 * time.Second  // for a socket to accept
-	stopTimeout   = 1 * time.Second  // for running requests to end when the server stops
+	headerTimeout  = 5 * time.Second  // for a request's header to arrive
+	bodyTimeout    = 10 * time.Second // for its body to arrive
+	idleTimeout    = 30 * time.Second // between two requests on a connection
+	writeTimeout   = 30 * time.Second // for a client to take one chunk of an answer
+	dialTimeout    = 2 * time.Second  // for a socket to accept
+	requestTimeout = 30 * time.Second // for the agent to answer a request that is no stream
+	stopTimeout    = 1 * time.Second  // for running requests to end when the server stops
 )

@@ -26,7 +26,8 @@ type Agent interface {
 	// Allowed returns the built-in, configured and mesh-wide never-ban entries.
 	Allowed(ctx context.Context) ([]AllowEntry, error)
 	// List calls yield once for each entry and stops with yield's error. It must hold no lock during yield, which may
-	// block for as long as the client is slow, and must not collect all entries first.
+	// block for as long as the client is slow, and must not collect all entries first. What an entry points to is
+	// not kept after yield returns.
 	List(ctx context.Context, yield func(ListEntry) error) error
 	Why(ctx context.Context, prefix netip.Prefix) (WhyReply, error)
 	Members(ctx context.Context) ([]Member, error)
@@ -48,7 +49,7 @@ type BanRequest struct {
 
 // BanReply has one Result for each address of the request, in its order.
 type BanReply struct {
-	Results []Result
+	Results []Result `json:"results"`
 }
 
 // UnbanRequest asks to lift what is banned inside Prefixes (1..MaxAddrs), whoever banned it.
@@ -59,7 +60,7 @@ type UnbanRequest struct {
 
 // UnbanReply has one Result for each prefix of the request, in its order; nothing to lift is CodeNotFound.
 type UnbanReply struct {
-	Results []Result
+	Results []Result `json:"results"`
 }
 
 // AllowRequest asks that Prefixes (1..MaxAddrs) are never banned.
@@ -71,7 +72,7 @@ type AllowRequest struct {
 
 // AllowReply has one Result for each prefix of the request, in its order.
 type AllowReply struct {
-	Results []Result
+	Results []Result `json:"results"`
 }
 
 // UnallowRequest asks to remove Prefixes (1..MaxAddrs) from the mesh-wide allow list.
@@ -83,7 +84,7 @@ type UnallowRequest struct {
 // UnallowReply has one Result for each prefix of the request, in its order; an entry that is not there is
 // CodeNotFound, one that only the config file or the binary can take away is CodePolicy.
 type UnallowReply struct {
-	Results []Result
+	Results []Result `json:"results"`
 }
 
 // Result tells what became of one prefix of a request.
@@ -116,7 +117,7 @@ type ListEntry struct {
 	Prefix  netip.Prefix
 	Ports   string    // canonical; "" = all
 	Until   time.Time // JSON: RFC 3339 in UTC, whole seconds, rounded up
-	Origins []string  // human names of the nodes that ban it; the list is not kept after yield returns
+	Origins []string  // human names of the nodes that ban it
 	Reason  string
 	Source  string
 	State   string // StateEnforced and the like

@@ -1,0 +1,186 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"syscall"
+)
+
+// Client asks the agent behind a socket. It is an Agent itself, safe for concurrent use, and opens nothing until the
+// first call. Every method returns an error that wraps ErrNoAgent when nobody answers, and an *Error when the agent
+// refuses or fails.
+type Client struct {
+	path string
+	http *http.Client
+}
+
+var _ Agent = (*Client)(nil)
+
+// NewClient returns a client for the socket at path.
+func NewClient(path string) *Client {
+	dialer := net.Dialer{Timeout: dialTimeout}
+	return &Client{path: path, http: &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, "unix", path)
+		},
+		DisableCompression:     true,
+		MaxIdleConns:           2,
+		IdleConnTimeout:        idleTimeout / 2, // before the server ends it
+		MaxResponseHeaderBytes: maxHeader,
+	}}}
+}
+
+// Ban asks for bans. The request has at most MaxAddrs addresses; who has more asks several times.
+func (c *Client) Ban(ctx context.Context, req BanRequest) (BanReply, error) {
+	return call[BanReply](ctx, c, pathBan, req)
+}
+
+// Unban lifts bans.
+func (c *Client) Unban(ctx context.Context, req UnbanRequest) (UnbanReply, error) {
+	return call[UnbanReply](ctx, c, pathUnban, req)
+}
+
+// Allow adds to the mesh-wide never-ban list.
+func (c *Client) Allow(ctx context.Context, req AllowRequest) (AllowReply, error) {
+	return call[AllowReply](ctx, c, pathAllow, req)
+}
+
+// Unallow takes from it.
+func (c *Client) Unallow(ctx context.Context, req UnallowRequest) (UnallowReply, error) {
+	return call[UnallowReply](ctx, c, pathUnallow, req)
+}
+
+// Allowed returns the never-ban list.
+func (c *Client) Allowed(ctx context.Context) ([]AllowEntry, error) {
+	return call[[]AllowEntry](ctx, c, pathAllowed, nil)
+}
+
+// Why explains what the node does about prefix.
+func (c *Client) Why(ctx context.Context, prefix netip.Prefix) (WhyReply, error) {
+	return call[WhyReply](ctx, c, pathWhy+"?addr="+url.QueryEscape(FormatPrefix(prefix)), nil)
+}
+
+// Members returns the nodes of the mesh.
+func (c *Client) Members(ctx context.Context) ([]Member, error) {
+	return call[[]Member](ctx, c, pathMembers, nil)
+}
+
+// Status returns the state of the node.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	return call[Status](ctx, c, pathStatus, nil)
+}
+
+// Invite makes a join token.
+func (c *Client) Invite(ctx context.Context, req InviteRequest) (InviteReply, error) {
+	return call[InviteReply](ctx, c, pathInvite, req)
+}
+
+// call sends one request, a POST when it has a body, and reads the answer.
+func call[Rep any](ctx context.Context, c *Client, path string, req any) (rep Rep, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, errSlow)
+	defer cancel()
+	var body []byte
+	if req != nil {
+		if body, err = json.Marshal(req); err != nil {
+			return rep, fmt.Errorf("encode request: %w", err)
+		}
+	}
+	resp, err := c.do(ctx, path, body)
+	if err != nil {
+		return rep, err
+	}
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
+	_ = resp.Body.Close()
+	if err != nil {
+		return rep, broken(ctx, err)
+	}
+	if err := json.Unmarshal(data, &rep); err != nil {
+		return rep, fmt.Errorf("read the agent's answer: %w", err)
+	}
+	return rep, nil
+}
+
+var errSlow = &Error{
+	Code:    CodeFailed,
+	Message: fmt.Sprintf("the agent did not answer within %v", requestTimeout),
+	Hint:    "look at its log: journalctl -u meshban",
+}
+
+// do sends a request and returns an answer that is a success.
+func (c *Client) do(ctx context.Context, path string, body []byte) (*http.Response, error) {
+	method := http.MethodGet
+	if body != nil {
+		method = http.MethodPost
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://meshban"+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("make request: %w", err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.unreached(ctx, err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
+	}
+	data, err := io.ReadAll(io.LimitReader(resp.Body, MaxLine))
+	_ = resp.Body.Close()
+	if err != nil {
+		return nil, broken(ctx, err)
+	}
+	var refused errorReply
+	if json.Unmarshal(data, &refused) == nil && refused.Error != nil {
+		return nil, refused.Error
+	}
+	return nil, &Error{
+		Code:    CodeFailed,
+		Message: fmt.Sprintf("the agent does not know this request (HTTP %d)", resp.StatusCode),
+		Hint:    "is it an older version than this command? compare: meshban version, meshban status",
+	}
+}
+
+// unreached says why no answer came.
+func (c *Client) unreached(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.Is(err, fs.ErrPermission):
+		return &Error{
+			Code:    CodePolicy,
+			Message: fmt.Sprintf("no permission to use the agent's socket %q", c.path),
+			Hint:    "the agent belongs to another user: use sudo",
+			Rule:    "no permission",
+		}
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOTDIR),
+		errors.Is(err, syscall.EINVAL): // EINVAL: a path too long for a socket, so no agent is there either
+		return fmt.Errorf("%w on %q", ErrNoAgent, c.path)
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF):
+		return fmt.Errorf("%w on %q: it ended meanwhile", ErrNoAgent, c.path)
+	}
+	var op *url.Error
+	if errors.As(err, &op) && strings.HasPrefix(op.URL, "http://meshban") {
+		err = op.Err // the made-up URL tells nobody anything
+	}
+	return fmt.Errorf("ask the agent on %q: %w", c.path, err)
+}
+
+// broken says why an answer ended in its middle.
+func broken(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) {
+		return &Error{Code: CodeFailed, Message: "the agent's answer broke off", Hint: "it has ended or was restarted: look at its log"}
+	}
+	return fmt.Errorf("read the agent's answer: %w", err)
+}

@@ -1,0 +1,167 @@
+package control
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"net/netip"
+	"reflect"
+	"testing"
+	"time"
+)
+
+var until = time.Date(2026, 11, 22, 11, 32, 11, 0, time.UTC)
+
+func TestListEntryJSON(t *testing.T) {
+	e := ListEntry{
+		Prefix: netip.MustParsePrefix("203.0.113.7/32"), Ports: "22/tcp", Until: until.Add(-time.Millisecond),
+		Origins: []string{"web1", "web2"}, Reason: "say \"no\"\n\u009b", Source: "line:sshd", State: StateEnforced,
+	}
+	const want = `{"prefix":"203.0.113.7","ports":"22/tcp","until":"2026-11-22T11:32:11Z","origins":["web1","web2"],` +
+		`"reason":"say \"no\"\u000a\u009b","source":"line:sshd","state":"enforced"}`
+	if got := string(e.AppendJSON(nil)); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+func TestFormatTime(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		in   time.Time
+		want string
+	}{
+		{"ok: none", time.Time{}, ""},
+		{"ok: whole", until, "2026-11-22T11:32:11Z"},
+		{"ok: rounded up", until.Add(time.Millisecond), "2026-11-22T11:32:12Z"},
+		{"ok: in UTC", until.In(time.FixedZone("", 3600)), "2026-11-22T11:32:11Z"},
+	} {
+		if got := FormatTime(c.in); got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+func TestNoPermission(t *testing.T) {
+	err := NewClient("/x").unreached(t.Context(), &fs.PathError{Err: fs.ErrPermission})
+	if e, ok := errors.AsType[*Error](err); !ok || e.Code != CodePolicy || e.Hint == "" {
+		t.Errorf("got %#v, want a policy error with a hint", err)
+	}
+}
+
+// FuzzRequests: what a decoder takes, it takes again in the same meaning after being written; nothing panics, and no
+// bound is passed.
+func FuzzRequests(f *testing.F) {
+	for _, s := range []string{
+		`{"addrs":["192.0.2.1","2001:db8::/64","::ffff:10.0.0.0/104"],"for":"7d12h","ports":"22/tcp","reason":"x","source":"cli"}`,
+		`{"prefixes":["192.0.2.0/24"],"reason":"ü"}`, `{"prefixes":["192.0.2.0/24"],"for":"1h"}`,
+		`{"uses":3,"for":"24h"}`, `{}`, `{"addrs":[null]}`, `[]`, `null`, `{"addrs":["fe80::1%eth0"]}`, `{"for":""}`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		again(t, data, decodeBan)
+		again(t, data, decodeUnban)
+		again(t, data, decodeAllow)
+		again(t, data, decodeUnallow)
+		again(t, data, decodeInvite)
+		if r, err := decodeBan(data); err == nil {
+			if len(r.Addrs) == 0 || len(r.Addrs) > MaxAddrs || r.For < 0 || r.Source == "" || len(r.Reason) > MaxReason {
+				t.Errorf("out of bounds: %+v", r)
+			}
+			for _, p := range r.Addrs {
+				if !p.IsValid() || p != p.Masked() || p.Addr().Is4In6() || p.Addr().Zone() != "" {
+					t.Errorf("took %v", p)
+				}
+			}
+		}
+	})
+}
+
+func again[Req any](t *testing.T, data []byte, decode func([]byte) (Req, error)) {
+	first, err := decode(data)
+	if err != nil {
+		if e := AsError(err); e.Code != CodeUsage {
+			t.Errorf("%q: %v is no usage error", data, err)
+		}
+		return
+	}
+	text, err := json.Marshal(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := decode(text)
+	if err != nil || !reflect.DeepEqual(first, second) {
+		t.Errorf("%q became %q: %+v, then %+v, %v", data, text, first, second, err)
+	}
+}
+
+// FuzzListEntry: the quick decoder takes nothing that encoding/json reads otherwise, and an entry survives the trip.
+func FuzzListEntry(f *testing.F) {
+	for _, e := range []ListEntry{
+		{Prefix: netip.MustParsePrefix("203.0.113.7/32"), Until: until, Origins: []string{"web1", "web2"}, State: StateHeld},
+		{Prefix: netip.MustParsePrefix("2001:db8::/32"), Ports: "80", Until: until, Reason: "\"\\\x00\xff\u2028", Source: "cli"},
+	} {
+		f.Add(e.AppendJSON(nil))
+	}
+	f.Fuzz(func(t *testing.T, line []byte) {
+		var d entryDecoder
+		quick, ok := d.fast(line)
+		var slow ListEntry
+		err := json.Unmarshal(line, &slow)
+		if ok && bytes.IndexFunc(line, func(r rune) bool { return r < 0x20 || r > 0x7e }) < 0 {
+			if err != nil || string(quick.AppendJSON(nil)) != string(slow.AppendJSON(nil)) {
+				t.Errorf("%q: quick %+v, slow %+v, %v", line, quick, slow, err)
+			}
+		}
+		if err != nil {
+			return
+		}
+		text := slow.AppendJSON(nil)
+		if !json.Valid(text) {
+			t.Fatalf("wrote %q", text)
+		}
+		back, err := d.decode(text)
+		if err != nil || string(back.AppendJSON(nil)) != string(text) {
+			t.Errorf("%q came back as %+v, %v", text, back, err)
+		}
+	})
+}
+
+func FuzzEvent(f *testing.F) {
+	f.Add([]byte(`{"time":"2026-11-22T11:02:11.687Z","event":"ban","prefix":"192.0.2.7","until":null,"latency_ms":3.7}`))
+	f.Add([]byte(`{"time":"2026-11-22T11:02:11Z","event":"join","origin":"web3"}`))
+	f.Fuzz(func(t *testing.T, line []byte) {
+		var e, back Event
+		if json.Unmarshal(line, &e) != nil || e.Time.Year() > 9999 || e.Time.Year() < 0 {
+			return
+		}
+		text := e.AppendJSON(nil)
+		if err := json.Unmarshal(text, &back); err != nil || string(back.AppendJSON(nil)) != string(text) {
+			t.Errorf("%q came back as %+v, %v", text, back, err)
+		}
+	})
+}
+
+func BenchmarkListEntryEncode(b *testing.B) {
+	e := benchEntry
+	var buf []byte
+	for b.Loop() {
+		buf = e.AppendJSON(buf[:0])
+	}
+}
+
+func BenchmarkListEntryDecode(b *testing.B) {
+	line := benchEntry.AppendJSON(nil)
+	var d entryDecoder
+	for b.Loop() {
+		if _, err := d.decode(line); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+var benchEntry = ListEntry{
+	Prefix: netip.MustParsePrefix("203.0.113.7/32"), Until: until, Origins: []string{"web1"}, Reason: "sshd",
+	Source: "line:sshd", State: StateEnforced,
+}

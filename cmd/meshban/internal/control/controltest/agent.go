@@ -1,0 +1,296 @@
+// Package controltest is an agent without kernel, mesh or disk, for tests of what stands in front of the control
+// socket.
+package controltest
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+)
+
+// DefaultFor is the length of a ban that says none.
+const DefaultFor = 30 * time.Minute
+
+// Agent keeps bans in memory. Loopback is on its never-ban list, wider than /8 is refused, and ports other than
+// "", "80" and "22/tcp" make no sense to it. Set the fields before it serves.
+type Agent struct {
+	Now func() time.Time // nil = time.Now
+	// ListErr, when set, fails List after ListFail entries.
+	ListErr  error
+	ListFail int
+	// Hang, when set, makes Status wait until its context ends.
+	Hang bool
+
+	mu       sync.Mutex // guards what follows
+	bans     map[netip.Prefix]control.ListEntry
+	allows   map[netip.Prefix]control.AllowEntry
+	requests []control.BanRequest
+	watchers map[chan control.Event]struct{}
+}
+
+var _ control.Agent = (*Agent)(nil)
+
+// New returns an agent that holds entries.
+func New(entries ...control.ListEntry) *Agent {
+	a := &Agent{
+		bans:     map[netip.Prefix]control.ListEntry{},
+		allows:   map[netip.Prefix]control.AllowEntry{},
+		watchers: map[chan control.Event]struct{}{},
+	}
+	for _, e := range entries {
+		a.bans[e.Prefix] = e
+	}
+	return a
+}
+
+func (a *Agent) now() time.Time {
+	if a.Now != nil {
+		return a.Now()
+	}
+	return time.Now().UTC().Truncate(time.Millisecond)
+}
+
+// BanRequests returns what Ban was asked so far.
+func (a *Agent) BanRequests() []control.BanRequest {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.requests)
+}
+
+// Watchers returns how many streams of events run.
+func (a *Agent) Watchers() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.watchers)
+}
+
+var loopback = netip.MustParsePrefix("127.0.0.0/8")
+
+func refusal(p netip.Prefix) *control.Error {
+	switch {
+	case loopback.Overlaps(p):
+		return &control.Error{
+			Code: control.CodePolicy, Message: "it is on the never-ban list: loopback", Rule: "never-ban list",
+		}
+	case p.Bits() < 8:
+		return &control.Error{
+			Code: control.CodePolicy, Message: fmt.Sprintf("/%d is wider than /8", p.Bits()), Rule: "prefix too wide",
+			Hint: "ban narrower prefixes",
+		}
+	}
+	return nil
+}
+
+// Ban bans for For or DefaultFor.
+func (a *Agent) Ban(_ context.Context, req control.BanRequest) (control.BanReply, error) {
+	if !slices.Contains([]string{"", "80", "22/tcp"}, req.Ports) {
+		return control.BanReply{}, &control.Error{
+			Code: control.CodeUsage, Message: fmt.Sprintf("%q is not a port list", req.Ports), Hint: "write 22/tcp,80",
+		}
+	}
+	now := a.now()
+	until := now.Add(cmp.Or(req.For, DefaultFor))
+	var rep control.BanReply
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.requests = append(a.requests, req)
+	for _, p := range req.Addrs {
+		res := control.Result{Prefix: p, Err: refusal(p)}
+		if res.Err == nil {
+			res.Until = until
+			if _, again := a.bans[p]; again {
+				res.Note = "it was banned already"
+			}
+			a.bans[p] = control.ListEntry{
+				Prefix: p, Ports: req.Ports, Until: until, Origins: []string{"web1"}, Reason: req.Reason,
+				Source: req.Source, State: control.StateEnforced,
+			}
+			a.tellLocked(control.Event{Time: now, Name: "ban", Prefix: p, Ports: req.Ports, Until: until, Origin: "web1",
+				Reason: req.Reason, Source: req.Source, LatencyMS: new(1.5)})
+		}
+		rep.Results = append(rep.Results, res)
+	}
+	return rep, nil
+}
+
+func (a *Agent) tellLocked(e control.Event) {
+	for w := range a.watchers {
+		w <- e // deep enough for a test
+	}
+}
+
+// Tell sends e to everyone who watches.
+func (a *Agent) Tell(e control.Event) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.tellLocked(e)
+}
+
+var notBanned = &control.Error{Code: control.CodeNotFound, Message: "it is not banned", Hint: "meshban list shows what is"}
+
+// Unban lifts exactly what it is given.
+func (a *Agent) Unban(_ context.Context, req control.UnbanRequest) (control.UnbanReply, error) {
+	var rep control.UnbanReply
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, p := range req.Prefixes {
+		res := control.Result{Prefix: p}
+		if _, ok := a.bans[p]; !ok {
+			res.Err = notBanned
+		}
+		delete(a.bans, p)
+		rep.Results = append(rep.Results, res)
+	}
+	return rep, nil
+}
+
+// Allow adds to the allow list.
+func (a *Agent) Allow(_ context.Context, req control.AllowRequest) (control.AllowReply, error) {
+	var rep control.AllowReply
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, p := range req.Prefixes {
+		e := control.AllowEntry{Prefix: p, Origin: "web1", Reason: req.Reason, Source: "mesh"}
+		if req.For > 0 {
+			e.Until = a.now().Add(req.For)
+		}
+		a.allows[p] = e
+		rep.Results = append(rep.Results, control.Result{Prefix: p, Until: e.Until})
+	}
+	return rep, nil
+}
+
+// Unallow takes from it.
+func (a *Agent) Unallow(_ context.Context, req control.UnallowRequest) (control.UnallowReply, error) {
+	var rep control.UnallowReply
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, p := range req.Prefixes {
+		res := control.Result{Prefix: p}
+		if _, ok := a.allows[p]; !ok {
+			res.Err = &control.Error{Code: control.CodeNotFound, Message: "it is not on the allow list"}
+		}
+		if p == loopback {
+			res.Err = &control.Error{Code: control.CodePolicy, Message: "it is built in", Rule: "never-ban list"}
+		}
+		delete(a.allows, p)
+		rep.Results = append(rep.Results, res)
+	}
+	return rep, nil
+}
+
+// Allowed returns loopback and the allow list, sorted.
+func (a *Agent) Allowed(context.Context) ([]control.AllowEntry, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	all := []control.AllowEntry{{Prefix: loopback, Origin: "web1", Source: "built-in: loopback"}}
+	for _, e := range a.allows {
+		all = append(all, e)
+	}
+	slices.SortFunc(all[1:], func(x, y control.AllowEntry) int { return x.Prefix.Compare(y.Prefix) })
+	return all, nil
+}
+
+// List yields the bans, sorted.
+func (a *Agent) List(_ context.Context, yield func(control.ListEntry) error) error {
+	a.mu.Lock()
+	all := make([]control.ListEntry, 0, len(a.bans))
+	for _, e := range a.bans {
+		all = append(all, e)
+	}
+	a.mu.Unlock()
+	slices.SortFunc(all, func(x, y control.ListEntry) int { return x.Prefix.Compare(y.Prefix) })
+	for i, e := range all {
+		if a.ListErr != nil && i == a.ListFail {
+			return a.ListErr
+		}
+		if err := yield(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Why finds the ban of exactly the prefix.
+func (a *Agent) Why(_ context.Context, p netip.Prefix) (control.WhyReply, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	e, ok := a.bans[p]
+	if !ok {
+		return control.WhyReply{Address: p, Verdict: control.VerdictNotDropped, Summary: "nothing is known of it"}, nil
+	}
+	return control.WhyReply{
+		Address: p, Verdict: control.VerdictDropped, Summary: "web1 bans it",
+		Findings: []control.Finding{{
+			Kind: "ban", Prefix: p, Ports: e.Ports, Origin: "web1", Issued: e.Until.Add(-DefaultFor), Until: e.Until,
+			Reason: e.Reason, Source: e.Source, Status: "enforced",
+		}},
+	}, nil
+}
+
+// Members returns two.
+func (a *Agent) Members(context.Context) ([]control.Member, error) {
+	return []control.Member{
+		{Name: "web1", ID: "00112233445566778899aabbccddeeff", Addr: "192.0.2.1:7946", State: control.MemberAlive,
+			InSync: true, Version: "1.0.0", Self: true},
+		{Name: "web2", ID: "ffeeddccbbaa99887766554433221100", Addr: "192.0.2.2:7946", State: control.MemberSuspect,
+			RTTms: new(0.42), Version: "1.0.0"},
+	}, nil
+}
+
+// Status returns a node of a mesh of two.
+func (a *Agent) Status(ctx context.Context) (control.Status, error) {
+	if a.Hang {
+		<-ctx.Done()
+		return control.Status{}, ctx.Err()
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return control.Status{
+		Name: "web1", ID: "00112233445566778899aabbccddeeff", Version: "1.0.0", UptimeS: 93784.5, Addr: "192.0.2.1:7946",
+		Mesh: control.MeshStatus{Alive: 1, Total: 2, InSync: 1, Digest: "ab12cd34"},
+		Bans: control.BanStatus{Active: len(a.bans), Pending: 1, Allowed: 2},
+		Firewall: control.FirewallStatus{
+			Backend: "nftables", Enforced: len(a.bans), Repairs: 3,
+			Tried: []control.Attempt{{Backend: "ipset", Error: "no such module"}},
+		},
+		Lines:    control.LineStatus{File: "/var/lib/meshban/newbans.log", Accepted: 12, Ignored: 4, Echoes: 2, Emitted: 7},
+		Problems: []string{"web2 has not answered for 40 s"},
+	}, nil
+}
+
+// Watch yields what Tell and Ban send.
+func (a *Agent) Watch(ctx context.Context, yield func(control.Event) error) error {
+	events := make(chan control.Event, 1024) // tellLocked sends, nobody closes it, a full one blocks the test
+	a.mu.Lock()
+	a.watchers[events] = struct{}{}
+	a.mu.Unlock()
+	defer func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.watchers, events)
+	}()
+	for {
+		select {
+		case e := <-events:
+			if err := yield(e); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Invite returns a token.
+func (a *Agent) Invite(_ context.Context, req control.InviteRequest) (control.InviteReply, error) {
+	return control.InviteReply{
+		Token: "meshban1-token", Uses: cmp.Or(req.Uses, 1), Expires: a.now().Add(cmp.Or(req.For, time.Hour)),
+	}, nil
+}

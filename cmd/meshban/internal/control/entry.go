@@ -1,0 +1,119 @@
+package control
+
+import (
+	"encoding/json"
+	"errors"
+	"math"
+	"net/netip"
+	"strconv"
+	"time"
+)
+
+// AppendJSON appends e as one JSON object without a newline.
+func (e ListEntry) AppendJSON(dst []byte) []byte {
+	dst = append(dst, `{"prefix":"`...)
+	dst = appendPrefix(dst, e.Prefix)
+	dst = append(dst, `","ports":`...)
+	dst = appendString(dst, e.Ports)
+	dst = append(dst, `,"until":`...)
+	dst = appendTimeValue(dst, e.Until)
+	dst = append(dst, `,"origins":[`...)
+	for i, o := range e.Origins {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = appendString(dst, o)
+	}
+	dst = append(dst, `],"reason":`...)
+	dst = appendString(dst, e.Reason)
+	dst = append(dst, `,"source":`...)
+	dst = appendString(dst, e.Source)
+	dst = append(dst, `,"state":`...)
+	dst = appendString(dst, e.State)
+	return append(dst, '}')
+}
+
+// MarshalJSON is AppendJSON for encoding/json.
+func (e ListEntry) MarshalJSON() ([]byte, error) { return e.AppendJSON(nil), nil }
+
+type listEntryJSON struct {
+	Prefix  prefixText `json:"prefix"`
+	Ports   string     `json:"ports"`
+	Until   timeText   `json:"until"`
+	Origins []string   `json:"origins"`
+	Reason  string     `json:"reason"`
+	Source  string     `json:"source"`
+	State   string     `json:"state"`
+}
+
+// UnmarshalJSON reads what AppendJSON writes; fields it does not know are ignored.
+func (e *ListEntry) UnmarshalJSON(data []byte) error {
+	var w listEntryJSON
+	if err := json.Unmarshal(data, &w); err != nil {
+		return err
+	}
+	if !netip.Prefix(w.Prefix).IsValid() {
+		return errors.New("list entry without a prefix")
+	}
+	*e = ListEntry{netip.Prefix(w.Prefix), w.Ports, time.Time(w.Until), w.Origins, w.Reason, w.Source, w.State}
+	return nil
+}
+
+// AppendJSON appends e as one JSON object without a newline. An event of a member has no "prefix", "ports", "until".
+func (e Event) AppendJSON(dst []byte) []byte {
+	dst = append(dst, `{"time":"`...)
+	dst = e.Time.UTC().AppendFormat(dst, eventTime)
+	dst = append(dst, `","event":`...)
+	dst = appendString(dst, e.Name)
+	if e.Prefix.IsValid() {
+		dst = append(dst, `,"prefix":"`...)
+		dst = appendPrefix(dst, e.Prefix)
+		dst = append(dst, `","ports":`...)
+		dst = appendString(dst, e.Ports)
+		dst = append(dst, `,"until":`...)
+		dst = appendTimeValue(dst, e.Until)
+	}
+	dst = append(dst, `,"origin":`...)
+	dst = appendString(dst, e.Origin)
+	dst = append(dst, `,"reason":`...)
+	dst = appendString(dst, e.Reason)
+	dst = append(dst, `,"source":`...)
+	dst = appendString(dst, e.Source)
+	dst = append(dst, `,"latency_ms":`...)
+	if e.LatencyMS == nil || math.IsNaN(*e.LatencyMS) || math.IsInf(*e.LatencyMS, 0) {
+		dst = append(dst, "null"...)
+	} else {
+		dst = strconv.AppendFloat(dst, *e.LatencyMS, 'f', 3, 64)
+	}
+	return append(dst, '}')
+}
+
+// MarshalJSON is AppendJSON for encoding/json.
+func (e Event) MarshalJSON() ([]byte, error) { return e.AppendJSON(nil), nil }
+
+type eventJSON struct {
+	Time      time.Time  `json:"time"`
+	Name      string     `json:"event"`
+	Prefix    prefixText `json:"prefix"`
+	Ports     string     `json:"ports"`
+	Until     timeText   `json:"until"`
+	Origin    string     `json:"origin"`
+	Reason    string     `json:"reason"`
+	Source    string     `json:"source"`
+	LatencyMS *float64   `json:"latency_ms"`
+}
+
+// UnmarshalJSON reads what AppendJSON writes; fields it does not know are ignored.
+func (e *Event) UnmarshalJSON(data []byte) error {
+	var w eventJSON
+	if err := json.Unmarshal(data, &w); err != nil {
+		return err
+	}
+	if w.Name == "" {
+		return errors.New("event without a name")
+	}
+	*e = Event{
+		w.Time.UTC(), w.Name, netip.Prefix(w.Prefix), w.Ports, time.Time(w.Until), w.Origin, w.Reason, w.Source, w.LatencyMS,
+	}
+	return nil
+}

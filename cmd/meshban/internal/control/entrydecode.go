@@ -1,0 +1,122 @@
+package control
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/netip"
+	"time"
+)
+
+// maxInterned is how many distinct strings an entryDecoder keeps.
+const maxInterned = 4_096
+
+// entryDecoder reads list entries. What AppendJSON wrote without an escape, which is nearly everything, it reads
+// without encoding/json and with strings shared between entries; all else goes the slow way. The zero value is ready.
+type entryDecoder struct {
+	strings map[string]string
+	origins []string // of the last entry, reused
+}
+
+func (d *entryDecoder) decode(line []byte) (ListEntry, error) {
+	if e, ok := d.fast(line); ok {
+		return e, nil
+	}
+	var e ListEntry
+	err := json.Unmarshal(line, &e)
+	return e, err
+}
+
+// scanner takes a line apart from the left. After the first thing that is not there, ok is false and stays so.
+type scanner struct {
+	rest []byte
+	ok   bool
+}
+
+func (s *scanner) literal(text string) {
+	if s.ok = s.ok && len(s.rest) >= len(text) && string(s.rest[:len(text)]) == text; s.ok {
+		s.rest = s.rest[len(text):]
+	}
+}
+
+// quoted takes what stands before the next quote, which has been opened already, and the quote.
+func (s *scanner) quoted() []byte {
+	if !s.ok {
+		return nil
+	}
+	i := bytes.IndexByte(s.rest, '"')
+	if i < 0 || bytes.IndexByte(s.rest[:i], '\\') >= 0 {
+		s.ok = false
+		return nil
+	}
+	text := s.rest[:i]
+	s.rest = s.rest[i+1:]
+	return text
+}
+
+func (d *entryDecoder) fast(line []byte) (ListEntry, bool) {
+	s := scanner{rest: line, ok: true}
+	var e ListEntry
+	s.literal(`{"prefix":"`)
+	prefix := s.quoted()
+	s.literal(`,"ports":"`)
+	e.Ports = d.intern(s.quoted())
+	s.literal(`,"until":"`)
+	until := s.quoted()
+	s.literal(`,"origins":[`)
+	d.origins = d.origins[:0]
+	for s.ok && len(s.rest) > 0 && s.rest[0] == '"' {
+		s.rest = s.rest[1:]
+		d.origins = append(d.origins, d.intern(s.quoted()))
+		if s.ok && len(s.rest) > 1 && s.rest[0] == ',' {
+			s.rest = s.rest[1:]
+			s.ok = s.rest[0] == '"'
+		}
+	}
+	e.Origins = d.origins
+	s.literal(`],"reason":"`)
+	e.Reason = d.intern(s.quoted())
+	s.literal(`,"source":"`)
+	e.Source = d.intern(s.quoted())
+	s.literal(`,"state":"`)
+	e.State = d.intern(s.quoted())
+	s.literal(`}`)
+	if !s.ok || len(s.rest) > 0 {
+		return ListEntry{}, false
+	}
+	var err error
+	if bytes.IndexByte(prefix, '/') >= 0 {
+		e.Prefix, err = netip.ParsePrefix(string(prefix))
+	} else {
+		var addr netip.Addr
+		addr, err = netip.ParseAddr(string(prefix))
+		if addr.Zone() == "" {
+			e.Prefix = netip.PrefixFrom(addr, addr.BitLen())
+		}
+	}
+	if err != nil || !e.Prefix.IsValid() || e.Prefix.Addr().Is4In6() || e.Prefix != e.Prefix.Masked() {
+		return ListEntry{}, false
+	}
+	if e.Until, err = time.Parse(time.RFC3339, string(until)); err != nil {
+		return ListEntry{}, false
+	}
+	e.Until = e.Until.UTC()
+	return e, true
+}
+
+// intern returns b as a string, the same one each time while there is room.
+func (d *entryDecoder) intern(b []byte) string {
+	if len(b) == 0 {
+		return ""
+	}
+	if s, ok := d.strings[string(b)]; ok {
+		return s
+	}
+	s := string(b)
+	if d.strings == nil {
+		d.strings = map[string]string{}
+	}
+	if len(d.strings) < maxInterned {
+		d.strings[s] = s
+	}
+	return s
+}

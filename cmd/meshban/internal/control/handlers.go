@@ -1,0 +1,181 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
+)
+
+// Paths of the socket's HTTP interface.
+const (
+	pathBan     = "/v1/ban"
+	pathUnban   = "/v1/unban"
+	pathAllow   = "/v1/allow"
+	pathUnallow = "/v1/unallow"
+	pathAllowed = "/v1/allowed"
+	pathList    = "/v1/list"
+	pathWhy     = "/v1/why" // ?addr=
+	pathMembers = "/v1/members"
+	pathStatus  = "/v1/status"
+	pathWatch   = "/v1/watch"
+	pathInvite  = "/v1/invite"
+)
+
+// statusOf is the HTTP status of each code.
+var statusOf = map[Code]int{
+	CodeFailed:   http.StatusInternalServerError,
+	CodeUsage:    http.StatusBadRequest,
+	CodePolicy:   http.StatusForbidden,
+	CodeNotFound: http.StatusNotFound,
+}
+
+// errorReply is the body of a refused request, and the last line of a stream that failed.
+type errorReply struct {
+	Error *Error `json:"error"`
+}
+
+// routes builds the handler; streams also end with server.
+func (s *Server) routes(server context.Context) http.Handler {
+	mux := http.NewServeMux()
+	agent := s.cfg.Agent
+	mux.Handle("POST "+pathBan, post(decodeBan, agent.Ban))
+	mux.Handle("POST "+pathUnban, post(decodeUnban, agent.Unban))
+	mux.Handle("POST "+pathAllow, post(decodeAllow, agent.Allow))
+	mux.Handle("POST "+pathUnallow, post(decodeUnallow, agent.Unallow))
+	mux.Handle("POST "+pathInvite, post(decodeInvite, agent.Invite))
+	mux.Handle("GET "+pathAllowed, get(agent.Allowed))
+	mux.Handle("GET "+pathMembers, get(agent.Members))
+	mux.Handle("GET "+pathStatus, get(agent.Status))
+	mux.HandleFunc("GET "+pathWhy, s.why)
+	mux.HandleFunc("GET "+pathList, func(w http.ResponseWriter, r *http.Request) { s.list(w, r, server) })
+	mux.HandleFunc("GET "+pathWatch, func(w http.ResponseWriter, r *http.Request) { s.watch(w, r, server) })
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !s.running.TryRLock() {
+			return // Run has ended
+		}
+		defer s.running.RUnlock()
+		r.Body = http.MaxBytesReader(w, r.Body, MaxBody)
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// post serves a call with a request body.
+func post[Req, Rep any](decode func([]byte) (Req, error), call func(context.Context, Req) (Rep, error)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+				err = usage("the request has more than %d bytes", MaxBody)
+			}
+			fail(w, err)
+			return
+		}
+		req, err := decode(body)
+		if err != nil {
+			fail(w, err)
+			return
+		}
+		rep, err := call(r.Context(), req)
+		answer(w, rep, err)
+	})
+}
+
+// get serves a call without one.
+func get[Rep any](call func(context.Context) (Rep, error)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rep, err := call(r.Context())
+		answer(w, rep, err)
+	})
+}
+
+func (s *Server) why(w http.ResponseWriter, r *http.Request) {
+	prefix, err := config.ParsePrefix(r.URL.Query().Get("addr"))
+	if err != nil {
+		fail(w, badValue(err))
+		return
+	}
+	rep, err := s.cfg.Agent.Why(r.Context(), prefix)
+	if len(rep.Findings) > MaxFindings {
+		rep.Findings = rep.Findings[:MaxFindings]
+	}
+	answer(w, rep, err)
+}
+
+func (s *Server) list(w http.ResponseWriter, r *http.Request, server context.Context) {
+	ctx, done := stream(r.Context(), server)
+	defer done()
+	out := newLines(w, listChunk)
+	err := s.cfg.Agent.List(ctx, func(e ListEntry) error {
+		out.buf = e.AppendJSON(out.buf)
+		return out.end()
+	})
+	if err == nil && server.Err() != nil {
+		err = errors.New("the agent stops")
+	}
+	out.close(err)
+}
+
+func (s *Server) watch(w http.ResponseWriter, r *http.Request, server context.Context) {
+	select {
+	case s.watchers <- struct{}{}:
+		defer func() { <-s.watchers }()
+	default:
+		fail(w, &Error{Code: CodeFailed, Message: fmt.Sprintf("%d clients watch already, no more are taken", MaxWatchers)})
+		return
+	}
+	ctx, done := stream(r.Context(), server)
+	defer done()
+	out := newLines(w, 0)
+	if out.flush() != nil { // the header: the client sees that it is connected
+		return
+	}
+	err := s.cfg.Agent.Watch(ctx, func(e Event) error {
+		out.buf = e.AppendJSON(out.buf)
+		return out.end()
+	})
+	if ctx.Err() != nil {
+		err = nil // ended as it should
+	}
+	out.close(err)
+}
+
+// answer sends a reply or the error.
+func answer(w http.ResponseWriter, rep any, err error) {
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	body, err := json.Marshal(rep)
+	if err != nil {
+		fail(w, fmt.Errorf("encode answer: %w", err))
+		return
+	}
+	send(w, http.StatusOK, body)
+}
+
+// fail sends err as an errorReply.
+func fail(w http.ResponseWriter, err error) {
+	e := AsError(err)
+	status, ok := statusOf[e.Code]
+	if !ok {
+		status = http.StatusInternalServerError
+	}
+	body, err := json.Marshal(errorReply{e})
+	if err != nil {
+		body = nil // strings alone: cannot be
+	}
+	send(w, status, body)
+}
+
+// send writes one JSON body. A write that fails means that the client is gone: there is nobody to tell.
+func send(w http.ResponseWriter, status int, body []byte) {
+	deadline(w)
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(body, '\n'))
+}

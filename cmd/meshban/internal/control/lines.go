@@ -1,0 +1,62 @@
+package control
+
+import (
+	"encoding/json"
+	"net/http"
+)
+
+// listChunk is how many bytes of a list are gathered before they are sent.
+const listChunk = 64 << 10
+
+// lines writes a stream of JSON objects, one a line. Whoever adds an object appends it to buf and calls end.
+type lines struct {
+	w       http.ResponseWriter
+	rc      *http.ResponseController
+	buf     []byte
+	chunk   int  // bytes to gather before a flush
+	started bool // the header is out: an error can only be a line now
+}
+
+func newLines(w http.ResponseWriter, chunk int) *lines {
+	return &lines{w: w, rc: http.NewResponseController(w), chunk: chunk, buf: make([]byte, 0, chunk+MaxLine/16)}
+}
+
+// end ends a line and sends what is gathered when that is enough.
+func (l *lines) end() error {
+	l.buf = append(l.buf, '\n')
+	if len(l.buf) < l.chunk {
+		return nil
+	}
+	return l.flush()
+}
+
+func (l *lines) flush() error {
+	deadline(l.w)
+	if !l.started {
+		l.w.Header().Set("Content-Type", "application/x-ndjson")
+		l.w.WriteHeader(http.StatusOK)
+		l.started = true
+	}
+	_, err := l.w.Write(l.buf)
+	l.buf = l.buf[:0]
+	if err != nil {
+		return err
+	}
+	return l.rc.Flush()
+}
+
+// close sends the rest, and err: as the whole answer when nothing is out yet, else as the last line.
+func (l *lines) close(err error) {
+	if err != nil && !l.started {
+		fail(l.w, err)
+		return
+	}
+	if err != nil {
+		line, fault := json.Marshal(errorReply{AsError(err)})
+		if fault != nil {
+			panic(http.ErrAbortHandler) // strings alone: cannot be; and if so, the client sees a broken stream
+		}
+		l.buf = append(append(l.buf, line...), '\n')
+	}
+	_ = l.flush() // fails when the client is gone: there is nobody to tell
+}

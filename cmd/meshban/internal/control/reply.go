@@ -1,0 +1,129 @@
+package control
+
+import (
+	"encoding/json"
+	"net/netip"
+	"time"
+)
+
+type resultJSON struct {
+	Prefix prefixText `json:"prefix"`
+	Until  timeText   `json:"until"`
+	Note   string     `json:"note,omitempty"`
+	Err    *Error     `json:"error,omitempty"`
+}
+
+// MarshalJSON writes the result as the client reads it.
+func (r Result) MarshalJSON() ([]byte, error) {
+	return json.Marshal(resultJSON{prefixText(r.Prefix), timeText(r.Until), r.Note, r.Err})
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (r *Result) UnmarshalJSON(data []byte) error {
+	var w resultJSON
+	if err := json.Unmarshal(data, &w); err != nil {
+		return err
+	}
+	*r = Result{netip.Prefix(w.Prefix), time.Time(w.Until), w.Note, w.Err}
+	return nil
+}
+
+type allowEntryJSON struct {
+	Prefix prefixText `json:"prefix"`
+	Until  timeText   `json:"until"`
+	Origin string     `json:"origin"`
+	Reason string     `json:"reason"`
+	Source string     `json:"source"`
+}
+
+// MarshalJSON writes prefix, until (null = until removed), origin, reason, source.
+func (e AllowEntry) MarshalJSON() ([]byte, error) {
+	return json.Marshal(allowEntryJSON{prefixText(e.Prefix), timeText(e.Until), e.Origin, e.Reason, e.Source})
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (e *AllowEntry) UnmarshalJSON(data []byte) error {
+	var w allowEntryJSON
+	if err := json.Unmarshal(data, &w); err != nil {
+		return err
+	}
+	*e = AllowEntry{netip.Prefix(w.Prefix), time.Time(w.Until), w.Origin, w.Reason, w.Source}
+	return nil
+}
+
+type whyJSON struct {
+	Address  prefixText `json:"address"`
+	Verdict  string     `json:"verdict"`
+	Summary  string     `json:"summary"`
+	Findings []Finding  `json:"findings"`
+}
+
+// MarshalJSON writes address, verdict, summary and findings (never null).
+func (r WhyReply) MarshalJSON() ([]byte, error) {
+	if r.Findings == nil {
+		r.Findings = []Finding{}
+	}
+	return json.Marshal(whyJSON{prefixText(r.Address), r.Verdict, r.Summary, r.Findings})
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (r *WhyReply) UnmarshalJSON(data []byte) error {
+	var w whyJSON
+	if err := json.Unmarshal(data, &w); err != nil {
+		return err
+	}
+	*r = WhyReply{netip.Prefix(w.Address), w.Verdict, w.Summary, w.Findings}
+	return nil
+}
+
+type findingJSON struct {
+	Kind   string     `json:"kind"`
+	Prefix prefixText `json:"prefix"`
+	Ports  string     `json:"ports"`
+	Origin string     `json:"origin"`
+	Issued timeText   `json:"issued"`
+	Until  timeText   `json:"until"`
+	Reason string     `json:"reason"`
+	Source string     `json:"source"`
+	Status string     `json:"status"`
+}
+
+// MarshalJSON writes every field; a time that does not apply is null.
+func (f Finding) MarshalJSON() ([]byte, error) {
+	return json.Marshal(findingJSON{
+		f.Kind, prefixText(f.Prefix), f.Ports, f.Origin, timeText(f.Issued.Truncate(time.Second)), timeText(f.Until), f.Reason, f.Source, f.Status,
+	})
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (f *Finding) UnmarshalJSON(data []byte) error {
+	var w findingJSON
+	if err := json.Unmarshal(data, &w); err != nil {
+		return err
+	}
+	*f = Finding{
+		w.Kind, netip.Prefix(w.Prefix), w.Ports, w.Origin, time.Time(w.Issued), time.Time(w.Until), w.Reason, w.Source, w.Status,
+	}
+	return nil
+}
+
+type inviteReplyJSON struct {
+	Token   string   `json:"token"`
+	Uses    int      `json:"uses"`
+	Expires timeText `json:"expires"`
+}
+
+// MarshalJSON writes token, uses and expires.
+func (r InviteReply) MarshalJSON() ([]byte, error) {
+	return json.Marshal(inviteReplyJSON{r.Token, r.Uses, timeText(r.Expires)})
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (r *InviteReply) UnmarshalJSON(data []byte) error {
+	var w inviteReplyJSON
+	if err := json.Unmarshal(data, &w); err != nil {
+		return err
+	}
+	*r = InviteReply{w.Token, w.Uses, time.Time(w.Expires)}
+	return nil
+}

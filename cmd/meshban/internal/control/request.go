@@ -1,0 +1,182 @@
+package control
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"time"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
+)
+
+// sourceAPI is the Source of a ban whose request named none.
+const sourceAPI = "api"
+
+type banRequestJSON struct {
+	Addrs  []prefixText `json:"addrs"`
+	For    spanText     `json:"for,omitempty"`
+	Ports  string       `json:"ports,omitempty"`
+	Reason string       `json:"reason,omitempty"`
+	Source string       `json:"source,omitempty"`
+}
+
+type prefixRequestJSON struct {
+	Prefixes []prefixText `json:"prefixes"`
+	For      spanText     `json:"for,omitempty"`
+	Reason   string       `json:"reason,omitempty"`
+}
+
+type inviteRequestJSON struct {
+	Uses int      `json:"uses,omitempty"`
+	For  spanText `json:"for,omitempty"`
+}
+
+// MarshalJSON writes the request as the server reads it.
+func (r BanRequest) MarshalJSON() ([]byte, error) {
+	return json.Marshal(banRequestJSON{texts(r.Addrs), spanText(r.For), r.Ports, r.Reason, r.Source})
+}
+
+// MarshalJSON writes the request as the server reads it.
+func (r UnbanRequest) MarshalJSON() ([]byte, error) {
+	return json.Marshal(prefixRequestJSON{Prefixes: texts(r.Prefixes), Reason: r.Reason})
+}
+
+// MarshalJSON writes the request as the server reads it.
+func (r AllowRequest) MarshalJSON() ([]byte, error) {
+	return json.Marshal(prefixRequestJSON{texts(r.Prefixes), spanText(r.For), r.Reason})
+}
+
+// MarshalJSON writes the request as the server reads it.
+func (r UnallowRequest) MarshalJSON() ([]byte, error) {
+	return json.Marshal(prefixRequestJSON{Prefixes: texts(r.Prefixes), Reason: r.Reason})
+}
+
+// MarshalJSON writes the request as the server reads it.
+func (r InviteRequest) MarshalJSON() ([]byte, error) {
+	return json.Marshal(inviteRequestJSON{r.Uses, spanText(r.For)})
+}
+
+func texts(list []netip.Prefix) []prefixText {
+	all := make([]prefixText, len(list))
+	for i, p := range list {
+		all[i] = prefixText(p)
+	}
+	return all
+}
+
+// prefixes checks the list of a request.
+func prefixes(key string, list []prefixText) ([]netip.Prefix, error) {
+	switch {
+	case len(list) == 0:
+		return nil, usage("%q has no address", key)
+	case len(list) > MaxAddrs:
+		return nil, usage("%q has %d addresses, at most %d are taken at once", key, len(list), MaxAddrs)
+	}
+	all := make([]netip.Prefix, len(list))
+	for i, p := range list {
+		all[i] = netip.Prefix(p)
+		if !all[i].IsValid() {
+			return nil, usage("%q has an empty address", key)
+		}
+	}
+	return all, nil
+}
+
+func usage(format string, args ...any) *Error {
+	return &Error{Code: CodeUsage, Message: fmt.Sprintf(format, args...)}
+}
+
+// strict reads one JSON object into into and refuses unknown keys and anything behind it.
+func strict(body []byte, into any) error {
+	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.DisallowUnknownFields()
+	err := dec.Decode(into)
+	if err == nil {
+		if _, more := dec.Token(); more == io.EOF {
+			return nil
+		}
+		err = errors.New("more than one object")
+	}
+	return badValue(err)
+}
+
+// badValue says what is wrong with a value of a request.
+func badValue(err error) *Error {
+	if bad, ok := errors.AsType[*config.Error](err); ok {
+		return &Error{Code: CodeUsage, Message: bad.Problem, Hint: bad.Remedy}
+	}
+	return usage("read request: %v", err)
+}
+
+func short(name, s string, most int) error {
+	if len(s) > most {
+		return usage("%s has %d bytes, at most %d are taken", name, len(s), most)
+	}
+	return nil
+}
+
+func decodeBan(body []byte) (BanRequest, error) {
+	var w banRequestJSON
+	if err := strict(body, &w); err != nil {
+		return BanRequest{}, err
+	}
+	addrs, err := prefixes("addrs", w.Addrs)
+	if err != nil {
+		return BanRequest{}, err
+	}
+	if w.Source == "" {
+		w.Source = sourceAPI
+	}
+	err = errors.Join(short("ports", w.Ports, MaxPorts), short("reason", w.Reason, MaxReason), short("source", w.Source, MaxSource))
+	if err != nil {
+		return BanRequest{}, AsError(err)
+	}
+	return BanRequest{addrs, time.Duration(w.For), w.Ports, w.Reason, w.Source}, nil
+}
+
+func decodeUnban(body []byte) (UnbanRequest, error) {
+	w, list, err := decodePrefixes(body)
+	if err == nil && w.For != 0 {
+		err = usage(`"for" has no meaning here`)
+	}
+	return UnbanRequest{list, w.Reason}, err
+}
+
+func decodeAllow(body []byte) (AllowRequest, error) {
+	w, list, err := decodePrefixes(body)
+	return AllowRequest{list, time.Duration(w.For), w.Reason}, err
+}
+
+func decodeUnallow(body []byte) (UnallowRequest, error) {
+	r, err := decodeUnban(body)
+	return UnallowRequest(r), err
+}
+
+func decodePrefixes(body []byte) (prefixRequestJSON, []netip.Prefix, error) {
+	var w prefixRequestJSON
+	if err := strict(body, &w); err != nil {
+		return prefixRequestJSON{}, nil, err
+	}
+	list, err := prefixes("prefixes", w.Prefixes)
+	if err == nil {
+		err = short("reason", w.Reason, MaxReason)
+	}
+	if err != nil {
+		return prefixRequestJSON{}, nil, err
+	}
+	return w, list, nil
+}
+
+func decodeInvite(body []byte) (InviteRequest, error) {
+	var w inviteRequestJSON
+	if err := strict(body, &w); err != nil {
+		return InviteRequest{}, err
+	}
+	if w.Uses < 0 || w.Uses > MaxInviteUses {
+		return InviteRequest{}, usage("a token is for 1 to %d machines, not %d", MaxInviteUses, w.Uses)
+	}
+	return InviteRequest{w.Uses, time.Duration(w.For)}, nil
+}

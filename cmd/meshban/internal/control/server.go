@@ -1,0 +1,194 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/net/netutil"
+)
+
+// maxSocketPath is the longest socket path in bytes that every system here takes (sun_path of darwin and freebsd).
+const maxSocketPath = 103
+
+// ServerConfig says what to serve, and where.
+type ServerConfig struct {
+	Agent  Agent
+	Path   string       // of the socket; its folder exists
+	Logger *slog.Logger // nil = none
+}
+
+func (c ServerConfig) validate() error {
+	switch {
+	case c.Agent == nil:
+		return errors.New("control server without an agent")
+	case c.Path == "":
+		return errors.New("control server without a path")
+	case len(c.Path) > maxSocketPath:
+		return &Error{
+			Code:    CodeUsage,
+			Message: fmt.Sprintf("socket path %q has %d bytes, at most %d are possible", c.Path, len(c.Path), maxSocketPath),
+			Hint:    "choose a state folder with a shorter name: --dir",
+		}
+	}
+	return nil
+}
+
+// Server serves an Agent on a unix socket.
+type Server struct {
+	cfg      ServerConfig
+	watchers chan struct{} // one token a running event stream; full = no more
+	running  sync.RWMutex  // every handler holds it for reading; Run takes it for good when it ends
+	listener net.Listener  // set by Listen, taken by Run
+	ready    chan struct{}
+}
+
+// NewServer checks cfg; it opens nothing.
+func NewServer(cfg ServerConfig) (*Server, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Server{cfg: cfg, watchers: make(chan struct{}, MaxWatchers), ready: make(chan struct{})}, nil
+}
+
+// Listen opens the socket, mode 0600. It dials what is there first: a live one is ErrInUse, a dead one is replaced. Run
+// calls it where nobody has; who calls it earlier learns earlier that another agent runs, and must call Run or Close.
+// Two servers that start on one path at the same instant are kept apart by the caller's lock on the folder.
+func (s *Server) Listen() error {
+	if s.listener != nil {
+		return nil
+	}
+	if err := clearSocket(s.cfg.Path); err != nil {
+		return err
+	}
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		// Linux gives the file the mode of the unbound socket, so that it is never open to others. Elsewhere this
+		// fails and the chmod below does it.
+		return c.Control(func(fd uintptr) { _ = syscall.Fchmod(int(fd), 0o600) })
+	}}
+	l, err := lc.Listen(context.Background(), "unix", s.cfg.Path)
+	if err != nil {
+		return fmt.Errorf("open control socket: %w", err)
+	}
+	if err := os.Chmod(s.cfg.Path, 0o600); err != nil {
+		return errors.Join(fmt.Errorf("open control socket: %w", err), l.Close())
+	}
+	s.listener = netutil.LimitListener(l, MaxConns)
+	close(s.ready)
+	return nil
+}
+
+// clearSocket removes a socket that nobody serves.
+func clearSocket(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open control socket: %w", err)
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return fmt.Errorf("open control socket: %q is there and is no socket", path)
+	}
+	conn, err := net.DialTimeout("unix", path, dialTimeout)
+	switch {
+	case err == nil:
+		_ = conn.Close()
+		return ErrInUse
+	case !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, fs.ErrNotExist):
+		// Full backlog, time-out, no permission: somebody may well be there.
+		return fmt.Errorf("%w: %w", ErrInUse, err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove dead control socket: %w", err)
+	}
+	return nil
+}
+
+// Ready is closed when the socket is open.
+func (s *Server) Ready() <-chan struct{} { return s.ready }
+
+// Close gives back what Listen opened, for a caller that never gets to Run.
+func (s *Server) Close() error {
+	if s.listener == nil {
+		return nil
+	}
+	return s.listener.Close()
+}
+
+// Run serves until ctx ends, then gives running requests up to stopTimeout, ends streams at once, removes the socket
+// and returns nil when every handler has returned. It returns ErrInUse when another agent serves the path. It is
+// called once.
+func (s *Server) Run(ctx context.Context) error {
+	if err := s.Listen(); err != nil {
+		return err
+	}
+	// Requests outlive ctx by stopTimeout, so that a ban which arrived is answered; streams end with ctx.
+	base, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	srv := &http.Server{
+		Handler:           s.routes(ctx),
+		BaseContext:       func(net.Listener) context.Context { return base },
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       headerTimeout + bodyTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          log.New(serverLog{s.cfg.Logger}, "", 0),
+	}
+	served := make(chan error, 1) // one send, by the goroutine below
+	go func() { served <- srv.Serve(s.listener) }()
+
+	var err error
+	select {
+	case err = <-served:
+	case <-ctx.Done():
+		limit, done := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+		if srv.Shutdown(limit) != nil {
+			cut()
+			_ = srv.Close()
+		}
+		done()
+		err = <-served
+	}
+	cut()
+	_ = srv.Close()
+	s.running.Lock()
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serve control socket: %w", err)
+}
+
+// serverLog takes what net/http has to say: a handler that panicked, a connection that could not be accepted.
+type serverLog struct{ logger *slog.Logger }
+
+func (l serverLog) Write(line []byte) (int, error) {
+	l.logger.Error("control socket", "problem", string(bytes.TrimSpace(line)))
+	return len(line), nil
+}
+
+// stream derives from ctx one that also ends with the server.
+func stream(ctx, server context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(server, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
+// deadline gives the client writeTimeout to take what is written next.
+func deadline(w http.ResponseWriter) {
+	// Only a ResponseWriter that is no connection refuses this, and it needs none.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+}
