@@ -1,0 +1,211 @@
+package test
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const (
+	module = "github.com/meshban/meshban"
+	daemon = module + "/cmd/meshban/internal/daemon"
+
+	// maxFileLines is where a file has to be split.
+	maxFileLines = 450
+)
+
+// rooms are the four packages that never import one another.
+var rooms = []string{module + "/ban", module + "/mesh", module + "/fw", module + "/logsrc"}
+
+// goPackage is what go list says of a package of this module.
+type goPackage struct {
+	ImportPath                         string
+	Imports, TestImports, XTestImports []string
+	Deps                               []string
+}
+
+// own returns everything that the package's own files import, tests too.
+func (p goPackage) own() []string { return slices.Concat(p.Imports, p.TestImports, p.XTestImports) }
+
+// listPackages returns the module's packages on every system that we build for,
+// with and without the tag of the system tests.
+func listPackages(t *testing.T) []goPackage {
+	t.Helper()
+	var all []goPackage
+	for _, target := range []string{"linux", "darwin", "freebsd"} {
+		args := []string{"list", "-json=ImportPath,Imports,TestImports,XTestImports,Deps"}
+		if target == "linux" {
+			args = append(args, "-tags", "netns")
+		}
+		cmd := exec.Command("go", append(args, "./...")...)
+		cmd.Dir = ".."
+		cmd.Env = append(os.Environ(), "GOOS="+target, "CGO_ENABLED=0")
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("go list on %s: %v\n%s", target, err, &stderr)
+		}
+		for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+			var p goPackage
+			err := dec.Decode(&p)
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				t.Fatalf("go list on %s: %v", target, err)
+			}
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+// within says whether path is the package root or one below it.
+func within(path, root string) bool { return path == root || strings.HasPrefix(path, root+"/") }
+
+// onlyIn holds libraries to the one package that may know them.
+var onlyIn = map[string]string{
+	"github.com/hashicorp/memberlist": module + "/mesh",
+	"github.com/coreos/go-iptables":   module + "/fw",
+	"github.com/urfave/cli":           module + "/cmd/meshban",
+}
+
+func TestImports(t *testing.T) {
+	packages := listPackages(t)
+	for _, room := range rooms {
+		if !slices.ContainsFunc(packages, func(p goPackage) bool { return p.ImportPath == room }) {
+			t.Errorf("no package %s", room)
+		}
+	}
+	for _, p := range packages {
+		for _, err := range importFaults(p) {
+			t.Error(err)
+		}
+	}
+}
+
+// importFaults returns what a package does against the rules.
+func importFaults(p goPackage) []error {
+	var errs []error
+	for _, room := range rooms {
+		if !within(p.ImportPath, room) {
+			continue
+		}
+		for _, other := range rooms {
+			if other == room {
+				continue
+			}
+			for _, dep := range slices.Concat(p.Deps, p.own()) {
+				if within(dep, other) {
+					errs = append(errs, fmt.Errorf("%s imports %s, directly or not", p.ImportPath, dep))
+				}
+			}
+		}
+	}
+	var knows []string
+	for _, room := range rooms {
+		if slices.ContainsFunc(p.Imports, func(dep string) bool { return within(dep, room) }) {
+			knows = append(knows, room)
+		}
+	}
+	if len(knows) == len(rooms) && p.ImportPath != daemon {
+		errs = append(errs, fmt.Errorf("%s imports ban, mesh, fw and logsrc: only the daemon may", p.ImportPath))
+	}
+	for library, room := range onlyIn {
+		for _, dep := range p.own() {
+			if within(dep, library) && !within(p.ImportPath, room) {
+				errs = append(errs, fmt.Errorf("%s imports %s: only %s may", p.ImportPath, dep, room))
+			}
+		}
+	}
+	return errs
+}
+
+func TestImportFaults(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		p      goPackage
+		faults int
+	}{
+		{"ok: the daemon imports all four", goPackage{ImportPath: daemon, Imports: rooms}, 0},
+		{"bad: main imports all four", goPackage{ImportPath: module + "/cmd/meshban", Imports: rooms}, 1},
+		{"bad: mesh reaches ban through another", goPackage{ImportPath: module + "/mesh", Deps: rooms[:1]}, 1},
+		{"bad: a test in fw imports mesh", goPackage{ImportPath: module + "/fw/x", TestImports: rooms[1:2]}, 1},
+		{"bad: memberlist in the daemon", goPackage{ImportPath: daemon, Imports: []string{"github.com/hashicorp/memberlist"}}, 1},
+		{"ok: memberlist in mesh", goPackage{ImportPath: module + "/mesh", Imports: []string{"github.com/hashicorp/memberlist"}}, 0},
+		{"bad: go-iptables in a test", goPackage{ImportPath: module + "/test", XTestImports: []string{"github.com/coreos/go-iptables/iptables"}}, 1},
+		{"bad: cli in ban", goPackage{ImportPath: module + "/ban", Imports: []string{"github.com/urfave/cli/v2"}}, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if errs := importFaults(c.p); len(errs) != c.faults {
+				t.Errorf("%v", errs)
+			}
+		})
+	}
+}
+
+// top is all that the top level of the repository may hold.
+var top = []string{"cmd", "mesh", "ban", "fw", "logsrc", "test", "go.mod", "go.sum", "README.md", "LICENSE",
+	"CHANGELOG.md", ".gitignore", ".ci"}
+
+// trackedFiles lists the files of the repository, from its top.
+func trackedFiles(t *testing.T) []string {
+	t.Helper()
+	cmd := exec.Command("git", "-c", "safe.directory=*", "ls-files", "-z")
+	cmd.Dir = ".."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("git ls-files: %v", err)
+	}
+	return strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
+}
+
+func TestTopLevel(t *testing.T) {
+	seen := map[string]bool{}
+	for _, name := range trackedFiles(t) {
+		first, _, _ := strings.Cut(name, "/")
+		if !seen[first] && !slices.Contains(top, first) {
+			t.Errorf("%s does not belong at the top level", first)
+		}
+		seen[first] = true
+	}
+	for _, want := range top {
+		if !seen[want] {
+			t.Errorf("%s is missing at the top level", want)
+		}
+	}
+}
+
+func TestFileLength(t *testing.T) {
+	for _, name := range trackedFiles(t) {
+		if path.Ext(name) != ".go" {
+			continue
+		}
+		f, err := os.Open(filepath.Join("..", name))
+		if errors.Is(err, os.ErrNotExist) { // deleted, not yet committed
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := 0
+		for s := bufio.NewScanner(f); s.Scan(); {
+			lines++
+		}
+		f.Close()
+		if lines > maxFileLines {
+			t.Errorf("%s has %d lines, more than %d", name, lines, maxFileLines)
+		}
+	}
+}
