@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"time"
 )
 
@@ -55,7 +56,7 @@ func (c *FollowerConfig) validate() error {
 	return nil
 }
 
-// Stats counts since the start. Problem is "" while the file is being followed.
+// Stats counts since the start.
 type Stats struct {
 	Accepted    uint64            // lines handed over, those with Line.Emitted included
 	Own         uint64            // lines that this node's Emitter wrote in this run, skipped
@@ -63,13 +64,29 @@ type Stats struct {
 	Bytes       uint64            // read, own lines included
 	Rotations   uint64            // another file stood at the path
 	Truncations uint64            // the file became another text in place
-	Problem     string            // why the file cannot be followed now, with its path
-	ProblemAt   time.Time         // when it began; zero without one
+
+	Problem   string    // why the file cannot be followed now; "" = it is followed
+	ProblemAt time.Time // when Problem began
+	Polling   string    // why changes are seen at each Tick only; "" = they are seen at once
 }
+
+// maxRetired is how many files that were rotated away are still read at a time.
+const maxRetired = 4
 
 // Follower follows one file. Stats may be called from any goroutine.
 type Follower struct {
 	cfg FollowerConfig
+
+	// Run's goroutine alone.
+	scan    scanner
+	current *reader   // nil = there is none yet, and from says where to begin
+	from    Position  // where to begin
+	told    Position  // what Handle got last
+	retired []*reader // rotated away, read until their time is over
+
+	mu    sync.Mutex
+	stats Stats // Ignored is nil here
+	total counters
 }
 
 // NewFollower checks cfg; it opens and starts nothing.
@@ -77,17 +94,101 @@ func NewFollower(cfg FollowerConfig) (*Follower, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	return &Follower{cfg: cfg}, nil
+	return &Follower{
+		cfg: cfg, from: cfg.Start, told: cfg.Start,
+		scan: scanner{buf: make([]byte, chunkSize+fingerprintWindow), batch: make([]Line, 0, MaxBatch)},
+	}, nil
 }
 
 // Run follows the file until ctx ends and returns nil then, after everything that it started has returned. A
-// file that cannot be read is no reason to return: it is tried again each Tick, and Stats tells about it.
+// file that cannot be read is no reason to return: it is tried again each Tick, and Stats tells about it. Run
+// may be called once.
 func (f *Follower) Run(ctx context.Context) error {
-	<-ctx.Done()
+	defer f.close()
+	w, err := newWatch(f.cfg.Path)
+	if err != nil {
+		f.setPolling(err)
+	}
+	defer w.close()
+	tick := time.NewTicker(f.cfg.Tick)
+	defer tick.Stop()
+	w.arm(fileID{})
+	for ctx.Err() == nil {
+		f.poll(ctx, time.Now())
+		if f.current != nil && f.current.id != w.id && w.arm(f.current.id) {
+			continue
+		}
+		for wait := true; wait; {
+			select {
+			case <-ctx.Done():
+				wait = false
+			case event := <-w.events():
+				wait = !w.concerns(event)
+			case err := <-w.errors():
+				f.cfg.Logger.Warn("watching the line file failed, looking at it instead", "path", f.cfg.Path, "err", err)
+				wait = false
+			case <-tick.C:
+				w.arm(w.id)
+				wait = false
+			}
+		}
+	}
 	return nil
 }
 
 // Stats gives a copy of the counters.
 func (f *Follower) Stats() Stats {
-	return Stats{Ignored: map[Reason]uint64{}}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	stats := f.stats
+	stats.Accepted, stats.Own, stats.Bytes = f.total.accepted, f.total.own, f.total.bytes
+	stats.Ignored = make(map[Reason]uint64, endOfReasons)
+	for _, r := range Reasons() {
+		stats.Ignored[r] = f.total.ignored[r]
+	}
+	return stats
+}
+
+// addCounters moves c into what Stats tells.
+func (f *Follower) addCounters(c *counters) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.total.accepted += c.accepted
+	f.total.own += c.own
+	f.total.bytes += c.bytes
+	for r, n := range c.ignored {
+		f.total.ignored[r] += n
+	}
+	*c = counters{}
+}
+
+func (f *Follower) setPolling(err error) {
+	f.cfg.Logger.Warn("the line file cannot be watched, looking at it instead", "path", f.cfg.Path, "err", err)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stats.Polling = err.Error()
+}
+
+// setProblem takes the outcome of a look at the file, and logs when it is news.
+func (f *Follower) setProblem(now time.Time, err error) {
+	problem := ""
+	if err != nil {
+		problem = err.Error()
+	}
+	f.mu.Lock()
+	before := f.stats.Problem
+	if problem != before {
+		f.stats.Problem, f.stats.ProblemAt = problem, now
+		if problem == "" {
+			f.stats.ProblemAt = time.Time{}
+		}
+	}
+	f.mu.Unlock()
+	switch {
+	case problem == before:
+	case problem == "":
+		f.cfg.Logger.Info("following the line file", "path", f.cfg.Path)
+	default:
+		f.cfg.Logger.Warn("the line file cannot be followed, trying on", "path", f.cfg.Path, "err", err)
+	}
 }

@@ -1,4 +1,269 @@
 package logsrc
 
-// Parse takes one line, with or without its end. The error is a Reason, or nil.
-func Parse(line []byte) (Line, error) { return Line{}, NoHost }
+import (
+	"bytes"
+	"net/netip"
+	"time"
+)
+
+// byteOrderMark may stand before the text of an RFC 5424 message (section 6.4).
+const byteOrderMark = "\xef\xbb\xbf"
+
+// Parse takes one line, with or without its end. The error is a [Reason], or nil.
+//
+// The line must end in "HOST <ip> PORT <spec>" and may go on with words of the form key=value, of which bantime=
+// (seconds, or negative for permanent), jail= and failures= are taken and others are ignored. Whatever stands in
+// front of the last HOST is only searched for the tag.
+func Parse(line []byte) (Line, error) {
+	var l Line
+	if reason := parse(line, &l); reason != 0 {
+		return Line{}, reason
+	}
+	return l, nil
+}
+
+// parse fills l, whose content is undefined when the Reason is not 0.
+func parse(line []byte, l *Line) Reason {
+	line = bytes.TrimSuffix(line, []byte{'\n'})
+	// A file that was truncated under a writer that does not append has a hole in front of its first line.
+	line = bytes.TrimLeft(line, "\x00")
+	if len(line) > MaxLine {
+		return TooLong
+	}
+	raw := line
+	line = trimBlanks(raw)
+	if len(line) == 0 {
+		return Empty
+	}
+	host := lastHost(line)
+	if host < 0 {
+		return NoHost
+	}
+	*l = Line{}
+	if reason := parseTail(line[host+len("HOST"):], l); reason != 0 {
+		return reason
+	}
+	parseFront(line[:host], l)
+	l.Emitted = l.Tag == emitTag && isEmitted(raw, l)
+	return 0
+}
+
+// lastHost finds the last word HOST that something follows, or -1.
+func lastHost(line []byte) int {
+	found := -1
+	for from := 0; ; {
+		i := bytes.Index(line[from:], []byte("HOST"))
+		if i < 0 {
+			return found
+		}
+		i += from
+		from = i + len("HOST")
+		if from == len(line) || !isBlank(line[from]) {
+			continue
+		}
+		if i == 0 || isBlank(line[i-1]) || bytes.HasSuffix(line[:i], []byte(byteOrderMark)) {
+			found = i
+		}
+	}
+}
+
+// parseTail judges everything behind the word HOST.
+func parseTail(tail []byte, l *Line) Reason {
+	addr, tail := nextWord(tail)
+	port, tail := nextWord(tail)
+	if string(port) != "PORT" {
+		return NoPort
+	}
+	var reason Reason
+	if l.Addr, reason = parseAddr(addr); reason != 0 {
+		return reason
+	}
+	spec, tail := portWords(tail)
+	if l.Ports, reason = portSpec(spec); reason != 0 {
+		return reason
+	}
+	for {
+		var word []byte
+		if word, tail = nextWord(tail); len(word) == 0 {
+			return 0
+		}
+		key, value, ok := bytes.Cut(word, []byte{'='})
+		if !ok || len(key) == 0 {
+			return TrailingText
+		}
+		if !parseOption(key, value, l) {
+			return BadOption
+		}
+	}
+}
+
+// portWords takes the words of a list of ports: none where an option or the end comes next, one, or more where a
+// comma says that the list goes on ("80, 443").
+func portWords(tail []byte) (spec, rest []byte) {
+	tail = trimBlanks(tail)
+	end := 0
+	for {
+		word, after := nextWord(tail[end:])
+		if len(word) == 0 || bytes.IndexByte(word, '=') >= 0 {
+			return tail[:end], tail[end:]
+		}
+		if end > 0 && word[0] != ',' && tail[end-1] != ',' {
+			return tail[:end], tail[end:]
+		}
+		end = len(tail) - len(after)
+	}
+}
+
+func parseOption(key, value []byte, l *Line) bool {
+	switch string(key) {
+	case "bantime":
+		negative := len(value) > 0 && value[0] == '-'
+		if negative {
+			value = value[1:]
+		}
+		// fail2ban computes growing ban times in floating point.
+		whole, fraction, _ := bytes.Cut(value, []byte{'.'})
+		seconds, ok := number(whole, int(MaxBanTime/time.Second))
+		if _, digits := number(fraction, 0); !ok || (len(fraction) > 0 && !digits) {
+			return false
+		}
+		l.BanTime = time.Duration(seconds) * time.Second
+		if negative {
+			l.BanTime = -time.Second
+		}
+	case "jail":
+		l.Jail = cleanWord(value, MaxJail)
+	case "failures":
+		n, ok := number(value, MaxFailures)
+		if !ok {
+			return false
+		}
+		l.Failures = n
+	}
+	return true
+}
+
+// parseAddr takes a literal; a v6 one may stand in brackets.
+func parseAddr(word []byte) (netip.Addr, Reason) {
+	if addr, ok := parseAddr4(word); ok {
+		return addr, 0
+	}
+	if len(word) > 2 && word[0] == '[' && word[len(word)-1] == ']' {
+		word = word[1 : len(word)-1]
+	}
+	if bytes.IndexByte(word, ':') < 0 || len(word) > len("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255%")+64 {
+		return netip.Addr{}, BadAddress
+	}
+	addr, err := netip.ParseAddr(string(word))
+	switch {
+	case err != nil:
+		return netip.Addr{}, BadAddress
+	case addr.Zone() != "":
+		return netip.Addr{}, Zone
+	}
+	return addr.Unmap(), 0
+}
+
+// parseAddr4 is netip.ParseAddr for v4 without the detour over a string: four numbers, no leading zeros.
+func parseAddr4(word []byte) (netip.Addr, bool) {
+	var octets [4]byte
+	at, value, digits := 0, 0, 0
+	for _, c := range word {
+		switch {
+		case '0' <= c && c <= '9':
+			if digits > 0 && value == 0 {
+				return netip.Addr{}, false
+			}
+			value = value*10 + int(c-'0')
+			digits++
+			if value > 255 {
+				return netip.Addr{}, false
+			}
+		case c == '.' && digits > 0 && at < 3:
+			octets[at] = byte(value)
+			at, value, digits = at+1, 0, 0
+		default:
+			return netip.Addr{}, false
+		}
+	}
+	if at != 3 || digits == 0 {
+		return netip.Addr{}, false
+	}
+	octets[3] = byte(value)
+	return netip.AddrFrom4(octets), true
+}
+
+// number reads decimal digits, and nothing but these, and cuts what is greater than limit.
+func number(word []byte, limit int) (int, bool) {
+	n := 0
+	for _, c := range word {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		if n <= limit {
+			n = n*10 + int(c-'0')
+		}
+	}
+	return min(n, limit), len(word) > 0
+}
+
+// cleanWord keeps letters, digits, '.', '_' and '-', puts '_' for all else, and cuts at limit bytes.
+func cleanWord(word []byte, limit int) string {
+	word = word[:min(len(word), limit)]
+	for i, c := range word {
+		if !isNameByte(c) && c != '_' {
+			clean := bytes.Clone(word)
+			for ; i < len(clean); i++ {
+				if !isNameByte(clean[i]) {
+					clean[i] = '_'
+				}
+			}
+			return string(clean)
+		}
+	}
+	return intern(word)
+}
+
+// intern spares the allocation for the words that nearly every line has.
+func intern(word []byte) string {
+	switch string(word) {
+	case "root":
+		return "root"
+	case emitTag:
+		return emitTag
+	case "sshd":
+		return "sshd"
+	}
+	return string(word)
+}
+
+func isBlank(c byte) bool { return c == ' ' || c == '\t' }
+
+// isNameByte tells what a host name may consist of.
+func isNameByte(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '.' || c == '-'
+}
+
+func nextWord(text []byte) (word, rest []byte) {
+	start := 0
+	for start < len(text) && isBlank(text[start]) {
+		start++
+	}
+	end := start
+	for end < len(text) && !isBlank(text[end]) {
+		end++
+	}
+	return text[start:end], text[end:]
+}
+
+// trimBlanks cuts blanks, carriage returns and NUL bytes off both ends.
+func trimBlanks(text []byte) []byte {
+	odd := func(c byte) bool { return isBlank(c) || c == '\r' || c == 0 }
+	for len(text) > 0 && odd(text[0]) {
+		text = text[1:]
+	}
+	for len(text) > 0 && odd(text[len(text)-1]) {
+		text = text[:len(text)-1]
+	}
+	return text
+}

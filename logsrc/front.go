@@ -1,0 +1,141 @@
+package logsrc
+
+import (
+	"bytes"
+	"strconv"
+)
+
+// parseFront looks at what stands before the word HOST for the program that wrote the line. Nothing depends on
+// it but what is shown, and Line.Emitted, which is checked once more.
+func parseFront(front []byte, l *Line) {
+	front = trimBlanks(bytes.TrimSuffix(front, []byte(byteOrderMark)))
+	if len(front) == 0 || parseFront5424(front, l) {
+		return
+	}
+	front, tag := lastWord(front)
+	tag, colon := bytes.CutSuffix(tag, []byte{':'})
+	pid := 0
+	if open := bytes.IndexByte(tag, '['); open >= 0 && tag[len(tag)-1] == ']' {
+		n, ok := number(tag[open+1:len(tag)-1], maxPid)
+		if !ok {
+			return
+		}
+		tag, pid = tag[:open], n
+	} else if !colon {
+		return
+	}
+	if !isPrintable(tag) {
+		return
+	}
+	l.Tag, l.Pid = intern(tag[:min(len(tag), MaxTag)]), pid
+	// A host name stands between the time and the tag, and only there can it be told from anything else.
+	front, host := lastWord(front)
+	if _, stamp := lastWord(front); bytes.IndexByte(stamp, ':') >= 0 {
+		l.Origin = hostName(host)
+	}
+}
+
+// maxPid is where a greater number in brackets is cut.
+const maxPid = 1<<31 - 1
+
+// parseFront5424 takes "<13>1 TIME HOST APP PROCID MSGID ...", also with the count of octets in front.
+func parseFront5424(front []byte, l *Line) bool {
+	priority, rest := nextWord(front)
+	if _, counted := number(priority, 1); counted {
+		priority, rest = nextWord(rest)
+	}
+	if n := len(priority); n < len("<0>1") || priority[0] != '<' || string(priority[n-2:]) != ">1" {
+		return false
+	}
+	if _, ok := number(priority[1:len(priority)-2], 1); !ok {
+		return false
+	}
+	_, rest = nextWord(rest)
+	host, rest := nextWord(rest)
+	app, rest := nextWord(rest)
+	process, _ := nextWord(rest)
+	if isPrintable(app) && string(app) != "-" {
+		l.Tag = intern(app[:min(len(app), MaxTag)])
+		l.Pid, _ = number(process, maxPid)
+	}
+	if string(host) != "-" {
+		l.Origin = hostName(host)
+	}
+	return true
+}
+
+func hostName(word []byte) string {
+	if len(word) > MaxOrigin {
+		return ""
+	}
+	for _, c := range word {
+		if !isNameByte(c) {
+			return ""
+		}
+	}
+	return string(word)
+}
+
+func isPrintable(word []byte) bool {
+	for _, c := range word {
+		if c <= ' ' || c > '~' {
+			return false
+		}
+	}
+	return len(word) > 0
+}
+
+func lastWord(text []byte) (rest, word []byte) {
+	end := len(text)
+	for end > 0 && isBlank(text[end-1]) {
+		end--
+	}
+	start := end
+	for start > 0 && !isBlank(text[start-1]) {
+		start--
+	}
+	return text[:start], text[start:end]
+}
+
+// isEmitted says whether line is byte for byte what an Emitter writes for l.
+func isEmitted(line []byte, l *Line) bool {
+	if l.BanTime != 0 || l.Jail != "" || l.Failures != 0 || len(line) < len(stampFormat) ||
+		!isStamp(line[:len(stampFormat)]) {
+		return false
+	}
+	port := uint64(0)
+	if l.Ports != "" {
+		var err error
+		if port, err = strconv.ParseUint(l.Ports, 10, 16); err != nil {
+			return false
+		}
+	}
+	var room [256]byte
+	again := appendEmission(room[:0], line[:len(stampFormat)], l.Origin, l.Pid, l.Addr, uint16(port))
+	return bytes.Equal(again[:len(again)-1], line)
+}
+
+// isStamp recognises stampFormat, in any year.
+func isStamp(stamp []byte) bool {
+	const months = "JanFebMarAprMayJunJulAugSepOctNovDec"
+	month := bytes.Index([]byte(months), stamp[:3])
+	if month < 0 || month%3 != 0 {
+		return false
+	}
+	for i, c := range []byte("    99 99:99:99") {
+		switch {
+		case i < 3:
+		case i == 4:
+			if (stamp[i] < '1' || stamp[i] > '3') && stamp[i] != ' ' {
+				return false
+			}
+		case c == '9':
+			if stamp[i] < '0' || stamp[i] > '9' {
+				return false
+			}
+		case stamp[i] != c:
+			return false
+		}
+	}
+	return true
+}

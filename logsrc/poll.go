@@ -1,0 +1,183 @@
+package logsrc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"syscall"
+	"time"
+)
+
+// poll looks at the file once: it reads what is new, and goes over to another file that stands at the path. All
+// that a Follower does happens here; Run only says when.
+func (f *Follower) poll(ctx context.Context, now time.Time) {
+	err := f.readCurrent(ctx, now)
+	next, openErr := f.openOther()
+	switch {
+	case next != nil && f.current != nil:
+		err = f.rotate(ctx, now, next)
+	case f.current == nil:
+		err = f.begin(ctx, now, next, openErr)
+	}
+	f.tendRetired(ctx, now)
+	f.addCounters(&f.scan.count)
+	if ctx.Err() == nil {
+		f.setProblem(now, errors.Join(err, openErr))
+	}
+}
+
+// openOther opens the file at the path, unless it is the current one.
+func (f *Follower) openOther() (*reader, error) {
+	info, err := os.Stat(f.cfg.Path)
+	if err == nil && f.current != nil && idOf(info) == f.current.id {
+		return nil, nil
+	}
+	if err == nil && !info.Mode().IsRegular() {
+		err = errNotRegular
+	}
+	var r *reader
+	if err == nil {
+		r, err = openReader(f.cfg.Path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("follow %q: %w", f.cfg.Path, err)
+	}
+	if f.current != nil && r.id == f.current.id { // renamed there and back
+		r.close()
+		return nil, nil
+	}
+	return r, nil
+}
+
+// readCurrent reads what is new in the current file, and begins anew in one that was truncated.
+func (f *Follower) readCurrent(ctx context.Context, now time.Time) error {
+	if f.current == nil {
+		return nil
+	}
+	r := f.current
+	err := f.drain(ctx, r)
+	if errors.Is(err, errChanged) {
+		f.mu.Lock()
+		f.stats.Truncations++
+		f.mu.Unlock()
+		f.cfg.Logger.Info("the line file was truncated", "path", f.cfg.Path, "offset", r.offset)
+		return f.readAll(ctx, now, plan(f.cfg.Path, r.position(), r))
+	}
+	if err != nil {
+		// A network file system may have forgotten the descriptor: take it up again by its position.
+		f.from, f.current = r.position(), nil
+		r.close()
+		return fmt.Errorf("follow %q: %w", f.cfg.Path, err)
+	}
+	return nil
+}
+
+// rotate goes over from the current file to next, which has taken its place.
+func (f *Follower) rotate(ctx context.Context, now time.Time, next *reader) error {
+	old := f.current
+	f.finish(ctx, old) // what came between the last look and the rotation
+	if ctx.Err() != nil {
+		next.close()
+		return nil
+	}
+	f.mu.Lock()
+	f.stats.Rotations++
+	f.mu.Unlock()
+	f.cfg.Logger.Info("the line file was rotated", "path", f.cfg.Path, "offset", old.offset)
+	queue := plan(f.cfg.Path, old.position(), next)
+	if queue[0].id == old.id { // the old file under its new name: it is open already
+		queue[0].close()
+		queue = queue[1:]
+	}
+	f.retire(ctx, now, old)
+	return f.readAll(ctx, now, queue)
+}
+
+// begin finds where to begin; next is the file at the path, or nil and openErr says why not.
+func (f *Follower) begin(ctx context.Context, now time.Time, next *reader, openErr error) error {
+	if !f.from.IsZero() {
+		return f.readAll(ctx, now, plan(f.cfg.Path, f.from, next))
+	}
+	if next == nil {
+		// Only a file that is not there is known to hold nothing old when it appears.
+		for _, absent := range []error{fs.ErrNotExist, syscall.ENOTDIR, errNotRegular} {
+			if errors.Is(openErr, absent) {
+				f.from = Position{Fingerprint: fingerprint(nil)}
+				f.tell(f.from)
+				break
+			}
+		}
+		return nil
+	}
+	if err := next.seekEnd(); err != nil {
+		next.close()
+		return fmt.Errorf("follow %q: %w", f.cfg.Path, err)
+	}
+	return f.readAll(ctx, now, []*reader{next})
+}
+
+// readAll reads the files of queue one after the other; the last one becomes the current one. When ctx ends
+// before that, the position that was told last leads there again.
+func (f *Follower) readAll(ctx context.Context, now time.Time, queue []*reader) error {
+	for i, r := range queue {
+		f.current = r
+		f.tell(r.position())
+		err := f.drain(ctx, r)
+		if ctx.Err() != nil {
+			for _, unread := range queue[i+1:] {
+				unread.close()
+			}
+			return nil
+		}
+		if i == len(queue)-1 {
+			if err != nil && !errors.Is(err, errChanged) { // that one is for the next look
+				return fmt.Errorf("follow %q: %w", r.name, err)
+			}
+			return nil
+		}
+		if err != nil {
+			f.cfg.Logger.Warn("the rest of a rotated line file is lost", "path", r.name, "err", err)
+		}
+		f.finish(ctx, r)
+		f.retire(ctx, now, r)
+	}
+	return nil
+}
+
+// retire keeps r open for the programs that still write to it.
+func (f *Follower) retire(ctx context.Context, now time.Time, r *reader) {
+	if len(f.retired) == maxRetired {
+		f.abandon(ctx, f.retired[0])
+		f.retired[0].close()
+		f.retired = slices.Delete(f.retired, 0, 1)
+	}
+	r.until = now.Add(f.cfg.RotateWait)
+	f.retired = append(f.retired, r)
+}
+
+// tendRetired reads what came late, and lets go of files whose time is over.
+func (f *Follower) tendRetired(ctx context.Context, now time.Time) {
+	f.retired = slices.DeleteFunc(f.retired, func(r *reader) bool {
+		err := f.drain(ctx, r)
+		if err == nil && now.Before(r.until) {
+			return false
+		}
+		f.abandon(ctx, r)
+		r.close()
+		return true
+	})
+}
+
+// close closes every file.
+func (f *Follower) close() {
+	if f.current != nil {
+		f.current.close()
+	}
+	for _, r := range f.retired {
+		r.close()
+	}
+	f.current, f.retired = nil, nil
+}
