@@ -1,10 +1,109 @@
 package fw
 
-import "context"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+)
 
 // openers are the ways to drop packets on Linux.
-var openers = map[string]opener{}
+var openers = map[string]opener{
+	NameIPSet: openIPSet,
+}
+
+// keep names what a clean-up must leave alone: what the backend in use needs. The zero keep leaves nothing alone.
+type keep struct {
+	backend string
+	xt      *xtables // whose rules stay
+}
+
+func (k keep) rules(nft, v6 bool, table string) bool {
+	return k.xt != nil && k.xt.families[0].nft == nft && k.xt.table == table &&
+		(!v6 || len(k.xt.families) > 1)
+}
 
 // Teardown takes everything of ours out of the kernel, whichever backend made it, and says what it removed. It is
 // idempotent and needs no running Syncer.
-func Teardown(context.Context, Options) (removed []string, err error) { return nil, nil }
+func Teardown(ctx context.Context, opts Options) (removed []string, err error) {
+	return cleanup(ctx, opts.withDefaults(), keep{})
+}
+
+// cleanup removes what is ours and not kept, and goes on past errors.
+func cleanup(ctx context.Context, opts Options, k keep) (removed []string, err error) {
+	var errs []error
+	note := func(gone []string, err error) {
+		removed = append(removed, gone...)
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for _, nft := range []bool{true, false} {
+		for _, v6 := range []bool{false, true} {
+			note(cleanupRules(ctx, opts, k, nft, v6))
+		}
+	}
+	if k.backend != NameIPSet {
+		var conn ipsetConn
+		gone, err := teardownSets(ctx, &conn)
+		if noIPSet(err) {
+			err = nil
+		}
+		note(gone, err)
+		_ = conn.close()
+	}
+	return removed, errors.Join(errs...)
+}
+
+// cleanupRules removes our rules from the tables of one iptables variant and family. It asks the kernel first, because
+// a mere look by the legacy command would make the kernel register its tables.
+func cleanupRules(ctx context.Context, opts Options, k keep, nft, v6 bool) (removed []string, err error) {
+	var f *xtFamily
+	for _, table := range []string{tableRaw, tableMangle} {
+		if k.rules(nft, v6, table) {
+			continue
+		}
+		there, err := xtTableExists(nft, v6, table)
+		if err != nil {
+			return removed, err
+		}
+		if !there {
+			continue
+		}
+		if f == nil {
+			if f, err = findVariant(ctx, opts, nft, v6); f == nil || err != nil {
+				return removed, err
+			}
+		}
+		gone, err := f.teardown(ctx, table)
+		removed = append(removed, gone...)
+		if err != nil {
+			return removed, err
+		}
+	}
+	return removed, nil
+}
+
+// findVariant finds a command of the wanted variant; without one there can be no rules of ours in it, except by a
+// command that was removed since.
+func findVariant(ctx context.Context, opts Options, nft, v6 bool) (*xtFamily, error) {
+	named := "iptables-legacy"
+	if nft {
+		named = "iptables-nft"
+	}
+	for _, cmd := range []string{opts.IPTables, named} {
+		if _, err := exec.LookPath(commandName(cmd, v6, false)); err != nil {
+			continue
+		}
+		o := opts
+		o.IPTables = cmd
+		f, err := newXTFamily(ctx, o, v6)
+		if err != nil {
+			return nil, fmt.Errorf("find %s: %w", cmd, err)
+		}
+		if f.nft == nft {
+			return f, nil
+		}
+	}
+	return nil, nil
+}

@@ -1,0 +1,131 @@
+//go:build linux && netns
+
+package fw
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+)
+
+var ctx = context.Background()
+
+// entry is a ban of a prefix or address for a minute, or so long.
+func entry(s string, ports ...PortRange) Entry {
+	return Entry{Prefix: prefix(s), Ports: ports, Until: time.Now().Add(time.Minute)}
+}
+
+func prefix(s string) netip.Prefix {
+	if p, err := netip.ParsePrefix(s); err == nil {
+		return p
+	}
+	a := netip.MustParseAddr(s)
+	return netip.PrefixFrom(a, a.BitLen())
+}
+
+func state(allow []netip.Prefix, entries ...Entry) State {
+	return State{Entries: slices.Values(entries), Len: len(entries), Allow: allow}
+}
+
+// must applies updates.
+func must(t *testing.T, b Backend, updates ...Update) {
+	t.Helper()
+	if err := b.Apply(ctx, time.Now(), updates); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func mustReplace(t *testing.T, b Backend, s State) {
+	t.Helper()
+	if err := b.Replace(ctx, time.Now(), s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDrops(t *testing.T) {
+	eachVariant(t, func(t *testing.T, r *rig, v variant) {
+		for _, src := range []string{"192.0.2.1", "198.51.100.7", "2001:db8::7", "198.18.3.4", "2001:db8:5::1"} {
+			r.want(true, src, 22, 80)
+		}
+		if !r.tcpReaches("192.0.2.1", 22) || !r.tcpReaches("2001:db8::7", 22) {
+			t.Fatal("no connection before anything is banned")
+		}
+		b := r.open(v, OutboundDrop)
+		mustReplace(t, b, state(nil))
+		r.want(true, "192.0.2.1", 22)
+
+		t.Log("single addresses")
+		must(t, b, Update{Entry: entry("192.0.2.1")}, Update{Entry: entry("2001:db8::7")})
+		r.want(false, "192.0.2.1", 22, 80)
+		r.want(false, "2001:db8::7", 22, 80)
+		r.want(true, "192.0.2.2", 22)
+		r.want(true, "2001:db8::8", 22)
+		if r.tcpReaches("192.0.2.1", 22) || r.tcpReaches("2001:db8::7", 80) {
+			t.Error("a connection from a banned address opens")
+		}
+
+		t.Log("prefixes, and an allowed one inside")
+		if err := b.SetAllow(ctx, []netip.Prefix{prefix("198.18.3.0/24"), prefix("2001:db8:5::1"), prefix("198.18.3.7")}); err != nil {
+			t.Fatal(err)
+		}
+		must(t, b, Update{Entry: entry("198.18.0.0/16")}, Update{Entry: entry("2001:db8:5::/48")})
+		r.want(false, "198.18.0.0")
+		r.want(false, "198.18.255.255")
+		r.want(true, "198.19.0.0")
+		r.want(true, "198.18.3.4")
+		r.want(true, "2001:db8:5::1")
+		r.want(false, "2001:db8:5::2")
+		r.want(true, "2001:db8:6::2")
+		if err := b.SetAllow(ctx, nil); err != nil {
+			t.Fatal(err)
+		}
+		r.want(false, "198.18.3.4")
+		r.want(false, "2001:db8:5::1")
+
+		t.Log("prefixes inside prefixes")
+		must(t, b, Update{Entry: entry("198.18.4.0/24")}, Update{Entry: entry("198.18.0.0/15")})
+		must(t, b, Update{Entry: entry("198.18.0.0/15"), Remove: true}, Update{Entry: entry("198.18.0.0/16"), Remove: true})
+		r.want(false, "198.18.4.9")
+		r.want(true, "198.18.5.9")
+		r.want(true, "198.19.5.9")
+
+		t.Log("one port, others stay open")
+		ssh := PortRange{ProtoTCP, 22, 22}
+		must(t, b, Update{Entry: entry("203.0.113.5", ssh)}, Update{Entry: entry("2001:db8::9", PortRange{ProtoAny, 80, 81})},
+			Update{Entry: entry("203.0.113.64/26", PortRange{ProtoUDP, 22, 22})})
+		if r.tcpReaches("203.0.113.5", 22) {
+			t.Error("a connection to the banned port opens")
+		}
+		if !r.tcpReaches("203.0.113.5", 80) {
+			t.Error("another port is closed")
+		}
+		r.want(true, "203.0.113.5", 22) // UDP
+		r.want(false, "2001:db8::9", 80, 81)
+		r.want(true, "2001:db8::9", 22, 82)
+		r.want(false, "203.0.113.66", 22)
+		r.want(true, "203.0.113.66", 80)
+		r.want(true, "203.0.113.63", 22)
+
+		t.Log("two entries that share a port")
+		both := PortRange{ProtoAny, 80, 82}
+		must(t, b, Update{Entry: entry("203.0.113.9", both)}, Update{Entry: entry("203.0.113.9", PortRange{ProtoUDP, 81, 90})})
+		must(t, b, Update{Entry: entry("203.0.113.9", both), Remove: true})
+		r.want(false, "203.0.113.9", 81, 90)
+		r.want(true, "203.0.113.9", 80)
+
+		t.Log("removal, also of what is not there")
+		must(t, b, Update{Entry: entry("192.0.2.1"), Remove: true}, Update{Entry: entry("192.0.2.99"), Remove: true},
+			Update{Entry: entry("198.51.100.0/25"), Remove: true}, Update{Entry: entry("203.0.113.5", ssh), Remove: true},
+			Update{Entry: entry("203.0.113.200", ssh), Remove: true}, Update{Entry: entry("192.0.2.98")})
+		r.want(true, "192.0.2.1")
+		r.want(false, "192.0.2.98")
+		if !r.tcpReaches("203.0.113.5", 22) {
+			t.Error("the port is still closed after its removal")
+		}
+		if problems, err := b.Check(ctx); err != nil || len(problems) > 0 {
+			t.Errorf("check: %q, %v", problems, err)
+		}
+	})
+}

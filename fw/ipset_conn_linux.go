@@ -1,0 +1,152 @@
+package fw
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// maxElements go into one message: an element is at most 60 bytes (IPv6, width, port, timeout), and the list, a
+	// nested attribute, at most 65,535.
+	maxElements = 1090
+	// setSendBuffer holds the largest message with the kernel's own overhead.
+	setSendBuffer = 1 << 20
+)
+
+// ipsetConn speaks to ip_set over one socket, which is opened when first needed and anew after a failure of the socket.
+type ipsetConn struct {
+	sock *netlink.Conn
+	buf  []byte
+}
+
+func (c *ipsetConn) close() error {
+	if c.sock == nil {
+		return nil
+	}
+	err := c.sock.Close()
+	c.sock = nil
+	return err
+}
+
+// do sends one request and waits for the kernel's verdict, which it gives before the send returns.
+func (c *ipsetConn) do(cmd uint16, flags netlink.HeaderFlags, m message) ([]netlink.Message, error) {
+	if c.sock == nil {
+		sock, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+		if err != nil {
+			return nil, fmt.Errorf("open netlink: %w", err)
+		}
+		_ = sock.SetWriteBuffer(setSendBuffer) // without it large messages fail one by one, with a clear error
+		c.sock = sock
+	}
+	c.buf = m[:0]
+	answers, err := c.sock.Execute(netlink.Message{
+		Header: netlink.Header{
+			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_IPSET<<8 | cmd),
+			Flags: netlink.Request | flags,
+		},
+		Data: m,
+	})
+	var errno syscall.Errno
+	if err != nil && (!errors.As(err, &errno) || errno == syscall.ENOBUFS) {
+		_ = c.close() // the socket may hold answers to something else now
+	}
+	return answers, err
+}
+
+// setSpec says how a set is made.
+type setSpec struct {
+	name     string
+	typeName string
+	revision uint8
+	v6       bool
+	maxElem  uint32
+	timeouts bool
+}
+
+func (s setSpec) family() uint8 {
+	if s.v6 {
+		return unix.AF_INET6
+	}
+	return unix.AF_INET
+}
+
+// create makes the set; hashSize is the number of buckets to begin with. It is an error if the name is taken.
+func (c *ipsetConn) create(s setSpec, hashSize uint32) error {
+	m := newMessage(c.buf, s.name)
+	m.string(attrTypeName, s.typeName)
+	m.uint8(attrRevision, s.revision)
+	m.uint8(attrFamily, s.family())
+	data := m.open(attrData)
+	m.uint32(dataHashSize, hashSize)
+	m.uint32(dataMaxElem, s.maxElem)
+	if s.timeouts {
+		m.uint32(dataTimeout, 0)
+	}
+	m.shut(data)
+	_, err := c.do(cmdCreate, netlink.Acknowledge|netlink.Create|netlink.Excl, m)
+	return ipsetError("create", s.name, err)
+}
+
+// destroy removes the set; that there is none is no error.
+func (c *ipsetConn) destroy(set string) (existed bool, err error) {
+	_, err = c.do(cmdDestroy, netlink.Acknowledge, newMessage(c.buf, set))
+	if errors.Is(err, syscall.ENOENT) {
+		return false, nil
+	}
+	return err == nil, ipsetError("destroy", set, err)
+}
+
+// swap exchanges what two sets contain, at once for every packet.
+func (c *ipsetConn) swap(set, other string) error {
+	m := newMessage(c.buf, set)
+	m.string(attrTypeName, other)
+	_, err := c.do(cmdSwap, netlink.Acknowledge, m)
+	return ipsetError("swap", set, err)
+}
+
+// head tells a set's type; ok is false if there is no such set.
+func (c *ipsetConn) head(set string) (h setHeader, ok bool, err error) {
+	answers, err := c.do(cmdHeader, 0, newMessage(c.buf, set))
+	if errors.Is(err, syscall.ENOENT) {
+		return h, false, nil
+	}
+	if err != nil {
+		return h, false, ipsetError("look at", set, err)
+	}
+	if len(answers) == 0 {
+		return h, false, fmt.Errorf("look at set %q: no answer", set)
+	}
+	h, err = parseHeader(answers[0].Data)
+	return h, err == nil, err
+}
+
+// add puts elements in; for those that are there already the timeout begins anew. It says how many were not taken
+// because the set is full.
+func (c *ipsetConn) add(set string, elements []element) (left int, err error) {
+	return c.change(cmdAdd, "add to", set, elements)
+}
+
+// del takes elements out; those that are not there do not matter.
+func (c *ipsetConn) del(set string, elements []element) error {
+	_, err := c.change(cmdDel, "remove from", set, elements)
+	return err
+}
+
+func (c *ipsetConn) change(cmd uint16, action, set string, elements []element) (left int, err error) {
+	for len(elements) > 0 {
+		n := min(len(elements), maxElements)
+		_, err := c.do(cmd, netlink.Acknowledge, elementsMessage(c.buf, set, elements[:n]))
+		if err = ipsetError(action, set, err); errors.Is(err, errSetFull) {
+			return len(elements), nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		elements = elements[n:]
+	}
+	return 0, nil
+}

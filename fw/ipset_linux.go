@@ -1,0 +1,327 @@
+package fw
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"syscall"
+	"time"
+)
+
+// What a set is for.
+const (
+	kindAddr  = iota // single addresses, all ports
+	kindNet          // wider prefixes, all ports
+	kindPort         // addresses and prefixes, with a port
+	kindAllow        // never dropped
+	kinds
+)
+
+// Bounds of the sets.
+const (
+	maxAddrs  = 4 << 20
+	maxNets   = 1 << 20
+	maxPorts  = 1 << 20
+	maxAllows = 1 << 16
+
+	// A set that is being let go by rules just deleted is busy for a moment.
+	busyRetries = 10
+	busyDelay   = 2 * time.Millisecond // doubles
+)
+
+// ipsetSpecs are our sets, [v4, v6][kind]. The revisions are the oldest that know all we use.
+var ipsetSpecs = func() (specs [2][kinds]setSpec) {
+	for i, v6 := range []bool{false, true} {
+		name := [2]string{"meshban4", "meshban6"}[i]
+		specs[i] = [kinds]setSpec{
+			kindAddr:  {name, "hash:ip", 1, v6, maxAddrs, true},
+			kindNet:   {name + "n", "hash:net", 2, v6, maxNets, true},
+			kindPort:  {name + "p", "hash:net,port", 3, v6, maxPorts, true},
+			kindAllow: {name + "a", "hash:net", 2, v6, maxAllows, false},
+		}
+	}
+	return specs
+}()
+
+// tempName is the name under which a new set is filled.
+func tempName(set string) string { return set + "x" }
+
+// ipset drops by sets that one rule per kind looks up.
+type ipset struct {
+	conn    ipsetConn
+	xt      *xtables
+	opts    Options
+	ports   portBans
+	batch   [2][kinds]setChange // of the Apply under way; kept for its memory
+	cleaned bool                // what another backend may have left is gone
+}
+
+// setChange is what a batch does to one set.
+type setChange struct{ del, add []element }
+
+func openIPSet(ctx context.Context, opts Options) (Backend, string, error) {
+	xt, note, err := openXTables(ctx, opts)
+	if err != nil {
+		return nil, "", err
+	}
+	b := &ipset{xt: xt, opts: opts, ports: portBans{}}
+	wrong, err := b.ensureSets()
+	if err == nil && len(wrong) == 0 {
+		err = xt.ensure(ctx, b.rules(nil, nil))
+	}
+	if err != nil {
+		_ = b.Close()
+		if noIPSet(err) {
+			err = fmt.Errorf("the kernel has no ip_set (%w): %w", err, ErrUnsupported)
+		}
+		return nil, "", err
+	}
+	return b, note, nil
+}
+
+// noIPSet: the error with which a kernel without ip_set answers.
+func noIPSet(err error) bool {
+	return errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EOPNOTSUPP)
+}
+
+func (b *ipset) Name() string              { return NameIPSet }
+func (b *ipset) Close() error              { return b.conn.close() }
+func (b *ipset) maxTimeout() time.Duration { return maxIPSetTimeout * time.Second }
+
+// specs goes through the sets of the families in use.
+func (b *ipset) specs(f func(setSpec) error) error {
+	for i := range b.xt.families {
+		for _, spec := range ipsetSpecs[i] {
+			if err := f(spec); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// rules gives the chains' rules: one look-up per kind, those in without left out, and those in temp looked up under
+// their temporary name too.
+func (b *ipset) rules(without, temp map[string]bool) func(v6 bool) chains {
+	return func(v6 bool) chains {
+		i := 0
+		if v6 {
+			i = 1
+		}
+		var c chains
+		for kind, match := range [...]string{kindAddr: "src", kindNet: "src", kindPort: "src,dst"} {
+			name := ipsetSpecs[i][kind].name
+			if !without[name] {
+				c.main = append(c.main, "-m set --match-set "+name+" "+match+" -g "+chainHit)
+			}
+			if temp[name] {
+				c.main = append(c.main, "-m set --match-set "+tempName(name)+" "+match+" -g "+chainHit)
+			}
+		}
+		c.hit = b.xt.hitRules(v6)
+		allow := ipsetSpecs[i][kindAllow].name
+		if !without[allow] {
+			c.hit = append(c.hit, "-m set --match-set "+allow+" src -j RETURN")
+		}
+		if temp[allow] {
+			c.hit = append(c.hit, "-m set --match-set "+tempName(allow)+" src -j RETURN")
+		}
+		return c
+	}
+}
+
+// ensureSets creates the sets that are missing, empty, and names those that have another type than ours.
+func (b *ipset) ensureSets() (wrong map[string]bool, err error) {
+	err = b.specs(func(spec setSpec) error {
+		h, ok, err := b.conn.head(spec.name)
+		switch {
+		case err != nil:
+			return err
+		case !ok:
+			return b.conn.create(spec, 0)
+		case h.typeName != spec.typeName || h.family != spec.family():
+			if wrong == nil {
+				wrong = map[string]bool{}
+			}
+			wrong[spec.name] = true
+		}
+		return nil
+	})
+	return wrong, err
+}
+
+// Apply carries out a batch: removals first, then additions; portBans and distinct keys make that order safe.
+func (b *ipset) Apply(ctx context.Context, now time.Time, updates []Update) error {
+	for i := range b.batch {
+		for k := range b.batch[i] {
+			b.batch[i][k].del, b.batch[i][k].add = b.batch[i][k].del[:0], b.batch[i][k].add[:0]
+		}
+	}
+	left := 0
+	for _, u := range updates {
+		if !droppable(u.Prefix) {
+			left++
+			continue
+		}
+		prefix := u.Prefix.Masked()
+		sets := &b.batch[familyOf(prefix)]
+		if len(u.Ports) > 0 {
+			put, out := b.ports.change(now, u)
+			for _, p := range put {
+				sets[kindPort].add = append(sets[kindPort].add, element{prefix, p.proto, p.port, timeoutSeconds(now, p.until)})
+			}
+			for _, k := range out {
+				sets[kindPort].del = append(sets[kindPort].del, element{prefix: prefix, proto: k.proto, port: k.port})
+			}
+			continue
+		}
+		set := &sets[kindOf(prefix)]
+		if u.Remove || !u.Until.After(now) {
+			set.del = append(set.del, element{prefix: prefix})
+		} else {
+			set.add = append(set.add, element{prefix: prefix, timeout: timeoutSeconds(now, u.Until)})
+		}
+	}
+	for i := range b.xt.families {
+		for kind, spec := range ipsetSpecs[i] {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			change := &b.batch[i][kind]
+			if err := b.conn.del(spec.name, change.del); err != nil {
+				return err
+			}
+			n, err := b.conn.add(spec.name, change.add)
+			if err != nil {
+				return err
+			}
+			left += n
+		}
+	}
+	return leftError(left, nil)
+}
+
+// SetAllow fills a second set and swaps.
+func (b *ipset) SetAllow(ctx context.Context, allow []netip.Prefix) error {
+	l := newIPSetLoad(b, time.Time{})
+	defer l.drop()
+	for i := range b.xt.families {
+		if err := l.make(ipsetSpecs[i][kindAllow], 0); err != nil {
+			return err
+		}
+	}
+	if err := l.allow(allow); err != nil {
+		return err
+	}
+	for i := range b.xt.families {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := b.swap(ctx, ipsetSpecs[i][kindAllow].name); err != nil {
+			return err
+		}
+	}
+	return leftError(l.left, nil)
+}
+
+// Check looks at the head of each set and at the rules.
+func (b *ipset) Check(ctx context.Context) (problems []string, err error) {
+	err = b.specs(func(spec setSpec) error {
+		h, ok, err := b.conn.head(spec.name)
+		switch {
+		case err != nil:
+			return err
+		case !ok:
+			problems = append(problems, fmt.Sprintf("the set %s is missing", spec.name))
+		case h.typeName != spec.typeName || h.family != spec.family():
+			problems = append(problems, fmt.Sprintf("the set %s is a %s", spec.name, h.typeName))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	more, err := b.xt.check(ctx, b.rules(nil, nil))
+	return append(problems, more...), err
+}
+
+// Teardown removes rules, then sets.
+func (b *ipset) Teardown(ctx context.Context) error {
+	for _, f := range b.xt.families {
+		for _, table := range []string{tableRaw, tableMangle} {
+			if _, err := f.teardown(ctx, table); err != nil {
+				return err
+			}
+		}
+	}
+	_, err := teardownSets(ctx, &b.conn)
+	return err
+}
+
+// teardownSets destroys every set of ours.
+func teardownSets(ctx context.Context, conn *ipsetConn) (removed []string, err error) {
+	for _, family := range ipsetSpecs {
+		for _, spec := range family {
+			for _, name := range []string{spec.name, tempName(spec.name)} {
+				gone, err := destroyBusy(ctx, conn, name)
+				if err != nil {
+					return removed, err
+				}
+				if gone {
+					removed = append(removed, "ipset: the set "+name)
+				}
+			}
+		}
+	}
+	return removed, nil
+}
+
+// whileBusy repeats what fails because a set is in use for a moment: by rules that are being freed, or a listing.
+func whileBusy(ctx context.Context, f func() error) error {
+	for try := 0; ; try++ {
+		err := f()
+		if !errors.Is(err, syscall.EBUSY) || try == busyRetries || !pause(ctx, busyDelay<<try) {
+			return err
+		}
+	}
+}
+
+func destroyBusy(ctx context.Context, conn *ipsetConn, name string) (existed bool, err error) {
+	err = whileBusy(ctx, func() (err error) {
+		existed, err = conn.destroy(name)
+		return err
+	})
+	return existed, err
+}
+
+func (b *ipset) swap(ctx context.Context, set string) error {
+	return whileBusy(ctx, func() error { return b.conn.swap(tempName(set), set) })
+}
+
+// droppable: only such a prefix may be an entry.
+func droppable(p netip.Prefix) bool {
+	return p.IsValid() && p.Bits() > 0 && !p.Addr().Is4In6()
+}
+
+func familyOf(p netip.Prefix) int {
+	if p.Addr().Is4() {
+		return 0
+	}
+	return 1
+}
+
+func kindOf(p netip.Prefix) int {
+	if p.IsSingleIP() {
+		return kindAddr
+	}
+	return kindNet
+}
+
+// leftError says how many entries are not enforced, or passes another error on.
+func leftError(left int, err error) error {
+	if err == nil && left > 0 {
+		return &PartialError{Left: left, Why: "the kernel's set is full, or the prefix is none that can be dropped"}
+	}
+	return err
+}

@@ -1,0 +1,218 @@
+package fw
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// ipsetLoad fills sets under their temporary names.
+type ipsetLoad struct {
+	b    *ipset
+	now  time.Time
+	made map[string]bool // by final name
+	bufs [2][kinds][]element
+	full [2][kinds]bool
+	left int
+}
+
+func newIPSetLoad(b *ipset, now time.Time) *ipsetLoad {
+	return &ipsetLoad{b: b, now: now, made: map[string]bool{}}
+}
+
+// make creates a set under its temporary name, in place of what a former run may have left there.
+func (l *ipsetLoad) make(spec setSpec, hashSize uint32) error {
+	temp := spec
+	temp.name = tempName(spec.name)
+	if _, err := destroyBusy(context.Background(), &l.b.conn, temp.name); err != nil {
+		return err
+	}
+	if err := l.b.conn.create(temp, hashSize); err != nil {
+		return err
+	}
+	l.made[spec.name] = true
+	return nil
+}
+
+// put queues an element, and sends the queue when it is full.
+func (l *ipsetLoad) put(kind int, e element) error {
+	i := familyOf(e.prefix)
+	if l.full[i][kind] {
+		l.left++
+		return nil
+	}
+	l.bufs[i][kind] = append(l.bufs[i][kind], e)
+	if len(l.bufs[i][kind]) >= maxElements {
+		return l.flush(i, kind)
+	}
+	return nil
+}
+
+func (l *ipsetLoad) flush(i, kind int) error {
+	left, err := l.b.conn.add(tempName(ipsetSpecs[i][kind].name), l.bufs[i][kind])
+	l.left += left
+	l.full[i][kind] = left > 0
+	l.bufs[i][kind] = l.bufs[i][kind][:0]
+	return err
+}
+
+// entries loads all but the allowed prefixes, and gives the ports it met.
+func (l *ipsetLoad) entries(ctx context.Context, state State) (portBans, error) {
+	ports := portBans{}
+	v6 := len(l.b.xt.families) > 1
+	for e := range state.Entries {
+		switch {
+		case !droppable(e.Prefix):
+			l.left++
+			continue
+		case !e.Until.After(l.now), !v6 && e.Prefix.Addr().Is6():
+			continue
+		case len(e.Ports) > 0:
+			ports.keep(e)
+			continue
+		}
+		prefix := e.Prefix.Masked()
+		if err := l.put(kindOf(prefix), element{prefix: prefix, timeout: timeoutSeconds(l.now, e.Until)}); err != nil {
+			return nil, err
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+	for prefix := range ports {
+		for k, until := range ports.elements(l.now, prefix) {
+			if err := l.put(kindPort, element{prefix, k.proto, k.port, timeoutSeconds(l.now, until)}); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return ports, l.flushAll(kindAddr, kindNet, kindPort)
+}
+
+// allow loads the prefixes that are never dropped.
+func (l *ipsetLoad) allow(allow []netip.Prefix) error {
+	for _, p := range allow {
+		if !droppable(p) {
+			l.left++
+			continue
+		}
+		if familyOf(p) >= len(l.b.xt.families) {
+			continue
+		}
+		if err := l.put(kindAllow, element{prefix: p.Masked()}); err != nil {
+			return err
+		}
+	}
+	return l.flushAll(kindAllow)
+}
+
+func (l *ipsetLoad) flushAll(kinds ...int) error {
+	for i := range l.b.xt.families {
+		for _, kind := range kinds {
+			if err := l.flush(i, kind); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// drop destroys the temporary sets: what they hold is the old content by then, or a load that failed.
+func (l *ipsetLoad) drop() {
+	for set := range l.made {
+		if _, err := destroyBusy(context.Background(), &l.b.conn, tempName(set)); err != nil {
+			l.b.opts.Logger.Warn("a temporary set stays until the next load", "set", tempName(set), "err", err)
+		}
+	}
+}
+
+// bucketsFor is the number of hash buckets to begin with, so that a big load need not grow the table step by step.
+func bucketsFor(n int) uint32 {
+	const least, most, perBucket = 1024, 1 << 20, 4
+	buckets := uint32(least)
+	for buckets < most && int(buckets)*perBucket < n {
+		buckets *= 2
+	}
+	return buckets
+}
+
+// Replace fills second sets and swaps each with the first.
+func (b *ipset) Replace(ctx context.Context, now time.Time, state State) error {
+	wrong, err := b.ensureSets()
+	if err != nil {
+		return err
+	}
+	if len(wrong) == 0 {
+		// First, so that what a former run left in the sets is dropped while the new ones are filled.
+		if err := b.xt.ensure(ctx, b.rules(nil, nil)); err != nil {
+			return err
+		}
+	}
+	load := newIPSetLoad(b, now)
+	defer load.drop()
+	err = b.specs(func(spec setSpec) error {
+		buckets := uint32(0)
+		if spec.typeName == "hash:ip" && !spec.v6 {
+			buckets = bucketsFor(state.Len)
+		}
+		return load.make(spec, buckets)
+	})
+	if err != nil {
+		return err
+	}
+	ports, err := load.entries(ctx, state)
+	if err != nil {
+		return err
+	}
+	if err := load.allow(state.Allow); err != nil {
+		return err
+	}
+	if len(wrong) > 0 {
+		if err := b.retype(ctx, wrong); err != nil {
+			return err
+		}
+	}
+	// The allowed first, so that nothing allowed just now is dropped by a new entry that covers it.
+	for kind := kinds - 1; kind >= 0; kind-- {
+		for i := range b.xt.families {
+			if err := b.swap(ctx, ipsetSpecs[i][kind].name); err != nil {
+				return err
+			}
+		}
+	}
+	b.ports = ports
+	if len(wrong) > 0 {
+		if err := b.xt.ensure(ctx, b.rules(nil, nil)); err != nil {
+			return err
+		}
+	}
+	if !b.cleaned {
+		if _, err := cleanup(ctx, b.opts, keep{backend: NameIPSet, xt: b.xt}); err != nil {
+			return &PartialError{Left: load.left, Why: "what another backend left could not be removed: " + err.Error()}
+		}
+		b.cleaned = true
+	}
+	return leftError(load.left, nil)
+}
+
+// retype puts an empty set of the right type in place of each of another type, which no swap can mend. All the while
+// the rules look up the new content under its temporary name.
+func (b *ipset) retype(ctx context.Context, wrong map[string]bool) error {
+	if err := b.xt.ensure(ctx, b.rules(wrong, wrong)); err != nil {
+		return err
+	}
+	err := b.specs(func(spec setSpec) error {
+		if !wrong[spec.name] {
+			return nil
+		}
+		if _, err := destroyBusy(ctx, &b.conn, spec.name); err != nil {
+			return fmt.Errorf("a set of this name exists, with another type: %w", err)
+		}
+		return b.conn.create(spec, 0)
+	})
+	if err != nil {
+		return err
+	}
+	return b.xt.ensure(ctx, b.rules(nil, wrong))
+}

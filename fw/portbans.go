@@ -1,0 +1,101 @@
+package fw
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// portKey is one protocol and one port.
+type portKey struct {
+	proto uint8
+	port  uint16
+}
+
+// portElement is a port of a prefix that the kernel should hold.
+type portElement struct {
+	portKey
+	until time.Time
+}
+
+// portBan is one entry with ports.
+type portBan struct {
+	ports  string // as in Key
+	ranges []PortRange
+	until  time.Time
+}
+
+// portBans knows all entries with ports. The kernel holds one element per prefix, protocol and port, and two entries
+// may share some: an element lives as long as any entry that has it.
+type portBans map[netip.Prefix][]portBan
+
+// expand calls f for each protocol and port of the ranges, perhaps more than once for the same.
+func expand(ranges []PortRange, f func(portKey)) {
+	for _, r := range ranges {
+		for port := int(r.First); port <= int(r.Last); port++ {
+			if r.Proto != ProtoUDP {
+				f(portKey{ProtoTCP, uint16(port)})
+			}
+			if r.Proto != ProtoTCP {
+				f(portKey{ProtoUDP, uint16(port)})
+			}
+		}
+	}
+}
+
+// keep notes an entry, in place of the one with its key.
+func (b portBans) keep(e Entry) {
+	key := e.Key()
+	ban := portBan{ports: key.Ports, ranges: e.Ports, until: e.Until}
+	bans := b[key.Prefix]
+	if i := slices.IndexFunc(bans, func(o portBan) bool { return o.ports == key.Ports }); i >= 0 {
+		bans[i] = ban
+		return
+	}
+	b[key.Prefix] = append(bans, ban)
+}
+
+// change notes an update and says what becomes of each element that the entry has: put in, or taken out. It says so
+// whether or not the kernel is thought to have it, so that a batch may be tried again.
+func (b portBans) change(now time.Time, u Update) (put []portElement, out []portKey) {
+	key := u.Key()
+	if u.Remove || !u.Until.After(now) {
+		b[key.Prefix] = slices.DeleteFunc(b[key.Prefix], func(o portBan) bool { return o.ports == key.Ports })
+	} else {
+		b.keep(u.Entry)
+	}
+	live := b.elements(now, key.Prefix)
+	done := make(map[portKey]bool, len(live))
+	expand(u.Ports, func(k portKey) {
+		if done[k] {
+			return
+		}
+		done[k] = true
+		if until, ok := live[k]; ok {
+			put = append(put, portElement{k, until})
+		} else {
+			out = append(out, k)
+		}
+	})
+	return put, out
+}
+
+// elements are all that the kernel should hold of a prefix, each with the latest end. Entries that are over are
+// forgotten.
+func (b portBans) elements(now time.Time, prefix netip.Prefix) map[portKey]time.Time {
+	bans := slices.DeleteFunc(b[prefix], func(o portBan) bool { return !o.until.After(now) })
+	if len(bans) == 0 {
+		delete(b, prefix)
+		return nil
+	}
+	b[prefix] = bans
+	live := map[portKey]time.Time{}
+	for _, ban := range bans {
+		expand(ban.ranges, func(k portKey) {
+			if ban.until.After(live[k]) {
+				live[k] = ban.until
+			}
+		})
+	}
+	return live
+}

@@ -1,0 +1,227 @@
+package fw
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// chains are the rules of our two chains in one family, each as `iptables -S` prints it without "-A CHAIN ".
+type chains struct {
+	main []string
+	hit  []string // without the last rule, which drops
+}
+
+// xtables keeps our chains and the jump to them in the tables of both families.
+type xtables struct {
+	table    string
+	families []*xtFamily
+	opts     Options
+}
+
+// openXTables finds the commands. Without the IPv6 one it goes on, and the note says so.
+func openXTables(ctx context.Context, opts Options) (x *xtables, note string, err error) {
+	x = &xtables{table: tableRaw, opts: opts}
+	if opts.Outbound == OutboundAllow {
+		x.table = tableMangle // the first place where the kernel knows which side began a connection
+	}
+	v4, err := newXTFamily(ctx, opts, false)
+	if err != nil {
+		return nil, "", err
+	}
+	x.families = []*xtFamily{v4}
+	v6, err := newXTFamily(ctx, opts, true)
+	if err == nil {
+		_, err = v6.list(ctx, x.table)
+	}
+	if errors.Is(err, ErrLocked) || ctx.Err() != nil {
+		return nil, "", err
+	}
+	if err != nil {
+		return x, "IPv6 packets are not dropped: " + err.Error(), nil
+	}
+	x.families = append(x.families, v6)
+	return x, "", nil
+}
+
+// hitRules are what every backend with iptables rules does with a packet that matched, before dropping it.
+func (x *xtables) hitRules(v6 bool) []string {
+	var rules []string
+	if v6 {
+		// Without neighbour discovery a banned router or neighbour would take the link with it: RFC 4890, 4.4.1.
+		for typ := 133; typ <= 137; typ++ {
+			rules = append(rules, "-p ipv6-icmp -m icmp6 --icmpv6-type "+strconv.Itoa(typ)+" -j RETURN")
+		}
+	}
+	if x.opts.Outbound == OutboundAllow {
+		rules = append(rules, "-m conntrack --ctdir REPLY -j RETURN")
+	}
+	return rules
+}
+
+func dropRule(made string) string {
+	if made == madeNothing {
+		return "-j DROP"
+	}
+	return "-m comment --comment " + made + " -j DROP"
+}
+
+// ensure puts chains and jump in place in every family. What is right already is left alone; what is not is written in
+// one step. A family's chains come from want.
+func (x *xtables) ensure(ctx context.Context, want func(v6 bool) chains) error {
+	for _, f := range x.families {
+		have, err := f.list(ctx, x.table)
+		if err != nil {
+			return err
+		}
+		if err := f.remember(have, x.table); err != nil {
+			return err
+		}
+		c := want(f.v6)
+		hit := append(slices.Clone(c.hit), dropRule(f.made))
+		if !slices.Equal(have.rules[chainHit], hit) || !slices.Equal(have.rules[chainMain], c.main) ||
+			!have.has(chainMain) {
+			if err := f.writeChains(ctx, x.table, c); err != nil {
+				return err
+			}
+		}
+		if err := f.ensureJump(x.table, have); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeChains replaces what both chains contain, in one step.
+func (f *xtFamily) writeChains(ctx context.Context, table string, c chains) error {
+	lines := []string{":" + chainHit + " - [0:0]", ":" + chainMain + " - [0:0]"}
+	for _, rule := range c.hit {
+		lines = append(lines, "-A "+chainHit+" "+rule)
+	}
+	lines = append(lines, "-A "+chainHit+" "+dropRule(f.made))
+	for _, rule := range c.main {
+		lines = append(lines, "-A "+chainMain+" "+rule)
+	}
+	return f.restore(ctx, table, lines)
+}
+
+// remember finds out, before anything is written, what the kernel will hold only because of us.
+func (f *xtFamily) remember(have listing, table string) error {
+	if !f.nft {
+		return nil // the legacy kernel tables cannot be taken away again
+	}
+	if made := have.made(); made != madeNothing {
+		f.made = made
+		return nil
+	}
+	tableThere, chainThere, err := nftHas(f.v6, table, chainHook)
+	switch {
+	case err != nil:
+		return err
+	case !tableThere:
+		f.made = madeTable
+	case !chainThere && f.made == madeNothing:
+		f.made = madeChain
+	}
+	return nil
+}
+
+// ensureJump brings the jump to the first place, before it removes any other, so that none is ever missing.
+func (f *xtFamily) ensureJump(table string, have listing) error {
+	if have.jumpInPlace() {
+		return nil
+	}
+	if err := f.ipt.Insert(table, chainHook, 1, jumpRule...); err != nil {
+		return fmt.Errorf("insert the jump into %s: %w", chainHook, f.wrap(err))
+	}
+	at := have.jumps()
+	for i := len(at) - 1; i >= 0; i-- {
+		if err := f.ipt.DeleteById(table, chainHook, at[i]+1); err != nil {
+			return fmt.Errorf("remove a jump from %s: %w", chainHook, f.wrap(err))
+		}
+	}
+	return nil
+}
+
+// check says what is not as ensure would leave it.
+func (x *xtables) check(ctx context.Context, want func(v6 bool) chains) (problems []string, err error) {
+	for _, f := range x.families {
+		have, err := f.list(ctx, x.table)
+		if err != nil {
+			return nil, err
+		}
+		say := func(format string, args ...any) {
+			problems = append(problems, f.name+": "+fmt.Sprintf(format, args...))
+		}
+		switch at := have.jumps(); {
+		case len(at) == 0:
+			say("the jump from %s to %s is missing", chainHook, chainMain)
+		case len(at) > 1:
+			say("%s jumps to %s %d times", chainHook, chainMain, len(at))
+		case at[0] != 1:
+			say("the jump from %s to %s stands at place %d, not first", chainHook, chainMain, at[0])
+		case !have.jumpInPlace():
+			say("the jump from %s to %s was altered", chainHook, chainMain)
+		}
+		c := want(f.v6)
+		hit := append(slices.Clone(c.hit), dropRule(have.made()))
+		for _, chain := range []struct {
+			name string
+			want []string
+		}{{chainMain, c.main}, {chainHit, hit}} {
+			switch rules := have.rules[chain.name]; {
+			case !have.has(chain.name):
+				say("the chain %s is missing", chain.name)
+			case len(rules) == 0 && len(chain.want) > 0:
+				say("the chain %s was emptied", chain.name)
+			case !slices.Equal(rules, chain.want):
+				say("the chain %s was altered", chain.name)
+			}
+		}
+	}
+	return problems, nil
+}
+
+// teardown takes our rules out of one table, and what was only there for them. A table that does not exist is not
+// touched. It says what it removed.
+func (f *xtFamily) teardown(ctx context.Context, table string) (removed []string, err error) {
+	if there, err := xtTableExists(f.nft, f.v6, table); err != nil || !there {
+		return nil, err
+	}
+	have, err := f.list(ctx, table)
+	if err != nil {
+		return nil, err
+	}
+	at := have.jumps()
+	for i := len(at) - 1; i >= 0; i-- {
+		if err := f.ipt.DeleteById(table, chainHook, at[i]); err != nil {
+			return removed, fmt.Errorf("remove the jump from %s: %w", chainHook, f.wrap(err))
+		}
+	}
+	if len(at) > 0 {
+		removed = append(removed, fmt.Sprintf("%s: the jump in table %s", f.name, table))
+	}
+	for _, chain := range []string{chainMain, chainHit} {
+		if !have.has(chain) {
+			continue
+		}
+		if err := f.ipt.ClearAndDeleteChain(table, chain); err != nil {
+			return removed, fmt.Errorf("remove the chain %s: %w", chain, f.wrap(err))
+		}
+		removed = append(removed, fmt.Sprintf("%s: the chain %s in table %s", f.name, chain, table))
+	}
+	if made := have.made(); f.nft && made != madeNothing {
+		gone, err := nftRemoveEmpty(f.v6, table, chainHook, made == madeTable,
+			strings.HasPrefix(have.policy[chainHook], "ACCEPT"))
+		if err != nil {
+			return removed, err
+		}
+		for _, what := range gone {
+			removed = append(removed, f.name+": "+what)
+		}
+	}
+	return removed, nil
+}
