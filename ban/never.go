@@ -31,3 +31,52 @@ var builtinNever = []NeverEntry{
 	{netip.MustParsePrefix("fe80::/10"), "link-local"},
 	{netip.MustParsePrefix("ff00::/8"), "multicast"},
 }
+
+// A neverList is the never-ban list with what is built in.
+type neverList struct {
+	why   map[pkey]string
+	forms formCount
+}
+
+// newNeverList leaves out invalid prefixes. Of entries for one prefix the first counts.
+func newNeverList(es []NeverEntry) neverList {
+	l := neverList{why: make(map[pkey]string)}
+	for _, list := range [2][]NeverEntry{builtinNever, es} {
+		for _, e := range list {
+			p, err := Normalize(e.Prefix)
+			if err != nil {
+				continue
+			}
+			if k := keyOf(p); !l.has(k) {
+				l.why[k] = e.Why
+				l.forms.add(k)
+			}
+		}
+	}
+	return l
+}
+
+func (l *neverList) has(k pkey) bool {
+	_, ok := l.why[k]
+	return ok
+}
+
+// covers reports whether an entry contains k.
+func (l *neverList) covers(k pkey) bool {
+	for w := range l.forms.covering(k) {
+		if l.has(w) {
+			return true
+		}
+	}
+	return false
+}
+
+// covering returns the narrowest entry that contains k.
+func (l *neverList) covering(k pkey) (NeverEntry, bool) {
+	for w := range l.forms.covering(k) {
+		if why, ok := l.why[w]; ok {
+			return NeverEntry{w.prefix(), why}, true
+		}
+	}
+	return NeverEntry{}, false
+}

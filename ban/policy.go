@@ -98,7 +98,7 @@ func (t *Table) CheckLocal(now time.Time, op Op) error {
 		return err
 	}
 	longest := t.limits.MaxFor
-	if cancels(op.Kind) {
+	if outlives(op.Kind) {
 		longest += t.limits.FutureSkew + ClockSkew
 	}
 	if op.Until.After(now.Add(longest)) {
@@ -108,14 +108,12 @@ func (t *Table) CheckLocal(now time.Time, op Op) error {
 	if op.Kind != KindBan {
 		return nil
 	}
-	if e, ok := t.neverCovering(op.Prefix); ok {
+	k := keyOf(op.Prefix)
+	if e, ok := t.never.covering(k); ok {
 		return refuse(RuleNever, "%s is on the never-ban list: %s", shortPrefix(op.Prefix), e.describe(op.Prefix))
 	}
-	if r, ok := t.allowCovering(op.Prefix); ok {
-		e := NeverEntry{Prefix: r.Prefix, Why: r.Reason}
-		if e.Why == "" {
-			e.Why = "allowed by " + r.Origin.Short()
-		}
+	if i := t.allowing(k); i != 0 {
+		e := t.allowEntry(i)
 		return refuse(RuleAllow, "%s is on the allow list: %s", shortPrefix(op.Prefix), e.describe(op.Prefix))
 	}
 	return nil
@@ -138,7 +136,7 @@ func (t *Table) CheckRemote(now time.Time, r Record) error {
 			r.Kind, shortPrefix(r.Prefix), r.Issued.Sub(now).Round(time.Second), t.limits.FutureSkew)
 	}
 	longest := t.limits.MaxFor + t.limits.FutureSkew
-	if cancels(r.Kind) {
+	if outlives(r.Kind) {
 		longest += ClockSkew
 	}
 	if r.Until.After(now.Add(longest)) || r.Until.After(r.Issued.Add(longest)) {
@@ -167,8 +165,8 @@ func (t *Table) checkOp(now time.Time, op Op, min4, min6 int) error {
 	return nil
 }
 
-// cancels reports whether ops of kind k outlive what they end.
-func cancels(k Kind) bool { return k == KindRevoke || k == KindUnban || k == KindUnallow }
+// outlives reports whether ops of kind k outlive what they end.
+func outlives(k Kind) bool { return k == KindRevoke || k == KindUnban || k == KindUnallow }
 
 // shortPrefix writes a single address without its length.
 func shortPrefix(p netip.Prefix) string {

@@ -1,12 +1,12 @@
 package ban
 
 import (
+	"cmp"
+	"iter"
 	"net/netip"
+	"slices"
 	"time"
 )
-
-// MaxFindings bounds what Why returns.
-const MaxFindings = 1000
 
 // Entry is what the table holds of one prefix and ports that a live ban asks for.
 type Entry struct {
@@ -20,24 +20,103 @@ type Entry struct {
 	State   State
 }
 
-// Verdict answers whether an address is dropped here.
-type Verdict struct {
-	Entry                // the entry that drops it; zero if none does
-	Exception NeverEntry // what lets it through, if something does; else zero
+// entryOf returns the entry i; false if no live ban asks for it.
+func (t *Table) entryOf(i uint32) (Entry, bool) {
+	e := t.bans.entries.at(i)
+	if e.state == stateNone {
+		return Entry{}, false
+	}
+	var recs []*rec
+	for j := e.recs; j != 0; {
+		x := t.bans.recs.at(j)
+		if t.counts(&t.bans, e, x) {
+			recs = append(recs, x)
+		}
+		j = x.next
+	}
+	slices.SortFunc(recs, func(x, y *rec) int {
+		if t.sooner(x, y) {
+			return -1
+		}
+		return +1
+	})
+	lead := t.bans.recs.at(t.leading(&t.bans, e))
+	w := t.wordsAt(lead.words)
+	until := cmp.Or(e.until, lead.until)
+	out := Entry{
+		Prefix: e.key().prefix(), Ports: t.portsAt(e.ports), State: e.state,
+		Until: fromMillis(until), Issued: fromMillis(lead.issued), Reason: w.reason, Source: w.source,
+		Origins: make([]Origin, len(recs)),
+	}
+	for j, x := range recs {
+		out.Origins[j] = t.speakers.at(x.speaker).origin
+	}
+	return out, true
 }
 
-// Finding is one record, or entry of the never-ban list, that bears on an address.
-type Finding struct {
-	Kind   Kind // KindNever for an entry of the never-ban list
-	Prefix netip.Prefix
-	Ports  Ports
-	Origin Origin    // zero for the never-ban list
-	Issued time.Time // zero for the never-ban list
-	Until  time.Time // zero for the never-ban list
-	Reason string
-	Source string
-	Status string // in plain words; names another origin by its Short form
-	By     Origin // the other origin that Status names, or zero
+// EntriesAfter returns some of the entries: begin with cursor 0 and go on with next until that is
+// 0. A call looks at n places, at least 1, some of which may be empty. Between calls the table may
+// change: an entry that stays is returned exactly once; one that comes or goes, at most once.
+func (t *Table) EntriesAfter(cursor uint32, n int) (es []Entry, next uint32) {
+	end := t.bans.entries.end
+	for i := max(cursor, 1); i < end; i++ {
+		if n--; n < 0 && i > max(cursor, 1) {
+			return es, i
+		}
+		if e, ok := t.entryOf(i); ok {
+			es = append(es, e)
+		}
+	}
+	return es, 0
+}
+
+// Entries yields what EntriesAfter returns, all of it. The table must not change meanwhile.
+func (t *Table) Entries() iter.Seq[Entry] {
+	return func(yield func(Entry) bool) {
+		for i := uint32(1); i < t.bans.entries.end; i++ {
+			if e, ok := t.entryOf(i); ok && !yield(e) {
+				return
+			}
+		}
+	}
+}
+
+// Enforced yields what the firewall should hold; there are Counts().Active of it. The table must
+// not change meanwhile.
+func (t *Table) Enforced() iter.Seq[Rule] {
+	return func(yield func(Rule) bool) {
+		for i := uint32(1); i < t.bans.entries.end; i++ {
+			e := t.bans.entries.at(i)
+			if e.state != StateEnforced {
+				continue
+			}
+			if !yield(Rule{e.key().prefix(), t.portsAt(e.ports), fromMillis(e.until)}) {
+				return
+			}
+		}
+	}
+}
+
+// Exceptions returns the prefixes that are never dropped: the never-ban list and the allows in
+// force. Ascending, none inside another.
+func (t *Table) Exceptions() []netip.Prefix {
+	var all []netip.Prefix
+	for k := range t.never.why {
+		all = append(all, k.prefix())
+	}
+	for i := uint32(1); i < t.allows.entries.end; i++ {
+		if e := t.allows.entries.at(i); e.state == StateEnforced {
+			all = append(all, e.key().prefix())
+		}
+	}
+	slices.SortFunc(all, netip.Prefix.Compare) // what contains stands before what is contained
+	var out []netip.Prefix
+	for _, p := range all {
+		if n := len(out); n == 0 || !out[n-1].Overlaps(p) {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // Counts is how much the table holds.
@@ -47,5 +126,125 @@ type Counts struct {
 	Held    int    // entries that wait for the operator
 	Allowed int    // entries suppressed by the never-ban list or an allow
 	Records int    // live records of every kind
-	Dropped uint64 // records not merged since the start because the table was full
+	Dropped uint64 // records left out since the start because there were MaxRecords
+}
+
+// Counts returns how much the table holds, at the cost of a few additions.
+func (t *Table) Counts() Counts {
+	return Counts{
+		Active:  t.states[StateEnforced],
+		Pending: t.states[StatePending],
+		Held:    t.states[StateHeld],
+		Allowed: t.states[StateAllowed],
+		Records: t.records(),
+		Dropped: t.dropped,
+	}
+}
+
+// Verdict answers whether an address is dropped here.
+type Verdict struct {
+	Entry                // the entry that drops it; zero if none does
+	Exception NeverEntry // what lets it through, if something does; else zero
+}
+
+// Lookup answers whether packets from addr, or from all of a prefix, are dropped here, and by which
+// entry: one for all ports before one for some, then the narrowest.
+func (t *Table) Lookup(addr netip.Prefix) (Verdict, bool) {
+	p, err := Normalize(addr)
+	if err != nil {
+		return Verdict{}, false
+	}
+	k := keyOf(p)
+	if e, ok := t.exception(k); ok {
+		return Verdict{Exception: e}, false
+	}
+	var best uint32
+	for i := range t.bans.covering(k) {
+		e := t.bans.entries.at(i)
+		if e.state == StateEnforced && (best == 0 || e.ports == 0) {
+			if best = i; e.ports == 0 {
+				break
+			}
+		}
+	}
+	if best == 0 {
+		return Verdict{}, false
+	}
+	e, ok := t.entryOf(best)
+	return Verdict{Entry: e}, ok
+}
+
+// exception returns what keeps k from being banned.
+func (t *Table) exception(k pkey) (NeverEntry, bool) {
+	if e, ok := t.never.covering(k); ok {
+		return e, true
+	}
+	if i := t.allowing(k); i != 0 {
+		return t.allowEntry(i), true
+	}
+	return NeverEntry{}, false
+}
+
+// allowEntry describes the allow in force i.
+func (t *Table) allowEntry(i uint32) NeverEntry {
+	e := t.allows.entries.at(i)
+	c := t.causeOfRec(t.allows.recs.at(t.leading(&t.allows, e)))
+	return NeverEntry{e.key().prefix(), cmp.Or(c.words.reason, "allowed by "+c.origin.Short())}
+}
+
+// OwnBan returns this node's own live ban of exactly this prefix and ports, if nothing cancels it.
+// A log line must not shorten it.
+func (t *Table) OwnBan(prefix netip.Prefix, ports Ports) (Record, bool) {
+	return t.own(&t.bans, prefix, ports)
+}
+
+func (t *Table) own(b *book, prefix netip.Prefix, ports Ports) (Record, bool) {
+	id, ok := t.findPorts(ports)
+	if !ok || checkPrefix(prefix) != nil {
+		return Record{}, false
+	}
+	entry := b.find(keyOf(prefix), id)
+	if entry == 0 {
+		return Record{}, false
+	}
+	last, _ := t.said(b, entry, t.self)
+	if last == 0 || !t.counts(b, b.entries.at(entry), b.recs.at(last)) {
+		return Record{}, false
+	}
+	return t.recordOf(b, last), true
+}
+
+// recordOf returns the rec i as it was merged.
+func (t *Table) recordOf(b *book, i uint32) Record {
+	x := b.recs.at(i)
+	e := b.entries.at(x.entry)
+	w := t.wordsAt(x.words)
+	return Record{
+		Op: Op{
+			Kind: x.kind, Prefix: e.key().prefix(), Ports: t.portsAt(e.ports), Until: fromMillis(x.until),
+			Reason: w.reason, Source: w.source,
+		},
+		Origin: t.speakers.at(x.speaker).origin, Version: t.version(x), Issued: fromMillis(x.issued),
+	}
+}
+
+// RemoteCovers reports whether addr is dropped here because of a live ban of another origin. A log
+// line about such an address may be the echo of that ban.
+func (t *Table) RemoteCovers(now time.Time, addr netip.Addr) bool {
+	addr = addr.Unmap().WithZone("")
+	if !addr.IsValid() {
+		return false
+	}
+	k := keyOf(netip.PrefixFrom(addr, addr.BitLen()))
+	for i := range t.bans.covering(k) {
+		e := t.bans.entries.at(i)
+		for j := e.recs; e.state == StateEnforced && j != 0; {
+			x := t.bans.recs.at(j)
+			if x.until > millis(now) && t.speakers.at(x.speaker).origin != t.self && t.counts(&t.bans, e, x) {
+				return !t.allowed(k)
+			}
+			j = x.next
+		}
+	}
+	return false
 }

@@ -3,14 +3,15 @@ package ban
 import (
 	"errors"
 	"fmt"
-	"iter"
 	"net/netip"
-	"slices"
 	"time"
 )
 
-// MaxQuorum bounds Config.Quorum.
-const MaxQuorum = 64
+// Bounds of a table.
+const (
+	MaxQuorum  = 64      // Config.Quorum
+	MaxRecords = 1 << 24 // records of all origins and kinds; what comes beyond is dropped
+)
 
 // ErrNotFound says that nothing live lies inside the prefix.
 var ErrNotFound = errors.New("not found")
@@ -23,13 +24,21 @@ type Config struct {
 	Never  []NeverEntry // what is never banned, beside what is built in
 }
 
-// Table holds what is banned. It is not safe for concurrent use.
+// Table holds what is banned. Its state is a function of the records merged, whatever their order
+// and number of times, and of the time. It is not safe for concurrent use.
+//
+// Each method that takes now first lets everything end whose time has come by then.
 type Table struct {
 	self   Origin
 	limits Limits
 	quorum int
-	never  []NeverEntry
-	o      oracle
+	never  neverList
+
+	interns
+	bans, allows book
+	states       [StateAllowed + 1]int // entries of bans by state
+	dropped      uint64
+	touched      []touched // by the call that is running
 }
 
 // New returns an empty table.
@@ -45,117 +54,140 @@ func New(cfg Config) (*Table, error) {
 		return nil, fmt.Errorf("quorum %d is not within 1-%d", cfg.Quorum, MaxQuorum)
 	}
 	for _, e := range cfg.Never {
-		if !e.Prefix.IsValid() {
-			return nil, fmt.Errorf("never-ban list: prefix %v (%s) is not valid", e.Prefix, e.Why)
+		if _, err := Normalize(e.Prefix); err != nil {
+			return nil, fmt.Errorf("never-ban list: %s: %w", e.Why, err)
 		}
 	}
-	t := &Table{self: cfg.Self, limits: limits, quorum: cfg.Quorum}
-	t.never = append(slices.Clone(builtinNever), cfg.Never...)
-	t.o = oracle{self: cfg.Self, quorum: cfg.Quorum, groups: map[groupKey][]Record{}}
-	t.setNever()
-	return t, nil
+	return &Table{self: cfg.Self, limits: limits, quorum: cfg.Quorum, never: newNeverList(cfg.Never)}, nil
 }
 
-func (t *Table) setNever() {
-	t.o.never = nil
-	for _, e := range t.never {
-		t.o.never = append(t.o.never, e.Prefix)
-	}
-}
-
-// SetNever replaces the never-ban list, beside what is built in. Invalid prefixes are left out.
-func (t *Table) SetNever(now time.Time, es []NeverEntry) []Change {
-	return t.diff(now, func() {
-		t.never = slices.Clone(builtinNever)
-		for _, e := range es {
-			if e.Prefix.IsValid() {
-				t.never = append(t.never, e)
-			}
-		}
-		t.setNever()
-	})
-}
-
-// Merge adds records.
+// Merge takes in records that CheckLocal or CheckRemote let pass and returns what changed. It is
+// the one way in. Records that have ended, and any that are not well formed, are left out.
 func (t *Table) Merge(now time.Time, rs []Record) []Change {
-	return t.diff(now, func() { t.o.merge(millis(now), rs) })
-}
-
-// Expire drops what has ended.
-func (t *Table) Expire(now time.Time) []Change { return t.diff(now, func() {}) }
-
-func (t *Table) diff(now time.Time, f func()) []Change {
-	old := t.o.enforced()
-	t.o.expire(millis(now))
-	f()
-	cur := t.o.enforced()
-	var out []Change
-	for k, until := range old {
-		if _, ok := cur[k]; !ok {
-			out = append(out, Change{Event: EventUnban, Prefix: k.prefix, Ports: k.ports, Until: fromMillis(until), Lift: true})
+	ms := millis(now)
+	changes := t.expire(ms)
+	for i := range rs {
+		if r := &rs[i]; millis(r.Until) > ms && checkPrefix(r.Prefix) == nil {
+			t.merge(r)
 		}
 	}
-	for k, until := range cur {
-		if o, ok := old[k]; !ok {
-			out = append(out, Change{Event: EventBan, Prefix: k.prefix, Ports: k.ports, Until: fromMillis(until), Enforce: true})
-		} else if o != until {
-			out = append(out, Change{Event: EventRefresh, Prefix: k.prefix, Ports: k.ports, Until: fromMillis(until), Enforce: true})
-		}
+	return t.finish(changes, false)
+}
+
+func (t *Table) merge(r *Record) {
+	if t.records() >= MaxRecords {
+		t.dropped++
+		return
 	}
-	return out
-}
-
-// Next returns when Expire has something to do next.
-func (t *Table) Next() (time.Time, bool) { return t.o.next() }
-
-// UnbanOps returns the ops that lift every live ban inside prefix, or ErrNotFound.
-func (t *Table) UnbanOps(now time.Time, prefix netip.Prefix, reason, source string) ([]Op, error) {
-	return nil, ErrNotFound
-}
-
-// UnallowOps returns the ops that end every live allow inside prefix, or ErrNotFound.
-func (t *Table) UnallowOps(now time.Time, prefix netip.Prefix, reason, source string) ([]Op, error) {
-	return nil, ErrNotFound
-}
-
-// BanOps returns what this node must publish, in one frame, to say op: op itself, led by what takes
-// back its earlier word where that would outlast op.
-func (t *Table) BanOps(op Op) []Op { return []Op{op} }
-
-// Lookup answers whether addr is dropped here, and by which entry.
-func (t *Table) Lookup(addr netip.Prefix) (Verdict, bool) { return Verdict{}, false }
-
-// Why returns everything that bears on p, what decides first. At most MaxFindings.
-func (t *Table) Why(p netip.Prefix) []Finding { return nil }
-
-// Entries yields every entry that a live ban asks for.
-func (t *Table) Entries() iter.Seq[Entry] { return func(func(Entry) bool) {} }
-
-// EntriesAfter returns a chunk of Entries: begin with cursor 0, go on with next, until that is 0.
-func (t *Table) EntriesAfter(cursor uint32, n int) (es []Entry, next uint32) { return nil, 0 }
-
-// Exceptions returns the prefixes that are never dropped, ascending, none inside another.
-func (t *Table) Exceptions() []netip.Prefix { return nil }
-
-// Enforced yields what the firewall should hold.
-func (t *Table) Enforced() iter.Seq[Rule] {
-	return func(yield func(Rule) bool) {
-		for k, until := range t.o.enforced() {
-			if !yield(Rule{k.prefix, k.ports, fromMillis(until)}) {
-				return
-			}
+	b := &t.bans
+	if r.Kind == KindAllow || r.Kind == KindUnallow {
+		b = &t.allows
+	}
+	switch r.Kind {
+	case KindBan, KindRevoke, KindAllow:
+		if entry, changed := t.put(b, r); changed {
+			t.touch(b, entry, t.causeOf(r))
+		}
+	case KindUnban, KindUnallow:
+		if checkMarks(r.Marks) == nil && b.cancels.add(r) {
+			t.touchInside(b, keyOf(r.Prefix), t.causeOf(r))
 		}
 	}
 }
 
-// Counts returns how much the table holds.
-func (t *Table) Counts() Counts { return Counts{Active: len(t.o.enforced())} }
+// Expire lets everything end whose time has come and returns what changed.
+func (t *Table) Expire(now time.Time) []Change { return t.expire(millis(now)) }
 
-// OwnBan returns this node's own live ban of exactly this prefix and ports.
-func (t *Table) OwnBan(prefix netip.Prefix, ports Ports) (Record, bool) { return Record{}, false }
+// Next returns when Expire has something to do next; false if there is nothing that ends.
+func (t *Table) Next() (time.Time, bool) {
+	var first int64
+	for _, b := range [2]*book{&t.bans, &t.allows} {
+		if i, at := b.next(); i != 0 && (first == 0 || at < first) {
+			first = at
+		}
+		if ends := b.cancels.ends; len(ends) > 0 && (first == 0 || ends[0].at < first) {
+			first = ends[0].at
+		}
+	}
+	if first == 0 {
+		return time.Time{}, false
+	}
+	return fromMillis(first), true
+}
 
-// RemoteCovers reports whether a live ban of another origin covers addr and is enforced.
-func (t *Table) RemoteCovers(now time.Time, addr netip.Addr) bool { return false }
+func (t *Table) expire(now int64) []Change {
+	for _, b := range [2]*book{&t.allows, &t.bans} {
+		for ends := &b.cancels.ends; len(*ends) > 0 && (*ends)[0].at <= now; {
+			i := ends.pop().id
+			r := b.cancels.all.at(i)
+			k, c := keyOf(r.Prefix), t.causeOf(r)
+			b.cancels.remove(i)
+			t.touchInside(b, k, c)
+		}
+		for i, at := b.next(); i != 0 && at <= now; i, at = b.next() {
+			x := b.recs.at(i)
+			entry, c := x.entry, t.causeOfRec(x)
+			b.ends.pop()
+			t.drop(b, i)
+			t.touch(b, entry, c)
+		}
+	}
+	return t.finish(nil, true)
+}
 
-func (t *Table) neverCovering(p netip.Prefix) (NeverEntry, bool) { return NeverEntry{}, false }
-func (t *Table) allowCovering(p netip.Prefix) (Record, bool)     { return Record{}, false }
+// SetNever replaces the never-ban list, beside what is built in, and returns what changed.
+// Exceptions may change even if nothing is returned. Invalid prefixes are left out.
+func (t *Table) SetNever(now time.Time, es []NeverEntry) []Change {
+	changes := t.expire(millis(now))
+	old := t.never
+	t.never = newNeverList(es)
+	for k, why := range t.never.why {
+		if _, ok := old.why[k]; !ok {
+			t.touchInside(&t.bans, k, cause{origin: t.self, words: words{why, RuleNever}})
+		}
+	}
+	for k, why := range old.why {
+		if _, ok := t.never.why[k]; !ok {
+			t.touchInside(&t.bans, k, cause{origin: t.self, words: words{why, RuleNever}})
+		}
+	}
+	return t.finish(changes, false)
+}
+
+// records returns how many live records of all kinds there are.
+func (t *Table) records() int {
+	n := 0
+	for _, b := range [2]*book{&t.bans, &t.allows} {
+		n += b.recs.live - b.floors + b.cancels.all.live
+	}
+	return n
+}
+
+// Normalize returns p masked and, if it is 4-in-6, as the IPv4 prefix that it means.
+func Normalize(p netip.Prefix) (netip.Prefix, error) {
+	if p.IsValid() && p.Addr().Is4In6() {
+		if p.Bits() < 96 {
+			return netip.Prefix{}, fmt.Errorf("prefix %v: wider than all of IPv4", p)
+		}
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
+	if !p.IsValid() {
+		return netip.Prefix{}, errors.New("prefix is not valid")
+	}
+	return p.Masked(), nil
+}
+
+// ParsePrefix reads an address or a prefix in CIDR form and normalizes it. Names are not resolved.
+func ParsePrefix(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if a, errAddr := netip.ParseAddr(s); errAddr == nil && a.Zone() == "" {
+		p, err = netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	if err == nil {
+		p, err = Normalize(p)
+	}
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("parse %q: not an IP address or CIDR", s)
+	}
+	return p, nil
+}

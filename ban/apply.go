@@ -1,0 +1,252 @@
+package ban
+
+import (
+	"bytes"
+	"slices"
+)
+
+// A cause is whose record made an entry change.
+type cause struct {
+	kind   Kind
+	origin Origin
+	issued int64
+	words  words
+}
+
+func (t *Table) causeOf(r *Record) cause {
+	return cause{r.Kind, r.Origin, millis(r.Issued), words{r.Reason, r.Source}}
+}
+
+func (t *Table) causeOfRec(x *rec) cause {
+	return cause{x.kind, t.speakers.at(x.speaker).origin, x.issued, t.wordsAt(x.words)}
+}
+
+// A touched entry is one that the running call may have changed.
+type touched struct {
+	book  *book
+	entry uint32
+	state State // before the call
+	until int64 // before the call
+	moved bool  // the cause made the state what it is, not only the end
+	cause cause
+}
+
+// touch works out what the entry i comes to after the records that bear on it changed.
+func (t *Table) touch(b *book, i uint32, c cause) {
+	e := b.entries.at(i)
+	if n := int(e.touch); n >= len(t.touched) || t.touched[n].book != b || t.touched[n].entry != i {
+		e.touch = uint32(len(t.touched))
+		t.touched = append(t.touched, touched{book: b, entry: i, state: e.state, until: e.until})
+	}
+	w := &t.touched[e.touch]
+	state, until := t.judge(b, e)
+	if state != e.state {
+		w.cause, w.moved = c, true
+	} else if until != e.until && !w.moved {
+		w.cause = c
+	}
+	flipped := state != e.state
+	e.state, e.until = state, until
+	if b == &t.allows && flipped {
+		t.touchInside(&t.bans, e.key(), c)
+	}
+}
+
+// touchInside touches every entry of k and of the prefixes inside it.
+func (t *Table) touchInside(b *book, k pkey, c cause) {
+	for i := range b.inside(k) {
+		t.touch(b, i, c)
+	}
+}
+
+// judge says what the records of an entry come to, and until when if that is StateEnforced. An
+// allow in force is "enforced" too.
+func (t *Table) judge(b *book, e *entry) (State, int64) {
+	quorum := t.quorum
+	if b == &t.allows {
+		quorum = 1
+	}
+	var buf [4]int64
+	others := buf[:0] // the latest ends of other origins, at most quorum, the latest in front
+	var own int64
+	n := 0
+	for i := e.recs; i != 0; {
+		x := b.recs.at(i)
+		i = x.next
+		if !t.counts(b, e, x) {
+			continue
+		}
+		n++
+		if t.speakers.at(x.speaker).origin == t.self {
+			own = x.until
+			continue
+		}
+		at, _ := slices.BinarySearchFunc(others, x.until, func(a, b int64) int { return int(min(max(b-a, -1), 1)) })
+		if at < quorum {
+			others = slices.Insert(others[:min(len(others), quorum-1)], at, x.until)
+		}
+	}
+	until := own // this node's own ban counts as a quorum
+	if len(others) == quorum {
+		until = max(until, others[quorum-1])
+	}
+	switch {
+	case n == 0:
+		return stateNone, 0
+	case b == &t.bans && t.allowed(e.key()):
+		return StateAllowed, 0
+	case until == 0:
+		return StatePending, 0
+	}
+	return StateEnforced, until
+}
+
+// counts reports whether the rec x of the entry e is a ban or allow that nothing cancels.
+func (t *Table) counts(b *book, e *entry, x *rec) bool {
+	if x.kind != KindBan && x.kind != KindAllow {
+		return false
+	}
+	if b.cancels.all.live == 0 {
+		return true
+	}
+	s := t.speakers.at(x.speaker)
+	return b.cancels.find(e.key(), s.origin, s.epoch, x.seq) == nil
+}
+
+// allowed reports whether the never-ban list or an allow contains k.
+func (t *Table) allowed(k pkey) bool {
+	return t.never.covers(k) || t.allowing(k) != 0
+}
+
+// allowing returns the entry of the narrowest allow in force that contains k, or 0.
+func (t *Table) allowing(k pkey) uint32 {
+	if t.allows.entries.live == 0 {
+		return 0
+	}
+	for i := range t.allows.covering(k) {
+		if t.allows.entries.at(i).state == StateEnforced {
+			return i
+		}
+	}
+	return 0
+}
+
+// maxScratch is how many touched entries a table keeps memory for between calls.
+const maxScratch = 1 << 12
+
+// finish turns what was touched into changes, appended to dst, and lets go of empty entries.
+func (t *Table) finish(dst []Change, expiring bool) []Change {
+	dst = slices.Grow(dst, min(len(t.touched), maxScratch))
+	for i := range t.touched {
+		w := &t.touched[i]
+		e := w.book.entries.at(w.entry)
+		if w.book == &t.bans {
+			t.states[w.state]--
+			t.states[e.state]++
+		}
+		if c, ok := t.change(w, e, expiring); ok {
+			dst = append(dst, c)
+		}
+		if e.recs == 0 {
+			t.close(w.book, w.entry)
+		}
+	}
+	if cap(t.touched) > maxScratch {
+		t.touched = nil
+	}
+	clear(t.touched)
+	t.touched = t.touched[:0]
+	if len(dst) == 0 {
+		return nil
+	}
+	return dst
+}
+
+// change says what happened to a touched entry; false if nothing did that anyone must know.
+func (t *Table) change(w *touched, e *entry, expiring bool) (c Change, ok bool) {
+	was, is := w.state == StateEnforced, e.state == StateEnforced
+	until, from := e.until, w.cause
+	switch {
+	case w.book == &t.allows:
+		switch {
+		case is && !was:
+			c.Event = EventAllow
+		case was && !is:
+			c.Event, until = EventUnallow, w.until
+		default:
+			return c, false
+		}
+	case is && !was:
+		c.Event, c.Enforce = EventBan, true
+	case is && w.until != e.until:
+		c.Event, c.Enforce = EventRefresh, true
+	case is:
+		return c, false
+	case was:
+		c.Lift, until = true, w.until
+		c.Event = lifted(e.state, expiring)
+	case e.state == StatePending && w.state != StatePending:
+		c.Event = EventPending
+	case w.state == StatePending && e.state == stateNone:
+		c.Event = lifted(e.state, expiring)
+	default:
+		return c, false
+	}
+	takes := from.kind == KindRevoke || from.kind == KindUnban
+	switch c.Event {
+	case EventBan, EventPending, EventRefresh:
+		// It can also have come to light because something else ended; then the ban itself speaks.
+		if lead := t.leading(w.book, e); expiring || from.kind != KindBan && !(takes && c.Event == EventRefresh) {
+			from = t.causeOfRec(w.book.recs.at(lead))
+		}
+	}
+	c.Prefix, c.Ports = e.key().prefix(), t.portsAt(e.ports)
+	if until != 0 {
+		c.Until = fromMillis(until)
+	}
+	c.Origin, c.Local = from.origin, from.origin == t.self
+	c.Issued = fromMillis(from.issued)
+	c.Reason, c.Source = from.words.reason, from.words.source
+	return c, true
+}
+
+// lifted names how an entry that now is in state s went.
+func lifted(s State, expiring bool) Event {
+	switch {
+	case s == StateAllowed:
+		return EventAllow
+	case expiring:
+		return EventExpire
+	}
+	return EventUnban
+}
+
+// leading returns the live ban or allow of the entry that lasts longest, or 0. All nodes choose the
+// same one.
+func (t *Table) leading(b *book, e *entry) uint32 {
+	var lead uint32
+	for i := e.recs; i != 0; {
+		x := b.recs.at(i)
+		if t.counts(b, e, x) && (lead == 0 || t.leads(x, b.recs.at(lead))) {
+			lead = i
+		}
+		i = x.next
+	}
+	return lead
+}
+
+func (t *Table) leads(x, y *rec) bool {
+	if x.until != y.until {
+		return x.until > y.until
+	}
+	return t.sooner(x, y)
+}
+
+// sooner orders recs by issue, then by origin.
+func (t *Table) sooner(x, y *rec) bool {
+	if x.issued != y.issued {
+		return x.issued < y.issued
+	}
+	a, b := t.speakers.at(x.speaker), t.speakers.at(y.speaker)
+	return bytes.Compare(a.origin[:], b.origin[:]) < 0
+}

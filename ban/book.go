@@ -1,0 +1,222 @@
+package ban
+
+// A book holds the records of one class, bans or allows: an entry for each prefix and ports, and in
+// each entry a chain with the word of each origin.
+type book struct {
+	tree    tree
+	forms   formCount
+	entries slab[entry]
+	recs    slab[rec]
+	ends    timeline
+	floors  int // records of kindFloor
+	cancels cancels
+}
+
+// An entry is one prefix and ports.
+type entry struct {
+	hi, lo uint64 // with form, the pkey
+	until  int64  // the end that is in force, if the state is StateEnforced
+	ports  uint32
+	recs   uint32 // the first of the chain
+	touch  uint32 // the place in Table.touched, if that place says so too
+	form   uint8
+	state  State
+}
+
+func (e *entry) key() pkey  { return pkey{e.hi, e.lo, e.form} }
+func (e *entry) path() path { return e.key().path(e.ports) }
+
+// A rec is what an origin said last of an entry, and beside it, where needed, a floor.
+type rec struct {
+	seq           uint64
+	issued, until int64 // Unix milliseconds
+	speaker       uint32
+	words         uint32
+	entry         uint32
+	next          uint32
+	index         uint16
+	kind          Kind
+}
+
+// kindFloor marks a rec that only keeps older versions out. It stands beside a newer word that ends
+// before an older one would have: without it the older one would count again if it came late.
+const kindFloor Kind = 255
+
+// open returns the entry of k and ports, and makes it if it is not there.
+func (t *Table) open(b *book, k pkey, ports Ports) uint32 {
+	if id, ok := t.findPorts(ports); ok {
+		if i := b.find(k, id); i != 0 {
+			return i
+		}
+	}
+	i, e := b.entries.alloc()
+	*e = entry{hi: k.hi, lo: k.lo, form: k.form, ports: t.getPorts(ports)}
+	b.insert(i)
+	b.forms.add(k)
+	return i
+}
+
+// close removes the entry i, whose chain is empty.
+func (t *Table) close(b *book, i uint32) {
+	e := b.entries.at(i)
+	b.remove(i)
+	b.forms.remove(e.key())
+	t.putPorts(e.ports)
+	b.entries.release(i)
+}
+
+// said returns what the origin said last of the entry, and its floor; 0 for what is not there.
+func (t *Table) said(b *book, entry uint32, o Origin) (last, floor uint32) {
+	for i := b.entries.at(entry).recs; i != 0; {
+		r := b.recs.at(i)
+		if t.speakers.at(r.speaker).origin == o {
+			if r.kind == kindFloor {
+				floor = i
+			} else {
+				last = i
+			}
+		}
+		i = r.next
+	}
+	return last, floor
+}
+
+// put merges a ban, revoke or allow: the highest version is what its origin says. It reports
+// whether that is r, and was not before.
+func (t *Table) put(b *book, r *Record) (entry uint32, changed bool) {
+	entry = t.open(b, keyOf(r.Prefix), r.Ports)
+	last, floor := t.said(b, entry, r.Origin)
+	until := millis(r.Until)
+	var top Version // of what is there
+	var keep int64  // how long older versions must be kept out
+	order := +1     // of r and top
+	for _, i := range [2]uint32{last, floor} {
+		if i != 0 {
+			x := b.recs.at(i)
+			keep = max(keep, x.until)
+			if v := t.version(x); order == +1 || v.Compare(top) > 0 {
+				top, order = v, r.Version.Compare(v)
+			}
+		}
+	}
+	switch {
+	case order == 0: // seen before
+		return entry, false
+	case order < 0:
+		if until > keep { // superseded before it came, but it would have lasted longer
+			t.setFloor(b, entry, floor, r.Origin, top, until)
+		}
+		return entry, false
+	case last == 0:
+		t.link(b, entry, r, r.Kind)
+	default:
+		t.replace(b, last, r)
+	}
+	if keep > until {
+		t.setFloor(b, entry, floor, r.Origin, r.Version, keep)
+	} else if floor != 0 {
+		t.drop(b, floor)
+	}
+	return entry, true
+}
+
+func (t *Table) version(x *rec) Version {
+	return Version{t.speakers.at(x.speaker).epoch, x.seq, x.index}
+}
+
+// link adds a rec for r to the chain of its entry.
+func (t *Table) link(b *book, entry uint32, r *Record, kind Kind) {
+	i, x := b.recs.alloc()
+	e := b.entries.at(entry)
+	*x = rec{
+		seq: r.Version.Seq, index: r.Version.Index, kind: kind,
+		issued: millis(r.Issued), until: millis(r.Until),
+		speaker: t.speakers.get(speaker{r.Origin, r.Version.Epoch}),
+		words:   t.getWords(r.Reason, r.Source),
+		entry:   entry, next: e.recs,
+	}
+	e.recs = i
+	b.schedule(i)
+}
+
+// replace makes the rec i say r.
+func (t *Table) replace(b *book, i uint32, r *Record) {
+	x := b.recs.at(i)
+	old := *x
+	x.seq, x.index, x.kind = r.Version.Seq, r.Version.Index, r.Kind
+	x.issued, x.until = millis(r.Issued), millis(r.Until)
+	x.speaker = t.speakers.get(speaker{r.Origin, r.Version.Epoch})
+	x.words = t.getWords(r.Reason, r.Source)
+	t.speakers.put(old.speaker)
+	t.putWords(old.words)
+	if x.until < old.until {
+		b.schedule(i)
+	}
+}
+
+// setFloor keeps the origin's versions up to v out until the given time, which is never earlier
+// than before. The floor is the rec i, or a new one if that is 0.
+func (t *Table) setFloor(b *book, entry, i uint32, o Origin, v Version, until int64) {
+	r := Record{Op: Op{Until: fromMillis(until)}, Origin: o, Version: v}
+	if i == 0 {
+		b.floors++
+		t.link(b, entry, &r, kindFloor)
+		return
+	}
+	r.Kind = kindFloor
+	t.replace(b, i, &r)
+}
+
+// drop takes the rec i out of its chain.
+func (t *Table) drop(b *book, i uint32) {
+	x := b.recs.at(i)
+	at := &b.entries.at(x.entry).recs
+	for *at != i {
+		at = &b.recs.at(*at).next
+	}
+	*at = x.next
+	if x.kind == kindFloor {
+		b.floors--
+	}
+	t.speakers.put(x.speaker)
+	t.putWords(x.words)
+	if b.recs.release(i); b.recs.live == 0 {
+		b.ends = nil // what is left in it are marks of recs that are gone
+	}
+}
+
+// schedule enters the end of the rec i.
+func (b *book) schedule(i uint32) {
+	b.ends.push(due{b.recs.at(i).until, i})
+	// Marks go stale when an end moves earlier or a floor goes. Only a peer that does this on
+	// purpose makes so many.
+	if len(b.ends) > 2*b.recs.live+staleSlack {
+		b.ends = b.ends[:0]
+		for i := uint32(1); i < b.recs.end; i++ {
+			if x := b.recs.at(i); x.kind != 0 {
+				b.ends = append(b.ends, due{x.until, i})
+			}
+		}
+		b.ends.heapify()
+	}
+}
+
+// staleSlack is how many stale marks a timeline may hold however few recs there are.
+const staleSlack = 1024
+
+// next returns the rec that ends first, or 0.
+func (b *book) next() (i uint32, at int64) {
+	for len(b.ends) > 0 {
+		d := b.ends[0]
+		x := b.recs.at(d.id)
+		switch {
+		case x.kind != 0 && x.until == d.at:
+			return d.id, d.at
+		case x.kind != 0 && x.until > d.at: // it was prolonged
+			b.ends.sink(0, due{x.until, d.id})
+		default:
+			b.ends.pop()
+		}
+	}
+	return 0, 0
+}

@@ -1,0 +1,156 @@
+package ban
+
+import "strings"
+
+// chunkBits sets how many items of a slab are allocated together.
+const chunkBits = 11
+
+// A slab holds items that never move, under numbers from 1 on, and reuses the numbers of freed
+// ones. A number takes half of a pointer's memory and gives the collector nothing to follow.
+type slab[T any] struct {
+	chunks []*[1 << chunkBits]T
+	free   []uint32
+	end    uint32 // the first number never given out
+	live   int
+}
+
+func (s *slab[T]) at(i uint32) *T { return &s.chunks[i>>chunkBits][i&(1<<chunkBits-1)] }
+
+func (s *slab[T]) alloc() (uint32, *T) {
+	s.live++
+	if n := len(s.free); n > 0 {
+		i := s.free[n-1]
+		s.free = s.free[:n-1]
+		return i, s.at(i)
+	}
+	if s.end == 0 {
+		s.end = 1 // 0 stands for none
+	}
+	i := s.end
+	if int(i>>chunkBits) == len(s.chunks) {
+		s.chunks = append(s.chunks, new([1 << chunkBits]T))
+	}
+	s.end++
+	return i, s.at(i)
+}
+
+// release frees i and leaves the zero value there.
+func (s *slab[T]) release(i uint32) {
+	if s.live--; s.live == 0 { // give back what a flood took
+		*s = slab[T]{}
+		return
+	}
+	var zero T
+	*s.at(i) = zero
+	s.free = append(s.free, i)
+}
+
+// A pool holds each distinct value once, under a number, while someone refers to it.
+type pool[T comparable] struct {
+	ids  map[T]uint32
+	vals slab[pooled[T]]
+}
+
+type pooled[T comparable] struct {
+	val  T
+	refs uint32
+}
+
+// get returns the number of v and counts one more reference to it.
+func (p *pool[T]) get(v T) uint32 {
+	if i, ok := p.ids[v]; ok {
+		p.vals.at(i).refs++
+		return i
+	}
+	if p.ids == nil {
+		p.ids = make(map[T]uint32)
+	}
+	i, x := p.vals.alloc()
+	*x = pooled[T]{v, 1}
+	p.ids[v] = i
+	return i
+}
+
+func (p *pool[T]) at(i uint32) *T { return &p.vals.at(i).val }
+
+// put gives back one reference.
+func (p *pool[T]) put(i uint32) {
+	x := p.vals.at(i)
+	if x.refs--; x.refs > 0 {
+		return
+	}
+	delete(p.ids, x.val)
+	p.vals.release(i)
+}
+
+// A speaker is an origin in one of its epochs.
+type speaker struct {
+	origin Origin
+	epoch  uint64
+}
+
+// words is what an op says for people.
+type words struct{ reason, source string }
+
+// interns holds what many records have in common. Number 0 is no ports and no words.
+type interns struct {
+	speakers pool[speaker]
+	words    pool[words]
+	ports    pool[Ports]
+}
+
+func (t *interns) getWords(reason, source string) uint32 {
+	w := words{reason, source}
+	if w == (words{}) {
+		return 0
+	}
+	if _, ok := t.words.ids[w]; !ok { // do not hold on to the buffer that they were cut from
+		w = words{strings.Clone(reason), strings.Clone(source)}
+	}
+	return t.words.get(w)
+}
+
+func (t *interns) putWords(i uint32) {
+	if i != 0 {
+		t.words.put(i)
+	}
+}
+
+func (t *interns) wordsAt(i uint32) words {
+	if i == 0 {
+		return words{}
+	}
+	return *t.words.at(i)
+}
+
+// findPorts returns the number of p without referring to it.
+func (t *interns) findPorts(p Ports) (uint32, bool) {
+	if p.IsAll() {
+		return 0, true
+	}
+	i, ok := t.ports.ids[p]
+	return i, ok
+}
+
+func (t *interns) getPorts(p Ports) uint32 {
+	if p.IsAll() {
+		return 0
+	}
+	if _, ok := t.ports.ids[p]; !ok {
+		p = Ports{strings.Clone(p.text)}
+	}
+	return t.ports.get(p)
+}
+
+func (t *interns) putPorts(i uint32) {
+	if i != 0 {
+		t.ports.put(i)
+	}
+}
+
+func (t *interns) portsAt(i uint32) Ports {
+	if i == 0 {
+		return Ports{}
+	}
+	return *t.ports.at(i)
+}

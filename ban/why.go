@@ -1,0 +1,199 @@
+package ban
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// MaxFindings bounds what Why returns.
+const MaxFindings = 1000
+
+// Finding is one record, or entry of the never-ban list, that bears on an address.
+type Finding struct {
+	Kind   Kind // KindNever for an entry of the never-ban list
+	Prefix netip.Prefix
+	Ports  Ports
+	Origin Origin    // zero for the never-ban list
+	Issued time.Time // zero for the never-ban list
+	Until  time.Time // zero for the never-ban list
+	Reason string
+	Source string
+	Status string // in plain words; names another origin by its Short form
+	By     Origin // the other origin that Status names, or zero
+	rank   rank
+}
+
+// A rank orders findings by what decides.
+type rank uint8
+
+const (
+	rankException rank = iota // keeps the address from being banned
+	rankEnforced
+	rankPending
+	rankSuppressed
+	rankCancelled
+	rankCancel
+	rankInside // exceptions that lie inside the prefix asked for
+)
+
+// Why returns everything that bears on p, covering it or inside it: records of every kind and
+// entries of the never-ban list, what decides in front. Where there are more than MaxFindings, it
+// leaves out such as lie inside p.
+func (t *Table) Why(p netip.Prefix) []Finding {
+	p, err := Normalize(p)
+	if err != nil {
+		return nil
+	}
+	q := query{t: t, k: keyOf(p)}
+	_, q.excepted = t.exception(q.k)
+	for w := range t.never.forms.covering(q.k) {
+		if why, ok := t.never.why[w]; ok {
+			q.addNever(w, why)
+		}
+	}
+	for i := range t.allows.covering(q.k) {
+		q.addEntry(&t.allows, i)
+	}
+	for i := range t.bans.covering(q.k) {
+		q.addEntry(&t.bans, i)
+	}
+	q.addCancels(&t.bans)
+	q.addCancels(&t.allows)
+	for k, why := range t.never.why {
+		if k != q.k && q.k.contains(k) {
+			q.addNever(k, why)
+		}
+	}
+	for _, b := range [2]*book{&t.allows, &t.bans} {
+		for i := range b.inside(q.k) {
+			if len(q.found) >= MaxFindings {
+				break
+			}
+			if b.entries.at(i).key() != q.k {
+				q.addEntry(b, i)
+			}
+		}
+	}
+	slices.SortStableFunc(q.found, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(a.rank, b.rank), b.Issued.Compare(a.Issued),
+			a.Prefix.Compare(b.Prefix), bytes.Compare(a.Origin[:], b.Origin[:]))
+	})
+	return q.found[:min(len(q.found), MaxFindings)]
+}
+
+// A query collects what bears on k.
+type query struct {
+	t        *Table
+	k        pkey
+	excepted bool // k is never banned
+	found    []Finding
+}
+
+func (q *query) addNever(k pkey, why string) {
+	f := Finding{Kind: KindNever, Prefix: k.prefix(), Reason: why, Status: "never banned", rank: rankInside}
+	if k.contains(q.k) {
+		f.rank = rankException
+	}
+	q.found = append(q.found, f)
+}
+
+func (q *query) addEntry(b *book, i uint32) {
+	e := b.entries.at(i)
+	for j := e.recs; j != 0; {
+		x := b.recs.at(j)
+		if x.kind != kindFloor {
+			f := findingOf(q.t.recordOf(b, j))
+			if b == &q.t.allows {
+				q.judgeAllow(&f, e, x)
+			} else {
+				q.judgeBan(&f, e, x)
+			}
+			q.found = append(q.found, f)
+		}
+		j = x.next
+	}
+}
+
+func (q *query) addCancels(b *book) {
+	for _, i := range b.cancels.ids {
+		r := b.cancels.all.at(i)
+		if k := keyOf(r.Prefix); !k.contains(q.k) && !q.k.contains(k) {
+			continue
+		}
+		f := findingOf(*r)
+		f.rank, f.Status = rankCancel, "cancels the bans that its origin knew then"
+		if r.Kind == KindUnallow {
+			f.Status = "cancels the allows that its origin knew then"
+		}
+		q.found = append(q.found, f)
+		if len(q.found) >= MaxFindings {
+			return
+		}
+	}
+}
+
+func findingOf(r Record) Finding {
+	return Finding{
+		Kind: r.Kind, Prefix: r.Prefix, Ports: r.Ports, Origin: r.Origin,
+		Issued: r.Issued, Until: r.Until, Reason: r.Reason, Source: r.Source,
+	}
+}
+
+func (q *query) judgeAllow(f *Finding, e *entry, x *rec) {
+	switch c := q.cancelOf(&q.t.allows, e, x); {
+	case c != nil:
+		f.rank, f.By = rankCancelled, c.Origin
+		f.Status = fmt.Sprintf("ended by unallow of %s by %s", shortPrefix(c.Prefix), c.Origin.Short())
+	case e.key().contains(q.k):
+		f.rank, f.Status = rankException, "in force"
+	default:
+		f.rank, f.Status = rankInside, "in force"
+	}
+}
+
+func (q *query) judgeBan(f *Finding, e *entry, x *rec) {
+	t := q.t
+	if x.kind == KindRevoke {
+		f.rank, f.Status = rankCancel, "its origin took its ban back"
+		return
+	}
+	if c := q.cancelOf(&t.bans, e, x); c != nil {
+		f.rank, f.By = rankCancelled, c.Origin
+		f.Status = fmt.Sprintf("cancelled by unban of %s by %s", shortPrefix(c.Prefix), c.Origin.Short())
+		return
+	}
+	switch e.state {
+	case StateEnforced:
+		f.rank, f.Status = rankEnforced, "enforced"
+		if q.excepted && e.key().contains(q.k) {
+			f.rank, f.Status = rankSuppressed, "enforced, except here"
+		}
+	case StatePending:
+		n := 0
+		for j := e.recs; j != 0; j = t.bans.recs.at(j).next {
+			if t.counts(&t.bans, e, t.bans.recs.at(j)) {
+				n++
+			}
+		}
+		f.rank, f.Status = rankPending, fmt.Sprintf("waits for more origins: %d of %d", n, t.quorum)
+	case StateAllowed:
+		f.rank = rankSuppressed
+		if never, ok := t.never.covering(e.key()); ok {
+			f.Status = "suppressed by the never-ban list: " + never.describe(f.Prefix)
+			return
+		}
+		a := t.allows.entries.at(t.allowing(e.key()))
+		f.By = t.speakers.at(t.allows.recs.at(t.leading(&t.allows, a)).speaker).origin
+		f.Status = fmt.Sprintf("suppressed by allow of %s by %s", shortPrefix(a.key().prefix()), f.By.Short())
+	}
+}
+
+// cancelOf returns what cancels the rec x of the entry e, or nil.
+func (q *query) cancelOf(b *book, e *entry, x *rec) *Record {
+	s := q.t.speakers.at(x.speaker)
+	return b.cancels.find(e.key(), s.origin, s.epoch, x.seq)
+}
