@@ -99,7 +99,11 @@ func (f *Follower) rotate(ctx context.Context, now time.Time, next *reader) erro
 // begin finds where to begin; next is the file at the path, or nil and openErr says why not.
 func (f *Follower) begin(ctx context.Context, now time.Time, next *reader, openErr error) error {
 	if !f.from.IsZero() {
-		return f.readAll(ctx, now, plan(f.cfg.Path, f.from, next))
+		queue := plan(f.cfg.Path, f.from, next)
+		if len(queue) > 0 {
+			f.tell(queue[0].position())
+		}
+		return f.readAll(ctx, now, queue)
 	}
 	if next == nil {
 		// Only a file that is not there is known to hold nothing old when it appears.
@@ -116,15 +120,16 @@ func (f *Follower) begin(ctx context.Context, now time.Time, next *reader, openE
 		next.close()
 		return fmt.Errorf("follow %q: %w", f.cfg.Path, err)
 	}
+	f.tell(next.position())
 	return f.readAll(ctx, now, []*reader{next})
 }
 
 // readAll reads the files of queue one after the other; the last one becomes the current one. When ctx ends
-// before that, the position that was told last leads there again.
+// before that, the position that was told last leads there again. A new file's position is told when something of
+// it was read: until then the end of the former file tells better where to go on.
 func (f *Follower) readAll(ctx context.Context, now time.Time, queue []*reader) error {
 	for i, r := range queue {
 		f.current = r
-		f.tell(r.position())
 		err := f.drain(ctx, r)
 		if ctx.Err() != nil {
 			for _, unread := range queue[i+1:] {

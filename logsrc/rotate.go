@@ -85,7 +85,10 @@ func between(beside []sibling, old, now *reader) []*reader {
 	var queue []*reader
 	for n := from - 1; n >= 1; n-- {
 		s, ok := generation[n]
-		if !ok || s.inode == old.id.inode || (now != nil && s.inode == now.id.inode) {
+		if now != nil && ok && s.inode == now.id.inode {
+			break // now was rotated away itself since: the younger ones come after it
+		}
+		if !ok || s.inode == old.id.inode {
 			continue
 		}
 		if r, err := openReader(s.path); err == nil {

@@ -136,6 +136,9 @@ func (s *scanner) isOwn(start, end int64) bool {
 // handOver moves r to at in c, and calls Handle if there is anything to say.
 func (f *Follower) handOver(r *reader, c chunk, at int) {
 	s := &f.scan
+	if len(s.batch) == 0 && at == int(r.offset-c.base) {
+		return
+	}
 	s.count.bytes += uint64(c.base + int64(at) - r.offset)
 	r.moveTo(c, at)
 	f.tell(f.current.position())
