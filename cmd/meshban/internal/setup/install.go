@@ -1,0 +1,242 @@
+package setup
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Report says what Install or Remove did.
+type Report struct {
+	Written   []string // paths of files that are new or replaced
+	Unchanged []string // paths of files that were there as they should be
+	Removed   []string // paths
+	Kept      []string // paths of files that were not removed, each with the reason
+	Silent    []string // fail2ban's jails that do not tell meshban of their bans
+	Notes     []string // what to know
+	Next      []string // commands to run, in this order
+}
+
+// String is the report for people.
+func (r Report) String() string {
+	var b strings.Builder
+	for _, part := range []struct {
+		head string
+		list []string
+	}{{"wrote", r.Written}, {"unchanged", r.Unchanged}, {"removed", r.Removed}, {"kept", r.Kept}, {"note:", r.Notes}, {"next:", r.Next}} {
+		for _, s := range part.list {
+			fmt.Fprintf(&b, "%-9s %s\n", part.head, s)
+		}
+	}
+	return b.String()
+}
+
+// Install writes files, all or none. A file that is there already and is not ours, or is ours with changes,
+// is an error. For fail2ban it also makes the line file, if there is none, and undoes everything if a jail
+// would be worse off.
+func Install(ctx context.Context, files []File, opts Options) (Report, error) {
+	o, err := opts.complete()
+	if err != nil {
+		return Report{}, err
+	}
+	before := make([]found, len(files))
+	var refused []error
+	for i, f := range files {
+		at, err := inspect(o.Root + f.Path)
+		switch {
+		case err != nil:
+			refused = append(refused, err)
+		case at.status == foreign:
+			refused = append(refused, fmt.Errorf("%q is not from meshban: move it away first", f.Path))
+		case at.status == edited:
+			refused = append(refused, fmt.Errorf("%q was edited since meshban installed it: put what you changed into %s, delete the file, and try again", f.Path, ownPlace(f.Path)))
+		}
+		before[i] = at
+	}
+	if err := errors.Join(refused...); err != nil {
+		return Report{}, fmt.Errorf("nothing installed: %w", err)
+	}
+	write := func(c *change) (Report, error) {
+		var r Report
+		for i, f := range files {
+			if bytes.Equal(before[i].data, f.Content) {
+				r.Unchanged = append(r.Unchanged, f.Path)
+				continue
+			}
+			if err := c.folder(filepath.Dir(o.Root+f.Path), 0o755); err != nil {
+				return r, err
+			}
+			if err := c.write(o.Root+f.Path, f.Content, f.Mode, before[i]); err != nil {
+				return r, err
+			}
+			r.Written = append(r.Written, f.Path)
+		}
+		if touches(files, fail2banDir) {
+			return r, c.lineFile(o)
+		}
+		return r, nil
+	}
+	for _, need := range []struct{ dir, what string }{{fail2banDir, "fail2ban"}, {"/etc/systemd", "systemd"}} {
+		if _, err := os.Stat(o.Root + need.dir); err != nil && touches(files, need.dir) {
+			return Report{}, fmt.Errorf("nothing installed: %s is not on this machine: %w", need.what, err)
+		}
+	}
+	r, err := o.atOnce(ctx, touches(files, fail2banDir), write)
+	if err != nil {
+		return Report{}, fmt.Errorf("nothing installed: %w", err)
+	}
+	if slices.ContainsFunc(r.Written, func(p string) bool { return under(p, fail2banDir) }) {
+		r.Next = append(r.Next, "fail2ban-client reload")
+	}
+	if slices.Contains(r.Written, unitFile) {
+		r.Next = append(r.Next, "systemctl daemon-reload", "systemctl enable --now meshban")
+		if i := slices.IndexFunc(files, func(f File) bool { return f.Path == unitFile }); before[i].status == ours {
+			r.Next = append(r.Next, "systemctl restart meshban")
+		}
+	}
+	return r, nil
+}
+
+// ownPlace names where an administrator's changes to the file at path belong.
+func ownPlace(path string) string {
+	if path == unitFile {
+		return "a drop-in (systemctl edit meshban)"
+	}
+	return strings.TrimSuffix(path, ".conf") + ".local"
+}
+
+func touches(files []File, dir string) bool {
+	return slices.ContainsFunc(files, func(f File) bool { return under(f.Path, dir) })
+}
+
+// lineFile makes the line file, so that fail2ban has it to watch from its next start on.
+func (c *change) lineFile(o Options) error {
+	if err := c.folder(o.Root+filepath.Dir(o.LineFile), 0o700); err != nil {
+		return err
+	}
+	return c.touch(o.Root+o.LineFile, 0o600)
+}
+
+// atOnce does all of do or nothing. With check, fail2ban's configuration must be no worse after it.
+func (o Options) atOnce(ctx context.Context, check bool, do func(*change) (Report, error)) (Report, error) {
+	var before dump
+	var beforeErr error
+	if check {
+		before, beforeErr = o.dump(ctx)
+	}
+	var c change
+	r, err := do(&c)
+	if err == nil && check {
+		err = o.compare(ctx, before, beforeErr, &r)
+	}
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return Report{}, errors.Join(err, c.rollback())
+	}
+	return r, nil
+}
+
+// compare fails if fail2ban's configuration got worse since before, and notes in r what there is to know.
+func (o Options) compare(ctx context.Context, before dump, beforeErr error, r *Report) error {
+	if errors.Is(beforeErr, errNoClient) {
+		r.Notes = append(r.Notes, "fail2ban-client is not here, so fail2ban's jails were not checked")
+		return nil
+	}
+	after, err := o.dump(ctx)
+	if beforeErr != nil {
+		// broken already: not by us, and nothing to hold against
+		if err != nil {
+			r.Notes = append(r.Notes, fmt.Sprintf("fail2ban's jails were not checked, as its configuration had an error before: %v", beforeErr))
+		}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := before.worse(after); err != nil {
+		return fmt.Errorf("%w: %w", errWorse, err)
+	}
+	if !slices.Contains(after.jails, ownJail) {
+		return nil // removed
+	}
+	if r.Silent = after.silent(); len(r.Silent) > 0 {
+		r.Notes = append(r.Notes, fmt.Sprintf("these jails name their actions themselves and do not tell meshban of their bans: %s. "+
+			"Add this line to each, above its other actions: meshban[port=\"%%(port)s\"]", strings.Join(r.Silent, ", ")))
+	}
+	if twice := after.twice(); len(twice) > 0 {
+		r.Notes = append(r.Notes, "these jails write two lines for each ban, as they name meshban without need: "+strings.Join(twice, ", "))
+	}
+	return nil
+}
+
+// Remove takes away what Install wrote for fail2ban and systemd, all or nothing. A file of ours that was
+// edited stays and is named, and so does one that is not ours. The line file stays. If a jail names our
+// action itself, it is an error: without the action fail2ban would skip the jail.
+func Remove(ctx context.Context, opts Options) (Report, error) {
+	o, err := opts.complete()
+	if err != nil {
+		return Report{}, err
+	}
+	paths := append([]string{unitFile}, fail2banFiles...)
+	slices.Reverse(paths) // the jail first, which needs the others
+	at := make(map[string]found)
+	var kept []string
+	for _, path := range paths {
+		f, err := inspect(o.Root + path)
+		if err != nil {
+			return Report{}, fmt.Errorf("nothing removed: %w", err)
+		}
+		switch {
+		case f.status == foreign:
+			kept = append(kept, path+" (not from meshban)")
+		case f.status == edited:
+			kept = append(kept, path+" (edited since; delete it yourself)")
+		case f.status == ours && under(path, fail2banDir) && at[jailFile].status == edited:
+			f.status = edited
+			kept = append(kept, path+" (needed by "+jailFile+")")
+		}
+		at[path] = f
+	}
+	remove := func(c *change) (Report, error) {
+		r := Report{Kept: kept}
+		for _, path := range paths {
+			if at[path].status != ours {
+				continue
+			}
+			if err := c.remove(o.Root+path, at[path]); err != nil {
+				return r, err
+			}
+			r.Removed = append(r.Removed, path)
+		}
+		if target, err := os.Readlink(o.Root + wantsLink); err == nil && target == unitFile && at[unitFile].status == ours {
+			if err := c.unlink(o.Root + wantsLink); err != nil {
+				return r, err
+			}
+			r.Removed = append(r.Removed, wantsLink)
+		}
+		return r, nil
+	}
+	check := slices.ContainsFunc(fail2banFiles, func(p string) bool { return at[p].status == ours })
+	r, err := o.atOnce(ctx, check, remove)
+	if errors.Is(err, errWorse) {
+		return Report{}, fmt.Errorf("nothing removed: %w; take the lines that name meshban out of these jails first", err)
+	}
+	if err != nil {
+		return Report{}, fmt.Errorf("nothing removed: %w", err)
+	}
+	if check {
+		r.Next = append(r.Next, "fail2ban-client reload")
+	}
+	if slices.Contains(r.Removed, unitFile) {
+		r.Next = append(r.Next, "systemctl stop meshban", "systemctl daemon-reload")
+		r.Notes = append(r.Notes, "what is banned stays in the kernel until it ends; `meshban teardown` takes it out")
+	}
+	return r, nil
+}

@@ -1,0 +1,302 @@
+package setup
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// machine is a folder that stands for the root of a machine with fail2ban and systemd.
+func machine(t *testing.T) Options {
+	t.Helper()
+	o := node
+	o.Root = t.TempDir()
+	for _, dir := range []string{"action.d", "filter.d", "jail.d"} {
+		mkdir(t, o.Root+fail2banDir+"/"+dir)
+	}
+	mkdir(t, o.Root+systemdDir)
+	mkdir(t, o.Root+"/var/lib")
+	o.Run = func(context.Context, string, ...string) ([]byte, error) { return nil, exec.ErrNotFound }
+	return o
+}
+
+func mkdir(t *testing.T, dir string) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func put(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// tree is every file, link and folder below root, with content.
+func tree(t *testing.T, root string) map[string]string {
+	t.Helper()
+	all := make(map[string]string)
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		switch {
+		case d.IsDir():
+			all[path] = "folder"
+		case d.Type()&fs.ModeSymlink != 0:
+			all[path], err = os.Readlink(path)
+		default:
+			var data []byte
+			data, err = os.ReadFile(path)
+			all[path] = string(data)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// same fails unless the machine is as it was.
+func same(t *testing.T, root string, was map[string]string) {
+	t.Helper()
+	now := tree(t, root)
+	for path := range now {
+		if _, ok := was[path]; !ok {
+			t.Errorf("%s is new", path)
+		}
+	}
+	for path, text := range was {
+		if now[path] != text {
+			t.Errorf("%s has changed from %q to %q", path, text, now[path])
+		}
+	}
+}
+
+func both(t *testing.T, o Options) []File {
+	return append(files(t, Fail2ban, o), files(t, Systemd, o)...)
+}
+
+func install(t *testing.T, o Options) Report {
+	t.Helper()
+	r, err := Install(t.Context(), both(t, o), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestInstallAndRemove(t *testing.T) {
+	o := machine(t)
+	bare := tree(t, o.Root)
+	r := install(t, o)
+	if len(r.Written) != 5 || len(r.Unchanged) != 0 {
+		t.Fatalf("report of the first time:\n%s", r)
+	}
+	if want := []string{"fail2ban-client reload", "systemctl daemon-reload", "systemctl enable --now meshban"}; !slices.Equal(r.Next, want) {
+		t.Errorf("next is %q, want %q", r.Next, want)
+	}
+	now := tree(t, o.Root)
+	for _, f := range both(t, o) {
+		if now[o.Root+f.Path] != string(f.Content) {
+			t.Errorf("%s is not there as it should be", f.Path)
+		}
+	}
+	if text, ok := now[o.Root+"/var/lib/meshban/newbans.log"]; !ok || text != "" {
+		t.Error("no line file for fail2ban to watch")
+	}
+
+	again := install(t, o)
+	if len(again.Written) != 0 || len(again.Unchanged) != 5 || len(again.Next) != 0 {
+		t.Errorf("report of the second time:\n%s", again)
+	}
+	same(t, o.Root, now)
+
+	if err := os.MkdirAll(filepath.Dir(o.Root+wantsLink), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(unitFile, o.Root+wantsLink); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Remove(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Removed) != 6 || len(r.Kept) != 0 {
+		t.Errorf("report of the removal:\n%s", r)
+	}
+	if want := []string{"fail2ban-client reload", "systemctl stop meshban", "systemctl daemon-reload"}; !slices.Equal(r.Next, want) {
+		t.Errorf("next is %q, want %q", r.Next, want)
+	}
+	maps.Copy(bare, map[string]string{
+		filepath.Dir(o.Root + wantsLink):        "folder",
+		o.Root + "/var/lib/meshban":             "folder",
+		o.Root + "/var/lib/meshban/newbans.log": "",
+	})
+	same(t, o.Root, bare)
+
+	if r, err = Remove(t.Context(), o); err != nil || len(r.Removed)+len(r.Kept)+len(r.Next) != 0 {
+		t.Errorf("a second removal: %v, report:\n%s", err, r)
+	}
+}
+
+func TestInstallReplacesWhatIsOurs(t *testing.T) {
+	o := machine(t)
+	install(t, o)
+	o.Dir = "/srv/meshban"
+	r := install(t, o)
+	if len(r.Written) != 3 || len(r.Unchanged) != 2 { // the action, the jail, the unit
+		t.Fatalf("report:\n%s", r)
+	}
+	if !slices.Contains(r.Next, "systemctl restart meshban") {
+		t.Errorf("the running agent keeps the old unit: next is %q", r.Next)
+	}
+	if unit := tree(t, o.Root)[o.Root+unitFile]; !strings.Contains(unit, "/srv/meshban") {
+		t.Errorf("the unit is the old one:\n%s", unit)
+	}
+}
+
+func TestInstallRefuses(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		prepare func(t *testing.T, o Options)
+		err     []string
+	}{
+		{"bad: not ours", func(t *testing.T, o Options) {
+			put(t, o.Root+jailFile, "[meshban]\nenabled = true\n")
+		}, []string{jailFile, "not from meshban", "move it away"}},
+		{"bad: not ours, but with our words further down", func(t *testing.T, o Options) {
+			put(t, o.Root+unitFile, "# mine\n"+Marker+"\n")
+		}, []string{unitFile, "not from meshban"}},
+		{"bad: edited", func(t *testing.T, o Options) {
+			install(t, o)
+			f, err := os.OpenFile(o.Root+fail2banFiles[0], os.O_APPEND|os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if _, err := f.WriteString("port = 22\n"); err != nil {
+				t.Fatal(err)
+			}
+		}, []string{"was edited", "action.d/meshban.local"}},
+		{"bad: marker alone", func(t *testing.T, o Options) {
+			put(t, o.Root+unitFile, Marker+"\n")
+		}, []string{"was edited", "systemctl edit meshban"}},
+		{"bad: masked unit", func(t *testing.T, o Options) {
+			if err := os.Symlink("/dev/null", o.Root+unitFile); err != nil {
+				t.Fatal(err)
+			}
+		}, []string{unitFile, "not from meshban"}},
+		{"bad: two at once", func(t *testing.T, o Options) {
+			put(t, o.Root+jailFile, "x")
+			mkdir(t, o.Root+unitFile)
+		}, []string{jailFile, unitFile}},
+		{"bad: no fail2ban", func(t *testing.T, o Options) {
+			if err := os.RemoveAll(o.Root + fail2banDir); err != nil {
+				t.Fatal(err)
+			}
+		}, []string{"fail2ban is not on this machine"}},
+		{"bad: no systemd", func(t *testing.T, o Options) {
+			if err := os.RemoveAll(o.Root + "/etc/systemd"); err != nil {
+				t.Fatal(err)
+			}
+		}, []string{"systemd is not on this machine"}},
+		{"bad: no folder", func(t *testing.T, o Options) {
+			if err := os.Remove(o.Root + fail2banDir + "/filter.d"); err != nil {
+				t.Fatal(err)
+			}
+			put(t, o.Root+fail2banDir+"/filter.d", "a file where a folder should be")
+		}, []string{"nothing installed", "filter.d", "not a directory"}},
+		{"bad: no place for the line file, when all else is written", func(t *testing.T, o Options) {
+			put(t, o.Root+"/var/lib/meshban", "a file where a folder should be")
+		}, []string{"nothing installed", "is not a folder"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			o := machine(t)
+			c.prepare(t, o)
+			was := tree(t, o.Root)
+			_, err := Install(t.Context(), both(t, o), o)
+			if err == nil {
+				t.Fatal("no error")
+			}
+			for _, want := range c.err {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("error %q lacks %q", err, want)
+				}
+			}
+			same(t, o.Root, was)
+		})
+	}
+}
+
+func TestRollbackPutsTheOldFilesBack(t *testing.T) {
+	o := machine(t)
+	install(t, o)
+	if err := os.Chmod(o.Root+fail2banFiles[0], 0o640); err != nil {
+		t.Fatal(err)
+	}
+	was := tree(t, o.Root)
+	o.LineFile = "/srv/lines/newbans.log" // a new action, a new jail, a new folder, a new line file
+	ctx, cancel := context.WithCancel(t.Context())
+	calls := 0
+	o.Run = func(context.Context, string, ...string) ([]byte, error) {
+		if calls++; calls == 2 { // all is written
+			cancel()
+		}
+		return nil, nil
+	}
+	if _, err := Install(ctx, both(t, o), o); !errors.Is(err, context.Canceled) {
+		t.Fatalf("error is %v", err)
+	}
+	same(t, o.Root, was)
+	if info, err := os.Stat(o.Root + fail2banFiles[0]); err != nil || info.Mode().Perm() != 0o640 {
+		t.Errorf("mode is %v, %v", info.Mode(), err)
+	}
+}
+
+func TestRemoveKeepsWhatIsNotAsItWas(t *testing.T) {
+	o := machine(t)
+	install(t, o)
+	action := o.Root + fail2banFiles[0]
+	put(t, action, tree(t, o.Root)[action]+"port = 22\n")
+	put(t, o.Root+unitFile, "[Unit]\n")
+	r, err := Remove(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Removed) != 3 || len(r.Kept) != 2 {
+		t.Fatalf("report:\n%s", r)
+	}
+	for _, want := range []string{fail2banFiles[0] + " (edited since", unitFile + " (not from meshban)"} {
+		if !strings.Contains(r.String(), want) {
+			t.Errorf("the report lacks %q:\n%s", want, r)
+		}
+	}
+	now := tree(t, o.Root)
+	if now[action] == "" || now[o.Root+unitFile] == "" {
+		t.Error("a file that was to stay is gone")
+	}
+}
+
+func TestRemoveKeepsWhatAnEditedJailNeeds(t *testing.T) {
+	o := machine(t)
+	install(t, o)
+	put(t, o.Root+jailFile, tree(t, o.Root)[o.Root+jailFile]+"maxretry = 2\n")
+	r, err := Remove(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{unitFile}; !slices.Equal(r.Removed, want) || len(r.Kept) != 4 {
+		t.Fatalf("fail2ban would skip every jail without the action; report:\n%s", r)
+	}
+}
