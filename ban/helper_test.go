@@ -1,0 +1,219 @@
+package ban
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// base is when the tests begin.
+var base = time.UnixMilli(1_800_000_000_000).UTC()
+
+func tick(n int) time.Time { return base.Add(time.Duration(n) * time.Second) }
+
+func pfx(s string) netip.Prefix {
+	p, err := ParsePrefix(s)
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
+
+func ports(s string) Ports {
+	p, err := ParsePorts(s)
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
+
+var self, peerA, peerB, peerC = Origin{0x51}, Origin{0xa1}, Origin{0xb2}, Origin{0xc3}
+
+func newTable(t testing.TB, cfg Config) *Table {
+	t.Helper()
+	cfg.Self = self
+	tb, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tb
+}
+
+// record makes the record that o says as its seq-th frame, issued at seq ticks.
+func record(o Origin, seq int, k Kind, prefix string, until int, more ...func(*Record)) Record {
+	r := Record{
+		Op:     Op{Kind: k, Prefix: pfx(prefix), Until: tick(until)},
+		Origin: o, Version: Version{Epoch: 1, Seq: uint64(seq)}, Issued: tick(seq),
+	}
+	for _, m := range more {
+		m(&r)
+	}
+	return r
+}
+
+func onPorts(s string) func(*Record) { return func(r *Record) { r.Ports = ports(s) } }
+func because(s string) func(*Record) { return func(r *Record) { r.Reason = s } }
+func atIndex(i uint16) func(*Record) { return func(r *Record) { r.Version.Index = i } }
+func marks(ms ...Mark) func(*Record) { return func(r *Record) { r.Marks = ms } }
+func upTo(o Origin, seq uint64) Mark { return Mark{Origin: o, Epoch: 1, Seq: seq} }
+func single(r Record) []Record       { return []Record{r} }
+func enforcedOf(t *Table) map[ruleKey]int64 {
+	out := map[ruleKey]int64{}
+	for r := range t.Enforced() {
+		out[ruleKey{r.Prefix, r.Ports}] = millis(r.Until)
+	}
+	return out
+}
+
+// fold does to kernel what the changes say, and reports what a firewall would stumble over.
+func fold(kernel map[ruleKey]int64, cs []Change) error {
+	for _, c := range cs {
+		k := ruleKey{c.Prefix, c.Ports}
+		old, there := kernel[k]
+		switch {
+		case c.Enforce && c.Lift:
+			return fmt.Errorf("%v of %v: both enforce and lift", c.Event, k)
+		case c.Enforce && there && old == millis(c.Until):
+			return fmt.Errorf("%v of %v: enforces what is there", c.Event, k)
+		case c.Enforce:
+			kernel[k] = millis(c.Until)
+		case c.Lift && !there:
+			return fmt.Errorf("%v of %v: lifts what is not there", c.Event, k)
+		case c.Lift && old != millis(c.Until):
+			return fmt.Errorf("%v of %v: lifts until %v, was %v", c.Event, k, c.Until, fromMillis(old))
+		case c.Lift:
+			delete(kernel, k)
+		}
+	}
+	return nil
+}
+
+// dump writes the whole state in one canonical way. Revokes and floors keep older versions out
+// alike; when alike is set they are written alike, without their version.
+func dump(t *Table, alike bool) string {
+	var lines []string
+	say := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+	for _, b := range []*book{&t.bans, &t.allows} {
+		tombs := map[string]int64{}
+		for i := uint32(1); i < b.entries.end; i++ {
+			e := b.entries.at(i)
+			for j := e.recs; j != 0; j = b.recs.at(j).next {
+				x, r := b.recs.at(j), t.recordOf(b, j)
+				if alike && (x.kind == KindRevoke || x.kind == kindFloor) {
+					k := fmt.Sprintf("tomb %v %q %v", r.Prefix, r.Ports, r.Origin.Short())
+					tombs[k] = max(tombs[k], x.until)
+					continue
+				}
+				say("%v %v %q %v %v until %d issued %d %q %q", x.kind, r.Prefix, r.Ports, r.Origin.Short(), r.Version, x.until, x.issued, r.Reason, r.Source)
+			}
+			if e.state != stateNone {
+				say("entry %v %q %v until %d", e.key().prefix(), t.portsAt(e.ports), e.state, e.until)
+			}
+		}
+		for k, until := range tombs {
+			say("%s until %d", k, until)
+		}
+		for _, i := range b.cancels.ids {
+			r := b.cancels.all.at(i)
+			say("%v %v %v %v until %d marks %v", r.Kind, r.Prefix, r.Origin.Short(), r.Version, millis(r.Until), r.Marks)
+		}
+	}
+	for i := uint32(1); i < t.bans.entries.end; i++ {
+		if e, ok := t.entryOf(i); ok {
+			say("shown %+v", e)
+		}
+	}
+	c := t.Counts()
+	if alike {
+		c.Records = 0
+	}
+	say("counts %+v exceptions %v", c, t.Exceptions())
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+// sound reports what is broken inside.
+func sound(t *Table) error {
+	if len(t.touched) != 0 {
+		return fmt.Errorf("%d entries still touched", len(t.touched))
+	}
+	var states [StateAllowed + 1]int
+	refs := map[uint32]uint32{}
+	for _, b := range []*book{&t.bans, &t.allows} {
+		live, recs, floors := 0, 0, 0
+		for i := uint32(1); i < b.entries.end; i++ {
+			e := b.entries.at(i)
+			if e.recs == 0 {
+				continue
+			}
+			live++
+			if b == &t.bans {
+				states[e.state]++
+			}
+			if got := b.find(e.key(), e.ports); got != i {
+				return fmt.Errorf("entry %d of %v found as %d", i, e.key().prefix(), got)
+			}
+			seen := map[cancelID]bool{}
+			for j := e.recs; j != 0; j = b.recs.at(j).next {
+				x := b.recs.at(j)
+				recs++
+				refs[x.speaker]++
+				id := cancelID{origin: t.speakers.at(x.speaker).origin}
+				if x.kind == kindFloor {
+					floors++
+					id.version.Index = 1
+				}
+				if seen[id] || x.entry != i {
+					return fmt.Errorf("entry %d: origin %v twice, or a rec of entry %d", i, id.origin.Short(), x.entry)
+				}
+				seen[id] = true
+			}
+		}
+		if live != b.entries.live || recs != b.recs.live || floors != b.floors {
+			return fmt.Errorf("%d entries, %d recs, %d floors; counted %d, %d, %d", live, recs, floors, b.entries.live, b.recs.live, b.floors)
+		}
+		if n := max(0, live-count(b.tree.roots[0])-count(b.tree.roots[1])); b.tree.nodes.live != n && live > 0 {
+			return fmt.Errorf("%d entries in %d nodes", live, b.tree.nodes.live)
+		}
+		if len(b.cancels.ids) != b.cancels.all.live || len(b.cancels.ends) != b.cancels.all.live {
+			return fmt.Errorf("%d cancels, %d ids, %d ends", b.cancels.all.live, len(b.cancels.ids), len(b.cancels.ends))
+		}
+	}
+	states[stateNone] = t.states[stateNone]
+	if states != t.states {
+		return fmt.Errorf("states %v, counted %v", t.states, states)
+	}
+	if len(t.speakers.ids) != len(refs) {
+		return fmt.Errorf("%d speakers, %d are in use", len(t.speakers.ids), len(refs))
+	}
+	for i, n := range refs {
+		if got := t.speakers.vals.at(i).refs; got != n {
+			return fmt.Errorf("speaker %d: %d references, %d are in use", i, got, n)
+		}
+	}
+	return nil
+}
+
+func count(root uint32) int { return min(int(root), 1) }
+
+func diffMaps(got, want map[ruleKey]int64) string {
+	var b strings.Builder
+	for k, u := range want {
+		if g, ok := got[k]; !ok || g != u {
+			fmt.Fprintf(&b, "%v %q: got %d, want %d; ", k.prefix, k.ports, g, u)
+		}
+	}
+	for k := range got {
+		if _, ok := want[k]; !ok {
+			fmt.Fprintf(&b, "%v %q: is enforced, should not be; ", k.prefix, k.ports)
+		}
+	}
+	if maps.Equal(got, want) {
+		return ""
+	}
+	return b.String()
+}
