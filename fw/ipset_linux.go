@@ -52,7 +52,7 @@ type ipset struct {
 	conn    ipsetConn
 	xt      *xtables
 	opts    Options
-	ports   portBans
+	ports   *portBans
 	batch   [2][kinds]setChange // of the Apply under way; kept for its memory
 	cleaned bool                // what another backend may have left is gone
 }
@@ -65,7 +65,7 @@ func openIPSet(ctx context.Context, opts Options) (Backend, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	b := &ipset{xt: xt, opts: opts, ports: portBans{}}
+	b := &ipset{xt: xt, opts: opts, ports: newPortBans()}
 	wrong, err := b.ensureSets()
 	if err == nil && len(wrong) == 0 {
 		err = xt.ensure(ctx, b.rules(nil, nil))
@@ -167,7 +167,10 @@ func (b *ipset) Apply(ctx context.Context, now time.Time, updates []Update) erro
 		prefix := u.Prefix.Masked()
 		sets := &b.batch[familyOf(prefix)]
 		if len(u.Ports) > 0 {
-			put, out := b.ports.change(now, u)
+			put, out, ok := b.ports.change(now, u)
+			if !ok {
+				left++
+			}
 			for _, p := range put {
 				sets[kindPort].add = append(sets[kindPort].add, element{prefix, p.proto, p.port, timeoutSeconds(now, p.until)})
 			}

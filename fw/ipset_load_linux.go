@@ -58,8 +58,8 @@ func (l *ipsetLoad) flush(i, kind int) error {
 }
 
 // entries loads all but the allowed prefixes, and gives the ports it met.
-func (l *ipsetLoad) entries(ctx context.Context, state State) (portBans, error) {
-	ports := portBans{}
+func (l *ipsetLoad) entries(ctx context.Context, state State) (*portBans, error) {
+	ports := newPortBans()
 	v6 := len(l.b.xt.families) > 1
 	for e := range state.Entries {
 		switch {
@@ -69,7 +69,9 @@ func (l *ipsetLoad) entries(ctx context.Context, state State) (portBans, error) 
 		case !e.Until.After(l.now), !v6 && e.Prefix.Addr().Is6():
 			continue
 		case len(e.Ports) > 0:
-			ports.keep(e)
+			if !ports.keep(e) {
+				l.left++
+			}
 			continue
 		}
 		prefix := e.Prefix.Masked()
@@ -80,7 +82,7 @@ func (l *ipsetLoad) entries(ctx context.Context, state State) (portBans, error) 
 			return nil, err
 		}
 	}
-	for prefix := range ports {
+	for prefix := range ports.bans {
 		for k, until := range ports.elements(l.now, prefix) {
 			if err := l.put(kindPort, element{prefix, k.proto, k.port, timeoutSeconds(l.now, until)}); err != nil {
 				return nil, err

@@ -71,6 +71,7 @@ type variant struct {
 var variants = []variant{
 	{"ipset+iptables-nft", NameIPSet, "iptables-nft"},
 	{"ipset+iptables-legacy", NameIPSet, "iptables-legacy"},
+	{"nftables", NameNFTables, "iptables-nft"},
 }
 
 // eachVariant runs f for every backend, each time in fresh namespaces with an attacker beside the node.

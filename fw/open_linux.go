@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"syscall"
 )
 
 // openers are the ways to drop packets on Linux.
 var openers = map[string]opener{
-	NameIPSet: openIPSet,
+	NameIPSet:    openIPSet,
+	NameNFTables: openNFT,
 }
 
 // keep names what a clean-up must leave alone: what the backend in use needs. The zero keep leaves nothing alone.
@@ -42,6 +44,9 @@ func cleanup(ctx context.Context, opts Options, k keep) (removed []string, err e
 		for _, v6 := range []bool{false, true} {
 			note(cleanupRules(ctx, opts, k, nft, v6))
 		}
+	}
+	if k.backend != NameNFTables {
+		note(cleanupNFT())
 	}
 	if k.backend != NameIPSet {
 		var conn ipsetConn
@@ -106,4 +111,22 @@ func findVariant(ctx context.Context, opts Options, nft, v6 bool) (*xtFamily, er
 		}
 	}
 	return nil, nil
+}
+
+// cleanupNFT deletes our table of nf_tables.
+func cleanupNFT() (removed []string, err error) {
+	conn, err := dialNFT()
+	if err != nil {
+		return nil, err
+	}
+	b := &nft{conn: conn}
+	defer func() { _ = b.Close() }()
+	existed, err := b.deleteTable()
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EOPNOTSUPP) {
+		return nil, nil // a kernel without nf_tables
+	}
+	if existed {
+		removed = []string{"nftables: the table inet " + nftTable}
+	}
+	return removed, err
 }

@@ -6,6 +6,10 @@ import (
 	"time"
 )
 
+// maxPortElements bounds what all entries with ports come to in the kernel: a range costs an element per port and
+// protocol.
+const maxPortElements = 1 << 20
+
 // portKey is one protocol and one port.
 type portKey struct {
 	proto uint8
@@ -27,7 +31,12 @@ type portBan struct {
 
 // portBans knows all entries with ports. The kernel holds one element per prefix, protocol and port, and two entries
 // may share some: an element lives as long as any entry that has it.
-type portBans map[netip.Prefix][]portBan
+type portBans struct {
+	bans map[netip.Prefix][]portBan
+	size int // elements of all bans, shared ones counted twice
+}
+
+func newPortBans() *portBans { return &portBans{bans: map[netip.Prefix][]portBan{}} }
 
 // expand calls f for each protocol and port of the ranges, perhaps more than once for the same.
 func expand(ranges []PortRange, f func(portKey)) {
@@ -43,26 +52,59 @@ func expand(ranges []PortRange, f func(portKey)) {
 	}
 }
 
-// keep notes an entry, in place of the one with its key.
-func (b portBans) keep(e Entry) {
+func elementsOf(ranges []PortRange) (n int) {
+	for _, r := range ranges {
+		ports := max(0, int(r.Last)-int(r.First)+1)
+		if r.Proto == ProtoAny {
+			ports *= 2
+		}
+		n += ports
+	}
+	return n
+}
+
+// keep notes an entry, in place of the one with its key. It says false if there is no room.
+func (b *portBans) keep(e Entry) bool {
 	key := e.Key()
 	ban := portBan{ports: key.Ports, ranges: e.Ports, until: e.Until}
-	bans := b[key.Prefix]
+	bans := b.bans[key.Prefix]
 	if i := slices.IndexFunc(bans, func(o portBan) bool { return o.ports == key.Ports }); i >= 0 {
 		bans[i] = ban
-		return
+		return true
 	}
-	b[key.Prefix] = append(bans, ban)
+	n := elementsOf(e.Ports)
+	if b.size+n > maxPortElements {
+		return false
+	}
+	b.size += n
+	b.bans[key.Prefix] = append(bans, ban)
+	return true
+}
+
+// drop forgets the bans of a prefix for which f is true.
+func (b *portBans) drop(prefix netip.Prefix, f func(portBan) bool) {
+	bans := slices.DeleteFunc(b.bans[prefix], func(o portBan) bool {
+		gone := f(o)
+		if gone {
+			b.size -= elementsOf(o.ranges)
+		}
+		return gone
+	})
+	if len(bans) == 0 {
+		delete(b.bans, prefix)
+	} else {
+		b.bans[prefix] = bans
+	}
 }
 
 // change notes an update and says what becomes of each element that the entry has: put in, or taken out. It says so
-// whether or not the kernel is thought to have it, so that a batch may be tried again.
-func (b portBans) change(now time.Time, u Update) (put []portElement, out []portKey) {
+// whether or not the kernel is thought to have it, so that a batch may be tried again. Without room, ok is false.
+func (b *portBans) change(now time.Time, u Update) (put []portElement, out []portKey, ok bool) {
 	key := u.Key()
 	if u.Remove || !u.Until.After(now) {
-		b[key.Prefix] = slices.DeleteFunc(b[key.Prefix], func(o portBan) bool { return o.ports == key.Ports })
-	} else {
-		b.keep(u.Entry)
+		b.drop(key.Prefix, func(o portBan) bool { return o.ports == key.Ports })
+	} else if !b.keep(u.Entry) {
+		return nil, nil, false
 	}
 	live := b.elements(now, key.Prefix)
 	done := make(map[portKey]bool, len(live))
@@ -77,20 +119,15 @@ func (b portBans) change(now time.Time, u Update) (put []portElement, out []port
 			out = append(out, k)
 		}
 	})
-	return put, out
+	return put, out, true
 }
 
 // elements are all that the kernel should hold of a prefix, each with the latest end. Entries that are over are
 // forgotten.
-func (b portBans) elements(now time.Time, prefix netip.Prefix) map[portKey]time.Time {
-	bans := slices.DeleteFunc(b[prefix], func(o portBan) bool { return !o.until.After(now) })
-	if len(bans) == 0 {
-		delete(b, prefix)
-		return nil
-	}
-	b[prefix] = bans
+func (b *portBans) elements(now time.Time, prefix netip.Prefix) map[portKey]time.Time {
+	b.drop(prefix, func(o portBan) bool { return !o.until.After(now) })
 	live := map[portKey]time.Time{}
-	for _, ban := range bans {
+	for _, ban := range b.bans[prefix] {
 		expand(ban.ranges, func(k portKey) {
 			if ban.until.After(live[k]) {
 				live[k] = ban.until

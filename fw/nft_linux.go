@@ -1,0 +1,262 @@
+package fw
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+)
+
+// nft drops by sets of nf_tables in a table of its own. Every change is one transaction of the kernel. A full load goes
+// to sets of the other generation, and one transaction then turns the rules to those.
+type nft struct {
+	conn       *nftConn
+	opts       Options
+	generation string // of the sets in use
+	refreshes  bool   // the kernel sets the timeout of an element that is put in again: Linux 6.12
+	broken     bool   // a load failed; the table may hold what we cannot alter
+	cleaned    bool   // what another backend may have left is gone
+	shape      nftShape
+}
+
+// nftShape is what the interval sets hold, which the kernel cannot work out by itself. [v4, v6].
+type nftShape struct {
+	ports    *portBans
+	nets     [2]*cover
+	portNets [2]map[portKey]*cover
+}
+
+func newNFTShape() nftShape {
+	return nftShape{
+		ports: newPortBans(), nets: [2]*cover{newCover(), newCover()},
+		portNets: [2]map[portKey]*cover{{}, {}},
+	}
+}
+
+func openNFT(ctx context.Context, opts Options) (Backend, string, error) {
+	conn, err := dialNFT()
+	if err != nil {
+		return nil, "", err
+	}
+	b := &nft{conn: conn, opts: opts, refreshes: kernelAtLeast(6, 12), shape: newNFTShape()}
+	if err := b.setUp(); err != nil {
+		_ = b.Close()
+		if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EOPNOTSUPP) {
+			err = fmt.Errorf("the kernel has no nf_tables (%w): %w", err, ErrUnsupported)
+		}
+		return nil, "", err
+	}
+	return b, "", ctx.Err()
+}
+
+// setUp makes sure that sets and rules are there, and leaves what is right alone.
+func (b *nft) setUp() error {
+	found, err := b.find()
+	if err != nil {
+		return err
+	}
+	if g, ok := found.generation(); ok {
+		b.generation = g
+	}
+	if len(found.problems(b.generation, b.opts.Outbound)) == 0 {
+		return nil
+	}
+	if err := b.queueSets(b.generation); err != nil {
+		return err
+	}
+	b.queueTable(found, b.generation)
+	return b.flush("set up the table")
+}
+
+func (b *nft) Name() string { return NameNFTables }
+func (b *nft) Close() error { return b.conn.CloseLasting() }
+
+// kernelAtLeast compares the running kernel's release.
+func kernelAtLeast(major, minor int) bool {
+	var u unix.Utsname
+	var ma, mi int
+	if unix.Uname(&u) != nil {
+		return false
+	}
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &ma, &mi); err != nil {
+		return false
+	}
+	return ma > major || ma == major && mi >= minor
+}
+
+// nftChange gathers what a batch does to the sets of one family.
+type nftChange struct {
+	put, take [nftKinds][]nftables.SetElement
+}
+
+// Apply carries out a batch in one transaction.
+func (b *nft) Apply(ctx context.Context, now time.Time, updates []Update) error {
+	var changes [2]nftChange
+	var nets [2][]netUpdate
+	portNets := [2]map[portKey][]netUpdate{{}, {}}
+	left := 0
+	for _, u := range updates {
+		if !droppable(u.Prefix) {
+			left++
+			continue
+		}
+		prefix := u.Prefix.Masked()
+		i := familyOf(prefix)
+		until := u.Until
+		if u.Remove || !until.After(now) {
+			until = time.Time{}
+		}
+		switch {
+		case len(u.Ports) > 0:
+			put, out, ok := b.shape.ports.change(now, u)
+			if !ok {
+				left++
+			}
+			for _, p := range put {
+				changes[i].port(portNets[i], now, prefix, p)
+			}
+			for _, k := range out {
+				changes[i].port(portNets[i], now, prefix, portElement{portKey: k})
+			}
+		case prefix.IsSingleIP():
+			changes[i].element(kindAddr, now, nftKey(prefix.Addr(), portKey{}), until)
+		default:
+			nets[i] = append(nets[i], netUpdate{prefix, until})
+		}
+	}
+	for i := range changes {
+		c := &changes[i]
+		if len(nets[i]) > 0 {
+			c.intervals(kindNet, now, b.shape.nets[i], nets[i], portKey{})
+		}
+		for k, updates := range portNets[i] {
+			if b.shape.portNets[i][k] == nil {
+				b.shape.portNets[i][k] = newCover()
+			}
+			c.intervals(kindPortNet, now, b.shape.portNets[i][k], updates, k)
+			if len(b.shape.portNets[i][k].sorted) == 0 {
+				delete(b.shape.portNets[i], k)
+			}
+		}
+		if err := b.queue(i == 1, c); err != nil {
+			return err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := b.flush("change the sets"); err != nil {
+		return err
+	}
+	return leftError(left, nil)
+}
+
+// element notes that a key is put in until a time, or with the zero time taken out.
+func (c *nftChange) element(kind int, now time.Time, key []byte, until time.Time) {
+	if until.IsZero() {
+		c.take[kind] = append(c.take[kind], nftables.SetElement{Key: key, Timeout: time.Minute})
+	} else {
+		c.put[kind] = append(c.put[kind], nftables.SetElement{Key: key, Timeout: nftTimeout(now, until)})
+	}
+}
+
+// port notes a port of a prefix: for a single address in the set of exact elements, else for the cover of that port.
+func (c *nftChange) port(portNets map[portKey][]netUpdate, now time.Time, prefix netip.Prefix, p portElement) {
+	if prefix.IsSingleIP() {
+		c.element(kindPort, now, nftKey(prefix.Addr(), p.portKey), p.until)
+	} else {
+		portNets[p.portKey] = append(portNets[p.portKey], netUpdate{prefix, p.until})
+	}
+}
+
+// intervals lets a cover work out which segments go and come.
+func (c *nftChange) intervals(kind int, now time.Time, cov *cover, updates []netUpdate, k portKey) {
+	del, add := cov.apply(now, updates)
+	// The kernel may have forgotten a segment; take puts it in again first, for which it needs some timeout.
+	for i := range del {
+		del[i].until = now.Add(time.Minute)
+	}
+	c.take[kind] = append(c.take[kind], nftIntervals(now, del, k)...)
+	c.put[kind] = append(c.put[kind], nftIntervals(now, add, k)...)
+}
+
+// queue puts a family's changes on the connection, removals first.
+func (b *nft) queue(v6 bool, c *nftChange) error {
+	for kind := range nftKinds {
+		s := nftSet(v6, kind, b.generation)
+		if err := b.conn.take(s, c.take[kind]); err != nil {
+			return err
+		}
+		if !s.Interval && !b.refreshes {
+			// Put in anew, or the old timeout would stay.
+			if err := b.conn.take(s, c.put[kind]); err != nil {
+				return err
+			}
+		}
+		if err := b.conn.put(s, c.put[kind]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// SetAllow replaces the content of the allow sets in one transaction.
+func (b *nft) SetAllow(ctx context.Context, allow []netip.Prefix) error {
+	left, err := b.queueAllow(allow, b.generation)
+	if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return leftError(left, b.flush("set the allowed prefixes"))
+}
+
+func (b *nft) queueAllow(allow []netip.Prefix, generation string) (left int, err error) {
+	covers := [2]*cover{newCover(), newCover()}
+	ever := time.Unix(1, 0) // the set has no timeouts
+	for _, p := range allow {
+		if !droppable(p) {
+			left++
+			continue
+		}
+		covers[familyOf(p)].load(p.Masked(), ever)
+	}
+	for i, c := range covers {
+		s := nftSet(i == 1, kindAllow, generation)
+		b.conn.FlushSet(s)
+		if err := b.conn.put(s, nftIntervals(time.Time{}, c.all(time.Time{}), portKey{})); err != nil {
+			return left, err
+		}
+	}
+	return left, nil
+}
+
+// Check reads table, chains, rules and the heads of the sets.
+func (b *nft) Check(context.Context) (problems []string, err error) {
+	found, err := b.find()
+	if err != nil {
+		return nil, err
+	}
+	return found.problems(b.generation, b.opts.Outbound), nil
+}
+
+// Teardown deletes the table.
+func (b *nft) Teardown(context.Context) error {
+	_, err := b.deleteTable()
+	return err
+}
+
+func (b *nft) deleteTable() (existed bool, err error) {
+	b.conn.DelTable(nftOurTable())
+	err = b.flush("delete the table")
+	if errors.Is(err, syscall.ENOENT) {
+		return false, nil
+	}
+	return err == nil, err
+}

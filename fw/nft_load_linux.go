@@ -1,0 +1,209 @@
+package fw
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/nftables"
+)
+
+// nftLoad fills the sets of a generation that no rule looks up yet.
+type nftLoad struct {
+	b     *nft
+	now   time.Time
+	sets  [2][nftKinds]*nftables.Set
+	bufs  [2][nftKinds][]nftables.SetElement
+	shape nftShape
+	left  int
+}
+
+// Replace fills the other generation's sets, and then turns the rules to those and deletes the former ones in one step.
+func (b *nft) Replace(ctx context.Context, now time.Time, state State) error {
+	if b.broken {
+		// Rather a gap than never again: somebody altered the table in a way that we cannot mend.
+		b.opts.Logger.Warn("the nftables table is made anew, with a gap")
+		if _, err := b.deleteTable(); err != nil {
+			return err
+		}
+	}
+	found, err := b.find()
+	if err != nil {
+		return err
+	}
+	if g, ok := found.generation(); ok {
+		b.generation = g
+	}
+	if b.setsThere(found) && len(found.problems(b.generation, b.opts.Outbound)) > 0 {
+		// The rules first, so that what the sets still hold is dropped while the new ones are filled.
+		b.queueTable(found, b.generation)
+		if err := b.flush("mend the rules"); err != nil {
+			b.broken = true
+			return err
+		}
+	}
+	next := "x"
+	if b.generation == "x" {
+		next = ""
+	}
+	load, err := b.load(ctx, now, state, found, next)
+	if err != nil {
+		return err
+	}
+	b.queueTable(found, next)
+	b.queueDelSets(found, b.generation)
+	if err := b.flush("turn to the new sets"); err != nil {
+		b.broken = true
+		return err
+	}
+	b.generation, b.shape, b.broken = next, load.shape, false
+	if !b.cleaned {
+		if _, err := cleanup(ctx, b.opts, keep{backend: NameNFTables}); err != nil {
+			return &PartialError{Left: load.left, Why: "what another backend left could not be removed: " + err.Error()}
+		}
+		b.cleaned = true
+	}
+	return leftError(load.left, nil)
+}
+
+// setsThere says whether all sets of the generation in use exist.
+func (b *nft) setsThere(found nftFound) bool {
+	for _, v6 := range []bool{false, true} {
+		for kind := range nftKinds {
+			if found.sets[nftSetName(v6, kind, b.generation)] == nil {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// queueDelSets queues the deletion of those sets of a generation that were found.
+func (b *nft) queueDelSets(found nftFound, generation string) {
+	for _, v6 := range []bool{false, true} {
+		for kind := range nftKinds {
+			if name := nftSetName(v6, kind, generation); found.sets[name] != nil {
+				b.conn.DelSet(&nftables.Set{Table: nftOurTable(), Name: name})
+			}
+		}
+	}
+}
+
+// load makes the sets of a generation, in place of what a load that failed may have left there, and fills them.
+func (b *nft) load(ctx context.Context, now time.Time, state State, found nftFound, generation string) (*nftLoad, error) {
+	b.queueDelSets(found, generation)
+	if err := b.queueSets(generation); err != nil {
+		return nil, err
+	}
+	if err := b.flush("make the new sets"); err != nil {
+		b.broken = true
+		return nil, err
+	}
+	l := &nftLoad{b: b, now: now, shape: newNFTShape()}
+	for i, v6 := range []bool{false, true} {
+		for kind := range nftKinds {
+			l.sets[i][kind] = nftSet(v6, kind, generation)
+		}
+	}
+	for e := range state.Entries {
+		if err := l.entry(e); err != nil {
+			return nil, err
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+	if err := l.intervals(); err != nil {
+		return nil, err
+	}
+	left, err := b.queueAllow(state.Allow, generation)
+	if err != nil {
+		return nil, err
+	}
+	l.left += left
+	return l, b.flush("fill the sets")
+}
+
+func (l *nftLoad) entry(e Entry) error {
+	switch {
+	case !droppable(e.Prefix):
+		l.left++
+	case !e.Until.After(l.now):
+	case len(e.Ports) > 0:
+		if !l.shape.ports.keep(e) {
+			l.left++
+		}
+	case e.Prefix.IsSingleIP():
+		i := familyOf(e.Prefix)
+		return l.put(i, kindAddr, nftables.SetElement{
+			Key: nftKey(e.Prefix.Addr(), portKey{}), Timeout: nftTimeout(l.now, e.Until),
+		})
+	default:
+		prefix := e.Prefix.Masked()
+		l.shape.nets[familyOf(prefix)].load(prefix, e.Until)
+	}
+	return nil
+}
+
+// put queues an element, and sends what is queued when it is much.
+func (l *nftLoad) put(i, kind int, elements ...nftables.SetElement) error {
+	buf := &l.bufs[i][kind]
+	*buf = append(*buf, elements...)
+	if len(*buf) < nftMessage-1 {
+		return nil
+	}
+	if err := l.b.conn.put(l.sets[i][kind], *buf); err != nil {
+		return err
+	}
+	*buf = (*buf)[:0]
+	if l.b.conn.pending >= nftPending {
+		return l.b.flush("fill the sets")
+	}
+	return nil
+}
+
+// intervals loads what was gathered while the entries went by: prefixes, and all with ports.
+func (l *nftLoad) intervals() error {
+	for prefix := range l.shape.ports.bans {
+		i := familyOf(prefix)
+		for k, until := range l.shape.ports.elements(l.now, prefix) {
+			if prefix.IsSingleIP() {
+				e := nftables.SetElement{Key: nftKey(prefix.Addr(), k), Timeout: nftTimeout(l.now, until)}
+				if err := l.put(i, kindPort, e); err != nil {
+					return err
+				}
+				continue
+			}
+			if l.shape.portNets[i][k] == nil {
+				l.shape.portNets[i][k] = newCover()
+			}
+			l.shape.portNets[i][k].load(prefix, until)
+		}
+	}
+	for i := range l.bufs {
+		if err := l.segments(i, kindNet, l.shape.nets[i], portKey{}); err != nil {
+			return err
+		}
+		for k, c := range l.shape.portNets[i] {
+			if err := l.segments(i, kindPortNet, c, k); err != nil {
+				return err
+			}
+		}
+		for kind := range nftKinds {
+			if err := l.b.conn.put(l.sets[i][kind], l.bufs[i][kind]); err != nil {
+				return err
+			}
+			l.bufs[i][kind] = nil
+		}
+	}
+	return nil
+}
+
+// segments queues a cover, a segment at a time so that its begin and end stay in one message.
+func (l *nftLoad) segments(i, kind int, c *cover, k portKey) error {
+	for _, s := range c.all(l.now) {
+		if err := l.put(i, kind, nftIntervals(l.now, []segment{s}, k)...); err != nil {
+			return err
+		}
+	}
+	return nil
+}

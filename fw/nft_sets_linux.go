@@ -1,0 +1,175 @@
+package fw
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+)
+
+// kindPortNet exists in nf_tables only, where a set of exact elements cannot hold a prefix: wider prefixes with a port.
+const (
+	kindPortNet = kinds
+	nftKinds    = kinds + 1
+)
+
+const (
+	nftTable = "meshban"
+
+	// nftMessage is the most elements that one message may carry: its list is a nested attribute of at most 65,535
+	// bytes.
+	nftMessage = 1000
+	// nftPending elements are sent as one transaction in a load.
+	nftPending = 16 * nftMessage
+
+	// Socket buffers are bounds, not memory in use: a transaction is sent in one piece, and each of its messages is
+	// acknowledged only after the last.
+	nftSendBuffer    = 256 << 20
+	nftReceiveBuffer = 16 << 20
+)
+
+// nftSetName is the name of a set in a generation, which is "" or "x".
+func nftSetName(v6 bool, kind int, generation string) string {
+	name := "meshban4"
+	if v6 {
+		name = "meshban6"
+	}
+	return name + [...]string{kindAddr: "", kindNet: "n", kindPort: "p", kindAllow: "a", kindPortNet: "pn"}[kind] + generation
+}
+
+func nftOurTable() *nftables.Table {
+	return &nftables.Table{Name: nftTable, Family: nftables.TableFamilyINet}
+}
+
+// nftSet describes a set of ours.
+func nftSet(v6 bool, kind int, generation string) *nftables.Set {
+	addr := nftables.TypeIPAddr
+	if v6 {
+		addr = nftables.TypeIP6Addr
+	}
+	s := &nftables.Set{Table: nftOurTable(), Name: nftSetName(v6, kind, generation), KeyType: addr}
+	s.HasTimeout = kind != kindAllow
+	s.Interval = kind == kindNet || kind == kindAllow || kind == kindPortNet
+	if kind == kindPort || kind == kindPortNet {
+		s.KeyType = nftables.MustConcatSetType(addr, nftables.TypeInetProto, nftables.TypeInetService)
+		s.Concatenation = kind == kindPortNet
+	}
+	return s
+}
+
+// nftKey is an element's key: an address, and for sets with ports the protocol and port, each padded to 4 bytes.
+func nftKey(addr netip.Addr, k portKey) []byte {
+	key := make([]byte, 0, 24)
+	key = append(key, addr.AsSlice()...)
+	if k.proto != 0 {
+		key = append(key, k.proto, 0, 0, 0)
+		key = binary.BigEndian.AppendUint16(key, k.port)
+		key = append(key, 0, 0)
+	}
+	return key
+}
+
+func nftTimeout(now, until time.Time) time.Duration {
+	if until.IsZero() {
+		return 0
+	}
+	return max(until.Sub(now), time.Millisecond)
+}
+
+// nftIntervals encodes segments: for a set of addresses alone as pairs of begin and end, for one with ports as one
+// element with both.
+func nftIntervals(now time.Time, segments []segment, k portKey) []nftables.SetElement {
+	out := make([]nftables.SetElement, 0, 2*len(segments))
+	for _, s := range segments {
+		timeout := nftTimeout(now, s.until)
+		if k.proto != 0 {
+			out = append(out, nftables.SetElement{Key: nftKey(s.first, k), KeyEnd: nftKey(s.last, k), Timeout: timeout})
+			continue
+		}
+		out = append(out, nftables.SetElement{Key: nftKey(s.first, k), Timeout: timeout})
+		if end := s.last.Next(); end.IsValid() {
+			out = append(out, nftables.SetElement{Key: nftKey(end, k), IntervalEnd: true})
+		}
+	}
+	return out
+}
+
+// nftConn is a lasting connection to nf_tables. What is queued on it becomes true in one step at flush.
+type nftConn struct {
+	*nftables.Conn
+	pending int // elements queued
+}
+
+func dialNFT() (*nftConn, error) {
+	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
+		// Without CAP_NET_ADMIN these fail; so does all that follows, with a clearer error.
+		_ = c.SetWriteBuffer(nftSendBuffer)
+		_ = c.SetReadBuffer(nftReceiveBuffer)
+		return nil
+	}))
+	if err != nil {
+		return nil, fmt.Errorf("open nf_tables: %w", err)
+	}
+	return &nftConn{Conn: conn}, nil
+}
+
+// put queues elements; for those that are there already nothing changes, or from Linux 6.12 on the timeout.
+func (c *nftConn) put(s *nftables.Set, elements []nftables.SetElement) error {
+	return c.each(elements, func(part []nftables.SetElement) error { return c.SetAddElements(s, part) })
+}
+
+// take queues the removal of elements. One that is missing would undo the whole transaction, so each is put in first.
+func (c *nftConn) take(s *nftables.Set, elements []nftables.SetElement) error {
+	if err := c.put(s, elements); err != nil {
+		return err
+	}
+	return c.each(elements, func(part []nftables.SetElement) error { return c.SetDeleteElements(s, part) })
+}
+
+func (c *nftConn) each(elements []nftables.SetElement, f func([]nftables.SetElement) error) error {
+	c.pending += len(elements)
+	for len(elements) > 0 {
+		n := min(len(elements), nftMessage)
+		if err := f(elements[:n]); err != nil {
+			return fmt.Errorf("nf_tables: %w", err)
+		}
+		elements = elements[n:]
+	}
+	return nil
+}
+
+// flush carries out what is queued, all or nothing. After an error the connection is opened anew: answers may be left
+// on it.
+func (b *nft) flush(action string) error {
+	b.conn.pending = 0
+	err := b.conn.Flush()
+	if err == nil {
+		return nil
+	}
+	_ = b.conn.CloseLasting()
+	conn, dialErr := dialNFT()
+	if dialErr == nil {
+		b.conn = conn
+	}
+	return nftError(action, errors.Join(err, dialErr))
+}
+
+// nftError keeps the first of the many errors that one transaction may give.
+func nftError(action string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		err = errno
+		if errno == syscall.EPERM || errno == syscall.EACCES {
+			err = ErrPermission
+		}
+	}
+	return fmt.Errorf("nf_tables: %s: %w", action, err)
+}
