@@ -104,6 +104,8 @@ func (c *Config) validate() error {
 		return fmt.Errorf("mesh config: version %q: want at most %d bytes of printable text", c.Version, MaxVersion)
 	case !c.Bind.IsValid() && c.NewTransport == nil:
 		return errors.New("mesh config: no address to bind")
+	case c.Bind.Addr().Zone() != "" || c.Advertise.Addr().Zone() != "":
+		return errors.New("mesh config: addresses with a zone are of no use to others")
 	case c.Epoch == 0:
 		return errors.New("mesh config: epoch 0")
 	case len(c.Join) > MaxJoin:

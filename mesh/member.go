@@ -94,8 +94,9 @@ type Stats struct {
 	Received   uint64            // frames that arrived, any way
 	Delivered  uint64            // of Received: new, verified and live
 	Duplicates uint64            // of Received: held already
-	Refused    map[string]uint64 // of Received, by reason: "format", "signature", "mesh", "trust", "expired", "future", "own", "full"
+	Refused    map[string]uint64 // of Received, by reason: "format", "signature", "mesh", "trust", "expired", "future", "full"
 	Dropped    uint64            // messages lost because a queue was full
+	SendErrors uint64            // packets that the system refused to send
 	Syncs      uint64            // sync sessions that exchanged vectors
 	Synced     uint64            // of Delivered: came by a sync
 	SyncFrames uint64            // frames that we streamed to others by sync

@@ -1,93 +1,202 @@
 package mesh
 
 import (
-	"context"
 	"errors"
 	"iter"
+	"math/rand/v2"
 	"net/netip"
+	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/hashicorp/memberlist"
 )
 
-// ErrStopped tells that the mesh's Run has ended.
-var ErrStopped = errors.New("the mesh has stopped")
+var (
+	// ErrStopped tells that the mesh's Run has ended, or has begun where it must not have.
+	ErrStopped = errors.New("the mesh has stopped")
+	// ErrBusy tells that too many published frames wait for Admitted.
+	ErrBusy = errors.New("the mesh is busy")
+)
 
-var errNotBuilt = errors.New("mesh: not built yet")
+// maxTodo bounds the published frames that wait for the core's goroutine.
+const maxTodo = 1 << 16
 
 // Mesh is this node's membership in a mesh. Its methods may be called from any goroutine.
 type Mesh struct {
 	cfg   Config
+	id    ID
 	ready chan struct{}
+
+	inbox     chan []byte // memberlist's goroutines send, the core receives, nobody closes; full: dropped and counted
+	bulk      chan []byte // likewise, large messages
+	bulkBytes atomic.Int64
+	events    chan any      // ev types: memberlist's goroutines send, the core receives, nobody closes; full: dropped
+	wake      chan struct{} // capacity 1: todo has actions, or the next deadline has changed
+
+	peers      *peerTable
+	pusher     *pusher
+	gossip     *gossip
+	streams    *streamer
+	join       *joinList
+	invites    *invites
+	enrolments chan struct{} // one token per enrolment that is being served
+	enrolRate  limiter
+	clones     clones
+	problems   problems
+	count      counters
+
+	ml   atomic.Pointer[memberlist.Memberlist]
+	addr atomic.Pointer[netip.AddrPort]
+	root atomic.Pointer[[32]byte] // a copy of the core's, for whoever may not wait
+
+	mu    sync.Mutex
+	core  *core
+	todo  []actions // of steps, for the core's goroutine to carry out
+	phase runPhase
+	roll  time.Time // of the last change of epoch
 }
+
+type runPhase uint8
+
+const (
+	phaseNew runPhase = iota
+	phaseRunning
+	phaseEnded
+)
 
 // New checks the configuration and opens nothing.
 func New(cfg Config) (*Mesh, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	return &Mesh{cfg: cfg, ready: make(chan struct{})}, nil
+	m := &Mesh{
+		cfg:    cfg,
+		id:     cfg.Identity.ID(),
+		ready:  make(chan struct{}),
+		inbox:  make(chan []byte, maxInbox),
+		bulk:   make(chan []byte, maxBulk),
+		events: make(chan any, maxEvents),
+		wake:   make(chan struct{}, 1),
+		core:   newCore(cfg.Identity.ID(), cfg.Epoch, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))),
+		join:   newJoinList(cfg.Join),
+	}
+	m.root.Store(&[32]byte{})
+	m.peers = newPeerTable(m.id, cfg.Peers)
+	m.gossip = newGossip(m.peers.alive)
+	m.pusher = &pusher{self: m.id, jobs: make(chan pushJob, maxPush), members: m.peers.alive, send: m.sendPacket, count: &m.count}
+	m.streams = newStreamer(m)
+	m.invites = newInvites()
+	m.enrolments = make(chan struct{}, maxEnrolments)
+	m.enrolRate = limiter{burst: enrolBurst, every: enrolEvery}
+	m.clones.wake = make(chan struct{}, 1)
+	m.problems = problems{tell: cfg.OnProblem, count: &m.count.problems, last: make(map[string]time.Time)}
+	return m, nil
 }
 
 // Restore takes back live frames from the node's own store, before Run. They are decoded strictly but, being from our
 // own disk, not verified again; what is broken is skipped and counted, what has expired is reported to Expired once Run
-// has begun.
-func (m *Mesh) Restore(raws iter.Seq[[]byte]) error { return errNotBuilt }
-
-// Run opens the sockets, joins and serves until ctx ends; then it leaves the mesh cleanly, within 3 s, and returns nil.
-// It can be called once.
-func (m *Mesh) Run(ctx context.Context) error { return errNotBuilt }
+// has begun. The bytes are copied. It gives ErrStopped once Run has begun.
+func (m *Mesh) Restore(raws iter.Seq[[]byte]) error {
+	now := time.Now()
+	var expired []FrameRef
+	var frames []Frame
+	put := func() error {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.phase != phaseNew {
+			return ErrStopped
+		}
+		m.stepLocked(now, evFrames{viaRestore, frames})
+		m.todo[len(m.todo)-1].expired = append(m.todo[len(m.todo)-1].expired, expired...)
+		frames, expired = nil, nil
+		return nil
+	}
+	for raw := range raws {
+		f, err := DecodeFrame(append([]byte(nil), raw...))
+		switch {
+		case err != nil:
+			m.count.refused[refusedFormat].Add(1)
+		case f.MeshID != m.cfg.Secrets.MeshID:
+			m.count.refused[refusedMesh].Add(1)
+		case !f.Expires.After(now):
+			expired = append(expired, f.Ref())
+		default:
+			frames = append(frames, f)
+		}
+		if len(frames)+len(expired) >= maxChunkFrames {
+			if err := put(); err != nil {
+				return err
+			}
+		}
+	}
+	return put()
+}
 
 // Ready is closed when the sockets are open; joining goes on after that.
 func (m *Mesh) Ready() <-chan struct{} { return m.ready }
 
 // Addr is the address that others reach this node at; valid once Ready is closed.
-func (m *Mesh) Addr() netip.AddrPort { return netip.AddrPort{} }
+func (m *Mesh) Addr() netip.AddrPort {
+	if a := m.addr.Load(); a != nil {
+		return *a
+	}
+	return netip.AddrPort{}
+}
 
 // Publish signs payload (at most MaxPayload bytes) as our next frame and queues it for every member. It never waits for
-// the network. Before Run the frame is held and travels by sync.
+// the network. now becomes the frame's Issued. Before Run the frame is held, and travels by sync. The payload is copied.
 func (m *Mesh) Publish(now time.Time, payload []byte, expires time.Time) (Frame, error) {
-	return Frame{}, errNotBuilt
+	m.mu.Lock()
+	if m.phase == phaseEnded {
+		m.mu.Unlock()
+		return Frame{}, ErrStopped
+	}
+	if len(m.todo) >= maxTodo {
+		m.mu.Unlock()
+		return Frame{}, ErrBusy
+	}
+	f, err := signFrame(m.cfg.Identity, Frame{
+		MeshID: m.cfg.Secrets.MeshID, Epoch: m.core.epoch, Seq: m.core.seq + 1, Issued: now, Expires: expires, Payload: payload,
+	})
+	if err != nil {
+		m.mu.Unlock()
+		return Frame{}, err
+	}
+	m.stepLocked(now, evFrames{viaOwn, []Frame{f}})
+	m.mu.Unlock()
+	m.count.published.Add(1)
+	m.pusher.put(pushJob{frames: []Frame{f}})
+	m.gossip.put(f)
+	m.nudge()
+	return f, nil
 }
 
-// SetJoin replaces the join list.
-func (m *Mesh) SetJoin(join []string) error { return errNotBuilt }
+// nudge lets the core's goroutine carry out what a step in another one said.
+func (m *Mesh) nudge() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// tell queues an event for the core.
+func (m *Mesh) tell(ev any) {
+	select {
+	case m.events <- ev:
+	default:
+		m.count.dropped.Add(1)
+	}
+}
 
 // Members lists this node and every other that it knows of, by name.
-func (m *Mesh) Members() []Member { return nil }
+func (m *Mesh) Members() []Member {
+	all := append(m.peers.members(), Member{
+		Name: m.cfg.Name, ID: m.id, Addr: m.Addr(), State: StateAlive, Self: true, InSync: true, Version: m.cfg.Version,
+	})
+	sortMembers(all)
+	return all
+}
 
 // Digest is equal on two nodes exactly when they hold the same live frames.
-func (m *Mesh) Digest() [32]byte { return [32]byte{} }
-
-// Stats gives the counters.
-func (m *Mesh) Stats() Stats { return Stats{} }
-
-// NewInvite makes a token with which up to uses machines can enrol within ttl. It needs Run.
-func (m *Mesh) NewInvite(uses int, ttl time.Duration) (token string, err error) {
-	return "", errNotBuilt
-}
-
-// Enrolment is what a new member gets.
-type Enrolment struct {
-	Secrets Secrets
-	Join    []string // addresses for the join list, the inviter's first
-}
-
-// Enrol joins a mesh with a token from NewInvite: it gives the inviter our public key and name, and brings back what a
-// member needs to know. The errors say what to do: ErrInviteExpired, ErrInviteUsed, ErrInviteUnknown, ErrUnreachable.
-func Enrol(ctx context.Context, token string, id Identity, name string) (Enrolment, error) {
-	return Enrolment{}, errNotBuilt
-}
-
-var (
-	// ErrBadToken: the text is no token.
-	ErrBadToken = errors.New("not a join token")
-	// ErrInviteExpired: the token's time is over.
-	ErrInviteExpired = errors.New("the join token has expired")
-	// ErrInviteUsed: the token has been used as often as it allows.
-	ErrInviteUsed = errors.New("the join token is used up")
-	// ErrInviteUnknown: the inviter does not know the token (another mesh, or withdrawn).
-	ErrInviteUnknown = errors.New("the inviter does not know this join token")
-	// ErrNotInviter: who answered is not the node that the token names.
-	ErrNotInviter = errors.New("who answered is not the node that made the join token")
-	// ErrUnreachable: no address of the token answered; the error names all of them.
-	ErrUnreachable = errors.New("the inviter does not answer")
-)
+func (m *Mesh) Digest() [32]byte { return *m.root.Load() }

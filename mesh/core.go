@@ -1,0 +1,160 @@
+package mesh
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// core is the replication state machine: the live frames, and what is being done to make peers hold the same. It has no
+// goroutine, socket, clock or randomness of its own: the same seed and events give the same actions.
+type core struct {
+	self  ID
+	epoch uint64 // our own, current
+	seq   uint64 // the last that we used in it
+
+	ledger
+	syncer
+}
+
+func newCore(self ID, epoch uint64, rng *rand.Rand) *core {
+	return &core{self: self, epoch: epoch, ledger: newLedger(), syncer: newSyncer(rng)}
+}
+
+// via says how a frame came.
+type via uint8
+
+const (
+	viaOwn     via = iota // published here
+	viaRestore            // from our own store
+	viaPush               // straight from the origin, or by gossip: not passed on
+	viaTree               // along a tree: passed on once
+	viaSync               // by anti-entropy: not passed on
+)
+
+// An event is one of the ev types.
+type (
+	// evFrames brings frames whose signature has been checked and whose bytes may be kept.
+	evFrames struct {
+		via    via
+		frames []Frame
+	}
+	// evMessage brings a sync message. The frames of a chunk come in evFrames before it; fresh tells how many were new.
+	evMessage struct {
+		msg   *syncMessage
+		fresh int
+	}
+	// evRoot tells a peer's digest, as of an answered ping.
+	evRoot struct {
+		peer ID
+		root [32]byte
+	}
+	evUp       struct{ peer ID } // a peer can be reached
+	evDown     struct{ peer ID }
+	evSendFail struct { // a message of a session could not be sent
+		peer    ID
+		session uint64
+	}
+	evTick struct{} // the time that next gave has come
+)
+
+// actions is what has to be done after a step.
+type actions struct {
+	admitted []Frame    // newly held, for the store
+	deliver  []Frame    // of those: not published by this run
+	relay    []Frame    // of those: came along a tree, which goes on from here
+	expired  []FrameRef // no longer held
+	send     []outMessage
+	compared []comparison
+	equivocs []Frame // another frame of the same name was held
+	// rollPast is not 0 when a frame in our name has this epoch, which we did not publish.
+	rollPast uint64
+	verdicts [verdictEquivocal + 1]uint64 // of evFrames, by kind
+	syncs    uint64                       // vectors answered
+	streamed uint64                       // frames put into chunks
+}
+
+type outMessage struct {
+	to      ID
+	session uint64
+	kind    byte // kindSync or kindChunk
+	msg     []byte
+}
+
+type comparison struct {
+	peer ID
+	same bool
+}
+
+// step is the only way to change the core.
+func (c *core) step(now time.Time, event any) actions {
+	var out actions
+	out.expired = c.expire(now)
+	switch e := event.(type) {
+	case evFrames:
+		for _, f := range e.frames {
+			c.take(now, f, e.via, &out)
+		}
+	case evMessage:
+		c.message(now, e.msg, e.fresh, &out)
+	case evRoot:
+		c.rootSeen(now, e.peer, e.root, &out)
+	case evUp:
+		c.peerUp(now, e.peer)
+	case evDown:
+		c.peerDown(e.peer)
+	case evSendFail:
+		c.sendFailed(e.peer, e.session)
+	case evTick:
+	}
+	c.tick(now, &out)
+	return out
+}
+
+// next tells when a step is due without any event.
+func (c *core) next() (time.Time, bool) {
+	a, okA := c.ledger.next()
+	b, okB := c.syncer.next()
+	if okA && (!okB || a.Before(b)) {
+		return a, true
+	}
+	return b, okB
+}
+
+// take puts one verified frame in and notes what follows from that.
+func (c *core) take(now time.Time, f Frame, by via, out *actions) {
+	foreign := by != viaOwn && by != viaRestore && c.isForeignUseOfOurKey(f)
+	v, stays := c.put(now, f)
+	out.verdicts[v]++
+	if by == viaOwn && f.Epoch == c.epoch {
+		c.seq = max(c.seq, f.Seq)
+	}
+	if foreign && (stays || v == verdictEquivocal) {
+		out.rollPast = max(out.rollPast, f.Epoch)
+	}
+	if v == verdictEquivocal {
+		out.equivocs = append(out.equivocs, f)
+	}
+	if !stays || by == viaRestore {
+		return
+	}
+	out.admitted = append(out.admitted, f)
+	if by != viaOwn {
+		out.deliver = append(out.deliver, f)
+	}
+	if by == viaTree {
+		out.relay = append(out.relay, f)
+	}
+}
+
+// isForeignUseOfOurKey tells whether f is in our name but from this epoch or a later one, and not published by this run.
+// An older one is ours: the store had lost it.
+func (c *core) isForeignUseOfOurKey(f Frame) bool {
+	if f.Origin != c.self || f.Epoch < c.epoch {
+		return false
+	}
+	if f.Epoch > c.epoch || f.Seq > c.seq {
+		return true
+	}
+	raw, ok := c.get(f.Ref())
+	return ok && string(raw) != string(f.raw)
+}

@@ -1,0 +1,244 @@
+package mesh
+
+import (
+	"bytes"
+	"cmp"
+	"container/heap"
+	"slices"
+	"time"
+
+	"github.com/google/btree"
+)
+
+const (
+	// maxHeld bounds the live frames of a node; further ones are refused until some expire.
+	maxHeld = 1 << 22
+	// maxStreams bounds the (origin, epoch) pairs with live frames.
+	maxStreams = 1 << 18
+	// clockSlack is how far the clock may step back before windows are rebuilt.
+	clockSlack = time.Second
+	// maxExpireStep bounds the frames dropped in one step (about 1.5 us each); the rest follows in the next.
+	maxExpireStep = 4096
+	// seqDegree of a stream's index: about 45 bytes a frame beside the frame itself.
+	seqDegree = 32
+)
+
+type streamKey struct {
+	origin ID
+	epoch  uint64
+}
+
+func (k streamKey) compare(o streamKey) int {
+	if c := bytes.Compare(k.origin[:], o.origin[:]); c != 0 {
+		return c
+	}
+	return cmp.Compare(k.epoch, o.epoch)
+}
+
+// held is one live frame; its bytes are kept once, here.
+type held struct {
+	seq uint64
+	raw []byte
+}
+
+// stream is what is known of one origin's frames of one epoch.
+type stream struct {
+	key    streamKey
+	frames *btree.BTreeG[held] // live ones, by seq
+	seen   window              // live ones and those that have expired since
+	sum    digest              // of the live ones
+}
+
+func newStream(key streamKey) *stream {
+	return &stream{key: key, frames: btree.NewG(seqDegree, func(a, b held) bool { return a.seq < b.seq })}
+}
+
+// ledger holds the live frames. Deduplication is exact: a frame is a duplicate when it is held, and an expired one is
+// refused for that, so windows serve only to tell others, shortly, what need not be sent.
+type ledger struct {
+	streams map[streamKey]*stream
+	root    digest
+	count   int
+	expiry  expiryHeap
+	// horizon is the latest end of a frame that was dropped. A clock that steps back behind it makes such frames live
+	// again, so that the windows claim too much.
+	horizon time.Time
+}
+
+func newLedger() ledger { return ledger{streams: make(map[streamKey]*stream)} }
+
+func (l *ledger) get(ref FrameRef) ([]byte, bool) {
+	s := l.streams[streamKey{ref.Origin, ref.Epoch}]
+	if s == nil {
+		return nil, false
+	}
+	h, ok := s.frames.Get(held{seq: ref.Seq})
+	return h.raw, ok
+}
+
+// verdict is what the ledger says of a frame.
+type verdict uint8
+
+const (
+	verdictNew verdict = iota
+	verdictDuplicate
+	verdictExpired
+	verdictFuture
+	verdictFull
+	verdictEquivocal // another frame of the same name is held
+)
+
+// judge says what would become of a frame; it is cheap, and done before the signature is checked.
+func (l *ledger) judge(now time.Time, f Frame) verdict {
+	raw, ok := l.get(f.Ref())
+	switch {
+	case !f.Expires.After(now):
+		return verdictExpired
+	case ok && bytes.Equal(raw, f.raw):
+		return verdictDuplicate
+	case ok:
+		return verdictEquivocal
+	case f.Issued.After(now.Add(FutureSkew)):
+		return verdictFuture
+	case l.count >= maxHeld:
+		return verdictFull
+	case len(l.streams) >= maxStreams && l.streams[streamKey{f.Origin, f.Epoch}] == nil:
+		return verdictFull
+	}
+	return verdictNew
+}
+
+// put takes a verified frame in. Of two different frames of one name, the one with the lower hash stays, on every node;
+// stays tells whether it is f.
+func (l *ledger) put(now time.Time, f Frame) (v verdict, stays bool) {
+	v = l.judge(now, f)
+	switch v {
+	case verdictNew:
+		l.insert(f)
+		return v, true
+	case verdictEquivocal:
+		old, err := DecodeFrame(l.mustGet(f.Ref()))
+		if err != nil {
+			return v, false
+		}
+		oldHash, newHash := old.hash(), f.hash()
+		if bytes.Compare(oldHash[:], newHash[:]) <= 0 {
+			return v, false
+		}
+		l.remove(l.streams[streamKey{f.Origin, f.Epoch}], f.Seq)
+		l.insert(f)
+		return v, true
+	}
+	return v, false
+}
+
+func (l *ledger) mustGet(ref FrameRef) []byte {
+	raw, _ := l.get(ref)
+	return raw
+}
+
+func (l *ledger) insert(f Frame) {
+	key := streamKey{f.Origin, f.Epoch}
+	s := l.streams[key]
+	if s == nil {
+		s = newStream(key)
+		l.streams[key] = s
+	}
+	h := f.hash()
+	s.frames.ReplaceOrInsert(held{f.Seq, f.raw})
+	s.seen.add(f.Seq)
+	s.sum.add(h)
+	l.root.add(h)
+	l.count++
+	heap.Push(&l.expiry, deadline{at: f.Expires.UnixMilli(), stream: s, seq: f.Seq})
+}
+
+func (l *ledger) remove(s *stream, seq uint64) {
+	h, ok := s.frames.Delete(held{seq: seq})
+	if !ok {
+		return
+	}
+	sum := Frame{raw: h.raw}.hash()
+	s.sum.sub(sum)
+	l.root.sub(sum)
+	l.count--
+}
+
+// expire drops what has ended, at most maxExpireStep frames, and gives the names.
+func (l *ledger) expire(now time.Time) []FrameRef {
+	if now.Add(clockSlack).Before(l.horizon) {
+		l.rebuildWindows()
+	}
+	var refs []FrameRef
+	for len(refs) < maxExpireStep && len(l.expiry) > 0 && l.expiry[0].at <= now.UnixMilli() {
+		d := heap.Pop(&l.expiry).(deadline)
+		h, ok := d.stream.frames.Get(held{seq: d.seq})
+		if !ok {
+			continue
+		}
+		f, err := DecodeFrame(h.raw)
+		if err != nil || f.Expires.UnixMilli() != d.at {
+			continue // it took the place of the frame that this deadline was for
+		}
+		l.remove(d.stream, d.seq)
+		if f.Expires.After(l.horizon) {
+			l.horizon = f.Expires
+		}
+		refs = append(refs, f.Ref())
+		if d.stream.frames.Len() == 0 {
+			delete(l.streams, d.stream.key)
+		}
+	}
+	return refs
+}
+
+// next tells when the first frame ends.
+func (l *ledger) next() (time.Time, bool) {
+	if len(l.expiry) == 0 {
+		return time.Time{}, false
+	}
+	return time.UnixMilli(l.expiry[0].at), true
+}
+
+// rebuildWindows lets windows claim only what is held.
+func (l *ledger) rebuildWindows() {
+	l.horizon = time.Time{}
+	for _, s := range l.streams {
+		s.seen = nil
+		s.frames.Ascend(func(h held) bool {
+			s.seen.add(h.seq)
+			return true
+		})
+	}
+}
+
+// sorted gives the streams in the order of their keys, the same on every node.
+func (l *ledger) sorted() []*stream {
+	all := make([]*stream, 0, len(l.streams))
+	for _, s := range l.streams {
+		all = append(all, s)
+	}
+	slices.SortFunc(all, func(a, b *stream) int { return a.key.compare(b.key) })
+	return all
+}
+
+// deadline is a frame's end, in Unix milliseconds.
+type deadline struct {
+	at     int64
+	stream *stream
+	seq    uint64
+}
+
+type expiryHeap []deadline
+
+func (h expiryHeap) Len() int           { return len(h) }
+func (h expiryHeap) Less(i, j int) bool { return h[i].at < h[j].at }
+func (h expiryHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *expiryHeap) Push(x any)        { *h = append(*h, x.(deadline)) }
+func (h *expiryHeap) Pop() any {
+	old := *h
+	d := old[len(old)-1]
+	old[len(old)-1] = deadline{}
+	*h = old[:len(old)-1]
+	return d
+}

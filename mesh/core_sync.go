@@ -1,0 +1,249 @@
+package mesh
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"slices"
+	"time"
+)
+
+const (
+	// settleMin..settleMax is how long a difference must last before a sync: a frame on its way makes one, too.
+	settleMin, settleMax = 300 * time.Millisecond, 600 * time.Millisecond
+	// upSpread spreads the first comparisons with new peers, per peer known.
+	upSpread = 10 * time.Millisecond
+	// checkTimeout ends a check without an answer.
+	checkTimeout = time.Second
+	// checkTries is how often a check is sent before the next ping has to tell again.
+	checkTries = 3
+	// sessionQuiet without any message ends a session; the roots are then compared again.
+	sessionQuiet = 500 * time.Millisecond
+	// transferTimeout without an acknowledgement ends a transfer.
+	transferTimeout = 5 * time.Second
+	// maxActive bounds the sessions that we begin, maxTransfers the transfers to others, at a time.
+	maxActive, maxTransfers = 2, 4
+	// backoffMin..backoffMax is the pause after a session that moved nothing though the roots differ.
+	backoffMin, backoffMax = 2 * time.Second, time.Minute
+)
+
+// syncer is the state of anti-entropy: per peer, when to compare, the session that we began, and the transfer to it.
+type syncer struct {
+	rng       *rand.Rand
+	peers     map[ID]*syncPeer
+	transfers map[ID]*transfer
+	wake      time.Time // nothing is due before; zero: nothing is due
+}
+
+func newSyncer(rng *rand.Rand) syncer {
+	return syncer{rng: rng, peers: make(map[ID]*syncPeer), transfers: make(map[ID]*transfer)}
+}
+
+type phase uint8
+
+const (
+	phaseIdle     phase = iota
+	phaseDue            // a check is to be sent at `at`
+	phaseChecking       // sent; given up at `at`
+	phaseActive         // vectors were exchanged; over at `at` unless something arrives
+)
+
+type syncPeer struct {
+	phase    phase
+	at       time.Time
+	session  uint64
+	tries    int
+	progress bool          // the session moved a frame, either way
+	backoff  time.Duration // the pause before the next check, when none did
+}
+
+func (s *syncer) jitter(d time.Duration) time.Duration {
+	return time.Duration(s.rng.Int64N(int64(d))) + 1
+}
+
+// set puts a peer into a phase that ends at a time.
+func (s *syncer) set(p *syncPeer, ph phase, at time.Time) {
+	p.phase, p.at = ph, at
+	s.wakeAt(at)
+}
+
+func (s *syncer) wakeAt(at time.Time) {
+	if s.wake.IsZero() || at.Before(s.wake) {
+		s.wake = at
+	}
+}
+
+// next tells when tick has something to do.
+func (s *syncer) next() (time.Time, bool) { return s.wake, !s.wake.IsZero() }
+
+func (c *core) peerUp(now time.Time, peer ID) {
+	if c.peers[peer] != nil || len(c.peers) >= MaxPeers {
+		return
+	}
+	p := &syncPeer{}
+	c.peers[peer] = p
+	c.set(p, phaseDue, now.Add(c.jitter(upSpread*time.Duration(len(c.peers)))))
+}
+
+func (c *core) peerDown(peer ID) {
+	delete(c.peers, peer)
+	delete(c.transfers, peer)
+}
+
+// rootSeen compares a peer's digest with ours.
+func (c *core) rootSeen(now time.Time, peer ID, root [32]byte, out *actions) {
+	p := c.peers[peer]
+	switch {
+	case p == nil:
+		c.peerUp(now, peer) // the word of its coming was lost
+	case root == c.root.sum():
+		c.settled(peer, p, out)
+	case p.phase == phaseIdle:
+		p.tries = 0
+		c.set(p, phaseDue, now.Add(max(settleMin+c.jitter(settleMax-settleMin), p.backoff)))
+	}
+}
+
+// settled notes that a peer holds what we hold.
+func (c *core) settled(peer ID, p *syncPeer, out *actions) {
+	p.phase, p.backoff, p.progress = phaseIdle, 0, false
+	out.compared = append(out.compared, comparison{peer, true})
+}
+
+// tick does what time has made due.
+func (c *core) tick(now time.Time, out *actions) {
+	if c.wake.IsZero() || c.wake.After(now) {
+		return
+	}
+	for id, t := range c.transfers {
+		if !t.deadline.After(now) {
+			delete(c.transfers, id)
+		}
+	}
+	due, active := c.due(now)
+	for _, id := range due {
+		p := c.peers[id]
+		if p.phase == phaseActive {
+			c.sessionOver(now, id, p)
+		}
+		switch {
+		case p.at.After(now):
+		case p.phase == phaseChecking && p.tries >= checkTries:
+			p.phase = phaseIdle
+		case active >= maxActive:
+			p.phase, p.at = phaseDue, now.Add(c.jitter(checkTimeout))
+		default:
+			p.phase, p.at, p.session = phaseChecking, now.Add(checkTimeout), c.rng.Uint64()
+			p.tries++
+			c.emit(id, &syncMessage{Kind: syncCheck, Session: p.session, Root: c.root.sum()}, out)
+		}
+	}
+	c.wake = time.Time{}
+	for _, p := range c.peers {
+		if p.phase != phaseIdle {
+			c.wakeAt(p.at)
+		}
+	}
+	for _, t := range c.transfers {
+		c.wakeAt(t.deadline)
+	}
+}
+
+// due lists the peers whose phase is over, the longest first, and counts the sessions that are running.
+func (c *core) due(now time.Time) (due []ID, active int) {
+	for id, p := range c.peers {
+		switch {
+		case p.phase != phaseIdle && !p.at.After(now):
+			due = append(due, id)
+		case p.phase == phaseActive:
+			active++
+		}
+	}
+	slices.SortFunc(due, func(a, b ID) int {
+		if d := c.peers[a].at.Compare(c.peers[b].at); d != 0 {
+			return d
+		}
+		return bytes.Compare(a[:], b[:])
+	})
+	return due, active
+}
+
+// sessionOver decides when to compare again after a session: at once when it moved something, later and later when not.
+func (c *core) sessionOver(now time.Time, id ID, p *syncPeer) {
+	if t := c.transfers[id]; t != nil && t.session == p.session {
+		p.at = now.Add(sessionQuiet)
+		return
+	}
+	p.phase, p.at, p.tries = phaseDue, now, 0
+	if p.progress {
+		p.backoff = 0
+	} else {
+		p.backoff = min(max(2*p.backoff, backoffMin), backoffMax)
+		p.at = now.Add(p.backoff/2 + c.jitter(p.backoff/2))
+	}
+	p.progress = false
+}
+
+// message handles what a peer said. Whoever is not known as a peer is not answered.
+func (c *core) message(now time.Time, m *syncMessage, fresh int, out *actions) {
+	p := c.peers[m.From]
+	if p == nil {
+		return
+	}
+	ours := m.Session == p.session // the session that we began
+	if ours && p.phase == phaseActive {
+		p.at = now.Add(sessionQuiet)
+		p.progress = p.progress || fresh > 0 || (m.Kind == syncAck && m.Fresh > 0)
+	}
+	switch m.Kind {
+	case syncCheck:
+		c.answerCheck(m, p, out)
+	case syncSame:
+		if ours && p.phase == phaseChecking {
+			c.settled(m.From, p, out)
+		}
+	case syncVector:
+		switch {
+		case m.Root == c.root.sum():
+			c.settled(m.From, p, out)
+			return
+		case !m.Reply:
+		case ours && p.phase == phaseChecking:
+			c.set(p, phaseActive, now.Add(sessionQuiet))
+			out.compared = append(out.compared, comparison{m.From, false})
+			out.syncs++
+			c.emitVector(m.From, m.Session, false, out)
+		default:
+			return // late
+		}
+		c.answerVector(now, m, out)
+	case syncChunk:
+		c.emit(m.From, &syncMessage{Kind: syncAck, Session: m.Session, Num: m.Num, Fresh: uint64(fresh)}, out)
+	case syncAck:
+		c.acknowledged(now, m, out)
+	case syncDetail:
+		c.answerDetail(now, m, out)
+	case syncWant:
+		c.stream(now, m.From, m.Session, m.Want, out)
+	}
+}
+
+func (c *core) answerCheck(m *syncMessage, p *syncPeer, out *actions) {
+	if m.Root == c.root.sum() {
+		c.settled(m.From, p, out)
+		c.emit(m.From, &syncMessage{Kind: syncSame, Session: m.Session, Root: m.Root}, out)
+		return
+	}
+	if c.transfers[m.From] == nil && len(c.transfers) < maxTransfers {
+		out.syncs++
+		c.emitVector(m.From, m.Session, true, out)
+	}
+}
+
+func (c *core) emit(to ID, m *syncMessage, out *actions) {
+	m.From = c.self
+	kind := byte(kindSync)
+	if m.Kind == syncChunk {
+		kind = kindChunk
+	}
+	out.send = append(out.send, outMessage{to, m.Session, kind, m.encode()})
+}

@@ -1,0 +1,134 @@
+package mesh
+
+import (
+	"encoding/binary"
+	"errors"
+	"math"
+	"slices"
+)
+
+// maxSpans bounds a window, in spans (16 bytes each). Beyond it the lowest gap is closed: frames in there are claimed
+// though never seen, which the comparison of hashes (core_detail.go) still finds.
+const maxSpans = 1 << 18
+
+// span is the sequence numbers first..last, both included.
+type span struct{ first, last uint64 }
+
+// window is the sequence numbers seen of one stream: sorted spans that neither touch nor overlap.
+type window []span
+
+// find gives the index of the first span that ends at or after v.
+func (w window) find(v uint64) int {
+	if n := len(w); n == 0 || w[n-1].last < v {
+		return n // the usual case: a newer number
+	}
+	i, _ := slices.BinarySearchFunc(w, v, func(s span, v uint64) int {
+		switch {
+		case s.last < v:
+			return -1
+		case s.last > v:
+			return 1
+		}
+		return 0
+	})
+	return i
+}
+
+func (w window) has(v uint64) bool {
+	i := w.find(v)
+	return i < len(w) && w[i].first <= v
+}
+
+// add puts v in and tells whether it was new.
+func (w *window) add(v uint64) bool {
+	s := *w
+	i := s.find(v)
+	if i < len(s) && s[i].first <= v {
+		return false
+	}
+	afterPrev := i > 0 && s[i-1].last+1 == v
+	beforeNext := i < len(s) && v+1 == s[i].first
+	switch {
+	case afterPrev && beforeNext:
+		s[i-1].last = s[i].last
+		s = slices.Delete(s, i, i+1)
+	case afterPrev:
+		s[i-1].last = v
+	case beforeNext:
+		s[i].first = v
+	default:
+		s = slices.Insert(s, i, span{v, v})
+		if len(s) > maxSpans {
+			s[1].first = s[0].first
+			s = slices.Delete(s, 0, 1)
+		}
+	}
+	*w = s
+	return true
+}
+
+// gaps gives what lies between 1 and the highest number outside the window.
+func (w window) gaps() window {
+	var g window
+	next := uint64(1)
+	for _, s := range w {
+		if s.first > next {
+			g = append(g, span{next, s.first - 1})
+		}
+		next = s.last + 1
+	}
+	if len(w) == 0 || w[len(w)-1].last < math.MaxUint64 {
+		g = append(g, span{next, math.MaxUint64})
+	}
+	return g
+}
+
+var errWindow = errors.New("bad window")
+
+// appendWindow writes, per span, the distance from the end of the one before and the length, as varints.
+func appendWindow(b []byte, w window) []byte {
+	last := uint64(0)
+	for _, s := range w {
+		b = binary.AppendUvarint(b, s.first-last)
+		b = binary.AppendUvarint(b, s.last-s.first)
+		last = s.last
+	}
+	return b
+}
+
+// decodeWindow reads what appendWindow wrote; it refuses anything that appendWindow would write otherwise.
+func decodeWindow(b []byte) (window, error) {
+	var w window
+	last := uint64(0)
+	for len(b) > 0 {
+		if len(w) == maxSpans {
+			return nil, errWindow
+		}
+		gap, n := uvarint(b)
+		length, k := uvarint(b[n:])
+		if n == 0 || k == 0 {
+			return nil, errWindow
+		}
+		b = b[n+k:]
+		least := uint64(2) // spans that touch would be one
+		if len(w) == 0 {
+			least = 1
+		}
+		first := last + gap
+		if gap < least || first < last || first+length < first {
+			return nil, errWindow
+		}
+		last = first + length
+		w = append(w, span{first, last})
+	}
+	return w, nil
+}
+
+// uvarint reads a varint in its shortest form; n is 0 for anything else.
+func uvarint(b []byte) (v uint64, n int) {
+	v, n = binary.Uvarint(b)
+	if n <= 0 || (n > 1 && b[n-1] == 0) {
+		return 0, 0
+	}
+	return v, n
+}

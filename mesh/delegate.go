@@ -1,0 +1,172 @@
+package mesh
+
+import (
+	"bytes"
+	"errors"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+// The first byte of every message that memberlist carries for us.
+const (
+	kindPush  = 1 + iota // frames, straight from their origin: not passed on
+	kindTree             // frames along a tree: passed on once
+	kindSync             // a sync message
+	kindChunk            // a sync message with frames
+	kindClone            // a question about a key, see clone.go
+	kindBye              // the sender's id: it is about to leave
+)
+
+const (
+	// maxInbox bounds the messages that wait for the core; UDP's share, at most maxPacket bytes each.
+	maxInbox = 8192
+	// maxBulk and maxBulkBytes bound the large messages that wait: they come by stream.
+	maxBulk, maxBulkBytes = 64, 32 << 20
+	// maxEvents bounds what memberlist tells of peers and the core has not looked at.
+	maxEvents = 4 * MaxPeers
+)
+
+var (
+	errRefuseName = errors.New("the node name is no id")
+	errRefuseMeta = errors.New("the metadata cannot be read")
+	errRefuseKey  = errors.New("the key does not belong to the id")
+)
+
+// delegate is memberlist's view of a Mesh. Its methods run on memberlist's goroutines, some under memberlist's lock:
+// they copy, enqueue and return, and never call memberlist.
+type delegate struct{ m *Mesh }
+
+var (
+	_ memberlist.Delegate         = delegate{}
+	_ memberlist.EventDelegate    = delegate{}
+	_ memberlist.AliveDelegate    = delegate{}
+	_ memberlist.ConflictDelegate = delegate{}
+	_ memberlist.PingDelegate     = delegate{}
+)
+
+// NodeMeta tells who we are.
+func (d delegate) NodeMeta(limit int) []byte {
+	b := meta{protocolVersion, d.m.cfg.Identity.Public(), d.m.cfg.Name, d.m.cfg.Version}.encode()
+	if len(b) > limit {
+		return nil // cannot be: the parts are bounded
+	}
+	return b
+}
+
+// NotifyMsg takes a message in. memberlist reuses the bytes.
+func (d delegate) NotifyMsg(b []byte) {
+	if len(b) == 0 {
+		return
+	}
+	m := d.m
+	b = bytes.Clone(b)
+	if b[0] == kindChunk || len(b) > maxPacket {
+		if len(b) > maxSyncMessage+1 || m.bulkBytes.Add(int64(len(b))) > maxBulkBytes {
+			m.bulkBytes.Add(-int64(len(b)))
+			m.count.dropped.Add(1)
+			return
+		}
+		select {
+		case m.bulk <- b:
+		default:
+			m.bulkBytes.Add(-int64(len(b)))
+			m.count.dropped.Add(1)
+		}
+		return
+	}
+	select {
+	case m.inbox <- b:
+	default:
+		m.count.dropped.Add(1)
+	}
+}
+
+// GetBroadcasts gives frames to piggyback.
+func (d delegate) GetBroadcasts(overhead, limit int) [][]byte {
+	return d.m.gossip.take(time.Now(), overhead, limit)
+}
+
+// LocalState is empty: frames never travel with membership.
+func (delegate) LocalState(bool) []byte { return nil }
+
+// MergeRemoteState ignores what there should not be.
+func (delegate) MergeRemoteState([]byte, bool) {}
+
+// NotifyJoin notes a peer.
+func (d delegate) NotifyJoin(n *memberlist.Node) {
+	if id, ok := d.m.peers.joined(time.Now(), n, MemberJoin); ok {
+		d.m.tell(evUp{id})
+	}
+}
+
+// NotifyUpdate notes new metadata.
+func (d delegate) NotifyUpdate(n *memberlist.Node) {
+	d.m.peers.joined(time.Now(), n, MemberUpdate)
+}
+
+// NotifyLeave notes that a peer is gone. memberlist does not say here whether it left or failed; kindBye does.
+func (d delegate) NotifyLeave(n *memberlist.Node) {
+	if id, ok := d.m.peers.gone(time.Now(), n); ok {
+		d.m.tell(evDown{id})
+	}
+}
+
+// NotifyAlive refuses nodes whose name is not the hash of their key, before memberlist knows them.
+func (d delegate) NotifyAlive(n *memberlist.Node) error {
+	id, err := ParseID(n.Name)
+	if err != nil {
+		return errRefuseName
+	}
+	m, err := decodeMeta(n.Meta)
+	if err != nil {
+		return errRefuseMeta
+	}
+	if IDOf(m.Key) != id {
+		return errRefuseKey
+	}
+	d.m.peers.update(id, func(p *peer) {
+		if p.State == StateSuspect {
+			p.State, p.Since = StateAlive, time.Now()
+		}
+	})
+	return nil
+}
+
+// NotifyConflict notes that two addresses claim one id.
+func (d delegate) NotifyConflict(_, other *memberlist.Node) {
+	id, err := ParseID(other.Name)
+	if err != nil {
+		return
+	}
+	addr := nodeAddr(other)
+	if id == d.m.id {
+		d.m.clones.suspect(addr)
+		return
+	}
+	d.m.peers.update(id, func(p *peer) { p.alt = addr })
+}
+
+// AckPayload tells whoever pings us our digest: anti-entropy has no packets of its own while all is equal.
+func (d delegate) AckPayload() []byte {
+	root := d.m.Digest()
+	return root[:]
+}
+
+// NotifyPingComplete compares digests.
+func (d delegate) NotifyPingComplete(n *memberlist.Node, rtt time.Duration, payload []byte) {
+	id, err := ParseID(n.Name)
+	if err != nil {
+		return
+	}
+	now := time.Now()
+	d.m.peers.update(id, func(p *peer) {
+		p.RTT, p.seen = max(rtt, 0), now
+		if p.State == StateSuspect {
+			p.State, p.Since = StateAlive, now
+		}
+	})
+	if len(payload) == 32 {
+		d.m.tell(evRoot{id, [32]byte(payload)})
+	}
+}

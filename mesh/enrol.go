@@ -1,0 +1,127 @@
+package mesh
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+)
+
+// enrolTimeout bounds one enrolment, on either side.
+const enrolTimeout = 10 * time.Second
+
+var (
+	// ErrNotInviter: who answered is not the node that the token names.
+	ErrNotInviter = errors.New("who answered is not the node that made the join token")
+	// ErrUnreachable: no address of the token answered; the error names all of them.
+	ErrUnreachable = errors.New("the inviter does not answer")
+	// ErrInviterBusy: the inviter knows the token but could not serve now.
+	ErrInviterBusy = errors.New("the inviter could not serve the join token now; try again")
+)
+
+// Enrolment is what a new member gets.
+type Enrolment struct {
+	Secrets Secrets
+	Join    []string // for the join list, the inviter's address first
+}
+
+// Enrol joins a mesh with a token from NewInvite: it gives the inviter our public key and name (at most MaxName bytes),
+// and brings back what a member needs to know. Each address of the token is tried in turn. Errors match ErrBadToken,
+// ErrInviteExpired, ErrInviteUsed, ErrInviteUnknown, ErrInviterBusy, ErrNotInviter or ErrUnreachable.
+func Enrol(ctx context.Context, text string, id Identity, name string) (Enrolment, error) {
+	t, err := decodeToken(text)
+	if err != nil {
+		return Enrolment{}, err
+	}
+	if id.key == nil {
+		return Enrolment{}, errors.New("enrol: no identity")
+	}
+	if !isCleanText(name) || len(name) > MaxName {
+		return Enrolment{}, fmt.Errorf("enrol: name %q: want at most %d bytes of printable text", name, MaxName)
+	}
+	// The inviter decides; but a token that is long over is not worth the wait.
+	if time.Since(t.Expires) > FutureSkew {
+		return Enrolment{}, fmt.Errorf("%w (at %s)", ErrInviteExpired, t.Expires.Format(time.RFC3339))
+	}
+	conf, err := enrolTLS(id, func(key ed25519.PublicKey) error {
+		if IDOf(key) != t.Inviter {
+			return ErrNotInviter
+		}
+		return nil
+	})
+	if err != nil {
+		return Enrolment{}, err
+	}
+	request := enrolRequest{Secret: t.Secret, Name: name}.encode()
+	var tried []string
+	var impostor error
+	for _, addr := range t.Addrs {
+		answer, err := enrolAt(ctx, addr, conf, request)
+		if err == nil {
+			return answer.result()
+		}
+		tried = append(tried, fmt.Sprintf("%v (%v)", addr, cause(err)))
+		if errors.Is(err, ErrNotInviter) {
+			impostor = err
+		}
+	}
+	kind := ErrUnreachable
+	if impostor != nil {
+		kind = ErrNotInviter
+	}
+	return Enrolment{}, fmt.Errorf("%w; tried %s", kind, strings.Join(tried, ", "))
+}
+
+// cause gives the end of a network error, which says what happened.
+func cause(err error) error {
+	if op := (*net.OpError)(nil); errors.As(err, &op) {
+		return op.Err
+	}
+	return err
+}
+
+func enrolAt(ctx context.Context, addr netip.AddrPort, conf *tls.Config, request []byte) (enrolAnswer, error) {
+	ctx, cancel := context.WithTimeout(ctx, enrolTimeout)
+	defer cancel()
+	raw, err := (&net.Dialer{Timeout: maxDial}).DialContext(ctx, "tcp", addr.String())
+	if err != nil {
+		return enrolAnswer{}, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
+	defer stop()
+	conn := tls.Client(raw, conf)
+	defer func() { _ = conn.Close() }()
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return enrolAnswer{}, err
+	}
+	if err := writeMessage(conn, request); err != nil {
+		return enrolAnswer{}, err
+	}
+	b, err := readMessage(conn)
+	if err != nil {
+		return enrolAnswer{}, err
+	}
+	return decodeEnrolAnswer(b)
+}
+
+func (a enrolAnswer) result() (Enrolment, error) {
+	switch a.Code {
+	case enrolOK:
+		if a.Secrets.isZero() {
+			return Enrolment{}, fmt.Errorf("%w: its answer is empty", ErrInviterBusy)
+		}
+		return Enrolment{Secrets: a.Secrets, Join: a.Join}, nil
+	case enrolExpired:
+		return Enrolment{}, ErrInviteExpired
+	case enrolUsed:
+		return Enrolment{}, ErrInviteUsed
+	case enrolUnknown:
+		return Enrolment{}, ErrInviteUnknown
+	}
+	return Enrolment{}, ErrInviterBusy
+}

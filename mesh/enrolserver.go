@@ -1,0 +1,92 @@
+package mesh
+
+import (
+	"crypto/ed25519"
+	"crypto/tls"
+	"errors"
+	"net"
+	"time"
+)
+
+const (
+	// maxEnrolments bounds the enrolments that we serve at a time, enrolBurst how many in a row, one more per enrolEvery.
+	maxEnrolments = 8
+	enrolBurst    = 20
+	enrolEvery    = 200 * time.Millisecond
+)
+
+// serveEnrol answers one joiner; the transport calls it with a stream that begins like TLS, in a goroutine of its own.
+func (m *Mesh) serveEnrol(conn net.Conn) {
+	defer func() { _ = conn.Close() }()
+	select {
+	case m.enrolments <- struct{}{}:
+		defer func() { <-m.enrolments }()
+	default:
+		return
+	}
+	from := conn.RemoteAddr().String()
+	if !m.enrolRate.allow(time.Now()) {
+		m.cfg.Logger.Warn("too many enrolments; one is refused", "from", from)
+		return
+	}
+	_ = conn.SetDeadline(time.Now().Add(enrolTimeout))
+	if err := m.answerJoiner(conn, from); err != nil {
+		m.cfg.Logger.Info("an enrolment did not come about", "from", from, "error", escapeText(err.Error(), maxLogText))
+	}
+}
+
+func (m *Mesh) answerJoiner(raw net.Conn, from string) error {
+	conf, err := enrolTLS(m.cfg.Identity, func(ed25519.PublicKey) error { return nil })
+	if err != nil {
+		return err
+	}
+	conn := tls.Server(raw, conf)
+	if err := conn.Handshake(); err != nil {
+		return err
+	}
+	key, err := peerKey(conn.ConnectionState())
+	if err != nil {
+		return err
+	}
+	b, err := readMessage(conn)
+	if err != nil {
+		return err
+	}
+	q, err := decodeEnrolRequest(b)
+	if err != nil {
+		return err
+	}
+	id := IDOf(key)
+	answer := enrolAnswer{}
+	refused := m.invites.redeem(time.Now(), q.Secret, id)
+	switch {
+	case refused == nil:
+		answer.Secrets, answer.Join = m.cfg.Secrets, m.joinAnswer()
+	case errors.Is(refused, ErrInviteUnknown):
+		answer.Code = enrolUnknown
+	case errors.Is(refused, ErrInviteExpired):
+		answer.Code = enrolExpired
+	case errors.Is(refused, ErrInviteUsed):
+		answer.Code = enrolUsed
+	default:
+		answer.Code = enrolFailed
+	}
+	if err := writeMessage(conn, answer.encode()); err != nil {
+		return err
+	}
+	if refused == nil {
+		m.cfg.Logger.Info("a node has enrolled", "name", q.Name, "id", id.String(), "from", from)
+	}
+	return errors.Join(refused, conn.CloseWrite())
+}
+
+// joinAnswer lists where a newcomer finds the mesh: here first, then some live members.
+func (m *Mesh) joinAnswer() []string {
+	list := []string{m.Addr().String()}
+	for _, p := range m.peers.members() {
+		if p.State == StateAlive && len(list) < maxJoinAnswer {
+			list = append(list, p.Addr.String())
+		}
+	}
+	return list
+}

@@ -1,0 +1,167 @@
+package mesh
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"time"
+)
+
+// Enrolment is one question and one answer over TLS 1.3. Both sides show a self-signed certificate over their node key,
+// which proves that they hold it; the joiner accepts only the key that its token names, before it says anything.
+
+const (
+	enrolVersion = 1
+	// maxEnrolMessage bounds a question or an answer, in bytes.
+	maxEnrolMessage = 8 << 10
+	// maxJoinAnswer bounds the addresses in an answer.
+	maxJoinAnswer  = 32
+	requestFields  = 4
+	answerFields   = 6
+	maxCertificate = 4 << 10 // of the answer's last field, which no version fills yet
+)
+
+// enrolRequest is what a joiner says.
+type enrolRequest struct {
+	Secret  [secretLen]byte
+	Name    string
+	Program string // its version, for the inviter's log; may be empty
+}
+
+func (q enrolRequest) encode() []byte {
+	b := appendArray(nil, requestFields)
+	b = appendUint(b, enrolVersion)
+	b = appendBin(b, q.Secret[:])
+	b = appendStr(b, q.Name)
+	return appendStr(b, q.Program)
+}
+
+func decodeEnrolRequest(b []byte) (q enrolRequest, err error) {
+	r := reader{b: b}
+	r.arrayOf(requestFields)
+	if v := r.uint(); r.err == nil && v != enrolVersion {
+		return q, fmt.Errorf("enrolment version %d, want %d", v, enrolVersion)
+	}
+	r.fixed(q.Secret[:])
+	q.Name = r.str(MaxName)
+	q.Program = r.str(MaxVersion)
+	return q, r.end()
+}
+
+type enrolCode uint64
+
+const (
+	enrolOK enrolCode = iota
+	enrolUnknown
+	enrolExpired
+	enrolUsed
+	enrolFailed // the inviter could not store it, or is asked too much: try again
+)
+
+// enrolAnswer is what an inviter says. Secrets and Join come only with enrolOK.
+type enrolAnswer struct {
+	Code        enrolCode
+	Secrets     Secrets
+	Join        []string
+	Certificate []byte // not used yet
+}
+
+func (a enrolAnswer) encode() []byte {
+	b := appendArray(nil, answerFields)
+	b = appendUint(b, enrolVersion)
+	b = appendUint(b, uint64(a.Code))
+	b = appendBin(b, a.Secrets.MeshID[:])
+	b = appendBin(b, a.Secrets.GossipKey[:])
+	b = appendArray(b, len(a.Join))
+	for _, s := range a.Join {
+		b = appendStr(b, s)
+	}
+	return appendBin(b, a.Certificate)
+}
+
+func decodeEnrolAnswer(b []byte) (a enrolAnswer, err error) {
+	r := reader{b: b}
+	r.arrayOf(answerFields)
+	if v := r.uint(); r.err == nil && v != enrolVersion {
+		return a, fmt.Errorf("enrolment version %d, want %d", v, enrolVersion)
+	}
+	a.Code = enrolCode(r.uint())
+	r.fixed(a.Secrets.MeshID[:])
+	r.fixed(a.Secrets.GossipKey[:])
+	for n := r.array(maxJoinAnswer); n > 0 && r.err == nil; n-- {
+		addr, err := parseAddrPort(r.str(maxAddrText))
+		if err != nil {
+			r.fail(err)
+		}
+		a.Join = append(a.Join, addr.String())
+	}
+	a.Certificate = bytes.Clone(r.bin(maxCertificate))
+	return a, r.end()
+}
+
+// writeMessage writes a message with its length in front.
+func writeMessage(w io.Writer, b []byte) error {
+	_, err := w.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...))
+	return err
+}
+
+func readMessage(r io.Reader) ([]byte, error) {
+	var head [2]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return nil, err
+	}
+	n := int(binary.BigEndian.Uint16(head[:]))
+	if n > maxEnrolMessage {
+		return nil, fmt.Errorf("message of %d bytes, want at most %d", n, maxEnrolMessage)
+	}
+	b := make([]byte, n)
+	_, err := io.ReadFull(r, b)
+	return b, err
+}
+
+// enrolTLS gives the TLS settings of one side: its own certificate, and what it wants of the other's key.
+func enrolTLS(id Identity, accept func(ed25519.PublicKey) error) (*tls.Config, error) {
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: id.ID().String()},
+		// Keys are compared, not dates: the other side's clock may be wrong.
+		NotBefore: time.Unix(0, 0), NotAfter: time.UnixMilli(maxMillis),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, id.Public(), id.key)
+	if err != nil {
+		return nil, fmt.Errorf("make a certificate: %w", err)
+	}
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		Certificates:       []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: id.key}},
+		ClientAuth:         tls.RequireAnyClientCert,
+		InsecureSkipVerify: true, // VerifyConnection checks the key, which is all that counts here
+		VerifyConnection: func(s tls.ConnectionState) error {
+			key, err := peerKey(s)
+			if err != nil {
+				return err
+			}
+			return accept(key)
+		},
+		SessionTicketsDisabled: true,
+	}, nil
+}
+
+func peerKey(s tls.ConnectionState) (ed25519.PublicKey, error) {
+	if len(s.PeerCertificates) == 0 {
+		return nil, errors.New("no certificate")
+	}
+	key, ok := s.PeerCertificates[0].PublicKey.(ed25519.PublicKey)
+	if !ok {
+		return nil, errors.New("not an ed25519 key")
+	}
+	return key, nil
+}

@@ -1,0 +1,213 @@
+package mesh
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// MaxInviteUses bounds how many machines one token can let in.
+	MaxInviteUses = 1000
+	// MaxInviteLife bounds a token's life.
+	MaxInviteLife = 30 * 24 * time.Hour
+	// maxInvites bounds the open invitations, those that ended lately included.
+	maxInvites = 256
+	// inviteMemory is how long an ended invitation is remembered, so that its user is told why it does not work.
+	inviteMemory = 24 * time.Hour
+	// maxInviteFile bounds what LoadInvites may give, in bytes.
+	maxInviteFile = maxInvites * (64 + MaxInviteUses*18)
+	inviteFields  = 4
+)
+
+var (
+	// ErrInviteExpired: the token's time is over.
+	ErrInviteExpired = errors.New("the join token has expired")
+	// ErrInviteUsed: the token has let in as many machines as it may.
+	ErrInviteUsed = errors.New("the join token is used up")
+	// ErrInviteUnknown: the inviter does not know the token.
+	ErrInviteUnknown = errors.New("the inviter does not know this join token (of another mesh, or withdrawn)")
+)
+
+// invite is an invitation of ours. The secret itself is not kept.
+type invite struct {
+	Hash    [32]byte // SHA-256 of the secret
+	Expires time.Time
+	Uses    uint64 // at most
+	Used    []ID   // who came; who comes again is let in again
+}
+
+// invites is the invitations that this node has made.
+type invites struct {
+	mu   sync.Mutex
+	list []invite
+	save func([]byte) error
+}
+
+func newInvites() *invites { return &invites{} }
+
+func (v *invites) load(cfg Config, now time.Time) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.save = cfg.SaveInvites
+	if cfg.LoadInvites == nil {
+		return nil
+	}
+	b, err := cfg.LoadInvites()
+	if err != nil || len(b) == 0 {
+		return err
+	}
+	list, err := decodeInvites(b)
+	if err != nil {
+		return err
+	}
+	v.list = list
+	v.pruneLocked(now)
+	return nil
+}
+
+func (v *invites) pruneLocked(now time.Time) {
+	v.list = slices.DeleteFunc(v.list, func(i invite) bool { return now.Sub(i.Expires) > inviteMemory })
+}
+
+func (v *invites) storeLocked() error {
+	if v.save == nil {
+		return nil
+	}
+	return v.save(encodeInvites(v.list))
+}
+
+// add opens an invitation; it is stored when it returns.
+func (v *invites) add(now time.Time, i invite) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.pruneLocked(now)
+	if len(v.list) >= maxInvites {
+		// Make room by forgetting one that has ended anyway.
+		at := slices.IndexFunc(v.list, func(i invite) bool { return !i.Expires.After(now) || uint64(len(i.Used)) >= i.Uses })
+		if at < 0 {
+			return fmt.Errorf("%d invitations are open, want at most %d", len(v.list), maxInvites)
+		}
+		v.list = slices.Delete(v.list, at, at+1)
+	}
+	v.list = append(v.list, i)
+	if err := v.storeLocked(); err != nil {
+		v.list = v.list[:len(v.list)-1]
+		return fmt.Errorf("store the invitation: %w", err)
+	}
+	return nil
+}
+
+// redeem lets a node in, or says why not. The use is stored when it returns.
+func (v *invites) redeem(now time.Time, secret [secretLen]byte, id ID) error {
+	hash := sha256.Sum256(secret[:])
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var found *invite
+	for i := range v.list {
+		if subtle.ConstantTimeCompare(v.list[i].Hash[:], hash[:]) == 1 {
+			found = &v.list[i]
+		}
+	}
+	switch {
+	case found == nil:
+		return ErrInviteUnknown
+	case !found.Expires.After(now):
+		return ErrInviteExpired
+	case slices.Contains(found.Used, id):
+		return nil // its first answer may have been lost
+	case uint64(len(found.Used)) >= found.Uses:
+		return ErrInviteUsed
+	}
+	found.Used = append(found.Used, id)
+	if err := v.storeLocked(); err != nil {
+		found.Used = found.Used[:len(found.Used)-1]
+		return fmt.Errorf("store the use of the invitation: %w", err)
+	}
+	return nil
+}
+
+func encodeInvites(list []invite) []byte {
+	b := appendArray(nil, len(list))
+	for _, i := range list {
+		b = appendArray(b, inviteFields)
+		b = appendBin(b, i.Hash[:])
+		b = appendUint(b, uint64(i.Expires.UnixMilli()))
+		b = appendUint(b, i.Uses)
+		b = appendArray(b, len(i.Used))
+		for _, id := range i.Used {
+			b = appendBin(b, id[:])
+		}
+	}
+	return b
+}
+
+func decodeInvites(b []byte) ([]invite, error) {
+	if len(b) > maxInviteFile {
+		return nil, fmt.Errorf("invitations of %d bytes, want at most %d", len(b), maxInviteFile)
+	}
+	r := reader{b: b}
+	list := make([]invite, r.array(maxInvites))
+	for n := range list {
+		i := &list[n]
+		r.arrayOf(inviteFields)
+		r.fixed(i.Hash[:])
+		i.Expires = time.UnixMilli(int64(min(r.uint(), maxMillis))).UTC()
+		i.Uses = min(r.uint(), MaxInviteUses)
+		for k := r.array(MaxInviteUses); k > 0 && r.err == nil; k-- {
+			var id ID
+			r.fixed(id[:])
+			i.Used = append(i.Used, id)
+		}
+	}
+	if err := r.end(); err != nil {
+		return nil, fmt.Errorf("invitations: %w", err)
+	}
+	return list, nil
+}
+
+// NewInvite makes a token with which up to uses machines (1..MaxInviteUses) can enrol within ttl (at most
+// MaxInviteLife). It needs Run: the token names our addresses.
+func (m *Mesh) NewInvite(uses int, ttl time.Duration) (string, error) {
+	if uses < 1 || uses > MaxInviteUses {
+		return "", fmt.Errorf("uses %d: want 1 to %d", uses, MaxInviteUses)
+	}
+	if ttl <= 0 || ttl > MaxInviteLife {
+		return "", fmt.Errorf("life %v: want more than 0 and at most %v", ttl, MaxInviteLife)
+	}
+	if m.ml.Load() == nil {
+		return "", errors.New("the mesh port is not open yet")
+	}
+	now := time.Now()
+	t := token{Addrs: m.tokenAddrs(localAddrs()), Inviter: m.id, Expires: now.Add(ttl).Truncate(time.Millisecond).UTC()}
+	if _, err := rand.Read(t.Secret[:]); err != nil {
+		return "", fmt.Errorf("make a secret: %w", err)
+	}
+	if err := m.invites.add(now, invite{Hash: sha256.Sum256(t.Secret[:]), Expires: t.Expires, Uses: uint64(uses)}); err != nil {
+		return "", err
+	}
+	return t.encode(), nil
+}
+
+// tokenAddrs gives where a newcomer may reach us: the advertised address first; bound to all addresses and without a
+// configured one, this machine's others too.
+func (m *Mesh) tokenAddrs(local []netip.Addr) []netip.AddrPort {
+	own := m.Addr()
+	addrs := []netip.AddrPort{own}
+	if m.cfg.Advertise.IsValid() && !m.cfg.Advertise.Addr().IsUnspecified() || !m.cfg.Bind.Addr().IsUnspecified() {
+		return addrs
+	}
+	for _, a := range local {
+		if a = a.Unmap(); len(addrs) < maxTokenAddrs && a.IsGlobalUnicast() && a != own.Addr() &&
+			(a.Is4() || !m.cfg.Bind.Addr().Is4()) {
+			addrs = append(addrs, netip.AddrPortFrom(a, own.Port()))
+		}
+	}
+	return addrs
+}

@@ -1,0 +1,186 @@
+package mesh
+
+import (
+	"context"
+	"time"
+)
+
+const (
+	// verifyBatch bounds the frames that are verified (60 us each) before what is good of them is delivered.
+	verifyBatch = 32
+	// drainBatch bounds the messages taken from the inbox at a time.
+	drainBatch = 64
+	// leastWake..idleWake is how long the core sleeps when nothing arrives; frames that end meanwhile end together.
+	leastWake, idleWake = 5 * time.Millisecond, time.Hour
+)
+
+// coreLoop feeds the core and carries out what it says. Pushed frames go before bulk, which is looked at in slices, so
+// that a fresh frame passes a sync on its way.
+func (m *Mesh) coreLoop(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var bulk *bulkWork
+	m.carryOut() // what Restore and early Publishes left
+	for {
+		if bulk != nil {
+			select {
+			case b := <-m.inbox:
+				m.drain(b)
+			default:
+			}
+			if bulk = m.bulkSlice(bulk); bulk != nil {
+				if ctx.Err() != nil {
+					return
+				}
+				continue
+			}
+		}
+		timer.Reset(m.untilNext(time.Now()))
+		select {
+		case b := <-m.inbox:
+			m.drain(b)
+		case b := <-m.bulk:
+			bulk = m.openBulk(b)
+		case ev := <-m.events:
+			m.apply(ev)
+		case <-m.wake:
+			m.carryOut()
+		case <-timer.C:
+			m.apply(evTick{})
+		case <-ctx.Done():
+			m.carryOut()
+			return
+		}
+	}
+}
+
+func (m *Mesh) untilNext(now time.Time) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	at, ok := m.core.next()
+	if !ok {
+		return idleWake
+	}
+	return min(max(at.Sub(now), leastWake), idleWake)
+}
+
+// apply steps the core and carries out what it says.
+func (m *Mesh) apply(ev any) {
+	m.mu.Lock()
+	m.stepLocked(time.Now(), ev)
+	m.mu.Unlock()
+	m.carryOut()
+}
+
+// stepLocked steps the core and queues its actions for carryOut.
+func (m *Mesh) stepLocked(now time.Time, ev any) *actions {
+	out := m.core.step(now, ev)
+	root := m.core.root.sum()
+	m.root.Store(&root)
+	m.todo = append(m.todo, out)
+	return &m.todo[len(m.todo)-1]
+}
+
+// carryOut does what the core said, in order. Only the core's goroutine calls it.
+func (m *Mesh) carryOut() {
+	m.mu.Lock()
+	todo := m.todo
+	m.todo = nil
+	m.mu.Unlock()
+	for i := range todo {
+		out := &todo[i]
+		if len(out.relay) > 0 {
+			m.pusher.put(pushJob{frames: out.relay, relay: true})
+		}
+		for _, msg := range out.send {
+			m.sendSync(msg)
+		}
+		m.count.verdicts(out.verdicts)
+		m.count.syncs.Add(out.syncs)
+		m.count.syncFrames.Add(out.streamed)
+		m.count.delivered.Add(uint64(len(out.deliver)))
+		if len(out.deliver) > 0 && m.cfg.Deliver != nil {
+			m.cfg.Deliver(out.deliver)
+		}
+		if len(out.admitted) > 0 && m.cfg.Admitted != nil {
+			m.cfg.Admitted(out.admitted)
+		}
+		if len(out.expired) > 0 && m.cfg.Expired != nil {
+			m.cfg.Expired(out.expired)
+		}
+		for _, c := range out.compared {
+			m.peers.update(c.peer, func(p *peer) { p.InSync = c.same })
+		}
+		m.troubles(out)
+	}
+}
+
+// troubles reports what the core noticed and rolls the epoch when our own was found in use.
+func (m *Mesh) troubles(out *actions) {
+	if len(out.equivocs) == 0 && out.rollPast == 0 {
+		return
+	}
+	now := time.Now()
+	for _, f := range out.equivocs {
+		if f.Origin == m.id {
+			m.problems.report(now, ProblemClone, "frame", "another machine uses this node's key: it signed a different frame under a number of ours")
+			continue
+		}
+		m.problems.report(now, ProblemEquivocation, f.Origin.String(), "origin "+f.Origin.String()+" signed two different frames under one number")
+	}
+	if out.rollPast > 0 {
+		m.rollEpoch(now, out.rollPast)
+	}
+}
+
+// drain looks at the messages that wait, pushed frames first of all.
+func (m *Mesh) drain(first []byte) {
+	var in intake
+	for b, n := first, 1; ; n++ {
+		m.small(b, &in)
+		if n == drainBatch {
+			break
+		}
+		select {
+		case b = <-m.inbox:
+			continue
+		default:
+		}
+		break
+	}
+	m.flushIntake(&in, viaPush)
+	m.flushIntake(&in, viaTree)
+}
+
+// small handles one message that is not bulk.
+func (m *Mesh) small(b []byte, in *intake) {
+	kind, rest := b[0], b[1:]
+	switch kind {
+	case kindPush, kindTree:
+		by := viaPush
+		if kind == kindTree {
+			by = viaTree
+		}
+		for len(rest) > 0 {
+			raw, tail, ok := nextPacked(rest)
+			if !ok {
+				m.count.refused[refusedFormat].Add(1)
+				return
+			}
+			m.admit(raw, len(b), by, in)
+			rest = tail
+		}
+	case kindSync:
+		if msg, err := decodeSync(rest); err != nil || msg.Kind == syncChunk {
+			m.count.refused[refusedFormat].Add(1)
+		} else {
+			m.apply(evMessage{msg: msg})
+		}
+	case kindClone:
+		m.cloneMessage(rest)
+	case kindBye:
+		if len(rest) == len(ID{}) {
+			m.peers.goodbye(time.Now(), ID(rest))
+		}
+	}
+}

@@ -1,0 +1,60 @@
+package mesh
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+
+	"github.com/hashicorp/memberlist"
+)
+
+const (
+	// protocolVersion is what this package speaks beside memberlist; members of another are refused.
+	protocolVersion = 1
+	metaFields      = 4
+	// maxMetaFields leaves room for what later versions may add; readers skip it.
+	maxMetaFields = 16
+)
+
+// meta is what a member says of itself in memberlist's metadata (at most 512 bytes).
+type meta struct {
+	Protocol uint64
+	Key      ed25519.PublicKey
+	Name     string
+	Version  string
+}
+
+func (m meta) encode() []byte {
+	b := appendArray(nil, metaFields)
+	b = appendUint(b, m.Protocol)
+	b = appendBin(b, m.Key)
+	b = appendStr(b, m.Name)
+	return appendStr(b, m.Version)
+}
+
+// decodeMeta reads strictly what encode wrote, and skips elements that follow.
+func decodeMeta(b []byte) (meta, error) {
+	var m meta
+	if len(b) > memberlist.MetaMaxSize {
+		return m, fmt.Errorf("metadata of %d bytes, want at most %d", len(b), memberlist.MetaMaxSize)
+	}
+	r := reader{b: b}
+	n := r.array(maxMetaFields)
+	m.Protocol = r.uint()
+	m.Key = append(ed25519.PublicKey(nil), r.bin(ed25519.PublicKeySize)...)
+	m.Name = r.str(MaxName)
+	m.Version = r.str(MaxVersion)
+	switch {
+	case r.err != nil:
+		return meta{}, fmt.Errorf("metadata: %w", r.err)
+	case n < metaFields:
+		return meta{}, fmt.Errorf("metadata of %d fields, want %d", n, metaFields)
+	case n == metaFields && len(r.b) > 0:
+		return meta{}, fmt.Errorf("metadata: %w", errTrailing)
+	case len(m.Key) != ed25519.PublicKeySize:
+		return meta{}, errors.New("metadata with a key of a wrong length")
+	case m.Protocol != protocolVersion:
+		return meta{}, fmt.Errorf("protocol version %d, want %d", m.Protocol, protocolVersion)
+	}
+	return m, nil
+}

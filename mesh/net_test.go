@@ -1,0 +1,241 @@
+package mesh
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+)
+
+// testNode is a Mesh with its callbacks recorded.
+type testNode struct {
+	*Mesh
+	id   Identity
+	stop func() error // ends Run and gives its error
+
+	mu        sync.Mutex
+	delivered []Frame
+	stored    map[FrameRef][]byte
+	problems  []string
+	events    []MemberEvent
+	remember  []Peer
+}
+
+func newIdentity(tb testing.TB) Identity {
+	tb.Helper()
+	id, err := NewIdentity()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return id
+}
+
+func newSecrets(tb testing.TB) Secrets {
+	tb.Helper()
+	s, err := NewSecrets()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return s
+}
+
+// newNode makes a node that is not running; edit may change its configuration.
+func newNode(tb testing.TB, secrets Secrets, id Identity, edit func(*Config)) *testNode {
+	tb.Helper()
+	n := &testNode{id: id, stored: make(map[FrameRef][]byte)}
+	cfg := Config{
+		Identity: id, Secrets: secrets, Name: "node-" + id.ID().Short(), Version: "test", Epoch: 1,
+		Bind:   netip.MustParseAddrPort("127.0.0.1:0"),
+		Logger: slog.New(slog.DiscardHandler),
+		Deliver: func(fs []Frame) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.delivered = append(n.delivered, fs...)
+		},
+		Admitted: func(fs []Frame) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			for _, f := range fs {
+				n.stored[f.Ref()] = f.Raw()
+			}
+		},
+		Expired: func(refs []FrameRef) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			for _, r := range refs {
+				delete(n.stored, r)
+			}
+		},
+		OnMember: func(e MemberEvent) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.events = append(n.events, e)
+		},
+		OnProblem: func(kind Problem, detail string) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.problems = append(n.problems, string(kind)+": "+detail)
+		},
+		PeersChanged: func(p []Peer) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.remember = p
+		},
+	}
+	if edit != nil {
+		edit(&cfg)
+	}
+	m, err := New(cfg)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	n.Mesh = m
+	return n
+}
+
+// run starts a node and waits until its sockets are open; the test's end stops it.
+func (n *testNode) run(tb testing.TB) *testNode {
+	tb.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	n.stop = sync.OnceValue(func() error {
+		cancel()
+		return <-done
+	})
+	tb.Cleanup(func() {
+		if err := n.stop(); err != nil {
+			tb.Errorf("Run: %v", err)
+		}
+	})
+	select {
+	case <-n.Ready():
+	case err := <-done:
+		done <- err
+		tb.Fatalf("Run ended at once: %v", err)
+	case <-time.After(10 * time.Second):
+		tb.Fatal("not ready after 10 s")
+	}
+	return n
+}
+
+func (n *testNode) deliveredCount() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.delivered)
+}
+
+func (n *testNode) problemsSeen() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return append([]string(nil), n.problems...)
+}
+
+// aliveCount gives how many members a node holds alive, itself included.
+func (n *testNode) aliveCount() int {
+	count := 0
+	for _, m := range n.Members() {
+		if m.State == StateAlive {
+			count++
+		}
+	}
+	return count
+}
+
+// eventually checks again and again until ok or the time is over.
+func eventually(tb testing.TB, within time.Duration, what string, ok func() bool) {
+	tb.Helper()
+	tick := time.NewTicker(max(within/1000, time.Millisecond))
+	defer tick.Stop()
+	end := time.NewTimer(within)
+	defer end.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-end.C:
+			tb.Fatalf("not within %v: %s", within, what)
+		}
+	}
+}
+
+func sameDigest(nodes []*testNode) bool {
+	for _, n := range nodes {
+		if n.Digest() != nodes[0].Digest() {
+			return false
+		}
+	}
+	return true
+}
+
+func publish(tb testing.TB, n *testNode, text string, life time.Duration) Frame {
+	tb.Helper()
+	now := time.Now()
+	f, err := n.Publish(now, []byte(text), now.Add(life))
+	if err != nil {
+		tb.Fatalf("publish %q: %v", text, err)
+	}
+	return f
+}
+
+func TestSockets(t *testing.T) {
+	secrets := newSecrets(t)
+	var nodes []*testNode
+	for i := range 3 {
+		nodes = append(nodes, newNode(t, secrets, newIdentity(t), func(c *Config) {
+			c.Bind = netip.MustParseAddrPort(fmt.Sprintf("127.0.0.%d:0", i+1))
+			c.Name = fmt.Sprintf("n%d", i)
+			if i > 0 {
+				c.Join = []string{nodes[0].Addr().String()}
+			}
+		}).run(t))
+	}
+	for _, n := range nodes {
+		eventually(t, 10*time.Second, "all members are alive", func() bool { return n.aliveCount() == 3 })
+	}
+	f := publish(t, nodes[1], "hello", time.Hour)
+	for _, n := range []*testNode{nodes[0], nodes[2]} {
+		eventually(t, 5*time.Second, "the frame arrives", func() bool { return n.deliveredCount() == 1 })
+		n.mu.Lock()
+		if got := n.delivered[0]; string(got.Payload) != "hello" || got.Ref() != f.Ref() {
+			t.Errorf("delivered %+v", got)
+		}
+		n.mu.Unlock()
+	}
+	if nodes[1].deliveredCount() != 0 {
+		t.Error("a node's own frame was delivered to it")
+	}
+	if !sameDigest(nodes) {
+		t.Error("digests differ")
+	}
+	for _, n := range nodes {
+		eventually(t, 10*time.Second, "all are known to be in sync", func() bool {
+			for _, m := range n.Members() {
+				if !m.InSync {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	start := time.Now()
+	if err := nodes[2].stop(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("leaving took %v", took)
+	}
+	eventually(t, 5*time.Second, "the leaving is seen", func() bool {
+		for _, m := range nodes[0].Members() {
+			if m.ID == nodes[2].id.ID() {
+				return m.State == StateLeft
+			}
+		}
+		return false
+	})
+	if _, err := nodes[2].Publish(time.Now(), nil, time.Now().Add(time.Hour)); err != ErrStopped {
+		t.Errorf("publish after the end: %v", err)
+	}
+}

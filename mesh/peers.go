@@ -1,0 +1,295 @@
+package mesh
+
+import (
+	"cmp"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+const (
+	// forgetLeft is how long a member that said goodbye stays listed, forgetDead how long one that fell silent is listed
+	// and looked for while others are alive.
+	forgetLeft, forgetDead = 10 * time.Minute, 7 * 24 * time.Hour
+	// byeValid is how long before or after a peer's goodbye memberlist may report that it is gone.
+	byeValid = 30 * time.Second
+	// maxMemberEvents bounds the events that wait for OnMember; the oldest are dropped.
+	maxMemberEvents = 4096
+)
+
+// peer is what we know of another node.
+type peer struct {
+	Member
+	seen time.Time      // last known alive; zero: remembered from an earlier run
+	bye  time.Time      // it said that it is about to leave
+	alt  netip.AddrPort // another address that claimed this id, to be tried when Addr is dead
+}
+
+// target is where to push frames.
+type target struct {
+	id   ID
+	node *memberlist.Node
+}
+
+// peerTable is the membership as this node sees it. memberlist's callbacks write it under memberlist's lock, so nothing
+// here ever calls out.
+type peerTable struct {
+	self ID
+	wake chan struct{} // capacity 1; the table signals, the notifier waits
+
+	mu      sync.Mutex
+	peers   map[ID]*peer
+	events  []MemberEvent
+	dropped uint64
+	dirty   bool     // the remembered list has changed
+	losses  uint64   // peers that left or failed: addresses joined before are worth another try
+	targets []target // alive peers; replaced, never changed
+}
+
+func newPeerTable(self ID, remembered []Peer) *peerTable {
+	t := &peerTable{self: self, wake: make(chan struct{}, 1), peers: make(map[ID]*peer)}
+	for _, p := range remembered {
+		if len(t.peers) == MaxPeers || p.ID == self || !p.Addr.IsValid() {
+			continue
+		}
+		t.peers[p.ID] = &peer{Member: Member{
+			ID: p.ID, Name: escapeText(p.Name, MaxName), Addr: p.Addr, State: StateDead, Since: p.Seen,
+		}, seen: p.Seen}
+	}
+	return t
+}
+
+// nodeAddr copies a node's address.
+func nodeAddr(n *memberlist.Node) netip.AddrPort {
+	a, _ := netip.AddrFromSlice(n.Addr)
+	return netip.AddrPortFrom(a.Unmap(), n.Port)
+}
+
+// joined notes that a node is alive, with what it says of itself.
+func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKind) (ID, bool) {
+	id, err := ParseID(n.Name)
+	if err != nil || id == t.self {
+		return ID{}, false
+	}
+	m, err := decodeMeta(n.Meta)
+	if err != nil {
+		return ID{}, false
+	}
+	addr := nodeAddr(n)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.peers[id]
+	if p == nil {
+		if len(t.peers) >= MaxPeers && !t.evictLocked() {
+			return ID{}, false
+		}
+		p = &peer{}
+		t.peers[id] = p
+	}
+	if p.State != StateAlive || p.Since.IsZero() {
+		p.Since = now
+	}
+	p.ID, p.Name, p.Version, p.Addr, p.State, p.seen = id, m.Name, m.Version, addr, StateAlive, now
+	p.alt, p.bye = netip.AddrPort{}, time.Time{}
+	t.changedLocked(MemberEvent{kind, p.Member})
+	return id, true
+}
+
+// gone notes that a node left or failed.
+func (t *peerTable) gone(now time.Time, n *memberlist.Node) (ID, bool) {
+	id, err := ParseID(n.Name)
+	if err != nil || id == t.self {
+		return ID{}, false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.peers[id]
+	if p == nil {
+		return id, true
+	}
+	kind := MemberFail
+	p.State, p.Since, p.seen, p.InSync = StateDead, now, now, false
+	if now.Sub(p.bye) < byeValid {
+		kind, p.State = MemberLeave, StateLeft
+	}
+	t.losses++
+	t.changedLocked(MemberEvent{kind, p.Member})
+	return id, true
+}
+
+// goodbye notes that a peer is about to leave; memberlist's word may have been faster.
+func (t *peerTable) goodbye(now time.Time, id ID) {
+	t.update(id, func(p *peer) {
+		p.bye = now
+		if p.State == StateDead && now.Sub(p.Since) < byeValid {
+			p.State = StateLeft
+			t.dirty = true
+		}
+	})
+}
+
+func (t *peerTable) changedLocked(e MemberEvent) {
+	if len(t.events) == maxMemberEvents {
+		t.events = slices.Delete(t.events, 0, 1)
+		t.dropped++
+	}
+	t.events = append(t.events, e)
+	t.dirty = true
+	targets := make([]target, 0, len(t.peers))
+	for id, p := range t.peers {
+		if p.State == StateAlive || p.State == StateSuspect {
+			targets = append(targets, target{id, p.node()})
+		}
+	}
+	slices.SortFunc(targets, func(a, b target) int { return slices.Compare(a.id[:], b.id[:]) })
+	t.targets = targets
+	t.signal()
+}
+
+func (t *peerTable) signal() {
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+// node gives memberlist's form of the peer. PMax 4 says "no checksum": packets are authenticated by their encryption.
+func (p *peer) node() *memberlist.Node {
+	return &memberlist.Node{Name: p.ID.String(), Addr: net.IP(p.Addr.Addr().AsSlice()), Port: p.Addr.Port(), PMax: 4}
+}
+
+// evictLocked makes room by dropping the peer that has been gone longest.
+func (t *peerTable) evictLocked() bool {
+	var oldest *peer
+	for _, p := range t.peers {
+		if (p.State == StateDead || p.State == StateLeft) && (oldest == nil || p.seen.Before(oldest.seen)) {
+			oldest = p
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	delete(t.peers, oldest.ID)
+	return true
+}
+
+// forget drops peers that have been gone for long.
+func (t *peerTable) forget(now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for id, p := range t.peers {
+		gone := now.Sub(p.Since)
+		if (p.State == StateLeft && gone > forgetLeft) || (p.State == StateDead && gone > forgetDead && len(t.targets) > 0) {
+			delete(t.peers, id)
+			t.dirty = true
+		}
+	}
+}
+
+// update changes a peer's volatile facts; f must not call out.
+func (t *peerTable) update(id ID, f func(*peer)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p := t.peers[id]; p != nil {
+		f(p)
+	}
+}
+
+// alive gives the peers to push to; the caller must not change it.
+func (t *peerTable) alive() []target {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.targets
+}
+
+// node gives where to send to a peer, if it is alive.
+func (t *peerTable) node(id ID) *memberlist.Node {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	i, ok := slices.BinarySearchFunc(t.targets, id, func(a target, id ID) int { return slices.Compare(a.id[:], id[:]) })
+	if !ok {
+		return nil
+	}
+	return t.targets[i].node
+}
+
+// members lists the peers by name, then id.
+func (t *peerTable) members() []Member {
+	t.mu.Lock()
+	all := make([]Member, 0, len(t.peers)+1)
+	for _, p := range t.peers {
+		all = append(all, p.Member)
+	}
+	t.mu.Unlock()
+	sortMembers(all)
+	return all
+}
+
+func sortMembers(all []Member) {
+	slices.SortFunc(all, func(a, b Member) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), slices.Compare(a.ID[:], b.ID[:]))
+	})
+}
+
+// take gives the events that wait, and whether the remembered list has changed.
+func (t *peerTable) take() (events []MemberEvent, dirty bool, dropped uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	events, t.events = t.events, nil
+	dropped, t.dropped = t.dropped, 0
+	return events, t.dirty, dropped
+}
+
+// remember gives the list for the next start, newest first, and marks it as told.
+func (t *peerTable) remember() []Peer {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.dirty = false
+	list := make([]Peer, 0, len(t.peers))
+	for _, p := range t.peers {
+		if p.State != StateLeft {
+			list = append(list, Peer{ID: p.ID, Name: p.Name, Addr: p.Addr, Seen: p.seen})
+		}
+	}
+	slices.SortFunc(list, func(a, b Peer) int { return cmp.Or(b.Seen.Compare(a.Seen), slices.Compare(a.ID[:], b.ID[:])) })
+	return list
+}
+
+// lost gives the addresses of peers that fell silent, and how many are alive and known.
+func (t *peerTable) lost() (addrs []netip.AddrPort, alive, known int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range t.peers {
+		if p.State != StateDead {
+			continue
+		}
+		addrs = append(addrs, p.Addr)
+		if p.alt.IsValid() {
+			addrs = append(addrs, p.alt)
+		}
+	}
+	return addrs, len(t.targets), len(t.peers)
+}
+
+// aliveAt tells whether a live peer has this address.
+func (t *peerTable) aliveAt(addr netip.AddrPort) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range t.peers {
+		if p.Addr == addr && (p.State == StateAlive || p.State == StateSuspect) {
+			return true
+		}
+	}
+	return false
+}
+
+// lossCount gives how many peers left or failed so far, and how many are alive.
+func (t *peerTable) lossCount() (losses uint64, alive int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.losses, len(t.targets)
+}

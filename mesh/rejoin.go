@@ -1,0 +1,231 @@
+package mesh
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+const (
+	// aloneMin..aloneMax is the pause between tries while no peer is alive.
+	aloneMin, aloneMax = time.Second, 3 * time.Second
+	// Otherwise one address that is not alive is tried every restMin..restMax, about once a second in the whole fleet.
+	restMin, restMax = 3 * time.Second, 20 * time.Second
+	// joinAtOnce bounds the addresses tried together.
+	joinAtOnce = 8
+	// lookupTimeout bounds the resolution of one name, maxLookup what is used of its addresses.
+	lookupTimeout = 3 * time.Second
+	maxLookup     = 8
+	// joinedFor is how long an address that answered is left alone though no peer has it: it may stand for one behind
+	// another address. It ends early when a peer is lost.
+	joinedFor = 10 * time.Minute
+	// refuteWait is how long after a join a peer that was held dead has to refute that, before a second join.
+	refuteWait = 300 * time.Millisecond
+)
+
+// joinList is the configured addresses, and what came of them.
+type joinList struct {
+	mu     sync.Mutex
+	hosts  []string
+	joined map[netip.AddrPort]joinedAt
+	change chan struct{} // capacity 1: hosts has changed
+}
+
+type joinedAt struct {
+	at     time.Time
+	losses uint64
+}
+
+func newJoinList(hosts []string) *joinList {
+	return &joinList{hosts: slices.Clone(hosts), joined: make(map[netip.AddrPort]joinedAt), change: make(chan struct{}, 1)}
+}
+
+// SetJoin replaces the join list (at most MaxJoin entries) and tries it soon.
+func (m *Mesh) SetJoin(join []string) error {
+	if len(join) > MaxJoin {
+		return fmt.Errorf("join list of %d, want at most %d", len(join), MaxJoin)
+	}
+	m.join.mu.Lock()
+	m.join.hosts = slices.Clone(join)
+	m.join.mu.Unlock()
+	select {
+	case m.join.change <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// rejoinLoop looks for peers that are not alive, for ever: memberlist never tries a dead one again.
+func (m *Mesh) rejoinLoop(ctx context.Context, ml *memberlist.Memberlist) {
+	r := &rejoiner{m: m, ml: ml}
+	pause := time.Duration(0)
+	for {
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-m.join.change:
+			timer.Stop()
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+		alive, known := r.round(ctx)
+		if alive == 0 {
+			pause = between(aloneMin, aloneMax)
+		} else {
+			mid := min(max(time.Duration(known)*time.Second, restMin), restMax)
+			pause = between(mid/2, mid+mid/2)
+		}
+	}
+}
+
+func between(low, high time.Duration) time.Duration { return low + rand.N(high-low) }
+
+// rejoiner is the work of one rejoinLoop.
+type rejoiner struct {
+	m     *Mesh
+	ml    *memberlist.Memberlist
+	begun bool
+}
+
+// round makes one try and tells how many peers are alive and known.
+func (r *rejoiner) round(ctx context.Context) (alive, known int) {
+	lost, alive, known := r.m.peers.lost()
+	hosts := r.hosts()
+	switch {
+	case alive == 0 || !r.begun:
+		rand.Shuffle(len(lost), func(i, j int) { lost[i], lost[j] = lost[j], lost[i] })
+		rand.Shuffle(len(hosts), func(i, j int) { hosts[i], hosts[j] = hosts[j], hosts[i] })
+		half := joinAtOnce / 2
+		lost = lost[:min(len(lost), max(half, joinAtOnce-len(hosts)))]
+		hosts = hosts[:min(len(hosts), joinAtOnce-len(lost))]
+	default:
+		// One of all that could be tried: a lost peer, or a name of the list.
+		if n := len(lost) + len(hosts); n > 0 {
+			if i := rand.IntN(n); i < len(lost) {
+				lost, hosts = lost[i:i+1], nil
+			} else {
+				lost, hosts = nil, hosts[i-len(lost):i-len(lost)+1]
+			}
+		}
+	}
+	r.begun = true
+	var wg sync.WaitGroup
+	for _, addr := range lost {
+		wg.Go(func() { r.join(ctx, addr) })
+	}
+	for _, host := range hosts {
+		wg.Go(func() {
+			addrs, err := r.m.resolve(ctx, host)
+			if err != nil {
+				r.m.cfg.Logger.Debug("cannot resolve an address of the join list", "host", host, "error", err)
+			}
+			for _, addr := range addrs {
+				if r.wanted(addr) {
+					r.join(ctx, addr)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	_, alive, known = r.m.peers.lost()
+	return alive, known
+}
+
+// hosts gives the entries of the join list, but for literal addresses that need no try.
+func (r *rejoiner) hosts() []string {
+	r.m.join.mu.Lock()
+	hosts := slices.Clone(r.m.join.hosts)
+	r.m.join.mu.Unlock()
+	return slices.DeleteFunc(hosts, func(host string) bool {
+		addr, err := netip.ParseAddrPort(host)
+		return err == nil && !r.wanted(addr)
+	})
+}
+
+// wanted tells whether an address is worth a try: not ours, not a live peer's, and not one that answered lately.
+func (r *rejoiner) wanted(addr netip.AddrPort) bool {
+	if addr == r.m.Addr() || r.m.peers.aliveAt(addr) {
+		return false
+	}
+	losses, alive := r.m.peers.lossCount()
+	r.m.join.mu.Lock()
+	defer r.m.join.mu.Unlock()
+	j, ok := r.m.join.joined[addr]
+	if ok && (alive == 0 || j.losses != losses || time.Since(j.at) > joinedFor) {
+		delete(r.m.join.joined, addr)
+		ok = false
+	}
+	return !ok
+}
+
+// join exchanges membership with an address. After a long partition each side holds the other dead: the first exchange
+// makes them refute that, a second one spreads it.
+func (r *rejoiner) join(ctx context.Context, addr netip.AddrPort) {
+	for try := range 2 {
+		if ctx.Err() != nil {
+			return
+		}
+		if _, err := r.ml.Join([]string{addr.String()}); err != nil {
+			r.m.cfg.Logger.Debug("cannot join", "addr", addr, "error", escapeText(err.Error(), maxLogText))
+			return
+		}
+		if r.m.peers.aliveAt(addr) || try > 0 {
+			break
+		}
+		select {
+		case <-time.After(refuteWait):
+		case <-ctx.Done():
+		}
+	}
+	losses, _ := r.m.peers.lossCount()
+	r.m.join.mu.Lock()
+	defer r.m.join.mu.Unlock()
+	if len(r.m.join.joined) < MaxPeers+MaxJoin {
+		r.m.join.joined[addr] = joinedAt{time.Now(), losses}
+	}
+}
+
+// resolve turns HOST[:PORT] into addresses; the port defaults to the one that we are bound to.
+func (m *Mesh) resolve(ctx context.Context, entry string) ([]netip.AddrPort, error) {
+	host, port := entry, m.Addr().Port()
+	if m.cfg.Bind.Port() != 0 {
+		port = m.cfg.Bind.Port()
+	}
+	if h, p, err := net.SplitHostPort(entry); err == nil {
+		n, err := strconv.ParseUint(p, 10, 16)
+		if err != nil || n == 0 {
+			return nil, fmt.Errorf("port %q of %q: want 1 to 65535", p, entry)
+		}
+		host, port = h, uint16(n)
+	}
+	if a, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
+		return []netip.AddrPort{netip.AddrPortFrom(a.Unmap(), port)}, nil
+	}
+	lookup := m.cfg.Lookup
+	if lookup == nil {
+		lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
+			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	ips, err := lookup(ctx, host)
+	if err != nil {
+		return nil, fmt.Errorf("resolve %q: %w", host, err)
+	}
+	var addrs []netip.AddrPort
+	for _, ip := range ips[:min(len(ips), maxLookup)] {
+		addrs = append(addrs, netip.AddrPortFrom(ip.Unmap(), port))
+	}
+	return addrs, nil
+}

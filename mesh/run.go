@@ -1,0 +1,256 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+// memberlist's settings, where they differ from its defaults for a LAN. They are chosen so that an idle node of ten costs
+// less than 400 B/s on the wire.
+const (
+	// probeInterval is the time between two pings of ours, and so of anti-entropy.
+	probeInterval = 2 * time.Second
+	// pushPullInterval is the time between two exchanges of the whole membership with one peer.
+	pushPullInterval = 15 * time.Minute
+	// maxAwareness bounds how much slower an overloaded node pings, as a factor.
+	maxAwareness = 3
+	// reclaimAfter is how long a dead node's id must be dead before it may come back at another address.
+	reclaimAfter = time.Second
+	// streamTimeout bounds the reading and writing of one stream.
+	streamTimeout = 10 * time.Second
+
+	// leaveTime bounds the spreading of our goodbye.
+	leaveTime = 1500 * time.Millisecond
+	// rememberEvery is the least time between two calls of PeersChanged.
+	rememberEvery = 5 * time.Second
+	// forgetEvery is the time between two looks for peers to forget.
+	forgetEvery = time.Minute
+	// rollEvery is the least time between two changes of epoch.
+	rollEvery = 10 * time.Second
+)
+
+// Run opens the sockets, joins and serves until ctx ends; then it leaves the mesh cleanly, within 3 s, and returns nil.
+// It returns only after all that it started has returned, but for at most one goroutine of memberlist's that waits for
+// the answer to its last ping. It can be called once.
+func (m *Mesh) Run(ctx context.Context) error {
+	m.mu.Lock()
+	if m.phase != phaseNew {
+		m.mu.Unlock()
+		return ErrStopped
+	}
+	m.phase = phaseRunning
+	m.mu.Unlock()
+	defer m.end()
+
+	if err := m.invites.load(m.cfg, time.Now()); err != nil {
+		return fmt.Errorf("load the open invitations: %w", err)
+	}
+	ml, err := m.open()
+	if err != nil {
+		return err
+	}
+	m.ml.Store(ml)
+	close(m.ready)
+
+	// Two lives: the tasks end first what brings new work, then what carries out work.
+	outer, stopOuter := context.WithCancel(ctx)
+	inner, stopInner := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopOuter()
+	defer stopInner()
+	var tasks, helpers sync.WaitGroup
+	tasks.Go(func() { m.rejoinLoop(outer, ml) })
+	tasks.Go(func() { m.cloneLoop(outer, ml) })
+	helpers.Go(func() { m.coreLoop(inner) })
+	helpers.Go(func() { m.pusher.run(inner) })
+	helpers.Go(func() { m.streams.run(inner) })
+	helpers.Go(func() { m.notifyLoop(inner) })
+
+	<-ctx.Done()
+	m.refuse()
+	m.pusher.flush()
+	err = m.leave(ml)
+	tasks.Wait()
+	stopInner()
+	helpers.Wait()
+	return err
+}
+
+// refuse ends Publish.
+func (m *Mesh) refuse() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.phase = phaseEnded
+}
+
+func (m *Mesh) end() {
+	m.refuse()
+	m.carryOut() // what was published while the core's goroutine ended
+}
+
+// leave says goodbye and closes the sockets, and with them every stream.
+func (m *Mesh) leave(ml *memberlist.Memberlist) error {
+	bye := append([]byte{kindBye}, m.id[:]...)
+	for _, t := range m.peers.alive() {
+		m.pusher.to(t.node, bye)
+	}
+	if err := ml.Leave(leaveTime); err != nil {
+		m.cfg.Logger.Debug("the goodbye did not reach everybody", "error", err)
+	}
+	if err := ml.Shutdown(); err != nil {
+		return fmt.Errorf("close the mesh port: %w", err)
+	}
+	return nil
+}
+
+// open makes the transport and memberlist on it.
+func (m *Mesh) open() (*memberlist.Memberlist, error) {
+	log := newLogAdapter(m.cfg.Logger, func(id ID) {
+		m.peers.update(id, func(p *peer) {
+			if p.State == StateAlive {
+				p.State, p.Since = StateSuspect, time.Now()
+			}
+		})
+	})
+	var inner memberlist.Transport
+	advertise := m.cfg.Advertise
+	if m.cfg.NewTransport != nil {
+		t, err := m.cfg.NewTransport()
+		if err != nil {
+			return nil, fmt.Errorf("open the mesh transport: %w", err)
+		}
+		inner = t
+	} else {
+		nt, err := listen(m.cfg.Bind, log)
+		if err != nil {
+			return nil, err
+		}
+		bound := netip.AddrPortFrom(m.cfg.Bind.Addr(), uint16(nt.GetAutoBindPort()))
+		advertise = pickAdvertise(m.cfg.Advertise, bound, localAddrs())
+		inner = nt
+	}
+	tr := startTransport(inner, m.serveEnrol)
+	conf, err := m.memberlistConfig(tr, advertise, log)
+	if err == nil {
+		var ml *memberlist.Memberlist
+		if ml, err = memberlist.Create(conf); err == nil {
+			addr := nodeAddr(ml.LocalNode())
+			m.addr.Store(&addr)
+			return ml, nil
+		}
+	}
+	return nil, errors.Join(fmt.Errorf("start membership: %w", err), tr.Shutdown())
+}
+
+func (m *Mesh) memberlistConfig(tr memberlist.Transport, advertise netip.AddrPort, log *logAdapter) (*memberlist.Config, error) {
+	keyring, err := memberlist.NewKeyring(nil, m.cfg.Secrets.GossipKey[:])
+	if err != nil {
+		return nil, err
+	}
+	d := delegate{m}
+	c := memberlist.DefaultLANConfig()
+	c.Name = m.id.String()
+	c.Transport = tr
+	c.Keyring = keyring
+	c.Logger = log.standard()
+	if advertise.IsValid() {
+		c.BindAddr, c.BindPort = advertise.Addr().String(), int(advertise.Port())
+		c.AdvertiseAddr, c.AdvertisePort = advertise.Addr().String(), int(advertise.Port())
+	}
+	c.EnableCompression = false
+	c.ProbeInterval = probeInterval
+	c.PushPullInterval = pushPullInterval
+	c.AwarenessMaxMultiplier = maxAwareness
+	c.DeadNodeReclaimTime = reclaimAfter
+	c.TCPTimeout = streamTimeout
+	c.Delegate, c.Events, c.Alive, c.Conflict, c.Ping = d, d, d, d, d
+	return c, nil
+}
+
+// cloneLoop asks addresses that claim our id.
+func (m *Mesh) cloneLoop(ctx context.Context, ml *memberlist.Memberlist) {
+	for {
+		select {
+		case <-m.clones.wake:
+			m.askClone(ml)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// notifyLoop tells the daemon of members and remembered peers.
+func (m *Mesh) notifyLoop(ctx context.Context) {
+	forget := time.NewTicker(forgetEvery)
+	defer forget.Stop()
+	remember := time.NewTimer(rememberEvery)
+	remember.Stop()
+	defer remember.Stop()
+	waiting := false
+	for {
+		stop := false
+		select {
+		case <-m.peers.wake:
+		case <-forget.C:
+			m.peers.forget(time.Now())
+		case <-remember.C:
+			waiting = false
+			if m.cfg.PeersChanged != nil {
+				m.cfg.PeersChanged(m.peers.remember())
+			}
+		case <-ctx.Done():
+			stop = true
+		}
+		events, dirty, dropped := m.peers.take()
+		if dropped > 0 {
+			m.count.dropped.Add(dropped)
+			m.problems.report(time.Now(), ProblemDropped, "members", "member events came faster than they were taken")
+		}
+		for _, e := range events {
+			if m.cfg.OnMember != nil && !stop {
+				m.cfg.OnMember(e)
+			}
+		}
+		if stop {
+			if dirty && m.cfg.PeersChanged != nil {
+				m.cfg.PeersChanged(m.peers.remember())
+			}
+			return
+		}
+		if dirty && !waiting {
+			waiting = true
+			remember.Reset(rememberEvery)
+		}
+	}
+}
+
+// rollEpoch goes on with a higher epoch after ours was found in use. Called by the core's goroutine.
+func (m *Mesh) rollEpoch(now time.Time, past uint64) {
+	m.mu.Lock()
+	if past < m.core.epoch || now.Sub(m.roll) < rollEvery {
+		m.mu.Unlock()
+		return
+	}
+	m.roll = now
+	m.mu.Unlock()
+	epoch := past + 1
+	if m.cfg.RollEpoch != nil {
+		var err error
+		if epoch, err = m.cfg.RollEpoch(past); err != nil {
+			m.problems.report(now, ProblemEpoch, "store", "cannot raise the epoch: "+err.Error())
+			return
+		}
+	}
+	m.mu.Lock()
+	if epoch > m.core.epoch {
+		m.core.epoch, m.core.seq = epoch, 0
+	}
+	m.mu.Unlock()
+	m.problems.report(now, ProblemEpoch, "own", fmt.Sprintf(
+		"frames in this node's name that it did not publish (restored from a snapshot, or its key is used twice); it goes on with epoch %d", epoch))
+}

@@ -1,0 +1,103 @@
+package mesh
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Reasons for refusing a frame.
+const (
+	refusedFormat = iota
+	refusedSignature
+	refusedMesh
+	refusedTrust
+	refusedExpired
+	refusedFuture
+	refusedFull
+	refusedReasons
+)
+
+var refusedNames = [refusedReasons]string{"format", "signature", "mesh", "trust", "expired", "future", "full"}
+
+// counters is what Stats reports.
+type counters struct {
+	published, sent, forwarded, received, delivered, duplicates atomic.Uint64
+	dropped, sendErrors, syncs, synced, syncFrames, problems    atomic.Uint64
+	refused                                                     [refusedReasons]atomic.Uint64
+}
+
+func (c *counters) verdicts(v [verdictEquivocal + 1]uint64) {
+	c.duplicates.Add(v[verdictDuplicate])
+	c.refused[refusedExpired].Add(v[verdictExpired])
+	c.refused[refusedFuture].Add(v[verdictFuture])
+	c.refused[refusedFull].Add(v[verdictFull])
+}
+
+// Stats gives the counters.
+func (m *Mesh) Stats() Stats {
+	m.mu.Lock()
+	held := m.core.count
+	m.mu.Unlock()
+	c := &m.count
+	s := Stats{
+		Held:       held,
+		Queued:     len(m.inbox) + len(m.bulk) + len(m.pusher.jobs),
+		Published:  c.published.Load(),
+		Sent:       c.sent.Load(),
+		Forwarded:  c.forwarded.Load(),
+		Received:   c.received.Load(),
+		Delivered:  c.delivered.Load(),
+		Duplicates: c.duplicates.Load(),
+		Refused:    make(map[string]uint64, refusedReasons),
+		Dropped:    c.dropped.Load(),
+		SendErrors: c.sendErrors.Load(),
+		Syncs:      c.syncs.Load(),
+		Synced:     c.synced.Load(),
+		SyncFrames: c.syncFrames.Load(),
+		Problems:   c.problems.Load(),
+	}
+	for i, name := range refusedNames {
+		s.Refused[name] = c.refused[i].Load()
+	}
+	return s
+}
+
+const (
+	// problemEvery is the least time between two reports of one kind and culprit.
+	problemEvery = time.Minute
+	// maxProblems bounds the culprits that are remembered; when there are more, reports wait.
+	maxProblems = 256
+	// maxDetailText bounds a report's detail, in bytes.
+	maxDetailText = 256
+)
+
+// problems reports to the daemon, each kind and culprit seldom.
+type problems struct {
+	tell  func(kind Problem, detail string)
+	count *atomic.Uint64
+
+	mu   sync.Mutex
+	last map[string]time.Time
+}
+
+// report tells of a problem unless it was told a short while ago. It calls out: no lock may be held.
+func (p *problems) report(now time.Time, kind Problem, culprit, detail string) {
+	p.count.Add(1)
+	key := string(kind) + " " + culprit
+	p.mu.Lock()
+	for k, t := range p.last {
+		if now.Sub(t) >= problemEvery {
+			delete(p.last, k)
+		}
+	}
+	_, told := p.last[key]
+	told = told || len(p.last) >= maxProblems
+	if !told {
+		p.last[key] = now
+	}
+	p.mu.Unlock()
+	if !told && p.tell != nil {
+		p.tell(kind, escapeText(detail, maxDetailText))
+	}
+}

@@ -1,0 +1,102 @@
+package mesh
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+)
+
+const (
+	// maxToken bounds a token's text, in bytes, maxTokenAddrs the addresses inside.
+	maxToken      = 1024
+	maxTokenAddrs = 8
+	tokenPrefix   = "mb1-"
+	tokenFields   = 5
+	tokenVersion  = 1
+	secretLen     = 16
+)
+
+// ErrBadToken: the text is no join token.
+var ErrBadToken = errors.New("not a join token")
+
+// token is an invitation on its way: where the inviter is, who it is, and the secret that lets one in.
+type token struct {
+	Addrs   []netip.AddrPort
+	Inviter ID
+	Secret  [secretLen]byte
+	Expires time.Time // UTC, whole milliseconds
+}
+
+func (t token) encode() string {
+	b := appendArray(nil, tokenFields)
+	b = appendUint(b, tokenVersion)
+	b = appendArray(b, len(t.Addrs))
+	for _, a := range t.Addrs {
+		b = appendStr(b, a.String())
+	}
+	b = appendBin(b, t.Inviter[:])
+	b = appendBin(b, t.Secret[:])
+	b = appendUint(b, uint64(t.Expires.UnixMilli()))
+	return tokenPrefix + base64.RawURLEncoding.EncodeToString(b)
+}
+
+// decodeToken reads a token; white space around it is ignored. Errors wrap ErrBadToken.
+func decodeToken(s string) (token, error) {
+	t, err := parseToken(strings.TrimSpace(s))
+	if err != nil {
+		return token{}, fmt.Errorf("%w: %w", ErrBadToken, err)
+	}
+	return t, nil
+}
+
+func parseToken(s string) (t token, err error) {
+	if len(s) > maxToken {
+		return t, fmt.Errorf("%d characters, want at most %d", len(s), maxToken)
+	}
+	text, ok := strings.CutPrefix(s, tokenPrefix)
+	if !ok {
+		return t, fmt.Errorf("it does not begin with %q", tokenPrefix)
+	}
+	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
+	if err != nil {
+		return t, errors.New("it was not copied whole")
+	}
+	r := reader{b: b}
+	r.arrayOf(tokenFields)
+	if v := r.uint(); r.err == nil && v != tokenVersion {
+		return t, fmt.Errorf("version %d, want %d", v, tokenVersion)
+	}
+	for n := r.array(maxTokenAddrs); n > 0 && r.err == nil; n-- {
+		a, err := parseAddrPort(r.str(maxAddrText))
+		if err != nil {
+			r.fail(err)
+		}
+		t.Addrs = append(t.Addrs, a)
+	}
+	r.fixed(t.Inviter[:])
+	r.fixed(t.Secret[:])
+	ms := r.uint()
+	if err := r.end(); err != nil {
+		return token{}, err
+	}
+	if len(t.Addrs) == 0 || ms > maxMillis {
+		return token{}, errors.New("no address, or a time out of range")
+	}
+	t.Expires = time.UnixMilli(int64(ms)).UTC()
+	return t, nil
+}
+
+// parseAddrPort reads an address and port that somebody can be reached at, in its one text form.
+func parseAddrPort(s string) (netip.AddrPort, error) {
+	a, err := netip.ParseAddrPort(s)
+	if err != nil || a.String() != s {
+		return netip.AddrPort{}, errors.New("malformed address")
+	}
+	if ip := a.Addr(); a.Port() == 0 || ip.Zone() != "" || ip.Is4In6() || ip.IsUnspecified() || ip.IsMulticast() {
+		return netip.AddrPort{}, errors.New("address that nobody can be reached at")
+	}
+	return a, nil
+}

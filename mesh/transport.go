@@ -1,0 +1,293 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+const (
+	// maxDial bounds the time to open a stream.
+	maxDial = 2 * time.Second
+	// peekTimeout is how long an accepted stream may stay silent before its first byte.
+	peekTimeout = 5 * time.Second
+	// maxPeeks bounds the accepted streams that have not said anything yet; further ones are closed.
+	maxPeeks = 256
+	// bindTries is how often a free port is looked for when none is given: UDP and TCP must both have it.
+	bindTries = 10
+	// tlsRecord is the first byte of a TLS ClientHello; memberlist's streams begin with 10 or 244.
+	tlsRecord = 0x16
+)
+
+var errShutdown = errors.New("the transport is shut down")
+
+// transport stands between memberlist and the sockets. It hands accepted streams that begin like TLS to enrolment, all
+// others to memberlist, and ends every stream and dial at Shutdown, which memberlist's own does not.
+type transport struct {
+	memberlist.NodeAwareTransport
+	dial  func(ctx context.Context, addr memberlist.Address) (net.Conn, error)
+	enrol func(net.Conn)
+
+	streams chan net.Conn // sorter goroutines send, memberlist receives; nobody closes it
+	peeks   chan struct{} // one token per stream that is being looked at
+	ctx     context.Context
+	cancel  context.CancelFunc
+	drained chan struct{}
+	wg      sync.WaitGroup
+
+	mu    sync.Mutex
+	ended bool
+	open  map[net.Conn]struct{}
+}
+
+// startTransport wraps inner; enrol takes over (and closes) a stream.
+func startTransport(inner memberlist.Transport, enrol func(net.Conn)) *transport {
+	t := &transport{
+		enrol:   enrol,
+		streams: make(chan net.Conn),
+		peeks:   make(chan struct{}, maxPeeks),
+		drained: make(chan struct{}),
+		open:    make(map[net.Conn]struct{}),
+	}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	t.NodeAwareTransport = asNodeAware(inner)
+	if _, ok := inner.(*memberlist.NetTransport); ok {
+		t.dial = func(ctx context.Context, a memberlist.Address) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "tcp", a.Addr)
+		}
+	} else {
+		t.dial = func(_ context.Context, a memberlist.Address) (net.Conn, error) {
+			return t.NodeAwareTransport.DialAddressTimeout(a, maxDial)
+		}
+	}
+	go t.accept()
+	return t
+}
+
+// listen opens the sockets.
+func listen(bind netip.AddrPort, log *logAdapter) (*memberlist.NetTransport, error) {
+	tries := 1
+	if bind.Port() == 0 {
+		tries = bindTries
+	}
+	var err error
+	for range tries {
+		var nt *memberlist.NetTransport
+		nt, err = memberlist.NewNetTransport(&memberlist.NetTransportConfig{
+			BindAddrs: []string{bind.Addr().String()},
+			BindPort:  int(bind.Port()),
+			Logger:    log.standard(),
+		})
+		if err == nil {
+			return nt, nil
+		}
+	}
+	return nil, fmt.Errorf("open the mesh port %v: %w", bind, err)
+}
+
+func (t *transport) accept() {
+	defer close(t.drained)
+	for {
+		select {
+		case conn := <-t.NodeAwareTransport.StreamCh():
+			if conn = t.track(conn); conn == nil {
+				continue
+			}
+			select {
+			case t.peeks <- struct{}{}:
+				t.wg.Go(func() { t.sort(conn) })
+			default:
+				_ = conn.Close()
+			}
+		case <-t.ctx.Done():
+			return
+		}
+	}
+}
+
+// sort looks at a stream's first byte.
+func (t *transport) sort(conn net.Conn) {
+	first := make([]byte, 1)
+	_ = conn.SetReadDeadline(time.Now().Add(peekTimeout))
+	n, err := conn.Read(first)
+	_ = conn.SetReadDeadline(time.Time{})
+	<-t.peeks
+	if err != nil || n == 0 {
+		_ = conn.Close()
+		return
+	}
+	conn = &peeked{Conn: conn, first: first}
+	if first[0] == tlsRecord {
+		t.enrol(conn)
+		return
+	}
+	select {
+	case t.streams <- conn:
+	case <-t.ctx.Done():
+		_ = conn.Close()
+	}
+}
+
+// StreamCh gives memberlist's share of the accepted streams.
+func (t *transport) StreamCh() <-chan net.Conn { return t.streams }
+
+// DialTimeout opens a stream.
+func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
+	return t.DialAddressTimeout(memberlist.Address{Addr: addr}, timeout)
+}
+
+// DialAddressTimeout opens a stream, within timeout and maxDial.
+func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(t.ctx, min(timeout, maxDial))
+	defer cancel()
+	conn, err := t.dial(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	if conn = t.track(conn); conn == nil {
+		return nil, errShutdown
+	}
+	return conn, nil
+}
+
+// Shutdown closes the sockets and every stream, and waits for what it started.
+func (t *transport) Shutdown() error {
+	t.mu.Lock()
+	t.ended = true
+	open := t.open
+	t.open = nil
+	t.mu.Unlock()
+	for conn := range open {
+		_ = conn.Close()
+	}
+	// The sockets' own goroutines may be waiting to hand over a stream: go on accepting until they are gone.
+	err := t.NodeAwareTransport.Shutdown()
+	t.cancel()
+	<-t.drained
+	t.wg.Wait()
+	return err
+}
+
+// track remembers a stream until it is closed; after Shutdown it closes it at once and gives nil.
+func (t *transport) track(conn net.Conn) net.Conn {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ended {
+		_ = conn.Close()
+		return nil
+	}
+	c := &tracked{Conn: conn, t: t}
+	t.open[c] = struct{}{}
+	return c
+}
+
+type tracked struct {
+	net.Conn
+	t *transport
+}
+
+func (c *tracked) Close() error {
+	c.t.mu.Lock()
+	delete(c.t.open, c)
+	c.t.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// peeked gives back the byte that was read ahead.
+type peeked struct {
+	net.Conn
+	first []byte
+}
+
+func (c *peeked) Read(b []byte) (int, error) {
+	if len(c.first) > 0 && len(b) > 0 {
+		n := copy(b, c.first)
+		c.first = c.first[n:]
+		return n, nil
+	}
+	return c.Conn.Read(b)
+}
+
+// asNodeAware lets a plain transport, as tests use, take addresses with names.
+func asNodeAware(t memberlist.Transport) memberlist.NodeAwareTransport {
+	if n, ok := t.(memberlist.NodeAwareTransport); ok {
+		return n
+	}
+	return plainTransport{t}
+}
+
+type plainTransport struct{ memberlist.Transport }
+
+func (p plainTransport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
+	return p.WriteTo(b, a.Addr)
+}
+
+func (p plainTransport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
+	return p.DialTimeout(a.Addr, timeout)
+}
+
+// pickAdvertise chooses the address to tell others: what was configured, else the bound address, else, bound to all,
+// the first private address of this machine, else its first global one, else loopback.
+func pickAdvertise(configured, bound netip.AddrPort, local []netip.Addr) netip.AddrPort {
+	port := bound.Port()
+	if configured.IsValid() {
+		if configured.Port() != 0 {
+			port = configured.Port()
+		}
+		if !configured.Addr().IsUnspecified() {
+			return netip.AddrPortFrom(configured.Addr().Unmap(), port)
+		}
+	}
+	if !bound.Addr().IsUnspecified() {
+		return netip.AddrPortFrom(bound.Addr().Unmap(), port)
+	}
+	var public, private netip.Addr
+	for _, a := range local {
+		a = a.Unmap()
+		if !a.IsGlobalUnicast() || (bound.Addr().Is4() && !a.Is4()) {
+			continue
+		}
+		if a.IsPrivate() && !private.IsValid() {
+			private = a
+		} else if !a.IsPrivate() && !public.IsValid() {
+			public = a
+		}
+	}
+	for _, a := range []netip.Addr{private, public} {
+		if a.IsValid() {
+			return netip.AddrPortFrom(a, port)
+		}
+	}
+	if bound.Addr().Is4() {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
+	}
+	return netip.AddrPortFrom(netip.IPv6Loopback(), port)
+}
+
+// localAddrs lists this machine's unicast addresses.
+func localAddrs() []netip.Addr {
+	ifs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	var addrs []netip.Addr
+	for _, i := range ifs {
+		if n, ok := i.(*net.IPNet); ok {
+			if a, ok := netip.AddrFromSlice(n.IP); ok {
+				addrs = append(addrs, a.Unmap())
+			}
+		}
+	}
+	return addrs
+}
+
+func joinHostPort(host string, port uint16) string {
+	return net.JoinHostPort(host, strconv.Itoa(int(port)))
+}
