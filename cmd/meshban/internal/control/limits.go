@@ -10,13 +10,16 @@ const (
 	MaxReason     = 200      // bytes of a reason
 	MaxSource     = 64       // bytes of a source
 	MaxFindings   = 1_000    // findings in one WhyReply
-	MaxInviteUses = 10_000   // machines that one token may enrol
+	MaxInviteUses = 1_000    // machines that one token may enrol
 	MaxConns      = 128      // connections at a time
 	MaxWatchers   = 32       // of them, event streams
 	maxHeader     = 8 << 10  // bytes of one request's header
 	maxReply      = 64 << 20 // bytes of one answer that is no stream, as the client reads it
 	MaxLine       = 64 << 10 // bytes of one line of a stream, as the client reads it
 )
+
+// MaxInviteFor is the longest time for which a token is good.
+const MaxInviteFor = 30 * 24 * time.Hour
 
 const (
 	headerTimeout  = 5 * time.Second  // for a request's header to arrive

@@ -178,5 +178,8 @@ func decodeInvite(body []byte) (InviteRequest, error) {
 	if w.Uses < 0 || w.Uses > MaxInviteUses {
 		return InviteRequest{}, usage("a token is for 1 to %d machines, not %d", MaxInviteUses, w.Uses)
 	}
+	if time.Duration(w.For) > MaxInviteFor {
+		return InviteRequest{}, usage("a token is good for at most %s", config.FormatDuration(MaxInviteFor))
+	}
 	return InviteRequest{w.Uses, time.Duration(w.For)}, nil
 }
