@@ -35,6 +35,7 @@ type Fleet struct {
 	mu     sync.Mutex
 	hosts  []*Host
 	closer []func() error // run first at the end, last one first
+	port   uint16         // given to a pair last
 }
 
 // Node is a server of the fleet.
@@ -147,6 +148,16 @@ func (f *Fleet) newHost(name string, sysctls, binds map[string]string) (*Host, e
 	f.hosts = append(f.hosts, h)
 	f.mu.Unlock()
 	return h, nil
+}
+
+// probePort returns a source port for a pair, each in turn.
+func (f *Fleet) probePort() uint16 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.port++; f.port < firstPort || f.port > lastPort {
+		f.port = firstPort
+	}
+	return f.port
 }
 
 // onClose runs c before the hosts end: for sockets of the test process that

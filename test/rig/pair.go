@@ -14,8 +14,9 @@ import (
 const (
 	// Settle is how long a pair must have been silent to count as enforced.
 	Settle = 300 * time.Millisecond
-	// controlRun is how many probes in a row must be answered before a trial.
-	controlRun = 20
+	// controlRun is how many probes in a row must be answered before a trial;
+	// a sparse prober sends fewer in the same time, so fewer have to do.
+	controlRun, sparseRun = 20, 4
 	// controlLimit bounds the wait for them: the first ones wait for neighbour
 	// discovery.
 	controlLimit = 5 * time.Second
@@ -96,11 +97,11 @@ func (p *Pair) Control() error {
 	err := Within(controlLimit, func() error {
 		p.prober.mu.Lock()
 		defer p.prober.mu.Unlock()
-		n := len(p.replied)
-		if n < controlRun || len(p.sent)-n > controlRun {
+		n, run := len(p.replied), max(sparseRun, controlRun/p.prober.every)
+		if n < run || len(p.sent)-n > run {
 			return errors.New("no answer")
 		}
-		for _, ok := range p.replied[n-controlRun:] {
+		for _, ok := range p.replied[n-run:] {
 			if !ok {
 				return errors.New("not every probe is answered")
 			}

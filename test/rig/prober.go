@@ -17,9 +17,11 @@ import (
 )
 
 const (
-	// ProbeEvery is the time between two probes of one pair.
+	// ProbeEvery is the time between two rounds of a prober, and between two
+	// probes of one pair unless the prober is a sparse one.
 	ProbeEvery = time.Millisecond
-	// firstPort to lastPort are the probes' source ports, one for each pair.
+	// firstPort to lastPort are the probes' source ports, one for each pair of
+	// all probers of a fleet.
 	firstPort, lastPort = 10000, 59999
 	// maxProbes bounds what is kept of one pair: over 16 minutes.
 	maxProbes = 1 << 20
@@ -28,13 +30,14 @@ const (
 )
 
 // Prober sends a TCP SYN for each watched pair of source and node every
-// millisecond, and learns from the answers which of them got through.
+// millisecond (a sparse one: every few), and learns from the answers which of them got through.
 //
 // It works below the attacker's IP stack, with one packet socket. A probe's
 // sequence number is its index in the pair's list of send times and comes back
 // in the answer, so that the reader may be late without moving any time.
 type Prober struct {
 	fleet *Fleet
+	every int // rounds between two probes of one pair
 	fd    int
 	from  unix.SockaddrLinklayer
 	start time.Time // monotonic zero of all send times
@@ -43,18 +46,25 @@ type Prober struct {
 	done chan struct{} // closed when loop has returned
 
 	mu    sync.Mutex
+	turn  int // rounds so far
 	pairs []*Pair
 	ports map[uint16]*Pair
-	next  uint16
 	err   error // why the loop ended
 }
 
 // Prober opens a prober in the attacker; it ends with the fleet.
 func (f *Fleet) Prober(t testing.TB) *Prober {
 	t.Helper()
+	return f.SparseProber(t, 1)
+}
+
+// SparseProber is a Prober for many pairs: it probes each in every n-th round
+// only, and not all in the same.
+func (f *Fleet) SparseProber(t testing.TB, n int) *Prober {
+	t.Helper()
 	p := &Prober{
-		fleet: f, start: time.Now(), stop: make(chan struct{}), done: make(chan struct{}),
-		ports: map[uint16]*Pair{}, next: firstPort,
+		fleet: f, every: n, start: time.Now(), stop: make(chan struct{}), done: make(chan struct{}),
+		ports: map[uint16]*Pair{},
 	}
 	if err := f.Attacker.InNet(p.open); err != nil {
 		t.Fatalf("open the prober: %v", err)
@@ -135,7 +145,9 @@ func (p *Prober) loop() {
 func (p *Prober) round(buf []byte) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, pair := range p.pairs {
+	p.turn++
+	for i := p.turn % p.every; i < len(p.pairs); i += p.every {
+		pair := p.pairs[i]
 		if len(pair.sent) == maxProbes {
 			return fmt.Errorf("%v: watched for too long", pair)
 		}
@@ -177,12 +189,8 @@ func (p *Prober) Watch(src netip.Addr, node *Node, port uint16) *Pair {
 	copy(pair.to.Addr[:], node.probeMAC[:])
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for p.ports[p.next] != nil {
-		p.next++
-	}
-	pair.source = p.next
-	if p.next++; p.next > lastPort {
-		p.next = firstPort
+	for pair.source == 0 || p.ports[pair.source] != nil {
+		pair.source = p.fleet.probePort()
 	}
 	pair.frame = newSYN(mac(2, attackerHost), node.probeMAC,
 		netip.AddrPortFrom(src, pair.source), netip.AddrPortFrom(dst, port))

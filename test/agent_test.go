@@ -1,0 +1,166 @@
+//go:build linux && netns
+
+package test
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/meshban/meshban/test/rig"
+)
+
+// With nothing set up, the agent runs at once and says what it does.
+func TestAgentFromNothing(t *testing.T) {
+	m := newFleet(t, 1)
+	n := m.nodes[0]
+	n.exit(t, exitNoAgent, "status")
+	n.start(t)
+	s := n.status(t)
+	if s.Mesh.Alive != 1 || s.Mesh.Total != 1 || s.Firewall.Backend != "ipset" {
+		t.Errorf("status %+v", s)
+	}
+	if said := n.agent.Stderr(); !strings.Contains(said, "ipset") || !strings.Contains(said, "invite") {
+		t.Errorf("the agent says neither its backend nor how to go on:\n%s", said)
+	}
+	src := fresh()
+	enforced(t, m.watch(t, src), n.write(t, src, "22"))
+
+	// A second agent on the folder ends with 1 and leaves the first alone.
+	r := n.exit(t, exitFailed, "agent")
+	if !strings.Contains(r.Stderr, stateDir) {
+		t.Errorf("the second agent does not name the folder:\n%s", r.Stderr)
+	}
+	n.status(t)
+	n.stop(t)
+	n.exit(t, exitNoAgent, "status")
+}
+
+// Not everything can be had everywhere: the agent says which backend it takes.
+func TestAgentWithoutPrivileges(t *testing.T) {
+	m := newFleet(t, 1)
+	n := m.nodes[0]
+	must(n.Shell("install -d -o nobody /tmp/state"))(t)
+	argv := []string{"setpriv", "--reuid=nobody", "--clear-groups", "--bounding-set=-all", "meshban", "agent", "--dir", "/tmp/state"}
+	p := must(n.StartDaemon(rig.Cmd{Argv: argv}, startLimit, func(*rig.Proc) error {
+		r, err := n.Run("meshban", "--dir", "/tmp/state", "status")
+		if err == nil && r.Code != exitDone {
+			err = fmt.Errorf("status: %s", r.Stderr)
+		}
+		return err
+	}))(t)
+	if out := n.run(t, "--dir", "/tmp/state", "status", "--json"); !strings.Contains(out, `"none"`) {
+		t.Errorf("status %s", out)
+	}
+	if said := p.Stderr(); !strings.Contains(said, "root") {
+		t.Errorf("the agent does not say what it lacks:\n%s", said)
+	}
+	must(p.Stop())(t)
+}
+
+// A config file with errors is refused as a whole, each with its place; SIGHUP
+// keeps what was there.
+func TestReload(t *testing.T) {
+	m := newMesh(t, setup{nodes: 2})
+	a, b := m.nodes[0], m.nodes[1]
+	src := fresh()
+	pairs := m.watch(t, src)
+	start := time.Now()
+	b.run(t, "ban", src.String())
+	enforced(t, pairs, start)
+	good := must(a.ReadFile(configFile))(t)
+
+	a.configure(t, "alow: [192.0.2.1]")
+	check(t, a.agent.Signal(unix.SIGHUP))
+	eventually(t, banLimit, func() error {
+		if said := a.agent.Stderr(); !strings.Contains(said, "alow") {
+			return fmt.Errorf("the agent says nothing of the unknown key:\n%s", said)
+		}
+		return nil
+	})
+	a.status(t)
+
+	check(t, a.WriteFile(configFile, good+fmt.Sprintf("\nallow: [%q]\n", src.String())))
+	start = time.Now()
+	check(t, a.agent.Signal(unix.SIGHUP))
+	open(t, pairs[:1], start, banLimit)
+	check(t, pairs[1:].Silent(start, time.Now())) // the list is a's own
+
+	a.stop(t)
+	check(t, a.WriteFile(configFile, good+"\nnonsense: 1\n"))
+	r := a.exit(t, exitUsage, "agent")
+	if !strings.Contains(r.Stderr, configFile+":") || !strings.Contains(r.Stderr, "nonsense") {
+		t.Errorf("no file, line and key:\n%s", r.Stderr)
+	}
+}
+
+// A state folder that was copied to another machine: one key speaks twice.
+func TestCloneIsNamed(t *testing.T) {
+	m := newMesh(t, setup{nodes: 3})
+	a, b, clone := m.nodes[0], m.nodes[1], m.nodes[2]
+	clone.stop(t)
+	b.stop(t)
+	must(clone.Shell("rm -rf " + stateDir + "/*"))(t)
+	for _, name := range must(os.ReadDir(b.Path(stateDir)))(t) {
+		if !name.Type().IsRegular() {
+			continue
+		}
+		data := must(b.ReadFile(stateDir + "/" + name.Name()))(t)
+		if name.Name() == "meshban.yaml" {
+			data = strings.ReplaceAll(data, m.bind(b), m.bind(clone))
+		}
+		check(t, os.WriteFile(clone.Path(stateDir+"/"+name.Name()), []byte(data), 0o600))
+	}
+	b.start(t)
+	clone.start(t)
+	eventually(t, syncLimit, func() error {
+		for _, n := range m.nodes {
+			said := strings.ToLower(fmt.Sprint(n.status(t).Problems) + n.agent.Stderr())
+			if strings.Contains(said, "key") && strings.Contains(said, clone.Mesh.String()) {
+				return nil
+			}
+		}
+		return fmt.Errorf("nobody names the clone at %v: %v", clone.Mesh, a.status(t).Problems)
+	})
+	src := fresh() // the rest of the mesh lives on
+	pairs := m.watch(t, src)
+	start := time.Now()
+	a.run(t, "ban", src.String())
+	enforced(t, pairs[:1], start)
+}
+
+// Machines with one host name are common; a mesh tells them apart.
+func TestEqualNames(t *testing.T) {
+	m := newFleet(t, 3)
+	first := m.nodes[0]
+	first.run(t, "init", "--name", "web", "--bind", m.bind(first))
+	first.start(t)
+	token := strings.TrimSpace(first.run(t, "invite", "--uses", "2"))
+	for _, n := range m.nodes[1:] {
+		n.run(t, "join", token, "--name", "web", "--bind", m.bind(n))
+		n.start(t)
+	}
+	for _, n := range m.nodes {
+		eventually(t, syncLimit, func() error {
+			ids := map[string]bool{}
+			for _, other := range n.members(t) {
+				if other.State == "alive" && other.InSync {
+					ids[other.ID] = true
+				}
+			}
+			if len(ids) != 3 {
+				return fmt.Errorf("%s sees %d members in sync", n.Name, len(ids))
+			}
+			return nil
+		})
+	}
+	src := fresh()
+	pairs := m.watch(t, src)
+	enforced(t, pairs, m.nodes[2].write(t, src, "22"))
+	// A token has a number of uses.
+	m.nodes[1].exit(t, exitFailed, "join", token, "--dir", "/tmp/other")
+}

@@ -1,0 +1,83 @@
+//go:build linux && netns
+
+package test
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/meshban/meshban/test/rig"
+)
+
+const (
+	// checkEvery is the tick of the check in these tests.
+	checkEvery = time.Second
+	// repairLimit is one tick, and the time that a repair takes on a busy machine.
+	repairLimit = checkEvery + time.Second
+
+	flushRaw = "iptables -w -t raw -F && ip6tables -w -t raw -F"
+)
+
+// What others do to the firewall is repaired within one tick.
+func TestDrift(t *testing.T) {
+	m := newMesh(t, setup{nodes: 2, config: "firewall:\n  check: " + checkEvery.String()})
+	m.nodes[1].stop(t)
+	m.nodes[1].args = []string{"--firewall", "nftables"}
+	m.nodes[1].start(t)
+	m.inSync(t, syncLimit)
+	src, src6 := fresh(), fresh6()
+	inside := netip.MustParseAddr("203.0.113.77")
+	pairs, pairs6, wide := m.watch(t, src), m.watch(t, src6), m.watch(t, inside)
+	start := time.Now()
+	m.nodes[0].run(t, "ban", src.String(), src6.String(), "203.0.113.64/27", "--for", "1h")
+	for _, p := range []rig.Pairs{pairs, pairs6, wide} {
+		enforced(t, p, start)
+	}
+	for _, c := range []struct {
+		name   string
+		node   int
+		script string
+	}{
+		{"ok: iptables -F of the raw tables", 0, flushRaw},
+		// Until: a repair may come between two of these commands.
+		{"ok: our chain is gone", 0, "until " + flushRaw + " && iptables -w -t raw -X && ip6tables -w -t raw -X; do :; done"},
+		{"ok: nft flush ruleset under iptables-nft", 0, "nft flush ruleset"},
+		{"ok: ipset destroy", 0, "until " + flushRaw + " && ipset destroy; do :; done"},
+		{"ok: a rule in front of ours", 0, "iptables -w -t raw -I PREROUTING -j ACCEPT && ip6tables -w -t raw -I PREROUTING -j ACCEPT"},
+		{"ok: nft flush ruleset", 1, "nft flush ruleset"},
+		{"ok: nft delete table", 1, "nft delete table inet meshban"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			n := m.nodes[c.node]
+			repairs := n.status(t).Firewall.Repairs
+			mine := rig.Pairs{pairs[c.node], pairs6[c.node], wide[c.node]}
+			start := time.Now()
+			must(n.Shell(c.script))(t)
+			done := time.Now()
+			must(mine.Open(start, banLimit))(t) // positive control: the hole is real
+			at := rig.Last(must(mine.Enforced(2 * repairLimit))(t))
+			if took := at.Sub(done); took > repairLimit {
+				t.Errorf("repaired after %v", took)
+			}
+			t.Logf("repaired after %.0f ms", ms(at.Sub(done)))
+			if s := n.status(t).Firewall; s.Repairs <= repairs || s.LastError != "" && s.Enforced == 0 {
+				t.Errorf("status %+v, %d repairs before", s, repairs)
+			}
+		})
+	}
+
+	// Nothing was changed that is not ours.
+	n := m.nodes[0]
+	out := must(n.Do("iptables", "-w", "-t", "raw", "-S", "PREROUTING"))(t)
+	if !contains(out, "-A PREROUTING -j ACCEPT") {
+		t.Errorf("the repair removed a foreign rule:\n%s", out)
+	}
+	start = time.Now()
+	m.nodes[1].run(t, "unban", src.String())
+	open(t, pairs, start, banLimit)
+	if s := fmt.Sprint(n.status(t).Problems); contains(s, "firewall") {
+		t.Errorf("after the repairs, %s complains: %s", n.Name, s)
+	}
+}

@@ -1,0 +1,183 @@
+//go:build linux && netns
+
+package test
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/meshban/meshban/test/rig"
+)
+
+// emitted is the classic form of a line for a ban that came from the mesh.
+var emitted = regexp.MustCompile(`^[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ newbans\[\d+\]: HOST (\S+) PORT 0$`)
+
+func TestLineBansEverywhere(t *testing.T) {
+	for _, nodes := range []int{3, 10} {
+		t.Run(fmt.Sprintf("ok: %d nodes", nodes), func(t *testing.T) {
+			m := newMesh(t, setup{nodes: nodes})
+			first, src := m.nodes[0], fresh()
+			must(first.Rsyslog())(t) // without /dev/log, logger -s writes no line
+			pairs := m.watch(t, src)
+			other := m.watch(t, fresh())
+
+			start := time.Now()
+			must(first.Shell(fmt.Sprintf(`logger -s -i "HOST %v PORT 22" 2>>%s`, src, lineFile)))(t)
+			enforced(t, pairs, start)
+			answering(t, other)
+			for _, n := range m.nodes {
+				e, ok := n.entry(t, src.String())
+				if !ok || e.State != "enforced" || !slices.Equal(e.Origins, []string{first.Name}) || e.Ports != "" {
+					t.Errorf("%s lists %+v, %v", n.Name, e, ok)
+				}
+				oneLineEach(t, n, first, src)
+			}
+			if s := first.status(t); s.Lines.Accepted != 1 || s.Lines.Emitted != 0 || s.Lines.Echoes != 0 {
+				t.Errorf("%s: lines %+v", first.Name, s.Lines)
+			}
+
+			start = time.Now()
+			m.nodes[nodes-1].run(t, "unban", src.String())
+			open(t, pairs, start, banLimit)
+			for _, n := range m.nodes {
+				if e, ok := n.entry(t, src.String()); ok {
+					t.Errorf("%s still lists %+v", n.Name, e)
+				}
+			}
+		})
+	}
+}
+
+// oneLineEach says that a ban that began with one line on first has exactly one
+// line on n, and on another node than first one of the classic form.
+func oneLineEach(t *testing.T, n, first *node, src netip.Addr) {
+	t.Helper()
+	var lines []string
+	eventually(t, 5*time.Second, func() error {
+		if lines = n.lines(t, src); len(lines) == 0 {
+			return fmt.Errorf("%s: no line about %v", n.Name, src)
+		}
+		return nil
+	})
+	if len(lines) != 1 {
+		t.Errorf("%s has %d lines: %q", n.Name, len(lines), lines)
+	}
+	if n == first {
+		return
+	}
+	got := emitted.FindStringSubmatch(lines[0])
+	if got == nil || got[1] != src.String() {
+		t.Errorf("%s emitted %q", n.Name, lines[0])
+	}
+	if s := n.status(t); s.Lines.Emitted != 1 || s.Lines.Accepted != 0 || s.Lines.Echoes != 0 {
+		t.Errorf("%s: lines %+v", n.Name, s.Lines)
+	}
+}
+
+func TestBurstLosesNothing(t *testing.T) {
+	m := newMesh(t, setup{nodes: 3})
+	const burst = 50
+	var watched []rig.Pairs
+	text := ""
+	for i := range burst {
+		src := fresh()
+		text += fmt.Sprintf("HOST %v PORT 22\n", src)
+		if i%10 == 9 {
+			watched = append(watched, m.watch(t, src))
+		}
+	}
+	start := must(m.nodes[0].AppendFile(lineFile, text))(t)
+	for _, pairs := range watched {
+		enforced(t, pairs, start)
+	}
+	for _, n := range m.nodes {
+		eventually(t, banLimit, func() error {
+			if got := n.status(t).Firewall.Enforced; got != burst {
+				return fmt.Errorf("%s enforces %d of %d", n.Name, got, burst)
+			}
+			return nil
+		})
+	}
+}
+
+// What programs do to a log file while the agent follows it.
+func TestLineFileSurvives(t *testing.T) {
+	m := newMesh(t, setup{nodes: 2, before: func(n *node) {
+		// A file that is there at the first start is history.
+		check(t, n.WriteFile(lineFile, "HOST 198.51.100.200 PORT 22\n"))
+	}})
+	n := m.nodes[0]
+	old := m.watch(t, netip.MustParseAddr("198.51.100.200"))
+	for _, c := range []struct {
+		name string
+		do   func(t *testing.T, line string)
+	}{
+		{"ok: appended", func(t *testing.T, line string) {
+			must(n.AppendFile(lineFile, line))(t)
+		}},
+		{"ok: renamed and made anew", func(t *testing.T, line string) {
+			must(n.Do("mv", lineFile, lineFile+".1"))(t)
+			must(n.AppendFile(lineFile, line))(t)
+		}},
+		{"ok: copied and truncated", func(t *testing.T, line string) {
+			must(n.Shell(fmt.Sprintf("cp %[1]s %[1]s.2; : >%[1]s", lineFile)))(t)
+			must(n.AppendFile(lineFile, line))(t)
+		}},
+		{"ok: removed for a while", func(t *testing.T, line string) {
+			must(n.Do("rm", lineFile))(t)
+			during(200 * time.Millisecond)
+			must(n.AppendFile(lineFile, line))(t)
+		}},
+		{"ok: in two pieces", func(t *testing.T, line string) {
+			must(n.AppendFile(lineFile, line[:7]))(t)
+			during(100 * time.Millisecond)
+			must(n.AppendFile(lineFile, line[7:]))(t)
+		}},
+		{"ok: while the agent is down", func(t *testing.T, line string) {
+			n.stop(t)
+			must(n.AppendFile(lineFile, line))(t)
+			n.start(t)
+		}},
+		{"ok: after kill -9", func(t *testing.T, line string) {
+			n.kill(t)
+			must(n.AppendFile(lineFile, line))(t)
+			n.start(t)
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			src := fresh()
+			pairs := m.watch(t, src)
+			defer pairs.Stop()
+			start := time.Now()
+			c.do(t, fmt.Sprintf("HOST %v PORT 22\n", src))
+			if took := rig.Last(must(pairs.Enforced(5 * time.Second))(t)).Sub(start); took > 5*time.Second {
+				t.Errorf("enforced after %v", took)
+			}
+		})
+	}
+	answering(t, old)
+}
+
+// Who writes a line decides how long it lasts, and a line can name a port.
+func TestLineWords(t *testing.T) {
+	m := newMesh(t, setup{nodes: 2, config: "lines:\n  ports: as-written"})
+	n := m.nodes[0]
+	src, all := fresh(), fresh()
+	p22, p9 := m.watchNode(t, src, m.nodes[1], 22), m.watchNode(t, src, m.nodes[1], rig.ClosedPort)
+	zero := m.watch(t, all)
+	start := n.write(t, src, "ssh bantime=600 jail=sshd failures=5")
+	enforced(t, p22, start)
+	answering(t, p9)
+	enforced(t, zero, n.write(t, all, "0:65535"))
+	e, ok := m.nodes[1].entry(t, src.String())
+	if !ok || e.Ports != "22" && e.Ports != "22/tcp" {
+		t.Errorf("listed as %+v, %v", e, ok)
+	}
+	if left := e.Until.Sub(start); left < 598*time.Second || left > 602*time.Second {
+		t.Errorf("a bantime of 600 s ends after %v", left)
+	}
+}

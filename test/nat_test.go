@@ -1,0 +1,49 @@
+//go:build linux && netns
+
+package test
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+)
+
+// pingLimit is how long a connection that is cut is given to answer.
+const pingLimit = 500 * time.Millisecond
+
+// A ban protects what a node forwards to, as containers, and cuts connections
+// that stand.
+func TestContainersAndConnections(t *testing.T) {
+	m := newMesh(t, setup{nodes: 3})
+	n := m.nodes[1]
+	c := must(m.AddContainer(n.Node, map[uint16]uint16{8080: 80, 8081: 81}))(t)
+	c.Echo(t, netip.AddrPortFrom(c.Addr, 80))
+	own := netip.AddrPortFrom(n.Probe, 7)
+	n.Echo(t, own)
+
+	src, good := fresh(), fresh()
+	inside := m.watchNode(t, src, n, 8081) // the container's own kernel answers
+	other := m.watchNode(t, good, n, 8081)
+	through := m.Connect(t, src, netip.AddrPortFrom(n.Probe, 8080))
+	direct := m.Connect(t, src, own)
+	stays := m.Connect(t, good, netip.AddrPortFrom(n.Probe, 8080))
+
+	enforced(t, inside, m.nodes[0].write(t, src, "22"))
+	if err := through.Ping(pingLimit); err == nil {
+		t.Error("the connection into the container still talks")
+	}
+	if err := direct.Ping(pingLimit); err == nil {
+		t.Error("the connection to the node still talks")
+	}
+	if _, err := m.Attacker.Dial(src, netip.AddrPortFrom(n.Probe, 8080)); err == nil {
+		t.Error("the attacker connects to the container")
+	}
+	answering(t, other)
+	check(t, stays.Ping(time.Second))
+
+	start := time.Now()
+	m.nodes[2].run(t, "unban", src.String())
+	open(t, inside, start, banLimit)
+	again := m.Connect(t, src, netip.AddrPortFrom(n.Probe, 8080))
+	check(t, again.Ping(time.Second))
+}
