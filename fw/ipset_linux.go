@@ -251,12 +251,8 @@ func (b *ipset) Check(ctx context.Context) (problems []string, err error) {
 
 // Teardown removes rules, then sets.
 func (b *ipset) Teardown(ctx context.Context) error {
-	for _, f := range b.xt.families {
-		for _, table := range []string{tableRaw, tableMangle} {
-			if _, err := f.teardown(ctx, table); err != nil {
-				return err
-			}
-		}
+	if err := b.xt.teardown(ctx); err != nil {
+		return err
 	}
 	_, err := teardownSets(ctx, &b.conn)
 	return err

@@ -12,6 +12,7 @@ import (
 var openers = map[string]opener{
 	NameIPSet:    openIPSet,
 	NameNFTables: openNFT,
+	NameIPTables: openIPTables,
 }
 
 // keep names what a clean-up must leave alone: what the backend in use needs. The zero keep leaves nothing alone.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -146,10 +147,24 @@ func parseListing(out string) listing {
 		case "-N":
 			l.rules[chain] = nil
 		case "-A":
-			l.rules[chain] = append(l.rules[chain], rest)
+			l.rules[chain] = append(l.rules[chain], canonicalRule(rest))
 		}
 	}
 	return l
+}
+
+// canonicalRule writes a rule's source as netip does, which for some IPv6 addresses differs from what C libraries print.
+func canonicalRule(rule string) string {
+	source, ok := strings.CutPrefix(rule, "-s ")
+	if !ok {
+		return rule
+	}
+	source, rest, _ := strings.Cut(source, " ")
+	p, err := netip.ParsePrefix(source)
+	if err != nil {
+		return rule
+	}
+	return "-s " + p.String() + " " + rest
 }
 
 // list reads a table. With the legacy variant that makes the kernel register the table.

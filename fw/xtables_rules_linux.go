@@ -84,7 +84,7 @@ func (x *xtables) ensure(ctx context.Context, want func(v6 bool) chains) error {
 		hit := append(slices.Clone(c.hit), dropRule(f.made))
 		if !slices.Equal(have.rules[chainHit], hit) || !slices.Equal(have.rules[chainMain], c.main) ||
 			!have.has(chainMain) {
-			if err := f.writeChains(ctx, x.table, c); err != nil {
+			if err := f.writeChains(ctx, x.table, c, true); err != nil {
 				return err
 			}
 		}
@@ -95,9 +95,35 @@ func (x *xtables) ensure(ctx context.Context, want func(v6 bool) chains) error {
 	return nil
 }
 
-// writeChains replaces what both chains contain, in one step.
-func (f *xtFamily) writeChains(ctx context.Context, table string, c chains) error {
-	lines := []string{":" + chainHit + " - [0:0]", ":" + chainMain + " - [0:0]"}
+// openRules sets up the chains and the jump. Chains that a former run filled are left as they are, to go on dropping
+// until the first load.
+func (x *xtables) openRules(ctx context.Context, want func(v6 bool) chains) error {
+	for _, f := range x.families {
+		have, err := f.list(ctx, x.table)
+		if err != nil {
+			return err
+		}
+		if err := f.remember(have, x.table); err != nil {
+			return err
+		}
+		if !have.has(chainMain) || !have.has(chainHit) {
+			if err := f.writeChains(ctx, x.table, want(f.v6), true); err != nil {
+				return err
+			}
+		}
+		if err := f.ensureJump(x.table, have); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeChains replaces what chainHit contains, and chainMain too if wanted, in one step.
+func (f *xtFamily) writeChains(ctx context.Context, table string, c chains, both bool) error {
+	lines := []string{":" + chainHit + " - [0:0]"}
+	if both {
+		lines = append(lines, ":"+chainMain+" - [0:0]")
+	}
 	for _, rule := range c.hit {
 		lines = append(lines, "-A "+chainHit+" "+rule)
 	}
@@ -183,6 +209,18 @@ func (x *xtables) check(ctx context.Context, want func(v6 bool) chains) (problem
 		}
 	}
 	return problems, nil
+}
+
+// teardown takes our rules out of every table of every family.
+func (x *xtables) teardown(ctx context.Context) error {
+	for _, f := range x.families {
+		for _, table := range []string{tableRaw, tableMangle} {
+			if _, err := f.teardown(ctx, table); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // teardown takes our rules out of one table, and what was only there for them. A table that does not exist is not

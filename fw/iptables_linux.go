@@ -1,0 +1,332 @@
+package fw
+
+import (
+	"cmp"
+	"container/heap"
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Bounds of the iptables backend: every packet passes every rule, and every change rewrites the chain.
+const (
+	maxRuleEntries = 1000
+	maxAllowRules  = 1000
+
+	// maxMultiport is what one multiport match takes; a range counts twice.
+	maxMultiport = 15
+)
+
+// ruleEntry is one entry and its place among the newest.
+type ruleEntry struct {
+	Entry
+	rank uint64 // the lowest has to go first
+}
+
+// ruleSet is what the chain holds. It is replaced, never altered, so that a change which fails leaves it true.
+type ruleSet struct {
+	order []Key // as the rules stand in the chain
+	byKey map[Key]ruleEntry
+}
+
+// iptablesBackend drops by one rule or a few per entry, for the newest entries only. Nothing in the kernel ends them.
+type iptablesBackend struct {
+	xt      *xtables
+	opts    Options
+	held    ruleSet
+	allow   []netip.Prefix
+	rank    uint64
+	cleaned bool // what another backend may have left is gone
+}
+
+func openIPTables(ctx context.Context, opts Options) (Backend, string, error) {
+	xt, note, err := openXTables(ctx, opts)
+	if err != nil {
+		return nil, "", err
+	}
+	b := &iptablesBackend{xt: xt, opts: opts}
+	if err := xt.openRules(ctx, b.want); err != nil {
+		return nil, "", err
+	}
+	limits := fmt.Sprintf("only the newest %d bans are enforced, and each costs every packet; install ipset or nftables", maxRuleEntries)
+	if note != "" {
+		limits += "; " + note
+	}
+	return b, limits, nil
+}
+
+func (b *iptablesBackend) Name() string { return NameIPTables }
+func (b *iptablesBackend) Close() error { return nil }
+func (b *iptablesBackend) limit() int   { return maxRuleEntries }
+
+// want is what both chains should hold.
+func (b *iptablesBackend) want(v6 bool) chains {
+	c := chains{hit: b.xt.hitRules(v6)}
+	for _, p := range b.allow {
+		if p.Addr().Is6() == v6 {
+			c.hit = append(c.hit, "-s "+p.String()+" -j RETURN")
+		}
+	}
+	for _, key := range b.held.order {
+		if key.Prefix.Addr().Is6() == v6 {
+			c.main = append(c.main, entryRules(b.held.byKey[key].Entry)...)
+		}
+	}
+	return c
+}
+
+// entryRules are the rules of one entry, as `iptables -S` prints them without "-A CHAIN ".
+func entryRules(e Entry) []string {
+	source := "-s " + e.Prefix.Masked().String()
+	if len(e.Ports) == 0 {
+		return []string{source + " -g " + chainHit}
+	}
+	var rules []string
+	for _, p := range []struct {
+		name       string
+		proto, not uint8
+	}{{"tcp", ProtoTCP, ProtoUDP}, {"udp", ProtoUDP, ProtoTCP}} {
+		var items []string
+		weight := 0
+		end := func() {
+			if len(items) > 0 {
+				rules = append(rules, source+" -p "+p.name+" -m multiport --dports "+strings.Join(items, ",")+" -g "+chainHit)
+			}
+			items, weight = nil, 0
+		}
+		for _, r := range e.Ports {
+			if r.Proto == p.not {
+				continue
+			}
+			item, w := strconv.Itoa(int(r.First)), 1
+			if r.Last != r.First {
+				item, w = item+":"+strconv.Itoa(int(r.Last)), 2
+			}
+			if weight+w > maxMultiport {
+				end()
+			}
+			items, weight = append(items, item), weight+w
+		}
+		end()
+	}
+	return rules
+}
+
+// Replace takes the entries that end last, as far as there is room, and writes the chains in one step.
+func (b *iptablesBackend) Replace(ctx context.Context, now time.Time, state State) error {
+	var latest latestEntries
+	left := 0
+	for e := range state.Entries {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if !droppable(e.Prefix) {
+			left++
+			continue
+		}
+		if e.Until.After(now) {
+			latest.offer(e)
+		}
+	}
+	former, formerAllow := b.held, b.allow
+	b.held = ruleSet{byKey: map[Key]ruleEntry{}}
+	slices.SortFunc(latest, func(x, y Entry) int {
+		return cmp.Or(x.Until.Compare(y.Until), comparePrefix(x.Prefix, y.Prefix))
+	})
+	for _, e := range latest {
+		b.held.put(e, b.nextRank())
+	}
+	var over int
+	b.allow, over = allowRules(state.Allow)
+	if err := b.xt.ensure(ctx, b.want); err != nil {
+		b.held, b.allow = former, formerAllow
+		return err
+	}
+	if !b.cleaned {
+		if _, err := cleanup(ctx, b.opts, keep{backend: NameIPTables, xt: b.xt}); err != nil {
+			return &PartialError{Left: left + over, Why: "what another backend left could not be removed: " + err.Error()}
+		}
+		b.cleaned = true
+	}
+	return leftError(left+over, nil)
+}
+
+func (b *iptablesBackend) nextRank() uint64 {
+	b.rank++
+	return b.rank
+}
+
+// put adds an entry at the end, or gives the one that is there its new end and rank.
+func (s *ruleSet) put(e Entry, rank uint64) {
+	key := e.Key()
+	if _, there := s.byKey[key]; !there {
+		s.order = append(s.order, key)
+	}
+	s.byKey[key] = ruleEntry{e, rank}
+}
+
+func (s *ruleSet) remove(gone func(Key, ruleEntry) bool) {
+	s.order = slices.DeleteFunc(s.order, func(key Key) bool {
+		is := gone(key, s.byKey[key])
+		if is {
+			delete(s.byKey, key)
+		}
+		return is
+	})
+}
+
+func (s ruleSet) clone() ruleSet {
+	c := ruleSet{order: slices.Clone(s.order), byKey: make(map[Key]ruleEntry, len(s.byKey)+1)}
+	for k, v := range s.byKey {
+		c.byKey[k] = v
+	}
+	return c
+}
+
+// shrink removes the entries of lowest rank until there is room.
+func (s *ruleSet) shrink() {
+	over := len(s.order) - maxRuleEntries
+	if over <= 0 {
+		return
+	}
+	ranks := make([]uint64, 0, len(s.order))
+	for _, e := range s.byKey {
+		ranks = append(ranks, e.rank)
+	}
+	slices.Sort(ranks)
+	s.remove(func(_ Key, e ruleEntry) bool { return e.rank < ranks[over] })
+}
+
+// Apply writes the rules that go and come, in one step per family.
+func (b *iptablesBackend) Apply(ctx context.Context, now time.Time, updates []Update) error {
+	next := b.held.clone()
+	left := 0
+	for _, u := range updates {
+		switch {
+		case !droppable(u.Prefix):
+			left++
+		case u.Remove || !u.Until.After(now):
+			if key := u.Key(); len(next.order) > 0 {
+				next.remove(func(k Key, _ ruleEntry) bool { return k == key })
+			}
+		default:
+			next.put(u.Entry, b.nextRank())
+		}
+	}
+	next.shrink()
+	return leftError(left, b.turn(ctx, next))
+}
+
+// turn changes the chain from what it holds to what it shall hold.
+func (b *iptablesBackend) turn(ctx context.Context, next ruleSet) error {
+	for _, f := range b.xt.families {
+		var lines []string
+		add := func(option string, keys []Key, entries, other map[Key]ruleEntry) {
+			for _, key := range keys {
+				if _, stays := other[key]; !stays && key.Prefix.Addr().Is6() == f.v6 {
+					for _, rule := range entryRules(entries[key].Entry) {
+						lines = append(lines, option+" "+chainMain+" "+rule)
+					}
+				}
+			}
+		}
+		add("-D", b.held.order, b.held.byKey, next.byKey)
+		add("-A", next.order, next.byKey, b.held.byKey)
+		if len(lines) == 0 {
+			continue
+		}
+		if err := f.restore(ctx, b.xt.table, lines); err != nil {
+			return err
+		}
+	}
+	b.held = next
+	return nil
+}
+
+// expire removes the rules of entries that are over.
+func (b *iptablesBackend) expire(ctx context.Context, now time.Time) (next time.Time, err error) {
+	over := false
+	for _, e := range b.held.byKey {
+		switch {
+		case !e.Until.After(now):
+			over = true
+		case next.IsZero() || e.Until.Before(next):
+			next = e.Until
+		}
+	}
+	if over {
+		live := b.held.clone()
+		live.remove(func(_ Key, e ruleEntry) bool { return !e.Until.After(now) })
+		err = b.turn(ctx, live)
+	}
+	return next, err
+}
+
+// SetAllow rewrites the chain that decides about packets that matched, in one step.
+func (b *iptablesBackend) SetAllow(ctx context.Context, allow []netip.Prefix) error {
+	former := b.allow
+	var over int
+	b.allow, over = allowRules(allow)
+	for _, f := range b.xt.families {
+		if err := f.writeChains(ctx, b.xt.table, chains{hit: b.want(f.v6).hit}, false); err != nil {
+			b.allow = former
+			return err
+		}
+	}
+	return leftError(over, nil)
+}
+
+// allowRules are the prefixes for which there will be a rule: masked, each once.
+func allowRules(allow []netip.Prefix) (rules []netip.Prefix, left int) {
+	for _, p := range allow {
+		if !droppable(p) {
+			left++
+			continue
+		}
+		rules = append(rules, p.Masked())
+	}
+	slices.SortFunc(rules, comparePrefix)
+	rules = slices.Compact(rules)
+	if over := len(rules) - maxAllowRules; over > 0 {
+		return rules[:maxAllowRules], left + over
+	}
+	return rules, left
+}
+
+// Check compares rules with what they should be.
+func (b *iptablesBackend) Check(ctx context.Context) (problems []string, err error) {
+	return b.xt.check(ctx, b.want)
+}
+
+// Teardown removes the rules.
+func (b *iptablesBackend) Teardown(ctx context.Context) error {
+	b.held = ruleSet{}
+	return b.xt.teardown(ctx)
+}
+
+// latestEntries is a heap of those that end last, the soonest on top.
+type latestEntries []Entry
+
+func (l latestEntries) Len() int           { return len(l) }
+func (l latestEntries) Less(i, j int) bool { return l[i].Until.Before(l[j].Until) }
+func (l latestEntries) Swap(i, j int)      { l[i], l[j] = l[j], l[i] }
+func (l *latestEntries) Push(x any)        { *l = append(*l, x.(Entry)) }
+func (l *latestEntries) Pop() any {
+	e := (*l)[len(*l)-1]
+	*l = (*l)[:len(*l)-1]
+	return e
+}
+
+func (l *latestEntries) offer(e Entry) {
+	switch {
+	case len(*l) < maxRuleEntries:
+		heap.Push(l, e)
+	case e.Until.After((*l)[0].Until):
+		(*l)[0] = e
+		heap.Fix(l, 0)
+	}
+}
