@@ -3,6 +3,7 @@ package fw
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"syscall"
@@ -30,7 +31,8 @@ type work struct {
 
 	owed     bool // the kernel may differ from what should be: a Replace is due at retryAt
 	failed   int  // Replaces that failed in a row
-	crowded  bool // a limited backend had no room for some, and has had removals since
+	crowded  bool // there have been removals since the last Replace: a limited backend may have room again
+	noRoom   string
 	retryAt  time.Time
 	checkAt  time.Time
 	rearmAt  time.Time // when cut timeouts are to be set anew; zero = none was cut
@@ -277,13 +279,21 @@ func (s *Syncer) over() int {
 	return 0
 }
 
-// count brings the figures of Status up to date.
+// count brings the figures of Status up to date. That a backend has no room for all is an error as long as it lasts.
 func (s *Syncer) count() {
 	over := s.over()
 	enforced := s.work.held.len() - over
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.st.Enforced, s.st.NotEnforced = enforced, over
-	s.mu.Unlock()
+	if s.st.LastError == s.work.noRoom {
+		s.st.LastError = ""
+	}
+	s.work.noRoom = ""
+	if over > 0 && enforced > 0 {
+		s.work.noRoom = fmt.Sprintf("%s holds the newest %d only: %d are not enforced", s.st.Backend, enforced, over)
+		s.st.LastError, s.st.LastErrorAt = s.work.noRoom, time.Now().UTC().Truncate(time.Millisecond)
+	}
 }
 
 // failed counts and keeps an error.

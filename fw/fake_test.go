@@ -1,0 +1,105 @@
+package fw
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// fake is a backend in memory. Its hooks, if set, may fail a call or look at it.
+type fake struct {
+	mu       sync.Mutex
+	held     map[Key]time.Time
+	allow    []netip.Prefix
+	replaces int
+	batches  [][]Update
+	problems []string
+
+	onReplace, onApply func() error
+	max                int           // limit, if not 0
+	longest            time.Duration // maxTimeout, if not 0
+	closed, torn       bool
+}
+
+func newFake() *fake { return &fake{held: map[Key]time.Time{}} }
+
+func (f *fake) Name() string { return "fake" }
+
+func (f *fake) Replace(_ context.Context, now time.Time, state State) error {
+	held := map[Key]time.Time{}
+	for e := range state.Entries {
+		held[e.Key()] = e.Until
+	}
+	f.mu.Lock()
+	hook := f.onReplace
+	f.mu.Unlock()
+	if hook != nil {
+		if err := hook(); err != nil {
+			return err
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.held, f.allow, f.problems = held, state.Allow, nil
+	f.replaces++
+	return nil
+}
+
+func (f *fake) Apply(_ context.Context, now time.Time, updates []Update) error {
+	f.mu.Lock()
+	hook := f.onApply
+	f.mu.Unlock()
+	if hook != nil {
+		if err := hook(); err != nil {
+			return err
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.batches = append(f.batches, updates)
+	for _, u := range updates {
+		if u.Remove {
+			delete(f.held, u.Key())
+		} else {
+			f.held[u.Key()] = u.Until
+		}
+	}
+	return nil
+}
+
+func (f *fake) SetAllow(_ context.Context, allow []netip.Prefix) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.allow = allow
+	return nil
+}
+
+func (f *fake) Check(context.Context) ([]string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.problems, nil
+}
+
+func (f *fake) Teardown(context.Context) error { f.torn = true; return nil }
+func (f *fake) Close() error                   { f.closed = true; return nil }
+
+// set changes the fake under its lock.
+func (f *fake) set(change func(*fake)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change(f)
+}
+
+// get reads the fake under its lock.
+func get[T any](f *fake, read func(*fake) T) T {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return read(f)
+}
+
+// limited is a fake that holds few entries, or only for a short time.
+type limited struct{ *fake }
+
+func (l limited) limit() int                { return l.max }
+func (l limited) maxTimeout() time.Duration { return l.longest }

@@ -1,0 +1,115 @@
+package fw
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestCheckMendsAndTells(t *testing.T) {
+	withSyncer(t, nil, func(b *bench) {
+		b.submit(b.ban("192.0.2.1/32"))
+		b.pass(DefaultCheckEvery + time.Second)
+		b.expect("checks", b.Status().Checks, 1)
+		b.expect("repairs", b.Status().Repairs, 0)
+		b.fake.set(func(f *fake) { f.held, f.problems = map[Key]time.Time{}, []string{"the set is missing"} })
+		b.pass(DefaultCheckEvery)
+		b.expect("repairs", b.Status().Repairs, 1)
+		b.expect("told", b.repaired, [][]string{{"the set is missing"}})
+		b.expect("held", b.held(), 1)
+		b.pass(10 * DefaultCheckEvery)
+		b.expect("repairs", b.Status().Repairs, 1)
+	})
+}
+
+func TestRepairThatFailsIsCountedWhenItSucceeds(t *testing.T) {
+	withSyncer(t, nil, func(b *bench) {
+		b.fake.set(func(f *fake) {
+			f.problems = []string{"gone"}
+			f.onReplace = func() error { return errors.New("locked") }
+		})
+		b.pass(DefaultCheckEvery + time.Second)
+		b.expect("repairs", b.Status().Repairs, 0)
+		b.fake.set(func(f *fake) { f.onReplace = nil })
+		b.pass(5 * time.Second)
+		b.expect("repairs", b.Status().Repairs, 1)
+		b.expect("told", len(b.repaired), 1)
+	})
+}
+
+func TestAllowedPrefixesAreSetAndComeWithAFullLoad(t *testing.T) {
+	withSyncer(t, nil, func(b *bench) {
+		allow := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/28")}
+		b.allow = allow
+		b.SetAllow(allow)
+		synctest.Wait()
+		b.expect("allowed", get(b.fake, func(f *fake) []netip.Prefix { return f.allow }), allow)
+		b.fake.set(func(f *fake) { f.allow = nil })
+		if err := b.Replace(context.Background()); err != nil {
+			b.Fatal(err)
+		}
+		b.expect("allowed", get(b.fake, func(f *fake) []netip.Prefix { return f.allow }), allow)
+	})
+}
+
+func TestTimeoutsThatTheKernelCutsAreSetAnew(t *testing.T) {
+	const longest = 24 * time.Hour
+	withSyncer(t, func(f *fake) Backend { f.longest = longest; return limited{f} }, func(b *bench) {
+		b.fake.set(func(f *fake) { f.max = 10 })
+		b.submit(b.ban("192.0.2.1/32")) // an hour: nothing to do
+		b.pass(longest)
+		b.expect("full loads", b.snaps, 0)
+		long := b.ban("192.0.2.2/32")
+		long.Until = time.Now().Add(3 * longest)
+		b.want[long.Key()] = long.Entry
+		b.submit(long)
+		b.pass(longest/2 + time.Second)
+		b.expect("full loads by half of the longest timeout", b.snaps, 1)
+		b.pass(longest/2 + time.Second)
+		b.expect("full loads", b.snaps, 2)
+		b.pass(10 * longest)
+		b.expect("full loads, no more than needed", b.snaps, 4)
+		b.expect("repairs", b.Status().Repairs, 0)
+	})
+}
+
+func TestWhatHasNoRoomIsSaidAndComesInLater(t *testing.T) {
+	withSyncer(t, func(f *fake) Backend { f.max, f.longest = 2, time.Hour; return limited{f} }, func(b *bench) {
+		b.submit(b.ban("192.0.2.1/32"), b.ban("192.0.2.2/32"), b.ban("192.0.2.3/32"))
+		synctest.Wait()
+		st := b.Status()
+		b.expect("enforced", st.Enforced, 2)
+		b.expect("not enforced", st.NotEnforced, 1)
+		b.expect("last error", st.LastError, "fake holds the newest 2 only: 1 are not enforced")
+		b.pass(DefaultCheckEvery + time.Second)
+		b.expect("full loads without a removal", b.snaps, 0)
+		b.submit(b.ban("192.0.2.4/32"), b.lift("192.0.2.1/32"))
+		b.pass(DefaultCheckEvery + time.Second)
+		b.expect("full loads after a removal", b.snaps, 1)
+		b.submit(b.lift("192.0.2.2/32"))
+		synctest.Wait()
+		b.expect("last error", b.Status().LastError, "")
+	})
+}
+
+func TestSyncerConfigIsChecked(t *testing.T) {
+	snap := func() State { return State{} }
+	for name, c := range map[string]struct {
+		cfg SyncerConfig
+		ok  bool
+	}{
+		"ok: as little as may be": {SyncerConfig{Backend: NewNone(), Snapshot: snap}, true},
+		"bad: no backend":         {SyncerConfig{Snapshot: snap}, false},
+		"bad: no snapshot":        {SyncerConfig{Backend: NewNone()}, false},
+		"bad: checks in the past": {SyncerConfig{Backend: NewNone(), Snapshot: snap, CheckEvery: -1}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := NewSyncer(c.cfg); (err == nil) != c.ok {
+				t.Error(err)
+			}
+		})
+	}
+}
