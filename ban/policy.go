@@ -8,9 +8,9 @@ import (
 
 // Limits bound what a node accepts. A zero field takes its value from [DefaultLimits].
 type Limits struct {
-	MaxFor       time.Duration // longest time from its issue that a ban or allow may last
-	PeerMinBits4 int           // shortest IPv4 prefix that a peer may ban or allow
-	PeerMinBits6 int           // shortest IPv6 prefix that a peer may ban or allow
+	MaxFor       time.Duration // longest time from its issue that a ban may last
+	PeerMinBits4 int           // shortest IPv4 prefix that a peer may ban
+	PeerMinBits6 int           // shortest IPv6 prefix that a peer may ban
 	MinBits4     int           // shortest IPv4 prefix in any op of anyone
 	MinBits6     int           // shortest IPv6 prefix in any op of anyone
 	FutureSkew   time.Duration // how far a peer's clock may be ahead of ours
@@ -27,6 +27,9 @@ func DefaultLimits() Limits {
 		FutureSkew:   5 * time.Minute,
 	}
 }
+
+// MaxAllowFor is the longest time from its issue that an allow may last: it protects, so it may well outlast any ban.
+const MaxAllowFor = 366 * 24 * time.Hour
 
 // maxMaxFor is the longest that Limits.MaxFor can be.
 const maxMaxFor = 10 * 365 * 24 * time.Hour
@@ -97,13 +100,13 @@ func (t *Table) CheckLocal(now time.Time, op Op) error {
 	if err := t.checkOp(now, op, t.limits.MinBits4, t.limits.MinBits6); err != nil {
 		return err
 	}
-	longest := t.limits.MaxFor
+	longest := t.longest(op.Kind)
 	if outlives(op.Kind) {
 		longest += t.limits.FutureSkew + ClockSkew
 	}
 	if op.Until.After(now.Add(longest)) {
 		return refuse(RuleLong, "%s lasts too long: until %s, at most %v from now",
-			shortPrefix(op.Prefix), op.Until.UTC().Format(time.RFC3339), t.limits.MaxFor)
+			shortPrefix(op.Prefix), op.Until.UTC().Format(time.RFC3339), t.longest(op.Kind))
 	}
 	if op.Kind != KindBan {
 		return nil
@@ -125,7 +128,7 @@ func (t *Table) CheckLocal(now time.Time, op Op) error {
 // local width.
 func (t *Table) CheckRemote(now time.Time, r Record) error {
 	min4, min6 := t.limits.MinBits4, t.limits.MinBits6
-	if r.Origin != t.self && (r.Kind == KindBan || r.Kind == KindAllow) {
+	if r.Origin != t.self && r.Kind == KindBan {
 		min4, min6 = max(min4, t.limits.PeerMinBits4), max(min6, t.limits.PeerMinBits6)
 	}
 	if err := t.checkOp(now, r.Op, min4, min6); err != nil {
@@ -135,13 +138,13 @@ func (t *Table) CheckRemote(now time.Time, r Record) error {
 		return refuse(RuleFuture, "%s of %s is from the future: issued %v ahead of this clock, at most %v",
 			r.Kind, shortPrefix(r.Prefix), r.Issued.Sub(now).Round(time.Second), t.limits.FutureSkew)
 	}
-	longest := t.limits.MaxFor + t.limits.FutureSkew
+	longest := t.longest(r.Kind) + t.limits.FutureSkew
 	if outlives(r.Kind) {
 		longest += ClockSkew
 	}
 	if r.Until.After(now.Add(longest)) || r.Until.After(r.Issued.Add(longest)) {
 		return refuse(RuleLong, "%s of %s lasts too long: until %s, at most %v",
-			r.Kind, shortPrefix(r.Prefix), r.Until.UTC().Format(time.RFC3339), t.limits.MaxFor)
+			r.Kind, shortPrefix(r.Prefix), r.Until.UTC().Format(time.RFC3339), t.longest(r.Kind))
 	}
 	return nil
 }
@@ -163,6 +166,15 @@ func (t *Table) checkOp(now time.Time, op Op, min4, min6 int) error {
 			op.Kind, shortPrefix(op.Prefix), op.Until.UTC().Format(time.RFC3339))
 	}
 	return nil
+}
+
+// longest returns how long an op of kind k may last, not counting what it outlives others by. A revoke takes back a ban
+// or an allow.
+func (t *Table) longest(k Kind) time.Duration {
+	if k == KindAllow || k == KindUnallow {
+		return max(t.limits.MaxFor, MaxAllowFor)
+	}
+	return t.limits.MaxFor
 }
 
 // outlives reports whether ops of kind k outlive what they end.

@@ -1,0 +1,63 @@
+package ban
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Never returns the never-ban list, what is built in included, ascending.
+func (t *Table) Never() []NeverEntry {
+	out := make([]NeverEntry, 0, len(t.never.why))
+	for k, why := range t.never.why {
+		out = append(out, NeverEntry{k.prefix(), why})
+	}
+	slices.SortFunc(out, func(a, b NeverEntry) int { return a.Prefix.Compare(b.Prefix) })
+	return out
+}
+
+// Allows returns the allows in force, ascending: one for each prefix, of the origin whose allow lasts longest.
+func (t *Table) Allows() []Record {
+	var out []Record
+	for i := uint32(1); i < t.allows.entries.end; i++ {
+		e := t.allows.entries.at(i)
+		if e.state != StateEnforced {
+			continue
+		}
+		x := t.allows.recs.at(t.leading(&t.allows, e))
+		w := t.wordsAt(x.words)
+		out = append(out, Record{
+			Op:     Op{Kind: KindAllow, Prefix: e.key().prefix(), Until: fromMillis(x.until), Reason: w.reason, Source: w.source},
+			Origin: t.speakers.at(x.speaker).origin,
+			Issued: fromMillis(x.issued),
+		})
+	}
+	slices.SortFunc(out, func(a, b Record) int { return a.Prefix.Compare(b.Prefix) })
+	return out
+}
+
+// SetPolicy changes the limits, which hold for what comes from now on, and the quorum (0 means 1), by which every entry
+// is judged anew. It returns what changed.
+func (t *Table) SetPolicy(now time.Time, l Limits, quorum int) ([]Change, error) {
+	limits, err := l.normal()
+	if err != nil {
+		return nil, fmt.Errorf("ban limits: %w", err)
+	}
+	quorum = cmp.Or(quorum, 1)
+	if quorum < 1 || quorum > MaxQuorum {
+		return nil, fmt.Errorf("quorum %d is not within 1-%d", quorum, MaxQuorum)
+	}
+	changes := t.expire(millis(now))
+	t.limits = limits
+	if t.quorum == quorum {
+		return changes, nil
+	}
+	t.quorum = quorum
+	for i := uint32(1); i < t.bans.entries.end; i++ {
+		if e := t.bans.entries.at(i); e.state != stateNone {
+			t.touch(&t.bans, i, t.causeOfRec(t.bans.recs.at(t.leading(&t.bans, e))))
+		}
+	}
+	return t.finish(changes, false), nil
+}

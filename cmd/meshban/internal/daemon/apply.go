@@ -1,0 +1,186 @@
+package daemon
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/store"
+	"github.com/meshban/meshban/fw"
+	"github.com/meshban/meshban/mesh"
+)
+
+// maxFramePayload keeps one frame within one UDP packet.
+const maxFramePayload = mesh.MaxPayload
+
+// publish makes ops true everywhere: signed, on their way to every member, and applied here. The ops must have passed
+// the table's CheckLocal. When it fails half way, what came before the failure stands.
+func (d *Daemon) publish(now time.Time, ops []ban.Op) error {
+	for _, part := range ban.SplitOps(ops, maxFramePayload) {
+		payload, err := ban.AppendOps(nil, part)
+		if err != nil {
+			return fmt.Errorf("encode %d ops: %w", len(part), err)
+		}
+		frame, err := d.mesh.Publish(now, payload, ban.Expires(part))
+		if err != nil {
+			return fmt.Errorf("publish %d ops: %w", len(part), err)
+		}
+		d.remember(frame)
+		d.apply(now, recordsOf(frame, part))
+	}
+	return nil
+}
+
+// deliver takes verified frames of peers. It is called from the mesh's own goroutine, in order of arrival.
+func (d *Daemon) deliver(frames []mesh.Frame) {
+	now := time.Now()
+	var records []ban.Record
+	for _, frame := range frames {
+		d.noticeSkew(now, frame)
+		records = append(records, d.decode(now, frame)...)
+	}
+	d.apply(now, records)
+}
+
+// decode opens a frame and keeps what policy lets in. Refused ops are counted and named: the frame travels on all the
+// same, because every node judges for itself.
+func (d *Daemon) decode(now time.Time, frame mesh.Frame) []ban.Record {
+	ops, err := ban.DecodeOps(frame.Payload)
+	if err != nil {
+		d.metrics.refused.WithLabelValues("malformed").Inc()
+		d.log.Warn("frame holds no ops that this version understands", "origin", d.names.of(ban.Origin(frame.Origin)), "err", err)
+		return nil
+	}
+	records := recordsOf(frame, ops)
+	kept := records[:0]
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, r := range records {
+		if r.Origin != d.self {
+			if err := d.table.CheckRemote(now, r); err != nil {
+				d.metrics.refuse(err)
+				d.log.Debug("refused an op of a peer", "origin", d.names.of(r.Origin), "prefix", r.Prefix, "err", err)
+				continue
+			}
+		}
+		kept = append(kept, r)
+	}
+	return kept
+}
+
+// recordsOf gives the ops of a frame their origin and version.
+func recordsOf(frame mesh.Frame, ops []ban.Op) []ban.Record {
+	out := make([]ban.Record, len(ops))
+	for i, op := range ops {
+		out[i] = ban.Record{
+			Op:      op,
+			Origin:  ban.Origin(frame.Origin),
+			Version: ban.Version{Epoch: frame.Epoch, Seq: frame.Seq, Index: uint16(i)},
+			Issued:  frame.Issued,
+		}
+	}
+	return out
+}
+
+// apply is the one way into the table. It queues what changed for the kernel in the order in which the table changed,
+// which is why that happens under the lock; the queue never blocks.
+func (d *Daemon) apply(now time.Time, records []ban.Record) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.settleLocked(d.table.Merge(now, records))
+	kick(d.expireKick)
+}
+
+// settleLocked hands changes of the table to the kernel, and to everybody else once the kernel has them.
+func (d *Daemon) settleLocked(changes []ban.Change) {
+	if len(changes) == 0 {
+		return
+	}
+	updates := make([]fw.Update, 0, len(changes))
+	allow := false
+	for _, c := range changes {
+		allow = allow || c.Event == ban.EventAllow || c.Event == ban.EventUnallow
+		if c.Enforce || c.Lift {
+			updates = append(updates, fw.Update{Entry: kernelEntry(c.Prefix, c.Ports, c.Until), Remove: c.Lift})
+		}
+		if c.Lift && !c.Local {
+			d.echoes.lifted(time.Now(), c.Prefix)
+		}
+	}
+	if allow {
+		d.fw.SetAllow(d.table.Exceptions())
+	}
+	if len(updates) == 0 {
+		d.announce(changes, time.Now(), nil)
+		return
+	}
+	d.fw.Submit(updates, func(at time.Time, err error) { d.announce(changes, at, err) })
+}
+
+// kernelEntry turns a table's entry into the firewall's.
+func kernelEntry(prefix netip.Prefix, ports ban.Ports, until time.Time) fw.Entry {
+	entry := fw.Entry{Prefix: prefix, Until: until}
+	for _, r := range ports.Ranges() {
+		entry.Ports = append(entry.Ports, fw.PortRange{Proto: uint8(r.Proto), First: r.First, Last: r.Last})
+	}
+	return entry
+}
+
+// announce tells everybody else what changed. It only queues.
+func (d *Daemon) announce(changes []ban.Change, at time.Time, err error) {
+	watched := d.hub.busy()
+	for _, c := range changes {
+		d.metrics.changed(c, at)
+		if c.Event == ban.EventBan && !c.Local {
+			d.emit.add(c)
+		}
+		if watched {
+			d.hub.send(d.event(c, at, err))
+		}
+	}
+}
+
+// event puts a change into the words of the control socket.
+func (d *Daemon) event(c ban.Change, at time.Time, err error) control.Event {
+	e := control.Event{
+		Time: at, Name: c.Event.String(), Prefix: c.Prefix, Ports: c.Ports.String(), Until: c.Until,
+		Origin: d.names.of(c.Origin), Reason: c.Reason, Source: c.Source,
+	}
+	if err == nil && c.Enforce && !c.Issued.IsZero() {
+		// Two clocks: a negative figure says only that they differ.
+		ms := max(0, float64(at.Sub(c.Issued).Microseconds())/1000)
+		e.LatencyMS = &ms
+	}
+	return e
+}
+
+// remember queues a frame for the disk.
+func (d *Daemon) remember(frame mesh.Frame) {
+	d.store.Put(store.KeyOf(frame.Origin, frame.Epoch, frame.Seq), frame.Raw())
+}
+
+// admitted remembers what came from peers; our own frames were remembered when they were published.
+func (d *Daemon) admitted(frames []mesh.Frame) {
+	for _, frame := range frames {
+		if ban.Origin(frame.Origin) != d.self {
+			d.remember(frame)
+		}
+	}
+}
+
+// forget drops frames that have ended.
+func (d *Daemon) forget(refs []mesh.FrameRef) {
+	for _, ref := range refs {
+		d.store.Drop(store.KeyOf(ref.Origin, ref.Epoch, ref.Seq))
+	}
+}
+
+// kick puts a token into c unless one waits there already.
+func kick(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,152 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/home"
+	"github.com/meshban/meshban/cmd/meshban/internal/hostinfo"
+	"github.com/meshban/meshban/cmd/meshban/internal/store"
+	"github.com/meshban/meshban/fw"
+	"github.com/meshban/meshban/logsrc"
+	"github.com/meshban/meshban/mesh"
+)
+
+// Config is what a Daemon needs; the first four are required.
+type Config struct {
+	Home    home.Dir
+	Config  config.Config
+	Version string
+	Logger  *slog.Logger
+	Level   *slog.LevelVar // of Logger; a reload sets it. nil = the level stays
+
+	Reload <-chan os.Signal              // a value asks for a reload; the caller sends, nobody closes. nil = never
+	Reread func() (config.Config, error) // the configuration as it is now
+
+	Host func() ([]hostinfo.Entry, error) // what this machine cannot do without; nil = hostinfo.Read
+}
+
+func (c *Config) validate() error {
+	switch {
+	case c.Home == "":
+		return errors.New("daemon: no state folder")
+	case c.Version == "":
+		return errors.New("daemon: no version")
+	case c.Logger == nil:
+		return errors.New("daemon: no logger")
+	case c.Reload != nil && c.Reread == nil:
+		return errors.New("daemon: reload without a way to read the configuration")
+	}
+	return nil
+}
+
+// Daemon is one node. New prepares it, Run runs it once.
+type Daemon struct {
+	home    home.Dir
+	version string
+	log     *slog.Logger
+	level   *slog.LevelVar
+	reload  <-chan os.Signal
+	reread  func() (config.Config, error)
+	host    func() ([]hostinfo.Entry, error)
+	started time.Time
+	self    ban.Origin
+
+	store    *store.Store
+	mesh     *mesh.Mesh
+	fw       *fw.Syncer
+	attempts []fw.Attempt
+	follower *logsrc.Follower
+	emitter  *logsrc.Emitter
+
+	hub      *hub
+	metrics  *metrics
+	names    *names
+	emit     *emitQueue
+	echoes   *echoes
+	problems *problems
+	lines    lineCounts
+
+	neverKick  chan struct{} // holds one token: the never-ban list may have changed. Anyone sends, guardNever receives
+	expireKick chan struct{} // holds one token: an earlier expiry may have come. apply sends, expire receives
+
+	mu    sync.Mutex // guards what follows
+	table *ban.Table
+	cfg   config.Config
+}
+
+// New takes the state folder, opens the store, sets up the firewall and restores what was banned, so that the kernel
+// enforces it before the mesh is joined. The folder is given back by Run, or by New when it fails. It returns
+// home.ErrLocked when another agent runs on the folder.
+func New(ctx context.Context, cfg Config) (*Daemon, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	d := &Daemon{
+		home: cfg.Home, version: cfg.Version, log: cfg.Logger, level: cfg.Level,
+		reload: cfg.Reload, reread: cfg.Reread, host: cfg.Host, cfg: cfg.Config, started: time.Now(),
+		hub: newHub(), emit: newEmitQueue(), echoes: newEchoes(), problems: newProblems(),
+		neverKick: make(chan struct{}, 1), expireKick: make(chan struct{}, 1),
+	}
+	if d.host == nil {
+		d.host = hostinfo.Read
+	}
+	if err := d.prepare(ctx); err != nil {
+		return nil, errors.Join(err, d.close())
+	}
+	return d, nil
+}
+
+// close gives back what prepare opened.
+func (d *Daemon) close() error {
+	if d.store == nil {
+		return nil
+	}
+	return d.store.Close()
+}
+
+// Run serves until ctx ends or a task fails, then leaves the mesh, writes what is not on disk yet, and returns. The
+// kernel keeps what it has.
+func (d *Daemon) Run(ctx context.Context) error {
+	// The store outlives the tasks: what they queue while they stop must reach the disk.
+	storeCtx, stopStore := context.WithCancel(context.WithoutCancel(ctx))
+	stored := make(chan error, 1)
+	go func() { stored <- d.store.Run(storeCtx) }()
+
+	server, err := control.NewServer(control.ServerConfig{Agent: d, Path: d.home.Socket(), Logger: d.log})
+	if err == nil {
+		tasks, ctx := errgroup.WithContext(ctx)
+		run := func(name string, task func(context.Context) error) {
+			tasks.Go(func() error {
+				if err := task(ctx); err != nil {
+					return fmt.Errorf("%s: %w", name, err)
+				}
+				return nil
+			})
+		}
+		run("firewall", d.fw.Run)
+		run("control socket", server.Run)
+		run("mesh", d.mesh.Run)
+		run("line file", d.follower.Run)
+		run("line emission", d.emitLines)
+		run("expiry", d.expire)
+		run("never-ban list", d.guardNever)
+		run("host addresses", d.watchHost)
+		run("reload", d.serveReload)
+		run("metrics", d.serveMetrics)
+		run("readiness", d.announceReady)
+		err = tasks.Wait()
+	}
+	stopStore()
+	return errors.Join(err, <-stored, d.emitter.Close(), d.store.Close())
+}

@@ -1,0 +1,116 @@
+package daemon
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/meshban/meshban/ban"
+)
+
+const (
+	// maxEmitQueue bounds the bans that wait for the line file. Beyond it the oldest are not emitted, and counted.
+	maxEmitQueue = 1 << 17
+	// maxEmitBatch bounds the lines of one write.
+	maxEmitBatch = 1024
+)
+
+// emitQueue holds bans that wait for the line file.
+type emitQueue struct {
+	wake chan struct{} // holds one token; add sends, take receives
+
+	mu    sync.Mutex // guards what follows
+	queue []ban.Change
+	lost  uint64
+}
+
+func newEmitQueue() *emitQueue { return &emitQueue{wake: make(chan struct{}, 1)} }
+
+// add queues c and never blocks.
+func (q *emitQueue) add(c ban.Change) {
+	q.mu.Lock()
+	if len(q.queue) >= maxEmitQueue {
+		q.queue = q.queue[1:]
+		q.lost++
+	}
+	q.queue = append(q.queue, c)
+	q.mu.Unlock()
+	kick(q.wake)
+}
+
+// take waits for bans and returns up to maxEmitBatch of them; false when ctx has ended.
+func (q *emitQueue) take(ctx context.Context) ([]ban.Change, bool) {
+	for {
+		q.mu.Lock()
+		n := min(len(q.queue), maxEmitBatch)
+		batch := q.queue[:n:n]
+		q.queue = q.queue[n:]
+		q.mu.Unlock()
+		if n > 0 {
+			return batch, true
+		}
+		select {
+		case <-ctx.Done():
+			return nil, false
+		case <-q.wake:
+		}
+	}
+}
+
+// dropped tells how many bans never reached the line file because the queue was full.
+func (q *emitQueue) dropped() uint64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.lost
+}
+
+const (
+	// echoGrace is how long after the end of a ban from the mesh a line about all ports of its address counts as the
+	// late answer of a local fail2ban that had read the emitted line. fail2ban polls once a second; a minute covers a
+	// busy one.
+	echoGrace = time.Minute
+	// maxEchoes bounds the addresses remembered for that.
+	maxEchoes = 1 << 16
+)
+
+// echoes remembers addresses whose ban from the mesh has just ended.
+type echoes struct {
+	mu     sync.Mutex // guards what follows
+	until  map[netip.Addr]time.Time
+	purged time.Time
+}
+
+func newEchoes() *echoes { return &echoes{until: map[netip.Addr]time.Time{}} }
+
+// lifted notes that the ban of a single address has ended at now.
+func (e *echoes) lifted(now time.Time, prefix netip.Prefix) {
+	if !prefix.IsSingleIP() {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.until) >= maxEchoes && now.Sub(e.purged) > time.Second {
+		e.purged = now
+		for addr, until := range e.until {
+			if now.After(until) {
+				delete(e.until, addr)
+			}
+		}
+	}
+	if len(e.until) < maxEchoes {
+		e.until[prefix.Addr()] = now.Add(echoGrace)
+	}
+}
+
+// fresh tells whether the ban of addr from the mesh ended less than echoGrace ago.
+func (e *echoes) fresh(now time.Time, addr netip.Addr) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	until, ok := e.until[addr]
+	if ok && now.After(until) {
+		delete(e.until, addr)
+		return false
+	}
+	return ok
+}

@@ -1,0 +1,40 @@
+package daemon
+
+import (
+	"context"
+	"time"
+)
+
+const (
+	// expiryIdle bounds the sleep when nothing expires soon, so that a stepped clock is noticed.
+	expiryIdle = 30 * time.Second
+	// expiryPause is the least time between two rounds: what ends within it goes to the kernel as one batch.
+	expiryPause = 20 * time.Millisecond
+)
+
+// expire lets go of what has ended, at its time, until ctx ends.
+func (d *Daemon) expire(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+		case <-d.expireKick:
+		}
+		now := time.Now()
+		d.mu.Lock()
+		next, ok := d.table.Next()
+		if ok && !next.After(now) {
+			d.settleLocked(d.table.Expire(now))
+			next, ok = d.table.Next()
+		}
+		d.mu.Unlock()
+		wait := expiryIdle
+		if ok {
+			wait = min(wait, max(time.Until(next), expiryPause))
+		}
+		timer.Reset(wait)
+	}
+}

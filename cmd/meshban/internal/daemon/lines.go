@@ -1,0 +1,170 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/logsrc"
+)
+
+// valuePosition names the line file's position in the store.
+const valuePosition = "line position"
+
+// lineCounts are the line file's counters of this run.
+type lineCounts struct {
+	banned, known, refused, echoes, emitted, unemitted atomic.Uint64
+}
+
+// handleLines makes bans of accepted lines and remembers how far the file was read. It is called from the follower's
+// goroutine.
+func (d *Daemon) handleLines(batch []logsrc.Line, pos logsrc.Position) {
+	if len(batch) > 0 {
+		now := time.Now()
+		ops := d.sightings(now, batch)
+		if err := d.publish(now, ops); err != nil {
+			d.problems.set("lines", err.Error())
+			d.log.Error("could not publish the bans of the line file", "err", err)
+		}
+	}
+	// After the frames, so that a crash between the two reads lines again and never skips one.
+	if value, err := json.Marshal(pos); err == nil {
+		d.store.Set(valuePosition, value)
+	}
+}
+
+// sightings gives the bans that the lines ask for: no echo of what the mesh said, nothing twice, nothing that would
+// shorten what stands, nothing that policy refuses.
+func (d *Daemon) sightings(now time.Time, batch []logsrc.Line) []ban.Op {
+	type key struct {
+		prefix netip.Prefix
+		ports  ban.Ports
+	}
+	at := map[key]int{} // place in ops
+	var ops []ban.Op
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, line := range batch {
+		if d.echoLocked(now, line) {
+			d.lines.echoes.Add(1)
+			continue
+		}
+		op := d.sightingLocked(now, line)
+		if own, ok := d.table.OwnBan(op.Prefix, op.Ports); ok && !op.Until.After(own.Until) {
+			d.lines.known.Add(1)
+			continue
+		}
+		if err := d.table.CheckLocal(now, op); err != nil {
+			d.lines.refused.Add(1)
+			d.log.Info("refused a line", "prefix", op.Prefix, "err", err)
+			continue
+		}
+		k := key{op.Prefix, op.Ports}
+		if i, ok := at[k]; ok {
+			if op.Until.After(ops[i].Until) {
+				ops[i] = op
+			}
+			continue
+		}
+		at[k] = len(ops)
+		ops = append(ops, op)
+	}
+	d.lines.banned.Add(uint64(len(ops)))
+	return ops
+}
+
+// echoLocked tells whether a line only repeats what the mesh told this node: a line that we emitted ourselves in a
+// former run, or what a local fail2ban wrote after it had read an emitted line. Such a line is no sighting.
+func (d *Daemon) echoLocked(now time.Time, line logsrc.Line) bool {
+	return line.Emitted || d.table.RemoteCovers(now, line.Addr) || line.Ports == "" && d.echoes.fresh(now, line.Addr)
+}
+
+// sightingLocked is the ban that a line asks for.
+func (d *Daemon) sightingLocked(now time.Time, line logsrc.Line) ban.Op {
+	length := d.cfg.Lines.For
+	switch {
+	case line.BanTime < 0: // permanent; every ban of the mesh has an end
+		length = d.cfg.Bans.MaxFor
+	case line.BanTime > 0:
+		length = line.BanTime
+	}
+	op := ban.Op{
+		Kind:   ban.KindBan,
+		Prefix: netip.PrefixFrom(line.Addr, line.Addr.BitLen()),
+		Until:  endOf(now, min(length, d.cfg.Bans.MaxFor)),
+		Reason: lineReason(line),
+		Source: "line",
+	}
+	if line.Jail != "" {
+		op.Source = "line:" + line.Jail
+	}
+	if d.cfg.Lines.Ports == config.PortsAsWritten {
+		// The line's ports are canonical already; what the table cannot read it would have refused.
+		if ports, err := ban.ParsePorts(line.Ports); err == nil {
+			op.Ports = ports
+		}
+	}
+	return op
+}
+
+// lineReason keeps what the line said beside the address.
+func lineReason(line logsrc.Line) string {
+	var words []string
+	if line.Ports != "" {
+		words = append(words, "port "+line.Ports)
+	}
+	if line.Failures > 0 {
+		words = append(words, strconv.Itoa(line.Failures)+" failures")
+	}
+	return strings.Join(words, ", ")
+}
+
+// endOf is when a ban of the given length ends, in whole milliseconds as it travels.
+func endOf(now time.Time, length time.Duration) time.Time {
+	return now.Add(length).UTC().Truncate(time.Millisecond)
+}
+
+// emitLines writes the classic line for bans that came from the mesh. It runs apart from everything else: the file may
+// be on a dead server.
+func (d *Daemon) emitLines(ctx context.Context) error {
+	for {
+		batch, ok := d.emit.take(ctx)
+		if !ok {
+			return nil
+		}
+		if !d.config().Lines.Emit {
+			continue
+		}
+		lines := make([]logsrc.Emission, 0, len(batch))
+		for _, c := range batch {
+			if c.Prefix.IsSingleIP() { // a CIDR has no classic form
+				lines = append(lines, logsrc.Emission{Origin: d.names.of(c.Origin), Addr: c.Prefix.Addr(), Port: onlyPort(c.Ports)})
+			}
+		}
+		if len(lines) == 0 {
+			continue
+		}
+		if err := d.emitter.Emit(time.Now(), lines); err != nil {
+			d.lines.unemitted.Add(uint64(len(lines)))
+			d.problems.set("emission", err.Error())
+			d.log.Warn("could not emit lines", "lines", len(lines), "err", err)
+			continue
+		}
+		d.problems.clear("emission")
+		d.lines.emitted.Add(uint64(len(lines)))
+	}
+}
+
+// onlyPort is the port of a ban on exactly one, else 0: the classic line has room for one number, and 0 means all.
+func onlyPort(ports ban.Ports) uint16 {
+	if r := ports.Ranges(); len(r) == 1 && r[0].First == r[0].Last {
+		return r[0].First
+	}
+	return 0
+}

@@ -1,0 +1,62 @@
+package daemon
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/hostinfo"
+	"github.com/meshban/meshban/mesh"
+)
+
+// neverList is what this node never drops, beyond the table's built-in list: what the machine cannot do without, the
+// members of the mesh, and the operator's allow list.
+func (d *Daemon) neverList() []ban.NeverEntry {
+	host, err := d.host()
+	if err != nil {
+		d.problems.set("host addresses", err.Error())
+		d.log.Warn("could not read all of this machine's addresses", "err", err)
+	} else {
+		d.problems.clear("host addresses")
+	}
+	var out []ban.NeverEntry
+	for _, e := range host {
+		out = append(out, ban.NeverEntry{Prefix: e.Prefix, Why: e.Why})
+	}
+	for _, prefix := range d.config().Allow {
+		out = append(out, ban.NeverEntry{Prefix: prefix, Why: whyConfigured})
+	}
+	if d.mesh != nil {
+		for _, m := range d.mesh.Members() {
+			if addr := m.Addr.Addr().Unmap(); !m.Self && m.State != mesh.StateLeft && addr.IsValid() {
+				out = append(out, ban.NeverEntry{Prefix: netip.PrefixFrom(addr, addr.BitLen()), Why: "mesh member " + m.Name})
+			}
+		}
+	}
+	return out
+}
+
+// whyConfigured names the operator's own list where an entry of it decides.
+const whyConfigured = "allow list in meshban.yaml"
+
+// guardNever keeps the never-ban list true until ctx ends.
+func (d *Daemon) guardNever(ctx context.Context) error {
+	for {
+		list := d.neverList()
+		d.mu.Lock()
+		d.settleLocked(d.table.SetNever(time.Now(), list))
+		d.fw.SetAllow(d.table.Exceptions())
+		d.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.neverKick:
+		}
+	}
+}
+
+// watchHost notices changed addresses and routes until ctx ends.
+func (d *Daemon) watchHost(ctx context.Context) error {
+	return hostinfo.Watch(ctx, func() { kick(d.neverKick) })
+}

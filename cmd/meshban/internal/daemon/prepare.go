@@ -1,0 +1,261 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/cmd/meshban/internal/home"
+	"github.com/meshban/meshban/cmd/meshban/internal/store"
+	"github.com/meshban/meshban/fw"
+	"github.com/meshban/meshban/logsrc"
+	"github.com/meshban/meshban/mesh"
+)
+
+// Names of small values in the store.
+const (
+	valuePeers   = "peers"
+	valueInvites = "invites"
+)
+
+// Alone tells whether the folder's mesh, if it has one, has never had another member. The folder must be locked.
+func Alone(dir home.Dir) (bool, error) {
+	has, err := dir.SetUp()
+	if err != nil || !has {
+		return true, err
+	}
+	s, err := store.Open(dir.Store())
+	if err != nil {
+		return false, err
+	}
+	var peers []mesh.Peer
+	if saved := s.Value(valuePeers); saved != nil {
+		err = json.Unmarshal(saved, &peers)
+	}
+	return len(peers) == 0, errors.Join(err, s.Close())
+}
+
+// lineFileMode lets the owner's group read what was banned.
+const lineFileMode = 0o640
+
+// prepare opens what the node works with, in the order in which one needs the other.
+func (d *Daemon) prepare(ctx context.Context) error {
+	identity, secrets, err := d.home.Keys()
+	if err != nil {
+		return err
+	}
+	d.self = ban.Origin(identity.ID())
+	if d.store, err = d.openStore(); err != nil {
+		return err
+	}
+	// The wall clock is a floor, so that a restored snapshot of this folder never speaks under an old epoch again.
+	epoch, err := d.store.RaiseEpoch(d.epochFloor())
+	if err != nil {
+		return err
+	}
+	d.names = newNames(d.store.Value(valueNames))
+	d.names.learn(d.self, d.cfg.Name)
+	d.metrics = newMetrics()
+
+	if d.table, err = ban.New(ban.Config{Self: d.self, Limits: limits(d.cfg), Quorum: d.cfg.Bans.Quorum, Never: d.neverList()}); err != nil {
+		return err
+	}
+	if err := d.openMesh(identity, secrets, epoch); err != nil {
+		return err
+	}
+	if err := d.restore(secrets); err != nil {
+		return err
+	}
+	if err := d.openFirewall(ctx); err != nil {
+		return err
+	}
+	return d.openLines()
+}
+
+// epochFloor is the current time in seconds: more than the number of starts can ever reach.
+func (d *Daemon) epochFloor() uint64 { return uint64(max(0, time.Now().Unix())) }
+
+// openStore opens the store; a damaged one is set aside and a fresh one made, because peers hold the same records.
+func (d *Daemon) openStore() (*store.Store, error) {
+	s, err := store.Open(d.home.Store())
+	if !errors.Is(err, store.ErrDamaged) {
+		return s, err
+	}
+	aside, asideErr := store.SetAside(d.home.Store(), time.Now())
+	if asideErr != nil {
+		return nil, errors.Join(err, asideErr)
+	}
+	d.problems.set("store", "was damaged; set aside as "+aside+", peers give back what it held")
+	d.log.Error("the store was damaged and is set aside; peers give back what it held", "aside", aside, "err", err)
+	return store.Open(d.home.Store())
+}
+
+// limits are the table's bounds as configured.
+func limits(cfg config.Config) ban.Limits {
+	l := ban.DefaultLimits()
+	l.MaxFor = cfg.Bans.MaxFor
+	l.PeerMinBits4, l.PeerMinBits6 = cfg.Bans.MinPrefix4, cfg.Bans.MinPrefix6
+	return l
+}
+
+func (d *Daemon) openMesh(identity mesh.Identity, secrets mesh.Secrets, epoch uint64) error {
+	var peers []mesh.Peer
+	if saved := d.store.Value(valuePeers); saved != nil {
+		if err := json.Unmarshal(saved, &peers); err != nil {
+			d.log.Warn("could not read the remembered peers", "err", err)
+		}
+	}
+	m, err := mesh.New(mesh.Config{
+		Identity: identity, Secrets: secrets, Epoch: epoch,
+		Name: d.cfg.Name, Version: d.version,
+		Bind: d.cfg.Bind, Advertise: d.cfg.Advertise, Join: d.cfg.Join,
+		Trust: mesh.AnyMember{}, Logger: d.log,
+		RollEpoch: d.store.RaiseEpoch,
+		Deliver:   d.deliver, Admitted: d.admitted, Expired: d.forget,
+		Peers: peers,
+		PeersChanged: func(peers []mesh.Peer) {
+			if value, err := json.Marshal(peers); err == nil {
+				d.store.Set(valuePeers, value)
+			}
+		},
+		OnMember: d.member,
+		OnProblem: func(kind mesh.Problem, detail string) {
+			d.problems.set(string(kind), detail)
+			d.log.Warn("mesh problem", "kind", kind, "detail", detail)
+		},
+		LoadInvites: func() ([]byte, error) { return d.store.Value(valueInvites), nil },
+		SaveInvites: func(b []byte) error { d.store.Set(valueInvites, slices.Clone(b)); return nil },
+	})
+	if err != nil {
+		return err
+	}
+	d.mesh = m
+	return nil
+}
+
+// restore gives the stored frames back to the table and to the mesh. Frames of a mesh that this node has left, and
+// frames that cannot be read, are dropped.
+func (d *Daemon) restore(secrets mesh.Secrets) error {
+	now := time.Now()
+	var live [][]byte
+	foreign := 0
+	err := d.store.Frames(func(raw []byte) error {
+		raw = slices.Clone(raw)
+		frame, err := mesh.DecodeFrame(raw)
+		if err != nil {
+			d.log.Warn("skipped a stored frame", "err", err)
+			return nil
+		}
+		if frame.MeshID != secrets.MeshID {
+			foreign++
+			d.store.Drop(store.KeyOf(frame.Origin, frame.Epoch, frame.Seq))
+			return nil
+		}
+		live = append(live, raw)
+		d.table.Merge(now, d.decode(now, frame))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if foreign > 0 {
+		d.log.Warn("left the bans of another mesh behind", "frames", foreign)
+	}
+	return d.mesh.Restore(slices.Values(live))
+}
+
+func (d *Daemon) openFirewall(ctx context.Context) error {
+	outbound, err := fw.ParseOutbound(string(d.cfg.Firewall.Outbound))
+	if err != nil {
+		return err
+	}
+	backend, attempts, err := fw.Open(ctx, d.cfg.Firewall.Backends, fw.Options{Outbound: outbound, Logger: d.log})
+	if err != nil {
+		return err
+	}
+	d.attempts = attempts
+	d.fw, err = fw.NewSyncer(fw.SyncerConfig{
+		Backend: backend, Snapshot: d.snapshot, CheckEvery: d.cfg.Firewall.Check, Logger: d.log,
+		OnRepair: func(problems []string) {
+			d.log.Warn("repaired the firewall", "problems", problems)
+		},
+	})
+	if err != nil {
+		return errors.Join(err, backend.Close())
+	}
+	// A kernel that refuses now is tried again by Run, and status tells.
+	if err := d.fw.Replace(ctx); err != nil {
+		d.log.Error("could not load the firewall; trying again", "backend", backend.Name(), "err", err)
+	}
+	return nil
+}
+
+// snapshotChunk is how many entries are copied under one hold of the lock.
+const snapshotChunk = 4096
+
+// snapshot is all that the kernel should hold. Its entries are read in chunks, so that bans go on meanwhile.
+func (d *Daemon) snapshot() fw.State {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return fw.State{
+		Len:   d.table.Counts().Active,
+		Allow: d.table.Exceptions(),
+		Entries: func(yield func(fw.Entry) bool) {
+			d.entries(func(e ban.Entry) bool {
+				return e.State != ban.StateEnforced || yield(kernelEntry(e.Prefix, e.Ports, e.Until))
+			})
+		},
+	}
+}
+
+// entries calls yield with each entry of the table, holding the lock only while a chunk is copied. An entry that
+// changes meanwhile is seen before or after its change.
+func (d *Daemon) entries(yield func(ban.Entry) bool) {
+	var cursor uint32
+	for {
+		d.mu.Lock()
+		chunk, next := d.table.EntriesAfter(cursor, snapshotChunk)
+		d.mu.Unlock()
+		for _, e := range chunk {
+			if !yield(e) {
+				return
+			}
+		}
+		if next == 0 {
+			return
+		}
+		cursor = next
+	}
+}
+
+func (d *Daemon) openLines() error {
+	file := d.cfg.Lines.File
+	// A file server that is down must not keep the node from starting: the follower goes on trying.
+	if err := logsrc.EnsureFile(file, lineFileMode); err != nil {
+		d.log.Warn("could not create the line file; trying again", "err", err)
+	}
+	var start logsrc.Position
+	if saved := d.store.Value(valuePosition); saved != nil {
+		if err := json.Unmarshal(saved, &start); err != nil {
+			d.log.Warn("could not read the line file's position; starting at its end", "err", err)
+		}
+	}
+	own := new(logsrc.OwnRanges)
+	var err error
+	if d.emitter, err = logsrc.NewEmitter(logsrc.EmitterConfig{Path: file, Own: own, Pid: os.Getpid()}); err != nil {
+		return fmt.Errorf("line file: %w", err)
+	}
+	d.follower, err = logsrc.NewFollower(logsrc.FollowerConfig{
+		Path: file, Start: start, Handle: d.handleLines, Own: own, Logger: d.log,
+	})
+	if err != nil {
+		return fmt.Errorf("line file: %w", err)
+	}
+	return nil
+}

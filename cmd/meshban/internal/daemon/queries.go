@@ -1,0 +1,217 @@
+package daemon
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/mesh"
+)
+
+var _ control.Agent = (*Daemon)(nil)
+
+// List implements control.Agent.
+func (d *Daemon) List(ctx context.Context, yield func(control.ListEntry) error) error {
+	var failed error
+	d.entries(func(e ban.Entry) bool {
+		origins := make([]string, len(e.Origins))
+		for i, id := range e.Origins {
+			origins[i] = d.names.of(id)
+		}
+		failed = yield(control.ListEntry{
+			Prefix: e.Prefix, Ports: e.Ports.String(), Until: e.Until, Origins: origins,
+			Reason: e.Reason, Source: e.Source, State: e.State.String(),
+		})
+		if failed == nil {
+			failed = ctx.Err()
+		}
+		return failed == nil
+	})
+	return failed
+}
+
+// Allowed implements control.Agent.
+func (d *Daemon) Allowed(context.Context) ([]control.AllowEntry, error) {
+	d.mu.Lock()
+	never, allows := d.table.Never(), d.table.Allows()
+	d.mu.Unlock()
+	var out []control.AllowEntry
+	for _, r := range allows {
+		out = append(out, control.AllowEntry{Prefix: r.Prefix, Until: r.Until, Origin: d.names.of(r.Origin), Reason: r.Reason, Source: "mesh"})
+	}
+	name := d.config().Name
+	for _, e := range never {
+		entry := control.AllowEntry{Prefix: e.Prefix, Origin: name, Source: "built-in: " + e.Why}
+		if e.Why == whyConfigured {
+			entry.Source = "config"
+		}
+		out = append(out, entry)
+	}
+	return out, nil
+}
+
+// Why implements control.Agent.
+func (d *Daemon) Why(_ context.Context, prefix netip.Prefix) (control.WhyReply, error) {
+	d.mu.Lock()
+	findings := d.table.Why(prefix)
+	verdict, banned := d.table.Lookup(prefix)
+	d.mu.Unlock()
+	reply := control.WhyReply{Address: prefix, Verdict: control.VerdictNotDropped}
+	for _, f := range findings {
+		out := control.Finding{
+			Kind: f.Kind.String(), Prefix: f.Prefix, Ports: f.Ports.String(), Issued: f.Issued, Until: f.Until,
+			Reason: f.Reason, Source: f.Source, Status: f.Status,
+		}
+		if f.Origin != (ban.Origin{}) {
+			out.Origin = d.names.of(f.Origin)
+		}
+		if f.By != (ban.Origin{}) {
+			out.Status = strings.ReplaceAll(out.Status, f.By.Short(), d.names.of(f.By))
+		}
+		reply.Findings = append(reply.Findings, out)
+	}
+	backend := d.fw.Status().Backend
+	switch {
+	case banned && backend == "none":
+		reply.Verdict = "banned, but not dropped"
+		reply.Summary = fmt.Sprintf("%s is banned until %s, but this node has no firewall backend and drops nothing.", show(prefix), stamp(verdict.Until))
+	case banned && !verdict.Ports.IsAll():
+		reply.Verdict = control.VerdictPorts
+		reply.Summary = fmt.Sprintf("This node drops %s on ports %s until %s.", show(prefix), verdict.Ports, stamp(verdict.Until))
+	case banned:
+		reply.Verdict = control.VerdictDropped
+		reply.Summary = fmt.Sprintf("This node drops every packet from %s until %s.", show(prefix), stamp(verdict.Until))
+		if verdict.Prefix != prefix {
+			reply.Summary = fmt.Sprintf("This node drops every packet from %s until %s, as part of %s.", show(prefix), stamp(verdict.Until), show(verdict.Prefix))
+		}
+	case len(findings) == 0:
+		reply.Summary = fmt.Sprintf("No record of the mesh bears on %s: this node lets it through.", show(prefix))
+	default:
+		reply.Summary = fmt.Sprintf("This node lets %s through: %s.", show(prefix), reply.Findings[0].Status)
+	}
+	return reply, nil
+}
+
+// stamp writes a time for people.
+func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
+
+// Members implements control.Agent.
+func (d *Daemon) Members(context.Context) ([]control.Member, error) {
+	members := d.mesh.Members()
+	out := make([]control.Member, 0, len(members))
+	for _, m := range members {
+		c := control.Member{
+			Name: m.Name, ID: m.ID.String(), Addr: m.Addr.String(), State: m.State.String(),
+			InSync: m.InSync, Version: m.Version, Self: m.Self,
+		}
+		if m.RTT > 0 {
+			ms := float64(m.RTT.Microseconds()) / 1000
+			c.RTTms = &ms
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+// Status implements control.Agent.
+func (d *Daemon) Status(context.Context) (control.Status, error) {
+	cfg, counts, kernel, file, now := d.config(), d.counts(), d.fw.Status(), d.follower.Stats(), time.Now()
+	s := control.Status{
+		Name: cfg.Name, ID: d.self.String(), Version: d.version, UptimeS: now.Sub(d.started).Seconds(), Addr: d.mesh.Addr().String(),
+		Mesh:     d.meshStatus(),
+		Bans:     control.BanStatus{Active: counts.Active, Pending: counts.Pending, Held: counts.Held, Allowed: counts.Allowed},
+		Firewall: control.FirewallStatus{Backend: kernel.Backend, Enforced: kernel.Enforced, Repairs: kernel.Repairs, LastError: kernel.LastError},
+		Lines: control.LineStatus{
+			File: cfg.Lines.File, Accepted: file.Accepted, Echoes: d.lines.echoes.Load(), Emitted: d.lines.emitted.Load(),
+			IgnoredBy: map[string]uint64{},
+		},
+		Problems: d.problems.list(now),
+	}
+	for _, a := range d.attempts {
+		if a.Err != nil {
+			s.Firewall.Tried = append(s.Firewall.Tried, control.Attempt{Backend: a.Name, Error: a.Err.Error()})
+		}
+	}
+	for reason, n := range file.Ignored {
+		if n > 0 {
+			s.Lines.Ignored += n
+			s.Lines.IgnoredBy[reason.String()] = n
+		}
+	}
+	// What was accepted as a line and then not banned is counted apart, so that no line is unaccounted for.
+	s.Lines.Accepted -= min(s.Lines.Accepted, s.Lines.Echoes)
+	if refused := d.lines.refused.Load(); refused > 0 {
+		s.Lines.Accepted -= min(s.Lines.Accepted, refused)
+		s.Lines.Ignored += refused
+		s.Lines.IgnoredBy["refused by policy"] = refused
+	}
+	problem := func(kind, text string) {
+		if text != "" {
+			s.Problems = append(s.Problems, kind+": "+text)
+		}
+	}
+	problem("firewall", kernel.LastError)
+	problem("line file", file.Problem)
+	problem("store", d.store.Stats().LastError)
+	if kernel.Backend == "none" {
+		problem("firewall", "backend none: no packet is dropped on this machine")
+	}
+	return s, nil
+}
+
+// meshStatus counts members.
+func (d *Daemon) meshStatus() control.MeshStatus {
+	digest := d.mesh.Digest()
+	s := control.MeshStatus{Digest: hex.EncodeToString(digest[:])}
+	for _, m := range d.mesh.Members() {
+		s.Total++
+		if m.State == mesh.StateAlive {
+			s.Alive++
+			if m.InSync || m.Self {
+				s.InSync++
+			}
+		}
+	}
+	return s
+}
+
+// counts are the table's.
+func (d *Daemon) counts() ban.Counts {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.table.Counts()
+}
+
+// Watch implements control.Agent.
+func (d *Daemon) Watch(ctx context.Context, yield func(control.Event) error) error {
+	w := d.hub.join()
+	defer d.hub.leave(w)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e, ok := <-w.events:
+			if !ok {
+				return &control.Error{Code: control.CodeFailed, Message: "this watcher was too slow and has missed events", Hint: "start it again; `meshban list` shows what is banned now"}
+			}
+			if err := yield(e); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// skewNoticed is from how far ahead of our clock a peer's frame makes a problem.
+const skewNoticed = 2 * time.Second
+
+// noticeSkew tells when a peer's clock is ahead of ours. A frame that is behind may only have been on its way.
+func (d *Daemon) noticeSkew(now time.Time, frame mesh.Frame) {
+	if ahead := frame.Issued.Sub(now); ahead > skewNoticed {
+		d.problems.set("clock", fmt.Sprintf("the clock of %s is %s ahead of ours: its bans last that much longer here", d.names.of(ban.Origin(frame.Origin)), ahead.Round(100*time.Millisecond)))
+	}
+}

@@ -1,0 +1,130 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	sdnotify "github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
+)
+
+// config is the configuration of now.
+func (d *Daemon) config() config.Config {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.cfg
+}
+
+// serveReload reads the configuration anew on each request until ctx ends. A configuration that does not stand leaves
+// the old one in force.
+func (d *Daemon) serveReload(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.reload: // a nil channel never comes
+		}
+		d.notify(sdnotify.SdNotifyReloading)
+		if err := d.reloadOnce(); err != nil {
+			d.problems.set("config", err.Error())
+			d.log.Error("kept the old configuration", "err", err)
+		} else {
+			d.problems.clear("config")
+		}
+		d.notify(sdnotify.SdNotifyReady)
+	}
+}
+
+// reloadOnce takes over what can change while the node runs, and names what cannot.
+func (d *Daemon) reloadOnce() error {
+	next, err := d.reread()
+	if err != nil {
+		return err
+	}
+	old := d.config()
+	if err := d.mesh.SetJoin(next.Join); err != nil {
+		return fmt.Errorf("join: %w", err)
+	}
+	if fixed := needRestart(old, next); len(fixed) > 0 {
+		d.log.Warn("these settings change only at a restart", "keys", strings.Join(fixed, ", "))
+	}
+	// What is fixed at the start stays as it runs, so that status and errors tell the truth.
+	next.Name, next.Bind, next.Advertise, next.Metrics = old.Name, old.Bind, old.Advertise, old.Metrics
+	next.Firewall, next.Lines.File, next.Log.Format = old.Firewall, old.Lines.File, old.Log.Format
+	d.mu.Lock()
+	changes, err := d.table.SetPolicy(time.Now(), limits(next), next.Bans.Quorum)
+	if err == nil {
+		d.cfg = next
+		d.settleLocked(changes)
+	}
+	d.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if d.level != nil {
+		d.level.Set(next.Log.Level)
+	}
+	kick(d.neverKick)
+	d.log.Info("took over the configuration", "file", next.Path)
+	return nil
+}
+
+// needRestart names the keys that differ and cannot change while the node runs.
+func needRestart(old, next config.Config) []string {
+	var keys []string
+	differ := func(key string, changed bool) {
+		if changed {
+			keys = append(keys, key)
+		}
+	}
+	differ("name", old.Name != next.Name)
+	differ("bind", old.Bind != next.Bind)
+	differ("advertise", old.Advertise != next.Advertise)
+	differ("metrics", old.Metrics != next.Metrics)
+	differ("lines.file", old.Lines.File != next.Lines.File)
+	differ("firewall.backends", strings.Join(old.Firewall.Backends, ",") != strings.Join(next.Firewall.Backends, ","))
+	differ("firewall.outbound", old.Firewall.Outbound != next.Firewall.Outbound)
+	differ("firewall.check", old.Firewall.Check != next.Firewall.Check)
+	differ("log.format", old.Log.Format != next.Log.Format)
+	return keys
+}
+
+// announceReady says on stderr and to systemd that the node serves, and what to do next.
+func (d *Daemon) announceReady(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-d.mesh.Ready():
+	}
+	cfg := d.config()
+	status := d.fw.Status()
+	d.log.Info("node is up", "name", cfg.Name, "id", d.self.Short(), "addr", d.mesh.Addr(),
+		"firewall", status.Backend, "banned", d.counts().Active, "line_file", cfg.Lines.File)
+	for _, a := range d.attempts {
+		if a.Err != nil {
+			d.log.Info("firewall backend not used", "backend", a.Name, "reason", a.Err)
+		}
+	}
+	if status.Backend == "none" {
+		d.log.Warn("NOTHING IS BLOCKED: this node shares bans but drops no packets; run it as root on Linux to enforce them")
+	}
+	if len(d.mesh.Members()) == 1 && len(cfg.Join) == 0 {
+		d.log.Info("this is a mesh of one; to add a machine run `meshban invite` here and `meshban join TOKEN` there")
+	}
+	d.notify(sdnotify.SdNotifyReady)
+	return nil
+}
+
+// notify tells systemd; without systemd it does nothing.
+func (d *Daemon) notify(state string) {
+	if os.Getenv("NOTIFY_SOCKET") == "" {
+		return
+	}
+	if _, err := sdnotify.SdNotify(false, state); err != nil {
+		d.log.Warn("could not notify systemd", "err", err)
+	}
+}

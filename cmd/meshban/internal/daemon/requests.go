@@ -1,0 +1,170 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/mesh"
+)
+
+const (
+	// allowFor is how long an allow entry without an end lives: the mesh keeps nothing for ever, and a frame no longer
+	// than mesh.MaxLife.
+	allowFor = 365 * 24 * time.Hour
+	// inviteFor is how long a token is good where nobody says.
+	inviteFor = time.Hour
+)
+
+// Ban implements control.Agent.
+func (d *Daemon) Ban(_ context.Context, req control.BanRequest) (control.BanReply, error) {
+	ports, err := ban.ParsePorts(req.Ports)
+	if err != nil {
+		return control.BanReply{}, &control.Error{Code: control.CodeUsage, Message: err.Error(), Hint: "write ports as 22/tcp,80,8000-8010"}
+	}
+	now := time.Now()
+	length := req.For
+	if length == 0 {
+		length = d.config().Bans.For
+	}
+	results, err := d.publishEach(now, req.Addrs, func(prefix netip.Prefix) ([]ban.Op, error) {
+		op := ban.Op{Kind: ban.KindBan, Prefix: prefix, Ports: ports, Until: endOf(now, length), Reason: req.Reason, Source: req.Source}
+		return d.table.OwnOps(op), d.table.CheckLocal(now, op)
+	})
+	return control.BanReply{Results: results}, err
+}
+
+// Unban implements control.Agent.
+func (d *Daemon) Unban(_ context.Context, req control.UnbanRequest) (control.UnbanReply, error) {
+	now := time.Now()
+	results, err := d.publishEach(now, req.Prefixes, func(prefix netip.Prefix) ([]ban.Op, error) {
+		ops, err := d.table.UnbanOps(now, prefix, req.Reason, "cli")
+		if errors.Is(err, ban.ErrNotFound) {
+			return nil, d.notBannedLocked(prefix)
+		}
+		return ops, err
+	})
+	for i := range results {
+		results[i].Until = time.Time{} // what ends is the ban, not the unban
+	}
+	return control.UnbanReply{Results: results}, err
+}
+
+// notBannedLocked says that there is nothing to lift, and what else may keep the prefix out.
+func (d *Daemon) notBannedLocked(prefix netip.Prefix) error {
+	e := &control.Error{Code: control.CodeNotFound, Message: fmt.Sprintf("%s is not banned", show(prefix))}
+	if verdict, ok := d.table.Lookup(prefix); ok {
+		e.Message = fmt.Sprintf("%s has no ban of its own; it is covered by the ban of %s", show(prefix), verdict.Prefix)
+		e.Hint = fmt.Sprintf("lift all of it with `meshban unban %s`, or except this one with `meshban allow %s`", verdict.Prefix, show(prefix))
+	}
+	return e
+}
+
+// Allow implements control.Agent.
+func (d *Daemon) Allow(_ context.Context, req control.AllowRequest) (control.AllowReply, error) {
+	now := time.Now()
+	length := req.For
+	if length == 0 {
+		length = allowFor
+	}
+	results, err := d.publishEach(now, req.Prefixes, func(prefix netip.Prefix) ([]ban.Op, error) {
+		op := ban.Op{Kind: ban.KindAllow, Prefix: prefix, Until: endOf(now, length), Reason: req.Reason, Source: "cli"}
+		return d.table.OwnOps(op), d.table.CheckLocal(now, op)
+	})
+	return control.AllowReply{Results: results}, err
+}
+
+// Unallow implements control.Agent.
+func (d *Daemon) Unallow(_ context.Context, req control.UnallowRequest) (control.UnallowReply, error) {
+	now := time.Now()
+	results, err := d.publishEach(now, req.Prefixes, func(prefix netip.Prefix) ([]ban.Op, error) {
+		ops, err := d.table.UnallowOps(now, prefix, req.Reason, "cli")
+		if !errors.Is(err, ban.ErrNotFound) {
+			return ops, err
+		}
+		for _, e := range d.table.Never() {
+			if e.Prefix == prefix {
+				return nil, &control.Error{
+					Code: control.CodePolicy, Rule: "never-ban list",
+					Message: fmt.Sprintf("%s is never banned here: %s", show(prefix), e.Why),
+					Hint:    "what meshban.yaml allows is taken away there; what this machine needs cannot be taken away",
+				}
+			}
+		}
+		return nil, &control.Error{Code: control.CodeNotFound, Message: fmt.Sprintf("%s is not on the mesh's allow list", show(prefix))}
+	})
+	for i := range results {
+		results[i].Until = time.Time{}
+	}
+	return control.UnallowReply{Results: results}, err
+}
+
+// publishEach asks ops for the ops of each prefix, with the lock held, and publishes them all together, so that many
+// addresses travel in few frames. A prefix that ops refuses does not hold up the others.
+func (d *Daemon) publishEach(now time.Time, prefixes []netip.Prefix, ops func(netip.Prefix) ([]ban.Op, error)) ([]control.Result, error) {
+	results := make([]control.Result, len(prefixes))
+	all := make([]ban.Op, 0, len(prefixes))
+	d.mu.Lock()
+	for i, prefix := range prefixes {
+		results[i].Prefix = prefix
+		these, err := ops(prefix)
+		if err != nil {
+			results[i].Err = refusal(err)
+			continue
+		}
+		for _, op := range these {
+			results[i].Until = op.Until
+		}
+		all = append(all, these...)
+	}
+	d.mu.Unlock()
+	if err := d.publish(now, all); err != nil {
+		return nil, err
+	}
+	return results, nil
+}
+
+// refusal puts an error of the table into the control socket's terms.
+func refusal(err error) *control.Error {
+	var policy *ban.PolicyError
+	if errors.As(err, &policy) {
+		return &control.Error{Code: control.CodePolicy, Message: policy.Error(), Rule: policy.Rule, Hint: policyHint[policy.Rule]}
+	}
+	return control.AsError(err)
+}
+
+// policyHint tells what to do about a rule, where anything can be done.
+var policyHint = map[string]string{
+	ban.RuleNever: "`meshban why ADDR` shows every entry that protects it",
+	ban.RuleAllow: "`meshban allow --remove ADDR` takes it off the allow list",
+	ban.RuleWide:  "ban narrower prefixes",
+	ban.RuleLong:  "ask for a shorter time, or raise bans.max_for in meshban.yaml",
+}
+
+// Invite implements control.Agent.
+func (d *Daemon) Invite(_ context.Context, req control.InviteRequest) (control.InviteReply, error) {
+	uses, ttl := max(req.Uses, 1), req.For
+	if ttl == 0 {
+		ttl = inviteFor
+	}
+	token, err := d.mesh.NewInvite(uses, ttl)
+	if errors.Is(err, mesh.ErrStopped) {
+		return control.InviteReply{}, &control.Error{Code: control.CodeFailed, Message: "the agent is stopping"}
+	}
+	if err != nil {
+		return control.InviteReply{}, err
+	}
+	return control.InviteReply{Token: token, Uses: uses, Expires: time.Now().Add(ttl)}, nil
+}
+
+// show writes a single address without its prefix length.
+func show(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.String()
+}

@@ -1,0 +1,73 @@
+// Package home lays out the state folder of a node: which file is where, who may read it, and that only one agent uses
+// it at a time.
+package home
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+)
+
+// DirMode is the folder's mode: its owner alone writes, everyone may pass through to the line file and the socket,
+// whose own modes decide.
+const DirMode fs.FileMode = 0o755
+
+// ErrLocked says that another agent runs on the folder.
+var ErrLocked = errors.New("another agent runs on this folder")
+
+// Dir is a state folder.
+type Dir string
+
+// Config, Identity, Secrets, Store and Socket name the folder's files.
+func (d Dir) Config() string   { return filepath.Join(string(d), config.FileName) }
+func (d Dir) Identity() string { return filepath.Join(string(d), "node.key") }
+func (d Dir) Secrets() string  { return filepath.Join(string(d), "mesh.key") }
+func (d Dir) Store() string    { return filepath.Join(string(d), "store.db") }
+func (d Dir) Socket() string   { return filepath.Join(string(d), control.SocketName) }
+
+// lock is the file whose lock the running agent holds.
+func (d Dir) lock() string { return filepath.Join(string(d), "lock") }
+
+// Make creates the folder where it is missing.
+func (d Dir) Make() error {
+	if err := os.MkdirAll(string(d), DirMode); err != nil {
+		return fmt.Errorf("make state folder: %w", err)
+	}
+	return nil
+}
+
+// SetUp tells whether the folder holds a mesh.
+func (d Dir) SetUp() (bool, error) {
+	_, err := os.Stat(d.Secrets())
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for a mesh in %q: %w", string(d), err)
+	}
+	return true, nil
+}
+
+// Lock takes the folder for this process and returns what gives it back. The kernel gives it back when the process
+// ends, however it ends. It returns ErrLocked when another process has it.
+func (d Dir) Lock() (release func() error, err error) {
+	f, err := os.OpenFile(d.lock(), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock state folder: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, ErrLocked
+		}
+		return nil, fmt.Errorf("lock %q: %w", d.lock(), err)
+	}
+	return f.Close, nil
+}
