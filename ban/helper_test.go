@@ -176,8 +176,12 @@ func sound(t *Table) error {
 		if live != b.entries.live || recs != b.recs.live || floors != b.floors {
 			return fmt.Errorf("%d entries, %d recs, %d floors; counted %d, %d, %d", live, recs, floors, b.entries.live, b.recs.live, b.floors)
 		}
-		if n := max(0, live-count(b.tree.roots[0])-count(b.tree.roots[1])); b.tree.nodes.live != n && live > 0 {
-			return fmt.Errorf("%d entries in %d nodes", live, b.tree.nodes.live)
+		used := 0
+		for _, root := range b.tree.roots {
+			used += min(int(root), 1)
+		}
+		if b.tree.nodes.live != live-used {
+			return fmt.Errorf("%d entries in %d nodes under %d roots", live, b.tree.nodes.live, used)
 		}
 		if len(b.cancels.ids) != b.cancels.all.live || len(b.cancels.ends) != b.cancels.all.live {
 			return fmt.Errorf("%d cancels, %d ids, %d ends", b.cancels.all.live, len(b.cancels.ids), len(b.cancels.ends))
@@ -197,8 +201,6 @@ func sound(t *Table) error {
 	}
 	return nil
 }
-
-func count(root uint32) int { return min(int(root), 1) }
 
 func diffMaps(got, want map[ruleKey]int64) string {
 	var b strings.Builder

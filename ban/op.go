@@ -33,8 +33,11 @@ const (
 // clock is behind does not see the cancelled ban again.
 const ClockSkew = 5 * time.Minute
 
-// maxUnix is the end of the year 9999, the last that RFC 3339 can write, in Unix seconds.
-const maxUnix = 253402300799
+// The end of the year 9999, the last that RFC 3339 can write, in Unix time.
+const (
+	maxUnix   = 253402300799
+	maxMillis = maxUnix*1000 + 999
+)
 
 // Kind says what an op does.
 type Kind uint8
