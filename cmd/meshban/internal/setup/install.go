@@ -119,7 +119,7 @@ func (c *change) lineFile(o Options) error {
 	if err := c.folder(o.Root+filepath.Dir(o.LineFile), 0o700); err != nil {
 		return err
 	}
-	return c.touch(o.Root+o.LineFile, 0o600)
+	return c.touch(o.Root+o.LineFile, 0o640)
 }
 
 // atOnce does all of do or nothing. With check, fail2ban's configuration must be no worse after it.

@@ -105,9 +105,9 @@ func (o Options) complete() (Options, error) {
 	if o.Run == nil {
 		o.Run = run
 	}
-	for what, path := range map[string]string{"program": o.Binary, "state folder": o.Dir, "line file": o.LineFile} {
-		if !plainPath.MatchString(path) || filepath.Clean(path) != path {
-			return o, fmt.Errorf("the path of the %s, %q, cannot stand in these files: use an absolute one of letters, digits and ._/+@-", what, path)
+	for _, p := range []struct{ what, path string }{{"program", o.Binary}, {"state folder", o.Dir}, {"line file", o.LineFile}} {
+		if !plainPath.MatchString(p.path) || filepath.Clean(p.path) != p.path {
+			return o, fmt.Errorf("the path of the %s, %q, cannot stand in these files: use an absolute one of letters, digits and ._/+@-", p.what, p.path)
 		}
 	}
 	return o, nil
@@ -140,9 +140,9 @@ func Systemd(o Options) ([]File, error) {
 	if err != nil {
 		return nil, err
 	}
-	for what, path := range map[string]string{"program": o.Binary, "state folder": o.Dir} {
-		if under(path, "/tmp", "/var/tmp", "/dev", "/proc", "/sys", "/run") {
-			return nil, fmt.Errorf("the %s is in %q, which does not outlive a boot: put it elsewhere", what, path)
+	for _, p := range []struct{ what, path string }{{"program", o.Binary}, {"state folder", o.Dir}} {
+		if under(p.path, "/tmp", "/var/tmp", "/dev", "/proc", "/sys", "/run") {
+			return nil, fmt.Errorf("the %s, %q, does not outlive a boot: put it elsewhere", p.what, p.path)
 		}
 	}
 	if under(o.LineFile, "/tmp", "/var/tmp") {
