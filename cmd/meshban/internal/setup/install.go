@@ -86,6 +86,11 @@ func Install(ctx context.Context, files []File, opts Options) (Report, error) {
 			return Report{}, fmt.Errorf("nothing installed: %s is not on this machine: %w", need.what, err)
 		}
 	}
+	if touches(files, systemdDir) {
+		if err := o.lasting(); err != nil {
+			return Report{}, fmt.Errorf("nothing installed: %w", err)
+		}
+	}
 	r, err := o.atOnce(ctx, touches(files, fail2banDir), write)
 	if err != nil {
 		return Report{}, fmt.Errorf("nothing installed: %w", err)

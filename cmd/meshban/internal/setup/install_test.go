@@ -239,6 +239,29 @@ func TestInstallRefuses(t *testing.T) {
 	}
 }
 
+func TestInstallRefusesAServiceThatCannotLast(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		edit func(*Options)
+		err  string
+	}{
+		{"bad: program", func(o *Options) { o.Binary = "/tmp/meshban" }, `the program, "/tmp/meshban", does not outlive a boot`},
+		{"bad: state folder", func(o *Options) { o.Dir = "/run/meshban" }, "does not outlive a boot"},
+		{"bad: line file", func(o *Options) { o.LineFile = "/tmp/newbans.log" }, "/tmp of its own"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			o := machine(t)
+			c.edit(&o)
+			was := tree(t, o.Root)
+			unit := files(t, Systemd, o) // can be printed all the same
+			if _, err := Install(t.Context(), unit, o); err == nil || !strings.Contains(err.Error(), c.err) {
+				t.Errorf("error is %v, want one with %q", err, c.err)
+			}
+			same(t, o.Root, was)
+		})
+	}
+}
+
 func TestRollbackPutsTheOldFilesBack(t *testing.T) {
 	o := machine(t)
 	install(t, o)

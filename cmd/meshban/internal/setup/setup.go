@@ -134,19 +134,12 @@ func Fail2ban(o Options) ([]File, error) {
 	return files, nil
 }
 
-// Systemd returns the unit that runs the agent.
+// Systemd returns the unit that runs the agent. Install refuses it for a program or a state folder that a
+// boot takes away.
 func Systemd(o Options) ([]File, error) {
 	o, err := o.complete()
 	if err != nil {
 		return nil, err
-	}
-	for _, p := range []struct{ what, path string }{{"program", o.Binary}, {"state folder", o.Dir}} {
-		if under(p.path, "/tmp", "/var/tmp", "/dev", "/proc", "/sys", "/run") {
-			return nil, fmt.Errorf("the %s, %q, does not outlive a boot: put it elsewhere", p.what, p.path)
-		}
-	}
-	if under(o.LineFile, "/tmp", "/var/tmp") {
-		return nil, fmt.Errorf("the line file is %q, but a service sees a /tmp of its own: put it elsewhere", o.LineFile)
 	}
 	v := struct {
 		Binary, Dir, LineDir, StateDirectory, ProtectHome string
@@ -171,6 +164,20 @@ func Systemd(o Options) ([]File, error) {
 		return nil, err
 	}
 	return []File{f}, nil
+}
+
+// lasting refuses places where a service cannot live: those that a boot empties, and /tmp, of which it sees one
+// of its own.
+func (o Options) lasting() error {
+	for _, p := range []struct{ what, path string }{{"program", o.Binary}, {"state folder", o.Dir}} {
+		if under(p.path, "/tmp", "/var/tmp", "/dev", "/proc", "/sys", "/run") {
+			return fmt.Errorf("the %s, %q, does not outlive a boot: put it elsewhere", p.what, p.path)
+		}
+	}
+	if under(o.LineFile, "/tmp", "/var/tmp") {
+		return fmt.Errorf("the line file is %q, but a service sees a /tmp of its own: put it elsewhere", o.LineFile)
+	}
+	return nil
 }
 
 // under tells whether path is one of folders or inside one.
