@@ -34,11 +34,6 @@ func (w window) find(v uint64) int {
 	return i
 }
 
-func (w window) has(v uint64) bool {
-	i := w.find(v)
-	return i < len(w) && w[i].first <= v
-}
-
 // add puts v in and tells whether it was new.
 func (w *window) add(v uint64) bool {
 	s := *w

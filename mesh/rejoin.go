@@ -20,6 +20,8 @@ const (
 	aloneMin, aloneMax = time.Second, 3 * time.Second
 	// Otherwise one address that is not alive is tried every restMin..restMax, about once a second in the whole fleet.
 	restMin, restMax = 3 * time.Second, 20 * time.Second
+	// Right after a lost peer was found the next one is looked for sooner: others of its side will be back, too.
+	foundMin, foundMax = 300 * time.Millisecond, time.Second
 	// joinAtOnce bounds the addresses tried together.
 	joinAtOnce = 8
 	// lookupTimeout bounds the resolution of one name, maxLookup what is used of its addresses.
@@ -78,10 +80,15 @@ func (m *Mesh) rejoinLoop(ctx context.Context, ml *memberlist.Memberlist) {
 			timer.Stop()
 			return
 		}
-		alive, known := r.round(ctx)
-		if alive == 0 {
+		_, before, _ := m.peers.lost()
+		r.round(ctx)
+		lost, alive, known := m.peers.lost()
+		switch {
+		case alive == 0:
 			pause = between(aloneMin, aloneMax)
-		} else {
+		case alive > before && len(lost) > 0:
+			pause = between(foundMin, foundMax)
+		default:
 			mid := min(max(time.Duration(known)*time.Second, restMin), restMax)
 			pause = between(mid/2, mid+mid/2)
 		}
@@ -97,9 +104,9 @@ type rejoiner struct {
 	begun bool
 }
 
-// round makes one try and tells how many peers are alive and known.
-func (r *rejoiner) round(ctx context.Context) (alive, known int) {
-	lost, alive, known := r.m.peers.lost()
+// round makes one try.
+func (r *rejoiner) round(ctx context.Context) {
+	lost, alive, _ := r.m.peers.lost()
 	hosts := r.hosts()
 	switch {
 	case alive == 0 || !r.begun:
@@ -137,8 +144,6 @@ func (r *rejoiner) round(ctx context.Context) (alive, known int) {
 		})
 	}
 	wg.Wait()
-	_, alive, known = r.m.peers.lost()
-	return alive, known
 }
 
 // hosts gives the entries of the join list, but for literal addresses that need no try.

@@ -1,0 +1,200 @@
+package mesh
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+// hub is a network in memory, for clusters in a synctest bubble: packets arrive after a delay, streams are pipes.
+type hub struct {
+	mu      sync.Mutex
+	ports   map[string]*hubPort
+	cut     func(from, to netip.AddrPort) bool // tells whether the link is down
+	packets uint64
+	bytes   uint64
+	streams uint64
+}
+
+const (
+	hubDelay = 200 * time.Microsecond
+	// Headers of Ethernet, IPv4 and UDP; and those of a stream: seven segments without data, two with.
+	packetHeaders = 14 + 20 + 8
+	streamHeaders = 9 * (14 + 20 + 32)
+)
+
+// wire gives the bytes on the wire since the hub began, headers included, counted once per link end.
+func (h *hub) wire() uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return 2 * (h.bytes + h.packets*packetHeaders + h.streams*streamHeaders)
+}
+
+func newHub() *hub { return &hub{ports: make(map[string]*hubPort)} }
+
+var errUnreachable = errors.New("unreachable")
+
+func (h *hub) setCut(cut func(from, to netip.AddrPort) bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.cut = cut
+}
+
+func (h *hub) route(from netip.AddrPort, to string) *hubPort {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := h.ports[to]
+	if p == nil || (h.cut != nil && h.cut(from, p.addr)) {
+		return nil
+	}
+	return p
+}
+
+// open takes an address; it is free again after Shutdown.
+func (h *hub) open(addr netip.AddrPort) (memberlist.Transport, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.ports[addr.String()] != nil {
+		return nil, fmt.Errorf("%v is in use", addr)
+	}
+	p := &hubPort{hub: h, addr: addr, packets: make(chan *memberlist.Packet, 4096), streams: make(chan net.Conn), done: make(chan struct{})}
+	h.ports[addr.String()] = p
+	return p, nil
+}
+
+// hubPort is one node's place on a hub.
+type hubPort struct {
+	hub     *hub
+	addr    netip.AddrPort
+	packets chan *memberlist.Packet
+	streams chan net.Conn
+	done    chan struct{}
+}
+
+func (p *hubPort) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
+	return net.IP(p.addr.Addr().AsSlice()), int(p.addr.Port()), nil
+}
+
+func (p *hubPort) WriteTo(b []byte, to string) (time.Time, error) {
+	p.hub.mu.Lock()
+	p.hub.packets++
+	p.hub.bytes += uint64(len(b))
+	p.hub.mu.Unlock()
+	now := time.Now()
+	b = append([]byte(nil), b...)
+	time.AfterFunc(hubDelay, func() {
+		if q := p.hub.route(p.addr, to); q != nil {
+			select {
+			case q.packets <- &memberlist.Packet{Buf: b, From: net.UDPAddrFromAddrPort(p.addr), Timestamp: time.Now()}:
+			default:
+			}
+		}
+	})
+	return now, nil
+}
+
+func (p *hubPort) PacketCh() <-chan *memberlist.Packet { return p.packets }
+func (p *hubPort) StreamCh() <-chan net.Conn           { return p.streams }
+
+func (p *hubPort) DialTimeout(to string, timeout time.Duration) (net.Conn, error) {
+	<-time.After(hubDelay)
+	q := p.hub.route(p.addr, to)
+	if q == nil {
+		select {
+		case <-time.After(timeout):
+		case <-p.done:
+		}
+		return nil, errUnreachable
+	}
+	near, far := net.Pipe()
+	select {
+	case q.streams <- hubConn{far, p.hub, p.addr}:
+		p.hub.mu.Lock()
+		p.hub.streams++
+		p.hub.mu.Unlock()
+		return hubConn{near, p.hub, q.addr}, nil
+	case <-q.done:
+	case <-p.done:
+	case <-time.After(timeout):
+	}
+	return nil, errUnreachable
+}
+
+func (p *hubPort) Shutdown() error {
+	p.hub.mu.Lock()
+	defer p.hub.mu.Unlock()
+	if p.hub.ports[p.addr.String()] == p {
+		delete(p.hub.ports, p.addr.String())
+		close(p.done)
+	}
+	return nil
+}
+
+// hubConn is a pipe with an address.
+type hubConn struct {
+	net.Conn
+	hub  *hub
+	peer netip.AddrPort
+}
+
+func (c hubConn) Write(b []byte) (int, error) {
+	c.hub.mu.Lock()
+	c.hub.bytes += uint64(len(b))
+	c.hub.mu.Unlock()
+	return c.Conn.Write(b)
+}
+
+func (c hubConn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.peer) }
+
+// cluster is nodes on one hub.
+type cluster struct {
+	hub     *hub
+	secrets Secrets
+	nodes   []*testNode
+	addrs   []netip.AddrPort
+}
+
+// newCluster starts n nodes; each joins the first one. edit may change a configuration.
+func newCluster(t *testing.T, n int, edit func(i int, c *Config)) *cluster {
+	c := &cluster{hub: newHub(), secrets: newSecrets(t)}
+	// After all nodes have stopped: memberlist's last pings wait for their timers, and nothing else may be left.
+	t.Cleanup(func() { <-time.After(2 * maxAwareness * probeInterval) })
+	for i := range n {
+		c.addrs = append(c.addrs, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 7946))
+		c.nodes = append(c.nodes, c.start(t, i, newIdentity(t), edit))
+	}
+	return c
+}
+
+// start runs a node at place i.
+func (c *cluster) start(t *testing.T, i int, id Identity, edit func(i int, c *Config)) *testNode {
+	return newNode(t, c.secrets, id, c.config(i, edit)).run(t)
+}
+
+func (c *cluster) config(i int, edit func(i int, c *Config)) func(*Config) {
+	return func(cfg *Config) {
+		cfg.Name = fmt.Sprintf("n%d", i)
+		cfg.NewTransport = func() (memberlist.Transport, error) { return c.hub.open(c.addrs[i]) }
+		if i > 0 {
+			cfg.Join = []string{c.addrs[0].String()}
+		}
+		if edit != nil {
+			edit(i, cfg)
+		}
+	}
+}
+
+func (c *cluster) allAlive() bool {
+	for _, n := range c.nodes {
+		if n.aliveCount() != len(c.nodes) {
+			return false
+		}
+	}
+	return true
+}
