@@ -195,9 +195,13 @@ func (t *Table) change(w *touched, e *entry, expiring bool) (c Change, ok bool) 
 	takes := from.kind == KindRevoke || from.kind == KindUnban
 	switch c.Event {
 	case EventBan, EventPending, EventRefresh:
+		lead := w.book.recs.at(t.leading(w.book, e))
 		// It can also have come to light because something else ended; then the ban itself speaks.
-		if lead := t.leading(w.book, e); expiring || from.kind != KindBan && !(takes && c.Event == EventRefresh) {
-			from = t.causeOfRec(w.book.recs.at(lead))
+		if expiring || from.kind != KindBan && !(takes && c.Event == EventRefresh) {
+			from = t.causeOfRec(lead)
+		}
+		if c.Event == EventPending {
+			until = lead.until
 		}
 	}
 	c.Prefix, c.Ports = e.key().prefix(), t.portsAt(e.ports)
@@ -205,7 +209,9 @@ func (t *Table) change(w *touched, e *entry, expiring bool) (c Change, ok bool) 
 		c.Until = fromMillis(until)
 	}
 	c.Origin, c.Local = from.origin, from.origin == t.self
-	c.Issued = fromMillis(from.issued)
+	if from.issued != 0 {
+		c.Issued = fromMillis(from.issued)
+	}
 	c.Reason, c.Source = from.words.reason, from.words.source
 	return c, true
 }

@@ -81,6 +81,20 @@ func (t *Table) said(b *book, entry uint32, o Origin) (last, floor uint32) {
 	return last, floor
 }
 
+// holds reports whether r's origin has said something of the same prefix and ports.
+func (t *Table) holds(b *book, r *Record) bool {
+	id, ok := t.findPorts(r.Ports)
+	if !ok {
+		return false
+	}
+	entry := b.find(keyOf(r.Prefix), id)
+	if entry == 0 {
+		return false
+	}
+	last, floor := t.said(b, entry, r.Origin)
+	return last != 0 || floor != 0
+}
+
 // put merges a ban, revoke or allow: the highest version is what its origin says. It reports
 // whether that is r, and was not before.
 func (t *Table) put(b *book, r *Record) (entry uint32, changed bool) {

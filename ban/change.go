@@ -83,10 +83,11 @@ type Change struct {
 	Event  Event
 	Prefix netip.Prefix
 	Ports  Ports
-	Until  time.Time // the end that is enforced now; of what was lifted, the end that it had
+	Until  time.Time // the end that is enforced now, or waits; of what was lifted, the end that it had
 
 	// Whose record caused the change, when it was issued, and what it says. When the ban was
-	// uncovered by the end of something else, they are of the ban that lasts longest.
+	// uncovered by the end of something else, they are of the ban that lasts longest. When the
+	// never-ban list caused it, Origin is this node, Issued is zero and Source is RuleNever.
 	Origin Origin
 	Issued time.Time
 	Reason string

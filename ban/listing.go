@@ -17,35 +17,26 @@ func (t *Table) Never() []NeverEntry {
 	return out
 }
 
-// Allows returns the allows in force, ascending: one for each prefix, of the origin whose allow lasts longest.
+// Allows returns the allows in force, ascending: for each prefix the one that lasts longest.
 func (t *Table) Allows() []Record {
 	var out []Record
 	for i := uint32(1); i < t.allows.entries.end; i++ {
-		e := t.allows.entries.at(i)
-		if e.state != StateEnforced {
-			continue
+		if e := t.allows.entries.at(i); e.state == StateEnforced {
+			out = append(out, t.recordOf(&t.allows, t.leading(&t.allows, e)))
 		}
-		x := t.allows.recs.at(t.leading(&t.allows, e))
-		w := t.wordsAt(x.words)
-		out = append(out, Record{
-			Op:     Op{Kind: KindAllow, Prefix: e.key().prefix(), Until: fromMillis(x.until), Reason: w.reason, Source: w.source},
-			Origin: t.speakers.at(x.speaker).origin,
-			Issued: fromMillis(x.issued),
-		})
 	}
 	slices.SortFunc(out, func(a, b Record) int { return a.Prefix.Compare(b.Prefix) })
 	return out
 }
 
-// SetPolicy changes the limits, which hold for what comes from now on, and the quorum (0 means 1), by which every entry
-// is judged anew. It returns what changed.
+// SetPolicy replaces the limits, for what comes from now on, and the quorum (0 means 1), by which
+// every entry is judged anew. It returns what changed.
 func (t *Table) SetPolicy(now time.Time, l Limits, quorum int) ([]Change, error) {
 	limits, err := l.normal()
 	if err != nil {
 		return nil, fmt.Errorf("ban limits: %w", err)
 	}
-	quorum = cmp.Or(quorum, 1)
-	if quorum < 1 || quorum > MaxQuorum {
+	if quorum = cmp.Or(quorum, 1); quorum < 1 || quorum > MaxQuorum {
 		return nil, fmt.Errorf("quorum %d is not within 1-%d", quorum, MaxQuorum)
 	}
 	changes := t.expire(millis(now))

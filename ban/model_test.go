@@ -97,7 +97,13 @@ func TestTableAgreesWithItsDefinition(t *testing.T) {
 			now += rapid.SampledFrom([]int{0, 0, 0, 1, 3}).Draw(t, "passes")
 			ms := millis(tick(now))
 			var changes []Change
-			switch rapid.IntRange(0, 5).Draw(t, "step") {
+			switch rapid.IntRange(0, 6).Draw(t, "step") {
+			case 2:
+				model.quorum = rapid.IntRange(1, 3).Draw(t, "new quorum")
+				model.expire(ms)
+				if changes, err = tb.SetPolicy(tick(now), Limits{}, model.quorum); err != nil {
+					t.Fatal(err)
+				}
 			case 0:
 				changes = tb.Expire(tick(now))
 				model.expire(ms)

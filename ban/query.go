@@ -22,14 +22,15 @@ type Entry struct {
 
 // entryOf returns the entry i; false if no live ban asks for it.
 func (t *Table) entryOf(i uint32) (Entry, bool) {
-	e := t.bans.entries.at(i)
+	b := &t.bans
+	e := b.entries.at(i)
 	if e.state == stateNone {
 		return Entry{}, false
 	}
 	var recs []*rec
 	for j := e.recs; j != 0; {
-		x := t.bans.recs.at(j)
-		if t.counts(&t.bans, e, x) {
+		x := b.recs.at(j)
+		if t.counts(b, e, x) {
 			recs = append(recs, x)
 		}
 		j = x.next
@@ -40,7 +41,7 @@ func (t *Table) entryOf(i uint32) (Entry, bool) {
 		}
 		return +1
 	})
-	lead := t.bans.recs.at(t.leading(&t.bans, e))
+	lead := b.recs.at(t.leading(b, e))
 	w := t.wordsAt(lead.words)
 	until := cmp.Or(e.until, lead.until)
 	out := Entry{
@@ -126,7 +127,7 @@ type Counts struct {
 	Held    int    // entries that wait for the operator
 	Allowed int    // entries suppressed by the never-ban list or an allow
 	Records int    // live records of every kind
-	Dropped uint64 // records left out since the start because there were MaxRecords
+	Dropped uint64 // records left out since the start because the table was full
 }
 
 // Counts returns how much the table holds, at the cost of a few additions.

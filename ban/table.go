@@ -10,7 +10,8 @@ import (
 // Bounds of a table.
 const (
 	MaxQuorum  = 64      // Config.Quorum
-	MaxRecords = 1 << 24 // records of all origins and kinds; what comes beyond is dropped
+	MaxRecords = 1 << 24 // bans, revokes and allows; a new one beyond is dropped, a refresh is not
+	MaxCancels = 1 << 20 // unbans, and as many unallows; one beyond is dropped
 )
 
 // ErrNotFound says that nothing live lies inside the prefix.
@@ -37,6 +38,7 @@ type Table struct {
 	interns
 	bans, allows book
 	states       [StateAllowed + 1]int // entries of bans by state
+	capacity     int                   // MaxRecords, less in tests
 	dropped      uint64
 	touched      []touched // by the call that is running
 }
@@ -58,7 +60,10 @@ func New(cfg Config) (*Table, error) {
 			return nil, fmt.Errorf("never-ban list: %s: %w", e.Why, err)
 		}
 	}
-	return &Table{self: cfg.Self, limits: limits, quorum: cfg.Quorum, never: newNeverList(cfg.Never)}, nil
+	return &Table{
+		self: cfg.Self, limits: limits, quorum: cfg.Quorum,
+		never: newNeverList(cfg.Never), capacity: MaxRecords,
+	}, nil
 }
 
 // Merge takes in records that CheckLocal or CheckRemote let pass and returns what changed. It is
@@ -75,21 +80,21 @@ func (t *Table) Merge(now time.Time, rs []Record) []Change {
 }
 
 func (t *Table) merge(r *Record) {
-	if t.records() >= MaxRecords {
-		t.dropped++
-		return
-	}
 	b := &t.bans
 	if r.Kind == KindAllow || r.Kind == KindUnallow {
 		b = &t.allows
 	}
 	switch r.Kind {
 	case KindBan, KindRevoke, KindAllow:
-		if entry, changed := t.put(b, r); changed {
+		if t.bans.recs.live+t.allows.recs.live >= t.capacity && !t.holds(b, r) {
+			t.dropped++
+		} else if entry, changed := t.put(b, r); changed {
 			t.touch(b, entry, t.causeOf(r))
 		}
 	case KindUnban, KindUnallow:
-		if checkMarks(r.Marks) == nil && b.cancels.add(r) {
+		if b.cancels.all.live >= min(t.capacity, MaxCancels) {
+			t.dropped++
+		} else if checkMarks(r.Marks) == nil && b.cancels.add(r) {
 			t.touchInside(b, keyOf(r.Prefix), t.causeOf(r))
 		}
 	}
