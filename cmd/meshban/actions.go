@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"io"
+	"net/netip"
+	"os"
+)
+
+// actions are the verbs that do more than ask a running agent. The flags are parsed and checked here; a zero field was
+// not said. Errors follow exitCode.
+type actions struct {
+	Agent    func(ctx context.Context, opts AgentOptions) error // returns when ctx has ended and all is down
+	Init     func(ctx context.Context, opts InitOptions) (InitResult, error)
+	Join     func(ctx context.Context, opts JoinOptions) (JoinResult, error)
+	Setup    func(ctx context.Context, opts SetupOptions) (SetupResult, error)
+	Teardown func(ctx context.Context, opts TeardownOptions) (TeardownResult, error)
+}
+
+// AgentOptions override the config file, field by field.
+type AgentOptions struct {
+	Dir       string // absolute
+	Name      string
+	Bind      netip.AddrPort
+	Advertise netip.AddrPort
+	Join      []string // each host:port
+	LineFile  string   // absolute
+	Firewall  []string // backends in the order of trial, without "auto"
+	Config    string   // absolute; "" = meshban.yaml in Dir, if it is there
+	Metrics   netip.AddrPort
+
+	Version string
+	Stderr  io.Writer        // for the log and the words to the operator
+	Reload  <-chan os.Signal // a value = read the config again; never closed
+}
+
+// InitOptions say what a new mesh's first node is called and where it listens.
+type InitOptions struct {
+	Dir  string // absolute
+	Name string
+	Bind netip.AddrPort
+}
+
+// InitResult is what init has made.
+type InitResult struct {
+	Name   string // of this node
+	ID     string // of this node, 32 hex digits
+	Mesh   string // id of the mesh, hex
+	Config string // the file to edit
+}
+
+// JoinOptions say with which token and under which name to enrol.
+type JoinOptions struct {
+	Dir   string // absolute
+	Token string
+	Name  string
+	Bind  netip.AddrPort
+}
+
+// JoinResult is what join has got and written.
+type JoinResult struct {
+	Name   string
+	ID     string
+	Mesh   string
+	Join   []string // the join list, host:port
+	Config string
+}
+
+// SetupOptions say what to install or take away.
+type SetupOptions struct {
+	Dir    string    // absolute
+	What   string    // "fail2ban" or "systemd"; "" with Remove = both
+	Print  bool      // write the files to Out instead
+	Remove bool      // take away what was installed
+	Out    io.Writer // for Print
+}
+
+// SetupResult is what setup has done.
+type SetupResult struct {
+	Done []string // one a file, such as "wrote /etc/fail2ban/action.d/meshban.conf"
+	Next []string // what is left to do, as hints
+}
+
+// TeardownOptions name the folder whose agent must not run.
+type TeardownOptions struct {
+	Dir string // absolute
+}
+
+// TeardownResult is what was in the kernel.
+type TeardownResult struct {
+	Removed []string // such as "table inet meshban"; empty = nothing of ours was there
+}

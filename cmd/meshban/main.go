@@ -1,0 +1,27 @@
+// Command meshban shares bans of IP addresses among a fleet of servers. This folder turns argv into a request and the
+// answer into text; what bans is in the packages.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() { os.Exit(run(wire())) }
+
+// run does what the process was asked for and returns its exit code. It owns the signals: the first SIGINT or SIGTERM
+// ends the context, the second one ends the process.
+func run(acts actions) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	c := newCommand(acts, os.Stdin, os.Stdout, os.Stderr)
+	c.hangup = func() <-chan os.Signal {
+		reload := make(chan os.Signal, 1) // the runtime sends; full = a reload is due anyway
+		signal.Notify(reload, syscall.SIGHUP)
+		return reload
+	}
+	return c.run(ctx, os.Args[1:])
+}

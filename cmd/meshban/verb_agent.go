@@ -1,0 +1,189 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
+)
+
+func (c *command) agentVerb() *verb {
+	return &verb{
+		name: "agent", short: "run this node",
+		long: `Runs in the foreground until SIGTERM or SIGINT; SIGHUP reads the config again. With
+nothing set up it makes a mesh of one node and says how to invite others. Without
+root it drops nothing (firewall none) and says so.
+
+Flags override the config file. Stopping leaves in the kernel what is banned;
+meshban teardown takes it out.`,
+		flags: []cli.Flag{
+			text("config", "`F` the config file (default: meshban.yaml in the state folder, if it is there)", "MESHBAN_CONFIG"),
+			text("name", "`NAME` of this node, for people (default: the host name)", "MESHBAN_NAME"),
+			text("bind", "`IP:PORT` where to listen on, UDP and TCP (default: 0.0.0.0:7946)", "MESHBAN_BIND"),
+			text("advertise", "`IP:PORT` where the others reach this node", "MESHBAN_ADVERTISE"),
+			texts("join", "`HOST[:PORT]` a node to join; may be repeated", "MESHBAN_JOIN"),
+			text("line-file", "`F` the file that other programs append their bans to (default: newbans.log in the state folder)", "MESHBAN_LINE_FILE"),
+			text("firewall", "`LIST` backends in the order of trial: auto, or ipset,nftables,iptables,none", "MESHBAN_FIREWALL"),
+			text("metrics", "`IP:PORT` where to serve Prometheus metrics (default: off)", "MESHBAN_METRICS"),
+		},
+		examples: `meshban agent
+meshban agent --dir ./node1 --bind 127.0.0.1:7946 --firewall none
+meshban agent --join 192.0.2.10 --join 192.0.2.11`,
+		action: c.agent,
+	}
+}
+
+func (c *command) agent(ctx *cli.Context) error {
+	if err := noArgs(ctx); err != nil {
+		return err
+	}
+	opts := AgentOptions{Dir: c.dir, Version: versionText(), Stderr: c.err}
+	var err error
+	if opts.Name, err = readName(ctx); err != nil {
+		return err
+	}
+	if opts.Bind, err = readAddrPort(ctx, "bind", config.DefaultPort); err != nil {
+		return err
+	}
+	if opts.Advertise, err = readAddrPort(ctx, "advertise", config.DefaultPort); err != nil {
+		return err
+	}
+	if opts.Join, err = readJoin(ctx); err != nil {
+		return err
+	}
+	if opts.LineFile, err = readPath(ctx, "line-file"); err != nil {
+		return err
+	}
+	if opts.Firewall, err = read(ctx, "firewall", config.ParseBackends); err != nil {
+		return err
+	}
+	if opts.Config, err = readPath(ctx, "config"); err != nil {
+		return err
+	}
+	if opts.Metrics, err = readAddrPort(ctx, "metrics", 0); err != nil {
+		return err
+	}
+	opts.Reload = c.hangup()
+	return c.acts.Agent(ctx.Context, opts)
+}
+
+// readJoin reads --join; an empty item, as an environment variable may hold, is left out.
+func readJoin(ctx *cli.Context) ([]string, error) {
+	var all []string
+	for _, s := range ctx.StringSlice("join") {
+		if s == "" {
+			continue
+		}
+		peer, err := config.ParseJoin(s)
+		if err != nil {
+			return nil, flagError("join", err)
+		}
+		if !slices.Contains(all, peer) {
+			all = append(all, peer)
+		}
+	}
+	return all, nil
+}
+
+func nameFlag() cli.Flag {
+	return text("name", "`NAME` of this node, for people (default: the host name)", "MESHBAN_NAME")
+}
+
+func bindFlag() cli.Flag {
+	return text("bind", "`IP:PORT` where to listen on, UDP and TCP (default: 0.0.0.0:7946)", "MESHBAN_BIND")
+}
+
+// nameAndBind are what init and join share.
+func nameAndBind(ctx *cli.Context) (name string, bind netip.AddrPort, err error) {
+	if name, err = readName(ctx); err != nil {
+		return "", bind, err
+	}
+	bind, err = readAddrPort(ctx, "bind", config.DefaultPort)
+	return name, bind, err
+}
+
+func (c *command) initVerb() *verb {
+	return &verb{
+		name: "init", short: "make a new mesh with this machine as its first node",
+		long: `Writes the mesh's key, this node's key and meshban.yaml into the state folder. A
+machine that shall enter an existing mesh uses meshban join instead.`,
+		flags: []cli.Flag{nameFlag(), bindFlag()},
+		examples: `meshban init
+meshban init --name web1 --bind 192.0.2.1:7946`,
+		action: c.init,
+	}
+}
+
+func (c *command) init(ctx *cli.Context) error {
+	if err := noArgs(ctx); err != nil {
+		return err
+	}
+	name, bind, err := nameAndBind(ctx)
+	if err != nil {
+		return err
+	}
+	res, err := c.acts.Init(ctx.Context, InitOptions{Dir: c.dir, Name: name, Bind: bind})
+	if err != nil {
+		return err
+	}
+	field(c.out, "node", fmt.Sprintf("%s (%s)", res.Name, short(res.ID)))
+	field(c.out, "mesh", res.Mesh)
+	field(c.out, "config", res.Config)
+	tellHint(c.err, "next: "+startHint(c.dir)+"; then `meshban invite` for each machine that shall join")
+	return nil
+}
+
+// startHint tells how to start the agent on dir.
+func startHint(dir string) string {
+	if dir == systemDir {
+		return "`meshban setup systemd`, or `meshban agent` by hand"
+	}
+	return "`meshban agent --dir " + dir + "`"
+}
+
+func (c *command) joinVerb() *verb {
+	return &verb{
+		name: "join", args: "TOKEN", short: "enrol this machine into a mesh",
+		long: `TOKEN is what meshban invite has printed on a node of the mesh; - reads it from
+stdin, which keeps it out of the process list. Makes this node's key, gets the mesh's
+key from the inviting node, and writes meshban.yaml, join list included.`,
+		flags: []cli.Flag{nameFlag(), bindFlag()},
+		examples: `meshban join mb1-...
+ssh web1 meshban invite | meshban join -`,
+		action: c.join,
+	}
+}
+
+func (c *command) join(ctx *cli.Context) error {
+	token, err := oneArg(ctx, "a token", "meshban join TOKEN (meshban invite prints one, on a node of the mesh)")
+	if err != nil {
+		return err
+	}
+	if token == "-" {
+		if token, err = c.firstLine(); err != nil {
+			return err
+		}
+	}
+	name, bind, err := nameAndBind(ctx)
+	if err != nil {
+		return err
+	}
+	res, err := c.acts.Join(ctx.Context, JoinOptions{Dir: c.dir, Token: token, Name: name, Bind: bind})
+	if err != nil {
+		return err
+	}
+	field(c.out, "node", fmt.Sprintf("%s (%s)", res.Name, short(res.ID)))
+	field(c.out, "mesh", res.Mesh)
+	field(c.out, "join", res.Join...)
+	field(c.out, "config", res.Config)
+	hint := "next: " + startHint(c.dir)
+	if _, err := os.Lstat(socketOf(c.dir)); err == nil {
+		hint = "an agent runs already: restart it"
+	}
+	tellHint(c.err, hint)
+	return nil
+}

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"slices"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+)
+
+const (
+	sourceImport = "import"
+	namedLines   = 10       // bad lines, and refusals, that are named; the rest is counted
+	importBuffer = 64 << 10 // bytes read ahead
+)
+
+func (c *command) importVerb() *verb {
+	return &verb{
+		name: "import", args: "FILE|-", short: "ban a list of addresses",
+		long: `FILE is a plain list: one address or CIDR at the start of each line, comments after
+# or ;, further columns ignored. - is stdin. Each address is banned as by meshban ban.
+
+A bad line is named with its number and the reason (the first 10; the rest is
+counted), the good ones are banned all the same, and the exit code is 1. Addresses
+that a rule refuses are named likewise; without bad lines the exit code is then 4.
+A summary, and progress when stderr is a terminal, goes to stderr.`,
+		flags: []cli.Flag{
+			text("for", "`D` how long: 90s, 30m, 12h, 7d12h (default: bans.for of the agent's config, 30m)"),
+			text("reason", "`TEXT` shown to everyone who asks why"),
+		},
+		examples: `meshban import drop.txt --for 7d --reason "spamhaus drop"
+zcat list.gz | meshban import - --for 24h`,
+		action: c.importList,
+	}
+}
+
+// importer bans a list piece by piece, so that neither side holds all of it.
+type importer struct {
+	c       *command
+	client  *control.Client
+	req     control.BanRequest
+	file    string
+	list    *listReader
+	show    *progress
+	banned  int
+	bad     int // lines
+	refused int // addresses
+	worst   control.Code
+	hints   []string
+}
+
+func (c *command) importList(ctx *cli.Context) error {
+	im := importer{c: c, client: c.client(), req: control.BanRequest{Source: sourceImport}}
+	var err error
+	if im.file, err = oneArg(ctx, "a file", "meshban import list.txt"); err != nil {
+		return err
+	}
+	if im.req.For, err = readDuration(ctx, "for"); err != nil {
+		return err
+	}
+	if im.req.Reason, err = readText(ctx, "reason", control.MaxReason); err != nil {
+		return err
+	}
+	in, size := c.in, int64(0)
+	if im.file != "-" {
+		f, err := os.Open(im.file)
+		if err != nil {
+			return fmt.Errorf("open list: %w", err)
+		}
+		defer f.Close()
+		info, err := f.Stat()
+		if err != nil {
+			return fmt.Errorf("open list: %w", err)
+		}
+		if info.IsDir() {
+			return fmt.Errorf("open list: %q is a folder", im.file)
+		}
+		in, size = f, info.Size()
+	} else {
+		im.file = "stdin"
+	}
+	im.list = newListReader(bufio.NewReaderSize(in, importBuffer))
+	im.show = newProgress(c, size)
+	err = im.run(ctx.Context)
+	im.show.end()
+	return im.sum(err)
+}
+
+// run reads and bans until the list ends. A bad line and a refused address do not stop it.
+func (im *importer) run(ctx context.Context) error {
+	if err := im.list.sniff(); err != nil {
+		if e, ok := errors.AsType[*control.Error](err); ok {
+			return &control.Error{Code: control.CodeFailed, Message: im.file + ": " + e.Message, Hint: e.Hint}
+		}
+		return fmt.Errorf("read %s: %w", im.file, err)
+	}
+	some := make([]netip.Prefix, 0, control.MaxAddrs)
+	for {
+		p, err := im.list.next()
+		wrong, isLine := errors.AsType[*control.Error](err)
+		switch {
+		case err == nil:
+			some = append(some, p)
+		case isLine:
+			im.badLine(wrong)
+		case !errors.Is(err, io.EOF):
+			return fmt.Errorf("read %s: %w", im.file, err)
+		}
+		if len(some) == control.MaxAddrs || len(some) > 0 && errors.Is(err, io.EOF) {
+			if err := im.ban(ctx, some); err != nil {
+				return err
+			}
+			some = some[:0]
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+	}
+}
+
+func (im *importer) badLine(e *control.Error) {
+	if im.bad++; im.bad <= namedLines {
+		im.show.clear()
+		text := e.Message
+		if e.Hint != "" {
+			text += ", " + e.Hint
+		}
+		fmt.Fprintf(im.c.err, "meshban: error: %s:%d: %s\n", clean(im.file), im.list.line, clean(text))
+	}
+}
+
+func (im *importer) ban(ctx context.Context, some []netip.Prefix) error {
+	im.req.Addrs = some
+	rep, err := im.client.Ban(ctx, im.req)
+	if err != nil {
+		return err
+	}
+	for _, r := range rep.Results {
+		if r.Err == nil {
+			im.banned++
+			continue
+		}
+		im.worst = worse(im.worst, r.Err.Code)
+		if im.refused++; im.refused <= namedLines {
+			im.show.clear()
+			fmt.Fprintf(im.c.err, "meshban: error: %s\n", refusal(r))
+			if h := r.Err.Hint; h != "" && !slices.Contains(im.hints, h) {
+				im.hints = append(im.hints, h)
+			}
+		}
+	}
+	im.show.at(im.banned, im.list.bytes)
+	return nil
+}
+
+// sum says what was done, also when err ended it early, and decides how the process exits.
+func (im *importer) sum(err error) error {
+	for i, n := range []int{im.bad, im.refused} {
+		if n > namedLines {
+			what := [...]string{"bad lines", "refused addresses"}[i]
+			fmt.Fprintf(im.c.err, "meshban: error: and %s more %s\n", count(n-namedLines), what)
+		}
+	}
+	for _, h := range im.hints {
+		tellHint(im.c.err, h)
+	}
+	text := plural(im.banned, "address", "addresses") + " banned"
+	if im.refused > 0 {
+		text += ", " + count(im.refused) + " refused"
+	}
+	if im.bad > 0 {
+		text += ", " + plural(im.bad, "bad line", "bad lines")
+	}
+	if err != nil {
+		if im.banned > 0 || im.bad > 0 {
+			fmt.Fprintf(im.c.err, "meshban: stopped in line %d: %s\n", im.list.line, text)
+		}
+		return err
+	}
+	fmt.Fprintf(im.c.err, "meshban: %s\n", text)
+	switch {
+	case im.bad > 0:
+		return reported{control.CodeFailed}
+	case im.refused > 0:
+		return reported{im.worst}
+	}
+	return nil
+}

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+)
+
+// maxToken is the longest token in bytes that is read from stdin.
+const maxToken = 4_096
+
+func (c *command) inviteVerb() *verb {
+	return &verb{
+		name: "invite", short: "print a token with which a machine can join",
+		long: `Prints one token on stdout. Whoever has it gets the key of the mesh: treat it like a
+password, and keep its time short.`,
+		flags: []cli.Flag{
+			text("uses", fmt.Sprintf("`N` how many machines may use it, 1 to %d (default: 1)", control.MaxInviteUses)),
+			text("for", "`D` how long it is good: 10m, 1h, 7d (default: 1h)"),
+		},
+		examples: `meshban invite
+meshban invite --uses 20 --for 24h
+meshban invite | ssh web2 sudo meshban join -`,
+		action: c.invite,
+	}
+}
+
+func (c *command) invite(ctx *cli.Context) error {
+	if err := noArgs(ctx); err != nil {
+		return err
+	}
+	var req control.InviteRequest
+	var err error
+	if req.Uses, err = readCount(ctx, "uses", control.MaxInviteUses); err != nil {
+		return err
+	}
+	if req.For, err = readDuration(ctx, "for"); err != nil {
+		return err
+	}
+	rep, err := c.client().Invite(ctx.Context, req)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(c.out, rep.Token)
+	if err := c.out.Flush(); err != nil {
+		return fmt.Errorf("write to stdout: %w", err)
+	}
+	tellHint(c.err, fmt.Sprintf("good for %s until %s; on the other machine: sudo meshban join TOKEN",
+		plural(rep.Uses, "machine", "machines"), control.FormatTime(rep.Expires)))
+	return nil
+}
+
+// firstLine reads a token from stdin.
+func (c *command) firstLine() (string, error) {
+	line, err := bufio.NewReader(io.LimitReader(c.in, maxToken)).ReadString('\n')
+	if err != nil && err != io.EOF {
+		return "", fmt.Errorf("read stdin: %w", err)
+	}
+	if line = strings.TrimSpace(line); line == "" {
+		return "", usagef("meshban invite prints one, on a node of the mesh", "there is no token on stdin")
+	}
+	return line, nil
+}

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+)
+
+// shortID is how many hex digits of a node's id people get to see.
+const shortID = 8
+
+func short(id string) string { return id[:min(len(id), shortID)] }
+
+func (c *command) membersVerb() *verb {
+	return &verb{
+		name: "members", short: "show the nodes of the mesh",
+		long: `A table of name, id, address, state (alive, suspect, dead, left), whether it holds the
+same records as this node, round trip and version. A * marks this node.
+
+With --json one object a line: name, id, addr, state, in_sync, rtt_ms, version, self.`,
+		flags: []cli.Flag{jsonFlag("one object a line")},
+		examples: `meshban members
+meshban members --json | jq -r 'select(.state!="alive") | .name'`,
+		action: c.members,
+	}
+}
+
+func (c *command) members(ctx *cli.Context) error {
+	if err := noArgs(ctx); err != nil {
+		return err
+	}
+	members, err := c.client().Members(ctx.Context)
+	if err != nil {
+		return err
+	}
+	if ctx.Bool("json") {
+		return writeObjects(c.out, members)
+	}
+	t := newTable(c.out, "NAME", "ID", "ADDRESS", "STATE", "IN SYNC", "RTT", "VERSION")
+	for _, m := range members {
+		name, rtt, sync := m.Name, "-", "no"
+		if m.Self {
+			name += " *"
+		}
+		if m.RTTms != nil {
+			rtt = fmt.Sprintf("%.1f ms", *m.RTTms)
+		}
+		switch {
+		case m.InSync:
+			sync = "yes"
+		case m.State != control.MemberAlive && m.State != control.MemberSuspect:
+			sync = "-"
+		}
+		if err := t.row(name, short(m.ID), m.Addr, m.State, sync, rtt, m.Version); err != nil {
+			return err
+		}
+	}
+	return t.close()
+}
+
+func (c *command) statusVerb() *verb {
+	return &verb{
+		name: "status", short: "show the state of this node",
+		long: `The node, the mesh, the bans, the firewall and the line file, and every problem that
+an operator should look at.
+
+With --json one object: name, id, version, uptime_s, addr, mesh {alive, total,
+in_sync, digest}, bans {active, pending, held, allowed}, firewall {backend, enforced,
+repairs, last_error}, lines {file, accepted, ignored, echoes, emitted}, problems.
+digest is equal on two nodes exactly when they hold the same live records.`,
+		flags: []cli.Flag{jsonFlag("one object")},
+		examples: `meshban status
+meshban status --json | jq .firewall`,
+		action: c.status,
+	}
+}
+
+func (c *command) status(ctx *cli.Context) error {
+	if err := noArgs(ctx); err != nil {
+		return err
+	}
+	s, err := c.client().Status(ctx.Context)
+	if err != nil {
+		return err
+	}
+	if ctx.Bool("json") {
+		if s.Problems == nil {
+			s.Problems = []string{}
+		}
+		return writeObject(c.out, s)
+	}
+	node := fmt.Sprintf("%s (%s), version %s, up %s", s.Name, short(s.ID), s.Version, ago(s.UptimeS))
+	if s.Addr != "" {
+		node += ", on " + s.Addr
+	}
+	field(c.out, "node", node)
+	field(c.out, "mesh", fmt.Sprintf("%d of %s alive, %d in sync, digest %s",
+		s.Mesh.Alive, plural(s.Mesh.Total, "member", "members"), s.Mesh.InSync, s.Mesh.Digest))
+	field(c.out, "bans", fmt.Sprintf("%s active, %s pending, %s held, %s allowed",
+		count(s.Bans.Active), count(s.Bans.Pending), count(s.Bans.Held), count(s.Bans.Allowed)))
+	fw := []string{fmt.Sprintf("%s, %s enforced, %s", s.Firewall.Backend, count(s.Firewall.Enforced),
+		plural(int(s.Firewall.Repairs), "repair", "repairs"))}
+	for _, t := range s.Firewall.Tried {
+		fw = append(fw, fmt.Sprintf("%s does not work here: %s", t.Backend, t.Error))
+	}
+	if s.Firewall.LastError != "" {
+		fw = append(fw, "last error: "+s.Firewall.LastError)
+	}
+	field(c.out, "firewall", fw...)
+	field(c.out, "lines", fmt.Sprintf("%s accepted, %s ignored, %s, %s emitted%s", count(s.Lines.Accepted),
+		count(s.Lines.Ignored), plural(int(s.Lines.Echoes), "echo", "echoes"), count(s.Lines.Emitted), in(s.Lines.File)),
+		ignoredBy(s.Lines.IgnoredBy))
+	for _, p := range s.Problems {
+		field(c.out, "problem", p)
+	}
+	return nil
+}
+
+func in(file string) string {
+	if file == "" {
+		return ""
+	}
+	return " in " + file
+}
+
+// ignoredBy tells the reasons for which lines were ignored, most frequent first.
+func ignoredBy(reasons map[string]uint64) string {
+	type reason struct {
+		name string
+		n    uint64
+	}
+	var all []reason
+	for name, n := range reasons {
+		all = append(all, reason{name, n})
+	}
+	slices.SortFunc(all, func(a, b reason) int {
+		return cmp.Or(cmp.Compare(b.n, a.n), cmp.Compare(a.name, b.name))
+	})
+	var parts []string
+	for _, r := range all {
+		parts = append(parts, fmt.Sprintf("%s %s", count(r.n), r.name))
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return "ignored: " + strings.Join(parts, ", ")
+}

@@ -1,0 +1,12 @@
+package main
+
+// wire returns what the verbs call.
+func wire() actions {
+	return actions{
+		Agent:    runAgent,
+		Init:     initMesh,
+		Join:     joinMesh,
+		Setup:    setUpMachine,
+		Teardown: tearDown,
+	}
+}
