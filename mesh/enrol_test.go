@@ -1,0 +1,258 @@
+package mesh
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func TestEnrol(t *testing.T) {
+	var saved []byte
+	var mu sync.Mutex
+	secrets, inviterID := newSecrets(t), newIdentity(t)
+	persist := func(c *Config) {
+		c.SaveInvites = func(b []byte) error {
+			mu.Lock()
+			defer mu.Unlock()
+			saved = slices.Clone(b)
+			return nil
+		}
+		c.LoadInvites = func() ([]byte, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			return saved, nil
+		}
+	}
+	inviter := newNode(t, secrets, inviterID, persist).run(t)
+	text, err := inviter.NewInvite(2, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(text, "mb1-") {
+		t.Errorf("token %q", text)
+	}
+	ctx := t.Context()
+	first := newIdentity(t)
+	got, err := Enrol(ctx, text, first, "web1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Secrets != secrets {
+		t.Error("other secrets")
+	}
+	if len(got.Join) == 0 || got.Join[0] != inviter.Addr().String() {
+		t.Errorf("join list %q, want %v first", got.Join, inviter.Addr())
+	}
+	// A node with what it was given is a member.
+	member := newNode(t, got.Secrets, first, func(c *Config) { c.Join = got.Join }).run(t)
+	eventually(t, 10*time.Second, "the new node is a member", func() bool {
+		return inviter.aliveCount() == 2 && member.aliveCount() == 2
+	})
+
+	// Who comes again with the same key does not use the token up; a second machine does.
+	for range 2 {
+		if _, err := Enrol(ctx, text, first, "web1"); err != nil {
+			t.Errorf("again: %v", err)
+		}
+	}
+	if _, err := Enrol(ctx, text, newIdentity(t), "web2"); err != nil {
+		t.Errorf("second: %v", err)
+	}
+	if _, err := Enrol(ctx, text, newIdentity(t), "web3"); !errors.Is(err, ErrInviteUsed) {
+		t.Errorf("third: %v, want %v", err, ErrInviteUsed)
+	}
+
+	// Invitations survive a restart of the inviter, who may have another port then.
+	open, err := inviter.NewInvite(1, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := inviter.stop(); err != nil {
+		t.Fatal(err)
+	}
+	again := newNode(t, secrets, inviterID, func(c *Config) { persist(c); c.Epoch = 2 }).run(t)
+	moved, err := decodeToken(open)
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved.Addrs = []netip.AddrPort{again.Addr()}
+	if _, err := Enrol(ctx, moved.encode(), newIdentity(t), ""); err != nil {
+		t.Errorf("after a restart: %v", err)
+	}
+}
+
+func TestEnrolRefusals(t *testing.T) {
+	inviter := newNode(t, newSecrets(t), newIdentity(t), nil).run(t)
+	other := newNode(t, newSecrets(t), newIdentity(t), nil).run(t)
+	text, err := inviter.NewInvite(1, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good, err := decodeToken(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	edit := func(f func(*token)) string {
+		tok := good
+		f(&tok)
+		return tok.encode()
+	}
+	// The inviter decides by its own clock when the token is over.
+	inviter.invites.list = append(inviter.invites.list, invite{Hash: [32]byte{1}, Expires: time.Now().Add(-time.Minute), Uses: 1})
+	for _, tt := range []struct {
+		name, text string
+		want       error
+		mentions   string
+	}{
+		{"bad: no token", "hello", ErrBadToken, "mb1-"},
+		{"bad: cut short", text[:len(text)-5], ErrBadToken, ""},
+		{"bad: long over", edit(func(k *token) { k.Expires = time.Now().Add(-time.Hour) }), ErrInviteExpired, ""},
+		{"bad: another secret", edit(func(k *token) { k.Secret[0]++ }), ErrInviteUnknown, ""},
+		{"bad: another mesh's node", edit(func(k *token) { k.Addrs = []netip.AddrPort{other.Addr()} }), ErrNotInviter, other.Addr().String()},
+		{"bad: nobody there", edit(func(k *token) {
+			k.Addrs = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1"), netip.MustParseAddrPort("127.0.0.2:1")}
+		}), ErrUnreachable, "127.0.0.1:1 (connect: connection refused), 127.0.0.2:1"},
+		{"ok: the second address answers", edit(func(k *token) {
+			k.Addrs = []netip.AddrPort{other.Addr(), inviter.Addr()}
+		}), nil, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := Enrol(t.Context(), tt.text, newIdentity(t), "x")
+			if !errors.Is(err, tt.want) {
+				t.Fatalf("%v, want %v", err, tt.want)
+			}
+			if err != nil && !strings.Contains(err.Error(), tt.mentions) {
+				t.Errorf("%q does not mention %q", err, tt.mentions)
+			}
+		})
+	}
+	if _, err := Enrol(t.Context(), text, newIdentity(t), "a\nb"); err == nil {
+		t.Error("a name with a line break was accepted")
+	}
+	if _, err := Enrol(t.Context(), text, Identity{}, "x"); err == nil {
+		t.Error("no identity was accepted")
+	}
+}
+
+func TestInviteBounds(t *testing.T) {
+	now := simStart
+	v := newInvites()
+	secret := [secretLen]byte{7}
+	for i := range maxInvites {
+		if err := v.add(now, invite{Hash: [32]byte{byte(i), byte(i >> 8), 1}, Expires: now.Add(time.Hour), Uses: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := v.add(now, invite{Expires: now.Add(time.Hour), Uses: 1}); err == nil {
+		t.Error("more open invitations than the bound")
+	}
+	if err := v.add(now.Add(2*time.Hour), invite{Expires: now.Add(3 * time.Hour), Uses: 1}); err != nil {
+		t.Errorf("ended invitations make no room: %v", err)
+	}
+	if err := v.redeem(now, secret, ID{}); !errors.Is(err, ErrInviteUnknown) {
+		t.Error(err)
+	}
+	v.save = func([]byte) error { return errors.New("disk full") }
+	if err := v.add(now.Add(2*time.Hour), invite{Expires: now.Add(3 * time.Hour), Uses: 1}); err == nil || len(v.list) > maxInvites {
+		t.Errorf("not stored, and yet %v, %d invitations", err, len(v.list))
+	}
+	n := newNode(t, newSecrets(t), newIdentity(t), nil)
+	for name, err := range map[string]error{
+		"uses 0":      second(n.NewInvite(0, time.Hour)),
+		"uses 10000":  second(n.NewInvite(10000, time.Hour)),
+		"life 0":      second(n.NewInvite(1, 0)),
+		"life a year": second(n.NewInvite(1, 365*24*time.Hour)),
+		"before Run":  second(n.NewInvite(1, time.Hour)),
+	} {
+		if err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func second[A any](_ A, err error) error { return err }
+
+// Strangers on the mesh port: silence, garbage, TLS without a token, TLS of another kind. None disturbs the mesh, and
+// none keeps Run from ending in time.
+func TestStrangersOnThePort(t *testing.T) {
+	n := newNode(t, newSecrets(t), newIdentity(t), nil).run(t)
+	dial := func() net.Conn {
+		c, err := net.Dial("tcp", n.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		return c
+	}
+	dial() // stays silent
+	if _, err := dial().Write([]byte("GET / HTTP/1.1\r\n\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dial().Write([]byte{tlsRecord, 0xff, 0xff, 0xff}); err != nil {
+		t.Fatal(err)
+	}
+	plain := tls.Client(dial(), &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13})
+	if err := plain.Handshake(); err == nil {
+		// The refusal of a client without a certificate arrives with the first read.
+		if _, err := plain.Read(make([]byte, 1)); err == nil {
+			t.Error("a joiner without a certificate was served")
+		}
+	}
+	conf, err := enrolTLS(newIdentity(t), func(ed25519.PublicKey) error { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	joiner := tls.Client(dial(), conf)
+	if err := writeMessage(joiner, []byte("nonsense")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readMessage(joiner); err == nil {
+		t.Error("nonsense was answered")
+	}
+	u, err := net.Dial("udp", n.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = u.Close() }()
+	for range 100 {
+		if _, err := u.Write([]byte("nonsense of some length that cannot be decrypted")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := n.NewInvite(1, time.Hour); err != nil {
+		t.Error(err)
+	}
+	start := time.Now()
+	if err := n.stop(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("Run took %v to end", took)
+	}
+}
+
+func TestEnrolGivesUpWithItsContext(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0") // accepts, never answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	tok := token{Addrs: []netip.AddrPort{netip.MustParseAddrPort(l.Addr().String())}, Expires: time.Now().Add(time.Hour)}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	if _, err := Enrol(ctx, tok.encode(), newIdentity(t), "x"); !errors.Is(err, ErrUnreachable) {
+		t.Errorf("%v, want %v", err, ErrUnreachable)
+	}
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("took %v", took)
+	}
+}
