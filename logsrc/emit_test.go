@@ -184,6 +184,10 @@ func TestOwnRangesAreBounded(t *testing.T) {
 	if len(own.ranges) != 1 {
 		t.Fatalf("ranges that touch are not one: %d", len(own.ranges))
 	}
+	must(t, own.record(fileID{1, 3}, func() (int64, int64, error) { return 1000, 1010, nil }))
+	if len(own.ranges) != 2 {
+		t.Fatal("ranges of two files became one")
+	}
 }
 
 func TestEnsureFile(t *testing.T) {

@@ -2,6 +2,7 @@ package logsrc
 
 import (
 	"path/filepath"
+	"strings"
 
 	"github.com/fsnotify/fsnotify"
 )
@@ -68,10 +69,11 @@ func (w *watch) arm(id fileID) (fresh bool) {
 	return fresh
 }
 
-// concerns says whether an event is about the file; in a folder such as /var/log most are not.
+// concerns says whether an event is about the file, or one that was rotated away and has its name with something
+// behind it; in a folder such as /var/log most are not.
 func (w *watch) concerns(event fsnotify.Event) bool {
 	for _, name := range w.names {
-		if event.Name == name || event.Name == filepath.Dir(name) {
+		if strings.HasPrefix(event.Name, name) || event.Name == filepath.Dir(name) {
 			return true
 		}
 	}
