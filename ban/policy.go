@@ -28,7 +28,8 @@ func DefaultLimits() Limits {
 	}
 }
 
-// MaxAllowFor is the longest time from its issue that an allow may last: it protects, so it may well outlast any ban.
+// MaxAllowFor is the longest time from its issue that an allow may last: it protects, so it may well
+// outlast any ban.
 const MaxAllowFor = 366 * 24 * time.Hour
 
 // maxMaxFor is the longest that Limits.MaxFor can be.
@@ -168,8 +169,7 @@ func (t *Table) checkOp(now time.Time, op Op, min4, min6 int) error {
 	return nil
 }
 
-// longest returns how long an op of kind k may last, not counting what it outlives others by. A revoke takes back a ban
-// or an allow.
+// longest returns how long an op of kind k may last, not counting what it outlives others by.
 func (t *Table) longest(k Kind) time.Duration {
 	if k == KindAllow || k == KindUnallow {
 		return max(t.limits.MaxFor, MaxAllowFor)
