@@ -35,6 +35,16 @@ func (d *Daemon) Ban(_ context.Context, req control.BanRequest) (control.BanRepl
 		op := ban.Op{Kind: ban.KindBan, Prefix: prefix, Ports: ports, Until: endOf(now, length), Reason: req.Reason, Source: req.Source}
 		return d.table.OwnOps(op), d.table.CheckLocal(now, op)
 	})
+	bans := d.config().Bans
+	for i, r := range results {
+		widest := bans.MinPrefix4
+		if r.Prefix.Addr().Is6() {
+			widest = bans.MinPrefix6
+		}
+		if r.Err == nil && r.Prefix.Bits() < widest {
+			results[i].Note = fmt.Sprintf("holds on this node only: others take nothing wider than /%d from a peer", widest)
+		}
+	}
 	return control.BanReply{Results: results}, err
 }
 

@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/daemon"
+	"github.com/meshban/meshban/cmd/meshban/internal/home"
+	"github.com/meshban/meshban/mesh"
+)
+
+// runAgent runs this node until ctx ends. Where nothing is set up it makes a mesh of one.
+func runAgent(ctx context.Context, opts AgentOptions) error {
+	dir := home.Dir(opts.Dir)
+	if err := dir.Make(); err != nil {
+		return err
+	}
+	release, err := dir.Lock()
+	if err != nil {
+		return lockHint(dir, err)
+	}
+	defer func() { _ = release() }()
+	cfg, err := opts.config()
+	if err != nil {
+		return err
+	}
+	level := new(slog.LevelVar)
+	level.Set(cfg.Log.Level)
+	log := newLogger(opts, cfg, level)
+
+	if made, err := setUp(dir); err != nil {
+		return err
+	} else if made {
+		log.Info("nothing was set up here: made a mesh of one", "dir", opts.Dir)
+	}
+	d, err := daemon.New(ctx, daemon.Config{
+		Home: dir, Config: cfg, Version: opts.Version, Logger: log, Level: level,
+		Reload: opts.Reload, Reread: opts.config,
+	})
+	if err != nil {
+		return err
+	}
+	return d.Run(ctx)
+}
+
+// setUp makes a mesh of one where there is none and tells whether it did. The flags of this run stay out of the file.
+func setUp(dir home.Dir) (bool, error) {
+	has, err := dir.SetUp()
+	if err != nil || has {
+		return false, err
+	}
+	_, _, err = dir.Init(config.Default(string(dir)))
+	return err == nil, err
+}
+
+// config is what the file says, with the flags over it.
+func (o AgentOptions) config() (config.Config, error) {
+	path := o.Config
+	if path == "" {
+		path = filepath.Join(o.Dir, config.FileName)
+	}
+	cfg, err := config.Load(path, o.Dir)
+	if o.Config == "" && errors.Is(err, fs.ErrNotExist) {
+		cfg, err = config.Default(o.Dir), nil
+	}
+	if err != nil {
+		return config.Config{}, err
+	}
+	set(&cfg.Name, o.Name)
+	set(&cfg.Bind, o.Bind)
+	set(&cfg.Advertise, o.Advertise)
+	set(&cfg.Lines.File, o.LineFile)
+	set(&cfg.Metrics, o.Metrics)
+	if len(o.Join) > 0 {
+		cfg.Join = o.Join
+	}
+	if len(o.Firewall) > 0 {
+		cfg.Firewall.Backends = o.Firewall
+	}
+	return cfg, cfg.Validate()
+}
+
+// set takes a value that was said.
+func set[T comparable](at *T, value T) {
+	var unsaid T
+	if value != unsaid {
+		*at = value
+	}
+}
+
+// newLogger writes to stderr in the configured form.
+func newLogger(opts AgentOptions, cfg config.Config, level slog.Leveler) *slog.Logger {
+	handler := &slog.HandlerOptions{Level: level}
+	if cfg.Log.Format == config.LogJSON {
+		return slog.New(slog.NewJSONHandler(opts.Stderr, handler))
+	}
+	return slog.New(slog.NewTextHandler(opts.Stderr, handler))
+}
+
+// initMesh makes a new mesh in the state folder.
+func initMesh(_ context.Context, opts InitOptions) (InitResult, error) {
+	dir := home.Dir(opts.Dir)
+	cfg, err := AgentOptions{Dir: opts.Dir, Name: opts.Name, Bind: opts.Bind}.config()
+	if err != nil {
+		return InitResult{}, err
+	}
+	release, err := lock(dir)
+	if err != nil {
+		return InitResult{}, err
+	}
+	defer func() { _ = release() }()
+	identity, secrets, err := dir.Init(cfg)
+	if err != nil {
+		return InitResult{}, meshHint(dir, err)
+	}
+	return InitResult{
+		Name: cfg.Name, ID: identity.ID().String(), Mesh: hex.EncodeToString(secrets.MeshID[:]), Config: dir.Config(),
+	}, nil
+}
+
+// joinMesh enrols this machine with a token.
+func joinMesh(ctx context.Context, opts JoinOptions) (JoinResult, error) {
+	dir := home.Dir(opts.Dir)
+	cfg, err := AgentOptions{Dir: opts.Dir, Name: opts.Name, Bind: opts.Bind}.config()
+	if err != nil {
+		return JoinResult{}, err
+	}
+	release, err := lock(dir)
+	if err != nil {
+		return JoinResult{}, err
+	}
+	defer func() { _ = release() }()
+	alone, err := daemon.Alone(dir)
+	if err != nil {
+		return JoinResult{}, err
+	}
+	identity, enrolment, err := dir.Join(ctx, opts.Token, cfg, alone)
+	if err != nil {
+		return JoinResult{}, meshHint(dir, err)
+	}
+	return JoinResult{
+		Name: cfg.Name, ID: identity.ID().String(), Mesh: hex.EncodeToString(enrolment.Secrets.MeshID[:]),
+		Join: enrolment.Join, Config: dir.Config(),
+	}, nil
+}
+
+// lock makes and takes the folder.
+func lock(dir home.Dir) (release func() error, err error) {
+	if err := dir.Make(); err != nil {
+		return nil, err
+	}
+	release, err = dir.Lock()
+	return release, lockHint(dir, err)
+}
+
+// lockHint says what to do about a folder that is in use.
+func lockHint(dir home.Dir, err error) error {
+	if !errors.Is(err, home.ErrLocked) {
+		return err
+	}
+	return &control.Error{
+		Code:    control.CodeFailed,
+		Message: fmt.Sprintf("another agent runs on this folder: %s", dir),
+		Hint:    "stop it first (systemctl stop meshban), or choose another folder with --dir",
+	}
+}
+
+// joinHints tell what to do about a token that does not work.
+var joinHints = []struct {
+	err  error
+	code control.Code
+	hint string
+}{
+	{mesh.ErrBadToken, control.CodeUsage, "copy the whole line that `meshban invite` prints"},
+	{mesh.ErrInviteExpired, control.CodePolicy, "make a new one with `meshban invite` on a member"},
+	{mesh.ErrInviteUsed, control.CodePolicy, "make a new one with `meshban invite`, or one for many with --uses"},
+	{mesh.ErrInviteUnknown, control.CodePolicy, "make a new one with `meshban invite` on a member"},
+	{mesh.ErrNotInviter, control.CodePolicy, "another machine answers at the inviter's address: make a new token with `meshban invite`"},
+	{mesh.ErrUnreachable, control.CodeFailed, "the member's agent must run, and its port must be open for TCP and UDP"},
+}
+
+// meshHint says what to do about an error of Init or Join.
+func meshHint(dir home.Dir, err error) error {
+	if errors.Is(err, home.ErrHasMesh) {
+		return &control.Error{
+			Code:    control.CodeFailed,
+			Message: fmt.Sprintf("%s: %s", err, dir),
+			Hint:    fmt.Sprintf("to leave that mesh for good, move %s away and try again", dir),
+		}
+	}
+	for _, h := range joinHints {
+		if errors.Is(err, h.err) {
+			return &control.Error{Code: h.code, Message: err.Error(), Hint: h.hint}
+		}
+	}
+	return err
+}
