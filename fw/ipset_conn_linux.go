@@ -93,7 +93,7 @@ func (c *ipsetConn) create(s setSpec, hashSize uint32) error {
 
 // destroy removes the set; that there is none is no error.
 func (c *ipsetConn) destroy(set string) (existed bool, err error) {
-	_, err = c.do(cmdDestroy, netlink.Acknowledge, newMessage(c.buf, set))
+	_, err = c.do(cmdDestroy, netlink.Acknowledge|netlink.Excl, newMessage(c.buf, set)) // Excl: say if there is none
 	if errors.Is(err, syscall.ENOENT) {
 		return false, nil
 	}

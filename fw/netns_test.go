@@ -115,9 +115,13 @@ func newRig(tb testing.TB) *rig {
 	}
 	r.attacker = ns
 	tb.Cleanup(func() { _ = ns.Close() })
-	sysctl(tb, "/proc/sys/net/ipv4/conf/all/rp_filter", "0")
-	r.onAttacker(func() {
+	shared := func() {
 		sysctl(tb, "/proc/sys/net/ipv4/conf/all/rp_filter", "0")
+		sysctl(tb, "/proc/sys/net/ipv6/conf/default/accept_dad", "0") // or link-local addresses are no use for a second
+	}
+	shared()
+	r.onAttacker(func() {
+		shared()
 		sysctl(tb, "/proc/sys/net/ipv4/ip_nonlocal_bind", "1")
 		sysctl(tb, "/proc/sys/net/ipv6/ip_nonlocal_bind", "1")
 	})
@@ -133,6 +137,10 @@ func newRig(tb testing.TB) *rig {
 		}
 		sh(tb, "ip route add "+p+" via "+via+"; ip -n attacker route add local "+p+" dev lo")
 	}
+	eventually(tb, 5*time.Second, "both ends have a link-local address to solicit neighbours from", func() bool {
+		both := sh(tb, "ip -6 addr show dev veth0 scope link; ip -n attacker -6 addr show dev veth1 scope link")
+		return strings.Count(both, "fe80") == 2 && !strings.Contains(both, "tentative")
+	})
 	return r
 }
 

@@ -1,0 +1,215 @@
+//go:build linux && netns
+
+package fw
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+)
+
+// damage is what somebody else may do to our part of the kernel. In its script IPT stands for the iptables command.
+type damage struct {
+	script string
+	opens  bool // the banned get through
+	bends  string
+}
+
+// ruleDamages concern backends with iptables rules.
+var ruleDamages = []damage{
+	{"IPT -t raw -F", true, ""},
+	{"IPT -t raw -D PREROUTING 1", true, ""},
+	{"IPT -t raw -I PREROUTING -s 203.0.113.99 -j ACCEPT", false, "IPT -t raw -D PREROUTING -s 203.0.113.99 -j ACCEPT"},
+	{"IPT -t raw -I PREROUTING -j ACCEPT", true, "IPT -t raw -D PREROUTING -j ACCEPT"},
+	{"IPT -t raw -A PREROUTING ! -i lo -j MESHBAN", false, ""},
+	{"IPT -t raw -F MESHBAN", true, ""},
+	{"IPT -t raw -F MESHBAN-HIT", true, ""},
+	{"IPT -t raw -D MESHBAN 1", true, ""},
+	{"IPT -t raw -I MESHBAN-HIT -j RETURN", true, ""},
+	{"IPT -t raw -F; IPT -t raw -X", true, ""},
+}
+
+// destroy takes rules and sets away. Sets are in use for a moment after the rules of the nf_tables variant are gone.
+const destroy = "for c in IPT IP6T; do $c -t raw -F; $c -t raw -X; done; " +
+	"n=0; until ipset destroy 2>/dev/null; do n=$((n+1)); test $n -lt 500; done"
+
+var damages = map[string][]damage{
+	NameIPSet: append([]damage{
+		{destroy, true, ""},
+		{destroy + "; ipset create meshban4 hash:net; ipset create meshban6a hash:ip family inet6", true, ""},
+		{"ipset create foreign hash:net timeout 7; IPT -t raw -F MESHBAN; ipset swap foreign meshban4n", true, ""},
+	}, ruleDamages...),
+	NameIPTables: ruleDamages,
+	NameNFTables: {
+		{"nft flush ruleset", true, ""},
+		{"nft delete table inet meshban; nft add table inet meshban", true, ""},
+		{"nft flush chain inet meshban v4", true, ""},
+		{"nft flush chain inet meshban hit-v4", true, ""},
+		{"nft insert rule inet meshban prerouting accept", true, ""},
+		{"nft insert rule inet meshban hit-v4 return", true, ""},
+		{"nft flush chain inet meshban prerouting; nft delete chain inet meshban prerouting; " +
+			"nft add chain inet meshban prerouting '{ type filter hook prerouting priority 300; }'", true, ""},
+	},
+}
+
+func TestDriftIsSeenAndMended(t *testing.T) {
+	eachVariant(t, func(t *testing.T, r *rig, v variant) {
+		b := r.open(v, OutboundDrop)
+		all := state(nil, entry("192.0.2.1"), entry("2001:db8::1"))
+		mustReplace(t, b, all)
+		list := damages[v.backend]
+		if strings.HasSuffix(v.iptables, "-nft") && v.backend != NameNFTables {
+			list = append(list, damage{"nft flush ruleset", true, ""})
+		}
+		for _, d := range list {
+			r.want(false, "192.0.2.1")
+			script := strings.NewReplacer("IPT", v.iptables, "IP6T", commandName(v.iptables, true, false))
+			sh(t, script.Replace(d.script))
+			problems, err := b.Check(ctx)
+			if err != nil || len(problems) == 0 {
+				t.Errorf("after %q: problems %q, %v", d.script, problems, err)
+			}
+			t.Logf("%s: %q", d.script, problems)
+			if d.opens != r.udpReaches("192.0.2.1", 22) {
+				t.Errorf("after %q: reaches = %v", d.script, !d.opens)
+			}
+			mustReplace(t, b, all)
+			r.want(false, "192.0.2.1")
+			r.want(false, "2001:db8::1")
+			if problems, err := b.Check(ctx); err != nil || len(problems) > 0 {
+				t.Errorf("after mending %q: problems %q, %v", d.script, problems, err)
+			}
+			if d.bends != "" {
+				sh(t, script.Replace(d.bends))
+			}
+		}
+		r.want(false, "192.0.2.1")
+		r.want(true, "192.0.2.2")
+	})
+}
+
+func TestSyncerMendsWithinATick(t *testing.T) {
+	eachVariant(t, func(t *testing.T, r *rig, v variant) {
+		const tick = 300 * time.Millisecond
+		all := []Entry{entry("192.0.2.1"), entry("198.18.0.0/16")}
+		repaired := make(chan []string, 10)
+		b := r.open(v, OutboundDrop)
+		s, err := NewSyncer(SyncerConfig{
+			Backend: b, Snapshot: func() State { return state(nil, all...) }, CheckEvery: tick,
+			OnRepair: func(problems []string) { repaired <- problems },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		running, stop := context.WithCancel(ctx)
+		ended := make(chan error)
+		go func() { ended <- s.Run(running) }()
+		if err := s.Replace(ctx); err != nil {
+			t.Fatal(err)
+		}
+		r.want(false, "192.0.2.1")
+
+		extra := entry("192.0.2.55")
+		all = append(all, extra)
+		done := make(chan error)
+		start := time.Now()
+		var at time.Time
+		s.Submit([]Update{{Entry: extra}}, func(when time.Time, err error) { at = when; done <- err })
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("submit to kernel: %v", at.Sub(start))
+		r.want(false, "192.0.2.55")
+
+		if v.backend == NameNFTables {
+			sh(t, "nft flush ruleset")
+		} else {
+			sh(t, v.iptables+" -t raw -F")
+		}
+		select {
+		case problems := <-repaired:
+			t.Logf("mended: %q", problems)
+		case <-time.After(tick + 2*time.Second):
+			t.Fatal("not mended")
+		}
+		for _, src := range []string{"192.0.2.1", "192.0.2.55", "198.18.9.9"} {
+			r.want(false, src)
+		}
+		if st := s.Status(); st.Repairs != 1 || st.Enforced != 3 || st.LastError != "" {
+			t.Errorf("status %+v", st)
+		}
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		r.want(false, "192.0.2.1") // the kernel keeps what it has
+	})
+}
+
+func TestRulesEndByTheSyncer(t *testing.T) {
+	eachVariant(t, func(t *testing.T, r *rig, v variant) {
+		if v.backend != NameIPTables {
+			return // the kernel does it; TestKernelForgetsByItself
+		}
+		s, err := NewSyncer(SyncerConfig{Backend: r.open(v, OutboundDrop), Snapshot: func() State { return state(nil) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		running, stop := context.WithCancel(ctx)
+		ended := make(chan error)
+		go func() { ended <- s.Run(running) }()
+		if err := s.Replace(ctx); err != nil {
+			t.Fatal(err)
+		}
+		short := Entry{Prefix: prefix("192.0.2.1"), Until: time.Now().Add(700 * time.Millisecond)}
+		s.Submit([]Update{{Entry: short}, {Entry: entry("192.0.2.2")}}, nil)
+		eventually(t, 5*time.Second, "192.0.2.1 is dropped", func() bool { return !r.udpReaches("192.0.2.1", 22) })
+		eventually(t, 5*time.Second, "192.0.2.1 is let go", func() bool { return r.udpReaches("192.0.2.1", 22) })
+		r.want(false, "192.0.2.2")
+		stop()
+		<-ended
+	})
+}
+
+func TestOnlyTheNewestRulesStay(t *testing.T) {
+	eachVariant(t, func(t *testing.T, r *rig, v variant) {
+		if v.backend != NameIPTables {
+			return
+		}
+		b := r.open(v, OutboundDrop)
+		until := time.Now().Add(time.Minute)
+		var entries []Entry
+		for i := range 1200 {
+			a := prefix("10.0.0.0").Addr().As4()
+			a[2], a[3] = byte(i>>8), byte(i)
+			entries = append(entries, Entry{Prefix: prefix(netipString(a)), Until: until.Add(time.Duration(i) * time.Second)})
+		}
+		entries = append(entries, Entry{Prefix: prefix("192.0.2.1"), Until: until}, Entry{Prefix: prefix("192.0.2.2"), Until: until.Add(time.Hour)})
+		mustReplace(t, b, state(nil, entries...))
+		r.want(true, "192.0.2.1")
+		r.want(false, "192.0.2.2")
+		var updates []Update
+		for _, e := range entries[:999] {
+			updates = append(updates, Update{Entry: e})
+		}
+		must(t, b, updates...)
+		r.want(false, "192.0.2.2")
+		must(t, b, Update{Entry: entry("192.0.2.3")}, Update{Entry: entry("192.0.2.4")})
+		r.want(true, "192.0.2.2")
+		r.want(false, "192.0.2.3")
+		if n := strings.Count(sh(t, v.iptables+" -t raw -S MESHBAN"), "-g MESHBAN-HIT"); n != maxRuleEntries {
+			t.Errorf("%d rules", n)
+		}
+		if problems, err := b.Check(ctx); err != nil || len(problems) > 0 {
+			t.Errorf("problems %q, %v", problems, err)
+		}
+		sh(t, v.iptables+" -t raw -D MESHBAN 7")
+		for i := range updates {
+			updates[i].Remove = true
+		}
+		if err := b.Apply(ctx, time.Now(), updates); err == nil {
+			t.Error("a missing rule was not noticed")
+		}
+	})
+}
