@@ -82,7 +82,7 @@ func (d *Daemon) member(e mesh.MemberEvent) {
 		d.store.Set(valueNames, d.names.save())
 	}
 	kick(d.neverKick)
-	d.log.Info("member "+e.Kind.String(), "name", e.Member.Name, "id", e.Member.ID.Short(), "addr", e.Member.Addr)
+	d.log.Info("member changed", "event", e.Kind.String(), "name", e.Member.Name, "id", e.Member.ID.Short(), "addr", e.Member.Addr)
 	d.hub.send(control.Event{Time: time.Now(), Name: e.Kind.String(), Origin: e.Member.Name})
 }
 
