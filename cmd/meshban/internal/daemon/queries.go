@@ -97,8 +97,10 @@ func (d *Daemon) Why(_ context.Context, prefix netip.Prefix) (control.WhyReply, 
 	return reply, nil
 }
 
-// stamp writes a time for people.
-func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
+// stamp writes a time for people: whole seconds, rounded up as everywhere.
+func stamp(t time.Time) string {
+	return t.Add(time.Second - time.Nanosecond).UTC().Format(time.RFC3339)
+}
 
 // Members implements control.Agent.
 func (d *Daemon) Members(context.Context) ([]control.Member, error) {
