@@ -130,7 +130,11 @@ func TestOwnLinesAreSkipped(t *testing.T) {
 	}
 	nothing()
 	rotate(t, path)
+	add(t, path, "")
 	emit(9)
+	if info, err := os.Stat(path); err != nil || info.Size() == 0 {
+		t.Fatal("the rotated file was written to, though a new one is there")
+	}
 	add(t, path, line(10))
 	x.poll().want(10)
 	copyTruncate(t, path)

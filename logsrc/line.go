@@ -28,7 +28,8 @@ type Line struct {
 	// Addr is a literal from the line, unmapped (never 4-in-6), without a zone.
 	Addr netip.Addr
 	// Ports is canonical text: "" means all ports, else a sorted comma list of items such as "22/tcp", "80",
-	// "8000-8010/udp". Names are resolved. At most [MaxPortItems] items.
+	// "8000-8010/udp". Names are resolved, double items dropped, overlapping ones not merged. At most
+	// [MaxPortItems] items.
 	Ports string
 	// BanTime is what the word bantime= said: 0 = not said, negative = permanent, else at most [MaxBanTime].
 	BanTime time.Duration
