@@ -10,6 +10,7 @@ import (
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/fw"
 	"github.com/meshban/meshban/mesh"
 )
 
@@ -77,7 +78,7 @@ func (d *Daemon) Why(_ context.Context, prefix netip.Prefix) (control.WhyReply, 
 	}
 	backend := d.fw.Status().Backend
 	switch {
-	case banned && backend == "none":
+	case banned && backend == fw.NameNone:
 		reply.Verdict = "banned, but not dropped"
 		reply.Summary = fmt.Sprintf("%s is banned until %s, but this node has no firewall backend and drops nothing.", show(prefix), stamp(verdict.Until))
 	case banned && !verdict.Ports.IsAll():
@@ -160,7 +161,7 @@ func (d *Daemon) Status(context.Context) (control.Status, error) {
 	problem("firewall", kernel.LastError)
 	problem("line file", file.Problem)
 	problem("store", d.store.Stats().LastError)
-	if kernel.Backend == "none" {
+	if kernel.Backend == fw.NameNone {
 		problem("firewall", "backend none: no packet is dropped on this machine")
 	}
 	return s, nil

@@ -10,6 +10,7 @@ import (
 	sdnotify "github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/fw"
 )
 
 // config is the configuration of now.
@@ -109,8 +110,12 @@ func (d *Daemon) announceReady(ctx context.Context) error {
 			d.log.Info("firewall backend not used", "backend", a.Name, "reason", a.Err)
 		}
 	}
-	if status.Backend == "none" {
-		d.log.Warn("NOTHING IS BLOCKED: this node shares bans but drops no packets; run it as root on Linux to enforce them")
+	if status.Backend == fw.NameNone {
+		remedy := "give firewall.backends or --firewall another backend to enforce bans"
+		if len(d.attempts) > 1 {
+			remedy = "no other backend works here; on Linux, run it as root to enforce bans"
+		}
+		d.log.Warn("NOTHING IS BLOCKED: this node shares bans but drops no packets", "remedy", remedy)
 	}
 	if len(d.mesh.Members()) == 1 && len(cfg.Join) == 0 {
 		d.log.Info("this is a mesh of one; to add a machine run `meshban invite` here and `meshban join TOKEN` there")
