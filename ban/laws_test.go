@@ -70,12 +70,8 @@ type testFrame struct {
 // history draws what honest nodes say over time: no word ends before the one that it replaces,
 // unless the same frame takes that back.
 func history(t *rapid.T, steps int) (frames []testFrame, end int) {
-	const skew = 5 // plays ClockSkew
-	type said struct {
-		until   int
-		version Version
-	}
-	last := map[groupKey]said{}
+	const skew = 5             // plays ClockSkew
+	last := map[groupKey]int{} // how long what was said of it can count
 	seqs := map[Origin]uint64{}
 	now := 0
 	for range steps {
@@ -96,22 +92,22 @@ func history(t *rapid.T, steps int) (frames []testFrame, end int) {
 			switch rapid.IntRange(0, 7).Draw(t, "say") {
 			case 0, 1, 2, 3:
 				key.ports = ports(rapid.SampledFrom(somePorts).Draw(t, "ports"))
-				if old := last[key]; until < old.until {
-					add(KindRevoke, key, old.until+skew, nil)
+				if old := last[key]; until < old {
+					add(KindRevoke, key, old+skew, nil)
 				}
 				add(KindBan, key, until, nil)
 				// What was taken back may come late, so the longest end goes on to count.
-				last[key] = said{until: max(until, last[key].until)}
+				last[key] = max(until, last[key])
 			case 4:
-				if old := last[key]; old.until > now {
-					add(KindRevoke, key, old.until+skew, nil)
-					last[key] = said{until: old.until + skew}
+				if old := last[key]; old > now {
+					add(KindRevoke, key, old+skew, nil)
+					last[key] = old + skew
 				}
 			case 5:
 				key.allow = true
-				until = max(until, last[key].until)
+				until = max(until, last[key])
 				add(KindAllow, key, until, nil)
-				last[key] = said{until: until}
+				last[key] = until
 			case 6:
 				add(KindUnban, key, until, someMarks(t, seqs))
 			case 7:

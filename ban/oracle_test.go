@@ -3,7 +3,6 @@ package ban
 import (
 	"net/netip"
 	"slices"
-	"time"
 )
 
 // oracle keeps every record that it was given while live and works out what is enforced from the
@@ -114,21 +113,4 @@ func (o *oracle) enforced() map[ruleKey]int64 {
 		}
 	}
 	return out
-}
-
-func (o *oracle) next() (t time.Time, ok bool) {
-	look := func(r Record) {
-		if !ok || r.Until.Before(t) {
-			t, ok = r.Until, true
-		}
-	}
-	for _, c := range o.cancels {
-		look(c)
-	}
-	for _, g := range o.groups {
-		for _, r := range g {
-			look(r)
-		}
-	}
-	return t, ok
 }

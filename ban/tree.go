@@ -1,5 +1,7 @@
 package ban
 
+import "iter"
+
 // A tree finds entries by their path: one of them, or all under a common beginning. It is a forest
 // of crit-bit trees: each node tests the first bit in which the paths below it differ, so a search
 // takes at most pathBits steps whatever a peer chooses to ban, and one entry costs one node of 12
@@ -160,7 +162,7 @@ func (b *book) under(root uint32, p path, n int, yield func(i uint32) bool) bool
 }
 
 // inside yields the entries of k and of every prefix inside it.
-func (b *book) inside(k pkey) func(yield func(i uint32) bool) {
+func (b *book) inside(k pkey) iter.Seq[uint32] {
 	return func(yield func(i uint32) bool) {
 		if b.tree.roots == nil {
 			return
@@ -189,7 +191,7 @@ func (b *book) inside(k pkey) func(yield func(i uint32) bool) {
 }
 
 // exactly yields the entries of k with any ports.
-func (b *book) exactly(k pkey) func(yield func(i uint32) bool) {
+func (b *book) exactly(k pkey) iter.Seq[uint32] {
 	return func(yield func(i uint32) bool) {
 		if b.tree.roots != nil {
 			b.under(rootOf(k), k.path(0), prefixBits, yield)
@@ -198,7 +200,7 @@ func (b *book) exactly(k pkey) func(yield func(i uint32) bool) {
 }
 
 // covering yields the entries of k and of every prefix that contains it, the narrowest first.
-func (b *book) covering(k pkey) func(yield func(i uint32) bool) {
+func (b *book) covering(k pkey) iter.Seq[uint32] {
 	return func(yield func(i uint32) bool) {
 		for w := range b.forms.covering(k) {
 			for i := range b.exactly(w) {
