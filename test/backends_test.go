@@ -3,6 +3,7 @@
 package test
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -74,7 +75,7 @@ func TestBackends(t *testing.T) {
 		{m.watch(t, src), []string{src.String()}},
 		{m.watch(t, src6), []string{src6.String()}},
 		{m.watch(t, wide.Addr().Next()), []string{wide.String()}},
-		{m.watch(t, wide6), []string{wide6.String() + "/64"}},
+		{m.watch(t, wide6), []string{netip.PrefixFrom(wide6, 64).Masked().String()}},
 		{nil, []string{port.String(), "--port", "22/tcp,8000-8010/udp"}},
 	}
 	for _, n := range m.nodes {

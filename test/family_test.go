@@ -3,6 +3,7 @@
 package test
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -25,7 +26,14 @@ func TestIPv6(t *testing.T) {
 		must(n.Shell("ip -6 neigh flush dev probe0"))(t)
 	}
 	answering(t, other)
-	oneLineEach(t, m.nodes[1], m.nodes[0], byCommand)
+	for _, n := range m.nodes[:2] { // the classic line has room for IPv6
+		eventually(t, banLimit, func() error {
+			if lines := n.lines(t, byCommand); len(lines) != 1 || !emitted.MatchString(lines[0]) {
+				return fmt.Errorf("%s emitted %q", n.Name, lines)
+			}
+			return nil
+		})
+	}
 	start = time.Now()
 	m.nodes[0].run(t, "unban", byCommand.String(), byLine.String())
 	open(t, first, start, banLimit)

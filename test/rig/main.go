@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -46,6 +48,10 @@ func Main(m *testing.M, setup func(scratch string) error) int {
 	}
 	defer os.RemoveAll(dir)
 	scratch = dir
+	// The prober's thread runs Go code, so it needs a P to come back from each
+	// system call, and stops with the world: keep Ps idle, and collect rarely.
+	runtime.GOMAXPROCS(max(8, runtime.NumCPU()))
+	debug.SetGCPercent(800)
 	if setup != nil {
 		if err := setup(dir); err != nil {
 			fmt.Fprintln(os.Stderr, "rig:", err)

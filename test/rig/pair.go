@@ -28,29 +28,15 @@ type Pair struct {
 	Node *Node
 	Port uint16
 
-	prober *Prober
-	source uint16
-	frame  *synFrame
-	to     unix.SockaddrLinklayer
-
-	// Under prober.mu:
-	sent    []time.Duration // since prober.start, one for each probe
-	replied []bool          // as long as the last answered probe's index + 1
+	prober  *Prober
+	source  uint16
+	frame   *synFrame // of the prober's thread alone
+	to      unix.SockaddrLinklayer
+	history history
 }
 
 func (p *Pair) String() string {
 	return fmt.Sprintf("%v to port %d of %s", p.Src, p.Port, p.Node.Name)
-}
-
-// answered is called under prober.mu.
-func (p *Pair) answered(seq uint32) {
-	if int(seq) >= len(p.sent) {
-		return
-	}
-	for len(p.replied) <= int(seq) {
-		p.replied = append(p.replied, false)
-	}
-	p.replied[seq] = true
 }
 
 // Stop ends the probing; what was seen stays.
@@ -65,19 +51,18 @@ type Window struct {
 // Count returns what was seen of the probes sent from one time (included) to
 // another (not included). An answer may still be on its way for the last ones.
 func (p *Pair) Count(from, to time.Time) Window {
-	p.prober.mu.Lock()
-	defer p.prober.mu.Unlock()
 	var w Window
-	first, last := from.Sub(p.prober.start), to.Sub(p.prober.start)
+	h, first, last := &p.history, from.Sub(p.prober.start), to.Sub(p.prober.start)
 	before := first
-	for i, at := range p.sent {
+	for i := range h.sent() {
+		at := h.at(i)
 		if at < first || at >= last {
 			continue
 		}
 		w.Sent++
 		w.Gap = max(w.Gap, at-before)
 		before = at
-		if i < len(p.replied) && p.replied[i] {
+		if h.answered(i) {
 			w.Answered++
 		}
 	}
@@ -85,31 +70,23 @@ func (p *Pair) Count(from, to time.Time) Window {
 	return w
 }
 
-// check returns the prober's error, for a loop that ended answers nothing.
-func (p *Pair) check() error {
-	p.prober.mu.Lock()
-	defer p.prober.mu.Unlock()
-	return p.prober.err
-}
-
 // Control waits until the newest probes have all been answered.
 func (p *Pair) Control() error {
 	err := Within(controlLimit, func() error {
-		p.prober.mu.Lock()
-		defer p.prober.mu.Unlock()
-		n, run := len(p.replied), max(sparseRun, controlRun/p.prober.every)
-		if n < run || len(p.sent)-n > run {
+		h, run := &p.history, max(sparseRun, controlRun/p.prober.every)
+		end := h.replied()
+		if end < run || h.sent()-end > run {
 			return errors.New("no answer")
 		}
-		for _, ok := range p.replied[n-run:] {
-			if !ok {
+		for i := end - run; i < end; i++ {
+			if !h.answered(i) {
 				return errors.New("not every probe is answered")
 			}
 		}
 		return nil
 	})
 	if err != nil {
-		return errors.Join(fmt.Errorf("positive control of %v: %w", p, err), p.check())
+		return errors.Join(fmt.Errorf("positive control of %v: %w", p, err), p.prober.err())
 	}
 	return nil
 }
@@ -120,17 +97,16 @@ func (p *Pair) Control() error {
 func (p *Pair) Enforced(limit time.Duration) (time.Time, error) {
 	var at time.Time
 	err := Within(limit+Settle, func() error {
-		p.prober.mu.Lock()
-		defer p.prober.mu.Unlock()
-		n := len(p.replied)
-		if n >= len(p.sent) || p.sent[len(p.sent)-1]-p.sent[n] < Settle {
+		h := &p.history
+		silent, sent := h.replied(), h.sent()
+		if silent >= sent || h.at(sent-1)-h.at(silent) < Settle {
 			return errors.New("still answered")
 		}
-		at = p.prober.start.Add(p.sent[n])
+		at = p.prober.start.Add(h.at(silent))
 		return nil
 	})
 	if err != nil {
-		return at, errors.Join(fmt.Errorf("%v: %w", p, err), p.check())
+		return at, errors.Join(fmt.Errorf("%v: %w", p, err), p.prober.err())
 	}
 	return at, nil
 }
@@ -141,11 +117,10 @@ func (p *Pair) Open(from time.Time, limit time.Duration) (time.Time, error) {
 	var at time.Time
 	first := from.Sub(p.prober.start)
 	err := Within(limit, func() error {
-		p.prober.mu.Lock()
-		defer p.prober.mu.Unlock()
-		for i := len(p.replied) - 1; i >= 0 && p.sent[i] >= first; i-- {
-			if p.replied[i] {
-				at = p.prober.start.Add(p.sent[i])
+		h := &p.history
+		for i := h.replied() - 1; i >= 0 && h.at(i) >= first; i-- {
+			if h.answered(i) {
+				at = p.prober.start.Add(h.at(i))
 			}
 		}
 		if at.IsZero() {
@@ -154,7 +129,7 @@ func (p *Pair) Open(from time.Time, limit time.Duration) (time.Time, error) {
 		return nil
 	})
 	if err != nil {
-		return at, errors.Join(fmt.Errorf("%v: %w", p, err), p.check())
+		return at, errors.Join(fmt.Errorf("%v: %w", p, err), p.prober.err())
 	}
 	return at, nil
 }

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,8 +24,6 @@ const (
 	// firstPort to lastPort are the probes' source ports, one for each pair of
 	// all probers of a fleet.
 	firstPort, lastPort = 10000, 59999
-	// maxProbes bounds what is kept of one pair: over 16 minutes.
-	maxProbes = 1 << 20
 	// probeBuffer is what the kernel may hold of answers, in bytes.
 	probeBuffer = 8 << 20
 )
@@ -34,7 +33,8 @@ const (
 //
 // It works below the attacker's IP stack, with one packet socket. A probe's
 // sequence number is its index in the pair's list of send times and comes back
-// in the answer, so that the reader may be late without moving any time.
+// in the answer, so that the reader may be late without moving any time. Its
+// thread takes no lock: on a busy machine it would wait for whoever holds it.
 type Prober struct {
 	fleet *Fleet
 	every int // rounds between two probes of one pair
@@ -45,11 +45,10 @@ type Prober struct {
 	stop chan struct{} // closed by close
 	done chan struct{} // closed when loop has returned
 
-	mu    sync.Mutex
-	turn  int // rounds so far
-	pairs []*Pair
-	ports map[uint16]*Pair
-	err   error // why the loop ended
+	change sync.Mutex              // held by who replaces pairs
+	pairs  atomic.Pointer[[]*Pair] // never changed in place
+	ports  [lastPort + 1]atomic.Pointer[Pair]
+	failed atomic.Pointer[error] // why the loop ended
 }
 
 // Prober opens a prober in the attacker; it ends with the fleet.
@@ -64,8 +63,8 @@ func (f *Fleet) SparseProber(t testing.TB, n int) *Prober {
 	t.Helper()
 	p := &Prober{
 		fleet: f, every: n, start: time.Now(), stop: make(chan struct{}), done: make(chan struct{}),
-		ports: map[uint16]*Pair{},
 	}
+	p.pairs.Store(&[]*Pair{})
 	if err := f.Attacker.InNet(p.open); err != nil {
 		t.Fatalf("open the prober: %v", err)
 	}
@@ -105,7 +104,15 @@ func (p *Prober) open() error {
 func (p *Prober) close() error {
 	close(p.stop)
 	<-p.done
-	return errors.Join(p.err, unix.Close(p.fd))
+	return errors.Join(p.err(), unix.Close(p.fd))
+}
+
+// err is why the loop ended by itself, or nil.
+func (p *Prober) err() error {
+	if e := p.failed.Load(); e != nil {
+		return *e
+	}
+	return nil
 }
 
 // loop sends and reads on one thread, until close. Answers lie in the socket
@@ -118,16 +125,14 @@ func (p *Prober) loop() {
 	_ = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}, 0)
 	next := time.Now()
 	buf := make([]byte, 256)
-	for {
+	for turn := 0; ; turn++ {
 		select {
 		case <-p.stop:
 			return
 		default:
 		}
-		if err := p.round(buf); err != nil {
-			p.mu.Lock()
-			p.err = err
-			p.mu.Unlock()
+		if err := p.round(turn, buf); err != nil {
+			p.failed.Store(&err)
 			return
 		}
 		next = next.Add(ProbeEvery)
@@ -141,18 +146,17 @@ func (p *Prober) loop() {
 	}
 }
 
-// round sends one probe for each pair and then takes in what was answered.
-func (p *Prober) round(buf []byte) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.turn++
-	for i := p.turn % p.every; i < len(p.pairs); i += p.every {
-		pair := p.pairs[i]
-		if len(pair.sent) == maxProbes {
-			return fmt.Errorf("%v: watched for too long", pair)
+// round sends one probe for each pair whose turn it is, and then takes in what
+// was answered.
+func (p *Prober) round(turn int, buf []byte) error {
+	pairs := *p.pairs.Load()
+	for i := turn % p.every; i < len(pairs); i += p.every {
+		pair := pairs[i]
+		seq, err := pair.history.send(time.Since(p.start))
+		if err != nil {
+			return fmt.Errorf("%v: %w", pair, err)
 		}
-		pair.sent = append(pair.sent, time.Since(p.start))
-		err := unix.Sendto(p.fd, pair.frame.with(uint32(len(pair.sent)-1)), 0, &pair.to)
+		err = unix.Sendto(p.fd, pair.frame.with(seq), 0, &pair.to)
 		if err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EINTR) {
 			return fmt.Errorf("send to %v: %w", pair, err)
 		}
@@ -168,8 +172,8 @@ func (p *Prober) round(buf []byte) error {
 			return fmt.Errorf("read answers: %w", err)
 		}
 		if port, seq, ok := answer(buf[:min(n, len(buf))]); ok {
-			if pair := p.ports[port]; pair != nil {
-				pair.answered(seq)
+			if pair := p.ports[min(port, lastPort)].Load(); pair != nil {
+				pair.history.answer(seq)
 			}
 		}
 	}
@@ -187,15 +191,16 @@ func (p *Prober) Watch(src netip.Addr, node *Node, port uint16) *Pair {
 		to: unix.SockaddrLinklayer{Ifindex: p.from.Ifindex, Protocol: p.from.Protocol, Halen: 6},
 	}
 	copy(pair.to.Addr[:], node.probeMAC[:])
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for pair.source == 0 || p.ports[pair.source] != nil {
+	p.change.Lock()
+	defer p.change.Unlock()
+	for pair.source == 0 || p.ports[pair.source].Load() != nil {
 		pair.source = p.fleet.probePort()
 	}
 	pair.frame = newSYN(mac(2, attackerHost), node.probeMAC,
 		netip.AddrPortFrom(src, pair.source), netip.AddrPortFrom(dst, port))
-	p.ports[pair.source] = pair
-	p.pairs = append(p.pairs, pair)
+	p.ports[pair.source].Store(pair)
+	pairs := append(slices.Clone(*p.pairs.Load()), pair)
+	p.pairs.Store(&pairs)
 	return pair
 }
 
@@ -213,10 +218,9 @@ func (p *Prober) WatchAll(src netip.Addr) (Pairs, error) {
 const ClosedPort = 9
 
 func (p *Prober) forget(pair *Pair) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.pairs = slices.DeleteFunc(p.pairs, func(q *Pair) bool { return q == pair })
-	if p.ports[pair.source] == pair {
-		delete(p.ports, pair.source)
-	}
+	p.change.Lock()
+	defer p.change.Unlock()
+	pairs := slices.DeleteFunc(slices.Clone(*p.pairs.Load()), func(q *Pair) bool { return q == pair })
+	p.pairs.Store(&pairs)
+	p.ports[pair.source].CompareAndSwap(pair, nil)
 }

@@ -92,9 +92,10 @@ LogLevel VERBOSE
 
 // FailLogin tries one ssh login with a wrong password from the attacker's
 // address src. It returns nil when sshd refused the password, else what ssh
-// said: a banned source has a time-out.
+// said: a banned source has a time-out. A login that is cut in its middle would
+// wait for ever, so it is ended after five seconds.
 func (f *Fleet) FailLogin(src, dst netip.Addr) error {
-	r, err := f.Attacker.Run("sshpass", "-p", "wrong", "ssh", "-b", src.String(),
+	r, err := f.Attacker.Run("timeout", "5", "sshpass", "-p", "wrong", "ssh", "-b", src.String(),
 		"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
 		"-o", "PubkeyAuthentication=no", "-o", "NumberOfPasswordPrompts=1", "-o", "ConnectTimeout=2",
 		"root@"+dst.String(), "true")
