@@ -32,8 +32,15 @@ func (a portItem) compare(b portItem) int {
 
 // portSpec sorts the items and drops double ones; overlapping ranges stay.
 func portSpec(spec []byte) (string, Reason) {
-	if len(spec) == 0 {
-		return "", 0
+	if isDigits(spec) || len(spec) == 0 { // what nearly every line has
+		n, _ := number(spec, 65536)
+		switch {
+		case n > 65535:
+			return "", BadPort
+		case n == 0:
+			return "", 0
+		}
+		return strconv.Itoa(n), 0
 	}
 	var room [MaxPortItems]portItem
 	items, all := room[:0], false
