@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -61,6 +62,8 @@ type Daemon struct {
 	host    func() ([]hostinfo.Entry, error)
 	started time.Time
 	self    ban.Origin
+	// hostName is this machine's, as syslog writes it: without its domain.
+	hostName string
 
 	store    *store.Store
 	mesh     *mesh.Mesh
@@ -97,6 +100,9 @@ func New(ctx context.Context, cfg Config) (*Daemon, error) {
 		reload: cfg.Reload, reread: cfg.Reread, host: cfg.Host, cfg: cfg.Config, started: time.Now(),
 		hub: newHub(), emit: newEmitQueue(), echoes: newEchoes(), problems: newProblems(),
 		neverKick: make(chan struct{}, 1), expireKick: make(chan struct{}, 1),
+	}
+	if name, err := os.Hostname(); err == nil {
+		d.hostName, _, _ = strings.Cut(name, ".")
 	}
 	if d.host == nil {
 		d.host = hostinfo.Read

@@ -280,6 +280,19 @@ func TestAnEchoNeitherTravelsNorExtendsNorCounts(t *testing.T) {
 	}
 }
 
+// A machine whose syslog daemon writes what `logger -t newbans` says makes lines of the very form that the agent emits.
+// Taken for old emissions, all its bans were lost.
+func TestALineOfThisMachinesSyslogIsASighting(t *testing.T) {
+	a := first(t, "a")
+	a.write(t, "Nov 22 11:02:11 "+a.hostName+" newbans[7]: HOST 192.0.2.1 PORT 22\n"+
+		"Nov 22 11:02:11 elsewhere newbans[7]: HOST 192.0.2.2 PORT 22\n")
+	until(t, "the own line banned", func() bool { return a.enforces(t, "192.0.2.1/32") })
+	until(t, "the other an echo", func() bool { return a.lines.echoes.Load() == 1 })
+	if a.enforces(t, "192.0.2.2/32") {
+		t.Error("a line that a former run emitted was taken for a sighting")
+	}
+}
+
 func TestUnbanLiftsEverywhereWhoeverBanned(t *testing.T) {
 	a := first(t, "a")
 	b := a.join(t, "b")

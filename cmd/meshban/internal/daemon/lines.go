@@ -82,7 +82,10 @@ func (d *Daemon) sightings(now time.Time, batch []logsrc.Line) []ban.Op {
 // echoLocked tells whether a line only repeats what the mesh told this node: a line that we emitted ourselves in a
 // former run, or what a local fail2ban wrote after it had read an emitted line. Such a line is no sighting.
 func (d *Daemon) echoLocked(now time.Time, line logsrc.Line) bool {
-	return line.Emitted || d.table.RemoteCovers(now, line.Addr) || line.Ports == "" && d.echoes.fresh(now, line.Addr)
+	// A syslog daemon that writes what `logger -t newbans` said makes the same form, with this machine's name in it. We
+	// emit only what others banned.
+	emitted := line.Emitted && line.Origin != d.hostName
+	return emitted || d.table.RemoteCovers(now, line.Addr) || line.Ports == "" && d.echoes.fresh(now, line.Addr)
 }
 
 // sightingLocked is the ban that a line asks for.
