@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -36,6 +37,7 @@ type call struct {
 func arrange(args []string, verbs []*verb) (call, error) {
 	var c call
 	var globals, flags, rest []string
+	var unknown error // the first flag that means nothing
 	for i := 0; i < len(args); i++ {
 		arg := args[i]
 		if arg == "--" {
@@ -51,7 +53,7 @@ func arrange(args []string, verbs []*verb) (call, error) {
 				continue
 			}
 			if c.verb = verbNamed(arg, verbs); c.verb == nil {
-				return call{}, unknownVerb(arg, verbs)
+				return call{}, cmp.Or(unknown, unknownVerb(arg, verbs))
 			}
 			continue
 		}
@@ -70,10 +72,10 @@ func arrange(args []string, verbs []*verb) (call, error) {
 			flag, into = flagNamed(name, c.verb.flags), &flags
 		}
 		if flag == nil {
-			if c.help {
-				continue
+			if unknown == nil {
+				unknown = unknownFlag(arg, name, c.verb, verbs)
 			}
-			return call{}, unknownFlag(arg, name, c.verb, verbs)
+			continue // --help may follow, from somebody who is at a loss
 		}
 		if _, isBool := flag.(*cli.BoolFlag); isBool {
 			if valued {
@@ -92,6 +94,9 @@ func arrange(args []string, verbs []*verb) (call, error) {
 			value = args[i]
 		}
 		*into = append(*into, "--"+name+"="+value)
+	}
+	if unknown != nil && !c.help {
+		return call{}, unknown
 	}
 	if c.verb == nil {
 		return c, nil

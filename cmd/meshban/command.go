@@ -48,6 +48,7 @@ func isTerminal(w io.Writer) bool {
 
 // run does what args (without the program's name) ask for and returns the exit code.
 func (c *command) run(ctx context.Context, args []string) int {
+	c.in = newStdin(ctx, c.in)
 	err := c.dispatch(ctx, args)
 	if fault := c.out.Flush(); fault != nil && err == nil {
 		err = fmt.Errorf("write to stdout: %w", fault)
