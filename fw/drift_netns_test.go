@@ -89,6 +89,28 @@ func TestDriftIsSeenAndMended(t *testing.T) {
 	})
 }
 
+func TestTableThatCannotBeMendedIsMadeAnew(t *testing.T) {
+	t.Run("nftables", func(t *testing.T) {
+		if !inside(t) {
+			return
+		}
+		r := newRig(t)
+		b := r.open(variant{"nftables", NameNFTables, "iptables-nft"}, OutboundDrop)
+		all := state(nil, entry("192.0.2.1"))
+		mustReplace(t, b, all)
+		sh(t, "nft add chain inet meshban alien; nft add rule inet meshban alien ip saddr @"+nftSetName(false, kindAddr, b.(*nft).generation)+" drop")
+		if err := b.Replace(ctx, time.Now(), all); err == nil {
+			t.Fatal("a set in use by someone else was deleted")
+		}
+		r.want(false, "192.0.2.1")
+		mustReplace(t, b, all)
+		r.want(false, "192.0.2.1")
+		if problems, err := b.Check(ctx); err != nil || len(problems) > 0 {
+			t.Errorf("problems %q, %v", problems, err)
+		}
+	})
+}
+
 func TestSyncerMendsWithinATick(t *testing.T) {
 	eachVariant(t, func(t *testing.T, r *rig, v variant) {
 		const tick = 300 * time.Millisecond

@@ -131,10 +131,16 @@ var (
 	ErrLocked = errors.New("the xtables lock is held by another program")
 )
 
-// PartialError says that all of a batch is enforced except for some entries that have no room.
+// PartialError says that all of a batch or load is enforced except for some entries, or that it all is and something
+// beside it went wrong.
 type PartialError struct {
 	Left int    // entries not enforced
 	Why  string // in plain words
 }
 
-func (e *PartialError) Error() string { return fmt.Sprintf("%d not enforced: %s", e.Left, e.Why) }
+func (e *PartialError) Error() string {
+	if e.Left == 0 {
+		return e.Why
+	}
+	return fmt.Sprintf("%d not enforced: %s", e.Left, e.Why)
+}

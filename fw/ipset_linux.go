@@ -66,11 +66,14 @@ func openIPSet(ctx context.Context, opts Options) (Backend, string, error) {
 		return nil, "", err
 	}
 	b := &ipset{xt: xt, opts: opts, ports: newPortBans()}
-	wrong, err := b.ensureSets()
+	wrong, made, err := b.ensureSets()
 	if err == nil && len(wrong) == 0 {
 		err = xt.ensure(ctx, b.rules(nil, nil))
 	}
 	if err != nil {
+		if made > 0 && made == kinds*len(xt.families) {
+			_ = b.Teardown(ctx) // all that is there was made just now
+		}
 		_ = b.Close()
 		if noIPSet(err) {
 			err = fmt.Errorf("the kernel has no ip_set (%w): %w", err, ErrUnsupported)
@@ -131,14 +134,15 @@ func (b *ipset) rules(without, temp map[string]bool) func(v6 bool) chains {
 	}
 }
 
-// ensureSets creates the sets that are missing, empty, and names those that have another type than ours.
-func (b *ipset) ensureSets() (wrong map[string]bool, err error) {
+// ensureSets creates the sets that are missing, empty, and says how many; it names those that have another type.
+func (b *ipset) ensureSets() (wrong map[string]bool, made int, err error) {
 	err = b.specs(func(spec setSpec) error {
 		h, ok, err := b.conn.head(spec.name)
 		switch {
 		case err != nil:
 			return err
 		case !ok:
+			made++
 			return b.conn.create(spec, 0)
 		case h.typeName != spec.typeName || h.family != spec.family():
 			if wrong == nil {
@@ -148,7 +152,7 @@ func (b *ipset) ensureSets() (wrong map[string]bool, err error) {
 		}
 		return nil
 	})
-	return wrong, err
+	return wrong, made, err
 }
 
 // Apply carries out a batch: removals first, then additions; portBans and distinct keys make that order safe.

@@ -131,7 +131,7 @@ func (l *ipsetLoad) drop() {
 
 // bucketsFor is the number of hash buckets to begin with, so that a big load need not grow the table step by step.
 func bucketsFor(n int) uint32 {
-	const least, most, perBucket = 1024, 1 << 20, 4
+	const least, most, perBucket = 1024, 1 << 20, 2
 	buckets := uint32(least)
 	for buckets < most && int(buckets)*perBucket < n {
 		buckets *= 2
@@ -141,7 +141,7 @@ func bucketsFor(n int) uint32 {
 
 // Replace fills second sets and swaps each with the first.
 func (b *ipset) Replace(ctx context.Context, now time.Time, state State) error {
-	wrong, err := b.ensureSets()
+	wrong, _, err := b.ensureSets()
 	if err != nil {
 		return err
 	}

@@ -96,6 +96,9 @@ type nftChange struct {
 
 // Apply carries out a batch in one transaction.
 func (b *nft) Apply(ctx context.Context, now time.Time, updates []Update) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	var changes [2]nftChange
 	var nets [2][]netUpdate
 	portNets := [2]map[portKey][]netUpdate{{}, {}}
@@ -144,16 +147,10 @@ func (b *nft) Apply(ctx context.Context, now time.Time, updates []Update) error 
 			}
 		}
 		if err := b.queue(i == 1, c); err != nil {
-			return err
+			return errors.Join(err, b.reset())
 		}
 	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if err := b.flush("change the sets"); err != nil {
-		return err
-	}
-	return leftError(left, nil)
+	return leftError(left, b.flush("change the sets"))
 }
 
 // element notes that a key is put in until a time, or with the zero time taken out.
@@ -207,12 +204,12 @@ func (b *nft) queue(v6 bool, c *nftChange) error {
 
 // SetAllow replaces the content of the allow sets in one transaction.
 func (b *nft) SetAllow(ctx context.Context, allow []netip.Prefix) error {
-	left, err := b.queueAllow(allow, b.generation)
-	if err != nil {
-		return err
-	}
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	left, err := b.queueAllow(allow, b.generation)
+	if err != nil {
+		return errors.Join(err, b.reset())
 	}
 	return leftError(left, b.flush("set the allowed prefixes"))
 }

@@ -2,6 +2,7 @@ package fw
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/google/nftables"
@@ -47,7 +48,7 @@ func (b *nft) Replace(ctx context.Context, now time.Time, state State) error {
 	}
 	load, err := b.load(ctx, now, state, found, next)
 	if err != nil {
-		return err
+		return errors.Join(err, b.reset())
 	}
 	b.queueTable(found, next)
 	b.queueDelSets(found, b.generation)

@@ -143,20 +143,24 @@ func (c *nftConn) each(elements []nftables.SetElement, f func([]nftables.SetElem
 	return nil
 }
 
-// flush carries out what is queued, all or nothing. After an error the connection is opened anew: answers may be left
-// on it.
+// flush carries out what is queued, all or nothing.
 func (b *nft) flush(action string) error {
 	b.conn.pending = 0
 	err := b.conn.Flush()
 	if err == nil {
 		return nil
 	}
+	return nftError(action, errors.Join(err, b.reset()))
+}
+
+// reset opens the connection anew: what is queued on it, and answers that nobody read, are gone.
+func (b *nft) reset() error {
 	_ = b.conn.CloseLasting()
-	conn, dialErr := dialNFT()
-	if dialErr == nil {
+	conn, err := dialNFT()
+	if err == nil {
 		b.conn = conn
 	}
-	return nftError(action, errors.Join(err, dialErr))
+	return err
 }
 
 // nftError keeps the first of the many errors that one transaction may give.

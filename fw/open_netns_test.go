@@ -99,7 +99,7 @@ func TestNextBackendTakesOver(t *testing.T) {
 			return
 		}
 		r := newRig(t)
-		for i, v := range slices.Concat(variants, variants[:1]) {
+		for i, v := range slices.Concat(variants, []variant{variants[2], variants[2], variants[0]}) {
 			b := r.open(v, Outbound(i%2))
 			mustReplace(t, b, state(nil, entry("192.0.2.1")))
 			r.want(false, "192.0.2.1")

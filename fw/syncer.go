@@ -122,9 +122,11 @@ func NewSyncer(cfg SyncerConfig) (*Syncer, error) {
 	return s, nil
 }
 
-// Submit queues updates for the kernel and returns at once. If done is not nil it is called exactly once, with the time
-// at which all the updates were in the kernel, or with the error for which they were given up: from Run, or from a
-// Replace that covered them, with no lock held. It is not called if more than MaxWaiting wait, nor after Run has ended.
+// Submit queues updates for the kernel and returns at once; their Ports must not be altered afterwards. If done is not
+// nil it is called exactly once: with the time at which all the updates were in the kernel (UTC, with a monotonic
+// reading), or with the error for which they were given up; a *PartialError may be about another update of the same
+// batch. The call comes from Run, or from a Replace that covered the updates, with no lock held. It does not come if more
+// than MaxWaiting wait, nor after Run has ended.
 func (s *Syncer) Submit(updates []Update, done func(at time.Time, err error)) {
 	s.mu.Lock()
 	in := &s.inbox
@@ -159,8 +161,9 @@ func (s *Syncer) SetAllow(allow []netip.Prefix) {
 	s.poke()
 }
 
-// Replace loads all anew from Snapshot and returns when the kernel holds it. It works with or without Run. A lock that
-// Snapshot takes must not be held. If it fails Run goes on trying.
+// Replace loads all anew from Snapshot and returns when the kernel holds it, or all of it that the backend has room for:
+// the rest is in Status. It works with or without Run. A lock that Snapshot takes must not be held. If it fails Run goes
+// on trying.
 func (s *Syncer) Replace(ctx context.Context) error {
 	if err := s.acquire(ctx); err != nil {
 		return err

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -17,10 +20,12 @@ import (
 type bench struct {
 	*testing.T
 	*Syncer
-	fake     *fake
+	fake *fake
+
+	mu       sync.Mutex
 	want     map[Key]Entry // what Snapshot gives
 	allow    []netip.Prefix
-	snaps    int
+	snapped  int
 	repaired [][]string
 }
 
@@ -35,16 +40,16 @@ func withSyncer(t *testing.T, backend func(*fake) Backend, f func(b *bench)) {
 		s, err := NewSyncer(SyncerConfig{
 			Backend: over,
 			Snapshot: func() State {
-				b.snaps++
-				return State{Entries: func(yield func(Entry) bool) {
-					for _, e := range b.want {
-						if !yield(e) {
-							return
-						}
-					}
-				}, Len: len(b.want), Allow: b.allow}
+				b.mu.Lock()
+				defer b.mu.Unlock()
+				b.snapped++
+				return State{Entries: slices.Values(slices.Collect(maps.Values(b.want))), Len: len(b.want), Allow: b.allow}
 			},
-			OnRepair: func(problems []string) { b.repaired = append(b.repaired, problems) },
+			OnRepair: func(problems []string) {
+				b.mu.Lock()
+				defer b.mu.Unlock()
+				b.repaired = append(b.repaired, problems)
+			},
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -66,12 +71,35 @@ func withSyncer(t *testing.T, backend func(*fake) Backend, f func(b *bench)) {
 func (b *bench) ban(s string) Update {
 	p := netip.MustParsePrefix(s)
 	e := Entry{Prefix: p, Until: time.Now().Add(time.Hour)}
-	b.want[e.Key()] = e
+	b.keep(e)
 	return Update{Entry: e}
+}
+
+// keep puts an entry into what Snapshot gives.
+func (b *bench) keep(e Entry) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.want[e.Key()] = e
+}
+
+// snaps is how often Snapshot was asked.
+func (b *bench) snaps() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.snapped
+}
+
+// told is what OnRepair was told.
+func (b *bench) told() [][]string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.repaired
 }
 
 func (b *bench) lift(s string) Update {
 	e := Entry{Prefix: netip.MustParsePrefix(s)}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	delete(b.want, e.Key())
 	return Update{Entry: e, Remove: true}
 }
@@ -79,14 +107,30 @@ func (b *bench) lift(s string) Update {
 // submit submits and gives the answer, once there is one.
 func (b *bench) submit(updates ...Update) *answer {
 	a := &answer{}
-	b.Submit(updates, func(at time.Time, err error) { a.calls++; a.at, a.err = at, err })
+	b.Submit(updates, func(at time.Time, err error) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.reply = reply{a.reply.calls + 1, at, err}
+	})
 	return a
 }
 
+// answer is what a submission was told.
 type answer struct {
+	mu    sync.Mutex
+	reply reply
+}
+
+type reply struct {
 	calls int
 	at    time.Time
 	err   error
+}
+
+func (a *answer) read() reply {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.reply
 }
 
 func (b *bench) expect(what string, got, want any) {
@@ -109,9 +153,9 @@ func TestSubmitIsCarriedOutAtOnceAndTogether(t *testing.T) {
 		start := time.Now()
 		first := b.submit(b.ban("192.0.2.1/32"))
 		synctest.Wait()
-		b.expect("answers", first.calls, 1)
-		b.expect("error", first.err, nil)
-		b.expect("virtual time gone by", first.at.Sub(start), time.Duration(0))
+		b.expect("answers", first.read().calls, 1)
+		b.expect("error", first.read().err, nil)
+		b.expect("virtual time gone by", first.read().at.Sub(start), time.Duration(0))
 		b.expect("held", b.held(), 1)
 
 		busy := make(chan struct{})
@@ -128,7 +172,7 @@ func TestSubmitIsCarriedOutAtOnceAndTogether(t *testing.T) {
 		b.expect("batches", get(b.fake, func(f *fake) int { return len(f.batches) }), 3)
 		b.expect("the last batch, each key once", get(b.fake, func(f *fake) int { return len(f.batches[2]) }), 11)
 		for _, a := range answers {
-			b.expect("answers", a.calls, 1)
+			b.expect("answers", a.read().calls, 1)
 		}
 		b.expect("enforced", b.Status().Enforced, 13)
 		b.submit(b.lift("192.0.2.1/32"), b.lift("192.0.2.99/32"))
@@ -148,10 +192,10 @@ func TestLastUpdateOfAKeyWins(t *testing.T) {
 
 func TestBusyKernelIsTriedAgain(t *testing.T) {
 	withSyncer(t, nil, func(b *bench) {
-		tries := 0
+		var tries atomic.Int32
 		b.fake.set(func(f *fake) {
 			f.onApply = func() error {
-				if tries++; tries <= 2 {
+				if tries.Add(1) <= 2 {
 					return fmt.Errorf("swap: %w", syscall.EBUSY)
 				}
 				return nil
@@ -159,10 +203,10 @@ func TestBusyKernelIsTriedAgain(t *testing.T) {
 		})
 		a := b.submit(b.ban("192.0.2.1/32"))
 		b.pass(time.Second)
-		b.expect("tries", tries, 3)
-		b.expect("error", a.err, nil)
-		b.expect("answers", a.calls, 1)
-		b.expect("full loads", b.snaps, 0)
+		b.expect("tries", tries.Load(), 3)
+		b.expect("error", a.read().err, nil)
+		b.expect("answers", a.read().calls, 1)
+		b.expect("full loads", b.snaps(), 0)
 		st := b.Status()
 		b.expect("failures", st.Failures, 2)
 		if !strings.Contains(st.LastError, "swap") {
@@ -176,37 +220,38 @@ func TestBatchThatFailsEndsInAFullLoad(t *testing.T) {
 		b.fake.set(func(f *fake) { f.onApply = func() error { return syscall.ENOENT } })
 		a := b.submit(b.ban("192.0.2.1/32"))
 		synctest.Wait()
-		b.expect("error", a.err, nil)
+		b.expect("error", a.read().err, nil)
 		b.expect("held", b.held(), 1)
 		b.expect("full loads", b.Status().Replaces, 1)
 		b.expect("enforced", b.Status().Enforced, 1)
+		b.expect("repairs, for a set was gone", b.Status().Repairs, 1)
 	})
 }
 
 func TestFullLoadThatFailsBacksOffAndGivesUpTheWaiting(t *testing.T) {
 	withSyncer(t, nil, func(b *bench) {
 		broken := errors.New("no kernel today")
-		loads := 0
+		var loads atomic.Int32
 		b.fake.set(func(f *fake) {
 			f.onApply = func() error { return broken }
-			f.onReplace = func() error { loads++; return broken }
+			f.onReplace = func() error { loads.Add(1); return broken }
 		})
 		a := b.submit(b.ban("192.0.2.1/32"))
 		b.pass(1400 * time.Millisecond) // 0, 100, 300, 700 ms
-		b.expect("loads", loads, 4)
-		b.expect("answers", a.calls, 0)
+		b.expect("loads", loads.Load(), 4)
+		b.expect("answers", a.read().calls, 0)
 		b.pass(200 * time.Millisecond) // 1500 ms
-		b.expect("answers", a.calls, 1)
-		b.expect("error", errors.Is(a.err, broken), true)
+		b.expect("answers", a.read().calls, 1)
+		b.expect("error", errors.Is(a.read().err, broken), true)
 		b.pass(10 * time.Minute)
-		if loads > 4+10+20 {
-			b.Errorf("%d loads in ten minutes", loads)
+		if n := loads.Load(); n > 4+10+20 {
+			b.Errorf("%d loads in ten minutes", n)
 		}
 		b.fake.set(func(f *fake) { f.onApply, f.onReplace = nil, nil })
 		b.pass(replaceDelayMax + time.Second)
 		b.expect("held once it works again", b.held(), 1)
 		b.expect("enforced", b.Status().Enforced, 1)
-		b.expect("answers", a.calls, 1)
+		b.expect("answers", a.read().calls, 1)
 	})
 }
 
@@ -219,7 +264,7 @@ func TestOverflowEndsInAFullLoad(t *testing.T) {
 		var many []Update
 		for i := range MaxQueued/2 + 1 {
 			e := Entry{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32), Until: time.Now().Add(time.Hour)}
-			b.want[e.Key()] = e
+			b.keep(e)
 			many = append(many, Update{Entry: e})
 		}
 		one, two, three := b.submit(many...), b.submit(many...), b.submit(many...)
@@ -228,12 +273,12 @@ func TestOverflowEndsInAFullLoad(t *testing.T) {
 		close(busy)
 		synctest.Wait()
 		for _, a := range []*answer{first, one, two, three} {
-			b.expect("answers", a.calls, 1)
-			b.expect("error", a.err, nil)
+			b.expect("answers", a.read().calls, 1)
+			b.expect("error", a.read().err, nil)
 		}
 		b.expect("held", b.held(), len(b.want))
 		b.expect("overflows", b.Status().Overflows, 1)
-		b.expect("full loads", b.snaps, 1)
+		b.expect("full loads", b.snaps(), 1)
 	})
 }
 
@@ -248,8 +293,8 @@ func TestStopAnswersTheWaiting(t *testing.T) {
 		a, s = b.submit(b.ban("192.0.2.1/32")), b.Syncer
 		synctest.Wait()
 	})
-	if a.calls != 1 || !errors.Is(a.err, ErrStopped) {
-		t.Errorf("answer %+v", a)
+	if got := a.read(); got.calls != 1 || !errors.Is(got.err, ErrStopped) {
+		t.Errorf("answer %+v", got)
 	}
 	s.Submit(nil, func(time.Time, error) { t.Error("called after the end") })
 }

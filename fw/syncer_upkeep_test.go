@@ -18,7 +18,7 @@ func TestCheckMendsAndTells(t *testing.T) {
 		b.fake.set(func(f *fake) { f.held, f.problems = map[Key]time.Time{}, []string{"the set is missing"} })
 		b.pass(DefaultCheckEvery)
 		b.expect("repairs", b.Status().Repairs, 1)
-		b.expect("told", b.repaired, [][]string{{"the set is missing"}})
+		b.expect("told", b.told(), [][]string{{"the set is missing"}})
 		b.expect("held", b.held(), 1)
 		b.pass(10 * DefaultCheckEvery)
 		b.expect("repairs", b.Status().Repairs, 1)
@@ -36,14 +36,16 @@ func TestRepairThatFailsIsCountedWhenItSucceeds(t *testing.T) {
 		b.fake.set(func(f *fake) { f.onReplace = nil })
 		b.pass(5 * time.Second)
 		b.expect("repairs", b.Status().Repairs, 1)
-		b.expect("told", len(b.repaired), 1)
+		b.expect("told", len(b.told()), 1)
 	})
 }
 
 func TestAllowedPrefixesAreSetAndComeWithAFullLoad(t *testing.T) {
 	withSyncer(t, nil, func(b *bench) {
 		allow := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/28")}
+		b.mu.Lock()
 		b.allow = allow
+		b.mu.Unlock()
 		b.SetAllow(allow)
 		synctest.Wait()
 		b.expect("allowed", get(b.fake, func(f *fake) []netip.Prefix { return f.allow }), allow)
@@ -61,17 +63,17 @@ func TestTimeoutsThatTheKernelCutsAreSetAnew(t *testing.T) {
 		b.fake.set(func(f *fake) { f.max = 10 })
 		b.submit(b.ban("192.0.2.1/32")) // an hour: nothing to do
 		b.pass(longest)
-		b.expect("full loads", b.snaps, 0)
+		b.expect("full loads", b.snaps(), 0)
 		long := b.ban("192.0.2.2/32")
 		long.Until = time.Now().Add(3 * longest)
-		b.want[long.Key()] = long.Entry
+		b.keep(long.Entry)
 		b.submit(long)
 		b.pass(longest/2 + time.Second)
-		b.expect("full loads by half of the longest timeout", b.snaps, 1)
+		b.expect("full loads by half of the longest timeout", b.snaps(), 1)
 		b.pass(longest/2 + time.Second)
-		b.expect("full loads", b.snaps, 2)
+		b.expect("full loads", b.snaps(), 2)
 		b.pass(10 * longest)
-		b.expect("full loads, no more than needed", b.snaps, 4)
+		b.expect("full loads, no more than needed", b.snaps(), 4)
 		b.expect("repairs", b.Status().Repairs, 0)
 	})
 }
@@ -85,10 +87,10 @@ func TestWhatHasNoRoomIsSaidAndComesInLater(t *testing.T) {
 		b.expect("not enforced", st.NotEnforced, 1)
 		b.expect("last error", st.LastError, "fake holds the newest 2 only: 1 are not enforced")
 		b.pass(DefaultCheckEvery + time.Second)
-		b.expect("full loads without a removal", b.snaps, 0)
+		b.expect("full loads without a removal", b.snaps(), 0)
 		b.submit(b.ban("192.0.2.4/32"), b.lift("192.0.2.1/32"))
 		b.pass(DefaultCheckEvery + time.Second)
-		b.expect("full loads after a removal", b.snaps, 1)
+		b.expect("full loads after a removal", b.snaps(), 1)
 		b.submit(b.lift("192.0.2.2/32"))
 		synctest.Wait()
 		b.expect("last error", b.Status().LastError, "")

@@ -136,6 +136,9 @@ func (s *Syncer) apply(ctx context.Context, updates []Update, waiting []done) {
 	}
 	if err != nil && !isPartial(err) {
 		w.wait(s, waiting)
+		if errors.Is(err, syscall.ENOENT) && w.mending == nil {
+			w.mending = []string{err.Error()} // a set is gone; no need to wait for the check that says so
+		}
 		if !w.owed {
 			_ = s.reload(ctx)
 		}
@@ -151,7 +154,7 @@ func (s *Syncer) apply(ctx context.Context, updates []Update, waiting []done) {
 		}
 		w.crowded = w.crowded || u.Remove
 	}
-	w.answer(waiting, at, err)
+	w.answer(waiting, at, notEnforced(err))
 	s.count()
 	s.expire(ctx)
 }
@@ -242,10 +245,10 @@ func (s *Syncer) reload(ctx context.Context) error {
 		w.calls = append(w.calls, func() { tell(problems) })
 	}
 	w.mending = nil
-	w.finish(now.UTC(), err)
+	w.finish(now.UTC(), notEnforced(err))
 	s.count()
 	s.expire(ctx)
-	return err
+	return nil
 }
 
 // noteClamp sees to it that a timeout which the kernel cannot hold in full is set anew at half its time.
@@ -296,8 +299,11 @@ func (s *Syncer) count() {
 	}
 }
 
-// failed counts and keeps an error.
+// failed counts and keeps an error, unless the end of Run is all that it says.
 func (s *Syncer) failed(what string, err error) {
+	if errors.Is(err, context.Canceled) {
+		return
+	}
 	s.cfg.Logger.Warn("a firewall step failed", "step", what, "err", err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -329,6 +335,15 @@ func coalesce(updates []Update) []Update {
 func isPartial(err error) bool {
 	var partial *PartialError
 	return errors.As(err, &partial)
+}
+
+// notEnforced is the error if it says that some entries are not enforced.
+func notEnforced(err error) error {
+	var partial *PartialError
+	if errors.As(err, &partial) && partial.Left == 0 {
+		return nil
+	}
+	return err
 }
 
 // isTemporary says whether the same call may succeed in a moment.

@@ -24,6 +24,9 @@ const (
 	chainHit  = "MESHBAN-HIT" // what becomes of one that matched
 	chainHook = "PREROUTING"
 
+	// checkWait is how many seconds a check waits for the lock: new bans wait behind it.
+	checkWait = "1"
+
 	tableRaw    = "raw"
 	tableMangle = "mangle"
 )
@@ -45,7 +48,7 @@ type xtFamily struct {
 	nft  bool // the nf_tables variant, not the legacy one
 	path string
 	name string // for people: "ip6tables (legacy)"
-	wait string // seconds to wait for the lock
+	wait string // seconds to wait for the lock, to change something
 	ipt  *iptables.IPTables
 	made string // what we have the kernel hold in the table in use, see madeNothing
 }
@@ -168,8 +171,8 @@ func canonicalRule(rule string) string {
 }
 
 // list reads a table. With the legacy variant that makes the kernel register the table.
-func (f *xtFamily) list(ctx context.Context, table string) (listing, error) {
-	out, err := f.run(ctx, f.path, nil, "-t", table, "-w", f.wait, "-S")
+func (f *xtFamily) list(ctx context.Context, table, wait string) (listing, error) {
+	out, err := f.run(ctx, f.path, nil, "-t", table, "-w", wait, "-S")
 	if err != nil {
 		return listing{}, fmt.Errorf("list table %s: %w", table, err)
 	}

@@ -35,7 +35,7 @@ func openXTables(ctx context.Context, opts Options) (x *xtables, note string, er
 	x.families = []*xtFamily{v4}
 	v6, err := newXTFamily(ctx, opts, true)
 	if err == nil {
-		_, err = v6.list(ctx, x.table)
+		_, err = v6.list(ctx, x.table, v6.wait)
 	}
 	if errors.Is(err, ErrLocked) || ctx.Err() != nil {
 		return nil, "", err
@@ -73,7 +73,7 @@ func dropRule(made string) string {
 // one step. A family's chains come from want.
 func (x *xtables) ensure(ctx context.Context, want func(v6 bool) chains) error {
 	for _, f := range x.families {
-		have, err := f.list(ctx, x.table)
+		have, err := f.list(ctx, x.table, f.wait)
 		if err != nil {
 			return err
 		}
@@ -99,7 +99,7 @@ func (x *xtables) ensure(ctx context.Context, want func(v6 bool) chains) error {
 // until the first load.
 func (x *xtables) openRules(ctx context.Context, want func(v6 bool) chains) error {
 	for _, f := range x.families {
-		have, err := f.list(ctx, x.table)
+		have, err := f.list(ctx, x.table, f.wait)
 		if err != nil {
 			return err
 		}
@@ -175,7 +175,7 @@ func (f *xtFamily) ensureJump(table string, have listing) error {
 // check says what is not as ensure would leave it.
 func (x *xtables) check(ctx context.Context, want func(v6 bool) chains) (problems []string, err error) {
 	for _, f := range x.families {
-		have, err := f.list(ctx, x.table)
+		have, err := f.list(ctx, x.table, checkWait)
 		if err != nil {
 			return nil, err
 		}
@@ -229,7 +229,7 @@ func (f *xtFamily) teardown(ctx context.Context, table string) (removed []string
 	if there, err := xtTableExists(f.nft, f.v6, table); err != nil || !there {
 		return nil, err
 	}
-	have, err := f.list(ctx, table)
+	have, err := f.list(ctx, table, f.wait)
 	if err != nil {
 		return nil, err
 	}

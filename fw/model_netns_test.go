@@ -1,0 +1,114 @@
+//go:build linux && netns
+
+package fw
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+// TestKernelAgreesWithAModel: prefixes inside prefixes come, change and go at random, some with a port, some ending by
+// themselves in between, and every address is dropped exactly when some entry that is not over covers it.
+func TestKernelAgreesWithAModel(t *testing.T) {
+	eachVariant(t, func(t *testing.T, r *rig, v variant) {
+		steps, rounding := 150, 150*time.Millisecond
+		switch v.backend {
+		case NameIPTables:
+			steps = 50
+		case NameIPSet:
+			rounding = 1100 * time.Millisecond // it counts whole seconds, rounded up
+		}
+		pace := time.NewTicker(25 * time.Millisecond) // so that entries end in between
+		defer pace.Stop()
+		rng := rand.New(rand.NewPCG(7, 7))
+		b := r.open(v, OutboundDrop)
+		mustReplace(t, b, state(nil))
+		held := map[Key]Entry{}
+		random := func() Entry {
+			e := Entry{Until: time.Now().Add(time.Duration(400+rng.IntN(4000)) * time.Millisecond)}
+			a := netip.AddrFrom4([4]byte{198, 18, 0, byte(rng.IntN(64))})
+			bits := 26 + rng.IntN(7)
+			if rng.IntN(4) == 0 {
+				a, bits = netip.MustParseAddr("2001:db8::"), 122+rng.IntN(7)
+				raw := a.As16()
+				raw[15] = byte(rng.IntN(64))
+				a = netip.AddrFrom16(raw)
+			}
+			if rng.IntN(3) == 0 {
+				first := uint16(22 + rng.IntN(3))
+				e.Ports = []PortRange{{ProtoAny, first, first + uint16(rng.IntN(3))}}
+			}
+			e.Prefix = netip.PrefixFrom(a, bits).Masked()
+			return e
+		}
+		count := map[bool]int{} // by whether it was to be dropped
+		for step := range steps {
+			<-pace.C
+			batch := map[Key]Update{}
+			for range 1 + rng.IntN(4) {
+				u := Update{Entry: random()}
+				if rng.IntN(3) == 0 && len(held) > 0 {
+					for _, e := range held {
+						u = Update{Entry: e, Remove: true}
+						break
+					}
+				}
+				batch[u.Key()] = u
+			}
+			var updates []Update
+			for key, u := range batch {
+				updates = append(updates, u)
+				if u.Remove {
+					delete(held, key)
+				} else {
+					held[key] = u.Entry
+				}
+			}
+			if err := b.Apply(ctx, time.Now(), updates); err != nil {
+				t.Fatalf("step %d: %v", step, err)
+			}
+			if e, ok := b.(expirer); ok {
+				if _, err := e.expire(ctx, time.Now()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range 4 {
+				probe := random()
+				agree(t, r, held, probe.Prefix.Addr(), uint16(22+rng.IntN(4)), rounding, count)
+			}
+		}
+		t.Logf("%d probes were to be dropped, %d not", count[true], count[false])
+		if min(count[true], count[false]) < steps/3 {
+			t.Error("too few probes")
+		}
+		if problems, err := b.Check(ctx); err != nil || len(problems) > 0 {
+			t.Errorf("problems %q, %v", problems, err)
+		}
+	})
+}
+
+// agree compares a probe with the model, unless some entry about the address ends at about this time.
+func agree(t *testing.T, r *rig, held map[Key]Entry, a netip.Addr, port uint16, rounding time.Duration, count map[bool]int) {
+	t.Helper()
+	now := time.Now()
+	dropped := false
+	for _, e := range held {
+		if !e.Prefix.Contains(a) {
+			continue
+		}
+		if len(e.Ports) > 0 && (port < e.Ports[0].First || port > e.Ports[0].Last) {
+			continue
+		}
+		left := e.Until.Sub(now)
+		if left > -rounding && left < 200*time.Millisecond {
+			return
+		}
+		dropped = dropped || left > 0
+	}
+	if reaches := r.udpReaches(a.String(), port); reaches == dropped {
+		t.Errorf("%v port %d: reaches = %v; entries %v", a, port, reaches, held)
+	}
+	count[dropped]++
+}
