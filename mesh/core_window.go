@@ -7,9 +7,9 @@ import (
 	"slices"
 )
 
-// maxSpans bounds a window, in spans (16 bytes each). Beyond it the lowest gap is closed: frames in there are claimed
-// though never seen, which the comparison of hashes (core_detail.go) still finds.
-const maxSpans = 1 << 18
+// maxSpans bounds a window, in spans (16 bytes each). Beyond it the lower half of the gaps is closed: frames in there are
+// claimed though never seen, which the comparison of hashes (core_detail.go) still finds.
+const maxSpans = 1 << 16
 
 // span is the sequence numbers first..last, both included.
 type span struct{ first, last uint64 }
@@ -54,8 +54,8 @@ func (w *window) add(v uint64) bool {
 	default:
 		s = slices.Insert(s, i, span{v, v})
 		if len(s) > maxSpans {
-			s[1].first = s[0].first
-			s = slices.Delete(s, 0, 1)
+			s[maxSpans/2].first = s[0].first
+			s = slices.Delete(s, 0, maxSpans/2)
 		}
 	}
 	*w = s

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"time"
 
@@ -25,6 +26,8 @@ const (
 	maxBulk, maxBulkBytes = 64, 32 << 20
 	// maxEvents bounds what memberlist tells of peers and the core has not looked at.
 	maxEvents = 4 * MaxPeers
+	// ackLen is the bytes that ride on the answer to a ping: the digests of the frames and of the membership.
+	ackLen = 32 + 8
 )
 
 var (
@@ -147,10 +150,12 @@ func (d delegate) NotifyConflict(_, other *memberlist.Node) {
 	d.m.peers.update(id, func(p *peer) { p.alt = addr })
 }
 
-// AckPayload tells whoever pings us our digest: anti-entropy has no packets of its own while all is equal.
+// AckPayload tells whoever pings us our digest, and that of the membership: anti-entropy has no packets of its own while
+// all is equal.
 func (d delegate) AckPayload() []byte {
 	root := d.m.Digest()
-	return root[:]
+	sum, _ := d.m.peers.viewDigest()
+	return binary.BigEndian.AppendUint64(root[:], sum)
 }
 
 // NotifyPingComplete compares digests.
@@ -166,7 +171,8 @@ func (d delegate) NotifyPingComplete(n *memberlist.Node, rtt time.Duration, payl
 			p.State, p.Since = StateAlive, now
 		}
 	})
-	if len(payload) == 32 {
+	if len(payload) == ackLen {
 		d.m.tell(evRoot{id, [32]byte(payload)})
+		d.m.viewSeen(now, n, binary.BigEndian.Uint64(payload[32:]))
 	}
 }

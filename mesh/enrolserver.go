@@ -83,7 +83,7 @@ func (m *Mesh) answerJoiner(raw net.Conn, from string) error {
 // joinAnswer lists where a newcomer finds the mesh: here first, then some live members.
 func (m *Mesh) joinAnswer() []string {
 	list := []string{m.Addr().String()}
-	for _, p := range m.peers.members() {
+	for _, p := range m.peers.members(time.Now()) {
 		if p.State == StateAlive && len(list) < maxJoinAnswer {
 			list = append(list, p.Addr.String())
 		}

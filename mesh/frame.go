@@ -84,8 +84,15 @@ func signFrame(id Identity, f Frame) (Frame, error) {
 	if len(f.Payload) > MaxPayload {
 		return Frame{}, fmt.Errorf("payload of %d bytes, want at most %d", len(f.Payload), MaxPayload)
 	}
-	b := make([]byte, 0, len(frameDomain)+frameOverhead+len(f.Payload))
-	b = append(b, frameDomain...)
+	b := append(make([]byte, 0, len(frameDomain)+frameOverhead+len(f.Payload)), frameDomain...)
+	b = append(b, encodeBody(f)...)
+	b = append(b, ed25519.Sign(id.key, b)...)
+	return DecodeFrame(b[len(frameDomain):])
+}
+
+// encodeBody gives the bytes that are signed, but for the domain.
+func encodeBody(f Frame) []byte {
+	b := make([]byte, 0, frameOverhead+len(f.Payload))
 	b = appendArray(b, frameFields)
 	b = appendUint(b, frameVersion)
 	b = appendBin(b, f.MeshID[:])
@@ -94,9 +101,7 @@ func signFrame(id Identity, f Frame) (Frame, error) {
 	b = appendUint(b, f.Seq)
 	b = appendUint(b, uint64(f.Issued.UnixMilli()))
 	b = appendUint(b, uint64(f.Expires.UnixMilli()))
-	b = appendBin(b, f.Payload)
-	b = append(b, ed25519.Sign(id.key, b)...)
-	return DecodeFrame(b[len(frameDomain):])
+	return appendBin(b, f.Payload)
 }
 
 // DecodeFrame reads an encoded frame strictly: one value has one encoding. It keeps raw and does not check the

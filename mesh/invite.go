@@ -158,8 +158,12 @@ func decodeInvites(b []byte) ([]invite, error) {
 		i := &list[n]
 		r.arrayOf(inviteFields)
 		r.fixed(i.Hash[:])
-		i.Expires = time.UnixMilli(int64(min(r.uint(), maxMillis))).UTC()
-		i.Uses = min(r.uint(), MaxInviteUses)
+		ms := r.uint()
+		i.Uses = r.uint()
+		if ms > maxMillis || i.Uses > MaxInviteUses {
+			r.fail(errors.New("number out of range"))
+		}
+		i.Expires = time.UnixMilli(int64(ms)).UTC()
 		for k := r.array(MaxInviteUses); k > 0 && r.err == nil; k-- {
 			var id ID
 			r.fixed(id[:])

@@ -39,6 +39,7 @@ type Mesh struct {
 	gossip     *gossip
 	streams    *streamer
 	join       *joinList
+	views      viewCompare
 	invites    *invites
 	enrolments chan struct{} // one token per enrolment that is being served
 	enrolRate  limiter
@@ -89,6 +90,7 @@ func New(cfg Config) (*Mesh, error) {
 	m.invites = newInvites()
 	m.enrolments = make(chan struct{}, maxEnrolments)
 	m.enrolRate = limiter{burst: enrolBurst, every: enrolEvery}
+	m.views.exchange = make(chan netip.AddrPort, 1)
 	m.clones.wake = make(chan struct{}, 1)
 	m.problems = problems{tell: cfg.OnProblem, count: &m.count.problems, last: make(map[string]time.Time)}
 	return m, nil
@@ -191,7 +193,7 @@ func (m *Mesh) tell(ev any) {
 
 // Members lists this node and every other that it knows of, by name.
 func (m *Mesh) Members() []Member {
-	all := append(m.peers.members(), Member{
+	all := append(m.peers.members(time.Now()), Member{
 		Name: m.cfg.Name, ID: m.id, Addr: m.Addr(), State: StateAlive, Self: true, InSync: true, Version: m.cfg.Version,
 	})
 	sortMembers(all)

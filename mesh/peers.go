@@ -1,7 +1,6 @@
 package mesh
 
 import (
-	"cmp"
 	"net"
 	"net/netip"
 	"slices"
@@ -12,9 +11,11 @@ import (
 )
 
 const (
-	// forgetLeft is how long a member that said goodbye stays listed, forgetDead how long one that fell silent is listed
-	// and looked for while others are alive.
-	forgetLeft, forgetDead = 10 * time.Minute, 7 * 24 * time.Hour
+	// hideLeft is how long a member that said goodbye stays listed, forgetLeft how long it is remembered: after all have
+	// left at once, each finds the others again by that.
+	hideLeft, forgetLeft = 10 * time.Minute, 24 * time.Hour
+	// forgetDead is how long one that fell silent is listed and looked for while others are alive.
+	forgetDead = 7 * 24 * time.Hour
 	// byeValid is how long before or after a peer's goodbye memberlist may report that it is gone.
 	byeValid = 30 * time.Second
 	// maxMemberEvents bounds the events that wait for OnMember; the oldest are dropped.
@@ -24,6 +25,7 @@ const (
 // peer is what we know of another node.
 type peer struct {
 	Member
+	mark uint64         // see viewMark
 	seen time.Time      // last known alive; zero: remembered from an earlier run
 	bye  time.Time      // it said that it is about to leave
 	alt  netip.AddrPort // another address that claimed this id, to be tried when Addr is dead
@@ -45,9 +47,12 @@ type peerTable struct {
 	peers   map[ID]*peer
 	events  []MemberEvent
 	dropped uint64
-	dirty   bool     // the remembered list has changed
-	losses  uint64   // peers that left or failed: addresses joined before are worth another try
-	targets []target // alive peers; replaced, never changed
+	dirty   bool      // the remembered list has changed
+	losses  uint64    // peers that left or failed: addresses joined before are worth another try
+	targets []target  // alive peers; replaced, never changed
+	own     uint64    // this node's viewMark
+	view    uint64    // the sum of the marks of all who are alive
+	viewed  time.Time // when view changed
 }
 
 func newPeerTable(self ID, remembered []Peer) *peerTable {
@@ -72,7 +77,7 @@ func nodeAddr(n *memberlist.Node) netip.AddrPort {
 // joined notes that a node is alive, with what it says of itself.
 func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKind) (ID, bool) {
 	id, err := ParseID(n.Name)
-	if err != nil || id == t.self {
+	if err != nil {
 		return ID{}, false
 	}
 	m, err := decodeMeta(n.Meta)
@@ -82,6 +87,11 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKi
 	addr := nodeAddr(n)
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if id == t.self {
+		t.own = viewMark(id, addr)
+		t.viewLocked(now)
+		return ID{}, false
+	}
 	p := t.peers[id]
 	if p == nil {
 		if len(t.peers) >= MaxPeers && !t.evictLocked() {
@@ -94,8 +104,9 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKi
 		p.Since = now
 	}
 	p.ID, p.Name, p.Version, p.Addr, p.State, p.seen = id, m.Name, m.Version, addr, StateAlive, now
+	p.mark = viewMark(id, addr)
 	p.alt, p.bye = netip.AddrPort{}, time.Time{}
-	t.changedLocked(MemberEvent{kind, p.Member})
+	t.changedLocked(now, MemberEvent{kind, p.Member})
 	return id, true
 }
 
@@ -117,7 +128,7 @@ func (t *peerTable) gone(now time.Time, n *memberlist.Node) (ID, bool) {
 		kind, p.State = MemberLeave, StateLeft
 	}
 	t.losses++
-	t.changedLocked(MemberEvent{kind, p.Member})
+	t.changedLocked(now, MemberEvent{kind, p.Member})
 	return id, true
 }
 
@@ -132,7 +143,7 @@ func (t *peerTable) goodbye(now time.Time, id ID) {
 	})
 }
 
-func (t *peerTable) changedLocked(e MemberEvent) {
+func (t *peerTable) changedLocked(now time.Time, e MemberEvent) {
 	if len(t.events) == maxMemberEvents {
 		t.events = slices.Delete(t.events, 0, 1)
 		t.dropped++
@@ -147,7 +158,26 @@ func (t *peerTable) changedLocked(e MemberEvent) {
 	}
 	slices.SortFunc(targets, func(a, b target) int { return slices.Compare(a.id[:], b.id[:]) })
 	t.targets = targets
+	t.viewLocked(now)
 	t.signal()
+}
+
+// viewLocked sums up who is alive.
+func (t *peerTable) viewLocked(now time.Time) {
+	sum := t.own
+	for _, target := range t.targets {
+		sum += t.peers[target.id].mark
+	}
+	if sum != t.view {
+		t.view, t.viewed = sum, now
+	}
+}
+
+// viewDigest gives the digest of who is alive, and since when it stands.
+func (t *peerTable) viewDigest() (uint64, time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.view, t.viewed
 }
 
 func (t *peerTable) signal() {
@@ -215,81 +245,4 @@ func (t *peerTable) node(id ID) *memberlist.Node {
 		return nil
 	}
 	return t.targets[i].node
-}
-
-// members lists the peers by name, then id.
-func (t *peerTable) members() []Member {
-	t.mu.Lock()
-	all := make([]Member, 0, len(t.peers)+1)
-	for _, p := range t.peers {
-		all = append(all, p.Member)
-	}
-	t.mu.Unlock()
-	sortMembers(all)
-	return all
-}
-
-func sortMembers(all []Member) {
-	slices.SortFunc(all, func(a, b Member) int {
-		return cmp.Or(cmp.Compare(a.Name, b.Name), slices.Compare(a.ID[:], b.ID[:]))
-	})
-}
-
-// take gives the events that wait, and whether the remembered list has changed.
-func (t *peerTable) take() (events []MemberEvent, dirty bool, dropped uint64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	events, t.events = t.events, nil
-	dropped, t.dropped = t.dropped, 0
-	return events, t.dirty, dropped
-}
-
-// remember gives the list for the next start, newest first, and marks it as told.
-func (t *peerTable) remember() []Peer {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.dirty = false
-	list := make([]Peer, 0, len(t.peers))
-	for _, p := range t.peers {
-		if p.State != StateLeft {
-			list = append(list, Peer{ID: p.ID, Name: p.Name, Addr: p.Addr, Seen: p.seen})
-		}
-	}
-	slices.SortFunc(list, func(a, b Peer) int { return cmp.Or(b.Seen.Compare(a.Seen), slices.Compare(a.ID[:], b.ID[:])) })
-	return list
-}
-
-// lost gives the addresses of peers that fell silent, and how many are alive and known.
-func (t *peerTable) lost() (addrs []netip.AddrPort, alive, known int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, p := range t.peers {
-		if p.State != StateDead {
-			continue
-		}
-		addrs = append(addrs, p.Addr)
-		if p.alt.IsValid() {
-			addrs = append(addrs, p.alt)
-		}
-	}
-	return addrs, len(t.targets), len(t.peers)
-}
-
-// aliveAt tells whether a live peer has this address.
-func (t *peerTable) aliveAt(addr netip.AddrPort) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, p := range t.peers {
-		if p.Addr == addr && (p.State == StateAlive || p.State == StateSuspect) {
-			return true
-		}
-	}
-	return false
-}
-
-// lossCount gives how many peers left or failed so far, and how many are alive.
-func (t *peerTable) lossCount() (losses uint64, alive int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.losses, len(t.targets)
 }

@@ -76,6 +76,9 @@ func (m *Mesh) rejoinLoop(ctx context.Context, ml *memberlist.Memberlist) {
 		case <-timer.C:
 		case <-m.join.change:
 			timer.Stop()
+		case addr := <-m.views.exchange:
+			timer.Stop()
+			r.exchange(addr)
 		case <-ctx.Done():
 			timer.Stop()
 			return
@@ -171,6 +174,13 @@ func (r *rejoiner) wanted(addr netip.AddrPort) bool {
 		ok = false
 	}
 	return !ok
+}
+
+// exchange compares memberships with a live peer.
+func (r *rejoiner) exchange(addr netip.AddrPort) {
+	if _, err := r.ml.Join([]string{addr.String()}); err != nil {
+		r.m.cfg.Logger.Debug("cannot exchange the membership", "addr", addr, "error", escapeText(err.Error(), maxLogText))
+	}
 }
 
 // join exchanges membership with an address. After a long partition each side holds the other dead: the first exchange

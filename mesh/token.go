@@ -43,9 +43,9 @@ func (t token) encode() string {
 	return tokenPrefix + base64.RawURLEncoding.EncodeToString(b)
 }
 
-// decodeToken reads a token; white space around it is ignored. Errors wrap ErrBadToken.
+// decodeToken reads a token; white space in it, as terminals and mails put there, is ignored. Errors wrap ErrBadToken.
 func decodeToken(s string) (token, error) {
-	t, err := parseToken(strings.TrimSpace(s))
+	t, err := parseToken(strings.Join(strings.Fields(s[:min(len(s), 2*maxToken)]), ""))
 	if err != nil {
 		return token{}, fmt.Errorf("%w: %w", ErrBadToken, err)
 	}
@@ -61,7 +61,7 @@ func parseToken(s string) (t token, err error) {
 		return t, fmt.Errorf("it does not begin with %q", tokenPrefix)
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil {
+	if err != nil || strings.ContainsAny(text, "\r\n") { // which the decoder would skip
 		return t, errors.New("it was not copied whole")
 	}
 	r := reader{b: b}

@@ -1,0 +1,195 @@
+package mesh
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+const benchPayload = 55 // makes a frame of about 200 bytes, as one ban does
+
+func BenchmarkSign(b *testing.B) {
+	f := Frame{Epoch: 1, Issued: simStart, Expires: simStart.Add(time.Hour), Payload: make([]byte, benchPayload)}
+	for b.Loop() {
+		f.Seq++
+		if _, err := signFrame(signers[0], f); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkVerify(b *testing.B) {
+	raw := testFrame(b, signers[0], 1, 1, simStart, time.Hour, string(make([]byte, benchPayload))).Raw()
+	for b.Loop() {
+		f, err := DecodeFrame(raw)
+		if err != nil || f.Verify() != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// benchFrames signs n frames of one origin, as one ban each.
+func benchFrames(b *testing.B, n int) [][]byte {
+	raws := make([][]byte, n)
+	now := time.Now()
+	var wg sync.WaitGroup
+	for part := range runtime.NumCPU() {
+		wg.Go(func() {
+			for i := part; i < n; i += runtime.NumCPU() {
+				f, err := signFrame(signers[0], Frame{Epoch: 1, Seq: uint64(i + 1), Issued: now, Expires: now.Add(time.Hour), Payload: make([]byte, benchPayload)})
+				if err != nil {
+					panic(err)
+				}
+				raws[i] = f.Raw()
+			}
+		})
+	}
+	wg.Wait()
+	return raws
+}
+
+// What the core's goroutine does with a packet, from memberlist's callback to Deliver.
+func BenchmarkDeliver(b *testing.B) {
+	for _, tt := range []struct {
+		name   string
+		verify bool
+	}{{"fresh", true}, {"duplicate", false}} {
+		b.Run(tt.name, func(b *testing.B) {
+			m, err := New(Config{Identity: signers[1], Secrets: Secrets{GossipKey: [32]byte{1}}, Epoch: 1, Bind: netip.MustParseAddrPort("127.0.0.1:0")})
+			if err != nil {
+				b.Fatal(err)
+			}
+			raws := benchFrames(b, 2000)
+			if !tt.verify {
+				if err := m.Restore(slices.Values(raws)); err != nil {
+					b.Fatal(err)
+				}
+			}
+			i := 0
+			for b.Loop() {
+				if i == len(raws) && tt.verify {
+					b.StopTimer()
+					m.core = newCore(m.id, 1, rand.New(rand.NewPCG(1, 1)))
+					b.StartTimer()
+				}
+				i %= len(raws)
+				delegate{m}.NotifyMsg(appendPacked([]byte{kindPush}, raws[i]))
+				m.drain(<-m.inbox)
+				i++
+			}
+		})
+	}
+}
+
+// A node that has nothing gets 100,000 frames of another: the cores' share (without signatures and the network), and the
+// memory of what is held.
+func BenchmarkCoreSync100k(b *testing.B) {
+	const frames = 100_000
+	raws := benchFrames(b, frames)
+	for b.Loop() {
+		s := newSimulation(b, 2, 1)
+		s.now = time.Now()
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		for _, raw := range raws {
+			f, err := DecodeFrame(bytes.Clone(raw))
+			if err != nil {
+				b.Fatal(err)
+			}
+			s.step(0, evFrames{viaRestore, []Frame{f}})
+		}
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/frames, "B/frame")
+		start := s.now
+		s.connect()
+		for s.cores[1].count < frames {
+			s.run(10 * time.Millisecond)
+		}
+		b.ReportMetric(s.now.Sub(start).Seconds(), "simulated-s")
+		b.ReportMetric(float64(s.bytes)/frames, "wire-B/frame")
+	}
+}
+
+// The same over sockets, signatures and all.
+func BenchmarkSync100k(b *testing.B) {
+	const frames = 100_000
+	raws := benchFrames(b, frames)
+	for b.Loop() {
+		secrets := Secrets{GossipKey: [32]byte{1}}
+		giver := newNode(b, secrets, newIdentity(b), nil)
+		if err := giver.Restore(slices.Values(raws)); err != nil {
+			b.Fatal(err)
+		}
+		giver.run(b)
+		start := time.Now()
+		taker := newNode(b, secrets, newIdentity(b), func(c *Config) {
+			c.Join, c.Deliver, c.Admitted = []string{giver.Addr().String()}, nil, nil
+		}).run(b)
+		eventually(b, 2*time.Minute, "everything is there", func() bool { return taker.Digest() == giver.Digest() })
+		b.ReportMetric(time.Since(start).Seconds(), "s")
+		b.ReportMetric(float64(taker.Stats().Dropped+giver.Stats().Dropped), "dropped")
+	}
+}
+
+// From Publish to Deliver on the last of ten nodes in one process, over sockets, one frame at a time and in bursts.
+func BenchmarkPublish(b *testing.B) {
+	const nodes = 10
+	var mu sync.Mutex
+	arrived := make(map[FrameRef]int)
+	last := make(chan FrameRef, 1<<16)
+	secrets := newSecrets(b)
+	var all []*testNode
+	for i := range nodes {
+		all = append(all, newNode(b, secrets, newIdentity(b), func(c *Config) {
+			if i > 0 {
+				c.Join = []string{all[0].Addr().String()}
+			}
+			c.Admitted = nil
+			c.Deliver = func(fs []Frame) {
+				mu.Lock()
+				defer mu.Unlock()
+				for _, f := range fs {
+					if arrived[f.Ref()]++; arrived[f.Ref()] == nodes-1 {
+						delete(arrived, f.Ref())
+						last <- f.Ref()
+					}
+				}
+			}
+		}).run(b))
+	}
+	for _, n := range all {
+		eventually(b, 30*time.Second, "everybody knows everybody", func() bool { return n.aliveCount() == nodes })
+	}
+	for _, burst := range []int{1, 50, 2000} {
+		b.Run(fmt.Sprintf("burst=%d", burst), func(b *testing.B) {
+			var took []time.Duration
+			payload := string(make([]byte, benchPayload))
+			for b.Loop() {
+				start := time.Now()
+				for range burst {
+					publish(b, all[0], payload, time.Hour)
+				}
+				for range burst {
+					<-last
+				}
+				took = append(took, time.Since(start))
+			}
+			slices.Sort(took)
+			b.ReportMetric(float64(took[len(took)/2].Microseconds()), "p50-us")
+			b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "p99-us")
+			synced := uint64(0)
+			for _, n := range all {
+				synced += n.Stats().Synced
+			}
+			b.ReportMetric(float64(synced), "synced")
+		})
+	}
+}

@@ -1,0 +1,310 @@
+package mesh
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+func (w window) contains(v uint64) bool {
+	i := w.find(v)
+	return i < len(w) && w[i].first <= v
+}
+
+// A window is the set of numbers that were added, in its shortest form, whatever their order.
+func TestWindowIsASet(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var w window
+		set := make(map[uint64]bool)
+		for _, v := range rapid.SliceOfN(rapid.Uint64Range(1, 60), 0, 80).Draw(t, "numbers") {
+			if w.add(v) == set[v] {
+				t.Fatalf("adding %d: wrong answer", v)
+			}
+			set[v] = true
+		}
+		gaps := w.gaps()
+		for v := uint64(1); v <= 62; v++ {
+			if w.contains(v) != set[v] || gaps.contains(v) == set[v] {
+				t.Fatalf("%d: in the window %v, in its gaps %v, was added %v", v, w.contains(v), gaps.contains(v), set[v])
+			}
+		}
+		for i := 1; i < len(w); i++ {
+			if w[i].first <= w[i-1].last+1 {
+				t.Fatalf("spans touch: %v", w)
+			}
+		}
+		back, err := decodeWindow(appendWindow(nil, w))
+		if err != nil || fmt.Sprint(back) != fmt.Sprint(w) {
+			t.Fatalf("decoded %v, %v; want %v", back, err, w)
+		}
+	})
+}
+
+func TestWindowBound(t *testing.T) {
+	var w window
+	for v := uint64(1); v < 4*maxSpans; v += 2 {
+		w.add(v)
+	}
+	if len(w) > maxSpans || len(w) < maxSpans/2 {
+		t.Errorf("%d spans, want %d to %d", len(w), maxSpans/2, maxSpans)
+	}
+	if last := w[len(w)-1]; last != (span{4*maxSpans - 1, 4*maxSpans - 1}) {
+		t.Errorf("the newest span is %v", last)
+	}
+}
+
+func TestWindowRefuses(t *testing.T) {
+	for name, b := range map[string][]byte{
+		"bad: half a span":        {1},
+		"bad: number 0":           {0, 0},
+		"bad: spans that touch":   {1, 0, 1, 0},
+		"bad: a longer varint":    {0x81, 0x00, 0},
+		"bad: overflow":           {1, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0},
+		"bad: length overflows":   {2, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1},
+		"bad: a cut-short varint": {1, 0x80},
+	} {
+		if w, err := decodeWindow(b); err == nil {
+			t.Errorf("%s: decoded as %v", name, w)
+		}
+	}
+}
+
+// The digest does not depend on the order, and removal undoes addition.
+func TestDigest(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	var hashes [][32]byte
+	for range 100 {
+		var h [32]byte
+		for i := range h {
+			h[i] = byte(rng.Uint32())
+		}
+		hashes = append(hashes, h)
+	}
+	var a, b digest
+	for _, h := range hashes {
+		a.add(h)
+	}
+	for _, i := range rng.Perm(len(hashes)) {
+		b.add(hashes[i])
+	}
+	if a != b || a == (digest{}) {
+		t.Error("the order matters")
+	}
+	for _, i := range rng.Perm(len(hashes)) {
+		a.sub(hashes[i])
+	}
+	if a != (digest{}) {
+		t.Error("removing all does not give the empty digest")
+	}
+	if a.sum() != [32]byte{} {
+		t.Error("the empty digest is not zero")
+	}
+}
+
+func coreFor(seed uint64) *core {
+	return newCore(ID{9}, 1, rand.New(rand.NewPCG(seed, 0)))
+}
+
+func TestCoreTakesFrames(t *testing.T) {
+	const hour = time.Hour
+	id := signers[0]
+	base := testFrame(t, id, 1, 5, simStart, hour, "a")
+	twin := testFrame(t, id, 1, 5, simStart, hour, "b")
+	for _, tt := range []struct {
+		name  string
+		f     Frame
+		at    time.Duration // after simStart
+		want  verdict
+		count int
+	}{
+		{"ok: next", testFrame(t, id, 1, 6, simStart, hour, ""), 0, verdictNew, 2},
+		{"ok: far ahead", testFrame(t, id, 1, 1<<40, simStart, hour, ""), 0, verdictNew, 2},
+		{"ok: an older epoch", testFrame(t, id, 7, 1, simStart, hour, ""), 0, verdictNew, 2},
+		{"bad: again", base, 0, verdictDuplicate, 1},
+		{"bad: another of that name", twin, 0, verdictEquivocal, 1},
+		{"bad: over", testFrame(t, id, 1, 6, simStart, time.Minute, ""), time.Minute, verdictExpired, 1},
+		{"ok: a millisecond before its end", testFrame(t, id, 1, 6, simStart, time.Minute, ""), time.Minute - 1, verdictNew, 2},
+		{"bad: from the future", testFrame(t, id, 1, 6, simStart.Add(FutureSkew+time.Millisecond), hour, ""), 0, verdictFuture, 1},
+		{"ok: a clock that is a little ahead", testFrame(t, id, 1, 6, simStart.Add(FutureSkew), hour, ""), 0, verdictNew, 2},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := coreFor(1)
+			c.step(simStart, evFrames{viaPush, []Frame{base}})
+			now := simStart.Add(tt.at)
+			if got := c.judge(now, tt.f); got != tt.want {
+				t.Errorf("judged %d, want %d", got, tt.want)
+			}
+			out := c.step(now, evFrames{viaPush, []Frame{tt.f}})
+			if out.verdicts[tt.want] != 1 || c.count != tt.count {
+				t.Errorf("verdicts %v, %d held; want %d, %d", out.verdicts, c.count, tt.want, tt.count)
+			}
+			if len(out.relay) != 0 {
+				t.Error("passed on though it came straight from its origin")
+			}
+			if (tt.want == verdictEquivocal) != (len(out.equivocs) == 1) {
+				t.Errorf("%d reports of equivocation", len(out.equivocs))
+			}
+		})
+	}
+}
+
+func TestCoreDeliversByWay(t *testing.T) {
+	f := testFrame(t, signers[0], 1, 1, simStart, time.Hour, "")
+	for _, tt := range []struct {
+		by                       via
+		admitted, deliver, relay int
+	}{
+		{viaOwn, 1, 0, 0}, {viaRestore, 0, 0, 0}, {viaPush, 1, 1, 0}, {viaTree, 1, 1, 1}, {viaSync, 1, 1, 0},
+	} {
+		out := coreFor(1).step(simStart, evFrames{tt.by, []Frame{f}})
+		if len(out.admitted) != tt.admitted || len(out.deliver) != tt.deliver || len(out.relay) != tt.relay {
+			t.Errorf("way %d: %d admitted, %d delivered, %d relayed", tt.by, len(out.admitted), len(out.deliver), len(out.relay))
+		}
+	}
+}
+
+func TestCoreExpires(t *testing.T) {
+	c := coreFor(1)
+	for seq := uint64(1); seq <= 3*maxExpireStep; seq++ {
+		c.insert(Frame{Origin: ID{1}, Epoch: 1, Seq: seq, Expires: simStart.Add(time.Minute), raw: expiringRaw})
+	}
+	if at, ok := c.next(); !ok || !at.Equal(simStart.Add(time.Minute)) {
+		t.Errorf("next at %v, %v", at, ok)
+	}
+	for left := 3 * maxExpireStep; left > 0; {
+		out := c.step(simStart.Add(time.Minute), evTick{})
+		if len(out.expired) == 0 || len(out.expired) > maxExpireStep {
+			t.Fatalf("%d frames expired in one step", len(out.expired))
+		}
+		if left -= len(out.expired); c.count != left {
+			t.Fatalf("%d held, want %d", c.count, left)
+		}
+	}
+	if c.root != (digest{}) || len(c.streams) != 0 || len(c.expiry) != 0 {
+		t.Errorf("left behind: root %v, %d streams, %d deadlines", c.root, len(c.streams), len(c.expiry))
+	}
+}
+
+// expiringRaw is a frame that ends a minute after simStart.
+var expiringRaw = func() []byte {
+	f, err := signFrame(signers[0], Frame{Epoch: 1, Seq: 1, Issued: simStart, Expires: simStart.Add(time.Minute)})
+	if err != nil {
+		panic(err)
+	}
+	return f.raw
+}()
+
+// A clock that was ahead dropped frames that live on elsewhere. Set right, it must not claim them as seen.
+func TestCoreClockStepsBack(t *testing.T) {
+	s := newSimulation(t, 2, 3)
+	for seq := uint64(1); seq <= 20; seq++ {
+		f := testFrame(t, signers[0], 1, seq, s.now, time.Duration(seq)*10*time.Minute, "")
+		for i := range s.cores {
+			s.step(i, evFrames{viaPush, []Frame{f}})
+		}
+	}
+	s.cores[1].step(s.now.Add(time.Hour), evTick{}) // its clock is an hour ahead for a moment
+	if got := s.cores[1].count; got != 14 {
+		t.Fatalf("%d frames held, want 14", got)
+	}
+	s.connect()
+	s.run(20 * time.Second)
+	s.checkEqual()
+	if got := s.cores[1].count; got != 20 {
+		t.Errorf("%d frames held, want 20", got)
+	}
+}
+
+// Our key in use elsewhere, as the core sees it.
+func TestCoreNoticesItsKeyElsewhere(t *testing.T) {
+	self := signers[0]
+	for _, tt := range []struct {
+		name       string
+		epoch, seq uint64
+		payload    string
+		by         via
+		want       uint64
+	}{
+		{"ok: an echo of ours", 3, 1, "mine", viaPush, 0},
+		{"ok: of an earlier run", 2, 9, "old", viaSync, 0},
+		{"ok: from our store", 4, 1, "stored", viaRestore, 0},
+		{"bad: our epoch, a number that we did not use", 3, 2, "x", viaSync, 3},
+		{"bad: our epoch and number, other bytes", 3, 1, "x", viaPush, 3},
+		{"bad: a later epoch", 8, 1, "x", viaSync, 8},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newCore(self.ID(), 3, rand.New(rand.NewPCG(1, 1)))
+			c.step(simStart, evFrames{viaOwn, []Frame{testFrame(t, self, 3, 1, simStart, time.Hour, "mine")}})
+			out := c.step(simStart, evFrames{tt.by, []Frame{testFrame(t, self, tt.epoch, tt.seq, simStart, time.Hour, tt.payload)}})
+			if out.rollPast != tt.want {
+				t.Errorf("roll past %d, want %d", out.rollPast, tt.want)
+			}
+		})
+	}
+}
+
+// A difference that lasts less than a frame's way makes no packet; one that stays makes a session.
+func TestCoreToleratesFramesOnTheirWay(t *testing.T) {
+	c := coreFor(1)
+	peer := ID{1}
+	c.step(simStart, evUp{peer})
+	now := simStart.Add(time.Second)
+	c.step(now, evTick{}) // the first comparison
+	c.step(now, evMessage{&syncMessage{Kind: syncSame, From: peer, Session: c.peers[peer].session}, 0})
+	c.step(now, evRoot{peer, [32]byte{1}})
+	if out := c.step(now.Add(settleMin), evTick{}); len(out.send) != 0 {
+		t.Error("a difference was followed up at once")
+	}
+	c.step(now.Add(settleMin), evRoot{peer, c.root.sum()})
+	if out := c.step(now.Add(time.Minute), evTick{}); len(out.send) != 0 {
+		t.Error("a difference that is over was followed up")
+	}
+	now = now.Add(2 * time.Minute)
+	c.step(now, evRoot{peer, [32]byte{1}})
+	if out := c.step(now.Add(settleMax), evTick{}); len(out.send) != 1 {
+		t.Errorf("a difference that stays made %d messages, want 1", len(out.send))
+	}
+}
+
+// Two roots that differ although nothing can be moved must not cost more and more.
+func TestCoreBacksOff(t *testing.T) {
+	s := newSimulation(t, 2, 5)
+	f := testFrame(t, signers[0], 1, 1, s.now.Add(FutureSkew/2), 24*time.Hour, "")
+	s.step(0, evFrames{viaPush, []Frame{f}})
+	s.connect()
+	s.run(10 * time.Second)
+	s.checkEqual()
+	// Core 1 loses a frame behind the core's back, and its peer cannot know: the window claims it.
+	st := s.cores[1].streams[streamKey{f.Origin, 1}]
+	s.cores[1].remove(st, 1)
+	s.cores[1].root.add([32]byte{7}) // and its root stays wrong for ever
+	s.run(time.Minute)
+	before := s.bytes
+	s.run(10 * time.Minute)
+	if got := s.bytes - before; got > 30_000 {
+		t.Errorf("%d bytes in ten minutes for a difference that cannot be repaired", got)
+	}
+}
+
+func TestHostileSeqIsHarmless(t *testing.T) {
+	c := coreFor(1)
+	c.step(simStart, evUp{ID{1}})
+	key := streamKey{ID{5}, math.MaxUint64}
+	c.step(simStart, evMessage{&syncMessage{Kind: syncDetail, From: ID{1}, Detail: streamDetail{
+		Key: key, Last: math.MaxUint64, Hashes: []seqHash{{Seq: math.MaxUint64}},
+	}}, 0})
+	c.step(simStart, evMessage{&syncMessage{Kind: syncWant, From: ID{1}, Want: []streamWant{
+		{key, window{{1, math.MaxUint64}}}, {key, nil},
+	}}, 0})
+	c.step(simStart, evMessage{&syncMessage{Kind: syncVector, From: ID{1}, Root: [32]byte{1}, Streams: []streamVector{
+		{Key: key, Seen: window{{1, math.MaxUint64}}},
+	}}, 0})
+	c.step(simStart, evMessage{&syncMessage{Kind: syncAck, From: ID{1}, Num: math.MaxUint64}, 0})
+	if len(c.transfers) != 0 {
+		t.Errorf("%d transfers of nothing", len(c.transfers))
+	}
+}

@@ -1,0 +1,126 @@
+package mesh
+
+import (
+	"bytes"
+	"net/netip"
+	"reflect"
+	"testing"
+	"time"
+)
+
+// Every decoder: what it accepts has exactly one encoding, so encoding it again gives the same bytes.
+
+func FuzzDecodeFrame(f *testing.F) {
+	good := testFrame(f, signers[0], 3, 9, simStart, time.Hour, "payload")
+	f.Add(good.Raw())
+	f.Add(testFrame(f, signers[1], 1, 1<<40, simStart, time.Millisecond, "").Raw())
+	f.Add(good.Raw()[:50])
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		frame, err := DecodeFrame(raw)
+		if err != nil {
+			return
+		}
+		if len(raw) > MaxFrame || !bytes.Equal(frame.Raw(), raw) {
+			t.Fatal("Raw is not what was decoded")
+		}
+		b := encodeBody(frame)
+		if !bytes.Equal(b, raw[:len(b)]) {
+			t.Errorf("encoded as %x, was %x", b, raw)
+		}
+		if !frame.Expires.After(frame.Issued) || frame.Origin != IDOf(frame.Key) {
+			t.Errorf("accepted %+v", frame)
+		}
+		_ = frame.Verify()
+	})
+}
+
+func FuzzDecodeSync(f *testing.F) {
+	for _, m := range syncSamples() {
+		f.Add(m.encode())
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := decodeSync(b)
+		if err != nil {
+			return
+		}
+		if got := m.encode(); !bytes.Equal(got, b) {
+			t.Errorf("encoded as %x, was %x", got, b)
+		}
+	})
+}
+
+func syncSamples() []*syncMessage {
+	key := streamKey{ID{1, 2, 3}, 4}
+	return []*syncMessage{
+		{Kind: syncCheck, From: ID{1}, Session: 1 << 60, Root: [32]byte{1}},
+		{Kind: syncSame, From: ID{1}, Root: [32]byte{2}},
+		{Kind: syncVector, Reply: true, Streams: []streamVector{
+			{Key: key, Live: 7, Sum: [sumLen]byte{3}, Seen: window{{1, 5}, {9, 9}}},
+			{Key: streamKey{ID{2}, 1}},
+		}},
+		{Kind: syncVector, Partial: true},
+		{Kind: syncChunk, Num: 1, Frames: [][]byte{{1, 2, 3}, make([]byte, MaxFrame)}},
+		{Kind: syncAck, Num: 3, Fresh: 4},
+		{Kind: syncDetail, Detail: streamDetail{Key: key, First: 1, Last: 90, Hashes: []seqHash{{2, [8]byte{1}}, {90, [8]byte{}}}}},
+		{Kind: syncWant, Want: []streamWant{{key, window{{3, 4}}}, {key, nil}}},
+	}
+}
+
+func FuzzDecodeToken(f *testing.F) {
+	f.Add(token{Addrs: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:7946")}, Expires: simStart}.encode())
+	f.Add(token{Addrs: []netip.AddrPort{
+		netip.MustParseAddrPort("[2001:db8::1]:7946"), netip.MustParseAddrPort("198.51.100.1:1"),
+	}, Inviter: ID{9}, Secret: [secretLen]byte{8}, Expires: simStart}.encode())
+	f.Add("mb1-")
+	f.Fuzz(func(t *testing.T, s string) {
+		tok, err := parseToken(s)
+		if err != nil {
+			return
+		}
+		if got := tok.encode(); got != s {
+			t.Errorf("encoded as %q, was %q", got, s)
+		}
+	})
+}
+
+func FuzzMeta(f *testing.F) {
+	good := meta{protocolVersion, signers[0].Public(), "web1", "1.2.3"}
+	f.Add(good.encode())
+	f.Add(append([]byte{mpFixArray | 5}, append(good.encode()[1:], 7)...)) // a field of a later version
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := decodeMeta(b)
+		if err != nil {
+			return
+		}
+		again, err := decodeMeta(m.encode())
+		if err != nil || !reflect.DeepEqual(again, m) {
+			t.Errorf("decoded again as %+v, %v; was %+v", again, err, m)
+		}
+		if !isCleanText(m.Name) || !isCleanText(m.Version) || len(m.encode()) > 512 {
+			t.Errorf("accepted %+v", m)
+		}
+	})
+}
+
+func FuzzDecodeEnrol(f *testing.F) {
+	f.Add(enrolRequest{Secret: [secretLen]byte{1}, Name: "web1", Program: "1.0"}.encode())
+	f.Add(enrolAnswer{Secrets: Secrets{MeshID: [16]byte{1}}, Join: []string{"192.0.2.1:7946"}}.encode())
+	f.Add(enrolAnswer{Code: enrolUsed}.encode())
+	f.Add(cloneMessage{ID{1}, [16]byte{2}, "192.0.2.1:7946"}.encode()[1:])
+	f.Add(encodeInvites([]invite{{Hash: [32]byte{1}, Expires: simStart, Uses: 3, Used: []ID{{1}, {2}}}}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if q, err := decodeEnrolRequest(b); err == nil && !bytes.Equal(q.encode(), b) {
+			t.Errorf("request encoded as %x, was %x", q.encode(), b)
+		}
+		if a, err := decodeEnrolAnswer(b); err == nil && !bytes.Equal(a.encode(), b) {
+			t.Errorf("answer encoded as %x, was %x", a.encode(), b)
+		}
+		if q, err := decodeClone(b); err == nil && !bytes.Equal(q.encode()[1:], b) {
+			t.Errorf("question encoded as %x, was %x", q.encode(), b)
+		}
+		if list, err := decodeInvites(b); err == nil && !bytes.Equal(encodeInvites(list), b) {
+			t.Errorf("invitations encoded as %x, were %x", encodeInvites(list), b)
+		}
+	})
+}

@@ -1,0 +1,274 @@
+package mesh
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Along a tree every member gets a frame exactly once, whoever the origin is, and inner places differ by frame.
+func TestTreeReachesAllOnce(t *testing.T) {
+	for _, n := range []int{2, 9, 10, 101, 1000} {
+		var ids []ID
+		for i := range n {
+			ids = append(ids, IDOf([]byte(fmt.Sprint(i))))
+		}
+		inner := make(map[ID]int)
+		for f := range 4 {
+			frame := [32]byte(append(slices.Clone(ids[f%n][:]), ids[(f+1)%n][:]...))
+			origin := ids[f%n]
+			got := map[ID]int{origin: 1}
+			depth := 0
+			for level := []ID{origin}; len(level) > 0; depth++ {
+				var next []ID
+				for _, id := range level {
+					others := slices.DeleteFunc(slices.Clone(ids), func(o ID) bool { return o == id })
+					children := treeChildren(frame, origin, id, others, treeFan)
+					if len(children) > 0 {
+						inner[id]++
+					}
+					for _, c := range children {
+						got[c]++
+						next = append(next, c)
+					}
+				}
+				level = next
+			}
+			for _, id := range ids {
+				if got[id] != 1 {
+					t.Fatalf("%d members: one got the frame %d times", n, got[id])
+				}
+			}
+			if n == 1000 && depth > 5 {
+				t.Errorf("%d levels for %d members", depth, n)
+			}
+		}
+		if n == 1000 && len(inner) < 300 { // an eighth for one frame
+			t.Errorf("only %d of %d members ever passed a frame on", len(inner), n)
+		}
+	}
+}
+
+func TestPackFrames(t *testing.T) {
+	var raws [][]byte
+	for i := range 40 {
+		raws = append(raws, bytes.Repeat([]byte{byte(i)}, 200))
+	}
+	raws = append(raws, make([]byte, MaxFrame))
+	var got [][]byte
+	for _, p := range packFrames(kindPush, raws) {
+		if len(p) > maxPacket || p[0] != kindPush {
+			t.Errorf("packet of %d bytes, kind %d", len(p), p[0])
+		}
+		for rest := p[1:]; len(rest) > 0; {
+			raw, tail, ok := nextPacked(rest)
+			if !ok {
+				t.Fatal("a packet cannot be taken apart")
+			}
+			got, rest = append(got, raw), tail
+		}
+	}
+	if !slices.EqualFunc(got, raws, bytes.Equal) {
+		t.Errorf("%d frames out, %d in", len(got), len(raws))
+	}
+	for _, bad := range [][]byte{{}, {0}, {0, 0}, {0, 2, 1}, {0xff, 0xff, 1, 2, 3}} {
+		if _, _, ok := nextPacked(bad); ok {
+			t.Errorf("%x taken apart", bad)
+		}
+	}
+}
+
+func TestLogAdapter(t *testing.T) {
+	var out strings.Builder
+	var suspected []ID
+	id := signers[0].ID()
+	a := newLogAdapter(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug})), func(id ID) {
+		suspected = append(suspected, id)
+	})
+	for _, tt := range []struct{ line, want string }{
+		{"[ERR] memberlist: Failed to send ping: x", `level=WARN msg=memberlist text="Failed to send ping: x"`},
+		{"[WARN] memberlist: Refuting", "level=INFO msg=memberlist text=Refuting"},
+		{"[DEBUG] memberlist: Stream connection", `level=DEBUG msg=memberlist text="Stream connection"`},
+		{"no level", `level=DEBUG msg=memberlist text="no level"`},
+		{"[WARN] memberlist: ping for '\x1b[2J\nlevel=ERROR'", `level=INFO msg=memberlist text="ping for '\\x1b[2J\\nlevel=ERROR'"`},
+		{"[INFO] memberlist: Suspect " + id.String() + " has failed, no acks received", "level=DEBUG"},
+		{"[INFO] memberlist: Suspect ../../x has failed, no acks received", "level=DEBUG"},
+		{"[ERR] memberlist: " + strings.Repeat("x", 5000), "level=WARN"},
+	} {
+		out.Reset()
+		if _, err := a.Write([]byte(tt.line + "\n")); err != nil {
+			t.Fatal(err)
+		}
+		if got := out.String(); !strings.Contains(got, tt.want) || strings.Count(got, "\n") != 1 || len(got) > 2*maxLogText {
+			t.Errorf("%q logged as %q, want %q", tt.line, got, tt.want)
+		}
+	}
+	if !slices.Equal(suspected, []ID{id}) {
+		t.Errorf("suspected %v", suspected)
+	}
+	out.Reset()
+	for range 1000 {
+		_, _ = a.Write([]byte("[ERR] memberlist: Decrypt packet failed\n"))
+	}
+	if n := strings.Count(out.String(), "\n"); n > 2*logBurst {
+		t.Errorf("%d lines of a flood were logged", n)
+	}
+}
+
+func TestPickAdvertise(t *testing.T) {
+	addrs := func(s ...string) (list []netip.Addr) {
+		for _, a := range s {
+			list = append(list, netip.MustParseAddr(a))
+		}
+		return list
+	}
+	for _, tt := range []struct {
+		name, configured, bound string
+		local                   []netip.Addr
+		want                    string
+	}{
+		{"ok: configured", "192.0.2.1:9", "0.0.0.0:7", nil, "192.0.2.1:9"},
+		{"ok: configured without a port", "192.0.2.1:0", "0.0.0.0:7", nil, "192.0.2.1:7"},
+		{"ok: only a port", "0.0.0.0:9", "10.0.0.1:7", nil, "10.0.0.1:9"},
+		{"ok: bound", "", "10.0.0.1:7", addrs("192.168.0.1"), "10.0.0.1:7"},
+		{"ok: private first", "", "0.0.0.0:7", addrs("127.0.0.1", "198.51.100.1", "192.168.0.1"), "192.168.0.1:7"},
+		{"ok: no private one", "", "0.0.0.0:7", addrs("127.0.0.1", "169.254.1.1", "198.51.100.1"), "198.51.100.1:7"},
+		{"ok: v4 only", "", "0.0.0.0:7", addrs("fd00::1", "198.51.100.1"), "198.51.100.1:7"},
+		{"ok: both families", "", "[::]:7", addrs("fe80::1", "fd00::1", "198.51.100.1"), "[fd00::1]:7"},
+		{"ok: no network", "", "0.0.0.0:7", addrs("127.0.0.1"), "127.0.0.1:7"},
+		{"ok: no network, v6", "", "[::]:7", nil, "[::1]:7"},
+	} {
+		var configured netip.AddrPort
+		if tt.configured != "" {
+			configured = netip.MustParseAddrPort(tt.configured)
+		}
+		if got := pickAdvertise(configured, netip.MustParseAddrPort(tt.bound), tt.local); got.String() != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestResolve(t *testing.T) {
+	n := newNode(t, newSecrets(t), newIdentity(t), func(c *Config) {
+		c.Bind = netip.MustParseAddrPort("127.0.0.1:7946")
+		c.Lookup = func(_ context.Context, host string) ([]netip.Addr, error) {
+			if host != "mesh.example" {
+				return nil, errors.New("no such host")
+			}
+			return []netip.Addr{netip.MustParseAddr("::ffff:192.0.2.1"), netip.MustParseAddr("2001:db8::1")}, nil
+		}
+	})
+	for _, tt := range []struct{ entry, want string }{
+		{"192.0.2.9", "[192.0.2.9:7946]"},
+		{"192.0.2.9:1", "[192.0.2.9:1]"},
+		{"2001:db8::1", "[[2001:db8::1]:7946]"},
+		{"[2001:db8::1]", "[[2001:db8::1]:7946]"},
+		{"[2001:db8::1]:1", "[[2001:db8::1]:1]"},
+		{"mesh.example", "[192.0.2.1:7946 [2001:db8::1]:7946]"},
+		{"mesh.example:80", "[192.0.2.1:80 [2001:db8::1]:80]"},
+		{"other.example", "error"},
+		{"mesh.example:http", "error"},
+		{"mesh.example:0", "error"},
+	} {
+		got, err := n.resolve(t.Context(), tt.entry)
+		if s := fmt.Sprint(got); (err == nil && s != tt.want) || (err != nil && tt.want != "error") {
+			t.Errorf("%q: %s, %v; want %s", tt.entry, s, err, tt.want)
+		}
+	}
+}
+
+func TestConfigRefuses(t *testing.T) {
+	good := Config{
+		Identity: signers[0], Secrets: newSecrets(t), Name: "web1", Epoch: 1, Bind: netip.MustParseAddrPort("127.0.0.1:0"),
+	}
+	if _, err := New(good); err != nil {
+		t.Fatalf("ok: %v", err)
+	}
+	for name, edit := range map[string]func(*Config){
+		"bad: no identity":   func(c *Config) { c.Identity = Identity{} },
+		"bad: no secrets":    func(c *Config) { c.Secrets = Secrets{} },
+		"bad: name":          func(c *Config) { c.Name = "a\tb" },
+		"bad: long name":     func(c *Config) { c.Name = strings.Repeat("x", MaxName+1) },
+		"bad: version":       func(c *Config) { c.Version = strings.Repeat("x", MaxVersion+1) },
+		"bad: no address":    func(c *Config) { c.Bind = netip.AddrPort{} },
+		"bad: zone":          func(c *Config) { c.Bind = netip.MustParseAddrPort("[fe80::1%eth0]:1") },
+		"bad: epoch 0":       func(c *Config) { c.Epoch = 0 },
+		"bad: long joinlist": func(c *Config) { c.Join = make([]string, MaxJoin+1) },
+	} {
+		c := good
+		edit(&c)
+		if _, err := New(c); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+// A port that is taken is an error that names it, and leaves nothing behind.
+func TestRunNeedsItsPort(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	taken := netip.MustParseAddrPort(l.Addr().String())
+	n := newNode(t, newSecrets(t), newIdentity(t), func(c *Config) { c.Bind = taken })
+	if err := n.Run(t.Context()); err == nil || !strings.Contains(err.Error(), taken.String()) {
+		t.Errorf("Run: %v, want an error that names %v", err, taken)
+	}
+	if err := n.Run(t.Context()); !errors.Is(err, ErrStopped) {
+		t.Errorf("Run again: %v", err)
+	}
+	if err := n.Restore(func(func([]byte) bool) {}); !errors.Is(err, ErrStopped) {
+		t.Errorf("Restore after Run: %v", err)
+	}
+}
+
+func TestPeerTableBounds(t *testing.T) {
+	var remembered []Peer
+	for i := range MaxPeers + 50 {
+		remembered = append(remembered, Peer{
+			ID: IDOf([]byte(fmt.Sprint(i))), Name: "x\x1b", Addr: netip.MustParseAddrPort("192.0.2.1:1"), Seen: simStart.Add(-time.Duration(i) * time.Second),
+		})
+	}
+	table := newPeerTable(ID{}, remembered)
+	if n := len(table.members(simStart)); n != MaxPeers {
+		t.Errorf("%d peers, want %d", n, MaxPeers)
+	}
+	if name := table.members(simStart)[0].Name; !isCleanText(name) {
+		t.Errorf("name %q", name)
+	}
+	id := signers[0]
+	n := (&peer{Member: Member{ID: id.ID(), Addr: netip.MustParseAddrPort("192.0.2.2:1")}}).node()
+	n.Meta = meta{protocolVersion, id.Public(), "new", "1"}.encode()
+	if _, ok := table.joined(simStart.Add(time.Second), n, MemberJoin); !ok {
+		t.Fatal("a new member found no room")
+	}
+	for _, p := range table.members(simStart) {
+		if p.ID == remembered[MaxPeers-1].ID {
+			t.Error("the one that was gone longest is still there")
+		}
+	}
+	if got := table.remember(); len(got) != MaxPeers || got[0].ID != id.ID() {
+		t.Errorf("%d remembered, first %v", len(got), got[0])
+	}
+	table.goodbye(simStart, id.ID())
+	table.gone(simStart, n)
+	if got := len(table.members(simStart.Add(2 * hideLeft))); got != MaxPeers-1 {
+		t.Errorf("%d members after a goodbye a while ago, want %d", got, MaxPeers-1)
+	}
+	if got := table.remember(); len(got) != MaxPeers {
+		t.Errorf("%d remembered after a goodbye, want %d", len(got), MaxPeers)
+	}
+	table.forget(simStart.Add(2 * forgetLeft))
+	if got := table.remember(); len(got) != MaxPeers-1 {
+		t.Errorf("%d remembered after a goodbye long ago, want %d", len(got), MaxPeers-1)
+	}
+}

@@ -1,0 +1,86 @@
+package mesh
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// members lists the peers by name, then id.
+func (t *peerTable) members(now time.Time) []Member {
+	t.mu.Lock()
+	all := make([]Member, 0, len(t.peers)+1)
+	for _, p := range t.peers {
+		if p.State != StateLeft || now.Sub(p.Since) < hideLeft {
+			all = append(all, p.Member)
+		}
+	}
+	t.mu.Unlock()
+	sortMembers(all)
+	return all
+}
+
+func sortMembers(all []Member) {
+	slices.SortFunc(all, func(a, b Member) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), slices.Compare(a.ID[:], b.ID[:]))
+	})
+}
+
+// take gives the events that wait, and whether the remembered list has changed.
+func (t *peerTable) take() (events []MemberEvent, dirty bool, dropped uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	events, t.events = t.events, nil
+	dropped, t.dropped = t.dropped, 0
+	return events, t.dirty, dropped
+}
+
+// remember gives the list for the next start, newest first, and marks it as told.
+func (t *peerTable) remember() []Peer {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.dirty = false
+	list := make([]Peer, 0, len(t.peers))
+	for _, p := range t.peers {
+		list = append(list, Peer{ID: p.ID, Name: p.Name, Addr: p.Addr, Seen: p.seen})
+	}
+	slices.SortFunc(list, func(a, b Peer) int { return cmp.Or(b.Seen.Compare(a.Seen), slices.Compare(a.ID[:], b.ID[:])) })
+	return list
+}
+
+// lost gives the addresses of peers that fell silent, and how many are alive and known. To one who is alone, those that
+// left count too.
+func (t *peerTable) lost() (addrs []netip.AddrPort, alive, known int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range t.peers {
+		if p.State != StateDead && (p.State != StateLeft || len(t.targets) > 0) {
+			continue
+		}
+		addrs = append(addrs, p.Addr)
+		if p.alt.IsValid() {
+			addrs = append(addrs, p.alt)
+		}
+	}
+	return addrs, len(t.targets), len(t.peers)
+}
+
+// aliveAt tells whether a live peer has this address.
+func (t *peerTable) aliveAt(addr netip.AddrPort) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range t.peers {
+		if p.Addr == addr && (p.State == StateAlive || p.State == StateSuspect) {
+			return true
+		}
+	}
+	return false
+}
+
+// lossCount gives how many peers left or failed so far, and how many are alive.
+func (t *peerTable) lossCount() (losses uint64, alive int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.losses, len(t.targets)
+}
