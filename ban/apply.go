@@ -120,11 +120,8 @@ func (t *Table) allowed(k pkey) bool {
 
 // allowing returns the entry of the narrowest allow in force that contains k, or 0.
 func (t *Table) allowing(k pkey) uint32 {
-	if t.allows.entries.live == 0 {
-		return 0
-	}
-	for i := range t.allows.covering(k) {
-		if t.allows.entries.at(i).state == StateEnforced {
+	for w := range t.allows.forms.covering(k) {
+		if i := t.allows.find(w, 0); i != 0 && t.allows.entries.at(i).state == StateEnforced {
 			return i
 		}
 	}

@@ -16,7 +16,6 @@ import (
 const (
 	MaxOpsPerFrame  = 128     // ops in one payload
 	MaxPayloadBytes = 1 << 14 // bytes that DecodeOps looks at
-	minItem         = 3       // bytes of the shortest op
 )
 
 // payloadFormat leads each payload. A node refuses a format that it does not know.
@@ -52,6 +51,9 @@ type (
 		Seq    uint64
 	}
 )
+
+// plainItem is the size of the ban of an IPv4 address that ends when the one before does.
+const plainItem = 7
 
 // length6 is what the length byte of an IPv6 prefix is above its length.
 const length6 = 33
@@ -204,7 +206,7 @@ func (w *wirePayload) unpack() ([]Op, error) {
 		}
 		notes[i] = Op{Kind: Kind(n.Kind), Ports: ports, Reason: n.Reason, Source: n.Source, Marks: marks}
 	}
-	ops := make([]Op, 0, min(len(w.Items)/minItem, MaxOpsPerFrame))
+	ops := make([]Op, 0, min(len(w.Items)/plainItem+1, MaxOpsPerFrame))
 	var until int64
 	for items := w.Items; len(items) > 0; {
 		note, p, step, rest, ok := cutItem(items)

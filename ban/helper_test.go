@@ -181,6 +181,18 @@ func sound(t *Table) error {
 		if b.tree.nodes.live != live-len(roots) {
 			return fmt.Errorf("%d entries in %d nodes under %d roots", live, b.tree.nodes.live, len(roots))
 		}
+		for name, c := range map[string]struct {
+			forms formCount
+			want  int
+		}{"entries": {b.forms, live}, "strikes": {b.cancels.forms, len(b.cancels.strikes)}} {
+			n := 0
+			for _, x := range c.forms.n {
+				n += int(x)
+			}
+			if n != c.want {
+				return fmt.Errorf("forms of %d %s, there are %d", n, name, c.want)
+			}
+		}
 		if len(b.cancels.ids) != b.cancels.all.live || len(b.cancels.ends) != b.cancels.all.live {
 			return fmt.Errorf("%d cancels, %d ids, %d ends", b.cancels.all.live, len(b.cancels.ids), len(b.cancels.ends))
 		}
@@ -188,6 +200,14 @@ func sound(t *Table) error {
 	states[stateNone] = t.states[stateNone]
 	if states != t.states {
 		return fmt.Errorf("states %v, counted %v", t.states, states)
+	}
+	for name, n := range map[string][2]int{
+		"speakers": {len(t.speakers.ids), t.speakers.vals.live}, "words": {len(t.words.ids), t.words.vals.live},
+		"ports": {len(t.ports.ids), t.ports.vals.live},
+	} {
+		if n[0] != n[1] {
+			return fmt.Errorf("%d %s under %d numbers", n[0], name, n[1])
+		}
 	}
 	if len(t.speakers.ids) != len(refs) {
 		return fmt.Errorf("%d speakers, %d are in use", len(t.speakers.ids), len(refs))

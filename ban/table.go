@@ -72,7 +72,7 @@ func (t *Table) Merge(now time.Time, rs []Record) []Change {
 	ms := millis(now)
 	changes := t.expire(ms)
 	for i := range rs {
-		if r := &rs[i]; millis(r.Until) > ms && checkPrefix(r.Prefix) == nil {
+		if r := &rs[i]; millis(r.Until) > ms && checkPrefix(r.Prefix) == nil && (r.Kind != KindAllow || r.Ports.IsAll()) {
 			t.merge(r)
 		}
 	}

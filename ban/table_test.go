@@ -127,6 +127,16 @@ func TestChanges(t *testing.T) {
 			{0, r(ban(peerA, 1, 60), record(peerC, 1, KindUnban, addr, 30, marks(upTo(peerA, 1)))), nil, ""},
 			{30, nil, nil, "ban 192.0.2.7 60 A +"},
 		}},
+		{"ok: when an unban ends before the longer ban, that counts again", 1, []step{
+			{0, r(ban(peerA, 1, 60), ban(peerB, 1, 50)), nil, "ban 192.0.2.7 60 A +"},
+			{0, r(record(peerC, 1, KindUnban, addr, 30, marks(upTo(peerA, 1)))), nil, "refresh 192.0.2.7 50 C +"},
+			{30, nil, nil, "refresh 192.0.2.7 60 A +"},
+		}},
+		{"ok: a second unban reaches further for one origin only", 1, []step{
+			{0, r(ban(peerA, 3, 60), ban(peerB, 1, 60)), nil, "ban 192.0.2.7 60 A +"},
+			{0, r(record(peerC, 1, KindUnban, addr, 95, marks(upTo(peerB, 5)))), nil, ""},
+			{0, r(record(peerC, 2, KindUnban, addr, 95, marks(upTo(peerA, 4), upTo(peerB, 4)))), nil, "unban 192.0.2.7 60 C -"},
+		}},
 		{"ok: quorum of two", 2, []step{
 			{0, r(ban(peerA, 1, 60)), nil, "pending 192.0.2.7 60 A"},
 			{0, r(ban(peerA, 2, 70)), nil, ""},
