@@ -17,9 +17,8 @@ func clean(s string) string {
 	}, s)
 }
 
-// span writes a length of time by its two largest units, rounded to the second: 6d23h, 1h30m, 45s.
+// span writes a length of time by its two largest units, rounded down: 6d23h, 1h30m, 45s. (An end comes rounded up.)
 func span(d time.Duration) string {
-	d = d.Round(time.Second)
 	if d < time.Second {
 		return "0s"
 	}

@@ -19,7 +19,7 @@ func TestSpan(t *testing.T) {
 	for in, want := range map[time.Duration]string{
 		0: "0s", -time.Hour: "0s", 400 * time.Millisecond: "0s", 45 * time.Second: "45s", 90 * time.Second: "1m30s",
 		time.Hour: "1h", 90*time.Minute + 5*time.Second: "1h30m", 7*24*time.Hour - time.Hour: "6d23h", 24 * time.Hour: "1d",
-		24*time.Hour + 5*time.Minute: "1d", 59*time.Minute + 59999*time.Millisecond: "1h",
+		24*time.Hour + 5*time.Minute: "1d", 59*time.Minute + 59999*time.Millisecond: "59m59s",
 	} {
 		if got := span(in); got != want {
 			t.Errorf("%v: %q, want %q", in, got, want)

@@ -105,7 +105,7 @@ line for each address: the address and until when it is allowed. --list shows th
 whole never-ban list of this node: what the mesh allows, what meshban.yaml allows,
 and what is built in.`,
 		flags: []cli.Flag{
-			text("for", "`D` how long: 12h, 7d (default: until removed)"),
+			text("for", "`D` how long: 12h, 7d (default: until removed, a year at most)"),
 			text("reason", "`TEXT` shown to everyone who asks why"),
 			toggle("remove", "take the addresses off the list again"),
 			toggle("list", "show the list"),
