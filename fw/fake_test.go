@@ -17,6 +17,8 @@ type fake struct {
 	problems []string
 
 	onReplace, onApply func() error
+	endings            []time.Time   // when expire was called
+	endError           error         // what expire gives
 	max                int           // limit, if not 0
 	longest            time.Duration // maxTimeout, if not 0
 	closed, torn       bool
@@ -103,3 +105,20 @@ type limited struct{ *fake }
 
 func (l limited) limit() int                { return l.max }
 func (l limited) maxTimeout() time.Duration { return l.longest }
+
+// ending is a fake that removes by itself what is over.
+type ending struct{ *fake }
+
+func (e ending) expire(_ context.Context, now time.Time) (next time.Time, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.endings = append(e.endings, now)
+	for key, until := range e.held {
+		if !until.After(now) {
+			delete(e.held, key)
+		} else if next.IsZero() || until.Before(next) {
+			next = until
+		}
+	}
+	return next, e.endError
+}

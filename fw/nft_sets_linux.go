@@ -74,11 +74,14 @@ func nftKey(addr netip.Addr, k portKey) []byte {
 	return key
 }
 
+// nftTimeout is the kernel timeout of something that ends at until, 0 for the zero time. The kernel may cut it by a tick
+// of its clock, at most 10 ms, and nothing may end too soon.
 func nftTimeout(now, until time.Time) time.Duration {
+	const tick = 10 * time.Millisecond
 	if until.IsZero() {
 		return 0
 	}
-	return max(until.Sub(now), time.Millisecond)
+	return max(until.Sub(now), 0) + tick
 }
 
 // nftIntervals encodes segments: for a set of addresses alone as pairs of begin and end, for one with ports as one

@@ -235,6 +235,41 @@ func TestWithoutIPv6GoesOn(t *testing.T) {
 	})
 }
 
+func TestLockHeldByAnotherProgram(t *testing.T) {
+	t.Run("legacy", func(t *testing.T) {
+		if !inside(t) {
+			return
+		}
+		r := newRig(t)
+		lock, err := os.OpenFile("/run/xtables.lock", os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer lock.Close()
+		v := variants[1]
+		opts := Options{IPTables: v.iptables, LockTimeout: time.Second}
+		b := r.open(v, OutboundDrop)
+		mustReplace(t, b, state(nil, entry("192.0.2.1")))
+		if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Check(ctx); !errors.Is(err, ErrLocked) || !isTemporary(err) {
+			t.Errorf("check: %v", err)
+		}
+		must(t, b, Update{Entry: entry("192.0.2.2")}) // sets need no lock
+		r.want(false, "192.0.2.2")
+		if _, _, err := Open(ctx, []string{NameIPTables}, opts); err == nil || !strings.Contains(err.Error(), ErrLocked.Error()) {
+			t.Errorf("open: %v", err)
+		}
+		if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_UN); err != nil {
+			t.Fatal(err)
+		}
+		if problems, err := b.Check(ctx); err != nil || len(problems) > 0 {
+			t.Error(problems, err)
+		}
+	})
+}
+
 func TestOpenSaysWhyNot(t *testing.T) {
 	t.Run("all", func(t *testing.T) {
 		if !inside(t) {

@@ -97,6 +97,28 @@ func TestWhatHasNoRoomIsSaidAndComesInLater(t *testing.T) {
 	})
 }
 
+func TestWhatIsOverIsRemovedWhereTheKernelDoesNot(t *testing.T) {
+	withSyncer(t, func(f *fake) Backend { return ending{f} }, func(b *bench) {
+		short, long := b.ban("192.0.2.1/32"), b.ban("192.0.2.2/32")
+		short.Until = time.Now().Add(time.Minute)
+		b.submit(short, long)
+		b.pass(59 * time.Second)
+		b.expect("held before the end", b.held(), 2)
+		b.pass(2 * time.Second)
+		b.expect("held after the end", b.held(), 1)
+		b.expect("calls", get(b.fake, func(f *fake) int { return len(f.endings) }), 2)
+
+		b.fake.set(func(f *fake) { f.endError = errors.New("no such rule") })
+		b.pass(time.Hour)
+		b.fake.set(func(f *fake) { f.endError = nil })
+		b.pass(time.Minute)
+		if n := get(b.fake, func(f *fake) int { return len(f.endings) }); n > 100 {
+			b.Errorf("%d calls", n)
+		}
+		b.expect("it ended in a full load", b.snaps() > 0, true)
+	})
+}
+
 func TestSyncerConfigIsChecked(t *testing.T) {
 	snap := func() State { return State{} }
 	for name, c := range map[string]struct {

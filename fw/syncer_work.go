@@ -269,7 +269,10 @@ func (s *Syncer) expire(ctx context.Context) {
 	next, err := e.expire(ctx, now)
 	if err != nil {
 		s.failed("could not remove what is over", err)
-		next = now.Add(replaceDelayMin)
+		if !s.work.owed {
+			s.work.owed, s.work.retryAt = true, s.work.checkAt // not sooner: a load that succeeds may end here again
+		}
+		next = time.Time{}
 	}
 	s.work.expireAt = next
 }

@@ -194,39 +194,34 @@ func (f *xtFamily) run(ctx context.Context, path string, stdin []byte, args ...s
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		return "", f.wrap(fmt.Errorf("%w: %s", err, lastLine(stderr.String())))
+		return "", f.explain(err, stderr.String())
 	}
 	return stdout.String(), nil
 }
 
-// wrap gives an error of the command its name, and a sentinel where the command only has words.
+// wrap explains an error of go-iptables, whose text ends in the command's complaint.
 func (f *xtFamily) wrap(err error) error {
 	if err == nil {
 		return nil
 	}
-	text := err.Error()
-	switch {
-	case strings.Contains(text, "xtables lock"):
-		return fmt.Errorf("%s: %w", f.name, ErrLocked)
-	case strings.Contains(text, "Permission denied"), strings.Contains(text, "must be root"):
-		return fmt.Errorf("%s: %w", f.name, ErrPermission)
-	}
 	var e *iptables.Error
 	if errors.As(err, &e) {
-		return fmt.Errorf("%s: exit status %d: %s", f.name, e.ExitStatus(), lastLine(text))
+		return f.explain(fmt.Errorf("exit status %d", e.ExitStatus()), err.Error())
 	}
 	return fmt.Errorf("%s: %w", f.name, err)
 }
 
-// lastLine is the line of the command's complaint that says something, bounded.
-func lastLine(s string) string {
-	const maxComplaint = 200
-	lines := strings.FieldsFunc(s, func(r rune) bool { return r == '\n' })
-	lines = slices.DeleteFunc(lines, func(l string) bool { return strings.HasPrefix(l, "Try `") || strings.HasPrefix(l, "Perhaps ") })
-	if len(lines) == 0 {
-		return "no message"
+// explain gives an error of the command its name, and a sentinel where the command only has words.
+func (f *xtFamily) explain(err error, complaint string) error {
+	switch {
+	case strings.Contains(complaint, "xtables lock"):
+		return fmt.Errorf("%s: %w", f.name, ErrLocked)
+	case strings.Contains(complaint, "Permission denied"), strings.Contains(complaint, "must be root"):
+		return fmt.Errorf("%s: %w", f.name, ErrPermission)
 	}
-	return lines[0][:min(len(lines[0]), maxComplaint)]
+	const maxComplaint = 200
+	complaint, _, _ = strings.Cut(strings.TrimSpace(complaint), "\n")
+	return fmt.Errorf("%s: %w: %s", f.name, err, complaint[:min(len(complaint), maxComplaint)])
 }
 
 // xtTableExists says, without making it so, whether the kernel has a table of the nf_tables or the legacy variant.
