@@ -28,7 +28,8 @@ type Config struct {
 // Table holds what is banned. Its state is a function of the records merged, whatever their order
 // and number of times, and of the time. It is not safe for concurrent use.
 //
-// Each method that takes now first lets everything end whose time has come by then.
+// Merge, Expire, SetNever and SetPolicy first let everything end whose time has come; a query sees
+// what the last of them left.
 type Table struct {
 	self   Origin
 	limits Limits
