@@ -25,7 +25,9 @@ type simulation struct {
 	loss   float64
 	dup    float64
 	bytes  uint64
-	seen   []map[FrameRef]int // deliveries per core
+	// largest is the size of the largest message.
+	largest int
+	seen    []map[FrameRef]int // deliveries per core
 }
 
 // failer is what testing.T and rapid.T have in common.
@@ -83,6 +85,7 @@ func (s *simulation) step(i int, ev any) actions {
 		s.seen[i][f.Ref()]++
 	}
 	for _, m := range out.send {
+		s.largest = max(s.largest, len(m.msg))
 		copies := 1
 		if s.rng.Float64() < s.dup {
 			copies = 2

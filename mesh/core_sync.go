@@ -20,8 +20,11 @@ const (
 	sessionQuiet = 500 * time.Millisecond
 	// transferTimeout without an acknowledgement ends a transfer.
 	transferTimeout = 5 * time.Second
-	// maxActive bounds the sessions that we begin, maxTransfers the transfers to others, at a time.
-	maxActive, maxTransfers = 2, 4
+	// reserveTime is how long a node whose vector is on its way talks about frames with nobody else: two givers would
+	// stream the same to it.
+	reserveTime = time.Second
+	// maxTransfers bounds the transfers to others at a time.
+	maxTransfers = 4
 	// backoffMin..backoffMax is the pause after a session that moved nothing though the roots differ.
 	backoffMin, backoffMax = 2 * time.Second, time.Minute
 )
@@ -32,6 +35,8 @@ type syncer struct {
 	peers     map[ID]*syncPeer
 	transfers map[ID]*transfer
 	wake      time.Time // nothing is due before; zero: nothing is due
+	giver     ID        // who streams to us, or is about to
+	givesTill time.Time // unless something more arrives
 }
 
 func newSyncer(rng *rand.Rand) syncer {
@@ -53,6 +58,7 @@ type syncPeer struct {
 	session  uint64
 	tries    int
 	progress bool          // the session moved a frame, either way
+	gave     bool          // the peer has nothing more for us
 	backoff  time.Duration // the pause before the next check, when none did
 }
 
@@ -89,6 +95,18 @@ func (c *core) peerDown(peer ID) {
 	delete(c.transfers, peer)
 }
 
+// taken tells whether somebody else than peer streams to us.
+func (s *syncer) taken(now time.Time, peer ID) bool {
+	return s.giver != peer && now.Before(s.givesTill)
+}
+
+// reserve notes who streams to us.
+func (s *syncer) reserve(peer ID, till time.Time) {
+	if s.giver != peer || s.givesTill.Before(till) {
+		s.giver, s.givesTill = peer, till
+	}
+}
+
 // rootSeen compares a peer's digest with ours.
 func (c *core) rootSeen(now time.Time, peer ID, root [32]byte, out *actions) {
 	p := c.peers[peer]
@@ -119,8 +137,7 @@ func (c *core) tick(now time.Time, out *actions) {
 			delete(c.transfers, id)
 		}
 	}
-	due, active := c.due(now)
-	for _, id := range due {
+	for _, id := range c.due(now) {
 		p := c.peers[id]
 		if p.phase == phaseActive {
 			c.sessionOver(now, id, p)
@@ -129,8 +146,8 @@ func (c *core) tick(now time.Time, out *actions) {
 		case p.at.After(now):
 		case p.phase == phaseChecking && p.tries >= checkTries:
 			p.phase = phaseIdle
-		case active >= maxActive:
-			p.phase, p.at = phaseDue, now.Add(c.jitter(checkTimeout))
+		case c.taken(now, id):
+			p.phase, p.at, p.tries = phaseDue, now.Add(c.jitter(checkTimeout)), 0
 		default:
 			p.phase, p.at, p.session = phaseChecking, now.Add(checkTimeout), c.rng.Uint64()
 			p.tries++
@@ -148,14 +165,11 @@ func (c *core) tick(now time.Time, out *actions) {
 	}
 }
 
-// due lists the peers whose phase is over, the longest first, and counts the sessions that are running.
-func (c *core) due(now time.Time) (due []ID, active int) {
+// due lists the peers whose phase is over, the longest first.
+func (c *core) due(now time.Time) (due []ID) {
 	for id, p := range c.peers {
-		switch {
-		case p.phase != phaseIdle && !p.at.After(now):
+		if p.phase != phaseIdle && !p.at.After(now) {
 			due = append(due, id)
-		case p.phase == phaseActive:
-			active++
 		}
 	}
 	slices.SortFunc(due, func(a, b ID) int {
@@ -164,7 +178,7 @@ func (c *core) due(now time.Time) (due []ID, active int) {
 		}
 		return bytes.Compare(a[:], b[:])
 	})
-	return due, active
+	return due
 }
 
 // sessionOver decides when to compare again after a session: at once when it moved something, later and later when not.
@@ -193,10 +207,18 @@ func (c *core) message(now time.Time, m *syncMessage, fresh int, out *actions) {
 	if ours && p.phase == phaseActive {
 		p.at = now.Add(sessionQuiet)
 		p.progress = p.progress || fresh > 0 || (m.Kind == syncAck && m.Fresh > 0)
+		p.gave = p.gave || (m.Kind == syncChunk && m.Last)
 	}
+	c.handle(now, m, p, fresh, ours, out)
+	if t := c.transfers[m.From]; p.phase == phaseActive && p.gave && (t == nil || t.session != p.session) {
+		c.set(p, phaseActive, now) // both sides are done: compare again at once
+	}
+}
+
+func (c *core) handle(now time.Time, m *syncMessage, p *syncPeer, fresh int, ours bool, out *actions) {
 	switch m.Kind {
 	case syncCheck:
-		c.answerCheck(m, p, out)
+		c.answerCheck(now, m, p, out)
 	case syncSame:
 		if ours && p.phase == phaseChecking {
 			c.settled(m.From, p, out)
@@ -207,8 +229,13 @@ func (c *core) message(now time.Time, m *syncMessage, fresh int, out *actions) {
 			c.settled(m.From, p, out)
 			return
 		case !m.Reply:
+		case ours && p.phase == phaseChecking && c.taken(now, m.From):
+			c.set(p, phaseDue, now.Add(c.jitter(checkTimeout)))
+			return
 		case ours && p.phase == phaseChecking:
 			c.set(p, phaseActive, now.Add(sessionQuiet))
+			p.gave = false
+			c.reserve(m.From, now.Add(reserveTime))
 			out.compared = append(out.compared, comparison{m.From, false})
 			out.syncs++
 			c.emitVector(m.From, m.Session, false, out)
@@ -217,6 +244,12 @@ func (c *core) message(now time.Time, m *syncMessage, fresh int, out *actions) {
 		}
 		c.answerVector(now, m, out)
 	case syncChunk:
+		switch {
+		case m.Last && c.giver == m.From:
+			c.givesTill = now
+		case fresh > 0:
+			c.reserve(m.From, now.Add(reserveTime))
+		}
 		c.emit(m.From, &syncMessage{Kind: syncAck, Session: m.Session, Num: m.Num, Fresh: uint64(fresh)}, out)
 	case syncAck:
 		c.acknowledged(now, m, out)
@@ -227,13 +260,14 @@ func (c *core) message(now time.Time, m *syncMessage, fresh int, out *actions) {
 	}
 }
 
-func (c *core) answerCheck(m *syncMessage, p *syncPeer, out *actions) {
+func (c *core) answerCheck(now time.Time, m *syncMessage, p *syncPeer, out *actions) {
 	if m.Root == c.root.sum() {
 		c.settled(m.From, p, out)
 		c.emit(m.From, &syncMessage{Kind: syncSame, Session: m.Session, Root: m.Root}, out)
 		return
 	}
-	if c.transfers[m.From] == nil && len(c.transfers) < maxTransfers {
+	if c.transfers[m.From] == nil && len(c.transfers) < maxTransfers && !c.taken(now, m.From) {
+		c.reserve(m.From, now.Add(reserveTime))
 		out.syncs++
 		c.emitVector(m.From, m.Session, true, out)
 	}

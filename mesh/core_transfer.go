@@ -68,6 +68,9 @@ func (c *core) answerVector(now time.Time, m *syncMessage, out *actions) {
 			details += c.emitDetail(m.From, m.Session, s, maxDetails-details, out)
 		}
 	}
+	if len(work) == 0 && details == 0 {
+		c.emit(m.From, &syncMessage{Kind: syncChunk, Session: m.Session, Last: true}, out)
+	}
 	c.stream(now, m.From, m.Session, work, out)
 }
 
@@ -125,7 +128,7 @@ func (c *core) pump(peer ID, t *transfer, out *actions) {
 		}
 		t.sent++
 		out.streamed += uint64(len(frames))
-		c.emit(peer, &syncMessage{Kind: syncChunk, Session: t.session, Num: t.sent, Frames: frames}, out)
+		c.emit(peer, &syncMessage{Kind: syncChunk, Session: t.session, Num: t.sent, Last: len(t.work) == 0, Frames: frames}, out)
 	}
 	if t.sent == t.acked {
 		delete(c.transfers, peer)
@@ -160,7 +163,9 @@ func (c *core) chunk(t *transfer) (frames [][]byte) {
 		if full {
 			return frames
 		}
-		w.Spans = w.Spans[1:]
+		if w.Spans = w.Spans[1:]; len(w.Spans) == 0 {
+			t.work = t.work[1:]
+		}
 	}
 	return frames
 }

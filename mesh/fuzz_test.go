@@ -61,6 +61,7 @@ func syncSamples() []*syncMessage {
 		}},
 		{Kind: syncVector, Partial: true},
 		{Kind: syncChunk, Num: 1, Frames: [][]byte{{1, 2, 3}, make([]byte, MaxFrame)}},
+		{Kind: syncChunk, Last: true},
 		{Kind: syncAck, Num: 3, Fresh: 4},
 		{Kind: syncDetail, Detail: streamDetail{Key: key, First: 1, Last: 90, Hashes: []seqHash{{2, [8]byte{1}}, {90, [8]byte{}}}}},
 		{Kind: syncWant, Want: []streamWant{{key, window{{3, 4}}}, {key, nil}}},

@@ -50,6 +50,7 @@ type syncMessage struct {
 	Partial bool     // vector: streams that are not listed may exist
 	Streams []streamVector
 	Num     uint64   // chunk, ack
+	Last    bool     // chunk: nothing more is coming
 	Fresh   uint64   // ack: how many frames of the chunk were new
 	Frames  [][]byte // chunk
 	Detail  streamDetail
@@ -99,8 +100,9 @@ func (m *syncMessage) encode() []byte {
 			b = m.Streams[i].append(b)
 		}
 	case syncChunk:
-		b = appendArray(b, 2)
+		b = appendArray(b, 3)
 		b = appendUint(b, m.Num)
+		b = appendUint(b, flag(m.Last))
 		b = appendArray(b, len(m.Frames))
 		for _, f := range m.Frames {
 			b = appendBin(b, f)
@@ -155,8 +157,9 @@ func decodeSync(b []byte) (*syncMessage, error) {
 	case syncVector:
 		m.decodeVector(r)
 	case syncChunk:
-		r.arrayOf(2)
+		r.arrayOf(3)
 		m.Num = r.uint()
+		m.Last = r.flags(1) != 0
 		m.Frames = make([][]byte, r.array(maxChunkFrames))
 		for i := range m.Frames {
 			m.Frames[i] = r.bin(MaxFrame)
@@ -185,10 +188,7 @@ func decodeSync(b []byte) (*syncMessage, error) {
 func (m *syncMessage) decodeVector(r *reader) {
 	r.arrayOf(3)
 	r.fixed(m.Root[:])
-	flags := r.uint()
-	if flags > 3 {
-		r.fail(errors.New("unknown flags"))
-	}
+	flags := r.flags(3)
 	m.Reply, m.Partial = flags&1 != 0, flags&2 != 0
 	n := r.array(maxVectorStreams)
 	if n > len(r.b) {
@@ -269,6 +269,16 @@ func (r *reader) arrayOf(n int) {
 	if got := r.array(n); r.err == nil && got != n {
 		r.fail(fmt.Errorf("list of %d, want %d", got, n))
 	}
+}
+
+// flags reads a number of which no bits but those of known are set.
+func (r *reader) flags(known uint64) uint64 {
+	v := r.uint()
+	if v&^known != 0 {
+		r.fail(errors.New("unknown flags"))
+		return 0
+	}
+	return v
 }
 
 func flag(b bool) uint64 {
