@@ -17,7 +17,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"text/template"
 	"time"
@@ -72,11 +71,17 @@ type Options struct {
 const (
 	defaultDir   = "/var/lib/meshban"
 	defaultShown = 30 * time.Minute // as long as a ban for which nobody says a length
+	maxPath      = 1000             // bytes of a path that stands in the files
 )
 
-// plainPath bounds the paths that stand in the files: fail2ban, the shell and systemd each give a meaning
+// plainPath tells which paths may stand in the files: fail2ban, the shell and systemd each give a meaning
 // of their own to blanks, quotes, %, $ and the like.
-var plainPath = regexp.MustCompile(`^/[A-Za-z0-9._/+@-]{1,1000}$`)
+func plainPath(path string) bool {
+	return len(path) > 1 && len(path) <= maxPath && path[0] == '/' && !strings.ContainsFunc(path, func(r rune) bool {
+		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
+		return !letter && !strings.ContainsRune("._/+@-", r)
+	})
+}
 
 // complete fills in what o leaves out, and checks the rest.
 func (o Options) complete() (Options, error) {
@@ -106,7 +111,7 @@ func (o Options) complete() (Options, error) {
 		o.Run = run
 	}
 	for _, p := range []struct{ what, path string }{{"program", o.Binary}, {"state folder", o.Dir}, {"line file", o.LineFile}} {
-		if !plainPath.MatchString(p.path) || filepath.Clean(p.path) != p.path {
+		if !plainPath(p.path) || filepath.Clean(p.path) != p.path {
 			return o, fmt.Errorf("the path of the %s, %q, cannot stand in these files: use an absolute one of letters, digits and ._/+@-", p.what, p.path)
 		}
 	}
