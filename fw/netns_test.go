@@ -141,9 +141,9 @@ func newRig(tb testing.TB) *rig {
 		sh(tb, "ip route add "+p+" via "+via+"; ip -n attacker route add local "+p+" dev lo")
 	}
 	// The kernel gives these out when it gets to it, which on a busy machine with many namespaces takes its time.
-	eventually(tb, 30*time.Second, "both ends have a link-local address to solicit neighbours from", func() bool {
+	eventually(tb, 10*time.Second, "both ends have a link-local address to solicit neighbours from", func() bool {
 		both := sh(tb, "ip -6 addr show dev veth0 scope link; ip -n attacker -6 addr show dev veth1 scope link")
-		return strings.Count(both, "fe80") == 2 && !strings.Contains(both, "tentative")
+		return strings.Count(both, "inet6 fe80::") == 2 && !strings.Contains(both, "tentative")
 	})
 	return r
 }

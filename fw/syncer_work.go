@@ -163,7 +163,7 @@ func (s *Syncer) apply(ctx context.Context, updates []Update, waiting []done) {
 func (s *Syncer) setAllow(ctx context.Context, allow []netip.Prefix) {
 	if err := s.cfg.Backend.SetAllow(ctx, allow); err != nil {
 		s.failed("could not set the allowed prefixes", err)
-		if !s.work.owed {
+		if !s.work.owed && !isPartial(err) {
 			_ = s.reload(ctx)
 		}
 	}
