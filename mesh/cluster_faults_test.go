@@ -1,9 +1,13 @@
 package mesh
 
 import (
+	"context"
+	"crypto/ed25519"
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -167,4 +171,74 @@ func TestClusterRefusesStrangers(t *testing.T) {
 			t.Errorf("the outsider sees %d members", got)
 		}
 	})
+}
+
+// A name in the join list that does not resolve at first, and a join list that comes later.
+func TestClusterJoinsByName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1, nil)
+		c.addrs = append(c.addrs, netip.MustParseAddrPort("10.0.1.1:7946"), netip.MustParseAddrPort("10.0.1.2:7946"))
+		var tries atomic.Int32
+		named := c.start(t, 1, newIdentity(t), func(_ int, cfg *Config) {
+			cfg.Join = []string{"mesh.example"}
+			cfg.Lookup = func(context.Context, string) ([]netip.Addr, error) {
+				if tries.Add(1) < 4 {
+					return nil, errors.New("no such host")
+				}
+				return []netip.Addr{c.addrs[0].Addr()}, nil
+			}
+		})
+		late := c.start(t, 2, newIdentity(t), func(_ int, cfg *Config) { cfg.Join = nil })
+		eventually(t, 15*time.Second, "the name resolves", func() bool { return named.aliveCount() == 2 })
+		if err := late.SetJoin([]string{c.addrs[1].String()}); err != nil {
+			t.Fatal(err)
+		}
+		c.nodes = append(c.nodes, named, late)
+		eventually(t, time.Second, "the new join list is tried", func() bool { return late.aliveCount() == 3 })
+		eventually(t, 15*time.Second, "all three know each other", c.allAlive)
+		if err := late.SetJoin(make([]string, MaxJoin+1)); err == nil {
+			t.Error("a join list above the bound was accepted")
+		}
+	})
+}
+
+// An origin that Trust refuses is not applied, and does not make the others talk without end.
+func TestClusterTrust(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		refused := newIdentity(t)
+		c := newCluster(t, 3, func(i int, cfg *Config) {
+			if i == 0 {
+				cfg.Trust = refuse{refused.ID()}
+			}
+		})
+		c.addrs = append(c.addrs, netip.MustParseAddrPort("10.0.1.1:7946"))
+		c.nodes = append(c.nodes, c.start(t, 3, refused, nil))
+		eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
+		publish(t, c.nodes[3], "refused by one", time.Hour)
+		publish(t, c.nodes[1], "welcome", time.Hour)
+		<-time.After(time.Minute)
+		if n := c.nodes[0].deliveredCount(); n != 1 {
+			t.Errorf("%d frames delivered where one origin is refused, want 1", n)
+		}
+		if s := c.nodes[0].Stats(); s.Refused["trust"] == 0 {
+			t.Errorf("refused %v", s.Refused)
+		}
+		if n := c.nodes[2].deliveredCount(); n != 2 {
+			t.Errorf("%d frames delivered elsewhere, want 2", n)
+		}
+		before := c.hub.wire()
+		<-time.After(10 * time.Minute)
+		if got := float64(c.hub.wire()-before) / 4 / 600; got > 500 {
+			t.Errorf("%.0f B/s per node while one refuses what others hold", got)
+		}
+	})
+}
+
+type refuse struct{ id ID }
+
+func (r refuse) Admit(id ID, _ ed25519.PublicKey, _ time.Time) error {
+	if id == r.id {
+		return errors.New("no")
+	}
+	return nil
 }

@@ -125,8 +125,8 @@ func (c *core) take(now time.Time, f Frame, by via, out *actions) {
 	foreign := by != viaOwn && by != viaRestore && c.isForeignUseOfOurKey(f)
 	v, stays := c.put(now, f)
 	out.verdicts[v]++
-	if by == viaOwn && f.Epoch == c.epoch {
-		c.seq = max(c.seq, f.Seq)
+	if by == viaOwn && v == verdictNew && f.Epoch == c.epoch {
+		c.seq = f.Seq
 	}
 	if foreign && (stays || v == verdictEquivocal) {
 		out.rollPast = max(out.rollPast, f.Epoch)

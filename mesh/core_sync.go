@@ -81,12 +81,17 @@ func (s *syncer) wakeAt(at time.Time) {
 // next tells when tick has something to do.
 func (s *syncer) next() (time.Time, bool) { return s.wake, !s.wake.IsZero() }
 
+// peerUp compares with a peer soon: with a new one, or one that could not be reached for a while.
 func (c *core) peerUp(now time.Time, peer ID) {
-	if c.peers[peer] != nil || len(c.peers) >= MaxPeers {
+	p := c.peers[peer]
+	switch {
+	case p == nil && len(c.peers) >= MaxPeers, p != nil && p.phase != phaseIdle:
 		return
+	case p == nil:
+		p = &syncPeer{}
+		c.peers[peer] = p
 	}
-	p := &syncPeer{}
-	c.peers[peer] = p
+	p.tries = 0
 	c.set(p, phaseDue, now.Add(c.jitter(upSpread*time.Duration(len(c.peers)))))
 }
 

@@ -128,12 +128,22 @@ func (d delegate) NotifyAlive(n *memberlist.Node) error {
 	if IDOf(m.Key) != id {
 		return errRefuseKey
 	}
+	d.answers(id, func(*peer) {})
+	return nil
+}
+
+// answers notes that a peer is heard of; one that was suspect may have missed frames.
+func (d delegate) answers(id ID, f func(*peer)) {
+	back := false
 	d.m.peers.update(id, func(p *peer) {
-		if p.State == StateSuspect {
+		if back = p.State == StateSuspect; back {
 			p.State, p.Since = StateAlive, time.Now()
 		}
+		f(p)
 	})
-	return nil
+	if back {
+		d.m.tell(evUp{id})
+	}
 }
 
 // NotifyConflict notes that two addresses claim one id.
@@ -165,12 +175,7 @@ func (d delegate) NotifyPingComplete(n *memberlist.Node, rtt time.Duration, payl
 		return
 	}
 	now := time.Now()
-	d.m.peers.update(id, func(p *peer) {
-		p.RTT, p.seen = max(rtt, 0), now
-		if p.State == StateSuspect {
-			p.State, p.Since = StateAlive, now
-		}
-	})
+	d.answers(id, func(p *peer) { p.RTT, p.seen = max(rtt, 0), now })
 	if len(payload) == ackLen {
 		d.m.tell(evRoot{id, [32]byte(payload)})
 		d.m.viewSeen(now, n, binary.BigEndian.Uint64(payload[32:]))

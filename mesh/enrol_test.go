@@ -3,8 +3,10 @@ package mesh
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -160,6 +162,14 @@ func TestInviteBounds(t *testing.T) {
 	if err := v.redeem(now, secret, ID{}); !errors.Is(err, ErrInviteUnknown) {
 		t.Error(err)
 	}
+	if err := v.redeem(now.Add(4*time.Hour), secret, ID{}); !errors.Is(err, ErrInviteUnknown) {
+		t.Error(err)
+	}
+	late := invite{Hash: sha256.Sum256(secret[:]), Expires: now.Add(3 * time.Hour), Uses: 1}
+	v.list[0] = late
+	if err := v.redeem(late.Expires, secret, ID{}); !errors.Is(err, ErrInviteExpired) {
+		t.Errorf("at its end: %v, want %v", err, ErrInviteExpired)
+	}
 	v.save = func([]byte) error { return errors.New("disk full") }
 	if err := v.add(now.Add(2*time.Hour), invite{Expires: now.Add(3 * time.Hour), Uses: 1}); err == nil || len(v.list) > maxInvites {
 		t.Errorf("not stored, and yet %v, %d invitations", err, len(v.list))
@@ -254,5 +264,30 @@ func TestEnrolGivesUpWithItsContext(t *testing.T) {
 	}
 	if took := time.Since(start); took > 5*time.Second {
 		t.Errorf("took %v", took)
+	}
+}
+
+// A token names every address that a newcomer may need, and only such.
+func TestTokenAddrs(t *testing.T) {
+	local := []netip.Addr{
+		netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("fe80::1"), netip.MustParseAddr("10.0.0.5"),
+		netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("2001:db8::7"),
+	}
+	for _, tt := range []struct{ name, bind, advertise, own, want string }{
+		{"ok: loopback", "127.0.0.1:0", "", "127.0.0.1:7", "[127.0.0.1:7]"},
+		{"ok: one address", "10.0.0.5:7", "", "10.0.0.5:7", "[10.0.0.5:7]"},
+		{"ok: all of v4", "0.0.0.0:7", "", "10.0.0.5:7", "[10.0.0.5:7 198.51.100.7:7]"},
+		{"ok: all", "[::]:7", "", "10.0.0.5:7", "[10.0.0.5:7 198.51.100.7:7 [2001:db8::7]:7]"},
+		{"ok: advertised", "0.0.0.0:7", "203.0.113.1:9", "203.0.113.1:9", "[203.0.113.1:9]"},
+	} {
+		m := &Mesh{cfg: Config{Bind: netip.MustParseAddrPort(tt.bind)}}
+		if tt.advertise != "" {
+			m.cfg.Advertise = netip.MustParseAddrPort(tt.advertise)
+		}
+		own := netip.MustParseAddrPort(tt.own)
+		m.addr.Store(&own)
+		if got := fmt.Sprint(m.tokenAddrs(local)); got != tt.want {
+			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
+		}
 	}
 }

@@ -21,7 +21,12 @@ func (m *Mesh) coreLoop(ctx context.Context) {
 	defer timer.Stop()
 	var bulk *bulkWork
 	m.carryOut() // what Restore and early Publishes left
+	lost := uint64(0)
 	for {
+		if n := m.count.dropped.Load(); n > lost {
+			lost = n
+			m.problems.report(time.Now(), ProblemDropped, "queue", "frames come faster than they can be looked at; a sync will repair that")
+		}
 		if bulk != nil {
 			select {
 			case b := <-m.inbox:

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"errors"
+	"fmt"
 	"iter"
 	"math/rand/v2"
 	"net/netip"
@@ -165,8 +166,11 @@ func (m *Mesh) Publish(now time.Time, payload []byte, expires time.Time) (Frame,
 		m.mu.Unlock()
 		return Frame{}, err
 	}
-	m.stepLocked(now, evFrames{viaOwn, []Frame{f}})
+	taken := m.stepLocked(time.Now(), evFrames{viaOwn, []Frame{f}}).verdicts[verdictNew] == 1
 	m.mu.Unlock()
+	if !taken {
+		return Frame{}, fmt.Errorf("publish: the frame has ended at %v already, or %d are held", f.Expires, maxHeld)
+	}
 	m.count.published.Add(1)
 	m.pusher.put(pushJob{frames: []Frame{f}})
 	m.gossip.put(f)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -238,4 +240,32 @@ func TestSockets(t *testing.T) {
 	if _, err := nodes[2].Publish(time.Now(), nil, time.Now().Add(time.Hour)); err != ErrStopped {
 		t.Errorf("publish after the end: %v", err)
 	}
+}
+
+// Everything that Run started is gone after it, but for memberlist's last ping, which waits for its timer.
+func TestRunLeavesNothing(t *testing.T) {
+	before := runtime.NumGoroutine()
+	secrets := newSecrets(t)
+	a := newNode(t, secrets, newIdentity(t), nil).run(t)
+	b := newNode(t, secrets, newIdentity(t), func(c *Config) { c.Join = []string{a.Addr().String(), "127.0.0.9:1"} }).run(t)
+	eventually(t, 10*time.Second, "both are alive", func() bool { return a.aliveCount() == 2 && b.aliveCount() == 2 })
+	if _, err := net.Dial("tcp", a.Addr().String()); err != nil { // stays silent, open
+		t.Fatal(err)
+	}
+	last := publish(t, a, "on the way out", time.Hour)
+	for _, n := range []*testNode{a, b} {
+		start := time.Now()
+		if err := n.stop(); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(start); took > 3*time.Second {
+			t.Errorf("Run took %v to end", took)
+		}
+	}
+	b.mu.Lock()
+	if _, ok := b.stored[last.Ref()]; !ok {
+		t.Error("what was published just before the end did not go out")
+	}
+	b.mu.Unlock()
+	eventually(t, 2*maxAwareness*probeInterval, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= before })
 }

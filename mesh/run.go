@@ -19,7 +19,7 @@ const (
 	// pushPullInterval is the time between two exchanges of the whole membership with one peer.
 	pushPullInterval = 15 * time.Minute
 	// maxAwareness bounds how much slower an overloaded node pings, as a factor.
-	maxAwareness = 3
+	maxAwareness = 2
 	// reclaimAfter is how long a dead node's id must be dead before it may come back at another address.
 	reclaimAfter = time.Second
 	// streamTimeout bounds the reading and writing of one stream.
@@ -207,10 +207,7 @@ func (m *Mesh) notifyLoop(ctx context.Context) {
 			stop = true
 		}
 		events, dirty, dropped := m.peers.take()
-		if dropped > 0 {
-			m.count.dropped.Add(dropped)
-			m.problems.report(time.Now(), ProblemDropped, "members", "member events came faster than they were taken")
-		}
+		m.count.dropped.Add(dropped)
 		for _, e := range events {
 			if m.cfg.OnMember != nil && !stop {
 				m.cfg.OnMember(e)
