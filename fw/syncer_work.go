@@ -173,6 +173,9 @@ func (s *Syncer) setAllow(ctx context.Context, allow []netip.Prefix) {
 func (s *Syncer) check(ctx context.Context) {
 	w := &s.work
 	problems, err := s.cfg.Backend.Check(ctx)
+	if err == nil && len(problems) == 0 {
+		problems, err = s.missing(ctx)
+	}
 	s.mu.Lock()
 	s.st.Checks++
 	s.mu.Unlock()
