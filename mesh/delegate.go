@@ -87,7 +87,7 @@ func (d delegate) NotifyMsg(b []byte) {
 
 // GetBroadcasts gives frames to piggyback.
 func (d delegate) GetBroadcasts(overhead, limit int) [][]byte {
-	return d.m.gossip.take(time.Now(), overhead, limit)
+	return d.m.gossip.take(d.m.now(), overhead, limit)
 }
 
 // LocalState is empty: frames never travel with membership.
@@ -98,19 +98,19 @@ func (delegate) MergeRemoteState([]byte, bool) {}
 
 // NotifyJoin notes a peer.
 func (d delegate) NotifyJoin(n *memberlist.Node) {
-	if id, ok := d.m.peers.joined(time.Now(), n, MemberJoin); ok {
+	if id, ok := d.m.peers.joined(d.m.now(), n, MemberJoin); ok {
 		d.m.tell(evUp{id})
 	}
 }
 
 // NotifyUpdate notes new metadata.
 func (d delegate) NotifyUpdate(n *memberlist.Node) {
-	d.m.peers.joined(time.Now(), n, MemberUpdate)
+	d.m.peers.joined(d.m.now(), n, MemberUpdate)
 }
 
 // NotifyLeave notes that a peer is gone. memberlist does not say here whether it left or failed; kindBye does.
 func (d delegate) NotifyLeave(n *memberlist.Node) {
-	if id, ok := d.m.peers.gone(time.Now(), n); ok {
+	if id, ok := d.m.peers.gone(d.m.now(), n); ok {
 		d.m.tell(evDown{id})
 	}
 }
@@ -137,7 +137,7 @@ func (d delegate) answers(id ID, f func(*peer)) {
 	back := false
 	d.m.peers.update(id, func(p *peer) {
 		if back = p.State == StateSuspect; back {
-			p.State, p.Since = StateAlive, time.Now()
+			p.State, p.Since = StateAlive, d.m.now()
 		}
 		f(p)
 	})
@@ -174,7 +174,7 @@ func (d delegate) NotifyPingComplete(n *memberlist.Node, rtt time.Duration, payl
 	if err != nil {
 		return
 	}
-	now := time.Now()
+	now := d.m.now()
 	d.answers(id, func(p *peer) { p.RTT, p.seen = max(rtt, 0), now })
 	if len(payload) == ackLen {
 		d.m.tell(evRoot{id, [32]byte(payload)})

@@ -1,9 +1,6 @@
 package mesh
 
-import (
-	"bytes"
-	"time"
-)
+import "bytes"
 
 // copyAbove is how many bytes beside a frame its buffer may have: a frame of a larger one is copied, so that holding it
 // does not hold the buffer.
@@ -37,7 +34,7 @@ func (m *Mesh) admit(raw []byte, whole int, by via, in *intake) {
 		m.count.refused[refusedMesh].Add(1)
 		return
 	}
-	now := time.Now()
+	now := m.now()
 	m.mu.Lock()
 	v := m.core.judge(now, f)
 	m.mu.Unlock()
@@ -73,7 +70,7 @@ func (m *Mesh) flushIntake(in *intake, by via) (fresh int) {
 		return 0
 	}
 	m.mu.Lock()
-	fresh = len(m.stepLocked(time.Now(), evFrames{by, *frames}).admitted)
+	fresh = len(m.stepLocked(m.now(), evFrames{by, *frames}).admitted)
 	m.mu.Unlock()
 	*frames = nil
 	m.carryOut()

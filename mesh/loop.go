@@ -25,7 +25,7 @@ func (m *Mesh) coreLoop(ctx context.Context) {
 	for {
 		if n := m.count.dropped.Load(); n > lost {
 			lost = n
-			m.problems.report(time.Now(), ProblemDropped, "queue", "frames come faster than they can be looked at; a sync will repair that")
+			m.problems.report(m.now(), ProblemDropped, "queue", "frames come faster than they can be looked at; a sync will repair that")
 		}
 		if bulk != nil {
 			select {
@@ -40,7 +40,7 @@ func (m *Mesh) coreLoop(ctx context.Context) {
 				continue
 			}
 		}
-		timer.Reset(m.untilNext(time.Now()))
+		timer.Reset(m.untilNext(m.now()))
 		select {
 		case b := <-m.inbox:
 			m.drain(b)
@@ -72,7 +72,7 @@ func (m *Mesh) untilNext(now time.Time) time.Duration {
 // apply steps the core and carries out what it says.
 func (m *Mesh) apply(ev any) {
 	m.mu.Lock()
-	m.stepLocked(time.Now(), ev)
+	m.stepLocked(m.now(), ev)
 	m.mu.Unlock()
 	m.carryOut()
 }
@@ -125,7 +125,7 @@ func (m *Mesh) troubles(out *actions) {
 	if len(out.equivocs) == 0 && out.rollPast == 0 {
 		return
 	}
-	now := time.Now()
+	now := m.now()
 	for _, f := range out.equivocs {
 		if f.Origin == m.id {
 			m.problems.report(now, ProblemClone, "frame", "another machine uses this node's key: it signed a different frame under a number of ours")
@@ -185,7 +185,7 @@ func (m *Mesh) small(b []byte, in *intake) {
 		m.cloneMessage(rest)
 	case kindBye:
 		if len(rest) == len(ID{}) {
-			m.peers.goodbye(time.Now(), ID(rest))
+			m.peers.goodbye(m.now(), ID(rest))
 		}
 	}
 }

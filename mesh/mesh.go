@@ -28,6 +28,7 @@ type Mesh struct {
 	cfg   Config
 	id    ID
 	ready chan struct{}
+	now   func() time.Time // time.Now, but in simulations
 
 	inbox     chan []byte // memberlist's goroutines send, the core receives, nobody closes; full: dropped and counted
 	bulk      chan []byte // likewise, large messages
@@ -76,6 +77,7 @@ func New(cfg Config) (*Mesh, error) {
 		cfg:    cfg,
 		id:     cfg.Identity.ID(),
 		ready:  make(chan struct{}),
+		now:    time.Now,
 		inbox:  make(chan []byte, maxInbox),
 		bulk:   make(chan []byte, maxBulk),
 		events: make(chan any, maxEvents),
@@ -101,7 +103,7 @@ func New(cfg Config) (*Mesh, error) {
 // own disk, not verified again; what is broken is skipped and counted, what has expired is reported to Expired once Run
 // has begun. The bytes are copied. It gives ErrStopped once Run has begun.
 func (m *Mesh) Restore(raws iter.Seq[[]byte]) error {
-	now := time.Now()
+	now := m.now()
 	var expired []FrameRef
 	var frames []Frame
 	put := func() error {
@@ -166,7 +168,7 @@ func (m *Mesh) Publish(now time.Time, payload []byte, expires time.Time) (Frame,
 		m.mu.Unlock()
 		return Frame{}, err
 	}
-	taken := m.stepLocked(time.Now(), evFrames{viaOwn, []Frame{f}}).verdicts[verdictNew] == 1
+	taken := m.stepLocked(m.now(), evFrames{viaOwn, []Frame{f}}).verdicts[verdictNew] == 1
 	m.mu.Unlock()
 	if !taken {
 		return Frame{}, fmt.Errorf("publish: the frame has ended at %v already, or %d are held", f.Expires, maxHeld)
@@ -197,7 +199,7 @@ func (m *Mesh) tell(ev any) {
 
 // Members lists this node and every other that it knows of, by name.
 func (m *Mesh) Members() []Member {
-	all := append(m.peers.members(time.Now()), Member{
+	all := append(m.peers.members(m.now()), Member{
 		Name: m.cfg.Name, ID: m.id, Addr: m.Addr(), State: StateAlive, Self: true, InSync: true, Version: m.cfg.Version,
 	})
 	sortMembers(all)

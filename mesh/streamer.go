@@ -51,7 +51,7 @@ func (m *Mesh) sendSync(out outMessage) {
 		return // it left meanwhile
 	}
 	if 1+len(out.msg) <= maxPacket {
-		if err := m.sendPacket(n, append([]byte{out.kind}, out.msg...)); err != nil {
+		if err := m.pusher.send(n, append([]byte{out.kind}, out.msg...)); err != nil {
 			m.count.sendErrors.Add(1)
 		}
 		return
