@@ -96,12 +96,20 @@ func decodeClone(b []byte) (q cloneMessage, err error) {
 }
 
 // askClone sends the question that is due.
-func (m *Mesh) askClone(ml *memberlist.Memberlist) {
+func (m *Mesh) askClone() {
 	addr, nonce, ok := m.clones.question(time.Now())
 	if !ok {
 		return
 	}
-	msg := cloneMessage{ID: m.id, Nonce: nonce, ReplyTo: m.Addr().String()}.encode()
+	m.sendTo(addr, cloneMessage{ID: m.id, Nonce: nonce, ReplyTo: m.Addr().String()}.encode())
+}
+
+// sendTo sends a packet to whoever is at an address.
+func (m *Mesh) sendTo(addr netip.AddrPort, msg []byte) {
+	ml := m.ml.Load()
+	if ml == nil {
+		return
+	}
 	if err := ml.SendToAddress(memberlist.Address{Addr: addr.String()}, msg); err != nil {
 		m.count.sendErrors.Add(1)
 	}
@@ -124,10 +132,7 @@ func (m *Mesh) cloneMessage(b []byte) {
 	if err != nil || m.clones.mine(q.Nonce) {
 		return // malformed, or we asked ourselves
 	}
-	answer := cloneMessage{ID: m.id, Nonce: q.Nonce}.encode()
-	if err := m.ml.Load().SendToAddress(memberlist.Address{Addr: addr.String()}, answer); err != nil {
-		m.count.sendErrors.Add(1)
-	}
+	m.sendTo(addr, cloneMessage{ID: m.id, Nonce: q.Nonce}.encode())
 	m.problems.report(time.Now(), ProblemClone, addr.String(),
 		"another machine uses this node's key: "+addr.String())
 }

@@ -38,35 +38,42 @@ func TestClusterPublishReachesAll(t *testing.T) {
 }
 
 func TestClusterPartitionHeals(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, clusterSize, nil)
-		eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
-		left := func(a netip.AddrPort) bool { return a.Addr().As4()[3] < clusterSize/2 }
-		c.hub.setCut(func(from, to netip.AddrPort) bool { return left(from) != left(to) })
-		eventually(t, 60*time.Second, "each half sees only itself", func() bool {
-			for _, n := range c.nodes {
-				if n.aliveCount() != clusterSize/2 {
-					return false
+	for _, tt := range []struct {
+		nodes  int
+		cut    time.Duration
+		inSync time.Duration // after the link is back, at most
+	}{
+		{3, 5 * time.Second, 10 * time.Second},
+		{3, 60 * time.Second, 10 * time.Second},
+		{clusterSize, 30 * time.Second, 15 * time.Second},
+		{clusterSize, 60 * time.Second, 15 * time.Second},
+		{10, time.Hour, 15 * time.Second},
+	} {
+		t.Run(fmt.Sprintf("%d nodes, %v", tt.nodes, tt.cut), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t, tt.nodes, nil)
+				eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
+				left := func(a netip.AddrPort) bool { return int(a.Addr().As4()[3]) < (tt.nodes+1)/2 }
+				c.hub.setCut(func(from, to netip.AddrPort) bool { return left(from) != left(to) })
+				<-time.After(tt.cut / 2)
+				for i, n := range c.nodes {
+					publish(t, n, fmt.Sprint("from ", i), 2*time.Hour)
 				}
-			}
-			return true
+				<-time.After(tt.cut / 2)
+				c.hub.setCut(nil)
+				start := time.Now()
+				eventually(t, tt.inSync, "frames cross", func() bool { return sameDigest(c.nodes) })
+				inSync := time.Since(start)
+				eventually(t, time.Minute, "everybody knows everybody again", c.allAlive)
+				t.Logf("in sync %v, all alive %v after the link is back", inSync, time.Since(start))
+				for i, n := range c.nodes {
+					if got := n.deliveredCount(); got != tt.nodes-1 {
+						t.Errorf("node %d got %d frames, want %d", i, got, tt.nodes-1)
+					}
+				}
+			})
 		})
-		for i, n := range c.nodes {
-			publish(t, n, fmt.Sprint("from ", i), time.Hour)
-		}
-		<-time.After(60 * time.Second)
-		c.hub.setCut(nil)
-		start := time.Now()
-		eventually(t, 20*time.Second, "frames cross", func() bool { return sameDigest(c.nodes) })
-		t.Logf("in sync %v after the link is back", time.Since(start))
-		eventually(t, 60*time.Second, "everybody knows everybody again", c.allAlive)
-		t.Logf("all alive %v after the link is back", time.Since(start))
-		for i, n := range c.nodes {
-			if got := n.deliveredCount(); got != clusterSize-1 {
-				t.Errorf("node %d got %d frames, want %d", i, got, clusterSize-1)
-			}
-		}
-	})
+	}
 }
 
 // restore gives a node that starts again what its store has.
@@ -188,6 +195,33 @@ func TestClusterLosesNoFrameForLong(t *testing.T) {
 		t.Logf("worst repair %v", worst)
 		if worst > 3*time.Second {
 			t.Errorf("a lost frame was repaired only after %v", worst)
+		}
+	})
+}
+
+// Above maxDirect members frames go along trees: each node passes one on at most once, and nobody sends it to all.
+func TestClusterTrees(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const nodes, frames = maxDirect + 20, 20
+		c := newCluster(t, nodes, nil)
+		eventually(t, 2*time.Minute, "everybody knows everybody", c.allAlive)
+		eventually(t, time.Minute, "settled", func() bool { return sameDigest(c.nodes) })
+		for i := range frames {
+			publish(t, c.nodes[i], fmt.Sprint("from ", i), time.Hour)
+		}
+		start := time.Now()
+		eventually(t, 5*time.Second, "every frame is everywhere", func() bool { return sameDigest(c.nodes) })
+		took := time.Since(start)
+		var sent, forwarded, synced, most uint64
+		for _, n := range c.nodes {
+			s := n.Stats()
+			sent, forwarded, synced = sent+s.Sent, forwarded+s.Forwarded, synced+s.Synced
+			most = max(most, s.Sent)
+		}
+		copies := float64(sent) / frames / (nodes - 1)
+		t.Logf("everywhere after %v; %.2f copies per node, %d of %d passed on, %d by sync, the busiest sent %d", took, copies, forwarded, sent, synced, most)
+		if copies > 1.1 || forwarded == 0 || synced > frames*nodes/100 {
+			t.Errorf("%.2f copies per node, %d passed on, %d by sync", copies, forwarded, synced)
 		}
 	})
 }

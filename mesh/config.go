@@ -43,7 +43,8 @@ type Config struct {
 	Trust  Trust        // nil: AnyMember
 	Logger *slog.Logger // nil: silent
 
-	// Deliver gets verified, live frames of other origins, each once, in the order of arrival.
+	// Deliver gets verified, live frames that this run did not publish, each once, in the order of arrival: those of other
+	// origins, and own ones of earlier runs that the store had lost.
 	Deliver func(frames []Frame)
 	// Admitted gets every frame that is newly held, own ones included, for the store. A later frame of the same Ref
 	// replaces the earlier one (see Problem "equivocation"). Frames given to Restore are not repeated.

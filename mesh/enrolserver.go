@@ -1,9 +1,11 @@
 package mesh
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/tls"
 	"errors"
+	"log/slog"
 	"net"
 	"time"
 )
@@ -26,12 +28,16 @@ func (m *Mesh) serveEnrol(conn net.Conn) {
 	}
 	from := conn.RemoteAddr().String()
 	if !m.enrolRate.allow(time.Now()) {
-		m.cfg.Logger.Warn("too many enrolments; one is refused", "from", from)
+		m.cfg.Logger.Debug("too many enrolments; one is refused", "from", from)
 		return
 	}
 	_ = conn.SetDeadline(time.Now().Add(enrolTimeout))
 	if err := m.answerJoiner(conn, from); err != nil {
-		m.cfg.Logger.Info("an enrolment did not come about", "from", from, "error", escapeText(err.Error(), maxLogText))
+		level := slog.LevelDebug // a stranger, who may come often
+		if errors.Is(err, ErrInviteExpired) || errors.Is(err, ErrInviteUsed) {
+			level = slog.LevelInfo
+		}
+		m.cfg.Logger.Log(context.Background(), level, "an enrolment did not come about", "from", from, "error", escapeText(err.Error(), maxLogText))
 	}
 }
 

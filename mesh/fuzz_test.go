@@ -125,3 +125,41 @@ func FuzzDecodeEnrol(f *testing.F) {
 		}
 	})
 }
+
+// Whatever a member sends, the core goes on, and holds nothing that is not signed.
+func FuzzMessage(f *testing.F) {
+	for _, m := range syncSamples() {
+		f.Add(append([]byte{kindSync}, m.encode()...))
+		f.Add(append([]byte{kindChunk}, m.encode()...))
+	}
+	good := testFrame(f, signers[0], 3, 9, time.Now(), time.Hour, "payload")
+	f.Add(packFrames(kindPush, [][]byte{good.Raw(), good.Raw()})[0])
+	f.Add(packFrames(kindTree, [][]byte{good.Raw()[:90]})[0])
+	f.Add(cloneMessage{signers[1].ID(), [16]byte{2}, "192.0.2.1:7946"}.encode())
+	f.Add(append([]byte{kindBye}, make([]byte, 16)...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := New(Config{Identity: signers[1], Secrets: Secrets{GossipKey: [32]byte{1}}, Epoch: 1, Bind: netip.MustParseAddrPort("127.0.0.1:0")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.apply(evUp{ID{1}})
+		delegate{m}.NotifyMsg(b)
+		select {
+		case b := <-m.inbox:
+			m.drain(b)
+		case b := <-m.bulk:
+			for w := m.openBulk(b); w != nil; {
+				w = m.bulkSlice(w)
+			}
+		default:
+		}
+		for _, s := range m.core.sorted() {
+			s.frames.Ascend(func(h held) bool {
+				if f, err := DecodeFrame(h.raw); err != nil || f.Verify() != nil {
+					t.Errorf("holds a frame that is not signed: %v", err)
+				}
+				return true
+			})
+		}
+	})
+}

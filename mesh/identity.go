@@ -72,6 +72,9 @@ func LoadIdentity(path string) (Identity, error) {
 	return identityOf(key), nil
 }
 
+// String gives the id, never the key.
+func (i Identity) String() string { return i.id.String() }
+
 // ID is the node's id in the mesh.
 func (i Identity) ID() ID { return i.id }
 
@@ -124,6 +127,9 @@ func (s Secrets) Save(path string) error {
 	}
 	return nil
 }
+
+// String hides what must not reach a log.
+func (Secrets) String() string { return "mesh secrets" }
 
 func (s Secrets) isZero() bool { return s == Secrets{} }
 

@@ -65,7 +65,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 	defer stopInner()
 	var tasks, helpers sync.WaitGroup
 	tasks.Go(func() { m.rejoinLoop(outer, ml) })
-	tasks.Go(func() { m.cloneLoop(outer, ml) })
+	tasks.Go(func() { m.cloneLoop(outer) })
 	helpers.Go(func() { m.coreLoop(inner) })
 	helpers.Go(func() { m.pusher.run(inner) })
 	helpers.Go(func() { m.streams.run(inner) })
@@ -173,11 +173,11 @@ func (m *Mesh) memberlistConfig(tr memberlist.Transport, advertise netip.AddrPor
 }
 
 // cloneLoop asks addresses that claim our id.
-func (m *Mesh) cloneLoop(ctx context.Context, ml *memberlist.Memberlist) {
+func (m *Mesh) cloneLoop(ctx context.Context) {
 	for {
 		select {
 		case <-m.clones.wake:
-			m.askClone(ml)
+			m.askClone()
 		case <-ctx.Done():
 			return
 		}
