@@ -103,7 +103,7 @@ func BenchmarkCoreSync100k(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			s.step(0, evFrames{viaRestore, []Frame{f}})
+			s.step(0, evFrames{via: viaRestore, frames: []Frame{f}})
 		}
 		runtime.GC()
 		runtime.ReadMemStats(&after)

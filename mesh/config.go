@@ -19,8 +19,10 @@ const (
 	MaxVersion = 32
 	// MaxJoin bounds the join list.
 	MaxJoin = 1024
-	// MaxPeers bounds the remembered peers.
+	// MaxPeers bounds the peers that are remembered over a restart.
 	MaxPeers = 2048
+	// MaxMembers bounds the members that a node keeps track of.
+	MaxMembers = 1 << 14
 )
 
 // Config says what a Mesh is and whom it tells. Functions may be nil. They are called from one goroutine each, with no

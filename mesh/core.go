@@ -34,9 +34,11 @@ const (
 // An event is one of the ev types.
 type (
 	// evFrames brings frames whose signature has been checked and whose bytes may be kept.
+	// By sync, from names the peer that streams them.
 	evFrames struct {
 		via    via
 		frames []Frame
+		from   ID
 	}
 	// evMessage brings a sync message. The frames of a chunk come in evFrames before it; fresh tells how many were new.
 	evMessage struct {
@@ -93,6 +95,9 @@ func (c *core) step(now time.Time, event any) actions {
 	case evFrames:
 		for _, f := range e.frames {
 			c.take(now, f, e.via, &out)
+		}
+		if e.via == viaSync && len(out.admitted) > 0 {
+			c.streamed(now, e.from)
 		}
 	case evMessage:
 		c.message(now, e.msg, e.fresh, &out)

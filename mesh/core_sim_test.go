@@ -118,7 +118,7 @@ func (s *simulation) receive(p packet) {
 			s.tb.Fatalf("a core sent a frame that cannot be decoded: %v", err)
 		}
 		if v := s.cores[p.to].judge(s.now, f); v == verdictNew || v == verdictEquivocal {
-			fresh += len(s.step(p.to, evFrames{viaSync, []Frame{f}}).admitted)
+			fresh += len(s.step(p.to, evFrames{viaSync, []Frame{f}, msg.From}).admitted)
 		}
 	}
 	s.step(p.to, evMessage{msg, fresh})
@@ -275,7 +275,7 @@ func TestCoresConverge(t *testing.T) {
 			for _, f := range frames {
 				for i := range s.cores {
 					if s.rng.Float64() < 0.5 {
-						s.step(i, evFrames{viaPush, []Frame{f}})
+						s.step(i, evFrames{via: viaPush, frames: []Frame{f}})
 					}
 				}
 				s.run(time.Duration(s.rng.IntN(50)) * time.Millisecond)

@@ -24,7 +24,7 @@ func TestCoreStreamsOnce(t *testing.T) {
 				f := testFrame(t, signers[seq%4], 1, 1+seq/4, s.now, time.Hour, "a payload of some length, as one ban has")
 				size += len(f.raw)
 				for i := range s.cores[1:] {
-					s.step(i+1, evFrames{viaRestore, []Frame{f}})
+					s.step(i+1, evFrames{via: viaRestore, frames: []Frame{f}})
 				}
 			}
 			s.loss = tt.loss
@@ -54,7 +54,7 @@ func TestCoreStreamInterrupted(t *testing.T) {
 			life = time.Duration(seq) * time.Millisecond
 		}
 		f := testFrame(t, signers[seq%4], 1, 1+seq/4, s.now, life, "a payload of some length, as one ban has")
-		s.step(0, evFrames{viaRestore, []Frame{f}})
+		s.step(0, evFrames{via: viaRestore, frames: []Frame{f}})
 	}
 	s.connect()
 	for s.cores[1].count == 0 {
@@ -77,7 +77,7 @@ func TestCoreStreamInterrupted(t *testing.T) {
 func TestCoreLyingPeer(t *testing.T) {
 	s := newSimulation(t, 3, 11)
 	for seq := uint64(1); seq <= 100; seq++ {
-		s.step(0, evFrames{viaRestore, []Frame{testFrame(t, signers[0], 1, seq, s.now, time.Hour, "")}})
+		s.step(0, evFrames{via: viaRestore, frames: []Frame{testFrame(t, signers[0], 1, seq, s.now, time.Hour, "")}})
 	}
 	s.connect()
 	liar := ID{0xee}

@@ -85,7 +85,7 @@ func (s *syncer) next() (time.Time, bool) { return s.wake, !s.wake.IsZero() }
 func (c *core) peerUp(now time.Time, peer ID) {
 	p := c.peers[peer]
 	switch {
-	case p == nil && len(c.peers) >= MaxPeers, p != nil && p.phase != phaseIdle:
+	case p == nil && len(c.peers) >= MaxMembers, p != nil && p.phase != phaseIdle:
 		return
 	case p == nil:
 		p = &syncPeer{}
@@ -109,6 +109,14 @@ func (s *syncer) taken(now time.Time, peer ID) bool {
 func (s *syncer) reserve(peer ID, till time.Time) {
 	if s.giver != peer || s.givesTill.Before(till) {
 		s.giver, s.givesTill = peer, till
+	}
+}
+
+// streamed notes that a peer's frames were new. A chunk takes long to verify: this comes many times for each.
+func (c *core) streamed(now time.Time, from ID) {
+	c.reserve(from, now.Add(reserveTime))
+	if p := c.peers[from]; p != nil && p.phase == phaseActive {
+		p.at, p.progress = now.Add(sessionQuiet), true
 	}
 }
 
@@ -211,7 +219,7 @@ func (c *core) message(now time.Time, m *syncMessage, fresh int, out *actions) {
 	ours := m.Session == p.session // the session that we began
 	if ours && p.phase == phaseActive {
 		p.at = now.Add(sessionQuiet)
-		p.progress = p.progress || fresh > 0 || (m.Kind == syncAck && m.Fresh > 0)
+		p.progress = p.progress || (m.Kind == syncAck && m.Fresh > 0)
 		p.gave = p.gave || (m.Kind == syncChunk && m.Last)
 	}
 	c.handle(now, m, p, fresh, ours, out)
@@ -249,11 +257,8 @@ func (c *core) handle(now time.Time, m *syncMessage, p *syncPeer, fresh int, our
 		}
 		c.answerVector(now, m, out)
 	case syncChunk:
-		switch {
-		case m.Last && c.giver == m.From:
+		if m.Last && c.giver == m.From {
 			c.givesTill = now
-		case fresh > 0:
-			c.reserve(m.From, now.Add(reserveTime))
 		}
 		c.emit(m.From, &syncMessage{Kind: syncAck, Session: m.Session, Num: m.Num, Fresh: uint64(fresh)}, out)
 	case syncAck:

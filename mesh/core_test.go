@@ -133,12 +133,12 @@ func TestCoreTakesFrames(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := coreFor(1)
-			c.step(simStart, evFrames{viaPush, []Frame{base}})
+			c.step(simStart, evFrames{via: viaPush, frames: []Frame{base}})
 			now := simStart.Add(tt.at)
 			if got := c.judge(now, tt.f); got != tt.want {
 				t.Errorf("judged %d, want %d", got, tt.want)
 			}
-			out := c.step(now, evFrames{viaPush, []Frame{tt.f}})
+			out := c.step(now, evFrames{via: viaPush, frames: []Frame{tt.f}})
 			if out.verdicts[tt.want] != 1 || c.count != tt.count {
 				t.Errorf("verdicts %v, %d held; want %d, %d", out.verdicts, c.count, tt.want, tt.count)
 			}
@@ -160,7 +160,7 @@ func TestCoreDeliversByWay(t *testing.T) {
 	}{
 		{viaOwn, 1, 0, 0}, {viaRestore, 0, 0, 0}, {viaPush, 1, 1, 0}, {viaTree, 1, 1, 1}, {viaSync, 1, 1, 0},
 	} {
-		out := coreFor(1).step(simStart, evFrames{tt.by, []Frame{f}})
+		out := coreFor(1).step(simStart, evFrames{via: tt.by, frames: []Frame{f}})
 		if len(out.admitted) != tt.admitted || len(out.deliver) != tt.deliver || len(out.relay) != tt.relay {
 			t.Errorf("way %d: %d admitted, %d delivered, %d relayed", tt.by, len(out.admitted), len(out.deliver), len(out.relay))
 		}
@@ -204,7 +204,7 @@ func TestCoreClockStepsBack(t *testing.T) {
 	for seq := uint64(1); seq <= 20; seq++ {
 		f := testFrame(t, signers[0], 1, seq, s.now, time.Duration(seq)*10*time.Minute, "")
 		for i := range s.cores {
-			s.step(i, evFrames{viaPush, []Frame{f}})
+			s.step(i, evFrames{via: viaPush, frames: []Frame{f}})
 		}
 	}
 	s.cores[1].step(s.now.Add(time.Hour), evTick{}) // its clock is an hour ahead for a moment
@@ -238,8 +238,8 @@ func TestCoreNoticesItsKeyElsewhere(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := newCore(self.ID(), 3, rand.New(rand.NewPCG(1, 1)))
-			c.step(simStart, evFrames{viaOwn, []Frame{testFrame(t, self, 3, 1, simStart, time.Hour, "mine")}})
-			out := c.step(simStart, evFrames{tt.by, []Frame{testFrame(t, self, tt.epoch, tt.seq, simStart, time.Hour, tt.payload)}})
+			c.step(simStart, evFrames{via: viaOwn, frames: []Frame{testFrame(t, self, 3, 1, simStart, time.Hour, "mine")}})
+			out := c.step(simStart, evFrames{via: tt.by, frames: []Frame{testFrame(t, self, tt.epoch, tt.seq, simStart, time.Hour, tt.payload)}})
 			if out.rollPast != tt.want {
 				t.Errorf("roll past %d, want %d", out.rollPast, tt.want)
 			}
@@ -274,7 +274,7 @@ func TestCoreToleratesFramesOnTheirWay(t *testing.T) {
 func TestCoreBacksOff(t *testing.T) {
 	s := newSimulation(t, 2, 5)
 	f := testFrame(t, signers[0], 1, 1, s.now.Add(FutureSkew/2), 24*time.Hour, "")
-	s.step(0, evFrames{viaPush, []Frame{f}})
+	s.step(0, evFrames{via: viaPush, frames: []Frame{f}})
 	s.connect()
 	s.run(10 * time.Second)
 	s.checkEqual()

@@ -9,6 +9,7 @@ const copyAbove = 16
 // intake gathers verified frames for one step.
 type intake struct {
 	push, tree, sync []Frame
+	from             ID // of sync
 }
 
 func (in *intake) of(by via) *[]Frame {
@@ -70,7 +71,7 @@ func (m *Mesh) flushIntake(in *intake, by via) (fresh int) {
 		return 0
 	}
 	m.mu.Lock()
-	fresh = len(m.stepLocked(m.now(), evFrames{by, *frames}).admitted)
+	fresh = len(m.stepLocked(m.now(), evFrames{by, *frames, in.from}).admitted)
 	m.mu.Unlock()
 	*frames = nil
 	m.carryOut()
@@ -102,7 +103,7 @@ func (m *Mesh) openBulk(b []byte) *bulkWork {
 // bulkSlice takes the next frames of a chunk; after the last it steps the message itself and gives nil.
 func (m *Mesh) bulkSlice(w *bulkWork) *bulkWork {
 	if w.next < len(w.msg.Frames) {
-		var in intake
+		in := intake{from: w.msg.From}
 		for n := 0; n < verifyBatch-1 && w.next < len(w.msg.Frames); n++ {
 			m.admit(w.msg.Frames[w.next], w.size, viaSync, &in)
 			w.next++

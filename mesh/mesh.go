@@ -112,7 +112,7 @@ func (m *Mesh) Restore(raws iter.Seq[[]byte]) error {
 		if m.phase != phaseNew {
 			return ErrStopped
 		}
-		m.stepLocked(now, evFrames{viaRestore, frames})
+		m.stepLocked(now, evFrames{via: viaRestore, frames: frames})
 		m.todo[len(m.todo)-1].expired = append(m.todo[len(m.todo)-1].expired, expired...)
 		frames, expired = nil, nil
 		return nil
@@ -168,15 +168,18 @@ func (m *Mesh) Publish(now time.Time, payload []byte, expires time.Time) (Frame,
 		m.mu.Unlock()
 		return Frame{}, err
 	}
-	taken := m.stepLocked(m.now(), evFrames{viaOwn, []Frame{f}}).verdicts[verdictNew] == 1
+	taken := m.stepLocked(m.now(), evFrames{via: viaOwn, frames: []Frame{f}}).verdicts[verdictNew] == 1
+	running := m.phase == phaseRunning
 	m.mu.Unlock()
 	if !taken {
 		return Frame{}, fmt.Errorf("publish: the frame has ended at %v already, or %d are held", f.Expires, maxHeld)
 	}
 	m.count.published.Add(1)
-	m.pusher.put(pushJob{frames: []Frame{f}})
-	m.gossip.put(f)
-	m.nudge()
+	if running {
+		m.pusher.put(pushJob{frames: []Frame{f}})
+		m.gossip.put(f)
+		m.nudge()
+	}
 	return f, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -268,4 +269,36 @@ func TestRunLeavesNothing(t *testing.T) {
 	}
 	b.mu.Unlock()
 	eventually(t, 2*maxAwareness*probeInterval, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= before })
+}
+
+// A node that catches up with much hears of a fresh frame long before it is through.
+func TestFreshFramePassesSync(t *testing.T) {
+	const old = 3000
+	secrets := newSecrets(t)
+	giver := newNode(t, secrets, newIdentity(t), nil)
+	now := time.Now()
+	var raws [][]byte
+	for seq := range uint64(old) {
+		f, err := signFrame(signers[0], Frame{MeshID: secrets.MeshID, Epoch: 1, Seq: seq + 1, Issued: now, Expires: now.Add(time.Hour)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		raws = append(raws, f.Raw())
+	}
+	if err := giver.Restore(slices.Values(raws)); err != nil {
+		t.Fatal(err)
+	}
+	giver.run(t)
+	taker := newNode(t, secrets, newIdentity(t), func(c *Config) { c.Join = []string{giver.Addr().String()} }).run(t)
+	eventually(t, 20*time.Second, "the sync has begun", func() bool { return taker.deliveredCount() > 0 })
+	fresh := publish(t, giver, "fresh", time.Hour)
+	eventually(t, time.Minute, "everything is there", func() bool { return taker.deliveredCount() == old+1 })
+	at := slices.IndexFunc(taker.delivered, func(f Frame) bool { return f.Ref() == fresh.Ref() })
+	t.Logf("the fresh frame came as number %d of %d", at, old+1)
+	if at > old/2 {
+		t.Errorf("the fresh frame came as number %d of %d", at, old+1)
+	}
+	if s := taker.Stats(); s.Synced != old || s.Dropped != 0 {
+		t.Errorf("%d frames by sync, %d messages dropped; want %d, 0", s.Synced, s.Dropped, old)
+	}
 }

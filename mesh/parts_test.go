@@ -251,24 +251,31 @@ func TestPeerTableBounds(t *testing.T) {
 	if _, ok := table.joined(simStart.Add(time.Second), n, MemberJoin); !ok {
 		t.Fatal("a new member found no room")
 	}
-	for _, p := range table.members(simStart) {
-		if p.ID == remembered[MaxPeers-1].ID {
-			t.Error("the one that was gone longest is still there")
-		}
-	}
 	if got := table.remember(); len(got) != MaxPeers || got[0].ID != id.ID() {
 		t.Errorf("%d remembered, first %v", len(got), got[0])
 	}
+	for _, p := range table.members(simStart) {
+		if p.ID == remembered[0].ID && p.State != StateDead {
+			t.Errorf("a remembered peer is %v", p.State)
+		}
+	}
 	table.goodbye(simStart, id.ID())
 	table.gone(simStart, n)
-	if got := len(table.members(simStart.Add(2 * hideLeft))); got != MaxPeers-1 {
-		t.Errorf("%d members after a goodbye a while ago, want %d", got, MaxPeers-1)
+	if got := len(table.members(simStart.Add(2 * hideLeft))); got != MaxPeers {
+		t.Errorf("%d members after a goodbye a while ago, want %d", got, MaxPeers)
 	}
 	if got := table.remember(); len(got) != MaxPeers {
 		t.Errorf("%d remembered after a goodbye, want %d", len(got), MaxPeers)
 	}
 	table.forget(simStart.Add(2 * forgetLeft))
-	if got := table.remember(); len(got) != MaxPeers-1 {
-		t.Errorf("%d remembered after a goodbye long ago, want %d", len(got), MaxPeers-1)
+	if got := table.remember(); got[0].ID == id.ID() {
+		t.Error("remembered after a goodbye long ago")
+	}
+	for i := range MaxMembers {
+		table.peers[ID{1, byte(i), byte(i >> 8)}] = &peer{seen: simStart, Member: Member{ID: ID{1, byte(i), byte(i >> 8)}, State: StateDead}}
+	}
+	before := len(table.peers)
+	if _, ok := table.joined(simStart.Add(time.Second), n, MemberJoin); !ok || len(table.peers) != before {
+		t.Errorf("%d members, want %d: the one that was gone longest makes room", len(table.peers), before)
 	}
 }

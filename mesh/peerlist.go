@@ -46,7 +46,7 @@ func (t *peerTable) remember() []Peer {
 		list = append(list, Peer{ID: p.ID, Name: p.Name, Addr: p.Addr, Seen: p.seen})
 	}
 	slices.SortFunc(list, func(a, b Peer) int { return cmp.Or(b.Seen.Compare(a.Seen), slices.Compare(a.ID[:], b.ID[:])) })
-	return list
+	return list[:min(len(list), MaxPeers)]
 }
 
 // lost gives the addresses of peers that fell silent, and how many are alive and known. To one who is alone, those that

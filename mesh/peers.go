@@ -94,7 +94,7 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKi
 	}
 	p := t.peers[id]
 	if p == nil {
-		if len(t.peers) >= MaxPeers && !t.evictLocked() {
+		if len(t.peers) >= MaxMembers && !t.evictLocked() {
 			return ID{}, false
 		}
 		p = &peer{}
