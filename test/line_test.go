@@ -48,6 +48,14 @@ func TestLineBansEverywhere(t *testing.T) {
 					t.Errorf("%s still lists %+v", n.Name, e)
 				}
 			}
+
+			// The same by command, and the end comes on every node at its time.
+			const length = 2 * time.Second
+			start = time.Now()
+			m.nodes[1].run(t, "ban", src.String(), "--for", length.String())
+			ended := time.Now()
+			enforced(t, pairs, start)
+			letGo(t, pairs, start, ended, length, late)
 		})
 	}
 }
