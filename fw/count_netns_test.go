@@ -3,7 +3,6 @@
 package fw
 
 import (
-	"context"
 	"strings"
 	"testing"
 	"time"
@@ -20,22 +19,10 @@ func TestEmptiedSetsAreFilledAgain(t *testing.T) {
 	}
 	eachVariant(t, func(t *testing.T, r *rig, v variant) {
 		const tick = 100 * time.Millisecond
-		repaired := make(chan []string, 10)
 		b := r.open(v, OutboundDrop)
-		s, err := NewSyncer(SyncerConfig{
-			Backend: b, CheckEvery: tick,
-			Snapshot: func() State { return state(nil, entry("192.0.2.1"), entry("192.0.2.2"), entry("2001:db8::1")) },
-			OnRepair: func(problems []string) { repaired <- problems },
+		s, repaired, stop := runSyncer(t, b, tick, func() State {
+			return state(nil, entry("192.0.2.1"), entry("192.0.2.2"), entry("2001:db8::1"))
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		running, stop := context.WithCancel(ctx)
-		ended := make(chan error)
-		go func() { ended <- s.Run(running) }()
-		if err := s.Replace(ctx); err != nil {
-			t.Fatal(err)
-		}
 		for _, script := range scripts[v.backend] {
 			r.want(false, "192.0.2.1")
 			r.want(false, "2001:db8::1")
@@ -53,9 +40,6 @@ func TestEmptiedSetsAreFilledAgain(t *testing.T) {
 		r.want(false, "192.0.2.1")
 		r.want(false, "2001:db8::1")
 		stop()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
 		if st := s.Status(); int(st.Repairs) != len(scripts[v.backend]) {
 			t.Errorf("%d repairs, want %d: a sound kernel was mended", st.Repairs, len(scripts[v.backend]))
 		}

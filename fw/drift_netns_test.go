@@ -111,25 +111,36 @@ func TestTableThatCannotBeMendedIsMadeAnew(t *testing.T) {
 	})
 }
 
+// runSyncer runs a syncer that looks every tick and has loaded the snapshot. What it repairs comes through the channel;
+// stop ends it.
+func runSyncer(t *testing.T, b Backend, tick time.Duration, snapshot func() State) (s *Syncer, repaired chan []string, stop func()) {
+	t.Helper()
+	repaired = make(chan []string, 10)
+	s, err := NewSyncer(SyncerConfig{
+		Backend: b, Snapshot: snapshot, CheckEvery: tick, OnRepair: func(problems []string) { repaired <- problems },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	running, cancel := context.WithCancel(ctx)
+	ended := make(chan error)
+	go func() { ended <- s.Run(running) }()
+	if err := s.Replace(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return s, repaired, func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestSyncerMendsWithinATick(t *testing.T) {
 	eachVariant(t, func(t *testing.T, r *rig, v variant) {
 		const tick = 300 * time.Millisecond
 		all := []Entry{entry("192.0.2.1"), entry("198.18.0.0/16")}
-		repaired := make(chan []string, 10)
-		b := r.open(v, OutboundDrop)
-		s, err := NewSyncer(SyncerConfig{
-			Backend: b, Snapshot: func() State { return state(nil, all...) }, CheckEvery: tick,
-			OnRepair: func(problems []string) { repaired <- problems },
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		running, stop := context.WithCancel(ctx)
-		ended := make(chan error)
-		go func() { ended <- s.Run(running) }()
-		if err := s.Replace(ctx); err != nil {
-			t.Fatal(err)
-		}
+		s, repaired, stop := runSyncer(t, r.open(v, OutboundDrop), tick, func() State { return state(nil, all...) })
 		r.want(false, "192.0.2.1")
 
 		extra := entry("192.0.2.55")
@@ -162,9 +173,6 @@ func TestSyncerMendsWithinATick(t *testing.T) {
 			t.Errorf("status %+v", st)
 		}
 		stop()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
 		r.want(false, "192.0.2.1") // the kernel keeps what it has
 	})
 }
@@ -174,23 +182,13 @@ func TestRulesEndByTheSyncer(t *testing.T) {
 		if v.backend != NameIPTables {
 			return // the kernel does it; TestKernelForgetsByItself
 		}
-		s, err := NewSyncer(SyncerConfig{Backend: r.open(v, OutboundDrop), Snapshot: func() State { return state(nil) }})
-		if err != nil {
-			t.Fatal(err)
-		}
-		running, stop := context.WithCancel(ctx)
-		ended := make(chan error)
-		go func() { ended <- s.Run(running) }()
-		if err := s.Replace(ctx); err != nil {
-			t.Fatal(err)
-		}
+		s, _, stop := runSyncer(t, r.open(v, OutboundDrop), 0, func() State { return state(nil) })
 		short := Entry{Prefix: prefix("192.0.2.1"), Until: time.Now().Add(700 * time.Millisecond)}
 		s.Submit([]Update{{Entry: short}, {Entry: entry("192.0.2.2")}}, nil)
 		eventually(t, 5*time.Second, "192.0.2.1 is dropped", func() bool { return !r.udpReaches("192.0.2.1", 22) })
 		eventually(t, 5*time.Second, "192.0.2.1 is let go", func() bool { return r.udpReaches("192.0.2.1", 22) })
 		r.want(false, "192.0.2.2")
 		stop()
-		<-ended
 	})
 }
 
