@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,6 +49,7 @@ type importer struct {
 	req     control.BanRequest
 	file    string
 	list    *listReader
+	line    int // where an answer ended it early; 0 = nowhere
 	show    *progress
 	banned  int
 	bad     int // lines
@@ -57,7 +59,7 @@ type importer struct {
 }
 
 func (c *command) importList(ctx *cli.Context) error {
-	im := importer{c: c, client: c.client(), req: control.BanRequest{Source: sourceImport}}
+	im := importer{c: c, client: c.client(), req: control.BanRequest{Source: sourceImport, ErrorsOnly: true}}
 	var err error
 	if im.file, err = oneArg(ctx, "a file", "meshban import list.txt"); err != nil {
 		return err
@@ -93,6 +95,21 @@ func (c *command) importList(ctx *cli.Context) error {
 	return im.sum(err)
 }
 
+// ahead is how many requests are on their way while the list is read on: the agent then never waits for this side.
+const ahead = 2
+
+// asked is a request on its way.
+type asked struct {
+	reply chan answer // its goroutine sends once; capacity 1, so that it never waits
+	line  int         // the last of the list that is in it
+	bytes int64       // of the list, up to there
+}
+
+type answer struct {
+	rep control.BanReply
+	err error
+}
+
 // run reads and bans until the list ends. A bad line and a refused address do not stop it.
 func (im *importer) run(ctx context.Context) error {
 	if err := im.list.sniff(); err != nil {
@@ -100,6 +117,24 @@ func (im *importer) run(ctx context.Context) error {
 			return &control.Error{Code: control.CodeFailed, Message: im.file + ": " + e.Message, Hint: e.Hint}
 		}
 		return fmt.Errorf("read %s: %w", im.file, err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var waiting []asked
+	defer func() {
+		cancel()
+		for _, a := range waiting {
+			<-a.reply
+		}
+	}()
+	hear := func(most int) error { // takes answers until at most so many are due
+		for len(waiting) > most {
+			a := waiting[0]
+			waiting = waiting[1:]
+			if err := im.heard(<-a.reply, a); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 	some := make([]netip.Prefix, 0, control.MaxAddrs)
 	for {
@@ -111,18 +146,31 @@ func (im *importer) run(ctx context.Context) error {
 		case isLine:
 			im.badLine(wrong)
 		case !errors.Is(err, io.EOF):
-			return fmt.Errorf("read %s: %w", im.file, err)
+			return errors.Join(fmt.Errorf("read %s: %w", im.file, err), hear(0))
 		}
 		if len(some) == control.MaxAddrs || len(some) > 0 && errors.Is(err, io.EOF) {
-			if err := im.ban(ctx, some); err != nil {
+			if err := hear(ahead - 1); err != nil {
 				return err
 			}
-			some = some[:0]
+			waiting = append(waiting, im.ask(ctx, some))
+			some = make([]netip.Prefix, 0, control.MaxAddrs)
 		}
 		if errors.Is(err, io.EOF) {
-			return nil
+			return hear(0)
 		}
 	}
+}
+
+// ask sends a request; who calls must await its answer.
+func (im *importer) ask(ctx context.Context, some []netip.Prefix) asked {
+	a := asked{make(chan answer, 1), im.list.line, im.list.bytes}
+	req := im.req
+	req.Addrs = some
+	go func() {
+		rep, err := im.client.Ban(ctx, req)
+		a.reply <- answer{rep, err}
+	}()
+	return a
 }
 
 func (im *importer) badLine(e *control.Error) {
@@ -136,13 +184,14 @@ func (im *importer) badLine(e *control.Error) {
 	}
 }
 
-func (im *importer) ban(ctx context.Context, some []netip.Prefix) error {
-	im.req.Addrs = some
-	rep, err := im.client.Ban(ctx, im.req)
-	if err != nil {
-		return err
+// heard counts an answer and names the first refusals.
+func (im *importer) heard(got answer, a asked) error {
+	if got.err != nil {
+		im.line = a.line
+		return got.err
 	}
-	for _, r := range rep.Results {
+	im.banned += got.rep.Omitted
+	for _, r := range got.rep.Results {
 		if r.Err == nil {
 			im.banned++
 			continue
@@ -156,7 +205,7 @@ func (im *importer) ban(ctx context.Context, some []netip.Prefix) error {
 			}
 		}
 	}
-	im.show.at(im.banned, im.list.bytes)
+	im.show.at(im.banned, a.bytes)
 	return nil
 }
 
@@ -180,7 +229,7 @@ func (im *importer) sum(err error) error {
 	}
 	if err != nil {
 		if im.banned > 0 || im.bad > 0 {
-			fmt.Fprintf(im.c.err, "meshban: stopped in line %d: %s\n", im.list.line, text)
+			fmt.Fprintf(im.c.err, "meshban: stopped in line %d: %s\n", cmp.Or(im.line, im.list.line), text)
 		}
 		return err
 	}

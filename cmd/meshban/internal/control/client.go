@@ -91,7 +91,10 @@ func call[Rep any](ctx context.Context, c *Client, path string, req any) (rep Re
 	defer cancel()
 	var body []byte
 	if req != nil {
-		if body, err = json.Marshal(req); err != nil {
+		// json.Marshal would go through all that AppendJSON wrote once more.
+		if quick, ok := req.(interface{ AppendJSON([]byte) []byte }); ok {
+			body = quick.AppendJSON(nil)
+		} else if body, err = json.Marshal(req); err != nil {
 			return rep, fmt.Errorf("encode request: %w", err)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 )
@@ -55,6 +56,8 @@ func FuzzRequests(f *testing.F) {
 	for _, s := range []string{
 		`{"addrs":["192.0.2.1","2001:db8::/64","::ffff:10.0.0.0/104"],"for":"7d12h","ports":"22/tcp","reason":"x","source":"cli"}`,
 		`{"prefixes":["192.0.2.0/24"],"reason":"ü"}`, `{"prefixes":["192.0.2.0/24"],"for":"1h"}`,
+		`{"addrs":["192.0.2.1"],"addrs":["192.0.2.2"]}`, `{"addrs":["192.0.2.1"]}`, `{"addrs":["192.0.2.1"],}`, `{"addrs":["192.0.2.1"]"for":"1h"}`,
+		`{"addrs":["192.0.2.1",],"errors_only":true}`, `{"addrs":["192.0.2.1"],"errors_only":true}`, `{"addrs":["192.0.2.1"],"ADDRS":[]}`,
 		`{"uses":3,"for":"24h"}`, `{}`, `{"addrs":[null]}`, `[]`, `null`, `{"addrs":["fe80::1%eth0"]}`, `{"for":""}`,
 	} {
 		f.Add([]byte(s))
@@ -65,6 +68,18 @@ func FuzzRequests(f *testing.F) {
 		again(t, data, decodeAllow)
 		again(t, data, decodeUnallow)
 		again(t, data, decodeInvite)
+		if w, addrs, ok := fastBan(data); ok { // as the slow way reads it
+			var slow banRequestJSON
+			err := strict(data, &slow)
+			if err == nil {
+				slow.Addrs, w.Addrs = nil, slow.Addrs
+			}
+			want, listErr := prefixes("addrs", w.Addrs)
+			w.Addrs = nil
+			if err != nil || listErr != nil || !slices.Equal(addrs, want) || !reflect.DeepEqual(w, slow) {
+				t.Errorf("%q: quick %+v %v, slow %+v %v, %v, %v", data, w, addrs, slow, want, err, listErr)
+			}
+		}
 		if r, err := decodeBan(data); err == nil {
 			if len(r.Addrs) == 0 || len(r.Addrs) > MaxAddrs || r.For < 0 || r.Source == "" || len(r.Reason) > MaxReason {
 				t.Errorf("out of bounds: %+v", r)
@@ -164,4 +179,26 @@ func BenchmarkListEntryDecode(b *testing.B) {
 var benchEntry = ListEntry{
 	Prefix: netip.MustParsePrefix("203.0.113.7/32"), Until: until, Origins: []string{"web1"}, Reason: "sshd",
 	Source: "line:sshd", State: StateEnforced,
+}
+
+func BenchmarkBanRequest(b *testing.B) {
+	var addrs []netip.Prefix
+	for i := range MaxAddrs {
+		addrs = append(addrs, netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)}), 32))
+	}
+	text := BanRequest{Addrs: addrs, For: time.Hour, Source: "import", ErrorsOnly: true}.AppendJSON(nil)
+	b.Run("encode", func(b *testing.B) {
+		for b.Loop() {
+			BanRequest{Addrs: addrs, For: time.Hour, Source: "import", ErrorsOnly: true}.AppendJSON(nil)
+		}
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/MaxAddrs, "ns/addr")
+	})
+	b.Run("decode", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := decodeBan(text); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/MaxAddrs, "ns/addr")
+	})
 }

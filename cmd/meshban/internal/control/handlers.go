@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 )
@@ -43,7 +44,7 @@ type errorReply struct {
 func (s *Server) routes(server context.Context) http.Handler {
 	mux := http.NewServeMux()
 	agent := s.cfg.Agent
-	mux.Handle("POST "+pathBan, post(decodeBan, agent.Ban))
+	mux.Handle("POST "+pathBan, post(decodeBan, s.ban))
 	mux.Handle("POST "+pathUnban, post(decodeUnban, agent.Unban))
 	mux.Handle("POST "+pathAllow, post(decodeAllow, agent.Allow))
 	mux.Handle("POST "+pathUnallow, post(decodeUnallow, agent.Unallow))
@@ -91,6 +92,17 @@ func get[Rep any](call func(context.Context) (Rep, error)) http.Handler {
 		rep, err := call(r.Context())
 		answer(w, rep, err)
 	})
+}
+
+// ban asks the agent and leaves out what the client does not want to hear.
+func (s *Server) ban(ctx context.Context, req BanRequest) (BanReply, error) {
+	rep, err := s.cfg.Agent.Ban(ctx, req)
+	if err == nil && req.ErrorsOnly {
+		all := len(rep.Results)
+		rep.Results = slices.DeleteFunc(rep.Results, func(r Result) bool { return r.Err == nil && r.Note == "" })
+		rep.Omitted = all - len(rep.Results)
+	}
+	return rep, err
 }
 
 func (s *Server) why(w http.ResponseWriter, r *http.Request) {

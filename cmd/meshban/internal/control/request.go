@@ -15,14 +15,6 @@ import (
 // sourceAPI is the Source of a ban whose request named none.
 const sourceAPI = "api"
 
-type banRequestJSON struct {
-	Addrs  []prefixText `json:"addrs"`
-	For    spanText     `json:"for,omitempty"`
-	Ports  string       `json:"ports,omitempty"`
-	Reason string       `json:"reason,omitempty"`
-	Source string       `json:"source,omitempty"`
-}
-
 type prefixRequestJSON struct {
 	Prefixes []prefixText `json:"prefixes"`
 	For      spanText     `json:"for,omitempty"`
@@ -32,11 +24,6 @@ type prefixRequestJSON struct {
 type inviteRequestJSON struct {
 	Uses int      `json:"uses,omitempty"`
 	For  spanText `json:"for,omitempty"`
-}
-
-// MarshalJSON writes the request as the server reads it.
-func (r BanRequest) MarshalJSON() ([]byte, error) {
-	return json.Marshal(banRequestJSON{texts(r.Addrs), spanText(r.For), r.Ports, r.Reason, r.Source})
 }
 
 // MarshalJSON writes the request as the server reads it.
@@ -116,25 +103,6 @@ func short(name, s string, most int) error {
 		return usage("%s has %d bytes, at most %d are taken", name, len(s), most)
 	}
 	return nil
-}
-
-func decodeBan(body []byte) (BanRequest, error) {
-	var w banRequestJSON
-	if err := strict(body, &w); err != nil {
-		return BanRequest{}, err
-	}
-	addrs, err := prefixes("addrs", w.Addrs)
-	if err != nil {
-		return BanRequest{}, err
-	}
-	if w.Source == "" {
-		w.Source = sourceAPI
-	}
-	err = errors.Join(short("ports", w.Ports, MaxPorts), short("reason", w.Reason, MaxReason), short("source", w.Source, MaxSource))
-	if err != nil {
-		return BanRequest{}, AsError(err)
-	}
-	return BanRequest{addrs, time.Duration(w.For), w.Ports, w.Reason, w.Source}, nil
 }
 
 func decodeUnban(body []byte) (UnbanRequest, error) {

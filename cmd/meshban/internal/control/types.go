@@ -45,11 +45,15 @@ type BanRequest struct {
 	Ports  string        // as typed, at most MaxPorts bytes; "" = all ports. The agent parses it (error: CodeUsage)
 	Reason string        // at most MaxReason bytes
 	Source string        // "cli", "import"; "api" when the client said nothing
+	// ErrorsOnly makes the server send only the Results that have an error or a note, and count the others: the answer
+	// about thousands of addresses then costs nothing. The agent need not look at it.
+	ErrorsOnly bool
 }
 
 // BanReply has one Result for each address of the request, in its order.
 type BanReply struct {
 	Results []Result `json:"results"`
+	Omitted int      `json:"omitted,omitempty"` // successes that were left out for BanRequest.ErrorsOnly
 }
 
 // UnbanRequest asks to lift what is banned inside Prefixes (1..MaxAddrs), whoever banned it.
