@@ -1,0 +1,40 @@
+//go:build !race
+
+package mesh
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// 120 members in one process make more synchronisation than the race detector can count; the same code runs under it in
+// the smaller clusters.
+
+// Above maxDirect members frames go along trees: each node passes one on at most once, and nobody sends it to all.
+func TestClusterTrees(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const nodes, frames = maxDirect + 20, 20
+		c := newCluster(t, nodes, nil)
+		eventually(t, 2*time.Minute, "everybody knows everybody", c.allAlive)
+		eventually(t, time.Minute, "settled", func() bool { return sameDigest(c.nodes) })
+		for i := range frames {
+			publish(t, c.nodes[i], fmt.Sprint("from ", i), time.Hour)
+		}
+		start := time.Now()
+		eventually(t, 5*time.Second, "every frame is everywhere", func() bool { return sameDigest(c.nodes) })
+		took := time.Since(start)
+		var sent, forwarded, synced, most uint64
+		for _, n := range c.nodes {
+			s := n.Stats()
+			sent, forwarded, synced = sent+s.Sent, forwarded+s.Forwarded, synced+s.Synced
+			most = max(most, s.Sent)
+		}
+		copies := float64(sent) / frames / (nodes - 1)
+		t.Logf("everywhere after %v; %.2f copies per node, %d of %d passed on, %d by sync, the busiest sent %d", took, copies, forwarded, sent, synced, most)
+		if copies > 1.1 || forwarded == 0 || synced > frames*nodes/100 {
+			t.Errorf("%.2f copies per node, %d passed on, %d by sync", copies, forwarded, synced)
+		}
+	})
+}
