@@ -32,7 +32,7 @@ func leftOf(owner int) ([]string, error) {
 			out = append(out, name)
 		}
 	}
-	dirs, err := filepath.Glob(filepath.Join(os.TempDir(), scratchPrefix+strconv.Itoa(owner)+"-*", "fleet-*"))
+	dirs, err := filepath.Glob(filepath.Join(scratchRoot, scratchPrefix+strconv.Itoa(owner)+"-*", "fleet-*"))
 	return append(out, dirs...), err
 }
 

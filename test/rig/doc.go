@@ -19,7 +19,7 @@
 // Nothing has a name on the machine: the namespaces live exactly as long as
 // the process that holds them, and a holder ends when the test process does,
 // however that ends. What can be left behind is a folder
-// /tmp/meshban-test-<pid>-*, and Main sweeps those of dead owners.
+// /var/tmp/meshban-test-<pid>-*, and Main sweeps those of dead owners.
 //
 // A test package calls Main from its TestMain. Everything but this file needs
 // Linux, root and the build tag netns.

@@ -19,8 +19,10 @@ import (
 const (
 	// holderPrefix starts argv[0] of every holder: prefix, owner's pid, name.
 	holderPrefix = "meshban-test-host:"
-	// scratchPrefix starts the name of every folder that a run makes in the
-	// temporary folder of the machine; the owner's pid follows.
+	// scratchRoot holds the folders of all runs. /tmp is memory on many machines.
+	scratchRoot = "/var/tmp"
+	// scratchPrefix starts the name of every folder that a run makes there; the
+	// owner's pid follows.
 	scratchPrefix = "meshban-test-"
 )
 
@@ -41,7 +43,7 @@ func Main(m *testing.M, setup func(scratch string) error) int {
 		fmt.Fprintln(os.Stderr, "rig: sweep:", err)
 		return 1
 	}
-	dir, err := os.MkdirTemp("", scratchPrefix+strconv.Itoa(os.Getpid())+"-")
+	dir, err := os.MkdirTemp(scratchRoot, scratchPrefix+strconv.Itoa(os.Getpid())+"-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "rig:", err)
 		return 1
@@ -143,7 +145,7 @@ func orphans() ([]int, error) {
 }
 
 func deadScratch() ([]string, error) {
-	all, err := filepath.Glob(filepath.Join(os.TempDir(), scratchPrefix+"[0-9]*-*"))
+	all, err := filepath.Glob(filepath.Join(scratchRoot, scratchPrefix+"[0-9]*-*"))
 	if err != nil {
 		return nil, err
 	}
