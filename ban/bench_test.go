@@ -75,12 +75,11 @@ func BenchmarkMillion(b *testing.B) {
 			b.Fatal(n)
 		}
 		start = time.Now()
-		for now := base.Add(time.Hour); ; now = now.Add(time.Second) {
-			step := time.Now()
-			tb.Expire(now)
-			last = max(last, time.Since(step).Seconds())
-			if tb.Counts().Records == 0 {
-				break
+		for now := base.Add(time.Hour); tb.Counts().Records > 0; now = now.Add(time.Second) {
+			for next, ok := tb.Next(); ok && !next.After(now); next, ok = tb.Next() {
+				step := time.Now()
+				tb.Expire(now)
+				last = max(last, time.Since(step).Seconds())
 			}
 		}
 		expire += time.Since(start).Seconds()
@@ -90,7 +89,7 @@ func BenchmarkMillion(b *testing.B) {
 	b.ReportMetric(n*million/merge, "merge/s")
 	b.ReportMetric(n*million/again, "again/s")
 	b.ReportMetric(n*million/expire, "expire/s")
-	b.ReportMetric(last*1e6, "us/tick-max")
+	b.ReportMetric(last*1e6, "us/call-max")
 	b.ReportMetric(0, "ns/op")
 }
 

@@ -27,7 +27,8 @@ func (t *Table) entryOf(i uint32) (Entry, bool) {
 	if e.state == stateNone {
 		return Entry{}, false
 	}
-	var recs []*rec
+	var buf [4]*rec
+	recs := buf[:0]
 	for j := e.recs; j != 0; {
 		x := b.recs.at(j)
 		if t.counts(b, e, x) {
@@ -35,13 +36,16 @@ func (t *Table) entryOf(i uint32) (Entry, bool) {
 		}
 		j = x.next
 	}
-	slices.SortFunc(recs, func(x, y *rec) int {
-		if t.sooner(x, y) {
-			return -1
-		}
-		return +1
-	})
-	lead := b.recs.at(t.leading(b, e))
+	lead := recs[0]
+	if len(recs) > 1 {
+		slices.SortFunc(recs, func(x, y *rec) int {
+			if t.sooner(x, y) {
+				return -1
+			}
+			return +1
+		})
+		lead = b.recs.at(t.leading(b, e))
+	}
 	w := t.wordsAt(lead.words)
 	until := cmp.Or(e.until, lead.until)
 	out := Entry{
@@ -69,6 +73,20 @@ func (t *Table) EntriesAfter(cursor uint32, n int) (es []Entry, next uint32) {
 		}
 	}
 	return es, 0
+}
+
+// EnforcedAfter appends to dst, in the same way, what the firewall should hold.
+func (t *Table) EnforcedAfter(cursor uint32, n int, dst []Rule) (rules []Rule, next uint32) {
+	end := t.bans.entries.end
+	for i := max(cursor, 1); i < end; i++ {
+		if n--; n < 0 && i > max(cursor, 1) {
+			return dst, i
+		}
+		if e := t.bans.entries.at(i); e.state == StateEnforced {
+			dst = append(dst, Rule{e.key().prefix(), t.portsAt(e.ports), fromMillis(e.until)})
+		}
+	}
+	return dst, 0
 }
 
 // Entries yields what EntriesAfter returns, all of it. The table must not change meanwhile.

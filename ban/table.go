@@ -12,6 +12,7 @@ const (
 	MaxQuorum  = 64      // Config.Quorum
 	MaxRecords = 1 << 24 // bans, revokes and allows; a new one beyond is dropped, a refresh is not
 	MaxCancels = 1 << 20 // unbans, and as many unallows; one beyond is dropped
+	MaxExpire  = 256     // records that end in one call, so that no call takes long; the rest is due at once
 )
 
 // ErrNotFound says that nothing live lies inside the prefix.
@@ -28,8 +29,8 @@ type Config struct {
 // Table holds what is banned. Its state is a function of the records merged, whatever their order
 // and number of times, and of the time. It is not safe for concurrent use.
 //
-// Merge, Expire, SetNever and SetPolicy first let everything end whose time has come; a query sees
-// what the last of them left.
+// Merge, Expire, SetNever and SetPolicy first let end what is due, up to MaxExpire records; a query
+// sees what the last of them left.
 type Table struct {
 	self   Origin
 	limits Limits
@@ -101,7 +102,8 @@ func (t *Table) merge(r *Record) {
 	}
 }
 
-// Expire lets everything end whose time has come and returns what changed.
+// Expire lets end what is due, up to MaxExpire records, and returns what changed. More is due as long
+// as Next is not after now.
 func (t *Table) Expire(now time.Time) []Change { return t.expire(millis(now)) }
 
 // Next returns when Expire has something to do next; false if there is nothing that ends.
@@ -122,15 +124,20 @@ func (t *Table) Next() (time.Time, bool) {
 }
 
 func (t *Table) expire(now int64) []Change {
+	room := MaxExpire
 	for _, b := range [2]*book{&t.allows, &t.bans} {
-		for ends := &b.cancels.ends; len(*ends) > 0 && (*ends)[0].at <= now; {
+		for ends := &b.cancels.ends; room > 0 && len(*ends) > 0 && (*ends)[0].at <= now; room-- {
 			i := ends.pop().id
 			r := b.cancels.all.at(i)
 			k, c := keyOf(r.Prefix), t.causeOf(r)
 			b.cancels.remove(i)
 			t.touchInside(b, k, c)
 		}
-		for i, at := b.next(); i != 0 && at <= now; i, at = b.next() {
+		for ; room > 0; room-- {
+			i, at := b.next()
+			if i == 0 || at > now {
+				break
+			}
 			x := b.recs.at(i)
 			entry, c := x.entry, t.causeOfRec(x)
 			b.ends.pop()

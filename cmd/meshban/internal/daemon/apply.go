@@ -3,6 +3,7 @@ package daemon
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/meshban/meshban/ban"
@@ -19,17 +20,36 @@ const maxFramePayload = mesh.MaxPayload
 // the table's CheckLocal. When it fails half way, what came before the failure stands.
 func (d *Daemon) publish(now time.Time, ops []ban.Op) error {
 	for _, part := range ban.SplitOps(ops, maxFramePayload) {
-		payload, err := ban.AppendOps(nil, part)
-		if err != nil {
-			return fmt.Errorf("encode %d ops: %w", len(part), err)
+		if err := d.publishFrame(now, part); err != nil {
+			return err
 		}
-		frame, err := d.mesh.Publish(now, payload, ban.Expires(part))
-		if err != nil {
-			return fmt.Errorf("publish %d ops: %w", len(part), err)
-		}
-		d.remember(frame)
-		d.apply(now, recordsOf(frame, part))
 	}
+	return nil
+}
+
+// publishFull publishes those of ops that fill frames and returns the rest.
+func (d *Daemon) publishFull(now time.Time, ops []ban.Op) (rest []ban.Op, err error) {
+	parts := ban.SplitOps(ops, maxFramePayload)
+	for i := range len(parts) - 1 {
+		if err := d.publishFrame(now, parts[i]); err != nil {
+			return nil, err
+		}
+	}
+	return append(ops[:0], parts[len(parts)-1]...), nil
+}
+
+// publishFrame publishes ops that fit into one frame.
+func (d *Daemon) publishFrame(now time.Time, ops []ban.Op) error {
+	payload, err := ban.AppendOps(nil, ops)
+	if err != nil {
+		return fmt.Errorf("encode %d ops: %w", len(ops), err)
+	}
+	frame, err := d.mesh.Publish(now, payload, ban.Expires(ops))
+	if err != nil {
+		return fmt.Errorf("publish %d ops: %w", len(ops), err)
+	}
+	d.remember(frame)
+	d.apply(now, recordsOf(frame, ops))
 	return nil
 }
 
@@ -87,9 +107,12 @@ func recordsOf(frame mesh.Frame, ops []ban.Op) []ban.Record {
 // apply is the one way into the table. It queues what changed for the kernel in the order in which the table changed,
 // which is why that happens under the lock; the queue never blocks.
 func (d *Daemon) apply(now time.Time, records []ban.Record) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.settleLocked(d.table.Merge(now, records))
+	for some := range slices.Chunk(records, lockChunk) {
+		d.mu.Lock()
+		d.settleLocked(d.table.Merge(now, some))
+		d.mu.Unlock()
+		giveWay()
+	}
 	kick(d.expireKick)
 }
 
@@ -161,12 +184,12 @@ func (d *Daemon) remember(frame mesh.Frame) {
 	d.store.Put(store.KeyOf(frame.Origin, frame.Epoch, frame.Seq), frame.Raw())
 }
 
-// admitted remembers what came from peers; our own frames were remembered when they were published.
+// admitted remembers every frame that is newly held. Frames of this run were remembered when they were published, before
+// the line file's position; once more does no harm. Own frames of former runs come back from peers after the store has
+// lost them.
 func (d *Daemon) admitted(frames []mesh.Frame) {
 	for _, frame := range frames {
-		if ban.Origin(frame.Origin) != d.self {
-			d.remember(frame)
-		}
+		d.remember(frame)
 	}
 }
 

@@ -61,7 +61,7 @@ func testConfig(dir home.Dir, name string) config.Config {
 }
 
 // first makes a mesh and starts its first node.
-func first(t *testing.T, name string) *node {
+func first(t testing.TB, name string) *node {
 	t.Helper()
 	dir := home.Dir(t.TempDir())
 	cfg := testConfig(dir, name)
@@ -72,7 +72,7 @@ func first(t *testing.T, name string) *node {
 }
 
 // join enrols another node with a token of n and starts it.
-func (n *node) join(t *testing.T, name string) *node {
+func (n *node) join(t testing.TB, name string) *node {
 	t.Helper()
 	reply, err := n.Invite(t.Context(), control.InviteRequest{})
 	if err != nil {
@@ -93,7 +93,7 @@ func (n *node) join(t *testing.T, name string) *node {
 }
 
 // start runs a node until the test ends or stop is called.
-func start(t *testing.T, dir home.Dir, cfg config.Config) *node {
+func start(t testing.TB, dir home.Dir, cfg config.Config) *node {
 	t.Helper()
 	n := &node{home: dir, cfg: cfg, reload: make(chan os.Signal), log: &logBuffer{}}
 	level := new(slog.LevelVar)
@@ -144,7 +144,7 @@ func start(t *testing.T, dir home.Dir, cfg config.Config) *node {
 }
 
 // until waits for a condition.
-func until(t *testing.T, what string, ok func() bool) {
+func until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -160,7 +160,7 @@ func until(t *testing.T, what string, ok func() bool) {
 }
 
 // entry is what `meshban list` shows of a prefix, if anything.
-func (n *node) entry(t *testing.T, prefix string) (control.ListEntry, bool) {
+func (n *node) entry(t testing.TB, prefix string) (control.ListEntry, bool) {
 	t.Helper()
 	var found control.ListEntry
 	ok := false
@@ -177,13 +177,13 @@ func (n *node) entry(t *testing.T, prefix string) (control.ListEntry, bool) {
 }
 
 // enforces tells whether the prefix is banned and enforced on n.
-func (n *node) enforces(t *testing.T, prefix string) bool {
+func (n *node) enforces(t testing.TB, prefix string) bool {
 	e, ok := n.entry(t, prefix)
 	return ok && e.State == control.StateEnforced
 }
 
 // write appends text to the line file.
-func (n *node) write(t *testing.T, text string) {
+func (n *node) write(t testing.TB, text string) {
 	t.Helper()
 	f, err := os.OpenFile(n.cfg.Lines.File, os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
@@ -198,7 +198,7 @@ func (n *node) write(t *testing.T, text string) {
 }
 
 // lineFile is the text of the line file.
-func (n *node) lineFile(t *testing.T) string {
+func (n *node) lineFile(t testing.TB) string {
 	t.Helper()
 	text, err := os.ReadFile(n.cfg.Lines.File)
 	if err != nil {
@@ -208,7 +208,7 @@ func (n *node) lineFile(t *testing.T) string {
 }
 
 // ban bans addresses by request.
-func (n *node) ban(t *testing.T, length time.Duration, addrs ...string) control.BanReply {
+func (n *node) ban(t testing.TB, length time.Duration, addrs ...string) control.BanReply {
 	t.Helper()
 	req := control.BanRequest{For: length, Source: "cli", Reason: "test"}
 	for _, a := range addrs {

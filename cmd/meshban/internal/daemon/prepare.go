@@ -196,44 +196,6 @@ func (d *Daemon) openFirewall(ctx context.Context) error {
 	return nil
 }
 
-// snapshotChunk is how many entries are copied under one hold of the lock.
-const snapshotChunk = 4096
-
-// snapshot is all that the kernel should hold. Its entries are read in chunks, so that bans go on meanwhile.
-func (d *Daemon) snapshot() fw.State {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return fw.State{
-		Len:   d.table.Counts().Active,
-		Allow: d.table.Exceptions(),
-		Entries: func(yield func(fw.Entry) bool) {
-			d.entries(func(e ban.Entry) bool {
-				return e.State != ban.StateEnforced || yield(kernelEntry(e.Prefix, e.Ports, e.Until))
-			})
-		},
-	}
-}
-
-// entries calls yield with each entry of the table, holding the lock only while a chunk is copied. An entry that
-// changes meanwhile is seen before or after its change.
-func (d *Daemon) entries(yield func(ban.Entry) bool) {
-	var cursor uint32
-	for {
-		d.mu.Lock()
-		chunk, next := d.table.EntriesAfter(cursor, snapshotChunk)
-		d.mu.Unlock()
-		for _, e := range chunk {
-			if !yield(e) {
-				return
-			}
-		}
-		if next == 0 {
-			return
-		}
-		cursor = next
-	}
-}
-
 func (d *Daemon) openLines() error {
 	file := d.cfg.Lines.File
 	// A file server that is down must not keep the node from starting: the follower goes on trying.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/meshban/meshban/ban"
@@ -21,7 +22,7 @@ const (
 )
 
 // Ban implements control.Agent.
-func (d *Daemon) Ban(_ context.Context, req control.BanRequest) (control.BanReply, error) {
+func (d *Daemon) Ban(ctx context.Context, req control.BanRequest) (control.BanReply, error) {
 	ports, err := ban.ParsePorts(req.Ports)
 	if err != nil {
 		return control.BanReply{}, &control.Error{Code: control.CodeUsage, Message: err.Error(), Hint: "write ports as 22/tcp,80,8000-8010"}
@@ -31,7 +32,7 @@ func (d *Daemon) Ban(_ context.Context, req control.BanRequest) (control.BanRepl
 	if length == 0 {
 		length = d.config().Bans.For
 	}
-	results, err := d.publishEach(now, req.Addrs, func(prefix netip.Prefix) ([]ban.Op, error) {
+	results, err := d.publishEach(ctx, now, req.Addrs, func(prefix netip.Prefix) ([]ban.Op, error) {
 		op := ban.Op{Kind: ban.KindBan, Prefix: prefix, Ports: ports, Until: endOf(now, length), Reason: req.Reason, Source: req.Source}
 		return d.table.OwnOps(op), d.table.CheckLocal(now, op)
 	})
@@ -49,9 +50,9 @@ func (d *Daemon) Ban(_ context.Context, req control.BanRequest) (control.BanRepl
 }
 
 // Unban implements control.Agent.
-func (d *Daemon) Unban(_ context.Context, req control.UnbanRequest) (control.UnbanReply, error) {
+func (d *Daemon) Unban(ctx context.Context, req control.UnbanRequest) (control.UnbanReply, error) {
 	now := time.Now()
-	results, err := d.publishEach(now, req.Prefixes, func(prefix netip.Prefix) ([]ban.Op, error) {
+	results, err := d.publishEach(ctx, now, req.Prefixes, func(prefix netip.Prefix) ([]ban.Op, error) {
 		ops, err := d.table.UnbanOps(now, prefix, req.Reason, "cli")
 		if errors.Is(err, ban.ErrNotFound) {
 			return nil, d.notBannedLocked(prefix)
@@ -75,13 +76,13 @@ func (d *Daemon) notBannedLocked(prefix netip.Prefix) error {
 }
 
 // Allow implements control.Agent.
-func (d *Daemon) Allow(_ context.Context, req control.AllowRequest) (control.AllowReply, error) {
+func (d *Daemon) Allow(ctx context.Context, req control.AllowRequest) (control.AllowReply, error) {
 	now := time.Now()
 	length := req.For
 	if length == 0 {
 		length = allowFor
 	}
-	results, err := d.publishEach(now, req.Prefixes, func(prefix netip.Prefix) ([]ban.Op, error) {
+	results, err := d.publishEach(ctx, now, req.Prefixes, func(prefix netip.Prefix) ([]ban.Op, error) {
 		op := ban.Op{Kind: ban.KindAllow, Prefix: prefix, Until: endOf(now, length), Reason: req.Reason, Source: "cli"}
 		return d.table.OwnOps(op), d.table.CheckLocal(now, op)
 	})
@@ -89,9 +90,9 @@ func (d *Daemon) Allow(_ context.Context, req control.AllowRequest) (control.All
 }
 
 // Unallow implements control.Agent.
-func (d *Daemon) Unallow(_ context.Context, req control.UnallowRequest) (control.UnallowReply, error) {
+func (d *Daemon) Unallow(ctx context.Context, req control.UnallowRequest) (control.UnallowReply, error) {
 	now := time.Now()
-	results, err := d.publishEach(now, req.Prefixes, func(prefix netip.Prefix) ([]ban.Op, error) {
+	results, err := d.publishEach(ctx, now, req.Prefixes, func(prefix netip.Prefix) ([]ban.Op, error) {
 		ops, err := d.table.UnallowOps(now, prefix, req.Reason, "cli")
 		if !errors.Is(err, ban.ErrNotFound) {
 			return ops, err
@@ -113,26 +114,40 @@ func (d *Daemon) Unallow(_ context.Context, req control.UnallowRequest) (control
 	return control.UnallowReply{Results: results}, err
 }
 
-// publishEach asks ops for the ops of each prefix, with the lock held, and publishes them all together, so that many
-// addresses travel in few frames. A prefix that ops refuses does not hold up the others.
-func (d *Daemon) publishEach(now time.Time, prefixes []netip.Prefix, ops func(netip.Prefix) ([]ban.Op, error)) ([]control.Result, error) {
-	results := make([]control.Result, len(prefixes))
-	all := make([]ban.Op, 0, len(prefixes))
-	d.mu.Lock()
-	for i, prefix := range prefixes {
-		results[i].Prefix = prefix
-		these, err := ops(prefix)
-		if err != nil {
-			results[i].Err = refusal(err)
+// publishEach asks ops for the ops of each prefix and publishes them, so that many addresses travel in few frames. It
+// goes in slices: whoever has one address waits behind one slice at most. A prefix that ops, called with the lock held,
+// refuses does not hold up the others.
+func (d *Daemon) publishEach(
+	ctx context.Context, now time.Time, prefixes []netip.Prefix, ops func(netip.Prefix) ([]ban.Op, error),
+) ([]control.Result, error) {
+	results := make([]control.Result, 0, len(prefixes))
+	pace := pace{fw: d.fw}
+	var pending []ban.Op
+	for some := range slices.Chunk(prefixes, lockChunk) {
+		d.mu.Lock()
+		for _, prefix := range some {
+			result := control.Result{Prefix: prefix}
+			these, err := ops(prefix)
+			if err != nil {
+				result.Err, these = refusal(err), nil
+			}
+			for _, op := range these {
+				result.Until = op.Until
+			}
+			results, pending = append(results, result), append(pending, these...)
+		}
+		d.mu.Unlock()
+		giveWay()
+		if len(pending) == 0 {
 			continue
 		}
-		for _, op := range these {
-			results[i].Until = op.Until
+		var err error
+		if pending, err = d.publishFull(now, pending); err != nil {
+			return nil, err
 		}
-		all = append(all, these...)
+		pace.slice(ctx)
 	}
-	d.mu.Unlock()
-	if err := d.publish(now, all); err != nil {
+	if err := d.publish(now, pending); err != nil {
 		return nil, err
 	}
 	return results, nil

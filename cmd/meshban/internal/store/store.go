@@ -63,6 +63,7 @@ type write struct {
 // Stats counts what the store did since it was opened.
 type Stats struct {
 	Commits, Dropped uint64
+	Waiting          int // writes that are not on disk yet
 	LastError        string
 }
 
@@ -73,7 +74,7 @@ type Store struct {
 
 	mu    sync.Mutex // guards what follows
 	queue []write
-	stats Stats
+	stats Stats // Waiting counts only what a running commit has taken
 }
 
 // Open opens or creates the file at path with mode 0600. It returns ErrInUse when another process holds it.
@@ -193,7 +194,9 @@ func (s *Store) enqueue(w write) {
 func (s *Store) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.stats
+	st := s.stats
+	st.Waiting += len(s.queue)
+	return st
 }
 
 // Run commits what is queued until ctx ends, then commits the rest once more.
@@ -232,13 +235,14 @@ func (s *Store) Run(ctx context.Context) error {
 func (s *Store) Flush() error {
 	s.mu.Lock()
 	batch := s.queue
-	s.queue = nil
+	s.queue, s.stats.Waiting = nil, len(s.queue)
 	s.mu.Unlock()
 	if len(batch) == 0 {
 		return nil
 	}
 	err := s.db.Update(func(tx *bolt.Tx) error {
 		frames, values := tx.Bucket(bucketFrames), tx.Bucket(bucketValues)
+		frames.FillPercent = 1 // an origin's frames come in the order of their keys: no room is needed between them
 		for _, w := range batch {
 			var err error
 			switch {
@@ -257,6 +261,7 @@ func (s *Store) Flush() error {
 	})
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.stats.Waiting = 0
 	if err != nil {
 		s.queue = append(batch, s.queue...)
 		s.stats.LastError = err.Error()

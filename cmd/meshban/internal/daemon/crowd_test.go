@@ -1,0 +1,77 @@
+package daemon
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/fw"
+)
+
+// fill bans so many that they are listed and loaded in several chunks.
+func (n *node) fill(t *testing.T) {
+	t.Helper()
+	req := control.BanRequest{Addrs: crowd(3*lockChunk+1, 3), For: time.Hour, Source: "import"}
+	if _, err := n.Ban(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Whoever lists may be as slow as he likes: bans go on at every point of it, and so does a second list.
+func TestASlowListHoldsUpNobody(t *testing.T) {
+	n := first(t, "one")
+	n.fill(t)
+	seen := 0
+	err := n.List(t.Context(), func(control.ListEntry) error {
+		if seen++; seen%lockChunk != 1 {
+			return nil
+		}
+		// In the middle of it, from the goroutine that would have the lock.
+		n.ban(t, time.Hour, netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(seen / lockChunk)}), 32).String())
+		return nil
+	})
+	if err != nil || seen < 3*lockChunk+1 {
+		t.Errorf("%d entries, %v", seen, err)
+	}
+	if !n.enforces(t, "192.0.2.0/32") || !n.enforces(t, "192.0.2.3/32") {
+		t.Error("what was banned meanwhile is not there")
+	}
+}
+
+func TestALoadOfTheFirewallHoldsUpNobody(t *testing.T) {
+	n := first(t, "one")
+	n.fill(t)
+	seen := 0
+	n.snapshot().Entries(func(fw.Entry) bool {
+		if seen++; seen%lockChunk == 1 {
+			n.ban(t, time.Hour, netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(seen / lockChunk)}), 32).String())
+		}
+		return true
+	})
+	if seen < 3*lockChunk+1 || !n.enforces(t, "192.0.2.3/32") {
+		t.Errorf("%d entries", seen)
+	}
+}
+
+// A request of many slices fills its frames, and answers in its order whatever is refused.
+func TestARequestOfManySlicesFillsFrames(t *testing.T) {
+	n := first(t, "one")
+	addrs := crowd(4*lockChunk, 4)
+	for i := 7; i < len(addrs); i += 100 {
+		addrs[i] = netip.MustParsePrefix("127.0.0.1/32")
+	}
+	req := control.BanRequest{Addrs: addrs, For: time.Hour, Source: "import", Reason: "a list"}
+	reply, err := n.Ban(t.Context(), req)
+	if err != nil || len(reply.Results) != len(addrs) {
+		t.Fatalf("%d results, %v", len(reply.Results), err)
+	}
+	for i, r := range reply.Results {
+		if r.Prefix != addrs[i] || (r.Err != nil) != (i%100 == 7) || (r.Err == nil) == r.Until.IsZero() {
+			t.Fatalf("result %d = %+v for %v", i, r, addrs[i])
+		}
+	}
+	if held := n.mesh.Stats().Held; held > 4*lockChunk/70+1 {
+		t.Errorf("%d frames for %d bans", held, n.counts().Active)
+	}
+}

@@ -1,0 +1,44 @@
+package daemon
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/meshban/meshban/fw"
+)
+
+// A kernel that does not answer must cost a bulk one pause, not one for each slice.
+func TestABulkWaitsForTheKernelButNotForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		syncer, err := fw.NewSyncer(fw.SyncerConfig{Backend: fw.NewNone(), Snapshot: func() fw.State { return fw.State{} }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		stuck := pace{fw: syncer} // nobody runs it yet
+		begin := time.Now()
+		for range 10 {
+			stuck.slice(ctx)
+		}
+		if took := time.Since(begin); took != paceLimit {
+			t.Errorf("ten slices took %v, want %v", took, paceLimit)
+		}
+		done := make(chan error, 1)
+		go func() { done <- syncer.Run(ctx) }()
+		flowing := pace{fw: syncer}
+		begin = time.Now()
+		for range 10 {
+			flowing.slice(ctx)
+		}
+		if took := time.Since(begin); took != 0 || flowing.off {
+			t.Errorf("ten slices took %v with a kernel that answers", took)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -1,0 +1,29 @@
+package daemon
+
+import (
+	"os"
+	"testing"
+	"time"
+)
+
+// A node that had lost its store got its own bans back from its peers, and lost them again at the next restart: own
+// frames were taken for remembered.
+func TestOwnBansThatPeersGaveBackAreRemembered(t *testing.T) {
+	a := first(t, "a")
+	b := a.join(t, "b")
+	a.ban(t, time.Hour, "192.0.2.1/32")
+	until(t, "b enforces", func() bool { return b.enforces(t, "192.0.2.1/32") })
+	a.stop()
+	if err := os.Remove(a.home.Store()); err != nil {
+		t.Fatal(err)
+	}
+	a.cfg.Join = []string{b.mesh.Addr().String()}
+	again := start(t, a.home, a.cfg)
+	until(t, "the ban back on a", func() bool { return again.enforces(t, "192.0.2.1/32") })
+	again.stop()
+	b.stop()
+	alone := start(t, a.home, a.cfg)
+	if !alone.enforces(t, "192.0.2.1/32") {
+		t.Error("the ban is gone after the next restart")
+	}
+}

@@ -1,0 +1,57 @@
+package daemon
+
+import (
+	"runtime"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/fw"
+)
+
+// lockChunk is how many entries are looked at under one hold of the lock: about 0.1 ms, which is what a fresh ban may
+// have to wait for each time.
+const lockChunk = 256
+
+// giveWay lets goroutines that wait for a processor, or for the lock that was just released, go first. Without it one
+// that has much to do keeps both for up to 10 ms.
+func giveWay() { runtime.Gosched() }
+
+// snapshot is all that the kernel should hold. Its entries are read in chunks, so that bans go on meanwhile.
+func (d *Daemon) snapshot() fw.State {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return fw.State{
+		Len:   d.table.Counts().Active,
+		Allow: d.table.Exceptions(),
+		Entries: func(yield func(fw.Entry) bool) {
+			rules := make([]ban.Rule, 0, lockChunk)
+			for cursor, more := uint32(0), true; more; more = cursor != 0 {
+				d.mu.Lock()
+				rules, cursor = d.table.EnforcedAfter(cursor, lockChunk, rules[:0])
+				d.mu.Unlock()
+				giveWay()
+				for _, r := range rules {
+					if !yield(kernelEntry(r.Prefix, r.Ports, r.Until)) {
+						return
+					}
+				}
+			}
+		},
+	}
+}
+
+// entries calls yield with each entry of the table, holding the lock only while a chunk is copied. An entry that
+// changes meanwhile is seen before or after its change.
+func (d *Daemon) entries(yield func(ban.Entry) bool) {
+	var chunk []ban.Entry
+	for cursor, more := uint32(0), true; more; more = cursor != 0 {
+		d.mu.Lock()
+		chunk, cursor = d.table.EntriesAfter(cursor, lockChunk)
+		d.mu.Unlock()
+		giveWay()
+		for _, e := range chunk {
+			if !yield(e) {
+				return
+			}
+		}
+	}
+}
