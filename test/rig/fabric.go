@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -71,12 +70,7 @@ type port struct {
 
 func newFabric() (*fabric, error) {
 	f := &fabric{}
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends here
-		done <- f.unshare()
-	}()
-	if err := <-done; err != nil {
+	if err := onThread(f.unshare); err != nil {
 		return nil, err
 	}
 	var err error

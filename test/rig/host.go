@@ -226,22 +226,33 @@ func (h *Host) InNet(f func() error) error {
 }
 
 func inNet(ns string, f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		// Never unlocked: the thread ends with the goroutine, so that no other
-		// goroutine meets a thread in a foreign namespace.
-		runtime.LockOSThread()
+	return onThread(func() error {
 		fd, err := os.Open(ns)
 		if err != nil {
-			done <- err
-			return
+			return err
 		}
 		defer fd.Close()
 		if err := unix.Setns(int(fd.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter %s: %w", ns, err)
+			return fmt.Errorf("enter %s: %w", ns, err)
+		}
+		return f()
+	})
+}
+
+// onThread runs f on a thread that ends with it, so that no goroutine ever
+// meets a thread in a foreign namespace or with a foreign priority.
+func onThread(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The process's first thread never ends: Go parks it as it is, with
+			// its namespace. While it is held here, f gets another one.
+			defer runtime.UnlockOSThread()
+			done <- onThread(f)
 			return
 		}
-		done <- f()
+		done <- f() // still locked, so the thread ends
 	}()
 	return <-done
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -43,7 +42,7 @@ type Prober struct {
 	start time.Time // monotonic zero of all send times
 
 	stop chan struct{} // closed by close
-	done chan struct{} // closed when loop has returned
+	done chan struct{} // closed when loop has returned, after failed is set
 
 	change sync.Mutex              // held by who replaces pairs
 	pairs  atomic.Pointer[[]*Pair] // never changed in place
@@ -69,7 +68,12 @@ func (f *Fleet) SparseProber(t testing.TB, n int) *Prober {
 		t.Fatalf("open the prober: %v", err)
 	}
 	f.onClose(p.close)
-	go p.loop()
+	go func() {
+		defer close(p.done)
+		if err := onThread(p.loop); err != nil {
+			p.failed.Store(&err)
+		}
+	}()
 	return p
 }
 
@@ -117,9 +121,7 @@ func (p *Prober) err() error {
 
 // loop sends and reads on one thread, until close. Answers lie in the socket
 // mostly before the send has returned, so one reading each round is enough.
-func (p *Prober) loop() {
-	defer close(p.done)
-	runtime.LockOSThread() // never unlocked: its priority goes with it
+func (p *Prober) loop() error {
 	// Real-time priority keeps the probes regular beside busy agents; without
 	// it (a container may refuse) only the gaps grow, and they are measured.
 	_ = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}, 0)
@@ -128,12 +130,11 @@ func (p *Prober) loop() {
 	for turn := 0; ; turn++ {
 		select {
 		case <-p.stop:
-			return
+			return nil
 		default:
 		}
 		if err := p.round(turn, buf); err != nil {
-			p.failed.Store(&err)
-			return
+			return err
 		}
 		next = next.Add(ProbeEvery)
 		wait := time.Until(next)
