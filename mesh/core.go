@@ -128,6 +128,9 @@ func (c *core) next() (time.Time, bool) {
 // take puts one verified frame in and notes what follows from that.
 func (c *core) take(now time.Time, f Frame, by via, out *actions) {
 	foreign := by != viaOwn && by != viaRestore && c.isForeignUseOfOurKey(f)
+	if by == viaRestore && f.Origin == c.self && f.Issued.After(now) {
+		now = f.Issued // our clock was ahead then, or is behind now: nobody else may have it
+	}
 	v, stays := c.put(now, f)
 	out.verdicts[v]++
 	if by == viaOwn && v == verdictNew && f.Epoch == c.epoch {

@@ -96,10 +96,10 @@ func (l *ledger) judge(now time.Time, f Frame) verdict {
 		return verdictExpired
 	case ok && bytes.Equal(raw, f.raw):
 		return verdictDuplicate
-	case ok:
-		return verdictEquivocal
 	case f.Issued.After(now.Add(FutureSkew)):
 		return verdictFuture
+	case ok:
+		return verdictEquivocal
 	case l.count >= maxHeld:
 		return verdictFull
 	case len(l.streams) >= maxStreams && l.streams[streamKey{f.Origin, f.Epoch}] == nil:

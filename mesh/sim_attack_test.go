@@ -1,0 +1,115 @@
+package mesh
+
+import (
+	"crypto/ed25519"
+	"math"
+	"time"
+)
+
+// attacker signs frames as a member could that means harm. It is no node.
+func attacker() Identity { return simKeys()[len(simKeys())-1] }
+
+// attack has frames appear that are wrong in one way each, at some of the nodes.
+func (w *simWorld) attack() {
+	if w.calm {
+		return
+	}
+	at := simEpoch.Add(w.at)
+	f := Frame{MeshID: simSecrets.MeshID, Epoch: 1, Seq: 1 + w.rng.Uint64N(20), Issued: at, Expires: at.Add(time.Hour)}
+	f.Payload, f.Expires = NewSimAttack(SimGarbage, at)
+	switch w.rng.IntN(5) {
+	case 0:
+		w.faults[faultForged]++
+		victim := w.nodes[w.rng.IntN(len(w.nodes))].key
+		f.Key = victim.Public()
+		body := encodeBody(f)
+		sig := ed25519.Sign(attacker().key, append([]byte(frameDomain), body...))
+		w.spread(append(body, sig...))
+	case 1:
+		w.faults[faultForged]++
+		f.MeshID[0]++
+		w.spread(w.sign(f, false).raw)
+	case 2:
+		w.faults[faultStale]++
+		f.Epoch = 2
+		f.Issued = at.Add(-2 * time.Hour)
+		f.Expires = at.Add(-w.between(0, 50*time.Minute))
+		if w.rng.IntN(2) == 0 {
+			f.Issued = at.Add(w.between(10*time.Minute, 50*time.Minute))
+			f.Expires = f.Issued.Add(2 * time.Hour)
+		}
+		w.spread(w.sign(f, true).raw)
+	case 3:
+		w.faults[faultHarm]++
+		f.Epoch = 3
+		f.Payload, f.Expires = NewSimAttack(SimAttack(w.rng.IntN(int(simAttacks))), at)
+		w.spread(w.sign(f, true).raw)
+	case 4:
+		w.faults[faultEquivocation]++
+		f.Epoch = 4
+		w.spread(w.sign(f, true).raw)
+		f.Expires = f.Expires.Add(w.between(-30*time.Minute, 30*time.Minute))
+		w.spread(w.sign(f, true).raw)
+	}
+}
+
+func (w *simWorld) sign(f Frame, counts bool) Frame {
+	f, err := signFrame(attacker(), f)
+	if err != nil {
+		w.fail(-1, "sign: %v", err)
+	} else if counts {
+		w.signed(f)
+	}
+	return f
+}
+
+// spread has some of the nodes receive a frame.
+func (w *simWorld) spread(raw []byte) {
+	kind := byte(kindPush)
+	if w.rng.IntN(2) == 0 {
+		kind = kindTree
+	}
+	packet := appendPacked([]byte{kind}, raw)
+	for _, n := range w.nodes {
+		if w.rng.IntN(2) == 0 {
+			w.after(w.delay(), "attack arrives", func() { n.receive(packet) })
+		}
+	}
+}
+
+// lie has a node hear something false about what another one has. Sync messages are not signed.
+func (w *simWorld) lie() {
+	n, as := w.up(), w.nodes[w.rng.IntN(len(w.nodes))]
+	if n == nil || as == n || w.calm {
+		return
+	}
+	w.faults[faultLie]++
+	m := &syncMessage{From: as.key.ID(), Session: w.rng.Uint64(), Root: n.mesh.Digest()}
+	if p := n.mesh.core.peers[m.From]; p != nil && w.rng.IntN(2) == 0 {
+		m.Session = p.session // it listened
+	}
+	if w.rng.IntN(2) == 0 {
+		m.Root[0]++
+	}
+	all := window{{1, math.MaxUint64 - 1}}
+	switch m.Kind = syncKind(1 + w.rng.IntN(int(syncWant))); m.Kind {
+	case syncVector:
+		m.Reply = w.rng.IntN(2) == 0
+		for _, s := range n.mesh.core.sorted() {
+			m.Streams = append(m.Streams, streamVector{Key: s.key, Live: w.rng.Uint64N(20), Seen: all})
+		}
+	case syncChunk:
+		m.Num, m.Last = w.rng.Uint64N(3), w.rng.IntN(2) == 0
+	case syncAck:
+		m.Num, m.Fresh = w.rng.Uint64N(3), w.rng.Uint64N(3)
+	case syncDetail:
+		m.Detail = streamDetail{Key: streamKey{n.key.ID(), 1}, First: 1, Last: math.MaxUint64}
+	case syncWant:
+		m.Want = []streamWant{{streamKey{as.key.ID(), 1}, all}}
+	}
+	kind := byte(kindSync)
+	if m.Kind == syncChunk {
+		kind = kindChunk
+	}
+	n.receive(append([]byte{kind}, m.encode()...))
+}

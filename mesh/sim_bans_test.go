@@ -1,0 +1,258 @@
+package mesh_test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/mesh"
+)
+
+// The simulated nodes enforce real bans: package mesh does not know package ban, its simulator's consumer does.
+func init() {
+	mesh.NewSimBans = newSimBans
+	mesh.NewSimAttack = newSimAttack
+}
+
+var simNever = []ban.NeverEntry{{Prefix: netip.MustParsePrefix("203.0.113.0/28"), Why: "gateway"}}
+
+type simBans struct {
+	self  ban.Origin
+	table *ban.Table
+	steps bool // clocks are stepped
+}
+
+func newSimBans(self mesh.ID, steps bool) mesh.SimBans {
+	return &simBans{ban.Origin(self), newTable(self), steps}
+}
+
+func newTable(self mesh.ID) *ban.Table {
+	t, err := ban.New(ban.Config{Self: ban.Origin(self), Never: simNever})
+	if err != nil {
+		panic(err)
+	}
+	return t
+}
+
+// recordsOf opens a frame; what cannot be read says nothing.
+func recordsOf(f mesh.Frame) []ban.Record {
+	ops, err := ban.DecodeOps(f.Payload)
+	if err != nil {
+		return nil
+	}
+	records := make([]ban.Record, len(ops))
+	for i, op := range ops {
+		records[i] = ban.Record{Op: op, Origin: ban.Origin(f.Origin), Issued: f.Issued,
+			Version: ban.Version{Epoch: f.Epoch, Seq: f.Seq, Index: uint16(i)}}
+	}
+	return records
+}
+
+// merge is what the daemon does with a frame.
+func merge(t *ban.Table, self ban.Origin, now time.Time, f mesh.Frame) {
+	var kept []ban.Record
+	for _, r := range recordsOf(f) {
+		if r.Origin == self || t.CheckRemote(now, r) == nil {
+			kept = append(kept, r)
+		}
+	}
+	t.Merge(now, kept)
+}
+
+func (b *simBans) Take(now time.Time, frames []mesh.Frame) {
+	for _, f := range frames {
+		merge(b.table, b.self, now, f)
+	}
+}
+
+func (b *simBans) Expire(now time.Time) { b.table.Expire(now) }
+
+// Say bans, bans again, revokes, unbans, allows or ends an allow, among so few addresses that they meet.
+func (b *simBans) Say(now time.Time, rng *rand.Rand, publish func([]byte, time.Time)) {
+	b.table.Expire(now)
+	prefix := simPrefix(rng)
+	until := now.Add(time.Duration(10+rng.IntN(7200)) * time.Second)
+	var ports ban.Ports
+	if rng.IntN(3) == 0 {
+		ports, _ = ban.ParsePorts("22/tcp")
+	}
+	var ops []ban.Op
+	switch rng.IntN(10) {
+	case 0:
+		ops, _ = b.table.UnallowOps(now, prefix, "", "sim")
+	case 1:
+		ops = b.table.OwnOps(ban.Op{Kind: ban.KindAllow, Prefix: prefix, Until: until, Source: "sim"})
+	case 2, 3, 4:
+		ops, _ = b.table.UnbanOps(now, simPrefix(rng), "", "sim")
+	case 5:
+		if r, ok := b.table.OwnBan(prefix, ports); ok {
+			ops = []ban.Op{{Kind: ban.KindRevoke, Prefix: prefix, Ports: ports, Until: r.Until.Add(ban.ClockSkew)}}
+		}
+	default:
+		for range 1 + rng.IntN(4) {
+			ops = append(ops, b.table.OwnOps(ban.Op{Kind: ban.KindBan, Prefix: prefix, Ports: ports, Until: until, Source: "sim"})...)
+			prefix, until = simPrefix(rng), until.Add(time.Duration(rng.IntN(600))*time.Second)
+		}
+	}
+	kept := ops[:0]
+	for _, op := range ops {
+		if b.table.CheckLocal(now, op) == nil {
+			kept = append(kept, op)
+		}
+	}
+	parts := ban.SplitOps(kept, mesh.MaxPayload)
+	if b.steps {
+		// A clock that is ahead ends an op before its frame, and when it is set back nothing says the op again: the frame
+		// is still held. So frames of one op only.
+		parts = slices.Collect(slices.Chunk(kept, 1))
+	}
+	for _, part := range parts {
+		if payload, err := ban.AppendOps(nil, part); err == nil {
+			publish(payload, ban.Expires(part))
+		}
+	}
+}
+
+func simPrefix(rng *rand.Rand) netip.Prefix {
+	last := byte(rng.IntN(12))
+	switch rng.IntN(8) {
+	case 0:
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte{203, 0, 113, last * 2}), 32) // some of it never
+	case 1:
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, last &^ 3}), 30)
+	case 2:
+		return netip.PrefixFrom(netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 15: last}), 128)
+	}
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, last}), 32)
+}
+
+func newSimAttack(kind mesh.SimAttack, now time.Time) ([]byte, time.Time) {
+	until := now.Add(time.Hour)
+	op := ban.Op{Kind: ban.KindBan, Until: until, Source: "harm"}
+	switch kind {
+	case mesh.SimNever:
+		op.Prefix = netip.MustParsePrefix("203.0.113.1/32")
+	case mesh.SimWide:
+		op.Prefix = netip.MustParsePrefix("192.0.0.0/16")
+	default:
+		return []byte("no ops at all"), until
+	}
+	payload, err := ban.AppendOps(nil, []ban.Op{op})
+	if err != nil {
+		panic(err)
+	}
+	return payload, until
+}
+
+// Judge merges all live frames into a new table, and wants the same. What two frames of one name spoke of is left out:
+// a node that saw the loser first acts on it until it ends.
+func (b *simBans) Judge(now time.Time, live, doubt []mesh.Frame) error {
+	want := newTable(mesh.ID(b.self))
+	var records []ban.Record
+	for _, f := range live {
+		merge(want, b.self, now, f)
+		records = append(records, recordsOf(f)...)
+	}
+	var unsure []netip.Prefix
+	for _, f := range doubt {
+		for _, r := range recordsOf(f) {
+			unsure = append(unsure, r.Prefix)
+		}
+	}
+	if b.steps {
+		unsure = append(unsure, shortened(records)...)
+	}
+	left, right := enforced(b.table, unsure), enforced(want, unsure)
+	for rule := range right {
+		if !left[rule] {
+			return fmt.Errorf("not enforced: %v%s", rule, about(rule, records, b.table))
+		}
+	}
+	for rule := range left {
+		if !right[rule] {
+			return fmt.Errorf("enforced, and should not be: %v%s", rule, about(rule, records, b.table))
+		}
+		if err := lawful(now, rule, records); err != nil {
+			return fmt.Errorf("enforced %v: %w", rule, err)
+		}
+	}
+	return nil
+}
+
+// shortened gives what an origin banned again for less long: once the table, by a clock that was ahead, has seen such a
+// ban end, it does not take it back after the clock was set right.
+func shortened(records []ban.Record) (prefixes []netip.Prefix) {
+	for _, r := range records {
+		for _, s := range records {
+			if r.Prefix == s.Prefix && r.Ports == s.Ports && r.Origin == s.Origin && r.Version.Compare(s.Version) < 0 && s.Until.Before(r.Until) {
+				prefixes = append(prefixes, r.Prefix)
+			}
+		}
+	}
+	return prefixes
+}
+
+// about lists, for whoever replays a seed, what the frames and the table say of a prefix.
+func about(rule ban.Rule, records []ban.Record, t *ban.Table) string {
+	text := ""
+	for _, r := range records {
+		if r.Prefix.Overlaps(rule.Prefix) {
+			text += fmt.Sprintf("\n\tframes: %v", r)
+		}
+	}
+	for _, f := range t.Why(rule.Prefix) {
+		text += fmt.Sprintf("\n\ttable: %v %v %v from %v until %v: %s", f.Kind, f.Prefix, f.Ports, f.Origin, f.Until, f.Status)
+	}
+	return text
+}
+
+func enforced(t *ban.Table, unsure []netip.Prefix) map[ban.Rule]bool {
+	rules := make(map[ban.Rule]bool)
+	for rule := range t.Enforced() {
+		sure := true
+		for _, p := range unsure {
+			sure = sure && !p.Overlaps(rule.Prefix)
+		}
+		if sure {
+			rules[rule] = true
+		}
+	}
+	return rules
+}
+
+// lawful says again, without a table, what may be enforced: what is live, not on the never-ban list, not too wide, and
+// banned by somebody after the last unban.
+func lawful(now time.Time, rule ban.Rule, records []ban.Record) error {
+	switch {
+	case !rule.Until.After(now):
+		return errors.New("it has expired")
+	case simNever[0].Prefix.Contains(rule.Prefix.Addr()):
+		return errors.New("it is on the never-ban list")
+	case rule.Prefix.Addr().Is4() && rule.Prefix.Bits() < 24:
+		return errors.New("it is too wide")
+	}
+	for _, r := range records {
+		if r.Kind == ban.KindBan && r.Prefix == rule.Prefix && r.Ports == rule.Ports && !cancelled(r, records) {
+			return nil
+		}
+	}
+	return errors.New("every ban of it was lifted")
+}
+
+func cancelled(r ban.Record, records []ban.Record) bool {
+	for _, u := range records {
+		if u.Kind != ban.KindUnban || u.Prefix.Bits() > r.Prefix.Bits() || !u.Prefix.Contains(r.Prefix.Addr()) {
+			continue
+		}
+		for _, m := range u.Marks {
+			if m.Origin == r.Origin && (m.Epoch > r.Version.Epoch || m.Epoch == r.Version.Epoch && m.Seq >= r.Version.Seq) {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,238 @@
+package mesh
+
+import (
+	"slices"
+	"time"
+)
+
+const (
+	// simHealTime bounds how long the fleet may differ once nothing is wrong any more.
+	simHealTime = 4 * time.Minute
+	// simFreshTime is when a frame must be everywhere while nothing is wrong.
+	simFreshTime = 100 * time.Millisecond
+	// simCopies is the budget of copies per frame and node, on average over a fleet in trouble. It does not hold while a
+	// clock is ahead: what that node signs is refused again and again, once a minute by each peer.
+	simCopies = 12
+)
+
+func (n *simNode) deliver(frames []Frame) {
+	if n.dying {
+		return
+	}
+	now := n.now()
+	for _, f := range frames {
+		known := n.w.published[f.Ref()]
+		switch {
+		case !slices.Contains(known, string(f.raw)):
+			n.w.fail(n.slot, "a frame was delivered that nobody signed for this mesh: %v", f.Ref())
+		case !f.Expires.After(now):
+			n.w.fail(n.slot, "frame %v was delivered after its end", f.Ref())
+		case f.Issued.After(now.Add(FutureSkew)):
+			n.w.fail(n.slot, "frame %v was delivered %v too early", f.Ref(), f.Issued.Sub(now))
+		case n.held[f.Ref()] == string(f.raw):
+			n.w.fail(n.slot, "frame %v was delivered twice", f.Ref())
+		case n.own[f.Ref()] && len(known) == 1 && n.w.plan.clock == 0: // else it may have ended here alone
+			n.w.fail(n.slot, "our own frame %v was delivered to us", f.Ref())
+		}
+	}
+	n.bans.Take(now, frames)
+}
+
+func (n *simNode) admitted(frames []Frame) {
+	if n.dying {
+		return
+	}
+	for _, f := range frames {
+		n.held[f.Ref()] = string(f.raw)
+		n.disk.put(f.Ref(), f.raw)
+	}
+}
+
+func (n *simNode) expired(refs []FrameRef) {
+	if n.dying {
+		return
+	}
+	for _, ref := range refs {
+		delete(n.held, ref)
+		n.disk.drop(ref)
+	}
+}
+
+// checkBounds holds memory to its caps.
+func (n *simNode) checkBounds() {
+	c := n.mesh.core
+	frames := 0
+	for _, raws := range n.w.published {
+		frames += len(raws)
+	}
+	for what, size := range map[string][2]int{
+		"transfers":    {len(c.transfers), maxTransfers},
+		"peers":        {len(c.peers), len(n.w.nodes)},
+		"frames":       {c.count, len(n.w.published)},
+		"deadlines":    {len(c.expiry), frames},
+		"streams":      {len(c.streams), c.count},
+		"queued bytes": {int(n.mesh.bulkBytes.Load()), 0},
+	} {
+		if size[0] > size[1] {
+			n.w.fail(n.slot, "%d %s, at most %d allowed", size[0], what, size[1])
+		}
+	}
+	if c.count != len(n.held) {
+		n.w.fail(n.slot, "%d frames are held, %d by what the callbacks said", c.count, len(n.held))
+	}
+}
+
+// heal ends all troubles, gives the fleet a bounded time to agree, and checks that what it agrees on is right.
+func (w *simWorld) heal() {
+	w.calm = true
+	clear(w.links)
+	for _, n := range w.nodes {
+		n.skew = 0
+		if n.mesh == nil && !n.gone {
+			n.start()
+		}
+	}
+	w.run(time.Second)
+	kept := make(map[FrameRef]string) // what no trouble took away from the whole fleet
+	for _, n := range w.nodes {
+		for ref, raw := range n.held {
+			if n.mesh != nil {
+				kept[ref] = raw
+			}
+		}
+	}
+	if early := w.lastIssue.Sub(simEpoch.Add(w.at + FutureSkew)); early > 0 { // signed by a clock that was ahead
+		w.plan.probe = 30 * time.Second
+		w.run(early + time.Second)
+		w.plan.probe = probeInterval
+	}
+	if w.plan.delay > 0 {
+		w.run(3 * time.Minute)
+	}
+	for end := w.at + simHealTime; w.failure == nil && !w.agree(); {
+		if w.at >= end {
+			w.fail(-1, "the digests differ %v after the last trouble", simHealTime)
+		}
+		w.run(2 * time.Second)
+	}
+	w.run(time.Second) // the last commit
+	w.agree()
+	if w.failure == nil {
+		w.checkFrames(kept)
+	}
+	if w.failure == nil {
+		w.checkFresh()
+	}
+}
+
+// agree tells whether all hold the same.
+func (w *simWorld) agree() bool {
+	var roots [][32]byte
+	for _, n := range w.nodes {
+		if n.mesh != nil {
+			n.expire()
+			roots = append(roots, n.mesh.Digest())
+		}
+	}
+	return len(slices.Compact(roots)) <= 1
+}
+
+// checkFrames looks at what every node holds, in memory, on disk and in force.
+func (w *simWorld) checkFrames(kept map[FrameRef]string) {
+	var doubt []Frame
+	for _, raws := range w.published {
+		for _, raw := range raws {
+			if f, err := DecodeFrame([]byte(raw)); err == nil && len(raws) > 1 {
+				doubt = append(doubt, f)
+			}
+		}
+	}
+	for _, n := range w.nodes {
+		if n.mesh == nil {
+			continue
+		}
+		var live []Frame
+		var root digest
+		for _, s := range n.mesh.core.sorted() {
+			s.frames.Ascend(func(h held) bool {
+				f, err := DecodeFrame(h.raw)
+				if err != nil || f.Verify() != nil || !f.Expires.After(n.now()) {
+					w.fail(n.slot, "a frame is held that is expired or not signed: %v %v", f.Ref(), err)
+				}
+				root.add(f.hash())
+				live = append(live, f)
+				return true
+			})
+		}
+		if root.sum() != n.mesh.Digest() {
+			w.fail(n.slot, "the digest is not that of what is held")
+		}
+		for _, f := range live {
+			if string(n.disk.state.frames[f.Ref()]) != string(f.raw) {
+				w.fail(n.slot, "frame %v is held, but not on disk", f.Ref())
+			}
+		}
+		for ref := range n.disk.state.frames {
+			if n.held[ref] == "" && !n.early[ref] && len(n.disk.queue) == 0 {
+				w.fail(n.slot, "frame %v is on disk, but not held", ref)
+			}
+		}
+		for ref, raw := range kept {
+			f, err := DecodeFrame([]byte(raw))
+			if err == nil && f.Expires.After(n.now()) && len(w.published[ref]) == 1 && n.held[ref] != raw {
+				w.fail(n.slot, "frame %v got lost though a node held it", ref)
+			}
+		}
+		if err := n.bans.Judge(n.now(), live, doubt); err != nil {
+			w.fail(n.slot, "%v", err)
+		}
+		n.checkBounds()
+	}
+}
+
+// checkFresh has a few nodes publish: while nothing is wrong a frame is everywhere at once, and once.
+func (w *simWorld) checkFresh() {
+	for _, a := range w.nodes { // by now all know who is there
+		for _, b := range w.nodes {
+			if a.mesh != nil && a != b && b.gone && a.mesh.peers.node(b.key.ID()) != nil {
+				delegate{a.mesh}.NotifyLeave(b.node)
+			} else if a != b {
+				a.meet(b)
+			}
+		}
+	}
+	w.run(10 * time.Second)
+	for range 3 {
+		n := w.up()
+		before := w.received()
+		w.settled()
+		n.publish([]byte("fresh"), n.now().Add(time.Hour))
+		n.process()
+		if w.run(simFreshTime); !w.agree() {
+			w.fail(n.slot, "a fresh frame is not everywhere after %v", simFreshTime)
+		}
+		w.run(10 * time.Second)
+		const gossip = 4 // copies that memberlist's queue may add, of an earlier frame too
+		if got, want := w.received()-before, uint64(w.running()-1+gossip); got > want {
+			w.fail(n.slot, "%d copies of a frame in a fleet of %d", got, w.running())
+		}
+	}
+}
+
+// settled wants no work to be left.
+func (w *simWorld) settled() {
+	for _, n := range w.nodes {
+		if n.mesh != nil && len(n.mesh.core.transfers) > 0 {
+			w.fail(n.slot, "a transfer goes on though nobody lacks anything")
+		}
+	}
+}
+
+func (w *simWorld) received() (sum uint64) {
+	for _, n := range w.nodes {
+		if n.mesh != nil {
+			sum += n.mesh.count.received.Load()
+		}
+	}
+	return sum
+}

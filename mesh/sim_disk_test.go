@@ -1,0 +1,129 @@
+package mesh
+
+import (
+	"maps"
+	"slices"
+	"time"
+)
+
+// simGather is how long writes gather before a commit, as in the store.
+const simGather = 50 * time.Millisecond
+
+// simDisk is a node's store: writes are queued, and committed together; the epoch is written at once.
+type simDisk struct {
+	n       *simNode
+	state   simState
+	last    simState // before the last commit
+	copied  simState // a snapshot of the machine
+	torn    bool     // the next start finds it damaged
+	queue   []simWrite
+	waiting bool // a commit is planned
+}
+
+// simState is what a commit leaves.
+type simState struct {
+	frames map[FrameRef][]byte
+	epoch  uint64
+}
+
+func (s simState) clone() simState { return simState{maps.Clone(s.frames), s.epoch} }
+
+// simWrite puts a frame, or drops one (raw nil).
+type simWrite struct {
+	ref FrameRef
+	raw []byte
+}
+
+func newSimDisk(n *simNode) *simDisk {
+	empty := simState{frames: map[FrameRef][]byte{}}
+	return &simDisk{n: n, state: empty, last: empty.clone(), copied: empty.clone()}
+}
+
+// boundary stands between two writes; the machine may stop there.
+func (d *simDisk) boundary() {
+	w := d.n.w
+	if !w.calm && !d.n.dying && w.chance(w.plan.crashWrite) {
+		w.faults[faultCrashWrite]++
+		d.n.dying = true
+	}
+}
+
+func (d *simDisk) put(ref FrameRef, raw []byte) { d.enqueue(simWrite{ref, raw}) }
+func (d *simDisk) drop(ref FrameRef)            { d.enqueue(simWrite{ref, nil}) }
+
+func (d *simDisk) enqueue(write simWrite) {
+	if d.n.dying {
+		return
+	}
+	d.queue = append(d.queue, write)
+	if !d.waiting {
+		d.waiting = true
+		d.n.after(simGather, "commit", d.commit)
+	}
+}
+
+func (d *simDisk) commit() {
+	d.waiting = false
+	if d.boundary(); d.n.dying {
+		return
+	}
+	d.last = d.state.clone()
+	for _, write := range d.queue {
+		if write.raw == nil {
+			delete(d.state.frames, write.ref)
+		} else {
+			d.state.frames[write.ref] = write.raw
+		}
+	}
+	d.queue = nil
+	d.boundary()
+}
+
+// raiseEpoch stores and returns the next epoch; it is on disk when it returns.
+func (d *simDisk) raiseEpoch(atLeast uint64) uint64 {
+	if d.boundary(); !d.n.dying {
+		d.last = d.state.clone()
+		d.state.epoch = max(d.state.epoch, atLeast) + 1
+		d.boundary()
+	}
+	return max(d.state.epoch, atLeast, 1)
+}
+
+// crash loses what was not committed, and perhaps more.
+func (d *simDisk) crash() {
+	w := d.n.w
+	d.queue, d.waiting = nil, false
+	switch {
+	case w.calm:
+	case w.chance(w.plan.torn):
+		w.faults[faultTorn]++
+		d.torn = true
+	case w.chance(w.plan.lostWrite):
+		w.faults[faultLostWrite]++
+		d.state = d.last.clone()
+	case w.chance(w.plan.rollback):
+		w.faults[faultRollback]++
+		d.state = d.copied.clone()
+	}
+}
+
+// open gives the frames in the order of the store; a damaged store is set aside.
+func (d *simDisk) open() [][]byte {
+	if d.torn {
+		d.torn = false
+		d.state = simState{frames: map[FrameRef][]byte{}}
+	}
+	refs := slices.SortedFunc(maps.Keys(d.state.frames), FrameRef.compare)
+	raws := make([][]byte, len(refs))
+	for i, ref := range refs {
+		raws[i] = d.state.frames[ref]
+	}
+	return raws
+}
+
+func (r FrameRef) compare(o FrameRef) int {
+	if c := (streamKey{r.Origin, r.Epoch}).compare(streamKey{o.Origin, o.Epoch}); c != 0 {
+		return c
+	}
+	return int(int64(r.Seq) - int64(o.Seq))
+}

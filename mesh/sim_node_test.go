@@ -1,0 +1,323 @@
+package mesh
+
+import (
+	"errors"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+// SimBans is what the daemon does with frames; package mesh cannot read them.
+type SimBans interface {
+	// Take merges frames that were delivered, restored or published.
+	Take(now time.Time, frames []Frame)
+	// Say has an operator or a log line speak.
+	Say(now time.Time, rng *rand.Rand, publish func(payload []byte, expires time.Time))
+	// Expire lets go of what has ended.
+	Expire(now time.Time)
+	// Judge compares what is enforced with what should be, given all live frames. Of those in doubt two have one name.
+	Judge(now time.Time, live, doubt []Frame) error
+}
+
+// SimAttack names what an origin that means harm says.
+type SimAttack uint8
+
+// The attacks: a ban of what must never be banned, of too much, and a payload that is none.
+const (
+	SimNever SimAttack = iota
+	SimWide
+	SimGarbage
+	simAttacks
+)
+
+// NewSimBans and NewSimAttack come from package ban, which the tests of mesh_test know.
+var (
+	NewSimBans   func(self ID, steps bool) SimBans
+	NewSimAttack func(kind SimAttack, now time.Time) (payload []byte, expires time.Time)
+)
+
+// simNode is a place in the fleet: a machine with a disk and a clock, on which a Mesh runs or not.
+type simNode struct {
+	w     *simWorld
+	slot  int
+	key   Identity
+	node  *memberlist.Node // what others see
+	disk  *simDisk
+	bans  SimBans
+	mesh  *Mesh // nil: down
+	run   int   // counts starts
+	skew  time.Duration
+	dying bool // it stops when the event is over; nothing that it does until then counts
+	gone  bool // it left for good
+
+	tickAt time.Duration       // of the next planned tick
+	held   map[FrameRef]string // what the callbacks said is held
+	early  map[FrameRef]bool   // on disk at the start, but issued after what the clock said
+	own    map[FrameRef]bool   // published since the start
+}
+
+func (w *simWorld) addNode(key Identity) *simNode {
+	slot := len(w.nodes)
+	meta := meta{protocolVersion, key.Public(), "sim", "1"}.encode()
+	n := &simNode{w: w, slot: slot, key: key, node: &memberlist.Node{
+		Name: key.ID().String(), Addr: net.IPv4(10, 0, 0, byte(slot)).To4(), Port: 7946, Meta: meta,
+	}}
+	n.disk = newSimDisk(n)
+	w.nodes = append(w.nodes, n)
+	return n
+}
+
+func (n *simNode) now() time.Time { return simTime(simEpoch.Add(n.w.at+n.skew), n.w.at) }
+
+// floor is what the daemon gives RaiseEpoch at a start; without it the replication core has to notice by itself.
+func (n *simNode) floor() uint64 {
+	if n.w.plan.floor {
+		return uint64(n.now().Unix())
+	}
+	return 0
+}
+
+func (n *simNode) start() {
+	w := n.w
+	n.run++
+	n.dying = false
+	raws := n.disk.open()
+	epoch := n.disk.raiseEpoch(n.floor())
+	if n.dying {
+		n.stop()
+		return
+	}
+	m, err := New(Config{
+		Identity: n.key, Secrets: simSecrets, Name: "sim", Epoch: epoch,
+		RollEpoch: func(atLeast uint64) (uint64, error) {
+			epoch := n.disk.raiseEpoch(atLeast)
+			if n.dying {
+				return 0, errors.New("the machine stopped")
+			}
+			return epoch, nil
+		},
+		Deliver: n.deliver, Admitted: n.admitted, Expired: n.expired,
+		NewTransport: func() (memberlist.Transport, error) { return nil, errors.New("no sockets here") },
+	})
+	if err != nil {
+		w.fail(n.slot, "new: %v", err)
+		return
+	}
+	m.now = n.now
+	m.core = newCore(n.key.ID(), epoch, rand.New(rand.NewPCG(w.seed, uint64(n.slot)<<32|uint64(n.run))))
+	m.pusher.send = func(to *memberlist.Node, b []byte) error {
+		n.send(to, b, false) // UDP tells of no loss
+		return nil
+	}
+	n.mesh, n.tickAt = m, 0
+	n.held, n.own, n.early = make(map[FrameRef]string), make(map[FrameRef]bool), make(map[FrameRef]bool)
+	n.bans = NewSimBans(n.key.ID(), w.plan.clock > 0)
+	now := n.now()
+	for _, raw := range raws {
+		if f, err := DecodeFrame(raw); err == nil {
+			n.bans.Take(now, []Frame{f})
+			n.held[f.Ref()] = string(raw)
+			if n.early[f.Ref()] = f.Origin != n.key.ID() && f.Issued.After(now.Add(FutureSkew)); n.early[f.Ref()] {
+				delete(n.held, f.Ref())
+			}
+		}
+	}
+	if err := m.Restore(slices.Values(raws)); err != nil {
+		w.fail(n.slot, "restore: %v", err)
+	}
+	m.phase = phaseRunning
+	m.carryOut()
+	delegate{m}.NotifyJoin(n.node)
+	for _, other := range w.nodes {
+		if other != n {
+			n.after(w.between(5*time.Millisecond, 400*time.Millisecond), "join", func() { n.meet(other) })
+		}
+	}
+	n.after(w.between(0, probeInterval), "probe", n.probe)
+	n.process()
+}
+
+// stop ends the run, as a crash does.
+func (n *simNode) stop() {
+	if n.mesh != nil {
+		n.w.copies += n.mesh.count.received.Load()
+	}
+	n.mesh, n.dying = nil, false
+	n.run++
+	n.disk.crash()
+}
+
+// reaches tells whether a question and its answer come through.
+func (n *simNode) reaches(other *simNode) bool {
+	return other.mesh != nil && n.w.open(n.slot, other.slot) && n.w.open(other.slot, n.slot)
+}
+
+// meet has two nodes know each other, as memberlist tells.
+func (n *simNode) meet(other *simNode) {
+	if n.mesh == nil || !n.reaches(other) {
+		return
+	}
+	for _, pair := range [][2]*simNode{{n, other}, {other, n}} {
+		a, b := pair[0], pair[1]
+		if a.mesh.peers.node(b.key.ID()) == nil {
+			delegate{a.mesh}.NotifyJoin(b.node)
+			a.process()
+		}
+		if a.mesh == nil {
+			return
+		}
+	}
+}
+
+// probe pings one node: digests come back, gossip goes along, and whoever does not answer is given up.
+func (n *simNode) probe() {
+	w := n.w
+	n.after(w.plan.probe, "probe", n.probe)
+	n.expire()
+	n.checkBounds()
+	if len(w.nodes) < 2 {
+		return
+	}
+	other := w.nodes[(n.slot+1+w.rng.IntN(len(w.nodes)-1))%len(w.nodes)]
+	if !n.reaches(other) || (!w.calm && w.chance(w.plan.loss*w.plan.loss)) {
+		if n.mesh.peers.node(other.key.ID()) != nil && w.chance(0.5) {
+			delegate{n.mesh}.NotifyLeave(other.node)
+		}
+		return
+	}
+	n.meet(other)
+	if n.mesh == nil || other.mesh == nil {
+		return
+	}
+	for _, b := range (delegate{n.mesh}).GetBroadcasts(3, maxPacket) {
+		n.send(other.node, b, false)
+	}
+	payload := delegate{other.mesh}.AckPayload()
+	rtt := w.between(100*time.Microsecond, 5*time.Millisecond)
+	n.after(rtt, "pong", func() { delegate{n.mesh}.NotifyPingComplete(other.node, rtt, payload) })
+}
+
+// expire lets frames go, and then bans. In this order: a clock that is ahead must not end a ban whose frame is kept, for
+// when it is set back nothing would say the ban again.
+func (n *simNode) expire() {
+	n.mesh.apply(evTick{})
+	n.bans.Expire(n.now())
+}
+
+// receive is where a packet arrives.
+func (n *simNode) receive(b []byte) {
+	if n.mesh == nil {
+		return
+	}
+	delegate{n.mesh}.NotifyMsg(b)
+	n.process()
+}
+
+// process does what the goroutines of Run do, until nothing is left.
+func (n *simNode) process() {
+	for m := n.mesh; m != nil && !n.dying; {
+		select {
+		case b := <-m.inbox:
+			m.drain(b)
+			continue
+		default:
+		}
+		select {
+		case b := <-m.bulk:
+			for bulk := m.openBulk(b); bulk != nil && !n.dying; {
+				bulk = m.bulkSlice(bulk)
+			}
+			continue
+		default:
+		}
+		select {
+		case ev := <-m.events:
+			m.apply(ev)
+			continue
+		case job := <-m.pusher.jobs:
+			n.push(job)
+			continue
+		case out := <-m.streams.jobs:
+			n.stream(out)
+			continue
+		case <-m.wake:
+			m.carryOut()
+			continue
+		default:
+		}
+		n.plan()
+		break
+	}
+	if n.dying {
+		n.w.note(n.slot, "dies", nil)
+		n.stop()
+		n.restartLater()
+	}
+}
+
+// push is the pusher's goroutine. Some fleets use trees though they are small.
+func (n *simNode) push(job pushJob) {
+	p := n.mesh.pusher
+	if !n.w.plan.trees {
+		p.batch(job)
+		return
+	}
+	for _, f := range job.frames {
+		p.tree(f, p.members(), job.relay)
+	}
+	p.busy.Add(-1)
+}
+
+// stream is a worker that sends by TCP.
+func (n *simNode) stream(out outMessage) {
+	to := n.mesh.peers.node(out.to)
+	if to == nil || !n.send(to, append([]byte{out.kind}, out.msg...), true) {
+		n.mesh.tell(evSendFail{out.to, out.session})
+	}
+}
+
+// plan sets the core's timer.
+func (n *simNode) plan() {
+	at := n.w.at + n.mesh.untilNext(n.now())
+	if n.tickAt > n.w.at && n.tickAt <= at {
+		return
+	}
+	n.tickAt = at
+	n.after(at-n.w.at, "tick", func() {
+		if n.tickAt == n.w.at {
+			n.tickAt = 0
+			n.mesh.apply(evTick{})
+		}
+	})
+}
+
+// publish says something here, as the daemon does.
+func (n *simNode) publish(payload []byte, expires time.Time) {
+	now := n.now()
+	if !expires.After(now) || n.mesh == nil || n.dying {
+		return
+	}
+	f, err := n.mesh.Publish(now, payload, expires)
+	if err != nil {
+		n.w.fail(n.slot, "publish: %v", err)
+		return
+	}
+	n.own[f.Ref()] = true
+	n.w.signed(f)
+	n.w.wanted += uint64(len(n.w.nodes))
+	n.disk.put(f.Ref(), f.Raw())
+	n.bans.Take(now, []Frame{f})
+}
+
+// signed notes a frame that counts.
+func (w *simWorld) signed(f Frame) {
+	if f.Issued.After(w.lastIssue) {
+		w.lastIssue = f.Issued
+	}
+	if raw := string(f.raw); !slices.Contains(w.published[f.Ref()], raw) {
+		w.published[f.Ref()] = append(w.published[f.Ref()], raw)
+	}
+}
