@@ -57,6 +57,9 @@ type ipset struct {
 	cleaned bool                // what another backend may have left is gone
 }
 
+// appliesDuringLoad: Apply changes the sets in force, and a load fills others.
+func (*ipset) appliesDuringLoad() {}
+
 // setChange is what a batch does to one set.
 type setChange struct{ del, add []element }
 

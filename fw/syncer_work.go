@@ -198,24 +198,11 @@ func (s *Syncer) reload(ctx context.Context) error {
 	w := &s.work
 	start := time.Now()
 	state := s.cfg.Snapshot()
-	var held tracker
-	var last time.Time
-	entries := state.Entries
-	state.Entries = func(yield func(Entry) bool) {
-		if entries == nil {
-			return
-		}
-		for e := range entries {
-			if e.Until.After(start) {
-				held.add(e)
-				if e.Until.After(last) {
-					last = e.Until
-				}
-			}
-			if !yield(e) {
-				return
-			}
-		}
+	l := load{s: s, start: start}
+	if entries := state.Entries; entries != nil {
+		state.Entries = func(yield func(Entry) bool) { l.through(ctx, entries, yield) }
+	} else {
+		state.Entries = func(func(Entry) bool) {}
 	}
 	err := s.cfg.Backend.Replace(ctx, start, state)
 	now := time.Now()
@@ -230,9 +217,10 @@ func (s *Syncer) reload(ctx context.Context) error {
 		}
 		return err
 	}
-	w.held, w.owed, w.failed, w.crowded = held, false, 0, false
+	w.held, w.owed, w.failed, w.crowded = l.held, false, 0, false
 	w.rearmAt = time.Time{}
-	s.noteClamp(start, last)
+	s.noteClamp(start, l.last)
+	s.putBack(l.replay)
 	s.mu.Lock()
 	s.st.Replaces++
 	s.st.LastReplace = now.Sub(start)
