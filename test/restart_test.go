@@ -143,32 +143,26 @@ func TestKillRightAfterJoin(t *testing.T) {
 	m.inSync(t, syncLimit)
 }
 
-// A kill may lose what was said in the last moment; but what the killed node
-// told one peer it gets back from there, and all agree in the end.
+// A ban that the command had confirmed was lost by a kill right after it: neither pushed nor on disk yet.
 func TestKillRightAfterBan(t *testing.T) {
 	m := newMesh(t, setup{nodes: 2})
 	a, b := m.nodes[0], m.nodes[1]
 	during(5 * time.Second) // remembered peers are written every few seconds
-	lost := 0
 	for range 5 {
 		src := fresh()
 		pairs := m.watch(t, src)
 		a.run(t, "ban", src.String(), "--for", "1h")
 		a.kill(t)
 		must(pairs[0].Enforced(banLimit))(t)
-		_, told := b.entry(t, src.String())
 		a.start(t)
 		m.inSync(t, syncLimit)
 		for _, n := range m.nodes {
-			if _, ok := n.entry(t, src.String()); told && !ok {
-				t.Errorf("%s has lost %v, which a peer had", n.Name, src)
-			} else if !ok {
-				lost++
+			if _, ok := n.entry(t, src.String()); !ok {
+				t.Errorf("%s has lost %v, which the command had confirmed", n.Name, src)
 			}
 		}
 		pairs.Stop()
 	}
-	t.Logf("%d of 5 bans were lost by a kill right after the command", lost/len(m.nodes))
 	if text := b.run(t, "status"); strings.Contains(strings.ToLower(text), "equivocat") {
 		t.Errorf("%s takes a restart for a fraud:\n%s", b.Name, text)
 	}

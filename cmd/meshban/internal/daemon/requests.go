@@ -150,7 +150,23 @@ func (d *Daemon) publishEach(
 	if err := d.publish(now, pending); err != nil {
 		return nil, err
 	}
+	if len(prefixes) <= lockChunk {
+		d.keep(ctx)
+	}
 	return results, nil
+}
+
+// keepLimit bounds how long an answer waits for the disk. Kernel and peers do not wait.
+const keepLimit = time.Second
+
+// keep holds the answer to a command back until what it said is on disk, so that no kill loses what was answered. Bulk
+// goes without: its commits gather. A disk that fails is told by status.
+func (d *Daemon) keep(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, keepLimit)
+	defer cancel()
+	if err := d.store.Sync(ctx); err != nil {
+		d.log.Warn("answered before it was on disk", "err", err)
+	}
 }
 
 // refusal puts an error of the table into the control socket's terms.

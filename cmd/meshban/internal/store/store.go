@@ -69,12 +69,16 @@ type Stats struct {
 
 // Store is one bbolt file. Its methods may be called from any goroutine.
 type Store struct {
-	db   *bolt.DB
-	wake chan struct{} // holds one token; senders never block
+	db    *bolt.DB
+	wake  chan struct{} // holds one token: there is something to commit. Senders never block; Run receives
+	hurry chan struct{} // holds one token: somebody waits for the commit. Sync sends and never blocks; Run receives
 
-	mu    sync.Mutex // guards what follows
-	queue []write
-	stats Stats // Waiting counts only what a running commit has taken
+	mu      sync.Mutex // guards what follows
+	queue   []write
+	stats   Stats         // Waiting counts only what a running commit has taken
+	queued  uint64        // writes taken in since Open
+	settled uint64        // of them, on disk
+	tried   chan struct{} // closed at the end of the next commit, whether it succeeds or fails
 }
 
 // Open opens or creates the file at path with mode 0600. It returns ErrInUse when another process holds it.
@@ -106,7 +110,7 @@ func Open(path string) (s *Store, err error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("prepare store %q: %w", path, err), db.Close())
 	}
-	return &Store{db: db, wake: make(chan struct{}, 1)}, nil
+	return &Store{db: db, wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1), tried: make(chan struct{})}, nil
 }
 
 // SetAside renames a damaged store so that a fresh one can be made, and returns the new name. Peers give back what it
@@ -182,6 +186,7 @@ func (s *Store) enqueue(w write) {
 		s.stats.Dropped++
 	} else {
 		s.queue = append(s.queue, w)
+		s.queued++
 	}
 	s.mu.Unlock()
 	select {
@@ -199,6 +204,31 @@ func (s *Store) Stats() Stats {
 	return st
 }
 
+// Sync returns when all that was queued before is on disk, without waiting for more to gather, or when ctx ends. It needs
+// Run.
+func (s *Store) Sync(ctx context.Context) error {
+	s.mu.Lock()
+	until := s.queued
+	s.mu.Unlock()
+	for {
+		s.mu.Lock()
+		done, tried := s.settled >= until, s.tried
+		s.mu.Unlock()
+		if done {
+			return nil
+		}
+		select {
+		case s.hurry <- struct{}{}:
+		default:
+		}
+		select {
+		case <-tried:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the store: %w", ctx.Err())
+		}
+	}
+}
+
 // Run commits what is queued until ctx ends, then commits the rest once more.
 func (s *Store) Run(ctx context.Context) error {
 	timer := time.NewTimer(Gather)
@@ -213,6 +243,7 @@ func (s *Store) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return s.Flush()
+		case <-s.hurry:
 		case <-timer.C:
 		}
 		// A full disk must not end the node: what failed is queued again, counted and shown.
@@ -262,11 +293,14 @@ func (s *Store) Flush() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stats.Waiting = 0
+	close(s.tried)
+	s.tried = make(chan struct{})
 	if err != nil {
 		s.queue = append(batch, s.queue...)
 		s.stats.LastError = err.Error()
 		return fmt.Errorf("commit %d writes: %w", len(batch), err)
 	}
+	s.settled += uint64(len(batch))
 	s.stats.Commits++
 	s.stats.LastError = ""
 	return nil

@@ -109,6 +109,37 @@ func TestFailedCommitKeepsItsWrites(t *testing.T) {
 	}
 }
 
+// A command that had exited with 0 was lost by a kill right after it: the commit still gathered.
+func TestSyncReturnsWhenItIsOnDisk(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "store.db"))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	for seq := range uint64(20) {
+		s.Put(KeyOf([16]byte{1}, 1, seq), []byte("a"))
+		if err := s.Sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(frames(t, s)); got != int(seq)+1 {
+			t.Fatalf("after Sync %d frames are on disk, want %d", got, seq+1)
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Sync(t.Context()); err != nil {
+		t.Fatalf("sync of nothing: %v", err)
+	}
+	s.Set("late", nil)
+	if err := s.Sync(ctx); err == nil {
+		t.Error("sync without a commit returned nil")
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestDamagedFileIsNamedAndSetAside(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "store.db")
 	if err := os.WriteFile(path, bytes.Repeat([]byte("not a store "), 4096), 0o600); err != nil {
