@@ -14,6 +14,9 @@ const (
 	maxEmitQueue = 1 << 17
 	// maxEmitBatch bounds the lines of one write.
 	maxEmitBatch = 1024
+	// emitGather is how long the first of a batch waits for more. Whoever reads the lines polls (fail2ban once a second);
+	// kernels on the same machine, and other nodes of a test, get the processor first.
+	emitGather = 20 * time.Millisecond
 )
 
 // emitQueue holds bans that wait for the line file.
@@ -39,9 +42,19 @@ func (q *emitQueue) add(c ban.Change) {
 	kick(q.wake)
 }
 
-// take waits for bans and returns up to maxEmitBatch of them; false when ctx has ended.
+// take waits for bans, gathers, and returns up to maxEmitBatch of them; false when ctx has ended.
 func (q *emitQueue) take(ctx context.Context) ([]ban.Change, bool) {
-	for {
+	gather := time.NewTimer(emitGather)
+	defer gather.Stop()
+	for waited := false; ; waited = true {
+		if waited {
+			gather.Reset(emitGather)
+			select {
+			case <-ctx.Done():
+				return nil, false
+			case <-gather.C:
+			}
+		}
 		q.mu.Lock()
 		n := min(len(q.queue), maxEmitBatch)
 		batch := q.queue[:n:n]
