@@ -1,0 +1,241 @@
+//go:build linux && netns
+
+package test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	million      = 1_000_000
+	millionLimit = 60 * time.Second
+	listFile     = "/root/list.txt"
+	// oneMore is how often one more ban is added.
+	oneMore = 300
+	// whileLoading is as many as are added until a check finds the set empty.
+	whileLoading = 8000
+	// cohort is how many bans end within a second.
+	cohort = 100_000
+)
+
+// crowd returns n distinct addresses that lie as those of block lists do: some in each of many /24.
+func crowd(n int, seed uint64) []netip.Addr {
+	rng := rand.New(rand.NewPCG(seed, 0))
+	seen := make(map[netip.Addr]struct{}, n)
+	all := make([]netip.Addr, 0, n)
+	for len(all) < n {
+		net24 := [3]byte{byte(11 + rng.IntN(100)), byte(rng.Uint32()), byte(rng.Uint32())}
+		for range 1 + rng.IntN(12) {
+			addr := netip.AddrFrom4([4]byte{net24[0], net24[1], net24[2], byte(rng.Uint32())})
+			if _, ok := seen[addr]; !ok && len(all) < n {
+				seen[addr] = struct{}{}
+				all = append(all, addr)
+			}
+		}
+	}
+	rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	return all
+}
+
+// giant is one node with many bans, and what asks it.
+type giant struct {
+	*node
+	kernel *netlink.Handle
+	http   *http.Client
+}
+
+func newGiant(b *testing.B) *giant {
+	b.Helper()
+	g := &giant{node: settled(b, 1).nodes[0]}
+	check(b, g.InNet(func() (err error) {
+		g.kernel, err = netlink.NewHandle(unix.NETLINK_NETFILTER)
+		return err
+	}))
+	b.Cleanup(g.kernel.Close)
+	socket := g.Path(stateDir + "/control.sock")
+	transport := &http.Transport{Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", socket) }}
+	b.Cleanup(transport.CloseIdleConnections)
+	g.http = &http.Client{Transport: transport}
+	return g
+}
+
+// holds waits until the kernel has been given n entries.
+func (g *giant) holds(b *testing.B, n int) {
+	b.Helper()
+	for end := time.Now().Add(millionLimit); g.status(b).Firewall.Enforced != n; during(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			b.Fatalf("the kernel has %d of %d", g.status(b).Firewall.Enforced, n)
+		}
+	}
+}
+
+func (g *giant) write(b *testing.B, addrs []netip.Addr) {
+	b.Helper()
+	var text strings.Builder
+	for _, a := range addrs {
+		fmt.Fprintln(&text, a)
+	}
+	check(b, g.WriteFile(listFile, text.String()))
+}
+
+// add bans an address by a request on the control socket and returns the time
+// from before the request until the kernel's set holds the address.
+func (g *giant) add(b *testing.B, addr netip.Addr) time.Duration {
+	b.Helper()
+	body := []byte(`{"addrs":["` + addr.String() + `"],"for":"1h"}`)
+	asked := make(chan error, 1)
+	begin := time.Now()
+	go func() {
+		resp, err := g.http.Post("http://agent/v1/ban", "application/json", bytes.NewReader(body))
+		if err == nil {
+			err = resp.Body.Close()
+		}
+		asked <- err
+	}()
+	entry := &netlink.IPSetEntry{IP: addr.AsSlice()}
+	for {
+		there := must(g.kernel.IpsetTest("meshban4", entry))(b)
+		took := time.Since(begin)
+		if there {
+			check(b, <-asked)
+			return took
+		}
+		if took > banLimit {
+			b.Fatalf("%v is not in the kernel after %v: %v", addr, took, <-asked)
+		}
+		// Asking without pause would keep the agent out of the kernel's lock.
+		// It is the kernel's sleep because Go's timers have steps of 1 ms.
+		if err := unix.Nanosleep(&unix.Timespec{Nsec: 50_000}, nil); err != nil && !errors.Is(err, unix.EINTR) {
+			b.Fatal(err)
+		}
+	}
+}
+
+// addSome adds addresses a little apart, until all are or stop is closed.
+func (g *giant) addSome(b *testing.B, addrs []netip.Addr, stop <-chan struct{}) []time.Duration {
+	b.Helper()
+	var times []time.Duration
+	for _, addr := range addrs {
+		select {
+		case <-stop:
+			return times
+		case <-time.After(5 * time.Millisecond):
+			times = append(times, g.add(b, addr))
+		}
+	}
+	return times
+}
+
+func (g *giant) memory(b *testing.B, at string) {
+	b.Helper()
+	u := must(g.agent.Usage())(b)
+	b.ReportMetric(float64(u.RSS)/million, "B-RSS/ban-"+at)
+}
+
+// BenchmarkMillion is one node with a million live bans and the real ipset. The
+// time of one more ban is from before the request until the kernel's set says
+// that it holds the address, asked every 0.1 ms.
+func BenchmarkMillion(b *testing.B) {
+	g := newGiant(b)
+	small := must(g.agent.Usage())(b)
+	addrs := crowd(million+5*oneMore+whileLoading+cohort, 1)
+	take := func(n int) []netip.Addr {
+		some := addrs[:n]
+		addrs = addrs[n:]
+		return some
+	}
+	active := 0
+	add := func(b *testing.B, most int, stop <-chan struct{}) {
+		times := g.addSome(b, take(most), stop)
+		active += len(times)
+		report(b, times)
+	}
+	meanwhile := func(b *testing.B, most int, what func()) {
+		stop := make(chan struct{})
+		go func() { defer close(stop); what() }()
+		add(b, most, stop)
+		<-stop
+	}
+	b.Run("add-to-none", func(b *testing.B) { add(b, oneMore, nil) }) // to compare with
+	b.Run("import", func(b *testing.B) {
+		g.write(b, take(million))
+		begin := time.Now()
+		g.run(b, "import", listFile, "--for", "24h")
+		active += million
+		g.holds(b, active)
+		b.ReportMetric(0, "ns/op")
+		b.ReportMetric(time.Since(begin).Seconds(), "s")
+		b.ReportMetric((must(g.agent.Usage())(b).CPU - small.CPU).Seconds(), "s-CPU-agent")
+		b.ReportMetric(float64(small.PSS)/(1<<20), "MiB-PSS-before")
+		g.memory(b, "then")
+	})
+	b.Run("add", func(b *testing.B) { add(b, oneMore, nil) })
+	b.Run("add-during-list", func(b *testing.B) {
+		meanwhile(b, oneMore, func() { must(g.Shell("for i in 1 2 3; do meshban list --json >/dev/null; done"))(b) })
+	})
+	b.Run("add-during-load", func(b *testing.B) { // someone empties the set: all is loaded anew
+		must(g.Shell("ipset flush meshban4"))(b)
+		before := g.status(b).Firewall.Repairs
+		meanwhile(b, whileLoading, func() {
+			for end := time.Now().Add(millionLimit); g.status(b).Firewall.Repairs == before && time.Now().Before(end); {
+				during(100 * time.Millisecond)
+			}
+		})
+		g.holds(b, active)
+	})
+	b.Run("list", func(b *testing.B) {
+		for _, verb := range []string{"list --json", "export"} {
+			begin := time.Now()
+			lines := must(g.Shell("meshban " + verb + " | wc -l"))(b)
+			took := time.Since(begin).Seconds()
+			if strings.TrimSpace(lines) != fmt.Sprint(active) {
+				b.Errorf("%s: %s lines, want %d", verb, lines, active)
+			}
+			name, _, _ := strings.Cut(verb, " ")
+			b.ReportMetric(float64(active)/took, name+"/s")
+		}
+		b.ReportMetric(0, "ns/op")
+		g.memory(b, "then")
+	})
+	b.Run("idle", func(b *testing.B) {
+		const window = 35 * time.Second // a check of the firewall is in it
+		before := must(g.agent.Usage())(b).CPU
+		during(window)
+		b.ReportMetric(0, "ns/op")
+		b.ReportMetric(100*(must(g.agent.Usage())(b).CPU-before).Seconds()/window.Seconds(), "%CPU")
+		g.memory(b, "then")
+	})
+	b.Run("restart", func(b *testing.B) {
+		g.kill(b)
+		begin := time.Now()
+		g.start(b)
+		g.holds(b, active)
+		b.ReportMetric(0, "ns/op")
+		b.ReportMetric(time.Since(begin).Seconds(), "s")
+		b.ReportMetric(must(g.agent.Usage())(b).CPU.Seconds(), "s-CPU-agent")
+		g.memory(b, "then")
+	})
+	b.Run("add-during-expiry", func(b *testing.B) {
+		const lasts = 6 * time.Second
+		g.write(b, take(cohort))
+		begin := time.Now()
+		g.run(b, "import", listFile, "--for", lasts.String())
+		during(time.Until(begin.Add(lasts - 200*time.Millisecond)))
+		before := must(g.agent.Usage())(b).CPU
+		add(b, oneMore, nil)
+		g.holds(b, active)
+		b.ReportMetric(float64(must(g.agent.Usage())(b).CPU-before)/cohort/1000, "us-CPU/expired")
+	})
+}
