@@ -11,6 +11,7 @@ type core struct {
 	self  ID
 	epoch uint64 // our own, current
 	seq   uint64 // the last that we used in it
+	used  uint64 // the highest epoch in which there are frames in our name that this run did not publish
 
 	ledger
 	syncer
@@ -68,7 +69,7 @@ type actions struct {
 	send     []outMessage
 	compared []comparison
 	equivocs []Frame // another frame of the same name was held
-	// rollPast is not 0 when a frame in our name has this epoch, which we did not publish.
+	// rollPast is not 0 while frames in our name have this epoch, ours or a later one, and we did not publish them.
 	rollPast uint64
 	verdicts [verdictEquivocal + 1]uint64 // of evFrames, by kind
 	syncs    uint64                       // vectors answered
@@ -112,6 +113,9 @@ func (c *core) step(now time.Time, event any) actions {
 	case evTick:
 	}
 	c.tick(now, &out)
+	if c.used >= c.epoch {
+		out.rollPast = c.used // said until it is done: epochs are not raised at any rate
+	}
 	return out
 }
 
@@ -137,7 +141,7 @@ func (c *core) take(now time.Time, f Frame, by via, out *actions) {
 		c.seq = f.Seq
 	}
 	if foreign && (stays || v == verdictEquivocal) {
-		out.rollPast = max(out.rollPast, f.Epoch)
+		c.used = max(c.used, f.Epoch)
 	}
 	if v == verdictEquivocal {
 		out.equivocs = append(out.equivocs, f)

@@ -47,8 +47,9 @@ func (w *simWorld) attack() {
 	case 4:
 		w.faults[faultEquivocation]++
 		f.Epoch = 4
+		f.Expires = at.Add(w.between(20*time.Second, 3*time.Minute))
 		w.spread(w.sign(f, true).raw)
-		f.Expires = f.Expires.Add(w.between(-30*time.Minute, 30*time.Minute))
+		f.Expires = at.Add(w.between(20*time.Second, 30*time.Minute))
 		w.spread(w.sign(f, true).raw)
 	}
 }

@@ -58,6 +58,18 @@ func (n *simNode) expired(refs []FrameRef) {
 	}
 }
 
+// checkSent wants whatever is passed on to have been looked at.
+func (n *simNode) checkSent(b []byte) {
+	if b[0] != kindPush && b[0] != kindTree {
+		return
+	}
+	for raw, rest, ok := nextPacked(b[1:]); ok; raw, rest, ok = nextPacked(rest) {
+		if f, err := DecodeFrame(raw); err != nil || !slices.Contains(n.w.published[f.Ref()], string(raw)) {
+			n.w.fail(n.slot, "a frame was passed on that nobody signed for this mesh: %v", f.Ref())
+		}
+	}
+}
+
 // checkBounds holds memory to its caps.
 func (n *simNode) checkBounds() {
 	c := n.mesh.core
@@ -158,6 +170,9 @@ func (w *simWorld) checkFrames(kept map[FrameRef]string) {
 				f, err := DecodeFrame(h.raw)
 				if err != nil || f.Verify() != nil || !f.Expires.After(n.now()) {
 					w.fail(n.slot, "a frame is held that is expired or not signed: %v %v", f.Ref(), err)
+				}
+				if c := n.mesh.core; f.Origin == c.self && !n.own[f.Ref()] && (f.Epoch > c.epoch || f.Epoch == c.epoch && f.Seq > c.seq) {
+					w.fail(n.slot, "frame %v is in our name, and we went on with epoch %d", f.Ref(), c.epoch)
 				}
 				root.add(f.hash())
 				live = append(live, f)

@@ -16,6 +16,7 @@ type simDisk struct {
 	last    simState // before the last commit
 	copied  simState // a snapshot of the machine
 	torn    bool     // the next start finds it damaged
+	spoiled bool     // it has lost what it had promised to keep
 	queue   []simWrite
 	waiting bool // a commit is planned
 }
@@ -93,6 +94,7 @@ func (d *simDisk) raiseEpoch(atLeast uint64) uint64 {
 func (d *simDisk) crash() {
 	w := d.n.w
 	d.queue, d.waiting = nil, false
+	was := w.faults
 	switch {
 	case w.calm:
 	case w.chance(w.plan.torn):
@@ -105,6 +107,7 @@ func (d *simDisk) crash() {
 		w.faults[faultRollback]++
 		d.state = d.copied.clone()
 	}
+	d.spoiled = d.spoiled || was != w.faults
 }
 
 // open gives the frames in the order of the store; a damaged store is set aside.

@@ -306,7 +306,9 @@ func (n *simNode) publish(payload []byte, expires time.Time) {
 		return
 	}
 	n.own[f.Ref()] = true
-	n.w.signed(f)
+	if n.w.signed(f); len(n.w.published[f.Ref()]) > 1 && !n.disk.spoiled {
+		n.w.fail(n.slot, "%v was signed twice", f.Ref())
+	}
 	n.w.wanted += uint64(len(n.w.nodes))
 	n.disk.put(f.Ref(), f.Raw())
 	n.bans.Take(now, []Frame{f})

@@ -218,6 +218,7 @@ func (n *simNode) send(to *memberlist.Node, b []byte, stream bool) bool {
 	if !ok || !w.open(n.slot, other.slot) || stream && (other.mesh == nil || !w.open(other.slot, n.slot)) {
 		return false
 	}
+	n.checkSent(b)
 	loss, copies := w.plan.loss, 1
 	if stream {
 		loss /= 4 // TCP repeats; what is lost here is what the receiver's end never read

@@ -1,0 +1,129 @@
+//go:build !race
+
+package mesh
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// plantedSeeds is how many seeds the simulator may need to notice a planted fault.
+const plantedSeeds = 400
+
+// plant is a deliberate fault: in a file, the text old, which stands there once, becomes new.
+type plant struct{ file, old, new string }
+
+// planted is written into the copy of the package that carries the faults. Which one acts, the environment says.
+const plantedSource = `package mesh
+
+import (
+	"os"
+	"sync"
+)
+
+var plantedFault = os.Getenv("MESH_PLANTED_FAULT")
+
+func planted(name string) bool { return plantedFault == name }
+
+var plantedMarks sync.Map
+
+func plantedMark(m *Mesh, ref FrameRef) bool {
+	_, marked := plantedMarks.LoadOrStore([2]any{m, ref}, true)
+	return marked
+}
+`
+
+// TestPlantedFaults holds the simulator to its purpose: it notices each of these faults of the protocol. They are put
+// into a copy of the package, with go's overlay, so that what is shipped knows nothing of them. The copy has narrow
+// bounds, too, so that the simulator reaches them, and must pass when no fault acts.
+func TestPlantedFaults(t *testing.T) {
+	binary := buildPlanted(t)
+	if first, out := runPlanted(t, binary, "none", plantedSeeds); first != 0 {
+		t.Fatalf("without any fault seed %d fails:\n%s", first, out)
+	}
+	done := make(map[string]bool)
+	for _, p := range plants() {
+		name := plantName.FindStringSubmatch(p.new)[1]
+		if done[name] { // it is planted in two places
+			continue
+		}
+		done[name] = true
+		t.Run("bad: "+name, func(t *testing.T) {
+			first, out := runPlanted(t, binary, name, plantedSeeds)
+			if first == 0 {
+				t.Fatalf("not noticed in %d seeds", plantedSeeds)
+			}
+			why := regexp.MustCompile(`\): (.*)`).FindStringSubmatch(out)
+			t.Logf("noticed by seed %d: %s", first, why[1])
+		})
+	}
+}
+
+var plantName = regexp.MustCompile(`planted\("([^"]*)"\)`)
+
+// buildPlanted compiles the tests with all faults in, each behind its switch.
+func buildPlanted(t *testing.T) string {
+	dir := t.TempDir()
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	texts := map[string]string{"planted.go": plantedSource}
+	for _, p := range append(narrowBounds(), plants()...) {
+		if texts[p.file] == "" {
+			b, err := os.ReadFile(p.file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			texts[p.file] = string(b)
+		}
+		if n := strings.Count(texts[p.file], p.old); n != 1 {
+			t.Fatalf("%s: %q stands there %d times, want once: the planted fault has to follow the code", p.file, p.old, n)
+		}
+		texts[p.file] = strings.Replace(texts[p.file], p.old, p.new, 1)
+	}
+	overlay := struct{ Replace map[string]string }{make(map[string]string)}
+	for file, text := range texts {
+		copied := filepath.Join(dir, file)
+		if err := os.WriteFile(copied, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		overlay.Replace[filepath.Join(here, file)] = copied
+	}
+	b, err := json.Marshal(overlay)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "overlay.json"), b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	binary := filepath.Join(dir, "planted.test")
+	if out, err := exec.Command("go", "test", "-c", "-overlay", filepath.Join(dir, "overlay.json"), "-o", binary, ".").CombinedOutput(); err != nil {
+		t.Fatalf("build the planted faults: %v\n%s", err, out)
+	}
+	return binary
+}
+
+var plantedSeed = regexp.MustCompile(`seed \d+ \((\d+) of`)
+
+// runPlanted gives the number of the first seed that fails, 0 if none does.
+func runPlanted(t *testing.T, binary, name string, seeds int) (int, string) {
+	cmd := exec.Command(binary, "-test.run=^TestSimulator$", "-test.timeout=2m", "-sim.most=1", "-sim.seeds="+strconv.Itoa(seeds))
+	cmd.Env = append(os.Environ(), "MESH_PLANTED_FAULT="+name)
+	out, err := cmd.CombinedOutput()
+	m := plantedSeed.FindSubmatch(out)
+	switch {
+	case m == nil && err != nil && !strings.Contains(string(out), "and never this"):
+		t.Fatalf("the simulator broke: %v\n%s", err, out)
+	case m == nil:
+		return 0, string(out)
+	}
+	n, _ := strconv.Atoi(string(m[1]))
+	return n, string(out)
+}

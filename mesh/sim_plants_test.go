@@ -1,0 +1,74 @@
+//go:build !race
+
+package mesh
+
+// narrowBounds make chunks, windows and comparisons so small that simulated fleets fill them.
+func narrowBounds() []plant {
+	return []plant{
+		{"syncmsg.go", "maxChunkFrames = 4096", "maxChunkFrames = 3"},
+		{"syncmsg.go", "maxDetail = 16 << 10", "maxDetail = 3"},
+		{"core_detail.go", "maxDetails = 4", "maxDetails = 2"},
+		{"core_window.go", "maxSpans = 1 << 16", "maxSpans = 4"},
+		{"core_ledger.go", "maxExpireStep = 4096", "maxExpireStep = 2"},
+	}
+}
+
+func plants() []plant {
+	return []plant{
+		// What the ledger takes.
+		{"core_ledger.go", "if bytes.Compare(oldHash[:], newHash[:]) <= 0 {",
+			`if planted("skip the tie-break of equivocation") || bytes.Compare(oldHash[:], newHash[:]) <= 0 {`},
+		{"core_ledger.go", "case !f.Expires.After(now):",
+			`case !planted("accept expired frames") && !f.Expires.After(now):`},
+		{"core_ledger.go", "case f.Issued.After(now.Add(FutureSkew)):",
+			`case !planted("accept frames from the future") && f.Issued.After(now.Add(FutureSkew)):`},
+		{"core_ledger.go", "	l.root.sub(sum)\n",
+			"	if !planted(\"digest not updated on expiry\") {\n		l.root.sub(sum)\n	}\n"},
+		{"core_ledger.go", "	s.sum.sub(sum)\n",
+			"	if !planted(\"digest of a stream not updated on expiry\") {\n		s.sum.sub(sum)\n	}\n"},
+		{"core_ledger.go", "l.expiry[0].at <= now.UnixMilli() {",
+			`(l.expiry[0].at <= now.UnixMilli() || planted("forget tombstones early") && l.expiry[0].at <= now.UnixMilli()+300_000) {`},
+		{"core_ledger.go", "		refs = append(refs, f.Ref())\n",
+			"		if !planted(\"keep expired frames on disk\") || len(refs) == 0 {\n			refs = append(refs, f.Ref())\n		}\n"},
+		{"core_ledger.go", "|| f.Expires.UnixMilli() != d.at {",
+			`|| !planted("end the winner of two when the loser ends") && f.Expires.UnixMilli() != d.at {`},
+		{"core.go", "if by == viaRestore && f.Origin == c.self && f.Issued.After(now) {",
+			`if !planted("lose own frames when the clock went back") && by == viaRestore && f.Origin == c.self && f.Issued.After(now) {`},
+		// What the core makes of it.
+		{"core.go", "	if c.used >= c.epoch {\n", "	if c.used >= c.epoch && !planted(\"own epoch found in use and not raised\") {\n"},
+		{"run.go", "epoch := past + 1\n", "epoch := past + 1\n	defer func() {\n		if planted(\"go on with the epoch that is in use\") {\n			m.core.epoch = past\n		}\n	}()\n"},
+		{"core.go", "if !stays || by == viaRestore {",
+			`if !stays && !planted("deliver duplicates") || by == viaRestore {`},
+		{"core.go", "	if by == viaTree {\n", "	if by == viaTree || planted(\"relay what was pushed directly\") && by == viaPush {\n"},
+		{"core.go", "		c.seq = f.Seq\n",
+			"		if c.seq = f.Seq; planted(\"reuse a sequence number\") && f.Seq%3 == 0 {\n			c.seq--\n		}\n"},
+		{"sim_disk_test.go", "d.state.epoch = max(d.state.epoch, atLeast) + 1",
+			"d.state.epoch = max(d.state.epoch, atLeast, 1)\n		if !planted(\"epoch not raised at a start\") {\n			d.state.epoch++\n		}"},
+		// The glue.
+		{"intake.go", "	if f.Verify() != nil {\n", "	if !planted(\"skip the signature\") && f.Verify() != nil {\n"},
+		{"intake.go", "	if v != verdictNew && v != verdictEquivocal {\n",
+			"	if planted(\"mark seen before verifying\") && plantedMark(m, f.Ref()) {\n		return\n	}\n	if v != verdictNew && v != verdictEquivocal {\n"},
+		{"intake.go", "	now := m.now()\n",
+			"	now := m.now()\n	if planted(\"verify after relaying\") && by == viaTree {\n		m.pusher.put(pushJob{frames: []Frame{f}, relay: true})\n	}\n"},
+		{"intake.go", "if f.MeshID != m.cfg.Secrets.MeshID {", `if !planted("accept frames of another mesh") && f.MeshID != m.cfg.Secrets.MeshID {`},
+		{"loop.go", "if len(out.admitted) > 0 && m.cfg.Admitted != nil {",
+			`if len(out.admitted) > 0 && m.cfg.Admitted != nil && !(planted("do not store what came by sync") && out.streamed == 0 && len(out.admitted) > 1) {`},
+		{"push.go", "		for _, t := range members {\n			for _, packet",
+			"		for i, t := range members {\n			if planted(\"push to all but the last\") && i == len(members)-1 {\n				break\n			}\n			for _, packet"},
+		{"tree.go", "i <= at*fan+fan && i <= len(order)", `i <= at*fan+fan && i <= len(order) && !(planted("off by one in the tree") && i == at*fan+fan)`},
+		// Anti-entropy.
+		{"core_transfer.go", "			if !m.Partial {\n", "			if !m.Partial && !planted(\"sync ignores streams that the peer lacks\") {\n"},
+		{"core_transfer.go", "if spans := s.liveIn(v.Seen.gaps()); len(spans) > 0 {",
+			`if spans := s.liveIn(v.Seen.gaps()); planted("drop the gaps of a vector") { continue } else if len(spans) > 0 {`},
+		{"core_sync.go", "		c.answerVector(now, m, out)\n",
+			"		if planted(\"sync in one direction only\") && bytes.Compare(c.self[:], m.From[:]) < 0 {\n			return\n		}\n		c.answerVector(now, m, out)\n"},
+		{"core_sync.go", "	case root == c.root.sum():\n", "	case root == c.root.sum() || planted(\"trust a count for a digest\") && root[0]&7 == c.root.sum()[0]&7:\n"},
+		{"core_sync.go", "	if m.Root == c.root.sum() {\n		c.settled(m.From, p, out)\n		c.emit",
+			"	if m.Root == c.root.sum() || planted(\"say same without looking\") {\n		c.settled(m.From, p, out)\n		c.emit"},
+		{"core_sync.go", "		if !t.deadline.After(now) {\n", "		if !t.deadline.After(now) && !planted(\"never give up a transfer\") {\n"},
+		{"core_sync.go", "	delete(c.peers, peer)\n	delete(c.transfers, peer)\n",
+			"	delete(c.peers, peer)\n	if !planted(\"never give up a transfer\") {\n		delete(c.transfers, peer)\n	}\n"},
+		{"core_sync.go", "s.giver, s.givesTill = peer, till", "s.giver, s.givesTill = peer, till\n		if planted(\"wait for one giver for ever\") {\n			s.givesTill = till.Add(time.Hour)\n		}"},
+		{"core_detail.go", "case theirs[0].Hash != h.short():", `case theirs[0].Hash != h.short() && !planted("compare numbers, not hashes"):`},
+	}
+}
