@@ -1,0 +1,247 @@
+//go:build !race
+
+package mesh
+
+import (
+	"cmp"
+	"container/heap"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// What a node needs for a frame, as measured on two cores, and the one-way delay of a LAN.
+const (
+	modelSign, modelVerify, modelSend = 27 * time.Microsecond, 62 * time.Microsecond, 18 * time.Microsecond
+	modelDelay                        = 100 * time.Microsecond
+)
+
+// modelRun is one ban in a large fleet of cores. Pushes, pings and syncs are real; sockets and signatures are time.
+type modelRun struct {
+	rng    *rand.Rand
+	cores  []*core
+	byID   map[ID]int
+	dead   []bool
+	busy   []time.Duration // until then a node's sender is at work
+	got    []time.Duration // when it had the frame; -1: not yet
+	places []int           // a node's place in the tree
+	order  []int           // the node at a place
+	think  time.Duration   // of one look for children, measured
+	loss   float64
+	at     time.Duration
+	queue  simQueue
+	seq    uint64
+	copies int
+	bytes  int
+	frame  Frame
+}
+
+func (m *modelRun) now() time.Time { return simEpoch.Add(m.at) }
+
+func (m *modelRun) after(d time.Duration, do func()) {
+	m.seq++
+	heap.Push(&m.queue, simEvent{at: m.at + d, order: m.seq, do: do})
+}
+
+// send takes its time at the sender, the network and the receiver.
+func (m *modelRun) send(from, to, size int, receive func()) {
+	m.busy[from] = max(m.busy[from], m.at) + modelSend
+	m.bytes += size
+	if m.rng.Float64() >= m.loss && !m.dead[to] {
+		m.after(m.busy[from]-m.at+modelDelay, receive)
+	}
+}
+
+// push passes the frame on to a node's children, or from the origin to all where they are few.
+func (m *modelRun) push(from int) {
+	first, last := m.places[from]*treeFan+1, m.places[from]*treeFan+treeFan
+	if len(m.cores)-1 <= maxDirect {
+		last = len(m.cores) - 1
+	}
+	for p := first; p <= min(last, len(m.cores)-1); p++ {
+		to := m.order[p]
+		m.send(from, to, len(m.frame.raw)+3, func() {
+			m.copies++
+			m.after(modelVerify, func() { m.take(to, viaTree) })
+		})
+	}
+}
+
+func (m *modelRun) take(n int, by via) int {
+	out := m.cores[n].step(m.now(), evFrames{via: by, frames: []Frame{m.frame}})
+	if len(out.admitted) > 0 {
+		m.got[n] = m.at
+	}
+	if len(out.relay) > 0 && len(m.cores)-1 > maxDirect {
+		m.after(m.think, func() { m.push(n) })
+	}
+	m.carry(n, out)
+	return len(out.admitted)
+}
+
+// know has a core know a peer, as it would for long.
+func (m *modelRun) know(n, other int) {
+	if id := m.cores[other].self; m.cores[n].peers[id] == nil {
+		m.cores[n].peers[id] = &syncPeer{}
+	}
+}
+
+// carry sends what a core says in syncs, and wakes it when it is due.
+func (m *modelRun) carry(n int, out actions) {
+	for _, o := range out.send {
+		to := m.byID[o.to]
+		m.send(n, to, len(o.msg), func() {
+			msg, err := decodeSync(o.msg)
+			if err != nil {
+				return
+			}
+			m.know(to, n)
+			fresh := 0
+			for range msg.Frames {
+				m.copies++
+				fresh += m.take(to, viaSync)
+			}
+			m.carry(to, m.cores[to].step(m.now(), evMessage{msg: msg, fresh: fresh}))
+		})
+	}
+	if at, ok := m.cores[n].syncer.next(); ok {
+		m.after(max(at.Sub(m.now()), leastWake), func() {
+			if at, ok := m.cores[n].syncer.next(); ok && !at.After(m.now()) {
+				m.carry(n, m.cores[n].step(m.now(), evTick{}))
+			}
+		})
+	}
+}
+
+// ping compares the digests of two nodes, every probeInterval.
+func (m *modelRun) ping(n int) {
+	m.after(probeInterval, func() { m.ping(n) })
+	if other := m.rng.IntN(len(m.cores)); other != n && !m.dead[other] && m.rng.Float64() >= m.loss {
+		m.know(n, other)
+		m.carry(n, m.cores[n].step(m.now(), evRoot{m.cores[other].self, m.cores[other].root.sum()}))
+	}
+}
+
+func newModel(tb testing.TB, nodes int, seed uint64, loss, dead float64) *modelRun {
+	m := &modelRun{rng: rand.New(rand.NewPCG(seed, 7)), byID: make(map[ID]int), loss: loss, places: make([]int, nodes)}
+	m.frame = testFrame(tb, simKeys()[0], 1, 1+seed, simEpoch, time.Hour, strings.Repeat("b", 55))
+	ids := make([]ID, nodes)
+	for i := range nodes {
+		id := simKeys()[0].ID()
+		if i > 0 {
+			for j := range id {
+				id[j] = byte(m.rng.Uint32())
+			}
+		}
+		ids[i], m.byID[id] = id, i
+		m.cores = append(m.cores, newCore(id, 1, rand.New(rand.NewPCG(seed, uint64(i)))))
+		m.dead = append(m.dead, i > 0 && m.rng.Float64() < dead)
+		m.got = append(m.got, -1)
+		m.busy = append(m.busy, 0)
+		m.order = append(m.order, i)
+	}
+	// The tree that treeChildren lays out, once for all nodes: every look for children sorts the members.
+	hash := m.frame.hash()
+	slices.SortFunc(ids, func(a, b ID) int { return slices.Compare(a[:], b[:]) })
+	m.layOut(hash)
+	const looks = 5
+	m.think = time.Hour // the fastest counts: others may use the processor
+	for i := range looks {
+		start := time.Now()
+		n := m.order[i*(nodes-1)/(2*treeFan*looks)]
+		children := treeChildren(hash, m.frame.Origin, m.cores[n].self, ids, treeFan)
+		m.think = min(m.think, time.Since(start))
+		for j, id := range children {
+			if m.order[m.places[n]*treeFan+1+j] != m.byID[id] {
+				tb.Fatalf("the model's tree is not that of treeChildren")
+			}
+		}
+	}
+	return m
+}
+
+func (m *modelRun) layOut(hash [32]byte) {
+	a, b := binary.LittleEndian.Uint64(hash[:]), binary.LittleEndian.Uint64(hash[8:])
+	slices.SortFunc(m.order[1:], func(x, y int) int {
+		return cmp.Compare(treeRank(a, b, m.cores[x].self), treeRank(a, b, m.cores[y].self))
+	})
+	for place, n := range m.order {
+		m.places[n] = place
+	}
+}
+
+// run publishes at the first node and lets d pass.
+func (m *modelRun) run(d time.Duration) {
+	for i := range m.cores {
+		if !m.dead[i] {
+			m.after(time.Duration(m.rng.Int64N(int64(probeInterval))), func() { m.ping(i) })
+		}
+	}
+	m.after(modelSign, func() {
+		m.cores[0].step(m.now(), evFrames{via: viaOwn, frames: []Frame{m.frame}})
+		m.got[0] = m.at
+		if len(m.cores)-1 > maxDirect {
+			m.after(m.think, func() { m.push(0) })
+		} else {
+			m.push(0)
+		}
+	})
+	for len(m.queue) > 0 && m.queue[0].at <= d {
+		e := heap.Pop(&m.queue).(simEvent)
+		m.at = e.at
+		e.do()
+	}
+}
+
+// within gives the part of the living that had the frame by then.
+func (m *modelRun) within(d time.Duration) float64 {
+	had, all := 0, 0
+	for i, at := range m.got {
+		if !m.dead[i] {
+			all++
+			if at >= 0 && at <= d {
+				had++
+			}
+		}
+	}
+	return float64(had) / float64(all)
+}
+
+func (m *modelRun) last() time.Duration { return slices.Max(m.got) }
+
+// The model prints how one ban reaches a large fleet: bash test/run model.
+func TestModel(t *testing.T) {
+	table := "\n| nodes | loss, dead | last node | 99.9 % | by push | copies per node | bytes per ban and node |\n|---|---|---|---|---|---|---|\n"
+	for _, c := range []struct {
+		nodes int
+		wrong float64 // the part of packets that is lost, and of nodes that are dead
+		most  time.Duration
+	}{
+		{100, 0, 2 * time.Millisecond},
+		{1000, 0, 4 * time.Millisecond},
+		{10000, 0, 10 * time.Millisecond},
+		{100, 0.01, modelRepair},
+		{1000, 0.01, modelRepair},
+		{10000, 0.01, modelRepair},
+	} {
+		m := newModel(t, c.nodes, 1, c.wrong, c.wrong)
+		m.run(modelRepair)
+		living := slices.DeleteFunc(slices.Clone(m.got), func(at time.Duration) bool { return at < 0 })
+		slices.Sort(living)
+		most := living[len(living)*999/1000]
+		table += fmt.Sprintf("| %d | %g %% | %v | %v | %.2f %% | %.2f | %.0f |\n", c.nodes, 100*c.wrong, m.last().Round(10*time.Microsecond),
+			most.Round(10*time.Microsecond), 100*m.within(15*time.Millisecond), float64(m.copies)/float64(c.nodes), float64(m.bytes)/float64(c.nodes))
+		t.Logf("%d nodes, %g %%: a look for children takes %v", c.nodes, 100*c.wrong, m.think)
+		if m.within(c.most) < 1 {
+			t.Errorf("%d nodes, %g %% lost and dead: after %v %.4f have it, want all", c.nodes, 100*c.wrong, c.most, m.within(c.most))
+		}
+	}
+	t.Log(table)
+}
+
+// modelRepair is when what was lost has been repaired.
+const modelRepair = 10 * time.Second
