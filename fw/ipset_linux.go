@@ -108,7 +108,8 @@ func (b *ipset) specs(f func(setSpec) error) error {
 }
 
 // rules gives the chains' rules: one look-up per kind, those in without left out, and those in temp looked up under
-// their temporary name too.
+// their temporary name first. A swap moves content from the temporary name to the other, so that a packet between the
+// two look-ups finds it in one of them, whenever the swap comes.
 func (b *ipset) rules(without, temp map[string]bool) func(v6 bool) chains {
 	return func(v6 bool) chains {
 		i := 0
@@ -118,20 +119,20 @@ func (b *ipset) rules(without, temp map[string]bool) func(v6 bool) chains {
 		var c chains
 		for kind, match := range [...]string{kindAddr: "src", kindNet: "src", kindPort: "src,dst"} {
 			name := ipsetSpecs[i][kind].name
-			if !without[name] {
-				c.main = append(c.main, "-m set --match-set "+name+" "+match+" -g "+chainHit)
-			}
 			if temp[name] {
 				c.main = append(c.main, "-m set --match-set "+tempName(name)+" "+match+" -g "+chainHit)
+			}
+			if !without[name] {
+				c.main = append(c.main, "-m set --match-set "+name+" "+match+" -g "+chainHit)
 			}
 		}
 		c.hit = b.xt.hitRules(v6)
 		allow := ipsetSpecs[i][kindAllow].name
-		if !without[allow] {
-			c.hit = append(c.hit, "-m set --match-set "+allow+" src -j RETURN")
-		}
 		if temp[allow] {
 			c.hit = append(c.hit, "-m set --match-set "+tempName(allow)+" src -j RETURN")
+		}
+		if !without[allow] {
+			c.hit = append(c.hit, "-m set --match-set "+allow+" src -j RETURN")
 		}
 		return c
 	}
