@@ -26,11 +26,11 @@ type modelRun struct {
 	cores  []*core
 	byID   map[ID]int
 	dead   []bool
-	busy   []time.Duration // until then a node's sender is at work
-	got    []time.Duration // when it had the frame; -1: not yet
-	places []int           // a node's place in the tree
-	order  []int           // the node at a place
-	think  time.Duration   // of one look for children, measured
+	busy   []time.Duration  // until then a node's sender is at work
+	got    []time.Duration  // when it had the frame; -1: not yet
+	places [treeCount][]int // a node's place in a tree
+	order  [treeCount][]int // the node at a place
+	think  time.Duration    // of one look for children, measured
 	loss   float64
 	at     time.Duration
 	queue  simQueue
@@ -58,17 +58,36 @@ func (m *modelRun) send(from, to, size int, receive func()) {
 
 // push passes the frame on to a node's children, or from the origin to all where they are few.
 func (m *modelRun) push(from int) {
-	first, last := m.places[from]*treeFan+1, m.places[from]*treeFan+treeFan
 	if len(m.cores)-1 <= maxDirect {
-		last = len(m.cores) - 1
+		for to := 1; to < len(m.cores); to++ {
+			m.pushTo(from, to)
+		}
+		return
 	}
-	for p := first; p <= min(last, len(m.cores)-1); p++ {
-		to := m.order[p]
-		m.send(from, to, len(m.frame.raw)+3, func() {
-			m.copies++
-			m.after(modelVerify, func() { m.take(to, viaTree) })
-		})
+	var done []int
+	for i := range treeCount {
+		for _, to := range m.children(i, from) {
+			if !slices.Contains(done, to) {
+				done = append(done, to)
+				m.pushTo(from, to)
+			}
+		}
 	}
+}
+
+func (m *modelRun) children(tree, node int) []int {
+	first := m.places[tree][node]*treeFan + 1
+	return m.order[tree][min(first, len(m.cores)):min(first+treeFan, len(m.cores))]
+}
+
+func (m *modelRun) pushTo(from, to int) {
+	m.send(from, to, len(m.frame.raw)+3, func() {
+		m.copies++
+		if m.cores[to].count > 0 {
+			return // known, before its signature is looked at
+		}
+		m.after(modelVerify, func() { m.take(to, viaTree) })
+	})
 }
 
 func (m *modelRun) take(n int, by via) int {
@@ -127,7 +146,7 @@ func (m *modelRun) ping(n int) {
 }
 
 func newModel(tb testing.TB, nodes int, seed uint64, loss, dead float64) *modelRun {
-	m := &modelRun{rng: rand.New(rand.NewPCG(seed, 7)), byID: make(map[ID]int), loss: loss, places: make([]int, nodes)}
+	m := &modelRun{rng: rand.New(rand.NewPCG(seed, 7)), byID: make(map[ID]int), loss: loss}
 	m.frame = testFrame(tb, simKeys()[0], 1, 1+seed, simEpoch, time.Hour, strings.Repeat("b", 55))
 	ids := make([]ID, nodes)
 	for i := range nodes {
@@ -142,7 +161,6 @@ func newModel(tb testing.TB, nodes int, seed uint64, loss, dead float64) *modelR
 		m.dead = append(m.dead, i > 0 && m.rng.Float64() < dead)
 		m.got = append(m.got, -1)
 		m.busy = append(m.busy, 0)
-		m.order = append(m.order, i)
 	}
 	// The tree that treeChildren lays out, once for all nodes: every look for children sorts the members.
 	hash := m.frame.hash()
@@ -152,11 +170,11 @@ func newModel(tb testing.TB, nodes int, seed uint64, loss, dead float64) *modelR
 	m.think = time.Hour // the fastest counts: others may use the processor
 	for i := range looks {
 		start := time.Now()
-		n := m.order[i*(nodes-1)/(2*treeFan*looks)]
-		children := treeChildren(hash, m.frame.Origin, m.cores[n].self, ids, treeFan)
+		n := m.order[0][i*(nodes-1)/(2*treeFan*looks)]
+		children := treesChildren(hash, m.frame.Origin, m.cores[n].self, ids)
 		m.think = min(m.think, time.Since(start))
 		for j, id := range children {
-			if m.order[m.places[n]*treeFan+1+j] != m.byID[id] {
+			if want := m.children(0, n); j < len(want) && want[j] != m.byID[id] {
 				tb.Fatalf("the model's tree is not that of treeChildren")
 			}
 		}
@@ -165,12 +183,19 @@ func newModel(tb testing.TB, nodes int, seed uint64, loss, dead float64) *modelR
 }
 
 func (m *modelRun) layOut(hash [32]byte) {
-	a, b := binary.LittleEndian.Uint64(hash[:]), binary.LittleEndian.Uint64(hash[8:])
-	slices.SortFunc(m.order[1:], func(x, y int) int {
-		return cmp.Compare(treeRank(a, b, m.cores[x].self), treeRank(a, b, m.cores[y].self))
-	})
-	for place, n := range m.order {
-		m.places[n] = place
+	for tree := range treeCount {
+		a, b := binary.LittleEndian.Uint64(hash[16*tree:]), binary.LittleEndian.Uint64(hash[16*tree+8:])
+		order := make([]int, len(m.cores))
+		for i := range order {
+			order[i] = i
+		}
+		slices.SortFunc(order[1:], func(x, y int) int {
+			return cmp.Compare(treeRank(a, b, m.cores[x].self), treeRank(a, b, m.cores[y].self))
+		})
+		m.order[tree], m.places[tree] = order, make([]int, len(order))
+		for place, n := range order {
+			m.places[tree][n] = place
+		}
 	}
 }
 
@@ -211,11 +236,9 @@ func (m *modelRun) within(d time.Duration) float64 {
 	return float64(had) / float64(all)
 }
 
-func (m *modelRun) last() time.Duration { return slices.Max(m.got) }
-
-// The model prints how one ban reaches a large fleet: bash test/run model.
+// The model prints how ten bans, one in each of ten fleets, reach all of it: bash test/run model.
 func TestModel(t *testing.T) {
-	table := "\n| nodes | loss, dead | last node | 99.9 % | by push | copies per node | bytes per ban and node |\n|---|---|---|---|---|---|---|\n"
+	table := "\n| nodes | loss, dead | last node | 99.9 % | within 15 ms | copies per node | bytes per ban and node |\n|---|---|---|---|---|---|---|\n"
 	for _, c := range []struct {
 		nodes int
 		wrong float64 // the part of packets that is lost, and of nodes that are dead
@@ -228,20 +251,37 @@ func TestModel(t *testing.T) {
 		{1000, 0.01, modelRepair},
 		{10000, 0.01, modelRepair},
 	} {
-		m := newModel(t, c.nodes, 1, c.wrong, c.wrong)
-		m.run(modelRepair)
-		living := slices.DeleteFunc(slices.Clone(m.got), func(at time.Duration) bool { return at < 0 })
-		slices.Sort(living)
-		most := living[len(living)*999/1000]
-		table += fmt.Sprintf("| %d | %g %% | %v | %v | %.2f %% | %.2f | %.0f |\n", c.nodes, 100*c.wrong, m.last().Round(10*time.Microsecond),
-			most.Round(10*time.Microsecond), 100*m.within(15*time.Millisecond), float64(m.copies)/float64(c.nodes), float64(m.bytes)/float64(c.nodes))
-		t.Logf("%d nodes, %g %%: a look for children takes %v", c.nodes, 100*c.wrong, m.think)
-		if m.within(c.most) < 1 {
-			t.Errorf("%d nodes, %g %% lost and dead: after %v %.4f have it, want all", c.nodes, 100*c.wrong, c.most, m.within(c.most))
+		const bans = 10
+		var got []time.Duration // of the living, -1 where it had not come
+		var near, copies, bytes float64
+		for seed := range uint64(bans) {
+			m := newModel(t, c.nodes, seed, c.wrong, c.wrong)
+			m.run(c.most)
+			for i, at := range m.got {
+				if !m.dead[i] {
+					got = append(got, at)
+				}
+			}
+			near += m.within(modelNear) / bans
+			copies += float64(m.copies) / float64(c.nodes) / bans
+			bytes += float64(m.bytes) / float64(c.nodes) / bans
+		}
+		slices.Sort(got)
+		last := got[len(got)-1]
+		table += fmt.Sprintf("| %d | %g %% | %v | %v | %.2f %% | %.2f | %.0f |\n", c.nodes, 100*c.wrong, last.Round(10*time.Microsecond),
+			got[len(got)*999/1000].Round(10*time.Microsecond), 100*near, copies, bytes)
+		if c.nodes > maxDirect && near < 0.999 {
+			t.Errorf("%d nodes, %g %% lost and dead: after %v %.4f have it, want 0.999", c.nodes, 100*c.wrong, modelNear, near)
+		}
+		if got[0] < 0 {
+			t.Errorf("%d nodes, %g %% lost and dead: not all have it after %v", c.nodes, 100*c.wrong, c.most)
 		}
 	}
 	t.Log(table)
 }
 
-// modelRepair is when what was lost has been repaired.
-const modelRepair = 10 * time.Second
+const (
+	// modelNear is when nearly all have a ban though packets are lost and nodes dead, modelRepair when the rest has
+	// it: a digest is compared every 2 s, and what the network loses then waits for the next one.
+	modelNear, modelRepair = 15 * time.Millisecond, 5 * time.Second
+)

@@ -138,7 +138,7 @@ func (p *pusher) tree(f Frame, members []target, relay bool) {
 		ids[i] = t.id
 	}
 	packet := appendPacked([]byte{kindTree}, f.raw)
-	children := treeChildren(f.hash(), f.Origin, p.self, ids, treeFan)
+	children := treesChildren(f.hash(), f.Origin, p.self, ids)
 	for _, id := range children {
 		if i, ok := slices.BinarySearchFunc(members, id, func(t target, id ID) int {
 			return slices.Compare(t.id[:], id[:])

@@ -227,8 +227,12 @@ func (w *simWorld) checkFresh() {
 			w.fail(n.slot, "a fresh frame is not everywhere after %v", simFreshTime)
 		}
 		w.run(10 * time.Second)
+		trees := 1
+		if w.plan.trees {
+			trees = treeCount
+		}
 		const gossip = 4 // copies that memberlist's queue may add, of an earlier frame too
-		if got, want := w.received()-before, uint64(w.running()-1+gossip); got > want {
+		if got, want := w.received()-before, uint64((w.running()-1)*trees+gossip); got > want {
 			w.fail(n.slot, "%d copies of a frame in a fleet of %d", got, w.running())
 		}
 	}

@@ -12,7 +12,25 @@ const (
 	maxDirect = 100
 	// treeFan is the number of children in a tree.
 	treeFan = 8
+	// treeCount is the number of trees a frame goes along at once. A packet lost or a node that is gone cuts off a part of
+	// one tree; with two, each node is behind two others (1 % of both at 10,000 nodes: one tree misses
+	// 4 % of them, two 0.02 %).
+	treeCount = 2
 )
+
+// treesChildren gives the members that self passes a frame on to, in all trees.
+func treesChildren(frame [32]byte, origin, self ID, members []ID) (children []ID) {
+	for i := range treeCount {
+		half := frame // treeChildren looks at 16 bytes
+		copy(half[:16], frame[16*i:])
+		for _, id := range treeChildren(half, origin, self, members, treeFan) {
+			if !slices.Contains(children, id) {
+				children = append(children, id)
+			}
+		}
+	}
+	return children
+}
 
 // treeChildren gives the members that self passes a frame on to. The origin stands at place 0 of a heap; the others
 // follow in an order that the frame's hash shuffles, so that inner places differ from frame to frame and nothing needs
