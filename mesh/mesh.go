@@ -73,6 +73,9 @@ func New(cfg Config) (*Mesh, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
+	if err := rehearse(cfg); err != nil {
+		return nil, err
+	}
 	m := &Mesh{
 		cfg:    cfg,
 		id:     cfg.Identity.ID(),
@@ -97,6 +100,25 @@ func New(cfg Config) (*Mesh, error) {
 	m.clones.wake = make(chan struct{}, 1)
 	m.problems = problems{tell: cfg.OnProblem, count: &m.count.problems, last: make(map[string]time.Time)}
 	return m, nil
+}
+
+// rehearse signs a frame that nobody gets, and reads and verifies it. It proves the key, and brings the code into memory:
+// without, the first frame of a node takes about 20 ms longer.
+func rehearse(cfg Config) error {
+	now := time.Now()
+	f, err := signFrame(cfg.Identity, Frame{
+		MeshID: cfg.Secrets.MeshID, Epoch: cfg.Epoch, Seq: 1, Issued: now, Expires: now.Add(time.Second), Payload: []byte{0},
+	})
+	if err == nil {
+		f, err = DecodeFrame(f.raw)
+	}
+	if err == nil {
+		err = f.Verify()
+	}
+	if err != nil {
+		return fmt.Errorf("this node's key does not sign as it should: %w", err)
+	}
+	return nil
 }
 
 // Restore takes back live frames from the node's own store, before Run. They are decoded strictly but, being from our

@@ -69,7 +69,7 @@ func (d *Daemon) deliver(frames []mesh.Frame) {
 func (d *Daemon) decode(now time.Time, frame mesh.Frame) []ban.Record {
 	ops, err := ban.DecodeOps(frame.Payload)
 	if err != nil {
-		d.metrics.refused.WithLabelValues("malformed").Inc()
+		d.metrics.refuse(err)
 		d.log.Warn("frame holds no ops that this version understands", "origin", d.names.of(ban.Origin(frame.Origin)), "err", err)
 		return nil
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"time"
@@ -75,7 +76,45 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	if err := d.openFirewall(ctx); err != nil {
 		return err
 	}
-	return d.openLines()
+	if err := d.openLines(); err != nil {
+		return err
+	}
+	return rehearse(time.Now())
+}
+
+// rehearse takes a line's way through a table that nobody uses. It brings the code into memory: without, the first ban
+// of a node takes milliseconds longer.
+func rehearse(now time.Time) error {
+	line, err := logsrc.Parse([]byte("<13>Jan  1 00:00:00 root[1]: HOST 192.0.2.1 PORT 22"))
+	if err != nil {
+		return fmt.Errorf("rehearse: %w", err)
+	}
+	self, peer := ban.Origin{1}, ban.Origin{2}
+	table, err := ban.New(ban.Config{Self: self})
+	if err != nil {
+		return err
+	}
+	op := ban.Op{Kind: ban.KindBan, Prefix: netip.PrefixFrom(line.Addr, line.Addr.BitLen()), Until: endOf(now, time.Minute), Source: "line"}
+	if err := table.CheckLocal(now, op); err != nil {
+		return fmt.Errorf("rehearse: %w", err)
+	}
+	payload, err := ban.AppendOps(nil, table.OwnOps(op))
+	if err != nil {
+		return fmt.Errorf("rehearse: %w", err)
+	}
+	ops, err := ban.DecodeOps(payload)
+	if err != nil {
+		return fmt.Errorf("rehearse: %w", err)
+	}
+	record := ban.Record{Op: ops[0], Origin: peer, Version: ban.Version{Epoch: 1, Seq: 1}, Issued: now}
+	if err := table.CheckRemote(now, record); err != nil {
+		return fmt.Errorf("rehearse: %w", err)
+	}
+	table.Merge(now, []ban.Record{record})
+	if !table.RemoteCovers(now, line.Addr) {
+		return errors.New("rehearse: the ban of a peer does not take effect")
+	}
+	return nil
 }
 
 // epochFloor is the current time in seconds: more than the number of starts can ever reach.

@@ -1,0 +1,28 @@
+package daemon
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	vm "github.com/VictoriaMetrics/metrics"
+)
+
+func TestLatencyIsACumulativeHistogram(t *testing.T) {
+	set := vm.NewSet()
+	l := newLatency(set)
+	for _, seconds := range []float64{0.0004, 0.004, 60} {
+		l.observe(seconds)
+	}
+	var text bytes.Buffer
+	set.WritePrometheus(&text)
+	for _, want := range []string{
+		`meshban_enforce_seconds_bucket{le="0.001"} 1`, `meshban_enforce_seconds_bucket{le="0.0025"} 1`,
+		`meshban_enforce_seconds_bucket{le="0.005"} 2`, `meshban_enforce_seconds_bucket{le="30"} 2`,
+		`meshban_enforce_seconds_bucket{le="+Inf"} 3`, `meshban_enforce_seconds_count 3`, `meshban_enforce_seconds_sum 60.0044`,
+	} {
+		if !strings.Contains(text.String(), want+"\n") {
+			t.Errorf("no %q in:\n%s", want, &text)
+		}
+	}
+}
