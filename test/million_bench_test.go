@@ -3,6 +3,7 @@
 package test
 
 import (
+	"context"
 	"bytes"
 	"errors"
 	"fmt"
@@ -65,7 +66,9 @@ func newGiant(b *testing.B) *giant {
 	}))
 	b.Cleanup(g.kernel.Close)
 	socket := g.Path(stateDir + "/control.sock")
-	transport := &http.Transport{Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", socket) }}
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}
 	b.Cleanup(transport.CloseIdleConnections)
 	g.http = &http.Client{Transport: transport}
 	return g
