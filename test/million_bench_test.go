@@ -3,8 +3,8 @@
 package test
 
 import (
-	"context"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
