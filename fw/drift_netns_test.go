@@ -192,6 +192,27 @@ func TestRulesEndByTheSyncer(t *testing.T) {
 	})
 }
 
+// ip6tables-nft took the rule of the wider prefix away when the narrower one at the same address was lifted: the banned
+// got through, and those let go stayed out.
+func TestLiftingAPrefixLeavesTheWiderOne(t *testing.T) {
+	eachVariant(t, func(t *testing.T, r *rig, v variant) {
+		b := r.open(v, OutboundDrop)
+		mustReplace(t, b, state(nil, entry("2001:db8::/122"), entry("2001:db8::/125"), entry("198.18.0.0/26"), entry("198.18.0.0/29")))
+		for _, lifted := range []string{"2001:db8::/125", "198.18.0.0/29"} {
+			must(t, b, Update{Entry: entry(lifted), Remove: true})
+		}
+		for _, src := range []string{"2001:db8::1", "2001:db8::30", "198.18.0.1", "198.18.0.60"} {
+			r.want(false, src)
+		}
+		if problems, err := b.Check(ctx); err != nil || len(problems) > 0 {
+			t.Errorf("problems %q, %v", problems, err)
+		}
+		must(t, b, Update{Entry: entry("2001:db8::/122"), Remove: true}, Update{Entry: entry("2001:db8::8/125")})
+		r.want(true, "2001:db8::30")
+		r.want(false, "2001:db8::9")
+	})
+}
+
 func TestOnlyTheNewestRulesStay(t *testing.T) {
 	eachVariant(t, func(t *testing.T, r *rig, v variant) {
 		if v.backend != NameIPTables {

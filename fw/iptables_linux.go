@@ -235,7 +235,14 @@ func (b *iptablesBackend) turn(ctx context.Context, next ruleSet) error {
 			}
 		}
 		add("-D", b.held.order, b.held.byKey, next.byKey)
-		add("-A", next.order, next.byKey, b.held.byKey)
+		if f.v6 && f.nft && len(lines) > 0 {
+			// ip6tables-nft 1.8.9 does not compare masks: asked to delete the rule of a /125, it deletes that of a /122
+			// at the same address. So the chain is written anew, in one step.
+			lines = []string{":" + chainMain + " - [0:0]"}
+			add("-A", next.order, next.byKey, nil)
+		} else {
+			add("-A", next.order, next.byKey, b.held.byKey)
+		}
 		if len(lines) == 0 {
 			continue
 		}
