@@ -15,7 +15,7 @@ const (
 	// maxEmitBatch bounds the lines of one write.
 	maxEmitBatch = 1024
 	// emitGather is how long the first of a batch waits for more. Whoever reads the lines polls (fail2ban once a second);
-	// kernels on the same machine, and other nodes of a test, get the processor first.
+	// the kernel and the peers get the processor first.
 	emitGather = 20 * time.Millisecond
 )
 
