@@ -34,10 +34,19 @@ func (s *slab[T]) alloc() (uint32, *T) {
 	return i, s.at(i)
 }
 
+// reserve allocates the first chunk.
+func (s *slab[T]) reserve() {
+	if len(s.chunks) == 0 {
+		s.chunks = append(s.chunks, new([1 << chunkBits]T))
+	}
+}
+
 // release frees i and leaves the zero value there.
 func (s *slab[T]) release(i uint32) {
 	if s.live--; s.live == 0 { // give back what a flood took
-		*s = slab[T]{}
+		first := s.chunks[0]
+		clear(first[:min(s.end, 1<<chunkBits)])
+		*s = slab[T]{chunks: []*[1 << chunkBits]T{first}}
 		return
 	}
 	var zero T

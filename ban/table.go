@@ -68,6 +68,17 @@ func New(cfg Config) (*Table, error) {
 	}, nil
 }
 
+// Reserve allocates now, 1 MB in all, what the first bans would otherwise wait for.
+func (t *Table) Reserve() {
+	t.speakers.vals.reserve()
+	t.words.vals.reserve()
+	t.ports.vals.reserve()
+	t.bans.plant()
+	t.bans.entries.reserve()
+	t.bans.recs.reserve()
+	t.bans.tree.nodes.reserve()
+}
+
 // Merge takes in records that CheckLocal or CheckRemote let pass and returns what changed. It is
 // the one way in. Records that have ended, and any that are not well formed, are left out.
 func (t *Table) Merge(now time.Time, rs []Record) []Change {

@@ -71,13 +71,18 @@ func (b *book) find(k pkey, ports uint32) uint32 {
 	return i
 }
 
+// plant allocates the roots.
+func (b *book) plant() {
+	if b.tree.roots == nil {
+		b.tree.roots = make([]uint32, allRoots)
+	}
+}
+
 // insert adds the entry i, whose path is not in the tree.
 func (b *book) insert(i uint32) {
 	e := b.entries.at(i)
 	p := e.path()
-	if b.tree.roots == nil {
-		b.tree.roots = make([]uint32, allRoots)
-	}
+	b.plant()
 	root := rootOf(e.key())
 	at := &b.tree.roots[root]
 	near := b.near(&p, root)

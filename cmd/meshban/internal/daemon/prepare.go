@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"time"
 
@@ -67,6 +68,7 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	if d.table, err = ban.New(ban.Config{Self: d.self, Limits: limits(d.cfg), Quorum: d.cfg.Bans.Quorum, Never: d.neverList()}); err != nil {
 		return err
 	}
+	d.table.Reserve()
 	if err := d.openMesh(identity, secrets, epoch); err != nil {
 		return err
 	}
@@ -79,7 +81,11 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	if err := d.openLines(); err != nil {
 		return err
 	}
-	return rehearse(time.Now())
+	if err := rehearse(time.Now()); err != nil {
+		return err
+	}
+	runtime.GC() // what the start left behind must not be collected during the first ban
+	return nil
 }
 
 // rehearse takes a line's way through a table that nobody uses. It brings the code into memory: without, the first ban
