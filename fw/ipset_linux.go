@@ -93,6 +93,7 @@ func noIPSet(err error) bool {
 
 func (b *ipset) Name() string              { return NameIPSet }
 func (b *ipset) Close() error              { return b.conn.close() }
+func (b *ipset) quick()                    {}
 func (b *ipset) maxTimeout() time.Duration { return maxIPSetTimeout * time.Second }
 
 // specs goes through the sets of the families in use.

@@ -75,6 +75,7 @@ func (b *nft) setUp() error {
 
 func (b *nft) Name() string { return NameNFTables }
 func (b *nft) Close() error { return b.conn.CloseLasting() }
+func (b *nft) quick()       {}
 
 // kernelAtLeast compares the running kernel's release.
 func kernelAtLeast(major, minor int) bool {

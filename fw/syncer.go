@@ -125,14 +125,26 @@ func NewSyncer(cfg SyncerConfig) (*Syncer, error) {
 // Submit queues updates for the kernel and returns at once; their Ports must not be altered afterwards. If done is not
 // nil it is called exactly once: with the time at which all the updates were in the kernel (UTC, with a monotonic
 // reading), or with the error for which they were given up; a *PartialError may be about another update of the same
-// batch. The call comes from Run, or from a Replace that covered the updates, with no lock held. It does not come if more
+// batch. The call comes from Run, from a Flush, or from a Replace that covered the updates, with no lock held. It does not come if more
 // than MaxWaiting wait, nor after Run has ended.
 func (s *Syncer) Submit(updates []Update, done func(at time.Time, err error)) {
+	if s.queue(updates, done) {
+		s.poke()
+	}
+}
+
+// Queue does what Submit does but for waking Run: a call of Flush must follow soon.
+func (s *Syncer) Queue(updates []Update, done func(at time.Time, err error)) {
+	s.queue(updates, done)
+}
+
+// queue reports whether Run, or a Replace, will look at it.
+func (s *Syncer) queue(updates []Update, done func(at time.Time, err error)) bool {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	in := &s.inbox
 	if in.closed {
-		s.mu.Unlock()
-		return
+		return false
 	}
 	switch {
 	case in.reload: // the coming Replace covers these too
@@ -149,8 +161,7 @@ func (s *Syncer) Submit(updates []Update, done func(at time.Time, err error)) {
 			s.st.Uncalled++
 		}
 	}
-	s.mu.Unlock()
-	s.poke()
+	return true
 }
 
 // SetAllow replaces the prefixes that are never dropped. It returns at once.

@@ -144,6 +144,13 @@ func (s *Syncer) apply(ctx context.Context, updates []Update, waiting []done) {
 		}
 		return
 	}
+	s.applied(now, updates, waiting, err)
+	s.expire(ctx)
+}
+
+// applied keeps the books of a batch that the kernel has taken, but for what a *PartialError names.
+func (s *Syncer) applied(now time.Time, updates []Update, waiting []done, err error) {
+	w := &s.work
 	at := time.Now().UTC()
 	for _, u := range updates {
 		if u.Remove || !u.Until.After(now) {
@@ -156,7 +163,6 @@ func (s *Syncer) apply(ctx context.Context, updates []Update, waiting []done) {
 	}
 	w.answer(waiting, at, notEnforced(err))
 	s.count()
-	s.expire(ctx)
 }
 
 // setAllow carries the never-drop prefixes to the kernel.

@@ -111,12 +111,14 @@ func (d *Daemon) apply(now time.Time, records []ban.Record) {
 		d.mu.Lock()
 		d.settleLocked(d.table.Merge(now, some))
 		d.mu.Unlock()
+		d.fw.Flush()
 		giveWay()
 	}
 	kick(d.expireKick)
 }
 
-// settleLocked hands changes of the table to the kernel, and to everybody else once the kernel has them.
+// settleLocked hands changes of the table to the kernel, and to everybody else once the kernel has them. d.fw.Flush must
+// follow when the lock is given back.
 func (d *Daemon) settleLocked(changes []ban.Change) {
 	if len(changes) == 0 {
 		return
@@ -139,7 +141,7 @@ func (d *Daemon) settleLocked(changes []ban.Change) {
 		d.announce(changes, time.Now(), nil)
 		return
 	}
-	d.fw.Submit(updates, func(at time.Time, err error) { d.announce(changes, at, err) })
+	d.fw.Queue(updates, func(at time.Time, err error) { d.announce(changes, at, err) })
 }
 
 // kernelEntry turns a table's entry into the firewall's.

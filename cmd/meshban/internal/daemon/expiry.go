@@ -33,6 +33,7 @@ func (d *Daemon) expire(ctx context.Context) error {
 			next, ok = d.table.Next()
 		}
 		d.mu.Unlock()
+		d.fw.Flush()
 		wait := expiryIdle
 		if ok {
 			wait = min(wait, max(time.Until(next), expiryPause))

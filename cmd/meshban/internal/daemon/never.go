@@ -48,6 +48,7 @@ func (d *Daemon) guardNever(ctx context.Context) error {
 		d.settleLocked(d.table.SetNever(time.Now(), list))
 		d.fw.SetAllow(d.table.Exceptions())
 		d.mu.Unlock()
+		d.fw.Flush()
 		select {
 		case <-ctx.Done():
 			return nil

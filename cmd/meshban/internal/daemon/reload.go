@@ -63,6 +63,7 @@ func (d *Daemon) reloadOnce() error {
 		d.settleLocked(changes)
 	}
 	d.mu.Unlock()
+	d.fw.Flush()
 	if err != nil {
 		return err
 	}

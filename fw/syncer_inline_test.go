@@ -1,0 +1,136 @@
+package fw
+
+import (
+	"net/netip"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// prompt is a fake that takes a few updates at once.
+type prompt struct{ *fake }
+
+func (prompt) quick() {}
+
+func promptly(f *fake) Backend { return prompt{f} }
+
+// queue queues and gives the answer, once there is one.
+func (b *bench) queue(updates ...Update) *answer {
+	a := &answer{}
+	b.Queue(updates, func(at time.Time, err error) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.reply = reply{a.reply.calls + 1, at, err}
+	})
+	return a
+}
+
+func TestFlushAppliesInTheCaller(t *testing.T) {
+	withSyncer(t, promptly, func(b *bench) {
+		first, second := b.queue(b.ban("192.0.2.1/32"), b.ban("192.0.2.2/32")), b.queue(b.lift("192.0.2.1/32"))
+		b.Flush() // no other goroutine has had its turn when it returns
+		for _, a := range []*answer{first, second} {
+			if got := a.read(); got.calls != 1 || got.err != nil || got.at.IsZero() {
+				t.Errorf("answer %+v", got)
+			}
+		}
+		if st := b.Status(); st.Enforced != 1 || st.Queued != 0 {
+			t.Errorf("status %+v", st)
+		}
+		b.Flush() // nothing to do
+		if n := get(b.fake, func(f *fake) int { return len(f.batches) }); n != 1 {
+			t.Errorf("%d batches, want 1", n)
+		}
+	})
+}
+
+func TestFlushLeavesToRunWhatIsSlow(t *testing.T) {
+	many := func(b *bench) (all []Update) {
+		for i := range maxInline + 1 {
+			all = append(all, b.ban(prefixNumber(i).String()))
+		}
+		return all
+	}
+	for name, test := range map[string]struct {
+		backend func(*fake) Backend
+		updates func(*bench) []Update
+	}{
+		"a slow backend": {nil, func(b *bench) []Update { return []Update{b.ban("192.0.2.1/32")} }},
+		"many updates":   {promptly, many},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withSyncer(t, test.backend, func(b *bench) {
+				updates := test.updates(b)
+				a := b.queue(updates...)
+				b.Flush()
+				if got := a.read(); got.calls != 0 {
+					t.Errorf("answered by the caller: %+v", got)
+				}
+				synctest.Wait()
+				if got := a.read(); got.calls != 1 || got.err != nil {
+					t.Errorf("answer %+v", got)
+				}
+				if st := b.Status(); st.Enforced != len(updates) {
+					t.Errorf("%d enforced, want %d", st.Enforced, len(updates))
+				}
+			})
+		})
+	}
+}
+
+func TestFlushThatFailsIsTriedAgainByRun(t *testing.T) {
+	withSyncer(t, promptly, func(b *bench) {
+		fails := 1
+		b.fake.set(func(f *fake) {
+			f.onApply = func() error {
+				if fails--; fails >= 0 {
+					return syscall.EBUSY
+				}
+				return nil
+			}
+		})
+		old := b.queue(b.ban("192.0.2.1/32"))
+		b.Flush()
+		if got := old.read(); got.calls != 0 {
+			t.Errorf("answered although it failed: %+v", got)
+		}
+		fresh := b.queue(b.ban("192.0.2.2/32"))
+		b.Flush()
+		synctest.Wait()
+		for _, a := range []*answer{old, fresh} {
+			if got := a.read(); got.calls != 1 || got.err != nil {
+				t.Errorf("answer %+v", got)
+			}
+		}
+		if st := b.Status(); st.Enforced != 2 || st.Queued != 0 {
+			t.Errorf("status %+v", st)
+		}
+	})
+}
+
+func TestFlushDoesNotWaitForALoad(t *testing.T) {
+	withSyncer(t, promptly, func(b *bench) {
+		loading, goOn := make(chan struct{}), make(chan struct{})
+		b.fake.set(func(f *fake) {
+			f.onReplace = func() error { close(loading); <-goOn; return nil }
+		})
+		go func() { _ = b.Replace(b.Context()) }()
+		<-loading
+		a := b.queue(b.ban("192.0.2.1/32"))
+		b.Flush()
+		close(goOn)
+		synctest.Wait()
+		if got := a.read(); got.calls != 1 || got.err != nil {
+			t.Errorf("answer %+v", got)
+		}
+		if st := b.Status(); st.Enforced != 1 {
+			t.Errorf("status %+v", st)
+		}
+	})
+}
+
+// prefixNumber is an address of 198.18.0.0/15.
+func prefixNumber(i int) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}), 32)
+}
