@@ -20,7 +20,8 @@ const (
 )
 
 const (
-	// maxInbox bounds the messages that wait for the core; UDP's share, at most maxPacket bytes each.
+	// maxInbox bounds the messages that wait for the core; UDP's share, at most maxPacket bytes each. Frames of a bulk have
+	// as much again.
 	maxInbox = 8192
 	// maxBulk and maxBulkBytes bound the large messages that wait: they come by stream.
 	maxBulk, maxBulkBytes = 64, 32 << 20
@@ -78,8 +79,12 @@ func (d delegate) NotifyMsg(b []byte) {
 		}
 		return
 	}
+	queue := m.inbox
+	if (b[0] == kindPush || b[0] == kindTree) && len(b) > freshSize {
+		queue = m.later
+	}
 	select {
-	case m.inbox <- b:
+	case queue <- b:
 	default:
 		m.count.dropped.Add(1)
 	}

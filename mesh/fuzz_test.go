@@ -147,6 +147,8 @@ func FuzzMessage(f *testing.F) {
 		select {
 		case b := <-m.inbox:
 			m.drain(b)
+		case b := <-m.later:
+			m.drainLater(b)
 		case b := <-m.bulk:
 			for w := m.openBulk(b); w != nil; {
 				w = m.bulkSlice(w)

@@ -14,8 +14,8 @@ const (
 	leastWake, idleWake = 5 * time.Millisecond, time.Hour
 )
 
-// coreLoop feeds the core and carries out what it says. Pushed frames go before bulk, which is looked at in slices, so
-// that a fresh frame passes a sync on its way.
+// coreLoop feeds the core and carries out what it says. Small packets go before large frames, and these before bulk,
+// which is looked at in slices, so that a fresh frame passes an import or a sync on its way.
 func (m *Mesh) coreLoop(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -27,12 +27,19 @@ func (m *Mesh) coreLoop(ctx context.Context) {
 			lost = n
 			m.problems.report(m.now(), ProblemDropped, "queue", "frames come faster than they can be looked at; a sync will repair that")
 		}
-		if bulk != nil {
+		if bulk != nil || len(m.later) > 0 {
 			select {
 			case b := <-m.inbox:
 				m.drain(b)
 			default:
 			}
+			select {
+			case b := <-m.later:
+				m.drainLater(b)
+			default:
+			}
+		}
+		if bulk != nil {
 			if bulk = m.bulkSlice(bulk); bulk != nil {
 				if ctx.Err() != nil {
 					return
@@ -44,6 +51,8 @@ func (m *Mesh) coreLoop(ctx context.Context) {
 		select {
 		case b := <-m.inbox:
 			m.drain(b)
+		case b := <-m.later:
+			m.drainLater(b)
 		case b := <-m.bulk:
 			bulk = m.openBulk(b)
 		case ev := <-m.events:
@@ -153,6 +162,14 @@ func (m *Mesh) drain(first []byte) {
 		}
 		break
 	}
+	m.flushIntake(&in, viaPush)
+	m.flushIntake(&in, viaTree)
+}
+
+// drainLater looks at one packet of large frames.
+func (m *Mesh) drainLater(b []byte) {
+	var in intake
+	m.small(b, &in)
 	m.flushIntake(&in, viaPush)
 	m.flushIntake(&in, viaTree)
 }

@@ -31,6 +31,7 @@ type Mesh struct {
 	now   func() time.Time // time.Now, but in simulations
 
 	inbox     chan []byte // memberlist's goroutines send, the core receives, nobody closes; full: dropped and counted
+	later     chan []byte // the same for packets of large frames
 	bulk      chan []byte // likewise, large messages
 	bulkBytes atomic.Int64
 	events    chan any      // ev types: memberlist's goroutines send, the core receives, nobody closes; full: dropped
@@ -82,6 +83,7 @@ func New(cfg Config) (*Mesh, error) {
 		ready:  make(chan struct{}),
 		now:    time.Now,
 		inbox:  make(chan []byte, maxInbox),
+		later:  make(chan []byte, maxInbox),
 		bulk:   make(chan []byte, maxBulk),
 		events: make(chan any, maxEvents),
 		wake:   make(chan struct{}, 1),
@@ -91,7 +93,7 @@ func New(cfg Config) (*Mesh, error) {
 	m.root.Store(&[32]byte{})
 	m.peers = newPeerTable(m.id, cfg.Peers)
 	m.gossip = newGossip(m.peers.alive)
-	m.pusher = &pusher{self: m.id, jobs: make(chan pushJob, maxPush), members: m.peers.alive, send: m.sendPacket, count: &m.count}
+	m.pusher = &pusher{self: m.id, jobs: make(chan pushJob, maxPush), later: make(chan pushJob, maxPush), members: m.peers.alive, send: m.sendPacket, count: &m.count}
 	m.streams = newStreamer(m)
 	m.invites = newInvites()
 	m.enrolments = make(chan struct{}, maxEnrolments)

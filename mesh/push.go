@@ -14,6 +14,9 @@ const (
 	// maxPacket bounds a message that goes by UDP, in bytes: with memberlist's encryption and the headers of UDP and IPv6
 	// it stays below 1,500.
 	maxPacket = 1380
+	// freshSize is the most bytes of a packet or frame that goes before larger ones, at both ends: a few fresh bans are
+	// that small, and the frames of a bulk are not, so that a fresh ban passes a bulk on its way.
+	freshSize = 512
 	// maxPush bounds the jobs that wait for the sender; what finds it full reaches the others by sync.
 	maxPush = 4096
 	// pushBatch bounds the jobs whose frames are packed together.
@@ -25,6 +28,8 @@ const (
 	gossipRetransmits = 1
 	// maxGossip bounds that queue; what was sent most often goes first.
 	maxGossip = 256
+	// maxBulkGossip is the length from which on it takes no more large frames.
+	maxBulkGossip = 16
 )
 
 // appendPacked adds a frame to a packet of several.
@@ -62,6 +67,7 @@ func packFrames(kind byte, raws [][]byte) [][]byte {
 type pusher struct {
 	self    ID
 	jobs    chan pushJob // Publish and the core send, run receives, nobody closes; full: the job is dropped and counted
+	later   chan pushJob // the same for large frames
 	members func() []target
 	send    func(to *memberlist.Node, msg []byte) error
 	count   *counters
@@ -76,8 +82,12 @@ type pushJob struct {
 
 func (p *pusher) put(job pushJob) {
 	p.busy.Add(1)
+	queue := p.jobs
+	if len(job.frames) > 0 && len(job.frames[0].raw) > freshSize {
+		queue = p.later
+	}
 	select {
-	case p.jobs <- job:
+	case queue <- job:
 	default:
 		p.busy.Add(-1)
 		p.count.dropped.Add(1)
@@ -89,13 +99,21 @@ func (p *pusher) run(ctx context.Context) {
 		select {
 		case job := <-p.jobs:
 			p.batch(job)
+			continue
+		default:
+		}
+		select {
+		case job := <-p.jobs:
+			p.batch(job)
+		case job := <-p.later:
+			p.batch(job)
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// batch takes what else waits and sends it: own frames to everybody, or along trees when there are too many for that.
+// batch takes what else is fresh and sends it: own frames to everybody, or along trees when there are too many for that.
 func (p *pusher) batch(first pushJob) {
 	jobs := int64(1)
 	var direct [][]byte
@@ -190,6 +208,9 @@ func newGossip(members func() []target) *gossip {
 func (g *gossip) put(f Frame) {
 	if g.queue.NumNodes() < 2 {
 		return // nobody would drain it
+	}
+	if len(f.raw) > freshSize && g.queue.NumQueued() >= maxBulkGossip {
+		return // a bulk would push out what is fresh; what is lost of it comes by sync
 	}
 	g.queue.QueueBroadcast(&broadcast{f.Ref(), appendPacked([]byte{kindPush}, f.raw)})
 	if g.queue.NumQueued() > maxGossip {

@@ -226,6 +226,9 @@ func (n *simNode) process() {
 		default:
 		}
 		select {
+		case b := <-m.later:
+			m.drainLater(b)
+			continue
 		case b := <-m.bulk:
 			for bulk := m.openBulk(b); bulk != nil && !n.dying; {
 				bulk = m.bulkSlice(bulk)
@@ -238,6 +241,9 @@ func (n *simNode) process() {
 			m.apply(ev)
 			continue
 		case job := <-m.pusher.jobs:
+			n.push(job)
+			continue
+		case job := <-m.pusher.later:
 			n.push(job)
 			continue
 		case out := <-m.streams.jobs:

@@ -42,7 +42,7 @@ func (m *Mesh) Stats() Stats {
 	c := &m.count
 	s := Stats{
 		Held:       held,
-		Queued:     len(m.inbox) + len(m.bulk) + len(m.pusher.jobs),
+		Queued:     len(m.inbox) + len(m.later) + len(m.bulk) + len(m.pusher.jobs) + len(m.pusher.later),
 		Published:  c.published.Load(),
 		Sent:       c.sent.Load(),
 		Forwarded:  c.forwarded.Load(),
