@@ -26,6 +26,7 @@ require (
 require (
 	github.com/VictoriaMetrics/metrics v1.35.1
 	github.com/google/btree v1.1.3
+	golang.org/x/time v0.16.0
 )
 
 require (

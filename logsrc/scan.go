@@ -108,21 +108,23 @@ func (f *Follower) partial(ctx context.Context, r *reader) (chunk, bool) {
 
 // take judges one line that begins at offset; a good one joins the batch.
 func (s *scanner) take(line []byte, offset int64) Reason {
-	s.batch = append(s.batch, Line{})
-	l := &s.batch[len(s.batch)-1]
-	reason := parse(line, l)
-	switch {
-	case reason != 0:
-	// The form is asked for too: after a truncation a range may speak of text that is no longer there.
-	case l.Emitted && s.isOwn(offset, offset+int64(len(line))):
+	// The tag is asked for too: after a truncation a range may speak of text that is no longer there.
+	if s.isOwn(offset, offset+int64(len(line))) && bytes.Contains(line, emittedTag) {
 		s.count.own++
-	default:
-		s.count.accepted++
 		return 0
 	}
-	s.batch = s.batch[:len(s.batch)-1]
-	return reason
+	s.batch = append(s.batch, Line{})
+	reason := parse(line, &s.batch[len(s.batch)-1])
+	if reason != 0 {
+		s.batch = s.batch[:len(s.batch)-1]
+		return reason
+	}
+	s.count.accepted++
+	return 0
 }
+
+// emittedTag stands in every line that the Emitter writes.
+var emittedTag = []byte(" " + emitTag + "[")
 
 func (s *scanner) isOwn(start, end int64) bool {
 	for _, r := range s.own {

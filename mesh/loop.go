@@ -166,10 +166,23 @@ func (m *Mesh) drain(first []byte) {
 	m.flushIntake(&in, viaTree)
 }
 
-// drainLater looks at one packet of large frames.
-func (m *Mesh) drainLater(b []byte) {
+// drainLater looks at a slice of the large frames that wait.
+func (m *Mesh) drainLater(first []byte) {
 	var in intake
-	m.small(b, &in)
+	size := len(first)
+	for b := first; ; {
+		m.small(b, &in)
+		if size >= sliceBytes {
+			break
+		}
+		select {
+		case b = <-m.later:
+			size += len(b)
+			continue
+		default:
+		}
+		break
+	}
 	m.flushIntake(&in, viaPush)
 	m.flushIntake(&in, viaTree)
 }

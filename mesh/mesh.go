@@ -233,5 +233,8 @@ func (m *Mesh) Members() []Member {
 	return all
 }
 
+// Peers is the number of other members that are alive.
+func (m *Mesh) Peers() int { return len(m.peers.alive()) }
+
 // Digest is equal on two nodes exactly when they hold the same live frames.
 func (m *Mesh) Digest() [32]byte { return *m.root.Load() }

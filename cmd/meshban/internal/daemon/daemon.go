@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
@@ -76,6 +77,7 @@ type Daemon struct {
 	metrics  *metrics
 	names    *names
 	emit     *emitQueue
+	bulkRate *rate.Limiter // of all imports together
 	echoes   *echoes
 	problems *problems
 	lines    lineCounts
@@ -98,7 +100,7 @@ func New(ctx context.Context, cfg Config) (*Daemon, error) {
 	d := &Daemon{
 		home: cfg.Home, version: cfg.Version, log: cfg.Logger, level: cfg.Level,
 		reload: cfg.Reload, reread: cfg.Reread, host: cfg.Host, cfg: cfg.Config, started: time.Now(),
-		hub: newHub(), emit: newEmitQueue(), echoes: newEchoes(), problems: newProblems(),
+		hub: newHub(), emit: newEmitQueue(), bulkRate: rate.NewLimiter(bulkRate, bulkBurst), echoes: newEchoes(), problems: newProblems(),
 		neverKick: make(chan struct{}, 1), expireKick: make(chan struct{}, 1),
 	}
 	if name, err := os.Hostname(); err == nil {

@@ -24,26 +24,36 @@ type emitQueue struct {
 	wake chan struct{} // holds one token; add sends, take receives
 
 	mu    sync.Mutex // guards what follows
-	queue []ban.Change
+	queue []emission
 	lost  uint64
+}
+
+// emission is a ban as the classic line says it.
+type emission struct {
+	origin ban.Origin
+	addr   netip.Addr
+	port   uint16
 }
 
 func newEmitQueue() *emitQueue { return &emitQueue{wake: make(chan struct{}, 1)} }
 
-// add queues c and never blocks.
+// add queues c and never blocks. A CIDR has no classic form.
 func (q *emitQueue) add(c ban.Change) {
+	if !c.Prefix.IsSingleIP() {
+		return
+	}
 	q.mu.Lock()
 	if len(q.queue) >= maxEmitQueue {
 		q.queue = q.queue[1:]
 		q.lost++
 	}
-	q.queue = append(q.queue, c)
+	q.queue = append(q.queue, emission{c.Origin, c.Prefix.Addr(), onlyPort(c.Ports)})
 	q.mu.Unlock()
 	kick(q.wake)
 }
 
 // take waits for bans, gathers, and returns up to maxEmitBatch of them; false when ctx has ended.
-func (q *emitQueue) take(ctx context.Context) ([]ban.Change, bool) {
+func (q *emitQueue) take(ctx context.Context) ([]emission, bool) {
 	gather := time.NewTimer(emitGather)
 	defer gather.Stop()
 	for waited := false; ; waited = true {

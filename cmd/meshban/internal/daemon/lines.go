@@ -145,13 +145,8 @@ func (d *Daemon) emitLines(ctx context.Context) error {
 			continue
 		}
 		lines := make([]logsrc.Emission, 0, len(batch))
-		for _, c := range batch {
-			if c.Prefix.IsSingleIP() { // a CIDR has no classic form
-				lines = append(lines, logsrc.Emission{Origin: d.names.of(c.Origin), Addr: c.Prefix.Addr(), Port: onlyPort(c.Ports)})
-			}
-		}
-		if len(lines) == 0 {
-			continue
+		for _, e := range batch {
+			lines = append(lines, logsrc.Emission{Origin: d.names.of(e.origin), Addr: e.addr, Port: e.port})
 		}
 		if err := d.emitter.Emit(time.Now(), lines); err != nil {
 			d.lines.unemitted.Add(uint64(len(lines)))

@@ -4,22 +4,36 @@ import (
 	"context"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/meshban/meshban/fw"
 )
 
 // paceLimit is how long a bulk waits for the kernel at most before it goes on without.
 const paceLimit = 100 * time.Millisecond
 
+const (
+	// bulkRate bounds the bans a second that an import sends to peers. Each peer needs 8 us of a core for one: at this rate
+	// a bulk takes a fifth of a core there, and a fresh ban does not find it in its way.
+	bulkRate = 25_000
+	// bulkBurst is what may go at once.
+	bulkBurst = 5_000
+)
+
 // pace keeps a bulk no more than two slices ahead of the kernel, so that a fresh ban finds only these in front of it.
 // The zero value with fw set is ready.
 type pace struct {
 	fw   *fw.Syncer
+	rate *rate.Limiter // nil: as fast as the kernel takes it
 	last chan struct{} // closed when the kernel has the slice before; capacity 0, nobody sends
 	off  bool          // the kernel is in trouble, or busy with something else: do not wait any more
 }
 
-// slice is called after each slice was submitted, and waits for the one before.
-func (p *pace) slice(ctx context.Context) {
+// slice is called after each slice of n bans was submitted, and waits for the one before.
+func (p *pace) slice(ctx context.Context, n int) {
+	if p.rate != nil {
+		_ = p.rate.WaitN(ctx, n) // fails only when ctx ends, and what is asked for is done all the same
+	}
 	if p.off {
 		return
 	}

@@ -21,7 +21,7 @@ func TestABulkWaitsForTheKernelButNotForEver(t *testing.T) {
 		stuck := pace{fw: syncer} // nobody runs it yet
 		begin := time.Now()
 		for range 10 {
-			stuck.slice(ctx)
+			stuck.slice(ctx, lockChunk)
 		}
 		if took := time.Since(begin); took != paceLimit {
 			t.Errorf("ten slices took %v, want %v", took, paceLimit)
@@ -31,7 +31,7 @@ func TestABulkWaitsForTheKernelButNotForEver(t *testing.T) {
 		flowing := pace{fw: syncer}
 		begin = time.Now()
 		for range 10 {
-			flowing.slice(ctx)
+			flowing.slice(ctx, lockChunk)
 		}
 		if took := time.Since(begin); took != 0 || flowing.off {
 			t.Errorf("ten slices took %v with a kernel that answers", took)

@@ -122,6 +122,9 @@ func (d *Daemon) publishEach(
 ) ([]control.Result, error) {
 	results := make([]control.Result, 0, len(prefixes))
 	pace := pace{fw: d.fw}
+	if d.mesh.Peers() > 0 {
+		pace.rate = d.bulkRate
+	}
 	var pending []ban.Op
 	for some := range slices.Chunk(prefixes, lockChunk) {
 		d.mu.Lock()
@@ -145,7 +148,7 @@ func (d *Daemon) publishEach(
 		if pending, err = d.publishFull(now, pending); err != nil {
 			return nil, err
 		}
-		pace.slice(ctx)
+		pace.slice(ctx, len(some))
 	}
 	if err := d.publish(now, pending); err != nil {
 		return nil, err

@@ -1,0 +1,127 @@
+//go:build linux && netns
+
+package test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	// shared is how many addresses one node of ten imports.
+	shared = 100_000
+	// spacing is how far apart the single bans are that are made meanwhile.
+	spacing = 250 * time.Millisecond
+	// fleetLimit bounds how long a bulk may take to reach every kernel.
+	fleetLimit = 2 * time.Minute
+)
+
+// asker asks a node's agent without a process for each question: a process costs
+// more than what is measured.
+type asker struct{ http http.Client }
+
+func (n *node) asker(b *testing.B) *asker {
+	b.Helper()
+	socket := n.Path(stateDir + "/control.sock")
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}
+	b.Cleanup(transport.CloseIdleConnections)
+	return &asker{http.Client{Transport: transport}}
+}
+
+func (a *asker) status(b *testing.B) (s status) {
+	b.Helper()
+	resp := must(a.http.Get("http://agent/v1/status"))(b)
+	check(b, json.NewDecoder(resp.Body).Decode(&s))
+	check(b, resp.Body.Close())
+	return s
+}
+
+// holds waits until the agent's kernel has been given n entries or more, and
+// returns the time.
+func (a *asker) holds(b *testing.B, n int) time.Time {
+	b.Helper()
+	for end := time.Now().Add(fleetLimit); ; during(20 * time.Millisecond) {
+		got := a.status(b).Firewall.Enforced
+		now := time.Now()
+		if got >= n {
+			return now
+		}
+		if now.After(end) {
+			b.Fatalf("the kernel has %d of %d", got, n)
+		}
+	}
+}
+
+// cpu is what all agents have used.
+func (m *mesh) cpu(b *testing.B) (sum time.Duration) {
+	b.Helper()
+	for _, n := range m.nodes {
+		sum += must(n.agent.Usage())(b).CPU
+	}
+	return sum
+}
+
+func addresses(addrs []netip.Addr) string {
+	var text strings.Builder
+	for _, a := range addrs {
+		fmt.Fprintln(&text, a)
+	}
+	return text.String()
+}
+
+// BenchmarkFleetImport is 100,000 addresses imported on one node of ten: how
+// long from the start of the command until every kernel has been given them,
+// and how long single bans take meanwhile, from the return of write(2) on
+// another node's line file to the last kernel.
+func BenchmarkFleetImport(b *testing.B) {
+	m := settled(b, 10)
+	check(b, m.nodes[0].WriteFile(listFile, addresses(crowd(shared, 1))))
+	askers := make([]*asker, len(m.nodes))
+	for i, n := range m.nodes {
+		askers[i] = n.asker(b)
+	}
+	wire, cpu := must(m.WireBytes())(b), m.cpu(b)
+	begin := time.Now()
+	imported := make(chan time.Time, 1)
+	go func() {
+		must(m.nodes[0].Run("meshban", "import", listFile, "--for", "24h"))(b)
+		imported <- time.Now()
+	}()
+	reached := make(chan time.Time, 1)
+	go func() {
+		var last time.Time
+		for _, a := range askers {
+			if at := a.holds(b, shared); at.After(last) {
+				last = at
+			}
+		}
+		reached <- last
+	}()
+	var times []time.Duration
+	var all time.Time
+	for turn := 0; all.IsZero(); turn++ {
+		src := fresh()
+		pairs := m.watch(b, src)
+		times = append(times, lastKernel(b, pairs, m.nodes[1+turn%9].write(b, src, "22")))
+		pairs.Stop()
+		select {
+		case all = <-reached:
+		case <-time.After(spacing):
+		}
+	}
+	report(b, times)
+	b.ReportMetric(float64(len(times)), "bans-meanwhile")
+	b.ReportMetric((<-imported).Sub(begin).Seconds(), "s-command")
+	b.ReportMetric(all.Sub(begin).Seconds(), "s-all-kernels")
+	b.ReportMetric(float64(must(m.WireBytes())(b)-wire)/shared, "B-wire/ban")
+	b.ReportMetric((m.cpu(b) - cpu).Seconds(), "s-CPU-agents")
+}
