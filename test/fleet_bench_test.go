@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -124,4 +125,41 @@ func BenchmarkFleetImport(b *testing.B) {
 	b.ReportMetric(all.Sub(begin).Seconds(), "s-all-kernels")
 	b.ReportMetric(float64(must(m.WireBytes())(b)-wire)/shared, "B-wire/ban")
 	b.ReportMetric((m.cpu(b) - cpu).Seconds(), "s-CPU-agents")
+}
+
+// BenchmarkFleetJoin is a fresh node that joins a node with a million bans: how
+// long from the start of its agent until its kernel has been given them all, and
+// how long one more ban takes on the giver before and meanwhile.
+func BenchmarkFleetJoin(b *testing.B) {
+	m := newFleet(b, 2)
+	first, second := m.nodes[0], m.nodes[1]
+	first.run(b, "init", "--dir", stateDir, "--name", first.Name, "--bind", m.bind(first))
+	m.up(b, setup{}, first)
+	g := giantOf(b, first)
+	addrs := crowd(million+2*whileLoading, 1)
+	g.write(b, addrs[:million])
+	g.run(b, "import", listFile, "--for", "24h")
+	g.holds(b, million)
+	during(3 * time.Second)
+	before := g.addSome(b, addrs[million:million+oneMore], nil)
+	report(b, before)
+	token := strings.TrimSpace(first.run(b, "invite"))
+	second.run(b, "join", token, "--name", second.Name, "--bind", m.bind(second))
+	wire := must(m.WireBytes())(b)
+	begin := time.Now()
+	m.up(b, setup{}, second)
+	joiner := second.asker(b)
+	stop, done := make(chan struct{}), make(chan time.Time, 1)
+	go func() {
+		defer close(stop)
+		done <- joiner.holds(b, million)
+	}()
+	meanwhile := g.addSome(b, addrs[million+whileLoading:], stop)
+	took := (<-done).Sub(begin)
+	b.ReportMetric(float64(must(m.WireBytes())(b)-wire)/million, "B-wire/ban")
+	slices.Sort(meanwhile)
+	b.ReportMetric(took.Seconds(), "s-enforced")
+	b.ReportMetric(float64(len(meanwhile)), "bans-meanwhile")
+	b.ReportMetric(ms(meanwhile[len(meanwhile)/2]), "ms-p50-meanwhile")
+	b.ReportMetric(ms(meanwhile[len(meanwhile)*99/100]), "ms-p99-meanwhile")
 }

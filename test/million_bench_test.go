@@ -59,7 +59,12 @@ type giant struct {
 
 func newGiant(b *testing.B) *giant {
 	b.Helper()
-	g := &giant{node: settled(b, 1).nodes[0]}
+	return giantOf(b, settled(b, 1).nodes[0])
+}
+
+func giantOf(b *testing.B, n *node) *giant {
+	b.Helper()
+	g := &giant{node: n}
 	check(b, g.InNet(func() (err error) {
 		g.kernel, err = netlink.NewHandle(unix.NETLINK_NETFILTER)
 		return err
@@ -107,16 +112,29 @@ func (g *giant) add(b *testing.B, addr netip.Addr) time.Duration {
 		}
 		asked <- err
 	}()
+	took := g.has(b, addr, begin)
+	check(b, <-asked)
+	return took
+}
+
+// addLine does the same by a line: the time is from the return of write(2).
+func (g *giant) addLine(b *testing.B, addr netip.Addr) time.Duration {
+	b.Helper()
+	return g.has(b, addr, g.node.write(b, addr, "22"))
+}
+
+// has waits until the kernel's set holds the address, and returns how long after begin.
+func (g *giant) has(b *testing.B, addr netip.Addr, begin time.Time) time.Duration {
+	b.Helper()
 	entry := &netlink.IPSetEntry{IP: addr.AsSlice()}
 	for {
 		there := must(g.kernel.IpsetTest("meshban4", entry))(b)
 		took := time.Since(begin)
 		if there {
-			check(b, <-asked)
 			return took
 		}
 		if took > banLimit {
-			b.Fatalf("%v is not in the kernel after %v: %v", addr, took, <-asked)
+			b.Fatalf("%v is not in the kernel after %v", addr, took)
 		}
 		// Asking without pause would keep the agent out of the kernel's lock.
 		// It is the kernel's sleep because Go's timers have steps of 1 ms.
@@ -153,7 +171,7 @@ func (g *giant) memory(b *testing.B, at string) {
 func BenchmarkMillion(b *testing.B) {
 	g := newGiant(b)
 	small := must(g.agent.Usage())(b)
-	addrs := crowd(million+5*oneMore+whileLoading+cohort, 1)
+	addrs := crowd(million+6*oneMore+whileLoading+cohort, 1)
 	take := func(n int) []netip.Addr {
 		some := addrs[:n]
 		addrs = addrs[n:]
@@ -185,6 +203,15 @@ func BenchmarkMillion(b *testing.B) {
 		g.memory(b, "then")
 	})
 	b.Run("add", func(b *testing.B) { add(b, oneMore, nil) })
+	b.Run("add-line", func(b *testing.B) {
+		var times []time.Duration
+		for _, addr := range take(oneMore) {
+			during(5 * time.Millisecond)
+			times = append(times, g.addLine(b, addr))
+		}
+		active += len(times)
+		report(b, times)
+	})
 	b.Run("add-during-list", func(b *testing.B) {
 		meanwhile(b, oneMore, func() { must(g.Shell("for i in 1 2 3; do meshban list --json >/dev/null; done"))(b) })
 	})
