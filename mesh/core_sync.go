@@ -60,6 +60,7 @@ type syncPeer struct {
 	progress bool          // the session moved a frame, either way
 	gave     bool          // the peer has nothing more for us
 	backoff  time.Duration // the pause before the next check, when none did
+	guest    time.Time     // until then a session that the peer began is thought to go on
 }
 
 func (s *syncer) jitter(d time.Duration) time.Duration {
@@ -161,6 +162,8 @@ func (c *core) tick(now time.Time, out *actions) {
 			p.phase = phaseIdle
 		case c.taken(now, id):
 			p.phase, p.at, p.tries = phaseDue, now.Add(c.jitter(checkTimeout)), 0
+		case p.guest.After(now): // two sessions would move the same frames twice
+			p.phase, p.at, p.tries = phaseDue, p.guest, 0
 		default:
 			p.phase, p.at, p.session = phaseChecking, now.Add(checkTimeout), c.rng.Uint64()
 			p.tries++
@@ -222,6 +225,9 @@ func (c *core) message(now time.Time, m *syncMessage, fresh int, out *actions) {
 		p.progress = p.progress || (m.Kind == syncAck && m.Fresh > 0)
 		p.gave = p.gave || (m.Kind == syncChunk && m.Last)
 	}
+	if !ours && p.guest.After(now) {
+		p.guest = now.Add(sessionQuiet)
+	}
 	c.handle(now, m, p, fresh, ours, out)
 	if t := c.transfers[m.From]; p.phase == phaseActive && p.gave && (t == nil || t.session != p.session) {
 		c.set(p, phaseActive, now) // both sides are done: compare again at once
@@ -276,8 +282,17 @@ func (c *core) answerCheck(now time.Time, m *syncMessage, p *syncPeer, out *acti
 		c.emit(m.From, &syncMessage{Kind: syncSame, Session: m.Session, Root: m.Root}, out)
 		return
 	}
+	switch {
+	case p.phase == phaseActive:
+		return // what differs still is compared again when our session is over
+	case p.phase == phaseChecking && bytes.Compare(c.self[:], m.From[:]) < 0:
+		return // of two checks that cross, that of the lower id counts
+	case p.phase == phaseChecking:
+		c.set(p, phaseDue, now.Add(checkTimeout))
+	}
 	if c.transfers[m.From] == nil && len(c.transfers) < maxTransfers && !c.taken(now, m.From) {
 		c.reserve(m.From, now.Add(reserveTime))
+		p.guest = now.Add(sessionQuiet)
 		out.syncs++
 		c.emitVector(m.From, m.Session, true, out)
 	}

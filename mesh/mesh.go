@@ -46,6 +46,7 @@ type Mesh struct {
 	invites    *invites
 	enrolments chan struct{} // one token per enrolment that is being served
 	enrolRate  limiter
+	rolls      limiter // changes of epoch
 	clones     clones
 	problems   problems
 	count      counters
@@ -58,7 +59,6 @@ type Mesh struct {
 	core  *core
 	todo  []actions // of steps, for the core's goroutine to carry out
 	phase runPhase
-	roll  time.Time // of the last change of epoch
 }
 
 type runPhase uint8
@@ -98,6 +98,7 @@ func New(cfg Config) (*Mesh, error) {
 	m.invites = newInvites()
 	m.enrolments = make(chan struct{}, maxEnrolments)
 	m.enrolRate = limiter{burst: enrolBurst, every: enrolEvery}
+	m.rolls = limiter{burst: rollBurst, every: rollEvery}
 	m.views.exchange = make(chan netip.AddrPort, 1)
 	m.clones.wake = make(chan struct{}, 1)
 	m.problems = problems{tell: cfg.OnProblem, count: &m.count.problems, last: make(map[string]time.Time)}

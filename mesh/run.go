@@ -34,8 +34,9 @@ const (
 	rememberEvery = 5 * time.Second
 	// forgetEvery is the time between two looks for peers to forget.
 	forgetEvery = time.Minute
-	// rollEvery is the least time between two changes of epoch.
-	rollEvery = 10 * time.Second
+	// rollBurst changes of epoch may follow one another at once, as when a snapshot is several starts old; then one each
+	// rollEvery.
+	rollBurst, rollEvery = 3, 10 * time.Second
 )
 
 // Run opens the sockets, joins and serves until ctx ends; then it leaves the mesh cleanly, within 3 s, and returns nil.
@@ -233,12 +234,11 @@ func (m *Mesh) notifyLoop(ctx context.Context) {
 // rollEpoch goes on with a higher epoch after ours was found in use. Called by the core's goroutine.
 func (m *Mesh) rollEpoch(now time.Time, past uint64) {
 	m.mu.Lock()
-	if past < m.core.epoch || now.Sub(m.roll) < rollEvery {
-		m.mu.Unlock()
+	due := past >= m.core.epoch
+	m.mu.Unlock()
+	if !due || !m.rolls.allow(now) {
 		return
 	}
-	m.roll = now
-	m.mu.Unlock()
 	epoch := past + 1
 	if m.cfg.RollEpoch != nil {
 		var err error

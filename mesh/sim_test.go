@@ -114,6 +114,7 @@ func TestKeptSeeds(t *testing.T) {
 		{184, "likewise"},
 		{178, "of two frames of one name, one from the future took the place of the other and was then refused as a ban"},
 		{301, "an epoch found in use within 10 s of another one was forgotten (see TestEpochIsRaisedAgain)"},
+		{1628, "a node whose snapshot was two starts old went on with the second epoch for 10 s, and its numbers were taken"},
 	} {
 		if w := simulate(k.seed, nil); w.failure != nil {
 			t.Errorf("%s: %v\n\t%s", k.what, w.failure, replay(k.seed))
