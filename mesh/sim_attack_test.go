@@ -47,9 +47,13 @@ func (w *simWorld) attack() {
 	case 4:
 		w.faults[faultEquivocation]++
 		f.Epoch = 4
-		f.Expires = at.Add(w.between(20*time.Second, 3*time.Minute))
+		most := 3 * time.Minute
+		if f.Seq%4 == 0 { // both are there still when the fleet has healed
+			most = 2 * time.Hour
+		}
+		f.Expires = at.Add(w.between(20*time.Second, most))
 		w.spread(w.sign(f, true).raw)
-		f.Expires = at.Add(w.between(20*time.Second, 30*time.Minute))
+		f.Expires = at.Add(w.between(20*time.Second, 10*most))
 		w.spread(w.sign(f, true).raw)
 	}
 }

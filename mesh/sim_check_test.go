@@ -231,7 +231,7 @@ func (w *simWorld) checkFresh() {
 		if w.plan.trees {
 			trees = treeCount
 		}
-		const gossip = 4 // copies that memberlist's queue may add, of an earlier frame too
+		const gossip = 6 // copies that memberlist's queue may add: two each of this frame and of the two before
 		if got, want := w.received()-before, uint64((w.running()-1)*trees+gossip); got > want {
 			w.fail(n.slot, "%d copies of a frame in a fleet of %d", got, w.running())
 		}
