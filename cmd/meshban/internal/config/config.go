@@ -24,6 +24,7 @@ const (
 	MaxName      = 64      // bytes in name
 	MaxPath      = 4096    // bytes in lines.file
 	MaxHost      = 253     // bytes in a host name of join (RFC 1035)
+	MaxGroup     = 32      // bytes in a group of control, as useradd takes them
 	MinFor       = time.Second
 	MaxMaxFor    = 720 * time.Hour // no ban of the mesh lives longer
 	MinWidest4   = 8
@@ -51,6 +52,7 @@ type Config struct {
 	Lines     Lines          // lines:
 	Bans      Bans           // bans:
 	Firewall  Firewall       // firewall:
+	Control   Control        // control:
 	Allow     []netip.Prefix // allow: never banned; masked, 4-in-6 unmapped
 	Metrics   netip.AddrPort // metrics: zero = off
 	Log       Log            // log:
@@ -87,6 +89,13 @@ type Firewall struct {
 	Backends []string      // backends: in the order in which they are tried; never "auto": that is expanded
 	Outbound Outbound      // outbound: what becomes of our own connections to a banned address
 	Check    time.Duration // check: how often the kernel's rules are compared with what should be there
+}
+
+// Control says who may use the control socket besides root and the user whom the agent runs as: members of a group of
+// this machine, by name or number. "" lets nobody in.
+type Control struct {
+	ReadGroup  string // read_group: may look
+	WriteGroup string // write_group: may look and change
 }
 
 // Outbound says what becomes of this host's own connections to a banned address.

@@ -102,6 +102,13 @@ var fields = []field{
 		read: value(func(s string, c *Config) error { return set(&c.Firewall.Check)(ParseDuration(s)) }),
 		text: func(c Config) string { return FormatDuration(c.Firewall.Check) }},
 
+	{key: "control.read_group", about: "the group that may look, by the control socket",
+		read: optional(func(s string, c *Config) error { c.Control.ReadGroup = s; return nil }),
+		text: func(c Config) string { return yamlString(c.Control.ReadGroup) }},
+	{key: "control.write_group", about: "the group that may look and change, by the control socket",
+		read: optional(func(s string, c *Config) error { c.Control.WriteGroup = s; return nil }),
+		text: func(c Config) string { return yamlString(c.Control.WriteGroup) }},
+
 	{key: "allow", about: "never banned: addresses and CIDRs", list: true,
 		read: items(MaxAllow, parseAllow, func(c *Config) *[]netip.Prefix { return &c.Allow }),
 		text: func(c Config) string { return yamlList(prefixTexts(c.Allow)) }},

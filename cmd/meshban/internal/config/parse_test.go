@@ -46,6 +46,7 @@ join: [web2, "[2001:db8::2]:7001", web2:7946]
 lines: {file: /var/log/newbans.log, emit: false, ports: as-written, for: 2h}
 bans: {for: 1h, max_for: 7d, widest_ipv4: 16, widest_ipv6: 32, quorum: 2}
 firewall: {backends: [nftables, none], outbound: allow, check: 5s}
+control: {read_group: adm, write_group: 1001}
 allow:
   - 192.0.2.0/24
   - 192.0.2.9
@@ -61,6 +62,7 @@ log: {level: debug, format: json}
 			c.Lines = Lines{File: "/var/log/newbans.log", Ports: PortsAsWritten, For: 2 * time.Hour}
 			c.Bans = Bans{For: time.Hour, MaxFor: 7 * day, MinPrefix4: 16, MinPrefix6: 32, Quorum: 2}
 			c.Firewall = Firewall{Backends: []string{"nftables", "none"}, Outbound: OutboundAllow, Check: 5 * time.Second}
+			c.Control = Control{ReadGroup: "adm", WriteGroup: "1001"}
 			c.Allow = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("192.0.2.9/32"), netip.MustParsePrefix("2001:db8::/64")}
 			c.Metrics = netip.MustParseAddrPort("127.0.0.1:9946")
 			c.Log = Log{Level: -4, Format: LogJSON}
@@ -191,6 +193,8 @@ func TestValidate(t *testing.T) {
 		{"bad: backends not in full", "auto", func(c *Config) { c.Firewall.Backends = []string{"auto"} }},
 		{"bad: outbound", `firewall.outbound: "" is not known, write drop or allow`, func(c *Config) { c.Firewall.Outbound = "" }},
 		{"bad: ports", "lines.ports: ", func(c *Config) { c.Lines.Ports = "some" }},
+		{"bad: group", `control.read_group: "a b" is not a group`, func(c *Config) { c.Control.ReadGroup = "a b" }},
+		{"bad: long group", "control.write_group: ", func(c *Config) { c.Control.WriteGroup = strings.Repeat("g", MaxGroup+1) }},
 		{"bad: level", "log.level: ", func(c *Config) { c.Log.Level = 3 }},
 		{"bad: format", "log.format: ", func(c *Config) { c.Log.Format = "xml" }},
 		{"bad: line file", "write /var/lib/meshban/newbans.log", func(c *Config) { c.Lines.File = "newbans.log" }},

@@ -53,6 +53,7 @@ func (c Config) problems() []problem {
 	c.checkBans(&k)
 	c.checkLines(&k)
 	c.checkFirewall(&k)
+	c.checkControl(&k)
 	c.checkAllow(&k)
 	c.checkMetrics(&k)
 	c.checkLog(&k)
@@ -142,6 +143,15 @@ func (c Config) checkFirewall(k *checker) {
 		k.fail("firewall.outbound", "", e.Problem, e.Remedy)
 	}
 	k.length("firewall.check", c.Firewall.Check, MinCheck, MaxCheck)
+}
+
+func (c Config) checkControl(k *checker) {
+	for key, group := range map[string]string{"control.read_group": c.Control.ReadGroup, "control.write_group": c.Control.WriteGroup} {
+		bad := strings.ContainsFunc(group, func(r rune) bool { return !nameRune(r) })
+		if bad || len(group) > MaxGroup || strings.HasPrefix(group, "-") {
+			k.fail(key, "", quote(group)+" is not a group", "write the name or the number of a group of this machine")
+		}
+	}
 }
 
 func (c Config) checkAllow(k *checker) {

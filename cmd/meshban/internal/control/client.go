@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Client asks the agent behind a socket. It is an Agent itself, safe for concurrent use, and opens nothing until the
@@ -28,16 +29,29 @@ var _ Agent = (*Client)(nil)
 
 // NewClient returns a client for the socket at path.
 func NewClient(path string) *Client {
-	dialer := net.Dialer{Timeout: dialTimeout}
 	return &Client{path: path, http: &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dialer.DialContext(ctx, "unix", path)
-		},
+		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, path) },
 		DisableCompression:     true,
 		MaxIdleConns:           2,
 		IdleConnTimeout:        idleTimeout / 2, // before the server ends it
 		MaxResponseHeaderBytes: maxHeader,
 	}}}
+}
+
+// dial connects to the socket at path. While its queue is full, which Linux does not wait for, it tries again.
+func dial(ctx context.Context, path string) (net.Conn, error) {
+	dialer := net.Dialer{Timeout: dialTimeout}
+	for end := time.Now().Add(dialTimeout); ; {
+		conn, err := dialer.DialContext(ctx, "unix", path)
+		if !errors.Is(err, syscall.EAGAIN) || time.Now().After(end) {
+			return conn, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(dialAgain):
+		}
+	}
 }
 
 // Ban asks for bans. The request has at most MaxAddrs addresses; who has more asks several times.
@@ -161,8 +175,8 @@ func (c *Client) unreached(ctx context.Context, err error) error {
 		return &Error{
 			Code:    CodePolicy,
 			Message: fmt.Sprintf("no permission to use the agent's socket %q", c.path),
-			Hint:    "the agent belongs to another user: use sudo",
-			Rule:    "no permission",
+			Hint:    "the agent belongs to another user: use sudo, or have an administrator set control.read_group or control.write_group in meshban.yaml",
+			Rule:    RuleAccess,
 		}
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOTDIR),
 		errors.Is(err, syscall.EINVAL): // EINVAL: a path too long for a socket, so no agent is there either

@@ -44,11 +44,11 @@ type errorReply struct {
 func (s *Server) routes(server context.Context) http.Handler {
 	mux := http.NewServeMux()
 	agent := s.cfg.Agent
-	mux.Handle("POST "+pathBan, post(decodeBan, s.ban))
-	mux.Handle("POST "+pathUnban, post(decodeUnban, agent.Unban))
-	mux.Handle("POST "+pathAllow, post(decodeAllow, agent.Allow))
-	mux.Handle("POST "+pathUnallow, post(decodeUnallow, agent.Unallow))
-	mux.Handle("POST "+pathInvite, post(decodeInvite, agent.Invite))
+	mux.Handle("POST "+pathBan, s.change(post(decodeBan, s.ban)))
+	mux.Handle("POST "+pathUnban, s.change(post(decodeUnban, agent.Unban)))
+	mux.Handle("POST "+pathAllow, s.change(post(decodeAllow, agent.Allow)))
+	mux.Handle("POST "+pathUnallow, s.change(post(decodeUnallow, agent.Unallow)))
+	mux.Handle("POST "+pathInvite, s.change(post(decodeInvite, agent.Invite)))
 	mux.Handle("GET "+pathAllowed, get(agent.Allowed))
 	mux.Handle("GET "+pathMembers, get(agent.Members))
 	mux.Handle("GET "+pathStatus, get(agent.Status))
@@ -62,6 +62,17 @@ func (s *Server) routes(server context.Context) http.Handler {
 		defer s.running.RUnlock()
 		r.Body = http.MaxBytesReader(w, r.Body, MaxBody)
 		mux.ServeHTTP(w, r)
+	})
+}
+
+// change serves those who may change something.
+func (s *Server) change(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if peer, ok := PeerOf(r.Context()); !ok || !s.cfg.Access.mayChange(peer) {
+			fail(w, s.cfg.Access.refusal(peer))
+			return
+		}
+		next.ServeHTTP(w, r)
 	})
 }
 

@@ -13,6 +13,8 @@ const (
 	MaxInviteUses = 1_000    // machines that one token may enrol
 	MaxConns      = 128      // connections at a time
 	MaxWatchers   = 32       // of them, event streams
+	maxGuests     = 64       // of them, by those who are let in by a group alone: root always finds a place
+	maxRefusals   = 16       // connections being refused at a time
 	maxHeader     = 8 << 10  // bytes of one request's header
 	maxReply      = 64 << 20 // bytes of one answer that is no stream, as the client reads it
 	MaxLine       = 64 << 10 // bytes of one line of a stream, as the client reads it
@@ -27,6 +29,8 @@ const (
 	idleTimeout    = 30 * time.Second // between two requests on a connection
 	writeTimeout   = 30 * time.Second // for a client to take one chunk of an answer
 	dialTimeout    = 2 * time.Second  // for a socket to accept
+	dialAgain      = 5 * time.Millisecond
 	requestTimeout = 30 * time.Second // for the agent to answer a request that is no stream
+	refuseTimeout  = 1 * time.Second  // for a refused client to send its request and take the answer
 	stopTimeout    = 1 * time.Second  // for running requests to end when the server stops
 )

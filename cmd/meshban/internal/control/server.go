@@ -24,7 +24,8 @@ const maxSocketPath = 103
 // ServerConfig says what to serve, and where.
 type ServerConfig struct {
 	Agent  Agent
-	Path   string       // of the socket; its folder exists
+	Path   string       // of the socket; its folder exists, and none but the agent's user writes to it
+	Access Access       // who gets in besides root and that user
 	Logger *slog.Logger // nil = none
 }
 
@@ -50,6 +51,7 @@ type Server struct {
 	watchers chan struct{} // one token a running event stream; full = no more
 	running  sync.RWMutex  // every handler holds it for reading; Run takes it for good when it ends
 	listener net.Listener  // set by Listen, taken by Run
+	door     *door         // in listener
 	ready    chan struct{}
 }
 
@@ -64,7 +66,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	return &Server{cfg: cfg, watchers: make(chan struct{}, MaxWatchers), ready: make(chan struct{})}, nil
 }
 
-// Listen opens the socket, mode 0600. It dials what is there first: a live one is ErrInUse, a dead one is replaced. Run
+// Listen opens the socket: for its owner alone, and then for the groups of Access. It dials what is there first: a live one is ErrInUse, a dead one is replaced. Run
 // calls it where nobody has; who calls it earlier learns earlier that another agent runs, and must call Run or Close.
 // Two servers that start on one path at the same instant are kept apart by the caller's lock on the folder.
 func (s *Server) Listen() error {
@@ -76,17 +78,18 @@ func (s *Server) Listen() error {
 	}
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		// Linux gives the file the mode of the unbound socket, so that it is never open to others. Elsewhere this
-		// fails and the chmod below does it.
+		// fails and the chmod below does it; the door looks at the peer's credentials meanwhile too.
 		return c.Control(func(fd uintptr) { _ = syscall.Fchmod(int(fd), 0o600) })
 	}}
 	l, err := lc.Listen(context.Background(), "unix", s.cfg.Path)
 	if err != nil {
 		return fmt.Errorf("open control socket: %w", err)
 	}
-	if err := os.Chmod(s.cfg.Path, 0o600); err != nil {
+	if err := s.cfg.Access.open(s.cfg.Path); err != nil {
 		return errors.Join(fmt.Errorf("open control socket: %w", err), l.Close())
 	}
-	s.listener = netutil.LimitListener(l, MaxConns)
+	s.door = newDoor(l, s.cfg.Access, s.cfg.Logger)
+	s.listener = netutil.LimitListener(s.door, MaxConns)
 	close(s.ready)
 	return nil
 }
@@ -142,6 +145,7 @@ func (s *Server) Run(ctx context.Context) error {
 	srv := &http.Server{
 		Handler:           s.routes(ctx),
 		BaseContext:       func(net.Listener) context.Context { return base },
+		ConnContext:       withCaller,
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       headerTimeout + bodyTimeout,
 		IdleTimeout:       idleTimeout,
@@ -165,11 +169,20 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	cut()
 	_ = srv.Close()
+	s.door.wait()
 	s.running.Lock()
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
 	return fmt.Errorf("serve control socket: %w", err)
+}
+
+// withCaller puts into ctx who is at the other end of conn.
+func withCaller(ctx context.Context, conn net.Conn) context.Context {
+	if peer, ok := conn.RemoteAddr().(Peer); ok {
+		return WithPeer(ctx, peer)
+	}
+	return ctx
 }
 
 // serverLog takes what net/http has to say: a handler that panicked, a connection that could not be accepted.

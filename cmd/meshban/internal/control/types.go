@@ -1,6 +1,7 @@
 // Package control is the agent's control socket: HTTP and JSON on a unix socket in the node's state folder.
 //
-// It promises that only the socket's owner gets in (mode 0600), that every request is bounded in size and time, that
+// It promises that only root, the user whom the agent runs as, and the groups of Access get in, each for what it may do,
+// by the credentials that the kernel vouches for, that every request is bounded in size and time, that
 // a long answer streams, and that a failure in the middle of a stream reaches the client as an *Error.
 package control
 

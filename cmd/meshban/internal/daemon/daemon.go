@@ -70,6 +70,7 @@ type Daemon struct {
 	mesh     *mesh.Mesh
 	fw       *fw.Syncer
 	attempts []fw.Attempt
+	access   control.Access
 	follower *logsrc.Follower
 	emitter  *logsrc.Emitter
 
@@ -131,7 +132,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	stored := make(chan error, 1)
 	go func() { stored <- d.store.Run(storeCtx) }()
 
-	server, err := control.NewServer(control.ServerConfig{Agent: d, Path: d.home.Socket(), Logger: d.log})
+	server, err := control.NewServer(control.ServerConfig{Agent: d, Path: d.home.Socket(), Access: d.access, Logger: d.log})
 	if err == nil {
 		tasks, ctx := errgroup.WithContext(ctx)
 		run := func(name string, task func(context.Context) error) {

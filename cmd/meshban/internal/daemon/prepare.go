@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/home"
 	"github.com/meshban/meshban/cmd/meshban/internal/store"
 	"github.com/meshban/meshban/fw"
@@ -53,6 +54,9 @@ func (d *Daemon) prepare(ctx context.Context) error {
 		return err
 	}
 	d.self = ban.Origin(identity.ID())
+	if d.access, err = access(d.cfg); err != nil {
+		return err
+	}
 	if d.store, err = d.openStore(); err != nil {
 		return err
 	}
@@ -86,6 +90,26 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	}
 	runtime.GC() // what the start left behind must not be collected during the first ban
 	return nil
+}
+
+// access finds the groups that may use the control socket.
+func access(cfg config.Config) (control.Access, error) {
+	find := func(key, name string) (control.Group, error) {
+		g, err := control.LookupGroup(name)
+		if err != nil {
+			return g, &config.Error{
+				File: cfg.Path, Key: key, Problem: err.Error(),
+				Remedy: fmt.Sprintf("make it with `groupadd --system %s`, or write a group that is there", name),
+			}
+		}
+		return g, nil
+	}
+	read, err := find("control.read_group", cfg.Control.ReadGroup)
+	if err != nil {
+		return control.Access{}, err
+	}
+	write, err := find("control.write_group", cfg.Control.WriteGroup)
+	return control.Access{Read: read, Write: write}, err
 }
 
 // rehearse takes a line's way through a table that nobody uses. It brings the code into memory: without, the first ban

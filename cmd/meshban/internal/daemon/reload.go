@@ -55,7 +55,7 @@ func (d *Daemon) reloadOnce() error {
 	}
 	// What is fixed at the start stays as it runs, so that status and errors tell the truth.
 	next.Name, next.Bind, next.Advertise, next.Metrics = old.Name, old.Bind, old.Advertise, old.Metrics
-	next.Firewall, next.Lines.File, next.Log.Format = old.Firewall, old.Lines.File, old.Log.Format
+	next.Firewall, next.Control, next.Lines.File, next.Log.Format = old.Firewall, old.Control, old.Lines.File, old.Log.Format
 	d.mu.Lock()
 	changes, err := d.table.SetPolicy(time.Now(), limits(next), next.Bans.Quorum)
 	if err == nil {
@@ -91,6 +91,8 @@ func needRestart(old, next config.Config) []string {
 	differ("firewall.backends", strings.Join(old.Firewall.Backends, ",") != strings.Join(next.Firewall.Backends, ","))
 	differ("firewall.outbound", old.Firewall.Outbound != next.Firewall.Outbound)
 	differ("firewall.check", old.Firewall.Check != next.Firewall.Check)
+	differ("control.read_group", old.Control.ReadGroup != next.Control.ReadGroup)
+	differ("control.write_group", old.Control.WriteGroup != next.Control.WriteGroup)
 	differ("log.format", old.Log.Format != next.Log.Format)
 	return keys
 }

@@ -82,7 +82,7 @@ func TestSystemdFollowsThePaths(t *testing.T) {
 				"\nExecStart=/usr/local/bin/meshban agent --dir /var/lib/meshban\n", "\nRequiresMountsFor=/var/lib/meshban\n"},
 			[]string{"mkdir", "\nExecStop="}},
 		{"ok: another state folder", Options{Binary: "/opt/meshban", Dir: "/srv/mesh/ban"},
-			[]string{"\nReadWritePaths=-/run/xtables.lock /srv/mesh/ban\n", "\nExecStartPre=+/bin/mkdir -p -m 0700 /srv/mesh/ban\n"},
+			[]string{"\nReadWritePaths=-/run/xtables.lock /srv/mesh/ban\n", "\nExecStartPre=+/bin/mkdir -p -m 0711 /srv/mesh/ban\n"},
 			[]string{"\nStateDirectory"}},
 		{"ok: line file elsewhere", Options{Binary: "/opt/meshban", LineFile: "/var/log/newbans.log"},
 			[]string{"\nStateDirectory=meshban\n", "\nReadWritePaths=-/run/xtables.lock /var/log\n", "\nRequiresMountsFor=/var/lib/meshban /var/log\n"}, nil},
