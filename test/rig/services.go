@@ -111,6 +111,45 @@ func (f *Fleet) FailLogin(src, dst netip.Addr) error {
 	return fmt.Errorf("ssh from %v: exit code %d: %s", src, r.Code, said)
 }
 
+// loginKey is the attacker's key for Login.
+const loginKey = "/root/login"
+
+// Authorize lets the attacker's Login in on the host as root and as user, who is made; SSHD must be running.
+func (f *Fleet) Authorize(h *Host, user string) error {
+	if _, err := os.Stat(f.Attacker.Path(loginKey)); err != nil {
+		if _, err := f.Attacker.Do("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", loginKey); err != nil {
+			return err
+		}
+	}
+	key, err := f.Attacker.ReadFile(loginKey + ".pub")
+	if err != nil {
+		return err
+	}
+	_, err = h.Shell(fmt.Sprintf(`sed -i 's/^root:[^:]*:/root:*:/' /etc/shadow
+echo '%[1]s:x:4200:4200::/home/%[1]s:/bin/sh' >>/etc/passwd
+echo '%[1]s:x:4200:' >>/etc/group
+echo '%[1]s:*:19000:0:99999:7:::' >>/etc/shadow
+mkdir -p /root/.ssh /home/%[1]s/.ssh
+echo '%[2]s' | tee /root/.ssh/authorized_keys >/home/%[1]s/.ssh/authorized_keys
+chmod -R go= /root/.ssh /home/%[1]s
+chown -R 4200:4200 /home/%[1]s`, user, strings.TrimSpace(key)))
+	return err
+}
+
+// Login opens a real ssh session from the attacker's address src, by the key of Authorize. args are ssh's options and,
+// behind the host name, the command: "HOST" stands for USER@ADDRESS.
+func (f *Fleet) Login(src netip.Addr, user string, dst netip.Addr, args ...string) (*Proc, error) {
+	argv := []string{"ssh", "-b", src.String(), "-i", loginKey, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+		"-o", "LogLevel=ERROR", "-o", "ConnectTimeout=5", "-o", "ExitOnForwardFailure=yes", "-o", "BatchMode=yes"}
+	for _, a := range args {
+		if a == "HOST" {
+			a = user + "@" + dst.String()
+		}
+		argv = append(argv, a)
+	}
+	return f.Attacker.Start(Cmd{Argv: argv})
+}
+
 // Fail2ban runs the host's fail2ban-server with the host's /etc/fail2ban, which
 // a test may add to first, and waits until it answers.
 func (h *Host) Fail2ban() (*Proc, error) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -83,8 +84,10 @@ type Daemon struct {
 	problems *problems
 	lines    lineCounts
 
-	neverKick  chan struct{} // holds one token: the never-ban list may have changed. Anyone sends, guardNever receives
-	expireKick chan struct{} // holds one token: an earlier expiry may have come. apply sends, expire receives
+	ssh        *hostinfo.Sessions               // New's, then watchSessions' alone
+	sessions   atomic.Pointer[[]hostinfo.Entry] // from where users are logged in by ssh
+	neverKick  chan struct{}                    // holds one token: the never-ban list may have changed. Anyone sends, guardNever receives
+	expireKick chan struct{}                    // holds one token: an earlier expiry may have come. apply sends, expire receives
 
 	mu    sync.Mutex // guards what follows
 	table *ban.Table
@@ -102,7 +105,7 @@ func New(ctx context.Context, cfg Config) (*Daemon, error) {
 		home: cfg.Home, version: cfg.Version, log: cfg.Logger, level: cfg.Level,
 		reload: cfg.Reload, reread: cfg.Reread, host: cfg.Host, cfg: cfg.Config, started: time.Now(),
 		hub: newHub(), emit: newEmitQueue(), bulkRate: rate.NewLimiter(bulkRate, bulkBurst), echoes: newEchoes(), problems: newProblems(),
-		neverKick: make(chan struct{}, 1), expireKick: make(chan struct{}, 1),
+		ssh: hostinfo.NewSessions(), neverKick: make(chan struct{}, 1), expireKick: make(chan struct{}, 1),
 	}
 	if name, err := os.Hostname(); err == nil {
 		d.hostName, _, _ = strings.Cut(name, ".")
@@ -151,6 +154,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		run("expiry", d.expire)
 		run("never-ban list", d.guardNever)
 		run("host addresses", d.watchHost)
+		run("ssh sessions", d.watchSessions)
 		run("reload", d.serveReload)
 		run("metrics", d.serveMetrics)
 		run("readiness", d.announceReady)

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/meshban/meshban/ban"
@@ -10,8 +11,8 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// neverList is what this node never drops, beyond the table's built-in list: what the machine cannot do without, the
-// members of the mesh, and the operator's allow list.
+// neverList is what this node never drops, beyond the table's built-in list: what the machine cannot do without, from
+// where users are logged in by ssh, the members of the mesh, and the operator's allow list.
 func (d *Daemon) neverList() []ban.NeverEntry {
 	host, err := d.host()
 	if err != nil {
@@ -19,6 +20,9 @@ func (d *Daemon) neverList() []ban.NeverEntry {
 		d.log.Warn("could not read all of this machine's addresses", "err", err)
 	} else {
 		d.problems.clear("host addresses")
+	}
+	if sessions := d.sessions.Load(); sessions != nil {
+		host = append(slices.Clone(host), *sessions...)
 	}
 	var out []ban.NeverEntry
 	for _, e := range host {
@@ -60,4 +64,33 @@ func (d *Daemon) guardNever(ctx context.Context) error {
 // watchHost notices changed addresses and routes until ctx ends.
 func (d *Daemon) watchHost(ctx context.Context) error {
 	return hostinfo.Watch(ctx, func() { kick(d.neverKick) })
+}
+
+// watchSessions keeps those who are logged in by ssh from being locked out, until ctx ends.
+func (d *Daemon) watchSessions(ctx context.Context) error {
+	tick := time.NewTicker(hostinfo.SessionsEvery)
+	defer tick.Stop()
+	for {
+		if d.readSessions() {
+			kick(d.neverKick)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// readSessions takes over who is logged in and tells whether that is news.
+func (d *Daemon) readSessions() bool {
+	const kind = "ssh sessions"
+	found, err := d.ssh.Read(time.Now())
+	if err != nil {
+		d.problems.set(kind, err.Error())
+	} else {
+		d.problems.clear(kind)
+	}
+	last := d.sessions.Swap(&found)
+	return last == nil || !slices.Equal(*last, found)
 }

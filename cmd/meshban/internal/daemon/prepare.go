@@ -68,6 +68,7 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	d.names = newNames(d.store.Value(valueNames))
 	d.names.learn(d.self, d.cfg.Name)
 	d.metrics = newMetrics()
+	d.readSessions() // before anything is enforced
 
 	if d.table, err = ban.New(ban.Config{Self: d.self, Limits: limits(d.cfg), Quorum: d.cfg.Bans.Quorum, Never: d.neverList()}); err != nil {
 		return err

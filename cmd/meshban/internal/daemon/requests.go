@@ -183,7 +183,7 @@ func refusal(err error) *control.Error {
 
 // policyHint tells what to do about a rule, where anything can be done.
 var policyHint = map[string]string{
-	ban.RuleNever: "`meshban why ADDR` shows every entry that protects it",
+	ban.RuleNever: "`meshban why ADDR` shows every entry that protects it; an ssh session has to end first",
 	ban.RuleAllow: "`meshban allow --remove ADDR` takes it off the allow list",
 	ban.RuleWide:  "ban narrower prefixes",
 	ban.RuleLong:  "ask for a shorter time, or raise bans.max_for in meshban.yaml",

@@ -1,0 +1,302 @@
+package hostinfo
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// How an authenticated session is told from somebody who only tries.
+//
+// OpenSSH names its processes (setproctitle): while a client is being authenticated, they are "[accepted]",
+// "NAME [priv]" and "NAME [net]". Only do_authenticated (session.c) makes one "NAME", and with a session "NAME@pts/0" or
+// "NAME@notty". The process is named sshd up to 9.7, and sshd-session since. That process holds the connection's socket;
+// where NAME is not root, so does its parent, the monitor, which runs as root. Both are asked for: a process that a user
+// calls "sshd: root" covers nobody, because it has no root sshd as its parent that holds the same socket.
+
+const (
+	// lookAgain is how long a process that was no sshd is believed to be none.
+	lookAgain = 30 * time.Second
+	// maxFDs bounds the descriptors that are looked at of one process.
+	maxFDs = 1024
+	// maxLogind bounds what is read of one of logind's files, in bytes.
+	maxLogind = 16 << 10
+)
+
+// sshd is one process of OpenSSH's server.
+type sshd struct {
+	pid, parent int
+	root        bool   // all its user ids are 0
+	user        string // whose authenticated session it is; "" = it is none
+}
+
+func (s *Sessions) find(now time.Time) ([]session, error) {
+	processes, err := s.sshds(now)
+	if err != nil {
+		return nil, err
+	}
+	found := s.logind(processes)
+	peers := map[socket]netip.Addr{}
+	var errs []error
+	for _, p := range processes {
+		if p.user == "" {
+			continue
+		}
+		addr, err := s.peerOf(p, processes, peers)
+		switch {
+		case err == nil && !addr.IsLoopback():
+			found = append(found, session{addr, p.user})
+		case errors.Is(err, fs.ErrPermission) && !slices.ContainsFunc(found, func(f session) bool { return f.user == p.user }):
+			errs = append(errs, fmt.Errorf("the ssh session of %s is not protected from bans, its address cannot be read: %w", p.user, err))
+		}
+	}
+	s.peers = peers
+	return found, errors.Join(errs...)
+}
+
+// sshds finds the processes of sshd.
+func (s *Sessions) sshds(now time.Time) (map[int]sshd, error) {
+	dir, err := os.Open(s.procDir)
+	if err != nil {
+		return nil, fmt.Errorf("look for ssh sessions: %w", err)
+	}
+	names, err := dir.Readdirnames(-1)
+	_ = dir.Close()
+	if err != nil {
+		return nil, fmt.Errorf("look for ssh sessions: %w", err)
+	}
+	known := s.others
+	if now.After(s.allAgain) {
+		known, s.allAgain = nil, now.Add(lookAgain)
+	}
+	s.others = make(map[int]bool, len(names))
+	out := map[int]sshd{}
+	for _, name := range names {
+		pid, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		if !known[pid] {
+			if p, ok := s.process(pid); ok {
+				out[pid] = p
+				continue
+			}
+		}
+		s.others[pid] = true
+	}
+	return out, nil
+}
+
+// process reads what a process is; false when it is no sshd, or gone.
+func (s *Sessions) process(pid int) (sshd, bool) {
+	comm, err := os.ReadFile(s.proc(pid, "comm"))
+	if err != nil {
+		return sshd{}, false
+	}
+	if name := string(bytes.TrimSpace(comm)); name != "sshd" && name != "sshd-session" {
+		return sshd{}, false
+	}
+	status, err := os.ReadFile(s.proc(pid, "status"))
+	if err != nil {
+		return sshd{}, false
+	}
+	title, err := os.ReadFile(s.proc(pid, "cmdline"))
+	if err != nil {
+		return sshd{}, false
+	}
+	p := sshd{pid: pid, user: sessionUser(string(bytes.TrimRight(title, "\x00")))}
+	for line := range strings.Lines(string(status)) {
+		key, rest, _ := strings.Cut(line, ":")
+		words := strings.Fields(rest)
+		switch {
+		case key == "PPid" && len(words) == 1:
+			p.parent, _ = strconv.Atoi(words[0]) // 0 is nobody's parent
+		case key == "Uid":
+			p.root = len(words) == 4 && !slices.ContainsFunc(words, func(id string) bool { return id != "0" })
+		}
+	}
+	return p, true
+}
+
+func (s *Sessions) proc(pid int, name string) string {
+	return filepath.Join(s.procDir, strconv.Itoa(pid), name)
+}
+
+// sessionUser reads whose session a process title speaks of; "" where it is none.
+func sessionUser(title string) string {
+	rest, ok := strings.CutPrefix(title, "sshd: ")
+	if !ok {
+		rest, ok = strings.CutPrefix(title, "sshd-session: ")
+	}
+	if !ok || strings.ContainsFunc(rest, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '[' || r == ']' }) {
+		return ""
+	}
+	user, _, _ := strings.Cut(rest, "@")
+	return user
+}
+
+// errNoConnection: the session has no connection that it can be told by; it is about to begin or to end.
+var errNoConnection = errors.New("no connection")
+
+// peerOf finds the other end of an authenticated session. It adds to peers what it learns of each socket.
+func (s *Sessions) peerOf(p sshd, all map[int]sshd, peers map[socket]netip.Addr) (netip.Addr, error) {
+	holder := p
+	if !p.root {
+		if holder = all[p.parent]; !holder.root {
+			return netip.Addr{}, errNoConnection
+		}
+	}
+	// The connection is what sshd has had longest: the sockets that it forwards came later and are numbered higher.
+	sockets, err := s.sockets(holder.pid)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	mine := sockets
+	if holder.pid != p.pid {
+		if mine, err = s.sockets(p.pid); err != nil {
+			return netip.Addr{}, err
+		}
+	}
+	for _, inode := range sockets {
+		if !slices.Contains(mine, inode) {
+			continue
+		}
+		sock := socket{p.pid, inode}
+		addr, known := s.peers[sock]
+		if !known {
+			addr = s.remote(p.pid, inode)
+		}
+		if peers[sock] = addr; addr.IsValid() {
+			return addr, nil
+		}
+	}
+	return netip.Addr{}, errNoConnection
+}
+
+// sockets returns the inodes of the sockets that a process holds, by the numbers of their descriptors.
+func (s *Sessions) sockets(pid int) ([]uint64, error) {
+	dir, err := os.Open(s.proc(pid, "fd"))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(maxFDs)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(names, func(a, b string) int { return cmp.Or(len(a)-len(b), strings.Compare(a, b)) })
+	var out []uint64
+	for _, name := range names {
+		link, err := os.Readlink(filepath.Join(s.proc(pid, "fd"), name))
+		if errors.Is(err, fs.ErrPermission) {
+			return nil, err // the list may be read without it
+		}
+		if err != nil {
+			continue // closed meanwhile
+		}
+		if text, ok := strings.CutPrefix(link, "socket:["); ok {
+			if inode, err := strconv.ParseUint(strings.TrimSuffix(text, "]"), 10, 64); err == nil {
+				out = append(out, inode)
+			}
+		}
+	}
+	return out, nil
+}
+
+// remote finds the other end of an established TCP connection in the network namespace of a process; the zero Addr says
+// that the socket is none.
+func (s *Sessions) remote(pid int, inode uint64) netip.Addr {
+	for _, table := range []string{"net/tcp", "net/tcp6"} {
+		f, err := os.Open(s.proc(pid, table))
+		if err != nil {
+			continue // a kernel without IPv6
+		}
+		addr := remoteIn(bufio.NewScanner(f), inode)
+		_ = f.Close()
+		if addr.IsValid() {
+			return addr
+		}
+	}
+	return netip.Addr{}
+}
+
+// remoteIn reads the table of proc_net_tcp(5).
+func remoteIn(lines *bufio.Scanner, inode uint64) netip.Addr {
+	const (
+		remoteColumn, stateColumn, inodeColumn = 2, 3, 9
+		established                            = "01"
+	)
+	want := strconv.FormatUint(inode, 10)
+	for lines.Scan() {
+		words := strings.Fields(lines.Text())
+		if len(words) > inodeColumn && words[inodeColumn] == want && words[stateColumn] == established {
+			text, _, _ := strings.Cut(words[remoteColumn], ":")
+			return hexAddr(text)
+		}
+	}
+	return netip.Addr{}
+}
+
+// hexAddr reads an address as the kernel prints it there: words of 32 bits, each in the machine's byte order.
+func hexAddr(text string) netip.Addr {
+	var raw []byte
+	for ; len(text) >= 8; text = text[8:] {
+		word, err := strconv.ParseUint(text[:8], 16, 32)
+		if err != nil {
+			return netip.Addr{}
+		}
+		raw = binary.NativeEndian.AppendUint32(raw, uint32(word))
+	}
+	addr, _ := netip.AddrFromSlice(raw)
+	return addr.Unmap()
+}
+
+// logind returns the ssh sessions that systemd-logind knows of: pam_systemd tells it when a user has been authenticated.
+// A sandbox that keeps the agent from looking into other processes, as that of the systemd unit does, does not keep it
+// from this. No file, or no such folder, is no fault.
+func (s *Sessions) logind(processes map[int]sshd) []session {
+	names, err := filepath.Glob(filepath.Join(s.logindDir, "*"))
+	if err != nil {
+		return nil // a bad pattern: cannot be
+	}
+	var out []session
+	for _, name := range names[:min(len(names), 4*MaxSessions)] {
+		f, err := os.Open(name)
+		if err != nil {
+			continue
+		}
+		text := make([]byte, maxLogind)
+		n, _ := f.Read(text) // nothing read is no session
+		_ = f.Close()
+		if found, leader, ok := logindSession(string(text[:n])); ok && processes[leader].pid == leader {
+			out = append(out, found)
+		}
+	}
+	return out
+}
+
+// logindSession reads one file of logind.
+func logindSession(text string) (found session, leader int, ok bool) {
+	values := map[string]string{}
+	for line := range strings.Lines(text) {
+		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
+		values[key] = strings.Trim(value, `"`)
+	}
+	addr, err := netip.ParseAddr(values["REMOTE_HOST"]) // a name is never looked up
+	leader, pidErr := strconv.Atoi(values["LEADER"])
+	if err != nil || pidErr != nil || addr.IsLoopback() || values["REMOTE"] != "1" || values["SERVICE"] != "sshd" || values["STATE"] == "closing" {
+		return session{}, 0, false
+	}
+	return session{addr.Unmap().WithZone(""), values["USER"]}, leader, true
+}
