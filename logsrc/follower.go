@@ -14,7 +14,7 @@ const MaxBatch = 1024
 // FollowerConfig is what a Follower needs.
 type FollowerConfig struct {
 	// Path is the file. It need not exist: one that appears later is read from its beginning. Symbolic links
-	// are followed; anything but a regular file is refused (and looked at again each Tick).
+	// are followed where root or this user made them; anything but a regular file is refused (and looked at again each Tick).
 	Path string
 	// Start is the stored position; the zero Position means first contact.
 	Start Position
