@@ -63,7 +63,7 @@ func (n *node) passable(t testing.TB) {
 }
 
 var (
-	looking  = [][]string{{"list"}, {"why", "192.0.2.1"}, {"members"}, {"status"}, {"export"}, {"allow", "--list"}}
+	looking  = [][]string{{"list"}, {"why", "192.0.2.1"}, {"members"}, {"status"}, {"export"}, {"audit"}, {"allow", "--list"}}
 	changing = [][]string{
 		{"ban", "203.0.113.65"}, {"unban", "203.0.113.65"}, {"allow", "203.0.113.65"}, {"allow", "--remove", "203.0.113.65"},
 		{"import", "/root/list"}, {"invite"},
@@ -184,6 +184,9 @@ func TestUnprivilegedUser(t *testing.T) {
 		{"bad: reads the node's key", "cat DIR/node.key"},
 		{"bad: reads the mesh's key", "cat DIR/mesh.key"},
 		{"bad: reads the store", "cat DIR/store.db"},
+		{"bad: reads the audit log", "cat DIR/audit.jsonl"},
+		{"bad: blots the audit log", "echo {} >>DIR/audit.jsonl"},
+		{"bad: removes the audit log", "rm -f DIR/audit.jsonl"},
 		{"bad: reads the config", "cat DIR/meshban.yaml"},
 		{"bad: reads the keys past the folder's mode", "cat /proc/PID/rootDIR/mesh.key"},
 		{"bad: reads the agent's memory", "head -c 1 /proc/PID/mem"},
@@ -214,7 +217,7 @@ func TestUnprivilegedUser(t *testing.T) {
 		})
 	}
 	// Positive controls: root can, so it is not that the commands are wrong.
-	for _, command := range []string{"cat %s/node.key", "cat %s/mesh.key", "cat %s/store.db", "cat %s/meshban.yaml", "touch %s/mine; rm %[1]s/mine"} {
+	for _, command := range []string{"cat %s/node.key", "cat %s/mesh.key", "cat %s/store.db", "cat %s/meshban.yaml", "cat %s/audit.jsonl", "touch %s/mine; rm %[1]s/mine"} {
 		must(n.Shell(fmt.Sprintf(command, stateDir)))(t)
 	}
 	must(n.Shell(fmt.Sprintf("ls /proc/%d/fd/; kill -0 %[1]d", agent)))(t)

@@ -99,6 +99,7 @@ func scriptAgent(ts *testscript.TestScript, _ bool, args []string) {
 		}
 	}
 	agent := controltest.New(entries...)
+	agent.Audited = audited()
 	if *fail >= 0 {
 		agent.ListFail, agent.ListErr = *fail, &control.Error{Code: control.CodeFailed, Message: "the store broke"}
 	}
@@ -178,4 +179,24 @@ func scriptDeadSocket(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Check(err)
 	ts.Check(syscall.Bind(fd, &syscall.SockaddrUnix{Name: path}))
 	ts.Check(syscall.Close(fd))
+}
+
+// audited is the audit log of the fake agent.
+func audited() []control.AuditEntry {
+	at := time.Date(2026, 11, 22, 11, 2, 11, 0, time.UTC)
+	prefix := netip.MustParsePrefix
+	return []control.AuditEntry{
+		{
+			Time: at, What: "ban", Prefixes: []netip.Prefix{prefix("203.0.113.7/32"), prefix("2001:db8::/64")}, Until: at.Add(time.Hour),
+			Via: control.ViaSocket, User: "alice", UID: new(uint32(4200)), PID: 17, Node: "web1", NodeID: "00112233", Reason: "scan", Source: "cli",
+		},
+		{
+			Time: at.Add(time.Second), What: "ban", Prefixes: []netip.Prefix{prefix("203.0.113.8/32")},
+			Via: control.ViaLines, Node: "web1", NodeID: "00112233", Source: "line:sshd",
+		},
+		{
+			Time: at.Add(2 * time.Second), What: "ban", Prefixes: []netip.Prefix{prefix("203.0.113.9/32")},
+			Via: control.ViaMesh, Node: "web2", NodeID: "ffeeddcc", Lost: 5,
+		},
+	}
 }

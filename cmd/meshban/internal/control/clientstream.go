@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
+	"time"
 )
 
 // errorLine is how the last line of a stream that failed begins. No entry and no event begins so.
@@ -29,6 +31,21 @@ func (c *Client) List(ctx context.Context, yield func(ListEntry) error) error {
 // returns.
 func (c *Client) ListRaw(ctx context.Context, yield func(line []byte) error) error {
 	return c.stream(ctx, pathList, nil, yield)
+}
+
+// Audit calls yield for each entry of the audit log since a time, oldest first, and stops with its error.
+func (c *Client) Audit(ctx context.Context, since time.Time, yield func(AuditEntry) error) error {
+	path := pathAudit
+	if !since.IsZero() {
+		path += "?since=" + url.QueryEscape(since.Format(time.RFC3339Nano))
+	}
+	return c.stream(ctx, path, nil, func(line []byte) error {
+		var e AuditEntry
+		if err := json.Unmarshal(line, &e); err != nil {
+			return fmt.Errorf("read audit entry: %w", err)
+		}
+		return yield(e)
+	})
 }
 
 // Watch calls yield for each event from now on. It returns nil when ctx ends, and an error that wraps ErrNoAgent when

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 )
@@ -25,6 +26,7 @@ const (
 	pathStatus  = "/v1/status"
 	pathWatch   = "/v1/watch"
 	pathInvite  = "/v1/invite"
+	pathAudit   = "/v1/audit" // ?since=, RFC 3339
 )
 
 // statusOf is the HTTP status of each code.
@@ -54,6 +56,7 @@ func (s *Server) routes(server context.Context) http.Handler {
 	mux.Handle("GET "+pathStatus, get(agent.Status))
 	mux.HandleFunc("GET "+pathWhy, s.why)
 	mux.HandleFunc("GET "+pathList, func(w http.ResponseWriter, r *http.Request) { s.list(w, r, server) })
+	mux.HandleFunc("GET "+pathAudit, func(w http.ResponseWriter, r *http.Request) { s.audit(w, r, server) })
 	mux.HandleFunc("GET "+pathWatch, func(w http.ResponseWriter, r *http.Request) { s.watch(w, r, server) })
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !s.running.TryRLock() {
@@ -135,6 +138,32 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request, server context.Con
 	out := newLines(w, listChunk)
 	err := s.cfg.Agent.List(ctx, func(e ListEntry) error {
 		out.buf = e.AppendJSON(out.buf)
+		return out.end()
+	})
+	if err == nil && server.Err() != nil {
+		err = errors.New("the agent stops")
+	}
+	out.close(err)
+}
+
+func (s *Server) audit(w http.ResponseWriter, r *http.Request, server context.Context) {
+	since := time.Time{}
+	if text := r.URL.Query().Get("since"); text != "" {
+		var err error
+		if since, err = time.Parse(time.RFC3339Nano, text); err != nil {
+			fail(w, usage("since: %v", err))
+			return
+		}
+	}
+	ctx, done := stream(r.Context(), server)
+	defer done()
+	out := newLines(w, listChunk)
+	err := s.cfg.Agent.Audit(ctx, since, func(e AuditEntry) error {
+		line, err := json.Marshal(e)
+		if err != nil {
+			return fmt.Errorf("encode audit entry: %w", err)
+		}
+		out.buf = append(out.buf, line...)
 		return out.end()
 	})
 	if err == nil && server.Err() != nil {

@@ -127,3 +127,29 @@ func (r *InviteReply) UnmarshalJSON(data []byte) error {
 	*r = InviteReply{w.Token, w.Uses, time.Time(w.Expires)}
 	return nil
 }
+
+// auditFields are the fields of an AuditEntry without its methods.
+type auditFields AuditEntry
+
+type auditJSON struct {
+	auditFields
+	Prefixes []prefixText `json:"prefixes,omitempty"`
+}
+
+// MarshalJSON writes time, what, via, node and node_id, and those of the others that say something.
+func (e AuditEntry) MarshalJSON() ([]byte, error) {
+	return json.Marshal(auditJSON{auditFields(e), texts(e.Prefixes)})
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (e *AuditEntry) UnmarshalJSON(data []byte) error {
+	var w auditJSON
+	if err := json.Unmarshal(data, &w); err != nil {
+		return err
+	}
+	*e = AuditEntry(w.auditFields)
+	for _, p := range w.Prefixes {
+		e.Prefixes = append(e.Prefixes, netip.Prefix(p))
+	}
+	return nil
+}

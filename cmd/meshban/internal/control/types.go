@@ -36,6 +36,8 @@ type Agent interface {
 	// Watch calls yield for each event, in order, until ctx ends (then it returns nil or ctx's error) or yield fails.
 	Watch(ctx context.Context, yield func(Event) error) error
 	Invite(ctx context.Context, req InviteRequest) (InviteReply, error)
+	// Audit calls yield for each entry of the audit log since a time, oldest first, and stops with yield's error.
+	Audit(ctx context.Context, since time.Time, yield func(AuditEntry) error) error
 }
 
 // BanRequest asks for bans of Addrs. The server hands the agent 1..MaxAddrs prefixes, each valid, masked and
@@ -257,4 +259,30 @@ type InviteReply struct {
 	Token   string
 	Uses    int
 	Expires time.Time
+}
+
+// Ways by which a change reaches a node.
+const (
+	ViaSocket = "socket" // somebody on this machine asked for it
+	ViaLines  = "lines"  // a line of the line file
+	ViaMesh   = "mesh"   // another node said it
+	ViaSignal = "signal" // the agent was told to read its config again
+)
+
+// AuditEntry is one change: who, what, when, why.
+type AuditEntry struct {
+	Time     time.Time      `json:"time"`            // on this node's clock
+	What     string         `json:"what"`            // ban, unban, revoke, allow, unallow, invite, reload
+	Prefixes []netip.Prefix `json:"-"`               // JSON: "prefixes"
+	Ports    string         `json:"ports,omitempty"` // "" = all
+	Until    time.Time      `json:"until,omitzero"`
+	Via      string         `json:"via"`            // ViaSocket and the like
+	User     string         `json:"user,omitempty"` // who asked, by the socket; "" otherwise
+	UID      *uint32        `json:"uid,omitempty"`
+	PID      int            `json:"pid,omitempty"`
+	Node     string         `json:"node"`    // where it was decided, for people
+	NodeID   string         `json:"node_id"` // and for certain
+	Reason   string         `json:"reason,omitempty"`
+	Source   string         `json:"source,omitempty"`
+	Lost     uint64         `json:"lost,omitempty"` // entries before this one that could not be written
 }

@@ -57,11 +57,18 @@ func (d *Daemon) publishFrame(now time.Time, ops []ban.Op) error {
 func (d *Daemon) deliver(frames []mesh.Frame) {
 	now := time.Now()
 	var records []ban.Record
+	ends := make([]int, 0, len(frames)) // of each frame's records
 	for _, frame := range frames {
 		d.noticeSkew(now, frame)
 		records = append(records, d.decode(now, frame)...)
+		ends = append(ends, len(records))
 	}
 	d.apply(now, records)
+	begin := 0
+	for _, end := range ends {
+		d.recordRemote(now, records[begin:end])
+		begin = end
+	}
 }
 
 // decode opens a frame and keeps what policy lets in. Refused ops are counted and named: the frame travels on all the

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/audit"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/home"
@@ -68,6 +69,7 @@ type Daemon struct {
 	hostName string
 
 	store    *store.Store
+	audit    *audit.Log
 	mesh     *mesh.Mesh
 	fw       *fw.Syncer
 	attempts []fw.Attempt
@@ -130,10 +132,12 @@ func (d *Daemon) close() error {
 // Run serves until ctx ends or a task fails, then leaves the mesh, writes what is not on disk yet, and returns. The
 // kernel keeps what it has.
 func (d *Daemon) Run(ctx context.Context) error {
-	// The store outlives the tasks: what they queue while they stop must reach the disk.
+	// The store and the audit log outlive the tasks: what they queue while they stop must reach the disk.
 	storeCtx, stopStore := context.WithCancel(context.WithoutCancel(ctx))
 	stored := make(chan error, 1)
 	go func() { stored <- d.store.Run(storeCtx) }()
+	audited := make(chan error, 1)
+	go func() { audited <- d.audit.Run(storeCtx) }()
 
 	server, err := control.NewServer(control.ServerConfig{Agent: d, Path: d.home.Socket(), Access: d.access, Logger: d.log})
 	if err == nil {
@@ -161,5 +165,5 @@ func (d *Daemon) Run(ctx context.Context) error {
 		err = tasks.Wait()
 	}
 	stopStore()
-	return errors.Join(err, <-stored, d.emitter.Close(), d.store.Close())
+	return errors.Join(err, <-stored, <-audited, d.emitter.Close(), d.store.Close())
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/logsrc"
 )
 
@@ -31,6 +32,8 @@ func (d *Daemon) handleLines(batch []logsrc.Line, pos logsrc.Position) {
 		if err := d.publish(now, ops); err != nil {
 			d.problems.set("lines", err.Error())
 			d.log.Error("could not publish the bans of the line file", "err", err)
+		} else {
+			d.recordOps(d.bySelf(now, control.ViaLines), ops)
 		}
 	}
 	// After the frames, so that a crash between the two reads lines again and never skips one.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/audit"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/home"
@@ -67,6 +68,9 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	}
 	d.names = newNames(d.store.Value(valueNames))
 	d.names.learn(d.self, d.cfg.Name)
+	if d.audit, err = audit.New(audit.Config{Path: d.home.Audit(), Logger: d.log, OnProblem: d.auditProblem}); err != nil {
+		return err
+	}
 	d.metrics = newMetrics()
 	d.readSessions() // before anything is enforced
 

@@ -10,6 +10,7 @@ import (
 	sdnotify "github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/fw"
 )
 
@@ -71,6 +72,9 @@ func (d *Daemon) reloadOnce() error {
 		d.level.Set(next.Log.Level)
 	}
 	kick(d.neverKick)
+	e := d.bySelf(time.Now(), control.ViaSignal)
+	e.What, e.Source = "reload", next.Path
+	d.audit.Add(e)
 	d.log.Info("took over the configuration", "file", next.Path)
 	return nil
 }

@@ -125,7 +125,8 @@ func (d *Daemon) publishEach(
 	if d.mesh.Peers() > 0 {
 		pace.rate = d.bulkRate
 	}
-	var pending []ban.Op
+	var pending, done []ban.Op // done: pending, once more for the audit log; publishing takes pending apart
+	who := d.byCaller(ctx, now)
 	for some := range slices.Chunk(prefixes, lockChunk) {
 		d.mu.Lock()
 		for _, prefix := range some {
@@ -138,21 +139,27 @@ func (d *Daemon) publishEach(
 				result.Until = op.Until
 			}
 			results, pending = append(results, result), append(pending, these...)
+			done = append(done, these...)
 		}
 		d.mu.Unlock()
 		giveWay()
 		if len(pending) == 0 {
 			continue
 		}
-		var err error
-		if pending, err = d.publishFull(now, pending); err != nil {
+		rest, err := d.publishFull(now, pending)
+		if err != nil {
 			return nil, err
 		}
+		pending = rest
+		n := len(done) - len(pending)
+		d.recordOps(who, done[:n])
+		done = append(done[:0], done[n:]...)
 		pace.slice(ctx, len(some))
 	}
 	if err := d.publish(now, pending); err != nil {
 		return nil, err
 	}
+	d.recordOps(who, done)
 	if len(prefixes) <= lockChunk {
 		d.keep(ctx)
 	}
@@ -167,7 +174,7 @@ const keepLimit = time.Second
 func (d *Daemon) keep(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, keepLimit)
 	defer cancel()
-	if err := d.store.Sync(ctx); err != nil {
+	if err := errors.Join(d.store.Sync(ctx), d.audit.Flush(ctx)); err != nil {
 		d.log.Warn("answered before it was on disk", "err", err)
 	}
 }
@@ -190,7 +197,7 @@ var policyHint = map[string]string{
 }
 
 // Invite implements control.Agent.
-func (d *Daemon) Invite(_ context.Context, req control.InviteRequest) (control.InviteReply, error) {
+func (d *Daemon) Invite(ctx context.Context, req control.InviteRequest) (control.InviteReply, error) {
 	uses, ttl := max(req.Uses, 1), req.For
 	if ttl == 0 {
 		ttl = inviteFor
@@ -202,7 +209,11 @@ func (d *Daemon) Invite(_ context.Context, req control.InviteRequest) (control.I
 	if err != nil {
 		return control.InviteReply{}, err
 	}
-	return control.InviteReply{Token: token, Uses: uses, Expires: time.Now().Add(ttl)}, nil
+	now := time.Now()
+	e := d.byCaller(ctx, now)
+	e.What, e.Until, e.Reason = "invite", now.Add(ttl).UTC(), fmt.Sprintf("a token for %d machines", uses)
+	d.audit.Add(e)
+	return control.InviteReply{Token: token, Uses: uses, Expires: now.Add(ttl)}, nil
 }
 
 // show writes a single address without its prefix length.

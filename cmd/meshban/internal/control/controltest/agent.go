@@ -26,6 +26,8 @@ type Agent struct {
 	ListFail int
 	// Hang, when set, makes Status wait until its context ends.
 	Hang bool
+	// Audited is the audit log.
+	Audited []control.AuditEntry
 
 	mu       sync.Mutex // guards what follows
 	bans     map[netip.Prefix]control.ListEntry
@@ -293,4 +295,17 @@ func (a *Agent) Invite(_ context.Context, req control.InviteRequest) (control.In
 	return control.InviteReply{
 		Token: "meshban1-token", Uses: cmp.Or(req.Uses, 1), Expires: a.now().Add(cmp.Or(req.For, time.Hour)),
 	}, nil
+}
+
+// Audit returns what is in Audited.
+func (a *Agent) Audit(_ context.Context, since time.Time, yield func(control.AuditEntry) error) error {
+	for _, e := range a.Audited {
+		if e.Time.Before(since) {
+			continue
+		}
+		if err := yield(e); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -1,0 +1,75 @@
+package daemon
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/audit"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+)
+
+// Audit implements control.Agent.
+func (d *Daemon) Audit(ctx context.Context, since time.Time, yield func(control.AuditEntry) error) error {
+	return d.audit.Read(ctx, since, yield)
+}
+
+func (d *Daemon) auditProblem(text string) {
+	const kind = "audit log"
+	if text == "" {
+		d.problems.clear(kind)
+		return
+	}
+	d.problems.set(kind, text)
+}
+
+// byCaller begins the entry of a change that this machine asks for by the socket.
+func (d *Daemon) byCaller(ctx context.Context, now time.Time) control.AuditEntry {
+	e := d.bySelf(now, control.ViaSocket)
+	if peer, ok := control.PeerOf(ctx); ok {
+		e.User, e.UID, e.PID = peer.User(), &peer.UID, peer.PID
+	}
+	return e
+}
+
+// bySelf begins the entry of a change that is decided here.
+func (d *Daemon) bySelf(now time.Time, via string) control.AuditEntry { return d.by(d.self, now, via) }
+
+func (d *Daemon) by(origin ban.Origin, now time.Time, via string) control.AuditEntry {
+	return control.AuditEntry{Time: now.UTC().Truncate(time.Millisecond), Via: via, Node: d.names.of(origin), NodeID: origin.String()}
+}
+
+// recordOps writes down what ops change. Neighbours that say the same of several prefixes share an entry.
+func (d *Daemon) recordOps(e control.AuditEntry, ops []ban.Op) {
+	for len(ops) > 0 {
+		first, n := ops[0], 1
+		for n < len(ops) && n < audit.MaxListed && alike(first, ops[n]) {
+			n++
+		}
+		e.What, e.Ports, e.Until, e.Reason, e.Source = first.Kind.String(), first.Ports.String(), first.Until.UTC(), first.Reason, first.Source
+		e.Prefixes = make([]netip.Prefix, n)
+		for i, op := range ops[:n] {
+			e.Prefixes[i] = op.Prefix
+		}
+		d.audit.Add(e)
+		ops = ops[n:]
+	}
+}
+
+// alike tells whether two ops differ in nothing but the prefix.
+func alike(a, b ban.Op) bool {
+	return a.Kind == b.Kind && a.Ports == b.Ports && a.Until.Equal(b.Until) && a.Reason == b.Reason && a.Source == b.Source
+}
+
+// recordRemote writes down what the records of one peer's frame change.
+func (d *Daemon) recordRemote(now time.Time, records []ban.Record) {
+	if len(records) == 0 {
+		return
+	}
+	ops := make([]ban.Op, len(records))
+	for i, r := range records {
+		ops[i] = r.Op
+	}
+	d.recordOps(d.by(records[0].Origin, now, control.ViaMesh), ops)
+}

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+)
+
+func (c *command) auditVerb() *verb {
+	return &verb{
+		name: "audit", short: "show who changed what, when and why",
+		long: `A table of every change to what is banned, oldest first: when, what (ban, unban, allow,
+unallow, invite, reload), the addresses, who asked, on which node, and why. Who is a
+user of this machine, the line file, or another node. The agent keeps 64 MiB of it in
+audit.jsonl in the state folder.
+
+With --json one object a line: time, what, prefixes, ports, until, via (socket, lines,
+mesh, signal), user, uid, pid, node, node_id, reason, source, lost (changes before this
+one that came too fast to be written down).`,
+		flags: []cli.Flag{
+			text("since", "`WHEN` only what came since: a length of time back from now (24h) or a time (RFC 3339)"),
+			jsonFlag("one object a line"),
+		},
+		examples: `meshban audit --since 24h
+meshban audit --json | jq -r 'select(.user=="alice") | .prefixes[]'`,
+		action: c.audit,
+	}
+}
+
+func (c *command) audit(ctx *cli.Context) error {
+	if err := noArgs(ctx); err != nil {
+		return err
+	}
+	since, err := read(ctx, "since", c.moment)
+	if err != nil {
+		return err
+	}
+	if ctx.Bool("json") {
+		return c.client().Audit(ctx.Context, since, func(e control.AuditEntry) error { return writeObject(c.out, e) })
+	}
+	n := 0
+	t := newTable(c.out, "TIME", "WHAT", "ADDRESS", "UNTIL", "BY", "NODE", "REASON")
+	err = c.client().Audit(ctx.Context, since, func(e control.AuditEntry) error {
+		n++
+		until := "-"
+		if !e.Until.IsZero() {
+			until = control.FormatTime(e.Until)
+		}
+		return t.row(control.FormatTime(e.Time), e.What, auditAddrs(e), until, auditWho(e), e.Node, auditWhy(e))
+	})
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		fmt.Fprintln(c.err, "meshban: nothing was changed")
+	}
+	return t.close()
+}
+
+// moment reads a time, or a length of time back from now.
+func (c *command) moment(s string) (time.Time, error) {
+	if at, err := time.Parse(time.RFC3339, s); err == nil {
+		return at, nil
+	}
+	back, err := config.ParseDuration(s)
+	return c.now().Add(-back), err
+}
+
+func auditAddrs(e control.AuditEntry) string {
+	if len(e.Prefixes) == 0 {
+		return "-"
+	}
+	text := control.FormatPrefix(e.Prefixes[0])
+	if more := len(e.Prefixes) - 1; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
+}
+
+func auditWho(e control.AuditEntry) string {
+	switch {
+	case e.User != "" && e.UID != nil:
+		return fmt.Sprintf("%s (%d)", e.User, *e.UID)
+	case e.Via == control.ViaLines:
+		return "line file"
+	case e.Via == control.ViaMesh:
+		return "node " + e.Node
+	}
+	return e.Via
+}
+
+func auditWhy(e control.AuditEntry) string {
+	if e.Lost > 0 {
+		return fmt.Sprintf("%s (%d changes before this one were not written down)", or(e.Reason, e.Source), e.Lost)
+	}
+	return or(e.Reason, e.Source)
+}
