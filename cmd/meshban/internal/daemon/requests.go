@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/meshban/meshban/ban"
@@ -125,8 +126,8 @@ func (d *Daemon) publishEach(
 	if d.mesh.Peers() > 0 {
 		pace.rate = d.bulkRate
 	}
-	var pending, done []ban.Op // done: pending, once more for the audit log; publishing takes pending apart
-	who := d.byCaller(ctx, now)
+	var pending, done []ban.Op                                                       // done: pending, once more for the audit log; publishing takes pending apart
+	who := sync.OnceValue(func() control.AuditEntry { return d.byCaller(ctx, now) }) // reads files, so behind the first ban
 	for some := range slices.Chunk(prefixes, lockChunk) {
 		d.mu.Lock()
 		for _, prefix := range some {
@@ -152,14 +153,14 @@ func (d *Daemon) publishEach(
 		}
 		pending = rest
 		n := len(done) - len(pending)
-		d.recordOps(who, done[:n])
+		d.recordOps(who(), done[:n])
 		done = append(done[:0], done[n:]...)
 		pace.slice(ctx, len(some))
 	}
 	if err := d.publish(now, pending); err != nil {
 		return nil, err
 	}
-	d.recordOps(who, done)
+	d.recordOps(who(), done)
 	if len(prefixes) <= lockChunk {
 		d.keep(ctx)
 	}
