@@ -9,11 +9,11 @@ import (
 
 const (
 	// settleMin..settleMax is how long a difference must last before a sync: a frame on its way makes one, too.
-	settleMin, settleMax = 300 * time.Millisecond, 600 * time.Millisecond
+	settleMin, settleMax = 150 * time.Millisecond, 300 * time.Millisecond
 	// upSpread spreads the first comparisons with new peers, per peer known.
 	upSpread = 10 * time.Millisecond
 	// checkTimeout ends a check without an answer.
-	checkTimeout = time.Second
+	checkTimeout = 600 * time.Millisecond
 	// checkTries is how often a check is sent before the next ping has to tell again.
 	checkTries = 3
 	// sessionQuiet without any message ends a session; the roots are then compared again.
