@@ -44,6 +44,7 @@ func TestMergeIsCommutativeAssociativeIdempotent(t *testing.T) {
 				rs[i].Ports = Ports{}
 			}
 		}
+		rs = append(rs, decided(t, rs)...) // held, released, dropped
 		a.Merge(base, rs)
 		for _, batch := range shuffled(t, rs) {
 			b.Merge(base, batch)

@@ -26,8 +26,8 @@ type Config struct {
 	Never  []NeverEntry // what is never banned, beside what is built in
 }
 
-// Table holds what is banned. Its state is a function of the records merged, whatever their order
-// and number of times, and of the time. It is not safe for concurrent use.
+// Table holds what is banned. Its state is a function of the records merged, their holds included,
+// whatever their order and number of times, and of the time. It is not safe for concurrent use.
 //
 // Merge, Expire, SetNever and SetPolicy first let end what is due, up to MaxExpire records; a query
 // sees what the last of them left.
@@ -39,6 +39,7 @@ type Table struct {
 
 	interns
 	bans, allows book
+	held         heldList
 	states       [StateAllowed + 1]int // entries of bans by state
 	capacity     int                   // MaxRecords, less in tests
 	dropped      uint64
@@ -73,6 +74,7 @@ func (t *Table) Reserve() {
 	t.speakers.vals.reserve()
 	t.words.vals.reserve()
 	t.ports.vals.reserve()
+	t.origins.vals.reserve()
 	t.bans.plant()
 	t.bans.entries.reserve()
 	t.bans.recs.reserve()

@@ -166,16 +166,24 @@ func (q *query) judgeBan(f *Finding, e *entry, x *rec) {
 		f.Status = fmt.Sprintf("cancelled by unban of %s by %s", shortPrefix(c.Prefix), c.Origin.Short())
 		return
 	}
+	switch {
+	case x.hold == HoldDropped:
+		f.rank, f.Status = rankCancelled, "dropped by this node's operator"
+		return
+	case x.hold.Waits():
+		f.rank, f.Status = rankPending, "held for the operator: "+x.hold.String()
+		return
+	}
 	switch e.state {
 	case StateEnforced:
 		f.rank, f.Status = rankEnforced, "enforced"
 		if q.excepted && e.key().contains(q.k) {
 			f.rank, f.Status = rankSuppressed, "enforced, except here"
 		}
-	case StatePending:
+	case StatePending, StateHeld:
 		n := 0
 		for j := e.recs; j != 0; j = t.bans.recs.at(j).next {
-			if t.counts(&t.bans, e, t.bans.recs.at(j)) {
+			if x := t.bans.recs.at(j); !x.hold.Waits() && t.counts(&t.bans, e, x) {
 				n++
 			}
 		}
