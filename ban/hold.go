@@ -117,6 +117,10 @@ func (t *Table) HeldBefore(cursor, n int) (rs []Record, next int) {
 	return rs, next
 }
 
+// Waiting returns how many bans wait for the operator. Counts().Held are prefixes, of which none
+// counts otherwise.
+func (t *Table) Waiting() int { return len(t.held.ids) }
+
 // RecordsOf returns how many records of bans, revokes and allows of o the table holds.
 func (t *Table) RecordsOf(o Origin) int {
 	i, ok := t.origins.ids[o]

@@ -32,6 +32,8 @@ const (
 	MaxWidest6   = 128
 	MinQuorum    = 1
 	MaxQuorum    = 16
+	MinAllowance = 1
+	MaxAllowance = 100_000_000 // peers and breaker: as good as no bound
 	MinCheck     = time.Second
 	MaxCheck     = 10 * time.Minute
 	DefaultPort  = 7946 // bind and join, where no port is written; memberlist's own
@@ -50,6 +52,8 @@ type Config struct {
 	Join      []string       // join: always host:port, an IPv6 address in brackets; names are resolved by the mesh
 	Lines     Lines          // lines:
 	Bans      Bans           // bans:
+	Peers     Peers          // peers:
+	Breaker   Allowance      // breaker: of all peers together
 	Firewall  Firewall       // firewall:
 	Allow     []netip.Prefix // allow: never banned; masked, 4-in-6 unmapped
 	Metrics   netip.AddrPort // metrics: zero = off
@@ -80,6 +84,21 @@ type Bans struct {
 	MinPrefix4 int           // widest_ipv4: prefix bits; wider is refused from a peer
 	MinPrefix6 int           // widest_ipv6: prefix bits; wider is refused from a peer
 	Quorum     int           // quorum: distinct origins that it takes to ban
+}
+
+// Allowance bounds how fast new bans come, MinAllowance..MaxAllowance each; imports may be 0.
+type Allowance struct {
+	Rate    int // rate: a minute, sustained
+	Burst   int // burst: at once
+	Imports int // imports: of lists, an hour and at once
+}
+
+// Peers are the caps of each other node.
+type Peers struct {
+	Allowance
+	Active   int           // active: bans that it may have in force
+	MaxFor   time.Duration // max_for: the longest ban taken from it
+	UnbanAny bool          // unban_any: may lift what others banned
 }
 
 // Firewall says how the kernel is made to drop.
@@ -139,6 +158,13 @@ func Default(dir string) Config {
 			MinPrefix6: 48,
 			Quorum:     1,
 		},
+		Peers: Peers{
+			Allowance: Allowance{Rate: 1_200, Burst: 5_000, Imports: 1_000_000},
+			Active:    1_250_000,
+			MaxFor:    MaxMaxFor,
+			UnbanAny:  true,
+		},
+		Breaker: Allowance{Rate: 6_000, Burst: 20_000, Imports: 2_000_000},
 		Firewall: Firewall{
 			Backends: Backends(),
 			Outbound: OutboundDrop,

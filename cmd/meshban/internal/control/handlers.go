@@ -25,6 +25,8 @@ const (
 	pathStatus  = "/v1/status"
 	pathWatch   = "/v1/watch"
 	pathInvite  = "/v1/invite"
+	pathHeld    = "/v1/held"
+	pathDecide  = "/v1/decide"
 )
 
 // statusOf is the HTTP status of each code.
@@ -49,11 +51,13 @@ func (s *Server) routes(server context.Context) http.Handler {
 	mux.Handle("POST "+pathAllow, post(decodeAllow, agent.Allow))
 	mux.Handle("POST "+pathUnallow, post(decodeUnallow, agent.Unallow))
 	mux.Handle("POST "+pathInvite, post(decodeInvite, agent.Invite))
+	mux.Handle("POST "+pathDecide, post(decodeDecide, agent.Decide))
 	mux.Handle("GET "+pathAllowed, get(agent.Allowed))
 	mux.Handle("GET "+pathMembers, get(agent.Members))
 	mux.Handle("GET "+pathStatus, get(agent.Status))
 	mux.HandleFunc("GET "+pathWhy, s.why)
 	mux.HandleFunc("GET "+pathList, func(w http.ResponseWriter, r *http.Request) { s.list(w, r, server) })
+	mux.HandleFunc("GET "+pathHeld, func(w http.ResponseWriter, r *http.Request) { s.held(w, r, server) })
 	mux.HandleFunc("GET "+pathWatch, func(w http.ResponseWriter, r *http.Request) { s.watch(w, r, server) })
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !s.running.TryRLock() {
@@ -124,6 +128,24 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request, server context.Con
 	out := newLines(w, listChunk)
 	err := s.cfg.Agent.List(ctx, func(e ListEntry) error {
 		out.buf = e.AppendJSON(out.buf)
+		return out.end()
+	})
+	if err == nil && server.Err() != nil {
+		err = errors.New("the agent stops")
+	}
+	out.close(err)
+}
+
+func (s *Server) held(w http.ResponseWriter, r *http.Request, server context.Context) {
+	ctx, done := stream(r.Context(), server)
+	defer done()
+	out := newLines(w, listChunk)
+	err := s.cfg.Agent.Held(ctx, func(e HeldEntry) error {
+		line, err := json.Marshal(e)
+		if err != nil {
+			return fmt.Errorf("encode answer: %w", err)
+		}
+		out.buf = append(out.buf, line...)
 		return out.end()
 	})
 	if err == nil && server.Err() != nil {

@@ -35,6 +35,10 @@ type Agent interface {
 	// Watch calls yield for each event, in order, until ctx ends (then it returns nil or ctx's error) or yield fails.
 	Watch(ctx context.Context, yield func(Event) error) error
 	Invite(ctx context.Context, req InviteRequest) (InviteReply, error)
+	// Held calls yield once for each ban that waits for a decision, in no order, like List.
+	Held(ctx context.Context, yield func(HeldEntry) error) error
+	// Decide releases or drops what waits. Nothing that fits is CodeNotFound.
+	Decide(ctx context.Context, req DecideRequest) (DecideReply, error)
 }
 
 // BanRequest asks for bans of Addrs. The server hands the agent 1..MaxAddrs prefixes, each valid, masked and
@@ -256,4 +260,36 @@ type InviteReply struct {
 	Token   string
 	Uses    int
 	Expires time.Time
+}
+
+// HeldEntry is one ban of a peer that this node does not enforce until somebody decides.
+type HeldEntry struct {
+	Prefix netip.Prefix
+	Ports  string // canonical; "" = all
+	Origin string // human name of the node that bans it
+	ID     string // of that node
+	Issued time.Time
+	Until  time.Time
+	Reason string
+	Source string
+	By     string // what held it: "breaker", "rate of its origin", "active bans of its origin"
+}
+
+// Actions of a DecideRequest.
+const (
+	ActionRelease = "release" // the bans count from now on
+	ActionDrop    = "drop"    // they never count on this node, also after a restart
+)
+
+// DecideRequest asks to release or drop what is held: all of it, or what lies inside Prefixes (at most MaxAddrs), or what
+// Origin (a name or id) said, or what is both.
+type DecideRequest struct {
+	Action   string
+	Prefixes []netip.Prefix
+	Origin   string
+}
+
+// DecideReply counts what was decided.
+type DecideReply struct {
+	Decided int `json:"decided"`
 }

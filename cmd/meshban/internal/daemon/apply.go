@@ -44,6 +44,7 @@ func (d *Daemon) publishFrame(now time.Time, ops []ban.Op) error {
 	if err != nil {
 		return fmt.Errorf("encode %d ops: %w", len(ops), err)
 	}
+	d.foresee(now, ops)
 	frame, err := d.mesh.Publish(now, payload, ban.Expires(ops))
 	if err != nil {
 		return fmt.Errorf("publish %d ops: %w", len(ops), err)
@@ -59,14 +60,18 @@ func (d *Daemon) deliver(frames []mesh.Frame) {
 	var records []ban.Record
 	for _, frame := range frames {
 		d.noticeSkew(now, frame)
-		records = append(records, d.decode(now, frame)...)
+		records = append(records, d.decode(now, frame, d.admitLocked)...)
+		if len(records) >= lockChunk { // caps count what is in the table
+			d.apply(now, records)
+			records = records[:0]
+		}
 	}
 	d.apply(now, records)
 }
 
-// decode opens a frame and keeps what policy lets in. Refused ops are counted and named: the frame travels on all the
-// same, because every node judges for itself.
-func (d *Daemon) decode(now time.Time, frame mesh.Frame) []ban.Record {
+// decode opens a frame and keeps what judge, which is called with the lock held, lets in. Refused ops are counted and
+// named: the frame travels on all the same, because every node judges for itself.
+func (d *Daemon) decode(now time.Time, frame mesh.Frame, judge func(time.Time, *ban.Record) error) []ban.Record {
 	ops, err := ban.DecodeOps(frame.Payload)
 	if err != nil {
 		d.metrics.refuse(err)
@@ -79,8 +84,9 @@ func (d *Daemon) decode(now time.Time, frame mesh.Frame) []ban.Record {
 	defer d.mu.Unlock()
 	for _, r := range records {
 		if r.Origin != d.self {
-			if err := d.table.CheckRemote(now, r); err != nil {
+			if err := judge(now, &r); err != nil {
 				d.metrics.refuse(err)
+				d.alarm.refused(err)
 				d.log.Debug("refused an op of a peer", "origin", d.names.of(r.Origin), "prefix", r.Prefix, "err", err)
 				continue
 			}

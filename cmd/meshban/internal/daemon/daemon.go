@@ -87,6 +87,8 @@ type Daemon struct {
 
 	mu    sync.Mutex // guards what follows
 	table *ban.Table
+	gate  *ban.Gate
+	alarm alarm
 	cfg   config.Config
 }
 

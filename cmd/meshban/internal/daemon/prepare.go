@@ -69,6 +69,7 @@ func (d *Daemon) prepare(ctx context.Context) error {
 		return err
 	}
 	d.table.Reserve()
+	d.gate = ban.NewGate(ban.GateConfig{Self: d.self, Caps: d.capsLocked, Breaker: allowance(d.cfg.Breaker)})
 	if err := d.openMesh(identity, secrets, epoch); err != nil {
 		return err
 	}
@@ -190,7 +191,11 @@ func (d *Daemon) restore(secrets mesh.Secrets) error {
 	now := time.Now()
 	var live [][]byte
 	foreign := 0
-	err := d.store.Frames(func(raw []byte) error {
+	stored, err := d.storedHolds()
+	if err != nil {
+		return err
+	}
+	err = d.store.Frames(func(raw []byte) error {
 		raw = slices.Clone(raw)
 		frame, err := mesh.DecodeFrame(raw)
 		if err != nil {
@@ -203,7 +208,7 @@ func (d *Daemon) restore(secrets mesh.Secrets) error {
 			return nil
 		}
 		live = append(live, raw)
-		d.table.Merge(now, d.decode(now, frame))
+		d.table.Merge(now, d.decode(now, frame, stored.judgeLocked))
 		return nil
 	})
 	if err != nil {

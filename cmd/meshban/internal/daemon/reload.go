@@ -60,6 +60,7 @@ func (d *Daemon) reloadOnce() error {
 	changes, err := d.table.SetPolicy(time.Now(), limits(next), next.Bans.Quorum)
 	if err == nil {
 		d.cfg = next
+		d.gate.SetBreaker(allowance(next.Breaker))
 		d.settleLocked(changes)
 	}
 	d.mu.Unlock()
