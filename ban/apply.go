@@ -62,7 +62,7 @@ func (t *Table) touchInside(b *book, k pkey, c cause) {
 // judge says what the records of an entry come to, and until when if that is StateEnforced. An
 // allow in force is "enforced" too.
 func (t *Table) judge(b *book, e *entry) (State, int64) {
-	quorum := t.quorum
+	quorum := t.quorum.Origins
 	if b == &t.allows {
 		quorum = 1
 	}
@@ -92,7 +92,10 @@ func (t *Table) judge(b *book, e *entry) (State, int64) {
 	}
 	until := own // this node's own ban counts as a quorum
 	if len(others) == quorum {
-		until = max(until, others[quorum-1])
+		until = max(own, others[quorum-1])
+	}
+	if b == &t.bans && t.windows() {
+		until = max(own, t.agreed(b, e))
 	}
 	switch {
 	case n+held == 0:

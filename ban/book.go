@@ -37,6 +37,7 @@ type rec struct {
 	index         uint16
 	kind          Kind
 	hold          Hold
+	span          uint32 // milliseconds before issued, when the origin first said it
 }
 
 // kindFloor marks a rec that only keeps older versions out. It stands beside a newer word that ends
@@ -118,10 +119,15 @@ func (t *Table) put(b *book, r *Record) (entry uint32, changed bool) {
 	case order == 0: // seen before
 		return entry, last != 0 && t.rehold(b, last, r)
 	case order < 0:
+		if last != 0 {
+			x := b.recs.at(last)
+			span := x.spanTo(x.issued, r)
+			changed, x.span = span > x.span, span
+		}
 		if until > keep { // superseded before it came, but it would have lasted longer
 			t.setFloor(b, entry, floor, r.Origin, top, until)
 		}
-		return entry, false
+		return entry, changed && t.windows()
 	case last == 0:
 		t.link(b, entry, r, r.Kind)
 	default:
@@ -162,6 +168,7 @@ func (t *Table) replace(b *book, i uint32, r *Record) {
 	x := b.recs.at(i)
 	old := *x
 	x.seq, x.index, x.kind = r.Version.Seq, r.Version.Index, r.Kind
+	x.span = x.spanTo(millis(r.Issued), r)
 	x.issued, x.until = millis(r.Issued), millis(r.Until)
 	x.speaker = t.getSpeaker(speaker{r.Origin, r.Version.Epoch})
 	x.words = t.getWords(r.Reason, r.Source)

@@ -108,7 +108,11 @@ func dump(t *Table, alike bool) string {
 					tombs[k] = max(tombs[k], x.until)
 					continue
 				}
-				say("%v %v %v %q %v %v until %d issued %d %q %q", x.kind, x.hold, r.Prefix, r.Ports, r.Origin.Short(), r.Version, x.until, x.issued, r.Reason, r.Source)
+				span := x.span
+				if alike || x.kind == kindFloor { // who has heard less knows less
+					span = 0
+				}
+				say("%v %v +%d %v %q %v %v until %d issued %d %q %q", x.kind, x.hold, span, r.Prefix, r.Ports, r.Origin.Short(), r.Version, x.until, x.issued, r.Reason, r.Source)
 			}
 			if e.state != stateNone {
 				say("entry %v %q %v until %d", e.key().prefix(), t.portsAt(e.ports), e.state, e.until)

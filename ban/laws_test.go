@@ -24,7 +24,7 @@ func shuffled(t *rapid.T, rs []Record) [][]Record {
 }
 
 func anyTable(t *rapid.T, quorum int) *Table {
-	tb, err := New(Config{Self: self, Quorum: quorum, Never: someNever[1]})
+	tb, err := New(Config{Self: self, Quorum: Quorum{Origins: quorum}, Never: someNever[1]})
 	if err != nil {
 		t.Fatal(err)
 	}

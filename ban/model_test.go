@@ -98,7 +98,7 @@ func TestTableAgreesWithItsDefinition(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const span = 40
 		quorum := rapid.IntRange(1, 3).Draw(t, "quorum")
-		tb, err := New(Config{Self: self, Quorum: quorum})
+		tb, err := New(Config{Self: self, Quorum: Quorum{Origins: quorum}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -114,7 +114,7 @@ func TestTableAgreesWithItsDefinition(t *testing.T) {
 			case 2:
 				model.quorum = rapid.IntRange(1, 3).Draw(t, "new quorum")
 				model.expire(ms)
-				if changes, err = tb.SetPolicy(tick(now), Limits{}, model.quorum); err != nil {
+				if changes, err = tb.SetPolicy(tick(now), Limits{}, Quorum{Origins: model.quorum}); err != nil {
 					t.Fatal(err)
 				}
 			case 0:

@@ -187,7 +187,7 @@ func (q *query) judgeBan(f *Finding, e *entry, x *rec) {
 				n++
 			}
 		}
-		f.rank, f.Status = rankPending, fmt.Sprintf("waits for more origins: %d of %d", n, t.quorum)
+		f.rank, f.Status = rankPending, t.waits(n, x)
 	case StateAllowed:
 		f.rank = rankSuppressed
 		if never, ok := t.never.covering(e.key()); ok {
@@ -198,6 +198,16 @@ func (q *query) judgeBan(f *Finding, e *entry, x *rec) {
 		f.By = t.speakers.at(t.allows.recs.at(t.leading(&t.allows, a)).speaker).origin
 		f.Status = fmt.Sprintf("suppressed by allow of %s by %s", shortPrefix(a.key().prefix()), f.By.Short())
 	}
+}
+
+// waits says what is missing to the quorum of the rec x, where n origins ban the entry.
+func (t *Table) waits(n int, x *rec) string {
+	q := t.quorumOf(x)
+	text := fmt.Sprintf("waits for more origins: %d of %d", n, q.Origins)
+	if q.Within != 0 {
+		text += fmt.Sprintf(" within %v of each other", q.Within)
+	}
+	return text
 }
 
 // cancelOf returns what cancels the rec x of the entry e, or nil.
