@@ -32,6 +32,8 @@ const (
 	MaxWidest6   = 128
 	MinQuorum    = 1
 	MaxQuorum    = 16
+	MaxSources   = 64 // entries in bans.quorum_by_source
+	MaxSource    = 64 // bytes in a source there
 	MinAllowance = 1
 	MaxAllowance = 100_000_000 // peers and breaker: as good as no bound
 	MinCheck     = time.Second
@@ -83,7 +85,20 @@ type Bans struct {
 	MaxFor     time.Duration // max_for: the longest taken from anyone, at most MaxMaxFor
 	MinPrefix4 int           // widest_ipv4: prefix bits; wider is refused from a peer
 	MinPrefix6 int           // widest_ipv6: prefix bits; wider is refused from a peer
-	Quorum     int           // quorum: distinct origins that it takes to ban
+	Quorum     Quorum        // quorum: what it takes to ban
+	BySource   []QuorumBy    // quorum_by_source: the same for bans of some sources; the first that fits counts
+}
+
+// Quorum is how many nodes must have seen an attacker, and within what time of each other.
+type Quorum struct {
+	Origins int           // MinQuorum..MaxQuorum
+	Within  time.Duration // MinFor..MaxMaxFor; 0 = all the bans live
+}
+
+// QuorumBy is the quorum of the bans whose source is Source, or begins with what stands before its final *.
+type QuorumBy struct {
+	Source string
+	Quorum
 }
 
 // Allowance bounds how fast new bans come, MinAllowance..MaxAllowance each; imports may be 0.
@@ -156,7 +171,7 @@ func Default(dir string) Config {
 			MaxFor:     MaxMaxFor,
 			MinPrefix4: 24,
 			MinPrefix6: 48,
-			Quorum:     1,
+			Quorum:     Quorum{Origins: 1},
 		},
 		Peers: Peers{
 			Allowance: Allowance{Rate: 1_200, Burst: 5_000, Imports: 1_000_000},

@@ -55,8 +55,31 @@ var fields = []field{
 		read: number(func(c *Config) *int { return &c.Bans.MinPrefix6 }),
 		text: func(c Config) string { return strconv.Itoa(c.Bans.MinPrefix6) }},
 	{key: "bans.quorum", about: "nodes that must have seen an attacker",
-		read: number(func(c *Config) *int { return &c.Bans.Quorum }),
-		text: func(c Config) string { return strconv.Itoa(c.Bans.Quorum) }},
+		read: func(n *yaml.Node, c *Config) error {
+			if n.Kind != yaml.MappingNode {
+				return number(func(c *Config) *int { return &c.Bans.Quorum.Origins })(n, c)
+			}
+			q, err := readQuorum(n, false)
+			return set(&c.Bans.Quorum)(q.Quorum, err)
+		},
+		text: func(c Config) string {
+			if c.Bans.Quorum.Within == 0 {
+				return strconv.Itoa(c.Bans.Quorum.Origins)
+			}
+			return "{" + c.Bans.Quorum.yaml() + "}"
+		}},
+	{key: "bans.quorum_by_source", about: "the same for bans of some sources", list: true,
+		read: readQuorums,
+		text: func(c Config) string {
+			if len(c.Bans.BySource) == 0 {
+				return "[]"
+			}
+			var b strings.Builder
+			for _, q := range c.Bans.BySource {
+				b.WriteString("\n    - {source: " + yamlString(q.Source) + ", " + q.yaml() + "}")
+			}
+			return b.String()
+		}},
 
 	numberField("peers.rate", "new bans a minute taken from one peer", func(c *Config) *int { return &c.Peers.Rate }),
 	numberField("peers.burst", "new bans at once taken from one peer", func(c *Config) *int { return &c.Peers.Burst }),

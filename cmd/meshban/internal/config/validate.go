@@ -104,7 +104,7 @@ func (c Config) checkBans(k *checker) {
 	}
 	k.count("bans.widest_ipv4", c.Bans.MinPrefix4, MinWidest4, MaxWidest4)
 	k.count("bans.widest_ipv6", c.Bans.MinPrefix6, MinWidest6, MaxWidest6)
-	k.count("bans.quorum", c.Bans.Quorum, MinQuorum, MaxQuorum)
+	c.checkQuorums(k)
 }
 
 func (c Config) checkPeers(k *checker) {

@@ -65,7 +65,7 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	d.names.learn(d.self, d.cfg.Name)
 	d.metrics = newMetrics()
 
-	if d.table, err = ban.New(ban.Config{Self: d.self, Limits: limits(d.cfg), Quorum: d.cfg.Bans.Quorum, Never: d.neverList()}); err != nil {
+	if d.table, err = ban.New(ban.Config{Self: d.self, Limits: limits(d.cfg), Quorum: ban.Quorum(d.cfg.Bans.Quorum), Sources: quorums(d.cfg), Never: d.neverList()}); err != nil {
 		return err
 	}
 	d.table.Reserve()
@@ -148,6 +148,15 @@ func limits(cfg config.Config) ban.Limits {
 	l.MaxFor = cfg.Bans.MaxFor
 	l.PeerMinBits4, l.PeerMinBits6 = cfg.Bans.MinPrefix4, cfg.Bans.MinPrefix6
 	return l
+}
+
+// quorums are those of the configuration by source.
+func quorums(cfg config.Config) []ban.SourceQuorum {
+	var out []ban.SourceQuorum
+	for _, q := range cfg.Bans.BySource {
+		out = append(out, ban.SourceQuorum{Source: q.Source, Quorum: ban.Quorum(q.Quorum)})
+	}
+	return out
 }
 
 func (d *Daemon) openMesh(identity mesh.Identity, secrets mesh.Secrets, epoch uint64) error {
