@@ -34,6 +34,8 @@ const (
 	MaxQuorum    = 16
 	MaxSources   = 64 // entries in bans.quorum_by_source
 	MaxSource    = 64 // bytes in a source there
+	MinFactor    = 1
+	MaxFactor    = 10
 	MinAllowance = 1
 	MaxAllowance = 100_000_000 // peers and breaker: as good as no bound
 	MinCheck     = time.Second
@@ -48,18 +50,19 @@ type Config struct {
 	Path string // the file it came from; "" = defaults
 	Dir  string // the state folder that the defaults were made for, absolute
 
-	Name      string         // name: for people; 1..MaxName of [A-Za-z0-9._-]; default the host name
-	Bind      netip.AddrPort // bind: where the mesh listens, UDP and TCP; port 0 = any free one
-	Advertise netip.AddrPort // advertise: where peers reach it; zero = memberlist finds it
-	Join      []string       // join: always host:port, an IPv6 address in brackets; names are resolved by the mesh
-	Lines     Lines          // lines:
-	Bans      Bans           // bans:
-	Peers     Peers          // peers:
-	Breaker   Allowance      // breaker: of all peers together
-	Firewall  Firewall       // firewall:
-	Allow     []netip.Prefix // allow: never banned; masked, 4-in-6 unmapped
-	Metrics   netip.AddrPort // metrics: zero = off
-	Log       Log            // log:
+	Name       string         // name: for people; 1..MaxName of [A-Za-z0-9._-]; default the host name
+	Bind       netip.AddrPort // bind: where the mesh listens, UDP and TCP; port 0 = any free one
+	Advertise  netip.AddrPort // advertise: where peers reach it; zero = memberlist finds it
+	Join       []string       // join: always host:port, an IPv6 address in brackets; names are resolved by the mesh
+	Lines      Lines          // lines:
+	Bans       Bans           // bans:
+	Escalation Escalation     // escalation:
+	Peers      Peers          // peers:
+	Breaker    Allowance      // breaker: of all peers together
+	Firewall   Firewall       // firewall:
+	Allow      []netip.Prefix // allow: never banned; masked, 4-in-6 unmapped
+	Metrics    netip.AddrPort // metrics: zero = off
+	Log        Log            // log:
 }
 
 // Lines is the file door: the file that other programs append their bans to.
@@ -99,6 +102,12 @@ type Quorum struct {
 type QuorumBy struct {
 	Source string
 	Quorum
+}
+
+// Escalation says how bans grow with the former offences of an address.
+type Escalation struct {
+	Factor int           // factor: of each former offence; 1 = off
+	Memory time.Duration // memory: how long after its end one counts
 }
 
 // Allowance bounds how fast new bans come, MinAllowance..MaxAllowance each; imports may be 0.
@@ -173,6 +182,7 @@ func Default(dir string) Config {
 			MinPrefix6: 48,
 			Quorum:     Quorum{Origins: 1},
 		},
+		Escalation: Escalation{Factor: 1, Memory: 7 * 24 * time.Hour},
 		Peers: Peers{
 			Allowance: Allowance{Rate: 1_200, Burst: 5_000, Imports: 1_000_000},
 			Active:    1_250_000,

@@ -81,6 +81,11 @@ var fields = []field{
 			return b.String()
 		}},
 
+	numberField("escalation.factor", "by how much each former offence makes a ban longer", func(c *Config) *int { return &c.Escalation.Factor }),
+	{key: "escalation.memory", about: "how long after its end an offence counts",
+		read: value(func(s string, c *Config) error { return set(&c.Escalation.Memory)(ParseDuration(s)) }),
+		text: func(c Config) string { return FormatDuration(c.Escalation.Memory) }},
+
 	numberField("peers.rate", "new bans a minute taken from one peer", func(c *Config) *int { return &c.Peers.Rate }),
 	numberField("peers.burst", "new bans at once taken from one peer", func(c *Config) *int { return &c.Peers.Burst }),
 	numberField("peers.imports", "imported bans an hour taken from one peer", func(c *Config) *int { return &c.Peers.Imports }),

@@ -105,6 +105,8 @@ func (c Config) checkBans(k *checker) {
 	k.count("bans.widest_ipv4", c.Bans.MinPrefix4, MinWidest4, MaxWidest4)
 	k.count("bans.widest_ipv6", c.Bans.MinPrefix6, MinWidest6, MaxWidest6)
 	c.checkQuorums(k)
+	k.count("escalation.factor", c.Escalation.Factor, MinFactor, MaxFactor)
+	k.length("escalation.memory", c.Escalation.Memory, MinFor, MaxMaxFor)
 }
 
 func (c Config) checkPeers(k *checker) {

@@ -130,8 +130,11 @@ func (d *Daemon) settleLocked(changes []ban.Change) {
 		return
 	}
 	updates := make([]fw.Update, 0, len(changes))
-	allow := false
+	allow, count, memory := false, d.cfg.Escalation.Factor > 1, d.cfg.Escalation.Memory
 	for _, c := range changes {
+		if count {
+			d.offences.changed(time.Now(), c, memory)
+		}
 		allow = allow || c.Event == ban.EventAllow || c.Event == ban.EventUnallow
 		if c.Enforce || c.Lift {
 			updates = append(updates, fw.Update{Entry: kernelEntry(c.Prefix, c.Ports, c.Until), Remove: c.Lift})

@@ -89,7 +89,9 @@ type Daemon struct {
 	table *ban.Table
 	gate  *ban.Gate
 	alarm alarm
-	cfg   config.Config
+
+	offences *offences
+	cfg      config.Config
 }
 
 // New takes the state folder, opens the store, sets up the firewall and restores what was banned, so that the kernel

@@ -68,6 +68,9 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	if d.table, err = ban.New(ban.Config{Self: d.self, Limits: limits(d.cfg), Quorum: ban.Quorum(d.cfg.Bans.Quorum), Sources: quorums(d.cfg), Never: d.neverList()}); err != nil {
 		return err
 	}
+	if d.offences, err = newOffences(d.store, time.Now(), d.cfg.Escalation.Memory); err != nil {
+		return err
+	}
 	d.table.Reserve()
 	d.gate = ban.NewGate(ban.GateConfig{Self: d.self, Caps: d.capsLocked, Breaker: allowance(d.cfg.Breaker)})
 	if err := d.openMesh(identity, secrets, epoch); err != nil {

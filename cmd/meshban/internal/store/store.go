@@ -181,6 +181,22 @@ func (s *Store) Value(name string) []byte {
 	return out
 }
 
+// Values calls yield with each value whose name begins with prefix, and with what follows it in the name.
+func (s *Store) Values(prefix string, yield func(rest string, value []byte)) error {
+	head := []byte("v/" + prefix)
+	err := s.db.View(func(tx *bolt.Tx) error {
+		c := tx.Bucket(bucketValues).Cursor()
+		for k, v := c.Seek(head); bytes.HasPrefix(k, head); k, v = c.Next() {
+			yield(string(k[len(head):]), bytes.Clone(v))
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read stored values: %w", err)
+	}
+	return nil
+}
+
 // Put queues a frame. raw is kept until it is committed and must not change.
 func (s *Store) Put(key FrameKey, raw []byte) { s.enqueue(write{key: key, raw: raw}) }
 
@@ -208,7 +224,7 @@ func (s *Store) Holds(yield func(key FrameKey, op uint16, hold uint8)) error {
 // Drop queues the removal of a frame.
 func (s *Store) Drop(key FrameKey) { s.enqueue(write{key: key}) }
 
-// Set queues a small named value. It is committed after everything queued before it.
+// Set queues a small named value; nil takes it away. It is committed after everything queued before it.
 func (s *Store) Set(name string, value []byte) { s.enqueue(write{name: name, raw: value}) }
 
 func (s *Store) enqueue(w write) {
@@ -308,6 +324,8 @@ func (s *Store) Flush() error {
 		for _, w := range batch {
 			var err error
 			switch {
+			case w.name != "" && w.raw == nil:
+				err = values.Delete([]byte("v/" + w.name))
 			case w.name != "":
 				err = values.Put([]byte("v/"+w.name), w.raw)
 			case w.marks && w.hold != 0:
