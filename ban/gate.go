@@ -1,14 +1,12 @@
 package ban
 
-import (
-	"fmt"
-	"time"
-)
+import "time"
 
 // Bounds of a gate.
 const (
 	MaxHeld    = 1 << 17 // bans that wait for the operator; what would be one more is refused
 	MaxOrigins = 1 << 13 // origins with an account of their own; the others share one
+	MaxOthers  = 100_000 // ops of one origin an hour, and at once, that are no bans; one more is refused
 )
 
 // SourceImport is the Op.Source that marks a ban as one of a list: it is charged to the bulk.
@@ -104,7 +102,13 @@ func (g *Gate) Admit(now time.Time, t *Table, r *Record) error {
 	if err := g.Check(now, t, r); err != nil {
 		return err
 	}
-	if r.Origin == g.cfg.Self || r.Kind != KindBan || t.stands(r) {
+	if r.Origin == g.cfg.Self {
+		return nil
+	}
+	if r.Kind != KindBan {
+		return g.admitOther(millis(now), t, r)
+	}
+	if t.stands(r) {
 		return nil
 	}
 	caps, bulk, ms := g.cfg.Caps(r.Origin), bulky(now, r), millis(now)
@@ -124,13 +128,24 @@ func (g *Gate) Admit(now time.Time, t *Table, r *Record) error {
 	return nil
 }
 
+// admitOther holds what is no ban to a rate. To take a ban of its own back is always free.
+func (g *Gate) admitOther(now int64, t *Table, r *Record) error {
+	if r.Kind == KindRevoke && t.holds(&t.bans, r) || g.account(now, r.Origin).takeOther(now) {
+		return nil
+	}
+	return refuse(RuleRate, "%s of %s: its origin says more than %d of its kind an hour", r.Kind, shortPrefix(r.Prefix), MaxOthers)
+}
+
 // Foresee says what peers with the same caps will do with an op of this node: nil, or a *PolicyError
 // by the rule for which they hold or refuse it.
 func (g *Gate) Foresee(now time.Time, t *Table, op Op) error {
 	self, caps := g.cfg.Self, g.cfg.Caps(g.cfg.Self)
 	r := Record{Op: op, Origin: self, Issued: now}
-	if err := caps.check(&r, t.limits.FutureSkew); err != nil || op.Kind != KindBan {
+	if err := caps.check(&r, t.limits.FutureSkew); err != nil {
 		return err
+	}
+	if op.Kind != KindBan {
+		return g.admitOther(millis(now), t, &r)
 	}
 	ms, bulk := millis(now), bulky(now, &r)
 	switch {
@@ -160,7 +175,7 @@ func (g *Gate) account(now int64, o Origin) *account {
 	if len(g.origins) >= MaxOrigins && now-g.purged > time.Minute.Milliseconds() {
 		g.purged = now
 		for other, a := range g.origins {
-			if now-a.at > time.Hour.Milliseconds() { // full again in all that a refill can reach
+			if now-max(a.at, a.otherAt) > time.Hour.Milliseconds() { // full again in all that a refill can reach
 				delete(g.origins, other)
 			}
 		}
@@ -173,11 +188,15 @@ func (g *Gate) account(now int64, o Origin) *account {
 	return a
 }
 
+// maxSetBack is by how many milliseconds a clock may be set back until an account begins anew from there.
+const maxSetBack = 60_000
+
 // An account is what is left of an allowance. It counts what was used, so that the zero value is full
 // and a changed allowance counts at once.
 type account struct {
-	fresh, bulk float64 // used, and not refilled yet
-	at          int64   // when that was so, in Unix milliseconds
+	fresh, bulk, other float64 // used, and not refilled yet
+	at                 int64   // when that was so, in Unix milliseconds
+	otherAt            int64   // the same, of other
 }
 
 // take uses one; false if there is none left.
@@ -186,7 +205,7 @@ func (a *account) take(now int64, of Allowance, bulk bool) bool {
 		a.fresh = max(0, a.fresh-passed*float64(of.Rate)/60_000)
 		a.bulk = max(0, a.bulk-passed*float64(of.Bulk)/3_600_000)
 		a.at = now
-	} else if passed < -60_000 {
+	} else if passed < -maxSetBack {
 		a.at = now
 	}
 	used, most := &a.fresh, of.Burst
@@ -200,7 +219,17 @@ func (a *account) take(now int64, of Allowance, bulk bool) bool {
 	return true
 }
 
-// String is for people.
-func (a Allowance) String() string {
-	return fmt.Sprintf("%d at once, %d a minute, %d of lists", a.Burst, a.Rate, a.Bulk)
+// takeOther uses one of MaxOthers; false if there is none left.
+func (a *account) takeOther(now int64) bool {
+	if passed := float64(now - a.otherAt); passed > 0 {
+		a.other = max(0, a.other-passed*MaxOthers/3_600_000)
+		a.otherAt = now
+	} else if passed < -maxSetBack {
+		a.otherAt = now
+	}
+	if a.other+1 > MaxOthers {
+		return false
+	}
+	a.other++
+	return true
 }

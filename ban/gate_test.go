@@ -197,3 +197,37 @@ func TestGateBoundsItsAccounts(t *testing.T) {
 		t.Errorf("%d accounts, %d held", len(g.origins), held)
 	}
 }
+
+// What is no ban is held to a rate too, or allows and unbans would fill the memory; but what takes a ban
+// back always counts.
+func TestGateBoundsWhatIsNoBan(t *testing.T) {
+	g, tb := newGate(wideCaps, wideCaps.Allowance), newTable(t, Config{})
+	tb.Merge(base, single(record(peerA, 1, KindBan, "192.0.2.7", 60)))
+	for i := range MaxOthers {
+		r := record(peerA, i+2, []Kind{KindAllow, KindUnban, KindRevoke}[i%3], "192.0.2.8", 9999, seenAt(0))
+		if r.Kind == KindUnban {
+			r.Marks = []Mark{upTo(peerB, 1)}
+		}
+		if err := g.Admit(base, tb, &r); err != nil {
+			t.Fatalf("op %d: %v", i, err)
+		}
+	}
+	more := record(peerA, MaxOthers+2, KindAllow, "192.0.2.9", 9999, seenAt(0))
+	var policy *PolicyError
+	if err := g.Admit(base, tb, &more); !errors.As(err, &policy) || policy.Rule != RuleRate {
+		t.Errorf("one more: %v", err)
+	}
+	other := more
+	other.Origin = peerB
+	if err := g.Admit(base, tb, &other); err != nil {
+		t.Errorf("of another origin: %v", err)
+	}
+	back := record(peerA, MaxOthers+3, KindRevoke, "192.0.2.7", 60, seenAt(0))
+	if err := g.Admit(base, tb, &back); err != nil {
+		t.Errorf("a ban that is taken back: %v", err)
+	}
+	more.Issued = tick(60)
+	if err := g.Admit(tick(60), tb, &more); err != nil {
+		t.Errorf("a minute later: %v", err)
+	}
+}

@@ -86,7 +86,6 @@ func (d *Daemon) decode(now time.Time, frame mesh.Frame, judge func(time.Time, *
 		if r.Origin != d.self {
 			if err := judge(now, &r); err != nil {
 				d.metrics.refuse(err)
-				d.alarm.refused(err)
 				d.log.Debug("refused an op of a peer", "origin", d.names.of(r.Origin), "prefix", r.Prefix, "err", err)
 				continue
 			}

@@ -22,9 +22,14 @@ type alarm struct {
 	logged, warned time.Time
 	origin         ban.Origin // of the last ban that was held
 	by             ban.Hold
-	full           uint64 // bans refused because too many wait
-	beyond         uint64 // own ops that exceed the caps
+	full           uint64         // bans refused because too many wait
+	beyond         uint64         // own ops that exceed the caps
+	refused        store.FrameKey // of the last of them, where it is marked on disk
 }
+
+// refusedFrom marks in the store, beside the place of an op, that from there on new bans of its frame were refused because
+// too many wait. Without the mark a restart would let them count.
+const refusedFrom = 1 << 15
 
 // allowance is what the configuration says, in the table's terms.
 func allowance(a config.Allowance) ban.Allowance {
@@ -43,6 +48,7 @@ func (d *Daemon) capsLocked(ban.Origin) ban.Caps {
 // admitLocked judges a record that arrived from a peer just now: it is refused, or held and said so, or counts.
 func (d *Daemon) admitLocked(now time.Time, r *ban.Record) error {
 	if err := d.gate.Admit(now, d.table, r); err != nil || r.Hold == ban.HoldNone {
+		d.noteFullLocked(r, err)
 		return err
 	}
 	// Queued before the frame itself, so that no crash leaves the one without the other.
@@ -60,11 +66,16 @@ func holdOf(r *ban.Record) store.FrameKey {
 	return store.KeyOf(r.Origin, r.Version.Epoch, r.Version.Seq)
 }
 
-// refused counts what even holding had no room for.
-func (a *alarm) refused(err error) {
+// noteFullLocked counts what even holding had no room for, and marks its frame.
+func (d *Daemon) noteFullLocked(r *ban.Record, err error) {
 	var policy *ban.PolicyError
-	if errors.As(err, &policy) && policy.Rule == ban.RuleHeldFull {
-		a.full++
+	if !errors.As(err, &policy) || policy.Rule != ban.RuleHeldFull {
+		return
+	}
+	d.alarm.full++
+	if key := holdOf(r); key != d.alarm.refused {
+		d.alarm.refused = key
+		d.store.Hold(key, refusedFrom|r.Version.Index, uint8(r.Hold))
 	}
 }
 
@@ -78,7 +89,7 @@ func (d *Daemon) heldProblemLocked() string {
 	text := fmt.Sprintf("%d bans of peers wait for you, the last by %s (%s); look with `meshban held list`, then `meshban held release` or `meshban held drop`",
 		n, d.names.of(d.alarm.origin), d.alarm.by)
 	if d.alarm.full > 0 {
-		text += fmt.Sprintf("; %d more were refused for lack of room and count from the next restart on", d.alarm.full)
+		text += fmt.Sprintf("; %d more were refused for lack of room; after the next restart they wait too", d.alarm.full)
 	}
 	return text
 }
@@ -104,8 +115,9 @@ func (d *Daemon) foresee(now time.Time, ops []ban.Op) {
 
 // storedHolds are the holds of a former run, for the frames of it.
 type storedHolds struct {
-	d     *Daemon
-	holds map[storedOp]ban.Hold
+	d       *Daemon
+	holds   map[storedOp]ban.Hold
+	refused map[store.FrameKey]uint16 // the place from which on
 }
 
 type storedOp struct {
@@ -114,8 +126,14 @@ type storedOp struct {
 }
 
 func (d *Daemon) storedHolds() (storedHolds, error) {
-	s := storedHolds{d, map[storedOp]ban.Hold{}}
-	err := d.store.Holds(func(key store.FrameKey, op uint16, hold uint8) { s.holds[storedOp{key, op}] = ban.Hold(hold) })
+	s := storedHolds{d, map[storedOp]ban.Hold{}, map[store.FrameKey]uint16{}}
+	err := d.store.Holds(func(key store.FrameKey, op uint16, hold uint8) {
+		if op < refusedFrom {
+			s.holds[storedOp{key, op}] = ban.Hold(hold)
+		} else if _, ok := s.refused[key]; !ok { // the lowest comes first
+			s.refused[key] = op - refusedFrom
+		}
+	})
 	return s, err
 }
 
@@ -125,7 +143,17 @@ func (s storedHolds) judgeLocked(now time.Time, r *ban.Record) error {
 	if err := s.d.gate.Check(now, s.d.table, r); err != nil {
 		return err
 	}
-	r.Hold = s.holds[storedOp{holdOf(r), r.Version.Index}]
+	key := holdOf(r)
+	hold, known := s.holds[storedOp{key, r.Version.Index}]
+	if from, ok := s.refused[key]; ok && !known && r.Kind == ban.KindBan && r.Version.Index >= from {
+		if s.d.table.Waiting() >= ban.MaxHeld {
+			s.d.alarm.full++
+			return &ban.PolicyError{Rule: ban.RuleHeldFull, Detail: "too many bans wait for the operator already"}
+		}
+		hold = ban.HoldBreaker
+		s.d.store.Hold(key, r.Version.Index, uint8(hold))
+	}
+	r.Hold = hold
 	if r.Hold.Waits() {
 		s.d.alarm.origin, s.d.alarm.by = r.Origin, r.Hold
 	}

@@ -224,3 +224,58 @@ func TestPeerMayNotUnbanWhereConfigured(t *testing.T) {
 		t.Errorf("%d refusals counted", n)
 	}
 }
+
+// What was refused because too many wait must not count after a restart, or an attacker would only have to say more.
+func TestARestartDoesNotReleaseWhatWasRefused(t *testing.T) {
+	n := first(t, "a")
+	now := time.Now()
+	at := func(i int, index uint16) ban.Record {
+		return ban.Record{
+			Op: ban.Op{Kind: ban.KindBan, Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)}), 32), Until: now.Add(time.Hour)},
+			Origin: ban.Origin{7}, Version: ban.Version{Epoch: 1, Seq: 1, Index: index}, Issued: now,
+		}
+	}
+	n.tighten(func(c *config.Config) { c.Breaker = config.Allowance{Rate: 1, Burst: 5, Imports: 1} })
+	n.mu.Lock()
+	for i := range ban.MaxHeld {
+		r := at(i, 0)
+		r.Origin, r.Version.Seq, r.Hold = ban.Origin{8}, uint64(i+1), ban.HoldRate
+		n.table.Merge(now, []ban.Record{r})
+	}
+	for i := range uint16(8) {
+		r := at(1<<20+int(i), i)
+		if err := n.admitLocked(now, &r); (err != nil) != (i >= 5) {
+			t.Errorf("op %d: %v, %v", i, r.Hold, err)
+		}
+	}
+	if text := n.heldProblemLocked(); !strings.Contains(text, "3 more were refused") {
+		t.Errorf("status: %s", text)
+	}
+	n.mu.Unlock()
+	if err := n.store.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stored, err := n.storedHolds()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	judge := func(i uint16) (ban.Hold, error) {
+		r := at(1<<20+int(i), i)
+		err := stored.judgeLocked(now, &r)
+		return r.Hold, err
+	}
+	if h, err := judge(4); err != nil || h != ban.HoldNone {
+		t.Errorf("what counted: %v, %v", h, err)
+	}
+	if _, err := judge(5); err == nil {
+		t.Error("what was refused is taken where there is still no room")
+	}
+	rs, _ := n.table.HeldBefore(0, 1)
+	rs[0].Hold = ban.HoldDropped
+	n.table.Merge(now, rs)
+	if h, err := judge(5); err != nil || h != ban.HoldBreaker {
+		t.Errorf("what was refused, where there is room: %v, %v", h, err)
+	}
+}
