@@ -231,7 +231,7 @@ func TestARestartDoesNotReleaseWhatWasRefused(t *testing.T) {
 	now := time.Now()
 	at := func(i int, index uint16) ban.Record {
 		return ban.Record{
-			Op: ban.Op{Kind: ban.KindBan, Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)}), 32), Until: now.Add(time.Hour)},
+			Op:     ban.Op{Kind: ban.KindBan, Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)}), 32), Until: now.Add(time.Hour)},
 			Origin: ban.Origin{7}, Version: ban.Version{Epoch: 1, Seq: 1, Index: index}, Issued: now,
 		}
 	}
