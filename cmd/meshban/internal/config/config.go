@@ -184,12 +184,12 @@ func Default(dir string) Config {
 		},
 		Escalation: Escalation{Factor: 1, Memory: 7 * 24 * time.Hour},
 		Peers: Peers{
-			Allowance: Allowance{Rate: 1_200, Burst: 5_000, Imports: 1_000_000},
+			Allowance: Allowance{Rate: 1_200, Burst: 5_000, Imports: 1_250_000},
 			Active:    1_250_000,
 			MaxFor:    MaxMaxFor,
 			UnbanAny:  true,
 		},
-		Breaker: Allowance{Rate: 6_000, Burst: 20_000, Imports: 2_000_000},
+		Breaker: Allowance{Rate: 6_000, Burst: 20_000, Imports: 2_500_000},
 		Firewall: Firewall{
 			Backends: Backends(),
 			Outbound: OutboundDrop,

@@ -209,7 +209,7 @@ func (d *Daemon) Decide(ctx context.Context, req control.DecideRequest) (control
 		for i := range records {
 			r := &records[i]
 			r.Hold = hold
-			d.store.Hold(holdOf(r), r.Version.Index, uint8(hold))
+			d.store.Hold(holdOf(r), r.Version.Index, uint8(hold)) // a release too: it stands above refusedFrom
 		}
 		if len(records) > 0 {
 			d.apply(time.Now(), records)

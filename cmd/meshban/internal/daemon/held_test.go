@@ -278,4 +278,9 @@ func TestARestartDoesNotReleaseWhatWasRefused(t *testing.T) {
 	if h, err := judge(5); err != nil || h != ban.HoldBreaker {
 		t.Errorf("what was refused, where there is room: %v, %v", h, err)
 	}
+	// A release stands above the mark.
+	stored.holds[storedOp{holdOf(&ban.Record{Origin: ban.Origin{7}, Version: ban.Version{Epoch: 1, Seq: 1}}), 5}] = ban.HoldNone
+	if h, err := judge(5); err != nil || h != ban.HoldNone {
+		t.Errorf("what was released: %v, %v", h, err)
+	}
 }

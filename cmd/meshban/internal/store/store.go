@@ -200,7 +200,7 @@ func (s *Store) Values(prefix string, yield func(rest string, value []byte)) err
 // Put queues a frame. raw is kept until it is committed and must not change.
 func (s *Store) Put(key FrameKey, raw []byte) { s.enqueue(write{key: key, raw: raw}) }
 
-// Hold queues that the op at place op of a frame has a hold, 0 = none. It is gone with the frame.
+// Hold queues that the op at place op of a frame has a hold, in whatever terms the caller has. It is gone with the frame.
 func (s *Store) Hold(key FrameKey, op uint16, hold uint8) {
 	s.enqueue(write{key: key, op: op, hold: hold, marks: true})
 }
@@ -328,10 +328,8 @@ func (s *Store) Flush() error {
 				err = values.Delete([]byte("v/" + w.name))
 			case w.name != "":
 				err = values.Put([]byte("v/"+w.name), w.raw)
-			case w.marks && w.hold != 0:
-				err = holds.Put(holdKey(w.key, w.op), []byte{w.hold})
 			case w.marks:
-				err = holds.Delete(holdKey(w.key, w.op))
+				err = holds.Put(holdKey(w.key, w.op), []byte{w.hold})
 			case w.raw != nil:
 				err = frames.Put(w.key[:], w.raw)
 			default:

@@ -212,7 +212,7 @@ func TestHoldsLastAsLongAsTheirFrame(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if len(got) != 2 || got[0] != 1 || got[299] != 4 {
+	if len(got) != 3 || got[0] != 1 || got[7] != 0 || got[299] != 4 {
 		t.Errorf("holds after a restart: %v", got)
 	}
 }
