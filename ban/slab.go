@@ -125,7 +125,11 @@ func (t *interns) getSpeaker(s speaker) uint32 {
 }
 
 func (t *interns) putSpeaker(i uint32) {
-	t.origins.put(t.originOf[i])
+	if o := t.originOf[i]; t.origins.vals.at(o).refs > 1 {
+		t.origins.vals.at(o).refs--
+	} else {
+		t.origins.put(o)
+	}
 	t.speakers.put(i)
 }
 
