@@ -62,18 +62,22 @@ func (t *Table) touchInside(b *book, k pkey, c cause) {
 // judge says what the records of an entry come to, and until when if that is StateEnforced. An
 // allow in force is "enforced" too.
 func (t *Table) judge(b *book, e *entry) (State, int64) {
-	quorum := t.quorum
+	quorum := t.quorum.Origins
 	if b == &t.allows {
 		quorum = 1
 	}
 	var buf [4]int64
 	others := buf[:0] // the latest ends of other origins, at most quorum, the latest in front
 	var own int64
-	n := 0
+	n, held := 0, 0
 	for i := e.recs; i != 0; {
 		x := b.recs.at(i)
 		i = x.next
 		if !t.counts(b, e, x) {
+			continue
+		}
+		if x.hold != HoldNone { // what was dropped does not count at all
+			held++
 			continue
 		}
 		n++
@@ -88,22 +92,28 @@ func (t *Table) judge(b *book, e *entry) (State, int64) {
 	}
 	until := own // this node's own ban counts as a quorum
 	if len(others) == quorum {
-		until = max(until, others[quorum-1])
+		until = max(own, others[quorum-1])
+	}
+	if b == &t.bans && t.windows() {
+		until = max(own, t.agreed(b, e))
 	}
 	switch {
-	case n == 0:
+	case n+held == 0:
 		return stateNone, 0
 	case b == &t.bans && t.allowed(e.key()):
 		return StateAllowed, 0
+	case until == 0 && held > 0:
+		return StateHeld, 0
 	case until == 0:
 		return StatePending, 0
 	}
 	return StateEnforced, until
 }
 
-// counts reports whether the rec x of the entry e is a ban or allow that nothing cancels.
+// counts reports whether the rec x of the entry e is a ban or allow that nothing cancels and nobody
+// dropped. It may be held.
 func (t *Table) counts(b *book, e *entry, x *rec) bool {
-	if x.kind != KindBan && x.kind != KindAllow {
+	if x.kind != KindBan && x.kind != KindAllow || x.hold == HoldDropped {
 		return false
 	}
 	if b.cancels.all.live == 0 {
@@ -184,20 +194,22 @@ func (t *Table) change(w *touched, e *entry, expiring bool) (c Change, ok bool) 
 		c.Event = lifted(e.state, expiring)
 	case e.state == StatePending && w.state != StatePending:
 		c.Event = EventPending
-	case w.state == StatePending && e.state == stateNone:
+	case e.state == StateHeld && w.state != StateHeld:
+		c.Event = EventHeld
+	case (w.state == StatePending || w.state == StateHeld) && e.state == stateNone:
 		c.Event = lifted(e.state, expiring)
 	default:
 		return c, false
 	}
 	takes := from.kind == KindRevoke || from.kind == KindUnban
 	switch c.Event {
-	case EventBan, EventPending, EventRefresh:
+	case EventBan, EventPending, EventHeld, EventRefresh:
 		lead := w.book.recs.at(t.leading(w.book, e))
 		// It can also have come to light because something else ended; then the ban itself speaks.
 		if expiring || from.kind != KindBan && !(takes && c.Event == EventRefresh) {
 			from = t.causeOfRec(lead)
 		}
-		if c.Event == EventPending {
+		if c.Event == EventPending || c.Event == EventHeld {
 			until = lead.until
 		}
 	}
@@ -224,8 +236,8 @@ func lifted(s State, expiring bool) Event {
 	return EventUnban
 }
 
-// leading returns the live ban or allow of the entry that lasts longest, or 0. All nodes choose the
-// same one.
+// leading returns the live ban or allow of the entry that lasts longest, or 0; one that is held only
+// if all are. All nodes that hold the same choose the same one.
 func (t *Table) leading(b *book, e *entry) uint32 {
 	var lead uint32
 	for i := e.recs; i != 0; {
@@ -239,6 +251,9 @@ func (t *Table) leading(b *book, e *entry) uint32 {
 }
 
 func (t *Table) leads(x, y *rec) bool {
+	if x.hold.Waits() != y.hold.Waits() {
+		return y.hold.Waits()
+	}
 	if x.until != y.until {
 		return x.until > y.until
 	}

@@ -36,6 +36,8 @@ type rec struct {
 	next          uint32
 	index         uint16
 	kind          Kind
+	hold          Hold
+	span          uint32 // milliseconds before issued, when the origin first said it
 }
 
 // kindFloor marks a rec that only keeps older versions out. It stands beside a newer word that ends
@@ -115,12 +117,17 @@ func (t *Table) put(b *book, r *Record) (entry uint32, changed bool) {
 	}
 	switch {
 	case order == 0: // seen before
-		return entry, false
+		return entry, last != 0 && b.recs.at(last).hold != r.Hold && t.rehold(b, last, r)
 	case order < 0:
+		if last != 0 {
+			x := b.recs.at(last)
+			span := x.spanTo(x.issued, r)
+			changed, x.span = span > x.span, span
+		}
 		if until > keep { // superseded before it came, but it would have lasted longer
 			t.setFloor(b, entry, floor, r.Origin, top, until)
 		}
-		return entry, false
+		return entry, changed && t.windows()
 	case last == 0:
 		t.link(b, entry, r, r.Kind)
 	default:
@@ -145,12 +152,15 @@ func (t *Table) link(b *book, entry uint32, r *Record, kind Kind) {
 	*x = rec{
 		seq: r.Version.Seq, index: r.Version.Index, kind: kind,
 		issued: millis(r.Issued), until: millis(r.Until),
-		speaker: t.speakers.get(speaker{r.Origin, r.Version.Epoch}),
+		speaker: t.getSpeaker(speaker{r.Origin, r.Version.Epoch}),
 		words:   t.getWords(r.Reason, r.Source),
 		entry:   entry, next: e.recs,
 	}
 	e.recs = i
 	b.schedule(i)
+	if h := r.heldBan(); h != HoldNone {
+		t.setHold(b, i, h)
+	}
 }
 
 // replace makes the rec i say r.
@@ -158,11 +168,15 @@ func (t *Table) replace(b *book, i uint32, r *Record) {
 	x := b.recs.at(i)
 	old := *x
 	x.seq, x.index, x.kind = r.Version.Seq, r.Version.Index, r.Kind
+	x.span = x.spanTo(millis(r.Issued), r)
 	x.issued, x.until = millis(r.Issued), millis(r.Until)
-	x.speaker = t.speakers.get(speaker{r.Origin, r.Version.Epoch})
+	x.speaker = t.getSpeaker(speaker{r.Origin, r.Version.Epoch})
 	x.words = t.getWords(r.Reason, r.Source)
-	t.speakers.put(old.speaker)
+	t.putSpeaker(old.speaker)
 	t.putWords(old.words)
+	if h := r.heldBan(); h != old.hold {
+		t.setHold(b, i, h)
+	}
 	if x.until < old.until {
 		b.schedule(i)
 	}
@@ -192,7 +206,10 @@ func (t *Table) drop(b *book, i uint32) {
 	if x.kind == kindFloor {
 		b.floors--
 	}
-	t.speakers.put(x.speaker)
+	if x.hold.Waits() {
+		t.held.remove(i)
+	}
+	t.putSpeaker(x.speaker)
 	t.putWords(x.words)
 	if b.recs.release(i); b.recs.live == 0 {
 		b.ends = nil // what is left in it are marks of recs that are gone

@@ -16,7 +16,7 @@ const (
 	EventUnban   Event = 3 // lifted by an unban or a revoke
 	EventExpire  Event = 4 // lifted because its time came
 	EventPending Event = 5 // seen, but not by enough origins yet
-	EventHeld    Event = 6 // held back by the breaker
+	EventHeld    Event = 6 // held back by a cap of its origin or the breaker
 	EventAllow   Event = 7 // lifted by an allow; or, with neither Enforce nor Lift, the allow itself
 	EventUnallow Event = 8 // an allow ended
 )

@@ -108,7 +108,11 @@ func dump(t *Table, alike bool) string {
 					tombs[k] = max(tombs[k], x.until)
 					continue
 				}
-				say("%v %v %q %v %v until %d issued %d %q %q", x.kind, r.Prefix, r.Ports, r.Origin.Short(), r.Version, x.until, x.issued, r.Reason, r.Source)
+				span := x.span
+				if alike || x.kind == kindFloor { // who has heard less knows less
+					span = 0
+				}
+				say("%v %v +%d %v %q %v %v until %d issued %d %q %q", x.kind, x.hold, span, r.Prefix, r.Ports, r.Origin.Short(), r.Version, x.until, x.issued, r.Reason, r.Source)
 			}
 			if e.state != stateNone {
 				say("entry %v %q %v until %d", e.key().prefix(), t.portsAt(e.ports), e.state, e.until)
@@ -143,6 +147,7 @@ func sound(t *Table) error {
 	}
 	var states [StateAllowed + 1]int
 	refs := map[uint32]uint32{}
+	held, spoken := 0, map[Origin]uint32{}
 	for _, b := range []*book{&t.bans, &t.allows} {
 		live, recs, floors := 0, 0, 0
 		roots := map[uint32]bool{}
@@ -164,6 +169,13 @@ func sound(t *Table) error {
 				x := b.recs.at(j)
 				recs++
 				refs[x.speaker]++
+				spoken[t.speakers.at(x.speaker).origin]++
+				if x.hold.Waits() {
+					held++
+					if at, ok := t.held.place[j]; !ok || t.held.ids[at] != j || b != &t.bans {
+						return fmt.Errorf("rec %d waits and is not listed", j)
+					}
+				}
 				id := cancelID{origin: t.speakers.at(x.speaker).origin}
 				if x.kind == kindFloor {
 					floors++
@@ -196,6 +208,17 @@ func sound(t *Table) error {
 		if len(b.cancels.ids) != b.cancels.all.live || len(b.cancels.ends) != b.cancels.all.live {
 			return fmt.Errorf("%d cancels, %d ids, %d ends", b.cancels.all.live, len(b.cancels.ids), len(b.cancels.ends))
 		}
+	}
+	if held != len(t.held.ids) || held != len(t.held.place) {
+		return fmt.Errorf("%d wait, %d are listed in %d places", held, len(t.held.ids), len(t.held.place))
+	}
+	for o, n := range spoken {
+		if got := t.RecordsOf(o); got != int(n) {
+			return fmt.Errorf("%d records of %s, counted %d", n, o.Short(), got)
+		}
+	}
+	if len(t.origins.ids) != len(spoken) {
+		return fmt.Errorf("%d origins, %d speak", len(t.origins.ids), len(spoken))
 	}
 	states[stateNone] = t.states[stateNone]
 	if states != t.states {

@@ -24,7 +24,7 @@ func shuffled(t *rapid.T, rs []Record) [][]Record {
 }
 
 func anyTable(t *rapid.T, quorum int) *Table {
-	tb, err := New(Config{Self: self, Quorum: quorum, Never: someNever[1]})
+	tb, err := New(Config{Self: self, Quorum: Quorum{Origins: quorum}, Never: someNever[1]})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,6 +44,7 @@ func TestMergeIsCommutativeAssociativeIdempotent(t *testing.T) {
 				rs[i].Ports = Ports{}
 			}
 		}
+		rs = append(rs, decided(t, rs)...) // held, released, dropped
 		a.Merge(base, rs)
 		for _, batch := range shuffled(t, rs) {
 			b.Merge(base, batch)

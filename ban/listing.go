@@ -1,7 +1,6 @@
 package ban
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -29,22 +28,27 @@ func (t *Table) Allows() []Record {
 	return out
 }
 
-// SetPolicy replaces the limits, for what comes from now on, and the quorum (0 means 1), by which
-// every entry is judged anew. It returns what changed.
-func (t *Table) SetPolicy(now time.Time, l Limits, quorum int) ([]Change, error) {
+// SetPolicy replaces the limits, for what comes from now on, and the quorums, by which every entry is
+// judged anew. It returns what changed.
+func (t *Table) SetPolicy(now time.Time, l Limits, q Quorum, by ...SourceQuorum) ([]Change, error) {
 	limits, err := l.normal()
 	if err != nil {
 		return nil, fmt.Errorf("ban limits: %w", err)
 	}
-	if quorum = cmp.Or(quorum, 1); quorum < 1 || quorum > MaxQuorum {
-		return nil, fmt.Errorf("quorum %d is not within 1-%d", quorum, MaxQuorum)
+	quorum, err := q.normal()
+	if err != nil {
+		return nil, err
+	}
+	sources, err := normalSources(by)
+	if err != nil {
+		return nil, err
 	}
 	changes := t.expire(millis(now))
 	t.limits = limits
-	if t.quorum == quorum {
+	if t.quorum == quorum && slices.Equal(t.sources, sources) {
 		return changes, nil
 	}
-	t.quorum = quorum
+	t.quorum, t.sources = quorum, sources
 	for i := uint32(1); i < t.bans.entries.end; i++ {
 		if e := t.bans.entries.at(i); e.state != stateNone {
 			t.touch(&t.bans, i, t.causeOfRec(t.bans.recs.at(t.leading(&t.bans, e))))

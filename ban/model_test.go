@@ -18,6 +18,7 @@ var (
 	}
 	somePorts   = []string{"", "", "", "22/tcp", "80"}
 	someOrigins = []Origin{self, peerA, peerB, peerC}
+	someHolds   = []Hold{HoldNone, HoldNone, HoldNone, HoldRate, HoldBreaker, HoldDropped}
 	someWords   = []string{"", "ssh", "scan"}
 )
 
@@ -47,12 +48,24 @@ func anyRecords(t *rapid.T, n, span int) []Record {
 		switch r.Kind {
 		case KindBan, KindRevoke:
 			r.Ports = ports(rapid.SampledFrom(somePorts).Draw(t, "ports"))
+			r.Hold = rapid.SampledFrom(someHolds).Draw(t, "hold")
 		case KindUnban, KindUnallow:
 			r.Marks = anyMarks(t)
 		}
 		out = append(out, r)
 	}
 	return out
+}
+
+// decided returns rs, some of them as an operator decides about what is held.
+func decided(t *rapid.T, rs []Record) []Record {
+	rs = slices.Clone(rs)
+	for i := range rs {
+		if rapid.IntRange(0, 3).Draw(t, "decided") == 0 {
+			rs[i].Hold = rapid.SampledFrom(someHolds).Draw(t, "decision")
+		}
+	}
+	return rs
 }
 
 func anyMarks(t *rapid.T) []Mark {
@@ -85,7 +98,7 @@ func TestTableAgreesWithItsDefinition(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const span = 40
 		quorum := rapid.IntRange(1, 3).Draw(t, "quorum")
-		tb, err := New(Config{Self: self, Quorum: quorum})
+		tb, err := New(Config{Self: self, Quorum: Quorum{Origins: quorum}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -101,7 +114,7 @@ func TestTableAgreesWithItsDefinition(t *testing.T) {
 			case 2:
 				model.quorum = rapid.IntRange(1, 3).Draw(t, "new quorum")
 				model.expire(ms)
-				if changes, err = tb.SetPolicy(tick(now), Limits{}, model.quorum); err != nil {
+				if changes, err = tb.SetPolicy(tick(now), Limits{}, Quorum{Origins: model.quorum}); err != nil {
 					t.Fatal(err)
 				}
 			case 0:
@@ -113,7 +126,7 @@ func TestTableAgreesWithItsDefinition(t *testing.T) {
 				model.expire(ms)
 				model.never = neverPrefixes(es)
 			default:
-				rs := rapid.SliceOfN(rapid.SampledFrom(pool), 1, 6).Draw(t, "merge")
+				rs := decided(t, rapid.SliceOfN(rapid.SampledFrom(pool), 1, 6).Draw(t, "merge"))
 				changes = tb.Merge(tick(now), rs)
 				model.expire(ms)
 				model.merge(ms, rs)
@@ -202,7 +215,7 @@ func checkQueries(t *rapid.T, tb *Table, model *oracle, now time.Time) {
 			for k, g := range model.groups {
 				w := model.winner(g)
 				_, is := enforced[ruleKey{k.prefix, k.ports}]
-				remote = remote || is && !k.allow && k.origin != self && w.Kind == KindBan && contains(k.prefix, p) && !model.cancelled(w, KindUnban)
+				remote = remote || is && !k.allow && k.origin != self && w.Kind == KindBan && w.Hold == HoldNone && contains(k.prefix, p) && !model.cancelled(w, KindUnban)
 			}
 			if got := tb.RemoteCovers(now, p.Addr()); got != (remote && want) {
 				t.Fatalf("remote covers %v: %v, want %v", p, got, remote)

@@ -193,6 +193,7 @@ type Record struct {
 	Origin  Origin
 	Version Version
 	Issued  time.Time // when the origin decided, by its clock
+	Hold    Hold      // of a ban: what this node does about it; does not travel
 }
 
 // clean reports whether s is UTF-8 of at most limit bytes that a terminal can print as it is.

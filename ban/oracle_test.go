@@ -39,8 +39,12 @@ func (o *oracle) merge(now int64, rs []Record) {
 			continue
 		}
 		k := groupKey{r.Kind == KindAllow, r.Prefix, r.Ports, r.Origin}
-		if !slices.ContainsFunc(o.groups[k], func(g Record) bool { return g.Version == r.Version }) {
+		r.Hold = r.heldBan()
+		at := slices.IndexFunc(o.groups[k], func(g Record) bool { return g.Version == r.Version })
+		if at < 0 {
 			o.groups[k] = append(o.groups[k], r)
+		} else if top := o.winner(o.groups[k]); top.Version == r.Version { // of what was superseded nothing is left
+			o.groups[k][at].Hold = o.groups[k][at].Hold.join(r.Hold)
 		}
 	}
 }
@@ -96,7 +100,7 @@ func (o *oracle) enforced() map[ruleKey]int64 {
 	ends := map[ruleKey][]int64{}
 	for k, g := range o.groups {
 		w := o.winner(g)
-		if w.Kind != KindBan || k.allow || o.cancelled(w, KindUnban) {
+		if w.Kind != KindBan || k.allow || w.Hold != HoldNone || o.cancelled(w, KindUnban) {
 			continue
 		}
 		n := 1

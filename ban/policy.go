@@ -1,6 +1,7 @@
 package ban
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"time"
@@ -79,6 +80,10 @@ const (
 	RuleExpired   = "expired"
 	RuleFuture    = "from the future"
 	RuleMalformed = "malformed"
+	RuleRate      = "rate of its origin"
+	RuleActive    = "active bans of its origin"
+	RuleOthers    = "bans of others"
+	RuleHeldFull  = "too many held"
 )
 
 // PolicyError says that an op was refused, by which rule, and why in words.
@@ -127,10 +132,15 @@ func (t *Table) CheckLocal(now time.Time, op Op) error {
 // *PolicyError. The never-ban list is no reason to refuse: the table holds the ban and suppresses
 // it, so that it counts once the entry goes. This node's own records, read back, are held to the
 // local width.
-func (t *Table) CheckRemote(now time.Time, r Record) error {
+func (t *Table) CheckRemote(now time.Time, r Record) error { return t.checkRemote(now, r, 0, 0) }
+
+// checkRemote is CheckRemote with the shortest prefixes that the record's origin may ban; 0 is the
+// table's limit for peers.
+func (t *Table) checkRemote(now time.Time, r Record, peer4, peer6 int) error {
 	min4, min6 := t.limits.MinBits4, t.limits.MinBits6
 	if r.Origin != t.self && r.Kind == KindBan {
-		min4, min6 = max(min4, t.limits.PeerMinBits4), max(min6, t.limits.PeerMinBits6)
+		shortest := t.shortest(r.Op, peer4, peer6)
+		min4, min6 = max(min4, shortest), max(min6, shortest)
 	}
 	if err := t.checkOp(now, r.Op, min4, min6); err != nil {
 		return err
@@ -148,6 +158,15 @@ func (t *Table) CheckRemote(now time.Time, r Record) error {
 			r.Kind, shortPrefix(r.Prefix), r.Until.UTC().Format(time.RFC3339), t.longest(r.Kind))
 	}
 	return nil
+}
+
+// shortest returns the shortest prefix of op's family that a peer may ban, where the caps of the peer
+// say peer4 and peer6; 0 is the table's limit.
+func (t *Table) shortest(op Op, peer4, peer6 int) int {
+	if op.Prefix.Addr().Is4() {
+		return cmp.Or(peer4, t.limits.PeerMinBits4)
+	}
+	return cmp.Or(peer6, t.limits.PeerMinBits6)
 }
 
 // checkOp holds what is asked of every op, wherever it comes from.

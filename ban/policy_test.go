@@ -117,8 +117,8 @@ func TestOwnRecordsReadBackMayBeWide(t *testing.T) {
 
 func TestNewRefuses(t *testing.T) {
 	for name, cfg := range map[string]Config{
-		"bad: quorum negative":    {Quorum: -1},
-		"bad: quorum too large":   {Quorum: MaxQuorum + 1},
+		"bad: quorum negative":    {Quorum: Quorum{Origins: -1}},
+		"bad: quorum too large":   {Quorum: Quorum{Origins: MaxQuorum + 1}},
 		"bad: never without":      {Never: []NeverEntry{{}}},
 		"bad: longest too short":  {Limits: Limits{MaxFor: time.Millisecond}},
 		"bad: longest too long":   {Limits: Limits{MaxFor: 2 * maxMaxFor}},
@@ -132,7 +132,7 @@ func TestNewRefuses(t *testing.T) {
 			t.Errorf("%s: accepted", name)
 		}
 	}
-	if _, err := New(Config{Limits: DefaultLimits(), Quorum: MaxQuorum}); err != nil {
+	if _, err := New(Config{Limits: DefaultLimits(), Quorum: Quorum{Origins: MaxQuorum}}); err != nil {
 		t.Errorf("ok: %v", err)
 	}
 }

@@ -31,7 +31,7 @@ func (t *Table) entryOf(i uint32) (Entry, bool) {
 	recs := buf[:0]
 	for j := e.recs; j != 0; {
 		x := b.recs.at(j)
-		if t.counts(b, e, x) {
+		if t.counts(b, e, x) && (e.state != StateEnforced || !x.hold.Waits()) {
 			recs = append(recs, x)
 		}
 		j = x.next
@@ -243,7 +243,7 @@ func (t *Table) recordOf(b *book, i uint32) Record {
 			Kind: x.kind, Prefix: e.key().prefix(), Ports: t.portsAt(e.ports), Until: fromMillis(x.until),
 			Reason: w.reason, Source: w.source,
 		},
-		Origin: t.speakers.at(x.speaker).origin, Version: t.version(x), Issued: fromMillis(x.issued),
+		Origin: t.speakers.at(x.speaker).origin, Version: t.version(x), Issued: fromMillis(x.issued), Hold: x.hold,
 	}
 }
 
@@ -259,7 +259,7 @@ func (t *Table) RemoteCovers(now time.Time, addr netip.Addr) bool {
 		e := t.bans.entries.at(i)
 		for j := e.recs; e.state == StateEnforced && j != 0; {
 			x := t.bans.recs.at(j)
-			if x.until > millis(now) && t.speakers.at(x.speaker).origin != t.self && t.counts(&t.bans, e, x) {
+			if x.until > millis(now) && t.speakers.at(x.speaker).origin != t.self && !x.hold.Waits() && t.counts(&t.bans, e, x) {
 				return !t.allowed(k)
 			}
 			j = x.next

@@ -78,7 +78,7 @@ func TestOwnBan(t *testing.T) {
 }
 
 func TestRemoteCovers(t *testing.T) {
-	tb := newTable(t, Config{Quorum: 2, Never: []NeverEntry{{pfx("192.0.2.9"), "gateway"}}})
+	tb := newTable(t, Config{Quorum: Quorum{Origins: 2}, Never: []NeverEntry{{pfx("192.0.2.9"), "gateway"}}})
 	addr := netip.MustParseAddr
 	covers := func(s string, at int) bool { return tb.RemoteCovers(tick(at), addr(s)) }
 	tb.Merge(base, []Record{record(peerA, 1, KindBan, "192.0.2.0/24", 60), record(self, 1, KindBan, "198.51.100.1", 60)})
@@ -142,7 +142,7 @@ func TestSetPolicy(t *testing.T) {
 		{2, ""},
 		{0, "refresh 192.0.2.7 60 A +; ban 192.0.2.8 60 A +"},
 	} {
-		cs, err := tb.SetPolicy(base, Limits{MinBits4: 12}, tt.quorum)
+		cs, err := tb.SetPolicy(base, Limits{MinBits4: 12}, Quorum{Origins: tt.quorum})
 		if got := say(cs); err != nil || got != tt.want {
 			t.Errorf("step %d: got %s %v, want %s", i, got, err, tt.want)
 		}
@@ -150,10 +150,10 @@ func TestSetPolicy(t *testing.T) {
 	if err := tb.CheckLocal(base, record(self, 1, KindBan, "20.0.0.0/11", 60).Op); err == nil {
 		t.Error("the new limits do not hold")
 	}
-	if _, err := tb.SetPolicy(base, Limits{}, MaxQuorum+1); err == nil {
+	if _, err := tb.SetPolicy(base, Limits{}, Quorum{Origins: MaxQuorum + 1}); err == nil {
 		t.Error("bad quorum accepted")
 	}
-	if _, err := tb.SetPolicy(base, Limits{FutureSkew: -1}, 1); err == nil {
+	if _, err := tb.SetPolicy(base, Limits{FutureSkew: -1}, Quorum{}); err == nil {
 		t.Error("bad limits accepted")
 	}
 }
@@ -198,7 +198,7 @@ func TestEntriesInChunks(t *testing.T) {
 }
 
 func TestWhy(t *testing.T) {
-	tb := newTable(t, Config{Quorum: 2, Never: []NeverEntry{{pfx("203.0.113.0/28"), "office"}}})
+	tb := newTable(t, Config{Quorum: Quorum{Origins: 2}, Never: []NeverEntry{{pfx("203.0.113.0/28"), "office"}}})
 	tb.Merge(base, []Record{
 		record(self, 1, KindBan, "192.0.2.7", 60, because("ssh")),
 		record(peerA, 1, KindBan, "192.0.2.7", 50),

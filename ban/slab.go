@@ -104,8 +104,33 @@ type words struct{ reason, source string }
 // interns holds what many records have in common. Number 0 is no ports and no words.
 type interns struct {
 	speakers pool[speaker]
+	origins  pool[Origin] // of speakers; its references are to their recs
+	originOf []uint32     // by speaker
 	words    pool[words]
 	ports    pool[Ports]
+}
+
+// getSpeaker is speakers.get that also counts one more rec of the origin.
+func (t *interns) getSpeaker(s speaker) uint32 {
+	i := t.speakers.get(s)
+	if t.speakers.vals.at(i).refs > 1 {
+		t.origins.vals.at(t.originOf[i]).refs++
+		return i
+	}
+	for int(i) >= len(t.originOf) {
+		t.originOf = append(t.originOf, 0)
+	}
+	t.originOf[i] = t.origins.get(s.origin)
+	return i
+}
+
+func (t *interns) putSpeaker(i uint32) {
+	if o := t.originOf[i]; t.origins.vals.at(o).refs > 1 {
+		t.origins.vals.at(o).refs--
+	} else {
+		t.origins.put(o)
+	}
+	t.speakers.put(i)
 }
 
 func (t *interns) getWords(reason, source string) uint32 {

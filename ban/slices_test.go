@@ -45,7 +45,7 @@ func TestWhatEndsTogetherEndsInSlices(t *testing.T) {
 }
 
 func TestEnforcedAfterIsEnforced(t *testing.T) {
-	tb := newTable(t, Config{Quorum: 2})
+	tb := newTable(t, Config{Quorum: Quorum{Origins: 2}})
 	for i := range 50 {
 		tb.Merge(base, single(record(peerA, i+1, KindBan, fmt.Sprintf("198.51.100.%d", i), 90)))
 		if i%3 == 0 {

@@ -9,7 +9,6 @@ import (
 
 // Bounds of a table.
 const (
-	MaxQuorum  = 64      // Config.Quorum
 	MaxRecords = 1 << 24 // bans, revokes and allows; a new one beyond is dropped, a refresh is not
 	MaxCancels = 1 << 20 // unbans, and as many unallows; one beyond is dropped
 	MaxExpire  = 256     // records that end in one call, so that no call takes long; the rest is due at once
@@ -20,25 +19,28 @@ var ErrNotFound = errors.New("not found")
 
 // Config is what a table needs to know.
 type Config struct {
-	Self   Origin       // this node; its own ban is enforced here whatever the quorum
-	Limits Limits       // zero fields take their defaults
-	Quorum int          // distinct origins that must ban before it is enforced; 0 means 1
-	Never  []NeverEntry // what is never banned, beside what is built in
+	Self    Origin         // this node; its own ban is enforced here whatever the quorum
+	Limits  Limits         // zero fields take their defaults
+	Quorum  Quorum         // what it takes until a ban is enforced
+	Sources []SourceQuorum // the same for bans of some sources; the first that fits counts
+	Never   []NeverEntry   // what is never banned, beside what is built in
 }
 
-// Table holds what is banned. Its state is a function of the records merged, whatever their order
-// and number of times, and of the time. It is not safe for concurrent use.
+// Table holds what is banned. Its state is a function of the records merged, their holds included,
+// whatever their order and number of times, and of the time. It is not safe for concurrent use.
 //
 // Merge, Expire, SetNever and SetPolicy first let end what is due, up to MaxExpire records; a query
 // sees what the last of them left.
 type Table struct {
-	self   Origin
-	limits Limits
-	quorum int
-	never  neverList
+	self    Origin
+	limits  Limits
+	quorum  Quorum
+	sources []SourceQuorum
+	never   neverList
 
 	interns
 	bans, allows book
+	held         heldList
 	states       [StateAllowed + 1]int // entries of bans by state
 	capacity     int                   // MaxRecords, less in tests
 	dropped      uint64
@@ -51,11 +53,13 @@ func New(cfg Config) (*Table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ban limits: %w", err)
 	}
-	if cfg.Quorum == 0 {
-		cfg.Quorum = 1
+	quorum, err := cfg.Quorum.normal()
+	if err != nil {
+		return nil, err
 	}
-	if cfg.Quorum < 1 || cfg.Quorum > MaxQuorum {
-		return nil, fmt.Errorf("quorum %d is not within 1-%d", cfg.Quorum, MaxQuorum)
+	sources, err := normalSources(cfg.Sources)
+	if err != nil {
+		return nil, err
 	}
 	for _, e := range cfg.Never {
 		if _, err := Normalize(e.Prefix); err != nil {
@@ -63,7 +67,7 @@ func New(cfg Config) (*Table, error) {
 		}
 	}
 	return &Table{
-		self: cfg.Self, limits: limits, quorum: cfg.Quorum,
+		self: cfg.Self, limits: limits, quorum: quorum, sources: sources,
 		never: newNeverList(cfg.Never), capacity: MaxRecords,
 	}, nil
 }
@@ -73,6 +77,7 @@ func (t *Table) Reserve() {
 	t.speakers.vals.reserve()
 	t.words.vals.reserve()
 	t.ports.vals.reserve()
+	t.origins.vals.reserve()
 	t.bans.plant()
 	t.bans.entries.reserve()
 	t.bans.recs.reserve()

@@ -197,7 +197,7 @@ func TestChanges(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			tb := newTable(t, Config{Quorum: tt.quorum})
+			tb := newTable(t, Config{Quorum: Quorum{Origins: tt.quorum}})
 			kernel := map[ruleKey]int64{}
 			for i, s := range tt.steps {
 				var cs []Change
@@ -315,7 +315,7 @@ func TestUnbanOps(t *testing.T) {
 }
 
 func TestUnbanOpsOfManyOrigins(t *testing.T) {
-	tb := newTable(t, Config{Quorum: 3})
+	tb := newTable(t, Config{Quorum: Quorum{Origins: 3}})
 	for i := range 2*MaxMarks + 1 {
 		tb.Merge(base, single(record(Origin{byte(i + 1)}, 1, KindBan, "192.0.2.7", 60+i)))
 	}

@@ -166,20 +166,28 @@ func (q *query) judgeBan(f *Finding, e *entry, x *rec) {
 		f.Status = fmt.Sprintf("cancelled by unban of %s by %s", shortPrefix(c.Prefix), c.Origin.Short())
 		return
 	}
+	switch {
+	case x.hold == HoldDropped:
+		f.rank, f.Status = rankCancelled, "dropped by this node's operator"
+		return
+	case x.hold.Waits():
+		f.rank, f.Status = rankPending, "held for the operator: "+x.hold.String()
+		return
+	}
 	switch e.state {
 	case StateEnforced:
 		f.rank, f.Status = rankEnforced, "enforced"
 		if q.excepted && e.key().contains(q.k) {
 			f.rank, f.Status = rankSuppressed, "enforced, except here"
 		}
-	case StatePending:
+	case StatePending, StateHeld:
 		n := 0
 		for j := e.recs; j != 0; j = t.bans.recs.at(j).next {
-			if t.counts(&t.bans, e, t.bans.recs.at(j)) {
+			if x := t.bans.recs.at(j); !x.hold.Waits() && t.counts(&t.bans, e, x) {
 				n++
 			}
 		}
-		f.rank, f.Status = rankPending, fmt.Sprintf("waits for more origins: %d of %d", n, t.quorum)
+		f.rank, f.Status = rankPending, t.waits(n, x)
 	case StateAllowed:
 		f.rank = rankSuppressed
 		if never, ok := t.never.covering(e.key()); ok {
@@ -190,6 +198,16 @@ func (q *query) judgeBan(f *Finding, e *entry, x *rec) {
 		f.By = t.speakers.at(t.allows.recs.at(t.leading(&t.allows, a)).speaker).origin
 		f.Status = fmt.Sprintf("suppressed by allow of %s by %s", shortPrefix(a.key().prefix()), f.By.Short())
 	}
+}
+
+// waits says what is missing to the quorum of the rec x, where n origins ban the entry.
+func (t *Table) waits(n int, x *rec) string {
+	q := t.quorumOf(x)
+	text := fmt.Sprintf("waits for more origins: %d of %d", n, q.Origins)
+	if q.Within != 0 {
+		text += fmt.Sprintf(" within %v of each other", q.Within)
+	}
+	return text
 }
 
 // cancelOf returns what cancels the rec x of the entry e, or nil.

@@ -61,9 +61,14 @@ func (c *command) addrs(ctx *cli.Context) ([]netip.Prefix, error) {
 	if !ctx.Args().Present() {
 		return nil, usagef(fmt.Sprintf("for example: meshban %s 192.0.2.7", name), "%s needs an address", name)
 	}
+	return c.parseAddrs(ctx.Args().Slice())
+}
+
+// parseAddrs is addrs for the words args.
+func (c *command) parseAddrs(args []string) ([]netip.Prefix, error) {
 	var all []netip.Prefix
 	stdin := false
-	for _, arg := range ctx.Args().Slice() {
+	for _, arg := range args {
 		if arg == "-" {
 			if stdin {
 				return nil, usagef("", `"-" can stand there once`)
@@ -82,7 +87,7 @@ func (c *command) addrs(ctx *cli.Context) ([]netip.Prefix, error) {
 		}
 		all = append(all, p)
 	}
-	if len(all) == 0 {
+	if len(args) > 0 && len(all) == 0 {
 		fmt.Fprintln(c.err, "meshban: the list on stdin is empty")
 	}
 	return all, nil

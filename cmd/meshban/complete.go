@@ -103,6 +103,8 @@ func (c *command) candidates(ctx *cli.Context, before []string, last string) []s
 		}
 	case "import":
 		return []string{filesInstead}
+	case "held":
+		return []string{"list", "release", "drop"}
 	case "setup":
 		return []string{"fail2ban", "systemd"}
 	case "completion":

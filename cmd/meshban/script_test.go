@@ -40,6 +40,7 @@ func TestScripts(t *testing.T) {
 			"stopagent":  func(ts *testscript.TestScript, _ bool, _ []string) { agentOf(ts).stop(ts) },
 			"watchers":   scriptWatchers,
 			"tell":       scriptTell,
+			"hold":       scriptHold,
 			"banned":     scriptBanned,
 			"signal":     scriptSignal,
 			"waitfile":   scriptWaitFile,
@@ -148,6 +149,16 @@ func scriptTell(ts *testscript.TestScript, _ bool, args []string) {
 		e.Prefix, e.Until, e.LatencyMS = p, e.Time.Add(30*time.Minute), new(3.7)
 	}
 	agentOf(ts).agent.Tell(e)
+}
+
+// hold ADDR ORIGIN makes a ban of a peer wait for a decision.
+func scriptHold(ts *testscript.TestScript, _ bool, args []string) {
+	p, err := netip.ParseAddr(args[0])
+	ts.Check(err)
+	agentOf(ts).agent.Hold(control.HeldEntry{
+		Prefix: netip.PrefixFrom(p, p.BitLen()), Origin: args[1], ID: strings.Repeat("a1", 16), Issued: time.Now(),
+		Until: time.Now().Add(time.Hour), Reason: "scan", Source: "line:sshd", By: "breaker",
+	})
 }
 
 // banned prints what Ban was asked: one request a line, how many addresses, then how.

@@ -6,6 +6,7 @@ func (c *command) verbs() []*verb {
 		c.agentVerb(), c.initVerb(), c.inviteVerb(), c.joinVerb(),
 		c.banVerb(), c.unbanVerb(), c.allowVerb(),
 		c.listVerb(), c.whyVerb(), c.membersVerb(), c.statusVerb(), c.watchVerb(), c.auditVerb(),
+		c.heldVerb(),
 		c.importVerb(), c.exportVerb(),
 		c.setupVerb(), c.teardownVerb(),
 		c.completionVerb(), c.versionVerb(), c.helpVerb(), c.wordsVerb(),

@@ -33,6 +33,12 @@ const (
 	MaxWidest6   = 128
 	MinQuorum    = 1
 	MaxQuorum    = 16
+	MaxSources   = 64 // entries in bans.quorum_by_source
+	MaxSource    = 64 // bytes in a source there
+	MinFactor    = 1
+	MaxFactor    = 10
+	MinAllowance = 1
+	MaxAllowance = 100_000_000 // peers and breaker: as good as no bound
 	MinCheck     = time.Second
 	MaxCheck     = 10 * time.Minute
 	DefaultPort  = 7946 // bind and join, where no port is written; memberlist's own
@@ -45,17 +51,20 @@ type Config struct {
 	Path string // the file it came from; "" = defaults
 	Dir  string // the state folder that the defaults were made for, absolute
 
-	Name      string         // name: for people; 1..MaxName of [A-Za-z0-9._-]; default the host name
-	Bind      netip.AddrPort // bind: where the mesh listens, UDP and TCP; port 0 = any free one
-	Advertise netip.AddrPort // advertise: where peers reach it; zero = memberlist finds it
-	Join      []string       // join: always host:port, an IPv6 address in brackets; names are resolved by the mesh
-	Lines     Lines          // lines:
-	Bans      Bans           // bans:
-	Firewall  Firewall       // firewall:
-	Control   Control        // control:
-	Allow     []netip.Prefix // allow: never banned; masked, 4-in-6 unmapped
-	Metrics   netip.AddrPort // metrics: zero = off
-	Log       Log            // log:
+	Name       string         // name: for people; 1..MaxName of [A-Za-z0-9._-]; default the host name
+	Bind       netip.AddrPort // bind: where the mesh listens, UDP and TCP; port 0 = any free one
+	Advertise  netip.AddrPort // advertise: where peers reach it; zero = memberlist finds it
+	Join       []string       // join: always host:port, an IPv6 address in brackets; names are resolved by the mesh
+	Lines      Lines          // lines:
+	Bans       Bans           // bans:
+	Escalation Escalation     // escalation:
+	Peers      Peers          // peers:
+	Breaker    Allowance      // breaker: of all peers together
+	Firewall   Firewall       // firewall:
+	Control    Control        // control:
+	Allow      []netip.Prefix // allow: never banned; masked, 4-in-6 unmapped
+	Metrics    netip.AddrPort // metrics: zero = off
+	Log        Log            // log:
 }
 
 // Lines is the file door: the file that other programs append their bans to.
@@ -81,7 +90,41 @@ type Bans struct {
 	MaxFor     time.Duration // max_for: the longest taken from anyone, at most MaxMaxFor
 	MinPrefix4 int           // widest_ipv4: prefix bits; wider is refused from a peer
 	MinPrefix6 int           // widest_ipv6: prefix bits; wider is refused from a peer
-	Quorum     int           // quorum: distinct origins that it takes to ban
+	Quorum     Quorum        // quorum: what it takes to ban
+	BySource   []QuorumBy    // quorum_by_source: the same for bans of some sources; the first that fits counts
+}
+
+// Quorum is how many nodes must have seen an attacker, and within what time of each other.
+type Quorum struct {
+	Origins int           // MinQuorum..MaxQuorum
+	Within  time.Duration // MinFor..MaxMaxFor; 0 = all the bans live
+}
+
+// QuorumBy is the quorum of the bans whose source is Source, or begins with what stands before its final *.
+type QuorumBy struct {
+	Source string
+	Quorum
+}
+
+// Escalation says how bans grow with the former offences of an address.
+type Escalation struct {
+	Factor int           // factor: of each former offence; 1 = off
+	Memory time.Duration // memory: how long after its end one counts
+}
+
+// Allowance bounds how fast new bans come, MinAllowance..MaxAllowance each; imports may be 0.
+type Allowance struct {
+	Rate    int // rate: a minute, sustained
+	Burst   int // burst: at once
+	Imports int // imports: of lists, an hour and at once
+}
+
+// Peers are the caps of each other node.
+type Peers struct {
+	Allowance
+	Active   int           // active: bans that it may have in force
+	MaxFor   time.Duration // max_for: the longest ban taken from it
+	UnbanAny bool          // unban_any: may lift what others banned
 }
 
 // Firewall says how the kernel is made to drop.
@@ -146,8 +189,16 @@ func Default(dir string) Config {
 			MaxFor:     MaxMaxFor,
 			MinPrefix4: 24,
 			MinPrefix6: 48,
-			Quorum:     1,
+			Quorum:     Quorum{Origins: 1},
 		},
+		Escalation: Escalation{Factor: 1, Memory: 7 * 24 * time.Hour},
+		Peers: Peers{
+			Allowance: Allowance{Rate: 1_200, Burst: 5_000, Imports: 1_250_000},
+			Active:    1_250_000,
+			MaxFor:    MaxMaxFor,
+			UnbanAny:  true,
+		},
+		Breaker: Allowance{Rate: 6_000, Burst: 20_000, Imports: 2_500_000},
 		Firewall: Firewall{
 			Backends: Backends(),
 			Outbound: OutboundDrop,

@@ -55,20 +55,57 @@ var fields = []field{
 		read: number(func(c *Config) *int { return &c.Bans.MinPrefix6 }),
 		text: func(c Config) string { return strconv.Itoa(c.Bans.MinPrefix6) }},
 	{key: "bans.quorum", about: "nodes that must have seen an attacker",
-		read: number(func(c *Config) *int { return &c.Bans.Quorum }),
-		text: func(c Config) string { return strconv.Itoa(c.Bans.Quorum) }},
+		read: func(n *yaml.Node, c *Config) error {
+			if n.Kind != yaml.MappingNode {
+				return number(func(c *Config) *int { return &c.Bans.Quorum.Origins })(n, c)
+			}
+			q, err := readQuorum(n, false)
+			return set(&c.Bans.Quorum)(q.Quorum, err)
+		},
+		text: func(c Config) string {
+			if c.Bans.Quorum.Within == 0 {
+				return strconv.Itoa(c.Bans.Quorum.Origins)
+			}
+			return "{" + c.Bans.Quorum.yaml() + "}"
+		}},
+	{key: "bans.quorum_by_source", about: "the same for bans of some sources", list: true,
+		read: readQuorums,
+		text: func(c Config) string {
+			if len(c.Bans.BySource) == 0 {
+				return "[]"
+			}
+			var b strings.Builder
+			for _, q := range c.Bans.BySource {
+				b.WriteString("\n    - {source: " + yamlString(q.Source) + ", " + q.yaml() + "}")
+			}
+			return b.String()
+		}},
+
+	numberField("escalation.factor", "by how much each former offence makes a ban longer", func(c *Config) *int { return &c.Escalation.Factor }),
+	{key: "escalation.memory", about: "how long after its end an offence counts",
+		read: value(func(s string, c *Config) error { return set(&c.Escalation.Memory)(ParseDuration(s)) }),
+		text: func(c Config) string { return FormatDuration(c.Escalation.Memory) }},
+
+	numberField("peers.rate", "new bans a minute taken from one peer", func(c *Config) *int { return &c.Peers.Rate }),
+	numberField("peers.burst", "new bans at once taken from one peer", func(c *Config) *int { return &c.Peers.Burst }),
+	numberField("peers.imports", "imported bans an hour taken from one peer", func(c *Config) *int { return &c.Peers.Imports }),
+	numberField("peers.active", "bans in force of one peer", func(c *Config) *int { return &c.Peers.Active }),
+	{key: "peers.max_for", about: "the longest ban taken from a peer",
+		read: value(func(s string, c *Config) error { return set(&c.Peers.MaxFor)(ParseDuration(s)) }),
+		text: func(c Config) string { return FormatDuration(c.Peers.MaxFor) }},
+	{key: "peers.unban_any", about: "take unbans and allows from peers",
+		read: truth(func(c *Config) *bool { return &c.Peers.UnbanAny }),
+		text: func(c Config) string { return strconv.FormatBool(c.Peers.UnbanAny) }},
+
+	numberField("breaker.rate", "new bans a minute taken from all peers together", func(c *Config) *int { return &c.Breaker.Rate }),
+	numberField("breaker.burst", "new bans at once taken from all peers together", func(c *Config) *int { return &c.Breaker.Burst }),
+	numberField("breaker.imports", "imported bans an hour taken from all peers together", func(c *Config) *int { return &c.Breaker.Imports }),
 
 	{key: "lines.file", about: "the file that other programs append their bans to",
 		read: words(func(c *Config) *string { return &c.Lines.File }),
 		text: func(c Config) string { return yamlString(c.Lines.File) }},
 	{key: "lines.emit", about: "write a line for each ban that arrives from the mesh",
-		read: func(n *yaml.Node, c *Config) error {
-			if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!bool" {
-				return bad("is "+describe(n), "write true or false, without quotes")
-			}
-			c.Lines.Emit = strings.EqualFold(n.Value, "true")
-			return nil
-		},
+		read: truth(func(c *Config) *bool { return &c.Lines.Emit }),
 		text: func(c Config) string { return strconv.FormatBool(c.Lines.Emit) }},
 	{key: "lines.ports", about: "ban the address on all ports, or on those that the line names",
 		read: oneOf(func(c *Config) *PortsMode { return &c.Lines.Ports }, PortsAll, PortsAsWritten),
@@ -184,6 +221,21 @@ func words(at func(*Config) *string) func(*yaml.Node, *Config) error {
 		}
 		return nil
 	}
+}
+
+func truth(at func(*Config) *bool) func(*yaml.Node, *Config) error {
+	return func(n *yaml.Node, c *Config) error {
+		if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!bool" {
+			return bad("is "+describe(n), "write true or false, without quotes")
+		}
+		*at(c) = strings.EqualFold(n.Value, "true")
+		return nil
+	}
+}
+
+// numberField is a key whose value is a whole number.
+func numberField(key, about string, at func(*Config) *int) field {
+	return field{key: key, about: about, read: number(at), text: func(c Config) string { return strconv.Itoa(*at(&c)) }}
 }
 
 func number(at func(*Config) *int) func(*yaml.Node, *Config) error {

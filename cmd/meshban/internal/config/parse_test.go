@@ -34,6 +34,12 @@ func TestParseOK(t *testing.T) {
 		{"ok: document marks", "---\n...\n", func(*Config) {}},
 		{"ok: empty mapping", "{}\n", func(*Config) {}},
 		{"ok: sections and lists with all commented out", "bans:\n#  for: 1h\njoin:\nallow:\n", func(*Config) {}},
+		{"ok: a quorum within a time", "bans: {quorum: {origins: 2, within: 30m}}\n", func(c *Config) {
+			c.Bans.Quorum = Quorum{2, 30 * time.Minute}
+		}},
+		{"ok: quorums by source", "bans:\n  quorum_by_source:\n  - {source: \"line:*\", origins: 2, within: 30m}\n  - {source: cli, origins: 1}\n", func(c *Config) {
+			c.Bans.BySource = []QuorumBy{{Source: "line:*", Quorum: Quorum{2, 30 * time.Minute}}, {Source: "cli", Quorum: Quorum{Origins: 1}}}
+		}},
 		{"ok: CRLF", "name: web1\r\nbans:\r\n  for: 1h\r\n", func(c *Config) {
 			c.Name, c.Bans.For, c.Lines.For = "web1", time.Hour, time.Hour
 		}},
@@ -60,7 +66,7 @@ log: {level: debug, format: json}
 			c.Advertise = netip.MustParseAddrPort("203.0.113.9:7000")
 			c.Join = []string{"web2:7946", "[2001:db8::2]:7001"}
 			c.Lines = Lines{File: "/var/log/newbans.log", Ports: PortsAsWritten, For: 2 * time.Hour}
-			c.Bans = Bans{For: time.Hour, MaxFor: 7 * day, MinPrefix4: 16, MinPrefix6: 32, Quorum: 2}
+			c.Bans = Bans{For: time.Hour, MaxFor: 7 * day, MinPrefix4: 16, MinPrefix6: 32, Quorum: Quorum{Origins: 2}}
 			c.Firewall = Firewall{Backends: []string{"nftables", "none"}, Outbound: OutboundAllow, Check: 5 * time.Second}
 			c.Control = Control{ReadGroup: "adm", WriteGroup: "1001"}
 			c.Allow = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("192.0.2.9/32"), netip.MustParsePrefix("2001:db8::/64")}
@@ -116,7 +122,7 @@ func TestReferenceHasEveryKey(t *testing.T) {
 			t.Errorf("%s has no comment above it, but %q", f.key, above)
 		}
 	}
-	if n := leaves(reflect.TypeFor[Config]()) - 2; n != len(fields) { // less Path and Dir
+	if n := leaves(reflect.TypeFor[Config]()) - 3; n != len(fields) { // less Path and Dir, and a quorum is two values
 		t.Errorf("Config has %d values, the file %d keys", n, len(fields))
 	}
 }

@@ -21,7 +21,7 @@ func TestRenderExample(t *testing.T) {
 	c := from(func(c *Config) {
 		c.Name = "web1"
 		c.Join = []string{"web2:7946", "[2001:db8::2]:7946"}
-		c.Bans.Quorum = 2
+		c.Bans.Quorum.Origins = 2
 		c.Bans.For, c.Lines.For = time.Hour, time.Hour
 		c.Lines.File = `/var/log/a "b" \c.log`
 		c.Allow = []netip.Prefix{netip.MustParsePrefix("192.0.2.7/32")}
@@ -69,6 +69,7 @@ func FuzzParse(f *testing.F) {
 		"", "---\n", "name: web1\nbind: 127.0.0.1:0\nadvertise: [\n",
 		"join: [web1, '[::1]:1', 192.0.2.1]\nallow: ['::ffff:192.0.2.0/120', 2001:db8::/32]\n",
 		"lines: {file: \"/a \\\" b\", emit: FALSE, ports: as-written, for: 1w1d1ns}\nbans: {for: 1.5d, max_for: 30d, widest_ipv4: 8, quorum: 16}\n",
+		"bans: {quorum: {within: 1h, origins: 3}, quorum_by_source: [{source: \"line:*\", origins: 2, within: 30m}, {source: cli, origins: 1}]}\n",
 		"firewall: {backends: 'none', outbound: allow, check: 1s}\nmetrics: '[::1]:1'\nlog: {level: error, format: json}\n",
 		"a: &a [*a, *b]\n<<: *a\n", "name: !!binary aGk=\n", "? {a: b}\n: |-\n  c\n", "name: 2026-11-22\n", "allow:\n-\n", "name: a\n...\n---\n",
 	} {

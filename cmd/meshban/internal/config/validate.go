@@ -51,6 +51,7 @@ func (c Config) problems() []problem {
 	var k checker
 	c.checkMesh(&k)
 	c.checkBans(&k)
+	c.checkPeers(&k)
 	c.checkLines(&k)
 	c.checkFirewall(&k)
 	c.checkControl(&k)
@@ -104,7 +105,22 @@ func (c Config) checkBans(k *checker) {
 	}
 	k.count("bans.widest_ipv4", c.Bans.MinPrefix4, MinWidest4, MaxWidest4)
 	k.count("bans.widest_ipv6", c.Bans.MinPrefix6, MinWidest6, MaxWidest6)
-	k.count("bans.quorum", c.Bans.Quorum, MinQuorum, MaxQuorum)
+	c.checkQuorums(k)
+	k.count("escalation.factor", c.Escalation.Factor, MinFactor, MaxFactor)
+	k.length("escalation.memory", c.Escalation.Memory, MinFor, MaxMaxFor)
+}
+
+func (c Config) checkPeers(k *checker) {
+	for _, a := range []struct {
+		section string
+		Allowance
+	}{{"peers", c.Peers.Allowance}, {"breaker", c.Breaker}} {
+		k.count(a.section+".rate", a.Rate, MinAllowance, MaxAllowance)
+		k.count(a.section+".burst", a.Burst, MinAllowance, MaxAllowance)
+		k.count(a.section+".imports", a.Imports, 0, MaxAllowance)
+	}
+	k.count("peers.active", c.Peers.Active, MinAllowance, MaxAllowance)
+	k.length("peers.max_for", c.Peers.MaxFor, MinFor, MaxMaxFor)
 }
 
 func (c Config) checkLines(k *checker) {

@@ -58,6 +58,7 @@ func FuzzRequests(f *testing.F) {
 		`{"prefixes":["192.0.2.0/24"],"reason":"ü"}`, `{"prefixes":["192.0.2.0/24"],"for":"1h"}`,
 		`{"addrs":["192.0.2.1"],"addrs":["192.0.2.2"]}`, `{"addrs":["192.0.2.1"]}`, `{"addrs":["192.0.2.1"],}`, `{"addrs":["192.0.2.1"]"for":"1h"}`,
 		`{"addrs":["192.0.2.1",],"errors_only":true}`, `{"addrs":["192.0.2.1"],"errors_only":true}`, `{"addrs":["192.0.2.1"],"ADDRS":[]}`,
+		`{"action":"drop","prefixes":["192.0.2.0/24"],"origin":"web2"}`, `{"action":"release"}`, `{"action":"drop","prefixes":[]}`,
 		`{"uses":3,"for":"24h"}`, `{}`, `{"addrs":[null]}`, `[]`, `null`, `{"addrs":["fe80::1%eth0"]}`, `{"for":""}`,
 	} {
 		f.Add([]byte(s))
@@ -68,6 +69,7 @@ func FuzzRequests(f *testing.F) {
 		again(t, data, decodeAllow)
 		again(t, data, decodeUnallow)
 		again(t, data, decodeInvite)
+		again(t, data, decodeDecide)
 		if w, addrs, ok := fastBan(data); ok { // as the slow way reads it
 			var slow banRequestJSON
 			err := strict(data, &slow)
@@ -91,6 +93,21 @@ func FuzzRequests(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A held entry survives the trip.
+func TestHeldEntryRoundTrip(t *testing.T) {
+	e := HeldEntry{
+		netip.MustParsePrefix("203.0.113.0/24"), "22/tcp", "web2", "a1", until, until.Add(time.Hour), "say \"no\"", "line", "breaker",
+	}
+	text, err := json.Marshal(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back HeldEntry
+	if err := json.Unmarshal(text, &back); err != nil || back != e {
+		t.Errorf("%s came back as %+v, %v", text, back, err)
+	}
 }
 
 func again[Req any](t *testing.T, data []byte, decode func([]byte) (Req, error)) {

@@ -27,6 +27,8 @@ const (
 	pathWatch   = "/v1/watch"
 	pathInvite  = "/v1/invite"
 	pathAudit   = "/v1/audit" // ?since=, RFC 3339
+	pathHeld    = "/v1/held"
+	pathDecide  = "/v1/decide"
 )
 
 // statusOf is the HTTP status of each code.
@@ -51,12 +53,14 @@ func (s *Server) routes(server context.Context) http.Handler {
 	mux.Handle("POST "+pathAllow, s.change(post(decodeAllow, agent.Allow)))
 	mux.Handle("POST "+pathUnallow, s.change(post(decodeUnallow, agent.Unallow)))
 	mux.Handle("POST "+pathInvite, s.change(post(decodeInvite, agent.Invite)))
+	mux.Handle("POST "+pathDecide, s.change(post(decodeDecide, agent.Decide)))
 	mux.Handle("GET "+pathAllowed, get(agent.Allowed))
 	mux.Handle("GET "+pathMembers, get(agent.Members))
 	mux.Handle("GET "+pathStatus, get(agent.Status))
 	mux.HandleFunc("GET "+pathWhy, s.why)
 	mux.HandleFunc("GET "+pathList, func(w http.ResponseWriter, r *http.Request) { s.list(w, r, server) })
 	mux.HandleFunc("GET "+pathAudit, func(w http.ResponseWriter, r *http.Request) { s.audit(w, r, server) })
+	mux.HandleFunc("GET "+pathHeld, func(w http.ResponseWriter, r *http.Request) { s.held(w, r, server) })
 	mux.HandleFunc("GET "+pathWatch, func(w http.ResponseWriter, r *http.Request) { s.watch(w, r, server) })
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !s.running.TryRLock() {
@@ -162,6 +166,21 @@ func (s *Server) audit(w http.ResponseWriter, r *http.Request, server context.Co
 		line, err := json.Marshal(e)
 		if err != nil {
 			return fmt.Errorf("encode audit entry: %w", err)
+		}
+		out.buf = append(out.buf, line...)
+		return out.end()
+	})
+	out.close(err)
+}
+
+func (s *Server) held(w http.ResponseWriter, r *http.Request, server context.Context) {
+	ctx, done := stream(r.Context(), server)
+	defer done()
+	out := newLines(w, listChunk)
+	err := s.cfg.Agent.Held(ctx, func(e HeldEntry) error {
+		line, err := json.Marshal(e)
+		if err != nil {
+			return fmt.Errorf("encode answer: %w", err)
 		}
 		out.buf = append(out.buf, line...)
 		return out.end()

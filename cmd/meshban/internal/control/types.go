@@ -38,6 +38,10 @@ type Agent interface {
 	Invite(ctx context.Context, req InviteRequest) (InviteReply, error)
 	// Audit calls yield for each entry of the audit log since a time, oldest first, and stops with yield's error.
 	Audit(ctx context.Context, since time.Time, yield func(AuditEntry) error) error
+	// Held calls yield once for each ban that waits for a decision, in no order, like List.
+	Held(ctx context.Context, yield func(HeldEntry) error) error
+	// Decide releases or drops what waits. Nothing that fits is CodeNotFound.
+	Decide(ctx context.Context, req DecideRequest) (DecideReply, error)
 }
 
 // BanRequest asks for bans of Addrs. The server hands the agent 1..MaxAddrs prefixes, each valid, masked and
@@ -272,7 +276,7 @@ const (
 // AuditEntry is one change: who, what, when, why.
 type AuditEntry struct {
 	Time     time.Time      `json:"time"`            // on this node's clock
-	What     string         `json:"what"`            // ban, unban, revoke, allow, unallow, invite, reload
+	What     string         `json:"what"`            // ban, unban, revoke, allow, unallow, invite, reload, release, drop
 	Prefixes []netip.Prefix `json:"-"`               // JSON: "prefixes"
 	Ports    string         `json:"ports,omitempty"` // "" = all
 	Until    time.Time      `json:"until,omitzero"`
@@ -285,4 +289,36 @@ type AuditEntry struct {
 	Reason   string         `json:"reason,omitempty"`
 	Source   string         `json:"source,omitempty"`
 	Lost     uint64         `json:"lost,omitempty"` // entries before this one that could not be written
+}
+
+// HeldEntry is one ban of a peer that this node does not enforce until somebody decides.
+type HeldEntry struct {
+	Prefix netip.Prefix
+	Ports  string // canonical; "" = all
+	Origin string // human name of the node that bans it
+	ID     string // of that node
+	Issued time.Time
+	Until  time.Time
+	Reason string
+	Source string
+	By     string // what held it: "breaker", "rate of its origin", "active bans of its origin"
+}
+
+// Actions of a DecideRequest.
+const (
+	ActionRelease = "release" // the bans count from now on
+	ActionDrop    = "drop"    // they never count on this node, also after a restart
+)
+
+// DecideRequest asks to release or drop what is held: all of it, or what lies inside Prefixes (at most MaxAddrs), or what
+// Origin (a name or id) said, or what is both.
+type DecideRequest struct {
+	Action   string
+	Prefixes []netip.Prefix
+	Origin   string
+}
+
+// DecideReply counts what was decided.
+type DecideReply struct {
+	Decided int `json:"decided"`
 }

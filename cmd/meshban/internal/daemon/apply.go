@@ -44,6 +44,7 @@ func (d *Daemon) publishFrame(now time.Time, ops []ban.Op) error {
 	if err != nil {
 		return fmt.Errorf("encode %d ops: %w", len(ops), err)
 	}
+	d.foresee(now, ops)
 	frame, err := d.mesh.Publish(now, payload, ban.Expires(ops))
 	if err != nil {
 		return fmt.Errorf("publish %d ops: %w", len(ops), err)
@@ -57,23 +58,30 @@ func (d *Daemon) publishFrame(now time.Time, ops []ban.Op) error {
 func (d *Daemon) deliver(frames []mesh.Frame) {
 	now := time.Now()
 	var records []ban.Record
-	ends := make([]int, 0, len(frames)) // of each frame's records
+	var ends []int // of each frame's records
+	apply := func() {
+		d.apply(now, records)
+		begin := 0
+		for _, end := range ends {
+			d.recordRemote(now, records[begin:end])
+			begin = end
+		}
+		records, ends = records[:0], ends[:0]
+	}
 	for _, frame := range frames {
 		d.noticeSkew(now, frame)
-		records = append(records, d.decode(now, frame)...)
+		records = append(records, d.decode(now, frame, d.admitLocked)...)
 		ends = append(ends, len(records))
+		if len(records) >= lockChunk { // caps count what is in the table
+			apply()
+		}
 	}
-	d.apply(now, records)
-	begin := 0
-	for _, end := range ends {
-		d.recordRemote(now, records[begin:end])
-		begin = end
-	}
+	apply()
 }
 
-// decode opens a frame and keeps what policy lets in. Refused ops are counted and named: the frame travels on all the
-// same, because every node judges for itself.
-func (d *Daemon) decode(now time.Time, frame mesh.Frame) []ban.Record {
+// decode opens a frame and keeps what judge, which is called with the lock held, lets in. Refused ops are counted and
+// named: the frame travels on all the same, because every node judges for itself.
+func (d *Daemon) decode(now time.Time, frame mesh.Frame, judge func(time.Time, *ban.Record) error) []ban.Record {
 	ops, err := ban.DecodeOps(frame.Payload)
 	if err != nil {
 		d.metrics.refuse(err)
@@ -86,7 +94,7 @@ func (d *Daemon) decode(now time.Time, frame mesh.Frame) []ban.Record {
 	defer d.mu.Unlock()
 	for _, r := range records {
 		if r.Origin != d.self {
-			if err := d.table.CheckRemote(now, r); err != nil {
+			if err := judge(now, &r); err != nil {
 				d.metrics.refuse(err)
 				d.log.Debug("refused an op of a peer", "origin", d.names.of(r.Origin), "prefix", r.Prefix, "err", err)
 				continue
@@ -131,8 +139,11 @@ func (d *Daemon) settleLocked(changes []ban.Change) {
 		return
 	}
 	updates := make([]fw.Update, 0, len(changes))
-	allow := false
+	allow, count, memory := false, d.cfg.Escalation.Factor > 1, d.cfg.Escalation.Memory
 	for _, c := range changes {
+		if count {
+			d.offences.changed(time.Now(), c, memory)
+		}
 		allow = allow || c.Event == ban.EventAllow || c.Event == ban.EventUnallow
 		if c.Enforce || c.Lift {
 			updates = append(updates, fw.Update{Entry: kernelEntry(c.Prefix, c.Ports, c.Until), Remove: c.Lift})

@@ -93,7 +93,11 @@ type Daemon struct {
 
 	mu    sync.Mutex // guards what follows
 	table *ban.Table
-	cfg   config.Config
+	gate  *ban.Gate
+	alarm alarm
+
+	offences *offences
+	cfg      config.Config
 }
 
 // New takes the state folder, opens the store, sets up the firewall and restores what was banned, so that the kernel

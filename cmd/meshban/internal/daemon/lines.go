@@ -116,6 +116,7 @@ func (d *Daemon) sightingLocked(now time.Time, line logsrc.Line) ban.Op {
 			op.Ports = ports
 		}
 	}
+	d.escalateLocked(now, &op, min(length, d.cfg.Bans.MaxFor))
 	return op
 }
 

@@ -22,6 +22,7 @@ type metrics struct {
 	set     *vm.Set
 	latency latency
 	byEvent [ban.EventUnallow + 1]*vm.Counter // looked up once: looking one up by its label takes longer
+	byHold  [ban.HoldDropped]*vm.Counter      // what is held, by what holds it
 }
 
 func newMetrics() *metrics {
@@ -30,6 +31,10 @@ func newMetrics() *metrics {
 	for e := range m.byEvent[1:] {
 		event := ban.Event(e + 1)
 		m.byEvent[event] = m.set.NewCounter(fmt.Sprintf("meshban_events_total{event=%q}", event))
+	}
+	for h := range m.byHold[1:] {
+		hold := ban.Hold(h + 1)
+		m.byHold[hold] = m.set.NewCounter(fmt.Sprintf("meshban_held_bans_total{by=%q}", hold))
 	}
 	return m
 }
@@ -81,6 +86,11 @@ func (m *metrics) refuse(err error) {
 	m.set.GetOrCreateCounter(fmt.Sprintf("meshban_refused_ops_total{rule=%q}", rule)).Inc()
 }
 
+// foreseen counts an op of this node that peers will hold or refuse, by rule.
+func (m *metrics) foreseen(rule string) {
+	m.set.GetOrCreateCounter(fmt.Sprintf("meshban_own_ops_beyond_caps_total{rule=%q}", rule)).Inc()
+}
+
 // figures registers what is read when somebody asks.
 func (d *Daemon) figures() {
 	gauge := func(name string, read func() float64) { d.metrics.set.NewGauge("meshban_"+name, read) }
@@ -89,6 +99,7 @@ func (d *Daemon) figures() {
 	}
 	gauge("bans_active", func() float64 { return float64(d.counts().Active) })
 	gauge("bans_pending", func() float64 { return float64(d.counts().Pending) })
+	gauge("bans_held", func() float64 { return float64(d.counts().Held) })
 	gauge("bans_allowed", func() float64 { return float64(d.counts().Allowed) })
 	gauge("kernel_entries", func() float64 { return float64(d.fw.Status().Enforced) })
 	gauge("members_alive", func() float64 { return float64(d.meshStatus().Alive) })

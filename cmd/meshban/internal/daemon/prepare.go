@@ -74,10 +74,14 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	d.metrics = newMetrics()
 	d.readSessions() // before anything is enforced
 
-	if d.table, err = ban.New(ban.Config{Self: d.self, Limits: limits(d.cfg), Quorum: d.cfg.Bans.Quorum, Never: d.neverList()}); err != nil {
+	if d.table, err = ban.New(ban.Config{Self: d.self, Limits: limits(d.cfg), Quorum: ban.Quorum(d.cfg.Bans.Quorum), Sources: quorums(d.cfg), Never: d.neverList()}); err != nil {
+		return err
+	}
+	if d.offences, err = newOffences(d.store, time.Now(), d.cfg.Escalation.Memory); err != nil {
 		return err
 	}
 	d.table.Reserve()
+	d.gate = ban.NewGate(ban.GateConfig{Self: d.self, Caps: d.capsLocked, Breaker: allowance(d.cfg.Breaker)})
 	if err := d.openMesh(identity, secrets, epoch); err != nil {
 		return err
 	}
@@ -117,6 +121,9 @@ func access(cfg config.Config) (control.Access, error) {
 	return control.Access{Read: read, Write: write}, err
 }
 
+// rehearsed are caps that let the line of rehearse pass.
+var rehearsed = ban.Caps{Allowance: ban.Allowance{Rate: 1, Burst: 1, Bulk: 1}, Active: 1}
+
 // rehearse takes a line's way through a table that nobody uses. It brings the code into memory: without, the first ban
 // of a node takes milliseconds longer.
 func rehearse(now time.Time) error {
@@ -142,7 +149,8 @@ func rehearse(now time.Time) error {
 		return fmt.Errorf("rehearse: %w", err)
 	}
 	record := ban.Record{Op: ops[0], Origin: peer, Version: ban.Version{Epoch: 1, Seq: 1}, Issued: now}
-	if err := table.CheckRemote(now, record); err != nil {
+	gate := ban.NewGate(ban.GateConfig{Self: self, Caps: func(ban.Origin) ban.Caps { return rehearsed }, Breaker: rehearsed.Allowance})
+	if err := gate.Admit(now, table, &record); err != nil {
 		return fmt.Errorf("rehearse: %w", err)
 	}
 	table.Merge(now, []ban.Record{record})
@@ -176,6 +184,15 @@ func limits(cfg config.Config) ban.Limits {
 	l.MaxFor = cfg.Bans.MaxFor
 	l.PeerMinBits4, l.PeerMinBits6 = cfg.Bans.MinPrefix4, cfg.Bans.MinPrefix6
 	return l
+}
+
+// quorums are those of the configuration by source.
+func quorums(cfg config.Config) []ban.SourceQuorum {
+	var out []ban.SourceQuorum
+	for _, q := range cfg.Bans.BySource {
+		out = append(out, ban.SourceQuorum{Source: q.Source, Quorum: ban.Quorum(q.Quorum)})
+	}
+	return out
 }
 
 func (d *Daemon) openMesh(identity mesh.Identity, secrets mesh.Secrets, epoch uint64) error {
@@ -219,7 +236,11 @@ func (d *Daemon) restore(secrets mesh.Secrets) error {
 	now := time.Now()
 	var live [][]byte
 	foreign := 0
-	err := d.store.Frames(func(raw []byte) error {
+	stored, err := d.storedHolds()
+	if err != nil {
+		return err
+	}
+	err = d.store.Frames(func(raw []byte) error {
 		raw = slices.Clone(raw)
 		frame, err := mesh.DecodeFrame(raw)
 		if err != nil {
@@ -232,7 +253,7 @@ func (d *Daemon) restore(secrets mesh.Secrets) error {
 			return nil
 		}
 		live = append(live, raw)
-		d.table.Merge(now, d.decode(now, frame))
+		d.table.Merge(now, d.decode(now, frame, stored.judgeLocked))
 		return nil
 	})
 	if err != nil {

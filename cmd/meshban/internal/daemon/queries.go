@@ -158,6 +158,10 @@ func (d *Daemon) Status(context.Context) (control.Status, error) {
 			s.Problems = append(s.Problems, kind+": "+text)
 		}
 	}
+	d.mu.Lock()
+	held := d.heldProblemLocked()
+	d.mu.Unlock()
+	problem("held", held)
 	problem("firewall", kernel.LastError)
 	problem("line file", file.Problem)
 	problem("store", d.store.Stats().LastError)

@@ -9,6 +9,7 @@ import (
 
 	sdnotify "github.com/coreos/go-systemd/v22/daemon"
 
+	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/fw"
@@ -58,9 +59,10 @@ func (d *Daemon) reloadOnce() error {
 	next.Name, next.Bind, next.Advertise, next.Metrics = old.Name, old.Bind, old.Advertise, old.Metrics
 	next.Firewall, next.Control, next.Lines.File, next.Log.Format = old.Firewall, old.Control, old.Lines.File, old.Log.Format
 	d.mu.Lock()
-	changes, err := d.table.SetPolicy(time.Now(), limits(next), next.Bans.Quorum)
+	changes, err := d.table.SetPolicy(time.Now(), limits(next), ban.Quorum(next.Bans.Quorum), quorums(next)...)
 	if err == nil {
 		d.cfg = next
+		d.gate.SetBreaker(allowance(next.Breaker))
 		d.settleLocked(changes)
 	}
 	d.mu.Unlock()

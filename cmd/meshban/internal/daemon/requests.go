@@ -35,6 +35,9 @@ func (d *Daemon) Ban(ctx context.Context, req control.BanRequest) (control.BanRe
 	}
 	results, err := d.publishEach(ctx, now, req.Addrs, func(prefix netip.Prefix) ([]ban.Op, error) {
 		op := ban.Op{Kind: ban.KindBan, Prefix: prefix, Ports: ports, Until: endOf(now, length), Reason: req.Reason, Source: req.Source}
+		if req.For == 0 && req.Source != ban.SourceImport {
+			d.escalateLocked(now, &op, length)
+		}
 		return d.table.OwnOps(op), d.table.CheckLocal(now, op)
 	})
 	bans := d.config().Bans

@@ -1,4 +1,5 @@
-// Package store keeps on disk what a restart must give back: the live frames, the epoch and a few small values.
+// Package store keeps on disk what a restart must give back: the live frames, which of their ops are held, the epoch
+// and a few small values.
 //
 // It promises that a write never delays the hot path: Put, Drop and Set only queue, one task commits what has
 // gathered in a single transaction, and a crash loses at most the last commit, which peers give back. The epoch alone
@@ -6,6 +7,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -38,6 +40,7 @@ var (
 var (
 	bucketFrames = []byte("frames")
 	bucketValues = []byte("values")
+	bucketHolds  = []byte("holds")
 	keyEpoch     = []byte("epoch")
 )
 
@@ -53,12 +56,19 @@ func KeyOf(origin [16]byte, epoch, seq uint64) FrameKey {
 	return k
 }
 
-// write is one queued change: a frame to put (raw set) or to drop, or a value to set (name set).
+// write is one queued change: a frame to put (raw set) or to drop, a value to set (name set), or a hold of one of a
+// frame's ops to set (marks set).
 type write struct {
-	key  FrameKey
-	raw  []byte
-	name string
+	key   FrameKey
+	raw   []byte
+	name  string
+	op    uint16
+	hold  uint8
+	marks bool
 }
+
+// holdKey names an op in the bucket of holds: behind its frame's key, its place.
+func holdKey(key FrameKey, op uint16) []byte { return binary.BigEndian.AppendUint16(key[:], op) }
 
 // Stats counts what the store did since it was opened.
 type Stats struct {
@@ -100,7 +110,7 @@ func Open(path string) (s *Store, err error) {
 		return nil, fmt.Errorf("open store %q: %w", path, err)
 	}
 	err = db.Update(func(tx *bolt.Tx) error {
-		for _, name := range [][]byte{bucketFrames, bucketValues} {
+		for _, name := range [][]byte{bucketFrames, bucketValues, bucketHolds} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
@@ -171,13 +181,50 @@ func (s *Store) Value(name string) []byte {
 	return out
 }
 
+// Values calls yield with each value whose name begins with prefix, and with what follows it in the name.
+func (s *Store) Values(prefix string, yield func(rest string, value []byte)) error {
+	head := []byte("v/" + prefix)
+	err := s.db.View(func(tx *bolt.Tx) error {
+		c := tx.Bucket(bucketValues).Cursor()
+		for k, v := c.Seek(head); bytes.HasPrefix(k, head); k, v = c.Next() {
+			yield(string(k[len(head):]), bytes.Clone(v))
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read stored values: %w", err)
+	}
+	return nil
+}
+
 // Put queues a frame. raw is kept until it is committed and must not change.
 func (s *Store) Put(key FrameKey, raw []byte) { s.enqueue(write{key: key, raw: raw}) }
+
+// Hold queues that the op at place op of a frame has a hold, in whatever terms the caller has. It is gone with the frame.
+func (s *Store) Hold(key FrameKey, op uint16, hold uint8) {
+	s.enqueue(write{key: key, op: op, hold: hold, marks: true})
+}
+
+// Holds calls yield with each hold that is committed.
+func (s *Store) Holds(yield func(key FrameKey, op uint16, hold uint8)) error {
+	err := s.db.View(func(tx *bolt.Tx) error {
+		return tx.Bucket(bucketHolds).ForEach(func(k, v []byte) error {
+			if len(k) == len(FrameKey{})+2 && len(v) == 1 {
+				yield(FrameKey(k), binary.BigEndian.Uint16(k[len(FrameKey{}):]), v[0])
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("read stored holds: %w", err)
+	}
+	return nil
+}
 
 // Drop queues the removal of a frame.
 func (s *Store) Drop(key FrameKey) { s.enqueue(write{key: key}) }
 
-// Set queues a small named value. It is committed after everything queued before it.
+// Set queues a small named value; nil takes it away. It is committed after everything queued before it.
 func (s *Store) Set(name string, value []byte) { s.enqueue(write{name: name, raw: value}) }
 
 func (s *Store) enqueue(w write) {
@@ -272,17 +319,21 @@ func (s *Store) Flush() error {
 		return nil
 	}
 	err := s.db.Update(func(tx *bolt.Tx) error {
-		frames, values := tx.Bucket(bucketFrames), tx.Bucket(bucketValues)
+		frames, values, holds := tx.Bucket(bucketFrames), tx.Bucket(bucketValues), tx.Bucket(bucketHolds)
 		frames.FillPercent = 1 // an origin's frames come in the order of their keys: no room is needed between them
 		for _, w := range batch {
 			var err error
 			switch {
+			case w.name != "" && w.raw == nil:
+				err = values.Delete([]byte("v/" + w.name))
 			case w.name != "":
 				err = values.Put([]byte("v/"+w.name), w.raw)
+			case w.marks:
+				err = holds.Put(holdKey(w.key, w.op), []byte{w.hold})
 			case w.raw != nil:
 				err = frames.Put(w.key[:], w.raw)
 			default:
-				err = frames.Delete(w.key[:])
+				err = errors.Join(frames.Delete(w.key[:]), dropHolds(holds, w.key))
 			}
 			if err != nil {
 				return err
@@ -303,6 +354,17 @@ func (s *Store) Flush() error {
 	s.settled += uint64(len(batch))
 	s.stats.Commits++
 	s.stats.LastError = ""
+	return nil
+}
+
+// dropHolds removes the holds of a frame's ops.
+func dropHolds(holds *bolt.Bucket, key FrameKey) error {
+	c := holds.Cursor()
+	for k, _ := c.Seek(key[:]); bytes.HasPrefix(k, key[:]); k, _ = c.Seek(key[:]) {
+		if err := c.Delete(); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

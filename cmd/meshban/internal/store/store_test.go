@@ -179,3 +179,40 @@ func BenchmarkPut(b *testing.B) {
 		}
 	}
 }
+
+func TestHoldsLastAsLongAsTheirFrame(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	s := open(t, path)
+	stays, goes := KeyOf([16]byte{1}, 1, 2), KeyOf([16]byte{1}, 1, 3)
+	s.Put(stays, []byte("stays"))
+	s.Put(goes, []byte("goes"))
+	for op := range uint16(300) {
+		s.Hold(goes, op, 1)
+	}
+	s.Hold(stays, 0, 1)
+	s.Hold(stays, 299, 3)
+	s.Hold(stays, 7, 2)
+	if err := s.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	s.Hold(stays, 299, 4)
+	s.Hold(stays, 7, 0)
+	s.Drop(goes)
+	if err := errors.Join(s.Flush(), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, path)
+	defer func() { _ = s.Close() }()
+	got := map[uint16]uint8{}
+	if err := s.Holds(func(key FrameKey, op uint16, hold uint8) {
+		if key != stays {
+			t.Errorf("hold %d of op %d outlived its frame", hold, op)
+		}
+		got[op] = hold
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 3 || got[0] != 1 || got[7] != 0 || got[299] != 4 {
+		t.Errorf("holds after a restart: %v", got)
+	}
+}

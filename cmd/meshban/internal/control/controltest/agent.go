@@ -34,6 +34,7 @@ type Agent struct {
 	allows   map[netip.Prefix]control.AllowEntry
 	requests []control.BanRequest
 	watchers map[chan control.Event]struct{}
+	held     []control.HeldEntry
 }
 
 var _ control.Agent = (*Agent)(nil)
@@ -308,4 +309,38 @@ func (a *Agent) Audit(_ context.Context, since time.Time, yield func(control.Aud
 		}
 	}
 	return nil
+}
+
+// Hold adds a ban that waits for a decision.
+func (a *Agent) Hold(e control.HeldEntry) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.held = append(a.held, e)
+}
+
+// Held yields what Hold added and nobody decided about.
+func (a *Agent) Held(_ context.Context, yield func(control.HeldEntry) error) error {
+	a.mu.Lock()
+	held := slices.Clone(a.held)
+	a.mu.Unlock()
+	for _, e := range held {
+		if err := yield(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Decide takes away what is named exactly, or by its origin, or all.
+func (a *Agent) Decide(_ context.Context, req control.DecideRequest) (control.DecideReply, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	before := len(a.held)
+	a.held = slices.DeleteFunc(a.held, func(e control.HeldEntry) bool {
+		return (req.Origin == "" || req.Origin == e.Origin) && (len(req.Prefixes) == 0 || slices.Contains(req.Prefixes, e.Prefix))
+	})
+	if len(a.held) == before {
+		return control.DecideReply{}, &control.Error{Code: control.CodeNotFound, Message: "nothing of that is held"}
+	}
+	return control.DecideReply{Decided: before - len(a.held)}, nil
 }

@@ -1,0 +1,115 @@
+package ban
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+func held(h Hold) func(*Record) { return func(r *Record) { r.Hold = h } }
+
+// only returns the one change.
+func only(t *testing.T, cs []Change) Change {
+	t.Helper()
+	if len(cs) != 1 {
+		t.Fatalf("%d changes: %+v", len(cs), cs)
+	}
+	return cs[0]
+}
+
+func TestHeldWaitsForTheOperator(t *testing.T) {
+	tb := newTable(t, Config{})
+	r := record(peerA, 1, KindBan, "192.0.2.7", 60, held(HoldBreaker))
+	if c := only(t, tb.Merge(base, single(r))); c.Event != EventHeld || c.Enforce || !c.Until.Equal(tick(60)) {
+		t.Errorf("held: %+v", c)
+	}
+	if _, dropped := tb.Lookup(r.Prefix); dropped || tb.Counts().Held != 1 {
+		t.Errorf("enforced: %+v", tb.Counts())
+	}
+	if tb.RemoteCovers(base, r.Prefix.Addr()) {
+		t.Error("a line about what is held counts as an echo")
+	}
+	if f := tb.Why(r.Prefix)[0]; !strings.Contains(f.Status, "breaker") {
+		t.Errorf("why: %+v", f)
+	}
+	own := record(self, 1, KindBan, "192.0.2.7", 30)
+	if c := only(t, tb.Merge(base, single(own))); c.Event != EventBan || !c.Until.Equal(tick(30)) {
+		t.Errorf("own ban of what is held: %+v", c)
+	}
+	if cs := tb.Expire(tick(30)); !only(t, cs).Lift || tb.Counts().Held != 1 {
+		t.Errorf("when the own ban ends: %+v %+v", cs, tb.Counts())
+	}
+	rs, next := tb.HeldBefore(0, 10)
+	if len(rs) != 1 || next != 0 || rs[0].Origin != peerA || rs[0].Hold != HoldBreaker {
+		t.Fatalf("%+v %d", rs, next)
+	}
+	rs[0].Hold = HoldNone
+	if c := only(t, tb.Merge(tick(31), rs)); c.Event != EventBan || !c.Enforce || !c.Until.Equal(tick(60)) {
+		t.Errorf("released: %+v", c)
+	}
+	if cs := tb.Merge(tick(31), single(r)); cs != nil {
+		t.Errorf("held again when it came again: %+v", cs)
+	}
+}
+
+func TestDroppedNeverCounts(t *testing.T) {
+	tb := newTable(t, Config{})
+	r := record(peerA, 1, KindBan, "192.0.2.7", 60, held(HoldRate))
+	tb.Merge(base, single(r))
+	r.Hold = HoldDropped
+	if c := only(t, tb.Merge(base, single(r))); c.Event != EventUnban || c.Enforce {
+		t.Errorf("dropped: %+v", c)
+	}
+	for _, h := range []Hold{HoldNone, HoldRate, HoldBreaker} {
+		r.Hold = h
+		if cs := tb.Merge(base, single(r)); cs != nil {
+			t.Errorf("came back as %v: %+v", h, cs)
+		}
+	}
+	if c := tb.Counts(); c.Held+c.Active != 0 || c.Records != 1 {
+		t.Errorf("%+v", c)
+	}
+	if f := tb.Why(r.Prefix)[0]; !strings.Contains(f.Status, "dropped") {
+		t.Errorf("why: %+v", f)
+	}
+	later := record(peerA, 2, KindBan, "192.0.2.7", 60) // a later ban counts again, as after an unban
+	if c := only(t, tb.Merge(base, single(later))); !c.Enforce {
+		t.Errorf("later: %+v", c)
+	}
+}
+
+// A walk that decides comes to an end although the list shrinks under it and grows behind it.
+func TestHeldBeforeWalksAll(t *testing.T) {
+	tb := newTable(t, Config{})
+	seq := 0
+	hold := func(n int) {
+		for range n {
+			seq++
+			tb.Merge(base, single(record(peerA, seq, KindBan, fmt.Sprintf("11.0.%d.%d", seq>>8, seq&255), 60, held(HoldRate))))
+		}
+	}
+	hold(1000)
+	calls := 0
+	for cursor, more := 0, true; more; more = cursor != 0 {
+		var rs []Record
+		rs, cursor = tb.HeldBefore(cursor, 64)
+		for i := range rs {
+			rs[i].Hold = Hold(i % 2 * int(HoldDropped))
+		}
+		tb.Merge(base, rs)
+		hold(3)
+		if calls++; calls > 100 {
+			t.Fatal("does not end")
+		}
+		if err := sound(tb); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for rs, _ := tb.HeldBefore(0, 5000); len(rs) > 0; rs = nil {
+		for _, r := range rs {
+			if r.Version.Seq <= 1000 {
+				t.Fatalf("forgotten: %+v", r)
+			}
+		}
+	}
+}

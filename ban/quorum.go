@@ -1,0 +1,152 @@
+package ban
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Bounds of quorums.
+const (
+	MaxQuorum  = 64 // Quorum.Origins
+	MaxSources = 64 // quorums by source
+	// maxSightings is how many origins of one entry a window is looked for in, those whose bans last
+	// longest: the search takes the square of it.
+	maxSightings = 64
+)
+
+// Quorum is how many distinct origins must ban before it is enforced; a zero Origins means 1. They
+// must have seen the attacker within a time of each other; a zero Within asks only that all the bans
+// live. An origin has seen it from its first to its latest ban of the same prefix and ports that
+// this node has heard while one followed the other, so that a refresh never undoes a quorum, and
+// counts once.
+type Quorum struct {
+	Origins int
+	Within  time.Duration
+}
+
+// SourceQuorum is the quorum for bans whose source is Source, or begins with what stands before a *
+// at its end. Sightings of any source count towards it.
+type SourceQuorum struct {
+	Source string
+	Quorum
+}
+
+func (q Quorum) normal() (Quorum, error) {
+	q.Origins = cmp.Or(q.Origins, 1)
+	if q.Origins < 1 || q.Origins > MaxQuorum {
+		return q, fmt.Errorf("quorum %d is not within 1-%d", q.Origins, MaxQuorum)
+	}
+	if q.Within < 0 || q.Within > maxMaxFor {
+		return q, fmt.Errorf("quorum within %v is not within 0-%v", q.Within, maxMaxFor)
+	}
+	return q, nil
+}
+
+func normalSources(sources []SourceQuorum) ([]SourceQuorum, error) {
+	if len(sources) > MaxSources {
+		return nil, fmt.Errorf("%d quorums by source, at most %d", len(sources), MaxSources)
+	}
+	out := make([]SourceQuorum, len(sources))
+	for i, s := range sources {
+		q, err := s.Quorum.normal()
+		if err != nil {
+			return nil, fmt.Errorf("source %q: %w", s.Source, err)
+		}
+		if s.Source == "" || strings.Contains(strings.TrimSuffix(s.Source, "*"), "*") {
+			return nil, errors.New("a quorum's source is a name, or the beginning of one and a *")
+		}
+		out[i] = SourceQuorum{s.Source, q}
+	}
+	return out, nil
+}
+
+// quorumOf returns the quorum that a rec's source asks for: the first that fits.
+func (t *Table) quorumOf(x *rec) Quorum {
+	if len(t.sources) == 0 {
+		return t.quorum
+	}
+	source := t.wordsAt(x.words).source
+	for i := range t.sources {
+		s := &t.sources[i]
+		head, open := strings.CutSuffix(s.Source, "*")
+		if source == head || open && strings.HasPrefix(source, head) {
+			return s.Quorum
+		}
+	}
+	return t.quorum
+}
+
+// windows reports whether quorums depend on when or whence.
+func (t *Table) windows() bool { return t.quorum.Within != 0 || len(t.sources) != 0 }
+
+// A sighting is what one other origin says of an entry.
+type sighting struct {
+	first, last int64
+	until       int64
+	quorum      Quorum
+	origin      Origin
+}
+
+// agreed returns until when enough other origins ban the entry, each by the quorum of its source; 0
+// if not enough do.
+func (t *Table) agreed(b *book, e *entry) int64 {
+	var seen []sighting
+	for i := e.recs; i != 0; {
+		x := b.recs.at(i)
+		i = x.next
+		o := t.speakers.at(x.speaker).origin
+		if o != t.self && x.hold == HoldNone && t.counts(b, e, x) {
+			seen = append(seen, sighting{x.issued - int64(x.span), x.issued, x.until, t.quorumOf(x), o})
+		}
+	}
+	slices.SortFunc(seen, func(x, y sighting) int {
+		return cmp.Or(cmp.Compare(y.until, x.until), bytes.Compare(x.origin[:], y.origin[:]))
+	})
+	seen = seen[:min(len(seen), maxSightings)]
+	var until int64
+	var tried []Quorum
+	for _, s := range seen {
+		if !slices.Contains(tried, s.quorum) {
+			tried = append(tried, s.quorum)
+			until = max(until, reached(seen, s.quorum))
+		}
+	}
+	return until
+}
+
+// reached returns until when q holds among the sightings, of which one at least must ask for it. The
+// latest end is in front.
+func reached(seen []sighting, q Quorum) int64 {
+	var until int64
+	for _, start := range seen { // a window that can be moved later can begin where a sighting ends
+		end := int64(math.MaxInt64)
+		if q.Within != 0 {
+			end = start.last + q.Within.Milliseconds()
+		}
+		n, asked := 0, false
+		for _, s := range seen {
+			if q.Within != 0 && (s.last < start.last || s.first > end) {
+				continue
+			}
+			n, asked = n+1, asked || s.quorum == q
+			if n >= q.Origins && asked {
+				until = max(until, s.until)
+				break
+			}
+		}
+	}
+	return until
+}
+
+// spanTo returns how long before latest an origin has first seen what the rec x and the record r say,
+// in milliseconds, at most 49 days.
+func (x *rec) spanTo(latest int64, r *Record) uint32 {
+	first := min(x.issued-int64(x.span), millis(r.Issued))
+	return uint32(min(max(latest-first, 0), math.MaxUint32))
+}

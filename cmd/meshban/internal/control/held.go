@@ -1,0 +1,89 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+type heldEntryJSON struct {
+	Prefix prefixText `json:"prefix"`
+	Ports  string     `json:"ports"`
+	Origin string     `json:"origin"`
+	ID     string     `json:"id"`
+	Issued timeText   `json:"issued"`
+	Until  timeText   `json:"until"`
+	Reason string     `json:"reason"`
+	Source string     `json:"source"`
+	By     string     `json:"by"`
+}
+
+// MarshalJSON writes e as one JSON object. Text of a peer never leaves it raw.
+func (e HeldEntry) MarshalJSON() ([]byte, error) {
+	return json.Marshal(heldEntryJSON{
+		prefixText(e.Prefix), e.Ports, e.Origin, e.ID, timeText(e.Issued), timeText(e.Until), e.Reason, e.Source, e.By,
+	})
+}
+
+// UnmarshalJSON reads what MarshalJSON writes; fields it does not know are ignored.
+func (e *HeldEntry) UnmarshalJSON(data []byte) error {
+	var w heldEntryJSON
+	if err := json.Unmarshal(data, &w); err != nil {
+		return err
+	}
+	if !netip.Prefix(w.Prefix).IsValid() {
+		return errors.New("held entry without a prefix")
+	}
+	*e = HeldEntry{
+		netip.Prefix(w.Prefix), w.Ports, w.Origin, w.ID, time.Time(w.Issued), time.Time(w.Until), w.Reason, w.Source, w.By,
+	}
+	return nil
+}
+
+type decideRequestJSON struct {
+	Action   string       `json:"action"`
+	Prefixes []prefixText `json:"prefixes,omitempty"`
+	Origin   string       `json:"origin,omitempty"`
+}
+
+// MarshalJSON writes the request as the server reads it.
+func (r DecideRequest) MarshalJSON() ([]byte, error) {
+	return json.Marshal(decideRequestJSON{r.Action, texts(r.Prefixes), r.Origin})
+}
+
+func decodeDecide(body []byte) (DecideRequest, error) {
+	var w decideRequestJSON
+	if err := strict(body, &w); err != nil {
+		return DecideRequest{}, err
+	}
+	if w.Action != ActionRelease && w.Action != ActionDrop {
+		return DecideRequest{}, usage("action %q is not known, write %s or %s", w.Action, ActionRelease, ActionDrop)
+	}
+	r := DecideRequest{Action: w.Action, Origin: w.Origin}
+	if len(w.Prefixes) > 0 {
+		var err error
+		if r.Prefixes, err = prefixes("prefixes", w.Prefixes); err != nil {
+			return DecideRequest{}, err
+		}
+	}
+	return r, short("origin", w.Origin, MaxSource)
+}
+
+// Held calls yield for each ban that waits for a decision and stops with its error.
+func (c *Client) Held(ctx context.Context, yield func(HeldEntry) error) error {
+	return c.stream(ctx, pathHeld, nil, func(line []byte) error {
+		var e HeldEntry
+		if err := json.Unmarshal(line, &e); err != nil {
+			return fmt.Errorf("read held entry: %w", err)
+		}
+		return yield(e)
+	})
+}
+
+// Decide releases or drops what is held.
+func (c *Client) Decide(ctx context.Context, req DecideRequest) (DecideReply, error) {
+	return call[DecideReply](ctx, c, pathDecide, req)
+}

@@ -1,0 +1,253 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/audit"
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/store"
+)
+
+// alarmEvery is the least time between two lines of the log about what is held, or about what peers will hold.
+const alarmEvery = time.Minute
+
+// alarm remembers for status and log why bans wait for the operator.
+type alarm struct {
+	logged, warned time.Time
+	origin         ban.Origin // of the last ban that was held
+	by             ban.Hold
+	full           uint64         // bans refused because too many wait
+	beyond         uint64         // own ops that exceed the caps
+	refused        store.FrameKey // of the last of them, where it is marked on disk
+}
+
+// refusedFrom marks in the store, beside the place of an op, that from there on new bans of its frame were refused because
+// too many wait. Without the mark a restart would let them count.
+const refusedFrom = 1 << 15
+
+// allowance is what the configuration says, in the table's terms.
+func allowance(a config.Allowance) ban.Allowance {
+	return ban.Allowance{Rate: a.Rate, Burst: a.Burst, Bulk: a.Imports}
+}
+
+// capsLocked is what an origin may say. It is the one place to ask: today all peers have the configured caps.
+func (d *Daemon) capsLocked(ban.Origin) ban.Caps {
+	p := d.cfg.Peers
+	return ban.Caps{
+		Allowance: allowance(p.Allowance), Active: p.Active, MaxFor: min(p.MaxFor, d.cfg.Bans.MaxFor),
+		MinBits4: d.cfg.Bans.MinPrefix4, MinBits6: d.cfg.Bans.MinPrefix6, UnbanAny: p.UnbanAny,
+	}
+}
+
+// admitLocked judges a record that arrived from a peer just now: it is refused, or held and said so, or counts.
+func (d *Daemon) admitLocked(now time.Time, r *ban.Record) error {
+	if err := d.gate.Admit(now, d.table, r); err != nil || r.Hold == ban.HoldNone {
+		d.noteFullLocked(r, err)
+		return err
+	}
+	// Queued before the frame itself, so that no crash leaves the one without the other.
+	d.store.Hold(holdOf(r), r.Version.Index, uint8(r.Hold))
+	d.metrics.byHold[r.Hold].Inc()
+	d.alarm.origin, d.alarm.by = r.Origin, r.Hold
+	if now.Sub(d.alarm.logged) >= alarmEvery {
+		d.alarm.logged = now
+		d.log.Warn("bans of peers are held and wait for you: meshban held list", "origin", d.names.of(r.Origin), "by", r.Hold.String(), "prefix", r.Prefix)
+	}
+	return nil
+}
+
+func holdOf(r *ban.Record) store.FrameKey {
+	return store.KeyOf(r.Origin, r.Version.Epoch, r.Version.Seq)
+}
+
+// noteFullLocked counts what even holding had no room for, and marks its frame.
+func (d *Daemon) noteFullLocked(r *ban.Record, err error) {
+	var policy *ban.PolicyError
+	if !errors.As(err, &policy) || policy.Rule != ban.RuleHeldFull {
+		return
+	}
+	d.alarm.full++
+	if key := holdOf(r); key != d.alarm.refused {
+		d.alarm.refused = key
+		d.store.Hold(key, refusedFrom|r.Version.Index, uint8(r.Hold))
+	}
+}
+
+// heldProblemLocked is the problem that status shows while bans wait; "" when none does.
+func (d *Daemon) heldProblemLocked() string {
+	n := d.table.Waiting()
+	if n == 0 {
+		d.alarm.full = 0
+		return ""
+	}
+	text := fmt.Sprintf("%d bans of peers wait for you, the last by %s (%s); look with `meshban held list`, then `meshban held release` or `meshban held drop`",
+		n, d.names.of(d.alarm.origin), d.alarm.by)
+	if d.alarm.full > 0 {
+		text += fmt.Sprintf("; %d more were refused for lack of room; after the next restart they wait too", d.alarm.full)
+	}
+	return text
+}
+
+// foresee tells this node's operator when peers with the same configuration will hold or refuse what it is about to say.
+func (d *Daemon) foresee(now time.Time, ops []ban.Op) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, op := range ops {
+		var policy *ban.PolicyError
+		if !errors.As(d.gate.Foresee(now, d.table, op), &policy) {
+			continue
+		}
+		d.alarm.beyond++
+		d.metrics.foreseen(policy.Rule)
+		d.problems.set("caps", fmt.Sprintf("%d ops of this node go beyond what peers take: %s", d.alarm.beyond, policy.Detail))
+		if now.Sub(d.alarm.warned) >= alarmEvery {
+			d.alarm.warned = now
+			d.log.Warn("peers will not enforce all that this node says", "rule", policy.Rule, "detail", policy.Detail, "prefix", op.Prefix)
+		}
+	}
+}
+
+// storedHolds are the holds of a former run, for the frames of it.
+type storedHolds struct {
+	d       *Daemon
+	holds   map[storedOp]ban.Hold
+	refused map[store.FrameKey]uint16 // the place from which on
+}
+
+type storedOp struct {
+	frame store.FrameKey
+	op    uint16
+}
+
+func (d *Daemon) storedHolds() (storedHolds, error) {
+	s := storedHolds{d, map[storedOp]ban.Hold{}, map[store.FrameKey]uint16{}}
+	err := d.store.Holds(func(key store.FrameKey, op uint16, hold uint8) {
+		if op < refusedFrom {
+			s.holds[storedOp{key, op}] = ban.Hold(hold)
+		} else if _, ok := s.refused[key]; !ok { // the lowest comes first
+			s.refused[key] = op - refusedFrom
+		}
+	})
+	return s, err
+}
+
+// judgeLocked judges a record that the store gives back: what was held is held, what was decided stays so, and nothing
+// counts as new.
+func (s storedHolds) judgeLocked(now time.Time, r *ban.Record) error {
+	if err := s.d.gate.Check(now, s.d.table, r); err != nil {
+		return err
+	}
+	key := holdOf(r)
+	hold, known := s.holds[storedOp{key, r.Version.Index}]
+	if from, ok := s.refused[key]; ok && !known && r.Kind == ban.KindBan && r.Version.Index >= from {
+		if s.d.table.Waiting() >= ban.MaxHeld {
+			s.d.alarm.full++
+			return &ban.PolicyError{Rule: ban.RuleHeldFull, Detail: "too many bans wait for the operator already"}
+		}
+		hold = ban.HoldBreaker
+		s.d.store.Hold(key, r.Version.Index, uint8(hold))
+	}
+	r.Hold = hold
+	if r.Hold.Waits() {
+		s.d.alarm.origin, s.d.alarm.by = r.Origin, r.Hold
+	}
+	return nil
+}
+
+// Held implements control.Agent.
+func (d *Daemon) Held(ctx context.Context, yield func(control.HeldEntry) error) error {
+	return d.eachHeld(ctx, func(records []ban.Record) error {
+		for _, r := range records {
+			err := yield(control.HeldEntry{
+				Prefix: r.Prefix, Ports: r.Ports.String(), Origin: d.names.of(r.Origin), ID: r.Origin.String(), Issued: r.Issued,
+				Until: r.Until, Reason: r.Reason, Source: r.Source, By: r.Hold.String(),
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// eachHeld calls yield with what waits, a slice at a time, without the lock.
+func (d *Daemon) eachHeld(ctx context.Context, yield func([]ban.Record) error) error {
+	var records []ban.Record
+	for cursor, more := 0, true; more; more = cursor != 0 {
+		d.mu.Lock()
+		records, cursor = d.table.HeldBefore(cursor, lockChunk)
+		d.mu.Unlock()
+		giveWay()
+		if err := errors.Join(ctx.Err(), yield(records)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Decide implements control.Agent. It goes in slices, each no more than two ahead of the kernel, so that a fresh ban
+// goes in between.
+func (d *Daemon) Decide(ctx context.Context, req control.DecideRequest) (control.DecideReply, error) {
+	hold := ban.HoldNone
+	if req.Action == control.ActionDrop {
+		hold = ban.HoldDropped
+	}
+	var reply control.DecideReply
+	chosen := choose(req.Prefixes)
+	pace := pace{fw: d.fw}
+	err := d.eachHeld(ctx, func(records []ban.Record) error {
+		records = slices.DeleteFunc(records, func(r ban.Record) bool {
+			from := req.Origin == "" || req.Origin == d.names.of(r.Origin) || req.Origin == r.Origin.String()
+			return !from || !chosen(r.Prefix)
+		})
+		for i := range records {
+			r := &records[i]
+			r.Hold = hold
+			d.store.Hold(holdOf(r), r.Version.Index, uint8(hold)) // a release too: it stands above refusedFrom
+		}
+		if len(records) > 0 {
+			d.apply(time.Now(), records)
+			reply.Decided += len(records)
+			pace.slice(ctx, len(records))
+		}
+		return nil
+	})
+	if err != nil {
+		return reply, err
+	}
+	if reply.Decided == 0 {
+		return reply, &control.Error{Code: control.CodeNotFound, Message: "nothing of that is held", Hint: "`meshban held list` shows what is"}
+	}
+	d.keep(ctx)
+	d.log.Info("decided about held bans", "action", req.Action, "bans", reply.Decided)
+	e := d.byCaller(ctx, time.Now())
+	e.What, e.Prefixes, e.Reason = req.Action, req.Prefixes[:min(len(req.Prefixes), audit.MaxListed)], fmt.Sprintf("%d held bans", reply.Decided)
+	if req.Origin != "" {
+		e.Reason += " of " + req.Origin
+	}
+	d.audit.Add(e)
+	return reply, nil
+}
+
+// choose tells whether a prefix lies inside one of list; none is all.
+func choose(list []netip.Prefix) func(netip.Prefix) bool {
+	exact := make(map[netip.Prefix]bool, len(list))
+	var wide []netip.Prefix
+	for _, p := range list {
+		if exact[p] = true; !p.IsSingleIP() {
+			wide = append(wide, p)
+		}
+	}
+	return func(p netip.Prefix) bool {
+		return len(list) == 0 || exact[p] || slices.ContainsFunc(wide, func(w netip.Prefix) bool {
+			return w.Bits() <= p.Bits() && w.Contains(p.Addr())
+		})
+	}
+}

@@ -1,0 +1,284 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+)
+
+// tighten changes the caps of a running node, as a reload does.
+func (n *node) tighten(change func(*config.Config)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	change(&n.Daemon.cfg)
+	n.gate.SetBreaker(allowance(n.Daemon.cfg.Breaker))
+	n.cfg = n.Daemon.cfg
+}
+
+func smallBreaker(c *config.Config) {
+	c.Breaker = config.Allowance{Rate: 1, Burst: 20, Imports: 40}
+}
+
+// storm bans count addresses of 11.x on n in one go.
+func (n *node) storm(t *testing.T, x byte, count int, source string) {
+	t.Helper()
+	req := control.BanRequest{For: time.Hour, Source: source}
+	for i := range count {
+		req.Addrs = append(req.Addrs, netip.PrefixFrom(netip.AddrFrom4([4]byte{11, x, byte(i >> 8), byte(i)}), 32))
+	}
+	if _, err := n.Ban(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// waits tells how many bans wait on n.
+func (n *node) waits() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.table.Waiting()
+}
+
+func (n *node) problem(t *testing.T, part string) bool {
+	t.Helper()
+	s, err := n.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Contains(strings.Join(s.Problems, "\n"), part)
+}
+
+func (n *node) decide(t *testing.T, action string, prefixes ...string) int {
+	t.Helper()
+	req := control.DecideRequest{Action: action}
+	for _, p := range prefixes {
+		req.Prefixes = append(req.Prefixes, netip.MustParsePrefix(p))
+	}
+	rep, err := n.Decide(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rep.Decided
+}
+
+func TestBreakerHoldsReleasesAndDrops(t *testing.T) {
+	a := first(t, "a")
+	b := a.join(t, "b")
+	b.tighten(smallBreaker)
+	watch, cancel := context.WithCancel(t.Context())
+	var held atomic.Int64
+	watched := make(chan error, 1)
+	go func() {
+		watched <- b.Watch(watch, func(e control.Event) error {
+			if e.Name == "held" {
+				held.Add(1)
+			}
+			return nil
+		})
+	}()
+	until(t, "the watcher", b.hub.busy)
+	a.storm(t, 1, 100, "cli")
+	until(t, "80 of 100 held", func() bool { return b.waits() == 80 })
+	if c := b.counts(); c.Active != 20 || c.Held != 80 {
+		t.Errorf("%+v", c)
+	}
+	until(t, "80 events of held bans", func() bool { return held.Load() == 80 })
+	cancel()
+	if err := <-watched; err != nil {
+		t.Error(err)
+	}
+	if !b.problem(t, "held: 80 bans of peers wait for you") || a.problem(t, "held:") {
+		t.Error("the alarm is not raised where bans wait, or where none does")
+	}
+	if !strings.Contains(b.log.String(), "wait for you") {
+		t.Error("not logged")
+	}
+	if d := a.meshStatus().Digest; d != b.meshStatus().Digest {
+		t.Error("what is held is not held in the mesh alike")
+	}
+
+	// Bans that begin here go on, also of what is held.
+	b.ban(t, time.Hour, "192.0.2.1/32")
+	b.ban(t, time.Minute, "11.1.0.99/32")
+	if !b.enforces(t, "192.0.2.1/32") || !b.enforces(t, "11.1.0.99/32") {
+		t.Error("own bans are not enforced")
+	}
+	if e, ok := b.entry(t, "11.1.0.98/32"); !ok || e.State != control.StateHeld || e.Origins[0] != "a" {
+		t.Errorf("list: %+v, %v", e, ok)
+	}
+
+	// A restart holds what was held, and what was decided stays so.
+	if n := b.decide(t, control.ActionDrop, "11.1.0.98/32", "11.1.0.32/28"); n != 17 {
+		t.Errorf("dropped %d", n)
+	}
+	if n := b.decide(t, control.ActionRelease, "11.1.0.97/32", "11.1.0.64/28"); n != 17 {
+		t.Errorf("released %d", n)
+	}
+	check := func(when string) {
+		t.Helper()
+		for prefix, want := range map[string]string{
+			"11.1.0.97/32": control.StateEnforced, "11.1.0.66/32": control.StateEnforced, "11.1.0.98/32": "", "11.1.0.33/32": "",
+			"11.1.0.96/32": control.StateHeld, "11.1.0.0/32": control.StateEnforced,
+		} {
+			if e, _ := b.entry(t, prefix); e.State != want {
+				t.Errorf("%s: %s is %q, want %q", when, prefix, e.State, want)
+			}
+		}
+		if n := b.waits(); n != 46 {
+			t.Errorf("%s: %d wait", when, n)
+		}
+	}
+	check("decided")
+	b.stop()
+	b = start(t, b.home, b.cfg)
+	check("after a restart")
+	if !b.problem(t, "held: 46 bans") {
+		t.Error("no alarm after a restart")
+	}
+	if n := b.decide(t, control.ActionRelease); n != 46 {
+		t.Errorf("released %d", n)
+	}
+	if b.problem(t, "held:") || b.counts().Active != 100-17+1 {
+		t.Errorf("all decided: %+v", b.counts())
+	}
+	_, err := b.Decide(t.Context(), control.DecideRequest{Action: control.ActionDrop})
+	var refused *control.Error
+	if !errors.As(err, &refused) || refused.Code != control.CodeNotFound {
+		t.Errorf("nothing is held: %v", err)
+	}
+}
+
+func TestImportsPassTheBreaker(t *testing.T) {
+	a := first(t, "a")
+	b := a.join(t, "b")
+	b.tighten(smallBreaker)
+	a.storm(t, 1, 50, "import")
+	until(t, "imports", func() bool { c := b.counts(); return c.Active == 40 && c.Held == 10 })
+	a.storm(t, 2, 20, "cli")
+	until(t, "imports leave the rest alone", func() bool { return b.counts().Active == 60 })
+}
+
+// A million from one node, and another million from a second one, pass by default.
+func TestAMillionIsTakenByDefault(t *testing.T) {
+	n := first(t, "a")
+	now, caps := time.Now(), n.capsLocked(ban.Origin{1})
+	gate := ban.NewGate(ban.GateConfig{Self: n.self, Caps: n.capsLocked, Breaker: allowance(n.cfg.Breaker)})
+	for i := range 2 * million {
+		r := ban.Record{
+			Op: ban.Op{Kind: ban.KindBan, Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)}), 32),
+				Until: now.Add(time.Hour), Source: ban.SourceImport},
+			Origin: ban.Origin{byte(1 + i%2)}, Version: ban.Version{Epoch: 1, Seq: uint64(i + 1)}, Issued: now,
+		}
+		if err := gate.Admit(now, n.table, &r); err != nil || r.Hold != ban.HoldNone {
+			t.Fatalf("ban %d: %v, %v", i, r.Hold, err)
+		}
+	}
+	if caps.Active < million+million/10 {
+		t.Errorf("an import of a million leaves room for %d other bans", caps.Active-million)
+	}
+}
+
+func TestOriginIsToldOfItsCaps(t *testing.T) {
+	a := first(t, "a")
+	a.tighten(func(c *config.Config) { c.Peers.Burst, c.Peers.Rate = 10, 1 })
+	a.storm(t, 1, 10, "cli")
+	if a.problem(t, "caps:") {
+		t.Error("warned within the caps")
+	}
+	a.storm(t, 2, 5, "cli")
+	if !a.problem(t, "caps: 5 ops of this node go beyond what peers take") {
+		s, err := a.Status(t.Context())
+		t.Errorf("not told: %q, %v", s.Problems, err)
+	}
+	if !a.enforces(t, "11.2.0.4/32") {
+		t.Error("its own ban is not enforced at home")
+	}
+}
+
+func TestPeerMayNotUnbanWhereConfigured(t *testing.T) {
+	a := first(t, "a")
+	b := a.join(t, "b")
+	b.tighten(func(c *config.Config) { c.Peers.UnbanAny = false })
+	b.ban(t, time.Hour, "192.0.2.1/32")
+	until(t, "the ban at a", func() bool { return a.enforces(t, "192.0.2.1/32") })
+	if _, err := a.Unban(t.Context(), control.UnbanRequest{Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}}); err != nil {
+		t.Fatal(err)
+	}
+	a.ban(t, time.Hour, "192.0.2.2/32") // travels behind the unban
+	until(t, "what a said later", func() bool { return b.enforces(t, "192.0.2.2/32") })
+	if !b.enforces(t, "192.0.2.1/32") || a.enforces(t, "192.0.2.1/32") {
+		t.Error("the unban counts at b, or not at a")
+	}
+	counter := fmt.Sprintf("meshban_refused_ops_total{rule=%q}", ban.RuleOthers)
+	if n := b.metrics.set.GetOrCreateCounter(counter).Get(); n != 1 {
+		t.Errorf("%d refusals counted", n)
+	}
+}
+
+// What was refused because too many wait must not count after a restart, or an attacker would only have to say more.
+func TestARestartDoesNotReleaseWhatWasRefused(t *testing.T) {
+	n := first(t, "a")
+	now := time.Now()
+	at := func(i int, index uint16) ban.Record {
+		return ban.Record{
+			Op:     ban.Op{Kind: ban.KindBan, Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)}), 32), Until: now.Add(time.Hour)},
+			Origin: ban.Origin{7}, Version: ban.Version{Epoch: 1, Seq: 1, Index: index}, Issued: now,
+		}
+	}
+	n.tighten(func(c *config.Config) { c.Breaker = config.Allowance{Rate: 1, Burst: 5, Imports: 1} })
+	n.mu.Lock()
+	for i := range ban.MaxHeld {
+		r := at(i, 0)
+		r.Origin, r.Version.Seq, r.Hold = ban.Origin{8}, uint64(i+1), ban.HoldRate
+		n.table.Merge(now, []ban.Record{r})
+	}
+	for i := range uint16(8) {
+		r := at(1<<20+int(i), i)
+		if err := n.admitLocked(now, &r); (err != nil) != (i >= 5) {
+			t.Errorf("op %d: %v, %v", i, r.Hold, err)
+		}
+	}
+	if text := n.heldProblemLocked(); !strings.Contains(text, "3 more were refused") {
+		t.Errorf("status: %s", text)
+	}
+	n.mu.Unlock()
+	if err := n.store.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stored, err := n.storedHolds()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	judge := func(i uint16) (ban.Hold, error) {
+		r := at(1<<20+int(i), i)
+		err := stored.judgeLocked(now, &r)
+		return r.Hold, err
+	}
+	if h, err := judge(4); err != nil || h != ban.HoldNone {
+		t.Errorf("what counted: %v, %v", h, err)
+	}
+	if _, err := judge(5); err == nil {
+		t.Error("what was refused is taken where there is still no room")
+	}
+	rs, _ := n.table.HeldBefore(0, 1)
+	rs[0].Hold = ban.HoldDropped
+	n.table.Merge(now, rs)
+	if h, err := judge(5); err != nil || h != ban.HoldBreaker {
+		t.Errorf("what was refused, where there is room: %v, %v", h, err)
+	}
+	// A release stands above the mark.
+	stored.holds[storedOp{holdOf(&ban.Record{Origin: ban.Origin{7}, Version: ban.Version{Epoch: 1, Seq: 1}}), 5}] = ban.HoldNone
+	if h, err := judge(5); err != nil || h != ban.HoldNone {
+		t.Errorf("what was released: %v, %v", h, err)
+	}
+}

@@ -1,0 +1,143 @@
+package daemon
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/hashicorp/golang-lru/simplelru"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/cmd/meshban/internal/store"
+)
+
+const (
+	// maxOffenders bounds the addresses whose offences are remembered, about 10 MB when full.
+	maxOffenders = 1 << 16
+	// valueOffences begins the names of them in the store.
+	valueOffences = "offences/"
+)
+
+// offence is how often an address was banned, the ban of now included.
+type offence struct {
+	count uint16
+	until int64 // when the last of these bans ends or has ended, in Unix milliseconds
+}
+
+// offences remembers former offenders, and on disk as they change. The daemon's lock guards it.
+type offences struct {
+	store *store.Store
+	byAge *simplelru.LRU // netip.Addr -> offence, what changed last in front
+}
+
+// newOffences starts from what an earlier run has stored; what is older than memory is left behind.
+func newOffences(s *store.Store, now time.Time, memory time.Duration) (*offences, error) {
+	o := &offences{store: s}
+	var err error
+	o.byAge, err = simplelru.NewLRU(maxOffenders, func(addr, _ any) { s.Set(nameOfOffences(addr.(netip.Addr)), nil) })
+	if err != nil {
+		return nil, fmt.Errorf("make the memory of offences: %w", err)
+	}
+	err = s.Values(valueOffences, func(rest string, value []byte) {
+		addr, err := netip.ParseAddr(rest)
+		if err != nil || len(value) != 10 {
+			return
+		}
+		was := offence{binary.BigEndian.Uint16(value), int64(binary.BigEndian.Uint64(value[2:]))}
+		if now.UnixMilli()-was.until > memory.Milliseconds() {
+			s.Set(nameOfOffences(addr), nil)
+			return
+		}
+		o.byAge.Add(addr, was)
+	})
+	return o, err
+}
+
+func nameOfOffences(addr netip.Addr) string { return valueOffences + addr.String() }
+
+// of returns what is remembered of addr.
+func (o *offences) of(now time.Time, addr netip.Addr, memory time.Duration) offence {
+	v, ok := o.byAge.Peek(addr)
+	if !ok || now.UnixMilli()-v.(offence).until > memory.Milliseconds() {
+		return offence{}
+	}
+	return v.(offence)
+}
+
+// changed takes in what became of a ban. A ban that begins while another of the same address is in force is the same
+// offence; so is a longer end of it.
+func (o *offences) changed(now time.Time, c ban.Change, memory time.Duration) {
+	if !c.Prefix.IsSingleIP() || c.Source == ban.SourceImport {
+		return
+	}
+	addr := c.Prefix.Addr()
+	switch {
+	case c.Event == ban.EventUnban && c.Lift:
+		o.byAge.Remove(addr) // and, as it goes, from the store
+		return
+	case !c.Enforce:
+		return
+	}
+	was := o.of(now, addr, memory)
+	is := offence{was.count, max(was.until, c.Until.UnixMilli())}
+	if now.UnixMilli() >= was.until && is.count < maxCounted {
+		is.count++
+	}
+	if is == was {
+		return
+	}
+	o.byAge.Add(addr, is)
+	value := binary.BigEndian.AppendUint16(nil, is.count)
+	o.store.Set(nameOfOffences(addr), binary.BigEndian.AppendUint64(value, uint64(is.until)))
+}
+
+// maxCounted bounds the offences of one address: the 22nd doubling of a second is longer than any ban.
+const maxCounted = 64
+
+// escalateLocked makes a ban of one address that begins here longer by the former offences of the address, and says in
+// its reason how.
+func (d *Daemon) escalateLocked(now time.Time, op *ban.Op, length time.Duration) {
+	e, longest := d.cfg.Escalation, d.cfg.Bans.MaxFor
+	if e.Factor <= 1 || !op.Prefix.IsSingleIP() {
+		return
+	}
+	was := d.offences.of(now, op.Prefix.Addr(), e.Memory)
+	former := int(was.count)
+	if now.UnixMilli() < was.until { // the ban of now is none of them
+		former--
+	}
+	if former < 1 || length >= longest {
+		return
+	}
+	times, grown := 1, length
+	for range former {
+		if grown > longest/time.Duration(e.Factor) {
+			grown = longest
+			break
+		}
+		times, grown = times*e.Factor, grown*time.Duration(e.Factor)
+	}
+	text := fmt.Sprintf("%s offence: %s x %d = %s", ordinal(former+1), config.FormatDuration(length), times, config.FormatDuration(grown))
+	if grown == longest {
+		text = fmt.Sprintf("%s offence: %s, the longest", ordinal(former+1), config.FormatDuration(grown))
+	}
+	if op.Reason != "" {
+		text = ban.CleanText(op.Reason, ban.MaxReason-len(text)-2) + ", " + text
+	}
+	op.Until, op.Reason = endOf(now, grown), text
+}
+
+// ordinal writes 1st, 2nd, 3rd, 11th.
+func ordinal(n int) string {
+	switch {
+	case n%10 == 1 && n%100 != 11:
+		return fmt.Sprintf("%dst", n)
+	case n%10 == 2 && n%100 != 12:
+		return fmt.Sprintf("%dnd", n)
+	case n%10 == 3 && n%100 != 13:
+		return fmt.Sprintf("%drd", n)
+	}
+	return fmt.Sprintf("%dth", n)
+}
