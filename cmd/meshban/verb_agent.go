@@ -109,8 +109,10 @@ func nameAndBind(ctx *cli.Context) (name string, bind netip.AddrPort, err error)
 func (c *command) initVerb() *verb {
 	return &verb{
 		name: "init", short: "make a new mesh with this machine as its first node",
-		long: `Writes the mesh's key, this node's key and meshban.yaml into the state folder. A
-machine that shall enter an existing mesh uses meshban join instead.`,
+		long: `Writes the mesh's key, this node's key, the key of the mesh's authority (ca.key) and
+meshban.yaml into the state folder. Who has ca.key decides who is a member: keep a copy
+of it off the fleet, with mode 0600. A machine that shall enter an existing mesh uses
+meshban join instead.`,
 		flags: []cli.Flag{nameFlag(), bindFlag()},
 		examples: `meshban init
 meshban init --name web1 --bind 192.0.2.1:7946`,

@@ -27,6 +27,7 @@ const (
 	pathWatch   = "/v1/watch"
 	pathInvite  = "/v1/invite"
 	pathAudit   = "/v1/audit" // ?since=, RFC 3339
+	pathRevoke  = "/v1/revoke"
 )
 
 // statusOf is the HTTP status of each code.
@@ -51,6 +52,7 @@ func (s *Server) routes(server context.Context) http.Handler {
 	mux.Handle("POST "+pathAllow, s.change(post(decodeAllow, agent.Allow)))
 	mux.Handle("POST "+pathUnallow, s.change(post(decodeUnallow, agent.Unallow)))
 	mux.Handle("POST "+pathInvite, s.change(post(decodeInvite, agent.Invite)))
+	mux.Handle("POST "+pathRevoke, s.change(post(decodeRevoke, agent.Revoke)))
 	mux.Handle("GET "+pathAllowed, get(agent.Allowed))
 	mux.Handle("GET "+pathMembers, get(agent.Members))
 	mux.Handle("GET "+pathStatus, get(agent.Status))

@@ -38,6 +38,9 @@ type Agent interface {
 	Invite(ctx context.Context, req InviteRequest) (InviteReply, error)
 	// Audit calls yield for each entry of the audit log since a time, oldest first, and stops with yield's error.
 	Audit(ctx context.Context, since time.Time, yield func(AuditEntry) error) error
+	// Revoke shuts a node out of the mesh. CodeNotFound: nobody is called that; CodeUsage: several are; CodePolicy: the
+	// authority's key is not on this node.
+	Revoke(ctx context.Context, req RevokeRequest) (RevokeReply, error)
 }
 
 // BanRequest asks for bans of Addrs. The server hands the agent 1..MaxAddrs prefixes, each valid, masked and
@@ -176,7 +179,20 @@ type Member struct {
 	RTTms   *float64 `json:"rtt_ms"` // nil = not measured (this node itself, a dead one)
 	Version string   `json:"version"`
 	Self    bool     `json:"self"` // this node
+	// Certificate is CertValid and the like; empty in a mesh without an authority. CertUntil is the certificate's end,
+	// Revoked when the node was revoked and RevokedFor why.
+	Certificate string     `json:"certificate,omitempty"`
+	CertUntil   *time.Time `json:"certificate_until,omitempty"`
+	Revoked     *time.Time `json:"revoked,omitempty"`
+	RevokedFor  string     `json:"revoked_for,omitempty"`
 }
+
+// What a Member's certificate is worth.
+const (
+	CertValid   = "valid"
+	CertNone    = "none" // none has come, or it has ended: what the node says does not count
+	CertRevoked = "revoked"
+)
 
 // Status is the state of one node.
 type Status struct {
@@ -252,6 +268,21 @@ type Event struct {
 type InviteRequest struct {
 	Uses int           // 0 = 1; at most MaxInviteUses
 	For  time.Duration // 0 = the agent's default
+}
+
+// RevokeRequest asks to revoke a node.
+type RevokeRequest struct {
+	Node   string    `json:"node"`           // its name, its id, or at least MinNodeID leading digits of that
+	Since  time.Time `json:"since,omitzero"` // what it said before stays, under this node's name; zero: nothing stays
+	Reason string    `json:"reason,omitempty"`
+}
+
+// RevokeReply tells who is revoked.
+type RevokeReply struct {
+	Name    string    `json:"name"`
+	ID      string    `json:"id"`
+	Revoked time.Time `json:"revoked"` // when; earlier than the request where it was done before
+	Kept    int       `json:"kept"`    // records that this node says in its place
 }
 
 // InviteReply is a join token and its bounds.

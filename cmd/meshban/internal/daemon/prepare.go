@@ -50,15 +50,18 @@ const lineFileMode = 0o640
 
 // prepare opens what the node works with, in the order in which one needs the other.
 func (d *Daemon) prepare(ctx context.Context) error {
-	identity, secrets, err := d.home.Keys()
+	keys, err := d.home.Keys()
 	if err != nil {
 		return err
 	}
-	d.self = ban.Origin(identity.ID())
+	d.self = ban.Origin(keys.Identity.ID())
 	if d.access, err = access(d.cfg); err != nil {
 		return err
 	}
 	if d.store, err = d.openStore(); err != nil {
+		return err
+	}
+	if keys, err = d.foundAuthority(keys); err != nil {
 		return err
 	}
 	// The wall clock is a floor, so that a restored snapshot of this folder never speaks under an old epoch again.
@@ -78,10 +81,10 @@ func (d *Daemon) prepare(ctx context.Context) error {
 		return err
 	}
 	d.table.Reserve()
-	if err := d.openMesh(identity, secrets, epoch); err != nil {
+	if err := d.openMesh(keys, epoch); err != nil {
 		return err
 	}
-	if err := d.restore(secrets); err != nil {
+	if err := d.restore(keys.Secrets); err != nil {
 		return err
 	}
 	if err := d.openFirewall(ctx); err != nil {
@@ -178,7 +181,7 @@ func limits(cfg config.Config) ban.Limits {
 	return l
 }
 
-func (d *Daemon) openMesh(identity mesh.Identity, secrets mesh.Secrets, epoch uint64) error {
+func (d *Daemon) openMesh(keys home.Keys, epoch uint64) error {
 	var peers []mesh.Peer
 	if saved := d.store.Value(valuePeers); saved != nil {
 		if err := json.Unmarshal(saved, &peers); err != nil {
@@ -186,12 +189,14 @@ func (d *Daemon) openMesh(identity mesh.Identity, secrets mesh.Secrets, epoch ui
 		}
 	}
 	m, err := mesh.New(mesh.Config{
-		Identity: identity, Secrets: secrets, Epoch: epoch,
+		Identity: keys.Identity, Secrets: keys.Secrets, Epoch: epoch,
+		Authority: keys.Authority, Certificate: keys.Certificate,
 		Name: d.cfg.Name, Version: d.version,
 		Bind: d.cfg.Bind, Advertise: d.cfg.Advertise, Join: d.cfg.Join,
-		Trust: mesh.AnyMember{}, Logger: d.log,
+		Logger:    d.log,
 		RollEpoch: d.store.RaiseEpoch,
 		Deliver:   d.deliver, Admitted: d.admitted, Expired: d.forget,
+		Withdrawn: d.withdraw, Readmitted: d.readmit,
 		Peers: peers,
 		PeersChanged: func(peers []mesh.Peer) {
 			if value, err := json.Marshal(peers); err == nil {
@@ -217,7 +222,8 @@ func (d *Daemon) openMesh(identity mesh.Identity, secrets mesh.Secrets, epoch ui
 // frames that cannot be read, are dropped.
 func (d *Daemon) restore(secrets mesh.Secrets) error {
 	now := time.Now()
-	var live [][]byte
+	var records, live [][]byte
+	var frames []mesh.Frame
 	foreign := 0
 	err := d.store.Frames(func(raw []byte) error {
 		raw = slices.Clone(raw)
@@ -231,8 +237,11 @@ func (d *Daemon) restore(secrets mesh.Secrets) error {
 			d.store.Drop(store.KeyOf(frame.Origin, frame.Epoch, frame.Seq))
 			return nil
 		}
-		live = append(live, raw)
-		d.table.Merge(now, d.decode(now, frame))
+		if secrets.HasAuthority() && frame.Origin == mesh.IDOf(secrets.Authority[:]) {
+			records = append(records, raw)
+			return nil
+		}
+		live, frames = append(live, raw), append(frames, frame)
 		return nil
 	})
 	if err != nil {
@@ -241,7 +250,16 @@ func (d *Daemon) restore(secrets mesh.Secrets) error {
 	if foreign > 0 {
 		d.log.Warn("left the bans of another mesh behind", "frames", foreign)
 	}
-	return d.mesh.Restore(slices.Values(live))
+	// What the authority said comes first: it decides which frames count.
+	if err := d.mesh.Restore(slices.Values(append(records, live...))); err != nil {
+		return err
+	}
+	for _, frame := range frames {
+		if d.mesh.Counts(frame.Origin) {
+			d.table.Merge(now, d.decode(now, frame))
+		}
+	}
+	return nil
 }
 
 func (d *Daemon) openFirewall(ctx context.Context) error {
