@@ -197,3 +197,18 @@ func TestRefusedIsNotOffered(t *testing.T) {
 		t.Errorf("%.0f B/s between two who differ by what one refuses", got)
 	}
 }
+
+// On a frame's way, trust costs a look-up and nothing that must be collected.
+func TestStandsAllocatesNothing(t *testing.T) {
+	s := newSimulation(t, 1, 1)
+	r := newRecorder(t)
+	s.trust(r)
+	s.step(0, evFrames{via: viaPush, frames: []Frame{r.cert(signers[0].Public(), 1, time.Hour)}})
+	f := testFrame(t, signers[0], 1, 1, s.now, time.Hour, "x")
+	if got := s.cores[0].judge(s.now, f); got != verdictNew {
+		t.Fatalf("verdict %d", got)
+	}
+	if n := testing.AllocsPerRun(100, func() { s.cores[0].judge(s.now, f) }); n != 0 {
+		t.Errorf("%v allocations a frame", n)
+	}
+}

@@ -118,10 +118,17 @@ func LoadSecrets(path string) (Secrets, error) {
 	if err != nil {
 		return Secrets{}, fmt.Errorf("load the mesh secrets: %w", err)
 	}
-	var s Secrets
+	s, err := decodeSecrets(b)
+	if err != nil {
+		return Secrets{}, fmt.Errorf("load the mesh secrets %q: %w", path, err)
+	}
+	return s, nil
+}
+
+func decodeSecrets(b []byte) (s Secrets, err error) {
 	without := len(s.MeshID) + len(s.GossipKey)
 	if len(b) != without && len(b) != without+len(s.Authority) {
-		return Secrets{}, fmt.Errorf("load the mesh secrets %q: %d bytes, want %d", path, len(b), without+len(s.Authority))
+		return Secrets{}, fmt.Errorf("%d bytes, want %d", len(b), without+len(s.Authority))
 	}
 	copy(s.MeshID[:], b)
 	copy(s.GossipKey[:], b[len(s.MeshID):])
@@ -131,14 +138,18 @@ func LoadSecrets(path string) (Secrets, error) {
 
 // Save stores the secrets at path (mode 0600, atomically, on disk when it returns), replacing what was there.
 func (s Secrets) Save(path string) error {
+	if err := writePEM(path, pemSecrets, s.encode(), true); err != nil {
+		return fmt.Errorf("store the mesh secrets: %w", err)
+	}
+	return nil
+}
+
+func (s Secrets) encode() []byte {
 	b := append(s.MeshID[:len(s.MeshID):len(s.MeshID)], s.GossipKey[:]...)
 	if s.HasAuthority() {
 		b = append(b, s.Authority[:]...)
 	}
-	if err := writePEM(path, pemSecrets, b, true); err != nil {
-		return fmt.Errorf("store the mesh secrets: %w", err)
-	}
-	return nil
+	return b
 }
 
 // String hides what must not reach a log.
@@ -161,16 +172,30 @@ func readPEM(path, kind string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	block, _ := pem.Decode(b)
-	if block == nil || block.Type != kind {
-		return nil, fmt.Errorf("%q holds no %q block", path, kind)
+	found, err := findPEM(b, kind)
+	if err != nil {
+		return nil, fmt.Errorf("%q %w", path, err)
 	}
-	return block.Bytes, nil
+	return found, nil
 }
 
-// writePEM writes a temporary file beside path, syncs it, and moves it into place. Without replace it links, so that an
+// findPEM gives the first block of a kind.
+func findPEM(b []byte, kind string) ([]byte, error) {
+	for block, rest := pem.Decode(b); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type == kind {
+			return block.Bytes, nil
+		}
+	}
+	return nil, fmt.Errorf("holds no %q block", kind)
+}
+
+// writePEM writes one block. writeKeyFile writes a temporary file beside path, syncs it, and moves it into place. Without replace it links, so that an
 // existing file wins.
 func writePEM(path, kind string, b []byte, replace bool) (err error) {
+	return writeKeyFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b}), replace)
+}
+
+func writeKeyFile(path string, text []byte, replace bool) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, ".mesh-*") // mode 0600
 	if err != nil {
@@ -181,7 +206,8 @@ func writePEM(path, kind string, b []byte, replace bool) (err error) {
 			err = rmErr
 		}
 	}()
-	if err := errors.Join(pem.Encode(f, &pem.Block{Type: kind, Bytes: b}), f.Sync(), f.Close()); err != nil {
+	_, err = f.Write(text)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	if replace {

@@ -140,8 +140,11 @@ func initMesh(_ context.Context, opts InitOptions) (InitResult, error) {
 	}, nil
 }
 
-// joinMesh enrols this machine with a token.
+// joinMesh enrols this machine with a token or a certificate.
 func joinMesh(ctx context.Context, opts JoinOptions) (JoinResult, error) {
+	if opts.Certificate != nil {
+		return adoptCertificate(ctx, opts)
+	}
 	dir := home.Dir(opts.Dir)
 	cfg, err := AgentOptions{Dir: opts.Dir, Name: opts.Name, Bind: opts.Bind}.config()
 	if err != nil {

@@ -63,21 +63,8 @@ func (d Dir) Join(ctx context.Context, token string, cfg config.Config, alone bo
 	if err != nil {
 		return mesh.Identity{}, mesh.Enrolment{}, err
 	}
-	cfg.Join = enrolment.Join
-	if err := d.writeConfig(cfg, true); err != nil {
+	if err := d.settle(enrolment, cfg); err != nil {
 		return mesh.Identity{}, mesh.Enrolment{}, err
-	}
-	if enrolment.Certificate.Serial != 0 {
-		if err := mesh.SaveCertificate(d.Certificate(), enrolment.Certificate); err != nil {
-			return mesh.Identity{}, mesh.Enrolment{}, err
-		}
-	}
-	if err := enrolment.Secrets.Save(d.Secrets()); err != nil {
-		return mesh.Identity{}, mesh.Enrolment{}, err
-	}
-	// The authority of the mesh of one that was given up has nothing to say here. Keys are never deleted.
-	if err := os.Rename(d.Authority(), d.Authority()+".old"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return mesh.Identity{}, mesh.Enrolment{}, fmt.Errorf("set aside the former mesh's authority: %w", err)
 	}
 	return id, enrolment, nil
 }
