@@ -57,6 +57,9 @@ func (c *core) stands(now time.Time, origin ID) verdict {
 // judge says what would become of a frame; it is cheap, and done before the signature is checked.
 func (c *core) judge(now time.Time, f Frame) verdict {
 	v := c.ledger.judge(now, f)
+	if v == verdictFull && f.Origin == c.authority && !c.authority.IsZero() {
+		return verdictNew // who has filled the ledger must not keep his revocation out
+	}
 	if v == verdictNew || v == verdictEquivocal {
 		if s := c.stands(now, f.Origin); s != verdictNew {
 			return s

@@ -176,6 +176,24 @@ func TestCoresConvergeOnTrust(t *testing.T) {
 	})
 }
 
+// Who fills the ledger does not keep out the revocation that empties it.
+func TestRevocationOfAFullLedger(t *testing.T) {
+	s := newSimulation(t, 1, 1)
+	r := newRecorder(t)
+	s.trust(r)
+	c := s.cores[0]
+	s.step(0, evFrames{via: viaPush, frames: []Frame{
+		r.cert(signers[0].Public(), 1, time.Hour), testFrame(t, signers[0], 1, 1, s.now, time.Hour, "x"),
+	}})
+	c.count += maxHeld
+	if v := c.judge(s.now, testFrame(t, signers[0], 1, 2, s.now, time.Hour, "y")); v != verdictFull {
+		t.Fatalf("verdict %d of one more frame", v)
+	}
+	if out := s.step(0, evFrames{via: viaPush, frames: []Frame{r.revoke(signers[0].ID(), 1)}}); len(out.withdrawn) != 1 {
+		t.Errorf("not revoked: %v", out.verdicts)
+	}
+}
+
 // A peer that goes on holding what we refuse is told so once, and streams none of it.
 func TestRefusedIsNotOffered(t *testing.T) {
 	s := newSimulation(t, 2, 3)
