@@ -63,6 +63,8 @@ func TestRevoke(t *testing.T) {
 			}
 		}
 	}
+	// The ban of an honest node went on all the while, though the revoked one lifted it.
+	check(t, watched[honest][:2].Silent(silent, time.Now()))
 	refused("after the revocation")
 	if why := web2.run(t, "why", harm.String()); !strings.Contains(why, "revoked: stolen") {
 		t.Errorf("why does not tell:\n%s", why)
@@ -91,7 +93,9 @@ func TestRevoke(t *testing.T) {
 	web2.start(t)
 	enforced(t, watched[missed][1:2], time.Now())
 	refused("after it was away")
-	check(t, watched[honest][:2].Silent(silent, time.Now()))
+	if _, ok := web1.entry(t, honest.String()); !ok {
+		t.Error("the ban of an honest node is gone")
+	}
 }
 
 // A node that is cut off hears of a revocation as soon as the cut heals.
