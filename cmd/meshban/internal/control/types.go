@@ -303,7 +303,7 @@ const (
 // AuditEntry is one change: who, what, when, why.
 type AuditEntry struct {
 	Time     time.Time      `json:"time"`            // on this node's clock
-	What     string         `json:"what"`            // ban, unban, revoke, allow, unallow, invite, reload
+	What     string         `json:"what"`            // ban, unban, revoke, allow, unallow, invite, revoke node, reload
 	Prefixes []netip.Prefix `json:"-"`               // JSON: "prefixes"
 	Ports    string         `json:"ports,omitempty"` // "" = all
 	Until    time.Time      `json:"until,omitzero"`

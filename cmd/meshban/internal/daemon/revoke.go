@@ -67,6 +67,9 @@ func (d *Daemon) Revoke(ctx context.Context, req control.RevokeRequest) (control
 	d.remember(frame)
 	d.keep(ctx)
 	if old == nil {
+		e := d.byCaller(ctx, now)
+		e.What, e.Reason = "revoke node", strings.TrimSpace(fmt.Sprintf("%s (%s) %s", name, id, req.Reason))
+		d.audit.Add(e)
 		d.log.Warn("revoked a node", "name", name, "id", id.String(), "reason", req.Reason, "since", req.Since, "kept", reply.Kept)
 	}
 	reply.Revoked = v.Issued
