@@ -116,10 +116,13 @@ func (t *Table) counts(b *book, e *entry, x *rec) bool {
 	if x.kind != KindBan && x.kind != KindAllow || x.hold == HoldDropped {
 		return false
 	}
-	if b.cancels.all.live == 0 {
+	if b.cancels.all.live == 0 && len(t.withdrawn) == 0 {
 		return true
 	}
 	s := t.speakers.at(x.speaker)
+	if _, void := t.withdrawn[s.origin]; void {
+		return false
+	}
 	return b.cancels.find(e.key(), s.origin, s.epoch, x.seq) == nil
 }
 

@@ -13,6 +13,8 @@ type cancels struct {
 	strikes map[target][]strike
 	forms   formCount // of strikes
 	ends    timeline
+	// withdrawn is the table's: cancels of these origins have no effect.
+	withdrawn map[Origin]Withdrawal
 }
 
 type cancelID struct {
@@ -90,9 +92,13 @@ func (c *cancels) find(k pkey, o Origin, epoch, seq uint64) *Record {
 		return nil
 	}
 	for w := range c.forms.covering(k) {
-		if list := c.strikes[target{w, o}]; len(list) > 0 {
-			if s := list[0]; (Mark{o, s.epoch, s.seq}).covers(Version{Epoch: epoch, Seq: seq}) {
-				return c.all.at(s.by)
+		for _, s := range c.strikes[target{w, o}] {
+			if !(Mark{o, s.epoch, s.seq}).covers(Version{Epoch: epoch, Seq: seq}) {
+				break // those that follow reach less far
+			}
+			r := c.all.at(s.by)
+			if _, void := c.withdrawn[r.Origin]; !void {
+				return r
 			}
 		}
 	}

@@ -45,6 +45,7 @@ type Table struct {
 	capacity     int                   // MaxRecords, less in tests
 	dropped      uint64
 	touched      []touched // by the call that is running
+	withdrawn    map[Origin]Withdrawal
 }
 
 // New returns an empty table.
@@ -66,10 +67,14 @@ func New(cfg Config) (*Table, error) {
 			return nil, fmt.Errorf("never-ban list: %s: %w", e.Why, err)
 		}
 	}
-	return &Table{
-		self: cfg.Self, limits: limits, quorum: quorum, sources: sources,
+	withdrawn := make(map[Origin]Withdrawal)
+	t := &Table{
+		withdrawn: withdrawn,
+		self:      cfg.Self, limits: limits, quorum: quorum, sources: sources,
 		never: newNeverList(cfg.Never), capacity: MaxRecords,
-	}, nil
+	}
+	t.bans.cancels.withdrawn, t.allows.cancels.withdrawn = withdrawn, withdrawn
+	return t, nil
 }
 
 // Reserve allocates now, 1 MB in all, what the first bans would otherwise wait for.

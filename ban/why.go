@@ -129,6 +129,7 @@ func (q *query) addCancels(b *book) {
 		if r.Kind == KindUnallow {
 			f.Status = "cancels the allows that its origin knew then"
 		}
+		q.voided(&f)
 		q.found = append(q.found, f)
 		if len(q.found) >= MaxFindings {
 			return
@@ -144,6 +145,9 @@ func findingOf(r Record) Finding {
 }
 
 func (q *query) judgeAllow(f *Finding, e *entry, x *rec) {
+	if q.voided(f) {
+		return
+	}
 	switch c := q.cancelOf(&q.t.allows, e, x); {
 	case c != nil:
 		f.rank, f.By = rankCancelled, c.Origin
@@ -159,6 +163,9 @@ func (q *query) judgeBan(f *Finding, e *entry, x *rec) {
 	t := q.t
 	if x.kind == KindRevoke {
 		f.rank, f.Status = rankCancel, "its origin took its ban back"
+		return
+	}
+	if q.voided(f) {
 		return
 	}
 	if c := q.cancelOf(&t.bans, e, x); c != nil {
@@ -208,6 +215,17 @@ func (t *Table) waits(n int, x *rec) string {
 		text += fmt.Sprintf(" within %v of each other", q.Within)
 	}
 	return text
+}
+
+// voided reports whether the finding's origin counts no longer, and says so in it.
+func (q *query) voided(f *Finding) bool {
+	w, ok := q.t.withdrawn[f.Origin]
+	if ok {
+		f.rank = rankCancelled
+		f.Status = fmt.Sprintf("void: its origin %s counts no longer since %s: %s", f.Origin.Short(), w.At.UTC().Format(time.RFC3339), w.Reason)
+		f.By = f.Origin
+	}
+	return ok
 }
 
 // cancelOf returns what cancels the rec x of the entry e, or nil.

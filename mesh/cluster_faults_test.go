@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"net/netip"
 	"slices"
@@ -200,45 +199,4 @@ func TestClusterJoinsByName(t *testing.T) {
 			t.Error("a join list above the bound was accepted")
 		}
 	})
-}
-
-// An origin that Trust refuses is not applied, and does not make the others talk without end.
-func TestClusterTrust(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		refused := newIdentity(t)
-		c := newCluster(t, 3, func(i int, cfg *Config) {
-			if i == 0 {
-				cfg.Trust = refuse{refused.ID()}
-			}
-		})
-		c.addrs = append(c.addrs, netip.MustParseAddrPort("10.0.1.1:7946"))
-		c.nodes = append(c.nodes, c.start(t, 3, refused, nil))
-		eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
-		publish(t, c.nodes[3], "refused by one", time.Hour)
-		publish(t, c.nodes[1], "welcome", time.Hour)
-		<-time.After(time.Minute)
-		if n := c.nodes[0].deliveredCount(); n != 1 {
-			t.Errorf("%d frames delivered where one origin is refused, want 1", n)
-		}
-		if s := c.nodes[0].Stats(); s.Refused["trust"] == 0 {
-			t.Errorf("refused %v", s.Refused)
-		}
-		if n := c.nodes[2].deliveredCount(); n != 2 {
-			t.Errorf("%d frames delivered elsewhere, want 2", n)
-		}
-		before := c.hub.wire()
-		<-time.After(10 * time.Minute)
-		if got := float64(c.hub.wire()-before) / 4 / 600; got > 500 {
-			t.Errorf("%.0f B/s per node while one refuses what others hold", got)
-		}
-	})
-}
-
-type refuse struct{ id ID }
-
-func (r refuse) Admit(id ID, _ ed25519.PublicKey, _ time.Time) error {
-	if id == r.id {
-		return errors.New("no")
-	}
-	return nil
 }

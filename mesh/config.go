@@ -1,13 +1,12 @@
 package mesh
 
 import (
+	"bytes"
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"time"
 
 	"github.com/hashicorp/memberlist"
 )
@@ -42,8 +41,11 @@ type Config struct {
 	// our name that this run did not publish.
 	RollEpoch func(atLeast uint64) (uint64, error)
 
-	Trust  Trust        // nil: AnyMember
-	Logger *slog.Logger // nil: silent
+	// Authority is the key behind Secrets.Authority where it is on this node; zero: it is elsewhere.
+	Authority Authority
+	// Certificate is what this node got when it enrolled; zero: none, or it is in the store.
+	Certificate Certificate
+	Logger      *slog.Logger // nil: silent
 
 	// Deliver gets verified, live frames that this run did not publish, each once, in the order of arrival: those of other
 	// origins, and own ones of earlier runs that the store had lost.
@@ -53,6 +55,10 @@ type Config struct {
 	Admitted func(frames []Frame)
 	// Expired gets the names of frames that are no longer held, so that the store can drop them.
 	Expired func(refs []FrameRef)
+	// Withdrawn gets origins that count no longer, before any later frame is delivered: whatever they said is void. Its
+	// frames are given to Expired. Readmitted gets origins that count now; their frames come by Deliver. Both are called
+	// by the goroutine that calls Deliver.
+	Withdrawn, Readmitted func(origins []ID)
 
 	Peers        []Peer             // remembered from earlier runs; at most MaxPeers are used, the first ones
 	PeersChanged func(peers []Peer) // the whole list to remember, at most every few seconds
@@ -69,18 +75,6 @@ type Config struct {
 	NewTransport func() (memberlist.Transport, error)
 }
 
-// Trust judges origins; it is the only place that does.
-type Trust interface {
-	// Admit tells whether frames of this origin count. The key hashes to the id and the signature has been checked.
-	Admit(id ID, key ed25519.PublicKey, now time.Time) error
-}
-
-// AnyMember admits every origin: whoever could send us a frame holds the mesh's gossip key.
-type AnyMember struct{}
-
-// Admit never refuses.
-func (AnyMember) Admit(ID, ed25519.PublicKey, time.Time) error { return nil }
-
 // Problem is a kind of trouble that a person should hear about. Each kind and culprit is told at most once a minute.
 type Problem string
 
@@ -93,6 +87,8 @@ const (
 	ProblemEquivocation Problem = "equivocation"
 	// ProblemDropped: a queue or table was full. Nothing is lost for good: the digests differ and a sync repairs it.
 	ProblemDropped Problem = "dropped"
+	// ProblemCertificate: this node's certificate ends soon, has ended or was revoked; or one could not be renewed.
+	ProblemCertificate Problem = "certificate"
 )
 
 func (c *Config) validate() error {
@@ -101,6 +97,8 @@ func (c *Config) validate() error {
 		return errors.New("mesh config: no identity")
 	case c.Secrets.isZero():
 		return errors.New("mesh config: no secrets")
+	case !c.Authority.IsZero() && !bytes.Equal(c.Authority.Public(), c.Secrets.Authority[:]):
+		return errors.New("mesh config: the authority's key is not that of this mesh")
 	case !isCleanText(c.Name) || len(c.Name) > MaxName:
 		return fmt.Errorf("mesh config: name %q: want at most %d bytes of printable text", c.Name, MaxName)
 	case !isCleanText(c.Version) || len(c.Version) > MaxVersion:
@@ -113,9 +111,6 @@ func (c *Config) validate() error {
 		return errors.New("mesh config: epoch 0")
 	case len(c.Join) > MaxJoin:
 		return fmt.Errorf("mesh config: join list of %d, want at most %d", len(c.Join), MaxJoin)
-	}
-	if c.Trust == nil {
-		c.Trust = AnyMember{}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -14,11 +14,15 @@ type core struct {
 	used  uint64 // the highest epoch in which there are frames in our name that this run did not publish
 
 	ledger
+	trust
 	syncer
 }
 
 func newCore(self ID, epoch uint64, rng *rand.Rand) *core {
-	return &core{self: self, epoch: epoch, ledger: newLedger(), syncer: newSyncer(rng)}
+	return &core{
+		self: self, epoch: epoch, ledger: newLedger(), syncer: newSyncer(rng),
+		trust: trust{nodes: make(map[ID]*standing), barred: make(map[streamKey]struct{})},
+	}
 }
 
 // via says how a frame came.
@@ -66,14 +70,16 @@ type actions struct {
 	deliver  []Frame    // of those: not published by this run
 	relay    []Frame    // of those: came along a tree, which goes on from here
 	expired  []FrameRef // no longer held
-	send     []outMessage
-	compared []comparison
-	equivocs []Frame // another frame of the same name was held
+	// withdrawn are origins that count no longer: nothing that they said does. readmitted ones count now.
+	withdrawn, readmitted []ID
+	send                  []outMessage
+	compared              []comparison
+	equivocs              []Frame // another frame of the same name was held
 	// rollPast is not 0 while frames in our name have this epoch, ours or a later one, and we did not publish them.
 	rollPast uint64
-	verdicts [verdictEquivocal + 1]uint64 // of evFrames, by kind
-	syncs    uint64                       // vectors answered
-	streamed uint64                       // frames put into chunks
+	verdicts [verdictKinds]uint64 // of evFrames, by kind
+	syncs    uint64               // vectors answered
+	streamed uint64               // frames put into chunks
 }
 
 type outMessage struct {
@@ -92,6 +98,7 @@ type comparison struct {
 func (c *core) step(now time.Time, event any) actions {
 	var out actions
 	out.expired = c.expire(now)
+	c.ended(&out)
 	switch e := event.(type) {
 	case evFrames:
 		for _, f := range e.frames {
@@ -131,6 +138,13 @@ func (c *core) next() (time.Time, bool) {
 
 // take puts one verified frame in and notes what follows from that.
 func (c *core) take(now time.Time, f Frame, by via, out *actions) {
+	if f.Origin == c.authority && !c.authority.IsZero() {
+		c.takeRecord(now, f, by, out)
+		return
+	}
+	if by != viaOwn && c.untrusted(now, f, by, out) {
+		return
+	}
 	foreign := by != viaOwn && by != viaRestore && c.isForeignUseOfOurKey(f)
 	if by == viaRestore && f.Origin == c.self && f.Issued.After(now) {
 		now = f.Issued // our clock was ahead then, or is behind now: nobody else may have it

@@ -86,6 +86,10 @@ const (
 	verdictFuture
 	verdictFull
 	verdictEquivocal // another frame of the same name is held
+	verdictUnknown   // the origin's certificate has not come: the frame waits
+	verdictEnded     // the origin's certificate has ended
+	verdictRevoked   // the origin is revoked
+	verdictKinds
 )
 
 // judge says what would become of a frame; it is cheap, and done before the signature is checked.

@@ -117,7 +117,7 @@ func (s *simulation) receive(p packet) {
 		if err != nil {
 			s.tb.Fatalf("a core sent a frame that cannot be decoded: %v", err)
 		}
-		if v := s.cores[p.to].judge(s.now, f); v == verdictNew || v == verdictEquivocal {
+		if v := s.cores[p.to].judge(s.now, f); v == verdictNew || v == verdictEquivocal || v == verdictUnknown {
 			fresh += len(s.step(p.to, evFrames{viaSync, []Frame{f}, msg.From}).admitted)
 		}
 	}

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"math"
+	"slices"
 	"time"
 )
 
@@ -21,7 +22,7 @@ type transfer struct {
 // emitVector tells a peer what we have seen.
 func (c *core) emitVector(to ID, session uint64, reply bool, out *actions) {
 	m := &syncMessage{Kind: syncVector, Session: session, Root: c.root.sum(), Reply: reply}
-	streams := c.sorted()
+	streams := c.vectorStreams()
 	if len(streams) > maxVectorStreams {
 		start := c.rng.IntN(len(streams) - maxVectorStreams + 1)
 		streams, m.Partial = streams[start:start+maxVectorStreams], true
@@ -59,7 +60,7 @@ func (c *core) answerVector(now time.Time, m *syncMessage, out *actions) {
 			}
 			continue
 		}
-		if sum := s.sum.sum(); string(sum[:sumLen]) == string(v.Sum[:]) {
+		if sum := s.sum.sum(); string(sum[:sumLen]) == string(v.Sum[:]) || v.refuses() {
 			continue
 		}
 		if spans := s.liveIn(v.Seen.gaps()); len(spans) > 0 {
@@ -68,6 +69,10 @@ func (c *core) answerVector(now time.Time, m *syncMessage, out *actions) {
 			details += c.emitDetail(m.From, m.Session, s, maxDetails-details, out)
 		}
 	}
+	// Records first: revocations hurry, and frames wait for the certificates of their origins.
+	slices.SortStableFunc(work, func(a, b streamWant) int {
+		return int(flag(b.Key.origin == c.authority)) - int(flag(a.Key.origin == c.authority))
+	})
 	if len(work) == 0 && details == 0 {
 		c.emit(m.From, &syncMessage{Kind: syncChunk, Session: m.Session, Last: true}, out)
 	}

@@ -28,11 +28,14 @@ var (
 type Enrolment struct {
 	Secrets Secrets
 	Join    []string // for the join list, the inviter's address first
+	// Certificate is ours; zero in a mesh without an authority.
+	Certificate Certificate
 }
 
 // Enrol joins a mesh with a token from NewInvite: it gives the inviter our public key and name (at most MaxName bytes),
 // and brings back what a member needs to know. Each address of the token is tried in turn. Errors match ErrBadToken,
-// ErrInviteExpired, ErrInviteUsed, ErrInviteUnknown, ErrInviterBusy, ErrNotInviter or ErrUnreachable.
+// ErrInviteExpired, ErrInviteUsed, ErrInviteUnknown, ErrInviterBusy, ErrNotInviter, ErrUnreachable, ErrNoAuthority or
+// ErrRevoked.
 func Enrol(ctx context.Context, text string, id Identity, name string) (Enrolment, error) {
 	t, err := decodeToken(text)
 	if err != nil {
@@ -63,7 +66,7 @@ func Enrol(ctx context.Context, text string, id Identity, name string) (Enrolmen
 	for _, addr := range t.Addrs {
 		answer, err := enrolAt(ctx, addr, conf, request)
 		if err == nil {
-			return answer.result()
+			return answer.result(id)
 		}
 		tried = append(tried, fmt.Sprintf("%v (%v)", addr, cause(err)))
 		if errors.Is(err, ErrNotInviter) {
@@ -109,19 +112,45 @@ func enrolAt(ctx context.Context, addr netip.AddrPort, conf *tls.Config, request
 	return decodeEnrolAnswer(b)
 }
 
-func (a enrolAnswer) result() (Enrolment, error) {
+func (a enrolAnswer) result(id Identity) (Enrolment, error) {
 	switch a.Code {
 	case enrolOK:
 		if a.Secrets.isZero() {
 			return Enrolment{}, fmt.Errorf("%w: its answer is empty", ErrInviterBusy)
 		}
-		return Enrolment{Secrets: a.Secrets, Join: a.Join}, nil
+		return a.accept(id)
 	case enrolExpired:
 		return Enrolment{}, ErrInviteExpired
 	case enrolUsed:
 		return Enrolment{}, ErrInviteUsed
 	case enrolUnknown:
 		return Enrolment{}, ErrInviteUnknown
+	case enrolNoAuthority:
+		return Enrolment{}, fmt.Errorf("the inviter cannot certify this machine: %w any more", ErrNoAuthority)
+	case enrolRevoked:
+		return Enrolment{}, ErrRevoked
 	}
 	return Enrolment{}, ErrInviterBusy
+}
+
+// accept takes the certificate that came. The connection proved that the answer is the inviter's, so the key that signed
+// it is that of the mesh's authority. Dates are left to the members: this machine's clock may be wrong.
+func (a enrolAnswer) accept(id Identity) (Enrolment, error) {
+	e := Enrolment{Secrets: a.Secrets, Join: a.Join}
+	if len(a.Certificate) == 0 {
+		return e, nil
+	}
+	c, err := DecodeCertificate(a.Certificate)
+	if err == nil {
+		err = c.Verify(c.Authority, a.Secrets.MeshID, c.NotBefore)
+	}
+	if err == nil && c.ID() != id.ID() {
+		err = errors.New("it is of another node")
+	}
+	if err != nil {
+		return Enrolment{}, fmt.Errorf("the inviter's certificate for this machine cannot be used: %w", err)
+	}
+	e.Certificate = c
+	copy(e.Secrets.Authority[:], c.Authority)
+	return e, nil
 }

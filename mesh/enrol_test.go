@@ -291,3 +291,52 @@ func TestTokenAddrs(t *testing.T) {
 		}
 	}
 }
+
+// In a mesh with an authority, who enrols comes back with a certificate, and only where the authority's key is.
+func TestEnrolCertificate(t *testing.T) {
+	a := testAuthority(t)
+	secrets := newSecrets(t)
+	copy(secrets.Authority[:], a.Public())
+	inviter := newNode(t, secrets, newIdentity(t), func(c *Config) { c.Authority = a }).run(t)
+	text, err := inviter.NewInvite(5, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := newIdentity(t)
+	got, err := Enrol(t.Context(), text, id, "web1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Secrets != secrets || got.Certificate.ID() != id.ID() || got.Certificate.Name != "web1" {
+		t.Errorf("enrolled with %+v", got)
+	}
+	if err := got.Certificate.Verify(a.Public(), secrets.MeshID, time.Now()); err != nil {
+		t.Error(err)
+	}
+	if s := inviter.Standing(id.ID()); s.Certificate == nil || s.Certificate.Serial != got.Certificate.Serial {
+		t.Errorf("the inviter knows %+v", s)
+	}
+	member := newNode(t, got.Secrets, id, func(c *Config) { c.Join, c.Certificate = got.Join, got.Certificate }).run(t)
+	publish(t, member, "hello", time.Hour)
+	eventually(t, 10*time.Second, "the newcomer is believed", func() bool { return inviter.deliveredCount() == 1 })
+	if _, err := member.NewInvite(1, time.Hour); !errors.Is(err, ErrNoAuthority) {
+		t.Errorf("an invitation without the authority's key: %v, want %v", err, ErrNoAuthority)
+	}
+
+	// Who was revoked does not come back with another token.
+	if _, err := inviter.Revoke(id.ID(), "web1", time.Time{}, ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Enrol(t.Context(), text, id, "web1"); !errors.Is(err, ErrRevoked) {
+		t.Errorf("a revoked node enrols: %v, want %v", err, ErrRevoked)
+	}
+
+	// A certificate that is not ours, or of another mesh, is not taken.
+	other := certify(t, a, Certificate{MeshID: secrets.MeshID, Serial: 1, Node: inviter.id.Public(), NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour)})
+	foreign := certify(t, a, Certificate{Serial: 1, Node: id.Public(), NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour)})
+	for name, raw := range map[string][]byte{"of another node": other.Raw(), "another mesh": foreign.Raw(), "not a certificate": {1}} {
+		if _, err := (enrolAnswer{Secrets: secrets, Certificate: raw}).accept(id); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("a certificate that is %s: %v", name, err)
+		}
+	}
+}

@@ -67,7 +67,9 @@ func (m *Mesh) answerJoiner(raw net.Conn, from string) error {
 	refused := m.invites.redeem(time.Now(), q.Secret, id)
 	switch {
 	case refused == nil:
-		answer.Secrets, answer.Join = m.cfg.Secrets, m.joinAnswer()
+		if answer, refused = m.welcome(key, q.Name); refused != nil {
+			m.problems.report(time.Now(), ProblemCertificate, "enrol", "cannot certify "+q.Name+": "+refused.Error())
+		}
 	case errors.Is(refused, ErrInviteUnknown):
 		answer.Code = enrolUnknown
 	case errors.Is(refused, ErrInviteExpired):
@@ -84,6 +86,25 @@ func (m *Mesh) answerJoiner(raw net.Conn, from string) error {
 		m.cfg.Logger.Info("a node has enrolled", "name", q.Name, "id", id.String(), "from", from)
 	}
 	return errors.Join(refused, conn.CloseWrite())
+}
+
+// welcome is the answer to a joiner whose token is good.
+func (m *Mesh) welcome(key ed25519.PublicKey, name string) (enrolAnswer, error) {
+	answer := enrolAnswer{Secrets: m.cfg.Secrets, Join: m.joinAnswer()}
+	if !m.cfg.Secrets.HasAuthority() {
+		return answer, nil
+	}
+	c, err := m.Certify(key, name, memberCaps)
+	switch {
+	case errors.Is(err, ErrNoAuthority):
+		return enrolAnswer{Code: enrolNoAuthority}, err
+	case errors.Is(err, ErrRevoked):
+		return enrolAnswer{Code: enrolRevoked}, err
+	case err != nil:
+		return enrolAnswer{Code: enrolFailed}, err
+	}
+	answer.Certificate = c.Raw()
+	return answer, nil
 }
 
 // joinAnswer lists where a newcomer finds the mesh: here first, then some live members.

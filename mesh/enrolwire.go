@@ -26,7 +26,7 @@ const (
 	maxJoinAnswer  = 32
 	requestFields  = 4
 	answerFields   = 6
-	maxCertificate = 4 << 10 // of the answer's last field, which no version fills yet
+	maxCertificate = 4 << 10 // of the answer's last field
 )
 
 // enrolRequest is what a joiner says.
@@ -63,7 +63,9 @@ const (
 	enrolUnknown
 	enrolExpired
 	enrolUsed
-	enrolFailed // the inviter could not store it, or is asked too much: try again
+	enrolFailed      // the inviter could not store it, or is asked too much: try again
+	enrolNoAuthority // the authority's key was taken off the inviter
+	enrolRevoked     // the joiner's key is revoked
 )
 
 // enrolAnswer is what an inviter says. Secrets and Join come only with enrolOK.
@@ -71,7 +73,7 @@ type enrolAnswer struct {
 	Code        enrolCode
 	Secrets     Secrets
 	Join        []string
-	Certificate []byte // not used yet
+	Certificate []byte // of the joiner; empty in a mesh without an authority
 }
 
 func (a enrolAnswer) encode() []byte {

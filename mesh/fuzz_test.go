@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"bytes"
+	"errors"
 	"net/netip"
 	"reflect"
 	"testing"
@@ -81,6 +82,35 @@ func FuzzDecodeToken(f *testing.F) {
 		}
 		if got := tok.encode(); got != s {
 			t.Errorf("encoded as %q, was %q", got, s)
+		}
+	})
+}
+
+func FuzzCertificate(f *testing.F) {
+	a := testAuthority(f)
+	cert, err := a.Certify(Certificate{Serial: 1 << 50, Node: signers[0].Public(), Name: "web1", NotBefore: simStart,
+		NotAfter: simStart.Add(CertificateLife), Caps: Caps{1, 2, 24, 48, time.Hour, true, true}})
+	revoked, errRevoke := a.Revoke(Revocation{Serial: 7, Node: ID{1}, Name: "web2", Since: simStart, Issued: simStart, Reason: "stolen"})
+	request, errRequest := NewRequest(signers[0], "web1", [16]byte{1})
+	if err := errors.Join(err, errRevoke, errRequest); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(cert.Raw())
+	f.Add(revoked.Raw())
+	f.Add(request.Raw())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if c, err := DecodeCertificate(b); err == nil {
+			if !bytes.Equal(c.payload(), c.frame.Payload) || !bytes.Equal(c.Raw(), b) || !isCleanText(c.Name) {
+				t.Errorf("certificate encoded as %x, was %x", c.payload(), c.frame.Payload)
+			}
+		}
+		if fr, err := DecodeFrame(b); err == nil {
+			if v, err := revocationOf(fr); err == nil && !bytes.Equal(v.payload(), fr.Payload) {
+				t.Errorf("revocation encoded as %x, was %x", v.payload(), fr.Payload)
+			}
+		}
+		if q, err := DecodeRequest(b); err == nil && !bytes.Equal(append(q.body(), b[len(b)-64:]...), b) {
+			t.Errorf("request encoded as %x, was %x", q.body(), b)
 		}
 	})
 }

@@ -40,34 +40,38 @@ func identityOf(key ed25519.PrivateKey) Identity {
 
 // CreateIdentity makes a key and stores it at path (mode 0600, on disk when it returns). A file that is there already
 // is an error that matches fs.ErrExist: a key is never replaced.
-func CreateIdentity(path string) (Identity, error) {
+func CreateIdentity(path string) (Identity, error) { return createKey(path, "node key") }
+
+func createKey(path, what string) (Identity, error) {
 	id, err := NewIdentity()
 	if err != nil {
 		return Identity{}, err
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(id.key)
 	if err != nil {
-		return Identity{}, fmt.Errorf("encode the node key: %w", err)
+		return Identity{}, fmt.Errorf("encode the %s: %w", what, err)
 	}
 	if err := writePEM(path, pemIdentity, der, false); err != nil {
-		return Identity{}, fmt.Errorf("store the node key: %w", err)
+		return Identity{}, fmt.Errorf("store the %s: %w", what, err)
 	}
 	return id, nil
 }
 
 // LoadIdentity reads what CreateIdentity stored. The error matches fs.ErrNotExist when there is none.
-func LoadIdentity(path string) (Identity, error) {
+func LoadIdentity(path string) (Identity, error) { return loadKey(path, "node key") }
+
+func loadKey(path, what string) (Identity, error) {
 	der, err := readPEM(path, pemIdentity)
 	if err != nil {
-		return Identity{}, fmt.Errorf("load the node key: %w", err)
+		return Identity{}, fmt.Errorf("load the %s: %w", what, err)
 	}
 	parsed, err := x509.ParsePKCS8PrivateKey(der)
 	if err != nil {
-		return Identity{}, fmt.Errorf("load the node key %q: %w", path, err)
+		return Identity{}, fmt.Errorf("load the %s %q: %w", what, path, err)
 	}
 	key, ok := parsed.(ed25519.PrivateKey)
 	if !ok {
-		return Identity{}, fmt.Errorf("load the node key %q: it is not an ed25519 key", path)
+		return Identity{}, fmt.Errorf("load the %s %q: it is not an ed25519 key", what, path)
 	}
 	return identityOf(key), nil
 }
@@ -90,6 +94,10 @@ func (i Identity) Public() ed25519.PublicKey {
 type Secrets struct {
 	MeshID    [16]byte // tells meshes apart; part of every frame
 	GossipKey [32]byte // AES-256 key of memberlist's packets and streams
+	// Authority is the public key of the mesh's authority: it binds the mesh to who may certify its members, and comes
+	// with the enrolment, whose connection the join token pins. Zero: a mesh of a version without authorities, in which
+	// every holder of the gossip key is believed.
+	Authority [32]byte
 }
 
 // NewSecrets makes the secrets of a new mesh.
@@ -110,26 +118,45 @@ func LoadSecrets(path string) (Secrets, error) {
 	if err != nil {
 		return Secrets{}, fmt.Errorf("load the mesh secrets: %w", err)
 	}
-	var s Secrets
-	if len(b) != len(s.MeshID)+len(s.GossipKey) {
-		return Secrets{}, fmt.Errorf("load the mesh secrets %q: %d bytes, want %d", path, len(b), len(s.MeshID)+len(s.GossipKey))
+	s, err := decodeSecrets(b)
+	if err != nil {
+		return Secrets{}, fmt.Errorf("load the mesh secrets %q: %w", path, err)
+	}
+	return s, nil
+}
+
+func decodeSecrets(b []byte) (s Secrets, err error) {
+	without := len(s.MeshID) + len(s.GossipKey)
+	if len(b) != without && len(b) != without+len(s.Authority) {
+		return Secrets{}, fmt.Errorf("%d bytes, want %d", len(b), without+len(s.Authority))
 	}
 	copy(s.MeshID[:], b)
 	copy(s.GossipKey[:], b[len(s.MeshID):])
+	copy(s.Authority[:], b[without:])
 	return s, nil
 }
 
 // Save stores the secrets at path (mode 0600, atomically, on disk when it returns), replacing what was there.
 func (s Secrets) Save(path string) error {
-	b := append(s.MeshID[:len(s.MeshID):len(s.MeshID)], s.GossipKey[:]...)
-	if err := writePEM(path, pemSecrets, b, true); err != nil {
+	if err := writePEM(path, pemSecrets, s.encode(), true); err != nil {
 		return fmt.Errorf("store the mesh secrets: %w", err)
 	}
 	return nil
 }
 
+func (s Secrets) encode() []byte {
+	b := append(s.MeshID[:len(s.MeshID):len(s.MeshID)], s.GossipKey[:]...)
+	if s.HasAuthority() {
+		b = append(b, s.Authority[:]...)
+	}
+	return b
+}
+
 // String hides what must not reach a log.
 func (Secrets) String() string { return "mesh secrets" }
+
+// HasAuthority tells whether the mesh has an authority.
+func (s Secrets) HasAuthority() bool { return s.Authority != [32]byte{} }
 
 func (s Secrets) isZero() bool { return s == Secrets{} }
 
@@ -145,16 +172,30 @@ func readPEM(path, kind string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	block, _ := pem.Decode(b)
-	if block == nil || block.Type != kind {
-		return nil, fmt.Errorf("%q holds no %q block", path, kind)
+	found, err := findPEM(b, kind)
+	if err != nil {
+		return nil, fmt.Errorf("%q %w", path, err)
 	}
-	return block.Bytes, nil
+	return found, nil
 }
 
-// writePEM writes a temporary file beside path, syncs it, and moves it into place. Without replace it links, so that an
+// findPEM gives the first block of a kind.
+func findPEM(b []byte, kind string) ([]byte, error) {
+	for block, rest := pem.Decode(b); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type == kind {
+			return block.Bytes, nil
+		}
+	}
+	return nil, fmt.Errorf("holds no %q block", kind)
+}
+
+// writePEM writes one block. writeKeyFile writes a temporary file beside path, syncs it, and moves it into place. Without replace it links, so that an
 // existing file wins.
 func writePEM(path, kind string, b []byte, replace bool) (err error) {
+	return writeKeyFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b}), replace)
+}
+
+func writeKeyFile(path string, text []byte, replace bool) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, ".mesh-*") // mode 0600
 	if err != nil {
@@ -165,7 +206,8 @@ func writePEM(path, kind string, b []byte, replace bool) (err error) {
 			err = rmErr
 		}
 	}()
-	if err := errors.Join(pem.Encode(f, &pem.Block{Type: kind, Bytes: b}), f.Sync(), f.Close()); err != nil {
+	_, err = f.Write(text)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	if replace {

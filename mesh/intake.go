@@ -33,8 +33,8 @@ func (in *intake) of(by via) *[]Frame {
 	return &in.push
 }
 
-// admit judges one frame from a buffer of whole bytes: cheap checks first, then the signature, then trust. It is marked
-// as seen only by the step that follows.
+// admit judges one frame from a buffer of whole bytes: cheap checks first, whether its origin counts among them,
+// then the signature. It is marked as seen only by the step that follows.
 func (m *Mesh) admit(raw []byte, whole int, by via, in *intake) {
 	f, ok := m.screen(raw)
 	if !ok {
@@ -58,9 +58,12 @@ func (m *Mesh) screen(raw []byte) (f Frame, ok bool) {
 	now := m.now()
 	m.mu.Lock()
 	v := m.core.judge(now, f)
+	if v == verdictEnded || v == verdictRevoked {
+		m.core.bar(f.Origin, f.Epoch)
+	}
 	m.mu.Unlock()
-	if v != verdictNew && v != verdictEquivocal {
-		var one [verdictEquivocal + 1]uint64
+	if v != verdictNew && v != verdictEquivocal && v != verdictUnknown {
+		var one [verdictKinds]uint64
 		one[v] = 1
 		m.count.verdicts(one)
 		return f, false
@@ -72,10 +75,6 @@ func (m *Mesh) screen(raw []byte) (f Frame, ok bool) {
 func (m *Mesh) vouch(f Frame, signed bool, whole int, by via, in *intake) {
 	if !signed {
 		m.count.refused[refusedSignature].Add(1)
-		return
-	}
-	if m.cfg.Trust.Admit(f.Origin, f.Key, m.now()) != nil {
-		m.count.refused[refusedTrust].Add(1)
 		return
 	}
 	if whole > len(f.raw)+copyAbove {

@@ -177,13 +177,17 @@ func decodeInvites(b []byte) ([]invite, error) {
 }
 
 // NewInvite makes a token with which up to uses machines (1..MaxInviteUses) can enrol within ttl (at most
-// MaxInviteLife). It needs Run: the token names our addresses.
+// MaxInviteLife). It needs Run: the token names our addresses. In a mesh with an authority it gives ErrNoAuthority where
+// that one's key is not.
 func (m *Mesh) NewInvite(uses int, ttl time.Duration) (string, error) {
 	if uses < 1 || uses > MaxInviteUses {
 		return "", fmt.Errorf("uses %d: want 1 to %d", uses, MaxInviteUses)
 	}
 	if ttl <= 0 || ttl > MaxInviteLife {
 		return "", fmt.Errorf("life %v: want more than 0 and at most %v", ttl, MaxInviteLife)
+	}
+	if m.cfg.Secrets.HasAuthority() && m.cfg.Authority.IsZero() {
+		return "", ErrNoAuthority
 	}
 	if m.ml.Load() == nil {
 		return "", errors.New("the mesh port is not open yet")

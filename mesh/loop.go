@@ -113,6 +113,12 @@ func (m *Mesh) carryOut() {
 		m.count.syncs.Add(out.syncs)
 		m.count.syncFrames.Add(out.streamed)
 		m.count.delivered.Add(uint64(len(out.deliver)))
+		if len(out.withdrawn) > 0 && m.cfg.Withdrawn != nil {
+			m.cfg.Withdrawn(out.withdrawn)
+		}
+		if len(out.readmitted) > 0 && m.cfg.Readmitted != nil {
+			m.cfg.Readmitted(out.readmitted)
+		}
 		if len(out.deliver) > 0 && m.cfg.Deliver != nil {
 			m.cfg.Deliver(out.deliver)
 		}

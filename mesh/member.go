@@ -87,6 +87,8 @@ type Peer struct {
 // Stats counts since New. Every count only grows, but for Held and Queued.
 type Stats struct {
 	Held       int               // live frames
+	Parked     int               // frames that wait for the certificate of their origin
+	Waited     uint64            // of Received: had to wait for that
 	Queued     int               // frames and messages that wait to be looked at
 	Published  uint64            // own frames
 	Sent       uint64            // frames pushed, counted once per receiver
@@ -94,7 +96,7 @@ type Stats struct {
 	Received   uint64            // frames that arrived, any way
 	Delivered  uint64            // of Received: new, verified and live
 	Duplicates uint64            // of Received: held already
-	Refused    map[string]uint64 // of Received, by reason: "format", "signature", "mesh", "trust", "expired", "future", "full"
+	Refused    map[string]uint64 // of Received, by reason: "format", "signature", "mesh", "trust" (no valid certificate), "revoked", "expired", "future", "full"
 	Dropped    uint64            // messages lost because a queue was full
 	SendErrors uint64            // packets that the system refused to send
 	Syncs      uint64            // sync sessions that exchanged vectors

@@ -90,6 +90,9 @@ func New(cfg Config) (*Mesh, error) {
 		core:   newCore(cfg.Identity.ID(), cfg.Epoch, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))),
 		join:   newJoinList(cfg.Join),
 	}
+	if cfg.Secrets.HasAuthority() {
+		m.core.authority = IDOf(cfg.Secrets.Authority[:])
+	}
 	m.root.Store(&[32]byte{})
 	m.peers = newPeerTable(m.id, cfg.Peers)
 	m.gossip = newGossip(m.peers.alive)
@@ -126,7 +129,8 @@ func rehearse(cfg Config) error {
 
 // Restore takes back live frames from the node's own store, before Run. They are decoded strictly but, being from our
 // own disk, not verified again; what is broken is skipped and counted, what has expired is reported to Expired once Run
-// has begun. The bytes are copied. It gives ErrStopped once Run has begun.
+// has begun; likewise frames of origins that no certificate given before them makes count. The bytes are copied. It gives
+// ErrStopped once Run has begun.
 func (m *Mesh) Restore(raws iter.Seq[[]byte]) error {
 	now := m.now()
 	var expired []FrameRef

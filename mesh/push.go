@@ -74,10 +74,12 @@ type pusher struct {
 	busy    atomic.Int64 // jobs not finished
 }
 
-// pushJob is frames to send; relayed ones came along a tree and go on along it.
+// pushJob is frames to send; relayed ones came along a tree and go on along it. Direct ones go to every member however
+// many there are: records, whose origin is no member and so stands in no tree.
 type pushJob struct {
 	frames []Frame
 	relay  bool
+	direct bool
 }
 
 func (p *pusher) put(job pushJob) {
@@ -119,7 +121,7 @@ func (p *pusher) batch(first pushJob) {
 	var direct [][]byte
 	members := p.members()
 	add := func(job pushJob) {
-		if len(members) <= maxDirect && !job.relay {
+		if job.direct || len(members) <= maxDirect && !job.relay {
 			for _, f := range job.frames {
 				direct = append(direct, f.raw)
 			}

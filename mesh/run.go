@@ -55,6 +55,9 @@ func (m *Mesh) Run(ctx context.Context) error {
 	if err := m.invites.load(m.cfg, time.Now()); err != nil {
 		return fmt.Errorf("load the open invitations: %w", err)
 	}
+	if err := m.present(); err != nil {
+		return fmt.Errorf("make this node's certificate known: %w", err)
+	}
 	ml, err := m.open()
 	if err != nil {
 		return err
@@ -70,6 +73,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 	var tasks, helpers sync.WaitGroup
 	tasks.Go(func() { m.rejoinLoop(outer, ml) })
 	tasks.Go(func() { m.cloneLoop(outer) })
+	tasks.Go(func() { m.renewLoop(outer) })
 	helpers.Go(func() { m.coreLoop(inner) })
 	helpers.Go(func() { m.pusher.run(inner) })
 	helpers.Go(func() { m.streams.run(inner) })

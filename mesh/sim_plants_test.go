@@ -46,8 +46,8 @@ func plants() []plant {
 			"d.state.epoch = max(d.state.epoch, atLeast, 1)\n		if !planted(\"epoch not raised at a start\") {\n			d.state.epoch++\n		}"},
 		// The glue.
 		{"intake.go", "	if !signed {\n", "	if !planted(\"skip the signature\") && !signed {\n"},
-		{"intake.go", "	if v != verdictNew && v != verdictEquivocal {\n",
-			"	if planted(\"mark seen before verifying\") && plantedMark(m, f.Ref()) {\n		return f, false\n	}\n	if v != verdictNew && v != verdictEquivocal {\n"},
+		{"intake.go", "	if v != verdictNew && v != verdictEquivocal && v != verdictUnknown {\n",
+			"	if planted(\"mark seen before verifying\") && plantedMark(m, f.Ref()) {\n		return f, false\n	}\n	if v != verdictNew && v != verdictEquivocal && v != verdictUnknown {\n"},
 		{"intake.go", "	f, ok := m.screen(raw)\n	if !ok {\n		return\n	}\n",
 			"	f, ok := m.screen(raw)\n	if !ok {\n		return\n	}\n	if planted(\"verify after relaying\") && by == viaTree {\n		m.pusher.put(pushJob{frames: []Frame{f}, relay: true})\n	}\n"},
 		{"intake.go", "if f.MeshID != m.cfg.Secrets.MeshID {", `if !planted("accept frames of another mesh") && f.MeshID != m.cfg.Secrets.MeshID {`},

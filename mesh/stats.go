@@ -12,36 +12,42 @@ const (
 	refusedSignature
 	refusedMesh
 	refusedTrust
+	refusedRevoked
 	refusedExpired
 	refusedFuture
 	refusedFull
 	refusedReasons
 )
 
-var refusedNames = [refusedReasons]string{"format", "signature", "mesh", "trust", "expired", "future", "full"}
+var refusedNames = [refusedReasons]string{"format", "signature", "mesh", "trust", "revoked", "expired", "future", "full"}
 
 // counters is what Stats reports.
 type counters struct {
-	published, sent, forwarded, received, delivered, duplicates atomic.Uint64
-	dropped, sendErrors, syncs, synced, syncFrames, problems    atomic.Uint64
-	refused                                                     [refusedReasons]atomic.Uint64
+	published, sent, forwarded, received, delivered, duplicates      atomic.Uint64
+	parked, dropped, sendErrors, syncs, synced, syncFrames, problems atomic.Uint64
+	refused                                                          [refusedReasons]atomic.Uint64
 }
 
-func (c *counters) verdicts(v [verdictEquivocal + 1]uint64) {
+func (c *counters) verdicts(v [verdictKinds]uint64) {
 	c.duplicates.Add(v[verdictDuplicate])
 	c.refused[refusedExpired].Add(v[verdictExpired])
 	c.refused[refusedFuture].Add(v[verdictFuture])
 	c.refused[refusedFull].Add(v[verdictFull])
+	c.parked.Add(v[verdictUnknown])
+	c.refused[refusedTrust].Add(v[verdictEnded])
+	c.refused[refusedRevoked].Add(v[verdictRevoked])
 }
 
 // Stats gives the counters.
 func (m *Mesh) Stats() Stats {
 	m.mu.Lock()
-	held := m.core.count
+	held, parked := m.core.count, len(m.core.parked)
 	m.mu.Unlock()
 	c := &m.count
 	s := Stats{
 		Held:       held,
+		Parked:     parked,
+		Waited:     c.parked.Load(),
 		Queued:     len(m.inbox) + len(m.later) + len(m.bulk) + len(m.pusher.jobs) + len(m.pusher.later),
 		Published:  c.published.Load(),
 		Sent:       c.sent.Load(),

@@ -136,6 +136,16 @@ func (r *reader) uint() uint64 {
 	}
 }
 
+// most reads a number; more than limit is an error.
+func (r *reader) most(limit uint64) uint64 {
+	v := r.uint()
+	if v > limit {
+		r.fail(fmt.Errorf("number %d, want at most %d", v, limit))
+		return 0
+	}
+	return v
+}
+
 // array reads an array's length; more than limit is an error.
 func (r *reader) array(limit int) int {
 	var n uint64

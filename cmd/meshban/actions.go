@@ -13,6 +13,8 @@ type actions struct {
 	Agent    func(ctx context.Context, opts AgentOptions) error // returns when ctx has ended and all is down
 	Init     func(ctx context.Context, opts InitOptions) (InitResult, error)
 	Join     func(ctx context.Context, opts JoinOptions) (JoinResult, error)
+	Request  func(ctx context.Context, opts JoinOptions) (CAResult, error)
+	CA       func(ctx context.Context, opts CAOptions) (CAResult, error)
 	Setup    func(ctx context.Context, opts SetupOptions) (SetupResult, error)
 	Teardown func(ctx context.Context, opts TeardownOptions) (TeardownResult, error)
 }
@@ -49,12 +51,32 @@ type InitResult struct {
 	Config string // the file to edit
 }
 
-// JoinOptions say with which token and under which name to enrol.
+// JoinOptions say with which token, or what certificate, and under which name to enrol.
 type JoinOptions struct {
 	Dir   string // absolute
 	Token string
 	Name  string
 	Bind  netip.AddrPort
+
+	Certificate []byte   // what meshban ca sign has printed; nil: there is a token
+	Join        []string // each host:port; only with Certificate
+}
+
+// CAOptions say what to do with the authority's key.
+type CAOptions struct {
+	Dir     string // absolute
+	Do      string // "sign", "export" or "import"
+	Request []byte // sign: what meshban join --request has printed
+	Key     string // sign: an exported key, absolute; "" = the folder's
+	File    string // export, import: absolute
+	Move    bool   // export: take the key off the folder
+}
+
+// CAResult is what was signed or moved.
+type CAResult struct {
+	Text []byte // for stdout: a request, or a certificate with the mesh's key
+	Said string // what was done
+	Next string // what is left to do, as a hint
 }
 
 // JoinResult is what join has got and written.

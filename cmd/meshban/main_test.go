@@ -74,6 +74,14 @@ func fakeActions() actions {
 				Join: []string{"192.0.2.1:7946", "192.0.2.3:7946"}, Config: filepath.Join(o.Dir, "meshban.yaml"),
 			}, fail()
 		},
+		Request: func(_ context.Context, o JoinOptions) (CAResult, error) {
+			show(o)
+			return CAResult{Text: []byte("the request\n"), Said: "request of web4", Next: "sign it"}, fail()
+		},
+		CA: func(_ context.Context, o CAOptions) (CAResult, error) {
+			show(o)
+			return CAResult{Text: []byte("the answer\n"), Said: "done: " + o.Do}, fail()
+		},
 		Setup: func(_ context.Context, o SetupOptions) (SetupResult, error) {
 			if o.Print {
 				fmt.Fprintln(o.Out, "# the file for "+o.What)

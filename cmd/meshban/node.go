@@ -140,8 +140,11 @@ func initMesh(_ context.Context, opts InitOptions) (InitResult, error) {
 	}, nil
 }
 
-// joinMesh enrols this machine with a token.
+// joinMesh enrols this machine with a token or a certificate.
 func joinMesh(ctx context.Context, opts JoinOptions) (JoinResult, error) {
+	if opts.Certificate != nil {
+		return adoptCertificate(ctx, opts)
+	}
 	dir := home.Dir(opts.Dir)
 	cfg, err := AgentOptions{Dir: opts.Dir, Name: opts.Name, Bind: opts.Bind}.config()
 	if err != nil {
@@ -197,6 +200,8 @@ var joinHints = []struct {
 	{mesh.ErrInviteExpired, control.CodePolicy, "make a new one with `meshban invite` on a member"},
 	{mesh.ErrInviteUsed, control.CodePolicy, "make a new one with `meshban invite`, or one for many with --uses"},
 	{mesh.ErrInviteUnknown, control.CodePolicy, "make a new one with `meshban invite` on a member"},
+	{mesh.ErrNoAuthority, control.CodePolicy, "make a token with `meshban invite` on the node that has ca.key in its state folder"},
+	{mesh.ErrRevoked, control.CodePolicy, "its key counts never again: move the state folder away, and join with a new key"},
 	{mesh.ErrNotInviter, control.CodePolicy, "another machine answers at the inviter's address: make a new token with `meshban invite`"},
 	{mesh.ErrUnreachable, control.CodeFailed, "the member's agent must run, and its port must be open for TCP and UDP"},
 }

@@ -109,8 +109,10 @@ func nameAndBind(ctx *cli.Context) (name string, bind netip.AddrPort, err error)
 func (c *command) initVerb() *verb {
 	return &verb{
 		name: "init", short: "make a new mesh with this machine as its first node",
-		long: `Writes the mesh's key, this node's key and meshban.yaml into the state folder. A
-machine that shall enter an existing mesh uses meshban join instead.`,
+		long: `Writes the mesh's key, this node's key, the key of the mesh's authority (ca.key) and
+meshban.yaml into the state folder. Who has ca.key decides who is a member: keep a copy
+of it off the fleet, with mode 0600. A machine that shall enter an existing mesh uses
+meshban join instead.`,
 		flags: []cli.Flag{nameFlag(), bindFlag()},
 		examples: `meshban init
 meshban init --name web1 --bind 192.0.2.1:7946`,
@@ -147,18 +149,35 @@ func startHint(dir string) string {
 
 func (c *command) joinVerb() *verb {
 	return &verb{
-		name: "join", args: "TOKEN", short: "enrol this machine into a mesh",
+		name: "join", args: "TOKEN | --request | --certificate FILE", short: "enrol this machine into a mesh",
 		long: `TOKEN is what meshban invite has printed on a node of the mesh; - reads it from
 stdin, which keeps it out of the process list. Makes this node's key, gets the mesh's
-key from the inviting node, and writes meshban.yaml, join list included.`,
-		flags: []cli.Flag{nameFlag(), bindFlag()},
+key from the inviting node, and writes meshban.yaml, join list included.
+
+Without contact to a node, as for configuration management: --request makes the key and
+prints a request, meshban ca sign answers it where the authority's key is, and
+--certificate takes the answer. --join then says where the mesh is.`,
+		flags: []cli.Flag{
+			nameFlag(), bindFlag(),
+			toggle("request", "print a certificate request instead"),
+			text("certificate", "`FILE` what meshban ca sign has printed, instead of a token; - reads it from stdin"),
+			texts("join", "`HOST[:PORT]` with --certificate: a node to join; repeat it for more"),
+		},
 		examples: `meshban join mb1-...
-ssh web1 meshban invite | meshban join -`,
+ssh web1 meshban invite | meshban join -
+meshban join --request --name web4 > web4.request
+meshban join --certificate web4.certificate --join web1 --join web2`,
 		action: c.join,
 	}
 }
 
 func (c *command) join(ctx *cli.Context) error {
+	if ctx.Bool("request") || ctx.String("certificate") != "" {
+		return c.joinByFile(ctx)
+	}
+	if len(ctx.StringSlice("join")) > 0 {
+		return usagef("meshban join --certificate FILE --join HOST", "--join goes with --certificate: a token tells where the mesh is")
+	}
 	token, err := oneArg(ctx, "a token", "meshban join TOKEN (meshban invite prints one, on a node of the mesh)")
 	if err != nil {
 		return err
@@ -172,7 +191,12 @@ func (c *command) join(ctx *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	res, err := c.acts.Join(ctx.Context, JoinOptions{Dir: c.dir, Token: token, Name: name, Bind: bind})
+	return c.enrol(ctx, JoinOptions{Dir: c.dir, Token: token, Name: name, Bind: bind})
+}
+
+// enrol joins and tells what came of it.
+func (c *command) enrol(ctx *cli.Context, opts JoinOptions) error {
+	res, err := c.acts.Join(ctx.Context, opts)
 	if err != nil {
 		return err
 	}
@@ -185,5 +209,44 @@ func (c *command) join(ctx *cli.Context) error {
 		hint = "an agent runs already: restart it"
 	}
 	tellHint(c.err, hint)
+	return nil
+}
+
+// joinByFile enrols without contact to a node.
+func (c *command) joinByFile(ctx *cli.Context) error {
+	if err := noArgs(ctx); err != nil {
+		return err
+	}
+	name, bind, err := nameAndBind(ctx)
+	if err != nil {
+		return err
+	}
+	join, err := readJoin(ctx)
+	if err != nil {
+		return err
+	}
+	opts := JoinOptions{Dir: c.dir, Name: name, Bind: bind, Join: join}
+	file := ctx.String("certificate")
+	if !ctx.Bool("request") {
+		if opts.Certificate, err = c.readFile(file); err != nil {
+			return err
+		}
+		return c.enrol(ctx, opts)
+	}
+	if file != "" || len(join) > 0 {
+		return usagef("meshban join --request --name web4", "--request takes neither --certificate nor --join")
+	}
+	res, err := c.acts.Request(ctx.Context, opts)
+	if err != nil {
+		return err
+	}
+	if _, err := c.out.Write(res.Text); err != nil {
+		return fmt.Errorf("write to stdout: %w", err)
+	}
+	if err := c.out.Flush(); err != nil {
+		return fmt.Errorf("write to stdout: %w", err)
+	}
+	fmt.Fprintf(c.err, "meshban: %s\n", clean(res.Said))
+	tellHint(c.err, res.Next)
 	return nil
 }

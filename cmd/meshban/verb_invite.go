@@ -17,8 +17,9 @@ const maxToken = 4_096
 func (c *command) inviteVerb() *verb {
 	return &verb{
 		name: "invite", short: "print a token with which a machine can join",
-		long: `Prints one token on stdout. Whoever has it gets the key of the mesh: treat it like a
-password, and keep its time short.`,
+		long: `Prints one token on stdout. Whoever has it gets the key of the mesh and a certificate:
+treat it like a password, and keep its time short. It needs the key of the mesh's
+authority (ca.key, where the mesh began).`,
 		flags: []cli.Flag{
 			text("uses", fmt.Sprintf("`N` how many machines may use it, 1 to %d (default: 1)", control.MaxInviteUses)),
 			text("for", "`D` how long it is good: 10m, 1h, 7d (default: 1h)"),

@@ -20,9 +20,12 @@ func (c *command) membersVerb() *verb {
 	return &verb{
 		name: "members", short: "show the nodes of the mesh",
 		long: `A table of name, id, address, state (alive, suspect, dead, left), whether it holds the
-same records as this node, round trip and version. A * marks this node.
+same records as this node, round trip and version. A * marks this node. Nothing that a
+node says counts which is revoked, or not certified (its certificate has ended, or has
+not come yet).
 
-With --json one object a line: name, id, addr, state, in_sync, rtt_ms, version, self.`,
+With --json one object a line: name, id, addr, state, in_sync, rtt_ms, version, self,
+certificate (valid, none, revoked), certificate_until, revoked (when), revoked_for.`,
 		flags: []cli.Flag{jsonFlag("one object a line")},
 		examples: `meshban members
 meshban members --json | jq -r 'select(.state!="alive") | .name'`,
@@ -56,7 +59,14 @@ func (c *command) members(ctx *cli.Context) error {
 		case m.State != control.MemberAlive && m.State != control.MemberSuspect:
 			sync = "-"
 		}
-		if err := t.row(name, short(m.ID), m.Addr, m.State, sync, rtt, m.Version); err != nil {
+		state := m.State
+		switch m.Certificate {
+		case control.CertRevoked:
+			state += ", revoked"
+		case control.CertNone:
+			state += ", not certified"
+		}
+		if err := t.row(name, short(m.ID), or(m.Addr, "-"), state, sync, rtt, or(m.Version, "-")); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,8 @@ func wire() actions {
 		Agent:    runAgent,
 		Init:     initMesh,
 		Join:     joinMesh,
+		Request:  requestCertificate,
+		CA:       useAuthority,
 		Setup:    setUpMachine,
 		Teardown: tearDown,
 	}

@@ -99,6 +99,11 @@ func (c *Client) Invite(ctx context.Context, req InviteRequest) (InviteReply, er
 	return call[InviteReply](ctx, c, pathInvite, req)
 }
 
+// Revoke shuts a node out of the mesh.
+func (c *Client) Revoke(ctx context.Context, req RevokeRequest) (RevokeReply, error) {
+	return call[RevokeReply](ctx, c, pathRevoke, req)
+}
+
 // call sends one request, a POST when it has a body, and reads the answer.
 func call[Rep any](ctx context.Context, c *Client, path string, req any) (rep Rep, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, errSlow)

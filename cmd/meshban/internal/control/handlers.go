@@ -29,6 +29,7 @@ const (
 	pathAudit   = "/v1/audit" // ?since=, RFC 3339
 	pathHeld    = "/v1/held"
 	pathDecide  = "/v1/decide"
+	pathRevoke  = "/v1/revoke"
 )
 
 // statusOf is the HTTP status of each code.
@@ -54,6 +55,7 @@ func (s *Server) routes(server context.Context) http.Handler {
 	mux.Handle("POST "+pathUnallow, s.change(post(decodeUnallow, agent.Unallow)))
 	mux.Handle("POST "+pathInvite, s.change(post(decodeInvite, agent.Invite)))
 	mux.Handle("POST "+pathDecide, s.change(post(decodeDecide, agent.Decide)))
+	mux.Handle("POST "+pathRevoke, s.change(post(decodeRevoke, agent.Revoke)))
 	mux.Handle("GET "+pathAllowed, get(agent.Allowed))
 	mux.Handle("GET "+pathMembers, get(agent.Members))
 	mux.Handle("GET "+pathStatus, get(agent.Status))

@@ -9,6 +9,8 @@ const (
 	MaxPorts      = 256      // bytes of a port list as typed
 	MaxReason     = 200      // bytes of a reason
 	MaxSource     = 64       // bytes of a source
+	MaxNode       = 64       // bytes of a node's name or id
+	MinNodeID     = 8        // digits of an id that may stand for it
 	MaxFindings   = 1_000    // findings in one WhyReply
 	MaxInviteUses = 1_000    // machines that one token may enrol
 	MaxConns      = 128      // connections at a time

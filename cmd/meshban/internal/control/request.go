@@ -151,3 +151,21 @@ func decodeInvite(body []byte) (InviteRequest, error) {
 	}
 	return InviteRequest{w.Uses, time.Duration(w.For)}, nil
 }
+
+func decodeRevoke(body []byte) (RevokeRequest, error) {
+	var r RevokeRequest
+	if err := strict(body, &r); err != nil {
+		return RevokeRequest{}, err
+	}
+	err := short("node", r.Node, MaxNode)
+	if err == nil && r.Node == "" {
+		err = usage("no node is named")
+	}
+	if err == nil {
+		err = short("reason", r.Reason, MaxReason)
+	}
+	if err != nil {
+		return RevokeRequest{}, err
+	}
+	return r, nil
+}

@@ -42,6 +42,9 @@ type Agent interface {
 	Held(ctx context.Context, yield func(HeldEntry) error) error
 	// Decide releases or drops what waits. Nothing that fits is CodeNotFound.
 	Decide(ctx context.Context, req DecideRequest) (DecideReply, error)
+	// Revoke shuts a node out of the mesh. CodeNotFound: nobody is called that; CodeUsage: several are; CodeFailed: the
+	// authority's key is not on this node.
+	Revoke(ctx context.Context, req RevokeRequest) (RevokeReply, error)
 }
 
 // BanRequest asks for bans of Addrs. The server hands the agent 1..MaxAddrs prefixes, each valid, masked and
@@ -180,7 +183,20 @@ type Member struct {
 	RTTms   *float64 `json:"rtt_ms"` // nil = not measured (this node itself, a dead one)
 	Version string   `json:"version"`
 	Self    bool     `json:"self"` // this node
+	// Certificate is CertValid and the like; empty in a mesh without an authority. CertUntil is the certificate's end,
+	// Revoked when the node was revoked and RevokedFor why.
+	Certificate string     `json:"certificate,omitempty"`
+	CertUntil   *time.Time `json:"certificate_until,omitempty"`
+	Revoked     *time.Time `json:"revoked,omitempty"`
+	RevokedFor  string     `json:"revoked_for,omitempty"`
 }
+
+// What a Member's certificate is worth.
+const (
+	CertValid   = "valid"
+	CertNone    = "none" // none has come, or it has ended: what the node says does not count
+	CertRevoked = "revoked"
+)
 
 // Status is the state of one node.
 type Status struct {
@@ -258,6 +274,21 @@ type InviteRequest struct {
 	For  time.Duration // 0 = the agent's default
 }
 
+// RevokeRequest asks to revoke a node.
+type RevokeRequest struct {
+	Node   string    `json:"node"`           // its name, its id, or at least MinNodeID leading digits of that
+	Since  time.Time `json:"since,omitzero"` // what it said before stays, under this node's name; zero: nothing stays
+	Reason string    `json:"reason,omitempty"`
+}
+
+// RevokeReply tells who is revoked.
+type RevokeReply struct {
+	Name    string    `json:"name"`
+	ID      string    `json:"id"`
+	Revoked time.Time `json:"revoked"` // when; earlier than the request where it was done before
+	Kept    int       `json:"kept"`    // records that this node says in its place
+}
+
 // InviteReply is a join token and its bounds.
 type InviteReply struct {
 	Token   string
@@ -276,7 +307,7 @@ const (
 // AuditEntry is one change: who, what, when, why.
 type AuditEntry struct {
 	Time     time.Time      `json:"time"`            // on this node's clock
-	What     string         `json:"what"`            // ban, unban, revoke, allow, unallow, invite, reload, release, drop
+	What     string         `json:"what"`            // ban, unban, revoke, allow, unallow, invite, reload, release, drop, revoke node
 	Prefixes []netip.Prefix `json:"-"`               // JSON: "prefixes"
 	Ports    string         `json:"ports,omitempty"` // "" = all
 	Until    time.Time      `json:"until,omitzero"`

@@ -67,6 +67,7 @@ type Daemon struct {
 	self    ban.Origin
 	// hostName is this machine's, as syslog writes it: without its domain.
 	hostName string
+	distrust string // what is wrong with the mesh's trust as a whole; empty: nothing
 
 	store    *store.Store
 	audit    *audit.Log

@@ -33,6 +33,9 @@ func (d *Daemon) neverList() []ban.NeverEntry {
 	}
 	if d.mesh != nil {
 		for _, m := range d.mesh.Members() {
+			if !d.mesh.Counts(m.ID) {
+				continue // a stranger with the gossip key, or a node that was revoked
+			}
 			if addr := m.Addr.Addr().Unmap(); !m.Self && m.State != mesh.StateLeft && addr.IsValid() {
 				out = append(out, ban.NeverEntry{Prefix: netip.PrefixFrom(addr, addr.BitLen()), Why: "mesh member " + m.Name})
 			}

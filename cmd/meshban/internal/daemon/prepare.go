@@ -50,15 +50,18 @@ const lineFileMode = 0o640
 
 // prepare opens what the node works with, in the order in which one needs the other.
 func (d *Daemon) prepare(ctx context.Context) error {
-	identity, secrets, err := d.home.Keys()
+	keys, err := d.home.Keys()
 	if err != nil {
 		return err
 	}
-	d.self = ban.Origin(identity.ID())
+	d.self = ban.Origin(keys.Identity.ID())
 	if d.access, err = access(d.cfg); err != nil {
 		return err
 	}
 	if d.store, err = d.openStore(); err != nil {
+		return err
+	}
+	if keys, err = d.foundAuthority(keys); err != nil {
 		return err
 	}
 	// The wall clock is a floor, so that a restored snapshot of this folder never speaks under an old epoch again.
@@ -82,10 +85,10 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	}
 	d.table.Reserve()
 	d.gate = ban.NewGate(ban.GateConfig{Self: d.self, Caps: d.capsLocked, Breaker: allowance(d.cfg.Breaker)})
-	if err := d.openMesh(identity, secrets, epoch); err != nil {
+	if err := d.openMesh(keys, epoch); err != nil {
 		return err
 	}
-	if err := d.restore(secrets); err != nil {
+	if err := d.restore(keys.Secrets); err != nil {
 		return err
 	}
 	if err := d.openFirewall(ctx); err != nil {
@@ -195,7 +198,7 @@ func quorums(cfg config.Config) []ban.SourceQuorum {
 	return out
 }
 
-func (d *Daemon) openMesh(identity mesh.Identity, secrets mesh.Secrets, epoch uint64) error {
+func (d *Daemon) openMesh(keys home.Keys, epoch uint64) error {
 	var peers []mesh.Peer
 	if saved := d.store.Value(valuePeers); saved != nil {
 		if err := json.Unmarshal(saved, &peers); err != nil {
@@ -203,12 +206,14 @@ func (d *Daemon) openMesh(identity mesh.Identity, secrets mesh.Secrets, epoch ui
 		}
 	}
 	m, err := mesh.New(mesh.Config{
-		Identity: identity, Secrets: secrets, Epoch: epoch,
+		Identity: keys.Identity, Secrets: keys.Secrets, Epoch: epoch,
+		Authority: keys.Authority, Certificate: keys.Certificate,
 		Name: d.cfg.Name, Version: d.version,
 		Bind: d.cfg.Bind, Advertise: d.cfg.Advertise, Join: d.cfg.Join,
-		Trust: mesh.AnyMember{}, Logger: d.log,
+		Logger:    d.log,
 		RollEpoch: d.store.RaiseEpoch,
 		Deliver:   d.deliver, Admitted: d.admitted, Expired: d.forget,
+		Withdrawn: d.withdraw, Readmitted: d.readmit,
 		Peers: peers,
 		PeersChanged: func(peers []mesh.Peer) {
 			if value, err := json.Marshal(peers); err == nil {
@@ -234,7 +239,8 @@ func (d *Daemon) openMesh(identity mesh.Identity, secrets mesh.Secrets, epoch ui
 // frames that cannot be read, are dropped.
 func (d *Daemon) restore(secrets mesh.Secrets) error {
 	now := time.Now()
-	var live [][]byte
+	var records, live [][]byte
+	var frames []mesh.Frame
 	foreign := 0
 	stored, err := d.storedHolds()
 	if err != nil {
@@ -252,8 +258,11 @@ func (d *Daemon) restore(secrets mesh.Secrets) error {
 			d.store.Drop(store.KeyOf(frame.Origin, frame.Epoch, frame.Seq))
 			return nil
 		}
-		live = append(live, raw)
-		d.table.Merge(now, d.decode(now, frame, stored.judgeLocked))
+		if secrets.HasAuthority() && frame.Origin == mesh.IDOf(secrets.Authority[:]) {
+			records = append(records, raw)
+			return nil
+		}
+		live, frames = append(live, raw), append(frames, frame)
 		return nil
 	})
 	if err != nil {
@@ -262,7 +271,16 @@ func (d *Daemon) restore(secrets mesh.Secrets) error {
 	if foreign > 0 {
 		d.log.Warn("left the bans of another mesh behind", "frames", foreign)
 	}
-	return d.mesh.Restore(slices.Values(live))
+	// What the authority said comes first: it decides which frames count.
+	if err := d.mesh.Restore(slices.Values(append(records, live...))); err != nil {
+		return err
+	}
+	for _, frame := range frames {
+		if d.mesh.Counts(frame.Origin) {
+			d.table.Merge(now, d.decode(now, frame, stored.judgeLocked))
+		}
+	}
+	return nil
 }
 
 func (d *Daemon) openFirewall(ctx context.Context) error {

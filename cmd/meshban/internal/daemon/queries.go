@@ -107,16 +107,26 @@ func stamp(t time.Time) string {
 func (d *Daemon) Members(context.Context) ([]control.Member, error) {
 	members := d.mesh.Members()
 	out := make([]control.Member, 0, len(members))
+	listed := make(map[mesh.ID]bool)
 	for _, m := range members {
 		c := control.Member{
 			Name: m.Name, ID: m.ID.String(), Addr: m.Addr.String(), State: m.State.String(),
 			InSync: m.InSync, Version: m.Version, Self: m.Self,
 		}
+		d.certified(&c, d.mesh.Standing(m.ID))
+		listed[m.ID] = true
 		if m.RTT > 0 {
 			ms := float64(m.RTT.Microseconds()) / 1000
 			c.RTTms = &ms
 		}
 		out = append(out, c)
+	}
+	for _, s := range d.mesh.Standings() {
+		if s.Revoked != nil && !listed[s.ID] {
+			c := control.Member{Name: s.Revoked.Name, ID: s.ID.String(), State: control.MemberDead}
+			d.certified(&c, s)
+			out = append(out, c)
+		}
 	}
 	return out, nil
 }
@@ -162,6 +172,7 @@ func (d *Daemon) Status(context.Context) (control.Status, error) {
 	held := d.heldProblemLocked()
 	d.mu.Unlock()
 	problem("held", held)
+	problem("trust", d.distrust)
 	problem("firewall", kernel.LastError)
 	problem("line file", file.Problem)
 	problem("store", d.store.Stats().LastError)

@@ -207,6 +207,9 @@ func (d *Daemon) Invite(ctx context.Context, req control.InviteRequest) (control
 		ttl = inviteFor
 	}
 	token, err := d.mesh.NewInvite(uses, ttl)
+	if errors.Is(err, mesh.ErrNoAuthority) {
+		return control.InviteReply{}, d.needAuthority("invite")
+	}
 	if errors.Is(err, mesh.ErrStopped) {
 		return control.InviteReply{}, &control.Error{Code: control.CodeFailed, Message: "the agent is stopping"}
 	}

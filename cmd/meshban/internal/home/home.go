@@ -25,13 +25,16 @@ var ErrLocked = errors.New("another agent runs on this folder")
 // Dir is a state folder.
 type Dir string
 
-// Config, Identity, Secrets, Store, Socket and Audit name the folder's files.
-func (d Dir) Config() string   { return filepath.Join(string(d), config.FileName) }
-func (d Dir) Identity() string { return filepath.Join(string(d), "node.key") }
-func (d Dir) Secrets() string  { return filepath.Join(string(d), "mesh.key") }
-func (d Dir) Store() string    { return filepath.Join(string(d), "store.db") }
-func (d Dir) Socket() string   { return filepath.Join(string(d), control.SocketName) }
-func (d Dir) Audit() string    { return filepath.Join(string(d), "audit.jsonl") }
+// Config, Identity, Secrets, Authority, Certificate, Store, Socket and Audit name the folder's files. Authority is there only
+// where the key of the mesh's authority is, Certificate where the node enrolled.
+func (d Dir) Config() string      { return filepath.Join(string(d), config.FileName) }
+func (d Dir) Identity() string    { return filepath.Join(string(d), "node.key") }
+func (d Dir) Secrets() string     { return filepath.Join(string(d), "mesh.key") }
+func (d Dir) Authority() string   { return filepath.Join(string(d), "ca.key") }
+func (d Dir) Certificate() string { return filepath.Join(string(d), "node.cert") }
+func (d Dir) Store() string       { return filepath.Join(string(d), "store.db") }
+func (d Dir) Socket() string      { return filepath.Join(string(d), control.SocketName) }
+func (d Dir) Audit() string       { return filepath.Join(string(d), "audit.jsonl") }
 
 // lock is the file whose lock the running agent holds.
 func (d Dir) lock() string { return filepath.Join(string(d), "lock") }

@@ -1,6 +1,7 @@
 package home
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,8 +16,8 @@ import (
 // ErrHasMesh says that the folder belongs to a mesh already.
 var ErrHasMesh = errors.New("this folder belongs to a mesh already")
 
-// Init makes a new mesh of one in the folder: the node's key, the mesh's secrets and, where none is there, a config
-// file that says what cfg says. It returns ErrHasMesh when the folder belongs to one.
+// Init makes a new mesh of one in the folder: the node's key, the mesh's authority and secrets and, where none is there,
+// a config file that says what cfg says. It returns ErrHasMesh when the folder belongs to one.
 func (d Dir) Init(cfg config.Config) (mesh.Identity, mesh.Secrets, error) {
 	if has, err := d.SetUp(); err != nil {
 		return mesh.Identity{}, mesh.Secrets{}, err
@@ -29,6 +30,9 @@ func (d Dir) Init(cfg config.Config) (mesh.Identity, mesh.Secrets, error) {
 	}
 	secrets, err := mesh.NewSecrets()
 	if err != nil {
+		return mesh.Identity{}, mesh.Secrets{}, err
+	}
+	if secrets, _, err = d.found(secrets); err != nil {
 		return mesh.Identity{}, mesh.Secrets{}, err
 	}
 	if err := d.writeConfig(cfg, false); err != nil {
@@ -59,27 +63,60 @@ func (d Dir) Join(ctx context.Context, token string, cfg config.Config, alone bo
 	if err != nil {
 		return mesh.Identity{}, mesh.Enrolment{}, err
 	}
-	cfg.Join = enrolment.Join
-	if err := d.writeConfig(cfg, true); err != nil {
-		return mesh.Identity{}, mesh.Enrolment{}, err
-	}
-	if err := enrolment.Secrets.Save(d.Secrets()); err != nil {
+	if err := d.settle(enrolment, cfg); err != nil {
 		return mesh.Identity{}, mesh.Enrolment{}, err
 	}
 	return id, enrolment, nil
 }
 
+// Keys is what the folder holds of keys.
+type Keys struct {
+	Identity    mesh.Identity
+	Secrets     mesh.Secrets
+	Authority   mesh.Authority   // zero: it is not on this node
+	Certificate mesh.Certificate // zero: none
+}
+
 // Keys loads what Init or Join left.
-func (d Dir) Keys() (mesh.Identity, mesh.Secrets, error) {
-	id, err := mesh.LoadIdentity(d.Identity())
-	if err != nil {
-		return mesh.Identity{}, mesh.Secrets{}, err
+func (d Dir) Keys() (k Keys, err error) {
+	if k.Identity, err = mesh.LoadIdentity(d.Identity()); err != nil {
+		return Keys{}, err
 	}
-	secrets, err := mesh.LoadSecrets(d.Secrets())
-	if err != nil {
-		return mesh.Identity{}, mesh.Secrets{}, err
+	if k.Secrets, err = mesh.LoadSecrets(d.Secrets()); err != nil {
+		return Keys{}, err
 	}
-	return id, secrets, nil
+	if k.Authority, err = mesh.LoadAuthority(d.Authority()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return Keys{}, err
+	}
+	if !bytes.Equal(k.Authority.Public(), k.Secrets.Authority[:]) {
+		k.Authority = mesh.Authority{} // of a mesh that was given up
+	}
+	if k.Certificate, err = mesh.LoadCertificate(d.Certificate()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return Keys{}, err
+	}
+	return k, nil
+}
+
+// Found gives a mesh of one that a version without authorities made an authority.
+func (d Dir) Found(k Keys) (Keys, error) {
+	var err error
+	if k.Secrets, k.Authority, err = d.found(k.Secrets); err != nil {
+		return Keys{}, err
+	}
+	return k, k.Secrets.Save(d.Secrets())
+}
+
+// found makes the authority's key, or takes the one that an interrupted run left, and binds the secrets to it.
+func (d Dir) found(secrets mesh.Secrets) (mesh.Secrets, mesh.Authority, error) {
+	authority, err := mesh.LoadAuthority(d.Authority())
+	if errors.Is(err, fs.ErrNotExist) {
+		authority, err = mesh.CreateAuthority(d.Authority())
+	}
+	if err != nil {
+		return mesh.Secrets{}, mesh.Authority{}, err
+	}
+	copy(secrets.Authority[:], authority.Public())
+	return secrets, authority, nil
 }
 
 // identity loads the node's key, or makes it where there is none.

@@ -133,6 +133,18 @@ func SetAside(path string, now time.Time) (string, error) {
 	return aside, nil
 }
 
+// Fresh tells whether the store has never been used: no epoch was raised in it.
+func (s *Store) Fresh() (fresh bool, err error) {
+	err = s.db.View(func(tx *bolt.Tx) error {
+		fresh = tx.Bucket(bucketValues).Get(keyEpoch) == nil
+		return nil
+	})
+	if err != nil {
+		return false, fmt.Errorf("read the epoch: %w", err)
+	}
+	return fresh, nil
+}
+
 // RaiseEpoch adds one to the persisted epoch, syncs it to disk and returns it. atLeast is a floor: the epoch returned
 // is above it.
 func (s *Store) RaiseEpoch(atLeast uint64) (uint64, error) {

@@ -344,3 +344,15 @@ func (a *Agent) Decide(_ context.Context, req control.DecideRequest) (control.De
 	}
 	return control.DecideReply{Decided: before - len(a.held)}, nil
 }
+
+// Revoke knows one node, web3.
+func (a *Agent) Revoke(_ context.Context, req control.RevokeRequest) (control.RevokeReply, error) {
+	if req.Node != "web3" {
+		return control.RevokeReply{}, &control.Error{Code: control.CodeNotFound, Message: "no node is called " + req.Node}
+	}
+	reply := control.RevokeReply{Name: "web3", ID: "33333333333333333333333333333333", Revoked: a.now()}
+	if !req.Since.IsZero() {
+		reply.Kept = 2
+	}
+	return reply, nil
+}

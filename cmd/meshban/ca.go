@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/daemon"
+	"github.com/meshban/meshban/cmd/meshban/internal/home"
+	"github.com/meshban/meshban/mesh"
+)
+
+// useAuthority signs with the authority's key, or moves it.
+func useAuthority(_ context.Context, opts CAOptions) (CAResult, error) {
+	dir := home.Dir(opts.Dir)
+	if opts.Do == "sign" {
+		q, e, err := dir.Sign(opts.Request, opts.Key, time.Now())
+		if err != nil {
+			return CAResult{}, caHint(dir, err)
+		}
+		return CAResult{
+			Text: e.Text(),
+			Said: fmt.Sprintf("certified %s (%s) until %s", q.Name, mesh.IDOf(q.Node).Short(), control.FormatTime(e.Certificate.NotAfter)),
+			Next: "on the new machine: meshban join --certificate FILE --join HOST",
+		}, nil
+	}
+	if opts.Do == "import" || opts.Move {
+		release, err := dir.Lock()
+		if err != nil {
+			return CAResult{}, lockHint(dir, err)
+		}
+		defer func() { _ = release() }()
+	}
+	switch {
+	case opts.Do == "import":
+		if err := dir.Import(opts.File); err != nil {
+			return CAResult{}, caHint(dir, err)
+		}
+		return CAResult{Said: "the authority's key is on this node", Next: "start the agent"}, nil
+	case opts.Move:
+		if err := dir.Export(opts.File, true); err != nil {
+			return CAResult{}, caHint(dir, err)
+		}
+		return CAResult{
+			Said: fmt.Sprintf("the authority's key is in %s and no longer on this node", opts.File),
+			Next: "start the agent; put the key back with `meshban ca import` for a while before certificates end (meshban members --json shows when)",
+		}, nil
+	}
+	if err := dir.Export(opts.File, false); err != nil {
+		return CAResult{}, caHint(dir, err)
+	}
+	return CAResult{Said: fmt.Sprintf("the authority's key is copied to %s", opts.File)}, nil
+}
+
+// caHint says what to do about an error of the authority's verbs.
+func caHint(dir home.Dir, err error) error {
+	fix := func(code control.Code, hint string) error {
+		return &control.Error{Code: code, Message: err.Error(), Hint: hint}
+	}
+	switch {
+	case errors.Is(err, mesh.ErrNoAuthority):
+		return fix(control.CodeFailed, fmt.Sprintf("run it on the node that has ca.key in its state folder (here it would be %s), or name an exported key with --key", dir.Authority()))
+	case errors.Is(err, mesh.ErrBadRequest):
+		return fix(control.CodeUsage, "meshban join --request prints one, on the new machine")
+	case errors.Is(err, mesh.ErrOtherMesh):
+		return fix(control.CodePolicy, "use the key and the request of one and the same mesh")
+	case errors.Is(err, fs.ErrExist):
+		return fix(control.CodeFailed, "name a file that is not there yet")
+	case errors.Is(err, fs.ErrNotExist):
+		return fix(control.CodeFailed, "is it the right file, and the right --dir?")
+	}
+	return err
+}
+
+// requestCertificate makes this machine's key and asks for a certificate.
+func requestCertificate(_ context.Context, opts JoinOptions) (CAResult, error) {
+	dir := home.Dir(opts.Dir)
+	cfg, err := AgentOptions{Dir: opts.Dir, Name: opts.Name}.config()
+	if err != nil {
+		return CAResult{}, err
+	}
+	release, err := lock(dir)
+	if err != nil {
+		return CAResult{}, err
+	}
+	defer func() { _ = release() }()
+	alone, err := daemon.Alone(dir)
+	if err != nil {
+		return CAResult{}, err
+	}
+	q, err := dir.Request(cfg.Name, alone)
+	if err != nil {
+		return CAResult{}, meshHint(dir, err)
+	}
+	return CAResult{
+		Text: q.Text(), Said: fmt.Sprintf("request of %s (%s)", q.Name, mesh.IDOf(q.Node).Short()),
+		Next: "next: `meshban ca sign` with it, where the authority's key is",
+	}, nil
+}
+
+// adoptCertificate enrols this machine with what came back to its request.
+func adoptCertificate(_ context.Context, opts JoinOptions) (JoinResult, error) {
+	dir := home.Dir(opts.Dir)
+	cfg, err := AgentOptions{Dir: opts.Dir, Name: opts.Name, Bind: opts.Bind, Join: opts.Join}.config()
+	if err != nil {
+		return JoinResult{}, err
+	}
+	release, err := lock(dir)
+	if err != nil {
+		return JoinResult{}, err
+	}
+	defer func() { _ = release() }()
+	alone, err := daemon.Alone(dir)
+	if err != nil {
+		return JoinResult{}, err
+	}
+	id, e, err := dir.Adopt(opts.Certificate, cfg, opts.Name != "", alone)
+	if errors.Is(err, fs.ErrNotExist) {
+		return JoinResult{}, &control.Error{Code: control.CodeFailed, Message: "this machine has made no request", Hint: "begin with `meshban join --request`; the key that it makes is what gets certified"}
+	}
+	if err != nil {
+		return JoinResult{}, meshHint(dir, err)
+	}
+	return JoinResult{
+		Name: or(opts.Name, e.Certificate.Name), ID: id.ID().String(), Mesh: hex.EncodeToString(e.Secrets.MeshID[:]), Join: e.Join, Config: dir.Config(),
+	}, nil
+}

@@ -1,0 +1,86 @@
+package daemon
+
+import (
+	"encoding/json"
+	"slices"
+	"time"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/home"
+	"github.com/meshban/meshban/mesh"
+)
+
+// noAuthority is what to do about a mesh that a version without authorities made.
+const noAuthority = "this mesh was made by a version without certificates: every holder of its key is believed. " +
+	"Make a new one: `meshban init` in an empty state folder on one node, `meshban invite` there, " +
+	"and on each other node move the state folder away and `meshban join`"
+
+// foundAuthority gives a mesh of one that has no authority one. Where there are others, or the store that would tell of
+// them is lost, the mesh goes on as it was.
+func (d *Daemon) foundAuthority(keys home.Keys) (home.Keys, error) {
+	if keys.Secrets.HasAuthority() {
+		return keys, nil
+	}
+	var peers []mesh.Peer
+	saved := d.store.Value(valuePeers)
+	if fresh, err := d.store.Fresh(); err != nil {
+		return home.Keys{}, err
+	} else if fresh || len(d.cfg.Join) > 0 || saved != nil && (json.Unmarshal(saved, &peers) != nil || len(peers) > 0) {
+		d.distrust = noAuthority
+		d.log.Warn("the mesh has no authority", "hint", noAuthority)
+		return keys, nil
+	}
+	keys, err := d.home.Found(keys)
+	if err == nil {
+		d.log.Info("made an authority for this mesh of one", "key", d.home.Authority())
+	}
+	return keys, err
+}
+
+// withdraw takes back what nodes said that do not count any more. Package mesh has let go of their frames.
+func (d *Daemon) withdraw(nodes []mesh.ID) {
+	now := time.Now()
+	for _, id := range nodes {
+		why := ban.Withdrawal{Reason: "its certificate has ended", At: now}
+		if v := d.mesh.Standing(id).Revoked; v != nil {
+			why = ban.Withdrawal{Reason: "revoked", At: v.Issued}
+			if v.Reason != "" {
+				why.Reason += ": " + v.Reason
+			}
+			d.names.learn(ban.Origin(id), v.Name)
+		}
+		d.log.Warn("a node counts no longer; what it said is taken back",
+			"name", d.names.of(ban.Origin(id)), "id", id.String(), "reason", why.Reason)
+		d.reconsider(func(cursor uint32) ([]ban.Change, uint32) {
+			return d.table.Withdraw(ban.Origin(id), why, cursor, lockChunk)
+		})
+	}
+	kick(d.neverKick)
+}
+
+// readmit lets nodes count.
+func (d *Daemon) readmit(nodes []mesh.ID) {
+	for _, id := range nodes {
+		if c := d.mesh.Standing(id).Certificate; c != nil && d.names.learn(ban.Origin(id), c.Name) {
+			d.store.Set(valueNames, slices.Clone(d.names.save()))
+		}
+		d.reconsider(func(cursor uint32) ([]ban.Change, uint32) {
+			return d.table.Readmit(ban.Origin(id), cursor, lockChunk)
+		})
+	}
+	kick(d.neverKick)
+}
+
+// reconsider has the table look again at all entries, in slices, so that a fresh ban does not wait for long.
+func (d *Daemon) reconsider(step func(cursor uint32) ([]ban.Change, uint32)) {
+	for cursor, more := uint32(0), true; more; more = cursor != 0 {
+		var changes []ban.Change
+		d.mu.Lock()
+		changes, cursor = step(cursor)
+		d.settleLocked(changes)
+		d.mu.Unlock()
+		d.fw.Flush()
+		giveWay()
+	}
+	kick(d.expireKick)
+}

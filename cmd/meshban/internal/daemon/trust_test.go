@@ -1,0 +1,198 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/home"
+	"github.com/meshban/meshban/mesh"
+)
+
+func (n *node) mustBan(t testing.TB, addr string) {
+	t.Helper()
+	rep, err := n.Ban(t.Context(), control.BanRequest{Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}, For: time.Hour, Source: "cli"})
+	if err != nil || rep.Results[0].Err != nil {
+		t.Fatalf("ban %s: %v, %+v", addr, err, rep)
+	}
+}
+
+// What a revoked node said is lifted everywhere and what it says from then on has no effect, also after a restart; what
+// it said before --since stays, in the name of who revoked.
+func TestRevoke(t *testing.T) {
+	web1 := first(t, "web1")
+	web2, web3 := web1.join(t, "web2"), web1.join(t, "web3")
+	id3 := mesh.ID(web3.self).String()
+	const before, after, later, own = "192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32", "192.0.2.4/32"
+	web3.mustBan(t, before)
+	until(t, "the others have the first ban", func() bool { return web1.enforces(t, before) && web2.enforces(t, before) })
+	since := time.Now()
+	web3.mustBan(t, after)
+	web2.mustBan(t, own)
+	until(t, "the others have the other bans", func() bool {
+		return web1.enforces(t, after) && web2.enforces(t, after) && web1.enforces(t, own)
+	})
+
+	_, err := web2.Revoke(t.Context(), control.RevokeRequest{Node: "web3"})
+	if e := control.AsError(err); e == nil || !strings.Contains(e.Message, "key of the mesh's authority") || !strings.Contains(e.Hint, "ca.key") {
+		t.Errorf("revoked without the authority's key: %v", err)
+	}
+	if _, err := web2.Invite(t.Context(), control.InviteRequest{}); err == nil || !strings.Contains(control.AsError(err).Hint, "ca.key") {
+		t.Errorf("invited without the authority's key: %v", err)
+	}
+	for node, code := range map[string]control.Code{
+		"web9": control.CodeNotFound, "web1": control.CodePolicy, "": control.CodeNotFound, id3[:7]: control.CodeNotFound,
+	} {
+		if _, err := web1.Revoke(t.Context(), control.RevokeRequest{Node: node}); control.AsError(err) == nil || control.AsError(err).Code != code {
+			t.Errorf("revoke %q: %v, want %v", node, err, code)
+		}
+	}
+	rep, err := web1.Revoke(t.Context(), control.RevokeRequest{Node: id3[:8], Since: since, Reason: "stolen"})
+	if err != nil || rep.ID != id3 || rep.Name != "web3" || rep.Kept != 1 {
+		t.Fatalf("%+v, %v", rep, err)
+	}
+	again, err := web1.Revoke(t.Context(), control.RevokeRequest{Node: id3})
+	if err != nil || !again.Revoked.Equal(rep.Revoked) {
+		t.Errorf("revoked again: %+v, %v", again, err)
+	}
+	for _, n := range []*node{web1, web2} {
+		until(t, n.cfg.Name+" lets go of what came after", func() bool { return !n.enforces(t, after) })
+		if e, ok := n.entry(t, before); !ok || len(e.Origins) != 1 || e.Origins[0] != "web1" {
+			t.Errorf("%s, what came before: %+v", n.cfg.Name, e)
+		}
+		if !n.enforces(t, own) {
+			t.Errorf("%s lost the ban of another node", n.cfg.Name)
+		}
+		why, err := n.Why(t.Context(), netip.MustParsePrefix(after))
+		if err != nil || len(why.Findings) != 1 || !strings.Contains(why.Findings[0].Status, "web3") || !strings.Contains(why.Findings[0].Status, "revoked: stolen") {
+			t.Errorf("%s: why %+v, %v", n.cfg.Name, why, err)
+		}
+		if m := n.member(t, id3); m.Certificate != control.CertRevoked || m.RevokedFor != "stolen" || m.Revoked == nil {
+			t.Errorf("%s: member %+v", n.cfg.Name, m)
+		}
+		if m := n.member(t, mesh.ID(web2.self).String()); m.Certificate != control.CertValid || m.CertUntil == nil {
+			t.Errorf("%s: member %+v", n.cfg.Name, m)
+		}
+	}
+	if !web3.enforces(t, after) {
+		t.Error("the revoked node does not protect itself any more")
+	}
+
+	web3.mustBan(t, later)
+	web1.mustBan(t, "192.0.2.9/32")
+	until(t, "a ban of another node arrives", func() bool { return web2.enforces(t, "192.0.2.9/32") })
+	until(t, "the others have refused it", func() bool {
+		return web1.mesh.Stats().Refused["revoked"] > 0 && web2.mesh.Stats().Refused["revoked"] > 0
+	})
+	web2.stop()
+	web2 = start(t, web2.home, web2.cfg)
+	until(t, "the restarted node is in sync", func() bool { return web2.mesh.Digest() == web1.mesh.Digest() })
+	for _, n := range []*node{web1, web2} {
+		if n.enforces(t, later) || n.enforces(t, after) || !n.enforces(t, before) || !n.enforces(t, own) {
+			t.Errorf("%s after a restart: later %v, after %v, before %v, own %v", n.cfg.Name,
+				n.enforces(t, later), n.enforces(t, after), n.enforces(t, before), n.enforces(t, own))
+		}
+	}
+}
+
+// member is what `meshban members` shows of a node.
+func (n *node) member(t testing.TB, id string) control.Member {
+	t.Helper()
+	members, err := n.Members(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range members {
+		if m.ID == id {
+			return m
+		}
+	}
+	return control.Member{}
+}
+
+// Two nodes of one name cannot be told apart by it.
+func TestRevokeAmbiguous(t *testing.T) {
+	web1 := first(t, "web1")
+	a, b := web1.join(t, "web2"), web1.join(t, "web2")
+	_, err := web1.Revoke(t.Context(), control.RevokeRequest{Node: "web2"})
+	e := control.AsError(err)
+	if err == nil || e.Code != control.CodeUsage || !strings.Contains(e.Message, a.self.String()) || !strings.Contains(e.Message, b.self.String()) {
+		t.Fatalf("%v", err)
+	}
+	if _, err := web1.Revoke(t.Context(), control.RevokeRequest{Node: a.self.String()}); err != nil {
+		t.Fatal(err)
+	}
+	// The one that is left has the name for itself.
+	if rep, err := web1.Revoke(t.Context(), control.RevokeRequest{Node: "web2"}); err != nil || rep.ID != b.self.String() {
+		t.Errorf("%+v, %v", rep, err)
+	}
+}
+
+// dropAuthority makes a folder what a version without authorities left.
+func dropAuthority(t *testing.T, dir home.Dir) mesh.Secrets {
+	t.Helper()
+	keys, err := dir.Keys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys.Secrets.Authority = [32]byte{}
+	if err := errors.Join(keys.Secrets.Save(dir.Secrets()), os.Remove(dir.Authority())); err != nil {
+		t.Fatal(err)
+	}
+	return keys.Secrets
+}
+
+// A folder of a version without authorities: a mesh of one gets its authority and keeps its bans, a fleet goes on as it
+// was and says what to do.
+func TestFolderWithoutAuthority(t *testing.T) {
+	alone := first(t, "web1")
+	alone.mustBan(t, "192.0.2.1/32")
+	alone.stop()
+	old := dropAuthority(t, alone.home)
+	alone = start(t, alone.home, alone.cfg)
+	keys, err := alone.home.Keys()
+	if err != nil || !keys.Secrets.HasAuthority() || keys.Authority.IsZero() || keys.Secrets.MeshID != old.MeshID {
+		t.Fatalf("keys %+v, %v", keys, err)
+	}
+	if fi, err := os.Stat(alone.home.Authority()); err != nil || fi.Mode().Perm() != 0o600 {
+		t.Errorf("the authority's key: %v, %v", fi, err)
+	}
+	if !alone.enforces(t, "192.0.2.1/32") {
+		t.Error("its ban is gone")
+	}
+	other := alone.join(t, "web2")
+	other.mustBan(t, "192.0.2.2/32")
+	until(t, "the newcomer is believed", func() bool { return alone.enforces(t, "192.0.2.2/32") })
+
+	// The same folders as a fleet of the former version.
+	until(t, "each remembers the other", func() bool {
+		return len(alone.store.Value(valuePeers)) > 4 && len(other.store.Value(valuePeers)) > 4
+	})
+	alone.stop()
+	other.stop()
+	secrets := dropAuthority(t, alone.home)
+	if err := errors.Join(secrets.Save(other.home.Secrets()), os.Remove(other.home.Certificate())); err != nil {
+		t.Fatal(err)
+	}
+	alone = start(t, alone.home, alone.cfg)
+	other.cfg.Join = []string{alone.mesh.Addr().String()}
+	other = start(t, other.home, other.cfg)
+	other.mustBan(t, "192.0.2.3/32")
+	until(t, "the fleet goes on", func() bool { return alone.enforces(t, "192.0.2.3/32") })
+	status, err := alone.Status(context.Background())
+	if err != nil || !strings.Contains(strings.Join(status.Problems, "\n"), "meshban init") {
+		t.Errorf("problems %q, %v", status.Problems, err)
+	}
+	if _, err := alone.Invite(t.Context(), control.InviteRequest{}); err != nil {
+		t.Errorf("invite in such a fleet: %v", err)
+	}
+	_, err = alone.Revoke(t.Context(), control.RevokeRequest{Node: "web2"})
+	if e := control.AsError(err); err == nil || !strings.Contains(e.Hint, "meshban init") {
+		t.Errorf("revoke in such a fleet: %v", err)
+	}
+}

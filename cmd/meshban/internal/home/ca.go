@@ -1,0 +1,138 @@
+package home
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/mesh"
+)
+
+// Request makes the node's key where there is none, and asks for a certificate in any mesh.
+func (d Dir) Request(name string, alone bool) (mesh.Request, error) {
+	if has, err := d.SetUp(); err != nil {
+		return mesh.Request{}, err
+	} else if has && !alone {
+		return mesh.Request{}, ErrHasMesh
+	}
+	id, err := d.identity()
+	if err != nil {
+		return mesh.Request{}, err
+	}
+	return mesh.NewRequest(id, name, [16]byte{})
+}
+
+// Adopt enrols the node with what came back to its request, as Join does. cfg.Join is where to find the mesh; unless
+// named is set, the node is called what its certificate says.
+func (d Dir) Adopt(answer []byte, cfg config.Config, named, alone bool) (mesh.Identity, mesh.Enrolment, error) {
+	has, err := d.SetUp()
+	if err != nil {
+		return mesh.Identity{}, mesh.Enrolment{}, err
+	}
+	if has && !alone {
+		return mesh.Identity{}, mesh.Enrolment{}, ErrHasMesh
+	}
+	id, err := mesh.LoadIdentity(d.Identity())
+	if err != nil {
+		return mesh.Identity{}, mesh.Enrolment{}, err
+	}
+	enrolment, err := mesh.ParseEnrolment(answer, id)
+	if err != nil {
+		return mesh.Identity{}, mesh.Enrolment{}, err
+	}
+	enrolment.Join = cfg.Join
+	if !named && enrolment.Certificate.Name != "" {
+		cfg.Name = enrolment.Certificate.Name
+	}
+	return id, enrolment, d.settle(enrolment, cfg)
+}
+
+// Sign answers a request with the authority's key of the folder, or of the file key if that is not empty.
+func (d Dir) Sign(request []byte, key string, now time.Time) (mesh.Request, mesh.Enrolment, error) {
+	authority, secrets, err := d.authority(key)
+	if err != nil {
+		return mesh.Request{}, mesh.Enrolment{}, err
+	}
+	q, err := mesh.ParseRequest(request)
+	if err != nil {
+		return mesh.Request{}, mesh.Enrolment{}, err
+	}
+	e, err := authority.Enrol(q, secrets, now)
+	return q, e, err
+}
+
+func (d Dir) authority(key string) (mesh.Authority, mesh.Secrets, error) {
+	if key != "" {
+		return mesh.LoadExport(key)
+	}
+	keys, err := d.Keys()
+	if err == nil && keys.Authority.IsZero() {
+		err = mesh.ErrNoAuthority
+	}
+	return keys.Authority, keys.Secrets, err
+}
+
+// Export copies the authority's key and the mesh's secrets to a file; move takes the key off the folder, whose agent
+// must not run.
+func (d Dir) Export(file string, move bool) error {
+	authority, secrets, err := d.authority("")
+	if err != nil {
+		return err
+	}
+	if err := authority.Export(file, secrets); err != nil {
+		return err
+	}
+	if !move {
+		return nil
+	}
+	// What was written can be read back: only then the key goes.
+	if _, _, err := mesh.LoadExport(file); err != nil {
+		return fmt.Errorf("read back what was exported: %w", err)
+	}
+	if err := os.Remove(d.Authority()); err != nil {
+		return fmt.Errorf("take the authority's key off this node: %w", err)
+	}
+	return nil
+}
+
+// Import puts the authority's key of an exported file into the folder, whose mesh it must be the authority of. The
+// folder's agent must not run.
+func (d Dir) Import(file string) error {
+	authority, secrets, err := mesh.LoadExport(file)
+	if err != nil {
+		return err
+	}
+	keys, err := d.Keys()
+	if err != nil {
+		return err
+	}
+	if keys.Secrets.MeshID != secrets.MeshID || keys.Secrets.Authority != secrets.Authority {
+		return fmt.Errorf("the key in %q: %w", file, mesh.ErrOtherMesh)
+	}
+	return authority.Save(d.Authority())
+}
+
+// settle writes what an enrolled node needs. The secrets come last but for the former authority: their presence says
+// that the rest is there.
+func (d Dir) settle(e mesh.Enrolment, cfg config.Config) error {
+	cfg.Join = e.Join
+	if err := d.writeConfig(cfg, true); err != nil {
+		return err
+	}
+	if e.Certificate.Serial != 0 {
+		if err := mesh.SaveCertificate(d.Certificate(), e.Certificate); err != nil {
+			return err
+		}
+	}
+	if err := e.Secrets.Save(d.Secrets()); err != nil {
+		return err
+	}
+	// The authority of the mesh of one that was given up has nothing to say here. Keys are never deleted.
+	if err := os.Rename(d.Authority(), d.Authority()+".old"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("set aside the former mesh's authority: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,230 @@
+package mesh
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+const (
+	// renewEvery is the time between two looks for certificates to renew, maxRenewals how many are renewed at each.
+	renewEvery, maxRenewals = time.Minute, 16
+	// warnBefore is how long before the end of this node's certificate its operator is told.
+	warnBefore = CertificateLife / 6
+)
+
+// founderCaps are those of the node that has the authority's key, memberCaps those of a node that enrols.
+var (
+	founderCaps = Caps{UnbanAny: true, Import: true}
+	memberCaps  = Caps{UnbanAny: true}
+)
+
+// Standing is what the mesh's authority has said of a node.
+type Standing struct {
+	ID          ID
+	Certificate *Certificate // nil: none, or it has ended
+	Revoked     *Revocation  // nil: it is not revoked
+}
+
+// Standing tells what the authority has said of a node; the zero Standing but for its id when that is nothing.
+func (m *Mesh) Standing(id ID) Standing {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.standingLocked(id)
+}
+
+func (m *Mesh) standingLocked(id ID) Standing {
+	s := Standing{ID: id}
+	if st := m.core.nodes[id]; st != nil {
+		s.Revoked = st.revoked
+		if st.cert.Serial != 0 && st.cert.NotAfter.After(m.now()) {
+			c := st.cert
+			s.Certificate = &c
+		}
+	}
+	return s
+}
+
+// Standings lists what the authority has said of nodes, by id.
+func (m *Mesh) Standings() []Standing {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := make([]Standing, 0, len(m.core.nodes))
+	for id := range m.core.nodes {
+		if s := m.standingLocked(id); s.Certificate != nil || s.Revoked != nil {
+			all = append(all, s)
+		}
+	}
+	slices.SortFunc(all, func(a, b Standing) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	return all
+}
+
+// HasAuthority tells whether the authority's key is on this node.
+func (m *Mesh) HasAuthority() bool { return !m.cfg.Authority.IsZero() }
+
+// Counts tells whether what an origin says counts now. After Restore it tells which of the restored frames do.
+func (m *Mesh) Counts(origin ID) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.core.stands(m.now(), origin) == verdictNew
+}
+
+// Certify gives a node a new certificate, which goes to every member. It counts at least as long as the node's former
+// one. Errors match ErrNoAuthority, ErrRevoked or ErrStopped.
+func (m *Mesh) Certify(node ed25519.PublicKey, name string, caps Caps) (Certificate, error) {
+	if m.cfg.Authority.IsZero() {
+		return Certificate{}, ErrNoAuthority
+	}
+	now := m.now()
+	id := IDOf(node)
+	old := m.Standing(id)
+	if old.Revoked != nil {
+		return Certificate{}, fmt.Errorf("%w since %s", ErrRevoked, old.Revoked.Issued.Format(time.RFC3339))
+	}
+	c := Certificate{
+		MeshID: m.cfg.Secrets.MeshID, Node: node, Name: name, Caps: caps, NotBefore: now, NotAfter: now.Add(CertificateLife),
+	}
+	last := uint64(0)
+	if old.Certificate != nil {
+		last = old.Certificate.Serial
+		if old.Certificate.NotAfter.After(c.NotAfter) {
+			c.NotAfter = old.Certificate.NotAfter
+		}
+	}
+	var err error
+	if c.Serial, err = newSerial(now, last); err != nil {
+		return Certificate{}, err
+	}
+	if c, err = m.cfg.Authority.Certify(c); err != nil {
+		return Certificate{}, err
+	}
+	return c, m.publishRecord(c.frame)
+}
+
+// Revoke shuts a node out for good: nothing counts that it says or ever said, on any member, as soon as the word is
+// there. A node that is revoked already stays so, with the first revocation. since is for people to read. Errors match
+// ErrNoAuthority or ErrStopped.
+func (m *Mesh) Revoke(node ID, name string, since time.Time, reason string) (Revocation, error) {
+	switch {
+	case m.cfg.Authority.IsZero():
+		return Revocation{}, ErrNoAuthority
+	case node == m.id:
+		return Revocation{}, errors.New("a node cannot revoke itself: do it on another one that has the authority's key")
+	}
+	if old := m.Standing(node); old.Revoked != nil {
+		return *old.Revoked, nil
+	}
+	now := m.now()
+	serial, err := newSerial(now, 0)
+	if err != nil {
+		return Revocation{}, err
+	}
+	v, err := m.cfg.Authority.Revoke(Revocation{
+		MeshID: m.cfg.Secrets.MeshID, Serial: serial, Node: node, Name: name, Since: since, Issued: now, Reason: reason,
+	})
+	if err != nil {
+		return Revocation{}, err
+	}
+	return v, m.publishRecord(v.frame)
+}
+
+// publishRecord takes in what the authority said here and sends it to every member.
+func (m *Mesh) publishRecord(f Frame) error {
+	m.mu.Lock()
+	if m.phase == phaseEnded {
+		m.mu.Unlock()
+		return ErrStopped
+	}
+	fresh := len(m.stepLocked(m.now(), evFrames{via: viaOwn, frames: []Frame{f}}).admitted) > 0
+	running := m.phase == phaseRunning
+	m.mu.Unlock()
+	if fresh && running {
+		m.pusher.put(pushJob{frames: []Frame{f}, direct: true})
+		m.gossip.put(f)
+		m.nudge()
+	}
+	return nil
+}
+
+// present makes this node's own certificate known: the one that it brought, or, with the authority's key here, a new
+// one where there is none.
+func (m *Mesh) present() error {
+	if !m.cfg.Secrets.HasAuthority() {
+		return nil
+	}
+	if c := m.cfg.Certificate; c.Serial != 0 && c.Verify(m.cfg.Secrets.Authority[:], m.cfg.Secrets.MeshID, m.now()) == nil {
+		if err := m.publishRecord(c.frame); err != nil {
+			return err
+		}
+	}
+	if m.cfg.Authority.IsZero() || m.Standing(m.id).Certificate != nil {
+		return nil
+	}
+	_, err := m.Certify(m.cfg.Identity.Public(), m.cfg.Name, founderCaps)
+	return err
+}
+
+// renewLoop renews certificates well before their end while the authority's key is here, and tells when this node's own
+// is about to end or counts no more.
+func (m *Mesh) renewLoop(ctx context.Context) {
+	if !m.cfg.Secrets.HasAuthority() {
+		return
+	}
+	tick := time.NewTicker(renewEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			m.renew()
+			m.checkOwn()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// renew makes new certificates for members that are alive and whose certificate is past half of its life.
+func (m *Mesh) renew() {
+	if m.cfg.Authority.IsZero() {
+		return
+	}
+	now := m.now()
+	due := slices.DeleteFunc(m.Standings(), func(s Standing) bool {
+		if s.Revoked != nil || s.Certificate == nil {
+			return true
+		}
+		return s.Certificate.NotAfter.Sub(now) > CertificateLife/2 || s.ID != m.id && m.peers.node(s.ID) == nil
+	})
+	slices.SortFunc(due, func(a, b Standing) int {
+		return cmp.Or(a.Certificate.NotAfter.Compare(b.Certificate.NotAfter), bytes.Compare(a.ID[:], b.ID[:]))
+	})
+	for _, s := range due[:min(len(due), maxRenewals)] {
+		if _, err := m.Certify(s.Certificate.Node, s.Certificate.Name, s.Certificate.Caps); err != nil {
+			m.problems.report(now, ProblemCertificate, s.ID.String(), "cannot renew the certificate of "+s.Certificate.Name+": "+err.Error())
+			return
+		}
+		m.cfg.Logger.Info("renewed a certificate", "name", s.Certificate.Name, "id", s.ID.String())
+	}
+}
+
+// checkOwn tells the operator when others do not believe this node, or soon will not.
+func (m *Mesh) checkOwn() {
+	now := m.now()
+	s := m.Standing(m.id)
+	const remedy = "the agent of a node with the authority's key must run for it to be renewed"
+	switch {
+	case s.Revoked != nil:
+		m.problems.report(now, ProblemCertificate, "own", "this node was revoked at "+s.Revoked.Issued.Format(time.RFC3339)+
+			": the others take nothing from it; to come back it needs a new key (an empty state folder) and a new join token")
+	case s.Certificate == nil:
+		m.problems.report(now, ProblemCertificate, "own", "this node has no certificate that counts: the others take nothing from it; "+remedy+
+			", or join again with a new token")
+	case s.Certificate.NotAfter.Sub(now) < warnBefore:
+		m.problems.report(now, ProblemCertificate, "own", "this node's certificate ends at "+s.Certificate.NotAfter.Format(time.RFC3339)+"; "+remedy)
+	}
+}

@@ -1,0 +1,373 @@
+package mesh
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// What a mesh's authority says are records: frames that it signed, so that they travel, are compared and are stored as
+// all frames are. A record's sequence number is its serial, its epoch the kind.
+
+const (
+	// CertificateLife is how long a new certificate is good. It is renewed when half of that is over.
+	CertificateLife = 365 * 24 * time.Hour
+	// revocationLife is longer than any certificate that was made before the revocation can last.
+	revocationLife = MaxLife
+	// maxReason bounds the reason of a revocation, in bytes.
+	maxReason = 200
+
+	recordCertificate = 1
+	recordRevocation  = 2
+	certificateFields = 8
+	revocationFields  = 4
+
+	// maxRequest bounds an encoded request, in bytes.
+	maxRequest    = 256
+	requestDomain = "meshban request v1\x00"
+	csrVersion    = 1
+	csrFields     = 4
+)
+
+var (
+	// ErrNoAuthority: the key of the mesh's authority is not on this node.
+	ErrNoAuthority = errors.New("the key of the mesh's authority is not on this node")
+	// ErrOtherAuthority: a record was signed by the authority of another mesh.
+	ErrOtherAuthority = errors.New("it was signed by another authority")
+	// ErrOtherMesh: a record or request is about another mesh.
+	ErrOtherMesh = errors.New("it is of another mesh")
+	// ErrCertificateEnded: the time of a certificate is over.
+	ErrCertificateEnded = errors.New("the certificate has ended")
+	// ErrCertificateEarly: the time of a certificate has not come yet.
+	ErrCertificateEarly = errors.New("the certificate does not count yet; is the clock right?")
+	// ErrRevoked: the node was revoked. Its key never counts again.
+	ErrRevoked = errors.New("the node is revoked")
+	// ErrBadCertificate is wrapped by errors of DecodeCertificate.
+	ErrBadCertificate = errors.New("not a certificate")
+	// ErrBadRequest is wrapped by errors of DecodeRequest.
+	ErrBadRequest = errors.New("not a certificate request")
+)
+
+// Authority is the ed25519 key pair that decides who is a member of a mesh. The zero value is none.
+type Authority struct{ key Identity }
+
+// NewAuthority makes a key that is stored nowhere.
+func NewAuthority() (Authority, error) {
+	id, err := NewIdentity()
+	return Authority{id}, err
+}
+
+// CreateAuthority makes a key and stores it as CreateIdentity does.
+func CreateAuthority(path string) (Authority, error) {
+	id, err := createKey(path, "authority's key")
+	return Authority{id}, err
+}
+
+// LoadAuthority reads what CreateAuthority stored. The error matches fs.ErrNotExist when there is none.
+func LoadAuthority(path string) (Authority, error) {
+	id, err := loadKey(path, "authority's key")
+	return Authority{id}, err
+}
+
+// IsZero tells whether there is no key.
+func (a Authority) IsZero() bool { return a.key.key == nil }
+
+// Public is the authority's public key; the caller must not change it.
+func (a Authority) Public() ed25519.PublicKey { return a.key.Public() }
+
+// String gives the id of the public key, never the key.
+func (a Authority) String() string { return a.key.String() }
+
+// Caps bounds what a node may say. A zero number leaves it to the receiver's own bound.
+type Caps struct {
+	Rate     uint32        // bans a minute
+	Active   uint32        // bans at a time
+	MinBits4 uint8         // widest prefix, IPv4: 0 to 32
+	MinBits6 uint8         // widest prefix, IPv6: 0 to 128
+	MaxTTL   time.Duration // of a ban; whole seconds, at most MaxLife
+	UnbanAny bool          // may lift the bans of others
+	Import   bool          // may say much at once
+}
+
+// Certificate says that a node is a member of a mesh. It is part of its frame and must not be changed.
+type Certificate struct {
+	MeshID    [16]byte
+	Serial    uint64 // of two certificates of one node the one with the higher serial counts
+	Node      ed25519.PublicKey
+	Name      string // for people; at most MaxName bytes
+	NotBefore time.Time
+	NotAfter  time.Time // at most MaxLife after NotBefore
+	Caps      Caps
+	Authority ed25519.PublicKey
+
+	frame Frame
+}
+
+// ID is the node's.
+func (c Certificate) ID() ID { return IDOf(c.Node) }
+
+// Raw is the encoded certificate with its signature. It must not be changed.
+func (c Certificate) Raw() []byte { return c.frame.raw }
+
+// Verify checks the signature, that the certificate is of this authority and mesh, and that it counts at now. Errors
+// match ErrOtherAuthority, ErrOtherMesh, ErrBadSignature, ErrCertificateEarly (by more than FutureSkew) or
+// ErrCertificateEnded.
+func (c Certificate) Verify(authority ed25519.PublicKey, meshID [16]byte, now time.Time) error {
+	switch {
+	case !c.Authority.Equal(authority):
+		return ErrOtherAuthority
+	case c.MeshID != meshID:
+		return ErrOtherMesh
+	}
+	if err := c.frame.Verify(); err != nil {
+		return err
+	}
+	switch {
+	case c.NotBefore.After(now.Add(FutureSkew)):
+		return fmt.Errorf("%w (from %s)", ErrCertificateEarly, c.NotBefore.Format(time.RFC3339))
+	case !c.NotAfter.After(now):
+		return fmt.Errorf("%w (at %s)", ErrCertificateEnded, c.NotAfter.Format(time.RFC3339))
+	}
+	return nil
+}
+
+// Certify signs what c's fields say; Authority is filled in.
+func (a Authority) Certify(c Certificate) (Certificate, error) {
+	if a.IsZero() {
+		return Certificate{}, ErrNoAuthority
+	}
+	if !isCleanText(c.Name) || len(c.Name) > MaxName {
+		return Certificate{}, fmt.Errorf("certificate: name %q: want at most %d bytes of printable text", c.Name, MaxName)
+	}
+	f, err := signFrame(a.key, Frame{
+		MeshID: c.MeshID, Epoch: recordCertificate, Seq: c.Serial, Issued: c.NotBefore, Expires: c.NotAfter, Payload: c.payload(),
+	})
+	if err != nil {
+		return Certificate{}, fmt.Errorf("sign the certificate of %q: %w", c.Name, err)
+	}
+	return certificateOf(f)
+}
+
+func (c Certificate) payload() []byte {
+	b := appendArray(nil, certificateFields)
+	b = appendBin(b, c.Node)
+	b = appendStr(b, c.Name)
+	b = appendUint(b, uint64(c.Caps.Rate))
+	b = appendUint(b, uint64(c.Caps.Active))
+	b = appendUint(b, uint64(c.Caps.MinBits4))
+	b = appendUint(b, uint64(c.Caps.MinBits6))
+	b = appendUint(b, uint64(c.Caps.MaxTTL/time.Second))
+	return appendUint(b, flag(c.Caps.UnbanAny)|flag(c.Caps.Import)<<1)
+}
+
+// DecodeCertificate reads an encoded certificate strictly and does not check the signature. Errors wrap
+// ErrBadCertificate.
+func DecodeCertificate(raw []byte) (Certificate, error) {
+	f, err := DecodeFrame(raw)
+	if err != nil {
+		return Certificate{}, fmt.Errorf("%w: %w", ErrBadCertificate, err)
+	}
+	return certificateOf(f)
+}
+
+func certificateOf(f Frame) (Certificate, error) {
+	c := Certificate{
+		MeshID: f.MeshID, Serial: f.Seq, NotBefore: f.Issued, NotAfter: f.Expires, Authority: f.Key, frame: f,
+	}
+	if f.Epoch != recordCertificate {
+		return Certificate{}, fmt.Errorf("%w: record of kind %d, want %d", ErrBadCertificate, f.Epoch, recordCertificate)
+	}
+	r := reader{b: f.Payload}
+	r.arrayOf(certificateFields)
+	c.Node = r.bin(ed25519.PublicKeySize)
+	c.Name = r.str(MaxName)
+	c.Caps.Rate, c.Caps.Active = uint32(r.most(1<<32-1)), uint32(r.most(1<<32-1))
+	c.Caps.MinBits4, c.Caps.MinBits6 = uint8(r.most(32)), uint8(r.most(128))
+	c.Caps.MaxTTL = time.Duration(r.most(uint64(MaxLife/time.Second))) * time.Second
+	flags := r.flags(3)
+	c.Caps.UnbanAny, c.Caps.Import = flags&1 != 0, flags&2 != 0
+	if err := r.end(); err != nil {
+		return Certificate{}, fmt.Errorf("%w: %w", ErrBadCertificate, err)
+	}
+	if len(c.Node) != ed25519.PublicKeySize {
+		return Certificate{}, fmt.Errorf("%w: key of %d bytes, want %d", ErrBadCertificate, len(c.Node), ed25519.PublicKeySize)
+	}
+	return c, nil
+}
+
+// Revocation says that nothing counts that a node says or ever said.
+type Revocation struct {
+	MeshID [16]byte
+	Serial uint64
+	Node   ID
+	Name   string    // what the node was called; at most MaxName bytes
+	Since  time.Time // from when on it was not to be trusted, for people; zero: never
+	Issued time.Time
+	Reason string // at most 200 bytes of printable text
+
+	frame Frame
+}
+
+// Raw is the encoded revocation with its signature. It must not be changed.
+func (v Revocation) Raw() []byte { return v.frame.raw }
+
+// Revoke signs what v's fields say.
+func (a Authority) Revoke(v Revocation) (Revocation, error) {
+	if a.IsZero() {
+		return Revocation{}, ErrNoAuthority
+	}
+	if !isCleanText(v.Reason) || len(v.Reason) > maxReason || !isCleanText(v.Name) || len(v.Name) > MaxName {
+		return Revocation{}, fmt.Errorf("revocation: reason %q: want at most %d bytes of printable text", v.Reason, maxReason)
+	}
+	f, err := signFrame(a.key, Frame{
+		MeshID: v.MeshID, Epoch: recordRevocation, Seq: v.Serial, Issued: v.Issued, Expires: v.Issued.Add(revocationLife), Payload: v.payload(),
+	})
+	if err != nil {
+		return Revocation{}, fmt.Errorf("sign the revocation of %s: %w", v.Node, err)
+	}
+	return revocationOf(f)
+}
+
+func (v Revocation) payload() []byte {
+	b := appendArray(nil, revocationFields)
+	b = appendBin(b, v.Node[:])
+	b = appendStr(b, v.Name)
+	since := uint64(0)
+	if !v.Since.IsZero() {
+		since = uint64(v.Since.UnixMilli())
+	}
+	b = appendUint(b, since)
+	return appendStr(b, v.Reason)
+}
+
+func revocationOf(f Frame) (Revocation, error) {
+	v := Revocation{MeshID: f.MeshID, Serial: f.Seq, Issued: f.Issued, frame: f}
+	if f.Epoch != recordRevocation {
+		return Revocation{}, fmt.Errorf("record of kind %d, want %d", f.Epoch, recordRevocation)
+	}
+	r := reader{b: f.Payload}
+	r.arrayOf(revocationFields)
+	r.fixed(v.Node[:])
+	v.Name = r.str(MaxName)
+	if since := r.most(maxMillis); since != 0 {
+		v.Since = time.UnixMilli(int64(since)).UTC()
+	}
+	v.Reason = r.str(maxReason)
+	if err := r.end(); err != nil {
+		return Revocation{}, fmt.Errorf("not a revocation: %w", err)
+	}
+	if f.Expires.Sub(f.Issued) != revocationLife {
+		return Revocation{}, fmt.Errorf("revocation for %v, want %v", f.Expires.Sub(f.Issued), revocationLife)
+	}
+	return v, nil
+}
+
+// newSerial is higher than any before it, of this authority and of others with its key but for a chance of 1 in 65,536
+// where two make one in the same millisecond.
+func newSerial(now time.Time, last uint64) (uint64, error) {
+	var b [2]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return 0, fmt.Errorf("make a serial: %w", err)
+	}
+	return max(uint64(now.UnixMilli())<<16|uint64(binary.BigEndian.Uint16(b[:])), last+1), nil
+}
+
+// Request asks an authority for a certificate. Only the holder of the node's key can have made it.
+type Request struct {
+	MeshID [16]byte // zero: of whatever mesh
+	Node   ed25519.PublicKey
+	Name   string // at most MaxName bytes of printable text
+
+	raw []byte
+}
+
+// NewRequest makes and signs a request.
+func NewRequest(id Identity, name string, meshID [16]byte) (Request, error) {
+	if id.key == nil {
+		return Request{}, errors.New("certificate request: no identity")
+	}
+	if !isCleanText(name) || len(name) > MaxName {
+		return Request{}, fmt.Errorf("certificate request: name %q: want at most %d bytes of printable text", name, MaxName)
+	}
+	q := Request{MeshID: meshID, Node: id.Public(), Name: name}
+	b := q.body()
+	q.raw = append(b, ed25519.Sign(id.key, append([]byte(requestDomain), b...))...)
+	return q, nil
+}
+
+// Raw is the encoded request with its signature. It must not be changed.
+func (q Request) Raw() []byte { return q.raw }
+
+func (q Request) body() []byte {
+	b := appendArray(nil, csrFields)
+	b = appendUint(b, csrVersion)
+	b = appendBin(b, q.MeshID[:])
+	b = appendBin(b, q.Node)
+	return appendStr(b, q.Name)
+}
+
+// DecodeRequest reads an encoded request strictly, and checks that it was signed by the key that it names. Errors wrap
+// ErrBadRequest.
+func DecodeRequest(raw []byte) (Request, error) {
+	q, err := decodeRequest(raw)
+	if err != nil {
+		return Request{}, fmt.Errorf("%w: %w", ErrBadRequest, err)
+	}
+	return q, nil
+}
+
+func decodeRequest(raw []byte) (Request, error) {
+	if len(raw) > maxRequest {
+		return Request{}, fmt.Errorf("%d bytes, want at most %d", len(raw), maxRequest)
+	}
+	if len(raw) < ed25519.SignatureSize {
+		return Request{}, errTruncated
+	}
+	body, sig := raw[:len(raw)-ed25519.SignatureSize], raw[len(raw)-ed25519.SignatureSize:]
+	q := Request{raw: raw}
+	r := reader{b: body}
+	r.arrayOf(csrFields)
+	if v := r.uint(); r.err == nil && v != csrVersion {
+		return Request{}, fmt.Errorf("version %d, want %d", v, csrVersion)
+	}
+	r.fixed(q.MeshID[:])
+	q.Node = r.bin(ed25519.PublicKeySize)
+	q.Name = r.str(MaxName)
+	if err := r.end(); err != nil {
+		return Request{}, err
+	}
+	if len(q.Node) != ed25519.PublicKeySize {
+		return Request{}, fmt.Errorf("key of %d bytes, want %d", len(q.Node), ed25519.PublicKeySize)
+	}
+	if !ed25519.Verify(q.Node, append([]byte(requestDomain), body...), sig) {
+		return Request{}, ErrBadSignature
+	}
+	return q, nil
+}
+
+// pemCertificate heads the file of a certificate.
+const pemCertificate = "MESHBAN CERTIFICATE"
+
+// SaveCertificate stores a certificate at path (mode 0600, atomically), replacing what was there.
+func SaveCertificate(path string, c Certificate) error {
+	if err := writePEM(path, pemCertificate, c.Raw(), true); err != nil {
+		return fmt.Errorf("store the certificate: %w", err)
+	}
+	return nil
+}
+
+// LoadCertificate reads what SaveCertificate stored. The error matches fs.ErrNotExist when there is none.
+func LoadCertificate(path string) (Certificate, error) {
+	b, err := readPEM(path, pemCertificate)
+	if err != nil {
+		return Certificate{}, fmt.Errorf("load the certificate: %w", err)
+	}
+	c, err := DecodeCertificate(b)
+	if err != nil {
+		return Certificate{}, fmt.Errorf("load the certificate %q: %w", path, err)
+	}
+	return c, nil
+}

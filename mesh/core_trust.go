@@ -1,0 +1,268 @@
+package mesh
+
+import (
+	"math"
+	"slices"
+	"time"
+)
+
+const (
+	// maxParked bounds the frames that wait for the certificate of their origin; the oldest make room.
+	maxParked = 4096
+	// maxBarred bounds the streams that peers are told not to offer.
+	maxBarred = 4096
+	// maxStandings bounds the nodes that certificates and revocations are known of.
+	maxStandings = 1 << 16
+)
+
+// trust knows which origins count: those that the mesh's authority has certified, for as long as that lasts, and has not
+// revoked. It is derived from the records that the ledger holds.
+type trust struct {
+	authority ID // of the key that signs records; zero: every origin counts
+	nodes     map[ID]*standing
+	parked    []Frame // verified, of origins whose certificate has not come; the oldest in front
+	barred    map[streamKey]struct{}
+}
+
+// standing is what the authority has said of a node.
+type standing struct {
+	cert    Certificate // the one that counts; Serial 0: none
+	ended   bool        // there was one, and its time is over
+	revoked *Revocation
+}
+
+// allSeen is the window of a stream that is refused: whoever reads it has nothing to offer.
+var allSeen = window{{1, math.MaxUint64}}
+
+// stands tells whether an origin counts: verdictNew, verdictUnknown, verdictEnded or verdictRevoked. What a node says
+// always counts on itself.
+func (c *core) stands(now time.Time, origin ID) verdict {
+	if c.authority.IsZero() || origin == c.self || origin == c.authority {
+		return verdictNew
+	}
+	st := c.nodes[origin]
+	switch {
+	case st == nil:
+		return verdictUnknown
+	case st.revoked != nil:
+		return verdictRevoked
+	case st.cert.Serial != 0 && st.cert.NotAfter.After(now):
+		return verdictNew
+	case st.cert.Serial != 0 || st.ended:
+		return verdictEnded
+	}
+	return verdictUnknown
+}
+
+// judge says what would become of a frame; it is cheap, and done before the signature is checked.
+func (c *core) judge(now time.Time, f Frame) verdict {
+	v := c.ledger.judge(now, f)
+	if v == verdictFull && f.Origin == c.authority && !c.authority.IsZero() {
+		return verdictNew // who has filled the ledger must not keep his revocation out
+	}
+	if v == verdictNew || v == verdictEquivocal {
+		if s := c.stands(now, f.Origin); s != verdictNew {
+			return s
+		}
+	}
+	return v
+}
+
+// untrusted deals with a verified frame whose origin does not count, and tells whether that is so.
+func (c *core) untrusted(now time.Time, f Frame, by via, out *actions) bool {
+	v := c.judge(now, f)
+	switch v {
+	case verdictUnknown:
+		if by != viaRestore {
+			c.park(f)
+		}
+	case verdictRevoked, verdictEnded:
+		c.bar(f.Origin, f.Epoch)
+	default:
+		return false
+	}
+	out.verdicts[v]++
+	if by == viaRestore {
+		out.expired = append(out.expired, f.Ref()) // whoever holds it gives it back once its origin counts
+	}
+	return true
+}
+
+// park keeps a frame until the certificate of its origin comes.
+func (c *core) park(f Frame) {
+	if slices.ContainsFunc(c.parked, func(p Frame) bool { return p.Ref() == f.Ref() }) {
+		return
+	}
+	if len(c.parked) >= maxParked {
+		c.parked = slices.Delete(c.parked, 0, 1)
+	}
+	c.parked = append(c.parked, f)
+}
+
+// unpark gives the frames of an origin that wait.
+func (c *core) unpark(origin ID) (frames []Frame) {
+	c.parked = slices.DeleteFunc(c.parked, func(f Frame) bool {
+		if f.Origin == origin {
+			frames = append(frames, f)
+		}
+		return f.Origin == origin
+	})
+	return frames
+}
+
+// bar has peers told not to offer a stream: it would be refused.
+func (c *core) bar(origin ID, epoch uint64) {
+	if len(c.barred) < maxBarred {
+		c.barred[streamKey{origin, epoch}] = struct{}{}
+	}
+}
+
+// takeRecord takes in a record of the authority. One that this version does not understand is held and passed on.
+func (c *core) takeRecord(now time.Time, f Frame, by via, out *actions) {
+	if v := c.judge(now, f); v != verdictNew {
+		out.verdicts[v]++
+		if v == verdictEquivocal {
+			out.equivocs = append(out.equivocs, f)
+		}
+		return
+	}
+	cert, badCert := certificateOf(f)
+	revocation, badRevocation := revocationOf(f)
+	var st *standing
+	switch {
+	case badCert == nil:
+		if st = c.standing(cert.ID()); st != nil && st.cert.Serial > cert.Serial {
+			c.superseded(f, by, out)
+			return
+		}
+	case badRevocation == nil:
+		st = c.standing(revocation.Node)
+	}
+	c.insert(f)
+	out.verdicts[verdictNew]++
+	if by != viaRestore {
+		out.admitted = append(out.admitted, f)
+		if by == viaTree {
+			out.relay = append(out.relay, f)
+		}
+	}
+	switch {
+	case st == nil:
+	case badCert == nil:
+		if old := st.cert; old.Serial != 0 {
+			c.remove(c.streams[streamKey{c.authority, recordCertificate}], old.Serial)
+			out.expired = append(out.expired, old.frame.Ref())
+		}
+		st.cert, st.ended = cert, false
+		c.admitted(now, cert.ID(), out)
+	case st.revoked == nil:
+		st.revoked = &revocation
+		c.unpark(revocation.Node)
+		c.withdraw(revocation.Node, out)
+	}
+}
+
+// superseded notes that a certificate came after the one that takes its place: it is not asked for again.
+func (c *core) superseded(f Frame, by via, out *actions) {
+	out.verdicts[verdictDuplicate]++
+	if s := c.streams[streamKey{f.Origin, f.Epoch}]; s != nil {
+		s.seen.add(f.Seq)
+	}
+	if by == viaRestore {
+		out.expired = append(out.expired, f.Ref())
+	}
+}
+
+// standing gives what is known of a node, made new if need be; nil when too many are known.
+func (c *core) standing(id ID) *standing {
+	st := c.nodes[id]
+	if st == nil && len(c.nodes) < maxStandings {
+		st = &standing{}
+		c.nodes[id] = st
+	}
+	return st
+}
+
+// admitted lets in what waits for an origin's certificate.
+func (c *core) admitted(now time.Time, origin ID, out *actions) {
+	if c.stands(now, origin) != verdictNew {
+		return
+	}
+	for key := range c.barred {
+		if key.origin == origin {
+			delete(c.barred, key)
+		}
+	}
+	for _, f := range c.unpark(origin) {
+		c.take(now, f, viaPush, out)
+	}
+	out.readmitted = append(out.readmitted, origin)
+}
+
+// ended withdraws those whose certificate is among the frames that have ended.
+func (c *core) ended(out *actions) {
+	if c.authority.IsZero() {
+		return
+	}
+	for _, ref := range out.expired {
+		if ref.Origin != c.authority || ref.Epoch != recordCertificate {
+			continue
+		}
+		for id, st := range c.nodes {
+			if st.cert.Serial == ref.Seq {
+				st.cert, st.ended = Certificate{}, true
+				c.withdraw(id, out)
+			}
+		}
+	}
+}
+
+// withdraw lets go of all that an origin said. What this node said itself stays: it goes on protecting itself.
+func (c *core) withdraw(origin ID, out *actions) {
+	if origin == c.self {
+		return
+	}
+	for key, s := range c.streams {
+		if key.origin != origin {
+			continue
+		}
+		var seqs []uint64
+		s.frames.Ascend(func(h held) bool {
+			seqs = append(seqs, h.seq)
+			return true
+		})
+		for _, seq := range seqs {
+			c.remove(s, seq)
+			out.expired = append(out.expired, FrameRef{origin, key.epoch, seq})
+		}
+		delete(c.streams, key)
+		c.bar(origin, key.epoch)
+	}
+	ofOrigin := func(f Frame) bool { return f.Origin == origin }
+	out.deliver = slices.DeleteFunc(out.deliver, ofOrigin)
+	out.relay = slices.DeleteFunc(out.relay, ofOrigin)
+	out.readmitted = slices.DeleteFunc(out.readmitted, func(id ID) bool { return id == origin })
+	out.withdrawn = append(out.withdrawn, origin)
+}
+
+// vectorStreams gives what a vector lists, in the order of keys: the streams, and those that are barred.
+func (c *core) vectorStreams() []*stream {
+	all := c.sorted()
+	if len(c.barred) == 0 {
+		return all
+	}
+	for key := range c.barred {
+		if c.streams[key] == nil {
+			s := newStream(key)
+			s.seen = allSeen
+			all = append(all, s)
+		}
+	}
+	slices.SortFunc(all, func(a, b *stream) int { return a.key.compare(b.key) })
+	return all
+}
+
+// refuses tells whether a peer wants nothing of a stream.
+func (v *streamVector) refuses() bool {
+	return v.Live == 0 && len(v.Seen) == 1 && v.Seen[0] == allSeen[0]
+}

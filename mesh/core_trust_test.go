@@ -1,0 +1,232 @@
+package mesh
+
+import (
+	"crypto/ed25519"
+	"fmt"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// record signs what an authority says, at the time of the simulation's start.
+type recorder struct {
+	tb failer
+	a  Authority
+}
+
+func newRecorder(tb failer) recorder {
+	a, err := NewAuthority()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return recorder{tb, a}
+}
+
+func (r recorder) cert(key ed25519.PublicKey, serial uint64, life time.Duration) Frame {
+	c, err := r.a.Certify(Certificate{Serial: serial, Node: key, NotBefore: simStart, NotAfter: simStart.Add(life)})
+	if err != nil {
+		r.tb.Fatal(err)
+	}
+	return c.frame
+}
+
+func (r recorder) revoke(id ID, serial uint64) Frame {
+	v, err := r.a.Revoke(Revocation{Serial: serial, Node: id, Issued: simStart})
+	if err != nil {
+		r.tb.Fatal(err)
+	}
+	return v.frame
+}
+
+func (s *simulation) trust(r recorder) {
+	for _, c := range s.cores {
+		c.authority = r.a.key.ID()
+	}
+}
+
+func TestCoreTrust(t *testing.T) {
+	s := newSimulation(t, 1, 1)
+	r := newRecorder(t)
+	s.trust(r)
+	origin := signers[0]
+	frame := func(seq uint64) Frame { return testFrame(t, origin, 1, seq, s.now, 10*time.Hour, "ban") }
+	give := func(fs ...Frame) actions { return s.step(0, evFrames{via: viaPush, frames: fs}) }
+
+	if out := give(frame(1), frame(1), frame(2)); len(out.deliver) != 0 || len(s.cores[0].parked) != 2 {
+		t.Fatalf("without a certificate: delivered %d, %d wait", len(out.deliver), len(s.cores[0].parked))
+	}
+	// Another authority's certificate changes nothing: it is a frame like any other, of an origin without a certificate.
+	if out := give(newRecorder(t).cert(origin.Public(), 9, time.Hour)); len(out.admitted) != 0 || len(out.deliver) != 0 {
+		t.Errorf("a certificate of another authority was taken: %+v", out)
+	}
+	if out := give(r.cert(signers[1].Public(), 3, 30*time.Hour)); len(out.deliver) != 0 {
+		t.Errorf("the certificate of another node let %d frames in", len(out.deliver))
+	}
+	if out := give(r.cert(origin.Public(), 5, time.Hour)); len(out.deliver) != 2 || len(out.admitted) != 3 || len(out.readmitted) != 1 {
+		t.Errorf("the certificate came: delivered %d, admitted %d", len(out.deliver), len(out.admitted))
+	}
+	if out := give(r.cert(origin.Public(), 4, 20*time.Hour)); len(out.admitted) != 0 || out.verdicts[verdictDuplicate] != 1 {
+		t.Errorf("an older certificate took the place of a newer one: %+v", out)
+	}
+	if out := give(r.cert(origin.Public(), 6, 2*time.Hour)); len(out.admitted) != 1 || len(out.expired) != 1 || out.expired[0].Seq != 5 {
+		t.Errorf("renewed: %+v", out)
+	}
+
+	// Its end takes back what it let in, and a new one lets it in again.
+	s.now = simStart.Add(2 * time.Hour)
+	if out := s.step(0, evTick{}); len(out.withdrawn) != 1 || len(out.expired) != 3 || s.cores[0].count != 1 {
+		t.Errorf("the certificates ended: withdrawn %v, expired %v, held %d", out.withdrawn, out.expired, s.cores[0].count)
+	}
+	if out := give(frame(3)); out.verdicts[verdictEnded] != 1 || len(out.admitted) != 0 {
+		t.Errorf("after the end: %+v", out.verdicts)
+	}
+	if out := give(r.cert(origin.Public(), 7, 5*time.Hour), frame(1), frame(2)); len(out.deliver) != 2 {
+		t.Errorf("certified again: delivered %d", len(out.deliver))
+	}
+
+	// Revocation within the step that delivers: nothing of the origin reaches the daemon.
+	out := give(frame(4), r.revoke(origin.ID(), 1), frame(5))
+	if len(out.deliver) != 0 || len(out.withdrawn) != 1 || out.verdicts[verdictRevoked] != 1 {
+		t.Errorf("revoked: delivered %d, withdrawn %v, %v", len(out.deliver), out.withdrawn, out.verdicts)
+	}
+	// No certificate undoes it, and no replay.
+	out = give(r.cert(origin.Public(), 99, 9*time.Hour), frame(1), frame(6))
+	if len(out.deliver) != 0 || len(out.readmitted) != 0 || out.verdicts[verdictRevoked] != 2 {
+		t.Errorf("after the revocation: delivered %d, readmitted %v, %v", len(out.deliver), out.readmitted, out.verdicts)
+	}
+	s.live(0)
+
+	// What waits is bounded, and the newest stays.
+	for seq := range uint64(maxParked + 10) {
+		give(testFrame(t, signers[2], 1, seq+1, s.now, 10*time.Hour, "x"))
+	}
+	if n := len(s.cores[0].parked); n != maxParked {
+		t.Errorf("%d frames wait, want %d", n, maxParked)
+	}
+	if out := give(r.cert(signers[2].Public(), 8, 9*time.Hour)); len(out.deliver) != maxParked {
+		t.Errorf("delivered %d, want %d", len(out.deliver), maxParked)
+	}
+}
+
+// A store is read back in any order of origins; what does not count is dropped from it.
+func TestCoreTrustRestore(t *testing.T) {
+	s := newSimulation(t, 1, 1)
+	r := newRecorder(t)
+	s.trust(r)
+	out := s.step(0, evFrames{via: viaRestore, frames: []Frame{
+		r.cert(signers[0].Public(), 1, time.Hour), r.cert(signers[1].Public(), 2, time.Hour), r.revoke(signers[1].ID(), 3),
+		testFrame(t, signers[0], 1, 1, s.now, time.Hour, "counts"),
+		testFrame(t, signers[1], 1, 1, s.now, time.Hour, "revoked"),
+		testFrame(t, signers[2], 1, 1, s.now, time.Hour, "unknown"),
+	}})
+	if len(out.expired) != 2 || s.cores[0].count != 4 || len(s.cores[0].parked) != 0 {
+		t.Errorf("dropped %v, held %d, %d wait", out.expired, s.cores[0].count, len(s.cores[0].parked))
+	}
+}
+
+// Whatever the order in which frames, certificates and revocations come, and wherever, all nodes end with the same, and
+// hold exactly what was said by those who are certified and not revoked.
+func TestCoresConvergeOnTrust(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		n := rapid.IntRange(2, 4).Draw(rt, "nodes")
+		s := newSimulation(rt, n, rapid.Uint64().Draw(rt, "seed"))
+		s.loss = rapid.Float64Range(0, 0.3).Draw(rt, "loss")
+		r := newRecorder(rt)
+		s.trust(r)
+		var all []Frame
+		counts := make(map[ID]bool)
+		for i, id := range signers {
+			for seq := range rapid.Uint64Range(0, 8).Draw(rt, "frames") {
+				all = append(all, testFrame(rt, id, 1, seq+1, s.now, time.Hour, fmt.Sprint(i, seq)))
+			}
+			certs := rapid.Uint64Range(0, 3).Draw(rt, "certificates")
+			for c := range certs {
+				all = append(all, r.cert(id.Public(), uint64(10*(i+1))+c, 2*time.Hour))
+			}
+			revoked := rapid.Bool().Draw(rt, "revoked")
+			if revoked {
+				all = append(all, r.revoke(id.ID(), uint64(i+1)))
+			}
+			counts[id.ID()] = certs > 0 && !revoked
+		}
+		s.connect()
+		for _, f := range rapid.Permutation(all).Draw(rt, "order") {
+			// Each begins somewhere, and may be at others too.
+			at := rapid.IntRange(0, n-1).Draw(rt, "where")
+			for i := range n {
+				if i == at || rapid.Bool().Draw(rt, "too") {
+					s.step(i, evFrames{via: viaPush, frames: []Frame{f}})
+				}
+			}
+			if rapid.IntRange(0, 9).Draw(rt, "pause") == 0 {
+				s.run(time.Second)
+			}
+		}
+		s.loss = 0
+		s.run(5 * time.Minute)
+		s.checkEqual()
+		held := s.live(0)
+		for _, f := range all {
+			_, ok := held[f.Ref()]
+			if want := counts[f.Origin]; f.Origin != r.a.key.ID() && ok != want {
+				rt.Errorf("frame %v of an origin that counts: %v, held: %v", f.Ref(), want, ok)
+			}
+		}
+	})
+}
+
+// Who fills the ledger does not keep out the revocation that empties it.
+func TestRevocationOfAFullLedger(t *testing.T) {
+	s := newSimulation(t, 1, 1)
+	r := newRecorder(t)
+	s.trust(r)
+	c := s.cores[0]
+	s.step(0, evFrames{via: viaPush, frames: []Frame{
+		r.cert(signers[0].Public(), 1, time.Hour), testFrame(t, signers[0], 1, 1, s.now, time.Hour, "x"),
+	}})
+	c.count += maxHeld
+	if v := c.judge(s.now, testFrame(t, signers[0], 1, 2, s.now, time.Hour, "y")); v != verdictFull {
+		t.Fatalf("verdict %d of one more frame", v)
+	}
+	if out := s.step(0, evFrames{via: viaPush, frames: []Frame{r.revoke(signers[0].ID(), 1)}}); len(out.withdrawn) != 1 {
+		t.Errorf("not revoked: %v", out.verdicts)
+	}
+}
+
+// A peer that goes on holding what we refuse is told so once, and streams none of it.
+func TestRefusedIsNotOffered(t *testing.T) {
+	s := newSimulation(t, 2, 3)
+	r := newRecorder(t)
+	s.cores[0].authority = r.a.key.ID() // the other believes everybody
+	for seq := range uint64(200) {
+		f := testFrame(t, signers[0], 1, seq+1, s.now, 10*time.Hour, "harm")
+		s.step(1, evFrames{via: viaPush, frames: []Frame{f}})
+	}
+	s.step(0, evFrames{via: viaPush, frames: []Frame{r.revoke(signers[0].ID(), 1), testFrame(t, signers[0], 1, 1, s.now, 10*time.Hour, "harm")}})
+	s.connect()
+	s.run(time.Minute)
+	if n := s.cores[0].count; n != 1 {
+		t.Errorf("%d frames held, want the revocation", n)
+	}
+	before := s.bytes
+	s.run(time.Hour)
+	if got := float64(s.bytes-before) / 3600; got > 50 {
+		t.Errorf("%.0f B/s between two who differ by what one refuses", got)
+	}
+}
+
+// On a frame's way, trust costs a look-up and nothing that must be collected.
+func TestStandsAllocatesNothing(t *testing.T) {
+	s := newSimulation(t, 1, 1)
+	r := newRecorder(t)
+	s.trust(r)
+	s.step(0, evFrames{via: viaPush, frames: []Frame{r.cert(signers[0].Public(), 1, time.Hour)}})
+	f := testFrame(t, signers[0], 1, 1, s.now, time.Hour, "x")
+	if got := s.cores[0].judge(s.now, f); got != verdictNew {
+		t.Fatalf("verdict %d", got)
+	}
+	if n := testing.AllocsPerRun(100, func() { s.cores[0].judge(s.now, f) }); n != 0 {
+		t.Errorf("%v allocations a frame", n)
+	}
+}

@@ -1,0 +1,119 @@
+//go:build linux && netns
+
+package test
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshban/meshban/test/rig"
+)
+
+// A revoked node's bans are lifted in every other kernel, what it bans later has no
+// effect there, and neither restarts nor a node that was away and comes back with
+// old records change that.
+func TestRevoke(t *testing.T) {
+	m := newMesh(t, setup{nodes: 3})
+	web1, web2, bad := m.nodes[0], m.nodes[1], m.nodes[2]
+	harm, honest, local, missed := fresh(), fresh(), fresh(), fresh()
+	watched := map[netip.Addr]rig.Pairs{}
+	for _, src := range []netip.Addr{harm, honest, local, missed} {
+		watched[src] = m.watch(t, src)
+	}
+	start := time.Now()
+	bad.run(t, "ban", harm.String(), "--for", "1h")
+	web2.run(t, "ban", honest.String(), "--for", "1h")
+	enforced(t, watched[harm], start)
+	enforced(t, watched[honest], start)
+	silent := time.Now()
+
+	// Who has no key of the authority says so.
+	for _, args := range [][]string{{"revoke", bad.Name}, {"invite"}} {
+		if r := web2.exit(t, exitFailed, args...); !strings.Contains(r.Stderr, "ca.key") {
+			t.Errorf("%s %q: %s", web2.Name, args, r.Stderr)
+		}
+	}
+	web1.exit(t, exitNotFound, "revoke", "nobody")
+
+	start = time.Now()
+	web1.run(t, "revoke", bad.Name, "--reason", "stolen")
+	took := rig.Last(open(t, watched[harm][:2], start, banLimit)).Sub(start)
+	t.Logf("lifted on both others after %.1f ms", ms(took))
+	answering(t, watched[local])
+	start = time.Now()
+	bad.run(t, "ban", local.String(), "--for", "1h")
+	bad.run(t, "unban", honest.String())
+	enforced(t, watched[local][2:], start)
+	during(2 * time.Second)
+
+	refused := func(when string) {
+		t.Helper()
+		t.Log(when)
+		answering(t, watched[harm][:2])
+		answering(t, watched[local][:2])
+		for _, n := range []*node{web1, web2} {
+			if r := n.run(t, "members"); !strings.Contains(r, "revoked") {
+				t.Errorf("%s: members does not tell:\n%s", n.Name, r)
+			}
+			if _, ok := n.entry(t, local.String()); ok {
+				t.Errorf("%s lists a ban of the revoked node", n.Name)
+			}
+		}
+	}
+	// The ban of an honest node went on all the while, though the revoked one lifted it.
+	check(t, watched[honest][:2].Silent(silent, time.Now()))
+	refused("after the revocation")
+	if why := web2.run(t, "why", harm.String()); !strings.Contains(why, "revoked: stolen") {
+		t.Errorf("why does not tell:\n%s", why)
+	}
+
+	// A restart, with and without a word of goodbye.
+	web2.kill(t)
+	web2.start(t)
+	web1.stop(t)
+	web1.start(t)
+	eventually(t, syncLimit, func() error {
+		if a, b := web1.status(t).Mesh.Digest, web2.status(t).Mesh.Digest; a != b {
+			return fmt.Errorf("digests %s and %s", a, b)
+		}
+		return nil
+	})
+	refused("after restarts")
+
+	// A node that was away during a revocation holds what the revoked one said, and
+	// lets go of it when it is back.
+	web2.stop(t)
+	start = time.Now()
+	web1.run(t, "ban", missed.String(), "--for", "1h")
+	enforced(t, watched[missed][:1], start)
+	bad.stop(t)
+	web2.start(t)
+	enforced(t, watched[missed][1:2], time.Now())
+	refused("after it was away")
+	if _, ok := web1.entry(t, honest.String()); !ok {
+		t.Error("the ban of an honest node is gone")
+	}
+}
+
+// A node that is cut off hears of a revocation as soon as the cut heals.
+func TestRevokeDuringPartition(t *testing.T) {
+	m := newMesh(t, setup{nodes: 3})
+	web1, alone, bad := m.nodes[0], m.nodes[1], m.nodes[2]
+	harm := fresh()
+	pairs := m.watch(t, harm)
+	start := time.Now()
+	bad.run(t, "ban", harm.String(), "--for", "1h")
+	enforced(t, pairs, start)
+	check(t, alone.Cut())
+	start = time.Now()
+	web1.run(t, "revoke", bad.Name, "--since", "1h")
+	open(t, pairs[:1], start, banLimit)
+	check(t, pairs[1:].Silent(start, time.Now()))
+	check(t, alone.Heal())
+	healed := time.Now()
+	took := rig.Last(open(t, pairs[1:2], healed, healLimit)).Sub(healed)
+	t.Logf("lifted %.0f ms after the heal", ms(took))
+}
