@@ -38,3 +38,34 @@ func TestClusterTrees(t *testing.T) {
 		}
 	})
 }
+
+// The sizes at which everybody is sent to directly: once each, and nothing passed on.
+func TestClusterSizes(t *testing.T) {
+	for _, nodes := range []int{10, 50, 100} {
+		t.Run(fmt.Sprint(nodes), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const frames = 10
+				c := newCluster(t, nodes, nil)
+				eventually(t, 2*time.Minute, "everybody knows everybody", c.allAlive)
+				eventually(t, time.Minute, "settled", func() bool { return sameDigest(c.nodes) })
+				start := time.Now()
+				for i := range frames {
+					publish(t, c.nodes[i], fmt.Sprint("from ", i), time.Hour)
+				}
+				eventually(t, 5*time.Second, "every frame is everywhere", func() bool { return sameDigest(c.nodes) })
+				took := time.Since(start)
+				<-time.After(10 * time.Second) // memberlist's queue runs dry
+				var sent, received, synced uint64
+				for _, n := range c.nodes {
+					s := n.Stats()
+					sent, received, synced = sent+s.Sent, received+s.Received, synced+s.Synced
+				}
+				pushed, all := float64(sent)/frames/float64(nodes-1), float64(received)/frames/float64(nodes-1)
+				t.Logf("everywhere after %v; copies per node: %.2f by direct push, %.2f with everything", took, pushed, all)
+				if pushed > 1.2 || all > 3 || synced > 0 {
+					t.Errorf("copies per node: %.2f by direct push, %.2f with everything; %d by sync", pushed, all, synced)
+				}
+			})
+		})
+	}
+}

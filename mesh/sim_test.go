@@ -55,12 +55,17 @@ func TestSimulator(t *testing.T) {
 	if seeds == 0 {
 		seeds = simShort
 	}
-	start := time.Now()
+	start, goroutines := time.Now(), runtime.NumGoroutine()
 	faults, failed := simulateAll(t, *simFirst, seeds, *simMost)
 	for kind, name := range faultNames {
 		t.Logf("%8.1f times in 1,000 seeds: %s", float64(faults[kind])/float64(seeds)*1000, name)
 		if faults[kind] == 0 && failed == 0 {
 			t.Errorf("%d seeds, and never this: %s", seeds, name)
+		}
+	}
+	for end := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > goroutines; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d goroutines are left, %d were there before", runtime.NumGoroutine(), goroutines)
 		}
 	}
 	t.Logf("%d seeds in %v", seeds, time.Since(start).Round(time.Second))
