@@ -218,7 +218,7 @@ func (d *Daemon) Invite(ctx context.Context, req control.InviteRequest) (control
 	}
 	now := time.Now()
 	e := d.byCaller(ctx, now)
-	e.What, e.Until, e.Reason = "invite", now.Add(ttl).UTC(), fmt.Sprintf("a token for %d machines", uses)
+	e.What, e.Until, e.Reason = "invite", now.Add(ttl).UTC(), fmt.Sprintf("a token, uses: %d", uses)
 	d.audit.Add(e)
 	return control.InviteReply{Token: token, Uses: uses, Expires: now.Add(ttl)}, nil
 }
