@@ -108,18 +108,9 @@ func BenchmarkCatchUpSockets(b *testing.B) {
 				met := func() bool {
 					return slices.ContainsFunc(taker.Members(), func(m Member) bool { return !m.Self && m.State == StateAlive })
 				}
-				for end := time.Now().Add(time.Minute); !met(); time.Sleep(time.Millisecond) {
-					if time.Now().After(end) {
-						b.Fatal("they do not meet")
-					}
-				}
+				eventually(b, 10*time.Second, "they meet", met)
 				start := time.Now()
-				for taker.Digest() != giver.Digest() {
-					if time.Since(start) > time.Minute {
-						b.Fatal("no agreement")
-					}
-					time.Sleep(time.Millisecond)
-				}
+				eventually(b, 5*time.Second, "both hold the same", func() bool { return taker.Digest() == giver.Digest() })
 				b.ReportMetric(time.Since(start).Seconds(), "s-after-contact")
 			}
 		})

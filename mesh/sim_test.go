@@ -63,11 +63,7 @@ func TestSimulator(t *testing.T) {
 			t.Errorf("%d seeds, and never this: %s", seeds, name)
 		}
 	}
-	for end := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > goroutines; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%d goroutines are left, %d were there before", runtime.NumGoroutine(), goroutines)
-		}
-	}
+	eventually(t, 10*time.Second, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= goroutines })
 	t.Logf("%d seeds in %v", seeds, time.Since(start).Round(time.Second))
 }
 
