@@ -85,16 +85,21 @@ func (t *Table) said(b *book, entry uint32, o Origin) (last, floor uint32) {
 
 // holds reports whether r's origin has said something of the same prefix and ports.
 func (t *Table) holds(b *book, r *Record) bool {
-	id, ok := t.findPorts(r.Ports)
-	if !ok {
-		return false
-	}
-	entry := b.find(keyOf(r.Prefix), id)
+	entry := t.entryAbout(b, r)
 	if entry == 0 {
 		return false
 	}
 	last, floor := t.said(b, entry, r.Origin)
 	return last != 0 || floor != 0
+}
+
+// entryAbout returns the entry of r's prefix and ports, or 0.
+func (t *Table) entryAbout(b *book, r *Record) uint32 {
+	id, ok := t.findPorts(r.Ports)
+	if !ok {
+		return 0
+	}
+	return b.find(keyOf(r.Prefix), id)
 }
 
 // put merges a ban, revoke or allow: the highest version is what its origin says. It reports

@@ -134,11 +134,7 @@ func (t *Table) RecordsOf(o Origin) int {
 // only says it again.
 func (t *Table) stands(r *Record) bool {
 	b := &t.bans
-	id, ok := t.findPorts(r.Ports)
-	if !ok {
-		return false
-	}
-	entry := b.find(keyOf(r.Prefix), id)
+	entry := t.entryAbout(b, r)
 	if entry == 0 {
 		return false
 	}
