@@ -240,13 +240,5 @@ func (c *command) joinByFile(ctx *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := c.out.Write(res.Text); err != nil {
-		return fmt.Errorf("write to stdout: %w", err)
-	}
-	if err := c.out.Flush(); err != nil {
-		return fmt.Errorf("write to stdout: %w", err)
-	}
-	fmt.Fprintf(c.err, "meshban: %s\n", clean(res.Said))
-	tellHint(c.err, res.Next)
-	return nil
+	return c.handOut(res)
 }

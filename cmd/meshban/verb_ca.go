@@ -67,6 +67,11 @@ func (c *command) ca(ctx *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	return c.handOut(res)
+}
+
+// handOut prints a text of the authority on stdout, and what it is and what comes next on stderr.
+func (c *command) handOut(res CAResult) error {
 	if _, err := c.out.Write(res.Text); err != nil {
 		return fmt.Errorf("write to stdout: %w", err)
 	}
