@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
-	"github.com/meshban/meshban/cmd/meshban/internal/daemon"
 	"github.com/meshban/meshban/cmd/meshban/internal/home"
 	"github.com/meshban/meshban/mesh"
 )
@@ -78,23 +77,14 @@ func caHint(dir home.Dir, err error) error {
 
 // requestCertificate makes this machine's key and asks for a certificate.
 func requestCertificate(_ context.Context, opts JoinOptions) (CAResult, error) {
-	dir := home.Dir(opts.Dir)
-	cfg, err := AgentOptions{Dir: opts.Dir, Name: opts.Name}.config()
+	j, err := openJoiner(opts)
 	if err != nil {
 		return CAResult{}, err
 	}
-	release, err := lock(dir)
+	defer j.release()
+	q, err := j.dir.Request(j.cfg.Name, j.alone)
 	if err != nil {
-		return CAResult{}, err
-	}
-	defer func() { _ = release() }()
-	alone, err := daemon.Alone(dir)
-	if err != nil {
-		return CAResult{}, err
-	}
-	q, err := dir.Request(cfg.Name, alone)
-	if err != nil {
-		return CAResult{}, meshHint(dir, err)
+		return CAResult{}, meshHint(j.dir, err)
 	}
 	return CAResult{
 		Text: q.Text(), Said: fmt.Sprintf("request of %s (%s)", q.Name, mesh.IDOf(q.Node).Short()),
@@ -104,28 +94,19 @@ func requestCertificate(_ context.Context, opts JoinOptions) (CAResult, error) {
 
 // adoptCertificate enrols this machine with what came back to its request.
 func adoptCertificate(_ context.Context, opts JoinOptions) (JoinResult, error) {
-	dir := home.Dir(opts.Dir)
-	cfg, err := AgentOptions{Dir: opts.Dir, Name: opts.Name, Bind: opts.Bind, Join: opts.Join}.config()
+	j, err := openJoiner(opts)
 	if err != nil {
 		return JoinResult{}, err
 	}
-	release, err := lock(dir)
-	if err != nil {
-		return JoinResult{}, err
-	}
-	defer func() { _ = release() }()
-	alone, err := daemon.Alone(dir)
-	if err != nil {
-		return JoinResult{}, err
-	}
-	id, e, err := dir.Adopt(opts.Certificate, cfg, opts.Name != "", alone)
+	defer j.release()
+	id, e, err := j.dir.Adopt(opts.Certificate, j.cfg, opts.Name != "", j.alone)
 	if errors.Is(err, fs.ErrNotExist) {
 		return JoinResult{}, &control.Error{Code: control.CodeFailed, Message: "this machine has made no request", Hint: "begin with `meshban join --request`; the key that it makes is what gets certified"}
 	}
 	if err != nil {
-		return JoinResult{}, meshHint(dir, err)
+		return JoinResult{}, meshHint(j.dir, err)
 	}
 	return JoinResult{
-		Name: or(opts.Name, e.Certificate.Name), ID: id.ID().String(), Mesh: hex.EncodeToString(e.Secrets.MeshID[:]), Join: e.Join, Config: dir.Config(),
+		Name: or(opts.Name, e.Certificate.Name), ID: id.ID().String(), Mesh: hex.EncodeToString(e.Secrets.MeshID[:]), Join: e.Join, Config: j.dir.Config(),
 	}, nil
 }

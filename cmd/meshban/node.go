@@ -145,28 +145,45 @@ func joinMesh(ctx context.Context, opts JoinOptions) (JoinResult, error) {
 	if opts.Certificate != nil {
 		return adoptCertificate(ctx, opts)
 	}
-	dir := home.Dir(opts.Dir)
-	cfg, err := AgentOptions{Dir: opts.Dir, Name: opts.Name, Bind: opts.Bind}.config()
+	j, err := openJoiner(opts)
 	if err != nil {
 		return JoinResult{}, err
+	}
+	defer j.release()
+	identity, enrolment, err := j.dir.Join(ctx, opts.Token, j.cfg, j.alone)
+	if err != nil {
+		return JoinResult{}, meshHint(j.dir, err)
+	}
+	return JoinResult{
+		Name: j.cfg.Name, ID: identity.ID().String(), Mesh: hex.EncodeToString(enrolment.Secrets.MeshID[:]),
+		Join: enrolment.Join, Config: j.dir.Config(),
+	}, nil
+}
+
+// joiner is a machine about to join: its folder, locked, and what its config says.
+type joiner struct {
+	dir     home.Dir
+	cfg     config.Config
+	alone   bool // nothing of another member is in the folder
+	release func()
+}
+
+// openJoiner locks the folder; the caller releases it.
+func openJoiner(opts JoinOptions) (joiner, error) {
+	dir := home.Dir(opts.Dir)
+	cfg, err := AgentOptions{Dir: opts.Dir, Name: opts.Name, Bind: opts.Bind, Join: opts.Join}.config()
+	if err != nil {
+		return joiner{}, err
 	}
 	release, err := lock(dir)
 	if err != nil {
-		return JoinResult{}, err
+		return joiner{}, err
 	}
-	defer func() { _ = release() }()
 	alone, err := daemon.Alone(dir)
 	if err != nil {
-		return JoinResult{}, err
+		return joiner{}, errors.Join(err, release())
 	}
-	identity, enrolment, err := dir.Join(ctx, opts.Token, cfg, alone)
-	if err != nil {
-		return JoinResult{}, meshHint(dir, err)
-	}
-	return JoinResult{
-		Name: cfg.Name, ID: identity.ID().String(), Mesh: hex.EncodeToString(enrolment.Secrets.MeshID[:]),
-		Join: enrolment.Join, Config: dir.Config(),
-	}, nil
+	return joiner{dir, cfg, alone, func() { _ = release() }}, nil
 }
 
 // lock makes and takes the folder.
