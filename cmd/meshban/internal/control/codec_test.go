@@ -136,6 +136,8 @@ func FuzzListEntry(f *testing.F) {
 	} {
 		f.Add(e.AppendJSON(nil))
 	}
+	// The quick decoder once took origins without a comma between them.
+	f.Add([]byte(`{"prefix":"192.0.2.7","ports":"","until":"2026-11-22T11:32:11Z","origins":["web1""web2"],"reason":"","source":"","state":""}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		var d entryDecoder
 		quick, ok := d.fast(line)

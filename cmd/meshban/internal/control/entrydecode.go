@@ -64,12 +64,11 @@ func (d *entryDecoder) fast(line []byte) (ListEntry, bool) {
 	until := s.quoted()
 	s.literal(`,"origins":[`)
 	d.origins = d.origins[:0]
-	for s.ok && len(s.rest) > 0 && s.rest[0] == '"' {
-		s.rest = s.rest[1:]
+	for more := len(s.rest) > 0 && s.rest[0] == '"'; s.ok && more; {
+		s.literal(`"`)
 		d.origins = append(d.origins, d.intern(s.quoted()))
-		if s.ok && len(s.rest) > 1 && s.rest[0] == ',' {
+		if more = len(s.rest) > 0 && s.rest[0] == ','; more {
 			s.rest = s.rest[1:]
-			s.ok = s.rest[0] == '"'
 		}
 	}
 	e.Origins = d.origins
