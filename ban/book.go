@@ -217,7 +217,7 @@ func (t *Table) drop(b *book, i uint32) {
 	t.putSpeaker(x.speaker)
 	t.putWords(x.words)
 	if b.recs.release(i); b.recs.live == 0 {
-		b.ends = nil // what is left in it are marks of recs that are gone
+		b.ends.clear() // what is left in it are marks of recs that are gone
 	}
 }
 
@@ -226,11 +226,11 @@ func (b *book) schedule(i uint32) {
 	b.ends.push(due{b.recs.at(i).until, i})
 	// Marks go stale when an end moves earlier or a floor goes. Only a peer that does this on
 	// purpose makes so many.
-	if len(b.ends) > 2*b.recs.live+staleSlack {
-		b.ends = b.ends[:0]
+	if b.ends.len() > 2*b.recs.live+staleSlack {
+		b.ends.clear()
 		for i := uint32(1); i < b.recs.end; i++ {
 			if x := b.recs.at(i); x.kind != 0 {
-				b.ends = append(b.ends, due{x.until, i})
+				b.ends.add(due{x.until, i})
 			}
 		}
 		b.ends.heapify()
@@ -242,8 +242,8 @@ const staleSlack = 1024
 
 // next returns the rec that ends first, or 0.
 func (b *book) next() (i uint32, at int64) {
-	for len(b.ends) > 0 {
-		d := b.ends[0]
+	for b.ends.len() > 0 {
+		d := b.ends.first()
 		x := b.recs.at(d.id)
 		switch {
 		case x.kind != 0 && x.until == d.at:

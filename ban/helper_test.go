@@ -205,8 +205,8 @@ func sound(t *Table) error {
 				return fmt.Errorf("forms of %d %s, there are %d", n, name, c.want)
 			}
 		}
-		if len(b.cancels.ids) != b.cancels.all.live || len(b.cancels.ends) != b.cancels.all.live {
-			return fmt.Errorf("%d cancels, %d ids, %d ends", b.cancels.all.live, len(b.cancels.ids), len(b.cancels.ends))
+		if len(b.cancels.ids) != b.cancels.all.live || b.cancels.ends.len() != b.cancels.all.live {
+			return fmt.Errorf("%d cancels, %d ids, %d ends", b.cancels.all.live, len(b.cancels.ids), b.cancels.ends.len())
 		}
 	}
 	if held != len(t.held.ids) || held != len(t.held.place) {

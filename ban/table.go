@@ -87,6 +87,7 @@ func (t *Table) Reserve() {
 	t.bans.entries.reserve()
 	t.bans.recs.reserve()
 	t.bans.tree.nodes.reserve()
+	t.bans.ends.reserve()
 }
 
 // Merge takes in records that CheckLocal or CheckRemote let pass and returns what changed. It is
@@ -134,8 +135,8 @@ func (t *Table) Next() (time.Time, bool) {
 		if i, at := b.next(); i != 0 && (first == 0 || at < first) {
 			first = at
 		}
-		if ends := b.cancels.ends; len(ends) > 0 && (first == 0 || ends[0].at < first) {
-			first = ends[0].at
+		if ends := &b.cancels.ends; ends.len() > 0 && (first == 0 || ends.first().at < first) {
+			first = ends.first().at
 		}
 	}
 	if first == 0 {
@@ -147,7 +148,7 @@ func (t *Table) Next() (time.Time, bool) {
 func (t *Table) expire(now int64) []Change {
 	room := MaxExpire
 	for _, b := range [2]*book{&t.allows, &t.bans} {
-		for ends := &b.cancels.ends; room > 0 && len(*ends) > 0 && (*ends)[0].at <= now; room-- {
+		for ends := &b.cancels.ends; room > 0 && ends.len() > 0 && ends.first().at <= now; room-- {
 			i := ends.pop().id
 			r := b.cancels.all.at(i)
 			k, c := keyOf(r.Prefix), t.causeOf(r)

@@ -2,8 +2,8 @@ package main
 
 import (
 	"bufio"
-	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +20,8 @@ const (
 	sourceImport = "import"
 	namedLines   = 10       // bad lines, and refusals, that are named; the rest is counted
 	importBuffer = 64 << 10 // bytes read ahead
+	// importBlock is how many addresses are put in order before they are sent: 64 MB, at that number.
+	importBlock = 1 << 20
 )
 
 func (c *command) importVerb() *verb {
@@ -42,14 +44,13 @@ zcat list.gz | meshban import - --for 24h`,
 	}
 }
 
-// importer bans a list piece by piece, so that neither side holds all of it.
+// importer bans a list block by block, and each in requests that the agent takes as a whole.
 type importer struct {
 	c       *command
 	client  *control.Client
 	req     control.BanRequest
 	file    string
 	list    *listReader
-	line    int // where an answer ended it early; 0 = nowhere
 	show    *progress
 	banned  int
 	bad     int // lines
@@ -95,13 +96,12 @@ func (c *command) importList(ctx *cli.Context) error {
 	return im.sum(err)
 }
 
-// ahead is how many requests are on their way while the list is read on: the agent then never waits for this side.
+// ahead is how many requests are on their way: the agent then never waits for this side.
 const ahead = 2
 
 // asked is a request on its way.
 type asked struct {
 	reply chan answer // its goroutine sends once; capacity 1, so that it never waits
-	line  int         // the last of the list that is in it
 	bytes int64       // of the list, up to there
 }
 
@@ -118,6 +118,38 @@ func (im *importer) run(ctx context.Context) error {
 		}
 		return fmt.Errorf("read %s: %w", im.file, err)
 	}
+	for more := true; more; {
+		begin := im.list.bytes
+		block, err := im.block()
+		if more = err == nil; !more && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("read %s after line %d: %w", im.file, im.list.line, err)
+		}
+		if err := im.banAll(ctx, block, begin); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// block reads on: importBlock addresses, or what is left and io.EOF.
+func (im *importer) block() (block []netip.Prefix, err error) {
+	for len(block) < importBlock {
+		p, err := im.list.next()
+		wrong, isLine := errors.AsType[*control.Error](err)
+		switch {
+		case err == nil:
+			block = append(block, p)
+		case isLine:
+			im.badLine(wrong)
+		default:
+			return block, err
+		}
+	}
+	return block, nil
+}
+
+// banAll bans a block of the list, which begins at a byte of it.
+func (im *importer) banAll(ctx context.Context, block []netip.Prefix, begin int64) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var waiting []asked
 	defer func() {
@@ -136,34 +168,53 @@ func (im *importer) run(ctx context.Context) error {
 		}
 		return nil
 	}
-	some := make([]netip.Prefix, 0, control.MaxAddrs)
-	for {
-		p, err := im.list.next()
-		wrong, isLine := errors.AsType[*control.Error](err)
-		switch {
-		case err == nil:
-			some = append(some, p)
-		case isLine:
-			im.badLine(wrong)
-		case !errors.Is(err, io.EOF):
-			return errors.Join(fmt.Errorf("read %s: %w", im.file, err), hear(0))
+	sent := 0
+	for some := range slices.Chunk(neighbours(block), control.MaxAddrs) {
+		if err := hear(ahead - 1); err != nil {
+			return err
 		}
-		if len(some) == control.MaxAddrs || len(some) > 0 && errors.Is(err, io.EOF) {
-			if err := hear(ahead - 1); err != nil {
-				return err
-			}
-			waiting = append(waiting, im.ask(ctx, some))
-			some = make([]netip.Prefix, 0, control.MaxAddrs)
-		}
-		if errors.Is(err, io.EOF) {
-			return hear(0)
-		}
+		sent += len(some)
+		waiting = append(waiting, im.ask(ctx, some, begin+(im.list.bytes-begin)*int64(sent)/int64(len(block))))
 	}
+	return hear(0)
+}
+
+// neighbours puts together what shares an IPv4 /16, and keeps the order otherwise. Every node of the mesh then finds its
+// way to the next address where it was for the one before; in a shuffled list of a million, each step of the way misses
+// the processor's caches.
+func neighbours(block []netip.Prefix) []netip.Prefix {
+	ends := make([]int, 2<<16) // of those in a place, once they are there
+	for _, p := range block {
+		ends[placeOf(p)]++
+	}
+	at := 0
+	for i, n := range ends {
+		ends[i] = at
+		at += n
+	}
+	sorted := make([]netip.Prefix, len(block))
+	for _, p := range block {
+		i := placeOf(p)
+		sorted[ends[i]] = p
+		ends[i]++
+	}
+	return sorted
+}
+
+// placeOf gives the first 16 bits of an IPv4 address, and behind them the second of an IPv6 address: its first hardly
+// differ.
+func placeOf(p netip.Prefix) int {
+	if a := p.Addr(); a.Is4() {
+		b := a.As4()
+		return int(binary.BigEndian.Uint16(b[:]))
+	}
+	b := p.Addr().As16()
+	return 1<<16 | int(binary.BigEndian.Uint16(b[2:]))
 }
 
 // ask sends a request; who calls must await its answer.
-func (im *importer) ask(ctx context.Context, some []netip.Prefix) asked {
-	a := asked{make(chan answer, 1), im.list.line, im.list.bytes}
+func (im *importer) ask(ctx context.Context, some []netip.Prefix, bytes int64) asked {
+	a := asked{make(chan answer, 1), bytes}
 	req := im.req
 	req.Addrs = some
 	go func() {
@@ -187,7 +238,6 @@ func (im *importer) badLine(e *control.Error) {
 // heard counts an answer and names the first refusals.
 func (im *importer) heard(got answer, a asked) error {
 	if got.err != nil {
-		im.line = a.line
 		return got.err
 	}
 	im.banned += got.rep.Omitted
@@ -229,7 +279,7 @@ func (im *importer) sum(err error) error {
 	}
 	if err != nil {
 		if im.banned > 0 || im.bad > 0 {
-			fmt.Fprintf(im.c.err, "meshban: stopped in line %d: %s\n", cmp.Or(im.line, im.list.line), text)
+			fmt.Fprintf(im.c.err, "meshban: stopped: %s; import it once more, what is banned already is only prolonged\n", text)
 		}
 		return err
 	}
