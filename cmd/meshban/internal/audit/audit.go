@@ -7,7 +7,6 @@ package audit
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -136,17 +135,12 @@ func (l *Log) drain() {
 // take encodes an entry.
 func (l *Log) take(e control.AuditEntry) {
 	e.Lost = l.lost.Swap(0)
-	line, err := json.Marshal(e)
-	if err != nil {
-		l.lost.Add(e.Lost + 1) // times beyond the year 9999: cannot be
-		return
-	}
 	if e.Lost > 0 && l.problem == "" {
 		text := fmt.Sprintf("%d changes came too fast to be written down", e.Lost)
 		l.cfg.Logger.Warn("audit log", "problem", text)
 		l.cfg.OnProblem(text)
 	}
-	l.buf = append(append(l.buf, line...), '\n')
+	l.buf = append(e.AppendJSON(l.buf), '\n')
 	if l.waiting++; len(l.buf) >= maxWrite {
 		l.write()
 	}

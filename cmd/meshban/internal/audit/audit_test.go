@@ -203,6 +203,15 @@ func FuzzEntry(f *testing.F) {
 		if err := json.Unmarshal(text, &again); err != nil {
 			t.Fatalf("%s: %v", text, err)
 		}
+		if e.PID = max(e.PID, 0); !e.Time.Equal(again.Time) || !e.Until.Equal(again.Until) {
+			t.Errorf("times %v, %v came back as %v, %v", e.Time, e.Until, again.Time, again.Until)
+		}
+		if e.Time, e.Until = again.Time, again.Until; len(e.Prefixes) == 0 {
+			e.Prefixes = nil
+		}
+		if !reflect.DeepEqual(e, again) {
+			t.Errorf("%+v came back as %+v", e, again)
+		}
 		if text2, err := json.Marshal(again); err != nil || string(text2) != string(text) {
 			t.Errorf("%s, then %s (%v)", text, text2, err)
 		}
