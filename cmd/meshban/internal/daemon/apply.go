@@ -50,14 +50,14 @@ func (d *Daemon) publishFrame(now time.Time, ops []ban.Op) error {
 		return fmt.Errorf("publish %d ops: %w", len(ops), err)
 	}
 	d.remember(frame)
-	d.apply(now, recordsOf(frame, ops))
+	d.apply(now, appendRecords(make([]ban.Record, 0, len(ops)), frame, ops))
 	return nil
 }
 
 // deliver takes verified frames of peers. It is called from the mesh's own goroutine, in order of arrival.
 func (d *Daemon) deliver(frames []mesh.Frame) {
 	now := time.Now()
-	var records []ban.Record
+	records := d.arrived[:0]
 	var ends []int // of each frame's records
 	apply := func() {
 		d.apply(now, records)
@@ -70,53 +70,59 @@ func (d *Daemon) deliver(frames []mesh.Frame) {
 	}
 	for _, frame := range frames {
 		d.noticeSkew(now, frame)
-		records = append(records, d.decode(now, frame, d.admitLocked)...)
+		records = d.decode(records, now, frame, d.admitLocked)
 		ends = append(ends, len(records))
 		if len(records) >= lockChunk { // caps count what is in the table
 			apply()
 		}
 	}
 	apply()
+	d.arrived = records
 }
 
-// decode opens a frame and keeps what judge, which is called with the lock held, lets in. Refused ops are counted and
-// named: the frame travels on all the same, because every node judges for itself.
-func (d *Daemon) decode(now time.Time, frame mesh.Frame, judge func(time.Time, *ban.Record) error) []ban.Record {
+// decode opens a frame and appends to dst what judge, which is called with the lock held, lets in. Refused ops are counted
+// and named: the frame travels on all the same, because every node judges for itself.
+func (d *Daemon) decode(
+	dst []ban.Record, now time.Time, frame mesh.Frame, judge func(time.Time, *ban.Record) error,
+) []ban.Record {
 	ops, err := ban.DecodeOps(frame.Payload)
 	if err != nil {
 		d.metrics.refuse(err)
 		d.log.Warn("frame holds no ops that this version understands", "origin", d.names.of(ban.Origin(frame.Origin)), "err", err)
-		return nil
+		return dst
 	}
-	records := recordsOf(frame, ops)
-	kept := records[:0]
+	kept := len(dst)
+	dst = appendRecords(dst, frame, ops)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, r := range records {
+	for i := kept; i < len(dst); i++ {
+		r := &dst[i]
 		if r.Origin != d.self {
-			if err := judge(now, &r); err != nil {
+			if err := judge(now, r); err != nil {
 				d.metrics.refuse(err)
 				d.log.Debug("refused an op of a peer", "origin", d.names.of(r.Origin), "prefix", r.Prefix, "err", err)
 				continue
 			}
 		}
-		kept = append(kept, r)
+		if i != kept {
+			dst[kept] = *r
+		}
+		kept++
 	}
-	return kept
+	return dst[:kept]
 }
 
-// recordsOf gives the ops of a frame their origin and version.
-func recordsOf(frame mesh.Frame, ops []ban.Op) []ban.Record {
-	out := make([]ban.Record, len(ops))
-	for i, op := range ops {
-		out[i] = ban.Record{
-			Op:      op,
+// appendRecords gives the ops of a frame their origin and version.
+func appendRecords(dst []ban.Record, frame mesh.Frame, ops []ban.Op) []ban.Record {
+	for i := range ops {
+		dst = append(dst, ban.Record{
+			Op:      ops[i],
 			Origin:  ban.Origin(frame.Origin),
 			Version: ban.Version{Epoch: frame.Epoch, Seq: frame.Seq, Index: uint16(i)},
 			Issued:  frame.Issued,
-		}
+		})
 	}
-	return out
+	return dst
 }
 
 // apply is the one way into the table. It queues what changed for the kernel in the order in which the table changed,

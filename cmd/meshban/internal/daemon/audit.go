@@ -42,23 +42,26 @@ func (d *Daemon) by(origin ban.Origin, now time.Time, via string) control.AuditE
 
 // recordOps writes down what ops change. Neighbours that say the same of several prefixes share an entry.
 func (d *Daemon) recordOps(e control.AuditEntry, ops []ban.Op) {
-	for len(ops) > 0 {
-		first, n := ops[0], 1
-		for n < len(ops) && n < audit.MaxListed && alike(first, ops[n]) {
-			n++
+	d.recordEach(e, len(ops), func(i int) *ban.Op { return &ops[i] })
+}
+
+func (d *Daemon) recordEach(e control.AuditEntry, count int, op func(int) *ban.Op) {
+	for from := 0; from < count; {
+		first, to := op(from), from+1
+		for to < count && to-from < audit.MaxListed && alike(first, op(to)) {
+			to++
 		}
 		e.What, e.Ports, e.Until, e.Reason, e.Source = first.Kind.String(), first.Ports.String(), first.Until.UTC(), first.Reason, first.Source
-		e.Prefixes = make([]netip.Prefix, n)
-		for i, op := range ops[:n] {
-			e.Prefixes[i] = op.Prefix
+		e.Prefixes = make([]netip.Prefix, 0, to-from)
+		for ; from < to; from++ {
+			e.Prefixes = append(e.Prefixes, op(from).Prefix)
 		}
 		d.audit.Add(e)
-		ops = ops[n:]
 	}
 }
 
 // alike tells whether two ops differ in nothing but the prefix.
-func alike(a, b ban.Op) bool {
+func alike(a, b *ban.Op) bool {
 	return a.Kind == b.Kind && a.Ports == b.Ports && a.Until.Equal(b.Until) && a.Reason == b.Reason && a.Source == b.Source
 }
 
@@ -67,9 +70,5 @@ func (d *Daemon) recordRemote(now time.Time, records []ban.Record) {
 	if len(records) == 0 {
 		return
 	}
-	ops := make([]ban.Op, len(records))
-	for i, r := range records {
-		ops[i] = r.Op
-	}
-	d.recordOps(d.by(records[0].Origin, now, control.ViaMesh), ops)
+	d.recordEach(d.by(records[0].Origin, now, control.ViaMesh), len(records), func(i int) *ban.Op { return &records[i].Op })
 }

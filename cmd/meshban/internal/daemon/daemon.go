@@ -92,6 +92,8 @@ type Daemon struct {
 	neverKick  chan struct{}                    // holds one token: the never-ban list may have changed. Anyone sends, guardNever receives
 	expireKick chan struct{}                    // holds one token: an earlier expiry may have come. apply sends, expire receives
 
+	arrived []ban.Record // deliver's alone, for its room: at most lockChunk and a frame
+
 	mu    sync.Mutex // guards what follows
 	table *ban.Table
 	gate  *ban.Gate

@@ -275,9 +275,11 @@ func (d *Daemon) restore(secrets mesh.Secrets) error {
 	if err := d.mesh.Restore(slices.Values(append(records, live...))); err != nil {
 		return err
 	}
+	var some []ban.Record
 	for _, frame := range frames {
 		if d.mesh.Counts(frame.Origin) {
-			d.table.Merge(now, d.decode(now, frame, stored.judgeLocked))
+			some = d.decode(some[:0], now, frame, stored.judgeLocked)
+			d.table.Merge(now, some)
 		}
 	}
 	return nil
