@@ -134,13 +134,13 @@ func (m *Mesh) open() (*memberlist.Memberlist, error) {
 		}
 		inner = t
 	} else {
-		nt, err := listen(m.cfg.Bind, log)
+		s, err := listen(m.cfg.Bind, log)
 		if err != nil {
 			return nil, err
 		}
-		bound := netip.AddrPortFrom(m.cfg.Bind.Addr(), uint16(nt.GetAutoBindPort()))
+		bound := netip.AddrPortFrom(m.cfg.Bind.Addr(), s.port())
 		advertise = pickAdvertise(m.cfg.Advertise, bound, localAddrs())
-		inner = nt
+		inner = s
 	}
 	tr := startTransport(inner, m.serveEnrol)
 	conf, err := m.memberlistConfig(tr, advertise, log)

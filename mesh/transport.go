@@ -3,7 +3,6 @@ package mesh
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"sync"
@@ -57,7 +56,7 @@ func startTransport(inner memberlist.Transport, enrol func(net.Conn)) *transport
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.NodeAwareTransport = asNodeAware(inner)
-	if _, ok := inner.(*memberlist.NetTransport); ok {
+	if _, ok := inner.(*sockets); ok {
 		t.dial = func(ctx context.Context, a memberlist.Address) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "tcp", a.Addr)
 		}
@@ -68,27 +67,6 @@ func startTransport(inner memberlist.Transport, enrol func(net.Conn)) *transport
 	}
 	go t.accept()
 	return t
-}
-
-// listen opens the sockets.
-func listen(bind netip.AddrPort, log *logAdapter) (*memberlist.NetTransport, error) {
-	tries := 1
-	if bind.Port() == 0 {
-		tries = bindTries
-	}
-	var err error
-	for range tries {
-		var nt *memberlist.NetTransport
-		nt, err = memberlist.NewNetTransport(&memberlist.NetTransportConfig{
-			BindAddrs: []string{bind.Addr().String()},
-			BindPort:  int(bind.Port()),
-			Logger:    log.standard(),
-		})
-		if err == nil {
-			return nt, nil
-		}
-	}
-	return nil, fmt.Errorf("open the mesh port %v: %w", bind, err)
 }
 
 func (t *transport) accept() {

@@ -1,0 +1,185 @@
+package mesh
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+const (
+	// maxUDP is the largest packet that UDP carries, in bytes.
+	maxUDP = 1 << 16
+	// recvBuffer is what the kernel is asked to keep of packets that nobody has read yet, in bytes.
+	recvBuffer = 2 << 20
+	// maxUnread bounds the packets that wait for memberlist; the kernel keeps what comes beyond.
+	maxUnread = 64
+	// retryMin..retryMax is the pause after an accept or a read that failed, as without free descriptors.
+	retryMin, retryMax = 5 * time.Millisecond, time.Second
+)
+
+// sockets is the mesh port. memberlist's own transport allocates and clears 64 KiB for each packet, most of what an agent
+// otherwise allocates; here a packet takes its own size.
+type sockets struct {
+	udp     *net.UDPConn
+	tcp     *net.TCPListener
+	packets chan *memberlist.Packet // the reader sends, memberlist receives; nobody closes it
+	streams chan net.Conn           // the accepter sends, transport receives; nobody closes it
+	ended   chan struct{}           // closed by Shutdown
+	end     sync.Once
+	wg      sync.WaitGroup
+	log     *logAdapter
+}
+
+// listen opens the mesh port for TCP and UDP.
+func listen(bind netip.AddrPort, log *logAdapter) (*sockets, error) {
+	tries := 1
+	if bind.Port() == 0 {
+		tries = bindTries
+	}
+	var err error
+	for range tries {
+		s := &sockets{
+			packets: make(chan *memberlist.Packet, maxUnread), streams: make(chan net.Conn), ended: make(chan struct{}), log: log,
+		}
+		if err = s.open(bind); err == nil {
+			s.wg.Go(s.accept)
+			s.wg.Go(s.read)
+			return s, nil
+		}
+	}
+	return nil, fmt.Errorf("open the mesh port %v: %w", bind, err)
+}
+
+func (s *sockets) open(bind netip.AddrPort) (err error) {
+	if s.tcp, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(bind)); err != nil {
+		return err
+	}
+	if s.udp, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(bind.Addr(), s.port()))); err == nil {
+		err = s.udp.SetReadBuffer(recvBuffer)
+	}
+	if err != nil {
+		return errors.Join(err, s.Shutdown())
+	}
+	return nil
+}
+
+func (s *sockets) port() uint16 { return uint16(s.tcp.Addr().(*net.TCPAddr).Port) }
+
+// rest pauses after the n-th failure in a row, and tells whether to go on.
+func (s *sockets) rest(n int, what string, err error) bool {
+	select {
+	case <-s.ended:
+		return false
+	default:
+	}
+	s.log.standard().Printf("[ERR] memberlist: %s: %v", what, err)
+	pause := time.NewTimer(min(retryMin<<min(n, 16), retryMax))
+	defer pause.Stop()
+	select {
+	case <-s.ended:
+		return false
+	case <-pause.C:
+		return true
+	}
+}
+
+func (s *sockets) accept() {
+	for failed := 0; ; failed++ {
+		conn, err := s.tcp.Accept()
+		if err != nil {
+			if !s.rest(failed, "accept a stream", err) {
+				return
+			}
+			continue
+		}
+		failed = -1
+		select {
+		case s.streams <- conn:
+		case <-s.ended:
+			_ = conn.Close()
+			return
+		}
+	}
+}
+
+func (s *sockets) read() {
+	buf := make([]byte, maxUDP)
+	for failed := 0; ; failed++ {
+		n, from, err := s.udp.ReadFromUDPAddrPort(buf)
+		at := time.Now()
+		if err != nil {
+			if !s.rest(failed, "read a packet", err) {
+				return
+			}
+			continue
+		}
+		if failed = -1; n == 0 {
+			continue
+		}
+		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+		select {
+		case s.packets <- &memberlist.Packet{Buf: append([]byte(nil), buf[:n]...), From: net.UDPAddrFromAddrPort(from), Timestamp: at}:
+		case <-s.ended:
+			return
+		}
+	}
+}
+
+// FinalAdvertiseAddr gives back what it is given, which is an address always: see pickAdvertise.
+func (s *sockets) FinalAdvertiseAddr(ip string, port int) (net.IP, int, error) {
+	addr, err := netip.ParseAddr(ip)
+	if err != nil {
+		return nil, 0, fmt.Errorf("advertise %q: %w", ip, err)
+	}
+	return addr.Unmap().AsSlice(), port, nil
+}
+
+// WriteTo sends a packet to an address with its port.
+func (s *sockets) WriteTo(b []byte, addr string) (time.Time, error) {
+	to, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("send to %q: %w", addr, err)
+	}
+	_, err = s.udp.WriteToUDPAddrPort(b, netip.AddrPortFrom(to.Addr().Unmap(), to.Port()))
+	return time.Now(), err
+}
+
+// WriteToAddress sends a packet; the node's name says nothing here.
+func (s *sockets) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
+	return s.WriteTo(b, a.Addr)
+}
+
+// PacketCh gives what arrived.
+func (s *sockets) PacketCh() <-chan *memberlist.Packet { return s.packets }
+
+// StreamCh gives the streams that were accepted.
+func (s *sockets) StreamCh() <-chan net.Conn { return s.streams }
+
+// DialTimeout opens a stream.
+func (s *sockets) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
+	return net.DialTimeout("tcp", addr, timeout)
+}
+
+// DialAddressTimeout opens a stream; the node's name says nothing here.
+func (s *sockets) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
+	return s.DialTimeout(a.Addr, timeout)
+}
+
+// Shutdown closes both sockets and waits for what reads them.
+func (s *sockets) Shutdown() error {
+	s.end.Do(func() { close(s.ended) })
+	var errs []error
+	if s.tcp != nil {
+		errs = append(errs, s.tcp.Close())
+	}
+	if s.udp != nil {
+		errs = append(errs, s.udp.Close())
+	}
+	s.wg.Wait()
+	return errors.Join(errs...)
+}
