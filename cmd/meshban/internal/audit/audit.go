@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
@@ -25,7 +26,9 @@ const (
 	MaxListed = 100     // prefixes in one entry; more make several
 
 	maxWrite = 64 << 10 // bytes gathered for one write
-	mode     = 0o640
+	// gather is how long an entry waits for more if there has been another less than a second ago, as in an import.
+	gather = 50 * time.Millisecond
+	mode   = 0o640
 )
 
 // Config says where to write.
@@ -103,17 +106,43 @@ func (l *Log) Flush(ctx context.Context) error {
 // next entry. It is called once.
 func (l *Log) Run(ctx context.Context) error {
 	defer close(l.ended)
+	var last time.Time // an entry was written
+	pause := time.NewTimer(0)
+	defer pause.Stop()
 	for {
 		select {
 		case e := <-l.queue:
 			l.take(e)
+			if time.Since(last) < time.Second {
+				pause.Reset(gather)
+				l.wait(ctx, pause)
+			}
 			l.drain()
+			last = time.Now()
 		case done := <-l.flush:
 			l.drain()
 			close(done)
 		case <-ctx.Done():
 			l.drain()
 			return l.closeFile()
+		}
+	}
+}
+
+// wait takes what comes until the pause is over, or somebody wants to see it written.
+func (l *Log) wait(ctx context.Context, pause *time.Timer) {
+	for {
+		select {
+		case e := <-l.queue:
+			l.take(e)
+		case done := <-l.flush:
+			l.drain()
+			close(done)
+			return
+		case <-pause.C:
+			return
+		case <-ctx.Done():
+			return
 		}
 	}
 }

@@ -13,15 +13,17 @@ const (
 	// maxEmitQueue bounds the bans that wait for the line file. Beyond it the oldest are not emitted, and counted.
 	maxEmitQueue = 1 << 17
 	// maxEmitBatch bounds the lines of one write.
-	maxEmitBatch = 1024
+	maxEmitBatch = 4096
 	// emitGather is how long the first of a batch waits for more. Whoever reads the lines polls (fail2ban once a second);
-	// the kernel and the peers get the processor first.
-	emitGather = 20 * time.Millisecond
+	// the kernel and the peers get the processor first. While one batch follows another within a second, it is
+	// emitGatherMore.
+	emitGather, emitGatherMore = 20 * time.Millisecond, 100 * time.Millisecond
 )
 
 // emitQueue holds bans that wait for the line file.
 type emitQueue struct {
 	wake chan struct{} // holds one token; add sends, take receives
+	last time.Time     // take's alone: when it last gave a batch
 
 	mu    sync.Mutex // guards what follows
 	queue []emission
@@ -54,29 +56,36 @@ func (q *emitQueue) add(c ban.Change) {
 
 // take waits for bans, gathers, and returns up to maxEmitBatch of them; false when ctx has ended.
 func (q *emitQueue) take(ctx context.Context) ([]emission, bool) {
-	gather := time.NewTimer(emitGather)
+	gather := time.NewTimer(0)
 	defer gather.Stop()
-	for waited := false; ; waited = true {
-		if waited {
-			gather.Reset(emitGather)
-			select {
-			case <-ctx.Done():
-				return nil, false
-			case <-gather.C:
-			}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, false
+		case <-q.wake:
+		}
+		pause := emitGather
+		if time.Since(q.last) < time.Second {
+			pause = emitGatherMore
+		}
+		gather.Reset(pause)
+		select {
+		case <-ctx.Done():
+			return nil, false
+		case <-gather.C:
 		}
 		q.mu.Lock()
 		n := min(len(q.queue), maxEmitBatch)
 		batch := q.queue[:n:n]
 		q.queue = q.queue[n:]
+		more := len(q.queue) > 0
 		q.mu.Unlock()
-		if n > 0 {
-			return batch, true
+		if more {
+			kick(q.wake)
 		}
-		select {
-		case <-ctx.Done():
-			return nil, false
-		case <-q.wake:
+		if n > 0 {
+			q.last = time.Now()
+			return batch, true
 		}
 	}
 }

@@ -21,8 +21,9 @@ import (
 	berrors "go.etcd.io/bbolt/errors"
 )
 
-// Gather is how long a commit waits for more to write: one disk sync then serves a whole burst.
-const Gather = 50 * time.Millisecond
+// Gather is how long a commit waits for more to write: one disk sync then serves a whole burst. While one commit follows
+// another within a second, as in an import, it is GatherMore; whoever waits in Sync is not kept waiting.
+const Gather, GatherMore = 50 * time.Millisecond, 250 * time.Millisecond
 
 // MaxQueued bounds the writes that wait for the disk. Beyond it frames are not remembered (peers give them back after
 // a restart), counted in Stats.Dropped.
@@ -292,19 +293,25 @@ func (s *Store) Sync(ctx context.Context) error {
 func (s *Store) Run(ctx context.Context) error {
 	timer := time.NewTimer(Gather)
 	defer timer.Stop()
+	var last time.Time // of the commits
 	for {
 		select {
 		case <-ctx.Done():
 			return s.Flush()
 		case <-s.wake:
 		}
-		timer.Reset(Gather)
+		gather := Gather
+		if time.Since(last) < time.Second {
+			gather = GatherMore
+		}
+		timer.Reset(gather)
 		select {
 		case <-ctx.Done():
 			return s.Flush()
 		case <-s.hurry:
 		case <-timer.C:
 		}
+		last = time.Now()
 		// A full disk must not end the node: what failed is queued again, counted and shown.
 		if err := s.Flush(); err != nil {
 			timer.Reset(time.Second)
