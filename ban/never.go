@@ -36,6 +36,7 @@ var builtinNever = []NeverEntry{
 type neverList struct {
 	why   map[pkey]string
 	forms formCount
+	near4 [1 << 10]uint64 // a bit for each IPv4 /16 that an entry reaches into: elsewhere, which is nearly everywhere, nothing is asked
 }
 
 // newNeverList leaves out invalid prefixes. Of entries for one prefix the first counts.
@@ -50,10 +51,28 @@ func newNeverList(es []NeverEntry) neverList {
 			if k := keyOf(p); !l.has(k) {
 				l.why[k] = e.Why
 				l.forms.add(k)
+				l.mark(k)
 			}
 		}
 	}
 	return l
+}
+
+// mark sets the bits of the IPv4 /16 that k reaches into.
+func (l *neverList) mark(k pkey) {
+	if !k.is4() {
+		return
+	}
+	first := k.hi >> 48
+	for i := first; i < first+1<<max(0, 16-k.len()); i++ {
+		l.near4[i>>6] |= 1 << (i & 63)
+	}
+}
+
+// far reports whether no entry can contain k. It may say no where that is so.
+func (l *neverList) far(k pkey) bool {
+	i := k.hi >> 48
+	return k.is4() && k.len() >= 16 && l.near4[i>>6]>>(i&63)&1 == 0
 }
 
 func (l *neverList) has(k pkey) bool {
@@ -63,6 +82,9 @@ func (l *neverList) has(k pkey) bool {
 
 // covers reports whether an entry contains k.
 func (l *neverList) covers(k pkey) bool {
+	if l.far(k) {
+		return false
+	}
 	for w := range l.forms.covering(k) {
 		if l.has(w) {
 			return true
@@ -73,6 +95,9 @@ func (l *neverList) covers(k pkey) bool {
 
 // covering returns the narrowest entry that contains k.
 func (l *neverList) covering(k pkey) (NeverEntry, bool) {
+	if l.far(k) {
+		return NeverEntry{}, false
+	}
 	for w := range l.forms.covering(k) {
 		if why, ok := l.why[w]; ok {
 			return NeverEntry{w.prefix(), why}, true

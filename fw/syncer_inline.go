@@ -36,7 +36,7 @@ func (s *Syncer) inline() bool {
 		return ok
 	}
 	now := time.Now()
-	updates = coalesce(updates)
+	updates = s.work.coalesce(updates)
 	err := s.cfg.Backend.Apply(context.Background(), now, updates)
 	if err != nil && !isPartial(err) {
 		s.mu.Lock()

@@ -70,7 +70,7 @@ func (l *load) meanwhile(ctx context.Context) []Update {
 	in.updates, in.waiting = nil, nil
 	s.mu.Unlock()
 	l.replay = append(l.replay, updates...)
-	updates = coalesce(updates)
+	updates = s.work.coalesce(updates)
 	if err := s.cfg.Backend.Apply(ctx, time.Now(), updates); err != nil {
 		// The sets may be what the load is to mend. It carries the updates all the same.
 		l.stuck = true

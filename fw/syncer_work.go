@@ -25,9 +25,10 @@ type expirer interface {
 // work is the state of whoever holds the owner token.
 type work struct {
 	held    tracker
-	waiting []done   // their updates are not true yet
-	calls   []func() // to make once the token is given back
-	mending []string // what Check found; told to OnRepair when a Replace has mended it
+	last    map[Key]int // coalesce's, for its room
+	waiting []done      // their updates are not true yet
+	calls   []func()    // to make once the token is given back
+	mending []string    // what Check found; told to OnRepair when a Replace has mended it
 
 	owed     bool // the kernel may differ from what should be: a Replace is due at retryAt
 	failed   int  // Replaces that failed in a row
@@ -117,7 +118,7 @@ func (s *Syncer) step(ctx context.Context) {
 // apply carries a batch to the kernel. If that does not succeed soon, the whole is loaded anew.
 func (s *Syncer) apply(ctx context.Context, updates []Update, waiting []done) {
 	w := &s.work
-	updates = coalesce(updates)
+	updates = w.coalesce(updates)
 	var err error
 	var now time.Time
 	for try := 0; ; try++ {
@@ -311,14 +312,24 @@ func (s *Syncer) failed(what string, err error) {
 	s.st.LastError, s.st.LastErrorAt = what+": "+err.Error(), time.Now().UTC().Truncate(time.Millisecond)
 }
 
+// maxLast is how many keys coalesce keeps memory for between calls.
+const maxLast = 4096
+
 // coalesce keeps the last update of each key, in order.
-func coalesce(updates []Update) []Update {
+func (w *work) coalesce(updates []Update) []Update {
 	if len(updates) < 2 {
 		return updates
 	}
-	last := make(map[Key]int, len(updates))
+	last := w.last
+	if last == nil {
+		last = make(map[Key]int, len(updates))
+	}
 	for i, u := range updates {
 		last[u.Key()] = i
+	}
+	if w.last = nil; len(last) <= maxLast {
+		w.last = last
+		defer clear(last)
 	}
 	if len(last) == len(updates) {
 		return updates

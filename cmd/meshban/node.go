@@ -24,8 +24,8 @@ import (
 const gcPercent = 50
 
 // ballast is memory that is never touched, so never resident, but counts when the collector decides how far the heap
-// may grow. Without it a small node, whose packets take 64 KiB each, collects at every twentieth packet.
-const ballast = 8 << 20 // bytes
+// may grow. Without it a small node collects several times while a burst of bans comes in.
+const ballast = 24 << 20 // bytes
 
 // runAgent runs this node until ctx ends. Where nothing is set up it makes a mesh of one.
 func runAgent(ctx context.Context, opts AgentOptions) error {
