@@ -30,8 +30,8 @@ func TestClusterPublishReachesAll(t *testing.T) {
 		})
 		t.Logf("everywhere after %v", time.Since(start))
 		for i, n := range c.nodes {
-			if s := n.Stats(); s.Forwarded != 0 || s.Synced != 0 {
-				t.Errorf("node %d forwarded %d frames and got %d by sync", i, s.Forwarded, s.Synced)
+			if s := n.Stats(); s.Forwarded > clusterSize-1 || s.Synced != 0 {
+				t.Errorf("node %d passed %d frames on and got %d by sync", i, s.Forwarded, s.Synced)
 			}
 		}
 	})

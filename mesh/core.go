@@ -31,7 +31,7 @@ type via uint8
 const (
 	viaOwn     via = iota // published here
 	viaRestore            // from our own store
-	viaPush               // straight from the origin, or by gossip: not passed on
+	viaPush               // straight from the origin, from the node before, or by gossip: a small one goes to the next node
 	viaTree               // along a tree: passed on once
 	viaSync               // by anti-entropy: not passed on
 )
@@ -69,6 +69,7 @@ type actions struct {
 	admitted []Frame    // newly held, for the store
 	deliver  []Frame    // of those: not published by this run
 	relay    []Frame    // of those: came along a tree, which goes on from here
+	pass     []Frame    // of those: small and pushed directly, for the next node in their order
 	expired  []FrameRef // no longer held
 	// withdrawn are origins that count no longer: nothing that they said does. readmitted ones count now.
 	withdrawn, readmitted []ID
@@ -167,8 +168,16 @@ func (c *core) take(now time.Time, f Frame, by via, out *actions) {
 	if by != viaOwn {
 		out.deliver = append(out.deliver, f)
 	}
+	out.spread(f, by)
+}
+
+// spread notes how a frame that is new here goes on.
+func (out *actions) spread(f Frame, by via) {
 	if by == viaTree {
 		out.relay = append(out.relay, f)
+	}
+	if by == viaPush && len(f.raw) <= freshSize {
+		out.pass = append(out.pass, f)
 	}
 }
 

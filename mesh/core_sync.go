@@ -25,6 +25,9 @@ const (
 	reserveTime = time.Second
 	// maxTransfers bounds the transfers to others at a time.
 	maxTransfers = 4
+	// overdue is after how long without a comparison one peer is asked for its digest: pings, which tell them every
+	// probeInterval, can be lost.
+	overdue = probeInterval + 400*time.Millisecond
 	// backoffMin..backoffMax is the pause after a session that moved nothing though the roots differ.
 	backoffMin, backoffMax = 2 * time.Second, time.Minute
 )
@@ -37,6 +40,7 @@ type syncer struct {
 	wake      time.Time // nothing is due before; zero: nothing is due
 	giver     ID        // who streams to us, or is about to
 	givesTill time.Time // unless something more arrives
+	heard     time.Time // when a digest was last compared with ours, or asked for; zero: there was no peer yet
 }
 
 func newSyncer(rng *rand.Rand) syncer {
@@ -124,6 +128,7 @@ func (c *core) streamed(now time.Time, from ID) {
 // rootSeen compares a peer's digest with ours.
 func (c *core) rootSeen(now time.Time, peer ID, root [32]byte, out *actions) {
 	p := c.peers[peer]
+	c.heard = now
 	switch {
 	case p == nil:
 		c.peerUp(now, peer) // the word of its coming was lost
@@ -151,6 +156,7 @@ func (c *core) tick(now time.Time, out *actions) {
 			delete(c.transfers, id)
 		}
 	}
+	c.askAnyone(now)
 	for _, id := range c.due(now) {
 		p := c.peers[id]
 		if p.phase == phaseActive {
@@ -178,6 +184,32 @@ func (c *core) tick(now time.Time, out *actions) {
 	}
 	for _, t := range c.transfers {
 		c.wakeAt(t.deadline)
+	}
+	if len(c.peers) > 0 {
+		c.wakeAt(c.heard.Add(overdue))
+	}
+}
+
+// askAnyone sees to it that a peer is asked for its digest when none has been compared for long.
+func (c *core) askAnyone(now time.Time) {
+	if c.heard.IsZero() || c.heard.After(now) { // the first peer, or a clock that was set back
+		c.heard = now
+	}
+	if len(c.peers) == 0 || c.heard.Add(overdue).After(now) {
+		return
+	}
+	c.heard = now
+	var idle []ID
+	for id, p := range c.peers {
+		if p.phase == phaseIdle {
+			idle = append(idle, id)
+		}
+	}
+	if len(idle) > 0 {
+		slices.SortFunc(idle, func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
+		p := c.peers[idle[c.rng.IntN(len(idle))]]
+		p.tries = 0
+		c.set(p, phaseDue, now)
 	}
 }
 

@@ -260,13 +260,34 @@ func TestCoreToleratesFramesOnTheirWay(t *testing.T) {
 		t.Error("a difference was followed up at once")
 	}
 	c.step(now.Add(settleMin), evRoot{peer, c.root.sum()})
-	if out := c.step(now.Add(time.Minute), evTick{}); len(out.send) != 0 {
+	if out := c.step(now.Add(2*settleMax), evTick{}); len(out.send) != 0 {
 		t.Error("a difference that is over was followed up")
 	}
-	now = now.Add(2 * time.Minute)
+	now = now.Add(time.Second)
 	c.step(now, evRoot{peer, [32]byte{1}})
 	if out := c.step(now.Add(settleMax), evTick{}); len(out.send) != 1 {
 		t.Errorf("a difference that stays made %d messages, want 1", len(out.send))
+	}
+}
+
+// Pings can be lost: who has compared with nobody for long asks one peer, and not again at once.
+func TestCoreAsksWhenPingsAreLost(t *testing.T) {
+	c := coreFor(1)
+	for i := range byte(3) {
+		c.step(simStart, evUp{ID{1 + i}})
+		c.step(simStart, evRoot{ID{1 + i}, c.root.sum()})
+	}
+	c.step(simStart.Add(overdue/2), evTick{})
+	if at, ok := c.next(); !ok || at != simStart.Add(overdue) {
+		t.Errorf("wakes at %v, want %v", at, simStart.Add(overdue))
+	}
+	for _, tt := range []struct {
+		after time.Duration
+		want  int
+	}{{overdue - time.Millisecond, 0}, {overdue, 1}, {overdue + time.Millisecond, 0}} {
+		if out := c.step(simStart.Add(tt.after), evTick{}); len(out.send) != tt.want {
+			t.Errorf("after %v: %d messages, want %d", tt.after, len(out.send), tt.want)
+		}
 	}
 }
 

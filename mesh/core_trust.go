@@ -142,9 +142,7 @@ func (c *core) takeRecord(now time.Time, f Frame, by via, out *actions) {
 	out.verdicts[verdictNew]++
 	if by != viaRestore {
 		out.admitted = append(out.admitted, f)
-		if by == viaTree {
-			out.relay = append(out.relay, f)
-		}
+		out.spread(f, by)
 	}
 	switch {
 	case st == nil:
@@ -241,6 +239,7 @@ func (c *core) withdraw(origin ID, out *actions) {
 	ofOrigin := func(f Frame) bool { return f.Origin == origin }
 	out.deliver = slices.DeleteFunc(out.deliver, ofOrigin)
 	out.relay = slices.DeleteFunc(out.relay, ofOrigin)
+	out.pass = slices.DeleteFunc(out.pass, ofOrigin)
 	out.readmitted = slices.DeleteFunc(out.readmitted, func(id ID) bool { return id == origin })
 	out.withdrawn = append(out.withdrawn, origin)
 }

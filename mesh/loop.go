@@ -106,6 +106,9 @@ func (m *Mesh) carryOut() {
 		if len(out.relay) > 0 {
 			m.pusher.put(pushJob{frames: out.relay, relay: true})
 		}
+		if len(out.pass) > 0 {
+			m.pusher.pass(out.pass)
+		}
 		for _, msg := range out.send {
 			m.sendSync(msg)
 		}

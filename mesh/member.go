@@ -92,7 +92,7 @@ type Stats struct {
 	Queued     int               // frames and messages that wait to be looked at
 	Published  uint64            // own frames
 	Sent       uint64            // frames pushed, counted once per receiver
-	Forwarded  uint64            // of Sent: frames of others, relayed along trees
+	Forwarded  uint64            // of Sent: frames of others, relayed along trees or passed on
 	Received   uint64            // frames that arrived, any way
 	Delivered  uint64            // of Received: new, verified and live
 	Duplicates uint64            // of Received: held already

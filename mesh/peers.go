@@ -240,7 +240,7 @@ func (t *peerTable) alive() []target {
 func (t *peerTable) node(id ID) *memberlist.Node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	i, ok := slices.BinarySearchFunc(t.targets, id, func(a target, id ID) int { return slices.Compare(a.id[:], id[:]) })
+	i, ok := indexOf(t.targets, id)
 	if !ok {
 		return nil
 	}

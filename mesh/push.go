@@ -21,6 +21,9 @@ const (
 	maxPush = 4096
 	// pushBatch bounds the jobs whose frames are packed together.
 	pushBatch = 64
+	// maxPass bounds the jobs in front of which frames are still passed on to the next node: under load a sync repairs
+	// what is lost, and nobody can make the mesh send twice what he sends.
+	maxPass = 64
 	// flushTime bounds how long Run's end waits for the sender.
 	flushTime = 500 * time.Millisecond
 
@@ -80,6 +83,7 @@ type pushJob struct {
 	frames []Frame
 	relay  bool
 	direct bool
+	pass   bool // each frame to one other member
 }
 
 func (p *pusher) put(job pushJob) {
@@ -93,6 +97,13 @@ func (p *pusher) put(job pushJob) {
 	default:
 		p.busy.Add(-1)
 		p.count.dropped.Add(1)
+	}
+}
+
+// pass sends frames that were pushed directly on to one member each, where there are enough of them and nothing else to do.
+func (p *pusher) pass(frames []Frame) {
+	if n := len(p.members()); n > passAbove && n <= maxDirect && len(p.jobs) < maxPass {
+		p.put(pushJob{frames: frames, pass: true})
 	}
 }
 
@@ -121,6 +132,10 @@ func (p *pusher) batch(first pushJob) {
 	var direct [][]byte
 	members := p.members()
 	add := func(job pushJob) {
+		if job.pass {
+			p.toNext(job.frames, members)
+			return
+		}
 		if job.direct || len(members) <= maxDirect && !job.relay {
 			for _, f := range job.frames {
 				direct = append(direct, f.raw)
@@ -160,9 +175,7 @@ func (p *pusher) tree(f Frame, members []target, relay bool) {
 	packet := appendPacked([]byte{kindTree}, f.raw)
 	children := treesChildren(f.hash(), f.Origin, p.self, ids)
 	for _, id := range children {
-		if i, ok := slices.BinarySearchFunc(members, id, func(t target, id ID) int {
-			return slices.Compare(t.id[:], id[:])
-		}); ok {
+		if i, ok := indexOf(members, id); ok {
 			p.to(members[i].node, packet)
 		}
 	}
@@ -170,6 +183,22 @@ func (p *pusher) tree(f Frame, members []target, relay bool) {
 	if relay {
 		p.count.forwarded.Add(uint64(len(children)))
 	}
+}
+
+func (p *pusher) toNext(frames []Frame, members []target) {
+	for _, f := range frames {
+		next := successor(f.hash(), f.Origin, p.self, members)
+		if i, ok := indexOf(members, next); ok {
+			p.to(members[i].node, appendPacked([]byte{kindPush}, f.raw))
+			p.count.sent.Add(1)
+			p.count.forwarded.Add(1)
+		}
+	}
+}
+
+// indexOf finds a member in their order.
+func indexOf(members []target, id ID) (int, bool) {
+	return slices.BinarySearchFunc(members, id, func(t target, id ID) int { return slices.Compare(t.id[:], id[:]) })
 }
 
 // to sends one packet; what is lost comes by sync.

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"math"
 	"time"
@@ -52,10 +53,22 @@ func (w *simWorld) attack() {
 			most = 2 * time.Hour
 		}
 		f.Expires = at.Add(w.between(20*time.Second, most))
-		w.spread(w.sign(f, true).raw)
+		one := w.sign(f, true)
 		f.Expires = at.Add(w.between(20*time.Second, 10*most))
+		if f.Seq%2 == 1 { // the one that counts stays when the other has ended
+			for f.Expires = one.Expires.Add(w.between(time.Hour, 2*time.Hour)); !w.sign(f, false).before(one); {
+				f.Expires = f.Expires.Add(time.Millisecond)
+			}
+		}
+		w.spread(one.raw)
 		w.spread(w.sign(f, true).raw)
 	}
+}
+
+// before tells whether f counts where both are there.
+func (f Frame) before(g Frame) bool {
+	a, b := f.hash(), g.hash()
+	return bytes.Compare(a[:], b[:]) < 0
 }
 
 func (w *simWorld) sign(f Frame, counts bool) Frame {

@@ -53,6 +53,9 @@ func (n *simNode) expired(refs []FrameRef) {
 		return
 	}
 	for _, ref := range refs {
+		if f, err := DecodeFrame([]byte(n.held[ref])); err == nil && f.Expires.After(n.now()) {
+			n.w.fail(n.slot, "%v was let go %v before its end", ref, f.Expires.Sub(n.now()))
+		}
 		delete(n.held, ref)
 		n.disk.drop(ref)
 	}
@@ -227,12 +230,15 @@ func (w *simWorld) checkFresh() {
 			w.fail(n.slot, "a fresh frame is not everywhere after %v", simFreshTime)
 		}
 		w.run(10 * time.Second)
-		trees := 1
-		if w.plan.trees {
-			trees = treeCount
+		copies := 1
+		switch {
+		case w.plan.trees:
+			copies = treeCount
+		case w.running()-1 > passAbove:
+			copies = 2 // the origin's, and that of the node before
 		}
 		const gossip = 6 // copies that memberlist's queue may add: two each of this frame and of the two before
-		if got, want := w.received()-before, uint64((w.running()-1)*trees+gossip); got > want {
+		if got, want := w.received()-before, uint64((w.running()-1)*copies+gossip); got > want {
 			w.fail(n.slot, "%d copies of a frame in a fleet of %d", got, w.running())
 		}
 	}

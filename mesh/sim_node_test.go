@@ -267,7 +267,7 @@ func (n *simNode) process() {
 // push is the pusher's goroutine. Some fleets use trees though they are small.
 func (n *simNode) push(job pushJob) {
 	p := n.mesh.pusher
-	if !n.w.plan.trees {
+	if !n.w.plan.trees || job.pass {
 		p.batch(job)
 		return
 	}

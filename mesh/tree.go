@@ -16,7 +16,36 @@ const (
 	// one tree; with two, each node is behind two others (1 % of both at 10,000 nodes: one tree misses
 	// 4 % of them, two 0.02 %).
 	treeCount = 2
+	// passAbove is the number of members above which each of them also passes a small frame that was pushed directly on to
+	// one other, so that whom the origin's packet did not reach need not wait for a sync. Of 100 nodes, with 1 % of packets
+	// lost and 1 % of nodes dead, the origin's packets reach 99 %, with this 99.97 %. With few nodes one lost packet in a
+	// hundred is a ban late on one node in ten; the wire matters more there.
+	passAbove = 16
 )
+
+// successor gives the member that self passes a directly pushed frame on to: the next in the order that the frame's hash
+// makes of all but the origin. It returns the zero id where there is none.
+func successor(frame [32]byte, origin, self ID, members []target) (next ID) {
+	a, b := binary.LittleEndian.Uint64(frame[:]), binary.LittleEndian.Uint64(frame[8:])
+	own := place{treeRank(a, b, self), self}
+	var after, first place // the least behind own, and the least of all
+	for _, t := range members {
+		if t.id == origin {
+			continue
+		}
+		p := place{treeRank(a, b, t.id), t.id}
+		if first.id.IsZero() || p.compare(first) < 0 {
+			first = p
+		}
+		if p.compare(own) > 0 && (after.id.IsZero() || p.compare(after) < 0) {
+			after = p
+		}
+	}
+	if after.id.IsZero() {
+		after = first
+	}
+	return after.id
+}
 
 // treesChildren gives the members that self passes a frame on to, in all trees.
 func treesChildren(frame [32]byte, origin, self ID, members []ID) (children []ID) {

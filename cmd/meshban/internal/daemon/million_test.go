@@ -8,7 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -248,7 +250,7 @@ func BenchmarkMillionSingle(b *testing.B) {
 	}
 	n := start(b, dir, cfg)
 	all := crowd(million, 2)
-	before := heap()
+	before, residentBefore := heap(), resident(b)
 	begin, used := time.Now(), cpu(b)
 	for _, p := range all {
 		now := time.Now()
@@ -262,5 +264,23 @@ func BenchmarkMillionSingle(b *testing.B) {
 	b.ReportMetric(time.Since(begin).Seconds(), "s")
 	b.ReportMetric((cpu(b) - used).Seconds(), "s-CPU")
 	until(b, "the store is at rest", func() bool { return n.store.Stats().Waiting == 0 })
+	b.ReportMetric(float64(resident(b)-residentBefore)/million, "B/ban-RSS-peak")
 	b.ReportMetric(float64(heap()-before)/million, "B/ban-heap")
+	debug.FreeOSMemory()
+	b.ReportMetric(float64(resident(b)-residentBefore)/million, "B/ban-RSS")
+}
+
+// resident is what this process has of the machine's memory without files, in bytes.
+func resident(b *testing.B) int64 {
+	b.Helper()
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		b.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "RssAnon:")
+	var kib int64
+	if _, err := fmt.Sscan(rest, &kib); err != nil {
+		b.Fatalf("RssAnon in /proc/self/status: %v", err)
+	}
+	return kib << 10
 }
