@@ -13,7 +13,8 @@ const (
 const SourceImport = "import"
 
 // lateAfter is from what age on a ban that arrives counts as bulk: it comes from a peer that was
-// away, or this node was. A peer that dates its bans back gains no more than by the mark of imports.
+// away, or this node was. A peer that dates its bans back gains no more than by the mark of imports,
+// though it may not import: what it may have in force bounds that.
 const lateAfter = 5 * time.Minute
 
 // Allowance bounds how fast new bans come. What a refresh repeats is not new.
@@ -31,6 +32,7 @@ type Caps struct {
 	MinBits6 int           // shortest IPv6 prefix
 	MaxFor   time.Duration // longest time from its issue that a ban may last
 	UnbanAny bool          // may lift what others banned: unban, and allow
+	Import   bool          // lists count against Bulk; else like other bans
 }
 
 // GateConfig is what a gate needs; all of it is required.
@@ -66,10 +68,14 @@ func (g *Gate) Check(now time.Time, t *Table, r *Record) error {
 		return t.CheckRemote(now, *r)
 	}
 	caps := g.cfg.Caps(r.Origin)
-	if err := t.checkRemote(now, *r, caps.MinBits4, caps.MinBits6); err != nil {
+	return caps.checkRemote(now, t, r)
+}
+
+func (c *Caps) checkRemote(now time.Time, t *Table, r *Record) error {
+	if err := t.checkRemote(now, *r, c.MinBits4, c.MinBits6); err != nil {
 		return err
 	}
-	return caps.check(r, t.limits.FutureSkew)
+	return c.check(r, t.limits.FutureSkew)
 }
 
 func (c *Caps) check(r *Record, skew time.Duration) error {
@@ -99,11 +105,12 @@ func (c *Caps) check(r *Record, skew time.Duration) error {
 // refuses what would wait when MaxHeld bans do.
 func (g *Gate) Admit(now time.Time, t *Table, r *Record) error {
 	r.Hold = HoldNone
-	if err := g.Check(now, t, r); err != nil {
-		return err
-	}
 	if r.Origin == g.cfg.Self {
-		return nil
+		return t.CheckRemote(now, *r)
+	}
+	caps := g.cfg.Caps(r.Origin)
+	if err := caps.checkRemote(now, t, r); err != nil {
+		return err
 	}
 	if r.Kind != KindBan {
 		return g.admitOther(millis(now), t, r)
@@ -111,7 +118,7 @@ func (g *Gate) Admit(now time.Time, t *Table, r *Record) error {
 	if t.stands(r) {
 		return nil
 	}
-	caps, bulk, ms := g.cfg.Caps(r.Origin), bulky(now, r), millis(now)
+	bulk, ms := caps.bulky(now, r), millis(now)
 	switch {
 	case t.RecordsOf(r.Origin) >= caps.Active:
 		r.Hold = HoldActive
@@ -147,7 +154,7 @@ func (g *Gate) Foresee(now time.Time, t *Table, op Op) error {
 	if op.Kind != KindBan {
 		return g.admitOther(millis(now), t, &r)
 	}
-	ms, bulk := millis(now), bulky(now, &r)
+	ms, bulk := millis(now), caps.bulky(now, &r)
 	switch {
 	case op.Prefix.Bits() < t.shortest(op, caps.MinBits4, caps.MinBits6):
 		return refuse(RuleWide, "%s: peers take nothing wider than /%d", op.Prefix, t.shortest(op, caps.MinBits4, caps.MinBits6))
@@ -163,8 +170,8 @@ func (g *Gate) Foresee(now time.Time, t *Table, op Op) error {
 	return nil
 }
 
-func bulky(now time.Time, r *Record) bool {
-	return r.Source == SourceImport || now.Sub(r.Issued) > lateAfter
+func (c *Caps) bulky(now time.Time, r *Record) bool {
+	return c.Import && r.Source == SourceImport || now.Sub(r.Issued) > lateAfter
 }
 
 // account returns the account of o. Nobody waits for room: who finds none shares one.

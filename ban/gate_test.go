@@ -9,7 +9,7 @@ import (
 )
 
 // wideCaps let everything through that these tests do not bound.
-var wideCaps = Caps{Allowance: Allowance{Rate: 1e6, Burst: 1e6, Bulk: 1e6}, Active: 1e6, UnbanAny: true}
+var wideCaps = Caps{Allowance: Allowance{Rate: 1e6, Burst: 1e6, Bulk: 1e6}, Active: 1e6, UnbanAny: true, Import: true}
 
 func newGate(caps Caps, breaker Allowance) *Gate {
 	return NewGate(GateConfig{Self: self, Caps: func(Origin) Caps { return caps }, Breaker: breaker})
@@ -48,6 +48,8 @@ func TestGateHoldsWhatExceeds(t *testing.T) {
 	few.Active = 25
 	slow := wideCaps
 	slow.Allowance = tight
+	plain := slow
+	plain.Import = false
 	for _, c := range []struct {
 		name    string
 		caps    Caps
@@ -62,6 +64,8 @@ func TestGateHoldsWhatExceeds(t *testing.T) {
 		{"bad: breaker", wideCaps, tight, 10, HoldBreaker, nil},
 		{"bad: lists of the origin", slow, wideCaps.Allowance, 30, HoldRate, []func(*Record){of(SourceImport)}},
 		{"bad: lists, breaker", wideCaps, tight, 30, HoldBreaker, []func(*Record){of(SourceImport)}},
+		{"bad: lists of an origin that may not import", plain, wideCaps.Allowance, 10, HoldRate, []func(*Record){of(SourceImport)}},
+		{"ok: and yet what comes late counts as bulk", plain, wideCaps.Allowance, 30, HoldRate, []func(*Record){func(r *Record) { r.Issued = base.Add(-lateAfter - time.Second) }}},
 		{"bad: what comes late counts as bulk", slow, wideCaps.Allowance, 30, HoldRate, []func(*Record){func(r *Record) { r.Issued = base.Add(-lateAfter - time.Second) }}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -156,7 +160,7 @@ func TestGateRefuses(t *testing.T) {
 }
 
 func TestGateForeseesWhatPeersDo(t *testing.T) {
-	caps := Caps{Allowance: Allowance{Rate: 1, Burst: 2, Bulk: 3}, Active: 100, UnbanAny: true}
+	caps := Caps{Allowance: Allowance{Rate: 1, Burst: 2, Bulk: 3}, Active: 100, UnbanAny: true, Import: true}
 	g, tb := newGate(caps, wideCaps.Allowance), newTable(t, Config{})
 	rules := map[string]int{}
 	for i := range 10 {

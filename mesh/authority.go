@@ -18,11 +18,8 @@ const (
 	warnBefore = CertificateLife / 6
 )
 
-// founderCaps are those of the node that has the authority's key, memberCaps those of a node that enrols.
-var (
-	founderCaps = Caps{UnbanAny: true, Import: true}
-	memberCaps  = Caps{UnbanAny: true}
-)
+// DefaultCaps are those of a node of which nothing else is said: they leave every number to the receivers.
+func DefaultCaps() Caps { return Caps{UnbanAny: true, Import: true} }
 
 // Standing is what the mesh's authority has said of a node.
 type Standing struct {
@@ -165,7 +162,7 @@ func (m *Mesh) present() error {
 	if m.cfg.Authority.IsZero() || m.Standing(m.id).Certificate != nil {
 		return nil
 	}
-	_, err := m.Certify(m.cfg.Identity.Public(), m.cfg.Name, founderCaps)
+	_, err := m.Certify(m.cfg.Identity.Public(), m.cfg.Name, DefaultCaps())
 	return err
 }
 

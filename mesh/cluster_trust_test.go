@@ -49,11 +49,11 @@ func TestClusterTrust(t *testing.T) {
 			return c.nodes[1].Stats().Parked > 0 && c.nodes[1].deliveredCount() == 1
 		})
 		for _, n := range c.nodes[1:] {
-			if _, err := founder.Certify(n.id.Public(), "name", memberCaps); err != nil {
+			if _, err := founder.Certify(n.id.Public(), "name", DefaultCaps()); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if _, err := c.nodes[1].Certify(bad.id.Public(), "x", memberCaps); !errors.Is(err, ErrNoAuthority) {
+		if _, err := c.nodes[1].Certify(bad.id.Public(), "x", DefaultCaps()); !errors.Is(err, ErrNoAuthority) {
 			t.Errorf("certified without the authority's key: %v", err)
 		}
 		eventually(t, 10*time.Second, "it is let in", func() bool { return c.nodes[1].deliveredCount() == 2 && sameDigest(c.nodes) })

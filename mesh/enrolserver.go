@@ -94,7 +94,7 @@ func (m *Mesh) welcome(key ed25519.PublicKey, name string) (enrolAnswer, error) 
 	if !m.cfg.Secrets.HasAuthority() {
 		return answer, nil
 	}
-	c, err := m.Certify(key, name, memberCaps)
+	c, err := m.Certify(key, name, DefaultCaps())
 	switch {
 	case errors.Is(err, ErrNoAuthority):
 		return enrolAnswer{Code: enrolNoAuthority}, err

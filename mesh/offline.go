@@ -45,7 +45,7 @@ func (a Authority) Enrol(q Request, secrets Secrets, now time.Time) (Enrolment, 
 		return Enrolment{}, err
 	}
 	c, err := a.Certify(Certificate{
-		MeshID: secrets.MeshID, Serial: serial, Node: q.Node, Name: q.Name, Caps: memberCaps,
+		MeshID: secrets.MeshID, Serial: serial, Node: q.Node, Name: q.Name, Caps: DefaultCaps(),
 		NotBefore: now, NotAfter: now.Add(CertificateLife),
 	})
 	return Enrolment{Secrets: secrets, Certificate: c}, err

@@ -98,6 +98,8 @@ type Daemon struct {
 	table *ban.Table
 	gate  *ban.Gate
 	alarm alarm
+	// granted are the caps of the nodes whose certificate counts. The mesh's goroutine writes it.
+	granted map[ban.Origin]mesh.Caps
 
 	offences *offences
 	cfg      config.Config
@@ -115,6 +117,7 @@ func New(ctx context.Context, cfg Config) (*Daemon, error) {
 		reload: cfg.Reload, reread: cfg.Reread, host: cfg.Host, cfg: cfg.Config, started: time.Now(),
 		hub: newHub(), emit: newEmitQueue(), bulkRate: rate.NewLimiter(bulkRate, bulkBurst), echoes: newEchoes(), problems: newProblems(),
 		ssh: hostinfo.NewSessions(), neverKick: make(chan struct{}, 1), expireKick: make(chan struct{}, 1),
+		granted: make(map[ban.Origin]mesh.Caps),
 	}
 	if name, err := os.Hostname(); err == nil {
 		d.hostName, _, _ = strings.Cut(name, ".")

@@ -37,15 +37,6 @@ func allowance(a config.Allowance) ban.Allowance {
 	return ban.Allowance{Rate: a.Rate, Burst: a.Burst, Bulk: a.Imports}
 }
 
-// capsLocked is what an origin may say. It is the one place to ask: today all peers have the configured caps.
-func (d *Daemon) capsLocked(ban.Origin) ban.Caps {
-	p := d.cfg.Peers
-	return ban.Caps{
-		Allowance: allowance(p.Allowance), Active: p.Active, MaxFor: min(p.MaxFor, d.cfg.Bans.MaxFor),
-		MinBits4: d.cfg.Bans.MinPrefix4, MinBits6: d.cfg.Bans.MinPrefix6, UnbanAny: p.UnbanAny,
-	}
-}
-
 // admitLocked judges a record that arrived from a peer just now: it is refused, or held and said so, or counts.
 func (d *Daemon) admitLocked(now time.Time, r *ban.Record) error {
 	if err := d.gate.Admit(now, d.table, r); err != nil || r.Hold == ban.HoldNone {

@@ -275,6 +275,7 @@ func (d *Daemon) restore(secrets mesh.Secrets) error {
 	if err := d.mesh.Restore(slices.Values(append(records, live...))); err != nil {
 		return err
 	}
+	d.recapAll()
 	var some []ban.Record
 	for _, frame := range frames {
 		if d.mesh.Counts(frame.Origin) {

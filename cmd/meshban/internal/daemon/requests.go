@@ -40,14 +40,10 @@ func (d *Daemon) Ban(ctx context.Context, req control.BanRequest) (control.BanRe
 		}
 		return d.table.OwnOps(op), d.table.CheckLocal(now, op)
 	})
-	bans := d.config().Bans
+	caps := d.ownCaps()
 	for i, r := range results {
-		widest := bans.MinPrefix4
-		if r.Prefix.Addr().Is6() {
-			widest = bans.MinPrefix6
-		}
-		if r.Err == nil && r.Prefix.Bits() < widest {
-			results[i].Note = fmt.Sprintf("holds on this node only: others take nothing wider than /%d from a peer", widest)
+		if r.Err == nil {
+			results[i].Note = banNote(&caps, r.Prefix, r.Until.Sub(now))
 		}
 	}
 	return control.BanReply{Results: results}, err
@@ -63,8 +59,12 @@ func (d *Daemon) Unban(ctx context.Context, req control.UnbanRequest) (control.U
 		}
 		return ops, err
 	})
+	alone := !d.ownCaps().UnbanAny
 	for i := range results {
 		results[i].Until = time.Time{} // what ends is the ban, not the unban
+		if alone && results[i].Err == nil {
+			results[i].Note = "others lift only what this node itself has banned: it may not lift the bans of others"
+		}
 	}
 	return control.UnbanReply{Results: results}, err
 }

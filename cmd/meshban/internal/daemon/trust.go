@@ -41,6 +41,7 @@ func (d *Daemon) foundAuthority(keys home.Keys) (home.Keys, error) {
 func (d *Daemon) withdraw(nodes []mesh.ID) {
 	now := time.Now()
 	for _, id := range nodes {
+		d.recap(id)
 		why := ban.Withdrawal{Reason: "its certificate has ended", At: now}
 		if v := d.mesh.Standing(id).Revoked; v != nil {
 			why = ban.Withdrawal{Reason: "revoked", At: v.Issued}
@@ -61,6 +62,7 @@ func (d *Daemon) withdraw(nodes []mesh.ID) {
 // readmit lets nodes count.
 func (d *Daemon) readmit(nodes []mesh.ID) {
 	for _, id := range nodes {
+		d.recap(id)
 		if c := d.mesh.Standing(id).Certificate; c != nil && d.names.learn(ban.Origin(id), c.Name) {
 			d.store.Set(valueNames, slices.Clone(d.names.save()))
 		}

@@ -1,0 +1,141 @@
+package daemon
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/mesh"
+)
+
+// Of the configuration and the certificate the stricter counts, number by number.
+func TestStricterCaps(t *testing.T) {
+	conf := ban.Caps{
+		Allowance: ban.Allowance{Rate: 100, Burst: 500, Bulk: 9000}, Active: 1000, MinBits4: 24, MinBits6: 48, MaxFor: time.Hour, UnbanAny: true, Import: true,
+	}
+	all := mesh.DefaultCaps()
+	for _, c := range []struct {
+		name   string
+		cert   mesh.Caps
+		change func(*ban.Caps) // of conf
+	}{
+		{"ok: a certificate that leaves all to the receiver", all, func(*ban.Caps) {}},
+		{"ok: a wider certificate", mesh.Caps{Rate: 1000, Active: 5000, MinBits4: 8, MinBits6: 19, MaxTTL: 2 * time.Hour, UnbanAny: true, Import: true}, func(*ban.Caps) {}},
+		{"ok: a rate bounds what comes at once", mesh.Caps{Rate: 10, UnbanAny: true, Import: true}, func(w *ban.Caps) { w.Rate, w.Burst = 10, 10 }},
+		{"ok: a rate between rate and burst", mesh.Caps{Rate: 200, UnbanAny: true, Import: true}, func(w *ban.Caps) { w.Burst = 200 }},
+		{"ok: active", mesh.Caps{Active: 7, UnbanAny: true, Import: true}, func(w *ban.Caps) { w.Active = 7 }},
+		{"ok: width", mesh.Caps{MinBits4: 32, MinBits6: 64, UnbanAny: true, Import: true}, func(w *ban.Caps) { w.MinBits4, w.MinBits6 = 32, 64 }},
+		{"ok: length", mesh.Caps{MaxTTL: time.Minute, UnbanAny: true, Import: true}, func(w *ban.Caps) { w.MaxFor = time.Minute }},
+		{"ok: no unban", mesh.Caps{Import: true}, func(w *ban.Caps) { w.UnbanAny = false }},
+		{"ok: no import", mesh.Caps{UnbanAny: true}, func(w *ban.Caps) { w.Import = false }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, want := conf, conf
+			c.change(&want)
+			if stricter(&got, &c.cert); got != want {
+				t.Errorf("%+v, want %+v", got, want)
+			}
+			closed := conf
+			closed.UnbanAny, want.UnbanAny = false, false
+			if stricter(&closed, &c.cert); closed != want {
+				t.Errorf("where the configuration forbids unbans: %+v, want %+v", closed, want)
+			}
+		})
+	}
+}
+
+// recertify gives a node a certificate with other caps, where the authority's key is.
+func (n *node) recertify(t *testing.T, who *node, caps mesh.Caps) {
+	t.Helper()
+	c := n.mesh.Standing(mesh.ID(who.self)).Certificate
+	if _, err := n.mesh.Certify(c.Node, c.Name, caps); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (n *node) capsOf(who *node) ban.Caps {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.capsLocked(who.self)
+}
+
+// refused counts ops of peers that n refused by a rule.
+func (n *node) refused(rule string) uint64 {
+	return n.metrics.set.GetOrCreateCounter(`meshban_refused_ops_total{rule="` + rule + `"}`).Get()
+}
+
+// A node gets no further than its certificate allows on any other node, from the moment on that the certificate is
+// there, also after a restart; the node itself is told.
+func TestCertificateCaps(t *testing.T) {
+	web1 := first(t, "web1")
+	web2, web3 := web1.join(t, "web2"), web1.join(t, "web3")
+	const foreign = "192.0.2.1/32"
+	web1.mustBan(t, foreign)
+	until(t, "a ban of another node", func() bool { return web2.enforces(t, foreign) && web3.enforces(t, foreign) })
+	web1.recertify(t, web2, mesh.Caps{Rate: 10, MinBits4: 28, MaxTTL: time.Hour})
+	for _, n := range []*node{web1, web2, web3} {
+		until(t, n.cfg.Name+" has the new caps", func() bool { c := n.capsOf(web2); return c.Rate == 10 && !c.UnbanAny })
+		if c := n.capsOf(web3); c.Rate != n.cfg.Peers.Rate || !c.Import || !c.UnbanAny {
+			t.Errorf("%s: caps of another node: %+v", n.cfg.Name, c)
+		}
+	}
+
+	web2.storm(t, 1, 30, "cli")
+	web2.storm(t, 2, 30, ban.SourceImport)
+	for _, n := range []*node{web1, web3} {
+		until(t, n.cfg.Name+" holds what exceeds", func() bool { c := n.counts(); return c.Active == 11 && c.Held == 50 })
+	}
+	if !web2.problem(t, "caps: 50 ops of this node") || !web2.problem(t, "10 bans at once or 10 a minute") {
+		s, err := web2.Status(t.Context())
+		t.Errorf("its own operator is not told: %q, %v", s.Problems, err)
+	}
+	rep, err := web2.Ban(t.Context(), control.BanRequest{Addrs: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}, For: time.Minute, Source: "cli"})
+	if err != nil || !strings.Contains(rep.Results[0].Note, "wider than /28") {
+		t.Errorf("a wide ban: %+v, %v", rep, err)
+	}
+	rep, err = web2.Ban(t.Context(), control.BanRequest{Addrs: []netip.Prefix{netip.MustParsePrefix("198.51.100.1/32")}, For: 3 * time.Hour, Source: "cli"})
+	if err != nil || !strings.Contains(rep.Results[0].Note, "longer than 1h") {
+		t.Errorf("a long ban: %+v, %v", rep, err)
+	}
+	lifted, err := web2.Unban(t.Context(), control.UnbanRequest{Prefixes: []netip.Prefix{netip.MustParsePrefix(foreign)}})
+	if err != nil || !strings.Contains(lifted.Results[0].Note, "may not lift") {
+		t.Errorf("an unban: %+v, %v", lifted, err)
+	}
+	for _, rule := range []string{ban.RuleWide, ban.RuleLong, ban.RuleOthers} {
+		until(t, "refused: "+rule, func() bool { return web1.refused(rule) == 1 && web3.refused(rule) == 1 })
+	}
+	if web2.enforces(t, foreign) || !web1.enforces(t, foreign) || !web3.enforces(t, foreign) {
+		t.Error("an unban of a node that may not lift others' bans counts elsewhere, or not at home")
+	}
+
+	web3.stop()
+	web3 = start(t, web3.home, web3.cfg)
+	if c := web3.capsOf(web2); c.Rate != 10 || web3.waits() != 50 {
+		t.Errorf("after a restart: %+v, %d wait", c, web3.waits())
+	}
+
+	web1.recertify(t, web2, mesh.DefaultCaps())
+	until(t, "the restarted node has the next caps", func() bool { c := web3.capsOf(web2); return c.Rate == web3.cfg.Peers.Rate && c.Import })
+	before := web3.counts().Active
+	web2.storm(t, 3, 30, "cli")
+	until(t, "all of it counts", func() bool { return web3.counts().Active == before+30 })
+
+	// Two bounds that differ: the configuration of a receiver stays in force.
+	web3.tighten(func(c *config.Config) { c.Peers.Active = 1 })
+	if c := web3.capsOf(web2); c.Active != 1 {
+		t.Errorf("%+v", c)
+	}
+	if _, err := web1.mesh.Revoke(mesh.ID(web2.self), "web2", time.Time{}, ""); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "a revoked node has no caps of its own", func() bool {
+		web3.mu.Lock()
+		defer web3.mu.Unlock()
+		_, ok := web3.granted[web2.self]
+		return !ok
+	})
+}
