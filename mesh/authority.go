@@ -18,9 +18,6 @@ const (
 	warnBefore = CertificateLife / 6
 )
 
-// DefaultCaps are those of a node of which nothing else is said: they leave every number to the receivers.
-func DefaultCaps() Caps { return Caps{UnbanAny: true, Import: true} }
-
 // Standing is what the mesh's authority has said of a node.
 type Standing struct {
 	ID          ID

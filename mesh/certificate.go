@@ -81,17 +81,6 @@ func (a Authority) Public() ed25519.PublicKey { return a.key.Public() }
 // String gives the id of the public key, never the key.
 func (a Authority) String() string { return a.key.String() }
 
-// Caps bounds what a node may say. A zero number leaves it to the receiver's own bound.
-type Caps struct {
-	Rate     uint32        // bans a minute
-	Active   uint32        // bans at a time
-	MinBits4 uint8         // widest prefix, IPv4: 0 to 32
-	MinBits6 uint8         // widest prefix, IPv6: 0 to 128
-	MaxTTL   time.Duration // of a ban; whole seconds, at most MaxLife
-	UnbanAny bool          // may lift the bans of others
-	Import   bool          // may say much at once
-}
-
 // Certificate says that a node is a member of a mesh. It is part of its frame and must not be changed.
 type Certificate struct {
 	MeshID    [16]byte
@@ -142,6 +131,9 @@ func (a Authority) Certify(c Certificate) (Certificate, error) {
 	if !isCleanText(c.Name) || len(c.Name) > MaxName {
 		return Certificate{}, fmt.Errorf("certificate: name %q: want at most %d bytes of printable text", c.Name, MaxName)
 	}
+	if err := c.Caps.validate(); err != nil {
+		return Certificate{}, fmt.Errorf("certificate of %q: %w", c.Name, err)
+	}
 	f, err := signFrame(a.key, Frame{
 		MeshID: c.MeshID, Epoch: recordCertificate, Seq: c.Serial, Issued: c.NotBefore, Expires: c.NotAfter, Payload: c.payload(),
 	})
@@ -155,12 +147,7 @@ func (c Certificate) payload() []byte {
 	b := appendArray(nil, certificateFields)
 	b = appendBin(b, c.Node)
 	b = appendStr(b, c.Name)
-	b = appendUint(b, uint64(c.Caps.Rate))
-	b = appendUint(b, uint64(c.Caps.Active))
-	b = appendUint(b, uint64(c.Caps.MinBits4))
-	b = appendUint(b, uint64(c.Caps.MinBits6))
-	b = appendUint(b, uint64(c.Caps.MaxTTL/time.Second))
-	return appendUint(b, flag(c.Caps.UnbanAny)|flag(c.Caps.Import)<<1)
+	return c.Caps.appendTo(b)
 }
 
 // DecodeCertificate reads an encoded certificate strictly and does not check the signature. Errors wrap
@@ -184,11 +171,7 @@ func certificateOf(f Frame) (Certificate, error) {
 	r.arrayOf(certificateFields)
 	c.Node = r.bin(ed25519.PublicKeySize)
 	c.Name = r.str(MaxName)
-	c.Caps.Rate, c.Caps.Active = uint32(r.most(1<<32-1)), uint32(r.most(1<<32-1))
-	c.Caps.MinBits4, c.Caps.MinBits6 = uint8(r.most(32)), uint8(r.most(128))
-	c.Caps.MaxTTL = time.Duration(r.most(uint64(MaxLife/time.Second))) * time.Second
-	flags := r.flags(3)
-	c.Caps.UnbanAny, c.Caps.Import = flags&1 != 0, flags&2 != 0
+	c.Caps = r.caps()
 	if err := r.end(); err != nil {
 		return Certificate{}, fmt.Errorf("%w: %w", ErrBadCertificate, err)
 	}

@@ -34,7 +34,7 @@ func TestEnrol(t *testing.T) {
 		}
 	}
 	inviter := newNode(t, secrets, inviterID, persist).run(t)
-	text, err := inviter.NewInvite(2, time.Hour)
+	text, err := inviter.NewInvite(2, time.Hour, DefaultCaps())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestEnrol(t *testing.T) {
 	}
 
 	// Invitations survive a restart of the inviter, who may have another port then.
-	open, err := inviter.NewInvite(1, time.Hour)
+	open, err := inviter.NewInvite(1, time.Hour, DefaultCaps())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func TestEnrol(t *testing.T) {
 func TestEnrolRefusals(t *testing.T) {
 	inviter := newNode(t, newSecrets(t), newIdentity(t), nil).run(t)
 	other := newNode(t, newSecrets(t), newIdentity(t), nil).run(t)
-	text, err := inviter.NewInvite(1, time.Hour)
+	text, err := inviter.NewInvite(1, time.Hour, DefaultCaps())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,15 +159,15 @@ func TestInviteBounds(t *testing.T) {
 	if err := v.add(now.Add(2*time.Hour), invite{Expires: now.Add(3 * time.Hour), Uses: 1}); err != nil {
 		t.Errorf("ended invitations make no room: %v", err)
 	}
-	if err := v.redeem(now, secret, ID{}); !errors.Is(err, ErrInviteUnknown) {
+	if _, _, err := v.redeem(now, secret, ID{}); !errors.Is(err, ErrInviteUnknown) {
 		t.Error(err)
 	}
-	if err := v.redeem(now.Add(4*time.Hour), secret, ID{}); !errors.Is(err, ErrInviteUnknown) {
+	if _, _, err := v.redeem(now.Add(4*time.Hour), secret, ID{}); !errors.Is(err, ErrInviteUnknown) {
 		t.Error(err)
 	}
 	late := invite{Hash: sha256.Sum256(secret[:]), Expires: now.Add(3 * time.Hour), Uses: 1}
 	v.list[0] = late
-	if err := v.redeem(late.Expires, secret, ID{}); !errors.Is(err, ErrInviteExpired) {
+	if _, _, err := v.redeem(late.Expires, secret, ID{}); !errors.Is(err, ErrInviteExpired) {
 		t.Errorf("at its end: %v, want %v", err, ErrInviteExpired)
 	}
 	v.save = func([]byte) error { return errors.New("disk full") }
@@ -176,11 +176,11 @@ func TestInviteBounds(t *testing.T) {
 	}
 	n := newNode(t, newSecrets(t), newIdentity(t), nil)
 	for name, err := range map[string]error{
-		"uses 0":      second(n.NewInvite(0, time.Hour)),
-		"uses 10000":  second(n.NewInvite(10000, time.Hour)),
-		"life 0":      second(n.NewInvite(1, 0)),
-		"life a year": second(n.NewInvite(1, 365*24*time.Hour)),
-		"before Run":  second(n.NewInvite(1, time.Hour)),
+		"uses 0":      second(n.NewInvite(0, time.Hour, DefaultCaps())),
+		"uses 10000":  second(n.NewInvite(10000, time.Hour, DefaultCaps())),
+		"life 0":      second(n.NewInvite(1, 0, DefaultCaps())),
+		"life a year": second(n.NewInvite(1, 365*24*time.Hour, DefaultCaps())),
+		"before Run":  second(n.NewInvite(1, time.Hour, DefaultCaps())),
 	} {
 		if err == nil {
 			t.Errorf("%s: accepted", name)
@@ -237,7 +237,7 @@ func TestStrangersOnThePort(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := n.NewInvite(1, time.Hour); err != nil {
+	if _, err := n.NewInvite(1, time.Hour, DefaultCaps()); err != nil {
 		t.Error(err)
 	}
 	start := time.Now()
@@ -298,7 +298,7 @@ func TestEnrolCertificate(t *testing.T) {
 	secrets := newSecrets(t)
 	copy(secrets.Authority[:], a.Public())
 	inviter := newNode(t, secrets, newIdentity(t), func(c *Config) { c.Authority = a }).run(t)
-	text, err := inviter.NewInvite(5, time.Hour)
+	text, err := inviter.NewInvite(5, time.Hour, DefaultCaps())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -319,7 +319,7 @@ func TestEnrolCertificate(t *testing.T) {
 	member := newNode(t, got.Secrets, id, func(c *Config) { c.Join, c.Certificate = got.Join, got.Certificate }).run(t)
 	publish(t, member, "hello", time.Hour)
 	eventually(t, 10*time.Second, "the newcomer is believed", func() bool { return inviter.deliveredCount() == 1 })
-	if _, err := member.NewInvite(1, time.Hour); !errors.Is(err, ErrNoAuthority) {
+	if _, err := member.NewInvite(1, time.Hour, DefaultCaps()); !errors.Is(err, ErrNoAuthority) {
 		t.Errorf("an invitation without the authority's key: %v, want %v", err, ErrNoAuthority)
 	}
 
@@ -338,5 +338,66 @@ func TestEnrolCertificate(t *testing.T) {
 		if _, err := (enrolAnswer{Secrets: secrets, Certificate: raw}).accept(id); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("a certificate that is %s: %v", name, err)
 		}
+	}
+}
+
+// An invitation carries the caps of whom it lets in, also over a restart; one without them, as earlier versions stored
+// them, means the default. Who comes again gets no more than what is left of them.
+func TestInviteCaps(t *testing.T) {
+	a := testAuthority(t)
+	secrets, founder := newSecrets(t), newIdentity(t)
+	copy(secrets.Authority[:], a.Public())
+	var saved []byte
+	inviterOf := func(epoch uint64) *testNode {
+		return newNode(t, secrets, founder, func(c *Config) {
+			c.Authority, c.Epoch = a, epoch
+			c.SaveInvites = func(b []byte) error { saved = slices.Clone(b); return nil }
+			c.LoadInvites = func() ([]byte, error) { return saved, nil }
+		}).run(t)
+	}
+	inviter := inviterOf(1)
+	caps := Caps{Rate: 60, MinBits4: 28, MaxTTL: time.Hour}
+	for _, bad := range []Caps{{MinBits4: 33}, {MinBits6: 129}, {MaxTTL: time.Millisecond}, {MaxTTL: -time.Second}, {MaxTTL: MaxLife + time.Second}} {
+		if _, err := inviter.NewInvite(1, time.Hour, bad); err == nil {
+			t.Errorf("invited with %+v", bad)
+		}
+	}
+	text, err := inviter.NewInvite(2, time.Hour, caps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := inviter.stop(); err != nil {
+		t.Fatal(err)
+	}
+	inviter = inviterOf(2)
+	moved, err := decodeToken(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved.Addrs = []netip.AddrPort{inviter.Addr()}
+	id := newIdentity(t)
+	enrol := func(want Caps) {
+		t.Helper()
+		if e, err := Enrol(t.Context(), moved.encode(), id, "web1"); err != nil || e.Certificate.Caps != want {
+			t.Errorf("enrolled with %+v, %v; want %+v", e.Certificate.Caps, err, want)
+		}
+	}
+	enrol(caps)
+	narrow := Caps{Rate: 1}
+	if _, err := inviter.Certify(id.Public(), "web1", narrow); err != nil {
+		t.Fatal(err)
+	}
+	enrol(narrow)
+
+	plain := encodeInvites([]invite{{Hash: [32]byte{1}, Expires: simStart, Uses: 1, Caps: DefaultCaps()}})
+	if plain[1] != mpFixArray|inviteFields {
+		t.Errorf("an invitation with the default caps begins with %#x", plain[1])
+	}
+	if list, err := decodeInvites(plain); err != nil || list[0].Caps != DefaultCaps() {
+		t.Errorf("%+v, %v", list, err)
+	}
+	long := append([]byte{plain[0], plain[1] + 1}, plain[2:]...)
+	if list, err := decodeInvites(DefaultCaps().appendTo(appendArray(long, capsFields))); err == nil {
+		t.Errorf("the default caps in a longer form: %+v", list)
 	}
 }

@@ -64,10 +64,13 @@ func (m *Mesh) answerJoiner(raw net.Conn, from string) error {
 	}
 	id := IDOf(key)
 	answer := enrolAnswer{}
-	refused := m.invites.redeem(time.Now(), q.Secret, id)
+	caps, again, refused := m.invites.redeem(time.Now(), q.Secret, id)
+	if old := m.Standing(id).Certificate; again && old != nil {
+		caps = old.Caps // they may have been narrowed since
+	}
 	switch {
 	case refused == nil:
-		if answer, refused = m.welcome(key, q.Name); refused != nil {
+		if answer, refused = m.welcome(key, q.Name, caps); refused != nil {
 			m.problems.report(time.Now(), ProblemCertificate, "enrol", "cannot certify "+q.Name+": "+refused.Error())
 		}
 	case errors.Is(refused, ErrInviteUnknown):
@@ -89,12 +92,12 @@ func (m *Mesh) answerJoiner(raw net.Conn, from string) error {
 }
 
 // welcome is the answer to a joiner whose token is good.
-func (m *Mesh) welcome(key ed25519.PublicKey, name string) (enrolAnswer, error) {
+func (m *Mesh) welcome(key ed25519.PublicKey, name string, caps Caps) (enrolAnswer, error) {
 	answer := enrolAnswer{Secrets: m.cfg.Secrets, Join: m.joinAnswer()}
 	if !m.cfg.Secrets.HasAuthority() {
 		return answer, nil
 	}
-	c, err := m.Certify(key, name, DefaultCaps())
+	c, err := m.Certify(key, name, caps)
 	switch {
 	case errors.Is(err, ErrNoAuthority):
 		return enrolAnswer{Code: enrolNoAuthority}, err

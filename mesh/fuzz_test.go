@@ -139,7 +139,8 @@ func FuzzDecodeEnrol(f *testing.F) {
 	f.Add(enrolAnswer{Secrets: Secrets{MeshID: [16]byte{1}}, Join: []string{"192.0.2.1:7946"}}.encode())
 	f.Add(enrolAnswer{Code: enrolUsed}.encode())
 	f.Add(cloneMessage{ID{1}, [16]byte{2}, "192.0.2.1:7946"}.encode()[1:])
-	f.Add(encodeInvites([]invite{{Hash: [32]byte{1}, Expires: simStart, Uses: 3, Used: []ID{{1}, {2}}}}))
+	f.Add(encodeInvites([]invite{{Hash: [32]byte{1}, Expires: simStart, Uses: 3, Used: []ID{{1}, {2}}, Caps: DefaultCaps()}}))
+	f.Add(encodeInvites([]invite{{Hash: [32]byte{1}, Expires: simStart, Uses: 1, Caps: Caps{1, 2, 24, 48, time.Hour, true, false}}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if q, err := decodeEnrolRequest(b); err == nil && !bytes.Equal(q.encode(), b) {
 			t.Errorf("request encoded as %x, was %x", q.encode(), b)

@@ -22,8 +22,9 @@ const (
 	// inviteMemory is how long an ended invitation is remembered, so that its user is told why it does not work.
 	inviteMemory = 24 * time.Hour
 	// maxInviteFile bounds what LoadInvites may give, in bytes.
-	maxInviteFile = maxInvites * (64 + MaxInviteUses*18)
-	inviteFields  = 4
+	maxInviteFile = maxInvites * (96 + MaxInviteUses*18)
+	// inviteFields is the fields of an invitation; one with other caps than the default has one more.
+	inviteFields = 4
 )
 
 var (
@@ -41,6 +42,7 @@ type invite struct {
 	Expires time.Time
 	Uses    uint64 // at most
 	Used    []ID   // who came; who comes again is let in again
+	Caps    Caps   // of whom it lets in
 }
 
 // invites is the invitations that this node has made.
@@ -104,8 +106,9 @@ func (v *invites) add(now time.Time, i invite) error {
 	return nil
 }
 
-// redeem lets a node in, or says why not. The use is stored when it returns.
-func (v *invites) redeem(now time.Time, secret [secretLen]byte, id ID) error {
+// redeem lets a node in, with which caps, or says why not. again tells that it was let in before: its first answer may
+// have been lost. The use is stored when it returns.
+func (v *invites) redeem(now time.Time, secret [secretLen]byte, id ID) (caps Caps, again bool, err error) {
 	hash := sha256.Sum256(secret[:])
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -117,32 +120,39 @@ func (v *invites) redeem(now time.Time, secret [secretLen]byte, id ID) error {
 	}
 	switch {
 	case found == nil:
-		return ErrInviteUnknown
+		return Caps{}, false, ErrInviteUnknown
 	case !found.Expires.After(now):
-		return ErrInviteExpired
+		return Caps{}, false, ErrInviteExpired
 	case slices.Contains(found.Used, id):
-		return nil // its first answer may have been lost
+		return found.Caps, true, nil
 	case uint64(len(found.Used)) >= found.Uses:
-		return ErrInviteUsed
+		return Caps{}, false, ErrInviteUsed
 	}
 	found.Used = append(found.Used, id)
 	if err := v.storeLocked(); err != nil {
 		found.Used = found.Used[:len(found.Used)-1]
-		return fmt.Errorf("store the use of the invitation: %w", err)
+		return Caps{}, false, fmt.Errorf("store the use of the invitation: %w", err)
 	}
-	return nil
+	return found.Caps, false, nil
 }
 
 func encodeInvites(list []invite) []byte {
 	b := appendArray(nil, len(list))
 	for _, i := range list {
-		b = appendArray(b, inviteFields)
+		fields := inviteFields
+		if i.Caps != DefaultCaps() {
+			fields++
+		}
+		b = appendArray(b, fields)
 		b = appendBin(b, i.Hash[:])
 		b = appendUint(b, uint64(i.Expires.UnixMilli()))
 		b = appendUint(b, i.Uses)
 		b = appendArray(b, len(i.Used))
 		for _, id := range i.Used {
 			b = appendBin(b, id[:])
+		}
+		if fields > inviteFields {
+			b = i.Caps.appendTo(appendArray(b, capsFields))
 		}
 	}
 	return b
@@ -156,7 +166,10 @@ func decodeInvites(b []byte) ([]invite, error) {
 	list := make([]invite, r.array(maxInvites))
 	for n := range list {
 		i := &list[n]
-		r.arrayOf(inviteFields)
+		fields := r.array(inviteFields + 1)
+		if fields < inviteFields {
+			r.fail(fmt.Errorf("list of %d, want %d or %d", fields, inviteFields, inviteFields+1))
+		}
 		r.fixed(i.Hash[:])
 		ms := r.uint()
 		i.Uses = r.uint()
@@ -169,6 +182,12 @@ func decodeInvites(b []byte) ([]invite, error) {
 			r.fixed(id[:])
 			i.Used = append(i.Used, id)
 		}
+		if i.Caps = DefaultCaps(); fields > inviteFields {
+			r.arrayOf(capsFields)
+			if i.Caps = r.caps(); i.Caps == DefaultCaps() {
+				r.fail(errCanonical)
+			}
+		}
 	}
 	if err := r.end(); err != nil {
 		return nil, fmt.Errorf("invitations: %w", err)
@@ -177,14 +196,17 @@ func decodeInvites(b []byte) ([]invite, error) {
 }
 
 // NewInvite makes a token with which up to uses machines (1..MaxInviteUses) can enrol within ttl (at most
-// MaxInviteLife). It needs Run: the token names our addresses. In a mesh with an authority it gives ErrNoAuthority where
-// that one's key is not.
-func (m *Mesh) NewInvite(uses int, ttl time.Duration) (string, error) {
+// MaxInviteLife), to be certified with caps. It needs Run: the token names our addresses. In a mesh with an authority it
+// gives ErrNoAuthority where that one's key is not.
+func (m *Mesh) NewInvite(uses int, ttl time.Duration, caps Caps) (string, error) {
 	if uses < 1 || uses > MaxInviteUses {
 		return "", fmt.Errorf("uses %d: want 1 to %d", uses, MaxInviteUses)
 	}
 	if ttl <= 0 || ttl > MaxInviteLife {
 		return "", fmt.Errorf("life %v: want more than 0 and at most %v", ttl, MaxInviteLife)
+	}
+	if err := caps.validate(); err != nil {
+		return "", err
 	}
 	if m.cfg.Secrets.HasAuthority() && m.cfg.Authority.IsZero() {
 		return "", ErrNoAuthority
@@ -197,7 +219,7 @@ func (m *Mesh) NewInvite(uses int, ttl time.Duration) (string, error) {
 	if _, err := rand.Read(t.Secret[:]); err != nil {
 		return "", fmt.Errorf("make a secret: %w", err)
 	}
-	if err := m.invites.add(now, invite{Hash: sha256.Sum256(t.Secret[:]), Expires: t.Expires, Uses: uint64(uses)}); err != nil {
+	if err := m.invites.add(now, invite{Hash: sha256.Sum256(t.Secret[:]), Expires: t.Expires, Uses: uint64(uses), Caps: caps}); err != nil {
 		return "", err
 	}
 	return t.encode(), nil

@@ -31,9 +31,9 @@ func ParseRequest(text []byte) (Request, error) {
 	return DecodeRequest(b)
 }
 
-// Enrol answers a request. Its error matches ErrOtherMesh when the request is for another mesh, or ErrNoAuthority when
-// the authority is not that of secrets.
-func (a Authority) Enrol(q Request, secrets Secrets, now time.Time) (Enrolment, error) {
+// Enrol answers a request with a certificate of these caps. Its error matches ErrOtherMesh when the request is for
+// another mesh, or ErrNoAuthority when the authority is not that of secrets.
+func (a Authority) Enrol(q Request, secrets Secrets, caps Caps, now time.Time) (Enrolment, error) {
 	if a.IsZero() || !bytes.Equal(a.Public(), secrets.Authority[:]) {
 		return Enrolment{}, ErrNoAuthority
 	}
@@ -45,7 +45,7 @@ func (a Authority) Enrol(q Request, secrets Secrets, now time.Time) (Enrolment, 
 		return Enrolment{}, err
 	}
 	c, err := a.Certify(Certificate{
-		MeshID: secrets.MeshID, Serial: serial, Node: q.Node, Name: q.Name, Caps: DefaultCaps(),
+		MeshID: secrets.MeshID, Serial: serial, Node: q.Node, Name: q.Name, Caps: caps,
 		NotBefore: now, NotAfter: now.Add(CertificateLife),
 	})
 	return Enrolment{Secrets: secrets, Certificate: c}, err

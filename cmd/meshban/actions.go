@@ -5,6 +5,8 @@ import (
 	"io"
 	"net/netip"
 	"os"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
 // actions are the verbs that do more than ask a running agent. The flags are parsed and checked here; a zero field was
@@ -64,12 +66,13 @@ type JoinOptions struct {
 
 // CAOptions say what to do with the authority's key.
 type CAOptions struct {
-	Dir     string // absolute
-	Do      string // "sign", "export" or "import"
-	Request []byte // sign: what meshban join --request has printed
-	Key     string // sign: an exported key, absolute; "" = the folder's
-	File    string // export, import: absolute
-	Move    bool   // export: take the key off the folder
+	Dir     string       // absolute
+	Do      string       // "sign", "export" or "import"
+	Request []byte       // sign: what meshban join --request has printed
+	Key     string       // sign: an exported key, absolute; "" = the folder's
+	File    string       // export, import: absolute
+	Move    bool         // export: take the key off the folder
+	Caps    control.Caps // sign: of the certificate
 }
 
 // CAResult is what was signed or moved.

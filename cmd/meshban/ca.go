@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/daemon"
 	"github.com/meshban/meshban/cmd/meshban/internal/home"
 	"github.com/meshban/meshban/mesh"
 )
@@ -17,7 +18,7 @@ import (
 func useAuthority(_ context.Context, opts CAOptions) (CAResult, error) {
 	dir := home.Dir(opts.Dir)
 	if opts.Do == "sign" {
-		q, e, err := dir.Sign(opts.Request, opts.Key, time.Now())
+		q, e, err := dir.Sign(opts.Request, opts.Key, daemon.CertificateCaps(opts.Caps), time.Now())
 		if err != nil {
 			return CAResult{}, caHint(dir, err)
 		}

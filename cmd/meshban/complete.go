@@ -103,6 +103,8 @@ func (c *command) candidates(ctx *cli.Context, before []string, last string) []s
 		}
 	case "import":
 		return []string{filesInstead}
+	case "ca":
+		return []string{"sign", "caps", "export", "import"}
 	case "held":
 		return []string{"list", "release", "drop"}
 	case "setup":
@@ -161,8 +163,9 @@ func valuesOf(flag, prefix string) []string {
 		"format":   {"plain", "json", "csv", "ipset", "nft"},
 		"firewall": {"auto", "ipset", "nftables", "iptables", "none"},
 		"for":      {"30m", "1h", "12h", "1d", "7d"},
+		"max-for":  {"30m", "1h", "12h", "1d", "7d"},
 	}[flag]
-	if slices.Contains([]string{"dir", "config", "line-file"}, flag) {
+	if slices.Contains([]string{"dir", "config", "line-file", "key"}, flag) {
 		return []string{filesInstead}
 	}
 	var out []string

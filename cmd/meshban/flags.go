@@ -85,11 +85,16 @@ func readName(ctx *cli.Context) (string, error) {
 
 // readCount reads a whole number of 1 to most; not given is 0.
 func readCount(ctx *cli.Context, name string, most int) (int, error) {
+	return readNumber(ctx, name, 1, most)
+}
+
+// readNumber reads a whole number of least to most; not given is 0.
+func readNumber(ctx *cli.Context, name string, least, most int) (int, error) {
 	return read(ctx, name, func(s string) (int, error) {
 		n, err := strconv.Atoi(s)
-		if err != nil || n < 1 || n > most {
+		if err != nil || n < least || n > most {
 			return 0, &config.Error{
-				Problem: fmt.Sprintf("%q is out of place", s), Remedy: fmt.Sprintf("write a whole number of 1 to %d", most),
+				Problem: fmt.Sprintf("%q is out of place", s), Remedy: fmt.Sprintf("write a whole number of %d to %d", least, most),
 			}
 		}
 		return n, nil

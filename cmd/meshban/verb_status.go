@@ -25,7 +25,9 @@ node says counts which is revoked, or not certified (its certificate has ended, 
 not come yet).
 
 With --json one object a line: name, id, addr, state, in_sync, rtt_ms, version, self,
-certificate (valid, none, revoked), certificate_until, revoked (when), revoked_for.`,
+certificate (valid, none, revoked), certificate_until, revoked (when), revoked_for,
+caps {rate, active, widest_ipv4, widest_ipv6, max_for: what is missing leaves it to each
+node's config; unban_any, import}.`,
 		flags: []cli.Flag{jsonFlag("one object a line")},
 		examples: `meshban members
 meshban members --json | jq -r 'select(.state!="alive") | .name'`,

@@ -72,6 +72,13 @@ func TestThroughTheSocket(t *testing.T) {
 		{"invite", func(a control.Agent) (any, error) {
 			return a.Invite(ctx, control.InviteRequest{Uses: 3, For: 24 * time.Hour})
 		}},
+		{"caps", func(a control.Agent) (any, error) { return a.Caps(ctx, control.CapsRequest{Node: "web3"}) }},
+		{"new caps", func(a control.Agent) (any, error) {
+			return a.Caps(ctx, control.CapsRequest{Node: "web3", Caps: &control.Caps{Rate: 1, Active: 2, Widest4: 24, Widest6: 48, MaxFor: time.Hour, NoImport: true}})
+		}},
+		{"caps of nobody", func(a control.Agent) (any, error) {
+			return a.Caps(ctx, control.CapsRequest{Node: "nobody"})
+		}},
 		{"unban", func(a control.Agent) (any, error) {
 			return a.Unban(ctx, control.UnbanRequest{Prefixes: addrs, Reason: "mistake"})
 		}},

@@ -30,6 +30,7 @@ const (
 	pathHeld    = "/v1/held"
 	pathDecide  = "/v1/decide"
 	pathRevoke  = "/v1/revoke"
+	pathCaps    = "/v1/caps"
 )
 
 // statusOf is the HTTP status of each code.
@@ -56,6 +57,7 @@ func (s *Server) routes(server context.Context) http.Handler {
 	mux.Handle("POST "+pathInvite, s.change(post(decodeInvite, agent.Invite)))
 	mux.Handle("POST "+pathDecide, s.change(post(decodeDecide, agent.Decide)))
 	mux.Handle("POST "+pathRevoke, s.change(post(decodeRevoke, agent.Revoke)))
+	mux.Handle("POST "+pathCaps, s.change(post(decodeCaps, agent.Caps)))
 	mux.Handle("GET "+pathAllowed, get(agent.Allowed))
 	mux.Handle("GET "+pathMembers, get(agent.Members))
 	mux.Handle("GET "+pathStatus, get(agent.Status))

@@ -22,8 +22,9 @@ type prefixRequestJSON struct {
 }
 
 type inviteRequestJSON struct {
-	Uses int      `json:"uses,omitempty"`
-	For  spanText `json:"for,omitempty"`
+	Uses int       `json:"uses,omitempty"`
+	For  spanText  `json:"for,omitempty"`
+	Caps *capsJSON `json:"caps,omitempty"`
 }
 
 // MarshalJSON writes the request as the server reads it.
@@ -43,7 +44,11 @@ func (r UnallowRequest) MarshalJSON() ([]byte, error) {
 
 // MarshalJSON writes the request as the server reads it.
 func (r InviteRequest) MarshalJSON() ([]byte, error) {
-	return json.Marshal(inviteRequestJSON{r.Uses, spanText(r.For)})
+	w := inviteRequestJSON{Uses: r.Uses, For: spanText(r.For)}
+	if r.Caps != (Caps{}) {
+		w.Caps = r.Caps.wire()
+	}
+	return json.Marshal(w)
 }
 
 func texts(list []netip.Prefix) []prefixText {
@@ -149,7 +154,14 @@ func decodeInvite(body []byte) (InviteRequest, error) {
 	if time.Duration(w.For) > MaxInviteFor {
 		return InviteRequest{}, usage("a token is good for at most %s", config.FormatDuration(MaxInviteFor))
 	}
-	return InviteRequest{w.Uses, time.Duration(w.For)}, nil
+	r := InviteRequest{Uses: w.Uses, For: time.Duration(w.For)}
+	if w.Caps != nil {
+		if err := w.Caps.check(); err != nil {
+			return InviteRequest{}, err
+		}
+		r.Caps = w.Caps.caps()
+	}
+	return r, nil
 }
 
 func decodeRevoke(body []byte) (RevokeRequest, error) {

@@ -45,6 +45,9 @@ type Agent interface {
 	// Revoke shuts a node out of the mesh. CodeNotFound: nobody is called that; CodeUsage: several are; CodeFailed: the
 	// authority's key is not on this node.
 	Revoke(ctx context.Context, req RevokeRequest) (RevokeReply, error)
+	// Caps tells what a node may say by its certificate, or gives it a new one. Errors as of Revoke; CodeFailed too: the
+	// node has no certificate that counts.
+	Caps(ctx context.Context, req CapsRequest) (CapsReply, error)
 }
 
 // BanRequest asks for bans of Addrs. The server hands the agent 1..MaxAddrs prefixes, each valid, masked and
@@ -189,6 +192,8 @@ type Member struct {
 	CertUntil   *time.Time `json:"certificate_until,omitempty"`
 	Revoked     *time.Time `json:"revoked,omitempty"`
 	RevokedFor  string     `json:"revoked_for,omitempty"`
+	// Caps are those of a certificate that counts.
+	Caps *Caps `json:"caps,omitempty"`
 }
 
 // What a Member's certificate is worth.
@@ -272,6 +277,7 @@ type Event struct {
 type InviteRequest struct {
 	Uses int           // 0 = 1; at most MaxInviteUses
 	For  time.Duration // 0 = the agent's default
+	Caps Caps          // of the certificates that come with it
 }
 
 // RevokeRequest asks to revoke a node.
@@ -307,7 +313,7 @@ const (
 // AuditEntry is one change: who, what, when, why.
 type AuditEntry struct {
 	Time     time.Time      `json:"time"`            // on this node's clock
-	What     string         `json:"what"`            // ban, unban, revoke, allow, unallow, invite, reload, release, drop, revoke node
+	What     string         `json:"what"`            // ban, unban, revoke, allow, unallow, invite, reload, release, drop, revoke node, caps
 	Prefixes []netip.Prefix `json:"-"`               // JSON: "prefixes"
 	Ports    string         `json:"ports,omitempty"` // "" = all
 	Until    time.Time      `json:"until,omitzero"`

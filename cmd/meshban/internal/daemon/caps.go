@@ -2,12 +2,15 @@ package daemon
 
 import (
 	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/mesh"
 )
 
@@ -84,4 +87,61 @@ func (d *Daemon) recapAll() {
 	for _, s := range all {
 		d.recapLocked(s)
 	}
+}
+
+// CertificateCaps puts caps into the certificate's terms.
+func CertificateCaps(c control.Caps) mesh.Caps {
+	return mesh.Caps{
+		Rate: uint32(c.Rate), Active: uint32(c.Active), MinBits4: uint8(c.Widest4), MinBits6: uint8(c.Widest6), MaxTTL: c.MaxFor,
+		UnbanAny: !c.NoUnbanAny, Import: !c.NoImport,
+	}
+}
+
+// capsOf is the reverse of CertificateCaps.
+func capsOf(c mesh.Caps) control.Caps {
+	return control.Caps{
+		Rate: int(c.Rate), Active: int(c.Active), Widest4: int(c.MinBits4), Widest6: int(c.MinBits6), MaxFor: c.MaxTTL,
+		NoUnbanAny: !c.UnbanAny, NoImport: !c.Import,
+	}
+}
+
+// Caps implements control.Agent.
+func (d *Daemon) Caps(ctx context.Context, req control.CapsRequest) (control.CapsReply, error) {
+	if req.Caps != nil && !d.mesh.HasAuthority() {
+		return control.CapsReply{}, d.needAuthority("ca caps")
+	}
+	id, name, err := d.findNode(req.Node)
+	if err != nil {
+		return control.CapsReply{}, err
+	}
+	s := d.mesh.Standing(id)
+	switch {
+	case s.Revoked != nil:
+		return control.CapsReply{}, &control.Error{Code: control.CodePolicy, Message: fmt.Sprintf("%s is revoked: it may say nothing", name), Rule: "revoked"}
+	case s.Certificate == nil:
+		return control.CapsReply{}, &control.Error{
+			Code: control.CodeFailed, Message: fmt.Sprintf("%s has no certificate that counts here", cmp.Or(name, id.String())),
+			Hint: "`meshban members` shows who has one; who joins with a token gets the caps of `meshban invite`",
+		}
+	}
+	cert := *s.Certificate
+	if req.Caps != nil {
+		if cert, err = d.mesh.Certify(cert.Node, cert.Name, CertificateCaps(*req.Caps)); errors.Is(err, mesh.ErrStopped) {
+			return control.CapsReply{}, &control.Error{Code: control.CodeFailed, Message: "the agent is stopping"}
+		}
+		if err != nil {
+			return control.CapsReply{}, err
+		}
+		frame, err := mesh.DecodeFrame(cert.Raw())
+		if err != nil {
+			return control.CapsReply{}, err
+		}
+		d.remember(frame)
+		d.keep(ctx)
+		e := d.byCaller(ctx, time.Now())
+		e.What, e.Reason = "caps", fmt.Sprintf("%s (%s) %s", cert.Name, id, req.Caps)
+		d.audit.Add(e)
+		d.log.Info("gave a node other caps", "name", cert.Name, "id", id.String(), "caps", req.Caps.String())
+	}
+	return control.CapsReply{Name: cert.Name, ID: id.String(), Caps: capsOf(cert.Caps), Until: cert.NotAfter}, nil
 }

@@ -139,3 +139,50 @@ func TestCertificateCaps(t *testing.T) {
 		return !ok
 	})
 }
+
+// Caps come with the invitation, show in members, and are changed where the authority's key is, at once on all nodes.
+func TestCapsOfInvitationAndVerb(t *testing.T) {
+	web1 := first(t, "web1")
+	want := control.Caps{Rate: 60, Widest4: 28, MaxFor: time.Hour, NoImport: true}
+	web2 := web1.joinWith(t, "web2", control.InviteRequest{Caps: want})
+	id := mesh.ID(web2.self).String()
+	for _, n := range []*node{web1, web2} {
+		if m := n.member(t, id); m.Caps == nil || *m.Caps != want {
+			t.Errorf("%s shows %+v", n.cfg.Name, m.Caps)
+		}
+		if m := n.member(t, mesh.ID(web1.self).String()); m.Caps == nil || *m.Caps != (control.Caps{}) {
+			t.Errorf("%s shows %+v of the founder", n.cfg.Name, m.Caps)
+		}
+		if rep, err := n.Caps(t.Context(), control.CapsRequest{Node: "web2"}); err != nil || rep.Caps != want || rep.ID != id {
+			t.Errorf("%s tells %+v, %v", n.cfg.Name, rep, err)
+		}
+	}
+	other := control.Caps{Active: 5, Widest6: 64, NoUnbanAny: true}
+	for node, code := range map[string]control.Code{"web9": control.CodeNotFound, strings.Repeat("0", 32): control.CodeFailed} {
+		if _, err := web1.Caps(t.Context(), control.CapsRequest{Node: node, Caps: &other}); control.AsError(err) == nil || control.AsError(err).Code != code {
+			t.Errorf("caps of %q: %v", node, err)
+		}
+	}
+	if _, err := web2.Caps(t.Context(), control.CapsRequest{Node: "web2", Caps: &other}); err == nil || !strings.Contains(control.AsError(err).Hint, "ca.key") {
+		t.Errorf("caps without the authority's key: %v", err)
+	}
+	if rep, err := web1.Caps(t.Context(), control.CapsRequest{Node: "web2", Caps: &other}); err != nil || rep.Caps != other {
+		t.Errorf("%+v, %v", rep, err)
+	}
+	for _, n := range []*node{web1, web2} {
+		until(t, n.cfg.Name+" has the new caps", func() bool { c := n.capsOf(web2); return c.Active == 5 && c.Rate == n.cfg.Peers.Rate })
+	}
+	audited := false
+	if err := web1.Audit(t.Context(), time.Time{}, func(e control.AuditEntry) error {
+		audited = audited || e.What == "caps" && strings.Contains(e.Reason, "web2 ("+id+") active 5, widest_ipv6 64, no unban_any")
+		return nil
+	}); err != nil || !audited {
+		t.Errorf("the audit log does not tell: %v", err)
+	}
+	if _, err := web1.Revoke(t.Context(), control.RevokeRequest{Node: "web2"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := web1.Caps(t.Context(), control.CapsRequest{Node: id, Caps: &other}); control.AsError(err) == nil || control.AsError(err).Code != control.CodePolicy {
+		t.Errorf("caps of a revoked node: %v", err)
+	}
+}

@@ -74,7 +74,12 @@ func first(t testing.TB, name string) *node {
 // join enrols another node with a token of n and starts it.
 func (n *node) join(t testing.TB, name string) *node {
 	t.Helper()
-	reply, err := n.Invite(t.Context(), control.InviteRequest{})
+	return n.joinWith(t, name, control.InviteRequest{})
+}
+
+func (n *node) joinWith(t testing.TB, name string, req control.InviteRequest) *node {
+	t.Helper()
+	reply, err := n.Invite(t.Context(), req)
 	if err != nil {
 		t.Fatal(err)
 	}

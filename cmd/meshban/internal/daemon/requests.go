@@ -206,7 +206,7 @@ func (d *Daemon) Invite(ctx context.Context, req control.InviteRequest) (control
 	if ttl == 0 {
 		ttl = inviteFor
 	}
-	token, err := d.mesh.NewInvite(uses, ttl)
+	token, err := d.mesh.NewInvite(uses, ttl, CertificateCaps(req.Caps))
 	if errors.Is(err, mesh.ErrNoAuthority) {
 		return control.InviteReply{}, d.needAuthority("invite")
 	}
@@ -218,7 +218,7 @@ func (d *Daemon) Invite(ctx context.Context, req control.InviteRequest) (control
 	}
 	now := time.Now()
 	e := d.byCaller(ctx, now)
-	e.What, e.Until, e.Reason = "invite", now.Add(ttl).UTC(), fmt.Sprintf("a token, uses: %d", uses)
+	e.What, e.Until, e.Reason = "invite", now.Add(ttl).UTC(), fmt.Sprintf("a token, uses: %d, caps: %s", uses, req.Caps)
 	d.audit.Add(e)
 	return control.InviteReply{Token: token, Uses: uses, Expires: now.Add(ttl)}, nil
 }

@@ -157,7 +157,7 @@ func (d *Daemon) certified(m *control.Member, s mesh.Standing) {
 	case s.Revoked != nil:
 		m.Certificate, m.Revoked, m.RevokedFor = control.CertRevoked, &s.Revoked.Issued, s.Revoked.Reason
 	case s.Certificate != nil:
-		m.Certificate, m.CertUntil = control.CertValid, &s.Certificate.NotAfter
+		m.Certificate, m.CertUntil, m.Caps = control.CertValid, &s.Certificate.NotAfter, new(capsOf(s.Certificate.Caps))
 	default:
 		m.Certificate = control.CertNone
 	}

@@ -50,8 +50,9 @@ func (d Dir) Adopt(answer []byte, cfg config.Config, named, alone bool) (mesh.Id
 	return id, enrolment, d.settle(enrolment, cfg)
 }
 
-// Sign answers a request with the authority's key of the folder, or of the file key if that is not empty.
-func (d Dir) Sign(request []byte, key string, now time.Time) (mesh.Request, mesh.Enrolment, error) {
+// Sign answers a request, with a certificate of these caps, with the authority's key of the folder, or of the file key
+// if that is not empty.
+func (d Dir) Sign(request []byte, key string, caps mesh.Caps, now time.Time) (mesh.Request, mesh.Enrolment, error) {
 	authority, secrets, err := d.authority(key)
 	if err != nil {
 		return mesh.Request{}, mesh.Enrolment{}, err
@@ -60,7 +61,7 @@ func (d Dir) Sign(request []byte, key string, now time.Time) (mesh.Request, mesh
 	if err != nil {
 		return mesh.Request{}, mesh.Enrolment{}, err
 	}
-	e, err := authority.Enrol(q, secrets, now)
+	e, err := authority.Enrol(q, secrets, caps, now)
 	return q, e, err
 }
 

@@ -298,6 +298,18 @@ func (a *Agent) Invite(_ context.Context, req control.InviteRequest) (control.In
 	}, nil
 }
 
+// Caps knows one node, web3, and forgets what it was told.
+func (a *Agent) Caps(_ context.Context, req control.CapsRequest) (control.CapsReply, error) {
+	if req.Node != "web3" {
+		return control.CapsReply{}, &control.Error{Code: control.CodeNotFound, Message: "no node is called " + req.Node}
+	}
+	reply := control.CapsReply{Name: "web3", ID: "33333333333333333333333333333333", Until: a.now().Truncate(time.Second).Add(time.Hour)}
+	if req.Caps != nil {
+		reply.Caps = *req.Caps
+	}
+	return reply, nil
+}
+
 // Audit returns what is in Audited.
 func (a *Agent) Audit(_ context.Context, since time.Time, yield func(control.AuditEntry) error) error {
 	for _, e := range a.Audited {

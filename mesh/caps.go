@@ -1,0 +1,51 @@
+package mesh
+
+import (
+	"fmt"
+	"time"
+)
+
+// Caps bounds what a node may say. A zero number leaves it to the receiver's own bound.
+type Caps struct {
+	Rate     uint32        // bans a minute
+	Active   uint32        // bans at a time
+	MinBits4 uint8         // widest prefix, IPv4: 0 to 32
+	MinBits6 uint8         // widest prefix, IPv6: 0 to 128
+	MaxTTL   time.Duration // of a ban; whole seconds, at most MaxLife
+	UnbanAny bool          // may lift the bans of others
+	Import   bool          // may say much at once
+}
+
+// DefaultCaps are those of a node of which nothing else is said: they leave every number to the receivers.
+func DefaultCaps() Caps { return Caps{UnbanAny: true, Import: true} }
+
+// capsFields is how many numbers stand for Caps.
+const capsFields = 6
+
+func (c Caps) validate() error {
+	switch {
+	case c.MinBits4 > 32 || c.MinBits6 > 128:
+		return fmt.Errorf("caps: widest prefixes /%d and /%d: want at most /32 and /128", c.MinBits4, c.MinBits6)
+	case c.MaxTTL < 0 || c.MaxTTL > MaxLife || c.MaxTTL%time.Second != 0:
+		return fmt.Errorf("caps: bans for %v: want whole seconds, at most %v", c.MaxTTL, MaxLife)
+	}
+	return nil
+}
+
+func (c Caps) appendTo(b []byte) []byte {
+	b = appendUint(b, uint64(c.Rate))
+	b = appendUint(b, uint64(c.Active))
+	b = appendUint(b, uint64(c.MinBits4))
+	b = appendUint(b, uint64(c.MinBits6))
+	b = appendUint(b, uint64(c.MaxTTL/time.Second))
+	return appendUint(b, flag(c.UnbanAny)|flag(c.Import)<<1)
+}
+
+func (r *reader) caps() (c Caps) {
+	c.Rate, c.Active = uint32(r.most(1<<32-1)), uint32(r.most(1<<32-1))
+	c.MinBits4, c.MinBits6 = uint8(r.most(32)), uint8(r.most(128))
+	c.MaxTTL = time.Duration(r.most(uint64(MaxLife/time.Second))) * time.Second
+	flags := r.flags(3)
+	c.UnbanAny, c.Import = flags&1 != 0, flags&2 != 0
+	return c
+}
