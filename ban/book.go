@@ -212,7 +212,7 @@ func (t *Table) drop(b *book, i uint32) {
 		b.floors--
 	}
 	if x.hold.Waits() {
-		t.held.remove(i)
+		t.held.remove(i, t.speakers.at(x.speaker).origin)
 	}
 	t.putSpeaker(x.speaker)
 	t.putWords(x.words)

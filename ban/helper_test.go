@@ -147,7 +147,7 @@ func sound(t *Table) error {
 	}
 	var states [StateAllowed + 1]int
 	refs := map[uint32]uint32{}
-	held, spoken := 0, map[Origin]uint32{}
+	held, spoken, waiting := 0, map[Origin]uint32{}, map[Origin]int{}
 	for _, b := range []*book{&t.bans, &t.allows} {
 		live, recs, floors := 0, 0, 0
 		roots := map[uint32]bool{}
@@ -172,6 +172,7 @@ func sound(t *Table) error {
 				spoken[t.speakers.at(x.speaker).origin]++
 				if x.hold.Waits() {
 					held++
+					waiting[t.speakers.at(x.speaker).origin]++
 					if at, ok := t.held.place[j]; !ok || t.held.ids[at] != j || b != &t.bans {
 						return fmt.Errorf("rec %d waits and is not listed", j)
 					}
@@ -211,6 +212,14 @@ func sound(t *Table) error {
 	}
 	if held != len(t.held.ids) || held != len(t.held.place) {
 		return fmt.Errorf("%d wait, %d are listed in %d places", held, len(t.held.ids), len(t.held.place))
+	}
+	if len(waiting) != len(t.held.of) {
+		return fmt.Errorf("bans of %d origins wait, counted %d", len(waiting), len(t.held.of))
+	}
+	for o, n := range waiting {
+		if got := t.WaitingOf(o); got != n {
+			return fmt.Errorf("%d bans of %s wait, counted %d", n, o.Short(), got)
+		}
 	}
 	for o, n := range spoken {
 		if got := t.RecordsOf(o); got != int(n) {

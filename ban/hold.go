@@ -59,17 +59,22 @@ func (r *Record) heldBan() Hold {
 type heldList struct {
 	ids   []uint32
 	place map[uint32]int // in ids
+	of    map[Origin]int // how many wait
 }
 
-func (l *heldList) add(i uint32) {
+func (l *heldList) add(i uint32, o Origin) {
 	if l.place == nil {
-		l.place = make(map[uint32]int)
+		l.place, l.of = make(map[uint32]int), make(map[Origin]int)
 	}
+	l.of[o]++
 	l.place[i] = len(l.ids)
 	l.ids = append(l.ids, i)
 }
 
-func (l *heldList) remove(i uint32) {
+func (l *heldList) remove(i uint32, o Origin) {
+	if l.of[o]--; l.of[o] == 0 {
+		delete(l.of, o)
+	}
 	at, last := l.place[i], len(l.ids)-1
 	l.ids[at] = l.ids[last]
 	l.place[l.ids[at]] = at
@@ -83,10 +88,10 @@ func (l *heldList) remove(i uint32) {
 func (t *Table) setHold(b *book, i uint32, h Hold) {
 	x := b.recs.at(i)
 	if x.hold.Waits() {
-		t.held.remove(i)
+		t.held.remove(i, t.speakers.at(x.speaker).origin)
 	}
 	if x.hold = h; h.Waits() {
-		t.held.add(i)
+		t.held.add(i, t.speakers.at(x.speaker).origin)
 	}
 }
 
@@ -120,6 +125,9 @@ func (t *Table) HeldBefore(cursor, n int) (rs []Record, next int) {
 // Waiting returns how many bans wait for the operator. Counts().Held are prefixes, of which none
 // counts otherwise.
 func (t *Table) Waiting() int { return len(t.held.ids) }
+
+// WaitingOf returns how many bans of o wait for the operator.
+func (t *Table) WaitingOf(o Origin) int { return t.held.of[o] }
 
 // RecordsOf returns how many records of bans, revokes and allows of o the table holds.
 func (t *Table) RecordsOf(o Origin) int {

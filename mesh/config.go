@@ -60,6 +60,10 @@ type Config struct {
 	// by the goroutine that calls Deliver.
 	Withdrawn, Readmitted func(origins []ID)
 
+	// Noticed gets what another member, whose certificate counts, tells this one by Notify: seldom, and at most MaxNotice
+	// bytes. It is called by the goroutine that calls Deliver; the bytes may be kept.
+	Noticed func(from ID, payload []byte)
+
 	Peers        []Peer             // remembered from earlier runs; at most MaxPeers are used, the first ones
 	PeersChanged func(peers []Peer) // the whole list to remember, at most every few seconds
 	OnMember     func(MemberEvent)

@@ -11,12 +11,13 @@ import (
 
 // The first byte of every message that memberlist carries for us.
 const (
-	kindPush  = 1 + iota // frames, straight from their origin: not passed on
-	kindTree             // frames along a tree: passed on once
-	kindSync             // a sync message
-	kindChunk            // a sync message with frames
-	kindClone            // a question about a key, see clone.go
-	kindBye              // the sender's id: it is about to leave
+	kindPush   = 1 + iota // frames, straight from their origin: not passed on
+	kindTree              // frames along a tree: passed on once
+	kindSync              // a sync message
+	kindChunk             // a sync message with frames
+	kindClone             // a question about a key, see clone.go
+	kindBye               // the sender's id: it is about to leave
+	kindNotice            // a word to one member, see notice.go
 )
 
 const (

@@ -157,6 +157,23 @@ func FuzzDecodeEnrol(f *testing.F) {
 	})
 }
 
+func FuzzDecodeNotice(f *testing.F) {
+	f.Add(notice{To: ID{1}, Issued: simStart, Payload: []byte("hello")}.encode(signers[0])[1:])
+	f.Add(notice{MeshID: [16]byte{2}, Issued: simStart, Payload: make([]byte, MaxNotice)}.encode(signers[1])[1:])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		n, err := decodeNotice(b)
+		if err != nil {
+			return
+		}
+		if got := append(n.encodeBody(), n.sig...); !bytes.Equal(got, b) {
+			t.Errorf("encoded as %x, was %x", got, b)
+		}
+		if len(n.Payload) > MaxNotice {
+			t.Errorf("accepted a payload of %d bytes", len(n.Payload))
+		}
+	})
+}
+
 // Whatever a member sends, the core goes on, and holds nothing that is not signed.
 func FuzzMessage(f *testing.F) {
 	for _, m := range syncSamples() {
@@ -168,6 +185,7 @@ func FuzzMessage(f *testing.F) {
 	f.Add(packFrames(kindTree, [][]byte{good.Raw()[:90]})[0])
 	f.Add(cloneMessage{signers[1].ID(), [16]byte{2}, "192.0.2.1:7946"}.encode())
 	f.Add(append([]byte{kindBye}, make([]byte, 16)...))
+	f.Add(notice{To: signers[1].ID(), Issued: time.Now(), Payload: []byte("hello")}.encode(signers[0]))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := New(Config{Identity: signers[1], Secrets: Secrets{GossipKey: [32]byte{1}}, Epoch: 1, Bind: netip.MustParseAddrPort("127.0.0.1:0")})
 		if err != nil {

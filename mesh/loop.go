@@ -222,6 +222,8 @@ func (m *Mesh) small(b []byte, in *intake) {
 		}
 	case kindClone:
 		m.cloneMessage(rest)
+	case kindNotice:
+		m.noticeMessage(rest)
 	case kindBye:
 		if len(rest) == len(ID{}) {
 			m.peers.goodbye(m.now(), ID(rest))

@@ -103,4 +103,7 @@ type Stats struct {
 	Synced     uint64            // of Delivered: came by a sync
 	SyncFrames uint64            // frames that we streamed to others by sync
 	Problems   uint64            // reports to OnProblem, muted ones included
+
+	Notices        uint64 // given to Noticed
+	NoticesRefused uint64 // of no member that counts, for others, old, heard before, or too many
 }

@@ -48,6 +48,7 @@ type Mesh struct {
 	enrolRate  limiter
 	rolls      limiter // changes of epoch
 	clones     clones
+	noticers   noticers
 	problems   problems
 	count      counters
 
@@ -104,6 +105,7 @@ func New(cfg Config) (*Mesh, error) {
 	m.rolls = limiter{burst: rollBurst, every: rollEvery}
 	m.views.exchange = make(chan netip.AddrPort, 1)
 	m.clones.wake = make(chan struct{}, 1)
+	m.noticers = noticers{all: limiter{burst: noticesBurst, every: noticesEvery}, last: make(map[ID]*noticer)}
 	m.problems = problems{tell: cfg.OnProblem, count: &m.count.problems, last: make(map[string]time.Time)}
 	return m, nil
 }

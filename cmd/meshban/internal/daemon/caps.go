@@ -74,6 +74,8 @@ func (d *Daemon) recap(id mesh.ID) {
 func (d *Daemon) recapLocked(s mesh.Standing) {
 	if s.Certificate == nil || s.Revoked != nil {
 		delete(d.granted, ban.Origin(s.ID))
+		delete(d.debts, ban.Origin(s.ID))
+		delete(d.reports, ban.Origin(s.ID))
 		return
 	}
 	d.granted[ban.Origin(s.ID)] = s.Certificate.Caps

@@ -90,6 +90,7 @@ type Daemon struct {
 	ssh        *hostinfo.Sessions               // New's, then watchSessions' alone
 	sessions   atomic.Pointer[[]hostinfo.Entry] // from where users are logged in by ssh
 	neverKick  chan struct{}                    // holds one token: the never-ban list may have changed. Anyone sends, guardNever receives
+	noticeKick chan struct{}                    // holds one token: an origin is to be told something. Anyone sends, tellOrigins receives
 	expireKick chan struct{}                    // holds one token: an earlier expiry may have come. apply sends, expire receives
 
 	arrived []ban.Record // deliver's alone, for its room: at most lockChunk and a frame
@@ -100,6 +101,8 @@ type Daemon struct {
 	alarm alarm
 	// granted are the caps of the nodes whose certificate counts. The mesh's goroutine writes it.
 	granted map[ban.Origin]mesh.Caps
+	debts   map[ban.Origin]*debt  // what this node has to tell others
+	reports map[ban.Origin]report // what others tell this node
 
 	offences *offences
 	cfg      config.Config
@@ -117,7 +120,7 @@ func New(ctx context.Context, cfg Config) (*Daemon, error) {
 		reload: cfg.Reload, reread: cfg.Reread, host: cfg.Host, cfg: cfg.Config, started: time.Now(),
 		hub: newHub(), emit: newEmitQueue(), bulkRate: rate.NewLimiter(bulkRate, bulkBurst), echoes: newEchoes(), problems: newProblems(),
 		ssh: hostinfo.NewSessions(), neverKick: make(chan struct{}, 1), expireKick: make(chan struct{}, 1),
-		granted: make(map[ban.Origin]mesh.Caps),
+		noticeKick: make(chan struct{}, 1), granted: make(map[ban.Origin]mesh.Caps), debts: make(map[ban.Origin]*debt), reports: make(map[ban.Origin]report),
 	}
 	if name, err := os.Hostname(); err == nil {
 		d.hostName, _, _ = strings.Cut(name, ".")
@@ -170,6 +173,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		run("host addresses", d.watchHost)
 		run("ssh sessions", d.watchSessions)
 		run("reload", d.serveReload)
+		run("notices", d.tellOrigins)
 		run("metrics", d.serveMetrics)
 		run("readiness", d.announceReady)
 		err = tasks.Wait()

@@ -21,6 +21,7 @@ const alarmEvery = time.Minute
 // alarm remembers for status and log why bans wait for the operator.
 type alarm struct {
 	logged, warned time.Time
+	told           time.Time  // the same, of what peers report
 	origin         ban.Origin // of the last ban that was held
 	by             ban.Hold
 	full           uint64         // bans refused because too many wait
@@ -41,11 +42,15 @@ func allowance(a config.Allowance) ban.Allowance {
 func (d *Daemon) admitLocked(now time.Time, r *ban.Record) error {
 	if err := d.gate.Admit(now, d.table, r); err != nil || r.Hold == ban.HoldNone {
 		d.noteFullLocked(r, err)
+		if err != nil {
+			d.oweLocked(now, r, err)
+		}
 		return err
 	}
 	// Queued before the frame itself, so that no crash leaves the one without the other.
 	d.store.Hold(holdOf(r), r.Version.Index, uint8(r.Hold))
 	d.metrics.byHold[r.Hold].Inc()
+	d.oweLocked(now, r, nil)
 	d.alarm.origin, d.alarm.by = r.Origin, r.Hold
 	if now.Sub(d.alarm.logged) >= alarmEvery {
 		d.alarm.logged = now
@@ -147,6 +152,7 @@ func (s storedHolds) judgeLocked(now time.Time, r *ban.Record) error {
 	}
 	r.Hold = hold
 	if r.Hold.Waits() {
+		s.d.oweLocked(now, r, nil)
 		s.d.alarm.origin, s.d.alarm.by = r.Origin, r.Hold
 	}
 	return nil
@@ -216,6 +222,7 @@ func (d *Daemon) Decide(ctx context.Context, req control.DecideRequest) (control
 	if reply.Decided == 0 {
 		return reply, &control.Error{Code: control.CodeNotFound, Message: "nothing of that is held", Hint: "`meshban held list` shows what is"}
 	}
+	kick(d.noticeKick)
 	d.keep(ctx)
 	d.log.Info("decided about held bans", "action", req.Action, "bans", reply.Decided)
 	e := d.byCaller(ctx, time.Now())

@@ -23,11 +23,14 @@ type metrics struct {
 	latency latency
 	byEvent [ban.EventUnallow + 1]*vm.Counter // looked up once: looking one up by its label takes longer
 	byHold  [ban.HoldDropped]*vm.Counter      // what is held, by what holds it
+
+	noticesSent *vm.Counter
 }
 
 func newMetrics() *metrics {
 	m := &metrics{set: vm.NewSet()}
 	m.latency = newLatency(m.set)
+	m.noticesSent = m.set.NewCounter("meshban_notices_sent_total")
 	for e := range m.byEvent[1:] {
 		event := ban.Event(e + 1)
 		m.byEvent[event] = m.set.NewCounter(fmt.Sprintf("meshban_events_total{event=%q}", event))
@@ -91,6 +94,11 @@ func (m *metrics) foreseen(rule string) {
 	m.set.GetOrCreateCounter(fmt.Sprintf("meshban_own_ops_beyond_caps_total{rule=%q}", rule)).Inc()
 }
 
+// told counts ops of this node that a peer says it has held or refused, by rule.
+func (m *metrics) told(rule string, n uint32) {
+	m.set.GetOrCreateCounter(fmt.Sprintf("meshban_own_ops_stopped_by_peers_total{rule=%q}", rule)).AddInt64(int64(n))
+}
+
 // figures registers what is read when somebody asks.
 func (d *Daemon) figures() {
 	gauge := func(name string, read func() float64) { d.metrics.set.NewGauge("meshban_"+name, read) }
@@ -101,6 +109,7 @@ func (d *Daemon) figures() {
 	gauge("bans_pending", func() float64 { return float64(d.counts().Pending) })
 	gauge("bans_held", func() float64 { return float64(d.counts().Held) })
 	gauge("bans_allowed", func() float64 { return float64(d.counts().Allowed) })
+	gauge("own_bans_held_by_peers", func() float64 { return float64(d.heldByPeers()) })
 	gauge("kernel_entries", func() float64 { return float64(d.fw.Status().Enforced) })
 	gauge("members_alive", func() float64 { return float64(d.meshStatus().Alive) })
 	gauge("members_in_sync", func() float64 { return float64(d.meshStatus().InSync) })
@@ -109,6 +118,8 @@ func (d *Daemon) figures() {
 	counter("frames_received_total", func() uint64 { return d.mesh.Stats().Received })
 	counter("frames_duplicate_total", func() uint64 { return d.mesh.Stats().Duplicates })
 	counter("frames_sent_total", func() uint64 { return d.mesh.Stats().Sent })
+	counter("notices_received_total", func() uint64 { return d.mesh.Stats().Notices })
+	counter("notices_refused_total", func() uint64 { return d.mesh.Stats().NoticesRefused })
 	counter("syncs_total", func() uint64 { return d.mesh.Stats().Syncs })
 	counter("queue_dropped_total", func() uint64 { return d.mesh.Stats().Dropped })
 	counter("lines_accepted_total", func() uint64 { return d.follower.Stats().Accepted })

@@ -170,8 +170,11 @@ func (d *Daemon) Status(context.Context) (control.Status, error) {
 	}
 	d.mu.Lock()
 	held := d.heldProblemLocked()
+	heldThere, refusedThere := d.reportProblemsLocked(now)
 	d.mu.Unlock()
 	problem("held", held)
+	problem("peers", heldThere)
+	problem("peers", refusedThere)
 	problem("trust", d.distrust)
 	problem("firewall", kernel.LastError)
 	problem("line file", file.Problem)

@@ -1,0 +1,285 @@
+package daemon
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/mesh"
+)
+
+// Whoever holds or refuses what another node says tells that node, so that its operator learns of it. This file has both
+// ends: what this node owes others, and what others report of it.
+
+const (
+	// noticeGather is how long what comes together is gathered before the first word, and by how much nodes differ in it.
+	noticeGather = time.Second
+	// noticeEvery is the least time between two words to one origin.
+	noticeEvery = time.Minute
+	// noticeAgain is how often an origin is told while its bans wait here, and reportKept how long its operator is shown
+	// what was said last.
+	noticeAgain, reportKept = 10 * time.Minute, 30 * time.Minute
+	// quietAfter is how long after the last op, and with none that waits, the count begins anew.
+	quietAfter = time.Hour
+
+	noticeVersion = 1
+	noticeLen     = 1 + 4 + 4*len(noticeRules)
+)
+
+// noticeRules are those that an origin is told of, in the order of the encoding: add at the end, with a new version. The
+// first three hold, the others refuse.
+var noticeRules = [...]string{
+	ban.RuleRate, ban.RuleActive, "breaker",
+	ban.RuleWide, ban.RuleLong, ban.RuleOthers, "rate of others than bans", ban.RuleHeldFull,
+}
+
+const (
+	noticeHeld      = int(ban.HoldBreaker) // the rules before this one hold; ban.Hold less 1 is their place
+	noticeOtherRate = 6
+)
+
+// notice is what a node says of the ops of another one.
+type notice struct {
+	waiting uint32                   // bans of it that wait for an operator now
+	count   [len(noticeRules)]uint32 // ops held or refused, by rule, since that began
+}
+
+func (n notice) encode() []byte {
+	b := binary.BigEndian.AppendUint32([]byte{noticeVersion}, n.waiting)
+	for _, c := range n.count {
+		b = binary.BigEndian.AppendUint32(b, c)
+	}
+	return b
+}
+
+// decodeNotice reads what encode wrote, strictly.
+func decodeNotice(b []byte) (n notice, err error) {
+	switch {
+	case len(b) != noticeLen:
+		return notice{}, fmt.Errorf("notice of %d bytes, want %d", len(b), noticeLen)
+	case b[0] != noticeVersion:
+		return notice{}, fmt.Errorf("notice of version %d, want %d", b[0], noticeVersion)
+	}
+	if n.waiting = binary.BigEndian.Uint32(b[1:]); n.waiting > ban.MaxHeld {
+		return notice{}, fmt.Errorf("%d bans wait, want at most %d", n.waiting, ban.MaxHeld)
+	}
+	for i := range n.count {
+		n.count[i] = binary.BigEndian.Uint32(b[5+4*i:])
+	}
+	return n, nil
+}
+
+// debt is what one origin has to be told.
+type debt struct {
+	count   [len(noticeRules)]uint32
+	counted time.Time // last
+	told    notice    // the last word
+	toldAt  time.Time
+	repeat  bool // the last word is said once more: it may have been lost
+}
+
+// oweLocked counts an op of a peer that is held, or refused with err.
+func (d *Daemon) oweLocked(now time.Time, r *ban.Record, err error) {
+	rule := int(r.Hold) - 1
+	if err != nil {
+		var policy *ban.PolicyError
+		if !errors.As(err, &policy) {
+			return
+		}
+		switch rule = slices.Index(noticeRules[noticeHeld:], policy.Rule) + noticeHeld; {
+		case policy.Rule == ban.RuleRate:
+			rule = noticeOtherRate
+		case rule < noticeHeld:
+			return // nothing that caps are about
+		}
+	}
+	o := d.debts[r.Origin]
+	if o == nil {
+		if len(d.debts) >= ban.MaxOrigins {
+			return
+		}
+		o = new(debt)
+		d.debts[r.Origin] = o
+	}
+	if o.count[rule] < math.MaxUint32 {
+		o.count[rule]++
+	}
+	o.counted = now
+	kick(d.noticeKick)
+}
+
+// tellOrigins tells origins what this node holds or refuses of theirs, until ctx ends.
+func (d *Daemon) tellOrigins(ctx context.Context) error {
+	timer := time.NewTimer(noticeEvery)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.noticeKick:
+			timer.Reset(noticeGather + rand.N(noticeGather))
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-timer.C:
+			}
+		case <-timer.C:
+		}
+		d.tellOnce(time.Now())
+		timer.Reset(noticeEvery)
+	}
+}
+
+// tellOnce tells those origins to which it is time. One that is not alive is told later.
+func (d *Daemon) tellOnce(now time.Time) {
+	due := make(map[ban.Origin]notice)
+	d.mu.Lock()
+	for origin, o := range d.debts {
+		n := notice{waiting: uint32(d.table.WaitingOf(origin)), count: o.count}
+		if n.waiting == 0 && now.Sub(o.counted) > quietAfter {
+			delete(d.debts, origin)
+			continue
+		}
+		since := now.Sub(o.toldAt)
+		switch {
+		case since < noticeEvery:
+		case n != o.told || o.repeat || n.waiting > 0 && since >= noticeAgain:
+			due[origin] = n
+		}
+	}
+	d.mu.Unlock()
+	for origin, n := range due {
+		if err := d.mesh.Notify(mesh.ID(origin), n.encode()); err != nil {
+			d.log.Debug("could not tell an origin what is held of it", "origin", d.names.of(origin), "err", err)
+			continue
+		}
+		d.metrics.noticesSent.Inc()
+		d.mu.Lock()
+		if o := d.debts[origin]; o != nil {
+			o.repeat = n != o.told
+			o.told, o.toldAt = n, now
+		}
+		d.mu.Unlock()
+	}
+}
+
+// report is what a peer has told of this node's ops.
+type report struct {
+	notice
+	at time.Time
+}
+
+// refused is how many ops of this node the peer refused.
+func (r report) refused() (sum uint64) {
+	for _, c := range r.count[noticeHeld:] {
+		sum += uint64(c)
+	}
+	return sum
+}
+
+// noticed takes what a peer tells of this node's ops. The mesh lets a peer say it seldom.
+func (d *Daemon) noticed(from mesh.ID, payload []byte) {
+	n, err := decodeNotice(payload)
+	if err != nil {
+		d.log.Debug("a notice that this version does not understand", "from", d.names.of(ban.Origin(from)), "err", err)
+		return
+	}
+	now, peer := time.Now(), ban.Origin(from)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.pruneReportsLocked(now)
+	old, known := d.reports[peer]
+	if !known && len(d.reports) >= mesh.MaxMembers {
+		return
+	}
+	r := report{n, now}
+	d.reports[peer] = r
+	for i, c := range n.count {
+		if c >= old.count[i] {
+			c -= old.count[i] // else it counts anew
+		}
+		if c > 0 {
+			d.metrics.told(noticeRules[i], c)
+		}
+	}
+	if n != old.notice && (n.waiting > 0 || r.refused() > 0) && now.Sub(d.alarm.told) >= alarmEvery {
+		d.alarm.told = now
+		d.log.Warn("peers do not enforce all that this node says", "peer", d.names.of(peer), "held", n.waiting, "refused", r.refused())
+	}
+}
+
+func (d *Daemon) pruneReportsLocked(now time.Time) {
+	for peer, r := range d.reports {
+		if now.Sub(r.at) > reportKept {
+			delete(d.reports, peer)
+		}
+	}
+}
+
+// heldByPeers is the most bans of this node that wait on one peer.
+func (d *Daemon) heldByPeers() (most uint32) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.pruneReportsLocked(time.Now())
+	for _, r := range d.reports {
+		most = max(most, r.waiting)
+	}
+	return most
+}
+
+// reportProblemsLocked are the problems that status shows while peers hold or refuse what this node says; "" when none
+// does.
+func (d *Daemon) reportProblemsLocked(now time.Time) (held, refused string) {
+	d.pruneReportsLocked(now)
+	if said := d.reportersLocked("hold", "bans", 0, noticeHeld, func(r report) uint64 { return uint64(r.waiting) }); said != "" {
+		held = fmt.Sprintf("%s; `meshban held release --from %s` there lets them count, and `meshban ca caps %[2]s`, where ca.key is, shows and changes what others take from it",
+			said, d.cfg.Name)
+	}
+	if said := d.reportersLocked("refuse", "ops", noticeHeld, len(noticeRules), report.refused); said != "" {
+		refused = fmt.Sprintf("%s, which count on this node only; `meshban ca caps %s` shows what its certificate allows", said, d.cfg.Name)
+	}
+	return held, refused
+}
+
+// reportersLocked says who reports something, by of, the most that one of them says, and the rules of those from first
+// to before end; "" when nobody does.
+func (d *Daemon) reportersLocked(does, what string, first, end int, of func(report) uint64) string {
+	var by [len(noticeRules)]bool
+	who, most, others := "", uint64(0), -1
+	for peer, r := range d.reports {
+		n, name := of(r), d.names.of(peer)
+		if n == 0 {
+			continue
+		}
+		if others++; n > most || n == most && name < who {
+			who, most = name, n
+		}
+		for i := first; i < end; i++ {
+			by[i] = by[i] || r.count[i] > 0
+		}
+	}
+	switch others {
+	case -1:
+		return ""
+	case 0:
+		who += " " + does + "s"
+	case 1:
+		who += " and another node " + does
+	default:
+		who += fmt.Sprintf(" and %d others %s", others, does)
+	}
+	var rules []string
+	for i, is := range by {
+		if is {
+			rules = append(rules, noticeRules[i])
+		}
+	}
+	return fmt.Sprintf("%s %d %s of this node (%s)", who, most, what, strings.Join(rules, ", "))
+}

@@ -1,0 +1,141 @@
+package daemon
+
+import (
+	"bytes"
+	"math"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/mesh"
+)
+
+func FuzzNotice(f *testing.F) {
+	f.Add(notice{}.encode())
+	f.Add(notice{waiting: 7, count: [len(noticeRules)]uint32{1, 2, 3, 4, 5, 6, 7, math.MaxUint32}}.encode())
+	f.Add(notice{waiting: ban.MaxHeld + 1}.encode())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		n, err := decodeNotice(b)
+		if err == nil && (!bytes.Equal(n.encode(), b) || n.waiting > ban.MaxHeld) {
+			t.Errorf("%x was read as %+v", b, n)
+		}
+	})
+}
+
+// A notice fits, and the rules that it names are those by which the gate holds and refuses.
+func TestNoticeNamesTheRules(t *testing.T) {
+	if n := len(notice{}.encode()); n != noticeLen || n > mesh.MaxNotice {
+		t.Errorf("%d bytes, want %d and at most %d", n, noticeLen, mesh.MaxNotice)
+	}
+	for hold := ban.HoldRate; hold.Waits(); hold++ {
+		if noticeRules[hold-1] != hold.String() || int(hold) > noticeHeld {
+			t.Errorf("%v stands for %q", hold, noticeRules[hold-1])
+		}
+	}
+}
+
+// stopped is how many ops of n its peers say they have stopped by a rule.
+func (n *node) stopped(rule string) uint64 {
+	return n.metrics.set.GetOrCreateCounter(`meshban_own_ops_stopped_by_peers_total{rule="` + rule + `"}`).Get()
+}
+
+// Who bans more than others take is told by each of them: how much, by which rule, and what to do; and told when that is
+// over.
+func TestOriginIsToldByItsPeers(t *testing.T) {
+	web1 := first(t, "web1")
+	web2, web3 := web1.joinWith(t, "web2", control.InviteRequest{Caps: control.Caps{Rate: 10, Widest4: 28}}), web1.join(t, "web3")
+	web2.storm(t, 1, 30, "cli")
+	until(t, "held by both", func() bool { return web1.waits() == 20 && web3.waits() == 20 })
+	until(t, "its operator is told", func() bool {
+		return web2.problem(t, "peers: web1 and another node hold 20 bans of this node (rate of its origin); `meshban held release --from web2` there")
+	})
+	if web2.problem(t, "refuse") || web1.problem(t, "peers:") || web3.problem(t, "peers:") {
+		t.Error("somebody is told what is not so")
+	}
+	if n := web2.stopped(ban.RuleRate); n != 40 || web2.heldByPeers() != 20 {
+		t.Errorf("metrics: %d stopped, %d held", n, web2.heldByPeers())
+	}
+	if n := strings.Count(web2.log.String(), "peers do not enforce all"); n != 1 {
+		t.Errorf("logged %d times", n)
+	}
+	rep, err := web2.Ban(t.Context(), control.BanRequest{Addrs: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}, For: time.Hour, Source: "cli"})
+	if err != nil || rep.Results[0].Err != nil {
+		t.Fatalf("%+v, %v", rep, err)
+	}
+	for _, n := range []*node{web1, web3} {
+		until(t, "refused", func() bool { return n.refused(ban.RuleWide) == 1 })
+		n.tellOnce(time.Now()) // not yet
+	}
+	if web2.problem(t, "refuse") {
+		t.Error("told more than once a minute")
+	}
+	later := time.Now().Add(2 * noticeEvery)
+	web1.decide(t, control.ActionRelease)
+	web1.tellOnce(later)
+	until(t, "one has let it count", func() bool {
+		return web2.problem(t, "peers: web3 holds 20 bans") && web2.problem(t, "peers: web1 refuses 1 ops of this node (prefix too wide)")
+	})
+	web3.decide(t, control.ActionDrop)
+	web3.tellOnce(later)
+	until(t, "told that nothing is held", func() bool { return !web2.problem(t, "there lets them count") })
+
+	// A restart of the peer that holds, and of who is told, does not end it: it is told anew.
+	web2.storm(t, 2, 5, "cli")
+	until(t, "held by both", func() bool { return web1.waits() == 5 && web3.waits() == 5 })
+	web3.stop()
+	web3 = start(t, web3.home, web3.cfg)
+	until(t, "told after a restart", func() bool { return web2.problem(t, "hold") && web2.reported(web3).waiting == 5 })
+	if r := web2.reported(web3); r.count[ban.HoldRate-1] != 5 {
+		t.Errorf("after a restart: %+v", r)
+	}
+
+	// What a revoked node said of us, and what nobody said again, is shown no longer.
+	if _, err := web1.Revoke(t.Context(), control.RevokeRequest{Node: "web3"}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the report of a revoked node goes", func() bool { return web2.reported(web3).at.IsZero() })
+	web2.mu.Lock()
+	held, refused := web2.reportProblemsLocked(time.Now().Add(reportKept + time.Second))
+	web2.mu.Unlock()
+	if held != "" || refused != "" || web2.problem(t, "peers:") {
+		t.Errorf("shown for ever: %q, %q", held, refused)
+	}
+}
+
+func (n *node) reported(by *node) report {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.reports[by.self]
+}
+
+// However much there is to tell, debts are bounded, go when all is over, and what could not be told stays.
+func TestDebts(t *testing.T) {
+	n := first(t, "a")
+	now := time.Now()
+	n.mu.Lock()
+	for i := range ban.MaxOrigins + 10 {
+		r := ban.Record{Origin: ban.Origin{1, byte(i), byte(i >> 8)}, Hold: ban.HoldRate}
+		n.oweLocked(now, &r, nil)
+		n.oweLocked(now, &r, &ban.PolicyError{Rule: ban.RuleNever})
+		n.oweLocked(now, &r, &ban.PolicyError{Rule: ban.RuleRate})
+	}
+	o := n.debts[ban.Origin{1}]
+	if len(n.debts) != ban.MaxOrigins || o.count != [len(noticeRules)]uint32{ban.HoldRate - 1: 1, noticeOtherRate: 1} {
+		t.Errorf("%d debts, of the first %v", len(n.debts), o.count)
+	}
+	n.mu.Unlock()
+	for _, c := range []struct {
+		at   time.Time
+		want int
+	}{{now.Add(quietAfter), ban.MaxOrigins}, {now.Add(quietAfter + time.Second), 0}} {
+		n.tellOnce(c.at)
+		n.mu.Lock()
+		if len(n.debts) != c.want {
+			t.Errorf("after %v: %d debts, want %d", c.at.Sub(now), len(n.debts), c.want)
+		}
+		n.mu.Unlock()
+	}
+}

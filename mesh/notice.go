@@ -1,0 +1,177 @@
+package mesh
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+const (
+	// MaxNotice bounds what a notice says, in bytes.
+	MaxNotice = 256
+	// noticeBurst notices of one sender may follow one another, then one each noticeEvery; more are dropped.
+	noticeBurst, noticeEvery = 4, 30 * time.Second
+	// noticesBurst notices of all senders may be verified in a row, then one each noticesEvery.
+	noticesBurst, noticesEvery = 1024, 10 * time.Millisecond
+	// maxNoticers bounds the senders whose rate is known; while so many are, others are dropped.
+	maxNoticers = MaxMembers
+
+	noticeDomain  = "meshban notice v1\x00"
+	noticeVersion = 1
+	noticeFields  = 6
+	// maxNotice bounds an encoded notice, in bytes.
+	maxNotice = 512
+)
+
+// ErrNotAlive: a member cannot be reached now.
+var ErrNotAlive = errors.New("the member is not alive")
+
+// notice is a word of one member to another, beside the frames: nobody else gets it, and nobody keeps it.
+type notice struct {
+	MeshID  [16]byte
+	To      ID
+	Issued  time.Time
+	Payload []byte // at most MaxNotice bytes
+	Key     ed25519.PublicKey
+
+	body, sig []byte // of what was decoded
+}
+
+func (n notice) encodeBody() []byte {
+	b := appendArray(nil, noticeFields)
+	b = appendUint(b, noticeVersion)
+	b = appendBin(b, n.MeshID[:])
+	b = appendBin(b, n.To[:])
+	b = appendUint(b, uint64(n.Issued.UnixMilli()))
+	b = appendBin(b, n.Payload)
+	return appendBin(b, n.Key)
+}
+
+// encode signs a notice; its kind stands in front.
+func (n notice) encode(id Identity) []byte {
+	n.Key = id.Public()
+	b := n.encodeBody()
+	sig := ed25519.Sign(id.key, append([]byte(noticeDomain), b...))
+	return append(append([]byte{kindNotice}, b...), sig...)
+}
+
+// decodeNotice reads what encode wrote behind the kind, strictly; the signature is not checked.
+func decodeNotice(b []byte) (n notice, err error) {
+	if len(b) > maxNotice || len(b) < ed25519.SignatureSize {
+		return notice{}, fmt.Errorf("notice of %d bytes, want %d to %d", len(b), ed25519.SignatureSize, maxNotice)
+	}
+	at := len(b) - ed25519.SignatureSize
+	n.body, n.sig = b[:at], b[at:]
+	r := reader{b: n.body}
+	r.arrayOf(noticeFields)
+	if v := r.uint(); r.err == nil && v != noticeVersion {
+		return notice{}, fmt.Errorf("notice of version %d, want %d", v, noticeVersion)
+	}
+	r.fixed(n.MeshID[:])
+	r.fixed(n.To[:])
+	n.Issued = time.UnixMilli(int64(r.most(maxMillis))).UTC()
+	n.Payload = r.bin(MaxNotice)
+	n.Key = make(ed25519.PublicKey, ed25519.PublicKeySize)
+	r.fixed(n.Key)
+	if err := r.end(); err != nil {
+		return notice{}, fmt.Errorf("notice: %w", err)
+	}
+	return n, nil
+}
+
+func (n notice) verify() bool {
+	return ed25519.Verify(n.Key, append([]byte(noticeDomain), n.body...), n.sig)
+}
+
+// noticers holds each sender of notices to a rate, and keeps out what was heard before.
+type noticers struct {
+	all limiter
+
+	mu   sync.Mutex
+	last map[ID]*noticer
+}
+
+type noticer struct {
+	rate   limiter
+	issued time.Time // of the last one
+}
+
+// expects tells whether a notice of from may be looked at now.
+func (v *noticers) expects(from ID, issued time.Time) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	n := v.last[from]
+	return n == nil || issued.After(n.issued)
+}
+
+// admit notes a verified notice, and tells whether it is one too many.
+func (v *noticers) admit(now time.Time, from ID, issued time.Time) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	n := v.last[from]
+	if n == nil {
+		if len(v.last) >= maxNoticers {
+			for id, n := range v.last {
+				if now.Sub(n.issued) > 2*FutureSkew { // a replay is too old by now
+					delete(v.last, id)
+				}
+			}
+		}
+		if len(v.last) >= maxNoticers {
+			return false
+		}
+		n = &noticer{rate: limiter{burst: noticeBurst, every: noticeEvery}}
+		v.last[from] = n
+	}
+	if !issued.After(n.issued) || !n.rate.allow(now) {
+		return false
+	}
+	n.issued = issued
+	return true
+}
+
+// Notify tells one member something (at most MaxNotice bytes) in a packet that only it takes. nil does not mean that it
+// arrived. Errors match ErrNotAlive or ErrStopped.
+func (m *Mesh) Notify(to ID, payload []byte) error {
+	if len(payload) > MaxNotice {
+		return fmt.Errorf("notice of %d bytes, want at most %d", len(payload), MaxNotice)
+	}
+	node := m.peers.node(to)
+	if node == nil {
+		return ErrNotAlive
+	}
+	n := notice{MeshID: m.cfg.Secrets.MeshID, To: to, Issued: m.now(), Payload: payload}
+	return m.sendPacket(node, n.encode(m.cfg.Identity))
+}
+
+// noticeMessage takes in what another member tells us. What is not of a member that counts, not for us, too old, heard
+// before or too much is dropped and counted.
+func (m *Mesh) noticeMessage(b []byte) {
+	now := m.now()
+	n, err := decodeNotice(b)
+	if err != nil || !m.heeds(now, n) {
+		m.count.noticesRefused.Add(1)
+		return
+	}
+	m.count.notices.Add(1)
+	if m.cfg.Noticed != nil {
+		m.cfg.Noticed(IDOf(n.Key), n.Payload)
+	}
+}
+
+// heeds makes the checks that cost little before the signature's, and counts a rate only when that is good.
+func (m *Mesh) heeds(now time.Time, n notice) bool {
+	from, age := IDOf(n.Key), now.Sub(n.Issued)
+	return n.MeshID == m.cfg.Secrets.MeshID && n.To == m.id && from != m.id && m.isMember(now, from) &&
+		age <= FutureSkew && age >= -FutureSkew && m.noticers.expects(from, n.Issued) && m.noticers.all.allow(now) &&
+		n.verify() && m.noticers.admit(now, from, n.Issued)
+}
+
+// isMember tells whether an origin counts and is a node.
+func (m *Mesh) isMember(now time.Time, id ID) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.core.stands(now, id) == verdictNew && (m.core.authority.IsZero() || id != m.core.authority)
+}
