@@ -26,6 +26,7 @@ const (
 type setup struct {
 	nodes  int
 	config string        // added to every node's config file
+	invite []string      // further flags of the invitation of all but the first
 	before func(n *node) // called before a node's agent starts, when its config file is there
 }
 
@@ -52,7 +53,8 @@ func (m *mesh) join(t testing.TB, s setup) {
 	first.run(t, "init", "--dir", stateDir, "--name", first.Name, "--bind", m.bind(first))
 	m.up(t, s, first)
 	if s.nodes > 1 {
-		token := strings.TrimSpace(first.run(t, "invite", "--uses", strconv.Itoa(s.nodes-1)))
+		invite := append([]string{"invite", "--uses", strconv.Itoa(s.nodes - 1)}, s.invite...)
+		token := strings.TrimSpace(first.run(t, invite...))
 		for _, n := range m.nodes[1:] {
 			n.run(t, "join", token, "--name", n.Name, "--bind", m.bind(n))
 			m.up(t, s, n)

@@ -1,0 +1,175 @@
+//go:build linux && netns
+
+package test
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshban/meshban/test/rig"
+)
+
+// metric reads one figure of a node's metrics, 0 if it is not there.
+func (n *node) metric(t testing.TB, name string) (value float64) {
+	t.Helper()
+	const get = `exec 3<>/dev/tcp/127.0.0.1/9100 && printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3 && cat <&3`
+	r := must(n.Run("bash", "-c", get))(t)
+	if r.Code != 0 || !strings.Contains(r.Stdout, "meshban_bans_active") {
+		t.Fatalf("%s: metrics: exit code %d\n%s%s", n.Name, r.Code, r.Stdout, r.Stderr)
+	}
+	for line := range strings.Lines(r.Stdout) {
+		if text, ok := strings.CutPrefix(line, name+" "); ok {
+			must(fmt.Sscan(text, &value))(t)
+		}
+	}
+	return value
+}
+
+// A node gets no further in the others' kernels than its certificate allows: by rate, width, length, and as to what
+// others banned. What exceeds is held or refused, counted, shown, and told to its own operator; who decides may let it
+// count. A member's caps change at once, and in both directions.
+func TestCapsOfACertificate(t *testing.T) {
+	const rate = 10
+	m := newMesh(t, setup{nodes: 3, config: "metrics: 127.0.0.1:9100", invite: []string{
+		"--rate", fmt.Sprint(rate), "--widest-ipv4", "30", "--max-for", "1h", "--no-unban-any", "--no-import",
+	}})
+	first, bad, good := m.nodes[0], m.nodes[1], m.nodes[2]
+	// The invitation was for both; one of them is trusted with more from here on.
+	if out := first.run(t, "ca", "caps", good.Name, "--default"); !strings.Contains(out, "each node's config") {
+		t.Errorf("ca caps: %s", out)
+	}
+	for _, n := range m.nodes {
+		eventually(t, 5*time.Second, func() error {
+			for of, want := range map[*node]string{bad: "rate 10, widest_ipv4 30, max_for 1h, no unban_any, no import", good: "each node's config", first: "each node's config"} {
+				if out := n.run(t, "ca", "caps", of.Name); !strings.Contains(out, want) {
+					return fmt.Errorf("%s says of %s: %s", n.Name, of.Name, out)
+				}
+			}
+			return nil
+		})
+	}
+	if r := good.exit(t, exitFailed, "ca", "caps", bad.Name, "--default"); !strings.Contains(r.Stderr, "ca.key") {
+		t.Errorf("caps changed without the authority's key: %s", r.Stderr)
+	}
+
+	others := func(p rig.Pairs) rig.Pairs { return rig.Pairs{p[0], p[2]} }
+	at := func(p rig.Pairs) rig.Pairs { return p[1:2] }
+	honest, ordinary, long, wide, late := fresh(), fresh(), fresh(), freshNet(), fresh()
+	watched := map[netip.Addr]rig.Pairs{}
+	for _, src := range []netip.Addr{honest, ordinary, long, wide.Addr(), late} {
+		watched[src] = m.watch(t, src)
+	}
+	start := time.Now()
+	good.run(t, "ban", honest.String(), "--for", "2h") // longer than bad may
+	bad.run(t, "ban", ordinary.String(), "--for", "30m")
+	enforced(t, watched[honest], start)
+	enforced(t, watched[ordinary], start)
+	silent := time.Now()
+
+	start = time.Now()
+	if out := bad.exit(t, exitDone, "ban", wide.String(), "--for", "30m"); !strings.Contains(out.Stdout+out.Stderr, "on this node only") {
+		t.Errorf("ban of a wide prefix: %+v", out)
+	}
+	bad.run(t, "ban", long.String(), "--for", "2h")
+	bad.run(t, "unban", honest.String())
+	enforced(t, at(watched[wide.Addr()]), start)
+	enforced(t, at(watched[long]), start)
+	open(t, at(watched[honest]), start, banLimit)
+
+	// More at once than a minute's worth; a list is no way around that.
+	var storm strings.Builder
+	for i := range 20 {
+		fmt.Fprintf(&storm, "11.0.0.%d\n", i)
+	}
+	check(t, bad.WriteFile("/root/storm", storm.String()+late.String()+"\n"))
+	must(bad.Shell("meshban ban - --for 30m </root/storm && meshban import /root/storm --for 30m"))(t)
+	enforced(t, at(watched[late]), time.Now())
+	held := 0
+	for _, n := range []*node{first, good} {
+		eventually(t, 10*time.Second, func() error {
+			if e, ok := n.entry(t, late.String()); !ok || e.State != "held" {
+				return fmt.Errorf("%s lists %+v, %v", n.Name, e, ok)
+			}
+			return nil
+		})
+		s := n.status(t)
+		if held = s.Bans.Held; held < 21-rate || s.Bans.Active > rate+2 || !strings.Contains(strings.Join(s.Problems, "\n"), "held:") {
+			t.Errorf("%s: %+v, %q", n.Name, s.Bans, s.Problems)
+		}
+		for name, want := range map[string]float64{
+			`meshban_refused_ops_total{rule="prefix too wide"}`: 1, `meshban_refused_ops_total{rule="too long"}`: 1,
+			`meshban_refused_ops_total{rule="bans of others"}`: 1,
+		} {
+			if got := n.metric(t, name); got != want {
+				t.Errorf("%s: %s is %v, want %v", n.Name, name, got, want)
+			}
+		}
+		if got := n.metric(t, `meshban_held_bans_total{by="rate of its origin"}`); got < float64(held) {
+			t.Errorf("%s counts %v held, %d wait", n.Name, got, held)
+		}
+	}
+	for _, src := range []netip.Addr{long, wide.Addr(), late} {
+		answering(t, others(watched[src]))
+	}
+	check(t, others(watched[honest]).Silent(silent, time.Now()))
+
+	// Its own operator learns of it from the others.
+	told := time.Now()
+	eventually(t, 10*time.Second, func() error {
+		problems := strings.Join(bad.status(t).Problems, "\n")
+		for _, want := range []string{
+			fmt.Sprintf("peers: %s and another node hold %d bans of this node (rate of its origin); `meshban held release --from %s`", first.Name, held, bad.Name),
+			"and another node refuse 3 ops of this node (prefix too wide, too long, bans of others)",
+		} {
+			if !strings.Contains(problems, want) {
+				return fmt.Errorf("%q is not in %q", want, problems)
+			}
+		}
+		return nil
+	})
+	t.Logf("told after %v", time.Since(told).Round(time.Millisecond))
+	if got := bad.metric(t, "meshban_own_bans_held_by_peers"); got != float64(held) {
+		t.Errorf("own bans held by peers: %v, want %d", got, held)
+	}
+	for name, want := range map[string]float64{"prefix too wide": 2, "too long": 2, "bans of others": 2} {
+		if got := bad.metric(t, fmt.Sprintf("meshban_own_ops_stopped_by_peers_total{rule=%q}", name)); got != want {
+			t.Errorf("stopped by peers, %s: %v, want %v", name, got, want)
+		}
+	}
+	for _, n := range []*node{first, good} {
+		if p := strings.Join(n.status(t).Problems, "\n"); strings.Contains(p, "peers:") {
+			t.Errorf("%s is told what is not so: %q", n.Name, p)
+		}
+	}
+
+	start = time.Now()
+	first.run(t, "held", "release", "--from", bad.Name)
+	enforced(t, watched[late][:1], start)
+	answering(t, watched[late][2:])
+
+	// With other caps, what it says counts at once; what was held stays held, also after a restart.
+	first.run(t, "ca", "caps", bad.Name, "--rate", "100000")
+	eventually(t, 5*time.Second, func() error {
+		if out := good.run(t, "ca", "caps", bad.Name); !strings.Contains(out, "rate 100000") {
+			return fmt.Errorf("%s says %s", good.Name, out)
+		}
+		return nil
+	})
+	good.kill(t)
+	good.start(t)
+	m.inSync(t, syncLimit)
+	src, lifted := fresh(), fresh()
+	pairs, again := m.watch(t, src), m.watch(t, lifted)
+	start = time.Now()
+	bad.run(t, "ban", src.String(), "--for", "2h")
+	good.run(t, "ban", lifted.String())
+	enforced(t, pairs, start)
+	enforced(t, again, start)
+	start = time.Now()
+	bad.run(t, "unban", lifted.String())
+	open(t, again, start, banLimit)
+	answering(t, watched[late][2:])
+}
