@@ -71,6 +71,17 @@ func (b *simBans) Take(now time.Time, frames []mesh.Frame) {
 
 func (b *simBans) Expire(now time.Time) { b.table.Expire(now) }
 
+func (b *simBans) Trust(now time.Time, origin mesh.ID, counts bool) {
+	b.table.Expire(now)
+	for cursor, more := uint32(0), true; more; more = cursor != 0 {
+		if counts {
+			_, cursor = b.table.Readmit(ban.Origin(origin), cursor, 16)
+		} else {
+			_, cursor = b.table.Withdraw(ban.Origin(origin), ban.Withdrawal{Reason: "revoked", At: now}, cursor, 16)
+		}
+	}
+}
+
 // Say bans, bans again, revokes, unbans, allows or ends an allow, among so few addresses that they meet.
 func (b *simBans) Say(now time.Time, rng *rand.Rand, publish func([]byte, time.Time)) {
 	b.table.Expire(now)

@@ -23,6 +23,8 @@ func (n *simNode) deliver(frames []Frame) {
 	for _, f := range frames {
 		known := n.w.published[f.Ref()]
 		switch {
+		case n.withdrawn[f.Origin]:
+			n.w.fail(n.slot, "a frame was delivered of an origin that counts no longer: %v", f.Ref())
 		case !slices.Contains(known, string(f.raw)):
 			n.w.fail(n.slot, "a frame was delivered that nobody signed for this mesh: %v", f.Ref())
 		case !f.Expires.After(now):
@@ -101,6 +103,7 @@ func (n *simNode) checkBounds() {
 func (w *simWorld) heal() {
 	w.calm = true
 	clear(w.links)
+	w.retire()
 	for _, n := range w.nodes {
 		n.skew = 0
 		if n.mesh == nil && !n.gone {
@@ -116,6 +119,7 @@ func (w *simWorld) heal() {
 			}
 		}
 	}
+	w.insist()
 	if early := w.lastIssue.Sub(simEpoch.Add(w.at + FutureSkew)); early > 0 { // signed by a clock that was ahead
 		w.plan.probe = 30 * time.Second
 		w.run(early + time.Second)
@@ -197,13 +201,14 @@ func (w *simWorld) checkFrames(kept map[FrameRef]string) {
 		}
 		for ref, raw := range kept {
 			f, err := DecodeFrame([]byte(raw))
-			if err == nil && f.Expires.After(n.now()) && len(w.published[ref]) == 1 && n.held[ref] != raw {
+			if err == nil && f.Expires.After(n.now()) && len(w.published[ref]) == 1 && n.held[ref] != raw && !w.passing(f) {
 				w.fail(n.slot, "frame %v got lost though a node held it", ref)
 			}
 		}
 		if err := n.bans.Judge(n.now(), live, doubt); err != nil {
 			w.fail(n.slot, "%v", err)
 		}
+		n.checkTrust()
 		n.checkBounds()
 	}
 }

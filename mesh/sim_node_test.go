@@ -18,6 +18,8 @@ type SimBans interface {
 	Say(now time.Time, rng *rand.Rand, publish func(payload []byte, expires time.Time))
 	// Expire lets go of what has ended.
 	Expire(now time.Time)
+	// Trust has what an origin said count, or no longer.
+	Trust(now time.Time, origin ID, counts bool)
 	// Judge compares what is enforced with what should be, given all live frames. Of those in doubt two have one name.
 	Judge(now time.Time, live, doubt []Frame) error
 }
@@ -57,6 +59,9 @@ type simNode struct {
 	held   map[FrameRef]string // what the callbacks said is held
 	early  map[FrameRef]bool   // on disk at the start, but issued after what the clock said
 	own    map[FrameRef]bool   // published since the start
+
+	cert      Certificate // what it enrolled with
+	withdrawn map[ID]bool // what the callbacks said counts no longer
 }
 
 func (w *simWorld) addNode(key Identity) *simNode {
@@ -65,6 +70,9 @@ func (w *simWorld) addNode(key Identity) *simNode {
 	n := &simNode{w: w, slot: slot, key: key, node: &memberlist.Node{
 		Name: key.ID().String(), Addr: net.IPv4(10, 0, 0, byte(slot)).To4(), Port: 7946, Meta: meta,
 	}}
+	if w.trust != nil {
+		n.cert = w.certify(key)
+	}
 	n.disk = newSimDisk(n)
 	w.nodes = append(w.nodes, n)
 	return n
@@ -91,7 +99,7 @@ func (n *simNode) start() {
 		return
 	}
 	m, err := New(Config{
-		Identity: n.key, Secrets: simSecrets, Name: "sim", Epoch: epoch,
+		Identity: n.key, Secrets: w.secrets, Certificate: n.cert, Name: "sim", Epoch: epoch,
 		RollEpoch: func(atLeast uint64) (uint64, error) {
 			epoch := n.disk.raiseEpoch(atLeast)
 			if n.dying {
@@ -99,7 +107,7 @@ func (n *simNode) start() {
 			}
 			return epoch, nil
 		},
-		Deliver: n.deliver, Admitted: n.admitted, Expired: n.expired,
+		Deliver: n.deliver, Admitted: n.admitted, Expired: n.expired, Withdrawn: n.withdraw, Readmitted: n.readmit,
 		NewTransport: func() (memberlist.Transport, error) { return nil, errors.New("no sockets here") },
 	})
 	if err != nil {
@@ -108,28 +116,46 @@ func (n *simNode) start() {
 	}
 	m.now = n.now
 	m.core = newCore(n.key.ID(), epoch, rand.New(rand.NewPCG(w.seed, uint64(n.slot)<<32|uint64(n.run))))
+	if w.trust != nil {
+		m.core.authority = w.trust.authority.key.ID()
+	}
 	m.pusher.send = func(to *memberlist.Node, b []byte) error {
 		n.send(to, b, false) // UDP tells of no loss
 		return nil
 	}
 	n.mesh, n.tickAt = m, 0
 	n.held, n.own, n.early = make(map[FrameRef]string), make(map[FrameRef]bool), make(map[FrameRef]bool)
+	n.withdrawn = make(map[ID]bool)
 	n.bans = NewSimBans(n.key.ID(), w.plan.clock > 0)
 	now := n.now()
+	var frames []Frame
 	for _, raw := range raws {
 		if f, err := DecodeFrame(raw); err == nil {
-			n.bans.Take(now, []Frame{f})
+			frames = append(frames, f)
 			n.held[f.Ref()] = string(raw)
 			if n.early[f.Ref()] = f.Origin != n.key.ID() && f.Issued.After(now.Add(FutureSkew)); n.early[f.Ref()] {
 				delete(n.held, f.Ref())
 			}
 		}
 	}
-	if err := m.Restore(slices.Values(raws)); err != nil {
+	byAuthority := func(raw []byte) bool {
+		f, err := DecodeFrame(raw)
+		return err == nil && w.trust != nil && f.Origin == m.core.authority
+	}
+	records := slices.DeleteFunc(slices.Clone(raws), func(raw []byte) bool { return !byAuthority(raw) })
+	if err := m.Restore(slices.Values(append(records, slices.DeleteFunc(raws, byAuthority)...))); err != nil {
 		w.fail(n.slot, "restore: %v", err)
+	}
+	for _, f := range frames {
+		if m.Counts(f.Origin) && !(w.trust != nil && f.Origin == m.core.authority) {
+			n.bans.Take(now, []Frame{f})
+		}
 	}
 	m.phase = phaseRunning
 	m.carryOut()
+	if err := m.present(); err != nil {
+		w.fail(n.slot, "present: %v", err)
+	}
 	delegate{m}.NotifyJoin(n.node)
 	for _, other := range w.nodes {
 		if other != n {

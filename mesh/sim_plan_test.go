@@ -27,6 +27,8 @@ const (
 	faultHarm
 	faultEquivocation
 	faultLie
+	faultRevocation
+	faultRenewal
 	faultKinds
 )
 
@@ -34,12 +36,14 @@ var faultNames = [faultKinds]string{
 	"packet lost", "packet sent twice", "packet reordered", "packet delayed for minutes", "packet held by a partition",
 	"packet held one way", "crash", "crash at a write", "torn store", "lost write", "rolled back snapshot", "clock step",
 	"join", "leave", "replaced node", "forged frame", "stale or early frame", "harmful frame", "equivocation", "lie in a sync",
+	"revocation", "renewed certificate",
 }
 
 // simPlan is what a seed does to its fleet. Zero means never.
 type simPlan struct {
 	nodes  int
 	trees  bool // push along trees
+	trust  bool // the mesh has an authority
 	floor  bool // the wall clock is a floor of epochs, as the daemon has it
 	probe  time.Duration
 	length time.Duration // of the troubles
@@ -49,9 +53,13 @@ type simPlan struct {
 	crashWrite                                       float64 // per write boundary
 	torn, lostWrite, rollback                        float64 // per crash
 	partitions, crashes, clock, churn, attacks, lies int     // in all
+	revocations, renewals                            int
 }
 
-func newSimPlan(rng *rand.Rand) simPlan {
+// trustedSeeds is of how many seeds one has an authority: none of TestKeptSeeds.
+const trustedSeeds = 5
+
+func newSimPlan(seed uint64, rng *rand.Rand) simPlan {
 	some := func(p, most float64) float64 { // up to most, in a part p of all seeds
 		if rng.Float64() < p {
 			return most * rng.Float64()
@@ -65,11 +73,15 @@ func newSimPlan(rng *rand.Rand) simPlan {
 		return 0
 	}
 	p := simPlan{
+		trust: seed%trustedSeeds == 2,
 		nodes: 3 + rng.IntN(5), trees: rng.IntN(4) == 0, floor: rng.IntN(3) > 0, probe: probeInterval,
 		length: time.Duration(30+rng.IntN(240)) * time.Second, says: 6 + rng.IntN(24),
 	}
 	if rng.IntN(8) == 0 {
 		p.nodes = 8 + rng.IntN(maxSimNodes-7)
+	}
+	if p.trust {
+		p.revocations, p.renewals = times(0.9, 3), times(0.5, 4)
 	}
 	if rng.IntN(10) == 0 {
 		return p // nothing goes wrong
@@ -86,6 +98,11 @@ func newSimPlan(rng *rand.Rand) simPlan {
 
 // begin starts the fleet and plans its troubles.
 func (w *simWorld) begin() {
+	if w.plan.trust {
+		w.found()
+		insider := w.certify(attacker())
+		w.after(w.between(time.Second, 10*time.Second), "certify", func() { w.decree(insider.frame) })
+	}
 	keys := simKeys()
 	for i := range w.plan.nodes {
 		n := w.addNode(keys[i])
@@ -103,6 +120,8 @@ func (w *simWorld) begin() {
 	many(w.plan.churn, "churn", w.churn)
 	many(w.plan.attacks, "attack", w.attack)
 	many(w.plan.lies, "lie", w.lie)
+	many(w.plan.revocations, "revoke", w.revoke)
+	many(w.plan.renewals, "renew", w.renew)
 	many(3, "snapshot", func() {
 		n := w.nodes[w.rng.IntN(len(w.nodes))]
 		n.disk.copied = n.disk.state.clone()

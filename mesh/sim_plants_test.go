@@ -44,6 +44,15 @@ func plants() []plant {
 			"		if c.seq = f.Seq; planted(\"reuse a sequence number\") && f.Seq%3 == 0 {\n			c.seq--\n		}\n"},
 		{"sim_disk_test.go", "d.state.epoch = max(d.state.epoch, atLeast) + 1",
 			"d.state.epoch = max(d.state.epoch, atLeast, 1)\n		if !planted(\"epoch not raised at a start\") {\n			d.state.epoch++\n		}"},
+		// Whom it believes.
+		{"core_trust.go", "	case st.revoked == nil:\n		st.revoked",
+			"	case st.revoked == nil && !(planted(\"forget revocations at a restart\") && by == viaRestore):\n		st.revoked"},
+		{"core_trust.go", "	v := c.judge(now, f)\n	switch v {\n	case verdictUnknown:",
+			"	v := c.judge(now, f)\n	if planted(\"take what is revoked by sync\") && v == verdictRevoked && by == viaSync {\n		return false\n	}\n	switch v {\n	case verdictUnknown:"},
+		{"intake.go", "	if v == verdictEnded || v == verdictRevoked {\n",
+			"	if planted(\"take what is revoked by sync\") && v == verdictRevoked {\n		v = verdictNew\n	}\n	if v == verdictEnded || v == verdictRevoked {\n"},
+		{"core_trust.go", "		c.withdraw(revocation.Node, out)\n",
+			"		if !planted(\"keep what a revoked node said\") {\n			c.withdraw(revocation.Node, out)\n		}\n"},
 		// The glue.
 		{"intake.go", "	if !signed {\n", "	if !planted(\"skip the signature\") && !signed {\n"},
 		{"intake.go", "	if v != verdictNew && v != verdictEquivocal && v != verdictUnknown {\n",

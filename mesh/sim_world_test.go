@@ -30,6 +30,9 @@ type simWorld struct {
 	links map[[2]int]bool // blocked, by sender and receiver
 	calm  bool            // healing: no new faults
 
+	secrets Secrets
+	trust   *simTrust // nil: everybody counts
+
 	faults    [faultKinds]int
 	published map[FrameRef][]string // every frame that a key signed, by its name
 	copies    uint64                // frames that arrived
@@ -98,9 +101,9 @@ func (q *simQueue) Pop() any {
 func newSimWorld(seed uint64, trace io.Writer) *simWorld {
 	w := &simWorld{
 		seed: seed, rng: rand.New(rand.NewPCG(seed, 0x5eed)), links: make(map[[2]int]bool),
-		published: make(map[FrameRef][]string), history: sha256.New(), trace: trace,
+		published: make(map[FrameRef][]string), history: sha256.New(), trace: trace, secrets: simSecrets,
 	}
-	w.plan = newSimPlan(w.rng)
+	w.plan = newSimPlan(seed, w.rng)
 	w.note(-1, "plan", w.plan)
 	return w
 }

@@ -1,0 +1,173 @@
+package mesh
+
+import (
+	"crypto/ed25519"
+	"crypto/sha256"
+	"sync"
+	"time"
+)
+
+// simTrust is the authority of a simulated fleet: whoever runs the fleet has its key and speaks through any node that is
+// up, which may crash before it has passed the word on.
+type simTrust struct {
+	authority Authority
+	serial    uint64
+	latest    map[ID]uint64     // serial of the newest certificate
+	revoked   map[ID]Revocation // what was said, whether or not it came through
+}
+
+// simAuthority is the same in every run.
+var simAuthority = sync.OnceValue(func() Authority {
+	seed := sha256.Sum256([]byte("simulated authority"))
+	return Authority{identityOf(ed25519.NewKeyFromSeed(seed[:]))}
+})
+
+// found gives the fleet an authority.
+func (w *simWorld) found() {
+	w.trust = &simTrust{authority: simAuthority(), latest: make(map[ID]uint64), revoked: make(map[ID]Revocation)}
+	copy(w.secrets.Authority[:], w.trust.authority.Public())
+}
+
+// certify signs a certificate that counts on all clocks of the fleet.
+func (w *simWorld) certify(id Identity) Certificate {
+	from := simEpoch.Add(-2 * time.Hour)
+	w.trust.serial++
+	c, err := w.trust.authority.Certify(Certificate{
+		MeshID: w.secrets.MeshID, Serial: w.trust.serial, Node: id.Public(), Name: "sim", NotBefore: from, NotAfter: from.Add(CertificateLife),
+	})
+	if err != nil {
+		w.fail(-1, "certify: %v", err)
+	}
+	w.trust.latest[id.ID()] = c.Serial
+	w.signed(c.frame)
+	return c
+}
+
+// decree has a node that is up say something of the authority.
+func (w *simWorld) decree(f Frame) {
+	n := w.up()
+	if n == nil {
+		return
+	}
+	w.wanted += uint64(len(w.nodes))
+	if err := n.mesh.publishRecord(f); err != nil {
+		w.fail(n.slot, "publish a record: %v", err)
+	}
+	n.process()
+}
+
+// renew gives a node that may have left, or was revoked, another certificate.
+func (w *simWorld) renew() {
+	if w.calm {
+		return
+	}
+	w.faults[faultRenewal]++
+	w.decree(w.certify(w.nodes[w.rng.IntN(len(w.nodes))].key).frame)
+}
+
+// revoke shuts a node out, or whoever means harm. At least two nodes stay. The revoked one goes on as if nothing were.
+func (w *simWorld) revoke() {
+	victim, i := attacker().ID(), w.rng.IntN(len(w.nodes)+1)
+	if i < len(w.nodes) {
+		victim = w.nodes[i].key.ID()
+	}
+	trusted := 0
+	for _, n := range w.nodes {
+		if !n.gone && !w.isRevoked(n.key.ID()) {
+			trusted++
+		}
+	}
+	if w.calm || w.isRevoked(victim) || i < len(w.nodes) && trusted <= 3 {
+		return
+	}
+	w.faults[faultRevocation]++
+	w.trust.serial++
+	v, err := w.trust.authority.Revoke(Revocation{
+		MeshID: w.secrets.MeshID, Serial: w.trust.serial, Node: victim, Issued: simEpoch.Add(w.at), Reason: "sim",
+	})
+	if err != nil {
+		w.fail(-1, "revoke: %v", err)
+		return
+	}
+	w.trust.revoked[victim] = v
+	w.signed(v.frame)
+	w.decree(v.frame)
+}
+
+func (w *simWorld) isRevoked(id ID) bool {
+	if w.trust == nil {
+		return false
+	}
+	_, is := w.trust.revoked[id]
+	return is
+}
+
+// retire takes the revoked machines off the net: they keep what they said, and agree with nobody.
+func (w *simWorld) retire() {
+	for _, n := range w.nodes {
+		if w.isRevoked(n.key.ID()) && !n.gone {
+			n.gone = true
+			n.stop()
+		}
+	}
+}
+
+// insist has the authority say again what was lost with the node through which it spoke.
+func (w *simWorld) insist() {
+	if w.trust == nil {
+		return
+	}
+	for _, key := range simKeys() { // in an order that a seed repeats
+		v, is := w.trust.revoked[key.ID()]
+		for _, n := range w.nodes {
+			is = is && (n.mesh == nil || n.held[v.frame.Ref()] == "")
+		}
+		if is {
+			w.decree(v.frame)
+		}
+	}
+}
+
+// passing tells whether a frame may be gone though a node held it: its origin is revoked, or another certificate took its
+// place.
+func (w *simWorld) passing(f Frame) bool {
+	if w.trust == nil || f.Origin != w.trust.authority.key.ID() {
+		return w.isRevoked(f.Origin)
+	}
+	c, err := certificateOf(f)
+	return err == nil && c.Serial < w.trust.latest[c.ID()]
+}
+
+// withdraw and readmit do what the daemon does.
+func (n *simNode) withdraw(origins []ID) { n.heed(origins, false) }
+func (n *simNode) readmit(origins []ID)  { n.heed(origins, true) }
+
+func (n *simNode) heed(origins []ID, counts bool) {
+	if n.dying {
+		return
+	}
+	for _, id := range origins {
+		if n.bans.Trust(n.now(), id, counts); counts {
+			delete(n.withdrawn, id)
+		} else {
+			n.withdrawn[id] = true
+		}
+	}
+}
+
+// checkTrust wants every node to know who is revoked, and to hold nothing of it.
+func (n *simNode) checkTrust() {
+	if n.w.trust == nil {
+		return
+	}
+	for id := range n.w.trust.revoked {
+		if st := n.mesh.core.nodes[id]; st == nil || st.revoked == nil || !n.withdrawn[id] {
+			n.w.fail(n.slot, "it does not know that %v is revoked", id.Short())
+		}
+	}
+	for _, s := range n.mesh.core.sorted() {
+		if n.w.isRevoked(s.key.origin) && s.frames.Len() > 0 {
+			n.w.fail(n.slot, "%d frames are held of %v, which is revoked", s.frames.Len(), s.key.origin.Short())
+		}
+	}
+}
