@@ -63,9 +63,15 @@ func (c *cancels) add(r *Record) bool {
 		s := strike{m.Epoch, m.Seq, i}
 		at, _ := slices.BinarySearchFunc(list, s, compareStrikes)
 		c.strikes[k] = slices.Insert(list, at, s)
-		further = further || at == 0
+		further = further || !slices.ContainsFunc(list[:at], c.effective)
 	}
 	return further
+}
+
+// effective reports whether the origin of a strike counts.
+func (c *cancels) effective(s strike) bool {
+	_, void := c.withdrawn[c.all.at(s.by).Origin]
+	return !void
 }
 
 // remove takes the cancel i out.
@@ -96,9 +102,8 @@ func (c *cancels) find(k pkey, o Origin, epoch, seq uint64) *Record {
 			if !(Mark{o, s.epoch, s.seq}).covers(Version{Epoch: epoch, Seq: seq}) {
 				break // those that follow reach less far
 			}
-			r := c.all.at(s.by)
-			if _, void := c.withdrawn[r.Origin]; !void {
-				return r
+			if c.effective(s) {
+				return c.all.at(s.by)
 			}
 		}
 	}

@@ -71,3 +71,20 @@ func TestWhyWithdrawn(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// An unban lifted nothing where the unban of a node that counts no longer had reached as far.
+func TestUnbanAfterAVoidOne(t *testing.T) {
+	table := newTable(t, Config{Self: self})
+	table.Merge(tick(0), []Record{
+		record(peerA, 1, KindBan, "192.0.2.7", 600), record(peerB, 1, KindUnban, "192.0.2.7", 900, marks(upTo(peerA, 1))),
+	})
+	if changes, _ := table.Withdraw(peerB, Withdrawal{"revoked", tick(2)}, 0, 100); len(changes) != 1 || !changes[0].Enforce {
+		t.Fatalf("the ban does not count again: %+v", changes)
+	}
+	if changes := table.Merge(tick(3), single(record(self, 3, KindUnban, "192.0.2.7", 900, marks(upTo(peerA, 1))))); len(changes) != 1 || !changes[0].Lift {
+		t.Errorf("not lifted: %+v", changes)
+	}
+	if left := enforcedOf(table); len(left) > 0 {
+		t.Errorf("enforced: %v", left)
+	}
+}

@@ -56,7 +56,7 @@ type simPlan struct {
 	revocations, renewals                            int
 }
 
-// trustedSeeds is of how many seeds one has an authority: none of TestKeptSeeds.
+// trustedSeeds is of how many seeds one has an authority.
 const trustedSeeds = 5
 
 func newSimPlan(seed uint64, rng *rand.Rand) simPlan {

@@ -115,6 +115,7 @@ func TestKeptSeeds(t *testing.T) {
 		{184, "likewise"},
 		{178, "of two frames of one name, one from the future took the place of the other and was then refused as a ban"},
 		{301, "an epoch found in use within 10 s of another one was forgotten (see TestEpochIsRaisedAgain)"},
+		{1717, "an unban lifted nothing where one of a node that was revoked since had reached as far (see TestUnbanAfterAVoidOne)"},
 		{1628, "a node whose snapshot was two starts old went on with the second epoch for 10 s, and its numbers were taken"},
 	} {
 		if w := simulate(k.seed, nil); w.failure != nil {
