@@ -171,7 +171,7 @@ func (g *giant) memory(b *testing.B, at string) {
 func BenchmarkMillion(b *testing.B) {
 	g := newGiant(b)
 	small := must(g.agent.Usage())(b)
-	addrs := crowd(million+6*oneMore+whileLoading+cohort, 1)
+	addrs := crowd(million+7*oneMore+whileLoading+cohort, 1)
 	take := func(n int) []netip.Addr {
 		some := addrs[:n]
 		addrs = addrs[n:]
@@ -189,7 +189,17 @@ func BenchmarkMillion(b *testing.B) {
 		add(b, most, stop)
 		<-stop
 	}
+	addLines := func(b *testing.B) {
+		var times []time.Duration
+		for _, addr := range take(oneMore) {
+			during(5 * time.Millisecond)
+			times = append(times, g.addLine(b, addr))
+		}
+		active += len(times)
+		report(b, times)
+	}
 	b.Run("add-to-none", func(b *testing.B) { add(b, oneMore, nil) }) // to compare with
+	b.Run("add-line-to-none", addLines)
 	b.Run("import", func(b *testing.B) {
 		g.write(b, take(million))
 		begin := time.Now()
@@ -203,15 +213,7 @@ func BenchmarkMillion(b *testing.B) {
 		g.memory(b, "then")
 	})
 	b.Run("add", func(b *testing.B) { add(b, oneMore, nil) })
-	b.Run("add-line", func(b *testing.B) {
-		var times []time.Duration
-		for _, addr := range take(oneMore) {
-			during(5 * time.Millisecond)
-			times = append(times, g.addLine(b, addr))
-		}
-		active += len(times)
-		report(b, times)
-	})
+	b.Run("add-line", addLines)
 	b.Run("add-during-list", func(b *testing.B) {
 		meanwhile(b, oneMore, func() { must(g.Shell("for i in 1 2 3; do meshban list --json >/dev/null; done"))(b) })
 	})
