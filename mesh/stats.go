@@ -25,6 +25,7 @@ var refusedNames = [refusedReasons]string{"format", "signature", "mesh", "trust"
 type counters struct {
 	published, sent, forwarded, received, delivered, duplicates      atomic.Uint64
 	parked, dropped, sendErrors, syncs, synced, syncFrames, problems atomic.Uint64
+	strangers, limited                                               atomic.Uint64
 	refused                                                          [refusedReasons]atomic.Uint64
 }
 
@@ -62,6 +63,8 @@ func (m *Mesh) Stats() Stats {
 		Synced:     c.synced.Load(),
 		SyncFrames: c.syncFrames.Load(),
 		Problems:   c.problems.Load(),
+		Strangers:  c.strangers.Load(),
+		Limited:    c.limited.Load(),
 	}
 	for i, name := range refusedNames {
 		s.Refused[name] = c.refused[i].Load()

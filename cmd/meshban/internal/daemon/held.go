@@ -21,6 +21,7 @@ const alarmEvery = time.Minute
 // alarm remembers for status and log why bans wait for the operator.
 type alarm struct {
 	logged, warned time.Time
+	unread         time.Time  // when frames that nobody understands were logged last
 	origin         ban.Origin // of the last ban that was held
 	by             ban.Hold
 	full           uint64         // bans refused because too many wait
