@@ -207,10 +207,16 @@ func (s *siege) watchHonest(t *testing.T, src netip.Addr) rig.Pairs {
 }
 
 // resources is what an agent holds besides memory.
-type resources struct{ goroutines, files float64 }
+type resources struct {
+	goroutines float64
+	files      int
+}
 
 func (n *node) resources(t testing.TB) resources {
 	t.Helper()
-	m := n.metrics(t)
-	return resources{m["go_goroutines"], m["process_open_fds"]}
+	r := resources{n.metrics(t)["go_goroutines"], len(must(os.ReadDir(n.Path(fmt.Sprintf("/proc/%d/fd", n.agent.PID))))(t))}
+	if r.goroutines == 0 || r.files == 0 {
+		t.Fatalf("%s: %+v", n.Name, r)
+	}
+	return r
 }

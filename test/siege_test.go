@@ -79,7 +79,7 @@ func TestHostile(t *testing.T) {
 			t.Fatalf("%s: the agent is gone\n%s", n.Name, n.agent.Tail(30))
 		}
 		peak := n.peakRSS(t)
-		t.Logf("%s: %d MiB resident at most, %.0f goroutines and %.0f files before", n.Name, peak>>10, before[i].goroutines, before[i].files)
+		t.Logf("%s: %d MiB resident at most, %.0f goroutines and %d files before", n.Name, peak>>10, before[i].goroutines, before[i].files)
 		if peak > attackedRSS {
 			t.Errorf("%s: %d KiB resident at most, want %d", n.Name, peak, attackedRSS)
 		}
