@@ -91,6 +91,13 @@ const (
 	ProblemEquivocation Problem = "equivocation"
 	// ProblemDropped: a queue or table was full. Nothing is lost for good: the digests differ and a sync repairs it.
 	ProblemDropped Problem = "dropped"
+	// ProblemFlood: an address sends more than any member does; what is beyond is dropped. The detail names it.
+	ProblemFlood Problem = "flood"
+	// ProblemForged: somebody with the mesh's key sends frames that their origin did not sign. The detail names the origin
+	// that was claimed.
+	ProblemForged Problem = "forged"
+	// ProblemStrangers: too many members have no certificate; further ones are not let in until one comes.
+	ProblemStrangers Problem = "strangers"
 	// ProblemCertificate: this node's certificate ends soon, has ended or was revoked; or one could not be renewed.
 	ProblemCertificate Problem = "certificate"
 )

@@ -150,8 +150,9 @@ func (c *core) take(now time.Time, f Frame, by via, out *actions) {
 	if by == viaRestore && f.Origin == c.self && f.Issued.After(now) {
 		now = f.Issued // our clock was ahead then, or is behind now: nobody else may have it
 	}
-	v, stays := c.put(now, f)
+	v, stays, dropped := c.put(now, f)
 	out.verdicts[v]++
+	out.expired = append(out.expired, dropped...)
 	if by == viaOwn && v == verdictNew && f.Epoch == c.epoch {
 		c.seq = f.Seq
 	}

@@ -15,10 +15,15 @@ const (
 	maxHeld = 1 << 22
 	// maxStreams bounds the (origin, epoch) pairs with live frames.
 	maxStreams = 1 << 18
+	// maxOriginFrames, maxOriginBytes and maxOriginEpochs bound the live frames of one origin. Those of the lowest (epoch,
+	// seq) stay, so that all nodes keep the same, in whatever order they come.
+	maxOriginFrames, maxOriginBytes, maxOriginEpochs = 1 << 19, 128 << 20, 1024
 	// clockSlack is how far the clock may step back before windows are rebuilt.
 	clockSlack = time.Second
 	// maxExpireStep bounds the frames dropped in one step (about 1.5 us each); the rest follows in the next.
 	maxExpireStep = 4096
+	// maxStale bounds the ends of frames that are no longer held, beside as many as frames are.
+	maxStale = 4096
 	// seqDegree of a stream's index: about 45 bytes a frame beside the frame itself.
 	seqDegree = 32
 )
@@ -57,6 +62,8 @@ func newStream(key streamKey) *stream {
 // refused for that, so windows serve only to tell others, shortly, what need not be sent.
 type ledger struct {
 	streams map[streamKey]*stream
+	origins map[ID]*load
+	most    load // of one origin
 	root    digest
 	count   int
 	expiry  expiryHeap
@@ -65,7 +72,41 @@ type ledger struct {
 	horizon time.Time
 }
 
-func newLedger() ledger { return ledger{streams: make(map[streamKey]*stream)} }
+func newLedger() ledger {
+	return ledger{
+		streams: make(map[streamKey]*stream), origins: make(map[ID]*load),
+		most: load{frames: maxOriginFrames, bytes: maxOriginBytes, epochs: maxOriginEpochs},
+	}
+}
+
+// load is what one origin's live frames take.
+type load struct{ frames, bytes, epochs int }
+
+// loaded tells whether an origin has no room for one more frame.
+func (l *ledger) loaded(f Frame) bool {
+	o := l.origins[f.Origin]
+	if o == nil {
+		return false
+	}
+	return o.frames >= l.most.frames || o.bytes+len(f.raw) > l.most.bytes ||
+		o.epochs >= l.most.epochs && l.streams[streamKey{f.Origin, f.Epoch}] == nil
+}
+
+// last gives an origin's frame of the highest (epoch, seq). It looks at every stream: only for those who fill their share.
+func (l *ledger) last(origin ID) (ref FrameRef, ok bool) {
+	for key, s := range l.streams {
+		if key.origin == origin && (!ok || key.epoch > ref.Epoch) {
+			if h, found := s.frames.Max(); found {
+				ref, ok = FrameRef{origin, key.epoch, h.seq}, true
+			}
+		}
+	}
+	return ref, ok
+}
+
+func (r FrameRef) before(o FrameRef) bool {
+	return r.Epoch < o.Epoch || r.Epoch == o.Epoch && r.Seq < o.Seq
+}
 
 func (l *ledger) get(ref FrameRef) ([]byte, bool) {
 	s := l.streams[streamKey{ref.Origin, ref.Epoch}]
@@ -108,32 +149,55 @@ func (l *ledger) judge(now time.Time, f Frame) verdict {
 		return verdictFull
 	case len(l.streams) >= maxStreams && l.streams[streamKey{f.Origin, f.Epoch}] == nil:
 		return verdictFull
+	case l.loaded(f):
+		if last, ok := l.last(f.Origin); !ok || !f.Ref().before(last) {
+			return verdictFull
+		}
 	}
 	return verdictNew
 }
 
+// makeRoom drops an origin's last frames until there is room for f, and gives their names.
+func (l *ledger) makeRoom(f Frame) (dropped []FrameRef) {
+	for l.loaded(f) {
+		last, ok := l.last(f.Origin)
+		if !ok {
+			break
+		}
+		key := streamKey{last.Origin, last.Epoch}
+		s := l.streams[key]
+		l.remove(s, last.Seq)
+		if s.frames.Len() == 0 {
+			delete(l.streams, key)
+		}
+		dropped = append(dropped, last)
+	}
+	return dropped
+}
+
 // put takes a verified frame in. Of two different frames of one name, the one with the lower hash stays, on every node;
-// stays tells whether it is f.
-func (l *ledger) put(now time.Time, f Frame) (v verdict, stays bool) {
+// stays tells whether it is f, dropped which frames had to go for it.
+func (l *ledger) put(now time.Time, f Frame) (v verdict, stays bool, dropped []FrameRef) {
 	v = l.judge(now, f)
 	switch v {
 	case verdictNew:
+		dropped = l.makeRoom(f)
 		l.insert(f)
-		return v, true
+		return v, true, dropped
 	case verdictEquivocal:
 		old, err := DecodeFrame(l.mustGet(f.Ref()))
 		if err != nil {
-			return v, false
+			return v, false, nil
 		}
 		oldHash, newHash := old.hash(), f.hash()
 		if bytes.Compare(oldHash[:], newHash[:]) <= 0 {
-			return v, false
+			return v, false, nil
 		}
 		l.remove(l.streams[streamKey{f.Origin, f.Epoch}], f.Seq)
 		l.insert(f)
-		return v, true
+		return v, true, nil
 	}
-	return v, false
+	return v, false, nil
 }
 
 func (l *ledger) mustGet(ref FrameRef) []byte {
@@ -154,7 +218,33 @@ func (l *ledger) insert(f Frame) {
 	s.sum.add(h)
 	l.root.add(h)
 	l.count++
+	o := l.origins[f.Origin]
+	if o == nil {
+		o = &load{}
+		l.origins[f.Origin] = o
+	}
+	o.frames++
+	o.bytes += len(f.raw)
+	if s.frames.Len() == 1 {
+		o.epochs++
+	}
 	heap.Push(&l.expiry, deadline{at: f.Expires.UnixMilli(), stream: s, seq: f.Seq})
+	if len(l.expiry) > 2*l.count+maxStale {
+		l.rebuildExpiry()
+	}
+}
+
+// rebuildExpiry lets go of the ends of frames that are no longer held.
+func (l *ledger) rebuildExpiry() {
+	l.expiry = slices.DeleteFunc(l.expiry, func(d deadline) bool {
+		h, ok := d.stream.frames.Get(held{seq: d.seq})
+		if !ok {
+			return true
+		}
+		f, err := DecodeFrame(h.raw)
+		return err != nil || f.Expires.UnixMilli() != d.at
+	})
+	heap.Init(&l.expiry)
 }
 
 func (l *ledger) remove(s *stream, seq uint64) {
@@ -166,6 +256,15 @@ func (l *ledger) remove(s *stream, seq uint64) {
 	s.sum.sub(sum)
 	l.root.sub(sum)
 	l.count--
+	o := l.origins[s.key.origin]
+	o.frames--
+	o.bytes -= len(h.raw)
+	if s.frames.Len() == 0 {
+		o.epochs--
+	}
+	if o.frames == 0 {
+		delete(l.origins, s.key.origin)
+	}
 }
 
 // expire drops what has ended, at most maxExpireStep frames, and gives the names.

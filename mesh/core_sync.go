@@ -23,6 +23,9 @@ const (
 	// reserveTime is how long a node whose vector is on its way talks about frames with nobody else: two givers would
 	// stream the same to it.
 	reserveTime = time.Second
+	// reservePause is how long nobody is kept for a giver, and no session of a peer's is waited for, after one that brought
+	// nothing: sync messages are not signed, and who begins sessions without end must not keep others from theirs.
+	reservePause = 10 * time.Second
 	// maxTransfers bounds the transfers to others at a time.
 	maxTransfers = 4
 	// overdue is after how long without a comparison one peer is asked for its digest: pings, which tell them every
@@ -41,6 +44,8 @@ type syncer struct {
 	giver     ID        // who streams to us, or is about to
 	givesTill time.Time // unless something more arrives
 	heard     time.Time // when a digest was last compared with ours, or asked for; zero: there was no peer yet
+	gaveFrom  time.Time // since when; it is kept anew only when it has given something, or after reservePause
+	gave      bool
 }
 
 func newSyncer(rng *rand.Rand) syncer {
@@ -65,6 +70,8 @@ type syncPeer struct {
 	gave     bool          // the peer has nothing more for us
 	backoff  time.Duration // the pause before the next check, when none did
 	guest    time.Time     // until then a session that the peer began is thought to go on
+	guestEnd time.Time     // it is not waited for longer, unless it moves something
+	guestNot time.Time     // before that another one is not waited for at all
 }
 
 func (s *syncer) jitter(d time.Duration) time.Duration {
@@ -110,8 +117,17 @@ func (s *syncer) taken(now time.Time, peer ID) bool {
 	return s.giver != peer && now.Before(s.givesTill)
 }
 
-// reserve notes who streams to us.
-func (s *syncer) reserve(peer ID, till time.Time) {
+// reserve notes who is about to stream to us.
+func (s *syncer) reserve(now time.Time, peer ID) {
+	if !s.gave && !s.gaveFrom.IsZero() && now.Before(s.gaveFrom.Add(reservePause)) {
+		return
+	}
+	s.gaveFrom, s.gave = now, false
+	s.keep(peer, now.Add(reserveTime))
+}
+
+// keep notes who streams to us.
+func (s *syncer) keep(peer ID, till time.Time) {
 	if s.giver != peer || s.givesTill.Before(till) {
 		s.giver, s.givesTill = peer, till
 	}
@@ -119,10 +135,29 @@ func (s *syncer) reserve(peer ID, till time.Time) {
 
 // streamed notes that a peer's frames were new. A chunk takes long to verify: this comes many times for each.
 func (c *core) streamed(now time.Time, from ID) {
-	c.reserve(from, now.Add(reserveTime))
-	if p := c.peers[from]; p != nil && p.phase == phaseActive {
+	c.gave = true
+	c.keep(from, now.Add(reserveTime))
+	p := c.peers[from]
+	if p == nil {
+		return
+	}
+	c.moved(now, p)
+	if p.phase == phaseActive {
 		p.at, p.progress = now.Add(sessionQuiet), true
 	}
+}
+
+// moved notes that a session of a peer's has moved something: it is worth waiting for.
+func (c *core) moved(now time.Time, p *syncPeer) {
+	p.guestEnd, p.guestNot = now.Add(transferTimeout), time.Time{}
+}
+
+// welcome waits for a session that a peer has begun, unless its last one was in vain a short while ago.
+func (p *syncPeer) welcome(now time.Time) {
+	if now.Before(p.guestNot) {
+		return
+	}
+	p.guest, p.guestEnd, p.guestNot = now.Add(sessionQuiet), now.Add(reserveTime), now.Add(reservePause)
 }
 
 // rootSeen compares a peer's digest with ours.
@@ -257,7 +292,7 @@ func (c *core) message(now time.Time, m *syncMessage, fresh int, out *actions) {
 		p.progress = p.progress || (m.Kind == syncAck && m.Fresh > 0)
 		p.gave = p.gave || (m.Kind == syncChunk && m.Last)
 	}
-	if !ours && p.guest.After(now) {
+	if !ours && p.guest.After(now) && p.guestEnd.After(now) {
 		p.guest = now.Add(sessionQuiet)
 	}
 	c.handle(now, m, p, fresh, ours, out)
@@ -276,6 +311,8 @@ func (c *core) handle(now time.Time, m *syncMessage, p *syncPeer, fresh int, our
 		}
 	case syncVector:
 		switch {
+		case m.Reply && !ours:
+			return // late, or a lie
 		case m.Root == c.root.sum():
 			c.settled(m.From, p, out)
 			return
@@ -286,7 +323,7 @@ func (c *core) handle(now time.Time, m *syncMessage, p *syncPeer, fresh int, our
 		case ours && p.phase == phaseChecking:
 			c.set(p, phaseActive, now.Add(sessionQuiet))
 			p.gave = false
-			c.reserve(m.From, now.Add(reserveTime))
+			c.reserve(now, m.From)
 			out.compared = append(out.compared, comparison{m.From, false})
 			out.syncs++
 			c.emitVector(m.From, m.Session, false, out)
@@ -323,8 +360,8 @@ func (c *core) answerCheck(now time.Time, m *syncMessage, p *syncPeer, out *acti
 		c.set(p, phaseDue, now.Add(checkTimeout))
 	}
 	if c.transfers[m.From] == nil && len(c.transfers) < maxTransfers && !c.taken(now, m.From) {
-		c.reserve(m.From, now.Add(reserveTime))
-		p.guest = now.Add(sessionQuiet)
+		c.reserve(now, m.From)
+		p.welcome(now)
 		out.syncs++
 		c.emitVector(m.From, m.Session, true, out)
 	}

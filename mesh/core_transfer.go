@@ -119,6 +119,9 @@ func (c *core) acknowledged(now time.Time, m *syncMessage, out *actions) {
 		return
 	}
 	t.acked = m.Num
+	if p := c.peers[m.From]; p != nil && m.Fresh > 0 {
+		c.moved(now, p)
+	}
 	t.deadline = now.Add(transferTimeout)
 	c.wakeAt(t.deadline)
 	c.pump(m.From, t, out)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"strconv"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -36,6 +37,8 @@ var (
 	errRefuseName = errors.New("the node name is no id")
 	errRefuseMeta = errors.New("the metadata cannot be read")
 	errRefuseKey  = errors.New("the key does not belong to the id")
+	errRefuseAddr = errors.New("the node itself did not say that it is there")
+	errRefuseMany = errors.New("too many members have no certificate")
 )
 
 // delegate is memberlist's view of a Mesh. Its methods run on memberlist's goroutines, some under memberlist's lock:
@@ -52,7 +55,7 @@ var (
 
 // NodeMeta tells who we are.
 func (d delegate) NodeMeta(limit int) []byte {
-	b := meta{protocolVersion, d.m.cfg.Identity.Public(), d.m.cfg.Name, d.m.cfg.Version}.encode()
+	b := meta{protocolVersion, d.m.cfg.Identity.Public(), d.m.cfg.Name, d.m.cfg.Version, d.m.place}.encode()
 	if len(b) > limit {
 		return nil // cannot be: the parts are bounded
 	}
@@ -133,6 +136,15 @@ func (d delegate) NotifyAlive(n *memberlist.Node) error {
 	}
 	if IDOf(m.Key) != id {
 		return errRefuseKey
+	}
+	if addr := nodeAddr(n); !d.m.peers.isAt(id, addr, n.Meta) && !m.isAt(d.m.cfg.Secrets.MeshID, addr) {
+		d.m.warn(ProblemForged, "address", "somebody with the mesh's key says that "+m.Name+" is at "+addr.String()+", which it did not say itself; it is ignored")
+		return errRefuseAddr
+	}
+	if !d.m.peers.letIn(id) && d.m.knowsOthers() {
+		d.m.warn(ProblemStrangers, "strangers", "more than "+strconv.Itoa(maxStrangers)+
+			" members have no certificate; further ones are not let in until one comes; somebody may have the mesh's key")
+		return errRefuseMany
 	}
 	d.answers(id, func(*peer) {})
 	return nil

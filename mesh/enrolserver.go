@@ -11,10 +11,11 @@ import (
 )
 
 const (
-	// maxEnrolments bounds the enrolments that we serve at a time, enrolBurst how many in a row, one more per enrolEvery.
-	maxEnrolments = 8
+	// maxEnrolments bounds the enrolments that we serve at a time. One address has enrolBurst of them in a row, and
+	// enrolRate more a second, so that a stranger who tries tokens keeps nobody else out.
+	maxEnrolments = 64
 	enrolBurst    = 20
-	enrolEvery    = 200 * time.Millisecond
+	enrolRate     = 5
 )
 
 // serveEnrol answers one joiner; the transport calls it with a stream that begins like TLS, in a goroutine of its own.
@@ -27,7 +28,7 @@ func (m *Mesh) serveEnrol(conn net.Conn) {
 		return
 	}
 	from := conn.RemoteAddr().String()
-	if !m.enrolRate.allow(time.Now()) {
+	if !m.enrolRate.take(time.Now(), sourceOf(conn.RemoteAddr()), 1) {
 		m.cfg.Logger.Debug("too many enrolments; one is refused", "from", from)
 		return
 	}

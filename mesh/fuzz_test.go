@@ -116,9 +116,9 @@ func FuzzCertificate(f *testing.F) {
 }
 
 func FuzzMeta(f *testing.F) {
-	good := meta{protocolVersion, signers[0].Public(), "web1", "1.2.3"}
+	good := meta{protocolVersion, signers[0].Public(), "web1", "1.2.3", make([]byte, 64)}
 	f.Add(good.encode())
-	f.Add(append([]byte{mpFixArray | 5}, append(good.encode()[1:], 7)...)) // a field of a later version
+	f.Add(append([]byte{mpFixArray | 6}, append(good.encode()[1:], 7)...)) // a field of a later version
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := decodeMeta(b)
 		if err != nil {
@@ -211,6 +211,46 @@ func FuzzMessage(f *testing.F) {
 				}
 				return true
 			})
+		}
+	})
+}
+
+// Requests, enrolments and secrets as text that people carry; and the windows that streams and holders of them name.
+func FuzzTexts(f *testing.F) {
+	a := testAuthority(f)
+	secrets := Secrets{MeshID: [16]byte{1}, GossipKey: [32]byte{2}}
+	copy(secrets.Authority[:], a.Public())
+	request, err := NewRequest(signers[0], "web1", secrets.MeshID)
+	if err != nil {
+		f.Fatal(err)
+	}
+	enrolment, err := a.Enrol(request, secrets, DefaultCaps(), simStart)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(request.Text())
+	f.Add(enrolment.Text())
+	f.Add(secrets.encode())
+	f.Add(appendWindow(nil, window{{1, 5}, {9, 9}}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if q, err := ParseRequest(b); err == nil {
+			if again, err := ParseRequest(q.Text()); err != nil || !bytes.Equal(again.Raw(), q.Raw()) {
+				t.Errorf("request %x, then %x, %v", q.Raw(), again.Raw(), err)
+			}
+		}
+		if e, err := ParseEnrolment(b, signers[0]); err == nil {
+			again, err := ParseEnrolment(e.Text(), signers[0])
+			if err != nil || again.Secrets != e.Secrets || !bytes.Equal(again.Certificate.Raw(), e.Certificate.Raw()) {
+				t.Errorf("enrolment %+v, then %+v, %v", e, again, err)
+			}
+		}
+		if s, err := decodeSecrets(b); err == nil {
+			if again, err := decodeSecrets(s.encode()); err != nil || again != s {
+				t.Errorf("secrets came back differently: %v", err)
+			}
+		}
+		if w, err := decodeWindow(b); err == nil && !bytes.Equal(appendWindow(nil, w), b) {
+			t.Errorf("window encoded as %x, was %x", appendWindow(nil, w), b)
 		}
 	})
 }

@@ -75,6 +75,8 @@ func (m *Mesh) screen(raw []byte) (f Frame, ok bool) {
 func (m *Mesh) vouch(f Frame, signed bool, whole int, by via, in *intake) {
 	if !signed {
 		m.count.refused[refusedSignature].Add(1)
+		m.problems.report(m.now(), ProblemForged, "signature", "somebody with the mesh's key sends frames in the name of "+f.Origin.String()+
+			" that it did not sign; they are refused")
 		return
 	}
 	if whole > len(f.raw)+copyAbove {

@@ -10,6 +10,8 @@ const (
 	verifyBatch = 32
 	// drainBatch bounds the messages taken from the inbox at a time.
 	drainBatch = 64
+	// maxWarnings bounds the problems that wait to be reported.
+	maxWarnings = 16
 	// leastWake..idleWake is how long the core sleeps when nothing arrives; frames that end meanwhile end together.
 	leastWake, idleWake = 5 * time.Millisecond, time.Hour
 )
@@ -59,6 +61,8 @@ func (m *Mesh) coreLoop(ctx context.Context) {
 			m.apply(ev)
 		case <-m.wake:
 			m.carryOut()
+		case w := <-m.warnings:
+			m.problems.report(m.now(), w.kind, w.culprit, w.detail)
 		case <-timer.C:
 			m.apply(evTick{})
 		case <-ctx.Done():
@@ -91,8 +95,54 @@ func (m *Mesh) stepLocked(now time.Time, ev any) *actions {
 	out := m.core.step(now, ev)
 	root := m.core.root.sum()
 	m.root.Store(&root)
+	if len(out.readmitted)+len(out.withdrawn) > 0 {
+		m.certifiedLocked(now)
+	}
 	m.todo = append(m.todo, out)
 	return &m.todo[len(m.todo)-1]
+}
+
+// certifiedLocked lets those know who counts who may not wait for the core.
+func (m *Mesh) certifiedLocked(now time.Time) {
+	who := make(map[ID]struct{}, len(m.core.nodes))
+	for id := range m.core.nodes {
+		if m.core.stands(now, id) == verdictNew {
+			who[id] = struct{}{}
+		}
+	}
+	m.certified.Store(&who)
+	m.peers.retarget(now)
+}
+
+// trusted tells whether a node counts, without waiting for the core.
+func (m *Mesh) trusted(id ID) bool {
+	who := m.certified.Load()
+	if who == nil {
+		return true
+	}
+	_, ok := (*who)[id]
+	return ok
+}
+
+// knowsOthers tells whether certificates of others have come. They come together, soon after the first contact; who does
+// not have them is a newcomer, to whom everybody is a stranger.
+func (m *Mesh) knowsOthers() bool {
+	who := m.certified.Load()
+	return who != nil && len(*who) > 1
+}
+
+// warning is a problem that is noticed where nobody may be told.
+type warning struct {
+	kind            Problem
+	culprit, detail string
+}
+
+// warn has the core's goroutine report a problem.
+func (m *Mesh) warn(kind Problem, culprit, detail string) {
+	select {
+	case m.warnings <- warning{kind, culprit, detail}:
+	default:
+	}
 }
 
 // carryOut does what the core said, in order. Only the core's goroutine calls it.

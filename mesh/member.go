@@ -103,6 +103,8 @@ type Stats struct {
 	Synced     uint64            // of Delivered: came by a sync
 	SyncFrames uint64            // frames that we streamed to others by sync
 	Problems   uint64            // reports to OnProblem, muted ones included
+	Strangers  uint64            // packets and streams that no holder of the mesh's key sent
+	Limited    uint64            // packets and streams dropped because their source takes more than its share
 
 	Notices        uint64 // given to Noticed
 	NoticesRefused uint64 // of no member that counts, for others, old, heard before, or too many

@@ -45,12 +45,16 @@ type Mesh struct {
 	views      viewCompare
 	invites    *invites
 	enrolments chan struct{} // one token per enrolment that is being served
-	enrolRate  limiter
+	enrolRate  sources
 	rolls      limiter // changes of epoch
 	clones     clones
 	noticers   noticers
 	problems   problems
 	count      counters
+	warnings   chan warning                    // memberlist's and the guard's goroutines send, the core's receives, nobody closes; full: dropped
+	certified  atomic.Pointer[map[ID]struct{}] // who counts, a copy of the core's for whoever may not wait; nil: everybody
+
+	place []byte // our signature over our address; set before memberlist begins
 
 	ml   atomic.Pointer[memberlist.Memberlist]
 	addr atomic.Pointer[netip.AddrPort]
@@ -95,13 +99,17 @@ func New(cfg Config) (*Mesh, error) {
 		m.core.authority = IDOf(cfg.Secrets.Authority[:])
 	}
 	m.root.Store(&[32]byte{})
-	m.peers = newPeerTable(m.id, cfg.Peers)
-	m.gossip = newGossip(m.peers.alive)
-	m.pusher = &pusher{self: m.id, jobs: make(chan pushJob, maxPush), later: make(chan pushJob, maxPush), members: m.peers.alive, send: m.sendPacket, count: &m.count}
+	if cfg.Secrets.HasAuthority() {
+		m.certified.Store(&map[ID]struct{}{})
+	}
+	m.warnings = make(chan warning, maxWarnings)
+	m.peers = newPeerTable(m.id, cfg.Peers, m.trusted)
+	m.gossip = newGossip(m.peers.receivers)
+	m.pusher = &pusher{self: m.id, jobs: make(chan pushJob, maxPush), later: make(chan pushJob, maxPush), members: m.peers.receivers, send: m.sendPacket, count: &m.count}
 	m.streams = newStreamer(m)
 	m.invites = newInvites()
 	m.enrolments = make(chan struct{}, maxEnrolments)
-	m.enrolRate = limiter{burst: enrolBurst, every: enrolEvery}
+	m.enrolRate = newSources(enrolRate, enrolBurst)
 	m.rolls = limiter{burst: rollBurst, every: rollEvery}
 	m.views.exchange = make(chan netip.AddrPort, 1)
 	m.clones.wake = make(chan struct{}, 1)
@@ -203,7 +211,7 @@ func (m *Mesh) Publish(now time.Time, payload []byte, expires time.Time) (Frame,
 	running := m.phase == phaseRunning
 	m.mu.Unlock()
 	if !taken {
-		return Frame{}, fmt.Errorf("publish: the frame has ended at %v already, or %d are held", f.Expires, maxHeld)
+		return Frame{}, fmt.Errorf("publish: the frame has ended at %v already, or too much is held: at most %d frames, %d of one node", f.Expires, maxHeld, maxOriginFrames)
 	}
 	m.count.published.Add(1)
 	if running {

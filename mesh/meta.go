@@ -2,8 +2,10 @@ package mesh
 
 import (
 	"crypto/ed25519"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"github.com/hashicorp/memberlist"
 )
@@ -11,7 +13,9 @@ import (
 const (
 	// protocolVersion is what this package speaks beside memberlist; members of another are refused.
 	protocolVersion = 1
-	metaFields      = 4
+	metaFields      = 5
+	// placeDomain goes in front of the signed address.
+	placeDomain = "meshban address v1\x00"
 	// maxMetaFields leaves room for what later versions may add; readers skip it.
 	maxMetaFields = 16
 )
@@ -22,6 +26,19 @@ type meta struct {
 	Key      ed25519.PublicKey
 	Name     string
 	Version  string
+	Place    []byte // signature over the member's address: memberlist believes whoever says where a member is
+}
+
+// placeText is what a member signs to say where it is reached.
+func placeText(meshID [16]byte, addr netip.AddrPort) []byte {
+	ip := addr.Addr().As16()
+	b := append([]byte(placeDomain), meshID[:]...)
+	return binary.BigEndian.AppendUint16(append(b, ip[:]...), addr.Port())
+}
+
+// isAt tells whether the member itself has said that it is reached there.
+func (m meta) isAt(meshID [16]byte, addr netip.AddrPort) bool {
+	return len(m.Place) == ed25519.SignatureSize && ed25519.Verify(m.Key, placeText(meshID, addr), m.Place)
 }
 
 func (m meta) encode() []byte {
@@ -29,7 +46,8 @@ func (m meta) encode() []byte {
 	b = appendUint(b, m.Protocol)
 	b = appendBin(b, m.Key)
 	b = appendStr(b, m.Name)
-	return appendStr(b, m.Version)
+	b = appendStr(b, m.Version)
+	return appendBin(b, m.Place)
 }
 
 // decodeMeta reads strictly what encode wrote, and skips elements that follow.
@@ -44,6 +62,7 @@ func decodeMeta(b []byte) (meta, error) {
 	m.Key = append(ed25519.PublicKey(nil), r.bin(ed25519.PublicKeySize)...)
 	m.Name = r.str(MaxName)
 	m.Version = r.str(MaxVersion)
+	m.Place = append([]byte(nil), r.bin(ed25519.SignatureSize)...)
 	switch {
 	case r.err != nil:
 		return meta{}, fmt.Errorf("metadata: %w", r.err)

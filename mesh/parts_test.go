@@ -238,7 +238,7 @@ func TestPeerTableBounds(t *testing.T) {
 			ID: IDOf([]byte(fmt.Sprint(i))), Name: "x\x1b", Addr: netip.MustParseAddrPort("192.0.2.1:1"), Seen: simStart.Add(-time.Duration(i) * time.Second),
 		})
 	}
-	table := newPeerTable(ID{}, remembered)
+	table := newPeerTable(ID{}, remembered, func(ID) bool { return true })
 	if n := len(table.members(simStart)); n != MaxPeers {
 		t.Errorf("%d peers, want %d", n, MaxPeers)
 	}
@@ -247,7 +247,7 @@ func TestPeerTableBounds(t *testing.T) {
 	}
 	id := signers[0]
 	n := (&peer{Member: Member{ID: id.ID(), Addr: netip.MustParseAddrPort("192.0.2.2:1")}}).node()
-	n.Meta = meta{protocolVersion, id.Public(), "new", "1"}.encode()
+	n.Meta = meta{protocolVersion, id.Public(), "new", "1", nil}.encode()
 	if _, ok := table.joined(simStart.Add(time.Second), n, MemberJoin); !ok {
 		t.Fatal("a new member found no room")
 	}

@@ -43,6 +43,9 @@ func (t *peerTable) remember() []Peer {
 	t.dirty = false
 	list := make([]Peer, 0, len(t.peers))
 	for _, p := range t.peers {
+		if !t.trusted(p.ID) {
+			continue
+		}
 		list = append(list, Peer{ID: p.ID, Name: p.Name, Addr: p.Addr, Seen: p.seen})
 	}
 	slices.SortFunc(list, func(a, b Peer) int { return cmp.Or(b.Seen.Compare(a.Seen), slices.Compare(a.ID[:], b.ID[:])) })
@@ -50,12 +53,19 @@ func (t *peerTable) remember() []Peer {
 }
 
 // lost gives the addresses of peers that fell silent, and how many are alive and known. To one who is alone, those that
-// left count too.
-func (t *peerTable) lost() (addrs []netip.AddrPort, alive, known int) {
+// left count too, and to others for as long as that may be hearsay; recent tells whether there is such a one.
+func (t *peerTable) lost(now time.Time) (addrs []netip.AddrPort, alive, known int, recent bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, p := range t.peers {
-		if p.State != StateDead && (p.State != StateLeft || len(t.targets) > 0) {
+	for id, p := range t.peers {
+		if !t.trusted(id) && len(t.pushTo) > 0 {
+			continue
+		}
+		known++
+		gone := p.State == StateDead || p.State == StateLeft
+		fresh := gone && p.reachable(now)
+		recent = recent || fresh
+		if !gone || p.State == StateLeft && len(t.targets) > 0 && !fresh {
 			continue
 		}
 		addrs = append(addrs, p.Addr)
@@ -63,7 +73,7 @@ func (t *peerTable) lost() (addrs []netip.AddrPort, alive, known int) {
 			addrs = append(addrs, p.alt)
 		}
 	}
-	return addrs, len(t.targets), len(t.peers)
+	return addrs, len(t.targets), known, recent
 }
 
 // aliveAt tells whether a live peer has this address.

@@ -18,6 +18,11 @@ const (
 	forgetDead = 7 * 24 * time.Hour
 	// byeValid is how long before or after a peer's goodbye memberlist may report that it is gone.
 	byeValid = 30 * time.Second
+	// hearsay is for how long after the last sign of life bans are pushed to a member that is said to be dead or gone.
+	hearsay = 2 * time.Minute
+	// maxStrangers bounds the members without a certificate, who may be newcomers, or names that one machine has made up.
+	// Each takes a share of memberlist's gossip.
+	maxStrangers = 8
 	// maxMemberEvents bounds the events that wait for OnMember; the oldest are dropped.
 	maxMemberEvents = 4096
 )
@@ -26,6 +31,7 @@ const (
 type peer struct {
 	Member
 	mark uint64         // see viewMark
+	meta string         // as it came
 	seen time.Time      // last known alive; zero: remembered from an earlier run
 	bye  time.Time      // it said that it is about to leave
 	alt  netip.AddrPort // another address that claimed this id, to be tried when Addr is dead
@@ -40,8 +46,9 @@ type target struct {
 // peerTable is the membership as this node sees it. memberlist's callbacks write it under memberlist's lock, so nothing
 // here ever calls out.
 type peerTable struct {
-	self ID
-	wake chan struct{} // capacity 1; the table signals, the notifier waits
+	self    ID
+	trusted func(ID) bool // must neither wait nor call back
+	wake    chan struct{} // capacity 1; the table signals, the notifier waits
 
 	mu      sync.Mutex
 	peers   map[ID]*peer
@@ -50,13 +57,14 @@ type peerTable struct {
 	dirty   bool      // the remembered list has changed
 	losses  uint64    // peers that left or failed: addresses joined before are worth another try
 	targets []target  // alive peers; replaced, never changed
+	pushTo  []target  // of those: who counts; likewise
 	own     uint64    // this node's viewMark
 	view    uint64    // the sum of the marks of all who are alive
 	viewed  time.Time // when view changed
 }
 
-func newPeerTable(self ID, remembered []Peer) *peerTable {
-	t := &peerTable{self: self, wake: make(chan struct{}, 1), peers: make(map[ID]*peer)}
+func newPeerTable(self ID, remembered []Peer, trusted func(ID) bool) *peerTable {
+	t := &peerTable{self: self, trusted: trusted, wake: make(chan struct{}, 1), peers: make(map[ID]*peer)}
 	for _, p := range remembered {
 		if len(t.peers) == MaxPeers || p.ID == self || !p.Addr.IsValid() {
 			continue
@@ -104,7 +112,7 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKi
 		p.Since = now
 	}
 	p.ID, p.Name, p.Version, p.Addr, p.State, p.seen = id, m.Name, m.Version, addr, StateAlive, now
-	p.mark = viewMark(id, addr)
+	p.mark, p.meta = viewMark(id, addr), string(n.Meta)
 	p.alt, p.bye = netip.AddrPort{}, time.Time{}
 	t.changedLocked(now, MemberEvent{kind, p.Member})
 	return id, true
@@ -129,6 +137,9 @@ func (t *peerTable) gone(now time.Time, n *memberlist.Node) (ID, bool) {
 	}
 	t.losses++
 	t.changedLocked(now, MemberEvent{kind, p.Member})
+	if !t.trusted(id) {
+		delete(t.peers, id) // a stranger must not push out those who are looked for
+	}
 	return id, true
 }
 
@@ -150,6 +161,18 @@ func (t *peerTable) changedLocked(now time.Time, e MemberEvent) {
 	}
 	t.events = append(t.events, e)
 	t.dirty = true
+	t.targetsLocked(now)
+	t.signal()
+}
+
+// retarget looks again at who counts.
+func (t *peerTable) retarget(now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.targetsLocked(now)
+}
+
+func (t *peerTable) targetsLocked(now time.Time) {
 	targets := make([]target, 0, len(t.peers))
 	for id, p := range t.peers {
 		if p.State == StateAlive || p.State == StateSuspect {
@@ -158,8 +181,44 @@ func (t *peerTable) changedLocked(now time.Time, e MemberEvent) {
 	}
 	slices.SortFunc(targets, func(a, b target) int { return slices.Compare(a.id[:], b.id[:]) })
 	t.targets = targets
+	t.pushTo = nil
+	for id, p := range t.peers {
+		if p.reachable(now) && t.trusted(id) {
+			t.pushTo = append(t.pushTo, target{id, p.node()})
+		}
+	}
+	slices.SortFunc(t.pushTo, func(a, b target) int { return slices.Compare(a.id[:], b.id[:]) })
 	t.viewLocked(now)
-	t.signal()
+}
+
+// isAt tells whether a node is known at an address, with the same metadata, which were checked then.
+func (t *peerTable) isAt(id ID, addr netip.AddrPort, meta []byte) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.peers[id]
+	return p != nil && p.Addr == addr && p.meta == string(meta)
+}
+
+// letIn tells whether a node may be a member: whoever counts, and others as long as there are few of them.
+func (t *peerTable) letIn(id ID) bool {
+	if id == t.self || t.trusted(id) {
+		return true
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	strangers := 0
+	for _, a := range t.targets {
+		if !t.trusted(a.id) {
+			strangers++
+		}
+	}
+	return strangers < maxStrangers || t.peers[id] != nil
+}
+
+// reachable tells whether to push to a peer: any member can say that another is dead, so that word alone is not taken at
+// once.
+func (p *peer) reachable(now time.Time) bool {
+	return p.State == StateAlive || p.State == StateSuspect || !p.seen.IsZero() && p.meta != "" && now.Sub(p.seen) < hearsay
 }
 
 // viewLocked sums up who is alive.
@@ -218,6 +277,7 @@ func (t *peerTable) forget(now time.Time) {
 			t.dirty = true
 		}
 	}
+	t.targetsLocked(now)
 }
 
 // update changes a peer's volatile facts; f must not call out.
@@ -229,7 +289,14 @@ func (t *peerTable) update(id ID, f func(*peer)) {
 	}
 }
 
-// alive gives the peers to push to; the caller must not change it.
+// receivers gives the peers to push to, who are those that count; the caller must not change it.
+func (t *peerTable) receivers() []target {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.pushTo
+}
+
+// alive gives the peers that are alive; the caller must not change it.
 func (t *peerTable) alive() []target {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -22,6 +22,9 @@ const (
 	restMin, restMax = 3 * time.Second, 20 * time.Second
 	// Right after a lost peer was found the next one is looked for sooner: others of its side will be back, too.
 	foundMin, foundMax = 300 * time.Millisecond, time.Second
+	// While a member that was alive a short while ago is said to be gone, the pause is hearsayEach for each one known, and at
+	// least hearsayMin.
+	hearsayEach, hearsayMin = 20 * time.Millisecond, 1500 * time.Millisecond
 	// joinAtOnce bounds the addresses tried together.
 	joinAtOnce = 8
 	// lookupTimeout bounds the resolution of one name, maxLookup what is used of its addresses.
@@ -83,14 +86,17 @@ func (m *Mesh) rejoinLoop(ctx context.Context, ml *memberlist.Memberlist) {
 			timer.Stop()
 			return
 		}
-		_, before, _ := m.peers.lost()
+		_, before, _, _ := m.peers.lost(m.now())
 		r.round(ctx)
-		lost, alive, known := m.peers.lost()
+		lost, alive, known, recent := m.peers.lost(m.now())
 		switch {
 		case alive == 0:
 			pause = between(aloneMin, aloneMax)
 		case alive > before && len(lost) > 0:
 			pause = between(foundMin, foundMax)
+		case recent: // it may be hearsay
+			mid := min(max(time.Duration(known)*hearsayEach, hearsayMin), restMax)
+			pause = between(mid/2, mid+mid/2)
 		default:
 			mid := min(max(time.Duration(known)*time.Second, restMin), restMax)
 			pause = between(mid/2, mid+mid/2)
@@ -109,7 +115,7 @@ type rejoiner struct {
 
 // round makes one try.
 func (r *rejoiner) round(ctx context.Context) {
-	lost, alive, _ := r.m.peers.lost()
+	lost, alive, _, _ := r.m.peers.lost(r.m.now())
 	hosts := r.hosts()
 	switch {
 	case alive == 0 || !r.begun:

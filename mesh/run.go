@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -125,6 +126,10 @@ func (m *Mesh) open() (*memberlist.Memberlist, error) {
 			}
 		})
 	})
+	keyring, err := memberlist.NewKeyring(nil, m.cfg.Secrets.GossipKey[:])
+	if err != nil {
+		return nil, err
+	}
 	var inner memberlist.Transport
 	advertise := m.cfg.Advertise
 	if m.cfg.NewTransport != nil {
@@ -142,24 +147,28 @@ func (m *Mesh) open() (*memberlist.Memberlist, error) {
 		advertise = pickAdvertise(m.cfg.Advertise, bound, localAddrs())
 		inner = s
 	}
-	tr := startTransport(inner, m.serveEnrol)
-	conf, err := m.memberlistConfig(tr, advertise, log)
+	tr := startTransport(inner, newGuard(keyring.GetKeys, m.now, &m.count, m.flooded), m.serveEnrol)
+	conf := m.memberlistConfig(tr, keyring, advertise, log)
+	if ip, port, addrErr := tr.FinalAdvertiseAddr(conf.AdvertiseAddr, conf.AdvertisePort); addrErr == nil {
+		addr := nodeAddr(&memberlist.Node{Addr: ip, Port: uint16(port)})
+		m.place = ed25519.Sign(m.cfg.Identity.key, placeText(m.cfg.Secrets.MeshID, addr))
+	}
+	ml, err := memberlist.Create(conf)
 	if err == nil {
-		var ml *memberlist.Memberlist
-		if ml, err = memberlist.Create(conf); err == nil {
-			addr := nodeAddr(ml.LocalNode())
-			m.addr.Store(&addr)
-			return ml, nil
-		}
+		addr := nodeAddr(ml.LocalNode())
+		m.addr.Store(&addr)
+		return ml, nil
 	}
 	return nil, errors.Join(fmt.Errorf("start membership: %w", err), tr.Shutdown())
 }
 
-func (m *Mesh) memberlistConfig(tr memberlist.Transport, advertise netip.AddrPort, log *logAdapter) (*memberlist.Config, error) {
-	keyring, err := memberlist.NewKeyring(nil, m.cfg.Secrets.GossipKey[:])
-	if err != nil {
-		return nil, err
-	}
+// flooded tells of an address that sends more than any member does.
+func (m *Mesh) flooded(from netip.Addr) {
+	m.warn(ProblemFlood, from.String(), from.String()+
+		" sends more than any member does; what is beyond its share is dropped, and a sync repairs what was good of it")
+}
+
+func (m *Mesh) memberlistConfig(tr memberlist.Transport, keyring *memberlist.Keyring, advertise netip.AddrPort, log *logAdapter) *memberlist.Config {
 	d := delegate{m}
 	c := memberlist.DefaultLANConfig()
 	c.Name = m.id.String()
@@ -178,7 +187,7 @@ func (m *Mesh) memberlistConfig(tr memberlist.Transport, advertise netip.AddrPor
 	c.DeadNodeReclaimTime = reclaimAfter
 	c.TCPTimeout = streamTimeout
 	c.Delegate, c.Events, c.Alive, c.Conflict, c.Ping = d, d, d, d, d
-	return c, nil
+	return c
 }
 
 // cloneLoop asks addresses that claim our id.

@@ -239,7 +239,7 @@ func (w *simWorld) checkFresh() {
 		switch {
 		case w.plan.trees:
 			copies = treeCount
-		case w.running()-1 > passAbove:
+		case w.receivers() > passAbove:
 			copies = 2 // the origin's, and that of the node before
 		}
 		const gossip = 6 // copies that memberlist's queue may add: two each of this frame and of the two before
@@ -265,4 +265,14 @@ func (w *simWorld) received() (sum uint64) {
 		}
 	}
 	return sum
+}
+
+// receivers is how many members the node with the most of them pushes to: those that are gone count for a while.
+func (w *simWorld) receivers() (most int) {
+	for _, n := range w.nodes {
+		if n.mesh != nil {
+			most = max(most, len(n.mesh.peers.receivers()))
+		}
+	}
+	return most
 }

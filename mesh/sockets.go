@@ -14,7 +14,8 @@ import (
 const (
 	// maxUDP is the largest packet that UDP carries, in bytes.
 	maxUDP = 1 << 16
-	// recvBuffer is what the kernel is asked to keep of packets that nobody has read yet, in bytes.
+	// recvBuffer is what the kernel is asked to keep of packets that nobody has read yet, in bytes: with its usual 200 kB a
+	// burst of a hundred packets pushes out a ban.
 	recvBuffer = 2 << 20
 	// maxUnread bounds the packets that wait for memberlist; the kernel keeps what comes beyond.
 	maxUnread = 64
@@ -60,7 +61,7 @@ func (s *sockets) open(bind netip.AddrPort) (err error) {
 		return err
 	}
 	if s.udp, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(bind.Addr(), s.port()))); err == nil {
-		err = s.udp.SetReadBuffer(recvBuffer)
+		err = growReadBuffer(s.udp)
 	}
 	if err != nil {
 		return errors.Join(err, s.Shutdown())

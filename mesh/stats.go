@@ -26,6 +26,7 @@ type counters struct {
 	published, sent, forwarded, received, delivered, duplicates      atomic.Uint64
 	parked, dropped, sendErrors, syncs, synced, syncFrames, problems atomic.Uint64
 	notices, noticesRefused                                          atomic.Uint64
+	strangers, limited                                               atomic.Uint64
 	refused                                                          [refusedReasons]atomic.Uint64
 }
 
@@ -66,6 +67,8 @@ func (m *Mesh) Stats() Stats {
 
 		Notices:        c.notices.Load(),
 		NoticesRefused: c.noticesRefused.Load(),
+		Strangers:      c.strangers.Load(),
+		Limited:        c.limited.Load(),
 	}
 	for i, name := range refusedNames {
 		s.Refused[name] = c.refused[i].Load()

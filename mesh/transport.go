@@ -27,14 +27,17 @@ const (
 var errShutdown = errors.New("the transport is shut down")
 
 // transport stands between memberlist and the sockets. It hands accepted streams that begin like TLS to enrolment, all
-// others to memberlist, and ends every stream and dial at Shutdown, which memberlist's own does not.
+// others to memberlist, has the guard look at all that memberlist gets, and ends every stream and dial at Shutdown, which
+// memberlist's own does not.
 type transport struct {
 	memberlist.NodeAwareTransport
 	dial  func(ctx context.Context, addr memberlist.Address) (net.Conn, error)
 	enrol func(net.Conn)
+	guard *guard
 
-	streams chan net.Conn // sorter goroutines send, memberlist receives; nobody closes it
-	peeks   chan struct{} // one token per stream that is being looked at
+	packets chan *memberlist.Packet // filter sends, memberlist receives; nobody closes it
+	streams chan net.Conn           // sorter goroutines send, memberlist receives; nobody closes it
+	peeks   chan struct{}           // one token per stream that is being looked at
 	ctx     context.Context
 	cancel  context.CancelFunc
 	drained chan struct{}
@@ -46,9 +49,11 @@ type transport struct {
 }
 
 // startTransport wraps inner; enrol takes over (and closes) a stream.
-func startTransport(inner memberlist.Transport, enrol func(net.Conn)) *transport {
+func startTransport(inner memberlist.Transport, g *guard, enrol func(net.Conn)) *transport {
 	t := &transport{
 		enrol:   enrol,
+		guard:   g,
+		packets: make(chan *memberlist.Packet),
 		streams: make(chan net.Conn),
 		peeks:   make(chan struct{}, maxPeeks),
 		drained: make(chan struct{}),
@@ -65,8 +70,28 @@ func startTransport(inner memberlist.Transport, enrol func(net.Conn)) *transport
 			return t.NodeAwareTransport.DialAddressTimeout(a, maxDial)
 		}
 	}
+	t.wg.Go(t.filter)
 	go t.accept()
 	return t
+}
+
+// filter passes on the packets that the guard lets through.
+func (t *transport) filter() {
+	for {
+		select {
+		case p := <-t.NodeAwareTransport.PacketCh():
+			if !t.guard.packet(p.Buf, sourceOf(p.From)) {
+				continue
+			}
+			select {
+			case t.packets <- p:
+			case <-t.ctx.Done():
+				return
+			}
+		case <-t.ctx.Done():
+			return
+		}
+	}
 }
 
 func (t *transport) accept() {
@@ -77,10 +102,16 @@ func (t *transport) accept() {
 			if conn = t.track(conn); conn == nil {
 				continue
 			}
+			leave, ok := t.guard.enter(conn)
+			if !ok {
+				_ = conn.Close()
+				continue
+			}
 			select {
 			case t.peeks <- struct{}{}:
-				t.wg.Go(func() { t.sort(conn) })
+				t.wg.Go(func() { t.sort(conn, leave) })
 			default:
+				leave()
 				_ = conn.Close()
 			}
 		case <-t.ctx.Done():
@@ -89,28 +120,34 @@ func (t *transport) accept() {
 	}
 }
 
-// sort looks at a stream's first byte.
-func (t *transport) sort(conn net.Conn) {
+// sort looks at a stream's first byte. leave is called when the stream is over.
+func (t *transport) sort(conn net.Conn, leave func()) {
 	first := make([]byte, 1)
 	_ = conn.SetReadDeadline(time.Now().Add(peekTimeout))
 	n, err := conn.Read(first)
 	_ = conn.SetReadDeadline(time.Time{})
 	<-t.peeks
 	if err != nil || n == 0 {
+		leave()
 		_ = conn.Close()
 		return
 	}
 	conn = &peeked{Conn: conn, first: first}
 	if first[0] == tlsRecord {
 		t.enrol(conn)
+		leave()
 		return
 	}
+	conn = t.guard.wrap(conn, leave)
 	select {
 	case t.streams <- conn:
 	case <-t.ctx.Done():
 		_ = conn.Close()
 	}
 }
+
+// PacketCh gives the packets that passed the guard.
+func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.packets }
 
 // StreamCh gives memberlist's share of the accepted streams.
 func (t *transport) StreamCh() <-chan net.Conn { return t.streams }
@@ -131,7 +168,7 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 	if conn = t.track(conn); conn == nil {
 		return nil, errShutdown
 	}
-	return conn, nil
+	return t.guard.wrap(conn, nil), nil
 }
 
 // Shutdown closes the sockets and every stream, and waits for what it started.

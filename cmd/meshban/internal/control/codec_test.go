@@ -61,6 +61,7 @@ func FuzzRequests(f *testing.F) {
 		`{"action":"drop","prefixes":["192.0.2.0/24"],"origin":"web2"}`, `{"action":"release"}`, `{"action":"drop","prefixes":[]}`,
 		`{"uses":3,"for":"24h"}`, `{"uses":3,"caps":{"rate":10,"widest_ipv4":28,"max_for":"1h","unban_any":false}}`, `{"caps":{}}`,
 		`{"node":"web2"}`, `{"node":"web2","caps":{"active":7,"widest_ipv6":64,"import":false}}`, `{"node":"web2","caps":{"rate":-1}}`, `{}`, `{"addrs":[null]}`, `[]`, `null`, `{"addrs":["fe80::1%eth0"]}`, `{"for":""}`,
+		`{"node":"web3","since":"2026-11-22T12:00:00Z","reason":"stolen"}`, `{"node":"a1b2c3d4"}`, `{"node":""}`,
 	} {
 		f.Add([]byte(s))
 	}
@@ -72,6 +73,7 @@ func FuzzRequests(f *testing.F) {
 		again(t, data, decodeInvite)
 		again(t, data, decodeDecide)
 		again(t, data, decodeCaps)
+		again(t, data, decodeRevoke)
 		if w, addrs, ok := fastBan(data); ok { // as the slow way reads it
 			var slow banRequestJSON
 			err := strict(data, &slow)
@@ -222,4 +224,51 @@ func BenchmarkBanRequest(b *testing.B) {
 		}
 		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/MaxAddrs, "ns/addr")
 	})
+}
+
+// FuzzReplies: what an agent's answer may hold, read and written again, means the same.
+func FuzzReplies(f *testing.F) {
+	prefix := netip.MustParsePrefix("203.0.113.0/24")
+	for _, v := range []any{
+		Result{prefix, until, "already banned", &Error{Code: CodePolicy, Message: "no", Hint: "ask"}},
+		AllowEntry{prefix, until, "web1", "office", "mesh"},
+		WhyReply{prefix, VerdictDropped, "dropped", []Finding{{Kind: "ban", Prefix: prefix, Origin: "web1", Issued: until, Until: until}}},
+		HeldEntry{Prefix: prefix, Origin: "web2", ID: "a1", Issued: until, Until: until, By: "breaker"},
+		InviteReply{"mb1-x", 3, until}, AuditEntry{Time: until, What: "ban", Prefixes: []netip.Prefix{prefix}, Via: ViaMesh, Node: "web1"},
+		Member{Name: "web1", State: MemberAlive}, RevokeReply{Name: "web1", Revoked: until},
+	} {
+		text, err := json.Marshal(v)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		reads[Result](t, data)
+		reads[AllowEntry](t, data)
+		reads[WhyReply](t, data)
+		reads[HeldEntry](t, data)
+		reads[InviteReply](t, data)
+		reads[AuditEntry](t, data)
+		reads[Member](t, data)
+		reads[RevokeReply](t, data)
+	})
+}
+
+// reads reads a T, writes it, and compares what that is read as: times may lose what is below a second the first time.
+func reads[T any](t *testing.T, data []byte) {
+	var first, second T
+	if json.Unmarshal(data, &first) != nil {
+		return
+	}
+	text, err := json.Marshal(first)
+	if err != nil {
+		return // a year beyond 9999
+	}
+	if err := json.Unmarshal(text, &second); err != nil {
+		t.Fatalf("%T: %s: %v", first, text, err)
+	}
+	if again, err := json.Marshal(second); err != nil || string(again) != string(text) {
+		t.Errorf("%T: %s, then %s (%v)", first, text, again, err)
+	}
 }

@@ -88,7 +88,15 @@ func (d *Daemon) decode(
 	ops, err := ban.DecodeOps(frame.Payload)
 	if err != nil {
 		d.metrics.refuse(err)
-		d.log.Warn("frame holds no ops that this version understands", "origin", d.names.of(ban.Origin(frame.Origin)), "err", err)
+		d.mu.Lock()
+		loud := now.Sub(d.alarm.unread) >= alarmEvery
+		if loud {
+			d.alarm.unread = now
+		}
+		d.mu.Unlock()
+		if loud {
+			d.log.Warn("frames hold no ops that this version understands", "origin", d.names.of(ban.Origin(frame.Origin)), "err", err)
+		}
 		return dst
 	}
 	kept := len(dst)

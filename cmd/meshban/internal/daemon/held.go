@@ -22,6 +22,7 @@ const alarmEvery = time.Minute
 type alarm struct {
 	logged, warned time.Time
 	told           time.Time  // the same, of what peers report
+	unread         time.Time  // when frames that nobody understands were logged last
 	origin         ban.Origin // of the last ban that was held
 	by             ban.Hold
 	full           uint64         // bans refused because too many wait

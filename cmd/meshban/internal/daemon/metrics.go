@@ -117,6 +117,12 @@ func (d *Daemon) figures() {
 	counter("kernel_repairs_total", func() uint64 { return d.fw.Status().Repairs })
 	counter("frames_received_total", func() uint64 { return d.mesh.Stats().Received })
 	counter("frames_duplicate_total", func() uint64 { return d.mesh.Stats().Duplicates })
+	for reason := range d.mesh.Stats().Refused {
+		d.metrics.set.NewGauge(fmt.Sprintf("meshban_frames_refused_total{reason=%q}", reason), func() float64 { return float64(d.mesh.Stats().Refused[reason]) })
+	}
+	gauge("frames_waiting", func() float64 { return float64(d.mesh.Stats().Parked) })
+	counter("stranger_packets_total", func() uint64 { return d.mesh.Stats().Strangers })
+	counter("limited_packets_total", func() uint64 { return d.mesh.Stats().Limited })
 	counter("frames_sent_total", func() uint64 { return d.mesh.Stats().Sent })
 	counter("notices_received_total", func() uint64 { return d.mesh.Stats().Notices })
 	counter("notices_refused_total", func() uint64 { return d.mesh.Stats().NoticesRefused })
@@ -140,6 +146,7 @@ func (d *Daemon) serveMetrics(ctx context.Context) error {
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 		d.metrics.set.WritePrometheus(w)
+		vm.WriteProcessMetrics(w)
 	})
 	server := &http.Server{Handler: mux, ReadTimeout: metricsTimeout, WriteTimeout: metricsTimeout, ReadHeaderTimeout: metricsTimeout}
 	listener, err := net.Listen("tcp", addr.String())

@@ -1,7 +1,9 @@
 package daemon
 
 import (
+	"context"
 	"encoding/json"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -78,11 +80,15 @@ func (n *names) save() []byte {
 
 // member takes news of a member: its name, its address for the never-ban list, and an event for those who watch.
 func (d *Daemon) member(e mesh.MemberEvent) {
-	if d.names.learn(ban.Origin(e.Member.ID), e.Member.Name) {
-		d.store.Set(valueNames, d.names.save())
+	level := slog.LevelDebug // of a stranger, who may come often
+	if d.mesh.Counts(e.Member.ID) {
+		level = slog.LevelInfo
+		if d.names.learn(ban.Origin(e.Member.ID), e.Member.Name) {
+			d.store.Set(valueNames, d.names.save())
+		}
+		kick(d.neverKick)
 	}
-	kick(d.neverKick)
-	d.log.Info("member changed", "event", e.Kind.String(), "name", e.Member.Name, "id", e.Member.ID.Short(), "addr", e.Member.Addr)
+	d.log.Log(context.Background(), level, "member changed", "event", e.Kind.String(), "name", e.Member.Name, "id", e.Member.ID.Short(), "addr", e.Member.Addr)
 	d.hub.send(control.Event{Time: time.Now(), Name: e.Kind.String(), Origin: e.Member.Name})
 }
 

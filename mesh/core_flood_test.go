@@ -1,0 +1,140 @@
+package mesh
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+// A member that says more than its share makes room by its own last frames alone, and in whatever order its frames come,
+// all nodes keep the same.
+func TestLedgerBoundsAnOrigin(t *testing.T) {
+	for _, most := range []load{{frames: 5, bytes: 1 << 20, epochs: 100}, {frames: 100, bytes: 5 * 250, epochs: 100}, {frames: 100, bytes: 1 << 20, epochs: 2}} {
+		var frames []Frame
+		for i := range uint64(12) {
+			frames = append(frames, testFrame(t, signers[0], 1+i/4, 1+i%4, simStart, time.Hour, "payload"))
+		}
+		other := testFrame(t, signers[1], 9, 9, simStart, time.Hour, "of another")
+		var want [32]byte
+		for try := range 20 {
+			c := newCore(ID{1}, 1, rand.New(rand.NewPCG(1, 2)))
+			c.most = most
+			order := rand.New(rand.NewPCG(uint64(try), 3)).Perm(len(frames))
+			expired := map[FrameRef]bool{}
+			feed := func(f Frame) {
+				out := c.step(simStart, evFrames{via: viaSync, frames: []Frame{f}})
+				for _, ref := range out.expired {
+					expired[ref] = true
+				}
+			}
+			feed(other)
+			for range 3 { // as syncs do, until nothing changes
+				for _, i := range order {
+					feed(frames[i])
+				}
+			}
+			o := c.origins[signers[0].ID()]
+			if o.frames > most.frames || o.bytes > most.bytes || o.epochs > most.epochs || o.frames < 2 {
+				t.Fatalf("%+v are held, want at most %+v", *o, most)
+			}
+			if _, ok := c.get(other.Ref()); !ok {
+				t.Fatal("another origin had to make room")
+			}
+			for ref := range expired {
+				if _, held := c.get(ref); held && try == 0 {
+					t.Logf("%v came back", ref)
+				}
+			}
+			if root := c.root.sum(); try == 0 {
+				want = root
+			} else if root != want {
+				t.Fatalf("order %v leaves something else", order)
+			}
+		}
+	}
+}
+
+// Ends of frames that are no longer held do not pile up.
+func TestLedgerForgetsStaleEnds(t *testing.T) {
+	c := newCore(ID{1}, 1, rand.New(rand.NewPCG(1, 2)))
+	c.most.frames = 1
+	for seq := uint64(3 * maxStale); seq > 0; seq-- { // each makes the one before go
+		f := Frame{Origin: ID{2}, Epoch: 1, Seq: seq, Expires: simStart.Add(time.Minute), raw: expiringRaw}
+		c.makeRoom(f)
+		c.insert(f)
+	}
+	if c.count != 1 || len(c.expiry) > 2+maxStale {
+		t.Errorf("%d frames are held, and %d ends", c.count, len(c.expiry))
+	}
+}
+
+// Somebody who begins syncs without end, in his own name and in those of others, keeps two honest nodes apart for a few
+// seconds at most.
+func TestLiesDoNotStarveASync(t *testing.T) {
+	honest := []*core{newCore(signers[0].ID(), 1, rand.New(rand.NewPCG(1, 1))), newCore(signers[1].ID(), 1, rand.New(rand.NewPCG(2, 2)))}
+	ids := []ID{honest[0].self, honest[1].self, {9}}
+	now := simStart
+	deliver := func(out actions) {
+		for queue := out.send; len(queue) > 0; {
+			msg := queue[0]
+			queue = queue[1:]
+			for _, c := range honest {
+				if c.self != msg.to {
+					continue
+				}
+				m, err := decodeSync(msg.msg)
+				if err != nil {
+					t.Fatal(err)
+				}
+				fresh := 0
+				for _, raw := range m.Frames {
+					f, err := DecodeFrame(raw)
+					if err != nil {
+						t.Fatal(err)
+					}
+					got := c.step(now, evFrames{via: viaSync, frames: []Frame{f}, from: m.From})
+					fresh += len(got.admitted)
+					queue = append(queue, got.send...)
+				}
+				queue = append(queue, c.step(now, evMessage{m, fresh}).send...)
+			}
+		}
+	}
+	for _, c := range honest {
+		for _, id := range ids {
+			if id != c.self {
+				deliver(c.step(now, evUp{id}))
+			}
+		}
+	}
+	rng := rand.New(rand.NewPCG(5, 5))
+	missed := simStart.Add(5 * time.Second)
+	for i := 1; now.Before(missed) || honest[0].root.sum() != honest[1].root.sum(); i++ {
+		if now.Sub(missed) > 15*time.Second {
+			t.Fatal("the honest nodes are still apart after 15 s")
+		}
+		if now = now.Add(5 * time.Millisecond); now.Equal(missed) {
+			honest[0].step(now, evFrames{via: viaPush, frames: []Frame{testFrame(t, signers[2], 1, 1, now, time.Hour, "missed")}})
+		}
+		for _, c := range honest {
+			deliver(c.step(now, evTick{}))
+			if i%20 == 0 { // ten checks a second, by turns in each name, and nothing ever follows
+				from := ids[i/20%3]
+				m := &syncMessage{Kind: syncCheck, From: from, Session: rng.Uint64(), Root: [32]byte{byte(i), 7}}
+				out := c.step(now, evMessage{msg: m})
+				if from == (ID{9}) {
+					continue
+				}
+				deliver(out)
+			}
+			if i%400 == 0 { // a ping
+				for _, other := range honest {
+					if other != c {
+						deliver(c.step(now, evRoot{other.self, other.root.sum()}))
+					}
+				}
+			}
+		}
+	}
+	t.Logf("in step after %v", now.Sub(missed))
+}

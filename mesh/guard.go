@@ -1,0 +1,282 @@
+package mesh
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// memberlist believes whoever holds the gossip key: a member can make it panic (an empty or wrongly padded message),
+// allocate a hundred megabytes with a message of a few bytes, or verify frames without end. The guard looks at every
+// packet and stream before memberlist does, and holds each source to a rate. Source: memberlist v0.7.0, net.go,
+// security.go.
+
+const (
+	// sourceRate is what one address may have us do, in units a second, and sourceBurst at once: 300 and 150 frames, whose
+	// signatures take 60 us each to check. An import is 230 large frames a second. What is beyond is dropped; a sync repairs
+	// it.
+	sourceRate, sourceBurst = 300 * frameCost, 150 * frameCost
+	// frameCost is what a frame or a sync message counts as; what memberlist says of members counts as one.
+	frameCost = 4
+	// sourceStreamRate is what one address may send by streams, in bytes a second, and sourceStreamBurst at once; who sends
+	// faster is read slower. A million imported bans are 14 MB.
+	sourceStreamRate, sourceStreamBurst = 8 << 20, 8 << 20
+	// maxStreamMessage bounds a message by stream, in bytes: a sync message with memberlist's heads.
+	maxStreamMessage = maxSyncMessage + 4096
+	// maxStreamBytes bounds what has been read of all messages that come by stream and is looked at still, sourceBytes that
+	// of one address. memberlist copies each about five times.
+	maxStreamBytes, sourceBytes = 12 << 20, maxStreamMessage + 1<<20
+	// maxStreamsOpen bounds the streams of all addresses at a time, sourceStreams those of one.
+	maxStreamsOpen, sourceStreams = 512, 32
+	// maxDatagram bounds a packet, in bytes: no member sends a larger one.
+	maxDatagram = 1500
+	// streamStep is by how much the buffer of a message grows at first, in bytes.
+	streamStep = 64 << 10
+	// streamPause is how long a stream of who sends too fast waits before it is read on.
+	streamPause = 20 * time.Millisecond
+	// maxSources bounds the addresses with an account of their own; further ones share one.
+	maxSources = 4096
+
+	// What memberlist puts in front of a message.
+	mlPing, mlAck, mlPushPull, mlCompound, mlUser, mlEncrypt, mlCRC, mlErr = 0, 2, 6, 7, 8, 10, 12, 13
+	mlNack                                                                 = 11
+
+	nonceLen, tagLen = 12, 16
+	// sealOverhead is what encryption adds: version, nonce, tag.
+	sealOverhead = 1 + nonceLen + tagLen
+	// leastNode is the least bytes of a member in an exchange of the membership.
+	leastNode = 40
+	// headLen is how much of a stream's message is looked at.
+	headLen = 128
+)
+
+var (
+	errNotEncrypted = errors.New("not encrypted as members do")
+	errStreamSize   = errors.New("length of a message out of range")
+	errStreamKind   = errors.New("a message that members do not send")
+	errStreamBudget = errors.New("too much arrives by stream")
+)
+
+// guard is one transport's.
+type guard struct {
+	keys  func() [][]byte
+	now   func() time.Time
+	count *counters
+	// flooded is told of an address that is held to its rate. It must not block.
+	flooded func(netip.Addr)
+	packets sources
+	arrived sources // bytes of streams
+
+	aeads   sync.Map // key, as text -> cipher.AEAD
+	scratch []byte   // of the goroutine that looks at packets
+
+	bytes   atomic.Int64 // of streams
+	mu      sync.Mutex
+	streams map[netip.Addr]*streamUse
+	open    int
+}
+
+// streamUse is what an address's streams take.
+type streamUse struct {
+	streams int
+	bytes   int64
+}
+
+func newGuard(keys func() [][]byte, now func() time.Time, count *counters, flooded func(netip.Addr)) *guard {
+	return &guard{
+		keys: keys, now: now, count: count, flooded: flooded,
+		packets: newSources(sourceRate, sourceBurst),
+		arrived: newSources(sourceStreamRate, sourceStreamBurst), streams: make(map[netip.Addr]*streamUse),
+	}
+}
+
+// sourceOf gives the address that is held to account: an IPv6 host has its whole /64.
+func sourceOf(a net.Addr) netip.Addr {
+	var addr netip.Addr
+	switch a := a.(type) {
+	case *net.UDPAddr:
+		addr = a.AddrPort().Addr()
+	case *net.TCPAddr:
+		addr = a.AddrPort().Addr()
+	default:
+		return netip.Addr{}
+	}
+	return sourceAddr(addr)
+}
+
+func sourceAddr(addr netip.Addr) netip.Addr {
+	if addr = addr.Unmap().WithZone(""); addr.Is6() {
+		if p, err := addr.Prefix(64); err == nil {
+			return p.Addr()
+		}
+	}
+	return addr
+}
+
+// aead gives the cipher of a key.
+func (g *guard) aead(key []byte) (cipher.AEAD, error) {
+	if a, ok := g.aeads.Load(string(key)); ok {
+		return a.(cipher.AEAD), nil
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	a, err := cipher.NewGCM(block)
+	if err == nil {
+		g.aeads.Store(string(key), a)
+	}
+	return a, err
+}
+
+// packet tells whether memberlist may see a packet. Only one goroutine calls it.
+func (g *guard) packet(b []byte, from netip.Addr) bool {
+	if len(b) > maxDatagram {
+		g.count.refused[refusedFormat].Add(1)
+		return false
+	}
+	plain, ok := g.decrypt(b)
+	if !ok {
+		g.count.strangers.Add(1)
+		return false
+	}
+	cost, ok := packetCost(plain, true)
+	if !ok {
+		g.count.refused[refusedFormat].Add(1)
+		return false
+	}
+	if !g.packets.take(g.now(), from, cost) {
+		g.count.limited.Add(1)
+		g.flooded(from)
+		return false
+	}
+	return true
+}
+
+// decrypt opens a packet; what it gives is valid until the next call.
+func (g *guard) decrypt(b []byte) ([]byte, bool) {
+	if len(b) <= sealOverhead || b[0] != 1 { // version 0 pads, and memberlist does not check how
+		return nil, false
+	}
+	for _, key := range g.keys() {
+		a, err := g.aead(key)
+		if err != nil {
+			continue
+		}
+		plain, err := a.Open(g.scratch[:0], b[1:1+nonceLen], b[1+nonceLen:], nil)
+		if err == nil {
+			g.scratch = plain
+			return plain, true
+		}
+	}
+	return nil, false
+}
+
+// packetCost gives what a decrypted packet has us do; false: no member sends such a one.
+func packetCost(b []byte, outer bool) (cost int, ok bool) {
+	if len(b) == 0 {
+		return 0, false
+	}
+	switch kind, rest := b[0], b[1:]; kind {
+	case mlCRC:
+		if !outer || len(rest) < 5 {
+			return 0, false
+		}
+		return packetCost(rest[4:], true)
+	case mlCompound:
+		if !outer || len(rest) == 0 {
+			return 0, false
+		}
+		n := int(rest[0])
+		lengths, bodies := rest[1:], []byte(nil)
+		if len(lengths) < 2*n {
+			return 0, false
+		}
+		lengths, bodies = lengths[:2*n], lengths[2*n:]
+		for ; len(lengths) > 0; lengths = lengths[2:] {
+			size := int(binary.BigEndian.Uint16(lengths))
+			if size > len(bodies) {
+				return 0, false
+			}
+			part, ok := packetCost(bodies[:size], false)
+			if !ok {
+				return 0, false
+			}
+			cost += part
+			bodies = bodies[size:]
+		}
+		return cost, true
+	case mlUser:
+		return userCost(rest), true
+	default:
+		return 1, kind < mlPushPull || kind == mlNack
+	}
+}
+
+// userCost gives what a message of ours has us do.
+func userCost(b []byte) int {
+	if len(b) == 0 || (b[0] != kindPush && b[0] != kindTree) {
+		return frameCost
+	}
+	cost := 0
+	for b = b[1:]; len(b) >= 2; {
+		n := int(binary.BigEndian.Uint16(b))
+		if n > len(b)-2 {
+			break
+		}
+		cost += frameCost
+		b = b[2+n:]
+	}
+	return max(cost, frameCost)
+}
+
+// enter counts a stream that was accepted; what it gives must be called when the stream is over.
+func (g *guard) enter(conn net.Conn) (leave func(), ok bool) {
+	from := sourceOf(conn.RemoteAddr())
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	use := g.streams[from]
+	if g.open >= maxStreamsOpen || (use != nil && use.streams >= sourceStreams) {
+		g.count.limited.Add(1)
+		return nil, false
+	}
+	if use == nil {
+		use = &streamUse{}
+		g.streams[from] = use
+	}
+	use.streams++
+	g.open++
+	return sync.OnceFunc(func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.open--
+		if use.streams--; use.streams == 0 && use.bytes == 0 {
+			delete(g.streams, from)
+		}
+	}), true
+}
+
+// hold takes memory for a stream of an address, or gives it back.
+func (g *guard) hold(from netip.Addr, n int64) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	use := g.streams[from]
+	if use == nil {
+		use = &streamUse{}
+		g.streams[from] = use
+	}
+	if n > 0 && (g.bytes.Load()+n > maxStreamBytes || use.bytes+n > sourceBytes) {
+		return false
+	}
+	g.bytes.Add(n)
+	if use.bytes += n; use.streams == 0 && use.bytes == 0 {
+		delete(g.streams, from)
+	}
+	return true
+}

@@ -1,0 +1,170 @@
+package mesh
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/hashicorp/go-msgpack/v2/codec"
+)
+
+// guardedConn is a stream of memberlist's, of which one message is read in each direction.
+type guardedConn struct {
+	net.Conn
+	g     *guard
+	from  netip.Addr
+	leave func()
+
+	read bool   // the message was read; by memberlist's goroutine alone, as all below
+	rest []byte // of the message
+	err  error
+	held int64
+}
+
+// wrap guards what is read from a stream; leave may be nil.
+func (g *guard) wrap(conn net.Conn, leave func()) net.Conn {
+	return &guardedConn{Conn: conn, g: g, from: sourceOf(conn.RemoteAddr()), leave: leave}
+}
+
+// Read gives the message once all of it is here and looks harmless.
+func (c *guardedConn) Read(b []byte) (int, error) {
+	if !c.read {
+		c.read = true
+		if c.rest, c.err = c.message(); c.err == nil {
+			c.err = io.EOF
+		}
+	}
+	if len(c.rest) == 0 {
+		return 0, c.err
+	}
+	n := copy(b, c.rest)
+	c.rest = c.rest[n:]
+	return n, nil
+}
+
+// Close gives back what the stream took. memberlist closes a stream when it has handled its message.
+func (c *guardedConn) Close() error {
+	if c.held > 0 {
+		c.g.hold(c.from, -c.held)
+		c.held = 0
+	}
+	if c.leave != nil {
+		c.leave()
+	}
+	return c.Conn.Close()
+}
+
+func (c *guardedConn) message() ([]byte, error) {
+	head := make([]byte, 5, 512)
+	if _, err := io.ReadFull(c.Conn, head); err != nil {
+		return nil, err
+	}
+	if head[0] != mlEncrypt {
+		c.g.count.strangers.Add(1)
+		return nil, errNotEncrypted
+	}
+	n := int64(binary.BigEndian.Uint32(head[1:]))
+	if n <= sealOverhead || n > maxStreamMessage {
+		c.g.count.refused[refusedFormat].Add(1)
+		return nil, fmt.Errorf("%w: %d bytes, want more than %d and at most %d", errStreamSize, n, sealOverhead, maxStreamMessage)
+	}
+	b, begin := head, time.Now()
+	for total := int(n) + len(head); len(b) < total; { // no more memory than what has come, twice
+		size := min(total, max(streamStep, 2*len(b)))
+		if more := int64(size - cap(b)); more > 0 {
+			if !c.g.hold(c.from, more) {
+				c.g.count.limited.Add(1)
+				return nil, errStreamBudget
+			}
+			c.held += more
+			b = append(make([]byte, 0, size), b...)
+		}
+		at := len(b)
+		b = b[:min(size, cap(b))]
+		for !c.g.arrived.take(c.g.now(), c.from, len(b)-at) {
+			if time.Since(begin) > streamTimeout {
+				return nil, errStreamBudget
+			}
+			time.Sleep(streamPause)
+		}
+		if _, err := io.ReadFull(c.Conn, b[at:]); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.g.stream(b); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// stream tells what is wrong with a message that came by stream. Only its head is decrypted, which proves nothing:
+// memberlist checks the tag, and what passes then has this head.
+func (g *guard) stream(b []byte) error {
+	sealed := b[5:]
+	if sealed[0] != 1 {
+		g.count.strangers.Add(1)
+		return errNotEncrypted
+	}
+	plain := make([]byte, min(headLen, len(sealed)-sealOverhead))
+	wrong := errNotEncrypted
+	for _, key := range g.keys() {
+		block, err := aes.NewCipher(key)
+		if err != nil {
+			return err
+		}
+		// GCM's counter begins at 2 after a nonce of 12 bytes (NIST SP 800-38D, 7.1).
+		iv := append(append(make([]byte, 0, aes.BlockSize), sealed[1:1+nonceLen]...), 0, 0, 0, 2)
+		cipher.NewCTR(block, iv).XORKeyStream(plain, sealed[1+nonceLen:1+nonceLen+len(plain)])
+		if wrong = streamHead(plain, len(sealed)-sealOverhead); wrong == nil {
+			return nil
+		}
+	}
+	g.count.refused[refusedFormat].Add(1)
+	return wrong
+}
+
+// streamHead looks at the first bytes of a message of n bytes.
+func streamHead(b []byte, n int) error {
+	switch b[0] {
+	case mlPing, mlAck, mlErr:
+		if n > streamStep {
+			return errStreamSize
+		}
+		return nil
+	case mlUser:
+		var head struct{ UserMsgLen int }
+		if err := mlDecode(b[1:], &head); err != nil {
+			return err
+		}
+		if head.UserMsgLen < 0 || head.UserMsgLen > n {
+			return errStreamSize
+		}
+		return nil
+	case mlPushPull:
+		var head struct {
+			Nodes, UserStateLen int
+			Join                bool
+		}
+		if err := mlDecode(b[1:], &head); err != nil {
+			return err
+		}
+		if head.Nodes < 0 || head.Nodes > min(MaxMembers, n/leastNode) || head.UserStateLen != 0 {
+			return errStreamSize
+		}
+		return nil
+	}
+	return errStreamKind
+}
+
+// mlDecode reads a head as memberlist does.
+func mlDecode(b []byte, into any) error {
+	if err := codec.NewDecoderBytes(b, &codec.MsgpackHandle{}).Decode(into); err != nil {
+		return fmt.Errorf("%w: %w", errStreamKind, err)
+	}
+	return nil
+}

@@ -1,0 +1,266 @@
+package mesh
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-msgpack/v2/codec"
+)
+
+var guardKey = bytes.Repeat([]byte{7}, 32)
+
+func testGuard(flooded func(netip.Addr)) (*guard, *counters) {
+	count := &counters{}
+	return newGuard(func() [][]byte { return [][]byte{make([]byte, 32), guardKey} }, func() time.Time { return simStart }, count, flooded), count
+}
+
+// sealed encrypts as memberlist does.
+func sealed(t testing.TB, key []byte, version byte, plain, data []byte) []byte {
+	t.Helper()
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gcm, err := cipher.NewGCM(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 1+nonceLen)
+	b[0] = version
+	if _, err := rand.Read(b[1:]); err != nil {
+		t.Fatal(err)
+	}
+	return gcm.Seal(b, b[1:], plain, data)
+}
+
+// ofMemberlist encodes a message of memberlist's.
+func ofMemberlist(t testing.TB, kind byte, v any) []byte {
+	t.Helper()
+	var b []byte
+	if err := codec.NewEncoderBytes(&b, &codec.MsgpackHandle{}).Encode(v); err != nil {
+		t.Fatal(err)
+	}
+	return append([]byte{kind}, b...)
+}
+
+func TestGuardPackets(t *testing.T) {
+	user := append([]byte{mlUser}, packFrames(kindPush, [][]byte{{1, 2, 3}, {4}})[0]...)
+	compound := func(parts ...[]byte) []byte {
+		b := []byte{mlCompound, byte(len(parts))}
+		for _, p := range parts {
+			b = binary.BigEndian.AppendUint16(b, uint16(len(p)))
+		}
+		return append(b, bytes.Join(parts, nil)...)
+	}
+	padding := bytes.Repeat([]byte{0xff}, 32)
+	other := bytes.Repeat([]byte{9}, 32)
+	for _, tt := range []struct {
+		name   string
+		packet []byte
+		ok     bool
+	}{
+		{"ok: a message of ours", sealed(t, guardKey, 1, user, nil), true},
+		{"ok: a ping", sealed(t, guardKey, 1, []byte{mlPing, 0x80}, nil), true},
+		{"ok: with a checksum", sealed(t, guardKey, 1, append([]byte{mlCRC, 1, 2, 3, 4}, user...), nil), true},
+		{"ok: several", sealed(t, guardKey, 1, compound(user, []byte{mlPing, 0x80}), nil), true},
+		{"bad: nothing", nil, false},
+		{"bad: nothing in it", sealed(t, guardKey, 1, nil, nil), false},
+		{"bad: the old version, whose padding memberlist does not check", sealed(t, guardKey, 0, padding, nil), false},
+		{"bad: another key", sealed(t, other, 1, user, nil), false},
+		{"bad: not encrypted", user, false},
+		{"bad: compressed", sealed(t, guardKey, 1, []byte{9, 1, 2, 3}, nil), false},
+		{"bad: compressed among others", sealed(t, guardKey, 1, compound(user, []byte{9, 1}), nil), false},
+		{"bad: several in several", sealed(t, guardKey, 1, compound(compound(user)), nil), false},
+		{"bad: a part longer than the packet", sealed(t, guardKey, 1, []byte{mlCompound, 1, 0, 9, mlPing}, nil), false},
+		{"bad: a membership by packet", sealed(t, guardKey, 1, []byte{mlPushPull, 0x80}, nil), false},
+		{"bad: longer than any", sealed(t, guardKey, 1, append(user, make([]byte, maxDatagram)...), nil), false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			g, count := testGuard(func(netip.Addr) {})
+			if got := g.packet(tt.packet, netip.MustParseAddr("192.0.2.1")); got != tt.ok {
+				t.Errorf("passed: %v", got)
+			}
+			if n := count.strangers.Load() + count.refused[refusedFormat].Load(); (n == 0) != tt.ok {
+				t.Errorf("%d were counted", n)
+			}
+		})
+	}
+}
+
+// One address gets its share and no more, and others theirs.
+func TestGuardHoldsSourcesToTheirRate(t *testing.T) {
+	var told []netip.Addr
+	g, count := testGuard(func(a netip.Addr) { told = append(told, a) })
+	now := simStart
+	g.now = func() time.Time { return now }
+	frames := func(n int) []byte {
+		b := []byte{mlUser, kindPush}
+		for range n {
+			b = appendPacked(b, make([]byte, 100))
+		}
+		return sealed(t, guardKey, 1, b, nil)
+	}
+	bad, good := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	pass := func(n int) (passed int) {
+		for range n {
+			if g.packet(frames(10), bad) {
+				passed += 10 * frameCost
+			}
+		}
+		return passed
+	}
+	if got := pass(2 * sourceBurst / frameCost / 10); got != sourceBurst || len(told) == 0 || told[0] != bad || count.limited.Load() == 0 {
+		t.Errorf("%d units passed, want %d; told of %v, %d dropped", got, sourceBurst, told, count.limited.Load())
+	}
+	if !g.packet(frames(10), good) {
+		t.Error("another address has to pay for it")
+	}
+	now = now.Add(time.Second / 4)
+	if got := pass(sourceBurst / frameCost / 10); got != sourceRate/4/(10*frameCost)*(10*frameCost) {
+		t.Errorf("%d units passed after a quarter of a second, want %d", got, sourceRate/4)
+	}
+	for i := range 2 * maxSources {
+		g.packets.take(now, netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 1)
+	}
+	if n := len(g.packets.of); n > maxSources {
+		t.Errorf("%d addresses have an account, want at most %d", n, maxSources)
+	}
+}
+
+// streamed sends b to a guarded stream and gives what memberlist would read.
+func streamed(t *testing.T, g *guard, b []byte) ([]byte, error) {
+	t.Helper()
+	near, far := net.Pipe()
+	go func() {
+		_, _ = far.Write(b)
+		_ = far.Close()
+	}()
+	conn := g.wrap(near, nil)
+	got, err := io.ReadAll(conn)
+	if closeErr := conn.Close(); closeErr != nil {
+		t.Error(closeErr)
+	}
+	return got, err
+}
+
+func TestGuardStreams(t *testing.T) {
+	message := func(version byte, plain []byte) []byte {
+		head := binary.BigEndian.AppendUint32([]byte{mlEncrypt}, uint32(sealOverhead+len(plain)))
+		return append(head, sealed(t, guardKey, version, plain, head)...)
+	}
+	type membership struct{ Nodes, UserStateLen int }
+	type user struct{ UserMsgLen int }
+	announced := binary.BigEndian.AppendUint32([]byte{mlEncrypt}, maxStreamMessage+1)
+	for _, tt := range []struct {
+		name string
+		sent []byte
+		want error // nil: passed
+	}{
+		{"ok: a message of ours", message(1, append(ofMemberlist(t, mlUser, user{3}), 1, 2, 3)), nil},
+		{"ok: a large one", message(1, append(ofMemberlist(t, mlUser, user{1 << 20}), make([]byte, 1<<20)...)), nil},
+		{"ok: a membership", message(1, append(ofMemberlist(t, mlPushPull, membership{3, 0}), make([]byte, 300)...)), nil},
+		{"ok: a ping", message(1, []byte{mlPing, 0x80}), nil},
+		{"bad: nothing in it", message(1, nil), errStreamSize},
+		{"bad: the old version", message(0, bytes.Repeat([]byte{0xff}, 32)), errNotEncrypted},
+		{"bad: not encrypted", []byte("\x06 no secret"), errNotEncrypted},
+		{"bad: too long", announced, errStreamSize},
+		{"bad: a million members in a few bytes", message(1, ofMemberlist(t, mlPushPull, membership{1 << 20, 0})), errStreamSize},
+		{"bad: less than no members", message(1, ofMemberlist(t, mlPushPull, membership{-1, 0})), errStreamSize},
+		{"bad: 20 MB of state", message(1, ofMemberlist(t, mlPushPull, membership{0, 20 << 20})), errStreamSize},
+		{"bad: 20 MB announced", message(1, ofMemberlist(t, mlUser, user{20 << 20})), errStreamSize},
+		{"bad: compressed", message(1, []byte{9, 1, 2, 3}), errStreamKind},
+		{"bad: no head", message(1, []byte{mlUser}), errStreamKind},
+		{"bad: cut short", message(1, make([]byte, 100))[:60], io.ErrUnexpectedEOF},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			g, _ := testGuard(func(netip.Addr) {})
+			got, err := streamed(t, g, tt.sent)
+			if !errors.Is(err, tt.want) {
+				t.Errorf("error %v, want %v", err, tt.want)
+			}
+			if tt.want == nil && !bytes.Equal(got, tt.sent) {
+				t.Errorf("%d bytes passed of %d", len(got), len(tt.sent))
+			}
+			if tt.want != nil && len(got) > 0 {
+				t.Errorf("%d bytes passed all the same", len(got))
+			}
+			if g.bytes.Load() != 0 || len(g.streams) != 0 {
+				t.Errorf("%d bytes are still held, by %v", g.bytes.Load(), g.streams)
+			}
+		})
+	}
+}
+
+// addrConn is a stream of an address.
+type addrConn struct {
+	net.Conn
+	from net.TCPAddr
+}
+
+func (c addrConn) RemoteAddr() net.Addr { return &c.from }
+
+// One address opens so many streams, and its messages take so much memory, and no more.
+func TestGuardBoundsStreams(t *testing.T) {
+	g, count := testGuard(func(netip.Addr) {})
+	conn := addrConn{from: net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 1}}
+	var leave []func()
+	for range sourceStreams {
+		l, ok := g.enter(conn)
+		if !ok {
+			t.Fatal("refused too early")
+		}
+		leave = append(leave, l)
+	}
+	if _, ok := g.enter(conn); ok || count.limited.Load() != 1 {
+		t.Errorf("one more was let in; %d counted", count.limited.Load())
+	}
+	if _, ok := g.enter(addrConn{from: net.TCPAddr{IP: net.IPv4(192, 0, 2, 2)}}); !ok {
+		t.Error("another address has to pay for it")
+	}
+	for _, l := range leave {
+		l()
+		l() // harmless
+	}
+	from := sourceOf(conn.RemoteAddr())
+	if g.streams[from] != nil || g.open != 1 {
+		t.Errorf("%d are open still", g.open)
+	}
+	if !g.hold(from, sourceBytes) || g.hold(from, 1) {
+		t.Error("an address is not held to its share of memory")
+	}
+	a := netip.MustParseAddr("2001:db8::1")
+	if !g.hold(a, sourceBytes) || !g.hold(netip.MustParseAddr("2001:db8:1::1"), maxStreamBytes-2*sourceBytes) || g.hold(netip.MustParseAddr("2001:db9::1"), 1) {
+		t.Error("all together are not held to theirs")
+	}
+	if x, y := sourceAddr(a), sourceAddr(netip.MustParseAddr("2001:db8::2")); x != y {
+		t.Errorf("one /64 counts as two: %v, %v", x, y)
+	}
+}
+
+// Whatever a packet holds, the guard decides, and never lets an empty or compressed message through.
+func FuzzGuard(f *testing.F) {
+	f.Add([]byte{mlUser, kindPush, 0, 1, 7}, uint16(5))
+	f.Add([]byte{mlCompound, 2, 0, 1, 0, 1, mlPing, 9}, uint16(8))
+	f.Add([]byte{mlCRC, 0, 0, 0, 0, mlCompound, 0}, uint16(7))
+	f.Add(ofMemberlist(f, mlPushPull, struct{ Nodes int }{1 << 20}), uint16(9))
+	f.Fuzz(func(t *testing.T, b []byte, n uint16) {
+		if cost, ok := packetCost(b, true); ok && (len(b) == 0 || b[0] == 9 || b[0] == mlPushPull || cost < 0) {
+			t.Errorf("passed at %d: %x", cost, b)
+		}
+		if len(b) == 0 {
+			return
+		}
+		if err := streamHead(b, int(n)); err == nil && b[0] == 9 {
+			t.Errorf("passed: %x", b)
+		}
+	})
+}

@@ -1,0 +1,21 @@
+package mesh
+
+import (
+	"net"
+
+	"golang.org/x/sys/unix"
+)
+
+// growReadBuffer asks for recvBuffer: beyond the system's limit where we may (CAP_NET_ADMIN), else up to that.
+func growReadBuffer(udp *net.UDPConn) error {
+	grown := false
+	if raw, err := udp.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			grown = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, recvBuffer) == nil
+		})
+	}
+	if grown {
+		return nil
+	}
+	return udp.SetReadBuffer(recvBuffer)
+}

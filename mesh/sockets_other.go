@@ -1,0 +1,8 @@
+//go:build !linux
+
+package mesh
+
+import "net"
+
+// growReadBuffer asks for recvBuffer; the system gives what it allows.
+func growReadBuffer(udp *net.UDPConn) error { return udp.SetReadBuffer(recvBuffer) }

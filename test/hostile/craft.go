@@ -1,0 +1,217 @@
+package main
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/binary"
+	"net/netip"
+	"time"
+
+	"github.com/hashicorp/go-msgpack/v2/codec"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/mesh"
+)
+
+// What the members of a mesh say to one another, written out once more: a hostile member is not bound to the code of
+// package mesh. See there: frame.go, syncmsg.go, meta.go, wire.go, delegate.go.
+
+// Kinds of messages.
+const (
+	kindPush, kindTree, kindSync, kindChunk = 1, 2, 3, 4
+
+	syncCheck, syncSame, syncVector, syncChunk, syncAck, syncDetail, syncWant = 1, 2, 3, 4, 5, 6, 7
+)
+
+// Kinds of memberlist's messages.
+const (
+	mlAlive, mlDead, mlPushPull, mlUser, mlCompress, mlEncrypt = 4, 5, 6, 8, 9, 10
+)
+
+func array(n int) []byte {
+	if n < 16 {
+		return []byte{0x90 | byte(n)}
+	}
+	return binary.BigEndian.AppendUint16([]byte{0xdc}, uint16(n))
+}
+
+func number(v uint64) []byte {
+	switch {
+	case v < 0x80:
+		return []byte{byte(v)}
+	case v < 1<<8:
+		return []byte{0xcc, byte(v)}
+	case v < 1<<16:
+		return binary.BigEndian.AppendUint16([]byte{0xcd}, uint16(v))
+	case v < 1<<32:
+		return binary.BigEndian.AppendUint32([]byte{0xce}, uint32(v))
+	}
+	return binary.BigEndian.AppendUint64([]byte{0xcf}, v)
+}
+
+func bin(p []byte) []byte {
+	switch n := len(p); {
+	case n < 1<<8:
+		return append([]byte{0xc4, byte(n)}, p...)
+	case n < 1<<16:
+		return append(binary.BigEndian.AppendUint16([]byte{0xc5}, uint16(n)), p...)
+	default:
+		return append(binary.BigEndian.AppendUint32([]byte{0xc6}, uint32(n)), p...)
+	}
+}
+
+func text(s string) []byte {
+	if len(s) < 32 {
+		return append([]byte{0xa0 | byte(len(s))}, s...)
+	}
+	return append([]byte{0xd9, byte(len(s))}, s...)
+}
+
+func join(parts ...[]byte) (b []byte) {
+	for _, p := range parts {
+		b = append(b, p...)
+	}
+	return b
+}
+
+// frame is what a signed frame says.
+type frame struct {
+	mesh            [16]byte
+	key             ed25519.PublicKey
+	epoch, seq      uint64
+	issued, expires time.Time
+	payload         []byte
+}
+
+// sign gives the frame as it travels, signed with any key.
+func (f frame) sign(key ed25519.PrivateKey) []byte {
+	body := join(array(8), number(1), bin(f.mesh[:]), bin(f.key), number(f.epoch), number(f.seq),
+		number(uint64(f.issued.UnixMilli())), number(uint64(f.expires.UnixMilli())), bin(f.payload))
+	return append(body, ed25519.Sign(key, append([]byte("meshban frame v1\x00"), body...))...)
+}
+
+// packet gives a message of frames.
+func packet(kind byte, raws ...[]byte) []byte {
+	b := []byte{kind}
+	for _, raw := range raws {
+		b = append(binary.BigEndian.AppendUint16(b, uint16(len(raw))), raw...)
+	}
+	return b
+}
+
+// bans gives the payload that bans prefixes.
+func bans(until time.Time, prefixes ...netip.Prefix) []byte {
+	var ops []ban.Op
+	for _, p := range prefixes {
+		ops = append(ops, ban.Op{Kind: ban.KindBan, Prefix: p, Until: until.Truncate(time.Millisecond), Source: "cli"})
+	}
+	b, err := ban.AppendOps(nil, ops)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// syncMessage gives a sync message; body follows the four fields that all have.
+func syncMessage(kind byte, from mesh.ID, session uint64, body []byte) []byte {
+	outer := byte(kindSync)
+	if kind == syncChunk {
+		outer = kindChunk
+	}
+	return join([]byte{outer}, array(5), number(1), number(uint64(kind)), bin(from[:]), number(session), body)
+}
+
+// stream is what a vector says of one origin's frames of one epoch.
+func stream(origin mesh.ID, epoch, live uint64, seen []byte) []byte {
+	var sum [16]byte
+	_, _ = rand.Read(sum[:])
+	return join(array(5), bin(origin[:]), number(epoch), number(live), bin(sum[:]), bin(seen))
+}
+
+func vector(root [32]byte, flags uint64, streams ...[]byte) []byte {
+	return join(array(3), bin(root[:]), number(flags), array(len(streams)), join(streams...))
+}
+
+// everything is the window 1..2^64-2.
+var everything = append([]byte{1}, binary.AppendUvarint(nil, 1<<64-3)...)
+
+// place signs an address as its member does.
+func place(key ed25519.PrivateKey, meshID [16]byte, addr netip.AddrPort) []byte {
+	ip := addr.Addr().As16()
+	return ed25519.Sign(key, binary.BigEndian.AppendUint16(join([]byte("meshban address v1\x00"), meshID[:], ip[:]), addr.Port()))
+}
+
+// meta gives a member's metadata, padded by fields of later versions to n bytes.
+func meta(key ed25519.PublicKey, name, version string, place []byte, n int) []byte {
+	b := join(array(5), number(1), bin(key), text(name), text(version), bin(place))
+	if pad := n - len(b) - 2; pad > 0 {
+		b[0]++
+		b = append(b, bin(make([]byte, min(pad, 255)))...)
+	}
+	if pad := n - len(b) - 2; pad > 0 {
+		b[0]++
+		b = append(b, bin(make([]byte, min(pad, 255)))...)
+	}
+	return b
+}
+
+// encoded gives a message of memberlist's.
+func encoded(kind byte, v any) []byte {
+	var b []byte
+	h := &codec.MsgpackHandle{}
+	h.RawToString = true
+	if err := codec.NewEncoderBytes(&b, h).Encode(v); err != nil {
+		panic(err)
+	}
+	return append([]byte{kind}, b...)
+}
+
+type alive struct {
+	Incarnation uint32
+	Node        string
+	Addr        []byte
+	Port        uint16
+	Meta        []byte
+	Vsn         []uint8
+}
+
+type dead struct {
+	Incarnation uint32
+	Node        string
+	From        string
+}
+
+type pushPullHeader struct {
+	Nodes        int
+	UserStateLen int
+	Join         bool
+}
+
+type userHeader struct{ UserMsgLen int }
+
+// versions are what memberlist wants to hear.
+var versions = []uint8{1, 5, 2, 0, 0, 0}
+
+// seal encrypts as memberlist does, in either of its versions.
+func seal(key [32]byte, version byte, plain, data []byte) []byte {
+	block, err := aes.NewCipher(key[:])
+	if err != nil {
+		panic(err)
+	}
+	gcm, err := cipher.NewGCM(block)
+	if err != nil {
+		panic(err)
+	}
+	b := make([]byte, 13, 13+len(plain)+16)
+	b[0] = version
+	_, _ = rand.Read(b[1:])
+	return gcm.Seal(b, b[1:13], plain, data)
+}
+
+// sealStream gives a message as it goes by stream.
+func sealStream(key [32]byte, version byte, plain []byte) []byte {
+	head := binary.BigEndian.AppendUint32([]byte{mlEncrypt}, uint32(29+len(plain)))
+	return append(head, seal(key, version, plain, head)...)
+}

@@ -1,0 +1,246 @@
+// Command hostile is a member of a mesh that means harm. It speaks memberlist with the mesh's key, is certified when it
+// was invited, and for a while does to some nodes what one of its attacks says; the tests of package test judge what
+// becomes of it. It must never be installed.
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/meshban/meshban/mesh"
+)
+
+// world is what an attack works with.
+type world struct {
+	secrets mesh.Secrets
+	key     ed25519.PrivateKey
+	id      mesh.ID
+	self    netip.AddrPort
+	targets []netip.AddrPort // the nodes that are attacked
+	bans    []netip.Prefix   // what they must not drop in the end
+	ca      string           // the authority's key, where the attack has stolen that too
+
+	ml     *memberlist.Memberlist
+	udp    *net.UDPConn
+	heard  chan []byte // messages of others; memberlist sends, attacks receive, nobody closes; full: dropped
+	root   atomic.Pointer[[40]byte]
+	epoch  uint64
+	seq    uint64
+	report report
+}
+
+// report is what the program prints in the end.
+type report struct {
+	ID       string
+	Messages int // sent, counted once for each receiver
+	Bytes    int
+	Errors   int // of them, the system refused to send
+}
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "hostile:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	attack := flag.String("attack", "", "which: "+strings.Join(slices.Sorted(maps.Keys(attacks)), " "))
+	dir := flag.String("dir", "", "the state folder of the node that was captured; or:")
+	token := flag.String("token", "", "a join token, with which it becomes a member")
+	bind := flag.String("bind", "", "its address and port")
+	targets := flag.String("targets", "", "the nodes that it attacks, with commas between them")
+	bans := flag.String("ban", "", "the prefixes that it is after, with commas between them")
+	ca := flag.String("ca", "", "the authority's key, if that was captured")
+	last := flag.Duration("for", 2*time.Second, "how long")
+	flag.Parse()
+	runtime.GOMAXPROCS(1) // a real attacker does not take the processor of those whom it attacks
+	w := &world{ca: *ca, heard: make(chan []byte, 4096), epoch: uint64(time.Now().UnixMilli())}
+	do, ok := attacks[*attack]
+	if !ok {
+		return fmt.Errorf("no attack %q", *attack)
+	}
+	if err := w.parse(*bind, *targets, *bans); err != nil {
+		return err
+	}
+	if *dir == "" && *token == "" {
+		return w.outside(do, *last)
+	}
+	if err := w.become(*dir, *token); err != nil {
+		return err
+	}
+	if err := w.join(); err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	ctx, cancel := context.WithTimeout(context.Background(), *last)
+	defer cancel()
+	err := do(ctx, w)
+	w.report.ID = w.id.String()
+	_ = w.ml.Leave(100 * time.Millisecond) // who has made up members waits for them in vain
+	return errors.Join(err, json.NewEncoder(os.Stdout).Encode(w.report), w.ml.Shutdown())
+}
+
+// outside attacks with neither a key of the mesh's nor a token.
+func (w *world) outside(do func(context.Context, *world) error, last time.Duration) error {
+	var err error
+	if w.secrets, err = mesh.NewSecrets(); err != nil {
+		return err
+	}
+	if w.udp, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(w.self.Addr(), 0))); err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	ctx, cancel := context.WithTimeout(context.Background(), last)
+	defer cancel()
+	return errors.Join(do(ctx, w), json.NewEncoder(os.Stdout).Encode(w.report))
+}
+
+func (w *world) parse(bind, targets, bans string) error {
+	var err error
+	if w.self, err = netip.ParseAddrPort(bind); err != nil {
+		return err
+	}
+	for _, s := range strings.Split(targets, ",") {
+		addr, err := netip.ParseAddrPort(s)
+		if err != nil {
+			return err
+		}
+		w.targets = append(w.targets, addr)
+	}
+	for _, s := range strings.FieldsFunc(bans, func(r rune) bool { return r == ',' }) {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return err
+		}
+		w.bans = append(w.bans, p)
+	}
+	return nil
+}
+
+// become takes a captured node's key, or gets one certified with a token.
+func (w *world) become(dir, token string) error {
+	if dir != "" {
+		var err error
+		if w.secrets, err = mesh.LoadSecrets(filepath.Join(dir, "mesh.key")); err != nil {
+			return err
+		}
+		b, err := os.ReadFile(filepath.Join(dir, "node.key"))
+		if err != nil {
+			return err
+		}
+		block, _ := pem.Decode(b)
+		key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+		if err != nil {
+			return err
+		}
+		w.key = key.(ed25519.PrivateKey)
+		w.id = mesh.IDOf(w.key.Public().(ed25519.PublicKey))
+		return nil
+	}
+	made, err := os.MkdirTemp("", "hostile-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(made)
+	id, err := mesh.CreateIdentity(filepath.Join(made, "node.key"))
+	if err != nil {
+		return err
+	}
+	e, err := mesh.Enrol(context.Background(), token, id, "hostile")
+	if err != nil {
+		return err
+	}
+	if err := e.Secrets.Save(filepath.Join(made, "mesh.key")); err != nil {
+		return err
+	}
+	return w.become(made, "")
+}
+
+// join becomes a member as memberlist sees it.
+func (w *world) join() error {
+	w.root.Store(&[40]byte{})
+	conf := memberlist.DefaultLANConfig()
+	conf.Name = w.id.String()
+	conf.BindAddr, conf.BindPort = w.self.Addr().String(), int(w.self.Port())
+	conf.AdvertisePort = conf.BindPort
+	conf.SecretKey = w.secrets.GossipKey[:]
+	conf.EnableCompression = false
+	conf.DeadNodeReclaimTime = time.Second
+	conf.ProbeInterval = 500 * time.Millisecond
+	conf.Logger = log.New(io.Discard, "", 0)
+	conf.Delegate, conf.Ping = w, w
+	var err error
+	if w.ml, err = memberlist.Create(conf); err != nil {
+		return err
+	}
+	if w.udp, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(w.self.Addr(), 0))); err != nil {
+		return err
+	}
+	_, err = w.ml.Join([]string{w.targets[0].String()})
+	return err
+}
+
+// NodeMeta tells who this is.
+func (w *world) NodeMeta(limit int) []byte {
+	return meta(w.key.Public().(ed25519.PublicKey), "hostile", "1", place(w.key, w.secrets.MeshID, w.self), limit)
+}
+
+// NotifyMsg keeps what others say.
+func (w *world) NotifyMsg(b []byte) {
+	select {
+	case w.heard <- slices.Clone(b):
+	default:
+	}
+}
+
+// GetBroadcasts has none.
+func (*world) GetBroadcasts(int, int) [][]byte { return nil }
+
+// LocalState is empty.
+func (*world) LocalState(bool) []byte { return nil }
+
+// MergeRemoteState ignores it.
+func (*world) MergeRemoteState([]byte, bool) {}
+
+// AckPayload is the digest that it claims to have.
+func (w *world) AckPayload() []byte { return w.root.Load()[:] }
+
+// NotifyPingComplete claims to have what who was pinged has, unless the attack says otherwise.
+func (w *world) NotifyPingComplete(_ *memberlist.Node, _ time.Duration, payload []byte) {
+	if len(payload) == 40 && *w.root.Load() == ([40]byte{}) {
+		w.root.Store((*[40]byte)(payload))
+	}
+}
+
+// members gives the keys of the honest members by their ids.
+func (w *world) members() map[mesh.ID]ed25519.PublicKey {
+	all := map[mesh.ID]ed25519.PublicKey{}
+	for _, n := range w.ml.Members() {
+		id, err := mesh.ParseID(n.Name)
+		if err == nil && id != w.id && len(n.Meta) > 36 {
+			all[id] = ed25519.PublicKey(slices.Clone(n.Meta[4:36]))
+		}
+	}
+	return all
+}

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/binary"
+	mathrand "math/rand/v2"
+	"net"
+	"time"
+)
+
+// garbage is what somebody without the mesh's key can send to its port: noise, messages under another key, streams that
+// announce much, and such that say nothing.
+func garbage(ctx context.Context, w *world) error {
+	var open []net.Conn
+	defer func() {
+		for _, c := range open {
+			_ = c.Close()
+		}
+	}()
+	from := &net.TCPAddr{IP: w.self.Addr().AsSlice()}
+	every(ctx, 2000, func(i int) {
+		noise := make([]byte, mathrand.IntN(1400))
+		_, _ = rand.Read(noise)
+		w.raw(noise)
+		w.say(noise)
+		if i%20 != 0 {
+			return
+		}
+		to := w.targets[i/20%len(w.targets)]
+		conn, err := (&net.Dialer{LocalAddr: from, Timeout: 50 * time.Millisecond}).DialContext(ctx, "tcp", to.String())
+		if err != nil {
+			return
+		}
+		open = append(open, conn)
+		_ = conn.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
+		switch i / 60 % 4 {
+		case 0: // nothing
+		case 1:
+			w.count(conn.Write(noise))
+		case 2:
+			w.count(conn.Write(binary.BigEndian.AppendUint32([]byte{mlEncrypt}, 4<<20)))
+			w.count(conn.Write(append([]byte{1}, make([]byte, 1<<20)...)))
+		case 3:
+			w.count(conn.Write(sealStream(w.secrets.GossipKey, 1, noise)))
+		}
+	})
+	return nil
+}
+
+// enrol tries to become a member, as fast as it can.
+func enrol(ctx context.Context, w *world) error {
+	from := &net.TCPAddr{IP: w.self.Addr().AsSlice()}
+	every(ctx, 300, func(i int) {
+		conn, err := (&net.Dialer{LocalAddr: from, Timeout: 50 * time.Millisecond}).DialContext(ctx, "tcp", w.targets[0].String())
+		w.count(0, err)
+		if err != nil {
+			return
+		}
+		go func() {
+			defer conn.Close()
+			_ = conn.SetDeadline(time.Now().Add(3 * time.Second))
+			c := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13})
+			if i%2 == 0 && c.HandshakeContext(ctx) == nil {
+				_, _ = c.Write(make([]byte, 100))
+			}
+			_, _ = c.Read(make([]byte, 1))
+		}()
+	})
+	return nil
+}

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// raw sends a packet as it is to every target.
+func (w *world) raw(b []byte) {
+	for _, to := range w.targets {
+		w.count(w.udp.WriteToUDPAddrPort(b, to))
+	}
+}
+
+// packet sends a packet that memberlist decrypts.
+func (w *world) packet(plain []byte) { w.raw(seal(w.secrets.GossipKey, 1, plain, nil)) }
+
+// say sends a message of ours to every target.
+func (w *world) say(msg []byte) { w.packet(append([]byte{mlUser}, msg...)) }
+
+func (w *world) count(n int, err error) {
+	w.report.Messages++
+	w.report.Bytes += n
+	if err != nil {
+		w.report.Errors++
+	}
+}
+
+// stream sends bytes by a stream to a target and waits until it is closed there, at most for a moment.
+func (w *world) stream(to netip.AddrPort, b []byte) {
+	from := &net.TCPAddr{IP: w.self.Addr().AsSlice()}
+	conn, err := (&net.Dialer{LocalAddr: from, Timeout: time.Second}).Dial("tcp", to.String())
+	if err != nil {
+		w.count(0, err)
+		return
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
+	w.count(conn.Write(b))
+	_, _ = conn.Read(make([]byte, 64))
+}
+
+// streams sends a message by stream to every target, and more of the same at once.
+func (w *world) streams(at int, plain []byte) {
+	done := make(chan struct{})
+	b := sealStream(w.secrets.GossipKey, 1, plain)
+	for _, to := range w.targets {
+		for range at {
+			go func() {
+				(&world{self: w.self}).stream(to, b)
+				done <- struct{}{}
+			}()
+		}
+	}
+	for range at * len(w.targets) {
+		w.count(len(b), nil)
+		<-done
+	}
+}
+
+// every calls do at a rate until ctx ends.
+func every(ctx context.Context, hz int, do func(i int)) {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	begin := time.Now()
+	for i := 0; ; {
+		for ; i < int(time.Since(begin).Seconds()*float64(hz)) && ctx.Err() == nil; i++ {
+			do(i)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}

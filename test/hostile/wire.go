@@ -1,0 +1,220 @@
+package main
+
+import (
+	"bytes"
+	"compress/lzw"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/binary"
+	"maps"
+	mathrand "math/rand/v2"
+	"net/netip"
+	"slices"
+
+	"github.com/meshban/meshban/mesh"
+)
+
+// samples gives one valid message of each kind, frames and metadata as well.
+func (w *world) samples() [][]byte {
+	p := netip.PrefixFrom(netip.AddrFrom4([4]byte{11, 0, 0, 1}), 32)
+	raw := w.op(p)
+	key := join(array(2), bin(w.id[:]), number(1))
+	root := [32]byte{1}
+	return [][]byte{
+		packet(kindPush, raw), packet(kindTree, raw, raw),
+		syncMessage(syncCheck, w.id, 1, bin(root[:])), syncMessage(syncSame, w.id, 1, bin(root[:])),
+		syncMessage(syncVector, w.id, 1, vector(root, 1, stream(w.id, 1, 3, everything))),
+		syncMessage(syncChunk, w.id, 1, join(array(3), number(1), number(1), array(1), bin(raw))),
+		syncMessage(syncAck, w.id, 1, join(array(2), number(1), number(1))),
+		syncMessage(syncDetail, w.id, 1, join(array(4), key, number(1), number(9), array(2), number(1), bin(make([]byte, 8)))),
+		syncMessage(syncWant, w.id, 1, join(array(1), array(2), key, bin(everything))),
+		join([]byte{5}, array(3), bin(w.id[:]), bin(make([]byte, 16)), text(w.self.String())), // a question about a key
+		append([]byte{6}, w.id[:]...), // a goodbye
+	}
+}
+
+// malformed sends every truncation of valid messages and of metadata, each byte of them changed, and noise.
+func malformed(ctx context.Context, w *world) error {
+	var all [][]byte
+	for _, m := range w.samples() {
+		for n := range m {
+			bad := slices.Clone(m)
+			bad[n] ^= byte(1 + mathrand.IntN(255))
+			all = append(all, m[:n], bad)
+		}
+		all = append(all, append(slices.Clone(m), 0))
+	}
+	pub := w.key.Public().(ed25519.PublicKey)
+	here := place(w.key, w.secrets.MeshID, w.self)
+	good := meta(pub, "hostile", "1", here, 0)
+	for n := range good {
+		node := alive{Incarnation: uint32(1000 + n), Node: w.id.String(), Addr: w.self.Addr().AsSlice(), Port: w.self.Port(), Meta: good[:n], Vsn: versions}
+		all = append(all, encoded(mlAlive, node))
+	}
+	metas := len(good)
+	every(ctx, 2000, func(i int) {
+		switch n := i % (len(all) + 500); {
+		case n < len(all)-metas:
+			w.say(all[n])
+		case n < len(all):
+			w.packet(all[n])
+		default:
+			noise := make([]byte, mathrand.IntN(1300))
+			_, _ = rand.Read(noise)
+			w.say(noise)
+			w.packet(noise)
+		}
+	})
+	return nil
+}
+
+// giant sends what is larger than any member's message, up to memberlist's own limits.
+func giant(ctx context.Context, w *world) error {
+	sizes := []int{1 << 20, 4<<20 - 100, 5 << 20, 19 << 20}
+	every(ctx, 4, func(i int) {
+		size := sizes[i%len(sizes)]
+		body := make([]byte, size)
+		body[0] = byte(1 + i%6)
+		if i%2 == 0 { // a chunk of frames, as far as can be told from its head
+			copy(body, syncMessage(syncChunk, w.id, 1, join(array(3), number(1), number(1), array(4096))))
+		}
+		w.streams(3, append(encoded(mlUser, userHeader{size}), body...))
+		w.say(packet(kindPush, make([]byte, 1301), make([]byte, 30_000)))
+		w.say(append([]byte{kindPush, 0xff, 0xff}, make([]byte, 60_000)...))
+		w.say(append([]byte{kindSync}, make([]byte, 60_000)...))
+	})
+	return nil
+}
+
+// bomb gives a compressed message that is 8 MB once it is not.
+func bomb() []byte {
+	var b bytes.Buffer
+	z := lzw.NewWriter(&b, lzw.LSB, 8)
+	_, _ = z.Write(append([]byte{mlUser}, make([]byte, 8<<20)...))
+	_ = z.Close()
+	return encoded(mlCompress, struct {
+		Algo uint8
+		Buf  []byte
+	}{0, b.Bytes()})
+}
+
+// crash sends what memberlist itself does not stand: nothing in a stream, padding that is longer than the message, lists
+// of a million members in a few bytes, compressed zeros.
+func crash(ctx context.Context, w *world) error {
+	zeros, key := bomb(), w.secrets.GossipKey
+	for ctx.Err() == nil {
+		w.raw(seal(key, 0, bytes.Repeat([]byte{0xff}, 32), nil))
+		w.raw(seal(key, 0, bytes.Repeat([]byte{16}, 16), nil))
+		w.packet(nil)
+		w.packet(zeros)
+		for _, to := range w.targets {
+			w.stream(to, sealStream(key, 1, nil))
+			w.stream(to, sealStream(key, 0, bytes.Repeat([]byte{0xff}, 32)))
+		}
+		w.streams(4, encoded(mlPushPull, pushPullHeader{Nodes: 1 << 20}))
+		w.streams(4, encoded(mlPushPull, pushPullHeader{UserStateLen: 20 << 20}))
+		w.streams(4, encoded(mlUser, userHeader{20 << 20}))
+		w.streams(4, zeros)
+	}
+	return nil
+}
+
+// names makes up members whose names and metadata would do harm on a screen or in a log.
+func names(ctx context.Context, w *world) error {
+	pub := w.key.Public().(ed25519.PublicKey)
+	here := place(w.key, w.secrets.MeshID, w.self)
+	bad := []string{"evil\n\x1b[31mnode", "\x1b]0;owned\a", "a\r\nb", "../../etc/passwd", string(make([]byte, 300)), "\xff\xfe"}
+	every(ctx, 100, func(i int) {
+		name := bad[i%len(bad)]
+		addr := []byte{10, 66, 0, byte(i)}
+		inc := uint32(1 + i)
+		w.packet(encoded(mlAlive, alive{inc, name, addr, 7946, meta(pub, "x", "1", here, 0), versions}))
+		w.packet(encoded(mlAlive, alive{inc, w.id.String(), w.self.Addr().AsSlice(), w.self.Port(), meta(pub, name[:min(len(name), 64)], "1\n", here, 0), versions}))
+		w.packet(encoded(mlDead, dead{inc, name, name}))
+	})
+	return nil
+}
+
+// sybil makes up members with keys of their own and as much metadata as there can be.
+func sybil(ctx context.Context, w *world) error {
+	every(ctx, 500, func(i int) {
+		pub, key, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			return
+		}
+		addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 77, 1 + byte(i>>8), byte(i)}), 7946)
+		m := meta(pub, "sybil", "1", place(key, w.secrets.MeshID, addr), 512)
+		w.packet(encoded(mlAlive, alive{1, mesh.IDOf(pub).String(), addr.Addr().AsSlice(), addr.Port(), m, versions}))
+	})
+	return nil
+}
+
+// slander says that the others are dead, or elsewhere.
+func slander(ctx context.Context, w *world) error {
+	members := w.members()
+	ids := slices.Collect(maps.Keys(members))
+	every(ctx, 50, func(i int) {
+		id := ids[i%len(ids)]
+		inc := uint32(i/10 + 1)
+		from := []string{w.id.String(), id.String()}[i/4%2] // the latter says that it has left by itself
+		w.packet(encoded(mlDead, dead{inc, id.String(), from}))
+		w.packet(encoded(mlAlive, alive{inc, id.String(), w.self.Addr().AsSlice(), w.self.Port(), meta(members[id], "x", "1", make([]byte, 64), 0), versions}))
+		w.say(append([]byte{6}, id[:]...)) // a goodbye
+	})
+	return nil
+}
+
+// lies claims digests that nobody has, in its own name and in those of others, and never gives what it says it has.
+func lies(ctx context.Context, w *world) error {
+	ids := append(slices.Collect(maps.Keys(w.members())), w.id)
+	every(ctx, 200, func(i int) {
+		var root [40]byte
+		_, _ = rand.Read(root[:])
+		w.root.Store(&root)
+		from, session := ids[i%len(ids)], mathrand.Uint64()
+		sum := [32]byte(root[:32])
+		switch i / len(ids) % 4 {
+		case 0, 1:
+			w.say(syncMessage(syncCheck, from, session, bin(sum[:])))
+		case 2:
+			var seen [][]byte
+			sorted := slices.SortedFunc(slices.Values(ids), func(a, b mesh.ID) int { return bytes.Compare(a[:], b[:]) })
+			for _, id := range sorted {
+				seen = append(seen, stream(id, 1, 7, everything))
+			}
+			w.say(syncMessage(syncVector, from, session, vector(sum, uint64(i&1), seen...)))
+		case 3:
+			key := join(array(2), bin(from[:]), number(1))
+			w.say(syncMessage(syncDetail, from, session, join(array(4), key, number(1), number(1<<60), array(0))))
+			w.say(syncMessage(syncChunk, from, session, join(array(3), number(1), number(uint64(i&1)), array(0))))
+			w.say(syncMessage(syncAck, from, session, join(array(2), number(1), number(99))))
+		}
+	})
+	return nil
+}
+
+// endless asks for everything again and again, and acknowledges every chunk that comes, or none.
+func endless(ctx context.Context, w *world) error {
+	every(ctx, 500, func(i int) {
+		session := uint64(i/50 + 1)
+		switch i % 50 {
+		case 0:
+			w.say(syncMessage(syncCheck, w.id, session, bin(binary.BigEndian.AppendUint64(make([]byte, 24), uint64(i)))))
+		case 1, 2, 3:
+			w.say(syncMessage(syncVector, w.id, session, vector([32]byte{byte(i)}, 0)))
+		default:
+			if session%2 == 0 {
+				w.say(syncMessage(syncAck, w.id, session, join(array(2), number(uint64(i%50)-3), number(1))))
+			}
+		}
+		for more := true; more; {
+			select {
+			case <-w.heard:
+			default:
+				more = false
+			}
+		}
+	})
+	return nil
+}
