@@ -52,7 +52,8 @@ var (
 
 // NodeMeta tells who we are.
 func (d delegate) NodeMeta(limit int) []byte {
-	b := meta{protocolVersion, d.m.cfg.Identity.Public(), d.m.cfg.Name, d.m.cfg.Version}.encode()
+	has, uses := d.m.keys.said()
+	b := meta{protocolVersion, d.m.cfg.Identity.Public(), d.m.cfg.Name, d.m.cfg.Version, has, uses}.encode()
 	if len(b) > limit {
 		return nil // cannot be: the parts are bounded
 	}

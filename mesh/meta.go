@@ -12,6 +12,8 @@ const (
 	// protocolVersion is what this package speaks beside memberlist; members of another are refused.
 	protocolVersion = 1
 	metaFields      = 4
+	// keyFields are the last two, which versions without rotation neither write nor read.
+	keyFields = 2
 	// maxMetaFields leaves room for what later versions may add; readers skip it.
 	maxMetaFields = 16
 )
@@ -22,14 +24,25 @@ type meta struct {
 	Key      ed25519.PublicKey
 	Name     string
 	Version  string
+	// Has is the newest gossip key that the member can read, Uses the one that it encrypts with; 0: it does not say.
+	Has, Uses keyVersion
 }
 
 func (m meta) encode() []byte {
-	b := appendArray(nil, metaFields)
+	fields := metaFields
+	if m.Has|m.Uses != 0 {
+		fields += keyFields
+	}
+	b := appendArray(nil, fields)
 	b = appendUint(b, m.Protocol)
 	b = appendBin(b, m.Key)
 	b = appendStr(b, m.Name)
-	return appendStr(b, m.Version)
+	b = appendStr(b, m.Version)
+	if fields > metaFields {
+		b = appendUint(b, uint64(m.Has))
+		b = appendUint(b, uint64(m.Uses))
+	}
+	return b
 }
 
 // decodeMeta reads strictly what encode wrote, and skips elements that follow.
@@ -44,12 +57,15 @@ func decodeMeta(b []byte) (meta, error) {
 	m.Key = append(ed25519.PublicKey(nil), r.bin(ed25519.PublicKeySize)...)
 	m.Name = r.str(MaxName)
 	m.Version = r.str(MaxVersion)
+	if n >= metaFields+keyFields {
+		m.Has, m.Uses = keyVersion(r.uint()), keyVersion(r.uint())
+	}
 	switch {
 	case r.err != nil:
 		return meta{}, fmt.Errorf("metadata: %w", r.err)
 	case n < metaFields:
 		return meta{}, fmt.Errorf("metadata of %d fields, want %d", n, metaFields)
-	case n == metaFields && len(r.b) > 0:
+	case (n == metaFields || n == metaFields+keyFields) && len(r.b) > 0:
 		return meta{}, fmt.Errorf("metadata: %w", errTrailing)
 	case len(m.Key) != ed25519.PublicKeySize:
 		return meta{}, errors.New("metadata with a key of a wrong length")

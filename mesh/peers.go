@@ -26,6 +26,7 @@ const (
 type peer struct {
 	Member
 	mark uint64         // see viewMark
+	keys peerKeys       // as it says
 	seen time.Time      // last known alive; zero: remembered from an earlier run
 	bye  time.Time      // it said that it is about to leave
 	alt  netip.AddrPort // another address that claimed this id, to be tried when Addr is dead
@@ -42,6 +43,7 @@ type target struct {
 type peerTable struct {
 	self ID
 	wake chan struct{} // capacity 1; the table signals, the notifier waits
+	keys chan struct{} // capacity 1: who is alive, or somebody's gossip keys, may have changed; keyLoop waits
 
 	mu      sync.Mutex
 	peers   map[ID]*peer
@@ -56,7 +58,7 @@ type peerTable struct {
 }
 
 func newPeerTable(self ID, remembered []Peer) *peerTable {
-	t := &peerTable{self: self, wake: make(chan struct{}, 1), peers: make(map[ID]*peer)}
+	t := &peerTable{self: self, wake: make(chan struct{}, 1), keys: make(chan struct{}, 1), peers: make(map[ID]*peer)}
 	for _, p := range remembered {
 		if len(t.peers) == MaxPeers || p.ID == self || !p.Addr.IsValid() {
 			continue
@@ -88,7 +90,7 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKi
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if id == t.self {
-		t.own = viewMark(id, addr)
+		t.own = viewMark(id, addr, m.Has, m.Uses)
 		t.viewLocked(now)
 		return ID{}, false
 	}
@@ -103,9 +105,16 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKi
 	if p.State != StateAlive || p.Since.IsZero() {
 		p.Since = now
 	}
+	before := p.Member
 	p.ID, p.Name, p.Version, p.Addr, p.State, p.seen = id, m.Name, m.Version, addr, StateAlive, now
-	p.mark = viewMark(id, addr)
+	p.mark, p.keys = viewMark(id, addr, m.Has, m.Uses), peerKeys{id, m.Has, m.Uses}
+	p.KeyKnown, p.KeyGeneration = m.Has != 0, m.Has.generation()
 	p.alt, p.bye = netip.AddrPort{}, time.Time{}
+	if before.KeyKnown, before.KeyGeneration = p.KeyKnown, p.KeyGeneration; kind == MemberUpdate && before == p.Member {
+		t.viewLocked(now) // news of its keys is for us, not for people
+		signal(t.keys)
+		return id, true
+	}
 	t.changedLocked(now, MemberEvent{kind, p.Member})
 	return id, true
 }
@@ -159,7 +168,8 @@ func (t *peerTable) changedLocked(now time.Time, e MemberEvent) {
 	slices.SortFunc(targets, func(a, b target) int { return slices.Compare(a.id[:], b.id[:]) })
 	t.targets = targets
 	t.viewLocked(now)
-	t.signal()
+	signal(t.wake)
+	signal(t.keys)
 }
 
 // viewLocked sums up who is alive.
@@ -178,13 +188,6 @@ func (t *peerTable) viewDigest() (uint64, time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.view, t.viewed
-}
-
-func (t *peerTable) signal() {
-	select {
-	case t.wake <- struct{}{}:
-	default:
-	}
 }
 
 // node gives memberlist's form of the peer. PMax 4 says "no checksum": packets are authenticated by their encryption.
@@ -245,4 +248,15 @@ func (t *peerTable) node(id ID) *memberlist.Node {
 		return nil
 	}
 	return t.targets[i].node
+}
+
+// keysOf gives what those who are alive say of their gossip keys.
+func (t *peerTable) keysOf() []peerKeys {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := make([]peerKeys, 0, len(t.targets))
+	for _, target := range t.targets {
+		all = append(all, t.peers[target.id].keys)
+	}
+	return all
 }

@@ -74,6 +74,8 @@ func (m *Mesh) Run(ctx context.Context) error {
 	tasks.Go(func() { m.rejoinLoop(outer, ml) })
 	tasks.Go(func() { m.cloneLoop(outer) })
 	tasks.Go(func() { m.renewLoop(outer) })
+	tasks.Go(func() { m.keyLoop(outer) })
+	tasks.Go(func() { m.announceLoop(outer, ml) })
 	helpers.Go(func() { m.coreLoop(inner) })
 	helpers.Go(func() { m.pusher.run(inner) })
 	helpers.Go(func() { m.streams.run(inner) })
@@ -143,6 +145,7 @@ func (m *Mesh) open() (*memberlist.Memberlist, error) {
 		inner = s
 	}
 	tr := startTransport(inner, m.serveEnrol)
+	m.tr.Store(tr)
 	conf, err := m.memberlistConfig(tr, advertise, log)
 	if err == nil {
 		var ml *memberlist.Memberlist
@@ -156,7 +159,7 @@ func (m *Mesh) open() (*memberlist.Memberlist, error) {
 }
 
 func (m *Mesh) memberlistConfig(tr memberlist.Transport, advertise netip.AddrPort, log *logAdapter) (*memberlist.Config, error) {
-	keyring, err := memberlist.NewKeyring(nil, m.cfg.Secrets.GossipKey[:])
+	keyring, err := m.keys.open()
 	if err != nil {
 		return nil, err
 	}
