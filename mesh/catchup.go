@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"time"
 )
@@ -134,7 +135,11 @@ func (m *Mesh) answerKeys(conn *tls.Conn, key ed25519.PublicKey, b []byte, from 
 		return err
 	}
 	if len(records) > 0 {
-		m.cfg.Logger.Info("a node asked for the mesh's key", "id", id.String(), "from", from, "revoked", s.Revoked != nil)
+		level := slog.LevelInfo
+		if s.Revoked != nil {
+			level = slog.LevelDebug // it asks for ever
+		}
+		m.cfg.Logger.Log(context.Background(), level, "a node asked for the mesh's key", "id", id.String(), "from", from, "revoked", s.Revoked != nil)
 	}
 	return conn.CloseWrite()
 }

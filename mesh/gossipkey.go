@@ -126,3 +126,8 @@ func (s *Secrets) take(stored []GossipKey) error {
 	}
 	return nil
 }
+
+// Renews tells whether s are secrets of the same mesh as old, with a newer gossip key.
+func (s Secrets) Renews(old Secrets) bool {
+	return s.MeshID == old.MeshID && s.Authority == old.Authority && s.keys()[0].version() > old.keys()[0].version()
+}

@@ -11,7 +11,7 @@ const (
 	keyUseAfter = 5 * time.Minute
 	// keyUseAlone is how long a node that reaches nobody waits before it tries its newest key: the others may have
 	// finished a rotation meanwhile.
-	keyUseAlone = 5 * time.Second
+	keyUseAlone = 2 * time.Second
 	// keyKeep is how long a former key still opens packets once everybody encrypts with the newest, keyKeepMost how long
 	// at the latest: nobody, whatever it claims, keeps a former key alive for longer.
 	keyKeep, keyKeepMost = time.Minute, time.Hour

@@ -109,6 +109,9 @@ func TestSecretsKeys(t *testing.T) {
 	if keys := rotated.keys(); len(keys) != 3 || keys[0].Generation != 2 || rotated.used().Generation != 1 {
 		t.Errorf("%d keys, the newest of generation %d, that in use of %d", len(keys), keys[0].Generation, rotated.used().Generation)
 	}
+	if !rotated.Renews(rotated.withKeys([]GossipKey{plain.used()}, plain.used().version())) || rotated.Renews(rotated) || rotated.Renews(plain) {
+		t.Error("newer secrets of the same mesh are not told from others")
+	}
 	good := rotated.encode()
 	for name, b := range map[string][]byte{
 		"bad: cut off":         good[:len(good)-1],

@@ -319,6 +319,9 @@ func (m *Mesh) turnKey() {
 		t.ring.use()
 		t.mu.Unlock()
 		m.keyChanged(KeyUsed, newest.Generation)
+		if len(peers) == 0 {
+			signal(m.join.change) // now they may understand us
+		}
 	case keyDrop:
 		if m.storeKeys(k.keys[:1], newest.version()) != nil {
 			return

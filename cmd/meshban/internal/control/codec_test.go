@@ -61,6 +61,7 @@ func FuzzRequests(f *testing.F) {
 		`{"action":"drop","prefixes":["192.0.2.0/24"],"origin":"web2"}`, `{"action":"release"}`, `{"action":"drop","prefixes":[]}`,
 		`{"uses":3,"for":"24h"}`, `{"uses":3,"caps":{"rate":10,"widest_ipv4":28,"max_for":"1h","unban_any":false}}`, `{"caps":{}}`,
 		`{"node":"web2"}`, `{"node":"web2","caps":{"active":7,"widest_ipv6":64,"import":false}}`, `{"node":"web2","caps":{"rate":-1}}`, `{}`, `{"addrs":[null]}`, `[]`, `null`, `{"addrs":["fe80::1%eth0"]}`, `{"for":""}`,
+		`{"what":"mesh-key"}`, `{"what":""}`,
 	} {
 		f.Add([]byte(s))
 	}
@@ -72,6 +73,7 @@ func FuzzRequests(f *testing.F) {
 		again(t, data, decodeInvite)
 		again(t, data, decodeDecide)
 		again(t, data, decodeCaps)
+		again(t, data, decodeRotate)
 		if w, addrs, ok := fastBan(data); ok { // as the slow way reads it
 			var slow banRequestJSON
 			err := strict(data, &slow)

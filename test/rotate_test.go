@@ -1,0 +1,131 @@
+//go:build linux && netns
+
+package test
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshban/meshban/test/rig"
+)
+
+const (
+	// turnLimit bounds how long a rotation may take until all who are alive have let go of the old key.
+	turnLimit = 90 * time.Second
+	// pauseBetween is between two bans while the key turns.
+	pauseBetween = 250 * time.Millisecond
+)
+
+// turned waits until nodes have let go of every key before a generation.
+func turned(t *testing.T, generation int, nodes ...*node) {
+	t.Helper()
+	want := fmt.Sprintf("generation %d: the former ones are gone", generation)
+	eventually(t, turnLimit, func() error {
+		for _, n := range nodes {
+			if !strings.Contains(n.run(t, "audit"), want) {
+				return fmt.Errorf("%s does not tell %q\n%s", n.Name, want, n.run(t, "status"))
+			}
+		}
+		return nil
+	})
+}
+
+// The mesh's key is rotated, twice, after a node was revoked and while another is down.
+// Bans take no longer meanwhile; the revoked machine, which has the old key, then neither
+// hears nor reaches anybody; the one that was down is back by itself, with all bans.
+func TestRotateMeshKey(t *testing.T) {
+	m := newMesh(t, setup{nodes: 4})
+	web1, web2, bad, away := m.nodes[0], m.nodes[1], m.nodes[2], m.nodes[3]
+	heard, harm, secret, missed, after := fresh(), fresh(), fresh(), fresh(), fresh()
+	watched := map[netip.Addr]rig.Pairs{}
+	for _, src := range []netip.Addr{heard, harm, secret, missed, after} {
+		watched[src] = m.watch(t, src)
+	}
+	if r := web2.exit(t, exitFailed, "rotate", "mesh-key"); !strings.Contains(r.Stderr, "ca.key") {
+		t.Errorf("rotate without the authority's key: %s", r.Stderr)
+	}
+	away.stop(t)
+
+	// Revoked alone, it goes on listening.
+	web1.run(t, "revoke", bad.Name)
+	start := time.Now()
+	web1.run(t, "ban", heard.String(), "--for", "1h")
+	enforced(t, watched[heard][:3], start)
+
+	var turning []rig.Pairs
+	for range 16 {
+		turning = append(turning, m.watch(t, fresh()))
+	}
+	rotated := make(chan error, 1)
+	go func() {
+		for generation := range 2 {
+			r, err := web1.Run("meshban", "rotate", "mesh-key")
+			if err == nil && (r.Code != exitDone || strings.TrimSpace(r.Stdout) != fmt.Sprint(generation+1)) {
+				err = fmt.Errorf("rotate: exit code %d: %s%s", r.Code, r.Stdout, r.Stderr)
+			}
+			if err != nil {
+				rotated <- err
+				return
+			}
+		}
+		rotated <- nil
+	}()
+	worst := time.Duration(0)
+	for i, pairs := range turning {
+		n := []*node{web1, web2}[i%2]
+		worst = max(worst, enforced(t, pairs[:2], n.write(t, pairs[0].Src, "22")))
+		during(pauseBetween)
+	}
+	check(t, <-rotated)
+	t.Logf("while the key turned, a ban took at most %.1f ms", ms(worst))
+	turned(t, 2, web1, web2)
+	for _, n := range []*node{web1, web2} {
+		if s := n.status(t); s.Mesh.KeyGeneration != 2 || len(s.Problems) > 0 {
+			t.Errorf("%s: %+v", n.Name, s)
+		}
+	}
+
+	shutOut := func(when string, src, own netip.Addr) {
+		t.Helper()
+		t.Log(when)
+		start := time.Now()
+		bad.run(t, "ban", own.String(), "--for", "1h")
+		enforced(t, watched[own][2:3], start)
+		start = time.Now()
+		web2.run(t, "ban", src.String(), "--for", "1h")
+		enforced(t, watched[src][:2], start)
+		during(3 * time.Second)
+		answering(t, watched[own][:2])
+		answering(t, watched[src][2:3])
+	}
+	shutOut("the revoked node neither hears nor is heard", secret, harm)
+	bad.stop(t)
+	bad.start(t)
+	during(10 * time.Second)
+	if s := bad.status(t); s.Mesh.Alive != 1 || s.Mesh.KeyGeneration != 0 || !strings.Contains(strings.Join(s.Problems, "\n"), "revoked") {
+		t.Errorf("the revoked node after a restart: %+v", s)
+	}
+	answering(t, watched[secret][2:3])
+
+	start = time.Now()
+	web1.run(t, "ban", missed.String(), "--for", "1h")
+	enforced(t, watched[missed][:2], start)
+	away.start(t)
+	start = time.Now()
+	m.nodes = []*node{web1, web2, away}
+	m.inSync(t, syncLimit)
+	t.Logf("in step %.1f s after its start", time.Since(start).Seconds())
+	for _, src := range []netip.Addr{heard, secret, missed} {
+		enforced(t, watched[src][3:], time.Now())
+	}
+	if s := away.status(t); s.Mesh.KeyGeneration != 2 {
+		t.Errorf("who was away uses key generation %d", s.Mesh.KeyGeneration)
+	}
+	start = time.Now()
+	away.run(t, "ban", after.String(), "--for", "1h")
+	enforced(t, append(watched[after][:2:2], watched[after][3]), start)
+	answering(t, watched[after][2:3])
+}
