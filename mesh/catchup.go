@@ -24,6 +24,8 @@ const (
 	maxKeyRecords = 4
 	// askKeysEvery is the least time between two questions to one address, maxAsked bounds the addresses remembered.
 	askKeysEvery = 5 * time.Second
+	// askKeysTimeout bounds one question, but for the dial: what answers may be anything.
+	askKeysTimeout = 3 * time.Second
 	// muteFor is how long nobody but such who speak another key may answer before the operator is told.
 	muteFor  = time.Minute
 	maxAsked = MaxPeers + MaxJoin
@@ -204,7 +206,7 @@ func (m *Mesh) keysAt(ctx context.Context, addr netip.AddrPort) ([][]byte, error
 	defer stop()
 	conn := tls.Client(raw, conf)
 	defer func() { _ = conn.Close() }()
-	if err := conn.SetDeadline(time.Now().Add(enrolTimeout)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(askKeysTimeout)); err != nil {
 		return nil, err
 	}
 	if err := conn.HandshakeContext(ctx); err != nil {

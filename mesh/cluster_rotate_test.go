@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -15,13 +16,23 @@ type keyFile struct {
 	mu   sync.Mutex
 	now  Secrets
 	told []KeyEvent
+	full bool // nothing can be stored
 }
 
 func (f *keyFile) save(s Secrets) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.full {
+		return errors.New("no space left on device")
+	}
 	f.now = s
 	return nil
+}
+
+func (f *keyFile) setFull(full bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.full = full
 }
 
 func (f *keyFile) event(e KeyEvent) {
@@ -273,7 +284,47 @@ func TestRotationWhileAway(t *testing.T) {
 	})
 }
 
-// The agent dies right after the first record of a rotation, or the disk is full: what was begun is ended, and meanwhile
+// A node whose disk is full does not use a key that it would have lost after a kill, says so, and keeps the others from
+// using it for a while; who joins meanwhile talks to everybody; and only so many rotations may be under way.
+func TestRotationOnAFullDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTurning(t, 4)
+		founder, stuck := c.nodes[0], c.nodes[2]
+		c.files[2].setFull(true)
+		c.rotate(t, 1)
+		late := newIdentity(t)
+		answer, err := founder.welcome(late.Public(), "late")
+		if err != nil || len(answer.Secrets.keys()) != 2 || answer.Secrets.Generation != 0 {
+			t.Fatalf("who joins meanwhile gets %d keys, %v", len(answer.Secrets.keys()), err)
+		}
+		c.files = append(c.files, &keyFile{now: answer.Secrets})
+		copy(c.files[4].now.Authority[:], founder.cfg.Secrets.Authority[:])
+		c.addrs = append(c.addrs, netip.MustParseAddrPort("10.0.1.1:7946"))
+		c.nodes = append(c.nodes, c.start(t, 4, late, c.edit))
+		eventually(t, 30*time.Second, "who joins meanwhile is a member", c.allAlive)
+		<-time.After(keyUseAfter / 2)
+		for i, n := range c.nodes {
+			if s := n.KeyStatus(); s.InUse != 0 || i != 2 && !slices.Equal(s.Lacking, []ID{stuck.id.ID()}) {
+				t.Errorf("node %d: %+v", i, s)
+			}
+		}
+		if s := stuck.KeyStatus(); s.Generation != 0 || s.Handed != 1 || !hasProblem(stuck, ProblemKey, "no space left") {
+			t.Errorf("%+v, tells %q", s, stuck.problemsSeen())
+		}
+		c.rotate(t, 2)
+		c.rotate(t, 3)
+		if _, _, err := founder.RotateKey(t.Context()); !errors.Is(err, ErrRotating) {
+			t.Errorf("a fourth rotation at once: %v", err)
+		}
+		c.files[2].setFull(false)
+		eventually(t, 10*time.Second, "all use the newest key", func() bool {
+			return !slices.ContainsFunc(c.nodes, func(n *testNode) bool { return n.KeyStatus().InUse != 3 })
+		})
+		eventually(t, 2*keyKeep, "all have turned", turned(3, c.nodes...))
+	})
+}
+
+// A rotation of which only the first record went out before the agent died is ended at its next start, and meanwhile
 // nobody uses a key that others lack.
 func TestRotationInterrupted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -291,6 +342,9 @@ func TestRotationInterrupted(t *testing.T) {
 			t.Fatal(err)
 		}
 		eventually(t, 10*time.Second, "the first record is there", func() bool { return sameDigest(c.nodes) && founder.KeyStatus().Generation == 1 })
+		if got := founder.KeyStatus().Lacking; len(got) != 2 {
+			t.Errorf("%d nodes lack the key, want 2", len(got))
+		}
 		if err := founder.stop(); err != nil {
 			t.Fatal(err)
 		}

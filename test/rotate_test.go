@@ -81,6 +81,9 @@ func TestRotateMeshKey(t *testing.T) {
 	}
 	check(t, <-rotated)
 	t.Logf("while the key turned, a ban took at most %.1f ms", ms(worst))
+	// With three keys in its mesh.key one is killed.
+	web2.kill(t)
+	web2.start(t)
 	turned(t, 2, web1, web2)
 	for _, n := range []*node{web1, web2} {
 		if s := n.status(t); s.Mesh.KeyGeneration != 2 || len(s.Problems) > 0 {

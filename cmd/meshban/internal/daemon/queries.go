@@ -179,7 +179,7 @@ func (d *Daemon) Status(context.Context) (control.Status, error) {
 	problem("peers", heldThere)
 	problem("peers", refusedThere)
 	problem("trust", d.distrust)
-	problem(string(mesh.ProblemKey), d.keyProblem())
+	problem(string(mesh.ProblemKey), keyProblem(d.mesh.KeyStatus(), d.names))
 	problem("firewall", kernel.LastError)
 	problem("line file", file.Problem)
 	problem("store", d.store.Stats().LastError)

@@ -16,6 +16,8 @@ const (
 	// rotateWait bounds how long an answer waits until all nodes that are alive have the new key, rotateLook is the time
 	// between two looks.
 	rotateWait, rotateLook = 5 * time.Second, 100 * time.Millisecond
+	// keyShown bounds the nodes that a problem names.
+	keyShown = 10
 )
 
 // Rotate implements control.Agent.
@@ -92,15 +94,13 @@ func (d *Daemon) keyTurned(e mesh.KeyEvent) {
 }
 
 // keyProblem tells who keeps a rotation from being complete; empty: nobody.
-func (d *Daemon) keyProblem() string {
-	s := d.mesh.KeyStatus()
+func keyProblem(s mesh.KeyStatus, names *names) string {
 	if len(s.Lacking) == 0 {
 		return ""
 	}
-	const shown = 10
-	who := d.names.list(s.Lacking)
-	if len(who) > shown {
-		who = append(who[:shown], fmt.Sprintf("and %d more", len(who)-shown))
+	who := names.list(s.Lacking)
+	if more := len(who) - keyShown; more > 0 {
+		who = append(who[:keyShown], fmt.Sprintf("and %d more", more))
 	}
 	text := fmt.Sprintf("generation %d is not on %s yet", s.Generation, strings.Join(who, ", "))
 	if s.InUse < s.Generation {
