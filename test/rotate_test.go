@@ -132,3 +132,70 @@ func TestRotateMeshKey(t *testing.T) {
 	enforced(t, append(watched[after][:2:2], watched[after][3]), start)
 	answering(t, watched[after][2:3])
 }
+
+// A node is given a new key of its own by the steps of the README: what it banned stays
+// enforced everywhere, also in its own kernel, what it bans then counts, and its old key
+// does not any more.
+func TestNewNodeKey(t *testing.T) {
+	m := newMesh(t, setup{nodes: 3})
+	web1, web2, web3 := m.nodes[0], m.nodes[1], m.nodes[2]
+	banned, lifted, others, local, later, stolen := fresh(), fresh(), fresh(), fresh(), fresh(), fresh()
+	watched := map[netip.Addr]rig.Pairs{}
+	for _, src := range []netip.Addr{banned, lifted, others, local, later, stolen} {
+		watched[src] = m.watch(t, src)
+	}
+	before := web3.status(t).ID
+	start := time.Now()
+	web3.run(t, "ban", banned.String(), lifted.String(), "--for", "1h")
+	web2.run(t, "ban", others.String(), "--for", "1h")
+	for _, src := range []netip.Addr{banned, lifted, others} {
+		enforced(t, watched[src], start)
+	}
+	silent := time.Now()
+
+	token := strings.TrimSpace(web1.run(t, "invite"))
+	web3.stop(t)
+	for _, file := range []string{"node.key", "node.cert", "mesh.key"} {
+		shell(t, web3, "mv", stateDir+"/"+file, "/root/"+file)
+	}
+	web3.run(t, "join", token, "--name", web3.Name, "--bind", m.bind(web3))
+	web3.start(t)
+	m.inSync(t, syncLimit)
+	web1.run(t, "revoke", before, "--since", "1s", "--reason", "new key")
+	m.inSync(t, syncLimit)
+	if id := web3.status(t).ID; id == before {
+		t.Fatal("the node has its old key")
+	}
+	during(time.Second)
+	for _, src := range []netip.Addr{banned, lifted, others} {
+		check(t, watched[src].Silent(silent, time.Now()))
+	}
+	start = time.Now()
+	web3.run(t, "ban", later.String(), "--for", "1h")
+	enforced(t, watched[later], start)
+	start = time.Now()
+	web3.run(t, "unban", lifted.String())
+	open(t, watched[lifted], start, banLimit)
+
+	// Whoever has the old key says nothing that counts.
+	web3.stop(t)
+	for _, file := range []string{"node.key", "node.cert", "mesh.key"} {
+		shell(t, web3, "cp", "/root/"+file, stateDir+"/"+file)
+	}
+	web3.start(t)
+	start = time.Now()
+	web3.run(t, "ban", stolen.String(), "--for", "1h")
+	web3.run(t, "unban", banned.String())
+	enforced(t, watched[stolen][2:], start)
+	during(3 * time.Second)
+	answering(t, watched[stolen][:2])
+	check(t, watched[banned][:2].Silent(silent, time.Now()))
+}
+
+// shell runs a program of the machine, which must succeed.
+func shell(t *testing.T, n *node, argv ...string) {
+	t.Helper()
+	if r := must(n.Run(argv...))(t); r.Code != exitDone {
+		t.Fatalf("%s: %q: exit code %d: %s", n.Name, argv, r.Code, r.Stderr)
+	}
+}
