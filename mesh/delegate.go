@@ -53,7 +53,9 @@ var (
 // NodeMeta tells who we are.
 func (d delegate) NodeMeta(limit int) []byte {
 	has, uses := d.m.keys.said()
-	b := meta{protocolVersion, d.m.cfg.Identity.Public(), d.m.cfg.Name, d.m.cfg.Version, has, uses}.encode()
+	m := meta{Protocol: protocolVersion, Key: d.m.cfg.Identity.Public(), Name: d.m.cfg.Name, Version: d.m.cfg.Version}
+	m.say(d.m.cfg.Identity, has, uses)
+	b := m.encode()
 	if len(b) > limit {
 		return nil // cannot be: the parts are bounded
 	}

@@ -2,9 +2,12 @@ package mesh
 
 import (
 	"bytes"
+	"net"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/memberlist"
 )
 
 func TestSeal(t *testing.T) {
@@ -153,5 +156,45 @@ func TestCoreGrants(t *testing.T) {
 	s.step(0, evFrames{via: viaPush, frames: []Frame{r.cert(signers[2].Public(), 1, time.Hour), forged.frame}})
 	if s.cores[0].grants.version != 0 {
 		t.Error("took a grant that a node signed")
+	}
+}
+
+// Only a member itself says which keys it has: what another holder of a gossip key says in its name is as if it said
+// nothing, and does not have the others turn to a key that it lacks.
+func TestKeysAreSaidByTheMemberAlone(t *testing.T) {
+	id, v := signers[0], testGossipKey(1, 1).version()
+	table := newPeerTable(signers[1].ID(), nil)
+	node := &memberlist.Node{Name: id.ID().String(), Addr: net.IPv4(10, 0, 0, 1).To4(), Port: 7946}
+	hears := func(m meta) peerKeys {
+		m.Protocol, m.Key = protocolVersion, id.Public()
+		node.Meta = m.encode()
+		if _, ok := table.joined(simStart, node, MemberUpdate); !ok {
+			t.Fatal("the member was refused")
+		}
+		return table.keysOf()[0]
+	}
+	var own, forged, changed, moved meta
+	own.say(id, v, v-1)
+	forged.say(signers[2], v, v)
+	changed.say(id, v, v-1)
+	changed.Uses = v
+	moved.say(id, v-1, v)
+	moved.Has, moved.Uses = v, v-1
+	for _, tt := range []struct {
+		name string
+		in   meta
+		want peerKeys
+	}{
+		{"bad: signed by another", forged, peerKeys{id: id.ID()}},
+		{"bad: swapped", moved, peerKeys{id: id.ID()}},
+		{"ok: its own word", own, peerKeys{id.ID(), v, v - 1}},
+		{"ok: once more", own, peerKeys{id.ID(), v, v - 1}},
+		{"bad: changed", changed, peerKeys{id: id.ID()}},
+		{"ok: its own word again", own, peerKeys{id.ID(), v, v - 1}},
+		{"ok: it says nothing", meta{}, peerKeys{id: id.ID()}},
+	} {
+		if got := hears(tt.in); got != tt.want {
+			t.Errorf("%s: %+v, want %+v", tt.name, got, tt.want)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"crypto/ed25519"
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -12,8 +13,9 @@ const (
 	// protocolVersion is what this package speaks beside memberlist; members of another are refused.
 	protocolVersion = 1
 	metaFields      = 4
-	// keyFields are the last two, which versions without rotation neither write nor read.
-	keyFields = 2
+	// keyFields are the last three, which versions without rotation neither write nor read.
+	keyFields = 3
+	keyDomain = "meshban keys v1\x00"
 	// maxMetaFields leaves room for what later versions may add; readers skip it.
 	maxMetaFields = 16
 )
@@ -24,13 +26,31 @@ type meta struct {
 	Key      ed25519.PublicKey
 	Name     string
 	Version  string
-	// Has is the newest gossip key that the member can read, Uses the one that it encrypts with; 0: it does not say.
+	// Has is the newest gossip key that the member can read, Uses the one that it encrypts with. Proof is the member's
+	// signature of that: whoever has a gossip key can say anything in its name otherwise, and so have the others turn to a
+	// key that it lacks. nil: it does not say.
 	Has, Uses keyVersion
+	Proof     []byte
+}
+
+// say fills in the gossip keys.
+func (m *meta) say(id Identity, has, uses keyVersion) {
+	m.Has, m.Uses, m.Proof = has, uses, ed25519.Sign(id.key, keyWord(has, uses))
+}
+
+// proven tells whether the member itself says what it has.
+func (m meta) proven() bool {
+	return m.Proof != nil && ed25519.Verify(m.Key, keyWord(m.Has, m.Uses), m.Proof)
+}
+
+func keyWord(has, uses keyVersion) []byte {
+	b := binary.BigEndian.AppendUint64([]byte(keyDomain), uint64(has))
+	return binary.BigEndian.AppendUint64(b, uint64(uses))
 }
 
 func (m meta) encode() []byte {
 	fields := metaFields
-	if m.Has|m.Uses != 0 {
+	if m.Proof != nil {
 		fields += keyFields
 	}
 	b := appendArray(nil, fields)
@@ -41,6 +61,7 @@ func (m meta) encode() []byte {
 	if fields > metaFields {
 		b = appendUint(b, uint64(m.Has))
 		b = appendUint(b, uint64(m.Uses))
+		b = appendBin(b, m.Proof)
 	}
 	return b
 }
@@ -59,6 +80,8 @@ func decodeMeta(b []byte) (meta, error) {
 	m.Version = r.str(MaxVersion)
 	if n >= metaFields+keyFields {
 		m.Has, m.Uses = keyVersion(r.uint()), keyVersion(r.uint())
+		m.Proof = make([]byte, ed25519.SignatureSize)
+		r.fixed(m.Proof)
 	}
 	switch {
 	case r.err != nil:

@@ -107,8 +107,13 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKi
 	}
 	before := p.Member
 	p.ID, p.Name, p.Version, p.Addr, p.State, p.seen = id, m.Name, m.Version, addr, StateAlive, now
-	p.mark, p.keys = viewMark(id, addr, m.Has, m.Uses), peerKeys{id, m.Has, m.Uses}
-	p.KeyKnown, p.KeyGeneration = m.Has != 0, m.Has.generation()
+	if says := (peerKeys{id, m.Has, m.Uses}); m.Proof == nil || says != p.keys && !m.proven() {
+		p.keys = peerKeys{id: id}
+	} else {
+		p.keys = says
+	}
+	p.mark = viewMark(id, addr, p.keys.has, p.keys.uses)
+	p.KeyKnown, p.KeyGeneration = p.keys.has != 0, p.keys.has.generation()
 	p.alt, p.bye = netip.AddrPort{}, time.Time{}
 	if before.KeyKnown, before.KeyGeneration = p.KeyKnown, p.KeyGeneration; kind == MemberUpdate && before == p.Member {
 		t.viewLocked(now) // news of its keys is for us, not for people

@@ -13,9 +13,9 @@ import (
 )
 
 // A rotation of the mesh's gossip key leaves no gap. The new key is handed out in grants (grant.go), sealed for each
-// certified node alone. Who has opened its own stores the key, opens packets with both from then on, and says so in its
-// metadata; once all who are alive have said so, each encrypts with the new one; and once all do that, the old one goes.
-// Whoever was away asks for its grant by the enrolment's way (catchup.go), which needs no gossip key.
+// certified node alone. Who has opened its own stores the key, opens packets with both from then on, and says so, signed,
+// in its metadata; once all who are alive have said so, each encrypts with the new one; and once all do that, the old one
+// goes. Whoever was away asks for its grant by the enrolment's way (catchup.go), which needs no gossip key.
 
 const (
 	// keyTick is the time between two looks at a rotation under way.
