@@ -74,7 +74,7 @@ func newTurning(t *testing.T, n int) *turning {
 	c.cluster = newCluster(t, n, c.edit)
 	eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
 	for _, n := range c.nodes[1:] {
-		if _, err := c.nodes[0].Certify(n.id.Public(), n.cfg.Name, memberCaps); err != nil {
+		if _, err := c.nodes[0].Certify(n.id.Public(), n.cfg.Name, Caps{UnbanAny: true}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -271,7 +271,7 @@ func TestRotationWhileAway(t *testing.T) {
 
 		// A new member gets the newest key, and its grant a little later, for when its disk is restored.
 		late := newIdentity(t)
-		answer, err := c.nodes[0].welcome(late.Public(), "late")
+		answer, err := c.nodes[0].welcome(late.Public(), "late", Caps{UnbanAny: true})
 		if err != nil || answer.Secrets.Generation != 2 {
 			t.Fatalf("answer of generation %d, %v", answer.Secrets.Generation, err)
 		}
@@ -293,7 +293,7 @@ func TestRotationOnAFullDisk(t *testing.T) {
 		c.files[2].setFull(true)
 		c.rotate(t, 1)
 		late := newIdentity(t)
-		answer, err := founder.welcome(late.Public(), "late")
+		answer, err := founder.welcome(late.Public(), "late", Caps{UnbanAny: true})
 		if err != nil || len(answer.Secrets.keys()) != 2 || answer.Secrets.Generation != 0 {
 			t.Fatalf("who joins meanwhile gets %d keys, %v", len(answer.Secrets.keys()), err)
 		}
