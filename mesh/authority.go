@@ -169,6 +169,9 @@ func (m *Mesh) renewLoop(ctx context.Context) {
 	if !m.cfg.Secrets.HasAuthority() {
 		return
 	}
+	if m.Standing(m.id).Revoked != nil {
+		m.checkOwn()
+	}
 	tick := time.NewTicker(renewEvery)
 	defer tick.Stop()
 	for {

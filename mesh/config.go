@@ -69,6 +69,11 @@ type Config struct {
 	OnMember     func(MemberEvent)
 	OnProblem    func(kind Problem, detail string)
 
+	// SaveSecrets stores secrets with other gossip keys. They are on disk when it returns: what cannot be stored is not
+	// used. nil: they end with Run. OnKey is told what became of a rotation, after it is stored.
+	SaveSecrets func(s Secrets) error
+	OnKey       func(KeyEvent)
+
 	// LoadInvites and SaveInvites keep open invitations over a restart; nil: they end with Run.
 	LoadInvites func() ([]byte, error)
 	SaveInvites func(b []byte) error
@@ -100,6 +105,8 @@ const (
 	ProblemStrangers Problem = "strangers"
 	// ProblemCertificate: this node's certificate ends soon, has ended or was revoked; or one could not be renewed.
 	ProblemCertificate Problem = "certificate"
+	// ProblemKey: this node was not given the newest gossip key, or cannot store it, or those who answer speak another.
+	ProblemKey Problem = "mesh key"
 )
 
 func (c *Config) validate() error {

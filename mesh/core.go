@@ -76,6 +76,7 @@ type actions struct {
 	send                  []outMessage
 	compared              []comparison
 	equivocs              []Frame // another frame of the same name was held
+	granted               bool    // a gossip key was handed out to somebody
 	// rollPast is not 0 while frames in our name have this epoch, ours or a later one, and we did not publish them.
 	rollPast uint64
 	verdicts [verdictKinds]uint64 // of evFrames, by kind

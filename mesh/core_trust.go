@@ -22,6 +22,7 @@ type trust struct {
 	nodes     map[ID]*standing
 	parked    []Frame // verified, of origins whose certificate has not come; the oldest in front
 	barred    map[streamKey]struct{}
+	grants    grants
 }
 
 // standing is what the authority has said of a node.
@@ -128,6 +129,7 @@ func (c *core) takeRecord(now time.Time, f Frame, by via, out *actions) {
 	}
 	cert, badCert := certificateOf(f)
 	revocation, badRevocation := revocationOf(f)
+	grant, badGrant := grantOf(f)
 	var st *standing
 	switch {
 	case badCert == nil:
@@ -137,6 +139,14 @@ func (c *core) takeRecord(now time.Time, f Frame, by via, out *actions) {
 		}
 	case badRevocation == nil:
 		st = c.standing(revocation.Node)
+	case badGrant == nil:
+		if grant.Version < c.grants.version {
+			c.superseded(f, by, out)
+			return
+		}
+		c.newerGrants(grant.Version, out)
+		c.grants.records[grant.Serial] = grant
+		out.granted = true
 	}
 	c.insert(f)
 	out.verdicts[verdictNew]++
@@ -160,7 +170,7 @@ func (c *core) takeRecord(now time.Time, f Frame, by via, out *actions) {
 	}
 }
 
-// superseded notes that a certificate came after the one that takes its place: it is not asked for again.
+// superseded notes that a certificate or grant came after the one that takes its place: it is not asked for again.
 func (c *core) superseded(f Frame, by via, out *actions) {
 	out.verdicts[verdictDuplicate]++
 	if s := c.streams[streamKey{f.Origin, f.Epoch}]; s != nil {
@@ -203,6 +213,9 @@ func (c *core) ended(out *actions) {
 		return
 	}
 	for _, ref := range out.expired {
+		if ref.Origin == c.authority && ref.Epoch == recordGrant {
+			delete(c.grants.records, ref.Seq)
+		}
 		if ref.Origin != c.authority || ref.Epoch != recordCertificate {
 			continue
 		}

@@ -55,7 +55,10 @@ var (
 
 // NodeMeta tells who we are.
 func (d delegate) NodeMeta(limit int) []byte {
-	b := meta{protocolVersion, d.m.cfg.Identity.Public(), d.m.cfg.Name, d.m.cfg.Version, d.m.place}.encode()
+	has, uses := d.m.keys.said()
+	m := meta{Protocol: protocolVersion, Key: d.m.cfg.Identity.Public(), Name: d.m.cfg.Name, Version: d.m.cfg.Version, Place: d.m.place}
+	m.say(d.m.cfg.Identity, has, uses)
+	b := m.encode()
 	if len(b) > limit {
 		return nil // cannot be: the parts are bounded
 	}

@@ -8,5 +8,6 @@
 // the network on behalf of a caller, and everything that a peer can influence has a named bound.
 //
 // The parts: frames and identities (frame.go, identity.go), the replication core, a pure state machine (core*.go), the
-// glue to memberlist (transport.go, delegate.go, run.go), rejoining (rejoin.go) and enrolment (invite.go, enrol.go).
+// glue to memberlist (transport.go, delegate.go, run.go), rejoining (rejoin.go), enrolment (invite.go, enrol.go), and the
+// rotation of the gossip key (rotate.go).
 package mesh

@@ -59,6 +59,9 @@ func (m *Mesh) answerJoiner(raw net.Conn, from string) error {
 	if err != nil {
 		return err
 	}
+	if requestVersion(b) == keysVersion {
+		return m.answerKeys(conn, key, b, from)
+	}
 	q, err := decodeEnrolRequest(b)
 	if err != nil {
 		return err
@@ -94,7 +97,7 @@ func (m *Mesh) answerJoiner(raw net.Conn, from string) error {
 
 // welcome is the answer to a joiner whose token is good.
 func (m *Mesh) welcome(key ed25519.PublicKey, name string, caps Caps) (enrolAnswer, error) {
-	answer := enrolAnswer{Secrets: m.cfg.Secrets, Join: m.joinAnswer()}
+	answer := enrolAnswer{Secrets: m.Secrets(), Join: m.joinAnswer()}
 	if !m.cfg.Secrets.HasAuthority() {
 		return answer, nil
 	}

@@ -25,7 +25,7 @@ const (
 	// maxJoinAnswer bounds the addresses in an answer.
 	maxJoinAnswer  = 32
 	requestFields  = 4
-	answerFields   = 6
+	answerFields   = 6       // and one more, the gossip keys, once they were rotated
 	maxCertificate = 4 << 10 // of the answer's last field
 )
 
@@ -77,7 +77,11 @@ type enrolAnswer struct {
 }
 
 func (a enrolAnswer) encode() []byte {
-	b := appendArray(nil, answerFields)
+	fields := answerFields
+	if a.Secrets.rotated() {
+		fields++
+	}
+	b := appendArray(nil, fields)
 	b = appendUint(b, enrolVersion)
 	b = appendUint(b, uint64(a.Code))
 	b = appendBin(b, a.Secrets.MeshID[:])
@@ -86,12 +90,19 @@ func (a enrolAnswer) encode() []byte {
 	for _, s := range a.Join {
 		b = appendStr(b, s)
 	}
-	return appendBin(b, a.Certificate)
+	b = appendBin(b, a.Certificate)
+	if fields > answerFields {
+		b = appendKeys(b, a.Secrets.stored())
+	}
+	return b
 }
 
 func decodeEnrolAnswer(b []byte) (a enrolAnswer, err error) {
 	r := reader{b: b}
-	r.arrayOf(answerFields)
+	fields := r.array(answerFields + 1)
+	if r.err == nil && fields < answerFields {
+		return a, fmt.Errorf("answer of %d fields, want %d", fields, answerFields)
+	}
 	if v := r.uint(); r.err == nil && v != enrolVersion {
 		return a, fmt.Errorf("enrolment version %d, want %d", v, enrolVersion)
 	}
@@ -106,6 +117,12 @@ func decodeEnrolAnswer(b []byte) (a enrolAnswer, err error) {
 		a.Join = append(a.Join, addr.String())
 	}
 	a.Certificate = bytes.Clone(r.bin(maxCertificate))
+	if fields > answerFields {
+		key := a.Secrets.GossipKey
+		if err := a.Secrets.take(r.gossipKeys()); err != nil || a.Secrets.GossipKey != key {
+			r.fail(errors.New("gossip keys that do not belong together"))
+		}
+	}
 	return a, r.end()
 }
 

@@ -115,9 +115,43 @@ func FuzzCertificate(f *testing.F) {
 	})
 }
 
+func FuzzGossipKeys(f *testing.F) {
+	a := testAuthority(f)
+	keys := []GossipKey{testGossipKey(2, 1), testGossipKey(1, 1)}
+	f.Add(testGrant(f, a, 5, simStart, keys, signers[0], signers[1]).frame.raw)
+	f.Add(appendKeys(nil, keys))
+	f.Add(Secrets{MeshID: [16]byte{1}, GossipKey: [32]byte{2}}.encode())
+	f.Add(Secrets{MeshID: [16]byte{1}, Authority: [32]byte{2}}.withKeys(keys, keys[1].version()).encode())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if fr, err := DecodeFrame(b); err == nil {
+			if g, err := grantOf(fr); err == nil {
+				if !bytes.Equal(g.payload(), fr.Payload) {
+					t.Errorf("grant encoded as %x, was %x", g.payload(), fr.Payload)
+				}
+				_, _, _ = g.open(signers[0])
+			}
+		}
+		r := reader{b: b}
+		if keys := r.gossipKeys(); r.end() == nil && !bytes.Equal(appendKeys(nil, keys), b) {
+			t.Errorf("keys encoded as %x, were %x", appendKeys(nil, keys), b)
+		}
+		if s, err := decodeSecrets(b); err == nil {
+			if got := s.encode(); !bytes.Equal(got, b) && s.HasAuthority() {
+				t.Errorf("secrets encoded as %x, were %x", got, b)
+			}
+			if len(s.keys()) > maxGossipKeys {
+				t.Errorf("%d keys", len(s.keys()))
+			}
+		}
+	})
+}
+
 func FuzzMeta(f *testing.F) {
-	good := meta{protocolVersion, signers[0].Public(), "web1", "1.2.3", make([]byte, 64)}
+	good := meta{Protocol: protocolVersion, Key: signers[0].Public(), Name: "web1", Version: "1.2.3", Place: make([]byte, 64)}
 	f.Add(good.encode())
+	says := good
+	says.say(signers[0], 1<<32+7, 9)
+	f.Add(says.encode())
 	f.Add(append([]byte{mpFixArray | 6}, append(good.encode()[1:], 7)...)) // a field of a later version
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := decodeMeta(b)
@@ -138,6 +172,9 @@ func FuzzDecodeEnrol(f *testing.F) {
 	f.Add(enrolRequest{Secret: [secretLen]byte{1}, Name: "web1", Program: "1.0"}.encode())
 	f.Add(enrolAnswer{Secrets: Secrets{MeshID: [16]byte{1}}, Join: []string{"192.0.2.1:7946"}}.encode())
 	f.Add(enrolAnswer{Code: enrolUsed}.encode())
+	f.Add(enrolAnswer{Secrets: Secrets{MeshID: [16]byte{1}}.withKeys([]GossipKey{testGossipKey(2, 1), testGossipKey(1, 2)}, testGossipKey(1, 2).version())}.encode())
+	f.Add(keysRequest{[16]byte{1}, 1 << 40, []byte{1}}.encode())
+	f.Add(encodeKeysAnswer([][]byte{{1, 2}, {3}}))
 	f.Add(cloneMessage{ID{1}, [16]byte{2}, "192.0.2.1:7946"}.encode()[1:])
 	f.Add(encodeInvites([]invite{{Hash: [32]byte{1}, Expires: simStart, Uses: 3, Used: []ID{{1}, {2}}, Caps: DefaultCaps()}}))
 	f.Add(encodeInvites([]invite{{Hash: [32]byte{1}, Expires: simStart, Uses: 1, Caps: Caps{1, 2, 24, 48, time.Hour, true, false}}}))
@@ -147,6 +184,12 @@ func FuzzDecodeEnrol(f *testing.F) {
 		}
 		if a, err := decodeEnrolAnswer(b); err == nil && !bytes.Equal(a.encode(), b) {
 			t.Errorf("answer encoded as %x, was %x", a.encode(), b)
+		}
+		if q, err := decodeKeysRequest(b); err == nil && !bytes.Equal(q.encode(), b) {
+			t.Errorf("question for keys encoded as %x, was %x", q.encode(), b)
+		}
+		if records, err := decodeKeysAnswer(b); err == nil && !bytes.Equal(encodeKeysAnswer(records), b) {
+			t.Errorf("answer with keys encoded as %x, was %x", encodeKeysAnswer(records), b)
 		}
 		if q, err := decodeClone(b); err == nil && !bytes.Equal(q.encode()[1:], b) {
 			t.Errorf("question encoded as %x, was %x", q.encode(), b)

@@ -92,8 +92,11 @@ func (i Identity) Public() ed25519.PublicKey {
 
 // Secrets is what every member of one mesh knows.
 type Secrets struct {
-	MeshID    [16]byte // tells meshes apart; part of every frame
-	GossipKey [32]byte // AES-256 key of memberlist's packets and streams
+	MeshID     [16]byte // tells meshes apart; part of every frame
+	GossipKey  [32]byte // that memberlist's packets and streams are encrypted with, AES-256
+	Generation uint32   // how often the mesh's gossip key had been rotated when GossipKey was made
+	// Other are keys that packets may be encrypted with, too, while a rotation is under way; newest first, then zero.
+	Other [maxGossipKeys - 1]GossipKey
 	// Authority is the public key of the mesh's authority: it binds the mesh to who may certify its members, and comes
 	// with the enrolment, whose connection the join token pins. Zero: a mesh of a version without authorities, in which
 	// every holder of the gossip key is believed.
@@ -125,14 +128,42 @@ func LoadSecrets(path string) (Secrets, error) {
 	return s, nil
 }
 
+// The secrets have two forms. As long as the gossip key was never rotated, and as versions without rotation know them:
+// mesh id, gossip key and, if there is one, authority, one after the other. Else a list, which is always longer.
+const (
+	secretsVersion = 2
+	secretsFields  = 4
+)
+
 func decodeSecrets(b []byte) (s Secrets, err error) {
 	without := len(s.MeshID) + len(s.GossipKey)
+	if len(b) > without+len(s.Authority) {
+		return decodeRotated(b)
+	}
 	if len(b) != without && len(b) != without+len(s.Authority) {
 		return Secrets{}, fmt.Errorf("%d bytes, want %d", len(b), without+len(s.Authority))
 	}
 	copy(s.MeshID[:], b)
 	copy(s.GossipKey[:], b[len(s.MeshID):])
 	copy(s.Authority[:], b[without:])
+	return s, nil
+}
+
+func decodeRotated(b []byte) (s Secrets, err error) {
+	r := reader{b: b}
+	r.arrayOf(secretsFields)
+	if v := r.uint(); r.err == nil && v != secretsVersion {
+		return Secrets{}, fmt.Errorf("version %d, want %d: was the file written by a newer version?", v, secretsVersion)
+	}
+	r.fixed(s.MeshID[:])
+	r.fixed(s.Authority[:])
+	keys := r.gossipKeys()
+	if err := r.end(); err != nil {
+		return Secrets{}, err
+	}
+	if err := s.take(keys); err != nil {
+		return Secrets{}, err
+	}
 	return s, nil
 }
 
@@ -145,6 +176,13 @@ func (s Secrets) Save(path string) error {
 }
 
 func (s Secrets) encode() []byte {
+	if s.rotated() {
+		b := appendArray(nil, secretsFields)
+		b = appendUint(b, secretsVersion)
+		b = appendBin(b, s.MeshID[:])
+		b = appendBin(b, s.Authority[:])
+		return appendKeys(b, s.stored())
+	}
 	b := append(s.MeshID[:len(s.MeshID):len(s.MeshID)], s.GossipKey[:]...)
 	if s.HasAuthority() {
 		b = append(b, s.Authority[:]...)

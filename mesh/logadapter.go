@@ -17,6 +17,11 @@ const (
 	logBurst = 20
 	logEvery = 200 * time.Millisecond
 
+	// foreignKey is in every line about somebody who speaks another gossip key: a revoked machine goes on for ever, so one
+	// line per foreignEvery is enough.
+	foreignKey   = "no installed keys could decrypt"
+	foreignEvery = time.Minute
+
 	suspectPrefix, suspectSuffix = "Suspect ", " has failed, no acks received"
 )
 
@@ -28,12 +33,13 @@ type logAdapter struct {
 	// goroutine of memberlist's logs; must not block.
 	suspected func(ID)
 
-	rate  limiter
+	rate, foreign limiter
+
 	muted atomic.Int64 // lines not shown since the last that was
 }
 
 func newLogAdapter(logger *slog.Logger, suspected func(ID)) *logAdapter {
-	return &logAdapter{logger: logger, suspected: suspected, rate: limiter{burst: logBurst, every: logEvery}}
+	return &logAdapter{logger: logger, suspected: suspected, rate: limiter{burst: logBurst, every: logEvery}, foreign: limiter{burst: 1, every: foreignEvery}}
 }
 
 func (a *logAdapter) standard() *log.Logger { return log.New(a, "", 0) }
@@ -65,7 +71,7 @@ func (a *logAdapter) Write(line []byte) (int, error) {
 	if !a.logger.Enabled(ctx, level) {
 		return len(line), nil
 	}
-	if !a.rate.allow(time.Now()) {
+	if strings.Contains(text, foreignKey) && !a.foreign.allow(time.Now()) || !a.rate.allow(time.Now()) {
 		a.muted.Add(1)
 		return len(line), nil
 	}

@@ -181,6 +181,9 @@ func (m *Mesh) carryOut() {
 		if len(out.expired) > 0 && m.cfg.Expired != nil {
 			m.cfg.Expired(out.expired)
 		}
+		if out.granted {
+			m.keys.kick()
+		}
 		for _, c := range out.compared {
 			m.peers.update(c.peer, func(p *peer) { p.InSync = c.same })
 		}

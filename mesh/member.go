@@ -42,6 +42,9 @@ type Member struct {
 	RTT     time.Duration // of the last ping; 0: not known yet
 	Version string
 	Since   time.Time // when State began
+	// KeyGeneration is that of the newest gossip key that it says it can read, if it says so (KeyKnown).
+	KeyKnown      bool
+	KeyGeneration uint32
 }
 
 // MemberEventKind says what happened to a member.

@@ -43,6 +43,7 @@ type Mesh struct {
 	streams    *streamer
 	join       *joinList
 	views      viewCompare
+	keys       *keyTurner
 	invites    *invites
 	enrolments chan struct{} // one token per enrolment that is being served
 	enrolRate  sources
@@ -57,6 +58,7 @@ type Mesh struct {
 	place []byte // our signature over our address; set before memberlist begins
 
 	ml   atomic.Pointer[memberlist.Memberlist]
+	tr   atomic.Pointer[transport]
 	addr atomic.Pointer[netip.AddrPort]
 	root atomic.Pointer[[32]byte] // a copy of the core's, for whoever may not wait
 
@@ -107,6 +109,7 @@ func New(cfg Config) (*Mesh, error) {
 	m.gossip = newGossip(m.peers.receivers)
 	m.pusher = &pusher{self: m.id, jobs: make(chan pushJob, maxPush), later: make(chan pushJob, maxPush), members: m.peers.receivers, send: m.sendPacket, count: &m.count}
 	m.streams = newStreamer(m)
+	m.keys = newKeyTurner(cfg.Secrets, m.now())
 	m.invites = newInvites()
 	m.enrolments = make(chan struct{}, maxEnrolments)
 	m.enrolRate = newSources(enrolRate, enrolBurst)
@@ -241,8 +244,10 @@ func (m *Mesh) tell(ev any) {
 
 // Members lists this node and every other that it knows of, by name.
 func (m *Mesh) Members() []Member {
+	has, _ := m.keys.said()
 	all := append(m.peers.members(m.now()), Member{
 		Name: m.cfg.Name, ID: m.id, Addr: m.Addr(), State: StateAlive, Self: true, InSync: true, Version: m.cfg.Version,
+		KeyKnown: true, KeyGeneration: has.generation(),
 	})
 	sortMembers(all)
 	return all

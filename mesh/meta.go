@@ -16,6 +16,9 @@ const (
 	metaFields      = 5
 	// placeDomain goes in front of the signed address.
 	placeDomain = "meshban address v1\x00"
+	// keyFields are the last three, which may be absent.
+	keyFields = 3
+	keyDomain = "meshban keys v1\x00"
 	// maxMetaFields leaves room for what later versions may add; readers skip it.
 	maxMetaFields = 16
 )
@@ -27,6 +30,11 @@ type meta struct {
 	Name     string
 	Version  string
 	Place    []byte // signature over the member's address: memberlist believes whoever says where a member is
+	// Has is the newest gossip key that the member can read, Uses the one that it encrypts with. Proof is the member's
+	// signature of that: whoever has a gossip key can say anything in its name otherwise, and so have the others turn to a
+	// key that it lacks. nil: it does not say.
+	Has, Uses keyVersion
+	Proof     []byte
 }
 
 // placeText is what a member signs to say where it is reached.
@@ -41,13 +49,38 @@ func (m meta) isAt(meshID [16]byte, addr netip.AddrPort) bool {
 	return len(m.Place) == ed25519.SignatureSize && ed25519.Verify(m.Key, placeText(meshID, addr), m.Place)
 }
 
+// say fills in the gossip keys.
+func (m *meta) say(id Identity, has, uses keyVersion) {
+	m.Has, m.Uses, m.Proof = has, uses, ed25519.Sign(id.key, keyWord(has, uses))
+}
+
+// proven tells whether the member itself says what it has.
+func (m meta) proven() bool {
+	return m.Proof != nil && ed25519.Verify(m.Key, keyWord(m.Has, m.Uses), m.Proof)
+}
+
+func keyWord(has, uses keyVersion) []byte {
+	b := binary.BigEndian.AppendUint64([]byte(keyDomain), uint64(has))
+	return binary.BigEndian.AppendUint64(b, uint64(uses))
+}
+
 func (m meta) encode() []byte {
-	b := appendArray(nil, metaFields)
+	fields := metaFields
+	if m.Proof != nil {
+		fields += keyFields
+	}
+	b := appendArray(nil, fields)
 	b = appendUint(b, m.Protocol)
 	b = appendBin(b, m.Key)
 	b = appendStr(b, m.Name)
 	b = appendStr(b, m.Version)
-	return appendBin(b, m.Place)
+	b = appendBin(b, m.Place)
+	if fields > metaFields {
+		b = appendUint(b, uint64(m.Has))
+		b = appendUint(b, uint64(m.Uses))
+		b = appendBin(b, m.Proof)
+	}
+	return b
 }
 
 // decodeMeta reads strictly what encode wrote, and skips elements that follow.
@@ -63,12 +96,17 @@ func decodeMeta(b []byte) (meta, error) {
 	m.Name = r.str(MaxName)
 	m.Version = r.str(MaxVersion)
 	m.Place = append([]byte(nil), r.bin(ed25519.SignatureSize)...)
+	if n >= metaFields+keyFields {
+		m.Has, m.Uses = keyVersion(r.uint()), keyVersion(r.uint())
+		m.Proof = make([]byte, ed25519.SignatureSize)
+		r.fixed(m.Proof)
+	}
 	switch {
 	case r.err != nil:
 		return meta{}, fmt.Errorf("metadata: %w", r.err)
 	case n < metaFields:
 		return meta{}, fmt.Errorf("metadata of %d fields, want %d", n, metaFields)
-	case n == metaFields && len(r.b) > 0:
+	case (n == metaFields || n == metaFields+keyFields) && len(r.b) > 0:
 		return meta{}, fmt.Errorf("metadata: %w", errTrailing)
 	case len(m.Key) != ed25519.PublicKeySize:
 		return meta{}, errors.New("metadata with a key of a wrong length")

@@ -247,7 +247,7 @@ func TestPeerTableBounds(t *testing.T) {
 	}
 	id := signers[0]
 	n := (&peer{Member: Member{ID: id.ID(), Addr: netip.MustParseAddrPort("192.0.2.2:1")}}).node()
-	n.Meta = meta{protocolVersion, id.Public(), "new", "1", nil}.encode()
+	n.Meta = meta{Protocol: protocolVersion, Key: id.Public(), Name: "new", Version: "1"}.encode()
 	if _, ok := table.joined(simStart.Add(time.Second), n, MemberJoin); !ok {
 		t.Fatal("a new member found no room")
 	}

@@ -32,6 +32,7 @@ type peer struct {
 	Member
 	mark uint64         // see viewMark
 	meta string         // as it came
+	keys peerKeys       // as it says
 	seen time.Time      // last known alive; zero: remembered from an earlier run
 	bye  time.Time      // it said that it is about to leave
 	alt  netip.AddrPort // another address that claimed this id, to be tried when Addr is dead
@@ -49,6 +50,7 @@ type peerTable struct {
 	self    ID
 	trusted func(ID) bool // must neither wait nor call back
 	wake    chan struct{} // capacity 1; the table signals, the notifier waits
+	keys    chan struct{} // capacity 1: who is alive, or somebody's gossip keys, may have changed; keyLoop waits
 
 	mu      sync.Mutex
 	peers   map[ID]*peer
@@ -64,7 +66,7 @@ type peerTable struct {
 }
 
 func newPeerTable(self ID, remembered []Peer, trusted func(ID) bool) *peerTable {
-	t := &peerTable{self: self, trusted: trusted, wake: make(chan struct{}, 1), peers: make(map[ID]*peer)}
+	t := &peerTable{self: self, trusted: trusted, wake: make(chan struct{}, 1), keys: make(chan struct{}, 1), peers: make(map[ID]*peer)}
 	for _, p := range remembered {
 		if len(t.peers) == MaxPeers || p.ID == self || !p.Addr.IsValid() {
 			continue
@@ -96,7 +98,7 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKi
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if id == t.self {
-		t.own = viewMark(id, addr)
+		t.own = viewMark(id, addr, m.Has, m.Uses)
 		t.viewLocked(now)
 		return ID{}, false
 	}
@@ -111,9 +113,22 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKi
 	if p.State != StateAlive || p.Since.IsZero() {
 		p.Since = now
 	}
+	before := p.Member
 	p.ID, p.Name, p.Version, p.Addr, p.State, p.seen = id, m.Name, m.Version, addr, StateAlive, now
-	p.mark, p.meta = viewMark(id, addr), string(n.Meta)
+	if says := (peerKeys{id, m.Has, m.Uses}); m.Proof == nil || says != p.keys && !m.proven() {
+		p.keys = peerKeys{id: id}
+	} else {
+		p.keys = says
+	}
+	p.meta = string(n.Meta)
+	p.mark = viewMark(id, addr, p.keys.has, p.keys.uses)
+	p.KeyKnown, p.KeyGeneration = p.keys.has != 0, p.keys.has.generation()
 	p.alt, p.bye = netip.AddrPort{}, time.Time{}
+	if before.KeyKnown, before.KeyGeneration = p.KeyKnown, p.KeyGeneration; kind == MemberUpdate && before == p.Member {
+		t.viewLocked(now) // news of its keys is for us, not for people
+		signal(t.keys)
+		return id, true
+	}
 	t.changedLocked(now, MemberEvent{kind, p.Member})
 	return id, true
 }
@@ -162,7 +177,8 @@ func (t *peerTable) changedLocked(now time.Time, e MemberEvent) {
 	t.events = append(t.events, e)
 	t.dirty = true
 	t.targetsLocked(now)
-	t.signal()
+	signal(t.wake)
+	signal(t.keys)
 }
 
 // retarget looks again at who counts.
@@ -239,13 +255,6 @@ func (t *peerTable) viewDigest() (uint64, time.Time) {
 	return t.view, t.viewed
 }
 
-func (t *peerTable) signal() {
-	select {
-	case t.wake <- struct{}{}:
-	default:
-	}
-}
-
 // node gives memberlist's form of the peer. PMax 4 says "no checksum": packets are authenticated by their encryption.
 func (p *peer) node() *memberlist.Node {
 	return &memberlist.Node{Name: p.ID.String(), Addr: net.IP(p.Addr.Addr().AsSlice()), Port: p.Addr.Port(), PMax: 4}
@@ -312,4 +321,15 @@ func (t *peerTable) node(id ID) *memberlist.Node {
 		return nil
 	}
 	return t.targets[i].node
+}
+
+// keysOf gives what those who are alive say of their gossip keys.
+func (t *peerTable) keysOf() []peerKeys {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := make([]peerKeys, 0, len(t.targets))
+	for _, target := range t.targets {
+		all = append(all, t.peers[target.id].keys)
+	}
+	return all
 }

@@ -42,7 +42,10 @@ type joinList struct {
 	mu     sync.Mutex
 	hosts  []string
 	joined map[netip.AddrPort]joinedAt
-	change chan struct{} // capacity 1: hosts has changed
+	asked  map[netip.AddrPort]time.Time // when an address was last asked for the gossip key
+	change chan struct{}                // capacity 1: hosts has changed
+	// muteSince is since when those who answer speak another gossip key; zero: somebody understood us.
+	muteSince time.Time
 }
 
 type joinedAt struct {
@@ -51,7 +54,7 @@ type joinedAt struct {
 }
 
 func newJoinList(hosts []string) *joinList {
-	return &joinList{hosts: slices.Clone(hosts), joined: make(map[netip.AddrPort]joinedAt), change: make(chan struct{}, 1)}
+	return &joinList{hosts: slices.Clone(hosts), joined: make(map[netip.AddrPort]joinedAt), asked: make(map[netip.AddrPort]time.Time), change: make(chan struct{}, 1)}
 }
 
 // SetJoin replaces the join list (at most MaxJoin entries) and tries it soon.
@@ -198,6 +201,7 @@ func (r *rejoiner) join(ctx context.Context, addr netip.AddrPort) {
 		}
 		if _, err := r.ml.Join([]string{addr.String()}); err != nil {
 			r.m.cfg.Logger.Debug("cannot join", "addr", addr, "error", escapeText(err.Error(), maxLogText))
+			r.m.askKeys(ctx, addr)
 			return
 		}
 		if r.m.peers.aliveAt(addr) || try > 0 {
@@ -211,6 +215,7 @@ func (r *rejoiner) join(ctx context.Context, addr netip.AddrPort) {
 	losses, _ := r.m.peers.lossCount()
 	r.m.join.mu.Lock()
 	defer r.m.join.mu.Unlock()
+	r.m.join.muteSince = time.Time{}
 	if len(r.m.join.joined) < MaxPeers+MaxJoin {
 		r.m.join.joined[addr] = joinedAt{time.Now(), losses}
 	}

@@ -75,6 +75,8 @@ func (m *Mesh) Run(ctx context.Context) error {
 	tasks.Go(func() { m.rejoinLoop(outer, ml) })
 	tasks.Go(func() { m.cloneLoop(outer) })
 	tasks.Go(func() { m.renewLoop(outer) })
+	tasks.Go(func() { m.keyLoop(outer) })
+	tasks.Go(func() { m.announceLoop(outer, ml) })
 	helpers.Go(func() { m.coreLoop(inner) })
 	helpers.Go(func() { m.pusher.run(inner) })
 	helpers.Go(func() { m.streams.run(inner) })
@@ -126,7 +128,7 @@ func (m *Mesh) open() (*memberlist.Memberlist, error) {
 			}
 		})
 	})
-	keyring, err := memberlist.NewKeyring(nil, m.cfg.Secrets.GossipKey[:])
+	keyring, err := m.keys.open()
 	if err != nil {
 		return nil, err
 	}
@@ -148,6 +150,7 @@ func (m *Mesh) open() (*memberlist.Memberlist, error) {
 		inner = s
 	}
 	tr := startTransport(inner, newGuard(keyring.GetKeys, m.now, &m.count, m.flooded), m.serveEnrol)
+	m.tr.Store(tr)
 	conf := m.memberlistConfig(tr, keyring, advertise, log)
 	if ip, port, addrErr := tr.FinalAdvertiseAddr(conf.AdvertiseAddr, conf.AdvertisePort); addrErr == nil {
 		addr := nodeAddr(&memberlist.Node{Addr: ip, Port: uint16(port)})

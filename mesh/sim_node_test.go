@@ -66,7 +66,7 @@ type simNode struct {
 
 func (w *simWorld) addNode(key Identity) *simNode {
 	slot := len(w.nodes)
-	meta := meta{protocolVersion, key.Public(), "sim", "1", nil}.encode()
+	meta := meta{Protocol: protocolVersion, Key: key.Public(), Name: "sim", Version: "1"}.encode()
 	n := &simNode{w: w, slot: slot, key: key, node: &memberlist.Node{
 		Name: key.ID().String(), Addr: net.IPv4(10, 0, 0, byte(slot)).To4(), Port: 7946, Meta: meta,
 	}}

@@ -63,9 +63,10 @@ type status struct {
 	Name string
 	ID   string
 	Mesh struct {
-		Alive, Total int
-		InSync       int `json:"in_sync"`
-		Digest       string
+		Alive, Total  int
+		InSync        int `json:"in_sync"`
+		Digest        string
+		KeyGeneration int `json:"key_generation"`
 	}
 	Bans struct {
 		Active, Pending, Held, Allowed int

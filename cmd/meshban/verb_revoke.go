@@ -17,7 +17,8 @@ func (c *command) revokeVerb() *verb {
 said is taken back at once, and what it says from now on is refused; nothing undoes
 this. With --since, what it said before that time stays, in the name of this node:
 choose a time before its key can have been stolen. To come back, a machine needs a new
-key and a new token. A revoked machine still has the mesh's gossip key: it can listen.
+key and a new token. A revoked machine still has the mesh's key, so it can listen:
+meshban rotate mesh-key afterwards ends that.
 
 It needs the key of the mesh's authority (ca.key, where the mesh began). Prints the
 node's id.`,

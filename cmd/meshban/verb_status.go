@@ -25,9 +25,10 @@ node says counts which is revoked, or not certified (its certificate has ended, 
 not come yet).
 
 With --json one object a line: name, id, addr, state, in_sync, rtt_ms, version, self,
-certificate (valid, none, revoked), certificate_until, revoked (when), revoked_for,
-caps {rate, active, widest_ipv4, widest_ipv6, max_for: what is missing leaves it to each
-node's config; unban_any, import}.`,
+key_generation (of the newest key of the mesh that it has), certificate (valid, none,
+revoked), certificate_until, revoked (when), revoked_for, caps {rate, active,
+widest_ipv4, widest_ipv6, max_for: what is missing leaves it to each node's config;
+unban_any, import}.`,
 		flags: []cli.Flag{jsonFlag("one object a line")},
 		examples: `meshban members
 meshban members --json | jq -r 'select(.state!="alive") | .name'`,
@@ -82,9 +83,9 @@ func (c *command) statusVerb() *verb {
 an operator should look at.
 
 With --json one object: name, id, version, uptime_s, addr, mesh {alive, total,
-in_sync, digest}, bans {active, pending, held, allowed}, firewall {backend, enforced,
-repairs, last_error}, lines {file, accepted, ignored, echoes, emitted}, problems.
-digest is equal on two nodes exactly when they hold the same live records.`,
+in_sync, digest, key_generation}, bans {active, pending, held, allowed}, firewall
+{backend, enforced, repairs, last_error}, lines {file, accepted, ignored, echoes,
+emitted}, problems. key_generation is how often the mesh's key was rotated, digest is equal on two nodes exactly when they hold the same live records.`,
 		flags: []cli.Flag{jsonFlag("one object")},
 		examples: `meshban status
 meshban status --json | jq .firewall`,
@@ -111,8 +112,12 @@ func (c *command) status(ctx *cli.Context) error {
 		node += ", on " + s.Addr
 	}
 	field(c.out, "node", node)
-	field(c.out, "mesh", fmt.Sprintf("%d of %s alive, %d in sync, digest %s",
-		s.Mesh.Alive, plural(s.Mesh.Total, "member", "members"), s.Mesh.InSync, s.Mesh.Digest))
+	mesh := fmt.Sprintf("%d of %s alive, %d in sync, digest %s",
+		s.Mesh.Alive, plural(s.Mesh.Total, "member", "members"), s.Mesh.InSync, s.Mesh.Digest)
+	if s.Mesh.KeyGeneration > 0 {
+		mesh += fmt.Sprintf(", key generation %d", s.Mesh.KeyGeneration)
+	}
+	field(c.out, "mesh", mesh)
 	field(c.out, "bans", fmt.Sprintf("%s active, %s pending, %s held, %s allowed",
 		count(s.Bans.Active), count(s.Bans.Pending), count(s.Bans.Held), count(s.Bans.Allowed)))
 	fw := []string{fmt.Sprintf("%s, %s enforced, %s", s.Firewall.Backend, count(s.Firewall.Enforced),

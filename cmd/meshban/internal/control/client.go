@@ -104,6 +104,11 @@ func (c *Client) Revoke(ctx context.Context, req RevokeRequest) (RevokeReply, er
 	return call[RevokeReply](ctx, c, pathRevoke, req)
 }
 
+// Rotate makes the mesh a new key.
+func (c *Client) Rotate(ctx context.Context, req RotateRequest) (RotateReply, error) {
+	return call[RotateReply](ctx, c, pathRotate, req)
+}
+
 // call sends one request, a POST when it has a body, and reads the answer.
 func call[Rep any](ctx context.Context, c *Client, path string, req any) (rep Rep, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, errSlow)

@@ -62,6 +62,7 @@ func FuzzRequests(f *testing.F) {
 		`{"uses":3,"for":"24h"}`, `{"uses":3,"caps":{"rate":10,"widest_ipv4":28,"max_for":"1h","unban_any":false}}`, `{"caps":{}}`,
 		`{"node":"web2"}`, `{"node":"web2","caps":{"active":7,"widest_ipv6":64,"import":false}}`, `{"node":"web2","caps":{"rate":-1}}`, `{}`, `{"addrs":[null]}`, `[]`, `null`, `{"addrs":["fe80::1%eth0"]}`, `{"for":""}`,
 		`{"node":"web3","since":"2026-11-22T12:00:00Z","reason":"stolen"}`, `{"node":"a1b2c3d4"}`, `{"node":""}`,
+		`{"what":"mesh-key"}`, `{"what":""}`,
 	} {
 		f.Add([]byte(s))
 	}
@@ -74,6 +75,7 @@ func FuzzRequests(f *testing.F) {
 		again(t, data, decodeDecide)
 		again(t, data, decodeCaps)
 		again(t, data, decodeRevoke)
+		again(t, data, decodeRotate)
 		if w, addrs, ok := fastBan(data); ok { // as the slow way reads it
 			var slow banRequestJSON
 			err := strict(data, &slow)

@@ -31,6 +31,7 @@ const (
 	pathDecide  = "/v1/decide"
 	pathRevoke  = "/v1/revoke"
 	pathCaps    = "/v1/caps"
+	pathRotate  = "/v1/rotate"
 )
 
 // statusOf is the HTTP status of each code.
@@ -58,6 +59,7 @@ func (s *Server) routes(server context.Context) http.Handler {
 	mux.Handle("POST "+pathDecide, s.change(post(decodeDecide, agent.Decide)))
 	mux.Handle("POST "+pathRevoke, s.change(post(decodeRevoke, agent.Revoke)))
 	mux.Handle("POST "+pathCaps, s.change(post(decodeCaps, agent.Caps)))
+	mux.Handle("POST "+pathRotate, s.change(post(decodeRotate, agent.Rotate)))
 	mux.Handle("GET "+pathAllowed, get(agent.Allowed))
 	mux.Handle("GET "+pathMembers, get(agent.Members))
 	mux.Handle("GET "+pathStatus, get(agent.Status))

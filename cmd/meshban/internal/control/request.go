@@ -164,6 +164,17 @@ func decodeInvite(body []byte) (InviteRequest, error) {
 	return r, nil
 }
 
+func decodeRotate(body []byte) (RotateRequest, error) {
+	var r RotateRequest
+	if err := strict(body, &r); err != nil {
+		return RotateRequest{}, err
+	}
+	if r.What != WhatMeshKey {
+		return RotateRequest{}, usage("what can be rotated is %q", WhatMeshKey)
+	}
+	return r, nil
+}
+
 func decodeRevoke(body []byte) (RevokeRequest, error) {
 	var r RevokeRequest
 	if err := strict(body, &r); err != nil {

@@ -48,6 +48,9 @@ type Agent interface {
 	// Caps tells what a node may say by its certificate, or gives it a new one. Errors as of Revoke; CodeFailed too: the
 	// node has no certificate that counts.
 	Caps(ctx context.Context, req CapsRequest) (CapsReply, error)
+	// Rotate makes the mesh a new key and hands it out. CodeFailed: the authority's key is not on this node, or former
+	// rotations are not over.
+	Rotate(ctx context.Context, req RotateRequest) (RotateReply, error)
 }
 
 // BanRequest asks for bans of Addrs. The server hands the agent 1..MaxAddrs prefixes, each valid, masked and
@@ -186,6 +189,9 @@ type Member struct {
 	RTTms   *float64 `json:"rtt_ms"` // nil = not measured (this node itself, a dead one)
 	Version string   `json:"version"`
 	Self    bool     `json:"self"` // this node
+	// KeyGeneration is how often the mesh's key had been rotated when the newest one that the node has was made; nil: it
+	// does not say.
+	KeyGeneration *uint32 `json:"key_generation,omitempty"`
 	// Certificate is CertValid and the like; empty in a mesh without an authority. CertUntil is the certificate's end,
 	// Revoked when the node was revoked and RevokedFor why.
 	Certificate string     `json:"certificate,omitempty"`
@@ -224,6 +230,8 @@ type MeshStatus struct {
 	Total  int    `json:"total"`
 	InSync int    `json:"in_sync"` // alive members whose digest equals ours, this node included
 	Digest string `json:"digest"`  // lower-case hex
+	// KeyGeneration is how often the mesh's key had been rotated when the one that this node encrypts with was made.
+	KeyGeneration uint32 `json:"key_generation"`
 }
 
 // BanStatus counts entries by state; Active are the enforced ones.
@@ -295,6 +303,21 @@ type RevokeReply struct {
 	Kept    int       `json:"kept"`    // records that this node says in its place
 }
 
+// WhatMeshKey is the mesh's key, as a RotateRequest names it.
+const WhatMeshKey = "mesh-key"
+
+// RotateRequest asks for a new key.
+type RotateRequest struct {
+	What string `json:"what"` // WhatMeshKey
+}
+
+// RotateReply tells how far the new key is at the time of the answer; the rest follows by itself.
+type RotateReply struct {
+	Generation int      `json:"generation"`        // how often the mesh's key was rotated, this time included
+	Nodes      int      `json:"nodes"`             // that it was handed out to, alive or not
+	Waiting    []string `json:"waiting,omitempty"` // names of those that are alive and do not have it yet
+}
+
 // InviteReply is a join token and its bounds.
 type InviteReply struct {
 	Token   string
@@ -313,7 +336,7 @@ const (
 // AuditEntry is one change: who, what, when, why.
 type AuditEntry struct {
 	Time     time.Time      `json:"time"`            // on this node's clock
-	What     string         `json:"what"`            // ban, unban, revoke, allow, unallow, invite, reload, release, drop, revoke node, caps
+	What     string         `json:"what"`            // ban, unban, revoke, allow, unallow, invite, reload, release, drop, revoke node, caps, rotate mesh key, mesh key
 	Prefixes []netip.Prefix `json:"-"`               // JSON: "prefixes"
 	Ports    string         `json:"ports,omitempty"` // "" = all
 	Until    time.Time      `json:"until,omitzero"`

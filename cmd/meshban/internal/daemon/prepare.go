@@ -225,6 +225,8 @@ func (d *Daemon) openMesh(keys home.Keys, epoch uint64) error {
 			d.problems.set(string(kind), detail)
 			d.log.Warn("mesh problem", "kind", kind, "detail", detail)
 		},
+		SaveSecrets: func(s mesh.Secrets) error { return s.Save(d.home.Secrets()) },
+		OnKey:       d.keyTurned,
 		LoadInvites: func() ([]byte, error) { return d.store.Value(valueInvites), nil },
 		SaveInvites: func(b []byte) error { d.store.Set(valueInvites, slices.Clone(b)); return nil },
 	})

@@ -113,6 +113,9 @@ func (d *Daemon) Members(context.Context) ([]control.Member, error) {
 			Name: m.Name, ID: m.ID.String(), Addr: m.Addr.String(), State: m.State.String(),
 			InSync: m.InSync, Version: m.Version, Self: m.Self,
 		}
+		if m.KeyKnown {
+			c.KeyGeneration = &m.KeyGeneration
+		}
 		d.certified(&c, d.mesh.Standing(m.ID))
 		listed[m.ID] = true
 		if m.RTT > 0 {
@@ -176,6 +179,7 @@ func (d *Daemon) Status(context.Context) (control.Status, error) {
 	problem("peers", heldThere)
 	problem("peers", refusedThere)
 	problem("trust", d.distrust)
+	problem(string(mesh.ProblemKey), keyProblem(d.mesh.KeyStatus(), d.names))
 	problem("firewall", kernel.LastError)
 	problem("line file", file.Problem)
 	problem("store", d.store.Stats().LastError)
@@ -188,7 +192,7 @@ func (d *Daemon) Status(context.Context) (control.Status, error) {
 // meshStatus counts members.
 func (d *Daemon) meshStatus() control.MeshStatus {
 	digest := d.mesh.Digest()
-	s := control.MeshStatus{Digest: hex.EncodeToString(digest[:])}
+	s := control.MeshStatus{Digest: hex.EncodeToString(digest[:]), KeyGeneration: d.mesh.KeyStatus().InUse}
 	for _, m := range d.mesh.Members() {
 		s.Total++
 		if m.State == mesh.StateAlive {

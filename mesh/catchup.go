@@ -1,0 +1,252 @@
+package mesh
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+)
+
+// A node that was away while the gossip key was rotated, and the old key dropped, can talk to nobody. It asks for the
+// newest grants over TLS on the mesh's port, as joiners do. Who answers is not believed but for what the authority has
+// signed, and gives nothing away: the key inside is sealed for the asker, whose node key the connection proves.
+
+const (
+	keysVersion = 2 // of a message on the enrolment's connection that asks for grants
+	keysFields  = 4
+	keysAnswer  = 2
+	// maxKeyRecords bounds the records of an answer.
+	maxKeyRecords = 4
+	// askKeysEvery is the least time between two questions to one address, maxAsked bounds the addresses remembered.
+	askKeysEvery = 5 * time.Second
+	// askKeysTimeout bounds one question, but for the dial: what answers may be anything.
+	askKeysTimeout = 3 * time.Second
+	// muteFor is how long nobody but such who speak another key may answer before the operator is told.
+	muteFor  = time.Minute
+	maxAsked = MaxPeers + MaxJoin
+)
+
+// errStranger: nobody has certified who asks.
+var errStranger = errors.New("who asks for the mesh's key has no certificate")
+
+// requestVersion tells what a message asks for.
+func requestVersion(b []byte) uint64 {
+	r := reader{b: b}
+	r.array(15)
+	v := r.uint()
+	if r.err != nil {
+		return 0
+	}
+	return v
+}
+
+// keysRequest asks for the newest gossip key.
+type keysRequest struct {
+	MeshID      [16]byte
+	Has         keyVersion
+	Certificate []byte // of the asker, for who has not heard of it yet; may be empty
+}
+
+func (q keysRequest) encode() []byte {
+	b := appendArray(nil, keysFields)
+	b = appendUint(b, keysVersion)
+	b = appendBin(b, q.MeshID[:])
+	b = appendUint(b, uint64(q.Has))
+	return appendBin(b, q.Certificate)
+}
+
+func decodeKeysRequest(b []byte) (q keysRequest, err error) {
+	r := reader{b: b}
+	r.arrayOf(keysFields)
+	if v := r.uint(); r.err == nil && v != keysVersion {
+		return q, fmt.Errorf("version %d, want %d", v, keysVersion)
+	}
+	r.fixed(q.MeshID[:])
+	q.Has = keyVersion(r.uint())
+	q.Certificate = bytes.Clone(r.bin(MaxFrame))
+	return q, r.end()
+}
+
+func encodeKeysAnswer(records [][]byte) []byte {
+	b := appendArray(nil, keysAnswer)
+	b = appendUint(b, keysVersion)
+	b = appendArray(b, len(records))
+	for _, raw := range records {
+		b = appendBin(b, raw)
+	}
+	return b
+}
+
+func decodeKeysAnswer(b []byte) (records [][]byte, err error) {
+	r := reader{b: b}
+	r.arrayOf(keysAnswer)
+	if v := r.uint(); r.err == nil && v != keysVersion {
+		return nil, fmt.Errorf("version %d, want %d", v, keysVersion)
+	}
+	for n := r.array(maxKeyRecords); n > 0 && r.err == nil; n-- {
+		records = append(records, bytes.Clone(r.bin(MaxFrame)))
+	}
+	if err := r.end(); err != nil {
+		return nil, err
+	}
+	return records, nil
+}
+
+// answerKeys gives a node what the authority has said to it of the newest gossip key: its grant, or one for others, which
+// proves that there is a newer key; or its revocation.
+func (m *Mesh) answerKeys(conn *tls.Conn, key ed25519.PublicKey, b []byte, from string) error {
+	q, err := decodeKeysRequest(b)
+	if err != nil {
+		return err
+	}
+	if q.MeshID != m.cfg.Secrets.MeshID || !m.cfg.Secrets.HasAuthority() {
+		return ErrOtherMesh
+	}
+	id := IDOf(key)
+	s := m.Standing(id)
+	if s.Certificate == nil && s.Revoked == nil {
+		c, err := DecodeCertificate(q.Certificate)
+		if err == nil {
+			err = c.Verify(m.cfg.Secrets.Authority[:], m.cfg.Secrets.MeshID, m.now())
+		}
+		if err != nil || c.ID() != id {
+			return errStranger
+		}
+		if err := m.publishRecord(c.frame); err != nil {
+			return err
+		}
+		signal(m.keys.sweep)
+	}
+	var records [][]byte
+	if s.Revoked != nil {
+		records = append(records, s.Revoked.Raw())
+	} else {
+		m.mu.Lock()
+		g, _ := m.core.grantFor(id)
+		m.mu.Unlock()
+		if g.Version > q.Has {
+			records = append(records, g.frame.raw)
+		}
+	}
+	if err := writeMessage(conn, encodeKeysAnswer(records)); err != nil {
+		return err
+	}
+	if len(records) > 0 {
+		level := slog.LevelInfo
+		if s.Revoked != nil {
+			level = slog.LevelDebug // it asks for ever
+		}
+		m.cfg.Logger.Log(context.Background(), level, "a node asked for the mesh's key", "id", id.String(), "from", from, "revoked", s.Revoked != nil)
+	}
+	return conn.CloseWrite()
+}
+
+// askKeys asks at an address, whose node does not understand us, for a newer gossip key.
+func (m *Mesh) askKeys(ctx context.Context, addr netip.AddrPort) {
+	if !m.cfg.Secrets.HasAuthority() || !m.join.mayAsk(m.now(), addr) {
+		return
+	}
+	records, err := m.keysAt(ctx, addr)
+	if err != nil {
+		m.cfg.Logger.Debug("cannot ask for the mesh's key", "addr", addr, "error", escapeText(err.Error(), maxLogText))
+		return
+	}
+	var frames []Frame
+	for _, raw := range records {
+		f, err := DecodeFrame(raw)
+		if err == nil && (f.MeshID != m.cfg.Secrets.MeshID || f.Origin != IDOf(m.cfg.Secrets.Authority[:])) {
+			err = ErrOtherAuthority
+		}
+		if err == nil {
+			err = f.Verify()
+		}
+		if err != nil {
+			m.cfg.Logger.Debug("an answer about the mesh's key is of no use", "addr", addr, "error", escapeText(err.Error(), maxLogText))
+			return
+		}
+		frames = append(frames, f)
+	}
+	if len(frames) == 0 {
+		if m.Peers() == 0 && m.join.muteLong(m.now()) {
+			m.problems.report(m.now(), ProblemKey, "mute", fmt.Sprintf("the node at %v answers, but speaks another gossip key and has no newer one for this node; "+
+				"it asks on. If that lasts, this machine needs a new state folder and a new join token (meshban invite)", addr))
+		}
+		return
+	}
+	m.mu.Lock()
+	fresh := len(m.stepLocked(m.now(), evFrames{via: viaPush, frames: frames}).admitted) > 0
+	m.mu.Unlock()
+	m.nudge()
+	if fresh {
+		m.cfg.Logger.Info("got news of the mesh's key from a node that it could not talk to", "addr", addr)
+		m.checkOwn()
+	}
+}
+
+// keysAt asks one node.
+func (m *Mesh) keysAt(ctx context.Context, addr netip.AddrPort) ([][]byte, error) {
+	conf, err := enrolTLS(m.cfg.Identity, func(ed25519.PublicKey) error { return nil })
+	if err != nil {
+		return nil, err
+	}
+	tr := m.tr.Load()
+	if tr == nil {
+		return nil, ErrStopped
+	}
+	raw, err := tr.DialTimeout(addr.String(), maxDial)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
+	defer stop()
+	conn := tls.Client(raw, conf)
+	defer func() { _ = conn.Close() }()
+	if err := conn.SetDeadline(time.Now().Add(askKeysTimeout)); err != nil {
+		return nil, err
+	}
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return nil, err
+	}
+	q := keysRequest{MeshID: m.cfg.Secrets.MeshID}
+	q.Has, _ = m.keys.said()
+	if s := m.Standing(m.id); s.Certificate != nil {
+		q.Certificate = s.Certificate.Raw()
+	}
+	if err := writeMessage(conn, q.encode()); err != nil {
+		return nil, err
+	}
+	b, err := readMessage(conn)
+	if err != nil {
+		return nil, err
+	}
+	return decodeKeysAnswer(b)
+}
+
+// mayAsk tells whether it is time for a question to an address.
+func (j *joinList) mayAsk(now time.Time, addr netip.AddrPort) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if now.Sub(j.asked[addr]) < askKeysEvery {
+		return false
+	}
+	if len(j.asked) >= maxAsked {
+		clear(j.asked)
+	}
+	j.asked[addr] = now
+	return true
+}
+
+// muteLong tells whether nobody has understood us for long.
+func (j *joinList) muteLong(now time.Time) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.muteSince.IsZero() {
+		j.muteSince = now
+	}
+	return now.Sub(j.muteSince) >= muteFor
+}

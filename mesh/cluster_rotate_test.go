@@ -1,0 +1,404 @@
+package mesh
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// keyFile is a node's mesh.key in memory.
+type keyFile struct {
+	mu   sync.Mutex
+	now  Secrets
+	told []KeyEvent
+	full bool // nothing can be stored
+}
+
+func (f *keyFile) save(s Secrets) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.full {
+		return errors.New("no space left on device")
+	}
+	f.now = s
+	return nil
+}
+
+func (f *keyFile) setFull(full bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.full = full
+}
+
+func (f *keyFile) event(e KeyEvent) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.told = append(f.told, e)
+}
+
+func (f *keyFile) load() Secrets {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.now
+}
+
+// turning is a cluster with an authority on its first node and a key file for each.
+type turning struct {
+	*cluster
+	files []*keyFile
+	edit  func(i int, cfg *Config)
+}
+
+func newTurning(t *testing.T, n int) *turning {
+	a := testAuthority(t)
+	c := &turning{}
+	c.edit = func(i int, cfg *Config) {
+		for len(c.files) <= i {
+			c.files = append(c.files, &keyFile{})
+		}
+		f := c.files[i]
+		copy(cfg.Secrets.Authority[:], a.Public())
+		if f.now.isZero() {
+			f.now = cfg.Secrets
+		}
+		cfg.Secrets, cfg.SaveSecrets, cfg.OnKey = f.load(), f.save, f.event
+		if i == 0 {
+			cfg.Authority = a
+		}
+	}
+	c.cluster = newCluster(t, n, c.edit)
+	eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
+	for _, n := range c.nodes[1:] {
+		if _, err := c.nodes[0].Certify(n.id.Public(), n.cfg.Name, Caps{UnbanAny: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, 10*time.Second, "all hold the certificates", func() bool { return sameDigest(c.nodes) })
+	return c
+}
+
+// again starts a node that was stopped, with what it has on disk and in memory of peers.
+func (c *turning) again(t *testing.T, i int, epoch uint64) *testNode {
+	t.Helper()
+	old := c.nodes[i]
+	old.mu.Lock()
+	peers := slices.Clone(old.remember)
+	old.mu.Unlock()
+	n := newNode(t, c.secrets, old.id, func(cfg *Config) {
+		c.config(i, c.edit)(cfg)
+		cfg.Epoch, cfg.Peers = epoch, peers
+	})
+	var records, frames [][]byte
+	for ref, raw := range old.storedFrames() {
+		if ref.Origin == n.core.authority {
+			records = append(records, raw)
+		} else {
+			frames = append(frames, raw)
+		}
+	}
+	if err := n.Restore(slices.Values(append(records, frames...))); err != nil {
+		t.Fatal(err)
+	}
+	c.nodes[i] = n.run(t)
+	return n
+}
+
+func (c *turning) rotate(t *testing.T, want uint32) {
+	t.Helper()
+	got, _, err := c.nodes[0].RotateKey(t.Context())
+	if err != nil || got != want {
+		t.Fatalf("generation %d, %v; want %d", got, err, want)
+	}
+}
+
+// turned tells whether nodes have, use and keep nothing but the key of a generation.
+func turned(generation uint32, nodes ...*testNode) func() bool {
+	return func() bool {
+		for _, n := range nodes {
+			if s := n.KeyStatus(); s.Generation != generation || s.InUse != generation || s.Rotating || len(n.keys.live.GetKeys()) != 1 {
+				return false
+			}
+		}
+		return true
+	}
+}
+
+// Frames published every 100 ms while the key turns reach every member at once: none has to come by a sync.
+func TestRotationHasNoGap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTurning(t, 6)
+		<-time.After(5 * time.Second)
+		published := make([]int, len(c.nodes))
+		synced := func() (n uint64) {
+			for _, node := range c.nodes {
+				n += node.Stats().Synced
+			}
+			return n
+		}
+		before := synced()
+		speak := func(until func() bool, within time.Duration) {
+			t.Helper()
+			for end := time.Now().Add(within); !until(); {
+				if time.Now().After(end) {
+					t.Fatalf("not within %v", within)
+				}
+				from := len(published) - 1
+				for i := range published {
+					if published[i] < published[from] {
+						from = i
+					}
+				}
+				f := publish(t, c.nodes[from], fmt.Sprint(from, published[from]), time.Hour)
+				published[from]++
+				<-time.After(100 * time.Millisecond)
+				for i, n := range c.nodes {
+					n.mu.Lock()
+					has := i == from || slices.ContainsFunc(n.delivered, func(g Frame) bool { return g.Ref() == f.Ref() })
+					n.mu.Unlock()
+					if !has {
+						t.Errorf("node %d lacks a frame of node %d after 100 ms; keys %+v and %+v", i, from, n.KeyStatus(), c.nodes[from].KeyStatus())
+					}
+				}
+			}
+		}
+		old := c.nodes[0].Secrets().GossipKey
+		c.rotate(t, 1)
+		used := func() bool {
+			return !slices.ContainsFunc(c.nodes, func(n *testNode) bool { return n.KeyStatus().InUse != 1 })
+		}
+		begin := time.Now()
+		speak(used, 30*time.Second)
+		t.Logf("all encrypt with the new key after %v", time.Since(begin))
+		speak(turned(1, c.nodes...), 2*keyKeep)
+		t.Logf("all have let go of the old one after %v", time.Since(begin))
+		speak(func() bool { return published[0] > 400 }, time.Hour)
+		if got := synced() - before; got != 0 {
+			t.Errorf("%d frames came by sync only", got)
+		}
+		for i, f := range c.files {
+			if s := f.load(); s.rotated() && (s.GossipKey == old || s.Other != [maxGossipKeys - 1]GossipKey{}) || s.Generation != 1 {
+				t.Errorf("node %d stores generation %d", i, s.Generation)
+			}
+			if len(f.told) != 3 || f.told[0].Stage != KeyReceived || f.told[1].Stage != KeyUsed || f.told[2].Stage != KeyDropped {
+				t.Errorf("node %d told %v", i, f.told)
+			}
+		}
+	})
+}
+
+// A revoked node gets no new key, and once the others have turned it neither hears nor reaches anybody.
+func TestRotationShutsOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTurning(t, 4)
+		bad, good := c.nodes[3], c.nodes[:3]
+		if _, err := c.nodes[0].Revoke(bad.id.ID(), "n3", time.Time{}, ""); err != nil {
+			t.Fatal(err)
+		}
+		c.rotate(t, 1)
+		eventually(t, 3*time.Minute, "the others have turned", turned(1, good...))
+		if s := bad.KeyStatus(); s.Generation != 0 || len(bad.keys.live.GetKeys()) != 1 {
+			t.Fatalf("the revoked node has %+v", s)
+		}
+		publish(t, good[1], "secret", time.Hour)
+		<-time.After(5 * time.Minute)
+		bad.mu.Lock()
+		for _, f := range bad.delivered {
+			if string(f.Payload) == "secret" {
+				t.Error("the revoked node reads what was said")
+			}
+		}
+		bad.mu.Unlock()
+		for i, n := range good {
+			if n.aliveCount() != 3 {
+				t.Errorf("node %d sees %d alive", i, n.aliveCount())
+			}
+		}
+		if bad.aliveCount() != 1 {
+			t.Errorf("the revoked node sees %d alive", bad.aliveCount())
+		}
+		if !hasProblem(bad, ProblemCertificate, "revoked") {
+			t.Errorf("the revoked node tells %q", bad.problemsSeen())
+		}
+		// Not even after a restart, when it asks for a key at once.
+		if err := bad.stop(); err != nil {
+			t.Fatal(err)
+		}
+		bad = c.again(t, 3, 2)
+		<-time.After(time.Minute)
+		if bad.aliveCount() != 1 || bad.KeyStatus().Generation != 0 {
+			t.Errorf("after a restart: %d alive, %+v", bad.aliveCount(), bad.KeyStatus())
+		}
+	})
+}
+
+// A node that is down while the key is rotated twice comes back by itself; so does one that is cut off with a
+// companion, and one whose disk is older than the rotation. Nodes that join meanwhile and later have the key.
+func TestRotationWhileAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTurning(t, 5)
+		if err := c.nodes[2].stop(); err != nil {
+			t.Fatal(err)
+		}
+		cut := []netip.AddrPort{c.addrs[3], c.addrs[4]}
+		c.hub.setCut(func(from, to netip.AddrPort) bool { return slices.Contains(cut, from) != slices.Contains(cut, to) })
+		<-time.After(2 * time.Minute)
+		for g := range uint32(2) {
+			c.rotate(t, g+1)
+			eventually(t, 3*time.Minute, "those who are there have turned", turned(g+1, c.nodes[:2]...))
+		}
+		if c.nodes[3].aliveCount() != 2 || c.nodes[3].KeyStatus().Generation != 0 {
+			t.Fatalf("the two that are cut off: %d alive, %+v", c.nodes[3].aliveCount(), c.nodes[3].KeyStatus())
+		}
+		publish(t, c.nodes[1], "missed", time.Hour)
+		publish(t, c.nodes[4], "alone", time.Hour)
+		c.again(t, 2, 2)
+		eventually(t, 30*time.Second, "who was down is back", func() bool {
+			return c.nodes[2].aliveCount() == 3 && sameDigest(c.nodes[:3])
+		})
+		c.hub.setCut(nil)
+		eventually(t, 2*time.Minute, "those who were cut off are back", func() bool { return c.allAlive() && sameDigest(c.nodes) })
+		eventually(t, 10*time.Minute, "all have turned", turned(2, c.nodes...))
+		for i, n := range c.nodes {
+			if s := n.KeyStatus(); len(s.Lacking) != 0 || s.Handed != 2 {
+				t.Errorf("node %d: %+v", i, s)
+			}
+		}
+
+		// A new member gets the newest key, and its grant a little later, for when its disk is restored.
+		late := newIdentity(t)
+		answer, err := c.nodes[0].welcome(late.Public(), "late", Caps{UnbanAny: true})
+		if err != nil || answer.Secrets.Generation != 2 {
+			t.Fatalf("answer of generation %d, %v", answer.Secrets.Generation, err)
+		}
+		eventually(t, 2*renewEvery, "it is handed its grant", func() bool {
+			n := c.nodes[1]
+			n.Mesh.mu.Lock()
+			defer n.Mesh.mu.Unlock()
+			return n.core.granted()[late.ID()]
+		})
+	})
+}
+
+// A node whose disk is full does not use a key that it would have lost after a kill, says so, and keeps the others from
+// using it for a while; who joins meanwhile talks to everybody; and only so many rotations may be under way.
+func TestRotationOnAFullDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTurning(t, 4)
+		founder, stuck := c.nodes[0], c.nodes[2]
+		c.files[2].setFull(true)
+		c.rotate(t, 1)
+		late := newIdentity(t)
+		answer, err := founder.welcome(late.Public(), "late", Caps{UnbanAny: true})
+		if err != nil || len(answer.Secrets.keys()) != 2 || answer.Secrets.Generation != 0 {
+			t.Fatalf("who joins meanwhile gets %d keys, %v", len(answer.Secrets.keys()), err)
+		}
+		c.files = append(c.files, &keyFile{now: answer.Secrets})
+		copy(c.files[4].now.Authority[:], founder.cfg.Secrets.Authority[:])
+		c.addrs = append(c.addrs, netip.MustParseAddrPort("10.0.1.1:7946"))
+		c.nodes = append(c.nodes, c.start(t, 4, late, c.edit))
+		eventually(t, 30*time.Second, "who joins meanwhile is a member", c.allAlive)
+		<-time.After(keyUseAfter / 2)
+		for i, n := range c.nodes {
+			if s := n.KeyStatus(); s.InUse != 0 || i != 2 && !slices.Equal(s.Lacking, []ID{stuck.id.ID()}) {
+				t.Errorf("node %d: %+v", i, s)
+			}
+		}
+		if s := stuck.KeyStatus(); s.Generation != 0 || s.Handed != 1 || !hasProblem(stuck, ProblemKey, "no space left") {
+			t.Errorf("%+v, tells %q", s, stuck.problemsSeen())
+		}
+		c.rotate(t, 2)
+		c.rotate(t, 3)
+		if _, _, err := founder.RotateKey(t.Context()); !errors.Is(err, ErrRotating) {
+			t.Errorf("a fourth rotation at once: %v", err)
+		}
+		c.files[2].setFull(false)
+		eventually(t, 10*time.Second, "all use the newest key", func() bool {
+			return !slices.ContainsFunc(c.nodes, func(n *testNode) bool { return n.KeyStatus().InUse != 3 })
+		})
+		eventually(t, 2*keyKeep, "all have turned", turned(3, c.nodes...))
+	})
+}
+
+// A rotation of which only the first record went out before the agent died is ended at its next start, and meanwhile
+// nobody uses a key that others lack.
+func TestRotationInterrupted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTurning(t, 3)
+		founder := c.nodes[0]
+		key, err := newGossipKey(1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		own, err := boxFor(founder.id.Public(), c.secrets.MeshID, append([]GossipKey{key}, founder.Secrets().keys()...))
+		if err == nil {
+			err = founder.publishGrant(key.version(), []box{own})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, 10*time.Second, "the first record is there", func() bool { return sameDigest(c.nodes) && founder.KeyStatus().Generation == 1 })
+		if got := founder.KeyStatus().Lacking; len(got) != 2 {
+			t.Errorf("%d nodes lack the key, want 2", len(got))
+		}
+		if err := founder.stop(); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(2 * keyUseAfter)
+		for _, n := range c.nodes[1:] {
+			if s := n.KeyStatus(); s.Generation != 0 || s.InUse != 0 || s.Handed != 1 {
+				t.Errorf("a node that was given nothing: %+v", s)
+			}
+			if !hasProblem(n, ProblemKey, "not given") {
+				t.Errorf("it tells %q", n.problemsSeen())
+			}
+		}
+		c.again(t, 0, 2)
+		eventually(t, time.Minute, "all are together", func() bool { return c.allAlive() && sameDigest(c.nodes) })
+		eventually(t, 3*time.Minute, "all have turned", turned(1, c.nodes...))
+	})
+}
+
+// Who asks for the mesh's key without a certificate gets nothing; who brings one that nobody has heard of gets its key
+// as soon as a node with the authority's key has handed it out.
+func TestKeysForWhomAsks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTurning(t, 3)
+		c.rotate(t, 1)
+		eventually(t, 3*time.Minute, "all have turned", turned(1, c.nodes...))
+		stale := c.secrets // as an exported key of before the rotation has it
+		copy(stale.Authority[:], c.nodes[0].cfg.Authority.Public())
+		asker := func(i int, cert Certificate) *testNode {
+			c.addrs = append(c.addrs, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}), 7946))
+			id := newIdentity(t)
+			if cert.NotAfter.IsZero() {
+				return newNode(t, stale, id, c.config(i, nil)).run(t)
+			}
+			cert.Node, cert.MeshID, cert.Serial = id.Public(), stale.MeshID, 1
+			signed := certify(t, c.nodes[0].cfg.Authority, cert)
+			return newNode(t, stale, id, func(cfg *Config) {
+				c.config(i, nil)(cfg)
+				cfg.Certificate = signed
+			}).run(t)
+		}
+		stranger := asker(3, Certificate{})
+		ended := asker(4, Certificate{NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(-time.Minute)})
+		enrolled := asker(5, Certificate{NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour)})
+		eventually(t, 30*time.Second, "who was certified elsewhere is a member", func() bool {
+			return enrolled.KeyStatus().Generation == 1 && enrolled.aliveCount() == 4
+		})
+		<-time.After(time.Minute)
+		for name, n := range map[string]*testNode{"a stranger": stranger, "whose certificate has ended": ended} {
+			if s := n.KeyStatus(); s.Generation != 0 || s.Handed != 0 || n.aliveCount() != 1 {
+				t.Errorf("%s got %+v", name, s)
+			}
+			if _, err := n.keysAt(t.Context(), c.addrs[1]); err == nil {
+				t.Errorf("%s was answered", name)
+			}
+		}
+	})
+}

@@ -1,0 +1,133 @@
+package mesh
+
+import (
+	"cmp"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// maxGossipKeys bounds the gossip keys that a node holds at a time: the one in use, and those of rotations under way.
+const maxGossipKeys = 4
+
+// GossipKey is a key of memberlist's packets and streams, AES-256.
+type GossipKey struct {
+	Generation uint32 // how often the mesh's key had been rotated when it was made
+	Key        [32]byte
+}
+
+// String hides what must not reach a log.
+func (GossipKey) String() string { return "gossip key" }
+
+func newGossipKey(generation uint32) (GossipKey, error) {
+	k := GossipKey{Generation: generation}
+	if _, err := rand.Read(k.Key[:]); err != nil {
+		return GossipKey{}, fmt.Errorf("make a gossip key: %w", err)
+	}
+	return k, nil
+}
+
+// keyVersion names a gossip key without telling it: the generation, and below it 32 bits of the key's hash, so that two
+// keys of one generation, made at the same time in two places, have an order too. Of two keys the higher is the newer.
+type keyVersion uint64
+
+func (k GossipKey) version() keyVersion {
+	sum := sha256.Sum256(append([]byte("meshban gossip key\x00"), k.Key[:]...))
+	return keyVersion(uint64(k.Generation)<<32 | uint64(binary.BigEndian.Uint32(sum[:])))
+}
+
+func (v keyVersion) generation() uint32 { return uint32(v >> 32) }
+
+// used is the key that packets are encrypted with.
+func (s Secrets) used() GossipKey { return GossipKey{s.Generation, s.GossipKey} }
+
+// keys gives every key that packets may be encrypted with, the newest first.
+func (s Secrets) keys() []GossipKey {
+	all := []GossipKey{s.used()}
+	for _, k := range s.Other {
+		if k != (GossipKey{}) {
+			all = append(all, k)
+		}
+	}
+	slices.SortFunc(all, newerFirst)
+	return all
+}
+
+func newerFirst(a, b GossipKey) int { return cmp.Compare(b.version(), a.version()) }
+
+// withKeys gives the secrets with other keys, of which used is one.
+func (s Secrets) withKeys(keys []GossipKey, used keyVersion) Secrets {
+	s.Other = [maxGossipKeys - 1]GossipKey{}
+	n := 0
+	for _, k := range keys {
+		switch {
+		case k.version() == used:
+			s.Generation, s.GossipKey = k.Generation, k.Key
+		case n < len(s.Other):
+			s.Other[n] = k
+			n++
+		}
+	}
+	return s
+}
+
+// rotated tells whether there is more to say of the keys than the one that the mesh began with.
+func (s Secrets) rotated() bool { return s.Generation > 0 || s.Other != [maxGossipKeys - 1]GossipKey{} }
+
+// appendKeys writes keys in the given order.
+func appendKeys(b []byte, keys []GossipKey) []byte {
+	b = appendArray(b, 2*len(keys))
+	for _, k := range keys {
+		b = appendUint(b, uint64(k.Generation))
+		b = appendBin(b, k.Key[:])
+	}
+	return b
+}
+
+// gossipKeys reads 1 to maxGossipKeys keys, of which no two are the same.
+func (r *reader) gossipKeys() []GossipKey {
+	n := r.array(2 * maxGossipKeys)
+	if r.err == nil && (n == 0 || n%2 != 0) {
+		r.fail(errors.New("a list that holds no keys"))
+	}
+	var keys []GossipKey
+	for range n / 2 {
+		k := GossipKey{Generation: uint32(r.most(1<<32 - 1))}
+		r.fixed(k.Key[:])
+		if r.err != nil {
+			return nil
+		}
+		if k.Key == [32]byte{} || slices.ContainsFunc(keys, func(o GossipKey) bool { return o.Key == k.Key }) {
+			r.fail(errors.New("an empty key, or one that is listed twice"))
+			return nil
+		}
+		keys = append(keys, k)
+	}
+	return keys
+}
+
+// stored gives the keys as they are written: that in use, then the others, newest first.
+func (s Secrets) stored() []GossipKey {
+	used := s.used()
+	return append([]GossipKey{used}, slices.DeleteFunc(s.keys(), func(k GossipKey) bool { return k == used })...)
+}
+
+// take fills in what stored gave.
+func (s *Secrets) take(stored []GossipKey) error {
+	if len(stored) == 0 {
+		return errors.New("no key")
+	}
+	*s = s.withKeys(stored, stored[0].version())
+	if !s.rotated() || !slices.Equal(s.stored(), stored) {
+		return errors.New("keys out of order")
+	}
+	return nil
+}
+
+// Renews tells whether s are secrets of the same mesh as old, with a newer gossip key.
+func (s Secrets) Renews(old Secrets) bool {
+	return s.MeshID == old.MeshID && s.Authority == old.Authority && s.keys()[0].version() > old.keys()[0].version()
+}

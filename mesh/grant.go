@@ -1,0 +1,151 @@
+package mesh
+
+import (
+	"crypto/ed25519"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// A grant is the record that hands out a gossip key: sealed for each node apart, so that a revoked one, which reads all
+// that travels under the old key, learns nothing of the new one.
+
+const (
+	recordGrant = 3
+	// grantLife is as long as a frame may live: who was away for less finds its key.
+	grantLife   = MaxLife
+	grantFields = 2
+	grantDomain = "meshban grant v1\x00"
+	// maxSealedKeys bounds what is sealed for one node, in bytes; maxBoxes the nodes of one record.
+	maxSealedKeys = sealedMore + 1 + maxGossipKeys*(5+2+32)
+	maxBoxes      = 64
+)
+
+// grant is a record of kind recordGrant.
+type grant struct {
+	MeshID  [16]byte
+	Serial  uint64
+	Version keyVersion // of the key that it hands out
+	Issued  time.Time
+	Boxes   []box
+
+	frame Frame
+}
+
+// box is the keys for one node.
+type box struct {
+	Node   ID
+	Sealed []byte // part of the record's frame
+}
+
+// size is what a box takes of a record, in bytes.
+func (b box) size() int { return 2 + len(b.Node) + 2 + len(b.Sealed) }
+
+// grantRoom is what the boxes of one record may take together, in bytes.
+const grantRoom = MaxPayload - 1 - 9 - 3
+
+// grantInfo binds what is sealed to the mesh, the key and the node.
+func grantInfo(meshID [16]byte, v keyVersion, node ID) []byte {
+	b := append([]byte(grantDomain), meshID[:]...)
+	b = binary.BigEndian.AppendUint64(b, uint64(v))
+	return append(b, node[:]...)
+}
+
+// boxFor seals keys for a node; the first is the one that the grant is about, the others are those that packets may
+// still be encrypted with.
+func boxFor(node ed25519.PublicKey, meshID [16]byte, keys []GossipKey) (box, error) {
+	id := IDOf(node)
+	sealed, err := seal(node, grantInfo(meshID, keys[0].version(), id), appendKeys(nil, keys))
+	return box{id, sealed}, err
+}
+
+// open gives the keys that a grant holds for a node; ok is false when it holds none.
+func (g grant) open(id Identity) (keys []GossipKey, ok bool, err error) {
+	for _, b := range g.Boxes {
+		if b.Node != id.ID() {
+			continue
+		}
+		text, err := unseal(id, grantInfo(g.MeshID, g.Version, b.Node), b.Sealed)
+		if err != nil {
+			return nil, true, err
+		}
+		r := reader{b: text}
+		keys := r.gossipKeys()
+		if err := r.end(); err != nil {
+			return nil, true, fmt.Errorf("the keys that were sealed for this node: %w", err)
+		}
+		if keys[0].version() != g.Version {
+			return nil, true, errors.New("the key that was sealed for this node is another one than its record says")
+		}
+		return keys, true, nil
+	}
+	return nil, false, nil
+}
+
+func (g grant) holds(node ID) bool {
+	for _, b := range g.Boxes {
+		if b.Node == node {
+			return true
+		}
+	}
+	return false
+}
+
+// grant signs what g's fields say.
+func (a Authority) grant(g grant) (grant, error) {
+	if a.IsZero() {
+		return grant{}, ErrNoAuthority
+	}
+	f, err := signFrame(a.key, Frame{
+		MeshID: g.MeshID, Epoch: recordGrant, Seq: g.Serial, Issued: g.Issued, Expires: g.Issued.Add(grantLife), Payload: g.payload(),
+	})
+	if err != nil {
+		return grant{}, fmt.Errorf("sign a grant of the mesh's key: %w", err)
+	}
+	return grantOf(f)
+}
+
+func (g grant) payload() []byte {
+	b := appendArray(nil, grantFields)
+	b = appendUint(b, uint64(g.Version))
+	b = appendArray(b, 2*len(g.Boxes))
+	for _, x := range g.Boxes {
+		b = appendBin(b, x.Node[:])
+		b = appendBin(b, x.Sealed)
+	}
+	return b
+}
+
+func grantOf(f Frame) (grant, error) {
+	g := grant{MeshID: f.MeshID, Serial: f.Seq, Issued: f.Issued, frame: f}
+	if f.Epoch != recordGrant {
+		return grant{}, fmt.Errorf("record of kind %d, want %d", f.Epoch, recordGrant)
+	}
+	r := reader{b: f.Payload}
+	r.arrayOf(grantFields)
+	g.Version = keyVersion(r.uint())
+	n := r.array(2 * maxBoxes)
+	if r.err == nil && n%2 != 0 {
+		r.fail(errTruncated)
+	}
+	for range n / 2 {
+		var x box
+		r.fixed(x.Node[:])
+		x.Sealed = r.bin(maxSealedKeys)
+		if r.err != nil {
+			break
+		}
+		g.Boxes = append(g.Boxes, x)
+	}
+	if err := r.end(); err != nil {
+		return grant{}, fmt.Errorf("not a grant: %w", err)
+	}
+	if g.Version.generation() == 0 {
+		return grant{}, errors.New("grant of the key that the mesh began with")
+	}
+	if f.Expires.Sub(f.Issued) != grantLife {
+		return grant{}, fmt.Errorf("grant for %v, want %v", f.Expires.Sub(f.Issued), grantLife)
+	}
+	return g, nil
+}

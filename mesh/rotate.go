@@ -1,0 +1,444 @@
+package mesh
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+// A rotation of the mesh's gossip key leaves no gap. The new key is handed out in grants (grant.go), sealed for each
+// certified node alone. Who has opened its own stores the key, opens packets with both from then on, and says so, signed,
+// in its metadata; once all who are alive have said so, each encrypts with the new one; and once all do that, the old one
+// goes. Whoever was away asks for its grant by the enrolment's way (catchup.go), which needs no gossip key.
+
+const (
+	// keyTick is the time between two looks at a rotation under way.
+	keyTick = 500 * time.Millisecond
+	// sayTimeout bounds the wait for the word of our keys to go out.
+	sayTimeout = 2 * time.Second
+	// grantWait is how long after a grant of the newest key a node that is not among its boxes waits for its own, which
+	// an authority's node makes within renewEvery, before its operator is told.
+	grantWait = 2 * renewEvery
+)
+
+// ErrRotating: too many rotations are under way.
+var ErrRotating = errors.New("former rotations of the mesh's key are not over yet")
+
+// KeyStage is what became of a gossip key on this node.
+type KeyStage uint8
+
+// The stages of a rotation on one node.
+const (
+	KeyReceived KeyStage = iota // it opens packets with the new key, too
+	KeyUsed                     // it encrypts with it
+	KeyDropped                  // it has let go of the former ones
+)
+
+// KeyEvent tells what became of the rotation to a generation.
+type KeyEvent struct {
+	Stage      KeyStage
+	Generation uint32
+}
+
+// KeyStatus is where this node stands in the rotation of the gossip key.
+type KeyStatus struct {
+	Generation uint32 // of the newest key that this node has
+	InUse      uint32 // of the one that it encrypts with
+	Handed     uint32 // of the newest that was handed out; higher than Generation: this node was left out, so far
+	Rotating   bool   // former keys are still there
+	Lacking    []ID   // certified members that are alive and have not said that they have the newest
+}
+
+// keyTurner holds the gossip keys. keyLoop alone changes them.
+type keyTurner struct {
+	wake     chan struct{}      // capacity 1: a grant has come; the core's goroutine sends
+	sweep    chan struct{}      // capacity 1: somebody may lack a grant
+	say      chan struct{}      // capacity 1: what we say of our keys has changed; keyLoop sends, announceLoop receives
+	requests chan chan rotation // RotateKey sends, keyLoop receives and answers each once
+	ended    chan struct{}      // closed by keyLoop
+	live     *memberlist.Keyring
+
+	mu   sync.Mutex
+	ring keyring
+}
+
+type rotation struct {
+	generation uint32
+	nodes      int
+	err        error
+}
+
+func newKeyTurner(s Secrets, now time.Time) *keyTurner {
+	return &keyTurner{
+		wake: make(chan struct{}, 1), sweep: make(chan struct{}, 1), say: make(chan struct{}, 1), requests: make(chan chan rotation), ended: make(chan struct{}),
+		ring: newKeyring(now, s),
+	}
+}
+
+func (t *keyTurner) kick() { signal(t.wake) }
+
+// signal puts a token into a channel that holds one.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// said is what this node says of its keys.
+func (t *keyTurner) said() (has, uses keyVersion) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.ring.newest(), t.ring.used
+}
+
+// snapshot gives a copy that may be read without the lock.
+func (t *keyTurner) snapshot() keyring {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k := t.ring
+	k.keys = slices.Clone(k.keys)
+	return k
+}
+
+// open makes memberlist's keyring.
+func (t *keyTurner) open() (*memberlist.Keyring, error) {
+	k := t.snapshot()
+	var primary []byte
+	var others [][]byte
+	for i := range k.keys {
+		if k.keys[i].version() == k.used {
+			primary = k.keys[i].Key[:]
+		} else {
+			others = append(others, k.keys[i].Key[:])
+		}
+	}
+	var err error
+	t.live, err = memberlist.NewKeyring(others, primary)
+	return t.live, err
+}
+
+// Secrets is what a new member gets: the mesh's secrets with the gossip keys of now.
+func (m *Mesh) Secrets() Secrets {
+	k := m.keys.snapshot()
+	return m.cfg.Secrets.withKeys(k.keys, k.used)
+}
+
+// KeyStatus tells how far the rotation of the gossip key is.
+func (m *Mesh) KeyStatus() KeyStatus {
+	k := m.keys.snapshot()
+	s := KeyStatus{Generation: k.newest().generation(), InUse: k.used.generation(), Rotating: len(k.keys) > 1}
+	m.mu.Lock()
+	s.Handed = m.core.grants.version.generation()
+	m.mu.Unlock()
+	if s.Generation == 0 {
+		return s
+	}
+	for _, p := range m.certifiedKeys() {
+		if p.has < k.newest() {
+			s.Lacking = append(s.Lacking, p.id)
+		}
+	}
+	return s
+}
+
+// certifiedKeys gives what members that are alive and count say of their keys. Nobody else is waited for.
+func (m *Mesh) certifiedKeys() []peerKeys {
+	now, all := m.now(), m.peers.keysOf()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.DeleteFunc(all, func(p peerKeys) bool { return m.core.stands(now, p.id) != verdictNew })
+}
+
+// RotateKey makes a new gossip key and hands it out to every node that is certified and not revoked; it gives the key's
+// generation and the number of these nodes. The switch to it follows by itself, without a gap. Errors match
+// ErrNoAuthority, ErrRotating or ErrStopped. It needs Run.
+func (m *Mesh) RotateKey(ctx context.Context) (generation uint32, nodes int, err error) {
+	if m.cfg.Authority.IsZero() {
+		return 0, 0, ErrNoAuthority
+	}
+	answer := make(chan rotation, 1)
+	select {
+	case m.keys.requests <- answer:
+	case <-m.keys.ended:
+		return 0, 0, ErrStopped
+	case <-ctx.Done():
+		return 0, 0, ctx.Err()
+	}
+	r := <-answer // keyLoop answers whatever it has taken
+	return r.generation, r.nodes, r.err
+}
+
+// keyLoop takes new keys and turns to them.
+func (m *Mesh) keyLoop(ctx context.Context) {
+	defer close(m.keys.ended)
+	if !m.cfg.Secrets.HasAuthority() {
+		return
+	}
+	sweep := time.NewTicker(renewEvery)
+	defer sweep.Stop()
+	tick := time.NewTimer(0)
+	defer tick.Stop()
+	m.takeGrant()
+	m.handOutMissing()
+	for {
+		select {
+		case <-m.keys.wake:
+		case <-m.peers.keys:
+		case <-tick.C:
+		case <-sweep.C:
+			m.handOutMissing()
+		case <-m.keys.sweep:
+			m.handOutMissing()
+		case answer := <-m.keys.requests:
+			answer <- m.rotate()
+		case <-ctx.Done():
+			return
+		}
+		m.takeGrant()
+		m.turnKey()
+		if k := m.keys.snapshot(); k.busy() {
+			tick.Reset(keyTick)
+		}
+	}
+}
+
+// announceLoop tells the members of our keys.
+func (m *Mesh) announceLoop(ctx context.Context, ml *memberlist.Memberlist) {
+	for {
+		select {
+		case <-m.keys.say:
+			if err := ml.UpdateNode(sayTimeout); err != nil {
+				m.cfg.Logger.Debug("the word of this node's keys may not have reached everybody", "error", err)
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// keyChanged tells members and the daemon of a change of our keys that is on disk.
+func (m *Mesh) keyChanged(stage KeyStage, generation uint32) {
+	signal(m.keys.say)
+	if m.cfg.OnKey != nil {
+		m.cfg.OnKey(KeyEvent{stage, generation})
+	}
+}
+
+// storeKeys puts keys on disk.
+func (m *Mesh) storeKeys(keys []GossipKey, used keyVersion) error {
+	if m.cfg.SaveSecrets == nil {
+		return nil
+	}
+	err := m.cfg.SaveSecrets(m.cfg.Secrets.withKeys(keys, used))
+	if err != nil {
+		m.problems.report(m.now(), ProblemKey, "store", "cannot store the mesh's new key, so it is not used; trying again: "+err.Error())
+	}
+	return err
+}
+
+// takeGrant opens the newest grant if that is news.
+func (m *Mesh) takeGrant() {
+	now := m.now()
+	m.mu.Lock()
+	g, ours := m.core.grantFor(m.id)
+	handed := m.core.grants.version
+	m.mu.Unlock()
+	t := m.keys
+	t.mu.Lock()
+	t.ring.handed = max(t.ring.handed, handed)
+	news := handed > t.ring.newest()
+	t.mu.Unlock()
+	if !news {
+		return
+	}
+	if !ours {
+		if now.Sub(g.Issued) > grantWait {
+			m.problems.report(now, ProblemKey, "own", fmt.Sprintf("the mesh's key was rotated (generation %d), and this node was not given the new one: "+
+				"the agent of a node with ca.key must run for that, or this machine needs a new state folder and a new join token", handed.generation()))
+		}
+		return
+	}
+	keys, _, err := g.open(m.cfg.Identity)
+	if err != nil {
+		m.problems.report(now, ProblemKey, "own", err.Error())
+		return
+	}
+	k := m.keys.snapshot()
+	all := k.with(keys)
+	if m.storeKeys(all, k.used) != nil {
+		return
+	}
+	for i := range all {
+		if err := t.live.AddKey(all[i].Key[:]); err != nil {
+			m.problems.report(now, ProblemKey, "own", "cannot use the mesh's new key: "+err.Error())
+			return
+		}
+	}
+	t.mu.Lock()
+	t.ring.take(now, all)
+	t.mu.Unlock()
+	t.prune(all)
+	m.keyChanged(KeyReceived, handed.generation())
+}
+
+// prune takes the keys that are not in keep out of memberlist's hands, the last first: so no slice that another goroutine
+// reads is moved.
+func (t *keyTurner) prune(keep []GossipKey) {
+	for _, old := range slices.Backward(t.live.GetKeys()) {
+		if !slices.ContainsFunc(keep, func(k GossipKey) bool { return bytes.Equal(k.Key[:], old) }) {
+			_ = t.live.RemoveKey(old) // fails for the one in use alone, which is kept
+		}
+	}
+}
+
+// turnKey does what is due.
+func (m *Mesh) turnKey() {
+	t, peers := m.keys, m.certifiedKeys()
+	t.mu.Lock()
+	step := t.ring.next(m.now(), peers)
+	t.mu.Unlock()
+	k := t.snapshot()
+	newest := k.keys[0]
+	switch step {
+	case keyUse:
+		if m.storeKeys(k.keys, newest.version()) != nil {
+			return
+		}
+		if err := t.live.UseKey(newest.Key[:]); err != nil {
+			m.problems.report(m.now(), ProblemKey, "own", "cannot use the mesh's new key: "+err.Error())
+			return
+		}
+		t.mu.Lock()
+		t.ring.use()
+		t.mu.Unlock()
+		m.keyChanged(KeyUsed, newest.Generation)
+		if len(peers) == 0 {
+			signal(m.join.change) // now they may understand us
+		}
+	case keyDrop:
+		if m.storeKeys(k.keys[:1], newest.version()) != nil {
+			return
+		}
+		t.mu.Lock()
+		t.ring.drop()
+		t.mu.Unlock()
+		t.prune(k.keys[:1])
+		m.keyChanged(KeyDropped, newest.Generation)
+	}
+}
+
+// rotate makes a key. The first record holds it for this node alone: once that is out and the key on disk, whatever
+// happens, handOutMissing ends what was begun; before, nobody has the key.
+func (m *Mesh) rotate() rotation {
+	k := m.keys.snapshot()
+	if len(k.keys) == maxGossipKeys {
+		return rotation{err: ErrRotating}
+	}
+	m.mu.Lock()
+	last := max(k.newest(), m.core.grants.version)
+	m.mu.Unlock()
+	key, err := newGossipKey(last.generation() + 1)
+	if err != nil {
+		return rotation{err: err}
+	}
+	own, err := boxFor(m.cfg.Identity.Public(), m.cfg.Secrets.MeshID, append([]GossipKey{key}, k.keys...))
+	if err == nil {
+		err = m.publishGrant(key.version(), []box{own})
+	}
+	if err != nil {
+		return rotation{err: err}
+	}
+	m.takeGrant()
+	if has, _ := m.keys.said(); has != key.version() {
+		return rotation{err: errors.New("cannot store the mesh's new key in the state folder; the rotation goes on once that is possible")}
+	}
+	n, err := m.handOut()
+	return rotation{key.Generation, n + 1, err}
+}
+
+// handOutMissing ends what a rotation that was interrupted has left to do, and hands the newest key to nodes that were
+// certified since.
+func (m *Mesh) handOutMissing() {
+	if m.cfg.Authority.IsZero() {
+		return
+	}
+	if n, err := m.handOut(); err != nil {
+		m.problems.report(m.now(), ProblemKey, "hand out", "cannot hand out the mesh's key: "+err.Error())
+	} else if n > 0 {
+		m.cfg.Logger.Info("handed out the mesh's key", "nodes", n)
+	}
+}
+
+// handOut gives the newest key to every certified node that has not got it, and tells how many these were. Nodes whose
+// key nothing can be sealed for are left out, and named in the error.
+func (m *Mesh) handOut() (nodes int, err error) {
+	k := m.keys.snapshot()
+	if k.newest().generation() == 0 {
+		return 0, nil
+	}
+	m.mu.Lock()
+	version, granted := m.core.grants.version, m.core.granted()
+	m.mu.Unlock()
+	switch {
+	case version > k.newest():
+		return 0, nil // another node with the authority's key hands out a newer one
+	case version < k.newest():
+		clear(granted)
+	}
+	var boxes []box
+	size := 0
+	var failed error
+	flush := func() error {
+		if len(boxes) == 0 {
+			return nil
+		}
+		err := m.publishGrant(k.newest(), boxes)
+		boxes, size = nil, 0
+		return err
+	}
+	for _, s := range m.Standings() {
+		if s.Certificate == nil || s.Revoked != nil || granted[s.ID] {
+			continue
+		}
+		b, err := boxFor(s.Certificate.Node, m.cfg.Secrets.MeshID, k.keys)
+		if err != nil {
+			failed = err
+			continue
+		}
+		if size+b.size() > grantRoom || len(boxes) == maxBoxes {
+			if err := flush(); err != nil {
+				return nodes, err
+			}
+		}
+		boxes, size = append(boxes, b), size+b.size()
+		nodes++
+	}
+	return nodes, errors.Join(flush(), failed)
+}
+
+// publishGrant signs a record and sends it to every member.
+func (m *Mesh) publishGrant(v keyVersion, boxes []box) error {
+	now := m.now()
+	m.mu.Lock()
+	last := uint64(0)
+	for serial := range m.core.grants.records {
+		last = max(last, serial)
+	}
+	m.mu.Unlock()
+	serial, err := newSerial(now, last)
+	if err != nil {
+		return err
+	}
+	g, err := m.cfg.Authority.grant(grant{MeshID: m.cfg.Secrets.MeshID, Serial: serial, Version: v, Issued: now, Boxes: boxes})
+	if err != nil {
+		return err
+	}
+	return m.publishRecord(g.frame)
+}

@@ -1,0 +1,56 @@
+package mesh
+
+import (
+	"crypto/ecdh"
+	"crypto/ed25519"
+	"crypto/hpke"
+	"crypto/sha512"
+	"fmt"
+
+	"filippo.io/edwards25519"
+)
+
+// What one node alone may read is sealed with HPKE (RFC 9180, X25519 with HKDF-SHA256 and ChaCha20-Poly1305) to its
+// ed25519 key, mapped to X25519 as age and libsodium do (RFC 7748, section 4.1).
+
+// sealedMore is what sealing adds to a text, in bytes: an ephemeral key and a tag.
+const sealedMore = 32 + 16
+
+// seal encrypts text for the holder of a node's key. Whoever opens it must give the same info.
+func seal(node ed25519.PublicKey, info, text []byte) ([]byte, error) {
+	point, err := new(edwards25519.Point).SetBytes(node)
+	if err != nil {
+		return nil, fmt.Errorf("seal for %s: %w", IDOf(node), err)
+	}
+	x, err := ecdh.X25519().NewPublicKey(point.BytesMontgomery())
+	if err != nil {
+		return nil, fmt.Errorf("seal for %s: %w", IDOf(node), err)
+	}
+	to, err := hpke.NewDHKEMPublicKey(x)
+	if err != nil {
+		return nil, fmt.Errorf("seal for %s: %w", IDOf(node), err)
+	}
+	sealed, err := hpke.Seal(to, hpke.HKDFSHA256(), hpke.ChaCha20Poly1305(), info, text)
+	if err != nil {
+		return nil, fmt.Errorf("seal for %s: %w", IDOf(node), err)
+	}
+	return sealed, nil
+}
+
+// unseal decrypts what was sealed for a node.
+func unseal(id Identity, info, sealed []byte) ([]byte, error) {
+	sum := sha512.Sum512(id.key.Seed()) // as ed25519 derives its scalar (RFC 8032, section 5.1.5)
+	x, err := ecdh.X25519().NewPrivateKey(sum[:32])
+	if err != nil {
+		return nil, fmt.Errorf("open what was sealed for this node: %w", err)
+	}
+	key, err := hpke.NewDHKEMPrivateKey(x)
+	if err != nil {
+		return nil, fmt.Errorf("open what was sealed for this node: %w", err)
+	}
+	text, err := hpke.Open(key, hpke.HKDFSHA256(), hpke.ChaCha20Poly1305(), info, sealed)
+	if err != nil {
+		return nil, fmt.Errorf("open what was sealed for this node: %w", err)
+	}
+	return text, nil
+}
