@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"time"
+
+	"github.com/hashicorp/memberlist"
 )
 
 // A node that was away while the gossip key was rotated, and the old key dropped, can talk to nobody. It asks for the
@@ -198,7 +200,7 @@ func (m *Mesh) keysAt(ctx context.Context, addr netip.AddrPort) ([][]byte, error
 	if tr == nil {
 		return nil, ErrStopped
 	}
-	raw, err := tr.DialTimeout(addr.String(), maxDial)
+	raw, err := tr.dialTLS(memberlist.Address{Addr: addr.String()}, maxDial)
 	if err != nil {
 		return nil, err
 	}

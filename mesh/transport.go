@@ -159,6 +159,15 @@ func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, e
 
 // DialAddressTimeout opens a stream, within timeout and maxDial.
 func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
+	conn, err := t.dialTLS(a, timeout)
+	if err != nil {
+		return nil, err
+	}
+	return t.guard.wrap(conn, nil), nil
+}
+
+// dialTLS opens a stream that is not memberlist's.
+func (t *transport) dialTLS(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(t.ctx, min(timeout, maxDial))
 	defer cancel()
 	conn, err := t.dial(ctx, a)
@@ -168,7 +177,7 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 	if conn = t.track(conn); conn == nil {
 		return nil, errShutdown
 	}
-	return t.guard.wrap(conn, nil), nil
+	return conn, nil
 }
 
 // Shutdown closes the sockets and every stream, and waits for what it started.
