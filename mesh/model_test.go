@@ -196,7 +196,7 @@ func newModel(tb testing.TB, nodes int, seed uint64, loss, dead float64) *modelR
 	hash := m.frame.hash()
 	slices.SortFunc(ids, func(a, b ID) int { return slices.Compare(a[:], b[:]) })
 	m.layOut(hash)
-	const looks = 5
+	const looks = 25
 	m.think = time.Hour // the fastest counts: others may use the processor
 	for i := range looks {
 		start := time.Now()

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -29,7 +30,19 @@ type pace struct {
 	off  bool          // the kernel is in trouble, or busy with something else: do not wait any more
 }
 
-// slice is called after each slice of n bans was submitted, and waits for the one before.
+// paceCost is what a slice counts as: half as many IPv6 addresses fit into a frame, and it is frames that a peer takes only
+// so many of from one address in a second.
+func paceCost(some []netip.Prefix) int {
+	n := len(some)
+	for _, p := range some {
+		if p.Addr().Is6() {
+			n++
+		}
+	}
+	return n
+}
+
+// slice is called after each slice of bans that count as n was submitted, and waits for the one before.
 func (p *pace) slice(ctx context.Context, n int) {
 	if p.rate != nil {
 		_ = p.rate.WaitN(ctx, n) // fails only when ctx ends, and what is asked for is done all the same

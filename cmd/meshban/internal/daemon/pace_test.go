@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -41,4 +42,12 @@ func TestABulkWaitsForTheKernelButNotForEver(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// Half as many IPv6 addresses fit into a frame.
+func TestPaceCost(t *testing.T) {
+	some := []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::1/128"), netip.MustParsePrefix("198.51.100.0/24")}
+	if got := paceCost(some); got != 4 {
+		t.Errorf("costs %d, want 4", got)
+	}
 }

@@ -158,7 +158,7 @@ func (d *Daemon) publishEach(
 		n := len(done) - len(pending)
 		d.recordOps(who(), done[:n])
 		done = append(done[:0], done[n:]...)
-		pace.slice(ctx, len(some))
+		pace.slice(ctx, paceCost(some))
 	}
 	if err := d.publish(now, pending); err != nil {
 		return nil, err
