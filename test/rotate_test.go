@@ -156,9 +156,11 @@ func TestNewNodeKey(t *testing.T) {
 	token := strings.TrimSpace(web1.run(t, "invite"))
 	web3.stop(t)
 	for _, file := range []string{"node.key", "node.cert", "mesh.key"} {
-		shell(t, web3, "mv", stateDir+"/"+file, "/root/"+file)
+		shell(t, web3, "cp", stateDir+"/"+file, "/root/"+file)
 	}
-	web3.run(t, "join", token, "--name", web3.Name, "--bind", m.bind(web3))
+	if said := web3.run(t, "rotate", "node-key", token); !strings.Contains(said, before) {
+		t.Errorf("rotate does not say the former id %s: %s", before, said)
+	}
 	web3.start(t)
 	m.inSync(t, syncLimit)
 	web1.run(t, "revoke", before, "--since", "1s", "--reason", "new key")

@@ -16,6 +16,7 @@ type actions struct {
 	Init     func(ctx context.Context, opts InitOptions) (InitResult, error)
 	Join     func(ctx context.Context, opts JoinOptions) (JoinResult, error)
 	Request  func(ctx context.Context, opts JoinOptions) (CAResult, error)
+	Rekey    func(ctx context.Context, opts RekeyOptions) (RekeyResult, error)
 	CA       func(ctx context.Context, opts CAOptions) (CAResult, error)
 	Setup    func(ctx context.Context, opts SetupOptions) (SetupResult, error)
 	Teardown func(ctx context.Context, opts TeardownOptions) (TeardownResult, error)
@@ -62,6 +63,19 @@ type JoinOptions struct {
 
 	Certificate []byte   // what meshban ca sign has printed; nil: there is a token
 	Join        []string // each host:port; only with Certificate
+}
+
+// RekeyOptions say how this node gets a certificate for a new key.
+type RekeyOptions struct {
+	Dir   string // absolute
+	Token string // "": the authority's key is in the folder
+}
+
+// RekeyResult is what the node was and is.
+type RekeyResult struct {
+	Name   string
+	ID     string // 32 hex digits, as Former
+	Former string
 }
 
 // CAOptions say what to do with the authority's key.

@@ -74,6 +74,10 @@ func fakeActions() actions {
 				Join: []string{"192.0.2.1:7946", "192.0.2.3:7946"}, Config: filepath.Join(o.Dir, "meshban.yaml"),
 			}, fail()
 		},
+		Rekey: func(_ context.Context, o RekeyOptions) (RekeyResult, error) {
+			show(o)
+			return RekeyResult{Name: "web1", ID: "00112233445566778899aabbccddeeff", Former: "ffeeddccbbaa99887766554433221100"}, fail()
+		},
 		Request: func(_ context.Context, o JoinOptions) (CAResult, error) {
 			show(o)
 			return CAResult{Text: []byte("the request\n"), Said: "request of web4", Next: "sign it"}, fail()

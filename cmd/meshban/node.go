@@ -160,6 +160,43 @@ func joinMesh(ctx context.Context, opts JoinOptions) (JoinResult, error) {
 	}, nil
 }
 
+// rekey gives this node a new key of its own.
+func rekey(ctx context.Context, opts RekeyOptions) (RekeyResult, error) {
+	dir := home.Dir(opts.Dir)
+	cfg, err := AgentOptions{Dir: opts.Dir}.config()
+	if err != nil {
+		return RekeyResult{}, err
+	}
+	if has, err := dir.SetUp(); err != nil {
+		return RekeyResult{}, err
+	} else if !has {
+		return RekeyResult{}, &control.Error{
+			Code: control.CodeNotFound, Message: "this folder belongs to no mesh: " + opts.Dir, Hint: "to enter one, use `meshban join TOKEN`",
+		}
+	}
+	release, err := lock(dir)
+	if err != nil {
+		return RekeyResult{}, err
+	}
+	defer func() { _ = release() }()
+	was, is, err := dir.Rekey(ctx, opts.Token, cfg.Name)
+	if errors.Is(err, mesh.ErrNoAuthority) && opts.Token == "" {
+		return RekeyResult{}, &control.Error{
+			Code: control.CodeUsage, Message: "a new key needs a certificate, and the authority's key (ca.key) is not on this node",
+			Hint: "make a token with `meshban invite` where it is, then: meshban rotate node-key TOKEN",
+		}
+	}
+	if errors.Is(err, mesh.ErrOtherMesh) {
+		return RekeyResult{}, &control.Error{
+			Code: control.CodePolicy, Message: err.Error(), Hint: "make a token with `meshban invite` on a node of this node's mesh",
+		}
+	}
+	if err != nil {
+		return RekeyResult{}, meshHint(dir, err)
+	}
+	return RekeyResult{Name: cfg.Name, ID: is.String(), Former: was.String()}, nil
+}
+
 // joiner is a machine about to join: its folder, locked, and what its config says.
 type joiner struct {
 	dir     home.Dir

@@ -7,6 +7,7 @@ func wire() actions {
 		Init:     initMesh,
 		Join:     joinMesh,
 		Request:  requestCertificate,
+		Rekey:    rekey,
 		CA:       useAuthority,
 		Setup:    setUpMachine,
 		Teardown: tearDown,

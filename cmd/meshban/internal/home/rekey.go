@@ -1,0 +1,69 @@
+package home
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/meshban/meshban/mesh"
+)
+
+// Rekey gives the node a new key of its own, and a certificate for it: with a token of its mesh, or, where the
+// authority's key is in the folder, without. The former key is gone afterwards; until the last step it stands, so that
+// the node has one that counts whenever this ends. It returns the former id and the new one. The folder's agent must not
+// run. Errors are those of mesh.Enrol, mesh.ErrNoAuthority without a token and the authority's key, and mesh.ErrOtherMesh
+// for the token of another mesh.
+func (d Dir) Rekey(ctx context.Context, token, name string) (was, is mesh.ID, err error) {
+	keys, err := d.Keys()
+	if err != nil {
+		return was, is, err
+	}
+	if token == "" && keys.Authority.IsZero() {
+		return was, is, mesh.ErrNoAuthority
+	}
+	next := d.Identity() + ".new"
+	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a run that did not end
+		return was, is, fmt.Errorf("make a new key: %w", err)
+	}
+	id, err := mesh.CreateIdentity(next)
+	if err != nil {
+		return was, is, err
+	}
+	enrolment, err := d.recertify(ctx, keys, id, token, name)
+	if err == nil && (enrolment.Secrets.MeshID != keys.Secrets.MeshID || enrolment.Secrets.Authority != keys.Secrets.Authority) {
+		err = fmt.Errorf("the token: %w", mesh.ErrOtherMesh)
+	}
+	if err == nil && enrolment.Secrets.Renews(keys.Secrets) {
+		err = enrolment.Secrets.Save(d.Secrets())
+	}
+	if err != nil {
+		return was, is, errors.Join(err, os.Remove(next))
+	}
+	// From here on the new key is the node's; its certificate is known to whoever gave it, too.
+	if err := os.Rename(next, d.Identity()); err != nil {
+		return was, is, fmt.Errorf("take up the new key: %w", err)
+	}
+	if enrolment.Certificate.Serial != 0 {
+		err = mesh.SaveCertificate(d.Certificate(), enrolment.Certificate)
+	}
+	return keys.Identity.ID(), id.ID(), err
+}
+
+// recertify gets a certificate for a new key of this node.
+func (d Dir) recertify(ctx context.Context, keys Keys, id mesh.Identity, token, name string) (mesh.Enrolment, error) {
+	if token != "" {
+		return mesh.Enrol(ctx, token, id, name)
+	}
+	caps := mesh.DefaultCaps()
+	if keys.Certificate.Serial != 0 && keys.Certificate.ID() == keys.Identity.ID() {
+		caps = keys.Certificate.Caps
+	}
+	q, err := mesh.NewRequest(id, name, keys.Secrets.MeshID)
+	if err != nil {
+		return mesh.Enrolment{}, err
+	}
+	return keys.Authority.Enrol(q, keys.Secrets, caps, time.Now())
+}
