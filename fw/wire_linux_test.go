@@ -80,6 +80,7 @@ func FuzzParseListing(f *testing.F) {
 	f.Add("-P PREROUTING ACCEPT\n-N MESHBAN\n-A PREROUTING ! -i lo -j MESHBAN\n-A MESHBAN -s ::1.2.3.4/128 -g MESHBAN-HIT\n")
 	f.Add("-A MESHBAN-HIT -m comment --comment meshban-made-table -j DROP")
 	f.Add("-A PREROUTING -m comment --comment \"a b\" -j MESHBAN\n-A\n-P\n")
+	f.Add("-A\n-A \t 0")
 	f.Fuzz(func(t *testing.T, out string) {
 		l := parseListing(out)
 		var again strings.Builder

@@ -144,6 +144,9 @@ func parseListing(out string) listing {
 	for line := range strings.Lines(out) {
 		what, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
 		chain, rest, _ := strings.Cut(rest, " ")
+		if strings.TrimSpace(chain) == "" {
+			continue // nothing that iptables prints
+		}
 		switch what {
 		case "-P":
 			l.rules[chain], l.policy[chain] = nil, rest
