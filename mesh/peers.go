@@ -42,6 +42,7 @@ type peer struct {
 type target struct {
 	id   ID
 	node *memberlist.Node
+	gone bool // as others say; each node has heard something else, so it stands in no order
 }
 
 // peerTable is the membership as this node sees it. memberlist's callbacks write it under memberlist's lock, so nothing
@@ -192,7 +193,7 @@ func (t *peerTable) targetsLocked(now time.Time) {
 	targets := make([]target, 0, len(t.peers))
 	for id, p := range t.peers {
 		if p.State == StateAlive || p.State == StateSuspect {
-			targets = append(targets, target{id, p.node()})
+			targets = append(targets, target{id: id, node: p.node()})
 		}
 	}
 	slices.SortFunc(targets, func(a, b target) int { return slices.Compare(a.id[:], b.id[:]) })
@@ -200,7 +201,7 @@ func (t *peerTable) targetsLocked(now time.Time) {
 	t.pushTo = nil
 	for id, p := range t.peers {
 		if p.reachable(now) && t.trusted(id) {
-			t.pushTo = append(t.pushTo, target{id, p.node()})
+			t.pushTo = append(t.pushTo, target{id, p.node(), p.State != StateAlive && p.State != StateSuspect})
 		}
 	}
 	slices.SortFunc(t.pushTo, func(a, b target) int { return slices.Compare(a.id[:], b.id[:]) })

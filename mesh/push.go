@@ -168,9 +168,14 @@ func (p *pusher) batch(first pushJob) {
 }
 
 func (p *pusher) tree(f Frame, members []target, relay bool) {
-	ids := make([]ID, len(members))
-	for i, t := range members {
-		ids[i] = t.id
+	ids := make([]ID, 0, len(members))
+	for _, t := range members {
+		if !t.gone {
+			ids = append(ids, t.id)
+		} else if !relay {
+			p.to(t.node, appendPacked([]byte{kindPush}, f.raw))
+			p.count.sent.Add(1)
+		}
 	}
 	packet := appendPacked([]byte{kindTree}, f.raw)
 	children := treesChildren(f.hash(), f.Origin, p.self, ids)

@@ -30,7 +30,7 @@ func successor(frame [32]byte, origin, self ID, members []target) (next ID) {
 	own := place{treeRank(a, b, self), self}
 	var after, first place // the least behind own, and the least of all
 	for _, t := range members {
-		if t.id == origin {
+		if t.id == origin || t.gone {
 			continue
 		}
 		p := place{treeRank(a, b, t.id), t.id}
