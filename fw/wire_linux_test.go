@@ -81,6 +81,7 @@ func FuzzParseListing(f *testing.F) {
 	f.Add("-A MESHBAN-HIT -m comment --comment meshban-made-table -j DROP")
 	f.Add("-A PREROUTING -m comment --comment \"a b\" -j MESHBAN\n-A\n-P\n")
 	f.Add("-A\n-A \t 0")
+	f.Add("-A PREROUTING\f \xa4\n-A PREROUTING \xd6")
 	f.Fuzz(func(t *testing.T, out string) {
 		l := parseListing(out)
 		var again strings.Builder

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode"
 
 	"github.com/coreos/go-iptables/iptables"
 )
@@ -144,7 +145,7 @@ func parseListing(out string) listing {
 	for line := range strings.Lines(out) {
 		what, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
 		chain, rest, _ := strings.Cut(rest, " ")
-		if strings.TrimSpace(chain) == "" {
+		if chain == "" || strings.ContainsFunc(chain, unicode.IsSpace) {
 			continue // nothing that iptables prints
 		}
 		switch what {

@@ -18,10 +18,10 @@ import (
 // security.go.
 
 const (
-	// sourceRate is what one address may have us do, in units a second, and sourceBurst at once: 300 and 150 frames, whose
-	// signatures take 60 us each to check. An import is 230 large frames a second. What is beyond is dropped; a sync repairs
+	// sourceRate is what one address may have us do, in units a second, and sourceBurst at once: 500 and 250 frames, whose
+	// signatures take 60 us each to check. An import is 280 large frames a second. What is beyond is dropped; a sync repairs
 	// it.
-	sourceRate, sourceBurst = 300 * frameCost, 150 * frameCost
+	sourceRate, sourceBurst = 500 * frameCost, 250 * frameCost
 	// frameCost is what a frame or a sync message counts as; what memberlist says of members counts as one.
 	frameCost = 4
 	// sourceStreamRate is what one address may send by streams, in bytes a second, and sourceStreamBurst at once; who sends
