@@ -52,8 +52,6 @@ const (
 	sealOverhead = 1 + nonceLen + tagLen
 	// leastNode is the least bytes of a member in an exchange of the membership.
 	leastNode = 40
-	// headLen is how much of a stream's message is looked at.
-	headLen = 128
 )
 
 var (

@@ -1,8 +1,6 @@
 package mesh
 
 import (
-	"crypto/aes"
-	"crypto/cipher"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -102,34 +100,34 @@ func (c *guardedConn) message() ([]byte, error) {
 	return b, nil
 }
 
-// stream tells what is wrong with a message that came by stream. Only its head is decrypted, which proves nothing:
-// memberlist checks the tag, and what passes then has this head.
+// stream tells what is wrong with a message that came by stream. It is opened in full, as memberlist will once more: only
+// the tag tells with which key it was made, and what another key makes of its head is chance.
 func (g *guard) stream(b []byte) error {
-	sealed := b[5:]
-	if sealed[0] != 1 {
-		g.count.strangers.Add(1)
-		return errNotEncrypted
-	}
-	plain := make([]byte, min(headLen, len(sealed)-sealOverhead))
-	wrong := errNotEncrypted
-	for _, key := range g.keys() {
-		block, err := aes.NewCipher(key)
-		if err != nil {
-			return err
-		}
-		// GCM's counter begins at 2 after a nonce of 12 bytes (NIST SP 800-38D, 7.1).
-		iv := append(append(make([]byte, 0, aes.BlockSize), sealed[1:1+nonceLen]...), 0, 0, 0, 2)
-		cipher.NewCTR(block, iv).XORKeyStream(plain, sealed[1+nonceLen:1+nonceLen+len(plain)])
-		if wrong = streamHead(plain, len(sealed)-sealOverhead); wrong == nil {
+	head, sealed := b[:5], b[5:]
+	if sealed[0] == 1 {
+		for _, key := range g.keys() {
+			a, err := g.aead(key)
+			if err != nil {
+				return err
+			}
+			plain, err := a.Open(nil, sealed[1:1+nonceLen], sealed[1+nonceLen:], head)
+			if err != nil {
+				continue
+			}
+			if err := streamHead(plain); err != nil {
+				g.count.refused[refusedFormat].Add(1)
+				return err
+			}
 			return nil
 		}
 	}
-	g.count.refused[refusedFormat].Add(1)
-	return wrong
+	g.count.strangers.Add(1)
+	return errNotEncrypted
 }
 
-// streamHead looks at the first bytes of a message of n bytes.
-func streamHead(b []byte, n int) error {
+// streamHead looks at the first bytes of a message.
+func streamHead(b []byte) error {
+	n := len(b)
 	switch b[0] {
 	case mlPing, mlAck, mlErr:
 		if n > streamStep {
