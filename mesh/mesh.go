@@ -253,6 +253,11 @@ func (m *Mesh) Members() []Member {
 	return all
 }
 
+// Known lists where the other nodes that count are or were, in no order: also those that fell silent, for a week, and those
+// that said goodbye, for a day, because anybody with the gossip key can say that for them. A node that was revoked is not
+// among them.
+func (m *Mesh) Known() []Peer { return m.peers.known() }
+
 // Peers is the number of other members that are alive.
 func (m *Mesh) Peers() int { return len(m.peers.alive()) }
 

@@ -267,6 +267,9 @@ func TestPeerTableBounds(t *testing.T) {
 	if got := table.remember(); len(got) != MaxPeers {
 		t.Errorf("%d remembered after a goodbye, want %d", len(got), MaxPeers)
 	}
+	if got := table.known(); !slices.ContainsFunc(got, func(p Peer) bool { return p.ID == id.ID() }) {
+		t.Error("not known any more after a goodbye")
+	}
 	table.forget(simStart.Add(2 * forgetLeft))
 	if got := table.remember(); got[0].ID == id.ID() {
 		t.Error("remembered after a goodbye long ago")

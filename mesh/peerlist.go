@@ -21,6 +21,23 @@ func (t *peerTable) members(now time.Time) []Member {
 	return all
 }
 
+// known lists the peers that count and are looked for or remembered, whatever they are said to be.
+func (t *peerTable) known() []Peer {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list := make([]Peer, 0, len(t.peers))
+	for id, p := range t.peers {
+		if !t.trusted(id) {
+			continue
+		}
+		list = append(list, Peer{ID: id, Name: p.Name, Addr: p.Addr, Seen: p.seen})
+		if p.alt.IsValid() {
+			list = append(list, Peer{ID: id, Name: p.Name, Addr: p.alt, Seen: p.seen})
+		}
+	}
+	return list
+}
+
 func sortMembers(all []Member) {
 	slices.SortFunc(all, func(a, b Member) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), slices.Compare(a.ID[:], b.ID[:]))

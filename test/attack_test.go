@@ -35,9 +35,8 @@ const (
 	// some time slices of the scheduler at every step of its way. What is starved takes seconds; the README has figures of a
 	// machine that does nothing else.
 	medianFloor, worstFloor = 40 * time.Millisecond, 400 * time.Millisecond
-	// measureLimit is when a ban that is measured counts as lost. One whose packet went astray while members are said to be
-	// dead comes by a sync, once these are found again.
-	measureLimit = 40 * time.Second
+	// measureLimit is when a ban that is measured counts as lost.
+	measureLimit = 10 * time.Second
 	// attackedRSS bounds what an honest agent has resident at its worst, in KiB: 24 MiB idle, and 72.
 	attackedRSS = (24 + 72) << 10
 	// afterwards bounds how long the honest nodes may take to agree again, and to let go of what an attack took.

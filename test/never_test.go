@@ -116,6 +116,18 @@ func TestPeersCannotBanWhatANodeNeeds(t *testing.T) {
 		m.inSync(t, syncLimit)
 		b.run(t, "unban", "10.78.0.0/24", "10.77.0.0/24")
 	})
+	t.Run("bad: member that has left", func(t *testing.T) {
+		c.stop(t)
+		conn := must(c.Dial(c.Mesh, echo))(t)
+		defer conn.Close()
+		answers(t, conn)
+		m.banElsewhere(t, b, "10.77.0.0/24")
+		m.spared(t, "10.77.0.0/24", c.Mesh, "mesh member")
+		answers(t, conn)
+		c.start(t)
+		m.inSync(t, syncLimit)
+		b.run(t, "unban", "10.77.0.0/24")
+	})
 	t.Run("bad: banned before it became a gateway", func(t *testing.T) {
 		later := netip.MustParseAddr("10.78.0.253")
 		must(m.Attacker.Do("ip", "addr", "add", later.String()+"/24", "dev", "probe0"))(t)

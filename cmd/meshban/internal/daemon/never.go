@@ -8,7 +8,6 @@ import (
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/hostinfo"
-	"github.com/meshban/meshban/mesh"
 )
 
 // neverList is what this node never drops, beyond the table's built-in list: what the machine cannot do without, from
@@ -32,11 +31,10 @@ func (d *Daemon) neverList() []ban.NeverEntry {
 		out = append(out, ban.NeverEntry{Prefix: prefix, Why: whyConfigured})
 	}
 	if d.mesh != nil {
-		for _, m := range d.mesh.Members() {
-			if !d.mesh.Counts(m.ID) {
-				continue // a stranger with the gossip key, or a node that was revoked
-			}
-			if addr := m.Addr.Addr().Unmap(); !m.Self && m.State != mesh.StateLeft && addr.IsValid() {
+		// Whoever is said to have left is still among them: else that word, which anybody with the gossip key can say, and
+		// a ban of the address would cut the node off, and one that comes back could not be heard.
+		for _, m := range d.mesh.Known() {
+			if addr := m.Addr.Addr().Unmap(); addr.IsValid() && d.mesh.Counts(m.ID) {
 				out = append(out, ban.NeverEntry{Prefix: netip.PrefixFrom(addr, addr.BitLen()), Why: "mesh member " + m.Name})
 			}
 		}
@@ -47,8 +45,13 @@ func (d *Daemon) neverList() []ban.NeverEntry {
 // whyConfigured names the operator's own list where an entry of it decides.
 const whyConfigured = "allow list in meshban.yaml"
 
+// neverEvery is how often the never-ban list is made anew without a cause: members are forgotten in silence.
+const neverEvery = 10 * time.Minute
+
 // guardNever keeps the never-ban list true until ctx ends.
 func (d *Daemon) guardNever(ctx context.Context) error {
+	tick := time.NewTicker(neverEvery)
+	defer tick.Stop()
 	for {
 		list := d.neverList()
 		d.mu.Lock()
@@ -60,6 +63,7 @@ func (d *Daemon) guardNever(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-d.neverKick:
+		case <-tick.C:
 		}
 	}
 }
