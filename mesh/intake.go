@@ -11,8 +11,11 @@ import (
 const copyAbove = 16
 
 const (
-	// sliceBytes bounds the frames of a bulk that are looked at between two looks at the inbox: some 640 bans.
+	// sliceBytes bounds the frames of a sync that are looked at between two looks at the inbox: some 640 bans.
 	sliceBytes = 8 << 10
+	// laterBytes is the same for large frames that were pushed, each of which is verified by itself: one or two frames, some
+	// 0.4 ms each, which take ten times as long where processors are short.
+	laterBytes = 1 << 10
 	// verifyApart is the least number of signatures, 60 us each, that is worth another goroutine.
 	verifyApart = 3
 )

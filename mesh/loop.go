@@ -234,7 +234,7 @@ func (m *Mesh) drainLater(first []byte) {
 	size := len(first)
 	for b := first; ; {
 		m.small(b, &in)
-		if size >= sliceBytes {
+		if size >= laterBytes {
 			break
 		}
 		select {
