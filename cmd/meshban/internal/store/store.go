@@ -13,7 +13,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -57,19 +60,44 @@ func KeyOf(origin [16]byte, epoch, seq uint64) FrameKey {
 	return k
 }
 
-// write is one queued change: a frame to put (raw set) or to drop, a value to set (name set), or a hold of one of a
-// frame's ops to set (marks set).
+// write is one queued change: a frame to put (raw set) or to drop, a value to set (name set), or holds of a frame's ops
+// to set (marks set, raw as in the bucket).
 type write struct {
 	key   FrameKey
 	raw   []byte
 	name  string
-	op    uint16
-	hold  uint8
 	marks bool
 }
 
-// holdKey names an op in the bucket of holds: behind its frame's key, its place.
-func holdKey(key FrameKey, op uint16) []byte { return binary.BigEndian.AppendUint16(key[:], op) }
+// holdLen is the length of a hold on disk: the place of an op, big-endian, and its hold. Those of a frame are one value,
+// in the order of their places: a value for each was a sixth of what a flood of held bans cost.
+const holdLen = 3
+
+func appendHold(b []byte, op uint16, hold uint8) []byte {
+	return append(binary.BigEndian.AppendUint16(b, op), hold)
+}
+
+// holdsIn goes through the holds of a frame.
+func holdsIn(b []byte) iter.Seq2[uint16, uint8] {
+	return func(yield func(uint16, uint8) bool) {
+		for ; len(b) >= holdLen; b = b[holdLen:] {
+			if !yield(binary.BigEndian.Uint16(b), b[2]) {
+				return
+			}
+		}
+	}
+}
+
+// mergeHolds adds holds to those of a frame; the later of one place counts.
+func mergeHolds(old, more []byte) []byte {
+	all := maps.Collect(holdsIn(old))
+	maps.Insert(all, holdsIn(more))
+	var b []byte
+	for _, op := range slices.Sorted(maps.Keys(all)) {
+		b = appendHold(b, op, all[op])
+	}
+	return b
+}
 
 // Stats counts what the store did since it was opened.
 type Stats struct {
@@ -215,15 +243,26 @@ func (s *Store) Put(key FrameKey, raw []byte) { s.enqueue(write{key: key, raw: r
 
 // Hold queues that the op at place op of a frame has a hold, in whatever terms the caller has. It is gone with the frame.
 func (s *Store) Hold(key FrameKey, op uint16, hold uint8) {
-	s.enqueue(write{key: key, op: op, hold: hold, marks: true})
+	s.mu.Lock()
+	if n := len(s.queue); n > 0 && s.queue[n-1].marks && s.queue[n-1].key == key { // those of a frame come together
+		last := &s.queue[n-1]
+		last.raw = appendHold(last.raw, op, hold)
+		s.mu.Unlock()
+		return
+	}
+	s.mu.Unlock()
+	s.enqueue(write{key: key, raw: appendHold(nil, op, hold), marks: true})
 }
 
 // Holds calls yield with each hold that is committed.
 func (s *Store) Holds(yield func(key FrameKey, op uint16, hold uint8)) error {
 	err := s.db.View(func(tx *bolt.Tx) error {
 		return tx.Bucket(bucketHolds).ForEach(func(k, v []byte) error {
-			if len(k) == len(FrameKey{})+2 && len(v) == 1 {
-				yield(FrameKey(k), binary.BigEndian.Uint16(k[len(FrameKey{}):]), v[0])
+			if len(k) != len(FrameKey{}) {
+				return nil
+			}
+			for op, hold := range holdsIn(v) {
+				yield(FrameKey(k), op, hold)
 			}
 			return nil
 		})
@@ -348,11 +387,11 @@ func (s *Store) Flush() error {
 			case w.name != "":
 				err = values.Put([]byte("v/"+w.name), w.raw)
 			case w.marks:
-				err = holds.Put(holdKey(w.key, w.op), []byte{w.hold})
+				err = holds.Put(w.key[:], mergeHolds(holds.Get(w.key[:]), w.raw))
 			case w.raw != nil:
 				err = frames.Put(w.key[:], w.raw)
 			default:
-				err = errors.Join(frames.Delete(w.key[:]), dropHolds(holds, w.key))
+				err = errors.Join(frames.Delete(w.key[:]), holds.Delete(w.key[:]))
 			}
 			if err != nil {
 				return err
@@ -373,17 +412,6 @@ func (s *Store) Flush() error {
 	s.settled += uint64(len(batch))
 	s.stats.Commits++
 	s.stats.LastError = ""
-	return nil
-}
-
-// dropHolds removes the holds of a frame's ops.
-func dropHolds(holds *bolt.Bucket, key FrameKey) error {
-	c := holds.Cursor()
-	for k, _ := c.Seek(key[:]); bytes.HasPrefix(k, key[:]); k, _ = c.Seek(key[:]) {
-		if err := c.Delete(); err != nil {
-			return err
-		}
-	}
 	return nil
 }
 
