@@ -93,8 +93,21 @@ func TestKernelForgetsByItself(t *testing.T) {
 		must(t, b, Update{Entry: later})
 		later.Until = long
 		must(t, b, Update{Entry: later}, Update{Entry: Entry{Prefix: prefix("192.0.2.5"), Until: short}})
-		gone := []string{"192.0.2.1", "2001:db8::1", "198.18.3.3", "198.18.8.0", "2001:db8:1::7", "192.0.2.2", "203.0.113.1", "192.0.2.5"}
-		held := []string{"192.0.2.3", "198.18.7.7", "203.0.113.8", "203.0.113.9", "192.0.2.4", "192.0.2.6"}
+		again := func(addr string) (sooner, later Update) {
+			return Update{Entry: Entry{Prefix: prefix(addr), Until: short}}, Update{Entry: Entry{Prefix: prefix(addr), Until: long}}
+		}
+		if _, ok := b.(repeater); ok {
+			t.Log("of several in one batch the last counts")
+			s7, l7 := again("192.0.2.7")
+			s8, l8 := again("192.0.2.8")
+			must(t, b, s7, l8, l7, s8)
+		} else {
+			_, l7 := again("192.0.2.7")
+			s8, _ := again("192.0.2.8")
+			must(t, b, l7, s8)
+		}
+		gone := []string{"192.0.2.8", "192.0.2.1", "2001:db8::1", "198.18.3.3", "198.18.8.0", "2001:db8:1::7", "192.0.2.2", "203.0.113.1", "192.0.2.5"}
+		held := []string{"192.0.2.3", "198.18.7.7", "203.0.113.8", "203.0.113.9", "192.0.2.4", "192.0.2.6", "192.0.2.7"}
 		for _, src := range append(gone, held...) {
 			r.want(false, src)
 		}

@@ -101,10 +101,10 @@ type Syncer struct {
 // done is called when a submission has become true in the kernel, or has been given up.
 type done func(at time.Time, err error)
 
-// inbox is what arrived since the last step.
+// inbox is what arrived and was not taken.
 type inbox struct {
-	updates  []Update
-	waiting  []done
+	fresh    queue // few updates, of keys that are not in the bulk: they go first
+	bulk     queue
 	allow    []netip.Prefix
 	hasAllow bool
 	reload   bool // updates were dropped: all is to be loaded anew
@@ -146,20 +146,23 @@ func (s *Syncer) queue(updates []Update, done func(at time.Time, err error)) boo
 	if in.closed {
 		return false
 	}
-	switch {
-	case in.reload: // the coming Replace covers these too
-	case len(in.updates)+len(updates) > MaxQueued:
-		in.updates, in.reload = nil, true
-		s.st.Overflows++
-	default:
-		in.updates = append(in.updates, updates...)
+	if done != nil && in.fresh.waiting+in.bulk.waiting >= MaxWaiting {
+		done = nil
+		s.st.Uncalled++
 	}
-	if done != nil {
-		if len(in.waiting) < MaxWaiting {
-			in.waiting = append(in.waiting, done)
-		} else {
-			s.st.Uncalled++
-		}
+	switch {
+	case in.reload:
+		updates = nil // the coming Replace covers these too
+	case in.fresh.updates+in.bulk.updates+len(updates) > MaxQueued:
+		in.bulk.drop()
+		in.fresh.drop()
+		updates, in.reload = nil, true
+		s.st.Overflows++
+	}
+	if in.passes(updates) {
+		in.fresh.put(updates, done)
+	} else {
+		in.bulk.put(updates, done)
 	}
 	return true
 }
@@ -179,8 +182,8 @@ func (s *Syncer) Replace(ctx context.Context) error {
 	if err := s.acquire(ctx); err != nil {
 		return err
 	}
-	in := s.take()
-	s.work.wait(s, in.waiting)
+	waiting := s.take()
+	s.work.wait(s, waiting)
 	err := s.reload(ctx)
 	s.release()
 	s.poke() // Run reckons its next deadline anew
@@ -192,7 +195,7 @@ func (s *Syncer) Status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.st
-	st.Queued = len(s.inbox.updates)
+	st.Queued = s.inbox.fresh.updates + s.inbox.bulk.updates
 	return st
 }
 
@@ -250,13 +253,13 @@ func (s *Syncer) release() {
 	}
 }
 
-// take empties the inbox.
-func (s *Syncer) take() inbox {
+// take empties the inbox, of which a load covers all, and gives who waits.
+func (s *Syncer) take() []done {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	in := s.inbox
-	s.inbox = inbox{closed: in.closed}
-	return in
+	_, waiting := s.inbox.all()
+	s.inbox = inbox{closed: s.inbox.closed}
+	return waiting
 }
 
 // stop refuses further submissions and answers those that wait.
@@ -265,7 +268,8 @@ func (s *Syncer) stop() {
 	s.mu.Lock()
 	s.inbox.closed = true
 	s.mu.Unlock()
-	s.work.wait(s, s.take().waiting)
+	waiting := s.take()
+	s.work.wait(s, waiting)
 	s.work.finish(time.Now(), ErrStopped)
 	s.release()
 }

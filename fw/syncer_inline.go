@@ -31,19 +31,16 @@ func (s *Syncer) inline() bool {
 		return false
 	}
 	defer s.release()
-	updates, waiting, ok := s.takeFew()
-	if !ok || len(updates)+len(waiting) == 0 {
-		return ok
+	updates, waiting, all := s.takeFew()
+	if len(updates)+len(waiting) == 0 {
+		return all
 	}
 	now := time.Now()
-	updates = s.work.coalesce(updates)
+	updates = s.coalesce(updates)
 	err := s.cfg.Backend.Apply(context.Background(), now, updates)
 	if err != nil && !isPartial(err) {
 		s.mu.Lock()
-		if in := &s.inbox; !in.reload {
-			in.updates = append(updates, in.updates...)
-		}
-		s.inbox.waiting = append(waiting, s.inbox.waiting...)
+		s.inbox.front(updates, waiting)
 		s.mu.Unlock()
 		return false
 	}
@@ -52,21 +49,23 @@ func (s *Syncer) inline() bool {
 	}
 	before := s.work.next()
 	s.applied(now, updates, waiting, err)
-	return !s.work.next().Before(before)
+	return all && !s.work.next().Before(before)
 }
 
-// takeFew empties the inbox, if what is in it is for the caller of Flush to do.
-func (s *Syncer) takeFew() (updates []Update, waiting []done, ok bool) {
+// takeFew takes what in the inbox is for the caller of Flush to do, and tells whether that is all.
+func (s *Syncer) takeFew() (updates []Update, waiting []done, all bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	in := &s.inbox
-	if in.closed {
+	switch {
+	case in.closed:
 		return nil, nil, true
-	}
-	if s.work.owed || in.reload || in.hasAllow || len(in.updates) > maxInline {
+	case s.work.owed, in.reload, in.hasAllow:
 		return nil, nil, false
+	case in.fresh.updates+in.bulk.updates <= maxInline:
+		updates, waiting = in.all()
+		return updates, waiting, true
 	}
-	updates, waiting = in.updates, in.waiting
-	in.updates, in.waiting = nil, nil
-	return updates, waiting, true
+	updates, waiting = in.fresh.take(maxInline)
+	return updates, waiting, false
 }

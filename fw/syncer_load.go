@@ -62,15 +62,14 @@ func (l *load) meanwhile(ctx context.Context) []Update {
 	s := l.s
 	s.mu.Lock()
 	in := &s.inbox
-	if in.reload || len(in.updates) == 0 {
+	if in.reload || in.fresh.updates+in.bulk.updates == 0 {
 		s.mu.Unlock()
 		return nil
 	}
-	updates, waiting := in.updates, in.waiting
-	in.updates, in.waiting = nil, nil
+	updates, waiting := in.all()
 	s.mu.Unlock()
 	l.replay = append(l.replay, updates...)
-	updates = s.work.coalesce(updates)
+	updates = s.coalesce(updates)
 	if err := s.cfg.Backend.Apply(ctx, time.Now(), updates); err != nil {
 		// The sets may be what the load is to mend. It carries the updates all the same.
 		l.stuck = true
@@ -87,9 +86,7 @@ func (s *Syncer) putBack(updates []Update) {
 		return
 	}
 	s.mu.Lock()
-	if in := &s.inbox; !in.reload {
-		in.updates = append(updates, in.updates...)
-	}
+	s.inbox.front(updates, nil)
 	s.mu.Unlock()
 	s.poke()
 }

@@ -87,21 +87,37 @@ func (w *work) answer(waiting []done, at time.Time, err error) {
 // step does all that is due. The token is held.
 func (s *Syncer) step(ctx context.Context) {
 	w := &s.work
-	in := s.take()
 	now := time.Now()
+	s.mu.Lock()
+	in := &s.inbox
 	if in.reload {
 		w.owed, w.retryAt = true, now
 	}
-	if w.owed && !now.Before(w.retryAt) {
-		w.wait(s, in.waiting)
+	load := w.owed && !now.Before(w.retryAt)
+	allow, hasAllow := in.allow, in.hasAllow && !load
+	in.allow, in.hasAllow, in.reload = nil, false, false
+	var updates []Update
+	var waiting []done
+	if b, ok := s.cfg.Backend.(slicer); ok && !load {
+		updates, waiting = in.some(b.slice())
+	} else {
+		updates, waiting = in.all()
+	}
+	rest := len(in.bulk.list) > 0
+	s.mu.Unlock()
+	if rest {
+		defer s.poke()
+	}
+	if load {
+		w.wait(s, waiting)
 		_ = s.reload(ctx) // counted, kept in Status and tried again
-		in = inbox{}
+		updates, waiting = nil, nil
 	}
-	if in.hasAllow {
-		s.setAllow(ctx, in.allow)
+	if hasAllow {
+		s.setAllow(ctx, allow)
 	}
-	if len(in.updates) > 0 || len(in.waiting) > 0 {
-		s.apply(ctx, in.updates, in.waiting)
+	if len(updates) > 0 || len(waiting) > 0 {
+		s.apply(ctx, updates, waiting)
 	}
 	if now = time.Now(); !w.rearmAt.IsZero() && !now.Before(w.rearmAt) {
 		_ = s.reload(ctx)
@@ -118,7 +134,7 @@ func (s *Syncer) step(ctx context.Context) {
 // apply carries a batch to the kernel. If that does not succeed soon, the whole is loaded anew.
 func (s *Syncer) apply(ctx context.Context, updates []Update, waiting []done) {
 	w := &s.work
-	updates = w.coalesce(updates)
+	updates = s.coalesce(updates)
 	var err error
 	var now time.Time
 	for try := 0; ; try++ {
@@ -315,9 +331,30 @@ func (s *Syncer) failed(what string, err error) {
 // maxLast is how many keys coalesce keeps memory for between calls.
 const maxLast = 4096
 
-// coalesce keeps the last update of each key, in order.
-func (w *work) coalesce(updates []Update) []Update {
+// repeater is a backend of whose additions of one key, all in one Apply, the last counts.
+type repeater interface{ takesRepeats() }
+
+// soonOver is how long an entry must last yet so that no retry finds it ended, which is a removal.
+const soonOver = 10 * time.Second
+
+// plain reports whether updates only add entries without ports.
+func plain(updates []Update) bool {
+	soon := time.Now().Add(soonOver)
+	for i := range updates {
+		if u := &updates[i]; u.Remove || len(u.Ports) > 0 || u.Until.Before(soon) {
+			return false
+		}
+	}
+	return true
+}
+
+// coalesce keeps the last update of each key, in order, where the backend does not.
+func (s *Syncer) coalesce(updates []Update) []Update {
+	w := &s.work
 	if len(updates) < 2 {
+		return updates
+	}
+	if _, ok := s.cfg.Backend.(repeater); ok && plain(updates) {
 		return updates
 	}
 	last := w.last

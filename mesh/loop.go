@@ -166,14 +166,23 @@ func (m *Mesh) carryOut() {
 		m.count.syncs.Add(out.syncs)
 		m.count.syncFrames.Add(out.streamed)
 		m.count.delivered.Add(uint64(len(out.deliver)))
+		deliver := func() {
+			if len(out.deliver) > 0 && m.cfg.Deliver != nil {
+				m.cfg.Deliver(out.deliver)
+			}
+		}
+		// What another node says again of a revoked one must count before that one's words do not.
+		if len(out.readmitted) == 0 {
+			deliver()
+		}
 		if len(out.withdrawn) > 0 && m.cfg.Withdrawn != nil {
 			m.cfg.Withdrawn(out.withdrawn)
 		}
-		if len(out.readmitted) > 0 && m.cfg.Readmitted != nil {
-			m.cfg.Readmitted(out.readmitted)
-		}
-		if len(out.deliver) > 0 && m.cfg.Deliver != nil {
-			m.cfg.Deliver(out.deliver)
+		if len(out.readmitted) > 0 {
+			if m.cfg.Readmitted != nil {
+				m.cfg.Readmitted(out.readmitted)
+			}
+			deliver()
 		}
 		if len(out.admitted) > 0 && m.cfg.Admitted != nil {
 			m.cfg.Admitted(out.admitted)

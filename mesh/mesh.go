@@ -258,6 +258,9 @@ func (m *Mesh) Members() []Member {
 // among them.
 func (m *Mesh) Known() []Peer { return m.peers.known() }
 
+// Flush waits until what was published is on its way, at most half a second.
+func (m *Mesh) Flush() { m.pusher.flush() }
+
 // Peers is the number of other members that are alive.
 func (m *Mesh) Peers() int { return len(m.peers.alive()) }
 

@@ -52,6 +52,14 @@ func (d *Daemon) Revoke(ctx context.Context, req control.RevokeRequest) (control
 		if reply.Kept, err = d.sayAgain(ctx, now, ban.Origin(id), req.Since); err != nil {
 			return control.RevokeReply{}, err
 		}
+		if reply.Kept > 0 {
+			d.mesh.Flush()
+			select {
+			case <-time.After(revokeAfter):
+			case <-ctx.Done():
+				return control.RevokeReply{}, ctx.Err()
+			}
+		}
 	}
 	v, err := d.mesh.Revoke(id, name, req.Since, req.Reason)
 	if errors.Is(err, mesh.ErrStopped) {
@@ -75,6 +83,9 @@ func (d *Daemon) Revoke(ctx context.Context, req control.RevokeRequest) (control
 	reply.Revoked = v.Issued
 	return reply, nil
 }
+
+// revokeAfter is how long what was said again goes ahead of the revocation, which passes all large frames on its way.
+const revokeAfter = 200 * time.Millisecond
 
 // sayAgain says in this node's name what another one said before a time, and tells how much that was. What this node
 // would not say by itself, or says for longer already, is left out.

@@ -1,0 +1,120 @@
+package fw
+
+const (
+	// maxFresh is how many updates pass a bulk together.
+	maxFresh = 16
+	// maxPassed bounds the updates of a bulk that are compared with them, 20 us a thousand: in a longer one they take their
+	// turn.
+	maxPassed = 8192
+)
+
+// slicer is a backend that a bulk is given to in slices, so that a fresh update waits for one at most. To the others each
+// Apply is a transaction whose price is that of all they hold, or a process.
+type slicer interface {
+	// slice is how many updates are worth an Apply of their own.
+	slice() int
+}
+
+// submission is what one call has queued.
+type submission struct {
+	updates []Update
+	done    done // or nil
+}
+
+// queue is submissions in their order.
+type queue struct {
+	list    []submission
+	updates int // in all of them
+	waiting int // those with a done
+}
+
+func (q *queue) put(updates []Update, done done) {
+	if len(updates) == 0 && done == nil {
+		return
+	}
+	q.list = append(q.list, submission{updates, done})
+	q.updates += len(updates)
+	if done != nil {
+		q.waiting++
+	}
+}
+
+// drop forgets the updates; who waits for them waits on.
+func (q *queue) drop() {
+	for i := range q.list {
+		q.list[i].updates = nil
+	}
+	q.updates = 0
+}
+
+// take takes submissions until they have n updates or more.
+func (q *queue) take(n int) (updates []Update, waiting []done) {
+	i := 0
+	for i < len(q.list) && (i == 0 || len(updates) < n) {
+		sub := &q.list[i]
+		updates = append(updates, sub.updates...)
+		if sub.done != nil {
+			waiting = append(waiting, sub.done)
+		}
+		*sub = submission{}
+		i++
+	}
+	q.updates -= len(updates)
+	q.waiting -= len(waiting)
+	if q.list = q.list[i:]; len(q.list) == 0 {
+		q.list = nil
+	}
+	return updates, waiting
+}
+
+// passes tells whether updates may go before the bulk: nothing in it is about the same keys.
+func (in *inbox) passes(updates []Update) bool {
+	if len(updates) == 0 || len(updates) > maxFresh || in.bulk.updates > maxPassed || in.fresh.updates+len(updates) > maxInline {
+		return false
+	}
+	for _, sub := range in.bulk.list {
+		for i := range sub.updates {
+			for j := range updates {
+				if sub.updates[i].Prefix == updates[j].Prefix {
+					return false
+				}
+			}
+		}
+	}
+	return true
+}
+
+// all takes everything, the fresh first.
+func (in *inbox) all() (updates []Update, waiting []done) {
+	updates, waiting = in.fresh.take(MaxQueued)
+	more, others := in.bulk.take(MaxQueued)
+	return append(updates, more...), append(waiting, others...)
+}
+
+// some takes what is fresh, and of the bulk until there are n updates or more.
+func (in *inbox) some(n int) (updates []Update, waiting []done) {
+	updates, waiting = in.fresh.take(MaxQueued)
+	if len(updates) < n {
+		more, others := in.bulk.take(n - len(updates))
+		updates, waiting = append(updates, more...), append(waiting, others...)
+	}
+	return updates, waiting
+}
+
+// front puts updates before all that is queued, with who waits for them.
+func (in *inbox) front(updates []Update, waiting []done) {
+	if in.reload {
+		updates = nil
+	}
+	var all queue
+	all.put(updates, nil)
+	for _, done := range waiting {
+		all.put(nil, done)
+	}
+	for _, q := range [2]queue{in.fresh, in.bulk} {
+		for _, sub := range q.list {
+			all.put(sub.updates, sub.done)
+		}
+	}
+	in.fresh, in.bulk = queue{}, all
+}
