@@ -55,9 +55,9 @@ type Config struct {
 	Admitted func(frames []Frame)
 	// Expired gets the names of frames that are no longer held, so that the store can drop them.
 	Expired func(refs []FrameRef)
-	// Withdrawn gets origins that count no longer, before any later frame is delivered: whatever they said is void. Its
-	// frames are given to Expired. Readmitted gets origins that count now; their frames come by Deliver. Both are called
-	// by the goroutine that calls Deliver.
+	// Withdrawn gets origins that count no longer, after the frames that came with the word of it and before any later one:
+	// whatever they said is void. Their frames are given to Expired. Readmitted gets origins that count now; their frames
+	// come by Deliver. Both are called by the goroutine that calls Deliver.
 	Withdrawn, Readmitted func(origins []ID)
 
 	// Noticed gets what another member, whose certificate counts, tells this one by Notify: seldom, and at most MaxNotice

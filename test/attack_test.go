@@ -66,15 +66,21 @@ func figuresOf(times []time.Duration) figures {
 	return figures{times[len(times)/2], times[min(len(times)-1, len(times)*99/100)]}
 }
 
-// besiege sets up n honest nodes and one host with nothing but the hostile program.
-func besiege(t *testing.T, n int) *siege {
-	t.Helper()
+// hostileProgram builds the hostile program, once for a run.
+var hostileProgram = sync.OnceValues(func() (string, error) {
 	built := filepath.Join(filepath.Dir(program), "hostile")
 	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", built, "./hostile")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build the hostile member: %v\n%s", err, out)
+		return "", fmt.Errorf("build the hostile member: %w\n%s", err, out)
 	}
+	return built, nil
+})
+
+// besiege sets up n honest nodes and one host with nothing but the hostile program.
+func besiege(t *testing.T, n int) *siege {
+	t.Helper()
+	built := must(hostileProgram())(t)
 	m := newFleet(t, n+1)
 	s := &siege{mesh: m, honest: m.nodes[:n], host: m.nodes[n]}
 	check(t, os.WriteFile(s.host.Path(hostilePath), must(os.ReadFile(built))(t), 0o755))

@@ -11,6 +11,7 @@ import (
 // A machine is enrolled without contact, while the authority's key is on no node: it
 // is believed like any other. A stranger with the mesh's key and no certificate is not.
 func TestCertifiedByFile(t *testing.T) {
+	t.Parallel()
 	m := newFleet(t, 4)
 	first, second, third, stranger := m.nodes[0], m.nodes[1], m.nodes[2], m.nodes[3]
 	first.run(t, "init", "--name", first.Name, "--bind", m.bind(first))

@@ -35,6 +35,7 @@ func (s *siege) hostileID(t *testing.T) string {
 
 // What a node said once has no effect when a member says it again: not after an unban, and not after its end.
 func TestReplay(t *testing.T) {
+	t.Parallel()
 	s := besiege(t, 3)
 	p := s.attack(t, "replay", "-for", "10s")
 	s.hostileID(t) // from now on it is told what is banned
@@ -66,6 +67,7 @@ func TestReplay(t *testing.T) {
 // Certificates of another authority, for another mesh, that have ended, or do not count yet, are worth nothing; and a
 // revoked member, who was believed until then, can go on as it likes.
 func TestWorthlessCertificates(t *testing.T) {
+	t.Parallel()
 	s := besiege(t, 3)
 	check(t, s.host.WriteFile("/root/ca.key", must(s.honest[0].ReadFile(stateDir+"/ca.key"))(t)))
 	victim := fresh()

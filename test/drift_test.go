@@ -22,6 +22,7 @@ const (
 
 // What others do to the firewall is repaired within one tick.
 func TestDrift(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 2, config: "firewall:\n  check: " + checkEvery.String()})
 	m.nodes[1].stop(t)
 	m.nodes[1].args = []string{"--firewall", "nftables"}

@@ -11,6 +11,7 @@ import (
 
 // A ban is longer the more often the address was banned before, whichever node did.
 func TestEscalation(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 2, config: "bans: {for: 1s}\nescalation: {factor: 2, memory: 1h}"})
 	a, b := m.nodes[0], m.nodes[1]
 	src := fresh()

@@ -259,6 +259,7 @@ func TestSSHSessionThatCannotBeSeen(t *testing.T) {
 
 // Who only tries passwords is not covered, however many connections he keeps open.
 func TestBruteForceGainsNoCover(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 2})
 	a, b := m.nodes[0], m.nodes[1]
 	must(a.SSHD())(t)

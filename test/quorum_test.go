@@ -15,6 +15,7 @@ const quorumWindow = 3 * time.Second
 
 // "Only if seen on two different servers within 30 minutes", with shorter minutes.
 func TestQuorumWithinAWindow(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 3, config: fmt.Sprintf("bans: {quorum_by_source: [{source: \"line*\", origins: 2, within: %s}]}", quorumWindow)})
 	a, b, c := m.nodes[0], m.nodes[1], m.nodes[2]
 

@@ -16,6 +16,7 @@ import (
 // effect there, and neither restarts nor a node that was away and comes back with
 // old records change that.
 func TestRevoke(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
 	web1, web2, bad := m.nodes[0], m.nodes[1], m.nodes[2]
 	harm, honest, local, missed := fresh(), fresh(), fresh(), fresh()

@@ -37,6 +37,7 @@ func turned(t *testing.T, generation int, nodes ...*node) {
 // Bans take no longer meanwhile; the revoked machine, which has the old key, then neither
 // hears nor reaches anybody; the one that was down is back by itself, with all bans.
 func TestRotateMeshKey(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 4})
 	web1, web2, bad, away := m.nodes[0], m.nodes[1], m.nodes[2], m.nodes[3]
 	heard, harm, secret, missed, after := fresh(), fresh(), fresh(), fresh(), fresh()
