@@ -145,7 +145,7 @@ func TestRefreshOnKernelsBefore612(t *testing.T) {
 }
 
 func TestReplaceLeaksNothing(t *testing.T) {
-	eachVariant(t, func(t *testing.T, r *rig, v variant) {
+	oneVariantAtATime(t, func(t *testing.T, r *rig, v variant) {
 		b := r.open(v, OutboundDrop)
 		mustReplace(t, b, state(nil))
 		for _, src := range []string{"192.0.2.1", "2001:db8::1"} {
@@ -182,7 +182,7 @@ func TestReplaceLeaksNothing(t *testing.T) {
 }
 
 func TestRestartLeaksNothing(t *testing.T) {
-	eachVariant(t, func(t *testing.T, r *rig, v variant) {
+	oneVariantAtATime(t, func(t *testing.T, r *rig, v variant) {
 		base := []Entry{entry("192.0.2.1"), entry("198.18.0.0/16"), entry("2001:db8::1")}
 		b := r.open(v, OutboundDrop)
 		mustReplace(t, b, state(nil, base...))
@@ -218,7 +218,7 @@ func TestRestartLeaksNothing(t *testing.T) {
 
 // TestSetOfAnotherTypeIsReplacedWithoutAGap: as after an update that makes a set otherwise, which no swap can do.
 func TestSetOfAnotherTypeIsReplacedWithoutAGap(t *testing.T) {
-	eachVariant(t, func(t *testing.T, r *rig, v variant) {
+	oneVariantAtATime(t, func(t *testing.T, r *rig, v variant) {
 		if v.backend != NameIPSet {
 			return // the others do not keep their sets
 		}

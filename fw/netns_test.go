@@ -80,9 +80,17 @@ var variants = []variant{
 }
 
 // eachVariant runs f for every backend, each time in fresh namespaces with an attacker beside the node.
-func eachVariant(t *testing.T, f func(t *testing.T, r *rig, v variant)) {
+func eachVariant(t *testing.T, f func(t *testing.T, r *rig, v variant)) { inVariants(t, true, f) }
+
+// oneVariantAtATime is eachVariant for tests that send as fast as they can.
+func oneVariantAtATime(t *testing.T, f func(t *testing.T, r *rig, v variant)) { inVariants(t, false, f) }
+
+func inVariants(t *testing.T, together bool, f func(t *testing.T, r *rig, v variant)) {
 	for _, v := range variants {
 		t.Run(v.name, func(t *testing.T) {
+			if together { // each has a process of its own, and most wait for what does not answer
+				t.Parallel()
+			}
 			if inside(t) {
 				f(t, newRig(t), v)
 			}

@@ -71,6 +71,7 @@ func (n *node) refused(rule string) uint64 {
 // A node gets no further than its certificate allows on any other node, from the moment on that the certificate is
 // there, also after a restart; the node itself is told.
 func TestCertificateCaps(t *testing.T) {
+	t.Parallel()
 	web1 := first(t, "web1")
 	web2, web3 := web1.join(t, "web2"), web1.join(t, "web3")
 	const foreign = "192.0.2.1/32"
@@ -142,6 +143,7 @@ func TestCertificateCaps(t *testing.T) {
 
 // Caps come with the invitation, show in members, and are changed where the authority's key is, at once on all nodes.
 func TestCapsOfInvitationAndVerb(t *testing.T) {
+	t.Parallel()
 	web1 := first(t, "web1")
 	want := control.Caps{Rate: 60, Widest4: 28, MaxFor: time.Hour, NoImport: true}
 	web2 := web1.joinWith(t, "web2", control.InviteRequest{Caps: want})

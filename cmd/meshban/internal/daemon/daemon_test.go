@@ -227,6 +227,7 @@ func (n *node) ban(t testing.TB, length time.Duration, addrs ...string) control.
 }
 
 func TestALineOnOneNodeBansOnAll(t *testing.T) {
+	t.Parallel()
 	a := first(t, "a")
 	b := a.join(t, "b")
 	a.write(t, "<13>Nov 22 11:02:11 root[7]: HOST 192.0.2.1 PORT 22\n")
@@ -252,6 +253,7 @@ func TestALineOnOneNodeBansOnAll(t *testing.T) {
 // A node's fail2ban that reads an emitted line writes a line of its own about the address. Taken for a sighting it
 // would go round the mesh and keep the ban alive for ever.
 func TestAnEchoNeitherTravelsNorExtendsNorCounts(t *testing.T) {
+	t.Parallel()
 	a := first(t, "a")
 	b := a.join(t, "b")
 	a.write(t, "HOST 192.0.2.1 PORT 22 bantime=60 jail=sshd failures=5\n")
@@ -299,6 +301,7 @@ func TestALineOfThisMachinesSyslogIsASighting(t *testing.T) {
 }
 
 func TestUnbanLiftsEverywhereWhoeverBanned(t *testing.T) {
+	t.Parallel()
 	a := first(t, "a")
 	b := a.join(t, "b")
 	a.ban(t, time.Hour, "192.0.2.1/32", "2001:db8::/64")
@@ -320,6 +323,7 @@ func TestUnbanLiftsEverywhereWhoeverBanned(t *testing.T) {
 }
 
 func TestABanEndsAtTheOriginsTimeEverywhere(t *testing.T) {
+	t.Parallel()
 	a := first(t, "a")
 	b := a.join(t, "b")
 	a.ban(t, time.Second, "192.0.2.1/32")
@@ -334,6 +338,7 @@ func TestABanEndsAtTheOriginsTimeEverywhere(t *testing.T) {
 }
 
 func TestTheNeverBanListWins(t *testing.T) {
+	t.Parallel()
 	a := first(t, "a")
 	b := a.join(t, "b")
 	reply := a.ban(t, time.Hour, "127.0.0.1/32")

@@ -70,6 +70,7 @@ func (n *node) decide(t *testing.T, action string, prefixes ...string) int {
 }
 
 func TestBreakerHoldsReleasesAndDrops(t *testing.T) {
+	t.Parallel()
 	a := first(t, "a")
 	b := a.join(t, "b")
 	b.tighten(smallBreaker)
@@ -157,6 +158,7 @@ func TestBreakerHoldsReleasesAndDrops(t *testing.T) {
 }
 
 func TestImportsPassTheBreaker(t *testing.T) {
+	t.Parallel()
 	a := first(t, "a")
 	b := a.join(t, "b")
 	b.tighten(smallBreaker)
@@ -168,6 +170,7 @@ func TestImportsPassTheBreaker(t *testing.T) {
 
 // A million from one node, and another million from a second one, pass by default.
 func TestAMillionIsTakenByDefault(t *testing.T) {
+	t.Parallel()
 	n := first(t, "a")
 	now, caps := time.Now(), n.capsLocked(ban.Origin{1})
 	gate := ban.NewGate(ban.GateConfig{Self: n.self, Caps: n.capsLocked, Breaker: allowance(n.cfg.Breaker)})
@@ -204,6 +207,7 @@ func TestOriginIsToldOfItsCaps(t *testing.T) {
 }
 
 func TestPeerMayNotUnbanWhereConfigured(t *testing.T) {
+	t.Parallel()
 	a := first(t, "a")
 	b := a.join(t, "b")
 	b.tighten(func(c *config.Config) { c.Peers.UnbanAny = false })
@@ -225,6 +229,7 @@ func TestPeerMayNotUnbanWhereConfigured(t *testing.T) {
 
 // What was refused because too many wait must not count after a restart, or an attacker would only have to say more.
 func TestARestartDoesNotReleaseWhatWasRefused(t *testing.T) {
+	t.Parallel()
 	n := first(t, "a")
 	now := time.Now()
 	at := func(i int, index uint16) ban.Record {

@@ -45,6 +45,7 @@ func (n *node) stopped(rule string) uint64 {
 // Who bans more than others take is told by each of them: how much, by which rule, and what to do; and told when that is
 // over.
 func TestOriginIsToldByItsPeers(t *testing.T) {
+	t.Parallel()
 	web1 := first(t, "web1")
 	web2, web3 := web1.joinWith(t, "web2", control.InviteRequest{Caps: control.Caps{Rate: 10, Widest4: 28}}), web1.join(t, "web3")
 	web2.storm(t, 1, 30, "cli")

@@ -90,6 +90,7 @@ func TestOffencesAreCountedOnce(t *testing.T) {
 }
 
 func TestOffencesAreBoundedAndStored(t *testing.T) {
+	t.Parallel()
 	o := newOffender(t)
 	name := func(i int) string { return fmt.Sprintf("11.%d.%d.%d", i>>16, i>>8&255, i&255) }
 	for i := range maxOffenders + 10 {

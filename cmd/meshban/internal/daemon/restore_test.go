@@ -9,6 +9,7 @@ import (
 // A node that had lost its store got its own bans back from its peers, and lost them again at the next restart: own
 // frames were taken for remembered.
 func TestOwnBansThatPeersGaveBackAreRemembered(t *testing.T) {
+	t.Parallel()
 	a := first(t, "a")
 	b := a.join(t, "b")
 	a.ban(t, time.Hour, "192.0.2.1/32")

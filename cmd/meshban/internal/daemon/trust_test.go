@@ -25,6 +25,7 @@ func (n *node) mustBan(t testing.TB, addr string) {
 // What a revoked node said is lifted everywhere and what it says from then on has no effect, also after a restart; what
 // it said before --since stays, in the name of who revoked.
 func TestRevoke(t *testing.T) {
+	t.Parallel()
 	web1 := first(t, "web1")
 	web2, web3 := web1.join(t, "web2"), web1.join(t, "web3")
 	id3 := mesh.ID(web3.self).String()
@@ -117,6 +118,7 @@ func (n *node) member(t testing.TB, id string) control.Member {
 
 // Two nodes of one name cannot be told apart by it.
 func TestRevokeAmbiguous(t *testing.T) {
+	t.Parallel()
 	web1 := first(t, "web1")
 	a, b := web1.join(t, "web2"), web1.join(t, "web2")
 	_, err := web1.Revoke(t.Context(), control.RevokeRequest{Node: "web2"})
@@ -150,6 +152,7 @@ func dropAuthority(t *testing.T, dir home.Dir) mesh.Secrets {
 // A folder of a version without authorities: a mesh of one gets its authority and keeps its bans, a fleet goes on as it
 // was and says what to do.
 func TestFolderWithoutAuthority(t *testing.T) {
+	t.Parallel()
 	alone := first(t, "web1")
 	alone.mustBan(t, "192.0.2.1/32")
 	alone.stop()
