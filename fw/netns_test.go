@@ -83,7 +83,9 @@ var variants = []variant{
 func eachVariant(t *testing.T, f func(t *testing.T, r *rig, v variant)) { inVariants(t, true, f) }
 
 // oneVariantAtATime is eachVariant for tests that send as fast as they can.
-func oneVariantAtATime(t *testing.T, f func(t *testing.T, r *rig, v variant)) { inVariants(t, false, f) }
+func oneVariantAtATime(t *testing.T, f func(t *testing.T, r *rig, v variant)) {
+	inVariants(t, false, f)
+}
 
 func inVariants(t *testing.T, together bool, f func(t *testing.T, r *rig, v variant)) {
 	for _, v := range variants {

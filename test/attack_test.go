@@ -148,8 +148,8 @@ func (s *siege) measure(t *testing.T, n int) figures {
 }
 
 // slower says what is wrong with figures under attack.
-func (s *siege) slower(f figures, floor time.Duration) error {
-	if f.median > 2*s.calm.median+floor || f.p99 > 2*s.calm.p99+max(2*floor, worstFloor) {
+func (s *siege) slower(f figures) error {
+	if f.median > 2*s.calm.median+medianFloor || f.p99 > 2*s.calm.p99+worstFloor {
 		return fmt.Errorf("bans under attack: %v; before: %v", f, s.calm)
 	}
 	return nil

@@ -160,10 +160,10 @@ func TestOutsider(t *testing.T) {
 			t.Errorf("the attack ended with %+v: %s", e, p.Stderr())
 		}
 		t.Logf("%s: %v, before: %v; %s", name, under, s.calm, p.Stdout())
-		if err := s.slower(under, medianFloor); err != nil {
+		if err := s.slower(under); err != nil {
 			s.calm = s.measure(t, calmBans/2)
 			p := s.attackAs(t, name)
-			if err := s.slower(s.measure(t, attackBans), medianFloor); err != nil {
+			if err := s.slower(s.measure(t, attackBans)); err != nil {
 				t.Error(err)
 			}
 			must(p.Wait(afterwards))(t)

@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -216,6 +218,25 @@ func (d *Daemon) event(c ban.Change, at time.Time, err error) control.Event {
 // remember queues a frame for the disk.
 func (d *Daemon) remember(frame mesh.Frame) {
 	d.store.Put(store.KeyOf(frame.Origin, frame.Epoch, frame.Seq), frame.Raw())
+}
+
+// keepRecord has a record of the authority's on disk before its command is answered.
+func (d *Daemon) keepRecord(ctx context.Context, raw []byte) error {
+	frame, err := mesh.DecodeFrame(raw)
+	if err != nil {
+		return err
+	}
+	d.remember(frame)
+	d.keep(ctx)
+	return nil
+}
+
+// stopping says it in the words of the control API when an error means that the agent stops.
+func stopping(err error) error {
+	if errors.Is(err, mesh.ErrStopped) {
+		return &control.Error{Code: control.CodeFailed, Message: "the agent is stopping"}
+	}
+	return err
 }
 
 // admitted remembers every frame that is newly held. Frames of this run were remembered when they were published, before

@@ -3,7 +3,6 @@ package daemon
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -128,18 +127,12 @@ func (d *Daemon) Caps(ctx context.Context, req control.CapsRequest) (control.Cap
 	}
 	cert := *s.Certificate
 	if req.Caps != nil {
-		if cert, err = d.mesh.Certify(cert.Node, cert.Name, CertificateCaps(*req.Caps)); errors.Is(err, mesh.ErrStopped) {
-			return control.CapsReply{}, &control.Error{Code: control.CodeFailed, Message: "the agent is stopping"}
+		if cert, err = d.mesh.Certify(cert.Node, cert.Name, CertificateCaps(*req.Caps)); err != nil {
+			return control.CapsReply{}, stopping(err)
 		}
-		if err != nil {
+		if err := d.keepRecord(ctx, cert.Raw()); err != nil {
 			return control.CapsReply{}, err
 		}
-		frame, err := mesh.DecodeFrame(cert.Raw())
-		if err != nil {
-			return control.CapsReply{}, err
-		}
-		d.remember(frame)
-		d.keep(ctx)
 		e := d.byCaller(ctx, time.Now())
 		e.What, e.Reason = "caps", fmt.Sprintf("%s (%s) %s", cert.Name, id, req.Caps)
 		d.audit.Add(e)

@@ -210,11 +210,8 @@ func (d *Daemon) Invite(ctx context.Context, req control.InviteRequest) (control
 	if errors.Is(err, mesh.ErrNoAuthority) {
 		return control.InviteReply{}, d.needAuthority("invite")
 	}
-	if errors.Is(err, mesh.ErrStopped) {
-		return control.InviteReply{}, &control.Error{Code: control.CodeFailed, Message: "the agent is stopping"}
-	}
 	if err != nil {
-		return control.InviteReply{}, err
+		return control.InviteReply{}, stopping(err)
 	}
 	now := time.Now()
 	e := d.byCaller(ctx, now)

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -62,18 +61,12 @@ func (d *Daemon) Revoke(ctx context.Context, req control.RevokeRequest) (control
 		}
 	}
 	v, err := d.mesh.Revoke(id, name, req.Since, req.Reason)
-	if errors.Is(err, mesh.ErrStopped) {
-		return control.RevokeReply{}, &control.Error{Code: control.CodeFailed, Message: "the agent is stopping"}
-	}
 	if err != nil {
+		return control.RevokeReply{}, stopping(err)
+	}
+	if err := d.keepRecord(ctx, v.Raw()); err != nil {
 		return control.RevokeReply{}, err
 	}
-	frame, err := mesh.DecodeFrame(v.Raw())
-	if err != nil {
-		return control.RevokeReply{}, err
-	}
-	d.remember(frame)
-	d.keep(ctx)
 	if old == nil {
 		e := d.byCaller(ctx, now)
 		e.What, e.Reason = "revoke node", strings.TrimSpace(fmt.Sprintf("%s (%s) %s", name, id, req.Reason))

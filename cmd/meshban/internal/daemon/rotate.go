@@ -27,15 +27,13 @@ func (d *Daemon) Rotate(ctx context.Context, _ control.RotateRequest) (control.R
 	}
 	now := time.Now()
 	generation, nodes, err := d.mesh.RotateKey(ctx)
-	switch {
-	case errors.Is(err, mesh.ErrStopped):
-		return control.RotateReply{}, &control.Error{Code: control.CodeFailed, Message: "the agent is stopping"}
-	case errors.Is(err, mesh.ErrRotating):
+	if errors.Is(err, mesh.ErrRotating) {
 		return control.RotateReply{}, &control.Error{
 			Code: control.CodeFailed, Message: err.Error(), Hint: "wait until `meshban status` shows no problem of the mesh key",
 		}
-	case err != nil:
-		return control.RotateReply{}, err
+	}
+	if err != nil {
+		return control.RotateReply{}, stopping(err)
 	}
 	e := d.byCaller(ctx, now)
 	e.What, e.Reason = "rotate mesh key", fmt.Sprintf("generation %d, for %d nodes", generation, nodes)
