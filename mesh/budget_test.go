@@ -3,13 +3,12 @@ package mesh
 import (
 	"crypto/rand"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
 // What ten nodes put on the wire while nothing happens, and for one ban.
 func TestWireBudget(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		const (
 			nodes   = 10
 			maxIdle = 400  // B/s per node, both directions

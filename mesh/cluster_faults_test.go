@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -31,7 +30,7 @@ func findMember(n *testNode, id ID) Member {
 
 // A copied state folder: the same key at two addresses. Both machines say so and name the other.
 func TestClusterNamesClone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 3, nil)
 		eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
 		c.addrs = append(c.addrs, netip.MustParseAddrPort("10.7.7.7:7946"))
@@ -50,7 +49,7 @@ func TestClusterNamesClone(t *testing.T) {
 
 // A node that was killed and comes back at another address is no clone, and is a member again soon.
 func TestClusterNodeMoves(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 5, nil)
 		eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
 		old := c.addrs[4]
@@ -81,7 +80,7 @@ func TestClusterNodeMoves(t *testing.T) {
 
 // A node whose disk was set back publishes under numbers that it had used: it must notice and go on with a new epoch.
 func TestClusterRollsEpoch(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 3, nil)
 		eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
 		for range 3 {
@@ -113,7 +112,7 @@ func TestClusterRollsEpoch(t *testing.T) {
 
 // A member that does not answer is suspect before it is dead, and not forgotten.
 func TestClusterSuspectThenDead(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 3, nil)
 		eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
 		silent, id := c.addrs[2], c.nodes[2].id.ID()
@@ -139,7 +138,7 @@ func TestClusterSuspectThenDead(t *testing.T) {
 
 // Whoever has no gossip key, or poses under an id that is not its key's, is no member.
 func TestClusterRefusesStrangers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 2, nil)
 		eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
 		c.addrs = append(c.addrs, netip.MustParseAddrPort("10.6.6.6:7946"), netip.MustParseAddrPort("10.6.6.7:7946"))
@@ -174,7 +173,7 @@ func TestClusterRefusesStrangers(t *testing.T) {
 
 // A name in the join list that does not resolve at first, and a join list that comes later.
 func TestClusterJoinsByName(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 1, nil)
 		c.addrs = append(c.addrs, netip.MustParseAddrPort("10.0.1.1:7946"), netip.MustParseAddrPort("10.0.1.2:7946"))
 		var tries atomic.Int32

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
@@ -130,7 +129,7 @@ func turned(generation uint32, nodes ...*testNode) func() bool {
 
 // Frames published every 100 ms while the key turns reach every member at once: none has to come by a sync.
 func TestRotationHasNoGap(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := newTurning(t, 6)
 		<-time.After(5 * time.Second)
 		published := make([]int, len(c.nodes))
@@ -193,7 +192,7 @@ func TestRotationHasNoGap(t *testing.T) {
 
 // A revoked node gets no new key, and once the others have turned it neither hears nor reaches anybody.
 func TestRotationShutsOut(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := newTurning(t, 4)
 		bad, good := c.nodes[3], c.nodes[:3]
 		if _, err := c.nodes[0].Revoke(bad.id.ID(), "n3", time.Time{}, ""); err != nil {
@@ -239,7 +238,7 @@ func TestRotationShutsOut(t *testing.T) {
 // A node that is down while the key is rotated twice comes back by itself; so does one that is cut off with a
 // companion, and one whose disk is older than the rotation. Nodes that join meanwhile and later have the key.
 func TestRotationWhileAway(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := newTurning(t, 5)
 		if err := c.nodes[2].stop(); err != nil {
 			t.Fatal(err)
@@ -287,7 +286,7 @@ func TestRotationWhileAway(t *testing.T) {
 // A node whose disk is full does not use a key that it would have lost after a kill, says so, and keeps the others from
 // using it for a while; who joins meanwhile talks to everybody; and only so many rotations may be under way.
 func TestRotationOnAFullDisk(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := newTurning(t, 4)
 		founder, stuck := c.nodes[0], c.nodes[2]
 		c.files[2].setFull(true)
@@ -327,7 +326,7 @@ func TestRotationOnAFullDisk(t *testing.T) {
 // A rotation of which only the first record went out before the agent died is ended at its next start, and meanwhile
 // nobody uses a key that others lack.
 func TestRotationInterrupted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := newTurning(t, 3)
 		founder := c.nodes[0]
 		key, err := newGossipKey(1)
@@ -366,7 +365,7 @@ func TestRotationInterrupted(t *testing.T) {
 // Who asks for the mesh's key without a certificate gets nothing; who brings one that nobody has heard of gets its key
 // as soon as a node with the authority's key has handed it out.
 func TestKeysForWhomAsks(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := newTurning(t, 3)
 		c.rotate(t, 1)
 		eventually(t, 3*time.Minute, "all have turned", turned(1, c.nodes...))

@@ -5,14 +5,13 @@ import (
 	"maps"
 	"net/netip"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
 const clusterSize = 20
 
 func TestClusterPublishReachesAll(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := newCluster(t, clusterSize, nil)
 		eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
 		eventually(t, 30*time.Second, "settled", func() bool { return sameDigest(c.nodes) })
@@ -50,7 +49,7 @@ func TestClusterPartitionHeals(t *testing.T) {
 		{10, time.Hour, 15 * time.Second},
 	} {
 		t.Run(fmt.Sprintf("%d nodes, %v", tt.nodes, tt.cut), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				c := newCluster(t, tt.nodes, nil)
 				eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
 				left := func(a netip.AddrPort) bool { return int(a.Addr().As4()[3]) < (tt.nodes+1)/2 }
@@ -85,7 +84,7 @@ func restore(t *testing.T, n *testNode, stored map[FrameRef][]byte) {
 }
 
 func TestClusterRestartCatchesUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 5, nil)
 		eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
 		for i := range 10 {
@@ -123,7 +122,7 @@ func TestClusterRestartCatchesUp(t *testing.T) {
 
 // A store that lost its last commit gets its own older frames back.
 func TestClusterGivesBackOwnFrames(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 3, nil)
 		eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
 		lost := publish(t, c.nodes[2], "lost", time.Hour)
@@ -144,7 +143,7 @@ func TestClusterGivesBackOwnFrames(t *testing.T) {
 }
 
 func TestClusterMassRestart(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := newCluster(t, clusterSize, nil)
 		eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
 		for i, n := range c.nodes {
@@ -177,7 +176,7 @@ func TestClusterMassRestart(t *testing.T) {
 }
 
 func TestClusterLosesNoFrameForLong(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 10, nil)
 		eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
 		eventually(t, 60*time.Second, "settled", func() bool { return sameDigest(c.nodes) })

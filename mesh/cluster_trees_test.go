@@ -5,7 +5,6 @@ package mesh
 import (
 	"fmt"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
@@ -14,7 +13,7 @@ import (
 
 // Above maxDirect members frames go along trees: each node passes one on at most once, and nobody sends it to all.
 func TestClusterTrees(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		const nodes, frames = maxDirect + 20, 20
 		c := newCluster(t, nodes, nil)
 		eventually(t, 2*time.Minute, "everybody knows everybody", c.allAlive)
@@ -44,7 +43,7 @@ func TestClusterTrees(t *testing.T) {
 func TestClusterSizes(t *testing.T) {
 	for _, nodes := range []int{10, 50, 100} {
 		t.Run(fmt.Sprint(nodes), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				const frames = 10
 				c := newCluster(t, nodes, nil)
 				eventually(t, 2*time.Minute, "everybody knows everybody", c.allAlive)

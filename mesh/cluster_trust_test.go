@@ -31,7 +31,7 @@ func (w *withdrawals) has(id ID) bool {
 // A mesh with an authority on its first node: members are believed once certified, strangers with the gossip key never,
 // a revoked node no more; and nobody talks without end about what is refused.
 func TestClusterTrust(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		a := testAuthority(t)
 		var taken [5]withdrawals
 		c := newCluster(t, 4, func(i int, cfg *Config) {
@@ -125,7 +125,7 @@ func (n *testNode) storedFrames() map[FrameRef][]byte {
 
 // Certificates are renewed well before their end while the authority's key is on a node that runs, and bans go on.
 func TestClusterRenewal(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		a := testAuthority(t)
 		c := newCluster(t, 2, func(i int, cfg *Config) {
 			copy(cfg.Secrets.Authority[:], a.Public())

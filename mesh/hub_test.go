@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -197,4 +199,13 @@ func (c *cluster) allAlive() bool {
 		}
 	}
 	return true
+}
+
+// bubble is synctest.Test, under the race detector on one processor: with two, that has ended the process in its own code
+// (sanitizer StackDepot, in a goroutine that a timer of the bubble began), once in five runs of all cluster tests. It finds
+// races by what happens before what, for which one processor does.
+func bubble(t *testing.T, f func(*testing.T)) {
+	t.Helper()
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(bubbleProcs))
+	synctest.Test(t, f)
 }
