@@ -24,6 +24,10 @@ const (
 	// scratchPrefix starts the name of every folder that a run makes there; the
 	// owner's pid follows.
 	scratchPrefix = "meshban-test-"
+	// idleProcs is more than ever run Go code at a time.
+	idleProcs = 64
+	// memoryLimit is from where on garbage is collected all the same, in bytes.
+	memoryLimit = 2 << 30
 )
 
 // Main runs a test package that uses the rig: it becomes a holder when it was
@@ -51,9 +55,11 @@ func Main(m *testing.M, setup func(scratch string) error) int {
 	defer os.RemoveAll(dir)
 	scratch = dir
 	// The prober's thread runs Go code, so it needs a P to come back from each
-	// system call, and stops with the world: keep Ps idle, and collect rarely.
-	runtime.GOMAXPROCS(max(8, runtime.NumCPU()))
-	debug.SetGCPercent(800)
+	// system call, and stops with the world, which waits for threads that the
+	// agents keep from a processor: keep Ps idle, and do not collect.
+	runtime.GOMAXPROCS(max(idleProcs, runtime.NumCPU()))
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(memoryLimit)
 	if setup != nil {
 		if err := setup(dir); err != nil {
 			fmt.Fprintln(os.Stderr, "rig:", err)

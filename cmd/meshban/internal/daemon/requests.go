@@ -200,11 +200,20 @@ var policyHint = map[string]string{
 	ban.RuleLong:  "ask for a shorter time, or raise bans.max_for in meshban.yaml",
 }
 
+// readyWait bounds how long an invitation waits for the mesh port to open.
+const readyWait = 5 * time.Second
+
 // Invite implements control.Agent.
 func (d *Daemon) Invite(ctx context.Context, req control.InviteRequest) (control.InviteReply, error) {
 	uses, ttl := max(req.Uses, 1), req.For
 	if ttl == 0 {
 		ttl = inviteFor
+	}
+	select { // right after the start the mesh port may not be open yet
+	case <-d.mesh.Ready():
+	case <-time.After(readyWait):
+	case <-ctx.Done():
+		return control.InviteReply{}, ctx.Err()
 	}
 	token, err := d.mesh.NewInvite(uses, ttl, CertificateCaps(req.Caps))
 	if errors.Is(err, mesh.ErrNoAuthority) {
