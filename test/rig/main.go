@@ -24,8 +24,8 @@ const (
 	// scratchPrefix starts the name of every folder that a run makes there; the
 	// owner's pid follows.
 	scratchPrefix = "meshban-test-"
-	// idleProcs is more than ever run Go code at a time.
-	idleProcs = 64
+	// idleProcs is more than run Go code at a time; many more would have threads spin for work beside the agents.
+	idleProcs = 8
 	// memoryLimit is from where on garbage is collected all the same, in bytes.
 	memoryLimit = 2 << 30
 )
