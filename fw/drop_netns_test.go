@@ -114,6 +114,14 @@ func TestDrops(t *testing.T) {
 		must(t, b, Update{Entry: entry("203.0.113.9", both), Remove: true})
 		r.want(false, "203.0.113.9", 81, 90)
 		r.want(true, "203.0.113.9", 80)
+		lower, upper := PortRange{ProtoAny, 80, 81}, PortRange{ProtoAny, 81, 82}
+		for _, src := range []string{"203.0.113.10", "203.0.113.128/26", "2001:db8::b"} {
+			must(t, b, Update{Entry: entry(src, lower)}, Update{Entry: entry(src, upper)})
+			from := prefix(src).Addr().String()
+			r.want(false, from, 80, 81, 82)
+			must(t, b, Update{Entry: entry(src, lower), Remove: true}, Update{Entry: entry(src, upper), Remove: true})
+			r.want(true, from, 80, 81, 82)
+		}
 
 		t.Log("removal, also of what is not there")
 		must(t, b, Update{Entry: entry("192.0.2.1"), Remove: true}, Update{Entry: entry("192.0.2.99"), Remove: true},

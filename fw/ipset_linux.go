@@ -165,35 +165,31 @@ func (b *ipset) ensureSets() (wrong map[string]bool, made int, err error) {
 	return wrong, made, err
 }
 
-// Apply carries out a batch: removals first, then additions; portBans and distinct keys make that order safe.
+// Apply carries out a batch: removals first, then additions; distinct keys make that order safe.
 func (b *ipset) Apply(ctx context.Context, now time.Time, updates []Update) error {
 	for i := range b.batch {
 		for k := range b.batch[i] {
 			b.batch[i][k].del, b.batch[i][k].add = b.batch[i][k].del[:0], b.batch[i][k].add[:0]
 		}
 	}
-	left := 0
+	left := b.ports.changes(now, updates, func(prefix netip.Prefix, p portElement) {
+		set := &b.batch[familyOf(prefix)][kindPort]
+		if p.until.IsZero() {
+			set.del = append(set.del, element{prefix: prefix, proto: p.proto, port: p.port})
+		} else {
+			set.add = append(set.add, element{prefix, p.proto, p.port, timeoutSeconds(now, p.until)})
+		}
+	})
 	for _, u := range updates {
 		if !droppable(u.Prefix) {
 			left++
 			continue
 		}
-		prefix := u.Prefix.Masked()
-		sets := &b.batch[familyOf(prefix)]
 		if len(u.Ports) > 0 {
-			put, out, ok := b.ports.change(now, u)
-			if !ok {
-				left++
-			}
-			for _, p := range put {
-				sets[kindPort].add = append(sets[kindPort].add, element{prefix, p.proto, p.port, timeoutSeconds(now, p.until)})
-			}
-			for _, k := range out {
-				sets[kindPort].del = append(sets[kindPort].del, element{prefix: prefix, proto: k.proto, port: k.port})
-			}
 			continue
 		}
-		set := &sets[kindOf(prefix)]
+		prefix := u.Prefix.Masked()
+		set := &b.batch[familyOf(prefix)][kindOf(prefix)]
 		if u.Remove || !u.Until.After(now) {
 			set.del = append(set.del, element{prefix: prefix})
 		} else {
@@ -310,11 +306,6 @@ func destroyBusy(ctx context.Context, conn *ipsetConn, name string) (existed boo
 
 func (b *ipset) swap(ctx context.Context, set string) error {
 	return whileBusy(ctx, func() error { return b.conn.swap(tempName(set), set) })
-}
-
-// droppable: only such a prefix may be an entry.
-func droppable(p netip.Prefix) bool {
-	return p.IsValid() && p.Bits() > 0 && !p.Addr().Is4In6()
 }
 
 func familyOf(p netip.Prefix) int {

@@ -103,7 +103,10 @@ func (b *nft) Apply(ctx context.Context, now time.Time, updates []Update) error 
 	var changes [2]nftChange
 	var nets [2][]netUpdate
 	portNets := [2]map[portKey][]netUpdate{{}, {}}
-	left := 0
+	left := b.shape.ports.changes(now, updates, func(prefix netip.Prefix, p portElement) {
+		i := familyOf(prefix)
+		changes[i].port(portNets[i], now, prefix, p)
+	})
 	for _, u := range updates {
 		if !droppable(u.Prefix) {
 			left++
@@ -116,17 +119,7 @@ func (b *nft) Apply(ctx context.Context, now time.Time, updates []Update) error 
 			until = time.Time{}
 		}
 		switch {
-		case len(u.Ports) > 0:
-			put, out, ok := b.shape.ports.change(now, u)
-			if !ok {
-				left++
-			}
-			for _, p := range put {
-				changes[i].port(portNets[i], now, prefix, p)
-			}
-			for _, k := range out {
-				changes[i].port(portNets[i], now, prefix, portElement{portKey: k})
-			}
+		case len(u.Ports) > 0: // done
 		case prefix.IsSingleIP():
 			changes[i].element(kindAddr, now, nftKey(prefix.Addr(), portKey{}), until)
 		default:

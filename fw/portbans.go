@@ -16,7 +16,7 @@ type portKey struct {
 	port  uint16
 }
 
-// portElement is a port of a prefix that the kernel should hold.
+// portElement is a port of a prefix that the kernel should hold until a time; the zero time = not at all.
 type portElement struct {
 	portKey
 	until time.Time
@@ -97,29 +97,34 @@ func (b *portBans) drop(prefix netip.Prefix, f func(portBan) bool) {
 	}
 }
 
-// change notes an update and says what becomes of each element that the entry has: put in, or taken out. It says so
-// whether or not the kernel is thought to have it, so that a batch may be tried again. Without room, ok is false.
-func (b *portBans) change(now time.Time, u Update) (put []portElement, out []portKey, ok bool) {
-	key := u.Key()
-	if u.Remove || !u.Until.After(now) {
-		b.drop(key.Prefix, func(o portBan) bool { return o.ports == key.Ports })
-	} else if !b.keep(u.Entry) {
-		return nil, nil, false
+// changes notes those updates of a batch that have ports, and then calls f once for each element of theirs: put in until a
+// time, or with the zero time taken out. It does so whether or not the kernel is thought to have it, so that a batch may be
+// tried again. left is the number of entries without room.
+func (b *portBans) changes(now time.Time, updates []Update, f func(netip.Prefix, portElement)) (left int) {
+	touched := map[netip.Prefix][]PortRange{}
+	for _, u := range updates {
+		if len(u.Ports) == 0 || !droppable(u.Prefix) {
+			continue
+		}
+		key := u.Key()
+		touched[key.Prefix] = append(touched[key.Prefix], u.Ports...)
+		if u.Remove || !u.Until.After(now) {
+			b.drop(key.Prefix, func(o portBan) bool { return o.ports == key.Ports })
+		} else if !b.keep(u.Entry) {
+			left++
+		}
 	}
-	live := b.elements(now, key.Prefix)
-	done := make(map[portKey]bool, len(live))
-	expand(u.Ports, func(k portKey) {
-		if done[k] {
-			return
-		}
-		done[k] = true
-		if until, ok := live[k]; ok {
-			put = append(put, portElement{k, until})
-		} else {
-			out = append(out, k)
-		}
-	})
-	return put, out, true
+	for prefix, ranges := range touched {
+		live := b.elements(now, prefix)
+		done := make(map[portKey]bool, len(live))
+		expand(ranges, func(k portKey) {
+			if !done[k] {
+				done[k] = true
+				f(prefix, portElement{k, live[k]})
+			}
+		})
+	}
+	return left
 }
 
 // elements are all that the kernel should hold of a prefix, each with the latest end. Entries that are over are

@@ -12,19 +12,28 @@ func TestPortsSharedByTwoEntriesLiveAsLongAsEither(t *testing.T) {
 	now := time.Unix(1_000_000, 0)
 	bans := newPortBans()
 	host := netip.MustParsePrefix("192.0.2.1/32")
-	update := func(remove bool, end time.Duration, ports ...PortRange) string {
-		put, out, ok := bans.change(now, Update{Entry{host, ports, now.Add(end)}, remove})
-		if !ok {
+	text := func(updates ...Update) string {
+		var put, out string
+		left := bans.changes(now, updates, func(prefix netip.Prefix, p portElement) {
+			if prefix != host {
+				t.Errorf("an element of %v", prefix)
+			}
+			if p.until.IsZero() {
+				out += fmt.Sprintf("-%d/%d ", p.port, p.proto)
+			} else {
+				put += fmt.Sprintf("+%d/%d@%v ", p.port, p.proto, p.until.Sub(now))
+			}
+		})
+		if left > 0 {
 			return "full"
 		}
-		s := ""
-		for _, p := range put {
-			s += fmt.Sprintf("+%d/%d@%v ", p.port, p.proto, p.until.Sub(now))
-		}
-		for _, k := range out {
-			s += fmt.Sprintf("-%d/%d ", k.port, k.proto)
-		}
-		return s
+		return put + out
+	}
+	change := func(remove bool, end time.Duration, ports ...PortRange) Update {
+		return Update{Entry{host, ports, now.Add(end)}, remove}
+	}
+	update := func(remove bool, end time.Duration, ports ...PortRange) string {
+		return text(change(remove, end, ports...))
 	}
 	web, wide := PortRange{ProtoTCP, 80, 80}, PortRange{ProtoTCP, 79, 81}
 	for i, step := range []struct{ got, want string }{
@@ -35,6 +44,9 @@ func TestPortsSharedByTwoEntriesLiveAsLongAsEither(t *testing.T) {
 		{update(true, 0, wide), "+80/6@2m0s -79/6 -81/6 "}, // a second try
 		{update(false, -time.Minute, web), "-80/6 "},
 		{update(false, time.Minute, PortRange{ProtoAny, 53, 53}), "+53/6@1m0s +53/17@1m0s "},
+		// Both in one batch: what is put in for one may not outlive the other, and is said once.
+		{text(change(false, time.Hour, wide), change(false, 2*time.Hour, web)), "+79/6@1h0m0s +80/6@2h0m0s +81/6@1h0m0s "},
+		{text(change(true, 0, wide), change(true, 0, web)), "-79/6 -80/6 -81/6 "},
 	} {
 		if step.got != step.want {
 			t.Errorf("step %d: got %q, want %q", i, step.got, step.want)

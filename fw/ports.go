@@ -44,6 +44,11 @@ type Key struct {
 // Key gives the entry's key. Ports that are written in another order make the same key.
 func (e Entry) Key() Key { return Key{Prefix: e.Prefix.Masked(), Ports: PortsText(e.Ports)} }
 
+// droppable: only such a prefix may be an entry.
+func droppable(p netip.Prefix) bool {
+	return p.IsValid() && p.Bits() > 0 && !p.Addr().Is4In6()
+}
+
 // PortsText is the canonical text of ports: sorted by number, then by protocol; "" for nil.
 func PortsText(ports []PortRange) string {
 	if len(ports) == 0 {
