@@ -15,6 +15,13 @@ func (prompt) quick() {}
 
 func promptly(f *fake) Backend { return prompt{f} }
 
+// broad takes much at once.
+type broad struct{ prompt }
+
+func (broad) slice() int { return 4 * maxInline }
+
+func broadly(f *fake) Backend { return broad{prompt{f}} }
+
 // queue queues and gives the answer, once there is one.
 func (b *bench) queue(updates ...Update) *answer {
 	a := &answer{}
@@ -41,6 +48,31 @@ func TestFlushAppliesInTheCaller(t *testing.T) {
 		b.Flush() // nothing to do
 		if n := get(b.fake, func(f *fake) int { return len(f.batches) }); n != 1 {
 			t.Errorf("%d batches, want 1", n)
+		}
+	})
+}
+
+func TestFlushAppliesOneFrameOfABulkInTheCaller(t *testing.T) {
+	withSyncer(t, broadly, func(b *bench) {
+		var all []Update
+		for i := range 3 * maxInline {
+			all = append(all, b.ban(prefixNumber(i).String()))
+		}
+		one := b.queue(all[:maxInline+1]...)
+		b.Flush()
+		if got := one.read(); got.calls != 1 || got.err != nil {
+			t.Errorf("one: answer %+v", got)
+		}
+		two := []*answer{b.queue(all[maxInline+1 : 2*maxInline]...), b.queue(all[2*maxInline:]...)}
+		b.Flush()
+		for _, a := range two {
+			if got := a.read(); got.calls != 0 {
+				t.Errorf("two: answered by the caller: %+v", got)
+			}
+		}
+		synctest.Wait()
+		if st := b.Status(); st.Enforced != len(all) || st.Queued != 0 {
+			t.Errorf("status %+v", st)
 		}
 	})
 }

@@ -85,6 +85,7 @@ func addresses(addrs []netip.Addr) string {
 // another node's line file to the last kernel.
 func BenchmarkFleetImport(b *testing.B) {
 	m := settled(b, 10)
+	m.prober = m.SparseProber(b, 5) // at one a millisecond and kernel the probes take 8 % of two processors
 	check(b, m.nodes[0].WriteFile(listFile, addresses(crowd(shared, 1))))
 	askers := make([]*asker, len(m.nodes))
 	for i, n := range m.nodes {

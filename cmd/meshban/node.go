@@ -11,11 +11,13 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"sync"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/daemon"
 	"github.com/meshban/meshban/cmd/meshban/internal/home"
+	"github.com/meshban/meshban/cmd/meshban/internal/processors"
 	"github.com/meshban/meshban/mesh"
 )
 
@@ -62,6 +64,11 @@ func runAgent(ctx context.Context, opts AgentOptions) error {
 	if err != nil {
 		return err
 	}
+	scaling, stop := context.WithCancel(ctx)
+	var scaled sync.WaitGroup
+	scaled.Go(func() { processors.Run(scaling) })
+	defer scaled.Wait()
+	defer stop()
 	return d.Run(ctx)
 }
 
