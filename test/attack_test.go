@@ -4,6 +4,7 @@ package test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -30,10 +31,9 @@ const (
 	attackBans, calmBans = 16, 60
 	// banEvery is the time between two measured bans.
 	banEvery = 50 * time.Millisecond
-	// Under attack a ban may take twice as long as before, and this much more: the hostile member, which works as hard as
-	// it is let, the honest nodes that answer it and the prober share two cores here, so that a ban may find both taken for
-	// some time slices of the scheduler at every step of its way. What is starved takes seconds; the README has figures of a
-	// machine that does nothing else.
+	// Under attack a ban may take twice as long as before, and this much more: an agent that is flooded has used its share of
+	// the processor, and waits for some time slices of the scheduler when others want it too. What is starved takes seconds;
+	// the README has figures of a machine that does nothing else.
 	medianFloor, worstFloor = 40 * time.Millisecond, 400 * time.Millisecond
 	// measureLimit is when a ban that is measured counts as lost.
 	measureLimit = 10 * time.Second
@@ -45,13 +45,14 @@ const (
 	hostilePath = "/root/hostile"
 )
 
-// siege is a mesh of honest nodes, and the host of a hostile member.
+// siege is a mesh of honest nodes, and the host of a hostile member; perhaps beside another mesh, which nobody attacks.
 type siege struct {
 	*mesh
-	honest []*node
-	host   *node
-	token  string
-	calm   figures
+	honest     []*node
+	host       *node
+	bystanders []*node
+	token      string
+	calm       figures
 }
 
 // figures are how long bans took from the line of one honest node to the kernels of the others.
@@ -78,15 +79,21 @@ var hostileProgram = sync.OnceValues(func() (string, error) {
 })
 
 // besiege sets up n honest nodes and one host with nothing but the hostile program.
-func besiege(t *testing.T, n int) *siege {
+func besiege(t *testing.T, n int) *siege { return besiegeBeside(t, n, 0) }
+
+// besiegeBeside does that beside a mesh of bystanders.
+func besiegeBeside(t *testing.T, n, bystanders int) *siege {
 	t.Helper()
 	built := must(hostileProgram())(t)
-	m := newFleet(t, n+1)
-	s := &siege{mesh: m, honest: m.nodes[:n], host: m.nodes[n]}
+	m := newFleet(t, n+1+bystanders)
+	s := &siege{mesh: m, honest: m.nodes[:n], host: m.nodes[n], bystanders: m.nodes[n+1:]}
 	check(t, os.WriteFile(s.host.Path(hostilePath), must(os.ReadFile(built))(t), 0o755))
 	m.nodes = s.honest
 	m.join(t, setup{nodes: n, config: "metrics: " + metricsAddr})
 	s.token = strings.TrimSpace(s.honest[0].run(t, "invite", "--uses", "1000"))
+	if bystanders > 0 {
+		(&mesh{Fleet: m.Fleet, prober: m.prober, nodes: s.bystanders}).join(t, setup{nodes: bystanders})
+	}
 	return s
 }
 
@@ -116,7 +123,28 @@ func (s *siege) attackAs(t *testing.T, name string, args ...string) *rig.Proc {
 // kernels.
 func (s *siege) measure(t *testing.T, n int) figures {
 	t.Helper()
-	by, others := s.honest[1], append(slices.Clone(s.honest[:1]), s.honest[2:]...)
+	f, err := s.measureOn(s.honest, n)
+	check(t, err)
+	return f
+}
+
+// measureBeside does that among the bystanders too, in turns.
+func (s *siege) measureBeside(t *testing.T, n int) (attacked, beside figures) {
+	t.Helper()
+	var err, besideErr error
+	var both sync.WaitGroup
+	both.Go(func() {
+		during(banEvery / 2)
+		beside, besideErr = s.measureOn(s.bystanders, n)
+	})
+	attacked, err = s.measureOn(s.honest, n)
+	both.Wait()
+	check(t, errors.Join(err, besideErr))
+	return attacked, beside
+}
+
+func (s *siege) measureOn(nodes []*node, n int) (figures, error) {
+	by, others := nodes[1], append(slices.Clone(nodes[:1]), nodes[2:]...)
 	times, errs := make([]time.Duration, n), make([]error, n)
 	var wg sync.WaitGroup
 	for i := range n {
@@ -141,10 +169,7 @@ func (s *siege) measure(t *testing.T, n int) figures {
 		during(banEvery)
 	}
 	wg.Wait()
-	for _, err := range errs {
-		check(t, err)
-	}
-	return figuresOf(times)
+	return figuresOf(times), errors.Join(errs...)
 }
 
 // slower says what is wrong with figures under attack.

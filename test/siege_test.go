@@ -3,6 +3,7 @@
 package test
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -55,9 +56,10 @@ var siegeCases = []siegeCase{
 	{name: "0.0.0.0/1 in /8s and /24s", attack: "half", counts: `meshban_refused_ops_total{rule="prefix too wide"}`, tells: "held:", after: boundedBans},
 }
 
-// A certified member does what it can, one attack after the other, and the honest nodes go on as before.
+// A certified member does what it can, one attack after the other, and the honest nodes go on as before. So does a mesh
+// beside them on the same machine, whose figures tell what is the attack's from what is the machine's.
 func TestHostile(t *testing.T) {
-	s := besiege(t, 3)
+	s := besiegeBeside(t, 3, 3)
 	during(time.Second) // the start is over
 	s.calm = s.measure(t, calmBans)
 	before := make([]resources, len(s.honest))
@@ -101,17 +103,17 @@ func (s *siege) try(t *testing.T, c siegeCase) {
 		had[i] = n.metrics(t)[c.counts]
 	}
 	var p *rig.Proc
-	var under figures
+	var under, beside figures
 	for try := 1; ; try++ {
 		p = s.attack(t, c.attack, "-ban", list)
-		under = s.measure(t, attackBans)
+		under, beside = s.measureBeside(t, attackBans)
 		if e := must(p.Wait(afterwards))(t); e.Code != exitDone {
 			t.Errorf("the attack ended with %+v: %s", e, p.Stderr())
 		}
 		if !c.banned {
 			s.spared(t, pairs)
 		}
-		err := s.slower(under)
+		err := errors.Join(s.slower(under), s.slower(beside))
 		if err == nil {
 			break
 		}
@@ -137,7 +139,7 @@ func (s *siege) try(t *testing.T, c siegeCase) {
 	if c.after != nil {
 		c.after(t, s)
 	}
-	t.Logf("%v (before: %v); at most %d MiB; %s", under, s.calm, rss>>10, strings.TrimSpace(strings.TrimPrefix(p.Stdout(), "ready\n")))
+	t.Logf("%v (beside: %v; before: %v); at most %d MiB; %s", under, beside, s.calm, rss>>10, strings.TrimSpace(strings.TrimPrefix(p.Stdout(), "ready\n")))
 }
 
 // noEscapes says that nothing that an operator reads holds a control character.
