@@ -25,10 +25,10 @@ const (
 	maxPorts  = 1 << 20
 	maxAllows = 1 << 16
 
-	// A set that is being let go by rules just deleted is busy for a moment.
 	// ipsetSlice updates are one message and take 0.3 ms; more of them in one save nothing.
 	ipsetSlice = 256
 
+	// A set that is being let go by rules just deleted is busy for a moment.
 	busyRetries = 10
 	busyDelay   = 2 * time.Millisecond // doubles
 )
@@ -165,7 +165,7 @@ func (b *ipset) ensureSets() (wrong map[string]bool, made int, err error) {
 	return wrong, made, err
 }
 
-// Apply carries out a batch: removals first, then additions; distinct keys make that order safe.
+// Apply carries out a batch: removals first, then additions: each key comes once, and portBans names each element once.
 func (b *ipset) Apply(ctx context.Context, now time.Time, updates []Update) error {
 	for i := range b.batch {
 		for k := range b.batch[i] {

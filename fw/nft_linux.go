@@ -119,7 +119,7 @@ func (b *nft) Apply(ctx context.Context, now time.Time, updates []Update) error 
 			until = time.Time{}
 		}
 		switch {
-		case len(u.Ports) > 0: // done
+		case len(u.Ports) > 0: // portBans did them
 		case prefix.IsSingleIP():
 			changes[i].element(kindAddr, now, nftKey(prefix.Addr(), portKey{}), until)
 		default:
