@@ -232,6 +232,18 @@ func TestPeersCannotBanAnSSHSession(t *testing.T) {
 	}
 }
 
+// session logs a user in and returns when the session stands: what is due from then on is not owed the time that sshd took.
+func (m *mesh) session(t testing.TB, src netip.Addr, user string, n *node) {
+	t.Helper()
+	ssh := must(m.Login(src, user, n.Probe, "HOST", "echo here; exec sleep 600"))(t)
+	eventually(t, startLimit, func() error {
+		if !strings.HasPrefix(ssh.Stdout(), "here") {
+			return fmt.Errorf("%s is not logged in: %s", user, ssh.Stderr())
+		}
+		return nil
+	})
+}
+
 // In a sandbox like that of the systemd unit, sshd's connections cannot be seen where logind tells of no session: then
 // status says so.
 func TestSSHSessionThatCannotBeSeen(t *testing.T) {
@@ -248,7 +260,7 @@ func TestSSHSessionThatCannotBeSeen(t *testing.T) {
 		t.Errorf("a problem before anybody logged in: %s", got)
 	}
 	src := fresh()
-	must(m.Login(src, "alice", n.Probe, "HOST", "sleep 600"))(t)
+	m.session(t, src, "alice", n)
 	eventually(t, 2*noticeLimit, func() error {
 		if got := problems(); !strings.Contains(got, "the ssh session of alice is not protected") {
 			return fmt.Errorf("no problem with the ssh session of alice: %q, %q", got, n.covered(t, src))
@@ -266,7 +278,7 @@ func TestBruteForceGainsNoCover(t *testing.T) {
 	check(t, m.Authorize(a.Host, "alice"))
 	src, admin := fresh(), fresh()
 	pairs := m.watchNode(t, src, a, rig.ClosedPort)
-	must(m.Login(admin, "root", a.Probe, "HOST", "sleep 600"))(t)
+	m.session(t, admin, "root", a)
 	eventually(t, noticeLimit, func() error { // positive control: sessions are being looked at
 		if a.covered(t, admin) == "" {
 			return fmt.Errorf("the session from %v is not covered", admin)

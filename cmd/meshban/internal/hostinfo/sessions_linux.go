@@ -26,7 +26,8 @@ import (
 // calls "sshd: root" covers nobody, because it has no root sshd as its parent that holds the same socket.
 
 const (
-	// lookAgain is how long a process that was no sshd is believed to be none.
+	// lookAgain is how long a process that was no sshd is believed to be none, and a socket to have no other end: the
+	// kernel may leave a connection out of one reading of its table while others of the same bucket end.
 	lookAgain = 30 * time.Second
 	// maxFDs bounds the descriptors that are looked at of one process.
 	maxFDs = 1024
@@ -78,7 +79,7 @@ func (s *Sessions) sshds(now time.Time) (map[int]sshd, error) {
 	}
 	known := s.others
 	if now.After(s.allAgain) {
-		known, s.allAgain = nil, now.Add(lookAgain)
+		known, s.peers, s.allAgain = nil, nil, now.Add(lookAgain)
 	}
 	s.others = make(map[int]bool, len(names))
 	out := map[int]sshd{}

@@ -161,6 +161,29 @@ func addrsOf(entries []Entry) []string {
 	return out
 }
 
+// A connection that one reading of the kernel's table left out is found later.
+func TestSessionLeftOutOfATable(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	s := NewSessions()
+	s.procDir, s.logindDir = t.TempDir(), t.TempDir()
+	f := fakeProc{t, s.procDir}
+	f.process(10, 1, "sshd", "sshd: root@notty", "0", 101)
+	f.file("10/net/tcp", "")
+	for _, c := range []struct {
+		after time.Duration
+		want  []string
+	}{{0, nil}, {lookAgain + time.Second, []string{"192.0.2.1"}}} {
+		got, err := s.Read(now.Add(c.after))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := addrsOf(got); !slices.Equal(got, c.want) {
+			t.Errorf("after %v: found %v, want %v", c.after, got, c.want)
+		}
+		f.file("10/net/tcp", table)
+	}
+}
+
 func TestSessionsEndAndAreBounded(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	s := NewSessions()
