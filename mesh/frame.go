@@ -22,7 +22,9 @@ const (
 	// frameOverhead: list head, version, mesh id, key, four numbers of at most 9 bytes, payload head, signature.
 	frameOverhead = 1 + 1 + 18 + 34 + 4*9 + 3 + ed25519.SignatureSize
 	frameVersion  = 1
-	frameFields   = 8
+	// keyAt is where the key stands in an encoded frame: behind list head, version, mesh id and the head of its own.
+	keyAt       = 1 + 1 + 18 + 2
+	frameFields = 8
 	// frameDomain goes in front of the signed bytes and is never sent: a signature over a frame is valid as nothing else.
 	frameDomain = "meshban frame v1\x00"
 	// maxMillis keeps times inside what time.UnixMilli and RFC 3339 can show (the year 9999).

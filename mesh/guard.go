@@ -3,8 +3,10 @@ package mesh
 import (
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/ed25519"
 	"encoding/binary"
 	"errors"
+	"maps"
 	"net"
 	"net/netip"
 	"sync"
@@ -24,6 +26,15 @@ const (
 	sourceRate, sourceBurst = 500 * frameCost, 250 * frameCost
 	// frameCost is what a frame or a sync message counts as; what memberlist says of members counts as one.
 	frameCost = 4
+	// voiceRate is what one address may say in the name of one origin, in units a second, and voiceBurst at once: 150 and 40
+	// small frames, or twice as many of a bulk, of which an import is 280 a second. A ban by itself takes a peer up to 0.3 ms
+	// of a core, and who bans more than that many fills his frames (an agent waits a little for more to say).
+	voiceRate, voiceBurst = 300, 80
+	// smallCost and bulkCost are what frames up to freshSize and larger ones count as. Those of an origin that Slow named
+	// within slowFor count slowFactor times as much.
+	smallCost, bulkCost = 2, 1
+	slowFactor          = 8
+	slowFor             = 10 * time.Second
 	// sourceStreamRate is what one address may send by streams, in bytes a second, and sourceStreamBurst at once; who sends
 	// faster is read slower. A million imported bans are 14 MB.
 	sourceStreamRate, sourceStreamBurst = 8 << 20, 8 << 20
@@ -68,16 +79,25 @@ type guard struct {
 	count *counters
 	// flooded is told of an address that is held to its rate. It must not block.
 	flooded func(netip.Addr)
-	packets sources
-	arrived sources // bytes of streams
+	packets buckets[netip.Addr]
+	voices  buckets[voice]
+	arrived buckets[netip.Addr] // bytes of streams
 
 	aeads   sync.Map // key, as text -> cipher.AEAD
 	scratch []byte   // of the goroutine that looks at packets
+	frames  [][]byte // the same
 
 	bytes   atomic.Int64 // of streams
 	mu      sync.Mutex
+	slowed  map[ID]time.Time // until when
 	streams map[netip.Addr]*streamUse
 	open    int
+}
+
+// voice is an origin as an address speaks for it. Who forges frames spends what he has himself, and not what the origin has.
+type voice struct {
+	from   netip.Addr
+	origin ID
 }
 
 // streamUse is what an address's streams take.
@@ -89,8 +109,9 @@ type streamUse struct {
 func newGuard(keys func() [][]byte, now func() time.Time, count *counters, flooded func(netip.Addr)) *guard {
 	return &guard{
 		keys: keys, now: now, count: count, flooded: flooded,
-		packets: newSources(sourceRate, sourceBurst),
-		arrived: newSources(sourceStreamRate, sourceStreamBurst), streams: make(map[netip.Addr]*streamUse),
+		packets: newBuckets[netip.Addr](sourceRate, sourceBurst), voices: newBuckets[voice](voiceRate, voiceBurst),
+		arrived: newBuckets[netip.Addr](sourceStreamRate, sourceStreamBurst), streams: make(map[netip.Addr]*streamUse),
+		slowed: make(map[ID]time.Time),
 	}
 }
 
@@ -144,17 +165,76 @@ func (g *guard) packet(b []byte, from netip.Addr) bool {
 		g.count.strangers.Add(1)
 		return false
 	}
-	cost, ok := packetCost(plain, true)
+	g.frames = g.frames[:0]
+	cost, ok := packetCost(plain, true, &g.frames)
 	if !ok {
 		g.count.refused[refusedFormat].Add(1)
 		return false
 	}
-	if !g.packets.take(g.now(), from, cost) {
+	now := g.now()
+	if !g.packets.take(now, from, cost) || !g.hear(now, from) {
 		g.count.limited.Add(1)
 		g.flooded(from)
 		return false
 	}
 	return true
+}
+
+// hear tells whether the origins of g.frames have not said too much.
+func (g *guard) hear(now time.Time, from netip.Addr) bool {
+	for _, raw := range g.frames {
+		v, cost := voice{from: from}, smallCost
+		if len(raw) >= keyAt+ed25519.PublicKeySize { // a shorter one is no frame
+			v.origin = IDOf(raw[keyAt : keyAt+ed25519.PublicKeySize])
+		}
+		if len(raw) > freshSize {
+			cost = bulkCost
+		}
+		if g.isSlowed(now, v.origin) {
+			cost *= slowFactor
+		}
+		if !g.voices.take(now, v, cost) {
+			return false
+		}
+	}
+	return true
+}
+
+// slow makes the frames of an origin count more for slowFor.
+func (g *guard) slow(origin ID) {
+	now := g.now()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.slowed) >= maxSources {
+		maps.DeleteFunc(g.slowed, func(_ ID, until time.Time) bool { return !until.After(now) })
+	}
+	if _, known := g.slowed[origin]; known || len(g.slowed) < maxSources {
+		g.slowed[origin] = now.Add(slowFor)
+	}
+}
+
+// slowedNow is how many origins are slowed.
+func (g *guard) slowedNow() (n int) {
+	now := g.now()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, until := range g.slowed {
+		if until.After(now) {
+			n++
+		}
+	}
+	return n
+}
+
+func (g *guard) isSlowed(now time.Time, origin ID) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	until, ok := g.slowed[origin]
+	if ok && !until.After(now) {
+		delete(g.slowed, origin)
+		return false
+	}
+	return ok
 }
 
 // decrypt opens a packet; what it gives is valid until the next call.
@@ -176,8 +256,8 @@ func (g *guard) decrypt(b []byte) ([]byte, bool) {
 	return nil, false
 }
 
-// packetCost gives what a decrypted packet has us do; false: no member sends such a one.
-func packetCost(b []byte, outer bool) (cost int, ok bool) {
+// packetCost gives what a decrypted packet has us do, and adds its frames; false: no member sends such a one.
+func packetCost(b []byte, outer bool, frames *[][]byte) (cost int, ok bool) {
 	if len(b) == 0 {
 		return 0, false
 	}
@@ -186,7 +266,7 @@ func packetCost(b []byte, outer bool) (cost int, ok bool) {
 		if !outer || len(rest) < 5 {
 			return 0, false
 		}
-		return packetCost(rest[4:], true)
+		return packetCost(rest[4:], true, frames)
 	case mlCompound:
 		if !outer || len(rest) == 0 {
 			return 0, false
@@ -202,7 +282,7 @@ func packetCost(b []byte, outer bool) (cost int, ok bool) {
 			if size > len(bodies) {
 				return 0, false
 			}
-			part, ok := packetCost(bodies[:size], false)
+			part, ok := packetCost(bodies[:size], false, frames)
 			if !ok {
 				return 0, false
 			}
@@ -211,14 +291,14 @@ func packetCost(b []byte, outer bool) (cost int, ok bool) {
 		}
 		return cost, true
 	case mlUser:
-		return userCost(rest), true
+		return userCost(rest, frames), true
 	default:
 		return 1, kind < mlPushPull || kind == mlNack
 	}
 }
 
-// userCost gives what a message of ours has us do.
-func userCost(b []byte) int {
+// userCost gives what a message of ours has us do, and adds its frames.
+func userCost(b []byte, frames *[][]byte) int {
 	if len(b) == 0 || (b[0] != kindPush && b[0] != kindTree) {
 		return frameCost
 	}
@@ -229,6 +309,7 @@ func userCost(b []byte) int {
 			break
 		}
 		cost += frameCost
+		*frames = append(*frames, b[2:2+n])
 		b = b[2+n:]
 	}
 	return max(cost, frameCost)

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/netip"
 	"testing"
@@ -102,10 +104,12 @@ func TestGuardHoldsSourcesToTheirRate(t *testing.T) {
 	g, count := testGuard(func(a netip.Addr) { told = append(told, a) })
 	now := simStart
 	g.now = func() time.Time { return now }
-	frames := func(n int) []byte {
+	origins := 0
+	frames := func(n int) []byte { // each of another origin
 		b := []byte{mlUser, kindPush}
 		for range n {
-			b = appendPacked(b, make([]byte, 100))
+			origins++
+			b = appendPacked(b, rawOf(origins, 100))
 		}
 		return sealed(t, guardKey, 1, b, nil)
 	}
@@ -263,6 +267,108 @@ func TestGuardBoundsStreams(t *testing.T) {
 	}
 }
 
+// rawOf looks like a frame of some bytes with the key of origin number i, as far as the guard looks.
+func rawOf(i, size int) []byte {
+	raw := make([]byte, size)
+	binary.BigEndian.PutUint32(raw[keyAt:], uint32(i))
+	return raw
+}
+
+// In the name of one origin an address gets its share, of which small frames take twice as much as those of a bulk.
+func TestGuardHoldsVoicesToTheirRate(t *testing.T) {
+	for _, tt := range []struct {
+		name                  string
+		size, once, inASecond int
+	}{
+		{"small frames", freshSize, 40, 150},
+		{"frames of a bulk", freshSize + 1, 80, 300},
+		{"not even a key", 10, 40, 150},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var told []netip.Addr
+			g, count := testGuard(func(a netip.Addr) { told = append(told, a) })
+			now := simStart
+			g.now = func() time.Time { return now }
+			pass := func(from string, origin, n int) (passed int) {
+				raw := make([]byte, tt.size)
+				if tt.size > keyAt {
+					raw = rawOf(origin, tt.size)
+				}
+				packet := sealed(t, guardKey, 1, appendPacked([]byte{mlUser, kindPush}, raw), nil)
+				for range n {
+					if g.packet(packet, netip.MustParseAddr(from)) {
+						passed++
+					}
+				}
+				return passed
+			}
+			if got := pass("192.0.2.1", 1, 2*tt.once); got != tt.once || len(told) != tt.once || count.limited.Load() != uint64(tt.once) {
+				t.Errorf("%d passed at once, want %d; told of %d, %d dropped", got, tt.once, len(told), count.limited.Load())
+			}
+			if pass("192.0.2.2", 1, 1) == 0 {
+				t.Error("who forges frames spends what their origin has")
+			}
+			if tt.size > keyAt && pass("192.0.2.1", 2, 1) == 0 {
+				t.Error("another origin, of whom the address passes frames on, has to pay for it")
+			}
+			passed := 0
+			for range 1000 {
+				now = now.Add(time.Millisecond)
+				passed += pass("192.0.2.1", 1, 1)
+			}
+			if passed < tt.inASecond-1 || passed > tt.inASecond+1 {
+				t.Errorf("%d passed in a second, want %d", passed, tt.inASecond)
+			}
+		})
+	}
+}
+
+// Who says what is not taken over may say less for a while, whoever passes it on, and others as much as before.
+func TestGuardSlowsOrigins(t *testing.T) {
+	g, _ := testGuard(func(netip.Addr) {})
+	now := simStart
+	g.now = func() time.Time { return now }
+	said := func(origin, size int) (passed int) {
+		packet := sealed(t, guardKey, 1, appendPacked([]byte{mlUser, kindPush}, rawOf(origin, size)), nil)
+		for range 100 {
+			if g.packet(packet, netip.MustParseAddr("192.0.2.1")) {
+				passed++
+			}
+		}
+		return passed
+	}
+	slowed := func(origin int) ID { return IDOf(rawOf(origin, freshSize)[keyAt : keyAt+ed25519.PublicKeySize]) }
+	g.slow(slowed(1))
+	g.slow(slowed(2))
+	if small, bulk, other := said(1, freshSize), said(2, freshSize+1), said(3, freshSize); small != 5 || bulk != 10 || other != 40 {
+		t.Errorf("at once %d small frames and %d of a bulk, and %d of another; want 5, 10, 40", small, bulk, other)
+	}
+	if n := g.slowedNow(); n != 2 {
+		t.Errorf("%d origins are slowed, want 2", n)
+	}
+	now = now.Add(slowFor)
+	if got, n := said(1, freshSize), g.slowedNow(); got != 40 || n != 0 {
+		t.Errorf("%d frames afterwards, want 40; %d are slowed still", got, n)
+	}
+	for i := range maxSources + 10 {
+		g.slow(slowed(i))
+	}
+	if n := len(g.slowed); n > maxSources {
+		t.Errorf("%d are kept, want at most %d", n, maxSources)
+	}
+}
+
+// Where the guard looks for a frame's key it stands.
+func TestKeyStandsWhereTheGuardLooks(t *testing.T) {
+	f, err := signFrame(signers[0], Frame{Epoch: math.MaxUint64 - 1, Seq: 1, Issued: simStart, Expires: simStart.Add(time.Second)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(f.raw[keyAt:keyAt+len(f.Key)], f.Key) {
+		t.Errorf("%x is not in %x", f.Key, f.raw)
+	}
+}
+
 // Whatever a packet holds, the guard decides, and never lets an empty or compressed message through.
 func FuzzGuard(f *testing.F) {
 	f.Add([]byte{mlUser, kindPush, 0, 1, 7})
@@ -270,7 +376,8 @@ func FuzzGuard(f *testing.F) {
 	f.Add([]byte{mlCRC, 0, 0, 0, 0, mlCompound, 0})
 	f.Add(ofMemberlist(f, mlPushPull, struct{ Nodes int }{1 << 20}))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if cost, ok := packetCost(b, true); ok && (len(b) == 0 || b[0] == 9 || b[0] == mlPushPull || cost < 0) {
+		var frames [][]byte
+		if cost, ok := packetCost(b, true, &frames); ok && (len(b) == 0 || b[0] == 9 || b[0] == mlPushPull || cost < 0) {
 			t.Errorf("passed at %d: %x", cost, b)
 		}
 		if len(b) == 0 {

@@ -108,6 +108,7 @@ type Stats struct {
 	Problems   uint64            // reports to OnProblem, muted ones included
 	Strangers  uint64            // packets and streams that no holder of the mesh's key sent
 	Limited    uint64            // packets and streams dropped because their source takes more than its share
+	Slowed     int               // origins that may say less than others now, see Mesh.Slow
 
 	Notices        uint64 // given to Noticed
 	NoticesRefused uint64 // of no member that counts, for others, old, heard before, or too many

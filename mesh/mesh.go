@@ -46,7 +46,7 @@ type Mesh struct {
 	keys       *keyTurner
 	invites    *invites
 	enrolments chan struct{} // one token per enrolment that is being served
-	enrolRate  sources
+	enrolRate  buckets[netip.Addr]
 	rolls      limiter // changes of epoch
 	clones     clones
 	noticers   noticers
@@ -112,7 +112,7 @@ func New(cfg Config) (*Mesh, error) {
 	m.keys = newKeyTurner(cfg.Secrets, m.now())
 	m.invites = newInvites()
 	m.enrolments = make(chan struct{}, maxEnrolments)
-	m.enrolRate = newSources(enrolRate, enrolBurst)
+	m.enrolRate = newBuckets[netip.Addr](enrolRate, enrolBurst)
 	m.rolls = limiter{burst: rollBurst, every: rollEvery}
 	m.views.exchange = make(chan netip.AddrPort, 1)
 	m.clones.wake = make(chan struct{}, 1)
@@ -223,6 +223,15 @@ func (m *Mesh) Publish(now time.Time, payload []byte, expires time.Time) (Frame,
 		m.nudge()
 	}
 	return f, nil
+}
+
+// Slow tells that what a node says is not taken over: for ten seconds peers' packets carry an eighth of what others may say
+// in its name, so that who floods this node with what it holds or refuses does not keep it busy. What is dropped comes by
+// sync. It does not block.
+func (m *Mesh) Slow(origin ID) {
+	if tr := m.tr.Load(); tr != nil {
+		tr.guard.slow(origin)
+	}
 }
 
 // nudge lets the core's goroutine carry out what a step in another one said.

@@ -70,6 +70,9 @@ func (m *Mesh) Stats() Stats {
 		Strangers:      c.strangers.Load(),
 		Limited:        c.limited.Load(),
 	}
+	if tr := m.tr.Load(); tr != nil {
+		s.Slowed = tr.guard.slowedNow()
+	}
 	for i, name := range refusedNames {
 		s.Refused[name] = c.refused[i].Load()
 	}

@@ -31,10 +31,9 @@ const (
 	attackBans, calmBans = 16, 60
 	// banEvery is the time between two measured bans.
 	banEvery = 50 * time.Millisecond
-	// Under attack a ban may take twice as long as before, and this much more: an agent that is flooded has used its share of
-	// the processor, and waits for some time slices of the scheduler when others want it too. What is starved takes seconds;
-	// the README has figures of a machine that does nothing else.
-	medianFloor, worstFloor = 40 * time.Millisecond, 400 * time.Millisecond
+	// Under attack a ban may take twice as long as before, and this much more, for the machine may be busy: what is starved
+	// takes seconds. The README has figures of a machine that does nothing else.
+	medianFloor, worstFloor = 10 * time.Millisecond, 250 * time.Millisecond
 	// measureLimit is when a ban that is measured counts as lost.
 	measureLimit = 10 * time.Second
 	// attackedRSS bounds what an honest agent has resident at its worst, in KiB: 24 MiB idle, and 72.

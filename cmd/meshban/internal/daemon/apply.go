@@ -21,7 +21,11 @@ const maxFramePayload = mesh.MaxPayload
 // publish makes ops true everywhere: signed, on their way to every member, and applied here. The ops must have passed
 // the table's CheckLocal. When it fails half way, what came before the failure stands.
 func (d *Daemon) publish(now time.Time, ops []ban.Op) error {
-	for _, part := range ban.SplitOps(ops, maxFramePayload) {
+	parts := ban.SplitOps(ops, maxFramePayload)
+	for i, part := range parts {
+		if i == len(parts)-1 && d.mesh.Peers() > 0 {
+			gather(d.smallRate)
+		}
 		if err := d.publishFrame(now, part); err != nil {
 			return err
 		}

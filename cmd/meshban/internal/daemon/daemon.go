@@ -78,14 +78,15 @@ type Daemon struct {
 	follower *logsrc.Follower
 	emitter  *logsrc.Emitter
 
-	hub      *hub
-	metrics  *metrics
-	names    *names
-	emit     *emitQueue
-	bulkRate *rate.Limiter // of all imports together
-	echoes   *echoes
-	problems *problems
-	lines    lineCounts
+	hub       *hub
+	metrics   *metrics
+	names     *names
+	emit      *emitQueue
+	bulkRate  *rate.Limiter // of all imports together
+	smallRate *rate.Limiter // of frames that are not full
+	echoes    *echoes
+	problems  *problems
+	lines     lineCounts
 
 	ssh        *hostinfo.Sessions               // New's, then watchSessions' alone
 	sessions   atomic.Pointer[[]hostinfo.Entry] // from where users are logged in by ssh
@@ -118,7 +119,8 @@ func New(ctx context.Context, cfg Config) (*Daemon, error) {
 	d := &Daemon{
 		home: cfg.Home, version: cfg.Version, log: cfg.Logger, level: cfg.Level,
 		reload: cfg.Reload, reread: cfg.Reread, host: cfg.Host, cfg: cfg.Config, started: time.Now(),
-		hub: newHub(), emit: newEmitQueue(), bulkRate: rate.NewLimiter(bulkRate, bulkBurst), echoes: newEchoes(), problems: newProblems(),
+		hub: newHub(), emit: newEmitQueue(), echoes: newEchoes(), problems: newProblems(),
+		bulkRate: rate.NewLimiter(bulkRate, bulkBurst), smallRate: rate.NewLimiter(smallRate, smallBurst),
 		ssh: hostinfo.NewSessions(), neverKick: make(chan struct{}, 1), expireKick: make(chan struct{}, 1),
 		noticeKick: make(chan struct{}, 1), granted: make(map[ban.Origin]mesh.Caps), debts: make(map[ban.Origin]*debt), reports: make(map[ban.Origin]report),
 	}

@@ -123,6 +123,7 @@ func (d *Daemon) figures() {
 	gauge("frames_waiting", func() float64 { return float64(d.mesh.Stats().Parked) })
 	counter("stranger_packets_total", func() uint64 { return d.mesh.Stats().Strangers })
 	counter("limited_packets_total", func() uint64 { return d.mesh.Stats().Limited })
+	gauge("slowed_origins", func() float64 { return float64(d.mesh.Stats().Slowed) })
 	counter("frames_sent_total", func() uint64 { return d.mesh.Stats().Sent })
 	counter("notices_received_total", func() uint64 { return d.mesh.Stats().Notices })
 	counter("notices_refused_total", func() uint64 { return d.mesh.Stats().NoticesRefused })

@@ -28,6 +28,8 @@ const (
 	noticeAgain, reportKept = 10 * time.Minute, 30 * time.Minute
 	// quietAfter is how long after the last op, and with none that waits, the count begins anew.
 	quietAfter = time.Hour
+	// slowEvery is how often the mesh is told of an origin whose ops are held or refused.
+	slowEvery = time.Second
 
 	noticeVersion = 1
 	noticeLen     = 1 + 4 + 4*len(noticeRules)
@@ -80,6 +82,7 @@ func decodeNotice(b []byte) (n notice, err error) {
 type debt struct {
 	count   [len(noticeRules)]uint32
 	counted time.Time // last
+	slowed  time.Time // the same, of Mesh.Slow
 	told    notice    // the last word
 	toldAt  time.Time
 	repeat  bool // the last word is said once more: it may have been lost
@@ -112,6 +115,10 @@ func (d *Daemon) oweLocked(now time.Time, r *ban.Record, err error) {
 		o.count[rule]++
 	}
 	o.counted = now
+	if now.Sub(o.slowed) >= slowEvery {
+		o.slowed = now
+		d.mesh.Slow(mesh.ID(r.Origin))
+	}
 	kick(d.noticeKick)
 }
 

@@ -53,6 +53,9 @@ func TestOriginIsToldByItsPeers(t *testing.T) {
 	until(t, "its operator is told", func() bool {
 		return web2.problem(t, "peers: web1 and another node hold 20 bans of this node (rate of its origin); `meshban held release --from web2` there")
 	})
+	if n := web1.mesh.Stats().Slowed; n != 1 {
+		t.Errorf("%d origins may say less for it, want 1", n)
+	}
 	if web2.problem(t, "refuse") || web1.problem(t, "peers:") || web3.problem(t, "peers:") {
 		t.Error("somebody is told what is not so")
 	}

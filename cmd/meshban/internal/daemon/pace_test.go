@@ -3,9 +3,12 @@ package daemon
 import (
 	"context"
 	"net/netip"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/meshban/meshban/fw"
 )
@@ -50,4 +53,39 @@ func TestPaceCost(t *testing.T) {
 	if got := paceCost(some); got != 4 {
 		t.Errorf("costs %d, want 4", got)
 	}
+}
+
+// A few frames go at once and many in a row wait a little, so that what comes meanwhile travels together; nobody waits long.
+func TestGatherHoldsSmallFramesToARate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		frames := rate.NewLimiter(smallRate, smallBurst)
+		begin := time.Now()
+		for range smallBurst {
+			gather(frames)
+		}
+		if took := time.Since(begin); took != 0 {
+			t.Errorf("%d frames took %v, want them to go at once", smallBurst, took)
+		}
+		for range smallRate {
+			gather(frames)
+		}
+		if took := time.Since(begin); took < time.Second*9/10 || took > time.Second {
+			t.Errorf("%d more took %v, want a second", smallRate, took)
+		}
+		var all sync.WaitGroup
+		begin = time.Now()
+		for range 100 {
+			all.Go(func() { gather(frames) })
+		}
+		all.Wait()
+		if took := time.Since(begin); took > smallWait {
+			t.Errorf("of 100 at once one took %v, want at most %v", took, smallWait)
+		}
+		time.Sleep(time.Second)
+		begin = time.Now()
+		gather(frames)
+		if took := time.Since(begin); took != 0 {
+			t.Errorf("one waited %v although there were none before", took)
+		}
+	})
 }
