@@ -129,11 +129,16 @@ func (l *ipsetLoad) drop() {
 	}
 }
 
-// bucketsFor is the number of hash buckets to begin with. Growing waits for an RCU grace period, 10-30 ms on a busy
-// machine, with the lock of all sets held: half a megabyte saves the first 100,000 bans from that.
-func bucketsFor(n int) uint32 {
-	const least, most, perBucket = 1 << 16, 1 << 20, 2
-	buckets := uint32(least)
+// bucketsFor is the number of hash buckets to begin with, 8 bytes each, for n entries of both families. A set grows when one
+// bucket has twelve entries, at about three for each bucket; it then holds the lock of all sets of the machine for 50 ms at
+// 200,000 entries and 200 ms at 700,000, and no fresh ban gets in. So 4 MB of the kernel's memory save a million IPv4 bans
+// from that, and half a megabyte 200,000 IPv6 bans.
+func bucketsFor(v6 bool, n int) uint32 {
+	const most, perBucket = 1 << 20, 2
+	buckets := uint32(1 << 19)
+	if v6 {
+		buckets = 1 << 16
+	}
 	for buckets < most && int(buckets)*perBucket < n {
 		buckets *= 2
 	}
@@ -156,8 +161,8 @@ func (b *ipset) Replace(ctx context.Context, now time.Time, state State) error {
 	defer load.drop()
 	err = b.specs(func(spec setSpec) error {
 		buckets := uint32(0)
-		if spec.typeName == "hash:ip" && !spec.v6 {
-			buckets = bucketsFor(state.Len)
+		if spec.typeName == "hash:ip" {
+			buckets = bucketsFor(spec.v6, state.Len)
 		}
 		return load.make(spec, buckets)
 	})

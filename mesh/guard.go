@@ -26,13 +26,13 @@ const (
 	sourceRate, sourceBurst = 500 * frameCost, 250 * frameCost
 	// frameCost is what a frame or a sync message counts as; what memberlist says of members counts as one.
 	frameCost = 4
-	// voiceRate is what one address may say in the name of one origin, in units a second, and voiceBurst at once: 150 and 40
-	// small frames, or twice as many of a bulk, of which an import is 280 a second. A ban by itself takes a peer up to 0.3 ms
-	// of a core, and who bans more than that many fills his frames (an agent waits a little for more to say).
+	// voiceRate is what one address may say in the name of one origin, in units a second, and voiceBurst at once: 100 and 26
+	// small frames, or three times as many of a bulk, of which an import is 280 a second. A ban by itself takes a peer up to
+	// 0.3 ms of a core, and who bans more than that many fills his frames (an agent waits a little for more to say).
 	voiceRate, voiceBurst = 300, 80
 	// smallCost and bulkCost are what frames up to freshSize and larger ones count as. Those of an origin that Slow named
 	// within slowFor count slowFactor times as much.
-	smallCost, bulkCost = 2, 1
+	smallCost, bulkCost = 3, 1
 	slowFactor          = 8
 	slowFor             = 10 * time.Second
 	// sourceStreamRate is what one address may send by streams, in bytes a second, and sourceStreamBurst at once; who sends

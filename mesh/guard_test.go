@@ -274,15 +274,15 @@ func rawOf(i, size int) []byte {
 	return raw
 }
 
-// In the name of one origin an address gets its share, of which small frames take twice as much as those of a bulk.
+// In the name of one origin an address gets its share, of which small frames take three times as much as those of a bulk.
 func TestGuardHoldsVoicesToTheirRate(t *testing.T) {
 	for _, tt := range []struct {
 		name                  string
 		size, once, inASecond int
 	}{
-		{"small frames", freshSize, 40, 150},
+		{"small frames", freshSize, 26, 100},
 		{"frames of a bulk", freshSize + 1, 80, 300},
-		{"not even a key", 10, 40, 150},
+		{"not even a key", 10, 26, 100},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var told []netip.Addr
@@ -340,15 +340,15 @@ func TestGuardSlowsOrigins(t *testing.T) {
 	slowed := func(origin int) ID { return IDOf(rawOf(origin, freshSize)[keyAt : keyAt+ed25519.PublicKeySize]) }
 	g.slow(slowed(1))
 	g.slow(slowed(2))
-	if small, bulk, other := said(1, freshSize), said(2, freshSize+1), said(3, freshSize); small != 5 || bulk != 10 || other != 40 {
-		t.Errorf("at once %d small frames and %d of a bulk, and %d of another; want 5, 10, 40", small, bulk, other)
+	if small, bulk, other := said(1, freshSize), said(2, freshSize+1), said(3, freshSize); small != 3 || bulk != 10 || other != 26 {
+		t.Errorf("at once %d small frames and %d of a bulk, and %d of another; want 3, 10, 26", small, bulk, other)
 	}
 	if n := g.slowedNow(); n != 2 {
 		t.Errorf("%d origins are slowed, want 2", n)
 	}
 	now = now.Add(slowFor)
-	if got, n := said(1, freshSize), g.slowedNow(); got != 40 || n != 0 {
-		t.Errorf("%d frames afterwards, want 40; %d are slowed still", got, n)
+	if got, n := said(1, freshSize), g.slowedNow(); got != 26 || n != 0 {
+		t.Errorf("%d frames afterwards, want 26; %d are slowed still", got, n)
 	}
 	for i := range maxSources + 10 {
 		g.slow(slowed(i))

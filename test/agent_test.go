@@ -100,6 +100,7 @@ func TestReload(t *testing.T) {
 
 // A state folder that was copied to another machine: one key speaks twice.
 func TestCloneIsNamed(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
 	a, b, clone := m.nodes[0], m.nodes[1], m.nodes[2]
 	clone.stop(t)

@@ -32,6 +32,7 @@ func (n *node) metric(t testing.TB, name string) (value float64) {
 // others banned. What exceeds is held or refused, counted, shown, and told to its own operator; who decides may let it
 // count. A member's caps change at once, and in both directions.
 func TestCapsOfACertificate(t *testing.T) {
+	t.Parallel()
 	const rate = 10
 	m := newMesh(t, setup{nodes: 3, config: "metrics: 127.0.0.1:9100", invite: []string{
 		"--rate", fmt.Sprint(rate), "--widest-ipv4", "30", "--max-for", "1h", "--no-unban-any", "--no-import",

@@ -187,6 +187,7 @@ func TestOutsider(t *testing.T) {
 
 // Whoever listens on the wire learns neither what is banned, nor why, nor what nodes are called.
 func TestOutsiderReadsNothing(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 2})
 	a, b := m.nodes[0], m.nodes[1]
 	fd := -1

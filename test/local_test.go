@@ -71,6 +71,7 @@ var (
 )
 
 func TestControlGroups(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, config, mode   string
 		looker, looker2, any int // exit codes: who is in the read group looks, who is in the write group changes, others

@@ -138,6 +138,7 @@ func TestRotateMeshKey(t *testing.T) {
 // enforced everywhere, also in its own kernel, what it bans then counts, and its old key
 // does not any more.
 func TestNewNodeKey(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
 	web1, web2, web3 := m.nodes[0], m.nodes[1], m.nodes[2]
 	banned, lifted, others, local, later, stolen := fresh(), fresh(), fresh(), fresh(), fresh(), fresh()

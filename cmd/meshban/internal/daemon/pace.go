@@ -20,9 +20,9 @@ const (
 	// bulkBurst is what may go at once.
 	bulkBurst = 5_000
 	// smallRate bounds the frames that are not full and go out in a second, and smallBurst those that go at once: beyond it
-	// a frame waits up to smallWait, and the next one carries what came meanwhile. Peers take 150 a second and 40 at once.
-	smallRate, smallBurst = 100, 30
-	smallWait             = 10 * time.Millisecond
+	// a frame waits up to smallWait, and the next one carries what came meanwhile. Peers take 100 a second and 26 at once.
+	smallRate, smallBurst = 80, 20
+	smallWait             = time.Second / smallRate
 )
 
 // gather waits before a frame that is not full when there were many of these.
