@@ -14,24 +14,28 @@ import (
 
 // Bounds of a payload.
 const (
-	MaxOpsPerFrame  = 128     // ops in one payload
+	MaxOpsPerFrame  = 256     // ops in one payload
 	MaxPayloadBytes = 1 << 14 // bytes that DecodeOps looks at
 )
 
-// payloadFormat leads each payload. A node refuses a format that it does not know.
-const payloadFormat = 1
+// payloadFormat leads each payload. A node refuses a format that it does not know; oldFormat it reads still, since the
+// store of an earlier build is full of it.
+const payloadFormat, oldFormat = 2, 1
 
 // A payload is the msgpack array [format, notes, items]. What several ops of a frame say alike, one
 // note holds: [kind, ports, reason, source, marks], a mark being [origin, epoch, seq]. The items are
 // one string of bytes, since reflection on a hundred small arrays takes longer than the signature's
 // check does. Each is
 //
+//	tag     1 byte, which of the following are there; what is not is as in the item before
 //	note    1 byte, which of the notes
 //	length  1 byte, the prefix length, + 33 if IPv6
-//	address the bytes that the length reaches into
+//	address the bytes that the length reaches into, but for those that the tag says are as before
 //	until   the end in Unix milliseconds, less that of the item before, as a signed varint
 //
-// so that a plain ban takes 7 to 11 bytes. A list of ops has exactly one encoding.
+// so that a plain ban takes 5 bytes, and 3 or 4 next to its neighbours. Before the first item there are
+// note 0, 0.0.0.0/32 and the end 0. In the old format all but the tag is there. A list of ops has
+// exactly one encoding in each.
 type (
 	wirePayload struct {
 		Format uint8
@@ -52,11 +56,28 @@ type (
 	}
 )
 
-// plainItem is the size of the ban of an IPv4 address that ends when the one before does.
-const plainItem = 7
+// plainItem is the size of the ban of an IPv4 address next to its neighbour.
+const plainItem = 3
 
 // length6 is what the length byte of an IPv6 prefix is above its length.
 const length6 = 33
+
+// The bits of an item's tag; above them it has how many bytes of the address are as before, at most maxShared.
+const (
+	tagNote, tagLength, tagUntil = 1, 2, 4
+	sharedShift                  = 3
+	maxShared                    = 15
+)
+
+// item is an op but for what its note says.
+type item struct {
+	note   int
+	prefix netip.Prefix
+	until  int64 // Unix milliseconds
+}
+
+// firstItem is what goes before the first.
+var firstItem = item{prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{}), 32)}
 
 var wireHandle = func() *codec.MsgpackHandle {
 	h := new(codec.MsgpackHandle)
@@ -74,19 +95,30 @@ func AppendOps(dst []byte, ops []Op) ([]byte, error) {
 	if len(ops) == 0 || len(ops) > MaxOpsPerFrame {
 		return dst, fmt.Errorf("encode ops: %d in one frame, want 1 to %d", len(ops), MaxOpsPerFrame)
 	}
-	for _, o := range ops {
-		if err := o.Validate(); err != nil {
-			return dst, fmt.Errorf("encode ops: %w", err)
+	if err := validateAll(ops); err != nil {
+		return dst, fmt.Errorf("encode ops: %w", err)
+	}
+	return appendPayload(dst, ops, payloadFormat)
+}
+
+func validateAll(ops []Op) error {
+	for i := range ops {
+		if err := ops[i].Validate(); err != nil {
+			return err
 		}
 	}
+	return nil
+}
+
+func appendPayload(dst []byte, ops []Op, format uint8) ([]byte, error) {
 	var out []byte
-	if err := codec.NewEncoderBytes(&out, wireHandle).Encode(pack(ops)); err != nil {
+	if err := codec.NewEncoderBytes(&out, wireHandle).Encode(pack(ops, format)); err != nil {
 		return dst, fmt.Errorf("encode ops: %w", err)
 	}
 	return append(dst, out...), nil
 }
 
-// DecodeOps reads the payload that AppendOps writes. It accepts nothing else: each op must be
+// DecodeOps reads the payload that AppendOps writes, or wrote in the old format. It accepts nothing else: each op must be
 // valid, and encoding the result again must give the same bytes.
 func DecodeOps(b []byte) ([]Op, error) {
 	if len(b) > MaxPayloadBytes {
@@ -100,7 +132,13 @@ func DecodeOps(b []byte) ([]Op, error) {
 	if err != nil {
 		return nil, fmt.Errorf("decode ops: %w", err)
 	}
-	again, err := AppendOps(make([]byte, 0, len(b)), ops)
+	if len(ops) == 0 {
+		return nil, errors.New("decode ops: there are none")
+	}
+	if err := validateAll(ops); err != nil {
+		return nil, fmt.Errorf("decode ops: %w", err)
+	}
+	again, err := appendPayload(make([]byte, 0, len(b)), ops, w.Format)
 	if err != nil {
 		return nil, fmt.Errorf("decode ops: %w", err)
 	}
@@ -110,58 +148,140 @@ func DecodeOps(b []byte) ([]Op, error) {
 	return ops, nil
 }
 
-func pack(ops []Op) *wirePayload {
-	w := &wirePayload{Format: payloadFormat}
+func pack(ops []Op, format uint8) *wirePayload {
+	w := &wirePayload{Format: format}
 	var first []int
-	var last int64
+	last := firstItem
 	for i, o := range ops {
 		at := noteOf(ops, first, i)
 		if at == len(first) {
 			first = append(first, i)
 			w.Notes = append(w.Notes, packNote(o))
 		}
-		until := millis(o.Until)
-		w.Items = appendItem(w.Items, at, o.Prefix, until-last)
-		last = until
+		it := item{at, o.Prefix, millis(o.Until)}
+		w.Items = appendItem(w.Items, it, last, format)
+		last = it
 	}
 	return w
 }
 
-func appendItem(b []byte, note int, p netip.Prefix, step int64) []byte {
-	n := (p.Bits() + 7) / 8
-	if p.Addr().Is4() {
-		a := p.Addr().As4()
-		b = append(append(b, byte(note), byte(p.Bits())), a[:n]...)
-	} else {
-		a := p.Addr().As16()
-		b = append(append(b, byte(note), byte(p.Bits()+length6)), a[:n]...)
+// appendItem appends what it says, where that is not what the item before says.
+func appendItem(b []byte, it, last item, format uint8) []byte {
+	tag, shared := byte(tagNote|tagLength|tagUntil), 0
+	if format != oldFormat {
+		if tag, shared = tagOf(it, last); shared > 0 {
+			tag |= byte(shared) << sharedShift
+		}
+		b = append(b, tag)
 	}
-	return binary.AppendVarint(b, step)
+	n := (it.prefix.Bits() + 7) / 8
+	if tag&tagNote != 0 {
+		b = append(b, byte(it.note))
+	}
+	if tag&tagLength != 0 {
+		b = append(b, lengthOf(it.prefix))
+	}
+	if it.prefix.Addr().Is4() {
+		a := it.prefix.Addr().As4()
+		b = append(b, a[shared:n]...)
+	} else {
+		a := it.prefix.Addr().As16()
+		b = append(b, a[shared:n]...)
+	}
+	if tag&tagUntil != 0 {
+		b = binary.AppendVarint(b, it.until-last.until)
+	}
+	return b
+}
+
+func lengthOf(p netip.Prefix) byte {
+	if p.Addr().Is4() {
+		return byte(p.Bits())
+	}
+	return byte(p.Bits() + length6)
+}
+
+// tagOf says in what it differs from the item before, and how many bytes of the address it shares with that.
+func tagOf(it, last item) (tag byte, shared int) {
+	if it.note != last.note {
+		tag |= tagNote
+	}
+	if it.until != last.until {
+		tag |= tagUntil
+	}
+	if lengthOf(it.prefix) != lengthOf(last.prefix) {
+		tag |= tagLength
+	}
+	if it.prefix.Addr().Is4() != last.prefix.Addr().Is4() {
+		return tag, 0
+	}
+	n := min((it.prefix.Bits()+7)/8, (last.prefix.Bits()+7)/8, maxShared)
+	a, b := it.prefix.Addr().As16(), last.prefix.Addr().As16()
+	begin := 0
+	if it.prefix.Addr().Is4() {
+		begin = 12
+	}
+	for shared < n && a[begin+shared] == b[begin+shared] {
+		shared++
+	}
+	return tag, shared
 }
 
 // cutItem reads one item from the front of b. What is not canonical about it is for the caller to find.
-func cutItem(b []byte) (note int, p netip.Prefix, step int64, rest []byte, ok bool) {
-	if len(b) < 2 {
-		return 0, p, 0, nil, false
+func cutItem(b []byte, last item, format uint8) (it item, rest []byte, ok bool) {
+	tag := byte(tagNote | tagLength | tagUntil)
+	next := func() (c byte) {
+		if ok = len(b) > 0; ok {
+			c, b = b[0], b[1:]
+		}
+		return c
 	}
-	note, bits := int(b[0]), int(b[1])
+	if format != oldFormat {
+		if tag = next(); !ok {
+			return it, nil, false
+		}
+	}
+	it, length := last, int(lengthOf(last.prefix))
+	if tag&tagNote != 0 {
+		if it.note = int(next()); !ok {
+			return it, nil, false
+		}
+	}
+	if tag&tagLength != 0 {
+		if length = int(next()); !ok {
+			return it, nil, false
+		}
+	}
 	var a [16]byte
-	size := 4
-	if bits >= length6 {
-		bits, size = bits-length6, 16
+	size, bits := 4, length
+	if length >= length6 {
+		size, bits = 16, length-length6
 	}
-	b = b[2:]
-	n := (bits + 7) / 8
-	if n > size || n > len(b) {
-		return 0, p, 0, nil, false
+	n, shared := (bits+7)/8, int(tag>>sharedShift)
+	if format == oldFormat {
+		shared = 0
 	}
-	copy(a[:], b[:n])
+	if n > size || shared > n || n-shared > len(b) {
+		return it, nil, false
+	}
+	if before := last.prefix.Addr().As16(); last.prefix.Addr().Is4() == (size == 4) {
+		copy(a[:shared], before[16-size:])
+	} else if shared > 0 {
+		return it, nil, false
+	}
+	copy(a[shared:n], b)
+	b = b[n-shared:]
 	addr, _ := netip.AddrFromSlice(a[:size])
-	step, used := binary.Varint(b[n:])
-	if used <= 0 {
-		return 0, p, 0, nil, false
+	it.prefix = netip.PrefixFrom(addr, bits)
+	if tag&tagUntil != 0 {
+		step, used := binary.Varint(b)
+		// The bounds keep the sum from overflowing; they are also those of Validate.
+		if used <= 0 || step < -maxMillis || step > maxMillis {
+			return it, nil, false
+		}
+		it.until, b = last.until+step, b[used:]
 	}
-	return note, netip.PrefixFrom(addr, bits), step, b[n+used:], true
+	return it, b, it.until > 0 && it.until <= maxMillis
 }
 
 // noteOf returns which note ops[i] takes, where first says which op each note was made for;
@@ -188,7 +308,7 @@ func packNote(o Op) wireNote {
 }
 
 func (w *wirePayload) unpack() ([]Op, error) {
-	if w.Format != payloadFormat {
+	if w.Format != payloadFormat && w.Format != oldFormat {
 		return nil, fmt.Errorf("unknown format %d", w.Format)
 	}
 	if len(w.Notes) > MaxOpsPerFrame {
@@ -207,21 +327,16 @@ func (w *wirePayload) unpack() ([]Op, error) {
 		notes[i] = Op{Kind: Kind(n.Kind), Ports: ports, Reason: n.Reason, Source: n.Source, Marks: marks}
 	}
 	ops := make([]Op, 0, min(len(w.Items)/plainItem+1, MaxOpsPerFrame))
-	var until int64
+	last := firstItem
 	for items := w.Items; len(items) > 0; {
-		note, p, step, rest, ok := cutItem(items)
-		if !ok || note >= len(notes) || len(ops) == MaxOpsPerFrame {
+		it, rest, ok := cutItem(items, last, w.Format)
+		if !ok || it.note >= len(notes) || len(ops) == MaxOpsPerFrame {
 			return nil, fmt.Errorf("bad item %d", len(ops))
 		}
-		items = rest
-		// The bounds keep the sum from overflowing; they are also those of Validate.
-		if step < -maxMillis || step > maxMillis || until+step <= 0 || until+step > maxMillis {
-			return nil, fmt.Errorf("item %d: end is out of range", len(ops))
-		}
-		until += step
-		op := notes[note]
-		op.Prefix, op.Until = p, fromMillis(until)
+		op := notes[it.note]
+		op.Prefix, op.Until = it.prefix, fromMillis(it.until)
 		ops = append(ops, op)
+		items, last = rest, it
 	}
 	return ops, nil
 }
@@ -261,17 +376,17 @@ func fill(ops []Op, maxBytes int) int {
 	var first []int
 	var items []byte
 	var notesSize, itemsSize int
-	var last int64
+	last := firstItem
 	for i := range min(len(ops), MaxOpsPerFrame) {
 		at := noteOf(ops, first, i)
 		if at == len(first) {
 			first = append(first, i)
 			notesSize += sizeNote(&ops[i])
 		}
-		until := millis(ops[i].Until)
-		items = appendItem(items[:0], at, ops[i].Prefix, until-last)
+		it := item{at, ops[i].Prefix, millis(ops[i].Until)}
+		items = appendItem(items[:0], it, last, payloadFormat)
 		itemsSize += len(items)
-		last = until
+		last = it
 		if i > 0 && 1+1+sizeList(len(first))+notesSize+sizeText(itemsSize)+itemsSize > maxBytes {
 			return i
 		}

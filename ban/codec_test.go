@@ -51,8 +51,8 @@ func TestPlainBansTravelShort(t *testing.T) {
 	}
 	one, _ := AppendOps(nil, ops[:1])
 	all, _ := AppendOps(nil, ops)
-	if each := (len(all) - len(one)) / 6; each > 7 {
-		t.Errorf("%d bytes for each ban more, want at most 7", each)
+	if each := (len(all) - len(one)) / 6; each > 5 {
+		t.Errorf("%d bytes for each ban more, want at most 5", each)
 	}
 }
 
@@ -95,22 +95,30 @@ func TestDecodeOpsRefuses(t *testing.T) {
 		}
 		return b
 	}
-	good := encode(Op{Kind: KindBan, Prefix: pfx("192.0.2.7"), Until: fromMillis(1_000_000)})
-	// 93 format, 91 95 kind ports reason source marks, string, note length address until
-	want := "\x93\x01\x91\x95\x01\xa0\xa0\xa0\xc0\xa9\x00\x20\xc0\x00\x02\x07\x80\x89\x7a"
+	plain := Op{Kind: KindBan, Prefix: pfx("192.0.2.7"), Until: fromMillis(1_000_000)}
+	good := encode(plain)
+	// 93 format, 91 95 kind ports reason source marks, string, tag address until
+	want := "\x93\x02\x91\x95\x01\xa0\xa0\xa0\xc0\xa8\x04\xc0\x00\x02\x07\x80\x89\x7a"
 	if string(good) != want {
 		t.Fatalf("the format changed: %q", good)
 	}
 	put := func(i int, s string) []byte { return []byte(want[:i] + s + want[i+len(s):]) }
+	items := func(s string) []byte { return append([]byte(want[:9]), append([]byte{byte(0xa0 + len(s))}, s...)...) }
 	wide := encode(Op{Kind: KindBan, Prefix: pfx("2001:db8::/32"), Until: fromMillis(1_000_000)})
+	next := plain
+	next.Prefix = pfx("192.0.2.8")
+	two := encode(plain, next)
+	if string(two) != string(items(want[10:]+"\x18\x08")) {
+		t.Fatalf("the format changed: %q", two)
+	}
 	for name, b := range map[string][]byte{
 		"bad: empty":                  {},
 		"bad: cut short":              good[:len(good)-1],
 		"bad: a byte too many":        append(slices.Clone(good), 0),
 		"bad: two payloads":           append(slices.Clone(good), good...),
-		"bad: unknown format":         put(1, "\x02"),
-		"bad: format as float":        append([]byte("\x93\xca\x3f\x80\x00\x00"), want[2:]...),
-		"bad: format in long form":    append([]byte("\x93\xcc\x01"), want[2:]...),
+		"bad: unknown format":         put(1, "\x03"),
+		"bad: format as float":        append([]byte("\x93\xca\x40\x00\x00\x00"), want[2:]...),
+		"bad: format in long form":    append([]byte("\x93\xcc\x02"), want[2:]...),
 		"bad: a field too many":       append([]byte("\x94"), append(slices.Clone(good[1:]), 0xc0)...),
 		"bad: a field too few":        []byte("\x92" + want[1:9]),
 		"bad: a map":                  []byte("\x80"),
@@ -119,26 +127,65 @@ func TestDecodeOpsRefuses(t *testing.T) {
 		"bad: unknown kind":           put(4, "\x09"),
 		"bad: no items":               []byte(want[:9] + "\xa0"),
 		"bad: nil items":              []byte(want[:9] + "\xc0"),
-		"bad: no such note":           put(10, "\x01"),
-		"bad: length 33 of IPv4":      put(11, "\xff"),
-		"bad: bits behind the length": put(11, "\x1f"),
-		"bad: until overlong":         []byte(want[:9] + "\xaa" + want[10:18] + "\xfa\x00"),
-		"bad: until negative":         put(16, "\x81\x89\x7a"),
-		"bad: array of 4 billion":     []byte("\x93\x01\xdd\xff\xff\xff\xff"),
-		"bad: string of 4 billion":    []byte("\x93\x01\x90\xdb\xff\xff\xff\xff"),
-		"bad: unused note":            []byte("\x93\x01\x92" + want[3:9] + want[3:9] + want[9:]),
+		"bad: no such note":           items("\x05\x01" + want[11:]),
+		"bad: note said again":        items("\x05\x00" + want[11:]),
+		"bad: length said again":      items("\x06\x20" + want[11:]),
+		"bad: length 33 of IPv4":      items("\x06\xff" + want[11:]),
+		"bad: bits behind the length": items("\x06\x1f" + want[11:]),
+		"bad: only a tag":             items("\x04"),
+		"bad: a bit too many":         put(10, "\x84"),
+		"bad: no end":                 items("\x00" + want[11:15]),
+		"bad: end said again":         items(want[10:] + "\x1c\x08\x00"),
+		"bad: address said again":     items(want[10:] + "\x10\x02\x08"),
+		"bad: more shared than there": items(want[10:] + "\x28"),
+		"bad: shared with IPv6":       items("\x06\x41\x20\x01\x0d\xb8\x80\x89\x7a" + "\x0a\x20\x0d\x00\x00"),
+		"bad: until overlong":         items(want[10:17] + "\xfa\x00"),
+		"bad: until negative":         put(15, "\x81\x89\x7a"),
+		"bad: array of 4 billion":     []byte("\x93\x02\xdd\xff\xff\xff\xff"),
+		"bad: string of 4 billion":    []byte("\x93\x02\x90\xdb\xff\xff\xff\xff"),
+		"bad: unused note":            []byte("\x93\x02\x92" + want[3:9] + want[3:9] + want[9:]),
 		"bad: too long":               make([]byte, MaxPayloadBytes+1),
 		"bad: deep":                   bytes.Repeat([]byte("\x91"), 10_000),
-		"bad: 4-in-6": []byte("\x93\x01\x91\x95\x01\xa0\xa0\xa0\xc0\xb5\x00\xa1" +
-			"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff\xc0\x00\x02\x07\x80\x89\x7a"),
+		"bad: 4-in-6":                 items("\x06\xa1\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff\xc0\x00\x02\x07\x80\x89\x7a"),
 	} {
 		if ops, err := DecodeOps(b); err == nil {
 			t.Errorf("%s: got %+v", name, ops)
 		}
 	}
-	for _, b := range [][]byte{good, wide} {
+	for _, b := range [][]byte{good, wide, two} {
 		if _, err := DecodeOps(b); err != nil {
 			t.Errorf("ok: %v", err)
+		}
+	}
+}
+
+// What an earlier build has in its store is read still.
+func TestDecodeOpsReadsTheOldFormat(t *testing.T) {
+	// 93 format, 91 95 kind ports reason source marks, string, note length address until
+	const want = "\x93\x01\x91\x95\x01\xa0\xa0\xa0\xc0\xa9\x00\x20\xc0\x00\x02\x07\x80\x89\x7a"
+	ops, err := DecodeOps([]byte(want))
+	if err != nil || len(ops) != 1 || ops[0].Prefix != pfx("192.0.2.7") || !ops[0].Until.Equal(fromMillis(1_000_000)) {
+		t.Errorf("%+v, %v", ops, err)
+	}
+	all := someOps()
+	b, err := appendPayload(nil, all, oldFormat)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := DecodeOps(b); err != nil || !reflect.DeepEqual(got, all) {
+		t.Errorf("got  %+v, %v\nwant %+v", got, err, all)
+	}
+	put := func(i int, s string) []byte { return []byte(want[:i] + s + want[i+len(s):]) }
+	for name, b := range map[string][]byte{
+		"bad: no such note":           put(10, "\x01"),
+		"bad: length 33 of IPv4":      put(11, "\xff"),
+		"bad: bits behind the length": put(11, "\x1f"),
+		"bad: until negative":         put(16, "\x81\x89\x7a"),
+		"bad: until overlong":         []byte(want[:9] + "\xaa" + want[10:18] + "\xfa\x00"),
+		"bad: no items":               []byte(want[:9] + "\xa0"),
+	} {
+		if ops, err := DecodeOps(b); err == nil {
+			t.Errorf("%s: got %+v", name, ops)
 		}
 	}
 }
@@ -200,11 +247,13 @@ func FuzzDecodeOps(f *testing.F) {
 	ops := someOps()
 	for i := range ops {
 		for _, run := range [][]Op{ops[i:], ops[:i+1], ops[i : i+1]} {
-			b, err := AppendOps(nil, run)
-			if err != nil {
-				f.Fatal(err)
+			for _, format := range []uint8{payloadFormat, oldFormat} {
+				b, err := appendPayload(nil, run, format)
+				if err != nil {
+					f.Fatal(err)
+				}
+				f.Add(b)
 			}
-			f.Add(b)
 		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -213,8 +262,11 @@ func FuzzDecodeOps(f *testing.F) {
 			return
 		}
 		again, err := AppendOps(nil, ops)
-		if err != nil || !bytes.Equal(again, b) {
+		if err != nil || b[1] == payloadFormat && !bytes.Equal(again, b) {
 			t.Fatalf("encoded again: %q %v, was %q", again, err, b)
+		}
+		if same, err := DecodeOps(again); err != nil || !reflect.DeepEqual(same, ops) {
+			t.Fatalf("decoded again: %+v %v, was %+v", same, err, ops)
 		}
 		tb := newTable(t, Config{})
 		var rs []Record

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/mesh"
 )
 
@@ -171,9 +172,9 @@ func half(ctx context.Context, w *world) error {
 			w.say(packet(kindPush, w.op(eights...)))
 			return
 		}
-		some := make([]netip.Prefix, 100)
+		some := make([]netip.Prefix, ban.MaxOpsPerFrame)
 		for j := range some {
-			n := 100*i + j
+			n := len(some)*i + j
 			some[j] = netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(n >> 16 & 127), byte(n >> 8), byte(n)}), 24)
 		}
 		w.say(packet(kindPush, w.op(some...)))
