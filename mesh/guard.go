@@ -21,14 +21,14 @@ import (
 
 const (
 	// sourceRate is what one address may have us do, in units a second, and sourceBurst at once: 500 and 250 frames, whose
-	// signatures take 60 us each to check. An import is 280 large frames a second. What is beyond is dropped; a sync repairs
-	// it.
+	// signatures take 60 us each to check. An import is 100 to 180 large frames a second. What is beyond is dropped, and comes
+	// by sync.
 	sourceRate, sourceBurst = 500 * frameCost, 250 * frameCost
 	// frameCost is what a frame or a sync message counts as; what memberlist says of members counts as one.
 	frameCost = 4
 	// voiceRate is what one address may say in the name of one origin, in units a second, and voiceBurst at once: 100 and 26
-	// small frames, or three times as many of a bulk, of which an import is 280 a second. A ban by itself takes a peer up to
-	// 0.3 ms of a core, and who bans more than that many fills his frames (an agent waits a little for more to say).
+	// small frames, or three times as many of a bulk. A ban by itself takes a peer up to 0.3 ms of a core, and who bans more
+	// than that many fills his frames: an agent waits a little for more to say.
 	voiceRate, voiceBurst = 300, 80
 	// smallCost and bulkCost are what frames up to freshSize and larger ones count as. Those of an origin that Slow named
 	// within slowFor count slowFactor times as much.
@@ -36,7 +36,7 @@ const (
 	slowFactor          = 8
 	slowFor             = 10 * time.Second
 	// sourceStreamRate is what one address may send by streams, in bytes a second, and sourceStreamBurst at once; who sends
-	// faster is read slower. A million imported bans are 14 MB.
+	// faster is read slower. A million imported bans are 4 MB.
 	sourceStreamRate, sourceStreamBurst = 8 << 20, 8 << 20
 	// maxStreamMessage bounds a message by stream, in bytes: a sync message with memberlist's heads.
 	maxStreamMessage = maxSyncMessage + 4096

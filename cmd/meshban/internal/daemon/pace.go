@@ -46,7 +46,7 @@ type pace struct {
 	off  bool          // the kernel is in trouble, or busy with something else: do not wait any more
 }
 
-// paceCost is what a slice counts as: half as many IPv6 addresses fit into a frame, and it is frames that a peer takes only
+// paceCost is what a slice counts as: fewer IPv6 addresses fit into a frame, and it is frames that a peer takes only
 // so many of from one address in a second.
 func paceCost(some []netip.Prefix) int {
 	n := len(some)

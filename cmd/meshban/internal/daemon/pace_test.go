@@ -47,7 +47,7 @@ func TestABulkWaitsForTheKernelButNotForEver(t *testing.T) {
 	})
 }
 
-// Half as many IPv6 addresses fit into a frame.
+// Fewer IPv6 addresses fit into a frame.
 func TestPaceCost(t *testing.T) {
 	some := []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::1/128"), netip.MustParsePrefix("198.51.100.0/24")}
 	if got := paceCost(some); got != 4 {
