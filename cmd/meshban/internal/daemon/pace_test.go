@@ -81,7 +81,7 @@ func TestGatherHoldsSmallFramesToARate(t *testing.T) {
 		if took := time.Since(begin); took > smallWait {
 			t.Errorf("of 100 at once one took %v, want at most %v", took, smallWait)
 		}
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		begin = time.Now()
 		gather(frames)
 		if took := time.Since(begin); took != 0 {
