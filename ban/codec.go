@@ -92,25 +92,18 @@ var wireHandle = func() *codec.MsgpackHandle {
 // AppendOps appends the payload that holds ops, in their order, to dst. It fails when an op is not
 // valid or there are none or more than MaxOpsPerFrame.
 func AppendOps(dst []byte, ops []Op) ([]byte, error) {
-	if len(ops) == 0 || len(ops) > MaxOpsPerFrame {
-		return dst, fmt.Errorf("encode ops: %d in one frame, want 1 to %d", len(ops), MaxOpsPerFrame)
-	}
-	if err := validateAll(ops); err != nil {
-		return dst, fmt.Errorf("encode ops: %w", err)
-	}
 	return appendPayload(dst, ops, payloadFormat)
 }
 
-func validateAll(ops []Op) error {
-	for i := range ops {
-		if err := ops[i].Validate(); err != nil {
-			return err
+func appendPayload(dst []byte, ops []Op, format uint8) ([]byte, error) {
+	if len(ops) == 0 || len(ops) > MaxOpsPerFrame {
+		return dst, fmt.Errorf("encode ops: %d in one frame, want 1 to %d", len(ops), MaxOpsPerFrame)
+	}
+	for _, o := range ops {
+		if err := o.Validate(); err != nil {
+			return dst, fmt.Errorf("encode ops: %w", err)
 		}
 	}
-	return nil
-}
-
-func appendPayload(dst []byte, ops []Op, format uint8) ([]byte, error) {
 	var out []byte
 	if err := codec.NewEncoderBytes(&out, wireHandle).Encode(pack(ops, format)); err != nil {
 		return dst, fmt.Errorf("encode ops: %w", err)
@@ -130,12 +123,6 @@ func DecodeOps(b []byte) ([]Op, error) {
 	}
 	ops, err := w.unpack()
 	if err != nil {
-		return nil, fmt.Errorf("decode ops: %w", err)
-	}
-	if len(ops) == 0 {
-		return nil, errors.New("decode ops: there are none")
-	}
-	if err := validateAll(ops); err != nil {
 		return nil, fmt.Errorf("decode ops: %w", err)
 	}
 	again, err := appendPayload(make([]byte, 0, len(b)), ops, w.Format)
@@ -169,10 +156,8 @@ func pack(ops []Op, format uint8) *wirePayload {
 func appendItem(b []byte, it, last item, format uint8) []byte {
 	tag, shared := byte(tagNote|tagLength|tagUntil), 0
 	if format != oldFormat {
-		if tag, shared = tagOf(it, last); shared > 0 {
-			tag |= byte(shared) << sharedShift
-		}
-		b = append(b, tag)
+		tag, shared = tagOf(it, last)
+		b = append(b, tag|byte(shared)<<sharedShift)
 	}
 	n := (it.prefix.Bits() + 7) / 8
 	if tag&tagNote != 0 {
