@@ -47,6 +47,13 @@ type fakeProc struct {
 	dir string
 }
 
+// fakeSessions are the sessions of an empty one.
+func fakeSessions(t *testing.T) (*Sessions, fakeProc) {
+	s := NewSessions()
+	s.procDir, s.logindDir = t.TempDir(), t.TempDir()
+	return s, fakeProc{t, s.procDir}
+}
+
 // process adds one; sockets are inodes, in the order of their descriptors.
 func (f fakeProc) process(pid, parent int, comm, title, uid string, sockets ...int) {
 	f.t.Helper()
@@ -137,9 +144,8 @@ func TestFindSessions(t *testing.T) {
 		{"bad: connection is over", func(f fakeProc) { f.process(10, 1, "sshd", "sshd: root@pts/0", "0", 103) }, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := NewSessions()
-			s.procDir, s.logindDir = t.TempDir(), t.TempDir()
-			c.build(fakeProc{t, s.procDir})
+			s, f := fakeSessions(t)
+			c.build(f)
 			for range 2 { // the second look knows the sockets
 				got, err := s.Read(time.Now())
 				if err != nil {
@@ -164,9 +170,7 @@ func addrsOf(entries []Entry) []string {
 // A connection that one reading of the kernel's table left out is found later.
 func TestSessionLeftOutOfATable(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
-	s := NewSessions()
-	s.procDir, s.logindDir = t.TempDir(), t.TempDir()
-	f := fakeProc{t, s.procDir}
+	s, f := fakeSessions(t)
 	f.process(10, 1, "sshd", "sshd: root@notty", "0", 101)
 	f.file("10/net/tcp", "")
 	for _, c := range []struct {
@@ -186,9 +190,7 @@ func TestSessionLeftOutOfATable(t *testing.T) {
 
 func TestSessionsEndAndAreBounded(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
-	s := NewSessions()
-	s.procDir, s.logindDir = t.TempDir(), t.TempDir()
-	f := fakeProc{t, s.procDir}
+	s, f := fakeSessions(t)
 	f.process(10, 1, "sshd", "sshd: root@pts/0", "0", 101)
 	read := func(at time.Time) []string {
 		t.Helper()
@@ -239,9 +241,7 @@ func TestSessionsOfLogind(t *testing.T) {
 		{"bad: empty", "", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := NewSessions()
-			s.procDir, s.logindDir = t.TempDir(), t.TempDir()
-			f := fakeProc{t, s.procDir}
+			s, f := fakeSessions(t)
 			f.process(10, 1, "sshd", "sshd: alice [priv]", "0")
 			f.process(20, 1, "bash", "bash", "4200")
 			if err := os.WriteFile(filepath.Join(s.logindDir, "c1"), []byte(c.text), 0o644); err != nil {
