@@ -138,6 +138,24 @@ func (c *core) next() (time.Time, bool) {
 	return b, okB
 }
 
+// nextSeq is the first free number after our last. A copy of this node with the same epoch may have used some.
+func (c *core) nextSeq() uint64 {
+	for seq := c.seq + 1; ; seq++ {
+		if _, used := c.get(FrameRef{c.self, c.epoch, seq}); !used {
+			return seq
+		}
+	}
+}
+
+// promise judges our next frame before it is signed. If it is new it stays so, whatever fills the ledger meanwhile.
+func (c *core) promise(now time.Time, f Frame) verdict {
+	v := c.judge(now, f)
+	if v == verdictNew {
+		c.promised = f.Ref()
+	}
+	return v
+}
+
 // take puts one verified frame in and notes what follows from that.
 func (c *core) take(now time.Time, f Frame, by via, out *actions) {
 	if f.Origin == c.authority && !c.authority.IsZero() {

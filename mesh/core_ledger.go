@@ -67,6 +67,8 @@ type ledger struct {
 	root    digest
 	count   int
 	expiry  expiryHeap
+	// promised is the name of our own frame that room is kept for, beyond every bound.
+	promised FrameRef
 	// horizon is the latest end of a frame that was dropped. A clock that steps back behind it makes such frames live
 	// again, so that the windows claim too much.
 	horizon time.Time
@@ -145,6 +147,8 @@ func (l *ledger) judge(now time.Time, f Frame) verdict {
 		return verdictFuture
 	case ok:
 		return verdictEquivocal
+	case f.Ref() == l.promised:
+		return verdictNew
 	case l.count >= maxHeld:
 		return verdictFull
 	case len(l.streams) >= maxStreams && l.streams[streamKey{f.Origin, f.Epoch}] == nil:
@@ -181,7 +185,9 @@ func (l *ledger) put(now time.Time, f Frame) (v verdict, stays bool, dropped []F
 	v = l.judge(now, f)
 	switch v {
 	case verdictNew:
-		dropped = l.makeRoom(f)
+		if f.Ref() != l.promised {
+			dropped = l.makeRoom(f)
+		}
 		l.insert(f)
 		return v, true, dropped
 	case verdictEquivocal:

@@ -82,14 +82,28 @@ func (f Frame) Verify() error {
 
 // signFrame encodes and signs what f's fields say; Key and Origin are the identity's.
 func signFrame(id Identity, f Frame) (Frame, error) {
+	f, err := draftFrame(id, f)
+	if err != nil {
+		return Frame{}, err
+	}
+	return f.signed(id), nil
+}
+
+// draftFrame gives the frame as it will be read, but for the signature, which is all zeros.
+func draftFrame(id Identity, f Frame) (Frame, error) {
 	f.Key, f.Origin = id.Public(), id.ID()
 	if len(f.Payload) > MaxPayload {
 		return Frame{}, fmt.Errorf("payload of %d bytes, want at most %d", len(f.Payload), MaxPayload)
 	}
-	b := append(make([]byte, 0, len(frameDomain)+frameOverhead+len(f.Payload)), frameDomain...)
-	b = append(b, encodeBody(f)...)
-	b = append(b, ed25519.Sign(id.key, b)...)
-	return DecodeFrame(b[len(frameDomain):])
+	return DecodeFrame(append(encodeBody(f), make([]byte, ed25519.SignatureSize)...))
+}
+
+// signed puts the signature into a draft.
+func (f Frame) signed(id Identity) Frame {
+	body := f.raw[:len(f.raw)-ed25519.SignatureSize]
+	var buf [len(frameDomain) + MaxFrame]byte
+	copy(f.raw[len(body):], ed25519.Sign(id.key, append(append(buf[:0], frameDomain...), body...)))
+	return f
 }
 
 // encodeBody gives the bytes that are signed, but for the domain.

@@ -62,6 +62,10 @@ type Mesh struct {
 	addr atomic.Pointer[netip.AddrPort]
 	root atomic.Pointer[[32]byte] // a copy of the core's, for whoever may not wait
 
+	// publishing is held from the naming of a frame until the core has it, so that names go up by one and nobody takes
+	// another epoch meanwhile. It is taken before mu.
+	publishing sync.Mutex
+
 	mu    sync.Mutex
 	core  *core
 	todo  []actions // of steps, for the core's goroutine to carry out
@@ -191,30 +195,79 @@ func (m *Mesh) Addr() netip.AddrPort {
 	return netip.AddrPort{}
 }
 
+// maxDrafts bounds how often a frame is named anew because somebody else used its name, with our key, while it was signed.
+const maxDrafts = 3
+
 // Publish signs payload (at most MaxPayload bytes) as our next frame and queues it for every member. It never waits for
 // the network. now becomes the frame's Issued. Before Run the frame is held, and travels by sync. The payload is copied.
-func (m *Mesh) Publish(now time.Time, payload []byte, expires time.Time) (Frame, error) {
+//
+// first, if it is not nil, is called with the frame before the signature, which takes as long as all else here, so that
+// what is said counts on this node at once; it must not publish. If it is called again, with another name, that one holds.
+// After it a frame is published, unless it ends meanwhile, Run does (ErrStopped), or a copy of this node takes its names.
+func (m *Mesh) Publish(now time.Time, payload []byte, expires time.Time, first func(Frame)) (Frame, error) {
+	m.publishing.Lock()
+	defer m.publishing.Unlock()
+	for range maxDrafts {
+		draft, err := m.draft(Frame{MeshID: m.cfg.Secrets.MeshID, Issued: now, Expires: expires, Payload: payload})
+		if err != nil {
+			return Frame{}, err
+		}
+		if first != nil {
+			first(draft)
+		}
+		f := draft.signed(m.cfg.Identity)
+		if taken, err := m.take(f); taken || err != nil {
+			return f, err
+		}
+	}
+	return Frame{}, errors.New("publish: another node signs with this node's key")
+}
+
+// draft names our next frame, where there is room for it.
+func (m *Mesh) draft(f Frame) (Frame, error) {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.phase == phaseEnded {
-		m.mu.Unlock()
 		return Frame{}, ErrStopped
 	}
 	if len(m.todo) >= maxTodo {
-		m.mu.Unlock()
 		return Frame{}, ErrBusy
 	}
-	f, err := signFrame(m.cfg.Identity, Frame{
-		MeshID: m.cfg.Secrets.MeshID, Epoch: m.core.epoch, Seq: m.core.seq + 1, Issued: now, Expires: expires, Payload: payload,
-	})
+	f.Epoch, f.Seq = m.core.epoch, m.core.nextSeq()
+	f, err := draftFrame(m.cfg.Identity, f)
 	if err != nil {
-		m.mu.Unlock()
-		return Frame{}, err
+		return Frame{}, fmt.Errorf("publish: %w", err)
 	}
-	taken := m.stepLocked(m.now(), evFrames{via: viaOwn, frames: []Frame{f}}).verdicts[verdictNew] == 1
+	switch m.core.promise(m.now(), f) {
+	case verdictNew:
+		return f, nil
+	case verdictExpired:
+		return Frame{}, errEnded(f)
+	case verdictFuture:
+		return Frame{}, fmt.Errorf("publish: the frame is of %v, more than %v ahead of the clock", f.Issued, FutureSkew)
+	}
+	return Frame{}, fmt.Errorf("publish: too much is held: at most %d frames, %d of one node", maxHeld, maxOriginFrames)
+}
+
+func errEnded(f Frame) error {
+	return fmt.Errorf("publish: the frame has ended at %v already", f.Expires)
+}
+
+// take gives our own frame to the core and to the members, unless its name is in use.
+func (m *Mesh) take(f Frame) (bool, error) {
+	m.mu.Lock()
+	if m.phase == phaseEnded {
+		m.mu.Unlock()
+		return false, ErrStopped
+	}
+	said := m.stepLocked(m.now(), evFrames{via: viaOwn, frames: []Frame{f}}).verdicts
 	running := m.phase == phaseRunning
 	m.mu.Unlock()
-	if !taken {
-		return Frame{}, fmt.Errorf("publish: the frame has ended at %v already, or too much is held: at most %d frames, %d of one node", f.Expires, maxHeld, maxOriginFrames)
+	switch {
+	case said[verdictExpired] > 0:
+		return false, errEnded(f)
+	case said[verdictNew] == 0:
+		return false, nil
 	}
 	m.count.published.Add(1)
 	if running {
@@ -222,7 +275,7 @@ func (m *Mesh) Publish(now time.Time, payload []byte, expires time.Time) (Frame,
 		m.gossip.put(f)
 		m.nudge()
 	}
-	return f, nil
+	return true, nil
 }
 
 // Slow tells that what a node says is not taken over: for ten seconds peers' packets carry an eighth of what others may say

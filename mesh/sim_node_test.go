@@ -332,10 +332,17 @@ func (n *simNode) publish(payload []byte, expires time.Time) {
 	if !expires.After(now) || n.mesh == nil || n.dying {
 		return
 	}
-	f, err := n.mesh.Publish(now, payload, expires)
+	var draft Frame
+	f, err := n.mesh.Publish(now, payload, expires, func(d Frame) {
+		draft = d
+		n.bans.Take(now, []Frame{d})
+	})
 	if err != nil {
 		n.w.fail(n.slot, "publish: %v", err)
 		return
+	}
+	if f.Ref() != draft.Ref() {
+		n.w.fail(n.slot, "%v counts here, %v was published", draft.Ref(), f.Ref())
 	}
 	n.own[f.Ref()] = true
 	if n.w.signed(f); len(n.w.published[f.Ref()]) > 1 && !n.disk.spoiled {
@@ -343,7 +350,6 @@ func (n *simNode) publish(payload []byte, expires time.Time) {
 	}
 	n.w.wanted += uint64(len(n.w.nodes))
 	n.disk.put(f.Ref(), f.Raw())
-	n.bans.Take(now, []Frame{f})
 }
 
 // signed notes a frame that counts.

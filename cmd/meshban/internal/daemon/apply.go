@@ -51,12 +51,16 @@ func (d *Daemon) publishFrame(now time.Time, ops []ban.Op) error {
 		return fmt.Errorf("encode %d ops: %w", len(ops), err)
 	}
 	d.foresee(now, ops)
-	frame, err := d.mesh.Publish(now, payload, ban.Expires(ops))
+	records := make([]ban.Record, 0, len(ops))
+	frame, err := d.mesh.Publish(now, payload, ban.Expires(ops), func(draft mesh.Frame) {
+		d.merge(now, appendRecords(records, draft, ops))
+	})
 	if err != nil {
 		return fmt.Errorf("publish %d ops: %w", len(ops), err)
 	}
 	d.remember(frame)
-	d.apply(now, appendRecords(make([]ban.Record, 0, len(ops)), frame, ops))
+	kick(d.expireKick)
+	giveWay()
 	return nil
 }
 
@@ -139,17 +143,22 @@ func appendRecords(dst []ban.Record, frame mesh.Frame, ops []ban.Op) []ban.Recor
 	return dst
 }
 
-// apply is the one way into the table. It queues what changed for the kernel in the order in which the table changed,
-// which is why that happens under the lock; the queue never blocks.
+// apply takes over what others say, and what was said before the start.
 func (d *Daemon) apply(now time.Time, records []ban.Record) {
 	for some := range slices.Chunk(records, lockChunk) {
-		d.mu.Lock()
-		d.settleLocked(d.table.Merge(now, some))
-		d.mu.Unlock()
-		d.fw.Flush()
+		d.merge(now, some)
 		giveWay()
 	}
 	kick(d.expireKick)
+}
+
+// merge is the one way into the table, for a frame's worth of records. It queues what changed for the kernel in the order
+// in which the table changed, which is why that happens under the lock; the queue never blocks.
+func (d *Daemon) merge(now time.Time, records []ban.Record) {
+	d.mu.Lock()
+	d.settleLocked(d.table.Merge(now, records))
+	d.mu.Unlock()
+	d.fw.Flush()
 }
 
 // settleLocked hands changes of the table to the kernel, and to everybody else once the kernel has them. d.fw.Flush must

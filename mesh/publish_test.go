@@ -1,0 +1,186 @@
+package mesh
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// What is called first gets the frame as it is published, but for the signature, and before anybody else has it.
+func TestPublishFirst(t *testing.T) {
+	n := newNode(t, newSecrets(t), newIdentity(t), nil)
+	now := time.Now()
+	var drafts []Frame
+	f, err := n.Publish(now, []byte("one"), now.Add(time.Hour), func(d Frame) {
+		d.raw = slices.Clone(d.raw)
+		drafts = append(drafts, d)
+		if root := n.Digest(); root != [32]byte{} {
+			t.Errorf("the mesh holds something already: %x", root)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Verify(); err != nil {
+		t.Error(err)
+	}
+	if len(drafts) != 1 {
+		t.Fatalf("called first %d times", len(drafts))
+	}
+	d := drafts[0]
+	if d.Verify() == nil {
+		t.Error("the draft is signed")
+	}
+	if d.Ref() != f.Ref() || !d.Issued.Equal(f.Issued) || !d.Expires.Equal(f.Expires) || string(d.Payload) != "one" || d.Origin != n.id.ID() || len(d.raw) != len(f.raw) {
+		t.Errorf("draft %+v, frame %+v", d, f)
+	}
+	if n.Digest() == [32]byte{} {
+		t.Error("the mesh does not hold it")
+	}
+}
+
+// A frame that cannot be published does not count here either.
+func TestPublishRefusesBeforeFirst(t *testing.T) {
+	n := newNode(t, newSecrets(t), newIdentity(t), nil)
+	now := time.Now()
+	for _, c := range []struct {
+		name, want string
+		issued     time.Time
+		payload    int
+		expires    time.Time
+	}{
+		{"over", "has ended", now.Add(-time.Hour), 1, now.Add(-time.Second)},
+		{"ends before it begins", "ends before it begins", now.Add(time.Second), 1, now},
+		{"too long", "payload of", now, MaxPayload + 1, now.Add(time.Hour)},
+		{"future", "ahead of the clock", now.Add(FutureSkew + time.Minute), 1, now.Add(FutureSkew + time.Hour)},
+		{"lives too long", "", now, 1, now.Add(MaxLife + time.Hour)},
+	} {
+		_, err := n.Publish(c.issued, make([]byte, c.payload), c.expires, func(d Frame) { t.Errorf("%s: called with %+v", c.name, d) })
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+	publish(t, n, "fills the share", time.Hour)
+	n.core.most.frames = 1
+	_, err := n.Publish(now, nil, now.Add(time.Hour), func(d Frame) { t.Errorf("full: called with %+v", d) })
+	if err == nil || !strings.Contains(err.Error(), "too much is held") {
+		t.Errorf("full: %v", err)
+	}
+	n.core.most.frames = 2
+	if f := publish(t, n, "fits again", time.Hour); f.Seq != 2 {
+		t.Errorf("number %d: what was refused has used some", f.Seq)
+	}
+}
+
+// Once what it says counts here a frame is published, even if its name or its room is taken meanwhile.
+func TestPublishAfterFirst(t *testing.T) {
+	n := newNode(t, newSecrets(t), newIdentity(t), nil)
+	own := publish(t, n, "before", time.Hour)
+	now := time.Now()
+	var drafts []FrameRef
+	f, err := n.Publish(now, []byte("mine"), now.Add(time.Hour), func(d Frame) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if drafts = append(drafts, d.Ref()); len(drafts) > 1 {
+			n.core.most.frames = 0
+		} else {
+			clone, err := signFrame(n.id, Frame{MeshID: d.MeshID, Epoch: d.Epoch, Seq: d.Seq, Issued: now, Expires: d.Expires, Payload: []byte("a copy's")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			n.stepLocked(now, evFrames{via: viaPush, frames: []Frame{clone}})
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(drafts) != 2 || drafts[1] != f.Ref() || drafts[0] == drafts[1] {
+		t.Errorf("named %v, published %v", drafts, f.Ref())
+	}
+	for _, r := range []FrameRef{own.Ref(), drafts[0], f.Ref()} {
+		if _, held := n.core.get(r); !held {
+			t.Errorf("%v is not held", r)
+		}
+	}
+	n.core.most.frames = maxOriginFrames
+	if next := publish(t, n, "after", time.Hour); next.Seq != f.Seq+1 {
+		t.Errorf("goes on with %d after %d", next.Seq, f.Seq)
+	}
+}
+
+// Who always takes the name first is told of, and does not keep the caller for ever.
+func TestPublishAgainstACopy(t *testing.T) {
+	n := newNode(t, newSecrets(t), newIdentity(t), nil)
+	now, calls := time.Now(), 0
+	_, err := n.Publish(now, []byte("mine"), now.Add(time.Hour), func(d Frame) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		calls++
+		clone, err := signFrame(n.id, Frame{MeshID: d.MeshID, Epoch: d.Epoch, Seq: d.Seq, Issued: now, Expires: d.Expires, Payload: []byte("a copy's")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.stepLocked(now, evFrames{via: viaPush, frames: []Frame{clone}})
+	})
+	if err == nil || !strings.Contains(err.Error(), "this node's key") || calls != maxDrafts {
+		t.Errorf("%v after %d names", err, calls)
+	}
+}
+
+// The end of a frame, or of the mesh, while it is signed is told.
+func TestPublishEndsMeanwhile(t *testing.T) {
+	n := newNode(t, newSecrets(t), newIdentity(t), nil)
+	now := time.Now()
+	_, err := n.Publish(now, nil, now.Add(time.Second), func(Frame) { n.now = func() time.Time { return now.Add(2 * time.Second) } })
+	if err == nil || !strings.Contains(err.Error(), "has ended") {
+		t.Errorf("the frame's end: %v", err)
+	}
+	_, err = n.Publish(now, nil, now.Add(time.Hour), func(Frame) {
+		n.mu.Lock()
+		n.phase = phaseEnded
+		n.mu.Unlock()
+	})
+	if !errors.Is(err, ErrStopped) {
+		t.Errorf("the end of Run: %v", err)
+	}
+}
+
+// Several at once, and a change of epoch between them: every frame has the name that was told first, none twice.
+func TestPublishTogether(t *testing.T) {
+	const writers, each = 4, 50
+	n := newNode(t, newSecrets(t), newIdentity(t), nil)
+	var (
+		mu   sync.Mutex
+		last FrameRef
+		wg   sync.WaitGroup
+	)
+	for range writers {
+		wg.Go(func() {
+			for i := range each {
+				var named FrameRef
+				now := time.Now()
+				f, err := n.Publish(now, nil, now.Add(time.Hour), func(d Frame) {
+					mu.Lock()
+					defer mu.Unlock()
+					if named = d.Ref(); !last.before(named) {
+						t.Errorf("%v after %v", named, last)
+					}
+					last = named
+				})
+				if err != nil || f.Ref() != named {
+					t.Errorf("named %v, published %v, %v", named, f.Ref(), err)
+				}
+				if i == each/2 {
+					n.rollEpoch(now, f.Epoch)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if last.Epoch == 1 || n.core.count != writers*each {
+		t.Errorf("the last is %v; %d frames are held, want %d", last, n.core.count, writers*each)
+	}
+}
