@@ -23,6 +23,8 @@ const (
 	stopLimit = 15 * time.Second
 	// maxOutput bounds what is read back of a process's output, in bytes.
 	maxOutput = 64 << 20
+	// tick is the unit of processor times in /proc: proc_stat(5), on every architecture that Go knows.
+	tick = 10 * time.Millisecond
 )
 
 // Cmd says what to run in a host.
@@ -256,14 +258,14 @@ func (p *Proc) Usage() (Usage, error) {
 		return Usage{}, fmt.Errorf("short %s/stat", dir)
 	}
 	var ticks int64
-	for _, field := range fields[11:13] { // utime and stime, in 1/100 s
+	for _, field := range fields[11:13] { // utime and stime
 		n, err := strconv.ParseInt(field, 10, 64)
 		if err != nil {
 			return Usage{}, err
 		}
 		ticks += n
 	}
-	u := Usage{CPU: time.Duration(ticks) * 10 * time.Millisecond}
+	u := Usage{CPU: time.Duration(ticks) * tick}
 	rollup, err := os.ReadFile(dir + "/smaps_rollup")
 	if err != nil {
 		return Usage{}, err
@@ -279,4 +281,23 @@ func (p *Proc) Usage() (Usage, error) {
 		}
 	}
 	return u, nil
+}
+
+// Stolen is the processor time that the host of this virtual machine has given to others while it was asked for here.
+func Stolen() (time.Duration, error) {
+	const file, column = "/proc/stat", 8 // of the line of all processors: its name, then user, nice, system, idle, iowait, irq, softirq, steal
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	fields := strings.Fields(line)
+	if len(fields) <= column {
+		return 0, fmt.Errorf("%s: unexpected first line %q", file, line)
+	}
+	ticks, err := strconv.ParseUint(fields[column], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", file, err)
+	}
+	return time.Duration(ticks) * tick, nil
 }
