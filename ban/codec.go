@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-msgpack/v2/codec"
@@ -89,6 +90,10 @@ var wireHandle = func() *codec.MsgpackHandle {
 	return h
 }()
 
+// encoders are used again: a frame of one ban takes 1.2 us with an old one, 1.9 with a new one. Decoders are not: what a
+// stranger's bytes leave in one is not worth knowing.
+var encoders = sync.Pool{New: func() any { return codec.NewEncoderBytes(new([]byte), wireHandle) }}
+
 // AppendOps appends the payload that holds ops, in their order, to dst. It fails when an op is not
 // valid or there are none or more than MaxOpsPerFrame.
 func AppendOps(dst []byte, ops []Op) ([]byte, error) {
@@ -105,7 +110,10 @@ func appendPayload(dst []byte, ops []Op, format uint8) ([]byte, error) {
 		}
 	}
 	var out []byte
-	if err := codec.NewEncoderBytes(&out, wireHandle).Encode(pack(ops, format)); err != nil {
+	e := encoders.Get().(*codec.Encoder)
+	defer encoders.Put(e)
+	e.ResetBytes(&out)
+	if err := e.Encode(pack(ops, format)); err != nil {
 		return dst, fmt.Errorf("encode ops: %w", err)
 	}
 	return append(dst, out...), nil
