@@ -52,14 +52,17 @@ func (d *Daemon) publishFrame(now time.Time, ops []ban.Op) error {
 	}
 	d.foresee(now, ops)
 	records := make([]ban.Record, 0, len(ops))
+	flushed := make(<-chan struct{})
 	frame, err := d.mesh.Publish(now, payload, ban.Expires(ops), func(draft mesh.Frame) {
 		d.merge(now, appendRecords(records, draft, ops))
+		flushed = ahead(d.fw.Flush)
 	})
 	if err != nil {
 		return fmt.Errorf("publish %d ops: %w", len(ops), err)
 	}
 	d.remember(frame)
 	kick(d.expireKick)
+	<-flushed
 	giveWay()
 	return nil
 }
@@ -147,18 +150,18 @@ func appendRecords(dst []ban.Record, frame mesh.Frame, ops []ban.Op) []ban.Recor
 func (d *Daemon) apply(now time.Time, records []ban.Record) {
 	for some := range slices.Chunk(records, lockChunk) {
 		d.merge(now, some)
+		d.fw.Flush()
 		giveWay()
 	}
 	kick(d.expireKick)
 }
 
 // merge is the one way into the table, for a frame's worth of records. It queues what changed for the kernel in the order
-// in which the table changed, which is why that happens under the lock; the queue never blocks.
+// in which the table changed, which is why that happens under the lock; the queue never blocks. d.fw.Flush must follow.
 func (d *Daemon) merge(now time.Time, records []ban.Record) {
 	d.mu.Lock()
 	d.settleLocked(d.table.Merge(now, records))
 	d.mu.Unlock()
-	d.fw.Flush()
 }
 
 // settleLocked hands changes of the table to the kernel, and to everybody else once the kernel has them. d.fw.Flush must

@@ -37,6 +37,26 @@ func gather(frames *rate.Limiter) {
 	time.Sleep(wait)
 }
 
+// kernelFirst is how long a frame waits for the kernel, which takes 0.1 ms, before it is signed: what holds the kernel's
+// lock here must not keep a ban from the peers.
+const kernelFirst = time.Millisecond
+
+// ahead gives flush a start of kernelFirst. The channel is closed when flush has ended.
+func ahead(flush func()) <-chan struct{} {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		flush()
+	}()
+	wait := time.NewTimer(kernelFirst)
+	defer wait.Stop()
+	select {
+	case <-ended:
+	case <-wait.C:
+	}
+	return ended
+}
+
 // pace keeps a bulk no more than two slices ahead of the kernel, so that a fresh ban finds only these in front of it.
 // The zero value with fw set is ready.
 type pace struct {

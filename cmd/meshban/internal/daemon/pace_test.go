@@ -47,6 +47,29 @@ func TestABulkWaitsForTheKernelButNotForEver(t *testing.T) {
 	})
 }
 
+// A frame goes on as soon as the kernel has it, and after a millisecond without.
+func TestAheadDoesNotWaitForAStuckKernel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin, flushed := time.Now(), false
+		<-ahead(func() { flushed = true })
+		if took := time.Since(begin); took != 0 || !flushed {
+			t.Errorf("with a kernel that answers: flushed %v after %v", flushed, took)
+		}
+		lock := make(chan struct{})
+		done := ahead(func() { <-lock })
+		if took := time.Since(begin); took != kernelFirst {
+			t.Errorf("went on after %v, want %v", took, kernelFirst)
+		}
+		select {
+		case <-done:
+			t.Error("says that a stuck kernel has it")
+		default:
+		}
+		close(lock)
+		<-done
+	})
+}
+
 // Fewer IPv6 addresses fit into a frame.
 func TestPaceCost(t *testing.T) {
 	some := []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::1/128"), netip.MustParsePrefix("198.51.100.0/24")}
