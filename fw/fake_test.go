@@ -17,6 +17,7 @@ type fake struct {
 	problems []string
 
 	onReplace, onApply func() error
+	onCheck            func()
 	endings            []time.Time   // when expire was called
 	endError           error         // what expire gives
 	max                int           // limit, if not 0
@@ -78,6 +79,12 @@ func (f *fake) SetAllow(_ context.Context, allow []netip.Prefix) error {
 }
 
 func (f *fake) Check(context.Context) ([]string, error) {
+	f.mu.Lock()
+	hook := f.onCheck
+	f.mu.Unlock()
+	if hook != nil {
+		hook()
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.problems, nil

@@ -240,6 +240,14 @@ func (b *ipset) SetAllow(ctx context.Context, allow []netip.Prefix) error {
 
 // Check looks at the head of each set and at the rules.
 func (b *ipset) Check(ctx context.Context) (problems []string, err error) {
+	if problems, err = b.checkSets(ctx); err != nil {
+		return nil, err
+	}
+	more, err := b.checkRules(ctx)
+	return append(problems, more...), err
+}
+
+func (b *ipset) checkSets(context.Context) (problems []string, err error) {
 	err = b.specs(func(spec setSpec) error {
 		h, ok, err := b.conn.head(spec.name)
 		switch {
@@ -252,11 +260,11 @@ func (b *ipset) Check(ctx context.Context) (problems []string, err error) {
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	more, err := b.xt.check(ctx, b.rules(nil, nil))
-	return append(problems, more...), err
+	return problems, err
+}
+
+func (b *ipset) checkRules(ctx context.Context) ([]string, error) {
+	return b.xt.check(ctx, b.rules(nil, nil))
 }
 
 // Teardown removes rules, then sets.

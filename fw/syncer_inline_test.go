@@ -1,6 +1,7 @@
 package fw
 
 import (
+	"context"
 	"net/netip"
 	"syscall"
 	"testing"
@@ -137,6 +138,56 @@ func TestFlushThatFailsIsTriedAgainByRun(t *testing.T) {
 		}
 		if st := b.Status(); st.Enforced != 2 || st.Queued != 0 {
 			t.Errorf("status %+v", st)
+		}
+	})
+}
+
+// asking is a fake whose Check has a long part.
+type asking struct{ prompt }
+
+func (a asking) checkSets(ctx context.Context) ([]string, error)  { return nil, nil }
+func (a asking) checkRules(ctx context.Context) ([]string, error) { return a.Check(ctx) }
+
+// A ban that comes while the rules are looked at is in the kernel at once, and what the look finds is mended all the same.
+func TestFlushDoesNotWaitForACheck(t *testing.T) {
+	withSyncer(t, func(f *fake) Backend { return asking{prompt{f}} }, func(b *bench) {
+		b.pass(time.Second)
+		looking, goOn := make(chan struct{}), make(chan struct{})
+		b.fake.set(func(f *fake) {
+			f.onCheck = func() { close(looking); <-goOn }
+			f.problems = []string{"the jump is missing"}
+		})
+		<-looking
+		a := b.queue(b.ban("192.0.2.1/32"))
+		b.Flush()
+		if got := a.read(); got.calls != 1 || got.err != nil {
+			t.Errorf("answer %+v", got)
+		}
+		b.fake.set(func(f *fake) { f.onCheck = nil })
+		before := b.Status().Repairs
+		close(goOn)
+		synctest.Wait()
+		if st := b.Status(); st.Repairs != before+1 || st.Enforced != 1 || st.Queued != 0 {
+			t.Errorf("status %+v", st)
+		}
+	})
+}
+
+// What a look saw of the time before a load is not mended again.
+func TestALoadDuringACheckAnswersIt(t *testing.T) {
+	withSyncer(t, func(f *fake) Backend { return asking{prompt{f}} }, func(b *bench) {
+		looking, goOn := make(chan struct{}), make(chan struct{})
+		b.fake.set(func(f *fake) { f.onCheck = func() { close(looking); <-goOn } })
+		<-looking
+		if err := b.Replace(b.Context()); err != nil {
+			t.Fatal(err)
+		}
+		b.fake.set(func(f *fake) { f.onCheck, f.problems = nil, []string{"seen in the midst of it"} })
+		loads := get(b.fake, func(f *fake) int { return f.replaces })
+		close(goOn)
+		synctest.Wait()
+		if n := get(b.fake, func(f *fake) int { return f.replaces }); n != loads {
+			t.Errorf("%d loads, want %d", n, loads)
 		}
 	})
 }

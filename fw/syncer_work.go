@@ -22,6 +22,12 @@ type expirer interface {
 	expire(ctx context.Context, now time.Time) (next time.Time, err error)
 }
 
+// parted is a backend whose Check is two: what is quick, and what asks commands and needs nothing that Apply changes.
+type parted interface {
+	checkSets(ctx context.Context) (problems []string, err error)
+	checkRules(ctx context.Context) (problems []string, err error)
+}
+
 // work is the state of whoever holds the owner token.
 type work struct {
 	held    tracker
@@ -195,7 +201,7 @@ func (s *Syncer) setAllow(ctx context.Context, allow []netip.Prefix) {
 // check looks at the kernel and mends what is not as it should be.
 func (s *Syncer) check(ctx context.Context) {
 	w := &s.work
-	problems, err := s.cfg.Backend.Check(ctx)
+	problems, err := s.look(ctx)
 	if err == nil && len(problems) == 0 {
 		problems, err = s.missing(ctx)
 	}
@@ -214,6 +220,26 @@ func (s *Syncer) check(ctx context.Context) {
 	case w.crowded && s.over() > 0:
 		_ = s.reload(ctx) // there is room for entries that had none
 	}
+}
+
+// look asks the backend what is wrong. It gives the token away while commands are asked, which takes 10 ms and more, so
+// that callers of Flush need not wait for that.
+func (s *Syncer) look(ctx context.Context) (problems []string, err error) {
+	b, ok := s.cfg.Backend.(parted)
+	if !ok {
+		return s.cfg.Backend.Check(ctx)
+	}
+	if problems, err = b.checkSets(ctx); err != nil {
+		return nil, err
+	}
+	before := s.Status().Replaces
+	s.release()
+	more, err := b.checkRules(ctx)
+	<-s.owner // whoever has it gives it back
+	if s.Status().Replaces != before {
+		return nil, nil // what was seen is of before, or of the midst of that
+	}
+	return append(problems, more...), err
 }
 
 // reload replaces all that the kernel holds by a fresh snapshot.
