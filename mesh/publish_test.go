@@ -75,6 +75,16 @@ func TestPublishRefusesBeforeFirst(t *testing.T) {
 	}
 }
 
+// takeName has a copy of the node use the name of d. n.mu is held.
+func takeName(t *testing.T, n *testNode, d Frame) {
+	t.Helper()
+	copied, err := signFrame(n.id, Frame{MeshID: d.MeshID, Epoch: d.Epoch, Seq: d.Seq, Issued: d.Issued, Expires: d.Expires, Payload: []byte("a copy's")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.stepLocked(d.Issued, evFrames{via: viaPush, frames: []Frame{copied}})
+}
+
 // Once what it says counts here a frame is published, even if its name or its room is taken meanwhile.
 func TestPublishAfterFirst(t *testing.T) {
 	n := newNode(t, newSecrets(t), newIdentity(t), nil)
@@ -87,11 +97,7 @@ func TestPublishAfterFirst(t *testing.T) {
 		if drafts = append(drafts, d.Ref()); len(drafts) > 1 {
 			n.core.most.frames = 0
 		} else {
-			clone, err := signFrame(n.id, Frame{MeshID: d.MeshID, Epoch: d.Epoch, Seq: d.Seq, Issued: now, Expires: d.Expires, Payload: []byte("a copy's")})
-			if err != nil {
-				t.Fatal(err)
-			}
-			n.stepLocked(now, evFrames{via: viaPush, frames: []Frame{clone}})
+			takeName(t, n, d)
 		}
 	})
 	if err != nil {
@@ -119,11 +125,7 @@ func TestPublishAgainstACopy(t *testing.T) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		calls++
-		clone, err := signFrame(n.id, Frame{MeshID: d.MeshID, Epoch: d.Epoch, Seq: d.Seq, Issued: now, Expires: d.Expires, Payload: []byte("a copy's")})
-		if err != nil {
-			t.Fatal(err)
-		}
-		n.stepLocked(now, evFrames{via: viaPush, frames: []Frame{clone}})
+		takeName(t, n, d)
 	})
 	if err == nil || !strings.Contains(err.Error(), "this node's key") || calls != maxDrafts {
 		t.Errorf("%v after %d names", err, calls)

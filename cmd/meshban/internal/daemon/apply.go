@@ -52,7 +52,7 @@ func (d *Daemon) publishFrame(now time.Time, ops []ban.Op) error {
 	}
 	d.foresee(now, ops)
 	records := make([]ban.Record, 0, len(ops))
-	flushed := make(<-chan struct{})
+	var flushed <-chan struct{}
 	frame, err := d.mesh.Publish(now, payload, ban.Expires(ops), func(draft mesh.Frame) {
 		d.merge(now, appendRecords(records, draft, ops))
 		flushed = ahead(d.fw.Flush)
