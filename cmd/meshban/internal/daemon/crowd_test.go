@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"net/netip"
 	"testing"
 	"time"
@@ -73,5 +74,38 @@ func TestARequestOfManySlicesFillsFrames(t *testing.T) {
 	}
 	if held := n.mesh.Stats().Held; held > 4*lockChunk/70+1 {
 		t.Errorf("%d frames for %d bans", held, n.counts().Active)
+	}
+}
+
+// While an import uses up the pace of bulks, one ban is answered at once, and a few of one request take effect before the
+// request waits for its turn.
+func TestAFewBansDoNotWaitBehindAnImport(t *testing.T) {
+	a := first(t, "a")
+	b := a.join(t, "b")
+	until(t, "a sees b", func() bool { return a.mesh.Peers() == 1 })
+	for range 10 * int(patience/time.Second) * bulkRate / bulkBurst { // so long that nobody waits for it
+		a.bulkRate.ReserveN(time.Now(), bulkBurst)
+	}
+	a.ban(t, time.Hour, "192.0.2.1/32")
+
+	ctx, giveUp := context.WithCancel(t.Context())
+	defer giveUp()
+	answered := make(chan error, 1)
+	few := control.BanRequest{For: time.Hour, Addrs: []netip.Prefix{netip.MustParsePrefix("192.0.2.2/32"), netip.MustParsePrefix("192.0.2.3/32")}}
+	go func() {
+		_, err := a.Ban(ctx, few)
+		answered <- err
+	}()
+	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32"} {
+		until(t, "b enforces "+prefix, func() bool { return b.enforces(t, prefix) })
+	}
+	select {
+	case err := <-answered:
+		t.Errorf("a few bans were answered (%v) before their turn: who sends many such requests has no bound", err)
+	default:
+	}
+	giveUp()
+	if err := <-answered; err != nil {
+		t.Errorf("the wait was given up: %v, want the answer to bans that are in force", err)
 	}
 }

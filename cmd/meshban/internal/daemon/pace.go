@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -41,13 +42,26 @@ func gather(frames *rate.Limiter) {
 // lock here must not keep a ban from the peers.
 const kernelFirst = time.Millisecond
 
-// ahead gives flush a start of kernelFirst. The channel is closed when flush has ended.
-func ahead(flush func()) <-chan struct{} {
+// headStart lets the kernel have a frame before the peers. The zero value is ready.
+type headStart struct {
+	late atomic.Bool // the kernel took longer than kernelFirst last time
+}
+
+// give flushes. If the kernel was late last time it does so aside and returns after kernelFirst all the same; a goroutine
+// and a timer wake other threads, which costs as much as the kernel itself. The channel is closed when flush has ended.
+func (h *headStart) give(flush func()) <-chan struct{} {
 	ended := make(chan struct{})
-	go func() {
+	timed := func() {
 		defer close(ended)
+		begin := time.Now()
 		flush()
-	}()
+		h.late.Store(time.Since(begin) > kernelFirst)
+	}
+	if !h.late.Load() {
+		timed()
+		return ended
+	}
+	go timed()
 	wait := time.NewTimer(kernelFirst)
 	defer wait.Stop()
 	select {

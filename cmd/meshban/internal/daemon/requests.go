@@ -146,6 +146,9 @@ func (d *Daemon) publishEach(
 			done = append(done, these...)
 		}
 		d.mu.Unlock()
+		if len(prefixes) <= lockChunk {
+			break // no bulk: the bans first, and then the wait
+		}
 		giveWay()
 		if len(pending) == 0 {
 			continue
@@ -165,6 +168,9 @@ func (d *Daemon) publishEach(
 	}
 	d.recordOps(who(), done)
 	if len(prefixes) <= lockChunk {
+		if len(prefixes) > 1 {
+			pace.slice(ctx, paceCost(prefixes))
+		}
 		d.keep(ctx)
 	}
 	return results, nil
