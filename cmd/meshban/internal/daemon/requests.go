@@ -168,10 +168,10 @@ func (d *Daemon) publishEach(
 	}
 	d.recordOps(who(), done)
 	if len(prefixes) <= lockChunk {
+		d.keep(ctx)
 		if len(prefixes) > 1 {
 			pace.slice(ctx, paceCost(prefixes))
 		}
-		d.keep(ctx)
 	}
 	return results, nil
 }
