@@ -67,13 +67,17 @@ func (d *Daemon) publishFrame(now time.Time, ops []ban.Op) error {
 	return nil
 }
 
-// deliver takes verified frames of peers. It is called from the mesh's own goroutine, in order of arrival.
+// deliver takes verified frames of peers. It is called from the mesh's own goroutine, in order of arrival. Each is merged
+// before the next is judged, which may say again what it says: that counts nothing against its origin.
 func (d *Daemon) deliver(frames []mesh.Frame) {
 	now := time.Now()
 	records := d.arrived[:0]
 	var ends []int // of each frame's records
-	apply := func() {
-		d.apply(now, records)
+	settle := func() {
+		if len(records) > 0 {
+			d.fw.Flush()
+			giveWay()
+		}
 		begin := 0
 		for _, end := range ends {
 			d.recordRemote(now, records[begin:end])
@@ -83,13 +87,16 @@ func (d *Daemon) deliver(frames []mesh.Frame) {
 	}
 	for _, frame := range frames {
 		d.noticeSkew(now, frame)
+		begin := len(records)
 		records = d.decode(records, now, frame, d.admitLocked)
+		d.merge(now, records[begin:])
 		ends = append(ends, len(records))
-		if len(records) >= lockChunk { // caps count what is in the table
-			apply()
+		if len(records) >= lockChunk {
+			settle()
 		}
 	}
-	apply()
+	settle()
+	kick(d.expireKick)
 	d.arrived = records
 }
 
@@ -146,7 +153,7 @@ func appendRecords(dst []ban.Record, frame mesh.Frame, ops []ban.Op) []ban.Recor
 	return dst
 }
 
-// apply takes over what others say, and what was said before the start.
+// apply takes over many records, slice by slice.
 func (d *Daemon) apply(now time.Time, records []ban.Record) {
 	for some := range slices.Chunk(records, lockChunk) {
 		d.merge(now, some)

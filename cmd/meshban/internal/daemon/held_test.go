@@ -13,6 +13,7 @@ import (
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/mesh"
 )
 
 // tighten changes the caps of a running node, as a reload does.
@@ -285,5 +286,30 @@ func TestARestartDoesNotReleaseWhatWasRefused(t *testing.T) {
 	stored.holds[storedOp{holdOf(&ban.Record{Origin: ban.Origin{7}, Version: ban.Version{Epoch: 1, Seq: 1}}), 5}] = ban.HoldNone
 	if h, err := judge(5); err != nil || h != ban.HoldNone {
 		t.Errorf("what was released: %v, %v", h, err)
+	}
+}
+
+// Two frames that arrive together: the second says the bans of the first again, as an import after `ban -` does. That
+// counts nothing against their origin, and what counted goes on counting.
+func TestBansSaidAgainInOneDeliveryCountOnce(t *testing.T) {
+	a := first(t, "a")
+	const burst = 10
+	a.tighten(func(c *config.Config) { c.Peers.Burst, c.Peers.Rate = burst, 1 })
+	now := time.Now()
+	var ops []ban.Op
+	for _, prefix := range crowd(burst, 4) {
+		ops = append(ops, ban.Op{Kind: ban.KindBan, Prefix: prefix, Until: now.Add(time.Hour), Source: "cli"})
+	}
+	var frames []mesh.Frame
+	for seq := range uint64(3) {
+		payload, err := ban.AppendOps(nil, ops)
+		if err != nil {
+			t.Fatal(err)
+		}
+		frames = append(frames, mesh.Frame{Origin: mesh.ID{9}, Epoch: 1, Seq: seq + 1, Issued: now, Expires: now.Add(time.Hour), Payload: payload})
+	}
+	a.deliver(frames)
+	if c := a.counts(); c.Active != burst || c.Held != 0 {
+		t.Errorf("%+v, want %d active and none held", c, burst)
 	}
 }
