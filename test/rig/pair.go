@@ -176,10 +176,9 @@ func (ps Pairs) Open(from time.Time, limit time.Duration) ([]time.Time, error) {
 
 // Silent says that no probe sent from one time to another was answered, on any
 // pair, and that the probes came often enough to know: a gap above 50 ms is an
-// error, or above a twentieth of the time if that is more, since the host of a
-// shared machine stops all of it for so long now and then (56 ms were seen).
+// error.
 func (ps Pairs) Silent(from, to time.Time) error {
-	maxGap := max(50*time.Millisecond, to.Sub(from)/20)
+	const maxGap = 50 * time.Millisecond
 	var errs []error
 	for _, p := range ps {
 		w := p.Count(from, to)
