@@ -55,7 +55,7 @@ func (d *Daemon) publishFrame(now time.Time, ops []ban.Op) error {
 	var flushed <-chan struct{}
 	frame, err := d.mesh.Publish(now, payload, ban.Expires(ops), func(draft mesh.Frame) {
 		d.merge(now, appendRecords(records, draft, ops))
-		flushed = d.headStart.give(d.fw.Flush)
+		flushed = ahead(d.fw.Flush)
 	})
 	if err != nil {
 		return fmt.Errorf("publish %d ops: %w", len(ops), err)

@@ -84,7 +84,6 @@ type Daemon struct {
 	emit      *emitQueue
 	bulkRate  *rate.Limiter // of all imports together
 	smallRate *rate.Limiter // of frames that are not full
-	headStart headStart
 	echoes    *echoes
 	problems  *problems
 	lines     lineCounts

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"net/netip"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -42,26 +41,13 @@ func gather(frames *rate.Limiter) {
 // lock here must not keep a ban from the peers.
 const kernelFirst = time.Millisecond
 
-// headStart lets the kernel have a frame before the peers. The zero value is ready.
-type headStart struct {
-	late atomic.Bool // the kernel took longer than kernelFirst last time
-}
-
-// give flushes. If the kernel was late last time it does so aside and returns after kernelFirst all the same; a goroutine
-// and a timer wake other threads, which costs as much as the kernel itself. The channel is closed when flush has ended.
-func (h *headStart) give(flush func()) <-chan struct{} {
+// ahead gives flush a start of kernelFirst. The channel is closed when flush has ended.
+func ahead(flush func()) <-chan struct{} {
 	ended := make(chan struct{})
-	timed := func() {
+	go func() {
 		defer close(ended)
-		begin := time.Now()
 		flush()
-		h.late.Store(time.Since(begin) > kernelFirst)
-	}
-	if !h.late.Load() {
-		timed()
-		return ended
-	}
-	go timed()
+	}()
 	wait := time.NewTimer(kernelFirst)
 	defer wait.Stop()
 	select {

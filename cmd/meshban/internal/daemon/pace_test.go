@@ -47,40 +47,26 @@ func TestABulkWaitsForTheKernelButNotForEver(t *testing.T) {
 	})
 }
 
-// A frame goes on as soon as the kernel has it. It waits for a stuck one once, and then a millisecond at a time.
-func TestAHeadStartDoesNotWaitForAStuckKernel(t *testing.T) {
+// A frame goes on as soon as the kernel has it, and after a millisecond without.
+func TestAheadDoesNotWaitForAStuckKernel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var h headStart
-		begin := time.Now()
-		gone := func(what string, ended <-chan struct{}, took time.Duration, want bool) {
-			t.Helper()
-			if got := time.Since(begin); got != took {
-				t.Errorf("%s: went on after %v, want %v", what, got, took)
-			}
-			select {
-			case <-ended:
-				if !want {
-					t.Errorf("%s: says that a stuck kernel has it", what)
-				}
-			default:
-				if want {
-					t.Errorf("%s: does not say that the kernel has it", what)
-				}
-			}
-			begin = time.Now()
+		begin, flushed := time.Now(), false
+		<-ahead(func() { flushed = true })
+		if took := time.Since(begin); took != 0 || !flushed {
+			t.Errorf("with a kernel that answers: flushed %v after %v", flushed, took)
 		}
-		quick := func() {}
-		slow := func() { <-time.After(5 * kernelFirst) }
-		gone("a kernel that answers", h.give(quick), 0, true)
-		gone("the first time that it is late", h.give(slow), 5*kernelFirst, true)
 		lock := make(chan struct{})
-		ended := h.give(func() { <-lock })
-		gone("a stuck one", ended, kernelFirst, false)
+		done := ahead(func() { <-lock })
+		if took := time.Since(begin); took != kernelFirst {
+			t.Errorf("went on after %v, want %v", took, kernelFirst)
+		}
+		select {
+		case <-done:
+			t.Error("says that a stuck kernel has it")
+		default:
+		}
 		close(lock)
-		<-ended
-		begin = time.Now()
-		gone("late still", h.give(quick), 0, true)
-		gone("no longer", h.give(slow), 5*kernelFirst, true)
+		<-done
 	})
 }
 
