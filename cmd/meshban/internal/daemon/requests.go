@@ -125,6 +125,7 @@ func (d *Daemon) publishEach(
 	ctx context.Context, now time.Time, prefixes []netip.Prefix, ops func(netip.Prefix) ([]ban.Op, error),
 ) ([]control.Result, error) {
 	results := make([]control.Result, 0, len(prefixes))
+	few := len(prefixes) <= lockChunk
 	pace := pace{fw: d.fw}
 	if d.mesh.Peers() > 0 {
 		pace.rate = d.bulkRate
@@ -146,7 +147,7 @@ func (d *Daemon) publishEach(
 			done = append(done, these...)
 		}
 		d.mu.Unlock()
-		if len(prefixes) <= lockChunk {
+		if few {
 			break // no bulk: the bans first, and then the wait
 		}
 		giveWay()
@@ -167,7 +168,7 @@ func (d *Daemon) publishEach(
 		return nil, err
 	}
 	d.recordOps(who(), done)
-	if len(prefixes) <= lockChunk {
+	if few {
 		d.keep(ctx)
 		if len(prefixes) > 1 {
 			pace.slice(ctx, paceCost(prefixes))
