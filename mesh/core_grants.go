@@ -1,5 +1,10 @@
 package mesh
 
+import (
+	"maps"
+	"slices"
+)
+
 // grants is the records that hand out the newest gossip key. Those of older keys are let go of: whoever was away needs
 // the newest alone.
 type grants struct {
@@ -13,19 +18,22 @@ func (c *core) newerGrants(v keyVersion, out *actions) {
 		return
 	}
 	stream := c.streams[streamKey{c.authority, recordGrant}]
-	for serial, g := range c.grants.records {
+	for _, serial := range c.grants.serials() {
 		c.remove(stream, serial)
-		out.expired = append(out.expired, g.frame.Ref())
+		out.expired = append(out.expired, FrameRef{c.authority, recordGrant, serial})
 	}
 	c.grants = grants{version: v, records: make(map[uint64]grant)}
 }
 
-// grantFor gives the record that holds the newest key for a node; without one, any record of that key, which proves that
-// there is one.
+// serials lists the records' serials in order.
+func (g *grants) serials() []uint64 { return slices.Sorted(maps.Keys(g.records)) }
+
+// grantFor gives the record that holds the newest key for a node; without one, the last record of that key, which proves
+// that there is one.
 func (c *core) grantFor(node ID) (found grant, holds bool) {
-	for _, g := range c.grants.records {
-		if found = g; g.holds(node) {
-			return g, true
+	for _, serial := range c.grants.serials() {
+		if found = c.grants.records[serial]; found.holds(node) {
+			return found, true
 		}
 	}
 	return found, false

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"container/heap"
+	"maps"
 	"slices"
 	"time"
 
@@ -323,13 +324,21 @@ func (l *ledger) rebuildWindows() {
 
 // sorted gives the streams in the order of their keys, the same on every node.
 func (l *ledger) sorted() []*stream {
-	all := make([]*stream, 0, len(l.streams))
-	for _, s := range l.streams {
-		all = append(all, s)
-	}
-	slices.SortFunc(all, func(a, b *stream) int { return a.key.compare(b.key) })
-	return all
+	return slices.SortedFunc(maps.Values(l.streams), (*stream).compare)
 }
+
+// streamsOf gives those of one origin, in order.
+func (l *ledger) streamsOf(origin ID) (of []*stream) {
+	for key, s := range l.streams {
+		if key.origin == origin {
+			of = append(of, s)
+		}
+	}
+	slices.SortFunc(of, (*stream).compare)
+	return of
+}
+
+func (s *stream) compare(o *stream) int { return s.key.compare(o.key) }
 
 // deadline is a frame's end, in Unix milliseconds.
 type deadline struct {

@@ -233,10 +233,7 @@ func (c *core) withdraw(origin ID, out *actions) {
 	if origin == c.self {
 		return
 	}
-	for key, s := range c.streams {
-		if key.origin != origin {
-			continue
-		}
+	for _, s := range c.streamsOf(origin) {
 		var seqs []uint64
 		s.frames.Ascend(func(h held) bool {
 			seqs = append(seqs, h.seq)
@@ -244,10 +241,10 @@ func (c *core) withdraw(origin ID, out *actions) {
 		})
 		for _, seq := range seqs {
 			c.remove(s, seq)
-			out.expired = append(out.expired, FrameRef{origin, key.epoch, seq})
+			out.expired = append(out.expired, FrameRef{origin, s.key.epoch, seq})
 		}
-		delete(c.streams, key)
-		c.bar(origin, key.epoch)
+		delete(c.streams, s.key)
+		c.bar(origin, s.key.epoch)
 	}
 	ofOrigin := func(f Frame) bool { return f.Origin == origin }
 	out.deliver = slices.DeleteFunc(out.deliver, ofOrigin)
@@ -270,7 +267,7 @@ func (c *core) vectorStreams() []*stream {
 			all = append(all, s)
 		}
 	}
-	slices.SortFunc(all, func(a, b *stream) int { return a.key.compare(b.key) })
+	slices.SortFunc(all, (*stream).compare)
 	return all
 }
 

@@ -3,6 +3,7 @@ package mesh
 import (
 	"crypto/ed25519"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -229,4 +230,28 @@ func TestStandsAllocatesNothing(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() { s.cores[0].judge(s.now, f) }); n != 0 {
 		t.Errorf("%v allocations a frame", n)
 	}
+}
+
+// What is let go together goes in one order: a map's would be another one in each run.
+func TestLetGoInOrder(t *testing.T) {
+	s := newSimulation(t, 1, 1)
+	r := newRecorder(t)
+	s.trust(r)
+	give := func(f Frame) actions { return s.step(0, evFrames{via: viaPush, frames: []Frame{f}}) }
+	ordered := func(what string, out actions, want int) {
+		t.Helper()
+		if len(out.expired) != want || !slices.IsSortedFunc(out.expired, FrameRef.compare) {
+			t.Errorf("%s: let go of %v, want %d in order", what, out.expired, want)
+		}
+	}
+	const epochs = 20
+	give(r.cert(signers[0].Public(), 1, time.Hour))
+	for epoch := range uint64(epochs) {
+		give(testFrame(t, signers[0], epoch+1, 1, s.now, time.Hour, "ban"))
+	}
+	ordered("the origin is revoked", give(r.revoke(signers[0].ID(), 2)), epochs)
+	for serial := range uint64(epochs) {
+		give(testGrant(t, r.a, serial+3, simStart, []GossipKey{testGossipKey(1, 1)}, signers[1]).frame)
+	}
+	ordered("a newer key", give(testGrant(t, r.a, 99, simStart, []GossipKey{testGossipKey(2, 1)}, signers[1]).frame), epochs)
 }

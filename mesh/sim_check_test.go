@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"fmt"
 	"slices"
 	"time"
 )
@@ -58,6 +59,7 @@ func (n *simNode) expired(refs []FrameRef) {
 		if f, err := DecodeFrame([]byte(n.held[ref])); err == nil && f.Expires.After(n.now()) && !n.w.passing(f) && n.mesh.Counts(f.Origin) {
 			n.w.fail(n.slot, "%v was let go %v before its end", ref, f.Expires.Sub(n.now()))
 		}
+		fmt.Fprint(n.w.history, ref)
 		delete(n.held, ref)
 		n.disk.drop(ref)
 	}

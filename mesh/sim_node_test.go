@@ -244,49 +244,66 @@ func (n *simNode) receive(b []byte) {
 
 // process does what the goroutines of Run do, until nothing is left.
 func (n *simNode) process() {
-	for m := n.mesh; m != nil && !n.dying; {
-		select {
-		case b := <-m.inbox:
-			m.drain(b)
-			continue
-		default:
-		}
-		select {
-		case b := <-m.later:
-			m.drainLater(b)
-			continue
-		case b := <-m.bulk:
-			for bulk := m.openBulk(b); bulk != nil && !n.dying; {
-				bulk = m.bulkSlice(bulk)
-			}
-			continue
-		default:
-		}
-		select {
-		case ev := <-m.events:
-			m.apply(ev)
-			continue
-		case job := <-m.pusher.jobs:
-			n.push(job)
-			continue
-		case job := <-m.pusher.later:
-			n.push(job)
-			continue
-		case out := <-m.streams.jobs:
-			n.stream(out)
-			continue
-		case <-m.wake:
-			m.carryOut()
-			continue
-		default:
-		}
+	for n.mesh != nil && !n.dying && n.work() {
+	}
+	if n.mesh != nil && !n.dying {
 		n.plan()
-		break
 	}
 	if n.dying {
 		n.w.note(n.slot, "dies", nil)
 		n.stop()
 		n.restartLater()
+	}
+}
+
+// work does the first thing that waits, and tells whether there was one. The order is fixed: a select among several that
+// wait would choose by a chance that the seed does not give.
+func (n *simNode) work() bool {
+	m := n.mesh
+	if b, ok := waits(m.inbox); ok {
+		m.drain(b)
+		return true
+	}
+	if b, ok := waits(m.later); ok {
+		m.drainLater(b)
+		return true
+	}
+	if b, ok := waits(m.bulk); ok {
+		for bulk := m.openBulk(b); bulk != nil && !n.dying; {
+			bulk = m.bulkSlice(bulk)
+		}
+		return true
+	}
+	if ev, ok := waits(m.events); ok {
+		m.apply(ev)
+		return true
+	}
+	if job, ok := waits(m.pusher.jobs); ok {
+		n.push(job)
+		return true
+	}
+	if job, ok := waits(m.pusher.later); ok {
+		n.push(job)
+		return true
+	}
+	if out, ok := waits(m.streams.jobs); ok {
+		n.stream(out)
+		return true
+	}
+	if _, ok := waits(m.wake); ok {
+		m.carryOut()
+		return true
+	}
+	return false
+}
+
+// waits takes what waits in a channel, if anything does.
+func waits[T any](c <-chan T) (v T, ok bool) {
+	select {
+	case v = <-c:
+		return v, true
+	default:
+		return v, false
 	}
 }
 

@@ -38,7 +38,7 @@ type simWorld struct {
 	copies    uint64                // frames that arrived
 	wanted    uint64                // frames times nodes that could have them
 	lastIssue time.Time
-	history   hash.Hash
+	history   hash.Hash // of every event, packet and frame let go
 	trace     io.Writer
 	failure   error
 }
@@ -222,6 +222,7 @@ func (n *simNode) send(to *memberlist.Node, b []byte, stream bool) bool {
 		return false
 	}
 	n.checkSent(b)
+	w.history.Write(b)
 	loss, copies := w.plan.loss, 1
 	if stream {
 		loss /= 4 // TCP repeats; what is lost here is what the receiver's end never read
