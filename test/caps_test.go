@@ -88,7 +88,7 @@ func TestCapsOfACertificate(t *testing.T) {
 	check(t, bad.WriteFile("/root/storm", storm.String()+late.String()+"\n"))
 	must(bad.Shell("meshban ban - --for 30m </root/storm && meshban import /root/storm --for 30m"))(t)
 	enforced(t, at(watched[late]), time.Now())
-	held := 0
+	m.inSync(t, syncLimit) // of two lists either may come first, and what one node holds less than another is a refill's doing
 	for _, n := range []*node{first, good} {
 		eventually(t, 10*time.Second, func() error {
 			if e, ok := n.entry(t, late.String()); !ok || e.State != "held" {
@@ -97,7 +97,7 @@ func TestCapsOfACertificate(t *testing.T) {
 			return nil
 		})
 		s := n.status(t)
-		if held = s.Bans.Held; held < 21-rate || s.Bans.Active > rate+2 || !strings.Contains(strings.Join(s.Problems, "\n"), "held:") {
+		if s.Bans.Held < 21-rate || s.Bans.Active > rate+2 || !strings.Contains(strings.Join(s.Problems, "\n"), "held:") {
 			t.Errorf("%s: %+v, %q", n.Name, s.Bans, s.Problems)
 		}
 		for name, want := range map[string]float64{
@@ -108,8 +108,8 @@ func TestCapsOfACertificate(t *testing.T) {
 				t.Errorf("%s: %s is %v, want %v", n.Name, name, got, want)
 			}
 		}
-		if got := n.metric(t, `meshban_held_bans_total{by="rate of its origin"}`); got < float64(held) {
-			t.Errorf("%s counts %v held, %d wait", n.Name, got, held)
+		if got := n.metric(t, `meshban_held_bans_total{by="rate of its origin"}`); got < float64(s.Bans.Held) {
+			t.Errorf("%s counts %v held, %d wait", n.Name, got, s.Bans.Held)
 		}
 	}
 	for _, src := range []netip.Addr{long, wide.Addr(), late} {
@@ -117,12 +117,16 @@ func TestCapsOfACertificate(t *testing.T) {
 	}
 	check(t, others(watched[honest]).Silent(silent, time.Now()))
 
-	// Its own operator learns of it from the others.
+	// Its own operator learns of it from the others, who say it at most once a minute.
+	who, held := first.Name, first.status(t).Bans.Held
+	if more := good.status(t).Bans.Held; more > held {
+		who, held = good.Name, more
+	}
 	told := time.Now()
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 75*time.Second, func() error {
 		problems := strings.Join(bad.status(t).Problems, "\n")
 		for _, want := range []string{
-			fmt.Sprintf("peers: %s and another node hold %d bans of this node (rate of its origin); `meshban held release --from %s`", first.Name, held, bad.Name),
+			fmt.Sprintf("peers: %s and another node hold %d bans of this node (rate of its origin); `meshban held release --from %s`", who, held, bad.Name),
 			"and another node refuse 3 ops of this node (prefix too wide, too long, bans of others)",
 		} {
 			if !strings.Contains(problems, want) {
