@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"testing"
 	"time"
@@ -75,14 +74,6 @@ func TestClusterPartitionHeals(t *testing.T) {
 	}
 }
 
-// restore gives a node that starts again what its store has.
-func restore(t *testing.T, n *testNode, stored map[FrameRef][]byte) {
-	t.Helper()
-	if err := n.Restore(maps.Values(stored)); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestClusterRestartCatchesUp(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 5, nil)
@@ -100,12 +91,7 @@ func TestClusterRestartCatchesUp(t *testing.T) {
 		}
 		publish(t, c.nodes[0], "over before it is back", time.Second)
 		<-time.After(5 * time.Second)
-		back := newNode(t, c.secrets, old.id, c.config(4, func(_ int, cfg *Config) {
-			cfg.Epoch, cfg.Join, cfg.Peers = 2, nil, old.remember
-		}))
-		restore(t, back, old.stored)
-		back.run(t)
-		c.nodes[4] = back
+		back := c.again(t, 4, old.remember)
 		start := time.Now()
 		eventually(t, 10*time.Second, "it has what it missed", func() bool { return sameDigest(c.nodes) })
 		t.Logf("in sync after %v", time.Since(start))
@@ -139,39 +125,6 @@ func TestClusterGivesBackOwnFrames(t *testing.T) {
 		if p := back.problemsSeen(); len(p) != 0 {
 			t.Errorf("problems %q", p)
 		}
-	})
-}
-
-func TestClusterMassRestart(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		c := newCluster(t, clusterSize, nil)
-		eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
-		for i, n := range c.nodes {
-			publish(t, n, fmt.Sprint("from ", i), time.Hour)
-		}
-		eventually(t, 10*time.Second, "everywhere", func() bool { return sameDigest(c.nodes) })
-		<-time.After(2 * rememberEvery)
-		done := make(chan error, clusterSize)
-		for _, n := range c.nodes {
-			go func() { done <- n.stop() }()
-		}
-		for range c.nodes {
-			if err := <-done; err != nil {
-				t.Error(err)
-			}
-		}
-		// Nobody has a join list any more; each remembers the others, and one has moved.
-		c.addrs[0] = netip.MustParseAddrPort("10.9.9.9:7946")
-		for i, old := range c.nodes {
-			n := newNode(t, c.secrets, old.id, c.config(i, func(_ int, cfg *Config) {
-				cfg.Epoch, cfg.Join, cfg.Peers = 2, nil, old.remember
-			}))
-			restore(t, n, old.stored)
-			c.nodes[i] = n.run(t)
-		}
-		start := time.Now()
-		eventually(t, 60*time.Second, "one mesh again", func() bool { return c.allAlive() && sameDigest(c.nodes) })
-		t.Logf("one mesh after %v", time.Since(start))
 	})
 }
 

@@ -69,9 +69,15 @@ func (t *peerTable) remember() []Peer {
 	return list[:min(len(list), MaxPeers)]
 }
 
-// lost gives the addresses of peers that fell silent, and how many are alive and known. To one who is alone, those that
+// lostPeer is a peer that fell silent, and where it may be.
+type lostPeer struct {
+	id   ID
+	addr netip.AddrPort
+}
+
+// lost lists the peers that fell silent, and tells how many are alive and known. To one who is alone, those that
 // left count too, and to others for as long as that may be hearsay; recent tells whether there is such a one.
-func (t *peerTable) lost(now time.Time) (addrs []netip.AddrPort, alive, known int, recent bool) {
+func (t *peerTable) lost(now time.Time) (peers []lostPeer, alive, known int, recent bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for id, p := range t.peers {
@@ -85,12 +91,12 @@ func (t *peerTable) lost(now time.Time) (addrs []netip.AddrPort, alive, known in
 		if !gone || p.State == StateLeft && len(t.targets) > 0 && !fresh {
 			continue
 		}
-		addrs = append(addrs, p.Addr)
+		peers = append(peers, lostPeer{id, p.Addr})
 		if p.alt.IsValid() {
-			addrs = append(addrs, p.alt)
+			peers = append(peers, lostPeer{id, p.alt})
 		}
 	}
-	return addrs, len(t.targets), known, recent
+	return peers, len(t.targets), known, recent
 }
 
 // aliveAt tells whether a live peer has this address.

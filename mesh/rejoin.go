@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -27,6 +28,9 @@ const (
 	hearsayEach, hearsayMin = 20 * time.Millisecond, 1500 * time.Millisecond
 	// joinAtOnce bounds the addresses tried together.
 	joinAtOnce = 8
+	// pingAlone and pingRest bound the lost peers that are pinged in a round, while no peer is alive and otherwise: who
+	// answers is joined first, for a try of one that is gone for good takes as long as streamTimeout.
+	pingAlone, pingRest = 64, 8
 	// lookupTimeout bounds the resolution of one name, maxLookup what is used of its addresses.
 	lookupTimeout = 3 * time.Second
 	maxLookup     = 8
@@ -114,11 +118,21 @@ type rejoiner struct {
 	m     *Mesh
 	ml    *memberlist.Memberlist
 	begun bool
+	turn  []lostPeer // whose turn to be pinged comes, in an order by chance; made anew when all had theirs
 }
 
-// round makes one try.
+// round makes one try: with lost peers that answer a ping, and if that was in vain, which it is where packets do not pass
+// or another gossip key is spoken, with some unasked.
 func (r *rejoiner) round(ctx context.Context) {
 	lost, alive, _, _ := r.m.peers.lost(r.m.now())
+	pings, joins := pingRest, 1
+	if alive == 0 {
+		pings, joins = pingAlone, joinAtOnce
+	}
+	found := answering(r.ml, r.next(lost, pings))
+	if r.joinAll(ctx, found[:min(len(found), joins)]) {
+		return
+	}
 	hosts := r.hosts()
 	switch {
 	case alive == 0 || !r.begun:
@@ -139,9 +153,7 @@ func (r *rejoiner) round(ctx context.Context) {
 	}
 	r.begun = true
 	var wg sync.WaitGroup
-	for _, addr := range lost {
-		wg.Go(func() { r.join(ctx, addr) })
-	}
+	wg.Go(func() { r.joinAll(ctx, lost) })
 	for _, host := range hosts {
 		wg.Go(func() {
 			addrs, err := r.m.resolve(ctx, host)
@@ -156,6 +168,54 @@ func (r *rejoiner) round(ctx context.Context) {
 		})
 	}
 	wg.Wait()
+}
+
+// next gives up to n of the lost peers; all have their turn before one has it again.
+func (r *rejoiner) next(lost []lostPeer, n int) []lostPeer {
+	still := make(map[lostPeer]bool, len(lost))
+	for _, p := range lost {
+		still[p] = true
+	}
+	r.turn = slices.DeleteFunc(r.turn, func(p lostPeer) bool { return !still[p] })
+	if len(r.turn) == 0 {
+		r.turn = slices.Clone(lost)
+		rand.Shuffle(len(r.turn), func(i, j int) { r.turn[i], r.turn[j] = r.turn[j], r.turn[i] })
+	}
+	some := r.turn[:min(len(r.turn), n)]
+	r.turn = r.turn[len(some):]
+	return some
+}
+
+// answering pings peers and gives those that answer in time, the fastest first.
+func answering(ml *memberlist.Memberlist, peers []lostPeer) (found []lostPeer) {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	for _, p := range peers {
+		wg.Go(func() {
+			if _, err := ml.Ping(p.id.String(), net.UDPAddrFromAddrPort(p.addr)); err == nil {
+				mu.Lock()
+				defer mu.Unlock()
+				found = append(found, p)
+			}
+		})
+	}
+	wg.Wait()
+	return found
+}
+
+// joinAll joins some peers side by side and tells whether any could be joined.
+func (r *rejoiner) joinAll(ctx context.Context, peers []lostPeer) bool {
+	var wg sync.WaitGroup
+	var joined atomic.Bool
+	for _, p := range peers {
+		wg.Go(func() {
+			if r.join(ctx, p.addr) {
+				joined.Store(true)
+			}
+		})
+	}
+	wg.Wait()
+	return joined.Load()
 }
 
 // hosts gives the entries of the join list, but for literal addresses that need no try.
@@ -193,16 +253,16 @@ func (r *rejoiner) exchange(addr netip.AddrPort) {
 }
 
 // join exchanges membership with an address. After a long partition each side holds the other dead: the first exchange
-// makes them refute that, a second one spreads it.
-func (r *rejoiner) join(ctx context.Context, addr netip.AddrPort) {
+// makes them refute that, a second one spreads it. It tells whether the address answered.
+func (r *rejoiner) join(ctx context.Context, addr netip.AddrPort) bool {
 	for try := range 2 {
 		if ctx.Err() != nil {
-			return
+			return false
 		}
 		if _, err := r.ml.Join([]string{addr.String()}); err != nil {
 			r.m.cfg.Logger.Debug("cannot join", "addr", addr, "error", escapeText(err.Error(), maxLogText))
 			r.m.askKeys(ctx, addr)
-			return
+			return false
 		}
 		if r.m.peers.aliveAt(addr) || try > 0 {
 			break
@@ -219,6 +279,7 @@ func (r *rejoiner) join(ctx context.Context, addr netip.AddrPort) {
 	if len(r.m.join.joined) < MaxPeers+MaxJoin {
 		r.m.join.joined[addr] = joinedAt{time.Now(), losses}
 	}
+	return true
 }
 
 // resolve turns HOST[:PORT] into addresses; the port defaults to the one that we are bound to.

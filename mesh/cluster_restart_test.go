@@ -1,0 +1,143 @@
+package mesh
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+// restore gives a node that starts again what its store has.
+func restore(t *testing.T, n *testNode, stored map[FrameRef][]byte) {
+	t.Helper()
+	if err := n.Restore(maps.Values(stored)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// again starts the node at place i, which was stopped, from what its disk has. It has no join list any more, only the
+// peers that it remembers.
+func (c *cluster) again(t *testing.T, i int, peers []Peer) *testNode {
+	t.Helper()
+	old := c.nodes[i]
+	n := newNode(t, c.secrets, old.id, c.config(i, func(_ int, cfg *Config) {
+		cfg.Epoch, cfg.Join, cfg.Peers = old.cfg.Epoch+1, nil, peers
+	}))
+	restore(t, n, old.stored)
+	c.nodes[i] = n.run(t)
+	return n
+}
+
+// move gives place i another address.
+func (c *cluster) move(i int) {
+	c.addrs[i] = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 9, 9, byte(i)}), 7946)
+}
+
+// settled waits until all know each other and hold a frame of each.
+func (c *cluster) settled(t *testing.T) {
+	t.Helper()
+	eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
+	for i, n := range c.nodes {
+		publish(t, n, fmt.Sprint("from ", i), time.Hour)
+	}
+	eventually(t, 10*time.Second, "everywhere", func() bool { return sameDigest(c.nodes) })
+	<-time.After(2 * rememberEvery)
+}
+
+// powerCut ends every node at the same time, and nobody hears a goodbye.
+func (c *cluster) powerCut(t *testing.T) {
+	t.Helper()
+	c.hub.setCut(func(_, _ netip.AddrPort) bool { return true })
+	defer c.hub.setCut(nil)
+	done := make(chan error, len(c.nodes))
+	for _, n := range c.nodes {
+		go func() { done <- n.stop() }()
+	}
+	for range c.nodes {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func (c *cluster) oneMesh() bool { return c.allAlive() && sameDigest(c.nodes) }
+
+func TestClusterMassRestart(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t, clusterSize, nil)
+		c.settled(t)
+		c.powerCut(t)
+		c.move(0)
+		for i, old := range c.nodes {
+			c.again(t, i, old.remember)
+		}
+		start := time.Now()
+		eventually(t, 60*time.Second, "one mesh again", c.oneMesh)
+		t.Logf("one mesh after %v", time.Since(start))
+	})
+}
+
+// Half of the fleet never comes back, half of the rest has moved, and each disk remembers a hundred machines more that
+// are long gone: all of them newer than what is true, and none of them answers.
+func TestClusterHalfGone(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t, clusterSize, nil)
+		c.settled(t)
+		c.powerCut(t)
+		var stale []Peer
+		for i := range 100 {
+			stale = append(stale, Peer{
+				ID: newIdentity(t).ID(), Name: "gone", Seen: time.Now(),
+				Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 77, 0, byte(i)}), 7946),
+			})
+		}
+		c.nodes = c.nodes[:clusterSize/2]
+		for i, old := range c.nodes {
+			if i%2 == 0 {
+				c.move(i)
+			}
+			c.again(t, i, append(stale, old.remember...))
+		}
+		start := time.Now()
+		eventually(t, time.Minute, "the rest is one mesh", c.oneMesh)
+		t.Logf("one mesh of %d after %v", len(c.nodes), time.Since(start))
+		publish(t, c.nodes[1], "after", time.Hour)
+		eventually(t, time.Second, "a fresh frame is everywhere", func() bool { return sameDigest(c.nodes) })
+		if c.nodes[1].Stats().Held != clusterSize+1 {
+			t.Errorf("%d frames are held, want those of the gone ones too", c.nodes[1].Stats().Held)
+		}
+	})
+}
+
+// One after another restarts at another address, as when machines are replaced, while the others go on banning: at the
+// end nobody is where anybody was told that it is.
+func TestClusterRollingRestart(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const nodes = 8
+		c := newCluster(t, nodes, nil)
+		c.settled(t)
+		for i, n := range c.nodes {
+			if err := n.stop(); err != nil {
+				t.Fatal(err)
+			}
+			missed := publish(t, c.nodes[(i+1)%nodes], fmt.Sprint("missed by ", i), time.Hour)
+			<-time.After(3 * time.Second)
+			c.move(i)
+			back := c.again(t, i, n.remember)
+			eventually(t, 30*time.Second, fmt.Sprint("node ", i, " is back"), c.oneMesh)
+			if back.deliveredCount() != 1 || back.delivered[0].Ref() != missed.Ref() {
+				t.Errorf("node %d was given %d frames, want the one that it missed", i, back.deliveredCount())
+			}
+		}
+		eventually(t, time.Second, "one mesh", c.oneMesh)
+		if got := c.nodes[0].Stats().Held; got != 2*nodes {
+			t.Errorf("%d frames are held, want %d", got, 2*nodes)
+		}
+		for i, n := range c.nodes {
+			if p := n.problemsSeen(); len(p) > 0 {
+				t.Errorf("node %d reports %q", i, p)
+			}
+		}
+	})
+}
