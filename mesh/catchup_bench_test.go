@@ -62,6 +62,9 @@ func BenchmarkCatchUp(b *testing.B) {
 						s.step(i, evFrames{via: viaRestore, frames: []Frame{f}})
 					}
 				}
+				if held, lacks := s.cores[0].count, s.cores[0].count-s.cores[1].count; held != len(raws) || lacks != len(missing) {
+					b.Fatalf("%d frames are held, %d of them missed, want %d and %d", held, lacks, len(raws), len(missing))
+				}
 				b.StartTimer()
 				start, bytes := s.now, s.bytes
 				s.connect()
@@ -99,6 +102,9 @@ func BenchmarkCatchUpSockets(b *testing.B) {
 					}); err != nil {
 						b.Fatal(err)
 					}
+				}
+				if lacks := giver.Stats().Held - taker.Stats().Held; lacks != catchUpMissed {
+					b.Fatalf("%d frames are missed, want %d", lacks, catchUpMissed)
 				}
 				giver.run(b)
 				taker.run(b)

@@ -147,9 +147,13 @@ func (c *core) nextSeq() uint64 {
 	}
 }
 
-// promise judges our next frame before it is signed. If it is new it stays so, whatever fills the ledger meanwhile.
+// promise judges our next frame before it is signed. If it is new it stays so, whatever fills the ledger meanwhile: others
+// who have filled it must not keep this node from banning at home.
 func (c *core) promise(now time.Time, f Frame) verdict {
 	v := c.judge(now, f)
+	if v == verdictFull && !c.loaded(f) {
+		v = verdictNew
+	}
 	if v == verdictNew {
 		c.promised = f.Ref()
 	}

@@ -16,9 +16,10 @@ const (
 	maxHeld = 1 << 22
 	// maxStreams bounds the (origin, epoch) pairs with live frames.
 	maxStreams = 1 << 18
-	// maxOriginFrames, maxOriginBytes and maxOriginEpochs bound the live frames of one origin. Those of the lowest (epoch,
-	// seq) stay, so that all nodes keep the same, in whatever order they come.
-	maxOriginFrames, maxOriginBytes, maxOriginEpochs = 1 << 19, 128 << 20, 1024
+	// maxOriginFrames, maxOriginBytes and maxOriginEpochs bound the live frames of one origin: a million bans that each came
+	// by itself (200 bytes a frame) fit. Those of the lowest (epoch, seq) stay, so that all nodes keep the same, in whatever
+	// order they come.
+	maxOriginFrames, maxOriginBytes, maxOriginEpochs = 5 << 18, 256 << 20, 1024
 	// clockSlack is how far the clock may step back before windows are rebuilt.
 	clockSlack = time.Second
 	// maxExpireStep bounds the frames dropped in one step (about 1.5 us each); the rest follows in the next.

@@ -246,7 +246,8 @@ func (m *Mesh) draft(f Frame) (Frame, error) {
 	case verdictFuture:
 		return Frame{}, fmt.Errorf("publish: the frame is of %v, more than %v ahead of the clock", f.Issued, FutureSkew)
 	}
-	return Frame{}, fmt.Errorf("publish: too much is held: at most %d frames, %d of one node", maxHeld, maxOriginFrames)
+	return Frame{}, fmt.Errorf("publish: too much of this node is in force: at most %d frames, of %d bytes in all; what is banned for a shorter time, or together with others, takes less",
+		maxOriginFrames, maxOriginBytes)
 }
 
 func errEnded(f Frame) error {

@@ -66,12 +66,37 @@ func TestPublishRefusesBeforeFirst(t *testing.T) {
 	publish(t, n, "fills the share", time.Hour)
 	n.core.most.frames = 1
 	_, err := n.Publish(now, nil, now.Add(time.Hour), func(d Frame) { t.Errorf("full: called with %+v", d) })
-	if err == nil || !strings.Contains(err.Error(), "too much is held") {
+	if err == nil || !strings.Contains(err.Error(), "too much of this node") {
 		t.Errorf("full: %v", err)
 	}
 	n.core.most.frames = 2
 	if f := publish(t, n, "fits again", time.Hour); f.Seq != 2 {
 		t.Errorf("number %d: what was refused has used some", f.Seq)
+	}
+}
+
+// Somebody who has filled the ledger keeps nobody from banning at home.
+func TestPublishIntoAFullLedger(t *testing.T) {
+	n := newNode(t, newSecrets(t), newIdentity(t), nil)
+	n.core.count = maxHeld
+	other := testFrame(t, signers[0], 1, 1, time.Now(), time.Hour, "of another")
+	if v := n.core.judge(time.Now(), other); v != verdictFull {
+		t.Errorf("the frame of another is judged %d in a full ledger, want %d", v, verdictFull)
+	}
+	f := publish(t, n, "at home", time.Hour)
+	if _, held := n.core.get(f.Ref()); !held {
+		t.Error("the own frame is not held")
+	}
+}
+
+// A million bans that each came in a frame of its own fit, of one node: what peers let it have in force by default.
+func TestAMillionFramesOfOneNodeFit(t *testing.T) {
+	one := testFrame(t, signers[0], 1<<33, 1<<20, time.Now(), time.Hour, string(make([]byte, benchPayload)))
+	const most = 1_250_000
+	c := newCore(ID{1}, 1, nil)
+	c.origins[one.Origin] = &load{frames: most - 1, bytes: (most - 1) * len(one.raw), epochs: 1}
+	if v := c.judge(time.Now(), one); v != verdictNew {
+		t.Errorf("frame %d of one node, %d bytes each, is judged %d, want %d", most, len(one.raw), v, verdictNew)
 	}
 }
 

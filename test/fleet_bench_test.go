@@ -9,10 +9,13 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -130,12 +133,34 @@ func BenchmarkFleetImport(b *testing.B) {
 
 // BenchmarkFleetJoin is a fresh node that joins a node with a million bans: how
 // long from the start of its agent until its kernel has been given them all, and
-// how long one more ban takes on the giver before and meanwhile.
+// how long one more ban takes on the giver before and meanwhile. Together, the
+// two share the machine's processors; apart, each has one for itself, as two
+// machines would, and whoever asks the giver's kernel shares the giver's.
 func BenchmarkFleetJoin(b *testing.B) {
+	b.Run("together", func(b *testing.B) { fleetJoin(b, func(*node, int) {}) })
+	b.Run("apart", func(b *testing.B) {
+		runtime.LockOSThread() // and so it stays: the thread ends with the benchmark
+		check(b, unix.SchedSetaffinity(0, processor(0)))
+		fleetJoin(b, func(n *node, cpu int) {
+			if r := must(n.Run("taskset", "-apc", fmt.Sprint(cpu), fmt.Sprint(n.agent.PID)))(b); r.Code != exitDone {
+				b.Fatalf("taskset: %s", r.Stderr)
+			}
+		})
+	})
+}
+
+func processor(n int) *unix.CPUSet {
+	var set unix.CPUSet
+	set.Set(n)
+	return &set
+}
+
+func fleetJoin(b *testing.B, pin func(n *node, cpu int)) {
 	m := newFleet(b, 2)
 	first, second := m.nodes[0], m.nodes[1]
 	first.run(b, "init", "--dir", stateDir, "--name", first.Name, "--bind", m.bind(first))
 	m.up(b, setup{}, first)
+	pin(first, 0)
 	g := giantOf(b, first)
 	addrs := crowd(million+2*whileLoading, 1)
 	g.write(b, addrs[:million])
@@ -149,13 +174,15 @@ func BenchmarkFleetJoin(b *testing.B) {
 	wire := must(m.WireBytes())(b)
 	begin := time.Now()
 	m.up(b, setup{}, second)
+	pin(second, 1)
 	joiner := second.asker(b)
 	stop, done := make(chan struct{}), make(chan time.Time, 1)
 	go func() {
 		defer close(stop)
 		done <- joiner.holds(b, million)
 	}()
-	meanwhile := g.addSome(b, addrs[million+whileLoading:], stop)
+	var meanwhile []time.Duration
+	stealing(b, func() { meanwhile = g.addSome(b, addrs[million+whileLoading:], stop) })
 	took := (<-done).Sub(begin)
 	b.ReportMetric(float64(must(m.WireBytes())(b)-wire)/million, "B-wire/ban")
 	slices.Sort(meanwhile)
