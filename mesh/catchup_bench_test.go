@@ -41,7 +41,7 @@ func without(raws [][]byte, missed string) (kept [][]byte, missing [][]byte) {
 // frames, and how long after contact both hold the same (100 us to 5 ms one way, the work of the cores not counted).
 // With nothing missing it is what the first exchange costs.
 func BenchmarkCatchUp(b *testing.B) {
-	raws := benchFrames(b, catchUpHeld)
+	raws := benchFrames(b, scaled(catchUpHeld))
 	for _, missed := range []string{"none", "last", "scattered"} {
 		b.Run(missed, func(b *testing.B) {
 			kept, missing := without(raws, missed)
@@ -84,7 +84,7 @@ func BenchmarkCatchUp(b *testing.B) {
 
 // The same over sockets, signatures and all: from the moment when the one that missed frames has met the other.
 func BenchmarkCatchUpSockets(b *testing.B) {
-	raws := benchFrames(b, catchUpHeld)
+	raws := benchFrames(b, scaled(catchUpHeld))
 	for _, missed := range []string{"last", "scattered"} {
 		b.Run(missed, func(b *testing.B) {
 			kept, _ := without(raws, missed)
