@@ -128,6 +128,28 @@ func TestClusterGivesBackOwnFrames(t *testing.T) {
 	})
 }
 
+// Nothing is dropped of what an agent says at its fastest, though gossip brings some of it once more in its name: a drop
+// costs a fresh ban up to two seconds.
+func TestClusterLimitsNoAgent(t *testing.T) {
+	const atOnce, rest = 20, 250 * time.Millisecond // see daemon/pace.go
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t, 10, nil)
+		eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
+		eventually(t, 60*time.Second, "settled", func() bool { return sameDigest(c.nodes) })
+		for round := range 200 {
+			for i := range atOnce {
+				publish(t, c.nodes[0], fmt.Sprint(round, " ", i), time.Hour)
+			}
+			<-time.After(rest)
+		}
+		for i, n := range c.nodes {
+			if s := n.Stats(); s.Limited > 0 || s.Synced > 0 {
+				t.Errorf("node %d dropped %d packets, and got %d frames by sync", i, s.Limited, s.Synced)
+			}
+		}
+	})
+}
+
 func TestClusterLosesNoFrameForLong(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 10, nil)

@@ -26,10 +26,11 @@ const (
 	sourceRate, sourceBurst = 500 * frameCost, 250 * frameCost
 	// frameCost is what a frame or a sync message counts as; what memberlist says of members counts as one.
 	frameCost = 4
-	// voiceRate is what one address may say in the name of one origin, in units a second, and voiceBurst at once: 100 and 26
+	// voiceRate is what one address may say in the name of one origin, in units a second, and voiceBurst at once: 100 and 50
 	// small frames, or three times as many of a bulk. A ban by itself takes a peer up to 0.3 ms of a core, and who bans more
-	// than that many fills his frames: an agent waits a little for more to say.
-	voiceRate, voiceBurst = 300, 80
+	// than that many fills his frames: an agent says 20 at once, of which gossip brings up to 18 a second time, and waits a
+	// little for more to say.
+	voiceRate, voiceBurst = 300, 150
 	// smallCost and bulkCost are what frames up to freshSize and larger ones count as. Those of an origin that Slow named
 	// within slowFor count slowFactor times as much.
 	smallCost, bulkCost = 3, 1

@@ -280,9 +280,9 @@ func TestGuardHoldsVoicesToTheirRate(t *testing.T) {
 		name                  string
 		size, once, inASecond int
 	}{
-		{"small frames", freshSize, 26, 100},
-		{"frames of a bulk", freshSize + 1, 80, 300},
-		{"not even a key", 10, 26, 100},
+		{"small frames", freshSize, 50, 100},
+		{"frames of a bulk", freshSize + 1, 150, 300},
+		{"not even a key", 10, 50, 100},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var told []netip.Addr
@@ -302,7 +302,8 @@ func TestGuardHoldsVoicesToTheirRate(t *testing.T) {
 				}
 				return passed
 			}
-			if got := pass("192.0.2.1", 1, 2*tt.once); got != tt.once || len(told) != tt.once || count.limited.Load() != uint64(tt.once) {
+			beyond := tt.once / 2
+			if got := pass("192.0.2.1", 1, tt.once+beyond); got != tt.once || len(told) != beyond || count.limited.Load() != uint64(beyond) {
 				t.Errorf("%d passed at once, want %d; told of %d, %d dropped", got, tt.once, len(told), count.limited.Load())
 			}
 			if pass("192.0.2.2", 1, 1) == 0 {
@@ -340,15 +341,15 @@ func TestGuardSlowsOrigins(t *testing.T) {
 	slowed := func(origin int) ID { return IDOf(rawOf(origin, freshSize)[keyAt : keyAt+ed25519.PublicKeySize]) }
 	g.slow(slowed(1))
 	g.slow(slowed(2))
-	if small, bulk, other := said(1, freshSize), said(2, freshSize+1), said(3, freshSize); small != 3 || bulk != 10 || other != 26 {
-		t.Errorf("at once %d small frames and %d of a bulk, and %d of another; want 3, 10, 26", small, bulk, other)
+	if small, bulk, other := said(1, freshSize), said(2, freshSize+1), said(3, freshSize); small != 6 || bulk != 18 || other != 50 {
+		t.Errorf("at once %d small frames and %d of a bulk, and %d of another; want 6, 18, 50", small, bulk, other)
 	}
 	if n := g.slowedNow(); n != 2 {
 		t.Errorf("%d origins are slowed, want 2", n)
 	}
 	now = now.Add(slowFor)
-	if got, n := said(1, freshSize), g.slowedNow(); got != 26 || n != 0 {
-		t.Errorf("%d frames afterwards, want 26; %d are slowed still", got, n)
+	if got, n := said(1, freshSize), g.slowedNow(); got != 50 || n != 0 {
+		t.Errorf("%d frames afterwards, want 50; %d are slowed still", got, n)
 	}
 	for i := range maxSources + 10 {
 		g.slow(slowed(i))
