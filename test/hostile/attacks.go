@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"maps"
+	mathrand "math/rand/v2"
 	"net/netip"
 	"slices"
 	"time"
@@ -84,10 +85,11 @@ func forge(ctx context.Context, w *world) error {
 	return nil
 }
 
-// replay says again whatever it has heard, for ever.
+// replay says again whatever it has heard, for ever; in no order, for what a node takes of it in a second would be the
+// same one again and again where as many were heard as go by from one that is taken to the next.
 func replay(ctx context.Context, w *world) error {
 	var heard [][]byte
-	every(ctx, 500, func(i int) {
+	every(ctx, 500, func(int) {
 		for more := true; more; {
 			select {
 			case b := <-w.heard:
@@ -99,7 +101,7 @@ func replay(ctx context.Context, w *world) error {
 			}
 		}
 		if len(heard) > 0 {
-			w.say(heard[i%len(heard)])
+			w.say(heard[mathrand.IntN(len(heard))])
 		}
 	})
 	return nil
