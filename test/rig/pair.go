@@ -186,7 +186,7 @@ func (ps Pairs) Silent(from, to time.Time) error {
 			errs = append(errs, fmt.Errorf("%v: %d of %d probes were answered", p, w.Answered, w.Sent))
 		}
 		if w.Gap > maxGap {
-			errs = append(errs, fmt.Errorf("%v: no probe was sent for %v", p, w.Gap))
+			errs = append(errs, fmt.Errorf("%v: no probe was sent for %v (%v)", p, w.Gap, p.prober.paused.Load()))
 		}
 	}
 	return errors.Join(errs...)

@@ -27,6 +27,8 @@ const (
 	// A probe and its answer are 15 us of a processor, and a real-time thread that takes 95 % of one is stopped by the
 	// kernel for 50 ms of each second (sched_rt_runtime_us).
 	maxEach = 32
+	// leastRest is between two rounds of which the first took all its time: a thread that never rests would be stopped.
+	leastRest = ProbeEvery / 4
 	// probeBuffer is what the kernel may hold of answers, in bytes.
 	probeBuffer = 8 << 20
 )
@@ -55,6 +57,19 @@ type Prober struct {
 	pairs  atomic.Pointer[[]*Pair] // never changed in place
 	ports  [lastPort + 1]atomic.Pointer[Pair]
 	failed atomic.Pointer[error] // why the loop ended
+	paused atomic.Pointer[pause] // the longest one
+}
+
+// pause is a round that came late, or took long.
+type pause struct {
+	at         time.Duration // since the prober's start
+	late, took time.Duration
+	cpu        time.Duration // what the thread itself has used since the round before it
+}
+
+func (p *pause) String() string {
+	return fmt.Sprintf("the prober's longest pause ended %v after its start: it woke %v late, its round took %v, and %v of both it ran",
+		p.at.Round(time.Millisecond), p.late, p.took, p.cpu)
 }
 
 // Prober opens a prober in the attacker; it ends with the fleet.
@@ -137,24 +152,45 @@ func (p *Prober) loop() error {
 	_ = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}, 0)
 	next := time.Now()
 	buf := make([]byte, 256)
+	ran := threadTime()
 	for turn := 0; ; turn++ {
 		select {
 		case <-p.stop:
 			return nil
 		default:
 		}
+		begun := time.Now()
 		if err := p.round(turn, buf); err != nil {
 			return err
 		}
+		now, before := time.Now(), ran
+		ran = threadTime()
+		p.note(pause{at: now.Sub(p.start), late: begun.Sub(next), took: now.Sub(begun), cpu: ran - before})
 		next = next.Add(ProbeEvery)
-		wait := time.Until(next)
+		wait := next.Sub(now)
 		if wait <= 0 { // never make up for lost rounds with a burst
-			next = time.Now()
-			continue
+			wait = leastRest
+			next = now.Add(wait)
 		}
 		ts := unix.NsecToTimespec(wait.Nanoseconds())
 		_ = unix.Nanosleep(&ts, nil) // a signal only makes the next round early
 	}
+}
+
+// note keeps the longest pause, so that a gap between probes can be told from one that the product made.
+func (p *Prober) note(n pause) {
+	if worst := p.paused.Load(); worst == nil || n.late+n.took > worst.late+worst.took {
+		p.paused.Store(&n)
+	}
+}
+
+// threadTime is what the calling thread has used of a processor.
+func threadTime() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano())
 }
 
 // round sends one probe for each pair whose turn it is, and then takes in what
