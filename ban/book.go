@@ -121,8 +121,8 @@ func (t *Table) put(b *book, r *Record) (entry uint32, changed bool) {
 		}
 	}
 	switch {
-	case order == 0: // seen before
-		return entry, last != 0 && b.recs.at(last).hold != r.Hold && t.rehold(b, last, r)
+	case order == 0 && last != 0: // seen before; with a floor alone it had ended, by a clock that was set back since
+		return entry, b.recs.at(last).hold != r.Hold && t.rehold(b, last, r)
 	case order < 0:
 		if last != 0 {
 			x := b.recs.at(last)

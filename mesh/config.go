@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net/netip"
 
@@ -59,6 +60,11 @@ type Config struct {
 	// whatever they said is void. Their frames are given to Expired. Readmitted gets origins that count now; their frames
 	// come by Deliver. Both are called by the goroutine that calls Deliver.
 	Withdrawn, Readmitted func(origins []ID)
+	// Rewound is called after the wall clock was set back by more than a second, by the goroutine that calls Deliver, once a
+	// peer holds the same frames: those that had ended by the clock as it was have come by Deliver then. Of others some of
+	// what they say had, and may be live again: live yields all that are held, by origin, epoch and number. Who has no peer
+	// is not called: what lifted a ban may be gone.
+	Rewound func(live iter.Seq[Frame])
 
 	// Noticed gets what another member, whose certificate counts, tells this one by Notify: seldom, and at most MaxNotice
 	// bytes. It is called by the goroutine that calls Deliver; the bytes may be kept.

@@ -12,6 +12,9 @@ type core struct {
 	epoch uint64 // our own, current
 	seq   uint64 // the last that we used in it
 	used  uint64 // the highest epoch in which there are frames in our name that this run did not publish
+	// latest is the latest time of the wall clock that a step was given since it was last set back.
+	latest time.Time
+	behind bool // it was, and since then no peer has held what we hold
 
 	ledger
 	trust
@@ -79,6 +82,7 @@ type actions struct {
 	granted               bool    // a gossip key was handed out to somebody
 	// rollPast is not 0 while frames in our name have this epoch, ours or a later one, and we did not publish them.
 	rollPast uint64
+	rewound  bool                 // the wall clock was set back, and what others kept of what had ended by it is here again
 	verdicts [verdictKinds]uint64 // of evFrames, by kind
 	syncs    uint64               // vectors answered
 	streamed uint64               // frames put into chunks
@@ -99,6 +103,7 @@ type comparison struct {
 // step is the only way to change the core.
 func (c *core) step(now time.Time, event any) actions {
 	var out actions
+	c.rewind(now)
 	out.expired = c.expire(now)
 	c.ended(&out)
 	switch e := event.(type) {
@@ -126,6 +131,16 @@ func (c *core) step(now time.Time, event any) actions {
 		out.rollPast = c.used // said until it is done: epochs are not raised at any rate
 	}
 	return out
+}
+
+// rewind notes whether the wall clock was set back, by more than clockSlack.
+func (c *core) rewind(now time.Time) {
+	now = now.Round(0) // the wall clock alone
+	back := now.Add(clockSlack).Before(c.latest)
+	if back || now.After(c.latest) {
+		c.latest = now
+	}
+	c.behind = c.behind || back
 }
 
 // next tells when a step is due without any event.

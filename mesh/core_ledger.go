@@ -323,6 +323,15 @@ func (l *ledger) rebuildWindows() {
 	}
 }
 
+// from gives up to n of a stream's live frames, from a number on.
+func (s *stream) from(seq uint64, n int) (some []held) {
+	s.frames.AscendGreaterOrEqual(held{seq: seq}, func(h held) bool {
+		some = append(some, h)
+		return len(some) < n
+	})
+	return some
+}
+
 // sorted gives the streams in the order of their keys, the same on every node.
 func (l *ledger) sorted() []*stream {
 	return slices.SortedFunc(maps.Values(l.streams), (*stream).compare)

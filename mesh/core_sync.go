@@ -179,6 +179,7 @@ func (c *core) rootSeen(now time.Time, peer ID, root [32]byte, out *actions) {
 func (c *core) settled(peer ID, p *syncPeer, out *actions) {
 	p.phase, p.backoff, p.progress = phaseIdle, 0, false
 	out.compared = append(out.compared, comparison{peer, true})
+	out.rewound, c.behind = out.rewound || c.behind, false
 }
 
 // tick does what time has made due.

@@ -2,6 +2,8 @@ package mesh
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -12,8 +14,9 @@ const (
 	drainBatch = 64
 	// maxWarnings bounds the problems that wait to be reported.
 	maxWarnings = 16
-	// leastWake..idleWake is how long the core sleeps when nothing arrives; frames that end meanwhile end together.
-	leastWake, idleWake = 5 * time.Millisecond, time.Hour
+	// leastWake..idleWake is how long the core sleeps when nothing arrives; frames that end meanwhile end together, and a
+	// clock that was set is noticed at the end.
+	leastWake, idleWake = 5 * time.Millisecond, 10 * time.Second
 )
 
 // coreLoop feeds the core and carries out what it says. Small packets go before large frames, and these before bulk,
@@ -190,6 +193,9 @@ func (m *Mesh) carryOut() {
 		if len(out.expired) > 0 && m.cfg.Expired != nil {
 			m.cfg.Expired(out.expired)
 		}
+		if out.rewound && m.cfg.Rewound != nil {
+			m.cfg.Rewound(m.live)
+		}
 		if out.granted {
 			m.keys.kick()
 		}
@@ -197,6 +203,37 @@ func (m *Mesh) carryOut() {
 			m.peers.update(c.peer, func(p *peer) { p.InSync = c.same })
 		}
 		m.troubles(out)
+	}
+}
+
+// liveSlice bounds the frames that are looked at with the lock held.
+const liveSlice = 1024
+
+// live yields the live frames that the daemon can read, by origin, epoch and number.
+func (m *Mesh) live(yield func(Frame) bool) {
+	m.mu.Lock()
+	streams := slices.SortedFunc(maps.Keys(m.core.streams), streamKey.compare)
+	authority := m.core.authority
+	m.mu.Unlock()
+	for _, key := range streams {
+		if key.origin == authority {
+			continue
+		}
+		for next, more := uint64(0), true; more; {
+			var some []held
+			m.mu.Lock()
+			if s := m.core.streams[key]; s != nil {
+				some = s.from(next, liveSlice)
+			}
+			m.mu.Unlock()
+			for _, h := range some {
+				if f, err := DecodeFrame(h.raw); err == nil && !yield(f) {
+					return
+				}
+				next = h.seq + 1
+			}
+			more = len(some) == liveSlice && next != 0
+		}
 	}
 }
 

@@ -279,6 +279,15 @@ func (m *Mesh) take(f Frame) (bool, error) {
 	return true, nil
 }
 
+// Expire lets frames go that have ended by now. Whoever lets go of what they said calls it before, so that Rewound is called
+// after a clock that was ahead is set back.
+func (m *Mesh) Expire(now time.Time) {
+	m.mu.Lock()
+	m.stepLocked(now, evTick{})
+	m.mu.Unlock()
+	m.nudge()
+}
+
 // Slow tells that what a node says is not taken over: for ten seconds peers' packets carry an eighth of what others may say
 // in its name, so that who floods this node with what it holds or refuses does not keep it busy. What is dropped comes by
 // sync. It does not block.

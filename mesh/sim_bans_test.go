@@ -3,6 +3,7 @@ package mesh_test
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -23,12 +24,9 @@ var simNever = []ban.NeverEntry{{Prefix: netip.MustParsePrefix("203.0.113.0/28")
 type simBans struct {
 	self  ban.Origin
 	table *ban.Table
-	steps bool // clocks are stepped
 }
 
-func newSimBans(self mesh.ID, steps bool) mesh.SimBans {
-	return &simBans{ban.Origin(self), newTable(self), steps}
-}
+func newSimBans(self mesh.ID) mesh.SimBans { return &simBans{ban.Origin(self), newTable(self)} }
 
 func newTable(self mesh.ID) *ban.Table {
 	t, err := ban.New(ban.Config{Self: ban.Origin(self), Never: simNever})
@@ -52,20 +50,30 @@ func recordsOf(f mesh.Frame) []ban.Record {
 	return records
 }
 
-// merge is what the daemon does with a frame.
-func merge(t *ban.Table, self ban.Origin, now time.Time, f mesh.Frame) {
-	var kept []ban.Record
-	for _, r := range recordsOf(f) {
-		if r.Origin == self || t.CheckRemote(now, r) == nil {
-			kept = append(kept, r)
-		}
-	}
-	t.Merge(now, kept)
+// lawful keeps the records that policy lets in.
+func (b *simBans) lawful(now time.Time, records []ban.Record) []ban.Record {
+	return slices.DeleteFunc(records, func(r ban.Record) bool {
+		return r.Origin != b.self && b.table.CheckRemote(now, r) != nil
+	})
 }
 
+// Take is what the daemon does with frames.
 func (b *simBans) Take(now time.Time, frames []mesh.Frame) {
 	for _, f := range frames {
-		merge(b.table, b.self, now, f)
+		b.table.Merge(now, b.lawful(now, recordsOf(f)))
+	}
+}
+
+func (b *simBans) Rewound(now time.Time, live iter.Seq[mesh.Frame]) {
+	for _, bans := range []bool{false, true} {
+		for f := range live {
+			records := slices.DeleteFunc(recordsOf(f), func(r ban.Record) bool { return (r.Kind == ban.KindBan) != bans })
+			at := now
+			if f.Issued.After(now) { // it was let in when the clock was ahead
+				at = f.Issued
+			}
+			b.table.Merge(now, b.lawful(at, records))
+		}
 	}
 }
 
@@ -115,13 +123,7 @@ func (b *simBans) Say(now time.Time, rng *rand.Rand, publish func([]byte, time.T
 			kept = append(kept, op)
 		}
 	}
-	parts := ban.SplitOps(kept, mesh.MaxPayload)
-	if b.steps {
-		// A clock that is ahead ends an op before its frame, and when it is set back nothing says the op again: the frame
-		// is still held. So frames of one op only.
-		parts = slices.Collect(slices.Chunk(kept, 1))
-	}
-	for _, part := range parts {
+	for _, part := range ban.SplitOps(kept, mesh.MaxPayload) {
 		if payload, err := ban.AppendOps(nil, part); err == nil {
 			publish(payload, ban.Expires(part))
 		}
@@ -162,10 +164,10 @@ func newSimAttack(kind mesh.SimAttack, now time.Time) ([]byte, time.Time) {
 // Judge merges all live frames into a new table, and wants the same. What two frames of one name spoke of is left out:
 // a node that saw the loser first acts on it until it ends.
 func (b *simBans) Judge(now time.Time, live, doubt []mesh.Frame) error {
-	want := newTable(mesh.ID(b.self))
+	want := &simBans{b.self, newTable(mesh.ID(b.self))}
+	want.Take(now, live)
 	var records []ban.Record
 	for _, f := range live {
-		merge(want, b.self, now, f)
 		records = append(records, recordsOf(f)...)
 	}
 	var unsure []netip.Prefix
@@ -174,10 +176,7 @@ func (b *simBans) Judge(now time.Time, live, doubt []mesh.Frame) error {
 			unsure = append(unsure, r.Prefix)
 		}
 	}
-	if b.steps {
-		unsure = append(unsure, shortened(records)...)
-	}
-	left, right := enforced(b.table, unsure), enforced(want, unsure)
+	left, right := enforced(b.table, unsure), enforced(want.table, unsure)
 	for rule := range right {
 		if !left[rule] {
 			return fmt.Errorf("not enforced: %v%s", rule, about(rule, records, b.table))
@@ -192,19 +191,6 @@ func (b *simBans) Judge(now time.Time, live, doubt []mesh.Frame) error {
 		}
 	}
 	return nil
-}
-
-// shortened gives what an origin banned again for less long: once the table, by a clock that was ahead, has seen such a
-// ban end, it does not take it back after the clock was set right.
-func shortened(records []ban.Record) (prefixes []netip.Prefix) {
-	for _, r := range records {
-		for _, s := range records {
-			if r.Prefix == s.Prefix && r.Ports == s.Ports && r.Origin == s.Origin && r.Version.Compare(s.Version) < 0 && s.Until.Before(r.Until) {
-				prefixes = append(prefixes, r.Prefix)
-			}
-		}
-	}
-	return prefixes
 }
 
 // about lists, for whoever replays a seed, what the frames and the table say of a prefix.

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"time"
 )
@@ -62,6 +63,12 @@ func (n *simNode) expired(refs []FrameRef) {
 		fmt.Fprint(n.w.history, ref)
 		delete(n.held, ref)
 		n.disk.drop(ref)
+	}
+}
+
+func (n *simNode) rewound(live iter.Seq[Frame]) {
+	if !n.dying {
+		n.bans.Rewound(n.now(), live)
 	}
 }
 
@@ -229,7 +236,7 @@ func (w *simWorld) checkFresh() {
 	w.run(10 * time.Second)
 	for range 3 {
 		n := w.up()
-		before := w.received()
+		before, queued := w.received(), w.gossip()
 		w.settled()
 		n.publish([]byte("fresh"), n.now().Add(time.Hour))
 		n.process()
@@ -244,7 +251,8 @@ func (w *simWorld) checkFresh() {
 		case w.receivers() > passAbove:
 			copies = 2 // the origin's, and that of the node before
 		}
-		const gossip = 6 // copies that memberlist's queue may add: two each of this frame and of the two before
+		const met = 2                // by a sync that began while it was on its way
+		gossip := 2*(queued+1) + met // two copies each of this frame and of those that are queued still
 		if got, want := w.received()-before, uint64((w.running()-1)*copies+gossip); got > want {
 			w.fail(n.slot, "%d copies of a frame in a fleet of %d", got, w.running())
 		}
@@ -258,6 +266,16 @@ func (w *simWorld) settled() {
 			w.fail(n.slot, "a transfer goes on though nobody lacks anything")
 		}
 	}
+}
+
+// gossip is how many frames wait in memberlist's queues.
+func (w *simWorld) gossip() (sum int) {
+	for _, n := range w.nodes {
+		if n.mesh != nil {
+			sum += n.mesh.gossip.queue.NumQueued()
+		}
+	}
+	return sum
 }
 
 func (w *simWorld) received() (sum uint64) {

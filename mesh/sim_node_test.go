@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"errors"
+	"iter"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -18,6 +19,8 @@ type SimBans interface {
 	Say(now time.Time, rng *rand.Rand, publish func(payload []byte, expires time.Time))
 	// Expire lets go of what has ended.
 	Expire(now time.Time)
+	// Rewound takes live frames over again after the clock was set back.
+	Rewound(now time.Time, live iter.Seq[Frame])
 	// Trust has what an origin said count, or no longer.
 	Trust(now time.Time, origin ID, counts bool)
 	// Judge compares what is enforced with what should be, given all live frames. Of those in doubt two have one name.
@@ -37,7 +40,7 @@ const (
 
 // NewSimBans and NewSimAttack come from package ban, which the tests of mesh_test know.
 var (
-	NewSimBans   func(self ID, steps bool) SimBans
+	NewSimBans   func(self ID) SimBans
 	NewSimAttack func(kind SimAttack, now time.Time) (payload []byte, expires time.Time)
 )
 
@@ -107,7 +110,7 @@ func (n *simNode) start() {
 			}
 			return epoch, nil
 		},
-		Deliver: n.deliver, Admitted: n.admitted, Expired: n.expired, Withdrawn: n.withdraw, Readmitted: n.readmit,
+		Deliver: n.deliver, Admitted: n.admitted, Expired: n.expired, Withdrawn: n.withdraw, Readmitted: n.readmit, Rewound: n.rewound,
 		NewTransport: func() (memberlist.Transport, error) { return nil, errors.New("no sockets here") },
 	})
 	if err != nil {
@@ -126,7 +129,7 @@ func (n *simNode) start() {
 	n.mesh, n.tickAt = m, 0
 	n.held, n.own, n.early = make(map[FrameRef]string), make(map[FrameRef]bool), make(map[FrameRef]bool)
 	n.withdrawn = make(map[ID]bool)
-	n.bans = NewSimBans(n.key.ID(), w.plan.clock > 0)
+	n.bans = NewSimBans(n.key.ID())
 	now := n.now()
 	var frames []Frame
 	for _, raw := range raws {
@@ -226,8 +229,7 @@ func (n *simNode) probe() {
 	n.after(rtt, "pong", func() { delegate{n.mesh}.NotifyPingComplete(other.node, rtt, payload) })
 }
 
-// expire lets frames go, and then bans. In this order: a clock that is ahead must not end a ban whose frame is kept, for
-// when it is set back nothing would say the ban again.
+// expire lets frames go, and then bans.
 func (n *simNode) expire() {
 	n.mesh.apply(evTick{})
 	n.bans.Expire(n.now())

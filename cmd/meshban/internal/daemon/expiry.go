@@ -7,7 +7,7 @@ import (
 
 const (
 	// expiryIdle bounds the sleep when nothing expires soon, so that a stepped clock is noticed.
-	expiryIdle = 30 * time.Second
+	expiryIdle = 10 * time.Second
 	// expiryPause is the least time between two rounds: what ends within it goes to the kernel as one batch.
 	expiryPause = 20 * time.Millisecond
 	// slicePause is left to others between two slices of what ends together; each holds the lock for less than 1 ms.
@@ -26,6 +26,7 @@ func (d *Daemon) expire(ctx context.Context) error {
 		case <-d.expireKick:
 		}
 		now := time.Now()
+		d.mesh.Expire(now)
 		d.mu.Lock()
 		next, ok := d.table.Next()
 		if ok && !next.After(now) {

@@ -1,0 +1,50 @@
+package daemon
+
+import (
+	"context"
+	"iter"
+	"time"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/mesh"
+)
+
+// rewound takes over again what the frames say that are held: some of it had ended by a clock that was ahead, and has
+// been set back; what lifts bans has come back from peers. What lifts comes before what bans, so that no ban that was lifted counts for a moment. It is called from
+// the mesh's own goroutine: all that is held was judged before.
+func (d *Daemon) rewound(live iter.Seq[mesh.Frame]) {
+	now := time.Now()
+	ctx, cancel := context.WithTimeout(context.Background(), keepLimit)
+	defer cancel()
+	err := d.store.Sync(ctx) // what waits for the operator is told by the disk
+	var stored storedHolds
+	if err == nil {
+		stored, err = d.storedHolds()
+	}
+	if err != nil {
+		d.log.Error("the clock was set back; what had ended by it comes back with the next start of the agent", "err", err)
+		return
+	}
+	d.log.Warn("the clock was set back; what had ended by it counts again")
+	for _, bans := range []bool{false, true} {
+		var some []ban.Record
+		for frame := range live {
+			begin, at := len(some), now
+			if frame.Issued.After(at) { // it was let in when the clock was ahead
+				at = frame.Issued
+			}
+			some = d.decode(some, at, frame, stored.judgeLocked)
+			kept := some[:begin]
+			for _, r := range some[begin:] {
+				if (r.Kind == ban.KindBan) == bans {
+					kept = append(kept, r)
+				}
+			}
+			if some = kept; len(some) >= lockChunk {
+				d.apply(now, some)
+				some = some[:0]
+			}
+		}
+		d.apply(now, some)
+	}
+}
