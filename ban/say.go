@@ -83,7 +83,48 @@ func (t *Table) OwnOps(op Op) []Op {
 	if !ok || !old.Until.After(op.Until) {
 		return []Op{op}
 	}
-	back := Op{Kind: KindRevoke, Prefix: op.Prefix, Ports: op.Ports, Until: old.Until.Add(ClockSkew), Source: op.Source}
+	return t.instead(b, op, old)
+}
+
+// Amend returns what this node must publish after a record of its own has come back, which it had lost. If what it said
+// last of the same prefix and ports ends before something that it had said earlier, the earlier would count again for
+// whoever hears of both late: what took it back then may be lost, and is said again. It is nil where nothing is amiss.
+func (t *Table) Amend(r Record) []Op {
+	b := &t.bans
+	switch {
+	case r.Origin != t.self:
+		return nil
+	case r.Kind == KindAllow:
+		b = &t.allows
+	case r.Kind != KindBan:
+		return nil
+	}
+	entry := t.entryAbout(b, &r)
+	if entry == 0 {
+		return nil
+	}
+	last, floor := t.said(b, entry, t.self)
+	if last == 0 || floor == 0 || b.recs.at(floor).until <= b.recs.at(last).until {
+		return nil
+	}
+	now, earlier := t.recordOf(b, last), t.recordOf(b, floor)
+	if t.counts(b, b.entries.at(entry), b.recs.at(last)) {
+		return t.instead(b, now.Op, earlier)
+	}
+	if r.Kind == KindAllow { // what ended it has a mark that covers the earlier one
+		return nil
+	}
+	return []Op{takeBack(now.Op, earlier)}
+}
+
+// takeBack returns the revoke that makes room for op, and for nothing, as long as old would last.
+func takeBack(op Op, old Record) Op {
+	return Op{Kind: KindRevoke, Prefix: op.Prefix, Ports: op.Ports, Until: old.Until.Add(ClockSkew), Source: op.Source}
+}
+
+// instead returns what takes old back, and then op.
+func (t *Table) instead(b *book, op Op, old Record) []Op {
+	back := takeBack(op, old)
 	if op.Kind == KindBan {
 		return []Op{back, op}
 	}

@@ -13,8 +13,9 @@ type core struct {
 	seq   uint64 // the last that we used in it
 	used  uint64 // the highest epoch in which there are frames in our name that this run did not publish
 	// latest is the latest time of the wall clock that a step was given since it was last set back.
-	latest time.Time
-	behind bool // it was, and since then no peer has held what we hold
+	latest  time.Time
+	behind  bool      // it was, and since then no peer has held what we hold
+	rewound time.Time // when that was said last
 
 	ledger
 	trust

@@ -26,6 +26,9 @@ const (
 	// reservePause is how long nobody is kept for a giver, and no session of a peer's is waited for, after one that brought
 	// nothing: sync messages are not signed, and who begins sessions without end must not keep others from theirs.
 	reservePause = 10 * time.Second
+	// rewindEvery is the least time, by the monotonic clock, between two words of a clock that was set back: they cost a look
+	// at all that is held.
+	rewindEvery = time.Minute
 	// maxTransfers bounds the transfers to others at a time.
 	maxTransfers = 4
 	// overdue is after how long without a comparison one peer is asked for its digest: pings, which tell them every
@@ -168,7 +171,7 @@ func (c *core) rootSeen(now time.Time, peer ID, root [32]byte, out *actions) {
 	case p == nil:
 		c.peerUp(now, peer) // the word of its coming was lost
 	case root == c.root.sum():
-		c.settled(peer, p, out)
+		c.settled(now, peer, p, out)
 	case p.phase == phaseIdle:
 		p.tries = 0
 		c.set(p, phaseDue, now.Add(max(settleMin+c.jitter(settleMax-settleMin), p.backoff)))
@@ -176,10 +179,12 @@ func (c *core) rootSeen(now time.Time, peer ID, root [32]byte, out *actions) {
 }
 
 // settled notes that a peer holds what we hold.
-func (c *core) settled(peer ID, p *syncPeer, out *actions) {
+func (c *core) settled(now time.Time, peer ID, p *syncPeer, out *actions) {
 	p.phase, p.backoff, p.progress = phaseIdle, 0, false
 	out.compared = append(out.compared, comparison{peer, true})
-	out.rewound, c.behind = out.rewound || c.behind, false
+	if c.behind && (c.rewound.IsZero() || now.Sub(c.rewound) >= rewindEvery) {
+		out.rewound, c.behind, c.rewound = true, false, now
+	}
 }
 
 // tick does what time has made due.
@@ -308,14 +313,14 @@ func (c *core) handle(now time.Time, m *syncMessage, p *syncPeer, fresh int, our
 		c.answerCheck(now, m, p, out)
 	case syncSame:
 		if ours && p.phase == phaseChecking {
-			c.settled(m.From, p, out)
+			c.settled(now, m.From, p, out)
 		}
 	case syncVector:
 		switch {
 		case m.Reply && !ours:
 			return // late, or a lie
 		case m.Root == c.root.sum():
-			c.settled(m.From, p, out)
+			c.settled(now, m.From, p, out)
 			return
 		case !m.Reply:
 		case ours && p.phase == phaseChecking && c.taken(now, m.From):
@@ -348,7 +353,7 @@ func (c *core) handle(now time.Time, m *syncMessage, p *syncPeer, fresh int, our
 
 func (c *core) answerCheck(now time.Time, m *syncMessage, p *syncPeer, out *actions) {
 	if m.Root == c.root.sum() {
-		c.settled(m.From, p, out)
+		c.settled(now, m.From, p, out)
 		c.emit(m.From, &syncMessage{Kind: syncSame, Session: m.Session, Root: m.Root}, out)
 		return
 	}

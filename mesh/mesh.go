@@ -336,5 +336,12 @@ func (m *Mesh) Flush() { m.pusher.flush() }
 // Peers is the number of other members that are alive.
 func (m *Mesh) Peers() int { return len(m.peers.alive()) }
 
+// Epoch is the one under which this node publishes now.
+func (m *Mesh) Epoch() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.core.epoch
+}
+
 // Digest is equal on two nodes exactly when they hold the same live frames.
 func (m *Mesh) Digest() [32]byte { return *m.root.Load() }

@@ -77,6 +77,18 @@ func (b *simBans) Rewound(now time.Time, live iter.Seq[mesh.Frame]) {
 	}
 }
 
+func (b *simBans) Amend(now time.Time, frames []mesh.Frame, epoch uint64, publish func([]byte, time.Time)) {
+	var ops []ban.Op
+	for _, f := range frames {
+		for _, r := range recordsOf(f) {
+			if f.Epoch < epoch {
+				ops = append(ops, b.table.Amend(r)...)
+			}
+		}
+	}
+	b.publish(now, ops, publish)
+}
+
 func (b *simBans) Expire(now time.Time) { b.table.Expire(now) }
 
 func (b *simBans) Trust(now time.Time, origin mesh.ID, counts bool) {
@@ -117,6 +129,11 @@ func (b *simBans) Say(now time.Time, rng *rand.Rand, publish func([]byte, time.T
 			prefix, until = simPrefix(rng), until.Add(time.Duration(rng.IntN(600))*time.Second)
 		}
 	}
+	b.publish(now, ops, publish)
+}
+
+// publish says what policy lets a node say.
+func (b *simBans) publish(now time.Time, ops []ban.Op, publish func([]byte, time.Time)) {
 	kept := ops[:0]
 	for _, op := range ops {
 		if b.table.CheckLocal(now, op) == nil {
@@ -162,8 +179,8 @@ func newSimAttack(kind mesh.SimAttack, now time.Time) ([]byte, time.Time) {
 }
 
 // Judge merges all live frames into a new table, and wants the same. What two frames of one name spoke of is left out:
-// a node that saw the loser first acts on it until it ends.
-func (b *simBans) Judge(now time.Time, live, doubt []mesh.Frame) error {
+// a node that saw the loser first acts on it until it ends. So is what was shortened unawares.
+func (b *simBans) Judge(now time.Time, live, said, doubt []mesh.Frame) error {
 	want := &simBans{b.self, newTable(mesh.ID(b.self))}
 	want.Take(now, live)
 	var records []ban.Record
@@ -176,6 +193,7 @@ func (b *simBans) Judge(now time.Time, live, doubt []mesh.Frame) error {
 			unsure = append(unsure, r.Prefix)
 		}
 	}
+	unsure = append(unsure, shortened(now, said, records)...)
 	left, right := enforced(b.table, unsure), enforced(want.table, unsure)
 	for rule := range right {
 		if !left[rule] {
@@ -191,6 +209,34 @@ func (b *simBans) Judge(now time.Time, live, doubt []mesh.Frame) error {
 		}
 	}
 	return nil
+}
+
+// shortened gives what an origin banned again for less long, without taking back the longer ban, of which it did not know
+// then: its disk had lost it, or its clock was ahead. Nodes that heard of both let it end with the shorter one, and those
+// to which the shorter one came too late with the longer one.
+func shortened(now time.Time, said []mesh.Frame, live []ban.Record) (prefixes []netip.Prefix) {
+	var all []ban.Record
+	for _, f := range said {
+		all = append(all, recordsOf(f)...)
+	}
+	for _, long := range all {
+		for _, short := range all {
+			if !long.Until.After(now) || !alike(long, short) || long.Version.Compare(short.Version) >= 0 || !short.Until.Before(long.Until) {
+				continue
+			}
+			if !slices.ContainsFunc(live, func(r ban.Record) bool {
+				return r.Kind == ban.KindRevoke && alike(r, long) && long.Version.Compare(r.Version) < 0 && !r.Until.Before(long.Until)
+			}) {
+				prefixes = append(prefixes, long.Prefix)
+			}
+		}
+	}
+	return prefixes
+}
+
+// alike tells whether two records are one origin's word about the same.
+func alike(a, b ban.Record) bool {
+	return a.Origin == b.Origin && a.Prefix == b.Prefix && a.Ports == b.Ports
 }
 
 // about lists, for whoever replays a seed, what the frames and the table say of a prefix.

@@ -40,6 +40,7 @@ func (n *simNode) deliver(frames []Frame) {
 		}
 	}
 	n.bans.Take(now, frames)
+	n.bans.Amend(now, frames, n.mesh.Epoch(), n.publish)
 }
 
 func (n *simNode) admitted(frames []Frame) {
@@ -153,12 +154,14 @@ func (w *simWorld) heal() {
 	}
 }
 
-// agree tells whether all hold the same.
+// agree tells whether all hold the same, and have taken over again what clocks that were ahead had ended.
 func (w *simWorld) agree() bool {
 	var roots [][32]byte
 	for _, n := range w.nodes {
 		if n.mesh != nil {
-			n.expire()
+			if n.expire(); n.mesh.core.behind && w.running() > 1 {
+				return false
+			}
 			roots = append(roots, n.mesh.Digest())
 		}
 	}
@@ -167,10 +170,14 @@ func (w *simWorld) agree() bool {
 
 // checkFrames looks at what every node holds, in memory, on disk and in force.
 func (w *simWorld) checkFrames(kept map[FrameRef]string) {
-	var doubt []Frame
+	var said, doubt []Frame
 	for _, raws := range w.published {
 		for _, raw := range raws {
-			if f, err := DecodeFrame([]byte(raw)); err == nil && len(raws) > 1 {
+			f, err := DecodeFrame([]byte(raw))
+			if err != nil {
+				continue
+			}
+			if said = append(said, f); len(raws) > 1 {
 				doubt = append(doubt, f)
 			}
 		}
@@ -214,7 +221,7 @@ func (w *simWorld) checkFrames(kept map[FrameRef]string) {
 				w.fail(n.slot, "frame %v got lost though a node held it", ref)
 			}
 		}
-		if err := n.bans.Judge(n.now(), live, doubt); err != nil {
+		if err := n.bans.Judge(n.now(), live, said, doubt); err != nil {
 			w.fail(n.slot, "%v", err)
 		}
 		n.checkTrust()

@@ -21,10 +21,13 @@ type SimBans interface {
 	Expire(now time.Time)
 	// Rewound takes live frames over again after the clock was set back.
 	Rewound(now time.Time, live iter.Seq[Frame])
+	// Amend sees to it that own frames of former epochs that came back do not say more than what was said since.
+	Amend(now time.Time, frames []Frame, epoch uint64, publish func(payload []byte, expires time.Time))
 	// Trust has what an origin said count, or no longer.
 	Trust(now time.Time, origin ID, counts bool)
-	// Judge compares what is enforced with what should be, given all live frames. Of those in doubt two have one name.
-	Judge(now time.Time, live, doubt []Frame) error
+	// Judge compares what is enforced with what should be, given all live frames, and all that were ever said. Of those in
+	// doubt two have one name.
+	Judge(now time.Time, live, said, doubt []Frame) error
 }
 
 // SimAttack names what an origin that means harm says.

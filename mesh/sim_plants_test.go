@@ -73,13 +73,13 @@ func plants() []plant {
 		{"core_sync.go", "		c.answerVector(now, m, out)\n",
 			"		if planted(\"sync in one direction only\") && bytes.Compare(c.self[:], m.From[:]) < 0 {\n			return\n		}\n		c.answerVector(now, m, out)\n"},
 		{"core_sync.go", "	case root == c.root.sum():\n", "	case root == c.root.sum() || planted(\"trust a count for a digest\") && root[0]&7 == c.root.sum()[0]&7:\n"},
-		{"core_sync.go", "	if m.Root == c.root.sum() {\n		c.settled(m.From, p, out)\n		c.emit",
-			"	if m.Root == c.root.sum() || planted(\"say same without looking\") {\n		c.settled(m.From, p, out)\n		c.emit"},
+		{"core_sync.go", "	if m.Root == c.root.sum() {\n		c.settled(now, m.From, p, out)\n		c.emit",
+			"	if m.Root == c.root.sum() || planted(\"say same without looking\") {\n		c.settled(now, m.From, p, out)\n		c.emit"},
 		{"core_sync.go", "		if !t.deadline.After(now) {\n", "		if !t.deadline.After(now) && !planted(\"never give up a transfer\") {\n"},
 		{"core_sync.go", "	delete(c.peers, peer)\n	delete(c.transfers, peer)\n",
 			"	delete(c.peers, peer)\n	if !planted(\"never give up a transfer\") {\n		delete(c.transfers, peer)\n	}\n"},
 		{"core_sync.go", "s.giver, s.givesTill = peer, till", "s.giver, s.givesTill = peer, till\n		if planted(\"wait for one giver for ever\") {\n			s.givesTill = till.Add(time.Hour)\n		}"},
-		{"core_sync.go", "out.rewound || c.behind, false", `!planted("leave ended what a clock that was ahead has ended") && (out.rewound || c.behind), false`},
+		{"core_sync.go", "out.rewound, c.behind, c.rewound = true, false, now", `out.rewound, c.behind, c.rewound = !planted("leave ended what a clock that was ahead has ended"), false, now`},
 		{"core_detail.go", "case theirs[0].Hash != h.short():", `case theirs[0].Hash != h.short() && !planted("compare numbers, not hashes"):`},
 	}
 }

@@ -72,7 +72,9 @@ func (d *Daemon) publishFrame(now time.Time, ops []ban.Op) error {
 func (d *Daemon) deliver(frames []mesh.Frame) {
 	now := time.Now()
 	records := d.arrived[:0]
-	var ends []int // of each frame's records
+	var ends []int       // of each frame's records
+	var own []ban.Record // that this node had lost
+	epoch := d.mesh.Epoch()
 	settle := func() {
 		if len(records) > 0 {
 			d.fw.Flush()
@@ -90,6 +92,10 @@ func (d *Daemon) deliver(frames []mesh.Frame) {
 		begin := len(records)
 		records = d.decode(records, now, frame, d.admitLocked)
 		d.merge(now, records[begin:])
+		// What has our epoch or a later one is a copy's, which would amend what this node amends.
+		if ban.Origin(frame.Origin) == d.self && frame.Epoch < epoch {
+			own = append(own, records[begin:]...)
+		}
 		ends = append(ends, len(records))
 		if len(records) >= lockChunk {
 			settle()
@@ -98,6 +104,27 @@ func (d *Daemon) deliver(frames []mesh.Frame) {
 	settle()
 	kick(d.expireKick)
 	d.arrived = records
+	d.amend(now, own)
+}
+
+// amend publishes what the own records that have come back make necessary.
+func (d *Daemon) amend(now time.Time, own []ban.Record) {
+	var ops []ban.Op
+	d.mu.Lock()
+	for _, r := range own {
+		for _, op := range d.table.Amend(r) {
+			if d.table.CheckLocal(now, op) == nil {
+				ops = append(ops, op)
+			}
+		}
+	}
+	d.mu.Unlock()
+	if len(ops) == 0 {
+		return
+	}
+	if err := d.publish(now, ops); err != nil {
+		d.log.Warn("could not say again what takes back a ban of this node that had been lost", "err", err)
+	}
 }
 
 // decode opens a frame and appends to dst what judge, which is called with the lock held, lets in. Refused ops are counted
