@@ -74,7 +74,6 @@ func (d *Daemon) deliver(frames []mesh.Frame) {
 	records := d.arrived[:0]
 	var ends []int       // of each frame's records
 	var own []ban.Record // that this node had lost
-	epoch := d.mesh.Epoch()
 	settle := func() {
 		if len(records) > 0 {
 			d.fw.Flush()
@@ -93,7 +92,7 @@ func (d *Daemon) deliver(frames []mesh.Frame) {
 		records = d.decode(records, now, frame, d.admitLocked)
 		d.merge(now, records[begin:])
 		// What has our epoch or a later one is a copy's, which would amend what this node amends.
-		if ban.Origin(frame.Origin) == d.self && frame.Epoch < epoch {
+		if ban.Origin(frame.Origin) == d.self && frame.Epoch < d.mesh.Epoch() {
 			own = append(own, records[begin:]...)
 		}
 		ends = append(ends, len(records))
@@ -110,15 +109,17 @@ func (d *Daemon) deliver(frames []mesh.Frame) {
 // amend publishes what the own records that have come back make necessary.
 func (d *Daemon) amend(now time.Time, own []ban.Record) {
 	var ops []ban.Op
-	d.mu.Lock()
-	for _, r := range own {
-		for _, op := range d.table.Amend(r) {
-			if d.table.CheckLocal(now, op) == nil {
-				ops = append(ops, op)
+	for some := range slices.Chunk(own, lockChunk) {
+		d.mu.Lock()
+		for _, r := range some {
+			for _, op := range d.table.Amend(r) {
+				if d.table.CheckLocal(now, op) == nil {
+					ops = append(ops, op)
+				}
 			}
 		}
+		d.mu.Unlock()
 	}
-	d.mu.Unlock()
 	if len(ops) == 0 {
 		return
 	}

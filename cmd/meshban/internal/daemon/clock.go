@@ -10,8 +10,8 @@ import (
 )
 
 // rewound takes over again what the frames say that are held: some of it had ended by a clock that was ahead, and has
-// been set back; what lifts bans has come back from peers. What lifts comes before what bans, so that no ban that was lifted counts for a moment. It is called from
-// the mesh's own goroutine: all that is held was judged before.
+// been set back. What lifts bans has come back from peers, and comes before what bans, so that no ban that was lifted
+// counts for a moment. It is called from the mesh's own goroutine: all that is held was judged before.
 func (d *Daemon) rewound(live iter.Seq[mesh.Frame]) {
 	now := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), keepLimit)

@@ -7,7 +7,7 @@ import (
 
 const (
 	// expiryIdle bounds the sleep when nothing expires soon, so that a stepped clock is noticed.
-	expiryIdle = 10 * time.Second
+	expiryIdle = 30 * time.Second
 	// expiryPause is the least time between two rounds: what ends within it goes to the kernel as one batch.
 	expiryPause = 20 * time.Millisecond
 	// slicePause is left to others between two slices of what ends together; each holds the lock for less than 1 ms.
@@ -26,15 +26,17 @@ func (d *Daemon) expire(ctx context.Context) error {
 		case <-d.expireKick:
 		}
 		now := time.Now()
-		d.mesh.Expire(now)
 		d.mu.Lock()
 		next, ok := d.table.Next()
+		d.mu.Unlock()
 		if ok && !next.After(now) {
+			d.mesh.Expire(now) // so that it notices when a clock that was ahead is set back
+			d.mu.Lock()
 			d.settleLocked(d.table.Expire(now))
 			next, ok = d.table.Next()
+			d.mu.Unlock()
+			d.fw.Flush()
 		}
-		d.mu.Unlock()
-		d.fw.Flush()
 		wait := expiryIdle
 		if ok {
 			wait = min(wait, max(time.Until(next), expiryPause))

@@ -20,7 +20,8 @@ const (
 	// bulkBurst is what may go at once.
 	bulkBurst = 5_000
 	// smallRate bounds the frames that are not full and go out in a second, and smallBurst those that go at once: beyond it
-	// a frame waits up to smallWait, and the next one carries what came meanwhile. Peers take 100 a second and 50 at once, copies by gossip among them.
+	// a frame waits up to smallWait, and the next one carries what came meanwhile. Peers take 100 a second and 50 at once,
+	// copies by gossip among them.
 	smallRate, smallBurst = 80, 20
 	smallWait             = time.Second / smallRate
 )
