@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -46,7 +47,12 @@ type Table struct {
 	dropped      uint64
 	touched      []touched // by the call that is running
 	withdrawn    map[Origin]Withdrawal
+	ended        []Record // unbans and unallows that ended last, at most maxEnded
+	oldest       int      // of ended, once that is full
 }
+
+// maxEnded bounds the unbans and unallows that are remembered beyond their end.
+const maxEnded = 1 << 12
 
 // New returns an empty table.
 func New(cfg Config) (*Table, error) {
@@ -150,9 +156,10 @@ func (t *Table) expire(now int64) []Change {
 	for _, b := range [2]*book{&t.allows, &t.bans} {
 		for ends := &b.cancels.ends; room > 0 && ends.len() > 0 && ends.first().at <= now; room-- {
 			i := ends.pop().id
-			r := b.cancels.all.at(i)
-			k, c := keyOf(r.Prefix), t.causeOf(r)
+			r := *b.cancels.all.at(i)
+			k, c := keyOf(r.Prefix), t.causeOf(&r)
 			b.cancels.remove(i)
+			t.bury(r)
 			t.touchInside(b, k, c)
 		}
 		for ; room > 0; room-- {
@@ -169,6 +176,20 @@ func (t *Table) expire(now int64) []Change {
 	}
 	return t.finish(nil, true)
 }
+
+// bury remembers an unban or unallow that has ended.
+func (t *Table) bury(r Record) {
+	if len(t.ended) < maxEnded {
+		t.ended = append(t.ended, r)
+		return
+	}
+	t.ended[t.oldest] = r
+	t.oldest = (t.oldest + 1) % maxEnded
+}
+
+// Ended returns the unbans and unallows that ended last, in no order. When the clock is set back some may count again:
+// merge them before the bans that come back with it, for their frames may be gone everywhere.
+func (t *Table) Ended() []Record { return slices.Clone(t.ended) }
 
 // SetNever replaces the never-ban list, beside what is built in, and returns what changed.
 // Exceptions may change even if nothing is returned. Invalid prefixes are left out.

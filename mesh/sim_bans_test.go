@@ -65,6 +65,7 @@ func (b *simBans) Take(now time.Time, frames []mesh.Frame) {
 }
 
 func (b *simBans) Rewound(now time.Time, live iter.Seq[mesh.Frame]) {
+	b.table.Merge(now, b.table.Ended())
 	for _, bans := range []bool{false, true} {
 		for f := range live {
 			records := slices.DeleteFunc(recordsOf(f), func(r ban.Record) bool { return (r.Kind == ban.KindBan) != bans })
@@ -179,7 +180,8 @@ func newSimAttack(kind mesh.SimAttack, now time.Time) ([]byte, time.Time) {
 }
 
 // Judge merges all live frames into a new table, and wants the same. What two frames of one name spoke of is left out:
-// a node that saw the loser first acts on it until it ends. So is what was shortened unawares.
+// a node that saw the loser first acts on it until it ends. So is what was shortened unawares, and what nobody holds any
+// more.
 func (b *simBans) Judge(now time.Time, live, said, doubt []mesh.Frame) error {
 	want := &simBans{b.self, newTable(mesh.ID(b.self))}
 	want.Take(now, live)
@@ -193,7 +195,7 @@ func (b *simBans) Judge(now time.Time, live, said, doubt []mesh.Frame) error {
 			unsure = append(unsure, r.Prefix)
 		}
 	}
-	unsure = append(unsure, shortened(now, said, records)...)
+	unsure = append(append(unsure, shortened(now, said, records)...), lost(now, said, records)...)
 	left, right := enforced(b.table, unsure), enforced(want.table, unsure)
 	for rule := range right {
 		if !left[rule] {
@@ -228,6 +230,21 @@ func shortened(now time.Time, said []mesh.Frame, live []ban.Record) (prefixes []
 				return r.Kind == ban.KindRevoke && alike(r, long) && long.Version.Compare(r.Version) < 0 && !r.Until.Before(long.Until)
 			}) {
 				prefixes = append(prefixes, long.Prefix)
+			}
+		}
+	}
+	return prefixes
+}
+
+// lost gives what was lifted by a word that the whole fleet has lost: some may remember it.
+func lost(now time.Time, said []mesh.Frame, live []ban.Record) (prefixes []netip.Prefix) {
+	for _, f := range said {
+		for _, u := range recordsOf(f) {
+			if u.Kind != ban.KindUnban && u.Kind != ban.KindUnallow || !u.Until.After(now) {
+				continue
+			}
+			if !slices.ContainsFunc(live, func(r ban.Record) bool { return r.Origin == u.Origin && r.Version == u.Version }) {
+				prefixes = append(prefixes, u.Prefix)
 			}
 		}
 	}

@@ -10,8 +10,9 @@ import (
 )
 
 // rewound takes over again what the frames say that are held: some of it had ended by a clock that was ahead, and has
-// been set back. What lifts bans has come back from peers, and comes before what bans, so that no ban that was lifted
-// counts for a moment. It is called from the mesh's own goroutine: all that is held was judged before.
+// been set back. What lifts bans comes before what bans, so that no ban that was lifted counts for a moment: it has come
+// back from peers, or, if their clocks were ahead too, the table remembers it. It is called from the mesh's own goroutine:
+// all that is held was judged before.
 func (d *Daemon) rewound(live iter.Seq[mesh.Frame]) {
 	now := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), keepLimit)
@@ -26,6 +27,10 @@ func (d *Daemon) rewound(live iter.Seq[mesh.Frame]) {
 		return
 	}
 	d.log.Warn("the clock was set back; what had ended by it counts again")
+	d.mu.Lock()
+	ended := d.table.Ended()
+	d.mu.Unlock()
+	d.apply(now, ended)
 	for _, bans := range []bool{false, true} {
 		var some []ban.Record
 		for frame := range live {
