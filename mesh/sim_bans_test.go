@@ -180,9 +180,9 @@ func newSimAttack(kind mesh.SimAttack, now time.Time) ([]byte, time.Time) {
 }
 
 // Judge merges all live frames into a new table, and wants the same. What two frames of one name spoke of is left out:
-// a node that saw the loser first acts on it until it ends. So is what was shortened unawares, and what nobody holds any
-// more.
-func (b *simBans) Judge(now time.Time, live, said, doubt []mesh.Frame) error {
+// a node that saw the loser first acts on it until it ends. So is what was shortened unawares, and, where clocks were set,
+// what was lifted by a word that nobody holds any more.
+func (b *simBans) Judge(now time.Time, live, said, doubt []mesh.Frame, stepped bool) error {
 	want := &simBans{b.self, newTable(mesh.ID(b.self))}
 	want.Take(now, live)
 	var records []ban.Record
@@ -195,7 +195,10 @@ func (b *simBans) Judge(now time.Time, live, said, doubt []mesh.Frame) error {
 			unsure = append(unsure, r.Prefix)
 		}
 	}
-	unsure = append(append(unsure, shortened(now, said, records)...), lost(now, said, records)...)
+	unsure = append(unsure, shortened(now, said, records)...)
+	if stepped {
+		unsure = append(unsure, lost(now, said, records)...)
+	}
 	left, right := enforced(b.table, unsure), enforced(want.table, unsure)
 	for rule := range right {
 		if !left[rule] {

@@ -177,8 +177,11 @@ func (w *simWorld) checkFrames(kept map[FrameRef]string) {
 			if err != nil {
 				continue
 			}
-			if said = append(said, f); len(raws) > 1 {
+			if len(raws) > 1 {
 				doubt = append(doubt, f)
+			}
+			if !w.isRevoked(f.Origin) {
+				said = append(said, f)
 			}
 		}
 	}
@@ -221,7 +224,7 @@ func (w *simWorld) checkFrames(kept map[FrameRef]string) {
 				w.fail(n.slot, "frame %v got lost though a node held it", ref)
 			}
 		}
-		if err := n.bans.Judge(n.now(), live, said, doubt); err != nil {
+		if err := n.bans.Judge(n.now(), live, said, doubt, w.faults[faultClock] > 0); err != nil {
 			w.fail(n.slot, "%v", err)
 		}
 		n.checkTrust()

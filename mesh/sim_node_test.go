@@ -25,9 +25,9 @@ type SimBans interface {
 	Amend(now time.Time, frames []Frame, epoch uint64, publish func(payload []byte, expires time.Time))
 	// Trust has what an origin said count, or no longer.
 	Trust(now time.Time, origin ID, counts bool)
-	// Judge compares what is enforced with what should be, given all live frames, and all that were ever said. Of those in
-	// doubt two have one name.
-	Judge(now time.Time, live, said, doubt []Frame) error
+	// Judge compares what is enforced with what should be, given all live frames, and all that were ever said by who counts.
+	// Of those in doubt two have one name. Stepped tells whether any clock was set.
+	Judge(now time.Time, live, said, doubt []Frame, stepped bool) error
 }
 
 // SimAttack names what an origin that means harm says.
