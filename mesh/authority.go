@@ -127,6 +127,43 @@ func (m *Mesh) Revoke(node ID, name string, since time.Time, reason string) (Rev
 	return v, m.publishRecord(v.frame)
 }
 
+// AuthorityID is the origin of what the mesh's authority signs; zero: the mesh has none.
+func (m *Mesh) AuthorityID() ID { return m.core.authority } // set by New alone
+
+// PublishAsAuthority signs payload (at most MaxPayload bytes) with the authority's key and sends it to every member, ahead
+// of what nodes say. Other members get the frame from Config.Deliver, with AuthorityID as Origin and AuthorityEpoch as
+// Epoch. now becomes its Issued. Errors match ErrNoAuthority, ErrStopped or ErrFull.
+func (m *Mesh) PublishAsAuthority(now time.Time, payload []byte, expires time.Time) (Frame, error) {
+	if m.cfg.Authority.IsZero() {
+		return Frame{}, ErrNoAuthority
+	}
+	m.publishing.Lock() // so that numbers go up by one
+	defer m.publishing.Unlock()
+	serial, err := newSerial(now, m.lastAuthority)
+	if err != nil {
+		return Frame{}, err
+	}
+	f, err := signFrame(m.cfg.Authority.key, Frame{
+		MeshID: m.cfg.Secrets.MeshID, Epoch: AuthorityEpoch, Seq: serial, Issued: now, Expires: expires, Payload: payload,
+	})
+	if err != nil {
+		return Frame{}, fmt.Errorf("publish as the authority: %w", err)
+	}
+	m.mu.Lock()
+	v := m.core.judge(m.now(), f)
+	m.mu.Unlock()
+	switch v {
+	case verdictNew:
+		m.lastAuthority = serial
+		return f, m.publishRecord(f)
+	case verdictExpired:
+		return Frame{}, errEnded(f)
+	case verdictFull:
+		return Frame{}, fmt.Errorf("publish as the authority: %w: %d frames of it are in force", ErrFull, maxAuthorityFrames)
+	}
+	return Frame{}, errors.New("publish as the authority: the frame's number is in use, or its time is ahead of the clock")
+}
+
 // publishRecord takes in what the authority said here and sends it to every member.
 func (m *Mesh) publishRecord(f Frame) error {
 	m.mu.Lock()

@@ -22,6 +22,9 @@ const (
 
 	recordCertificate = 1
 	recordRevocation  = 2
+	// AuthorityEpoch is the epoch of frames that PublishAsAuthority made. What the authority says under any other is for the
+	// mesh alone.
+	AuthorityEpoch    = 4
 	certificateFields = 8
 	revocationFields  = 4
 

@@ -49,7 +49,7 @@ type Config struct {
 	Logger      *slog.Logger // nil: silent
 
 	// Deliver gets verified, live frames that this run did not publish, each once, in the order of arrival: those of other
-	// origins, and own ones of earlier runs that the store had lost.
+	// origins, own ones of earlier runs that the store had lost, and those of PublishAsAuthority on other nodes.
 	Deliver func(frames []Frame)
 	// Admitted gets every frame that is newly held, own ones included, for the store. A later frame of the same Ref
 	// replaces the earlier one (see Problem "equivocation"). Frames given to Restore are not repeated.

@@ -13,6 +13,9 @@ const (
 	maxBarred = 4096
 	// maxStandings bounds the nodes that certificates and revocations are known of.
 	maxStandings = 1 << 16
+	// maxAuthorityFrames bounds the live frames that PublishAsAuthority made, on all nodes with the authority's key together:
+	// 21 MB. Those of the lowest numbers stay.
+	maxAuthorityFrames = 1 << 14
 )
 
 // trust knows which origins count: those that the mesh's authority has certified, for as long as that lasts, and has not
@@ -59,7 +62,12 @@ func (c *core) stands(now time.Time, origin ID) verdict {
 func (c *core) judge(now time.Time, f Frame) verdict {
 	v := c.ledger.judge(now, f)
 	if v == verdictFull && f.Origin == c.authority && !c.authority.IsZero() {
-		return verdictNew // who has filled the ledger must not keep his revocation out
+		v = verdictNew // who has filled the ledger must not keep his revocation out
+	}
+	if v == verdictNew && f.Origin == c.authority && f.Epoch == AuthorityEpoch {
+		if last, full := c.lastOfAuthority(); full && last < f.Seq {
+			return verdictFull
+		}
 	}
 	if v == verdictNew || v == verdictEquivocal {
 		if s := c.stands(now, f.Origin); s != verdictNew {
@@ -118,9 +126,14 @@ func (c *core) bar(origin ID, epoch uint64) {
 	}
 }
 
-// takeRecord takes in a record of the authority. One that this version does not understand is held and passed on.
+// takeRecord takes in a record of the authority, or a frame that it signed for the daemon. A record that this version does not understand is held and passed on.
 func (c *core) takeRecord(now time.Time, f Frame, by via, out *actions) {
-	if v := c.judge(now, f); v != verdictNew {
+	v := c.judge(now, f)
+	if v == verdictEquivocal && f.Epoch == AuthorityEpoch {
+		c.takeTwin(now, f, by, out)
+		return
+	}
+	if v != verdictNew {
 		out.verdicts[v]++
 		if v == verdictEquivocal {
 			out.equivocs = append(out.equivocs, f)
@@ -132,6 +145,11 @@ func (c *core) takeRecord(now time.Time, f Frame, by via, out *actions) {
 	grant, badGrant := grantOf(f)
 	var st *standing
 	switch {
+	case f.Epoch == AuthorityEpoch:
+		if last, full := c.lastOfAuthority(); full {
+			c.remove(c.streams[streamKey{f.Origin, f.Epoch}], last)
+			out.expired = append(out.expired, FrameRef{f.Origin, f.Epoch, last})
+		}
 	case badCert == nil:
 		if st = c.standing(cert.ID()); st != nil && st.cert.Serial > cert.Serial {
 			c.superseded(f, by, out)
@@ -154,6 +172,9 @@ func (c *core) takeRecord(now time.Time, f Frame, by via, out *actions) {
 		out.admitted = append(out.admitted, f)
 		out.spread(f, by)
 	}
+	if f.Epoch == AuthorityEpoch && by != viaRestore && by != viaOwn {
+		out.deliver = append(out.deliver, f)
+	}
 	switch {
 	case st == nil:
 	case badCert == nil:
@@ -168,6 +189,33 @@ func (c *core) takeRecord(now time.Time, f Frame, by via, out *actions) {
 		c.unpark(revocation.Node)
 		c.withdraw(revocation.Node, out)
 	}
+}
+
+// takeTwin settles which of two frames of one name stays that two holders of the authority's key have signed: the one with
+// the lower hash, as for every origin.
+func (c *core) takeTwin(now time.Time, f Frame, by via, out *actions) {
+	v, stays, _ := c.put(now, f)
+	out.verdicts[v]++
+	out.equivocs = append(out.equivocs, f)
+	if !stays || by == viaRestore {
+		return
+	}
+	out.admitted = append(out.admitted, f)
+	if by != viaOwn {
+		out.deliver = append(out.deliver, f)
+	}
+	out.spread(f, by)
+}
+
+// lastOfAuthority gives the highest number of the frames that PublishAsAuthority made, and reports whether there is no room
+// beside it.
+func (c *core) lastOfAuthority() (seq uint64, full bool) {
+	s := c.streams[streamKey{c.authority, AuthorityEpoch}]
+	if s == nil || s.frames.Len() < maxAuthorityFrames {
+		return 0, false
+	}
+	last, _ := s.frames.Max()
+	return last.seq, true
 }
 
 // superseded notes that a certificate or grant came after the one that takes its place: it is not asked for again.

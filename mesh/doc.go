@@ -7,6 +7,9 @@
 // and streams what the other side lacks. A frame that has expired is neither sent nor accepted. Nothing here waits for
 // the network on behalf of a caller, and everything that a peer can influence has a named bound.
 //
+// What the mesh's authority signs goes ahead of all else: the mesh's own records (certificates, revocations, grants of the
+// gossip key), and what the daemon says by PublishAsAuthority.
+//
 // The parts: frames and identities (frame.go, identity.go), the replication core, a pure state machine (core*.go), the
 // glue to memberlist (transport.go, delegate.go, run.go), rejoining (rejoin.go), enrolment (invite.go, enrol.go), and the
 // rotation of the gossip key (rotate.go).

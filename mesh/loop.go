@@ -216,7 +216,7 @@ func (m *Mesh) live(yield func(Frame) bool) {
 	authority := m.core.authority
 	m.mu.Unlock()
 	for _, key := range streams {
-		if key.origin == authority {
+		if key.origin == authority && key.epoch != AuthorityEpoch {
 			continue
 		}
 		for next, more := uint64(0), true; more; {

@@ -18,6 +18,8 @@ var (
 	ErrStopped = errors.New("the mesh has stopped")
 	// ErrBusy tells that too many published frames wait for Admitted.
 	ErrBusy = errors.New("the mesh is busy")
+	// ErrFull tells that as much is in force as may be.
+	ErrFull = errors.New("there is no room for more")
 )
 
 // maxTodo bounds the published frames that wait for the core's goroutine.
@@ -64,7 +66,8 @@ type Mesh struct {
 
 	// publishing is held from the naming of a frame until the core has it, so that names go up by one and nobody takes
 	// another epoch meanwhile. It is taken before mu.
-	publishing sync.Mutex
+	publishing    sync.Mutex
+	lastAuthority uint64 // the last number that PublishAsAuthority used
 
 	mu    sync.Mutex
 	core  *core

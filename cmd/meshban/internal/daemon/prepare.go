@@ -262,6 +262,9 @@ func (d *Daemon) restore(secrets mesh.Secrets) error {
 		}
 		if secrets.HasAuthority() && frame.Origin == mesh.IDOf(secrets.Authority[:]) {
 			records = append(records, raw)
+			if frame.Epoch == mesh.AuthorityEpoch {
+				frames = append(frames, frame)
+			}
 			return nil
 		}
 		live, frames = append(live, raw), append(frames, frame)
