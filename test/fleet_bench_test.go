@@ -43,7 +43,7 @@ func (n *node) asker(b *testing.B) *asker {
 
 func (a *asker) status(b *testing.B) (s status) {
 	b.Helper()
-	resp := must(a.http.Get("http://agent/v1/status"))(b)
+	resp := must(a.http.Get("http://meshban/v1/status"))(b)
 	check(b, json.NewDecoder(resp.Body).Decode(&s))
 	check(b, resp.Body.Close())
 	return s

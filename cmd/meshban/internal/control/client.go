@@ -149,9 +149,12 @@ func (c *Client) do(ctx context.Context, path string, body []byte) (*http.Respon
 	if body != nil {
 		method = http.MethodPost
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://meshban"+path, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+clientHost+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, fmt.Errorf("make request: %w", err)
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", jsonType)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -195,7 +198,7 @@ func (c *Client) unreached(ctx context.Context, err error) error {
 		return fmt.Errorf("%w on %q: it ended meanwhile", ErrNoAgent, c.path)
 	}
 	var op *url.Error
-	if errors.As(err, &op) && strings.HasPrefix(op.URL, "http://meshban") {
+	if errors.As(err, &op) && strings.HasPrefix(op.URL, "http://"+clientHost) {
 		err = op.Err // the made-up URL tells nobody anything
 	}
 	return fmt.Errorf("ask the agent on %q: %w", c.path, err)

@@ -68,13 +68,14 @@ func (s *Server) routes(server context.Context) http.Handler {
 	mux.HandleFunc("GET "+pathAudit, func(w http.ResponseWriter, r *http.Request) { s.audit(w, r, server) })
 	mux.HandleFunc("GET "+pathHeld, func(w http.ResponseWriter, r *http.Request) { s.held(w, r, server) })
 	mux.HandleFunc("GET "+pathWatch, func(w http.ResponseWriter, r *http.Request) { s.watch(w, r, server) })
+	guarded := guardBrowser(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !s.running.TryRLock() {
 			return // Run has ended
 		}
 		defer s.running.RUnlock()
 		r.Body = http.MaxBytesReader(w, r.Body, MaxBody)
-		mux.ServeHTTP(w, r)
+		guarded.ServeHTTP(w, r)
 	})
 }
 
@@ -242,17 +243,21 @@ func fail(w http.ResponseWriter, err error) {
 	if !ok {
 		status = http.StatusInternalServerError
 	}
+	send(w, status, errorBody(e))
+}
+
+func errorBody(e *Error) []byte {
 	body, err := json.Marshal(errorReply{e})
 	if err != nil {
-		body = nil // strings alone: cannot be
+		return nil // strings alone: cannot be
 	}
-	send(w, status, body)
+	return body
 }
 
 // send writes one JSON body. A write that fails means that the client is gone: there is nobody to tell.
 func send(w http.ResponseWriter, status int, body []byte) {
 	deadline(w)
-	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Type", jsonType)
 	w.WriteHeader(status)
 	_, _ = w.Write(append(body, '\n'))
 }

@@ -215,7 +215,7 @@ func post(t *testing.T, path, url, body string) (int, string) {
 		},
 		DisableKeepAlives: true,
 	}}
-	resp, err := c.Post("http://x"+url, "application/json", strings.NewReader(body))
+	resp, err := c.Post("http://meshban"+url, "application/json", strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}

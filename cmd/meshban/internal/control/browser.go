@@ -1,0 +1,87 @@
+package control
+
+import (
+	"mime"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+)
+
+// clientHost is the Host that Client sends.
+const clientHost = "meshban"
+
+// jsonType is the type of every request body. An HTML form cannot send it, and a script of another site must ask first.
+const jsonType = "application/json"
+
+// RuleBrowser is the rule that refuses what a web page of another site makes a browser send.
+const RuleBrowser = "cross-site"
+
+// guardBrowser refuses what a browser sends for another site. People forward the socket to a TCP port (ssh -L), and then
+// every page that their browser shows can send requests there, with the rights of whoever forwards it.
+func guardBrowser(next http.Handler) http.Handler {
+	var cross http.CrossOriginProtection
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		if !localHost(r.Host) {
+			refuse(w, http.StatusForbidden, &Error{
+				Code: CodePolicy, Rule: RuleBrowser, Message: "no request for host " + strconv.Quote(r.Host) + " is answered here",
+				Hint: "use localhost, 127.0.0.1 or [::1]",
+			})
+			return
+		}
+		// Reading is held to the same: a page could otherwise hold all MaxWatchers streams.
+		strict := *r
+		strict.Method = http.MethodPost
+		if cross.Check(&strict) != nil {
+			refuse(w, http.StatusForbidden, &Error{
+				Code: CodePolicy, Rule: RuleBrowser, Message: "this request comes from a web page of another site",
+				Hint: "only pages of the same host and port may send requests here",
+			})
+			return
+		}
+		if r.Method == http.MethodPost && !isJSON(r.Header.Values("Content-Type")) {
+			refuse(w, http.StatusUnsupportedMediaType, &Error{
+				Code: CodeUsage, Message: "the request's Content-Type is not " + jsonType, Hint: "send the header Content-Type: " + jsonType,
+			})
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// localHost reports whether a Host header is clientHost or names this machine's loopback, with any port. A name that
+// resolves to the loopback does not count: whoever owns the name chooses what it resolves to (DNS rebinding).
+func localHost(host string) bool {
+	if host == clientHost {
+		return true
+	}
+	name := host
+	if h, port, err := net.SplitHostPort(host); err == nil {
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			return false
+		}
+		if name = h; strings.HasPrefix(host, "[") {
+			name = "[" + h + "]"
+		}
+	}
+	switch strings.ToLower(name) {
+	case "localhost", "127.0.0.1", "[::1]":
+		return true
+	}
+	return false
+}
+
+// isJSON reports whether the values of Content-Type are one, jsonType.
+func isJSON(types []string) bool {
+	if len(types) != 1 {
+		return false
+	}
+	media, _, err := mime.ParseMediaType(types[0])
+	return err == nil && media == jsonType
+}
+
+// refuse sends err with a status of its own.
+func refuse(w http.ResponseWriter, status int, err *Error) {
+	send(w, status, errorBody(err))
+}
