@@ -95,7 +95,7 @@ func TestReload(t *testing.T) {
 
 	a.stop(t)
 	check(t, a.WriteFile(configFile, good+"\nnonsense: 1\n"))
-	r := a.exit(t, exitUsage, "agent")
+	r := a.exit(t, exitConfig, "agent")
 	if !strings.Contains(r.Stderr, configFile+":") || !strings.Contains(r.Stderr, "nonsense") {
 		t.Errorf("no file, line and key:\n%s", r.Stderr)
 	}

@@ -120,7 +120,7 @@ func TestControlGroups(t *testing.T) {
 		n := m.nodes[0]
 		n.run(t, "init", "--dir", stateDir, "--name", n.Name, "--bind", m.bind(n))
 		n.configure(t, "control: {read_group: no-such-group}")
-		r := n.exit(t, exitUsage, "agent")
+		r := n.exit(t, exitConfig, "agent")
 		if !strings.Contains(r.Stderr, "control.read_group") || !strings.Contains(r.Stderr, "groupadd") {
 			t.Errorf("the error names no key or no remedy: %s", r.Stderr)
 		}

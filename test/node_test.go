@@ -28,7 +28,7 @@ const (
 
 // Exit codes of the program.
 const (
-	exitDone, exitFailed, exitUsage, exitNoAgent, exitPolicy, exitNotFound = 0, 1, 2, 3, 4, 5
+	exitDone, exitFailed, exitUsage, exitNoAgent, exitPolicy, exitNotFound, exitConfig = 0, 1, 2, 3, 4, 5, 78
 )
 
 // node is a server with the program on it.

@@ -19,6 +19,7 @@ const (
 	exitNoAgent  = 3
 	exitPolicy   = 4
 	exitNotFound = 5
+	exitConfig   = 78 // EX_CONFIG of sysexits.h: Go ends a crash with 2
 )
 
 var exitCodes = []struct {
@@ -27,10 +28,11 @@ var exitCodes = []struct {
 }{
 	{exitDone, "done"},
 	{exitFailed, "failed"},
-	{exitUsage, "wrong usage, or an error in the config file"},
+	{exitUsage, "wrong usage, or an error in the config file (agent: 78)"},
 	{exitNoAgent, "no agent answers on the control socket"},
 	{exitPolicy, "refused by policy: never-ban list, prefix too wide, no permission"},
 	{exitNotFound, "not found"},
+	{exitConfig, "the agent's config is wrong; a supervisor need not start it again"},
 }
 
 // codeExit gives each kind of error its exit code.
@@ -51,6 +53,11 @@ type reported struct{ code control.Code }
 
 func (r reported) Error() string { return "some addresses: " + string(r.code) }
 
+// wrongConfig is the error of an agent whose config is wrong.
+type wrongConfig struct{ error }
+
+func (w wrongConfig) Unwrap() error { return w.error }
+
 // exitCode maps an error to the table.
 func exitCode(err error) int {
 	var refused *control.Error
@@ -59,6 +66,8 @@ func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return exitDone
+	case errors.As(err, new(wrongConfig)):
+		return exitConfig
 	case errors.As(err, &told):
 		return codeExit[told.code]
 	case errors.Is(err, control.ErrNoAgent):

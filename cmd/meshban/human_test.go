@@ -83,6 +83,7 @@ func TestExitCodes(t *testing.T) {
 		{"bad: unknown code of a newer agent", &control.Error{Code: "novel"}, exitFailed},
 		{"bad: usage", usagef("", "x"), exitUsage},
 		{"bad: config", errors.Join(&config.Error{}, &config.Error{}), exitUsage},
+		{"bad: the agent's config", fmt.Errorf("x: %w", wrongConfig{errors.Join(&config.Error{}, &config.Error{})}), exitConfig},
 		{"bad: no agent", fmt.Errorf("%w on x", control.ErrNoAgent), exitNoAgent},
 		{"bad: policy", &control.Error{Code: control.CodePolicy}, exitPolicy},
 		{"bad: not found", &control.Error{Code: control.CodeNotFound}, exitNotFound},

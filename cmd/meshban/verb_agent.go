@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -68,7 +69,11 @@ func (c *command) agent(ctx *cli.Context) error {
 		return err
 	}
 	opts.Reload = c.hangup()
-	return c.acts.Agent(ctx.Context, opts)
+	err = c.acts.Agent(ctx.Context, opts)
+	if errors.As(err, new(*config.Error)) {
+		return wrongConfig{err}
+	}
+	return err
 }
 
 // readJoin reads --join; an empty item, as an environment variable may hold, is left out.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/user"
 	"runtime"
 	"slices"
 	"time"
@@ -108,13 +109,13 @@ func (d *Daemon) prepare(ctx context.Context) error {
 func access(cfg config.Config) (control.Access, error) {
 	find := func(key, name string) (control.Group, error) {
 		g, err := control.LookupGroup(name)
-		if err != nil {
+		if errors.As(err, new(user.UnknownGroupError)) {
 			return g, &config.Error{
 				File: cfg.Path, Key: key, Problem: err.Error(),
 				Remedy: fmt.Sprintf("make it with `groupadd --system %s`, or write a group that is there", name),
 			}
 		}
-		return g, nil
+		return g, err // else the directory of groups did not answer: later it may
 	}
 	read, err := find("control.read_group", cfg.Control.ReadGroup)
 	if err != nil {

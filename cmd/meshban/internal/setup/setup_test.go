@@ -86,6 +86,9 @@ func TestSystemdFollowsThePaths(t *testing.T) {
 			[]string{"\nStateDirectory"}},
 		{"ok: line file elsewhere", Options{Binary: "/opt/meshban", LineFile: "/var/log/newbans.log"},
 			[]string{"\nStateDirectory=meshban\n", "\nReadWritePaths=-/run/xtables.lock /var/log\n", "\nRequiresMountsFor=/var/lib/meshban /var/log\n"}, nil},
+		{"ok: only a wrong config is not tried again", node,
+			[]string{"\nRestart=on-failure\n", "\nRestartPreventExitStatus=78\n", "\nStartLimitIntervalSec=0\n", "\nMemoryMax=1G\n", "\nOOMPolicy=stop\n"},
+			[]string{"Status=2\n", "SuccessExitStatus", "RestartForceExitStatus"}},
 		{"ok: program in a home", Options{Binary: "/root/go/bin/meshban"}, []string{"\nProtectHome=read-only\n"}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
