@@ -51,19 +51,23 @@ type siege struct {
 	host       *node
 	bystanders []*node
 	token      string
+	attacks    int // so far
 	calm       figures
+	look       *lookout
+	rows       []string // what every attack has done
 }
 
-// figures are how long bans took from the line of one honest node to the kernels of the others.
-type figures struct{ median, p99 time.Duration }
+// figures are how long bans took from the line of one honest node to the kernels of the others, and to its own.
+type figures struct{ median, p99, own time.Duration }
 
 func (f figures) String() string {
-	return fmt.Sprintf("median %.1f ms, p99 %.1f ms", ms(f.median), ms(f.p99))
+	return fmt.Sprintf("median %.1f ms, p99 %.1f ms, own %.1f ms", ms(f.median), ms(f.p99), ms(f.own))
 }
 
-func figuresOf(times []time.Duration) figures {
+func figuresOf(times, own []time.Duration) figures {
 	slices.Sort(times)
-	return figures{times[len(times)/2], times[min(len(times)-1, len(times)*99/100)]}
+	slices.Sort(own)
+	return figures{times[len(times)/2], times[min(len(times)-1, len(times)*99/100)], own[len(own)/2]}
 }
 
 // hostileProgram builds the hostile program, once for a run.
@@ -83,12 +87,20 @@ func besiege(t *testing.T, n int) *siege { return besiegeBeside(t, n, 0) }
 // besiegeBeside does that beside a mesh of bystanders.
 func besiegeBeside(t *testing.T, n, bystanders int) *siege {
 	t.Helper()
+	return besiegeWith(t, bystanders, setup{nodes: n})
+}
+
+// besiegeWith does that with honest nodes that are set up otherwise.
+func besiegeWith(t *testing.T, bystanders int, honest setup) *siege {
+	t.Helper()
+	n := honest.nodes
+	honest.config += "\nmetrics: " + metricsAddr
 	built := must(hostileProgram())(t)
 	m := newFleet(t, n+1+bystanders)
 	s := &siege{mesh: m, honest: m.nodes[:n], host: m.nodes[n], bystanders: m.nodes[n+1:]}
 	check(t, os.WriteFile(s.host.Path(hostilePath), must(os.ReadFile(built))(t), 0o755))
 	m.nodes = s.honest
-	m.join(t, setup{nodes: n, config: "metrics: " + metricsAddr})
+	m.join(t, honest)
 	s.token = strings.TrimSpace(s.honest[0].run(t, "invite", "--uses", "1000"))
 	if bystanders > 0 {
 		(&mesh{Fleet: m.Fleet, prober: m.prober, nodes: s.bystanders}).join(t, setup{nodes: bystanders})
@@ -99,8 +111,12 @@ func besiegeBeside(t *testing.T, n, bystanders int) *siege {
 // attack starts an attack of a new member, certified by the token, against all honest nodes, and returns once it has begun.
 func (s *siege) attack(t *testing.T, name string, args ...string) *rig.Proc {
 	t.Helper()
-	return s.attackAs(t, name, append([]string{"-token", s.token}, args...)...)
+	s.attacks++
+	return s.attackAs(t, name, append([]string{"-token", s.token, "-name", s.attacker()}, args...)...)
 }
+
+// attacker is the name in the certificate of who attacked last. It calls itself otherwise.
+func (s *siege) attacker() string { return fmt.Sprintf("hostile%d", s.attacks) }
 
 func (s *siege) attackAs(t *testing.T, name string, args ...string) *rig.Proc {
 	t.Helper()
@@ -118,6 +134,16 @@ func (s *siege) attackAs(t *testing.T, name string, args ...string) *rig.Proc {
 	}))(t)
 }
 
+// idOf returns the id of the member that has ended an attack.
+func (s *siege) idOf(t *testing.T, p *rig.Proc) string {
+	t.Helper()
+	said := must(jsonLines[struct{ ID string }](strings.TrimPrefix(p.Stdout(), "ready\n")))(t)
+	if len(said) != 1 || said[0].ID == "" {
+		t.Fatalf("the attack printed %q", p.Stdout())
+	}
+	return said[0].ID
+}
+
 // measure bans n addresses by lines of the second honest node and returns how long each took to the last of the other
 // kernels.
 func (s *siege) measure(t *testing.T, n int) figures {
@@ -127,31 +153,31 @@ func (s *siege) measure(t *testing.T, n int) figures {
 	return f
 }
 
-// measureBeside does that among the bystanders too, in turns.
-func (s *siege) measureBeside(t *testing.T, n int) (attacked, beside figures) {
-	t.Helper()
-	var err, besideErr error
+// measureBeside does that among the bystanders too, in turns. An error tells which bans were lost.
+func (s *siege) measureBeside(n int) (attacked, beside figures, err error) {
+	var besideErr error
 	var both sync.WaitGroup
-	both.Go(func() {
-		during(banEvery / 2)
-		beside, besideErr = s.measureOn(s.bystanders, n)
-	})
+	if len(s.bystanders) > 0 {
+		both.Go(func() {
+			during(banEvery / 2)
+			beside, besideErr = s.measureOn(s.bystanders, n)
+		})
+	}
 	attacked, err = s.measureOn(s.honest, n)
 	both.Wait()
-	check(t, errors.Join(err, besideErr))
-	return attacked, beside
+	return attacked, beside, errors.Join(err, besideErr)
 }
 
 func (s *siege) measureOn(nodes []*node, n int) (figures, error) {
-	by, others := nodes[1], append(slices.Clone(nodes[:1]), nodes[2:]...)
-	times, errs := make([]time.Duration, n), make([]error, n)
+	by, all := nodes[1], slices.Concat(nodes[:1], nodes[2:], nodes[1:2])
+	times, own, errs := make([]time.Duration, n), make([]time.Duration, n), make([]error, n)
 	var wg sync.WaitGroup
 	for i := range n {
 		wg.Go(func() {
 			src := fresh()
 			var pairs rig.Pairs
-			for _, o := range others {
-				pairs = append(pairs, s.prober.Watch(src, o.Node, rig.ClosedPort))
+			for _, n := range all {
+				pairs = append(pairs, s.prober.Watch(src, n.Node, rig.ClosedPort))
 			}
 			defer pairs.Stop()
 			if errs[i] = pairs.Control(); errs[i] != nil {
@@ -161,28 +187,33 @@ func (s *siege) measureOn(nodes []*node, n int) (figures, error) {
 			if err == nil {
 				var at []time.Time
 				at, err = pairs.Enforced(measureLimit) // the figures tell what was too late
-				times[i] = rig.Last(at).Sub(begin)
+				last := len(at) - 1
+				times[i], own[i] = rig.Last(at[:last]).Sub(begin), at[last].Sub(begin)
 			}
-			errs[i] = err
+			if errs[i] = err; err != nil {
+				times[i], own[i] = measureLimit, measureLimit
+			}
 		})
 		during(banEvery)
 	}
 	wg.Wait()
-	return figuresOf(times), errors.Join(errs...)
+	return figuresOf(times, own), errors.Join(errs...)
 }
 
-// slower says what is wrong with figures under attack.
-func (s *siege) slower(f figures) error {
-	if f.median > 2*s.calm.median+medianFloor || f.p99 > 2*s.calm.p99+worstFloor {
-		return fmt.Errorf("bans under attack: %v; before: %v", f, s.calm)
+// slower says what is wrong with figures under attack: bans take longer than they did before, and longer than those of the
+// bystanders at the same time, which are zero where there are none.
+func (s *siege) slower(f, beside figures) error {
+	calm := figures{max(s.calm.median, beside.median), max(s.calm.p99, beside.p99), max(s.calm.own, beside.own)}
+	if f.median > 2*calm.median+medianFloor || f.own > 2*calm.own+medianFloor || f.p99 > 2*calm.p99+worstFloor {
+		return fmt.Errorf("bans under attack: %v; beside: %v; before: %v", f, beside, s.calm)
 	}
 	return nil
 }
 
-// agree waits until the honest nodes hold the same.
-func (s *siege) agree(t *testing.T) {
+// agree waits until the honest nodes hold the same, and says whether they do.
+func (s *siege) agree(t *testing.T) string {
 	t.Helper()
-	eventually(t, afterwards, func() error {
+	err := rig.Within(afterwards, func() error {
 		digests := map[string]string{}
 		for _, n := range s.honest {
 			digests[n.status(t).Mesh.Digest] = n.Name
@@ -192,6 +223,11 @@ func (s *siege) agree(t *testing.T) {
 		}
 		return nil
 	})
+	if err != nil {
+		t.Error(err)
+		return "differ"
+	}
+	return "equal"
 }
 
 // metrics reads a node's figures.

@@ -22,7 +22,7 @@ func (s *siege) hostileID(t *testing.T) string {
 	for _, n := range s.honest {
 		eventually(t, syncLimit, func() error {
 			for _, m := range n.members(t) {
-				if m.Name == "hostile" && m.State == "alive" {
+				if m.Name == s.attacker() && m.State == "alive" {
 					id = m.ID
 					return nil
 				}
@@ -160,10 +160,10 @@ func TestOutsider(t *testing.T) {
 			t.Errorf("the attack ended with %+v: %s", e, p.Stderr())
 		}
 		t.Logf("%s: %v, before: %v; %s", name, under, s.calm, p.Stdout())
-		if err := s.slower(under); err != nil {
+		if err := s.slower(under, figures{}); err != nil {
 			s.calm = s.measure(t, calmBans/2)
 			p := s.attackAs(t, name)
-			if err := s.slower(s.measure(t, attackBans)); err != nil {
+			if err := s.slower(s.measure(t, attackBans), figures{}); err != nil {
 				t.Error(err)
 			}
 			must(p.Wait(afterwards))(t)
@@ -177,7 +177,7 @@ func TestOutsider(t *testing.T) {
 			t.Errorf("%s: %d KiB resident at most, want %d", n.Name, peak, attackedRSS)
 		}
 		for _, m := range n.members(t) {
-			if m.Name == "hostile" {
+			if strings.HasPrefix(m.Name, "hostile") || m.Name == claimedName {
 				t.Errorf("%s has the outsider as a member: %+v", n.Name, m)
 			}
 		}

@@ -16,19 +16,33 @@ import (
 // tries is how often an attack is made whose figures are bad.
 const tries = 3
 
+// claimedName is what every hostile member calls itself.
+const claimedName = "web9"
+
 // siegeCase is one attack and what must come of it.
 type siegeCase struct {
 	name   string
 	attack string
+	args   []string                                 // more of the program's
 	ban    func(s *siege, victim netip.Addr) string // the prefixes that the attack is after; nil: the victim
 	counts string                                   // a metric of the honest nodes that must grow
 	tells  string                                   // what a problem in their status must begin with; "": none need be
+	nobody bool                                     // what its problem says can be of anybody's doing, and names nobody
 	banned bool                                     // the victim may be dropped
 	after  func(t *testing.T, s *siege)
 }
 
+// fresh24s are the networks in which the bans of this test lie that are measured.
+func fresh24s() string {
+	var list []string
+	for i := range 1 + (usedAddrs.Load()+500)/250 {
+		list = append(list, fmt.Sprintf("198.18.%d.0/24", i))
+	}
+	return strings.Join(list, ",")
+}
+
 var siegeCases = []siegeCase{
-	{name: "forged origin", attack: "forge", counts: `meshban_frames_refused_total{reason="signature"}`, tells: "forged:"},
+	{name: "forged origin", attack: "forge", counts: `meshban_frames_refused_total{reason="signature"}`, tells: "forged:", nobody: true},
 	{name: "frames from the future", attack: "future", counts: `meshban_frames_refused_total{reason="future"}`},
 	{name: "expired frames", attack: "expired", counts: `meshban_frames_refused_total{reason="expired"}`},
 	{name: "over-wide prefixes", attack: "wide", counts: `meshban_refused_ops_total{rule="prefix too wide"}`},
@@ -54,14 +68,38 @@ var siegeCases = []siegeCase{
 	{name: "frames that last for a year", attack: "hoard", counts: "meshban_limited_packets_total", tells: "flood:"},
 	{name: "10,000 bans a second", attack: "storm", counts: "meshban_limited_packets_total", tells: "flood:", after: boundedBans},
 	{name: "0.0.0.0/1 in /8s and /24s", attack: "half", counts: `meshban_refused_ops_total{rule="prefix too wide"}`, tells: "held:", after: boundedBans},
+	{name: "more allows than a kernel takes, and bans of what is needed", attack: "allow", args: []string{"-for", "4s", "-life", "6s"},
+		ban: func(s *siege, _ netip.Addr) string { return s.look.needed() }, after: why},
+	{name: "port lists", attack: "ports", args: []string{"-size", "64"}},
+	{name: "bans and revokes in turns", attack: "flap"},
+	{name: "revokes of nothing", attack: "tombs"},
+	{name: "the same bans again and again", attack: "refresh"},
+	{name: "bans with long reasons", attack: "words"},
+	{name: "bans for a moment", attack: "moments"},
+	{name: "unbans of nothing", attack: "cancels"},
+	{name: "marks of 2^63-1", attack: "marks", ban: func(*siege, netip.Addr) string { return fresh24s() }},
+	{name: "marks a little ahead", attack: "lift", ban: func(*siege, netip.Addr) string { return fresh24s() }},
+}
+
+// why says that each node tells that it lets through what it needs.
+func why(t *testing.T, s *siege) {
+	for _, n := range s.honest {
+		for _, addr := range []netip.Addr{s.honest[0].Mesh, n.Mesh, n.Probe, netip.MustParseAddr("10.78.0.254")} {
+			if out := n.run(t, "why", addr.String()); !strings.Contains(out, "not dropped") {
+				t.Errorf("%s: why %v: %s", n.Name, addr, out)
+			}
+		}
+	}
 }
 
 // A certified member does what it can, one attack after the other, and the honest nodes go on as before. So does a mesh
 // beside them on the same machine, whose figures tell what is the attack's from what is the machine's.
 func TestHostile(t *testing.T) {
 	s := besiegeBeside(t, 3, 3)
+	s.look = s.lookOut(t)
 	during(time.Second) // the start is over
-	s.calm = s.measure(t, calmBans)
+	t.Logf("calm: %v", s.look.during(t, func() { s.calm = s.measure(t, calmBans) }))
+	defer func() { t.Log(s.table()) }()
 	before := make([]resources, len(s.honest))
 	for i, n := range s.honest {
 		before[i] = n.resources(t)
@@ -104,42 +142,65 @@ func (s *siege) try(t *testing.T, c siegeCase) {
 	}
 	var p *rig.Proc
 	var under, beside figures
+	var seen sights
 	for try := 1; ; try++ {
-		p = s.attack(t, c.attack, "-ban", list)
-		under, beside = s.measureBeside(t, attackBans)
-		if e := must(p.Wait(afterwards))(t); e.Code != exitDone {
-			t.Errorf("the attack ended with %+v: %s", e, p.Stderr())
-		}
+		var lost error
+		seen = s.look.during(t, func() {
+			p = s.attack(t, c.attack, append([]string{"-ban", list}, c.args...)...)
+			under, beside, lost = s.measureBeside(attackBans)
+			if e := must(p.Wait(afterwards))(t); e.Code != exitDone {
+				t.Errorf("the attack ended with %+v: %s", e, p.Stderr())
+			}
+		})
 		if !c.banned {
 			s.spared(t, pairs)
 		}
-		err := errors.Join(s.slower(under), s.slower(beside))
+		err := errors.Join(append(seen.errs, lost, s.slower(under, beside))...)
 		if err == nil {
 			break
 		}
-		if try == tries {
+		if try == tries || lost != nil {
 			t.Error(err)
 			break
 		}
-		// The machine itself may have become slower since: once more, beside what it does now.
-		t.Log(err)
-		s.calm = s.measure(t, calmBans/2)
+		t.Log(err) // the machine may have been busy: once more
 	}
-	s.agree(t)
-	rss := 0
+	digests := s.agree(t)
 	for i, n := range s.honest {
-		rss = max(rss, n.peakRSS(t))
 		if got := n.metrics(t)[c.counts]; c.counts != "" && got <= had[i] {
 			t.Errorf("%s: %s was %.0f and is %.0f", n.Name, c.counts, had[i], got)
 		}
-		if said := n.status(t).Problems; c.tells != "" && !strings.Contains("\n"+strings.Join(said, "\n"), "\n"+c.tells) {
-			t.Errorf("%s: no problem %q among %q", n.Name, c.tells, said)
+		if c.tells != "" {
+			s.told(t, n, c)
 		}
 	}
 	if c.after != nil {
 		c.after(t, s)
 	}
-	t.Logf("%v (beside: %v; before: %v); at most %d MiB; %s", under, beside, s.calm, rss>>10, strings.TrimSpace(strings.TrimPrefix(p.Stdout(), "ready\n")))
+	s.rows = append(s.rows, fmt.Sprintf("| %s | %.1f -> %.1f | %.1f -> %.1f | %.0f (%s) | %d | %d | %s | %d/%d, %d, %.0f ms |", c.name,
+		ms(s.calm.median), ms(under.median), ms(s.calm.own), ms(under.own), ms(seen.command), seen.which, seen.grown>>10, seen.rss>>10,
+		digests, seen.lost, seen.sent, seen.probed, ms(seen.echo)))
+	t.Logf("%v (beside: %v; before: %v); %v; %s", under, beside, s.calm, seen, strings.TrimSpace(strings.TrimPrefix(p.Stdout(), "ready\n")))
+}
+
+// told says that a problem tells of the attack, and by whom it is.
+func (s *siege) told(t *testing.T, n *node, c siegeCase) {
+	t.Helper()
+	said := n.status(t).Problems
+	for _, p := range said {
+		if strings.HasPrefix(p, c.tells) && (c.nobody || strings.Contains(p, s.attacker()) && !strings.Contains(p, claimedName)) {
+			return
+		}
+	}
+	t.Errorf("%s: no problem %q that names %s among %q", n.Name, c.tells, s.attacker(), said)
+}
+
+// table is what every attack so far has done.
+func (s *siege) table() string {
+	return strings.Join(append([]string{
+		"| attack | ban elsewhere, calm -> attacked (median, ms) | ban at home | longest command (ms) | MiB more | MiB at most | digests | pings lost, probes lost, ssh |",
+		"|---|---|---|---|---|---|---|---|",
+	}, s.rows...), "\n")
 }
 
 // noEscapes says that nothing that an operator reads holds a control character.

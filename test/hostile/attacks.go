@@ -40,10 +40,21 @@ var attacks = map[string]func(context.Context, *world) error{
 	"hoard":        hoard,
 	"garbage":      garbage,
 	"enrol":        enrol,
+	"allow":        allow,
+	"ports":        ports,
+	"sway":         sway,
+	"flap":         flap,
+	"tombs":        tombs,
+	"refresh":      refresh,
+	"words":        words,
+	"moments":      moments,
+	"lift":         lift,
+	"each":         each,
+	"cancels":      cancels,
+	"bomb":         unbans,
+	"marks":        farMarks,
+	"elsewhere":    elsewhere,
 }
-
-// life is how long what the attacks ban lasts: short, so that one does not leave the next what it did.
-const life = 20 * time.Second
 
 // next signs a frame of this member's.
 func (w *world) next(payload []byte, issued, expires time.Time) []byte {
@@ -57,7 +68,7 @@ func (w *world) next(payload []byte, issued, expires time.Time) []byte {
 // op bans prefixes from now on.
 func (w *world) op(prefixes ...netip.Prefix) []byte {
 	now := time.Now()
-	return w.next(bans(now.Add(life), prefixes...), now, now.Add(life))
+	return w.next(bans(now.Add(w.life), prefixes...), now, now.Add(w.life))
 }
 
 // forge signs in the name of others, and in the name of keys that nobody has certified.
@@ -74,7 +85,7 @@ func forge(ctx context.Context, w *world) error {
 		now := time.Now()
 		f := frame{
 			mesh: w.secrets.MeshID, key: keys[i%len(keys)], epoch: w.epoch, seq: uint64(i + 1),
-			issued: now, expires: now.Add(life), payload: bans(now.Add(life), w.bans...),
+			issued: now, expires: now.Add(w.life), payload: bans(now.Add(w.life), w.bans...),
 		}
 		signer := w.key
 		if i%4 == 0 {
@@ -123,7 +134,7 @@ func equivocate(ctx context.Context, w *world) error {
 func future(ctx context.Context, w *world) error {
 	every(ctx, 200, func(int) {
 		at := time.Now().Add(10 * time.Minute)
-		w.say(packet(kindPush, w.next(bans(at.Add(life), w.bans...), at, at.Add(life))))
+		w.say(packet(kindPush, w.next(bans(at.Add(w.life), w.bans...), at, at.Add(w.life))))
 	})
 	return nil
 }
@@ -133,7 +144,7 @@ func expired(ctx context.Context, w *world) error {
 		now := time.Now()
 		w.say(packet(kindPush, w.next(bans(now.Add(-time.Second), w.bans...), now.Add(-time.Hour), now.Add(-time.Second))))
 		// One that lives, but what it says does not.
-		w.say(packet(kindPush, w.next(bans(now.Add(-time.Second), w.bans...), now, now.Add(life))))
+		w.say(packet(kindPush, w.next(bans(now.Add(-time.Second), w.bans...), now, now.Add(w.life))))
 	})
 	return nil
 }
@@ -226,7 +237,7 @@ func certificates(ctx context.Context, w *world) error {
 			return
 		}
 		now := time.Now()
-		f := frame{mesh: w.secrets.MeshID, key: pub, epoch: 1, seq: 1, issued: now, expires: now.Add(life), payload: bans(now.Add(life), w.bans...)}
+		f := frame{mesh: w.secrets.MeshID, key: pub, epoch: 1, seq: 1, issued: now, expires: now.Add(w.life), payload: bans(now.Add(w.life), w.bans...)}
 		w.say(packet(kindPush, c.Raw(), f.sign(key)))
 	})
 	return nil
@@ -251,7 +262,7 @@ func authority(ctx context.Context, w *world) error {
 		if err != nil {
 			return
 		}
-		f := frame{mesh: w.secrets.MeshID, key: pub, epoch: 1, seq: 1, issued: now, expires: now.Add(life), payload: bans(now.Add(life), w.bans...)}
+		f := frame{mesh: w.secrets.MeshID, key: pub, epoch: 1, seq: 1, issued: now, expires: now.Add(w.life), payload: bans(now.Add(w.life), w.bans...)}
 		w.say(packet(kindPush, c.Raw(), f.sign(key)))
 	})
 	return nil

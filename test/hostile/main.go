@@ -27,6 +27,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
+	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/mesh"
 )
 
@@ -39,6 +40,9 @@ type world struct {
 	targets []netip.AddrPort // the nodes that are attacked
 	bans    []netip.Prefix   // what they must not drop in the end
 	ca      string           // the authority's key, where the attack has stolen that too
+	name    string           // in its certificate
+	life    time.Duration    // how long what it says lasts
+	size    int              // ops in a frame, where an attack lets one choose
 
 	ml     *memberlist.Memberlist
 	udp    *net.UDPConn
@@ -73,9 +77,13 @@ func run() error {
 	bans := flag.String("ban", "", "the prefixes that it is after, with commas between them")
 	ca := flag.String("ca", "", "the authority's key, if that was captured")
 	last := flag.Duration("for", 2*time.Second, "how long")
+	w := &world{heard: make(chan []byte, 4096), epoch: uint64(time.Now().UnixMilli())}
+	flag.StringVar(&w.name, "name", "hostile", "the name in its certificate")
+	flag.DurationVar(&w.life, "life", 20*time.Second, "how long what it bans lasts: short, so that one attack does not leave the next what it did")
+	flag.IntVar(&w.size, "size", ban.MaxOpsPerFrame, "how many ops a frame of the attack \"ports\" has")
 	flag.Parse()
 	runtime.GOMAXPROCS(1) // a real attacker does not take the processor of those whom it attacks
-	w := &world{ca: *ca, heard: make(chan []byte, 4096), epoch: uint64(time.Now().UnixMilli())}
+	w.ca = *ca
 	do, ok := attacks[*attack]
 	if !ok {
 		return fmt.Errorf("no attack %q", *attack)
@@ -89,7 +97,7 @@ func run() error {
 	if err := w.become(*dir, *token); err != nil {
 		return err
 	}
-	if err := w.join(); err != nil {
+	if err := w.join(*attack != "elsewhere"); err != nil {
 		return err
 	}
 	fmt.Println("ready")
@@ -167,7 +175,7 @@ func (w *world) become(dir, token string) error {
 	if err != nil {
 		return err
 	}
-	e, err := mesh.Enrol(context.Background(), token, id, "hostile")
+	e, err := mesh.Enrol(context.Background(), token, id, w.name)
 	if err != nil {
 		return err
 	}
@@ -177,8 +185,11 @@ func (w *world) become(dir, token string) error {
 	return w.become(made, "")
 }
 
-// join becomes a member as memberlist sees it.
-func (w *world) join() error {
+// claimedName is what it calls itself, whatever its certificate says.
+const claimedName = "web9"
+
+// join becomes a member as memberlist sees it, if it shall meet the others.
+func (w *world) join(meet bool) error {
 	w.root.Store(&[40]byte{})
 	conf := memberlist.DefaultLANConfig()
 	conf.Name = w.id.String()
@@ -197,13 +208,18 @@ func (w *world) join() error {
 	if w.udp, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(w.self.Addr(), 0))); err != nil {
 		return err
 	}
+	if !meet {
+		return nil
+	}
 	_, err = w.ml.Join([]string{w.targets[0].String()})
 	return err
 }
 
+func (w *world) pub() ed25519.PublicKey { return w.key.Public().(ed25519.PublicKey) }
+
 // NodeMeta tells who this is.
 func (w *world) NodeMeta(limit int) []byte {
-	return meta(w.key.Public().(ed25519.PublicKey), "hostile", "1", place(w.key, w.secrets.MeshID, w.self), limit)
+	return meta(w.pub(), claimedName, "1", place(w.key, w.secrets.MeshID, w.self), limit)
 }
 
 // NotifyMsg keeps what others say.

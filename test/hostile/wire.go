@@ -47,7 +47,7 @@ func malformed(ctx context.Context, w *world) error {
 	}
 	pub := w.key.Public().(ed25519.PublicKey)
 	here := place(w.key, w.secrets.MeshID, w.self)
-	good := meta(pub, "hostile", "1", here, 0)
+	good := meta(pub, claimedName, "1", here, 0)
 	for n := range good {
 		node := alive{Incarnation: uint32(1000 + n), Node: w.id.String(), Addr: w.self.Addr().AsSlice(), Port: w.self.Port(), Meta: good[:n], Vsn: versions}
 		all = append(all, encoded(mlAlive, node))

@@ -1,0 +1,198 @@
+//go:build linux && netns
+
+package test
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/meshban/meshban/test/rig"
+)
+
+const (
+	// commandLimit bounds every command of an honest node under attack: five times what README says, for the machine may
+	// be busy.
+	commandLimit = 5 * time.Second
+	// commandEvery is the time between two of them.
+	commandEvery = 100 * time.Millisecond
+	// grownRSS bounds by how much an attack may make an honest agent grow, in KiB.
+	grownRSS = 64 << 10
+	// sessionPort forwards the ssh session that a lookout keeps.
+	sessionPort = 9022
+)
+
+// lookout is what must go on under every attack: members, gateway and the machine itself reach each honest node, an ssh
+// session answers, and commands are done soon.
+type lookout struct {
+	s       *siege
+	admin   netip.Addr // from where somebody is logged in on the first honest node
+	session *rig.Conn
+	pings   []*rig.Pinger
+	probes  rig.Pairs // from the gateway and from admin
+}
+
+// sights are what a lookout has seen.
+type sights struct {
+	command    time.Duration // the longest one
+	which      string
+	echo       time.Duration // the longest of the ssh session
+	sent, lost int           // pings
+	probed     int           // probes that were not answered
+	grown, rss int           // KiB: by how much the most grown agent did, and the largest at its worst
+	errs       []error
+}
+
+func (v sights) String() string {
+	return fmt.Sprintf("commands at most %.0f ms (%s), ssh %.0f ms, %d of %d pings and %d probes lost, %d MiB more, %d MiB at most",
+		ms(v.command), v.which, ms(v.echo), v.lost, v.sent, v.probed, v.grown>>10, v.rss>>10)
+}
+
+// lookOut begins to look.
+func (s *siege) lookOut(t *testing.T) *lookout {
+	t.Helper()
+	l := &lookout{s: s, admin: fresh()}
+	first := s.honest[0]
+	must(first.SSHD())(t)
+	check(t, s.Authorize(first.Host, "alice"))
+	first.Echo(t, netip.MustParseAddrPort("127.0.0.1:7"))
+	local := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), sessionPort)
+	ssh := must(s.Login(l.admin, "root", first.Probe, "-L", local.String()+":127.0.0.1:7", "-N", "HOST"))(t)
+	eventually(t, startLimit, func() error {
+		conn, err := s.Attacker.Dial(local.Addr(), local)
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, ssh.Stderr())
+		}
+		return conn.Close()
+	})
+	l.session = s.Connect(t, local.Addr(), local)
+	eventually(t, noticeLimit, func() error {
+		if first.covered(t, l.admin) == "" {
+			return fmt.Errorf("the ssh session from %v is not covered", l.admin)
+		}
+		return nil
+	})
+	gateway := netip.MustParseAddr("10.78.0.254")
+	for _, n := range s.honest {
+		n.Answer(t, n.Mesh)
+		for _, from := range s.honest {
+			l.pings = append(l.pings, from.Ping(t, from.Mesh, n.Mesh))
+		}
+		l.probes = append(l.probes, s.prober.Watch(gateway, n.Node, rig.ClosedPort))
+	}
+	l.probes = append(l.probes, s.prober.Watch(l.admin, first.Node, rig.ClosedPort))
+	check(t, l.probes.Control())
+	return l
+}
+
+// needed are the prefixes that an attack bans who means to lock somebody out: of the members, the gateway and the admin.
+func (l *lookout) needed() string {
+	return "10.77.0.0/24,10.78.0.0/24," + netip.PrefixFrom(l.admin, 24).Masked().String()
+}
+
+// during looks while f runs.
+func (l *lookout) during(t *testing.T, f func()) sights {
+	t.Helper()
+	var v sights
+	before := make([]int, len(l.s.honest))
+	for i, n := range l.s.honest {
+		before[i] = n.forgetPeak(t)
+	}
+	stop, begin := make(chan struct{}), time.Now()
+	var both sync.WaitGroup
+	both.Go(func() { v.command, v.which, v.errs = l.commands(stop) })
+	var echoErr error
+	both.Go(func() { v.echo, echoErr = l.echoes(stop) })
+	f()
+	close(stop)
+	both.Wait()
+	end := time.Now()
+	if echoErr != nil {
+		v.errs = append(v.errs, fmt.Errorf("the ssh session: %w", echoErr))
+	}
+	for _, p := range l.pings {
+		sent, lost := p.Lost(begin, end)
+		if v.sent, v.lost = v.sent+sent, v.lost+lost; lost > 0 {
+			v.errs = append(v.errs, fmt.Errorf("%v: %d of %d were not answered", p, lost, sent))
+		}
+	}
+	for _, p := range l.probes {
+		w := p.Count(begin, time.Now().Add(-rig.Settle))
+		if lost := w.Sent - w.Answered; lost > 0 {
+			v.probed += lost
+			v.errs = append(v.errs, fmt.Errorf("%v: %d of %d probes were not answered", p, lost, w.Sent))
+		}
+	}
+	for i, n := range l.s.honest {
+		peak := n.peakRSS(t)
+		v.rss, v.grown = max(v.rss, peak), max(v.grown, peak-before[i])
+	}
+	if v.command > commandLimit {
+		v.errs = append(v.errs, fmt.Errorf("%s took %v", v.which, v.command))
+	}
+	if v.grown > grownRSS {
+		v.errs = append(v.errs, fmt.Errorf("an agent has grown by %d MiB", v.grown>>10))
+	}
+	return v
+}
+
+// commands runs those that people use on the honest nodes in turn, until stop is closed.
+func (l *lookout) commands(stop <-chan struct{}) (longest time.Duration, which string, errs []error) {
+	tick := time.NewTicker(commandEvery)
+	defer tick.Stop()
+	for i := 0; ; i++ {
+		n, addr := l.s.honest[i/8%len(l.s.honest)], fmt.Sprintf("198.51.100.%d", 1+i/8%250)
+		args := [][]string{
+			{"status", "--json"}, {"ban", addr, "--for", "1m"}, {"why", addr}, {"members", "--json"}, {"unban", addr},
+			{"allow", addr, "--for", "1m"}, {"allow", "--remove", addr}, {"held", "list"},
+		}[i%8]
+		begin := time.Now()
+		r, err := n.Run(append([]string{"meshban"}, args...)...)
+		if took := time.Since(begin); took > longest {
+			longest, which = took, n.Name+": "+strings.Join(args, " ")
+		}
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+		case r.Code != exitDone && r.Code != exitPolicy && r.Code != exitNotFound:
+			errs = append(errs, fmt.Errorf("%s: %v: exit code %d: %s", n.Name, args, r.Code, r.Stderr))
+		}
+		select {
+		case <-stop:
+			return longest, which, errs
+		case <-tick.C:
+		}
+	}
+}
+
+// echoes asks by the ssh session until stop is closed, and returns the longest time that an answer took.
+func (l *lookout) echoes(stop <-chan struct{}) (longest time.Duration, err error) {
+	tick := time.NewTicker(rig.PingEvery)
+	defer tick.Stop()
+	for {
+		begin := time.Now()
+		if err := l.session.Ping(commandLimit); err != nil {
+			return commandLimit, err
+		}
+		longest = max(longest, time.Since(begin))
+		select {
+		case <-stop:
+			return longest, nil
+		case <-tick.C:
+		}
+	}
+}
+
+// forgetPeak has the kernel measure the agent's peak anew, and returns what is resident now, in KiB: proc_pid_clear_refs(5).
+func (n *node) forgetPeak(t testing.TB) int {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/", n.agent.PID)
+	check(t, os.WriteFile(n.Path(dir+"clear_refs"), []byte("5"), 0))
+	_, rest, _ := strings.Cut(must(n.ReadFile(dir+"status"))(t), "VmRSS:")
+	return must(strconv.Atoi(strings.Fields(rest + " none")[0]))(t)
+}
