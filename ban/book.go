@@ -30,6 +30,7 @@ func (e *entry) path() path { return e.key().path(e.ports) }
 type rec struct {
 	seq           uint64
 	issued, until int64 // Unix milliseconds
+	arrived       int64 // when this version came here, the same; see Record.Arrived
 	speaker       uint32
 	words         uint32
 	entry         uint32
@@ -156,7 +157,7 @@ func (t *Table) link(b *book, entry uint32, r *Record, kind Kind) {
 	e := b.entries.at(entry)
 	*x = rec{
 		seq: r.Version.Seq, index: r.Version.Index, kind: kind,
-		issued: millis(r.Issued), until: millis(r.Until),
+		issued: millis(r.Issued), until: millis(r.Until), arrived: millis(r.Arrived),
 		speaker: t.getSpeaker(speaker{r.Origin, r.Version.Epoch}),
 		words:   t.getWords(r.Reason, r.Source),
 		entry:   entry, next: e.recs,
@@ -174,7 +175,7 @@ func (t *Table) replace(b *book, i uint32, r *Record) {
 	old := *x
 	x.seq, x.index, x.kind = r.Version.Seq, r.Version.Index, r.Kind
 	x.span = x.spanTo(millis(r.Issued), r)
-	x.issued, x.until = millis(r.Issued), millis(r.Until)
+	x.issued, x.until, x.arrived = millis(r.Issued), millis(r.Until), millis(r.Arrived)
 	x.speaker = t.getSpeaker(speaker{r.Origin, r.Version.Epoch})
 	x.words = t.getWords(r.Reason, r.Source)
 	t.putSpeaker(old.speaker)

@@ -193,6 +193,7 @@ type Record struct {
 	Origin  Origin
 	Version Version
 	Issued  time.Time // when the origin decided, by its clock
+	Arrived time.Time // when this node first had it, by its own clock; zero if unknown; does not travel
 	Hold    Hold      // of a ban: what this node does about it; does not travel
 }
 

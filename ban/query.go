@@ -243,7 +243,8 @@ func (t *Table) recordOf(b *book, i uint32) Record {
 			Kind: x.kind, Prefix: e.key().prefix(), Ports: t.portsAt(e.ports), Until: fromMillis(x.until),
 			Reason: w.reason, Source: w.source,
 		},
-		Origin: t.speakers.at(x.speaker).origin, Version: t.version(x), Issued: fromMillis(x.issued), Hold: x.hold,
+		Origin: t.speakers.at(x.speaker).origin, Version: t.version(x), Issued: fromMillis(x.issued),
+		Arrived: fromMillis(x.arrived), Hold: x.hold,
 	}
 }
 

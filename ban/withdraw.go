@@ -57,37 +57,3 @@ func (t *Table) reconsider(origin Origin, c cause, cursor uint32, n int) (change
 	}
 	return t.finish(nil, false), 0
 }
-
-// SaidAfter returns the ops of an origin that were issued before a time, live, and not taken back by itself: what
-// another node must say for them to count on when the origin is withdrawn. Begin with cursor 0 and go on with next
-// until that is 0; a call looks at n records, at least 1.
-func (t *Table) SaidAfter(now time.Time, origin Origin, before time.Time, cursor uint32, n int) (ops []Op, next uint32) {
-	said := func(r Record) bool {
-		return r.Origin == origin && r.Issued.Before(before) && r.Until.After(now)
-	}
-	for ; cursor>>bookBit < 2; cursor = (cursor>>bookBit + 1) << bookBit {
-		b := [2]*book{&t.allows, &t.bans}[cursor>>bookBit]
-		for i := max(cursor&(1<<bookBit-1), 1); i < b.recs.end; i++ {
-			if n == 0 {
-				return ops, cursor>>bookBit<<bookBit | i
-			}
-			n--
-			if x := b.recs.at(i); x.kind == KindBan || x.kind == KindAllow {
-				if t.speakers.at(x.speaker).origin != origin {
-					continue
-				}
-				if r := t.recordOf(b, i); said(r) {
-					ops = append(ops, r.Op)
-				}
-			}
-		}
-	}
-	for _, b := range [2]*book{&t.allows, &t.bans} {
-		for _, i := range b.cancels.ids {
-			if r := b.cancels.all.at(i); said(*r) {
-				ops = append(ops, r.Op)
-			}
-		}
-	}
-	return ops, 0
-}

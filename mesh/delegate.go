@@ -141,7 +141,7 @@ func (d delegate) NotifyAlive(n *memberlist.Node) error {
 		return errRefuseKey
 	}
 	if addr := nodeAddr(n); !d.m.peers.isAt(id, addr, n.Meta) && !m.isAt(d.m.cfg.Secrets.MeshID, addr) {
-		d.m.warn(ProblemForged, "address", "somebody with the mesh's key says that "+m.Name+" is at "+addr.String()+", which it did not say itself; it is ignored")
+		d.m.warn(ProblemForged, "address", "somebody with the mesh's key says that "+id.Short()+" is at "+addr.String()+", which it did not say itself; it is ignored")
 		return errRefuseAddr
 	}
 	if !d.m.peers.letIn(id) && d.m.knowsOthers() {

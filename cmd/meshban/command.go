@@ -24,6 +24,7 @@ type command struct {
 	out    *bufio.Writer // stdout: data only
 	err    io.Writer     // stderr: errors, hints, progress
 	isTerm bool          // stderr is a terminal
+	asks   bool          // stdin is a terminal: what takes much away asks first
 	now    func() time.Time
 	hangup func() <-chan os.Signal // starts to deliver SIGHUP
 	dir    string                  // the state folder, absolute; set before a verb runs
@@ -31,7 +32,7 @@ type command struct {
 
 func newCommand(acts actions, in io.Reader, out, errs io.Writer) *command {
 	return &command{
-		acts: acts, in: in, out: bufio.NewWriterSize(out, stdoutBuffer), err: errs, isTerm: isTerminal(errs),
+		acts: acts, in: in, out: bufio.NewWriterSize(out, stdoutBuffer), err: errs, isTerm: isTerminal(errs), asks: isKeyboard(in),
 		now: time.Now, hangup: func() <-chan os.Signal { return nil },
 	}
 }

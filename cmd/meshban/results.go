@@ -7,24 +7,35 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/urfave/cli/v2"
+
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-// each asks in pieces that the socket takes, prints a line for each address that was done and names each that was not.
+// each asks in pieces that the socket takes, prints a line for each address that was done and names each that was not. With
+// --json it prints an object for each, done or not.
 func (c *command) each(
-	ctx context.Context, all []netip.Prefix, ask func(context.Context, []netip.Prefix) ([]control.Result, error),
+	ctx *cli.Context, all []netip.Prefix, ask func(context.Context, []netip.Prefix) ([]control.Result, error),
 	done func(control.Result) string,
 ) error {
+	asJSON := ctx.Bool("json")
 	var worst control.Code
 	var hints []string
 	for some := range slices.Chunk(all, control.MaxAddrs) {
-		results, err := ask(ctx, some)
+		results, err := ask(ctx.Context, some)
 		if err != nil {
 			return err
 		}
 		for _, r := range results {
+			if asJSON {
+				if err := writeObject(c.out, r); err != nil {
+					return err
+				}
+			}
 			if r.Err == nil {
-				fmt.Fprintln(c.out, done(r))
+				if !asJSON {
+					fmt.Fprintln(c.out, done(r))
+				}
 				if r.Note != "" {
 					fmt.Fprintf(c.err, "meshban: %s: %s\n", control.FormatPrefix(r.Prefix), clean(r.Note))
 				}

@@ -23,12 +23,17 @@ func (c *command) banVerb() *verb {
 		long: addrHelp + ` Every argument is checked before the first is banned.
 
 Prints a line for each address that is banned: the address, "until", and the time
-in UTC. An address that a rule refuses is named on stderr; the others are banned
-all the same, and the exit code is 4.`,
+in UTC. An address that a rule refuses, or whose ban has no effect (an unban cancels it,
+the mesh has revoked this node), is named on stderr with the rule; the others are banned
+all the same, and the exit code is 4. It is 1 where the kernel does not drop it.
+
+With --json one object a line: prefix, until, state (as in list, or lifted), note, and
+for an address that is not banned error {code, message, hint, rule}.`,
 		flags: []cli.Flag{
 			text("for", "`D` how long: 90s, 30m, 12h, 7d12h (default: bans.for of the agent's config, 30m)"),
 			text("port", "`LIST` only these ports: 22/tcp,80,8000-8010/udp; names as in /etc/services (default: all)"),
 			text("reason", "`TEXT` shown to everyone who asks why"),
+			jsonFlag("one object a line"),
 		},
 		examples: `meshban ban 203.0.113.7
 meshban ban 203.0.113.0/24 2001:db8:bad::/48 --for 7d --reason "scans ssh"
@@ -55,7 +60,7 @@ func (c *command) ban(ctx *cli.Context) error {
 		return err
 	}
 	client := c.client()
-	return c.each(ctx.Context, all, func(ctx context.Context, some []netip.Prefix) ([]control.Result, error) {
+	return c.each(ctx, all, func(ctx context.Context, some []netip.Prefix) ([]control.Result, error) {
 		req.Addrs = some
 		rep, err := client.Ban(ctx, req)
 		return rep.Results, err
@@ -71,8 +76,11 @@ func (c *command) unbanVerb() *verb {
 made later counts again.
 
 Prints a line for each address that is lifted. One that is not banned is named on
-stderr, and the exit code is 5.`,
-		flags: []cli.Flag{text("reason", "`TEXT` shown to everyone who asks why")},
+stderr, and the exit code is 5. One that a wider ban still drops is named with that ban,
+and the exit code is 4.
+
+With --json one object a line: prefix, until (null), note, error {code, message, hint, rule}.`,
+		flags: []cli.Flag{text("reason", "`TEXT` shown to everyone who asks why"), jsonFlag("one object a line")},
 		examples: `meshban unban 203.0.113.7
 meshban unban 203.0.113.0/24 --reason "our own scanner"`,
 		action: c.unban,
@@ -89,7 +97,7 @@ func (c *command) unban(ctx *cli.Context) error {
 		return err
 	}
 	client := c.client()
-	return c.each(ctx.Context, all, func(ctx context.Context, some []netip.Prefix) ([]control.Result, error) {
+	return c.each(ctx, all, func(ctx context.Context, some []netip.Prefix) ([]control.Result, error) {
 		rep, err := client.Unban(ctx, control.UnbanRequest{Prefixes: some, Reason: reason})
 		return rep.Results, err
 	}, func(r control.Result) string { return control.FormatPrefix(r.Prefix) + " lifted" })
@@ -103,13 +111,16 @@ func (c *command) allowVerb() *verb {
 What is banned of them is lifted at once, and bans of them count no more. Prints a
 line for each address: the address and until when it is allowed. --list shows the
 whole never-ban list of this node: what the mesh allows, what meshban.yaml allows,
-and what is built in.`,
+and what is built in.
+
+With --json one object a line: prefix, until, note, error {code, message, hint, rule}; with
+--list: prefix, until, origin, origin_id, reason, source.`,
 		flags: []cli.Flag{
 			text("for", "`D` how long: 12h, 7d (default: until removed, a year at most)"),
 			text("reason", "`TEXT` shown to everyone who asks why"),
 			toggle("remove", "take the addresses off the list again"),
 			toggle("list", "show the list"),
-			jsonFlag("one object a line, with --list"),
+			jsonFlag("one object a line"),
 		},
 		examples: `meshban allow 198.51.100.0/28 --reason "office"
 meshban allow 198.51.100.77 --for 12h
@@ -134,8 +145,6 @@ func (c *command) allow(ctx *cli.Context) error {
 		return usagef("meshban allow --list", "--list stands alone")
 	case list:
 		return c.allowed(ctx)
-	case ctx.Bool("json"):
-		return usagef("meshban allow --list --json", "--json goes with --list")
 	case remove && length != 0:
 		return usagef("meshban allow --remove ADDR", "--remove takes no --for")
 	}
@@ -145,12 +154,12 @@ func (c *command) allow(ctx *cli.Context) error {
 	}
 	client := c.client()
 	if remove {
-		return c.each(ctx.Context, all, func(ctx context.Context, some []netip.Prefix) ([]control.Result, error) {
+		return c.each(ctx, all, func(ctx context.Context, some []netip.Prefix) ([]control.Result, error) {
 			rep, err := client.Unallow(ctx, control.UnallowRequest{Prefixes: some, Reason: reason})
 			return rep.Results, err
 		}, func(r control.Result) string { return control.FormatPrefix(r.Prefix) + " removed" })
 	}
-	return c.each(ctx.Context, all, func(ctx context.Context, some []netip.Prefix) ([]control.Result, error) {
+	return c.each(ctx, all, func(ctx context.Context, some []netip.Prefix) ([]control.Result, error) {
 		rep, err := client.Allow(ctx, control.AllowRequest{Prefixes: some, For: length, Reason: reason})
 		return rep.Results, err
 	}, func(r control.Result) string {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -72,11 +73,17 @@ func (c *command) held(ctx *cli.Context) error {
 	return nil
 }
 
+// saidBy reports whether a name or id means the node that bans e; "" means every node.
+func saidBy(e control.HeldEntry, from string) bool {
+	name, _, _ := strings.Cut(e.Origin, " (") // an id follows a name that is not unique
+	return from == "" || from == e.Origin || from == name || len(from) >= control.MinNodeID && strings.HasPrefix(e.ID, from)
+}
+
 func (c *command) heldList(ctx *cli.Context, from string) error {
 	asJSON, now, n := ctx.Bool("json"), c.now(), 0
 	t := newTable(c.out, "ADDRESS", "PORTS", "LEFT", "FROM", "HELD BY", "SOURCE", "REASON")
 	err := c.client().Held(ctx.Context, func(e control.HeldEntry) error {
-		if from != "" && from != e.Origin && from != e.ID {
+		if !saidBy(e, from) {
 			return nil
 		}
 		n++

@@ -17,8 +17,11 @@ func (c *command) listVerb() *verb {
 reason. States: enforced (this node drops it), pending (too few nodes have seen it),
 held (kept back until an operator decides), allowed (the never-ban list wins).
 
+A node goes by the name in its certificate, followed by its short id where several nodes
+have that name.
+
 With --json one object a line: prefix, ports ("" is all), until (RFC 3339),
-origins, reason, source, state.`,
+origins (names), reason, source, state, origin_ids.`,
 		flags: []cli.Flag{jsonFlag("one object a line")},
 		examples: `meshban list
 meshban list --json | jq -r 'select(.state=="enforced") | .prefix'`,
@@ -64,7 +67,7 @@ func (c *command) whyVerb() *verb {
 record that bears on it: who said it, when, why, until when, and what became of it.
 
 With --json one object: address, verdict, summary, findings (kind, prefix, ports,
-origin, issued, until, reason, source, status).`,
+origin, issued, until, reason, source, status, origin_id).`,
 		flags: []cli.Flag{jsonFlag("one object")},
 		examples: `meshban why 203.0.113.7
 meshban why 203.0.113.7 --json | jq -r .verdict`,
@@ -139,8 +142,8 @@ unallow, join, leave, fail), address, the node it came from, and how long it too
 that node's decision to this node's kernel. Runs until it is interrupted, or until the
 agent ends (exit code 3).
 
-With --json one object a line: time, event, prefix, ports, until, origin, reason,
-source, latency_ms (null where nothing reached the kernel).`,
+With --json one object a line: time, event, prefix, ports, until, origin, origin_id,
+reason, source, latency_ms (null where nothing reached the kernel).`,
 		flags: []cli.Flag{jsonFlag("one object a line")},
 		examples: `meshban watch
 meshban watch --json | jq -r 'select(.event=="ban") | .prefix'`,

@@ -20,9 +20,10 @@ func (c *command) membersVerb() *verb {
 	return &verb{
 		name: "members", short: "show the nodes of the mesh",
 		long: `A table of name, id, address, state (alive, suspect, dead, left), whether it holds the
-same records as this node, round trip and version. A * marks this node. Nothing that a
-node says counts which is revoked, or not certified (its certificate has ended, or has
-not come yet).
+same records as this node, round trip and version. A * marks this node. The name is the
+one in the node's certificate, never one that the node claims; a node without a certified
+name goes by its short id. A node that is revoked, or not certified (its certificate has
+ended, or has not come yet), is ignored.
 
 With --json one object a line: name, id, addr, state, in_sync, rtt_ms, version, self,
 key_generation (of the newest key of the mesh that it has), certificate (valid, none,
@@ -47,9 +48,16 @@ func (c *command) members(ctx *cli.Context) error {
 	if ctx.Bool("json") {
 		return writeObjects(c.out, members)
 	}
+	alike := make(map[string]int)
+	for _, m := range members {
+		alike[m.Name]++
+	}
 	t := newTable(c.out, "NAME", "ID", "ADDRESS", "STATE", "IN SYNC", "RTT", "VERSION")
 	for _, m := range members {
 		name, rtt, sync := m.Name, "-", "no"
+		if alike[m.Name] > 1 {
+			name += " (" + short(m.ID) + ")"
+		}
 		if m.Self {
 			name += " *"
 		}

@@ -18,9 +18,10 @@ func TestListEntryJSON(t *testing.T) {
 	e := ListEntry{
 		Prefix: netip.MustParsePrefix("203.0.113.7/32"), Ports: "22/tcp", Until: until.Add(-time.Millisecond),
 		Origins: []string{"web1", "web2"}, Reason: "say \"no\"\n\u009b", Source: "line:sshd", State: StateEnforced,
+		OriginIDs: []string{"a1", "b2"},
 	}
 	const want = `{"prefix":"203.0.113.7","ports":"22/tcp","until":"2026-11-22T11:32:11Z","origins":["web1","web2"],` +
-		`"reason":"say \"no\"\u000a\u009b","source":"line:sshd","state":"enforced"}`
+		`"reason":"say \"no\"\u000a\u009b","source":"line:sshd","state":"enforced","origin_ids":["a1","b2"]}`
 	if got := string(e.AppendJSON(nil)); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
@@ -232,12 +233,12 @@ func BenchmarkBanRequest(b *testing.B) {
 func FuzzReplies(f *testing.F) {
 	prefix := netip.MustParsePrefix("203.0.113.0/24")
 	for _, v := range []any{
-		Result{prefix, until, "already banned", &Error{Code: CodePolicy, Message: "no", Hint: "ask"}},
-		AllowEntry{prefix, until, "web1", "office", "mesh"},
+		Result{prefix, until, StateEnforced, "already banned", &Error{Code: CodePolicy, Message: "no", Hint: "ask"}},
+		AllowEntry{prefix, until, "web1", "a1", "office", "mesh"},
 		WhyReply{prefix, VerdictDropped, "dropped", []Finding{{Kind: "ban", Prefix: prefix, Origin: "web1", Issued: until, Until: until}}},
 		HeldEntry{Prefix: prefix, Origin: "web2", ID: "a1", Issued: until, Until: until, By: "breaker"},
 		InviteReply{"mb1-x", 3, until}, AuditEntry{Time: until, What: "ban", Prefixes: []netip.Prefix{prefix}, Via: ViaMesh, Node: "web1"},
-		Member{Name: "web1", State: MemberAlive}, RevokeReply{Name: "web1", Revoked: until},
+		Member{Name: "web1", State: MemberAlive}, RevokeReply{Name: "web1", Revoked: until, Last: []LastBan{{Prefix: prefix, Ports: "22/tcp", Issued: until, Arrived: until}}},
 	} {
 		text, err := json.Marshal(v)
 		if err != nil {

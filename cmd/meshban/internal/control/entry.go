@@ -17,20 +17,26 @@ func (e ListEntry) AppendJSON(dst []byte) []byte {
 	dst = appendString(dst, e.Ports)
 	dst = append(dst, `,"until":`...)
 	dst = appendTimeValue(dst, e.Until)
-	dst = append(dst, `,"origins":[`...)
-	for i, o := range e.Origins {
-		if i > 0 {
-			dst = append(dst, ',')
-		}
-		dst = appendString(dst, o)
-	}
-	dst = append(dst, `],"reason":`...)
+	dst = appendStrings(append(dst, `,"origins":`...), e.Origins)
+	dst = append(dst, `,"reason":`...)
 	dst = appendString(dst, e.Reason)
 	dst = append(dst, `,"source":`...)
 	dst = appendString(dst, e.Source)
 	dst = append(dst, `,"state":`...)
 	dst = appendString(dst, e.State)
+	dst = appendStrings(append(dst, `,"origin_ids":`...), e.OriginIDs)
 	return append(dst, '}')
+}
+
+func appendStrings(dst []byte, list []string) []byte {
+	dst = append(dst, '[')
+	for i, s := range list {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = appendString(dst, s)
+	}
+	return append(dst, ']')
 }
 
 // MarshalJSON is AppendJSON for encoding/json.
@@ -44,6 +50,8 @@ type listEntryJSON struct {
 	Reason  string     `json:"reason"`
 	Source  string     `json:"source"`
 	State   string     `json:"state"`
+
+	OriginIDs []string `json:"origin_ids"`
 }
 
 // UnmarshalJSON reads what AppendJSON writes; fields it does not know are ignored.
@@ -55,7 +63,7 @@ func (e *ListEntry) UnmarshalJSON(data []byte) error {
 	if !netip.Prefix(w.Prefix).IsValid() {
 		return errors.New("list entry without a prefix")
 	}
-	*e = ListEntry{netip.Prefix(w.Prefix), w.Ports, time.Time(w.Until), w.Origins, w.Reason, w.Source, w.State}
+	*e = ListEntry{netip.Prefix(w.Prefix), w.Ports, time.Time(w.Until), w.Origins, w.Reason, w.Source, w.State, w.OriginIDs}
 	return nil
 }
 
@@ -75,6 +83,10 @@ func (e Event) AppendJSON(dst []byte) []byte {
 	}
 	dst = append(dst, `,"origin":`...)
 	dst = appendString(dst, e.Origin)
+	if e.OriginID != "" {
+		dst = append(dst, `,"origin_id":`...)
+		dst = appendString(dst, e.OriginID)
+	}
 	dst = append(dst, `,"reason":`...)
 	dst = appendString(dst, e.Reason)
 	dst = append(dst, `,"source":`...)
@@ -98,6 +110,7 @@ type eventJSON struct {
 	Ports     string     `json:"ports"`
 	Until     timeText   `json:"until"`
 	Origin    string     `json:"origin"`
+	OriginID  string     `json:"origin_id"`
 	Reason    string     `json:"reason"`
 	Source    string     `json:"source"`
 	LatencyMS *float64   `json:"latency_ms"`
@@ -113,7 +126,7 @@ func (e *Event) UnmarshalJSON(data []byte) error {
 		return errors.New("event without a name")
 	}
 	*e = Event{
-		w.Time.UTC(), w.Name, netip.Prefix(w.Prefix), w.Ports, time.Time(w.Until), w.Origin, w.Reason, w.Source, w.LatencyMS,
+		w.Time.UTC(), w.Name, netip.Prefix(w.Prefix), w.Ports, time.Time(w.Until), w.Origin, w.OriginID, w.Reason, w.Source, w.LatencyMS,
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ const maxInterned = 4_096
 type entryDecoder struct {
 	strings map[string]string
 	origins []string // of the last entry, reused
+	ids     []string // the same, of their ids
 }
 
 func (d *entryDecoder) decode(line []byte) (ListEntry, error) {
@@ -63,14 +64,7 @@ func (d *entryDecoder) fast(line []byte) (ListEntry, bool) {
 	s.literal(`,"until":"`)
 	until := s.quoted()
 	s.literal(`,"origins":[`)
-	d.origins = d.origins[:0]
-	for more := len(s.rest) > 0 && s.rest[0] == '"'; s.ok && more; {
-		s.literal(`"`)
-		d.origins = append(d.origins, d.intern(s.quoted()))
-		if more = len(s.rest) > 0 && s.rest[0] == ','; more {
-			s.rest = s.rest[1:]
-		}
-	}
+	d.origins = d.list(&s, d.origins[:0])
 	e.Origins = d.origins
 	s.literal(`],"reason":"`)
 	e.Reason = d.intern(s.quoted())
@@ -78,7 +72,10 @@ func (d *entryDecoder) fast(line []byte) (ListEntry, bool) {
 	e.Source = d.intern(s.quoted())
 	s.literal(`,"state":"`)
 	e.State = d.intern(s.quoted())
-	s.literal(`}`)
+	s.literal(`,"origin_ids":[`)
+	d.ids = d.list(&s, d.ids[:0])
+	e.OriginIDs = d.ids
+	s.literal(`]}`)
 	if !s.ok || len(s.rest) > 0 {
 		return ListEntry{}, false
 	}
@@ -100,6 +97,18 @@ func (d *entryDecoder) fast(line []byte) (ListEntry, bool) {
 	}
 	e.Until = e.Until.UTC()
 	return e, true
+}
+
+// list takes strings up to the bracket that ends them.
+func (d *entryDecoder) list(s *scanner, dst []string) []string {
+	for more := len(s.rest) > 0 && s.rest[0] == '"'; s.ok && more; {
+		s.literal(`"`)
+		dst = append(dst, d.intern(s.quoted()))
+		if more = len(s.rest) > 0 && s.rest[0] == ','; more {
+			s.rest = s.rest[1:]
+		}
+	}
+	return dst
 }
 
 // intern returns b as a string, the same one each time while there is room.

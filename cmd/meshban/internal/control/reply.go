@@ -11,13 +11,14 @@ import (
 type resultJSON struct {
 	Prefix prefixText `json:"prefix"`
 	Until  timeText   `json:"until"`
+	State  string     `json:"state,omitempty"`
 	Note   string     `json:"note,omitempty"`
 	Err    *Error     `json:"error,omitempty"`
 }
 
 // MarshalJSON writes the result as the client reads it.
 func (r Result) MarshalJSON() ([]byte, error) {
-	return json.Marshal(resultJSON{prefixText(r.Prefix), timeText(r.Until), r.Note, r.Err})
+	return json.Marshal(resultJSON{prefixText(r.Prefix), timeText(r.Until), r.State, r.Note, r.Err})
 }
 
 // UnmarshalJSON reads what MarshalJSON writes.
@@ -26,7 +27,7 @@ func (r *Result) UnmarshalJSON(data []byte) error {
 	if err := json.Unmarshal(data, &w); err != nil {
 		return err
 	}
-	*r = Result{netip.Prefix(w.Prefix), time.Time(w.Until), w.Note, w.Err}
+	*r = Result{netip.Prefix(w.Prefix), time.Time(w.Until), w.State, w.Note, w.Err}
 	return nil
 }
 
@@ -36,11 +37,13 @@ type allowEntryJSON struct {
 	Origin string     `json:"origin"`
 	Reason string     `json:"reason"`
 	Source string     `json:"source"`
+
+	OriginID string `json:"origin_id,omitempty"`
 }
 
-// MarshalJSON writes prefix, until (null = until removed), origin, reason, source.
+// MarshalJSON writes prefix, until (null = until removed), origin, reason, source, origin_id.
 func (e AllowEntry) MarshalJSON() ([]byte, error) {
-	return json.Marshal(allowEntryJSON{prefixText(e.Prefix), timeText(e.Until), e.Origin, e.Reason, e.Source})
+	return json.Marshal(allowEntryJSON{prefixText(e.Prefix), timeText(e.Until), e.Origin, e.Reason, e.Source, e.OriginID})
 }
 
 // UnmarshalJSON reads what MarshalJSON writes.
@@ -49,7 +52,7 @@ func (e *AllowEntry) UnmarshalJSON(data []byte) error {
 	if err := json.Unmarshal(data, &w); err != nil {
 		return err
 	}
-	*e = AllowEntry{netip.Prefix(w.Prefix), time.Time(w.Until), w.Origin, w.Reason, w.Source}
+	*e = AllowEntry{netip.Prefix(w.Prefix), time.Time(w.Until), w.Origin, w.OriginID, w.Reason, w.Source}
 	return nil
 }
 
@@ -88,12 +91,14 @@ type findingJSON struct {
 	Reason string     `json:"reason"`
 	Source string     `json:"source"`
 	Status string     `json:"status"`
+
+	OriginID string `json:"origin_id,omitempty"`
 }
 
 // MarshalJSON writes every field; a time that does not apply is null.
 func (f Finding) MarshalJSON() ([]byte, error) {
 	return json.Marshal(findingJSON{
-		f.Kind, prefixText(f.Prefix), f.Ports, f.Origin, timeText(f.Issued.Truncate(time.Second)), timeText(f.Until), f.Reason, f.Source, f.Status,
+		f.Kind, prefixText(f.Prefix), f.Ports, f.Origin, timeText(f.Issued.Truncate(time.Second)), timeText(f.Until), f.Reason, f.Source, f.Status, f.OriginID,
 	})
 }
 
@@ -104,8 +109,32 @@ func (f *Finding) UnmarshalJSON(data []byte) error {
 		return err
 	}
 	*f = Finding{
-		w.Kind, netip.Prefix(w.Prefix), w.Ports, w.Origin, time.Time(w.Issued), time.Time(w.Until), w.Reason, w.Source, w.Status,
+		w.Kind, netip.Prefix(w.Prefix), w.Ports, w.Origin, time.Time(w.Issued), time.Time(w.Until), w.Reason, w.Source, w.Status, w.OriginID,
 	}
+	return nil
+}
+
+// lastBanFields are the fields of a LastBan without its methods.
+type lastBanFields LastBan
+
+type lastBanJSON struct {
+	Prefix prefixText `json:"prefix"`
+	lastBanFields
+}
+
+// MarshalJSON writes the ban as the client reads it.
+func (b LastBan) MarshalJSON() ([]byte, error) {
+	return json.Marshal(lastBanJSON{prefixText(b.Prefix), lastBanFields(b)})
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (b *LastBan) UnmarshalJSON(data []byte) error {
+	var w lastBanJSON
+	if err := json.Unmarshal(data, &w); err != nil {
+		return err
+	}
+	*b = LastBan(w.lastBanFields)
+	b.Prefix = netip.Prefix(w.Prefix)
 	return nil
 }
 

@@ -111,8 +111,9 @@ type UnallowReply struct {
 type Result struct {
 	Prefix netip.Prefix
 	Until  time.Time // end of the ban or allow; zero = has no end, or nothing was done
+	State  string    // of a ban: StateEnforced and the like; "" if not looked up
 	Note   string    // something worth knowing about a success, such as "already banned for longer"
-	Err    *Error    // nil = done
+	Err    *Error    // nil = done, and in effect
 }
 
 // AllowEntry is one entry of the never-ban list.
@@ -120,8 +121,10 @@ type AllowEntry struct {
 	Prefix netip.Prefix
 	Until  time.Time // zero = until removed
 	Origin string    // name of the node that said it; this node's for config and built-in entries
-	Reason string
-	Source string // "mesh", "config", or "built-in: loopback" and the like
+	// OriginID is the id of that node.
+	OriginID string
+	Reason   string
+	Source   string // "mesh", "config", or "built-in: loopback" and the like
 }
 
 // States of a ListEntry.
@@ -130,17 +133,26 @@ const (
 	StatePending  = "pending"  // fewer origins than the quorum have seen it
 	StateHeld     = "held"     // kept back until an operator decides
 	StateAllowed  = "allowed"  // the never-ban list suppresses it
+	// StateNotEnforced: the kernel does not drop it, though it should
+	StateNotEnforced = "not enforced"
+	StateLifted      = "lifted" // of a ban just made: an unban cancels it
 )
+
+// Names: the name of a node is the one in its certificate, never what the node calls itself. Where the name alone could
+// mean another node, the short id follows it: "web2 (1a2b3c4d)". A node without a certified name is called by its short id.
+// The full id stands beside every name.
 
 // ListEntry is one banned (prefix, ports).
 type ListEntry struct {
 	Prefix  netip.Prefix
 	Ports   string    // canonical; "" = all
 	Until   time.Time // JSON: RFC 3339 in UTC, whole seconds, rounded up
-	Origins []string  // human names of the nodes that ban it
+	Origins []string  // certified names of the nodes that ban it; see Names
 	Reason  string
 	Source  string
 	State   string // StateEnforced and the like
+	// OriginIDs are the ids of those nodes, in the same order.
+	OriginIDs []string
 }
 
 // Verdicts of a WhyReply. The agent may say more precise ones.
@@ -163,12 +175,14 @@ type Finding struct {
 	Kind   string // "ban", "unban", "revoke", "allow", "unallow", "never"
 	Prefix netip.Prefix
 	Ports  string
-	Origin string    // human name; "" = this machine's own rules
+	Origin string    // see Names; "" = this machine's own rules
 	Issued time.Time // zero = always there
 	Until  time.Time // zero = no end
 	Reason string
 	Source string
 	Status string // plain words: "enforced", "cancelled by an unban of web2", "suppressed by ..."
+	// OriginID is the id of the node that Origin names.
+	OriginID string
 }
 
 // States of a Member.
@@ -181,7 +195,7 @@ const (
 
 // Member is one node of the mesh as this node sees it.
 type Member struct {
-	Name    string   `json:"name"`
+	Name    string   `json:"name"` // as certified, without an id; the short id if none is certified
 	ID      string   `json:"id"`
 	Addr    string   `json:"addr"`
 	State   string   `json:"state"`
@@ -275,7 +289,8 @@ type Event struct {
 	Prefix    netip.Prefix // zero for events of members
 	Ports     string
 	Until     time.Time // zero = none
-	Origin    string    // human name of the node that decided, or that joined or left
+	Origin    string    // of the node that decided, or that joined or left; see Names
+	OriginID  string    // of that node
 	Reason    string
 	Source    string
 	LatencyMS *float64 // from the origin's decision to this kernel's; nil = does not apply
@@ -293,14 +308,38 @@ type RevokeRequest struct {
 	Node   string    `json:"node"`           // its name, its id, or at least MinNodeID leading digits of that
 	Since  time.Time `json:"since,omitzero"` // what it said before stays, under this node's name; zero: nothing stays
 	Reason string    `json:"reason,omitempty"`
+	DryRun bool      `json:"dry_run,omitempty"` // tell what would be taken back, and change nothing
 }
 
-// RevokeReply tells who is revoked.
+// RevokeReply tells who is revoked, or would be, and what that takes back.
 type RevokeReply struct {
 	Name    string    `json:"name"`
 	ID      string    `json:"id"`
-	Revoked time.Time `json:"revoked"` // when; earlier than the request where it was done before
-	Kept    int       `json:"kept"`    // records that this node says in its place
+	Revoked time.Time `json:"revoked,omitzero"` // when; earlier than the request where it was done before; zero: not yet
+	Kept    int       `json:"kept"`             // bans that this node says, or would say, in its place
+	DryRun  bool      `json:"dry_run,omitempty"`
+	Live    SaidCount `json:"live"` // what it has said that is live
+	Last    []LastBan `json:"last"` // its bans that arrived last, the last in front, at most MaxLastBans
+}
+
+// SaidCount counts what a node has said by kind; Unbans are its unbans and unallows.
+type SaidCount struct {
+	Bans   int `json:"bans"`
+	Allows int `json:"allows"`
+	Unbans int `json:"unbans"`
+}
+
+// MaxLastBans bounds RevokeReply.Last.
+const MaxLastBans = 5
+
+// LastBan is one ban of a node.
+type LastBan struct {
+	Prefix  netip.Prefix `json:"-"` // JSON: "prefix"
+	Ports   string       `json:"ports"`
+	Reason  string       `json:"reason"`
+	Source  string       `json:"source"`
+	Issued  time.Time    `json:"issued"`  // as the node wrote it
+	Arrived time.Time    `json:"arrived"` // when it came here
 }
 
 // WhatMeshKey is the mesh's key, as a RotateRequest names it.

@@ -54,13 +54,13 @@ func (d *Daemon) publishFrame(now time.Time, ops []ban.Op) error {
 	records := make([]ban.Record, 0, len(ops))
 	var flushed <-chan struct{}
 	frame, err := d.mesh.Publish(now, payload, ban.Expires(ops), func(draft mesh.Frame) {
-		d.merge(now, appendRecords(records, draft, ops))
+		d.merge(now, appendRecords(records, now, draft, ops))
 		flushed = ahead(d.fw.Flush)
 	})
 	if err != nil {
 		return fmt.Errorf("publish %d ops: %w", len(ops), err)
 	}
-	d.remember(frame)
+	d.remember(now, frame)
 	kick(d.expireKick)
 	<-flushed
 	giveWay()
@@ -89,7 +89,7 @@ func (d *Daemon) deliver(frames []mesh.Frame) {
 	for _, frame := range frames {
 		d.noticeSkew(now, frame)
 		begin := len(records)
-		records = d.decode(records, now, frame, d.admitLocked)
+		records = d.decode(records, now, now, frame, d.admitLocked)
 		d.merge(now, records[begin:])
 		// What has our epoch or a later one is a copy's, which would amend what this node amends.
 		if ban.Origin(frame.Origin) == d.self && frame.Epoch < d.mesh.Epoch() {
@@ -131,7 +131,7 @@ func (d *Daemon) amend(now time.Time, own []ban.Record) {
 // decode opens a frame and appends to dst what judge, which is called with the lock held, lets in. Refused ops are counted
 // and named: the frame travels on all the same, because every node judges for itself.
 func (d *Daemon) decode(
-	dst []ban.Record, now time.Time, frame mesh.Frame, judge func(time.Time, *ban.Record) error,
+	dst []ban.Record, now, arrived time.Time, frame mesh.Frame, judge func(time.Time, *ban.Record) error,
 ) []ban.Record {
 	ops, err := ban.DecodeOps(frame.Payload)
 	if err != nil {
@@ -148,7 +148,7 @@ func (d *Daemon) decode(
 		return dst
 	}
 	kept := len(dst)
-	dst = appendRecords(dst, frame, ops)
+	dst = appendRecords(dst, arrived, frame, ops)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for i := kept; i < len(dst); i++ {
@@ -168,14 +168,15 @@ func (d *Daemon) decode(
 	return dst[:kept]
 }
 
-// appendRecords gives the ops of a frame their origin and version.
-func appendRecords(dst []ban.Record, frame mesh.Frame, ops []ban.Op) []ban.Record {
+// appendRecords gives the ops of a frame their origin, version and time of arrival.
+func appendRecords(dst []ban.Record, arrived time.Time, frame mesh.Frame, ops []ban.Op) []ban.Record {
 	for i := range ops {
 		dst = append(dst, ban.Record{
 			Op:      ops[i],
 			Origin:  ban.Origin(frame.Origin),
 			Version: ban.Version{Epoch: frame.Epoch, Seq: frame.Seq, Index: uint16(i)},
 			Issued:  frame.Issued,
+			Arrived: arrived,
 		})
 	}
 	return dst
@@ -256,7 +257,7 @@ func (d *Daemon) announce(changes []ban.Change, at time.Time, err error) {
 func (d *Daemon) event(c ban.Change, at time.Time, err error) control.Event {
 	e := control.Event{
 		Time: at, Name: c.Event.String(), Prefix: c.Prefix, Ports: c.Ports.String(), Until: c.Until,
-		Origin: d.names.of(c.Origin), Reason: c.Reason, Source: c.Source,
+		Origin: d.names.of(c.Origin), OriginID: c.Origin.String(), Reason: c.Reason, Source: c.Source,
 	}
 	if err == nil && c.Enforce && !c.Issued.IsZero() {
 		// Two clocks: a negative figure says only that they differ.
@@ -266,9 +267,9 @@ func (d *Daemon) event(c ban.Change, at time.Time, err error) control.Event {
 	return e
 }
 
-// remember queues a frame for the disk.
-func (d *Daemon) remember(frame mesh.Frame) {
-	d.store.Put(store.KeyOf(frame.Origin, frame.Epoch, frame.Seq), frame.Raw())
+// remember queues a frame for the disk, with when it arrived.
+func (d *Daemon) remember(arrived time.Time, frame mesh.Frame) {
+	d.store.Put(store.KeyOf(frame.Origin, frame.Epoch, frame.Seq), arrived, frame.Raw())
 }
 
 // keepRecord has a record of the authority's on disk before its command is answered.
@@ -277,7 +278,7 @@ func (d *Daemon) keepRecord(ctx context.Context, raw []byte) error {
 	if err != nil {
 		return err
 	}
-	d.remember(frame)
+	d.remember(time.Now(), frame)
 	d.keep(ctx)
 	return nil
 }
@@ -294,8 +295,9 @@ func stopping(err error) error {
 // the line file's position; once more does no harm. Own frames of former runs come back from peers after the store has
 // lost them.
 func (d *Daemon) admitted(frames []mesh.Frame) {
+	now := time.Now()
 	for _, frame := range frames {
-		d.remember(frame)
+		d.remember(now, frame)
 	}
 }
 

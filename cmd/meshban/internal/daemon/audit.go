@@ -12,7 +12,13 @@ import (
 
 // Audit implements control.Agent.
 func (d *Daemon) Audit(ctx context.Context, since time.Time, yield func(control.AuditEntry) error) error {
-	return d.audit.Read(ctx, since, yield)
+	return d.audit.Read(ctx, since, func(e control.AuditEntry) error {
+		// The log may be older than the certificates that this node knows now.
+		if id, err := ban.ParseOrigin(e.NodeID); err == nil {
+			e.Node = d.names.of(id)
+		}
+		return yield(e)
+	})
 }
 
 func (d *Daemon) auditProblem(text string) {

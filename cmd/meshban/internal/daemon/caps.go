@@ -65,6 +65,7 @@ func banNote(caps *ban.Caps, prefix netip.Prefix, length time.Duration) string {
 // any frame that came later; what it says of a moment after that counts early, which is as good.
 func (d *Daemon) recap(id mesh.ID) {
 	s := d.mesh.Standing(id)
+	d.recertified(s)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.recapLocked(s)
@@ -83,6 +84,9 @@ func (d *Daemon) recapLocked(s mesh.Standing) {
 // recapAll notes what the certificates that the store gave back allow.
 func (d *Daemon) recapAll() {
 	all := d.mesh.Standings()
+	for _, s := range all {
+		d.recertified(s)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, s := range all {
@@ -111,17 +115,18 @@ func (d *Daemon) Caps(ctx context.Context, req control.CapsRequest) (control.Cap
 	if req.Caps != nil && !d.mesh.HasAuthority() {
 		return control.CapsReply{}, d.needAuthority("ca caps")
 	}
-	id, name, err := d.findNode(req.Node)
+	id, err := d.findNode(req.Node)
 	if err != nil {
 		return control.CapsReply{}, err
 	}
+	name := d.names.of(ban.Origin(id))
 	s := d.mesh.Standing(id)
 	switch {
 	case s.Revoked != nil:
 		return control.CapsReply{}, &control.Error{Code: control.CodePolicy, Message: fmt.Sprintf("%s is revoked: it may say nothing", name), Rule: "revoked"}
 	case s.Certificate == nil:
 		return control.CapsReply{}, &control.Error{
-			Code: control.CodeFailed, Message: fmt.Sprintf("%s has no certificate that counts here", cmp.Or(name, id.String())),
+			Code: control.CodeFailed, Message: fmt.Sprintf("%s has no certificate that counts here", name),
 			Hint: "`meshban members` shows who has one; who joins with a token gets the caps of `meshban invite`",
 		}
 	}

@@ -38,7 +38,7 @@ func (d *Daemon) rewound(live iter.Seq[mesh.Frame]) {
 			if frame.Issued.After(at) { // it was let in when the clock was ahead
 				at = frame.Issued
 			}
-			some = d.decode(some, at, frame, stored.judgeLocked)
+			some = d.decode(some, at, now, frame, stored.judgeLocked)
 			kept := some[:begin]
 			for _, r := range some[begin:] {
 				if (r.Kind == ban.KindBan) == bans {

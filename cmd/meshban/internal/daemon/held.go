@@ -198,12 +198,19 @@ func (d *Daemon) Decide(ctx context.Context, req control.DecideRequest) (control
 		hold = ban.HoldDropped
 	}
 	var reply control.DecideReply
+	var from ban.Origin
+	if req.Origin != "" {
+		id, err := d.findNode(req.Origin)
+		if err != nil {
+			return reply, err
+		}
+		from = ban.Origin(id)
+	}
 	chosen := choose(req.Prefixes)
 	pace := pace{fw: d.fw}
 	err := d.eachHeld(ctx, func(records []ban.Record) error {
 		records = slices.DeleteFunc(records, func(r ban.Record) bool {
-			from := req.Origin == "" || req.Origin == d.names.of(r.Origin) || req.Origin == r.Origin.String()
-			return !from || !chosen(r.Prefix)
+			return req.Origin != "" && r.Origin != from || !chosen(r.Prefix)
 		})
 		for i := range records {
 			r := &records[i]

@@ -150,7 +150,7 @@ func (d *Daemon) emitLines(ctx context.Context) error {
 		}
 		lines := make([]logsrc.Emission, 0, len(batch))
 		for _, e := range batch {
-			lines = append(lines, logsrc.Emission{Origin: d.names.of(e.origin), Addr: e.addr, Port: e.port})
+			lines = append(lines, logsrc.Emission{Origin: d.names.word(e.origin), Addr: e.addr, Port: e.port})
 		}
 		if err := d.emitter.Emit(time.Now(), lines); err != nil {
 			d.lines.unemitted.Add(uint64(len(lines)))

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"log/slog"
@@ -12,84 +13,291 @@ import (
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/logsrc"
 	"github.com/meshban/meshban/mesh"
 )
 
 const (
-	// maxNames bounds the origins whose human names are remembered.
+	// maxNames bounds the nodes whose names are remembered.
 	maxNames = 8192
-	// valueNames names them in the store.
-	valueNames = "names"
+	// valueNames is the key of the certified names in the store.
+	valueNames = "certified names"
+	// valueClaimed is where earlier builds kept the names that nodes claimed for themselves.
+	valueClaimed = "names"
 )
 
-// names remembers what people call the origins of bans, also after these have gone.
+// names maps nodes to the names that the authority has certified. What a node calls itself is ignored, except in a mesh
+// without an authority.
 type names struct {
+	self    ban.Origin
+	own     string // this node's name until its certificate is known
+	claimed bool   // the mesh has no authority: names are what nodes claim
+
 	mu   sync.RWMutex // guards what follows
-	byID map[ban.Origin]string
+	byID map[ban.Origin]*named
+	used map[string]use
 }
 
-// newNames starts from what save returned in an earlier run; text that is not readable counts as nothing.
-func newNames(saved []byte) *names {
-	n := &names{byID: map[ban.Origin]string{}}
-	var byText map[string]string
+// named is a node's name.
+type named struct {
+	Name  string    `json:"name"`
+	Seen  time.Time `json:"seen"` // when this node first heard of it
+	valid bool      // its certificate counts now
+}
+
+// use counts the nodes that have a name.
+type use struct{ all, valid int }
+
+// newNames returns what save returned in an earlier run. Unreadable text counts as nothing.
+func newNames(saved []byte, self ban.Origin, own string) *names {
+	n := &names{self: self, own: own, byID: map[ban.Origin]*named{}, used: map[string]use{}}
+	var byText map[string]named
 	if json.Unmarshal(saved, &byText) == nil {
-		for text, name := range byText {
+		for text, e := range byText {
 			if id, err := ban.ParseOrigin(text); err == nil {
-				n.byID[id] = name
+				n.setLocked(id, e)
 			}
 		}
 	}
 	return n
 }
 
-// of is the name of an origin, or its short id where no name is known.
+// of returns the name of a node for people, followed by its short id where the name alone could mean another node, or
+// only the short id where no name is certified.
 func (n *names) of(id ban.Origin) string {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
-	if name, ok := n.byID[id]; ok {
+	name, unique := n.findLocked(id)
+	if unique {
 		return name
 	}
-	return id.Short()
+	return withID(name, id)
 }
 
-// learn notes a name and tells whether that is news.
-func (n *names) learn(id ban.Origin, name string) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if name == "" || n.byID[id] == name || len(n.byID) >= maxNames {
+// plain returns the name alone, or the short id where no name is certified.
+func (n *names) plain(id ban.Origin) string {
+	return cmp.Or(n.certifiedName(id), id.Short())
+}
+
+// certifiedName returns the name alone, or "" where none is certified.
+func (n *names) certifiedName(id ban.Origin) string {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	name, _ := n.findLocked(id)
+	return name
+}
+
+// full returns the name followed by the short id.
+func (n *names) full(id ban.Origin) string {
+	return withID(n.certifiedName(id), id)
+}
+
+// word returns the name of a node as one word without blanks, for the classic line.
+func (n *names) word(id ban.Origin) string {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	name, unique := n.findLocked(id)
+	switch {
+	case unique:
+		return name
+	case !isHostName(name):
+		return id.Short()
+	}
+	id8 := id.Short()
+	return name[:min(len(name), logsrc.MaxOrigin-1-len(id8))] + "-" + id8
+}
+
+// handle returns what a command takes for a node: its name, or its id where the name alone could mean another node.
+func (n *names) handle(id ban.Origin) string {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if name, unique := n.findLocked(id); unique {
+		return name
+	}
+	return id.String()
+}
+
+func withID(name string, id ban.Origin) string {
+	if name == "" {
+		return id.Short()
+	}
+	return name + " (" + id.Short() + ")"
+}
+
+// findLocked returns the name of a node, "" if it has none, and whether it can mean no other node.
+func (n *names) findLocked(id ban.Origin) (name string, unique bool) {
+	e := n.byID[id]
+	if e == nil {
+		if id == n.self {
+			return n.own, n.own != "" && n.used[n.own].all == 0
+		}
+		return "", false
+	}
+	nodes := n.used[e.Name].all
+	if e.valid { // whoever had the name before does not count
+		nodes = n.used[e.Name].valid
+	}
+	return e.Name, nodes == 1 && isHostName(e.Name) && !looksLikeID(e.Name)
+}
+
+// isHostName reports whether a name has only characters of host names, so that it cannot imitate other text.
+func isHostName(name string) bool {
+	for i := range len(name) {
+		switch c := name[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '.', c == '_':
+		default:
+			return false
+		}
+	}
+	return name != ""
+}
+
+// looksLikeID reports whether a name could be the beginning of an id.
+func looksLikeID(name string) bool {
+	return len(name) >= control.MinNodeID && strings.Trim(name, "0123456789abcdefABCDEF") == ""
+}
+
+// certify takes what the authority has said of a node and reports whether that changed a name.
+func (n *names) certify(s mesh.Standing) bool {
+	if n.claimed {
 		return false
 	}
-	n.byID[id] = name
-	return true
+	id, next := ban.Origin(s.ID), named{Seen: time.Now().UTC(), valid: s.Certificate != nil && s.Revoked == nil}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	old := n.byID[id]
+	switch {
+	case s.Certificate != nil:
+		next.Name = s.Certificate.Name
+	case old != nil:
+		next.Name = old.Name
+	case s.Revoked != nil:
+		next.Name = s.Revoked.Name
+	}
+	return n.setLocked(id, next)
 }
 
-// save gives what newNames takes.
+// claim takes the name that a node claims, in a mesh without an authority.
+func (n *names) claim(id ban.Origin, name string) {
+	if !n.claimed {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.setLocked(id, named{name, time.Now().UTC(), true})
+}
+
+// setLocked sets the name of a node and reports whether it is another one than before.
+func (n *names) setLocked(id ban.Origin, next named) bool {
+	old := n.byID[id]
+	if next.Name == "" || old == nil && len(n.byID) >= maxNames {
+		return false
+	}
+	if old == nil {
+		old = &named{Seen: next.Seen}
+		n.byID[id] = old
+	}
+	before := old.Name
+	n.countLocked(*old, -1)
+	old.Name, old.valid = next.Name, next.valid
+	n.countLocked(*old, +1)
+	return before != next.Name
+}
+
+func (n *names) countLocked(e named, by int) {
+	if e.Name == "" {
+		return
+	}
+	u := n.used[e.Name]
+	u.all += by
+	if e.valid {
+		u.valid += by
+	}
+	if n.used[e.Name] = u; u.all == 0 {
+		delete(n.used, e.Name)
+	}
+}
+
+// match returns the nodes that have exactly this name.
+func (n *names) match(text string) (ids []ban.Origin) {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	for id, e := range n.byID {
+		if e.Name == text {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// seen returns when this node first heard of a node; zero if it has not.
+func (n *names) seen(id ban.Origin) time.Time {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if e := n.byID[id]; e != nil {
+		return e.Seen
+	}
+	return time.Time{}
+}
+
+// sharing returns how many nodes that count have the name of a node.
+func (n *names) sharing(id ban.Origin) int {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if e := n.byID[id]; e != nil {
+		return n.used[e.Name].valid
+	}
+	return 0
+}
+
+// save returns what newNames takes.
 func (n *names) save() []byte {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
-	byText := make(map[string]string, len(n.byID))
-	for id, name := range n.byID {
-		byText[id.String()] = name
+	byText := make(map[string]named, len(n.byID))
+	for id, e := range n.byID {
+		byText[id.String()] = *e
 	}
 	text, err := json.Marshal(byText)
-	if err != nil { // a map of strings always encodes
+	if err != nil { // names and times always encode
 		return nil
 	}
 	return text
 }
 
-// member takes news of a member: its name, its address for the never-ban list, and an event for those who watch.
+// openNames reads the certified names that an earlier run has stored.
+func (d *Daemon) openNames(authority bool) {
+	var saved []byte
+	if authority {
+		saved = d.store.Value(valueNames)
+	}
+	d.names = newNames(saved, d.self, d.cfg.Name)
+	d.names.claimed = !authority
+	d.store.Set(valueClaimed, nil)
+}
+
+// recertified takes over what the authority has said of a node.
+func (d *Daemon) recertified(s mesh.Standing) {
+	if !d.names.certify(s) {
+		return
+	}
+	d.store.Set(valueNames, d.names.save())
+	if id := ban.Origin(s.ID); d.names.sharing(id) > 1 {
+		d.log.Warn("several certified nodes have one name: each is shown with its id", "name", d.names.plain(id), "id", s.ID.String())
+	}
+}
+
+// member takes news of a member: its address for the never-ban list, and an event for those who watch.
 func (d *Daemon) member(e mesh.MemberEvent) {
+	id := ban.Origin(e.Member.ID)
 	level := slog.LevelDebug // of a stranger, who may come often
 	if d.mesh.Counts(e.Member.ID) {
 		level = slog.LevelInfo
-		if d.names.learn(ban.Origin(e.Member.ID), e.Member.Name) {
-			d.store.Set(valueNames, d.names.save())
-		}
+		d.names.claim(id, e.Member.Name)
 		kick(d.neverKick)
 	}
-	d.log.Log(context.Background(), level, "member changed", "event", e.Kind.String(), "name", e.Member.Name, "id", e.Member.ID.Short(), "addr", e.Member.Addr)
-	d.hub.send(control.Event{Time: time.Now(), Name: e.Kind.String(), Origin: e.Member.Name})
+	d.log.Log(context.Background(), level, "member changed", "event", e.Kind.String(), "name", d.names.of(id), "id", e.Member.ID.Short(), "addr", e.Member.Addr)
+	d.hub.send(control.Event{Time: time.Now(), Name: e.Kind.String(), Origin: d.names.of(id), OriginID: id.String()})
 }
 
 // problemsKept is how long a problem that nobody clears is shown.

@@ -35,7 +35,7 @@ func (d *Daemon) neverList() []ban.NeverEntry {
 		// a ban of the address would cut the node off, and one that comes back could not be heard.
 		for _, m := range d.mesh.Known() {
 			if addr := m.Addr.Addr().Unmap(); addr.IsValid() && d.mesh.Counts(m.ID) {
-				out = append(out, ban.NeverEntry{Prefix: netip.PrefixFrom(addr, addr.BitLen()), Why: "mesh member " + m.Name})
+				out = append(out, ban.NeverEntry{Prefix: netip.PrefixFrom(addr, addr.BitLen()), Why: "mesh member " + d.names.of(ban.Origin(m.ID))})
 			}
 		}
 	}

@@ -247,10 +247,10 @@ func (d *Daemon) reportProblemsLocked(now time.Time) (held, refused string) {
 	d.pruneReportsLocked(now)
 	if said := d.reportersLocked("hold", "bans", 0, noticeHeld, func(r report) uint64 { return uint64(r.waiting) }); said != "" {
 		held = fmt.Sprintf("%s; `meshban held release --from %s` there lets them count, and `meshban ca caps %[2]s`, where ca.key is, shows and changes what others take from it",
-			said, d.cfg.Name)
+			said, d.names.handle(d.self))
 	}
 	if said := d.reportersLocked("refuse", "ops", noticeHeld, len(noticeRules), report.refused); said != "" {
-		refused = fmt.Sprintf("%s, which count on this node only; `meshban ca caps %s` shows what its certificate allows", said, d.cfg.Name)
+		refused = fmt.Sprintf("%s, which count on this node only; `meshban ca caps %s` shows what its certificate allows", said, d.names.handle(d.self))
 	}
 	return held, refused
 }

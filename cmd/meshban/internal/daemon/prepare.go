@@ -70,8 +70,7 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.names = newNames(d.store.Value(valueNames))
-	d.names.learn(d.self, d.cfg.Name)
+	d.openNames(keys.Secrets.HasAuthority())
 	if d.audit, err = audit.New(audit.Config{Path: d.home.Audit(), Logger: d.log, OnProblem: d.auditProblem}); err != nil {
 		return err
 	}
@@ -244,13 +243,17 @@ func (d *Daemon) restore(secrets mesh.Secrets) error {
 	now := time.Now()
 	var records, live [][]byte
 	var frames []mesh.Frame
+	var arrivals []time.Time // of frames
 	foreign := 0
 	stored, err := d.storedHolds()
 	if err != nil {
 		return err
 	}
-	err = d.store.Frames(func(raw []byte) error {
+	err = d.store.Frames(func(arrived time.Time, raw []byte) error {
 		raw = slices.Clone(raw)
+		if arrived.IsZero() { // stored by an earlier build: nothing proves that it came before now
+			arrived = now
+		}
 		frame, err := mesh.DecodeFrame(raw)
 		if err != nil {
 			d.log.Warn("skipped a stored frame", "err", err)
@@ -268,7 +271,7 @@ func (d *Daemon) restore(secrets mesh.Secrets) error {
 			}
 			return nil
 		}
-		live, frames = append(live, raw), append(frames, frame)
+		live, frames, arrivals = append(live, raw), append(frames, frame), append(arrivals, arrived)
 		return nil
 	})
 	if err != nil {
@@ -283,9 +286,9 @@ func (d *Daemon) restore(secrets mesh.Secrets) error {
 	}
 	d.recapAll()
 	var some []ban.Record
-	for _, frame := range frames {
+	for i, frame := range frames {
 		if d.mesh.Counts(frame.Origin) {
-			some = d.decode(some[:0], now, frame, stored.judgeLocked)
+			some = d.decode(some[:0], now, arrivals[i], frame, stored.judgeLocked)
 			d.table.Merge(now, some)
 		}
 	}

@@ -1,10 +1,12 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,12 +22,12 @@ var _ control.Agent = (*Daemon)(nil)
 func (d *Daemon) List(ctx context.Context, yield func(control.ListEntry) error) error {
 	var failed error
 	d.entries(func(e ban.Entry) bool {
-		origins := make([]string, len(e.Origins))
+		origins, ids := make([]string, len(e.Origins)), make([]string, len(e.Origins))
 		for i, id := range e.Origins {
-			origins[i] = d.names.of(id)
+			origins[i], ids[i] = d.names.of(id), id.String()
 		}
 		failed = yield(control.ListEntry{
-			Prefix: e.Prefix, Ports: e.Ports.String(), Until: e.Until, Origins: origins,
+			Prefix: e.Prefix, Ports: e.Ports.String(), Until: e.Until, Origins: origins, OriginIDs: ids,
 			Reason: e.Reason, Source: e.Source, State: e.State.String(),
 		})
 		if failed == nil {
@@ -43,11 +45,11 @@ func (d *Daemon) Allowed(context.Context) ([]control.AllowEntry, error) {
 	d.mu.Unlock()
 	var out []control.AllowEntry
 	for _, r := range allows {
-		out = append(out, control.AllowEntry{Prefix: r.Prefix, Until: r.Until, Origin: d.names.of(r.Origin), Reason: r.Reason, Source: "mesh"})
+		out = append(out, control.AllowEntry{Prefix: r.Prefix, Until: r.Until, Origin: d.names.of(r.Origin), OriginID: r.Origin.String(), Reason: r.Reason, Source: "mesh"})
 	}
-	name := d.config().Name
+	name := d.names.of(d.self)
 	for _, e := range never {
-		entry := control.AllowEntry{Prefix: e.Prefix, Origin: name, Source: "built-in: " + e.Why}
+		entry := control.AllowEntry{Prefix: e.Prefix, Origin: name, OriginID: d.self.String(), Source: "built-in: " + e.Why}
 		if e.Why == whyConfigured {
 			entry.Source = "config"
 		}
@@ -69,7 +71,7 @@ func (d *Daemon) Why(_ context.Context, prefix netip.Prefix) (control.WhyReply, 
 			Reason: f.Reason, Source: f.Source, Status: f.Status,
 		}
 		if f.Origin != (ban.Origin{}) {
-			out.Origin = d.names.of(f.Origin)
+			out.Origin, out.OriginID = d.names.of(f.Origin), f.Origin.String()
 		}
 		if f.By != (ban.Origin{}) {
 			out.Status = strings.ReplaceAll(out.Status, f.By.Short(), d.names.of(f.By))
@@ -110,7 +112,7 @@ func (d *Daemon) Members(context.Context) ([]control.Member, error) {
 	listed := make(map[mesh.ID]bool)
 	for _, m := range members {
 		c := control.Member{
-			Name: m.Name, ID: m.ID.String(), Addr: m.Addr.String(), State: m.State.String(),
+			Name: d.names.plain(ban.Origin(m.ID)), ID: m.ID.String(), Addr: m.Addr.String(), State: m.State.String(),
 			InSync: m.InSync, Version: m.Version, Self: m.Self,
 		}
 		if m.KeyKnown {
@@ -126,19 +128,23 @@ func (d *Daemon) Members(context.Context) ([]control.Member, error) {
 	}
 	for _, s := range d.mesh.Standings() {
 		if s.Revoked != nil && !listed[s.ID] {
-			c := control.Member{Name: s.Revoked.Name, ID: s.ID.String(), State: control.MemberDead}
+			c := control.Member{Name: d.names.plain(ban.Origin(s.ID)), ID: s.ID.String(), State: control.MemberDead}
 			d.certified(&c, s)
 			out = append(out, c)
 		}
 	}
+	slices.SortStableFunc(out, func(a, b control.Member) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) })
 	return out, nil
 }
 
 // Status implements control.Agent.
 func (d *Daemon) Status(context.Context) (control.Status, error) {
+	if text := d.standingProblem(); text != "" {
+		d.problems.set(string(mesh.ProblemCertificate), text)
+	}
 	cfg, counts, kernel, file, now := d.config(), d.counts(), d.fw.Status(), d.follower.Stats(), time.Now()
 	s := control.Status{
-		Name: cfg.Name, ID: d.self.String(), Version: d.version, UptimeS: now.Sub(d.started).Seconds(), Addr: d.mesh.Addr().String(),
+		Name: d.names.plain(d.self), ID: d.self.String(), Version: d.version, UptimeS: now.Sub(d.started).Seconds(), Addr: d.mesh.Addr().String(),
 		Mesh:     d.meshStatus(),
 		Bans:     control.BanStatus{Active: counts.Active, Pending: counts.Pending, Held: counts.Held, Allowed: counts.Allowed},
 		Firewall: control.FirewallStatus{Backend: kernel.Backend, Enforced: kernel.Enforced, Repairs: kernel.Repairs, LastError: kernel.LastError},

@@ -40,6 +40,7 @@ func (d *Daemon) Ban(ctx context.Context, req control.BanRequest) (control.BanRe
 		}
 		return d.table.OwnOps(op), d.table.CheckLocal(now, op)
 	})
+	d.confirm(ctx, results, d.banEffect(now, ports), "banned")
 	caps := d.ownCaps()
 	for i, r := range results {
 		if r.Err == nil {
@@ -51,19 +52,20 @@ func (d *Daemon) Ban(ctx context.Context, req control.BanRequest) (control.BanRe
 
 // Unban implements control.Agent.
 func (d *Daemon) Unban(ctx context.Context, req control.UnbanRequest) (control.UnbanReply, error) {
-	now := time.Now()
+	now, banners := time.Now(), make(map[netip.Prefix][]ban.Origin)
 	results, err := d.publishEach(ctx, now, req.Prefixes, func(prefix netip.Prefix) ([]ban.Op, error) {
 		ops, err := d.table.UnbanOps(now, prefix, req.Reason, "cli")
+		bannersOf(banners, ops)
 		if errors.Is(err, ban.ErrNotFound) {
 			return nil, d.notBannedLocked(prefix)
 		}
 		return ops, err
 	})
-	alone := !d.ownCaps().UnbanAny
-	for i := range results {
+	d.confirm(ctx, results, d.unbanEffect, "lifted")
+	for i, r := range results {
 		results[i].Until = time.Time{} // what ends is the ban, not the unban
-		if alone && results[i].Err == nil {
-			results[i].Note = "others lift only what this node itself has banned: it may not lift the bans of others"
+		if r.Err == nil {
+			results[i].Note = d.othersNote("others lift only what this node itself has banned: it may not lift the bans of others", banners[r.Prefix])
 		}
 	}
 	return control.UnbanReply{Results: results}, err
@@ -90,6 +92,12 @@ func (d *Daemon) Allow(ctx context.Context, req control.AllowRequest) (control.A
 		op := ban.Op{Kind: ban.KindAllow, Prefix: prefix, Until: endOf(now, length), Reason: req.Reason, Source: "cli"}
 		return d.table.OwnOps(op), d.table.CheckLocal(now, op)
 	})
+	d.confirm(ctx, results, d.allowEffect, "allowed")
+	for i, r := range results {
+		if r.Err == nil {
+			results[i].Note = d.othersNote("counts on this node only: it may not lift the bans of others", nil)
+		}
+	}
 	return control.AllowReply{Results: results}, err
 }
 
@@ -112,6 +120,7 @@ func (d *Daemon) Unallow(ctx context.Context, req control.UnallowRequest) (contr
 		}
 		return nil, &control.Error{Code: control.CodeNotFound, Message: fmt.Sprintf("%s is not on the mesh's allow list", show(prefix))}
 	})
+	d.confirm(ctx, results, func(*control.Result) *control.Error { return nil }, "off the allow list")
 	for i := range results {
 		results[i].Until = time.Time{}
 	}

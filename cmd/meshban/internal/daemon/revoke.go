@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -29,7 +30,7 @@ func (d *Daemon) Revoke(ctx context.Context, req control.RevokeRequest) (control
 	if !d.mesh.HasAuthority() {
 		return control.RevokeReply{}, d.needAuthority("revoke")
 	}
-	id, name, err := d.findNode(req.Node)
+	id, err := d.findNode(req.Node)
 	if err != nil {
 		return control.RevokeReply{}, err
 	}
@@ -44,8 +45,12 @@ func (d *Daemon) Revoke(ctx context.Context, req control.RevokeRequest) (control
 	if req.Since.After(now) {
 		return control.RevokeReply{}, &control.Error{Code: control.CodeUsage, Message: fmt.Sprintf("--since %s is in the future", stamp(req.Since))}
 	}
-	reply := control.RevokeReply{Name: name, ID: id.String()}
-	old := d.mesh.Standing(id).Revoked
+	reply := d.revokePreview(now, id, req)
+	if req.DryRun {
+		return reply, nil
+	}
+	name, old := d.names.certifiedName(ban.Origin(id)), d.mesh.Standing(id).Revoked
+	reply.Kept = 0
 	if old == nil && !req.Since.IsZero() {
 		// First in our name, then the revocation: no packet gets through in between.
 		if reply.Kept, err = d.sayAgain(ctx, now, ban.Origin(id), req.Since); err != nil {
@@ -77,26 +82,67 @@ func (d *Daemon) Revoke(ctx context.Context, req control.RevokeRequest) (control
 	return reply, nil
 }
 
+// revokePreview returns what a revocation takes back, and how much of it stays.
+func (d *Daemon) revokePreview(now time.Time, id mesh.ID, req control.RevokeRequest) control.RevokeReply {
+	origin := ban.Origin(id)
+	reply := control.RevokeReply{
+		Name: d.names.certifiedName(origin), ID: id.String(), DryRun: req.DryRun, Last: []control.LastBan{},
+	}
+	if v := d.mesh.Standing(id).Revoked; v != nil {
+		reply.Revoked = v.Issued
+		return reply
+	}
+	for cursor, more := uint32(0), true; more; more = cursor != 0 {
+		var said []ban.Record
+		d.mu.Lock()
+		said, cursor = d.table.SaidBy(now, origin, cursor, lockChunk)
+		d.mu.Unlock()
+		giveWay()
+		for i := range said {
+			countSaid(&reply, &said[i])
+		}
+	}
+	if req.Since.IsZero() {
+		return reply
+	}
+	for cursor, more := uint32(0), true; more; more = cursor != 0 {
+		var ops []ban.Op
+		ops, cursor = d.again(now, origin, req.Since, cursor)
+		reply.Kept += len(ops)
+	}
+	return reply
+}
+
+// countSaid adds one record to what a revocation takes back.
+func countSaid(reply *control.RevokeReply, r *ban.Record) {
+	switch r.Kind {
+	case ban.KindBan:
+		reply.Live.Bans++
+	case ban.KindAllow:
+		reply.Live.Allows++
+		return
+	default:
+		reply.Live.Unbans++
+		return
+	}
+	at, _ := slices.BinarySearchFunc(reply.Last, r.Arrived, func(b control.LastBan, t time.Time) int { return t.Compare(b.Arrived) })
+	if at == control.MaxLastBans {
+		return
+	}
+	reply.Last = slices.Insert(reply.Last[:min(len(reply.Last), control.MaxLastBans-1)], at, control.LastBan{
+		Prefix: r.Prefix, Ports: r.Ports.String(), Reason: r.Reason, Source: r.Source, Issued: r.Issued, Arrived: r.Arrived,
+	})
+}
+
 // revokeAfter is how long what was said again goes ahead of the revocation, which passes all large frames on its way.
 const revokeAfter = 200 * time.Millisecond
 
-// sayAgain says in this node's name what another one said before a time, and tells how much that was. What this node
-// would not say by itself, or says for longer already, is left out.
+// sayAgain says in this node's name what another one said before a time, and tells how much that was.
 func (d *Daemon) sayAgain(ctx context.Context, now time.Time, origin ban.Origin, before time.Time) (said int, err error) {
 	pace := pace{fw: d.fw, rate: d.bulkRate}
 	for cursor, more := uint32(0), true; more; more = cursor != 0 {
 		var ops []ban.Op
-		d.mu.Lock()
-		ops, cursor = d.table.SaidAfter(now, origin, before, cursor, lockChunk)
-		ops = slices.DeleteFunc(ops, func(op ban.Op) bool {
-			if op.Kind != ban.KindBan && op.Kind != ban.KindAllow {
-				return false
-			}
-			return len(d.table.OwnOps(op)) > 1 || d.table.CheckLocal(now, op) != nil
-		})
-		d.mu.Unlock()
-		giveWay()
-		if len(ops) == 0 {
+		if ops, cursor = d.again(now, origin, before, cursor); len(ops) == 0 {
 			continue
 		}
 		if err := d.publish(now, ops); err != nil {
@@ -108,49 +154,75 @@ func (d *Daemon) sayAgain(ctx context.Context, now time.Time, origin ban.Origin,
 	return said, nil
 }
 
-// findNode finds a node by its name, its id or the first digits of that.
-func (d *Daemon) findNode(text string) (mesh.ID, string, error) {
-	known := make(map[mesh.ID]string)
-	revoked := make(map[mesh.ID]bool)
-	for _, m := range d.mesh.Members() {
-		known[m.ID] = m.Name
-	}
-	for _, s := range d.mesh.Standings() {
-		if s.Revoked != nil {
-			known[s.ID], revoked[s.ID] = s.Revoked.Name, true
-		}
-		if s.Certificate != nil { // its name is the authority's word; a member's own may be a lie
-			known[s.ID] = s.Certificate.Name
-		}
-	}
+// again returns a slice of the bans that reached this node from an origin before a time, but for those that this node
+// would not say itself or says for longer already.
+func (d *Daemon) again(now time.Time, origin ban.Origin, before time.Time, cursor uint32) (ops []ban.Op, next uint32) {
+	defer giveWay()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	ops, next = d.table.SaidAfter(now, origin, before, cursor, lockChunk)
+	return slices.DeleteFunc(ops, func(op ban.Op) bool {
+		return len(d.table.OwnOps(op)) > 1 || d.table.CheckLocal(now, op) != nil
+	}), next
+}
+
+// findNode finds a node by its certified name, its id or the first digits of that. What nodes call themselves is ignored.
+func (d *Daemon) findNode(text string) (mesh.ID, error) {
 	if id, err := mesh.ParseID(text); err == nil {
-		return id, known[id], nil // also one that nobody has met: its key may have been stolen before its first start
+		return id, nil // also one that nobody has met: its key may have been stolen before its first start
 	}
-	var found []mesh.ID
-	for id, name := range known {
-		if name == text || len(text) >= control.MinNodeID && strings.HasPrefix(id.String(), text) {
-			found = append(found, id)
+	found := make(map[mesh.ID]bool) // whether it is revoked
+	for _, id := range d.names.match(text) {
+		found[mesh.ID(id)] = false
+	}
+	prefix := func(id mesh.ID) bool { return len(text) >= control.MinNodeID && strings.HasPrefix(id.String(), text) }
+	addrs := make(map[mesh.ID]string)
+	for _, m := range d.mesh.Members() {
+		addrs[m.ID] = m.Addr.String()
+		if prefix(m.ID) {
+			found[m.ID] = false
 		}
 	}
-	if live := slices.DeleteFunc(slices.Clone(found), func(id mesh.ID) bool { return revoked[id] }); len(live) > 0 {
-		found = live // who had the name before, and is revoked, is not meant
+	standings := d.mesh.Standings()
+	for _, s := range standings {
+		if _, ok := found[s.ID]; ok || prefix(s.ID) {
+			found[s.ID] = s.Revoked != nil
+		}
 	}
-	slices.SortFunc(found, func(a, b mesh.ID) int { return slices.Compare(a[:], b[:]) })
-	switch len(found) {
+	ids := slices.SortedFunc(maps.Keys(found), func(a, b mesh.ID) int { return slices.Compare(a[:], b[:]) })
+	if live := slices.DeleteFunc(slices.Clone(ids), func(id mesh.ID) bool { return found[id] }); len(live) > 0 {
+		ids = live // who had the name before, and is revoked, is not meant
+	}
+	switch len(ids) {
 	case 0:
-		return mesh.ID{}, "", &control.Error{
+		return mesh.ID{}, &control.Error{
 			Code: control.CodeNotFound, Message: fmt.Sprintf("no node is called %q", text), Hint: "`meshban members` lists them; the whole id works for any node",
 		}
 	case 1:
-		return found[0], known[found[0]], nil
+		return ids[0], nil
 	}
-	list := make([]string, len(found))
-	for i, id := range found {
-		list[i] = id.String()
+	list := make([]string, len(ids))
+	for i, id := range ids {
+		list[i] = d.describe(id, addrs[id])
 	}
-	return mesh.ID{}, "", &control.Error{
-		Code: control.CodeUsage, Message: fmt.Sprintf("%d nodes are called %q: %s", len(found), text, strings.Join(list, ", ")), Hint: "name the one that you mean by its id",
+	return mesh.ID{}, &control.Error{
+		Code: control.CodeUsage, Message: fmt.Sprintf("%d nodes are called %q: %s", len(ids), text, strings.Join(list, "; ")), Hint: "name the one that you mean by its id",
 	}
+}
+
+// describe tells a node from others of its name.
+func (d *Daemon) describe(id mesh.ID, addr string) string {
+	text := id.String()
+	if name := d.names.certifiedName(ban.Origin(id)); name != "" {
+		text = name + " " + text
+	}
+	if addr != "" {
+		text += " at " + addr
+	}
+	if seen := d.names.seen(ban.Origin(id)); !seen.IsZero() {
+		text += ", first seen " + stamp(seen)
+	}
+	return text
 }
 
 // certified fills in what the authority says of a member.

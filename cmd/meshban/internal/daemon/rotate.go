@@ -66,11 +66,7 @@ func (d *Daemon) awaitKey(ctx context.Context) []mesh.ID {
 func (n *names) list(ids []mesh.ID) []string {
 	out := make([]string, len(ids))
 	for i, id := range ids {
-		if name := n.of(ban.Origin(id)); name != id.Short() {
-			out[i] = fmt.Sprintf("%s (%s)", name, id.Short())
-		} else {
-			out[i] = name
-		}
+		out[i] = n.full(ban.Origin(id))
 	}
 	return out
 }

@@ -10,8 +10,7 @@ import (
 
 // A rotation that is not complete names the nodes that lack the key, and no more of them than fit a screen.
 func TestKeyProblem(t *testing.T) {
-	n := newNames(nil)
-	n.learn(ban.Origin{1}, "web1")
+	n := newNames([]byte(`{"01000000000000000000000000000000":{"name":"web1"}}`), ban.Origin{}, "")
 	many := make([]mesh.ID, keyShown+3)
 	for i := range many {
 		many[i] = mesh.ID{byte(i + 1)}

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"encoding/json"
-	"slices"
 	"time"
 
 	"github.com/meshban/meshban/ban"
@@ -48,7 +47,6 @@ func (d *Daemon) withdraw(nodes []mesh.ID) {
 			if v.Reason != "" {
 				why.Reason += ": " + v.Reason
 			}
-			d.names.learn(ban.Origin(id), v.Name)
 		}
 		d.log.Warn("a node counts no longer; what it said is taken back",
 			"name", d.names.of(ban.Origin(id)), "id", id.String(), "reason", why.Reason)
@@ -63,9 +61,6 @@ func (d *Daemon) withdraw(nodes []mesh.ID) {
 func (d *Daemon) readmit(nodes []mesh.ID) {
 	for _, id := range nodes {
 		d.recap(id)
-		if c := d.mesh.Standing(id).Certificate; c != nil && d.names.learn(ban.Origin(id), c.Name) {
-			d.store.Set(valueNames, slices.Clone(d.names.save()))
-		}
 		d.reconsider(func(cursor uint32) ([]ban.Change, uint32) {
 			return d.table.Readmit(ban.Origin(id), cursor, lockChunk)
 		})

@@ -65,8 +65,24 @@ func KeyOf(origin [16]byte, epoch, seq uint64) FrameKey {
 type write struct {
 	key   FrameKey
 	raw   []byte
+	at    time.Time // when a frame arrived
 	name  string
 	marks bool
+}
+
+// arrivedLen is the length of the arrival time before a frame on disk: Unix milliseconds, big-endian. Its first byte is 0
+// until the year 4253, and no frame begins so: without that byte the frame was stored before arrival times were.
+const arrivedLen = 8
+
+func appendFrame(b []byte, arrived time.Time, raw []byte) []byte {
+	return append(binary.BigEndian.AppendUint64(b, uint64(max(0, arrived.UnixMilli()))), raw...)
+}
+
+func cutFrame(b []byte) (arrived time.Time, raw []byte) {
+	if len(b) < arrivedLen || b[0] != 0 {
+		return time.Time{}, b
+	}
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(b))).UTC(), b[arrivedLen:]
 }
 
 // holdLen is the length of a hold on disk: the place of an op, big-endian, and its hold. Those of a frame are one value,
@@ -192,8 +208,9 @@ func (s *Store) RaiseEpoch(atLeast uint64) (uint64, error) {
 	return epoch, nil
 }
 
-// Frames calls yield with each stored frame, in order of its key. The bytes are valid only during the call.
-func (s *Store) Frames(yield func(raw []byte) error) (err error) {
+// Frames calls yield with each stored frame and when it arrived (zero if unknown), in order of its key. The bytes are valid
+// only during the call.
+func (s *Store) Frames(yield func(arrived time.Time, raw []byte) error) (err error) {
 	// bbolt panics on a page that is damaged beyond its checksummed root.
 	defer func() {
 		if r := recover(); r != nil {
@@ -201,7 +218,7 @@ func (s *Store) Frames(yield func(raw []byte) error) (err error) {
 		}
 	}()
 	err = s.db.View(func(tx *bolt.Tx) error {
-		return tx.Bucket(bucketFrames).ForEach(func(_, raw []byte) error { return yield(raw) })
+		return tx.Bucket(bucketFrames).ForEach(func(_, v []byte) error { return yield(cutFrame(v)) })
 	})
 	if err != nil {
 		return fmt.Errorf("read stored frames: %w", err)
@@ -238,8 +255,10 @@ func (s *Store) Values(prefix string, yield func(rest string, value []byte)) err
 	return nil
 }
 
-// Put queues a frame. raw is kept until it is committed and must not change.
-func (s *Store) Put(key FrameKey, raw []byte) { s.enqueue(write{key: key, raw: raw}) }
+// Put queues a frame and when it arrived. raw is kept until it is committed and must not change.
+func (s *Store) Put(key FrameKey, arrived time.Time, raw []byte) {
+	s.enqueue(write{key: key, at: arrived, raw: raw})
+}
 
 // Hold queues that the op at place op of a frame has a hold, in whatever terms the caller has. It is gone with the frame.
 func (s *Store) Hold(key FrameKey, op uint16, hold uint8) {
@@ -389,7 +408,7 @@ func (s *Store) Flush() error {
 			case w.marks:
 				err = holds.Put(w.key[:], mergeHolds(holds.Get(w.key[:]), w.raw))
 			case w.raw != nil:
-				err = frames.Put(w.key[:], w.raw)
+				err = frames.Put(w.key[:], appendFrame(nil, w.at, w.raw))
 			default:
 				err = errors.Join(frames.Delete(w.key[:]), holds.Delete(w.key[:]))
 			}

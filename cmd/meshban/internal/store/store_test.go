@@ -19,10 +19,27 @@ func open(t *testing.T, path string) *Store {
 	return s
 }
 
+// arrived is when the frames of the tests arrived.
+var arrived = time.Date(2026, 11, 22, 11, 2, 11, 687e6, time.UTC)
+
+// A frame that an earlier build has stored is read, and nothing is known of its arrival.
+func TestFrameWithoutArrival(t *testing.T) {
+	old := []byte{0x98, 1, 2, 3, 4, 5, 6, 7, 8, 9}
+	if at, raw := cutFrame(old); !at.IsZero() || !bytes.Equal(raw, old) {
+		t.Errorf("%v, %x", at, raw)
+	}
+	if at, raw := cutFrame(appendFrame(nil, arrived, old)); !at.Equal(arrived) || !bytes.Equal(raw, old) {
+		t.Errorf("%v, %x", at, raw)
+	}
+	if at, raw := cutFrame(appendFrame(nil, time.Time{}, old)); at.After(arrived) || !bytes.Equal(raw, old) {
+		t.Errorf("%v, %x", at, raw)
+	}
+}
+
 func frames(t *testing.T, s *Store) [][]byte {
 	t.Helper()
 	var out [][]byte
-	if err := s.Frames(func(raw []byte) error { out = append(out, bytes.Clone(raw)); return nil }); err != nil {
+	if err := s.Frames(func(_ time.Time, raw []byte) error { out = append(out, bytes.Clone(raw)); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	return out
@@ -38,9 +55,9 @@ func TestRestartGivesBackFramesValuesAndRaisesTheEpoch(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	s.Put(KeyOf([16]byte{1}, 1, 2), []byte("second"))
-	s.Put(KeyOf([16]byte{1}, 1, 1), []byte("first"))
-	s.Put(KeyOf([16]byte{2}, 9, 9), []byte("dropped"))
+	s.Put(KeyOf([16]byte{1}, 1, 2), arrived, []byte("second"))
+	s.Put(KeyOf([16]byte{1}, 1, 1), arrived, []byte("first"))
+	s.Put(KeyOf([16]byte{2}, 9, 9), arrived, []byte("dropped"))
 	s.Drop(KeyOf([16]byte{2}, 9, 9))
 	s.Set("position", []byte("42"))
 	cancel()
@@ -53,6 +70,14 @@ func TestRestartGivesBackFramesValuesAndRaisesTheEpoch(t *testing.T) {
 
 	s = open(t, path)
 	defer func() { _ = s.Close() }()
+	if err := s.Frames(func(at time.Time, raw []byte) error {
+		if !at.Equal(arrived) {
+			t.Errorf("%q arrived at %v, want %v", raw, at, arrived)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
 	got := frames(t, s)
 	if len(got) != 2 || string(got[0]) != "first" || string(got[1]) != "second" {
 		t.Errorf("frames after restart = %q, want first and second in order", got)
@@ -91,7 +116,7 @@ func TestFailedCommitKeepsItsWrites(t *testing.T) {
 	if err := s.db.Close(); err != nil {
 		t.Fatal(err)
 	}
-	s.Put(KeyOf([16]byte{1}, 1, 1), []byte("a"))
+	s.Put(KeyOf([16]byte{1}, 1, 1), arrived, []byte("a"))
 	if err := s.Flush(); err == nil {
 		t.Fatal("flush into a closed database succeeded")
 	}
@@ -116,7 +141,7 @@ func TestSyncReturnsWhenItIsOnDisk(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
 	for seq := range uint64(20) {
-		s.Put(KeyOf([16]byte{1}, 1, seq), []byte("a"))
+		s.Put(KeyOf([16]byte{1}, 1, seq), arrived, []byte("a"))
 		if err := s.Sync(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -171,7 +196,7 @@ func BenchmarkPut(b *testing.B) {
 	n := uint64(0)
 	for b.Loop() {
 		n++
-		s.Put(KeyOf([16]byte{1}, 1, n), raw)
+		s.Put(KeyOf([16]byte{1}, 1, n), arrived, raw)
 		if n%10_000 == 0 {
 			if err := s.Flush(); err != nil {
 				b.Fatal(err)
@@ -184,8 +209,8 @@ func TestHoldsLastAsLongAsTheirFrame(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "store.db")
 	s := open(t, path)
 	stays, goes := KeyOf([16]byte{1}, 1, 2), KeyOf([16]byte{1}, 1, 3)
-	s.Put(stays, []byte("stays"))
-	s.Put(goes, []byte("goes"))
+	s.Put(stays, arrived, []byte("stays"))
+	s.Put(goes, arrived, []byte("goes"))
 	for op := range uint16(300) {
 		s.Hold(goes, op, 1)
 	}

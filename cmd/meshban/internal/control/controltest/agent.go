@@ -35,6 +35,7 @@ type Agent struct {
 	requests []control.BanRequest
 	watchers map[chan control.Event]struct{}
 	held     []control.HeldEntry
+	revoked  time.Time // web3
 }
 
 var _ control.Agent = (*Agent)(nil)
@@ -73,6 +74,9 @@ func (a *Agent) Watchers() int {
 	return len(a.watchers)
 }
 
+// Cancelled is an address whose bans have no effect.
+var Cancelled = netip.MustParsePrefix("192.0.2.66/32")
+
 var loopback = netip.MustParsePrefix("127.0.0.0/8")
 
 func refusal(p netip.Prefix) *control.Error {
@@ -105,14 +109,20 @@ func (a *Agent) Ban(_ context.Context, req control.BanRequest) (control.BanReply
 	a.requests = append(a.requests, req)
 	for _, p := range req.Addrs {
 		res := control.Result{Prefix: p, Err: refusal(p)}
+		if p == Cancelled {
+			res.Until, res.State = until, control.StateLifted
+			res.Err = &control.Error{
+				Code: control.CodePolicy, Rule: "cancelled", Message: "192.0.2.66 is not banned: the unban of 192.0.2.0/24 by web3 cancels the ban",
+			}
+		}
 		if res.Err == nil {
-			res.Until = until
+			res.Until, res.State = until, control.StateEnforced
 			if _, again := a.bans[p]; again {
 				res.Note = "it was banned already"
 			}
 			a.bans[p] = control.ListEntry{
 				Prefix: p, Ports: req.Ports, Until: until, Origins: []string{"web1"}, Reason: req.Reason,
-				Source: req.Source, State: control.StateEnforced,
+				Source: req.Source, State: control.StateEnforced, OriginIDs: []string{"11111111111111111111111111111111"},
 			}
 			a.tellLocked(control.Event{Time: now, Name: "ban", Prefix: p, Ports: req.Ports, Until: until, Origin: "web1",
 				Reason: req.Reason, Source: req.Source, LatencyMS: new(1.5)})
@@ -357,14 +367,36 @@ func (a *Agent) Decide(_ context.Context, req control.DecideRequest) (control.De
 	return control.DecideReply{Decided: before - len(a.held)}, nil
 }
 
+// web3 is the id of the one node that Revoke and Caps know.
+const web3 = "33333333333333333333333333333333"
+
+// Revoked returns when web3 was revoked; zero: it is not.
+func (a *Agent) Revoked() time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.revoked
+}
+
 // Revoke knows one node, web3.
 func (a *Agent) Revoke(_ context.Context, req control.RevokeRequest) (control.RevokeReply, error) {
-	if req.Node != "web3" {
+	if req.Node != "web3" && req.Node != web3 {
 		return control.RevokeReply{}, &control.Error{Code: control.CodeNotFound, Message: "no node is called " + req.Node}
 	}
-	reply := control.RevokeReply{Name: "web3", ID: "33333333333333333333333333333333", Revoked: a.now()}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	reply := control.RevokeReply{
+		Name: "web3", ID: web3, Revoked: a.revoked, DryRun: req.DryRun, Live: control.SaidCount{Bans: 7, Allows: 1, Unbans: 2},
+		Last: []control.LastBan{{
+			Prefix: netip.MustParsePrefix("203.0.113.7/32"), Ports: "22/tcp", Reason: "scan", Source: "cli",
+			Issued: a.now().Add(-2 * time.Hour), Arrived: a.now().Add(-time.Minute),
+		}},
+	}
 	if !req.Since.IsZero() {
 		reply.Kept = 2
+	}
+	if !req.DryRun {
+		a.revoked = cmp.Or(a.revoked, a.now())
+		reply.Revoked = a.revoked
 	}
 	return reply, nil
 }

@@ -1,0 +1,98 @@
+package ban
+
+import (
+	"net/netip"
+	"time"
+)
+
+// SaidAfter returns the bans of an origin that reached this node before a time and count now: what another node must
+// say for them to stand when the origin is withdrawn. It goes by arrival because the origin chose the times in its
+// records, and leaves out its unbans and allows, which lift what others ban, and bans that are held, dropped or lifted.
+// Begin with cursor 0 and go on with next until that is 0; a call looks at n records, at least 1.
+func (t *Table) SaidAfter(now time.Time, origin Origin, before time.Time, cursor uint32, n int) (ops []Op, next uint32) {
+	b, last := &t.bans, millis(before)
+	next = t.eachOf(b, origin, cursor, n, func(i uint32, x *rec) {
+		arrived := x.arrived > 0 && x.arrived < last
+		if arrived && x.hold == HoldNone && x.until > millis(now) && t.counts(b, b.entries.at(x.entry), x) {
+			ops = append(ops, t.recordOf(b, i).Op)
+		}
+	})
+	return ops, next
+}
+
+// SaidBy returns the live bans, allows, unbans and unallows of an origin, whatever became of them, in the same way.
+func (t *Table) SaidBy(now time.Time, origin Origin, cursor uint32, n int) (rs []Record, next uint32) {
+	for ; cursor>>bookBit < 2; cursor = (cursor>>bookBit + 1) << bookBit {
+		b := [2]*book{&t.allows, &t.bans}[cursor>>bookBit]
+		next := t.eachOf(b, origin, cursor&(1<<bookBit-1), n, func(i uint32, x *rec) {
+			if r := t.recordOf(b, i); (r.Kind == KindBan || r.Kind == KindAllow) && r.Until.After(now) {
+				rs = append(rs, r)
+			}
+		})
+		if next != 0 {
+			return rs, cursor>>bookBit<<bookBit | next
+		}
+	}
+	for _, b := range [2]*book{&t.allows, &t.bans} {
+		for _, i := range b.cancels.ids {
+			if r := b.cancels.all.at(i); r.Origin == origin && r.Until.After(now) {
+				rs = append(rs, *r)
+			}
+		}
+	}
+	return rs, 0
+}
+
+// eachOf calls f for those of the next n records of a book that are of an origin. It returns where to go on, 0 at the end.
+func (t *Table) eachOf(b *book, origin Origin, cursor uint32, n int, f func(i uint32, x *rec)) (next uint32) {
+	for i := max(cursor, 1); i < b.recs.end; i++ {
+		if n--; n < 0 && i > max(cursor, 1) {
+			return i
+		}
+		if x := b.recs.at(i); x.kind != 0 && t.speakers.at(x.speaker).origin == origin {
+			f(i, x)
+		}
+	}
+	return 0
+}
+
+// Effect returns the state of this node's own ban of a prefix and ports, or the unban that cancels it. The state is 0 if
+// there is no such ban.
+func (t *Table) Effect(prefix netip.Prefix, ports Ports) (state State, cancelled *Record) {
+	e, by := t.effect(&t.bans, prefix, ports)
+	if e == nil || by != nil {
+		return stateNone, by
+	}
+	return e.state, nil
+}
+
+// AllowLifted returns the unallow that cancels this node's own allow of a prefix, or nil if none does.
+func (t *Table) AllowLifted(prefix netip.Prefix) *Record {
+	_, by := t.effect(&t.allows, prefix, Ports{})
+	return by
+}
+
+// effect returns the entry of what this node says of a prefix and ports, nil if it says nothing, and what cancels it.
+func (t *Table) effect(b *book, prefix netip.Prefix, ports Ports) (*entry, *Record) {
+	id, ok := t.findPorts(ports)
+	if !ok || checkPrefix(prefix) != nil {
+		return nil, nil
+	}
+	i := b.find(keyOf(prefix), id)
+	if i == 0 {
+		return nil, nil
+	}
+	last, _ := t.said(b, i, t.self)
+	if last == 0 {
+		return nil, nil
+	}
+	e, x := b.entries.at(i), b.recs.at(last)
+	if x.kind != KindBan && x.kind != KindAllow {
+		return nil, nil
+	}
+	by := (&query{t: t}).cancelOf(b, e, x)
+	if by != nil {
+		by = new(*by)
+	}
+	return e, by
+}

@@ -1,0 +1,226 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/fw"
+	"github.com/meshban/meshban/mesh"
+)
+
+// Rules by which a command has no effect, or none elsewhere, though nothing refused its op.
+const (
+	ruleRevoked     = "revoked"
+	ruleCertificate = "no certificate"
+	ruleCancelled   = "cancelled"
+	ruleCovered     = "wider ban"
+)
+
+// confirmLimit bounds how long an answer waits for the kernel.
+const confirmLimit = 3 * time.Second
+
+// ignored returns why the other nodes take nothing from this one, or nil if they do.
+func (d *Daemon) ignored() *control.Error {
+	if d.distrust != "" {
+		return nil
+	}
+	select {
+	case <-d.mesh.Ready(): // before that its own certificate may not be known
+	default:
+		return nil
+	}
+	s := d.mesh.Standing(mesh.ID(d.self))
+	switch {
+	case s.Revoked != nil:
+		text := "the mesh has revoked this node at " + stamp(s.Revoked.Issued)
+		if s.Revoked.Reason != "" {
+			text += fmt.Sprintf(" (%s)", s.Revoked.Reason)
+		}
+		return &control.Error{
+			Code: control.CodePolicy, Rule: ruleRevoked, Message: text,
+			Hint: "to come back it needs a new key (an empty state folder) and a new join token",
+		}
+	case s.Certificate == nil:
+		return &control.Error{
+			Code: control.CodePolicy, Rule: ruleCertificate, Message: "this node has no certificate that counts",
+			Hint: "the agent of a node with ca.key must run for it to be renewed, or join again with a new token",
+		}
+	}
+	return nil
+}
+
+// standingProblem is the problem that status shows while the other nodes take nothing from this one; "" while they do.
+func (d *Daemon) standingProblem() string {
+	e := d.ignored()
+	if e == nil {
+		return ""
+	}
+	return e.Message + ": the others take nothing from it, and it protects only itself; " + e.Hint
+}
+
+// confirm replaces each success that the table, the kernel or the mesh does not confirm by an error. look, which is called
+// with the lock held, says what the table has of one; did says what was done at home all the same.
+func (d *Daemon) confirm(
+	ctx context.Context, results []control.Result, look func(*control.Result) *control.Error, did string,
+) {
+	if !slices.ContainsFunc(results, func(r control.Result) bool { return r.Err == nil }) {
+		return
+	}
+	var kernel *control.Error
+	if len(results) <= lockChunk { // a bulk keeps pace with the kernel; status tells when that lags
+		kernel = d.kernelTook(ctx)
+	}
+	ignored := d.ignored()
+	for some := range slices.Chunk(results, lockChunk) {
+		d.mu.Lock()
+		for i := range some {
+			r := &some[i]
+			if r.Err != nil {
+				continue
+			}
+			if r.Err = look(r); r.Err != nil {
+				continue
+			}
+			switch {
+			case kernel != nil:
+				r.Err = kernel
+				if r.State != "" {
+					r.State = control.StateNotEnforced
+				}
+			case ignored != nil:
+				e := *ignored
+				e.Message = fmt.Sprintf("%s is %s on this node only: %s", show(r.Prefix), did, e.Message)
+				r.Err = &e
+			}
+		}
+		d.mu.Unlock()
+		giveWay()
+	}
+}
+
+// kernelTook waits until the kernel has what was queued before, and returns what keeps it from that.
+func (d *Daemon) kernelTook(ctx context.Context) *control.Error {
+	ctx, cancel := context.WithTimeout(ctx, confirmLimit)
+	defer cancel()
+	took := make(chan struct{})
+	d.fw.Queue(nil, func(time.Time, error) { close(took) }) // an error here may be about another entry
+	d.fw.Flush()
+	select {
+	case <-took:
+		return nil
+	case <-ctx.Done():
+	}
+	text := fmt.Sprintf("the kernel has not taken it within %v", confirmLimit)
+	if last := d.fw.Status().LastError; last != "" {
+		text += ": " + last
+	}
+	return &control.Error{
+		Code: control.CodeFailed, Message: text, Hint: "the agent goes on trying; `meshban status` shows what the firewall says",
+	}
+}
+
+// banEffect returns why a ban that was just made drops nothing here, or nil if it does.
+func (d *Daemon) banEffect(now time.Time, ports ban.Ports) func(*control.Result) *control.Error {
+	backend := d.fw.Status().Backend
+	return func(r *control.Result) *control.Error {
+		state, by := d.table.Effect(r.Prefix, ports)
+		switch {
+		case by != nil:
+			r.State = control.StateLifted
+			return &control.Error{
+				Code: control.CodePolicy, Rule: ruleCancelled,
+				Message: fmt.Sprintf("%s is not banned: the unban of %s by %s cancels the ban until %s",
+					show(r.Prefix), show(by.Prefix), d.names.of(by.Origin), stamp(by.Until)),
+				Hint: "if that node is not to be trusted, `meshban revoke` takes its unbans back",
+			}
+		case state == ban.StateAllowed:
+			r.State = control.StateAllowed
+			op := ban.Op{Kind: ban.KindBan, Prefix: r.Prefix, Ports: ports, Until: r.Until}
+			if err := d.table.CheckLocal(now, op); err != nil {
+				return refusal(err)
+			}
+			return &control.Error{Code: control.CodePolicy, Rule: ban.RuleNever, Message: show(r.Prefix) + " is never banned here"}
+		case state == ban.StateHeld, state == ban.StatePending:
+			r.State = state.String()
+			return &control.Error{
+				Code: control.CodePolicy, Rule: r.State, Message: fmt.Sprintf("%s is not banned yet: it is %s", show(r.Prefix), r.State),
+				Hint: fmt.Sprintf("`meshban why %s` says what it waits for", show(r.Prefix)),
+			}
+		case state != ban.StateEnforced:
+			return nil // it has ended meanwhile
+		}
+		r.State = state.String()
+		if backend == fw.NameNone {
+			r.State = control.StateNotEnforced // as the operator has it
+		}
+		return nil
+	}
+}
+
+// unbanEffect returns what still drops a prefix that was just lifted, or nil if nothing does.
+func (d *Daemon) unbanEffect(r *control.Result) *control.Error {
+	verdict, dropped := d.table.Lookup(r.Prefix)
+	if !dropped {
+		return nil
+	}
+	what := "the ban of " + show(verdict.Prefix)
+	if !verdict.Ports.IsAll() {
+		what += " on ports " + verdict.Ports.String()
+	}
+	return &control.Error{
+		Code: control.CodePolicy, Rule: ruleCovered,
+		Message: fmt.Sprintf("%s is still dropped: %s by %s lasts until %s",
+			show(r.Prefix), what, d.names.join(verdict.Origins), stamp(verdict.Until)),
+		Hint: fmt.Sprintf("lift all of it with `meshban unban %s`, or except this one with `meshban allow %s`", show(verdict.Prefix), show(r.Prefix)),
+	}
+}
+
+// allowEffect returns why an allow that was just made has no effect, or nil if it has one.
+func (d *Daemon) allowEffect(r *control.Result) *control.Error {
+	by := d.table.AllowLifted(r.Prefix)
+	if by == nil {
+		return nil
+	}
+	return &control.Error{
+		Code: control.CodePolicy, Rule: ruleCancelled,
+		Message: fmt.Sprintf("%s is not allowed: the removal of %s by %s cancels it until %s",
+			show(r.Prefix), show(by.Prefix), d.names.of(by.Origin), stamp(by.Until)),
+		Hint: "if that node is not to be trusted, `meshban revoke` takes that back",
+	}
+}
+
+// othersNote says of an op against bans of others that the caps of this node keep it at home; "" if they do not.
+func (d *Daemon) othersNote(what string, banners []ban.Origin) string {
+	if d.ownCaps().UnbanAny {
+		return ""
+	}
+	banners = slices.DeleteFunc(banners, func(o ban.Origin) bool { return o == d.self })
+	if len(banners) > 0 {
+		what += fmt.Sprintf(": elsewhere the ban by %s stands", d.names.join(banners))
+	}
+	return what
+}
+
+// join lists the names of nodes.
+func (n *names) join(ids []ban.Origin) string {
+	list := make([]string, len(ids))
+	for i, id := range ids {
+		list[i] = n.of(id)
+	}
+	return strings.Join(list, ", ")
+}
+
+// bannersOf returns the origins whose bans ops lift, but for this node.
+func bannersOf(dst map[netip.Prefix][]ban.Origin, ops []ban.Op) {
+	for _, op := range ops {
+		for _, m := range op.Marks {
+			dst[op.Prefix] = append(dst[op.Prefix], m.Origin)
+		}
+	}
+}
