@@ -30,7 +30,7 @@ var exitCodes = []struct {
 	{exitFailed, "failed"},
 	{exitUsage, "wrong usage, or an error in the config file (agent: 78)"},
 	{exitNoAgent, "no agent answers on the control socket"},
-	{exitPolicy, "refused by policy: never-ban list, prefix too wide, no permission"},
+	{exitPolicy, "refused by policy, or without effect: never-ban list, prefix too wide, no permission, cancelled"},
 	{exitNotFound, "not found"},
 	{exitConfig, "the agent's config is wrong; a supervisor need not start it again"},
 }
