@@ -33,8 +33,11 @@ const (
 	maxAsked = MaxPeers + MaxJoin
 )
 
-// errStranger: nobody has certified who asks.
-var errStranger = errors.New("who asks for the mesh's key has no certificate")
+var (
+	// errStranger: nobody has certified who asks.
+	errStranger  = errors.New("who asks for the mesh's key has no certificate")
+	errOtherNode = errors.New("another node answers there")
+)
 
 // requestVersion tells what a message asks for.
 func requestVersion(b []byte) uint64 {
@@ -192,7 +195,32 @@ func (m *Mesh) askKeys(ctx context.Context, addr netip.AddrPort) {
 
 // keysAt asks one node.
 func (m *Mesh) keysAt(ctx context.Context, addr netip.AddrPort) ([][]byte, error) {
-	conf, err := enrolTLS(m.cfg.Identity, func(ed25519.PublicKey) error { return nil })
+	conn, err := m.dialMember(ctx, addr, func(ed25519.PublicKey) error { return nil })
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = conn.NetConn().Close() })
+	defer stop()
+	q := keysRequest{MeshID: m.cfg.Secrets.MeshID}
+	q.Has, _ = m.keys.said()
+	if s := m.Standing(m.id); s.Certificate != nil {
+		q.Certificate = s.Certificate.Raw()
+	}
+	if err := writeMessage(conn, q.encode()); err != nil {
+		return nil, err
+	}
+	b, err := readMessage(conn)
+	if err != nil {
+		return nil, err
+	}
+	return decodeKeysAnswer(b)
+}
+
+// dialMember opens a TLS connection, good for askKeysTimeout, to a node whose key accept takes. The handshake proves that the
+// node is at addr.
+func (m *Mesh) dialMember(ctx context.Context, addr netip.AddrPort, accept func(ed25519.PublicKey) error) (*tls.Conn, error) {
+	conf, err := enrolTLS(m.cfg.Identity, accept)
 	if err != nil {
 		return nil, err
 	}
@@ -207,26 +235,21 @@ func (m *Mesh) keysAt(ctx context.Context, addr netip.AddrPort) ([][]byte, error
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
 	defer stop()
 	conn := tls.Client(raw, conf)
-	defer func() { _ = conn.Close() }()
-	if err := conn.SetDeadline(time.Now().Add(askKeysTimeout)); err != nil {
-		return nil, err
+	err = conn.SetDeadline(time.Now().Add(askKeysTimeout))
+	if err == nil {
+		err = conn.HandshakeContext(ctx)
 	}
-	if err := conn.HandshakeContext(ctx); err != nil {
-		return nil, err
-	}
-	q := keysRequest{MeshID: m.cfg.Secrets.MeshID}
-	q.Has, _ = m.keys.said()
-	if s := m.Standing(m.id); s.Certificate != nil {
-		q.Certificate = s.Certificate.Raw()
-	}
-	if err := writeMessage(conn, q.encode()); err != nil {
-		return nil, err
-	}
-	b, err := readMessage(conn)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, raw.Close())
 	}
-	return decodeKeysAnswer(b)
+	key, err := peerKey(conn.ConnectionState())
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	if id := IDOf(key); id != m.id {
+		m.addressProved(m.now(), id, addr)
+	}
+	return conn, nil
 }
 
 // mayAsk tells whether it is time for a question to an address.

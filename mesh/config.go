@@ -72,6 +72,7 @@ type Config struct {
 
 	Peers        []Peer             // remembered from earlier runs; at most MaxPeers are used, the first ones
 	PeersChanged func(peers []Peer) // the whole list to remember, at most every few seconds
+	KnownChanged func()             // Known returns other addresses than before
 	OnMember     func(MemberEvent)
 	OnProblem    func(kind Problem, detail string)
 

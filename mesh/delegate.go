@@ -16,7 +16,7 @@ const (
 	kindTree              // frames along a tree: passed on once
 	kindSync              // a sync message
 	kindChunk             // a sync message with frames
-	kindClone             // a question about a key, see clone.go
+	kindAsk               // a question to who is at an address, or the answer; see ask.go
 	kindBye               // the sender's id: it is about to leave
 	kindNotice            // a word to one member, see notice.go
 )
@@ -110,7 +110,7 @@ func (delegate) MergeRemoteState([]byte, bool) {}
 
 // NotifyJoin notes a peer.
 func (d delegate) NotifyJoin(n *memberlist.Node) {
-	if id, ok := d.m.peers.joined(d.m.now(), n, MemberJoin); ok {
+	if id, ok := d.m.peers.joined(d.m.now(), n, MemberJoin); ok && !d.m.peers.awaitProof(id) {
 		d.m.tell(evUp{id})
 	}
 }
@@ -175,10 +175,11 @@ func (d delegate) NotifyConflict(_, other *memberlist.Node) {
 	}
 	addr := nodeAddr(other)
 	if id == d.m.id {
-		d.m.clones.suspect(addr)
+		d.m.asks.suspect(addr)
 		return
 	}
 	d.m.peers.update(id, func(p *peer) { p.alt = addr })
+	signal(d.m.peers.unproved)
 }
 
 // AckPayload tells whoever pings us our digest, and that of the membership: anti-entropy has no packets of its own while

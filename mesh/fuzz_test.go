@@ -175,7 +175,8 @@ func FuzzDecodeEnrol(f *testing.F) {
 	f.Add(enrolAnswer{Secrets: Secrets{MeshID: [16]byte{1}}.withKeys([]GossipKey{testGossipKey(2, 1), testGossipKey(1, 2)}, testGossipKey(1, 2).version())}.encode())
 	f.Add(keysRequest{[16]byte{1}, 1 << 40, []byte{1}}.encode())
 	f.Add(encodeKeysAnswer([][]byte{{1, 2}, {3}}))
-	f.Add(cloneMessage{ID{1}, [16]byte{2}, "192.0.2.1:7946"}.encode()[1:])
+	f.Add(ask{To: ID{1}, Nonce: [16]byte{2}, ReplyTo: "192.0.2.1:7946"}.encode(signers[0])[1:])
+	f.Add(ask{MeshID: [16]byte{3}, To: ID{1}}.encode(signers[0])[1:])
 	f.Add(encodeInvites([]invite{{Hash: [32]byte{1}, Expires: simStart, Uses: 3, Used: []ID{{1}, {2}}, Caps: DefaultCaps()}}))
 	f.Add(encodeInvites([]invite{{Hash: [32]byte{1}, Expires: simStart, Uses: 1, Caps: Caps{1, 2, 24, 48, time.Hour, true, false}}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -191,8 +192,8 @@ func FuzzDecodeEnrol(f *testing.F) {
 		if records, err := decodeKeysAnswer(b); err == nil && !bytes.Equal(encodeKeysAnswer(records), b) {
 			t.Errorf("answer with keys encoded as %x, was %x", encodeKeysAnswer(records), b)
 		}
-		if q, err := decodeClone(b); err == nil && !bytes.Equal(q.encode()[1:], b) {
-			t.Errorf("question encoded as %x, was %x", q.encode(), b)
+		if q, err := decodeAsk(b); err == nil && !bytes.Equal(append(q.encodeBody(), q.sig...), b) {
+			t.Errorf("question encoded as %x, was %x", q.encodeBody(), b)
 		}
 		if list, err := decodeInvites(b); err == nil && !bytes.Equal(encodeInvites(list), b) {
 			t.Errorf("invitations encoded as %x, were %x", encodeInvites(list), b)
@@ -226,7 +227,8 @@ func FuzzMessage(f *testing.F) {
 	good := testFrame(f, signers[0], 3, 9, time.Now(), time.Hour, "payload")
 	f.Add(packFrames(kindPush, [][]byte{good.Raw(), good.Raw()})[0])
 	f.Add(packFrames(kindTree, [][]byte{good.Raw()[:90]})[0])
-	f.Add(cloneMessage{signers[1].ID(), [16]byte{2}, "192.0.2.1:7946"}.encode())
+	f.Add(ask{To: signers[1].ID(), Nonce: [16]byte{2}, ReplyTo: "192.0.2.1:7946"}.encode(signers[0]))
+	f.Add(ask{To: signers[1].ID()}.encode(signers[1]))
 	f.Add(append([]byte{kindBye}, make([]byte, 16)...))
 	f.Add(notice{To: signers[1].ID(), Issued: time.Now(), Payload: []byte("hello")}.encode(signers[0]))
 	f.Fuzz(func(t *testing.T, b []byte) {

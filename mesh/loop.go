@@ -319,8 +319,8 @@ func (m *Mesh) small(b []byte, in *intake) {
 		} else {
 			m.apply(evMessage{msg: msg})
 		}
-	case kindClone:
-		m.cloneMessage(rest)
+	case kindAsk:
+		m.askMessage(rest)
 	case kindNotice:
 		m.noticeMessage(rest)
 	case kindBye:

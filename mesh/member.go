@@ -85,6 +85,8 @@ type Peer struct {
 	Name string
 	Addr netip.AddrPort
 	Seen time.Time // last known alive
+	// Proved are the addresses at which it has answered, at most four.
+	Proved []AddrProof
 }
 
 // Stats counts since New. Every count only grows, but for Held and Queued.

@@ -50,12 +50,15 @@ type Mesh struct {
 	enrolments chan struct{} // one token per enrolment that is being served
 	enrolRate  buckets[netip.Addr]
 	rolls      limiter // changes of epoch
-	clones     clones
-	noticers   noticers
-	problems   problems
-	count      counters
-	warnings   chan warning                    // memberlist's and the guard's goroutines send, the core's receives, nobody closes; full: dropped
-	certified  atomic.Pointer[map[ID]struct{}] // who counts, a copy of the core's for whoever may not wait; nil: everybody
+	asks       asks
+	answers    buckets[ID] // to members' questions
+	// strangerAnswers are those to nodes whose certificate has not come.
+	strangerAnswers buckets[ID]
+	noticers        noticers
+	problems        problems
+	count           counters
+	warnings        chan warning                    // memberlist's and the guard's goroutines send, the core's receives, nobody closes; full: dropped
+	certified       atomic.Pointer[map[ID]struct{}] // who counts, a copy of the core's for whoever may not wait; nil: everybody
 
 	place []byte // our signature over our address; set before memberlist begins
 
@@ -122,7 +125,9 @@ func New(cfg Config) (*Mesh, error) {
 	m.enrolRate = newBuckets[netip.Addr](enrolRate, enrolBurst)
 	m.rolls = limiter{burst: rollBurst, every: rollEvery}
 	m.views.exchange = make(chan netip.AddrPort, 1)
-	m.clones.wake = make(chan struct{}, 1)
+	m.asks = asks{wake: make(chan struct{}, 1), open: make(map[[16]byte]openAsk)}
+	m.answers = newBuckets[ID](answerRate, answerBurst)
+	m.strangerAnswers = newBuckets[ID](answerRate, answerBurst)
 	m.noticers = noticers{all: limiter{burst: noticesBurst, every: noticesEvery}, last: make(map[ID]*noticer)}
 	m.problems = problems{tell: cfg.OnProblem, count: &m.count.problems, last: make(map[string]time.Time)}
 	return m, nil
@@ -328,10 +333,10 @@ func (m *Mesh) Members() []Member {
 	return all
 }
 
-// Known lists where the other nodes that count are or were, in no order: also those that fell silent, for a week, and those
-// that said goodbye, for a day, because anybody with the gossip key can say that for them. A node that was revoked is not
-// among them.
-func (m *Mesh) Known() []Peer { return m.peers.known() }
+// Known lists the addresses at which the other nodes that count have answered, now or in an earlier run, in no order. A node
+// may be listed several times. It includes those that fell silent, for a week, and those that said goodbye, for a day,
+// because anybody with the gossip key can say that for them. A node that was revoked is not among them.
+func (m *Mesh) Known() []Peer { return m.peers.known(m.now()) }
 
 // Flush waits until what was published is on its way, at most half a second.
 func (m *Mesh) Flush() { m.pusher.flush() }

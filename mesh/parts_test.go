@@ -251,7 +251,8 @@ func TestPeerTableBounds(t *testing.T) {
 	if _, ok := table.joined(simStart.Add(time.Second), n, MemberJoin); !ok {
 		t.Fatal("a new member found no room")
 	}
-	if got := table.remember(); len(got) != MaxPeers || got[0].ID != id.ID() {
+	table.addressProved(simStart, id.ID(), netip.MustParseAddrPort("192.0.2.2:1"))
+	if got := table.remember(simStart); len(got) != MaxPeers || got[0].ID != id.ID() {
 		t.Errorf("%d remembered, first %v", len(got), got[0])
 	}
 	for _, p := range table.members(simStart) {
@@ -264,14 +265,14 @@ func TestPeerTableBounds(t *testing.T) {
 	if got := len(table.members(simStart.Add(2 * hideLeft))); got != MaxPeers {
 		t.Errorf("%d members after a goodbye a while ago, want %d", got, MaxPeers)
 	}
-	if got := table.remember(); len(got) != MaxPeers {
+	if got := table.remember(simStart); len(got) != MaxPeers {
 		t.Errorf("%d remembered after a goodbye, want %d", len(got), MaxPeers)
 	}
-	if got := table.known(); !slices.ContainsFunc(got, func(p Peer) bool { return p.ID == id.ID() }) {
+	if got := table.known(simStart); !slices.ContainsFunc(got, func(p Peer) bool { return p.ID == id.ID() }) {
 		t.Error("not known any more after a goodbye")
 	}
 	table.forget(simStart.Add(2 * forgetLeft))
-	if got := table.remember(); got[0].ID == id.ID() {
+	if got := table.remember(simStart); got[0].ID == id.ID() {
 		t.Error("remembered after a goodbye long ago")
 	}
 	for i := range MaxMembers {

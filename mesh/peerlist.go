@@ -21,8 +21,8 @@ func (t *peerTable) members(now time.Time) []Member {
 	return all
 }
 
-// known lists the peers that count and are looked for or remembered, whatever they are said to be.
-func (t *peerTable) known() []Peer {
+// known lists where the peers that count have answered, whatever they are said to be.
+func (t *peerTable) known(now time.Time) []Peer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	list := make([]Peer, 0, len(t.peers))
@@ -30,9 +30,8 @@ func (t *peerTable) known() []Peer {
 		if !t.trusted(id) {
 			continue
 		}
-		list = append(list, Peer{ID: id, Name: p.Name, Addr: p.Addr, Seen: p.seen})
-		if p.alt.IsValid() {
-			list = append(list, Peer{ID: id, Name: p.Name, Addr: p.alt, Seen: p.seen})
+		for _, proof := range p.recent(now) {
+			list = append(list, Peer{ID: id, Name: p.Name, Addr: proof.Addr, Seen: proof.At})
 		}
 	}
 	return list
@@ -44,17 +43,18 @@ func sortMembers(all []Member) {
 	})
 }
 
-// take gives the events that wait, and whether the remembered list has changed.
-func (t *peerTable) take() (events []MemberEvent, dirty bool, dropped uint64) {
+// take gives the events that wait, and whether the remembered list and the known addresses have changed.
+func (t *peerTable) take() (events []MemberEvent, dirty, known bool, dropped uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	events, t.events = t.events, nil
 	dropped, t.dropped = t.dropped, 0
-	return events, t.dirty, dropped
+	known, t.knownChanged = t.knownChanged, false
+	return events, t.dirty, known, dropped
 }
 
 // remember gives the list for the next start, newest first, and marks it as told.
-func (t *peerTable) remember() []Peer {
+func (t *peerTable) remember(now time.Time) []Peer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.dirty = false
@@ -63,7 +63,7 @@ func (t *peerTable) remember() []Peer {
 		if !t.trusted(p.ID) {
 			continue
 		}
-		list = append(list, Peer{ID: p.ID, Name: p.Name, Addr: p.Addr, Seen: p.seen})
+		list = append(list, Peer{ID: p.ID, Name: p.Name, Addr: p.Addr, Seen: p.seen, Proved: p.recent(now)})
 	}
 	slices.SortFunc(list, func(a, b Peer) int { return cmp.Or(b.Seen.Compare(a.Seen), slices.Compare(a.ID[:], b.ID[:])) })
 	return list[:min(len(list), MaxPeers)]

@@ -36,6 +36,10 @@ type peer struct {
 	seen time.Time      // last known alive; zero: remembered from an earlier run
 	bye  time.Time      // it said that it is about to leave
 	alt  netip.AddrPort // another address that claimed this id, to be tried when Addr is dead
+
+	proofs  []AddrProof // at most maxProofs
+	asking  asking
+	upWaits bool // the core learns of it when its address is proved
 }
 
 // target is where to push frames.
@@ -51,30 +55,34 @@ type peerTable struct {
 	self    ID
 	trusted func(ID) bool // must neither wait nor call back
 	wake    chan struct{} // capacity 1; the table signals, the notifier waits
-	keys    chan struct{} // capacity 1: who is alive, or somebody's gossip keys, may have changed; keyLoop waits
+	// unproved has capacity 1: somebody has an address that is not proved; proveLoop waits.
+	unproved chan struct{}
+	keys     chan struct{} // capacity 1: who is alive, or somebody's gossip keys, may have changed; keyLoop waits
 
 	mu      sync.Mutex
 	peers   map[ID]*peer
 	events  []MemberEvent
 	dropped uint64
-	dirty   bool      // the remembered list has changed
-	losses  uint64    // peers that left or failed: addresses joined before are worth another try
-	targets []target  // alive peers; replaced, never changed
-	pushTo  []target  // of those: who counts; likewise
-	own     uint64    // this node's viewMark
-	view    uint64    // the sum of the marks of all who are alive
-	viewed  time.Time // when view changed
+	dirty   bool // the remembered list has changed
+	// knownChanged: what known returns has changed since it was told.
+	knownChanged bool
+	losses       uint64    // peers that left or failed: addresses joined before are worth another try
+	targets      []target  // alive peers; replaced, never changed
+	pushTo       []target  // of those: who counts; likewise
+	own          uint64    // this node's viewMark
+	view         uint64    // the sum of the marks of all who are alive
+	viewed       time.Time // when view changed
 }
 
 func newPeerTable(self ID, remembered []Peer, trusted func(ID) bool) *peerTable {
-	t := &peerTable{self: self, trusted: trusted, wake: make(chan struct{}, 1), keys: make(chan struct{}, 1), peers: make(map[ID]*peer)}
+	t := &peerTable{self: self, trusted: trusted, wake: make(chan struct{}, 1), keys: make(chan struct{}, 1), unproved: make(chan struct{}, 1), peers: make(map[ID]*peer)}
 	for _, p := range remembered {
 		if len(t.peers) == MaxPeers || p.ID == self || !p.Addr.IsValid() {
 			continue
 		}
 		t.peers[p.ID] = &peer{Member: Member{
 			ID: p.ID, Name: escapeText(p.Name, MaxName), Addr: p.Addr, State: StateDead, Since: p.Seen,
-		}, seen: p.Seen}
+		}, seen: p.Seen, proofs: slices.Clone(p.Proved[:min(len(p.Proved), maxProofs)])}
 	}
 	return t
 }
@@ -115,6 +123,7 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKi
 		p.Since = now
 	}
 	before := p.Member
+	p.moves(now, addr)
 	p.ID, p.Name, p.Version, p.Addr, p.State, p.seen = id, m.Name, m.Version, addr, StateAlive, now
 	if says := (peerKeys{id, m.Has, m.Uses}); m.Proof == nil || says != p.keys && !m.proven() {
 		p.keys = peerKeys{id: id}
@@ -125,6 +134,9 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKi
 	p.mark = viewMark(id, addr, p.keys.has, p.keys.uses)
 	p.KeyKnown, p.KeyGeneration = p.keys.has != 0, p.keys.has.generation()
 	p.alt, p.bye = netip.AddrPort{}, time.Time{}
+	if !p.isProved(addr) {
+		signal(t.unproved)
+	}
 	if before.KeyKnown, before.KeyGeneration = p.KeyKnown, p.KeyGeneration; kind == MemberUpdate && before == p.Member {
 		t.viewLocked(now) // news of its keys is for us, not for people
 		signal(t.keys)
@@ -147,7 +159,7 @@ func (t *peerTable) gone(now time.Time, n *memberlist.Node) (ID, bool) {
 		return id, true
 	}
 	kind := MemberFail
-	p.State, p.Since, p.seen, p.InSync = StateDead, now, now, false
+	p.State, p.Since, p.seen, p.InSync, p.upWaits = StateDead, now, now, false, false
 	if now.Sub(p.bye) < byeValid {
 		kind, p.State = MemberLeave, StateLeft
 	}

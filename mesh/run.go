@@ -73,7 +73,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 	defer stopInner()
 	var tasks, helpers sync.WaitGroup
 	tasks.Go(func() { m.rejoinLoop(outer, ml) })
-	tasks.Go(func() { m.cloneLoop(outer) })
+	tasks.Go(func() { m.proveLoop(outer) })
 	tasks.Go(func() { m.renewLoop(outer) })
 	tasks.Go(func() { m.keyLoop(outer) })
 	tasks.Go(func() { m.announceLoop(outer, ml) })
@@ -193,18 +193,6 @@ func (m *Mesh) memberlistConfig(tr memberlist.Transport, keyring *memberlist.Key
 	return c
 }
 
-// cloneLoop asks addresses that claim our id.
-func (m *Mesh) cloneLoop(ctx context.Context) {
-	for {
-		select {
-		case <-m.clones.wake:
-			m.askClone()
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
 // notifyLoop tells the daemon of members and remembered peers.
 func (m *Mesh) notifyLoop(ctx context.Context) {
 	forget := time.NewTicker(forgetEvery)
@@ -222,21 +210,24 @@ func (m *Mesh) notifyLoop(ctx context.Context) {
 		case <-remember.C:
 			waiting = false
 			if m.cfg.PeersChanged != nil {
-				m.cfg.PeersChanged(m.peers.remember())
+				m.cfg.PeersChanged(m.peers.remember(m.now()))
 			}
 		case <-ctx.Done():
 			stop = true
 		}
-		events, dirty, dropped := m.peers.take()
+		events, dirty, known, dropped := m.peers.take()
 		m.count.dropped.Add(dropped)
 		for _, e := range events {
 			if m.cfg.OnMember != nil && !stop {
 				m.cfg.OnMember(e)
 			}
 		}
+		if known && m.cfg.KnownChanged != nil && !stop {
+			m.cfg.KnownChanged()
+		}
 		if stop {
 			if dirty && m.cfg.PeersChanged != nil {
-				m.cfg.PeersChanged(m.peers.remember())
+				m.cfg.PeersChanged(m.peers.remember(m.now()))
 			}
 			return
 		}

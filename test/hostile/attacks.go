@@ -54,6 +54,8 @@ var attacks = map[string]func(context.Context, *world) error{
 	"bomb":         unbans,
 	"marks":        farMarks,
 	"elsewhere":    elsewhere,
+	"claim":        claim,
+	"versions":     oddVersions,
 }
 
 // next signs a frame of this member's.

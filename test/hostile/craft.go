@@ -27,7 +27,7 @@ const (
 
 // Kinds of memberlist's messages.
 const (
-	mlAlive, mlDead, mlPushPull, mlUser, mlCompress, mlEncrypt = 4, 5, 6, 8, 9, 10
+	mlAlive, mlDead, mlPushPull, mlCompound, mlUser, mlCompress, mlEncrypt = 4, 5, 6, 7, 8, 9, 10
 )
 
 func array(n int) []byte {

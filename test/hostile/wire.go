@@ -29,7 +29,7 @@ func (w *world) samples() [][]byte {
 		syncMessage(syncAck, w.id, 1, join(array(2), number(1), number(1))),
 		syncMessage(syncDetail, w.id, 1, join(array(4), key, number(1), number(9), array(2), number(1), bin(make([]byte, 8)))),
 		syncMessage(syncWant, w.id, 1, join(array(1), array(2), key, bin(everything))),
-		join([]byte{5}, array(3), bin(w.id[:]), bin(make([]byte, 16)), text(w.self.String())), // a question about a key
+		w.question(w.id, make([]byte, 16), w.self.String()), w.question(w.id, make([]byte, 16), ""),
 		append([]byte{6}, w.id[:]...), // a goodbye
 	}
 }

@@ -91,6 +91,7 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	if err := d.restore(keys.Secrets); err != nil {
 		return err
 	}
+	d.table.SetNever(time.Now(), d.neverList()) // with the members, whose addresses the mesh and its certificates tell
 	if err := d.openFirewall(ctx); err != nil {
 		return err
 	}
@@ -220,7 +221,8 @@ func (d *Daemon) openMesh(keys home.Keys, epoch uint64) error {
 				d.store.Set(valuePeers, value)
 			}
 		},
-		OnMember: d.member,
+		KnownChanged: func() { kick(d.neverKick) },
+		OnMember:     d.member,
 		OnProblem: func(kind mesh.Problem, detail string) {
 			d.problems.set(string(kind), detail)
 			d.log.Warn("mesh problem", "kind", kind, "detail", detail)

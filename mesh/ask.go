@@ -1,0 +1,246 @@
+package mesh
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+// A member says where it is, and other nodes never ban it there. So that nobody can protect an address by claiming it, a
+// member's address counts once it has answered: a question with a random nonce goes to that address and nowhere else, and
+// the answer is signed with the member's key. Where packets do not pass, a TLS handshake on a stream to the address says the
+// same. A node also asks addresses that claim its own id: only a machine with its key can answer.
+
+const (
+	askDomain  = "meshban ask v1\x00"
+	askVersion = 1
+	askFields  = 6
+	// maxAsk bounds an encoded question or answer, and maxAddrText an address with its port, in bytes.
+	maxAsk, maxAddrText = 256, 64
+	// askOpen is for how long an answer counts. A nonce is known as ours for askKept.
+	askOpen, askKept = 10 * time.Second, time.Minute
+	// maxOpenAsks bounds the questions that are remembered.
+	maxOpenAsks = 2 * MaxMembers
+	// cloneAskEvery is the least time between two questions to addresses that claim our id.
+	cloneAskEvery = 5 * time.Second
+	// answerRate and answerBurst bound the answers to one node, a second and at once.
+	answerRate, answerBurst = 2, 8
+	// maxHandshakes bounds the TLS handshakes that prove addresses at a time.
+	maxHandshakes = 4
+)
+
+// ask is a question to whoever is at an address, or the answer to one.
+type ask struct {
+	MeshID  [16]byte
+	To      ID // who is asked or, in an answer, who asked
+	Nonce   [16]byte
+	ReplyTo string            // where to send the answer; empty: this is one
+	Key     ed25519.PublicKey // the sender's
+
+	body, sig []byte // of what was decoded
+}
+
+func (a ask) encodeBody() []byte {
+	b := appendArray(nil, askFields)
+	b = appendUint(b, askVersion)
+	b = appendBin(b, a.MeshID[:])
+	b = appendBin(b, a.To[:])
+	b = appendBin(b, a.Nonce[:])
+	b = appendStr(b, a.ReplyTo)
+	return appendBin(b, a.Key)
+}
+
+// encode signs a. Its kind stands in front.
+func (a ask) encode(id Identity) []byte {
+	a.Key = id.Public()
+	b := a.encodeBody()
+	sig := ed25519.Sign(id.key, append([]byte(askDomain), b...))
+	return append(append([]byte{kindAsk}, b...), sig...)
+}
+
+// decodeAsk reads strictly what encode wrote behind the kind. It does not check the signature.
+func decodeAsk(b []byte) (a ask, err error) {
+	if len(b) > maxAsk || len(b) < ed25519.SignatureSize {
+		return ask{}, fmt.Errorf("question of %d bytes, want %d to %d", len(b), ed25519.SignatureSize, maxAsk)
+	}
+	at := len(b) - ed25519.SignatureSize
+	a.body, a.sig = b[:at], b[at:]
+	r := reader{b: a.body}
+	r.arrayOf(askFields)
+	if v := r.uint(); r.err == nil && v != askVersion {
+		return ask{}, fmt.Errorf("question of version %d, want %d", v, askVersion)
+	}
+	r.fixed(a.MeshID[:])
+	r.fixed(a.To[:])
+	r.fixed(a.Nonce[:])
+	a.ReplyTo = r.str(maxAddrText)
+	a.Key = make(ed25519.PublicKey, ed25519.PublicKeySize)
+	r.fixed(a.Key)
+	if err := r.end(); err != nil {
+		return ask{}, fmt.Errorf("question: %w", err)
+	}
+	return a, nil
+}
+
+func (a ask) verify() bool {
+	return ed25519.Verify(a.Key, append([]byte(askDomain), a.body...), a.sig)
+}
+
+// asks remembers the questions that this node has sent.
+type asks struct {
+	wake chan struct{} // capacity 1: suspect sends, proveLoop receives
+
+	mu      sync.Mutex
+	open    map[[16]byte]openAsk
+	pruned  time.Time
+	claimed netip.AddrPort // an address that claims our id and is to be asked
+	asked   time.Time      // when such a one was asked last
+}
+
+type openAsk struct {
+	id   ID
+	addr netip.AddrPort
+	at   time.Time
+	done bool // it was answered
+}
+
+// begin returns the nonce of a new question to id at addr.
+func (a *asks) begin(now time.Time, id ID, addr netip.AddrPort) (nonce [16]byte, err error) {
+	if _, err := rand.Read(nonce[:]); err != nil {
+		return nonce, fmt.Errorf("make a nonce: %w", err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if now.Sub(a.pruned) >= time.Second {
+		a.pruned = now
+		for n, q := range a.open {
+			if now.Sub(q.at) > askKept {
+				delete(a.open, n)
+			}
+		}
+	}
+	if len(a.open) >= maxOpenAsks {
+		return nonce, errors.New("too many open questions")
+	}
+	a.open[nonce] = openAsk{id: id, addr: addr, at: now}
+	return nonce, nil
+}
+
+// expected reports whether from may answer the question with this nonce now.
+func (a *asks) expected(now time.Time, nonce [16]byte, from ID) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	q, ok := a.open[nonce]
+	return ok && !q.done && q.id == from && now.Sub(q.at) <= askOpen
+}
+
+// answered ends a question and returns the address that it went to.
+func (a *asks) answered(nonce [16]byte) netip.AddrPort {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	q := a.open[nonce]
+	q.done = true
+	a.open[nonce] = q
+	return q.addr
+}
+
+// mine reports whether this node asked with this nonce.
+func (a *asks) mine(nonce [16]byte) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, ok := a.open[nonce]
+	return ok
+}
+
+// suspect notes that an address claims our id. It never blocks: memberlist calls it with its lock held.
+func (a *asks) suspect(addr netip.AddrPort) {
+	a.mu.Lock()
+	a.claimed = addr
+	a.mu.Unlock()
+	signal(a.wake)
+}
+
+// claimant returns an address that claims our id, if it is time to ask one.
+func (a *asks) claimant(now time.Time) (netip.AddrPort, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.claimed.IsValid() || now.Sub(a.asked) < cloneAskEvery {
+		return netip.AddrPort{}, false
+	}
+	addr := a.claimed
+	a.claimed, a.asked = netip.AddrPort{}, now
+	return addr, true
+}
+
+// ask asks whoever is at addr whether it holds id's key.
+func (m *Mesh) ask(id ID, addr netip.AddrPort) {
+	nonce, err := m.asks.begin(m.now(), id, addr)
+	if err != nil {
+		m.cfg.Logger.Debug("cannot ask for an address", "addr", addr, "error", err)
+		return
+	}
+	q := ask{MeshID: m.cfg.Secrets.MeshID, To: id, Nonce: nonce, ReplyTo: m.Addr().String()}
+	m.sendTo(addr, q.encode(m.cfg.Identity))
+}
+
+// sendTo sends a packet to whoever is at an address.
+func (m *Mesh) sendTo(addr netip.AddrPort, msg []byte) {
+	ml := m.ml.Load()
+	if ml == nil {
+		return
+	}
+	if err := ml.SendToAddress(memberlist.Address{Addr: addr.String()}, msg); err != nil {
+		m.count.sendErrors.Add(1)
+	}
+}
+
+// askMessage handles a question, or the answer to one of ours. Only a signed answer has an effect: questions can be sent
+// again by whoever has received them.
+func (m *Mesh) askMessage(b []byte) {
+	a, err := decodeAsk(b)
+	if err != nil {
+		m.count.refused[refusedFormat].Add(1)
+		return
+	}
+	if a.MeshID != m.cfg.Secrets.MeshID || a.To != m.id {
+		return
+	}
+	now, from := m.now(), IDOf(a.Key)
+	if a.ReplyTo == "" {
+		if m.asks.expected(now, a.Nonce, from) && a.verify() {
+			m.addressProved(now, from, m.asks.answered(a.Nonce))
+		}
+		return
+	}
+	addr, err := netip.ParseAddrPort(a.ReplyTo)
+	if err != nil || m.asks.mine(a.Nonce) || !a.verify() {
+		return
+	}
+	if from == m.id {
+		m.asks.suspect(addr)
+	}
+	answers := &m.answers
+	if from != m.id && !m.trusted(from) {
+		answers = &m.strangerAnswers
+	}
+	if answers.take(now, from, 1) {
+		m.sendTo(addr, ask{MeshID: a.MeshID, To: from, Nonce: a.Nonce}.encode(m.cfg.Identity))
+	}
+}
+
+// addressProved notes that a node with id's key receives at addr.
+func (m *Mesh) addressProved(now time.Time, id ID, addr netip.AddrPort) {
+	if id == m.id {
+		m.problems.report(now, ProblemClone, addr.String(), "another machine uses this node's key: "+addr.String())
+		return
+	}
+	if m.peers.addressProved(now, id, addr) {
+		m.tell(evUp{id})
+	}
+}

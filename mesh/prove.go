@@ -1,0 +1,208 @@
+package mesh
+
+import (
+	"context"
+	"crypto/ed25519"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// maxProofs bounds the proved addresses of a member: where it is and where it was lately.
+	maxProofs = 4
+	// askFresh is the least time between the first questions to two addresses of one member.
+	askFresh = 10 * time.Second
+	// upPatience is how many questions an address has to answer before anti-entropy begins without proof: a ban that covers
+	// the address must not come in between.
+	upPatience = 3
+)
+
+// askWaits are the pauses after each question to an address that does not answer. The last one repeats.
+var askWaits = [...]time.Duration{250 * time.Millisecond, 750 * time.Millisecond, 3 * time.Second, 10 * time.Second, time.Minute}
+
+// AddrProof is an address at which a member has answered.
+type AddrProof struct {
+	Addr netip.AddrPort
+	At   time.Time // when it was known there last
+}
+
+// asking is how far the proof of a member's address is.
+type asking struct {
+	addr  netip.AddrPort
+	since time.Time // the first question to an address
+	tries int       // questions so far
+	next  time.Time // when the next one is due
+}
+
+// dueAsk is a question that is due.
+type dueAsk struct {
+	id    ID
+	addr  netip.AddrPort
+	tries int // questions before this one
+}
+
+// isProved reports whether a peer has answered at addr.
+func (p *peer) isProved(addr netip.AddrPort) bool {
+	return slices.ContainsFunc(p.proofs, func(proof AddrProof) bool { return proof.Addr == addr })
+}
+
+// unproved returns an address of the peer that is worth a question.
+func (p *peer) unproved(now time.Time) (netip.AddrPort, bool) {
+	if !p.reachable(now) {
+		return netip.AddrPort{}, false
+	}
+	for _, addr := range []netip.AddrPort{p.Addr, p.alt} {
+		if addr.IsValid() && addr.Port() != 0 && !p.isProved(addr) {
+			return addr, true
+		}
+	}
+	return netip.AddrPort{}, false
+}
+
+// recent returns the proofs that count, the newest first. Where the peer is now counts for as long as it is remembered.
+func (p *peer) recent(now time.Time) []AddrProof {
+	var list []AddrProof
+	for _, proof := range p.proofs {
+		if proof.Addr == p.Addr && proof.At.Before(p.seen) {
+			proof.At = p.seen
+		}
+		if proof.Addr == p.Addr || now.Sub(proof.At) < forgetDead {
+			list = append(list, proof)
+		}
+	}
+	slices.SortStableFunc(list, func(a, b AddrProof) int { return b.At.Compare(a.At) })
+	return list
+}
+
+// moves notes that a peer is about to be known at addr.
+func (p *peer) moves(now time.Time, addr netip.AddrPort) {
+	if p.Addr != addr {
+		p.proofs = p.recent(now) // with the time when it was last seen where it was
+	}
+}
+
+// addressProved notes that a peer has answered at addr, and reports whether the core waits for that.
+func (t *peerTable) addressProved(now time.Time, id ID, addr netip.AddrPort) (up bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.peers[id]
+	if p == nil {
+		return false
+	}
+	p.proofs = slices.DeleteFunc(p.recent(now), func(proof AddrProof) bool { return proof.Addr == addr })
+	p.proofs = slices.Insert(p.proofs, 0, AddrProof{addr, now})
+	p.proofs = p.proofs[:min(len(p.proofs), maxProofs)]
+	t.dirty, t.knownChanged = true, true
+	signal(t.wake)
+	up, p.upWaits = p.upWaits && addr == p.Addr, p.upWaits && addr != p.Addr
+	return up
+}
+
+// awaitProof reports whether a peer that has come has to prove its address first. If so, dueAsks or addressProved tell when
+// the core is to know of it.
+func (t *peerTable) awaitProof(id ID) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.peers[id]
+	if p == nil || p.isProved(p.Addr) {
+		return false
+	}
+	p.upWaits = true
+	return true
+}
+
+// dueAsks returns the questions that are due, the peers that the core has waited for long enough, and when the next question
+// is due; zero: none is.
+func (t *peerTable) dueAsks(now time.Time) (due []dueAsk, ups []ID, next time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for id, p := range t.peers {
+		addr, ok := p.unproved(now)
+		if !ok {
+			continue
+		}
+		q := &p.asking
+		if q.addr != addr {
+			*q = asking{addr: addr, since: q.since, next: now}
+			if again := q.since.Add(askFresh); again.After(now) {
+				q.next = again
+			}
+		}
+		if !q.next.After(now) {
+			if q.tries == 0 {
+				q.since = now
+			}
+			due = append(due, dueAsk{id, addr, q.tries})
+			q.next = now.Add(askWaits[min(q.tries, len(askWaits)-1)])
+			q.tries++
+		}
+		if p.upWaits && q.tries >= upPatience {
+			p.upWaits = false
+			ups = append(ups, id)
+		}
+		if next.IsZero() || q.next.Before(next) {
+			next = q.next
+		}
+	}
+	return due, ups, next
+}
+
+// proveLoop asks members for the proof of their addresses, and addresses that claim our id.
+func (m *Mesh) proveLoop(ctx context.Context) {
+	var streams sync.WaitGroup
+	defer streams.Wait()
+	free := make(chan struct{}, maxHandshakes)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-m.peers.unproved:
+		case <-m.asks.wake:
+			if addr, ok := m.asks.claimant(m.now()); ok {
+				m.ask(m.id, addr)
+			}
+			continue
+		case <-timer.C:
+		case <-ctx.Done():
+			return
+		}
+		due, ups, next := m.peers.dueAsks(m.now())
+		for _, id := range ups {
+			m.tell(evUp{id})
+		}
+		for _, q := range due {
+			m.ask(q.id, q.addr)
+			if q.tries == 0 {
+				continue
+			}
+			select { // it does not answer packets
+			case free <- struct{}{}:
+				streams.Go(func() {
+					m.askByStream(ctx, q.id, q.addr)
+					<-free
+				})
+			default:
+			}
+		}
+		if !next.IsZero() {
+			timer.Reset(next.Sub(m.now()))
+		}
+	}
+}
+
+// askByStream proves a member's address by a TLS handshake with it.
+func (m *Mesh) askByStream(ctx context.Context, id ID, addr netip.AddrPort) {
+	conn, err := m.dialMember(ctx, addr, func(key ed25519.PublicKey) error {
+		if IDOf(key) != id {
+			return errOtherNode
+		}
+		return nil
+	})
+	if err != nil {
+		m.cfg.Logger.Debug("an address of a member does not answer", "id", id.String(), "addr", addr, "error", escapeText(err.Error(), maxLogText))
+		return
+	}
+	_ = conn.Close()
+}
