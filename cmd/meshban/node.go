@@ -84,6 +84,9 @@ func setUp(dir home.Dir) (bool, error) {
 
 // config is what the file says, with the flags over it.
 func (o AgentOptions) config() (config.Config, error) {
+	if err := home.Dir(o.Dir).Check(); err != nil {
+		return config.Config{}, err
+	}
 	path := o.Config
 	if path == "" {
 		path = filepath.Join(o.Dir, config.FileName)

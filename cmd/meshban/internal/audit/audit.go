@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/ownfile"
 )
 
 // Bounds of the record.
@@ -211,7 +212,7 @@ func (l *Log) open() error {
 			return err
 		}
 	}
-	f, err := os.OpenFile(l.cfg.Path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, mode)
+	f, err := ownfile.Open(l.cfg.Path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, mode)
 	if err != nil {
 		return err
 	}

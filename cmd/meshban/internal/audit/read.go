@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/ownfile"
 )
 
 // Read calls yield for each entry since a time, oldest first, and stops with its error. What was added before the call
@@ -28,7 +29,7 @@ func (l *Log) Read(ctx context.Context, since time.Time, yield func(control.Audi
 		}
 	}()
 	for n := MaxOld; n >= 0; n-- {
-		f, err := os.Open(l.name(n))
+		f, err := ownfile.Open(l.name(n), os.O_RDONLY, 0)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

@@ -11,15 +11,18 @@ import (
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/ownfile"
 )
 
 // Load reads the file at path; path "" is Default(dir). The error of a file that cannot be read satisfies
-// errors.Is(err, fs.ErrNotExist) and the like; that of a wrong file is one *Error or several joined.
+// errors.Is(err, fs.ErrNotExist) and the like; that of a wrong file is one *Error or several joined. A file that others
+// can write to, or a symbolic link, is an *ownfile.Error.
 func Load(path, dir string) (Config, error) {
 	if path == "" {
 		return Default(dir), nil
 	}
-	f, err := os.Open(path)
+	f, err := ownfile.Open(path, os.O_RDONLY, 0)
 	if err != nil {
 		return Config{}, fmt.Errorf("open the config file: %w", err)
 	}

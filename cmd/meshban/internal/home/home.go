@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/ownfile"
 )
 
 // DirMode is the folder's mode: its owner alone writes, everyone may pass through to the line file and the socket,
@@ -39,10 +40,33 @@ func (d Dir) Audit() string       { return filepath.Join(string(d), "audit.jsonl
 // lock is the file whose lock the running agent holds.
 func (d Dir) lock() string { return filepath.Join(string(d), "lock") }
 
-// Make creates the folder where it is missing.
+// Make creates the folder where it is missing, and checks it.
 func (d Dir) Make() error {
+	if err := d.Check(); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(string(d), DirMode); err != nil {
 		return fmt.Errorf("make state folder: %w", err)
+	}
+	return d.Check()
+}
+
+// Check reports whether nobody but this user and root can have put there what is in the folder, or can while it is in
+// use. A folder that is missing will do.
+func (d Dir) Check() error {
+	err := ownfile.CheckDir(string(d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("state folder: %w", err)
+	}
+	for _, path := range []string{
+		d.Config(), d.Identity(), d.Secrets(), d.Authority(), d.Certificate(), d.Store(), d.Audit(), d.lock(),
+	} {
+		if err := ownfile.Check(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("state folder: %w", err)
+		}
 	}
 	return nil
 }
@@ -62,7 +86,10 @@ func (d Dir) SetUp() (bool, error) {
 // Lock takes the folder for this process and returns what gives it back. The kernel gives it back when the process
 // ends, however it ends. It returns ErrLocked when another process has it.
 func (d Dir) Lock() (release func() error, err error) {
-	f, err := os.OpenFile(d.lock(), os.O_CREATE|os.O_RDWR, 0o600)
+	if err := d.Check(); err != nil {
+		return nil, err
+	}
+	f, err := ownfile.Open(d.lock(), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock state folder: %w", err)
 	}

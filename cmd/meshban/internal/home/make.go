@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/cmd/meshban/internal/ownfile"
 	"github.com/meshban/meshban/mesh"
 )
 
@@ -79,6 +81,9 @@ type Keys struct {
 
 // Keys loads what Init or Join left.
 func (d Dir) Keys() (k Keys, err error) {
+	if err := d.Check(); err != nil {
+		return Keys{}, err
+	}
 	if k.Identity, err = mesh.LoadIdentity(d.Identity()); err != nil {
 		return Keys{}, err
 	}
@@ -135,7 +140,7 @@ func (d Dir) identity() (mesh.Identity, error) {
 // is kept beside it as meshban.yaml.old.
 func (d Dir) writeConfig(cfg config.Config, replace bool) error {
 	path := d.Config()
-	old, err := os.ReadFile(path)
+	old, err := readFile(path)
 	switch {
 	case err == nil && !replace:
 		return nil
@@ -147,6 +152,15 @@ func (d Dir) writeConfig(cfg config.Config, replace bool) error {
 		return fmt.Errorf("read config: %w", err)
 	}
 	return writeFile(path, config.Render(cfg))
+}
+
+func readFile(path string) ([]byte, error) {
+	f, err := ownfile.Open(path, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(f)
 }
 
 func writeFile(path string, text []byte) (err error) {

@@ -22,6 +22,8 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/ownfile"
 )
 
 // Gather is how long a commit waits for more to write: one disk sync then serves a whole burst. While one commit follows
@@ -144,7 +146,7 @@ func Open(path string) (s *Store, err error) {
 			s, err = nil, fmt.Errorf("open store %q: %w: %v", path, ErrDamaged, r)
 		}
 	}()
-	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: lockTimeout, FreelistType: bolt.FreelistMapType})
+	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: lockTimeout, FreelistType: bolt.FreelistMapType, OpenFile: ownfile.Open})
 	if errors.Is(err, berrors.ErrTimeout) {
 		return nil, fmt.Errorf("open store %q: %w", path, ErrInUse)
 	}
