@@ -47,6 +47,8 @@ type entry struct {
 	Reason  string
 	Source  string
 	State   string
+
+	OriginIDs []string `json:"origin_ids"`
 }
 
 // member is a line of members --json.

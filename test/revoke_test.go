@@ -39,15 +39,31 @@ func TestRevoke(t *testing.T) {
 	}
 	web1.exit(t, exitNotFound, "revoke", "nobody")
 
+	if out := web1.run(t, "revoke", bad.Name, "--dry-run"); !strings.Contains(out, "1 ban,") || !strings.Contains(out, harm.String()) {
+		t.Errorf("a dry run says: %s", out)
+	}
+	check(t, watched[harm].Silent(silent, time.Now()))
 	start = time.Now()
 	web1.run(t, "revoke", bad.Name, "--reason", "stolen")
 	took := rig.Last(open(t, watched[harm][:2], start, banLimit)).Sub(start)
 	t.Logf("lifted on both others after %.1f ms", ms(took))
 	answering(t, watched[local])
 	start = time.Now()
-	bad.run(t, "ban", local.String(), "--for", "1h")
-	bad.run(t, "unban", honest.String())
+	// It learns of it at once, says so, and protects itself all the same.
+	eventually(t, 2*time.Second, func() error {
+		r := must(bad.Run("meshban", "ban", local.String(), "--for", "1h"))(t)
+		if r.Code != exitPolicy || !strings.Contains(r.Stderr, "revoked") || !strings.Contains(r.Stderr, "stolen") {
+			return fmt.Errorf("ban on the revoked node: exit code %d, %s", r.Code, r.Stderr)
+		}
+		return nil
+	})
 	enforced(t, watched[local][2:], start)
+	if r := bad.exit(t, exitPolicy, "unban", honest.String()); !strings.Contains(r.Stderr, "on this node only") {
+		t.Errorf("unban on the revoked node: %s", r.Stderr)
+	}
+	if s := bad.run(t, "status"); !strings.Contains(s, "revoked this node") {
+		t.Errorf("the revoked node's status does not tell:\n%s", s)
+	}
 	during(2 * time.Second)
 
 	refused := func(when string) {
@@ -117,4 +133,55 @@ func TestRevokeDuringPartition(t *testing.T) {
 	healed := time.Now()
 	took := rig.Last(open(t, pairs[1:2], healed, healLimit)).Sub(healed)
 	t.Logf("lifted %.0f ms after the heal", ms(took))
+}
+
+// A captured node that calls itself by the name of another one shows up as itself everywhere, and to revoke the name
+// never shuts the innocent one out unless that is meant.
+func TestClaimedName(t *testing.T) {
+	t.Parallel()
+	m := newMesh(t, setup{nodes: 3})
+	web1, honest, bad := m.nodes[0], m.nodes[1], m.nodes[2]
+	bad.stop(t)
+	bad.args = append(bad.args, "--name", honest.Name)
+	bad.start(t)
+	harm, good := fresh(), fresh()
+	pairs, others := m.watch(t, harm), m.watch(t, good)
+	eventually(t, syncLimit, func() error {
+		if s := bad.status(t); s.Mesh.Alive != 3 {
+			return fmt.Errorf("%d alive", s.Mesh.Alive)
+		}
+		return nil
+	})
+	start := time.Now()
+	bad.run(t, "ban", harm.String(), "--for", "1h")
+	honest.run(t, "ban", good.String(), "--for", "1h")
+	enforced(t, pairs, start)
+	enforced(t, others, start)
+	id := bad.status(t).ID
+	for _, n := range []*node{web1, honest} {
+		if e, ok := n.entry(t, harm.String()); !ok || len(e.Origins) != 1 || e.Origins[0] != bad.Name || len(e.OriginIDs) != 1 || e.OriginIDs[0] != id {
+			t.Errorf("%s: list: %+v", n.Name, e)
+		}
+		if out := n.run(t, "why", harm.String()); !strings.Contains(out, "by "+bad.Name) || strings.Contains(out, honest.Name) {
+			t.Errorf("%s: why: %s", n.Name, out)
+		}
+		eventually(t, banLimit, func() error {
+			if out := n.run(t, "audit", harm.String()); !strings.Contains(out, "node "+bad.Name) || strings.Contains(out, honest.Name) {
+				return fmt.Errorf("%s: audit: %s", n.Name, out)
+			}
+			return nil
+		})
+		for _, member := range n.members(t) {
+			if member.ID == id && member.Name != bad.Name {
+				t.Errorf("%s: members: %+v", n.Name, member)
+			}
+		}
+	}
+	if out := web1.run(t, "revoke", honest.Name, "--dry-run"); strings.Contains(out, harm.String()) || strings.Contains(out, id[:8]) {
+		t.Errorf("to revoke %s would hit %s: %s", honest.Name, bad.Name, out)
+	}
+	start = time.Now()
+	web1.run(t, "revoke", bad.Name, "--yes")
+	open(t, pairs[:2], start, banLimit)
+	check(t, others[:2].Silent(start, time.Now()))
 }

@@ -236,7 +236,7 @@ func (d *Daemon) Decide(ctx context.Context, req control.DecideRequest) (control
 	e := d.byCaller(ctx, time.Now())
 	e.What, e.Prefixes, e.Reason = req.Action, req.Prefixes[:min(len(req.Prefixes), audit.MaxListed)], fmt.Sprintf("%d held bans", reply.Decided)
 	if req.Origin != "" {
-		e.Reason += " of " + req.Origin
+		e.Reason += " of " + d.names.of(from)
 	}
 	d.audit.Add(e)
 	return reply, nil

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -22,6 +23,8 @@ const (
 	maxNames = 8192
 	// valueNames is the key of the certified names in the store.
 	valueNames = "certified names"
+	// nameAuthority is what the mesh's authority is called.
+	nameAuthority = "authority"
 	// valueClaimed is where earlier builds kept the names that nodes claimed for themselves.
 	valueClaimed = "names"
 )
@@ -29,9 +32,10 @@ const (
 // names maps nodes to the names that the authority has certified. What a node calls itself is ignored, except in a mesh
 // without an authority.
 type names struct {
-	self    ban.Origin
-	own     string // this node's name until its certificate is known
-	claimed bool   // the mesh has no authority: names are what nodes claim
+	self      ban.Origin
+	own       string     // this node's name until its certificate is known
+	authority ban.Origin // who signs for the mesh's authority
+	claimed   bool       // the mesh has no authority: names are what nodes claim
 
 	mu   sync.RWMutex // guards what follows
 	byID map[ban.Origin]*named
@@ -127,10 +131,13 @@ func withID(name string, id ban.Origin) string {
 // findLocked returns the name of a node, "" if it has none, and whether it can mean no other node.
 func (n *names) findLocked(id ban.Origin) (name string, unique bool) {
 	e := n.byID[id]
-	if e == nil {
-		if id == n.self {
-			return n.own, n.own != "" && n.used[n.own].all == 0
-		}
+	switch {
+	case e != nil:
+	case id == n.self:
+		return n.own, n.own != "" && n.used[n.own].all == 0
+	case id == n.authority && id != ban.Origin{}:
+		return nameAuthority, n.used[nameAuthority].all == 0
+	default:
 		return "", false
 	}
 	nodes := n.used[e.Name].all
@@ -265,14 +272,16 @@ func (n *names) save() []byte {
 	return text
 }
 
-// openNames reads the certified names that an earlier run has stored.
-func (d *Daemon) openNames(authority bool) {
+// openNames reads the certified names that an earlier run has stored. key is the authority's, empty if there is none.
+func (d *Daemon) openNames(key []byte) {
 	var saved []byte
-	if authority {
+	if len(key) > 0 {
 		saved = d.store.Value(valueNames)
 	}
 	d.names = newNames(saved, d.self, d.cfg.Name)
-	d.names.claimed = !authority
+	if d.names.claimed = len(key) == 0; !d.names.claimed {
+		d.names.authority = ban.Origin(mesh.IDOf(key))
+	}
 	d.store.Set(valueClaimed, nil)
 }
 
@@ -285,6 +294,27 @@ func (d *Daemon) recertified(s mesh.Standing) {
 	if id := ban.Origin(s.ID); d.names.sharing(id) > 1 {
 		d.log.Warn("several certified nodes have one name: each is shown with its id", "name", d.names.plain(id), "id", s.ID.String())
 	}
+}
+
+// nameNodes puts names to the ids in a text, and to the addresses at which members are.
+func (d *Daemon) nameNodes(text string) string {
+	at := make(map[string][]ban.Origin)
+	for _, m := range d.mesh.Members() {
+		addr := m.Addr.Addr().Unmap()
+		for _, where := range []string{addr.String(), netip.AddrPortFrom(addr, m.Addr.Port()).String()} {
+			at[where] = append(at[where], ban.Origin(m.ID))
+		}
+	}
+	words := strings.Split(text, " ")
+	for i, w := range words {
+		core := strings.Trim(w, ",;:.()")
+		if id, err := mesh.ParseID(core); err == nil {
+			words[i] = strings.Replace(w, core, d.names.full(ban.Origin(id)), 1)
+		} else if ids := at[core]; len(ids) == 1 { // several may share an address
+			words[i] = strings.Replace(w, core, core+" (where "+d.names.of(ids[0])+" is)", 1)
+		}
+	}
+	return strings.Join(words, " ")
 }
 
 // member takes news of a member: its address for the never-ban list, and an event for those who watch.

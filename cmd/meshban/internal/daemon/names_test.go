@@ -79,6 +79,19 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// The authority has a name of its own, unless a node has it too.
+func TestNameOfTheAuthority(t *testing.T) {
+	n := newNames(nil, ban.Origin{9}, "self")
+	n.authority = ban.Origin{8}
+	if got := n.of(n.authority); got != nameAuthority {
+		t.Errorf("%q", got)
+	}
+	n.certify(certifiedAs(nameAuthority, 1))
+	if got := n.of(n.authority); got != "authority (08000000)" {
+		t.Errorf("beside a node of that name: %q", got)
+	}
+}
+
 // A node that calls itself by the name of another one shows up as itself everywhere, and to revoke the name means the
 // innocent node only where that is meant.
 func TestACapturedNodeUnderAnotherName(t *testing.T) {
@@ -128,6 +141,19 @@ func TestACapturedNodeUnderAnotherName(t *testing.T) {
 		})
 		return found
 	})
+	id := mesh.ID(b.self).String()
+	for text, want := range map[string]string{
+		"origin " + id + " signed two frames":              "origin b (" + b.self.Short() + ") signed two frames",
+		"names: " + id + ": 1 op":                          "names: b (" + b.self.Short() + "): 1 op",
+		"192.0.2.77:7946 sends, " + ban.Origin{7}.String(): "192.0.2.77:7946 sends, 07000000",
+	} {
+		if got := a.nameNodes(text); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	if got := a.nameNodes(b.mesh.Addr().String() + " sends too much"); !strings.Contains(got, " is) sends") {
+		t.Errorf("an address: %q", got)
+	}
 	if s, err := b.Status(t.Context()); err != nil || s.Name != "b" {
 		t.Errorf("status: %q, %v", s.Name, err)
 	}

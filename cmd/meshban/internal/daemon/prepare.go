@@ -70,7 +70,7 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.openNames(keys.Secrets.HasAuthority())
+	d.openNames(authorityKey(keys.Secrets))
 	if d.audit, err = audit.New(audit.Config{Path: d.home.Audit(), Logger: d.log, OnProblem: d.auditProblem}); err != nil {
 		return err
 	}
@@ -103,6 +103,14 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	}
 	runtime.GC() // what the start left behind must not be collected during the first ban
 	return nil
+}
+
+// authorityKey returns the public key of the mesh's authority, empty if it has none.
+func authorityKey(s mesh.Secrets) []byte {
+	if !s.HasAuthority() {
+		return nil
+	}
+	return s.Authority[:]
 }
 
 // access finds the groups that may use the control socket.

@@ -154,6 +154,9 @@ func (d *Daemon) Status(context.Context) (control.Status, error) {
 		},
 		Problems: d.problems.list(now),
 	}
+	for i, text := range s.Problems {
+		s.Problems[i] = d.nameNodes(text)
+	}
 	for _, a := range d.attempts {
 		if a.Err != nil {
 			s.Firewall.Tried = append(s.Firewall.Tried, control.Attempt{Backend: a.Name, Error: a.Err.Error()})
