@@ -188,8 +188,8 @@ func TestNewNodeKey(t *testing.T) {
 	}
 	web3.start(t)
 	start = time.Now()
-	web3.run(t, "ban", stolen.String(), "--for", "1h")
-	web3.run(t, "unban", banned.String())
+	web3.exit(t, exitPolicy, "ban", stolen.String(), "--for", "1h")
+	web3.exit(t, exitPolicy, "unban", banned.String())
 	enforced(t, watched[stolen][2:], start)
 	during(3 * time.Second)
 	answering(t, watched[stolen][:2])
