@@ -116,7 +116,7 @@ func (s *siege) attack(t *testing.T, name string, args ...string) *rig.Proc {
 }
 
 // attacker is the name in the certificate of who attacked last. It calls itself otherwise.
-func (s *siege) attacker() string { return fmt.Sprintf("hostile%d", s.attacks) }
+func (s *siege) attacker() string { return fmt.Sprint(hostileName, s.attacks) }
 
 func (s *siege) attackAs(t *testing.T, name string, args ...string) *rig.Proc {
 	t.Helper()
@@ -197,7 +197,17 @@ func (s *siege) measureOn(nodes []*node, n int) (figures, error) {
 		during(banEvery)
 	}
 	wg.Wait()
-	return figuresOf(times, own), errors.Join(errs...)
+	return figuresOf(times, own), firstOf("bans were not enforced everywhere", errs)
+}
+
+// firstOf says how many of some errors there are, and the first one.
+func firstOf(what string, errs []error) error {
+	found := slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return err == nil })
+	if len(found) == 0 {
+		return nil
+	}
+	first, _, _ := strings.Cut(found[0].Error(), "\n")
+	return fmt.Errorf("%d of %d %s: %s", len(found), len(errs), what, first)
 }
 
 // slower says what is wrong with figures under attack: bans take longer than they did before, and longer than those of the

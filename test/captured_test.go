@@ -177,7 +177,7 @@ func TestOutsider(t *testing.T) {
 			t.Errorf("%s: %d KiB resident at most, want %d", n.Name, peak, attackedRSS)
 		}
 		for _, m := range n.members(t) {
-			if strings.HasPrefix(m.Name, "hostile") || m.Name == claimedName {
+			if strings.HasPrefix(m.Name, hostileName) || m.Name == claimedName {
 				t.Errorf("%s has the outsider as a member: %+v", n.Name, m)
 			}
 		}
