@@ -22,6 +22,9 @@ type FollowerConfig struct {
 	// Run's goroutine only, and following stops until it returns. The batch has at most MaxBatch lines, is
 	// reused after the return, and may be empty: the position alone has moved (noise, own lines, start, rotation).
 	Handle func(batch []Line, pos Position)
+	// Memory outlives this Follower, as the position does; nil = a file that is rewritten between two runs is read from
+	// its end.
+	Memory Memory
 	// Own is shared with the Emitter for the same file; nil = nothing is emitted.
 	Own *OwnRanges
 	// Logger gets changes of state; nil = none.
@@ -61,6 +64,7 @@ type Stats struct {
 	Accepted    uint64            // lines handed over, those with Line.Emitted included
 	Own         uint64            // lines that this node's Emitter wrote in this run, skipped
 	Ignored     map[Reason]uint64 // every reason is there, also at 0
+	Misread     map[Reason]uint64 // of the accepted: what was said badly beside the address (Line.Misread), also at 0
 	Bytes       uint64            // read, own lines included
 	Rotations   uint64            // another file stood at the path
 	Truncations uint64            // the file became another text in place
@@ -79,6 +83,8 @@ type Follower struct {
 
 	// Run's goroutine alone.
 	scan    scanner
+	marks   *marks
+	now     time.Time // of the look
 	current *reader   // nil = there is none yet, and from says where to begin
 	from    Position  // where to begin
 	told    Position  // what Handle got last
@@ -95,7 +101,7 @@ func NewFollower(cfg FollowerConfig) (*Follower, error) {
 		return nil, err
 	}
 	return &Follower{
-		cfg: cfg, from: cfg.Start, told: cfg.Start,
+		cfg: cfg, from: cfg.Start, told: cfg.Start, marks: loadMarks(cfg.Memory),
 		scan: scanner{buf: make([]byte, chunkSize+fingerprintWindow), batch: make([]Line, 0, MaxBatch)},
 	}, nil
 }
@@ -142,9 +148,9 @@ func (f *Follower) Stats() Stats {
 	defer f.mu.Unlock()
 	stats := f.stats
 	stats.Accepted, stats.Own, stats.Bytes = f.total.accepted, f.total.own, f.total.bytes
-	stats.Ignored = make(map[Reason]uint64, endOfReasons)
+	stats.Ignored, stats.Misread = make(map[Reason]uint64, endOfReasons), make(map[Reason]uint64, endOfReasons)
 	for _, r := range Reasons() {
-		stats.Ignored[r] = f.total.ignored[r]
+		stats.Ignored[r], stats.Misread[r] = f.total.ignored[r], f.total.misread[r]
 	}
 	return stats
 }
@@ -158,6 +164,7 @@ func (f *Follower) addCounters(c *counters) {
 	f.total.bytes += c.bytes
 	for r, n := range c.ignored {
 		f.total.ignored[r] += n
+		f.total.misread[r] += c.misread[r]
 	}
 	*c = counters{}
 }

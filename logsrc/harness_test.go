@@ -21,8 +21,15 @@ type tail struct {
 	echo  []string // addresses of emitted ones
 	calls int
 	own   *OwnRanges
+	kept  slots  // stored, as the daemon would
 	stop  func() // called before each Handle, if set
 }
+
+// slots is a Memory.
+type slots map[int][]byte
+
+func (s slots) Load(slot int) []byte        { return s[slot] }
+func (s slots) Save(slot int, block []byte) { s[slot] = block }
 
 // tb is what *testing.T and *rapid.T have in common.
 type tb interface {
@@ -32,7 +39,7 @@ type tb interface {
 }
 
 func newTail(t testing.TB, path string) *tail {
-	x := &tail{t: t, path: path, now: time.Unix(1_000_000, 0), own: new(OwnRanges)}
+	x := &tail{t: t, path: path, now: time.Unix(1_000_000, 0), own: new(OwnRanges), kept: slots{}}
 	x.start()
 	t.Cleanup(func() { x.f.close() })
 	return x
@@ -40,7 +47,7 @@ func newTail(t testing.TB, path string) *tail {
 
 func (x *tail) start() {
 	x.t.Helper()
-	f, err := NewFollower(FollowerConfig{Path: x.path, Start: x.pos, Own: x.own, Handle: x.handle})
+	f, err := NewFollower(FollowerConfig{Path: x.path, Start: x.pos, Own: x.own, Memory: x.kept, Handle: x.handle})
 	if err != nil {
 		x.t.Fatal(err)
 	}

@@ -27,6 +27,12 @@ const (
 type Line struct {
 	// Addr is a literal from the line, unmapped (never 4-in-6), without a zone.
 	Addr netip.Addr
+	// Net is the length of a prefix that begins at Addr, masked; 0 = the address alone. Only a line with the word jail=,
+	// as our fail2ban action writes it, may name a prefix.
+	Net int
+	// Misread is the first of BadPort, UnknownService and BadOption that is wrong with the line; 0 = nothing. The ports or
+	// the option count as not said.
+	Misread Reason
 	// Ports is canonical text: "" means all ports, else a sorted comma list of items such as "22/tcp", "80",
 	// "8000-8010/udp". Names are resolved, double items dropped, overlapping ones not merged. At most
 	// [MaxPortItems] items.
@@ -54,8 +60,8 @@ type Line struct {
 	Emitted bool
 }
 
-// Reason says why a line was ignored. It is the error that [Parse] returns, and its text is fit to be a metric
-// label.
+// Reason says why a line was ignored, or what of it was. It is the error that [Parse] returns, and its text is fit to be
+// a metric label.
 type Reason uint8
 
 // The reasons, in the order in which a line is judged.
@@ -70,6 +76,7 @@ const (
 	UnknownService                   // a name that neither the table nor /etc/services knows
 	BadOption                        // bantime= or failures= without a number
 	TrailingText                     // something after the ports that is not key=value
+	ReadBefore                       // a line of a rewritten file that was read before it was rewritten
 	endOfReasons
 )
 
@@ -84,6 +91,7 @@ var reasonText = [endOfReasons]string{
 	UnknownService: "unknown service",
 	BadOption:      "bad option",
 	TrailingText:   "trailing text",
+	ReadBefore:     "read before",
 }
 
 func (r Reason) String() string {

@@ -12,8 +12,9 @@ const byteOrderMark = "\xef\xbb\xbf"
 // Parse takes one line, with or without its end. The error is a [Reason], or nil.
 //
 // The line must end in "HOST <ip> PORT <spec>" and may go on with words of the form key=value, of which bantime=
-// (seconds, or negative for permanent), jail= and failures= are taken and others are ignored. Whatever stands in
-// front of the last HOST is only searched for the tag.
+// (seconds, or negative for permanent), jail= and failures= are taken and others are ignored. With jail= the address may
+// be a prefix. What is wrong with ports or options does not save the address; see Line.Misread. Whatever stands in front
+// of the last HOST is only searched for the tag.
 func Parse(line []byte) (Line, error) {
 	var l Line
 	if reason := parse(line, &l); reason != 0 {
@@ -75,26 +76,28 @@ func parseTail(tail []byte, l *Line) Reason {
 		return NoPort
 	}
 	var reason Reason
-	if l.Addr, reason = parseAddr(addr); reason != 0 {
+	if l.Addr, l.Net, reason = parsePrefix(addr); reason != 0 {
 		return reason
 	}
 	spec, tail := portWords(tail)
-	if l.Ports, reason = portSpec(spec); reason != 0 {
-		return reason
-	}
+	l.Ports, l.Misread = portSpec(spec)
 	for {
 		var word []byte
 		if word, tail = nextWord(tail); len(word) == 0 {
-			return 0
+			break
 		}
 		key, value, ok := bytes.Cut(word, []byte{'='})
 		if !ok || len(key) == 0 {
 			return TrailingText
 		}
-		if !parseOption(key, value, l) {
-			return BadOption
+		if !parseOption(key, value, l) && l.Misread == 0 {
+			l.Misread = BadOption
 		}
 	}
+	if l.Net != 0 && l.Jail == "" {
+		return BadAddress
+	}
+	return 0
 }
 
 // portWords takes the words of a list of ports: none where an option or the end comes next, one, or more where a
@@ -141,6 +144,24 @@ func parseOption(key, value []byte, l *Line) bool {
 		l.Failures = n
 	}
 	return true
+}
+
+// parsePrefix takes an address, or with its length a prefix, which it masks; bits is 0 for all of an address.
+func parsePrefix(word []byte) (addr netip.Addr, bits int, reason Reason) {
+	word, length, isPrefix := bytes.Cut(word, []byte{'/'})
+	addr, reason = parseAddr(word)
+	if !isPrefix || reason != 0 {
+		return addr, 0, reason
+	}
+	bits, ok := number(length, 129)
+	prefix, err := addr.Prefix(bits)
+	if !ok || bits == 0 || err != nil {
+		return addr, 0, BadAddress
+	}
+	if bits == addr.BitLen() {
+		bits = 0
+	}
+	return prefix.Addr(), bits, 0
 }
 
 // parseAddr takes a literal; a v6 one may stand in brackets.

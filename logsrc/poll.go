@@ -14,6 +14,7 @@ import (
 // poll looks at the file once: it reads what is new, and goes over to another file that stands at the path. All
 // that a Follower does happens here; Run only says when.
 func (f *Follower) poll(ctx context.Context, now time.Time) {
+	f.now = now
 	err := f.readCurrent(ctx, now)
 	next, openErr := f.openOther()
 	switch {
@@ -64,7 +65,7 @@ func (f *Follower) readCurrent(ctx context.Context, now time.Time) error {
 		f.stats.Truncations++
 		f.mu.Unlock()
 		f.cfg.Logger.Info("the line file was truncated", "path", f.cfg.Path, "offset", r.offset)
-		return f.readAll(ctx, now, plan(f.cfg.Path, r.position(), r))
+		return f.readAll(ctx, now, f.plan(r.position(), r))
 	}
 	if err != nil {
 		// A network file system may have forgotten the descriptor: take it up again by its position.
@@ -87,7 +88,7 @@ func (f *Follower) rotate(ctx context.Context, now time.Time, next *reader) erro
 	f.stats.Rotations++
 	f.mu.Unlock()
 	f.cfg.Logger.Info("the line file was rotated", "path", f.cfg.Path, "offset", old.offset)
-	queue := plan(f.cfg.Path, old.position(), next)
+	queue := f.plan(old.position(), next)
 	if queue[0].id == old.id { // the old file under its new name: it is open already
 		queue[0].close()
 		queue = queue[1:]
@@ -99,7 +100,7 @@ func (f *Follower) rotate(ctx context.Context, now time.Time, next *reader) erro
 // begin finds where to begin; next is the file at the path, or nil and openErr says why not.
 func (f *Follower) begin(ctx context.Context, now time.Time, next *reader, openErr error) error {
 	if !f.from.IsZero() {
-		queue := plan(f.cfg.Path, f.from, next)
+		queue := f.plan(f.from, next)
 		if len(queue) > 0 {
 			f.tell(queue[0].position())
 		}
@@ -116,7 +117,11 @@ func (f *Follower) begin(ctx context.Context, now time.Time, next *reader, openE
 		}
 		return nil
 	}
-	if err := next.seekEnd(); err != nil {
+	err := next.seekEnd()
+	if err == nil {
+		err = f.learn(next)
+	}
+	if err != nil {
 		next.close()
 		return fmt.Errorf("follow %q: %w", f.cfg.Path, err)
 	}

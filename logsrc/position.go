@@ -23,9 +23,13 @@ func (p Position) IsZero() bool { return p == Position{} }
 // fingerprint is FNV-1a (64 bit) of the last bytes of what stands in front of an offset. It is never 0 for an
 // empty text, so that a Position at offset 0 is not the zero Position.
 func fingerprint(before []byte) uint64 {
-	before = before[max(0, len(before)-fingerprintWindow):]
+	return fnv1a(before[max(0, len(before)-fingerprintWindow):])
+}
+
+// fnv1a is the 64-bit hash of that name.
+func fnv1a(text []byte) uint64 {
 	h := uint64(14695981039346656037)
-	for _, c := range before {
+	for _, c := range text {
 		h = (h ^ uint64(c)) * 1099511628211
 	}
 	return h

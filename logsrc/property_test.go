@@ -140,6 +140,25 @@ func (m *model) actions() map[string]func(*rapid.T) {
 			copyTruncate(t, m.path)
 			m.header()
 		},
+		"edit": func(t *rapid.T) {
+			m.x.poll() // what was deleted before anyone read it is nobody's news
+			down := rapid.Bool().Draw(t, "down")
+			if down {
+				m.x.f.close()
+			}
+			edit(m.t, m.path, rapid.Bool().Draw(t, "in place"), func(all []string) []string {
+				keep := rapid.SliceOfN(rapid.Bool(), 1, 16).Draw(t, "keep")
+				return slices.DeleteFunc(all, func(s string) bool {
+					whole := strings.HasSuffix(s, "\n") && !strings.HasPrefix(s, "this is generation")
+					keep = append(keep[1:], keep[0])
+					return whole && !keep[0]
+				})
+			})
+			if down {
+				m.restart()
+			}
+			m.x.poll()
+		},
 		"poll": func(t *rapid.T) { m.x.poll() },
 		"poll, stopped": func(t *rapid.T) {
 			ctx, cancel := context.WithCancel(context.Background())
@@ -173,7 +192,7 @@ func (m *model) restart() {
 
 func tailOf(s []string) []string { return s[max(0, len(s)-20):] }
 
-// TestFollowerAgainstModel: any appends, rotations, truncations, emissions and restarts, in any order, with looks
+// TestFollowerAgainstModel: any appends, rotations, truncations, edits, emissions and restarts, in any order, with looks
 // at the file between them or not, give every line once and in order.
 func TestFollowerAgainstModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {

@@ -21,6 +21,9 @@ type reader struct {
 	skip   bool   // offset lies inside a line that is too long
 	before []byte // what stands in front of offset, at most fingerprintWindow bytes
 	until  time.Time
+
+	recall *recall            // how old lines are told from new ones; nil = all are new
+	again  map[int64]struct{} // where the lines begin that were read before, as of the last look
 }
 
 // openReader opens path to be read from its beginning.

@@ -18,13 +18,15 @@ const (
 )
 
 // plan says what has to be read after pos, in order: the rest of the file that pos speaks of, wherever it is now;
-// generations between it and today's file; today's file (now, nil = there is none), from its beginning or from
-// where it was left. It never gives a byte that stands before pos. The readers belong to the caller.
-func plan(path string, pos Position, now *reader) []*reader {
+// generations between it and today's file; today's file (now, nil = there is none), from where it was left or from its
+// beginning. Lines that were read before are recognised in whatever is read from its beginning (see recall). The readers
+// belong to the caller.
+func (f *Follower) plan(pos Position, now *reader) []*reader {
 	if now != nil && now.id.inode == pos.Inode && found(now, pos) {
+		f.startOver(now, false)
 		return []*reader{now}
 	}
-	beside := siblings(path)
+	beside := siblings(f.cfg.Path)
 	old := openOld(beside, pos, now, func(s sibling) bool { return s.inode == pos.Inode })
 	if old == nil && pos.Offset >= minCopyMatch {
 		// Saved by an editor, restored, or on a file system that numbers its files anew at each mount.
@@ -37,13 +39,34 @@ func plan(path string, pos Position, now *reader) []*reader {
 	var queue []*reader
 	if old != nil {
 		queue = append(queue, old)
-		queue = append(queue, between(beside, old, now)...)
+		for _, r := range between(beside, old, now) {
+			f.startOver(r, false)
+			queue = append(queue, r)
+		}
 	}
 	if now != nil {
 		now.rewind()
+		if len(f.marks.all) == 0 && pos.Offset > 0 && old == nil {
+			_ = now.seekEnd() // an error comes back when it is read
+		}
+		f.startOver(now, old == nil || !rotated(old.name, f.cfg.Path))
 		queue = append(queue, now)
 	}
 	return queue
+}
+
+// startOver has lines that were read before recognised in a reader that stands at the beginning of its file.
+func (f *Follower) startOver(r *reader, edited bool) {
+	r.recall = nil
+	if r.offset == 0 && len(f.marks.all) > 0 {
+		r.recall = &recall{edited: edited, until: f.now.Add(settle)}
+	}
+}
+
+// rotated reports whether name is path with a number or a date behind it, and not what an editor calls its copy.
+func rotated(name, path string) bool {
+	suffix := strings.TrimPrefix(filepath.Base(name), filepath.Base(path))
+	return len(suffix) > 1 && '0' <= suffix[1] && suffix[1] <= '9'
 }
 
 // found says whether r holds the text that was read up to pos, and seeks there. A file that cannot be read counts

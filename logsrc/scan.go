@@ -15,11 +15,14 @@ type scanner struct {
 
 type counters struct {
 	accepted, own, bytes uint64
-	ignored              [endOfReasons]uint64
+	ignored, misread     [endOfReasons]uint64
 }
 
 // drain reads r to its end and hands over what it finds. It returns early, without an error, when ctx ends.
 func (f *Follower) drain(ctx context.Context, r *reader) error {
+	if err := f.recognise(r); err != nil {
+		return err
+	}
 	for ctx.Err() == nil {
 		c, full, err := r.read(f.scan.buf)
 		if err != nil {
@@ -44,7 +47,7 @@ func (f *Follower) consume(ctx context.Context, r *reader, c chunk) {
 		}
 		if r.skip {
 			r.skip = false
-		} else if reason := s.take(text[at:at+n], c.base+int64(at)); reason != 0 {
+		} else if reason := f.take(r, text[at:at+n], c.base+int64(at)); reason != 0 {
 			s.count.ignored[reason]++
 		}
 		at += n + 1
@@ -75,7 +78,7 @@ func (f *Follower) finish(ctx context.Context, r *reader) {
 	if !ok {
 		return
 	}
-	if reason := f.scan.take(c.lines(), r.offset); reason == 0 {
+	if reason := f.take(r, c.lines(), r.offset); reason == 0 {
 		f.handOver(r, c, len(c.lines()))
 	}
 }
@@ -86,7 +89,7 @@ func (f *Follower) abandon(ctx context.Context, r *reader) {
 	if !ok {
 		return
 	}
-	if reason := f.scan.take(c.lines(), r.offset); reason != 0 {
+	if reason := f.take(r, c.lines(), r.offset); reason != 0 {
 		f.scan.count.ignored[reason]++
 	}
 	f.handOver(r, c, len(c.lines()))
@@ -106,21 +109,34 @@ func (f *Follower) partial(ctx context.Context, r *reader) (chunk, bool) {
 	return c, true
 }
 
-// take judges one line that begins at offset; a good one joins the batch.
-func (s *scanner) take(line []byte, offset int64) Reason {
+// take judges one line of r that begins at offset; a good one joins the batch.
+func (f *Follower) take(r *reader, line []byte, offset int64) Reason {
+	s := &f.scan
+	s.batch = append(s.batch, Line{})
+	l := &s.batch[len(s.batch)-1]
+	reason := parse(line, l)
+	if reason == 0 {
+		if _, old := r.again[offset]; old {
+			reason = ReadBefore
+		} else {
+			f.marks.add(markOf(line, l))
+		}
+	}
 	// The tag is asked for too: after a truncation a range may speak of text that is no longer there.
-	if s.isOwn(offset, offset+int64(len(line))) && bytes.Contains(line, emittedTag) {
+	own := s.isOwn(offset, offset+int64(len(line))) && bytes.Contains(line, emittedTag)
+	switch {
+	case own:
 		s.count.own++
+		reason = 0
+	case reason == 0:
+		s.count.accepted++
+		if l.Misread != 0 {
+			s.count.misread[l.Misread]++
+		}
 		return 0
 	}
-	s.batch = append(s.batch, Line{})
-	reason := parse(line, &s.batch[len(s.batch)-1])
-	if reason != 0 {
-		s.batch = s.batch[:len(s.batch)-1]
-		return reason
-	}
-	s.count.accepted++
-	return 0
+	s.batch = s.batch[:len(s.batch)-1]
+	return reason
 }
 
 // emittedTag stands in every line that the Emitter writes.
@@ -157,4 +173,5 @@ func (f *Follower) tell(pos Position) {
 	f.cfg.Handle(s.batch, pos)
 	clear(s.batch) // lets go of the strings
 	s.batch = s.batch[:0]
+	f.marks.save() // after the lines, so that a crash between the two forgets and never skips
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -170,6 +171,50 @@ func TestLineFileSurvives(t *testing.T) {
 	answering(t, old)
 }
 
+// The line file is a text that people edit: what was lifted stays open on every node, whatever they do to it.
+func TestEditedLineFile(t *testing.T) {
+	m := newMesh(t, setup{nodes: 2})
+	n := m.nodes[0]
+	src := fresh()
+	pairs := m.watch(t, src)
+	rest := ""
+	for range 5 {
+		rest += fmt.Sprintf("Nov 22 11:02:11 web1 root[7]: HOST %v PORT 22\n", fresh())
+	}
+	start := must(n.AppendFile(lineFile, rest[:len(rest)/5]+fmt.Sprintf("HOST %v PORT 22\n", src)+rest[len(rest)/5:]))(t)
+	enforced(t, pairs, start)
+	start = time.Now()
+	m.nodes[1].run(t, "unban", src.String())
+	open(t, pairs, start, banLimit)
+	for _, c := range []struct {
+		name, command string
+		down          bool
+	}{
+		{"ok: sed -i deletes the first line", "sed -i 1d FILE", false},
+		{"ok: sed -i changes every line", "sed -i 's/PORT 22/PORT 80/' FILE", false},
+		{"ok: an editor writes in place", "sed '$d' FILE >/tmp/x && cat /tmp/x >FILE", false},
+		{"ok: a copy is put back", "cp FILE /tmp/x && : >FILE && cp /tmp/x FILE", false},
+		{"ok: rotation keeps a tail", "cp FILE FILE.1 && tail -n 3 FILE.1 >FILE", false},
+		{"ok: sed -i while the agent is down", "sed -i '$d' FILE", true},
+		{"ok: a blank behind every line while the agent is down", "sed -i 's/$/ /' FILE", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.down {
+				n.stop(t)
+			}
+			must(n.Shell(strings.ReplaceAll(c.command, "FILE", lineFile)))(t)
+			if c.down {
+				n.start(t)
+			}
+			next := fresh()
+			watched := m.watch(t, next)
+			defer watched.Stop()
+			enforced(t, watched, must(n.AppendFile(lineFile, fmt.Sprintf("HOST %v PORT 22\n", next)))(t))
+			answering(t, pairs)
+		})
+	}
+}
+
 // Who writes a line decides how long it lasts, and a line can name a port.
 func TestLineWords(t *testing.T) {
 	m := newMesh(t, setup{nodes: 2, config: "lines:\n  ports: as-written"})
@@ -188,4 +233,20 @@ func TestLineWords(t *testing.T) {
 	if left := e.Until.Sub(start); left < 598*time.Second || left > 602*time.Second {
 		t.Errorf("a bantime of 600 s ends after %v", left)
 	}
+}
+
+// A peer's ban of one port keeps no sighting of another from counting.
+func TestAnotherPortIsNoEcho(t *testing.T) {
+	m := newMesh(t, setup{nodes: 2, config: "lines:\n  ports: as-written"})
+	a, b := m.nodes[0], m.nodes[1]
+	src := fresh()
+	p22, p80 := m.watchNode(t, src, a, 22), m.watchNode(t, src, a, 80)
+	enforced(t, p22, a.write(t, src, "22 bantime=600"))
+	eventually(t, banLimit, func() error {
+		if got := b.lines(t, src); len(got) != 1 {
+			return fmt.Errorf("%s emitted %q", b.Name, got)
+		}
+		return nil
+	})
+	enforced(t, p80, b.write(t, src, "80 bantime=600"))
 }

@@ -139,7 +139,7 @@ func (c *command) status(ctx *cli.Context) error {
 	field(c.out, "firewall", fw...)
 	field(c.out, "lines", fmt.Sprintf("%s accepted, %s ignored, %s, %s emitted%s", count(s.Lines.Accepted),
 		count(s.Lines.Ignored), plural(int(s.Lines.Echoes), "echo", "echoes"), count(s.Lines.Emitted), in(s.Lines.File)),
-		ignoredBy(s.Lines.IgnoredBy))
+		byReason("ignored", s.Lines.IgnoredBy), byReason("banned in spite of", s.Lines.MisreadBy))
 	for _, p := range s.Problems {
 		field(c.out, "problem", p)
 	}
@@ -153,8 +153,8 @@ func in(file string) string {
 	return " in " + file
 }
 
-// ignoredBy tells the reasons for which lines were ignored, most frequent first.
-func ignoredBy(reasons map[string]uint64) string {
+// byReason lists what counts lines, and how many for each reason, the most frequent first.
+func byReason(what string, reasons map[string]uint64) string {
 	type reason struct {
 		name string
 		n    uint64
@@ -173,5 +173,5 @@ func ignoredBy(reasons map[string]uint64) string {
 	if len(parts) == 0 {
 		return ""
 	}
-	return "ignored: " + strings.Join(parts, ", ")
+	return what + ": " + strings.Join(parts, ", ")
 }

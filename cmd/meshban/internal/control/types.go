@@ -279,6 +279,7 @@ type LineStatus struct {
 	Echoes    uint64            `json:"echoes"`
 	Emitted   uint64            `json:"emitted"`
 	IgnoredBy map[string]uint64 `json:"ignored_by,omitempty"` // reason -> count
+	MisreadBy map[string]uint64 `json:"misread_by,omitempty"` // what accepted lines said badly beside the address -> count
 }
 
 // Event is something that happened. Name is one of ban, refresh, unban, expire, pending, held, allow, unallow, join,

@@ -217,7 +217,7 @@ func (d *Daemon) settleLocked(changes []ban.Change) {
 			updates = append(updates, fw.Update{Entry: kernelEntry(c.Prefix, c.Ports, c.Until), Remove: c.Lift})
 		}
 		if c.Lift && !c.Local {
-			d.echoes.lifted(time.Now(), c.Prefix)
+			d.echoes.lifted(time.Now(), c)
 		}
 	}
 	if allow {

@@ -3,10 +3,12 @@ package daemon
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/logsrc"
 )
 
 const (
@@ -39,9 +41,13 @@ type emission struct {
 
 func newEmitQueue() *emitQueue { return &emitQueue{wake: make(chan struct{}, 1)} }
 
-// add queues c and never blocks. A CIDR has no classic form.
+// emits reports whether the line file gets a line for a ban of another node: a CIDR has no classic form, and a list that
+// was imported is nobody's sighting.
+func emits(c ban.Change) bool { return c.Prefix.IsSingleIP() && c.Source != ban.SourceImport }
+
+// add queues c, if it is emitted, and never blocks.
 func (q *emitQueue) add(c ban.Change) {
-	if !c.Prefix.IsSingleIP() {
+	if !emits(c) {
 		return
 	}
 	q.mu.Lock()
@@ -98,13 +104,53 @@ func (q *emitQueue) dropped() uint64 {
 }
 
 const (
-	// echoGrace is how long after the end of a ban from the mesh a line about all ports of its address counts as the
-	// late answer of a local fail2ban that had read the emitted line. fail2ban polls once a second; a minute covers a
-	// busy one.
+	// echoGrace is how long a local fail2ban may take to answer an emitted line with one of its own, which then ends that
+	// much later than the ban; and how long after the end of a ban such an answer still counts as one. fail2ban polls once
+	// a second; a minute covers a busy one.
 	echoGrace = time.Minute
 	// maxEchoes bounds the addresses remembered for that.
 	maxEchoes = 1 << 16
 )
+
+// echoLocked reports whether a line exists only because this node emitted one: it is that line, from a former run, or
+// what a local fail2ban wrote after it had read it. Such a line is no sighting.
+//
+// The recipe's action repeats the address with all ports and says no length. Of any other line only what the ban of a
+// peer does already can be such an answer: not a line about other ports, and not one for longer.
+func (d *Daemon) echoLocked(now time.Time, line logsrc.Line) bool {
+	// A syslog daemon that writes what `logger -t newbans` said makes the same form, with this machine's name in it. We
+	// emit only what others banned.
+	if line.Emitted && line.Origin != d.hostName {
+		return true
+	}
+	if line.Net != 0 || !d.cfg.Lines.Emit {
+		return false
+	}
+	ports, err := ban.ParsePorts(line.Ports)
+	if err != nil || line.Misread != 0 {
+		return false
+	}
+	recipes := ports.IsAll() && line.BanTime == 0 && line.Jail == ""
+	if recipes && d.echoes.fresh(now, line.Addr) {
+		return true
+	}
+	ends := now.Add(lineLength(&d.cfg, line) - echoGrace)
+	for r := range d.table.RemoteBans(now, line.Addr) {
+		if r.Source != ban.SourceImport && (recipes || covers(r.Ports, ports) && !r.Until.Before(ends)) {
+			return true
+		}
+	}
+	return false
+}
+
+// covers reports whether all has every port of some.
+func covers(all, some ban.Ports) bool {
+	if all.IsAll() || some.IsAll() {
+		return all.IsAll()
+	}
+	both, err := ban.PortsOf(slices.Concat(all.Ranges(), some.Ranges()))
+	return err == nil && both == all
+}
 
 // echoes remembers addresses whose ban from the mesh has just ended.
 type echoes struct {
@@ -115,9 +161,9 @@ type echoes struct {
 
 func newEchoes() *echoes { return &echoes{until: map[netip.Addr]time.Time{}} }
 
-// lifted notes that the ban of a single address has ended at now.
-func (e *echoes) lifted(now time.Time, prefix netip.Prefix) {
-	if !prefix.IsSingleIP() {
+// lifted notes that a ban of another node has ended at now.
+func (e *echoes) lifted(now time.Time, c ban.Change) {
+	if !emits(c) {
 		return
 	}
 	e.mu.Lock()
@@ -131,7 +177,7 @@ func (e *echoes) lifted(now time.Time, prefix netip.Prefix) {
 		}
 	}
 	if len(e.until) < maxEchoes {
-		e.until[prefix.Addr()] = now.Add(echoGrace)
+		e.until[c.Prefix.Addr()] = now.Add(echoGrace)
 	}
 }
 

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/netip"
@@ -12,11 +13,27 @@ import (
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/store"
 	"github.com/meshban/meshban/logsrc"
 )
 
-// valuePosition names the line file's position in the store.
-const valuePosition = "line position"
+const (
+	// valuePosition names the line file's position in the store.
+	valuePosition = "line position"
+	// valueLinesRead begins the names of what is remembered of the lines that were read.
+	valueLinesRead = "lines read/"
+)
+
+// lineMemory keeps in the store what the follower remembers of the lines that it read.
+type lineMemory struct{ store *store.Store }
+
+func (m lineMemory) Load(slot int) []byte {
+	return m.store.Value(valueLinesRead + strconv.Itoa(slot))
+}
+
+func (m lineMemory) Save(slot int, block []byte) {
+	m.store.Set(valueLinesRead+strconv.Itoa(slot), block)
+}
 
 // lineCounts are the line file's counters of this run.
 type lineCounts struct {
@@ -82,28 +99,13 @@ func (d *Daemon) sightings(now time.Time, batch []logsrc.Line) []ban.Op {
 	return ops
 }
 
-// echoLocked tells whether a line only repeats what the mesh told this node: a line that we emitted ourselves in a
-// former run, or what a local fail2ban wrote after it had read an emitted line. Such a line is no sighting.
-func (d *Daemon) echoLocked(now time.Time, line logsrc.Line) bool {
-	// A syslog daemon that writes what `logger -t newbans` said makes the same form, with this machine's name in it. We
-	// emit only what others banned.
-	emitted := line.Emitted && line.Origin != d.hostName
-	return emitted || d.table.RemoteCovers(now, line.Addr) || line.Ports == "" && d.echoes.fresh(now, line.Addr)
-}
-
 // sightingLocked is the ban that a line asks for.
 func (d *Daemon) sightingLocked(now time.Time, line logsrc.Line) ban.Op {
-	length := d.cfg.Lines.For
-	switch {
-	case line.BanTime < 0: // permanent; every ban of the mesh has an end
-		length = d.cfg.Bans.MaxFor
-	case line.BanTime > 0:
-		length = line.BanTime
-	}
+	length := lineLength(&d.cfg, line)
 	op := ban.Op{
 		Kind:   ban.KindBan,
-		Prefix: netip.PrefixFrom(line.Addr, line.Addr.BitLen()),
-		Until:  endOf(now, min(length, d.cfg.Bans.MaxFor)),
+		Prefix: linePrefix(line),
+		Until:  endOf(now, length),
 		Reason: lineReason(line),
 		Source: "line",
 	}
@@ -116,8 +118,24 @@ func (d *Daemon) sightingLocked(now time.Time, line logsrc.Line) ban.Op {
 			op.Ports = ports
 		}
 	}
-	d.escalateLocked(now, &op, min(length, d.cfg.Bans.MaxFor))
+	d.escalateLocked(now, &op, length)
 	return op
+}
+
+// lineLength is how long the ban lasts that a line asks for.
+func lineLength(cfg *config.Config, line logsrc.Line) time.Duration {
+	switch {
+	case line.BanTime < 0: // permanent; every ban of the mesh has an end
+		return cfg.Bans.MaxFor
+	case line.BanTime > 0:
+		return min(line.BanTime, cfg.Bans.MaxFor)
+	}
+	return min(cfg.Lines.For, cfg.Bans.MaxFor)
+}
+
+// linePrefix is what a line names.
+func linePrefix(line logsrc.Line) netip.Prefix {
+	return netip.PrefixFrom(line.Addr, cmp.Or(line.Net, line.Addr.BitLen()))
 }
 
 // lineReason keeps what the line said beside the address.
@@ -169,4 +187,15 @@ func onlyPort(ports ban.Ports) uint16 {
 		return r[0].First
 	}
 	return 0
+}
+
+// misread puts the counters of what lines said badly into the control socket's terms.
+func misread(by map[logsrc.Reason]uint64) map[string]uint64 {
+	out := map[string]uint64{}
+	for reason, n := range by {
+		if n > 0 {
+			out[reason.String()] = n
+		}
+	}
+	return out
 }

@@ -346,7 +346,7 @@ func (d *Daemon) openLines() error {
 		return fmt.Errorf("line file: %w", err)
 	}
 	d.follower, err = logsrc.NewFollower(logsrc.FollowerConfig{
-		Path: file, Start: start, Handle: d.handleLines, Own: own, Logger: d.log,
+		Path: file, Start: start, Handle: d.handleLines, Memory: lineMemory{d.store}, Own: own, Logger: d.log,
 	})
 	if err != nil {
 		return fmt.Errorf("line file: %w", err)

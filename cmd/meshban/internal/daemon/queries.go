@@ -168,6 +168,7 @@ func (d *Daemon) Status(context.Context) (control.Status, error) {
 			s.Lines.IgnoredBy[reason.String()] = n
 		}
 	}
+	s.Lines.MisreadBy = misread(file.Misread)
 	// What was accepted as a line and then not banned is counted apart, so that no line is unaccounted for.
 	s.Lines.Accepted -= min(s.Lines.Accepted, s.Lines.Echoes)
 	if refused := d.lines.refused.Load(); refused > 0 {

@@ -1,0 +1,36 @@
+package ban
+
+import (
+	"iter"
+	"net/netip"
+	"time"
+)
+
+// RemoteBans yields the live bans of other origins because of which exactly addr is dropped here; bans of a prefix around
+// it do not count.
+func (t *Table) RemoteBans(now time.Time, addr netip.Addr) iter.Seq[Record] {
+	return func(yield func(Record) bool) {
+		addr = addr.Unmap().WithZone("")
+		if !addr.IsValid() {
+			return
+		}
+		k := keyOf(netip.PrefixFrom(addr, addr.BitLen()))
+		if t.allowed(k) {
+			return
+		}
+		for i := range t.bans.covering(k) {
+			e := t.bans.entries.at(i)
+			if e.key() != k || e.state != StateEnforced {
+				continue
+			}
+			for j := e.recs; j != 0; {
+				x := t.bans.recs.at(j)
+				remote := x.until > millis(now) && t.speakers.at(x.speaker).origin != t.self
+				if remote && !x.hold.Waits() && t.counts(&t.bans, e, x) && !yield(t.recordOf(&t.bans, j)) {
+					return
+				}
+				j = x.next
+			}
+		}
+	}
+}

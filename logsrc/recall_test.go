@@ -1,0 +1,307 @@
+package logsrc
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// edit passes the whole lines of the file to change, and writes back what it returns: to the same file, or to another that
+// takes its place, as sed -i, most editors and rsync do it.
+func edit(t tb, path string, inPlace bool, change func([]string) []string) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	must(t, err)
+	out := strings.Join(change(strings.SplitAfter(string(text), "\n")), "")
+	if inPlace {
+		must(t, os.WriteFile(path, []byte(out), 0o640))
+		return
+	}
+	must(t, os.WriteFile(path+"~new", []byte(out), 0o640))
+	must(t, os.Rename(path+"~new", path))
+}
+
+// without drops the lines about 192.0.2.n.
+func without(numbers ...int) func([]string) []string {
+	return func(all []string) []string {
+		return slices.DeleteFunc(all, func(s string) bool {
+			return slices.ContainsFunc(numbers, func(n int) bool { return strings.Contains(s, fmt.Sprintf("192.0.2.%d ", n)) })
+		})
+	}
+}
+
+func replace(old, new string) func([]string) []string {
+	return func(all []string) []string {
+		return strings.SplitAfter(strings.ReplaceAll(strings.Join(all, ""), old, new), "\n")
+	}
+}
+
+// bare is a line without a time, as our fail2ban action writes it.
+func bare(n int) string {
+	return fmt.Sprintf("HOST 192.0.2.%d PORT 22 bantime=600 jail=sshd failures=5\n", n)
+}
+
+// Lines 1 to 20 were read; then the file is rewritten, and lines 21 and 22 are appended. Whatever the rewriting did, just
+// these two are news. The file is rewritten in place or replaced, while the follower runs and while it is down, and what
+// is appended comes before or after the follower's next look.
+func TestRewritten(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func([]string) []string
+	}{
+		{"untouched", func(all []string) []string { return all }},
+		{"the first line deleted", without(1)},
+		{"the last line deleted", without(20)},
+		{"lines here and there deleted", without(3, 7, 18, 20)},
+		{"all but one deleted", func(all []string) []string { return all[6:7] }},
+		{"trimmed to the last lines", func(all []string) []string { return all[12:] }},
+		{"trimmed to the first lines", func(all []string) []string { return all[:8] }},
+		{"a comment in front", func(all []string) []string { return append([]string{"# mine\n"}, all...) }},
+		{"a comment behind", func(all []string) []string { return append(all, "# mine\n") }},
+		{"another port in every line", replace("PORT 22", "PORT 80")},
+		{"another time in every line", replace("11:00", "12:00")},
+		{"the priority taken off", replace("<13>", "")},
+		{"CRLF", replace("\n", "\r\n")},
+		{"blanks behind", replace("\n", "  \n")},
+		{"the last two lines edited", func(all []string) []string {
+			return append(all[:18], replace("PORT 22", "PORT 80")(all[18:])...)
+		}},
+		{"the last line edited, the first deleted", func(all []string) []string {
+			return append(all[1:19], replace("PORT 22", "PORT 80")(all[19:])...)
+		}},
+		{"sorted backwards", func(all []string) []string {
+			all = slices.DeleteFunc(all, func(s string) bool { return s == "" })
+			slices.SortFunc(all, func(a, b string) int { return strings.Compare(b, a) })
+			return all
+		}},
+		{"every line twice", func(all []string) []string {
+			var twice []string
+			for _, s := range all {
+				twice = append(twice, s, s)
+			}
+			return twice
+		}},
+		{"emptied", func([]string) []string { return nil }},
+	}
+	for _, tt := range tests {
+		for _, form := range []func(int) string{line, bare} {
+			for _, bits := range []int{0, 1, 2, 3, 4, 5, 6, 7} {
+				inPlace, down, late := bits&1 != 0, bits&2 != 0, bits&4 != 0
+				t.Run(fmt.Sprintf("%s, %.4s, in place=%v, down=%v, late=%v", tt.name, form(1), inPlace, down, late), func(t *testing.T) {
+					path := logPath(t)
+					add(t, path, "")
+					x := newTail(t, path).poll()
+					for n := 1; n <= 20; n++ {
+						add(t, path, form(n))
+					}
+					x.poll()
+					x.got = nil
+					if down {
+						x.f.close()
+					}
+					edit(t, path, inPlace, tt.change)
+					if down {
+						x.restart()
+					}
+					if late {
+						x.poll().want()
+						x.now = x.now.Add(time.Minute)
+					}
+					add(t, path, form(21))
+					add(t, path, form(22))
+					x.poll().want(21, 22)
+					x.now = x.now.Add(time.Minute)
+					x.poll().want().restart().poll().want()
+					add(t, path, form(5)) // again, and much later
+					x.poll().want(5).restart().poll().want()
+				})
+			}
+		}
+	}
+}
+
+// A backup puts back what was there before, also what was read long ago.
+func TestRestoredFromABackup(t *testing.T) {
+	for _, wait := range []time.Duration{0, time.Minute} {
+		for _, down := range []bool{false, true} {
+			t.Run(fmt.Sprintf("after %v, down=%v", wait, down), func(t *testing.T) {
+				path := logPath(t)
+				add(t, path, "")
+				x := newTail(t, path).poll()
+				add(t, path, lines(1, 8))
+				x.poll().want(1, 2, 3, 4, 5, 6, 7, 8)
+				backup, err := os.ReadFile(path)
+				must(t, err)
+				rotate(t, path)
+				add(t, path, lines(9, 12))
+				x.poll().want(9, 10, 11, 12)
+				must(t, os.Truncate(path, 0))
+				x.poll().want()
+				x.now = x.now.Add(wait)
+				if down {
+					x.f.close()
+				}
+				must(t, os.WriteFile(path, backup, 0o640))
+				if down {
+					x.restart()
+				}
+				x.poll().want()
+				add(t, path, line(13))
+				x.poll().want(13).restart().poll().want()
+			})
+		}
+	}
+}
+
+// A rewritten file that is looked at while it is half written.
+func TestHalfRewritten(t *testing.T) {
+	path := logPath(t)
+	add(t, path, "")
+	x := newTail(t, path).poll()
+	add(t, path, lines(1, 20))
+	x.poll()
+	x.got = nil
+	must(t, os.Truncate(path, 0))
+	x.poll().want()
+	for n := 2; n <= 20; n++ {
+		text := strings.ReplaceAll(line(n), "PORT 22", "PORT 80")
+		add(t, path, text[:30])
+		x.poll().want()
+		x.now = x.now.Add(time.Second)
+		add(t, path, text[30:])
+		x.poll().want()
+	}
+	add(t, path, line(21))
+	x.poll().want(21)
+}
+
+// Log rotation that leaves the last lines in the file.
+func TestRotationKeepsATail(t *testing.T) {
+	for _, down := range []bool{false, true} {
+		for _, renamed := range []bool{false, true} {
+			t.Run(fmt.Sprintf("down=%v, renamed=%v", down, renamed), func(t *testing.T) {
+				path := logPath(t)
+				add(t, path, "")
+				x := newTail(t, path).poll()
+				add(t, path, lines(1, 20))
+				x.poll()
+				x.got = nil
+				if down {
+					x.f.close()
+				}
+				if renamed {
+					rotate(t, path)
+				} else {
+					copyTruncate(t, path)
+				}
+				add(t, path, lines(16, 20)+line(21))
+				if down {
+					x.restart()
+				}
+				x.poll().want(21).restart().poll().want()
+			})
+		}
+	}
+}
+
+// A new generation begins with an attacker who is known: the same words count again.
+func TestANewGenerationIsNew(t *testing.T) {
+	for _, down := range []bool{false, true} {
+		t.Run(fmt.Sprintf("down=%v", down), func(t *testing.T) {
+			path := logPath(t)
+			add(t, path, "")
+			x := newTail(t, path).poll()
+			add(t, path, bare(1)+bare(2)+bare(3))
+			x.poll().want(1, 2, 3)
+			if down {
+				x.f.close()
+			}
+			rotate(t, path)
+			add(t, path, bare(2)+bare(4)+bare(1)+bare(5))
+			if down {
+				x.restart()
+			}
+			x.poll().want(2, 4, 1, 5)
+		})
+	}
+}
+
+// What was in the file at first contact is history, and stays it.
+func TestHistoryIsNotReadAfterARewrite(t *testing.T) {
+	path := logPath(t)
+	add(t, path, lines(1, 9))
+	x := newTail(t, path).poll().want()
+	edit(t, path, false, without(9))
+	add(t, path, line(10))
+	x.poll().want(10)
+	if n := x.f.Stats().Ignored[ReadBefore]; n != 8 {
+		t.Errorf("%d lines count as read before", n)
+	}
+}
+
+// More lines than are remembered: what is in front of the known ones is older still.
+func TestRewrittenBeyondMemory(t *testing.T) {
+	address := func(n int) string { return fmt.Sprintf("HOST 10.%d.%d.%d PORT 22\n", n>>16, n>>8&255, n&255) }
+	var text strings.Builder
+	for n := range maxMarks + 3*memoryBlock {
+		text.WriteString(address(n))
+	}
+	for _, down := range []bool{false, true} {
+		for name, change := range map[string]func([]string) []string{
+			"one deleted":           func(all []string) []string { return slices.Delete(all, 1000, 1001) },
+			"trimmed to the oldest": func(all []string) []string { return all[:memoryBlock] },
+			"the last one edited":   func(all []string) []string { n := len(all) - 2; all[n] = "x " + all[n]; return all },
+		} {
+			t.Run(fmt.Sprintf("%s, down=%v", name, down), func(t *testing.T) {
+				path := logPath(t)
+				add(t, path, "")
+				x := newTail(t, path).poll()
+				add(t, path, text.String())
+				x.poll()
+				x.got = nil
+				if down {
+					x.f.close()
+				}
+				edit(t, path, false, change)
+				if down {
+					x.restart()
+				}
+				x.poll().want()
+				x.now = x.now.Add(time.Minute)
+				add(t, path, line(1))
+				x.poll().want(1)
+				if n := len(x.f.marks.all); n > maxMarks {
+					t.Errorf("%d lines are remembered", n)
+				}
+			})
+		}
+	}
+}
+
+func TestMarksOutliveARun(t *testing.T) {
+	kept := slots{}
+	m := loadMarks(kept)
+	for n := range maxMarks + 5*memoryBlock/2 {
+		m.add(mark{uint32(n), uint32(n)})
+		if n%777 == 0 {
+			m.save()
+		}
+	}
+	m.save()
+	again := loadMarks(kept)
+	if !slices.Equal(m.all, again.all) || m.first != again.first || m.complete() || again.complete() {
+		t.Fatalf("%d marks from %d came back as %d from %d", len(m.all), m.first, len(again.all), again.first)
+	}
+	for slot, block := range kept {
+		if slot < 0 || slot >= MemorySlots || len(block) > 8+memoryBlock*markSize {
+			t.Errorf("slot %d has %d bytes", slot, len(block))
+		}
+	}
+	delete(kept, 3) // a block that was lost: only what came after it is certain
+	if again = loadMarks(kept); again.complete() || len(again.all) >= len(m.all) || again.all[len(again.all)-1] != m.all[len(m.all)-1] {
+		t.Errorf("%d marks without a block", len(again.all))
+	}
+}
