@@ -135,7 +135,11 @@ func dump(t *Table, alike bool) string {
 	if alike {
 		c.Records = 0
 	}
-	say("counts %+v exceptions %v", c, t.Exceptions())
+	never, allow := t.Exceptions().Lists()
+	if alike {
+		slices.SortFunc(allow, netip.Prefix.Compare) // their order is that of versions
+	}
+	say("counts %+v exceptions %v %v", c, never, allow)
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
 }

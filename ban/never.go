@@ -35,6 +35,7 @@ var builtinNever = []NeverEntry{
 // A neverList is the never-ban list with what is built in.
 type neverList struct {
 	why   map[pkey]string
+	order []netip.Prefix // as they were given, after what is built in
 	forms formCount
 	near4 [1 << 10]uint64 // a bit for each IPv4 /16 that an entry reaches into: elsewhere, which is nearly everywhere, nothing is asked
 }
@@ -50,6 +51,7 @@ func newNeverList(es []NeverEntry) neverList {
 			}
 			if k := keyOf(p); !l.has(k) {
 				l.why[k] = e.Why
+				l.order = append(l.order, p)
 				l.forms.add(k)
 				l.mark(k)
 			}

@@ -116,28 +116,6 @@ func (t *Table) Enforced() iter.Seq[Rule] {
 	}
 }
 
-// Exceptions returns the prefixes that are never dropped: the never-ban list and the allows in
-// force. Ascending, none inside another.
-func (t *Table) Exceptions() []netip.Prefix {
-	var all []netip.Prefix
-	for k := range t.never.why {
-		all = append(all, k.prefix())
-	}
-	for i := uint32(1); i < t.allows.entries.end; i++ {
-		if e := t.allows.entries.at(i); e.state == StateEnforced {
-			all = append(all, e.key().prefix())
-		}
-	}
-	slices.SortFunc(all, netip.Prefix.Compare) // what contains stands before what is contained
-	var out []netip.Prefix
-	for _, p := range all {
-		if n := len(out); n == 0 || !out[n-1].Overlaps(p) {
-			out = append(out, p)
-		}
-	}
-	return out
-}
-
 // Counts is how much the table holds.
 type Counts struct {
 	Active  int    // entries enforced

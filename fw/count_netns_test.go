@@ -21,7 +21,7 @@ func TestEmptiedSetsAreFilledAgain(t *testing.T) {
 		const tick = 100 * time.Millisecond
 		b := r.open(v, OutboundDrop)
 		s, repaired, stop := runSyncer(t, b, tick, func() State {
-			return state(nil, entry("192.0.2.1"), entry("192.0.2.2"), entry("2001:db8::1"))
+			return state(entry("192.0.2.1"), entry("192.0.2.2"), entry("2001:db8::1"))
 		})
 		for _, script := range scripts[v.backend] {
 			r.want(false, "192.0.2.1")

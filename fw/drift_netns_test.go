@@ -56,7 +56,7 @@ var damages = map[string][]damage{
 func TestDriftIsSeenAndMended(t *testing.T) {
 	eachVariant(t, func(t *testing.T, r *rig, v variant) {
 		b := r.open(v, OutboundDrop)
-		all := state(nil, entry("192.0.2.1"), entry("2001:db8::1"))
+		all := state(entry("192.0.2.1"), entry("2001:db8::1"))
 		mustReplace(t, b, all)
 		list := damages[v.backend]
 		if strings.HasSuffix(v.iptables, "-nft") && v.backend != NameNFTables {
@@ -96,7 +96,7 @@ func TestTableThatCannotBeMendedIsMadeAnew(t *testing.T) {
 		}
 		r := newRig(t)
 		b := r.open(variant{"nftables", NameNFTables, "iptables-nft"}, OutboundDrop)
-		all := state(nil, entry("192.0.2.1"))
+		all := state(entry("192.0.2.1"))
 		mustReplace(t, b, all)
 		sh(t, "nft add chain inet meshban alien; nft add rule inet meshban alien ip saddr @"+nftSetName(false, kindAddr, b.(*nft).generation)+" drop")
 		if err := b.Replace(ctx, time.Now(), all); err == nil {
@@ -140,7 +140,7 @@ func TestSyncerMendsWithinATick(t *testing.T) {
 	eachVariant(t, func(t *testing.T, r *rig, v variant) {
 		const tick = 300 * time.Millisecond
 		all := []Entry{entry("192.0.2.1"), entry("198.18.0.0/16")}
-		s, repaired, stop := runSyncer(t, r.open(v, OutboundDrop), tick, func() State { return state(nil, all...) })
+		s, repaired, stop := runSyncer(t, r.open(v, OutboundDrop), tick, func() State { return state(all...) })
 		r.want(false, "192.0.2.1")
 
 		extra := entry("192.0.2.55")
@@ -182,7 +182,7 @@ func TestRulesEndByTheSyncer(t *testing.T) {
 		if v.backend != NameIPTables {
 			return // the kernel does it; TestKernelForgetsByItself
 		}
-		s, _, stop := runSyncer(t, r.open(v, OutboundDrop), 0, func() State { return state(nil) })
+		s, _, stop := runSyncer(t, r.open(v, OutboundDrop), 0, func() State { return state() })
 		short := Entry{Prefix: prefix("192.0.2.1"), Until: time.Now().Add(700 * time.Millisecond)}
 		s.Submit([]Update{{Entry: short}, {Entry: entry("192.0.2.2")}}, nil)
 		eventually(t, 5*time.Second, "192.0.2.1 is dropped", func() bool { return !r.udpReaches("192.0.2.1", 22) })
@@ -197,7 +197,7 @@ func TestRulesEndByTheSyncer(t *testing.T) {
 func TestLiftingAPrefixLeavesTheWiderOne(t *testing.T) {
 	eachVariant(t, func(t *testing.T, r *rig, v variant) {
 		b := r.open(v, OutboundDrop)
-		mustReplace(t, b, state(nil, entry("2001:db8::/122"), entry("2001:db8::/125"), entry("198.18.0.0/26"), entry("198.18.0.0/29")))
+		mustReplace(t, b, state(entry("2001:db8::/122"), entry("2001:db8::/125"), entry("198.18.0.0/26"), entry("198.18.0.0/29")))
 		for _, lifted := range []string{"2001:db8::/125", "198.18.0.0/29"} {
 			must(t, b, Update{Entry: entry(lifted), Remove: true})
 		}
@@ -227,7 +227,7 @@ func TestOnlyTheNewestRulesStay(t *testing.T) {
 			entries = append(entries, Entry{Prefix: prefix(netipString(a)), Until: until.Add(time.Duration(i) * time.Second)})
 		}
 		entries = append(entries, Entry{Prefix: prefix("192.0.2.1"), Until: until}, Entry{Prefix: prefix("192.0.2.2"), Until: until.Add(time.Hour)})
-		mustReplace(t, b, state(nil, entries...))
+		mustReplace(t, b, state(entries...))
 		r.want(true, "192.0.2.1")
 		r.want(false, "192.0.2.2")
 		var updates []Update

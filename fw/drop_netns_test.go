@@ -25,8 +25,17 @@ func prefix(s string) netip.Prefix {
 	return netip.PrefixFrom(a, a.BitLen())
 }
 
-func state(allow []netip.Prefix, entries ...Entry) State {
-	return State{Entries: slices.Values(entries), Len: len(entries), Allow: allow}
+func state(entries ...Entry) State {
+	return State{Entries: slices.Values(entries), Len: len(entries)}
+}
+
+// mustExcept sets allowed prefixes, and nothing else.
+func mustExcept(t *testing.T, b Backend, allow ...netip.Prefix) {
+	t.Helper()
+	x, _ := Exceptions{Allow: allow}.fit()
+	if err := b.SetExceptions(ctx, x); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // must applies updates.
@@ -53,7 +62,7 @@ func TestDrops(t *testing.T) {
 			t.Fatal("no connection before anything is banned")
 		}
 		b := r.open(v, OutboundDrop)
-		mustReplace(t, b, state(nil))
+		mustReplace(t, b, state())
 		r.want(true, "192.0.2.1", 22)
 
 		t.Log("single addresses")
@@ -67,9 +76,7 @@ func TestDrops(t *testing.T) {
 		}
 
 		t.Log("prefixes, and an allowed one inside")
-		if err := b.SetAllow(ctx, []netip.Prefix{prefix("198.18.3.0/24"), prefix("2001:db8:5::1"), prefix("198.18.3.7")}); err != nil {
-			t.Fatal(err)
-		}
+		mustExcept(t, b, prefix("198.18.3.0/24"), prefix("2001:db8:5::1"), prefix("198.18.3.7"))
 		must(t, b, Update{Entry: entry("198.18.0.0/16")}, Update{Entry: entry("2001:db8:5::/48")})
 		r.want(false, "198.18.0.0")
 		r.want(false, "198.18.255.255")
@@ -78,9 +85,7 @@ func TestDrops(t *testing.T) {
 		r.want(true, "2001:db8:5::1")
 		r.want(false, "2001:db8:5::2")
 		r.want(true, "2001:db8:6::2")
-		if err := b.SetAllow(ctx, nil); err != nil {
-			t.Fatal(err)
-		}
+		mustExcept(t, b)
 		r.want(false, "198.18.3.4")
 		r.want(false, "2001:db8:5::1")
 

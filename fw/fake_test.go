@@ -2,7 +2,7 @@ package fw
 
 import (
 	"context"
-	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -11,25 +11,27 @@ import (
 type fake struct {
 	mu       sync.Mutex
 	held     map[Key]time.Time
-	allow    []netip.Prefix
+	except   Exceptions
+	flushed  bool // somebody emptied the sets of exceptions
 	replaces int
 	batches  [][]Update
 	problems []string
 
-	onReplace, onApply func() error
-	onCheck            func()
-	endings            []time.Time   // when expire was called
-	endError           error         // what expire gives
-	max                int           // limit, if not 0
-	longest            time.Duration // maxTimeout, if not 0
-	closed, torn       bool
+	onReplace, onApply, onExcept func() error
+
+	onCheck      func()
+	endings      []time.Time   // when expire was called
+	endError     error         // what expire gives
+	max          int           // limit, if not 0
+	longest      time.Duration // maxTimeout, if not 0
+	closed, torn bool
 }
 
 func newFake() *fake { return &fake{held: map[Key]time.Time{}} }
 
 func (f *fake) Name() string { return "fake" }
 
-func (f *fake) Replace(_ context.Context, now time.Time, state State) error {
+func (f *fake) Replace(ctx context.Context, now time.Time, state State) error {
 	held := map[Key]time.Time{}
 	for e := range state.Entries {
 		held[e.Key()] = e.Until
@@ -44,7 +46,10 @@ func (f *fake) Replace(_ context.Context, now time.Time, state State) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.held, f.allow, f.problems = held, state.Allow, nil
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	f.held, f.problems = held, nil
 	f.replaces++
 	return nil
 }
@@ -71,10 +76,18 @@ func (f *fake) Apply(_ context.Context, now time.Time, updates []Update) error {
 	return nil
 }
 
-func (f *fake) SetAllow(_ context.Context, allow []netip.Prefix) error {
+func (f *fake) SetExceptions(_ context.Context, x Exceptions) error {
+	f.mu.Lock()
+	hook := f.onExcept
+	f.mu.Unlock()
+	if hook != nil {
+		if err := hook(); err != nil {
+			return err
+		}
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.allow = allow
+	f.except, f.flushed = x, false
 	return nil
 }
 
@@ -87,6 +100,9 @@ func (f *fake) Check(context.Context) ([]string, error) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.flushed {
+		return append(slices.Clone(f.problems), "the sets of exceptions were emptied"), nil
+	}
 	return f.problems, nil
 }
 

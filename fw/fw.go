@@ -43,27 +43,28 @@ type Update struct {
 	Remove bool // take it out; Until is not looked at; no error if it is not there
 }
 
-// State is all that the kernel should hold.
+// State is all entries that the kernel should hold.
 type State struct {
 	Entries iter.Seq[Entry] // each key once; may be gone through only once
 	Len     int             // about how many, to size sets; need not be exact
-	Allow   []netip.Prefix  // never dropped, even inside a banned prefix
 }
 
 // Backend is one way to make the kernel drop packets. It is not safe for concurrent use: the [Syncer] owns it.
 type Backend interface {
 	// Name is the name that Open takes.
 	Name() string
-	// Replace makes the kernel hold exactly the state. It creates what is missing and switches from old to new so
-	// that no packet of an address listed in both passes meanwhile.
+	// Replace makes the kernel hold exactly the entries. It creates what is missing and switches from old to new so
+	// that no packet of an address listed in both passes meanwhile, unless ctx has ended by then. SetExceptions may be
+	// called while it goes through the entries.
 	Replace(ctx context.Context, now time.Time, state State) error
 	// Apply carries out a batch that holds each key at most once. A *PartialError says that some could not be
 	// enforced and all others are; any other error leaves it open which were.
 	Apply(ctx context.Context, now time.Time, updates []Update) error
-	// SetAllow replaces the prefixes that are never dropped.
-	SetAllow(ctx context.Context, allow []netip.Prefix) error
+	// SetExceptions replaces the prefixes that are never dropped, the never-ban list first. Both lists are sorted and
+	// within their bounds, and no prefix lies inside another. An error leaves it open for each list whether the old or the new one is in force.
+	SetExceptions(ctx context.Context, x Exceptions) error
 	// Check says in plain words what of ours is missing, altered or not in its place. It reads only, and costs a few
-	// milliseconds at most; what the sets contain is not looked at.
+	// milliseconds at most; of what the sets contain it looks only at how many exceptions there are.
 	Check(ctx context.Context) (problems []string, err error)
 	// Teardown takes everything of this backend out of the kernel. It is idempotent.
 	Teardown(ctx context.Context) error

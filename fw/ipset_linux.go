@@ -1,6 +1,7 @@
 package fw
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,16 +15,18 @@ const (
 	kindAddr  = iota // single addresses, all ports
 	kindNet          // wider prefixes, all ports
 	kindPort         // addresses and prefixes, with a port
+	kindNever        // never dropped: the never-ban list
 	kindAllow        // never dropped
 	kinds
+
+	entryKinds = kindNever // those before it hold what is dropped
 )
 
 // Bounds of the sets.
 const (
-	maxAddrs  = 4 << 20
-	maxNets   = 1 << 20
-	maxPorts  = 1 << 20
-	maxAllows = 1 << 16
+	maxAddrs = 4 << 20
+	maxNets  = 1 << 20
+	maxPorts = 1 << 20
 
 	// ipsetSlice updates are one message and take 0.3 ms; more of them in one save nothing.
 	ipsetSlice = 256
@@ -41,7 +44,8 @@ var ipsetSpecs = func() (specs [2][kinds]setSpec) {
 			kindAddr:  {name, "hash:ip", 1, v6, maxAddrs, true},
 			kindNet:   {name + "n", "hash:net", 2, v6, maxNets, true},
 			kindPort:  {name + "p", "hash:net,port", 3, v6, maxPorts, true},
-			kindAllow: {name + "a", "hash:net", 2, v6, maxAllows, false},
+			kindNever: {name + "v", "hash:net", 2, v6, MaxNever, false},
+			kindAllow: {name + "a", "hash:net", 2, v6, MaxAllow, false},
 		}
 	}
 	return specs
@@ -52,12 +56,14 @@ func tempName(set string) string { return set + "x" }
 
 // ipset drops by sets that one rule per kind looks up.
 type ipset struct {
-	conn    ipsetConn
-	xt      *xtables
-	opts    Options
-	ports   *portBans
-	batch   [2][kinds]setChange // of the Apply under way; kept for its memory
-	cleaned bool                // what another backend may have left is gone
+	conn       ipsetConn
+	xt         *xtables
+	opts       Options
+	ports      *portBans
+	batch      [2][kinds]setChange // of the Apply under way; kept for its memory
+	placed     *[2][kinds]int      // how many exceptions each set holds; nil = not known
+	exceptions Exceptions          // the last that were set
+	cleaned    bool                // what another backend may have left is gone
 }
 
 // appliesDuringLoad: Apply changes the sets in force, and a load fills others.
@@ -133,12 +139,10 @@ func (b *ipset) rules(without, temp map[string]bool) func(v6 bool) chains {
 			}
 		}
 		c.hit = b.xt.hitRules(v6)
-		allow := ipsetSpecs[i][kindAllow].name
-		if temp[allow] {
-			c.hit = append(c.hit, "-m set --match-set "+tempName(allow)+" src -j RETURN")
-		}
-		if !without[allow] {
-			c.hit = append(c.hit, "-m set --match-set "+allow+" src -j RETURN")
+		for _, kind := range [...]int{kindNever, kindAllow} {
+			if name := ipsetSpecs[i][kind].name; !without[name] {
+				c.hit = append(c.hit, "-m set --match-set "+name+" src -j RETURN")
+			}
 		}
 		return c
 	}
@@ -215,27 +219,48 @@ func (b *ipset) Apply(ctx context.Context, now time.Time, updates []Update) erro
 	return leftError(left, nil)
 }
 
-// SetAllow fills a second set and swaps.
-func (b *ipset) SetAllow(ctx context.Context, allow []netip.Prefix) error {
-	l := newIPSetLoad(b, time.Time{})
-	defer l.drop()
-	for i := range b.xt.families {
-		if err := l.make(ipsetSpecs[i][kindAllow], 0); err != nil {
-			return err
-		}
-	}
-	if err := l.allow(allow); err != nil {
+// SetExceptions fills second sets and swaps. What a set of another type is to hold waits until Replace has put that right.
+func (b *ipset) SetExceptions(ctx context.Context, x Exceptions) error {
+	if _, _, err := b.ensureSets(); err != nil {
 		return err
 	}
-	for i := range b.xt.families {
-		if err := ctx.Err(); err != nil {
-			return err
+	l := newIPSetLoad(b, time.Time{})
+	defer l.drop()
+	b.placed = nil
+	var placed [2][kinds]int
+	for _, list := range []struct {
+		kind     int
+		prefixes []netip.Prefix
+	}{{kindNever, x.Never}, {kindAllow, x.Allow}} {
+		for i := range b.xt.families {
+			if err := l.make(ipsetSpecs[i][list.kind], 0); err != nil {
+				return err
+			}
 		}
-		if err := b.swap(ctx, ipsetSpecs[i][kindAllow].name); err != nil {
+		for _, p := range list.prefixes {
+			if i := familyOf(p); i < len(b.xt.families) {
+				placed[i][list.kind]++
+				if err := l.put(list.kind, element{prefix: p}); err != nil {
+					return err
+				}
+			}
+		}
+		if err := l.flushAll(list.kind); err != nil {
 			return err
 		}
 	}
-	return leftError(l.left, nil)
+	if err := ctx.Err(); err != nil || l.left > 0 {
+		return cmp.Or(err, errSetFull)
+	}
+	for kind := entryKinds; kind < kinds; kind++ {
+		for i := range b.xt.families {
+			if err := b.swap(ctx, ipsetSpecs[i][kind].name); err != nil {
+				return err
+			}
+		}
+	}
+	b.placed, b.exceptions = &placed, x
+	return nil
 }
 
 // Check looks at the head of each set and at the rules.
@@ -260,7 +285,22 @@ func (b *ipset) checkSets(context.Context) (problems []string, err error) {
 		}
 		return nil
 	})
-	return problems, err
+	if err != nil || len(problems) > 0 || b.placed == nil {
+		return problems, err
+	}
+	for i := range b.xt.families {
+		for kind := entryKinds; kind < kinds; kind++ {
+			name, want := ipsetSpecs[i][kind].name, b.placed[i][kind]
+			n, err := b.conn.elements(name)
+			if err != nil {
+				return nil, err
+			}
+			if n != want {
+				problems = append(problems, fmt.Sprintf("the set %s holds %d exceptions, where %d should be", name, n, want))
+			}
+		}
+	}
+	return problems, nil
 }
 
 func (b *ipset) checkRules(ctx context.Context) ([]string, error) {

@@ -3,7 +3,6 @@ package fw
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"time"
 )
 
@@ -57,7 +56,7 @@ func (l *ipsetLoad) flush(i, kind int) error {
 	return err
 }
 
-// entries loads all but the allowed prefixes, and gives the ports it met.
+// entries loads the entries, and gives the ports it met.
 func (l *ipsetLoad) entries(ctx context.Context, state State) (*portBans, error) {
 	ports := newPortBans()
 	v6 := len(l.b.xt.families) > 1
@@ -90,23 +89,6 @@ func (l *ipsetLoad) entries(ctx context.Context, state State) (*portBans, error)
 		}
 	}
 	return ports, l.flushAll(kindAddr, kindNet, kindPort)
-}
-
-// allow loads the prefixes that are never dropped.
-func (l *ipsetLoad) allow(allow []netip.Prefix) error {
-	for _, p := range allow {
-		if !droppable(p) {
-			l.left++
-			continue
-		}
-		if familyOf(p) >= len(l.b.xt.families) {
-			continue
-		}
-		if err := l.put(kindAllow, element{prefix: p.Masked()}); err != nil {
-			return err
-		}
-	}
-	return l.flushAll(kindAllow)
 }
 
 func (l *ipsetLoad) flushAll(kinds ...int) error {
@@ -147,7 +129,7 @@ func bucketsFor(v6 bool, n int) uint32 {
 
 // Replace fills second sets and swaps each with the first.
 func (b *ipset) Replace(ctx context.Context, now time.Time, state State) error {
-	wrong, _, err := b.ensureSets()
+	wrong, made, err := b.ensureSets()
 	if err != nil {
 		return err
 	}
@@ -159,21 +141,22 @@ func (b *ipset) Replace(ctx context.Context, now time.Time, state State) error {
 	}
 	load := newIPSetLoad(b, now)
 	defer load.drop()
-	err = b.specs(func(spec setSpec) error {
-		buckets := uint32(0)
-		if spec.typeName == "hash:ip" {
-			buckets = bucketsFor(spec.v6, state.Len)
+	for i := range b.xt.families {
+		for _, spec := range ipsetSpecs[i][:entryKinds] {
+			buckets := uint32(0)
+			if spec.typeName == "hash:ip" {
+				buckets = bucketsFor(spec.v6, state.Len)
+			}
+			if err := load.make(spec, buckets); err != nil {
+				return err
+			}
 		}
-		return load.make(spec, buckets)
-	})
-	if err != nil {
-		return err
 	}
 	ports, err := load.entries(ctx, state)
 	if err != nil {
 		return err
 	}
-	if err := load.allow(state.Allow); err != nil {
+	if err := ctx.Err(); err != nil {
 		return err
 	}
 	if len(wrong) > 0 {
@@ -181,8 +164,12 @@ func (b *ipset) Replace(ctx context.Context, now time.Time, state State) error {
 			return err
 		}
 	}
-	// The allowed first, so that nothing allowed just now is dropped by a new entry that covers it.
-	for kind := kinds - 1; kind >= 0; kind-- {
+	if made > 0 || len(wrong) > 0 { // sets of exceptions may have been among those
+		if err := b.SetExceptions(ctx, b.exceptions); err != nil {
+			return err
+		}
+	}
+	for kind := range entryKinds {
 		for i := range b.xt.families {
 			if err := b.swap(ctx, ipsetSpecs[i][kind].name); err != nil {
 				return err

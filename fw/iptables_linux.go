@@ -15,7 +15,6 @@ import (
 // Bounds of the iptables backend: every packet passes every rule, and every change rewrites the chain.
 const (
 	maxRuleEntries = 1000
-	maxAllowRules  = 1000
 
 	// maxMultiport is what one multiport match takes; a range counts twice.
 	maxMultiport = 15
@@ -35,12 +34,12 @@ type ruleSet struct {
 
 // iptablesBackend drops by one rule or a few per entry, for the newest entries only. Nothing in the kernel ends them.
 type iptablesBackend struct {
-	xt      *xtables
-	opts    Options
-	held    ruleSet
-	allow   []netip.Prefix
-	rank    uint64
-	cleaned bool // what another backend may have left is gone
+	xt         *xtables
+	opts       Options
+	held       ruleSet
+	exceptions Exceptions
+	rank       uint64
+	cleaned    bool // what another backend may have left is gone
 }
 
 func openIPTables(ctx context.Context, opts Options) (Backend, string, error) {
@@ -66,9 +65,11 @@ func (b *iptablesBackend) limit() int   { return maxRuleEntries }
 // want is what both chains should hold.
 func (b *iptablesBackend) want(v6 bool) chains {
 	c := chains{hit: b.xt.hitRules(v6)}
-	for _, p := range b.allow {
-		if p.Addr().Is6() == v6 {
-			c.hit = append(c.hit, "-s "+p.String()+" -j RETURN")
+	for _, list := range [][]netip.Prefix{b.exceptions.Never, b.exceptions.Allow} {
+		for _, p := range list {
+			if p.Addr().Is6() == v6 {
+				c.hit = append(c.hit, "-s "+p.String()+" -j RETURN")
+			}
 		}
 	}
 	for _, key := range b.held.order {
@@ -132,7 +133,7 @@ func (b *iptablesBackend) Replace(ctx context.Context, now time.Time, state Stat
 			latest.offer(e)
 		}
 	}
-	former, formerAllow := b.held, b.allow
+	former := b.held
 	b.held = ruleSet{byKey: map[Key]ruleEntry{}}
 	slices.SortFunc(latest, func(x, y Entry) int {
 		return cmp.Or(x.Until.Compare(y.Until), comparePrefix(x.Prefix, y.Prefix))
@@ -140,19 +141,21 @@ func (b *iptablesBackend) Replace(ctx context.Context, now time.Time, state Stat
 	for _, e := range latest {
 		b.held.put(e, b.nextRank())
 	}
-	var over int
-	b.allow, over = allowRules(state.Allow)
-	if err := b.xt.ensure(ctx, b.want); err != nil {
-		b.held, b.allow = former, formerAllow
+	err := ctx.Err()
+	if err == nil {
+		err = b.xt.ensure(ctx, b.want)
+	}
+	if err != nil {
+		b.held = former
 		return err
 	}
 	if !b.cleaned {
 		if _, err := cleanup(ctx, b.opts, keep{backend: NameIPTables, xt: b.xt}); err != nil {
-			return &PartialError{Left: left + over, Why: "what another backend left could not be removed: " + err.Error()}
+			return &PartialError{Left: left, Why: "what another backend left could not be removed: " + err.Error()}
 		}
 		b.cleaned = true
 	}
-	return leftError(left+over, nil)
+	return leftError(left, nil)
 }
 
 func (b *iptablesBackend) nextRank() uint64 {
@@ -273,35 +276,17 @@ func (b *iptablesBackend) expire(ctx context.Context, now time.Time) (next time.
 	return next, err
 }
 
-// SetAllow rewrites the chain that decides about packets that matched, in one step.
-func (b *iptablesBackend) SetAllow(ctx context.Context, allow []netip.Prefix) error {
-	former := b.allow
-	var over int
-	b.allow, over = allowRules(allow)
+// SetExceptions rewrites the chain that decides about packets that matched, in one step.
+func (b *iptablesBackend) SetExceptions(ctx context.Context, x Exceptions) error {
+	former := b.exceptions
+	b.exceptions = x
 	for _, f := range b.xt.families {
 		if err := f.writeChains(ctx, b.xt.table, chains{hit: b.want(f.v6).hit}, false); err != nil {
-			b.allow = former
+			b.exceptions = former
 			return err
 		}
 	}
-	return leftError(over, nil)
-}
-
-// allowRules are the prefixes for which there will be a rule: masked, each once.
-func allowRules(allow []netip.Prefix) (rules []netip.Prefix, left int) {
-	for _, p := range allow {
-		if !droppable(p) {
-			left++
-			continue
-		}
-		rules = append(rules, p.Masked())
-	}
-	slices.SortFunc(rules, comparePrefix)
-	rules = slices.Compact(rules)
-	if over := len(rules) - maxAllowRules; over > 0 {
-		return rules[:maxAllowRules], left + over
-	}
-	return rules, left
+	return nil
 }
 
 // Check compares rules with what they should be.

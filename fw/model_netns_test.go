@@ -24,7 +24,7 @@ func TestKernelAgreesWithAModel(t *testing.T) {
 		defer pace.Stop()
 		rng := rand.New(rand.NewPCG(7, 7))
 		b := r.open(v, OutboundDrop)
-		mustReplace(t, b, state(nil))
+		mustReplace(t, b, state())
 		held := map[Key]Entry{}
 		random := func() Entry {
 			e := Entry{Until: time.Now().Add(time.Duration(400+rng.IntN(4000)) * time.Millisecond)}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 
@@ -22,6 +23,8 @@ type nft struct {
 	broken     bool   // a load failed; the table may hold what we cannot alter
 	cleaned    bool   // what another backend may have left is gone
 	shape      nftShape
+	placed     map[string]int // how many exceptions each set holds; nil = not known
+	exceptions Exceptions     // the last that were set
 }
 
 // nftShape is what the interval sets hold, which the kernel cannot work out by itself. [v4, v6].
@@ -66,7 +69,7 @@ func (b *nft) setUp() error {
 	if len(found.problems(b.generation, b.opts.Outbound)) == 0 {
 		return nil
 	}
-	if err := b.queueSets(b.generation); err != nil {
+	if err := b.queueSets(found, b.generation); err != nil {
 		return err
 	}
 	b.queueTable(found, b.generation)
@@ -196,36 +199,45 @@ func (b *nft) queue(v6 bool, c *nftChange) error {
 	return nil
 }
 
-// SetAllow replaces the content of the allow sets in one transaction.
-func (b *nft) SetAllow(ctx context.Context, allow []netip.Prefix) error {
+// SetExceptions replaces the content of the sets of exceptions in one transaction.
+func (b *nft) SetExceptions(ctx context.Context, x Exceptions) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	left, err := b.queueAllow(allow, b.generation)
-	if err != nil {
-		return errors.Join(err, b.reset())
+	b.placed = nil
+	err := b.setExceptions(x)
+	if errors.Is(err, syscall.ENOENT) { // somebody took the table away
+		if err = b.setUp(); err == nil {
+			err = b.setExceptions(x)
+		}
 	}
-	return leftError(left, b.flush("set the allowed prefixes"))
+	return err
 }
 
-func (b *nft) queueAllow(allow []netip.Prefix, generation string) (left int, err error) {
-	covers := [2]*cover{newCover(), newCover()}
-	ever := time.Unix(1, 0) // the set has no timeouts
-	for _, p := range allow {
-		if !droppable(p) {
-			left++
-			continue
+func (b *nft) setExceptions(x Exceptions) error {
+	placed := map[string]int{}
+	for kind, list := range map[int][]netip.Prefix{kindNever: x.Never, kindAllow: x.Allow} {
+		var segments [2][]segment
+		for _, p := range list {
+			i := familyOf(p)
+			segments[i] = append(segments[i], segment{first: p.Addr(), last: lastAddr(p)})
 		}
-		covers[familyOf(p)].load(p.Masked(), ever)
-	}
-	for i, c := range covers {
-		s := nftSet(i == 1, kindAllow, generation)
-		b.conn.FlushSet(s)
-		if err := b.conn.put(s, nftIntervals(time.Time{}, c.all(time.Time{}), portKey{})); err != nil {
-			return left, err
+		for i, segments := range segments {
+			s := nftSet(i == 1, kind, "")
+			b.conn.FlushSet(s)
+			for some := range slices.Chunk(segments, nftMessage/2) { // the begin and end of one stay in a message
+				if err := b.conn.put(s, nftIntervals(time.Time{}, some, portKey{})); err != nil {
+					return errors.Join(err, b.reset())
+				}
+			}
+			placed[s.Name] = len(segments)
 		}
 	}
-	return left, nil
+	if err := b.flush("set the exceptions"); err != nil {
+		return err
+	}
+	b.placed, b.exceptions = placed, x
+	return nil
 }
 
 // Check reads table, chains, rules and the heads of the sets.
@@ -234,7 +246,28 @@ func (b *nft) Check(context.Context) (problems []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return found.problems(b.generation, b.opts.Outbound), nil
+	if problems = found.problems(b.generation, b.opts.Outbound); len(problems) > 0 || b.placed == nil {
+		return problems, nil
+	}
+	for _, v6 := range []bool{false, true} {
+		for _, kind := range [...]int{kindNever, kindAllow} {
+			s := nftSet(v6, kind, "")
+			elements, err := b.conn.GetSetElements(s)
+			if err != nil {
+				return nil, nftError("count the exceptions", err)
+			}
+			n := 0
+			for _, e := range elements {
+				if !e.IntervalEnd {
+					n++
+				}
+			}
+			if want := b.placed[s.Name]; n != want {
+				problems = append(problems, fmt.Sprintf("nftables: the set %s holds %d exceptions, where %d should be", s.Name, n, want))
+			}
+		}
+	}
+	return problems, nil
 }
 
 // Teardown deletes the table.

@@ -31,6 +31,10 @@ func (b *nft) Replace(ctx context.Context, now time.Time, state State) error {
 	if err != nil {
 		return err
 	}
+	if found.bent() {
+		b.broken = true
+		return errors.New("nf_tables: a set of exceptions is of another type; the table is to be made anew")
+	}
 	if g, ok := found.generation(); ok {
 		b.generation = g
 	}
@@ -47,6 +51,9 @@ func (b *nft) Replace(ctx context.Context, now time.Time, state State) error {
 		next = ""
 	}
 	load, err := b.load(ctx, now, state, found, next)
+	if err == nil {
+		err = ctx.Err()
+	}
 	if err != nil {
 		return errors.Join(err, b.reset())
 	}
@@ -82,7 +89,7 @@ func (b *nft) setsThere(found nftFound) bool {
 func (b *nft) queueDelSets(found nftFound, generation string) {
 	for _, v6 := range []bool{false, true} {
 		for kind := range nftKinds {
-			if name := nftSetName(v6, kind, generation); found.sets[name] != nil {
+			if name := nftSetName(v6, kind, generation); found.sets[name] != nil && !excepting(kind) {
 				b.conn.DelSet(&nftables.Set{Table: nftOurTable(), Name: name})
 			}
 		}
@@ -92,12 +99,17 @@ func (b *nft) queueDelSets(found nftFound, generation string) {
 // load makes the sets of a generation, in place of what a load that failed may have left there, and fills them.
 func (b *nft) load(ctx context.Context, now time.Time, state State, found nftFound, generation string) (*nftLoad, error) {
 	b.queueDelSets(found, generation)
-	if err := b.queueSets(generation); err != nil {
+	if err := b.queueSets(found, generation); err != nil {
 		return nil, err
 	}
 	if err := b.flush("make the new sets"); err != nil {
 		b.broken = true
 		return nil, err
+	}
+	if !found.excepts() {
+		if err := b.setExceptions(b.exceptions); err != nil {
+			return nil, err
+		}
 	}
 	l := &nftLoad{b: b, now: now, shape: newNFTShape()}
 	for i, v6 := range []bool{false, true} {
@@ -116,11 +128,6 @@ func (b *nft) load(ctx context.Context, now time.Time, state State, found nftFou
 	if err := l.intervals(); err != nil {
 		return nil, err
 	}
-	left, err := b.queueAllow(state.Allow, generation)
-	if err != nil {
-		return nil, err
-	}
-	l.left += left
 	return l, b.flush("fill the sets")
 }
 

@@ -75,7 +75,8 @@ func nftRuleset(generation string, outbound Outbound) map[string][][]expr.Any {
 				&expr.Ct{Key: expr.CtKeyDIRECTION, Register: 1}, equal([]byte{1}), verdict(expr.VerdictReturn, ""),
 			})
 		}
-		rules[hit] = append(rules[hit], look(kindAllow, verdict(expr.VerdictReturn, "")), []expr.Any{verdict(expr.VerdictDrop, "")})
+		pass := verdict(expr.VerdictReturn, "")
+		rules[hit] = append(rules[hit], look(kindNever, pass), look(kindAllow, pass), []expr.Any{verdict(expr.VerdictDrop, "")})
 	}
 	return rules
 }
@@ -202,7 +203,7 @@ func (f nftFound) problems(generation string, outbound Outbound) (problems []str
 			switch have := f.sets[want.Name]; {
 			case have == nil:
 				say("the set %s is missing", want.Name)
-			case have.KeyType.Bytes != want.KeyType.Bytes || have.Interval != want.Interval || have.HasTimeout != want.HasTimeout:
+			case !sameType(have, want):
 				say("the set %s is of another type", want.Name)
 			}
 		}
@@ -225,6 +226,33 @@ func (f nftFound) problems(generation string, outbound Outbound) (problems []str
 		}
 	}
 	return problems
+}
+
+func sameType(a, b *nftables.Set) bool {
+	return a.KeyType.Bytes == b.KeyType.Bytes && a.Interval == b.Interval && a.HasTimeout == b.HasTimeout
+}
+
+// excepts reports whether all sets of exceptions are there.
+func (f nftFound) excepts() bool {
+	for _, v6 := range []bool{false, true} {
+		if f.sets[nftSetName(v6, kindNever, "")] == nil || f.sets[nftSetName(v6, kindAllow, "")] == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// bent reports whether a set of exceptions is of another type, which only a new table mends.
+func (f nftFound) bent() bool {
+	for _, v6 := range []bool{false, true} {
+		for _, kind := range [...]int{kindNever, kindAllow} {
+			want := nftSet(v6, kind, "")
+			if have := f.sets[want.Name]; have != nil && !sameType(have, want) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func sameHook(a, b *nftables.Chain) bool {
@@ -265,12 +293,15 @@ func (b *nft) queueTable(found nftFound, generation string) {
 	}
 }
 
-// queueSets queues the sets of a generation.
-func (b *nft) queueSets(generation string) error {
+// queueSets queues the sets of a generation, and those of exceptions that were not found.
+func (b *nft) queueSets(found nftFound, generation string) error {
 	b.conn.AddTable(nftOurTable())
 	for _, v6 := range []bool{false, true} {
 		for kind := range nftKinds {
 			s := nftSet(v6, kind, generation)
+			if excepting(kind) && found.sets[s.Name] != nil {
+				continue
+			}
 			if err := b.conn.AddSet(s, nil); err != nil {
 				return fmt.Errorf("nf_tables: set %s: %w", s.Name, err)
 			}

@@ -18,6 +18,9 @@ const (
 	nftKinds    = kinds + 1
 )
 
+// excepting reports whether sets of a kind hold exceptions. Those are of no generation.
+func excepting(kind int) bool { return kind == kindNever || kind == kindAllow }
+
 const (
 	nftTable = "meshban"
 
@@ -39,7 +42,11 @@ func nftSetName(v6 bool, kind int, generation string) string {
 	if v6 {
 		name = "meshban6"
 	}
-	return name + [...]string{kindAddr: "", kindNet: "n", kindPort: "p", kindAllow: "a", kindPortNet: "pn"}[kind] + generation
+	name += [...]string{kindAddr: "", kindNet: "n", kindPort: "p", kindNever: "v", kindAllow: "a", kindPortNet: "pn"}[kind]
+	if excepting(kind) {
+		return name
+	}
+	return name + generation
 }
 
 func nftOurTable() *nftables.Table {
@@ -53,8 +60,8 @@ func nftSet(v6 bool, kind int, generation string) *nftables.Set {
 		addr = nftables.TypeIP6Addr
 	}
 	s := &nftables.Set{Table: nftOurTable(), Name: nftSetName(v6, kind, generation), KeyType: addr}
-	s.HasTimeout = kind != kindAllow
-	s.Interval = kind == kindNet || kind == kindAllow || kind == kindPortNet
+	s.HasTimeout = !excepting(kind)
+	s.Interval = kind == kindNet || excepting(kind) || kind == kindPortNet
 	if kind == kindPort || kind == kindPortNet {
 		s.KeyType = nftables.MustConcatSetType(addr, nftables.TypeInetProto, nftables.TypeInetService)
 		s.Concatenation = kind == kindPortNet

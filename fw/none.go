@@ -2,7 +2,6 @@ package fw
 
 import (
 	"context"
-	"net/netip"
 	"time"
 )
 
@@ -13,7 +12,7 @@ type none struct{}
 
 func (none) Name() string                                       { return NameNone }
 func (none) Apply(context.Context, time.Time, []Update) error   { return nil }
-func (none) SetAllow(context.Context, []netip.Prefix) error     { return nil }
+func (none) SetExceptions(context.Context, Exceptions) error    { return nil }
 func (none) Check(context.Context) (problems []string, _ error) { return nil, nil }
 func (none) Teardown(context.Context) error                     { return nil }
 func (none) Close() error                                       { return nil }

@@ -60,11 +60,12 @@ func TestForeignRulesStayAsTheyAre(t *testing.T) {
 			before := everything(t)
 			for _, outbound := range []Outbound{OutboundDrop, OutboundAllow} {
 				b := r.open(v, outbound)
-				mustReplace(t, b, state([]netip.Prefix{prefix("10.0.0.0/8")}, entry("192.0.2.1"), entry("198.18.0.0/16"), entry("2001:db8::1")))
+				mustExcept(t, b, prefix("10.0.0.0/8"))
+				mustReplace(t, b, state(entry("192.0.2.1"), entry("198.18.0.0/16"), entry("2001:db8::1")))
 				if !strings.Contains(everything(t), "meshban") && v.backend != NameIPTables {
 					t.Fatal("nothing of ours is there")
 				}
-				mustReplace(t, b, state(nil, entry("192.0.2.1")))
+				mustReplace(t, b, state(entry("192.0.2.1")))
 				r.want(false, "192.0.2.1")
 				if outbound == OutboundDrop {
 					if err := b.Teardown(ctx); err != nil {
@@ -101,7 +102,7 @@ func TestNextBackendTakesOver(t *testing.T) {
 		r := newRig(t)
 		for i, v := range slices.Concat(variants, []variant{variants[2], variants[2], variants[0]}) {
 			b := r.open(v, Outbound(i%2))
-			mustReplace(t, b, state(nil, entry("192.0.2.1")))
+			mustReplace(t, b, state(entry("192.0.2.1")))
 			r.want(false, "192.0.2.1")
 			r.want(true, "192.0.2.200")
 			left := entry("192.0.2.200")
@@ -163,7 +164,7 @@ func TestConnections(t *testing.T) {
 		}
 		for _, outbound := range []Outbound{OutboundDrop, OutboundAllow} {
 			b := r.open(v, outbound)
-			mustReplace(t, b, state(nil))
+			mustReplace(t, b, state())
 			conn, err := r.dial("192.0.2.1", 22)
 			if err != nil {
 				t.Fatal(err)
@@ -193,7 +194,7 @@ func TestConnections(t *testing.T) {
 func TestNeighbourDiscoveryOfABannedRouterWorks(t *testing.T) {
 	eachVariant(t, func(t *testing.T, r *rig, v variant) {
 		b := r.open(v, OutboundDrop)
-		mustReplace(t, b, state(nil, entry("fd09::/64"), entry("fe80::/64")))
+		mustReplace(t, b, state(entry("fd09::/64"), entry("fe80::/64")))
 		sh(t, "ip neigh flush all; ip -n attacker neigh flush all")
 		if !r.tcpReaches("2001:db8::1", 22) {
 			t.Error("a neighbour behind the banned router is not reached")
@@ -225,7 +226,8 @@ func TestWithoutIPv6GoesOn(t *testing.T) {
 			t.Fatal(attempts, err)
 		}
 		defer b.Close()
-		mustReplace(t, b, state([]netip.Prefix{prefix("fd00::/8")}, entry("192.0.2.1"), entry("2001:db8::1")))
+		mustExcept(t, b, prefix("fd00::/8"))
+		mustReplace(t, b, state(entry("192.0.2.1"), entry("2001:db8::1")))
 		must(t, b, Update{Entry: entry("192.0.2.2")}, Update{Entry: entry("2001:db8::2")})
 		r.want(false, "192.0.2.1")
 		r.want(false, "192.0.2.2")
@@ -249,7 +251,7 @@ func TestLockHeldByAnotherProgram(t *testing.T) {
 		v := variants[1]
 		opts := Options{IPTables: v.iptables, LockTimeout: time.Second}
 		b := r.open(v, OutboundDrop)
-		mustReplace(t, b, state(nil, entry("192.0.2.1")))
+		mustReplace(t, b, state(entry("192.0.2.1")))
 		if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 			t.Fatal(err)
 		}

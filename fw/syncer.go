@@ -5,9 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
-	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -36,7 +35,10 @@ type SyncerConfig struct {
 	// Snapshot gives all that should be enforced. It is called with no lock of this package held, and again for each
 	// full reload. It must already reflect every update submitted before; updates submitted while its entries are
 	// gone through are applied afterwards, so it may or may not reflect those.
-	Snapshot   func() State
+	Snapshot func() State
+	// Exceptions, if set, gives what is never dropped. It is called in the same way, and must be no older than the entries
+	// that were submitted or snapshot before.
+	Exceptions func() Exceptions
 	CheckEvery time.Duration // 0 = DefaultCheckEvery
 	Logger     *slog.Logger  // nil = silent
 	// OnRepair, if set, is told what was mended after the kernel had lost something of ours.
@@ -66,7 +68,8 @@ func (c *SyncerConfig) validate() error {
 type Status struct {
 	Backend     string
 	Enforced    int // entries that the kernel holds
-	NotEnforced int // entries that it should hold and the backend has no room for
+	NotEnforced int // entries that it should hold and the backend has no room for, Withheld included
+	Withheld    int // entries left out because an exception inside or around them is not in the kernel
 	Queued      int // updates that wait
 
 	Checks    uint64 // looks at the kernel
@@ -81,21 +84,24 @@ type Status struct {
 	LastReplace time.Duration
 }
 
-// Syncer makes the kernel agree with what is banned. Submit, SetAllow and Status never block and may be called from
+// Syncer makes the kernel agree with what is banned. Submit, ExceptionsChanged and Status never block and may be called from
 // anywhere; Run does the work.
 type Syncer struct {
 	cfg SyncerConfig
 
-	// wake holds at most one wake-up: Submit, SetAllow and Replace send, Run receives, nobody closes it. Full means
+	// wake holds at most one wake-up: Submit, ExceptionsChanged and Replace send, Run receives, nobody closes it. Full means
 	// that Run is about to look anyway.
 	wake chan struct{}
 	// owner holds the one token of whoever may use the backend and work: Run for each step, Replace for its duration.
 	owner chan struct{}
 	work  work
+	// unplaced are the exceptions that the kernel does not hold; nil = it holds all.
+	unplaced atomic.Pointer[prefixes]
 
-	mu    sync.Mutex
-	inbox inbox
-	st    Status
+	mu      sync.Mutex
+	inbox   inbox
+	st      Status
+	lasting string // what is wrong and will be until something changes; "" = nothing
 }
 
 // done is called when a submission has become true in the kernel, or has been given up.
@@ -103,12 +109,11 @@ type done func(at time.Time, err error)
 
 // inbox is what arrived and was not taken.
 type inbox struct {
-	fresh    queue // few updates, of keys that are not in the bulk: they go first
-	bulk     queue
-	allow    []netip.Prefix
-	hasAllow bool
-	reload   bool // updates were dropped: all is to be loaded anew
-	closed   bool // Run has ended
+	fresh      queue // few updates, of keys that are not in the bulk: they go first
+	bulk       queue
+	exceptions bool // they have changed
+	reload     bool // updates were dropped: all is to be loaded anew
+	closed     bool // Run has ended
 }
 
 // NewSyncer checks the config. It starts nothing and leaves the kernel alone.
@@ -167,14 +172,6 @@ func (s *Syncer) queue(updates []Update, done func(at time.Time, err error)) boo
 	return true
 }
 
-// SetAllow replaces the prefixes that are never dropped. It returns at once.
-func (s *Syncer) SetAllow(allow []netip.Prefix) {
-	s.mu.Lock()
-	s.inbox.allow, s.inbox.hasAllow = slices.Clone(allow), true
-	s.mu.Unlock()
-	s.poke()
-}
-
 // Replace loads all anew from Snapshot and returns when the kernel holds it, or all of it that the backend has room for:
 // the rest is in Status. It works with or without Run. A lock that Snapshot takes must not be held. If it fails Run goes
 // on trying.
@@ -195,6 +192,12 @@ func (s *Syncer) Status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.st
+	switch {
+	case s.lasting != "" && st.LastError != "":
+		st.LastError = s.lasting + "; last error: " + st.LastError
+	case s.lasting != "":
+		st.LastError = s.lasting
+	}
 	st.Queued = s.inbox.fresh.updates + s.inbox.bulk.updates
 	return st
 }

@@ -37,7 +37,8 @@ func (s *Syncer) inline() bool {
 	}
 	now := time.Now()
 	updates = s.coalesce(updates)
-	err := s.cfg.Backend.Apply(context.Background(), now, updates)
+	carried, left := s.withhold(updates)
+	err := s.cfg.Backend.Apply(context.Background(), now, carried)
 	if err != nil && !isPartial(err) {
 		s.mu.Lock()
 		s.inbox.front(updates, waiting)
@@ -48,7 +49,7 @@ func (s *Syncer) inline() bool {
 		s.failed("could not apply a batch", err)
 	}
 	before := s.work.next()
-	s.applied(now, updates, waiting, err)
+	s.applied(now, carried, waiting, withheldError(left, err))
 	return all && !s.work.next().Before(before)
 }
 
@@ -60,7 +61,7 @@ func (s *Syncer) takeFew() (updates []Update, waiting []done, all bool) {
 	switch {
 	case in.closed:
 		return nil, nil, true
-	case s.work.owed, in.reload, in.hasAllow:
+	case s.work.owed, in.reload, in.exceptions:
 		return nil, nil, false
 	case in.fresh.updates+in.bulk.updates <= maxInline, s.oneSlice():
 		updates, waiting = in.all()

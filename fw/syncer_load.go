@@ -21,7 +21,9 @@ type interleaver interface{ appliesDuringLoad() }
 type load struct {
 	s      *Syncer
 	start  time.Time
+	void   func() // ends the load's context
 	held   tracker
+	kept   tracker   // withheld, for they overlap an exception that the kernel does not hold
 	last   time.Time // the latest end
 	replay []Update  // carried to the old sets already, to be carried to the new ones
 	stuck  bool      // the old sets take nothing
@@ -31,6 +33,10 @@ type load struct {
 func (l *load) through(ctx context.Context, entries iter.Seq[Entry], yield func(Entry) bool) {
 	_, mid := l.s.cfg.Backend.(interleaver)
 	pass := func(e Entry) bool {
+		if _, ok := l.s.work.except.unplaced.overlap(e.Prefix); ok {
+			l.kept.add(e)
+			return true
+		}
 		if e.Until.After(l.start) {
 			l.held.add(e)
 			if e.Until.After(l.last) {
@@ -41,16 +47,36 @@ func (l *load) through(ctx context.Context, entries iter.Seq[Entry], yield func(
 	}
 	n := 0
 	for e := range entries {
-		if n++; mid && n%loadLook == 0 {
-			for _, u := range l.meanwhile(ctx) {
-				if !u.Remove && !pass(u.Entry) { // into the new sets too, so that no packet passes after the swap
-					return
+		if n++; n%loadLook == 0 {
+			l.except(ctx)
+			if mid {
+				for _, u := range l.meanwhile(ctx) {
+					if !u.Remove && !pass(u.Entry) { // into the new sets too, so that no packet passes after the swap
+						return
+					}
 				}
 			}
 		}
 		if !pass(e) {
 			return
 		}
+	}
+	l.except(ctx) // that there may be no entry whose exceptions are not in force
+}
+
+// except carries exceptions that have changed to the kernel. If one has no place there the load is void: it may have
+// gone past entries that contain it.
+func (l *load) except(ctx context.Context) {
+	s := l.s
+	s.mu.Lock()
+	changed := s.inbox.exceptions
+	s.mu.Unlock()
+	if !changed {
+		return
+	}
+	former := s.work.except.unplaced
+	if err := s.except(ctx, false); err != nil || len(s.work.except.unplaced.without(former)) > 0 {
+		l.void()
 	}
 }
 
@@ -62,7 +88,7 @@ func (l *load) meanwhile(ctx context.Context) []Update {
 	s := l.s
 	s.mu.Lock()
 	in := &s.inbox
-	if in.reload || in.fresh.updates+in.bulk.updates == 0 {
+	if in.reload || in.exceptions || in.fresh.updates+in.bulk.updates == 0 {
 		s.mu.Unlock()
 		return nil
 	}
@@ -70,13 +96,15 @@ func (l *load) meanwhile(ctx context.Context) []Update {
 	s.mu.Unlock()
 	l.replay = append(l.replay, updates...)
 	updates = s.coalesce(updates)
-	if err := s.cfg.Backend.Apply(ctx, time.Now(), updates); err != nil {
+	carried, left := s.withhold(updates)
+	err := s.cfg.Backend.Apply(ctx, time.Now(), carried)
+	if err != nil && !isPartial(err) {
 		// The sets may be what the load is to mend. It carries the updates all the same.
 		l.stuck = true
 		s.work.wait(s, waiting)
 		return updates
 	}
-	s.work.answer(waiting, time.Now().UTC(), nil)
+	s.work.answer(waiting, time.Now().UTC(), notEnforced(withheldError(left, err)))
 	return updates
 }
 

@@ -24,6 +24,7 @@ type bench struct {
 
 	mu       sync.Mutex
 	want     map[Key]Entry // what Snapshot gives
+	never    []netip.Prefix
 	allow    []netip.Prefix
 	snapped  int
 	repaired [][]string
@@ -43,7 +44,12 @@ func withSyncer(t *testing.T, backend func(*fake) Backend, f func(b *bench)) {
 				b.mu.Lock()
 				defer b.mu.Unlock()
 				b.snapped++
-				return State{Entries: slices.Values(slices.Collect(maps.Values(b.want))), Len: len(b.want), Allow: b.allow}
+				return State{Entries: slices.Values(slices.Collect(maps.Values(b.want))), Len: len(b.want)}
+			},
+			Exceptions: func() Exceptions {
+				b.mu.Lock()
+				defer b.mu.Unlock()
+				return Exceptions{Never: slices.Clone(b.never), Allow: slices.Clone(b.allow)}
 			},
 			OnRepair: func(problems []string) {
 				b.mu.Lock()

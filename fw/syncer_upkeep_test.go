@@ -1,7 +1,6 @@
 package fw
 
 import (
-	"context"
 	"errors"
 	"net/netip"
 	"testing"
@@ -46,14 +45,12 @@ func TestAllowedPrefixesAreSetAndComeWithAFullLoad(t *testing.T) {
 		b.mu.Lock()
 		b.allow = allow
 		b.mu.Unlock()
-		b.SetAllow(allow)
+		b.ExceptionsChanged()
 		synctest.Wait()
-		b.expect("allowed", get(b.fake, func(f *fake) []netip.Prefix { return f.allow }), allow)
-		b.fake.set(func(f *fake) { f.allow = nil })
-		if err := b.Replace(context.Background()); err != nil {
-			b.Fatal(err)
-		}
-		b.expect("allowed", get(b.fake, func(f *fake) []netip.Prefix { return f.allow }), allow)
+		b.expect("allowed", get(b.fake, func(f *fake) []netip.Prefix { return f.except.Allow }), allow)
+		b.fake.set(func(f *fake) { f.except, f.flushed = Exceptions{}, true })
+		b.pass(DefaultCheckEvery)
+		b.expect("allowed", get(b.fake, func(f *fake) []netip.Prefix { return f.except.Allow }), allow)
 	})
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"syscall"
 	"time"
@@ -31,6 +30,7 @@ type parted interface {
 // work is the state of whoever holds the owner token.
 type work struct {
 	held    tracker
+	except  excepted
 	last    map[Key]int // coalesce's, for its room
 	waiting []done      // their updates are not true yet
 	calls   []func()    // to make once the token is given back
@@ -39,8 +39,8 @@ type work struct {
 	owed     bool // the kernel may differ from what should be: a Replace is due at retryAt
 	failed   int  // Replaces that failed in a row
 	crowded  bool // there have been removals since the last Replace: a limited backend may have room again
-	noRoom   string
 	retryAt  time.Time
+	loadedAt time.Time // when the last Replace ended
 	checkAt  time.Time
 	rearmAt  time.Time // when cut timeouts are to be set anew; zero = none was cut
 	expireAt time.Time // when an expirer is to be called; zero = never
@@ -57,9 +57,17 @@ func (w *work) next() time.Time {
 	if w.owed {
 		earlier(w.retryAt)
 	}
+	earlier(w.except.retryAt)
 	earlier(w.rearmAt)
 	earlier(w.expireAt)
 	return next
+}
+
+// owe has a full load made at the given time, or sooner if one is due sooner.
+func (w *work) owe(at time.Time) {
+	if !w.owed || at.Before(w.retryAt) {
+		w.owed, w.retryAt = true, at
+	}
 }
 
 // wait adds callbacks to those that wait, up to the bound.
@@ -100,8 +108,8 @@ func (s *Syncer) step(ctx context.Context) {
 		w.owed, w.retryAt = true, now
 	}
 	load := w.owed && !now.Before(w.retryAt)
-	allow, hasAllow := in.allow, in.hasAllow && !load
-	in.allow, in.hasAllow, in.reload = nil, false, false
+	changed := in.exceptions
+	in.reload = false
 	var updates []Update
 	var waiting []done
 	if b, ok := s.cfg.Backend.(slicer); ok && !load {
@@ -119,9 +127,7 @@ func (s *Syncer) step(ctx context.Context) {
 		_ = s.reload(ctx) // counted, kept in Status and tried again
 		updates, waiting = nil, nil
 	}
-	if hasAllow {
-		s.setAllow(ctx, allow)
-	}
+	s.exceptWhenDue(ctx, changed && !load)
 	if len(updates) > 0 || len(waiting) > 0 {
 		s.apply(ctx, updates, waiting)
 	}
@@ -140,7 +146,7 @@ func (s *Syncer) step(ctx context.Context) {
 // apply carries a batch to the kernel. If that does not succeed soon, the whole is loaded anew.
 func (s *Syncer) apply(ctx context.Context, updates []Update, waiting []done) {
 	w := &s.work
-	updates = s.coalesce(updates)
+	updates, left := s.withhold(s.coalesce(updates))
 	var err error
 	var now time.Time
 	for try := 0; ; try++ {
@@ -167,7 +173,7 @@ func (s *Syncer) apply(ctx context.Context, updates []Update, waiting []done) {
 		}
 		return
 	}
-	s.applied(now, updates, waiting, err)
+	s.applied(now, updates, waiting, withheldError(left, err))
 	s.expire(ctx)
 }
 
@@ -186,16 +192,6 @@ func (s *Syncer) applied(now time.Time, updates []Update, waiting []done, err er
 	}
 	w.answer(waiting, at, notEnforced(err))
 	s.count()
-}
-
-// setAllow carries the never-drop prefixes to the kernel.
-func (s *Syncer) setAllow(ctx context.Context, allow []netip.Prefix) {
-	if err := s.cfg.Backend.SetAllow(ctx, allow); err != nil {
-		s.failed("could not set the allowed prefixes", err)
-		if !s.work.owed && !isPartial(err) {
-			_ = s.reload(ctx)
-		}
-	}
 }
 
 // check looks at the kernel and mends what is not as it should be.
@@ -242,19 +238,28 @@ func (s *Syncer) look(ctx context.Context) (problems []string, err error) {
 	return append(problems, more...), err
 }
 
+// errVoid ends a load that has gone past entries whose exceptions have no place.
+var errVoid = errors.New("exceptions that came during the load have no place; it begins anew")
+
 // reload replaces all that the kernel holds by a fresh snapshot.
 func (s *Syncer) reload(ctx context.Context) error {
 	w := &s.work
 	start := time.Now()
+	_ = s.except(ctx, w.mending != nil) // what is not in force then is withheld, and tried again
 	state := s.cfg.Snapshot()
-	l := load{s: s, start: start}
+	loading, void := context.WithCancel(ctx)
+	defer void()
+	l := load{s: s, start: start, void: void}
 	if entries := state.Entries; entries != nil {
 		state.Entries = func(yield func(Entry) bool) { l.through(ctx, entries, yield) }
 	} else {
 		state.Entries = func(func(Entry) bool) {}
 	}
-	err := s.cfg.Backend.Replace(ctx, start, state)
+	err := s.cfg.Backend.Replace(loading, start, state)
 	now := time.Now()
+	if loading.Err() != nil && ctx.Err() == nil {
+		err = errVoid
+	}
 	if err != nil && !isPartial(err) {
 		w.owed = true
 		w.retryAt = now.Add(min(replaceDelayMax, replaceDelayMin<<min(w.failed, 16)))
@@ -266,9 +271,12 @@ func (s *Syncer) reload(ctx context.Context) error {
 		}
 		return err
 	}
-	w.held, w.owed, w.failed, w.crowded = l.held, false, 0, false
-	w.rearmAt = time.Time{}
+	w.held, w.except.withheld, w.owed, w.failed, w.crowded = l.held, l.kept, false, 0, false
+	w.rearmAt, w.loadedAt = time.Time{}, now
 	s.noteClamp(start, l.last)
+	unplaced := w.except.unplaced
+	s.unplaced.Store(&unplaced)
+	s.bringBack()
 	s.putBack(l.replay)
 	s.mu.Lock()
 	s.st.Replaces++
@@ -325,21 +333,23 @@ func (s *Syncer) over() int {
 	return 0
 }
 
-// count brings the figures of Status up to date. That a backend has no room for all is an error as long as it lasts.
+// count brings the figures of Status up to date. That a backend has no room for all, or lacks exceptions, is an error as
+// long as it lasts.
 func (s *Syncer) count() {
-	over := s.over()
-	enforced := s.work.held.len() - over
+	w := &s.work
+	over, withheld := s.over(), w.except.withheld.len()
+	enforced := w.held.len() - over
+	problem := w.except.problem()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.st.Enforced, s.st.NotEnforced = enforced, over
-	if s.st.LastError == s.work.noRoom {
-		s.st.LastError = ""
+	s.st.Enforced, s.st.NotEnforced, s.st.Withheld = enforced, over+withheld, withheld
+	if problem == "" && over > 0 && enforced > 0 {
+		problem = fmt.Sprintf("%s holds the newest %d only: %d are not enforced", s.st.Backend, enforced, over)
 	}
-	s.work.noRoom = ""
-	if over > 0 && enforced > 0 {
-		s.work.noRoom = fmt.Sprintf("%s holds the newest %d only: %d are not enforced", s.st.Backend, enforced, over)
-		s.st.LastError, s.st.LastErrorAt = s.work.noRoom, time.Now().UTC().Truncate(time.Millisecond)
+	if problem != "" && problem != s.lasting {
+		s.st.LastErrorAt = time.Now().UTC().Truncate(time.Millisecond)
 	}
+	s.lasting = problem
 }
 
 // failed counts and keeps an error, unless the end of Run is all that it says.

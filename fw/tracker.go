@@ -1,11 +1,13 @@
 package fw
 
+import "net/netip"
+
 // tracker knows which keys the kernel holds, to count them. A plain address costs about 8 bytes (v4) or 26 (v6), so
 // that a million stay affordable.
 type tracker struct {
 	v4    map[[4]byte]struct{}
 	v6    map[[16]byte]struct{}
-	other map[Key]struct{}
+	other map[Key][]PortRange
 }
 
 func (t *tracker) len() int { return len(t.v4) + len(t.v6) + len(t.other) }
@@ -14,9 +16,9 @@ func (t *tracker) add(e Entry) {
 	switch addr := e.Prefix.Addr(); {
 	case len(e.Ports) > 0 || !e.Prefix.IsSingleIP():
 		if t.other == nil {
-			t.other = map[Key]struct{}{}
+			t.other = map[Key][]PortRange{}
 		}
-		t.other[e.Key()] = struct{}{}
+		t.other[e.Key()] = e.Ports
 	case addr.Is4():
 		if t.v4 == nil {
 			t.v4 = map[[4]byte]struct{}{}
@@ -39,4 +41,36 @@ func (t *tracker) remove(e Entry) {
 	default:
 		delete(t.v6, addr.As16())
 	}
+}
+
+// all yields the entries, without their ends.
+func (t *tracker) all(yield func(Entry) bool) {
+	for key, ports := range t.other {
+		if !yield(Entry{Prefix: key.Prefix, Ports: ports}) {
+			return
+		}
+	}
+	for a := range t.v4 {
+		if !yield(Entry{Prefix: netip.PrefixFrom(netip.AddrFrom4(a), 32)}) {
+			return
+		}
+	}
+	for a := range t.v6 {
+		if !yield(Entry{Prefix: netip.PrefixFrom(netip.AddrFrom16(a), 128)}) {
+			return
+		}
+	}
+}
+
+// overlapping returns what takes the entries out that overlap one of the prefixes.
+func (t *tracker) overlapping(ps prefixes) (out []Update) {
+	if len(ps) == 0 {
+		return nil
+	}
+	for e := range t.all {
+		if _, ok := ps.overlap(e.Prefix); ok {
+			out = append(out, Update{Entry: e, Remove: true})
+		}
+	}
+	return out
 }

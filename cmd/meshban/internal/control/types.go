@@ -133,7 +133,7 @@ const (
 	StatePending  = "pending"  // fewer origins than the quorum have seen it
 	StateHeld     = "held"     // kept back until an operator decides
 	StateAllowed  = "allowed"  // the never-ban list suppresses it
-	// StateNotEnforced: the kernel does not drop it, though it should
+	// StateNotEnforced: the kernel does not drop it, though it should: it lacks room, or an exception inside the ban.
 	StateNotEnforced = "not enforced"
 	StateLifted      = "lifted" // of a ban just made: an unban cancels it
 )
@@ -160,6 +160,7 @@ const (
 	VerdictDropped    = "dropped"
 	VerdictNotDropped = "not dropped"
 	VerdictPorts      = "dropped on some ports"
+	VerdictWithheld   = "banned, but not enforced" // see StateNotEnforced
 )
 
 // WhyReply tells what this node does about an address, and which records make it do so.
@@ -258,11 +259,13 @@ type BanStatus struct {
 
 // FirewallStatus tells what the kernel holds.
 type FirewallStatus struct {
-	Backend   string    `json:"backend"`
-	Enforced  int       `json:"enforced"`
-	Repairs   uint64    `json:"repairs"`
-	LastError string    `json:"last_error"`
-	Tried     []Attempt `json:"tried,omitempty"` // backends that were refused before Backend was taken
+	Backend  string `json:"backend"`
+	Enforced int    `json:"enforced"`
+	// NotEnforced are bans that the kernel should hold and does not: there is no room, or it lacks an exception inside them.
+	NotEnforced int       `json:"not_enforced"`
+	Repairs     uint64    `json:"repairs"`
+	LastError   string    `json:"last_error"`
+	Tried       []Attempt `json:"tried,omitempty"` // backends that were refused before Backend was taken
 }
 
 // Attempt is a firewall backend that did not work here, and why.

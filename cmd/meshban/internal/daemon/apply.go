@@ -221,7 +221,7 @@ func (d *Daemon) settleLocked(changes []ban.Change) {
 		}
 	}
 	if allow {
-		d.fw.SetAllow(d.table.Exceptions())
+		d.fw.ExceptionsChanged()
 	}
 	if len(updates) == 0 {
 		d.announce(changes, time.Now(), nil)

@@ -56,7 +56,7 @@ func (d *Daemon) guardNever(ctx context.Context) error {
 		list := d.neverList()
 		d.mu.Lock()
 		d.settleLocked(d.table.SetNever(time.Now(), list))
-		d.fw.SetAllow(d.table.Exceptions())
+		d.fw.ExceptionsChanged()
 		d.mu.Unlock()
 		d.fw.Flush()
 		select {

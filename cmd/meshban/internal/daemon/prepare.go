@@ -313,7 +313,7 @@ func (d *Daemon) openFirewall(ctx context.Context) error {
 	}
 	d.attempts = attempts
 	d.fw, err = fw.NewSyncer(fw.SyncerConfig{
-		Backend: backend, Snapshot: d.snapshot, CheckEvery: d.cfg.Firewall.Check, Logger: d.log,
+		Backend: backend, Snapshot: d.snapshot, Exceptions: d.exceptions, CheckEvery: d.cfg.Firewall.Check, Logger: d.log,
 		OnRepair: func(problems []string) {
 			d.log.Warn("repaired the firewall", "problems", problems)
 		},

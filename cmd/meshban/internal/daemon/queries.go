@@ -26,9 +26,13 @@ func (d *Daemon) List(ctx context.Context, yield func(control.ListEntry) error) 
 		for i, id := range e.Origins {
 			origins[i], ids[i] = d.names.of(id), id.String()
 		}
+		state := e.State.String()
+		if _, withheld := d.fw.Withheld(e.Prefix); withheld && e.State == ban.StateEnforced {
+			state = control.StateNotEnforced
+		}
 		failed = yield(control.ListEntry{
 			Prefix: e.Prefix, Ports: e.Ports.String(), Until: e.Until, Origins: origins, OriginIDs: ids,
-			Reason: e.Reason, Source: e.Source, State: e.State.String(),
+			Reason: e.Reason, Source: e.Source, State: state,
 		})
 		if failed == nil {
 			failed = ctx.Err()
@@ -76,10 +80,21 @@ func (d *Daemon) Why(_ context.Context, prefix netip.Prefix) (control.WhyReply, 
 		if f.By != (ban.Origin{}) {
 			out.Status = strings.ReplaceAll(out.Status, f.By.Short(), d.names.of(f.By))
 		}
+		if x, withheld := d.fw.Withheld(f.Prefix); withheld && f.Kind == ban.KindBan && strings.HasPrefix(f.Status, ban.StateEnforced.String()) {
+			out.Status = fmt.Sprintf("not enforced: the kernel does not hold the exception %s inside it", show(x))
+		}
 		reply.Findings = append(reply.Findings, out)
 	}
 	backend := d.fw.Status().Backend
+	exception, withheld := netip.Prefix{}, false
+	if banned {
+		exception, withheld = d.fw.Withheld(verdict.Prefix)
+	}
 	switch {
+	case withheld:
+		reply.Verdict = control.VerdictWithheld
+		reply.Summary = fmt.Sprintf("%s is banned until %s, as part of %s, but this node lets it through: the kernel does not hold the exception %s inside. See `meshban status`.",
+			show(prefix), stamp(verdict.Until), show(verdict.Prefix), show(exception))
 	case banned && backend == fw.NameNone:
 		reply.Verdict = "banned, but not dropped"
 		reply.Summary = fmt.Sprintf("%s is banned until %s, but this node has no firewall backend and drops nothing.", show(prefix), stamp(verdict.Until))
@@ -147,7 +162,7 @@ func (d *Daemon) Status(context.Context) (control.Status, error) {
 		Name: d.names.plain(d.self), ID: d.self.String(), Version: d.version, UptimeS: now.Sub(d.started).Seconds(), Addr: d.mesh.Addr().String(),
 		Mesh:     d.meshStatus(),
 		Bans:     control.BanStatus{Active: counts.Active, Pending: counts.Pending, Held: counts.Held, Allowed: counts.Allowed},
-		Firewall: control.FirewallStatus{Backend: kernel.Backend, Enforced: kernel.Enforced, Repairs: kernel.Repairs, LastError: kernel.LastError},
+		Firewall: control.FirewallStatus{Backend: kernel.Backend, Enforced: kernel.Enforced, NotEnforced: kernel.NotEnforced, Repairs: kernel.Repairs, LastError: kernel.LastError},
 		Lines: control.LineStatus{
 			File: cfg.Lines.File, Accepted: file.Accepted, Echoes: d.lines.echoes.Load(), Emitted: d.lines.emitted.Load(),
 			IgnoredBy: map[string]uint64{},

@@ -20,8 +20,7 @@ func (d *Daemon) snapshot() fw.State {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return fw.State{
-		Len:   d.table.Counts().Active,
-		Allow: d.table.Exceptions(),
+		Len: d.table.Counts().Active,
 		Entries: func(yield func(fw.Entry) bool) {
 			rules := make([]ban.Rule, 0, lockChunk)
 			for cursor, more := uint32(0), true; more; more = cursor != 0 {
@@ -37,6 +36,15 @@ func (d *Daemon) snapshot() fw.State {
 			}
 		},
 	}
+}
+
+// exceptions is what the kernel should never drop.
+func (d *Daemon) exceptions() fw.Exceptions {
+	d.mu.Lock()
+	all := d.table.Exceptions()
+	d.mu.Unlock()
+	never, allow := all.Lists()
+	return fw.Exceptions{Never: never, Allow: allow}
 }
 
 // entries calls yield with each entry of the table, holding the lock only while a chunk is copied. An entry that
