@@ -5,6 +5,8 @@ package fw
 import (
 	"context"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -122,18 +124,37 @@ func runSyncer(t *testing.T, b Backend, tick time.Duration, snapshot func() Stat
 	if err != nil {
 		t.Fatal(err)
 	}
+	return s, repaired, start(t, s)
+}
+
+// start runs a syncer that has loaded the snapshot; stop ends it.
+func start(t *testing.T, s *Syncer) (stop func()) {
+	t.Helper()
 	running, cancel := context.WithCancel(ctx)
 	ended := make(chan error)
 	go func() { ended <- s.Run(running) }()
 	if err := s.Replace(ctx); err != nil {
 		t.Fatal(err)
 	}
-	return s, repaired, func() {
+	return func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
 	}
+}
+
+// refusing is a backend that can be made to refuse exceptions.
+type refusing struct {
+	Backend
+	refuse atomic.Bool
+}
+
+func (b *refusing) SetExceptions(ctx context.Context, x Exceptions) error {
+	if b.refuse.Load() {
+		return syscall.ENOMEM
+	}
+	return b.Backend.SetExceptions(ctx, x)
 }
 
 func TestSyncerMendsWithinATick(t *testing.T) {
