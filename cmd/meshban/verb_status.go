@@ -133,6 +133,9 @@ func (c *command) status(ctx *cli.Context) error {
 	for _, t := range s.Firewall.Tried {
 		fw = append(fw, fmt.Sprintf("%s does not work here: %s", t.Backend, t.Error))
 	}
+	if n := s.Firewall.NotEnforced; n > 0 {
+		fw = append(fw, plural(n, "ban", "bans")+" not enforced")
+	}
 	if s.Firewall.LastError != "" {
 		fw = append(fw, "last error: "+s.Firewall.LastError)
 	}

@@ -259,12 +259,12 @@ type BanStatus struct {
 
 // FirewallStatus tells what the kernel holds.
 type FirewallStatus struct {
-	Backend  string `json:"backend"`
-	Enforced int    `json:"enforced"`
+	Backend   string `json:"backend"`
+	Enforced  int    `json:"enforced"`
+	Repairs   uint64 `json:"repairs"`
+	LastError string `json:"last_error"`
 	// NotEnforced are bans that the kernel should hold and does not: there is no room, or it lacks an exception inside them.
-	NotEnforced int       `json:"not_enforced"`
-	Repairs     uint64    `json:"repairs"`
-	LastError   string    `json:"last_error"`
+	NotEnforced int       `json:"not_enforced,omitempty"`
 	Tried       []Attempt `json:"tried,omitempty"` // backends that were refused before Backend was taken
 }
 

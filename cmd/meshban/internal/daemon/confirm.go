@@ -158,6 +158,14 @@ func (d *Daemon) banEffect(now time.Time, ports ban.Ports) func(*control.Result)
 		r.State = state.String()
 		if backend == fw.NameNone {
 			r.State = control.StateNotEnforced // as the operator has it
+			return nil
+		}
+		if x, withheld := d.fw.Withheld(r.Prefix); withheld {
+			r.State = control.StateNotEnforced
+			return &control.Error{
+				Code: control.CodeFailed, Hint: "`meshban status` says why; the ban is enforced once the exception is in the kernel",
+				Message: fmt.Sprintf("%s is banned, but not enforced: the kernel does not hold the exception %s inside it", show(r.Prefix), show(x)),
+			}
 		}
 		return nil
 	}
