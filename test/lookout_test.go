@@ -56,7 +56,7 @@ func (v sights) String() string {
 // lookOut begins to look.
 func (s *siege) lookOut(t *testing.T) *lookout {
 	t.Helper()
-	l := &lookout{s: s, admin: fresh()}
+	l := &lookout{s: s, admin: netip.MustParseAddr("203.0.113.77")} // far from what is measured
 	first := s.honest[0]
 	must(first.SSHD())(t)
 	check(t, s.Authorize(first.Host, "alice"))

@@ -231,11 +231,15 @@ func (d *Daemon) openMesh(keys home.Keys, epoch uint64) error {
 		},
 		KnownChanged: func() { kick(d.neverKick) },
 		OnMember:     d.member,
-		OnProblem:    d.meshProblem,
-		SaveSecrets:  func(s mesh.Secrets) error { return s.Save(d.home.Secrets()) },
-		OnKey:        d.keyTurned,
-		LoadInvites:  func() ([]byte, error) { return d.store.Value(valueInvites), nil },
-		SaveInvites:  func(b []byte) error { d.store.Set(valueInvites, slices.Clone(b)); return nil },
+		OnProblem: func(kind mesh.Problem, detail string) {
+			detail = d.nameNodes(detail)
+			d.problems.set(string(kind), detail)
+			d.log.Warn("mesh problem", "kind", kind, "detail", detail)
+		},
+		SaveSecrets: func(s mesh.Secrets) error { return s.Save(d.home.Secrets()) },
+		OnKey:       d.keyTurned,
+		LoadInvites: func() ([]byte, error) { return d.store.Value(valueInvites), nil },
+		SaveInvites: func(b []byte) error { d.store.Set(valueInvites, slices.Clone(b)); return nil },
 	})
 	if err != nil {
 		return err
