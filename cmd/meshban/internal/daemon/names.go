@@ -296,6 +296,26 @@ func (d *Daemon) recertified(s mesh.Standing) {
 	}
 }
 
+// checkName compares the configured name of this node with the certified one, which is what the others show. Where the
+// authority's key is, it certifies the configured one.
+func (d *Daemon) checkName(ctx context.Context) error {
+	name, c := d.config().Name, d.mesh.Standing(mesh.ID(d.self)).Certificate
+	if c == nil || c.Name == name {
+		return nil
+	}
+	if !d.mesh.HasAuthority() {
+		d.log.Warn("the name in the config is not the certified one, which is what the others show",
+			"config", name, "certified", c.Name, "remedy", "meshban rotate node-key TOKEN certifies the name in the config")
+		return nil
+	}
+	renamed, err := d.mesh.Certify(c.Node, name, c.Caps)
+	if err != nil {
+		return stopping(err)
+	}
+	d.log.Info("certified the name in the config", "name", name, "former", c.Name)
+	return d.keepRecord(ctx, renamed.Raw())
+}
+
 // nameNodes puts names to the ids in a text, and to the addresses at which members are.
 func (d *Daemon) nameNodes(text string) string {
 	at := make(map[string][]ban.Origin)

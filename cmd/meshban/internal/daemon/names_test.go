@@ -169,6 +169,31 @@ func TestACapturedNodeUnderAnotherName(t *testing.T) {
 	}
 }
 
+// The node with the authority's key may change its name, and no other one.
+func TestANameInTheConfig(t *testing.T) {
+	t.Parallel()
+	a := first(t, "a")
+	b := a.join(t, "b")
+	rename := func(n *node, name string) *node {
+		n.stop()
+		cfg := n.cfg
+		cfg.Name = name
+		return start(t, n.home, cfg)
+	}
+	a = rename(a, "main")
+	until(t, "the other shows the new name", func() bool { return b.member(t, a.self.String()).Name == "main" })
+	if s, err := a.Status(t.Context()); err != nil || s.Name != "main" {
+		t.Errorf("status: %q, %v", s.Name, err)
+	}
+	b = rename(b, "main")
+	until(t, "it says so", func() bool {
+		return strings.Contains(b.log.String(), "the name in the config is not the certified one")
+	})
+	if s, err := b.Status(t.Context()); err != nil || s.Name != "b" {
+		t.Errorf("status of the other: %q, %v", s.Name, err)
+	}
+}
+
 // Two certified nodes of one name are told apart in every answer, also after a restart.
 func TestNodesOfOneName(t *testing.T) {
 	t.Parallel()

@@ -110,6 +110,9 @@ func (d *Daemon) announceReady(ctx context.Context) error {
 		return nil
 	case <-d.mesh.Ready():
 	}
+	if err := d.checkName(ctx); err != nil {
+		d.log.Warn("could not certify the name in the config", "err", err)
+	}
 	cfg := d.config()
 	status := d.fw.Status()
 	d.log.Info("node is up", "name", cfg.Name, "id", d.self.Short(), "addr", d.mesh.Addr(),
