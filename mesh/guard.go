@@ -56,8 +56,7 @@ const (
 	maxSources = 4096
 
 	// What memberlist puts in front of a message.
-	mlPing, mlAck, mlPushPull, mlCompound, mlUser, mlEncrypt, mlCRC, mlErr = 0, 2, 6, 7, 8, 10, 12, 13
-	mlNack                                                                 = 11
+	mlPing, mlAck, mlAlive, mlPushPull, mlCompound, mlUser, mlEncrypt, mlNack, mlCRC, mlErr = 0, 2, 4, 6, 7, 8, 10, 11, 12, 13
 
 	nonceLen, tagLen = 12, 16
 	// sealOverhead is what encryption adds: version, nonce, tag.
@@ -293,6 +292,8 @@ func packetCost(b []byte, outer bool, frames *[][]byte) (cost int, ok bool) {
 		return cost, true
 	case mlUser:
 		return userCost(rest, frames), true
+	case mlAlive:
+		return 1, checkAlive(rest) == nil
 	default:
 		return 1, kind < mlPushPull || kind == mlNack
 	}

@@ -148,13 +148,14 @@ func streamHead(b []byte) error {
 			Nodes, UserStateLen int
 			Join                bool
 		}
-		if err := mlDecode(b[1:], &head); err != nil {
-			return err
+		dec := codec.NewDecoderBytes(b[1:], &codec.MsgpackHandle{})
+		if err := dec.Decode(&head); err != nil {
+			return fmt.Errorf("%w: %w", errStreamKind, err)
 		}
 		if head.Nodes < 0 || head.Nodes > min(MaxMembers, n/leastNode) || head.UserStateLen != 0 {
 			return errStreamSize
 		}
-		return nil
+		return checkMembership(dec, head.Nodes)
 	}
 	return errStreamKind
 }

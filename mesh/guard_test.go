@@ -12,6 +12,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -98,6 +99,65 @@ func TestGuardPackets(t *testing.T) {
 	}
 }
 
+// aliveOf is the news that a member has come.
+func aliveOf(id Identity) mlAliveMessage {
+	m := meta{Protocol: protocolVersion, Key: id.Public(), Name: "web1", Version: "1", Place: make([]byte, ed25519.SignatureSize)}
+	return mlAliveMessage{7, id.ID().String(), []byte{192, 0, 2, 1}, 7946, m.encode(), mlVersions[:]}
+}
+
+// News of a member that memberlist could not bear in its table, or would refuse later on, go no further, also in a packet
+// of several.
+func TestGuardRefusesOddMembers(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		edit func(*mlAliveMessage)
+		ok   bool
+	}{
+		{"ok", func(*mlAliveMessage) {}, true},
+		{"ok: IPv6", func(a *mlAliveMessage) { a.Addr = append([]byte{0x20}, make([]byte, 15)...) }, true},
+		{"bad: no versions", func(a *mlAliveMessage) { a.Vsn = nil }, false},
+		{"bad: five versions", func(a *mlAliveMessage) { a.Vsn = a.Vsn[:5] }, false},
+		{"bad: seven versions", func(a *mlAliveMessage) { a.Vsn = append(slices.Clone(a.Vsn), 0) }, false},
+		{"bad: a later version alone", func(a *mlAliveMessage) { a.Vsn = []byte{5, 5, 5, 0, 0, 0} }, false},
+		{"bad: the first version alone", func(a *mlAliveMessage) { a.Vsn = []byte{1, 1, 1, 0, 0, 0} }, false},
+		{"bad: it can no more than it speaks", func(a *mlAliveMessage) { a.Vsn = []byte{1, 2, 2, 0, 0, 0} }, false},
+		{"bad: another version of what is inside", func(a *mlAliveMessage) { a.Vsn = []byte{1, 5, 2, 1, 1, 1} }, false},
+		{"bad: a name that is no id", func(a *mlAliveMessage) { a.Node = "web1" }, false},
+		{"bad: another node's name", func(a *mlAliveMessage) { a.Node = signers[1].ID().String() }, false},
+		{"bad: no port", func(a *mlAliveMessage) { a.Port = 0 }, false},
+		{"bad: no address", func(a *mlAliveMessage) { a.Addr = nil }, false},
+		{"bad: an address of five bytes", func(a *mlAliveMessage) { a.Addr = make([]byte, 5) }, false},
+		{"bad: address 0", func(a *mlAliveMessage) { a.Addr = make([]byte, 4) }, false},
+		{"bad: no metadata", func(a *mlAliveMessage) { a.Meta = nil }, false},
+		{"bad: metadata cut short", func(a *mlAliveMessage) { a.Meta = a.Meta[:40] }, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a := aliveOf(signers[0])
+			tt.edit(&a)
+			b := ofMemberlist(t, mlAlive, a)
+			both := []byte{mlCompound, 2, 0, 2, byte(len(b) >> 8), byte(len(b)), mlPing, 0x80}
+			for _, plain := range [][]byte{b, append(both, b...)} {
+				g, _ := testGuard(func(netip.Addr) {})
+				if got := g.packet(sealed(t, guardKey, 1, plain, nil), netip.MustParseAddr("192.0.2.1")); got != tt.ok {
+					t.Errorf("passed: %v", got)
+				}
+			}
+		})
+	}
+}
+
+// What this node itself says is what it takes from others.
+func TestOwnVersions(t *testing.T) {
+	n := newNode(t, newSecrets(t), newIdentity(t), nil).run(t)
+	self := n.ml.Load().LocalNode()
+	if got := []byte{self.PMin, self.PMax, self.PCur, self.DMin, self.DMax, self.DCur}; !bytes.Equal(got, mlVersions[:]) {
+		t.Errorf("says %v, takes %v", got, mlVersions)
+	}
+	if err := checkMember(self.Name, self.Addr, self.Port, self.Meta, mlVersions[:]); err != nil {
+		t.Error(err)
+	}
+}
+
 // One address gets its share and no more, and others theirs.
 func TestGuardHoldsSourcesToTheirRate(t *testing.T) {
 	var told []netip.Addr
@@ -163,6 +223,12 @@ func TestGuardStreams(t *testing.T) {
 	}
 	type membership struct{ Nodes, UserStateLen int }
 	type user struct{ UserMsgLen int }
+	good := aliveOf(signers[0])
+	odd := good
+	odd.Vsn = []byte{1, 5, 2, 0, 0, 1}
+	stateOf := func(a mlAliveMessage) []byte {
+		return ofMemberlist(t, 0, mlNodeState{a.Node, a.Addr, a.Port, a.Meta, a.Incarnation, 0, a.Vsn})[1:]
+	}
 	announced := binary.BigEndian.AppendUint32([]byte{mlEncrypt}, maxStreamMessage+1)
 	for _, tt := range []struct {
 		name string
@@ -171,7 +237,9 @@ func TestGuardStreams(t *testing.T) {
 	}{
 		{"ok: a message of ours", message(1, append(ofMemberlist(t, mlUser, user{3}), 1, 2, 3)), nil},
 		{"ok: a large one", message(1, append(ofMemberlist(t, mlUser, user{1 << 20}), make([]byte, 1<<20)...)), nil},
-		{"ok: a membership", message(1, append(ofMemberlist(t, mlPushPull, membership{3, 0}), make([]byte, 300)...)), nil},
+		{"ok: a membership", message(1, append(ofMemberlist(t, mlPushPull, membership{3, 0}), bytes.Repeat(stateOf(good), 3)...)), nil},
+		{"bad: a membership cut short", message(1, append(ofMemberlist(t, mlPushPull, membership{3, 0}), bytes.Repeat(stateOf(good), 2)...)), errStreamKind},
+		{"bad: a member of another version among others", message(1, append(append(ofMemberlist(t, mlPushPull, membership{2, 0}), stateOf(good)...), stateOf(odd)...)), errStreamKind},
 		{"ok: a ping", message(1, []byte{mlPing, 0x80}), nil},
 		{"bad: nothing in it", message(1, nil), errStreamSize},
 		{"bad: the old version", message(0, bytes.Repeat([]byte{0xff}, 32)), errNotEncrypted},
@@ -376,6 +444,8 @@ func FuzzGuard(f *testing.F) {
 	f.Add([]byte{mlCompound, 2, 0, 1, 0, 1, mlPing, 9})
 	f.Add([]byte{mlCRC, 0, 0, 0, 0, mlCompound, 0})
 	f.Add(ofMemberlist(f, mlPushPull, struct{ Nodes int }{1 << 20}))
+	f.Add(ofMemberlist(f, mlAlive, aliveOf(signers[0])))
+	f.Add(append(ofMemberlist(f, mlPushPull, struct{ Nodes int }{1}), ofMemberlist(f, 0, mlNodeState{Vsn: mlVersions[:]})[1:]...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var frames [][]byte
 		if cost, ok := packetCost(b, true, &frames); ok && (len(b) == 0 || b[0] == 9 || b[0] == mlPushPull || cost < 0) {

@@ -183,6 +183,8 @@ func (m *Mesh) memberlistConfig(tr memberlist.Transport, keyring *memberlist.Key
 		c.AdvertiseAddr, c.AdvertisePort = advertise.Addr().String(), int(advertise.Port())
 	}
 	c.EnableCompression = false
+	c.ProtocolVersion = mlVersions[2]
+	c.DelegateProtocolMin, c.DelegateProtocolMax, c.DelegateProtocolVersion = mlVersions[3], mlVersions[4], mlVersions[5]
 	c.ProbeInterval = probeInterval
 	c.GossipInterval = gossipInterval
 	c.PushPullInterval = pushPullInterval
