@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -14,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/memberlist"
 )
 
 func TestEnrol(t *testing.T) {
@@ -399,5 +402,100 @@ func TestInviteCaps(t *testing.T) {
 	long := append([]byte{plain[0], plain[1] + 1}, plain[2:]...)
 	if list, err := decodeInvites(DefaultCaps().appendTo(appendArray(long, capsFields))); err == nil {
 		t.Errorf("the default caps in a longer form: %+v", list)
+	}
+}
+
+// stall opens streams from addresses of a block, which begin like a hello or announce a large message, and say no more. It
+// opens new ones where old ones end, until the test does.
+func stall(t *testing.T, block byte, to netip.AddrPort, begin []byte, addresses int) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var all sync.WaitGroup
+	t.Cleanup(func() { cancel(); all.Wait() })
+	begun := make(chan struct{}, addresses)
+	for i := range addresses {
+		from := net.TCPAddr{IP: net.IPv4(127, block, byte(i>>8), byte(1+i))}
+		all.Go(func() {
+			for first := true; ctx.Err() == nil; first = false {
+				conn, err := (&net.Dialer{LocalAddr: &from, Timeout: time.Second}).DialContext(ctx, "tcp", to.String())
+				if err == nil {
+					_, _ = conn.Write(begin)
+				}
+				if first {
+					begun <- struct{}{}
+				}
+				if err != nil {
+					continue
+				}
+				stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+				_, _ = conn.Read(make([]byte, 1))
+				stop()
+				_ = conn.Close()
+			}
+		})
+	}
+	for range addresses {
+		<-begun
+	}
+}
+
+// Hundreds of addresses with stalled hellos and announced messages keep nobody from enrolling, asking for a key, or syncing.
+func TestOutsidersKeepNobodyOut(t *testing.T) {
+	secrets, inviterID := newSecrets(t), newIdentity(t)
+	inviter := newNode(t, secrets, inviterID, nil).run(t)
+	text, err := inviter.NewInvite(10, time.Hour, DefaultCaps())
+	if err != nil {
+		t.Fatal(err)
+	}
+	member := newNode(t, secrets, newIdentity(t), func(c *Config) {
+		c.Bind = netip.MustParseAddrPort("127.0.0.2:0")
+		c.Join = []string{inviter.Addr().String()}
+	}).run(t)
+	eventually(t, 10*time.Second, "the member has proved its address", func() bool { return proves(inviter, member.id.ID(), member.Addr()) })
+	hello := append([]byte{tlsRecord, 3, 1, 2, 0}, make([]byte, 100)...)
+	large := append(binary.BigEndian.AppendUint32([]byte{mlEncrypt}, maxStreamMessage), make([]byte, 1<<20)...)
+	stall(t, 1, inviter.Addr(), hello, 2*maxStrangerStreams)
+	stall(t, 2, inviter.Addr(), large, 20)
+	const tries = 5
+	for range 3 {
+		for try := 1; ; try++ {
+			_, err := Enrol(t.Context(), text, newIdentity(t), "web1")
+			if err == nil {
+				break
+			}
+			if try == tries {
+				t.Errorf("cannot enrol: %v", err)
+				break
+			}
+		}
+	}
+	dial := &net.Dialer{LocalAddr: &net.TCPAddr{IP: member.Addr().Addr().AsSlice()}}
+	for range 3 { // each asks for a key, as a member that missed a rotation does
+		conn, err := dial.Dial("tcp", inviter.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		conf, err := enrolTLS(member.id, func(ed25519.PublicKey) error { return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := tls.Client(conn, conf).Handshake(); err != nil {
+			t.Errorf("a member finds no ear: %v", err)
+		}
+		_ = conn.Close()
+	}
+	g := inviter.tr.Load().guard
+	g.mu.Lock()
+	strangers, strange := len(g.strangers), g.strange
+	g.mu.Unlock()
+	if strangers > maxStrangerStreams || strange > strangerBytes {
+		t.Errorf("%d strangers are there, with %d bytes", strangers, strange)
+	}
+	node := &memberlist.Node{Name: inviter.id.ID().String(), Addr: inviter.Addr().Addr().AsSlice(), Port: inviter.Addr().Port()}
+	before := inviter.Stats().Refused["format"]
+	for i := range uint64(3) { // messages of the largest size, which say nothing
+		if err := member.ml.Load().SendReliable(node, append([]byte{kindSync}, make([]byte, maxSyncMessage)...)); err != nil {
+			t.Errorf("a large message of a member: %v", err)
+		}
+		eventually(t, 10*time.Second, "it arrives", func() bool { return inviter.Stats().Refused["format"] == before+i+1 })
 	}
 }

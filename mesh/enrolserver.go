@@ -11,28 +11,20 @@ import (
 )
 
 const (
-	// maxEnrolments bounds the enrolments that we serve at a time. One address has enrolBurst of them in a row, and
-	// enrolRate more a second, so that a stranger who tries tokens keeps nobody else out.
-	maxEnrolments = 64
-	enrolBurst    = 20
-	enrolRate     = 5
+	// enrolBurst TLS handshakes of one address may follow one another, then enrolRate a second, so that a stranger who tries
+	// tokens keeps nobody else out.
+	enrolBurst, enrolRate = 10, 2
+	// helloBurst handshakes of all strangers may follow one another, then one each helloEvery: each takes 0.3 ms of a core.
+	helloBurst, helloEvery = 100, 5 * time.Millisecond
 )
 
-// serveEnrol answers one joiner; the transport calls it with a stream that begins like TLS, in a goroutine of its own.
+var errManyHellos = errors.New("too many TLS handshakes")
+
+// serveEnrol answers one joiner; the transport calls it with a stream that begins like TLS, in a goroutine of its own. The
+// stream's deadline is the end of helloTimeout.
 func (m *Mesh) serveEnrol(conn net.Conn) {
 	defer func() { _ = conn.Close() }()
-	select {
-	case m.enrolments <- struct{}{}:
-		defer func() { <-m.enrolments }()
-	default:
-		return
-	}
 	from := conn.RemoteAddr().String()
-	if !m.enrolRate.take(time.Now(), sourceOf(conn.RemoteAddr()), 1) {
-		m.cfg.Logger.Debug("too many enrolments; one is refused", "from", from)
-		return
-	}
-	_ = conn.SetDeadline(time.Now().Add(enrolTimeout))
 	if err := m.answerJoiner(conn, from); err != nil {
 		level := slog.LevelDebug // a stranger, who may come often
 		if errors.Is(err, ErrInviteExpired) || errors.Is(err, ErrInviteUsed) {
@@ -43,7 +35,7 @@ func (m *Mesh) serveEnrol(conn net.Conn) {
 }
 
 func (m *Mesh) answerJoiner(raw net.Conn, from string) error {
-	conf, err := enrolTLS(m.cfg.Identity, func(ed25519.PublicKey) error { return nil })
+	conf, err := m.serverTLS()
 	if err != nil {
 		return err
 	}
@@ -57,6 +49,9 @@ func (m *Mesh) answerJoiner(raw net.Conn, from string) error {
 	}
 	b, err := readMessage(conn)
 	if err != nil {
+		return err
+	}
+	if err := conn.SetDeadline(time.Now().Add(enrolTimeout)); err != nil {
 		return err
 	}
 	if requestVersion(b) == keysVersion {
@@ -93,6 +88,23 @@ func (m *Mesh) answerJoiner(raw net.Conn, from string) error {
 		m.cfg.Logger.Info("a node has enrolled", "name", q.Name, "id", id.String(), "from", from)
 	}
 	return errors.Join(refused, conn.CloseWrite())
+}
+
+// newServerTLS returns the TLS settings for all who come. What a handshake costs is spent once the hello is here and its
+// address may have one.
+func (m *Mesh) newServerTLS() (*tls.Config, error) {
+	conf, err := enrolTLS(m.cfg.Identity, func(ed25519.PublicKey) error { return nil })
+	if err != nil {
+		return nil, err
+	}
+	conf.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		now, from := time.Now(), sourceOf(hello.Conn.RemoteAddr())
+		if !m.enrolRate.take(now, from, 1) || !m.peers.isSource(from) && !m.hellos.allow(now) {
+			return nil, errManyHellos
+		}
+		return nil, nil // as conf says
+	}
+	return conf, nil
 }
 
 // welcome is the answer to a joiner whose token is good.

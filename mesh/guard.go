@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -42,7 +41,7 @@ const (
 	// maxStreamMessage bounds a message by stream, in bytes: a sync message with memberlist's heads.
 	maxStreamMessage = maxSyncMessage + 4096
 	// maxStreamBytes bounds what has been read of all messages that come by stream and is looked at still, sourceBytes that
-	// of one address. memberlist copies each about five times.
+	// of one address. memberlist copies each about five times. Strangers have places and memory apart: see guard_slots.go.
 	maxStreamBytes, sourceBytes = 12 << 20, maxStreamMessage + 1<<20
 	// maxStreamsOpen bounds the streams of all addresses at a time, sourceStreams those of one.
 	maxStreamsOpen, sourceStreams = 512, 32
@@ -87,11 +86,17 @@ type guard struct {
 	scratch []byte   // of the goroutine that looks at packets
 	frames  [][]byte // the same
 
-	bytes   atomic.Int64 // of streams
-	mu      sync.Mutex
-	slowed  map[ID]time.Time // until when
-	streams map[netip.Addr]*streamUse
-	open    int
+	// isMember reports whether a member has answered at an address. nil: none has.
+	isMember func(netip.Addr) bool
+
+	mu        sync.Mutex
+	slowed    map[ID]time.Time // until when
+	streams   map[netip.Addr]*streamUse
+	open      int                      // streams accepted from members
+	bytes     int64                    // of all streams but strangers'
+	strangers []*openStream            // the oldest first
+	strange   int64                    // bytes of strangers' streams
+	vouched   map[netip.Addr]time.Time // see openStream.vouch
 }
 
 // voice is an origin as an address speaks for it. Who forges frames spends what he has himself, and not what the origin has.
@@ -111,7 +116,7 @@ func newGuard(keys func() [][]byte, now func() time.Time, count *counters, flood
 		keys: keys, now: now, count: count, flooded: flooded,
 		packets: newBuckets[netip.Addr](sourceRate, sourceBurst), voices: newBuckets[voice](voiceRate, voiceBurst),
 		arrived: newBuckets[netip.Addr](sourceStreamRate, sourceStreamBurst), streams: make(map[netip.Addr]*streamUse),
-		slowed: make(map[ID]time.Time),
+		slowed: make(map[ID]time.Time), vouched: make(map[netip.Addr]time.Time),
 	}
 }
 
@@ -315,49 +320,4 @@ func userCost(b []byte, frames *[][]byte) int {
 		b = b[2+n:]
 	}
 	return max(cost, frameCost)
-}
-
-// enter counts a stream that was accepted; what it gives must be called when the stream is over.
-func (g *guard) enter(conn net.Conn) (leave func(), ok bool) {
-	from := sourceOf(conn.RemoteAddr())
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	use := g.streams[from]
-	if g.open >= maxStreamsOpen || (use != nil && use.streams >= sourceStreams) {
-		g.count.limited.Add(1)
-		return nil, false
-	}
-	if use == nil {
-		use = &streamUse{}
-		g.streams[from] = use
-	}
-	use.streams++
-	g.open++
-	return sync.OnceFunc(func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		g.open--
-		if use.streams--; use.streams == 0 && use.bytes == 0 {
-			delete(g.streams, from)
-		}
-	}), true
-}
-
-// hold takes memory for a stream of an address, or gives it back.
-func (g *guard) hold(from netip.Addr, n int64) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	use := g.streams[from]
-	if use == nil {
-		use = &streamUse{}
-		g.streams[from] = use
-	}
-	if n > 0 && (g.bytes.Load()+n > maxStreamBytes || use.bytes+n > sourceBytes) {
-		return false
-	}
-	g.bytes.Add(n)
-	if use.bytes += n; use.streams == 0 && use.bytes == 0 {
-		delete(g.streams, from)
-	}
-	return true
 }

@@ -14,19 +14,17 @@ import (
 // guardedConn is a stream of memberlist's, of which one message is read in each direction.
 type guardedConn struct {
 	net.Conn
-	g     *guard
-	from  netip.Addr
-	leave func()
+	g  *guard
+	at *openStream
 
 	read bool   // the message was read; by memberlist's goroutine alone, as all below
 	rest []byte // of the message
 	err  error
-	held int64
 }
 
-// wrap guards what is read from a stream; leave may be nil.
-func (g *guard) wrap(conn net.Conn, leave func()) net.Conn {
-	return &guardedConn{Conn: conn, g: g, from: sourceOf(conn.RemoteAddr()), leave: leave}
+// wrap guards what is read from a stream.
+func (g *guard) wrap(conn net.Conn, at *openStream) net.Conn {
+	return &guardedConn{Conn: conn, g: g, at: at}
 }
 
 // Read gives the message once all of it is here and looks harmless.
@@ -47,13 +45,8 @@ func (c *guardedConn) Read(b []byte) (int, error) {
 
 // Close gives back what the stream took. memberlist closes a stream when it has handled its message.
 func (c *guardedConn) Close() error {
-	if c.held > 0 {
-		c.g.hold(c.from, -c.held)
-		c.held = 0
-	}
-	if c.leave != nil {
-		c.leave()
-	}
+	c.at.release()
+	c.at.leave()
 	return c.Conn.Close()
 }
 
@@ -75,16 +68,19 @@ func (c *guardedConn) message() ([]byte, error) {
 	for total := int(n) + len(head); len(b) < total; { // no more memory than what has come, twice
 		size := min(total, max(streamStep, 2*len(b)))
 		if more := int64(size - cap(b)); more > 0 {
-			if !c.g.hold(c.from, more) {
+			if !c.at.hold(more) {
 				c.g.count.limited.Add(1)
 				return nil, errStreamBudget
 			}
-			c.held += more
 			b = append(make([]byte, 0, size), b...)
 		}
 		at := len(b)
 		b = b[:min(size, cap(b))]
-		for !c.g.arrived.take(c.g.now(), c.from, len(b)-at) {
+		from := c.at.from
+		if !c.at.known && at >= strangerFree {
+			from = netip.Addr{} // all strangers' together
+		}
+		for !c.g.arrived.take(c.g.now(), from, len(b)-at) {
 			if time.Since(begin) > streamTimeout {
 				return nil, errStreamBudget
 			}
@@ -97,6 +93,7 @@ func (c *guardedConn) message() ([]byte, error) {
 	if err := c.g.stream(b); err != nil {
 		return nil, err
 	}
+	c.at.vouch(c.g.now())
 	return b, nil
 }
 

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"iter"
@@ -39,19 +40,20 @@ type Mesh struct {
 	events    chan any      // ev types: memberlist's goroutines send, the core receives, nobody closes; full: dropped
 	wake      chan struct{} // capacity 1: todo has actions, or the next deadline has changed
 
-	peers      *peerTable
-	pusher     *pusher
-	gossip     *gossip
-	streams    *streamer
-	join       *joinList
-	views      viewCompare
-	keys       *keyTurner
-	invites    *invites
-	enrolments chan struct{} // one token per enrolment that is being served
-	enrolRate  buckets[netip.Addr]
-	rolls      limiter // changes of epoch
-	asks       asks
-	answers    buckets[ID] // to members' questions
+	peers     *peerTable
+	pusher    *pusher
+	gossip    *gossip
+	streams   *streamer
+	join      *joinList
+	views     viewCompare
+	keys      *keyTurner
+	invites   *invites
+	serverTLS func() (*tls.Config, error) // for who comes; made once
+	hellos    limiter                     // TLS handshakes of strangers
+	enrolRate buckets[netip.Addr]
+	rolls     limiter // changes of epoch
+	asks      asks
+	answers   buckets[ID] // to members' questions
 	// strangerAnswers are those to nodes whose certificate has not come.
 	strangerAnswers buckets[ID]
 	noticers        noticers
@@ -121,7 +123,8 @@ func New(cfg Config) (*Mesh, error) {
 	m.streams = newStreamer(m)
 	m.keys = newKeyTurner(cfg.Secrets, m.now())
 	m.invites = newInvites()
-	m.enrolments = make(chan struct{}, maxEnrolments)
+	m.serverTLS = sync.OnceValues(m.newServerTLS)
+	m.hellos = limiter{burst: helloBurst, every: helloEvery}
 	m.enrolRate = newBuckets[netip.Addr](enrolRate, enrolBurst)
 	m.rolls = limiter{burst: rollBurst, every: rollEvery}
 	m.views.exchange = make(chan netip.AddrPort, 1)

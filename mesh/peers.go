@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -58,6 +59,8 @@ type peerTable struct {
 	// unproved has capacity 1: somebody has an address that is not proved; proveLoop waits.
 	unproved chan struct{}
 	keys     chan struct{} // capacity 1: who is alive, or somebody's gossip keys, may have changed; keyLoop waits
+
+	sources atomic.Pointer[map[netip.Addr]struct{}] // where members have answered; replaced, never changed
 
 	mu      sync.Mutex
 	peers   map[ID]*peer
@@ -211,11 +214,18 @@ func (t *peerTable) targetsLocked(now time.Time) {
 	slices.SortFunc(targets, func(a, b target) int { return slices.Compare(a.id[:], b.id[:]) })
 	t.targets = targets
 	t.pushTo = nil
+	sources := make(map[netip.Addr]struct{}, len(t.peers))
 	for id, p := range t.peers {
+		if t.trusted(id) {
+			for _, proof := range p.recent(now) {
+				sources[sourceAddr(proof.Addr.Addr())] = struct{}{}
+			}
+		}
 		if p.reachable(now) && t.trusted(id) {
 			t.pushTo = append(t.pushTo, target{id, p.node(), p.State != StateAlive && p.State != StateSuspect})
 		}
 	}
+	t.sources.Store(&sources)
 	slices.SortFunc(t.pushTo, func(a, b target) int { return slices.Compare(a.id[:], b.id[:]) })
 	t.viewLocked(now)
 }
@@ -259,6 +269,16 @@ func (t *peerTable) viewLocked(now time.Time) {
 	if sum != t.view {
 		t.view, t.viewed = sum, now
 	}
+}
+
+// isSource reports whether a member that counts has answered at an address, or in the same IPv6 /64.
+func (t *peerTable) isSource(from netip.Addr) bool {
+	sources := t.sources.Load()
+	if sources == nil {
+		return false
+	}
+	_, ok := (*sources)[from]
+	return ok
 }
 
 // viewDigest gives the digest of who is alive, and since when it stands.

@@ -95,6 +95,7 @@ func (t *peerTable) addressProved(now time.Time, id ID, addr netip.AddrPort) (up
 	p.proofs = slices.Insert(p.proofs, 0, AddrProof{addr, now})
 	p.proofs = p.proofs[:min(len(p.proofs), maxProofs)]
 	t.dirty, t.knownChanged = true, true
+	t.targetsLocked(now)
 	signal(t.wake)
 	up, p.upWaits = p.upWaits && addr == p.Addr, p.upWaits && addr != p.Addr
 	return up

@@ -149,7 +149,9 @@ func (m *Mesh) open() (*memberlist.Memberlist, error) {
 		advertise = pickAdvertise(m.cfg.Advertise, bound, localAddrs())
 		inner = s
 	}
-	tr := startTransport(inner, newGuard(keyring.GetKeys, m.now, &m.count, m.flooded), m.serveEnrol)
+	g := newGuard(keyring.GetKeys, m.now, &m.count, m.flooded)
+	g.isMember = m.peers.isSource
+	tr := startTransport(inner, g, m.serveEnrol)
 	m.tr.Store(tr)
 	conf := m.memberlistConfig(tr, keyring, advertise, log)
 	if ip, port, addrErr := tr.FinalAdvertiseAddr(conf.AdvertiseAddr, conf.AdvertisePort); addrErr == nil {

@@ -14,10 +14,9 @@ import (
 const (
 	// maxDial bounds the time to open a stream.
 	maxDial = 2 * time.Second
-	// peekTimeout is how long an accepted stream may stay silent before its first byte.
-	peekTimeout = 5 * time.Second
-	// maxPeeks bounds the accepted streams that have not said anything yet; further ones are closed.
-	maxPeeks = 256
+	// helloTimeout bounds the time from accepting a stream to its first byte and, where that begins a TLS hello, to the end of
+	// the handshake and of the request.
+	helloTimeout = 2 * time.Second
 	// bindTries is how often a free port is looked for when none is given: UDP and TCP must both have it.
 	bindTries = 10
 	// tlsRecord is the first byte of a TLS ClientHello; memberlist's streams begin with 10 or 244.
@@ -37,7 +36,6 @@ type transport struct {
 
 	packets chan *memberlist.Packet // filter sends, memberlist receives; nobody closes it
 	streams chan net.Conn           // sorter goroutines send, memberlist receives; nobody closes it
-	peeks   chan struct{}           // one token per stream that is being looked at
 	ctx     context.Context
 	cancel  context.CancelFunc
 	drained chan struct{}
@@ -55,7 +53,6 @@ func startTransport(inner memberlist.Transport, g *guard, enrol func(net.Conn)) 
 		guard:   g,
 		packets: make(chan *memberlist.Packet),
 		streams: make(chan net.Conn),
-		peeks:   make(chan struct{}, maxPeeks),
 		drained: make(chan struct{}),
 		open:    make(map[net.Conn]struct{}),
 	}
@@ -102,43 +99,36 @@ func (t *transport) accept() {
 			if conn = t.track(conn); conn == nil {
 				continue
 			}
-			leave, ok := t.guard.enter(conn)
+			at, ok := t.guard.enter(conn)
 			if !ok {
 				_ = conn.Close()
 				continue
 			}
-			select {
-			case t.peeks <- struct{}{}:
-				t.wg.Go(func() { t.sort(conn, leave) })
-			default:
-				leave()
-				_ = conn.Close()
-			}
+			t.wg.Go(func() { t.sort(conn, at) })
 		case <-t.ctx.Done():
 			return
 		}
 	}
 }
 
-// sort looks at a stream's first byte. leave is called when the stream is over.
-func (t *transport) sort(conn net.Conn, leave func()) {
+// sort looks at a stream's first byte.
+func (t *transport) sort(conn net.Conn, at *openStream) {
 	first := make([]byte, 1)
-	_ = conn.SetReadDeadline(time.Now().Add(peekTimeout))
+	_ = conn.SetDeadline(time.Now().Add(helloTimeout))
 	n, err := conn.Read(first)
-	_ = conn.SetReadDeadline(time.Time{})
-	<-t.peeks
 	if err != nil || n == 0 {
-		leave()
+		at.leave()
 		_ = conn.Close()
 		return
 	}
 	conn = &peeked{Conn: conn, first: first}
 	if first[0] == tlsRecord {
 		t.enrol(conn)
-		leave()
+		at.leave()
 		return
 	}
-	conn = t.guard.wrap(conn, leave)
+	_ = conn.SetDeadline(time.Time{})
+	conn = t.guard.wrap(conn, at)
 	select {
 	case t.streams <- conn:
 	case <-t.ctx.Done():
@@ -163,7 +153,7 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 	if err != nil {
 		return nil, err
 	}
-	return t.guard.wrap(conn, nil), nil
+	return t.guard.wrap(conn, t.guard.dialled(conn)), nil
 }
 
 // dialTLS opens a stream that is not memberlist's.

@@ -1,0 +1,142 @@
+package mesh
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+// addrConn is a stream of an address that tells when it is closed.
+type addrConn struct {
+	net.Conn
+	from   net.TCPAddr
+	closed *bool
+}
+
+func (c addrConn) RemoteAddr() net.Addr { return &c.from }
+func (c addrConn) Close() error         { *c.closed = true; return nil }
+
+func streamFrom(addr string) addrConn {
+	return addrConn{from: net.TCPAddr{IP: net.ParseIP(addr), Port: 1}, closed: new(bool)}
+}
+
+// A member opens so many streams, and its messages take so much memory, and no more.
+func TestGuardBoundsMembers(t *testing.T) {
+	g, count := testGuard(func(netip.Addr) {})
+	g.isMember = func(netip.Addr) bool { return true }
+	var open []*openStream
+	for range sourceStreams {
+		s, ok := g.enter(streamFrom("192.0.2.1"))
+		if !ok {
+			t.Fatal("refused too early")
+		}
+		open = append(open, s)
+	}
+	if _, ok := g.enter(streamFrom("192.0.2.1")); ok || count.limited.Load() != 1 {
+		t.Errorf("one more was let in; %d counted", count.limited.Load())
+	}
+	other, ok := g.enter(streamFrom("192.0.2.2"))
+	if !ok {
+		t.Fatal("another address has to pay for it")
+	}
+	if !open[0].hold(sourceBytes) || open[1].hold(1) {
+		t.Error("an address is not held to its share of memory")
+	}
+	if !other.hold(sourceBytes) {
+		t.Error("another address has to pay for it")
+	}
+	third, _ := g.enter(streamFrom("192.0.2.3"))
+	if third.hold(maxStreamBytes-2*sourceBytes+1) || !third.hold(maxStreamBytes-2*sourceBytes) {
+		t.Error("all together are not held to theirs")
+	}
+	for _, s := range append(open, other, third) {
+		s.release()
+		s.leave()
+		s.leave() // harmless
+	}
+	if len(g.streams) != 0 || g.open != 0 || g.bytes != 0 {
+		t.Errorf("%d are open still, with %d bytes", g.open, g.bytes)
+	}
+	a := netip.MustParseAddr("2001:db8::1")
+	if x, y := sourceAddr(a), sourceAddr(netip.MustParseAddr("2001:db8::2")); x != y {
+		t.Errorf("one /64 counts as two: %v, %v", x, y)
+	}
+}
+
+// Strangers, however many, take no place and no memory of members. The one that has stalled longest makes room for the next,
+// and one address has a small share.
+func TestGuardBoundsStrangers(t *testing.T) {
+	member := netip.MustParseAddr("10.0.0.1")
+	g, _ := testGuard(func(netip.Addr) {})
+	g.isMember = func(a netip.Addr) bool { return a == member }
+	var conns []addrConn
+	var open []*openStream
+	for i := range 2 * maxStrangerStreams {
+		c := streamFrom(netip.AddrFrom4([4]byte{127, 1, byte(i >> 8), byte(i)}).String())
+		s, ok := g.enter(c)
+		if !ok {
+			t.Fatalf("stranger %d is refused", i)
+		}
+		conns, open = append(conns, c), append(open, s)
+	}
+	for i, c := range conns {
+		if old := i < maxStrangerStreams; *c.closed != old {
+			t.Fatalf("stranger %d was ended: %v", i, *c.closed)
+		}
+	}
+	for range 3 * strangerStreams {
+		s, ok := g.enter(streamFrom("2001:db8::1"))
+		if !ok {
+			t.Fatal("an address cannot come again")
+		}
+		open = append(open, s)
+	}
+	if n := g.streams[sourceAddr(netip.MustParseAddr("2001:db8::1"))].streams; n != strangerStreams {
+		t.Errorf("one address has %d streams, want %d", n, strangerStreams)
+	}
+	for _, s := range open[maxStrangerStreams:] {
+		if !s.over && !s.hold(strangerBytes/4) && !s.over {
+			t.Error("a stranger finds no memory, which others take who stall")
+		}
+	}
+	if g.strange > strangerBytes {
+		t.Errorf("strangers hold %d bytes, want at most %d", g.strange, strangerBytes)
+	}
+	s, ok := g.enter(streamFrom(member.String()))
+	if !ok || !s.hold(sourceBytes) {
+		t.Error("a member finds no place, or no memory")
+	}
+	for _, s := range open {
+		s.release()
+		s.leave()
+	}
+	if g.strange != 0 || len(g.strangers) != 0 {
+		t.Errorf("%d strangers are there still, with %d bytes", len(g.strangers), g.strange)
+	}
+}
+
+// Who comes with the mesh's key, as members behind NAT do, is not ended for strangers, and is none from then on.
+func TestGuardVouches(t *testing.T) {
+	g, _ := testGuard(func(netip.Addr) {})
+	c := streamFrom("192.0.2.1")
+	s, _ := g.enter(c)
+	s.vouch(simStart)
+	for i := range 2 * maxStrangerStreams {
+		if _, ok := g.enter(streamFrom(netip.AddrFrom4([4]byte{127, 1, byte(i >> 8), byte(i)}).String())); !ok {
+			t.Fatal("a stranger is refused")
+		}
+	}
+	if *c.closed || !g.isKnown(s.from) {
+		t.Errorf("ended: %v, known: %v", *c.closed, g.isKnown(s.from))
+	}
+	for i := range maxVouched {
+		a := netip.AddrFrom4([4]byte{127, 2, byte(i >> 8), byte(i)})
+		s, _ := g.enter(streamFrom(a.String()))
+		s.vouch(simStart.Add(time.Second))
+		s.leave()
+	}
+	if len(g.vouched) != maxVouched || g.isKnown(s.from) {
+		t.Errorf("%d addresses are remembered", len(g.vouched))
+	}
+}
