@@ -16,6 +16,8 @@ const (
 	renewEvery, maxRenewals = time.Minute, 16
 	// warnBefore is how long before the end of this node's certificate its operator is told.
 	warnBefore = CertificateLife / 6
+	// tellEvery is the least time between two messages that tell a revoked node of its revocation.
+	tellEvery = 2 * time.Second
 )
 
 // Standing is what the mesh's authority has said of a node.
@@ -124,7 +126,26 @@ func (m *Mesh) Revoke(node ID, name string, since time.Time, reason string) (Rev
 	if err != nil {
 		return Revocation{}, err
 	}
-	return v, m.publishRecord(v.frame)
+	if err := m.publishRecord(v.frame); err != nil {
+		return v, err
+	}
+	m.tellRevoked(now, node)
+	return v, nil
+}
+
+// tellRevoked sends a node that speaks although it is revoked the word of that: nobody pushes to it any more. It does not
+// wait. Whoever speaks in the node's name has it told at most once in tellEvery.
+func (m *Mesh) tellRevoked(now time.Time, id ID) {
+	if !m.told.take(now, id, 1) {
+		return
+	}
+	s, n := m.Standing(id), m.peers.node(id)
+	if s.Revoked == nil || n == nil {
+		return
+	}
+	if err := m.pusher.send(n, appendPacked([]byte{kindPush}, s.Revoked.Raw())); err != nil {
+		m.count.sendErrors.Add(1)
+	}
 }
 
 // AuthorityID is the origin of what the mesh's authority signs; zero: the mesh has none.

@@ -134,6 +134,9 @@ func (m *Mesh) answerKeys(conn *tls.Conn, key ed25519.PublicKey, b []byte, from 
 		m.mu.Lock()
 		g, _ := m.core.grantFor(id)
 		m.mu.Unlock()
+		if g.Version > q.Has && g.holds(id) && !m.mayHandOut() {
+			return errNotYet
+		}
 		if g.Version > q.Has {
 			records = append(records, g.frame.raw)
 		}

@@ -68,7 +68,7 @@ func BenchmarkCatchUp(b *testing.B) {
 				b.StartTimer()
 				start, bytes := s.now, s.bytes
 				s.connect()
-				for s.cores[0].root != s.cores[1].root || len(s.queue) > 0 {
+				for s.cores[0].root.sum() != s.cores[1].root.sum() || len(s.queue) > 0 {
 					s.run(time.Millisecond)
 					if s.now.Sub(start) > time.Minute {
 						b.Fatal("no agreement")

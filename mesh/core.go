@@ -16,6 +16,8 @@ type core struct {
 	latest  time.Time
 	behind  bool      // it was, and since then no peer has held what we hold
 	rewound time.Time // when that was said last
+	// caughtUp is set once a peer that counts has held what we hold.
+	caughtUp bool
 
 	ledger
 	trust
@@ -49,7 +51,8 @@ type (
 		frames []Frame
 		from   ID
 	}
-	// evMessage brings a sync message. The frames of a chunk come in evFrames before it; fresh tells how many were new.
+	// evMessage brings a sync message, or a part of one (see split). The frames of a chunk come in evFrames before it; fresh
+	// tells how many were new.
 	evMessage struct {
 		msg   *syncMessage
 		fresh int
@@ -62,6 +65,10 @@ type (
 	evUp       struct{ peer ID } // a peer can be reached
 	evDown     struct{ peer ID }
 	evSendFail struct { // a message of a session could not be sent
+		peer    ID
+		session uint64
+	}
+	evBadChunk struct { // a chunk of a session held a frame with a bad signature
 		peer    ID
 		session uint64
 	}
@@ -81,18 +88,21 @@ type actions struct {
 	compared              []comparison
 	equivocs              []Frame // another frame of the same name was held
 	granted               bool    // a gossip key was handed out to somebody
+	revoked               []ID    // peers that speak although they are revoked: they may not know
+	own                   bool    // the authority has said something else of this node
 	// rollPast is not 0 while frames in our name have this epoch, ours or a later one, and we did not publish them.
 	rollPast uint64
 	rewound  bool                 // the wall clock was set back, and what others kept of what had ended by it is here again
 	verdicts [verdictKinds]uint64 // of evFrames, by kind
-	syncs    uint64               // vectors answered
+	syncs    uint64               // sessions in which vectors were exchanged
+	unasked  uint64               // sync messages that belong to no session, or not to this stage of it
 	streamed uint64               // frames put into chunks
 }
 
 type outMessage struct {
 	to      ID
-	session uint64
-	kind    byte // kindSync or kindChunk
+	session uint64 // as this node names it
+	kind    byte   // kindSync or kindChunk
 	msg     []byte
 }
 
@@ -105,7 +115,7 @@ type comparison struct {
 func (c *core) step(now time.Time, event any) actions {
 	var out actions
 	c.rewind(now)
-	out.expired = c.expire(now)
+	out.expired = append(c.expire(now), c.leave()...)
 	c.ended(&out)
 	switch e := event.(type) {
 	case evFrames:
@@ -125,6 +135,8 @@ func (c *core) step(now time.Time, event any) actions {
 		c.peerDown(e.peer)
 	case evSendFail:
 		c.sendFailed(e.peer, e.session)
+	case evBadChunk:
+		c.badChunk(now, e.peer, e.session)
 	case evTick:
 	}
 	c.tick(now, &out)

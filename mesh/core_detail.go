@@ -1,58 +1,99 @@
 package mesh
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"math"
+	"slices"
 	"time"
 )
 
-// maxDetails bounds the detail messages that answer one vector: maxDetails*maxDetail frames are compared at a time. A
-// longer stream is compared from a place chosen at random, so that repetition finds every difference.
+// maxDetails bounds the detail messages that each side sends in a session: maxDetails*maxDetail frames are compared at a
+// time. The next session goes on where the last one ended, until all that may differ has been compared.
 const maxDetails = 4
 
-// emitDetail lists the hashes of a stream's live frames in at most limit messages, whose ranges touch.
-func (c *core) emitDetail(to ID, session uint64, s *stream, limit int, out *actions) (messages int) {
-	if limit <= 0 {
-		return 0
-	}
-	first := uint64(1)
-	if n := s.frames.Len(); n > limit*maxDetail {
-		lowest, _ := s.frames.Min()
-		highest, _ := s.frames.Max()
-		first = lowest.seq + c.rng.Uint64N(highest.seq-lowest.seq+1)
-	}
-	d := streamDetail{Key: s.key, First: first}
-	flush := func(last uint64) {
-		d.Last = last
-		c.emit(to, &syncMessage{Kind: syncDetail, Session: session, Detail: d}, out)
-		d.First, d.Hashes = last+1, nil
-		messages++
-	}
-	s.frames.AscendGreaterOrEqual(held{seq: first}, func(h held) bool {
-		if len(d.Hashes) == maxDetail {
-			flush(h.seq - 1)
-		}
-		if messages == limit {
-			return false
-		}
-		d.Hashes = append(d.Hashes, seqHash{h.seq, h.short()})
-		return true
-	})
-	if messages < limit {
-		flush(math.MaxUint64)
-	}
-	return messages
+// streamPlace is a place among all frames.
+type streamPlace struct {
+	key streamKey
+	seq uint64
 }
 
-func (h held) short() (b [shortHash]byte) {
-	sum := Frame{raw: h.raw}.hash()
+// detailer sends the hashes of streams that differ though the peer has seen all numbers in them, in the order of keys.
+type detailer struct {
+	core    *core
+	to      ID
+	peer    *syncPeer
+	session *session
+	out     *actions
+}
+
+// emit lists the hashes of a stream's live frames, in messages whose ranges touch, and reports whether there is room for more.
+func (d *detailer) emit(st *stream) bool {
+	s, at := d.session, &d.peer.detailAt
+	switch {
+	case st.key.compare(at.key) < 0:
+		s.skipped = true
+		return true // compared by an earlier session
+	case len(s.told) == maxDetails && !s.full:
+		s.full, *at = true, streamPlace{key: st.key}
+	}
+	if s.full {
+		return false
+	}
+	m := streamDetail{Key: st.key, First: 1}
+	if st.key == at.key {
+		m.First = max(1, at.seq)
+	}
+	flush := func(last uint64) {
+		m.Last = last
+		d.core.emit(d.to, s, &syncMessage{Kind: syncDetail, Detail: m}, d.out)
+		s.told = append(s.told, streamDetail{Key: m.Key, First: m.First, Last: m.Last})
+		m.First, m.Hashes = last+1, nil
+	}
+	salt := s.id ^ s.theirs
+	st.frames.AscendGreaterOrEqual(held{seq: m.First}, func(h held) bool {
+		if len(m.Hashes) == maxDetail {
+			flush(h.seq - 1)
+		}
+		if len(s.told) == maxDetails {
+			s.full, *at = true, streamPlace{st.key, h.seq}
+			return false
+		}
+		m.Hashes = append(m.Hashes, seqHash{h.seq, h.short(salt)})
+		return true
+	})
+	if !s.full {
+		flush(math.MaxUint64)
+	}
+	return !s.full
+}
+
+// end notes that all of the peer's vector has been looked at.
+func (d *detailer) end() {
+	switch s := d.session; {
+	case s.full:
+		d.peer.progress = true // the next session goes on
+	case s.skipped:
+		d.peer.progress, d.peer.detailAt = true, streamPlace{}
+	default:
+		d.peer.detailAt = streamPlace{}
+	}
+}
+
+// short is a hash of a frame that nobody can have prepared another frame for: both sides of the session chose the salt.
+func (h held) short(salt uint64) (b [shortHash]byte) {
+	var buf [8 + MaxFrame]byte
+	binary.LittleEndian.PutUint64(buf[:], salt)
+	sum := sha256.Sum256(append(buf[:8], h.raw...))
 	copy(b[:], sum[:])
 	return b
 }
 
 // answerDetail compares hashes: it streams what the peer lacks, and asks for what we lack. Where both hold different
 // frames of one name, both go over, and each side keeps the one with the lower hash.
-func (c *core) answerDetail(now time.Time, m *syncMessage, out *actions) {
+func (c *core) answerDetail(now time.Time, m *syncMessage, s *session, out *actions) {
 	d := &m.Detail
+	salt := s.id ^ s.theirs
 	var give, want window
 	theirs := d.Hashes
 	lacks := func(until uint64) { // they list it, and we passed the place without meeting it
@@ -61,9 +102,10 @@ func (c *core) answerDetail(now time.Time, m *syncMessage, out *actions) {
 			theirs = theirs[1:]
 		}
 	}
-	if s := c.streams[d.Key]; s != nil {
-		s.frames.AscendGreaterOrEqual(held{seq: d.First}, func(h held) bool {
-			if h.seq > d.Last {
+	if st := c.streams[d.Key]; st != nil {
+		compared := 0
+		st.frames.AscendGreaterOrEqual(held{seq: d.First}, func(h held) bool {
+			if compared++; h.seq > d.Last || compared > 2*maxDetail {
 				return false
 			}
 			lacks(h.seq)
@@ -71,19 +113,45 @@ func (c *core) answerDetail(now time.Time, m *syncMessage, out *actions) {
 			case len(theirs) == 0 || theirs[0].Seq != h.seq:
 				give.add(h.seq)
 				return true
-			case theirs[0].Hash != h.short():
+			case theirs[0].Hash != h.short(salt):
 				give.add(h.seq)
 				want.add(h.seq)
 			}
 			theirs = theirs[1:]
 			return true
 		})
+		if compared > 2*maxDetail {
+			theirs = nil // the rest is for another session
+		}
 	}
 	lacks(math.MaxUint64)
 	if len(want) > 0 {
-		c.emit(m.From, &syncMessage{Kind: syncWant, Session: m.Session, Want: []streamWant{{d.Key, want}}}, out)
+		c.emit(m.From, s, &syncMessage{Kind: syncWant, Want: []streamWant{{d.Key, want}}}, out)
 	}
 	if len(give) > 0 {
-		c.stream(now, m.From, m.Session, []streamWant{{d.Key, give}}, out)
+		c.stream(now, m.From, s, []streamWant{{d.Key, give}}, out)
 	}
+}
+
+// answerWant streams what a peer asks for: within ranges that we told it the hashes of, once each.
+func (c *core) answerWant(now time.Time, m *syncMessage, s *session, out *actions) {
+	var work []streamWant
+	for _, w := range m.Want {
+		i := slices.IndexFunc(s.told, func(d streamDetail) bool { return d.covers(w) })
+		if i < 0 {
+			out.unasked++
+			continue
+		}
+		s.told[i].asked = true
+		if st := c.streams[w.Key]; st != nil {
+			work = append(work, streamWant{w.Key, st.liveIn(w.Spans, len(w.Spans))})
+		}
+	}
+	c.stream(now, m.From, s, work, out)
+}
+
+// covers reports whether a request is about a range of which hashes were sent, and the first one.
+func (d *streamDetail) covers(w streamWant) bool {
+	n := len(w.Spans)
+	return n > 0 && !d.asked && d.Key == w.Key && d.First <= w.Spans[0].first && w.Spans[n-1].last <= d.Last
 }

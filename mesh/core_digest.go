@@ -1,33 +1,73 @@
 package mesh
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
-	"math/bits"
+	"math/rand/v2"
 )
 
-// digest is a hash of a set of frames: the sum of their SHA-256 hashes modulo 2^256. Adding and removing a frame costs
-// four additions, whatever the order, so it is equal on two nodes exactly when both hold the same frames. Only somebody
-// who chooses the frames could make two sets collide, and so hide frames of his own.
-type digest [4]uint64
+// digestLanes is the number of 16-bit lanes of a digest.
+const digestLanes = 1024
 
-func (d *digest) add(h [32]byte) {
-	var carry uint64
-	for i := range d {
-		d[i], carry = bits.Add64(d[i], binary.LittleEndian.Uint64(h[8*i:]), carry)
-	}
+// digest is a hash of a set of frames, LtHash (lthash16 with 1,024 lanes; Lewi, Kim, Maykov and Weis, "Securing Update
+// Propagation with Homomorphic Hashing"): each frame's SHA-256 is expanded to 2 kB, and these are added lane by lane modulo
+// 2^16. A frame is added or removed in any order for a few microseconds. To find two sets with one digest is a short-vector
+// problem in a lattice of 1,024 dimensions (about 200 bits); sums of 32 bytes, which were here before, can be solved for.
+//
+// The expansion is chacha8rand (c2sp.org/chacha8rand), which Go specifies byte by byte.
+type digest struct {
+	lanes  lanes
+	cached [32]byte // sum, unless stale
+	stale  bool
 }
 
-func (d *digest) sub(h [32]byte) {
-	var borrow uint64
-	for i := range d {
-		d[i], borrow = bits.Sub64(d[i], binary.LittleEndian.Uint64(h[8*i:]), borrow)
+// lanes are four to a word.
+type lanes [digestLanes / 4]uint64
+
+// expand is what one frame adds to a digest.
+func expand(h [32]byte) (e lanes) {
+	var stream rand.ChaCha8
+	stream.Seed(h)
+	for i := range e {
+		e[i] = stream.Uint64()
 	}
+	return e
 }
 
+// below has every bit set but the highest of each lane.
+const below = 0x7fff_7fff_7fff_7fff
+
+func (d *digest) add(e *lanes) {
+	for i, b := range e {
+		a := d.lanes[i]
+		d.lanes[i] = (a&below + b&below) ^ (a^b)&^below
+	}
+	d.stale = true
+}
+
+func (d *digest) sub(e *lanes) {
+	for i, b := range e {
+		a := d.lanes[i]
+		d.lanes[i] = ((a | ^uint64(below)) - b&below) ^ (a^^b)&^below
+	}
+	d.stale = true
+}
+
+// sum is the 32 bytes that travel; those of the empty set are zeros.
 func (d *digest) sum() [32]byte {
-	var b [32]byte
-	for i, w := range d {
+	if d.stale {
+		d.stale, d.cached = false, d.lanes.hash()
+	}
+	return d.cached
+}
+
+func (l *lanes) hash() [32]byte {
+	if *l == (lanes{}) {
+		return [32]byte{}
+	}
+	var b [8 * len(l)]byte
+	for i, w := range l {
 		binary.LittleEndian.PutUint64(b[8*i:], w)
 	}
-	return b
+	return sha256.Sum256(b[:])
 }

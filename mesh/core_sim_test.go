@@ -112,6 +112,9 @@ func (s *simulation) receive(p packet) {
 		s.tb.Fatalf("a core sent what cannot be decoded: %v", err)
 	}
 	fresh := 0
+	if len(msg.Frames) > 0 && !s.cores[p.to].expects(s.now, msg) {
+		msg.Frames = nil
+	}
 	for _, raw := range msg.Frames {
 		f, err := DecodeFrame(slices.Clone(raw))
 		if err != nil {
@@ -121,7 +124,9 @@ func (s *simulation) receive(p packet) {
 			fresh += len(s.step(p.to, evFrames{viaSync, []Frame{f}, msg.From}).admitted)
 		}
 	}
-	s.step(p.to, evMessage{msg, fresh})
+	for part := range msg.split {
+		s.step(p.to, evMessage{part, fresh})
+	}
 }
 
 // run lets time pass. Every second each core learns the digest of one other, as a ping would tell it.
@@ -173,7 +178,7 @@ func (s *simulation) live(i int) map[FrameRef]string {
 	frames := make(map[FrameRef]string)
 	var root digest
 	count := 0
-	for _, st := range s.cores[i].sorted() {
+	s.cores[i].index.Ascend(func(st *stream) bool {
 		var sum digest
 		st.frames.Ascend(func(h held) bool {
 			f, err := DecodeFrame(h.raw)
@@ -181,19 +186,30 @@ func (s *simulation) live(i int) map[FrameRef]string {
 				s.tb.Fatalf("core %d holds a broken frame: %v", i, err)
 			}
 			frames[f.Ref()] = string(h.raw)
-			root.add(f.hash())
-			sum.add(f.hash())
+			e := expand(f.hash())
+			root.add(&e)
+			sum.add(&e)
 			count++
 			return true
 		})
-		if sum != st.sum {
+		if sum.lanes != st.sum.lanes || s.cores[i].streams[st.key] != st {
 			s.tb.Errorf("core %d: the digest of a stream is not that of its frames", i)
 		}
-	}
-	if root != s.cores[i].root || count != s.cores[i].count {
+		return true
+	})
+	if root.lanes != s.cores[i].root.lanes || count != s.cores[i].count {
 		s.tb.Errorf("core %d: digest or count is not that of its frames", i)
 	}
 	return frames
+}
+
+// sorted lists the streams in the order of their keys.
+func (l *ledger) sorted() (all []*stream) {
+	l.index.Ascend(func(s *stream) bool {
+		all = append(all, s)
+		return true
+	})
+	return all
 }
 
 func (s *simulation) checkEqual() {
@@ -213,7 +229,7 @@ func (s *simulation) checkEqual() {
 				s.tb.Errorf("core %d holds another frame than core 0 as %v", i, ref)
 			}
 		}
-		if s.cores[i].root != s.cores[0].root {
+		if s.cores[i].root.sum() != s.cores[0].root.sum() {
 			s.tb.Errorf("core %d: equal frames, different digests", i)
 		}
 	}

@@ -2,6 +2,8 @@ package mesh
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -31,6 +33,12 @@ const (
 	rewindEvery = time.Minute
 	// maxTransfers bounds the transfers to others at a time.
 	maxTransfers = 4
+	// cookieLife is how long the answer to a check can be used, at least; at most twice that.
+	cookieLife = 5 * time.Second
+	// hostEvery is the least time between two sessions that one peer begins, but for a burst of hostBurst.
+	hostEvery, hostBurst = 50 * time.Millisecond, 40
+	// distrustTime is how long nothing is compared with a peer that streamed a frame with a bad signature.
+	distrustTime = time.Minute
 	// overdue is after how long without a comparison one peer is asked for its digest: pings, which tell them every
 	// probeInterval, can be lost.
 	overdue = probeInterval + 400*time.Millisecond
@@ -38,9 +46,11 @@ const (
 	backoffMin, backoffMax = 2 * time.Second, time.Minute
 )
 
-// syncer is the state of anti-entropy: per peer, when to compare, the session that we began, and the transfer to it.
+// syncer is the state of anti-entropy: per peer, when to compare, the session that we began, the one that it began, and the
+// transfer to it.
 type syncer struct {
 	rng       *rand.Rand
+	secret    [32]byte // of cookies
 	peers     map[ID]*syncPeer
 	transfers map[ID]*transfer
 	wake      time.Time // nothing is due before; zero: nothing is due
@@ -52,7 +62,26 @@ type syncer struct {
 }
 
 func newSyncer(rng *rand.Rand) syncer {
-	return syncer{rng: rng, peers: make(map[ID]*syncPeer), transfers: make(map[ID]*transfer)}
+	s := syncer{rng: rng, peers: make(map[ID]*syncPeer), transfers: make(map[ID]*transfer)}
+	for i := 0; rng != nil && i < len(s.secret); i += 8 {
+		binary.LittleEndian.PutUint64(s.secret[i:], rng.Uint64())
+	}
+	return s
+}
+
+// cookie is our name of a session that a peer is about to begin. Whoever shows it has got our answer to the check, and so is
+// that peer; nothing is remembered of a check.
+func (s *syncer) cookie(peer ID, theirs uint64, slot int64) uint64 {
+	b := append(s.secret[:len(s.secret):len(s.secret)], peer[:]...)
+	b = binary.LittleEndian.AppendUint64(b, theirs)
+	sum := sha256.Sum256(binary.LittleEndian.AppendUint64(b, uint64(slot)))
+	return binary.LittleEndian.Uint64(sum[:])
+}
+
+// invited reports whether a peer shows the cookie that it was given a short while ago.
+func (s *syncer) invited(now time.Time, peer ID, ours, theirs uint64) bool {
+	slot := now.UnixNano() / int64(cookieLife)
+	return ours == s.cookie(peer, theirs, slot) || ours == s.cookie(peer, theirs, slot-1)
 }
 
 type phase uint8
@@ -64,17 +93,40 @@ const (
 	phaseActive         // vectors were exchanged; over at `at` unless something arrives
 )
 
+// session is what two nodes say to one another after their roots have been found to differ.
+type session struct {
+	id, theirs uint64 // as we name it, and as the peer does; theirs is 0 as long as it has not answered
+	open       bool   // messages of it are taken in
+	// compared is set once the peer's vector has been looked at, of which each side sends one. Of it: moved, something was sent;
+	// differs, a stream does; worked is the stream of the last span that the peer lacks.
+	compared, moved, differs bool
+	worked                   streamKey
+	told                     []streamDetail // ranges of which hashes were sent
+	full, skipped            bool           // of the details, some are left for the next session; were sent in an earlier one
+	heard                    int            // details that came
+	chunks, end              uint64         // chunks that came, and the number of the last one
+	ended, gave              bool           // the last one has come; all have
+}
+
 type syncPeer struct {
 	phase    phase
 	at       time.Time
-	session  uint64
+	own      session     // that we began last
+	guestOf  session     // that the peer began last
+	hosting  *limiter    // of sessions that it begins
+	vectorAt streamKey   // where our next vector begins, after this key
+	detailAt streamPlace // where our next details begin
+	distrust time.Time   // until then nothing is compared
 	tries    int
 	progress bool          // the session moved a frame, either way
-	gave     bool          // the peer has nothing more for us
 	backoff  time.Duration // the pause before the next check, when none did
 	guest    time.Time     // until then a session that the peer began is thought to go on
 	guestEnd time.Time     // it is not waited for longer, unless it moves something
 	guestNot time.Time     // before that another one is not waited for at all
+}
+
+func newSyncPeer() *syncPeer {
+	return &syncPeer{hosting: &limiter{burst: hostBurst, every: hostEvery}}
 }
 
 func (s *syncer) jitter(d time.Duration) time.Duration {
@@ -103,7 +155,7 @@ func (c *core) peerUp(now time.Time, peer ID) {
 	case p == nil && len(c.peers) >= MaxMembers, p != nil && p.phase != phaseIdle:
 		return
 	case p == nil:
-		p = &syncPeer{}
+		p = newSyncPeer()
 		c.peers[peer] = p
 	}
 	p.tries = 0
@@ -182,6 +234,7 @@ func (c *core) rootSeen(now time.Time, peer ID, root [32]byte, out *actions) {
 func (c *core) settled(now time.Time, peer ID, p *syncPeer, out *actions) {
 	p.phase, p.backoff, p.progress = phaseIdle, 0, false
 	out.compared = append(out.compared, comparison{peer, true})
+	c.caughtUp = c.caughtUp || c.stands(now, peer) == verdictNew
 	if c.behind && (c.rewound.IsZero() || now.Sub(c.rewound) >= rewindEvery) {
 		out.rewound, c.behind, c.rewound = true, false, now
 	}
@@ -205,6 +258,8 @@ func (c *core) tick(now time.Time, out *actions) {
 		}
 		switch {
 		case p.at.After(now):
+		case now.Before(p.distrust):
+			p.phase, p.at, p.tries = phaseDue, p.distrust, 0
 		case p.phase == phaseChecking && p.tries >= checkTries:
 			p.phase = phaseIdle
 		case c.taken(now, id):
@@ -212,9 +267,9 @@ func (c *core) tick(now time.Time, out *actions) {
 		case p.guest.After(now): // two sessions would move the same frames twice
 			p.phase, p.at, p.tries = phaseDue, p.guest, 0
 		default:
-			p.phase, p.at, p.session = phaseChecking, now.Add(checkTimeout), c.rng.Uint64()
+			p.phase, p.at, p.own = phaseChecking, now.Add(checkTimeout), session{id: c.rng.Uint64(), open: true}
 			p.tries++
-			c.emit(id, &syncMessage{Kind: syncCheck, Session: p.session, Root: c.root.sum()}, out)
+			c.emit(id, &session{id: p.own.id, theirs: p.own.id}, &syncMessage{Kind: syncCheck, Root: c.root.sum()}, out)
 		}
 	}
 	c.wake = time.Time{}
@@ -272,7 +327,7 @@ func (c *core) due(now time.Time) (due []ID) {
 
 // sessionOver decides when to compare again after a session: at once when it moved something, later and later when not.
 func (c *core) sessionOver(now time.Time, id ID, p *syncPeer) {
-	if t := c.transfers[id]; t != nil && t.session == p.session {
+	if t := c.transfers[id]; t != nil && t.session.id == p.own.id {
 		p.at = now.Add(sessionQuiet)
 		return
 	}
@@ -286,98 +341,195 @@ func (c *core) sessionOver(now time.Time, id ID, p *syncPeer) {
 	p.progress = false
 }
 
+// session gives the session that a peer's message names, or nil.
+func (p *syncPeer) session(id uint64) *session {
+	switch {
+	case p.own.open && p.own.id == id:
+		return &p.own
+	case p.guestOf.open && p.guestOf.id == id:
+		return &p.guestOf
+	}
+	return nil
+}
+
+// chunk notes a chunk: each comes by a stream of its own, in any order.
+func (s *session) chunk(m *syncMessage) {
+	s.chunks++
+	if m.End {
+		s.end, s.ended = m.Num, true
+	}
+	s.gave = s.ended && s.chunks >= s.end
+}
+
+// expects reports whether a peer may say this now: cheap, and asked before a large message is queued or a frame verified.
+func (c *core) expects(now time.Time, m *syncMessage) bool {
+	p := c.peers[m.From]
+	switch {
+	case p == nil:
+		return false
+	case p.session(m.Session) != nil:
+		return true
+	}
+	return m.Kind == syncVector && c.invited(now, m.From, m.Session, m.Token)
+}
+
 // message handles what a peer said. Whoever is not known as a peer is not answered.
 func (c *core) message(now time.Time, m *syncMessage, fresh int, out *actions) {
 	p := c.peers[m.From]
 	if p == nil {
 		return
 	}
-	ours := m.Session == p.session // the session that we began
+	if c.stands(now, m.From) == verdictRevoked {
+		out.revoked = append(out.revoked, m.From)
+	}
+	if m.Kind == syncCheck {
+		c.answerCheck(now, m, p, out)
+		return
+	}
+	s := p.session(m.Session)
+	if s == nil && m.Kind == syncVector && m.Reply && c.invited(now, m.From, m.Session, m.Token) {
+		s = c.host(now, m, p, out)
+	}
+	if s == nil {
+		out.unasked++
+		return
+	}
+	ours := s == &p.own
 	if ours && p.phase == phaseActive {
 		p.at = now.Add(sessionQuiet)
 		p.progress = p.progress || (m.Kind == syncAck && m.Fresh > 0)
-		p.gave = p.gave || (m.Kind == syncChunk && m.Last)
 	}
 	if !ours && p.guest.After(now) && p.guestEnd.After(now) {
 		p.guest = now.Add(sessionQuiet)
 	}
-	c.handle(now, m, p, fresh, ours, out)
-	if t := c.transfers[m.From]; p.phase == phaseActive && p.gave && (t == nil || t.session != p.session) {
+	c.handle(now, m, p, s, fresh, out)
+	if t := c.transfers[m.From]; p.phase == phaseActive && p.own.gave && (t == nil || t.session.id != p.own.id) {
 		c.set(p, phaseActive, now) // both sides are done: compare again at once
 	}
 }
 
-func (c *core) handle(now time.Time, m *syncMessage, p *syncPeer, fresh int, ours bool, out *actions) {
+func (c *core) handle(now time.Time, m *syncMessage, p *syncPeer, s *session, fresh int, out *actions) {
+	ours := s == &p.own
 	switch m.Kind {
-	case syncCheck:
-		c.answerCheck(now, m, p, out)
 	case syncSame:
-		if ours && p.phase == phaseChecking {
+		if ours && p.phase != phaseIdle {
 			c.settled(now, m.From, p, out)
 		}
-	case syncVector:
-		switch {
-		case m.Reply && !ours:
-			return // late, or a lie
-		case m.Root == c.root.sum():
-			c.settled(now, m.From, p, out)
-			return
-		case !m.Reply:
-		case ours && p.phase == phaseChecking && c.taken(now, m.From):
-			c.set(p, phaseDue, now.Add(c.jitter(checkTimeout)))
-			return
-		case ours && p.phase == phaseChecking:
-			c.set(p, phaseActive, now.Add(sessionQuiet))
-			p.gave = false
-			c.reserve(now, m.From)
-			out.compared = append(out.compared, comparison{m.From, false})
-			out.syncs++
-			c.emitVector(m.From, m.Session, false, out)
-		default:
+	case syncDiffer:
+		if !ours || p.phase != phaseChecking {
 			return // late
 		}
-		c.answerVector(now, m, out)
+		if c.taken(now, m.From) {
+			c.set(p, phaseDue, now.Add(c.jitter(checkTimeout)))
+			return
+		}
+		c.set(p, phaseActive, now.Add(sessionQuiet))
+		s.theirs = m.Token
+		c.reserve(now, m.From)
+		out.compared = append(out.compared, comparison{m.From, false})
+		out.syncs++
+		c.emitVector(m.From, p, s, out)
+	case syncVector:
+		if s.compared || m.Reply == ours || s.theirs == 0 {
+			out.unasked++
+			return
+		}
+		s.compared = !m.more
+		if m.Root == c.root.sum() {
+			s.compared = true
+			c.settled(now, m.From, p, out)
+			c.emit(m.From, s, &syncMessage{Kind: syncSame, Root: m.Root}, out)
+			return
+		}
+		c.answerVector(now, m, p, s, out)
 	case syncChunk:
-		if m.Last && c.giver == m.From {
+		if s.chunk(m); s.gave && c.giver == m.From {
 			c.givesTill = now
 		}
-		c.emit(m.From, &syncMessage{Kind: syncAck, Session: m.Session, Num: m.Num, Fresh: uint64(fresh)}, out)
+		c.emit(m.From, s, &syncMessage{Kind: syncAck, Num: m.Num, Fresh: uint64(fresh)}, out)
 	case syncAck:
 		c.acknowledged(now, m, out)
 	case syncDetail:
-		c.answerDetail(now, m, out)
+		if s.heard == maxDetails || s.theirs == 0 {
+			out.unasked++
+			return
+		}
+		s.heard++
+		c.answerDetail(now, m, s, out)
 	case syncWant:
-		c.stream(now, m.From, m.Session, m.Want, out)
+		c.answerWant(now, m, s, out)
 	}
 }
 
+// answerCheck compares roots. Anybody may have sent the check in the peer's name: it costs a message of its own size, and
+// changes nothing.
 func (c *core) answerCheck(now time.Time, m *syncMessage, p *syncPeer, out *actions) {
-	if m.Root == c.root.sum() {
-		c.settled(now, m.From, p, out)
-		c.emit(m.From, &syncMessage{Kind: syncSame, Session: m.Session, Root: m.Root}, out)
-		return
+	s := &session{theirs: m.Session}
+	switch {
+	case m.Root == c.root.sum():
+		c.emit(m.From, s, &syncMessage{Kind: syncSame, Root: m.Root}, out)
+	case c.mayHost(now, m.From, p):
+		token := c.cookie(m.From, m.Session, now.UnixNano()/int64(cookieLife))
+		c.emit(m.From, s, &syncMessage{Kind: syncDiffer, Token: token, Root: c.root.sum()}, out)
 	}
+}
+
+// mayHost reports whether a peer may begin a session now.
+func (c *core) mayHost(now time.Time, peer ID, p *syncPeer) bool {
 	switch {
 	case p.phase == phaseActive:
-		return // what differs still is compared again when our session is over
-	case p.phase == phaseChecking && bytes.Compare(c.self[:], m.From[:]) < 0:
-		return // of two checks that cross, that of the lower id counts
-	case p.phase == phaseChecking:
-		c.set(p, phaseDue, now.Add(checkTimeout))
+		return false // what differs still is compared again when our session is over
+	case p.phase == phaseChecking && bytes.Compare(c.self[:], peer[:]) < 0:
+		return false // of two checks that cross, that of the lower id counts
+	case now.Before(p.distrust):
+		return false
 	}
-	if c.transfers[m.From] == nil && len(c.transfers) < maxTransfers && !c.taken(now, m.From) {
-		c.reserve(now, m.From)
-		p.welcome(now)
-		out.syncs++
-		c.emitVector(m.From, m.Session, true, out)
-	}
+	return c.transfers[peer] == nil && len(c.transfers) < maxTransfers && !c.taken(now, peer)
 }
 
-func (c *core) emit(to ID, m *syncMessage, out *actions) {
-	m.From = c.self
+// host begins a session that a peer asked for, with its vector; nil: not now.
+func (c *core) host(now time.Time, m *syncMessage, p *syncPeer, out *actions) *session {
+	if !c.mayHost(now, m.From, p) || !p.hosting.allow(now) {
+		return nil
+	}
+	if p.phase == phaseChecking {
+		c.set(p, phaseDue, now.Add(checkTimeout))
+	}
+	p.guestOf = session{id: m.Session, theirs: m.Token, open: true}
+	s := &p.guestOf
+	if m.Root == c.root.sum() {
+		return s
+	}
+	c.reserve(now, m.From)
+	p.welcome(now)
+	out.syncs++
+	c.emitVector(m.From, p, s, out)
+	return s
+}
+
+// badChunk ends what goes on with a peer that streamed a frame with a bad signature. It was that peer: nobody else knows the
+// session.
+func (c *core) badChunk(now time.Time, peer ID, id uint64) {
+	p := c.peers[peer]
+	if p == nil || p.session(id) == nil {
+		return
+	}
+	p.own.open, p.guestOf.open = false, false
+	p.distrust = now.Add(distrustTime)
+	delete(c.transfers, peer)
+	if c.giver == peer {
+		c.givesTill = now
+	}
+	p.tries = 0
+	c.set(p, phaseDue, p.distrust)
+}
+
+// emit sends a message of a session.
+func (c *core) emit(to ID, s *session, m *syncMessage, out *actions) {
+	m.From, m.Session = c.self, s.theirs
 	kind := byte(kindSync)
 	if m.Kind == syncChunk {
 		kind = kindChunk
 	}
-	out.send = append(out.send, outMessage{to, m.Session, kind, m.encode()})
+	out.send = append(out.send, outMessage{to, s.id, kind, m.encode()})
 }

@@ -2,87 +2,169 @@ package mesh
 
 import (
 	"math"
+	"math/rand/v2"
 	"slices"
 	"time"
 )
 
-// maxOutstanding bounds the chunks of a transfer that were not acknowledged.
-const maxOutstanding = 2
+const (
+	// maxOutstanding bounds the chunks of a transfer that were not acknowledged.
+	maxOutstanding = 2
+	// maxWork bounds the spans that a transfer has to send. What is beyond is found again by the next session.
+	maxWork = 4096
+)
 
 // transfer is what we stream to one peer. Chunks go out as it acknowledges them, so a slow peer slows only itself, and a
 // transfer holds no more than its list of spans.
 type transfer struct {
-	session  uint64
+	session  session
 	work     []streamWant // what to send: the live frames inside these spans, in order
+	spans    int          // in work, or a little more
 	sent     uint64       // chunks
 	acked    uint64
 	deadline time.Time
 }
 
-// emitVector tells a peer what we have seen.
-func (c *core) emitVector(to ID, session uint64, reply bool, out *actions) {
-	m := &syncMessage{Kind: syncVector, Session: session, Root: c.root.sum(), Reply: reply}
-	streams := c.vectorStreams()
-	if len(streams) > maxVectorStreams {
-		start := c.rng.IntN(len(streams) - maxVectorStreams + 1)
-		streams, m.Partial = streams[start:start+maxVectorStreams], true
+// emitVector tells a peer what we have seen: of all streams, or of as many as fit, from where the last one ended.
+func (c *core) emitVector(to ID, p *syncPeer, s *session, out *actions) {
+	m := &syncMessage{Kind: syncVector, Root: c.root.sum(), After: p.vectorAt, Last: lastKey}
+	if s == &p.own {
+		m.Reply, m.Token = true, s.id
 	}
-	const perStream, perSpan = 64, 2 * 10 // upper bounds of what is encoded
-	size := 128
-	for _, s := range streams {
-		size += perStream + perSpan*len(s.seen)
-		if size > maxSyncMessage {
-			m.Partial = true
-			break
-		}
-		v := streamVector{Key: s.key, Live: uint64(s.frames.Len()), Seen: s.seen}
-		sum := s.sum.sum()
-		copy(v.Sum[:], sum[:])
-		m.Streams = append(m.Streams, v)
-	}
-	c.emit(to, m, out)
-}
-
-// answerVector streams what a peer has not seen. Where it has seen all that we hold of a stream, and yet holds something
-// else, hashes are compared.
-func (c *core) answerVector(now time.Time, m *syncMessage, out *actions) {
-	theirs := make(map[streamKey]*streamVector, len(m.Streams))
-	for i := range m.Streams {
-		theirs[m.Streams[i].Key] = &m.Streams[i]
-	}
-	var work []streamWant
-	details := 0
-	for _, s := range c.sorted() {
-		v := theirs[s.key]
-		if v == nil {
-			if !m.Partial {
-				work = append(work, streamWant{s.key, window{{1, math.MaxUint64}}})
-			}
-			continue
-		}
-		if sum := s.sum.sum(); string(sum[:sumLen]) == string(v.Sum[:]) || v.refuses() {
-			continue
-		}
-		if spans := s.liveIn(v.Seen.gaps()); len(spans) > 0 {
-			work = append(work, streamWant{s.key, spans})
-		} else if v.Live <= uint64(s.frames.Len()) {
-			details += c.emitDetail(m.From, m.Session, s, maxDetails-details, out)
+	// What the authority says is in every vector: revocations hurry, and frames wait for the certificates of their origins.
+	if !c.authority.IsZero() {
+		for _, st := range c.streamsOf(c.authority) {
+			m.Streams = append(m.Streams, st.vector(maxVectorSpans/8, c.rng))
 		}
 	}
-	// Records first: revocations hurry, and frames wait for the certificates of their origins.
-	slices.SortStableFunc(work, func(a, b streamWant) int {
-		return int(flag(b.Key.origin == c.authority)) - int(flag(a.Key.origin == c.authority))
+	records := len(m.Streams)
+	spans := maxVectorSpans / 2
+	c.index.AscendGreaterOrEqual(&stream{key: p.vectorAt}, func(st *stream) bool {
+		if st.key == p.vectorAt || st.key.origin == c.authority && records > 0 {
+			return true
+		}
+		listed := len(m.Streams) - records
+		if listed == maxVectorStreams/2-records || listed > 0 && len(st.seen) > spans {
+			m.Last = m.Streams[len(m.Streams)-1].Key
+			return false
+		}
+		m.Streams = append(m.Streams, st.vector(max(spans, 0), c.rng))
+		spans -= len(st.seen)
+		return true
 	})
-	if len(work) == 0 && details == 0 {
-		c.emit(m.From, &syncMessage{Kind: syncChunk, Session: m.Session, Last: true}, out)
+	if barred := c.barredIn(m.After, m.Last); len(barred) > 0 {
+		if len(barred) > maxVectorStreams/2 {
+			barred = barred[:maxVectorStreams/2]
+			m.Last = barred[len(barred)-1]
+			m.Streams = slices.DeleteFunc(m.Streams, func(v streamVector) bool {
+				return v.Key.origin != c.authority && v.Key.compare(m.Last) > 0
+			})
+		}
+		for _, key := range barred {
+			m.Streams = append(m.Streams, streamVector{Key: key, First: 1, Last: math.MaxUint64, Seen: allSeen})
+		}
 	}
-	c.stream(now, m.From, m.Session, work, out)
+	slices.SortFunc(m.Streams, func(a, b streamVector) int { return a.Key.compare(b.Key) })
+	if p.vectorAt = m.Last; m.Last == lastKey {
+		p.vectorAt = streamKey{}
+	} else {
+		p.progress = true // go on with the rest
+	}
+	c.emit(to, s, m, out)
 }
 
-// liveIn keeps those spans that hold a live frame.
-func (s *stream) liveIn(spans window) window {
+// vector is what a vector says of a stream, with n spans at most: of a window of more, one part, chosen at random.
+func (s *stream) vector(n int, rng *rand.Rand) streamVector {
+	v := streamVector{Key: s.key, Live: uint64(s.frames.Len()), Sum: s.sum.sum(), First: 1, Last: math.MaxUint64, Seen: s.seen}
+	if len(s.seen) <= n {
+		return v
+	}
+	from := rng.IntN((len(s.seen)+n-1)/n) * n
+	v.Seen = s.seen[from:min(from+n, len(s.seen))]
+	if from > 0 {
+		v.First = s.seen[from-1].last + 1
+	}
+	if from+n < len(s.seen) {
+		v.Last = s.seen[from+n].first - 1
+	}
+	return v
+}
+
+// answerVector looks at one part of a peer's vector, and streams what the peer has not seen. Where it has seen all that we
+// hold of a stream, and yet holds something else, hashes are compared; also where no stream tells why the roots differ.
+func (c *core) answerVector(now time.Time, m *syncMessage, p *syncPeer, s *session, out *actions) {
+	var work []streamWant
+	t := c.transfers[m.From]
+	room := maxWork
+	if t != nil {
+		room -= t.spans
+	}
+	lacking := func(key streamKey, spans window) {
+		s.worked, s.differs = key, true
+		if len(spans) > room {
+			spans = spans[:room]
+		}
+		if room -= len(spans); len(spans) > 0 {
+			work = append(work, streamWant{key, spans})
+		}
+	}
+	details := detailer{c, m.From, p, s, out}
+	listed := m.Streams
+	absent := func(st *stream) bool { // one of ours; those that the peer lists before it have been looked at
+		if room == 0 || st.key.compare(m.Last) > 0 {
+			return false
+		}
+		for len(listed) > 0 && listed[0].Key.compare(st.key) < 0 {
+			listed = listed[1:]
+		}
+		if (len(listed) == 0 || listed[0].Key != st.key) && st.key.compare(m.After) > 0 {
+			lacking(st.key, window{{1, math.MaxUint64}})
+		}
+		return true
+	}
+	if m.After.compare(m.Last) < 0 {
+		c.index.AscendGreaterOrEqual(&stream{key: m.After}, absent)
+	}
+	for i := range m.Streams {
+		v := &m.Streams[i]
+		st := c.streams[v.Key]
+		if st == nil {
+			s.differs = s.differs || v.Live > 0 || v.refuses()
+			continue
+		}
+		if st.sum.sum() == v.Sum {
+			continue
+		}
+		s.differs = true
+		if v.refuses() {
+			continue
+		}
+		if spans := st.liveIn(v.Seen.gaps(v.First, v.Last), room); len(spans) > 0 {
+			lacking(v.Key, spans)
+		} else if !v.more && s.worked != v.Key && v.Live <= uint64(st.frames.Len()) {
+			details.emit(st)
+		}
+	}
+	if !m.more && !s.differs && m.After == (streamKey{}) && m.Last == lastKey {
+		c.index.Ascend(details.emit)
+	}
+	s.moved = s.moved || len(work) > 0 || len(s.told) > 0
+	if !m.more {
+		details.end()
+	}
+	if !m.more && !s.moved {
+		c.emit(m.From, s, &syncMessage{Kind: syncChunk, End: true}, out)
+	}
+	c.stream(now, m.From, s, work, out)
+}
+
+// liveIn keeps those spans that hold a live frame, so many at most.
+func (s *stream) liveIn(spans window, most int) window {
 	var live window
 	for _, sp := range spans {
+		if len(live) == most {
+			break
+		}
 		s.frames.AscendGreaterOrEqual(held{seq: sp.first}, func(h held) bool {
 			if h.seq <= sp.last {
 				live = append(live, sp)
@@ -94,20 +176,27 @@ func (s *stream) liveIn(spans window) window {
 }
 
 // stream begins a transfer to a peer, or adds to the one that is running.
-func (c *core) stream(now time.Time, peer ID, session uint64, work []streamWant, out *actions) {
+func (c *core) stream(now time.Time, peer ID, s *session, work []streamWant, out *actions) {
 	if len(work) == 0 {
 		return
 	}
 	t := c.transfers[peer]
 	switch {
-	case t != nil && t.session == session && len(t.work)+len(work) <= 2*maxVectorStreams:
-		t.work = append(t.work, work...)
 	case t == nil && len(c.transfers) < maxTransfers:
-		t = &transfer{session: session, work: work}
+		t = &transfer{session: *s}
 		c.transfers[peer] = t
-	default:
+	case t == nil || t.session.id != s.id:
 		return
 	}
+	for _, w := range work {
+		if t.spans += len(w.Spans); t.spans > maxWork {
+			break
+		}
+		t.work = append(t.work, w)
+	}
+	slices.SortStableFunc(t.work, func(a, b streamWant) int {
+		return int(flag(b.Key.origin == c.authority)) - int(flag(a.Key.origin == c.authority))
+	})
 	t.deadline = now.Add(transferTimeout)
 	c.wakeAt(t.deadline)
 	c.pump(peer, t, out)
@@ -115,7 +204,7 @@ func (c *core) stream(now time.Time, peer ID, session uint64, work []streamWant,
 
 func (c *core) acknowledged(now time.Time, m *syncMessage, out *actions) {
 	t := c.transfers[m.From]
-	if t == nil || t.session != m.Session || m.Num > t.sent || m.Num <= t.acked {
+	if t == nil || t.session.id != m.Session || m.Num > t.sent || m.Num <= t.acked {
 		return
 	}
 	t.acked = m.Num
@@ -136,7 +225,7 @@ func (c *core) pump(peer ID, t *transfer, out *actions) {
 		}
 		t.sent++
 		out.streamed += uint64(len(frames))
-		c.emit(peer, &syncMessage{Kind: syncChunk, Session: t.session, Num: t.sent, Last: len(t.work) == 0, Frames: frames}, out)
+		c.emit(peer, &t.session, &syncMessage{Kind: syncChunk, Num: t.sent, End: len(t.work) == 0, Frames: frames}, out)
 	}
 	if t.sent == t.acked {
 		delete(c.transfers, peer)
@@ -179,7 +268,7 @@ func (c *core) chunk(t *transfer) (frames [][]byte) {
 }
 
 func (c *core) sendFailed(peer ID, session uint64) {
-	if t := c.transfers[peer]; t != nil && t.session == session {
+	if t := c.transfers[peer]; t != nil && t.session.id == session {
 		delete(c.transfers, peer)
 	}
 }

@@ -183,9 +183,11 @@ func (c *core) takeRecord(now time.Time, f Frame, by via, out *actions) {
 			out.expired = append(out.expired, old.frame.Ref())
 		}
 		st.cert, st.ended = cert, false
+		out.own = out.own || cert.ID() == c.self
 		c.admitted(now, cert.ID(), out)
 	case st.revoked == nil:
 		st.revoked = &revocation
+		out.own = out.own || revocation.Node == c.self
 		c.unpark(revocation.Node)
 		c.withdraw(revocation.Node, out)
 	}
@@ -270,6 +272,7 @@ func (c *core) ended(out *actions) {
 		for id, st := range c.nodes {
 			if st.cert.Serial == ref.Seq {
 				st.cert, st.ended = Certificate{}, true
+				out.own = out.own || id == c.self
 				c.withdraw(id, out)
 			}
 		}
@@ -282,18 +285,10 @@ func (c *core) withdraw(origin ID, out *actions) {
 		return
 	}
 	for _, s := range c.streamsOf(origin) {
-		var seqs []uint64
-		s.frames.Ascend(func(h held) bool {
-			seqs = append(seqs, h.seq)
-			return true
-		})
-		for _, seq := range seqs {
-			c.remove(s, seq)
-			out.expired = append(out.expired, FrameRef{origin, s.key.epoch, seq})
-		}
-		delete(c.streams, s.key)
+		c.letGo(s)
 		c.bar(origin, s.key.epoch)
 	}
+	out.expired = append(out.expired, c.leave()...)
 	ofOrigin := func(f Frame) bool { return f.Origin == origin }
 	out.deliver = slices.DeleteFunc(out.deliver, ofOrigin)
 	out.relay = slices.DeleteFunc(out.relay, ofOrigin)
@@ -302,21 +297,15 @@ func (c *core) withdraw(origin ID, out *actions) {
 	out.withdrawn = append(out.withdrawn, origin)
 }
 
-// vectorStreams gives what a vector lists, in the order of keys: the streams, and those that are barred.
-func (c *core) vectorStreams() []*stream {
-	all := c.sorted()
-	if len(c.barred) == 0 {
-		return all
-	}
+// barredIn gives the streams after a key, up to another, that peers are told not to offer, in order.
+func (c *core) barredIn(after, last streamKey) (keys []streamKey) {
 	for key := range c.barred {
-		if c.streams[key] == nil {
-			s := newStream(key)
-			s.seen = allSeen
-			all = append(all, s)
+		if key.compare(after) > 0 && key.compare(last) <= 0 && c.streams[key] == nil {
+			keys = append(keys, key)
 		}
 	}
-	slices.SortFunc(all, (*stream).compare)
-	return all
+	slices.SortFunc(keys, streamKey.compare)
+	return keys
 }
 
 // refuses tells whether a peer wants nothing of a stream.

@@ -3,7 +3,6 @@ package mesh
 import (
 	"encoding/binary"
 	"errors"
-	"math"
 	"slices"
 )
 
@@ -62,18 +61,17 @@ func (w *window) add(v uint64) bool {
 	return true
 }
 
-// gaps gives what lies between 1 and the highest number outside the window.
-func (w window) gaps() window {
+// gaps gives what lies between first and last, both included, outside the window, which lies within.
+func (w window) gaps(first, last uint64) window {
 	var g window
-	next := uint64(1)
 	for _, s := range w {
-		if s.first > next {
-			g = append(g, span{next, s.first - 1})
+		if s.first > first {
+			g = append(g, span{first, s.first - 1})
 		}
-		next = s.last + 1
+		first = s.last + 1
 	}
-	if len(w) == 0 || w[len(w)-1].last < math.MaxUint64 {
-		g = append(g, span{next, math.MaxUint64})
+	if len(w) == 0 || w[len(w)-1].last < last {
+		g = append(g, span{first, last})
 	}
 	return g
 }
@@ -91,12 +89,13 @@ func appendWindow(b []byte, w window) []byte {
 	return b
 }
 
-// decodeWindow reads what appendWindow wrote; it refuses anything that appendWindow would write otherwise.
-func decodeWindow(b []byte) (window, error) {
+// decodeWindow reads what appendWindow wrote, of so many spans at most; it refuses anything that appendWindow would write
+// otherwise.
+func decodeWindow(b []byte, spans int) (window, error) {
 	var w window
 	last := uint64(0)
 	for len(b) > 0 {
-		if len(w) == maxSpans {
+		if len(w) >= spans {
 			return nil, errWindow
 		}
 		gap, n := uvarint(b)

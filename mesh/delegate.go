@@ -25,8 +25,6 @@ const (
 	// maxInbox bounds the messages that wait for the core; UDP's share, at most maxPacket bytes each. Frames of a bulk have
 	// as much again.
 	maxInbox = 8192
-	// maxBulk and maxBulkBytes bound the large messages that wait: they come by stream.
-	maxBulk, maxBulkBytes = 64, 32 << 20
 	// maxEvents bounds what memberlist tells of peers and the core has not looked at.
 	maxEvents = 4 * MaxPeers
 	// ackLen is the bytes that ride on the answer to a ping: the digests of the frames and of the membership.
@@ -72,22 +70,12 @@ func (d delegate) NotifyMsg(b []byte) {
 	}
 	m := d.m
 	b = bytes.Clone(b)
-	if b[0] == kindChunk || len(b) > maxPacket {
-		if len(b) > maxSyncMessage+1 || m.bulkBytes.Add(int64(len(b))) > maxBulkBytes {
-			m.bulkBytes.Add(-int64(len(b)))
-			m.count.dropped.Add(1)
-			return
-		}
-		select {
-		case m.bulk <- b:
-		default:
-			m.bulkBytes.Add(-int64(len(b)))
-			m.count.dropped.Add(1)
-		}
+	if len(b) > maxPacket {
+		m.queueBulk(b) // it came by a stream, which has a goroutine of its own
 		return
 	}
 	queue := m.inbox
-	if (b[0] == kindPush || b[0] == kindTree) && len(b) > freshSize {
+	if b[0] == kindChunk || (b[0] == kindPush || b[0] == kindTree) && len(b) > freshSize {
 		queue = m.later
 	}
 	select {

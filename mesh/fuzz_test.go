@@ -3,6 +3,7 @@ package mesh
 import (
 	"bytes"
 	"errors"
+	"math"
 	"net/netip"
 	"reflect"
 	"testing"
@@ -56,13 +57,14 @@ func syncSamples() []*syncMessage {
 	return []*syncMessage{
 		{Kind: syncCheck, From: ID{1}, Session: 1 << 60, Root: [32]byte{1}},
 		{Kind: syncSame, From: ID{1}, Root: [32]byte{2}},
-		{Kind: syncVector, Reply: true, Streams: []streamVector{
-			{Key: key, Live: 7, Sum: [sumLen]byte{3}, Seen: window{{1, 5}, {9, 9}}},
-			{Key: streamKey{ID{2}, 1}},
+		{Kind: syncDiffer, From: ID{1}, Session: 1, Token: 2, Root: [32]byte{2}},
+		{Kind: syncVector, Reply: true, Token: 9, Last: lastKey, Streams: []streamVector{
+			{Key: key, Live: 7, Sum: [sumLen]byte{3}, First: 1, Last: math.MaxUint64, Seen: window{{1, 5}, {9, 9}}},
+			{Key: streamKey{ID{2}, 1}, First: 4, Last: 4, Seen: window{{4, 4}}},
 		}},
-		{Kind: syncVector, Partial: true},
+		{Kind: syncVector, After: key, Last: key},
 		{Kind: syncChunk, Num: 1, Frames: [][]byte{{1, 2, 3}, make([]byte, MaxFrame)}},
-		{Kind: syncChunk, Last: true},
+		{Kind: syncChunk, End: true},
 		{Kind: syncAck, Num: 3, Fresh: 4},
 		{Kind: syncDetail, Detail: streamDetail{Key: key, First: 1, Last: 90, Hashes: []seqHash{{2, [8]byte{1}}, {90, [8]byte{}}}}},
 		{Kind: syncWant, Want: []streamWant{{key, window{{3, 4}}}, {key, nil}}},
@@ -243,20 +245,19 @@ func FuzzMessage(f *testing.F) {
 			m.drain(b)
 		case b := <-m.later:
 			m.drainLater(b)
-		case b := <-m.bulk:
-			for w := m.openBulk(b); w != nil; {
-				w = m.bulkSlice(w)
-			}
 		default:
 		}
-		for _, s := range m.core.sorted() {
+		for m.bulkSlice() {
+		}
+		m.core.index.Ascend(func(s *stream) bool {
 			s.frames.Ascend(func(h held) bool {
 				if f, err := DecodeFrame(h.raw); err != nil || f.Verify() != nil {
 					t.Errorf("holds a frame that is not signed: %v", err)
 				}
 				return true
 			})
-		}
+			return true
+		})
 	})
 }
 
@@ -294,7 +295,7 @@ func FuzzTexts(f *testing.F) {
 				t.Errorf("secrets came back differently: %v", err)
 			}
 		}
-		if w, err := decodeWindow(b); err == nil && !bytes.Equal(appendWindow(nil, w), b) {
+		if w, err := decodeWindow(b, maxSpans); err == nil && !bytes.Equal(appendWindow(nil, w), b) {
 			t.Errorf("window encoded as %x, was %x", appendWindow(nil, w), b)
 		}
 	})

@@ -38,8 +38,8 @@ const (
 	// sourceStreamRate is what one address may send by streams, in bytes a second, and sourceStreamBurst at once; who sends
 	// faster is read slower. A million imported bans are 4 MB.
 	sourceStreamRate, sourceStreamBurst = 8 << 20, 8 << 20
-	// maxStreamMessage bounds a message by stream, in bytes: a sync message with memberlist's heads.
-	maxStreamMessage = maxSyncMessage + 4096
+	// maxStreamMessage bounds a message by stream, in bytes: an exchange of the membership is the largest.
+	maxStreamMessage = 4<<20 + 4096
 	// maxStreamBytes bounds what has been read of all messages that come by stream and is looked at still, sourceBytes that
 	// of one address. memberlist copies each about five times. Strangers have places and memory apart: see guard_slots.go.
 	maxStreamBytes, sourceBytes = 12 << 20, maxStreamMessage + 1<<20

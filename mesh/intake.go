@@ -3,6 +3,7 @@ package mesh
 import (
 	"bytes"
 	"runtime"
+	"slices"
 	"sync"
 )
 
@@ -65,6 +66,9 @@ func (m *Mesh) screen(raw []byte) (f Frame, ok bool) {
 		m.core.bar(f.Origin, f.Epoch)
 	}
 	m.mu.Unlock()
+	if v == verdictRevoked {
+		m.tellRevoked(now, f.Origin)
+	}
 	if v != verdictNew && v != verdictEquivocal && v != verdictUnknown {
 		var one [verdictKinds]uint64
 		one[v] = 1
@@ -133,44 +137,115 @@ func (m *Mesh) flushIntake(in *intake, by via) (fresh int) {
 // bulkWork is a large message that is being looked at in slices.
 type bulkWork struct {
 	msg   *syncMessage
+	parts []*syncMessage
 	size  int // bytes of the buffer that the frames are part of
 	next  int // frame
 	fresh int // frames that were new so far
 }
 
-func (m *Mesh) openBulk(b []byte) *bulkWork {
-	m.bulkBytes.Add(-int64(len(b)))
-	if b[0] != kindSync && b[0] != kindChunk {
+// queueBulk has a large message looked at, if it belongs to a session. b is kept.
+func (m *Mesh) queueBulk(b []byte) {
+	if len(b) > maxSyncMessage+1 || b[0] != kindSync && b[0] != kindChunk {
 		m.count.refused[refusedFormat].Add(1)
-		return nil
+		return
 	}
+	head, ok := syncHead(b[1:])
+	if !ok {
+		m.count.refused[refusedFormat].Add(1)
+		return
+	}
+	m.mu.Lock()
+	expected := m.core.expects(m.now(), &head)
+	m.mu.Unlock()
+	switch {
+	case !expected:
+		m.count.refused[refusedUnasked].Add(1)
+	case !m.bulk.put(head.From, b):
+		m.count.dropped.Add(1)
+	}
+}
+
+// openBulk reads a message; nil: it is none, or its session is over.
+func (m *Mesh) openBulk(b []byte) *bulkWork {
 	msg, err := decodeSync(b[1:])
 	if err != nil {
 		m.count.refused[refusedFormat].Add(1)
 		return nil
 	}
-	return &bulkWork{msg: msg, size: len(b)}
+	m.mu.Lock()
+	expected := m.core.expects(m.now(), msg)
+	m.mu.Unlock()
+	if !expected {
+		m.count.refused[refusedUnasked].Add(1)
+		return nil
+	}
+	return &bulkWork{msg: msg, parts: slices.Collect(msg.split), size: len(b)}
 }
 
-// bulkSlice takes the next frames of a chunk; after the last it steps the message itself and gives nil.
-func (m *Mesh) bulkSlice(w *bulkWork) *bulkWork {
-	if w.next < len(w.msg.Frames) {
-		in := intake{from: w.msg.From}
-		var frames []Frame
-		for size := 0; len(frames) < verifyBatch-1 && size < sliceBytes && w.next < len(w.msg.Frames); w.next++ {
-			if f, ok := m.screen(w.msg.Frames[w.next]); ok {
-				frames = append(frames, f)
-				size += len(f.raw)
-			}
-		}
-		for i, good := range verified(frames) {
-			m.vouch(frames[i], good, w.size, viaSync, &in)
-		}
-		fresh := m.flushIntake(&in, viaSync)
-		w.fresh += fresh
-		m.count.synced.Add(uint64(fresh))
-		return w
+// bulkSlice looks at a slice of the large messages that wait, and reports whether there was one.
+func (m *Mesh) bulkSlice() bool {
+	p := m.bulk.next(m.openBulk)
+	if p == nil {
+		return false
 	}
-	m.apply(evMessage{w.msg, w.fresh})
-	return nil
+	if w := p.work; w.next < len(w.msg.Frames) {
+		m.chunkSlice(w)
+	} else {
+		m.apply(evMessage{w.parts[0], w.fresh})
+		w.parts = w.parts[1:]
+	}
+	if len(p.work.parts) == 0 {
+		p.work = nil
+	}
+	return true
+}
+
+// chunkSlice takes the next frames of a chunk. The first one with a bad signature ends it, and all else that goes on with its
+// sender; one that costs too much ends it alone.
+func (m *Mesh) chunkSlice(w *bulkWork) {
+	from := w.msg.From
+	in := intake{from: from}
+	var frames []Frame
+	for size := 0; len(frames) < verifyBatch-1 && size < sliceBytes && w.next < len(w.msg.Frames); w.next++ {
+		if f, ok := m.screen(w.msg.Frames[w.next]); ok {
+			frames = append(frames, f)
+			size += len(f.raw)
+		}
+	}
+	if !m.bulkCost.take(m.now(), from, len(frames)) {
+		m.count.limited.Add(1)
+		w.parts = nil
+		return
+	}
+	good := verified(frames)
+	news := 0
+	for i, f := range frames {
+		if !good[i] {
+			m.vouch(f, false, w.size, viaSync, &in)
+			m.badChunk(w)
+			break
+		}
+		if f.Origin != from {
+			news++
+		}
+		m.vouch(f, true, w.size, viaSync, &in)
+	}
+	fresh := m.flushIntake(&in, viaSync)
+	w.fresh += fresh
+	m.count.synced.Add(uint64(fresh))
+	m.bulkCost.take(m.now(), from, -min(fresh, news))
+}
+
+// badChunk ends what goes on with a peer that streamed what its origin did not sign.
+func (m *Mesh) badChunk(w *bulkWork) {
+	from := w.msg.From
+	w.parts, w.next = nil, len(w.msg.Frames)
+	m.Slow(from)
+	name := "without a certificate"
+	if c := m.Standing(from).Certificate; c != nil {
+		name = c.Name
+	}
+	m.problems.report(m.now(), ProblemForged, "chunk "+from.String(), "the member "+name+" ("+from.String()+
+		") streams frames that their origins did not sign; for a minute nothing is compared with it")
+	m.apply(evBadChunk{from, w.msg.Session})
 }

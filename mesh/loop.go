@@ -24,15 +24,15 @@ const (
 func (m *Mesh) coreLoop(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	var bulk *bulkWork
-	m.carryOut() // what Restore and early Publishes left
+	bulk := false // there may be a slice of it
+	m.carryOut()  // what Restore and early Publishes left
 	lost := uint64(0)
 	for {
 		if n := m.count.dropped.Load(); n > lost {
 			lost = n
 			m.problems.report(m.now(), ProblemDropped, "queue", "frames come faster than they can be looked at; a sync will repair that")
 		}
-		if bulk != nil || len(m.later) > 0 {
+		if bulk || len(m.later) > 0 {
 			select {
 			case b := <-m.inbox:
 				m.drain(b)
@@ -44,8 +44,8 @@ func (m *Mesh) coreLoop(ctx context.Context) {
 			default:
 			}
 		}
-		if bulk != nil {
-			if bulk = m.bulkSlice(bulk); bulk != nil {
+		if bulk {
+			if bulk = m.bulkSlice(); bulk {
 				if ctx.Err() != nil {
 					return
 				}
@@ -58,8 +58,8 @@ func (m *Mesh) coreLoop(ctx context.Context) {
 			m.drain(b)
 		case b := <-m.later:
 			m.drainLater(b)
-		case b := <-m.bulk:
-			bulk = m.openBulk(b)
+		case <-m.bulk.wake:
+			bulk = true
 		case ev := <-m.events:
 			m.apply(ev)
 		case <-m.wake:
@@ -95,7 +95,11 @@ func (m *Mesh) apply(ev any) {
 
 // stepLocked steps the core and queues its actions for carryOut.
 func (m *Mesh) stepLocked(now time.Time, ev any) *actions {
+	knew := m.core.caughtUp
 	out := m.core.step(now, ev)
+	if m.core.caughtUp && !knew {
+		signal(m.keys.sweep) // who was to wait for a key gets it now
+	}
 	root := m.core.root.sum()
 	m.root.Store(&root)
 	if len(out.readmitted)+len(out.withdrawn) > 0 {
@@ -167,6 +171,7 @@ func (m *Mesh) carryOut() {
 		}
 		m.count.verdicts(out.verdicts)
 		m.count.syncs.Add(out.syncs)
+		m.count.refused[refusedUnasked].Add(out.unasked)
 		m.count.syncFrames.Add(out.streamed)
 		m.count.delivered.Add(uint64(len(out.deliver)))
 		deliver := func() {
@@ -198,6 +203,12 @@ func (m *Mesh) carryOut() {
 		}
 		if out.granted {
 			m.keys.kick()
+		}
+		for _, id := range out.revoked {
+			m.tellRevoked(m.now(), id)
+		}
+		if out.own {
+			m.checkOwn()
 		}
 		for _, c := range out.compared {
 			m.peers.update(c.peer, func(p *peer) { p.InSync = c.same })
@@ -314,11 +325,16 @@ func (m *Mesh) small(b []byte, in *intake) {
 			rest = tail
 		}
 	case kindSync:
-		if msg, err := decodeSync(rest); err != nil || msg.Kind == syncChunk {
+		msg, err := decodeSync(rest)
+		if err != nil || msg.Kind == syncChunk {
 			m.count.refused[refusedFormat].Add(1)
-		} else {
-			m.apply(evMessage{msg: msg})
+			return
 		}
+		for part := range msg.split {
+			m.apply(evMessage{msg: part})
+		}
+	case kindChunk:
+		m.queueBulk(b)
 	case kindAsk:
 		m.askMessage(rest)
 	case kindNotice:

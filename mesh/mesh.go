@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	cryptorand "crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -33,12 +34,12 @@ type Mesh struct {
 	ready chan struct{}
 	now   func() time.Time // time.Now, but in simulations
 
-	inbox     chan []byte // memberlist's goroutines send, the core receives, nobody closes; full: dropped and counted
-	later     chan []byte // the same for packets of large frames
-	bulk      chan []byte // likewise, large messages
-	bulkBytes atomic.Int64
-	events    chan any      // ev types: memberlist's goroutines send, the core receives, nobody closes; full: dropped
-	wake      chan struct{} // capacity 1: todo has actions, or the next deadline has changed
+	inbox    chan []byte // memberlist's goroutines send, the core receives, nobody closes; full: dropped and counted
+	later    chan []byte // the same for packets of large frames
+	bulk     bulkQueue
+	bulkCost buckets[ID]   // signatures of a peer's chunks that were checked in vain
+	events   chan any      // ev types: memberlist's goroutines send, the core receives, nobody closes; full: dropped
+	wake     chan struct{} // capacity 1: todo has actions, or the next deadline has changed
 
 	peers     *peerTable
 	pusher    *pusher
@@ -51,7 +52,8 @@ type Mesh struct {
 	serverTLS func() (*tls.Config, error) // for who comes; made once
 	hellos    limiter                     // TLS handshakes of strangers
 	enrolRate buckets[netip.Addr]
-	rolls     limiter // changes of epoch
+	rolls     limiter     // changes of epoch
+	told      buckets[ID] // revoked nodes that were sent their revocation
 	asks      asks
 	answers   buckets[ID] // to members' questions
 	// strangerAnswers are those to nodes whose certificate has not come.
@@ -78,6 +80,7 @@ type Mesh struct {
 	core  *core
 	todo  []actions // of steps, for the core's goroutine to carry out
 	phase runPhase
+	knew  bool // Restore was given a store that was not lost
 }
 
 type runPhase uint8
@@ -96,6 +99,10 @@ func New(cfg Config) (*Mesh, error) {
 	if err := rehearse(cfg); err != nil {
 		return nil, err
 	}
+	var seed [32]byte // of the names of sessions too, which nobody may guess
+	if _, err := cryptorand.Read(seed[:]); err != nil {
+		return nil, fmt.Errorf("seed: %w", err)
+	}
 	m := &Mesh{
 		cfg:    cfg,
 		id:     cfg.Identity.ID(),
@@ -103,10 +110,10 @@ func New(cfg Config) (*Mesh, error) {
 		now:    time.Now,
 		inbox:  make(chan []byte, maxInbox),
 		later:  make(chan []byte, maxInbox),
-		bulk:   make(chan []byte, maxBulk),
+		bulk:   bulkQueue{wake: make(chan struct{}, 1)},
 		events: make(chan any, maxEvents),
 		wake:   make(chan struct{}, 1),
-		core:   newCore(cfg.Identity.ID(), cfg.Epoch, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))),
+		core:   newCore(cfg.Identity.ID(), cfg.Epoch, rand.New(rand.NewChaCha8(seed))),
 		join:   newJoinList(cfg.Join),
 	}
 	if cfg.Secrets.HasAuthority() {
@@ -126,6 +133,8 @@ func New(cfg Config) (*Mesh, error) {
 	m.serverTLS = sync.OnceValues(m.newServerTLS)
 	m.hellos = limiter{burst: helloBurst, every: helloEvery}
 	m.enrolRate = newBuckets[netip.Addr](enrolRate, enrolBurst)
+	m.bulkCost = newBuckets[ID](bulkRate, bulkBurst)
+	m.told = newBuckets[ID](1/tellEvery.Seconds(), 1)
 	m.rolls = limiter{burst: rollBurst, every: rollEvery}
 	m.views.exchange = make(chan netip.AddrPort, 1)
 	m.asks = asks{wake: make(chan struct{}, 1), open: make(map[[16]byte]openAsk)}
@@ -171,6 +180,7 @@ func (m *Mesh) Restore(raws iter.Seq[[]byte]) error {
 		}
 		m.stepLocked(now, evFrames{via: viaRestore, frames: frames})
 		m.todo[len(m.todo)-1].expired = append(m.todo[len(m.todo)-1].expired, expired...)
+		m.knew = m.knewLocked()
 		frames, expired = nil, nil
 		return nil
 	}

@@ -132,7 +132,7 @@ func (m *modelRun) take(n int, by via) int {
 // know has a core know a peer, as it would for long.
 func (m *modelRun) know(n, other int) {
 	if c, id := m.cores[n], m.cores[other].self; c.peers[id] == nil {
-		c.peers[id] = &syncPeer{}
+		c.peers[id] = newSyncPeer()
 		c.heard = m.now() // a ping was sent or has come
 		c.wakeAt(m.now())
 	}
@@ -153,7 +153,9 @@ func (m *modelRun) carry(n int, out actions) {
 				m.copies++
 				fresh += m.take(to, viaSync)
 			}
-			m.carry(to, m.cores[to].step(m.now(), evMessage{msg: msg, fresh: fresh}))
+			for part := range msg.split {
+				m.carry(to, m.cores[to].step(m.now(), evMessage{msg: part, fresh: fresh}))
+			}
 		})
 	}
 	if at, ok := m.cores[n].syncer.next(); ok {

@@ -363,10 +363,31 @@ func (m *Mesh) rotate() rotation {
 	return rotation{key.Generation, n + 1, err}
 }
 
+// errNotYet tells that a node cannot know yet who is revoked.
+var errNotYet = errors.New("this node has not compared with another one since its store was lost: it may not know who is revoked")
+
+// mayHandOut reports whether this node knows who is revoked, as far as anybody does.
+func (m *Mesh) mayHandOut() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.core.caughtUp || m.knew
+}
+
+// knewLocked reports whether the store that Restore was given knows who has the newest key: it holds grants of it. Who got it
+// and was revoked since has it anyway; whoever was revoked before is known. Of a key that was never handed out, any
+// certificate tells that the store is not a new one.
+func (m *Mesh) knewLocked() bool {
+	has, _ := m.keys.said()
+	if has.generation() == 0 {
+		return len(m.core.nodes) > 0
+	}
+	return m.core.grants.version >= has
+}
+
 // handOutMissing ends what a rotation that was interrupted has left to do, and hands the newest key to nodes that were
 // certified since.
 func (m *Mesh) handOutMissing() {
-	if m.cfg.Authority.IsZero() {
+	if m.cfg.Authority.IsZero() || !m.mayHandOut() {
 		return
 	}
 	if n, err := m.handOut(); err != nil {

@@ -104,20 +104,25 @@ func (w *simWorld) lie() {
 	w.faults[faultLie]++
 	m := &syncMessage{From: as.key.ID(), Session: w.rng.Uint64(), Root: n.mesh.Digest()}
 	if p := n.mesh.core.peers[m.From]; p != nil && w.rng.IntN(2) == 0 {
-		m.Session = p.session // it listened
+		if m.Session = p.own.id; w.rng.IntN(2) == 0 { // it listened
+			m.Session = p.guestOf.id
+		}
 	}
 	if w.rng.IntN(2) == 0 {
 		m.Root[0]++
 	}
 	all := window{{1, math.MaxUint64 - 1}}
-	switch m.Kind = syncKind(1 + w.rng.IntN(int(syncWant))); m.Kind {
+	switch m.Kind = syncKind(1 + w.rng.IntN(int(syncDiffer))); m.Kind {
 	case syncVector:
-		m.Reply = w.rng.IntN(2) == 0
-		for _, s := range n.mesh.core.sorted() {
-			m.Streams = append(m.Streams, streamVector{Key: s.key, Live: w.rng.Uint64N(20), Seen: all})
-		}
+		m.Reply, m.Last = w.rng.IntN(2) == 0, lastKey
+		n.mesh.core.index.Ascend(func(s *stream) bool {
+			m.Streams = append(m.Streams, streamVector{Key: s.key, Live: w.rng.Uint64N(20), First: 1, Last: math.MaxUint64, Seen: all})
+			return true
+		})
+	case syncDiffer:
+		m.Token = w.rng.Uint64()
 	case syncChunk:
-		m.Num, m.Last = w.rng.Uint64N(3), w.rng.IntN(2) == 0
+		m.Num, m.End = w.rng.Uint64N(3), w.rng.IntN(2) == 0
 	case syncAck:
 		m.Num, m.Fresh = w.rng.Uint64N(3), w.rng.Uint64N(3)
 	case syncDetail:

@@ -98,7 +98,7 @@ func (n *simNode) checkBounds() {
 		"frames":       {c.count, len(n.w.published)},
 		"deadlines":    {len(c.expiry), frames},
 		"streams":      {len(c.streams), c.count},
-		"queued bytes": {int(n.mesh.bulkBytes.Load()), 0},
+		"queued bytes": {n.mesh.bulk.bytes, 0},
 	} {
 		if size[0] > size[1] {
 			n.w.fail(n.slot, "%d %s, at most %d allowed", size[0], what, size[1])
@@ -200,7 +200,8 @@ func (w *simWorld) checkFrames(kept map[FrameRef]string) {
 				if c := n.mesh.core; f.Origin == c.self && !n.own[f.Ref()] && (f.Epoch > c.epoch || f.Epoch == c.epoch && f.Seq > c.seq) {
 					w.fail(n.slot, "frame %v is in our name, and we went on with epoch %d", f.Ref(), c.epoch)
 				}
-				root.add(f.hash())
+				e := expand(f.hash())
+				root.add(&e)
 				live = append(live, f)
 				return true
 			})

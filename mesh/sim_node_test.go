@@ -273,10 +273,7 @@ func (n *simNode) work() bool {
 		m.drainLater(b)
 		return true
 	}
-	if b, ok := waits(m.bulk); ok {
-		for bulk := m.openBulk(b); bulk != nil && !n.dying; {
-			bulk = m.bulkSlice(bulk)
-		}
+	if m.bulkSlice() {
 		return true
 	}
 	if ev, ok := waits(m.events); ok {

@@ -6,10 +6,13 @@ package mesh
 func narrowBounds() []plant {
 	return []plant{
 		{"syncmsg.go", "maxChunkFrames = 4096", "maxChunkFrames = 3"},
-		{"syncmsg.go", "maxDetail = 16 << 10", "maxDetail = 3"},
+		{"syncmsg.go", "maxDetail = 512", "maxDetail = 3"},
+		{"syncmsg.go", "maxVectorStreams, maxVectorSpans = 2048, 8192", "maxVectorStreams, maxVectorSpans = 16, 32"},
+		{"syncmsg.go", "maxVectorPart = 512", "maxVectorPart = 2"},
+		{"core_transfer.go", "maxWork = 4096", "maxWork = 3"},
 		{"core_detail.go", "maxDetails = 4", "maxDetails = 2"},
 		{"core_window.go", "maxSpans = 1 << 16", "maxSpans = 4"},
-		{"core_ledger.go", "maxExpireStep = 4096", "maxExpireStep = 2"},
+		{"core_ledger.go", "maxExpireStep, maxLeaveStep = 512, 8192", "maxExpireStep, maxLeaveStep = 2, 3"},
 	}
 }
 
@@ -22,10 +25,10 @@ func plants() []plant {
 			`case !planted("accept expired frames") && !f.Expires.After(now):`},
 		{"core_ledger.go", "case f.Issued.After(now.Add(FutureSkew)):",
 			`case !planted("accept frames from the future") && f.Issued.After(now.Add(FutureSkew)):`},
-		{"core_ledger.go", "	l.root.sub(sum)\n",
-			"	if !planted(\"digest not updated on expiry\") {\n		l.root.sub(sum)\n	}\n"},
-		{"core_ledger.go", "	s.sum.sub(sum)\n",
-			"	if !planted(\"digest of a stream not updated on expiry\") {\n		s.sum.sub(sum)\n	}\n"},
+		{"core_ledger.go", "	l.root.sub(&e)\n",
+			"	if !planted(\"digest not updated on expiry\") {\n		l.root.sub(&e)\n	}\n"},
+		{"core_ledger.go", "	s.sum.sub(&e)\n",
+			"	if !planted(\"digest of a stream not updated on expiry\") {\n		s.sum.sub(&e)\n	}\n"},
 		{"core_ledger.go", "l.expiry[0].at <= now.UnixMilli() {",
 			`(l.expiry[0].at <= now.UnixMilli() || planted("forget tombstones early") && l.expiry[0].at <= now.UnixMilli()+300_000) {`},
 		{"core_ledger.go", "		refs = append(refs, f.Ref())\n",
@@ -67,19 +70,18 @@ func plants() []plant {
 			"		for i, t := range members {\n			if planted(\"push to all but the last\") && i == len(members)-1 {\n				break\n			}\n			for _, packet"},
 		{"tree.go", "	if first >= end {\n", "	if planted(\"off by one in the tree\") {\n		end--\n	}\n	if first >= end {\n"},
 		// Anti-entropy.
-		{"core_transfer.go", "			if !m.Partial {\n", "			if !m.Partial && !planted(\"sync ignores streams that the peer lacks\") {\n"},
-		{"core_transfer.go", "if spans := s.liveIn(v.Seen.gaps()); len(spans) > 0 {",
-			`if spans := s.liveIn(v.Seen.gaps()); planted("drop the gaps of a vector") { continue } else if len(spans) > 0 {`},
-		{"core_sync.go", "		c.answerVector(now, m, out)\n",
-			"		if planted(\"sync in one direction only\") && bytes.Compare(c.self[:], m.From[:]) < 0 {\n			return\n		}\n		c.answerVector(now, m, out)\n"},
+		{"core_transfer.go", "st.key.compare(m.After) > 0 {\n", "st.key.compare(m.After) > 0 && !planted(\"sync ignores streams that the peer lacks\") {\n"},
+		{"core_transfer.go", "if spans := st.liveIn(v.Seen.gaps(v.First, v.Last), room); len(spans) > 0 {",
+			`if spans := st.liveIn(v.Seen.gaps(v.First, v.Last), room); planted("drop the gaps of a vector") { continue } else if len(spans) > 0 {`},
+		{"core_sync.go", "		c.answerVector(now, m, p, s, out)\n",
+			"		if planted(\"sync in one direction only\") && bytes.Compare(c.self[:], m.From[:]) < 0 {\n			return\n		}\n		c.answerVector(now, m, p, s, out)\n"},
 		{"core_sync.go", "	case root == c.root.sum():\n", "	case root == c.root.sum() || planted(\"trust a count for a digest\") && root[0]&7 == c.root.sum()[0]&7:\n"},
-		{"core_sync.go", "	if m.Root == c.root.sum() {\n		c.settled(now, m.From, p, out)\n		c.emit",
-			"	if m.Root == c.root.sum() || planted(\"say same without looking\") {\n		c.settled(now, m.From, p, out)\n		c.emit"},
+		{"core_sync.go", "	case m.Root == c.root.sum():\n		c.emit", "	case m.Root == c.root.sum() || planted(\"say same without looking\"):\n		c.emit"},
 		{"core_sync.go", "		if !t.deadline.After(now) {\n", "		if !t.deadline.After(now) && !planted(\"never give up a transfer\") {\n"},
 		{"core_sync.go", "	delete(c.peers, peer)\n	delete(c.transfers, peer)\n",
 			"	delete(c.peers, peer)\n	if !planted(\"never give up a transfer\") {\n		delete(c.transfers, peer)\n	}\n"},
 		{"core_sync.go", "s.giver, s.givesTill = peer, till", "s.giver, s.givesTill = peer, till\n		if planted(\"wait for one giver for ever\") {\n			s.givesTill = till.Add(time.Hour)\n		}"},
 		{"core_sync.go", "out.rewound, c.behind, c.rewound = true, false, now", `out.rewound, c.behind, c.rewound = !planted("leave ended what a clock that was ahead has ended"), false, now`},
-		{"core_detail.go", "case theirs[0].Hash != h.short():", `case theirs[0].Hash != h.short() && !planted("compare numbers, not hashes"):`},
+		{"core_detail.go", "case theirs[0].Hash != h.short(salt):", `case theirs[0].Hash != h.short(salt) && !planted("compare numbers, not hashes"):`},
 	}
 }

@@ -16,10 +16,11 @@ const (
 	refusedExpired
 	refusedFuture
 	refusedFull
+	refusedUnasked // sync messages that belong to no session
 	refusedReasons
 )
 
-var refusedNames = [refusedReasons]string{"format", "signature", "mesh", "trust", "revoked", "expired", "future", "full"}
+var refusedNames = [refusedReasons]string{"format", "signature", "mesh", "trust", "revoked", "expired", "future", "full", "unasked"}
 
 // counters is what Stats reports.
 type counters struct {
@@ -50,7 +51,7 @@ func (m *Mesh) Stats() Stats {
 		Held:       held,
 		Parked:     parked,
 		Waited:     c.parked.Load(),
-		Queued:     len(m.inbox) + len(m.later) + len(m.bulk) + len(m.pusher.jobs) + len(m.pusher.later),
+		Queued:     len(m.inbox) + len(m.later) + m.bulk.len() + len(m.pusher.jobs) + len(m.pusher.later),
 		Published:  c.published.Load(),
 		Sent:       c.sent.Load(),
 		Forwarded:  c.forwarded.Load(),

@@ -3,10 +3,13 @@ package mesh
 import (
 	"errors"
 	"fmt"
+	"math"
 )
 
-// The messages of anti-entropy. Each names its sender (memberlist does not) and the session that the initiator chose.
-// None is signed: frames carry their own proof, and all else is a hint that costs a bounded effort when it is wrong.
+// The messages of anti-entropy. Each names its sender (memberlist does not) and the session. None is signed: frames carry
+// their own proof, and a session's names prove the rest. Each side names a session by a number that it told nobody but its
+// peer, and takes only messages that carry it. So what somebody says in another's name finds no session, but for a check,
+// which is answered with a message of its own size and leaves nothing behind (see syncer.cookie).
 
 type syncKind uint8
 
@@ -18,6 +21,7 @@ const (
 	syncAck                        // I have looked at chunk Num
 	syncDetail                     // hashes of the live frames of one stream, within a range
 	syncWant                       // send me these
+	syncDiffer                     // answer to a check: mine is another one
 )
 
 const (
@@ -25,49 +29,65 @@ const (
 	maxChunk = 256 << 10
 	// maxChunkFrames bounds their number.
 	maxChunkFrames = 4096
-	// maxSyncMessage bounds a message, in bytes; longer vectors are sent in part.
-	maxSyncMessage = 4 << 20
-	// maxVectorStreams bounds the streams in one vector.
-	maxVectorStreams = 32 << 10
-	// maxDetail bounds the hashes in one message.
-	maxDetail = 16 << 10
-	// maxWant bounds the streams in one request.
-	maxWant = 64
+	// maxSyncMessage bounds a message, in bytes.
+	maxSyncMessage = 512 << 10
+	// maxVectorStreams and maxVectorSpans bound what one vector lists (about 100 and 2 to 20 bytes each). What is beyond is
+	// compared in a later session.
+	maxVectorStreams, maxVectorSpans = 2048, 8192
+	// maxVectorPart bounds the streams and spans, together, that are compared in one step: about a millisecond.
+	maxVectorPart = 512
+	// maxDetail bounds the hashes in one message, and so those that are compared in one step.
+	maxDetail = 512
+	// maxWant bounds the streams in one request, and maxDetail the spans of all of them.
+	maxWant = 4
 
-	syncVersion = 1
-	syncFields  = 5
-	sumLen      = 16 // bytes of a stream's digest that a vector carries
+	syncVersion = 2
+	syncFields  = 6
+	sumLen      = 32 // bytes of a stream's digest
 	shortHash   = 8  // bytes of a frame's hash that a detail carries
 )
 
 type syncMessage struct {
 	Kind    syncKind
 	From    ID
-	Session uint64
+	Session uint64 // as the receiver names it; check: as the sender does
+	Token   uint64 // differ, vector with Reply: the session as the sender names it
 
-	Root    [32]byte // check, same, vector
-	Reply   bool     // vector
-	Partial bool     // vector: streams that are not listed may exist
-	Streams []streamVector
-	Num     uint64   // chunk, ack
-	Last    bool     // chunk: nothing more is coming
-	Fresh   uint64   // ack: how many frames of the chunk were new
-	Frames  [][]byte // chunk
-	Detail  streamDetail
-	Want    []streamWant
+	Root  [32]byte // check, same, differ, vector
+	Reply bool     // vector
+	// After and Last bound the range of keys, the latter included, in which a vector lists all streams of the sender. It may
+	// list others.
+	After, Last streamKey
+	Streams     []streamVector
+	Num         uint64   // chunk, ack
+	End         bool     // chunk: nothing more is coming
+	Fresh       uint64   // ack: how many frames of the chunk were new
+	Frames      [][]byte // chunk
+	Detail      streamDetail
+	Want        []streamWant
+
+	more bool // a part of a vector, and not the last one; never sent
 }
 
+// lastKey is the highest that there can be.
+var lastKey = streamKey{ID{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, math.MaxUint64}
+
 type streamVector struct {
-	Key  streamKey
-	Live uint64
-	Sum  [sumLen]byte
-	Seen window
+	Key         streamKey
+	Live        uint64
+	Sum         [sumLen]byte
+	First, Last uint64 // the numbers that Seen is about, both included
+	Seen        window
+
+	more bool // a piece of a window, and not the last one; never sent
 }
 
 type streamDetail struct {
 	Key         streamKey
 	First, Last uint64 // the range that Hashes covers completely
 	Hashes      []seqHash
+
+	asked bool // somebody has asked for frames in it; never sent
 }
 
 type seqHash struct {
@@ -80,6 +100,51 @@ type streamWant struct {
 	Spans window
 }
 
+// split yields a message in parts, each of which takes a bounded time to look at.
+func (m *syncMessage) split(yield func(*syncMessage) bool) {
+	if m.Kind != syncVector {
+		yield(m)
+		return
+	}
+	part := *m
+	part.Streams, part.more = nil, true
+	cost := 0
+	flush := func() bool {
+		if last := part.Streams[len(part.Streams)-1].Key; part.more && last.compare(m.Last) < 0 {
+			part.Last = last
+		} else {
+			part.Last = m.Last
+		}
+		one := part
+		part.Streams, cost = nil, 0
+		if part.Last.compare(part.After) > 0 {
+			part.After = part.Last
+		}
+		return yield(&one)
+	}
+	for _, v := range m.Streams {
+		for {
+			if cost >= maxVectorPart && !flush() {
+				return
+			}
+			room := maxVectorPart - cost
+			if len(v.Seen) <= room {
+				break
+			}
+			piece, rest := v, v
+			piece.Seen, rest.Seen = v.Seen[:room], v.Seen[room:]
+			piece.Last, piece.more = piece.Seen[room-1].last, true
+			rest.First = piece.Last + 1
+			part.Streams = append(part.Streams, piece)
+			cost, v = maxVectorPart, rest
+		}
+		part.Streams = append(part.Streams, v)
+		cost += 1 + len(v.Seen)
+	}
+	part.more, part.Last = false, m.Last
+	yield(&part)
+}
+
 // encode gives the message as DecodeSync reads it.
 func (m *syncMessage) encode() []byte {
 	var b []byte
@@ -88,13 +153,16 @@ func (m *syncMessage) encode() []byte {
 	b = appendUint(b, uint64(m.Kind))
 	b = appendBin(b, m.From[:])
 	b = appendUint(b, m.Session)
+	b = appendUint(b, m.Token)
 	switch m.Kind {
-	case syncCheck, syncSame:
+	case syncCheck, syncSame, syncDiffer:
 		b = appendBin(b, m.Root[:])
 	case syncVector:
-		b = appendArray(b, 3)
+		b = appendArray(b, 5)
 		b = appendBin(b, m.Root[:])
-		b = appendUint(b, flag(m.Reply)|flag(m.Partial)<<1)
+		b = appendUint(b, flag(m.Reply))
+		b = m.After.append(b)
+		b = m.Last.append(b)
 		b = appendArray(b, len(m.Streams))
 		for i := range m.Streams {
 			b = m.Streams[i].append(b)
@@ -102,7 +170,7 @@ func (m *syncMessage) encode() []byte {
 	case syncChunk:
 		b = appendArray(b, 3)
 		b = appendUint(b, m.Num)
-		b = appendUint(b, flag(m.Last))
+		b = appendUint(b, flag(m.End))
 		b = appendArray(b, len(m.Frames))
 		for _, f := range m.Frames {
 			b = appendBin(b, f)
@@ -140,26 +208,16 @@ func decodeSync(b []byte) (*syncMessage, error) {
 	}
 	m := &syncMessage{}
 	r := &reader{b: b}
-	r.arrayOf(syncFields)
-	if v := r.uint(); r.err == nil && v != syncVersion {
-		return nil, fmt.Errorf("sync message of version %d, want %d", v, syncVersion)
-	}
-	kind := r.uint()
-	r.fixed(m.From[:])
-	m.Session = r.uint()
-	if kind > uint64(syncWant) {
-		kind = 0
-	}
-	m.Kind = syncKind(kind)
+	m.decodeHead(r)
 	switch m.Kind {
-	case syncCheck, syncSame:
+	case syncCheck, syncSame, syncDiffer:
 		r.fixed(m.Root[:])
 	case syncVector:
 		m.decodeVector(r)
 	case syncChunk:
 		r.arrayOf(3)
 		m.Num = r.uint()
-		m.Last = r.flags(1) != 0
+		m.End = r.flags(1) != 0
 		m.Frames = make([][]byte, r.array(maxChunkFrames))
 		for i := range m.Frames {
 			m.Frames[i] = r.bin(MaxFrame)
@@ -171,10 +229,12 @@ func decodeSync(b []byte) (*syncMessage, error) {
 		m.Detail.decode(r)
 	case syncWant:
 		m.Want = make([]streamWant, r.array(maxWant))
+		spans := maxDetail
 		for i := range m.Want {
 			r.arrayOf(2)
 			m.Want[i].Key = r.streamKey()
-			m.Want[i].Spans = r.window()
+			m.Want[i].Spans = r.window(spans)
+			spans -= len(m.Want[i].Spans)
 		}
 	default:
 		r.fail(errors.New("unknown kind"))
@@ -185,37 +245,84 @@ func decodeSync(b []byte) (*syncMessage, error) {
 	return m, nil
 }
 
+// decodeHead reads what all messages begin with.
+func (m *syncMessage) decodeHead(r *reader) {
+	r.arrayOf(syncFields)
+	if v := r.uint(); r.err == nil && v != syncVersion {
+		r.fail(fmt.Errorf("version %d, want %d", v, syncVersion))
+	}
+	if kind := r.uint(); kind <= uint64(syncDiffer) {
+		m.Kind = syncKind(kind)
+	}
+	r.fixed(m.From[:])
+	m.Session = r.uint()
+	m.Token = r.uint()
+	if m.Token != 0 && m.Kind != syncDiffer && m.Kind != syncVector {
+		r.fail(errors.New("a token where none belongs"))
+	}
+}
+
+// syncHead reads the head alone.
+func syncHead(b []byte) (m syncMessage, ok bool) {
+	r := &reader{b: b}
+	m.decodeHead(r)
+	return m, r.err == nil
+}
+
 func (m *syncMessage) decodeVector(r *reader) {
-	r.arrayOf(3)
+	r.arrayOf(5)
 	r.fixed(m.Root[:])
-	flags := r.flags(3)
-	m.Reply, m.Partial = flags&1 != 0, flags&2 != 0
+	m.Reply = r.flags(1) != 0
+	m.After, m.Last = r.streamKey(), r.streamKey()
 	n := r.array(maxVectorStreams)
 	if n > len(r.b) {
 		r.fail(errTruncated)
 		return
 	}
 	m.Streams = make([]streamVector, n)
+	spans := maxVectorSpans
 	for i := range m.Streams {
 		v := &m.Streams[i]
-		r.arrayOf(5)
-		r.fixed(v.Key.origin[:])
-		v.Key.epoch = r.uint()
-		v.Live = r.uint()
-		r.fixed(v.Sum[:])
-		v.Seen = r.window()
+		v.decode(r, spans)
+		spans -= len(v.Seen)
 		if r.err == nil && i > 0 && m.Streams[i-1].Key.compare(v.Key) >= 0 {
 			r.fail(errors.New("streams out of order"))
 		}
 	}
 }
 
+// decode reads a stream with so many spans at most.
+func (v *streamVector) decode(r *reader, spans int) {
+	r.arrayOf(7)
+	r.fixed(v.Key.origin[:])
+	v.Key.epoch = r.uint()
+	v.Live = r.uint()
+	r.fixed(v.Sum[:])
+	v.First, v.Last = r.uint(), r.uint()
+	v.Seen = r.window(spans)
+	if v.Last == math.MaxUint64 {
+		r.fail(errCanonical)
+	}
+	if v.Last == 0 {
+		v.Last = math.MaxUint64
+	}
+	if n := len(v.Seen); r.err == nil && (v.First == 0 || v.Last < v.First || n > 0 && (v.Seen[0].first < v.First || v.Seen[n-1].last > v.Last)) {
+		r.fail(errWindow)
+	}
+}
+
 func (v *streamVector) append(b []byte) []byte {
-	b = appendArray(b, 5)
+	b = appendArray(b, 7)
 	b = appendBin(b, v.Key.origin[:])
 	b = appendUint(b, v.Key.epoch)
 	b = appendUint(b, v.Live)
 	b = appendBin(b, v.Sum[:])
+	b = appendUint(b, v.First)
+	last := v.Last
+	if last == math.MaxUint64 {
+		last = 0 // the usual case, shorter
+	}
+	b = appendUint(b, last)
 	return appendBin(b, appendWindow(nil, v.Seen))
 }
 
@@ -252,12 +359,13 @@ func (r *reader) streamKey() (k streamKey) {
 	return k
 }
 
-func (r *reader) window() window {
+// window reads one of so many spans at most.
+func (r *reader) window(spans int) window {
 	b := r.bin(maxSyncMessage)
 	if r.err != nil {
 		return nil
 	}
-	w, err := decodeWindow(b)
+	w, err := decodeWindow(b, spans)
 	if err != nil {
 		r.fail(err)
 	}

@@ -1,0 +1,454 @@
+package mesh
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// visitor is a peer of one core that says what it likes.
+type visitor struct {
+	tb   testing.TB
+	c    *core
+	id   ID
+	now  time.Time
+	mine uint64 // its name of the session
+	ours uint64 // the core's name of it
+}
+
+func newVisitor(tb testing.TB, c *core) *visitor {
+	v := &visitor{tb: tb, c: c, id: ID{0xbb}, now: simStart, mine: 77}
+	c.step(v.now, evUp{v.id})
+	return v
+}
+
+// say gives the core a message, and what it answers to its peer.
+func (v *visitor) say(m *syncMessage) (actions, []*syncMessage) {
+	v.tb.Helper()
+	if m.From.IsZero() {
+		m.From = v.id
+	}
+	if m.Session == 0 {
+		m.Session = v.ours
+	}
+	m, err := decodeSync(m.encode())
+	if err != nil {
+		v.tb.Fatal(err)
+	}
+	var all actions
+	var said []*syncMessage
+	for part := range m.split {
+		out := v.c.step(v.now, evMessage{part, 0})
+		all.unasked += out.unasked
+		all.streamed += out.streamed
+		for _, o := range out.send {
+			answer, err := decodeSync(o.msg)
+			if err != nil {
+				v.tb.Fatal(err)
+			}
+			said = append(said, answer)
+		}
+	}
+	return all, said
+}
+
+// visit begins a session with a vector.
+func (v *visitor) visit(vector syncMessage) []*syncMessage {
+	v.tb.Helper()
+	_, said := v.say(&syncMessage{Kind: syncCheck, Session: v.mine, Root: [32]byte{1}})
+	if len(said) != 1 || said[0].Kind != syncDiffer || said[0].Session != v.mine {
+		v.tb.Fatalf("the answer to a check is %+v", said)
+	}
+	v.ours = said[0].Token
+	vector.Kind, vector.Reply, vector.Token, vector.Last, vector.Root = syncVector, true, v.mine, lastKey, [32]byte{1}
+	_, said = v.say(&vector)
+	return said
+}
+
+func kinds(said []*syncMessage) (k []syncKind) {
+	for _, m := range said {
+		k = append(k, m.Kind)
+	}
+	return k
+}
+
+// fill gives a core frames of one stream, without signing them.
+func fill(c *core, key streamKey, seqs ...uint64) {
+	for _, seq := range seqs {
+		raw := slices.Clone(hourRaw)
+		raw[len(raw)-1], raw[len(raw)-2], raw[len(raw)-3] = byte(seq), byte(seq>>8), byte(seq>>16)
+		c.insert(Frame{Origin: key.origin, Epoch: key.epoch, Seq: seq, Expires: simStart.Add(time.Hour), raw: raw})
+	}
+}
+
+// hourRaw is a frame that ends an hour after simStart.
+var hourRaw = func() []byte {
+	f, err := signFrame(signers[0], Frame{Epoch: 1, Seq: 1, Issued: simStart, Expires: simStart.Add(time.Hour)})
+	if err != nil {
+		panic(err)
+	}
+	return f.raw
+}()
+
+func upTo(n uint64) (seqs []uint64) {
+	for seq := uint64(1); seq <= n; seq++ {
+		seqs = append(seqs, seq)
+	}
+	return seqs
+}
+
+// A check is answered in its own size and leaves nothing behind: anybody can send one in a peer's name.
+func TestCheckInAnothersName(t *testing.T) {
+	c := coreFor(1)
+	for i := range byte(200) {
+		fill(c, streamKey{ID{1, i}, 1}, 1, 3, 5)
+	}
+	v := newVisitor(t, c)
+	p := c.peers[v.id]
+	before := *p
+	for i := range uint64(1000) {
+		check := &syncMessage{Kind: syncCheck, Session: i + 1, Root: [32]byte{byte(i)}}
+		_, said := v.say(check)
+		size := 0
+		for _, m := range said {
+			size += len(m.encode())
+		}
+		if most := len(check.encode()) + 9; size > most {
+			t.Fatalf("a check of %d bytes is answered with %d", most-9, size)
+		}
+	}
+	if p.phase != before.phase || p.guestOf.open || p.guest != before.guest || c.givesTill != (time.Time{}) {
+		t.Errorf("checks left %+v behind", *p)
+	}
+	if _, said := v.say(&syncMessage{Kind: syncCheck, Session: 5, Root: c.root.sum()}); len(said) != 1 || said[0].Kind != syncSame || p.phase != before.phase {
+		t.Errorf("the same root: %v, phase %d", kinds(said), p.phase)
+	}
+	// Without the answer to the check no session begins, whatever is claimed.
+	for i := range uint64(100) {
+		vector := &syncMessage{Kind: syncVector, Reply: true, Session: i, Token: i, Last: lastKey}
+		if out, said := v.say(vector); len(said) != 0 || out.unasked != 1 {
+			t.Fatalf("a vector without a session is answered with %v", kinds(said))
+		}
+	}
+	// Nor with the answer that another one got, nor with an old one.
+	_, said := v.say(&syncMessage{Kind: syncCheck, Session: 9, Root: [32]byte{1}})
+	token := said[0].Token
+	other := ID{0xcc}
+	c.step(v.now, evUp{other})
+	if _, said := v.say(&syncMessage{Kind: syncVector, From: other, Reply: true, Session: token, Token: 9, Last: lastKey}); len(said) != 0 {
+		t.Errorf("another peer's session: %v", kinds(said))
+	}
+	v.now = v.now.Add(2*cookieLife + time.Second)
+	if _, said := v.say(&syncMessage{Kind: syncVector, Reply: true, Session: token, Token: 9, Last: lastKey}); slices.Contains(kinds(said), syncVector) {
+		t.Errorf("an answer of long ago: %v", kinds(said))
+	}
+}
+
+// What belongs to no session costs nothing and is counted.
+func TestUnasked(t *testing.T) {
+	key := streamKey{ID{5}, 3}
+	c := coreFor(2)
+	fill(c, key, upTo(2000)...)
+	v := newVisitor(t, c)
+	all := window{{1, math.MaxUint64 - 1}}
+	messages := func() []*syncMessage {
+		return []*syncMessage{
+			{Kind: syncVector, Last: lastKey}, {Kind: syncVector, Reply: true, Last: lastKey},
+			{Kind: syncChunk, Num: 1}, {Kind: syncAck, Num: 1, Fresh: 9}, {Kind: syncSame}, {Kind: syncDiffer, Token: 3},
+			{Kind: syncDetail, Detail: streamDetail{Key: key, First: 1, Last: math.MaxUint64}},
+			{Kind: syncWant, Want: []streamWant{{key, all}}},
+		}
+	}
+	for _, m := range messages() {
+		m.Session = 4711
+		if out, said := v.say(m); out.unasked != 1 || len(said) != 0 || len(c.transfers) != 0 {
+			t.Errorf("kind %d: %d unasked, answered %v, %d transfers", m.Kind, out.unasked, kinds(said), len(c.transfers))
+		}
+	}
+	// Within a session of the peer's: it has said that it holds all, so that hashes are sent; each may be asked for once.
+	said := v.visit(syncMessage{Streams: []streamVector{{Key: key, Live: 1, First: 1, Last: math.MaxUint64, Seen: all}}})
+	if want := []syncKind{syncVector, syncDetail, syncDetail, syncDetail, syncDetail}; !slices.Equal(kinds(said), want) {
+		t.Fatalf("answered with %v, want %v", kinds(said), want)
+	}
+	detail := said[1].Detail
+	if out, said := v.say(&syncMessage{Kind: syncWant, Want: []streamWant{{key, all}}}); out.unasked != 1 || len(said) != 0 {
+		t.Errorf("more than what was told: %d unasked, answered %v", out.unasked, kinds(said))
+	}
+	within := []streamWant{{key, window{{detail.First, detail.First}, {detail.Last, detail.Last}}}}
+	if out, said := v.say(&syncMessage{Kind: syncWant, Want: within}); out.streamed != 2 || !slices.Equal(kinds(said), []syncKind{syncChunk}) {
+		t.Errorf("what was told: streamed %d, answered %v", out.streamed, kinds(said))
+	}
+	for range 1000 {
+		if out, said := v.say(&syncMessage{Kind: syncWant, Want: within}); out.unasked != 1 || len(said) != 0 {
+			t.Fatalf("the same once more: %d unasked, answered %v", out.unasked, kinds(said))
+		}
+	}
+	// A second vector, and more details than a vector has.
+	if out, _ := v.say(&syncMessage{Kind: syncVector, Reply: true, Token: v.mine, Last: lastKey}); out.unasked != 1 {
+		t.Error("a second vector was looked at")
+	}
+	refused := uint64(0)
+	for range 100 {
+		out, _ := v.say(&syncMessage{Kind: syncDetail, Detail: streamDetail{Key: streamKey{ID{9}, 1}, First: 1, Last: 9}})
+		refused += out.unasked
+	}
+	if refused != 100-maxDetails {
+		t.Errorf("%d of 100 details were refused", refused)
+	}
+}
+
+// Whatever a peer claims to lack, a transfer's list is short, and asking for more does not make it longer.
+func TestTransferIsBounded(t *testing.T) {
+	c := coreFor(3)
+	var keys []streamKey
+	for i := range 40 {
+		key := streamKey{ID{1, byte(i)}, 1}
+		keys = append(keys, key)
+		fill(c, key, upTo(200)...)
+	}
+	v := newVisitor(t, c)
+	var streams []streamVector
+	for _, key := range keys {
+		seen := window{}
+		for seq := uint64(1); seq < 200; seq += 2 {
+			seen = append(seen, span{seq, seq})
+		}
+		streams = append(streams, streamVector{Key: key, First: 1, Last: math.MaxUint64, Seen: seen})
+	}
+	v.visit(syncMessage{Streams: streams})
+	tr := c.transfers[v.id]
+	if tr == nil {
+		t.Fatal("nothing is streamed")
+	}
+	spans := 0
+	for _, w := range tr.work {
+		spans += len(w.Spans)
+	}
+	if spans > maxWork || cap(tr.work) > 4*maxWork {
+		t.Errorf("%d spans wait", spans)
+	}
+}
+
+// A vector is looked at in parts that are bounded, and that say together what it says.
+func TestVectorParts(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		m := &syncMessage{Kind: syncVector, Last: lastKey}
+		n := rapid.IntRange(0, 30).Draw(rt, "streams")
+		for i := range n {
+			v := streamVector{Key: streamKey{ID{1, byte(i / 3)}, uint64(i%3 + 1)}, First: 1, Last: math.MaxUint64}
+			for seq := range rapid.Uint64Range(0, 3*maxVectorPart).Draw(rt, "spans") {
+				v.Seen = append(v.Seen, span{2*seq + 1, 2*seq + 1})
+			}
+			m.Streams = append(m.Streams, v)
+		}
+		if n > 0 && rapid.Bool().Draw(rt, "in part") {
+			m.After = m.Streams[rapid.IntRange(0, n-1).Draw(rt, "after")].Key
+			m.Last = m.Streams[rapid.IntRange(0, n-1).Draw(rt, "last")].Key
+		}
+		in := func(p *syncMessage, key streamKey) bool { return key.compare(p.After) > 0 && key.compare(p.Last) <= 0 }
+		probe := streamKey{ID{1, byte(rapid.IntRange(0, 10).Draw(rt, "probe"))}, rapid.Uint64Range(1, 4).Draw(rt, "epoch")}
+		covered, last := 0, 0
+		seen := make(map[streamKey]window)
+		for p := range m.split {
+			cost := 0
+			for _, v := range p.Streams {
+				cost += 1 + len(v.Seen)
+				if seen[v.Key] == nil && v.First != 1 || seen[v.Key] != nil && v.First != seen[v.Key][len(seen[v.Key])-1].last+1 {
+					rt.Fatalf("a window goes on at %d", v.First)
+				}
+				seen[v.Key] = append(seen[v.Key], v.Seen...)
+			}
+			if cost > 2*maxVectorPart {
+				rt.Fatalf("a part of %d streams and spans", cost)
+			}
+			if in(p, probe) {
+				covered++
+				listed := slices.ContainsFunc(m.Streams, func(v streamVector) bool { return v.Key == probe })
+				if here := slices.ContainsFunc(p.Streams, func(v streamVector) bool { return v.Key == probe }); listed && !here {
+					rt.Fatalf("%v is listed, and a part says that it is absent", probe)
+				}
+			}
+			if !p.more {
+				last++
+			}
+		}
+		want := 0
+		if in(m, probe) {
+			want = 1
+		}
+		if covered != want || last != 1 {
+			rt.Fatalf("%d parts are about %v, want %d; %d last ones", covered, probe, want, last)
+		}
+		for _, v := range m.Streams {
+			if !slices.Equal(seen[v.Key], v.Seen) {
+				rt.Fatalf("the parts of a window have %d spans, want %d", len(seen[v.Key]), len(v.Seen))
+			}
+		}
+	})
+}
+
+// No decoder takes more than its bound.
+func TestSyncBounds(t *testing.T) {
+	key := streamKey{ID{1}, 1}
+	wide := func(n int) (w window) {
+		for i := range uint64(n) {
+			w = append(w, span{2*i + 1, 2*i + 1})
+		}
+		return w
+	}
+	stream := func(i, spans int) streamVector {
+		return streamVector{Key: streamKey{ID{1}, uint64(i + 1)}, First: 1, Last: math.MaxUint64, Seen: wide(spans)}
+	}
+	var many []streamVector
+	for i := range maxVectorStreams + 1 {
+		many = append(many, stream(i, 0))
+	}
+	details := make([]seqHash, maxDetail+1)
+	for i := range details {
+		details[i].Seq = uint64(i + 1)
+	}
+	detail := func(n int) *syncMessage {
+		return &syncMessage{Kind: syncDetail, Detail: streamDetail{Key: key, First: 1, Last: math.MaxUint64, Hashes: details[:n]}}
+	}
+	want := func(n int) *syncMessage { return &syncMessage{Kind: syncWant, Want: []streamWant{{key, wide(n)}}} }
+	for _, tt := range []struct {
+		name string
+		m    *syncMessage
+		ok   bool
+	}{
+		{"ok: streams", &syncMessage{Kind: syncVector, Streams: many[1:]}, true},
+		{"bad: streams", &syncMessage{Kind: syncVector, Streams: many}, false},
+		{"ok: spans", &syncMessage{Kind: syncVector, Streams: []streamVector{stream(0, 1), stream(1, maxVectorSpans-1)}}, true},
+		{"bad: spans of all streams together", &syncMessage{Kind: syncVector, Streams: []streamVector{stream(0, 2), stream(1, maxVectorSpans-1)}}, false},
+		{"ok: hashes", detail(maxDetail), true},
+		{"bad: hashes", detail(maxDetail + 1), false},
+		{"ok: spans that are wanted", want(maxDetail), true},
+		{"bad: spans that are wanted", want(maxDetail + 1), false},
+		{"bad: a token in a check", &syncMessage{Kind: syncCheck, Token: 1}, false},
+	} {
+		b := tt.m.encode()
+		if _, err := decodeSync(b); (err == nil) != tt.ok {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		if tt.ok && len(b) > maxSyncMessage {
+			t.Errorf("%s: %d bytes", tt.name, len(b))
+		}
+	}
+	if _, err := decodeSync(make([]byte, maxSyncMessage+1)); err == nil {
+		t.Error("a message that is too long was looked at")
+	}
+}
+
+// Two nodes whose digests of a stream are equal, though the frames are not, as somebody who chose the frames could have
+// once brought about: the roots tell, and hashes are compared.
+func TestEqualDigestsOfOtherFrames(t *testing.T) {
+	s := newSimulation(t, 2, 12)
+	for seq := uint64(1); seq <= 40; seq++ {
+		common := testFrame(t, signers[1], 1, seq, s.now, time.Hour, "common")
+		for i := range s.cores {
+			s.step(i, evFrames{via: viaRestore, frames: []Frame{common}})
+			s.step(i, evFrames{via: viaRestore, frames: []Frame{testFrame(t, signers[0], 1, seq, s.now, time.Hour, fmt.Sprint(i))}})
+		}
+	}
+	key := streamKey{signers[0].ID(), 1}
+	s.cores[0].streams[key].sum = s.cores[1].streams[key].sum
+	s.connect()
+	s.run(time.Minute)
+	for seq := uint64(1); seq <= 40; seq++ {
+		a, _ := s.cores[0].get(FrameRef{key.origin, 1, seq})
+		b, _ := s.cores[1].get(FrameRef{key.origin, 1, seq})
+		if string(a) != string(b) {
+			t.Fatalf("frame %d differs for good", seq)
+		}
+	}
+}
+
+// Frames of one name that differ somewhere in a long stream are found, wherever its numbers lie: one number far away from
+// the others does not keep the others from being compared.
+func TestLongStreamsAreCompared(t *testing.T) {
+	s := newSimulation(t, 2, 13)
+	key := streamKey{signers[0].ID(), 1}
+	const n = 3 * maxDetails * maxDetail
+	for _, c := range s.cores {
+		fill(c, key, append(upTo(n), 1<<62)...)
+	}
+	const differs = 77
+	for i := range s.cores {
+		c := s.cores[i]
+		c.remove(c.streams[key], differs)
+		c.insert(testFrame(t, signers[0], 1, differs, s.now, time.Hour, fmt.Sprint(i)))
+	}
+	for i := range s.cores {
+		s.cores[i].step(s.now, evUp{s.cores[1-i].self})
+	}
+	same := func() bool {
+		a, _ := s.cores[0].get(FrameRef{key.origin, 1, differs})
+		b, _ := s.cores[1].get(FrameRef{key.origin, 1, differs})
+		return string(a) == string(b)
+	}
+	for start := s.now; !same(); s.run(time.Second) {
+		if s.now.Sub(start) > 2*time.Minute {
+			t.Fatal("two frames of one name differ for good")
+		}
+	}
+}
+
+// More streams than a vector lists: all that differ are found, in the order of keys, in a few sessions.
+func TestManyStreamsAreCompared(t *testing.T) {
+	s := newSimulation(t, 2, 14)
+	const perOrigin = maxVectorStreams / 2
+	lost := rand.New(rand.NewPCG(3, 4)).Perm(perOrigin * len(signers))[:20]
+	for i := range perOrigin * len(signers) {
+		for seq := uint64(1); seq <= 2; seq++ {
+			f := testFrame(t, signers[i%len(signers)], uint64(1+i/len(signers)), seq, s.now, time.Hour, "")
+			s.step(1, evFrames{via: viaRestore, frames: []Frame{f}})
+			if at := slices.Index(lost, i); at < 0 || at%2 == 0 && seq == 1 { // of the others core 0 has one frame, or none
+				s.step(0, evFrames{via: viaRestore, frames: []Frame{f}})
+			}
+		}
+	}
+	s.connect()
+	for start := s.now; s.cores[0].root.sum() != s.cores[1].root.sum(); s.run(100 * time.Millisecond) {
+		if s.now.Sub(start) > 20*time.Second {
+			t.Fatalf("%d frames are missing still", s.cores[1].count-s.cores[0].count)
+		}
+	}
+	s.checkEqual()
+}
+
+// A withdrawn origin's frames are let go of at once, however many they are, and their names told in slices; what is held
+// again by then is not told.
+func TestWithdrawalIsSliced(t *testing.T) {
+	c := coreFor(5)
+	key, other := streamKey{ID{5}, 1}, streamKey{ID{6}, 1}
+	fill(c, key, upTo(3*maxLeaveStep)...)
+	fill(c, other, upTo(10)...)
+	alone := coreFor(5)
+	fill(alone, other, upTo(10)...)
+	var out actions
+	c.withdraw(key.origin, &out)
+	if len(out.expired) != maxLeaveStep || c.count != 10 || c.root.sum() != alone.root.sum() || c.origins[key.origin] != nil {
+		t.Fatalf("%d names in one step, %d frames are held", len(out.expired), c.count)
+	}
+	again := uint64(3 * maxLeaveStep)
+	fill(c, key, again)
+	told := len(out.expired)
+	for _, due := c.next(); due && len(c.leaving) > 0; {
+		out := c.step(simStart, evTick{})
+		told += len(out.expired)
+		if len(out.expired) > maxLeaveStep || slices.ContainsFunc(out.expired, func(r FrameRef) bool { return r.Seq == again }) {
+			t.Fatalf("%d names in one step", len(out.expired))
+		}
+	}
+	if told != 3*maxLeaveStep-1 {
+		t.Errorf("%d names were told", told)
+	}
+	if out := c.step(simStart.Add(2*time.Hour), evTick{}); len(out.expired) != 11 || c.count != 0 || c.root.sum() != [32]byte{} {
+		t.Errorf("in the end %d expired, %d are held", len(out.expired), c.count)
+	}
+}
