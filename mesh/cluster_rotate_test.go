@@ -401,3 +401,61 @@ func TestKeysForWhomAsks(t *testing.T) {
 		}
 	})
 }
+
+// A node with the authority's key that has lost its store knows of no revocation: until it has compared with a member, it
+// gives nobody the newest key. A revoked node that asks first, and shows the certificate that it once had, gets nothing.
+func TestLostStoreHandsOutNothing(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newTurning(t, 4)
+		founder, good, bad := c.nodes[0], c.nodes[1], c.nodes[2]
+		away := c.nodes[3]
+		if err := away.stop(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := founder.Revoke(bad.id.ID(), "n2", time.Time{}, ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := bad.stop(); err != nil {
+			t.Fatal(err)
+		}
+		c.rotate(t, 1)
+		eventually(t, 3*time.Minute, "both have turned", turned(1, founder, good))
+		for _, n := range []*testNode{founder, good} {
+			if err := n.stop(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		founder.mu.Lock()
+		clear(founder.stored)
+		founder.remember = nil
+		founder.mu.Unlock()
+		bad.mu.Lock()
+		for ref := range bad.stored { // it has not kept the word of its revocation
+			if ref.Epoch == recordRevocation {
+				delete(bad.stored, ref)
+			}
+		}
+		bad.mu.Unlock()
+		founder = c.again(t, 0, 3)
+		bad = c.again(t, 2, 3)
+		<-time.After(5 * time.Minute)
+		if s := bad.KeyStatus(); s.Generation != 0 {
+			t.Fatalf("the revoked node got the key: %+v", s)
+		}
+		if founder.mayHandOut() {
+			t.Error("a node that lost its store hands out keys")
+		}
+		good = c.again(t, 1, 3)
+		eventually(t, time.Minute, "the store is back", func() bool {
+			return founder.mayHandOut() && sameDigest([]*testNode{founder, good})
+		})
+		if s := founder.Standing(bad.id.ID()); s.Revoked == nil {
+			t.Errorf("the revoked node's standing is %+v", s)
+		}
+		away = c.again(t, 3, 3)
+		eventually(t, 2*time.Minute, "one that was away gets the key", func() bool { return away.KeyStatus().Generation == 1 })
+		if s := bad.KeyStatus(); s.Generation != 0 {
+			t.Errorf("the revoked node got the key in the end: %+v", s)
+		}
+	})
+}

@@ -67,6 +67,9 @@ func TestClusterTrust(t *testing.T) {
 		eventually(t, time.Second, "everybody takes back what it said", func() bool {
 			return taken[0].has(bad.id.ID()) && taken[1].has(bad.id.ID()) && taken[2].has(bad.id.ID())
 		})
+		eventually(t, time.Second, "the node itself is told", func() bool {
+			return bad.Standing(bad.id.ID()).Revoked != nil && hasProblem(bad, ProblemCertificate, "revoked")
+		})
 		synctest.Wait()
 		if s := c.nodes[2].Standing(bad.id.ID()); s.Revoked == nil || s.Revoked.Reason != "stolen" {
 			t.Errorf("standing %+v", s)
@@ -89,8 +92,6 @@ func TestClusterTrust(t *testing.T) {
 		if !sameDigest(c.nodes[:3]) {
 			t.Error("the others differ")
 		}
-		eventually(t, 2*time.Minute, "the node itself is told", func() bool { return hasProblem(bad, ProblemCertificate, "revoked") })
-
 		before := c.hub.wire()
 		<-time.After(10 * time.Minute)
 		if got := float64(c.hub.wire()-before) / 4 / 600; got > 500 {
@@ -111,6 +112,61 @@ func TestClusterTrust(t *testing.T) {
 			t.Errorf("the late one was given %d frames, want the founder's", late.deliveredCount())
 		}
 	})
+}
+
+// A node that could not be reached when it was revoked learns of it as soon as it says anything, and does not need a sync.
+func TestRevokedLearnsWithItsNextPacket(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		a := testAuthority(t)
+		c := newCluster(t, 3, func(i int, cfg *Config) {
+			copy(cfg.Secrets.Authority[:], a.Public())
+			if i == 0 {
+				cfg.Authority = a
+			}
+		})
+		eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
+		for _, n := range c.nodes[1:] {
+			if _, err := c.nodes[0].Certify(n.id.Public(), "name", DefaultCaps()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		eventually(t, 10*time.Second, "all hold the certificates", func() bool { return sameDigest(c.nodes) })
+		bad := c.nodes[2]
+		c.hub.setCut(func(from, to netip.AddrPort) bool { return from == c.addrs[2] || to == c.addrs[2] })
+		if _, err := c.nodes[0].Revoke(bad.id.ID(), "n2", time.Time{}, "stolen"); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(tellEvery)
+		c.hub.setCut(nil)
+		if bad.Standing(bad.id.ID()).Revoked != nil {
+			t.Fatal("it was told through a link that is down")
+		}
+		publish(t, bad, "a ban", time.Hour)
+		before := c.hub.packetsSent()
+		<-time.After(10 * time.Millisecond)
+		synctest.Wait()
+		if s := bad.Standing(bad.id.ID()); s.Revoked == nil || !hasProblem(bad, ProblemCertificate, "revoked") {
+			t.Errorf("it was not told: %+v, %q", s, bad.problemsSeen())
+		}
+		// However much it says, it is told seldom.
+		for range 200 {
+			publish(t, bad, "more", time.Hour)
+		}
+		<-time.After(50 * time.Millisecond)
+		synctest.Wait()
+		t.Logf("%d packets", c.hub.packetsSent()-before)
+		for _, n := range c.nodes[:2] {
+			if n.told.take(time.Now(), bad.id.ID(), 1) {
+				t.Error("it would be told again at once")
+			}
+		}
+	})
+}
+
+func (h *hub) packetsSent() uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.packets
 }
 
 func (n *testNode) storedFrames() map[FrameRef][]byte {

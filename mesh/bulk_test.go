@@ -1,0 +1,148 @@
+package mesh
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+)
+
+func bulkMesh(t *testing.T) *Mesh {
+	m, err := New(Config{Identity: signers[1], Secrets: Secrets{GossipKey: [32]byte{1}}, Epoch: 1, Bind: netip.MustParseAddrPort("127.0.0.1:0")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// chunkOf gives a chunk of n frames, of which those from bad on are not signed by their origin.
+func chunkOf(t *testing.T, from ID, session uint64, origin Identity, first, n, bad int) []byte {
+	m := &syncMessage{Kind: syncChunk, From: from, Session: session, Num: 1}
+	now := time.Now()
+	for i := range n {
+		raw := testFrame(t, origin, 1, uint64(first+i), now, time.Hour, "x").raw
+		if i >= bad {
+			raw[len(raw)-1] ^= 1
+		}
+		m.Frames = append(m.Frames, raw)
+	}
+	return append([]byte{kindChunk}, m.encode()...)
+}
+
+// openSession opens a session of a peer with a node that does not run.
+func openSession(t *testing.T, m *Mesh, id ID) *visitor {
+	m.apply(evUp{id})
+	m.core.peers[id].phase, m.core.givesTill = phaseIdle, time.Time{}
+	v := &visitor{tb: t, c: m.core, id: id, now: time.Now(), mine: 77}
+	v.visit(syncMessage{})
+	return v
+}
+
+func drainBulk(m *Mesh) {
+	for len(m.later) > 0 {
+		m.drainLater(<-m.later)
+	}
+	for m.bulkSlice() {
+	}
+}
+
+// Chunks that belong to no session are dropped before anything in them is looked at, large or small, whosever name they bear.
+func TestForeignChunksAreDropped(t *testing.T) {
+	m := bulkMesh(t)
+	peer := ID{7}
+	v := openSession(t, m, peer)
+	for i := range uint64(100) {
+		for _, n := range []int{1, 30} {
+			delegate{m}.NotifyMsg(chunkOf(t, peer, v.ours+1+i, signers[0], 1, n, 0))
+		}
+	}
+	if n := m.bulk.len(); n != 0 {
+		t.Errorf("%d chunks wait", n)
+	}
+	drainBulk(m)
+	if got := m.Stats(); got.Refused["unasked"] != 200 || got.Refused["signature"] != 0 || got.Received != 0 {
+		t.Errorf("refused %v, received %d", got.Refused, got.Received)
+	}
+	delegate{m}.NotifyMsg(chunkOf(t, peer, v.ours, signers[0], 1, 30, 30))
+	drainBulk(m)
+	if got := m.Stats(); got.Held != 30 {
+		t.Errorf("%d frames are held of a chunk that was asked for", got.Held)
+	}
+}
+
+// The first bad signature ends a chunk, the session and all that waits of it, and for a while nothing is compared with the
+// peer. With others all goes on.
+func TestBadSignatureEndsAChunk(t *testing.T) {
+	m := bulkMesh(t)
+	bad, good := ID{7}, ID{8}
+	v := openSession(t, m, bad)
+	for i := range 4 {
+		delegate{m}.NotifyMsg(chunkOf(t, bad, v.ours, signers[0], 1+100*i, 100, 40))
+	}
+	drainBulk(m)
+	got := m.Stats()
+	if got.Refused["signature"] != 1 || got.Held != 40 || got.Received > 80 {
+		t.Errorf("refused %v, held %d, received %d", got.Refused, got.Held, got.Received)
+	}
+	if got.Refused["unasked"] != 3 {
+		t.Errorf("of three more chunks %d were refused", got.Refused["unasked"])
+	}
+	p := m.core.peers[bad]
+	p.phase, m.core.givesTill = phaseIdle, time.Time{}
+	if m.core.mayHost(v.now, bad, p) || !m.core.mayHost(v.now.Add(distrustTime+time.Second), bad, p) {
+		t.Error("the peer may begin sessions, or never again")
+	}
+	w := openSession(t, m, good)
+	delegate{m}.NotifyMsg(chunkOf(t, good, w.ours, signers[0], 1000, 30, 30))
+	drainBulk(m)
+	if got := m.Stats().Held; got != 70 {
+		t.Errorf("%d frames are held, want 70", got)
+	}
+}
+
+// Peers take turns, and none has more than its share of what waits.
+func TestBulkTakesTurns(t *testing.T) {
+	m := bulkMesh(t)
+	greedy, modest := openSession(t, m, ID{7}), openSession(t, m, ID{8})
+	for i := range 2 * maxBulkOf {
+		delegate{m}.NotifyMsg(chunkOf(t, greedy.id, greedy.ours, signers[0], 1+200*i, 200, 200))
+	}
+	if n := m.bulk.len(); n != maxBulkOf {
+		t.Errorf("%d chunks of one peer wait, want %d", n, maxBulkOf)
+	}
+	delegate{m}.NotifyMsg(chunkOf(t, modest.id, modest.ours, signers[2], 1, 30, 30))
+	slices := 0
+	for m.core.origins[signers[2].ID()] == nil {
+		if slices++; !m.bulkSlice() {
+			t.Fatal("the chunk of the other peer is gone")
+		}
+	}
+	if slices > 2 {
+		t.Errorf("the other peer's turn came after %d slices", slices)
+	}
+}
+
+// What a peer streams of its own is charged, and so is what brings nothing; what others have signed is not.
+func TestChunksAreCharged(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		peer   ID
+		most   int
+		origin Identity
+	}{
+		{"bad: its own", signers[0].ID(), 100, signers[0]},
+		{"ok: of others", ID{7}, 1000, signers[0]},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := bulkMesh(t)
+			m.bulkCost = newBuckets[ID](0.001, 100)
+			v := openSession(t, m, tt.peer)
+			for i := range 5 {
+				delegate{m}.NotifyMsg(chunkOf(t, tt.peer, v.ours, tt.origin, 1+200*i, 200, 200))
+			}
+			drainBulk(m)
+			if got := m.Stats(); got.Held > tt.most || got.Held < tt.most*9/10 || (got.Limited > 0) != (tt.most < 1000) {
+				t.Errorf("held %d, limited %d times", got.Held, got.Limited)
+			}
+		})
+	}
+}
