@@ -50,7 +50,7 @@ func TestClusterPublishAsAuthority(t *testing.T) {
 				})
 			}
 		}
-		eventually(t, time.Second, "every daemon is given what others said", func() bool {
+		eventually(t, 10*time.Second, "every daemon is given what others said", func() bool {
 			return has(c.nodes[0], 2)() && has(c.nodes[1], 2)() && has(c.nodes[2], 4)() && sameDigest(c.nodes)
 		})
 		if got := len(c.nodes[2].storedFrames()); got < 4 {

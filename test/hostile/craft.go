@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/binary"
+	"math"
 	"net/netip"
 	"time"
 
@@ -22,7 +24,7 @@ import (
 const (
 	kindPush, kindTree, kindSync, kindChunk = 1, 2, 3, 4
 
-	syncCheck, syncSame, syncVector, syncChunk, syncAck, syncDetail, syncWant = 1, 2, 3, 4, 5, 6, 7
+	syncCheck, syncSame, syncVector, syncChunk, syncAck, syncDetail, syncWant, syncDiffer = 1, 2, 3, 4, 5, 6, 7, 8
 )
 
 // Kinds of memberlist's messages.
@@ -114,24 +116,32 @@ func bans(until time.Time, prefixes ...netip.Prefix) []byte {
 	return b
 }
 
-// syncMessage gives a sync message; body follows the four fields that all have.
+// syncMessage gives a sync message; body follows the fields that all have.
 func syncMessage(kind byte, from mesh.ID, session uint64, body []byte) []byte {
+	return syncToken(kind, from, session, 0, body)
+}
+
+// syncToken gives one that tells the sender's name of the session too.
+func syncToken(kind byte, from mesh.ID, session, token uint64, body []byte) []byte {
 	outer := byte(kindSync)
 	if kind == syncChunk {
 		outer = kindChunk
 	}
-	return join([]byte{outer}, array(5), number(1), number(uint64(kind)), bin(from[:]), number(session), body)
+	return join([]byte{outer}, array(6), number(2), number(uint64(kind)), bin(from[:]), number(session), number(token), body)
 }
 
 // stream is what a vector says of one origin's frames of one epoch.
 func stream(origin mesh.ID, epoch, live uint64, seen []byte) []byte {
-	var sum [16]byte
+	var sum [32]byte
 	_, _ = rand.Read(sum[:])
-	return join(array(5), bin(origin[:]), number(epoch), number(live), bin(sum[:]), bin(seen))
+	return join(array(7), bin(origin[:]), number(epoch), number(live), bin(sum[:]), number(1), number(0), bin(seen))
 }
 
+// vector is about all streams that there can be.
 func vector(root [32]byte, flags uint64, streams ...[]byte) []byte {
-	return join(array(3), bin(root[:]), number(flags), array(len(streams)), join(streams...))
+	none, all := make([]byte, 16), bytes.Repeat([]byte{0xff}, 16)
+	return join(array(5), bin(root[:]), number(flags), array(2), bin(none), number(0), array(2), bin(all), number(math.MaxUint64),
+		array(len(streams)), join(streams...))
 }
 
 // everything is the window 1..2^64-2.
