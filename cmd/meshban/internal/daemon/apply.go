@@ -227,7 +227,11 @@ func (d *Daemon) settleLocked(changes []ban.Change) {
 		d.announce(changes, time.Now(), nil)
 		return
 	}
-	d.fw.Queue(updates, func(at time.Time, err error) { d.announce(changes, at, err) })
+	batch := d.acks.begin(changes)
+	d.fw.Queue(updates, func(at time.Time, err error) {
+		d.acks.end(batch, changes)
+		d.announce(changes, at, err)
+	})
 }
 
 // kernelEntry turns a table's entry into the firewall's.

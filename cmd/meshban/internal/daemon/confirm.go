@@ -23,7 +23,7 @@ const (
 )
 
 // confirmLimit bounds how long an answer waits for the kernel.
-const confirmLimit = 3 * time.Second
+const confirmLimit = 800 * time.Millisecond
 
 // ignored returns why the other nodes take nothing from this one, or nil if they do.
 func (d *Daemon) ignored() *control.Error {
@@ -74,7 +74,7 @@ func (d *Daemon) confirm(
 	}
 	var kernel *control.Error
 	if len(results) <= lockChunk { // a bulk keeps pace with the kernel; status tells when that lags
-		kernel = d.kernelTook(ctx)
+		kernel = d.kernelTook(ctx, results)
 	}
 	ignored := d.ignored()
 	for some := range slices.Chunk(results, lockChunk) {
@@ -104,17 +104,18 @@ func (d *Daemon) confirm(
 	}
 }
 
-// kernelTook waits until the kernel has what was queued before, and returns what keeps it from that.
-func (d *Daemon) kernelTook(ctx context.Context) *control.Error {
+// kernelTook waits until the kernel has answered for what was done, and returns what keeps it from that.
+func (d *Daemon) kernelTook(ctx context.Context, results []control.Result) *control.Error {
 	ctx, cancel := context.WithTimeout(ctx, confirmLimit)
 	defer cancel()
-	took := make(chan struct{})
-	d.fw.Queue(nil, func(time.Time, error) { close(took) }) // an error here may be about another entry
-	d.fw.Flush()
-	select {
-	case <-took:
+	var done []netip.Prefix
+	for _, r := range results {
+		if r.Err == nil {
+			done = append(done, r.Prefix)
+		}
+	}
+	if d.acks.wait(ctx, done) == nil {
 		return nil
-	case <-ctx.Done():
 	}
 	text := fmt.Sprintf("the kernel has not taken it within %v", confirmLimit)
 	if last := d.fw.Status().LastError; last != "" {

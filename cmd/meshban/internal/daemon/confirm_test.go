@@ -106,16 +106,33 @@ func TestARevokedNodeSaysSo(t *testing.T) {
 	}
 }
 
-// What the kernel has not confirmed is no success.
+// What the kernel has not answered for is no success, and what others wait for holds up nobody.
 func TestKernelTook(t *testing.T) {
 	s, err := fw.NewSyncer(fw.SyncerConfig{Backend: fw.NewNone(), Snapshot: func() fw.State { return fw.State{} }, CheckEvery: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
 	d := &Daemon{fw: s}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if e := d.kernelTook(ctx); e == nil || e.Code != control.CodeFailed { // nobody carries it to the kernel
-		t.Errorf("%+v", e)
+	change := func(text string, local bool) []ban.Change {
+		return []ban.Change{{Prefix: netip.MustParsePrefix(text), Enforce: true, Local: local}}
 	}
+	took := func(text string) *control.Error {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel() // only what is answered already counts
+		return d.kernelTook(ctx, []control.Result{{Prefix: netip.MustParsePrefix(text)}})
+	}
+	lost := d.acks.begin(change("192.0.2.1/32", true))
+	again := d.acks.begin(change("192.0.2.1/32", true))
+	d.acks.begin(change("192.0.2.9/32", false)) // of a peer
+	for text, want := range map[string]bool{"192.0.2.1/32": false, "192.0.2.0/24": false, "192.0.2.2/32": true, "192.0.2.9/32": true} {
+		e := took(text)
+		if (e == nil) != want || e != nil && e.Code != control.CodeFailed {
+			t.Errorf("%s: %+v", text, e)
+		}
+	}
+	d.acks.end(again, change("192.0.2.1/32", true)) // though the one before was never answered
+	if e := took("192.0.2.1/32"); e != nil {
+		t.Errorf("answered: %+v", e)
+	}
+	d.acks.end(lost, change("192.0.2.1/32", true))
 }

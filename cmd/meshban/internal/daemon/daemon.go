@@ -81,6 +81,7 @@ type Daemon struct {
 	hub       *hub
 	metrics   *metrics
 	names     *names
+	acks      acks
 	emit      *emitQueue
 	bulkRate  *rate.Limiter // of all imports together
 	smallRate *rate.Limiter // of frames that are not full

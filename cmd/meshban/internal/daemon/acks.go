@@ -1,0 +1,80 @@
+package daemon
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+
+	"github.com/meshban/meshban/ban"
+)
+
+// acks knows which changes of this node's own the kernel has not answered for yet. The zero value is ready.
+type acks struct {
+	mu      sync.Mutex // guards what follows
+	last    uint64
+	open    map[netip.Prefix]uint64 // the last batch about each prefix
+	changed chan struct{}           // closed when something is answered; nil while nobody waits
+}
+
+// begin notes the own changes of a batch for the kernel and returns its number.
+func (a *acks) begin(changes []ban.Change) (batch uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.last++
+	for _, c := range changes {
+		if c.Local && (c.Enforce || c.Lift) {
+			if a.open == nil {
+				a.open = make(map[netip.Prefix]uint64)
+			}
+			a.open[c.Prefix] = a.last
+		}
+	}
+	return a.last
+}
+
+// end notes that the kernel has answered for a batch.
+func (a *acks) end(batch uint64, changes []ban.Change) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, c := range changes {
+		if a.open[c.Prefix] == batch {
+			delete(a.open, c.Prefix)
+		}
+	}
+	if a.changed != nil {
+		close(a.changed)
+		a.changed = nil
+	}
+}
+
+// wait returns when the kernel has answered for all that lies in or around the prefixes, or with ctx's error.
+func (a *acks) wait(ctx context.Context, prefixes []netip.Prefix) error {
+	for {
+		a.mu.Lock()
+		open := a.openLocked(prefixes)
+		if open && a.changed == nil {
+			a.changed = make(chan struct{})
+		}
+		changed := a.changed
+		a.mu.Unlock()
+		if !open {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (a *acks) openLocked(prefixes []netip.Prefix) bool {
+	for p := range a.open {
+		for _, q := range prefixes {
+			if p.Overlaps(q) {
+				return true
+			}
+		}
+	}
+	return false
+}
