@@ -25,16 +25,6 @@ const (
 	sourceRate, sourceBurst = 500 * frameCost, 250 * frameCost
 	// frameCost is what a frame or a sync message counts as; what memberlist says of members counts as one.
 	frameCost = 4
-	// voiceRate is what one address may say in the name of one origin, in units a second, and voiceBurst at once: 100 and 50
-	// small frames, or three times as many of a bulk. A ban by itself takes a peer up to 0.3 ms of a core, and who bans more
-	// than that many fills his frames: an agent says 20 at once, of which gossip brings up to 18 a second time, and waits a
-	// little for more to say.
-	voiceRate, voiceBurst = 300, 150
-	// smallCost and bulkCost are what frames up to freshSize and larger ones count as. Those of an origin that Slow named
-	// within slowFor count slowFactor times as much.
-	smallCost, bulkCost = 3, 1
-	slowFactor          = 8
-	slowFor             = 10 * time.Second
 	// sourceStreamRate is what one address may send by streams, in bytes a second, and sourceStreamBurst at once; who sends
 	// faster is read slower. A million imported bans are 4 MB.
 	sourceStreamRate, sourceStreamBurst = 8 << 20, 8 << 20
@@ -76,11 +66,15 @@ type guard struct {
 	keys  func() [][]byte
 	now   func() time.Time
 	count *counters
-	// flooded is told of an address that is held to its rate. It must not block.
+	// flooded is told of an address that sends accuseFactor times what it may. It must not block.
 	flooded func(netip.Addr)
 	packets buckets[netip.Addr]
 	voices  buckets[voice]
-	arrived buckets[netip.Addr] // bytes of streams
+	// packetFlood and voiceFlood are full once an address is to be told of.
+	packetFlood buckets[netip.Addr]
+	voiceFlood  buckets[voice]
+	pauses      pauses
+	arrived     buckets[netip.Addr] // bytes of streams
 
 	aeads   sync.Map // key, as text -> cipher.AEAD
 	scratch []byte   // of the goroutine that looks at packets
@@ -115,7 +109,9 @@ func newGuard(keys func() [][]byte, now func() time.Time, count *counters, flood
 	return &guard{
 		keys: keys, now: now, count: count, flooded: flooded,
 		packets: newBuckets[netip.Addr](sourceRate, sourceBurst), voices: newBuckets[voice](voiceRate, voiceBurst),
-		arrived: newBuckets[netip.Addr](sourceStreamRate, sourceStreamBurst), streams: make(map[netip.Addr]*streamUse),
+		packetFlood: newBuckets[netip.Addr](accuseFactor*sourceRate, accuseFactor*sourceBurst),
+		voiceFlood:  newBuckets[voice](accuseFactor*voiceRate, accuseFactor*voiceBurst),
+		arrived:     newBuckets[netip.Addr](sourceStreamRate, sourceStreamBurst), streams: make(map[netip.Addr]*streamUse),
 		slowed: make(map[ID]time.Time), vouched: make(map[netip.Addr]time.Time),
 	}
 }
@@ -176,33 +172,47 @@ func (g *guard) packet(b []byte, from netip.Addr) bool {
 		g.count.refused[refusedFormat].Add(1)
 		return false
 	}
-	now := g.now()
-	if !g.packets.take(now, from, cost) || !g.hear(now, from) {
+	return g.allow(g.now(), from, cost)
+}
+
+// allow reports whether a packet that costs so much, with g.frames, is within what its source may say.
+func (g *guard) allow(now time.Time, from netip.Addr, cost int) bool {
+	frames, source := g.pauses.catchingUp(now)
+	spend := func(flood bool) bool {
 		g.count.limited.Add(1)
-		g.flooded(from)
+		if flood && frames == nil { // who has slept accuses nobody
+			g.flooded(from)
+		}
 		return false
+	}
+	flood := !g.packetFlood.take(now, from, cost)
+	if !g.packets.take(now, from, cost) && (source == nil || !source.take(now, from, cost)) {
+		return spend(flood)
+	}
+	for _, raw := range g.frames {
+		v, cost := voiceOf(from, raw)
+		flood := !g.voiceFlood.take(now, v, cost)
+		slowed := g.isSlowed(now, v.origin)
+		if slowed {
+			cost *= slowFactor
+		}
+		if !g.voices.take(now, v, cost) && (slowed || frames == nil || !frames.take(now, v, cost)) {
+			return spend(flood)
+		}
 	}
 	return true
 }
 
-// hear tells whether the origins of g.frames have not said too much.
-func (g *guard) hear(now time.Time, from netip.Addr) bool {
-	for _, raw := range g.frames {
-		v, cost := voice{from: from}, smallCost
-		if len(raw) >= keyAt+ed25519.PublicKeySize { // a shorter one is no frame
-			v.origin = IDOf(raw[keyAt : keyAt+ed25519.PublicKeySize])
-		}
-		if len(raw) > freshSize {
-			cost = bulkCost
-		}
-		if g.isSlowed(now, v.origin) {
-			cost *= slowFactor
-		}
-		if !g.voices.take(now, v, cost) {
-			return false
-		}
+// voiceOf returns whose voice a frame is and what the frame counts as.
+func voiceOf(from netip.Addr, raw []byte) (v voice, cost int) {
+	v, cost = voice{from: from}, smallCost
+	if len(raw) >= keyAt+ed25519.PublicKeySize { // a shorter one is no frame
+		v.origin = IDOf(raw[keyAt : keyAt+ed25519.PublicKeySize])
 	}
-	return true
+	if len(raw) > freshSize {
+		cost = bulkCost
+	}
+	return v, cost
 }
 
 // slow makes the frames of an origin count more for slowFor.

@@ -182,7 +182,10 @@ func TestGuardHoldsSourcesToTheirRate(t *testing.T) {
 		}
 		return passed
 	}
-	if got := pass(2 * sourceBurst / frameCost / 10); got != sourceBurst || len(told) == 0 || told[0] != bad || count.limited.Load() == 0 {
+	if got := pass(accuseFactor * sourceBurst / frameCost / 10); got != sourceBurst || len(told) != 0 || count.limited.Load() == 0 {
+		t.Errorf("%d units passed, want %d; told of %v, %d dropped", got, sourceBurst, told, count.limited.Load())
+	}
+	if got := pass(1); got != 0 || len(told) != 1 || told[0] != bad {
 		t.Errorf("%d units passed, want %d; told of %v, %d dropped", got, sourceBurst, told, count.limited.Load())
 	}
 	if !g.packet(frames(10), good) {
@@ -325,7 +328,7 @@ func TestGuardHoldsVoicesToTheirRate(t *testing.T) {
 				return passed
 			}
 			beyond := tt.once / 2
-			if got := pass("192.0.2.1", 1, tt.once+beyond); got != tt.once || len(told) != beyond || count.limited.Load() != uint64(beyond) {
+			if got := pass("192.0.2.1", 1, tt.once+beyond); got != tt.once || len(told) != 0 || count.limited.Load() != uint64(beyond) {
 				t.Errorf("%d passed at once, want %d; told of %d, %d dropped", got, tt.once, len(told), count.limited.Load())
 			}
 			if pass("192.0.2.2", 1, 1) == 0 {

@@ -74,8 +74,12 @@ func startTransport(inner memberlist.Transport, g *guard, enrol func(net.Conn)) 
 
 // filter passes on the packets that the guard lets through.
 func (t *transport) filter() {
+	pulse := time.NewTicker(pulseEvery)
+	defer pulse.Stop()
 	for {
 		select {
+		case <-pulse.C:
+			t.guard.pauses.note(t.guard.now())
 		case p := <-t.NodeAwareTransport.PacketCh():
 			if !t.guard.packet(p.Buf, sourceOf(p.From)) {
 				continue

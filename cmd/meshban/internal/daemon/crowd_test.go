@@ -8,6 +8,7 @@ import (
 
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/fw"
+	"github.com/meshban/meshban/mesh"
 )
 
 // fill bans so many that they are listed and loaded in several chunks.
@@ -83,8 +84,8 @@ func TestAFewBansDoNotWaitBehindAnImport(t *testing.T) {
 	a := first(t, "a")
 	b := a.join(t, "b")
 	until(t, "a sees b", func() bool { return a.mesh.Peers() == 1 })
-	for range 10 * int(patience/time.Second) * bulkRate / bulkBurst { // so long that nobody waits for it
-		a.bulkRate.ReserveN(time.Now(), bulkBurst)
+	for range 10 * int(patience/time.Second) * mesh.SayBulkRate / mesh.SayBulkBurst { // so long that nobody waits for it
+		a.bulkRate.ReserveN(time.Now(), mesh.SayBulkBurst)
 	}
 	a.ban(t, time.Hour, "192.0.2.1/32")
 

@@ -121,7 +121,7 @@ func New(ctx context.Context, cfg Config) (*Daemon, error) {
 		home: cfg.Home, version: cfg.Version, log: cfg.Logger, level: cfg.Level,
 		reload: cfg.Reload, reread: cfg.Reread, host: cfg.Host, cfg: cfg.Config, started: time.Now(),
 		hub: newHub(), emit: newEmitQueue(), echoes: newEchoes(), problems: newProblems(),
-		bulkRate: rate.NewLimiter(bulkRate, bulkBurst), smallRate: rate.NewLimiter(smallRate, smallBurst),
+		bulkRate: rate.NewLimiter(mesh.SayBulkRate, mesh.SayBulkBurst), smallRate: rate.NewLimiter(mesh.SayRate, mesh.SayBurst),
 		ssh: hostinfo.NewSessions(), neverKick: make(chan struct{}, 1), expireKick: make(chan struct{}, 1),
 		noticeKick: make(chan struct{}, 1), granted: make(map[ban.Origin]mesh.Caps), debts: make(map[ban.Origin]*debt), reports: make(map[ban.Origin]report),
 	}

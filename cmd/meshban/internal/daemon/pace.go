@@ -8,23 +8,15 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/meshban/meshban/fw"
+	"github.com/meshban/meshban/mesh"
 )
 
 // paceLimit is how long a bulk waits for the kernel at most before it goes on without.
 const paceLimit = 100 * time.Millisecond
 
-const (
-	// bulkRate bounds the bans a second that an import sends to peers. Each peer needs 6 us of a core for one: at this rate
-	// a bulk takes a seventh of a core there, and a fresh ban does not find it in its way.
-	bulkRate = 22_500
-	// bulkBurst is what may go at once.
-	bulkBurst = 5_000
-	// smallRate bounds the frames that are not full and go out in a second, and smallBurst those that go at once: beyond it
-	// a frame waits up to smallWait, and the next one carries what came meanwhile. Peers take 100 a second and 50 at once,
-	// copies by gossip among them.
-	smallRate, smallBurst = 80, 20
-	smallWait             = time.Second / smallRate
-)
+// smallWait is how long a frame that is not full waits at most where there are more than mesh.SayRate of them: the next one
+// carries what came meanwhile.
+const smallWait = time.Second / mesh.SayRate
 
 // gather waits before a frame that is not full when there were many of these.
 func gather(frames *rate.Limiter) {

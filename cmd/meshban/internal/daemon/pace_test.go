@@ -11,6 +11,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/meshban/meshban/fw"
+	"github.com/meshban/meshban/mesh"
 )
 
 // A kernel that does not answer must cost a bulk one pause, not one for each slice.
@@ -81,19 +82,19 @@ func TestPaceCost(t *testing.T) {
 // A few frames go at once and many in a row wait a little, so that what comes meanwhile travels together; nobody waits long.
 func TestGatherHoldsSmallFramesToARate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		frames := rate.NewLimiter(smallRate, smallBurst)
+		frames := rate.NewLimiter(mesh.SayRate, mesh.SayBurst)
 		begin := time.Now()
-		for range smallBurst {
+		for range mesh.SayBurst {
 			gather(frames)
 		}
 		if took := time.Since(begin); took != 0 {
-			t.Errorf("%d frames took %v, want them to go at once", smallBurst, took)
+			t.Errorf("%d frames took %v, want them to go at once", mesh.SayBurst, took)
 		}
-		for range smallRate {
+		for range mesh.SayRate {
 			gather(frames)
 		}
 		if took := time.Since(begin); took < time.Second*9/10 || took > time.Second {
-			t.Errorf("%d more took %v, want a second", smallRate, took)
+			t.Errorf("%d more took %v, want a second", mesh.SayRate, took)
 		}
 		var all sync.WaitGroup
 		begin = time.Now()

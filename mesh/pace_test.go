@@ -1,0 +1,134 @@
+package mesh
+
+import (
+	"crypto/ed25519"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+// paced is a guard with a clock of its own, and somebody who says small frames to it.
+type paced struct {
+	*guard
+	now    time.Time
+	told   int
+	packet []byte
+}
+
+func newPaced(t *testing.T, size int) *paced {
+	p := &paced{now: simStart, packet: sealed(t, guardKey, 1, appendPacked([]byte{mlUser, kindPush}, rawOf(1, size)), nil)}
+	p.guard, _ = testGuard(func(netip.Addr) { p.told++ })
+	p.guard.now = func() time.Time { return p.now }
+	return p
+}
+
+// passes lets time pass in which the process runs.
+func (p *paced) passes(d time.Duration) {
+	for end := p.now.Add(d); p.now.Before(end); {
+		p.now = p.now.Add(pulseEvery)
+		p.pauses.note(p.now)
+	}
+}
+
+// say says n frames at once and returns how many passed.
+func (p *paced) say(n int) (passed int) {
+	for range n {
+		if p.guard.packet(p.packet, netip.MustParseAddr("192.0.2.1")) {
+			passed++
+		}
+	}
+	return passed
+}
+
+func (p *paced) origin() ID {
+	return IDOf(rawOf(1, freshSize)[keyAt : keyAt+ed25519.PublicKeySize])
+}
+
+// An agent that a peer has slowed, which it does not know, says no more than before: what is too much is dropped, and nobody
+// is told of a flood. Who says more than any agent does is told of all the same.
+func TestNobodyIsAccusedForBeingSlowed(t *testing.T) {
+	for _, tt := range []struct {
+		name         string
+		size, second int // what an agent says
+	}{
+		{"small frames", 100, SayRate},
+		{"an import", freshSize + 1, 180},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := newPaced(t, tt.size)
+			p.say(SayBurst)
+			passed := 0
+			for range 100 { // ten seconds
+				p.slow(p.origin())
+				p.passes(pulseEvery)
+				passed += p.say(tt.second / 10)
+			}
+			if passed == 0 || passed >= 5*tt.second {
+				t.Errorf("%d of %d passed: is it slowed?", passed, 10*tt.second)
+			}
+			if p.told != 0 {
+				t.Errorf("accused %d times", p.told)
+			}
+			for range 10 {
+				p.passes(pulseEvery)
+				p.say(1000)
+			}
+			if p.told == 0 {
+				t.Error("a flood is not told of")
+			}
+		})
+	}
+}
+
+// What an agent says while its peer is stopped, suspended or starved is read at once afterwards. It passes, and nobody is
+// accused; then the rule is as before.
+func TestWhoSleptAccusesNobody(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		sleep time.Duration
+		mono  bool // the monotonic clock goes on meanwhile
+	}{
+		{"stopped for ten seconds", 10 * time.Second, true},
+		{"suspended for ten seconds", 10 * time.Second, false},
+		{"starved for a second", time.Second, true},
+		{"starved for the least", pauseLeast, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := newPaced(t, 100)
+			p.now = time.Now()
+			p.passes(time.Minute)
+			p.say(SayBurst)
+			if tt.mono {
+				p.now = p.now.Add(tt.sleep)
+			} else {
+				p.now = p.now.Round(0).Add(tt.sleep)
+			}
+			n := int(tt.sleep.Seconds()*SayRate) + SayBurst
+			if got := p.say(n); got != n || p.told != 0 {
+				t.Errorf("%d of %d passed, accused %d times", got, n, p.told)
+			}
+			p.passes(2 * catchUpFor)
+			if got := p.say(10 * voiceBurst); got > voiceBurst/smallCost {
+				t.Errorf("%d passed at once a while later, want %d", got, voiceBurst/smallCost)
+			}
+			if p.told == 0 {
+				t.Error("a flood is not told of")
+			}
+		})
+	}
+}
+
+// A process that sleeps again and again, or says it does, makes up for no more than the time that passed.
+func TestPausesGiveNoMoreThanTheirTime(t *testing.T) {
+	p := newPaced(t, 100)
+	p.passes(time.Minute)
+	passed := p.say(10000)
+	const sleeps = 20
+	for range sleeps {
+		p.now = p.now.Add(time.Second)
+		passed += p.say(10000)
+	}
+	if most := (voiceBurst + 2*sleeps*voiceRate) / smallCost; passed > most {
+		t.Errorf("%d passed in %d seconds, want at most %d", passed, sleeps, most)
+	}
+}
