@@ -11,14 +11,15 @@ type cause struct {
 	origin Origin
 	issued int64
 	words  words
+	ending bool // it has ended
 }
 
 func (t *Table) causeOf(r *Record) cause {
-	return cause{r.Kind, r.Origin, millis(r.Issued), words{r.Reason, r.Source}}
+	return cause{kind: r.Kind, origin: r.Origin, issued: millis(r.Issued), words: words{r.Reason, r.Source}}
 }
 
 func (t *Table) causeOfRec(x *rec) cause {
-	return cause{x.kind, t.speakers.at(x.speaker).origin, x.issued, t.wordsAt(x.words)}
+	return cause{kind: x.kind, origin: t.speakers.at(x.speaker).origin, issued: x.issued, words: t.wordsAt(x.words)}
 }
 
 // A touched entry is one that the running call may have changed.
@@ -47,9 +48,25 @@ func (t *Table) touch(b *book, i uint32, c cause) {
 	}
 	flipped := state != e.state
 	e.state, e.until = state, until
-	if b == &t.allows && flipped {
-		t.touchInside(&t.bans, e.key(), c)
+	if b == &t.allows && flipped && !t.sheltered(e.key()) {
+		t.rejudge(&t.bans, e.key(), c)
 	}
+}
+
+// sheltered reports whether nothing inside k can be banned whether or not k itself is allowed.
+func (t *Table) sheltered(k pkey) bool {
+	if t.never.covers(k) {
+		return true
+	}
+	for w := range t.allows.forms.covering(k) {
+		if w == k {
+			continue
+		}
+		if i := t.allows.find(w, 0); i != 0 && t.allows.entries.at(i).state == StateEnforced {
+			return true
+		}
+	}
+	return false
 }
 
 // touchInside touches every entry of k and of the prefixes inside it.
@@ -59,9 +76,41 @@ func (t *Table) touchInside(b *book, k pkey, c cause) {
 	}
 }
 
+// wakeLater has the rec i, which does not count, looked at again when what cancels it ends.
+func (t *Table) wakeLater(b *book, e *entry, i uint32) {
+	x := b.recs.at(i)
+	if b.cancels.strikes.live == 0 || x.kind != KindBan && x.kind != KindAllow {
+		return
+	}
+	if s := t.strikeAt(b, e, x); s != 0 && b.cancels.strikes.at(s).until < x.until {
+		b.wakes.wake(i, b.cancels.strikes.at(s).until)
+	}
+}
+
+// noteAllow counts the allows of each origin that are in force.
+func (t *Table) noteAllow(i uint32, inForce bool) {
+	if inForce == t.inForce[i] {
+		return
+	}
+	o := t.speakers.at(t.allows.recs.at(i).speaker).origin
+	if inForce {
+		t.inForce[i] = true
+		t.allowsOf[o]++
+		return
+	}
+	delete(t.inForce, i)
+	if t.allowsOf[o]--; t.allowsOf[o] == 0 {
+		delete(t.allowsOf, o)
+	}
+}
+
+// AllowsOf returns how many allows of o are in force.
+func (t *Table) AllowsOf(o Origin) int { return t.allowsOf[o] }
+
 // judge says what the records of an entry come to, and until when if that is StateEnforced. An
 // allow in force is "enforced" too.
 func (t *Table) judge(b *book, e *entry) (State, int64) {
+	t.looked++
 	quorum := t.quorum.Origins
 	if b == &t.allows {
 		quorum = 1
@@ -71,9 +120,14 @@ func (t *Table) judge(b *book, e *entry) (State, int64) {
 	var own int64
 	n, held := 0, 0
 	for i := e.recs; i != 0; {
-		x := b.recs.at(i)
+		x, id := b.recs.at(i), i
 		i = x.next
-		if !t.counts(b, e, x) {
+		counts := t.counts(b, e, x)
+		if b == &t.allows {
+			t.noteAllow(id, counts && x.hold == HoldNone)
+		}
+		if !counts {
+			t.wakeLater(b, e, id)
 			continue
 		}
 		if x.hold != HoldNone { // what was dropped does not count at all
@@ -116,14 +170,12 @@ func (t *Table) counts(b *book, e *entry, x *rec) bool {
 	if x.kind != KindBan && x.kind != KindAllow || x.hold == HoldDropped {
 		return false
 	}
-	if b.cancels.all.live == 0 && len(t.withdrawn) == 0 {
-		return true
+	if len(t.withdrawn) > 0 {
+		if _, void := t.withdrawn[t.speakers.at(x.speaker).origin]; void {
+			return false
+		}
 	}
-	s := t.speakers.at(x.speaker)
-	if _, void := t.withdrawn[s.origin]; void {
-		return false
-	}
-	return b.cancels.find(e.key(), s.origin, s.epoch, x.seq) == nil
+	return t.strikeAt(b, e, x) == 0
 }
 
 // allowed reports whether the never-ban list or an allow contains k.
@@ -145,7 +197,7 @@ func (t *Table) allowing(k pkey) uint32 {
 const maxScratch = 1 << 12
 
 // finish turns what was touched into changes, appended to dst, and lets go of empty entries.
-func (t *Table) finish(dst []Change, expiring bool) []Change {
+func (t *Table) finish(dst []Change) []Change {
 	dst = slices.Grow(dst, min(len(t.touched), maxScratch))
 	for i := range t.touched {
 		w := &t.touched[i]
@@ -154,7 +206,7 @@ func (t *Table) finish(dst []Change, expiring bool) []Change {
 			t.states[w.state]--
 			t.states[e.state]++
 		}
-		if c, ok := t.change(w, e, expiring); ok {
+		if c, ok := t.change(w, e); ok {
 			dst = append(dst, c)
 		}
 		if e.recs == 0 {
@@ -173,7 +225,7 @@ func (t *Table) finish(dst []Change, expiring bool) []Change {
 }
 
 // change says what happened to a touched entry; false if nothing did that anyone must know.
-func (t *Table) change(w *touched, e *entry, expiring bool) (c Change, ok bool) {
+func (t *Table) change(w *touched, e *entry) (c Change, ok bool) {
 	was, is := w.state == StateEnforced, e.state == StateEnforced
 	until, from := e.until, w.cause
 	switch {
@@ -194,13 +246,13 @@ func (t *Table) change(w *touched, e *entry, expiring bool) (c Change, ok bool) 
 		return c, false
 	case was:
 		c.Lift, until = true, w.until
-		c.Event = lifted(e.state, expiring)
+		c.Event = lifted(e.state, from.ending)
 	case e.state == StatePending && w.state != StatePending:
 		c.Event = EventPending
 	case e.state == StateHeld && w.state != StateHeld:
 		c.Event = EventHeld
 	case (w.state == StatePending || w.state == StateHeld) && e.state == stateNone:
-		c.Event = lifted(e.state, expiring)
+		c.Event = lifted(e.state, from.ending)
 	default:
 		return c, false
 	}
@@ -209,7 +261,7 @@ func (t *Table) change(w *touched, e *entry, expiring bool) (c Change, ok bool) 
 	case EventBan, EventPending, EventHeld, EventRefresh:
 		lead := w.book.recs.at(t.leading(w.book, e))
 		// It can also have come to light because something else ended; then the ban itself speaks.
-		if expiring || from.kind != KindBan && !(takes && c.Event == EventRefresh) {
+		if from.ending || from.kind != KindBan && !(takes && c.Event == EventRefresh) {
 			from = t.causeOfRec(lead)
 		}
 		if c.Event == EventPending || c.Event == EventHeld {

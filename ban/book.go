@@ -10,6 +10,7 @@ type book struct {
 	ends    timeline
 	floors  int // records of kindFloor
 	cancels cancels
+	wakes   wakes
 }
 
 // An entry is one prefix and ports.
@@ -94,6 +95,14 @@ func (t *Table) holds(b *book, r *Record) bool {
 	return last != 0 || floor != 0
 }
 
+// knows reports whether r's origin has said something of the same prefix and ports in r's book.
+func (t *Table) knows(r *Record) bool {
+	if r.Kind == KindAllow {
+		return t.holds(&t.allows, r)
+	}
+	return t.holds(&t.bans, r)
+}
+
 // entryAbout returns the entry of r's prefix and ports, or 0.
 func (t *Table) entryAbout(b *book, r *Record) uint32 {
 	id, ok := t.findPorts(r.Ports)
@@ -164,7 +173,7 @@ func (t *Table) link(b *book, entry uint32, r *Record, kind Kind) {
 	}
 	e.recs = i
 	b.schedule(i)
-	if h := r.heldBan(); h != HoldNone {
+	if h := r.hold(); h != HoldNone {
 		t.setHold(b, i, h)
 	}
 }
@@ -180,7 +189,7 @@ func (t *Table) replace(b *book, i uint32, r *Record) {
 	x.words = t.getWords(r.Reason, r.Source)
 	t.putSpeaker(old.speaker)
 	t.putWords(old.words)
-	if h := r.heldBan(); h != old.hold {
+	if h := r.hold(); h != old.hold {
 		t.setHold(b, i, h)
 	}
 	if x.until < old.until {
@@ -213,8 +222,12 @@ func (t *Table) drop(b *book, i uint32) {
 		b.floors--
 	}
 	if x.hold.Waits() {
-		t.held.remove(i, t.speakers.at(x.speaker).origin)
+		t.held.remove(t.heldRec(b, i), t.speakers.at(x.speaker).origin)
 	}
+	if b == &t.allows {
+		t.noteAllow(i, false)
+	}
+	delete(b.wakes.at, i)
 	t.putSpeaker(x.speaker)
 	t.putWords(x.words)
 	if b.recs.release(i); b.recs.live == 0 {

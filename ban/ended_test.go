@@ -10,7 +10,7 @@ func TestEndedIsBounded(t *testing.T) {
 	const extra = 10
 	tb := newTable(t, Config{})
 	for i := range maxEnded + extra {
-		tb.Merge(base, single(record(peerA, i+1, KindUnban, "192.0.2.7", i+1, marks(upTo(peerB, 1)))))
+		tb.Merge(base, single(record(peerA, i+1, KindUnban, "192.0.2.7", i+1, marks(upTo(origin(i), uint64(i+1))))))
 	}
 	for at, ok := tb.Next(); ok; at, ok = tb.Next() {
 		tb.Expire(at)
@@ -20,12 +20,14 @@ func TestEndedIsBounded(t *testing.T) {
 		t.Fatalf("%d are remembered, want %d", len(ended), maxEnded)
 	}
 	for _, seq := range []uint64{extra, extra + 1, maxEnded + extra} {
-		is := slices.ContainsFunc(ended, func(r Record) bool { return r.Version.Seq == seq })
+		is := slices.ContainsFunc(ended, func(r Record) bool { return r.Marks[0].Seq == seq })
 		if want := seq > extra; is != want {
 			t.Errorf("unban %d of %d is remembered: %v, want %v", seq, maxEnded+extra, is, want)
 		}
 	}
 }
+
+func origin(i int) Origin { return Origin{1, byte(i >> 16), byte(i >> 8), byte(i)} }
 
 // By a clock that is set back a ban comes back lifted, if what lifted it comes before it.
 func TestEndedLiftsAgain(t *testing.T) {

@@ -35,7 +35,7 @@ func (t *Table) Exceptions() Exceptions {
 		}
 		for j := e.recs; j != 0; {
 			r := b.recs.at(j)
-			if t.counts(b, e, r) {
+			if r.hold == HoldNone && t.counts(b, e, r) {
 				o := t.speakers.at(r.speaker).origin
 				x.allows = append(x.allows, allowing{e.key().prefix(), o, t.version(r), o == t.self})
 			}

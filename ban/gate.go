@@ -4,9 +4,10 @@ import "time"
 
 // Bounds of a gate.
 const (
-	MaxHeld    = 1 << 17 // bans that wait for the operator; what would be one more is refused
+	MaxHeld    = 1 << 17 // bans that wait for the operator, and what else waits by its size; what would be one more is refused
 	MaxOrigins = 1 << 13 // origins with an account of their own; the others share one
 	MaxOthers  = 100_000 // ops of one origin an hour, and at once, that are no bans; one more is refused
+	MaxStrikes = 1 << 16 // marks of live unbans and unallows of one origin; one more is refused
 )
 
 // SourceImport is the Op.Source that marks a ban as one of a list: it is charged to the bulk.
@@ -17,29 +18,36 @@ const SourceImport = "import"
 // though it may not import: what it may have in force bounds that.
 const lateAfter = 5 * time.Minute
 
-// Allowance bounds how fast new bans come. What a refresh repeats is not new.
+// catchUp is how long a gate takes what lifts bans, and was issued before the gate was made, for the past of the mesh, of
+// which a node that has just started hears all at once. Later an old date is no excuse: nobody is sure to have written
+// it truly.
+const catchUp = 10 * time.Minute
+
+// Allowance bounds how fast new bans come, and, apart from that, how fast bans of others are lifted: the entries inside
+// unbans, allows and unallows. What a refresh repeats is not new.
 type Allowance struct {
-	Rate  int // new bans a minute, sustained
-	Burst int // new bans at once
-	Bulk  int // new bans an hour, and at once, of lists and of what comes late
+	Rate  int // new bans a minute, sustained; as many entries that are lifted
+	Burst int // at once
+	Bulk  int // new bans an hour, and at once, of lists and of what comes late; and entries of its own that an origin lifts
 }
 
 // Caps bound what one origin may say. Zero widths and a zero MaxFor are those of the table.
 type Caps struct {
 	Allowance
 	Active   int           // live records
-	MinBits4 int           // shortest IPv4 prefix
+	MinBits4 int           // shortest IPv4 prefix, of all but revokes
 	MinBits6 int           // shortest IPv6 prefix
 	MaxFor   time.Duration // longest time from its issue that a ban may last
 	UnbanAny bool          // may lift what others banned: unban, and allow
 	Import   bool          // lists count against Bulk; else like other bans
 }
 
-// GateConfig is what a gate needs; all of it is required.
+// GateConfig is what a gate needs; all of it but Authority is required.
 type GateConfig struct {
-	Self    Origin            // whose records pass
-	Caps    func(Origin) Caps // what an origin may say
-	Breaker Allowance         // of all other origins together
+	Self      Origin            // whose records pass
+	Authority Origin            // whose records are held to the bounds of this node's own, and never held; zero: nobody's
+	Caps      func(Origin) Caps // what an origin may say
+	Breaker   Allowance         // of all other origins together
 }
 
 // Gate stands before [Table.Merge] and holds each origin to its caps and all of them to the breaker.
@@ -50,6 +58,7 @@ type Gate struct {
 	origins map[Origin]*account
 	others  account // of origins beyond MaxOrigins
 	purged  int64
+	began   time.Time // when it was asked first
 }
 
 // NewGate returns a gate at which nobody has said anything yet.
@@ -64,11 +73,19 @@ func (g *Gate) SetBreaker(a Allowance) { g.cfg.Breaker = a }
 // CheckRemote asks, in the bounds of the origin's caps. A refusal is a *PolicyError. Of an unban by an
 // origin that may not lift the bans of others, only the marks of its own stay.
 func (g *Gate) Check(now time.Time, t *Table, r *Record) error {
-	if r.Origin == g.cfg.Self {
-		return t.CheckRemote(now, *r)
+	if g.trusts(r.Origin) {
+		return t.checkRemote(now, *r, anyWidth, anyWidth)
 	}
 	caps := g.cfg.Caps(r.Origin)
 	return caps.checkRemote(now, t, r)
+}
+
+// anyWidth is the least shortest prefix: the width is then that of this node's own ops.
+const anyWidth = 1
+
+// trusts reports whether o is held to the bounds of this node's own ops.
+func (g *Gate) trusts(o Origin) bool {
+	return o == g.cfg.Self || o == g.cfg.Authority && o != Origin{}
 }
 
 func (c *Caps) checkRemote(now time.Time, t *Table, r *Record) error {
@@ -105,64 +122,134 @@ func (c *Caps) check(r *Record, skew time.Duration) error {
 // refuses what would wait when MaxHeld bans do.
 func (g *Gate) Admit(now time.Time, t *Table, r *Record) error {
 	r.Hold = HoldNone
-	if r.Origin == g.cfg.Self {
-		return t.CheckRemote(now, *r)
+	if g.began.IsZero() {
+		g.began = now
+	}
+	if g.trusts(r.Origin) {
+		return t.checkRemote(now, *r, anyWidth, anyWidth)
 	}
 	caps := g.cfg.Caps(r.Origin)
 	if err := caps.checkRemote(now, t, r); err != nil {
 		return err
 	}
 	if r.Kind != KindBan {
-		return g.admitOther(millis(now), t, r)
+		if err := g.admitOther(millis(now), t, &caps, r); err != nil {
+			return err
+		}
+		r.Hold = g.lift(now, t, &caps, r)
+	} else if !t.stands(r) {
+		r.Hold = g.ban(now, t, &caps, r)
 	}
-	if t.stands(r) {
-		return nil
-	}
-	bulk, ms := caps.bulky(now, r), millis(now)
-	switch {
-	case t.RecordsOf(r.Origin) >= caps.Active:
-		r.Hold = HoldActive
-	case !g.account(ms, r.Origin).take(ms, caps.Allowance, bulk):
-		r.Hold = HoldRate
-	case !g.breaker.take(ms, g.cfg.Breaker, bulk):
-		r.Hold = HoldBreaker
-	default:
-		return nil
-	}
-	if len(t.held.ids) >= MaxHeld {
-		return refuse(RuleHeldFull, "ban of %s would be held (%s), and %d bans wait for the operator already", shortPrefix(r.Prefix), r.Hold, MaxHeld)
+	if r.Hold != HoldNone && t.heldFull() {
+		return refuse(RuleHeldFull, "%s of %s would be held (%s), and as much as %d bans waits for the operator already", r.Kind, shortPrefix(r.Prefix), r.Hold, MaxHeld)
 	}
 	return nil
 }
 
-// admitOther holds what is no ban to a rate. To take a ban of its own back is always free.
-func (g *Gate) admitOther(now int64, t *Table, r *Record) error {
-	if r.Kind == KindRevoke && t.holds(&t.bans, r) || g.account(now, r.Origin).takeOther(now) {
+// ban charges a new ban and returns why it must wait, or HoldNone. It asks the breaker only about bans of peers.
+func (g *Gate) ban(now time.Time, t *Table, caps *Caps, r *Record) Hold {
+	ms, from := millis(now), purseFresh
+	if caps.bulky(now, r) {
+		from = purseBulk
+	}
+	switch {
+	case t.RecordsOf(r.Origin) >= caps.Active:
+		return HoldActive
+	case !g.account(ms, r.Origin).take(ms, caps.Allowance, from, 1):
+		return HoldRate
+	case r.Origin != g.cfg.Self && !g.breaker.take(ms, g.cfg.Breaker, from, 1):
+		return HoldBreaker
+	}
+	return HoldNone
+}
+
+// lift charges an op that lifts bans or ends allows by the entries that it makes the table look at, and returns why it must wait, or
+// HoldNone. Counting is charged too: who asks for more than he has left has nothing left.
+func (g *Gate) lift(now time.Time, t *Table, caps *Caps, r *Record) Hold {
+	if r.Kind == KindRevoke || r.Kind == KindAllow && t.stands(r) {
+		return HoldNone
+	}
+	ms, a, from := millis(now), g.account(millis(now), r.Origin), purseLift
+	if now.Sub(g.began) < catchUp && r.Issued.Before(g.began) {
+		from = purseBulk
+	}
+	mine, others := t.lifting(r, a.left(ms, caps.Allowance, purseBulk), a.left(ms, caps.Allowance, from))
+	own, all := a.take(ms, caps.Allowance, purseBulk, mine), a.take(ms, caps.Allowance, from, others)
+	switch {
+	case !own || !all:
+		return HoldLift
+	case r.Origin != g.cfg.Self && !g.breaker.take(ms, g.cfg.Breaker, from, others):
+		return HoldBreaker
+	}
+	return HoldNone
+}
+
+// admitOther holds what is no ban to a rate and to a number. To take a ban of its own back is always free.
+func (g *Gate) admitOther(now int64, t *Table, caps *Caps, r *Record) error {
+	if r.Kind == KindRevoke && t.holds(&t.bans, r) {
 		return nil
 	}
-	return refuse(RuleRate, "%s of %s: its origin says more than %d of its kind an hour", r.Kind, shortPrefix(r.Prefix), MaxOthers)
+	if !g.account(now, r.Origin).takeOther(now) {
+		return refuse(RuleRate, "%s of %s: its origin says more than %d of its kind an hour", r.Kind, shortPrefix(r.Prefix), MaxOthers)
+	}
+	switch r.Kind {
+	case KindAllow:
+		if t.AllowsOf(r.Origin) >= MaxAllows && !t.stands(r) {
+			return refuse(RuleAllows, "allow of %s: its origin has %d in force already", shortPrefix(r.Prefix), MaxAllows)
+		}
+	case KindUnban, KindUnallow:
+		return t.checkStrikes(r)
+	}
+	if t.RecordsOf(r.Origin) >= caps.Active && !t.knows(r) {
+		return refuse(RuleActive, "%s of %s: its origin has %d records already", r.Kind, shortPrefix(r.Prefix), caps.Active)
+	}
+	return nil
+}
+
+// checkStrikes refuses an unban or unallow beyond what one origin may have.
+func (t *Table) checkStrikes(r *Record) error {
+	b := &t.bans
+	if r.Kind == KindUnallow {
+		b = &t.allows
+	}
+	more, _, full := t.wouldAdd(b, r)
+	switch {
+	case more > 0 && t.StrikesOf(r.Origin)+more > MaxStrikes:
+		return refuse(RuleStrikes, "%s of %s: its origin has %d marks in force already", r.Kind, shortPrefix(r.Prefix), MaxStrikes)
+	case full:
+		return refuse(RuleStrikes, "%s of %s: its origin has %d in force there already, none of which says more than the others", r.Kind, shortPrefix(r.Prefix), maxFront)
+	}
+	return nil
 }
 
 // Foresee says what peers with the same caps will do with an op of this node: nil, or a *PolicyError
-// by the rule for which they hold or refuse it.
+// by the rule for which they hold or refuse it. An op that lifts bans must not be merged yet.
 func (g *Gate) Foresee(now time.Time, t *Table, op Op) error {
 	self, caps := g.cfg.Self, g.cfg.Caps(g.cfg.Self)
 	r := Record{Op: op, Origin: self, Issued: now}
 	if err := caps.check(&r, t.limits.FutureSkew); err != nil {
 		return err
 	}
-	if op.Kind != KindBan {
-		return g.admitOther(millis(now), t, &r)
+	if shortest := t.shortest(op, caps.MinBits4, caps.MinBits6); op.Kind != KindRevoke && op.Prefix.Bits() < shortest {
+		return refuse(RuleWide, "%s: peers take nothing wider than /%d", op.Prefix, shortest)
 	}
-	ms, bulk := millis(now), caps.bulky(now, &r)
-	switch {
-	case op.Prefix.Bits() < t.shortest(op, caps.MinBits4, caps.MinBits6):
-		return refuse(RuleWide, "%s: peers take nothing wider than /%d", op.Prefix, t.shortest(op, caps.MinBits4, caps.MinBits6))
-	case t.stands(&r):
-	case t.RecordsOf(self) >= caps.Active:
+	if op.Kind != KindBan {
+		if err := g.admitOther(millis(now), t, &caps, &r); err != nil {
+			return err
+		}
+		if g.lift(now, t, &caps, &r) != HoldNone {
+			return refuse(RuleLift, "peers hold what lifts more than %d bans of others at once or %d a minute", caps.Burst, caps.Rate)
+		}
+		return nil
+	}
+	if t.stands(&r) {
+		return nil
+	}
+	switch g.ban(now, t, &caps, &r) {
+	case HoldActive:
 		return refuse(RuleActive, "peers hold what goes beyond %d active bans of one node", caps.Active)
-	case !g.account(ms, self).take(ms, caps.Allowance, bulk):
-		if bulk {
+	case HoldRate:
+		if caps.bulky(now, &r) {
 			return refuse(RuleRate, "peers hold what goes beyond %d imported bans an hour of one node", caps.Bulk)
 		}
 		return refuse(RuleRate, "peers hold what goes beyond %d bans at once or %d a minute of one node", caps.Burst, caps.Rate)
@@ -201,29 +288,58 @@ const maxSetBack = 60_000
 // An account is what is left of an allowance. It counts what was used, so that the zero value is full
 // and a changed allowance counts at once.
 type account struct {
-	fresh, bulk, other float64 // used, and not refilled yet
-	at                 int64   // when that was so, in Unix milliseconds
-	otherAt            int64   // the same, of other
+	used    [3]float64 // by purse, and not refilled yet
+	other   float64    // the same, of MaxOthers
+	at      int64      // when used was so, in Unix milliseconds
+	otherAt int64      // the same, of other
 }
 
-// take uses one; false if there is none left.
-func (a *account) take(now int64, of Allowance, bulk bool) bool {
+// A purse is a part of an allowance.
+type purse int
+
+const (
+	purseFresh purse = iota // bans, by Rate and Burst
+	purseLift               // entries that are lifted, by Rate and Burst
+	purseBulk               // by Bulk
+)
+
+func (of Allowance) most(p purse) int {
+	if p == purseBulk {
+		return of.Bulk
+	}
+	return of.Burst
+}
+
+func (a *account) refill(now int64, of Allowance) {
 	if passed := float64(now - a.at); passed > 0 { // a clock that is set back refills nothing
-		a.fresh = max(0, a.fresh-passed*float64(of.Rate)/60_000)
-		a.bulk = max(0, a.bulk-passed*float64(of.Bulk)/3_600_000)
+		rate, perHour := passed*float64(of.Rate)/60_000, passed*float64(of.Bulk)/3_600_000
+		for p, back := range [...]float64{purseFresh: rate, purseLift: rate, purseBulk: perHour} {
+			a.used[p] = max(0, a.used[p]-back)
+		}
 		a.at = now
 	} else if passed < -maxSetBack {
 		a.at = now
 	}
-	used, most := &a.fresh, of.Burst
-	if bulk {
-		used, most = &a.bulk, of.Bulk
+}
+
+// left returns how much is left of p.
+func (a *account) left(now int64, of Allowance, p purse) int {
+	a.refill(now, of)
+	return max(0, int(float64(of.most(p))-a.used[p]))
+}
+
+// take uses n of p. It reports whether there was as much; if not, a single one is not used, but of more nothing is left.
+func (a *account) take(now int64, of Allowance, p purse, n int) bool {
+	a.refill(now, of)
+	most := float64(of.most(p))
+	if n == 0 || a.used[p]+float64(n) <= most {
+		a.used[p] += float64(n)
+		return true
 	}
-	if *used+1 > float64(most) {
-		return false
+	if n > 1 {
+		a.used[p] = max(a.used[p], most)
 	}
-	*used++
-	return true
+	return false
 }
 
 // takeOther uses one of MaxOthers; false if there is none left.

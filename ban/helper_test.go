@@ -121,9 +121,20 @@ func dump(t *Table, alike bool) string {
 		for k, until := range tombs {
 			say("%s until %d", k, until)
 		}
-		for _, i := range b.cancels.ids {
-			r := b.cancels.all.at(i)
-			say("%v %v %v %v until %d marks %v", r.Kind, r.Prefix, r.Origin.Short(), r.Version, millis(r.Until), r.Marks)
+		for i := uint32(1); i < b.cancels.strikes.end; i++ {
+			if b.cancels.strikes.at(i).until != 0 {
+				r := t.strikeRecord(b, i)
+				say("%v %v %v issued %d until %d marks %v %q %q", r.Kind, r.Prefix, r.Origin.Short(), millis(r.Issued), millis(r.Until), r.Marks, r.Reason, r.Source)
+			}
+		}
+	}
+	for _, i := range t.lifts.ids {
+		r, b := *t.lifts.all.at(i), &t.bans
+		if r.Kind == KindUnallow {
+			b = &t.allows
+		}
+		if _, news, _ := t.wouldAdd(b, &r); news { // else it waits only if it came before what says as much
+			say("%v %v %v %v %v until %d marks %v", r.Hold, r.Kind, r.Prefix, r.Origin.Short(), r.Version, millis(r.Until), r.Marks)
 		}
 	}
 	for i := uint32(1); i < t.bans.entries.end; i++ {
@@ -148,6 +159,9 @@ func dump(t *Table, alike bool) string {
 func sound(t *Table) error {
 	if len(t.touched) != 0 {
 		return fmt.Errorf("%d entries still touched", len(t.touched))
+	}
+	if err := soundCancels(t); err != nil {
+		return err
 	}
 	var states [StateAllowed + 1]int
 	refs := map[uint32]uint32{}
@@ -177,7 +191,7 @@ func sound(t *Table) error {
 				if x.hold.Waits() {
 					held++
 					waiting[t.speakers.at(x.speaker).origin]++
-					if at, ok := t.held.place[j]; !ok || t.held.ids[at] != j || b != &t.bans {
+					if at, ok := t.held.place[t.heldRec(b, j)]; !ok || t.held.ids[at] != t.heldRec(b, j) {
 						return fmt.Errorf("rec %d waits and is not listed", j)
 					}
 				}
@@ -201,7 +215,7 @@ func sound(t *Table) error {
 		for name, c := range map[string]struct {
 			forms formCount
 			want  int
-		}{"entries": {b.forms, live}, "strikes": {b.cancels.forms, len(b.cancels.strikes)}} {
+		}{"entries": {b.forms, live}, "strikes": {b.cancels.forms, len(b.cancels.first)}} {
 			n := 0
 			for _, x := range c.forms.n {
 				n += int(x)
@@ -210,8 +224,11 @@ func sound(t *Table) error {
 				return fmt.Errorf("forms of %d %s, there are %d", n, name, c.want)
 			}
 		}
-		if len(b.cancels.ids) != b.cancels.all.live || b.cancels.ends.len() != b.cancels.all.live {
-			return fmt.Errorf("%d cancels, %d ids, %d ends", b.cancels.all.live, len(b.cancels.ids), b.cancels.ends.len())
+	}
+	for _, i := range t.lifts.ids {
+		if r := t.lifts.all.at(i); r.Hold.Waits() {
+			held++
+			waiting[r.Origin]++
 		}
 	}
 	if held != len(t.held.ids) || held != len(t.held.place) {
@@ -248,10 +265,69 @@ func sound(t *Table) error {
 	if len(t.speakers.ids) != len(refs) {
 		return fmt.Errorf("%d speakers, %d are in use", len(t.speakers.ids), len(refs))
 	}
+	inForce := map[Origin]int{}
+	for i := uint32(1); i < t.allows.recs.end; i++ {
+		if x := t.allows.recs.at(i); x.kind == KindAllow && x.hold == HoldNone && t.counts(&t.allows, t.allows.entries.at(x.entry), x) {
+			inForce[t.speakers.at(x.speaker).origin]++
+		}
+	}
+	if !t.chores.busy() && !maps.Equal(inForce, t.allowsOf) {
+		return fmt.Errorf("allows in force %v, counted %v", inForce, t.allowsOf)
+	}
 	for i, n := range refs {
 		if got := t.speakers.vals.at(i).refs; got != n {
 			return fmt.Errorf("speaker %d: %d references, %d are in use", i, got, n)
 		}
+	}
+	return nil
+}
+
+// soundCancels reports what is broken among the cancels.
+func soundCancels(t *Table) error {
+	said, parties, room := map[uint32]uint32{}, map[uint32]bool{}, 0
+	for _, b := range []*book{&t.bans, &t.allows} {
+		c := &b.cancels
+		chained := 0
+		for k, i := range c.first {
+			front := map[uint32]int{}
+			for ; i != 0; i = c.strikes.at(i).next {
+				s := c.strikes.at(i)
+				if s.target != k || s.until == 0 {
+					return fmt.Errorf("strike %d hangs at a foreign target", i)
+				}
+				if front[s.by]++; front[s.by] > maxFront {
+					return fmt.Errorf("%d strikes of one origin at one target", front[s.by])
+				}
+				if _, void := t.withdrawn[*t.parties.at(s.by)]; void != t.parties.void[s.by] {
+					return fmt.Errorf("strike %d: void is %v", i, !void)
+				}
+				chained++
+				said[s.by]++
+				parties[s.by], parties[s.about] = true, true
+			}
+		}
+		if chained != c.strikes.live || c.ends.len() < chained || c.ends.len() > 2*chained+staleSlack {
+			return fmt.Errorf("%d strikes, %d in chains, %d ends", c.strikes.live, chained, c.ends.len())
+		}
+		for i := range b.wakes.at {
+			if b.recs.at(i).kind == 0 {
+				return fmt.Errorf("rec %d wakes and is gone", i)
+			}
+		}
+	}
+	for o, i := range t.parties.ids {
+		if t.parties.said[i] != said[i] || !parties[i] {
+			return fmt.Errorf("%d strikes of %s, counted %d", said[i], o.Short(), t.parties.said[i])
+		}
+	}
+	for _, i := range t.lifts.ids {
+		room += liftRoom + len(t.lifts.all.at(i).Marks)
+	}
+	if room != t.lifts.room || len(t.lifts.ids) != t.lifts.all.live {
+		return fmt.Errorf("%d lifts take %d, counted %d and %d", len(t.lifts.ids), room, t.lifts.all.live, t.lifts.room)
+	}
+	if q := &t.chores; len(q.queue) != len(q.waiting) {
+		return fmt.Errorf("%d chores in order, %d wait", len(q.queue), len(q.waiting))
 	}
 	return nil
 }

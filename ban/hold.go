@@ -2,8 +2,8 @@ package ban
 
 import "fmt"
 
-// Hold says what this node does about a ban of a peer that came in: it does not travel, and other
-// nodes may decide otherwise. The zero value is a ban that counts.
+// Hold says what this node does about a ban, unban, allow or unallow of a peer that came in: it does not travel,
+// and other nodes may decide otherwise. The zero value is an op that counts.
 type Hold uint8
 
 // The holds.
@@ -13,6 +13,7 @@ const (
 	HoldActive  Hold = 2 // waits: its origin has too much in force
 	HoldBreaker Hold = 3 // waits: all origins together say too much at a time
 	HoldDropped Hold = 4 // the operator decided that it never counts
+	HoldLift    Hold = 5 // waits: its origin lifts too many bans of others at a time
 )
 
 // String says in a few words why a ban waits or does not count.
@@ -28,6 +29,8 @@ func (h Hold) String() string {
 		return "breaker"
 	case HoldDropped:
 		return "dropped"
+	case HoldLift:
+		return "bans of others that its origin lifts"
 	}
 	return fmt.Sprintf("hold(%d)", uint8(h))
 }
@@ -36,7 +39,8 @@ func (h Hold) String() string {
 func (h Hold) Waits() bool { return h != HoldNone && h != HoldDropped }
 
 // join returns what one record comes to that was merged with both holds: a decision stands above a
-// hold, and drop above release. That makes it a join as the merge laws ask for.
+// hold, and drop above release. That makes it a join as the merge laws ask for. Nobody decides about an
+// unban that counts: of that nothing is left to drop.
 func (h Hold) join(g Hold) Hold {
 	switch {
 	case h == HoldDropped || g == HoldDropped:
@@ -47,33 +51,53 @@ func (h Hold) join(g Hold) Hold {
 	return min(h, g)
 }
 
-// heldBan returns the hold of a ban; nothing else is held.
-func (r *Record) heldBan() Hold {
-	if r.Kind != KindBan {
+// hold returns the hold of a record that becomes a rec: a ban or an allow. A revoke is never held.
+func (r *Record) hold() Hold {
+	if r.Kind != KindBan && r.Kind != KindAllow {
 		return HoldNone
 	}
 	return r.Hold
 }
 
-// A heldList names the recs that wait, in no order.
-type heldList struct {
-	ids   []uint32
-	place map[uint32]int // in ids
-	of    map[Origin]int // how many wait
+// A heldID names what waits: a rec of a ban or an allow, or one of the lifts.
+type heldID struct {
+	kind Kind // KindBan, KindAllow, or KindUnban for a lift
+	id   uint32
 }
 
-func (l *heldList) add(i uint32, o Origin) {
+func (t *Table) heldRec(b *book, i uint32) heldID {
+	if b == &t.allows {
+		return heldID{KindAllow, i}
+	}
+	return heldID{KindBan, i}
+}
+
+// A heldList names what waits, in no order.
+type heldList struct {
+	ids   []heldID
+	place map[heldID]int // in ids
+	of    map[Origin]int // how many wait
+	lifts int            // of ids, those that are no bans
+}
+
+func (l *heldList) add(i heldID, o Origin) {
 	if l.place == nil {
-		l.place, l.of = make(map[uint32]int), make(map[Origin]int)
+		l.place, l.of = make(map[heldID]int), make(map[Origin]int)
 	}
 	l.of[o]++
+	if i.kind != KindBan {
+		l.lifts++
+	}
 	l.place[i] = len(l.ids)
 	l.ids = append(l.ids, i)
 }
 
-func (l *heldList) remove(i uint32, o Origin) {
+func (l *heldList) remove(i heldID, o Origin) {
 	if l.of[o]--; l.of[o] == 0 {
 		delete(l.of, o)
+	}
+	if i.kind != KindBan {
+		l.lifts--
 	}
 	at, last := l.place[i], len(l.ids)-1
 	l.ids[at] = l.ids[last]
@@ -88,25 +112,115 @@ func (l *heldList) remove(i uint32, o Origin) {
 func (t *Table) setHold(b *book, i uint32, h Hold) {
 	x := b.recs.at(i)
 	if x.hold.Waits() {
-		t.held.remove(i, t.speakers.at(x.speaker).origin)
+		t.held.remove(t.heldRec(b, i), t.speakers.at(x.speaker).origin)
 	}
 	if x.hold = h; h.Waits() {
-		t.held.add(i, t.speakers.at(x.speaker).origin)
+		t.held.add(t.heldRec(b, i), t.speakers.at(x.speaker).origin)
 	}
 }
 
 // rehold joins the hold of a record that was seen before. It reports whether that changed anything.
 func (t *Table) rehold(b *book, i uint32, r *Record) bool {
 	x := b.recs.at(i)
-	h := x.hold.join(r.heldBan())
-	if x.kind != KindBan || h == x.hold || t.version(x) != r.Version {
+	h := x.hold.join(r.hold())
+	if x.kind != KindBan && x.kind != KindAllow || h == x.hold || t.version(x) != r.Version {
 		return false
 	}
 	t.setHold(b, i, h)
 	return true
 }
 
-// HeldBefore returns up to n of the bans that wait for the operator: begin with cursor 0 and go on
+// The lifts are the unbans and unallows that are held or dropped, whole, until they end.
+type lifts struct {
+	all  slab[Record]
+	ids  map[cancelID]uint32
+	ends timeline // may hold marks of lifts that are gone
+	room int      // what they take of MaxHeld
+}
+
+type cancelID struct {
+	origin  Origin
+	version Version
+}
+
+// liftRoom is how many bans that wait the first part of a lift takes the place of; each of its marks is one more.
+const liftRoom = 8
+
+// lets reports whether the cancel r counts. Else it is kept among the lifts, unless its origin has said as much before.
+func (t *Table) lets(b *book, r *Record) bool {
+	l, id := &t.lifts, cancelID{r.Origin, r.Version}
+	i, known := l.ids[id]
+	if !known {
+		if r.Hold == HoldNone {
+			return true
+		}
+		if _, news, _ := t.wouldAdd(b, r); news {
+			t.keepLift(id, r)
+		}
+		return false
+	}
+	x := l.all.at(i)
+	h := x.Hold.join(r.Hold)
+	switch {
+	case h == x.Hold:
+		return false
+	case h == HoldNone:
+		t.dropLift(i)
+		return true
+	case x.Hold.Waits() && !h.Waits():
+		t.held.remove(heldID{KindUnban, i}, r.Origin)
+	}
+	x.Hold = h
+	return false
+}
+
+func (t *Table) keepLift(id cancelID, r *Record) {
+	l := &t.lifts
+	if l.room >= 2*MaxHeld {
+		t.dropped++
+		return
+	}
+	if l.ids == nil {
+		l.ids = make(map[cancelID]uint32)
+	}
+	i, x := l.all.alloc()
+	*x = *r
+	l.ids[id] = i
+	l.ends.push(due{millis(r.Until), i})
+	if l.room += liftRoom + len(r.Marks); r.Hold.Waits() {
+		t.held.add(heldID{KindUnban, i}, r.Origin)
+	}
+}
+
+func (t *Table) dropLift(i uint32) {
+	l := &t.lifts
+	x := l.all.at(i)
+	if x.Hold.Waits() {
+		t.held.remove(heldID{KindUnban, i}, x.Origin)
+	}
+	l.room -= liftRoom + len(x.Marks)
+	delete(l.ids, cancelID{x.Origin, x.Version})
+	if l.all.release(i); l.all.live == 0 { // give back what a flood took
+		*l = lifts{}
+	}
+}
+
+// next returns the lift that ends first, or 0.
+func (l *lifts) next() (i uint32, at int64) {
+	for l.ends.len() > 0 {
+		d := l.ends.first()
+		if x := l.all.at(d.id); x.Kind != 0 && millis(x.Until) == d.at {
+			return d.id, d.at
+		}
+		l.ends.pop()
+	}
+	return 0, 0
+}
+
+// heldFull reports whether nothing more can be held.
+func (t *Table) heldFull() bool { return len(t.held.ids)+t.lifts.room >= MaxHeld }
+
+// HeldBefore returns up to n of the bans, allows, unbans and unallows that wait for the operator: begin with cursor 0 and go on
 // with next until that is 0. To release some, merge them with HoldNone; to drop them, with
 // HoldDropped. Between calls the table may change: what waits all the time is returned at least
 // once, and what is held meanwhile is not, so that a walk that decides comes to an end.
@@ -117,17 +231,27 @@ func (t *Table) HeldBefore(cursor, n int) (rs []Record, next int) {
 	}
 	next = max(cursor-max(n, 1), 0)
 	for _, i := range ids[next:cursor] {
-		rs = append(rs, t.recordOf(&t.bans, i))
+		switch i.kind {
+		case KindBan:
+			rs = append(rs, t.recordOf(&t.bans, i.id))
+		case KindAllow:
+			rs = append(rs, t.recordOf(&t.allows, i.id))
+		default:
+			rs = append(rs, *t.lifts.all.at(i.id))
+		}
 	}
 	return rs, next
 }
 
-// Waiting returns how many bans wait for the operator. Counts().Held are prefixes, of which none
+// Waiting returns how many ops wait for the operator. Counts().Held are prefixes, of which no ban
 // counts otherwise.
 func (t *Table) Waiting() int { return len(t.held.ids) }
 
-// WaitingOf returns how many bans of o wait for the operator.
+// WaitingOf returns how many ops of o wait for the operator.
 func (t *Table) WaitingOf(o Origin) int { return t.held.of[o] }
+
+// LiftsWaiting returns how many of the ops that wait lift bans: allows, unbans and unallows.
+func (t *Table) LiftsWaiting() int { return t.held.lifts }
 
 // RecordsOf returns how many records of bans, revokes and allows of o the table holds.
 func (t *Table) RecordsOf(o Origin) int {
@@ -138,10 +262,13 @@ func (t *Table) RecordsOf(o Origin) int {
 	return int(t.origins.vals.at(i).refs)
 }
 
-// stands reports whether r's origin has a live ban of the same prefix and ports that counts: then r
-// only says it again.
+// stands reports whether r's origin has a live ban, or allow, of the same prefix and ports that counts: then
+// r only says it again.
 func (t *Table) stands(r *Record) bool {
 	b := &t.bans
+	if r.Kind == KindAllow {
+		b = &t.allows
+	}
 	entry := t.entryAbout(b, r)
 	if entry == 0 {
 		return false

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -24,7 +25,7 @@ func shuffled(t *rapid.T, rs []Record) [][]Record {
 }
 
 func anyTable(t *rapid.T, quorum int) *Table {
-	tb, err := New(Config{Self: self, Quorum: Quorum{Origins: quorum}, Never: someNever[1]})
+	tb, err := New(Config{Self: self, Quorum: Quorum{Origins: quorum}, Never: someNever[1], Limits: Limits{FutureSkew: 4 * time.Second}})
 	if err != nil {
 		t.Fatal(err)
 	}

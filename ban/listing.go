@@ -44,15 +44,25 @@ func (t *Table) SetPolicy(now time.Time, l Limits, q Quorum, by ...SourceQuorum)
 		return nil, err
 	}
 	changes := t.expire(millis(now))
+	same := t.limits.FutureSkew == limits.FutureSkew && t.quorum == quorum && slices.Equal(t.sources, sources)
 	t.limits = limits
-	if t.quorum == quorum && slices.Equal(t.sources, sources) {
+	if same {
 		return changes, nil
 	}
 	t.quorum, t.sources = quorum, sources
+	for i := uint32(1); i < t.allows.entries.end; i++ {
+		if t.allows.entries.at(i).recs != 0 {
+			t.touch(&t.allows, i, cause{origin: t.self})
+		}
+	}
 	for i := uint32(1); i < t.bans.entries.end; i++ {
-		if e := t.bans.entries.at(i); e.state != stateNone {
+		switch e := t.bans.entries.at(i); {
+		case e.recs == 0:
+		case e.state == stateNone: // what cancels may reach less far now
+			t.touch(&t.bans, i, cause{origin: t.self})
+		default:
 			t.touch(&t.bans, i, t.causeOfRec(t.bans.recs.at(t.leading(&t.bans, e))))
 		}
 	}
-	return t.finish(changes, false), nil
+	return t.finish(changes), nil
 }

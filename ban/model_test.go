@@ -49,8 +49,11 @@ func anyRecords(t *rapid.T, n, span int) []Record {
 		case KindBan, KindRevoke:
 			r.Ports = ports(rapid.SampledFrom(somePorts).Draw(t, "ports"))
 			r.Hold = rapid.SampledFrom(someHolds).Draw(t, "hold")
+		case KindAllow:
+			r.Hold = rapid.SampledFrom(someHolds).Draw(t, "hold")
 		case KindUnban, KindUnallow:
 			r.Marks = anyMarks(t)
+			r.Hold = rapid.SampledFrom([]Hold{HoldNone, HoldNone, HoldLift}).Draw(t, "hold")
 		}
 		out = append(out, r)
 	}
@@ -62,11 +65,20 @@ func decided(t *rapid.T, rs []Record) []Record {
 	rs = slices.Clone(rs)
 	for i := range rs {
 		if rapid.IntRange(0, 3).Draw(t, "decided") == 0 {
-			rs[i].Hold = rapid.SampledFrom(someHolds).Draw(t, "decision")
+			r := &rs[i]
+			switch lifts := r.Kind == KindUnban || r.Kind == KindUnallow; {
+			case !lifts:
+				r.Hold = rapid.SampledFrom(someHolds).Draw(t, "decision")
+			case r.Hold != HoldNone: // an operator decides about what waits, and once
+				r.Hold = []Hold{HoldNone, HoldDropped}[r.Version.Seq%2]
+			}
 		}
 	}
 	return rs
 }
+
+// someSkews bound how much later than a cancel what it covers may be issued. Records are issued in the 9 s before base.
+var someSkews = []time.Duration{time.Second, 4 * time.Second, time.Hour}
 
 func anyMarks(t *rapid.T) []Mark {
 	var ms []Mark
@@ -98,11 +110,12 @@ func TestTableAgreesWithItsDefinition(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const span = 40
 		quorum := rapid.IntRange(1, 3).Draw(t, "quorum")
-		tb, err := New(Config{Self: self, Quorum: Quorum{Origins: quorum}})
+		skew := rapid.SampledFrom(someSkews).Draw(t, "skew")
+		tb, err := New(Config{Self: self, Quorum: Quorum{Origins: quorum}, Limits: Limits{FutureSkew: skew}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		model := oracle{self: self, quorum: quorum, never: neverPrefixes(nil), groups: map[groupKey][]Record{}}
+		model := oracle{self: self, quorum: quorum, skew: skew, never: neverPrefixes(nil), groups: map[groupKey][]Record{}}
 		pool := anyRecords(t, rapid.IntRange(5, 60).Draw(t, "records"), span)
 		kernel := map[ruleKey]int64{}
 		now := 0
@@ -113,8 +126,9 @@ func TestTableAgreesWithItsDefinition(t *testing.T) {
 			switch rapid.IntRange(0, 6).Draw(t, "step") {
 			case 2:
 				model.quorum = rapid.IntRange(1, 3).Draw(t, "new quorum")
+				model.skew = rapid.SampledFrom(someSkews).Draw(t, "new skew")
 				model.expire(ms)
-				if changes, err = tb.SetPolicy(tick(now), Limits{}, Quorum{Origins: model.quorum}); err != nil {
+				if changes, err = tb.SetPolicy(tick(now), Limits{FutureSkew: model.skew}, Quorum{Origins: model.quorum}); err != nil {
 					t.Fatal(err)
 				}
 			case 0:
@@ -186,9 +200,17 @@ func checkNext(t *rapid.T, tb *Table, now time.Time) {
 				look(x.until)
 			}
 		}
-		for _, i := range b.cancels.ids {
-			look(millis(b.cancels.all.at(i).Until))
+		for i := uint32(1); i < b.cancels.strikes.end; i++ {
+			if s := b.cancels.strikes.at(i); s.until != 0 {
+				look(s.until)
+			}
 		}
+		for _, at := range b.wakes.at {
+			look(at)
+		}
+	}
+	for _, i := range tb.lifts.ids {
+		look(millis(tb.lifts.all.at(i).Until))
 	}
 	got, ok := tb.Next()
 	if ok == want.IsZero() || !got.Equal(want) || ok && !got.After(now) {

@@ -3,6 +3,7 @@ package ban
 import (
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // oracle keeps every record that it was given while live and works out what is enforced from the
@@ -10,6 +11,7 @@ import (
 type oracle struct {
 	self    Origin
 	quorum  int
+	skew    time.Duration
 	never   []netip.Prefix
 	groups  map[groupKey][]Record // bans and revokes, or allows, of one origin, prefix and ports
 	cancels []Record              // unbans and unallows
@@ -33,13 +35,15 @@ func (o *oracle) merge(now int64, rs []Record) {
 			continue
 		}
 		if r.Kind == KindUnban || r.Kind == KindUnallow {
-			if !slices.ContainsFunc(o.cancels, func(c Record) bool { return c.Origin == r.Origin && c.Version == r.Version }) {
+			if at := slices.IndexFunc(o.cancels, func(c Record) bool { return c.Origin == r.Origin && c.Version == r.Version }); at < 0 {
 				o.cancels = append(o.cancels, r)
+			} else {
+				o.cancels[at].Hold = o.cancels[at].Hold.join(r.Hold)
 			}
 			continue
 		}
 		k := groupKey{r.Kind == KindAllow, r.Prefix, r.Ports, r.Origin}
-		r.Hold = r.heldBan()
+		r.Hold = r.hold()
 		at := slices.IndexFunc(o.groups[k], func(g Record) bool { return g.Version == r.Version })
 		if at < 0 {
 			o.groups[k] = append(o.groups[k], r)
@@ -77,7 +81,7 @@ func contains(outer, inner netip.Prefix) bool {
 
 func (o *oracle) cancelled(r Record, by Kind) bool {
 	return slices.ContainsFunc(o.cancels, func(c Record) bool {
-		return c.Kind == by && contains(c.Prefix, r.Prefix) && slices.ContainsFunc(c.Marks, func(m Mark) bool {
+		return c.Kind == by && c.Hold == HoldNone && !r.Issued.After(c.Issued.Add(o.skew)) && contains(c.Prefix, r.Prefix) && slices.ContainsFunc(c.Marks, func(m Mark) bool {
 			return m.Origin == r.Origin && m.covers(r.Version)
 		})
 	})
@@ -88,7 +92,7 @@ func (o *oracle) allowed(p netip.Prefix) bool {
 		return true
 	}
 	for k, g := range o.groups {
-		if w := o.winner(g); k.allow && contains(k.prefix, p) && w.Kind == KindAllow && !o.cancelled(w, KindUnallow) {
+		if w := o.winner(g); k.allow && contains(k.prefix, p) && w.Kind == KindAllow && w.Hold == HoldNone && !o.cancelled(w, KindUnallow) {
 			return true
 		}
 	}

@@ -84,6 +84,9 @@ const (
 	RuleActive    = "active bans of its origin"
 	RuleOthers    = "bans of others"
 	RuleHeldFull  = "too many held"
+	RuleLift      = "bans of others that its origin lifts"
+	RuleStrikes   = "unbans of its origin"
+	RuleAllows    = "allows of its origin"
 )
 
 // PolicyError says that an op was refused, by which rule, and why in words.
@@ -114,6 +117,10 @@ func (t *Table) CheckLocal(now time.Time, op Op) error {
 		return refuse(RuleLong, "%s lasts too long: until %s, at most %v from now",
 			shortPrefix(op.Prefix), op.Until.UTC().Format(time.RFC3339), t.longest(op.Kind))
 	}
+	if op.Kind == KindAllow && t.AllowsOf(t.self) >= MaxAllows && !t.stands(&Record{Op: op, Origin: t.self}) {
+		return refuse(RuleAllows, "allow of %s: this node has %d allows in force, the most that others take; write what it needs for long under allow in meshban.yaml",
+			shortPrefix(op.Prefix), MaxAllows)
+	}
 	if op.Kind != KindBan {
 		return nil
 	}
@@ -138,7 +145,7 @@ func (t *Table) CheckRemote(now time.Time, r Record) error { return t.checkRemot
 // table's limit for peers.
 func (t *Table) checkRemote(now time.Time, r Record, peer4, peer6 int) error {
 	min4, min6 := t.limits.MinBits4, t.limits.MinBits6
-	if r.Origin != t.self && r.Kind == KindBan {
+	if r.Origin != t.self && r.Kind != KindRevoke {
 		shortest := t.shortest(r.Op, peer4, peer6)
 		min4, min6 = max(min4, shortest), max(min6, shortest)
 	}
@@ -149,6 +156,9 @@ func (t *Table) checkRemote(now time.Time, r Record, peer4, peer6 int) error {
 		return refuse(RuleFuture, "%s of %s is from the future: issued %v ahead of this clock, at most %v",
 			r.Kind, shortPrefix(r.Prefix), r.Issued.Sub(now).Round(time.Second), t.limits.FutureSkew)
 	}
+	if err := checkAhead(now, &r); err != nil {
+		return err
+	}
 	longest := t.longest(r.Kind) + t.limits.FutureSkew
 	if outlives(r.Kind) {
 		longest += ClockSkew
@@ -156,6 +166,29 @@ func (t *Table) checkRemote(now time.Time, r Record, peer4, peer6 int) error {
 	if r.Until.After(now.Add(longest)) || r.Until.After(r.Issued.Add(longest)) {
 		return refuse(RuleLong, "%s of %s lasts too long: until %s, at most %v",
 			r.Kind, shortPrefix(r.Prefix), r.Until.UTC().Format(time.RFC3339), t.longest(r.Kind))
+	}
+	return nil
+}
+
+// How far a version, and a mark, may be ahead. An epoch is the Unix time of a start, or one more than the last, so a clock
+// that was wrong by up to maxEpochAhead keeps a node from nobody; what a mark covers is bounded by its op's issue too.
+// A mark may be a little further ahead, so that whatever a node may say can be lifted.
+const (
+	maxEpochAhead = 100 * 366 * 24 * 3600 // seconds
+	maxSeq        = 1 << 48               // frames of one start: a million a second for nine years
+)
+
+// checkAhead refuses versions and marks ahead of their time.
+func checkAhead(now time.Time, r *Record) error {
+	latest := uint64(max(now.Unix(), 0)) + maxEpochAhead
+	if r.Version.Epoch > latest || r.Version.Seq > maxSeq {
+		return refuse(RuleFuture, "%s of %s is from the future: it has the version %d.%d", r.Kind, shortPrefix(r.Prefix), r.Version.Epoch, r.Version.Seq)
+	}
+	latest += uint64(MaxAllowFor.Seconds())
+	for _, m := range r.Marks {
+		if m.Epoch > latest || m.Seq > maxSeq {
+			return refuse(RuleFuture, "%s of %s is from the future: it has the mark %d.%d", r.Kind, shortPrefix(r.Prefix), m.Epoch, m.Seq)
+		}
 	}
 	return nil
 }

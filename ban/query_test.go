@@ -278,7 +278,7 @@ func TestWhyIsBounded(t *testing.T) {
 	tb := newTable(t, Config{})
 	tb.Merge(base, plainBans(20_000))
 	for i := range 2 * MaxFindings {
-		tb.Merge(base, single(record(peerC, i+1, KindUnban, "11.0.0.0/8", 9999, marks(upTo(peerA, uint64(i))))))
+		tb.Merge(base, single(record(peerC, i+1, KindUnban, "11.0.0.0/8", 9999+i, marks(upTo(origin(i), 1)))))
 	}
 	tb.Merge(base, single(record(peerA, 1, KindBan, "11.0.0.0/8", 9999)))
 	for _, p := range []string{"0.0.0.0/1", "11.0.0.0/8", "11.1.1.1"} {

@@ -34,10 +34,15 @@ func (t *Table) SaidBy(now time.Time, origin Origin, cursor uint32, n int) (rs [
 		}
 	}
 	for _, b := range [2]*book{&t.allows, &t.bans} {
-		for _, i := range b.cancels.ids {
-			if r := b.cancels.all.at(i); r.Origin == origin && r.Until.After(now) {
-				rs = append(rs, *r)
+		for i := range b.cancels.distinct() {
+			if r := t.strikeRecord(b, i); r.Origin == origin && r.Until.After(now) {
+				rs = append(rs, r)
 			}
+		}
+	}
+	for _, i := range t.lifts.ids {
+		if r := t.lifts.all.at(i); r.Origin == origin && r.Until.After(now) {
+			rs = append(rs, *r)
 		}
 	}
 	return rs, 0
@@ -90,9 +95,5 @@ func (t *Table) effect(b *book, prefix netip.Prefix, ports Ports) (*entry, *Reco
 	if x.kind != KindBan && x.kind != KindAllow {
 		return nil, nil
 	}
-	by := (&query{t: t}).cancelOf(b, e, x)
-	if by != nil {
-		by = new(*by)
-	}
-	return e, by
+	return e, (&query{t: t}).cancelOf(b, e, x)
 }

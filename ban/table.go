@@ -11,8 +11,8 @@ import (
 // Bounds of a table.
 const (
 	MaxRecords = 1 << 24 // bans, revokes and allows; a new one beyond is dropped, a refresh is not
-	MaxCancels = 1 << 20 // unbans, and as many unallows; one beyond is dropped
-	MaxExpire  = 256     // records that end in one call, so that no call takes long; the rest is due at once
+	MaxCancels = 1 << 20 // marks of unbans, and as many of unallows; one beyond is dropped
+	MaxExpire  = 256     // records that end, or are looked at again, in one call of Expire; the rest is due at once
 )
 
 // ErrNotFound says that nothing live lies inside the prefix.
@@ -31,7 +31,8 @@ type Config struct {
 // whatever their order and number of times, and of the time. It is not safe for concurrent use.
 //
 // Merge, Expire, SetNever and SetPolicy first let end what is due, up to MaxExpire records; a query
-// sees what the last of them left.
+// sees what the last of them left. What the unbans and allows of peers mean for more than MaxTouch entries
+// is due at once too.
 type Table struct {
 	self    Origin
 	limits  Limits
@@ -42,6 +43,13 @@ type Table struct {
 	interns
 	bans, allows book
 	held         heldList
+	lifts        lifts
+	parties      parties
+	chores       chores
+	inForce      map[uint32]bool       // recs of allows that count
+	allowsOf     map[Origin]int        // how many of each origin
+	looked       uint64                // entries looked at since the start
+	steps        uint64                // strikes looked at, and chores left out
 	states       [StateAllowed + 1]int // entries of bans by state
 	capacity     int                   // MaxRecords, less in tests
 	dropped      uint64
@@ -78,8 +86,8 @@ func New(cfg Config) (*Table, error) {
 		withdrawn: withdrawn,
 		self:      cfg.Self, limits: limits, quorum: quorum, sources: sources,
 		never: newNeverList(cfg.Never), capacity: MaxRecords,
+		inForce: make(map[uint32]bool), allowsOf: make(map[Origin]int),
 	}
-	t.bans.cancels.withdrawn, t.allows.cancels.withdrawn = withdrawn, withdrawn
 	return t, nil
 }
 
@@ -101,12 +109,14 @@ func (t *Table) Reserve() {
 func (t *Table) Merge(now time.Time, rs []Record) []Change {
 	ms := millis(now)
 	changes := t.expire(ms)
+	room := MaxTouch
 	for i := range rs {
 		if r := &rs[i]; millis(r.Until) > ms && checkPrefix(r.Prefix) == nil && (r.Kind != KindAllow || r.Ports.IsAll()) {
 			t.merge(r)
+			room = t.work(room)
 		}
 	}
-	return t.finish(changes, false)
+	return t.finish(changes)
 }
 
 func (t *Table) merge(r *Record) {
@@ -122,10 +132,8 @@ func (t *Table) merge(r *Record) {
 			t.touch(b, entry, t.causeOf(r))
 		}
 	case KindUnban, KindUnallow:
-		if b.cancels.all.live >= min(t.capacity, MaxCancels) {
-			t.dropped++
-		} else if checkMarks(r.Marks) == nil && b.cancels.add(r) {
-			t.touchInside(b, keyOf(r.Prefix), t.causeOf(r))
+		if checkMarks(r.Marks) == nil && t.lets(b, r) && t.addCancel(b, r) {
+			t.rejudge(b, keyOf(r.Prefix), t.causeOf(r))
 		}
 	}
 }
@@ -134,16 +142,24 @@ func (t *Table) merge(r *Record) {
 // as Next is not after now.
 func (t *Table) Expire(now time.Time) []Change { return t.expire(millis(now)) }
 
+// longAgo is when what waits for no time is due.
+const longAgo = 1
+
 // Next returns when Expire has something to do next; false if there is nothing that ends.
 func (t *Table) Next() (time.Time, bool) {
 	var first int64
 	for _, b := range [2]*book{&t.bans, &t.allows} {
-		if i, at := b.next(); i != 0 && (first == 0 || at < first) {
-			first = at
+		for _, next := range [3]func() (uint32, int64){b.next, b.cancels.next, b.wakes.next} {
+			if i, at := next(); i != 0 && (first == 0 || at < first) {
+				first = at
+			}
 		}
-		if ends := &b.cancels.ends; ends.len() > 0 && (first == 0 || ends.first().at < first) {
-			first = ends.first().at
-		}
+	}
+	if i, at := t.lifts.next(); i != 0 && (first == 0 || at < first) {
+		first = at
+	}
+	if t.chores.busy() {
+		first = longAgo
 	}
 	if first == 0 {
 		return time.Time{}, false
@@ -153,15 +169,27 @@ func (t *Table) Next() (time.Time, bool) {
 
 func (t *Table) expire(now int64) []Change {
 	room := MaxExpire
-	for _, b := range [2]*book{&t.allows, &t.bans} {
-		for ends := &b.cancels.ends; room > 0 && ends.len() > 0 && ends.first().at <= now; room-- {
-			i := ends.pop().id
-			r := *b.cancels.all.at(i)
-			k, c := keyOf(r.Prefix), t.causeOf(&r)
-			b.cancels.remove(i)
-			t.bury(r)
-			t.touchInside(b, k, c)
+	for ; room > 0; room-- {
+		i, at := t.lifts.next()
+		if i == 0 || at > now {
+			break
 		}
+		t.lifts.ends.pop()
+		t.dropLift(i)
+	}
+	for _, b := range [2]*book{&t.allows, &t.bans} {
+		for ; room > 0; room-- {
+			i, at := b.cancels.next()
+			if i == 0 || at > now {
+				break
+			}
+			b.cancels.ends.pop()
+			t.bury(t.strikeRecord(b, i))
+			t.removeStrike(b, i)
+		}
+	}
+	for _, b := range [2]*book{&t.allows, &t.bans} {
+		room = t.wakeDue(b, now, room)
 		for ; room > 0; room-- {
 			i, at := b.next()
 			if i == 0 || at > now {
@@ -169,15 +197,34 @@ func (t *Table) expire(now int64) []Change {
 			}
 			x := b.recs.at(i)
 			entry, c := x.entry, t.causeOfRec(x)
+			c.ending = true
 			b.ends.pop()
 			t.drop(b, i)
 			t.touch(b, entry, c)
 		}
 	}
-	return t.finish(nil, true)
+	t.work(room)
+	return t.finish(nil)
 }
 
-// bury remembers an unban or unallow that has ended.
+// wakeDue looks again at what a strike that has ended cancelled. It returns how much room is left.
+func (t *Table) wakeDue(b *book, now int64, room int) int {
+	for ; room > 0; room-- {
+		i, at := b.wakes.next()
+		if i == 0 || at > now {
+			break
+		}
+		b.wakes.ends.pop()
+		delete(b.wakes.at, i)
+		x := b.recs.at(i)
+		c := t.causeOfRec(x)
+		c.ending = true
+		t.touch(b, x.entry, c)
+	}
+	return room
+}
+
+// bury remembers a mark of an unban or unallow that has ended.
 func (t *Table) bury(r Record) {
 	if len(t.ended) < maxEnded {
 		t.ended = append(t.ended, r)
@@ -207,14 +254,14 @@ func (t *Table) SetNever(now time.Time, es []NeverEntry) []Change {
 			t.touchInside(&t.bans, k, cause{origin: t.self, words: words{why, RuleNever}})
 		}
 	}
-	return t.finish(changes, false)
+	return t.finish(changes)
 }
 
 // records returns how many live records of all kinds there are.
 func (t *Table) records() int {
 	n := 0
 	for _, b := range [2]*book{&t.bans, &t.allows} {
-		n += b.recs.live - b.floors + b.cancels.all.live
+		n += b.recs.live - b.floors + b.cancels.strikes.live
 	}
 	return n
 }

@@ -250,7 +250,7 @@ func TestFullTableDropsWhatIsNewAndRefreshesWhatIsThere(t *testing.T) {
 		t.Error(got)
 	}
 	for i := range 3 {
-		tb.Merge(base, single(record(peerB, i+5, KindUnban, "192.0.2.0/24", 80, marks(upTo(peerA, 4)))))
+		tb.Merge(base, single(record(peerB, i+5, KindUnban, "192.0.2.0/24", 80, marks(upTo([]Origin{peerA, peerB, peerC}[i], 4)))))
 	}
 	if c := tb.Counts(); c.Active != 0 || c.Records != 4 || c.Dropped != 4 {
 		t.Errorf("%+v", c)
@@ -341,7 +341,7 @@ func TestUnallowOps(t *testing.T) {
 	if err != nil || len(ops) != 1 || ops[0].Kind != KindUnallow || ops[0].Validate() != nil {
 		t.Fatal(ops, err)
 	}
-	if got := say(tb.Merge(base, single(Record{Op: ops[0], Origin: self, Version: Version{1, 1, 0}}))); !strings.Contains(got, "ban 192.0.2.7 60 A +") {
+	if got := say(tb.Merge(base, single(Record{Op: ops[0], Origin: self, Version: Version{1, 1, 0}, Issued: base}))); !strings.Contains(got, "ban 192.0.2.7 60 A +") {
 		t.Error(got)
 	}
 }

@@ -127,9 +127,9 @@ func (b *book) remove(i uint32) {
 	b.tree.nodes.release(n)
 }
 
-// under yields the entries under the root whose path begins with the first n bits of p, until yield
-// says no; then it returns false. The tree must not change meanwhile.
-func (b *book) under(root uint32, p path, n int, yield func(i uint32) bool) bool {
+// under yields the entries under the root whose path begins with the first n bits of p, ascending and, unless after is
+// nil, behind that, until yield says no; then it returns false. The tree must not change meanwhile.
+func (b *book) under(root uint32, p path, n int, after *path, yield func(i uint32) bool) bool {
 	at := b.tree.roots[root]
 	if at == 0 {
 		return true
@@ -143,6 +143,16 @@ func (b *book) under(root uint32, p path, n int, yield func(i uint32) bool) bool
 	}
 	var stack [pathBits]uint32
 	depth := 0
+	if after != nil {
+		var behind bool
+		if at, depth, behind = b.seek(at, after, &stack); !behind {
+			if depth == 0 {
+				return true
+			}
+			depth--
+			at = stack[depth]
+		}
+	}
 	for first := true; ; first = false {
 		for at&leafFlag == 0 {
 			x := b.tree.nodes.at(at)
@@ -166,6 +176,46 @@ func (b *book) under(root uint32, p path, n int, yield func(i uint32) bool) bool
 	}
 }
 
+// seek goes down from a node towards a path and puts what lies behind the path beside the way onto the stack. It returns
+// where the way ends and the depth of the stack, and reports whether what is there lies behind the path too.
+func (b *book) seek(from uint32, p *path, stack *[pathBits]uint32) (at uint32, depth int, behind bool) {
+	near := from
+	for near&leafFlag == 0 {
+		x := b.tree.nodes.at(near)
+		near = x.child[p.bit(x.bit)]
+	}
+	q := b.entries.at(near &^ leafFlag).path()
+	differ := p.differ(&q)
+	for at = from; at&leafFlag == 0; {
+		x := b.tree.nodes.at(at)
+		if int(x.bit) >= differ {
+			break
+		}
+		if p.bit(x.bit) == 0 {
+			stack[depth] = x.child[1]
+			depth++
+		}
+		at = x.child[p.bit(x.bit)]
+	}
+	return at, depth, differ < pathBits && p.bit(uint8(differ)) == 0
+}
+
+// nextRoot returns the root that follows among those under which entries inside k can be; the first is rootOf(k).
+func (b *book) nextRoot(k pkey, root uint32) (next uint32, ok bool) {
+	first, last := uint32(0), uint32(0)
+	switch rootOf(k) {
+	case wide4:
+		first = roots4 + uint32(k.hi>>(64-rootBits))
+		last = first + 1<<(rootBits-k.len())
+	case wide6:
+		first, last = roots6, allRoots
+	}
+	if next = root + 1; root == rootOf(k) {
+		next = first
+	}
+	return next, next < last
+}
+
 // inside yields the entries of k and of every prefix inside it.
 func (b *book) inside(k pkey) iter.Seq[uint32] {
 	return func(yield func(i uint32) bool) {
@@ -175,20 +225,8 @@ func (b *book) inside(k pkey) iter.Seq[uint32] {
 		narrow := func(i uint32) bool { // a wider prefix may begin with the same bits
 			return b.entries.at(i).form < k.form || yield(i)
 		}
-		p, root := k.path(0), rootOf(k)
-		if !b.under(root, p, k.len(), narrow) {
-			return
-		}
-		first, last := uint32(0), uint32(0)
-		switch root {
-		case wide4:
-			first = roots4 + uint32(k.hi>>(64-rootBits))
-			last = first + 1<<(rootBits-k.len())
-		case wide6:
-			first, last = roots6, allRoots
-		}
-		for r := first; r < last; r++ {
-			if !b.under(r, p, k.len(), narrow) {
+		for root, more := rootOf(k), true; more; root, more = b.nextRoot(k, root) {
+			if !b.under(root, k.path(0), k.len(), nil, narrow) {
 				return
 			}
 		}
@@ -199,7 +237,7 @@ func (b *book) inside(k pkey) iter.Seq[uint32] {
 func (b *book) exactly(k pkey) iter.Seq[uint32] {
 	return func(yield func(i uint32) bool) {
 		if b.tree.roots != nil {
-			b.under(rootOf(k), k.path(0), prefixBits, yield)
+			b.under(rootOf(k), k.path(0), prefixBits, nil, yield)
 		}
 	}
 }

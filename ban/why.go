@@ -63,6 +63,7 @@ func (t *Table) Why(p netip.Prefix) []Finding {
 	}
 	q.addCancels(&t.bans)
 	q.addCancels(&t.allows)
+	q.addHeld()
 	for k, why := range t.never.why {
 		if k != q.k && q.k.contains(k) {
 			q.addNever(k, why)
@@ -119,14 +120,13 @@ func (q *query) addEntry(b *book, i uint32) {
 }
 
 func (q *query) addCancels(b *book) {
-	for _, i := range b.cancels.ids {
-		r := b.cancels.all.at(i)
-		if k := keyOf(r.Prefix); !k.contains(q.k) && !q.k.contains(k) {
+	for i := range b.cancels.distinct() {
+		if k := b.cancels.strikes.at(i).key(); !k.contains(q.k) && !q.k.contains(k) {
 			continue
 		}
-		f := findingOf(*r)
+		f := findingOf(q.t.strikeRecord(b, i))
 		f.rank, f.Status = rankCancel, "cancels the bans that its origin knew then"
-		if r.Kind == KindUnallow {
+		if f.Kind == KindUnallow {
 			f.Status = "cancels the allows that its origin knew then"
 		}
 		q.voided(&f)
@@ -152,6 +152,10 @@ func (q *query) judgeAllow(f *Finding, e *entry, x *rec) {
 	case c != nil:
 		f.rank, f.By = rankCancelled, c.Origin
 		f.Status = fmt.Sprintf("ended by unallow of %s by %s", shortPrefix(c.Prefix), c.Origin.Short())
+	case x.hold == HoldDropped:
+		f.rank, f.Status = rankCancelled, "dropped by this node's operator"
+	case x.hold.Waits():
+		f.rank, f.Status = rankPending, "held for the operator: "+x.hold.String()
 	case e.key().contains(q.k):
 		f.rank, f.Status = rankException, "in force"
 	default:
@@ -230,6 +234,28 @@ func (q *query) voided(f *Finding) bool {
 
 // cancelOf returns what cancels the rec x of the entry e, or nil.
 func (q *query) cancelOf(b *book, e *entry, x *rec) *Record {
-	s := q.t.speakers.at(x.speaker)
-	return b.cancels.find(e.key(), s.origin, s.epoch, x.seq)
+	i := q.t.strikeAt(b, e, x)
+	if i == 0 {
+		return nil
+	}
+	return new(q.t.strikeRecord(b, i))
+}
+
+// addHeld adds the unbans and unallows that are held or dropped.
+func (q *query) addHeld() {
+	for _, i := range q.t.lifts.ids {
+		r := q.t.lifts.all.at(i)
+		if k := keyOf(r.Prefix); !k.contains(q.k) && !q.k.contains(k) {
+			continue
+		}
+		f := findingOf(*r)
+		f.rank, f.Status = rankCancel, "held for the operator: "+r.Hold.String()
+		if r.Hold == HoldDropped {
+			f.Status = "dropped by this node's operator"
+		}
+		q.voided(&f)
+		if q.found = append(q.found, f); len(q.found) >= MaxFindings {
+			return
+		}
+	}
 }

@@ -12,11 +12,12 @@ type Withdrawal struct {
 }
 
 // Withdraw makes an origin count no longer: what it said stays until it ends, for Why to show, but has no effect. More
-// that it says has none either, until Readmit. It looks at n records, at least 1, and returns what changed: begin with
-// cursor 0 and go on with next until that is 0.
+// that it says has none either, until Readmit. It looks at n records or entries, at least 1, and returns what changed:
+// begin with cursor 0 and go on with next until that is 0.
 func (t *Table) Withdraw(origin Origin, w Withdrawal, cursor uint32, n int) (changes []Change, next uint32) {
 	if _, ok := t.withdrawn[origin]; !ok && len(t.withdrawn) < maxWithdrawn {
 		t.withdrawn[origin] = w
+		t.setVoid(origin, true)
 	}
 	return t.reconsider(origin, cause{kind: KindUnban, origin: origin, words: words{w.Reason, "revoke"}}, cursor, n)
 }
@@ -27,20 +28,22 @@ func (t *Table) Readmit(origin Origin, cursor uint32, n int) (changes []Change, 
 		return nil, 0
 	}
 	delete(t.withdrawn, origin)
+	t.setVoid(origin, false)
 	return t.reconsider(origin, cause{kind: KindUnallow, origin: origin}, cursor, n)
 }
 
-// bookBit of a cursor tells the book, the bits below the record.
-const bookBit = 30
+// Of a cursor the bits from bookBit on tell the part: the allows, the bans, the strikes, and what must be looked at on
+// their account. Those below tell the record; of a strike, strikeBit tells the book.
+const bookBit, strikeBit = 30, 29
 
 // reconsider looks again at the entries of which an origin said something: allows first, then bans, then what its
-// unbans and unallows are about.
+// unbans and unallows are about. Each entry inside these is looked at once, however many there are.
 func (t *Table) reconsider(origin Origin, c cause, cursor uint32, n int) (changes []Change, next uint32) {
 	for ; cursor>>bookBit < 2; cursor = (cursor>>bookBit + 1) << bookBit {
 		b := [2]*book{&t.allows, &t.bans}[cursor>>bookBit]
 		for i := max(cursor&(1<<bookBit-1), 1); i < b.recs.end; i++ {
 			if n == 0 {
-				return t.finish(nil, false), cursor>>bookBit<<bookBit | i
+				return t.finish(nil), cursor>>bookBit<<bookBit | i
 			}
 			n--
 			if x := b.recs.at(i); x.kind != 0 && t.speakers.at(x.speaker).origin == origin {
@@ -48,12 +51,36 @@ func (t *Table) reconsider(origin Origin, c cause, cursor uint32, n int) (change
 			}
 		}
 	}
-	for _, b := range [2]*book{&t.allows, &t.bans} {
-		for _, i := range b.cancels.ids {
-			if r := b.cancels.all.at(i); r.Origin == origin {
-				t.touchInside(b, keyOf(r.Prefix), c)
+	if cursor>>bookBit == 2 {
+		if cursor, n = t.reconsiderStrikes(origin, c, cursor, n); n == 0 {
+			return t.finish(nil), cursor
+		}
+	}
+	if t.work(n); t.chores.busy() {
+		return t.finish(nil), 3 << bookBit
+	}
+	return t.finish(nil), 0
+}
+
+// reconsiderStrikes makes chores of what the strikes of an origin are about. It returns where to go on, and what is left
+// of n.
+func (t *Table) reconsiderStrikes(origin Origin, c cause, cursor uint32, n int) (next uint32, left int) {
+	by, ok := t.parties.ids[origin]
+	if !ok {
+		return 3 << bookBit, n
+	}
+	const inBook = 1<<strikeBit - 1
+	for place := cursor & (1<<bookBit - 1); place>>strikeBit < 2; place = (place>>strikeBit + 1) << strikeBit {
+		b := [2]*book{&t.allows, &t.bans}[place>>strikeBit]
+		for i := max(place&inBook, 1); i < b.cancels.strikes.end; i++ {
+			if n == 0 {
+				return 2<<bookBit | place>>strikeBit<<strikeBit | i, 0
+			}
+			n--
+			if s := b.cancels.strikes.at(i); s.until != 0 && s.by == by {
+				t.chore(b, s.key(), c)
 			}
 		}
 	}
-	return t.finish(nil, false), 0
+	return 3 << bookBit, n
 }

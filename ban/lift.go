@@ -1,0 +1,213 @@
+package ban
+
+import (
+	"bytes"
+	"maps"
+	"math"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// maxOwnMark is up to how many bans of this node inside a prefix are lifted by a mark. More are taken back one by one,
+// which costs peers no look at what others banned there.
+const maxOwnMark = 256
+
+// UnbanOps returns the ops that lift every live ban inside prefix, whoever made it, within the widths that this table
+// takes of peers. It returns ErrNotFound if there is none. A wider ban that covers prefix stays.
+func (t *Table) UnbanOps(now time.Time, prefix netip.Prefix, reason, source string) ([]Op, error) {
+	return t.liftOps(now, Op{Kind: KindUnban, Prefix: prefix, Reason: reason, Source: source})
+}
+
+// UnallowOps returns the ops that end every live allow inside prefix, like UnbanOps.
+func (t *Table) UnallowOps(now time.Time, prefix netip.Prefix, reason, source string) ([]Op, error) {
+	return t.liftOps(now, Op{Kind: KindUnallow, Prefix: prefix, Reason: reason, Source: source})
+}
+
+func (t *Table) liftOps(now time.Time, op Op) ([]Op, error) {
+	l, err := t.Lift(op, 0, 0)
+	if err != nil {
+		return nil, err
+	}
+	ops, _ := l.Next(now, math.MaxInt)
+	if len(ops) == 0 {
+		return nil, ErrNotFound
+	}
+	return ops, nil
+}
+
+// A Lifting goes through what a prefix holds and says what lifts it, a part at a time. Between two parts the table may
+// change: merge what was said, and what comes later is not said again.
+type Lifting struct {
+	t        *Table
+	op       Op
+	walk     walk
+	shortest int // prefix that an op of peers may have
+}
+
+// Lift begins to lift all that is inside op's prefix: bans, if op is an unban, or allows, if it is an unallow. No op is wider
+// than min4 or min6, where 0 is what this table takes of peers, but one for an entry that is wider itself.
+func (t *Table) Lift(op Op, min4, min6 int) (*Lifting, error) {
+	var err error
+	if op.Prefix, err = Normalize(op.Prefix); err != nil {
+		return nil, err
+	}
+	b := &t.bans
+	if op.Kind == KindUnallow {
+		b = &t.allows
+	}
+	return &Lifting{t, op, newWalk(b, keyOf(op.Prefix)), t.shortest(op, min4, min6)}, nil
+}
+
+// A word is what one origin says inside a prefix: its latest version, and how long it lasts.
+type word struct {
+	mark  Mark
+	until int64
+}
+
+// Next looks at n entries and returns what lifts them, for each prefix an op for each MaxMarks origins. It reports
+// whether there is more to look at.
+func (l *Lifting) Next(now time.Time, n int) (ops []Op, more bool) {
+	t, b := l.t, l.walk.b
+	groups := make(map[pkey]map[Origin]word)
+	var own []Op
+	l.walk.step(n, func(i uint32) {
+		e := b.entries.at(i)
+		for j := e.recs; j != 0; {
+			x := b.recs.at(j)
+			j = x.next
+			if x.until <= millis(now) || !t.counts(b, e, x) {
+				continue
+			}
+			if s := t.speakers.at(x.speaker); s.origin == t.self && b == &t.bans {
+				own = append(own, Op{
+					Kind: KindRevoke, Prefix: e.key().prefix(), Ports: t.portsAt(e.ports), Until: fromMillis(x.until).Add(ClockSkew),
+					Reason: l.op.Reason, Source: l.op.Source,
+				})
+			}
+			k := l.group(e.key())
+			if groups[k] == nil {
+				groups[k] = make(map[Origin]word)
+			}
+			t.hear(groups[k], x)
+		}
+	})
+	if len(own) > 0 && (len(own) > maxOwnMark || l.op.Prefix.Bits() < l.shortest) {
+		ops = own
+		for _, words := range groups {
+			delete(words, t.self)
+		}
+	}
+	for _, k := range slices.SortedFunc(maps.Keys(groups), func(a, b pkey) int { return a.prefix().Compare(b.prefix()) }) {
+		ops = append(ops, l.cancel(b, k, groups[k])...)
+	}
+	return ops, l.walk.on
+}
+
+// group returns the prefix of the op that lifts an entry.
+func (l *Lifting) group(k pkey) pkey {
+	switch {
+	case l.op.Prefix.Bits() >= l.shortest:
+		return keyOf(l.op.Prefix)
+	case k.len() <= l.shortest:
+		return k
+	case k.is4():
+		return k.widen(form4 + uint8(l.shortest))
+	}
+	return k.widen(uint8(l.shortest))
+}
+
+// hear adds what the rec x says.
+func (t *Table) hear(words map[Origin]word, x *rec) {
+	s := t.speakers.at(x.speaker)
+	w, ok := words[s.origin]
+	if !ok || !w.mark.covers(t.version(x)) {
+		w.mark = Mark{s.origin, s.epoch, x.seq}
+	}
+	w.until = max(w.until, x.until)
+	words[s.origin] = w
+}
+
+// cancel returns the ops that cancel words inside k. They last as long as what this node said of them before, so that
+// this takes its place.
+func (l *Lifting) cancel(b *book, k pkey, words map[Origin]word) (ops []Op) {
+	list := slices.SortedFunc(maps.Values(words), func(a, b word) int { return bytes.Compare(a.mark.Origin[:], b.mark.Origin[:]) })
+	for part := range slices.Chunk(list, MaxMarks) {
+		o := l.op
+		o.Prefix = k.prefix()
+		for _, w := range part {
+			o.Marks = append(o.Marks, w.mark)
+			until := fromMillis(max(w.until+ClockSkew.Milliseconds(), l.t.ownStrikeEnd(b, k, w.mark.Origin)))
+			if until.After(o.Until) {
+				o.Until = until
+			}
+		}
+		ops = append(ops, o)
+	}
+	return ops
+}
+
+// ownStrikeEnd returns until when this node's strikes at what o says inside k last, in Unix milliseconds; 0 if there is none.
+func (t *Table) ownStrikeEnd(b *book, k pkey, o Origin) (until int64) {
+	about, ok := t.parties.ids[o]
+	if !ok {
+		return 0
+	}
+	for i := b.cancels.first[target{k.hi, k.lo, about, k.form}]; i != 0; {
+		s := b.cancels.strikes.at(i)
+		if *t.parties.at(s.by) == t.self {
+			until = max(until, s.until)
+		}
+		i = s.next
+	}
+	return until
+}
+
+// lifting counts the entries that merging r, which lifts bans or ends allows, looks at again: those in which r's origin
+// alone has a say, or all if r is about nobody else, and the others. It stops when either are too many.
+func (t *Table) lifting(r *Record, maxOwn, maxOthers int) (own, others int) {
+	k, alone := keyOf(r.Prefix), len(r.Marks) == 1 && r.Marks[0].Origin == r.Origin
+	count := func(b *book) {
+		w := newWalk(b, k)
+		for w.on && own <= maxOwn && others <= maxOthers {
+			w.step(1+min(maxOwn-own, maxOthers-others), func(i uint32) {
+				t.looked++
+				if alone || t.saidBy(b, i, r.Origin) {
+					own++
+				} else {
+					others++
+				}
+			})
+		}
+	}
+	switch r.Kind {
+	case KindAllow:
+		if !t.sheltered(k) {
+			count(&t.bans)
+		}
+	case KindUnban, KindUnallow:
+		b := &t.bans
+		if r.Kind == KindUnallow {
+			b = &t.allows
+		}
+		if _, news, _ := t.wouldAdd(b, r); !news {
+			return 0, 0
+		}
+		if count(b); r.Kind == KindUnallow && own+others > 0 {
+			count(&t.bans)
+		}
+	}
+	return own, others
+}
+
+// saidBy reports whether nobody but o says anything of the entry i.
+func (t *Table) saidBy(b *book, i uint32, o Origin) bool {
+	for j := b.entries.at(i).recs; j != 0; {
+		x := b.recs.at(j)
+		if (x.kind == KindBan || x.kind == KindAllow) && t.speakers.at(x.speaker).origin != o {
+			return false
+		}
+		j = x.next
+	}
+	return true
+}
