@@ -46,7 +46,7 @@ func (t *Table) touch(b *book, i uint32, c cause) {
 	} else if until != e.until && !w.moved {
 		w.cause = c
 	}
-	flipped := state != e.state
+	flipped := (state == StateEnforced) != (e.state == StateEnforced)
 	e.state, e.until = state, until
 	if b == &t.allows && flipped && !t.sheltered(e.key()) {
 		t.rejudge(&t.bans, e.key(), c)

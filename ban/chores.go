@@ -15,9 +15,16 @@ type chore struct {
 // chores are in the order in which they came.
 type chores struct {
 	queue   []chore
-	waiting map[chore]cause
-	forms   [2]formCount // of waiting, by book
-	walk    walk         // the one that is being done
+	waiting map[chore]waiting
+	begun   map[chore]uint64 // those that are done or being done, and how many had come by then
+	forms   [2]formCount     // of all these, by book
+	came    uint64
+	walk    walk // the one that is being done
+}
+
+type waiting struct {
+	cause cause
+	came  uint64
 }
 
 // A walk goes through the entries of k and of the prefixes inside it. Between two steps the tree may change.
@@ -45,9 +52,10 @@ func (t *Table) chore(b *book, k pkey, c cause) {
 		return
 	}
 	if q.waiting == nil {
-		q.waiting = make(map[chore]cause)
+		q.waiting, q.begun = make(map[chore]waiting), make(map[chore]uint64)
 	}
-	q.waiting[x] = c
+	q.came++
+	q.waiting[x] = waiting{c, q.came}
 	x.form(q).add(k)
 	q.queue = append(q.queue, x)
 }
@@ -57,13 +65,10 @@ func (t *Table) take() bool {
 	q := &t.chores
 	for len(q.queue) > 0 {
 		x := q.queue[0]
-		c := q.waiting[x]
-		if q.queue = q.queue[1:]; len(q.queue) == 0 {
-			q.queue, q.waiting = nil, nil
-		}
+		w := q.waiting[x]
+		q.queue = q.queue[1:]
 		delete(q.waiting, x)
-		x.form(q).remove(x.k)
-		if q.covered(x) {
+		if q.covered(x, w.came) {
 			t.steps++
 			continue
 		}
@@ -71,18 +76,21 @@ func (t *Table) take() bool {
 		if x.allows {
 			b = &t.allows
 		}
-		q.walk = newWalk(b, x.k)
-		if q.walk.c = c; q.walk.on {
+		q.begun[x] = q.came
+		if q.walk = newWalk(b, x.k); q.walk.on {
+			q.walk.c = w.cause
 			return true
 		}
 	}
+	*q = chores{}
 	return false
 }
 
-// covered reports whether x lies inside a chore that waits.
-func (c *chores) covered(x chore) bool {
-	for w := range x.form(c).covering(x.k) {
-		if _, ok := c.waiting[chore{x.allows, w}]; ok {
+// covered reports whether x lies inside a chore that waits, or was begun after x came.
+func (c *chores) covered(x chore, came uint64) bool {
+	for k := range x.form(c).covering(x.k) {
+		w := chore{x.allows, k}
+		if _, ok := c.waiting[w]; ok || c.begun[w] >= came {
 			return true
 		}
 	}

@@ -167,11 +167,13 @@ func (t *Table) ownStrikeEnd(b *book, k pkey, o Origin) (until int64) {
 // alone has a say, or all if r is about nobody else, and the others. It stops when either are too many.
 func (t *Table) lifting(r *Record, maxOwn, maxOthers int) (own, others int) {
 	k, alone := keyOf(r.Prefix), len(r.Marks) == 1 && r.Marks[0].Origin == r.Origin
+	flips := false // an allow in force may end
 	count := func(b *book) {
 		w := newWalk(b, k)
 		for w.on && own <= maxOwn && others <= maxOthers {
 			w.step(1+min(maxOwn-own, maxOthers-others), func(i uint32) {
 				t.looked++
+				flips = flips || b == &t.allows && b.entries.at(i).state == StateEnforced
 				if alone || t.saidBy(b, i, r.Origin) {
 					own++
 				} else {
@@ -193,7 +195,7 @@ func (t *Table) lifting(r *Record, maxOwn, maxOthers int) (own, others int) {
 		if _, news, _ := t.wouldAdd(b, r); !news {
 			return 0, 0
 		}
-		if count(b); r.Kind == KindUnallow && own+others > 0 {
+		if count(b); flips && !t.sheltered(k) {
 			count(&t.bans)
 		}
 	}
