@@ -220,14 +220,18 @@ func (t *Table) strikeRecord(b *book, i uint32) Record {
 	}
 }
 
-// distinct yields the strikes, but of those that differ only in their mark, as those of one op do, a single one.
-func (c *cancels) distinct() iter.Seq[uint32] {
+// distinct yields the strikes that keep asks for, but of those that differ only in their mark, as those of one op do, a
+// single one.
+func (c *cancels) distinct(keep func(s *strike) bool) iter.Seq[uint32] {
 	return func(yield func(i uint32) bool) {
 		seen := make(map[strike]bool)
 		for i := uint32(1); i < c.strikes.end; i++ {
 			s := *c.strikes.at(i)
+			if s.until == 0 || !keep(&s) {
+				continue
+			}
 			s.about, s.epoch, s.seq, s.next = 0, 0, 0, 0
-			if s.until == 0 || seen[s] {
+			if seen[s] {
 				continue
 			}
 			if seen[s] = true; !yield(i) {

@@ -92,6 +92,9 @@ func (c *Caps) checkRemote(now time.Time, t *Table, r *Record) error {
 	if err := t.checkRemote(now, *r, c.MinBits4, c.MinBits6); err != nil {
 		return err
 	}
+	if err := checkVersion(now, r); err != nil {
+		return err
+	}
 	return c.check(r, t.limits.FutureSkew)
 }
 

@@ -178,13 +178,17 @@ const (
 	maxSeq        = 1 << 48               // frames of one start: a million a second for nine years
 )
 
-// checkAhead refuses versions and marks ahead of their time.
-func checkAhead(now time.Time, r *Record) error {
-	latest := uint64(max(now.Unix(), 0)) + maxEpochAhead
-	if r.Version.Epoch > latest || r.Version.Seq > maxSeq {
+// checkVersion refuses a version ahead of its time.
+func checkVersion(now time.Time, r *Record) error {
+	if r.Version.Epoch > uint64(max(now.Unix(), 0))+maxEpochAhead || r.Version.Seq > maxSeq {
 		return refuse(RuleFuture, "%s of %s is from the future: it has the version %d.%d", r.Kind, shortPrefix(r.Prefix), r.Version.Epoch, r.Version.Seq)
 	}
-	latest += uint64(MaxAllowFor.Seconds())
+	return nil
+}
+
+// checkAhead refuses marks ahead of their time.
+func checkAhead(now time.Time, r *Record) error {
+	latest := uint64(max(now.Unix(), 0)) + maxEpochAhead + uint64(MaxAllowFor.Seconds())
 	for _, m := range r.Marks {
 		if m.Epoch > latest || m.Seq > maxSeq {
 			return refuse(RuleFuture, "%s of %s is from the future: it has the mark %d.%d", r.Kind, shortPrefix(r.Prefix), m.Epoch, m.Seq)

@@ -34,10 +34,9 @@ func (t *Table) SaidBy(now time.Time, origin Origin, cursor uint32, n int) (rs [
 		}
 	}
 	for _, b := range [2]*book{&t.allows, &t.bans} {
-		for i := range b.cancels.distinct() {
-			if r := t.strikeRecord(b, i); r.Origin == origin && r.Until.After(now) {
-				rs = append(rs, r)
-			}
+		by, ok := t.parties.ids[origin]
+		for i := range b.cancels.distinct(func(s *strike) bool { return ok && s.by == by && s.until > millis(now) }) {
+			rs = append(rs, t.strikeRecord(b, i))
 		}
 	}
 	for _, i := range t.lifts.ids {

@@ -120,10 +120,8 @@ func (q *query) addEntry(b *book, i uint32) {
 }
 
 func (q *query) addCancels(b *book) {
-	for i := range b.cancels.distinct() {
-		if k := b.cancels.strikes.at(i).key(); !k.contains(q.k) && !q.k.contains(k) {
-			continue
-		}
+	bears := func(s *strike) bool { return s.key().contains(q.k) || q.k.contains(s.key()) }
+	for i := range b.cancels.distinct(bears) {
 		f := findingOf(q.t.strikeRecord(b, i))
 		f.rank, f.Status = rankCancel, "cancels the bans that its origin knew then"
 		if f.Kind == KindUnallow {

@@ -84,7 +84,7 @@ func (d *Daemon) prepare(ctx context.Context) error {
 		return err
 	}
 	d.table.Reserve()
-	d.gate = ban.NewGate(ban.GateConfig{Self: d.self, Caps: d.capsLocked, Breaker: allowance(d.cfg.Breaker)})
+	d.gate = ban.NewGate(ban.GateConfig{Self: d.self, Authority: authorityOf(keys.Secrets), Caps: d.capsLocked, Breaker: allowance(d.cfg.Breaker)})
 	if err := d.openMesh(keys, epoch); err != nil {
 		return err
 	}
@@ -111,6 +111,14 @@ func authorityKey(s mesh.Secrets) []byte {
 		return nil
 	}
 	return s.Authority[:]
+}
+
+// authorityOf returns the origin of what the mesh's authority signs, zero if it has none.
+func authorityOf(s mesh.Secrets) (o ban.Origin) {
+	if s.HasAuthority() {
+		o = ban.Origin(mesh.IDOf(s.Authority[:]))
+	}
+	return o
 }
 
 // access finds the groups that may use the control socket.
@@ -278,7 +286,7 @@ func (d *Daemon) restore(secrets mesh.Secrets) error {
 		if secrets.HasAuthority() && frame.Origin == mesh.IDOf(secrets.Authority[:]) {
 			records = append(records, raw)
 			if frame.Epoch == mesh.AuthorityEpoch {
-				frames = append(frames, frame)
+				frames, arrivals = append(frames, frame), append(arrivals, arrived)
 			}
 			return nil
 		}
