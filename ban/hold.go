@@ -12,8 +12,8 @@ const (
 	HoldRate    Hold = 1 // waits for the operator: its origin says too much at a time
 	HoldActive  Hold = 2 // waits: its origin has too much in force
 	HoldBreaker Hold = 3 // waits: all origins together say too much at a time
-	HoldDropped Hold = 4 // the operator decided that it never counts
-	HoldLift    Hold = 5 // waits: its origin lifts too many bans of others at a time
+	HoldLift    Hold = 4 // waits: its origin lifts too many bans of others at a time
+	HoldDropped Hold = 5 // the operator decided that it never counts
 )
 
 // String says in a few words why a ban waits or does not count.
@@ -77,16 +77,16 @@ type heldList struct {
 	ids   []heldID
 	place map[heldID]int // in ids
 	of    map[Origin]int // how many wait
-	lifts int            // of ids, those that are no bans
+	lifts map[Origin]int // how many of these are no bans
 }
 
 func (l *heldList) add(i heldID, o Origin) {
 	if l.place == nil {
-		l.place, l.of = make(map[heldID]int), make(map[Origin]int)
+		l.place, l.of, l.lifts = make(map[heldID]int), make(map[Origin]int), make(map[Origin]int)
 	}
 	l.of[o]++
 	if i.kind != KindBan {
-		l.lifts++
+		l.lifts[o]++
 	}
 	l.place[i] = len(l.ids)
 	l.ids = append(l.ids, i)
@@ -97,7 +97,9 @@ func (l *heldList) remove(i heldID, o Origin) {
 		delete(l.of, o)
 	}
 	if i.kind != KindBan {
-		l.lifts--
+		if l.lifts[o]--; l.lifts[o] == 0 {
+			delete(l.lifts, o)
+		}
 	}
 	at, last := l.place[i], len(l.ids)-1
 	l.ids[at] = l.ids[last]
@@ -251,7 +253,15 @@ func (t *Table) Waiting() int { return len(t.held.ids) }
 func (t *Table) WaitingOf(o Origin) int { return t.held.of[o] }
 
 // LiftsWaiting returns how many of the ops that wait lift bans: allows, unbans and unallows.
-func (t *Table) LiftsWaiting() int { return t.held.lifts }
+func (t *Table) LiftsWaiting() (n int) {
+	for _, of := range t.held.lifts {
+		n += of
+	}
+	return n
+}
+
+// LiftsWaitingOf returns how many of these are of o.
+func (t *Table) LiftsWaitingOf(o Origin) int { return t.held.lifts[o] }
 
 // RecordsOf returns how many records of bans, revokes and allows of o the table holds.
 func (t *Table) RecordsOf(o Origin) int {

@@ -31,30 +31,35 @@ const (
 	// slowEvery is how often the mesh is told of an origin whose ops are held or refused.
 	slowEvery = time.Second
 
-	noticeVersion = 1
-	noticeLen     = 1 + 4 + 4*len(noticeRules)
+	// urgentGather and urgentEvery are the same where ops that lift bans are held: their command waits for the word.
+	urgentGather, urgentEvery = 50 * time.Millisecond, time.Second
+
+	noticeVersion = 2
+	noticeLen     = 1 + 8 + 4*len(noticeRules)
 )
 
 // noticeRules are those that an origin is told of, in the order of the encoding: add at the end, with a new version. The
-// first three hold, the others refuse.
+// first four hold, the others refuse.
 var noticeRules = [...]string{
-	ban.RuleRate, ban.RuleActive, "breaker",
-	ban.RuleWide, ban.RuleLong, ban.RuleOthers, "rate of others than bans", ban.RuleHeldFull,
+	ban.RuleRate, ban.RuleActive, "breaker", ban.RuleLift,
+	ban.RuleWide, ban.RuleLong, ban.RuleOthers, "rate of others than bans", ban.RuleHeldFull, ban.RuleStrikes, ban.RuleAllows,
 }
 
 const (
-	noticeHeld      = int(ban.HoldBreaker) // the rules before this one hold; ban.Hold less 1 is their place
-	noticeOtherRate = 6
+	noticeHeld      = int(ban.HoldLift) // the rules before this one hold; ban.Hold less 1 is their place
+	noticeOtherRate = 7
 )
 
 // notice is what a node says of the ops of another one.
 type notice struct {
-	waiting uint32                   // bans of it that wait for an operator now
+	waiting uint32                   // ops of it that wait for an operator now
+	lifts   uint32                   // those of them that lift bans
 	count   [len(noticeRules)]uint32 // ops held or refused, by rule, since that began
 }
 
 func (n notice) encode() []byte {
 	b := binary.BigEndian.AppendUint32([]byte{noticeVersion}, n.waiting)
+	b = binary.BigEndian.AppendUint32(b, n.lifts)
 	for _, c := range n.count {
 		b = binary.BigEndian.AppendUint32(b, c)
 	}
@@ -70,10 +75,13 @@ func decodeNotice(b []byte) (n notice, err error) {
 		return notice{}, fmt.Errorf("notice of version %d, want %d", b[0], noticeVersion)
 	}
 	if n.waiting = binary.BigEndian.Uint32(b[1:]); n.waiting > ban.MaxHeld {
-		return notice{}, fmt.Errorf("%d bans wait, want at most %d", n.waiting, ban.MaxHeld)
+		return notice{}, fmt.Errorf("%d ops wait, want at most %d", n.waiting, ban.MaxHeld)
+	}
+	if n.lifts = binary.BigEndian.Uint32(b[5:]); n.lifts > n.waiting {
+		return notice{}, fmt.Errorf("%d of %d ops that wait lift bans", n.lifts, n.waiting)
 	}
 	for i := range n.count {
-		n.count[i] = binary.BigEndian.Uint32(b[5+4*i:])
+		n.count[i] = binary.BigEndian.Uint32(b[9+4*i:])
 	}
 	return n, nil
 }
@@ -86,6 +94,7 @@ type debt struct {
 	told    notice    // the last word
 	toldAt  time.Time
 	repeat  bool // the last word is said once more: it may have been lost
+	urgent  bool // what lifts bans is held, and not told yet
 }
 
 // oweLocked counts an op of a peer that is held, or refused with err.
@@ -115,6 +124,7 @@ func (d *Daemon) oweLocked(now time.Time, r *ban.Record, err error) {
 		o.count[rule]++
 	}
 	o.counted = now
+	o.urgent = o.urgent || err == nil && r.Kind != ban.KindBan
 	if now.Sub(o.slowed) >= slowEvery {
 		o.slowed = now
 		d.mesh.Slow(mesh.ID(r.Origin))
@@ -131,7 +141,7 @@ func (d *Daemon) tellOrigins(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-d.noticeKick:
-			timer.Reset(noticeGather + rand.N(noticeGather))
+			timer.Reset(d.gatherNotices())
 			select {
 			case <-ctx.Done():
 				return nil
@@ -144,19 +154,31 @@ func (d *Daemon) tellOrigins(ctx context.Context) error {
 	}
 }
 
+// gatherNotices is how long what comes together is gathered now.
+func (d *Daemon) gatherNotices() time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, o := range d.debts {
+		if o.urgent {
+			return urgentGather
+		}
+	}
+	return noticeGather + rand.N(noticeGather)
+}
+
 // tellOnce tells those origins to which it is time. One that is not alive is told later.
 func (d *Daemon) tellOnce(now time.Time) {
 	due := make(map[ban.Origin]notice)
 	d.mu.Lock()
 	for origin, o := range d.debts {
-		n := notice{waiting: uint32(d.table.WaitingOf(origin)), count: o.count}
+		n := notice{waiting: uint32(d.table.WaitingOf(origin)), lifts: uint32(d.table.LiftsWaitingOf(origin)), count: o.count}
 		if n.waiting == 0 && now.Sub(o.counted) > quietAfter {
 			delete(d.debts, origin)
 			continue
 		}
 		since := now.Sub(o.toldAt)
 		switch {
-		case since < noticeEvery:
+		case since < noticeEvery && (!o.urgent || since < urgentEvery):
 		case n != o.told || o.repeat || n.waiting > 0 && since >= noticeAgain:
 			due[origin] = n
 		}
@@ -171,7 +193,7 @@ func (d *Daemon) tellOnce(now time.Time) {
 		d.mu.Lock()
 		if o := d.debts[origin]; o != nil {
 			o.repeat = n != o.told
-			o.told, o.toldAt = n, now
+			o.told, o.toldAt, o.urgent = n, now, false
 		}
 		d.mu.Unlock()
 	}
@@ -245,7 +267,7 @@ func (d *Daemon) heldByPeers() (most uint32) {
 // does.
 func (d *Daemon) reportProblemsLocked(now time.Time) (held, refused string) {
 	d.pruneReportsLocked(now)
-	if said := d.reportersLocked("hold", "bans", 0, noticeHeld, func(r report) uint64 { return uint64(r.waiting) }); said != "" {
+	if said := d.reportersLocked("hold", "ops", 0, noticeHeld, func(r report) uint64 { return uint64(r.waiting) }); said != "" {
 		held = fmt.Sprintf("%s; `meshban held release --from %s` there lets them count, and `meshban ca caps %[2]s`, where ca.key is, shows and changes what others take from it",
 			said, d.names.handle(d.self))
 	}
