@@ -103,4 +103,5 @@ type Rule struct {
 	Prefix netip.Prefix
 	Ports  Ports
 	Until  time.Time
+	Own    bool // with ports only: this node bans it itself
 }

@@ -80,6 +80,7 @@ const (
 	RuleExpired   = "expired"
 	RuleFuture    = "from the future"
 	RuleMalformed = "malformed"
+	RulePorts     = "too many ports"
 	RuleRate      = "rate of its origin"
 	RuleActive    = "active bans of its origin"
 	RuleOthers    = "bans of others"
@@ -210,6 +211,10 @@ func (t *Table) shortest(op Op, peer4, peer6 int) int {
 func (t *Table) checkOp(now time.Time, op Op, min4, min6 int) error {
 	if err := op.Validate(); err != nil {
 		return refuse(RuleMalformed, "malformed op: %v", err)
+	}
+	if n := op.Ports.Elements(); n > MaxPortElements {
+		return refuse(RulePorts, "%s: %d ports, TCP and UDP counted apart, at most %d: ban all ports, or fewer",
+			shortPrefix(op.Prefix), n, MaxPortElements)
 	}
 	shortest := min6
 	if op.Prefix.Addr().Is4() {

@@ -138,3 +138,35 @@ func TestNewRefuses(t *testing.T) {
 		t.Errorf("ok: %v", err)
 	}
 }
+
+// A set holds each port of each protocol: what takes many of them is refused, from wherever it comes.
+func TestTooManyPorts(t *testing.T) {
+	tb := newTable(t, Config{})
+	for i, tt := range []struct {
+		text string
+		ok   bool
+	}{
+		{"", true}, {"1-65535", true}, {"1-512", true}, {"1-1024/tcp", true}, {"1-512/udp,700-1211/tcp", true},
+		{"1-513", false}, {"1-1025/udp", false}, {"1-512,700/tcp", false}, {"1-65534", false}, {"1-65535/tcp", false}, {"2-65535", false},
+	} {
+		p, err := ParsePorts(tt.text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, kind := range []Kind{KindBan, KindRevoke} {
+			r := record(peerA, i+1, kind, "192.0.2.7", 60)
+			r.Ports = p
+			for who, err := range map[string]error{"local": tb.CheckLocal(base, r.Op), "remote": tb.CheckRemote(base, r)} {
+				var refused *PolicyError
+				if tt.ok != (err == nil) || !tt.ok && (!errors.As(err, &refused) || refused.Rule != RulePorts) {
+					t.Errorf("%v of %q, %s: %v", kind, tt.text, who, err)
+				}
+			}
+			if kind == KindBan {
+				if merged := len(tb.Merge(base, []Record{r})) > 0; merged != tt.ok && !(tt.text == "1-65535") {
+					t.Errorf("%q is merged: %v", tt.text, merged)
+				}
+			}
+		}
+	}
+}

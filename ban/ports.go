@@ -11,9 +11,10 @@ import (
 
 // Bounds of a port list.
 const (
-	MaxPortItems  = 15  // items of a canonical list: what one iptables multiport match takes
-	maxPortsInput = 512 // bytes of text that ParsePorts looks at
-	maxPort       = 65535
+	MaxPortItems    = 15   // items of a canonical list: what one iptables multiport match takes
+	MaxPortElements = 1024 // ports times protocols of one op: a kernel set holds each of them
+	maxPortsInput   = 512  // bytes of text that ParsePorts looks at
+	maxPort         = 65535
 )
 
 // Proto is an IP protocol number, or ProtoAny for both TCP and UDP.
@@ -67,8 +68,8 @@ func (p Ports) Ranges() []PortRange {
 }
 
 // ParsePorts reads a comma list of ports and ranges: "22/tcp", "80", "8000-8010/udp", "8000:8010".
-// Without a protocol a port means both TCP and UDP. "", "0" and "0:65535" mean all traffic;
-// "0/tcp" means every TCP port. Service names are not known here.
+// Without a protocol a port means both TCP and UDP. "", "0", "0:65535", "all" and "any" mean all traffic, and so does every
+// list that comes to all ports of both protocols; "0/tcp" means every TCP port. Service names are not known here.
 func ParsePorts(s string) (Ports, error) {
 	if s == "" {
 		return Ports{}, nil
@@ -90,7 +91,23 @@ func ParsePorts(s string) (Ports, error) {
 	return p, nil
 }
 
-// PortsOf makes the set of all the ranges. No range at all means all traffic.
+// Elements returns how many ports the set has, TCP and UDP counted apart; 0 for all.
+func (p Ports) Elements() int {
+	n := 0
+	for _, r := range p.Ranges() {
+		ports := int(r.Last) - int(r.First) + 1
+		if r.Proto == ProtoAny {
+			ports *= 2
+		}
+		n += ports
+	}
+	return n
+}
+
+// everyPort is as good as all traffic.
+var everyPort = PortRange{ProtoAny, 1, maxPort}
+
+// PortsOf makes the set of all the ranges. No range at all means all traffic, as every port does.
 func PortsOf(rs []PortRange) (Ports, error) {
 	for _, r := range rs {
 		if r.First == 0 || r.First > r.Last {
@@ -101,6 +118,9 @@ func PortsOf(rs []PortRange) (Ports, error) {
 		}
 	}
 	items := canonical(rs)
+	if len(items) == 1 && items[0] == everyPort {
+		return Ports{}, nil
+	}
 	if len(items) > MaxPortItems {
 		return Ports{}, fmt.Errorf("%d port items, at most %d", len(items), MaxPortItems)
 	}
@@ -177,6 +197,9 @@ func parsePortItem(s string) (r PortRange, all bool, err error) {
 		r.Proto = UDP
 	default:
 		return r, false, fmt.Errorf("unknown protocol %q, want tcp or udp", proto)
+	}
+	if strings.EqualFold(span, "all") || strings.EqualFold(span, "any") {
+		span = "0"
 	}
 	first, last, isRange := strings.Cut(strings.Replace(span, ":", "-", 1), "-")
 	if r.First, err = parsePort(first); err != nil {

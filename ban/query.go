@@ -83,7 +83,7 @@ func (t *Table) EnforcedAfter(cursor uint32, n int, dst []Rule) (rules []Rule, n
 			return dst, i
 		}
 		if e := t.bans.entries.at(i); e.state == StateEnforced {
-			dst = append(dst, Rule{e.key().prefix(), t.portsAt(e.ports), fromMillis(e.until)})
+			dst = append(dst, t.ruleOf(i))
 		}
 	}
 	return dst, 0
@@ -100,6 +100,16 @@ func (t *Table) Entries() iter.Seq[Entry] {
 	}
 }
 
+// ruleOf returns the enforced entry i as the firewall should hold it.
+func (t *Table) ruleOf(i uint32) Rule {
+	e := t.bans.entries.at(i)
+	r := Rule{Prefix: e.key().prefix(), Ports: t.portsAt(e.ports), Until: fromMillis(e.until)}
+	if e.ports != 0 {
+		_, r.Own = t.OwnBan(r.Prefix, r.Ports)
+	}
+	return r
+}
+
 // Enforced yields what the firewall should hold; there are Counts().Active of it. The table must
 // not change meanwhile.
 func (t *Table) Enforced() iter.Seq[Rule] {
@@ -109,7 +119,7 @@ func (t *Table) Enforced() iter.Seq[Rule] {
 			if e.state != StateEnforced {
 				continue
 			}
-			if !yield(Rule{e.key().prefix(), t.portsAt(e.ports), fromMillis(e.until)}) {
+			if !yield(t.ruleOf(i)) {
 				return
 			}
 		}

@@ -111,7 +111,8 @@ func (t *Table) Merge(now time.Time, rs []Record) []Change {
 	changes := t.expire(ms)
 	room := MaxTouch
 	for i := range rs {
-		if r := &rs[i]; millis(r.Until) > ms && checkPrefix(r.Prefix) == nil && (r.Kind != KindAllow || r.Ports.IsAll()) {
+		if r := &rs[i]; millis(r.Until) > ms && checkPrefix(r.Prefix) == nil &&
+			(r.Ports.IsAll() || r.Kind != KindAllow && r.Ports.Elements() <= MaxPortElements) {
 			t.merge(r)
 			room = t.work(room)
 		}

@@ -30,11 +30,15 @@ const (
 	NameNone     = "none"
 )
 
+// MaxPortElements is the most ports times protocols that an entry may have: sets hold each as an element.
+const MaxPortElements = 1024
+
 // Entry is one thing to drop: packets whose source lies in Prefix, and whose destination port is among Ports.
 type Entry struct {
 	Prefix netip.Prefix // an address is a prefix of full length; never 4-in-6, never of length 0
 	Ports  []PortRange  // nil = every packet, of whatever protocol
 	Until  time.Time    // the end; an entry that is over counts as removed
+	Own    bool         // of an entry with ports: it may use the room that is kept for this node's own
 }
 
 // Update is a change of one entry. Adding an entry that is there already sets its end anew.

@@ -216,6 +216,7 @@ func (b *ipset) Apply(ctx context.Context, now time.Time, updates []Update) erro
 			left += n
 		}
 	}
+	b.ports.settle()
 	return leftError(left, nil)
 }
 

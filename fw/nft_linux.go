@@ -147,7 +147,11 @@ func (b *nft) Apply(ctx context.Context, now time.Time, updates []Update) error 
 			return errors.Join(err, b.reset())
 		}
 	}
-	return leftError(left, b.flush("change the sets"))
+	if err := b.flush("change the sets"); err != nil {
+		return err
+	}
+	b.shape.ports.settle()
+	return leftError(left, nil)
 }
 
 // element notes that a key is put in until a time, or with the zero time taken out.

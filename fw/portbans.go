@@ -8,7 +8,10 @@ import (
 
 // maxPortElements bounds what all entries with ports come to in the kernel: a range costs an element per port and
 // protocol.
-const maxPortElements = 1 << 20
+const (
+	maxPortElements   = 1 << 20
+	maxOthersElements = maxPortElements / 8 * 7 // the rest is kept for entries of this node's own
+)
 
 // portKey is one protocol and one port.
 type portKey struct {
@@ -27,13 +30,15 @@ type portBan struct {
 	ports  string // as in Key
 	ranges []PortRange
 	until  time.Time
+	gone   bool // removed; the kernel may not have been told yet
 }
 
 // portBans knows all entries with ports. The kernel holds one element per prefix, protocol and port, and two entries
 // may share some: an element lives as long as any entry that has it.
 type portBans struct {
-	bans map[netip.Prefix][]portBan
-	size int // elements of all bans, shared ones counted twice
+	bans    map[netip.Prefix][]portBan
+	size    int            // elements of all bans but those gone, shared ones counted twice
+	leaving []netip.Prefix // of what is gone
 }
 
 func newPortBans() *portBans { return &portBans{bans: map[netip.Prefix][]portBan{}} }
@@ -63,43 +68,67 @@ func elementsOf(ranges []PortRange) (n int) {
 	return n
 }
 
-// keep notes an entry, in place of the one with its key. It says false if there is no room.
+// keep notes an entry, in place of the one with its key. It says false if there is no room, or the entry has too many
+// elements.
 func (b *portBans) keep(e Entry) bool {
+	n, room := elementsOf(e.Ports), maxPortElements
+	if !e.Own {
+		room = maxOthersElements
+	}
 	key := e.Key()
 	ban := portBan{ports: key.Ports, ranges: e.Ports, until: e.Until}
 	bans := b.bans[key.Prefix]
-	if i := slices.IndexFunc(bans, func(o portBan) bool { return o.ports == key.Ports }); i >= 0 {
+	i := slices.IndexFunc(bans, func(o portBan) bool { return o.ports == key.Ports })
+	if i >= 0 && !bans[i].gone {
 		bans[i] = ban
 		return true
 	}
-	n := elementsOf(e.Ports)
-	if b.size+n > maxPortElements {
+	if n > MaxPortElements || b.size+n > room {
 		return false
 	}
 	b.size += n
-	b.bans[key.Prefix] = append(bans, ban)
+	if i >= 0 {
+		bans[i] = ban
+	} else {
+		b.bans[key.Prefix] = append(bans, ban)
+	}
 	return true
 }
 
-// drop forgets the bans of a prefix for which f is true.
-func (b *portBans) drop(prefix netip.Prefix, f func(portBan) bool) {
-	bans := slices.DeleteFunc(b.bans[prefix], func(o portBan) bool {
-		gone := f(o)
-		if gone {
-			b.size -= elementsOf(o.ranges)
+// remove marks the bans of a prefix for which f is true as gone, and reports whether there are any. They are forgotten by
+// settle, when the kernel has let go of them.
+func (b *portBans) remove(prefix netip.Prefix, f func(portBan) bool) (known bool) {
+	bans := b.bans[prefix]
+	for i := range bans {
+		if !f(bans[i]) {
+			continue
 		}
-		return gone
-	})
-	if len(bans) == 0 {
-		delete(b.bans, prefix)
-	} else {
-		b.bans[prefix] = bans
+		known = true
+		if !bans[i].gone {
+			bans[i].gone = true
+			b.size -= elementsOf(bans[i].ranges)
+			b.leaving = append(b.leaving, prefix)
+		}
 	}
+	return known
+}
+
+// settle forgets what is gone: the kernel has taken the changes.
+func (b *portBans) settle() {
+	for _, prefix := range b.leaving {
+		bans := slices.DeleteFunc(b.bans[prefix], func(o portBan) bool { return o.gone })
+		if len(bans) == 0 {
+			delete(b.bans, prefix)
+		} else {
+			b.bans[prefix] = bans
+		}
+	}
+	b.leaving = nil
 }
 
 // changes notes those updates of a batch that have ports, and then calls f once for each element of theirs: put in until a
-// time, or with the zero time taken out. It does so whether or not the kernel is thought to have it, so that a batch may be
-// tried again. left is the number of entries without room.
+// time, or with the zero time taken out. What is not kept, or removed and not known, has none. Until settle the batch may
+// be tried again. left is the number of entries without room.
 func (b *portBans) changes(now time.Time, updates []Update, f func(netip.Prefix, portElement)) (left int) {
 	touched := map[netip.Prefix][]PortRange{}
 	for _, u := range updates {
@@ -107,12 +136,15 @@ func (b *portBans) changes(now time.Time, updates []Update, f func(netip.Prefix,
 			continue
 		}
 		key := u.Key()
-		touched[key.Prefix] = append(touched[key.Prefix], u.Ports...)
 		if u.Remove || !u.Until.After(now) {
-			b.drop(key.Prefix, func(o portBan) bool { return o.ports == key.Ports })
+			if !b.remove(key.Prefix, func(o portBan) bool { return o.ports == key.Ports }) {
+				continue
+			}
 		} else if !b.keep(u.Entry) {
 			left++
+			continue
 		}
+		touched[key.Prefix] = append(touched[key.Prefix], u.Ports...)
 	}
 	for prefix, ranges := range touched {
 		live := b.elements(now, prefix)
@@ -130,9 +162,12 @@ func (b *portBans) changes(now time.Time, updates []Update, f func(netip.Prefix,
 // elements are all that the kernel should hold of a prefix, each with the latest end. Entries that are over are
 // forgotten.
 func (b *portBans) elements(now time.Time, prefix netip.Prefix) map[portKey]time.Time {
-	b.drop(prefix, func(o portBan) bool { return !o.until.After(now) })
+	b.remove(prefix, func(o portBan) bool { return !o.until.After(now) })
 	live := map[portKey]time.Time{}
 	for _, ban := range b.bans[prefix] {
+		if ban.gone {
+			continue
+		}
 		expand(ban.ranges, func(k portKey) {
 			if ban.until.After(live[k]) {
 				live[k] = ban.until

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -30,7 +31,7 @@ func TestPortsSharedByTwoEntriesLiveAsLongAsEither(t *testing.T) {
 		return put + out
 	}
 	change := func(remove bool, end time.Duration, ports ...PortRange) Update {
-		return Update{Entry{host, ports, now.Add(end)}, remove}
+		return Update{Entry{Prefix: host, Ports: ports, Until: now.Add(end)}, remove}
 	}
 	update := func(remove bool, end time.Duration, ports ...PortRange) string {
 		return text(change(remove, end, ports...))
@@ -57,24 +58,54 @@ func TestPortsSharedByTwoEntriesLiveAsLongAsEither(t *testing.T) {
 	}
 }
 
+// What is refused, or removed and never was there, costs no element; peers leave room for this node's own.
 func TestPortsAreBounded(t *testing.T) {
 	now := time.Unix(1_000_000, 0)
 	bans := newPortBans()
-	all := []PortRange{{ProtoAny, 0, 65535}}
-	n := 0
-	for ; n < 100; n++ {
-		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(n)}), 32)
-		if !bans.keep(Entry{p, all, now.Add(time.Hour)}) {
-			break
+	most := []PortRange{{ProtoAny, 1000, 999 + MaxPortElements/2}}
+	at := func(i int, own bool, ports []PortRange) Update {
+		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 32)
+		return Update{Entry: Entry{Prefix: p, Ports: ports, Until: now.Add(time.Hour), Own: own}}
+	}
+	change := func(u Update) (left, elements int) {
+		left = bans.changes(now, []Update{u}, func(netip.Prefix, portElement) { elements++ })
+		return left, elements
+	}
+	expect := func(what string, u Update, left, elements int) {
+		t.Helper()
+		if l, e := change(u); l != left || e != elements {
+			t.Errorf("%s: %d left, %d elements; want %d, %d", what, l, e, left, elements)
 		}
 	}
-	if n != maxPortElements/(2*65536) || bans.size > maxPortElements {
-		t.Errorf("%d entries, size %d", n, bans.size)
+	for _, ports := range [][]PortRange{{{ProtoAny, 0, 65535}}, {{ProtoTCP, 1, MaxPortElements + 1}}, append(slices.Clone(most), PortRange{ProtoUDP, 1, 1})} {
+		expect("too many", at(0, true, ports), 1, 0)
+		gone := at(0, true, ports)
+		gone.Remove = true
+		expect("too many, removed", gone, 0, 0)
 	}
-	bans.drop(netip.MustParsePrefix("10.0.0.0/32"), func(portBan) bool { return true })
-	if !bans.keep(Entry{netip.MustParsePrefix("10.9.9.9/32"), all, now.Add(time.Hour)}) {
-		t.Error("no room after one went")
+	n := 0
+	for left := 0; left == 0 && n < 2*maxPortElements/MaxPortElements; n++ {
+		left, _ = change(at(n, false, most))
 	}
+	if n--; n != maxOthersElements/MaxPortElements || bans.size != maxOthersElements {
+		t.Errorf("%d entries of others, size %d", n, bans.size)
+	}
+	expect("no room for another's", at(n, false, most), 1, 0)
+	gone := at(n, false, most)
+	gone.Remove = true
+	expect("no room, removed", gone, 0, 0)
+	expect("own", at(n, true, most), 0, MaxPortElements)
+	gone.Entry = at(0, false, most).Entry
+	for range 2 { // the kernel may refuse it at first
+		expect("removed", gone, 0, MaxPortElements)
+	}
+	bans.settle()
+	expect("removed already", gone, 0, 0)
+	gone = at(n, true, most)
+	gone.Remove = true
+	expect("own, removed", gone, 0, MaxPortElements)
+	bans.settle()
+	expect("room after two went", at(0, false, most), 0, MaxPortElements)
 }
 
 func FuzzPortsText(f *testing.F) {
@@ -88,4 +119,49 @@ func FuzzPortsText(f *testing.F) {
 			t.Errorf("%q and %q", text, again)
 		}
 	})
+}
+
+// 256 bans of many ports were one batch, and a fresh ban waited for all of it.
+func TestManyPortsAreCarriedInSlices(t *testing.T) {
+	for name, backend := range map[string]func(*fake) Backend{"in slices": broadly, "in one piece": nil} {
+		t.Run(name, func(t *testing.T) {
+			withSyncer(t, backend, func(b *bench) {
+				var batches []int // elements of each
+				ports := []PortRange{{ProtoTCP, 1, MaxPortElements}}
+				var many []Update
+				for i := range 256 {
+					e := Entry{Prefix: prefixNumber(i), Ports: ports, Until: time.Now().Add(time.Hour)}
+					b.keep(e)
+					many = append(many, Update{Entry: e})
+				}
+				var fresh *answer
+				b.fake.set(func(f *fake) {
+					f.onApply = func() error {
+						if fresh == nil {
+							fresh = b.submit(b.ban("192.0.2.1/32"))
+						}
+						return nil
+					}
+				})
+				all := b.submit(many...)
+				synctest.Wait()
+				b.expect("answers", []int{all.read().calls, fresh.read().calls}, []int{1, 1})
+				b.expect("held", b.held(), 257)
+				at := -1
+				for i, batch := range get(b.fake, func(f *fake) [][]Update { return f.batches }) {
+					n := 0
+					for _, u := range batch {
+						n += elementsOf(u.Ports)
+						if u.Prefix.String() == "192.0.2.1/32" {
+							at = i
+						}
+					}
+					batches = append(batches, n)
+				}
+				if slices.Max(batches) > maxSliceElements || at != 1 {
+					t.Errorf("batches of %v elements, the fresh one in that at %d", batches, at)
+				}
+			})
+		})
+	}
 }

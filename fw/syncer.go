@@ -260,7 +260,14 @@ func (s *Syncer) release() {
 func (s *Syncer) take() []done {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, waiting := s.inbox.all()
+	var waiting []done
+	for _, q := range [2]queue{s.inbox.fresh, s.inbox.bulk} {
+		for _, sub := range q.list {
+			if sub.done != nil {
+				waiting = append(waiting, sub.done)
+			}
+		}
+	}
 	s.inbox = inbox{closed: s.inbox.closed}
 	return waiting
 }

@@ -64,8 +64,8 @@ func (s *Syncer) takeFew() (updates []Update, waiting []done, all bool) {
 	case s.work.owed, in.reload, in.exceptions:
 		return nil, nil, false
 	case in.fresh.updates+in.bulk.updates <= maxInline, s.oneSlice():
-		updates, waiting = in.all()
-		return updates, waiting, true
+		updates, waiting = in.some(MaxQueued)
+		return updates, waiting, len(in.fresh.list)+len(in.bulk.list) == 0
 	}
 	updates, waiting = in.fresh.take(maxInline)
 	return updates, waiting, false

@@ -92,7 +92,7 @@ func (l *load) meanwhile(ctx context.Context) []Update {
 		s.mu.Unlock()
 		return nil
 	}
-	updates, waiting := in.all()
+	updates, waiting := in.some(MaxQueued)
 	s.mu.Unlock()
 	l.replay = append(l.replay, updates...)
 	updates = s.coalesce(updates)

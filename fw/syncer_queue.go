@@ -3,6 +3,8 @@ package fw
 const (
 	// maxFresh is how many updates pass a bulk together.
 	maxFresh = 16
+	// maxSliceElements is how many elements of entries with ports are worth an Apply of their own: some 5 ms.
+	maxSliceElements = 4 * MaxPortElements
 	// maxPassed bounds the updates of a bulk that are compared with them, 20 us a thousand: in a longer one they take their
 	// turn.
 	maxPassed = 8192
@@ -47,11 +49,16 @@ func (q *queue) drop() {
 	q.updates = 0
 }
 
-// take takes submissions until they have n updates or more.
+// take takes submissions until they have n updates or more, or maxSliceElements elements, for which it takes a part of one.
 func (q *queue) take(n int) (updates []Update, waiting []done) {
-	i := 0
+	i, room := 0, maxSliceElements
 	for i < len(q.list) && (i == 0 || len(updates) < n) {
 		sub := &q.list[i]
+		if k := fitting(sub.updates, &room); k < len(sub.updates) {
+			updates = append(updates, sub.updates[:k]...)
+			sub.updates = sub.updates[k:]
+			break
+		}
 		updates = append(updates, sub.updates...)
 		if sub.done != nil {
 			waiting = append(waiting, sub.done)
@@ -65,6 +72,19 @@ func (q *queue) take(n int) (updates []Update, waiting []done) {
 		q.list = nil
 	}
 	return updates, waiting
+}
+
+// fitting returns how many of the updates have room for their elements, which it takes.
+func fitting(updates []Update, room *int) int {
+	for i := range updates {
+		if n := len(updates[i].Ports); n > 0 {
+			if n = min(elementsOf(updates[i].Ports), MaxPortElements); n > *room {
+				return i
+			}
+			*room -= n
+		}
+	}
+	return len(updates)
 }
 
 // passes tells whether updates may go before the bulk: nothing in it is about the same keys.
@@ -84,17 +104,10 @@ func (in *inbox) passes(updates []Update) bool {
 	return true
 }
 
-// all takes everything, the fresh first.
-func (in *inbox) all() (updates []Update, waiting []done) {
-	updates, waiting = in.fresh.take(MaxQueued)
-	more, others := in.bulk.take(MaxQueued)
-	return append(updates, more...), append(waiting, others...)
-}
-
-// some takes what is fresh, and of the bulk until there are n updates or more.
+// some takes what is fresh, and of the bulk until there are n updates or more; what take cuts off stays.
 func (in *inbox) some(n int) (updates []Update, waiting []done) {
 	updates, waiting = in.fresh.take(MaxQueued)
-	if len(updates) < n {
+	if len(updates) < n && len(in.fresh.list) == 0 {
 		more, others := in.bulk.take(n - len(updates))
 		updates, waiting = append(updates, more...), append(waiting, others...)
 	}

@@ -112,7 +112,7 @@ func TestQueueKeepsTheOrderOfAKey(t *testing.T) {
 				}
 			},
 		})
-		accept(in.all())
+		accept(in.some(MaxQueued))
 		for k := range 21 {
 			ends := func(all []Update) (ends []int64) {
 				for _, u := range all {

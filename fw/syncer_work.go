@@ -110,14 +110,12 @@ func (s *Syncer) step(ctx context.Context) {
 	load := w.owed && !now.Before(w.retryAt)
 	changed := in.exceptions
 	in.reload = false
-	var updates []Update
-	var waiting []done
+	slice := MaxQueued
 	if b, ok := s.cfg.Backend.(slicer); ok && !load {
-		updates, waiting = in.some(b.slice())
-	} else {
-		updates, waiting = in.all()
+		slice = b.slice()
 	}
-	rest := len(in.bulk.list) > 0
+	updates, waiting := in.some(slice)
+	rest := len(in.fresh.list)+len(in.bulk.list) > 0
 	s.mu.Unlock()
 	if rest {
 		defer s.poke()

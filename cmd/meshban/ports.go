@@ -16,7 +16,7 @@ func readPorts(s string) (string, error) {
 		item = strings.TrimSpace(item)
 		items[i] = item
 		name, proto, _ := strings.Cut(item, "/")
-		if name == "" || name[0] >= '0' && name[0] <= '9' {
+		if name == "" || name[0] >= '0' && name[0] <= '9' || strings.EqualFold(name, "all") || strings.EqualFold(name, "any") {
 			continue
 		}
 		port, err := lookupPort(name, proto)

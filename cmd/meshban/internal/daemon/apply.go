@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -214,7 +213,11 @@ func (d *Daemon) settleLocked(changes []ban.Change) {
 		}
 		allow = allow || c.Event == ban.EventAllow || c.Event == ban.EventUnallow
 		if c.Enforce || c.Lift {
-			updates = append(updates, fw.Update{Entry: kernelEntry(c.Prefix, c.Ports, c.Until), Remove: c.Lift})
+			rule := ban.Rule{Prefix: c.Prefix, Ports: c.Ports, Until: c.Until, Own: c.Local}
+			if !c.Ports.IsAll() && !c.Local {
+				_, rule.Own = d.table.OwnBan(c.Prefix, c.Ports)
+			}
+			updates = append(updates, fw.Update{Entry: kernelEntry(rule), Remove: c.Lift})
 		}
 		if c.Lift && !c.Local {
 			d.echoes.lifted(time.Now(), c)
@@ -235,9 +238,9 @@ func (d *Daemon) settleLocked(changes []ban.Change) {
 }
 
 // kernelEntry turns a table's entry into the firewall's.
-func kernelEntry(prefix netip.Prefix, ports ban.Ports, until time.Time) fw.Entry {
-	entry := fw.Entry{Prefix: prefix, Until: until}
-	for _, r := range ports.Ranges() {
+func kernelEntry(rule ban.Rule) fw.Entry {
+	entry := fw.Entry{Prefix: rule.Prefix, Until: rule.Until, Own: rule.Own}
+	for _, r := range rule.Ports.Ranges() {
 		entry.Ports = append(entry.Ports, fw.PortRange{Proto: uint8(r.Proto), First: r.First, Last: r.Last})
 	}
 	return entry

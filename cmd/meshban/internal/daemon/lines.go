@@ -38,6 +38,7 @@ func (m lineMemory) Save(slot int, block []byte) {
 // lineCounts are the line file's counters of this run.
 type lineCounts struct {
 	banned, known, refused, echoes, emitted, unemitted atomic.Uint64
+	allPorts                                           atomic.Uint64 // named more ports than a ban may have
 }
 
 // handleLines makes bans of accepted lines and remembers how far the file was read. It is called from the follower's
@@ -113,9 +114,11 @@ func (d *Daemon) sightingLocked(now time.Time, line logsrc.Line) ban.Op {
 		op.Source = "line:" + line.Jail
 	}
 	if d.cfg.Lines.Ports == config.PortsAsWritten {
-		// The line's ports are canonical already; what the table cannot read it would have refused.
-		if ports, err := ban.ParsePorts(line.Ports); err == nil {
+		// Who is named is banned, on all ports where the line names more than a ban may have.
+		if ports, err := ban.ParsePorts(line.Ports); err == nil && ports.Elements() <= ban.MaxPortElements {
 			op.Ports = ports
+		} else {
+			d.lines.allPorts.Add(1)
 		}
 	}
 	d.escalateLocked(now, &op, length)

@@ -165,7 +165,7 @@ func (d *Daemon) Status(context.Context) (control.Status, error) {
 		Firewall: control.FirewallStatus{Backend: kernel.Backend, Enforced: kernel.Enforced, NotEnforced: kernel.NotEnforced, Repairs: kernel.Repairs, LastError: kernel.LastError},
 		Lines: control.LineStatus{
 			File: cfg.Lines.File, Accepted: file.Accepted, Echoes: d.lines.echoes.Load(), Emitted: d.lines.emitted.Load(),
-			IgnoredBy: map[string]uint64{},
+			AllPorts: d.lines.allPorts.Load(), IgnoredBy: map[string]uint64{},
 		},
 		Problems: d.problems.list(now),
 	}

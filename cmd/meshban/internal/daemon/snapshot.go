@@ -29,7 +29,7 @@ func (d *Daemon) snapshot() fw.State {
 				d.mu.Unlock()
 				giveWay()
 				for _, r := range rules {
-					if !yield(kernelEntry(r.Prefix, r.Ports, r.Until)) {
+					if !yield(kernelEntry(r)) {
 						return
 					}
 				}
