@@ -282,8 +282,6 @@ type LineStatus struct {
 	Echoes    uint64            `json:"echoes"`
 	Emitted   uint64            `json:"emitted"`
 	IgnoredBy map[string]uint64 `json:"ignored_by,omitempty"` // reason -> count
-	// AllPorts lines named more ports than a ban may have, and so ban all ports.
-	AllPorts  uint64            `json:"all_ports,omitempty"`
 	MisreadBy map[string]uint64 `json:"misread_by,omitempty"` // what accepted lines said badly beside the address -> count
 }
 

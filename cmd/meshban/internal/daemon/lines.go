@@ -192,9 +192,13 @@ func onlyPort(ports ban.Ports) uint16 {
 	return 0
 }
 
-// misread puts the counters of what lines said badly into the control socket's terms.
-func misread(by map[logsrc.Reason]uint64) map[string]uint64 {
+// misread puts the counters of what lines said badly, and of those that named too many ports, into the control socket's
+// terms.
+func misread(by map[logsrc.Reason]uint64, tooManyPorts uint64) map[string]uint64 {
 	out := map[string]uint64{}
+	if tooManyPorts > 0 {
+		out[ban.RulePorts] = tooManyPorts
+	}
 	for reason, n := range by {
 		if n > 0 {
 			out[reason.String()] = n

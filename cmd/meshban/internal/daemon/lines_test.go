@@ -109,6 +109,30 @@ func TestAMisreadLineBans(t *testing.T) {
 	}
 }
 
+// A line that names more ports than a ban may have bans all of them.
+func TestALineWithTooManyPortsBans(t *testing.T) {
+	t.Parallel()
+	n := first(t, "a")
+	n.tighten(func(c *config.Config) { c.Lines.Ports = config.PortsAsWritten })
+	n.write(t, "HOST 192.0.2.1 PORT 1:65534\nHOST 192.0.2.2 PORT 1-65535\nHOST 192.0.2.3 PORT ssh,1000:1511/tcp\nHOST 192.0.2.4 PORT 22,0:65535/udp\n")
+	for addr, want := range map[string]string{"192.0.2.1/32": "", "192.0.2.2/32": "", "192.0.2.3/32": "22,1000-1511/tcp", "192.0.2.4/32": ""} {
+		until(t, addr, func() bool {
+			e, ok := n.entry(t, addr)
+			return ok && e.State == control.StateEnforced && e.Ports == want
+		})
+	}
+	s, err := n.Status(t.Context())
+	if err != nil || fmt.Sprint(s.Lines.MisreadBy) != "map[too many ports:2]" || s.Lines.Ignored != 0 {
+		t.Errorf("lines %+v, %v", s.Lines, err)
+	}
+	for _, ports := range []string{"1-513", "0/tcp"} {
+		results, err := n.Ban(t.Context(), control.BanRequest{Addrs: []netip.Prefix{netip.MustParsePrefix("192.0.2.9/32")}, For: time.Hour, Ports: ports})
+		if err != nil || len(results.Results) != 1 || results.Results[0].Err == nil || results.Results[0].Err.Rule != ban.RulePorts {
+			t.Errorf("ban on ports %s: %+v, %v", ports, results, err)
+		}
+	}
+}
+
 // fail2ban bans a network by hand: set JAIL banip 203.0.113.0/28.
 func TestAPrefixOfAJail(t *testing.T) {
 	t.Parallel()

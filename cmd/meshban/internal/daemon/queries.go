@@ -165,7 +165,7 @@ func (d *Daemon) Status(context.Context) (control.Status, error) {
 		Firewall: control.FirewallStatus{Backend: kernel.Backend, Enforced: kernel.Enforced, NotEnforced: kernel.NotEnforced, Repairs: kernel.Repairs, LastError: kernel.LastError},
 		Lines: control.LineStatus{
 			File: cfg.Lines.File, Accepted: file.Accepted, Echoes: d.lines.echoes.Load(), Emitted: d.lines.emitted.Load(),
-			AllPorts: d.lines.allPorts.Load(), IgnoredBy: map[string]uint64{},
+			IgnoredBy: map[string]uint64{},
 		},
 		Problems: d.problems.list(now),
 	}
@@ -183,7 +183,7 @@ func (d *Daemon) Status(context.Context) (control.Status, error) {
 			s.Lines.IgnoredBy[reason.String()] = n
 		}
 	}
-	s.Lines.MisreadBy = misread(file.Misread)
+	s.Lines.MisreadBy = misread(file.Misread, d.lines.allPorts.Load())
 	// What was accepted as a line and then not banned is counted apart, so that no line is unaccounted for.
 	s.Lines.Accepted -= min(s.Lines.Accepted, s.Lines.Echoes)
 	if refused := d.lines.refused.Load(); refused > 0 {
