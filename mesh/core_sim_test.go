@@ -25,6 +25,8 @@ type simulation struct {
 	loss   float64
 	dup    float64
 	bytes  uint64
+	// chunkDelay is how much longer a chunk takes than other messages.
+	chunkDelay time.Duration
 	// largest is the size of the largest message.
 	largest int
 	seen    []map[FrameRef]int // deliveries per core
@@ -97,6 +99,9 @@ func (s *simulation) step(i int, ev any) actions {
 			s.order++
 			s.bytes += uint64(len(m.msg))
 			delay := time.Duration(100+s.rng.IntN(5000)) * time.Microsecond
+			if m.kind == kindChunk {
+				delay += s.chunkDelay
+			}
 			heap.Push(&s.queue, packet{s.now.Add(delay), s.order, s.byID[m.to], m})
 		}
 	}

@@ -112,6 +112,7 @@ type syncPeer struct {
 	phase    phase
 	at       time.Time
 	own      session     // that we began last
+	past     session     // the one before it, of which chunks may be on their way: a slow link takes longer than sessionQuiet
 	guestOf  session     // that the peer began last
 	hosting  *limiter    // of sessions that it begins
 	vectorAt streamKey   // where our next vector begins, after this key
@@ -267,6 +268,9 @@ func (c *core) tick(now time.Time, out *actions) {
 		case p.guest.After(now): // two sessions would move the same frames twice
 			p.phase, p.at, p.tries = phaseDue, p.guest, 0
 		default:
+			if p.own.theirs != 0 {
+				p.past = p.own
+			}
 			p.phase, p.at, p.own = phaseChecking, now.Add(checkTimeout), session{id: c.rng.Uint64(), open: true}
 			p.tries++
 			c.emit(id, &session{id: p.own.id, theirs: p.own.id}, &syncMessage{Kind: syncCheck, Root: c.root.sum()}, out)
@@ -348,6 +352,8 @@ func (p *syncPeer) session(id uint64) *session {
 		return &p.own
 	case p.guestOf.open && p.guestOf.id == id:
 		return &p.guestOf
+	case p.past.open && p.past.id == id:
+		return &p.past
 	}
 	return nil
 }
@@ -514,7 +520,7 @@ func (c *core) badChunk(now time.Time, peer ID, id uint64) {
 	if p == nil || p.session(id) == nil {
 		return
 	}
-	p.own.open, p.guestOf.open = false, false
+	p.own.open, p.guestOf.open, p.past.open = false, false, false
 	p.distrust = now.Add(distrustTime)
 	delete(c.transfers, peer)
 	if c.giver == peer {

@@ -152,10 +152,14 @@ func (c *core) answerVector(now time.Time, m *syncMessage, p *syncPeer, s *sessi
 	if !m.more {
 		details.end()
 	}
-	if !m.more && !s.moved {
+	c.queue(now, m.From, s, work)
+	switch {
+	case m.more: // chunks begin once all of the vector has been looked at, so that the last one is known
+	case !s.moved:
 		c.emit(m.From, s, &syncMessage{Kind: syncChunk, End: true}, out)
+	default:
+		c.pump(m.From, s, out)
 	}
-	c.stream(now, m.From, s, work, out)
 }
 
 // liveIn keeps those spans that hold a live frame, so many at most.
@@ -175,8 +179,14 @@ func (s *stream) liveIn(spans window, most int) window {
 	return live
 }
 
-// stream begins a transfer to a peer, or adds to the one that is running.
+// stream sends a peer what it lacks.
 func (c *core) stream(now time.Time, peer ID, s *session, work []streamWant, out *actions) {
+	c.queue(now, peer, s, work)
+	c.pump(peer, s, out)
+}
+
+// queue begins a transfer to a peer, or adds to the one that is running.
+func (c *core) queue(now time.Time, peer ID, s *session, work []streamWant) {
 	if len(work) == 0 {
 		return
 	}
@@ -199,7 +209,6 @@ func (c *core) stream(now time.Time, peer ID, s *session, work []streamWant, out
 	})
 	t.deadline = now.Add(transferTimeout)
 	c.wakeAt(t.deadline)
-	c.pump(peer, t, out)
 }
 
 func (c *core) acknowledged(now time.Time, m *syncMessage, out *actions) {
@@ -213,11 +222,15 @@ func (c *core) acknowledged(now time.Time, m *syncMessage, out *actions) {
 	}
 	t.deadline = now.Add(transferTimeout)
 	c.wakeAt(t.deadline)
-	c.pump(m.From, t, out)
+	c.pump(m.From, &t.session, out)
 }
 
-// pump sends chunks while few enough are on their way.
-func (c *core) pump(peer ID, t *transfer, out *actions) {
+// pump sends chunks of a session's transfer, if there is one, while few enough are on their way.
+func (c *core) pump(peer ID, s *session, out *actions) {
+	t := c.transfers[peer]
+	if t == nil || t.session.id != s.id {
+		return
+	}
 	for t.sent < t.acked+maxOutstanding {
 		frames := c.chunk(t)
 		if len(frames) == 0 {
