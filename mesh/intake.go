@@ -221,7 +221,7 @@ func (m *Mesh) chunkSlice(w *bulkWork) {
 	news := 0
 	for i, f := range frames {
 		if !good[i] {
-			m.vouch(f, false, w.size, viaSync, &in)
+			m.count.refused[refusedSignature].Add(1)
 			m.badChunk(w)
 			break
 		}
@@ -241,11 +241,7 @@ func (m *Mesh) badChunk(w *bulkWork) {
 	from := w.msg.From
 	w.parts, w.next = nil, len(w.msg.Frames)
 	m.Slow(from)
-	name := "without a certificate"
-	if c := m.Standing(from).Certificate; c != nil {
-		name = c.Name
-	}
-	m.problems.report(m.now(), ProblemForged, "chunk "+from.String(), "the member "+name+" ("+from.String()+
-		") streams frames that their origins did not sign; for a minute nothing is compared with it")
+	m.problems.report(m.now(), ProblemForged, "chunk "+from.String(), "the member "+from.String()+
+		" streams frames that their origins did not sign; for a minute nothing is compared with it")
 	m.apply(evBadChunk{from, w.msg.Session})
 }
