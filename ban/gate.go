@@ -18,9 +18,8 @@ const SourceImport = "import"
 // though it may not import: what it may have in force bounds that.
 const lateAfter = 5 * time.Minute
 
-// catchUp is how long a gate takes what lifts bans, and was issued before the gate was made, for the past of the mesh, of
-// which a node that has just started hears all at once. Later an old date is no excuse: nobody is sure to have written
-// it truly.
+// catchUp is how long after its first record a gate charges what lifts bans to the bulk if it comes late: a node that has
+// just started hears the whole past of the mesh at once. Later an old date is no excuse, for its origin chose it.
 const catchUp = 10 * time.Minute
 
 // Allowance bounds how fast new bans come, and, apart from that, how fast bans of others are lifted: the entries inside
@@ -173,7 +172,7 @@ func (g *Gate) lift(now time.Time, t *Table, caps *Caps, r *Record) Hold {
 		return HoldNone
 	}
 	ms, a, from := millis(now), g.account(millis(now), r.Origin), purseLift
-	if now.Sub(g.began) < catchUp && r.Issued.Before(g.began) {
+	if now.Sub(g.began) < catchUp && now.Sub(r.Issued) > lateAfter {
 		from = purseBulk
 	}
 	mine, others := t.lifting(r, a.left(ms, caps.Allowance, purseBulk), a.left(ms, caps.Allowance, from))
@@ -256,6 +255,19 @@ func (g *Gate) Foresee(now time.Time, t *Table, op Op) error {
 			return refuse(RuleRate, "peers hold what goes beyond %d imported bans an hour of one node", caps.Bulk)
 		}
 		return refuse(RuleRate, "peers hold what goes beyond %d bans at once or %d a minute of one node", caps.Burst, caps.Rate)
+	}
+	return nil
+}
+
+// Beyond says what Foresee says of the first of ops that peers will hold or refuse, and charges nothing. No op may be
+// merged yet.
+func (g *Gate) Beyond(now time.Time, t *Table, ops []Op) error {
+	a := g.account(millis(now), g.cfg.Self)
+	defer func(before account) { *a = before }(*a)
+	for _, op := range ops {
+		if err := g.Foresee(now, t, op); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -5,6 +5,36 @@
 // merges records in any order, any number of times, and always comes to the same state; each call
 // returns exactly what the firewall must change.
 //
+// # What one op may cost
+//
+// Whoever is certified is still bounded. An entry is a prefix with its ports. "Looked at" counts what a table does for an op
+// when it comes and when it ends, and what a gate does to judge it.
+//
+//	op of a peer                entries looked at             kernel elements       kept
+//	ban, refresh                1, and 1 at its end           1,024, 1 for all ports   a record and a floor (112 B), an entry (100 B)
+//	revoke                      1, and 1 at its end           as the ban              the same
+//	unban                       3 x those inside its prefix   none of its own         72 B a mark, 60 in indexes; MaxMarks marks
+//	allow                       3 x those inside, at its end  1                       as a ban
+//	unallow                     3 x those inside              none of its own         as an unban
+//	held unban, unallow         those counted                 none                    1 kB
+//	withdrawal of an origin     its records and those inside its unbans and allows, once
+//
+// Of one origin, a [Gate] and a [Table] take at most
+//
+//	new bans                    Caps.Burst at once, Caps.Rate a minute, Caps.Bulk an hour; more are held
+//	records                     Caps.Active; more are held or refused
+//	entries of others inside    Caps.Burst at once, Caps.Rate a minute; more are held. All origins: the breaker
+//	  unbans, allows, unallows
+//	entries of its own inside   Caps.Bulk an hour; more are held
+//	other ops than bans         MaxOthers an hour
+//	marks in force              MaxStrikes, of which maxFront for one prefix and origin; more are refused
+//	allows in force             MaxAllows; more are refused
+//	what is held of all         MaxHeld
+//	width of all but revokes    Caps.MinBits4 and MinBits6, else those of Limits
+//
+// One Merge looks at MaxTouch entries inside the unbans and allows of peers, Expire at MaxExpire, Withdraw at as many as it is
+// asked to; the rest is due at once. A cancel covers nothing that was issued more than Limits.FutureSkew after it.
+//
 // The package is pure: it starts nothing, opens nothing and reads no clock. Whoever calls says what
 // time it is. Times have a resolution of one millisecond and are UTC.
 package ban

@@ -55,7 +55,7 @@ func (d *Daemon) admitLocked(now time.Time, r *ban.Record) error {
 	d.alarm.origin, d.alarm.by = r.Origin, r.Hold
 	if now.Sub(d.alarm.logged) >= alarmEvery {
 		d.alarm.logged = now
-		d.log.Warn("bans of peers are held and wait for you: meshban held list", "origin", d.names.of(r.Origin), "by", r.Hold.String(), "prefix", r.Prefix)
+		d.log.Warn("ops of peers are held and wait for you: meshban held list", "kind", r.Kind.String(), "origin", d.names.of(r.Origin), "by", r.Hold.String(), "prefix", r.Prefix)
 	}
 	return nil
 }
@@ -84,8 +84,12 @@ func (d *Daemon) heldProblemLocked() string {
 		d.alarm.full = 0
 		return ""
 	}
-	text := fmt.Sprintf("%d bans of peers wait for you, the last by %s (%s); look with `meshban held list`, then `meshban held release` or `meshban held drop`",
-		n, d.names.of(d.alarm.origin), d.alarm.by)
+	what := fmt.Sprintf("%d bans of peers wait for you", n)
+	if lifts := d.table.LiftsWaiting(); lifts > 0 {
+		what = fmt.Sprintf("%d ops of peers wait for you, %d of which lift bans", n, lifts)
+	}
+	text := fmt.Sprintf("%s, the last by %s (%s); look with `meshban held list`, then `meshban held release` or `meshban held drop`",
+		what, d.names.of(d.alarm.origin), d.alarm.by)
 	if d.alarm.full > 0 {
 		text += fmt.Sprintf("; %d more were refused for lack of room; after the next restart they wait too", d.alarm.full)
 	}
@@ -143,10 +147,10 @@ func (s storedHolds) judgeLocked(now time.Time, r *ban.Record) error {
 	}
 	key := holdOf(r)
 	hold, known := s.holds[storedOp{key, r.Version.Index}]
-	if from, ok := s.refused[key]; ok && !known && r.Kind == ban.KindBan && r.Version.Index >= from {
+	if from, ok := s.refused[key]; ok && !known && r.Kind != ban.KindRevoke && r.Version.Index >= from {
 		if s.d.table.Waiting() >= ban.MaxHeld {
 			s.d.alarm.full++
-			return &ban.PolicyError{Rule: ban.RuleHeldFull, Detail: "too many bans wait for the operator already"}
+			return &ban.PolicyError{Rule: ban.RuleHeldFull, Detail: "too much waits for the operator already"}
 		}
 		hold = ban.HoldBreaker
 		s.d.store.Hold(key, r.Version.Index, uint8(hold))

@@ -53,15 +53,25 @@ func (d *Daemon) Ban(ctx context.Context, req control.BanRequest) (control.BanRe
 // Unban implements control.Agent.
 func (d *Daemon) Unban(ctx context.Context, req control.UnbanRequest) (control.UnbanReply, error) {
 	now, banners := time.Now(), make(map[netip.Prefix][]ban.Origin)
+	lift := d.newLift(now)
 	results, err := d.publishEach(ctx, now, req.Prefixes, func(prefix netip.Prefix) ([]ban.Op, error) {
 		ops, err := d.table.UnbanOps(now, prefix, req.Reason, "cli")
 		bannersOf(banners, ops)
 		if errors.Is(err, ban.ErrNotFound) {
 			return nil, d.notBannedLocked(prefix)
 		}
-		return ops, err
+		if err != nil {
+			return nil, err
+		}
+		return lift.signLocked(prefix, ops, func() ([]ban.Op, error) {
+			return lift.wholeLocked(ban.Op{Kind: ban.KindUnban, Prefix: prefix, Reason: req.Reason, Source: "cli"})
+		})
 	})
+	if err == nil {
+		err = lift.publish(ctx)
+	}
 	d.confirm(ctx, results, d.unbanEffect, "lifted")
+	lift.confirm(ctx, results, "lifted")
 	for i, r := range results {
 		results[i].Until = time.Time{} // what ends is the ban, not the unban
 		if r.Err == nil {
@@ -88,11 +98,24 @@ func (d *Daemon) Allow(ctx context.Context, req control.AllowRequest) (control.A
 	if length == 0 {
 		length = allowFor
 	}
+	lift := d.newLift(now)
 	results, err := d.publishEach(ctx, now, req.Prefixes, func(prefix netip.Prefix) ([]ban.Op, error) {
 		op := ban.Op{Kind: ban.KindAllow, Prefix: prefix, Until: endOf(now, length), Reason: req.Reason, Source: "cli"}
-		return d.table.OwnOps(op), d.table.CheckLocal(now, op)
+		if err := d.table.CheckLocal(now, op); err != nil {
+			return nil, err
+		}
+		return lift.signLocked(prefix, d.table.OwnOps(op), func() ([]ban.Op, error) { return []ban.Op{op}, nil })
 	})
+	if err == nil {
+		err = lift.publish(ctx)
+	}
 	d.confirm(ctx, results, d.allowEffect, "allowed")
+	lift.confirm(ctx, results, "allowed")
+	for i := range results {
+		if results[i].Err == nil {
+			results[i].Until = endOf(now, length)
+		}
+	}
 	for i, r := range results {
 		if r.Err == nil {
 			results[i].Note = d.othersNote("counts on this node only: it may not lift the bans of others", nil)
@@ -104,10 +127,16 @@ func (d *Daemon) Allow(ctx context.Context, req control.AllowRequest) (control.A
 // Unallow implements control.Agent.
 func (d *Daemon) Unallow(ctx context.Context, req control.UnallowRequest) (control.UnallowReply, error) {
 	now := time.Now()
+	lift := d.newLift(now)
 	results, err := d.publishEach(ctx, now, req.Prefixes, func(prefix netip.Prefix) ([]ban.Op, error) {
 		ops, err := d.table.UnallowOps(now, prefix, req.Reason, "cli")
+		if err == nil {
+			return lift.signLocked(prefix, ops, func() ([]ban.Op, error) {
+				return lift.wholeLocked(ban.Op{Kind: ban.KindUnallow, Prefix: prefix, Reason: req.Reason, Source: "cli"})
+			})
+		}
 		if !errors.Is(err, ban.ErrNotFound) {
-			return ops, err
+			return nil, err
 		}
 		for _, e := range d.table.Never() {
 			if e.Prefix == prefix {
@@ -120,7 +149,11 @@ func (d *Daemon) Unallow(ctx context.Context, req control.UnallowRequest) (contr
 		}
 		return nil, &control.Error{Code: control.CodeNotFound, Message: fmt.Sprintf("%s is not on the mesh's allow list", show(prefix))}
 	})
+	if err == nil {
+		err = lift.publish(ctx)
+	}
 	d.confirm(ctx, results, func(*control.Result) *control.Error { return nil }, "off the allow list")
+	lift.confirm(ctx, results, "off the allow list")
 	for i := range results {
 		results[i].Until = time.Time{}
 	}

@@ -1,0 +1,162 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/mesh"
+)
+
+const (
+	// heldWait bounds how long a command whose lift peers will hold waits for their word, and heldLook how often it looks.
+	heldWait, heldLook = 2 * time.Second, 50 * time.Millisecond
+)
+
+// A lift collects what one command lifts beyond what peers take of this node.
+type lift struct {
+	d      *Daemon
+	now    time.Time
+	beyond map[netip.Prefix]error // by what the command named
+	signed []ban.Op               // what the authority says instead
+}
+
+func (d *Daemon) newLift(now time.Time) *lift {
+	return &lift{d: d, now: now, beyond: make(map[netip.Prefix]error)}
+}
+
+// signLocked looks at what lifts prefix. Where peers would hold or refuse it, and this node has the authority's key, the
+// authority says whole instead, without the widths of peers, and this node nothing.
+func (l *lift) signLocked(prefix netip.Prefix, ops []ban.Op, whole func() ([]ban.Op, error)) ([]ban.Op, error) {
+	err := l.d.gate.Beyond(l.now, l.d.table, ops)
+	if err == nil || l.d.mesh.Peers() == 0 {
+		return ops, nil
+	}
+	if !l.d.mesh.HasAuthority() {
+		l.beyond[prefix] = err
+		return ops, nil
+	}
+	if ops, err = whole(); err != nil {
+		return nil, err
+	}
+	l.signed = append(l.signed, ops...)
+	return nil, nil
+}
+
+// wholeLocked returns the ops that lift or end all inside op's prefix, as wide as this node may say it.
+func (l *lift) wholeLocked(op ban.Op) ([]ban.Op, error) {
+	limits := ban.DefaultLimits()
+	lifting, err := l.d.table.Lift(op, limits.MinBits4, limits.MinBits6)
+	if err != nil {
+		return nil, err
+	}
+	ops, _ := lifting.Next(l.now, ban.MaxRecords)
+	return ops, nil
+}
+
+// publish says in the authority's name what is to be signed by it, and does here at once what that means.
+func (l *lift) publish(ctx context.Context) error {
+	d := l.d
+	if len(l.signed) == 0 {
+		return nil
+	}
+	said := slices.Clone(l.signed)
+	for _, part := range ban.SplitOps(l.signed, maxFramePayload) {
+		payload, err := ban.AppendOps(nil, part)
+		if err != nil {
+			return fmt.Errorf("encode %d ops: %w", len(part), err)
+		}
+		frame, err := d.mesh.PublishAsAuthority(l.now, payload, ban.Expires(part))
+		if errors.Is(err, mesh.ErrFull) {
+			return &control.Error{Code: control.CodeFailed, Message: err.Error(), Hint: "lift in fewer, wider prefixes"}
+		}
+		if err != nil {
+			return fmt.Errorf("publish %d ops as the authority: %w", len(part), err)
+		}
+		d.merge(l.now, appendRecords(nil, l.now, frame, part))
+		d.remember(l.now, frame)
+	}
+	d.settleDue(l.now)
+	d.recordOps(d.byCaller(ctx, l.now), said)
+	d.keep(ctx)
+	return nil
+}
+
+// settleDue does all that is due in the table, in slices.
+func (d *Daemon) settleDue(now time.Time) {
+	for more := true; more; {
+		d.mu.Lock()
+		d.settleLocked(d.table.Expire(now))
+		next, ok := d.table.Next()
+		d.mu.Unlock()
+		more = ok && !next.After(now)
+		d.fw.Flush()
+		giveWay()
+	}
+}
+
+// confirm replaces each success that peers do not confirm by an error that names them.
+func (l *lift) confirm(ctx context.Context, results []control.Result, did string) {
+	if len(l.beyond) == 0 {
+		return
+	}
+	held, silent := l.d.heldBy(ctx, l.now)
+	var who []string
+	if len(held) > 0 {
+		who = append(who, "held by "+strings.Join(held, ", "))
+	}
+	if len(silent) > 0 {
+		who = append(who, "not heard from "+strings.Join(silent, ", "))
+	}
+	for i := range results {
+		r := &results[i]
+		err, ok := l.beyond[r.Prefix]
+		if !ok || r.Err != nil || len(who) == 0 {
+			continue
+		}
+		e := refusal(err)
+		e.Message = fmt.Sprintf("%s is %s on this node, and elsewhere not all of it: %s; %s", show(r.Prefix), did, strings.Join(who, "; "), e.Message)
+		e.Hint = fmt.Sprintf("say it on the node that has ca.key, or let it count there: `meshban held release --from %s`", l.d.cfg.Name)
+		r.Err = e
+	}
+}
+
+// heldBy waits until every live peer has said since then that it holds what this node lifts, for heldWait at most. It
+// returns the names of those that did, and of those that said nothing.
+func (d *Daemon) heldBy(ctx context.Context, since time.Time) (held, silent []string) {
+	tick := time.NewTicker(heldLook)
+	defer tick.Stop()
+	for end := time.Now().Add(heldWait); ; {
+		held, silent = nil, nil
+		members := d.mesh.Members()
+		d.mu.Lock()
+		for _, m := range members {
+			if m.Self || m.State != mesh.StateAlive {
+				continue
+			}
+			name := d.names.of(ban.Origin(m.ID))
+			if r, ok := d.reports[ban.Origin(m.ID)]; !ok || r.at.Before(since) {
+				silent = append(silent, name)
+			} else if r.lifts > 0 {
+				held = append(held, name)
+			}
+		}
+		d.mu.Unlock()
+		if len(silent) == 0 || !time.Now().Before(end) {
+			slices.Sort(held)
+			slices.Sort(silent)
+			return held, silent
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return held, silent
+		}
+	}
+}

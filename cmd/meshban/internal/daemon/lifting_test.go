@@ -1,0 +1,62 @@
+package daemon
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+)
+
+// What lifts many bans of others is held by the other nodes, and the command says by whom; said where the authority's key is,
+// it counts everywhere.
+func TestMassLifting(t *testing.T) {
+	a := first(t, "a")
+	b, c := a.join(t, "b"), a.join(t, "c")
+	const bans, most = 30, 10
+	for _, n := range []*node{a, b, c} {
+		n.tighten(func(c *config.Config) { c.Peers.Burst, c.Peers.Rate = most, 1 })
+	}
+	now := time.Now()
+	var ops []ban.Op
+	for i := range bans {
+		ops = append(ops, ban.Op{
+			Kind: ban.KindBan, Prefix: netip.MustParsePrefix(fmt.Sprintf("192.0.2.%d/32", i)), Until: endOf(now, time.Hour), Source: ban.SourceImport,
+		})
+	}
+	if err := a.publish(now, ops); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []*node{b, c} {
+		until(t, "all bans count", func() bool { return n.counts().Active == bans })
+	}
+	req := control.UnbanRequest{Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}
+	reply, err := b.Unban(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := reply.Results[0].Err
+	if e == nil || e.Code != control.CodePolicy || e.Rule != ban.RuleLift || !strings.Contains(e.Message, "a, c") {
+		t.Errorf("unban on b: %+v", e)
+	}
+	if x, y, z := a.counts().Active, b.counts().Active, c.counts().Active; x != bans || y != 0 || z != bans {
+		t.Errorf("a has %d bans in force, b %d, c %d", x, y, z)
+	}
+	a.mu.Lock()
+	lifts, problem := a.table.LiftsWaiting(), a.heldProblemLocked()
+	a.mu.Unlock()
+	if lifts != 1 || !strings.Contains(problem, "lift bans") {
+		t.Errorf("%d lifts wait on a: %q", lifts, problem)
+	}
+	reply, err = a.Unban(t.Context(), req)
+	if err != nil || reply.Results[0].Err != nil {
+		t.Fatal(reply, err)
+	}
+	for _, n := range []*node{a, b, c} {
+		until(t, "all is lifted", func() bool { return n.counts().Active == 0 })
+	}
+}
