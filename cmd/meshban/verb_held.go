@@ -24,7 +24,7 @@ ADDR is an address or a CIDR, for all that lies inside it, or - for a list on st
 exit code is 5 where nothing of that is held.
 
 With --json, list prints one object a line: prefix, ports, origin, id, issued, until,
-reason, source, by. release and drop print one object: action, decided.`,
+reason, source, by, kind (ban, unban, allow, unallow). release and drop print one object: action, decided.`,
 		flags: []cli.Flag{
 			toggle("all", "release or drop all that is held"),
 			text("from", "`NODE` only what this node, a name or an id, has said"),
@@ -90,7 +90,11 @@ func (c *command) heldList(ctx *cli.Context, from string) error {
 		if asJSON {
 			return writeObject(c.out, e)
 		}
-		return t.row(control.FormatPrefix(e.Prefix), or(e.Ports, "all"), span(e.Until.Sub(now)), e.Origin, e.By, or(e.Source, "-"), e.Reason)
+		address := control.FormatPrefix(e.Prefix)
+		if e.Kind != "" && e.Kind != "ban" {
+			address = e.Kind + " " + address
+		}
+		return t.row(address, or(e.Ports, "all"), span(e.Until.Sub(now)), e.Origin, e.By, or(e.Source, "-"), e.Reason)
 	})
 	if err != nil || asJSON {
 		return err

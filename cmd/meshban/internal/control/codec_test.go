@@ -105,7 +105,7 @@ func FuzzRequests(f *testing.F) {
 // A held entry survives the trip.
 func TestHeldEntryRoundTrip(t *testing.T) {
 	e := HeldEntry{
-		netip.MustParsePrefix("203.0.113.0/24"), "22/tcp", "web2", "a1", until, until.Add(time.Hour), "say \"no\"", "line", "breaker",
+		netip.MustParsePrefix("203.0.113.0/24"), "22/tcp", "web2", "a1", until, until.Add(time.Hour), "say \"no\"", "line", "breaker", "ban",
 	}
 	text, err := json.Marshal(e)
 	if err != nil {

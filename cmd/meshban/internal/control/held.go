@@ -19,12 +19,13 @@ type heldEntryJSON struct {
 	Reason string     `json:"reason"`
 	Source string     `json:"source"`
 	By     string     `json:"by"`
+	Kind   string     `json:"kind,omitempty"`
 }
 
 // MarshalJSON writes e as one JSON object. Text of a peer never leaves it raw.
 func (e HeldEntry) MarshalJSON() ([]byte, error) {
 	return json.Marshal(heldEntryJSON{
-		prefixText(e.Prefix), e.Ports, e.Origin, e.ID, timeText(e.Issued), timeText(e.Until), e.Reason, e.Source, e.By,
+		prefixText(e.Prefix), e.Ports, e.Origin, e.ID, timeText(e.Issued), timeText(e.Until), e.Reason, e.Source, e.By, e.Kind,
 	})
 }
 
@@ -38,7 +39,7 @@ func (e *HeldEntry) UnmarshalJSON(data []byte) error {
 		return errors.New("held entry without a prefix")
 	}
 	*e = HeldEntry{
-		netip.Prefix(w.Prefix), w.Ports, w.Origin, w.ID, time.Time(w.Issued), time.Time(w.Until), w.Reason, w.Source, w.By,
+		netip.Prefix(w.Prefix), w.Ports, w.Origin, w.ID, time.Time(w.Issued), time.Time(w.Until), w.Reason, w.Source, w.By, w.Kind,
 	}
 	return nil
 }

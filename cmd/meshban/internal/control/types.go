@@ -394,7 +394,7 @@ type AuditEntry struct {
 	Lost     uint64         `json:"lost,omitempty"` // entries before this one that could not be written
 }
 
-// HeldEntry is one ban of a peer that this node does not enforce until somebody decides.
+// HeldEntry is one op of a peer that this node does not enforce until somebody decides.
 type HeldEntry struct {
 	Prefix netip.Prefix
 	Ports  string // canonical; "" = all
@@ -405,6 +405,7 @@ type HeldEntry struct {
 	Reason string
 	Source string
 	By     string // what held it: "breaker", "rate of its origin", "active bans of its origin"
+	Kind   string // "ban", or of what lifts bans "unban", "allow" or "unallow"
 }
 
 // Actions of a DecideRequest.

@@ -169,7 +169,7 @@ func (d *Daemon) Held(ctx context.Context, yield func(control.HeldEntry) error) 
 		for _, r := range records {
 			err := yield(control.HeldEntry{
 				Prefix: r.Prefix, Ports: r.Ports.String(), Origin: d.names.of(r.Origin), ID: r.Origin.String(), Issued: r.Issued,
-				Until: r.Until, Reason: r.Reason, Source: r.Source, By: r.Hold.String(),
+				Until: r.Until, Reason: r.Reason, Source: r.Source, By: r.Hold.String(), Kind: r.Kind.String(),
 			})
 			if err != nil {
 				return err
