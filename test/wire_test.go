@@ -3,10 +3,13 @@
 package test
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/meshban/meshban/test/rig"
 )
@@ -70,7 +73,7 @@ func TestOddVersionsStopNoJoin(t *testing.T) {
 	must(newcomer.Shell("rm -rf " + stateDir + "/*"))(t)
 	p := s.attack(t, "versions", "-for", "20s")
 	during(2 * time.Second)
-	newcomer.run(t, "join", s.token, "--name", "newcomer", "--bind", s.bind(newcomer))
+	newcomer.run(t, "join", s.token, "--name", newcomer.Name, "--bind", s.bind(newcomer))
 	newcomer.start(t)
 	s.honest[1].kill(t)
 	s.honest[1].start(t)
@@ -79,4 +82,82 @@ func TestOddVersionsStopNoJoin(t *testing.T) {
 		t.Error("the attack was over before")
 	}
 	must(p.Wait(30 * time.Second))(t)
+}
+
+// unaccused says that no node takes another for a flood.
+func (m *mesh) unaccused(t *testing.T) {
+	t.Helper()
+	for _, n := range m.nodes {
+		for _, said := range n.status(t).Problems {
+			if strings.HasPrefix(said, "flood:") {
+				t.Errorf("%s: %s", n.Name, said)
+			}
+		}
+	}
+}
+
+// Two ordinary imports, the first of which peers refuse for the most part, and a node that is stopped while others say much,
+// make nobody accuse anybody.
+func TestImportsAndPausesAccuseNobody(t *testing.T) {
+	t.Parallel()
+	m := newMesh(t, setup{nodes: 3})
+	a, b, c := m.nodes[0], m.nodes[1], m.nodes[2]
+	var wide, many strings.Builder
+	for i := range 989 {
+		bits := 22
+		if i < 316 {
+			bits = 24
+		}
+		fmt.Fprintf(&wide, "%d.%d.%d.0/%d\n", 20+i/64%32, i/2048, 4*(i%64), bits)
+	}
+	for i := range 8000 {
+		fmt.Fprintf(&many, "60.1.%d.%d\n", i/250, 1+i%250)
+	}
+	check(t, a.WriteFile("/root/wide", wide.String()))
+	check(t, a.WriteFile("/root/many", many.String()))
+	a.run(t, "import", "/root/wide", "--for", "1h")
+	a.run(t, "import", "/root/many", "--for", "1h")
+	during(2 * time.Second)
+	m.unaccused(t)
+	check(t, c.agent.Signal(unix.SIGSTOP))
+	for range 10 {
+		b.run(t, "ban", fresh().String(), fresh().String(), "--for", "1h")
+		during(time.Second)
+	}
+	check(t, c.agent.Signal(unix.SIGCONT))
+	m.inSync(t, 2*syncLimit)
+	m.unaccused(t)
+}
+
+// A hundred addresses without any key, with streams that stall, keep nobody from enrolling, coming back, or syncing.
+func TestStalledOutsiders(t *testing.T) {
+	t.Parallel()
+	s := besiege(t, 4)
+	newcomer, back := s.honest[3], s.honest[2]
+	newcomer.stop(t)
+	must(newcomer.Shell("rm -rf " + stateDir + "/*"))(t)
+	back.stop(t)
+	var many strings.Builder
+	for i := range 5000 {
+		fmt.Fprintf(&many, "60.1.%d.%d\n", i/250, 1+i%250)
+	}
+	check(t, s.honest[0].WriteFile("/root/many", many.String()))
+	s.honest[0].run(t, "import", "/root/many", "--for", "1h")
+	p := s.attackAs(t, "stall", "-for", "25s")
+	during(2 * time.Second)
+	eventually(t, 15*time.Second, func() error { // within a few tries
+		r, err := newcomer.Run("meshban", "join", s.token, "--name", newcomer.Name, "--bind", s.bind(newcomer))
+		if err == nil && r.Code != exitDone {
+			err = fmt.Errorf("join: exit code %d: %s", r.Code, r.Stderr)
+		}
+		return err
+	})
+	newcomer.start(t)
+	back.start(t)
+	s.inSync(t, syncLimit)
+	if !p.Running() {
+		t.Error("the attack was over before")
+	}
+	must(p.Wait(40 * time.Second))(t)
+	t.Log(p.Stdout())
 }

@@ -5,8 +5,11 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/binary"
+	"fmt"
 	mathrand "math/rand/v2"
 	"net"
+	"net/netip"
+	"os/exec"
 	"time"
 )
 
@@ -69,4 +72,62 @@ func enrol(ctx context.Context, w *world) error {
 		}()
 	})
 	return nil
+}
+
+// stall opens streams from a hundred addresses, 100 to 199 of its /24, that begin a hello or announce a large message and say no more,
+// as fast as they are ended.
+func stall(ctx context.Context, w *world) error {
+	const addresses = 100
+	own := w.self.Addr().As4()
+	link, err := linkOf(w.self.Addr())
+	if err != nil {
+		return err
+	}
+	for i := range addresses {
+		addr := fmt.Sprintf("%d.%d.%d.%d/32", own[0], own[1], own[2], 100+i)
+		if out, err := exec.CommandContext(ctx, "ip", "addr", "add", addr, "dev", link).CombinedOutput(); err != nil {
+			return fmt.Errorf("take an address: %w: %s", err, out)
+		}
+	}
+	hello := append([]byte{0x16, 3, 1, 2, 0}, make([]byte, 100)...)
+	large := append(binary.BigEndian.AppendUint32([]byte{mlEncrypt}, 4<<20), make([]byte, 1<<20)...)
+	every(ctx, 300, func(i int) {
+		from := &net.TCPAddr{IP: net.IPv4(own[0], own[1], own[2], byte(100+i%addresses))}
+		conn, err := (&net.Dialer{LocalAddr: from, Timeout: 200 * time.Millisecond}).DialContext(ctx, "tcp", w.targets[i/addresses%len(w.targets)].String())
+		w.count(0, err)
+		if err != nil {
+			return
+		}
+		go func() {
+			defer conn.Close()
+			_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+			begin := hello
+			if i%10 == 0 {
+				begin = large
+			}
+			_, _ = conn.Write(begin)
+			_, _ = conn.Read(make([]byte, 1))
+		}()
+	})
+	return nil
+}
+
+// linkOf returns the name of the interface that has an address.
+func linkOf(addr netip.Addr) (string, error) {
+	links, err := net.Interfaces()
+	if err != nil {
+		return "", err
+	}
+	for _, l := range links {
+		addrs, err := l.Addrs()
+		if err != nil {
+			return "", err
+		}
+		for _, a := range addrs {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr() == addr {
+				return l.Name, nil
+			}
+		}
+	}
+	return "", fmt.Errorf("no interface has %v", addr)
 }
