@@ -58,6 +58,7 @@ var attacks = map[string]func(context.Context, *world) error{
 	"bomb":         unbans,
 	"marks":        farMarks,
 	"elsewhere":    elsewhere,
+	"doom":         doom,
 	"claim":        claim,
 	"stall":        stall,
 	"versions":     oddVersions,

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"maps"
 	"math"
 	"net/netip"
 	"slices"
@@ -252,6 +253,18 @@ func elsewhere(ctx context.Context, w *world) error {
 		at := netip.AddrPortFrom(w.bans[i%len(w.bans)].Addr(), w.self.Port())
 		m := meta(pub, claimedName, "1", place(w.key, w.secrets.MeshID, at), 0)
 		w.packet(encoded(mlAlive, alive{uint32(1 + i), w.id.String(), at.Addr().AsSlice(), at.Port(), m, versions}))
+	})
+	return nil
+}
+
+// doom says of every honest member what it cannot deny: an incarnation behind which there is none.
+func doom(ctx context.Context, w *world) error {
+	ids := slices.Collect(maps.Keys(w.members()))
+	every(ctx, 20, func(i int) {
+		id := ids[i%len(ids)].String()
+		for _, kind := range []byte{mlSuspect, mlDead} {
+			w.packet(encoded(kind, dead{math.MaxUint32, id, w.id.String()}))
+		}
 	})
 	return nil
 }

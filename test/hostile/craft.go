@@ -29,7 +29,7 @@ const (
 
 // Kinds of memberlist's messages.
 const (
-	mlAlive, mlDead, mlPushPull, mlCompound, mlUser, mlCompress, mlEncrypt = 4, 5, 6, 7, 8, 9, 10
+	mlSuspect, mlAlive, mlDead, mlPushPull, mlCompound, mlUser, mlCompress, mlEncrypt = 3, 4, 5, 6, 7, 8, 9, 10
 )
 
 func array(n int) []byte {
