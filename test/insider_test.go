@@ -49,7 +49,7 @@ func TestAllowsPushNothingNeededOut(t *testing.T) {
 	s := besiegeWith(t, 0, eachBackend(""))
 	s.look = s.lookOut(t)
 	seen := s.look.during(t, func() {
-		p := s.attack(t, "allow", "-for", "12s", "-life", "1m", "-ban", s.look.needed())
+		p := s.attack(t, "allow", "-for", "12s", "-life", "1m", "-ban", s.look.needed("10.77.0.0/24"))
 		must(p.Wait(3 * afterwards))(t)
 		during(time.Second)
 	})
@@ -72,7 +72,7 @@ func TestHonestAllowsPushNothingNeededOut(t *testing.T) {
 		for i, n := range s.honest {
 			must(n.Shell("meshban allow --for 1h " + strings.ReplaceAll(ops.String(), " 1.2.", fmt.Sprintf(" 1.%d.", 2+i))))(t)
 		}
-		p := s.attack(t, "bans", "-for", "3s", "-ban", s.look.needed())
+		p := s.attack(t, "bans", "-for", "3s", "-ban", s.look.needed("10.77.0.0/24"))
 		must(p.Wait(afterwards))(t)
 		during(time.Second)
 	})

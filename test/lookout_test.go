@@ -90,9 +90,9 @@ func (s *siege) lookOut(t *testing.T) *lookout {
 	return l
 }
 
-// needed are the prefixes that an attack bans who means to lock somebody out: of the members, the gateway and the admin.
-func (l *lookout) needed() string {
-	return "10.77.0.0/24,10.78.0.0/24," + netip.PrefixFrom(l.admin, 24).Masked().String()
+// needed are the prefixes that an attack bans that means to lock somebody out: of members, of the gateway and of the admin.
+func (l *lookout) needed(members string) string {
+	return members + ",10.78.0.0/24," + netip.PrefixFrom(l.admin, 24).Masked().String()
 }
 
 // during looks while f runs.
