@@ -77,7 +77,7 @@ func run() error {
 	bans := flag.String("ban", "", "the prefixes that it is after, with commas between them")
 	ca := flag.String("ca", "", "the authority's key, if that was captured")
 	last := flag.Duration("for", 2*time.Second, "how long")
-	w := &world{heard: make(chan []byte, 4096), epoch: uint64(time.Now().UnixMilli())}
+	w := &world{heard: make(chan []byte, 4096), epoch: uint64(time.Now().Unix())} // as agents do: a later one is refused
 	flag.StringVar(&w.name, "name", "hostile", "the name in its certificate")
 	flag.DurationVar(&w.life, "life", 20*time.Second, "how long what it bans lasts: short, so that one attack does not leave the next what it did")
 	flag.IntVar(&w.size, "size", ban.MaxOpsPerFrame, "how many ops a frame of the attack \"ports\" has")
