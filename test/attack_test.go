@@ -54,8 +54,8 @@ type siege struct {
 	attacks    int // so far
 	calm       figures
 	look       *lookout
-	slack      time.Duration // by how much looser than usual the bounds of figures are
-	rows       []string      // what every attack has done
+	slack      int      // by how much looser than usual the bounds of figures are
+	rows       []string // what every attack has done
 }
 
 // figures are how long bans took from the line of one honest node to the kernels of the others, and to its own.
@@ -215,7 +215,7 @@ func firstOf(what string, errs []error) error {
 // bystanders at the same time, which are zero where there are none.
 func (s *siege) slower(f, beside figures) error {
 	calm := figures{max(s.calm.median, beside.median), max(s.calm.p99, beside.p99), max(s.calm.own, beside.own)}
-	k := max(1, s.slack)
+	k := time.Duration(max(1, s.slack))
 	if f.median > k*(2*calm.median+medianFloor) || f.own > k*(2*calm.own+medianFloor) || f.p99 > k*(2*calm.p99+worstFloor) {
 		return fmt.Errorf("bans under attack: %v; beside: %v; before: %v", f, beside, s.calm)
 	}
