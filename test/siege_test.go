@@ -84,9 +84,9 @@ var siegeCases = []siegeCase{
 	{name: "bans with long reasons", attack: "words"},
 	{name: "bans for a moment", attack: "moments"},
 	{name: "unbans of nothing", attack: "cancels"},
-	{name: "accusations that cannot be denied", attack: "doom", after: func(t *testing.T, s *siege) { s.inSync(t, syncLimit) }},
 	{name: "marks of 2^63-1", attack: "marks", ban: func(*siege, netip.Addr) string { return fresh24s() }},
 	{name: "marks a little ahead", attack: "lift", ban: func(*siege, netip.Addr) string { return fresh24s() }},
+	{name: "accusations that cannot be denied", attack: "doom", after: func(t *testing.T, s *siege) { s.inSync(t, syncLimit) }},
 }
 
 // why says that each node tells that it lets through what it needs.
