@@ -41,12 +41,13 @@ type Caps struct {
 	Import   bool          // lists count against Bulk; else like other bans
 }
 
-// GateConfig is what a gate needs; all of it but Authority is required.
+// GateConfig is what a gate needs; all of it but Authority and Last is required.
 type GateConfig struct {
-	Self      Origin            // whose records pass
-	Authority Origin            // whose records are held to the bounds of this node's own, and never held; zero: nobody's
-	Caps      func(Origin) Caps // what an origin may say
-	Breaker   Allowance         // of all other origins together
+	Self      Origin                     // whose records pass
+	Authority Origin                     // whose records are held to the bounds of this node's own, and never held; zero: nobody's
+	Caps      func(Origin) Caps          // what an origin may say
+	Last      func() (epoch, seq uint64) // of this node's last frame; nil: unknown
+	Breaker   Allowance                  // of all other origins together
 }
 
 // Gate stands before [Table.Merge] and holds each origin to its caps and all of them to the breaker.
@@ -73,10 +74,47 @@ func (g *Gate) SetBreaker(a Allowance) { g.cfg.Breaker = a }
 // origin that may not lift the bans of others, only the marks of its own stay.
 func (g *Gate) Check(now time.Time, t *Table, r *Record) error {
 	if g.trusts(r.Origin) {
-		return t.checkRemote(now, *r, anyWidth, anyWidth)
+		return g.checkTrusted(now, t, r)
 	}
 	caps := g.cfg.Caps(r.Origin)
-	return caps.checkRemote(now, t, r)
+	return g.checkPeer(now, t, &caps, r)
+}
+
+func (g *Gate) checkTrusted(now time.Time, t *Table, r *Record) error {
+	if err := t.checkRemote(now, *r, anyWidth, anyWidth); err != nil {
+		return err
+	}
+	return g.checkOwnMark(r)
+}
+
+func (g *Gate) checkPeer(now time.Time, t *Table, caps *Caps, r *Record) error {
+	if err := caps.checkRemote(now, t, r); err != nil {
+		return err
+	}
+	return g.checkOwnMark(r)
+}
+
+func (g *Gate) checkOwnMark(r *Record) error {
+	if g.Foretells(r) {
+		return refuse(RuleFuture, "%s of %s is from the future: its mark on this node is above this node's last frame", r.Kind, shortPrefix(r.Prefix))
+	}
+	return nil
+}
+
+// Foretells reports whether a record of another node has a mark on this node above its last frame. It cannot be honest,
+// because whoever sets a mark has seen the frame that it names, and would cancel what this node has yet to say. Once refused
+// it must stay so after a restart, when this node no longer knows how far it had come.
+func (g *Gate) Foretells(r *Record) bool {
+	if g.cfg.Last == nil || r.Origin == g.cfg.Self {
+		return false
+	}
+	for _, m := range r.Marks {
+		if m.Origin == g.cfg.Self {
+			epoch, seq := g.cfg.Last()
+			return m.Epoch > epoch || m.Epoch == epoch && m.Seq > seq
+		}
+	}
+	return false
 }
 
 // anyWidth is the least shortest prefix: the width is then that of this node's own ops.
@@ -128,10 +166,10 @@ func (g *Gate) Admit(now time.Time, t *Table, r *Record) error {
 		g.began = now
 	}
 	if g.trusts(r.Origin) {
-		return t.checkRemote(now, *r, anyWidth, anyWidth)
+		return g.checkTrusted(now, t, r)
 	}
 	caps := g.cfg.Caps(r.Origin)
-	if err := caps.checkRemote(now, t, r); err != nil {
+	if err := g.checkPeer(now, t, &caps, r); err != nil {
 		return err
 	}
 	if r.Kind != KindBan {

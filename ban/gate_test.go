@@ -235,3 +235,42 @@ func TestGateBoundsWhatIsNoBan(t *testing.T) {
 		t.Errorf("a minute later: %v", err)
 	}
 }
+
+// An unban with a mark above all that this node has said cancelled, at home, the bans that it was about to make.
+func TestNobodyLiftsWhatThisNodeHasNotSaid(t *testing.T) {
+	tb := newTable(t, Config{})
+	g := NewGate(GateConfig{
+		Self: self, Authority: peerC, Caps: func(Origin) Caps { return wideCaps }, Breaker: wideCaps.Allowance,
+		Last: func() (epoch, seq uint64) { return 7, 5 },
+	})
+	for _, c := range []struct {
+		name string
+		by   Origin
+		mark Mark
+		ok   bool
+	}{
+		{"ok: the last frame", peerA, Mark{self, 7, 5}, true},
+		{"ok: an earlier start", peerA, Mark{self, 6, 900}, true},
+		{"ok: another origin", peerA, Mark{peerB, 9, 9}, true},
+		{"ok: this node itself, read back", self, Mark{self, 7, 6}, true},
+		{"bad: the next frame", peerA, Mark{self, 7, 6}, false},
+		{"bad: a later start", peerA, Mark{self, 8, 0}, false},
+		{"bad: of the authority", peerC, Mark{self, 7, 6}, false},
+	} {
+		for _, kind := range []Kind{KindUnban, KindUnallow} {
+			for what, judge := range map[string]func(time.Time, *Table, *Record) error{"Admit": g.Admit, "Check": g.Check} {
+				r := record(c.by, 1, kind, "192.0.2.0/24", 3600, seenAt(0), marks(c.mark))
+				err := judge(base, tb, &r)
+				var policy *PolicyError
+				if c.ok != (err == nil) || err != nil && (!errors.As(err, &policy) || policy.Rule != RuleFuture) {
+					t.Errorf("%s, %s, %s: %v", c.name, kind, what, err)
+				}
+			}
+		}
+	}
+	// It is one of many marks, too.
+	r := record(peerA, 1, KindUnban, "192.0.2.0/24", 3600, seenAt(0), marks(Mark{self, 7, 6}, Mark{peerB, 1, 1}))
+	if g.Admit(base, tb, &r) == nil {
+		t.Error("a mark above the last frame passes among others")
+	}
+}

@@ -102,11 +102,19 @@ func (m *Mesh) stepLocked(now time.Time, ev any) *actions {
 	}
 	root := m.core.root.sum()
 	m.root.Store(&root)
+	m.lastLocked()
 	if len(out.readmitted)+len(out.withdrawn) > 0 {
 		m.certifiedLocked(now)
 	}
 	m.todo = append(m.todo, out)
 	return &m.todo[len(m.todo)-1]
+}
+
+// lastLocked notes our last frame for Last.
+func (m *Mesh) lastLocked() {
+	if last := m.last.Load(); last.Epoch != m.core.epoch || last.Seq != m.core.seq {
+		m.last.Store(&FrameRef{Origin: m.id, Epoch: m.core.epoch, Seq: m.core.seq})
+	}
 }
 
 // certifiedLocked lets those know who counts who may not wait for the core.

@@ -70,6 +70,7 @@ type Mesh struct {
 	tr   atomic.Pointer[transport]
 	addr atomic.Pointer[netip.AddrPort]
 	root atomic.Pointer[[32]byte] // a copy of the core's, for whoever may not wait
+	last atomic.Pointer[FrameRef] // our last frame, likewise
 
 	// publishing is held from the naming of a frame until the core has it, so that names go up by one and nobody takes
 	// another epoch meanwhile. It is taken before mu.
@@ -120,6 +121,7 @@ func New(cfg Config) (*Mesh, error) {
 		m.core.authority = IDOf(cfg.Secrets.Authority[:])
 	}
 	m.root.Store(&[32]byte{})
+	m.last.Store(&FrameRef{Origin: m.id, Epoch: cfg.Epoch})
 	if cfg.Secrets.HasAuthority() {
 		m.certified.Store(&map[ID]struct{}{})
 	}
@@ -362,6 +364,13 @@ func (m *Mesh) Epoch() uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.core.epoch
+}
+
+// Last returns the epoch under which this node publishes now and the number of its last frame, 0 if there is none yet. No
+// member has a later frame of this node. It does not block.
+func (m *Mesh) Last() (epoch, seq uint64) {
+	last := m.last.Load()
+	return last.Epoch, last.Seq
 }
 
 // Digest is equal on two nodes exactly when they hold the same live frames.

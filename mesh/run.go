@@ -262,6 +262,7 @@ func (m *Mesh) rollEpoch(now time.Time, past uint64) {
 	m.mu.Lock()
 	if epoch > m.core.epoch {
 		m.core.epoch, m.core.seq = epoch, 0
+		m.lastLocked()
 	}
 	m.mu.Unlock()
 	m.publishing.Unlock()

@@ -34,6 +34,9 @@ type alarm struct {
 // too many wait. Without the mark a restart would let them count.
 const refusedFrom = 1 << 15
 
+// foretold marks in the store, as a hold, an op that was refused because it foretells what this node says.
+const foretold = 255
+
 // allowance is what the configuration says, in the table's terms.
 func allowance(a config.Allowance) ban.Allowance {
 	return ban.Allowance{Rate: a.Rate, Burst: a.Burst, Bulk: a.Imports}
@@ -43,6 +46,9 @@ func allowance(a config.Allowance) ban.Allowance {
 func (d *Daemon) admitLocked(now time.Time, r *ban.Record) error {
 	if err := d.gate.Admit(now, d.table, r); err != nil || r.Hold == ban.HoldNone {
 		d.noteFullLocked(r, err)
+		if d.gate.Foretells(r) {
+			d.store.Hold(holdOf(r), r.Version.Index, foretold)
+		}
 		if err != nil {
 			d.oweLocked(now, r, err)
 		}
@@ -147,6 +153,9 @@ func (s storedHolds) judgeLocked(now time.Time, r *ban.Record) error {
 	}
 	key := holdOf(r)
 	hold, known := s.holds[storedOp{key, r.Version.Index}]
+	if hold == foretold {
+		return &ban.PolicyError{Rule: ban.RuleFuture, Detail: "it was refused before: its mark on this node was above this node's last frame"}
+	}
 	if from, ok := s.refused[key]; ok && !known && r.Kind != ban.KindRevoke && r.Version.Index >= from {
 		if s.d.table.Waiting() >= ban.MaxHeld {
 			s.d.alarm.full++

@@ -313,3 +313,34 @@ func TestBansSaidAgainInOneDeliveryCountOnce(t *testing.T) {
 		t.Errorf("%+v, want %d active and none held", c, burst)
 	}
 }
+
+// A peer that says unbans and unallows with marks that this node has not reached yet cancels nothing that it says next, nor
+// after a restart.
+func TestNobodyCancelsTheNextOwnBan(t *testing.T) {
+	t.Parallel()
+	a := first(t, "a")
+	b := a.join(t, "b")
+	now := time.Now()
+	epoch := a.mesh.Epoch()
+	within := netip.MustParsePrefix("192.0.2.0/24")
+	for _, kind := range []ban.Kind{ban.KindUnban, ban.KindUnallow} {
+		for _, m := range []ban.Mark{{Origin: a.self, Epoch: epoch, Seq: 1 << 40}, {Origin: a.self, Epoch: epoch + 3600, Seq: 1}} {
+			if err := b.publish(now, []ban.Op{{Kind: kind, Prefix: within, Until: endOf(now, time.Hour), Marks: []ban.Mark{m}}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	until(t, "a has the frames", func() bool { return a.mesh.Digest() == b.mesh.Digest() })
+	if r := a.ban(t, time.Hour, "192.0.2.1/32").Results[0]; r.Err != nil || !a.enforces(t, "192.0.2.1/32") {
+		t.Errorf("a ban: %+v, %v", r, r.Err)
+	}
+	allowed, err := a.Allow(t.Context(), control.AllowRequest{Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.7/32")}})
+	if err != nil || allowed.Results[0].Err != nil {
+		t.Errorf("an allow: %+v, %v", allowed, err)
+	}
+	a.stop()
+	a = start(t, a.home, a.cfg)
+	if r := a.ban(t, time.Hour, "192.0.2.2/32").Results[0]; r.Err != nil || !a.enforces(t, "192.0.2.1/32") || !a.enforces(t, "192.0.2.2/32") {
+		t.Errorf("after a restart: %+v, %v", r, r.Err)
+	}
+}

@@ -84,10 +84,12 @@ func (d *Daemon) prepare(ctx context.Context) error {
 		return err
 	}
 	d.table.Reserve()
-	d.gate = ban.NewGate(ban.GateConfig{Self: d.self, Authority: authorityOf(keys.Secrets), Caps: d.capsLocked, Breaker: allowance(d.cfg.Breaker)})
 	if err := d.openMesh(keys, epoch); err != nil {
 		return err
 	}
+	d.gate = ban.NewGate(ban.GateConfig{
+		Self: d.self, Authority: authorityOf(keys.Secrets), Caps: d.capsLocked, Last: d.mesh.Last, Breaker: allowance(d.cfg.Breaker),
+	})
 	if err := d.restore(keys.Secrets); err != nil {
 		return err
 	}
