@@ -36,6 +36,8 @@ type node struct {
 	*rig.Node
 	agent *rig.Proc
 	args  []string // of its agent
+
+	prefix func(argv []string) []string // what the agent is run by; nil = nothing
 }
 
 // entry is a line of list --json.
@@ -188,6 +190,9 @@ func (n *node) write(t testing.TB, addr netip.Addr, rest string) time.Time {
 func (n *node) start(t testing.TB) {
 	t.Helper()
 	argv := append([]string{"meshban", "agent"}, n.args...)
+	if n.prefix != nil {
+		argv = n.prefix(argv)
+	}
 	p, err := n.StartDaemon(rig.Cmd{Argv: argv}, startLimit, func(*rig.Proc) error {
 		r, err := n.Run("meshban", "status", "--json")
 		if err == nil && r.Code != exitDone {

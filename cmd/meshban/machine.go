@@ -5,8 +5,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/fail2ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/home"
 	"github.com/meshban/meshban/cmd/meshban/internal/setup"
 	"github.com/meshban/meshban/fw"
@@ -20,7 +24,11 @@ func setUpMachine(ctx context.Context, opts SetupOptions) (SetupResult, error) {
 	}
 	o := setup.Options{Binary: binary, Dir: opts.Dir}
 	if opts.Remove {
-		return setupResult(setup.Remove(ctx, o))
+		out, err := setupResult(setup.Remove(ctx, o))
+		if err != nil {
+			return out, err
+		}
+		return disconnectFail2ban(ctx, out)
 	}
 	// The line file is where the agent of this folder has it.
 	cfg, err := AgentOptions{Dir: opts.Dir}.config()
@@ -40,7 +48,86 @@ func setUpMachine(ctx context.Context, opts SetupOptions) (SetupResult, error) {
 		_, err := io.WriteString(opts.Out, setup.Print(list))
 		return SetupResult{}, err
 	}
-	return setupResult(setup.Install(ctx, list, o))
+	r, err := setup.Install(ctx, list, o)
+	out, err := setupResult(r, err)
+	if err != nil || opts.What != "fail2ban" {
+		return out, err
+	}
+	return connectFail2ban(ctx, out, len(r.Written) > 0, cfg.Lines.File)
+}
+
+// jailsWait is how long a jail may take until it has started again, and jailsEvery how often it is looked for.
+const jailsWait, jailsEvery = 10 * time.Second, 500 * time.Millisecond
+
+// connectFail2ban has the running fail2ban take over files that are new, and fails unless some jail tells the mesh then.
+func connectFail2ban(ctx context.Context, out SetupResult, written bool, lineFile string) (SetupResult, error) {
+	var client fail2ban.Client
+	jails, err := client.Jails(ctx, lineFile)
+	if fail2ban.Absent(err) {
+		out.Done = append(out.Done, "note: "+err.Error()+"; it reads the files when it starts")
+		out.Next = without(out.Next, reloadHint)
+		return out, nil
+	}
+	if err != nil {
+		return out, fmt.Errorf("ask fail2ban for its jails: %w", err)
+	}
+	tells, silent := fail2ban.Split(jails)
+	if written || len(tells) == 0 || len(silent) > 0 {
+		if err := client.Reload(ctx); err != nil {
+			return out, fmt.Errorf("the files are in place, but fail2ban did not take them: %w", err)
+		}
+		out.Done = append(out.Done, "ran fail2ban-client reload --restart")
+		out.Next = without(out.Next, reloadHint)
+		for end := time.Now().Add(jailsWait); ; {
+			if jails, err = client.Jails(ctx, lineFile); err != nil {
+				return out, fmt.Errorf("ask fail2ban for its jails: %w", err)
+			}
+			tells, silent = fail2ban.Split(jails)
+			if len(tells) > 0 || time.Now().After(end) {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return out, ctx.Err()
+			case <-time.After(jailsEvery):
+			}
+		}
+	}
+	text := strings.Join(fail2banText(&control.Fail2banStatus{Tells: tells, Silent: silent}), "")
+	if len(tells) == 0 {
+		return out, &control.Error{
+			Code: control.CodeFailed, Message: "no jail of the running fail2ban tells the mesh of its bans: " + text,
+			Hint: "`fail2ban-client status` lists its jails; enable one in /etc/fail2ban/jail.local and try again",
+		}
+	}
+	out.Done = append(out.Done, "fail2ban: "+text)
+	return out, nil
+}
+
+// reloadHint is what setup says when it does not reload by itself.
+const reloadHint = "run: fail2ban-client reload --restart"
+
+func without(all []string, one string) []string {
+	return slices.DeleteFunc(all, func(s string) bool { return s == one })
+}
+
+// disconnectFail2ban has the running fail2ban let go of files that were removed.
+func disconnectFail2ban(ctx context.Context, out SetupResult) (SetupResult, error) {
+	if !slices.Contains(out.Next, reloadHint) {
+		return out, nil
+	}
+	var client fail2ban.Client
+	err := client.Running(ctx)
+	if err == nil {
+		if err = client.Reload(ctx); err == nil {
+			out.Done = append(out.Done, "ran fail2ban-client reload --restart")
+		}
+	}
+	if err == nil || fail2ban.Absent(err) {
+		out.Next = without(out.Next, reloadHint)
+		return out, nil
+	}
+	return out, fmt.Errorf("the files are gone, but fail2ban did not notice: %w", err)
 }
 
 // setupResult puts a report into lines.

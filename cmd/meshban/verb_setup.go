@@ -12,13 +12,15 @@ func (c *command) setupVerb() *verb {
 	return &verb{
 		name: "setup", args: "fail2ban|systemd", short: "install the files that this machine needs",
 		long: `fail2ban: an action that hands bans to meshban, and a filter and jail that show what
-the others have banned. systemd: a unit that runs the agent with the capabilities that
+the others have banned. fail2ban starts its jails anew (fail2ban-client reload --restart),
+which keeps its bans; without a jail that tells the mesh then, setup fails. systemd: a unit that runs the agent with the capabilities that
 it needs and no more. No file of the administrator's is touched.
 
 --remove alone takes both away.`,
 		flags: []cli.Flag{
 			toggle("print", "print the files instead of installing them"),
 			toggle("remove", "take away what setup has installed"),
+			toggle("yes", "do not ask before fail2ban's jails are started anew"),
 		},
 		examples: `meshban setup systemd
 meshban setup fail2ban --print
@@ -43,6 +45,11 @@ func (c *command) setup(ctx *cli.Context) error {
 				hint = fmt.Sprintf("did you mean %q?", meant)
 			}
 			return usagef(hint, "there is nothing to set up called %q", opts.What)
+		}
+	}
+	if opts.What != "systemd" && !opts.Print {
+		if err := c.ask("start every jail of fail2ban anew (its bans come back)?", ctx.Bool("yes")); err != nil {
+			return err
 		}
 	}
 	res, err := c.acts.Setup(ctx.Context, opts)

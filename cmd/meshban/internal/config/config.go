@@ -60,6 +60,7 @@ type Config struct {
 	Escalation Escalation     // escalation:
 	Peers      Peers          // peers:
 	Breaker    Allowance      // breaker: of all peers together
+	Fail2ban   Fail2ban       // fail2ban:
 	Firewall   Firewall       // firewall:
 	Control    Control        // control:
 	Allow      []netip.Prefix // allow: never banned; masked, 4-in-6 unmapped
@@ -73,6 +74,11 @@ type Lines struct {
 	Emit  bool          // emit: write a classic line for each ban that arrives from the mesh
 	Ports PortsMode     // ports: what a line's PORT means
 	For   time.Duration // for: length of a ban whose line does not say one; default bans.for
+}
+
+// Fail2ban says how the agent deals with the fail2ban of this machine, where `meshban setup fail2ban` connected the two.
+type Fail2ban struct {
+	Unban bool // unban: fail2ban lets go of what the mesh lifts
 }
 
 // PortsMode says what the PORT of a line means for the ban made of it.
@@ -184,6 +190,7 @@ func Default(dir string) Config {
 			Ports: PortsAll,
 			For:   length,
 		},
+		Fail2ban: Fail2ban{Unban: true},
 		Bans: Bans{
 			For:        length,
 			MaxFor:     MaxMaxFor,

@@ -17,7 +17,7 @@ func TestParseBad(t *testing.T) {
 		{"bad: key of two sections", "for: 2h\n", `write "for" under "bans:", or "for" under "lines:"`},
 		{"bad: dotted key", "bans.for: 2h\n", `write "for" under "bans:"`},
 		{"bad: key of the margin in a section", "bans:\n  allow: []\n", `write "allow" at the left margin`},
-		{"bad: key like no other", "colour: red\n", "unknown key, write one of name, bind, advertise, join, bans, escalation, peers, breaker, lines, firewall, control, allow, metrics, log"},
+		{"bad: key like no other", "colour: red\n", "unknown key, write one of name, bind, advertise, join, bans, escalation, peers, breaker, lines, fail2ban, firewall, control, allow, metrics, log"},
 		{"bad: key over many lines", "? |\n  a\n  b\n: c\n", `"a\nb\n": unknown key`},
 		{"bad: duplicate key", "name: a\nbind: 127.0.0.1:1\nname: b\n", "f.yaml:3: name: is there twice (first on line 1), write it once"},
 		{"bad: duplicate section", "bans: {for: 1h}\nbans: {for: 2h}\n", "f.yaml:2: bans: is there twice"},

@@ -124,6 +124,10 @@ var fields = []field{
 			return FormatDuration(c.Lines.For)
 		}},
 
+	{key: "fail2ban.unban", about: "have fail2ban let go of what is unbanned in the mesh",
+		read: truth(func(c *Config) *bool { return &c.Fail2ban.Unban }),
+		text: func(c Config) string { return strconv.FormatBool(c.Fail2ban.Unban) }},
+
 	{key: "firewall.backends", about: "auto, or which ways into the kernel to try, in this order",
 		read: readBackends,
 		text: func(c Config) string {

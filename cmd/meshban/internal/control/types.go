@@ -235,7 +235,9 @@ type Status struct {
 	Bans     BanStatus      `json:"bans"`
 	Firewall FirewallStatus `json:"firewall"`
 	Lines    LineStatus     `json:"lines"`
-	Problems []string       `json:"problems"` // what an operator should look at, in plain words; empty = all is well
+	// Fail2ban is null where `meshban setup fail2ban` has not connected the two.
+	Fail2ban *Fail2banStatus `json:"fail2ban,omitempty"`
+	Problems []string        `json:"problems"` // what an operator should look at, in plain words; empty = all is well
 }
 
 // MeshStatus counts members, this node included. Digest is equal on two nodes exactly when they hold the same live
@@ -283,6 +285,14 @@ type LineStatus struct {
 	Emitted   uint64            `json:"emitted"`
 	IgnoredBy map[string]uint64 `json:"ignored_by,omitempty"` // reason -> count
 	MisreadBy map[string]uint64 `json:"misread_by,omitempty"` // what accepted lines said badly beside the address -> count
+}
+
+// Fail2banStatus tells which jails of this machine's running fail2ban tell the mesh of their bans.
+type Fail2banStatus struct {
+	Tells  []string `json:"tells"`
+	Silent []string `json:"silent"`
+	Unban  bool     `json:"unban"`           // it lets go of what the mesh lifts
+	Error  string   `json:"error,omitempty"` // why the jails are not known
 }
 
 // Event is something that happened. Name is one of ban, refresh, unban, expire, pending, held, allow, unallow, join,

@@ -254,6 +254,9 @@ func (d *Daemon) announce(changes []ban.Change, at time.Time, err error) {
 		if c.Event == ban.EventBan && !c.Local {
 			d.emit.add(c)
 		}
+		if c.Event == ban.EventUnban && c.Lift {
+			d.fail2ban.Lift(c.Prefix)
+		}
 		if watched {
 			d.hub.send(d.event(c, at, err))
 		}

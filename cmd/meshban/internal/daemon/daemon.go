@@ -18,6 +18,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/audit"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/fail2ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/home"
 	"github.com/meshban/meshban/cmd/meshban/internal/hostinfo"
 	"github.com/meshban/meshban/cmd/meshban/internal/store"
@@ -77,6 +78,7 @@ type Daemon struct {
 	access   control.Access
 	follower *logsrc.Follower
 	emitter  *logsrc.Emitter
+	fail2ban *fail2ban.Agent
 
 	hub       *hub
 	metrics   *metrics
@@ -176,6 +178,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		run("host addresses", d.watchHost)
 		run("ssh sessions", d.watchSessions)
 		run("reload", d.serveReload)
+		run("fail2ban", d.fail2ban.Run)
 		run("notices", d.tellOrigins)
 		run("metrics", d.serveMetrics)
 		run("readiness", d.announceReady)

@@ -115,8 +115,9 @@ const (
 // echoLocked reports whether a line exists only because this node emitted one: it is that line, from a former run, or
 // what a local fail2ban wrote after it had read it. Such a line is no sighting.
 //
-// The recipe's action repeats the address with all ports and says no length. Of any other line only what the ban of a
-// peer does already can be such an answer: not a line about other ports, and not one for longer.
+// A jail that reads the line file writes nothing else, any other jail nothing of the kind. Where the jails are not known,
+// the recipe's action repeats the address with all ports and says no length, and of any other line only what the ban of a peer does
+// already can be such an answer: not a line about other ports, and not one for longer.
 func (d *Daemon) echoLocked(now time.Time, line logsrc.Line) bool {
 	// A syslog daemon that writes what `logger -t newbans` said makes the same form, with this machine's name in it. We
 	// emit only what others banned.
@@ -125,6 +126,9 @@ func (d *Daemon) echoLocked(now time.Time, line logsrc.Line) bool {
 	}
 	if line.Net != 0 || !d.cfg.Lines.Emit {
 		return false
+	}
+	if reads, known := d.fail2ban.Reads(line.Jail); known {
+		return reads
 	}
 	ports, err := ban.ParsePorts(line.Ports)
 	if err != nil || line.Misread != 0 {

@@ -16,7 +16,9 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/audit"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/fail2ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/home"
+	"github.com/meshban/meshban/cmd/meshban/internal/setup"
 	"github.com/meshban/meshban/cmd/meshban/internal/store"
 	"github.com/meshban/meshban/fw"
 	"github.com/meshban/meshban/logsrc"
@@ -344,6 +346,11 @@ func (d *Daemon) openFirewall(ctx context.Context) error {
 
 func (d *Daemon) openLines() error {
 	file := d.cfg.Lines.File
+	d.fail2ban = fail2ban.New(fail2ban.Config{
+		LineFile: file, Installed: setup.Fail2banInstalled,
+		Unban:   func() bool { return d.config().Fail2ban.Unban },
+		Problem: d.fail2banProblem,
+	})
 	// A file server that is down must not keep the node from starting: the follower goes on trying.
 	if err := logsrc.EnsureFile(file, lineFileMode); err != nil {
 		d.log.Warn("could not create the line file; trying again", "err", err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/fail2ban"
 	"github.com/meshban/meshban/fw"
 	"github.com/meshban/meshban/mesh"
 )
@@ -63,7 +64,7 @@ func (d *Daemon) Allowed(context.Context) ([]control.AllowEntry, error) {
 }
 
 // Why implements control.Agent.
-func (d *Daemon) Why(_ context.Context, prefix netip.Prefix) (control.WhyReply, error) {
+func (d *Daemon) Why(ctx context.Context, prefix netip.Prefix) (control.WhyReply, error) {
 	d.mu.Lock()
 	findings := d.table.Why(prefix)
 	verdict, banned := d.table.Lookup(prefix)
@@ -112,6 +113,12 @@ func (d *Daemon) Why(_ context.Context, prefix netip.Prefix) (control.WhyReply, 
 	default:
 		reply.Summary = fmt.Sprintf("This node lets %s through: %s.", show(prefix), reply.Findings[0].Status)
 	}
+	if banned {
+		return reply, nil
+	}
+	if bans := d.fail2banFindings(ctx, prefix); len(bans) > 0 {
+		reply.Summary += " But " + fail2ban.Describe(d.config().Name, bans) + "."
+	}
 	return reply, nil
 }
 
@@ -153,7 +160,7 @@ func (d *Daemon) Members(context.Context) ([]control.Member, error) {
 }
 
 // Status implements control.Agent.
-func (d *Daemon) Status(context.Context) (control.Status, error) {
+func (d *Daemon) Status(ctx context.Context) (control.Status, error) {
 	if text := d.standingProblem(); text != "" {
 		d.problems.set(string(mesh.ProblemCertificate), text)
 	}
@@ -184,6 +191,7 @@ func (d *Daemon) Status(context.Context) (control.Status, error) {
 		}
 	}
 	s.Lines.MisreadBy = misread(file.Misread, d.lines.allPorts.Load())
+	s.Fail2ban = d.fail2banStatus(ctx)
 	// What was accepted as a line and then not banned is counted apart, so that no line is unaccounted for.
 	s.Lines.Accepted -= min(s.Lines.Accepted, s.Lines.Echoes)
 	if refused := d.lines.refused.Load(); refused > 0 {

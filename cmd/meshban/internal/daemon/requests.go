@@ -78,6 +78,7 @@ func (d *Daemon) Unban(ctx context.Context, req control.UnbanRequest) (control.U
 			results[i].Note = d.othersNote("others lift only what this node itself has banned: it may not lift the bans of others", banners[r.Prefix])
 		}
 	}
+	d.confirmFail2ban(ctx, results)
 	return control.UnbanReply{Results: results}, err
 }
 

@@ -96,7 +96,7 @@ func Install(ctx context.Context, files []File, opts Options) (Report, error) {
 		return Report{}, fmt.Errorf("nothing installed: %w", err)
 	}
 	if slices.ContainsFunc(r.Written, func(p string) bool { return under(p, fail2banDir) }) {
-		r.Next = append(r.Next, "fail2ban-client reload")
+		r.Next = append(r.Next, "fail2ban-client reload --restart")
 	}
 	if slices.Contains(r.Written, unitFile) {
 		r.Next = append(r.Next, "systemctl daemon-reload", "systemctl enable --now meshban")
@@ -237,7 +237,7 @@ func Remove(ctx context.Context, opts Options) (Report, error) {
 		return Report{}, fmt.Errorf("nothing removed: %w", err)
 	}
 	if check {
-		r.Next = append(r.Next, "fail2ban-client reload")
+		r.Next = append(r.Next, "fail2ban-client reload --restart")
 	}
 	if slices.Contains(r.Removed, unitFile) {
 		r.Next = append(r.Next, "systemctl stop meshban", "systemctl daemon-reload")

@@ -103,7 +103,7 @@ func TestInstallAndRemove(t *testing.T) {
 	if len(r.Written) != 5 || len(r.Unchanged) != 0 {
 		t.Fatalf("report of the first time:\n%s", r)
 	}
-	if want := []string{"fail2ban-client reload", "systemctl daemon-reload", "systemctl enable --now meshban"}; !slices.Equal(r.Next, want) {
+	if want := []string{"fail2ban-client reload --restart", "systemctl daemon-reload", "systemctl enable --now meshban"}; !slices.Equal(r.Next, want) {
 		t.Errorf("next is %q, want %q", r.Next, want)
 	}
 	now := tree(t, o.Root)
@@ -135,7 +135,7 @@ func TestInstallAndRemove(t *testing.T) {
 	if len(r.Removed) != 6 || len(r.Kept) != 0 {
 		t.Errorf("report of the removal:\n%s", r)
 	}
-	if want := []string{"fail2ban-client reload", "systemctl stop meshban", "systemctl daemon-reload"}; !slices.Equal(r.Next, want) {
+	if want := []string{"fail2ban-client reload --restart", "systemctl stop meshban", "systemctl daemon-reload"}; !slices.Equal(r.Next, want) {
 		t.Errorf("next is %q, want %q", r.Next, want)
 	}
 	maps.Copy(bare, map[string]string{

@@ -118,6 +118,12 @@ func (o Options) complete() (Options, error) {
 	return o, nil
 }
 
+// Fail2banInstalled reports whether Install has connected this machine's fail2ban.
+func Fail2banInstalled() bool {
+	_, err := os.Stat(jailFile)
+	return err == nil
+}
+
 // Fail2ban returns the files with which fail2ban tells meshban of its bans and shows those of the mesh.
 func Fail2ban(o Options) ([]File, error) {
 	o, err := o.complete()

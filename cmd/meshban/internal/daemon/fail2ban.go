@@ -1,0 +1,113 @@
+package daemon
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/fail2ban"
+)
+
+// fail2banWait bounds how long the answer to unban waits for fail2ban, and whyWait the one to why.
+const fail2banWait, whyWait = 10 * time.Second, 4 * time.Second
+
+// fail2banProblem shows what fail2ban did not let go of; "" ends it.
+func (d *Daemon) fail2banProblem(text string) {
+	if text == "" {
+		d.problems.clear("fail2ban")
+		return
+	}
+	d.problems.set("fail2ban", text)
+	d.log.Warn("fail2ban did not let go of all that was lifted", "problem", text)
+}
+
+// confirmFail2ban notes in results, which are of an unban, what this node's fail2ban still bans of them. An address that
+// only fail2ban banned counts as found.
+func (d *Daemon) confirmFail2ban(ctx context.Context, results []control.Result) {
+	if len(results) > fail2ban.MaxAtOnce {
+		return // what was lifted goes there all the same; its outcome is told by status
+	}
+	ctx, cancel := context.WithTimeout(ctx, fail2banWait)
+	defer cancel()
+	name := d.config().Name
+	only, err := d.onlyThere(ctx, results)
+	var lifted []netip.Prefix
+	for _, r := range results {
+		if r.Err == nil || slices.ContainsFunc(only, r.Prefix.Overlaps) {
+			lifted = append(lifted, r.Prefix)
+		}
+	}
+	var still []fail2ban.Ban
+	if err == nil {
+		still, err = d.fail2ban.Confirm(ctx, lifted)
+	}
+	for i := range results {
+		r := &results[i]
+		here := slices.DeleteFunc(slices.Clone(still), func(b fail2ban.Ban) bool { return !b.Prefix.Overlaps(r.Prefix) })
+		if !slices.Contains(lifted, r.Prefix) {
+			continue
+		}
+		note := ""
+		switch {
+		case err != nil:
+			note = "whether this node's fail2ban still bans it is not known: " + err.Error()
+		case len(here) > 0:
+			note = fail2ban.Describe(name, here)
+		case r.Err != nil:
+			r.Err, note = nil, name+"'s fail2ban alone banned it, and has let go"
+		}
+		if r.Err != nil && note != "" {
+			r.Err.Hint = strings.TrimPrefix(r.Err.Hint+"; "+note, "; ")
+		} else if note != "" {
+			r.Note = strings.TrimPrefix(r.Note+"; "+note, "; ")
+		}
+	}
+}
+
+// onlyThere returns what fail2ban bans of those results that the mesh does not know.
+func (d *Daemon) onlyThere(ctx context.Context, results []control.Result) ([]netip.Prefix, error) {
+	var unknown, only []netip.Prefix
+	for _, r := range results {
+		if r.Err != nil && r.Err.Code == control.CodeNotFound {
+			unknown = append(unknown, r.Prefix)
+		}
+	}
+	if len(unknown) == 0 {
+		return nil, nil
+	}
+	bans, err := d.fail2ban.Banned(ctx, unknown...)
+	if fail2ban.Absent(err) {
+		err = nil
+	}
+	for _, b := range bans {
+		only = append(only, b.Prefix)
+	}
+	return only, err
+}
+
+// fail2banFindings are what this node's fail2ban bans that bears on prefix.
+func (d *Daemon) fail2banFindings(ctx context.Context, prefix netip.Prefix) []fail2ban.Ban {
+	ctx, cancel := context.WithTimeout(ctx, whyWait)
+	defer cancel()
+	bans, err := d.fail2ban.Banned(ctx, prefix)
+	if err != nil && !fail2ban.Absent(err) {
+		d.log.Debug("could not ask fail2ban what it bans", "err", err)
+	}
+	return bans
+}
+
+// fail2banStatus is what status says of fail2ban; nil where meshban was not connected with it.
+func (d *Daemon) fail2banStatus(ctx context.Context) *control.Fail2banStatus {
+	s := d.fail2ban.State(ctx)
+	if s.At.IsZero() {
+		return nil
+	}
+	out := &control.Fail2banStatus{Tells: append([]string{}, s.Tells...), Silent: append([]string{}, s.Silent...), Unban: d.config().Fail2ban.Unban}
+	if s.Err != nil {
+		out.Error = s.Err.Error()
+	}
+	return out
+}

@@ -1,0 +1,272 @@
+package fail2ban
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+const (
+	// MaxAtOnce is how many addresses one call makes the server let go of.
+	MaxAtOnce = 500
+	// maxJails bounds the jails that are asked about.
+	maxJails = 500
+	// OwnJail is the jail that shows the bans of the mesh.
+	OwnJail = "meshban"
+	// turned begins the names of jails whose "bans" let somebody in; our action leaves them out.
+	turned = "pass2allow"
+)
+
+// ourActions are the names of our action: as setup adds it, and as an administrator writes it.
+var ourActions = []string{"meshban-default", "meshban"}
+
+// jailName is what may be asked about; fail2ban itself allows hardly more.
+var jailName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}$`)
+
+// Client runs fail2ban-client.
+type Client struct {
+	Args []string // in front of the client's own; nil = this machine's server
+}
+
+// Jail is what the running server says of a jail.
+type Jail struct {
+	Name  string
+	Tells bool // its bans reach the line file
+	Reads bool // it reads the line file: what it bans is an echo
+}
+
+// Jails asks the server about all of its jails; lineFile is the agent's.
+func (c Client) Jails(ctx context.Context, lineFile string) ([]Jail, error) {
+	s, err := open(ctx, c.Args)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	status, err := s.ask("status")
+	if err != nil {
+		return nil, err
+	}
+	names := jailList(status)
+	jails := make([]Jail, 0, len(names))
+	for _, name := range names {
+		j := Jail{Name: name}
+		for _, action := range ourActions {
+			file, err := s.ask("get", name, "action", action, "file")
+			if err != nil {
+				return nil, err
+			}
+			j.Tells = j.Tells || file == lineFile
+		}
+		paths, err := s.ask("get", name, "logpath")
+		if err != nil {
+			return nil, err
+		}
+		for line := range strings.SplitSeq(paths, "\n") {
+			j.Reads = j.Reads || strings.TrimLeft(line, "|-` ") == lineFile
+		}
+		jails = append(jails, j)
+	}
+	return jails, nil
+}
+
+// jailList reads the jails out of what "status" answers.
+func jailList(status string) []string {
+	_, list, _ := strings.Cut(status, "Jail list:")
+	list, _, _ = strings.Cut(list, "\n")
+	var names []string
+	for word := range strings.FieldsFuncSeq(list, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' }) {
+		if jailName.MatchString(word) && len(names) < maxJails {
+			names = append(names, word)
+		}
+	}
+	return names
+}
+
+// Ban is one ban of the server.
+type Ban struct {
+	Jail   string
+	Prefix netip.Prefix
+}
+
+// Banned returns the bans that overlap one of prefixes, without those of the jail that only shows what the mesh bans.
+func (c Client) Banned(ctx context.Context, prefixes []netip.Prefix) ([]Ban, error) {
+	s, err := open(ctx, c.Args)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	bans, err := s.banned(prefixes)
+	return drops(bans), err
+}
+
+// Unban makes the server let go of what it bans inside prefixes, at most MaxAtOnce addresses, and returns what of it the
+// server still bans then, and what it bans around prefixes. more says that it has to be called again.
+func (c Client) Unban(ctx context.Context, prefixes []netip.Prefix) (still []Ban, more bool, err error) {
+	s, err := open(ctx, c.Args)
+	if err != nil {
+		return nil, false, err
+	}
+	defer s.close()
+	before, err := s.banned(prefixes)
+	if err != nil {
+		return nil, false, err
+	}
+	command := []string{"unban"}
+	for _, b := range before {
+		word := text(b.Prefix)
+		if !inside(b.Prefix, prefixes) || slices.Contains(command, word) {
+			continue
+		}
+		if more = len(command) > MaxAtOnce; more {
+			break
+		}
+		command = append(command, word)
+	}
+	if still = before; len(command) > 1 {
+		if _, err := s.ask(command...); err != nil {
+			return nil, false, err
+		}
+		if still, err = s.banned(prefixes); err != nil {
+			return nil, false, err
+		}
+	}
+	return drops(still), more, nil
+}
+
+// drops leaves out the bans of the jail that only shows what the mesh bans.
+func drops(bans []Ban) []Ban {
+	return slices.DeleteFunc(bans, func(b Ban) bool { return b.Jail == OwnJail })
+}
+
+// banned asks for all bans and keeps those that overlap one of prefixes.
+func (s *session) banned(prefixes []netip.Prefix) ([]Ban, error) {
+	answer, err := s.ask("banned")
+	if err != nil {
+		return nil, err
+	}
+	bans, err := parseBanned(answer)
+	if err != nil {
+		return nil, err
+	}
+	single := make(map[netip.Prefix]struct{}, len(prefixes))
+	var wide []netip.Prefix
+	for _, p := range prefixes {
+		if single[p] = struct{}{}; !p.IsSingleIP() {
+			wide = append(wide, p)
+		}
+	}
+	return slices.DeleteFunc(bans, func(b Ban) bool {
+		if _, ok := single[b.Prefix]; ok {
+			return false
+		}
+		if b.Prefix.IsSingleIP() {
+			return !slices.ContainsFunc(wide, b.Prefix.Overlaps)
+		}
+		return !slices.ContainsFunc(prefixes, b.Prefix.Overlaps)
+	}), nil
+}
+
+// inside reports whether one of prefixes holds all of p.
+func inside(p netip.Prefix, prefixes []netip.Prefix) bool {
+	return slices.ContainsFunc(prefixes, func(q netip.Prefix) bool { return q.Bits() <= p.Bits() && q.Contains(p.Addr()) })
+}
+
+// text writes a prefix as fail2ban does.
+func text(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.String()
+}
+
+// parseBanned reads what "banned" answers: a Python list, [{'sshd': ['192.0.2.1', '203.0.113.0/28']}, {'nginx': []}]. What
+// is no address, such as the users that a jail may ban, is left out.
+func parseBanned(answer string) ([]Ban, error) {
+	if !strings.HasPrefix(answer, "[") || !strings.HasSuffix(answer, "]") {
+		return nil, fmt.Errorf("%s banned: %q", program, answer[:min(len(answer), maxSaid)])
+	}
+	var bans []Ban
+	jail := ""
+	for rest := answer; ; {
+		start := strings.IndexAny(rest, `'"`)
+		if start < 0 {
+			return bans, nil
+		}
+		quote := rest[start]
+		rest = rest[start+1:]
+		end := 0
+		for end < len(rest) && rest[end] != quote {
+			if rest[end] == '\\' {
+				end++
+			}
+			end++
+		}
+		if end >= len(rest) {
+			return nil, fmt.Errorf("%s banned: a text without an end", program)
+		}
+		word := rest[:end]
+		rest = rest[end+1:]
+		if strings.HasPrefix(rest, ":") {
+			jail = word
+		} else if p, err := parsePrefix(word); err == nil {
+			bans = append(bans, Ban{jail, p})
+		}
+	}
+}
+
+func parsePrefix(word string) (netip.Prefix, error) {
+	if addr, err := netip.ParseAddr(word); err == nil {
+		addr = addr.Unmap().WithZone("")
+		return netip.PrefixFrom(addr, addr.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(word)
+	return p.Masked(), err
+}
+
+// Running reports whether a server answers: nil, ErrNotInstalled or ErrNotRunning.
+func (c Client) Running(ctx context.Context) error {
+	s, err := open(ctx, c.Args)
+	if err != nil {
+		return err
+	}
+	s.close()
+	return nil
+}
+
+// Reload makes the server read its configuration and start every jail anew, which keeps the bans. Without --restart
+// fail2ban 1.0.2 leaves out an action that is new to a running jail.
+func (c Client) Reload(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, reloadLimit)
+	defer cancel()
+	var talk tail
+	cmd := exec.CommandContext(ctx, program, append(slices.Clone(c.Args), "reload", "--restart")...)
+	cmd.Stderr, cmd.WaitDelay = &talk, killLimit
+	err := cmd.Run()
+	if errors.Is(err, exec.ErrNotFound) {
+		return ErrNotInstalled
+	}
+	if err != nil {
+		return fmt.Errorf("%s reload --restart: %w: %s", program, err, talk.last())
+	}
+	return nil
+}
+
+// Split names the jails that tell the mesh and those that do not. The jail that shows the mesh's bans, and jails that let
+// somebody in, are neither.
+func Split(jails []Jail) (tells, silent []string) {
+	for _, j := range jails {
+		switch {
+		case j.Name == OwnJail || strings.HasPrefix(j.Name, turned):
+		case j.Tells:
+			tells = append(tells, j.Name)
+		default:
+			silent = append(silent, j.Name)
+		}
+	}
+	return tells, silent
+}
