@@ -121,6 +121,9 @@ func (t *Table) addStrike(b *book, s *strike) (added, further bool) {
 	for i := c.first[s.target]; i != 0; {
 		x := c.strikes.at(i)
 		next := x.next
+		if !t.parties.void[x.by] && x.covers(s.epoch, s.seq) && x.issued >= s.issued {
+			further = false
+		}
 		switch {
 		case x.by == s.by && t.dominates(x, s):
 			return false, false
@@ -128,8 +131,6 @@ func (t *Table) addStrike(b *book, s *strike) (added, further bool) {
 			t.removeStrike(b, i)
 		case x.by == s.by:
 			front++
-		case !t.parties.void[x.by] && x.covers(s.epoch, s.seq) && x.issued >= s.issued:
-			further = false
 		}
 		i = next
 	}
