@@ -164,7 +164,8 @@ func (t *Table) ownStrikeEnd(b *book, k pkey, o Origin) (until int64) {
 }
 
 // lifting counts the entries that merging r, which lifts bans or ends allows, looks at again: those in which r's origin
-// alone has a say, or all if r is about nobody else, and the others. It stops when either are too many.
+// alone has a say, or all if r is about nobody else, and the others, of which what is about others has one at least. It
+// stops when either are too many.
 func (t *Table) lifting(r *Record, maxOwn, maxOthers int) (own, others int) {
 	k, alone := keyOf(r.Prefix), len(r.Marks) == 1 && r.Marks[0].Origin == r.Origin
 	flips := false // an allow in force may end
@@ -197,6 +198,9 @@ func (t *Table) lifting(r *Record, maxOwn, maxOthers int) (own, others int) {
 		}
 		if count(b); flips && !t.sheltered(k) {
 			count(&t.bans)
+		}
+		if !alone { // what it will find there later is not counted, so that it is there counts
+			others = max(others, 1)
 		}
 	}
 	return own, others

@@ -23,8 +23,8 @@
 //
 //	new bans                    Caps.Burst at once, Caps.Rate a minute, Caps.Bulk an hour; more are held
 //	records                     Caps.Active; more are held or refused
-//	entries of others inside    Caps.Burst at once, Caps.Rate a minute; more are held. All origins: the breaker
-//	  unbans, allows, unallows
+//	entries of others inside    Caps.Burst at once, Caps.Rate a minute; more are held. All origins: the breaker. An unban or
+//	  unbans, allows, unallows    unallow about others counts as one at least
 //	entries of its own inside   Caps.Bulk an hour; more are held
 //	other ops than bans         MaxOthers an hour
 //	marks in force              MaxStrikes, of which maxFront for one prefix and origin; more are refused
