@@ -70,14 +70,17 @@ func NewGate(cfg GateConfig) *Gate {
 func (g *Gate) SetBreaker(a Allowance) { g.cfg.Breaker = a }
 
 // Check reports whether a record may be merged at all, whatever its origin has said before: what
-// CheckRemote asks, in the bounds of the origin's caps. A refusal is a *PolicyError. Of an unban by an
+// CheckRemote asks, in the bounds of the origin's caps, its numbers included. A refusal is a *PolicyError. Of an unban by an
 // origin that may not lift the bans of others, only the marks of its own stay.
 func (g *Gate) Check(now time.Time, t *Table, r *Record) error {
 	if g.trusts(r.Origin) {
 		return g.checkTrusted(now, t, r)
 	}
 	caps := g.cfg.Caps(r.Origin)
-	return g.checkPeer(now, t, &caps, r)
+	if err := g.checkPeer(now, t, &caps, r); err != nil {
+		return err
+	}
+	return caps.fits(t, r)
 }
 
 func (g *Gate) checkTrusted(now time.Time, t *Table, r *Record) error {
@@ -232,7 +235,14 @@ func (g *Gate) admitOther(now int64, t *Table, caps *Caps, r *Record) error {
 	if !g.account(now, r.Origin).takeOther(now) {
 		return refuse(RuleRate, "%s of %s: its origin says more than %d of its kind an hour", r.Kind, shortPrefix(r.Prefix), MaxOthers)
 	}
+	return caps.fits(t, r)
+}
+
+// fits refuses what is no ban and goes beyond how many of its kind one origin may have.
+func (c *Caps) fits(t *Table, r *Record) error {
 	switch r.Kind {
+	case KindBan:
+		return nil
 	case KindAllow:
 		if t.AllowsOf(r.Origin) >= MaxAllows && !t.stands(r) {
 			return refuse(RuleAllows, "allow of %s: its origin has %d in force already", shortPrefix(r.Prefix), MaxAllows)
@@ -240,8 +250,8 @@ func (g *Gate) admitOther(now int64, t *Table, caps *Caps, r *Record) error {
 	case KindUnban, KindUnallow:
 		return t.checkStrikes(r)
 	}
-	if t.RecordsOf(r.Origin) >= caps.Active && !t.knows(r) {
-		return refuse(RuleActive, "%s of %s: its origin has %d records already", r.Kind, shortPrefix(r.Prefix), caps.Active)
+	if t.RecordsOf(r.Origin) >= c.Active && !t.knows(r) {
+		return refuse(RuleActive, "%s of %s: its origin has %d records already", r.Kind, shortPrefix(r.Prefix), c.Active)
 	}
 	return nil
 }

@@ -1,0 +1,106 @@
+package ban
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+// These tests are of an origin that says what is within its bounds and means more.
+
+// What a gate had refused for its number counted after a restart, when the frames come back from the disk: 2,048 allows of
+// one origin, where a node that had not been restarted had 1,024.
+func TestNumbersHoldAfterARestart(t *testing.T) {
+	few := wideCaps
+	few.Active = 50
+	for _, c := range []struct {
+		name string
+		caps Caps
+		op   func(i int) Record
+		most int
+		in   func(*Table) int
+	}{
+		{"allows", wideCaps, func(i int) Record {
+			return record(peerA, i, KindAllow, fmt.Sprintf("198.18.%d.%d", i>>8, i&255), 3600)
+		}, MaxAllows, func(tb *Table) int { return tb.AllowsOf(peerA) }},
+		{"revokes of what was never banned", few, func(i int) Record {
+			return record(peerA, i, KindRevoke, fmt.Sprintf("198.18.%d.%d", i>>8, i&255), 3600)
+		}, 50, func(tb *Table) int { return tb.RecordsOf(peerA) }},
+		{"marks", wideCaps, func(i int) Record {
+			return record(peerA, i, KindUnban, "198.18.0.0/24", 3600+i, marks(upTo(peerB, uint64(5000-i))))
+		}, maxFront, func(tb *Table) int { return tb.StrikesOf(peerA) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for _, restart := range []bool{false, true} {
+				g, tb := newGate(c.caps, wideCaps.Allowance), newTable(t, Config{})
+				judge := g.Admit
+				if restart {
+					judge = g.Check
+				}
+				for i := range 2 * c.most {
+					r := c.op(i + 1)
+					r.Issued = base
+					if judge(base, tb, &r) == nil {
+						tb.Merge(base, single(r))
+					}
+				}
+				if n := c.in(tb); n != c.most {
+					t.Errorf("restart %v: %d count, want %d", restart, n, c.most)
+				}
+			}
+		})
+	}
+}
+
+// An unban that said the same as before in other words had all inside looked at again, and paid nothing.
+func TestOtherWordsCostNothing(t *testing.T) {
+	const crowded = 256
+	caps := wideCaps
+	caps.Allowance = Allowance{Rate: 1, Burst: crowded, Bulk: crowded}
+	g, tb := newGate(caps, wideCaps.Allowance), newTable(t, Config{})
+	crowd(tb, peerB, crowded)
+	looked, _ := counted(tb, func() {
+		for i := range 100 {
+			r := record(peerA, i+1, KindUnban, "2001:db8::/48", 3600, marks(upTo(peerB, 10)), because(fmt.Sprintf("%03d", i)))
+			r.Issued = base
+			if err := g.Admit(base, tb, &r); err != nil || r.Hold != HoldNone {
+				t.Fatal(i, err, r.Hold)
+			}
+			tb.Merge(base, single(r))
+		}
+	})
+	if most := uint64(2*crowded + 100); looked > most {
+		t.Errorf("%d entries were looked at, at most %d", looked, most)
+	}
+	if n := tb.Counts().Active; n != 0 {
+		t.Errorf("%d bans count", n)
+	}
+}
+
+// An unban of where nothing is banned yet cancels, within the skew of clocks, what is banned next. It cost nothing, so that
+// one origin kept the bans of all others in any number of prefixes from ever counting.
+func TestUnbansAheadAreBounded(t *testing.T) {
+	const burst = 100
+	caps := wideCaps
+	caps.Allowance = Allowance{Rate: 60, Burst: burst, Bulk: burst}
+	g, tb := newGate(caps, wideCaps.Allowance), newTable(t, Config{})
+	counts := 0
+	for i := range 10 * burst {
+		ms := []Mark{upTo(peerB, maxSeq)}
+		if i%2 == 0 { // one of its own beside it is no excuse
+			ms = []Mark{upTo(peerA, 1), upTo(peerB, maxSeq)}
+		}
+		r := record(peerA, i+1, KindUnban, fmt.Sprintf("198.18.%d.%d", i>>8, i&255), 86_400, marks(ms...))
+		r.Issued = base.Add(5 * time.Minute)
+		if err := g.Admit(base, tb, &r); err != nil {
+			t.Fatal(err)
+		}
+		if r.Hold == HoldNone {
+			counts++
+		}
+		tb.Merge(base, single(r))
+	}
+	if counts != burst {
+		t.Errorf("%d unbans of nothing count, want %d", counts, burst)
+	}
+}
