@@ -32,7 +32,7 @@ func (d *Daemon) newLift(now time.Time) *lift {
 }
 
 // signLocked looks at what lifts prefix. Where peers would hold or refuse it, and this node has the authority's key, the
-// authority says whole instead, without the widths of peers, and this node nothing.
+// authority says whole instead, without the widths of peers, and this node only what takes its own bans back.
 func (l *lift) signLocked(prefix netip.Prefix, ops []ban.Op, whole func() ([]ban.Op, error)) ([]ban.Op, error) {
 	err := l.d.gate.Beyond(l.now, l.d.table, ops)
 	if err == nil || l.d.mesh.Peers() == 0 {
@@ -45,8 +45,15 @@ func (l *lift) signLocked(prefix netip.Prefix, ops []ban.Op, whole func() ([]ban
 	if ops, err = whole(); err != nil {
 		return nil, err
 	}
-	l.signed = append(l.signed, ops...)
-	return nil, nil
+	var own []ban.Op
+	for _, op := range ops {
+		if op.Kind == ban.KindRevoke { // nobody else can take back what this node said
+			own = append(own, op)
+		} else {
+			l.signed = append(l.signed, op)
+		}
+	}
+	return own, nil
 }
 
 // wholeLocked returns the ops that lift or end all inside op's prefix, as wide as this node may say it.

@@ -60,3 +60,37 @@ func TestMassLifting(t *testing.T) {
 		until(t, "all is lifted", func() bool { return n.counts().Active == 0 })
 	}
 }
+
+// The node with the authority's key had banned much itself where it lifted much of others: the authority took back what it
+// had never said, and the node's own bans stayed, at home and elsewhere, while the command printed success.
+func TestMassLiftingTakesOwnBansBackToo(t *testing.T) {
+	a := first(t, "a")
+	b := a.join(t, "b")
+	const bans, own, most = 30, 300, 10
+	for _, n := range []*node{a, b} {
+		n.tighten(func(c *config.Config) { c.Peers.Burst, c.Peers.Rate = most, 1 })
+	}
+	now := time.Now()
+	say := func(n *node, third, count int) {
+		var ops []ban.Op
+		for i := range count {
+			prefix := netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, byte(third + i>>8), byte(i)}), 32)
+			ops = append(ops, ban.Op{Kind: ban.KindBan, Prefix: prefix, Until: endOf(now, time.Hour), Source: ban.SourceImport})
+		}
+		if err := n.publish(now, ops); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say(b, 0, bans)
+	say(a, 1, own)
+	for _, n := range []*node{a, b} {
+		until(t, "all bans count", func() bool { return n.counts().Active == bans+own })
+	}
+	reply, err := a.Unban(t.Context(), control.UnbanRequest{Prefixes: []netip.Prefix{netip.MustParsePrefix("198.18.0.0/16")}})
+	if err != nil || reply.Results[0].Err != nil {
+		t.Fatal(reply, err)
+	}
+	for _, n := range []*node{a, b} {
+		until(t, "all is lifted", func() bool { return n.counts().Active == 0 })
+	}
+}
