@@ -172,6 +172,7 @@ func (t *Table) link(b *book, entry uint32, r *Record, kind Kind) {
 		entry:   entry, next: e.recs,
 	}
 	e.recs = i
+	t.noteElements(b, i, +1)
 	b.schedule(i)
 	if h := r.hold(); h != HoldNone {
 		t.setHold(b, i, h)
@@ -180,6 +181,7 @@ func (t *Table) link(b *book, entry uint32, r *Record, kind Kind) {
 
 // replace makes the rec i say r.
 func (t *Table) replace(b *book, i uint32, r *Record) {
+	t.noteElements(b, i, -1)
 	x := b.recs.at(i)
 	old := *x
 	x.seq, x.index, x.kind = r.Version.Seq, r.Version.Index, r.Kind
@@ -187,6 +189,7 @@ func (t *Table) replace(b *book, i uint32, r *Record) {
 	x.issued, x.until, x.arrived = millis(r.Issued), millis(r.Until), millis(r.Arrived)
 	x.speaker = t.getSpeaker(speaker{r.Origin, r.Version.Epoch})
 	x.words = t.getWords(r.Reason, r.Source)
+	t.noteElements(b, i, +1)
 	t.putSpeaker(old.speaker)
 	t.putWords(old.words)
 	if h := r.hold(); h != old.hold {
@@ -218,6 +221,7 @@ func (t *Table) drop(b *book, i uint32) {
 		at = &b.recs.at(*at).next
 	}
 	*at = x.next
+	t.noteElements(b, i, -1)
 	if x.kind == kindFloor {
 		b.floors--
 	}
@@ -270,3 +274,19 @@ func (b *book) next() (i uint32, at int64) {
 	}
 	return 0, 0
 }
+
+// noteElements counts the port elements of the rec i for its origin, or no longer.
+func (t *Table) noteElements(b *book, i uint32, by int) {
+	x := b.recs.at(i)
+	ports := t.portsAt(b.entries.at(x.entry).ports)
+	if x.kind != KindBan || ports.IsAll() {
+		return
+	}
+	o := t.speakers.at(x.speaker).origin
+	if t.elementsOf[o] += by * ports.Elements(); t.elementsOf[o] == 0 {
+		delete(t.elementsOf, o)
+	}
+}
+
+// ElementsOf returns how many port elements the live bans of o have, held ones included.
+func (t *Table) ElementsOf(o Origin) int { return t.elementsOf[o] }

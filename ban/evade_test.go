@@ -104,3 +104,74 @@ func TestUnbansAheadAreBounded(t *testing.T) {
 		t.Errorf("%d unbans of nothing count, want %d", counts, burst)
 	}
 }
+
+// Bans with ports that were said again and again, each time with another end, had the kernel take 1,024 elements each time
+// and paid nothing: every node's kernel was busy for as long as one origin liked.
+func TestRefreshesOfPortsAreBounded(t *testing.T) {
+	g, tb := newGate(wideCaps, wideCaps.Allowance), newTable(t, Config{})
+	const bans = 100
+	elements, refused := 0, 0
+	for i := range 2 * MaxSaidElements / MaxPortElements {
+		r := record(peerA, i+1, KindBan, fmt.Sprintf("198.18.0.%d", i%bans), 3600+i%7, onPorts("1-512"))
+		r.Issued = base
+		if err := g.Admit(base, tb, &r); err != nil {
+			refused++
+			continue
+		}
+		for _, c := range tb.Merge(base, single(r)) {
+			if c.Enforce {
+				elements += c.Ports.Elements()
+			}
+		}
+	}
+	if elements > MaxSaidElements || refused == 0 {
+		t.Errorf("the kernel takes %d elements, at most %d; %d refused", elements, MaxSaidElements, refused)
+	}
+	if n := tb.Counts(); n.Active != bans || n.Held != 0 {
+		t.Errorf("what stood stands no longer: %+v", n)
+	}
+	again := record(peerA, 1<<20, KindBan, "198.18.0.1", 9000, onPorts("1-512"))
+	again.Issued = tick(3600)
+	if err := g.Admit(tick(3600), tb, &again); err != nil {
+		t.Errorf("an hour later: %v", err)
+	}
+	if err := sound(tb); err != nil {
+		t.Error(err)
+	}
+}
+
+// One origin's bans with ports took all the room that the kernel has for those of peers, so that no other's counted.
+func TestNoOriginTakesAllRoomForPorts(t *testing.T) {
+	g, tb := newGate(wideCaps, wideCaps.Allowance), newTable(t, Config{})
+	say := func(o Origin, i int, k Kind) Hold {
+		r := record(o, i, k, fmt.Sprintf("198.18.%d.%d", i>>8, i&255), 3600+i, onPorts("1-512"))
+		r.Issued, r.Version.Index = base, uint16(k) // a revoke is later than its ban
+		if err := g.Admit(base, tb, &r); err != nil {
+			t.Fatal(err)
+		}
+		tb.Merge(base, single(r))
+		return r.Hold
+	}
+	const most = MaxHeldElements / MaxPortElements
+	for i := range 2 * most {
+		want := HoldNone
+		if i >= most {
+			want = HoldActive
+		}
+		if h := say(peerA, i+1, KindBan); h != want {
+			t.Fatalf("ban %d: %v", i, h)
+		}
+		if i == most-1 {
+			if h := say(peerB, 1, KindBan); h != HoldNone {
+				t.Fatalf("a ban of another: %v", h)
+			}
+			say(peerA, 1, KindRevoke)
+			if h := say(peerA, 2*most+1, KindBan); h != HoldNone {
+				t.Fatalf("in place of what was taken back: %v", h)
+			}
+		}
+	}
+	if err := sound(tb); err != nil {
+		t.Error(err)
+	}
+}

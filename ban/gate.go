@@ -8,6 +8,12 @@ const (
 	MaxOrigins = 1 << 13 // origins with an account of their own; the others share one
 	MaxOthers  = 100_000 // ops of one origin an hour, and at once, that are no bans; one more is refused
 	MaxStrikes = 1 << 16 // marks of live unbans and unallows of one origin; one more is refused
+
+	// MaxSaidElements bounds the port elements of the bans, refreshes included, that one origin says in an hour, and at once:
+	// some seconds of the kernel's time.
+	MaxSaidElements = 1 << 22
+	// MaxHeldElements bounds those of the live bans of one origin: the kernel has room for three and a half times as many.
+	MaxHeldElements = 1 << 18
 )
 
 // SourceImport is the Op.Source that marks a ban as one of a list: it is charged to the bulk.
@@ -182,6 +188,8 @@ func (g *Gate) Admit(now time.Time, t *Table, r *Record) error {
 		r.Hold = g.lift(now, t, &caps, r)
 	} else if !t.stands(r) {
 		r.Hold = g.ban(now, t, &caps, r)
+	} else if err := g.refresh(now, &caps, r); err != nil {
+		return err
 	}
 	if r.Hold != HoldNone && t.heldFull() {
 		return refuse(RuleHeldFull, "%s of %s would be held (%s), and as much as %d bans waits for the operator already", r.Kind, shortPrefix(r.Prefix), r.Hold, MaxHeld)
@@ -191,19 +199,29 @@ func (g *Gate) Admit(now time.Time, t *Table, r *Record) error {
 
 // ban charges a new ban and returns why it must wait, or HoldNone. It asks the breaker only about bans of peers.
 func (g *Gate) ban(now time.Time, t *Table, caps *Caps, r *Record) Hold {
-	ms, from := millis(now), purseFresh
+	ms, from, n := millis(now), purseFresh, r.Ports.Elements()
 	if caps.bulky(now, r) {
 		from = purseBulk
 	}
+	a := g.account(ms, r.Origin)
 	switch {
-	case t.RecordsOf(r.Origin) >= caps.Active:
+	case t.RecordsOf(r.Origin) >= caps.Active, n > 0 && t.ElementsOf(r.Origin)+n > MaxHeldElements:
 		return HoldActive
-	case !g.account(ms, r.Origin).take(ms, caps.Allowance, from, 1):
+	case !a.take(ms, caps.Allowance, from, 1), !a.take(ms, caps.Allowance, purseElements, n):
 		return HoldRate
 	case r.Origin != g.cfg.Self && !g.breaker.take(ms, g.cfg.Breaker, from, 1):
 		return HoldBreaker
 	}
 	return HoldNone
+}
+
+// refresh charges a ban that stands by what it costs the kernel. What is too much is refused: held, it would not stand.
+func (g *Gate) refresh(now time.Time, caps *Caps, r *Record) error {
+	n := r.Ports.Elements()
+	if n == 0 || g.account(millis(now), r.Origin).take(millis(now), caps.Allowance, purseElements, n) {
+		return nil
+	}
+	return refuse(RuleRate, "ban of %s: its origin says more than %d ports an hour", shortPrefix(r.Prefix), MaxSaidElements)
 }
 
 // lift charges an op that lifts bans or ends allows by the entries that it makes the table look at, and returns why it must wait, or
@@ -293,11 +311,11 @@ func (g *Gate) Foresee(now time.Time, t *Table, op Op) error {
 		return nil
 	}
 	if t.stands(&r) {
-		return nil
+		return g.refresh(now, &caps, &r)
 	}
 	switch g.ban(now, t, &caps, &r) {
 	case HoldActive:
-		return refuse(RuleActive, "peers hold what goes beyond %d active bans of one node", caps.Active)
+		return refuse(RuleActive, "peers hold what goes beyond %d active bans, or %d ports in them, of one node", caps.Active, MaxHeldElements)
 	case HoldRate:
 		if caps.bulky(now, &r) {
 			return refuse(RuleRate, "peers hold what goes beyond %d imported bans an hour of one node", caps.Bulk)
@@ -351,7 +369,7 @@ const maxSetBack = 60_000
 // An account is what is left of an allowance. It counts what was used, so that the zero value is full
 // and a changed allowance counts at once.
 type account struct {
-	used    [3]float64 // by purse, and not refilled yet
+	used    [4]float64 // by purse, and not refilled yet
 	other   float64    // the same, of MaxOthers
 	at      int64      // when used was so, in Unix milliseconds
 	otherAt int64      // the same, of other
@@ -361,14 +379,18 @@ type account struct {
 type purse int
 
 const (
-	purseFresh purse = iota // bans, by Rate and Burst
-	purseLift               // entries that are lifted, by Rate and Burst
-	purseBulk               // by Bulk
+	purseFresh    purse = iota // bans, by Rate and Burst
+	purseLift                  // entries that are lifted, by Rate and Burst
+	purseBulk                  // by Bulk
+	purseElements              // port elements, by MaxSaidElements
 )
 
 func (of Allowance) most(p purse) int {
-	if p == purseBulk {
+	switch p {
+	case purseBulk:
 		return of.Bulk
+	case purseElements:
+		return MaxSaidElements
 	}
 	return of.Burst
 }
@@ -376,7 +398,8 @@ func (of Allowance) most(p purse) int {
 func (a *account) refill(now int64, of Allowance) {
 	if passed := float64(now - a.at); passed > 0 { // a clock that is set back refills nothing
 		rate, perHour := passed*float64(of.Rate)/60_000, passed*float64(of.Bulk)/3_600_000
-		for p, back := range [...]float64{purseFresh: rate, purseLift: rate, purseBulk: perHour} {
+		elements := passed * MaxSaidElements / 3_600_000
+		for p, back := range [...]float64{purseFresh: rate, purseLift: rate, purseBulk: perHour, purseElements: elements} {
 			a.used[p] = max(0, a.used[p]-back)
 		}
 		a.at = now

@@ -165,7 +165,7 @@ func sound(t *Table) error {
 	}
 	var states [StateAllowed + 1]int
 	refs := map[uint32]uint32{}
-	held, spoken, waiting := 0, map[Origin]uint32{}, map[Origin]int{}
+	held, spoken, waiting, elements := 0, map[Origin]uint32{}, map[Origin]int{}, map[Origin]int{}
 	for _, b := range []*book{&t.bans, &t.allows} {
 		live, recs, floors := 0, 0, 0
 		roots := map[uint32]bool{}
@@ -196,6 +196,9 @@ func sound(t *Table) error {
 					}
 				}
 				id := cancelID{origin: t.speakers.at(x.speaker).origin}
+				if n := t.portsAt(e.ports).Elements(); n > 0 && x.kind == KindBan {
+					elements[t.speakers.at(x.speaker).origin] += n
+				}
 				if x.kind == kindFloor {
 					floors++
 					id.version.Index = 1
@@ -246,6 +249,9 @@ func sound(t *Table) error {
 		if got := t.RecordsOf(o); got != int(n) {
 			return fmt.Errorf("%d records of %s, counted %d", n, o.Short(), got)
 		}
+	}
+	if !maps.Equal(elements, t.elementsOf) {
+		return fmt.Errorf("port elements %v, counted %v", elements, t.elementsOf)
 	}
 	if len(t.origins.ids) != len(spoken) {
 		return fmt.Errorf("%d origins, %d speak", len(t.origins.ids), len(spoken))

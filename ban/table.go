@@ -48,6 +48,7 @@ type Table struct {
 	chores       chores
 	inForce      map[uint32]bool       // recs of allows that count
 	allowsOf     map[Origin]int        // how many of each origin
+	elementsOf   map[Origin]int        // port elements of the bans of each
 	looked       uint64                // entries looked at since the start
 	steps        uint64                // strikes looked at, and chores left out
 	states       [StateAllowed + 1]int // entries of bans by state
@@ -86,7 +87,7 @@ func New(cfg Config) (*Table, error) {
 		withdrawn: withdrawn,
 		self:      cfg.Self, limits: limits, quorum: quorum, sources: sources,
 		never: newNeverList(cfg.Never), capacity: MaxRecords,
-		inForce: make(map[uint32]bool), allowsOf: make(map[Origin]int),
+		inForce: make(map[uint32]bool), allowsOf: make(map[Origin]int), elementsOf: make(map[Origin]int),
 	}
 	return t, nil
 }
