@@ -288,7 +288,8 @@ func (n *simNode) work() bool {
 		n.push(job)
 		return true
 	}
-	if out, ok := waits(m.streams.jobs); ok {
+	if out, ok := m.streams.next(); ok {
+		m.streams.done(out)
 		n.stream(out)
 		return true
 	}

@@ -2,46 +2,116 @@ package mesh
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/hashicorp/memberlist"
 )
 
 const (
-	// maxStreamJobs bounds the large messages that wait to be sent; beyond it the session fails and is tried again.
-	maxStreamJobs = 64
-	// streamWorkers bounds the streams that we open for sync at a time.
-	streamWorkers = 4
+	// maxStreamJobs bounds the large messages that wait or are being sent, and streamJobsOf those to one receiver. Beyond
+	// either the session fails and is tried again.
+	maxStreamJobs, streamJobsOf = 128, 8
+	// streamsTo bounds the streams that we open to one receiver at a time, so that one that does not read keeps nobody else
+	// waiting.
+	streamsTo = 2
 )
 
 // streamer sends what does not fit a packet, each message by a stream of its own.
 type streamer struct {
-	jobs chan outMessage // the core sends, workers receive, nobody closes; full: the session fails
-	mesh *Mesh
+	send   func(outMessage) bool
+	failed func(outMessage)
+	wake   chan struct{} // capacity 1: there may be a job to begin
+
+	mu   sync.Mutex
+	jobs int           // that wait or are being sent
+	to   []*streamJobs // who has some; in turn
+}
+
+// streamJobs is what waits for one receiver, and how much is being sent to it.
+type streamJobs struct {
+	id      ID
+	waiting []outMessage
+	sending int
 }
 
 func newStreamer(m *Mesh) *streamer {
-	return &streamer{jobs: make(chan outMessage, maxStreamJobs), mesh: m}
+	return &streamer{
+		send: m.sendStream, failed: func(job outMessage) { m.tell(evSendFail{job.to, job.session}) },
+		wake: make(chan struct{}, 1),
+	}
 }
 
-// run sends until ctx ends; a worker that is writing then ends with the transport.
+// put queues a message and reports whether there was room.
+func (s *streamer) put(job outMessage) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := s.indexLocked(job.to)
+	if s.jobs >= maxStreamJobs || i >= 0 && len(s.to[i].waiting)+s.to[i].sending >= streamJobsOf {
+		return false
+	}
+	if i < 0 {
+		i = len(s.to)
+		s.to = append(s.to, &streamJobs{id: job.to})
+	}
+	q := s.to[i]
+	s.jobs++
+	q.waiting = append(q.waiting, job)
+	signal(s.wake)
+	return true
+}
+
+func (s *streamer) indexLocked(to ID) int {
+	return slices.IndexFunc(s.to, func(q *streamJobs) bool { return q.id == to })
+}
+
+// next returns a job whose receiver is free for it.
+func (s *streamer) next() (job outMessage, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, q := range s.to {
+		if len(q.waiting) > 0 && q.sending < streamsTo {
+			job, q.waiting = q.waiting[0], q.waiting[1:]
+			q.sending++
+			s.to = append(slices.Delete(s.to, i, i+1), q)
+			return job, true
+		}
+	}
+	return outMessage{}, false
+}
+
+// done ends a job.
+func (s *streamer) done(job outMessage) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.jobs--
+	i := s.indexLocked(job.to)
+	q := s.to[i]
+	if q.sending--; q.sending == 0 && len(q.waiting) == 0 {
+		s.to = slices.Delete(s.to, i, i+1)
+	}
+	signal(s.wake)
+}
+
+// run sends until ctx ends; a stream that is being written then ends with the transport.
 func (s *streamer) run(ctx context.Context) {
 	var wg sync.WaitGroup
-	for range streamWorkers {
-		wg.Go(func() {
-			for {
-				select {
-				case job := <-s.jobs:
-					if !s.mesh.sendStream(job) {
-						s.mesh.tell(evSendFail{job.to, job.session})
-					}
-				case <-ctx.Done():
-					return
+	defer wg.Wait()
+	for {
+		select {
+		case <-s.wake:
+		case <-ctx.Done():
+			return
+		}
+		for job, ok := s.next(); ok; job, ok = s.next() {
+			wg.Go(func() {
+				if !s.send(job) {
+					s.failed(job)
 				}
-			}
-		})
+				s.done(job)
+			})
+		}
 	}
-	wg.Wait()
 }
 
 // sendSync sends a message of the core's: in a packet if it fits one, else by a stream. Called by the core's goroutine.
@@ -56,9 +126,7 @@ func (m *Mesh) sendSync(out outMessage) {
 		}
 		return
 	}
-	select {
-	case m.streams.jobs <- out:
-	default:
+	if !m.streams.put(out) {
 		m.count.dropped.Add(1)
 		m.tell(evSendFail{out.to, out.session})
 	}

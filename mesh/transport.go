@@ -151,11 +151,15 @@ func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, e
 	return t.DialAddressTimeout(memberlist.Address{Addr: addr}, timeout)
 }
 
-// DialAddressTimeout opens a stream, within timeout and maxDial.
+// DialAddressTimeout opens a stream, within timeout and maxDial. It is good for streamTimeout: memberlist writes a message of ours
+// without a deadline, and whoever does not read it would hold the stream forever.
 func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
 	conn, err := t.dialTLS(a, timeout)
 	if err != nil {
 		return nil, err
+	}
+	if err := conn.SetDeadline(time.Now().Add(streamTimeout)); err != nil {
+		return nil, errors.Join(err, conn.Close())
 	}
 	return t.guard.wrap(conn, t.guard.dialled(conn)), nil
 }
