@@ -452,3 +452,67 @@ func TestWithdrawalIsSliced(t *testing.T) {
 		t.Errorf("in the end %d expired, %d are held", len(out.expired), c.count)
 	}
 }
+
+// A peer that gives one new frame of its own every so often keeps nobody else from giving for longer than its turn, also if
+// it leaves and comes back meanwhile.
+func TestGiverHasATurn(t *testing.T) {
+	for _, flaps := range []bool{false, true} {
+		c := coreFor(6)
+		captured, honest := ID{0xc}, ID{0xd}
+		now := simStart
+		c.step(now, evUp{captured})
+		c.step(now, evUp{honest})
+		waited, worst := time.Duration(0), time.Duration(0)
+		for seq := uint64(1); seq < 300; seq++ {
+			f := testFrame(t, signers[0], 1, seq, now, time.Hour, "")
+			if out := c.step(now, evFrames{via: viaSync, frames: []Frame{f}, from: captured}); len(out.admitted) != 1 {
+				t.Fatal("the frame was not new")
+			}
+			c.reserve(now, captured)
+			if waited += 500 * time.Millisecond; !c.taken(now, honest) {
+				waited = 0
+			}
+			worst = max(worst, waited)
+			if flaps {
+				c.step(now, evDown{captured})
+				c.step(now, evUp{captured})
+			}
+			now = now.Add(500 * time.Millisecond)
+		}
+		if worst > giverTurn+time.Second || worst == 0 {
+			t.Errorf("another peer may give nothing for %v (comes back: %v)", worst, flaps)
+		}
+	}
+}
+
+// Peers without a certificate, whom whoever holds the mesh's key can make up, take one transfer together, and are nobody's
+// only giver.
+func TestStrangersTakeOneTransfer(t *testing.T) {
+	c := coreFor(7)
+	key := streamKey{ID{5}, 1}
+	fill(c, key, upTo(3)...)
+	c.authority = ID{0xaa}
+	now, member := simStart, ID{1}
+	c.nodes[member] = &standing{cert: Certificate{Serial: 1, NotAfter: now.Add(time.Hour)}}
+	c.nodes[c.self] = &standing{cert: Certificate{Serial: 2, NotAfter: now.Add(time.Hour)}}
+	work := func() []streamWant { return []streamWant{{key, window{{1, 3}}}} }
+	for i := range byte(8) {
+		stranger := ID{8, i}
+		c.step(now, evUp{stranger})
+		if got, want := c.mayHost(now, stranger, c.peers[stranger]), i == 0; got != want {
+			t.Errorf("stranger %d may begin a session: %v", i, got)
+		}
+		c.queue(now, stranger, &session{id: uint64(i)}, work())
+		c.reserve(now, stranger)
+	}
+	c.step(now, evUp{member})
+	if len(c.transfers) != strangerTransfers || !c.mayHost(now, member, c.peers[member]) {
+		t.Errorf("%d transfers to strangers", len(c.transfers))
+	}
+	newcomer := coreFor(8)
+	newcomer.authority = c.authority
+	newcomer.nodes[newcomer.self] = c.nodes[c.self]
+	if newcomer.isStranger(now, member) {
+		t.Error("a newcomer takes members for strangers")
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -28,11 +29,16 @@ const (
 	// reservePause is how long nobody is kept for a giver, and no session of a peer's is waited for, after one that brought
 	// nothing: sync messages are not signed, and who begins sessions without end must not keep others from theirs.
 	reservePause = 10 * time.Second
+	// giverTurn bounds the time for which one giver is kept, and giverRest is the least time from one such turn to the next:
+	// whoever gives one frame of its own a second must not keep others from giving what this node lacks.
+	giverTurn, giverRest = 10 * time.Second, 10 * time.Second
 	// rewindEvery is the least time, by the monotonic clock, between two words of a clock that was set back: they cost a look
 	// at all that is held.
 	rewindEvery = time.Minute
 	// maxTransfers bounds the transfers to others at a time.
 	maxTransfers = 4
+	// strangerTransfers bounds those of them to peers without a certificate, where others have one.
+	strangerTransfers = 1
 	// cookieLife is how long the answer to a check can be used, at least; at most twice that.
 	cookieLife = 5 * time.Second
 	// hostEvery is the least time between two sessions that one peer begins, but for a burst of hostBurst.
@@ -59,10 +65,11 @@ type syncer struct {
 	heard     time.Time // when a digest was last compared with ours, or asked for; zero: there was no peer yet
 	gaveFrom  time.Time // since when; it is kept anew only when it has given something, or after reservePause
 	gave      bool
+	turns     map[ID]time.Time // when the turn of a giver began, until its rest is over
 }
 
 func newSyncer(rng *rand.Rand) syncer {
-	s := syncer{rng: rng, peers: make(map[ID]*syncPeer), transfers: make(map[ID]*transfer)}
+	s := syncer{rng: rng, peers: make(map[ID]*syncPeer), transfers: make(map[ID]*transfer), turns: make(map[ID]time.Time)}
 	for i := 0; rng != nil && i < len(s.secret); i += 8 {
 		binary.LittleEndian.PutUint64(s.secret[i:], rng.Uint64())
 	}
@@ -174,25 +181,61 @@ func (s *syncer) taken(now time.Time, peer ID) bool {
 }
 
 // reserve notes who is about to stream to us.
-func (s *syncer) reserve(now time.Time, peer ID) {
-	if !s.gave && !s.gaveFrom.IsZero() && now.Before(s.gaveFrom.Add(reservePause)) {
+func (c *core) reserve(now time.Time, peer ID) {
+	if !c.gave && !c.gaveFrom.IsZero() && now.Before(c.gaveFrom.Add(reservePause)) {
 		return
 	}
-	s.gaveFrom, s.gave = now, false
-	s.keep(peer, now.Add(reserveTime))
+	c.gaveFrom, c.gave = now, false
+	c.keep(now, peer)
 }
 
-// keep notes who streams to us.
-func (s *syncer) keep(peer ID, till time.Time) {
-	if s.giver != peer || s.givesTill.Before(till) {
+// keep notes who streams to us, if it is that peer's turn.
+func (c *core) keep(now time.Time, peer ID) {
+	if c.isStranger(now, peer) {
+		return
+	}
+	begun, ok := c.turns[peer]
+	if !ok || now.Sub(begun) >= giverTurn+giverRest || begun.After(now) {
+		maps.DeleteFunc(c.turns, func(_ ID, t time.Time) bool { return now.Sub(t) >= giverTurn+giverRest })
+		begun = now
+		c.turns[peer] = begun
+	}
+	s, till := &c.syncer, now.Add(reserveTime)
+	if end := begun.Add(giverTurn); end.Before(till) {
+		till = end
+	}
+	if now.Before(till) && (s.giver != peer || s.givesTill.Before(till)) {
 		s.giver, s.givesTill = peer, till
 	}
+}
+
+// isStranger reports whether a peer has no certificate that counts, though others have. To a newcomer, who knows of no
+// certificate but its own, nobody is a stranger.
+func (c *core) isStranger(now time.Time, peer ID) bool {
+	return c.stands(now, peer) != verdictNew && len(c.nodes) > 1
+}
+
+// mayStream reports whether there is room for a transfer to a peer.
+func (c *core) mayStream(now time.Time, peer ID) bool {
+	if len(c.transfers) >= maxTransfers {
+		return false
+	}
+	if !c.isStranger(now, peer) {
+		return true
+	}
+	strangers := 0
+	for id := range c.transfers {
+		if c.isStranger(now, id) {
+			strangers++
+		}
+	}
+	return strangers < strangerTransfers
 }
 
 // streamed notes that a peer's frames were new. A chunk takes long to verify: this comes many times for each.
 func (c *core) streamed(now time.Time, from ID) {
 	c.gave = true
-	c.keep(from, now.Add(reserveTime))
+	c.keep(now, from)
 	p := c.peers[from]
 	if p == nil {
 		return
@@ -490,7 +533,7 @@ func (c *core) mayHost(now time.Time, peer ID, p *syncPeer) bool {
 	case now.Before(p.distrust):
 		return false
 	}
-	return c.transfers[peer] == nil && len(c.transfers) < maxTransfers && !c.taken(now, peer)
+	return c.transfers[peer] == nil && c.mayStream(now, peer) && !c.taken(now, peer)
 }
 
 // host begins a session that a peer asked for, with its vector; nil: not now.

@@ -192,7 +192,7 @@ func (c *core) queue(now time.Time, peer ID, s *session, work []streamWant) {
 	}
 	t := c.transfers[peer]
 	switch {
-	case t == nil && len(c.transfers) < maxTransfers:
+	case t == nil && c.mayStream(now, peer):
 		t = &transfer{session: *s}
 		c.transfers[peer] = t
 	case t == nil || t.session.id != s.id:
