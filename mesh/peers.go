@@ -41,6 +41,8 @@ type peer struct {
 	proofs  []AddrProof // at most maxProofs
 	asking  asking
 	upWaits bool // the core learns of it when its address is proved
+	// answers is set while it answers pings though it is said to be dead or gone: the core goes on with it.
+	answers bool
 }
 
 // target is where to push frames.
@@ -136,7 +138,7 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKi
 	p.meta = string(n.Meta)
 	p.mark = viewMark(id, addr, p.keys.has, p.keys.uses)
 	p.KeyKnown, p.KeyGeneration = p.keys.has != 0, p.keys.has.generation()
-	p.alt, p.bye = netip.AddrPort{}, time.Time{}
+	p.alt, p.bye, p.answers = netip.AddrPort{}, time.Time{}, false
 	if !p.isProved(addr) {
 		signal(t.unproved)
 	}
@@ -162,7 +164,7 @@ func (t *peerTable) gone(now time.Time, n *memberlist.Node) (ID, bool) {
 		return id, true
 	}
 	kind := MemberFail
-	p.State, p.Since, p.seen, p.InSync, p.upWaits = StateDead, now, now, false, false
+	p.State, p.Since, p.seen, p.InSync, p.upWaits, p.answers = StateDead, now, now, false, false, false
 	if now.Sub(p.bye) < byeValid {
 		kind, p.State = MemberLeave, StateLeft
 	}
@@ -172,6 +174,32 @@ func (t *peerTable) gone(now time.Time, n *memberlist.Node) (ID, bool) {
 		delete(t.peers, id) // a stranger must not push out those who are looked for
 	}
 	return id, true
+}
+
+// answered notes that a peer has answered a ping at addr, and reports whether it does so though it is said to be dead or gone.
+func (t *peerTable) answered(now time.Time, id ID, addr netip.AddrPort) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.peers[id]
+	if p == nil || p.Addr != addr || p.meta == "" || p.State == StateAlive || p.State == StateSuspect {
+		return false
+	}
+	p.seen, p.answers = now, true
+	t.targetsLocked(now)
+	return true
+}
+
+// silent returns those that have ceased to answer though they were said to be dead or gone.
+func (t *peerTable) silent(now time.Time) (ids []ID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for id, p := range t.peers {
+		if p.answers && !p.reachable(now) {
+			p.answers = false
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // goodbye notes that a peer is about to leave; memberlist's word may have been faster.
@@ -313,6 +341,9 @@ func (t *peerTable) forget(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for id, p := range t.peers {
+		if p.answers {
+			continue
+		}
 		gone := now.Sub(p.Since)
 		if (p.State == StateLeft && gone > forgetLeft) || (p.State == StateDead && gone > forgetDead && len(t.targets) > 0) {
 			delete(t.peers, id)
@@ -345,15 +376,17 @@ func (t *peerTable) alive() []target {
 	return t.targets
 }
 
-// node gives where to send to a peer, if it is alive.
+// node gives where to send to a peer, if it is alive, or answers though it is said to be dead or gone.
 func (t *peerTable) node(id ID) *memberlist.Node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	i, ok := indexOf(t.targets, id)
-	if !ok {
-		return nil
+	if i, ok := indexOf(t.targets, id); ok {
+		return t.targets[i].node
 	}
-	return t.targets[i].node
+	if p := t.peers[id]; p != nil && p.answers {
+		return p.node()
+	}
+	return nil
 }
 
 // keysOf gives what those who are alive say of their gossip keys.

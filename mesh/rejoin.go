@@ -130,6 +130,11 @@ func (r *rejoiner) round(ctx context.Context) {
 		pings, joins = pingAlone, joinAtOnce
 	}
 	found := answering(r.ml, r.next(lost, pings))
+	for _, p := range found {
+		if r.m.peers.answered(r.m.now(), p.id, p.addr) {
+			r.m.tell(evUp{p.id})
+		}
+	}
 	if r.joinAll(ctx, found[:min(len(found), joins)]) {
 		return
 	}

@@ -210,6 +210,9 @@ func (m *Mesh) notifyLoop(ctx context.Context) {
 		select {
 		case <-m.peers.wake:
 		case <-forget.C:
+			for _, id := range m.peers.silent(m.now()) {
+				m.tell(evDown{id})
+			}
 			m.peers.forget(time.Now())
 		case <-remember.C:
 			waiting = false
