@@ -74,7 +74,6 @@ func TestClusterSlander(t *testing.T) {
 		}
 		stop()
 		attack.Wait()
-		eventually(t, 10*time.Minute, "everybody knows everybody once the slander is over", c.allAlive)
 		if err := inner.Shutdown(); err != nil {
 			t.Error(err)
 		}
