@@ -55,7 +55,7 @@ var (
 func (d delegate) NodeMeta(limit int) []byte {
 	has, uses := d.m.keys.said()
 	m := meta{Protocol: protocolVersion, Key: d.m.cfg.Identity.Public(), Name: d.m.cfg.Name, Version: d.m.cfg.Version, Place: d.m.place}
-	m.say(d.m.cfg.Identity, has, uses)
+	m.say(d.m.cfg.Identity, has, uses, d.m.ceiling.next())
 	b := m.encode()
 	if len(b) > limit {
 		return nil // cannot be: the parts are bounded
@@ -128,9 +128,15 @@ func (d delegate) NotifyAlive(n *memberlist.Node) error {
 	if IDOf(m.Key) != id {
 		return errRefuseKey
 	}
-	if addr := nodeAddr(n); !d.m.peers.isAt(id, addr, n.Meta) && !m.isAt(d.m.cfg.Secrets.MeshID, addr) {
+	addr := nodeAddr(n)
+	known := d.m.peers.isAt(id, addr, n.Meta)
+	if !known && !m.isAt(d.m.cfg.Secrets.MeshID, addr) {
 		d.m.warn(ProblemForged, "address", "somebody with the mesh's key says that "+id.Short()+" is at "+addr.String()+", which it did not say itself; it is ignored")
 		return errRefuseAddr
+	}
+	if !known && m.Proof != nil && !m.proven() {
+		d.m.warn(ProblemForged, "word", "somebody with the mesh's key says in the name of "+id.Short()+" what it did not sign; it is ignored")
+		return errRefuseMeta
 	}
 	if !d.m.peers.letIn(id) && d.m.knowsOthers() {
 		d.m.warn(ProblemStrangers, "strangers", "more than "+strconv.Itoa(maxStrangers)+

@@ -152,7 +152,7 @@ func FuzzMeta(f *testing.F) {
 	good := meta{Protocol: protocolVersion, Key: signers[0].Public(), Name: "web1", Version: "1.2.3", Place: make([]byte, 64)}
 	f.Add(good.encode())
 	says := good
-	says.say(signers[0], 1<<32+7, 9)
+	says.say(signers[0], 1<<32+7, 9, 512)
 	f.Add(says.encode())
 	f.Add(append([]byte{mpFixArray | 6}, append(good.encode()[1:], 7)...)) // a field of a later version
 	f.Fuzz(func(t *testing.T, b []byte) {

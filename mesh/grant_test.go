@@ -174,11 +174,11 @@ func TestKeysAreSaidByTheMemberAlone(t *testing.T) {
 		return table.keysOf()[0]
 	}
 	var own, forged, changed, moved meta
-	own.say(id, v, v-1)
-	forged.say(signers[2], v, v)
-	changed.say(id, v, v-1)
+	own.say(id, v, v-1, 512)
+	forged.say(signers[2], v, v, 512)
+	changed.say(id, v, v-1, 512)
 	changed.Uses = v
-	moved.say(id, v-1, v)
+	moved.say(id, v-1, v, 512)
 	moved.Has, moved.Uses = v, v-1
 	for _, tt := range []struct {
 		name string

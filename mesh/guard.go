@@ -45,7 +45,7 @@ const (
 	maxSources = 4096
 
 	// What memberlist puts in front of a message.
-	mlPing, mlAck, mlAlive, mlPushPull, mlCompound, mlUser, mlEncrypt, mlNack, mlCRC, mlErr = 0, 2, 4, 6, 7, 8, 10, 11, 12, 13
+	mlPing, mlAck, mlSuspect, mlAlive, mlDead, mlPushPull, mlCompound, mlUser, mlEncrypt, mlNack, mlCRC, mlErr = 0, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13
 
 	nonceLen, tagLen = 12, 16
 	// sealOverhead is what encryption adds: version, nonce, tag.
@@ -82,6 +82,10 @@ type guard struct {
 
 	// isMember reports whether a member has answered at an address. nil: none has.
 	isMember func(netip.Addr) bool
+	// ceilingOf returns the highest incarnation under which news of a node passes, and whether it is this node. nil: all have
+	// the first one. heard is told of the incarnations of news of this node that pass. Neither must block.
+	ceilingOf func(ID) (most uint32, self bool)
+	heard     func(incarnation uint32)
 
 	mu        sync.Mutex
 	slowed    map[ID]time.Time // until when
@@ -167,7 +171,7 @@ func (g *guard) packet(b []byte, from netip.Addr) bool {
 		return false
 	}
 	g.frames = g.frames[:0]
-	cost, ok := packetCost(plain, true, &g.frames)
+	cost, ok := g.packetCost(plain, true, &g.frames)
 	if !ok {
 		g.count.refused[refusedFormat].Add(1)
 		return false
@@ -272,7 +276,7 @@ func (g *guard) decrypt(b []byte) ([]byte, bool) {
 }
 
 // packetCost gives what a decrypted packet has us do, and adds its frames; false: no member sends such a one.
-func packetCost(b []byte, outer bool, frames *[][]byte) (cost int, ok bool) {
+func (g *guard) packetCost(b []byte, outer bool, frames *[][]byte) (cost int, ok bool) {
 	if len(b) == 0 {
 		return 0, false
 	}
@@ -281,7 +285,7 @@ func packetCost(b []byte, outer bool, frames *[][]byte) (cost int, ok bool) {
 		if !outer || len(rest) < 5 {
 			return 0, false
 		}
-		return packetCost(rest[4:], true, frames)
+		return g.packetCost(rest[4:], true, frames)
 	case mlCompound:
 		if !outer || len(rest) == 0 {
 			return 0, false
@@ -297,7 +301,7 @@ func packetCost(b []byte, outer bool, frames *[][]byte) (cost int, ok bool) {
 			if size > len(bodies) {
 				return 0, false
 			}
-			part, ok := packetCost(bodies[:size], false, frames)
+			part, ok := g.packetCost(bodies[:size], false, frames)
 			if !ok {
 				return 0, false
 			}
@@ -308,7 +312,9 @@ func packetCost(b []byte, outer bool, frames *[][]byte) (cost int, ok bool) {
 	case mlUser:
 		return userCost(rest, frames), true
 	case mlAlive:
-		return 1, checkAlive(rest) == nil
+		return 1, g.checkAlive(rest) == nil
+	case mlSuspect, mlDead:
+		return 1, g.checkAccusation(rest) == nil
 	default:
 		return 1, kind < mlPushPull || kind == mlNack
 	}

@@ -111,7 +111,7 @@ func (g *guard) stream(b []byte) error {
 			if err != nil {
 				continue
 			}
-			if err := streamHead(plain); err != nil {
+			if err := g.streamHead(plain); err != nil {
 				g.count.refused[refusedFormat].Add(1)
 				return err
 			}
@@ -123,7 +123,7 @@ func (g *guard) stream(b []byte) error {
 }
 
 // streamHead looks at the first bytes of a message.
-func streamHead(b []byte) error {
+func (g *guard) streamHead(b []byte) error {
 	n := len(b)
 	switch b[0] {
 	case mlPing, mlAck, mlErr:
@@ -152,7 +152,7 @@ func streamHead(b []byte) error {
 		if head.Nodes < 0 || head.Nodes > min(MaxMembers, n/leastNode) || head.UserStateLen != 0 {
 			return errStreamSize
 		}
-		return checkMembership(dec, head.Nodes)
+		return g.checkMembership(dec, head.Nodes)
 	}
 	return errStreamKind
 }

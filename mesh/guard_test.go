@@ -153,7 +153,7 @@ func TestOwnVersions(t *testing.T) {
 	if got := []byte{self.PMin, self.PMax, self.PCur, self.DMin, self.DMax, self.DCur}; !bytes.Equal(got, mlVersions[:]) {
 		t.Errorf("says %v, takes %v", got, mlVersions)
 	}
-	if err := checkMember(self.Name, self.Addr, self.Port, self.Meta, mlVersions[:]); err != nil {
+	if err := n.tr.Load().guard.checkMember(mlNodeState{self.Name, self.Addr, self.Port, self.Meta, 1, mlStateAlive, mlVersions[:]}); err != nil {
 		t.Error(err)
 	}
 }
@@ -405,13 +405,13 @@ func FuzzGuard(f *testing.F) {
 	f.Add(append(ofMemberlist(f, mlPushPull, struct{ Nodes int }{1}), ofMemberlist(f, 0, mlNodeState{Vsn: mlVersions[:]})[1:]...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var frames [][]byte
-		if cost, ok := packetCost(b, true, &frames); ok && (len(b) == 0 || b[0] == 9 || b[0] == mlPushPull || cost < 0) {
+		if cost, ok := (&guard{}).packetCost(b, true, &frames); ok && (len(b) == 0 || b[0] == 9 || b[0] == mlPushPull || cost < 0) {
 			t.Errorf("passed at %d: %x", cost, b)
 		}
 		if len(b) == 0 {
 			return
 		}
-		if err := streamHead(b); err == nil && b[0] == 9 {
+		if err := (&guard{}).streamHead(b); err == nil && b[0] == 9 {
 			t.Errorf("passed: %x", b)
 		}
 	})

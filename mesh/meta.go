@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 
 	"github.com/hashicorp/memberlist"
@@ -16,9 +17,9 @@ const (
 	metaFields      = 5
 	// placeDomain goes in front of the signed address.
 	placeDomain = "meshban address v1\x00"
-	// keyFields are the last three, which may be absent.
-	keyFields = 3
-	keyDomain = "meshban keys v1\x00"
+	// wordFields are the last four, which may be absent.
+	wordFields = 4
+	wordDomain = "meshban word v1\x00"
 	// maxMetaFields leaves room for what later versions may add; readers skip it.
 	maxMetaFields = 16
 )
@@ -30,10 +31,12 @@ type meta struct {
 	Name     string
 	Version  string
 	Place    []byte // signature over the member's address: memberlist believes whoever says where a member is
-	// Has is the newest gossip key that the member can read, Uses the one that it encrypts with. Proof is the member's
-	// signature of that: whoever has a gossip key can say anything in its name otherwise, and so have the others turn to a
-	// key that it lacks. nil: it does not say.
+	// Has is the newest gossip key that the member can read, Uses the one that it encrypts with. Ceiling bounds the
+	// incarnations under which it can be spoken of, see incarnation.go. Proof is the member's signature of these: whoever has
+	// a gossip key can say anything in its name otherwise, and so have the others turn to a key that it lacks. nil: it does
+	// not say.
 	Has, Uses keyVersion
+	Ceiling   uint32
 	Proof     []byte
 }
 
@@ -49,25 +52,27 @@ func (m meta) isAt(meshID [16]byte, addr netip.AddrPort) bool {
 	return len(m.Place) == ed25519.SignatureSize && ed25519.Verify(m.Key, placeText(meshID, addr), m.Place)
 }
 
-// say fills in the gossip keys.
-func (m *meta) say(id Identity, has, uses keyVersion) {
-	m.Has, m.Uses, m.Proof = has, uses, ed25519.Sign(id.key, keyWord(has, uses))
+// say fills in the gossip keys and the ceiling, and signs them.
+func (m *meta) say(id Identity, has, uses keyVersion, ceiling uint32) {
+	m.Has, m.Uses, m.Ceiling = has, uses, ceiling
+	m.Proof = ed25519.Sign(id.key, m.word())
 }
 
 // proven tells whether the member itself says what it has.
 func (m meta) proven() bool {
-	return m.Proof != nil && ed25519.Verify(m.Key, keyWord(m.Has, m.Uses), m.Proof)
+	return m.Proof != nil && ed25519.Verify(m.Key, m.word(), m.Proof)
 }
 
-func keyWord(has, uses keyVersion) []byte {
-	b := binary.BigEndian.AppendUint64([]byte(keyDomain), uint64(has))
-	return binary.BigEndian.AppendUint64(b, uint64(uses))
+func (m meta) word() []byte {
+	b := binary.BigEndian.AppendUint64([]byte(wordDomain), uint64(m.Has))
+	b = binary.BigEndian.AppendUint64(b, uint64(m.Uses))
+	return binary.BigEndian.AppendUint32(b, m.Ceiling)
 }
 
 func (m meta) encode() []byte {
 	fields := metaFields
 	if m.Proof != nil {
-		fields += keyFields
+		fields += wordFields
 	}
 	b := appendArray(nil, fields)
 	b = appendUint(b, m.Protocol)
@@ -78,6 +83,7 @@ func (m meta) encode() []byte {
 	if fields > metaFields {
 		b = appendUint(b, uint64(m.Has))
 		b = appendUint(b, uint64(m.Uses))
+		b = appendUint(b, uint64(m.Ceiling))
 		b = appendBin(b, m.Proof)
 	}
 	return b
@@ -96,8 +102,10 @@ func decodeMeta(b []byte) (meta, error) {
 	m.Name = r.str(MaxName)
 	m.Version = r.str(MaxVersion)
 	m.Place = append([]byte(nil), r.bin(ed25519.SignatureSize)...)
-	if n >= metaFields+keyFields {
+	m.Ceiling = firstCeiling
+	if n >= metaFields+wordFields {
 		m.Has, m.Uses = keyVersion(r.uint()), keyVersion(r.uint())
+		m.Ceiling = uint32(r.most(math.MaxUint32))
 		m.Proof = make([]byte, ed25519.SignatureSize)
 		r.fixed(m.Proof)
 	}
@@ -106,7 +114,7 @@ func decodeMeta(b []byte) (meta, error) {
 		return meta{}, fmt.Errorf("metadata: %w", r.err)
 	case n < metaFields:
 		return meta{}, fmt.Errorf("metadata of %d fields, want %d", n, metaFields)
-	case (n == metaFields || n == metaFields+keyFields) && len(r.b) > 0:
+	case (n == metaFields || n == metaFields+wordFields) && len(r.b) > 0:
 		return meta{}, fmt.Errorf("metadata: %w", errTrailing)
 	case len(m.Key) != ed25519.PublicKeySize:
 		return meta{}, errors.New("metadata with a key of a wrong length")

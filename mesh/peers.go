@@ -34,6 +34,7 @@ type peer struct {
 	mark uint64         // see viewMark
 	meta string         // as it came
 	keys peerKeys       // as it says
+	top  uint32         // its ceiling, as it says
 	seen time.Time      // last known alive; zero: remembered from an earlier run
 	bye  time.Time      // it said that it is about to leave
 	alt  netip.AddrPort // another address that claimed this id, to be tried when Addr is dead
@@ -112,7 +113,7 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKi
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if id == t.self {
-		t.own = viewMark(id, addr, m.Has, m.Uses)
+		t.own = viewMark(id, addr, m.Has, m.Uses, m.Ceiling)
 		t.viewLocked(now)
 		return ID{}, false
 	}
@@ -135,8 +136,8 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKi
 	} else {
 		p.keys = says
 	}
-	p.meta = string(n.Meta)
-	p.mark = viewMark(id, addr, p.keys.has, p.keys.uses)
+	p.meta, p.top = string(n.Meta), m.Ceiling
+	p.mark = viewMark(id, addr, p.keys.has, p.keys.uses, p.top)
 	p.KeyKnown, p.KeyGeneration = p.keys.has != 0, p.keys.has.generation()
 	p.alt, p.bye, p.answers = netip.AddrPort{}, time.Time{}, false
 	if !p.isProved(addr) {
@@ -264,6 +265,16 @@ func (t *peerTable) isAt(id ID, addr netip.AddrPort, meta []byte) bool {
 	defer t.mu.Unlock()
 	p := t.peers[id]
 	return p != nil && p.Addr == addr && p.meta == string(meta)
+}
+
+// ceilingOf returns the incarnation above which nothing is to be believed of a node.
+func (t *peerTable) ceilingOf(id ID) uint32 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p := t.peers[id]; p != nil {
+		return max(p.top, firstCeiling)
+	}
+	return firstCeiling
 }
 
 // letIn tells whether a node may be a member: whoever counts, and others as long as there are few of them.

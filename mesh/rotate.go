@@ -22,6 +22,8 @@ const (
 	keyTick = 500 * time.Millisecond
 	// sayTimeout bounds the wait for the word of our keys to go out.
 	sayTimeout = 2 * time.Second
+	// announcePause is the least time from one such word to the next.
+	announcePause = 250 * time.Millisecond
 	// grantWait is how long after a grant of the newest key a node that is not among its boxes waits for its own, which
 	// an authority's node makes within renewEvery, before its operator is told.
 	grantWait = 2 * renewEvery
@@ -209,7 +211,7 @@ func (m *Mesh) keyLoop(ctx context.Context) {
 	}
 }
 
-// announceLoop tells the members of our keys.
+// announceLoop tells the members of our keys and our ceiling.
 func (m *Mesh) announceLoop(ctx context.Context, ml *memberlist.Memberlist) {
 	for {
 		select {
@@ -217,6 +219,11 @@ func (m *Mesh) announceLoop(ctx context.Context, ml *memberlist.Memberlist) {
 			if err := ml.UpdateNode(sayTimeout); err != nil {
 				m.cfg.Logger.Debug("the word of this node's keys may not have reached everybody", "error", err)
 			}
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-time.After(announcePause):
 		case <-ctx.Done():
 			return
 		}

@@ -151,6 +151,7 @@ func (m *Mesh) open() (*memberlist.Memberlist, error) {
 	}
 	g := newGuard(keyring.GetKeys, m.now, &m.count, m.flooded)
 	g.isMember = m.peers.isSource
+	g.ceilingOf, g.heard = m.ceilingOf, m.heardOfSelf
 	tr := startTransport(inner, g, m.serveEnrol)
 	m.tr.Store(tr)
 	conf := m.memberlistConfig(tr, keyring, advertise, log)
@@ -165,6 +166,21 @@ func (m *Mesh) open() (*memberlist.Memberlist, error) {
 		return ml, nil
 	}
 	return nil, errors.Join(fmt.Errorf("start membership: %w", err), tr.Shutdown())
+}
+
+// ceilingOf returns the incarnation above which nothing is to be believed of a node, and whether that is this one.
+func (m *Mesh) ceilingOf(id ID) (most uint32, self bool) {
+	if id == m.id {
+		return m.ceiling.now(), true
+	}
+	return m.peers.ceilingOf(id), false
+}
+
+// heardOfSelf notes that memberlist will see news of this node. It must not block.
+func (m *Mesh) heardOfSelf(incarnation uint32) {
+	if m.ceiling.heard(incarnation) {
+		signal(m.keys.say)
+	}
 }
 
 // flooded tells of an address that sends more than any member does.

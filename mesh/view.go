@@ -22,15 +22,16 @@ const (
 )
 
 // viewMark is a member's part in the digest of a view, which is the sum over all who are alive, this node included. The
-// digests of two nodes are equal when they see the same members at the same addresses, with the same gossip keys: news
-// of a key that gossip has missed is repaired, too. Before the first rotation it is what it was without keys.
-func viewMark(id ID, addr netip.AddrPort, has, uses keyVersion) uint64 {
+// digests of two nodes are equal when they see the same members at the same addresses, with the same gossip keys and
+// ceilings: news of these that gossip has missed is repaired, too. Before the first rotation the keys are left out.
+func viewMark(id ID, addr netip.AddrPort, has, uses keyVersion, ceiling uint32) uint64 {
 	ip := addr.Addr().As16()
 	b := binary.BigEndian.AppendUint16(append(id[:], ip[:]...), addr.Port())
 	if has.generation() > 0 || uses.generation() > 0 {
 		b = binary.BigEndian.AppendUint64(b, uint64(has))
 		b = binary.BigEndian.AppendUint64(b, uint64(uses))
 	}
+	b = binary.BigEndian.AppendUint32(b, ceiling)
 	h := sha256.Sum256(b)
 	return binary.BigEndian.Uint64(h[:])
 }
