@@ -113,13 +113,12 @@ func (l *lift) confirm(ctx context.Context, results []control.Result, did string
 	if len(l.beyond) == 0 {
 		return
 	}
-	held, silent := l.d.heldBy(ctx, l.now)
+	said := l.d.saidOfLift(ctx, l.now)
 	var who []string
-	if len(held) > 0 {
-		who = append(who, "held by "+strings.Join(held, ", "))
-	}
-	if len(silent) > 0 {
-		who = append(who, "not heard from "+strings.Join(silent, ", "))
+	for i, what := range []string{liftHeld: "held by ", liftRefused: "refused by ", liftSilent: "not heard from "} {
+		if len(said[i]) > 0 {
+			who = append(who, what+strings.Join(said[i], ", "))
+		}
 	}
 	for i := range results {
 		r := &results[i]
@@ -134,36 +133,62 @@ func (l *lift) confirm(ctx context.Context, results []control.Result, did string
 	}
 }
 
-// heldBy waits until every live peer has said since then that it holds what this node lifts, for heldWait at most. It
-// returns the names of those that did, and of those that said nothing.
-func (d *Daemon) heldBy(ctx context.Context, since time.Time) (held, silent []string) {
+// What a peer can say of a lift that exceeds what peers take. One that lets it count says nothing, so a word about
+// something else is none about the lift.
+const (
+	liftHeld = iota
+	liftRefused
+	liftSilent
+)
+
+func (r report) ofLift(since time.Time, before uint64) int {
+	switch {
+	case r.at.Before(since):
+		return liftSilent
+	case r.lifts > 0:
+		return liftHeld
+	case r.refused() != before:
+		return liftRefused
+	}
+	return liftSilent
+}
+
+// saidOfLift waits until every live peer has said since then what it does with what this node lifts, for heldWait at most.
+// It returns the names of the peers by what they said.
+func (d *Daemon) saidOfLift(ctx context.Context, since time.Time) (said [liftSilent + 1][]string) {
+	before := make(map[ban.Origin]uint64) // refused
+	d.mu.Lock()
+	for peer, r := range d.reports {
+		if r.at.Before(since) {
+			before[peer] = r.refused()
+		}
+	}
+	d.mu.Unlock()
 	tick := time.NewTicker(heldLook)
 	defer tick.Stop()
 	for end := time.Now().Add(heldWait); ; {
-		held, silent = nil, nil
+		said = [liftSilent + 1][]string{}
 		members := d.mesh.Members()
 		d.mu.Lock()
 		for _, m := range members {
 			if m.Self || m.State != mesh.StateAlive {
 				continue
 			}
-			name := d.names.of(ban.Origin(m.ID))
-			if r, ok := d.reports[ban.Origin(m.ID)]; !ok || r.at.Before(since) {
-				silent = append(silent, name)
-			} else if r.lifts > 0 {
-				held = append(held, name)
-			}
+			peer := ban.Origin(m.ID)
+			what := d.reports[peer].ofLift(since, before[peer])
+			said[what] = append(said[what], d.names.of(peer))
 		}
 		d.mu.Unlock()
-		if len(silent) == 0 || !time.Now().Before(end) {
-			slices.Sort(held)
-			slices.Sort(silent)
-			return held, silent
+		for _, names := range said {
+			slices.Sort(names)
+		}
+		if len(said[liftSilent]) == 0 || !time.Now().Before(end) {
+			return said
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return held, silent
+			return said
 		}
 	}
 }

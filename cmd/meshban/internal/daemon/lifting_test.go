@@ -94,3 +94,29 @@ func TestMassLiftingTakesOwnBansBackToo(t *testing.T) {
 		until(t, "all is lifted", func() bool { return n.counts().Active == 0 })
 	}
 }
+
+// A peer that refused the lift, or sent word of something else meanwhile, was taken for one that had lifted it too, and the
+// command printed success.
+func TestWhatAPeerSaysOfALift(t *testing.T) {
+	now := time.Now()
+	said := func(at time.Time, lifts, refused uint32) report {
+		r := report{at: at}
+		r.lifts, r.waiting, r.count[len(r.count)-1] = lifts, lifts, refused
+		return r
+	}
+	for _, c := range []struct {
+		name string
+		r    report
+		want int
+	}{
+		{"never a word", report{}, liftSilent},
+		{"a word of before", said(now.Add(-time.Second), 1, 0), liftSilent},
+		{"held", said(now, 1, 3), liftHeld},
+		{"refused", said(now, 0, 4), liftRefused},
+		{"a word of something else", said(now, 0, 3), liftSilent},
+	} {
+		if got := c.r.ofLift(now, 3); got != c.want {
+			t.Errorf("%s: %d, want %d", c.name, got, c.want)
+		}
+	}
+}

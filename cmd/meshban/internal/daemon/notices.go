@@ -31,7 +31,7 @@ const (
 	// slowEvery is how often the mesh is told of an origin whose ops are held or refused.
 	slowEvery = time.Second
 
-	// urgentGather and urgentEvery are the same where ops that lift bans are held: their command waits for the word.
+	// urgentGather and urgentEvery are the same where ops that lift bans are held or refused: their command waits for the word.
 	urgentGather, urgentEvery = 50 * time.Millisecond, time.Second
 
 	noticeVersion = 2
@@ -94,7 +94,7 @@ type debt struct {
 	told    notice    // the last word
 	toldAt  time.Time
 	repeat  bool // the last word is said once more: it may have been lost
-	urgent  bool // what lifts bans is held, and not told yet
+	urgent  bool // what lifts bans is held or refused, and not told yet
 }
 
 // oweLocked counts an op of a peer that is held, or refused with err.
@@ -124,7 +124,7 @@ func (d *Daemon) oweLocked(now time.Time, r *ban.Record, err error) {
 		o.count[rule]++
 	}
 	o.counted = now
-	o.urgent = o.urgent || err == nil && r.Kind != ban.KindBan
+	o.urgent = o.urgent || r.Kind != ban.KindBan
 	if now.Sub(o.slowed) >= slowEvery {
 		o.slowed = now
 		d.mesh.Slow(mesh.ID(r.Origin))
