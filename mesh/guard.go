@@ -69,6 +69,7 @@ type guard struct {
 	// flooded is told of an address that sends accuseFactor times what it may. It must not block.
 	flooded func(netip.Addr)
 	packets buckets[netip.Addr]
+	notices buckets[netip.Addr]
 	voices  buckets[voice]
 	// packetFlood and voiceFlood are full once an address is to be told of.
 	packetFlood buckets[netip.Addr]
@@ -79,6 +80,7 @@ type guard struct {
 	aeads   sync.Map // key, as text -> cipher.AEAD
 	scratch []byte   // of the goroutine that looks at packets
 	frames  [][]byte // the same
+	noticed int      // the same: notices in the packet
 
 	// isMember reports whether a member has answered at an address. nil: none has.
 	isMember func(netip.Addr) bool
@@ -112,7 +114,7 @@ type streamUse struct {
 func newGuard(keys func() [][]byte, now func() time.Time, count *counters, flooded func(netip.Addr)) *guard {
 	return &guard{
 		keys: keys, now: now, count: count, flooded: flooded,
-		packets: newBuckets[netip.Addr](sourceRate, sourceBurst), voices: newBuckets[voice](voiceRate, voiceBurst),
+		packets: newBuckets[netip.Addr](sourceRate, sourceBurst), notices: newBuckets[netip.Addr](noticesRate, noticesBurst), voices: newBuckets[voice](voiceRate, voiceBurst),
 		packetFlood: newBuckets[netip.Addr](accuseFactor*sourceRate, accuseFactor*sourceBurst),
 		voiceFlood:  newBuckets[voice](accuseFactor*voiceRate, accuseFactor*voiceBurst),
 		arrived:     newBuckets[netip.Addr](sourceStreamRate, sourceStreamBurst), streams: make(map[netip.Addr]*streamUse),
@@ -170,13 +172,23 @@ func (g *guard) packet(b []byte, from netip.Addr) bool {
 		g.count.strangers.Add(1)
 		return false
 	}
-	g.frames = g.frames[:0]
+	g.frames, g.noticed = g.frames[:0], 0
 	cost, ok := g.packetCost(plain, true, &g.frames)
 	if !ok {
 		g.count.refused[refusedFormat].Add(1)
 		return false
 	}
-	return g.allow(g.now(), from, cost)
+	now := g.now()
+	return g.allow(now, from, cost) && g.allowNotices(now, from, g.noticed)
+}
+
+// allowNotices reports whether so many notices, whose signatures are looked at, are within what their source may say.
+func (g *guard) allowNotices(now time.Time, from netip.Addr, n int) bool {
+	if n > 0 && !g.notices.take(now, from, n) {
+		g.count.limited.Add(1)
+		return false
+	}
+	return true
 }
 
 // allow reports whether a packet that costs so much, with g.frames, is within what its source may say.
@@ -310,6 +322,9 @@ func (g *guard) packetCost(b []byte, outer bool, frames *[][]byte) (cost int, ok
 		}
 		return cost, true
 	case mlUser:
+		if len(rest) > 0 && rest[0] == kindNotice {
+			g.noticed++
+		}
 		return userCost(rest, frames), true
 	case mlAlive:
 		return 1, g.checkAlive(rest) == nil

@@ -90,7 +90,7 @@ func (c *guardedConn) message() ([]byte, error) {
 			return nil, err
 		}
 	}
-	if err := c.g.stream(b); err != nil {
+	if err := c.g.stream(b, c.at.from); err != nil {
 		return nil, err
 	}
 	c.at.vouch(c.g.now())
@@ -99,7 +99,7 @@ func (c *guardedConn) message() ([]byte, error) {
 
 // stream tells what is wrong with a message that came by stream. It is opened in full, as memberlist will once more: only
 // the tag tells with which key it was made, and what another key makes of its head is chance.
-func (g *guard) stream(b []byte) error {
+func (g *guard) stream(b []byte, from netip.Addr) error {
 	head, sealed := b[:5], b[5:]
 	if sealed[0] == 1 {
 		for _, key := range g.keys() {
@@ -115,11 +115,23 @@ func (g *guard) stream(b []byte) error {
 				g.count.refused[refusedFormat].Add(1)
 				return err
 			}
+			if isNotice(plain) && !g.allowNotices(g.now(), from, 1) {
+				return errStreamBudget
+			}
 			return nil
 		}
 	}
 	g.count.strangers.Add(1)
 	return errNotEncrypted
+}
+
+// isNotice reports whether a message that streamHead passed is one of our notices.
+func isNotice(b []byte) bool {
+	var head struct{ UserMsgLen int }
+	if b[0] != mlUser || mlDecode(b[1:], &head) != nil || head.UserMsgLen == 0 || head.UserMsgLen > maxNotice+1 {
+		return false
+	}
+	return b[len(b)-head.UserMsgLen] == kindNotice
 }
 
 // streamHead looks at the first bytes of a message.

@@ -143,7 +143,7 @@ func New(cfg Config) (*Mesh, error) {
 	m.asks = asks{wake: make(chan struct{}, 1), open: make(map[[16]byte]openAsk)}
 	m.answers = newBuckets[ID](answerRate, answerBurst)
 	m.strangerAnswers = newBuckets[ID](answerRate, answerBurst)
-	m.noticers = noticers{all: limiter{burst: noticesBurst, every: noticesEvery}, last: make(map[ID]*noticer)}
+	m.noticers = noticers{last: make(map[ID]*noticer)}
 	m.problems = problems{tell: cfg.OnProblem, count: &m.count.problems, last: make(map[string]time.Time)}
 	return m, nil
 }
