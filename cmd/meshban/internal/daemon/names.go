@@ -350,13 +350,17 @@ func (d *Daemon) member(e mesh.MemberEvent) {
 	d.hub.send(control.Event{Time: time.Now(), Name: e.Kind.String(), Origin: d.names.of(id), OriginID: id.String()})
 }
 
-// problemsKept is how long a problem that nobody clears is shown.
-const problemsKept = time.Hour
+const (
+	// problemsKept is how long a problem that nobody clears is shown.
+	problemsKept = time.Hour
+	// maxCulprits bounds the problems of one kind that are shown, the newest first: one does not hide another.
+	maxCulprits = 4
+)
 
-// problems is what an operator should look at, by kind, newest text first wins.
+// problems is what an operator should look at, by kind.
 type problems struct {
-	mu     sync.Mutex // guards what follows
-	byKind map[string]problem
+	mu     sync.Mutex           // guards what follows
+	byKind map[string][]problem // the newest first, at most maxCulprits
 }
 
 type problem struct {
@@ -364,12 +368,21 @@ type problem struct {
 	at   time.Time
 }
 
-func newProblems() *problems { return &problems{byKind: map[string]problem{}} }
+func newProblems() *problems { return &problems{byKind: map[string][]problem{}} }
 
 func (p *problems) set(kind, text string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.byKind[kind] = problem{text, time.Now()}
+	p.byKind[kind] = []problem{{text, time.Now()}}
+}
+
+// add sets a problem beside others of its kind.
+func (p *problems) add(kind, text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	list := slices.DeleteFunc(p.byKind[kind], func(pr problem) bool { return pr.text == text })
+	list = slices.Insert(list, 0, problem{text, time.Now()})
+	p.byKind[kind] = list[:min(len(list), maxCulprits)]
 }
 
 func (p *problems) clear(kind string) {
@@ -382,10 +395,15 @@ func (p *problems) clear(kind string) {
 func (p *problems) list(now time.Time) []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	maps.DeleteFunc(p.byKind, func(_ string, pr problem) bool { return now.Sub(pr.at) > problemsKept })
 	out := make([]string, 0, len(p.byKind))
 	for _, kind := range slices.Sorted(maps.Keys(p.byKind)) {
-		out = append(out, strings.TrimSpace(kind+": "+p.byKind[kind].text))
+		kept := slices.DeleteFunc(p.byKind[kind], func(pr problem) bool { return now.Sub(pr.at) > problemsKept })
+		if p.byKind[kind] = kept; len(kept) == 0 {
+			delete(p.byKind, kind)
+		}
+		for _, pr := range kept {
+			out = append(out, strings.TrimSpace(kind+": "+pr.text))
+		}
 	}
 	return out
 }

@@ -245,7 +245,12 @@ func (d *Daemon) openMesh(keys home.Keys, epoch uint64) error {
 		OnMember:     d.member,
 		OnProblem: func(kind mesh.Problem, detail string) {
 			detail = d.nameNodes(detail)
-			d.problems.set(string(kind), detail)
+			switch kind {
+			case mesh.ProblemForged, mesh.ProblemFlood, mesh.ProblemEquivocation, mesh.ProblemClone:
+				d.problems.add(string(kind), detail) // it names somebody
+			default:
+				d.problems.set(string(kind), detail)
+			}
 			d.log.Warn("mesh problem", "kind", kind, "detail", detail)
 		},
 		SaveSecrets: func(s mesh.Secrets) error { return s.Save(d.home.Secrets()) },
