@@ -69,13 +69,6 @@ func (t *Table) sheltered(k pkey) bool {
 	return false
 }
 
-// touchInside touches every entry of k and of the prefixes inside it.
-func (t *Table) touchInside(b *book, k pkey, c cause) {
-	for i := range b.inside(k) {
-		t.touch(b, i, c)
-	}
-}
-
 // wakeLater has the rec i, which does not count, looked at again when what cancels it ends.
 func (t *Table) wakeLater(b *book, e *entry, i uint32) {
 	x := b.recs.at(i)
@@ -198,6 +191,7 @@ const maxScratch = 1 << 12
 
 // finish turns what was touched into changes, appended to dst, and lets go of empty entries.
 func (t *Table) finish(dst []Change) []Change {
+	t.atOnce = 0
 	dst = slices.Grow(dst, min(len(t.touched), maxScratch))
 	for i := range t.touched {
 		w := &t.touched[i]

@@ -253,12 +253,16 @@ func TestCancelsAreBounded(t *testing.T) {
 	}
 }
 
-// What a peer lifts or allows is looked at a slice at a time, as is what counts again when that ends, and a fresh ban goes
+// What a peer, or this node, lifts or allows is looked at a slice at a time, as is what counts again when that ends, and a fresh ban goes
 // in between.
 func TestLiftsGoInSlices(t *testing.T) {
 	const n = 10 * MaxTouch
-	for _, kind := range []Kind{KindAllow, KindUnban} {
-		t.Run(kind.String(), func(t *testing.T) {
+	for _, c := range []struct {
+		by   Origin
+		kind Kind
+	}{{peerA, KindAllow}, {peerA, KindUnban}, {self, KindAllow}, {self, KindUnban}} {
+		kind := c.kind
+		t.Run(fmt.Sprintf("%s, of this node: %v", kind, c.by == self), func(t *testing.T) {
 			tb, kernel := newTable(t, Config{}), map[ruleKey]int64{}
 			take := func(cs []Change) {
 				if err := fold(kernel, cs); err != nil {
@@ -267,12 +271,12 @@ func TestLiftsGoInSlices(t *testing.T) {
 			}
 			crowd(tb, peerB, n)
 			maps.Copy(kernel, enforcedOf(tb))
-			r := record(peerA, 1, kind, "2001:db8::/48", 60, seenAt(0))
+			r := record(c.by, 1, kind, "2001:db8::/48", 60, seenAt(0))
 			if kind == KindUnban {
 				r.Marks = []Mark{upTo(peerB, n)}
 			}
 			looked, _ := counted(tb, func() { take(tb.Merge(base, single(r))) })
-			if looked > MaxTouch+2 {
+			if looked > 2*MaxTouch+2 || c.by != self && looked > MaxTouch+2 {
 				t.Errorf("Merge looked at %d entries", looked)
 			}
 			fresh := record(peerC, 1, KindBan, "192.0.2.7", 90_000)
@@ -295,6 +299,36 @@ func TestLiftsGoInSlices(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// The never-ban list, and this node's own withdrawal, go in slices too.
+func TestNeverAndOwnWithdrawalGoInSlices(t *testing.T) {
+	const n = 4 * MaxTouch
+	tb := newTable(t, Config{})
+	crowd(tb, peerB, n)
+	for _, c := range []struct {
+		list []NeverEntry
+		want int
+	}{{[]NeverEntry{{pfx("2001:db8::/47"), "ours"}}, 0}, {nil, n}} {
+		if looked, _ := counted(tb, func() { tb.SetNever(base, c.list) }); looked > MaxTouch+MaxExpire {
+			t.Errorf("SetNever looked at %d entries", looked)
+		}
+		drain(t, tb, tick(1))
+		if got := tb.Counts().Active; got != c.want {
+			t.Errorf("%d count, want %d", got, c.want)
+		}
+	}
+	for i := range 8 {
+		tb.Merge(base, single(record(self, i+1, KindAllow, fmt.Sprintf("2001:db8::/%d", 40+i), 9999, seenAt(0))))
+	}
+	drain(t, tb, tick(1))
+	withdraw(t, tb, self, 256)
+	if got := tb.Counts().Active; got != n {
+		t.Errorf("%d count after this node's allows are withdrawn, want %d", got, n)
+	}
+	if err := sound(tb); err != nil {
+		t.Error(err)
 	}
 }
 

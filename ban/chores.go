@@ -2,7 +2,7 @@ package ban
 
 // Bounds of what one call does for peers. What is left is due at once, in the next calls.
 const (
-	MaxTouch = 1024 // entries inside the unbans and allows of peers that one Merge looks at again
+	MaxTouch = 1024 // entries inside the unbans and allows of peers that one Merge looks at again, and as many inside own ones
 )
 
 // A chore is a prefix of which all entries must be looked at again: a peer's unban or allow came or ended, or its
@@ -135,12 +135,15 @@ func (w *walk) step(room int, yield func(i uint32)) int {
 	return room
 }
 
-// rejudge has every entry of k and inside it looked at again: at once where this node asks for it, else when work comes
-// to it.
+// rejudge has every entry of k and inside it looked at again: at once where this node asks for it and they are few, else
+// when work comes to it.
 func (t *Table) rejudge(b *book, k pkey, c cause) {
-	if c.origin == t.self && !c.ending {
-		t.touchInside(b, k, c)
-		return
+	if c.origin == t.self && !c.ending && t.atOnce > 0 {
+		w := newWalk(b, k)
+		left := w.step(t.atOnce, func(i uint32) { t.touch(b, i, c) })
+		if t.atOnce = min(t.atOnce, left); !w.on { // a nested rejudge may have left less
+			return
+		}
 	}
 	t.chore(b, k, c)
 }

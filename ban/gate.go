@@ -325,12 +325,15 @@ func (g *Gate) Foresee(now time.Time, t *Table, op Op) error {
 	return nil
 }
 
-// Beyond says what Foresee says of the first of ops that peers will hold or refuse, and charges nothing. No op may be
-// merged yet.
+// Beyond says what Foresee says of the first of ops that peers will hold or refuse, and charges nothing. A revoke is never
+// held. No op may be merged yet.
 func (g *Gate) Beyond(now time.Time, t *Table, ops []Op) error {
 	a := g.account(millis(now), g.cfg.Self)
 	defer func(before account) { *a = before }(*a)
 	for _, op := range ops {
+		if op.Kind == KindRevoke {
+			continue
+		}
 		if err := g.Foresee(now, t, op); err != nil {
 			return err
 		}

@@ -29,7 +29,12 @@ func (t *Table) liftOps(now time.Time, op Op) ([]Op, error) {
 	if err != nil {
 		return nil, err
 	}
-	ops, _ := l.Next(now, math.MaxInt)
+	var ops []Op
+	for more := true; more; {
+		var some []Op
+		some, more = l.Next(now, math.MaxInt)
+		ops = append(ops, some...)
+	}
 	if len(ops) == 0 {
 		return nil, ErrNotFound
 	}
@@ -37,12 +42,18 @@ func (t *Table) liftOps(now time.Time, op Op) ([]Op, error) {
 }
 
 // A Lifting goes through what a prefix holds and says what lifts it, a part at a time. Between two parts the table may
-// change: merge what was said, and what comes later is not said again.
+// change; what comes meanwhile is perhaps not lifted. Merge nothing of what it says before it has ended.
 type Lifting struct {
 	t        *Table
 	op       Op
+	b        *book
 	walk     walk
 	shortest int // prefix that an op of peers may have
+
+	own      []Op // that take back what this node says
+	revoking bool // they are said; the marks leave this node out
+	groups   map[pkey]map[Origin]word
+	order    []pkey // of groups that were not said yet
 }
 
 // Lift begins to lift all that is inside op's prefix: bans, if op is an unban, or allows, if it is an unallow. No op is wider
@@ -56,7 +67,9 @@ func (t *Table) Lift(op Op, min4, min6 int) (*Lifting, error) {
 	if op.Kind == KindUnallow {
 		b = &t.allows
 	}
-	return &Lifting{t, op, newWalk(b, keyOf(op.Prefix)), t.shortest(op, min4, min6)}, nil
+	return &Lifting{
+		t: t, op: op, b: b, walk: newWalk(b, keyOf(op.Prefix)), shortest: t.shortest(op, min4, min6), groups: make(map[pkey]map[Origin]word),
+	}, nil
 }
 
 // A word is what one origin says inside a prefix: its latest version, and how long it lasts.
@@ -65,43 +78,56 @@ type word struct {
 	until int64
 }
 
-// Next looks at n entries and returns what lifts them, for each prefix an op for each MaxMarks origins. It reports
-// whether there is more to look at.
+// Next looks at n entries or, once it has seen all, returns what lifts those of n prefixes: for each an op for each
+// MaxMarks origins. It reports whether there is more to do.
 func (l *Lifting) Next(now time.Time, n int) (ops []Op, more bool) {
-	t, b := l.t, l.walk.b
-	groups := make(map[pkey]map[Origin]word)
-	var own []Op
-	l.walk.step(n, func(i uint32) {
-		e := b.entries.at(i)
-		for j := e.recs; j != 0; {
-			x := b.recs.at(j)
-			j = x.next
-			if x.until <= millis(now) || !t.counts(b, e, x) {
-				continue
-			}
-			if s := t.speakers.at(x.speaker); s.origin == t.self && b == &t.bans {
-				own = append(own, Op{
-					Kind: KindRevoke, Prefix: e.key().prefix(), Ports: t.portsAt(e.ports), Until: fromMillis(x.until).Add(ClockSkew),
-					Reason: l.op.Reason, Source: l.op.Source,
-				})
-			}
-			k := l.group(e.key())
-			if groups[k] == nil {
-				groups[k] = make(map[Origin]word)
-			}
-			t.hear(groups[k], x)
-		}
-	})
-	if len(own) > 0 && (len(own) > maxOwnMark || l.op.Prefix.Bits() < l.shortest) {
-		ops = own
-		for _, words := range groups {
-			delete(words, t.self)
-		}
+	b := l.b
+	if l.walk.on {
+		l.walk.step(n, func(i uint32) { l.look(now, b, i) })
+		return nil, l.walk.on || len(l.own)+len(l.order) > 0
 	}
-	for _, k := range slices.SortedFunc(maps.Keys(groups), func(a, b pkey) int { return a.prefix().Compare(b.prefix()) }) {
-		ops = append(ops, l.cancel(b, k, groups[k])...)
+	if !l.revoking && len(l.own) <= maxOwnMark && l.op.Prefix.Bits() >= l.shortest {
+		l.own = nil
 	}
-	return ops, l.walk.on
+	if len(l.own) > 0 {
+		l.revoking = true
+		n = min(n, len(l.own))
+		ops, l.own = l.own[:n:n], l.own[n:]
+		return ops, len(l.own)+len(l.order) > 0
+	}
+	n = min(n, len(l.order))
+	for _, k := range l.order[:n] {
+		if l.revoking {
+			delete(l.groups[k], l.t.self)
+		}
+		ops = append(ops, l.cancel(b, k, l.groups[k])...)
+	}
+	l.order = l.order[n:]
+	return ops, len(l.order) > 0
+}
+
+// look notes what is said of the entry i.
+func (l *Lifting) look(now time.Time, b *book, i uint32) {
+	t, e := l.t, b.entries.at(i)
+	for j := e.recs; j != 0; {
+		x := b.recs.at(j)
+		j = x.next
+		if x.until <= millis(now) || !t.counts(b, e, x) {
+			continue
+		}
+		if s := t.speakers.at(x.speaker); s.origin == t.self && b == &t.bans {
+			l.own = append(l.own, Op{
+				Kind: KindRevoke, Prefix: e.key().prefix(), Ports: t.portsAt(e.ports), Until: fromMillis(x.until).Add(ClockSkew),
+				Reason: l.op.Reason, Source: l.op.Source,
+			})
+		}
+		k := l.group(e.key())
+		if l.groups[k] == nil {
+			l.groups[k] = make(map[Origin]word)
+			l.order = append(l.order, k)
+		}
+		t.hear(l.groups[k], x)
+	}
 }
 
 // group returns the prefix of the op that lifts an entry.

@@ -31,8 +31,8 @@ type Config struct {
 // whatever their order and number of times, and of the time. It is not safe for concurrent use.
 //
 // Merge, Expire, SetNever and SetPolicy first let end what is due, up to MaxExpire records; a query
-// sees what the last of them left. What the unbans and allows of peers mean for more than MaxTouch entries
-// is due at once too.
+// sees what the last of them left. What unbans, allows and the never-ban list mean for more than MaxTouch entries is due at
+// once too.
 type Table struct {
 	self    Origin
 	limits  Limits
@@ -49,6 +49,7 @@ type Table struct {
 	inForce      map[uint32]bool       // recs of allows that count
 	allowsOf     map[Origin]int        // how many of each origin
 	elementsOf   map[Origin]int        // port elements of the bans of each
+	atOnce       int                   // entries inside own unbans and allows that the running call may yet look at
 	looked       uint64                // entries looked at since the start
 	steps        uint64                // strikes looked at, and chores left out
 	states       [StateAllowed + 1]int // entries of bans by state
@@ -110,6 +111,7 @@ func (t *Table) Reserve() {
 func (t *Table) Merge(now time.Time, rs []Record) []Change {
 	ms := millis(now)
 	changes := t.expire(ms)
+	t.atOnce = MaxTouch
 	room := MaxTouch
 	for i := range rs {
 		if r := &rs[i]; millis(r.Until) > ms && checkPrefix(r.Prefix) == nil &&
@@ -244,16 +246,17 @@ func (t *Table) Ended() []Record { return slices.Clone(t.ended) }
 // Exceptions may change even if nothing is returned. Invalid prefixes are left out.
 func (t *Table) SetNever(now time.Time, es []NeverEntry) []Change {
 	changes := t.expire(millis(now))
+	t.atOnce = MaxTouch
 	old := t.never
 	t.never = newNeverList(es)
 	for k, why := range t.never.why {
 		if _, ok := old.why[k]; !ok {
-			t.touchInside(&t.bans, k, cause{origin: t.self, words: words{why, RuleNever}})
+			t.rejudge(&t.bans, k, cause{origin: t.self, words: words{why, RuleNever}})
 		}
 	}
 	for k, why := range old.why {
 		if _, ok := t.never.why[k]; !ok {
-			t.touchInside(&t.bans, k, cause{origin: t.self, words: words{why, RuleNever}})
+			t.rejudge(&t.bans, k, cause{origin: t.self, words: words{why, RuleNever}})
 		}
 	}
 	return t.finish(changes)

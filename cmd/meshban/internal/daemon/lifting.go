@@ -34,8 +34,11 @@ func (d *Daemon) newLift(now time.Time) *lift {
 // signLocked looks at what lifts prefix. Where peers would hold or refuse it, and this node has the authority's key, the
 // authority says whole instead, without the widths of peers, and this node only what takes its own bans back.
 func (l *lift) signLocked(prefix netip.Prefix, ops []ban.Op, whole func() ([]ban.Op, error)) ([]ban.Op, error) {
+	if l.d.mesh.Peers() == 0 {
+		return ops, nil
+	}
 	err := l.d.gate.Beyond(l.now, l.d.table, ops)
-	if err == nil || l.d.mesh.Peers() == 0 {
+	if err == nil {
 		return ops, nil
 	}
 	if !l.d.mesh.HasAuthority() {
@@ -59,11 +62,36 @@ func (l *lift) signLocked(prefix netip.Prefix, ops []ban.Op, whole func() ([]ban
 // wholeLocked returns the ops that lift or end all inside op's prefix, as wide as this node may say it.
 func (l *lift) wholeLocked(op ban.Op) ([]ban.Op, error) {
 	limits := ban.DefaultLimits()
-	lifting, err := l.d.table.Lift(op, limits.MinBits4, limits.MinBits6)
+	return l.d.gatherLocked(l.now, op, limits.MinBits4, limits.MinBits6)
+}
+
+// liftOpsLocked returns the ops that lift or end all inside op's prefix, within the widths that peers take of this node, or
+// ErrNotFound.
+func (d *Daemon) liftOpsLocked(now time.Time, op ban.Op) ([]ban.Op, error) {
+	caps := d.capsLocked(d.self)
+	ops, err := d.gatherLocked(now, op, caps.MinBits4, caps.MinBits6)
+	if err == nil && len(ops) == 0 {
+		err = ban.ErrNotFound
+	}
+	return ops, err
+}
+
+// gatherLocked returns what lifts or ends all inside op's prefix in ops no wider than min4 or min6. It looks at it in
+// slices, between which it gives the lock away.
+func (d *Daemon) gatherLocked(now time.Time, op ban.Op, min4, min6 int) ([]ban.Op, error) {
+	lifting, err := d.table.Lift(op, min4, min6)
 	if err != nil {
 		return nil, err
 	}
-	ops, _ := lifting.Next(l.now, ban.MaxRecords)
+	ops, more := lifting.Next(now, lockChunk)
+	for more {
+		d.mu.Unlock()
+		giveWay()
+		d.mu.Lock()
+		var some []ban.Op
+		some, more = lifting.Next(now, lockChunk)
+		ops = append(ops, some...)
+	}
 	return ops, nil
 }
 
@@ -89,7 +117,6 @@ func (l *lift) publish(ctx context.Context) error {
 		d.merge(l.now, appendRecords(nil, l.now, frame, part))
 		d.remember(l.now, frame)
 	}
-	d.settleDue(l.now)
 	d.recordOps(d.byCaller(ctx, l.now), said)
 	d.keep(ctx)
 	return nil

@@ -120,3 +120,72 @@ func TestWhatAPeerSaysOfALift(t *testing.T) {
 		}
 	}
 }
+
+// Whoever lifts a very wide prefix holds up no ban: what is inside is looked at in slices.
+func TestAWideUnbanHoldsUpNobody(t *testing.T) {
+	n := first(t, "one")
+	now, peer := time.Now(), ban.Origin{2}
+	const bans = 200 * lockChunk
+	var rs []ban.Record
+	for i := range bans {
+		rs = append(rs, ban.Record{
+			Op: ban.Op{
+				Kind: ban.KindBan, Until: now.Add(time.Hour),
+				Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)}), 32),
+			},
+			Origin: peer, Version: ban.Version{Epoch: 1, Seq: uint64(i + 1)}, Issued: now,
+		})
+	}
+	n.apply(now, rs)
+
+	n.mu.Lock()
+	between := make(chan struct{})
+	go func() {
+		n.merge(now, []ban.Record{{
+			Op:     ban.Op{Kind: ban.KindBan, Prefix: netip.MustParsePrefix("192.0.2.1/32"), Until: now.Add(time.Hour)},
+			Origin: peer, Version: ban.Version{Epoch: 2, Seq: 1}, Issued: now,
+		}})
+		close(between)
+	}()
+	ops, err := n.liftOpsLocked(now, ban.Op{Kind: ban.KindUnban, Prefix: netip.MustParsePrefix("11.0.0.0/8")})
+	if _, got := n.table.Lookup(netip.MustParsePrefix("192.0.2.1/32")); err != nil || !got || len(ops) != bans/256 {
+		t.Errorf("%d ops, %v; a ban came in between: %v", len(ops), err, got)
+	}
+	n.mu.Unlock()
+	<-between
+
+	reply, err := n.Unban(t.Context(), control.UnbanRequest{Prefixes: []netip.Prefix{netip.MustParsePrefix("11.0.0.0/8")}})
+	if err != nil || reply.Results[0].Err != nil || n.counts().Active != 1 {
+		t.Errorf("%+v, %v: %d bans are left, want 1", reply.Results, err, n.counts().Active)
+	}
+	if _, err := n.Unban(t.Context(), control.UnbanRequest{Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}}); err != nil || n.counts().Active != 0 {
+		t.Error(err)
+	}
+}
+
+// Bans of this node itself are taken back one by one where they are many: frame by frame.
+func TestAWideUnbanOfOwnBans(t *testing.T) {
+	n := first(t, "one")
+	n.fill(t)
+	had := n.counts().Active
+	reply, err := n.Unban(t.Context(), control.UnbanRequest{Prefixes: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/1"), netip.MustParsePrefix("203.0.113.0/24")}})
+	if err != nil || reply.Results[0].Err != nil || reply.Results[1].Err == nil || n.counts().Active != 0 {
+		t.Errorf("%+v, %v: of %d bans %d are left", reply.Results, err, had, n.counts().Active)
+	}
+}
+
+// What lifts is no wider than peers take of this node.
+func TestUnbanKeepsToTheCaps(t *testing.T) {
+	a := first(t, "a")
+	b := a.join(t, "b")
+	for _, n := range []*node{a, b} {
+		n.tighten(func(c *config.Config) { c.Bans.MinPrefix4 = 28 })
+	}
+	b.ban(t, time.Hour, "192.0.2.1/32", "192.0.2.100/32")
+	until(t, "a has the bans", func() bool { return a.counts().Active == 2 })
+	reply, err := a.Unban(t.Context(), control.UnbanRequest{Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}})
+	if err != nil || reply.Results[0].Err != nil {
+		t.Fatalf("%+v, %v", reply.Results, err)
+	}
+	until(t, "b has lifted them", func() bool { return b.counts().Active == 0 })
+}

@@ -59,6 +59,7 @@ func (d *Daemon) guardNever(ctx context.Context) error {
 		d.fw.ExceptionsChanged()
 		d.mu.Unlock()
 		d.fw.Flush()
+		kick(d.expireKick) // what is left to look at
 		select {
 		case <-ctx.Done():
 			return nil

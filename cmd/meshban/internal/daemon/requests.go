@@ -55,7 +55,8 @@ func (d *Daemon) Unban(ctx context.Context, req control.UnbanRequest) (control.U
 	now, banners := time.Now(), make(map[netip.Prefix][]ban.Origin)
 	lift := d.newLift(now)
 	results, err := d.publishEach(ctx, now, req.Prefixes, func(prefix netip.Prefix) ([]ban.Op, error) {
-		ops, err := d.table.UnbanOps(now, prefix, req.Reason, "cli")
+		op := ban.Op{Kind: ban.KindUnban, Prefix: prefix, Reason: req.Reason, Source: "cli"}
+		ops, err := d.liftOpsLocked(now, op)
 		bannersOf(banners, ops)
 		if errors.Is(err, ban.ErrNotFound) {
 			return nil, d.notBannedLocked(prefix)
@@ -64,12 +65,13 @@ func (d *Daemon) Unban(ctx context.Context, req control.UnbanRequest) (control.U
 			return nil, err
 		}
 		return lift.signLocked(prefix, ops, func() ([]ban.Op, error) {
-			return lift.wholeLocked(ban.Op{Kind: ban.KindUnban, Prefix: prefix, Reason: req.Reason, Source: "cli"})
+			return lift.wholeLocked(op)
 		})
 	})
 	if err == nil {
 		err = lift.publish(ctx)
 	}
+	d.settleDue(now)
 	d.confirm(ctx, results, d.unbanEffect, "lifted")
 	lift.confirm(ctx, results, "lifted")
 	for i, r := range results {
@@ -110,6 +112,7 @@ func (d *Daemon) Allow(ctx context.Context, req control.AllowRequest) (control.A
 	if err == nil {
 		err = lift.publish(ctx)
 	}
+	d.settleDue(now)
 	d.confirm(ctx, results, d.allowEffect, "allowed")
 	lift.confirm(ctx, results, "allowed")
 	for i := range results {
@@ -130,11 +133,10 @@ func (d *Daemon) Unallow(ctx context.Context, req control.UnallowRequest) (contr
 	now := time.Now()
 	lift := d.newLift(now)
 	results, err := d.publishEach(ctx, now, req.Prefixes, func(prefix netip.Prefix) ([]ban.Op, error) {
-		ops, err := d.table.UnallowOps(now, prefix, req.Reason, "cli")
+		op := ban.Op{Kind: ban.KindUnallow, Prefix: prefix, Reason: req.Reason, Source: "cli"}
+		ops, err := d.liftOpsLocked(now, op)
 		if err == nil {
-			return lift.signLocked(prefix, ops, func() ([]ban.Op, error) {
-				return lift.wholeLocked(ban.Op{Kind: ban.KindUnallow, Prefix: prefix, Reason: req.Reason, Source: "cli"})
-			})
+			return lift.signLocked(prefix, ops, func() ([]ban.Op, error) { return lift.wholeLocked(op) })
 		}
 		if !errors.Is(err, ban.ErrNotFound) {
 			return nil, err
@@ -153,6 +155,7 @@ func (d *Daemon) Unallow(ctx context.Context, req control.UnallowRequest) (contr
 	if err == nil {
 		err = lift.publish(ctx)
 	}
+	d.settleDue(now)
 	d.confirm(ctx, results, func(*control.Result) *control.Error { return nil }, "off the allow list")
 	lift.confirm(ctx, results, "off the allow list")
 	for i := range results {
@@ -162,8 +165,8 @@ func (d *Daemon) Unallow(ctx context.Context, req control.UnallowRequest) (contr
 }
 
 // publishEach asks ops for the ops of each prefix and publishes them, so that many addresses travel in few frames. It
-// goes in slices: whoever has one address waits behind one slice at most. A prefix that ops, called with the lock held,
-// refuses does not hold up the others.
+// goes in slices: whoever has one address waits behind one slice at most. A prefix that ops refuses does not hold up the
+// others. ops is called with the lock held and may give it away for a while.
 func (d *Daemon) publishEach(
 	ctx context.Context, now time.Time, prefixes []netip.Prefix, ops func(netip.Prefix) ([]ban.Op, error),
 ) ([]control.Result, error) {
@@ -206,6 +209,16 @@ func (d *Daemon) publishEach(
 		d.recordOps(who(), done[:n])
 		done = append(done[:0], done[n:]...)
 		pace.slice(ctx, paceCost(some))
+	}
+	if len(pending) > lockChunk { // a wide prefix is lifted by many ops
+		parts := ban.SplitOps(pending, maxFramePayload)
+		for _, part := range parts[:len(parts)-1] {
+			if err := d.publishFrame(now, part); err != nil {
+				return nil, err
+			}
+			pace.slice(ctx, len(part))
+		}
+		pending = parts[len(parts)-1]
 	}
 	if err := d.publish(now, pending); err != nil {
 		return nil, err
