@@ -175,3 +175,41 @@ func TestNoOriginTakesAllRoomForPorts(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Lifts that the operator had dropped still took the room of what waits, for up to 30 days: next to nothing more was held,
+// and the rest refused, while nothing was shown to wait.
+func TestDroppedLiftsTakeNoRoom(t *testing.T) {
+	caps := wideCaps
+	caps.Allowance = Allowance{Rate: 1, Burst: 1, Bulk: 1}
+	g, tb := newGate(caps, wideCaps.Allowance), newTable(t, Config{})
+	seq := 0
+	fill := func() int {
+		for {
+			seq++
+			r := record(peerA, seq, KindUnban, fmt.Sprintf("198.%d.%d.%d", seq>>16, seq>>8&255, seq&255), 86_400, marks(upTo(peerB, 1)))
+			r.Issued = base
+			if g.Admit(base, tb, &r) != nil {
+				return tb.Waiting()
+			}
+			tb.Merge(base, single(r))
+		}
+	}
+	first := fill()
+	for cursor, more := 0, true; more; more = cursor != 0 {
+		var rs []Record
+		rs, cursor = tb.HeldBefore(cursor, 256)
+		for i := range rs {
+			rs[i].Hold = HoldDropped
+		}
+		tb.Merge(base, rs)
+	}
+	if n := tb.Waiting(); n != 0 {
+		t.Fatalf("%d wait", n)
+	}
+	if second := fill(); second != first {
+		t.Errorf("%d are held, and %d once these are dropped", first, second)
+	}
+	if err := sound(tb); err != nil {
+		t.Error(err)
+	}
+}

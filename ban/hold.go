@@ -137,7 +137,8 @@ type lifts struct {
 	all  slab[Record]
 	ids  map[cancelID]uint32
 	ends timeline // may hold marks of lifts that are gone
-	room int      // what they take of MaxHeld
+	room int      // what they take
+	wait int      // what those that wait take of MaxHeld
 }
 
 type cancelID struct {
@@ -147,6 +148,8 @@ type cancelID struct {
 
 // liftRoom is how many bans that wait the first part of a lift takes the place of; each of its marks is one more.
 const liftRoom = 8
+
+func roomOf(r *Record) int { return liftRoom + len(r.Marks) }
 
 // lets reports whether the cancel r counts. Else it is kept among the lifts, unless its origin has said as much before.
 func (t *Table) lets(b *book, r *Record) bool {
@@ -171,6 +174,7 @@ func (t *Table) lets(b *book, r *Record) bool {
 		return true
 	case x.Hold.Waits() && !h.Waits():
 		t.held.remove(heldID{KindUnban, i}, r.Origin)
+		l.wait -= roomOf(x)
 	}
 	x.Hold = h
 	return false
@@ -189,8 +193,9 @@ func (t *Table) keepLift(id cancelID, r *Record) {
 	*x = *r
 	l.ids[id] = i
 	l.ends.push(due{millis(r.Until), i})
-	if l.room += liftRoom + len(r.Marks); r.Hold.Waits() {
+	if l.room += roomOf(r); r.Hold.Waits() {
 		t.held.add(heldID{KindUnban, i}, r.Origin)
+		l.wait += roomOf(r)
 	}
 }
 
@@ -199,8 +204,9 @@ func (t *Table) dropLift(i uint32) {
 	x := l.all.at(i)
 	if x.Hold.Waits() {
 		t.held.remove(heldID{KindUnban, i}, x.Origin)
+		l.wait -= roomOf(x)
 	}
-	l.room -= liftRoom + len(x.Marks)
+	l.room -= roomOf(x)
 	delete(l.ids, cancelID{x.Origin, x.Version})
 	if l.all.release(i); l.all.live == 0 { // give back what a flood took
 		*l = lifts{}
@@ -220,7 +226,7 @@ func (l *lifts) next() (i uint32, at int64) {
 }
 
 // heldFull reports whether nothing more can be held.
-func (t *Table) heldFull() bool { return len(t.held.ids)+t.lifts.room >= MaxHeld }
+func (t *Table) heldFull() bool { return len(t.held.ids)+t.lifts.wait >= MaxHeld }
 
 // HeldBefore returns up to n of the bans, allows, unbans and unallows that wait for the operator: begin with cursor 0 and go on
 // with next until that is 0. To release some, merge them with HoldNone; to drop them, with
