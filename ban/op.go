@@ -35,7 +35,8 @@
 //	width of all but revokes    Caps.MinBits4 and MinBits6, else those of Limits
 //
 // One Merge looks at MaxTouch entries inside the unbans and allows of peers and at as many inside this node's own, SetNever
-// at MaxTouch, Expire at MaxExpire, Withdraw at as many as it is asked to; the rest is due at once. A cancel covers nothing that was issued more than Limits.FutureSkew after it.
+// at MaxTouch, Expire at MaxExpire, Withdraw at as many as it is asked to; the rest is due at once. A cancel covers nothing that
+// was issued more than Limits.FutureSkew after it.
 //
 // The package is pure: it starts nothing, opens nothing and reads no clock. Whoever calls says what
 // time it is. Times have a resolution of one millisecond and are UTC.

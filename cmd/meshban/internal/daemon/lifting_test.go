@@ -189,3 +189,40 @@ func TestUnbanKeepsToTheCaps(t *testing.T) {
 	}
 	until(t, "b has lifted them", func() bool { return b.counts().Active == 0 })
 }
+
+// A lift that is held is held after a restart too, and can be released or dropped then.
+func TestAHeldLiftSurvivesARestart(t *testing.T) {
+	for _, c := range []struct {
+		action string
+		left   int
+	}{{control.ActionRelease, 0}, {control.ActionDrop, 30}} {
+		t.Run(c.action, func(t *testing.T) {
+			t.Parallel()
+			a := first(t, "a")
+			b := a.join(t, "b")
+			a.tighten(func(c *config.Config) { c.Peers.Burst, c.Peers.Rate = 10, 1 })
+			now := time.Now()
+			var ops []ban.Op
+			for i := range 30 {
+				ops = append(ops, ban.Op{Kind: ban.KindBan, Prefix: netip.MustParsePrefix(fmt.Sprintf("192.0.2.%d/32", i)), Until: endOf(now, time.Hour)})
+			}
+			if err := a.publish(now, ops); err != nil {
+				t.Fatal(err)
+			}
+			until(t, "b has the bans", func() bool { return b.counts().Active == 30 })
+			if _, err := b.Unban(t.Context(), control.UnbanRequest{Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}); err != nil {
+				t.Fatal(err)
+			}
+			until(t, "a holds the lift", func() bool { return a.waits() == 1 })
+			a.stop()
+			a = start(t, a.home, a.cfg)
+			if n := a.waits(); n != 1 || a.counts().Active != 30 {
+				t.Fatalf("after the restart %d wait, %d bans count", n, a.counts().Active)
+			}
+			if n := a.decide(t, c.action); n != 1 || a.waits() != 0 {
+				t.Errorf("decided about %d, %d wait", n, a.waits())
+			}
+			until(t, "the bans are as decided", func() bool { return a.counts().Active == c.left })
+		})
+	}
+}
