@@ -98,7 +98,7 @@ func (m *Mesh) newServerTLS() (*tls.Config, error) {
 		return nil, err
 	}
 	conf.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		now, from := time.Now(), sourceOf(hello.Conn.RemoteAddr())
+		now, from := time.Now(), sourceOf(hello.Conn.RemoteAddr(), m.peers.isSource)
 		if !m.enrolRate.take(now, from, 1) || !m.peers.isSource(from) && !m.hellos.allow(now) {
 			return nil, errManyHellos
 		}

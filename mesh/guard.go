@@ -122,8 +122,9 @@ func newGuard(keys func() [][]byte, now func() time.Time, count *counters, flood
 	}
 }
 
-// sourceOf gives the address that is held to account: an IPv6 host has its whole /64.
-func sourceOf(a net.Addr) netip.Addr {
+// sourceOf returns the address that is held to account: an IPv6 host has its whole /64, but for a member at the address where
+// it has answered, which shares its account with nobody in the /64.
+func sourceOf(a net.Addr, isMember func(netip.Addr) bool) netip.Addr {
 	var addr netip.Addr
 	switch a := a.(type) {
 	case *net.UDPAddr:
@@ -132,6 +133,9 @@ func sourceOf(a net.Addr) netip.Addr {
 		addr = a.AddrPort().Addr()
 	default:
 		return netip.Addr{}
+	}
+	if addr = addr.Unmap().WithZone(""); isMember != nil && isMember(addr) {
+		return addr
 	}
 	return sourceAddr(addr)
 }

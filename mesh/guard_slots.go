@@ -49,7 +49,7 @@ func (g *guard) isKnown(from netip.Addr) bool {
 
 // enter gives a stream that was accepted a place; leave must be called when the stream is over.
 func (g *guard) enter(conn net.Conn) (*openStream, bool) {
-	s := &openStream{g: g, conn: conn, from: sourceOf(conn.RemoteAddr())}
+	s := &openStream{g: g, conn: conn, from: sourceOf(conn.RemoteAddr(), g.isMember)}
 	s.known = g.isKnown(s.from)
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -81,7 +81,7 @@ func (g *guard) enter(conn net.Conn) (*openStream, bool) {
 
 // dialled is a stream that this node has opened. It takes no place, but memory.
 func (g *guard) dialled(conn net.Conn) *openStream {
-	return &openStream{g: g, conn: conn, from: sourceOf(conn.RemoteAddr()), known: true, over: true}
+	return &openStream{g: g, conn: conn, from: sourceOf(conn.RemoteAddr(), g.isMember), known: true, over: true}
 }
 
 // evictLocked ends the oldest stream of a stranger that fits and has not shown the mesh's key, and reports whether there was

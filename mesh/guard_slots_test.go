@@ -140,3 +140,32 @@ func TestGuardVouches(t *testing.T) {
 		t.Errorf("%d addresses are remembered", len(g.vouched))
 	}
 }
+
+// Who shares an IPv6 /64 with members, as machines of one network do, uses up what strangers there have, and nothing of theirs.
+func TestNeighboursOfMembers(t *testing.T) {
+	g, _ := testGuard(func(netip.Addr) {})
+	member := netip.MustParseAddr("2001:db8::1")
+	g.isMember = func(a netip.Addr) bool { return a == member }
+	from := func(addr string) netip.Addr {
+		return sourceOf(&net.UDPAddr{IP: net.ParseIP(addr), Port: 7946}, g.isMember)
+	}
+	for i := range 2 * sourceBurst {
+		g.allow(simStart, from([]string{"2001:db8::2", "2001:db8::3"}[i%2]), 1)
+	}
+	if g.allow(simStart, from("2001:db8::4"), 1) {
+		t.Error("a further address of the /64 has an account of its own")
+	}
+	if !g.allow(simStart, from("2001:db8::1"), frameCost) {
+		t.Error("a member has to pay for its neighbours")
+	}
+	for range maxStreamsOpen {
+		if _, ok := g.enter(streamFrom("2001:db8::2")); !ok {
+			t.Fatal("the oldest stranger makes no room")
+		}
+	}
+	for range sourceStreams {
+		if s, ok := g.enter(streamFrom("2001:db8::1")); !ok || !s.known {
+			t.Fatal("a member has to pay for its neighbours")
+		}
+	}
+}

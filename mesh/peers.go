@@ -247,7 +247,7 @@ func (t *peerTable) targetsLocked(now time.Time) {
 	for id, p := range t.peers {
 		if t.trusted(id) {
 			for _, proof := range p.recent(now) {
-				sources[sourceAddr(proof.Addr.Addr())] = struct{}{}
+				sources[proof.Addr.Addr().Unmap().WithZone("")] = struct{}{}
 			}
 		}
 		if p.reachable(now) && t.trusted(id) {
@@ -310,7 +310,7 @@ func (t *peerTable) viewLocked(now time.Time) {
 	}
 }
 
-// isSource reports whether a member that counts has answered at an address, or in the same IPv6 /64.
+// isSource reports whether a member that counts has answered at an address.
 func (t *peerTable) isSource(from netip.Addr) bool {
 	sources := t.sources.Load()
 	if sources == nil {

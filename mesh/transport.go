@@ -81,7 +81,7 @@ func (t *transport) filter() {
 		case <-pulse.C:
 			t.guard.pauses.note(t.guard.now())
 		case p := <-t.NodeAwareTransport.PacketCh():
-			if !t.guard.packet(p.Buf, sourceOf(p.From)) {
+			if !t.guard.packet(p.Buf, sourceOf(p.From, t.guard.isMember)) {
 				continue
 			}
 			select {
