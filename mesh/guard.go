@@ -94,6 +94,7 @@ type guard struct {
 	streams   map[netip.Addr]*streamUse
 	open      int                      // streams accepted from members
 	bytes     int64                    // of all streams but strangers'
+	guests    int64                    // of those: of addresses that are known only by the mesh's key
 	strangers []*openStream            // the oldest first
 	strange   int64                    // bytes of strangers' streams
 	vouched   map[netip.Addr]time.Time // see openStream.vouch

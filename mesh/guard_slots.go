@@ -29,6 +29,7 @@ type openStream struct {
 	conn  net.Conn
 	from  netip.Addr
 	known bool // not a stranger's
+	guest bool // known, but no member has answered there: it takes sourceBytes with all like it
 
 	// The guard's mu guards what follows.
 	bytes int64
@@ -51,6 +52,7 @@ func (g *guard) isKnown(from netip.Addr) bool {
 func (g *guard) enter(conn net.Conn) (*openStream, bool) {
 	s := &openStream{g: g, conn: conn, from: sourceOf(conn.RemoteAddr(), g.isMember)}
 	s.known = g.isKnown(s.from)
+	s.guest = s.known && (g.isMember == nil || !g.isMember(s.from))
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	use := g.streams[s.from]
@@ -145,7 +147,7 @@ func (s *openStream) hold(n int64) bool {
 		g.holdLocked(s, n)
 		return true
 	}
-	if use := g.streams[s.from]; g.bytes+n > maxStreamBytes || use != nil && use.bytes+n > sourceBytes || n > sourceBytes {
+	if use := g.streams[s.from]; g.bytes+n > maxStreamBytes || s.guest && g.guests+n > sourceBytes || use != nil && use.bytes+n > sourceBytes || n > sourceBytes {
 		return false
 	}
 	g.holdLocked(s, n)
@@ -174,6 +176,9 @@ func (g *guard) holdLocked(s *openStream, n int64) {
 		g.streams[s.from] = use
 	}
 	g.bytes += n
+	if s.guest {
+		g.guests += n
+	}
 	use.bytes += n
 	g.tidyLocked(s.from, use)
 }

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"testing"
@@ -167,5 +168,35 @@ func TestNeighboursOfMembers(t *testing.T) {
 		if s, ok := g.enter(streamFrom("2001:db8::1")); !ok || !s.known {
 			t.Fatal("a member has to pay for its neighbours")
 		}
+	}
+}
+
+// Whoever holds the mesh's key, and has no certificate, leaves the members most of the memory, from however many addresses.
+func TestGuestsLeaveMemory(t *testing.T) {
+	g, _ := testGuard(func(netip.Addr) {})
+	member := netip.MustParseAddr("10.0.0.1")
+	g.isMember = func(a netip.Addr) bool { return a == member }
+	var guests []*openStream
+	for i := range 9 {
+		from := fmt.Sprintf("192.0.2.%d", i+1)
+		first, _ := g.enter(streamFrom(from))
+		first.vouch(simStart)
+		first.leave()
+		s, ok := g.enter(streamFrom(from))
+		if !ok || !s.known {
+			t.Fatal("an address that was vouched for is a stranger's")
+		}
+		s.hold(maxStreamMessage)
+		guests = append(guests, s)
+	}
+	if s, ok := g.enter(streamFrom(member.String())); !ok || !s.hold(maxStreamMessage) {
+		t.Error("a member has no memory for a message")
+	}
+	for _, s := range guests {
+		s.release()
+		s.leave()
+	}
+	if g.guests != 0 {
+		t.Errorf("%d bytes of guests are left", g.guests)
 	}
 }
