@@ -374,8 +374,11 @@ const maxSetBack = 60_000
 type account struct {
 	used    [4]float64 // by purse, and not refilled yet
 	other   float64    // the same, of MaxOthers
+	chatter float64    // the same, of ChatterBurst
 	at      int64      // when used was so, in Unix milliseconds
 	otherAt int64      // the same, of other
+
+	chatterAt int64 // the same, of chatter
 }
 
 // A purse is a part of an allowance.

@@ -38,7 +38,7 @@ type Entry struct {
 	Prefix netip.Prefix // an address is a prefix of full length; never 4-in-6, never of length 0
 	Ports  []PortRange  // nil = every packet, of whatever protocol
 	Until  time.Time    // the end; an entry that is over counts as removed
-	Own    bool         // of an entry with ports: it may use the room that is kept for this node's own
+	Own    bool         // this node's own: it passes what peers say, and its ports may use the room that is kept for such
 }
 
 // Update is a change of one entry. Adding an entry that is there already sets its end anew.

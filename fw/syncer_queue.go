@@ -1,13 +1,20 @@
 package fw
 
+import (
+	"net/netip"
+	"slices"
+)
+
 const (
 	// maxFresh is how many updates pass a bulk together.
 	maxFresh = 16
-	// maxSliceElements is how many elements of entries with ports are worth an Apply of their own: some 5 ms.
-	maxSliceElements = 4 * MaxPortElements
-	// maxPassed bounds the updates of a bulk that are compared with them, 20 us a thousand: in a longer one they take their
-	// turn.
-	maxPassed = 8192
+	// maxOwnFresh bounds what passes of this node's own bans, whatever peers say meanwhile.
+	maxOwnFresh = 1024
+	// maxSliceElements is how many elements of entries with ports are worth an Apply of their own: some 1 ms.
+	maxSliceElements = MaxPortElements
+	// indexAbove is from how many updates on a bulk has an index: to compare fewer with a fresh one costs 20 us a thousand,
+	// and most bulks meet none.
+	indexAbove = 2048
 )
 
 // slicer is a backend that a bulk is given to in slices, so that a fresh update waits for one at most. To the others each
@@ -28,6 +35,8 @@ type queue struct {
 	list    []submission
 	updates int // in all of them
 	waiting int // those with a done
+	// index counts the updates of each prefix; nil until it is needed.
+	index map[netip.Prefix]int
 }
 
 func (q *queue) put(updates []Update, done done) {
@@ -36,6 +45,9 @@ func (q *queue) put(updates []Update, done done) {
 	}
 	q.list = append(q.list, submission{updates, done})
 	q.updates += len(updates)
+	if q.index != nil {
+		q.count(updates)
+	}
 	if done != nil {
 		q.waiting++
 	}
@@ -46,7 +58,32 @@ func (q *queue) drop() {
 	for i := range q.list {
 		q.list[i].updates = nil
 	}
-	q.updates = 0
+	q.updates, q.index = 0, nil
+}
+
+func (q *queue) count(updates []Update) {
+	for i := range updates {
+		q.index[updates[i].Prefix]++
+	}
+}
+
+// has reports whether an update of the queue is about a prefix of updates.
+func (q *queue) has(updates []Update) bool {
+	if q.index == nil && q.updates > indexAbove {
+		q.index = make(map[netip.Prefix]int, q.updates)
+		for _, sub := range q.list {
+			q.count(sub.updates)
+		}
+	}
+	about := func(p netip.Prefix) bool {
+		return slices.ContainsFunc(updates, func(u Update) bool { return u.Prefix == p })
+	}
+	if q.index != nil {
+		return slices.ContainsFunc(updates, func(u Update) bool { return q.index[u.Prefix] > 0 })
+	}
+	return slices.ContainsFunc(q.list, func(sub submission) bool {
+		return slices.ContainsFunc(sub.updates, func(u Update) bool { return about(u.Prefix) })
+	})
 }
 
 // take takes submissions until they have n updates or more, or maxSliceElements elements, for which it takes a part of one.
@@ -69,7 +106,16 @@ func (q *queue) take(n int) (updates []Update, waiting []done) {
 	q.updates -= len(updates)
 	q.waiting -= len(waiting)
 	if q.list = q.list[i:]; len(q.list) == 0 {
-		q.list = nil
+		q.list, q.index = nil, nil
+	}
+	if q.index != nil {
+		for i := range updates {
+			if p := updates[i].Prefix; q.index[p] > 1 {
+				q.index[p]--
+			} else {
+				delete(q.index, p)
+			}
+		}
 	}
 	return updates, waiting
 }
@@ -87,21 +133,16 @@ func fitting(updates []Update, room *int) int {
 	return len(updates)
 }
 
-// passes tells whether updates may go before the bulk: nothing in it is about the same keys.
+// passes reports whether updates may go before the bulk: they are few, and nothing in it is about the same prefixes.
 func (in *inbox) passes(updates []Update) bool {
-	if len(updates) == 0 || len(updates) > maxFresh || in.bulk.updates > maxPassed || in.fresh.updates+len(updates) > maxInline {
+	if len(updates) == 0 || len(updates) > maxFresh {
 		return false
 	}
-	for _, sub := range in.bulk.list {
-		for i := range sub.updates {
-			for j := range updates {
-				if sub.updates[i].Prefix == updates[j].Prefix {
-					return false
-				}
-			}
-		}
+	most := maxInline
+	if updates[0].Own {
+		most = maxOwnFresh
 	}
-	return true
+	return in.fresh.updates+len(updates) <= most && !in.bulk.has(updates)
 }
 
 // some takes what is fresh, and of the bulk until there are n updates or more; what take cuts off stays.

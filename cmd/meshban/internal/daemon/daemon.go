@@ -105,8 +105,9 @@ type Daemon struct {
 	alarm alarm
 	// granted are the caps of the nodes whose certificate counts. The mesh's goroutine writes it.
 	granted map[ban.Origin]mesh.Caps
-	debts   map[ban.Origin]*debt  // what this node has to tell others
-	reports map[ban.Origin]report // what others tell this node
+	debts   map[ban.Origin]*debt     // what this node has to tell others
+	reports map[ban.Origin]report    // what others tell this node
+	slowed  map[ban.Origin]time.Time // when Mesh.Slow was called last
 
 	offences *offences
 	cfg      config.Config
@@ -125,7 +126,7 @@ func New(ctx context.Context, cfg Config) (*Daemon, error) {
 		hub: newHub(), emit: newEmitQueue(), echoes: newEchoes(), problems: newProblems(),
 		bulkRate: rate.NewLimiter(mesh.SayBulkRate, mesh.SayBulkBurst), smallRate: rate.NewLimiter(mesh.SayRate, mesh.SayBurst),
 		ssh: hostinfo.NewSessions(), neverKick: make(chan struct{}, 1), expireKick: make(chan struct{}, 1),
-		noticeKick: make(chan struct{}, 1), granted: make(map[ban.Origin]mesh.Caps), debts: make(map[ban.Origin]*debt), reports: make(map[ban.Origin]report),
+		noticeKick: make(chan struct{}, 1), granted: make(map[ban.Origin]mesh.Caps), debts: make(map[ban.Origin]*debt), reports: make(map[ban.Origin]report), slowed: make(map[ban.Origin]time.Time),
 	}
 	if name, err := os.Hostname(); err == nil {
 		d.hostName, _, _ = strings.Cut(name, ".")

@@ -44,6 +44,9 @@ func allowance(a config.Allowance) ban.Allowance {
 
 // admitLocked judges a record that arrived from a peer just now: it is refused, or held and said so, or counts.
 func (d *Daemon) admitLocked(now time.Time, r *ban.Record) error {
+	if d.gate.Chatters(now, d.table, r) {
+		d.slowLocked(now, r.Origin)
+	}
 	if err := d.gate.Admit(now, d.table, r); err != nil || r.Hold == ban.HoldNone {
 		d.noteFullLocked(r, err)
 		if d.gate.Foretells(r) {

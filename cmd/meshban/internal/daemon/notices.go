@@ -90,7 +90,6 @@ func decodeNotice(b []byte) (n notice, err error) {
 type debt struct {
 	count   [len(noticeRules)]uint32
 	counted time.Time // last
-	slowed  time.Time // the same, of Mesh.Slow
 	told    notice    // the last word
 	toldAt  time.Time
 	repeat  bool // the last word is said once more: it may have been lost
@@ -125,11 +124,20 @@ func (d *Daemon) oweLocked(now time.Time, r *ban.Record, err error) {
 	}
 	o.counted = now
 	o.urgent = o.urgent || r.Kind != ban.KindBan
-	if now.Sub(o.slowed) >= slowEvery {
-		o.slowed = now
-		d.mesh.Slow(mesh.ID(r.Origin))
-	}
+	d.slowLocked(now, r.Origin)
 	kick(d.noticeKick)
+}
+
+// slowLocked has the mesh hear less of an origin for a while.
+func (d *Daemon) slowLocked(now time.Time, origin ban.Origin) {
+	if now.Sub(d.slowed[origin]) < slowEvery {
+		return
+	}
+	if len(d.slowed) >= ban.MaxOrigins {
+		clear(d.slowed) // costs some calls more
+	}
+	d.slowed[origin] = now
+	d.mesh.Slow(mesh.ID(origin))
 }
 
 // tellOrigins tells origins what this node holds or refuses of theirs, until ctx ends.

@@ -1,0 +1,63 @@
+package ban
+
+import "time"
+
+// Ops that bring little new are free, and still cost each node that hears them some microseconds. A node that says more
+// of them than this is heard less for a while: see [Gate.Chatters].
+const (
+	ChatterRate  = 1000 // ops a second, sustained
+	ChatterBurst = 5000 // ops at once
+	// chatterAgain is how soon a ban that is said again brings little new. A list that is imported again comes later.
+	chatterAgain = 10 * time.Second
+)
+
+// Chatters charges r if it brings little new: a ban that its origin said a moment ago, or an unban, allow, unallow or
+// revoke that takes back no ban of its own. It reports whether the origin has said more of these than an agent does. Call
+// it before Merge.
+func (g *Gate) Chatters(now time.Time, t *Table, r *Record) bool {
+	if g.trusts(r.Origin) || !t.idle(r) {
+		return false
+	}
+	ms := millis(now)
+	a := g.account(ms, r.Origin)
+	if passed := ms - a.chatterAt; passed > 0 {
+		a.chatter = max(0, a.chatter-float64(passed)*ChatterRate/1000)
+		a.chatterAt = ms
+	} else if passed < -maxSetBack {
+		a.chatterAt = ms
+	}
+	if a.chatter+1 > ChatterBurst {
+		return true
+	}
+	a.chatter++
+	return false
+}
+
+// idle reports whether r brings little new.
+func (t *Table) idle(r *Record) bool {
+	switch r.Kind {
+	case KindUnban, KindUnallow, KindAllow:
+		return true
+	}
+	last := t.lastOf(r)
+	if last == nil {
+		return r.Kind == KindRevoke
+	}
+	if r.Kind == KindRevoke {
+		return last.kind != KindBan
+	}
+	return millis(r.Issued)-last.issued < chatterAgain.Milliseconds()
+}
+
+// lastOf returns what r's origin said last of r's prefix and ports, or nil.
+func (t *Table) lastOf(r *Record) *rec {
+	entry := t.entryAbout(&t.bans, r)
+	if entry == 0 {
+		return nil
+	}
+	last, _ := t.said(&t.bans, entry, r.Origin)
+	if last == 0 {
+		return nil
+	}
+	return t.bans.recs.at(last)
+}
