@@ -10,8 +10,8 @@ const (
 	MaxStrikes = 1 << 16 // marks of live unbans and unallows of one origin; one more is refused
 
 	// MaxSaidElements bounds the port elements of the bans, refreshes included, that one origin says in an hour, and at once:
-	// some seconds of the kernel's time.
-	MaxSaidElements = 1 << 22
+	// half a second of the kernel's time.
+	MaxSaidElements = 1 << 19
 	// MaxHeldElements bounds those of the live bans of one origin: the kernel has room for three and a half times as many.
 	MaxHeldElements = 1 << 18
 )
