@@ -103,7 +103,8 @@ func TestCertificateCaps(t *testing.T) {
 		t.Errorf("a long ban: %+v, %v", rep, err)
 	}
 	lifted, err := web2.Unban(t.Context(), control.UnbanRequest{Prefixes: []netip.Prefix{netip.MustParsePrefix(foreign)}})
-	if err != nil || !strings.Contains(lifted.Results[0].Note, "may not lift") {
+	if refused := lifted.Results[0].Err; err != nil || refused == nil || refused.Code != control.CodePolicy ||
+		!strings.Contains(refused.Message, "refused by web1, web3") || !strings.Contains(refused.Message, "may not lift") {
 		t.Errorf("an unban: %+v, %v", lifted, err)
 	}
 	for _, rule := range []string{ban.RuleWide, ban.RuleLong, ban.RuleOthers} {

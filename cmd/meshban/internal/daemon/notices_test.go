@@ -51,7 +51,7 @@ func TestOriginIsToldByItsPeers(t *testing.T) {
 	web2.storm(t, 1, 30, "cli")
 	until(t, "held by both", func() bool { return web1.waits() == 20 && web3.waits() == 20 })
 	until(t, "its operator is told", func() bool {
-		return web2.problem(t, "peers: web1 and another node hold 20 bans of this node (rate of its origin); `meshban held release --from web2` there")
+		return web2.problem(t, "peers: web1 and another node hold 20 ops of this node (rate of its origin); `meshban held release --from web2` there")
 	})
 	if n := web1.mesh.Stats().Slowed; n != 1 {
 		t.Errorf("%d origins may say less for it, want 1", n)
@@ -80,7 +80,7 @@ func TestOriginIsToldByItsPeers(t *testing.T) {
 	web1.decide(t, control.ActionRelease)
 	web1.tellOnce(later)
 	until(t, "one has let it count", func() bool {
-		return web2.problem(t, "peers: web3 holds 20 bans") && web2.problem(t, "peers: web1 refuses 1 ops of this node (prefix too wide)")
+		return web2.problem(t, "peers: web3 holds 20 ops") && web2.problem(t, "peers: web1 refuses 1 ops of this node (prefix too wide)")
 	})
 	web3.decide(t, control.ActionDrop)
 	web3.tellOnce(later)
