@@ -141,6 +141,10 @@ func (m *model) actions() map[string]func(*rapid.T) {
 			m.header()
 		},
 		"edit": func(t *rapid.T) {
+			if m.open != "" { // an editor ends the last line
+				m.write("\n")
+				m.rest = ""
+			}
 			m.x.poll() // what was deleted before anyone read it is nobody's news
 			down := rapid.Bool().Draw(t, "down")
 			if down {
