@@ -130,7 +130,10 @@ func TestAuditLog(t *testing.T) {
 // A disk that takes nothing delays no ban.
 func TestAuditLogOnAFullDisk(t *testing.T) {
 	m := newMesh(t, setup{nodes: 2, before: func(n *node) {
-		must(n.Do("ln", "-s", "/dev/full", stateDir+"/audit.jsonl"))(t)
+		must(n.Do("sh", "-ec", `mkdir /run/full && mount -t tmpfs -o size=4k,mode=755 full /run/full
+			touch /run/full/audit.jsonl `+stateDir+`/audit.jsonl && chmod 600 /run/full/audit.jsonl
+			head -c 4096 /dev/zero >/run/full/all
+			mount --bind /run/full/audit.jsonl `+stateDir+`/audit.jsonl`))(t)
 	}})
 	a, src := m.nodes[0], fresh()
 	pairs := m.watch(t, src)
