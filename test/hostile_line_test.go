@@ -30,6 +30,7 @@ type lineStatus struct {
 	Lines struct {
 		Accepted, Ignored, Echoes uint64
 		IgnoredBy                 map[string]uint64 `json:"ignored_by"`
+		MisreadBy                 map[string]uint64 `json:"misread_by"`
 	}
 	Problems []string
 }
@@ -117,16 +118,21 @@ func TestHostileLineFile(t *testing.T) {
 		hostile(t, ": >newbans.log") // gives the disk back
 	})
 	t.Run("bad: giant words and control characters", func(t *testing.T) {
-		addrs := []netip.Addr{fresh(), fresh(), fresh()}
-		words, long, trailing := counted("bad option", 1), counted("too long", 1), counted("trailing text", 1)
+		addrs := []netip.Addr{fresh(), fresh(), fresh(), fresh()}
+		long, trailing, misread := counted("too long", 1), counted("trailing text", 1), n.lineStatus(t).Lines.MisreadBy["bad option"]
 		hostile(t, fmt.Sprintf(`{ head -c 3000 /dev/zero | tr '\0' A; printf ' HOST %v PORT 22 jail='; head -c 900 /dev/zero | tr '\0' J; printf '\n'
 printf '\033[2J\033]0;owned\a\r HOST %v PORT 22 jail=\033[31mred failures=1\n'
 printf 'HOST %v PORT 22 reason='; head -c 5000 /dev/zero | tr '\0' R; printf '\n'
-printf 'HOST %[3]v PORT 22 bantime=9e99\n'
+printf 'HOST %[4]v PORT 22 bantime=9e99\n'
 printf 'HOST %[3]v PORT 22 so there\n'
 printf 'HOST %[3]v\0 PORT 22\nHOST \0%[3]v PORT 22\n'
-} >>newbans.log`, addrs[0], addrs[1], addrs[2]))
-		words(t)
+} >>newbans.log`, addrs[0], addrs[1], addrs[2], addrs[3]))
+		eventually(t, hostileLimit, func() error { // it names an attacker, whatever it says beside that
+			if _, ok := n.entry(t, addrs[3].String()); !ok || n.lineStatus(t).Lines.MisreadBy["bad option"] == misread {
+				return fmt.Errorf("a bad bantime: banned %v, counted as misread %v", ok, n.lineStatus(t).Lines.MisreadBy)
+			}
+			return nil
+		})
 		long(t)
 		trailing(t)
 		for _, args := range [][]string{{"list"}, {"list", "--json"}, {"status"}, {"why", addrs[0].String()}, {"why", addrs[1].String()}} {
