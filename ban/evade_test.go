@@ -144,12 +144,13 @@ func TestRefreshesOfPortsAreBounded(t *testing.T) {
 func TestNoOriginTakesAllRoomForPorts(t *testing.T) {
 	g, tb := newGate(wideCaps, wideCaps.Allowance), newTable(t, Config{})
 	say := func(o Origin, i int, k Kind) Hold {
-		r := record(o, i, k, fmt.Sprintf("198.18.%d.%d", i>>8, i&255), 3600+i, onPorts("1-512"))
-		r.Issued, r.Version.Index = base, uint16(k) // a revoke is later than its ban
-		if err := g.Admit(base, tb, &r); err != nil {
+		r := record(o, i, k, fmt.Sprintf("198.18.%d.%d", i>>8, i&255), 36000+i, onPorts("1-512"))
+		r.Issued, r.Version.Index = base, uint16(k)          // a revoke is later than its ban
+		now := base.Add(time.Duration(i) * 10 * time.Second) // no faster than it may
+		if err := g.Admit(now, tb, &r); err != nil {
 			t.Fatal(err)
 		}
-		tb.Merge(base, single(r))
+		tb.Merge(now, single(r))
 		return r.Hold
 	}
 	const most = MaxHeldElements / MaxPortElements

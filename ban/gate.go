@@ -9,9 +9,9 @@ const (
 	MaxOthers  = 100_000 // ops of one origin an hour, and at once, that are no bans; one more is refused
 	MaxStrikes = 1 << 16 // marks of live unbans and unallows of one origin; one more is refused
 
-	// MaxSaidElements bounds the port elements of the bans, refreshes included, that one origin says in an hour, and at once:
-	// half a second of the kernel's time.
-	MaxSaidElements = 1 << 19
+	// MaxSaidElements bounds the port elements of the bans, refreshes included, that one origin says at once, 0.15 s of the
+	// kernel's time; in an hour it is four times as many.
+	MaxSaidElements = 1 << 17
 	// MaxHeldElements bounds those of the live bans of one origin: the kernel has room for three and a half times as many.
 	MaxHeldElements = 1 << 18
 )
@@ -221,7 +221,7 @@ func (g *Gate) refresh(now time.Time, caps *Caps, r *Record) error {
 	if n == 0 || g.account(millis(now), r.Origin).take(millis(now), caps.Allowance, purseElements, n) {
 		return nil
 	}
-	return refuse(RuleRate, "ban of %s: its origin says more than %d ports an hour", shortPrefix(r.Prefix), MaxSaidElements)
+	return refuse(RuleRate, "ban of %s: its origin says more than %d ports at once or %d an hour", shortPrefix(r.Prefix), MaxSaidElements, 4*MaxSaidElements)
 }
 
 // lift charges an op that lifts bans or ends allows by the entries that it makes the table look at, and returns why it must wait, or
@@ -404,7 +404,7 @@ func (of Allowance) most(p purse) int {
 func (a *account) refill(now int64, of Allowance) {
 	if passed := float64(now - a.at); passed > 0 { // a clock that is set back refills nothing
 		rate, perHour := passed*float64(of.Rate)/60_000, passed*float64(of.Bulk)/3_600_000
-		elements := passed * MaxSaidElements / 3_600_000
+		elements := passed * 4 * MaxSaidElements / 3_600_000
 		for p, back := range [...]float64{purseFresh: rate, purseLift: rate, purseBulk: perHour, purseElements: elements} {
 			a.used[p] = max(0, a.used[p]-back)
 		}

@@ -23,7 +23,7 @@
 //
 //	new bans                    Caps.Burst at once, Caps.Rate a minute, Caps.Bulk an hour; more are held
 //	records                     Caps.Active; more are held or refused
-//	port elements               MaxSaidElements at once and an hour, refreshes included, MaxHeldElements in its bans; more
+//	port elements               MaxSaidElements at once, 4 times as many an hour, refreshes included, MaxHeldElements in its bans; more
 //	                            are held, a refresh is refused
 //	entries of others inside    Caps.Burst at once, Caps.Rate a minute; more are held. All origins: the breaker. An unban or
 //	  unbans, allows, unallows    unallow about others counts as one at least

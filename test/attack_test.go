@@ -82,6 +82,10 @@ var hostileProgram = sync.OnceValues(func() (string, error) {
 	return built, nil
 })
 
+// siegeBreaker lets each attack have the breaker for itself: every one is made by another certified member, and together
+// they would use it up, so that bans of honest nodes wait too.
+const siegeBreaker = "\nbreaker: {rate: 1000000, burst: 1000000}"
+
 // besiege sets up n honest nodes and one host with nothing but the hostile program.
 func besiege(t *testing.T, n int) *siege { return besiegeBeside(t, n, 0) }
 
@@ -95,7 +99,7 @@ func besiegeBeside(t *testing.T, n, bystanders int) *siege {
 func besiegeWith(t *testing.T, bystanders int, honest setup) *siege {
 	t.Helper()
 	n := honest.nodes
-	honest.config += "\nmetrics: " + metricsAddr
+	honest.config += "\nmetrics: " + metricsAddr + siegeBreaker
 	built := must(hostileProgram())(t)
 	m := newFleet(t, n+1+bystanders)
 	s := &siege{mesh: m, honest: m.nodes[:n], host: m.nodes[n], bystanders: m.nodes[n+1:]}

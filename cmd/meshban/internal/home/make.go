@@ -18,8 +18,8 @@ import (
 // ErrHasMesh says that the folder belongs to a mesh already.
 var ErrHasMesh = errors.New("this folder belongs to a mesh already")
 
-// Init makes a new mesh of one in the folder: the node's key, the mesh's authority and secrets and, where none is there,
-// a config file that says what cfg says. It returns ErrHasMesh when the folder belongs to one.
+// Init makes a new mesh of one in the folder: the node's key, the mesh's authority and secrets, the node's certificate, so
+// that it counts wherever the authority's key goes, and, where none is there, a config file that says what cfg says. It returns ErrHasMesh when the folder belongs to one.
 func (d Dir) Init(cfg config.Config) (mesh.Identity, mesh.Secrets, error) {
 	if has, err := d.SetUp(); err != nil {
 		return mesh.Identity{}, mesh.Secrets{}, err
@@ -34,7 +34,16 @@ func (d Dir) Init(cfg config.Config) (mesh.Identity, mesh.Secrets, error) {
 	if err != nil {
 		return mesh.Identity{}, mesh.Secrets{}, err
 	}
-	if secrets, _, err = d.found(secrets); err != nil {
+	keys := Keys{Identity: id}
+	if keys.Secrets, keys.Authority, err = d.found(secrets); err != nil {
+		return mesh.Identity{}, mesh.Secrets{}, err
+	}
+	secrets = keys.Secrets
+	enrolment, err := d.recertify(context.Background(), keys, id, "", cfg.Name)
+	if err == nil {
+		err = mesh.SaveCertificate(d.Certificate(), enrolment.Certificate)
+	}
+	if err != nil {
 		return mesh.Identity{}, mesh.Secrets{}, err
 	}
 	if err := d.writeConfig(cfg, false); err != nil {
