@@ -36,8 +36,6 @@ func (x Exceptions) equal(y Exceptions) bool {
 	return slices.Equal(x.Never, y.Never) && slices.Equal(x.Allow, y.Allow)
 }
 
-func (x Exceptions) len() int { return len(x.Never) + len(x.Allow) }
-
 // within returns those of x that lie inside the same list of y. Both come from fit.
 func (x Exceptions) within(y Exceptions) (in Exceptions, not prefixes) {
 	pick := func(list, other prefixes) (in prefixes) {

@@ -260,8 +260,8 @@ func (a *Agent) lift(ctx context.Context) {
 	if again || err != nil && !errors.Is(err, ErrNotInstalled) {
 		a.mu.Lock()
 		for _, p := range prefixes {
-			if len(a.queue) < maxQueue {
-				a.queue[p] = a.queue[p]
+			if _, ok := a.queue[p]; !ok && len(a.queue) < maxQueue {
+				a.queue[p] = false
 			}
 		}
 		a.mu.Unlock()
