@@ -49,7 +49,7 @@ func TestCertifiedByFile(t *testing.T) {
 	victim := fresh()
 	watched := m.watch(t, victim)
 	start = time.Now()
-	stranger.run(t, "ban", victim.String(), "--for", "1h")
+	stranger.exit(t, exitPolicy, "ban", victim.String(), "--for", "1h")
 	enforced(t, watched[3:], start)
 	during(3 * time.Second)
 	answering(t, watched[:3])

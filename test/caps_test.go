@@ -128,7 +128,7 @@ func TestCapsOfACertificate(t *testing.T) {
 	eventually(t, 75*time.Second, func() error {
 		problems := strings.Join(bad.status(t).Problems, "\n")
 		for _, want := range []string{
-			fmt.Sprintf("peers: %s and another node hold %d bans of this node (rate of its origin); `meshban held release --from %s`", who, held, bad.Name),
+			fmt.Sprintf("peers: %s and another node hold %d ops of this node (rate of its origin); `meshban held release --from %s`", who, held, bad.Name),
 			"and another node refuse 3 ops of this node (prefix too wide, too long, bans of others)",
 		} {
 			if !strings.Contains(problems, want) {
