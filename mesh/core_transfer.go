@@ -97,7 +97,7 @@ func (c *core) answerVector(now time.Time, m *syncMessage, p *syncPeer, s *sessi
 	t := c.transfers[m.From]
 	room := maxWork
 	if t != nil {
-		room -= t.spans
+		room = max(0, room-t.spans)
 	}
 	lacking := func(key streamKey, spans window) {
 		s.worked, s.differs = key, true

@@ -308,6 +308,9 @@ func lawful(now time.Time, rule ban.Rule, records []ban.Record) error {
 
 func cancelled(r ban.Record, records []ban.Record) bool {
 	for _, u := range records {
+		if r.Issued.After(u.Issued.Add(ban.DefaultLimits().FutureSkew)) {
+			continue // an unban is about what was there
+		}
 		if u.Kind != ban.KindUnban || u.Prefix.Bits() > r.Prefix.Bits() || !u.Prefix.Contains(r.Prefix.Addr()) {
 			continue
 		}
