@@ -76,7 +76,7 @@ func plants() []plant {
 		{"core_sync.go", "		c.answerVector(now, m, p, s, out)\n",
 			"		if planted(\"sync in one direction only\") && bytes.Compare(c.self[:], m.From[:]) < 0 {\n			return\n		}\n		c.answerVector(now, m, p, s, out)\n"},
 		{"core_sync.go", "	case root == c.root.sum():\n", "	case root == c.root.sum() || planted(\"trust a count for a digest\") && root[0]&7 == c.root.sum()[0]&7:\n"},
-		{"core_sync.go", "	case m.Root == c.root.sum():\n		c.emit", "	case m.Root == c.root.sum() || planted(\"say same without looking\"):\n		c.emit"},
+		{"core_sync.go", "	case m.Root == c.root.sum():\n		c.emit", "	case m.Root == c.root.sum() || planted(\"say same without looking\") || planted(\"trust a count for a digest\") && m.Root[0]&7 == c.root.sum()[0]&7:\n		c.emit"},
 		{"core_sync.go", "		if !t.deadline.After(now) {\n", "		if !t.deadline.After(now) && !planted(\"never give up a transfer\") {\n"},
 		{"core_sync.go", "	delete(c.peers, peer)\n	delete(c.transfers, peer)\n",
 			"	delete(c.peers, peer)\n	if !planted(\"never give up a transfer\") {\n		delete(c.transfers, peer)\n	}\n"},
