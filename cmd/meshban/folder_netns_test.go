@@ -69,8 +69,7 @@ func TestFolderOfOthersIsRefused(t *testing.T) {
 		make func(dir string) // makes the folder bad; it is sound, and of the user who runs the program
 		want string
 	}
-	var bad []folder
-	for _, f := range []folder{
+	bad := []folder{
 		{"folder of another user", func(dir string) { chown(stranger, dir) }, "belongs to user 47111"},
 		{"writable by all", func(dir string) { ok(t, os.Chmod(dir, 0o777)) }, "mode 0777"},
 		{"writable by the group", func(dir string) { ok(t, os.Chmod(dir, 0o771)) }, "mode 0771"},
@@ -88,8 +87,6 @@ func TestFolderOfOthersIsRefused(t *testing.T) {
 			chown(stranger, dir)
 			ok(t, os.Chmod(filepath.Dir(dir), 0o777|fs.ModeSticky))
 		}, "is a symbolic link of user 47111"},
-	} {
-		bad = append(bad, f)
 	}
 	for _, file := range []string{"meshban.yaml", "node.key", "mesh.key", "ca.key", "node.cert", "store.db", "audit.jsonl", "lock"} {
 		keep := func(dir string) string {
