@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -115,8 +116,12 @@ func TestNoEntryWithoutItsExceptions(t *testing.T) {
 				p, _ := netip.AddrFrom4([4]byte{10, 0, 0, byte(rng.IntN(32))}).Prefix(27 + rng.IntN(6))
 				return p
 			}
+			var mu sync.Mutex
+			luck := rand.New(rand.NewPCG(seed, 2)) // of the backend, which the syncer calls
 			fail := func() error {
-				if rng.IntN(2) == 0 {
+				mu.Lock()
+				defer mu.Unlock()
+				if luck.IntN(2) == 0 {
 					return errors.New("refused")
 				}
 				return nil
