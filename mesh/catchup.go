@@ -34,7 +34,7 @@ const (
 )
 
 var (
-	// errStranger: nobody has certified who asks.
+	// errStranger: the asker has no certificate.
 	errStranger  = errors.New("who asks for the mesh's key has no certificate")
 	errOtherNode = errors.New("another node answers there")
 )

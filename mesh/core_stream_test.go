@@ -100,7 +100,7 @@ func TestCoreLyingPeer(t *testing.T) {
 	s.checkEqual()
 }
 
-// Chunks that take longer than a session lasts without any message are taken in all the same.
+// A chunk that arrives after its session has timed out is still accepted.
 func TestCoreSlowLink(t *testing.T) {
 	s := newSimulation(t, 2, 15)
 	s.chunkDelay = transferTimeout - time.Second

@@ -37,7 +37,7 @@ func (c *ceiling) heard(incarnation uint32) (raised bool) {
 	return c.raiseLocked()
 }
 
-// next notes that memberlist takes the next incarnation by itself, and returns the ceiling to say with it.
+// next records that memberlist is about to use the next incarnation, and returns the ceiling to announce with it.
 func (c *ceiling) next() uint32 {
 	c.mu.Lock()
 	defer c.mu.Unlock()

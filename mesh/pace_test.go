@@ -45,7 +45,7 @@ func (p *paced) origin() ID {
 }
 
 // An agent that a peer has slowed, which it does not know, says no more than before: what is too much is dropped, and nobody
-// is told of a flood. Who says more than any agent does is told of all the same.
+// is told of a flood. A node that says more than any agent does is still reported.
 func TestNobodyIsAccusedForBeingSlowed(t *testing.T) {
 	for _, tt := range []struct {
 		name         string

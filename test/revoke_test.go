@@ -49,7 +49,7 @@ func TestRevoke(t *testing.T) {
 	t.Logf("lifted on both others after %.1f ms", ms(took))
 	answering(t, watched[local])
 	start = time.Now()
-	// It learns of it at once, says so, and protects itself all the same.
+	// It learns of it at once, says so, and still protects itself.
 	eventually(t, 2*time.Second, func() error {
 		r := must(bad.Run("meshban", "ban", local.String(), "--for", "1h"))(t)
 		if r.Code != exitPolicy || !strings.Contains(r.Stderr, "revoked") || !strings.Contains(r.Stderr, "stolen") {

@@ -162,7 +162,7 @@ func refresh(ctx context.Context, w *world) error {
 	return nil
 }
 
-// words bans addresses for reasons, and by sources, that nobody has heard before and that are as long as can be.
+// words bans addresses with reasons and sources that are all new and of the greatest length.
 func words(ctx context.Context, w *world) error {
 	every(ctx, fullFrames, func(i int) {
 		now := time.Now()

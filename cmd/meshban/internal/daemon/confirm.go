@@ -65,7 +65,7 @@ func (d *Daemon) standingProblem() string {
 }
 
 // confirm replaces each success that the table, the kernel or the mesh does not confirm by an error. look, which is called
-// with the lock held, says what the table has of one; did says what was done at home all the same.
+// with the lock held, says what the table has of one; did says what was still done on this node.
 func (d *Daemon) confirm(
 	ctx context.Context, results []control.Result, look func(*control.Result) *control.Error, did string,
 ) {

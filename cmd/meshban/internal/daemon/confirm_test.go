@@ -69,7 +69,7 @@ func TestWithoutEffect(t *testing.T) {
 	}
 }
 
-// A revoked node learns of it soon, protects itself all the same, and says both.
+// A revoked node soon learns of it, still protects itself, and says both.
 func TestARevokedNodeSaysSo(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")

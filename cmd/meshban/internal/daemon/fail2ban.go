@@ -28,7 +28,7 @@ func (d *Daemon) fail2banProblem(text string) {
 // only fail2ban banned counts as found.
 func (d *Daemon) confirmFail2ban(ctx context.Context, results []control.Result) {
 	if len(results) > fail2ban.MaxAtOnce {
-		return // what was lifted goes there all the same; its outcome is told by status
+		return // the lift is still passed on; status reports its outcome
 	}
 	ctx, cancel := context.WithTimeout(ctx, fail2banWait)
 	defer cancel()

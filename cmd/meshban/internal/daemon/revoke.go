@@ -169,7 +169,7 @@ func (d *Daemon) again(now time.Time, origin ban.Origin, before time.Time, curso
 // findNode finds a node by its certified name, its id or the first digits of that. What nodes call themselves is ignored.
 func (d *Daemon) findNode(text string) (mesh.ID, error) {
 	if id, err := mesh.ParseID(text); err == nil {
-		return id, nil // also one that nobody has met: its key may have been stolen before its first start
+		return id, nil // even an unknown node: its key may have been stolen before its first start
 	}
 	found := make(map[mesh.ID]bool) // whether it is revoked
 	for _, id := range d.names.match(text) {
