@@ -1,6 +1,7 @@
 package fail2ban
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 const (
@@ -20,7 +23,15 @@ const (
 	// troubledFor while something is wrong, because then somebody works on it. lookWait bounds how long status waits.
 	lookEvery                       = 5 * time.Minute
 	freshFor, troubledFor, lookWait = time.Minute, 5 * time.Second, 3 * time.Second
+	// peerWait bounds how long a peer's question may take, maxPeerBans how many bans the answer names, and peerBurst how
+	// many such questions run the client at once; after that one does every second.
+	peerWait    = time.Second
+	maxPeerBans = 8
+	peerBurst   = 4
 )
+
+// ErrBusy says that peers ask more often than the server may be asked for them.
+var ErrBusy = errors.New("fail2ban was asked too often for other nodes")
 
 // Config is what an Agent needs.
 type Config struct {
@@ -44,8 +55,9 @@ type State struct {
 // Agent follows the server while the node runs, and makes it let go of what the mesh lifts. Its methods may be called from
 // any goroutine; only Run talks to the server for them.
 type Agent struct {
-	cfg  Config
-	wake chan struct{} // holds one token: there is something to do. Anyone sends, Run receives
+	cfg   Config
+	peers *rate.Limiter // of runs of the client for peers
+	wake  chan struct{} // holds one token: there is something to do. Anyone sends, Run receives
 
 	mu     sync.Mutex // guards what follows
 	state  State
@@ -64,7 +76,10 @@ type round struct {
 
 // New starts nothing.
 func New(cfg Config) *Agent {
-	return &Agent{cfg: cfg, wake: make(chan struct{}, 1), queue: map[netip.Prefix]bool{}, round: newRound()}
+	return &Agent{
+		cfg: cfg, peers: rate.NewLimiter(rate.Every(every), peerBurst),
+		wake: make(chan struct{}, 1), queue: map[netip.Prefix]bool{}, round: newRound(),
+	}
 }
 
 func newRound() *round { return &round{done: make(chan struct{})} }
@@ -126,6 +141,34 @@ func (a *Agent) Banned(ctx context.Context, prefixes ...netip.Prefix) ([]Ban, er
 		return nil, nil
 	}
 	return a.cfg.Client.Banned(ctx, prefixes)
+}
+
+// BannedForPeer answers a peer's question: what this server bans that overlaps prefix, at most maxPeerBans bans of different
+// jails first. It returns within peerWait, and ErrBusy where peers ask too often. Where no server runs, nothing is banned.
+func (a *Agent) BannedForPeer(ctx context.Context, prefix netip.Prefix) ([]Ban, error) {
+	if !a.cfg.Installed() {
+		return nil, nil
+	}
+	if !a.peers.Allow() {
+		return nil, ErrBusy
+	}
+	ctx, cancel := context.WithTimeout(ctx, peerWait)
+	defer cancel()
+	bans, err := a.cfg.Client.Banned(ctx, []netip.Prefix{prefix})
+	if Absent(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	seen := make(map[string]int, maxPeerBans)
+	rank := make(map[Ban]int, len(bans))
+	for _, b := range bans {
+		rank[b] = seen[b.Jail]
+		seen[b.Jail]++
+	}
+	slices.SortStableFunc(bans, func(x, y Ban) int { return cmp.Compare(rank[x], rank[y]) })
+	return bans[:min(len(bans), maxPeerBans)], nil
 }
 
 // Absent reports whether err says that no server runs here, so that it bans nothing.

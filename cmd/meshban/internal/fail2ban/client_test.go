@@ -15,7 +15,7 @@ import (
 )
 
 // fake puts a fail2ban-client into PATH that answers as the real one does, bans what the file "bans" in its folder says, one
-// "jail address" a line, and writes every command to the file "log".
+// "jail address" a line, and writes every command to the file "log". A file "down" ends it at once, and a file "hangs" has it never answer.
 func fake(t *testing.T, bans ...string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -23,6 +23,7 @@ func fake(t *testing.T, bans ...string) string {
 cd "$(dirname "$0")"
 echo call >>log
 [ -e down ] && exit 255
+[ -e hangs ] && exec sleep 600
 echo "Fail2Ban reads log files"; echo
 while printf 'fail2ban> '; read -r line; do
 	echo "$line" >>log
@@ -189,5 +190,50 @@ func TestOneCallASecond(t *testing.T) {
 	}
 	if unbanned != addresses || calls > 2+int(took/every) { // one look at the start
 		t.Errorf("%d calls for %d of %d addresses in %v", calls, unbanned, addresses, took)
+	}
+}
+
+// Whatever peers ask, the client is run for them peerBurst times and then once a second; the answer names every jail before
+// it names a second ban of one, and a server that hangs keeps nobody waiting.
+func TestPeersAskCheaply(t *testing.T) {
+	var bans []string
+	for n := range 2 * maxPeerBans {
+		bans = append(bans, fmt.Sprintf("sshd 192.0.2.%d", n))
+	}
+	dir := fake(t, append(bans, "own 192.0.2.1")...)
+	a := New(Config{Installed: func() bool { return true }})
+	got, err := a.BannedForPeer(t.Context(), prefixes("192.0.2.0/24")[0])
+	if err != nil || len(got) != maxPeerBans || !slices.Equal(got[:2], []Ban{{"sshd", prefixes("192.0.2.0")[0]}, {"own", prefixes("192.0.2.1")[0]}}) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	put(t, dir, "hangs", "")
+	begin := time.Now()
+	if got, err := a.BannedForPeer(t.Context(), prefixes("192.0.2.1")[0]); err == nil || len(got) > 0 {
+		t.Errorf("a server that hangs bans %v", got)
+	}
+	if took := time.Since(begin); took > sessionLimit/2 {
+		t.Errorf("a server that hangs keeps a peer waiting for %v", took)
+	}
+	if err := os.Remove(filepath.Join(dir, "hangs")); err != nil {
+		t.Fatal(err)
+	}
+	put(t, dir, "down", "")
+	begin = time.Now()
+	busy := 0
+	for range 50 {
+		if _, err := a.BannedForPeer(t.Context(), prefixes("192.0.2.1")[0]); errors.Is(err, ErrBusy) {
+			busy++
+		} else if err != nil {
+			t.Error(err)
+		}
+	}
+	calls := 0
+	for _, line := range log(t, dir) {
+		if line == "call" {
+			calls++
+		}
+	}
+	if most := peerBurst + 2 + int(time.Since(begin)/every); calls > most || busy == 0 {
+		t.Errorf("50 questions run the client %d times, more than %d; %d were put off", calls, most, busy)
 	}
 }
