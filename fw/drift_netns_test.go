@@ -150,11 +150,11 @@ type refusing struct {
 	refuse atomic.Bool
 }
 
-func (b *refusing) SetExceptions(ctx context.Context, x Exceptions) error {
+func (b *refusing) SetExceptions(ctx context.Context, x Exceptions, from *Exceptions) error {
 	if b.refuse.Load() {
 		return syscall.ENOMEM
 	}
-	return b.Backend.SetExceptions(ctx, x)
+	return b.Backend.SetExceptions(ctx, x, from)
 }
 
 func TestSyncerMendsWithinATick(t *testing.T) {

@@ -33,7 +33,7 @@ func state(entries ...Entry) State {
 func mustExcept(t *testing.T, b Backend, allow ...netip.Prefix) {
 	t.Helper()
 	x, _ := Exceptions{Allow: allow}.fit()
-	if err := b.SetExceptions(ctx, x); err != nil {
+	if err := b.SetExceptions(ctx, x, nil); err != nil {
 		t.Fatal(err)
 	}
 }

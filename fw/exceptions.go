@@ -36,6 +36,21 @@ func (x Exceptions) equal(y Exceptions) bool {
 	return slices.Equal(x.Never, y.Never) && slices.Equal(x.Allow, y.Allow)
 }
 
+// difference returns what is in ps alone and what is in qs alone.
+func (ps prefixes) difference(qs prefixes) (mine, others prefixes) {
+	for len(ps) > 0 && len(qs) > 0 {
+		switch c := ps[0].Compare(qs[0]); {
+		case c < 0:
+			mine, ps = append(mine, ps[0]), ps[1:]
+		case c > 0:
+			others, qs = append(others, qs[0]), qs[1:]
+		default:
+			ps, qs = ps[1:], qs[1:]
+		}
+	}
+	return append(mine, ps...), append(others, qs...)
+}
+
 // within returns those of x that lie inside the same list of y. Both come from fit.
 func (x Exceptions) within(y Exceptions) (in Exceptions, not prefixes) {
 	pick := func(list, other prefixes) (in prefixes) {

@@ -2,6 +2,7 @@ package fw
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -12,6 +13,7 @@ type fake struct {
 	mu       sync.Mutex
 	held     map[Key]time.Time
 	except   Exceptions
+	refills  int  // SetExceptions without from
 	flushed  bool // somebody emptied the sets of exceptions
 	replaces int
 	batches  [][]Update
@@ -76,7 +78,7 @@ func (f *fake) Apply(_ context.Context, now time.Time, updates []Update) error {
 	return nil
 }
 
-func (f *fake) SetExceptions(_ context.Context, x Exceptions) error {
+func (f *fake) SetExceptions(_ context.Context, x Exceptions, from *Exceptions) error {
 	f.mu.Lock()
 	hook := f.onExcept
 	f.mu.Unlock()
@@ -87,8 +89,20 @@ func (f *fake) SetExceptions(_ context.Context, x Exceptions) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.except, f.flushed = x, false
+	if from == nil {
+		f.except, f.flushed = x, false
+		f.refills++
+		return nil
+	}
+	f.except = Exceptions{Never: amended(f.except.Never, from.Never, x.Never), Allow: amended(f.except.Allow, from.Allow, x.Allow)}
 	return nil
+}
+
+// amended is what a list becomes to which only the difference is sent.
+func amended(list, from, to prefixes) []netip.Prefix {
+	gone, come := from.difference(to)
+	left, _ := prefixes(list).difference(gone)
+	return sorted(append(left, come...))
 }
 
 func (f *fake) Check(context.Context) ([]string, error) {

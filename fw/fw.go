@@ -64,9 +64,10 @@ type Backend interface {
 	// Apply carries out a batch that holds each key at most once. A *PartialError says that some could not be
 	// enforced and all others are; any other error leaves it open which were.
 	Apply(ctx context.Context, now time.Time, updates []Update) error
-	// SetExceptions replaces the prefixes that are never dropped, the never-ban list first. Both lists are sorted and
-	// within their bounds, and no prefix lies inside another. An error leaves it open for each list whether the old or the new one is in force.
-	SetExceptions(ctx context.Context, x Exceptions) error
+	// SetExceptions makes x what is never dropped. Both lists are sorted and within their bounds, and no prefix of a list
+	// lies inside another. From is what the kernel holds, and only the difference is sent; nil = unknown, both lists are
+	// written anew. After an error each prefix in both from and x is still excepted; nothing else is certain.
+	SetExceptions(ctx context.Context, x Exceptions, from *Exceptions) error
 	// Check says in plain words what of ours is missing, altered or not in its place. It reads only, and costs a few
 	// milliseconds at most; of what the sets contain it looks only at how many exceptions there are.
 	Check(ctx context.Context) (problems []string, err error)

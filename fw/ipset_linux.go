@@ -41,11 +41,12 @@ var ipsetSpecs = func() (specs [2][kinds]setSpec) {
 	for i, v6 := range []bool{false, true} {
 		name := [2]string{"meshban4", "meshban6"}[i]
 		specs[i] = [kinds]setSpec{
-			kindAddr:  {name, "hash:ip", 1, v6, maxAddrs, true},
-			kindNet:   {name + "n", "hash:net", 2, v6, maxNets, true},
-			kindPort:  {name + "p", "hash:net,port", 3, v6, maxPorts, true},
-			kindNever: {name + "v", "hash:net", 2, v6, MaxNever, false},
-			kindAllow: {name + "a", "hash:net", 2, v6, MaxAllow, false},
+			kindAddr: {name, "hash:ip", 1, v6, maxAddrs, true},
+			kindNet:  {name + "n", "hash:net", 2, v6, maxNets, true},
+			kindPort: {name + "p", "hash:net,port", 3, v6, maxPorts, true},
+			// Twice the bounds: a change puts new prefixes in before it takes old ones out.
+			kindNever: {name + "v", "hash:net", 2, v6, 2 * MaxNever, false},
+			kindAllow: {name + "a", "hash:net", 2, v6, 2 * MaxAllow, false},
 		}
 	}
 	return specs
@@ -220,33 +221,92 @@ func (b *ipset) Apply(ctx context.Context, now time.Time, updates []Update) erro
 	return leftError(left, nil)
 }
 
-// SetExceptions fills second sets and swaps. What a set of another type is to hold waits until Replace has put that right.
-func (b *ipset) SetExceptions(ctx context.Context, x Exceptions) error {
+// byKind gives the lists by the kind of set that holds them.
+func (x Exceptions) byKind() map[int]prefixes {
+	return map[int]prefixes{kindNever: x.Never, kindAllow: x.Allow}
+}
+
+// SetExceptions changes the sets in force. Where it is unknown what they hold it fills second sets and swaps.
+func (b *ipset) SetExceptions(ctx context.Context, x Exceptions, from *Exceptions) error {
+	b.placed = nil
+	var err error
+	if from == nil {
+		err = b.refillExceptions(ctx, x)
+	} else {
+		err = b.amendExceptions(ctx, x, *from)
+	}
+	if err != nil {
+		return err
+	}
+	b.exceptions, b.placed = x, new([2][kinds]int)
+	for kind, list := range x.byKind() {
+		for _, p := range list {
+			b.placed[familyOf(p)][kind]++
+		}
+	}
+	return nil
+}
+
+// amendExceptions puts in what is new before it takes out what is not wanted any more, so that what is in both x and from,
+// be it inside a wider prefix or in the other list, is excepted throughout.
+func (b *ipset) amendExceptions(ctx context.Context, x, from Exceptions) error {
+	var changes [2][kinds]setChange
+	old := from.byKind()
+	for kind, list := range x.byKind() {
+		gone, come := old[kind].difference(list)
+		for _, p := range gone {
+			c := &changes[familyOf(p)][kind]
+			c.del = append(c.del, element{prefix: p})
+		}
+		for _, p := range come {
+			c := &changes[familyOf(p)][kind]
+			c.add = append(c.add, element{prefix: p})
+		}
+	}
+	each := func(f func(set string, c setChange) error) error {
+		for i := range b.xt.families {
+			for kind := entryKinds; kind < kinds; kind++ {
+				if err := cmp.Or(ctx.Err(), f(ipsetSpecs[i][kind].name, changes[i][kind])); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	err := each(func(set string, c setChange) error {
+		left, err := b.conn.add(set, c.add)
+		if err == nil && left > 0 {
+			err = errSetFull
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return each(func(set string, c setChange) error { return b.conn.del(set, c.del) })
+}
+
+// refillExceptions fills second sets and swaps. What a set of another type is to hold waits until Replace has put that right.
+func (b *ipset) refillExceptions(ctx context.Context, x Exceptions) error {
 	if _, _, err := b.ensureSets(); err != nil {
 		return err
 	}
 	l := newIPSetLoad(b, time.Time{})
 	defer l.drop()
-	b.placed = nil
-	var placed [2][kinds]int
-	for _, list := range []struct {
-		kind     int
-		prefixes []netip.Prefix
-	}{{kindNever, x.Never}, {kindAllow, x.Allow}} {
+	for kind, list := range x.byKind() {
 		for i := range b.xt.families {
-			if err := l.make(ipsetSpecs[i][list.kind], 0); err != nil {
+			if err := l.make(ipsetSpecs[i][kind], 0); err != nil {
 				return err
 			}
 		}
-		for _, p := range list.prefixes {
-			if i := familyOf(p); i < len(b.xt.families) {
-				placed[i][list.kind]++
-				if err := l.put(list.kind, element{prefix: p}); err != nil {
+		for _, p := range list {
+			if familyOf(p) < len(b.xt.families) {
+				if err := l.put(kind, element{prefix: p}); err != nil {
 					return err
 				}
 			}
 		}
-		if err := l.flushAll(list.kind); err != nil {
+		if err := l.flushAll(kind); err != nil {
 			return err
 		}
 	}
@@ -260,7 +320,6 @@ func (b *ipset) SetExceptions(ctx context.Context, x Exceptions) error {
 			}
 		}
 	}
-	b.placed, b.exceptions = &placed, x
 	return nil
 }
 

@@ -165,7 +165,7 @@ func (b *ipset) Replace(ctx context.Context, now time.Time, state State) error {
 		}
 	}
 	if made > 0 || len(wrong) > 0 { // sets of exceptions may have been among those
-		if err := b.SetExceptions(ctx, b.exceptions); err != nil {
+		if err := b.SetExceptions(ctx, b.exceptions, nil); err != nil {
 			return err
 		}
 	}

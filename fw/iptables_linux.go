@@ -68,7 +68,7 @@ func (b *iptablesBackend) want(v6 bool) chains {
 	for _, list := range [][]netip.Prefix{b.exceptions.Never, b.exceptions.Allow} {
 		for _, p := range list {
 			if p.Addr().Is6() == v6 {
-				c.hit = append(c.hit, "-s "+p.String()+" -j RETURN")
+				c.hit = append(c.hit, exceptionRule(p))
 			}
 		}
 	}
@@ -276,18 +276,61 @@ func (b *iptablesBackend) expire(ctx context.Context, now time.Time) (next time.
 	return next, err
 }
 
-// SetExceptions rewrites the chain that decides about packets that matched, in one step.
-func (b *iptablesBackend) SetExceptions(ctx context.Context, x Exceptions) error {
+// SetExceptions changes the chain that decides about packets that matched, in one step per family.
+func (b *iptablesBackend) SetExceptions(ctx context.Context, x Exceptions, from *Exceptions) error {
 	former := b.exceptions
 	b.exceptions = x
 	for _, f := range b.xt.families {
-		if err := f.writeChains(ctx, b.xt.table, chains{hit: b.want(f.v6).hit}, false); err != nil {
+		var err error
+		if lines, ok := b.amendment(f, x, from); !ok {
+			err = f.writeChains(ctx, b.xt.table, chains{hit: b.want(f.v6).hit}, false)
+		} else if len(lines) > 0 {
+			err = f.restore(ctx, b.xt.table, lines)
+		}
+		if err != nil {
 			b.exceptions = former
 			return err
 		}
 	}
 	return nil
 }
+
+// amendment gives the lines that turn one family's exceptions into x, in the order of want. It reports false where the
+// whole chain has to be written.
+func (b *iptablesBackend) amendment(f *xtFamily, x Exceptions, from *Exceptions) (lines []string, ok bool) {
+	if from == nil {
+		return nil, false
+	}
+	place := len(b.xt.hitRules(f.v6))
+	var inserts []string
+	for _, l := range []struct{ list, old, oldOther prefixes }{{x.Never, from.Never, from.Allow}, {x.Allow, from.Allow, from.Never}} {
+		gone, come := l.old.difference(l.list)
+		for _, p := range gone {
+			if p.Addr().Is6() != f.v6 {
+				continue
+			}
+			if _, alike := l.oldOther.overlap(p); alike {
+				return nil, false // ip6tables-nft may delete the rule of the other list: it does not compare masks, see turn
+			}
+			lines = append(lines, "-D "+chainHit+" "+exceptionRule(p))
+		}
+		for _, p := range l.list {
+			if p.Addr().Is6() != f.v6 {
+				continue
+			}
+			place++
+			for len(come) > 0 && come[0].Compare(p) < 0 { // of the other family
+				come = come[1:]
+			}
+			if len(come) > 0 && p == come[0] {
+				inserts = append(inserts, fmt.Sprintf("-I %s %d %s", chainHit, place, exceptionRule(p)))
+			}
+		}
+	}
+	return append(lines, inserts...), true
+}
+
+func exceptionRule(p netip.Prefix) string { return "-s " + p.String() + " -j RETURN" }
 
 // Check compares rules with what they should be.
 func (b *iptablesBackend) Check(ctx context.Context) (problems []string, err error) {

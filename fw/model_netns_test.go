@@ -5,12 +5,14 @@ package fw
 import (
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 )
 
 // TestKernelAgreesWithAModel: prefixes inside prefixes come, change and go at random, some with a port, some ending by
-// themselves in between, and every address is dropped exactly when some entry that is not over covers it.
+// themselves in between, exceptions change too, and every address is dropped exactly when some entry that is not over and
+// no exception covers it.
 func TestKernelAgreesWithAModel(t *testing.T) {
 	eachVariant(t, func(t *testing.T, r *rig, v variant) {
 		steps, rounding := 150, 150*time.Millisecond
@@ -43,9 +45,31 @@ func TestKernelAgreesWithAModel(t *testing.T) {
 			e.Prefix = netip.PrefixFrom(a, bits).Masked()
 			return e
 		}
+		excepted := Exceptions{}
+		if err := b.SetExceptions(ctx, excepted, nil); err != nil {
+			t.Fatal(err)
+		}
+		except := func() {
+			next := Exceptions{Never: slices.Clone(excepted.Never), Allow: slices.Clone(excepted.Allow)}
+			list := []*[]netip.Prefix{&next.Never, &next.Allow}[rng.IntN(2)]
+			if n := len(*list); n > 2 || n > 0 && rng.IntN(2) == 0 {
+				*list = slices.Delete(*list, 0, 1+rng.IntN(n))
+			}
+			for range rng.IntN(3) {
+				*list = append(*list, random().Prefix)
+			}
+			next, _ = next.fit()
+			if err := b.SetExceptions(ctx, next, &excepted); err != nil {
+				t.Fatalf("from %v to %v: %v", excepted, next, err)
+			}
+			excepted = next
+		}
 		count := map[bool]int{} // by whether it was to be dropped
 		for step := range steps {
 			<-pace.C
+			if step%3 == 0 {
+				except()
+			}
 			batch := map[Key]Update{}
 			for range 1 + rng.IntN(4) {
 				u := Update{Entry: random()}
@@ -76,7 +100,7 @@ func TestKernelAgreesWithAModel(t *testing.T) {
 			}
 			for range 4 {
 				probe := random()
-				agree(t, r, held, probe.Prefix.Addr(), uint16(22+rng.IntN(4)), rounding, count)
+				agree(t, r, held, excepted, probe.Prefix.Addr(), uint16(22+rng.IntN(4)), rounding, count)
 			}
 		}
 		t.Logf("%d probes were to be dropped, %d not", count[true], count[false])
@@ -90,7 +114,7 @@ func TestKernelAgreesWithAModel(t *testing.T) {
 }
 
 // agree compares a probe with the model, unless some entry about the address ends at about this time.
-func agree(t *testing.T, r *rig, held map[Key]Entry, a netip.Addr, port uint16, rounding time.Duration, count map[bool]int) {
+func agree(t *testing.T, r *rig, held map[Key]Entry, x Exceptions, a netip.Addr, port uint16, rounding time.Duration, count map[bool]int) {
 	t.Helper()
 	now := time.Now()
 	dropped := false
@@ -107,8 +131,11 @@ func agree(t *testing.T, r *rig, held map[Key]Entry, a netip.Addr, port uint16, 
 		}
 		dropped = dropped || left > 0
 	}
+	for _, p := range slices.Concat(x.Never, x.Allow) {
+		dropped = dropped && !p.Contains(a)
+	}
 	if reaches := r.udpReaches(a.String(), port); reaches == dropped {
-		t.Errorf("%v port %d: reaches = %v; entries %v", a, port, reaches, held)
+		t.Errorf("%v port %d: reaches = %v; entries %v, exceptions %v", a, port, reaches, held, x)
 	}
 	count[dropped]++
 }

@@ -203,38 +203,48 @@ func (b *nft) queue(v6 bool, c *nftChange) error {
 	return nil
 }
 
-// SetExceptions replaces the content of the sets of exceptions in one transaction.
-func (b *nft) SetExceptions(ctx context.Context, x Exceptions) error {
+// SetExceptions changes the sets of exceptions in one transaction.
+func (b *nft) SetExceptions(ctx context.Context, x Exceptions, from *Exceptions) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	b.placed = nil
-	err := b.setExceptions(x)
-	if errors.Is(err, syscall.ENOENT) { // somebody took the table away
+	err := b.setExceptions(x, from)
+	if errors.Is(err, syscall.ENOENT) { // somebody took the table away, or an element
 		if err = b.setUp(); err == nil {
-			err = b.setExceptions(x)
+			err = b.setExceptions(x, nil)
 		}
 	}
 	return err
 }
 
-func (b *nft) setExceptions(x Exceptions) error {
+func (b *nft) setExceptions(x Exceptions, from *Exceptions) error {
 	placed := map[string]int{}
-	for kind, list := range map[int][]netip.Prefix{kindNever: x.Never, kindAllow: x.Allow} {
-		var segments [2][]segment
-		for _, p := range list {
-			i := familyOf(p)
-			segments[i] = append(segments[i], segment{first: p.Addr(), last: lastAddr(p)})
+	for kind, list := range x.byKind() {
+		var gone [2][]segment
+		come := segmentsOf(list)
+		for i, all := range come {
+			placed[nftSetName(i == 1, kind, "")] = len(all)
 		}
-		for i, segments := range segments {
+		if from != nil {
+			del, add := from.byKind()[kind].difference(list)
+			gone, come = segmentsOf(del), segmentsOf(add)
+		}
+		for i := range come {
 			s := nftSet(i == 1, kind, "")
-			b.conn.FlushSet(s)
-			for some := range slices.Chunk(segments, nftMessage/2) { // the begin and end of one stay in a message
+			if from == nil {
+				b.conn.FlushSet(s)
+			}
+			for some := range slices.Chunk(gone[i], nftMessage/2) { // the begin and end of one stay in a message
+				if err := b.conn.del(s, nftIntervals(time.Time{}, some, portKey{})); err != nil {
+					return errors.Join(err, b.reset())
+				}
+			}
+			for some := range slices.Chunk(come[i], nftMessage/2) {
 				if err := b.conn.put(s, nftIntervals(time.Time{}, some, portKey{})); err != nil {
 					return errors.Join(err, b.reset())
 				}
 			}
-			placed[s.Name] = len(segments)
 		}
 	}
 	if err := b.flush("set the exceptions"); err != nil {
@@ -242,6 +252,15 @@ func (b *nft) setExceptions(x Exceptions) error {
 	}
 	b.placed, b.exceptions = placed, x
 	return nil
+}
+
+// segmentsOf gives each prefix as a segment without end, [v4, v6].
+func segmentsOf(list prefixes) (segments [2][]segment) {
+	for _, p := range list {
+		i := familyOf(p)
+		segments[i] = append(segments[i], segment{first: p.Addr(), last: lastAddr(p)})
+	}
+	return segments
 }
 
 // Check reads table, chains, rules and the heads of the sets.

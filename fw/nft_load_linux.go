@@ -107,7 +107,7 @@ func (b *nft) load(ctx context.Context, now time.Time, state State, found nftFou
 		return nil, err
 	}
 	if !found.excepts() {
-		if err := b.setExceptions(b.exceptions); err != nil {
+		if err := b.setExceptions(b.exceptions, nil); err != nil {
 			return nil, err
 		}
 	}

@@ -138,6 +138,11 @@ func (c *nftConn) take(s *nftables.Set, elements []nftables.SetElement) error {
 	if err := c.put(s, elements); err != nil {
 		return err
 	}
+	return c.del(s, elements)
+}
+
+// del queues the removal of elements that are there for certain.
+func (c *nftConn) del(s *nftables.Set, elements []nftables.SetElement) error {
 	return c.each(elements, func(part []nftables.SetElement) error { return c.SetDeleteElements(s, part) })
 }
 

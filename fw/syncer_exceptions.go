@@ -61,8 +61,10 @@ func (s *Syncer) except(ctx context.Context, anew bool) error {
 		x.placed = Exceptions{}
 	}
 	var err error
-	if anew || !x.known || !want.equal(x.placed) {
-		err = s.cfg.Backend.SetExceptions(ctx, want)
+	if anew || !x.known {
+		err = s.cfg.Backend.SetExceptions(ctx, want, nil)
+	} else if !want.equal(x.placed) {
+		err = s.cfg.Backend.SetExceptions(ctx, want, &x.placed)
 	}
 	if err == nil {
 		x.placed, x.known, x.failed, x.retryAt, x.why = want, true, 0, time.Time{}, ""
