@@ -242,6 +242,40 @@ func TestHistoryIsNotReadAfterARewrite(t *testing.T) {
 	}
 }
 
+// A file without a ban was rewritten, so that nothing tells its old lines from new ones. The follower goes on at its end,
+// and stays there: a ban that is appended before and after a restart is read.
+func TestRewrittenWithoutABan(t *testing.T) {
+	changes := map[string]func([]string) []string{
+		"the last line deleted": func(all []string) []string { return all[:1] },
+		"emptied":               func([]string) []string { return nil },
+	}
+	for name, change := range changes {
+		for _, inPlace := range []bool{false, true} {
+			for _, down := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s, in place=%v, down=%v", name, inPlace, down), func(t *testing.T) {
+					path := logPath(t)
+					add(t, path, "")
+					x := newTail(t, path).poll()
+					add(t, path, "this is the line file\nnoise\n")
+					x.poll()
+					if down {
+						x.f.close()
+					}
+					edit(t, path, inPlace, change)
+					if down {
+						x.restart()
+					}
+					x.poll()
+					add(t, path, line(1))
+					x.restart().poll().want(1)
+					add(t, path, line(2))
+					x.poll().want(2).restart().poll().want()
+				})
+			}
+		}
+	}
+}
+
 // More lines than are remembered: what is in front of the known ones is older still.
 func TestRewrittenBeyondMemory(t *testing.T) {
 	address := func(n int) string { return fmt.Sprintf("HOST 10.%d.%d.%d PORT 22\n", n>>16, n>>8&255, n&255) }

@@ -47,7 +47,11 @@ func (f *Follower) plan(pos Position, now *reader) []*reader {
 	if now != nil {
 		now.rewind()
 		if len(f.marks.all) == 0 && pos.Offset > 0 && old == nil {
-			_ = now.seekEnd() // an error comes back when it is read
+			// Nothing tells old lines from new ones, so it begins at the end. That is told now: pos leads nowhere any more,
+			// and a restart would take what is appended until then for old.
+			if now.seekEnd() == nil { // an error comes back when it is read
+				f.tell(now.position())
+			}
 		}
 		f.startOver(now, old == nil || !rotated(old.name, f.cfg.Path))
 		queue = append(queue, now)
