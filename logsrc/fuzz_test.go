@@ -19,6 +19,9 @@ func FuzzParse(f *testing.F) {
 		"HOST [2001:db8::7] PORT 0:65535 bantime=-1",
 		"HOST ::ffff:192.0.2.7 PORT all x=y",
 		"HOST fe80::1%eth0 PORT 22",
+		"HOST 192.0.2.7 PORT nosuch bantime=soon",
+		"HOST 192.0.2.7 PORT 70000 failures=-1",
+		"HOST 192.0.2.7 PORT  bantime=600",
 		"\x00\x00Nov  2 11:02:11 web2 newbans[731]: HOST 192.0.2.7 PORT 0\n",
 	} {
 		f.Add([]byte(seed))
@@ -42,9 +45,13 @@ func FuzzParse(f *testing.F) {
 			l.Failures < 0 || l.Failures > MaxFailures || l.Pid < 0 || strings.Count(l.Ports, ",") >= MaxPortItems {
 			t.Fatalf("out of bounds: %+v", l)
 		}
+		if l.Misread != 0 && l.Misread != BadPort && l.Misread != UnknownService && l.Misread != BadOption {
+			t.Fatalf("misread: %v", l.Misread)
+		}
 
 		plain := l
 		plain.Tag, plain.Pid, plain.Origin, plain.Emitted = "", 0, "", false
+		plain.Misread = 0 // what was misread is left out, so nothing is wrong with the line now
 		if got, err := Parse([]byte(writePlain(plain))); err != nil || got != plain {
 			t.Fatalf("%q:\n got %+v, %v\nwant %+v", writePlain(plain), got, err, plain)
 		}
