@@ -220,8 +220,8 @@ func (m *Mesh) keysAt(ctx context.Context, addr netip.AddrPort) ([][]byte, error
 	return decodeKeysAnswer(b)
 }
 
-// dialMember opens a TLS connection, good for askKeysTimeout, to a node whose key accept takes. The handshake proves that the
-// node is at addr.
+// dialMember opens a TLS connection, good for askKeysTimeout or until ctx ends, to a node whose key accept takes. The
+// handshake proves that the node is at addr.
 func (m *Mesh) dialMember(ctx context.Context, addr netip.AddrPort, accept func(ed25519.PublicKey) error) (*tls.Conn, error) {
 	conf, err := enrolTLS(m.cfg.Identity, accept)
 	if err != nil {
@@ -231,7 +231,11 @@ func (m *Mesh) dialMember(ctx context.Context, addr netip.AddrPort, accept func(
 	if tr == nil {
 		return nil, ErrStopped
 	}
-	raw, err := tr.dialTLS(memberlist.Address{Addr: addr.String()}, maxDial)
+	wait := maxDial
+	if end, ok := ctx.Deadline(); ok {
+		wait = time.Until(end)
+	}
+	raw, err := tr.dialTLS(memberlist.Address{Addr: addr.String()}, wait)
 	if err != nil {
 		return nil, err
 	}

@@ -70,6 +70,10 @@ type Config struct {
 	// bytes. It is called by the goroutine that calls Deliver; the bytes may be kept.
 	Noticed func(from ID, payload []byte)
 
+	// Answer answers a question that another member, whose certificate counts, asks with Query: at most MaxAnswer bytes, before
+	// ctx ends. It is called from several goroutines at a time. nil, or an error: the member gets no answer.
+	Answer func(ctx context.Context, from ID, question []byte) ([]byte, error)
+
 	Peers        []Peer             // remembered from earlier runs; at most MaxPeers are used, the first ones
 	PeersChanged func(peers []Peer) // the whole list to remember, at most every few seconds
 	KnownChanged func()             // Known returns other addresses than before

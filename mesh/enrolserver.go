@@ -54,8 +54,11 @@ func (m *Mesh) answerJoiner(raw net.Conn, from string) error {
 	if err := conn.SetDeadline(time.Now().Add(enrolTimeout)); err != nil {
 		return err
 	}
-	if requestVersion(b) == keysVersion {
+	switch requestVersion(b) {
+	case keysVersion:
 		return m.answerKeys(conn, key, b, from)
+	case queryVersion:
+		return m.answerQuery(conn, key, b)
 	}
 	q, err := decodeEnrolRequest(b)
 	if err != nil {
@@ -99,7 +102,11 @@ func (m *Mesh) newServerTLS() (*tls.Config, error) {
 	}
 	conf.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		now, from := time.Now(), sourceOf(hello.Conn.RemoteAddr(), m.peers.isSource)
-		if !m.enrolRate.take(now, from, 1) || !m.peers.isSource(from) && !m.hellos.allow(now) {
+		if m.peers.isSource(from) {
+			if !m.queries.hellos.take(now, from, 1) {
+				return nil, errManyHellos
+			}
+		} else if !m.enrolRate.take(now, from, 1) || !m.hellos.allow(now) {
 			return nil, errManyHellos
 		}
 		return nil, nil // as conf says

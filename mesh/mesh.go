@@ -59,6 +59,7 @@ type Mesh struct {
 	// strangerAnswers are those to nodes whose certificate has not come.
 	strangerAnswers buckets[ID]
 	noticers        noticers
+	queries         queries
 	problems        problems
 	count           counters
 	warnings        chan warning                    // memberlist's and the guard's goroutines send, the core's receives, nobody closes; full: dropped
@@ -143,6 +144,7 @@ func New(cfg Config) (*Mesh, error) {
 	m.asks = asks{wake: make(chan struct{}, 1), open: make(map[[16]byte]openAsk)}
 	m.answers = newBuckets[ID](answerRate, answerBurst)
 	m.strangerAnswers = newBuckets[ID](answerRate, answerBurst)
+	m.queries = newQueries()
 	m.noticers = noticers{last: make(map[ID]*noticer)}
 	m.problems = problems{tell: cfg.OnProblem, count: &m.count.problems, last: make(map[string]time.Time)}
 	return m, nil

@@ -1,0 +1,221 @@
+package mesh
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// A member may ask others what they do and what they know: one question and one answer over TLS on the mesh's port, as
+// joiners use. The handshake is signed with the keys of both nodes, and it binds the answer to the question. Only members
+// that count ask and are asked. This package reads neither text.
+
+const (
+	queryVersion = 3 // of a message on the enrolment's connection that asks a member
+	queryFields  = 3
+	queryAnswer  = 2
+	// MaxQuestion and MaxAnswer bound a question and its answer, in bytes.
+	MaxQuestion, MaxAnswer = 512, 6 << 10
+	// QueryTimeout bounds one question, on either side.
+	QueryTimeout = 2 * time.Second
+	// queriesAtOnce bounds the members that one Query asks at a time.
+	queriesAtOnce = 64
+	// queryBurst questions of one member may follow one another, then queryRate a second. Who asks keeps to it too.
+	queryBurst, queryRate = 20, 4
+	// answersAtOnce bounds the questions that are being answered, answersOf those of one member.
+	answersAtOnce, answersOf = 16, 2
+	// queryHellos handshakes from the address of a member may follow one another, then queryHelloRate a second: several
+	// members may share one.
+	queryHellos, queryHelloRate = 60, 10
+)
+
+var (
+	// ErrAskedTooOften: this node asks a member more often than members answer.
+	ErrAskedTooOften = errors.New("asked too often")
+	errNoAnswers     = errors.New("too many questions")
+)
+
+// Answer is what became of a question to one member.
+type Answer struct {
+	ID   ID
+	Text []byte // at most MaxAnswer bytes; only the member's word
+	Err  error  // why there is none
+}
+
+// query is a question as it travels.
+type query struct {
+	MeshID [16]byte
+	Text   []byte
+}
+
+func (q query) encode() []byte {
+	b := appendArray(nil, queryFields)
+	b = appendUint(b, queryVersion)
+	b = appendBin(b, q.MeshID[:])
+	return appendBin(b, q.Text)
+}
+
+func decodeQuery(b []byte) (q query, err error) {
+	r := reader{b: b}
+	r.arrayOf(queryFields)
+	if v := r.uint(); r.err == nil && v != queryVersion {
+		return q, fmt.Errorf("version %d, want %d", v, queryVersion)
+	}
+	r.fixed(q.MeshID[:])
+	q.Text = bytes.Clone(r.bin(MaxQuestion))
+	return q, r.end()
+}
+
+func encodeQueryAnswer(text []byte) []byte {
+	b := appendArray(nil, queryAnswer)
+	b = appendUint(b, queryVersion)
+	return appendBin(b, text)
+}
+
+func decodeQueryAnswer(b []byte) ([]byte, error) {
+	r := reader{b: b}
+	r.arrayOf(queryAnswer)
+	if v := r.uint(); r.err == nil && v != queryVersion {
+		return nil, fmt.Errorf("version %d, want %d", v, queryVersion)
+	}
+	text := bytes.Clone(r.bin(MaxAnswer))
+	return text, r.end()
+}
+
+// queries bounds what this node asks and what it answers.
+type queries struct {
+	asked  buckets[ID]
+	heard  buckets[ID]
+	hellos buckets[netip.Addr] // TLS handshakes from the addresses of members
+
+	mu        sync.Mutex
+	answering map[ID]int
+	all       int
+}
+
+func newQueries() queries {
+	return queries{
+		asked: newBuckets[ID](queryRate, queryBurst), heard: newBuckets[ID](queryRate, queryBurst),
+		hellos: newBuckets[netip.Addr](queryHelloRate, queryHellos), answering: make(map[ID]int),
+	}
+}
+
+// begin reports whether a question of a member is to be answered now; end must be called after it.
+func (q *queries) begin(now time.Time, from ID) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.all >= answersAtOnce || q.answering[from] >= answersOf || !q.heard.take(now, from, 1) {
+		return false
+	}
+	q.all++
+	q.answering[from]++
+	return true
+}
+
+func (q *queries) end(from ID) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.all--
+	if q.answering[from]--; q.answering[from] == 0 {
+		delete(q.answering, from)
+	}
+}
+
+// Query asks members a question (at most MaxQuestion bytes), side by side, and returns their answers in the same order. It
+// waits for QueryTimeout or the end of ctx. Errors match ErrNotAlive, ErrAskedTooOften, ErrNoAuthority or ErrStopped; any
+// other says that the member did not answer.
+func (m *Mesh) Query(ctx context.Context, members []ID, question []byte) []Answer {
+	ctx, cancel := context.WithTimeout(ctx, QueryTimeout)
+	defer cancel()
+	answers := make([]Answer, len(members))
+	free := make(chan struct{}, queriesAtOnce)
+	var wg sync.WaitGroup
+	for i, id := range members {
+		answers[i].ID = id
+		select {
+		case free <- struct{}{}:
+		case <-ctx.Done():
+			answers[i].Err = ctx.Err()
+			continue
+		}
+		wg.Go(func() {
+			answers[i].Text, answers[i].Err = m.queryOne(ctx, id, question)
+			<-free
+		})
+	}
+	wg.Wait()
+	return answers
+}
+
+func (m *Mesh) queryOne(ctx context.Context, id ID, question []byte) ([]byte, error) {
+	switch {
+	case len(question) > MaxQuestion:
+		return nil, fmt.Errorf("question of %d bytes, want at most %d", len(question), MaxQuestion)
+	case !m.cfg.Secrets.HasAuthority():
+		return nil, ErrNoAuthority
+	}
+	node := m.peers.node(id)
+	if node == nil || !m.isMember(m.now(), id) {
+		return nil, ErrNotAlive
+	}
+	if !m.queries.asked.take(m.now(), id, 1) {
+		return nil, ErrAskedTooOften
+	}
+	conn, err := m.dialMember(ctx, nodeAddr(node), func(key ed25519.PublicKey) error {
+		if IDOf(key) != id {
+			return errOtherNode
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.NetConn().Close() }() // the length says where the answer ends: no goodbye is needed
+	stop := context.AfterFunc(ctx, func() { _ = conn.NetConn().Close() })
+	defer stop()
+	if err := writeMessage(conn, query{MeshID: m.cfg.Secrets.MeshID, Text: question}.encode()); err != nil {
+		return nil, err
+	}
+	b, err := readMessage(conn)
+	if err != nil {
+		return nil, err
+	}
+	return decodeQueryAnswer(b)
+}
+
+// answerQuery answers a member, whose key the connection proved.
+func (m *Mesh) answerQuery(conn *tls.Conn, key ed25519.PublicKey, b []byte) error {
+	q, err := decodeQuery(b)
+	if err != nil {
+		return err
+	}
+	id, tr := IDOf(key), m.tr.Load()
+	switch {
+	case q.MeshID != m.cfg.Secrets.MeshID || !m.cfg.Secrets.HasAuthority():
+		return ErrOtherMesh
+	case !m.isMember(m.now(), id):
+		return errStranger
+	case m.cfg.Answer == nil || tr == nil:
+		return ErrStopped
+	case !m.queries.begin(m.now(), id):
+		m.count.limited.Add(1)
+		return errNoAnswers
+	}
+	defer m.queries.end(id)
+	ctx, cancel := context.WithTimeout(tr.ctx, QueryTimeout)
+	defer cancel()
+	text, err := m.cfg.Answer(ctx, id, q.Text)
+	if err != nil {
+		return err
+	}
+	if len(text) > MaxAnswer {
+		return fmt.Errorf("answer of %d bytes, want at most %d", len(text), MaxAnswer)
+	}
+	return writeMessage(conn, encodeQueryAnswer(text))
+}
