@@ -77,7 +77,8 @@ made later counts again.
 
 Prints a line for each address that is lifted. One that is not banned is named on
 stderr, and the exit code is 5. One that a wider ban still drops is named with that ban,
-and the exit code is 4.
+and the exit code is 4. Where the fail2ban of a node still bans the address, stderr says so
+and what to type there.
 
 With --json one object a line: prefix, until (null), note, error {code, message, hint, rule}.`,
 		flags: []cli.Flag{text("reason", "`TEXT` shown to everyone who asks why"), jsonFlag("one object a line")},

@@ -65,9 +65,12 @@ func (c *command) whyVerb() *verb {
 		name: "why", args: "ADDR", short: "explain what this node does about an address",
 		long: `Says whether this node drops packets from the address (or CIDR), then names every
 record that bears on it: who said it, when, why, until when, and what became of it.
+It asks the other nodes as well, and names one that does not answer as unknown; where the
+fail2ban of a node still bans the address, it says what to type there.
 
 With --json one object: address, verdict, summary, findings (kind, prefix, ports,
-origin, issued, until, reason, source, status, origin_id).`,
+origin, issued, until, reason, source, status, origin_id), nodes (name, id, verdict, why,
+fail2ban).`,
 		flags: []cli.Flag{jsonFlag("one object")},
 		examples: `meshban why 203.0.113.7
 meshban why 203.0.113.7 --json | jq -r .verdict`,
@@ -99,7 +102,26 @@ func (c *command) why(ctx *cli.Context) error {
 	for _, f := range rep.Findings {
 		fmt.Fprintf(c.out, "- %s\n", clean(c.finding(f)))
 	}
+	for _, n := range rep.Nodes {
+		fmt.Fprintln(c.out, clean(nodeAnswer(n)))
+	}
 	return nil
+}
+
+// nodeAnswer is what another node does about an address, in a line.
+func nodeAnswer(n control.NodeAnswer) string {
+	text := n.Name + ": " + n.Verdict
+	switch {
+	case n.Why == "":
+	case n.Verdict == control.VerdictUnknown:
+		text += " (" + n.Why + ")"
+	default:
+		text += ": " + n.Why
+	}
+	if n.Fail2ban != "" {
+		text += "; " + n.Fail2ban
+	}
+	return text
 }
 
 // finding is one record in a sentence.

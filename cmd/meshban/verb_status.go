@@ -20,7 +20,9 @@ func (c *command) membersVerb() *verb {
 	return &verb{
 		name: "members", short: "show the nodes of the mesh",
 		long: `A table of name, id, address, state (alive, suspect, dead, left), whether it holds the
-same records as this node, round trip and version. A * marks this node. The name is the
+same records as this node, round trip, version, and what the node itself says: its
+firewall backend, how many bans its kernel holds, and how many problems it has (? = it does
+not answer). A * marks this node. The name is the
 one in the node's certificate, never one that the node claims; a node without a certified
 name goes by its short id. A node that is revoked, or not certified (its certificate has
 ended, or has not come yet), is ignored.
@@ -29,7 +31,8 @@ With --json one object a line: name, id, addr, state, in_sync, rtt_ms, version, 
 key_generation (of the newest key of the mesh that it has), certificate (valid, none,
 revoked), certificate_until, revoked (when), revoked_for, caps {rate, active,
 widest_ipv4, widest_ipv6, max_for: what is missing leaves it to each node's config;
-unban_any, import}.`,
+unban_any, import}, and as the node itself says, null where it does not answer: holds_ca
+(ca.key is there), backend, enforced, problems.`,
 		flags: []cli.Flag{jsonFlag("one object a line")},
 		examples: `meshban members
 meshban members --json | jq -r 'select(.state!="alive") | .name'`,
@@ -52,7 +55,7 @@ func (c *command) members(ctx *cli.Context) error {
 	for _, m := range members {
 		alike[m.Name]++
 	}
-	t := newTable(c.out, "NAME", "ID", "ADDRESS", "STATE", "IN SYNC", "RTT", "VERSION")
+	t := newTable(c.out, "NAME", "ID", "ADDRESS", "STATE", "IN SYNC", "RTT", "VERSION", "BACKEND", "ENFORCED", "PROBLEMS")
 	for _, m := range members {
 		name, rtt, sync := m.Name, "-", "no"
 		if alike[m.Name] > 1 {
@@ -77,11 +80,35 @@ func (c *command) members(ctx *cli.Context) error {
 		case control.CertNone:
 			state += ", not certified"
 		}
-		if err := t.row(name, short(m.ID), or(m.Addr, "-"), state, sync, rtt, or(m.Version, "-")); err != nil {
+		if err := t.row(name, short(m.ID), or(m.Addr, "-"), state, sync, rtt, or(m.Version, "-"), said(m.Backend), saidCount(m.Enforced), problemCount(m)); err != nil {
 			return err
 		}
 	}
 	return t.close()
+}
+
+// unsaid stands where a node has not told.
+const unsaid = "?"
+
+func said(text *string) string {
+	if text == nil {
+		return unsaid
+	}
+	return *text
+}
+
+func saidCount(n *int) string {
+	if n == nil {
+		return unsaid
+	}
+	return count(*n)
+}
+
+func problemCount(m control.Member) string {
+	if m.Problems == nil {
+		return unsaid
+	}
+	return count(len(m.Problems))
 }
 
 func (c *command) statusVerb() *verb {
@@ -93,7 +120,7 @@ an operator should look at.
 With --json one object: name, id, version, uptime_s, addr, mesh {alive, total,
 in_sync, digest, key_generation}, bans {active, pending, held, allowed}, firewall
 {backend, enforced, repairs, last_error}, lines {file, accepted, ignored, echoes,
-emitted}, problems. key_generation is how often the mesh's key was rotated, digest is equal on two nodes exactly when they hold the same live records.`,
+emitted}, problems, reminders. key_generation is how often the mesh's key was rotated, digest is equal on two nodes exactly when they hold the same live records.`,
 		flags: []cli.Flag{jsonFlag("one object")},
 		examples: `meshban status
 meshban status --json | jq .firewall`,
@@ -148,6 +175,9 @@ func (c *command) status(ctx *cli.Context) error {
 	}
 	for _, p := range s.Problems {
 		field(c.out, "problem", p)
+	}
+	for _, r := range s.Reminders {
+		field(c.out, "reminder", r)
 	}
 	return nil
 }

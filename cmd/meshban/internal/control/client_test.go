@@ -65,6 +65,7 @@ func TestThroughTheSocket(t *testing.T) {
 		{"why not", func(a control.Agent) (any, error) {
 			rep, err := a.Why(ctx, netip.MustParsePrefix("198.51.100.0/24"))
 			rep.Findings = slices.Concat([]control.Finding{}, rep.Findings)
+			rep.Nodes = slices.Concat([]control.NodeAnswer{}, rep.Nodes)
 			return rep, err
 		}},
 		{"members", func(a control.Agent) (any, error) { return a.Members(ctx) }},

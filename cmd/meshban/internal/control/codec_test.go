@@ -235,7 +235,7 @@ func FuzzReplies(f *testing.F) {
 	for _, v := range []any{
 		Result{prefix, until, StateEnforced, "already banned", &Error{Code: CodePolicy, Message: "no", Hint: "ask"}},
 		AllowEntry{prefix, until, "web1", "a1", "office", "mesh"},
-		WhyReply{prefix, VerdictDropped, "dropped", []Finding{{Kind: "ban", Prefix: prefix, Origin: "web1", Issued: until, Until: until}}},
+		WhyReply{prefix, VerdictDropped, "dropped", []Finding{{Kind: "ban", Prefix: prefix, Origin: "web1", Issued: until, Until: until}}, []NodeAnswer{{Name: "web2", Verdict: VerdictUnknown, Why: "no answer"}}},
 		HeldEntry{Prefix: prefix, Origin: "web2", ID: "a1", Issued: until, Until: until, By: "breaker"},
 		InviteReply{"mb1-x", 3, until}, AuditEntry{Time: until, What: "ban", Prefixes: []netip.Prefix{prefix}, Via: ViaMesh, Node: "web1"},
 		Member{Name: "web1", State: MemberAlive}, RevokeReply{Name: "web1", Revoked: until, Last: []LastBan{{Prefix: prefix, Ports: "22/tcp", Issued: until, Arrived: until}}},

@@ -61,14 +61,19 @@ type whyJSON struct {
 	Verdict  string     `json:"verdict"`
 	Summary  string     `json:"summary"`
 	Findings []Finding  `json:"findings"`
+
+	Nodes []NodeAnswer `json:"nodes"`
 }
 
-// MarshalJSON writes address, verdict, summary and findings (never null).
+// MarshalJSON writes address, verdict, summary, findings and nodes (neither is null).
 func (r WhyReply) MarshalJSON() ([]byte, error) {
 	if r.Findings == nil {
 		r.Findings = []Finding{}
 	}
-	return json.Marshal(whyJSON{prefixText(r.Address), r.Verdict, r.Summary, r.Findings})
+	if r.Nodes == nil {
+		r.Nodes = []NodeAnswer{}
+	}
+	return json.Marshal(whyJSON{prefixText(r.Address), r.Verdict, r.Summary, r.Findings, r.Nodes})
 }
 
 // UnmarshalJSON reads what MarshalJSON writes.
@@ -77,7 +82,7 @@ func (r *WhyReply) UnmarshalJSON(data []byte) error {
 	if err := json.Unmarshal(data, &w); err != nil {
 		return err
 	}
-	*r = WhyReply{netip.Prefix(w.Address), w.Verdict, w.Summary, w.Findings}
+	*r = WhyReply{netip.Prefix(w.Address), w.Verdict, w.Summary, w.Findings, w.Nodes}
 	return nil
 }
 

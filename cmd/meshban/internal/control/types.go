@@ -161,6 +161,7 @@ const (
 	VerdictNotDropped = "not dropped"
 	VerdictPorts      = "dropped on some ports"
 	VerdictWithheld   = "banned, but not enforced" // see StateNotEnforced
+	VerdictUnknown    = "unknown"                  // of another node: it has not told
 )
 
 // WhyReply tells what this node does about an address, and which records make it do so.
@@ -169,6 +170,16 @@ type WhyReply struct {
 	Verdict  string    // VerdictDropped and the like
 	Summary  string    // one plain sentence for people
 	Findings []Finding // at most MaxFindings are sent
+	Nodes    []NodeAnswer
+}
+
+// NodeAnswer is what another node says that it does about an address.
+type NodeAnswer struct {
+	Name     string `json:"name"` // see Names
+	ID       string `json:"id"`
+	Verdict  string `json:"verdict"`            // VerdictDropped and the like, or VerdictUnknown
+	Why      string `json:"why,omitempty"`      // of anything but a plain drop; "no answer" and the like where it is unknown
+	Fail2ban string `json:"fail2ban,omitempty"` // what its fail2ban still bans, and what to type there
 }
 
 // Finding is one record that bears on an address.
@@ -215,6 +226,11 @@ type Member struct {
 	RevokedFor  string     `json:"revoked_for,omitempty"`
 	// Caps are those of a certificate that counts.
 	Caps *Caps `json:"caps,omitempty"`
+	// What the node itself tells; nil: it has not answered.
+	HoldsCA  *bool    `json:"holds_ca"` // the authority's key is in its state folder
+	Backend  *string  `json:"backend"`
+	Enforced *int     `json:"enforced"`
+	Problems []string `json:"problems"`
 }
 
 // What a Member's certificate is worth.
@@ -238,6 +254,8 @@ type Status struct {
 	// Fail2ban is null where `meshban setup fail2ban` has not connected the two.
 	Fail2ban *Fail2banStatus `json:"fail2ban,omitempty"`
 	Problems []string        `json:"problems"` // what an operator should look at, in plain words; empty = all is well
+	// Reminders are what is still to be done once, in plain words.
+	Reminders []string `json:"reminders,omitempty"`
 }
 
 // MeshStatus counts members, this node included. Digest is equal on two nodes exactly when they hold the same live

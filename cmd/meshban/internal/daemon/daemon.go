@@ -89,6 +89,7 @@ type Daemon struct {
 	smallRate *rate.Limiter // of frames that are not full
 	echoes    *echoes
 	problems  *problems
+	others    *others
 	lines     lineCounts
 
 	ssh        *hostinfo.Sessions               // New's, then watchSessions' alone
@@ -123,7 +124,7 @@ func New(ctx context.Context, cfg Config) (*Daemon, error) {
 	d := &Daemon{
 		home: cfg.Home, version: cfg.Version, log: cfg.Logger, level: cfg.Level,
 		reload: cfg.Reload, reread: cfg.Reread, host: cfg.Host, cfg: cfg.Config, started: time.Now(),
-		hub: newHub(), emit: newEmitQueue(), echoes: newEchoes(), problems: newProblems(),
+		hub: newHub(), emit: newEmitQueue(), echoes: newEchoes(), problems: newProblems(), others: newOthers(),
 		bulkRate: rate.NewLimiter(mesh.SayBulkRate, mesh.SayBulkBurst), smallRate: rate.NewLimiter(mesh.SayRate, mesh.SayBurst),
 		ssh: hostinfo.NewSessions(), neverKick: make(chan struct{}, 1), expireKick: make(chan struct{}, 1),
 		noticeKick: make(chan struct{}, 1), granted: make(map[ban.Origin]mesh.Caps), debts: make(map[ban.Origin]*debt), reports: make(map[ban.Origin]report), slowed: make(map[ban.Origin]time.Time),

@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
@@ -59,11 +58,7 @@ func (d *Daemon) confirmFail2ban(ctx context.Context, results []control.Result) 
 		case r.Err != nil:
 			r.Err, note = nil, name+"'s fail2ban alone banned it, and has let go"
 		}
-		if r.Err != nil && note != "" {
-			r.Err.Hint = strings.TrimPrefix(r.Err.Hint+"; "+note, "; ")
-		} else if note != "" {
-			r.Note = strings.TrimPrefix(r.Note+"; "+note, "; ")
-		}
+		addNote(r, note)
 	}
 }
 

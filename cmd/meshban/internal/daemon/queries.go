@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/meshban/meshban/ban"
@@ -65,11 +66,27 @@ func (d *Daemon) Allowed(context.Context) ([]control.AllowEntry, error) {
 
 // Why implements control.Agent.
 func (d *Daemon) Why(ctx context.Context, prefix netip.Prefix) (control.WhyReply, error) {
+	var nodes []control.NodeAnswer
+	var wait sync.WaitGroup
+	wait.Go(func() { nodes = d.askWhy(ctx, prefix) })
+	reply, banned := d.explain(prefix)
+	if !banned {
+		if bans := d.fail2banFindings(ctx, prefix); len(bans) > 0 {
+			reply.Summary += " But " + fail2ban.Describe(d.config().Name, bans) + "."
+		}
+	}
+	wait.Wait()
+	reply.Nodes = nodes
+	return reply, nil
+}
+
+// explain tells what this node does about a prefix, and whether it bans it.
+func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bool) {
 	d.mu.Lock()
 	findings := d.table.Why(prefix)
 	verdict, banned := d.table.Lookup(prefix)
 	d.mu.Unlock()
-	reply := control.WhyReply{Address: prefix, Verdict: control.VerdictNotDropped}
+	reply = control.WhyReply{Address: prefix, Verdict: control.VerdictNotDropped}
 	for _, f := range findings {
 		out := control.Finding{
 			Kind: f.Kind.String(), Prefix: f.Prefix, Ports: f.Ports.String(), Issued: f.Issued, Until: f.Until,
@@ -113,13 +130,7 @@ func (d *Daemon) Why(ctx context.Context, prefix netip.Prefix) (control.WhyReply
 	default:
 		reply.Summary = fmt.Sprintf("This node lets %s through: %s.", show(prefix), reply.Findings[0].Status)
 	}
-	if banned {
-		return reply, nil
-	}
-	if bans := d.fail2banFindings(ctx, prefix); len(bans) > 0 {
-		reply.Summary += " But " + fail2ban.Describe(d.config().Name, bans) + "."
-	}
-	return reply, nil
+	return reply, banned
 }
 
 // stamp writes a time for people: whole seconds, rounded up as everywhere.
@@ -128,8 +139,9 @@ func stamp(t time.Time) string {
 }
 
 // Members implements control.Agent.
-func (d *Daemon) Members(context.Context) ([]control.Member, error) {
-	members := d.mesh.Members()
+func (d *Daemon) Members(ctx context.Context) ([]control.Member, error) {
+	heard := d.hearAll(ctx, membersFresh)
+	members, now := d.mesh.Members(), time.Now()
 	out := make([]control.Member, 0, len(members))
 	listed := make(map[mesh.ID]bool)
 	for _, m := range members {
@@ -142,6 +154,11 @@ func (d *Daemon) Members(context.Context) ([]control.Member, error) {
 		}
 		d.certified(&c, d.mesh.Standing(m.ID))
 		listed[m.ID] = true
+		if m.Self {
+			d.tell(now).fill(&c)
+		} else if h, ok := heard[m.ID]; ok && h.err == nil {
+			h.fill(&c)
+		}
 		if m.RTT > 0 {
 			ms := float64(m.RTT.Microseconds()) / 1000
 			c.RTTms = &ms
@@ -161,6 +178,17 @@ func (d *Daemon) Members(context.Context) ([]control.Member, error) {
 
 // Status implements control.Agent.
 func (d *Daemon) Status(ctx context.Context) (control.Status, error) {
+	s := d.localStatus()
+	s.Fail2ban = d.fail2banStatus(ctx)
+	if text := d.authorityProblem(ctx); text != "" {
+		s.Problems = append(s.Problems, "authority: "+text)
+	}
+	s.Reminders = d.reminders(s.Mesh)
+	return s, nil
+}
+
+// localStatus returns what this node knows without asking anybody.
+func (d *Daemon) localStatus() control.Status {
 	if text := d.standingProblem(); text != "" {
 		d.problems.set(string(mesh.ProblemCertificate), text)
 	}
@@ -191,7 +219,6 @@ func (d *Daemon) Status(ctx context.Context) (control.Status, error) {
 		}
 	}
 	s.Lines.MisreadBy = misread(file.Misread, d.lines.allPorts.Load())
-	s.Fail2ban = d.fail2banStatus(ctx)
 	// What was accepted as a line and then not banned is counted apart, so that no line is unaccounted for.
 	s.Lines.Accepted -= min(s.Lines.Accepted, s.Lines.Echoes)
 	if refused := d.lines.refused.Load(); refused > 0 {
@@ -219,7 +246,7 @@ func (d *Daemon) Status(ctx context.Context) (control.Status, error) {
 	if kernel.Backend == fw.NameNone {
 		problem("firewall", "backend none: no packet is dropped on this machine")
 	}
-	return s, nil
+	return s
 }
 
 // meshStatus counts members.

@@ -80,7 +80,9 @@ func (d *Daemon) Unban(ctx context.Context, req control.UnbanRequest) (control.U
 			results[i].Note = d.othersNote("others lift only what this node itself has banned: it may not lift the bans of others", banners[r.Prefix])
 		}
 	}
+	noteOthers := d.askLifted(ctx, results)
 	d.confirmFail2ban(ctx, results)
+	noteOthers()
 	return control.UnbanReply{Results: results}, err
 }
 

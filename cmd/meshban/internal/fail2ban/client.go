@@ -28,6 +28,9 @@ var ourActions = []string{"meshban-default", "meshban"}
 // jailName is what may be asked about; fail2ban itself allows hardly more.
 var jailName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}$`)
 
+// IsJailName reports whether a text can be the name of a jail that may be asked about.
+func IsJailName(s string) bool { return jailName.MatchString(s) }
+
 // Client runs fail2ban-client.
 type Client struct {
 	Args []string // in front of the client's own; nil = this machine's server

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/cmd/meshban/internal/ownfile"
 	"github.com/meshban/meshban/mesh"
 )
 
@@ -90,6 +92,9 @@ func (d Dir) Export(file string, move bool) error {
 	if err := authority.Export(file, secrets); err != nil {
 		return err
 	}
+	if err := d.noteExport(mesh.IDOf(authority.Public())); err != nil {
+		return err
+	}
 	if !move {
 		return nil
 	}
@@ -101,6 +106,25 @@ func (d Dir) Export(file string, move bool) error {
 		return fmt.Errorf("take the authority's key off this node: %w", err)
 	}
 	return nil
+}
+
+// noteExport writes down that the key of an authority was exported.
+func (d Dir) noteExport(authority mesh.ID) error {
+	f, err := ownfile.Open(d.exported(), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("the key is exported, but not noted as that: %w", err)
+	}
+	_, err = f.WriteString(authority.String() + "\n")
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("the key is exported, but not noted as that: %w", err)
+	}
+	return nil
+}
+
+// Exported reports whether the key of an authority was exported from this folder.
+func (d Dir) Exported(authority mesh.ID) bool {
+	text, err := os.ReadFile(d.exported())
+	return err == nil && strings.TrimSpace(string(text)) == authority.String()
 }
 
 // Import puts the authority's key of an exported file into the folder, whose mesh it must be the authority of. The

@@ -37,6 +37,9 @@ func (d Dir) Store() string       { return filepath.Join(string(d), "store.db") 
 func (d Dir) Socket() string      { return filepath.Join(string(d), control.SocketName) }
 func (d Dir) Audit() string       { return filepath.Join(string(d), "audit.jsonl") }
 
+// exported is the file that says which authority's key was exported from this folder.
+func (d Dir) exported() string { return filepath.Join(string(d), "ca.exported") }
+
 // lock is the file whose lock the running agent holds.
 func (d Dir) lock() string { return filepath.Join(string(d), "lock") }
 
@@ -62,7 +65,7 @@ func (d Dir) Check() error {
 		return fmt.Errorf("state folder: %w", err)
 	}
 	for _, path := range []string{
-		d.Config(), d.Identity(), d.Secrets(), d.Authority(), d.Certificate(), d.Store(), d.Audit(), d.lock(),
+		d.Config(), d.Identity(), d.Secrets(), d.Authority(), d.Certificate(), d.Store(), d.Audit(), d.lock(), d.exported(),
 	} {
 		if err := ownfile.Check(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("state folder: %w", err)

@@ -244,6 +244,11 @@ func (a *Agent) Why(_ context.Context, p netip.Prefix) (control.WhyReply, error)
 			Kind: "ban", Prefix: p, Ports: e.Ports, Origin: "web1", Issued: e.Until.Add(-DefaultFor), Until: e.Until,
 			Reason: e.Reason, Source: e.Source, Status: "enforced",
 		}},
+		Nodes: []control.NodeAnswer{
+			{Name: "web2", ID: "ffeeddccbbaa99887766554433221100", Verdict: control.VerdictUnknown, Why: "no answer"},
+			{Name: "web3", ID: web3, Verdict: control.VerdictNotDropped, Why: "held for the operator",
+				Fail2ban: "web3's fail2ban (jail sshd) still bans 203.0.113.7"},
+		},
 	}, nil
 }
 
@@ -251,7 +256,7 @@ func (a *Agent) Why(_ context.Context, p netip.Prefix) (control.WhyReply, error)
 func (a *Agent) Members(context.Context) ([]control.Member, error) {
 	return []control.Member{
 		{Name: "web1", ID: "00112233445566778899aabbccddeeff", Addr: "192.0.2.1:7946", State: control.MemberAlive,
-			InSync: true, Version: "1.0.0", Self: true},
+			InSync: true, Version: "1.0.0", Self: true, HoldsCA: new(true), Backend: new("nftables"), Enforced: new(1234), Problems: []string{}},
 		{Name: "web2", ID: "ffeeddccbbaa99887766554433221100", Addr: "192.0.2.2:7946", State: control.MemberSuspect,
 			RTTms: new(0.42), Version: "1.0.0"},
 	}, nil
@@ -274,7 +279,7 @@ func (a *Agent) Status(ctx context.Context) (control.Status, error) {
 			Tried: []control.Attempt{{Backend: "ipset", Error: "no such module"}},
 		},
 		Lines:    control.LineStatus{File: "/var/lib/meshban/newbans.log", Accepted: 12, Ignored: 4, Echoes: 2, Emitted: 7},
-		Problems: []string{"web2 has not answered for 40 s"},
+		Problems: []string{"web2 has not answered for 40 s"}, Reminders: []string{"export ca.key"},
 	}, nil
 }
 

@@ -1,0 +1,412 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+
+	"golang.org/x/time/rate"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/fail2ban"
+	"github.com/meshban/meshban/mesh"
+)
+
+// Members ask one another what they do about an address, and how they are. This file has both ends: what this node tells
+// others, and what it makes of what others tell.
+
+const (
+	// askLimit bounds how long a command waits for other nodes: those that have not answered by then are unknown.
+	askLimit = 800 * time.Millisecond
+	// membersFresh and statusFresh are how old the answers may be that members and status show.
+	membersFresh, statusFresh = 2 * time.Second, 30 * time.Second
+	// tellFresh is how old what this node tells of itself may be, however many ask.
+	tellFresh = time.Second
+	// maxUnbanAsks bounds the addresses of one unban that other nodes are asked about.
+	maxUnbanAsks = 4
+	// addrBurst questions of one member about an address may follow one another, then one each addrEvery.
+	addrBurst, addrEvery = 10, 2 * time.Second
+	// maxToldProblems, maxToldBans and maxToldText bound what a node tells: problems, bans of its fail2ban, bytes of one text.
+	maxToldProblems, maxToldBans, maxToldText = 8, 8, 240
+)
+
+// question is what a member asks; it has at most mesh.MaxQuestion bytes as JSON.
+type question struct {
+	Addr string `json:"addr,omitempty"` // an address or CIDR; "" = only how the node is
+}
+
+// told is what a node tells; it has at most mesh.MaxAnswer bytes as JSON.
+type told struct {
+	Backend  string    `json:"backend"`
+	Enforced int       `json:"enforced"`
+	Problems []string  `json:"problems"`
+	HoldsCA  bool      `json:"holds_ca"`
+	Addr     *toldAddr `json:"addr,omitempty"` // nil: not asked, or asked too often
+}
+
+// toldAddr is what a node does about an address.
+type toldAddr struct {
+	Verdict string    `json:"verdict"`           // control.VerdictDropped and the like
+	Why     string    `json:"why,omitempty"`     // of anything but a plain drop
+	Bans    []toldBan `json:"bans,omitempty"`    // of its fail2ban
+	LetsGo  bool      `json:"lets_go,omitempty"` // its fail2ban lets go of what the mesh lifts
+	Unknown string    `json:"unknown,omitempty"` // why it is not known what its fail2ban bans
+}
+
+type toldBan struct {
+	Jail   string `json:"jail"`
+	Prefix string `json:"prefix"`
+}
+
+// heard is what a node has told, or why it has not.
+type heard struct {
+	told
+	err error
+	at  time.Time
+}
+
+// others keeps what other nodes told of themselves, and what this node tells.
+type others struct {
+	asking sync.Mutex // held while a command asks: another one waits and has the same answers
+	of     map[mesh.ID]heard
+
+	mu    sync.Mutex // guards what follows
+	self  told
+	at    time.Time                 // of self
+	addrs map[mesh.ID]*rate.Limiter // of questions about addresses
+}
+
+func newOthers() *others {
+	return &others{of: make(map[mesh.ID]heard), addrs: make(map[mesh.ID]*rate.Limiter)}
+}
+
+// takes reports whether a member may ask about an address now.
+func (o *others) takes(now time.Time, from mesh.ID) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	a := o.addrs[from]
+	if a == nil {
+		if len(o.addrs) >= ban.MaxOrigins {
+			clear(o.addrs) // costs some questions more
+		}
+		a = rate.NewLimiter(rate.Every(addrEvery), addrBurst)
+		o.addrs[from] = a
+	}
+	return a.AllowN(now, 1)
+}
+
+// answer tells a member what it asks.
+func (d *Daemon) answer(ctx context.Context, from mesh.ID, text []byte) ([]byte, error) {
+	var q question
+	if err := json.Unmarshal(text, &q); err != nil {
+		return nil, fmt.Errorf("read a question: %w", err)
+	}
+	now := time.Now()
+	t := d.tell(now)
+	if q.Addr != "" {
+		prefix, err := netip.ParsePrefix(q.Addr)
+		if err == nil {
+			prefix, err = ban.Normalize(prefix)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read a question: %w", err)
+		}
+		if d.others.takes(now, from) {
+			t.Addr = d.tellAddr(ctx, prefix)
+		}
+	}
+	return t.encode()
+}
+
+// encode leaves problems out until the rest fits.
+func (t told) encode() ([]byte, error) {
+	for {
+		text, err := json.Marshal(t)
+		if err != nil || len(text) <= mesh.MaxAnswer || len(t.Problems) == 0 {
+			return text, err
+		}
+		t.Problems = t.Problems[:len(t.Problems)-1]
+	}
+}
+
+// tell returns how this node is.
+func (d *Daemon) tell(now time.Time) told {
+	o := d.others
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if age := now.Sub(o.at); age < 0 || age >= tellFresh {
+		s := d.localStatus()
+		o.self = told{
+			Backend: s.Firewall.Backend, Enforced: s.Firewall.Enforced, HoldsCA: d.mesh.HasAuthority(),
+			Problems: cleanTexts(s.Problems, maxToldProblems),
+		}
+		o.at = now
+	}
+	return o.self
+}
+
+// tellAddr returns what this node does about an address.
+func (d *Daemon) tellAddr(ctx context.Context, prefix netip.Prefix) *toldAddr {
+	reply, _ := d.explain(prefix)
+	t := &toldAddr{Verdict: reply.Verdict, LetsGo: d.config().Fail2ban.Unban}
+	switch {
+	case reply.Verdict == control.VerdictDropped:
+	case reply.Verdict == control.VerdictNotDropped && len(reply.Findings) == 0:
+		t.Why = "no record of the mesh bears on it"
+	case reply.Verdict == control.VerdictNotDropped:
+		t.Why = cleanText(reply.Findings[0].Status)
+	default:
+		t.Why = cleanText(reply.Summary)
+	}
+	bans, err := d.fail2ban.BannedForPeer(ctx, prefix)
+	if err != nil {
+		t.Unknown = cleanText(err.Error())
+	}
+	for _, b := range bans[:min(len(bans), maxToldBans)] {
+		t.Bans = append(t.Bans, toldBan{cleanText(b.Jail), b.Prefix.String()})
+	}
+	return t
+}
+
+// readTold reads what a member told; only printable text of bounded length comes out.
+func readTold(text []byte) (told, error) {
+	var t told
+	if err := json.Unmarshal(text, &t); err != nil {
+		return told{}, fmt.Errorf("read an answer: %w", err)
+	}
+	t.Backend, t.Problems = cleanText(t.Backend), cleanTexts(t.Problems, maxToldProblems)
+	t.Enforced = max(0, t.Enforced)
+	if a := t.Addr; a != nil {
+		a.Verdict, a.Why, a.Unknown = cleanText(a.Verdict), cleanText(a.Why), cleanText(a.Unknown)
+		a.Bans = slices.DeleteFunc(a.Bans[:min(len(a.Bans), maxToldBans)], func(b toldBan) bool {
+			_, err := netip.ParsePrefix(b.Prefix)
+			return err != nil || !fail2ban.IsJailName(b.Jail) // they become part of a command to type
+		})
+	}
+	return t, nil
+}
+
+// fill puts what a node tells into its line of the members.
+func (t told) fill(m *control.Member) {
+	m.Backend, m.Enforced, m.HoldsCA, m.Problems = &t.Backend, &t.Enforced, &t.HoldsCA, t.Problems
+}
+
+// cleanText returns at most maxToldText bytes of a text, on one line and printable.
+func cleanText(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r == ' ' || unicode.IsGraphic(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, s)
+	if len(s) > maxToldText {
+		s = strings.ToValidUTF8(s[:maxToldText], "")
+	}
+	return s
+}
+
+func cleanTexts(list []string, most int) []string {
+	out := make([]string, 0, min(len(list), most))
+	for _, s := range list[:min(len(list), most)] {
+		out = append(out, cleanText(s))
+	}
+	return out
+}
+
+// ask asks members a question.
+func (d *Daemon) ask(ctx context.Context, ids []mesh.ID, q question) []heard {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	text, err := json.Marshal(q)
+	if err != nil { // texts always encode
+		return make([]heard, len(ids))
+	}
+	now := time.Now()
+	out := make([]heard, len(ids))
+	for i, a := range d.mesh.Query(ctx, ids, text) {
+		out[i] = heard{err: a.Err, at: now}
+		if a.Err == nil {
+			out[i].told, out[i].err = readTold(a.Text)
+		}
+		if out[i].err != nil {
+			d.log.Debug("a member does not answer", "name", d.names.of(ban.Origin(a.ID)), "err", cleanText(out[i].err.Error()))
+		}
+	}
+	return out
+}
+
+// silence says in a word or two why a node has not told something.
+func (h heard) silence() string {
+	switch {
+	case errors.Is(h.err, mesh.ErrAskedTooOften):
+		return "asked too often"
+	case h.err != nil:
+		return "no answer"
+	}
+	return ""
+}
+
+// otherMembers returns the other members, and the ids of those that can be asked.
+func (d *Daemon) otherMembers() (list []mesh.Member, asked []mesh.ID) {
+	for _, m := range d.mesh.Members() {
+		if m.Self || d.mesh.Standing(m.ID).Revoked != nil {
+			continue
+		}
+		list = append(list, m)
+		if isLiving(m) && d.mesh.Counts(m.ID) {
+			asked = append(asked, m.ID)
+		}
+	}
+	return list, asked
+}
+
+func isLiving(m mesh.Member) bool { return m.State == mesh.StateAlive || m.State == mesh.StateSuspect }
+
+// hearAll returns how the other living members are; what is not older than fresh is not asked again.
+func (d *Daemon) hearAll(ctx context.Context, fresh time.Duration) map[mesh.ID]heard {
+	o, now := d.others, time.Now()
+	o.asking.Lock()
+	defer o.asking.Unlock()
+	_, ids := d.otherMembers()
+	all := make(map[mesh.ID]heard, len(ids))
+	var stale []mesh.ID
+	for _, id := range ids {
+		if h, ok := o.of[id]; ok && now.Sub(h.at) < fresh && now.Sub(h.at) >= 0 {
+			all[id] = h
+		} else {
+			stale = append(stale, id)
+		}
+	}
+	for i, h := range d.ask(ctx, stale, question{}) {
+		all[stale[i]] = h
+	}
+	o.of = all
+	return all
+}
+
+// askWhy returns what each of the other members does about an address.
+func (d *Daemon) askWhy(ctx context.Context, prefix netip.Prefix) []control.NodeAnswer {
+	list, ids := d.otherMembers()
+	heard := d.ask(ctx, ids, question{Addr: prefix.String()})
+	out := make([]control.NodeAnswer, 0, len(list))
+	for _, m := range list {
+		n := control.NodeAnswer{Name: d.names.of(ban.Origin(m.ID)), ID: m.ID.String(), Verdict: control.VerdictUnknown}
+		i := slices.Index(ids, m.ID)
+		switch {
+		case i < 0 && !isLiving(m):
+			n.Why = m.State.String()
+		case i < 0:
+			n.Why = "not certified"
+		case heard[i].err != nil:
+			n.Why = heard[i].silence()
+		case heard[i].Addr == nil:
+			n.Why = "asked too often"
+		default:
+			a := heard[i].Addr
+			n.Verdict, n.Why, n.Fail2ban = a.Verdict, a.Why, a.fail2ban(n.Name, prefix)
+		}
+		out = append(out, n)
+	}
+	return out
+}
+
+// fail2ban says what the fail2ban of a node still bans of a prefix, and what to do about it; "" if it bans nothing.
+func (a *toldAddr) fail2ban(node string, prefix netip.Prefix) string {
+	if a.Unknown != "" {
+		return "whether " + node + "'s fail2ban still bans it is not known: " + a.Unknown
+	}
+	var bans []fail2ban.Ban
+	for _, b := range a.Bans {
+		if p, err := netip.ParsePrefix(b.Prefix); err == nil && p.Overlaps(prefix) {
+			bans = append(bans, fail2ban.Ban{Jail: b.Jail, Prefix: p})
+		}
+	}
+	if len(bans) == 0 {
+		return ""
+	}
+	return fail2ban.Describe(node, bans)
+}
+
+// askLifted asks other nodes about what an unban lifted, and returns a function that waits for them and notes in the results
+// where their fail2ban still bans it.
+func (d *Daemon) askLifted(ctx context.Context, results []control.Result) func() {
+	if len(results) > maxUnbanAsks {
+		return func() {} // `meshban why` tells of each
+	}
+	notes := make([]string, len(results))
+	var wait sync.WaitGroup
+	for i := range results {
+		prefix := results[i].Prefix
+		wait.Go(func() { notes[i] = d.othersOnLifted(ctx, prefix) })
+	}
+	return func() {
+		wait.Wait()
+		for i, note := range notes {
+			addNote(&results[i], note)
+		}
+	}
+}
+
+// addNote adds something worth knowing to a success, or to what an error advises; "" adds nothing.
+func addNote(r *control.Result, note string) {
+	at := &r.Note
+	if r.Err != nil {
+		at = &r.Err.Hint
+	}
+	if note != "" {
+		*at = strings.TrimPrefix(*at+"; "+note, "; ")
+	}
+}
+
+// othersOnLifted says which other nodes' fail2ban bans what was lifted, and who does not answer.
+func (d *Daemon) othersOnLifted(ctx context.Context, prefix netip.Prefix) string {
+	_, ids := d.otherMembers()
+	var notes []string
+	for i, h := range d.ask(ctx, ids, question{Addr: prefix.String()}) {
+		name := d.names.of(ban.Origin(ids[i]))
+		switch a := h.Addr; {
+		case h.err != nil && !errors.Is(h.err, mesh.ErrAskedTooOften):
+			notes = append(notes, name+" does not answer: what its fail2ban bans is unknown")
+		case a == nil:
+		case a.LetsGo && len(a.Bans) > 0:
+			notes = append(notes, fmt.Sprintf("%s's fail2ban (jail %s) lets go of it within seconds", name, a.Bans[0].Jail))
+		default:
+			if said := a.fail2ban(name, prefix); said != "" {
+				notes = append(notes, said)
+			}
+		}
+	}
+	return strings.Join(notes, "; ")
+}
+
+// reminders are what the operator has still to do once.
+func (d *Daemon) reminders(m control.MeshStatus) []string {
+	if !d.mesh.HasAuthority() || m.Total < 2 || d.home.Exported(d.mesh.AuthorityID()) {
+		return nil
+	}
+	return []string{"ca.key is on this machine only: `meshban ca export FILE` copies it; keep the copy elsewhere"}
+}
+
+// authorityProblem says that no living node has the authority's key; "" where one has it or a node does not tell.
+func (d *Daemon) authorityProblem(ctx context.Context) string {
+	if d.distrust != "" || d.mesh.HasAuthority() {
+		return ""
+	}
+	heard := d.hearAll(ctx, statusFresh)
+	list, _ := d.otherMembers()
+	for _, m := range list {
+		if h, ok := heard[m.ID]; isLiving(m) && (!ok || h.err != nil || h.HoldsCA) {
+			return ""
+		}
+	}
+	return "no living node holds ca.key: no certificate is renewed, and nobody can be invited or revoked; " +
+		"start the agent of the node that has it, or put a copy back with `meshban ca import FILE`"
+}
