@@ -46,7 +46,9 @@ func queried(t *testing.T, nodes int, answer func(i int, ctx context.Context, qu
 	return c, answered
 }
 
-func echo(_ int, _ context.Context, question string) ([]byte, error) { return []byte("re: " + question), nil }
+func echo(_ int, _ context.Context, question string) ([]byte, error) {
+	return []byte("re: " + question), nil
+}
 
 // Members answer members, in the order in which they were asked; one that cannot be reached delays nobody beyond its limit.
 func TestQuery(t *testing.T) {
