@@ -51,6 +51,9 @@ type Update struct {
 type State struct {
 	Entries iter.Seq[Entry] // each key once; may be gone through only once
 	Len     int             // about how many, to size sets; need not be exact
+	// Meanwhile yields entries that came since it, or Entries, was last gone through. A Replace that still sends elements after
+	// the end of Entries goes through it after each slice of them, so that a fresh entry waits for one at most. nil = none come.
+	Meanwhile iter.Seq[Entry]
 }
 
 // Backend is one way to make the kernel drop packets. It is not safe for concurrent use: the [Syncer] owns it.

@@ -1,8 +1,11 @@
 package fw
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"iter"
+	"net/netip"
 	"time"
 )
 
@@ -14,10 +17,14 @@ type ipsetLoad struct {
 	bufs [2][kinds][]element
 	full [2][kinds]bool
 	left int
+
+	ports  *portBans
+	unsent map[netip.Prefix]bool // prefixes with ports whose elements are to be queued
+	slice  int                   // elements with ports since anything else was let in
 }
 
 func newIPSetLoad(b *ipset, now time.Time) *ipsetLoad {
-	return &ipsetLoad{b: b, now: now, made: map[string]bool{}}
+	return &ipsetLoad{b: b, now: now, made: map[string]bool{}, ports: newPortBans(), unsent: map[netip.Prefix]bool{}}
 }
 
 // make creates a set under its temporary name, in place of what a former run may have left there.
@@ -56,39 +63,64 @@ func (l *ipsetLoad) flush(i, kind int) error {
 	return err
 }
 
-// entries loads the entries, and gives the ports it met.
-func (l *ipsetLoad) entries(ctx context.Context, state State) (*portBans, error) {
-	ports := newPortBans()
-	v6 := len(l.b.xt.families) > 1
+// entries loads the entries.
+func (l *ipsetLoad) entries(ctx context.Context, state State) error {
 	for e := range state.Entries {
-		switch {
-		case !droppable(e.Prefix):
-			l.left++
-			continue
-		case !e.Until.After(l.now), !v6 && e.Prefix.Addr().Is6():
-			continue
-		case len(e.Ports) > 0:
-			if !ports.keep(e) {
-				l.left++
+		if err := cmp.Or(l.entry(e), ctx.Err()); err != nil {
+			return err
+		}
+	}
+	for len(l.unsent) > 0 {
+		for prefix := range l.unsent {
+			delete(l.unsent, prefix)
+			if err := l.portsOf(ctx, prefix, state.Meanwhile); err != nil {
+				return err
 			}
+		}
+	}
+	return l.flushAll(kindAddr, kindNet, kindPort)
+}
+
+// entry queues an entry, and notes one with ports for portsOf: an element that several share has the latest of their ends.
+func (l *ipsetLoad) entry(e Entry) error {
+	switch {
+	case !droppable(e.Prefix):
+		l.left++
+		return nil
+	case !e.Until.After(l.now), len(l.b.xt.families) == 1 && e.Prefix.Addr().Is6():
+		return nil
+	case len(e.Ports) > 0:
+		if l.ports.keep(e) {
+			l.unsent[e.Prefix.Masked()] = true
+		} else {
+			l.left++
+		}
+		return nil
+	}
+	prefix := e.Prefix.Masked()
+	return l.put(kindOf(prefix), element{prefix: prefix, timeout: timeoutSeconds(l.now, e.Until)})
+}
+
+// portsOf queues a prefix's elements with ports, and after each slice of such lets in what came meanwhile.
+func (l *ipsetLoad) portsOf(ctx context.Context, prefix netip.Prefix, meanwhile iter.Seq[Entry]) error {
+	for k, until := range l.ports.elements(l.now, prefix) {
+		if err := l.put(kindPort, element{prefix, k.proto, k.port, timeoutSeconds(l.now, until)}); err != nil {
+			return err
+		}
+		if l.slice++; l.slice < maxSliceElements || meanwhile == nil {
 			continue
 		}
-		prefix := e.Prefix.Masked()
-		if err := l.put(kindOf(prefix), element{prefix: prefix, timeout: timeoutSeconds(l.now, e.Until)}); err != nil {
-			return nil, err
+		l.slice = 0
+		for e := range meanwhile {
+			if err := l.entry(e); err != nil {
+				return err
+			}
 		}
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	for prefix := range ports.bans {
-		for k, until := range ports.elements(l.now, prefix) {
-			if err := l.put(kindPort, element{prefix, k.proto, k.port, timeoutSeconds(l.now, until)}); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return ports, l.flushAll(kindAddr, kindNet, kindPort)
+	return nil
 }
 
 func (l *ipsetLoad) flushAll(kinds ...int) error {
@@ -152,11 +184,7 @@ func (b *ipset) Replace(ctx context.Context, now time.Time, state State) error {
 			}
 		}
 	}
-	ports, err := load.entries(ctx, state)
-	if err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
+	if err := cmp.Or(load.entries(ctx, state), ctx.Err()); err != nil {
 		return err
 	}
 	if len(wrong) > 0 {
@@ -176,7 +204,7 @@ func (b *ipset) Replace(ctx context.Context, now time.Time, state State) error {
 			}
 		}
 	}
-	b.ports = ports
+	b.ports = load.ports
 	if len(wrong) > 0 {
 		if err := b.xt.ensure(ctx, b.rules(nil, nil)); err != nil {
 			return err

@@ -130,8 +130,8 @@ func NewSyncer(cfg SyncerConfig) (*Syncer, error) {
 // Submit queues updates for the kernel and returns at once; their Ports must not be altered afterwards. If done is not
 // nil it is called exactly once: with the time at which all the updates were in the kernel (UTC, with a monotonic
 // reading), or with the error for which they were given up; a *PartialError may be about another update of the same
-// batch. The call comes from Run, from a Flush, or from a Replace that covered the updates, with no lock held. It does not come if more
-// than MaxWaiting wait, nor after Run has ended.
+// batch. The call comes from Run, from a Flush, or from a Replace, with no lock held, and may not call Replace. It does not
+// come if more than MaxWaiting wait, nor after Run has ended.
 func (s *Syncer) Submit(updates []Update, done func(at time.Time, err error)) {
 	if s.queue(updates, done) {
 		s.poke()

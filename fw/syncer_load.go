@@ -31,37 +31,47 @@ type load struct {
 
 // through yields the entries, and those that arrive meanwhile.
 func (l *load) through(ctx context.Context, entries iter.Seq[Entry], yield func(Entry) bool) {
-	_, mid := l.s.cfg.Backend.(interleaver)
-	pass := func(e Entry) bool {
-		if _, ok := l.s.work.except.unplaced.overlap(e.Prefix); ok {
-			l.kept.add(e)
-			return true
-		}
-		if e.Until.After(l.start) {
-			l.held.add(e)
-			if e.Until.After(l.last) {
-				l.last = e.Until
-			}
-		}
-		return yield(e)
-	}
 	n := 0
 	for e := range entries {
-		if n++; n%loadLook == 0 {
-			l.except(ctx)
-			if mid {
-				for _, u := range l.meanwhile(ctx) {
-					if !u.Remove && !pass(u.Entry) { // into the new sets too, so that no packet passes after the swap
-						return
-					}
-				}
-			}
-		}
-		if !pass(e) {
+		if n++; n%loadLook == 0 && !l.between(ctx, yield) || !l.pass(e, yield) {
 			return
 		}
 	}
 	l.except(ctx) // that there may be no entry whose exceptions are not in force
+}
+
+// pass yields an entry, unless it has to be withheld.
+func (l *load) pass(e Entry, yield func(Entry) bool) bool {
+	if _, ok := l.s.work.except.unplaced.overlap(e.Prefix); ok {
+		l.kept.add(e)
+		return true
+	}
+	if e.Until.After(l.start) {
+		l.held.add(e)
+		if e.Until.After(l.last) {
+			l.last = e.Until
+		}
+	}
+	return yield(e)
+}
+
+// between carries to the kernel what arrived, and yields it for the new sets too, so that no packet passes after the swap.
+func (l *load) between(ctx context.Context, yield func(Entry) bool) bool {
+	l.except(ctx)
+	if _, mid := l.s.cfg.Backend.(interleaver); !mid {
+		return true
+	}
+	for _, u := range l.meanwhile(ctx) {
+		if !u.Remove && !l.pass(u.Entry, yield) {
+			return false
+		}
+	}
+	calls := l.s.work.calls // who waits for a fresh entry does not wait for the load
+	l.s.work.calls = nil
+	for _, call := range calls {
+		call()
+	}
+	return true
 }
 
 // except carries exceptions that have changed to the kernel. If one has no place there the load is void: it may have
@@ -92,7 +102,7 @@ func (l *load) meanwhile(ctx context.Context) []Update {
 		s.mu.Unlock()
 		return nil
 	}
-	updates, waiting := in.some(MaxQueued)
+	updates, waiting := in.some(s.slice())
 	s.mu.Unlock()
 	l.replay = append(l.replay, updates...)
 	updates = s.coalesce(updates)

@@ -110,9 +110,9 @@ func (s *Syncer) step(ctx context.Context) {
 	load := w.owed && !now.Before(w.retryAt)
 	changed := in.exceptions
 	in.reload = false
-	slice := MaxQueued
-	if b, ok := s.cfg.Backend.(slicer); ok && !load {
-		slice = b.slice()
+	slice := s.slice()
+	if load {
+		slice = MaxQueued
 	}
 	updates, waiting := in.some(slice)
 	rest := len(in.fresh.list)+len(in.bulk.list) > 0
@@ -139,6 +139,14 @@ func (s *Syncer) step(ctx context.Context) {
 		w.checkAt = now.Add(s.cfg.CheckEvery)
 		s.check(ctx)
 	}
+}
+
+// slice is how many updates of a bulk go to the kernel at a time.
+func (s *Syncer) slice() int {
+	if b, ok := s.cfg.Backend.(slicer); ok {
+		return b.slice()
+	}
+	return MaxQueued
 }
 
 // apply carries a batch to the kernel. If that does not succeed soon, the whole is loaded anew.
@@ -250,6 +258,7 @@ func (s *Syncer) reload(ctx context.Context) error {
 	l := load{s: s, start: start, void: void}
 	if entries := state.Entries; entries != nil {
 		state.Entries = func(yield func(Entry) bool) { l.through(ctx, entries, yield) }
+		state.Meanwhile = func(yield func(Entry) bool) { l.between(ctx, yield) }
 	} else {
 		state.Entries = func(func(Entry) bool) {}
 	}
