@@ -49,6 +49,104 @@ func TestNoSequenceCostsMoreThanItsAllowance(t *testing.T) {
 	})
 }
 
+// No sequence of ops of one origin has the kernel hold more than the package's doc says, nor is more sent for a ban than it
+// may have elements. Each op also keeps a bounded number of bytes, see TestBytesKept.
+func TestNoSequenceFillsTheKernel(t *testing.T) {
+	specs := []string{"", "22", "1-512", "1-1024/tcp", "2000-2511", "1,3,5,7,9-520/udp", "30000-30511"}
+	most := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		g, tb := newGate(wideCaps, wideCaps.Allowance), newTable(t, Config{})
+		kernel := map[ruleKey]int64{}
+		held := func() (n int) {
+			for k := range kernel {
+				n += max(1, k.ports.Elements())
+			}
+			return n
+		}
+		take := func(cs []Change) (put int) {
+			for _, c := range cs {
+				if c.Enforce {
+					put += max(1, c.Ports.Elements())
+				}
+			}
+			if err := fold(kernel, cs); err != nil {
+				rt.Fatal(err)
+			}
+			return put
+		}
+		now, seq := base, 0
+		for range rapid.IntRange(1, 12).Draw(rt, "bursts") {
+			kind := rapid.SampledFrom([]Kind{KindBan, KindBan, KindBan, KindRevoke, KindUnban, KindAllow, KindUnallow}).Draw(rt, "kind")
+			spec := onPorts(rapid.SampledFrom(specs).Draw(rt, "ports"))
+			first := rapid.IntRange(0, 200).Draw(rt, "first")
+			for i := range rapid.IntRange(1, 150).Draw(rt, "ops") {
+				seq++
+				r := record(peerA, seq, kind, address6(first+i).String(), 90_000, func(r *Record) { r.Issued = now })
+				switch kind {
+				case KindBan, KindRevoke:
+					spec(&r)
+				case KindUnban, KindUnallow:
+					r.Marks = []Mark{upTo(peerA, uint64(seq))}
+				}
+				if g.Admit(now, tb, &r) != nil {
+					continue
+				}
+				if put := take(tb.Merge(now, single(r))); put > MaxPortElements {
+					rt.Fatalf("one %v sends %d elements", kind, put)
+				}
+			}
+			now = now.Add(rapid.SampledFrom([]time.Duration{0, time.Minute, 2 * time.Hour}).Draw(rt, "pause"))
+			for at, ok := tb.Next(); ok && !at.After(now); at, ok = tb.Next() {
+				take(tb.Expire(now))
+			}
+			n := held()
+			if n > MaxHeldElements+tb.RecordsOf(peerA) {
+				rt.Fatalf("the kernel holds %d elements", n)
+			}
+			most = max(most, n)
+		}
+	})
+	if most < MaxSaidElements/4 {
+		t.Errorf("at most %d elements: the sequences are too tame", most)
+	}
+}
+
+// What an op keeps is what the package's doc says, and its texts.
+func TestBytesKept(t *testing.T) {
+	const n = 20_000
+	for _, c := range []struct {
+		name string
+		each uint64 // bytes
+		say  func(i int) Record
+	}{
+		{"ban", 112 + 100, func(i int) Record {
+			return record(peerA, i+1, KindBan, address6(i).String(), 90_000, seenAt(0))
+		}},
+		{"ban with ports, all alike", 112 + 100, func(i int) Record {
+			return record(peerA, i+1, KindBan, address6(i).String(), 90_000, seenAt(0), onPorts("22,80,443"))
+		}},
+		{"unban", 72 + 60, func(i int) Record {
+			return record(peerA, i+1, KindUnban, address6(i).String(), 90_000, seenAt(0), marks(upTo(peerB, 1)))
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			tb := newTable(t, Config{})
+			before := heapBytes()
+			for i := range n {
+				tb.Merge(base, single(c.say(i)))
+			}
+			each := (heapBytes() - before) / n
+			t.Logf("%d bytes each", each)
+			if each > 2*c.each { // slices and maps grow by doubling
+				t.Errorf("%d bytes are kept for each, the doc says %d", each, c.each)
+			}
+			if tb.RecordsOf(peerA)+tb.StrikesOf(peerA) != n {
+				t.Error("some are not kept")
+			}
+		})
+	}
+}
+
 // marksOf draws marks for the i-th op: of others, of its own, of nobody.
 func marksOf(t *rapid.T, i int) []Mark {
 	switch rapid.IntRange(0, 2).Draw(t, "marks") {

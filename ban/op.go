@@ -11,7 +11,7 @@
 // when it comes and when it ends, and what a gate does to judge it.
 //
 //	op of a peer                entries looked at             kernel elements       kept
-//	ban, refresh                1, and 1 at its end           1,024, 1 for all ports   a record and a floor (112 B), an entry (100 B)
+//	ban, refresh                1, and 1 at its end           1,024, 1 for all ports   a record and a floor (112 B), an entry (100 B), its texts
 //	revoke                      1, and 1 at its end           as the ban              the same
 //	unban                       3 x those inside its prefix   none of its own         72 B a mark, 60 in indexes; MaxMarks marks
 //	allow                       3 x those inside, at its end  1                       as a ban
