@@ -112,7 +112,7 @@ func (l *Lifting) look(now time.Time, b *book, i uint32) {
 	for j := e.recs; j != 0; {
 		x := b.recs.at(j)
 		j = x.next
-		if x.until <= millis(now) || !t.counts(b, e, x) {
+		if x.until <= millis(now) || !t.counts(b, e, x) && !t.liftedByOther(b, e, x) {
 			continue
 		}
 		if s := t.speakers.at(x.speaker); s.origin == t.self && b == &t.bans {
@@ -128,6 +128,16 @@ func (l *Lifting) look(now time.Time, b *book, i uint32) {
 		}
 		t.hear(l.groups[k], x)
 	}
+}
+
+// liftedByOther reports whether x is a ban of this node that another node's unban cancels. Some nodes may hold that unban,
+// so there the ban is in force until this node lifts it too.
+func (t *Table) liftedByOther(b *book, e *entry, x *rec) bool {
+	if b != &t.bans || x.kind != KindBan || x.hold == HoldDropped || t.speakers.at(x.speaker).origin != t.self {
+		return false
+	}
+	i := t.strikeAt(b, e, x)
+	return i != 0 && *t.parties.at(b.cancels.strikes.at(i).by) != t.self
 }
 
 // group returns the prefix of the op that lifts an entry.

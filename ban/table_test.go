@@ -314,6 +314,44 @@ func TestUnbanOps(t *testing.T) {
 	}
 }
 
+// A ban whose node lifted it stayed in force on peers that held another node's unban of it, where that unban had taken
+// effect on its own node before: there was nothing left to lift there.
+func TestUnbanOpsOfWhatAnotherLifted(t *testing.T) {
+	for _, n := range []int{1, maxOwnMark + 1} {
+		tb, peer := newTable(t, Config{Self: self}), newTable(t, Config{Self: peerA})
+		var bans []Record
+		for i := range n {
+			bans = append(bans, record(self, 1+i, KindBan, fmt.Sprintf("192.0.%d.%d", 2+i>>8, i&255), 600))
+		}
+		tb.Merge(base, bans)
+		peer.Merge(base, bans)
+		tb.Merge(base, single(record(peerB, 1, KindUnban, "192.0.2.0/23", 900, marks(upTo(self, uint64(n))))))
+		if got := tb.Counts().Active; got != 0 {
+			t.Fatalf("%d of %d are left", got, n)
+		}
+		for i := range 2 {
+			ops, err := tb.UnbanOps(base, pfx("192.0.2.0/23"), "", "cli")
+			if i == 1 {
+				if !errors.Is(err, ErrNotFound) {
+					t.Errorf("%d bans lifted twice: %v, %v", n, ops, err)
+				}
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			for j, op := range ops {
+				r := single(Record{Op: op, Origin: self, Version: Version{1, uint64(n + 1 + j), 0}, Issued: base})
+				tb.Merge(base, r)
+				peer.Merge(base, r)
+			}
+		}
+		if got := peer.Counts().Active; got != 0 {
+			t.Errorf("%d of %d are left where the unban is held", got, n)
+		}
+	}
+}
+
 func TestUnbanOpsOfManyOrigins(t *testing.T) {
 	tb := newTable(t, Config{Quorum: Quorum{Origins: 3}})
 	for i := range 2*MaxMarks + 1 {
