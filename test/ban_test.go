@@ -20,13 +20,14 @@ func TestBanAndUnban(t *testing.T) {
 	pairs := m.watch(t, src)
 	start := time.Now()
 	b.run(t, "ban", src.String(), "--for", "10m", "--reason", "too many guesses")
+	ended := time.Now()
 	enforced(t, pairs, start)
 	m.inSync(t, syncLimit) // digests are equal
 	for _, n := range m.nodes {
 		e, ok := n.entry(t, src.String())
-		left := e.Until.Sub(start)
+		lasts(t, n, e, start, ended, 10*time.Minute)
 		if !ok || e.State != "enforced" || e.Reason != "too many guesses" || e.Source != "cli" ||
-			!slices.Equal(e.Origins, []string{b.Name}) || left < 599*time.Second || left > 602*time.Second {
+			!slices.Equal(e.Origins, []string{b.Name}) {
 			t.Errorf("%s lists %+v, %v", n.Name, e, ok)
 		}
 		if why := n.run(t, "why", src.String()); !strings.Contains(why, "too many guesses") || !strings.Contains(why, b.Name) {
@@ -78,10 +79,10 @@ func TestImportAndExport(t *testing.T) {
 	check(t, m.nodes[0].WriteFile("/root/list", list.String()))
 	start := time.Now()
 	m.nodes[0].run(t, "import", "/root/list", "--for", "1h", "--reason", "list")
-	took := rig.Last(must(pairs.Enforced(20 * time.Second))(t)).Sub(start)
+	took := rig.Last(must(pairs.Enforced(syncLimit))(t)).Sub(start)
 	t.Logf("%d addresses from the command to the last kernel: %v", count, took.Round(time.Millisecond))
 	for _, n := range m.nodes {
-		eventually(t, 10*time.Second, func() error {
+		eventually(t, banLimit, func() error {
 			if got := n.status(t).Firewall.Enforced; got != count {
 				return fmt.Errorf("%s enforces %d of %d", n.Name, got, count)
 			}
@@ -159,7 +160,7 @@ func TestWatch(t *testing.T) {
 	expect := func(name string) event {
 		t.Helper()
 		var found event
-		eventually(t, 10*time.Second, func() error {
+		eventually(t, banLimit, func() error {
 			out := p.Stdout()
 			events, err := jsonLines[event](out[:strings.LastIndex(out, "\n")+1])
 			for _, e := range events {
@@ -174,7 +175,7 @@ func TestWatch(t *testing.T) {
 	}
 	// The first ban that the watcher sees proves that it listens.
 	probe := fresh()
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, banLimit, func() error {
 		a.run(t, "ban", probe.String(), "--for", "1m")
 		a.run(t, "unban", probe.String())
 		if !strings.Contains(p.Stdout(), probe.String()) {
@@ -184,7 +185,7 @@ func TestWatch(t *testing.T) {
 	})
 	a.run(t, "ban", src.String(), "--for", "2s")
 	e := expect("ban")
-	if e.Origin != a.Name || e.LatencyMS == nil || *e.LatencyMS < 0 || *e.LatencyMS > 2000 {
+	if e.Origin != a.Name || e.LatencyMS == nil || *e.LatencyMS < 0 || *e.LatencyMS > 10_000 {
 		t.Errorf("ban: %+v", e)
 	}
 	expect("expire")

@@ -37,7 +37,7 @@ func TestBreaker(t *testing.T) {
 	check(t, bad.WriteFile("/root/storm", list.String()))
 	start = time.Now()
 	storm := must(bad.Start(rig.Cmd{Argv: []string{"sh", "-c", "meshban ban - --for 1h </root/storm >/root/out"}}))(t)
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, banLimit, func() error {
 		if n := b.status(t).Bans.Held; n == 0 {
 			return fmt.Errorf("nothing is held yet")
 		}
@@ -47,7 +47,7 @@ func TestBreaker(t *testing.T) {
 	b.run(t, "ban", ownB.String())
 	enforced(t, atB, local)
 	enforced(t, atC, c.write(t, ownC, "22"))
-	eventually(t, 30*time.Second, func() error {
+	eventually(t, crowdLimit, func() error {
 		for _, n := range m.nodes[1:] {
 			if s := n.status(t); s.Bans.Held < stormBans-2000 {
 				return fmt.Errorf("%s holds %d", n.Name, s.Bans.Held)
@@ -57,7 +57,7 @@ func TestBreaker(t *testing.T) {
 	})
 	took := time.Since(start)
 	t.Logf("%d bans at %.0f a second", stormBans, stormBans/took.Seconds())
-	if e := must(storm.Wait(10 * time.Second))(t); e.Code != exitDone {
+	if e := must(storm.Wait(banLimit))(t); e.Code != exitDone {
 		t.Errorf("the storm ended with %+v", e)
 	}
 	m.inSync(t, syncLimit) // what is held is replicated
@@ -106,7 +106,7 @@ func TestBreaker(t *testing.T) {
 	}
 	m.inSync(t, syncLimit)
 	answering(t, held[2:])
-	check(t, held[1:2].Silent(time.Now().Add(-100*time.Millisecond), time.Now()))
+	check(t, held[1:2].Silent(time.Now().Add(-rig.Settle), time.Now()))
 
 	// A release of all of it is one batch; a fresh ban finds its way in between.
 	src := fresh()
@@ -115,7 +115,7 @@ func TestBreaker(t *testing.T) {
 	start = time.Now()
 	b.run(t, "ban", src.String())
 	enforced(t, here, start)
-	if e := must(all.Wait(30 * time.Second))(t); e.Code != exitDone {
+	if e := must(all.Wait(crowdLimit))(t); e.Code != exitDone {
 		t.Errorf("release of all ended with %+v", e)
 	}
 	if s := b.status(t); s.Bans.Held != 0 || s.Bans.Active < stormBans {
@@ -133,7 +133,7 @@ func TestCapsOfOnePeer(t *testing.T) {
 	}
 	check(t, bad.WriteFile("/root/storm", list.String()))
 	must(bad.Shell("meshban ban - --for 1h </root/storm"))(t)
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, banLimit, func() error {
 		if s := c.status(t); s.Bans.Held != 900 || s.Bans.Active != 100 {
 			return fmt.Errorf("%+v", s.Bans)
 		}

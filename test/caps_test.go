@@ -43,7 +43,7 @@ func TestCapsOfACertificate(t *testing.T) {
 		t.Errorf("ca caps: %s", out)
 	}
 	for _, n := range m.nodes {
-		eventually(t, 5*time.Second, func() error {
+		eventually(t, banLimit, func() error {
 			for of, want := range map[*node]string{bad: "rate 10, widest_ipv4 30, max_for 1h, no unban_any, no import", good: "each node's config", first: "each node's config"} {
 				if out := n.run(t, "ca", "caps", of.Name); !strings.Contains(out, want) {
 					return fmt.Errorf("%s says of %s: %s", n.Name, of.Name, out)
@@ -92,7 +92,7 @@ func TestCapsOfACertificate(t *testing.T) {
 	enforced(t, at(watched[late]), time.Now())
 	m.inSync(t, syncLimit) // of two lists either may come first, and what one node holds less than another is a refill's doing
 	for _, n := range []*node{first, good} {
-		eventually(t, 10*time.Second, func() error {
+		eventually(t, banLimit, func() error {
 			if e, ok := n.entry(t, late.String()); !ok || e.State != "held" {
 				return fmt.Errorf("%s lists %+v, %v", n.Name, e, ok)
 			}
@@ -125,7 +125,7 @@ func TestCapsOfACertificate(t *testing.T) {
 		who, held = good.Name, more
 	}
 	told := time.Now()
-	eventually(t, 75*time.Second, func() error {
+	eventually(t, 3*time.Minute, func() error {
 		problems := strings.Join(bad.status(t).Problems, "\n")
 		for _, want := range []string{
 			fmt.Sprintf("peers: %s and another node hold %d ops of this node (rate of its origin); `meshban held release --from %s`", who, held, bad.Name),
@@ -159,7 +159,7 @@ func TestCapsOfACertificate(t *testing.T) {
 
 	// With other caps, what it says counts at once; what was held stays held, also after a restart.
 	first.run(t, "ca", "caps", bad.Name, "--rate", "100000")
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, banLimit, func() error {
 		if out := good.run(t, "ca", "caps", bad.Name); !strings.Contains(out, "rate 100000") {
 			return fmt.Errorf("%s says %s", good.Name, out)
 		}

@@ -102,10 +102,9 @@ func TestOnePort(t *testing.T) {
 			}
 			// A ban of all ports comes and goes beside it.
 			start = time.Now()
-			m.nodes[1].run(t, "ban", c.src.String(), "--for", "1s")
-			enforced(t, p80, start)
-			open(t, p80, start.Add(time.Second/2), 5*time.Second)
-			if err := p22.Silent(time.Now().Add(-200*time.Millisecond), time.Now()); err != nil {
+			m.nodes[1].run(t, "ban", c.src.String(), "--for", "6s")
+			open(t, p80, start.Add(enforced(t, p80, start)), 2*banLimit)
+			if err := p22.Silent(time.Now().Add(-rig.Settle), time.Now()); err != nil {
 				t.Error(err)
 			}
 			start = time.Now()

@@ -16,13 +16,10 @@ const (
 	// crowd4 and crowd6 are the honest bans of a crowd, in networks of their own: 100,000 in all.
 	crowd4, crowd6 = 70_000, 30_000
 	// crowdLimit bounds how long the honest nodes take to hold a crowd.
-	crowdLimit = 60 * time.Second
+	crowdLimit = 3 * time.Minute
 	// liftsOfOne is what one member may lift of others' bans, at once and in the time of an attack; liftsOfAll what all
 	// members together may.
 	liftsOfOne, liftsOfAll = 5000 + 200, 20_000 + 6000
-	// insiderSlack is by how much looser the bounds of these figures are than what README says: many bans are being lifted or
-	// come back on three nodes that share two processors.
-	insiderSlack = 5
 	// revokeLimit bounds a revocation, and how long all that it brings back takes: see commandLimit.
 	revokeLimit = commandLimit
 )
@@ -90,7 +87,7 @@ func TestClaimedAddress(t *testing.T) {
 	s := besiege(t, 3)
 	victim := fresh()
 	pairs := s.watchHonest(t, victim)
-	p := s.attack(t, "elsewhere", "-ban", victim.String()+"/32", "-for", "6s")
+	p := s.attack(t, "elsewhere", "-ban", victim.String()+"/32", "-for", untilEnded)
 	eventually(t, syncLimit, func() error { // the claim has come
 		for _, n := range s.honest {
 			if !strings.Contains(n.run(t, "members", "--json"), victim.String()) {
@@ -110,7 +107,7 @@ func TestClaimedAddress(t *testing.T) {
 		t.Fatalf("a ban of a claimed address: exit code %d: %s", r.Code, r.Stderr)
 	}
 	enforced(t, pairs, start)
-	must(p.Wait(afterwards))(t)
+	finish(t, p)
 }
 
 // crowd has two honest nodes import bans, and waits until every kernel has them.
@@ -174,7 +171,6 @@ func crowdStands(t *testing.T, s *siege) {
 // A member lifts and allows what 100,000 honest bans are in.
 func TestHostileAgainstManyBans(t *testing.T) {
 	s := besiege(t, 3)
-	s.slack = insiderSlack
 	s.crowd(t)
 	s.look = s.lookOut(t)
 	t.Logf("calm: %v", s.look.during(t, func() { s.calm = s.measure(t, calmBans) }))
@@ -189,7 +185,6 @@ func TestHostileAgainstManyBans(t *testing.T) {
 func TestRevokeIsNoBomb(t *testing.T) {
 	const honestBans = 2000
 	s := besiege(t, 3)
-	s.slack = insiderSlack
 	var list strings.Builder
 	for i := range honestBans / 2 {
 		fmt.Fprintf(&list, "10.200.%d.%d\n2001:db8:fffe::%x\n", i>>7, i&127, 1+i)

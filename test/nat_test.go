@@ -39,11 +39,11 @@ func TestContainersAndConnections(t *testing.T) {
 		t.Error("the attacker connects to the container")
 	}
 	answering(t, other)
-	check(t, stays.Ping(time.Second))
+	check(t, stays.Ping(banLimit))
 
 	start := time.Now()
 	m.nodes[2].run(t, "unban", src.String())
 	open(t, inside, start, banLimit)
 	again := m.Connect(t, src, netip.AddrPortFrom(n.Probe, 8080))
-	check(t, again.Ping(time.Second))
+	check(t, again.Ping(banLimit))
 }

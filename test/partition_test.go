@@ -14,7 +14,7 @@ const (
 	// cutFor is longer than memberlist needs to give a member up for good.
 	cutFor = 60 * time.Second
 	// healLimit bounds how soon both sides have everything after the heal.
-	healLimit = 30 * time.Second
+	healLimit = 90 * time.Second
 )
 
 func TestPartition(t *testing.T) {

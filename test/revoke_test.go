@@ -50,7 +50,7 @@ func TestRevoke(t *testing.T) {
 	answering(t, watched[local])
 	start = time.Now()
 	// It learns of it at once, says so, and still protects itself.
-	eventually(t, 2*time.Second, func() error {
+	eventually(t, banLimit, func() error {
 		r := must(bad.Run("meshban", "ban", local.String(), "--for", "1h"))(t)
 		if r.Code != exitPolicy || !strings.Contains(r.Stderr, "revoked") || !strings.Contains(r.Stderr, "stolen") {
 			return fmt.Errorf("ban on the revoked node: exit code %d, %s", r.Code, r.Stderr)

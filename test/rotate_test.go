@@ -14,7 +14,7 @@ import (
 
 const (
 	// turnLimit bounds how long a rotation may take until all who are alive have let go of the old key.
-	turnLimit = 90 * time.Second
+	turnLimit = 4 * time.Minute
 	// pauseBetween is between two bans while the key turns.
 	pauseBetween = 250 * time.Millisecond
 )

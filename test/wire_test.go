@@ -19,7 +19,7 @@ func TestClaimedAddressIsBanned(t *testing.T) {
 	t.Parallel()
 	s := besiege(t, 3)
 	victim, other := fresh(), fresh()
-	p := s.attack(t, "claim", "-for", "8s", "-ban", victim.String()+"/32,"+other.String()+"/32")
+	p := s.attack(t, "claim", "-for", untilEnded, "-ban", victim.String()+"/32,"+other.String()+"/32")
 	during(2 * time.Second) // claimed a good many times
 	pairs := append(s.watchHonest(t, victim), s.watchHonest(t, other)...)
 	start := time.Now()
@@ -33,7 +33,7 @@ func TestClaimedAddressIsBanned(t *testing.T) {
 			}
 		}
 	}
-	must(p.Wait(afterwards))(t)
+	finish(t, p)
 	s.agree(t)
 }
 
@@ -47,7 +47,7 @@ func TestMembersStayOpenAtAStart(t *testing.T) {
 	m.banElsewhere(t, b, near)
 	m.spared(t, near, c.Mesh, "mesh member")
 	during(6 * time.Second) // members are remembered on disk
-	ping := must(c.Start(rig.Cmd{Argv: []string{"ping", "-q", "-i", "0.002", "-W", "1", "-w", "12", a.Mesh.String()}}))(t)
+	ping := must(c.Start(rig.Cmd{Argv: []string{"ping", "-q", "-i", "0.002", "-W", "1", "-w", "60", a.Mesh.String()}}))(t)
 	for range 3 {
 		a.kill(t)
 		a.start(t)
@@ -55,9 +55,13 @@ func TestMembersStayOpenAtAStart(t *testing.T) {
 	a.kill(t)
 	must(a.Shell("iptables -t raw -F; iptables -t raw -X; ipset destroy || true"))(t)
 	a.start(t)
-	must(ping.Wait(20 * time.Second))(t)
+	check(t, ping.Signal(unix.SIGINT))
+	must(ping.Wait(banLimit))(t)
 	t.Log(ping.Stdout())
-	if !strings.Contains(ping.Stdout(), " 0% packet loss") {
+	var sent, received int
+	_, counts, _ := strings.Cut(ping.Stdout(), "statistics ---\n")
+	must(fmt.Sscanf(counts, "%d packets transmitted, %d received", &sent, &received))(t)
+	if sent < 100 || received < sent-1 { // the answer to the last one may be on its way
 		t.Errorf("pings of a member were dropped: %s", ping.Stdout())
 	}
 	m.inSync(t, syncLimit)
@@ -71,17 +75,14 @@ func TestOddVersionsStopNoJoin(t *testing.T) {
 	newcomer := s.honest[3]
 	newcomer.stop(t)
 	must(newcomer.Shell("rm -rf " + stateDir + "/*"))(t)
-	p := s.attack(t, "versions", "-for", "20s")
+	p := s.attack(t, "versions", "-for", untilEnded)
 	during(2 * time.Second)
 	newcomer.run(t, "join", s.token, "--name", newcomer.Name, "--bind", s.bind(newcomer))
 	newcomer.start(t)
 	s.honest[1].kill(t)
 	s.honest[1].start(t)
-	s.inSync(t, syncLimit/2)
-	if running := p.Running(); !running {
-		t.Error("the attack was over before")
-	}
-	must(p.Wait(30 * time.Second))(t)
+	s.inSync(t, syncLimit)
+	finish(t, p)
 }
 
 // unaccused says that no node takes another for a flood.
@@ -143,9 +144,9 @@ func TestStalledOutsiders(t *testing.T) {
 	}
 	check(t, s.honest[0].WriteFile("/root/many", many.String()))
 	s.honest[0].run(t, "import", "/root/many", "--for", "1h")
-	p := s.attackAs(t, "stall", "-for", "25s")
+	p := s.attackAs(t, "stall", "-for", untilEnded)
 	during(2 * time.Second)
-	eventually(t, 15*time.Second, func() error { // within a few tries
+	eventually(t, banLimit, func() error { // within a few tries
 		r, err := newcomer.Run("meshban", "join", s.token, "--name", newcomer.Name, "--bind", s.bind(newcomer))
 		if err == nil && r.Code != exitDone {
 			err = fmt.Errorf("join: exit code %d: %s", r.Code, r.Stderr)
@@ -155,9 +156,6 @@ func TestStalledOutsiders(t *testing.T) {
 	newcomer.start(t)
 	back.start(t)
 	s.inSync(t, syncLimit)
-	if !p.Running() {
-		t.Error("the attack was over before")
-	}
-	must(p.Wait(40 * time.Second))(t)
+	finish(t, p)
 	t.Log(p.Stdout())
 }

@@ -18,11 +18,13 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -100,13 +102,23 @@ func run() error {
 	if err := w.join(*attack != "elsewhere"); err != nil {
 		return err
 	}
+	begin := make(chan os.Signal, 1) // the runtime sends, by whom the test has it signalled
+	signal.Notify(begin, syscall.SIGUSR1)
 	fmt.Println("ready")
-	ctx, cancel := context.WithTimeout(context.Background(), *last)
+	<-begin
+	ctx, cancel := lasting(*last)
 	defer cancel()
 	err := do(ctx, w)
 	w.report.ID = w.id.String()
 	_ = w.ml.Leave(100 * time.Millisecond) // who has made up members waits for them in vain
 	return errors.Join(err, json.NewEncoder(os.Stdout).Encode(w.report), w.ml.Shutdown())
+}
+
+// lasting returns a context that ends after a time, and by SIGTERM.
+func lasting(last time.Duration) (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	ctx, cancel := context.WithTimeout(ctx, last)
+	return ctx, func() { cancel(); stop() }
 }
 
 // outside attacks with neither a key of the mesh's nor a token.
@@ -119,7 +131,7 @@ func (w *world) outside(do func(context.Context, *world) error, last time.Durati
 		return err
 	}
 	fmt.Println("ready")
-	ctx, cancel := context.WithTimeout(context.Background(), last)
+	ctx, cancel := lasting(last)
 	defer cancel()
 	return errors.Join(do(ctx, w), json.NewEncoder(os.Stdout).Encode(w.report))
 }
@@ -211,7 +223,11 @@ func (w *world) join(meet bool) error {
 	if !meet {
 		return nil
 	}
-	_, err = w.ml.Join([]string{w.targets[0].String()})
+	var all []string
+	for _, to := range w.targets {
+		all = append(all, to.String())
+	}
+	_, err = w.ml.Join(all)
 	return err
 }
 

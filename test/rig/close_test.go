@@ -16,7 +16,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // leftOf lists what is still there of a process's run: holders, and folders.
@@ -111,7 +110,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	if strings.Contains(string(mounts), scratchPrefix) {
 		t.Errorf("mounts of ours on the machine:\n%s", mounts)
 	}
-	check(t, Within(5*time.Second, func() error {
+	check(t, Within(startLimit, func() error {
 		after, err := openFiles()
 		if err == nil && len(after) > len(before) {
 			runtime.GC() // files in memory close when nobody holds them
@@ -156,7 +155,7 @@ func TestKilledOwner(t *testing.T) {
 	check(t, cmd.Process.Signal(syscall.SIGKILL))
 	_ = cmd.Wait() // it was killed
 	check(t, Sweep())
-	check(t, Within(5*time.Second, func() error {
+	check(t, Within(startLimit, func() error {
 		left, err := leftOf(cmd.Process.Pid)
 		if err == nil && len(left) > 0 {
 			err = fmt.Errorf("left: %v", left)

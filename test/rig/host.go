@@ -20,7 +20,7 @@ import (
 )
 
 // startLimit bounds the making of one host, and every answer of its holder.
-const startLimit = 20 * time.Second
+const startLimit = time.Minute
 
 // Host is one machine of a Fleet. Its methods may be called from several
 // goroutines.

@@ -19,7 +19,7 @@ const (
 	controlRun, sparseRun = 20, 4
 	// controlLimit bounds the wait for them: the first ones wait for neighbour
 	// discovery.
-	controlLimit = 5 * time.Second
+	controlLimit = 30 * time.Second
 )
 
 // Pair is one source address and one node, probed every millisecond.
@@ -175,17 +175,17 @@ func (ps Pairs) Open(from time.Time, limit time.Duration) ([]time.Time, error) {
 }
 
 // Silent says that no probe sent from one time to another was answered, on any
-// pair, and that the probes came often enough to know: a gap above 50 ms is an
-// error.
+// pair, and that the probes came often enough to know: none at all, or a gap
+// above half a second, which a busy machine stays below, is an error.
 func (ps Pairs) Silent(from, to time.Time) error {
-	const maxGap = 50 * time.Millisecond
+	const maxGap = 500 * time.Millisecond
 	var errs []error
 	for _, p := range ps {
 		w := p.Count(from, to)
 		if w.Answered > 0 {
 			errs = append(errs, fmt.Errorf("%v: %d of %d probes were answered", p, w.Answered, w.Sent))
 		}
-		if w.Gap > maxGap {
+		if w.Sent == 0 || w.Gap > maxGap {
 			errs = append(errs, fmt.Errorf("%v: no probe was sent for %v (%v)", p, w.Gap, p.prober.paused.Load()))
 		}
 	}

@@ -17,7 +17,7 @@ const (
 	// PingEvery is the time between two packets of a Pinger.
 	PingEvery = 50 * time.Millisecond
 	// PingLimit is how late an answer may be: a busy machine is slow, a packet that is dropped has none.
-	PingLimit = 2 * time.Second
+	PingLimit = 15 * time.Second
 	// pingPort is where the answering side of a Pinger listens.
 	pingPort = 7007
 )

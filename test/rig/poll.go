@@ -8,24 +8,33 @@ import (
 	"time"
 )
 
-// pollEvery is how often Poll looks. It bounds no figure: times come from
-// packets, not from when somebody looked.
-const pollEvery = 5 * time.Millisecond
+const (
+	// pollEvery is how often Poll looks. It bounds no figure: times come from
+	// packets, not from when somebody looked.
+	pollEvery = 5 * time.Millisecond
+	// pollRest is how many times longer Poll rests than the check before took, at
+	// most pollSlowest: checks that run commands must not keep the machine busy
+	// that they wait for.
+	pollRest    = 3
+	pollSlowest = time.Second
+)
 
 // Poll calls check until it returns nil. When ctx ends first, the error wraps
 // check's last one.
 func Poll(ctx context.Context, check func() error) error {
-	ticker := time.NewTicker(pollEvery)
-	defer ticker.Stop()
+	timer := time.NewTimer(pollEvery)
+	defer timer.Stop()
 	for {
+		begin := time.Now()
 		err := check()
 		if err == nil {
 			return nil
 		}
+		timer.Reset(min(max(pollEvery, pollRest*time.Since(begin)), pollSlowest))
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("not in time: %w", err)
-		case <-ticker.C:
+		case <-timer.C:
 		}
 	}
 }

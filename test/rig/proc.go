@@ -18,9 +18,9 @@ import (
 
 const (
 	// runLimit bounds a command that is run to its end.
-	runLimit = 60 * time.Second
+	runLimit = 2 * time.Minute
 	// stopLimit bounds how long a daemon may take to obey SIGTERM.
-	stopLimit = 15 * time.Second
+	stopLimit = time.Minute
 	// maxOutput bounds what is read back of a process's output, in bytes.
 	maxOutput = 64 << 20
 	// tick is the unit of processor times in /proc: proc_stat(5), on every architecture that Go knows.
@@ -168,7 +168,7 @@ func contents(f *os.File) string {
 }
 
 // Run runs a command to its end. A code other than 0 is not an error here; a
-// command that cannot start, or runs for more than a minute, is.
+// command that cannot start, or runs for longer than runLimit, is.
 func (h *Host) Run(argv ...string) (Result, error) { return h.RunCmd(Cmd{Argv: argv}) }
 
 // RunCmd is Run with all that a Cmd can say.

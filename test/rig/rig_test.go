@@ -90,7 +90,7 @@ func TestProcesses(t *testing.T) {
 		t.Error("a missing command is no error")
 	}
 	p := must(n.Start(Cmd{Argv: []string{"sh", "-c", "trap 'exit 3' TERM; echo up; while :; do sleep 0.05; done"}}))(t)
-	check(t, Within(5*time.Second, func() error {
+	check(t, Within(startLimit, func() error {
 		if p.Stdout() != "up\n" {
 			return fmt.Errorf("output %q", p.Stdout())
 		}

@@ -7,12 +7,20 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 )
 
 // daemonLimit bounds the start of a daemon; fail2ban is Python and the slowest.
-const daemonLimit = 20 * time.Second
+const daemonLimit = time.Minute
+
+const (
+	// loginLimit bounds a login that sshd should answer.
+	loginLimit = 10 * time.Second
+	// blockedLimit is how long a login must go unanswered to count as blocked.
+	blockedLimit = 2 * time.Second
+)
 
 // AuthLog is where the log daemons of the rig write what sshd says.
 const AuthLog = "/var/log/auth.log"
@@ -92,12 +100,23 @@ LogLevel VERBOSE
 
 // FailLogin tries one ssh login with a wrong password from the attacker's
 // address src. It returns nil when sshd refused the password, else what ssh
-// said: a banned source has a time-out. A login that is cut in its middle would
-// wait for ever, so it is ended after five seconds.
-func (f *Fleet) FailLogin(src, dst netip.Addr) error {
-	r, err := f.Attacker.Run("timeout", "5", "sshpass", "-p", "wrong", "ssh", "-b", src.String(),
+// said: a banned source has a time-out.
+func (f *Fleet) FailLogin(src, dst netip.Addr) error { return f.failLogin(src, dst, loginLimit) }
+
+// LoginBlocked returns nil when a login from src does not get as far as a password within a few seconds.
+func (f *Fleet) LoginBlocked(src, dst netip.Addr) error {
+	if err := f.failLogin(src, dst, blockedLimit); err != nil {
+		return nil
+	}
+	return fmt.Errorf("%v still reaches sshd of %v", src, dst)
+}
+
+// failLogin gives up after limit: a login that is cut in its middle waits for ever.
+func (f *Fleet) failLogin(src, dst netip.Addr, limit time.Duration) error {
+	seconds := strconv.Itoa(int(limit.Seconds()))
+	r, err := f.Attacker.Run("timeout", seconds, "sshpass", "-p", "wrong", "ssh", "-b", src.String(),
 		"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
-		"-o", "PubkeyAuthentication=no", "-o", "NumberOfPasswordPrompts=1", "-o", "ConnectTimeout=2",
+		"-o", "PubkeyAuthentication=no", "-o", "NumberOfPasswordPrompts=1", "-o", "ConnectTimeout="+seconds,
 		"root@"+dst.String(), "true")
 	if err != nil {
 		return err
@@ -140,7 +159,7 @@ chown -R 4200:4200 /home/%[1]s`, user, strings.TrimSpace(key)))
 // behind the host name, the command: "HOST" stands for USER@ADDRESS.
 func (f *Fleet) Login(src netip.Addr, user string, dst netip.Addr, args ...string) (*Proc, error) {
 	argv := []string{"ssh", "-b", src.String(), "-i", loginKey, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-		"-o", "LogLevel=ERROR", "-o", "ConnectTimeout=5", "-o", "ExitOnForwardFailure=yes", "-o", "BatchMode=yes"}
+		"-o", "LogLevel=ERROR", "-o", "ConnectTimeout=60", "-o", "ExitOnForwardFailure=yes", "-o", "BatchMode=yes"}
 	for _, a := range args {
 		if a == "HOST" {
 			a = user + "@" + dst.String()

@@ -17,7 +17,7 @@ func TestLogDaemons(t *testing.T) {
 	must(f.Nodes[1].BusyboxSyslog())(t)
 	for _, n := range f.Nodes {
 		must(n.Do("logger", "-p", "auth.info", "-t", "who", "what"))(t)
-		check(t, Within(5*time.Second, func() error {
+		check(t, Within(startLimit, func() error {
 			log, err := n.ReadFile(AuthLog)
 			if err == nil && !strings.Contains(log, "who: what") {
 				err = fmt.Errorf("%s of %s: %q", AuthLog, n.Name, log)
@@ -50,7 +50,7 @@ banaction = iptables-allports
 	check(t, pair.Control())
 	check(t, f.FailLogin(src, n.Probe)) // positive control: it reaches sshd
 	for range 5 {                       // the ban may cut any of the next ones
-		if f.FailLogin(src, n.Probe) != nil {
+		if f.LoginBlocked(src, n.Probe) == nil {
 			break
 		}
 	}
@@ -59,7 +59,7 @@ banaction = iptables-allports
 	if !slices.Contains(jails["sshd"], src.String()) {
 		t.Errorf("jails: %v", jails)
 	}
-	if err := f.FailLogin(src, n.Probe); err == nil {
+	if err := f.LoginBlocked(src, n.Probe); err != nil {
 		t.Error("a banned address reaches sshd")
 	}
 	check(t, f.FailLogin(src.Next(), n.Probe))

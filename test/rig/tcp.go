@@ -13,8 +13,11 @@ import (
 	"time"
 )
 
-// dialLimit bounds a single connection attempt.
-const dialLimit = 2 * time.Second
+const (
+	// dialLimit bounds a single connection attempt, and echoLimit the first answer.
+	dialLimit = 2 * time.Second
+	echoLimit = 30 * time.Second
+)
 
 // Dial connects from the host, with source address src, to dst.
 func (h *Host) Dial(src netip.Addr, dst netip.AddrPort) (net.Conn, error) {
@@ -84,7 +87,7 @@ func (f *Fleet) Connect(t testing.TB, src netip.Addr, dst netip.AddrPort) *Conn 
 		return nil
 	})
 	conn := &Conn{Conn: c}
-	if err := conn.Ping(dialLimit); err != nil {
+	if err := conn.Ping(echoLimit); err != nil {
 		t.Fatalf("echo from %v to %v: %v", src, dst, err)
 	}
 	return conn
