@@ -33,7 +33,7 @@ func TestEmptiedSetsAreFilledAgain(t *testing.T) {
 			select {
 			case problems := <-repaired:
 				t.Logf("%s: %q", script, problems)
-			case <-time.After(tick + 5*time.Second):
+			case <-time.After(patience):
 				t.Fatalf("not mended after %q", script)
 			}
 		}

@@ -184,7 +184,7 @@ func TestSyncerMendsWithinATick(t *testing.T) {
 		select {
 		case problems := <-repaired:
 			t.Logf("mended: %q", problems)
-		case <-time.After(tick + 2*time.Second):
+		case <-time.After(patience):
 			t.Fatal("not mended")
 		}
 		for _, src := range []string{"192.0.2.1", "192.0.2.55", "198.18.9.9"} {
@@ -204,10 +204,10 @@ func TestRulesEndByTheSyncer(t *testing.T) {
 			return // the kernel does it; TestKernelForgetsByItself
 		}
 		s, _, stop := runSyncer(t, r.open(v, OutboundDrop), 0, func() State { return state() })
-		short := Entry{Prefix: prefix("192.0.2.1"), Until: time.Now().Add(700 * time.Millisecond)}
+		short := Entry{Prefix: prefix("192.0.2.1"), Until: time.Now().Add(3 * time.Second)}
 		s.Submit([]Update{{Entry: short}, {Entry: entry("192.0.2.2")}}, nil)
-		eventually(t, 5*time.Second, "192.0.2.1 is dropped", func() bool { return !r.udpReaches("192.0.2.1", 22) })
-		eventually(t, 5*time.Second, "192.0.2.1 is let go", func() bool { return r.udpReaches("192.0.2.1", 22) })
+		eventually(t, patience, "192.0.2.1 is dropped", func() bool { return !r.udpReaches("192.0.2.1", 22) })
+		eventually(t, patience, "192.0.2.1 is let go", func() bool { return r.udpReaches("192.0.2.1", 22) })
 		r.want(false, "192.0.2.2")
 		stop()
 	})

@@ -151,7 +151,7 @@ func newRig(tb testing.TB) *rig {
 		sh(tb, "ip route add "+p+" via "+via+"; ip -n attacker route add local "+p+" dev lo")
 	}
 	// The kernel gives these out when it gets to it, which on a busy machine with many namespaces takes its time.
-	eventually(tb, 10*time.Second, "both ends have a link-local address to solicit neighbours from", func() bool {
+	eventually(tb, patience, "both ends have a link-local address to solicit neighbours from", func() bool {
 		both := sh(tb, "ip -6 addr show dev veth0 scope link; ip -n attacker -6 addr show dev veth1 scope link")
 		return strings.Count(both, "inet6 fe80::") == 2 && !strings.Contains(both, "tentative")
 	})
@@ -212,6 +212,9 @@ func sysctl(tb testing.TB, path, value string) {
 		tb.Error(err)
 	}
 }
+
+// patience bounds the wait for what must happen, however busy the machine is.
+const patience = 30 * time.Second
 
 // eventually re-checks a condition until it holds, for at most limit.
 func eventually(tb testing.TB, limit time.Duration, what string, ok func() bool) {

@@ -132,7 +132,7 @@ func (r *rig) udpReaches(src string, port uint16) bool {
 		send(from, probe)
 		send(control, follower)
 	})
-	eventually(r.tb, 5*time.Second, "the datagram that follows "+src, func() bool { return l.saw(follower) })
+	eventually(r.tb, patience, "the datagram that follows "+src, func() bool { return l.saw(follower) })
 	return l.saw(probe)
 }
 

@@ -16,6 +16,7 @@ import (
 
 // With nothing set up, the agent runs at once and says what it does.
 func TestAgentFromNothing(t *testing.T) {
+	t.Parallel()
 	m := newFleet(t, 1)
 	n := m.nodes[0]
 	n.exit(t, exitNoAgent, "status")
@@ -42,6 +43,7 @@ func TestAgentFromNothing(t *testing.T) {
 
 // Not everything can be had everywhere: the agent says which backend it takes.
 func TestAgentWithoutPrivileges(t *testing.T) {
+	t.Parallel()
 	m := newFleet(t, 1)
 	n := m.nodes[0]
 	must(n.Shell("install -d -o nobody /tmp/state"))(t)
@@ -68,6 +70,7 @@ func TestAgentWithoutPrivileges(t *testing.T) {
 // A config file with errors is refused as a whole, each with its place; SIGHUP
 // keeps what was there.
 func TestReload(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 2})
 	a, b := m.nodes[0], m.nodes[1]
 	src := fresh()
@@ -139,6 +142,7 @@ func TestCloneIsNamed(t *testing.T) {
 
 // Machines with one host name are common; a mesh tells them apart.
 func TestEqualNames(t *testing.T) {
+	t.Parallel()
 	m := newFleet(t, 3)
 	first := m.nodes[0]
 	first.run(t, "init", "--name", "web", "--bind", m.bind(first))

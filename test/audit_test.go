@@ -37,6 +37,7 @@ func (n *node) audit(t testing.TB, addr string) []auditEntry {
 
 // Who, what, when and why of every change, on the node where it was decided and on the others.
 func TestAuditLog(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 2, config: "control: {write_group: changers}", before: func(n *node) { n.passable(t) }})
 	a, b := m.nodes[0], m.nodes[1]
 	id := a.status(t).ID
@@ -129,6 +130,7 @@ func TestAuditLog(t *testing.T) {
 
 // A disk that takes nothing delays no ban.
 func TestAuditLogOnAFullDisk(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 2, before: func(n *node) {
 		must(n.Do("sh", "-ec", `mkdir /run/full && mount -t tmpfs -o size=4k,mode=755 full /run/full
 			touch /run/full/audit.jsonl `+stateDir+`/audit.jsonl && chmod 600 /run/full/audit.jsonl

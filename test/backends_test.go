@@ -58,6 +58,7 @@ const seedTables = `for p in iptables ip6tables; do for t in raw mangle filter; 
 `
 
 func TestBackends(t *testing.T) {
+	t.Parallel()
 	m := newFleet(t, len(backends))
 	rules := make([]string, len(backends))
 	for i, b := range backends {

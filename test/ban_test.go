@@ -14,6 +14,7 @@ import (
 )
 
 func TestBanAndUnban(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
 	a, b, c := m.nodes[0], m.nodes[1], m.nodes[2]
 	src := fresh()
@@ -48,6 +49,7 @@ func TestBanAndUnban(t *testing.T) {
 }
 
 func TestBanListOnStdin(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
 	one, two := fresh(), fresh()
 	first, second := m.watch(t, one), m.watch(t, two)
@@ -67,6 +69,7 @@ func TestBanListOnStdin(t *testing.T) {
 }
 
 func TestImportAndExport(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
 	const count = 3000
 	var list strings.Builder
@@ -102,6 +105,7 @@ func TestImportAndExport(t *testing.T) {
 }
 
 func TestNeverBanned(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
 	a, b := m.nodes[0], m.nodes[1]
 	for _, c := range []struct{ name, addr string }{
@@ -152,6 +156,7 @@ func TestNeverBanned(t *testing.T) {
 }
 
 func TestWatch(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 2})
 	a, b := m.nodes[0], m.nodes[1]
 	p := must(b.Start(rig.Cmd{Argv: []string{"meshban", "watch", "--json"}}))(t)

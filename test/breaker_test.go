@@ -17,6 +17,7 @@ const stormBans = 30_000
 // A peer that bans thousands of addresses a second gets no further than the breaker of the others, where bans of their
 // own still work at once; what is held is decided on each, and stays decided.
 func TestBreaker(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 3, config: "peers: {rate: 100000000, burst: 100000000}\nbreaker: {rate: 1, burst: 2000}"})
 	bad, b, c := m.nodes[0], m.nodes[1], m.nodes[2]
 
@@ -125,6 +126,7 @@ func TestBreaker(t *testing.T) {
 
 // One peer alone gets no further than its own caps, and the others' bans go on as if nothing were.
 func TestCapsOfOnePeer(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 3, config: "peers: {rate: 1, burst: 100}"})
 	bad, good, c := m.nodes[0], m.nodes[1], m.nodes[2]
 	var list strings.Builder

@@ -104,6 +104,7 @@ func TestDropIn(t *testing.T) {
 
 // What another program logs of a line that the agent emitted is an echo.
 func TestEchoIsNoSighting(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
 	a, b := m.nodes[0], m.nodes[1]
 	src := fresh()

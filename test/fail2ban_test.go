@@ -147,6 +147,7 @@ func TestFail2ban(t *testing.T) {
 }
 
 func TestSetupPrints(t *testing.T) {
+	t.Parallel()
 	m := newFleet(t, 1)
 	n := m.nodes[0]
 	for what, want := range map[string]string{"fail2ban": "actionban", "systemd": "Type=notify"} {

@@ -13,6 +13,7 @@ import (
 )
 
 func TestIPv6(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
 	byCommand, byLine := fresh6(), fresh6()
 	first, second, other := m.watch(t, byCommand), m.watch(t, byLine), m.watch(t, fresh6())
@@ -41,6 +42,7 @@ func TestIPv6(t *testing.T) {
 }
 
 func TestCIDR(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
 	for _, c := range []struct {
 		name, prefix, low, high, outside string
@@ -78,6 +80,7 @@ func TestCIDR(t *testing.T) {
 }
 
 func TestOnePort(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
 	for _, c := range []struct {
 		name string

@@ -18,6 +18,7 @@ import (
 var emitted = regexp.MustCompile(`^[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ newbans\[\d+\]: HOST (\S+) PORT 0$`)
 
 func TestLineBansEverywhere(t *testing.T) {
+	t.Parallel()
 	for _, nodes := range []int{3, 10} {
 		t.Run(fmt.Sprintf("ok: %d nodes", nodes), func(t *testing.T) {
 			m := newMesh(t, setup{nodes: nodes})
@@ -88,6 +89,7 @@ func oneLineEach(t *testing.T, n, first *node, src netip.Addr) {
 }
 
 func TestBurstLosesNothing(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
 	const burst = 50
 	var watched []rig.Pairs
@@ -115,6 +117,7 @@ func TestBurstLosesNothing(t *testing.T) {
 
 // What programs do to a log file while the agent follows it.
 func TestLineFileSurvives(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 2, before: func(n *node) {
 		// A file that is there at the first start is history.
 		check(t, n.WriteFile(lineFile, "HOST 198.51.100.200 PORT 22\n"))
@@ -171,6 +174,7 @@ func TestLineFileSurvives(t *testing.T) {
 
 // The line file is a text that people edit: what was lifted stays open on every node, whatever they do to it.
 func TestEditedLineFile(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 2})
 	n := m.nodes[0]
 	src := fresh()
@@ -215,6 +219,7 @@ func TestEditedLineFile(t *testing.T) {
 
 // Who writes a line decides how long it lasts, and a line can name a port.
 func TestLineWords(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 2, config: "lines:\n  ports: as-written"})
 	n := m.nodes[0]
 	src, all := fresh(), fresh()
@@ -233,6 +238,7 @@ func TestLineWords(t *testing.T) {
 
 // A peer's ban of one port keeps no sighting of another from counting.
 func TestAnotherPortIsNoEcho(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 2, config: "lines:\n  ports: as-written"})
 	a, b := m.nodes[0], m.nodes[1]
 	src := fresh()

@@ -164,6 +164,7 @@ print "$made\n";`, int(floodTime/time.Second), stateDir)
 
 // A local user without privileges, with a shell on the server, gets nowhere.
 func TestUnprivilegedUser(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 2, before: func(n *node) {
 		// As open as it gets: the folder as `meshban init` makes it.
 		must(n.Do("chmod", "755", stateDir))(t)

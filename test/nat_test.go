@@ -14,6 +14,7 @@ const pingLimit = 500 * time.Millisecond
 // A ban protects what a node forwards to, as containers, and cuts connections
 // that stand.
 func TestContainersAndConnections(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
 	n := m.nodes[1]
 	c := must(m.AddContainer(n.Node, map[uint16]uint16{8080: 80, 8081: 81}))(t)

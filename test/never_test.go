@@ -50,6 +50,7 @@ func (m *mesh) spared(t *testing.T, prefix string, addr netip.Addr, reason strin
 
 // A peer's ban of what a node cannot do without changes nothing there, whatever it names.
 func TestPeersCannotBanWhatANodeNeeds(t *testing.T) {
+	t.Parallel()
 	resolver := netip.MustParseAddr("203.0.113.53")
 	m := newMesh(t, setup{nodes: 3, before: func(n *node) {
 		if n.Index == 1 {
@@ -176,6 +177,7 @@ func (n *node) covered(t testing.TB, addr netip.Addr) string {
 
 // Where an administrator is logged in by ssh, no peer's ban locks him out.
 func TestPeersCannotBanAnSSHSession(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 2})
 	a, b := m.nodes[0], m.nodes[1]
 	must(a.SSHD())(t)
@@ -251,6 +253,7 @@ func (m *mesh) session(t testing.TB, src netip.Addr, user string, n *node) {
 // In a sandbox like that of the systemd unit, sshd's connections cannot be seen where logind tells of no session: then
 // status says so.
 func TestSSHSessionThatCannotBeSeen(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 1})
 	n := m.nodes[0]
 	must(n.SSHD())(t)

@@ -57,6 +57,7 @@ func TestKillLeavesNoGap(t *testing.T) {
 
 // SIGTERM leaves the mesh cleanly, and the kernel keeps what it has.
 func TestStopLeavesTheMesh(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
 	b := m.nodes[1]
 	src := fresh()
@@ -88,6 +89,7 @@ func TestStopLeavesTheMesh(t *testing.T) {
 // All at once, as after a power cut: the kernels are empty, and the state comes
 // from the stores.
 func TestMassRestart(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
 	src, lifted := fresh(), fresh()
 	pairs, freed := m.watch(t, src), m.watch(t, lifted)
@@ -131,6 +133,7 @@ func TestMassRestart(t *testing.T) {
 // A node that was killed a moment after it had found its first peer came back
 // alone: it had not yet remembered whom to look for.
 func TestKillRightAfterJoin(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 2})
 	for _, n := range m.nodes {
 		n.kill(t)
@@ -145,6 +148,7 @@ func TestKillRightAfterJoin(t *testing.T) {
 
 // A ban that the command had confirmed was lost by a kill right after it: neither pushed nor on disk yet.
 func TestKillRightAfterBan(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 2})
 	a, b := m.nodes[0], m.nodes[1]
 	during(5 * time.Second) // remembered peers are written every few seconds

@@ -117,6 +117,7 @@ func TestRevoke(t *testing.T) {
 
 // A node that is cut off hears of a revocation as soon as the cut heals.
 func TestRevokeDuringPartition(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
 	web1, alone, bad := m.nodes[0], m.nodes[1], m.nodes[2]
 	harm := fresh()

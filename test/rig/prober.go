@@ -24,9 +24,9 @@ const (
 	// all probers of a fleet.
 	firstPort, lastPort = 10000, 59999
 	// maxEach bounds the probes that all probers together send in a round; with more pairs each has its turn less often.
-	// A probe and its answer are 15 us of a processor, and a real-time thread that takes 95 % of one is stopped by the
-	// kernel for 50 ms of each second (sched_rt_runtime_us).
-	maxEach = 32
+	// A probe and its answer are 15 us of a processor that the agents need, and a real-time thread that takes 95 % of one
+	// is stopped by the kernel for 50 ms of each second (sched_rt_runtime_us).
+	maxEach = 16
 	// leastRest is between two rounds of which the first took all its time: a thread that never rests would be stopped.
 	leastRest = ProbeEvery / 4
 	// probeBuffer is what the kernel may hold of answers, in bytes.

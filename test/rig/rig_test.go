@@ -138,25 +138,23 @@ func TestProberSeesRules(t *testing.T) {
 				must(n.Do("ipset", "add", c.set, c.addr))(t)
 			}
 			added := time.Now()
-			at := must(pairs.Enforced(time.Second))(t)
+			at := must(pairs.Enforced(controlLimit))(t)
 			for i, when := range at {
-				if when.Before(start) || when.After(added.Add(time.Second)) {
+				if when.Before(start) || when.After(added.Add(controlLimit)) {
 					t.Errorf("%s: enforced %v after the start, set after %v", f.Nodes[i].Name, when.Sub(start), added.Sub(start))
 				}
 			}
 			silent := Last(at)
 			until := silent.Add(Settle / 2)
 			check(t, pairs.Silent(silent, until))
-			if w := other.Count(silent, until); w.Answered != w.Sent || w.Sent < 50 {
+			if w := other.Count(silent, until); w.Answered != w.Sent || w.Sent < 10 {
 				t.Errorf("a source that is not listed: %+v", w)
 			}
 			start = time.Now()
 			for _, n := range f.Nodes {
 				must(n.Do("ipset", "del", c.set, c.addr))(t)
 			}
-			if took := Last(must(pairs.Open(start, time.Second))(t)).Sub(start); took > 3*time.Second {
-				t.Errorf("open again after %v", took)
-			}
+			must(pairs.Open(start, controlLimit))(t)
 			check(t, pairs.Control())
 			if err := pairs.Silent(silent, time.Now()); err == nil {
 				t.Error("a source that answers again counts as silent")
@@ -172,15 +170,15 @@ func TestProberTellsPortsApart(t *testing.T) {
 	f := New(t, Options{Nodes: 1})
 	n, p, src := f.Nodes[0], f.Prober(t), netip.MustParseAddr("203.0.113.5")
 	must(n.Shell("iptables -w -t raw -A PREROUTING -p tcp --dport 22 -j DROP"))(t)
-	if err := p.Watch(src, n, 22).Control(); err == nil {
-		t.Error("a dropped port passes the positive control")
+	if _, err := p.Watch(src, n, 22).Open(time.Now(), time.Second); err == nil {
+		t.Error("a dropped port answers")
 	}
 	check(t, p.Watch(src, n, 80).Control())
 	l := must(n.Listen("tcp", netip.AddrPortFrom(n.Probe, 81).String()))(t)
 	defer l.Close()
 	check(t, p.Watch(src, n, 81).Control()) // an open port answers too
 	must(n.Shell("iptables -w -I INPUT -p tcp --dport 80 -j REJECT"))(t)
-	must(p.Watch(src, n, 80).Enforced(time.Second))(t) // an ICMP error is no answer
+	must(p.Watch(src, n, 80).Enforced(controlLimit))(t) // an ICMP error is no answer
 }
 
 func TestLinksAndCounters(t *testing.T) {
@@ -220,9 +218,9 @@ func TestEstablishedConnection(t *testing.T) {
 	if err := bad.Ping(300 * time.Millisecond); err == nil {
 		t.Error("the listed address still talks")
 	}
-	check(t, good.Ping(time.Second))
+	check(t, good.Ping(echoLimit))
 	must(n.Do("ipset", "del", "t4", "192.0.2.1"))(t)
-	check(t, bad.Ping(5*time.Second))
+	check(t, bad.Ping(echoLimit))
 }
 
 func TestContainerBehindNode(t *testing.T) {
@@ -239,7 +237,7 @@ func TestContainerBehindNode(t *testing.T) {
 		t.Errorf("rules:\n%s", r)
 	}
 	must(n.Do("ipset", "add", "t4", src.String()))(t)
-	must(closed.Enforced(time.Second))(t)
+	must(closed.Enforced(controlLimit))(t)
 	if err := conn.Ping(300 * time.Millisecond); err == nil {
 		t.Error("the connection into the container still talks")
 	}
