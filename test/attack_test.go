@@ -36,7 +36,7 @@ const (
 	// Under attack a ban may take twice as long as before, and this much more; loose is by how much looser the tests hold
 	// that, for the machine may be busy: what is starved takes seconds. The README has figures of a machine that does
 	// nothing else.
-	medianFloor, worstFloor = 50 * time.Millisecond, 250 * time.Millisecond
+	medianFloor, worstFloor = 100 * time.Millisecond, 500 * time.Millisecond
 	loose                   = 5
 	// measureLimit is when a ban that is measured counts as lost.
 	measureLimit = 30 * time.Second

@@ -149,8 +149,9 @@ func (s *siege) try(t *testing.T, c siegeCase) {
 		had[i] = n.metrics(t)[c.counts]
 	}
 	args := append([]string{"-ban", list}, c.args...)
-	if c.counts != "" {
-		args = append(args, "-for", untilEnded) // until it counts
+	noticed := c.counts != "" || c.tells != ""
+	if noticed {
+		args = append(args, "-for", untilEnded)
 	}
 	var p *rig.Proc
 	var under, beside figures
@@ -159,10 +160,11 @@ func (s *siege) try(t *testing.T, c siegeCase) {
 		var lost error
 		seen = s.look.during(t, func() {
 			p = s.attack(t, c.attack, args...)
+			begun := time.Now()
 			under, beside, lost = s.measureBeside(attackBans)
-			if c.counts != "" {
-				during(attackLasts)
-				s.counted(t, c.counts, had)
+			if noticed {
+				during(time.Until(begun.Add(attackLasts)))
+				s.notice(t, c, had)
 				finish(t, p)
 			} else if e := must(p.Wait(afterwards))(t); e.Code != exitDone {
 				t.Errorf("the attack ended with %+v: %s", e, p.Stderr())
@@ -182,11 +184,6 @@ func (s *siege) try(t *testing.T, c siegeCase) {
 		t.Log(err) // the machine may have been busy: once more
 	}
 	digests := s.agree(t)
-	if c.tells != "" {
-		for _, n := range s.honest {
-			s.told(t, n, c)
-		}
-	}
 	if c.after != nil {
 		c.after(t, s)
 	}
@@ -196,16 +193,21 @@ func (s *siege) try(t *testing.T, c siegeCase) {
 	t.Logf("%v (beside: %v; before: %v); %v; %s", under, beside, s.calm, seen, strings.TrimSpace(strings.TrimPrefix(p.Stdout(), "ready\n")))
 }
 
-// counted waits until a metric of every honest node has grown.
-func (s *siege) counted(t *testing.T, metric string, had []float64) {
+// notice waits until every honest node has counted the attack and tells of it.
+func (s *siege) notice(t *testing.T, c siegeCase, had []float64) {
 	t.Helper()
 	for i, n := range s.honest {
-		eventually(t, afterwards, func() error {
-			if got := n.metrics(t)[metric]; got <= had[i] {
-				return fmt.Errorf("%s: %s was %.0f and is %.0f", n.Name, metric, had[i], got)
-			}
-			return nil
-		})
+		if c.counts != "" {
+			eventually(t, afterwards, func() error {
+				if got := n.metrics(t)[c.counts]; got <= had[i] {
+					return fmt.Errorf("%s: %s was %.0f and is %.0f", n.Name, c.counts, had[i], got)
+				}
+				return nil
+			})
+		}
+		if c.tells != "" {
+			s.told(t, n, c)
+		}
 	}
 }
 
