@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -239,5 +240,38 @@ func TestHoldsLastAsLongAsTheirFrame(t *testing.T) {
 	}
 	if len(got) != 3 || got[0] != 1 || got[7] != 0 || got[299] != 4 {
 		t.Errorf("holds after a restart: %v", got)
+	}
+}
+
+// A commit sorts its writes: the last one about a name or a frame still stands.
+func TestTheLastWriteStands(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "store.db"))
+	defer func() { _ = s.Close() }()
+	key := func(i int) FrameKey { return KeyOf([16]byte{1}, 1, uint64(i)) }
+	for round := range 4 {
+		for i := range 100 {
+			i = i * 37 % 100
+			s.Set(fmt.Sprint("name", i), []byte(fmt.Sprint(round)))
+			s.Put(key(i), arrived, []byte(fmt.Sprint(round)))
+			if (i+round)%2 == 0 {
+				s.Set(fmt.Sprint("name", i), nil)
+				s.Drop(key(i))
+			}
+		}
+	}
+	if err := s.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100 {
+		want := ""
+		if i%2 == 0 {
+			want = "3"
+		}
+		if got := string(s.Value(fmt.Sprint("name", i))); got != want {
+			t.Errorf("value %d is %q, want %q", i, got, want)
+		}
+	}
+	if got := frames(t, s); len(got) != 50 {
+		t.Errorf("%d frames, want 50", len(got))
 	}
 }
