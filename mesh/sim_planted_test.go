@@ -114,7 +114,7 @@ var plantedSeed = regexp.MustCompile(`seed \d+ \((\d+) of`)
 
 // runPlanted gives the number of the first seed that fails, 0 if none does.
 func runPlanted(t *testing.T, binary, name string, seeds int) (int, string) {
-	cmd := exec.Command(binary, "-test.run=^TestSimulator$", "-test.timeout=2m", "-sim.most=1", "-sim.seeds="+strconv.Itoa(seeds))
+	cmd := exec.Command(binary, "-test.run=^TestSimulator$", "-test.timeout=20m", "-sim.most=1", "-sim.seeds="+strconv.Itoa(seeds))
 	cmd.Env = append(os.Environ(), "MESH_PLANTED_FAULT="+name)
 	out, err := cmd.CombinedOutput()
 	m := plantedSeed.FindSubmatch(out)
