@@ -134,7 +134,7 @@ func TestCapturedAuthority(t *testing.T) {
 	enforced(t, pairs, start)
 	for _, n := range s.honest {
 		for _, other := range s.honest {
-			if why := n.run(t, "why", other.Mesh.String()); !strings.Contains(why, "not dropped") {
+			if why := n.run(t, "why", other.Mesh.String()); !strings.Contains(why, other.Mesh.String()+": not dropped") {
 				t.Errorf("%s: %s", n.Name, why)
 			}
 		}

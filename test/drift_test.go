@@ -78,7 +78,10 @@ func TestDrift(t *testing.T) {
 	start = time.Now()
 	m.nodes[1].run(t, "unban", src.String())
 	open(t, pairs, start, banLimit)
-	if s := fmt.Sprint(n.status(t).Problems); contains(s, "firewall") {
-		t.Errorf("after the repairs, %s complains: %s", n.Name, s)
-	}
+	eventually(t, banLimit, func() error {
+		if s := fmt.Sprint(n.status(t).Problems); contains(s, "firewall") {
+			return fmt.Errorf("after the repairs, %s complains: %s", n.Name, s)
+		}
+		return nil
+	})
 }

@@ -49,7 +49,6 @@ func (n *node) peakRSS(t testing.TB) int {
 
 // The line file lies in a folder of an unprivileged program that does all it can.
 func TestHostileLineFile(t *testing.T) {
-	t.Parallel()
 	m := newMesh(t, setup{nodes: 2, before: func(n *node) {
 		if n.Index != 1 {
 			return

@@ -43,7 +43,7 @@ func (m *mesh) spared(t *testing.T, prefix string, addr netip.Addr, reason strin
 	t.Helper()
 	n := m.nodes[0]
 	why := n.run(t, "why", addr.String())
-	if !strings.Contains(why, "not dropped") || !strings.Contains(why, reason) || !strings.Contains(why, "ban "+prefix+" by "+m.nodes[1].Name) {
+	if !strings.Contains(why, addr.String()+": not dropped") || !strings.Contains(why, reason) || !strings.Contains(why, "ban "+prefix+" by "+m.nodes[1].Name) {
 		t.Errorf("why %v does not speak of a ban of %s that %q overrules:\n%s", addr, prefix, reason, why)
 	}
 }
@@ -149,7 +149,7 @@ func TestPeersCannotBanWhatANodeNeeds(t *testing.T) {
 		}
 		must(a.Do("ip", "addr", "add", own.String()+"/32", "dev", "probe0"))(t)
 		eventually(t, banLimit, func() error {
-			if why := a.run(t, "why", own.String()); !strings.Contains(why, "not dropped") {
+			if why := a.run(t, "why", own.String()); !strings.Contains(why, own.String()+": not dropped") {
 				return fmt.Errorf("own address: %s", why)
 			}
 			return nil

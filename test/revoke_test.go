@@ -163,7 +163,7 @@ func TestClaimedName(t *testing.T) {
 		if e, ok := n.entry(t, harm.String()); !ok || len(e.Origins) != 1 || e.Origins[0] != bad.Name || len(e.OriginIDs) != 1 || e.OriginIDs[0] != id {
 			t.Errorf("%s: list: %+v", n.Name, e)
 		}
-		if out := n.run(t, "why", harm.String()); !strings.Contains(out, "by "+bad.Name) || strings.Contains(out, honest.Name) {
+		if out := n.run(t, "why", harm.String()); !strings.Contains(out, "by "+bad.Name) || strings.Contains(out, "by "+honest.Name) {
 			t.Errorf("%s: why: %s", n.Name, out)
 		}
 		eventually(t, banLimit, func() error {

@@ -93,7 +93,7 @@ var siegeCases = []siegeCase{
 func why(t *testing.T, s *siege) {
 	for _, n := range s.honest {
 		for _, addr := range []netip.Addr{s.honest[0].Mesh, n.Mesh, n.Probe, netip.MustParseAddr("10.78.0.254")} {
-			if out := n.run(t, "why", addr.String()); !strings.Contains(out, "not dropped") {
+			if out := n.run(t, "why", addr.String()); !strings.Contains(out, addr.String()+": not dropped") {
 				t.Errorf("%s: why %v: %s", n.Name, addr, out)
 			}
 		}

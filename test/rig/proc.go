@@ -18,7 +18,7 @@ import (
 
 const (
 	// runLimit bounds a command that is run to its end.
-	runLimit = 2 * time.Minute
+	runLimit = 5 * time.Minute
 	// stopLimit bounds how long a daemon may take to obey SIGTERM.
 	stopLimit = time.Minute
 	// maxOutput bounds what is read back of a process's output, in bytes.
