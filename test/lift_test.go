@@ -39,7 +39,6 @@ func (m *mesh) enforce(t *testing.T, least, most int) {
 // Who lifts much of what others have banned is held back by the others, and told by which. What a node has banned itself
 // it can lift at once, and a node with the authority's key whatever there is.
 func TestMassLifting(t *testing.T) {
-	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
 	ca, importer, third := m.nodes[0], m.nodes[1], m.nodes[2]
 	m.importList(t, importer, 20)
