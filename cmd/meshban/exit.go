@@ -32,7 +32,7 @@ var exitCodes = []struct {
 	{exitNoAgent, "no agent answers on the control socket"},
 	{exitPolicy, "refused by policy, or without effect: never-ban list, prefix too wide, no permission, cancelled"},
 	{exitNotFound, "not found"},
-	{exitConfig, "the agent's config is wrong; a supervisor need not start it again"},
+	{exitConfig, "the agent's config is wrong: file, environment or folder; a supervisor need not start it again"},
 }
 
 // codeExit gives each kind of error its exit code.
@@ -53,10 +53,16 @@ type reported struct{ code control.Code }
 
 func (r reported) Error() string { return "some addresses: " + string(r.code) }
 
-// wrongConfig is the error of an agent whose config is wrong.
+// wrongConfig is the error of an agent whose config is wrong: a value in the file or in the environment, or who may
+// write the state folder or a file in it.
 type wrongConfig struct{ error }
 
 func (w wrongConfig) Unwrap() error { return w.error }
+
+// wrongEnvironment is the error of a wrong value in the environment.
+type wrongEnvironment struct{ error }
+
+func (w wrongEnvironment) Unwrap() error { return w.error }
 
 // exitCode maps an error to the table.
 func exitCode(err error) int {

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -36,12 +38,38 @@ func toggle(name, usage string) *cli.BoolFlag { return &cli.BoolFlag{Name: name,
 
 func jsonFlag(what string) *cli.BoolFlag { return toggle("json", "print "+what) }
 
-// flagError says of which flag a value is wrong.
-func flagError(name string, err error) error {
-	if bad, ok := errors.AsType[*config.Error](err); ok {
-		return usagef(bad.Remedy, "--%s: %s", name, bad.Problem)
+// flagError says of which flag, or variable of the environment, a value is wrong.
+func flagError(ctx *cli.Context, name, value string, err error) error {
+	source, hint := "--"+name, ""
+	env := variable(ctx, name, value)
+	if env != "" {
+		source = env
 	}
-	return usagef("", "--%s: %v", name, err)
+	if bad, ok := errors.AsType[*config.Error](err); ok {
+		err, hint = errors.New(bad.Problem), bad.Remedy
+	}
+	err = usagef(hint, "%s: %v", source, err)
+	if env != "" {
+		return wrongEnvironment{err}
+	}
+	return err
+}
+
+// variable returns the environment variable that holds the value of a flag; "" means that the command line does.
+func variable(ctx *cli.Context, name, value string) string {
+	for _, f := range ctx.Command.Flags {
+		flag, ok := f.(cli.DocGenerationFlag)
+		if !ok || !slices.Contains(f.Names(), name) {
+			continue
+		}
+		for _, env := range flag.GetEnvVars() {
+			said := os.Getenv(env)
+			if said == value || slices.Contains(strings.Split(said, ","), value) { // a list is split at its commas
+				return env
+			}
+		}
+	}
+	return ""
 }
 
 // read parses the value of a flag that was given; one that was not, or is empty, is the zero value.
@@ -53,7 +81,7 @@ func read[T any](ctx *cli.Context, name string, parse func(string) (T, error)) (
 	}
 	v, err := parse(s)
 	if err != nil {
-		return zero, flagError(name, err)
+		return zero, flagError(ctx, name, s, err)
 	}
 	return v, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/ownfile"
 )
 
 func TestMain(m *testing.M) {
@@ -31,6 +32,8 @@ func fakeActions() actions {
 			return errors.Join(
 				&config.Error{File: "meshban.yaml", Line: 3, Key: "bind", Problem: "no address", Remedy: "write 0.0.0.0:7946"},
 				&config.Error{File: "meshban.yaml", Line: 7, Key: "jion", Problem: "no such key", Remedy: "write join"})
+		case "unsafe":
+			return fmt.Errorf("state folder: %w", &ownfile.Error{Path: "meshban.yaml", Problem: "is writable by others", Remedy: "run: chmod go-w meshban.yaml"})
 		case "in use":
 			return fmt.Errorf("start agent: %w", control.ErrInUse)
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/cmd/meshban/internal/ownfile"
 )
 
 func (c *command) agentVerb() *verb {
@@ -42,38 +43,47 @@ func (c *command) agent(ctx *cli.Context) error {
 	if err := noArgs(ctx); err != nil {
 		return err
 	}
-	opts := AgentOptions{Dir: c.dir, Version: versionText(), Stderr: c.err}
-	var err error
-	if opts.Name, err = readName(ctx); err != nil {
-		return err
+	opts, err := c.agentOptions(ctx)
+	if errors.As(err, new(wrongEnvironment)) {
+		return wrongConfig{err}
 	}
-	if opts.Bind, err = readAddrPort(ctx, "bind", config.DefaultPort); err != nil {
-		return err
-	}
-	if opts.Advertise, err = readAddrPort(ctx, "advertise", config.DefaultPort); err != nil {
-		return err
-	}
-	if opts.Join, err = readJoin(ctx); err != nil {
-		return err
-	}
-	if opts.LineFile, err = readPath(ctx, "line-file"); err != nil {
-		return err
-	}
-	if opts.Firewall, err = read(ctx, "firewall", config.ParseBackends); err != nil {
-		return err
-	}
-	if opts.Config, err = readPath(ctx, "config"); err != nil {
-		return err
-	}
-	if opts.Metrics, err = readAddrPort(ctx, "metrics", 0); err != nil {
+	if err != nil {
 		return err
 	}
 	opts.Reload = c.hangup()
 	err = c.acts.Agent(ctx.Context, opts)
-	if errors.As(err, new(*config.Error)) {
+	if errors.As(err, new(*config.Error)) || errors.As(err, new(*ownfile.Error)) {
 		return wrongConfig{err}
 	}
 	return err
+}
+
+// agentOptions reads the flags of the agent.
+func (c *command) agentOptions(ctx *cli.Context) (opts AgentOptions, err error) {
+	opts = AgentOptions{Dir: c.dir, Version: versionText(), Stderr: c.err}
+	if opts.Name, err = readName(ctx); err != nil {
+		return opts, err
+	}
+	if opts.Bind, err = readAddrPort(ctx, "bind", config.DefaultPort); err != nil {
+		return opts, err
+	}
+	if opts.Advertise, err = readAddrPort(ctx, "advertise", config.DefaultPort); err != nil {
+		return opts, err
+	}
+	if opts.Join, err = readJoin(ctx); err != nil {
+		return opts, err
+	}
+	if opts.LineFile, err = readPath(ctx, "line-file"); err != nil {
+		return opts, err
+	}
+	if opts.Firewall, err = read(ctx, "firewall", config.ParseBackends); err != nil {
+		return opts, err
+	}
+	if opts.Config, err = readPath(ctx, "config"); err != nil {
+		return opts, err
+	}
+	opts.Metrics, err = readAddrPort(ctx, "metrics", 0)
+	return opts, err
 }
 
 // readJoin reads --join; an empty item, as an environment variable may hold, is left out.
@@ -85,7 +95,7 @@ func readJoin(ctx *cli.Context) ([]string, error) {
 		}
 		peer, err := config.ParseJoin(s)
 		if err != nil {
-			return nil, flagError("join", err)
+			return nil, flagError(ctx, "join", s, err)
 		}
 		if !slices.Contains(all, peer) {
 			all = append(all, peer)
