@@ -66,6 +66,17 @@ func TestEnrolByFile(t *testing.T) {
 	refused("bad: the file is there", err, control.CodeFailed, "not there yet")
 	_, err = useAuthority(t.Context(), CAOptions{Dir: other, Do: "import", File: key})
 	refused("bad: the key of another mesh", err, control.CodePolicy, "one and the same mesh")
+	// A key that others could have put there decides about nobody.
+	if err := os.Chmod(key, 0o622); err != nil {
+		t.Fatal(err)
+	}
+	_, err = sign(founder, key, request.Text)
+	refused("bad: a key that others may write", err, control.CodeFailed, "chmod go-w")
+	_, err = useAuthority(t.Context(), CAOptions{Dir: founder, Do: "import", File: key})
+	refused("bad: a key that others may write", err, control.CodeFailed, "chmod go-w")
+	if err := os.Chmod(key, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	answer, err := sign(founder, key, request.Text)
 	if err != nil {
 		t.Fatal(err)

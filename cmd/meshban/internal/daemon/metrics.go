@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
+	"strings"
 	"time"
 
 	// A small library with no work at start: the reference client costs each command 2 ms.
@@ -136,6 +138,16 @@ func (d *Daemon) figures() {
 	counter("store_commits_total", func() uint64 { return d.store.Stats().Commits })
 }
 
+// rebindProof reports whether a Host header is localhost or an address, with any port. What listens on the loopback answers
+// no other name: its owner could point it here and have a page of his, in a browser on this machine, read the answer.
+func rebindProof(host string) bool {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	_, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return err == nil || strings.EqualFold(host, "localhost")
+}
+
 // serveMetrics answers GET /metrics where the configuration says so, until ctx ends.
 func (d *Daemon) serveMetrics(ctx context.Context) error {
 	addr := d.config().Metrics
@@ -144,7 +156,11 @@ func (d *Daemon) serveMetrics(ctx context.Context) error {
 	}
 	d.figures()
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		if addr.Addr().IsLoopback() && !rebindProof(r.Host) {
+			http.Error(w, "no request for this host name is answered here: use localhost or the address", http.StatusForbidden)
+			return
+		}
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 		d.metrics.set.WritePrometheus(w)
 		vm.WriteProcessMetrics(w)

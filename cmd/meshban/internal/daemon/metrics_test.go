@@ -26,3 +26,16 @@ func TestLatencyIsACumulativeHistogram(t *testing.T) {
 		}
 	}
 }
+
+// A page whose name its owner points at this machine reads nothing that is served here alone.
+func TestMetricsAnswerNoForeignName(t *testing.T) {
+	for host, want := range map[string]bool{
+		"localhost": true, "LOCALHOST:9100": true, "127.0.0.1:9100": true, "127.0.0.2": true, "[::1]:9100": true, "[::1]": true,
+		"": false, "evil.example": false, "evil.example:9100": false, "localhost.evil.example": false, "127.0.0.1.evil.example:9100": false,
+		"localhost.:9100": false, "2130706433": false, "0x7f.1": false,
+	} {
+		if got := rebindProof(host); got != want {
+			t.Errorf("host %q is answered: %v, want %v", host, got, want)
+		}
+	}
+}

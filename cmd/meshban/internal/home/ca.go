@@ -70,7 +70,10 @@ func (d Dir) Sign(request []byte, key string, caps mesh.Caps, now time.Time) (me
 func (d Dir) authority(key string) (mesh.Authority, mesh.Secrets, error) {
 	keys, err := d.Keys()
 	if key != "" {
-		a, s, exportErr := mesh.LoadExport(key)
+		if errors.As(err, new(*ownfile.Error)) {
+			return mesh.Authority{}, mesh.Secrets{}, err
+		}
+		a, s, exportErr := loadExport(key)
 		if err == nil && keys.Secrets.Renews(s) {
 			s = keys.Secrets // the mesh's key was rotated since the export
 		}
@@ -80,6 +83,15 @@ func (d Dir) authority(key string) (mesh.Authority, mesh.Secrets, error) {
 		err = mesh.ErrNoAuthority
 	}
 	return keys.Authority, keys.Secrets, err
+}
+
+// loadExport reads an exported key that nobody but this user and root can have put there: another's would certify into
+// another's mesh.
+func loadExport(file string) (mesh.Authority, mesh.Secrets, error) {
+	if err := ownfile.Check(file); err != nil {
+		return mesh.Authority{}, mesh.Secrets{}, fmt.Errorf("the authority's key: %w", err)
+	}
+	return mesh.LoadExport(file)
 }
 
 // Export copies the authority's key and the mesh's secrets to a file; move takes the key off the folder, whose agent
@@ -130,7 +142,7 @@ func (d Dir) Exported(authority mesh.ID) bool {
 // Import puts the authority's key of an exported file into the folder, whose mesh it must be the authority of. The
 // folder's agent must not run.
 func (d Dir) Import(file string) error {
-	authority, secrets, err := mesh.LoadExport(file)
+	authority, secrets, err := loadExport(file)
 	if err != nil {
 		return err
 	}
