@@ -9,11 +9,13 @@ import (
 	"time"
 )
 
+// TokenPrefix begins every token's text.
+const TokenPrefix = "mb1-"
+
 const (
 	// maxToken bounds a token's text, in bytes, maxTokenAddrs the addresses inside.
 	maxToken      = 1024
 	maxTokenAddrs = 8
-	tokenPrefix   = "mb1-"
 	tokenFields   = 5
 	tokenVersion  = 1
 	secretLen     = 16
@@ -40,7 +42,7 @@ func (t token) encode() string {
 	b = appendBin(b, t.Inviter[:])
 	b = appendBin(b, t.Secret[:])
 	b = appendUint(b, uint64(t.Expires.UnixMilli()))
-	return tokenPrefix + base64.RawURLEncoding.EncodeToString(b)
+	return TokenPrefix + base64.RawURLEncoding.EncodeToString(b)
 }
 
 // decodeToken reads a token; white space in it, as terminals and mails put there, is ignored. Errors wrap ErrBadToken.
@@ -56,9 +58,9 @@ func parseToken(s string) (t token, err error) {
 	if len(s) > maxToken {
 		return t, fmt.Errorf("%d characters, want at most %d", len(s), maxToken)
 	}
-	text, ok := strings.CutPrefix(s, tokenPrefix)
+	text, ok := strings.CutPrefix(s, TokenPrefix)
 	if !ok {
-		return t, fmt.Errorf("it does not begin with %q", tokenPrefix)
+		return t, fmt.Errorf("it does not begin with %q", TokenPrefix)
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
 	if err != nil || strings.ContainsAny(text, "\r\n") { // which the decoder would skip

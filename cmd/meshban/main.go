@@ -6,7 +6,12 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
+	"unsafe"
+
+	"github.com/meshban/meshban/mesh"
 )
 
 func main() { os.Exit(run(wire())) }
@@ -23,5 +28,22 @@ func run(acts actions) int {
 		signal.Notify(reload, syscall.SIGHUP)
 		return reload
 	}
-	return c.run(ctx, os.Args[1:])
+	return c.run(ctx, hideTokens(os.Args[1:]))
+}
+
+// hideTokens returns a copy of argv and blanks the tokens in argv itself, which is what every user of this machine can
+// read in the list of processes: a token enrols whoever uses it first.
+func hideTokens(argv []string) []string {
+	args := slices.Clone(argv)
+	for i, arg := range argv {
+		if !strings.HasPrefix(arg, mesh.TokenPrefix) {
+			continue
+		}
+		args[i] = strings.Clone(arg)
+		shown := unsafe.Slice(unsafe.StringData(arg), len(arg)) // the kernel's copy: Go's arguments share its memory
+		for j := range shown[len(mesh.TokenPrefix):] {
+			shown[len(mesh.TokenPrefix)+j] = '.'
+		}
+	}
+	return args
 }
