@@ -37,6 +37,9 @@ type Host struct {
 	waiting map[uint64]chan reply // one answer each; buffered, so the reader never waits
 	procs   map[uint64]*Proc      // running
 	daemons []*Proc               // all that StartDaemon started, for their logs
+
+	enter []string // of a machine, see Boot: what a command is run by
+	top   string   // of a machine: its root
 }
 
 // newHost makes the namespaces and the holder in them.
@@ -187,7 +190,10 @@ func (h *Host) sendLocked(req request, files []*os.File) error {
 // Path is where the test process sees the host's file or folder p. p must be
 // absolute and must not lead through an absolute symbolic link (/var/run): that
 // would end in the machine's own tree.
-func (h *Host) Path(p string) string {
+func (h *Host) Path(p string) string { return h.outer(filepath.Join(h.top, p)) }
+
+// outer is Path where the host holds a machine and p is a path of the holder's.
+func (h *Host) outer(p string) string {
 	return filepath.Join(fmt.Sprintf("/proc/%d/root", h.holder.Process.Pid), p)
 }
 

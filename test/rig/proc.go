@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -85,7 +86,8 @@ func (h *Host) Start(c Cmd) (*Proc, error) {
 		done: make(chan struct{}),
 	}
 	env := append([]string{"PATH=" + hostPath, "HOME=/root", "LANG=C.UTF-8"}, c.Env...)
-	r, err := h.ask(request{Argv: c.Argv, Env: env, Dir: c.Dir}, files, p)
+	argv := append(slices.Clone(h.enter), c.Argv...)
+	r, err := h.ask(request{Argv: argv, Env: env, Dir: c.Dir}, files, p)
 	if err != nil {
 		h.mu.Lock()
 		delete(h.procs, p.id)

@@ -1,0 +1,265 @@
+//go:build linux && netns
+
+package test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/meshban/meshban/test/rig"
+)
+
+// machineLimit bounds each wait for systemd, sshd and fail2ban on a machine that has other things to do.
+const machineLimit = 2 * time.Minute
+
+// readmeCommands returns the commands that README shows below the paragraph that begins with intro.
+func readmeCommands(t *testing.T, intro string) []string {
+	t.Helper()
+	_, rest, ok := strings.Cut(readme(t), "\n"+intro)
+	_, rest, ok2 := strings.Cut(rest, "\n\n    ")
+	block, _, ok3 := strings.Cut(rest, "\n\n")
+	if !ok || !ok2 || !ok3 {
+		t.Fatalf("README.md shows no commands below %q", intro)
+	}
+	return strings.Split(block, "\n    ")
+}
+
+// types types lines at the machine's prompt. Each must succeed.
+func (n *node) types(t testing.TB, lines ...string) {
+	t.Helper()
+	for _, line := range lines {
+		r := must(n.Run("bash", "-c", line))(t)
+		t.Logf("%s# %s\n%s%s", n.Name, line, r.Stdout, r.Stderr)
+		if r.Code != 0 {
+			t.Fatalf("%s: %s: exit code %d", n.Name, line, r.Code)
+		}
+	}
+}
+
+// unit returns what systemd says of the service.
+func (n *node) unit(t testing.TB, property string) string {
+	t.Helper()
+	return strings.TrimSpace(must(n.Do("systemctl", "show", "--value", "-p", property, "meshban"))(t))
+}
+
+// unitIs waits until systemd says so.
+func (n *node) unitIs(t testing.TB, property, want string) {
+	t.Helper()
+	eventually(t, machineLimit, func() error {
+		if got := n.unit(t, property); got != want {
+			return fmt.Errorf("%s: %s is %q, want %q", n.Name, property, got, want)
+		}
+		return nil
+	})
+}
+
+// bootMachines returns servers that systemd has booted, with the program in root's home.
+func bootMachines(t *testing.T, count int) *mesh {
+	t.Helper()
+	m := newFleet(t, count)
+	errs := make([]error, count)
+	var wg sync.WaitGroup
+	for i, n := range m.nodes {
+		wg.Go(func() { errs[i] = errors.Join(n.Boot(), copyFile(program, n.Path("/root/meshban"))) })
+	}
+	wg.Wait()
+	check(t, errors.Join(errs...))
+	must(m.Attacker.Shell("mknod -m 666 /dev/tty c 5 0"))(t) // ssh asks for a password there
+	return m
+}
+
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o755)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}
+
+// Two Debian machines, on which nothing is typed but what README says.
+func TestRealMachines(t *testing.T) {
+	t.Parallel()
+	m := bootMachines(t, 2)
+	web1, web2 := m.nodes[0], m.nodes[1]
+	m.typeREADME(t)
+	m.inSync(t, machineLimit)
+	for _, n := range m.nodes {
+		if got := n.unit(t, "MemoryMax") + " " + n.unit(t, "OOMPolicy"); got != "1073741824 stop" {
+			t.Errorf("%s: systemd reads the memory's bound and the OOM policy as %q", n.Name, got)
+		}
+		if p := n.status(t).Problems; len(p) > 0 {
+			t.Errorf("%s has problems: %q", n.Name, p)
+		}
+	}
+
+	// A real attack on one is dropped by the other too, with nothing else typed.
+	src := fresh()
+	pairs := m.watch(t, src)
+	eventually(t, machineLimit, func() error {
+		var wg sync.WaitGroup
+		for range 5 { // Debian's maxretry
+			wg.Go(func() { _ = m.FailLogin(src, web1.Probe) })
+		}
+		wg.Wait()
+		_, err := pairs.Enforced(3 * time.Second)
+		return err
+	})
+	if why := web2.run(t, "why", src.String()); !strings.HasPrefix(why, src.String()+": dropped\n") || !strings.Contains(why, "by web1") {
+		t.Errorf("why on web2: %s", why)
+	}
+
+	// One unban lets him in again on both, past web1's fail2ban too.
+	begin := time.Now()
+	web2.run(t, "unban", src.String())
+	open(t, pairs, begin, machineLimit)
+	eventually(t, machineLimit, func() error { return m.FailLogin(src, web1.Probe) })
+	if why := web1.run(t, "why", src.String()); !strings.HasPrefix(why, src.String()+": not dropped\n") {
+		t.Errorf("why on web1: %s", why)
+	}
+
+	m.playSession(t)
+	m.keepsDropping(t)
+	m.refusesConfig(t)
+	m.leavesNothing(t)
+}
+
+// typeREADME sets both machines up as README says: the first makes the mesh, the second joins it.
+func (m *mesh) typeREADME(t *testing.T) {
+	t.Helper()
+	web1, web2 := m.nodes[0], m.nodes[1]
+	web1.Name, web2.Name = "web1", "web2"
+	lines := readmeCommands(t, "To stay, with systemd:")
+	web1.types(t, lines...)
+	token := strings.TrimSpace(web1.run(t, "invite"))
+	for _, line := range lines {
+		if _, or, ok := strings.Cut(line, "# or: "); ok {
+			line = strings.ReplaceAll(or, "TOKEN", token)
+		}
+		web2.types(t, line)
+	}
+}
+
+// sessionLine is a command of README's session on web1 and web2, but for those that set them up.
+var sessionLine = regexp.MustCompile(`(?m)^    (web[12])# ((?:logger|tail|meshban (?:list|why|unban)).*)$`)
+
+// playSession types README's session, from the line that bans an address until it is lifted.
+func (m *mesh) playSession(t *testing.T) {
+	t.Helper()
+	pairs := m.watch(t, netip.MustParseAddr("192.0.2.66"))
+	commands := sessionLine.FindAllStringSubmatch(readme(t), -1)
+	if len(commands) < 6 {
+		t.Fatalf("README.md shows a session of %d commands", len(commands))
+	}
+	for i, c := range commands {
+		m.nodes[strings.Index("12", c[1][3:])].types(t, c[2])
+		if i == 0 {
+			must(pairs.Enforced(machineLimit))(t)
+		}
+	}
+	open(t, pairs, time.Now(), machineLimit)
+}
+
+// keepsDropping ends an agent in every way while a ban stands: no packet passes, and it comes back where it should.
+func (m *mesh) keepsDropping(t *testing.T) {
+	t.Helper()
+	web1 := m.nodes[0]
+	src := fresh()
+	pairs := m.watch(t, src)
+	m.nodes[1].run(t, "ban", src.String())
+	dropped := rig.Last(must(pairs.Enforced(banLimit))(t))
+
+	for i, signal := range []string{"ABRT", "KILL"} { // a crash as Go ends it, with exit code 2, and what the OOM killer sends
+		pid := web1.unit(t, "MainPID")
+		web1.types(t, "systemctl kill --kill-whom=main --signal="+signal+" meshban")
+		web1.unitIs(t, "NRestarts", fmt.Sprint(i+1))
+		web1.unitIs(t, "ActiveState", "active")
+		if again := web1.unit(t, "MainPID"); again == pid {
+			t.Errorf("SIG%s did not end the agent", signal)
+		}
+	}
+	web1.types(t, "systemctl stop meshban", "systemctl start meshban", "systemctl restart meshban")
+	m.inSync(t, machineLimit)
+	for _, p := range pairs {
+		if w := p.Count(dropped, time.Now()); w.Answered > 0 || w.Sent == 0 {
+			t.Errorf("%v: %d of %d probes were answered while the agent was away", p, w.Answered, w.Sent)
+		}
+	}
+}
+
+// refusesConfig starts the agent with what is wrong and stays wrong, and with what may come right.
+func (m *mesh) refusesConfig(t *testing.T) {
+	t.Helper()
+	n := m.nodes[1]
+	good := must(n.ReadFile(configFile))(t)
+	for _, c := range []struct{ name, breaks, mends string }{
+		{"an unknown key", "echo 'nonsense: 1' >>" + configFile, ""},
+		{"a config that others may write", "chmod 666 " + configFile, "chmod 600 " + configFile},
+		{"a bad value in the environment", "mkdir -p /etc/systemd/system/meshban.service.d; printf '[Service]\\nEnvironment=MESHBAN_BIND=nowhere\\n' " +
+			">/etc/systemd/system/meshban.service.d/x.conf; systemctl daemon-reload", "rm -r /etc/systemd/system/meshban.service.d; systemctl daemon-reload"},
+	} {
+		n.types(t, c.breaks, "! systemctl restart meshban")
+		// A service that will be restarted is "activating", "auto-restart".
+		if got := n.unit(t, "ActiveState") + " " + n.unit(t, "ExecMainStatus"); got != "failed 78" {
+			t.Errorf("%s: the service is %q, want it to end with 78 and not be restarted", c.name, got)
+		}
+		check(t, n.WriteFile(configFile, good))
+		if c.mends != "" {
+			n.types(t, c.mends)
+		}
+	}
+	// The port is taken: that may end.
+	n.types(t, "systemd-run --quiet --unit=squatter python3 -c 'import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); "+
+		fmt.Sprintf(`s.bind(("", %d)); print("bound", flush=True); time.sleep(600)'`, meshPort))
+	eventually(t, machineLimit, func() error {
+		_, err := n.Shell("journalctl --unit=squatter | grep -w bound")
+		return err
+	})
+	n.types(t, "! systemctl restart meshban")
+	if got := n.unit(t, "ActiveState") + " " + n.unit(t, "ExecMainStatus"); got != "activating 1" {
+		t.Errorf("while another has its port: the service is %q, want it to end with 1 and be tried again", got)
+	}
+	n.types(t, "systemctl stop squatter")
+	n.unitIs(t, "ActiveState", "active")
+	m.inSync(t, machineLimit)
+}
+
+// leavesNothing takes the program away, as README says.
+func (m *mesh) leavesNothing(t *testing.T) {
+	t.Helper()
+	n := m.nodes[0]
+	src := fresh()
+	pairs := m.watchNode(t, src, n, rig.ClosedPort)
+	n.run(t, "ban", src.String())
+	enforced(t, pairs, time.Now())
+	begin := time.Now()
+	n.types(t, "systemctl disable --now meshban", "meshban teardown", "meshban setup --remove")
+	open(t, pairs, begin, machineLimit)
+	for _, look := range []string{
+		"find /etc /run /usr/lib/systemd -name '*meshban*'",
+		"nft list ruleset | grep -i meshban || true",
+		"iptables-save | grep -i meshban || true",
+		"ipset list -n",
+		"systemctl --all --plain --no-legend list-units 'meshban*'",
+		"systemctl --failed --plain --no-legend",
+		"fail2ban-client status | grep meshban || true",
+	} {
+		if out := must(n.Shell(look))(t); out != "" {
+			t.Errorf("%s: %s", look, out)
+		}
+	}
+	n.types(t, "fail2ban-client ping")
+}
