@@ -116,6 +116,8 @@ const (
 	ProblemStrangers Problem = "strangers"
 	// ProblemCertificate: this node's certificate ends soon, has ended or was revoked; or one could not be renewed.
 	ProblemCertificate Problem = "certificate"
+	// ProblemUDP: UDP to or from a member does not arrive, or only small packets do. Members tells how it is now.
+	ProblemUDP Problem = "udp"
 	// ProblemKey: this node was not given the newest gossip key, or cannot store it, or those who answer speak another.
 	ProblemKey Problem = "mesh key"
 )

@@ -19,6 +19,7 @@ const (
 	kindAsk               // a question to who is at an address, or the answer; see ask.go
 	kindBye               // the sender's id: it is about to leave
 	kindNotice            // a word to one member, see notice.go
+	kindPath              // whether UDP passes, see udppath.go
 )
 
 const (

@@ -327,7 +327,7 @@ func (g *guard) packetCost(b []byte, outer bool, frames *[][]byte) (cost int, ok
 		}
 		return cost, true
 	case mlUser:
-		if len(rest) > 0 && rest[0] == kindNotice {
+		if len(rest) > 0 && (rest[0] == kindNotice || rest[0] == kindPath) {
 			g.noticed++
 		}
 		return userCost(rest, frames), true

@@ -125,13 +125,14 @@ func (g *guard) stream(b []byte, from netip.Addr) error {
 	return errNotEncrypted
 }
 
-// isNotice reports whether a message that streamHead passed is one of our notices.
+// isNotice reports whether a message that streamHead passed is one of our notices, or a report in the form of one.
 func isNotice(b []byte) bool {
 	var head struct{ UserMsgLen int }
 	if b[0] != mlUser || mlDecode(b[1:], &head) != nil || head.UserMsgLen == 0 || head.UserMsgLen > maxNotice+1 {
 		return false
 	}
-	return b[len(b)-head.UserMsgLen] == kindNotice
+	kind := b[len(b)-head.UserMsgLen]
+	return kind == kindNotice || kind == kindPath
 }
 
 // streamHead looks at the first bytes of a message.

@@ -18,7 +18,8 @@ import (
 type hub struct {
 	mu      sync.Mutex
 	ports   map[string]*hubPort
-	cut     func(from, to netip.AddrPort) bool // tells whether the link is down
+	cut     func(from, to netip.AddrPort) bool            // tells whether the link is down
+	lose    func(from, to netip.AddrPort, bytes int) bool // tells whether a packet is lost
 	packets uint64
 	bytes   uint64
 	streams uint64
@@ -46,6 +47,18 @@ func (h *hub) setCut(cut func(from, to netip.AddrPort) bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.cut = cut
+}
+
+func (h *hub) setLose(lose func(from, to netip.AddrPort, bytes int) bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.lose = lose
+}
+
+func (h *hub) loses(from, to netip.AddrPort, bytes int) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.lose != nil && h.lose(from, to, bytes)
 }
 
 func (h *hub) route(from netip.AddrPort, to string) *hubPort {
@@ -91,7 +104,7 @@ func (p *hubPort) WriteTo(b []byte, to string) (time.Time, error) {
 	now := time.Now()
 	b = append([]byte(nil), b...)
 	time.AfterFunc(hubDelay, func() {
-		if q := p.hub.route(p.addr, to); q != nil {
+		if q := p.hub.route(p.addr, to); q != nil && !p.hub.loses(p.addr, q.addr, len(b)) {
 			select {
 			case q.packets <- &memberlist.Packet{Buf: b, From: net.UDPAddrFromAddrPort(p.addr), Timestamp: time.Now()}:
 			default:

@@ -347,6 +347,8 @@ func (m *Mesh) small(b []byte, in *intake) {
 		m.askMessage(rest)
 	case kindNotice:
 		m.noticeMessage(rest)
+	case kindPath:
+		m.pathMessage(rest)
 	case kindBye:
 		if len(rest) == len(ID{}) {
 			m.peers.goodbye(m.now(), ID(rest))

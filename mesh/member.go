@@ -42,6 +42,8 @@ type Member struct {
 	RTT     time.Duration // of the last ping; 0: not known yet
 	Version string
 	Since   time.Time // when State began
+	// UDPTo and UDPFrom are what is known of UDP packets to it and from it.
+	UDPTo, UDPFrom UDPWay
 	// KeyGeneration is that of the newest gossip key that it says it can read, if it says so (KeyKnown).
 	KeyKnown      bool
 	KeyGeneration uint32

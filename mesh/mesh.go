@@ -45,6 +45,7 @@ type Mesh struct {
 	pusher    *pusher
 	gossip    *gossip
 	streams   *streamer
+	paths     *udpPaths
 	join      *joinList
 	views     viewCompare
 	keys      *keyTurner
@@ -132,6 +133,7 @@ func New(cfg Config) (*Mesh, error) {
 	m.gossip = newGossip(m.peers.receivers)
 	m.pusher = &pusher{self: m.id, jobs: make(chan pushJob, maxPush), later: make(chan pushJob, maxPush), members: m.peers.receivers, send: m.sendPacket, count: &m.count}
 	m.streams = newStreamer(m)
+	m.paths = newUDPPaths()
 	m.keys = newKeyTurner(cfg.Secrets, m.now())
 	m.invites = newInvites()
 	m.serverTLS = sync.OnceValues(m.newServerTLS)
@@ -343,7 +345,12 @@ func (m *Mesh) tell(ev any) {
 // Members lists this node and every other that it knows of, by name.
 func (m *Mesh) Members() []Member {
 	has, _ := m.keys.said()
-	all := append(m.peers.members(m.now()), Member{
+	now := m.now()
+	all := m.peers.members(now)
+	for i := range all {
+		all[i].UDPTo, all[i].UDPFrom = m.paths.ways(now, all[i].ID)
+	}
+	all = append(all, Member{
 		Name: m.cfg.Name, ID: m.id, Addr: m.Addr(), State: StateAlive, Self: true, InSync: true, Version: m.cfg.Version,
 		KeyKnown: true, KeyGeneration: has.generation(),
 	})

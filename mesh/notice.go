@@ -13,13 +13,14 @@ const (
 	MaxNotice = 256
 	// noticeBurst notices of one sender may follow one another, then one each noticeEvery; more are dropped.
 	noticeBurst, noticeEvery = 4, 30 * time.Second
-	// noticesRate is how many notices are taken from one address in a second, and noticesBurst at once, whoever they claim to
-	// be from: the signature of each takes 60 us. A member sends fewer; several may share an address.
-	noticesRate, noticesBurst = 10, 64
+	// noticesRate is how many notices, and reports of UDP paths, are taken from one address in a second, and noticesBurst at
+	// once, whoever they claim to be from: the signature of each takes 60 us. A member sends fewer; several may share an address.
+	noticesRate, noticesBurst = 32, 64
 	// maxNoticers bounds the senders whose rate is known; while so many are, others are dropped.
 	maxNoticers = MaxMembers
 
 	noticeDomain  = "meshban notice v1\x00"
+	pathDomain    = "meshban path v1\x00" // of what udppath.go sends in the form of a notice
 	noticeVersion = 1
 	noticeFields  = 6
 	// maxNotice bounds an encoded notice, in bytes.
@@ -52,10 +53,14 @@ func (n notice) encodeBody() []byte {
 
 // encode signs a notice; its kind stands in front.
 func (n notice) encode(id Identity) []byte {
+	return append([]byte{kindNotice}, n.signed(noticeDomain, id)...)
+}
+
+// signed encodes and signs a notice.
+func (n notice) signed(domain string, id Identity) []byte {
 	n.Key = id.Public()
 	b := n.encodeBody()
-	sig := ed25519.Sign(id.key, append([]byte(noticeDomain), b...))
-	return append(append([]byte{kindNotice}, b...), sig...)
+	return append(b, ed25519.Sign(id.key, append([]byte(domain), b...))...)
 }
 
 // decodeNotice reads what encode wrote behind the kind, strictly; the signature is not checked.
@@ -82,8 +87,8 @@ func decodeNotice(b []byte) (n notice, err error) {
 	return n, nil
 }
 
-func (n notice) verify() bool {
-	return ed25519.Verify(n.Key, append([]byte(noticeDomain), n.body...), n.sig)
+func (n notice) verify(domain string) bool {
+	return ed25519.Verify(n.Key, append([]byte(domain), n.body...), n.sig)
 }
 
 // noticers holds each sender of notices to a rate, and keeps out what was heard before.
@@ -165,7 +170,7 @@ func (m *Mesh) heeds(now time.Time, n notice) bool {
 	from, age := IDOf(n.Key), now.Sub(n.Issued)
 	return n.MeshID == m.cfg.Secrets.MeshID && n.To == m.id && from != m.id && m.isMember(now, from) &&
 		age <= FutureSkew && age >= -FutureSkew && m.noticers.expects(from, n.Issued) &&
-		n.verify() && m.noticers.admit(now, from, n.Issued)
+		n.verify(noticeDomain) && m.noticers.admit(now, from, n.Issued)
 }
 
 // isMember tells whether an origin counts and is a node.

@@ -80,6 +80,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 	helpers.Go(func() { m.coreLoop(inner) })
 	helpers.Go(func() { m.pusher.run(inner) })
 	helpers.Go(func() { m.streams.run(inner) })
+	tasks.Go(func() { m.pathLoop(outer) })
 	helpers.Go(func() { m.notifyLoop(inner) })
 
 	<-ctx.Done()
@@ -128,6 +129,7 @@ func (m *Mesh) open() (*memberlist.Memberlist, error) {
 			}
 		})
 	})
+	log.unheard = m.lossSeen
 	keyring, err := m.keys.open()
 	if err != nil {
 		return nil, err
@@ -153,6 +155,7 @@ func (m *Mesh) open() (*memberlist.Memberlist, error) {
 	g.isMember = m.peers.isSource
 	g.ceilingOf, g.heard = m.ceilingOf, m.heardOfSelf
 	tr := startTransport(inner, g, m.serveEnrol)
+	tr.unsent = m.lossSeen
 	m.tr.Store(tr)
 	conf := m.memberlistConfig(tr, keyring, advertise, log)
 	if ip, port, addrErr := tr.FinalAdvertiseAddr(conf.AdvertiseAddr, conf.AdvertisePort); addrErr == nil {

@@ -114,17 +114,22 @@ func (s *streamer) run(ctx context.Context) {
 	}
 }
 
-// sendSync sends a message of the core's: in a packet if it fits one, else by a stream. Called by the core's goroutine.
+// sendSync sends a message of the core's: in a packet if it is small, else over a stream, because large packets may be lost on
+// the way, always. Where streams fail, packets carry what fits them. Called by the core's goroutine.
 func (m *Mesh) sendSync(out outMessage) {
 	n := m.peers.node(out.to)
 	if n == nil {
 		return // it left meanwhile
 	}
-	if 1+len(out.msg) <= maxPacket {
+	size := 1 + len(out.msg)
+	if size <= freshSize || size <= maxPacket && m.paths.tcpFailed(m.now(), out.to) {
 		if err := m.pusher.send(n, append([]byte{out.kind}, out.msg...)); err != nil {
 			m.count.sendErrors.Add(1)
 		}
 		return
+	}
+	if out.kind == kindChunk {
+		m.lossSeen(out.to) // of frames that were pushed
 	}
 	if !m.streams.put(out) {
 		m.count.dropped.Add(1)
@@ -138,17 +143,25 @@ func (m *Mesh) sendStream(out outMessage) bool {
 	if n == nil || ml == nil {
 		return false
 	}
-	if err := ml.SendReliable(n, append([]byte{out.kind}, out.msg...)); err != nil {
-		m.count.sendErrors.Add(1)
-		return false
+	msg := append([]byte{out.kind}, out.msg...)
+	err := ml.SendReliable(n, msg)
+	m.paths.streamed(m.now(), out.to, err == nil)
+	if err != nil && len(msg) <= maxPacket && out.kind != kindPath {
+		err = ml.SendBestEffort(n, msg)
 	}
-	return true
+	if err != nil {
+		m.count.sendErrors.Add(1)
+	}
+	return err == nil
 }
 
 func (m *Mesh) sendPacket(to *memberlist.Node, msg []byte) error {
 	ml := m.ml.Load()
 	if ml == nil {
 		return ErrStopped
+	}
+	if m.overStream(to, msg) {
+		return nil
 	}
 	return ml.SendBestEffort(to, msg)
 }

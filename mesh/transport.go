@@ -33,6 +33,8 @@ type transport struct {
 	dial  func(ctx context.Context, addr memberlist.Address) (net.Conn, error)
 	enrol func(net.Conn)
 	guard *guard
+	// unsent is told of a node to which the system refused to send a packet. It must not block. nil: nobody is.
+	unsent func(ID)
 
 	packets chan *memberlist.Packet // filter sends, memberlist receives; nobody closes it
 	streams chan net.Conn           // sorter goroutines send, memberlist receives; nobody closes it
@@ -138,6 +140,20 @@ func (t *transport) sort(conn net.Conn, at *openStream) {
 	case <-t.ctx.Done():
 		_ = conn.Close()
 	}
+}
+
+// WriteToAddress sends a packet. One that the system refuses to send, as where a firewall of this machine drops it, is lost like
+// any other: memberlist would not go on to ask the node by TCP otherwise.
+func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
+	at, err := t.NodeAwareTransport.WriteToAddress(b, a)
+	if err == nil {
+		return at, nil
+	}
+	t.guard.count.sendErrors.Add(1)
+	if id, err := ParseID(a.Name); err == nil && t.unsent != nil {
+		t.unsent(id)
+	}
+	return time.Now(), nil
 }
 
 // PacketCh gives the packets that passed the guard.

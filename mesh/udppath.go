@@ -1,0 +1,500 @@
+package mesh
+
+import (
+	"context"
+	"encoding/binary"
+	"math"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+// Pushes, pings, and with them the digests, travel by UDP. Where UDP is lost between two nodes, or only large packets are,
+// memberlist's ping by TCP keeps both alive, and no ban would cross. So a node that finds a sign of that reports to the peer
+// over a stream once a second: its digests, as the answer to a ping would, and when it last heard UDP from the peer. Until both
+// agree that UDP passes both ways, sync messages and pushes that would be lost go over streams as well.
+
+const (
+	// pathEvery is the time between two reports to a peer.
+	pathEvery = time.Second
+	// maxPaths bounds the peers that a node reports to because it found a sign of loss, and likewise those that asked for it.
+	maxPaths = 4
+	// pathFresh is how recent a probe must be to count as heard, and pathSettle how long both sides must have sent probes before
+	// their absence counts as loss.
+	pathFresh, pathSettle = 2500 * time.Millisecond, 2500 * time.Millisecond
+	// pathStale is how long a peer's report counts, pathPatience how long a node waits for the first or next one.
+	pathStale, pathPatience = 5 * time.Second, 30 * time.Second
+	// pathPushes frames are pushed over streams to one peer at once, then one per pathPushEvery. Sync brings the rest.
+	pathPushes, pathPushEvery = 8, 100 * time.Millisecond
+	// tcpRest is how long no stream is preferred to a packet after one to that peer has failed.
+	tcpRest = 10 * time.Second
+	// maxTCPLost bounds the peers of which that is remembered.
+	maxTCPLost = 1024
+
+	neverHeard = math.MaxUint32 // ms, in a report
+	// pathReportLen is what a report says behind its part, in bytes.
+	pathReportLen = 1 + 3*4 + ackLen
+)
+
+// UDPWay is what is known of UDP packets in one direction between two nodes.
+type UDPWay uint8
+
+// What is known of one direction.
+const (
+	UDPOpen    UDPWay = iota // no sign of loss
+	UDPUnknown               // a sign of loss, not confirmed by the other node
+	UDPSmall                 // large packets do not arrive
+	UDPNone                  // nothing arrives
+)
+
+// pathPart says what a path message is.
+type pathPart uint8
+
+const (
+	pathIsReport     pathPart = iota // over a stream
+	pathIsSmallProbe                 // by UDP
+	pathIsLargeProbe                 // by UDP, maxPacket bytes long
+	pathParts
+)
+
+// pathReport is what a node says over a stream to a peer from or to which UDP seems lost.
+type pathReport struct {
+	want         bool          // the sender does not know yet that UDP passes both ways: answer
+	small, large time.Duration // since it heard such a probe of the receiver's; neverHeard
+	watched      time.Duration // for how long it has sent probes and listened
+	ack          [ackLen]byte  // as on the answer to a ping
+}
+
+func (r pathReport) encode() []byte {
+	b := []byte{byte(pathIsReport), byte(flag(r.want))}
+	for _, d := range []time.Duration{r.small, r.large, r.watched} {
+		b = binary.BigEndian.AppendUint32(b, uint32(min(max(d.Milliseconds(), 0), neverHeard)))
+	}
+	return append(b, r.ack[:]...)
+}
+
+// decodePathReport reads what encode wrote behind the part.
+func decodePathReport(b []byte) (r pathReport, ok bool) {
+	if len(b) != pathReportLen || b[0] > 1 {
+		return r, false
+	}
+	r.want = b[0] == 1
+	ms := func(at int) time.Duration {
+		return time.Duration(binary.BigEndian.Uint32(b[at:])) * time.Millisecond
+	}
+	r.small, r.large, r.watched = ms(1), ms(5), ms(9)
+	r.ack = [ackLen]byte(b[13:])
+	return r, true
+}
+
+// udpPath is what is known of UDP between this node and a peer.
+type udpPath struct {
+	asked        bool // the peer asked for it
+	since, next  time.Time
+	small, large time.Time            // when such a probe was last heard
+	issued       [pathParts]time.Time // of the last message of each part: none is heard twice
+	theirs       pathReport
+	theirsAt     time.Time
+	fine         bool // the last report said that UDP passes both ways
+	to, from     UDPWay
+	pushes       limiter
+}
+
+// judge says what is known of UDP to and from the peer.
+func (p *udpPath) judge(now time.Time) (to, from UDPWay) {
+	to, from = UDPUnknown, UDPUnknown
+	stale := p.theirsAt.IsZero() || now.Sub(p.theirsAt) > pathStale
+	settled := !stale && now.Sub(p.since) >= pathSettle && p.theirs.watched >= pathSettle
+	if !stale {
+		to = wayOf(p.theirs.small, p.theirs.large, settled)
+	}
+	return to, wayOf(now.Sub(p.small), now.Sub(p.large), settled)
+}
+
+// wayOf judges a direction by when its probes were heard last.
+func wayOf(small, large time.Duration, settled bool) UDPWay {
+	switch {
+	case small < pathFresh && large < pathFresh:
+		return UDPOpen
+	case !settled:
+		return UDPUnknown
+	case small < pathFresh:
+		return UDPSmall
+	}
+	return UDPNone
+}
+
+// udpPaths are the peers from or to which UDP seems lost.
+type udpPaths struct {
+	wake chan struct{} // capacity 1: there may be a report to send; pathLoop waits
+	some atomic.Bool   // there are paths, or streams that failed
+
+	mu      sync.Mutex
+	of      map[ID]*udpPath
+	tcpLost map[ID]time.Time // when a stream to a peer failed
+	issued  time.Time        // of this node's last message: they only go up, whatever the clock does
+}
+
+func newUDPPaths() *udpPaths {
+	return &udpPaths{wake: make(chan struct{}, 1), of: make(map[ID]*udpPath), tcpLost: make(map[ID]time.Time)}
+}
+
+// suspect notes a sign that packets to or from a peer are lost.
+func (t *udpPaths) suspect(now time.Time, id ID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.addLocked(now, id, false)
+}
+
+func (t *udpPaths) addLocked(now time.Time, id ID, asked bool) *udpPath {
+	if p := t.of[id]; p != nil {
+		return p
+	}
+	if !t.roomLocked(asked) {
+		return nil
+	}
+	p := &udpPath{asked: asked, since: now, next: now, pushes: limiter{burst: pathPushes, every: pathPushEvery}}
+	t.of[id] = p
+	t.some.Store(true)
+	signal(t.wake)
+	return p
+}
+
+func (t *udpPaths) roomLocked(asked bool) bool {
+	n := 0
+	for _, p := range t.of {
+		if p.asked == asked {
+			n++
+		}
+	}
+	return n < maxPaths
+}
+
+// expects reports whether a message of a peer's may be looked at: cheap, and asked before its signature is checked.
+func (t *udpPaths) expects(now time.Time, from ID, part pathPart, want bool, issued time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.of[from]
+	if p == nil {
+		return part == pathIsReport && want && t.roomLocked(true)
+	}
+	return issued.After(p.issued[part]) && (part != pathIsReport || now.Sub(p.theirsAt) >= pathEvery/2)
+}
+
+// probed notes that a probe has come by UDP.
+func (t *udpPaths) probed(now time.Time, from ID, part pathPart, issued time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.of[from]
+	if p == nil {
+		return
+	}
+	p.issued[part] = issued
+	if p.small = now; part == pathIsLargeProbe {
+		p.large = now
+	}
+}
+
+// reported notes a peer's report.
+func (t *udpPaths) reported(now time.Time, from ID, r pathReport, issued time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p := t.addLocked(now, from, true); p != nil {
+		p.issued[pathIsReport], p.theirs, p.theirsAt = issued, r, now
+	}
+}
+
+// dueReport is a report that is due. changed: what is known of UDP to and from the peer has changed.
+type dueReport struct {
+	id       ID
+	report   pathReport
+	to, from UDPWay
+	changed  bool
+}
+
+// due returns the reports that are due, and when the next one is; zero: none is. It lets go of paths that are fine, or whose
+// peer is not there or does not answer.
+func (t *udpPaths) due(now time.Time, there func(ID) bool) (due []dueReport, next time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for id, p := range t.of {
+		if p.next.After(now) {
+			next = sooner(next, p.next)
+			continue
+		}
+		to, from := p.judge(now)
+		fine := to == UDPOpen && from == UDPOpen
+		last := p.since
+		if p.theirsAt.After(last) {
+			last = p.theirsAt
+		}
+		d := dueReport{id: id, to: to, from: from}
+		if to != UDPUnknown && from != UDPUnknown {
+			d.changed = to != p.to || from != p.from
+			p.to, p.from = to, from
+		}
+		if fine && p.fine || now.Sub(last) > pathPatience || !there(id) {
+			delete(t.of, id)
+			continue
+		}
+		p.fine, p.next = fine, now.Add(pathEvery)
+		next = sooner(next, p.next)
+		d.report = pathReport{want: !fine, small: heardBefore(now, p.small), large: heardBefore(now, p.large), watched: now.Sub(p.since)}
+		due = append(due, d)
+	}
+	for id, at := range t.tcpLost {
+		if now.Sub(at) > tcpRest {
+			delete(t.tcpLost, id)
+		}
+	}
+	t.some.Store(len(t.of)+len(t.tcpLost) > 0)
+	slices.SortFunc(due, func(a, b dueReport) int { return slices.Compare(a.id[:], b.id[:]) })
+	return due, next
+}
+
+func sooner(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func heardBefore(now, at time.Time) time.Duration {
+	if at.IsZero() {
+		return neverHeard * time.Millisecond
+	}
+	return now.Sub(at)
+}
+
+// stamp returns the time to put into this node's next message.
+func (t *udpPaths) stamp(now time.Time) time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if now = now.Truncate(time.Millisecond).Round(0); !now.After(t.issued) {
+		now = t.issued.Add(time.Millisecond)
+	}
+	t.issued = now
+	return now
+}
+
+// overStream reports whether a message of so many bytes would be lost as a packet and should go over a stream.
+func (t *udpPaths) overStream(now time.Time, id ID, size int) bool {
+	if !t.some.Load() {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.of[id]
+	if p == nil || t.tcpFailedLocked(now, id) {
+		return false
+	}
+	to, _ := p.judge(now)
+	return to != UDPOpen && (to != UDPSmall || size > freshSize)
+}
+
+// mayPush reports whether one more frame may be pushed to a peer over a stream now.
+func (t *udpPaths) mayPush(now time.Time, id ID) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.of[id]
+	return p != nil && p.pushes.allow(now)
+}
+
+// tcpFailed reports whether a stream to a peer failed a short while ago.
+func (t *udpPaths) tcpFailed(now time.Time, id ID) bool {
+	if !t.some.Load() {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.tcpFailedLocked(now, id)
+}
+
+func (t *udpPaths) tcpFailedLocked(now time.Time, id ID) bool {
+	at, ok := t.tcpLost[id]
+	return ok && now.Sub(at) < tcpRest
+}
+
+// streamed notes whether a stream to a peer could be opened.
+func (t *udpPaths) streamed(now time.Time, id ID, ok bool) {
+	if ok && !t.some.Load() {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if ok {
+		delete(t.tcpLost, id)
+		return
+	}
+	if len(t.tcpLost) < maxTCPLost {
+		t.tcpLost[id] = now
+		t.some.Store(true)
+	}
+}
+
+// ways returns what is known of UDP to and from a peer.
+func (t *udpPaths) ways(now time.Time, id ID) (to, from UDPWay) {
+	if !t.some.Load() {
+		return UDPOpen, UDPOpen
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.of[id]
+	if p == nil {
+		return UDPOpen, UDPOpen
+	}
+	return p.judge(now)
+}
+
+// UDPTrouble says in plain words what UDP does not pass between this node and the member, by the name given; "" if none is
+// known.
+func (m Member) UDPTrouble(name string) string {
+	lost := func(way UDPWay) string {
+		return map[UDPWay]string{UDPSmall: "large UDP packets ", UDPNone: "UDP "}[way]
+	}
+	to, from := lost(m.UDPTo), lost(m.UDPFrom)
+	verb, remedy := " does not arrive", "let UDP through between the two"
+	if m.UDPTo != UDPNone && m.UDPFrom != UDPNone {
+		verb, remedy = " do not arrive", "check the MTU between the two"
+	}
+	remedy = verb + "; bans go over TCP; " + remedy
+	switch {
+	case to == "" && from == "":
+		return ""
+	case to == from:
+		return to + "to and from " + name + remedy
+	case from == "":
+		return to + "to " + name + remedy
+	case to == "":
+		return from + "from " + name + remedy
+	}
+	return to + "to " + name + " and " + from + "from it" + remedy
+}
+
+// lossSeen notes a sign that packets to or from a peer are lost. It does not block.
+func (m *Mesh) lossSeen(id ID) {
+	if id != m.id && m.trusted(id) && m.peers.node(id) != nil {
+		m.paths.suspect(m.now(), id)
+	}
+}
+
+// pathLoop reports to the peers from or to which UDP seems lost.
+func (m *Mesh) pathLoop(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-m.paths.wake:
+		case <-timer.C:
+		case <-ctx.Done():
+			return
+		}
+		due, next := m.paths.due(m.now(), func(id ID) bool { return m.peers.node(id) != nil })
+		for _, d := range due {
+			m.reportPath(d)
+		}
+		if !next.IsZero() {
+			timer.Reset(next.Sub(m.now()))
+		}
+	}
+}
+
+// reportPath sends a peer two probes by UDP and a report over a stream.
+func (m *Mesh) reportPath(d dueReport) {
+	node, ml := m.peers.node(d.id), m.ml.Load()
+	if node == nil || ml == nil {
+		return
+	}
+	if d.changed {
+		member := Member{UDPTo: d.to, UDPFrom: d.from}
+		if text := member.UDPTrouble(d.id.String()); text != "" {
+			m.problems.report(m.now(), ProblemUDP, d.id.String(), text)
+		} else {
+			m.cfg.Logger.Info("UDP passes both ways again", "member", d.id.String())
+		}
+	}
+	for _, part := range []pathPart{pathIsSmallProbe, pathIsLargeProbe} {
+		probe := append([]byte{kindPath}, m.pathMessageTo(d.id, []byte{byte(part)})...)
+		if part == pathIsLargeProbe {
+			probe = append(probe, make([]byte, maxPacket-len(probe))...)
+		}
+		_ = ml.SendBestEffort(node, probe) // what is lost is not heard
+	}
+	d.report.ack = [ackLen]byte(delegate{m}.AckPayload())
+	if !m.streams.put(outMessage{to: d.id, kind: kindPath, msg: m.pathMessageTo(d.id, d.report.encode())}) {
+		m.count.dropped.Add(1)
+	}
+}
+
+// pathMessageTo signs what is said to a peer.
+func (m *Mesh) pathMessageTo(to ID, payload []byte) []byte {
+	n := notice{MeshID: m.cfg.Secrets.MeshID, To: to, Issued: m.paths.stamp(m.now()), Payload: payload}
+	return appendPacked(nil, n.signed(pathDomain, m.cfg.Identity))
+}
+
+// pathMessage takes a probe or a report. What is not of a member that counts, not for us, or not expected is dropped and
+// counted.
+func (m *Mesh) pathMessage(b []byte) {
+	now := m.now()
+	n, part, report, ok := m.openPath(b)
+	from := IDOf(n.Key)
+	if !ok || from == m.id || !m.isMember(now, from) || !m.paths.expects(now, from, part, report.want, n.Issued) || !n.verify(pathDomain) {
+		m.count.noticesRefused.Add(1)
+		return
+	}
+	if part != pathIsReport {
+		m.paths.probed(now, from, part, n.Issued)
+		return
+	}
+	node := m.peers.node(from)
+	if node == nil {
+		return
+	}
+	m.paths.reported(now, from, report, n.Issued)
+	delegate{m}.answers(from, func(p *peer) { p.seen = now })
+	m.apply(evRoot{from, [32]byte(report.ack[:])})
+	m.viewSeen(now, node, binary.BigEndian.Uint64(report.ack[32:]))
+}
+
+// openPath reads a path message, strictly; the signature is not checked.
+func (m *Mesh) openPath(b []byte) (n notice, part pathPart, report pathReport, ok bool) {
+	raw, padding, ok := nextPacked(b)
+	if !ok {
+		return n, 0, report, false
+	}
+	n, err := decodeNotice(raw)
+	if err != nil || n.MeshID != m.cfg.Secrets.MeshID || n.To != m.id || len(n.Payload) == 0 {
+		return n, 0, report, false
+	}
+	switch part = pathPart(n.Payload[0]); part {
+	case pathIsReport:
+		report, ok = decodePathReport(n.Payload[1:])
+		ok = ok && len(padding) == 0
+	case pathIsSmallProbe:
+		ok = len(n.Payload) == 1 && len(padding) == 0
+	case pathIsLargeProbe:
+		ok = len(n.Payload) == 1 && 1+len(b) == maxPacket
+	default:
+		ok = false
+	}
+	return n, part, report, ok
+}
+
+// overStream sends a message that would be lost as a packet over a stream; false: it is for the packets.
+func (m *Mesh) overStream(to *memberlist.Node, msg []byte) bool {
+	if !m.paths.some.Load() {
+		return false
+	}
+	id, err := ParseID(to.Name)
+	if err != nil || !m.paths.overStream(m.now(), id, len(msg)) {
+		return false
+	}
+	push := msg[0] == kindPush || msg[0] == kindTree
+	if push && !m.paths.mayPush(m.now(), id) || !m.streams.put(outMessage{to: id, kind: msg[0], msg: slices.Clone(msg[1:])}) {
+		m.count.dropped.Add(1)
+	}
+	return true
+}

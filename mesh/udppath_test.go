@@ -1,0 +1,227 @@
+package mesh
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// hole is UDP that does not pass between node 0 and all others.
+type hole struct {
+	name       string
+	to, from   bool // packets to, from node 0 are lost
+	above      int  // only those of more bytes
+	wayTo      UDPWay
+	wayFrom    UDPWay
+	wantTextOn string // what node 1 says of node 0
+}
+
+var holes = []hole{
+	{"no UDP", true, true, 0, UDPNone, UDPNone, "UDP to and from n0 does not arrive; bans go over TCP"},
+	{"no UDP to it", true, false, 0, UDPNone, UDPOpen, "UDP to n0 does not arrive; bans go over TCP"},
+	{"no UDP from it", false, true, 0, UDPOpen, UDPNone, "UDP from n0 does not arrive; bans go over TCP"},
+	{"no large UDP", true, true, 1300, UDPSmall, UDPSmall, "large UDP packets to and from n0 do not arrive; bans go over TCP"},
+	{"no large UDP to it", true, false, 700, UDPSmall, UDPOpen, "large UDP packets to n0 do not arrive; bans go over TCP"},
+	{"no large UDP from it", false, true, 1200, UDPOpen, UDPSmall, "large UDP packets from n0 do not arrive; bans go over TCP"},
+}
+
+// open makes the hole in a cluster.
+func (h hole) open(c *cluster) {
+	zero := c.addrs[0]
+	c.hub.setLose(func(from, to netip.AddrPort, bytes int) bool {
+		return bytes > h.above && (h.to && to == zero || h.from && from == zero)
+	})
+}
+
+// Where UDP is lost between one node and all others, whatever way and from whatever size on, bans cross over streams, and both
+// sides say what is lost. When UDP is back, nobody says so any more, and bans go by UDP.
+func TestClusterUDPHoles(t *testing.T) {
+	for _, h := range holes {
+		t.Run(h.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				log := &lockedText{}
+				c := newCluster(t, 3, func(i int, cfg *Config) {
+					if i == 1 {
+						cfg.Logger = slog.New(slog.NewTextHandler(log, nil))
+					}
+				})
+				eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
+				eventually(t, 30*time.Second, "settled", func() bool { return sameDigest(c.nodes) })
+				h.open(c)
+				// What is lost only when it is large is noticed with the first import.
+				size := 40
+				if h.above > 0 {
+					size = MaxPayload
+				}
+				text := strings.Repeat("x", size)
+				for i, n := range c.nodes {
+					publish(t, n, fmt.Sprint(i, text)[:size], time.Hour)
+					eventually(t, 5*time.Second, fmt.Sprintf("the first of node %d is everywhere", i), func() bool { return sameDigest(c.nodes) })
+				}
+				eventually(t, 10*time.Second, "both sides say what is lost", func() bool {
+					for _, n := range c.nodes[1:] {
+						there, here := findMember(c.nodes[0], n.id.ID()), findMember(n, c.nodes[0].id.ID())
+						if here.UDPTo != h.wayTo || here.UDPFrom != h.wayFrom || there.UDPTo != h.wayFrom || there.UDPFrom != h.wayTo {
+							return false
+						}
+					}
+					return true
+				})
+				if got := findMember(c.nodes[1], c.nodes[0].id.ID()).UDPTrouble("n0"); !strings.HasPrefix(got, h.wantTextOn+"; ") {
+					t.Errorf("says %q, want %q", got, h.wantTextOn)
+				}
+				if other := findMember(c.nodes[1], c.nodes[2].id.ID()); other.UDPTrouble("n2") != "" {
+					t.Errorf("says %q, of a node to which UDP passes", other.UDPTrouble("n2"))
+				}
+				for range 3 {
+					for i, n := range c.nodes {
+						publish(t, n, fmt.Sprint(i, text)[:size], time.Hour)
+						eventually(t, 2*time.Second, fmt.Sprintf("a later one of node %d is everywhere", i), func() bool { return sameDigest(c.nodes) })
+					}
+					before := c.streams()
+					<-time.After(20 * time.Second)
+					// Two pairs, two directions, a report a second; and memberlist's pings.
+					if n := c.streams() - before; n > 2*2*21+2*20 {
+						t.Errorf("%d streams in 20 quiet seconds", n)
+					}
+				}
+				for _, n := range c.nodes {
+					if n.aliveCount() != 3 {
+						t.Errorf("%s sees %d alive", n.cfg.Name, n.aliveCount())
+					}
+				}
+				if said := strings.Count(log.String(), "over TCP but"); said > 0 {
+					t.Errorf("logged %d times in memberlist's words", said)
+				}
+				c.hub.setLose(nil)
+				eventually(t, 15*time.Second, "UDP is fine again", func() bool {
+					for _, n := range c.nodes {
+						if n.paths.some.Load() {
+							return false
+						}
+					}
+					return true
+				})
+				before := c.streams()
+				publish(t, c.nodes[0], "by UDP", time.Hour)
+				eventually(t, 100*time.Millisecond, "by UDP", func() bool { return sameDigest(c.nodes) })
+				if c.streams() != before {
+					t.Error("a stream was opened for it")
+				}
+			})
+		})
+	}
+}
+
+func (c *cluster) streams() uint64 {
+	c.hub.mu.Lock()
+	defer c.hub.mu.Unlock()
+	return c.hub.streams
+}
+
+// lockedText gathers what is logged.
+type lockedText struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lockedText) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *lockedText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// However many peers seem to lose UDP, or say so, a node compares over streams with a few at a time; each gets one report a
+// second.
+func TestUDPPathsAreFew(t *testing.T) {
+	paths, now := newUDPPaths(), time.Now()
+	peer := func(i int) (id ID) { return ID{byte(i >> 8), byte(i), 1} }
+	for i := range 1000 {
+		paths.suspect(now, peer(i))
+		if from := peer(5000 + i); paths.expects(now, from, pathIsReport, true, now) {
+			paths.reported(now, from, pathReport{want: true}, now)
+		}
+	}
+	there := func(ID) bool { return true }
+	sent := make(map[ID]int)
+	for end := now.Add(10 * time.Second); now.Before(end); now = now.Add(50 * time.Millisecond) {
+		due, _ := paths.due(now, there)
+		for _, d := range due {
+			sent[d.id]++
+		}
+	}
+	if len(sent) != 2*maxPaths {
+		t.Errorf("reports go to %d peers, want %d", len(sent), 2*maxPaths)
+	}
+	for id, n := range sent {
+		if n > 10 {
+			t.Errorf("%d reports in 10 s to %s", n, id)
+		}
+	}
+	for range 60 {
+		now = now.Add(pathEvery)
+		paths.due(now, there)
+	}
+	if len(paths.of) != 0 || paths.some.Load() {
+		t.Errorf("%d paths are kept whose peer never answers", len(paths.of))
+	}
+}
+
+// A report over a stream is taken from the peer itself, once, and not more often than they are sent.
+func TestUDPPathExpects(t *testing.T) {
+	paths, now, id := newUDPPaths(), time.Now(), ID{1}
+	for _, tt := range []struct {
+		name  string
+		after time.Duration
+		part  pathPart
+		want  bool
+		ok    bool
+	}{
+		{"bad: a probe, of nobody", 0, pathIsSmallProbe, false, false},
+		{"bad: the last report of somebody who is fine", 0, pathIsReport, false, false},
+		{"ok: a report that wants an answer", 0, pathIsReport, true, true},
+		{"bad: the same again", 0, pathIsReport, true, false},
+		{"bad: another at once", time.Millisecond, pathIsReport, true, false},
+		{"ok: a probe", 2 * time.Millisecond, pathIsSmallProbe, false, true},
+		{"bad: the same again", 2 * time.Millisecond, pathIsSmallProbe, false, false},
+		{"ok: the next report", pathEvery, pathIsReport, false, true},
+	} {
+		at := now.Add(tt.after)
+		ok := paths.expects(at, id, tt.part, tt.want, at)
+		if ok != tt.ok {
+			t.Errorf("%s: %v", tt.name, ok)
+		}
+		if ok && tt.part == pathIsReport {
+			paths.reported(at, id, pathReport{want: tt.want}, at)
+		} else if ok {
+			paths.probed(at, id, tt.part, at)
+		}
+	}
+}
+
+// Where a stream to a peer has failed, what fits a packet goes by UDP.
+func TestUDPPathWithoutTCP(t *testing.T) {
+	paths, now, id := newUDPPaths(), time.Now(), ID{1}
+	paths.suspect(now, id)
+	if !paths.overStream(now, id, 100) {
+		t.Error("a packet that may be lost does not go over a stream")
+	}
+	paths.streamed(now, id, false)
+	if paths.overStream(now, id, 100) || !paths.tcpFailed(now, id) {
+		t.Error("goes over a stream though streams fail")
+	}
+	paths.streamed(now, id, true)
+	if !paths.overStream(now, id, 100) {
+		t.Error("does not go over a stream though streams work again")
+	}
+}
