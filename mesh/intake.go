@@ -127,11 +127,14 @@ func (m *Mesh) flushIntake(in *intake, by via) (fresh int) {
 		return 0
 	}
 	m.mu.Lock()
-	fresh = len(m.stepLocked(m.now(), evFrames{by, *frames, in.from}).admitted)
+	admitted := m.stepLocked(m.now(), evFrames{by, *frames, in.from}).admitted
 	m.mu.Unlock()
 	*frames = nil
 	m.carryOut()
-	return fresh
+	if by == viaSync {
+		m.missedPushes(admitted)
+	}
+	return len(admitted)
 }
 
 // bulkWork is a large message that is being looked at in slices.

@@ -373,6 +373,16 @@ func (t *peerTable) update(id ID, f func(*peer)) {
 	}
 }
 
+// aliveSince returns since when a peer has been alive; zero: it is not.
+func (t *peerTable) aliveSince(id ID) time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p := t.peers[id]; p != nil && p.State == StateAlive {
+		return p.Since
+	}
+	return time.Time{}
+}
+
 // receivers gives the peers to push to, who are those that count; the caller must not change it.
 func (t *peerTable) receivers() []target {
 	t.mu.Lock()

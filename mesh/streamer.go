@@ -128,9 +128,6 @@ func (m *Mesh) sendSync(out outMessage) {
 		}
 		return
 	}
-	if out.kind == kindChunk {
-		m.lossSeen(out.to) // of frames that were pushed
-	}
 	if !m.streams.put(out) {
 		m.count.dropped.Add(1)
 		m.tell(evSendFail{out.to, out.session})

@@ -27,7 +27,10 @@ const (
 	pathFresh, pathSettle = 2500 * time.Millisecond, 2500 * time.Millisecond
 	// pathStale is how long a peer's report counts, pathPatience how long a node waits for the first or next one.
 	pathStale, pathPatience = 5 * time.Second, 30 * time.Second
-	// pathPushes frames are pushed over streams to one peer at once, then one per pathPushEvery. Sync brings the rest.
+	// pushMissed is how old a frame that comes by sync may be to say that its origin's push was lost.
+	pushMissed = 10 * time.Second
+	// pathPushes frames up to freshSize, and as many larger ones, are pushed over streams to one peer at once, then one per
+	// pathPushEvery. Sync brings the rest.
 	pathPushes, pathPushEvery = 8, 100 * time.Millisecond
 	// tcpRest is how long no stream is preferred to a packet after one to that peer has failed.
 	tcpRest = 10 * time.Second
@@ -100,7 +103,7 @@ type udpPath struct {
 	theirsAt     time.Time
 	fine         bool // the last report said that UDP passes both ways
 	to, from     UDPWay
-	pushes       limiter
+	fresh, bulk  limiter // of pushes
 }
 
 // judge says what is known of UDP to and from the peer.
@@ -156,7 +159,9 @@ func (t *udpPaths) addLocked(now time.Time, id ID, asked bool) *udpPath {
 	if !t.roomLocked(asked) {
 		return nil
 	}
-	p := &udpPath{asked: asked, since: now, next: now, pushes: limiter{burst: pathPushes, every: pathPushEvery}}
+	p := &udpPath{asked: asked, since: now, next: now}
+	p.fresh.burst, p.fresh.every = pathPushes, pathPushEvery
+	p.bulk.burst, p.bulk.every = pathPushes, pathPushEvery
 	t.of[id] = p
 	t.some.Store(true)
 	signal(t.wake)
@@ -280,27 +285,26 @@ func (t *udpPaths) stamp(now time.Time) time.Time {
 	return now
 }
 
-// overStream reports whether a message of so many bytes would be lost as a packet and should go over a stream.
-func (t *udpPaths) overStream(now time.Time, id ID, size int) bool {
-	if !t.some.Load() {
-		return false
-	}
+// route says how a message of so many bytes goes to a peer: as a packet, over a stream, both or, a push of which sync brings
+// too many already, neither. A push whose fate is not known goes both ways where it is fresh, and else as a packet.
+func (t *udpPaths) route(now time.Time, id ID, size int, push bool) (packet, stream bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.of[id]
 	if p == nil || t.tcpFailedLocked(now, id) {
-		return false
+		return true, false
 	}
 	to, _ := p.judge(now)
-	return to != UDPOpen && (to != UDPSmall || size > freshSize)
-}
-
-// mayPush reports whether one more frame may be pushed to a peer over a stream now.
-func (t *udpPaths) mayPush(now time.Time, id ID) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	p := t.of[id]
-	return p != nil && p.pushes.allow(now)
+	fresh := size <= freshSize
+	switch {
+	case to == UDPOpen, to == UDPSmall && fresh, to == UDPUnknown && push && !fresh:
+		return true, false
+	case !push:
+		return false, true
+	case fresh:
+		return to == UDPUnknown, p.fresh.allow(now)
+	}
+	return false, p.bulk.allow(now)
 }
 
 // tcpFailed reports whether a stream to a peer failed a short while ago.
@@ -378,6 +382,24 @@ func (m Member) UDPTrouble(name string) string {
 func (m *Mesh) lossSeen(id ID) {
 	if id != m.id && m.trusted(id) && m.peers.node(id) != nil {
 		m.paths.suspect(m.now(), id)
+	}
+}
+
+// missedPushes looks among frames that came by sync for young ones whose origins push to this node themselves.
+func (m *Mesh) missedPushes(frames []Frame) {
+	if len(m.peers.receivers()) > maxDirect {
+		return
+	}
+	var last ID
+	now := m.now()
+	for _, f := range frames {
+		if f.Origin == last || now.Sub(f.Issued) > pushMissed {
+			continue
+		}
+		last = f.Origin
+		if since := m.peers.aliveSince(f.Origin); !since.IsZero() && since.Before(f.Issued) {
+			m.lossSeen(f.Origin)
+		}
 	}
 }
 
@@ -483,18 +505,18 @@ func (m *Mesh) openPath(b []byte) (n notice, part pathPart, report pathReport, o
 	return n, part, report, ok
 }
 
-// overStream sends a message that would be lost as a packet over a stream; false: it is for the packets.
+// overStream sends a message over a stream where it could be lost as a packet, and reports whether no packet is needed.
 func (m *Mesh) overStream(to *memberlist.Node, msg []byte) bool {
 	if !m.paths.some.Load() {
 		return false
 	}
 	id, err := ParseID(to.Name)
-	if err != nil || !m.paths.overStream(m.now(), id, len(msg)) {
+	if err != nil {
 		return false
 	}
-	push := msg[0] == kindPush || msg[0] == kindTree
-	if push && !m.paths.mayPush(m.now(), id) || !m.streams.put(outMessage{to: id, kind: msg[0], msg: slices.Clone(msg[1:])}) {
+	packet, stream := m.paths.route(m.now(), id, len(msg), msg[0] == kindPush || msg[0] == kindTree)
+	if stream && !m.streams.put(outMessage{to: id, kind: msg[0], msg: slices.Clone(msg[1:])}) || !stream && !packet {
 		m.count.dropped.Add(1)
 	}
-	return true
+	return !packet
 }

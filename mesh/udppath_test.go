@@ -209,19 +209,44 @@ func TestUDPPathExpects(t *testing.T) {
 	}
 }
 
-// Where a stream to a peer has failed, what fits a packet goes by UDP.
-func TestUDPPathWithoutTCP(t *testing.T) {
+// How messages go while a path is not known, where packets, or large ones, are lost, and where streams fail.
+func TestUDPPathRoute(t *testing.T) {
 	paths, now, id := newUDPPaths(), time.Now(), ID{1}
-	paths.suspect(now, id)
-	if !paths.overStream(now, id, 100) {
-		t.Error("a packet that may be lost does not go over a stream")
+	const small, large = freshSize, maxPacket
+	check := func(what string, size int, push, packet, stream bool) {
+		t.Helper()
+		if p, s := paths.route(now, id, size, push); p != packet || s != stream {
+			t.Errorf("%s, %d bytes, push %v: packet %v, stream %v", what, size, push, p, s)
+		}
 	}
+	check("no sign", large, true, true, false)
+	paths.suspect(now, id)
+	check("a sign", small, false, false, true)
+	check("a sign", small, true, true, true)
+	check("a sign", large, true, true, false)
+	report := func(small, large time.Duration) {
+		now = now.Add(pathSettle)
+		paths.reported(now, id, pathReport{want: true, small: small, large: large, watched: pathSettle}, now)
+	}
+	report(0, pathFresh)
+	check("large ones are lost", small, true, true, false)
+	check("large ones are lost", large, true, false, true)
+	check("large ones are lost", large, false, false, true)
+	report(pathFresh, pathFresh)
+	check("all are lost", small, false, false, true)
+	for range pathPushes {
+		check("all are lost", small, true, false, true)
+		check("all are lost", large, true, false, true)
+	}
+	check("too many", small, true, false, false)
+	check("too many", large, true, false, false)
 	paths.streamed(now, id, false)
-	if paths.overStream(now, id, 100) || !paths.tcpFailed(now, id) {
-		t.Error("goes over a stream though streams fail")
+	check("no TCP", small, true, true, false)
+	if !paths.tcpFailed(now, id) {
+		t.Error("it is not known that streams fail")
 	}
 	paths.streamed(now, id, true)
-	if !paths.overStream(now, id, 100) {
-		t.Error("does not go over a stream though streams work again")
-	}
+	check("TCP again", small, false, false, true)
+	report(0, 0)
+	check("UDP again", large, true, true, false)
 }

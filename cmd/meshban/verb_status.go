@@ -28,7 +28,8 @@ name goes by its short id. A node that is revoked, or not certified (its certifi
 ended, or has not come yet), is ignored.
 
 With --json one object a line: name, id, addr, state, in_sync, rtt_ms, version, self,
-key_generation (of the newest key of the mesh that it has), certificate (valid, none,
+udp (ok, or what is lost, as "UDP to it does not arrive"), key_generation (of the newest
+key of the mesh that it has), certificate (valid, none,
 revoked), certificate_until, revoked (when), revoked_for, caps {rate, active,
 widest_ipv4, widest_ipv6, max_for: what is missing leaves it to each node's config;
 unban_any, import}, and as the node itself says, null where it does not answer: holds_ca
@@ -79,6 +80,9 @@ func (c *command) members(ctx *cli.Context) error {
 			state += ", revoked"
 		case control.CertNone:
 			state += ", not certified"
+		}
+		if m.UDP != "" && m.UDP != control.UDPFine {
+			state += ", " + m.UDP
 		}
 		if err := t.row(name, short(m.ID), or(m.Addr, "-"), state, sync, rtt, or(m.Version, "-"), said(m.Backend), saidCount(m.Enforced), problemCount(m)); err != nil {
 			return err

@@ -215,6 +215,8 @@ type Member struct {
 	RTTms   *float64 `json:"rtt_ms"` // nil = not measured (this node itself, a dead one)
 	Version string   `json:"version"`
 	Self    bool     `json:"self"` // this node
+	// UDP is UDPFine, or what is lost between this node and it, as "UDP to it does not arrive"; empty for this node.
+	UDP string `json:"udp,omitempty"`
 	// KeyGeneration is how often the mesh's key had been rotated when the newest one that the node has was made; nil: it
 	// does not say.
 	KeyGeneration *uint32 `json:"key_generation,omitempty"`
@@ -232,6 +234,9 @@ type Member struct {
 	Enforced *int     `json:"enforced"`
 	Problems []string `json:"problems"`
 }
+
+// UDPFine says that there is no sign of lost UDP.
+const UDPFine = "ok"
 
 // What a Member's certificate is worth.
 const (

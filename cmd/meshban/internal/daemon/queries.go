@@ -159,6 +159,9 @@ func (d *Daemon) Members(ctx context.Context) ([]control.Member, error) {
 		} else if h, ok := heard[m.ID]; ok && h.err == nil {
 			h.fill(&c)
 		}
+		if !m.Self {
+			c.UDP = udpText(m)
+		}
 		if m.RTT > 0 {
 			ms := float64(m.RTT.Microseconds()) / 1000
 			c.RTTms = &ms
@@ -174,6 +177,15 @@ func (d *Daemon) Members(ctx context.Context) ([]control.Member, error) {
 	}
 	slices.SortStableFunc(out, func(a, b control.Member) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) })
 	return out, nil
+}
+
+// udpText says for a member what UDP passes between it and this node.
+func udpText(m mesh.Member) string {
+	if trouble := m.UDPTrouble("it"); trouble != "" {
+		what, _, _ := strings.Cut(trouble, ";")
+		return what
+	}
+	return control.UDPFine
 }
 
 // Status implements control.Agent.
@@ -238,6 +250,9 @@ func (d *Daemon) localStatus() control.Status {
 	problem("held", held)
 	problem("peers", heldThere)
 	problem("peers", refusedThere)
+	for _, m := range d.mesh.Members() {
+		problem(string(mesh.ProblemUDP), m.UDPTrouble(d.names.of(ban.Origin(m.ID))))
+	}
 	problem("trust", d.distrust)
 	problem(string(mesh.ProblemKey), keyProblem(d.mesh.KeyStatus(), d.names))
 	problem("firewall", kernel.LastError)
