@@ -62,6 +62,7 @@ type member struct {
 	Addr   string
 	State  string
 	InSync bool `json:"in_sync"`
+	UDP    string
 }
 
 // status is what status --json prints.
