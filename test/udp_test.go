@@ -87,13 +87,14 @@ func (m *mesh) udp(t testing.TB, n, other *node, want string) {
 	})
 }
 
-// listWith writes a list of an address and hundreds more that nobody probes, which fill large frames.
+// listWith writes a list of an address and two thousand others that nobody probes, far enough apart to fill large frames.
 func listWith(t testing.TB, n *node, src netip.Addr) string {
 	t.Helper()
 	list := &strings.Builder{}
-	net := src.As4()
-	for i := range 300 {
-		fmt.Fprintf(list, "198.51.%d.%d\n", net[3], i%250+1)
+	first := 45<<24 + int(src.As4()[3])<<16
+	for i := range 2000 {
+		addr := first + i*26227%(1<<16)
+		fmt.Fprintf(list, "%d.%d.%d.%d\n", addr>>24, addr>>16&255, addr>>8&255, addr&255)
 	}
 	fmt.Fprintln(list, src)
 	check(t, n.WriteFile("/root/list", list.String()))
