@@ -89,6 +89,14 @@ type Peer struct {
 	Seen time.Time // last known alive
 	// Proved are the addresses at which it has answered, at most four.
 	Proved []AddrProof
+	// Forgotten is when ForgottenBy said that it is gone for good; see Mesh.Forget.
+	Forgotten     time.Time `json:",omitzero"`
+	ForgottenBy   ID        `json:",omitzero"`
+	ForgottenSure bool      `json:",omitempty"`
+}
+
+func (p Peer) forgotten() forgotten {
+	return forgotten{By: p.ForgottenBy, Said: p.Forgotten, Sure: p.ForgottenSure, kept: true}
 }
 
 // Stats counts since New. Every count only grows, but for Held and Queued.

@@ -130,6 +130,7 @@ func New(cfg Config) (*Mesh, error) {
 	}
 	m.warnings = make(chan warning, maxWarnings)
 	m.peers = newPeerTable(m.id, cfg.Peers, m.trusted)
+	m.peers.since = m.now()
 	m.gossip = newGossip(m.peers.receivers)
 	m.pusher = &pusher{self: m.id, jobs: make(chan pushJob, maxPush), later: make(chan pushJob, maxPush), members: m.peers.receivers, send: m.sendPacket, count: &m.count}
 	m.streams = newStreamer(m)

@@ -12,7 +12,7 @@ func (t *peerTable) members(now time.Time) []Member {
 	t.mu.Lock()
 	all := make([]Member, 0, len(t.peers)+1)
 	for _, p := range t.peers {
-		if p.State != StateLeft || now.Sub(p.Since) < hideLeft {
+		if (p.State != StateLeft || now.Sub(p.Since) < hideLeft) && !t.hidden(now, p) {
 			all = append(all, p.Member)
 		}
 	}
@@ -27,7 +27,7 @@ func (t *peerTable) known(now time.Time) []Peer {
 	defer t.mu.Unlock()
 	list := make([]Peer, 0, len(t.peers))
 	for id, p := range t.peers {
-		if !t.trusted(id) {
+		if !t.trusted(id) || t.unprotected(now, p) {
 			continue
 		}
 		for _, proof := range p.recent(now) {
@@ -63,7 +63,7 @@ func (t *peerTable) remember(now time.Time) []Peer {
 		if !t.trusted(p.ID) {
 			continue
 		}
-		list = append(list, Peer{ID: p.ID, Name: p.Name, Addr: p.Addr, Seen: p.seen, Proved: p.recent(now)})
+		list = append(list, Peer{ID: p.ID, Name: p.Name, Addr: p.Addr, Seen: p.seen, Proved: p.recent(now), Forgotten: p.word.Said, ForgottenBy: p.word.By, ForgottenSure: p.word.Sure})
 	}
 	slices.SortFunc(list, func(a, b Peer) int { return cmp.Or(b.Seen.Compare(a.Seen), slices.Compare(a.ID[:], b.ID[:])) })
 	return list[:min(len(list), MaxPeers)]

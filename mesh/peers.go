@@ -39,6 +39,7 @@ type peer struct {
 	bye  time.Time      // it said that it is about to leave
 	alt  netip.AddrPort // another address that claimed this id, to be tried when Addr is dead
 
+	word    forgotten   // zero: nobody forgot it
 	proofs  []AddrProof // at most maxProofs
 	asking  asking
 	upWaits bool // the core learns of it when its address is proved
@@ -63,6 +64,7 @@ type peerTable struct {
 	unproved chan struct{}
 	keys     chan struct{} // capacity 1: who is alive, or somebody's gossip keys, may have changed; keyLoop waits
 
+	since   time.Time                               // when this node began to listen; set before it does
 	sources atomic.Pointer[map[netip.Addr]struct{}] // where members have answered; replaced, never changed
 
 	mu      sync.Mutex
@@ -88,7 +90,7 @@ func newPeerTable(self ID, remembered []Peer, trusted func(ID) bool) *peerTable 
 		}
 		t.peers[p.ID] = &peer{Member: Member{
 			ID: p.ID, Name: escapeText(p.Name, MaxName), Addr: p.Addr, State: StateDead, Since: p.Seen,
-		}, seen: p.Seen, proofs: slices.Clone(p.Proved[:min(len(p.Proved), maxProofs)])}
+		}, seen: p.Seen, word: p.forgotten(), proofs: slices.Clone(p.Proved[:min(len(p.Proved), maxProofs)])}
 	}
 	return t
 }
@@ -139,7 +141,7 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKi
 	p.meta, p.top = string(n.Meta), m.Ceiling
 	p.mark = viewMark(id, addr, p.keys.has, p.keys.uses, p.top)
 	p.KeyKnown, p.KeyGeneration = p.keys.has != 0, p.keys.has.generation()
-	p.alt, p.bye, p.answers = netip.AddrPort{}, time.Time{}, false
+	p.alt, p.bye, p.answers, p.word = netip.AddrPort{}, time.Time{}, false, forgotten{}
 	if !p.isProved(addr) {
 		signal(t.unproved)
 	}
@@ -185,7 +187,7 @@ func (t *peerTable) answered(now time.Time, id ID, addr netip.AddrPort) bool {
 	if p == nil || p.Addr != addr || p.meta == "" || p.State == StateAlive || p.State == StateSuspect {
 		return false
 	}
-	p.seen, p.answers = now, true
+	p.seen, p.answers, p.word = now, true, forgotten{}
 	t.targetsLocked(now)
 	return true
 }
@@ -245,7 +247,7 @@ func (t *peerTable) targetsLocked(now time.Time) {
 	t.pushTo = nil
 	sources := make(map[netip.Addr]struct{}, len(t.peers))
 	for id, p := range t.peers {
-		if t.trusted(id) {
+		if t.trusted(id) && !t.unprotected(now, p) {
 			for _, proof := range p.recent(now) {
 				sources[proof.Addr.Addr().Unmap().WithZone("")] = struct{}{}
 			}
@@ -360,6 +362,7 @@ func (t *peerTable) forget(now time.Time) {
 			delete(t.peers, id)
 			t.dirty = true
 		}
+		t.knownChanged = t.knownChanged || !p.word.Said.IsZero()
 	}
 	t.targetsLocked(now)
 }

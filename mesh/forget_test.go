@@ -1,0 +1,134 @@
+package mesh
+
+import (
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+)
+
+func lists(n *testNode, id ID) bool {
+	return slices.ContainsFunc(n.Members(), func(m Member) bool { return m.ID == id })
+}
+
+func knows(n *testNode, id ID) bool {
+	return slices.ContainsFunc(n.Known(), func(p Peer) bool { return p.ID == id })
+}
+
+// A member that was silent for a minute is forgotten: it leaves the list, and its address may be banned. One that is heard
+// again is back.
+func TestForget(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t, 4, nil)
+		eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
+		eventually(t, 30*time.Second, "all addresses are proved", c.allProved)
+		n, gone := c.nodes[0], c.nodes[3]
+		id := gone.id.ID()
+		if err := n.CheckForget(ID{7}); !errors.Is(err, ErrNoMember) {
+			t.Errorf("a node that nobody knows: %v", err)
+		}
+		if err := n.CheckForget(id); !errors.Is(err, ErrHeard) {
+			t.Errorf("a living member: %v", err)
+		}
+		if err := gone.stop(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, 30*time.Second, "it has gone", func() bool { return n.aliveCount() == 3 })
+		if err := n.CheckForget(id); !errors.Is(err, ErrHeard) {
+			t.Errorf("a member that was heard a moment ago: %v", err)
+		}
+		<-time.After(forgetAfter + time.Second)
+		if err := n.CheckForget(id); err != nil {
+			t.Errorf("a member that is gone: %v", err)
+		}
+		if !knows(n, id) {
+			t.Error("its address is not protected before it is forgotten")
+		}
+		n.Forget(id, n.id.ID(), time.Now(), true)
+		if lists(n, id) || knows(n, id) {
+			t.Errorf("forgotten, but listed %v, known %v", lists(n, id), knows(n, id))
+		}
+
+		// A restart of the one who forgot changes nothing.
+		saved, err := json.Marshal(n.peers.remember(time.Now()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var remembered []Peer
+		if err := json.Unmarshal(saved, &remembered); err != nil {
+			t.Fatal(err)
+		}
+		again := newPeerTable(n.id.ID(), remembered, n.trusted)
+		again.since = time.Now()
+		now := time.Now().Add(time.Second)
+		if slices.ContainsFunc(again.members(now), func(m Member) bool { return m.ID == id }) {
+			t.Error("listed again after a restart")
+		}
+		if !slices.ContainsFunc(again.known(now), func(p Peer) bool { return p.ID == id }) {
+			t.Error("its address may be banned before this run has listened for it")
+		}
+		if later := now.Add(forgetAfter); slices.ContainsFunc(again.known(later), func(p Peer) bool { return p.ID == id }) {
+			t.Error("its address is protected again")
+		}
+
+		back := newNode(t, c.secrets, gone.id, c.config(3, func(_ int, cfg *Config) { cfg.Epoch = 2 })).run(t)
+		c.nodes[3] = back
+		eventually(t, 30*time.Second, "it is back", func() bool { return lists(n, id) && knows(n, id) && n.aliveCount() == 4 })
+	})
+}
+
+// The word of a captured node hides nobody who lives, and leaves the address of one that is cut off protected for an hour.
+func TestForgottenByACapturedNode(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t, 3, nil)
+		eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
+		eventually(t, 30*time.Second, "all addresses are proved", c.allProved)
+		n, victim, bad := c.nodes[0], c.nodes[1].id.ID(), c.nodes[2].id.ID()
+		for _, said := range []time.Time{time.Now(), time.Now().Add(time.Hour), {}} {
+			if n.Forget(victim, bad, said, false) || !lists(n, victim) || !knows(n, victim) {
+				t.Errorf("a word of %v about a living member counts", said)
+			}
+		}
+		cut := c.addrs[1]
+		c.hub.setCut(func(from, to netip.AddrPort) bool { return from == cut || to == cut })
+		eventually(t, time.Minute, "it is cut off", func() bool {
+			return slices.ContainsFunc(n.Members(), func(m Member) bool { return m.ID == victim && m.State == StateDead })
+		})
+		n.Forget(victim, bad, time.Now(), false)
+		if !lists(n, victim) {
+			t.Error("hidden although it was heard a moment ago")
+		}
+		<-time.After(forgetAfter + time.Second)
+		if lists(n, victim) || !knows(n, victim) {
+			t.Errorf("after a minute: listed %v, known %v", lists(n, victim), knows(n, victim))
+		}
+		<-time.After(protectSilent / 2)
+		if !knows(n, victim) {
+			t.Error("its address may be banned after half an hour")
+		}
+		c.hub.setCut(nil)
+		eventually(t, time.Minute, "it is back", func() bool { return lists(n, victim) && n.aliveCount() == 3 })
+		if n.Forget(victim, bad, time.Now(), false); !lists(n, victim) {
+			t.Error("hidden once more")
+		}
+	})
+}
+
+// What a revoked node said of others is void.
+func TestUnforget(t *testing.T) {
+	table := newPeerTable(ID{1}, []Peer{{ID: ID{2}, Addr: netip.MustParseAddrPort("192.0.2.2:7946"), Seen: time.Unix(1e9, 0)}}, func(ID) bool { return true })
+	now := time.Unix(1e9, 0).Add(time.Hour)
+	if !table.forgetWord(now, ID{2}, forgotten{By: ID{3}, Said: now}) || len(table.members(now)) != 0 {
+		t.Errorf("not forgotten: %v", table.members(now))
+	}
+	if table.forgetWord(now, ID{2}, forgotten{By: ID{4}, Said: now}) {
+		t.Error("the same word is news twice")
+	}
+	table.unforget(now, ID{3})
+	table.unforget(now, ID{4})
+	if len(table.members(now)) != 1 {
+		t.Error("still forgotten")
+	}
+}
