@@ -30,6 +30,8 @@ type Enrolment struct {
 	Join    []string // for the join list, the inviter's address first
 	// Certificate is ours; zero in a mesh without an authority.
 	Certificate Certificate
+	// NameTaken says that another node that counts has the same name.
+	NameTaken bool
 }
 
 // Enrol joins a mesh with a token from NewInvite: it gives the inviter our public key and name (at most MaxName bytes),
@@ -136,7 +138,7 @@ func (a enrolAnswer) result(id Identity) (Enrolment, error) {
 // accept takes the certificate that came. The connection proved that the answer is the inviter's, so the key that signed
 // it is that of the mesh's authority. Dates are left to the members: this machine's clock may be wrong.
 func (a enrolAnswer) accept(id Identity) (Enrolment, error) {
-	e := Enrolment{Secrets: a.Secrets, Join: a.Join}
+	e := Enrolment{Secrets: a.Secrets, Join: a.Join, NameTaken: a.Taken}
 	if len(a.Certificate) == 0 {
 		return e, nil
 	}

@@ -499,3 +499,28 @@ func TestOutsidersKeepNobodyOut(t *testing.T) {
 		eventually(t, 10*time.Second, "it arrives", func() bool { return inviter.Stats().Refused["format"] == before+i+1 })
 	}
 }
+
+// A joiner is told that a node that counts has its name; itself, enrolled before, does not count.
+func TestEnrolTellsOfATakenName(t *testing.T) {
+	a, secrets := testAuthority(t), newSecrets(t)
+	copy(secrets.Authority[:], a.Public())
+	inviter := newNode(t, secrets, newIdentity(t), func(c *Config) { c.Authority = a }).run(t)
+	token, err := inviter.NewInvite(5, time.Hour, DefaultCaps())
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, second := newIdentity(t), newIdentity(t)
+	for _, tt := range []struct {
+		id    Identity
+		name  string
+		taken bool
+	}{{first, "web1", false}, {first, "web1", false}, {second, "web1", true}, {second, "web2", false}, {newIdentity(t), inviter.cfg.Name, true}} {
+		e, err := Enrol(t.Context(), token, tt.id, tt.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.NameTaken != tt.taken {
+			t.Errorf("%s of %s: taken %v, want %v", tt.name, tt.id.ID().Short(), e.NameTaken, tt.taken)
+		}
+	}
+}

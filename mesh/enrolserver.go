@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"time"
 )
 
@@ -116,7 +117,7 @@ func (m *Mesh) newServerTLS() (*tls.Config, error) {
 
 // welcome is the answer to a joiner whose token is good.
 func (m *Mesh) welcome(key ed25519.PublicKey, name string, caps Caps) (enrolAnswer, error) {
-	answer := enrolAnswer{Secrets: m.Secrets(), Join: m.joinAnswer()}
+	answer := enrolAnswer{Secrets: m.Secrets(), Join: m.joinAnswer(), Taken: m.nameTaken(IDOf(key), name)}
 	if !m.cfg.Secrets.HasAuthority() {
 		return answer, nil
 	}
@@ -131,6 +132,13 @@ func (m *Mesh) welcome(key ed25519.PublicKey, name string, caps Caps) (enrolAnsw
 	}
 	answer.Certificate = c.Raw()
 	return answer, nil
+}
+
+// nameTaken reports whether another node that counts has a name.
+func (m *Mesh) nameTaken(id ID, name string) bool {
+	return slices.ContainsFunc(m.Standings(), func(s Standing) bool {
+		return s.ID != id && s.Revoked == nil && s.Certificate != nil && s.Certificate.Name == name
+	})
 }
 
 // joinAnswer lists where a newcomer finds the mesh: here first, then some live members.

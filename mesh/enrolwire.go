@@ -25,7 +25,7 @@ const (
 	// maxJoinAnswer bounds the addresses in an answer.
 	maxJoinAnswer  = 32
 	requestFields  = 4
-	answerFields   = 6       // and one more, the gossip keys, once they were rotated
+	answerFields   = 7       // and one more, the gossip keys, once they were rotated
 	maxCertificate = 4 << 10 // of the answer's last field
 )
 
@@ -74,6 +74,7 @@ type enrolAnswer struct {
 	Secrets     Secrets
 	Join        []string
 	Certificate []byte // of the joiner; empty in a mesh without an authority
+	Taken       bool   // another node that counts has the joiner's name
 }
 
 func (a enrolAnswer) encode() []byte {
@@ -91,6 +92,11 @@ func (a enrolAnswer) encode() []byte {
 		b = appendStr(b, s)
 	}
 	b = appendBin(b, a.Certificate)
+	taken := uint64(0)
+	if a.Taken {
+		taken = 1
+	}
+	b = appendUint(b, taken)
 	if fields > answerFields {
 		b = appendKeys(b, a.Secrets.stored())
 	}
@@ -117,6 +123,7 @@ func decodeEnrolAnswer(b []byte) (a enrolAnswer, err error) {
 		a.Join = append(a.Join, addr.String())
 	}
 	a.Certificate = bytes.Clone(r.bin(maxCertificate))
+	a.Taken = r.most(1) == 1
 	if fields > answerFields {
 		key := a.Secrets.GossipKey
 		if err := a.Secrets.take(r.gossipKeys()); err != nil || a.Secrets.GossipKey != key {

@@ -103,6 +103,8 @@ type JoinResult struct {
 	Mesh   string
 	Join   []string // the join list, host:port
 	Config string
+	// NameTaken says that another node of the mesh has the same name.
+	NameTaken bool
 }
 
 // SetupOptions say what to install or take away.

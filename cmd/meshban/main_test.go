@@ -74,7 +74,7 @@ func fakeActions() actions {
 			show(o)
 			return JoinResult{
 				Name: "web2", ID: "ffeeddccbbaa99887766554433221100", Mesh: "aabbccddeeff00112233445566778899",
-				Join: []string{"192.0.2.1:7946", "192.0.2.3:7946"}, Config: filepath.Join(o.Dir, "meshban.yaml"),
+				Join: []string{"192.0.2.1:7946", "192.0.2.3:7946"}, Config: filepath.Join(o.Dir, "meshban.yaml"), NameTaken: o.Name == "taken",
 			}, fail()
 		},
 		Rekey: func(_ context.Context, o RekeyOptions) (RekeyResult, error) {

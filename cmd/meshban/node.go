@@ -166,7 +166,7 @@ func joinMesh(ctx context.Context, opts JoinOptions) (JoinResult, error) {
 	}
 	return JoinResult{
 		Name: j.cfg.Name, ID: identity.ID().String(), Mesh: hex.EncodeToString(enrolment.Secrets.MeshID[:]),
-		Join: enrolment.Join, Config: j.dir.Config(),
+		Join: enrolment.Join, Config: j.dir.Config(), NameTaken: enrolment.NameTaken,
 	}, nil
 }
 

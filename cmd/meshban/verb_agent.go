@@ -219,6 +219,10 @@ func (c *command) enrol(ctx *cli.Context, opts JoinOptions) error {
 	field(c.out, "mesh", res.Mesh)
 	field(c.out, "join", res.Join...)
 	field(c.out, "config", res.Config)
+	if res.NameTaken {
+		fmt.Fprintf(c.err, "meshban: warning: another node is called %s too, so both are shown with their ids\n", clean(res.Name))
+		tellHint(c.err, "for another name, set it in meshban.yaml, make a token with `meshban invite`, then: meshban rotate node-key TOKEN")
+	}
 	hint := "next: " + startHint(c.dir)
 	if _, err := os.Lstat(socketOf(c.dir)); err == nil {
 		hint = "an agent runs already: restart it"

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -12,10 +13,11 @@ import (
 
 func (c *command) auditVerb() *verb {
 	return &verb{
-		name: "audit", short: "show who changed what, when and why",
+		name: "audit", args: "[ADDR]", short: "show who changed what, when and why",
 		long: `A table of every change to what is banned, oldest first: when, what (ban, unban, allow,
 unallow, invite, reload), the addresses, who asked, on which node, and why. Who is a
-user of this machine, the line file, or another node. The agent keeps 64 MiB of it in
+user of this machine, the line file, or another node. With ADDR, an address or a CIDR, only
+what touches it. The agent keeps 64 MiB of it in
 audit.jsonl in the state folder.
 
 With --json one object a line: time, what, prefixes, ports, until, via (socket, lines,
@@ -26,13 +28,15 @@ one that came too fast to be written down).`,
 			jsonFlag("one object a line"),
 		},
 		examples: `meshban audit --since 24h
+meshban audit 203.0.113.7
 meshban audit --json | jq -r 'select(.user=="alice") | .prefixes[]'`,
 		action: c.audit,
 	}
 }
 
 func (c *command) audit(ctx *cli.Context) error {
-	if err := noArgs(ctx); err != nil {
+	touches, err := auditFilter(ctx)
+	if err != nil {
 		return err
 	}
 	since, err := read(ctx, "since", c.moment)
@@ -40,11 +44,19 @@ func (c *command) audit(ctx *cli.Context) error {
 		return err
 	}
 	if ctx.Bool("json") {
-		return c.client().Audit(ctx.Context, since, func(e control.AuditEntry) error { return writeObject(c.out, e) })
+		return c.client().Audit(ctx.Context, since, func(e control.AuditEntry) error {
+			if !touches(e) {
+				return nil
+			}
+			return writeObject(c.out, e)
+		})
 	}
 	n := 0
 	t := newTable(c.out, "TIME", "WHAT", "ADDRESS", "UNTIL", "BY", "NODE", "REASON")
 	err = c.client().Audit(ctx.Context, since, func(e control.AuditEntry) error {
+		if !touches(e) {
+			return nil
+		}
 		n++
 		until := "-"
 		if !e.Until.IsZero() {
@@ -59,6 +71,19 @@ func (c *command) audit(ctx *cli.Context) error {
 		fmt.Fprintln(c.err, "meshban: nothing was changed")
 	}
 	return t.close()
+}
+
+// auditFilter reports which entries are asked for.
+func auditFilter(ctx *cli.Context) (func(control.AuditEntry) bool, error) {
+	if ctx.NArg() == 0 {
+		return func(control.AuditEntry) bool { return true }, nil
+	}
+	arg, err := oneArg(ctx, "an address", "meshban audit 203.0.113.7")
+	if err != nil {
+		return nil, err
+	}
+	p, err := parseAddr(arg)
+	return func(e control.AuditEntry) bool { return slices.ContainsFunc(e.Prefixes, p.Overlaps) }, err
 }
 
 // moment reads a time, or a length of time back from now.

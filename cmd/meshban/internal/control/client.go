@@ -104,6 +104,11 @@ func (c *Client) Revoke(ctx context.Context, req RevokeRequest) (RevokeReply, er
 	return call[RevokeReply](ctx, c, pathRevoke, req)
 }
 
+// Forget takes a member that is gone for good off the list.
+func (c *Client) Forget(ctx context.Context, req ForgetRequest) (ForgetReply, error) {
+	return call[ForgetReply](ctx, c, pathForget, req)
+}
+
 // Rotate makes the mesh a new key.
 func (c *Client) Rotate(ctx context.Context, req RotateRequest) (RotateReply, error) {
 	return call[RotateReply](ctx, c, pathRotate, req)

@@ -30,6 +30,7 @@ const (
 	pathHeld    = "/v1/held"
 	pathDecide  = "/v1/decide"
 	pathRevoke  = "/v1/revoke"
+	pathForget  = "/v1/forget"
 	pathCaps    = "/v1/caps"
 	pathRotate  = "/v1/rotate"
 )
@@ -58,6 +59,7 @@ func (s *Server) routes(server context.Context) http.Handler {
 	mux.Handle("POST "+pathInvite, s.change(post(decodeInvite, agent.Invite)))
 	mux.Handle("POST "+pathDecide, s.change(post(decodeDecide, agent.Decide)))
 	mux.Handle("POST "+pathRevoke, s.change(post(decodeRevoke, agent.Revoke)))
+	mux.Handle("POST "+pathForget, s.change(post(decodeForget, agent.Forget)))
 	mux.Handle("POST "+pathCaps, s.change(post(decodeCaps, agent.Caps)))
 	mux.Handle("POST "+pathRotate, s.change(post(decodeRotate, agent.Rotate)))
 	mux.Handle("GET "+pathAllowed, get(agent.Allowed))

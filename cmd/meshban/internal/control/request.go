@@ -192,3 +192,14 @@ func decodeRevoke(body []byte) (RevokeRequest, error) {
 	}
 	return r, nil
 }
+
+func decodeForget(body []byte) (ForgetRequest, error) {
+	var r ForgetRequest
+	if err := strict(body, &r); err != nil {
+		return ForgetRequest{}, err
+	}
+	if r.Node == "" {
+		return ForgetRequest{}, usage("no node is named")
+	}
+	return r, short("node", r.Node, MaxNode)
+}

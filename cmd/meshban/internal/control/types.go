@@ -45,6 +45,9 @@ type Agent interface {
 	// Revoke shuts a node out of the mesh. CodeNotFound: nobody is called that; CodeUsage: several are; CodeFailed: the
 	// authority's key is not on this node.
 	Revoke(ctx context.Context, req RevokeRequest) (RevokeReply, error)
+	// Forget takes a member that is gone for good off the list. CodeNotFound: no such member is known; CodeFailed: it was heard a
+	// moment ago.
+	Forget(ctx context.Context, req ForgetRequest) (ForgetReply, error)
 	// Caps tells what a node may say by its certificate, or gives it a new one. Errors as of Revoke; CodeFailed too: the
 	// node has no certificate that counts.
 	Caps(ctx context.Context, req CapsRequest) (CapsReply, error)
@@ -359,6 +362,17 @@ type RevokeReply struct {
 	Last    []LastBan `json:"last"` // its bans that arrived last, the last in front, at most MaxLastBans
 }
 
+// ForgetRequest names a member that is gone for good.
+type ForgetRequest struct {
+	Node string `json:"node"` // its name, its id, or at least MinNodeID leading digits of that
+}
+
+// ForgetReply tells who is forgotten.
+type ForgetReply struct {
+	Name string `json:"name"`
+	ID   string `json:"id"`
+}
+
 // SaidCount counts what a node has said by kind; Unbans are its unbans and unallows.
 type SaidCount struct {
 	Bans   int `json:"bans"`
@@ -412,7 +426,7 @@ const (
 // AuditEntry is one change: who, what, when, why.
 type AuditEntry struct {
 	Time     time.Time      `json:"time"`            // on this node's clock
-	What     string         `json:"what"`            // ban, unban, revoke, allow, unallow, invite, reload, release, drop, revoke node, caps, rotate mesh key, mesh key
+	What     string         `json:"what"`            // ban, unban, revoke, allow, unallow, invite, reload, release, drop, revoke node, forget, caps, rotate mesh key, mesh key
 	Prefixes []netip.Prefix `json:"-"`               // JSON: "prefixes"
 	Ports    string         `json:"ports,omitempty"` // "" = all
 	Until    time.Time      `json:"until,omitzero"`

@@ -132,6 +132,10 @@ func (d *Daemon) amend(now time.Time, own []ban.Record) {
 func (d *Daemon) decode(
 	dst []ban.Record, now, arrived time.Time, frame mesh.Frame, judge func(time.Time, *ban.Record) error,
 ) []ban.Record {
+	if id, ok := forgottenBy(frame.Payload); ok {
+		d.hearForget(frame, id)
+		return dst
+	}
 	ops, err := ban.DecodeOps(frame.Payload)
 	if err != nil {
 		d.metrics.refuse(err)

@@ -41,6 +41,7 @@ func (d *Daemon) withdraw(nodes []mesh.ID) {
 	now := time.Now()
 	for _, id := range nodes {
 		d.recap(id)
+		d.mesh.Unforget(id)
 		why := ban.Withdrawal{Reason: "its certificate has ended", At: now}
 		if v := d.mesh.Standing(id).Revoked; v != nil {
 			why = ban.Withdrawal{Reason: "revoked", At: v.Issued}

@@ -406,6 +406,17 @@ func (a *Agent) Revoke(_ context.Context, req control.RevokeRequest) (control.Re
 	return reply, nil
 }
 
+// Forget knows two nodes: web3, which is gone, and web2, which lives.
+func (a *Agent) Forget(_ context.Context, req control.ForgetRequest) (control.ForgetReply, error) {
+	switch req.Node {
+	case "web3", web3:
+		return control.ForgetReply{Name: "web3", ID: web3}, nil
+	case "web2":
+		return control.ForgetReply{}, &control.Error{Code: control.CodeFailed, Message: "web2 is not forgotten: it was heard within the last minute"}
+	}
+	return control.ForgetReply{}, &control.Error{Code: control.CodeNotFound, Message: "no node is called " + req.Node}
+}
+
 // Rotate waits for web3, which lacks the new key.
 func (a *Agent) Rotate(context.Context, control.RotateRequest) (control.RotateReply, error) {
 	return control.RotateReply{Generation: 2, Nodes: 3, Waiting: []string{"web3"}}, nil

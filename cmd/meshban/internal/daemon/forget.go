@@ -1,0 +1,84 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/mesh"
+)
+
+const (
+	// forgetMark leads the payload of a frame that says that a member is gone for good; no payload of ops begins so. The
+	// member's id follows.
+	forgetMark = "forget "
+	// forgetFor is how long such a frame lives: longer than anybody remembers a silent member by itself.
+	forgetFor = 8 * 24 * time.Hour
+)
+
+func forgetPayload(id mesh.ID) []byte { return append([]byte(forgetMark), id[:]...) }
+
+// forgottenBy returns the member that a payload says is gone for good.
+func forgottenBy(payload []byte) (id mesh.ID, ok bool) {
+	rest, ok := bytes.CutPrefix(payload, []byte(forgetMark))
+	if !ok || len(rest) != len(id) {
+		return id, false
+	}
+	return mesh.ID(rest), true
+}
+
+// Forget implements control.Agent.
+func (d *Daemon) Forget(ctx context.Context, req control.ForgetRequest) (control.ForgetReply, error) {
+	id, err := d.findNode(req.Node)
+	if err != nil {
+		return control.ForgetReply{}, err
+	}
+	if id == mesh.ID(d.self) {
+		return control.ForgetReply{}, &control.Error{Code: control.CodePolicy, Rule: "own node", Message: "a node cannot forget itself", Hint: "do it on another node"}
+	}
+	name, now := d.names.of(ban.Origin(id)), time.Now()
+	switch err := d.mesh.CheckForget(id); {
+	case errors.Is(err, mesh.ErrNoMember):
+		return control.ForgetReply{}, &control.Error{Code: control.CodeNotFound, Message: fmt.Sprintf("%s: %v", name, err), Hint: "`meshban members` lists them"}
+	case err != nil:
+		return control.ForgetReply{}, &control.Error{
+			Code: control.CodeFailed, Message: fmt.Sprintf("%s is not forgotten: %v", name, err),
+			Hint: "only a member that is gone for good is forgotten; to shut out one that lives, use `meshban revoke`",
+		}
+	}
+	if e := d.ignored(); e != nil {
+		e.Message = "nobody would take this node's word: " + e.Message
+		return control.ForgetReply{}, e
+	}
+	frame, err := d.publishForget(now, id)
+	if err != nil {
+		return control.ForgetReply{}, stopping(err)
+	}
+	d.mesh.Forget(id, frame.Origin, now, true)
+	d.remember(now, frame)
+	d.keep(ctx)
+	e := d.byCaller(ctx, now)
+	e.What, e.Reason = "forget", fmt.Sprintf("%s (%s)", d.names.plain(ban.Origin(id)), id)
+	d.audit.Add(e)
+	return control.ForgetReply{Name: d.names.plain(ban.Origin(id)), ID: id.String()}, nil
+}
+
+// publishForget says that a member is gone for good, in the authority's name where its key is.
+func (d *Daemon) publishForget(now time.Time, id mesh.ID) (mesh.Frame, error) {
+	if d.mesh.HasAuthority() {
+		return d.mesh.PublishAsAuthority(now, forgetPayload(id), now.Add(forgetFor))
+	}
+	return d.mesh.Publish(now, forgetPayload(id), now.Add(forgetFor), nil)
+}
+
+// hearForget takes the word of a node that a member is gone for good.
+func (d *Daemon) hearForget(frame mesh.Frame, id mesh.ID) {
+	sure := ban.Origin(frame.Origin) == d.self || frame.Origin == d.mesh.AuthorityID() && d.distrust == ""
+	if d.mesh.Forget(id, frame.Origin, frame.Issued, sure) {
+		d.log.Info("a member is said to be gone for good", "name", d.names.of(ban.Origin(id)), "by", d.names.of(ban.Origin(frame.Origin)))
+	}
+}

@@ -1,0 +1,77 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/mesh"
+)
+
+// The word that a member is gone reaches every node. One that lives, or was heard a moment ago, is not forgotten, whoever says
+// it; package mesh tests the minute.
+func TestForgetReachesAll(t *testing.T) {
+	t.Parallel()
+	a := first(t, "a")
+	b := a.join(t, "b")
+	c := a.join(t, "c")
+	code := func(n *node, name string) control.Code {
+		_, err := n.Forget(context.WithoutCancel(t.Context()), control.ForgetRequest{Node: name})
+		if e := (*control.Error)(nil); errors.As(err, &e) {
+			return e.Code
+		}
+		t.Errorf("forget %s: %v", name, err)
+		return ""
+	}
+	for name, want := range map[string]control.Code{
+		"a": control.CodeFailed, "b": control.CodePolicy, "nobody": control.CodeNotFound, strings.Repeat("7", 32): control.CodeNotFound,
+	} {
+		if got := code(b, name); got != want {
+			t.Errorf("forget %s: %q, want %q", name, got, want)
+		}
+	}
+
+	// What a captured node says of one that lives: the frame arrives, and changes nothing.
+	said := func(n *node) bool { return strings.Contains(n.log.String(), "a member is said to be gone for good") }
+	until(t, "b knows c", func() bool { return b.meshStatus().Alive == 3 })
+	frame, err := b.publishForget(time.Now(), mesh.ID(c.self))
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the others have the frame", func() bool {
+		return a.mesh.Digest() == b.mesh.Digest() && c.mesh.Digest() == b.mesh.Digest()
+	})
+	if id, ok := forgottenBy(frame.Payload); !ok || id != mesh.ID(c.self) || said(a) || a.memberOf(t, "c").State != control.MemberAlive {
+		t.Errorf("%v, %v: a member that lives is forgotten", id, ok)
+	}
+
+	c.stop()
+	gone := func(n *node) bool {
+		state := n.memberOf(t, "c").State
+		return state == control.MemberLeft || state == control.MemberDead
+	}
+	until(t, "c has gone", func() bool { return gone(a) && gone(b) })
+	if got := code(b, "c"); got != control.CodeFailed {
+		t.Errorf("c was heard a moment ago: %q", got)
+	}
+	if _, err := a.publishForget(time.Now(), mesh.ID(c.self)); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "b hears it", func() bool { return said(b) })
+}
+
+// A payload of ops is none that forgets.
+func TestForgetPayload(t *testing.T) {
+	id := mesh.ID{1, 2, 3}
+	if got, ok := forgottenBy(forgetPayload(id)); !ok || got != id {
+		t.Errorf("%v, %v", got, ok)
+	}
+	for _, bad := range [][]byte{nil, []byte(forgetMark), append(forgetPayload(id), 0), {0x93, 2}} {
+		if _, ok := forgottenBy(bad); ok {
+			t.Errorf("%q forgets somebody", bad)
+		}
+	}
+}
