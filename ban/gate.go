@@ -146,8 +146,8 @@ func (c *Caps) checkRemote(now time.Time, t *Table, r *Record) error {
 
 func (c *Caps) check(r *Record, skew time.Duration) error {
 	if r.Kind == KindBan && c.MaxFor != 0 && r.Until.After(r.Issued.Add(c.MaxFor+skew)) {
-		return refuse(RuleLong, "ban of %s lasts too long: until %s, its origin may ban for at most %v",
-			shortPrefix(r.Prefix), r.Until.UTC().Format(time.RFC3339), c.MaxFor)
+		return refuse(RuleLong, "ban of %s lasts too long: until %s, its origin may ban for at most %s",
+			shortPrefix(r.Prefix), r.Until.UTC().Format(time.RFC3339), length(c.MaxFor))
 	}
 	if c.UnbanAny {
 		return nil

@@ -2,8 +2,10 @@ package ban
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -94,6 +96,11 @@ const (
 type PolicyError struct {
 	Rule   string // one of the Rule constants
 	Detail string // a sentence for people that names the rule and the entry
+
+	// By CheckLocal alone:
+	Op      Op            // what was refused
+	Longest time.Duration // how long such an op may last
+	By      netip.Prefix  // the entry of the never-ban list or the allow list that refuses it
 }
 
 // Error returns the detail.
@@ -103,10 +110,42 @@ func refuse(rule, format string, args ...any) error {
 	return &PolicyError{Rule: rule, Detail: fmt.Sprintf(format, args...)}
 }
 
+func refuseBy(entry netip.Prefix, rule, format string, args ...any) error {
+	return &PolicyError{Rule: rule, Detail: fmt.Sprintf(format, args...), By: entry}
+}
+
+// length writes whole seconds as people do: 30d, 7d12h, 1m30s.
+func length(d time.Duration) string {
+	const day = 24 * time.Hour
+	text := ""
+	if d >= day {
+		text = fmt.Sprintf("%dd", d/day)
+	}
+	if d %= day; d == 0 && text != "" {
+		return text
+	}
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return text + s
+}
+
 // CheckLocal reports whether an operator or a log line of this node may say op. A refusal is a
 // *PolicyError. A ban that lies inside the never-ban list or a live allow is refused; one that only
 // contains such addresses is not, because the firewall lets them through.
 func (t *Table) CheckLocal(now time.Time, op Op) error {
+	err := t.checkLocal(now, op)
+	if refused := (*PolicyError)(nil); errors.As(err, &refused) {
+		refused.Op, refused.Longest = op, t.longest(op.Kind)
+	}
+	return err
+}
+
+func (t *Table) checkLocal(now time.Time, op Op) error {
 	if err := t.checkOp(now, op, t.limits.MinBits4, t.limits.MinBits6); err != nil {
 		return err
 	}
@@ -115,8 +154,8 @@ func (t *Table) CheckLocal(now time.Time, op Op) error {
 		longest += t.limits.FutureSkew + ClockSkew
 	}
 	if op.Until.After(now.Add(longest)) {
-		return refuse(RuleLong, "%s lasts too long: until %s, at most %v from now",
-			shortPrefix(op.Prefix), op.Until.UTC().Format(time.RFC3339), t.longest(op.Kind))
+		return refuse(RuleLong, "%s lasts too long: until %s, at most %s from now",
+			shortPrefix(op.Prefix), op.Until.UTC().Format(time.RFC3339), length(t.longest(op.Kind)))
 	}
 	if op.Kind == KindAllow && t.AllowsOf(t.self) >= MaxAllows && !t.stands(&Record{Op: op, Origin: t.self}) {
 		return refuse(RuleAllows, "allow of %s: this node has %d allows in force, the most that others take; write what it needs for long under allow in meshban.yaml",
@@ -127,11 +166,11 @@ func (t *Table) CheckLocal(now time.Time, op Op) error {
 	}
 	k := keyOf(op.Prefix)
 	if e, ok := t.never.covering(k); ok {
-		return refuse(RuleNever, "%s is on the never-ban list: %s", shortPrefix(op.Prefix), e.describe(op.Prefix))
+		return refuseBy(e.Prefix, RuleNever, "%s is on the never-ban list: %s", shortPrefix(op.Prefix), e.describe(op.Prefix))
 	}
 	if i := t.allowing(k); i != 0 {
 		e := t.allowEntry(i)
-		return refuse(RuleAllow, "%s is on the allow list: %s", shortPrefix(op.Prefix), e.describe(op.Prefix))
+		return refuseBy(e.Prefix, RuleAllow, "%s is on the allow list: %s", shortPrefix(op.Prefix), e.describe(op.Prefix))
 	}
 	return nil
 }
@@ -154,8 +193,8 @@ func (t *Table) checkRemote(now time.Time, r Record, peer4, peer6 int) error {
 		return err
 	}
 	if r.Issued.After(now.Add(t.limits.FutureSkew)) {
-		return refuse(RuleFuture, "%s of %s is from the future: issued %v ahead of this clock, at most %v",
-			r.Kind, shortPrefix(r.Prefix), r.Issued.Sub(now).Round(time.Second), t.limits.FutureSkew)
+		return refuse(RuleFuture, "%s of %s is from the future: issued %s ahead of this clock, at most %s",
+			r.Kind, shortPrefix(r.Prefix), length(r.Issued.Sub(now).Round(time.Second)), length(t.limits.FutureSkew))
 	}
 	if err := checkAhead(now, &r); err != nil {
 		return err
@@ -165,8 +204,8 @@ func (t *Table) checkRemote(now time.Time, r Record, peer4, peer6 int) error {
 		longest += ClockSkew
 	}
 	if r.Until.After(now.Add(longest)) || r.Until.After(r.Issued.Add(longest)) {
-		return refuse(RuleLong, "%s of %s lasts too long: until %s, at most %v",
-			r.Kind, shortPrefix(r.Prefix), r.Until.UTC().Format(time.RFC3339), t.longest(r.Kind))
+		return refuse(RuleLong, "%s of %s lasts too long: until %s, at most %s",
+			r.Kind, shortPrefix(r.Prefix), r.Until.UTC().Format(time.RFC3339), length(t.longest(r.Kind)))
 	}
 	return nil
 }

@@ -228,7 +228,7 @@ func TestWhy(t *testing.T) {
 			"revoke 192.0.2.7 80 B: its origin took its ban back",
 		}},
 		{"198.51.100.1", []string{
-			"allow 198.51.100.0/30 A: in force",
+			"allow 198.51.100.0/30 A: counts",
 			"ban 198.51.100.1 A: suppressed by allow of 198.51.100.0/30 by a1000000 (A)",
 			"allow 198.51.100.1 B: ended by unallow of 198.51.100.1 by c3000000 (C)",
 			"unallow 198.51.100.1 C: cancels the allows that its origin knew then",
@@ -247,7 +247,7 @@ func TestWhy(t *testing.T) {
 			"ban 198.51.100.1 A: suppressed by allow of 198.51.100.0/30 by a1000000 (A)",
 			"allow 198.51.100.1 B: ended by unallow of 198.51.100.1 by c3000000 (C)",
 			"unallow 198.51.100.1 C: cancels the allows that its origin knew then",
-			"allow 198.51.100.0/30 A: in force",
+			"allow 198.51.100.0/30 A: counts",
 		}},
 		{"::1", []string{"never ::1: never banned"}},
 		{"2001:db8::1", nil},

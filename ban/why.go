@@ -155,9 +155,9 @@ func (q *query) judgeAllow(f *Finding, e *entry, x *rec) {
 	case x.hold.Waits():
 		f.rank, f.Status = rankPending, "held for the operator: "+x.hold.String()
 	case e.key().contains(q.k):
-		f.rank, f.Status = rankException, "in force"
+		f.rank, f.Status = rankException, "counts"
 	default:
-		f.rank, f.Status = rankInside, "in force"
+		f.rank, f.Status = rankInside, "counts"
 	}
 }
 
@@ -214,7 +214,7 @@ func (t *Table) waits(n int, x *rec) string {
 	q := t.quorumOf(x)
 	text := fmt.Sprintf("waits for more origins: %d of %d", n, q.Origins)
 	if q.Within != 0 {
-		text += fmt.Sprintf(" within %v of each other", q.Within)
+		text += fmt.Sprintf(" within %s of each other", length(q.Within))
 	}
 	return text
 }

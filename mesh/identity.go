@@ -253,6 +253,9 @@ func writeKeyFile(path string, text []byte, replace bool) (err error) {
 	} else {
 		err = os.Link(f.Name(), path)
 	}
+	if errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("%s: %w", path, os.ErrExist) // what failed was a link from a name that nobody knows
+	}
 	if err != nil {
 		return err
 	}

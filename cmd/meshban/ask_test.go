@@ -47,6 +47,28 @@ func TestRevokeAsks(t *testing.T) {
 	}
 }
 
+func TestUnbanAllAsks(t *testing.T) {
+	agent, dir := controltest.New(), t.TempDir()
+	serveFake(t, dir, agent)
+	run := func(answer string, args ...string) (code int, errs string) {
+		var out, talk bytes.Buffer
+		cmd := newCommand(fakeActions(), strings.NewReader(answer), &out, &talk)
+		cmd.asks = true
+		code = cmd.run(t.Context(), append([]string{"--dir", dir}, args...))
+		return code, talk.String()
+	}
+	run("", "ban", "203.0.113.7")
+	if code, errs := run("n\n", "unban", "--all"); code != exitFailed || !strings.Contains(errs, "lift 1 ban on every node? [y/N]") {
+		t.Errorf("exit code %d: %s", code, errs)
+	}
+	if code, errs := run("y\n", "unban", "--all"); code != exitDone {
+		t.Errorf("exit code %d: %s", code, errs)
+	}
+	if code, errs := run("", "unban", "--all", "--yes"); code != exitNotFound {
+		t.Errorf("it was not lifted: exit code %d: %s", code, errs)
+	}
+}
+
 // serveFake serves an agent in a folder until the test ends.
 func serveFake(t *testing.T, dir string, agent control.Agent) {
 	t.Helper()

@@ -69,7 +69,7 @@ func caHint(dir home.Dir, err error) error {
 	case errors.Is(err, mesh.ErrOtherMesh):
 		return fix(control.CodePolicy, "use the key and the request of one and the same mesh")
 	case errors.Is(err, fs.ErrExist):
-		return fix(control.CodeFailed, "name a file that is not there yet")
+		return fix(control.CodeFailed, "name a file that does not exist yet: nothing was overwritten")
 	case errors.Is(err, fs.ErrNotExist):
 		return fix(control.CodeFailed, "is it the right file, and the right --dir?")
 	}

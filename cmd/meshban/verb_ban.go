@@ -71,9 +71,13 @@ func (c *command) ban(ctx *cli.Context) error {
 
 func (c *command) unbanVerb() *verb {
 	return &verb{
-		name: "unban", args: "ADDR...", short: "lift bans everywhere, whoever banned",
+		name: "unban", args: "ADDR... | --all | --by NODE | --source S", short: "lift bans everywhere, whoever banned",
 		long: addrHelp + ` A CIDR lifts every ban inside it. A ban that is
 made later counts again.
+
+--all lifts every ban, --by those that NODE has said, --source those from S, as list shows
+it (line stands for line:sshd too); both together lift what matches both. An address goes
+whoever else bans it. They show what they lift, and ask where stdin is a terminal.
 
 Prints a line for each address that is lifted. One that is not banned is named on
 stderr, and the exit code is 5. One that a wider ban still drops is named with that ban,
@@ -81,9 +85,19 @@ and the exit code is 4. Where the fail2ban of a node still bans the address, std
 and what to type there.
 
 With --json one object a line: prefix, until (null), note, error {code, message, hint, rule}.`,
-		flags: []cli.Flag{text("reason", "`TEXT` shown to everyone who asks why"), jsonFlag("one object a line")},
+		flags: []cli.Flag{
+			toggle("all", "lift every ban"),
+			text("by", "`NODE` lift what this node has banned: a name, an id, or at least 8 digits of one"),
+			text("source", "`S` lift what came from this source: cli, line, line:sshd, import"),
+			text("reason", "`TEXT` shown to everyone who asks why"),
+			toggle("dry-run", "show what --all, --by or --source would lift, and change nothing"),
+			toggle("yes", "do not ask"),
+			jsonFlag("one object a line"),
+		},
 		examples: `meshban unban 203.0.113.7
-meshban unban 203.0.113.0/24 --reason "our own scanner"`,
+meshban unban 203.0.113.0/24 --reason "our own scanner"
+meshban unban --by web3 --dry-run
+meshban unban --source import --yes`,
 		action: c.unban,
 	}
 }
@@ -93,7 +107,18 @@ func (c *command) unban(ctx *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	all, err := c.addrs(ctx)
+	which, err := readSelection(ctx)
+	if err != nil {
+		return err
+	}
+	var all []netip.Prefix
+	if which != nil {
+		all, err = c.selected(ctx, which)
+	} else if ctx.Bool("dry-run") {
+		err = usagef("meshban why ADDR shows what is known of an address", "--dry-run goes with --all, --by or --source")
+	} else {
+		all, err = c.addrs(ctx)
+	}
 	if err != nil {
 		return err
 	}

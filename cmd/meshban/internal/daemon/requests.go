@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/hostinfo"
 	"github.com/meshban/meshban/mesh"
 )
 
@@ -252,17 +255,38 @@ func (d *Daemon) keep(ctx context.Context) {
 func refusal(err error) *control.Error {
 	var policy *ban.PolicyError
 	if errors.As(err, &policy) {
-		return &control.Error{Code: control.CodePolicy, Message: policy.Error(), Rule: policy.Rule, Hint: policyHint[policy.Rule]}
+		return &control.Error{Code: control.CodePolicy, Message: policy.Error(), Rule: policy.Rule, Hint: policyHint(policy)}
 	}
 	return control.AsError(err)
 }
 
-// policyHint tells what to do about a rule, where anything can be done.
-var policyHint = map[string]string{
-	ban.RuleNever: "`meshban why ADDR` shows every entry that protects it; an ssh session has to end first",
-	ban.RuleAllow: "`meshban allow --remove ADDR` takes it off the allow list",
-	ban.RuleWide:  "ban narrower prefixes",
-	ban.RuleLong:  "ask for a shorter time, or raise bans.max_for in meshban.yaml",
+// policyHint tells what to do about a refusal, to be typed as it stands; "" where nothing can be done.
+func policyHint(e *ban.PolicyError) string {
+	if !e.Op.Prefix.IsValid() {
+		return "" // not of a command
+	}
+	longest := config.FormatDuration(e.Longest)
+	switch e.Rule {
+	case ban.RuleNever:
+		hint := fmt.Sprintf("`meshban why %s` shows what protects it", show(e.Op.Prefix))
+		if strings.Contains(e.Detail, hostinfo.SessionOf) {
+			hint += "; the session has to end first"
+		}
+		return hint
+	case ban.RuleAllow:
+		return fmt.Sprintf("`meshban allow --remove %s` takes it off the allow list", show(e.By))
+	case ban.RuleWide:
+		return fmt.Sprintf("%s narrower prefixes", e.Op.Kind)
+	case ban.RuleLong:
+		switch {
+		case e.Op.Kind == ban.KindAllow:
+			return fmt.Sprintf("write --for %s or less; what stands under allow in meshban.yaml has no end", longest)
+		case e.Longest < config.MaxMaxFor:
+			return fmt.Sprintf("write --for %s or less, or raise bans.max_for in meshban.yaml, to at most %s", longest, config.FormatDuration(config.MaxMaxFor))
+		}
+		return fmt.Sprintf("write --for %s or less: no ban may last longer", longest)
+	}
+	return ""
 }
 
 // readyWait bounds how long an invitation waits for the mesh port to open.

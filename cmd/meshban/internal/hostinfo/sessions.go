@@ -7,6 +7,8 @@ import (
 )
 
 const (
+	// SessionOf begins what is said of an address from where a user is logged in.
+	SessionOf = "ssh session of "
 	// SessionsEvery is how often a caller should look for ssh sessions: who has just logged in is covered that soon.
 	SessionsEvery = time.Second
 	// MaxSessions bounds the addresses. Beyond it, who came first is covered.
@@ -66,7 +68,7 @@ func (s *Sessions) Read(now time.Time) ([]Entry, error) {
 			delete(s.covered, addr)
 			continue
 		}
-		out = add(out, addr, "ssh session of "+c.user)
+		out = add(out, addr, SessionOf+c.user)
 	}
 	slices.SortFunc(out, func(a, b Entry) int { return a.Prefix.Compare(b.Prefix) })
 	return out, err
