@@ -3,9 +3,11 @@
 package test
 
 import (
+	"flag"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,7 +20,12 @@ const (
 	fail2banLimit = 3 * time.Minute
 	// stormWindow is how long the line files are watched for echoes of echoes.
 	stormWindow = 5 * time.Second
+	// etcSums names fail2ban's files by their content.
+	etcSums = "cd /etc/fail2ban; find . -type f | sort | xargs sha256sum"
 )
+
+// fail2banOf names releases of Debian, such as bullseye,trixie,sid.
+var fail2banOf = flag.String("fail2ban.of", "trixie", "run TestFail2ban with the fail2ban of these Debian releases beside the machine's")
 
 // sshdJail is what an administrator has: Debian's sshd jail on this log file.
 const sshdJail = `[sshd]
@@ -40,7 +47,7 @@ func (m *mesh) services(t *testing.T, jailLocal string) {
 		must(n.SSHD())(t)
 		check(t, n.WriteFile(rig.AuthLog, "")) // fail2ban wants it to be there
 		check(t, n.WriteFile("/etc/fail2ban/jail.local", jailLocal))
-		must(n.Fail2ban())(t)
+		n.fail2ban = must(n.Fail2ban())(t)
 	}
 }
 
@@ -86,70 +93,109 @@ func (m *mesh) quietFiles(t *testing.T, src netip.Addr) []int {
 	return after
 }
 
+// TestFail2ban has two versions of fail2ban ban for one mesh: the machine's on the first node, another Debian's on the second.
 func TestFail2ban(t *testing.T) {
 	t.Parallel()
-	m := newMesh(t, setup{nodes: 3})
-	first := m.nodes[0]
-	before := must(first.Shell("cd /etc/fail2ban; find . -type f | sort | xargs sha256sum"))(t)
-	for _, n := range m.nodes {
-		n.run(t, "setup", "fail2ban")
+	for i, release := range strings.Split(*fail2banOf, ",") {
+		t.Run(release, func(t *testing.T) {
+			m := newMesh(t, setup{nodes: 2})
+			first, second := m.nodes[0], m.nodes[1]
+			check(t, second.Fail2banOf(release))
+			before := must(first.Shell(etcSums))(t)
+			m.services(t, sshdJail)
+			for _, n := range m.nodes {
+				t.Logf("%s has fail2ban %s", n.Name, strings.TrimSpace(must(n.Do("fail2ban-client", "--version"))(t)))
+				if out := n.run(t, "setup", "fail2ban"); !strings.Contains(out, "fail2ban: sshd tells") {
+					t.Errorf("%s: setup says\n%s", n.Name, out)
+				}
+			}
+			m.bansForTheMesh(t, first, second)
+			m.bansForTheMesh(t, second, first)
+			if i > 0 {
+				return
+			}
+			// --remove leaves the administrator's files as they were.
+			check(t, first.WriteFile("/etc/fail2ban/action.d/mine.local", "[Definition]\n"))
+			first.run(t, "setup", "--remove")
+			must(first.Shell("cd /etc/fail2ban; rm action.d/mine.local jail.local"))(t)
+			if after := must(first.Shell(etcSums))(t); after != before {
+				t.Errorf("setup --remove leaves\n%s\nwhere there was\n%s", after, before)
+			}
+		})
 	}
-	m.services(t, sshdJail)
+}
+
+// bansForTheMesh has home's fail2ban ban an attacker of its sshd: away drops and shows him, an unban there lifts it at home,
+// and a restart tells nothing again.
+func (m *mesh) bansForTheMesh(t *testing.T, home, away *node) {
+	t.Helper()
 	src, good := fresh(), fresh()
 	pairs, other := m.watch(t, src), m.watch(t, good)
-	// Positive control: the attacker reaches every sshd.
-	for _, n := range m.nodes[1:] {
-		check(t, m.FailLogin(src, n.Probe))
-	}
-	last := m.attack(t, src, first)
+	check(t, m.FailLogin(src, away.Probe)) // positive control
+	last := m.attack(t, src, home)
 	at := rig.Last(must(pairs.Enforced(fail2banLimit))(t))
-	t.Logf("from the last failed login to the last kernel: %v", at.Sub(last).Round(time.Millisecond))
+	t.Logf("%s: from the last failed login to the last kernel: %v", home.Name, at.Sub(last).Round(time.Millisecond))
 	answering(t, other)
 	for _, n := range m.nodes {
-		if err := m.LoginBlocked(src, n.Probe); err != nil {
-			t.Error(err)
-		}
 		e, ok := n.entry(t, src.String())
-		if !ok || !slices.Equal(e.Origins, []string{first.Name}) || e.State != "enforced" {
+		if !ok || !slices.Equal(e.Origins, []string{home.Name}) || e.State != "enforced" {
 			t.Errorf("%s lists %+v, %v", n.Name, e, ok)
 		}
 		// Debian's bantime is 10 minutes; the line carries it.
 		lasts(t, n, e, last.Add(-5*time.Second), at, 10*time.Minute)
 	}
-	// The other nodes' fail2ban shows it, by the emitted line.
-	for _, n := range m.nodes[1:] {
-		eventually(t, fail2banLimit, func() error {
-			jails, err := n.Fail2banJails()
-			if err == nil && !slices.Contains(jails["meshban"], src.String()) {
-				err = fmt.Errorf("%s: fail2ban does not show %v: %v", n.Name, src, jails)
-			}
-			return err
-		})
-	}
-	if got := m.quietFiles(t, src); !slices.Equal(got, []int{1, 1, 1}) {
+	m.shows(t, away, "meshban", src)
+	if got := m.quietFiles(t, src); !slices.Equal(got, []int{1, 1}) {
 		t.Errorf("lines per node: %v", got)
 	}
 
-	// Unbanned everywhere, fail2ban at home must not bring it back by itself.
+	// What it restores when it starts again, and when its jails do, is told to nobody.
+	for _, restart := range []func(){
+		func() {
+			must(home.Do("fail2ban-client", "stop"))(t)
+			must(home.fail2ban.Wait(fail2banLimit))(t)
+			home.fail2ban = must(home.Fail2ban())(t)
+		},
+		func() { must(home.Do("fail2ban-client", "reload", "--restart"))(t) },
+	} {
+		restart()
+		m.shows(t, home, "sshd", src)
+		later := fresh() // what is told after it has come when this has
+		must(home.Do("fail2ban-client", "set", "sshd", "banip", later.String()))(t)
+		eventually(t, fail2banLimit, func() error {
+			if n := len(away.lines(t, later)); n != 1 {
+				return fmt.Errorf("%s has %d lines about %v", away.Name, n, later)
+			}
+			return nil
+		})
+		for _, n := range m.nodes {
+			if lines := n.lines(t, src); len(lines) != 1 {
+				t.Errorf("after a restart %s has %q", n.Name, lines)
+			}
+		}
+	}
+
 	start := time.Now()
-	m.nodes[2].run(t, "unban", src.String())
-	open(t, pairs, start, banLimit)
+	away.run(t, "unban", src.String())
+	open(t, pairs, start, fail2banLimit)
+	eventually(t, fail2banLimit, func() error {
+		if jails := home.jails(t, src.String()); len(jails) > 0 {
+			return fmt.Errorf("%s: %v still ban %v", home.Name, jails, src)
+		}
+		return nil
+	})
+}
 
-	// A restart of fail2ban bans again what it had: that is no new ban.
-	accepted := first.status(t).Lines.Accepted
-	must(first.Do("fail2ban-client", "reload", "--restart"))(t)
-	during(2 * time.Second)
-	if got := first.status(t).Lines.Accepted; got != accepted {
-		t.Errorf("a restart of fail2ban wrote %d lines", got-accepted)
-	}
-
-	// --remove leaves the administrator's files as they were.
-	check(t, first.WriteFile("/etc/fail2ban/action.d/mine.local", "[Definition]\n"))
-	first.run(t, "setup", "--remove")
-	must(first.Shell("cd /etc/fail2ban; rm action.d/mine.local jail.local"))(t)
-	if after := must(first.Shell("cd /etc/fail2ban; find . -type f | sort | xargs sha256sum"))(t); after != before {
-		t.Errorf("setup --remove leaves\n%s\nwhere there was\n%s", after, before)
-	}
+// shows waits until a jail of n's fail2ban bans src.
+func (m *mesh) shows(t *testing.T, n *node, jail string, src netip.Addr) {
+	t.Helper()
+	eventually(t, fail2banLimit, func() error {
+		jails, err := n.Fail2banJails()
+		if err == nil && !slices.Contains(jails[jail], src.String()) {
+			err = fmt.Errorf("%s: the jail %s does not show %v: %v", n.Name, jail, src, jails)
+		}
+		return err
+	})
 }
 
 func TestSetupPrints(t *testing.T) {

@@ -39,7 +39,8 @@ type node struct {
 	agent *rig.Proc
 	args  []string // of its agent
 
-	prefix func(argv []string) []string // what the agent is run by; nil = nothing
+	fail2ban *rig.Proc                    // nil = none runs
+	prefix   func(argv []string) []string // what the agent is run by; nil = nothing
 }
 
 // entry is a line of list --json.
