@@ -34,6 +34,11 @@
 //	what is held of all         MaxHeld
 //	width of all but revokes    Caps.MinBits4 and MinBits6, else those of Limits
 //
+// Outside the table, where fail2ban is made to let go of what is lifted, all origins together cost
+//
+//	lifts told to fail2ban      one call a second, of 500 addresses at most; 65,536 prefixes wait, more are left out and told
+//	peers' questions about it   4 calls at once, one a second
+//
 // One Merge looks at MaxTouch entries inside the unbans and allows of peers and at as many inside this node's own, SetNever
 // at MaxTouch, Expire at MaxExpire, Withdraw at as many as it is asked to; the rest is due at once. A cancel covers nothing that
 // was issued more than Limits.FutureSkew after it.

@@ -125,6 +125,7 @@ func (h *Host) Fail2banOf(release string) error {
 	if err := h.WriteFile("/root/fail2ban.deb", string(deb)); err != nil {
 		return err
 	}
-	_, err = h.Shell("rm -rf /etc/fail2ban /usr/lib/python3/dist-packages/fail2ban; dpkg-deb -x /root/fail2ban.deb /")
+	_, err = h.Shell("rm -rf /etc/fail2ban /usr/lib/python3/dist-packages/fail2ban; " +
+		"dpkg-deb --fsys-tarfile /root/fail2ban.deb | tar -x --keep-directory-symlink -C /") // older ones have files in /lib, a link here
 	return err
 }
