@@ -277,6 +277,9 @@ func (n *node) metrics(t testing.TB) map[string]float64 {
 	check(t, conn.SetDeadline(time.Now().Add(banLimit)))
 	must(io.WriteString(conn, "GET /metrics HTTP/1.0\r\n\r\n"))(t)
 	resp := must(http.ReadResponse(bufio.NewReader(conn), nil))(t)
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s: metrics: %s", n.Name, resp.Status)
+	}
 	all := map[string]float64{}
 	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
 		at := strings.LastIndexByte(lines.Text(), ' ')

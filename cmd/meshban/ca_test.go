@@ -63,7 +63,7 @@ func TestEnrolByFile(t *testing.T) {
 	_, err = useAuthority(t.Context(), CAOptions{Dir: founder, Do: "export", File: key + "2"})
 	refused("bad: nothing to export", err, control.CodeFailed, "ca.key")
 	_, err = useAuthority(t.Context(), CAOptions{Dir: other, Do: "export", File: key})
-	refused("bad: the file is there", err, control.CodeFailed, "not there yet")
+	refused("bad: the file is there", err, control.CodeFailed, "does not exist yet")
 	_, err = useAuthority(t.Context(), CAOptions{Dir: other, Do: "import", File: key})
 	refused("bad: the key of another mesh", err, control.CodePolicy, "one and the same mesh")
 	// A key that others could have put there decides about nobody.

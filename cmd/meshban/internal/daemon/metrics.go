@@ -138,9 +138,13 @@ func (d *Daemon) figures() {
 	counter("store_commits_total", func() uint64 { return d.store.Stats().Commits })
 }
 
-// rebindProof reports whether a Host header is localhost or an address, with any port. What listens on the loopback answers
-// no other name: its owner could point it here and have a page of his, in a browser on this machine, read the answer.
+// rebindProof reports whether a Host header is localhost or an address, with any port, or missing, as in HTTP/1.0 and never
+// in a browser. What listens on the loopback answers no other name: its owner could point it here and have a page of his, in
+// a browser on this machine, read the answer.
 func rebindProof(host string) bool {
+	if host == "" {
+		return true
+	}
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}
