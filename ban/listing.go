@@ -64,5 +64,6 @@ func (t *Table) SetPolicy(now time.Time, l Limits, q Quorum, by ...SourceQuorum)
 			t.touch(&t.bans, i, t.causeOfRec(t.bans.recs.at(t.leading(&t.bans, e))))
 		}
 	}
+	t.work(MaxTouch) // an allow that counts now, or no longer, has asked for the bans inside it
 	return t.finish(changes), nil
 }
