@@ -173,6 +173,8 @@ func TestImportsPassTheBreaker(t *testing.T) {
 func TestAMillionIsTakenByDefault(t *testing.T) {
 	t.Parallel()
 	n := first(t, "a")
+	n.mu.Lock() // the gate reads the node's caps
+	defer n.mu.Unlock()
 	now, caps := time.Now(), n.capsLocked(ban.Origin{1})
 	gate := ban.NewGate(ban.GateConfig{Self: n.self, Caps: n.capsLocked, Breaker: allowance(n.cfg.Breaker)})
 	for i := range 2 * million {
