@@ -61,6 +61,7 @@ func (d delegate) NodeMeta(limit int) []byte {
 	if len(b) > limit {
 		return nil // cannot be: the parts are bounded
 	}
+	d.m.saidMeta.Store(new(string(b)))
 	return b
 }
 

@@ -66,8 +66,9 @@ type Mesh struct {
 	warnings        chan warning                    // memberlist's and the guard's goroutines send, the core's receives, nobody closes; full: dropped
 	certified       atomic.Pointer[map[ID]struct{}] // who counts, a copy of the core's for whoever may not wait; nil: everybody
 
-	place   []byte // our signature over our address; set before memberlist begins
-	ceiling ceiling
+	place    []byte // our signature over our address; set before memberlist begins
+	ceiling  ceiling
+	saidMeta atomic.Pointer[string] // the metadata that memberlist was given last
 
 	ml   atomic.Pointer[memberlist.Memberlist]
 	tr   atomic.Pointer[transport]

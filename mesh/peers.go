@@ -78,6 +78,7 @@ type peerTable struct {
 	targets      []target  // alive peers; replaced, never changed
 	pushTo       []target  // of those: who counts; likewise
 	own          uint64    // this node's viewMark
+	ownMeta      string    // what memberlist holds as this node's metadata
 	view         uint64    // the sum of the marks of all who are alive
 	viewed       time.Time // when view changed
 }
@@ -115,7 +116,7 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKi
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if id == t.self {
-		t.own = viewMark(id, addr, m.Has, m.Uses, m.Ceiling)
+		t.own, t.ownMeta = viewMark(id, addr, m.Has, m.Uses, m.Ceiling), string(n.Meta)
 		t.viewLocked(now)
 		return ID{}, false
 	}
@@ -259,6 +260,13 @@ func (t *peerTable) targetsLocked(now time.Time) {
 	t.sources.Store(&sources)
 	slices.SortFunc(t.pushTo, func(a, b target) int { return slices.Compare(a.id[:], b.id[:]) })
 	t.viewLocked(now)
+}
+
+// holdsOwn reports whether memberlist holds this as the node's own metadata.
+func (t *peerTable) holdsOwn(meta string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.ownMeta == meta
 }
 
 // isAt tells whether a node is known at an address, with the same metadata, which were checked then.

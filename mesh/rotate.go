@@ -211,13 +211,17 @@ func (m *Mesh) keyLoop(ctx context.Context) {
 	}
 }
 
-// announceLoop tells the members of our keys and our ceiling.
+// announceLoop tells the members of our keys and our ceiling. memberlist drops an update, at times without an error, when
+// it denies something under a higher incarnation meanwhile: what it does not hold then is said again.
 func (m *Mesh) announceLoop(ctx context.Context, ml *memberlist.Memberlist) {
 	for {
 		select {
 		case <-m.keys.say:
 			if err := ml.UpdateNode(sayTimeout); err != nil {
 				m.cfg.Logger.Debug("the word of this node's keys may not have reached everybody", "error", err)
+			}
+			if !m.peers.holdsOwn(*m.saidMeta.Load()) {
+				signal(m.keys.say)
 			}
 		case <-ctx.Done():
 			return
