@@ -53,7 +53,7 @@ func (s *Syncer) inline() bool {
 	return all && !s.work.next().Before(before)
 }
 
-// takeFew takes what in the inbox is for the caller of Flush to do, and tells whether that is all.
+// takeFew takes what in the inbox is for the caller of Flush to do, and reports whether that is all.
 func (s *Syncer) takeFew() (updates []Update, waiting []done, all bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -60,10 +60,10 @@ func (m *Mesh) Standings() []Standing {
 	return all
 }
 
-// HasAuthority tells whether the authority's key is on this node.
+// HasAuthority reports whether the authority's key is on this node.
 func (m *Mesh) HasAuthority() bool { return !m.cfg.Authority.IsZero() }
 
-// Counts tells whether what an origin says counts now. After Restore it tells which of the restored frames do.
+// Counts reports whether what an origin says counts now. After Restore it tells which of the restored frames do.
 func (m *Mesh) Counts(origin ID) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -259,7 +259,7 @@ func (m *Mesh) dialMember(ctx context.Context, addr netip.AddrPort, accept func(
 	return conn, nil
 }
 
-// mayAsk tells whether it is time for a question to an address.
+// mayAsk reports whether it is time for a question to an address.
 func (j *joinList) mayAsk(now time.Time, addr netip.AddrPort) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -273,7 +273,7 @@ func (j *joinList) mayAsk(now time.Time, addr netip.AddrPort) bool {
 	return true
 }
 
-// muteLong tells whether nobody has understood us for long.
+// muteLong reports whether nobody has understood us for long.
 func (j *joinList) muteLong(now time.Time) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()

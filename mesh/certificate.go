@@ -75,7 +75,7 @@ func LoadAuthority(path string) (Authority, error) {
 	return Authority{id}, err
 }
 
-// IsZero tells whether there is no key.
+// IsZero reports whether there is no key.
 func (a Authority) IsZero() bool { return a.key.key == nil }
 
 // Public is the authority's public key; the caller must not change it.

@@ -115,7 +115,7 @@ func (c *turning) rotate(t *testing.T, want uint32) {
 	}
 }
 
-// turned tells whether nodes have, use and keep nothing but the key of a generation.
+// turned reports whether nodes have, use and keep nothing but the key of a generation.
 func turned(generation uint32, nodes ...*testNode) func() bool {
 	return func() bool {
 		for _, n := range nodes {

@@ -233,7 +233,7 @@ func (out *actions) spread(f Frame, by via) {
 	}
 }
 
-// isForeignUseOfOurKey tells whether f is in our name but from this epoch or a later one, and not published by this run.
+// isForeignUseOfOurKey reports whether f is in our name but from this epoch or a later one, and not published by this run.
 // An older one is ours: the store had lost it.
 func (c *core) isForeignUseOfOurKey(f Frame) bool {
 	if f.Origin != c.self || f.Epoch < c.epoch {

@@ -92,7 +92,7 @@ func newLedger() ledger {
 // load is what one origin's live frames take.
 type load struct{ frames, bytes, epochs int }
 
-// loaded tells whether an origin has no room for one more frame.
+// loaded reports whether an origin has no room for one more frame.
 func (l *ledger) loaded(f Frame) bool {
 	o := l.origins[f.Origin]
 	if o == nil {
@@ -187,7 +187,7 @@ func (l *ledger) makeRoom(f Frame) (dropped []FrameRef) {
 }
 
 // put takes a verified frame in. Of two different frames of one name, the one with the lower hash stays, on every node;
-// stays tells whether it is f, dropped which frames had to go for it.
+// stays reports whether it is f, dropped which frames had to go for it.
 func (l *ledger) put(now time.Time, f Frame) (v verdict, stays bool, dropped []FrameRef) {
 	v = l.judge(now, f)
 	switch v {

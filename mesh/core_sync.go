@@ -175,7 +175,7 @@ func (c *core) peerDown(peer ID) {
 	delete(c.transfers, peer)
 }
 
-// taken tells whether somebody else than peer streams to us.
+// taken reports whether somebody else than peer streams to us.
 func (s *syncer) taken(now time.Time, peer ID) bool {
 	return s.giver != peer && now.Before(s.givesTill)
 }

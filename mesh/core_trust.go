@@ -38,7 +38,7 @@ type standing struct {
 // allSeen is the window of a stream that is refused: whoever reads it has nothing to offer.
 var allSeen = window{{1, math.MaxUint64}}
 
-// stands tells whether an origin counts: verdictNew, verdictUnknown, verdictEnded or verdictRevoked. What a node says
+// stands reports whether an origin counts: verdictNew, verdictUnknown, verdictEnded or verdictRevoked. What a node says
 // always counts on itself.
 func (c *core) stands(now time.Time, origin ID) verdict {
 	if c.authority.IsZero() || origin == c.self || origin == c.authority {
@@ -77,7 +77,7 @@ func (c *core) judge(now time.Time, f Frame) verdict {
 	return v
 }
 
-// untrusted deals with a verified frame whose origin does not count, and tells whether that is so.
+// untrusted deals with a verified frame whose origin does not count, and reports whether that is so.
 func (c *core) untrusted(now time.Time, f Frame, by via, out *actions) bool {
 	v := c.judge(now, f)
 	switch v {
@@ -308,7 +308,7 @@ func (c *core) barredIn(after, last streamKey) (keys []streamKey) {
 	return keys
 }
 
-// refuses tells whether a peer wants nothing of a stream.
+// refuses reports whether a peer wants nothing of a stream.
 func (v *streamVector) refuses() bool {
 	return v.Live == 0 && len(v.Seen) == 1 && v.Seen[0] == allSeen[0]
 }

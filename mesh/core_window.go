@@ -33,7 +33,7 @@ func (w window) find(v uint64) int {
 	return i
 }
 
-// add puts v in and tells whether it was new.
+// add puts v in and reports whether it was new.
 func (w *window) add(v uint64) bool {
 	s := *w
 	i := s.find(v)

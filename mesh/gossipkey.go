@@ -74,7 +74,7 @@ func (s Secrets) withKeys(keys []GossipKey, used keyVersion) Secrets {
 	return s
 }
 
-// rotated tells whether there is more to say of the keys than the one that the mesh began with.
+// rotated reports whether there is more to say of the keys than the one that the mesh began with.
 func (s Secrets) rotated() bool { return s.Generation > 0 || s.Other != [maxGossipKeys - 1]GossipKey{} }
 
 // appendKeys writes keys in the given order.
@@ -127,7 +127,7 @@ func (s *Secrets) take(stored []GossipKey) error {
 	return nil
 }
 
-// Renews tells whether s are secrets of the same mesh as old, with a newer gossip key.
+// Renews reports whether s are secrets of the same mesh as old, with a newer gossip key.
 func (s Secrets) Renews(old Secrets) bool {
 	return s.MeshID == old.MeshID && s.Authority == old.Authority && s.keys()[0].version() > old.keys()[0].version()
 }

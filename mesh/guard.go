@@ -166,7 +166,7 @@ func (g *guard) aead(key []byte) (cipher.AEAD, error) {
 	return a, err
 }
 
-// packet tells whether memberlist may see a packet. Only one goroutine calls it.
+// packet reports whether memberlist may see a packet. Only one goroutine calls it.
 func (g *guard) packet(b []byte, from netip.Addr) bool {
 	if len(b) > maxDatagram {
 		g.count.refused[refusedFormat].Add(1)

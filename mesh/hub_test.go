@@ -18,8 +18,8 @@ import (
 type hub struct {
 	mu      sync.Mutex
 	ports   map[string]*hubPort
-	cut     func(from, to netip.AddrPort) bool            // tells whether the link is down
-	lose    func(from, to netip.AddrPort, bytes int) bool // tells whether a packet is lost
+	cut     func(from, to netip.AddrPort) bool            // reports whether the link is down
+	lose    func(from, to netip.AddrPort, bytes int) bool // reports whether a packet is lost
 	packets uint64
 	bytes   uint64
 	streams uint64

@@ -43,5 +43,5 @@ func (id ID) String() string { return hex.EncodeToString(id[:]) }
 // Short gives the first 8 hex digits, for people.
 func (id ID) Short() string { return hex.EncodeToString(id[:4]) }
 
-// IsZero tells whether the id was never set.
+// IsZero reports whether the id was never set.
 func (id ID) IsZero() bool { return id == ID{} }

@@ -193,7 +193,7 @@ func (s Secrets) encode() []byte {
 // String hides what must not reach a log.
 func (Secrets) String() string { return "mesh secrets" }
 
-// HasAuthority tells whether the mesh has an authority.
+// HasAuthority reports whether the mesh has an authority.
 func (s Secrets) HasAuthority() bool { return s.Authority != [32]byte{} }
 
 func (s Secrets) isZero() bool { return s == Secrets{} }

@@ -43,7 +43,7 @@ func newKeyring(now time.Time, s Secrets) keyring {
 
 func (k *keyring) newest() keyVersion { return k.keys[0].version() }
 
-// busy tells whether a rotation is under way.
+// busy reports whether a rotation is under way.
 func (k *keyring) busy() bool { return len(k.keys) > 1 || k.handed > k.newest() }
 
 // with gives the keys with new ones. When there are too many the oldest go, but for the one in use.

@@ -129,7 +129,7 @@ func (m *Mesh) certifiedLocked(now time.Time) {
 	m.peers.retarget(now)
 }
 
-// trusted tells whether a node counts, without waiting for the core.
+// trusted reports whether a node counts, without waiting for the core.
 func (m *Mesh) trusted(id ID) bool {
 	who := m.certified.Load()
 	if who == nil {
@@ -139,7 +139,7 @@ func (m *Mesh) trusted(id ID) bool {
 	return ok
 }
 
-// knowsOthers tells whether certificates of others have come. They come together, soon after the first contact; who does
+// knowsOthers reports whether certificates of others have come. They come together, soon after the first contact; who does
 // not have them is a newcomer, to whom everybody is a stranger.
 func (m *Mesh) knowsOthers() bool {
 	who := m.certified.Load()

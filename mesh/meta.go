@@ -47,7 +47,7 @@ func placeText(meshID [16]byte, addr netip.AddrPort) []byte {
 	return binary.BigEndian.AppendUint16(append(b, ip[:]...), addr.Port())
 }
 
-// isAt tells whether the member itself has said that it is reached there.
+// isAt reports whether the member itself has said that it is reached there.
 func (m meta) isAt(meshID [16]byte, addr netip.AddrPort) bool {
 	return len(m.Place) == ed25519.SignatureSize && ed25519.Verify(m.Key, placeText(meshID, addr), m.Place)
 }
@@ -58,7 +58,7 @@ func (m *meta) say(id Identity, has, uses keyVersion, ceiling uint32) {
 	m.Proof = ed25519.Sign(id.key, m.word())
 }
 
-// proven tells whether the member itself says what it has.
+// proven reports whether the member itself says what it has.
 func (m meta) proven() bool {
 	return m.Proof != nil && ed25519.Verify(m.Key, m.word(), m.Proof)
 }

@@ -102,7 +102,7 @@ type noticer struct {
 	issued time.Time // of the last one
 }
 
-// expects tells whether a notice of from may be looked at now.
+// expects reports whether a notice of from may be looked at now.
 func (v *noticers) expects(from ID, issued time.Time) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -110,7 +110,7 @@ func (v *noticers) expects(from ID, issued time.Time) bool {
 	return n == nil || issued.After(n.issued)
 }
 
-// admit notes a verified notice, and tells whether it is one too many.
+// admit notes a verified notice, and reports whether it is one too many.
 func (v *noticers) admit(now time.Time, from ID, issued time.Time) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -173,7 +173,7 @@ func (m *Mesh) heeds(now time.Time, n notice) bool {
 		n.verify(noticeDomain) && m.noticers.admit(now, from, n.Issued)
 }
 
-// isMember tells whether an origin counts and is a node.
+// isMember reports whether an origin counts and is a node.
 func (m *Mesh) isMember(now time.Time, id ID) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()

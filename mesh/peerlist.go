@@ -76,7 +76,7 @@ type lostPeer struct {
 }
 
 // lost lists the peers that fell silent, and tells how many are alive and known. To one who is alone, those that
-// left count too, and to others for as long as that may be hearsay; recent tells whether there is such a one.
+// left count too, and to others for as long as that may be hearsay; recent reports whether there is such a one.
 func (t *peerTable) lost(now time.Time) (peers []lostPeer, alive, known int, recent bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -99,7 +99,7 @@ func (t *peerTable) lost(now time.Time) (peers []lostPeer, alive, known int, rec
 	return peers, len(t.targets), known, recent
 }
 
-// aliveAt tells whether a live peer has this address.
+// aliveAt reports whether a live peer has this address.
 func (t *peerTable) aliveAt(addr netip.AddrPort) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

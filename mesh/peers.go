@@ -269,7 +269,7 @@ func (t *peerTable) holdsOwn(meta string) bool {
 	return t.ownMeta == meta
 }
 
-// isAt tells whether a node is known at an address, with the same metadata, which were checked then.
+// isAt reports whether a node is known at an address, with the same metadata, which were checked then.
 func (t *peerTable) isAt(id ID, addr netip.AddrPort, meta []byte) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -287,7 +287,7 @@ func (t *peerTable) ceilingOf(id ID) uint32 {
 	return firstCeiling
 }
 
-// letIn tells whether a node may be a member: whoever counts, and others as long as there are few of them.
+// letIn reports whether a node may be a member: whoever counts, and others as long as there are few of them.
 func (t *peerTable) letIn(id ID) bool {
 	if id == t.self || t.trusted(id) {
 		return true
@@ -303,7 +303,7 @@ func (t *peerTable) letIn(id ID) bool {
 	return strangers < maxStrangers || t.peers[id] != nil
 }
 
-// reachable tells whether to push to a peer: any member can say that another is dead, so that word alone is not taken at
+// reachable reports whether to push to a peer: any member can say that another is dead, so that word alone is not taken at
 // once.
 func (p *peer) reachable(now time.Time) bool {
 	return p.State == StateAlive || p.State == StateSuspect || !p.seen.IsZero() && p.meta != "" && now.Sub(p.seen) < hearsay

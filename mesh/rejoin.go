@@ -208,7 +208,7 @@ func answering(ml *memberlist.Memberlist, peers []lostPeer) (found []lostPeer) {
 	return found
 }
 
-// joinAll joins some peers side by side and tells whether any could be joined.
+// joinAll joins some peers side by side and reports whether any could be joined.
 func (r *rejoiner) joinAll(ctx context.Context, peers []lostPeer) bool {
 	var wg sync.WaitGroup
 	var joined atomic.Bool
@@ -234,7 +234,7 @@ func (r *rejoiner) hosts() []string {
 	})
 }
 
-// wanted tells whether an address is worth a try: not ours, not a live peer's, and not one that answered lately.
+// wanted reports whether an address is worth a try: not ours, not a live peer's, and not one that answered lately.
 func (r *rejoiner) wanted(addr netip.AddrPort) bool {
 	if addr == r.m.Addr() || r.m.peers.aliveAt(addr) {
 		return false
@@ -258,7 +258,7 @@ func (r *rejoiner) exchange(addr netip.AddrPort) {
 }
 
 // join exchanges membership with an address. After a long partition each side holds the other dead: the first exchange
-// makes them refute that, a second one spreads it. It tells whether the address answered.
+// makes them refute that, a second one spreads it. It reports whether the address answered.
 func (r *rejoiner) join(ctx context.Context, addr netip.AddrPort) bool {
 	for try := range 2 {
 		if ctx.Err() != nil {

@@ -65,7 +65,7 @@ func (w *simWorld) attack() {
 	}
 }
 
-// before tells whether f counts where both are there.
+// before reports whether f counts where both are there.
 func (f Frame) before(g Frame) bool {
 	a, b := f.hash(), g.hash()
 	return bytes.Compare(a[:], b[:]) < 0

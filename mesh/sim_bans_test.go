@@ -254,7 +254,7 @@ func lost(now time.Time, said []mesh.Frame, live []ban.Record) (prefixes []netip
 	return prefixes
 }
 
-// alike tells whether two records are one origin's word about the same.
+// alike reports whether two records are one origin's word about the same.
 func alike(a, b ban.Record) bool {
 	return a.Origin == b.Origin && a.Prefix == b.Prefix && a.Ports == b.Ports
 }

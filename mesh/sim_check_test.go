@@ -154,7 +154,7 @@ func (w *simWorld) heal() {
 	}
 }
 
-// agree tells whether all hold the same, and have taken over again what clocks that were ahead had ended.
+// agree reports whether all hold the same, and have taken over again what clocks that were ahead had ended.
 func (w *simWorld) agree() bool {
 	var roots [][32]byte
 	for _, n := range w.nodes {

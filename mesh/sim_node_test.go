@@ -26,7 +26,7 @@ type SimBans interface {
 	// Trust has what an origin said count, or no longer.
 	Trust(now time.Time, origin ID, counts bool)
 	// Judge compares what is enforced with what should be, given all live frames, and all that were ever said by who counts.
-	// Of those in doubt two have one name. Stepped tells whether any clock was set.
+	// Of those in doubt two have one name. Stepped reports whether any clock was set.
 	Judge(now time.Time, live, said, doubt []Frame, stepped bool) error
 }
 
@@ -182,7 +182,7 @@ func (n *simNode) stop() {
 	n.disk.crash()
 }
 
-// reaches tells whether a question and its answer come through.
+// reaches reports whether a question and its answer come through.
 func (n *simNode) reaches(other *simNode) bool {
 	return other.mesh != nil && n.w.open(n.slot, other.slot) && n.w.open(other.slot, n.slot)
 }
@@ -261,7 +261,7 @@ func (n *simNode) process() {
 	}
 }
 
-// work does the first thing that waits, and tells whether there was one. The order is fixed: a select among several that
+// work does the first thing that waits, and reports whether there was one. The order is fixed: a select among several that
 // wait would choose by a chance that the seed does not give.
 func (n *simNode) work() bool {
 	m := n.mesh

@@ -128,7 +128,7 @@ func (w *simWorld) insist() {
 	}
 }
 
-// passing tells whether a frame may be gone though a node held it: its origin is revoked, or another certificate took its
+// passing reports whether a frame may be gone though a node held it: its origin is revoked, or another certificate took its
 // place.
 func (w *simWorld) passing(f Frame) bool {
 	if w.trust == nil || f.Origin != w.trust.authority.key.ID() {

@@ -166,7 +166,7 @@ func (w *simWorld) fail(node int, format string, args ...any) {
 	}
 }
 
-// chance tells whether something of this probability happens.
+// chance reports whether something of this probability happens.
 func (w *simWorld) chance(p float64) bool { return p > 0 && w.rng.Float64() < p }
 
 // between gives a time from a to b.
@@ -184,7 +184,7 @@ func (w *simWorld) slotOf(to *memberlist.Node) (*simNode, bool) {
 	return nil, false
 }
 
-// open tells whether packets pass from one node to another, and counts those that a partition holds back.
+// open reports whether packets pass from one node to another, and counts those that a partition holds back.
 func (w *simWorld) open(from, to int) bool {
 	if !w.links[[2]int{from, to}] {
 		return true

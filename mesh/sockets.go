@@ -71,7 +71,7 @@ func (s *sockets) open(bind netip.AddrPort) (err error) {
 
 func (s *sockets) port() uint16 { return uint16(s.tcp.Addr().(*net.TCPAddr).Port) }
 
-// rest pauses after the n-th failure in a row, and tells whether to go on.
+// rest pauses after the n-th failure in a row, and reports whether to go on.
 func (s *sockets) rest(n int, what string, err error) bool {
 	select {
 	case <-s.ended:

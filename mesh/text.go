@@ -7,7 +7,7 @@ import (
 	"unicode/utf8"
 )
 
-// isCleanText tells whether s is valid UTF-8 of printable characters only, so that a terminal and a log show it as it is.
+// isCleanText reports whether s is valid UTF-8 of printable characters only, so that a terminal and a log show it as it is.
 func isCleanText(s string) bool {
 	if !utf8.ValidString(s) {
 		return false

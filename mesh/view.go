@@ -46,7 +46,7 @@ type viewCompare struct {
 	mine, theirs uint64 // the views that differed last
 }
 
-// differ tells whether it is time for an exchange with somebody whose view is another one.
+// differ reports whether it is time for an exchange with somebody whose view is another one.
 func (c *viewCompare) differ(now time.Time, mine, theirs uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

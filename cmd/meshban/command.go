@@ -37,7 +37,7 @@ func newCommand(acts actions, in io.Reader, out, errs io.Writer) *command {
 	}
 }
 
-// isTerminal tells whether somebody may be looking.
+// isTerminal reports whether somebody may be looking.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {

@@ -72,7 +72,7 @@ func runAgent(ctx context.Context, opts AgentOptions) error {
 	return d.Run(ctx)
 }
 
-// setUp makes a mesh of one where there is none and tells whether it did. The flags of this run stay out of the file.
+// setUp makes a mesh of one where there is none and reports whether it did. The flags of this run stay out of the file.
 func setUp(dir home.Dir) (bool, error) {
 	has, err := dir.SetUp()
 	if err != nil || has {

@@ -40,7 +40,7 @@ func NewSetProbe(set string) (*SetProbe, error) {
 	return p, nil
 }
 
-// Has tells whether the set holds the address.
+// Has reports whether the set holds the address.
 func (p *SetProbe) Has(addr netip.Addr) (bool, error) {
 	a := addr.As4()
 	copy(p.addr, a[:])

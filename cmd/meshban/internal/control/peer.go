@@ -30,12 +30,12 @@ func (p Peer) User() string {
 	return id
 }
 
-// in tells whether the peer belongs to a group.
+// in reports whether the peer belongs to a group.
 func (p Peer) in(g Group) bool {
 	return g.Name != "" && (p.GID == g.ID || slices.Contains(p.Groups, g.ID))
 }
 
-// owns tells whether the peer may do everything: root, or the user whom the agent runs as.
+// owns reports whether the peer may do everything: root, or the user whom the agent runs as.
 func (p Peer) owns() bool { return p.UID == 0 || int64(p.UID) == int64(os.Geteuid()) }
 
 type peerKey struct{}

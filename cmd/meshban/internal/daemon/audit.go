@@ -66,7 +66,7 @@ func (d *Daemon) recordEach(e control.AuditEntry, count int, op func(int) *ban.O
 	}
 }
 
-// alike tells whether two ops differ in nothing but the prefix.
+// alike reports whether two ops differ in nothing but the prefix.
 func alike(a, b *ban.Op) bool {
 	return a.Kind == b.Kind && a.Ports == b.Ports && a.Until.Equal(b.Until) && a.Reason == b.Reason && a.Source == b.Source
 }

@@ -181,7 +181,7 @@ func (n *node) entry(t testing.TB, prefix string) (control.ListEntry, bool) {
 	return found, ok
 }
 
-// enforces tells whether the prefix is banned and enforced on n.
+// enforces reports whether the prefix is banned and enforced on n.
 func (n *node) enforces(t testing.TB, prefix string) bool {
 	e, ok := n.entry(t, prefix)
 	return ok && e.State == control.StateEnforced

@@ -185,7 +185,7 @@ func (e *echoes) lifted(now time.Time, c ban.Change) {
 	}
 }
 
-// fresh tells whether the ban of addr from the mesh ended less than echoGrace ago.
+// fresh reports whether the ban of addr from the mesh ended less than echoGrace ago.
 func (e *echoes) fresh(now time.Time, addr netip.Addr) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -45,7 +45,7 @@ func (h *hub) dropLocked(w *watcher) {
 	}
 }
 
-// busy tells whether anybody watches, so that nobody builds events for none.
+// busy reports whether anybody watches, so that nobody builds events for none.
 func (h *hub) busy() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -258,7 +258,7 @@ func (d *Daemon) Decide(ctx context.Context, req control.DecideRequest) (control
 	return reply, nil
 }
 
-// choose tells whether a prefix lies inside one of list; none is all.
+// choose reports whether a prefix lies inside one of list; none is all.
 func choose(list []netip.Prefix) func(netip.Prefix) bool {
 	exact := make(map[netip.Prefix]bool, len(list))
 	var wide []netip.Prefix

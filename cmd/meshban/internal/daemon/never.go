@@ -90,7 +90,7 @@ func (d *Daemon) watchSessions(ctx context.Context) error {
 	}
 }
 
-// readSessions takes over who is logged in and tells whether that is news.
+// readSessions takes over who is logged in and reports whether that is news.
 func (d *Daemon) readSessions() bool {
 	const kind = "ssh sessions"
 	found, err := d.ssh.Read(time.Now())

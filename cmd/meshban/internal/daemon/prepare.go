@@ -31,7 +31,7 @@ const (
 	valueInvites = "invites"
 )
 
-// Alone tells whether the folder's mesh, if it has one, has never had another member. The folder must be locked.
+// Alone reports whether the folder's mesh, if it has one, has never had another member. The folder must be locked.
 func Alone(dir home.Dir) (bool, error) {
 	has, err := dir.SetUp()
 	if err != nil || !has {

@@ -74,7 +74,7 @@ func (d Dir) Check() error {
 	return nil
 }
 
-// SetUp tells whether the folder holds a mesh.
+// SetUp reports whether the folder holds a mesh.
 func (d Dir) SetUp() (bool, error) {
 	_, err := os.Stat(d.Secrets())
 	if errors.Is(err, fs.ErrNotExist) {

@@ -191,7 +191,7 @@ func (o Options) lasting() error {
 	return nil
 }
 
-// under tells whether path is one of folders or inside one.
+// under reports whether path is one of folders or inside one.
 func under(path string, folders ...string) bool {
 	for _, f := range folders {
 		if path == f || strings.HasPrefix(path, f+"/") {

@@ -181,7 +181,7 @@ func SetAside(path string, now time.Time) (string, error) {
 	return aside, nil
 }
 
-// Fresh tells whether the store has never been used: no epoch was raised in it.
+// Fresh reports whether the store has never been used: no epoch was raised in it.
 func (s *Store) Fresh() (fresh bool, err error) {
 	err = s.db.View(func(tx *bolt.Tx) error {
 		fresh = tx.Bucket(bucketValues).Get(keyEpoch) == nil
