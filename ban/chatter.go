@@ -19,18 +19,7 @@ func (g *Gate) Chatters(now time.Time, t *Table, r *Record) bool {
 		return false
 	}
 	ms := millis(now)
-	a := g.account(ms, r.Origin)
-	if passed := ms - a.chatterAt; passed > 0 {
-		a.chatter = max(0, a.chatter-float64(passed)*ChatterRate/1000)
-		a.chatterAt = ms
-	} else if passed < -maxSetBack {
-		a.chatterAt = ms
-	}
-	if a.chatter+1 > ChatterBurst {
-		return true
-	}
-	a.chatter++
-	return false
+	return !g.account(ms, r.Origin).chatter.take(ms, ChatterBurst, ChatterRate/1000.0)
 }
 
 // idle reports whether r brings little new.

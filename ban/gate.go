@@ -250,7 +250,7 @@ func (g *Gate) admitOther(now int64, t *Table, caps *Caps, r *Record) error {
 	if r.Kind == KindRevoke && t.holds(&t.bans, r) {
 		return nil
 	}
-	if !g.account(now, r.Origin).takeOther(now) {
+	if !g.account(now, r.Origin).other.take(now, MaxOthers, MaxOthers/3_600_000.0) {
 		return refuse(RuleRate, "%s of %s: its origin says more than %d of its kind an hour", r.Kind, shortPrefix(r.Prefix), MaxOthers)
 	}
 	return caps.fits(t, r)
@@ -353,7 +353,7 @@ func (g *Gate) account(now int64, o Origin) *account {
 	if len(g.origins) >= MaxOrigins && now-g.purged > time.Minute.Milliseconds() {
 		g.purged = now
 		for other, a := range g.origins {
-			if now-max(a.at, a.otherAt) > time.Hour.Milliseconds() { // full again in all that a refill can reach
+			if now-max(a.at, a.other.at) > time.Hour.Milliseconds() { // full again in all that a refill can reach
 				delete(g.origins, other)
 			}
 		}
@@ -373,12 +373,30 @@ const maxSetBack = 60_000
 // and a changed allowance counts at once.
 type account struct {
 	used    [4]float64 // by purse, and not refilled yet
-	other   float64    // the same, of MaxOthers
-	chatter float64    // the same, of ChatterBurst
 	at      int64      // when used was so, in Unix milliseconds
-	otherAt int64      // the same, of other
+	other   meter      // of MaxOthers
+	chatter meter      // of ChatterBurst
+}
 
-	chatterAt int64 // the same, of chatter
+// A meter counts what was used of a bound of its own.
+type meter struct {
+	used float64 // not refilled yet
+	at   int64   // when it was so, in Unix milliseconds
+}
+
+// take uses one of at most so many, of which perMilli come back each millisecond; false if none is left.
+func (m *meter) take(now int64, most, perMilli float64) bool {
+	if passed := now - m.at; passed > 0 {
+		m.used = max(0, m.used-float64(passed)*perMilli)
+		m.at = now
+	} else if passed < -maxSetBack {
+		m.at = now
+	}
+	if m.used+1 > most {
+		return false
+	}
+	m.used++
+	return true
 }
 
 // A purse is a part of an allowance.
@@ -432,19 +450,4 @@ func (a *account) take(now int64, of Allowance, p purse, n int) bool {
 		a.used[p] = max(a.used[p], most)
 	}
 	return false
-}
-
-// takeOther uses one of MaxOthers; false if there is none left.
-func (a *account) takeOther(now int64) bool {
-	if passed := float64(now - a.otherAt); passed > 0 {
-		a.other = max(0, a.other-passed*MaxOthers/3_600_000)
-		a.otherAt = now
-	} else if passed < -maxSetBack {
-		a.otherAt = now
-	}
-	if a.other+1 > MaxOthers {
-		return false
-	}
-	a.other++
-	return true
 }
