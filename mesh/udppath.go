@@ -20,21 +20,21 @@ import (
 const (
 	// pathEvery is the time between two reports to a peer.
 	pathEvery = time.Second
-	// maxPaths bounds the peers that a node reports to because it found a sign of loss, and likewise those that asked for it.
+	// maxPaths bounds the peers that a node reports to because it saw signs of loss, and separately those that asked for it.
 	maxPaths = 4
 	// pathFresh is how recent a probe must be to count as heard, and pathSettle how long both sides must have sent probes before
 	// their absence counts as loss.
 	pathFresh, pathSettle = 2500 * time.Millisecond, 2500 * time.Millisecond
 	// pathStale is how long a peer's report counts, pathPatience how long a node waits for the first or next one.
 	pathStale, pathPatience = 5 * time.Second, 30 * time.Second
-	// pushMissed is how old a frame that comes by sync may be to say that its origin's push was lost.
+	// A frame that comes by sync and is younger than pushMissed is a sign that its origin's push was lost.
 	pushMissed = 10 * time.Second
-	// pathPushes frames up to freshSize, and as many larger ones, are pushed over streams to one peer at once, then one per
-	// pathPushEvery. Sync brings the rest.
+	// Over streams, one peer is pushed at most pathPushes frames up to freshSize at once, and as many larger ones, then one
+	// each pathPushEvery. Sync brings the rest.
 	pathPushes, pathPushEvery = 8, 100 * time.Millisecond
-	// tcpRest is how long no stream is preferred to a packet after one to that peer has failed.
+	// tcpRest is how long packets are used again after a stream to the peer failed.
 	tcpRest = 10 * time.Second
-	// maxTCPLost bounds the peers of which that is remembered.
+	// maxTCPLost bounds the peers for which such a failure is remembered.
 	maxTCPLost = 1024
 
 	neverHeard = math.MaxUint32 // ms, in a report
@@ -106,7 +106,7 @@ type udpPath struct {
 	fresh, bulk  limiter // of pushes
 }
 
-// judge says what is known of UDP to and from the peer.
+// judge returns what is known of UDP to and from the peer.
 func (p *udpPath) judge(now time.Time) (to, from UDPWay) {
 	to, from = UDPUnknown, UDPUnknown
 	stale := p.theirsAt.IsZero() || now.Sub(p.theirsAt) > pathStale
@@ -117,7 +117,7 @@ func (p *udpPath) judge(now time.Time) (to, from UDPWay) {
 	return to, wayOf(now.Sub(p.small), now.Sub(p.large), settled)
 }
 
-// wayOf judges a direction by when its probes were heard last.
+// wayOf judges one direction by how long ago its probes were last heard.
 func wayOf(small, large time.Duration, settled bool) UDPWay {
 	switch {
 	case small < pathFresh && large < pathFresh:
@@ -178,7 +178,7 @@ func (t *udpPaths) roomLocked(asked bool) bool {
 	return n < maxPaths
 }
 
-// expects reports whether a message of a peer's may be looked at: cheap, and asked before its signature is checked.
+// expects reports whether a peer's message is worth checking its signature.
 func (t *udpPaths) expects(now time.Time, from ID, part pathPart, want bool, issued time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -220,8 +220,8 @@ type dueReport struct {
 	changed  bool
 }
 
-// due returns the reports that are due, and when the next one is; zero: none is. It lets go of paths that are fine, or whose
-// peer is not there or does not answer.
+// due returns the reports that are due, and when the next one will be; zero if there is none. It drops paths that are fine
+// and those whose peer is gone or does not answer.
 func (t *udpPaths) due(now time.Time, there func(ID) bool) (due []dueReport, next time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -285,8 +285,9 @@ func (t *udpPaths) stamp(now time.Time) time.Time {
 	return now
 }
 
-// route says how a message of so many bytes goes to a peer: as a packet, over a stream, both or, a push of which sync brings
-// too many already, neither. A push whose fate is not known goes both ways where it is fresh, and else as a packet.
+// route says how a message of size bytes goes to a peer: as a packet, over a stream, or both. A push beyond the rate for
+// streams goes neither way: sync brings it. While it is not known whether UDP passes, a fresh push goes both ways and any
+// other as a packet.
 func (t *udpPaths) route(now time.Time, id ID, size int, push bool) (packet, stream bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -353,8 +354,8 @@ func (t *udpPaths) ways(now time.Time, id ID) (to, from UDPWay) {
 	return p.judge(now)
 }
 
-// UDPTrouble says in plain words what UDP does not pass between this node and the member, by the name given; "" if none is
-// known.
+// UDPTrouble says which UDP packets are lost between this node and the member, who is called by the name given; "" if no
+// loss is known.
 func (m Member) UDPTrouble(name string) string {
 	lost := func(way UDPWay) string {
 		return map[UDPWay]string{UDPSmall: "large UDP packets ", UDPNone: "UDP "}[way]
@@ -385,7 +386,7 @@ func (m *Mesh) lossSeen(id ID) {
 	}
 }
 
-// missedPushes looks among frames that came by sync for young ones whose origins push to this node themselves.
+// missedPushes looks at frames that came by sync for young ones that their origins should have pushed to this node.
 func (m *Mesh) missedPushes(frames []Frame) {
 	if len(m.peers.receivers()) > maxDirect {
 		return

@@ -20,19 +20,19 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// Members ask one another what they do about an address, and how they are. This file has both ends: what this node tells
-// others, and what it makes of what others tell.
+// Members ask one another what they do about an address, and in what state they are. This file has both ends: this node's
+// answers, and what it makes of the answers of others.
 
 const (
 	// askLimit bounds how long a command waits for other nodes: those that have not answered by then are unknown.
 	askLimit = 800 * time.Millisecond
-	// membersFresh and statusFresh are how old the answers may be that members and status show.
+	// membersFresh and statusFresh bound the age of the answers that members and status show.
 	membersFresh, statusFresh = 2 * time.Second, 30 * time.Second
-	// tellFresh is how old what this node tells of itself may be, however many ask.
+	// tellFresh is how long this node gives the same answer about itself, however many ask.
 	tellFresh = time.Second
 	// maxUnbanAsks bounds the addresses of one unban that other nodes are asked about.
 	maxUnbanAsks = 4
-	// addrBurst questions of one member about an address may follow one another, then one each addrEvery.
+	// One member may ask about addrBurst addresses at once, then about one each addrEvery.
 	addrBurst, addrEvery = 10, 2 * time.Second
 	// maxToldProblems, maxToldBans and maxToldText bound what a node tells: problems, bans of its fail2ban, bytes of one text.
 	maxToldProblems, maxToldBans, maxToldText = 8, 8, 240
@@ -40,7 +40,7 @@ const (
 
 // question is what a member asks; it has at most mesh.MaxQuestion bytes as JSON.
 type question struct {
-	Addr string `json:"addr,omitempty"` // an address or CIDR; "" = only how the node is
+	Addr string `json:"addr,omitempty"` // an address or CIDR; "" asks for the state of the node alone
 }
 
 // told is what a node tells; it has at most mesh.MaxAnswer bytes as JSON.
@@ -95,7 +95,7 @@ func (o *others) takes(now time.Time, from mesh.ID) bool {
 	a := o.addrs[from]
 	if a == nil {
 		if len(o.addrs) >= ban.MaxOrigins {
-			clear(o.addrs) // costs some questions more
+			clear(o.addrs) // at the cost of a few extra questions
 		}
 		a = rate.NewLimiter(rate.Every(addrEvery), addrBurst)
 		o.addrs[from] = a
@@ -137,7 +137,7 @@ func (t told) encode() ([]byte, error) {
 	}
 }
 
-// tell returns how this node is.
+// tell returns the state of this node.
 func (d *Daemon) tell(now time.Time) told {
 	o := d.others
 	o.mu.Lock()
@@ -160,7 +160,7 @@ func (d *Daemon) tellAddr(ctx context.Context, prefix netip.Prefix) *toldAddr {
 	switch {
 	case reply.Verdict == control.VerdictDropped:
 	case reply.Verdict == control.VerdictNotDropped && len(reply.Findings) == 0:
-		t.Why = "no record of the mesh bears on it"
+		t.Why = "the mesh has no record of it"
 	case reply.Verdict == control.VerdictNotDropped:
 		t.Why = cleanText(reply.Findings[0].Status)
 	default:
@@ -243,7 +243,7 @@ func (d *Daemon) ask(ctx context.Context, ids []mesh.ID, q question) []heard {
 	return out
 }
 
-// silence says in a word or two why a node has not told something.
+// silence says in a few words why a node has not answered.
 func (h heard) silence() string {
 	switch {
 	case errors.Is(h.err, mesh.ErrAskedTooOften):
@@ -270,7 +270,7 @@ func (d *Daemon) otherMembers() (list []mesh.Member, asked []mesh.ID) {
 
 func isLiving(m mesh.Member) bool { return m.State == mesh.StateAlive || m.State == mesh.StateSuspect }
 
-// hearAll returns how the other living members are; what is not older than fresh is not asked again.
+// hearAll returns the state of the other living members. Answers younger than fresh are used again.
 func (d *Daemon) hearAll(ctx context.Context, fresh time.Duration) map[mesh.ID]heard {
 	o, now := d.others, time.Now()
 	o.asking.Lock()
