@@ -161,40 +161,32 @@ func TestExceptionsAreSentByTheirDifference(t *testing.T) {
 		Allow: slices.Concat(numbered(1, 29_998), parsePrefixes("192.0.2.0/24")),
 	}
 	changed.Never, changed.Allow = sorted(changed.Never), sorted(changed.Allow)
-	t.Run(NameIPSet, func(t *testing.T) {
-		var n sent
-		b := fakeIPSet(&n)
-		if err := b.SetExceptions(t.Context(), all, nil); err != nil {
-			t.Fatal(err)
-		}
-		if n.adds != 32_000 || n.dels != 0 || n.others == 0 {
-			t.Errorf("a full load sent %+v", n)
-		}
-		n = sent{}
-		if err := b.SetExceptions(t.Context(), changed, &all); err != nil {
-			t.Fatal(err)
-		}
-		if n != (sent{adds: 2, dels: 3}) {
-			t.Errorf("a change sent %+v", n)
-		}
-	})
-	t.Run(NameNFTables, func(t *testing.T) {
-		var n sent
-		b := fakeNFT(t, &n)
-		if err := b.SetExceptions(t.Context(), all, nil); err != nil {
-			t.Fatal(err)
-		}
-		if n != (sent{adds: 32_000, others: 4}) {
-			t.Errorf("a full load sent %+v", n)
-		}
-		n = sent{}
-		if err := b.SetExceptions(t.Context(), changed, &all); err != nil {
-			t.Fatal(err)
-		}
-		if n != (sent{adds: 2, dels: 3}) {
-			t.Errorf("a change sent %+v", n)
-		}
-	})
+	for _, tt := range []struct {
+		name   string
+		fake   func(*testing.T, *sent) Backend
+		others int // messages of a full load that hold no element
+	}{
+		{NameIPSet, func(_ *testing.T, n *sent) Backend { return fakeIPSet(n) }, 16},
+		{NameNFTables, func(t *testing.T, n *sent) Backend { return fakeNFT(t, n) }, 4},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var n sent
+			b := tt.fake(t, &n)
+			if err := b.SetExceptions(t.Context(), all, nil); err != nil {
+				t.Fatal(err)
+			}
+			if want := (sent{adds: 32_000, others: tt.others}); n != want {
+				t.Errorf("a full load sent %+v, want %+v", n, want)
+			}
+			n = sent{}
+			if err := b.SetExceptions(t.Context(), changed, &all); err != nil {
+				t.Fatal(err)
+			}
+			if n != (sent{adds: 2, dels: 3}) {
+				t.Errorf("a change sent %+v", n)
+			}
+		})
+	}
 	t.Run(NameIPTables, func(t *testing.T) {
 		b := newFakeIPTables(t)
 		if err := b.SetExceptions(t.Context(), all, nil); err != nil {
