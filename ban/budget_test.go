@@ -126,7 +126,7 @@ func TestBytesKept(t *testing.T) {
 		{"ban with ports, all alike", 112 + 100, func(i int) Record {
 			return record(peerA, i+1, KindBan, address6(i).String(), 90_000, seenAt(0), onPorts("22,80,443"))
 		}},
-		{"unban", 72 + 60, func(i int) Record {
+		{"unban", 72 + 90, func(i int) Record {
 			return record(peerA, i+1, KindUnban, address6(i).String(), 90_000, seenAt(0), marks(upTo(peerB, 1)))
 		}},
 	} {

@@ -13,7 +13,7 @@
 //	op of a peer                entries looked at             kernel elements       kept
 //	ban, refresh                1, and 1 at its end           1,024, 1 for all ports   a record and a floor (112 B), an entry (100 B), its texts
 //	revoke                      1, and 1 at its end           as the ban              the same
-//	unban                       3 x those inside its prefix   none of its own         72 B a mark, 60 in indexes; MaxMarks marks
+//	unban                       3 x those inside its prefix   none of its own         72 B a mark, 90 in indexes; MaxMarks marks
 //	allow                       3 x those inside, at its end  1                       as a ban
 //	unallow                     3 x those inside              none of its own         as an unban
 //	held unban, unallow         those counted                 none                    1 kB
