@@ -57,6 +57,8 @@ func TestForgetReachesAll(t *testing.T) {
 	if got := code(b, "c"); got != control.CodeFailed {
 		t.Errorf("c was heard a moment ago: %q", got)
 	}
+	now := time.Now()
+	until(t, "the millisecond in which c went is over", func() bool { return time.Now().UnixMilli() > now.UnixMilli() })
 	if _, err := a.publishForget(time.Now(), mesh.ID(c.self)); err != nil {
 		t.Fatal(err)
 	}
