@@ -66,7 +66,7 @@ func (t *peerTable) forgetWord(now time.Time, id ID, w forgotten) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.peers[id]
-	if p == nil || p.State == StateAlive || p.State == StateSuspect || p.answers || !p.seen.Before(w.Said) || p.word.Sure && !w.Sure {
+	if p == nil || p.State == StateAlive || p.State == StateSuspect || !p.seen.Before(w.Said) || p.word.Sure && !w.Sure {
 		return false
 	}
 	news := p.word.Said.IsZero() || w.Sure && !p.word.Sure

@@ -119,6 +119,31 @@ func TestForgottenByACapturedNode(t *testing.T) {
 	})
 }
 
+// A member that answered a ping while it left is forgotten all the same, once it has been silent.
+func TestForgetAnswered(t *testing.T) {
+	now, id, addr := time.Unix(1e9, 0), ID{2}, netip.MustParseAddrPort("192.0.2.2:7946")
+	table := newPeerTable(ID{1}, []Peer{{ID: id, Addr: addr, Seen: now}}, func(ID) bool { return true })
+	table.since = now
+	table.peers[id].meta = "said"
+	if !table.answered(now, id, addr) {
+		t.Fatal("its answer is not noted")
+	}
+	now = now.Add(time.Second)
+	if !table.forgetWord(now, id, forgotten{By: ID{3}, Said: now}) {
+		t.Error("the word is lost")
+	}
+	for _, after := range []time.Duration{0, hearsay + time.Second} {
+		now = now.Add(after)
+		table.silent(now)
+		table.mu.Lock()
+		hidden := table.hidden(now, table.peers[id])
+		table.mu.Unlock()
+		if hidden != (after > forgetAfter) {
+			t.Errorf("hidden %v after %v", hidden, after)
+		}
+	}
+}
+
 // What a revoked node said of others is void.
 func TestUnforget(t *testing.T) {
 	table := newPeerTable(ID{1}, []Peer{{ID: ID{2}, Addr: netip.MustParseAddrPort("192.0.2.2:7946"), Seen: time.Unix(1e9, 0)}}, func(ID) bool { return true })
