@@ -52,7 +52,7 @@ func runAgent(ctx context.Context, opts AgentOptions) error {
 	level.Set(cfg.Log.Level)
 	log := newLogger(opts, cfg, level)
 
-	if made, err := setUp(dir); err != nil {
+	if made, err := setUp(dir, cfg); err != nil {
 		return err
 	} else if made {
 		log.Info("nothing was set up here: made a mesh of one", "dir", opts.Dir)
@@ -73,10 +73,18 @@ func runAgent(ctx context.Context, opts AgentOptions) error {
 }
 
 // setUp makes a mesh of one where there is none and reports whether it did. The flags of this run stay out of the file.
-func setUp(dir home.Dir) (bool, error) {
+// With a join list a mesh of one is not what is wanted, and nobody on the list would let it in.
+func setUp(dir home.Dir, cfg config.Config) (bool, error) {
 	has, err := dir.SetUp()
 	if err != nil || has {
 		return false, err
+	}
+	if len(cfg.Join) > 0 {
+		return false, wrongConfig{&control.Error{
+			Code:    control.CodeUsage,
+			Message: fmt.Sprintf("this machine belongs to no mesh yet, so it cannot join %s: it has no key of that mesh", cfg.Join[0]),
+			Hint:    "run `meshban invite` on a member, then here: meshban join TOKEN",
+		}}
 	}
 	_, _, err = dir.Init(config.Default(string(dir)))
 	return err == nil, err

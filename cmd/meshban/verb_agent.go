@@ -17,8 +17,9 @@ func (c *command) agentVerb() *verb {
 	return &verb{
 		name: "agent", short: "run this node",
 		long: `Runs in the foreground until SIGTERM or SIGINT; SIGHUP reads the config again. With
-nothing set up it makes a mesh of one node and says how to invite others. Without
-root it drops nothing (firewall none) and says so.
+nothing set up it makes a mesh of one node and says how to invite others; a machine
+that shall enter an existing mesh begins with meshban join TOKEN. Without root it drops
+nothing (firewall none) and says so.
 
 Flags override the config file. Stopping leaves in the kernel what is banned;
 meshban teardown takes it out.`,
@@ -27,14 +28,14 @@ meshban teardown takes it out.`,
 			text("name", "`NAME` of this node, for people (default: the host name)", "MESHBAN_NAME"),
 			text("bind", "`IP:PORT` where to listen on, UDP and TCP (default: 0.0.0.0:7946)", "MESHBAN_BIND"),
 			text("advertise", "`IP:PORT` where the others reach this node", "MESHBAN_ADVERTISE"),
-			texts("join", "`HOST[:PORT]` a node to join; may be repeated", "MESHBAN_JOIN"),
+			texts("join", "`HOST[:PORT]` a member to look for, once this machine has joined the mesh; may be repeated", "MESHBAN_JOIN"),
 			text("line-file", "`F` the file that other programs append their bans to (default: newbans.log in the state folder)", "MESHBAN_LINE_FILE"),
 			text("firewall", "`LIST` backends in the order of trial: auto, or ipset,nftables,iptables,none", "MESHBAN_FIREWALL"),
 			text("metrics", "`IP:PORT` where to serve Prometheus metrics (default: off)", "MESHBAN_METRICS"),
 		},
 		examples: `meshban agent
 meshban agent --dir ./node1 --bind 127.0.0.1:7946 --firewall none
-meshban agent --join 192.0.2.10 --join 192.0.2.11`,
+meshban agent --bind 192.0.2.1:7946 --metrics 127.0.0.1:9100`,
 		action: c.agent,
 	}
 }
