@@ -131,14 +131,6 @@ func BenchmarkTable(b *testing.B) {
 			i++
 		}
 	})
-	b.Run("remote covers", func(b *testing.B) {
-		b.ReportAllocs()
-		i := 0
-		for b.Loop() {
-			tb.RemoteCovers(base, rs[i%len(rs)].Prefix.Addr())
-			i++
-		}
-	})
 	b.Run("lookup", func(b *testing.B) {
 		i := 0
 		for b.Loop() {

@@ -26,7 +26,7 @@ func TestHeldWaitsForTheOperator(t *testing.T) {
 	if _, dropped := tb.Lookup(r.Prefix); dropped || tb.Counts().Held != 1 {
 		t.Errorf("enforced: %+v", tb.Counts())
 	}
-	if tb.RemoteCovers(base, r.Prefix.Addr()) {
+	for range tb.RemoteBans(base, r.Prefix.Addr()) {
 		t.Error("a line about what is held counts as an echo")
 	}
 	if f := tb.Why(r.Prefix)[0]; !strings.Contains(f.Status, "breaker") {

@@ -235,24 +235,3 @@ func (t *Table) recordOf(b *book, i uint32) Record {
 		Arrived: fromMillis(x.arrived), Hold: x.hold,
 	}
 }
-
-// RemoteCovers reports whether addr is dropped here because of a live ban of another origin. A log
-// line about such an address may be the echo of that ban.
-func (t *Table) RemoteCovers(now time.Time, addr netip.Addr) bool {
-	addr = addr.Unmap().WithZone("")
-	if !addr.IsValid() {
-		return false
-	}
-	k := keyOf(netip.PrefixFrom(addr, addr.BitLen()))
-	for i := range t.bans.covering(k) {
-		e := t.bans.entries.at(i)
-		for j := e.recs; e.state == StateEnforced && j != 0; {
-			x := t.bans.recs.at(j)
-			if x.until > millis(now) && t.speakers.at(x.speaker).origin != t.self && !x.hold.Waits() && t.counts(&t.bans, e, x) {
-				return !t.allowed(k)
-			}
-			j = x.next
-		}
-	}
-	return false
-}

@@ -77,32 +77,6 @@ func TestOwnBan(t *testing.T) {
 	}
 }
 
-func TestRemoteCovers(t *testing.T) {
-	tb := newTable(t, Config{Quorum: Quorum{Origins: 2}, Never: []NeverEntry{{pfx("192.0.2.9"), "gateway"}}})
-	addr := netip.MustParseAddr
-	covers := func(s string, at int) bool { return tb.RemoteCovers(tick(at), addr(s)) }
-	tb.Merge(base, []Record{record(peerA, 1, KindBan, "192.0.2.0/24", 60), record(self, 1, KindBan, "198.51.100.1", 60)})
-	if covers("192.0.2.7", 0) {
-		t.Error("what is pending is not enforced, so a line about it is no echo")
-	}
-	if covers("198.51.100.1", 0) {
-		t.Error("our own ban is not another's")
-	}
-	tb.Merge(base, single(record(peerB, 1, KindBan, "192.0.2.0/24", 60)))
-	if !covers("192.0.2.7", 0) || !covers("::ffff:192.0.2.7", 59) {
-		t.Error("it is covered")
-	}
-	if covers("192.0.2.9", 0) {
-		t.Error("what is let through is not covered")
-	}
-	if covers("192.0.2.7", 60) {
-		t.Error("it has ended")
-	}
-	if tb.RemoteCovers(base, netip.Addr{}) {
-		t.Error("no address")
-	}
-}
-
 func TestExceptions(t *testing.T) {
 	tb := newTable(t, Config{Never: []NeverEntry{{pfx("10.1.0.0/16"), "office"}, {pfx("10.1.2.3"), "own address"}, {pfx("10.1.0.0/16"), "again"}}})
 	tb.Merge(base, []Record{

@@ -178,7 +178,7 @@ func rehearse(now time.Time) error {
 		return fmt.Errorf("rehearse: %w", err)
 	}
 	table.Merge(now, []ban.Record{record})
-	if !table.RemoteCovers(now, line.Addr) {
+	if _, dropped := table.Lookup(op.Prefix); !dropped {
 		return errors.New("rehearse: the ban of a peer does not take effect")
 	}
 	return nil
