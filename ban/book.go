@@ -226,7 +226,7 @@ func (t *Table) drop(b *book, i uint32) {
 		b.floors--
 	}
 	if x.hold.Waits() {
-		t.held.remove(t.heldRec(b, i), t.speakers.at(x.speaker).origin)
+		t.setHold(b, i, HoldNone)
 	}
 	if b == &t.allows {
 		t.noteAllow(i, false)

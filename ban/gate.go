@@ -4,7 +4,8 @@ import "time"
 
 // Bounds of a gate.
 const (
-	MaxHeld    = 1 << 17 // bans that wait for the operator, and what else waits by its size; what would be one more is refused
+	MaxHeld    = 1 << 17 // bans that wait for the operator, and what else waits by its size; see Table.HeldFull
+	MaxHeldOf  = 1 << 14 // those of one origin
 	MaxOrigins = 1 << 13 // origins with an account of their own; the others share one
 	MaxOthers  = 100_000 // ops of one origin an hour, and at once, that are no bans; one more is refused
 	MaxStrikes = 1 << 16 // marks of live unbans and unallows of one origin; one more is refused
@@ -168,7 +169,7 @@ func (c *Caps) check(r *Record, skew time.Duration) error {
 }
 
 // Admit is Check, and then sets r.Hold: HoldNone if r may count, or why it waits for the operator. It
-// refuses what would wait when MaxHeld bans do.
+// refuses what would wait where there is no room for it.
 func (g *Gate) Admit(now time.Time, t *Table, r *Record) error {
 	r.Hold = HoldNone
 	if g.began.IsZero() {
@@ -191,8 +192,8 @@ func (g *Gate) Admit(now time.Time, t *Table, r *Record) error {
 	} else if err := g.refresh(now, &caps, r); err != nil {
 		return err
 	}
-	if r.Hold != HoldNone && t.heldFull() {
-		return refuse(RuleHeldFull, "%s of %s would be held (%s), and as much as %d bans waits for the operator already", r.Kind, shortPrefix(r.Prefix), r.Hold, MaxHeld)
+	if r.Hold != HoldNone && t.HeldFull(r) {
+		return refuse(RuleHeldFull, "%s of %s would be held (%s), and its origin has its share of the room for %d that wait: %d at most", r.Kind, shortPrefix(r.Prefix), r.Hold, MaxHeld, MaxHeldOf)
 	}
 	return nil
 }

@@ -290,7 +290,8 @@ func sound(t *Table) error {
 
 // soundCancels reports what is broken among the cancels.
 func soundCancels(t *Table) error {
-	said, parties, room := map[uint32]uint32{}, map[uint32]bool{}, 0
+	said, parties := map[uint32]uint32{}, map[uint32]bool{}
+	room, all, kept := map[Origin]int{}, 0, 0
 	for _, b := range []*book{&t.bans, &t.allows} {
 		c := &b.cancels
 		chained := 0
@@ -327,10 +328,24 @@ func soundCancels(t *Table) error {
 		}
 	}
 	for _, i := range t.lifts.ids {
-		room += liftRoom + len(t.lifts.all.at(i).Marks)
+		r := t.lifts.all.at(i)
+		n := liftRoom + len(r.Marks)
+		if kept += n; r.Hold.Waits() {
+			room[r.Origin] += n
+			all += n
+		}
 	}
-	if room != t.lifts.room || len(t.lifts.ids) != t.lifts.all.live {
-		return fmt.Errorf("%d lifts take %d, counted %d and %d", len(t.lifts.ids), room, t.lifts.all.live, t.lifts.room)
+	for _, b := range []*book{&t.bans, &t.allows} {
+		for i := uint32(1); i < b.recs.end; i++ {
+			if x := b.recs.at(i); x.kind != 0 && x.hold.Waits() {
+				room[t.speakers.at(x.speaker).origin]++
+				all++
+			}
+		}
+	}
+	if !maps.Equal(room, t.held.room) || all != t.held.all || kept != t.lifts.room || len(t.lifts.ids) != t.lifts.all.live {
+		return fmt.Errorf("%d of %d lifts, which take %d, counted %d; what waits takes %v, counted %v, %d",
+			len(t.lifts.ids), t.lifts.all.live, kept, t.lifts.room, room, t.held.room, t.held.all)
 	}
 	if q := &t.chores; len(q.queue) != len(q.waiting) {
 		return fmt.Errorf("%d chores in order, %d wait", len(q.queue), len(q.waiting))

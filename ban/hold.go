@@ -78,13 +78,18 @@ type heldList struct {
 	place map[heldID]int // in ids
 	of    map[Origin]int // how many wait
 	lifts map[Origin]int // how many of these are no bans
+	room  map[Origin]int // what they take of MaxHeld
+	all   int            // the sum of room
 }
 
-func (l *heldList) add(i heldID, o Origin) {
+// add notes what o said and takes n of the room.
+func (l *heldList) add(i heldID, o Origin, n int) {
 	if l.place == nil {
-		l.place, l.of, l.lifts = make(map[heldID]int), make(map[Origin]int), make(map[Origin]int)
+		l.place, l.of, l.lifts, l.room = make(map[heldID]int), make(map[Origin]int), make(map[Origin]int), make(map[Origin]int)
 	}
 	l.of[o]++
+	l.room[o] += n
+	l.all += n
 	if i.kind != KindBan {
 		l.lifts[o]++
 	}
@@ -92,10 +97,14 @@ func (l *heldList) add(i heldID, o Origin) {
 	l.ids = append(l.ids, i)
 }
 
-func (l *heldList) remove(i heldID, o Origin) {
+func (l *heldList) remove(i heldID, o Origin, n int) {
 	if l.of[o]--; l.of[o] == 0 {
 		delete(l.of, o)
 	}
+	if l.room[o] -= n; l.room[o] == 0 {
+		delete(l.room, o)
+	}
+	l.all -= n
 	if i.kind != KindBan {
 		if l.lifts[o]--; l.lifts[o] == 0 {
 			delete(l.lifts, o)
@@ -113,11 +122,12 @@ func (l *heldList) remove(i heldID, o Origin) {
 // setHold gives the rec i another hold.
 func (t *Table) setHold(b *book, i uint32, h Hold) {
 	x := b.recs.at(i)
+	o := t.speakers.at(x.speaker).origin
 	if x.hold.Waits() {
-		t.held.remove(t.heldRec(b, i), t.speakers.at(x.speaker).origin)
+		t.held.remove(t.heldRec(b, i), o, 1)
 	}
 	if x.hold = h; h.Waits() {
-		t.held.add(t.heldRec(b, i), t.speakers.at(x.speaker).origin)
+		t.held.add(t.heldRec(b, i), o, 1)
 	}
 }
 
@@ -137,8 +147,7 @@ type lifts struct {
 	all  slab[Record]
 	ids  map[cancelID]uint32
 	ends timeline // may hold marks of lifts that are gone
-	room int      // what they take
-	wait int      // what those that wait take of MaxHeld
+	room int      // what they take, the dropped ones too
 }
 
 type cancelID struct {
@@ -149,7 +158,13 @@ type cancelID struct {
 // liftRoom is how many bans that wait the first part of a lift takes the place of; each of its marks is one more.
 const liftRoom = 8
 
-func roomOf(r *Record) int { return liftRoom + len(r.Marks) }
+// roomOf returns what r takes of MaxHeld where it is held.
+func roomOf(r *Record) int {
+	if r.Kind == KindUnban || r.Kind == KindUnallow {
+		return liftRoom + len(r.Marks)
+	}
+	return 1
+}
 
 // lets reports whether the cancel r counts. Else it is kept among the lifts, unless its origin has said as much before.
 func (t *Table) lets(b *book, r *Record) bool {
@@ -173,8 +188,7 @@ func (t *Table) lets(b *book, r *Record) bool {
 		t.dropLift(i)
 		return true
 	case x.Hold.Waits() && !h.Waits():
-		t.held.remove(heldID{KindUnban, i}, r.Origin)
-		l.wait -= roomOf(x)
+		t.held.remove(heldID{KindUnban, i}, r.Origin, roomOf(x))
 	}
 	x.Hold = h
 	return false
@@ -194,8 +208,7 @@ func (t *Table) keepLift(id cancelID, r *Record) {
 	l.ids[id] = i
 	l.ends.push(due{millis(r.Until), i})
 	if l.room += roomOf(r); r.Hold.Waits() {
-		t.held.add(heldID{KindUnban, i}, r.Origin)
-		l.wait += roomOf(r)
+		t.held.add(heldID{KindUnban, i}, r.Origin, roomOf(r))
 	}
 }
 
@@ -203,8 +216,7 @@ func (t *Table) dropLift(i uint32) {
 	l := &t.lifts
 	x := l.all.at(i)
 	if x.Hold.Waits() {
-		t.held.remove(heldID{KindUnban, i}, x.Origin)
-		l.wait -= roomOf(x)
+		t.held.remove(heldID{KindUnban, i}, x.Origin, roomOf(x))
 	}
 	l.room -= roomOf(x)
 	delete(l.ids, cancelID{x.Origin, x.Version})
@@ -225,8 +237,11 @@ func (l *lifts) next() (i uint32, at int64) {
 	return 0, 0
 }
 
-// heldFull reports whether nothing more can be held.
-func (t *Table) heldFull() bool { return len(t.held.ids)+t.lifts.wait >= MaxHeld }
+// HeldFull reports whether there is no room to hold r: its origin has its share, or as much as is left to others, so that
+// there is always room for one more origin.
+func (t *Table) HeldFull(r *Record) bool {
+	return t.held.room[r.Origin]+roomOf(r) > min(MaxHeldOf, MaxHeld-t.held.all)
+}
 
 // HeldBefore returns up to n of the bans, allows, unbans and unallows that wait for the operator: begin with cursor 0 and go on
 // with next until that is 0. To release some, merge them with HoldNone; to drop them, with

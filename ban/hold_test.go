@@ -1,6 +1,7 @@
 package ban
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -111,5 +112,55 @@ func TestHeldBeforeWalksAll(t *testing.T) {
 				t.Fatalf("forgotten: %+v", r)
 			}
 		}
+	}
+}
+
+// One origin filled the room for what waits, and what honest ones said that had to be held was refused.
+func TestNobodyTakesTheRoomOfOthers(t *testing.T) {
+	caps := wideCaps
+	caps.Allowance = Allowance{Rate: 1, Burst: 1, Bulk: 1} // nearly all is held
+	g, tb := newGate(caps, caps.Allowance), newTable(t, Config{})
+	crowd(tb, self, 10)
+	seq := 0
+	flood := func(o Origin, kind Kind) (waiting int) {
+		for {
+			seq++
+			r := Record{
+				Op:     Op{Kind: kind, Prefix: address6(seq), Until: tick(90_000)},
+				Origin: o, Version: Version{1, uint64(seq), 0}, Issued: base,
+			}
+			if kind == KindUnban {
+				r.Prefix, r.Marks = pfx("2001:db8::/48"), []Mark{upTo(self, uint64(seq))}
+			}
+			var policy *PolicyError
+			if err := g.Admit(base, tb, &r); errors.As(err, &policy) && policy.Rule == RuleHeldFull {
+				return tb.WaitingOf(o)
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			tb.Merge(base, single(r))
+		}
+	}
+	if n := flood(peerB, KindUnban); n != MaxHeldOf/(liftRoom+1) {
+		t.Errorf("%d unbans of one origin wait, want %d", n, MaxHeldOf/(liftRoom+1))
+	}
+	last := MaxHeldOf
+	for i := range 12 {
+		n := flood(origin(i), KindBan)
+		if left := MaxHeld - tb.held.all; n == 0 || n > last || n < min(MaxHeldOf, left-1) {
+			t.Errorf("%d bans of origin %d wait, %d of the one before, there is room for %d more", n, i, last, left)
+		}
+		last = n
+	}
+	rs, _ := tb.HeldBefore(0, MaxHeld)
+	for i := range rs {
+		rs[i].Hold = HoldNone
+	}
+	tb.Merge(base, rs)
+	if n := flood(peerC, KindBan); n != MaxHeldOf {
+		t.Errorf("%d bans wait once there is room, want %d", n, MaxHeldOf)
+	}
+	if err := sound(tb); err != nil {
+		t.Error(err)
 	}
 }

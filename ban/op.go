@@ -31,7 +31,8 @@
 //	other ops than bans         MaxOthers an hour
 //	marks in force              MaxStrikes, of which maxFront for one prefix and origin; more are refused
 //	allows in force             MaxAllows; more are refused
-//	what is held of all         MaxHeld
+//	what waits, held            MaxHeldOf, and no more than is left of MaxHeld, for all origins; an unban or unallow takes 8 and its
+//	                            marks; more is refused
 //	width of all but revokes    Caps.MinBits4 and MinBits6, else those of Limits
 //
 // Outside the table, where fail2ban is made to let go of what is lifted, all origins together cost

@@ -160,7 +160,7 @@ func (s storedHolds) judgeLocked(now time.Time, r *ban.Record) error {
 		return &ban.PolicyError{Rule: ban.RuleFuture, Detail: "it was refused before: its mark on this node was above this node's last frame"}
 	}
 	if from, ok := s.refused[key]; ok && !known && r.Kind != ban.KindRevoke && r.Version.Index >= from {
-		if s.d.table.Waiting() >= ban.MaxHeld {
+		if s.d.table.HeldFull(r) {
 			s.d.alarm.full++
 			return &ban.PolicyError{Rule: ban.RuleHeldFull, Detail: "too much waits for the operator already"}
 		}
