@@ -118,6 +118,8 @@ const (
 	ProblemCertificate Problem = "certificate"
 	// ProblemUDP: UDP to or from a member does not arrive, or only small packets do. Members tells how it is now.
 	ProblemUDP Problem = "udp"
+	// ProblemJoin: nobody on the join list answers. Faults tells how it is now.
+	ProblemJoin Problem = "join"
 	// ProblemKey: this node was not given the newest gossip key, or cannot store it, or those who answer speak another.
 	ProblemKey Problem = "mesh key"
 )

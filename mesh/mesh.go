@@ -62,6 +62,7 @@ type Mesh struct {
 	noticers        noticers
 	queries         queries
 	problems        problems
+	faults          faults
 	count           counters
 	warnings        chan warning                    // memberlist's and the guard's goroutines send, the core's receives, nobody closes; full: dropped
 	certified       atomic.Pointer[map[ID]struct{}] // who counts, a copy of the core's for whoever may not wait; nil: everybody
@@ -150,6 +151,7 @@ func New(cfg Config) (*Mesh, error) {
 	m.strangerAnswers = newBuckets[ID](answerRate, answerBurst)
 	m.queries = newQueries()
 	m.noticers = noticers{last: make(map[ID]*noticer)}
+	m.faults = faults{of: make(map[Problem]string)}
 	m.problems = problems{tell: cfg.OnProblem, count: &m.count.problems, last: make(map[string]time.Time)}
 	return m, nil
 }

@@ -3,6 +3,7 @@ package mesh
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -78,7 +79,7 @@ func (m *Mesh) SetJoin(join []string) error {
 
 // rejoinLoop looks for peers that are not alive, for ever: memberlist never tries a dead one again.
 func (m *Mesh) rejoinLoop(ctx context.Context, ml *memberlist.Memberlist) {
-	r := &rejoiner{m: m, ml: ml}
+	r := &rejoiner{m: m, ml: ml, tries: make(map[string]string)}
 	pause := time.Duration(0)
 	for {
 		timer := time.NewTimer(pause)
@@ -95,6 +96,7 @@ func (m *Mesh) rejoinLoop(ctx context.Context, ml *memberlist.Memberlist) {
 		}
 		_, before, _, _ := m.peers.lost(m.now())
 		r.round(ctx)
+		r.tellFault()
 		lost, alive, known, recent := m.peers.lost(m.now())
 		switch {
 		case alive == 0:
@@ -119,6 +121,9 @@ type rejoiner struct {
 	ml    *memberlist.Memberlist
 	begun bool
 	turn  []lostPeer // whose turn to be pinged comes, in an order by chance; made anew when all had theirs
+
+	mu    sync.Mutex
+	tries map[string]string // by entry of the join list; see joinFault
 }
 
 // round makes one try: with lost peers that answer a ping, and if that was in vain, which it is where packets do not pass
@@ -160,19 +165,52 @@ func (r *rejoiner) round(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { r.joinAll(ctx, lost) })
 	for _, host := range hosts {
-		wg.Go(func() {
-			addrs, err := r.m.resolve(ctx, host)
-			if err != nil {
-				r.m.cfg.Logger.Debug("cannot resolve an address of the join list", "host", host, "error", err)
-			}
-			for _, addr := range addrs {
-				if r.wanted(addr) {
-					r.join(ctx, addr)
-				}
-			}
-		})
+		wg.Go(func() { r.joinHost(ctx, host) })
 	}
 	wg.Wait()
+}
+
+// joinHost joins an entry of the join list at each of its addresses.
+func (r *rejoiner) joinHost(ctx context.Context, host string) {
+	addrs, err := r.m.resolve(ctx, host)
+	came := triedSelf
+	if err != nil {
+		r.m.cfg.Logger.Debug("cannot resolve an address of the join list", "host", host, "error", err)
+		came = triedUnresolved
+	}
+	for _, addr := range addrs {
+		if !r.wanted(addr) {
+			continue
+		}
+		if err := r.join(ctx, addr); err == nil {
+			came = triedJoined
+		} else if came != triedJoined {
+			came = whyNotJoined(err)
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.tries[host] = came
+}
+
+// tellFault tells of a join list on which nobody answers, and, without one, of members remembered from earlier runs of whom
+// none has answered in this one.
+func (r *rejoiner) tellFault() {
+	lost, alive, known, _ := r.m.peers.lost(r.m.now())
+	if alive > 0 {
+		r.m.setFault(ProblemJoin, "")
+		return
+	}
+	hosts := r.hosts()
+	r.mu.Lock()
+	maps.DeleteFunc(r.tries, func(host, _ string) bool { return !slices.Contains(hosts, host) })
+	text := joinFault(hosts, r.tries)
+	r.mu.Unlock()
+	if losses, _ := r.m.peers.lossCount(); len(hosts) == 0 && losses == 0 && len(lost) > 0 {
+		text = fmt.Sprintf("none of the members of earlier runs answers (%d); see that their agents run and their ports are open for TCP and UDP, "+
+			"or put HOST[:PORT] of a member into join in meshban.yaml", known)
+	}
+	r.m.setFault(ProblemJoin, text)
 }
 
 // next gives up to n of the lost peers; all have their turn before one has it again.
@@ -214,7 +252,7 @@ func (r *rejoiner) joinAll(ctx context.Context, peers []lostPeer) bool {
 	var joined atomic.Bool
 	for _, p := range peers {
 		wg.Go(func() {
-			if r.join(ctx, p.addr) {
+			if r.join(ctx, p.addr) == nil {
 				joined.Store(true)
 			}
 		})
@@ -258,16 +296,16 @@ func (r *rejoiner) exchange(addr netip.AddrPort) {
 }
 
 // join exchanges membership with an address. After a long partition each side holds the other dead: the first exchange
-// makes them refute that, a second one spreads it. It reports whether the address answered.
-func (r *rejoiner) join(ctx context.Context, addr netip.AddrPort) bool {
+// makes them refute that, a second one spreads it. An error says that the address did not answer.
+func (r *rejoiner) join(ctx context.Context, addr netip.AddrPort) error {
 	for try := range 2 {
-		if ctx.Err() != nil {
-			return false
+		if err := ctx.Err(); err != nil {
+			return err
 		}
 		if _, err := r.ml.Join([]string{addr.String()}); err != nil {
 			r.m.cfg.Logger.Debug("cannot join", "addr", addr, "error", escapeText(err.Error(), maxLogText))
 			r.m.askKeys(ctx, addr)
-			return false
+			return err
 		}
 		if r.m.peers.aliveAt(addr) || try > 0 {
 			break
@@ -284,7 +322,7 @@ func (r *rejoiner) join(ctx context.Context, addr netip.AddrPort) bool {
 	if len(r.m.join.joined) < MaxPeers+MaxJoin {
 		r.m.join.joined[addr] = joinedAt{time.Now(), losses}
 	}
-	return true
+	return nil
 }
 
 // resolve turns HOST[:PORT] into addresses; the port defaults to the one that we are bound to.

@@ -3,6 +3,7 @@ package daemon
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -31,4 +32,30 @@ func TestProblemsNameEachCulprit(t *testing.T) {
 	if p.clear("flood"); len(p.list(time.Now())) != 0 {
 		t.Error("not cleared")
 	}
+}
+
+// A node whose join list leads nowhere says so for as long as that lasts.
+func TestStatusTellsThatNobodyAnswers(t *testing.T) {
+	web1 := first(t, "web1")
+	web2 := web1.join(t, "web2")
+	web2.stop()
+	web1.stop()
+	cfg := web2.cfg
+	cfg.Join = []string{"127.0.0.1:1"} // nobody listens there
+	web2 = start(t, web2.home, cfg)
+	told := func() bool {
+		s, err := web2.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(s.Problems, func(p string) bool {
+			return strings.HasPrefix(p, "join: nobody on the join list answers: 127.0.0.1:1 (connection refused); ")
+		})
+	}
+	until(t, "the problem is told", told)
+	web1 = start(t, web1.home, web1.cfg)
+	if err := web2.mesh.SetJoin([]string{web1.mesh.Addr().String()}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the problem is gone", func() bool { return !told() })
 }

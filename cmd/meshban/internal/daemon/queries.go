@@ -253,6 +253,9 @@ func (d *Daemon) localStatus() control.Status {
 	for _, m := range d.mesh.Members() {
 		problem(string(mesh.ProblemUDP), m.UDPTrouble(d.names.of(ban.Origin(m.ID))))
 	}
+	for _, f := range d.mesh.Faults() {
+		problem(string(f.Kind), f.Text)
+	}
 	problem("trust", d.distrust)
 	problem(string(mesh.ProblemKey), keyProblem(d.mesh.KeyStatus(), d.names))
 	problem("firewall", kernel.LastError)

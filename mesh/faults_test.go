@@ -1,0 +1,126 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+)
+
+// fault returns the text of what is wrong now, "" if nothing of the kind is.
+func (n *testNode) fault(kind Problem) string {
+	for _, f := range n.Faults() {
+		if f.Kind == kind {
+			return f.Text
+		}
+	}
+	return ""
+}
+
+// closedPort returns an address on which nobody listens.
+func closedPort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return l.Addr().String()
+}
+
+// A node whose join list leads nowhere had one line in the log and called itself alive and in sync. Its fault names each entry
+// and why, and is over once one answers.
+func TestNobodyOnTheJoinListAnswers(t *testing.T) {
+	secrets := newSecrets(t)
+	first := newNode(t, secrets, newIdentity(t), nil).run(t)
+	hang, err := net.Listen("tcp", "127.0.0.1:0") // accepts, and closes at once
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hang.Close()
+	go func() {
+		for {
+			conn, err := hang.Accept()
+			if err != nil {
+				return
+			}
+			conn.Close()
+		}
+	}()
+	cases := []struct {
+		name, host, why string
+	}{
+		{"a closed port", closedPort(t), "connection refused"},
+		{"a name that does not resolve", "web9", triedUnresolved},
+		{"another program", hang.Addr().String(), "another program"},
+		{"another mesh", newNode(t, newSecrets(t), newIdentity(t), nil).run(t).Addr().String(), "another mesh's key"},
+	}
+	lookup := func(_ context.Context, host string) ([]netip.Addr, error) {
+		if host == "web1" {
+			return []netip.Addr{first.Addr().Addr()}, nil
+		}
+		return nil, errors.New("no such host")
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			n := newNode(t, secrets, newIdentity(t), func(cfg *Config) { cfg.Join, cfg.Lookup = []string{c.host}, lookup }).run(t)
+			eventually(t, 30*time.Second, "the fault is told", func() bool {
+				text := n.fault(ProblemJoin)
+				return strings.Contains(text, c.host+" (") && strings.Contains(text, c.why) && strings.Contains(text, "correct join")
+			})
+			eventually(t, 30*time.Second, "the fault is logged", func() bool {
+				return strings.Contains(strings.Join(n.problemsSeen(), "\n"), "join: nobody on the join list answers: "+c.host)
+			})
+			if err := n.SetJoin([]string{c.host, "web1:" + portOf(first.Addr())}); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, 30*time.Second, "the fault is over", func() bool { return n.fault(ProblemJoin) == "" && n.Peers() > 0 })
+		})
+	}
+}
+
+func portOf(a netip.AddrPort) string {
+	_, port, _ := strings.Cut(a.String(), ":")
+	return port
+}
+
+// The founder has no join list, but members of earlier runs.
+func TestNoMemberOfEarlierRunsAnswers(t *testing.T) {
+	gone := newIdentity(t)
+	n := newNode(t, newSecrets(t), newIdentity(t), func(c *Config) {
+		c.Peers = []Peer{{ID: gone.ID(), Name: "web2", Addr: netip.MustParseAddrPort(closedPort(t)), Seen: time.Now()}}
+	}).run(t)
+	eventually(t, 30*time.Second, "the fault is told", func() bool {
+		return strings.Contains(n.fault(ProblemJoin), "none of the members of earlier runs answers (1)")
+	})
+}
+
+func TestJoinFault(t *testing.T) {
+	many := []string{"a:1", "b:1", "c:1", "d:1", "e:1"}
+	cases := []struct {
+		name  string
+		hosts []string
+		tries map[string]string
+		want  string // what the text holds; "": no fault
+	}{
+		{"ok: no list", nil, nil, ""},
+		{"ok: not tried yet", []string{"a:1", "b:1"}, map[string]string{"a:1": "no answer"}, ""},
+		{"ok: one was joined", []string{"a:1", "b:1"}, map[string]string{"a:1": "no answer", "b:1": triedJoined}, ""},
+		{"ok: only this node itself", []string{"a:1"}, map[string]string{"a:1": triedSelf}, ""},
+		{"bad: beside this node nobody", []string{"a:1", "b:1"}, map[string]string{"a:1": triedSelf, "b:1": "no answer"}, "answers: b:1 (no answer);"},
+		{"bad: many", many, map[string]string{"a:1": "x", "b:1": "x", "c:1": "x", "d:1": "x", "e:1": "x"}, "c:1 (x), and 2 more;"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			got := joinFault(c.hosts, c.tries)
+			if c.want == "" && got != "" || !strings.Contains(got, c.want) {
+				t.Errorf("%q", got)
+			}
+		})
+	}
+}
