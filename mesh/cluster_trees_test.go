@@ -1,4 +1,4 @@
-//go:build !race
+//go:build long
 
 package mesh
 
@@ -7,9 +7,6 @@ import (
 	"testing"
 	"time"
 )
-
-// 120 members in one process make more synchronisation than the race detector can count; the same code runs under it in
-// the smaller clusters.
 
 // Above maxDirect members frames go along trees: each node passes one on at most once, and nobody sends it to all.
 func TestClusterTrees(t *testing.T) {

@@ -1,3 +1,5 @@
+//go:build long
+
 package test
 
 import (
@@ -54,7 +56,7 @@ func modelRows(t *testing.T, text string) (rows []modelRow) {
 
 // Fleets of 100 to 10,000 real cores on a simulated network: each reaches its figures, and the README says what comes out.
 func TestFleetModel(t *testing.T) {
-	out, err := exec.Command("go", "test", "-run", "^TestModel$", "-count=1", "-v", "../mesh").CombinedOutput()
+	out, err := exec.Command("go", "test", "-tags", "long", "-run", "^TestModel$", "-count=1", "-v", "../mesh").CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
