@@ -29,8 +29,8 @@ const (
 	// streamTimeout bounds the reading and writing of one stream.
 	streamTimeout = 10 * time.Second
 
-	// leaveTime bounds the spreading of our goodbye.
-	leaveTime = 1500 * time.Millisecond
+	// leaveTime bounds the spreading of our goodbye by memberlist, which gossips it once in that time; others hear it from us.
+	leaveTime = gossipInterval + 200*time.Millisecond
 	// rememberEvery is the least time between two calls of PeersChanged.
 	rememberEvery = 5 * time.Second
 	// forgetEvery is the time between two looks for peers to forget.
