@@ -1,10 +1,7 @@
 package fw
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"syscall"
 
 	"github.com/mdlayher/netlink"
 )
@@ -16,22 +13,6 @@ const (
 	listHeader   = 1 << 2 // IPSET_FLAG_LIST_HEADER: what the set is, without its elements
 	dataElements = 24     // IPSET_ATTR_ELEMENTS
 )
-
-// count reads the heads of the sets of single addresses. The kernel counts what has not ended yet.
-func (b *ipset) count(context.Context, int) (n int, ok bool, err error) {
-	for i := range ipsetSpecs {
-		name := ipsetSpecs[i][kindAddr].name
-		elements, err := b.conn.elements(name)
-		if errors.Is(err, syscall.ENOENT) {
-			continue // no IPv6 here
-		}
-		if err != nil {
-			return 0, false, err
-		}
-		n += elements
-	}
-	return n, true, nil
-}
 
 // elements is the number of elements of a set.
 func (c *ipsetConn) elements(set string) (int, error) {
@@ -73,22 +54,4 @@ func elementCount(b []byte) (n int, ok bool) {
 		})
 	}
 	return n, ok && ad.Err() == nil
-}
-
-// maxNFTCount bounds the addresses that are read back to count them: nftables has no cheaper way before Linux 6.16.
-const maxNFTCount = 4096
-
-// count reads small sets back.
-func (b *nft) count(_ context.Context, expected int) (n int, ok bool, err error) {
-	if expected > maxNFTCount {
-		return 0, false, nil
-	}
-	for _, v6 := range []bool{false, true} {
-		elements, err := b.conn.GetSetElements(nftSet(v6, kindAddr, b.generation))
-		if err != nil {
-			return 0, false, nftError("count elements", err)
-		}
-		n += len(elements)
-	}
-	return n, true, nil
 }

@@ -17,13 +17,10 @@ const (
 	setSendBuffer = 1 << 20
 )
 
-// ipsetConn speaks to ip_set over one socket, which is opened when first needed and anew after a failure of the socket.
-type ipsetConn struct {
-	sock *netlink.Conn
-	buf  []byte
-}
+// nfSocket is a netlink socket to netfilter, which is opened when first needed and anew after a failure of the socket.
+type nfSocket struct{ sock *netlink.Conn }
 
-func (c *ipsetConn) close() error {
+func (c *nfSocket) close() error {
 	if c.sock == nil {
 		return nil
 	}
@@ -32,8 +29,8 @@ func (c *ipsetConn) close() error {
 	return err
 }
 
-// do sends one request and waits for the kernel's verdict, which it gives before the send returns.
-func (c *ipsetConn) do(cmd uint16, flags netlink.HeaderFlags, m message) ([]netlink.Message, error) {
+// execute sends one request to a subsystem and waits for the kernel's verdict, which it gives before the send returns.
+func (c *nfSocket) execute(subsystem, cmd uint16, flags netlink.HeaderFlags, data []byte) ([]netlink.Message, error) {
 	if c.sock == nil {
 		sock, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 		if err != nil {
@@ -42,19 +39,26 @@ func (c *ipsetConn) do(cmd uint16, flags netlink.HeaderFlags, m message) ([]netl
 		_ = sock.SetWriteBuffer(setSendBuffer) // without it large messages fail one by one, with a clear error
 		c.sock = sock
 	}
-	c.buf = m[:0]
 	answers, err := c.sock.Execute(netlink.Message{
-		Header: netlink.Header{
-			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_IPSET<<8 | cmd),
-			Flags: netlink.Request | flags,
-		},
-		Data: m,
+		Header: netlink.Header{Type: netlink.HeaderType(subsystem<<8 | cmd), Flags: netlink.Request | flags},
+		Data:   data,
 	})
 	var errno syscall.Errno
 	if err != nil && (!errors.As(err, &errno) || errno == syscall.ENOBUFS) {
 		_ = c.close() // the socket may hold answers to something else now
 	}
 	return answers, err
+}
+
+// ipsetConn speaks to ip_set.
+type ipsetConn struct {
+	nfSocket
+	buf []byte
+}
+
+func (c *ipsetConn) do(cmd uint16, flags netlink.HeaderFlags, m message) ([]netlink.Message, error) {
+	c.buf = m[:0]
+	return c.execute(unix.NFNL_SUBSYS_IPSET, cmd, flags, m)
 }
 
 // setSpec says how a set is made.
@@ -122,6 +126,17 @@ func (c *ipsetConn) head(set string) (h setHeader, ok bool, err error) {
 	}
 	h, err = parseHeader(answers[0].Data)
 	return h, err == nil, err
+}
+
+// has reports whether an element is in the set.
+func (c *ipsetConn) has(set string, e element) (bool, error) {
+	m := newMessage(c.buf, set)
+	m.element(e)
+	_, err := c.do(cmdTest, netlink.Acknowledge, m)
+	if errors.Is(err, errIPSetExist) { // what the kernel answers if it is not
+		return false, nil
+	}
+	return err == nil, ipsetError("test", set, err)
 }
 
 // add puts elements in; for those that are there already the timeout begins anew. It says how many were not taken

@@ -78,6 +78,13 @@ func (l *ipsetLoad) entries(ctx context.Context, state State) error {
 			}
 		}
 	}
+	for i := range l.b.xt.families {
+		for kind := range entryKinds {
+			if err := l.put(kind, sentinelOf(i, kind)); err != nil {
+				return err
+			}
+		}
+	}
 	return l.flushAll(kindAddr, kindNet, kindPort)
 }
 
@@ -204,7 +211,7 @@ func (b *ipset) Replace(ctx context.Context, now time.Time, state State) error {
 			}
 		}
 	}
-	b.ports = load.ports
+	b.ports, b.loaded = load.ports, true
 	if len(wrong) > 0 {
 		if err := b.xt.ensure(ctx, b.rules(nil, nil)); err != nil {
 			return err

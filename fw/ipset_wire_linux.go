@@ -21,6 +21,7 @@ const (
 	cmdSwap    = 6
 	cmdAdd     = 9
 	cmdDel     = 10
+	cmdTest    = 11
 	cmdHeader  = 12
 
 	// Attributes of a command.

@@ -59,7 +59,7 @@ func openIPTables(ctx context.Context, opts Options) (Backend, string, error) {
 }
 
 func (b *iptablesBackend) Name() string { return NameIPTables }
-func (b *iptablesBackend) Close() error { return nil }
+func (b *iptablesBackend) Close() error { return b.xt.sock.close() }
 func (b *iptablesBackend) limit() int   { return maxRuleEntries }
 
 // want is what both chains should hold.
@@ -331,6 +331,12 @@ func (b *iptablesBackend) amendment(f *xtFamily, x Exceptions, from *Exceptions)
 }
 
 func exceptionRule(p netip.Prefix) string { return "-s " + p.String() + " -j RETURN" }
+
+// glance looks at the tables from afar: there are no sets.
+func (b *iptablesBackend) glance(context.Context) (problems []string, mark string, err error) {
+	mark, err = b.xt.mark()
+	return nil, mark, err
+}
 
 // Check compares rules with what they should be.
 func (b *iptablesBackend) Check(ctx context.Context) (problems []string, err error) {

@@ -63,7 +63,7 @@ func (b *nft) Replace(ctx context.Context, now time.Time, state State) error {
 		b.broken = true
 		return err
 	}
-	b.generation, b.shape, b.broken = next, load.shape, false
+	b.generation, b.shape, b.broken, b.loaded = next, load.shape, false, true
 	if !b.cleaned {
 		if _, err := cleanup(ctx, b.opts, keep{backend: NameNFTables}); err != nil {
 			return &PartialError{Left: load.left, Why: "what another backend left could not be removed: " + err.Error()}
@@ -117,6 +117,9 @@ func (b *nft) load(ctx context.Context, now time.Time, state State, found nftFou
 			l.sets[i][kind] = nftSet(v6, kind, generation)
 		}
 	}
+	if err := l.sentinels(); err != nil {
+		return nil, err
+	}
 	for e := range state.Entries {
 		if err := l.entry(e); err != nil {
 			return nil, err
@@ -129,6 +132,21 @@ func (b *nft) load(ctx context.Context, now time.Time, state State, found nftFou
 		return nil, err
 	}
 	return l, b.flush("fill the sets")
+}
+
+func (l *nftLoad) sentinels() error {
+	for i, p := range sentinels {
+		for kind, k := range map[int]portKey{kindAddr: {}, kindPort: sentinelPort} {
+			if err := l.put(i, kind, nftables.SetElement{Key: nftKey(p.Addr(), k)}); err != nil {
+				return err
+			}
+		}
+		l.shape.nets[i].load(p, sentinelEnd)
+		ports := newCover()
+		ports.load(p, sentinelEnd)
+		l.shape.portNets[i][sentinelPort] = ports
+	}
+	return nil
 }
 
 func (l *nftLoad) entry(e Entry) error {

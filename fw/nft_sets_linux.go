@@ -81,11 +81,11 @@ func nftKey(addr netip.Addr, k portKey) []byte {
 	return key
 }
 
-// nftTimeout is the kernel timeout of something that ends at until, 0 for the zero time. The kernel may cut it by a tick
+// nftTimeout is the kernel timeout of something that ends at until, 0 for the zero time and for a sentinel. The kernel may cut it by a tick
 // of its clock, at most 10 ms, and nothing may end too soon.
 func nftTimeout(now, until time.Time) time.Duration {
 	const tick = 10 * time.Millisecond
-	if until.IsZero() {
+	if until.IsZero() || until.Equal(sentinelEnd) {
 		return 0
 	}
 	return max(until.Sub(now), 0) + tick
@@ -163,6 +163,7 @@ func (b *nft) flush(action string) error {
 	b.conn.pending = 0
 	err := b.conn.Flush()
 	if err == nil {
+		b.commits++
 		return nil
 	}
 	return nftError(action, errors.Join(err, b.reset()))

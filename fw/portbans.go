@@ -176,3 +176,24 @@ func (b *portBans) elements(now time.Time, prefix netip.Prefix) map[portKey]time
 	}
 	return live
 }
+
+// each calls f for each element that the kernel may hold of a family, and tells whether it has to, for it does not end now.
+func (b *portBans) each(family int, now time.Time, f func(p netip.Prefix, k portKey, lasts bool)) {
+	for prefix := range b.bans {
+		if (family == 0) == prefix.Addr().Is4() {
+			for k, until := range b.elements(now.Add(-endSlack), prefix) {
+				f(prefix, k, until.After(now.Add(endSlack)))
+			}
+		}
+	}
+}
+
+// span is the least and the most that each comes to.
+func (b *portBans) span(family int, now time.Time) (least, most int) {
+	b.each(family, now, func(_ netip.Prefix, _ portKey, lasts bool) {
+		if most++; lasts {
+			least++
+		}
+	})
+	return least, most
+}

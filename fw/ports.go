@@ -46,7 +46,7 @@ func (e Entry) Key() Key { return Key{Prefix: e.Prefix.Masked(), Ports: PortsTex
 
 // droppable: only such a prefix may be an entry.
 func droppable(p netip.Prefix) bool {
-	return p.IsValid() && p.Bits() > 0 && !p.Addr().Is4In6()
+	return p.IsValid() && p.Bits() > 0 && !p.Addr().Is4In6() && !isSentinel(p)
 }
 
 // PortsText is the canonical text of ports: sorted by number, then by protocol; "" for nil.

@@ -204,13 +204,16 @@ func (s *Syncer) Status() Status {
 
 // Run serves until ctx ends, and then returns nil with nothing left running. The kernel keeps what it has.
 func (s *Syncer) Run(ctx context.Context) error {
-	timer := time.NewTimer(s.cfg.CheckEvery)
+	timer := time.NewTimer(min(s.cfg.CheckEvery, GlanceEvery))
 	defer timer.Stop()
 	defer s.stop()
 	if err := s.acquire(ctx); err != nil {
 		return nil
 	}
 	s.work.checkAt = time.Now().Add(s.cfg.CheckEvery)
+	if _, ok := s.cfg.Backend.(glancer); ok {
+		s.work.glanceAt = time.Now().Add(GlanceEvery)
+	}
 	s.release()
 	for {
 		select {

@@ -46,7 +46,7 @@ func (l *load) pass(e Entry, yield func(Entry) bool) bool {
 		l.kept.add(e)
 		return true
 	}
-	if e.Until.After(l.start) {
+	if e.Until.After(l.start) && droppable(e.Prefix) {
 		l.held.add(e)
 		if e.Until.After(l.last) {
 			l.last = e.Until

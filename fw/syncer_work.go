@@ -42,6 +42,10 @@ type work struct {
 	retryAt  time.Time
 	loadedAt time.Time // when the last Replace ended
 	checkAt  time.Time
+	glanceAt time.Time
+	prompted int       // checks in a row that a changed mark prompted
+	promptAt time.Time // before that it prompts none
+	mark     string    // at the last check that found nothing wrong
 	rearmAt  time.Time // when cut timeouts are to be set anew; zero = none was cut
 	expireAt time.Time // when an expirer is to be called; zero = never
 }
@@ -54,6 +58,7 @@ func (w *work) next() time.Time {
 			next = t
 		}
 	}
+	earlier(w.glanceAt)
 	if w.owed {
 		earlier(w.retryAt)
 	}
@@ -139,6 +144,10 @@ func (s *Syncer) step(ctx context.Context) {
 		w.checkAt = now.Add(s.cfg.CheckEvery)
 		s.check(ctx)
 	}
+	if now = time.Now(); !w.glanceAt.IsZero() && !now.Before(w.glanceAt) {
+		w.glanceAt = now.Add(GlanceEvery)
+		s.glance(ctx)
+	}
 }
 
 // slice is how many updates of a bulk go to the kernel at a time.
@@ -190,7 +199,7 @@ func (s *Syncer) applied(now time.Time, updates []Update, waiting []done, err er
 	for _, u := range updates {
 		if u.Remove || !u.Until.After(now) {
 			w.held.remove(u.Entry)
-		} else {
+		} else if droppable(u.Prefix) {
 			w.held.add(u.Entry)
 			s.noteClamp(now, u.Until)
 		}
@@ -203,9 +212,13 @@ func (s *Syncer) applied(now time.Time, updates []Update, waiting []done, err er
 // check looks at the kernel and mends what is not as it should be.
 func (s *Syncer) check(ctx context.Context) {
 	w := &s.work
+	mark := ""
+	if g, ok := s.cfg.Backend.(glancer); ok {
+		_, mark, _ = g.glance(ctx) // before the look, so that what changes during it is seen as a change
+	}
 	problems, err := s.look(ctx)
 	if err == nil && len(problems) == 0 {
-		problems, err = s.missing(ctx)
+		problems, err = s.verify(ctx)
 	}
 	s.mu.Lock()
 	s.st.Checks++
@@ -216,11 +229,11 @@ func (s *Syncer) check(ctx context.Context) {
 	}
 	switch {
 	case len(problems) > 0:
-		s.cfg.Logger.Warn("the firewall was changed by someone else, mending it", "problems", problems)
-		w.mending = problems
-		_ = s.reload(ctx)
+		s.mend(ctx, problems)
 	case w.crowded && s.over() > 0:
 		_ = s.reload(ctx) // there is room for entries that had none
+	default:
+		w.mark = mark
 	}
 }
 

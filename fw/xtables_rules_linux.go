@@ -20,6 +20,7 @@ type xtables struct {
 	table    string
 	families []*xtFamily
 	opts     Options
+	sock     nfSocket // to ask nf_tables for its generation
 }
 
 // openXTables finds the commands. Without the IPv6 one it goes on, and the note says so.

@@ -1,0 +1,90 @@
+package fw
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// getInfo asks the legacy kernel tables for the head of one: IPT_SO_GET_INFO, IP6T_SO_GET_INFO.
+const getInfo = 64
+
+// tableInfo is struct ipt_getinfo, which is ip6t_getinfo too.
+type tableInfo struct {
+	name       [32]byte
+	hooks      uint32
+	entry      [5]uint32
+	underflow  [5]uint32
+	numEntries uint32
+	size       uint32
+}
+
+// legacyMark is another when rules were added to a legacy table or taken out of it.
+func legacyMark(v6 bool, table string) (string, error) {
+	domain, level := unix.AF_INET, unix.SOL_IP
+	if v6 {
+		domain, level = unix.AF_INET6, unix.SOL_IPV6
+	}
+	fd, err := unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW) // as iptables does; no packet is sent
+	if err != nil {
+		return "", fmt.Errorf("look at the table %s: %w", table, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var info tableInfo
+	copy(info.name[:], table)
+	size := uint32(unsafe.Sizeof(info))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), getInfo,
+		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 {
+		return "", fmt.Errorf("look at the table %s: %w", table, errno)
+	}
+	return fmt.Sprint(info.hooks, info.entry, info.underflow, info.numEntries, info.size), nil
+}
+
+// nftGeneration reads the number that each change of nf_tables raises by one.
+func (c *nfSocket) nftGeneration() (uint32, error) {
+	answers, err := c.execute(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_GETGEN, 0, []byte{unix.AF_UNSPEC, 0, 0, 0})
+	if err != nil {
+		return 0, nftError("read the generation", err)
+	}
+	for _, answer := range answers {
+		if len(answer.Data) < 4 {
+			continue
+		}
+		ad, err := netlink.NewAttributeDecoder(answer.Data[4:])
+		if err != nil {
+			return 0, nftError("read the generation", err)
+		}
+		for ad.Next() {
+			if v := ad.Bytes(); ad.Type() == unix.NFTA_GEN_ID && len(v) == 4 {
+				return uint32(v[0])<<24 | uint32(v[1])<<16 | uint32(v[2])<<8 | uint32(v[3]), nil
+			}
+		}
+	}
+	return 0, errors.New("nf_tables: the kernel does not say its generation")
+}
+
+// mark is another once somebody, perhaps ourselves, has changed rules.
+func (x *xtables) mark() (string, error) {
+	var parts []string
+	for _, f := range x.families {
+		if f.nft {
+			generation, err := x.sock.nftGeneration()
+			return fmt.Sprint("nf_tables ", generation), err // one for both families
+		}
+		part, err := legacyMark(f.v6, x.table)
+		if errors.Is(err, syscall.ENOPROTOOPT) || errors.Is(err, syscall.ENOENT) {
+			part, err = "none", nil // the table is gone
+		}
+		if err != nil {
+			return "", err
+		}
+		parts = append(parts, part)
+	}
+	return strings.Join(parts, "; "), nil
+}

@@ -1,0 +1,193 @@
+package fw
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// glance asks each set for its sentinel, and nf_tables for changes that are not ours.
+func (b *nft) glance(context.Context) (problems []string, mark string, err error) {
+	generation, err := b.sock.nftGeneration()
+	if err != nil {
+		return nil, "", err
+	}
+	for i := range sentinels {
+		for kind := range nftKinds {
+			if !b.loaded || excepting(kind) && !b.placed {
+				continue
+			}
+			name := nftSetName(i == 1, kind, b.generation)
+			there, err := b.sock.nftHas(name, sentinelKey(i, kind))
+			if err != nil {
+				return nil, "", err
+			}
+			if !there {
+				problems = append(problems, fmt.Sprintf("nftables: the set %s was emptied, or is gone", name))
+			}
+		}
+	}
+	return problems, fmt.Sprint(generation - b.commits), nil
+}
+
+func sentinelKey(family, kind int) []byte {
+	k := portKey{}
+	if kind == kindPort || kind == kindPortNet {
+		k = sentinelPort
+	}
+	return nftKey(sentinels[family].Addr(), k)
+}
+
+// nftHas reports whether a set of ours has a key, or an interval around it.
+func (c *nfSocket) nftHas(set string, key []byte) (bool, error) {
+	ae := netlink.NewAttributeEncoder()
+	ae.String(unix.NFTA_SET_ELEM_LIST_TABLE, nftTable)
+	ae.String(unix.NFTA_SET_ELEM_LIST_SET, set)
+	ae.Nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(list *netlink.AttributeEncoder) error {
+		list.Nested(unix.NFTA_LIST_ELEM, func(elem *netlink.AttributeEncoder) error {
+			elem.Nested(unix.NFTA_SET_ELEM_KEY, func(k *netlink.AttributeEncoder) error {
+				k.Bytes(unix.NFTA_DATA_VALUE, key)
+				return nil
+			})
+			return nil
+		})
+		return nil
+	})
+	body, err := ae.Encode()
+	if err != nil {
+		return false, err
+	}
+	_, err = c.execute(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_GETSETELEM, 0, append([]byte{unix.NFPROTO_INET, 0, 0, 0}, body...))
+	if errors.Is(err, syscall.ENOENT) {
+		return false, nil
+	}
+	return err == nil, nftError("test an element of "+set, err)
+}
+
+// verify reads small sets back: nf_tables tells the number of elements in no cheaper way before Linux 6.16. Whoever takes
+// elements out of a large one is not seen, but who empties it is.
+func (b *nft) verify(_ context.Context, now time.Time, held *tracker) (doubts []doubt, err error) {
+	if !b.loaded {
+		return nil, nil
+	}
+	exceptions := b.exceptions.byKind()
+	for i := range sentinels {
+		for kind := range nftKinds {
+			set := nftSet(i == 1, kind, b.generation)
+			if kind == kindAddr {
+				if len(held.v4) > maxListed && i == 0 || len(held.v6) > maxListed && i == 1 {
+					continue
+				}
+				have, err := b.list(set)
+				if err != nil {
+					return nil, err
+				}
+				key := func(p netip.Prefix) string { return nftElementKey(set, nftables.SetElement{Key: p.Addr().AsSlice()}) }
+				doubts = append(doubts, held.compareEntries(set.Name, have, i == 1, true, key)...)
+				continue
+			}
+			must, may, ok := b.contents(i, kind, now, exceptions[kind])
+			if !ok || len(may) > 2*maxListed { // an interval is two elements
+				continue
+			}
+			have, err := b.list(set)
+			if err != nil {
+				return nil, err
+			}
+			doubts = append(doubts, compare(set.Name, have, must, may)...)
+		}
+	}
+	return doubts, nil
+}
+
+// contents is what a set of another kind than kindAddr has to hold, and what it may. It reports false if that changes right
+// now, or is much.
+func (b *nft) contents(family, kind int, now time.Time, exceptions prefixes) (must, may contents, ok bool) {
+	must, may = contents{}, contents{}
+	set := nftSet(family == 1, kind, b.generation)
+	both := func(elements []nftables.SetElement) {
+		for _, e := range elements {
+			key := nftElementKey(set, e)
+			must.add(key)
+			may.add(key)
+		}
+	}
+	covers := func(c *cover, k portKey) bool {
+		if len(may)+2*len(c.sorted) > 2*maxListed || c.changing(now) {
+			return false
+		}
+		both(nftIntervals(now, c.segments(now, c.sorted), k))
+		return true
+	}
+	switch kind {
+	case kindNever, kindAllow:
+		if len(exceptions) > maxListed || !b.placed {
+			return nil, nil, false
+		}
+		both(nftIntervals(now, segmentsOf(exceptions)[family], portKey{}))
+	case kindNet:
+		return must, may, covers(b.shape.nets[family], portKey{})
+	case kindPortNet:
+		for k, c := range b.shape.portNets[family] {
+			if !covers(c, k) {
+				return nil, nil, false
+			}
+		}
+	case kindPort:
+		if b.shape.ports.size > maxListed {
+			return nil, nil, false
+		}
+		both([]nftables.SetElement{{Key: sentinelKey(family, kindPort)}})
+		b.shape.ports.each(family, now, func(p netip.Prefix, k portKey, lasts bool) {
+			if !p.IsSingleIP() {
+				return
+			}
+			key := nftElementKey(set, nftables.SetElement{Key: nftKey(p.Addr(), k)})
+			if may.add(key); lasts {
+				must.add(key)
+			}
+		})
+	}
+	return must, may, true
+}
+
+// changing reports whether one of the prefixes ends about now.
+func (c *cover) changing(now time.Time) bool {
+	for _, until := range c.until {
+		if until.After(now.Add(-endSlack)) && until.Before(now.Add(endSlack)) {
+			return true
+		}
+	}
+	return false
+}
+
+// list reads the elements of a set.
+func (b *nft) list(set *nftables.Set) (contents, error) {
+	elements, err := b.conn.GetSetElements(set)
+	if err != nil {
+		return nil, nftError("list the set "+set.Name, err)
+	}
+	have := contents{}
+	for _, e := range elements {
+		have.add(nftElementKey(set, e))
+	}
+	return have, nil
+}
+
+// nftElementKey names an element: where an interval begins or ends, or all of one with ports.
+func nftElementKey(set *nftables.Set, e nftables.SetElement) string {
+	switch {
+	case set.Concatenation:
+		return fmt.Sprintf("%x-%x", e.Key, e.KeyEnd)
+	case e.IntervalEnd:
+		return fmt.Sprintf("the end before %x", e.Key)
+	}
+	return fmt.Sprintf("%x", e.Key)
+}
