@@ -71,8 +71,8 @@ type Backend interface {
 	// lies inside another. From is what the kernel holds, and only the difference is sent; nil = unknown, both lists are
 	// written anew. After an error each prefix in both from and x is still excepted; nothing else is certain.
 	SetExceptions(ctx context.Context, x Exceptions, from *Exceptions) error
-	// Check says in plain words what of ours is missing, altered or not in its place. It reads only, and costs a few
-	// milliseconds at most; of what the sets contain it looks only at how many exceptions there are.
+	// Check says in plain words what of ours is missing, altered or not in its place. It reads only, costs a few
+	// milliseconds at most, and does not look into the sets.
 	Check(ctx context.Context) (problems []string, err error)
 	// Teardown takes everything of this backend out of the kernel. It is idempotent.
 	Teardown(ctx context.Context) error

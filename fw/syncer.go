@@ -1,6 +1,7 @@
 package fw
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,8 +17,10 @@ const (
 	MaxQueued = 65536
 	// MaxWaiting callbacks wait for their updates at most; past that they are not called, and counted.
 	MaxWaiting = 65536
-	// DefaultCheckEvery is the time between two looks at the kernel.
+	// DefaultCheckEvery is the time between two thorough looks at the kernel.
 	DefaultCheckEvery = 30 * time.Second
+	// DefaultGlanceEvery is the time between two glances, which see that a set was emptied or that rules changed.
+	DefaultGlanceEvery = time.Second
 
 	applyRetries    = 3                    // further tries of a batch that failed for the moment
 	applyRetryDelay = 2 * time.Millisecond // before the first of them; doubles
@@ -38,9 +41,10 @@ type SyncerConfig struct {
 	Snapshot func() State
 	// Exceptions, if set, gives what is never dropped. It is called in the same way, and must be no older than the entries
 	// that were submitted or snapshot before.
-	Exceptions func() Exceptions
-	CheckEvery time.Duration // 0 = DefaultCheckEvery
-	Logger     *slog.Logger  // nil = silent
+	Exceptions  func() Exceptions
+	CheckEvery  time.Duration // 0 = DefaultCheckEvery
+	GlanceEvery time.Duration // 0 = DefaultGlanceEvery
+	Logger      *slog.Logger  // nil = silent
 	// OnRepair, if set, is told what was mended after the kernel had lost something of ours.
 	OnRepair func(problems []string)
 }
@@ -52,12 +56,11 @@ func (c *SyncerConfig) validate() error {
 	if c.Snapshot == nil {
 		return errors.New("firewall: no snapshot")
 	}
-	if c.CheckEvery < 0 {
-		return fmt.Errorf("firewall: check every %v: must be positive", c.CheckEvery)
+	if c.CheckEvery < 0 || c.GlanceEvery < 0 {
+		return fmt.Errorf("firewall: check every %v, glance every %v: must be positive", c.CheckEvery, c.GlanceEvery)
 	}
-	if c.CheckEvery == 0 {
-		c.CheckEvery = DefaultCheckEvery
-	}
+	c.CheckEvery = cmp.Or(c.CheckEvery, DefaultCheckEvery)
+	c.GlanceEvery = cmp.Or(c.GlanceEvery, DefaultGlanceEvery)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -204,7 +207,7 @@ func (s *Syncer) Status() Status {
 
 // Run serves until ctx ends, and then returns nil with nothing left running. The kernel keeps what it has.
 func (s *Syncer) Run(ctx context.Context) error {
-	timer := time.NewTimer(min(s.cfg.CheckEvery, GlanceEvery))
+	timer := time.NewTimer(min(s.cfg.CheckEvery, s.cfg.GlanceEvery))
 	defer timer.Stop()
 	defer s.stop()
 	if err := s.acquire(ctx); err != nil {
@@ -212,7 +215,7 @@ func (s *Syncer) Run(ctx context.Context) error {
 	}
 	s.work.checkAt = time.Now().Add(s.cfg.CheckEvery)
 	if _, ok := s.cfg.Backend.(glancer); ok {
-		s.work.glanceAt = time.Now().Add(GlanceEvery)
+		s.work.glanceAt = time.Now().Add(s.cfg.GlanceEvery)
 	}
 	s.release()
 	for {

@@ -145,7 +145,7 @@ func (s *Syncer) step(ctx context.Context) {
 		s.check(ctx)
 	}
 	if now = time.Now(); !w.glanceAt.IsZero() && !now.Before(w.glanceAt) {
-		w.glanceAt = now.Add(GlanceEvery)
+		w.glanceAt = now.Add(s.cfg.GlanceEvery)
 		s.glance(ctx)
 	}
 }

@@ -8,8 +8,6 @@ import (
 )
 
 const (
-	// GlanceEvery is the time between two glances at the kernel.
-	GlanceEvery = time.Second
 	// maxPrompted is how many checks in a row a glance may prompt that find nothing wrong. Where somebody changes rules all the
 	// time the next ones take one part in promptedShare of the time.
 	maxPrompted   = 10

@@ -43,7 +43,7 @@ func TestEmptiedSetsAreFilledAgain(t *testing.T) {
 		}{{emptied[v.backend], time.Hour}, {taken[v.backend], 200 * time.Millisecond}} {
 			repaired := make(chan []string, 10)
 			s, err := NewSyncer(SyncerConfig{
-				Backend: b, CheckEvery: c.every, OnRepair: func(problems []string) { repaired <- problems },
+				Backend: b, CheckEvery: c.every, GlanceEvery: 50 * time.Millisecond, OnRepair: func(problems []string) { repaired <- problems },
 				Exceptions: func() Exceptions {
 					return Exceptions{Never: []netip.Prefix{prefix("198.18.1.1")}, Allow: []netip.Prefix{prefix("198.18.1.2"), prefix("2001:db8:1::1")}}
 				},
@@ -65,7 +65,7 @@ func TestEmptiedSetsAreFilledAgain(t *testing.T) {
 				select {
 				case problems := <-repaired:
 					t.Logf("%s: %q", script, problems)
-				case <-time.After(30 * time.Second):
+				case <-time.After(patience):
 					t.Fatalf("not mended after %q", script)
 				}
 			}

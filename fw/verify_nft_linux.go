@@ -2,8 +2,10 @@ package fw
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"syscall"
 	"time"
@@ -185,9 +187,23 @@ func (b *nft) list(set *nftables.Set) (contents, error) {
 func nftElementKey(set *nftables.Set, e nftables.SetElement) string {
 	switch {
 	case set.Concatenation:
-		return fmt.Sprintf("%x-%x", e.Key, e.KeyEnd)
+		return nftKeyText(e.Key) + " to " + nftKeyText(e.KeyEnd)
 	case e.IntervalEnd:
-		return fmt.Sprintf("the end before %x", e.Key)
+		return "the end before " + nftKeyText(e.Key)
 	}
-	return fmt.Sprintf("%x", e.Key)
+	return nftKeyText(e.Key)
+}
+
+// nftKeyText reads what nftKey wrote.
+func nftKeyText(key []byte) string {
+	const ports = 8 // bytes of protocol and port
+	n := len(key)
+	if n == net.IPv4len+ports || n == net.IPv6len+ports {
+		n -= ports
+	}
+	addr, _ := netip.AddrFromSlice(key[:n])
+	if n == len(key) {
+		return addr.String()
+	}
+	return fmt.Sprintf("%v,%d:%d", addr, key[n], binary.BigEndian.Uint16(key[n+4:]))
 }
