@@ -23,17 +23,17 @@ func TestEmptiedSetsAreFilledAgain(t *testing.T) {
 			"nft delete element inet meshban PORT4 '{ 192.0.2.3 . tcp . 22 }'", "nft delete element inet meshban meshban4v '{ 198.18.1.1 }'",
 			"nft delete element inet meshban PNET4 '{ 198.19.0.0/16 . tcp . 22 }'", "nft add element inet meshban meshban4a '{ 192.0.2.1 }'",
 		},
-		NameIPTables: {"IPT -t raw -R MESHBAN-HIT 1 -s 192.0.2.77 -j RETURN"}, // a rule of the same size
+		NameIPTables: {"IPT -w -t raw -R MESHBAN-HIT 1 -s 192.0.2.77 -j RETURN"}, // a rule of the same size
 	}
 	for _, set := range []string{"4", "4n", "4p", "4v", "4a", "6", "6v"} {
 		emptied[NameIPSet] = append(emptied[NameIPSet], "ipset flush meshban"+set)
 	}
-	emptied[NameIPSet] = append(emptied[NameIPSet], "IPT -t raw -F")
+	emptied[NameIPSet] = append(emptied[NameIPSet], "IPT -w -t raw -F")
 	for _, set := range []string{"SET4", "SET6", "NET4", "PORT4", "PNET4", "meshban4v", "meshban6v", "meshban4a"} {
 		emptied[NameNFTables] = append(emptied[NameNFTables], "nft flush set inet meshban "+set)
 	}
 	emptied[NameNFTables] = append(emptied[NameNFTables], "nft flush ruleset", "nft insert rule inet meshban hit-v4 return")
-	emptied[NameIPTables] = []string{"IPT -t raw -F", "IPT -t raw -D MESHBAN 1", "IPT -t raw -I PREROUTING -s 192.0.2.1 -j ACCEPT"}
+	emptied[NameIPTables] = []string{"IPT -w -t raw -F", "IPT -w -t raw -D MESHBAN 1", "IPT -w -t raw -I PREROUTING -s 192.0.2.1 -j ACCEPT"}
 	eachVariant(t, func(t *testing.T, r *rig, v variant) {
 		port := []PortRange{{ProtoTCP, 22, 22}}
 		b := r.open(v, OutboundDrop)
