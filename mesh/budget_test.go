@@ -19,8 +19,20 @@ func TestWireBudget(t *testing.T) {
 		eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
 		<-time.After(2 * time.Minute)
 		const idle = time.Hour
-		before := c.hub.wire()
-		<-time.After(idle)
+		before, checks := c.hub.wire(), c.checks()
+		for range int(idle / time.Second) {
+			<-time.After(time.Second)
+			for i, n := range c.nodes {
+				for _, m := range n.Members() {
+					if !m.InSync {
+						t.Fatalf("node %d takes %s to be out of sync, in sync last at %v", i, m.Name, m.Confirmed)
+					}
+				}
+			}
+		}
+		if c.checks() != checks {
+			t.Error("pings alone did not settle the comparisons")
+		}
 		perNode := float64(c.hub.wire()-before) / nodes / idle.Seconds()
 		t.Logf("idle: %.0f B/s per node", perNode)
 		if perNode > maxIdle {

@@ -94,7 +94,7 @@ func TestClusterTrust(t *testing.T) {
 		}
 		before := c.hub.wire()
 		<-time.After(10 * time.Minute)
-		if got := float64(c.hub.wire()-before) / 4 / 600; got > 500 {
+		if got := float64(c.hub.wire()-before) / 4 / 600; got > 550 { // 390 of it are pings and their signed answers
 			t.Errorf("%.0f B/s per node while three refuse what one holds", got)
 		}
 

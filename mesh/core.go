@@ -19,6 +19,8 @@ type core struct {
 	// caughtUp is set once a peer that counts has held what we hold.
 	caughtUp bool
 
+	roots pastRoots
+
 	ledger
 	trust
 	syncer
@@ -57,10 +59,13 @@ type (
 		msg   *syncMessage
 		fresh int
 	}
-	// evRoot tells a peer's digest, as of an answered ping.
+	// evRoot brings the answer to a ping: the first bytes of the peer's digest, and when it signed that by its own clock, in
+	// milliseconds since 1970. Anybody may have sent it: signed reports whether the peer did, with this digest.
 	evRoot struct {
-		peer ID
-		root [32]byte
+		peer   ID
+		root   [rootShort]byte
+		clock  uint64
+		signed func(root [32]byte) bool
 	}
 	evUp       struct{ peer ID } // a peer can be reached
 	evDown     struct{ peer ID }
@@ -106,8 +111,11 @@ type outMessage struct {
 	msg     []byte
 }
 
+// comparison is what came of comparing digests with a peer: same reports whether the peer's was one that this node had within
+// rootKept.
 type comparison struct {
 	peer ID
+	at   time.Time
 	same bool
 }
 
@@ -128,7 +136,7 @@ func (c *core) step(now time.Time, event any) actions {
 	case evMessage:
 		c.message(now, e.msg, e.fresh, &out)
 	case evRoot:
-		c.rootSeen(now, e.peer, e.root, &out)
+		c.rootSeen(now, e, &out)
 	case evUp:
 		c.peerUp(now, e.peer)
 	case evDown:
@@ -140,6 +148,7 @@ func (c *core) step(now time.Time, event any) actions {
 	case evTick:
 	}
 	c.tick(now, &out)
+	c.roots.note(now, c.root.sum())
 	if c.used >= c.epoch {
 		out.rollPast = c.used // said until it is done: epochs are not raised at any rate
 	}

@@ -130,7 +130,7 @@ func TestLiesDoNotStarveASync(t *testing.T) {
 			if i%400 == 0 { // a ping
 				for _, other := range honest {
 					if other != c {
-						deliver(c.step(now, evRoot{other.self, other.root.sum()}))
+						deliver(c.step(now, rootOf(other.self, other.root.sum(), now)))
 					}
 				}
 			}

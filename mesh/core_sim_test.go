@@ -160,7 +160,7 @@ func (s *simulation) run(d time.Duration) {
 		default:
 			for i := range s.cores {
 				if j := s.rng.IntN(len(s.cores)); j != i && s.online[i] && s.online[j] {
-					s.step(i, evRoot{s.cores[j].self, s.cores[j].root.sum()})
+					s.step(i, rootOf(s.cores[j].self, s.cores[j].root.sum(), s.now))
 				}
 			}
 			nextPing = nextPing.Add(time.Second)

@@ -131,6 +131,7 @@ type syncPeer struct {
 	guest    time.Time     // until then a session that the peer began is thought to go on
 	guestEnd time.Time     // it is not waited for longer, unless it moves something
 	guestNot time.Time     // before that another one is not waited for at all
+	clock    peerClock
 }
 
 func newSyncPeer() *syncPeer {
@@ -259,16 +260,24 @@ func (p *syncPeer) welcome(now time.Time) {
 	p.guest, p.guestEnd, p.guestNot = now.Add(sessionQuiet), now.Add(reserveTime), now.Add(reservePause)
 }
 
-// rootSeen compares a peer's digest with ours.
-func (c *core) rootSeen(now time.Time, peer ID, root [32]byte, out *actions) {
-	p := c.peers[peer]
+// rootSeen compares the digest of an answered ping with ours. One that the peer did not sign, or signed long ago, settles
+// nothing: a session is begun, which only the peer can answer.
+func (c *core) rootSeen(now time.Time, e evRoot, out *actions) {
+	p := c.peers[e.peer]
 	c.heard = now
-	switch {
-	case p == nil:
-		c.peerUp(now, peer) // the word of its coming was lost
-	case root == c.root.sum():
-		c.settled(now, peer, p, out)
-	case p.phase == phaseIdle:
+	if p == nil {
+		c.peerUp(now, e.peer) // the word of its coming was lost
+		return
+	}
+	if root, ok := c.roots.find(now, e.root); ok && p.clock.fresh(now, e.clock) && e.signed(root) {
+		p.clock.last = e.clock
+		if root == c.root.sum() {
+			c.settled(now, e.peer, p, out)
+			return
+		}
+		out.compared = append(out.compared, comparison{e.peer, now, true})
+	}
+	if p.phase == phaseIdle {
 		p.tries = 0
 		c.set(p, phaseDue, now.Add(max(settleMin+c.jitter(settleMax-settleMin), p.backoff)))
 	}
@@ -277,7 +286,7 @@ func (c *core) rootSeen(now time.Time, peer ID, root [32]byte, out *actions) {
 // settled notes that a peer holds what we hold.
 func (c *core) settled(now time.Time, peer ID, p *syncPeer, out *actions) {
 	p.phase, p.backoff, p.progress = phaseIdle, 0, false
-	out.compared = append(out.compared, comparison{peer, true})
+	out.compared = append(out.compared, comparison{peer, now, true})
 	c.caughtUp = c.caughtUp || c.stands(now, peer) == verdictNew
 	if c.behind && (c.rewound.IsZero() || now.Sub(c.rewound) >= rewindEvery) {
 		out.rewound, c.behind, c.rewound = true, false, now
@@ -316,7 +325,7 @@ func (c *core) tick(now time.Time, out *actions) {
 			}
 			p.phase, p.at, p.own = phaseChecking, now.Add(checkTimeout), session{id: c.rng.Uint64(), open: true}
 			p.tries++
-			c.emit(id, &session{id: p.own.id, theirs: p.own.id}, &syncMessage{Kind: syncCheck, Root: c.root.sum()}, out)
+			c.emit(id, &session{id: p.own.id, theirs: p.own.id}, &syncMessage{Kind: syncCheck, Root: c.root.sum(), Clock: clockOf(now)}, out)
 		}
 	}
 	c.wake = time.Time{}
@@ -462,12 +471,15 @@ func (c *core) handle(now time.Time, m *syncMessage, p *syncPeer, s *session, fr
 	switch m.Kind {
 	case syncSame:
 		if ours && p.phase != phaseIdle {
+			p.clock.set(now, m.Clock)
 			c.settled(now, m.From, p, out)
 		}
 	case syncDiffer:
 		if !ours || p.phase != phaseChecking {
 			return // late
 		}
+		p.clock.set(now, m.Clock)
+		out.compared = append(out.compared, comparison{m.From, now, c.roots.had(now, m.Root)})
 		if c.taken(now, m.From) {
 			c.set(p, phaseDue, now.Add(c.jitter(checkTimeout)))
 			return
@@ -475,7 +487,6 @@ func (c *core) handle(now time.Time, m *syncMessage, p *syncPeer, s *session, fr
 		c.set(p, phaseActive, now.Add(sessionQuiet))
 		s.theirs = m.Token
 		c.reserve(now, m.From)
-		out.compared = append(out.compared, comparison{m.From, false})
 		out.syncs++
 		c.emitVector(m.From, p, s, out)
 	case syncVector:
@@ -487,7 +498,7 @@ func (c *core) handle(now time.Time, m *syncMessage, p *syncPeer, s *session, fr
 		if m.Root == c.root.sum() {
 			s.compared = true
 			c.settled(now, m.From, p, out)
-			c.emit(m.From, s, &syncMessage{Kind: syncSame, Root: m.Root}, out)
+			c.emit(m.From, s, &syncMessage{Kind: syncSame, Root: m.Root, Clock: clockOf(now)}, out)
 			return
 		}
 		c.answerVector(now, m, p, s, out)
@@ -516,10 +527,10 @@ func (c *core) answerCheck(now time.Time, m *syncMessage, p *syncPeer, out *acti
 	s := &session{theirs: m.Session}
 	switch {
 	case m.Root == c.root.sum():
-		c.emit(m.From, s, &syncMessage{Kind: syncSame, Root: m.Root}, out)
+		c.emit(m.From, s, &syncMessage{Kind: syncSame, Root: m.Root, Clock: clockOf(now)}, out)
 	case c.mayHost(now, m.From, p):
 		token := c.cookie(m.From, m.Session, now.UnixNano()/int64(cookieLife))
-		c.emit(m.From, s, &syncMessage{Kind: syncDiffer, Token: token, Root: c.root.sum()}, out)
+		c.emit(m.From, s, &syncMessage{Kind: syncDiffer, Token: token, Root: c.root.sum(), Clock: clockOf(now)}, out)
 	}
 }
 

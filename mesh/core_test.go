@@ -288,17 +288,17 @@ func TestCoreToleratesFramesOnTheirWay(t *testing.T) {
 	c.step(simStart, evUp{peer})
 	now := simStart.Add(time.Second)
 	c.step(now, evTick{}) // the first comparison
-	c.step(now, evMessage{&syncMessage{Kind: syncSame, From: peer, Session: c.peers[peer].own.id}, 0})
-	c.step(now, evRoot{peer, [32]byte{1}})
+	c.step(now, evMessage{&syncMessage{Kind: syncSame, From: peer, Session: c.peers[peer].own.id, Clock: clockOf(now)}, 0})
+	c.step(now, rootOf(peer, [32]byte{1}, now))
 	if out := c.step(now.Add(settleMin), evTick{}); len(out.send) != 0 {
 		t.Error("a difference was followed up at once")
 	}
-	c.step(now.Add(settleMin), evRoot{peer, c.root.sum()})
+	c.step(now.Add(settleMin), rootOf(peer, c.root.sum(), now.Add(settleMin)))
 	if out := c.step(now.Add(2*settleMax), evTick{}); len(out.send) != 0 {
 		t.Error("a difference that is over was followed up")
 	}
 	now = now.Add(time.Second)
-	c.step(now, evRoot{peer, [32]byte{1}})
+	c.step(now, rootOf(peer, [32]byte{1}, now))
 	if out := c.step(now.Add(settleMax), evTick{}); len(out.send) != 1 {
 		t.Errorf("a difference that stays made %d messages, want 1", len(out.send))
 	}
@@ -309,7 +309,8 @@ func TestCoreAsksWhenPingsAreLost(t *testing.T) {
 	c := coreFor(1)
 	for i := range byte(3) {
 		c.step(simStart, evUp{ID{1 + i}})
-		c.step(simStart, evRoot{ID{1 + i}, c.root.sum()})
+		c.peers[ID{1 + i}].clock.set(simStart, clockOf(simStart))
+		c.step(simStart, rootOf(ID{1 + i}, c.root.sum(), simStart))
 	}
 	c.step(simStart.Add(overdue/2), evTick{})
 	if at, ok := c.next(); !ok || at != simStart.Add(overdue) {

@@ -2,7 +2,7 @@ package mesh
 
 import (
 	"bytes"
-	"encoding/binary"
+	"crypto/ed25519"
 	"errors"
 	"strconv"
 	"time"
@@ -17,7 +17,7 @@ const (
 	kindSync              // a sync message
 	kindChunk             // a sync message with frames
 	kindAsk               // a question to who is at an address, or the answer; see ask.go
-	kindBye               // the sender's id: it is about to leave
+	kindBye               // the sender is about to leave, see bye.go
 	kindNotice            // a word to one member, see notice.go
 	kindPath              // whether UDP passes, see udppath.go
 )
@@ -28,8 +28,6 @@ const (
 	maxInbox = 8192
 	// maxEvents bounds what memberlist tells of peers and the core has not looked at.
 	maxEvents = 4 * MaxPeers
-	// ackLen is the bytes that ride on the answer to a ping: the digests of the frames and of the membership.
-	ackLen = 32 + 8
 )
 
 var (
@@ -181,9 +179,8 @@ func (d delegate) NotifyConflict(_, other *memberlist.Node) {
 // AckPayload tells whoever pings us our digest, and that of the membership: anti-entropy has no packets of its own while
 // all is equal.
 func (d delegate) AckPayload() []byte {
-	root := d.m.Digest()
 	sum, _ := d.m.peers.viewDigest()
-	return binary.BigEndian.AppendUint64(root[:], sum)
+	return d.m.acks.answer(d.m.now(), d.m.cfg.Identity, d.m.cfg.Secrets.MeshID, d.m.Digest(), sum)
 }
 
 // NotifyPingComplete compares digests.
@@ -193,9 +190,10 @@ func (d delegate) NotifyPingComplete(n *memberlist.Node, rtt time.Duration, payl
 		return
 	}
 	now := d.m.now()
-	d.answers(id, func(p *peer) { p.RTT, p.seen = max(rtt, 0), now })
-	if len(payload) == ackLen {
-		d.m.tell(evRoot{id, [32]byte(payload)})
-		d.m.viewSeen(now, n, binary.BigEndian.Uint64(payload[32:]))
+	var key ed25519.PublicKey
+	d.answers(id, func(p *peer) { p.RTT, p.seen, key = max(rtt, 0), now, p.key })
+	if a, ok := readAck(bytes.Clone(payload)); ok {
+		d.m.tell(evRoot{id, a.root, a.clock, d.m.signedBy(key, a)})
+		d.m.viewSeen(now, n, a.view)
 	}
 }

@@ -55,8 +55,8 @@ func FuzzDecodeSync(f *testing.F) {
 func syncSamples() []*syncMessage {
 	key := streamKey{ID{1, 2, 3}, 4}
 	return []*syncMessage{
-		{Kind: syncCheck, From: ID{1}, Session: 1 << 60, Root: [32]byte{1}},
-		{Kind: syncSame, From: ID{1}, Root: [32]byte{2}},
+		{Kind: syncCheck, From: ID{1}, Session: 1 << 60, Root: [32]byte{1}, Clock: 9},
+		{Kind: syncSame, From: ID{1}, Root: [32]byte{2}, Clock: maxMillis},
 		{Kind: syncDiffer, From: ID{1}, Session: 1, Token: 2, Root: [32]byte{2}},
 		{Kind: syncVector, Reply: true, Token: 9, Last: lastKey, Streams: []streamVector{
 			{Key: key, Live: 7, Sum: [sumLen]byte{3}, First: 1, Last: math.MaxUint64, Seen: window{{1, 5}, {9, 9}}},
@@ -231,7 +231,7 @@ func FuzzMessage(f *testing.F) {
 	f.Add(packFrames(kindTree, [][]byte{good.Raw()[:90]})[0])
 	f.Add(ask{To: signers[1].ID(), Nonce: [16]byte{2}, ReplyTo: "192.0.2.1:7946"}.encode(signers[0]))
 	f.Add(ask{To: signers[1].ID()}.encode(signers[1]))
-	f.Add(append([]byte{kindBye}, make([]byte, 16)...))
+	f.Add(bye{Issued: simStart}.encode(signers[0]))
 	f.Add(notice{To: signers[1].ID(), Issued: time.Now(), Payload: []byte("hello")}.encode(signers[0]))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := New(Config{Identity: signers[1], Secrets: Secrets{GossipKey: [32]byte{1}}, Epoch: 1, Bind: netip.MustParseAddrPort("127.0.0.1:0")})

@@ -219,7 +219,11 @@ func (m *Mesh) carryOut() {
 			m.checkOwn()
 		}
 		for _, c := range out.compared {
-			m.peers.update(c.peer, func(p *peer) { p.InSync = c.same })
+			m.peers.update(c.peer, func(p *peer) {
+				if p.InSync = c.same; c.same {
+					p.Confirmed = c.at
+				}
+			})
 		}
 		m.troubles(out)
 	}
@@ -350,8 +354,6 @@ func (m *Mesh) small(b []byte, in *intake) {
 	case kindPath:
 		m.pathMessage(rest)
 	case kindBye:
-		if len(rest) == len(ID{}) {
-			m.peers.goodbye(m.now(), ID(rest))
-		}
+		m.byeMessage(rest)
 	}
 }

@@ -33,15 +33,18 @@ func (s State) String() string {
 
 // Member is one node of the mesh as this node sees it.
 type Member struct {
-	Name    string // for people; not unique
-	ID      ID
-	Addr    netip.AddrPort
-	State   State
-	Self    bool
-	InSync  bool          // it held the same live frames at the last comparison
-	RTT     time.Duration // of the last ping; 0: not known yet
-	Version string
-	Since   time.Time // when State began
+	Name  string // for people; not unique
+	ID    ID
+	Addr  netip.AddrPort
+	State State
+	Self  bool
+	// InSync: at the last comparison it held what this node held then or a few seconds before, and that was not long ago for a
+	// mesh of this size. Confirmed is when a comparison last said so; zero: none has.
+	InSync    bool
+	Confirmed time.Time
+	RTT       time.Duration // of the last ping; 0: not known yet
+	Version   string
+	Since     time.Time // when State began
 	// UDPTo and UDPFrom are what is known of UDP packets to it and from it.
 	UDPTo, UDPFrom UDPWay
 	// KeyGeneration is that of the newest gossip key that it says it can read, if it says so (KeyKnown).

@@ -67,6 +67,7 @@ type Mesh struct {
 	warnings        chan warning                    // memberlist's and the guard's goroutines send, the core's receives, nobody closes; full: dropped
 	certified       atomic.Pointer[map[ID]struct{}] // who counts, a copy of the core's for whoever may not wait; nil: everybody
 
+	acks     ackSigner
 	place    []byte // our signature over our address; set before memberlist begins
 	ceiling  ceiling
 	saidMeta atomic.Pointer[string] // the metadata that memberlist was given last
@@ -144,6 +145,7 @@ func New(cfg Config) (*Mesh, error) {
 	m.enrolRate = newBuckets[netip.Addr](enrolRate, enrolBurst)
 	m.bulkCost = newBuckets[ID](bulkRate, bulkBurst)
 	m.told = newBuckets[ID](1/tellEvery.Seconds(), 1)
+	m.acks.rate = limiter{burst: ackBurst, every: ackEvery}
 	m.rolls = limiter{burst: rollBurst, every: rollEvery}
 	m.views.exchange = make(chan netip.AddrPort, 1)
 	m.asks = asks{wake: make(chan struct{}, 1), open: make(map[[16]byte]openAsk)}

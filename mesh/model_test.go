@@ -174,7 +174,7 @@ func (m *modelRun) ping(n int) {
 	m.after(probeInterval, func() { m.ping(n) })
 	if other := m.rng.IntN(len(m.cores)); other != n && !m.dead[other] && m.rng.Float64() >= m.loss {
 		m.know(n, other)
-		m.carry(n, m.cores[n].step(m.now(), evRoot{m.cores[other].self, m.cores[other].root.sum()}))
+		m.carry(n, m.cores[n].step(m.now(), rootOf(m.cores[other].self, m.cores[other].root.sum(), m.now())))
 	}
 }
 

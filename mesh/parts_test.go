@@ -260,7 +260,7 @@ func TestPeerTableBounds(t *testing.T) {
 			t.Errorf("a remembered peer is %v", p.State)
 		}
 	}
-	table.goodbye(simStart, id.ID())
+	table.goodbye(simStart, id.ID(), simStart)
 	table.gone(simStart, n)
 	if got := len(table.members(simStart.Add(2 * hideLeft))); got != MaxPeers {
 		t.Errorf("%d members after a goodbye a while ago, want %d", got, MaxPeers)

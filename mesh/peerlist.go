@@ -10,10 +10,12 @@ import (
 // members lists the peers by name, then id.
 func (t *peerTable) members(now time.Time) []Member {
 	t.mu.Lock()
-	all := make([]Member, 0, len(t.peers)+1)
+	all, confirmed := make([]Member, 0, len(t.peers)+1), confirmFor(len(t.targets)+1)
 	for _, p := range t.peers {
 		if (p.State != StateLeft || now.Sub(p.Since) < hideLeft) && !t.hidden(now, p) {
-			all = append(all, p.Member)
+			m := p.Member
+			m.InSync = m.InSync && now.Sub(m.Confirmed) < confirmed
+			all = append(all, m)
 		}
 	}
 	t.mu.Unlock()

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"crypto/ed25519"
 	"net"
 	"net/netip"
 	"slices"
@@ -31,13 +32,16 @@ const (
 // peer is what we know of another node.
 type peer struct {
 	Member
-	mark uint64         // see viewMark
-	meta string         // as it came
-	keys peerKeys       // as it says
-	top  uint32         // its ceiling, as it says
-	seen time.Time      // last known alive; zero: remembered from an earlier run
-	bye  time.Time      // it said that it is about to leave
-	alt  netip.AddrPort // another address that claimed this id, to be tried when Addr is dead
+	mark uint64 // see viewMark
+	meta string // as it came
+	key  ed25519.PublicKey
+	keys peerKeys  // as it says
+	top  uint32    // its ceiling, as it says
+	seen time.Time // last known alive; zero: remembered from an earlier run
+	bye  time.Time // when it said that it is about to leave
+	// byeIssued is when the last goodbye was signed, by its clock.
+	byeIssued time.Time
+	alt       netip.AddrPort // another address that claimed this id, to be tried when Addr is dead
 
 	word    forgotten   // zero: nobody forgot it
 	proofs  []AddrProof // at most maxProofs
@@ -139,7 +143,7 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKi
 	} else {
 		p.keys = says
 	}
-	p.meta, p.top = string(n.Meta), m.Ceiling
+	p.meta, p.key, p.top = string(n.Meta), m.Key, m.Ceiling
 	p.mark = viewMark(id, addr, p.keys.has, p.keys.uses, p.top)
 	p.KeyKnown, p.KeyGeneration = p.keys.has != 0, p.keys.has.generation()
 	p.alt, p.bye, p.answers, p.word = netip.AddrPort{}, time.Time{}, false, forgotten{}
@@ -206,10 +210,26 @@ func (t *peerTable) silent(now time.Time) (ids []ID) {
 	return ids
 }
 
+// expectsBye reports whether a goodbye that a peer signed then is news.
+func (t *peerTable) expectsBye(id ID, issued time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.peers[id]
+	return p != nil && issued.After(p.byeIssued)
+}
+
+// leaving reports whether a peer has said a short while ago that it is about to leave.
+func (t *peerTable) leaving(now time.Time, id ID) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.peers[id]
+	return p != nil && now.Sub(p.bye) < byeValid
+}
+
 // goodbye notes that a peer is about to leave; memberlist's word may have been faster.
-func (t *peerTable) goodbye(now time.Time, id ID) {
+func (t *peerTable) goodbye(now time.Time, id ID, issued time.Time) {
 	t.update(id, func(p *peer) {
-		p.bye = now
+		p.bye, p.byeIssued = now, issued
 		if p.State == StateDead && now.Sub(p.Since) < byeValid {
 			p.State = StateLeft
 			t.dirty = true

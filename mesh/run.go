@@ -107,9 +107,9 @@ func (m *Mesh) end() {
 
 // leave says goodbye and closes the sockets, and with them every stream.
 func (m *Mesh) leave(ml *memberlist.Memberlist) error {
-	bye := append([]byte{kindBye}, m.id[:]...)
+	said := bye{MeshID: m.cfg.Secrets.MeshID, Issued: m.now()}.encode(m.cfg.Identity)
 	for _, t := range m.peers.alive() {
-		m.pusher.to(t.node, bye)
+		m.pusher.to(t.node, said)
 	}
 	if err := ml.Leave(leaveTime); err != nil {
 		m.cfg.Logger.Debug("the goodbye did not reach everybody", "error", err)

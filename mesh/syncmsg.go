@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -41,7 +42,7 @@ const (
 	// maxWant bounds the streams in one request, and maxDetail the spans of all of them.
 	maxWant = 4
 
-	syncVersion = 2
+	syncVersion = 3
 	syncFields  = 6
 	sumLen      = 32 // bytes of a stream's digest
 	shortHash   = 8  // bytes of a frame's hash that a detail carries
@@ -54,6 +55,7 @@ type syncMessage struct {
 	Token   uint64 // differ, vector with Reply: the session as the sender names it
 
 	Root  [32]byte // check, same, differ, vector
+	Clock uint64   // check, same, differ: the sender's, in milliseconds since 1970
 	Reply bool     // vector
 	// After and Last bound the range of keys, the latter included, in which a vector lists all streams of the sender. It may
 	// list others.
@@ -156,7 +158,7 @@ func (m *syncMessage) encode() []byte {
 	b = appendUint(b, m.Token)
 	switch m.Kind {
 	case syncCheck, syncSame, syncDiffer:
-		b = appendBin(b, m.Root[:])
+		b = appendBin(b, binary.BigEndian.AppendUint64(m.Root[:], m.Clock))
 	case syncVector:
 		b = appendArray(b, 5)
 		b = appendBin(b, m.Root[:])
@@ -211,7 +213,9 @@ func decodeSync(b []byte) (*syncMessage, error) {
 	m.decodeHead(r)
 	switch m.Kind {
 	case syncCheck, syncSame, syncDiffer:
-		r.fixed(m.Root[:])
+		var both [len(m.Root) + 8]byte // an answer is not longer than the check
+		r.fixed(both[:])
+		m.Root, m.Clock = [32]byte(both[:]), binary.BigEndian.Uint64(both[len(m.Root):])
 	case syncVector:
 		m.decodeVector(r)
 	case syncChunk:

@@ -478,8 +478,9 @@ func (m *Mesh) pathMessage(b []byte) {
 	}
 	m.paths.reported(now, from, report, n.Issued)
 	delegate{m}.answers(from, func(p *peer) { p.seen = now })
-	m.apply(evRoot{from, [32]byte(report.ack[:])})
-	m.viewSeen(now, node, binary.BigEndian.Uint64(report.ack[32:]))
+	a, _ := readAck(report.ack[:])
+	m.apply(evRoot{from, a.root, a.clock, m.signedBy(n.Key, a)})
+	m.viewSeen(now, node, a.view)
 }
 
 // openPath reads a path message, strictly; the signature is not checked.

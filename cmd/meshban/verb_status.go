@@ -27,9 +27,12 @@ one in the node's certificate, never one that the node claims; a node without a 
 name goes by its short id. A node that is revoked, or not certified (its certificate has
 ended, or has not come yet), is ignored.
 
+In sync means: when the two nodes last compared, it held what this node held then or up to
+5 seconds before, and that was less than 15 seconds ago (in a mesh of more than two nodes,
+6 seconds for each). Otherwise it is unknown, with the time when it was confirmed last.
+
 With --json one object a line: name, id, addr, state, in_sync, rtt_ms, version, self,
-udp (ok, or what is lost, as "UDP to it does not arrive"), key_generation (of the newest
-key of the mesh that it has), certificate (valid, none,
+confirmed_s (seconds since it was last found in sync; null if never), udp (ok, or what is lost, as "UDP to it does not arrive"), key_generation (of the newest key of the mesh that it has), certificate (valid, none,
 revoked), certificate_until, revoked (when), revoked_for, caps {rate, active,
 widest_ipv4, widest_ipv6, max_for: what is missing leaves it to each node's config;
 unban_any, import}, and as the node itself says, null where it does not answer: holds_ca
@@ -58,7 +61,7 @@ func (c *command) members(ctx *cli.Context) error {
 	}
 	t := newTable(c.out, "NAME", "ID", "ADDRESS", "STATE", "IN SYNC", "RTT", "VERSION", "BACKEND", "ENFORCED", "PROBLEMS")
 	for _, m := range members {
-		name, rtt, sync := m.Name, "-", "no"
+		name, rtt, sync := m.Name, "-", unconfirmed(m.ConfirmedS)
 		if alike[m.Name] > 1 {
 			name += " (" + short(m.ID) + ")"
 		}
@@ -115,6 +118,14 @@ func problemCount(m control.Member) string {
 	return count(len(m.Problems))
 }
 
+// unconfirmed says when a member that is not known to be in sync was so last.
+func unconfirmed(seconds *float64) string {
+	if seconds == nil {
+		return "unknown, never confirmed"
+	}
+	return "unknown, last confirmed " + ago(*seconds) + " ago"
+}
+
 func (c *command) statusVerb() *verb {
 	return &verb{
 		name: "status", short: "show the state of this node",
@@ -122,7 +133,8 @@ func (c *command) statusVerb() *verb {
 an operator should look at.
 
 With --json one object: name, id, version, uptime_s, addr, mesh {alive, total,
-in_sync, digest, key_generation}, bans {active, pending, held, allowed}, firewall
+in_sync, digest, key_generation, unconfirmed (members alive that are not known to be in
+sync, 5 at most: name, id, confirmed_s)}, bans {active, pending, held, allowed}, firewall
 {backend, enforced, repairs, last_error}, lines {file, accepted, ignored, echoes,
 emitted}, problems, reminders. key_generation is how often the mesh's key was rotated, digest is equal on two nodes exactly when they hold the same live records.`,
 		flags: []cli.Flag{jsonFlag("one object")},
@@ -156,7 +168,11 @@ func (c *command) status(ctx *cli.Context) error {
 	if s.Mesh.KeyGeneration > 0 {
 		mesh += fmt.Sprintf(", key generation %d", s.Mesh.KeyGeneration)
 	}
-	field(c.out, "mesh", mesh)
+	lines := []string{mesh}
+	for _, m := range s.Mesh.Unconfirmed {
+		lines = append(lines, fmt.Sprintf("%s in sync: %s", m.Name, unconfirmed(m.ConfirmedS)))
+	}
+	field(c.out, "mesh", lines...)
 	field(c.out, "bans", fmt.Sprintf("%s active, %s pending, %s held, %s allowed",
 		count(s.Bans.Active), count(s.Bans.Pending), count(s.Bans.Held), count(s.Bans.Allowed)))
 	fw := []string{fmt.Sprintf("%s, %s enforced, %s", s.Firewall.Backend, count(s.Firewall.Enforced),

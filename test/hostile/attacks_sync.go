@@ -26,7 +26,7 @@ func checks(ctx context.Context, w *world) error {
 	every(ctx, 400, func(i int) {
 		var root [32]byte
 		binary.BigEndian.PutUint64(root[:], uint64(i)+1)
-		w.say(syncMessage(syncCheck, ids[i%len(ids)], mathrand.Uint64()|1, bin(root[:])))
+		w.say(syncMessage(syncCheck, ids[i%len(ids)], mathrand.Uint64()|1, digest(root[:])))
 	})
 	return nil
 }
@@ -46,7 +46,7 @@ func (w *world) sessions(ctx context.Context, hz int, do func(session)) {
 		if now := time.Now(); now.After(next) {
 			next = now.Add(time.Second / time.Duration(hz))
 			root := binary.BigEndian.AppendUint64(make([]byte, 24), mathrand.Uint64())
-			w.say(syncMessage(syncCheck, w.id, mathrand.Uint64()>>1|1, bin(root)))
+			w.say(syncMessage(syncCheck, w.id, mathrand.Uint64()>>1|1, digest(root)))
 		}
 		select {
 		case b := <-w.heard:

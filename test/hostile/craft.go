@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"math"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/go-msgpack/v2/codec"
@@ -116,6 +117,14 @@ func bans(until time.Time, prefixes ...netip.Prefix) []byte {
 	return b
 }
 
+// ack is the answer to a ping: the beginning of a digest, the digest of the membership, a time, and a signature.
+type ack [8 + 8 + 8 + ed25519.SignatureSize]byte
+
+// digest is what a check, and the answer to one, says beside its head.
+func digest(root []byte) []byte {
+	return bin(binary.BigEndian.AppendUint64(slices.Clone(root), uint64(time.Now().UnixMilli())))
+}
+
 // syncMessage gives a sync message; body follows the fields that all have.
 func syncMessage(kind byte, from mesh.ID, session uint64, body []byte) []byte {
 	return syncToken(kind, from, session, 0, body)
@@ -127,7 +136,7 @@ func syncToken(kind byte, from mesh.ID, session, token uint64, body []byte) []by
 	if kind == syncChunk {
 		outer = kindChunk
 	}
-	return join([]byte{outer}, array(6), number(2), number(uint64(kind)), bin(from[:]), number(session), number(token), body)
+	return join([]byte{outer}, array(6), number(3), number(uint64(kind)), bin(from[:]), number(session), number(token), body)
 }
 
 // stream is what a vector says of one origin's frames of one epoch.

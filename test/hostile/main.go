@@ -49,7 +49,7 @@ type world struct {
 	ml     *memberlist.Memberlist
 	udp    *net.UDPConn
 	heard  chan []byte // messages of others; memberlist sends, attacks receive, nobody closes; full: dropped
-	root   atomic.Pointer[[40]byte]
+	root   atomic.Pointer[ack]
 	epoch  uint64
 	seq    uint64
 	report report
@@ -202,7 +202,7 @@ const claimedName = "web9"
 
 // join becomes a member as memberlist sees it, if it shall meet the others.
 func (w *world) join(meet bool) error {
-	w.root.Store(&[40]byte{})
+	w.root.Store(&ack{})
 	conf := memberlist.DefaultLANConfig()
 	conf.Name = w.id.String()
 	conf.BindAddr, conf.BindPort = w.self.Addr().String(), int(w.self.Port())
@@ -255,13 +255,13 @@ func (*world) LocalState(bool) []byte { return nil }
 // MergeRemoteState ignores it.
 func (*world) MergeRemoteState([]byte, bool) {}
 
-// AckPayload is the digest that it claims to have.
+// AckPayload is what it claims to have.
 func (w *world) AckPayload() []byte { return w.root.Load()[:] }
 
-// NotifyPingComplete claims to have what who was pinged has, unless the attack says otherwise.
+// NotifyPingComplete claims to have what who was pinged has, in that one's words, unless the attack says otherwise.
 func (w *world) NotifyPingComplete(_ *memberlist.Node, _ time.Duration, payload []byte) {
-	if len(payload) == 40 && *w.root.Load() == ([40]byte{}) {
-		w.root.Store((*[40]byte)(payload))
+	if len(payload) == len(ack{}) && *w.root.Load() == (ack{}) {
+		w.root.Store((*ack)(slices.Clone(payload)))
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	mathrand "math/rand/v2"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/meshban/meshban/mesh"
 )
@@ -23,14 +24,14 @@ func (w *world) samples() [][]byte {
 	root := [32]byte{1}
 	return [][]byte{
 		packet(kindPush, raw), packet(kindTree, raw, raw),
-		syncMessage(syncCheck, w.id, 1, bin(root[:])), syncMessage(syncSame, w.id, 1, bin(root[:])),
+		syncMessage(syncCheck, w.id, 1, digest(root[:])), syncMessage(syncSame, w.id, 1, digest(root[:])),
 		syncMessage(syncVector, w.id, 1, vector(root, 1, stream(w.id, 1, 3, everything))),
 		syncMessage(syncChunk, w.id, 1, join(array(3), number(1), number(1), array(1), bin(raw))),
 		syncMessage(syncAck, w.id, 1, join(array(2), number(1), number(1))),
 		syncMessage(syncDetail, w.id, 1, join(array(4), key, number(1), number(9), array(2), number(1), bin(make([]byte, 8)))),
 		syncMessage(syncWant, w.id, 1, join(array(1), array(2), key, bin(everything))),
 		w.question(w.id, make([]byte, 16), w.self.String()), w.question(w.id, make([]byte, 16), ""),
-		append([]byte{6}, w.id[:]...), // a goodbye
+		w.goodbye(w.pub()),
 	}
 }
 
@@ -150,6 +151,12 @@ func sybil(ctx context.Context, w *world) error {
 	return nil
 }
 
+// goodbye says that the holder of a key is about to leave. Its own key signs that.
+func (w *world) goodbye(of ed25519.PublicKey) []byte {
+	body := join(array(4), number(1), bin(w.secrets.MeshID[:]), number(uint64(time.Now().UnixMilli())), bin(of))
+	return join([]byte{6}, body, ed25519.Sign(w.key, append([]byte("meshban bye v1\x00"), body...)))
+}
+
 // slander says that the others are dead, or elsewhere.
 func slander(ctx context.Context, w *world) error {
 	members := w.members()
@@ -160,7 +167,7 @@ func slander(ctx context.Context, w *world) error {
 		from := []string{w.id.String(), id.String()}[i/4%2] // the latter says that it has left by itself
 		w.packet(encoded(mlDead, dead{inc, id.String(), from}))
 		w.packet(encoded(mlAlive, alive{inc, id.String(), w.self.Addr().AsSlice(), w.self.Port(), meta(members[id], "x", "1", make([]byte, 64), 0), versions}))
-		w.say(append([]byte{6}, id[:]...)) // a goodbye
+		w.say(w.goodbye(members[id]))
 	})
 	return nil
 }
@@ -169,14 +176,14 @@ func slander(ctx context.Context, w *world) error {
 func lies(ctx context.Context, w *world) error {
 	ids := append(slices.Collect(maps.Keys(w.members())), w.id)
 	every(ctx, 200, func(i int) {
-		var root [40]byte
+		var root ack
 		_, _ = rand.Read(root[:])
 		w.root.Store(&root)
 		from, session := ids[i%len(ids)], mathrand.Uint64()
 		sum := [32]byte(root[:32])
 		switch i / len(ids) % 4 {
 		case 0, 1:
-			w.say(syncMessage(syncCheck, from, session, bin(sum[:])))
+			w.say(syncMessage(syncCheck, from, session, digest(sum[:])))
 		case 2:
 			var seen [][]byte
 			sorted := slices.SortedFunc(slices.Values(ids), func(a, b mesh.ID) int { return bytes.Compare(a[:], b[:]) })
@@ -200,7 +207,7 @@ func endless(ctx context.Context, w *world) error {
 		session := uint64(i/50 + 1)
 		switch i % 50 {
 		case 0:
-			w.say(syncMessage(syncCheck, w.id, session, bin(binary.BigEndian.AppendUint64(make([]byte, 24), uint64(i)))))
+			w.say(syncMessage(syncCheck, w.id, session, digest(binary.BigEndian.AppendUint64(make([]byte, 24), uint64(i)))))
 		case 1, 2, 3:
 			w.say(syncMessage(syncVector, w.id, session, vector([32]byte{byte(i)}, 0)))
 		default:

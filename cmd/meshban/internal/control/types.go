@@ -220,6 +220,8 @@ type Member struct {
 	Self    bool     `json:"self"` // this node
 	// UDP is UDPFine, or what is lost between this node and it, as "UDP to it does not arrive"; empty for this node.
 	UDP string `json:"udp,omitempty"`
+	// ConfirmedS is how many seconds ago a comparison last found it in sync; nil: none has, since this node started.
+	ConfirmedS *float64 `json:"confirmed_s"`
 	// KeyGeneration is how often the mesh's key had been rotated when the newest one that the node has was made; nil: it
 	// does not say.
 	KeyGeneration *uint32 `json:"key_generation,omitempty"`
@@ -271,10 +273,22 @@ type Status struct {
 type MeshStatus struct {
 	Alive  int    `json:"alive"`
 	Total  int    `json:"total"`
-	InSync int    `json:"in_sync"` // alive members whose digest equals ours, this node included
+	InSync int    `json:"in_sync"` // alive members that are known to be in sync, this node included
 	Digest string `json:"digest"`  // lower-case hex
 	// KeyGeneration is how often the mesh's key had been rotated when the one that this node encrypts with was made.
 	KeyGeneration uint32 `json:"key_generation"`
+	// Unconfirmed are alive members that are not known to be in sync, MaxUnconfirmed at most.
+	Unconfirmed []Unconfirmed `json:"unconfirmed,omitempty"`
+}
+
+// MaxUnconfirmed bounds the members that MeshStatus names.
+const MaxUnconfirmed = 5
+
+// Unconfirmed is a member that is not known to be in sync. ConfirmedS is Member's.
+type Unconfirmed struct {
+	Name       string   `json:"name"`
+	ID         string   `json:"id"`
+	ConfirmedS *float64 `json:"confirmed_s"`
 }
 
 // BanStatus counts entries by state; Active are the enforced ones.

@@ -147,7 +147,7 @@ func (d *Daemon) Members(ctx context.Context) ([]control.Member, error) {
 	for _, m := range members {
 		c := control.Member{
 			Name: d.names.plain(ban.Origin(m.ID)), ID: m.ID.String(), Addr: m.Addr.String(), State: m.State.String(),
-			InSync: m.InSync, Version: m.Version, Self: m.Self,
+			InSync: m.InSync, Version: m.Version, Self: m.Self, ConfirmedS: confirmedS(m),
 		}
 		if m.KeyKnown {
 			c.KeyGeneration = &m.KeyGeneration
@@ -267,17 +267,33 @@ func (d *Daemon) localStatus() control.Status {
 	return s
 }
 
+// confirmedS is how many seconds ago a member was last found in sync; nil: never.
+func confirmedS(m mesh.Member) *float64 {
+	switch {
+	case m.Self:
+		return new(0.0)
+	case m.Confirmed.IsZero():
+		return nil
+	}
+	return new(max(time.Since(m.Confirmed), 0).Seconds())
+}
+
 // meshStatus counts members.
 func (d *Daemon) meshStatus() control.MeshStatus {
 	digest := d.mesh.Digest()
 	s := control.MeshStatus{Digest: hex.EncodeToString(digest[:]), KeyGeneration: d.mesh.KeyStatus().InUse}
 	for _, m := range d.mesh.Members() {
 		s.Total++
-		if m.State == mesh.StateAlive {
-			s.Alive++
-			if m.InSync || m.Self {
-				s.InSync++
-			}
+		if m.State != mesh.StateAlive {
+			continue
+		}
+		s.Alive++
+		if m.InSync || m.Self {
+			s.InSync++
+		} else if len(s.Unconfirmed) < control.MaxUnconfirmed {
+			s.Unconfirmed = append(s.Unconfirmed, control.Unconfirmed{
+				Name: d.names.plain(ban.Origin(m.ID)), ID: m.ID.String(), ConfirmedS: confirmedS(m),
+			})
 		}
 	}
 	return s

@@ -256,9 +256,9 @@ func (a *Agent) Why(_ context.Context, p netip.Prefix) (control.WhyReply, error)
 func (a *Agent) Members(context.Context) ([]control.Member, error) {
 	return []control.Member{
 		{Name: "web1", ID: "00112233445566778899aabbccddeeff", Addr: "192.0.2.1:7946", State: control.MemberAlive,
-			InSync: true, Version: "1.0.0", Self: true, HoldsCA: new(true), Backend: new("nftables"), Enforced: new(1234), Problems: []string{}},
+			InSync: true, Version: "1.0.0", Self: true, ConfirmedS: new(0.0), HoldsCA: new(true), Backend: new("nftables"), Enforced: new(1234), Problems: []string{}},
 		{Name: "web2", ID: "ffeeddccbbaa99887766554433221100", Addr: "192.0.2.2:7946", State: control.MemberSuspect,
-			RTTms: new(0.42), Version: "1.0.0"},
+			RTTms: new(0.42), Version: "1.0.0", ConfirmedS: new(40.0)},
 	}, nil
 }
 
@@ -272,7 +272,8 @@ func (a *Agent) Status(ctx context.Context) (control.Status, error) {
 	defer a.mu.Unlock()
 	return control.Status{
 		Name: "web1", ID: "00112233445566778899aabbccddeeff", Version: "1.0.0", UptimeS: 93784.5, Addr: "192.0.2.1:7946",
-		Mesh: control.MeshStatus{Alive: 1, Total: 2, InSync: 1, Digest: "ab12cd34"},
+		Mesh: control.MeshStatus{Alive: 1, Total: 2, InSync: 1, Digest: "ab12cd34",
+			Unconfirmed: []control.Unconfirmed{{Name: "web2", ID: "ffeeddccbbaa99887766554433221100"}}},
 		Bans: control.BanStatus{Active: len(a.bans), Pending: 1, Allowed: 2},
 		Firewall: control.FirewallStatus{
 			Backend: "nftables", Enforced: len(a.bans), Repairs: 3,

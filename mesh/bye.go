@@ -1,0 +1,81 @@
+package mesh
+
+import (
+	"crypto/ed25519"
+	"fmt"
+	"time"
+)
+
+const (
+	byeDomain  = "meshban bye v1\x00"
+	byeVersion = 1
+	byeFields  = 4
+	// maxBye bounds an encoded goodbye, in bytes.
+	maxBye = 160
+)
+
+// bye is a member's word that it is about to leave.
+type bye struct {
+	MeshID [16]byte
+	Issued time.Time
+	Key    ed25519.PublicKey
+
+	body, sig []byte // of what was decoded
+}
+
+// encode signs a goodbye; its kind stands in front.
+func (b bye) encode(id Identity) []byte {
+	body := appendArray(nil, byeFields)
+	body = appendUint(body, byeVersion)
+	body = appendBin(body, b.MeshID[:])
+	body = appendUint(body, uint64(b.Issued.UnixMilli()))
+	body = appendBin(body, id.Public())
+	sig := ed25519.Sign(id.key, append([]byte(byeDomain), body...))
+	return append(append([]byte{kindBye}, body...), sig...)
+}
+
+// decodeBye reads strictly what encode wrote behind the kind. It does not check the signature.
+func decodeBye(raw []byte) (b bye, err error) {
+	if len(raw) > maxBye || len(raw) < ed25519.SignatureSize {
+		return bye{}, fmt.Errorf("goodbye of %d bytes, want %d to %d", len(raw), ed25519.SignatureSize, maxBye)
+	}
+	at := len(raw) - ed25519.SignatureSize
+	b.body, b.sig = raw[:at], raw[at:]
+	r := reader{b: b.body}
+	r.arrayOf(byeFields)
+	if v := r.uint(); r.err == nil && v != byeVersion {
+		return bye{}, fmt.Errorf("goodbye of version %d, want %d", v, byeVersion)
+	}
+	r.fixed(b.MeshID[:])
+	b.Issued = time.UnixMilli(int64(r.most(maxMillis))).UTC()
+	b.Key = make(ed25519.PublicKey, ed25519.PublicKeySize)
+	r.fixed(b.Key)
+	if err := r.end(); err != nil {
+		return bye{}, fmt.Errorf("goodbye: %w", err)
+	}
+	return b, nil
+}
+
+func (b bye) verify() bool {
+	return ed25519.Verify(b.Key, append([]byte(byeDomain), b.body...), b.sig)
+}
+
+// byeMessage takes in a goodbye. One that is old, or was heard before, costs no signature check: whoever has heard it can
+// send it again.
+func (m *Mesh) byeMessage(raw []byte) {
+	b, err := decodeBye(raw)
+	if err != nil {
+		m.count.refused[refusedFormat].Add(1)
+		return
+	}
+	now := m.now()
+	age := now.Sub(b.Issued)
+	if b.MeshID != m.cfg.Secrets.MeshID || age > FutureSkew || age < -FutureSkew || !m.peers.expectsBye(IDOf(b.Key), b.Issued) {
+		return
+	}
+	if !b.verify() {
+		m.count.refused[refusedSignature].Add(1)
+		return
+	}
+	m.peers.goodbye(now, IDOf(b.Key), b.Issued)
+}

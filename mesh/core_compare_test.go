@@ -1,0 +1,264 @@
+package mesh
+
+import (
+	"crypto/ed25519"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+)
+
+// checks sums up the names of the checks that the nodes have sent last: it changes when one of them sends another.
+func (c *cluster) checks() (sum uint64) {
+	for _, n := range c.nodes {
+		n.mu.Lock()
+		for _, p := range n.core.peers {
+			sum += p.own.id
+		}
+		n.mu.Unlock()
+	}
+	return sum
+}
+
+// rootOf is a signed answer to a ping.
+func rootOf(peer ID, root [32]byte, at time.Time) evRoot {
+	return evRoot{peer, [rootShort]byte(root[:]), clockOf(at), func(r [32]byte) bool { return r == root }}
+}
+
+// compared steps a core with a peer's answer to a ping, and returns what came of the comparison and how many messages follow.
+func compared(c *core, now time.Time, e evRoot) (same []bool, sent int) {
+	for _, r := range c.step(now, e).compared {
+		same = append(same, r.same)
+	}
+	return same, len(c.step(now.Add(settleMax), evTick{}).send)
+}
+
+// Only what a peer has just signed settles a comparison. Anything else is asked once more, in a session.
+func TestCoreBelievesSignedRoots(t *testing.T) {
+	peer := ID{1}
+	for _, tt := range []struct {
+		name    string
+		ahead   time.Duration // of the peer's clock
+		clock   time.Duration // from now, by its clock
+		forged  bool
+		other   int // the byte in which the digest is another one; -1: none
+		settles bool
+	}{
+		{"ok: just signed", 0, 0, false, -1, true},
+		{"ok: the peer's clock is ahead", time.Hour, 0, false, -1, true},
+		{"ok: the peer's clock is behind", -time.Hour, 0, false, -1, true},
+		{"ok: some seconds old", 0, -ackFresh, false, -1, true},
+		{"bad: not signed", 0, 0, true, -1, false},
+		{"bad: older than that", 0, -ackFresh - time.Millisecond, false, -1, false},
+		{"bad: not yet", 0, ackFresh + time.Millisecond, false, -1, false},
+		{"bad: another digest", 0, 0, false, 0, false},
+		{"bad: another digest behind the same first bytes", 0, 0, false, rootShort, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := coreFor(1)
+			c.step(simStart, evUp{peer})
+			c.step(simStart.Add(time.Second), evTick{}) // the first check
+			c.step(simStart.Add(time.Second), evMessage{&syncMessage{Kind: syncSame, From: peer, Session: c.peers[peer].own.id, Clock: clockOf(simStart.Add(time.Second + tt.ahead))}, 0})
+			now := simStart.Add(time.Minute)
+			root := c.root.sum()
+			if tt.other >= 0 {
+				root[tt.other]++
+			}
+			e := rootOf(peer, root, now.Add(tt.ahead+tt.clock))
+			if tt.forged {
+				e.signed = func([32]byte) bool { return false }
+			}
+			same, sent := compared(c, now, e)
+			if tt.settles != slices.Equal(same, []bool{true}) || tt.settles != (sent == 0) {
+				t.Errorf("compared: %v, %d messages", same, sent)
+			}
+		})
+	}
+}
+
+// An answer counts until a later one has, so that nobody keeps an old one to show it later. After a session the peer's clock is
+// what it said there.
+func TestCoreRefusesOldRoots(t *testing.T) {
+	c, peer, now := coreFor(1), ID{1}, simStart
+	session := func(clock time.Time) {
+		c.peers[peer].tries = 0
+		c.set(c.peers[peer], phaseDue, now)
+		c.step(now, evTick{})
+		c.step(now, evMessage{&syncMessage{Kind: syncSame, From: peer, Session: c.peers[peer].own.id, Clock: clockOf(clock)}, 0})
+	}
+	c.step(now, evUp{peer})
+	session(now)
+	early, late := now.Add(time.Second), now.Add(2*time.Second)
+	now = now.Add(2 * time.Second)
+	if same, _ := compared(c, now, rootOf(peer, c.root.sum(), late)); len(same) != 1 {
+		t.Error("the later answer did not settle it")
+	}
+	if same, _ := compared(c, now, rootOf(peer, c.root.sum(), early)); len(same) != 0 {
+		t.Error("an earlier answer settled it afterwards")
+	}
+	now, c.peers[peer].phase = now.Add(time.Hour), phaseIdle
+	back := now.Add(-24 * time.Hour) // it sets its clock
+	if same, sent := compared(c, now, rootOf(peer, c.root.sum(), back)); len(same) != 0 || sent != 1 {
+		t.Errorf("a clock of yesterday: %v, %d messages, want a check", same, sent)
+	}
+	session(back)
+	if same, _ := compared(c, now.Add(time.Second), rootOf(peer, c.root.sum(), back.Add(time.Second))); len(same) != 1 {
+		t.Error("after a session its new clock does not count")
+	}
+}
+
+// A peer is in sync with what this node held a few seconds ago: the rest may be on its way. The difference is looked into all
+// the same.
+func TestCoreCountsPastRoots(t *testing.T) {
+	c, peer, now := coreFor(1), ID{1}, simStart
+	c.step(now, evUp{peer})
+	c.peers[peer].phase = phaseIdle
+	c.peers[peer].clock.set(now, clockOf(now))
+	before := c.root.sum()
+	c.step(now, evFrames{via: viaPush, frames: []Frame{testFrame(t, signers[0], 1, 1, now, time.Hour, "")}})
+	for _, tt := range []struct {
+		after time.Duration
+		root  [32]byte
+		same  []bool
+	}{
+		{time.Second, before, []bool{true}},
+		{rootKept, before, []bool{true}},
+		{rootKept + time.Millisecond, before, nil},
+		{rootKept + time.Second, [32]byte{9}, nil},
+	} {
+		at := now.Add(tt.after)
+		c.peers[peer].phase = phaseIdle
+		if same, sent := compared(c, at, rootOf(peer, tt.root, at)); !slices.Equal(same, tt.same) || sent != 1 {
+			t.Errorf("after %v: %v and %d messages, want %v and a check", tt.after, same, sent, tt.same)
+		}
+	}
+	// What a session tells decides.
+	for _, tt := range []struct {
+		root [32]byte
+		same bool
+	}{{[32]byte{9}, false}, {c.root.sum(), true}} {
+		now = now.Add(time.Minute)
+		p := c.peers[peer]
+		p.tries, p.own = 0, session{}
+		c.set(p, phaseDue, now)
+		c.step(now, evTick{})
+		out := c.step(now, evMessage{&syncMessage{Kind: syncDiffer, From: peer, Session: p.own.id, Token: 7, Root: tt.root}, 0})
+		if len(out.compared) != 1 || out.compared[0].same != tt.same {
+			t.Errorf("a session: %+v, want %v", out.compared, tt.same)
+		}
+	}
+}
+
+// Whatever changes, the digests that are kept are those of the last seconds, and not more than maxRoots.
+func TestPastRootsBounded(t *testing.T) {
+	var r pastRoots
+	root := func(i int) (b [32]byte) {
+		b[0], b[1], b[2] = byte(i), byte(i>>8), byte(i>>16)
+		return b
+	}
+	now := simStart
+	for i := range 3 * maxRoots {
+		r.note(now, root(i+1))
+		r.note(now, root(i+1))
+		now = now.Add(rootKept / maxRoots / 2)
+		if len(r.past) > maxRoots {
+			t.Fatalf("%d are kept, want at most %d", len(r.past), maxRoots)
+		}
+	}
+	if !r.had(now, root(3*maxRoots)) || !r.had(now, root(2*maxRoots+2)) || r.had(now, root(maxRoots)) {
+		t.Error("the last ones are not what is kept")
+	}
+	now = now.Add(2 * rootKept)
+	r.note(now, root(0))
+	r.note(now, root(1))
+	if len(r.past) > 2 {
+		t.Errorf("%d are kept after a pause", len(r.past))
+	}
+}
+
+// How long a comparison counts depends on how long a round of pings takes.
+func TestConfirmedForAWhile(t *testing.T) {
+	for _, tt := range []struct {
+		others int
+		counts time.Duration
+	}{{1, 15 * time.Second}, {2, 18 * time.Second}, {9, time.Minute}} {
+		table := newPeerTable(ID{}, nil, func(ID) bool { return true })
+		for i := range tt.others {
+			id := signers[i%len(signers)]
+			if i >= len(signers) {
+				id = newIdentity(t)
+			}
+			n := (&peer{Member: Member{ID: id.ID(), Addr: netip.MustParseAddrPort("192.0.2.2:1")}}).node()
+			n.Meta = meta{Protocol: protocolVersion, Key: id.Public(), Name: "new", Version: "1"}.encode()
+			table.joined(simStart, n, MemberJoin)
+			table.update(id.ID(), func(p *peer) { p.InSync, p.Confirmed = true, simStart })
+		}
+		for after, want := range map[time.Duration]bool{tt.counts - time.Millisecond: true, tt.counts: false} {
+			for _, m := range table.members(simStart.Add(after)) {
+				if m.InSync != want || m.Confirmed != simStart {
+					t.Errorf("%d others, after %v: in sync %v, confirmed %v", tt.others, after, m.InSync, m.Confirmed)
+				}
+			}
+		}
+	}
+}
+
+// The signature of an answer to a ping fits its node, its mesh, and one digest, view and time.
+func TestAckIsSigned(t *testing.T) {
+	id, mesh, root := signers[0], [16]byte{1}, [32]byte{2}
+	signer := &ackSigner{rate: limiter{burst: ackBurst, every: ackEvery}}
+	b := signer.answer(simStart, id, mesh, root, 3)
+	a, ok := readAck(b)
+	if !ok || a.root != [rootShort]byte{2} || a.view != 3 || a.clock != clockOf(simStart) {
+		t.Fatalf("read as %+v, %v", a, ok)
+	}
+	for _, tt := range []struct {
+		name string
+		key  ed25519.PublicKey
+		mesh [16]byte
+		root [32]byte
+		ok   bool
+	}{
+		{"ok", id.Public(), mesh, root, true},
+		{"bad: another node's key", signers[1].Public(), mesh, root, false},
+		{"bad: no key known", nil, mesh, root, false},
+		{"bad: another mesh", id.Public(), [16]byte{9}, root, false},
+		{"bad: another digest", id.Public(), mesh, [32]byte{2, 31: 1}, false},
+	} {
+		if got := a.signed(tt.key, tt.mesh, tt.root); got != tt.ok {
+			t.Errorf("%s: signed is %v", tt.name, got)
+		}
+	}
+	for i := rootShort; i < ackLen; i++ {
+		forged := slices.Clone(b)
+		forged[i]++
+		if a, _ := readAck(forged); a.signed(id.Public(), mesh, root) {
+			t.Errorf("byte %d changed: still signed", i)
+		}
+	}
+	for _, bad := range [][]byte{nil, b[:ackLen-1], append(slices.Clone(b), 0)} {
+		if _, ok := readAck(bad); ok {
+			t.Errorf("%d bytes are read", len(bad))
+		}
+	}
+}
+
+// Pings without end cost few signatures, whatever changes meanwhile, and no answer is older than ackLasts.
+func TestAckSignaturesBounded(t *testing.T) {
+	signer := &ackSigner{rate: limiter{burst: ackBurst, every: ackEvery}}
+	signed, last := 0, uint64(0)
+	const pings, every = 10_000, time.Millisecond
+	for i := range pings {
+		now := simStart.Add(time.Duration(i) * every)
+		a, _ := readAck(signer.answer(now, signers[0], [16]byte{}, [32]byte{byte(i), byte(i >> 8)}, 0))
+		if a.clock != last {
+			signed, last = signed+1, a.clock
+		}
+		if age := clockOf(now) - a.clock; age >= uint64(ackLasts.Milliseconds()) {
+			t.Fatalf("an answer of %d ms ago", age)
+		}
+	}
+	if most := ackBurst + int(pings*every/ackEvery) + int(pings*every/ackLasts) + 1; signed > most {
+		t.Errorf("%d signatures, want at most %d", signed, most)
+	}
+}
