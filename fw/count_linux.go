@@ -9,13 +9,21 @@ import (
 const (
 	cmdList = 7 // IPSET_CMD_LIST
 
-	attrFlags    = 6      // IPSET_ATTR_FLAGS
-	listHeader   = 1 << 2 // IPSET_FLAG_LIST_HEADER: what the set is, without its elements
-	dataElements = 24     // IPSET_ATTR_ELEMENTS
+	attrFlags  = 6      // IPSET_ATTR_FLAGS
+	listHeader = 1 << 2 // IPSET_FLAG_LIST_HEADER: what the set is, without its elements
+	// In the data of a set's header.
+	dataElements   = 24 // IPSET_ATTR_ELEMENTS
+	dataReferences = 25 // IPSET_ATTR_REFERENCES
 )
 
 // elements is the number of elements of a set.
-func (c *ipsetConn) elements(set string) (int, error) {
+func (c *ipsetConn) elements(set string) (int, error) { return c.figure(set, dataElements) }
+
+// references is the number of rules, and sets of sets, that use a set.
+func (c *ipsetConn) references(set string) (int, error) { return c.figure(set, dataReferences) }
+
+// figure reads a number from the header of a set.
+func (c *ipsetConn) figure(set string, attr uint16) (int, error) {
 	m := newMessage(c.buf, set)
 	m.header(attrFlags|networkOrder, 4)
 	m = append(m, 0, 0, 0, listHeader)
@@ -24,15 +32,15 @@ func (c *ipsetConn) elements(set string) (int, error) {
 		return 0, ipsetError("count", set, err)
 	}
 	for _, answer := range answers {
-		if n, ok := elementCount(answer.Data); ok {
+		if n, ok := figureOf(answer.Data, attr); ok {
 			return n, nil
 		}
 	}
 	return 0, fmt.Errorf("count %q: the kernel does not say", set)
 }
 
-// elementCount reads the answer to cmdList, nfgenmsg included.
-func elementCount(b []byte) (n int, ok bool) {
+// figureOf reads the answer to cmdList, nfgenmsg included.
+func figureOf(b []byte, attr uint16) (n int, ok bool) {
 	if len(b) < 4 {
 		return 0, false
 	}
@@ -46,7 +54,7 @@ func elementCount(b []byte) (n int, ok bool) {
 		}
 		ad.Nested(func(data *netlink.AttributeDecoder) error {
 			for data.Next() {
-				if v := data.Bytes(); data.Type() == dataElements && len(v) == 4 {
+				if v := data.Bytes(); data.Type() == attr && len(v) == 4 {
 					n, ok = int(v[0])<<24|int(v[1])<<16|int(v[2])<<8|int(v[3]), true
 				}
 			}

@@ -4,6 +4,7 @@ package fw
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -248,16 +249,22 @@ func TestOnlyTheNewestRulesStay(t *testing.T) {
 			entries = append(entries, Entry{Prefix: prefix(netipString(a)), Until: until.Add(time.Duration(i) * time.Second)})
 		}
 		entries = append(entries, Entry{Prefix: prefix("192.0.2.1"), Until: until}, Entry{Prefix: prefix("192.0.2.2"), Until: until.Add(time.Hour)})
-		mustReplace(t, b, state(entries...))
+		var partial *PartialError
+		if err := b.Replace(ctx, time.Now(), state(entries...)); !errors.As(err, &partial) || len(partial.Refused) != len(entries)-maxRuleEntries {
+			t.Fatal(err)
+		}
 		r.want(true, "192.0.2.1")
 		r.want(false, "192.0.2.2")
 		var updates []Update
 		for _, e := range entries[:999] {
 			updates = append(updates, Update{Entry: e})
 		}
-		must(t, b, updates...)
+		if err := b.Apply(ctx, time.Now(), updates); !errors.As(err, &partial) || len(partial.Refused) != 201 {
+			t.Fatal(err)
+		}
 		r.want(false, "192.0.2.2")
-		must(t, b, Update{Entry: entry("192.0.2.3")}, Update{Entry: entry("192.0.2.4")})
+		oldest := netipString([4]byte{10, 0, 0, 0})
+		refuses(t, b.Apply(ctx, time.Now(), []Update{{Entry: entry("192.0.2.3")}, {Entry: entry("192.0.2.4")}}), "192.0.2.2", oldest)
 		r.want(true, "192.0.2.2")
 		r.want(false, "192.0.2.3")
 		if n := strings.Count(sh(t, v.iptables+" -t raw -S MESHBAN"), "-g MESHBAN-HIT"); n != maxRuleEntries {

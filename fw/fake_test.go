@@ -26,6 +26,7 @@ type fake struct {
 	endError     error         // what expire gives
 	max          int           // limit, if not 0
 	longest      time.Duration // maxTimeout, if not 0
+	room         int           // how many entries find room, if not 0
 	closed, torn bool
 }
 
@@ -35,8 +36,13 @@ func (f *fake) Name() string { return "fake" }
 
 func (f *fake) Replace(ctx context.Context, now time.Time, state State) error {
 	held := map[Key]time.Time{}
+	var refused []Refusal
 	for e := range state.Entries {
-		held[e.Key()] = e.Until
+		if room := get(f, func(f *fake) int { return f.room }); room > 0 && len(held) >= room {
+			refused = append(refused, Refusal{e, "no room"})
+		} else {
+			held[e.Key()] = e.Until
+		}
 	}
 	f.mu.Lock()
 	hook := f.onReplace
@@ -53,7 +59,7 @@ func (f *fake) Replace(ctx context.Context, now time.Time, state State) error {
 	}
 	f.held, f.problems = held, nil
 	f.replaces++
-	return nil
+	return refusedError(refused)
 }
 
 func (f *fake) Apply(_ context.Context, now time.Time, updates []Update) error {
@@ -68,14 +74,19 @@ func (f *fake) Apply(_ context.Context, now time.Time, updates []Update) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.batches = append(f.batches, updates)
+	var refused []Refusal
 	for _, u := range updates {
-		if u.Remove {
+		_, there := f.held[u.Key()]
+		switch {
+		case u.Remove:
 			delete(f.held, u.Key())
-		} else {
+		case f.room > 0 && !there && len(f.held) >= f.room:
+			refused = append(refused, Refusal{u.Entry, "no room"})
+		default:
 			f.held[u.Key()] = u.Until
 		}
 	}
-	return nil
+	return refusedError(refused)
 }
 
 func (f *fake) SetExceptions(_ context.Context, x Exceptions, from *Exceptions) error {

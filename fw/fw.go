@@ -143,8 +143,15 @@ var (
 // PartialError says that all of a batch or load is enforced except for some entries, or that it all is and something
 // beside it went wrong.
 type PartialError struct {
-	Left int    // entries not enforced
-	Why  string // in plain words
+	Left    int       // entries not enforced
+	Why     string    // in plain words
+	Refused []Refusal // the entries, and such as had to make room for others of the batch
+}
+
+// Refusal is an entry that the kernel does not hold; of Entry only the key counts.
+type Refusal struct {
+	Entry
+	Why string // one of few texts, in plain words
 }
 
 func (e *PartialError) Error() string {
@@ -152,4 +159,24 @@ func (e *PartialError) Error() string {
 		return e.Why
 	}
 	return fmt.Sprintf("%d not enforced: %s", e.Left, e.Why)
+}
+
+// Why a backend does not hold an entry.
+const (
+	whyFull   = "the kernel's set is full"
+	whyPorts  = "too many ports, of this ban or of all together"
+	whyPrefix = "no prefix that can be dropped"
+)
+
+// refusedError names the entries that are not enforced; nil if there are none.
+func refusedError(refused []Refusal) error {
+	if len(refused) == 0 {
+		return nil
+	}
+	return &PartialError{Left: len(refused), Why: refused[0].Why, Refused: refused}
+}
+
+// notRemoved says that what another backend left is still there.
+func notRemoved(refused []Refusal, err error) error {
+	return &PartialError{Left: len(refused), Why: "what another backend left could not be removed: " + err.Error(), Refused: refused}
 }

@@ -3,6 +3,7 @@ package fw
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 
 	"github.com/mdlayher/netlink"
@@ -139,29 +140,42 @@ func (c *ipsetConn) has(set string, e element) (bool, error) {
 	return err == nil, ipsetError("test", set, err)
 }
 
-// add puts elements in; for those that are there already the timeout begins anew. It says how many were not taken
+// add puts elements in; for those that are there already the timeout begins anew. It returns those that were not taken
 // because the set is full.
-func (c *ipsetConn) add(set string, elements []element) (left int, err error) {
-	return c.change(cmdAdd, "add to", set, elements)
+func (c *ipsetConn) add(set string, elements []element) (left []element, err error) {
+	for some := range slices.Chunk(elements, maxElements) {
+		switch err := c.change(cmdAdd, "add to", set, some); {
+		case errors.Is(err, errSetFull) && len(some) > 1:
+			// The kernel does not say which. It has taken those before the first that it refused; what is there already it
+			// takes in a full set too.
+			for i := range some {
+				one, err := c.add(set, some[i:i+1])
+				if err != nil {
+					return nil, err
+				}
+				left = append(left, one...)
+			}
+		case errors.Is(err, errSetFull):
+			left = append(left, some...)
+		case err != nil:
+			return nil, err
+		}
+	}
+	return left, nil
 }
 
 // del takes elements out; those that are not there do not matter.
 func (c *ipsetConn) del(set string, elements []element) error {
-	_, err := c.change(cmdDel, "remove from", set, elements)
-	return err
+	for some := range slices.Chunk(elements, maxElements) {
+		if err := c.change(cmdDel, "remove from", set, some); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func (c *ipsetConn) change(cmd uint16, action, set string, elements []element) (left int, err error) {
-	for len(elements) > 0 {
-		n := min(len(elements), maxElements)
-		_, err := c.do(cmd, netlink.Acknowledge, elementsMessage(c.buf, set, elements[:n]))
-		if err = ipsetError(action, set, err); errors.Is(err, errSetFull) {
-			return len(elements), nil
-		}
-		if err != nil {
-			return 0, err
-		}
-		elements = elements[n:]
-	}
-	return 0, nil
+// change sends at most maxElements elements.
+func (c *ipsetConn) change(cmd uint16, action, set string, elements []element) error {
+	_, err := c.do(cmd, netlink.Acknowledge, elementsMessage(c.buf, set, elements))
+	return ipsetError(action, set, err)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -81,8 +82,12 @@ func openIPSet(ctx context.Context, opts Options) (Backend, string, error) {
 	}
 	b := &ipset{xt: xt, opts: opts, ports: newPortBans()}
 	wrong, made, err := b.ensureSets()
-	if err == nil && len(wrong) == 0 {
+	switch {
+	case err != nil:
+	case len(wrong) == 0:
 		err = xt.ensure(ctx, b.rules(nil, nil))
+	default:
+		err = b.mayReplace(ctx, wrong)
 	}
 	if err != nil {
 		if made > 0 && made == kinds*len(xt.families) {
@@ -97,6 +102,44 @@ func openIPSet(ctx context.Context, opts Options) (Backend, string, error) {
 	return b, note, nil
 }
 
+// mayReplace returns an error if rules of others use a set of our name and another type. Our own rules may do so after an
+// update, and Replace puts that right.
+func (b *ipset) mayReplace(ctx context.Context, wrong map[string]bool) error {
+	ours := map[string]int{}
+	for _, f := range b.xt.families {
+		for _, table := range []string{tableRaw, tableMangle} {
+			if there, err := xtTableExists(f.nft, f.v6, table); err != nil || !there {
+				if err != nil {
+					return err
+				}
+				continue
+			}
+			have, err := f.list(ctx, table, f.wait)
+			if err != nil {
+				return err
+			}
+			for _, chain := range []string{chainMain, chainHit} {
+				for _, rule := range have.rules[chain] {
+					if _, rest, ok := strings.Cut(rule, "--match-set "); ok {
+						name, _, _ := strings.Cut(rest, " ")
+						ours[name]++
+					}
+				}
+			}
+		}
+	}
+	for name := range wrong {
+		n, err := b.conn.references(name)
+		if err != nil {
+			return err
+		}
+		if n > ours[name] {
+			return fmt.Errorf("rules of others use a set %s of another type: give it another name, then restart the agent", name)
+		}
+	}
+	return nil
+}
+
 // noIPSet: the error with which a kernel without ip_set answers.
 func noIPSet(err error) bool {
 	return errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EOPNOTSUPP)
@@ -104,6 +147,7 @@ func noIPSet(err error) bool {
 
 func (b *ipset) Name() string              { return NameIPSet }
 func (b *ipset) Close() error              { return errors.Join(b.conn.close(), b.xt.sock.close()) }
+func (b *ipset) letsThrough() string       { return b.xt.open6 }
 func (b *ipset) quick()                    {}
 func (b *ipset) takesRepeats()             {} // an addition of what is there sets its timeout anew (ipset(8), -exist)
 func (b *ipset) slice() int                { return ipsetSlice }
@@ -178,7 +222,7 @@ func (b *ipset) Apply(ctx context.Context, now time.Time, updates []Update) erro
 			b.batch[i][k].del, b.batch[i][k].add = b.batch[i][k].del[:0], b.batch[i][k].add[:0]
 		}
 	}
-	left := b.ports.changes(now, updates, func(prefix netip.Prefix, p portElement) {
+	refused := b.ports.changes(now, updates, func(prefix netip.Prefix, p portElement) {
 		set := &b.batch[familyOf(prefix)][kindPort]
 		if p.until.IsZero() {
 			set.del = append(set.del, element{prefix: prefix, proto: p.proto, port: p.port})
@@ -187,11 +231,10 @@ func (b *ipset) Apply(ctx context.Context, now time.Time, updates []Update) erro
 		}
 	})
 	for _, u := range updates {
-		if !droppable(u.Prefix) {
-			left++
-			continue
+		if why := b.xt.undroppable(u.Prefix); why != "" && !u.Remove {
+			refused = append(refused, Refusal{u.Entry, why})
 		}
-		if len(u.Ports) > 0 {
+		if len(u.Ports) > 0 || !droppable(u.Prefix) {
 			continue
 		}
 		prefix := u.Prefix.Masked()
@@ -211,15 +254,27 @@ func (b *ipset) Apply(ctx context.Context, now time.Time, updates []Update) erro
 			if err := b.conn.del(spec.name, change.del); err != nil {
 				return err
 			}
-			n, err := b.conn.add(spec.name, change.add)
+			left, err := b.conn.add(spec.name, change.add)
 			if err != nil {
 				return err
 			}
-			left += n
+			refused = append(refused, refusals(b.ports, kind, left)...)
 		}
 	}
 	b.ports.settle()
-	return leftError(left, nil)
+	return refusedError(refused)
+}
+
+// refusals are the entries that have an element for which there was no room.
+func refusals(ports *portBans, kind int, left []element) (refused []Refusal) {
+	for _, e := range left {
+		if kind == kindPort {
+			refused = append(refused, ports.refuse(e.prefix, portKey{e.proto, e.port})...)
+		} else {
+			refused = append(refused, Refusal{Entry{Prefix: e.prefix}, whyFull})
+		}
+	}
+	return refused
 }
 
 // byKind gives what the sets of each kind hold, sentinels included.
@@ -271,7 +326,7 @@ func (b *ipset) amendExceptions(ctx context.Context, x, from Exceptions) error {
 	}
 	err := each(func(set string, c setChange) error {
 		left, err := b.conn.add(set, c.add)
-		if err == nil && left > 0 {
+		if err == nil && len(left) > 0 {
 			err = errSetFull
 		}
 		return err
@@ -306,7 +361,7 @@ func (b *ipset) refillExceptions(ctx context.Context, x Exceptions) error {
 			return err
 		}
 	}
-	if err := ctx.Err(); err != nil || l.left > 0 {
+	if err := ctx.Err(); err != nil || len(l.refused) > 0 {
 		return cmp.Or(err, errSetFull)
 	}
 	for kind := entryKinds; kind < kinds; kind++ {
@@ -357,12 +412,17 @@ func (b *ipset) Teardown(ctx context.Context) error {
 	return err
 }
 
-// teardownSets destroys every set of ours.
+// teardownSets destroys every set of ours. What has the name of one and another type stays if it is in use.
 func teardownSets(ctx context.Context, conn *ipsetConn) (removed []string, err error) {
 	for _, family := range ipsetSpecs {
 		for _, spec := range family {
 			for _, name := range []string{spec.name, tempName(spec.name)} {
 				gone, err := destroyBusy(ctx, conn, name)
+				if errors.Is(err, syscall.EBUSY) {
+					if h, _, unknown := conn.head(name); unknown == nil && h.typeName != spec.typeName {
+						continue
+					}
+				}
 				if err != nil {
 					return removed, err
 				}
@@ -409,12 +469,4 @@ func kindOf(p netip.Prefix) int {
 		return kindAddr
 	}
 	return kindNet
-}
-
-// leftError says how many entries are not enforced, or passes another error on.
-func leftError(left int, err error) error {
-	if err == nil && left > 0 {
-		return &PartialError{Left: left, Why: "the kernel's set is full, or the prefix is none that can be dropped"}
-	}
-	return err
 }

@@ -11,12 +11,12 @@ import (
 
 // ipsetLoad fills sets under their temporary names.
 type ipsetLoad struct {
-	b    *ipset
-	now  time.Time
-	made map[string]bool // by final name
-	bufs [2][kinds][]element
-	full [2][kinds]bool
-	left int
+	b       *ipset
+	now     time.Time
+	made    map[string]bool // by final name
+	bufs    [2][kinds][]element
+	full    [2][kinds]bool
+	refused []Refusal
 
 	ports  *portBans
 	unsent map[netip.Prefix]bool // prefixes with ports whose elements are to be queued
@@ -45,7 +45,7 @@ func (l *ipsetLoad) make(spec setSpec, hashSize uint32) error {
 func (l *ipsetLoad) put(kind int, e element) error {
 	i := familyOf(e.prefix)
 	if l.full[i][kind] {
-		l.left++
+		l.refused = append(l.refused, refusals(l.ports, kind, []element{e})...)
 		return nil
 	}
 	l.bufs[i][kind] = append(l.bufs[i][kind], e)
@@ -57,14 +57,21 @@ func (l *ipsetLoad) put(kind int, e element) error {
 
 func (l *ipsetLoad) flush(i, kind int) error {
 	left, err := l.b.conn.add(tempName(ipsetSpecs[i][kind].name), l.bufs[i][kind])
-	l.left += left
-	l.full[i][kind] = left > 0
+	l.refused = append(l.refused, refusals(l.ports, kind, left)...)
+	l.full[i][kind] = len(left) > 0
 	l.bufs[i][kind] = l.bufs[i][kind][:0]
 	return err
 }
 
-// entries loads the entries.
+// entries loads the entries, after the sentinels, for which there must be room.
 func (l *ipsetLoad) entries(ctx context.Context, state State) error {
+	for i := range l.b.xt.families {
+		for kind := range entryKinds {
+			if err := l.put(kind, sentinelOf(i, kind)); err != nil {
+				return err
+			}
+		}
+	}
 	for e := range state.Entries {
 		if err := cmp.Or(l.entry(e), ctx.Err()); err != nil {
 			return err
@@ -78,21 +85,14 @@ func (l *ipsetLoad) entries(ctx context.Context, state State) error {
 			}
 		}
 	}
-	for i := range l.b.xt.families {
-		for kind := range entryKinds {
-			if err := l.put(kind, sentinelOf(i, kind)); err != nil {
-				return err
-			}
-		}
-	}
 	return l.flushAll(kindAddr, kindNet, kindPort)
 }
 
 // entry queues an entry, and notes one with ports for portsOf: an element that several share has the latest of their ends.
 func (l *ipsetLoad) entry(e Entry) error {
-	switch {
-	case !droppable(e.Prefix):
-		l.left++
+	switch why := l.b.xt.undroppable(e.Prefix); {
+	case why != "":
+		l.refused = append(l.refused, Refusal{e, why})
 		return nil
 	case !e.Until.After(l.now), len(l.b.xt.families) == 1 && e.Prefix.Addr().Is6():
 		return nil
@@ -100,7 +100,7 @@ func (l *ipsetLoad) entry(e Entry) error {
 		if l.ports.keep(e) {
 			l.unsent[e.Prefix.Masked()] = true
 		} else {
-			l.left++
+			l.refused = append(l.refused, Refusal{e, whyPorts})
 		}
 		return nil
 	}
@@ -219,11 +219,11 @@ func (b *ipset) Replace(ctx context.Context, now time.Time, state State) error {
 	}
 	if !b.cleaned {
 		if _, err := cleanup(ctx, b.opts, keep{backend: NameIPSet, xt: b.xt}); err != nil {
-			return &PartialError{Left: load.left, Why: "what another backend left could not be removed: " + err.Error()}
+			return notRemoved(load.refused, err)
 		}
 		b.cleaned = true
 	}
-	return leftError(load.left, nil)
+	return refusedError(load.refused)
 }
 
 // retype puts an empty set of the right type in place of each of another type, which no swap can mend. All the while

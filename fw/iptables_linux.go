@@ -16,6 +16,8 @@ import (
 const (
 	maxRuleEntries = 1000
 
+	whyNewest = "iptables rules hold the newest 1000 bans only"
+
 	// maxMultiport is what one multiport match takes; a range counts twice.
 	maxMultiport = 15
 )
@@ -58,9 +60,9 @@ func openIPTables(ctx context.Context, opts Options) (Backend, string, error) {
 	return b, limits, nil
 }
 
-func (b *iptablesBackend) Name() string { return NameIPTables }
-func (b *iptablesBackend) Close() error { return b.xt.sock.close() }
-func (b *iptablesBackend) limit() int   { return maxRuleEntries }
+func (b *iptablesBackend) Name() string        { return NameIPTables }
+func (b *iptablesBackend) Close() error        { return b.xt.sock.close() }
+func (b *iptablesBackend) letsThrough() string { return b.xt.open6 }
 
 // want is what both chains should hold.
 func (b *iptablesBackend) want(v6 bool) chains {
@@ -120,17 +122,17 @@ func entryRules(e Entry) []string {
 // Replace takes the entries that end last, as far as there is room, and writes the chains in one step.
 func (b *iptablesBackend) Replace(ctx context.Context, now time.Time, state State) error {
 	var latest latestEntries
-	left := 0
+	var refused []Refusal
 	for e := range state.Entries {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if !droppable(e.Prefix) {
-			left++
-			continue
-		}
-		if e.Until.After(now) {
-			latest.offer(e)
+		if why := b.xt.undroppable(e.Prefix); why != "" {
+			refused = append(refused, Refusal{e, why})
+		} else if e.Until.After(now) {
+			if out, over := latest.offer(e); over {
+				refused = append(refused, Refusal{out, whyNewest})
+			}
 		}
 	}
 	former := b.held
@@ -151,11 +153,11 @@ func (b *iptablesBackend) Replace(ctx context.Context, now time.Time, state Stat
 	}
 	if !b.cleaned {
 		if _, err := cleanup(ctx, b.opts, keep{backend: NameIPTables, xt: b.xt}); err != nil {
-			return &PartialError{Left: left, Why: "what another backend left could not be removed: " + err.Error()}
+			return notRemoved(refused, err)
 		}
 		b.cleaned = true
 	}
-	return leftError(left, nil)
+	return refusedError(refused)
 }
 
 func (b *iptablesBackend) nextRank() uint64 {
@@ -190,28 +192,37 @@ func (s ruleSet) clone() ruleSet {
 	return c
 }
 
-// shrink removes the entries of lowest rank until there is room.
-func (s *ruleSet) shrink() {
+// shrink removes the entries of lowest rank until there is room, and returns them.
+func (s *ruleSet) shrink() (out []Entry) {
 	over := len(s.order) - maxRuleEntries
 	if over <= 0 {
-		return
+		return nil
 	}
 	ranks := make([]uint64, 0, len(s.order))
 	for _, e := range s.byKey {
 		ranks = append(ranks, e.rank)
 	}
 	slices.Sort(ranks)
-	s.remove(func(_ Key, e ruleEntry) bool { return e.rank < ranks[over] })
+	s.remove(func(_ Key, e ruleEntry) bool {
+		gone := e.rank < ranks[over]
+		if gone {
+			out = append(out, e.Entry)
+		}
+		return gone
+	})
+	return out
 }
 
 // Apply writes the rules that go and come, in one step per family.
 func (b *iptablesBackend) Apply(ctx context.Context, now time.Time, updates []Update) error {
 	next := b.held.clone()
-	left := 0
+	var refused []Refusal
 	for _, u := range updates {
-		switch {
-		case !droppable(u.Prefix):
-			left++
+		switch why := b.xt.undroppable(u.Prefix); {
+		case why != "":
+			if !u.Remove {
+				refused = append(refused, Refusal{u.Entry, why})
+			}
 		case u.Remove || !u.Until.After(now):
 			if key := u.Key(); len(next.order) > 0 {
 				next.remove(func(k Key, _ ruleEntry) bool { return k == key })
@@ -220,8 +231,13 @@ func (b *iptablesBackend) Apply(ctx context.Context, now time.Time, updates []Up
 			next.put(u.Entry, b.nextRank())
 		}
 	}
-	next.shrink()
-	return leftError(left, b.turn(ctx, next))
+	for _, e := range next.shrink() {
+		refused = append(refused, Refusal{e, whyNewest})
+	}
+	if err := b.turn(ctx, next); err != nil {
+		return err
+	}
+	return refusedError(refused)
 }
 
 // turn changes the chain from what it holds to what it shall hold.
@@ -362,12 +378,15 @@ func (l *latestEntries) Pop() any {
 	return e
 }
 
-func (l *latestEntries) offer(e Entry) {
+// offer takes e in, and returns the entry for which there is no room then, if any.
+func (l *latestEntries) offer(e Entry) (out Entry, over bool) {
 	switch {
 	case len(*l) < maxRuleEntries:
 		heap.Push(l, e)
+		return Entry{}, false
 	case e.Until.After((*l)[0].Until):
-		(*l)[0] = e
+		e, (*l)[0] = (*l)[0], e
 		heap.Fix(l, 0)
 	}
+	return e, true
 }

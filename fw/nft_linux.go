@@ -109,13 +109,15 @@ func (b *nft) Apply(ctx context.Context, now time.Time, updates []Update) error 
 	var changes [2]nftChange
 	var nets [2][]netUpdate
 	portNets := [2]map[portKey][]netUpdate{{}, {}}
-	left := b.shape.ports.changes(now, updates, func(prefix netip.Prefix, p portElement) {
+	refused := b.shape.ports.changes(now, updates, func(prefix netip.Prefix, p portElement) {
 		i := familyOf(prefix)
 		changes[i].port(portNets[i], now, prefix, p)
 	})
 	for _, u := range updates {
 		if !droppable(u.Prefix) {
-			left++
+			if !u.Remove {
+				refused = append(refused, Refusal{u.Entry, whyPrefix})
+			}
 			continue
 		}
 		prefix := u.Prefix.Masked()
@@ -156,7 +158,7 @@ func (b *nft) Apply(ctx context.Context, now time.Time, updates []Update) error 
 		}
 	}
 	b.shape.ports.settle()
-	return leftError(left, nil)
+	return refusedError(refused)
 }
 
 // element notes that a key is put in until a time, or with the zero time taken out.

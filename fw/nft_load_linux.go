@@ -10,12 +10,12 @@ import (
 
 // nftLoad fills the sets of a generation that no rule looks up yet.
 type nftLoad struct {
-	b     *nft
-	now   time.Time
-	sets  [2][nftKinds]*nftables.Set
-	bufs  [2][nftKinds][]nftables.SetElement
-	shape nftShape
-	left  int
+	b       *nft
+	now     time.Time
+	sets    [2][nftKinds]*nftables.Set
+	bufs    [2][nftKinds][]nftables.SetElement
+	shape   nftShape
+	refused []Refusal
 }
 
 // Replace fills the other generation's sets, and then turns the rules to those and deletes the former ones in one step.
@@ -66,11 +66,11 @@ func (b *nft) Replace(ctx context.Context, now time.Time, state State) error {
 	b.generation, b.shape, b.broken, b.loaded = next, load.shape, false, true
 	if !b.cleaned {
 		if _, err := cleanup(ctx, b.opts, keep{backend: NameNFTables}); err != nil {
-			return &PartialError{Left: load.left, Why: "what another backend left could not be removed: " + err.Error()}
+			return notRemoved(load.refused, err)
 		}
 		b.cleaned = true
 	}
-	return leftError(load.left, nil)
+	return refusedError(load.refused)
 }
 
 // setsThere says whether all sets of the generation in use exist.
@@ -152,11 +152,11 @@ func (l *nftLoad) sentinels() error {
 func (l *nftLoad) entry(e Entry) error {
 	switch {
 	case !droppable(e.Prefix):
-		l.left++
+		l.refused = append(l.refused, Refusal{e, whyPrefix})
 	case !e.Until.After(l.now):
 	case len(e.Ports) > 0:
 		if !l.shape.ports.keep(e) {
-			l.left++
+			l.refused = append(l.refused, Refusal{e, whyPorts})
 		}
 	case e.Prefix.IsSingleIP():
 		i := familyOf(e.Prefix)

@@ -21,8 +21,8 @@ type opener func(ctx context.Context, opts Options) (b Backend, note string, err
 // order is what NameAuto stands for, best first.
 var order = []string{NameIPSet, NameNFTables, NameIPTables, NameNone}
 
-// Open tries the backends in the given order and returns the first that works, set up in the kernel: its sets and rules
-// are there, and what a former run left goes on being dropped. NameAuto or an empty order means ipset, nftables,
+// Open tries the backends in the given order and returns the first that works, one that drops IPv6 too before one that does
+// not, set up in the kernel: its sets and rules are there, and what a former run left goes on being dropped. NameAuto or an empty order means ipset, nftables,
 // iptables, none. The attempts tell why others were refused; the chosen one stands last. If none works the error says
 // why for each.
 func Open(ctx context.Context, names []string, opts Options) (Backend, []Attempt, error) {
@@ -33,21 +33,55 @@ func Open(ctx context.Context, names []string, opts Options) (Backend, []Attempt
 	}
 	var attempts []Attempt
 	var reasons []string
+	var half Backend // the first that lets IPv6 through
+	var halfDone Attempt
 	for _, name := range wanted {
 		if err := ctx.Err(); err != nil {
-			return nil, attempts, err
+			return nil, attempts, errors.Join(err, closeIf(half))
+		}
+		if half != nil && name == NameNone {
+			break
 		}
 		backend, note, err := openOne(ctx, name, opts)
-		attempts = append(attempts, Attempt{Name: name, Err: err, Note: note})
-		if err == nil {
+		if err == nil && letsThrough(backend) == "" {
 			if note != "" {
 				opts.Logger.Warn("the firewall works only in part", "backend", name, "note", note)
 			}
-			return backend, attempts, nil
+			// What a backend that is left has in the kernel goes with the first load of this one.
+			return backend, append(attempts, Attempt{Name: name, Note: note}), closeIf(half)
 		}
+		if err == nil {
+			err = errors.New(letsThrough(backend))
+			if half == nil {
+				half, halfDone = backend, Attempt{Name: name, Note: note}
+			} else {
+				_ = backend.Close()
+			}
+		}
+		attempts = append(attempts, Attempt{Name: name, Err: err})
 		reasons = append(reasons, name+": "+err.Error())
 	}
-	return nil, attempts, fmt.Errorf("no firewall backend works: %s", strings.Join(reasons, "; "))
+	if half == nil {
+		return nil, attempts, fmt.Errorf("no firewall backend works: %s", strings.Join(reasons, "; "))
+	}
+	opts.Logger.Warn("the firewall works only in part", "backend", halfDone.Name, "note", halfDone.Note)
+	attempts = slices.DeleteFunc(attempts, func(a Attempt) bool { return a.Name == halfDone.Name })
+	return half, append(attempts, halfDone), nil
+}
+
+// letsThrough says which packets a backend cannot drop on this machine, and why; "" = none.
+func letsThrough(b Backend) string {
+	if b, ok := b.(interface{ letsThrough() string }); ok {
+		return b.letsThrough()
+	}
+	return ""
+}
+
+func closeIf(b Backend) error {
+	if b == nil {
+		return nil
+	}
+	return b.Close()
 }
 
 func openOne(ctx context.Context, name string, opts Options) (Backend, string, error) {

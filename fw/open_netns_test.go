@@ -227,12 +227,110 @@ func TestWithoutIPv6GoesOn(t *testing.T) {
 		}
 		defer b.Close()
 		mustExcept(t, b, prefix("fd00::/8"))
-		mustReplace(t, b, state(entry("192.0.2.1"), entry("2001:db8::1")))
-		must(t, b, Update{Entry: entry("192.0.2.2")}, Update{Entry: entry("2001:db8::2")})
+		refuses(t, b.Replace(ctx, time.Now(), state(entry("192.0.2.1"), entry("2001:db8::1"))), "2001:db8::1")
+		refuses(t, b.Apply(ctx, time.Now(), []Update{{Entry: entry("192.0.2.2")}, {Entry: entry("2001:db8::2")}}), "2001:db8::2")
 		r.want(false, "192.0.2.1")
 		r.want(false, "192.0.2.2")
+		r.want(true, "2001:db8::2")
+		// nftables drops IPv6 too. What ipset left goes once nftables drops.
+		full, attempts, err := Open(ctx, nil, Options{IPTables: filepath.Join(dir, "iptables-nft")})
+		if err != nil || full.Name() != NameNFTables || attempts[0].Name != NameIPSet || attempts[0].Err == nil {
+			t.Fatal(attempts, err)
+		}
+		defer full.Close()
+		r.want(false, "192.0.2.1")
+		mustReplace(t, full, state(entry("192.0.2.1"), entry("2001:db8::1")))
+		r.want(false, "192.0.2.1")
+		r.want(false, "2001:db8::1")
+		if out := sh(t, "ipset list -n; iptables-nft -t raw -S"); strings.Contains(strings.ToLower(out), "meshban") {
+			t.Errorf("ipset left %s", out)
+		}
+		mustReplace(t, full, state())
+		if b, _, err = Open(ctx, []string{NameIPSet}, Options{IPTables: filepath.Join(dir, "iptables-nft")}); err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		refuses(t, b.Replace(ctx, time.Now(), state(entry("192.0.2.1"), entry("2001:db8::1"))), "2001:db8::1")
 		if problems, err := b.Check(ctx); err != nil || len(problems) > 0 {
 			t.Error(problems, err)
+		}
+	})
+}
+
+// refuses holds an error to name just these prefixes.
+func refuses(t *testing.T, err error, want ...string) {
+	t.Helper()
+	var partial *PartialError
+	if !errors.As(err, &partial) {
+		t.Fatalf("%v, want %q refused", err, want)
+	}
+	var got []string
+	for _, x := range partial.Refused {
+		got = append(got, x.Prefix.Addr().String())
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("refuses %q, want %q: %v", got, want, err)
+	}
+}
+
+// A set that is full takes what it has already, and what it refuses is named: single addresses, prefixes, ports.
+func TestFullSetsNameWhatTheyRefuse(t *testing.T) {
+	t.Run("ipset", func(t *testing.T) {
+		if !inside(t) {
+			return
+		}
+		r := newRig(t)
+		for kind := range entryKinds {
+			ipsetSpecs[0][kind].maxElem = 3 // with the sentinel
+		}
+		b, _, err := Open(ctx, []string{NameIPSet}, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		batch := func(entries ...Entry) (out []Update) {
+			for _, e := range entries {
+				out = append(out, Update{Entry: e})
+			}
+			return out
+		}
+		ssh, web := PortRange{ProtoTCP, 22, 22}, PortRange{ProtoTCP, 80, 81}
+		mustReplace(t, b, state())
+		must(t, b, batch(entry("192.0.2.1"))...)
+		err = b.Apply(ctx, time.Now(), batch(entry("192.0.2.2"), entry("192.0.2.3"), entry("192.0.2.1"), entry("192.0.2.4")))
+		refuses(t, err, "192.0.2.3", "192.0.2.4")
+		r.want(false, "192.0.2.2")
+		r.want(true, "192.0.2.3")
+		err = b.Apply(ctx, time.Now(), batch(entry("10.1.0.0/16"), entry("10.2.0.0/16"), entry("10.3.0.0/16")))
+		refuses(t, err, "10.3.0.0")
+		must(t, b, batch(entry("198.51.100.1", ssh))...)
+		refuses(t, b.Apply(ctx, time.Now(), batch(entry("198.51.100.1", ssh), entry("198.51.100.2", web))), "198.51.100.2")
+		err = b.Replace(ctx, time.Now(), state(entry("192.0.2.1"), entry("192.0.2.2"), entry("192.0.2.3"), entry("198.51.100.1", web), entry("198.51.100.1", ssh)))
+		var partial *PartialError
+		if !errors.As(err, &partial) || len(partial.Refused) == 0 || partial.Refused[0].Prefix != prefix("192.0.2.3") && partial.Refused[0].Prefix != prefix("198.51.100.1") {
+			t.Errorf("a load: %v", err)
+		}
+	})
+}
+
+// A set with the name of one of ours and another type, in use by a rule of the administrator's, had nothing dropped and no
+// other backend tried.
+func TestSetOfAnotherInUseIsLeftAlone(t *testing.T) {
+	t.Run("all", func(t *testing.T) {
+		if !inside(t) {
+			return
+		}
+		r := newRig(t)
+		sh(t, "ipset create meshban4 hash:net; ipset add meshban4 10.99.0.0/16; iptables-nft -A INPUT -m set --match-set meshban4 src -j DROP")
+		b, attempts, err := Open(ctx, nil, Options{})
+		if err != nil || b.Name() != NameNFTables || attempts[0].Err == nil || !strings.Contains(attempts[0].Err.Error(), "meshban4") {
+			t.Fatal(attempts, err)
+		}
+		defer b.Close()
+		mustReplace(t, b, state(entry("192.0.2.1")))
+		r.want(false, "192.0.2.1")
+		if out := sh(t, "ipset list -n | grep meshban; iptables-nft -S INPUT"); !strings.HasPrefix(out, "meshban4\n-P") || !strings.Contains(out, "--match-set meshban4") {
+			t.Errorf("left: %s", out)
 		}
 	})
 }

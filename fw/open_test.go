@@ -1,7 +1,10 @@
 package fw
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 )
@@ -28,6 +31,57 @@ func TestOrderOfBackends(t *testing.T) {
 			}
 			if fmt.Sprint(got) != c.want {
 				t.Errorf("got %v, want %s", got, c.want)
+			}
+		})
+	}
+}
+
+// half is a backend that lets IPv6 through.
+type half struct{ *fake }
+
+func (half) letsThrough() string { return "IPv6 passes" }
+
+// Where ip6tables is missing, ipset was taken and IPv6 let through, though nftables would have dropped it.
+func TestOpenPrefersWhatDropsIPv6(t *testing.T) {
+	former := openers
+	t.Cleanup(func() { openers = former })
+	gives := func(b Backend) opener {
+		return func(context.Context, Options) (Backend, string, error) { return b, letsThrough(b), nil }
+	}
+	sets, rules, whole := newFake(), newFake(), newFake()
+	for _, c := range []struct {
+		name     string
+		openers  map[string]opener
+		want     Backend
+		attempts string
+		closed   string
+	}{
+		{"ok: the first drops all", map[string]opener{NameIPSet: gives(whole), NameNFTables: gives(half{sets})}, whole, "ipset", ""},
+		{"ok: the second drops all", map[string]opener{NameIPSet: gives(half{sets}), NameNFTables: gives(whole)}, whole, "ipset (IPv6 passes) nftables", "ipset"},
+		{"ok: two let IPv6 through", map[string]opener{NameIPSet: gives(half{sets}), NameIPTables: gives(half{rules})}, half{sets}, "nftables (no such) iptables (IPv6 passes) ipset", "iptables"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			openers = map[string]opener{}
+			for _, name := range []string{NameIPSet, NameNFTables, NameIPTables} {
+				openers[name] = func(context.Context, Options) (Backend, string, error) { return nil, "", errors.New("no such") }
+			}
+			maps.Copy(openers, c.openers)
+			sets.closed, rules.closed, sets.torn, rules.torn = false, false, false, false
+			b, attempts, err := Open(t.Context(), nil, Options{})
+			if err != nil || b != c.want {
+				t.Fatalf("%v, %v", b, err)
+			}
+			var got []string
+			for _, a := range attempts {
+				if got = append(got, a.Name); a.Err != nil {
+					got[len(got)-1] += fmt.Sprintf(" (%v)", a.Err)
+				}
+			}
+			if strings.Join(got, " ") != c.attempts {
+				t.Errorf("attempts %q, want %q", got, c.attempts)
+			}
+			if sets.closed != (c.closed == "ipset") || rules.closed != (c.closed == "iptables") || sets.torn || rules.torn {
+				t.Errorf("closed %v, %v; torn down %v, %v", sets.closed, rules.closed, sets.torn, rules.torn)
 			}
 		})
 	}

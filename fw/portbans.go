@@ -128,8 +128,8 @@ func (b *portBans) settle() {
 
 // changes notes those updates of a batch that have ports, and then calls f once for each element of theirs: put in until a
 // time, or with the zero time taken out. What is not kept, or removed and not known, has none. Until settle the batch may
-// be tried again. left is the number of entries without room.
-func (b *portBans) changes(now time.Time, updates []Update, f func(netip.Prefix, portElement)) (left int) {
+// be tried again. It returns the entries without room.
+func (b *portBans) changes(now time.Time, updates []Update, f func(netip.Prefix, portElement)) (refused []Refusal) {
 	touched := map[netip.Prefix][]PortRange{}
 	for _, u := range updates {
 		if len(u.Ports) == 0 || !droppable(u.Prefix) {
@@ -141,7 +141,7 @@ func (b *portBans) changes(now time.Time, updates []Update, f func(netip.Prefix,
 				continue
 			}
 		} else if !b.keep(u.Entry) {
-			left++
+			refused = append(refused, Refusal{u.Entry, whyPorts})
 			continue
 		}
 		touched[key.Prefix] = append(touched[key.Prefix], u.Ports...)
@@ -156,7 +156,21 @@ func (b *portBans) changes(now time.Time, updates []Update, f func(netip.Prefix,
 			}
 		})
 	}
-	return left
+	return refused
+}
+
+// refuse forgets the bans of a prefix that have a port for which the kernel had no room, and returns them.
+func (b *portBans) refuse(prefix netip.Prefix, k portKey) (refused []Refusal) {
+	b.remove(prefix, func(o portBan) bool {
+		has := !o.gone && slices.ContainsFunc(o.ranges, func(r PortRange) bool {
+			return r.First <= k.port && k.port <= r.Last && (r.Proto == ProtoAny || r.Proto == k.proto)
+		})
+		if has {
+			refused = append(refused, Refusal{Entry{Prefix: prefix, Ports: o.ranges}, whyFull})
+		}
+		return has
+	})
+	return refused
 }
 
 // elements are all that the kernel should hold of a prefix, each with the latest end. Entries that are over are

@@ -25,7 +25,7 @@ func TestPortsSharedByTwoEntriesLiveAsLongAsEither(t *testing.T) {
 				put += fmt.Sprintf("+%d/%d@%v ", p.port, p.proto, p.until.Sub(now))
 			}
 		})
-		if left > 0 {
+		if len(left) > 0 {
 			return "full"
 		}
 		return put + out
@@ -68,8 +68,8 @@ func TestPortsAreBounded(t *testing.T) {
 		return Update{Entry: Entry{Prefix: p, Ports: ports, Until: now.Add(time.Hour), Own: own}}
 	}
 	change := func(u Update) (left, elements int) {
-		left = bans.changes(now, []Update{u}, func(netip.Prefix, portElement) { elements++ })
-		return left, elements
+		refused := bans.changes(now, []Update{u}, func(netip.Prefix, portElement) { elements++ })
+		return len(refused), elements
 	}
 	expect := func(what string, u Update, left, elements int) {
 		t.Helper()

@@ -15,7 +15,7 @@ import (
 const (
 	// MaxQueued updates wait for the kernel at most; past that they are dropped and a full Replace does their work.
 	MaxQueued = 65536
-	// MaxWaiting callbacks wait for their updates at most; past that they are not called, and counted.
+	// MaxWaiting callbacks wait for their updates at most; past that they are not taken, or get ErrWaiting, and are counted.
 	MaxWaiting = 65536
 	// DefaultCheckEvery is the time between two thorough looks at the kernel.
 	DefaultCheckEvery = 30 * time.Second
@@ -29,8 +29,12 @@ const (
 	giveUpAfter     = 5 // failed Replaces in a row until waiting callbacks get the error; the tries go on
 )
 
-// ErrStopped is what a waiting callback gets when Run ends first.
-var ErrStopped = errors.New("the firewall task has stopped")
+var (
+	// ErrStopped is what a waiting callback gets when Run ends first.
+	ErrStopped = errors.New("the firewall task has stopped")
+	// ErrWaiting is what a callback gets that had to make room.
+	ErrWaiting = errors.New("too much waits for the kernel")
+)
 
 // SyncerConfig is what a [Syncer] needs. Backend and Snapshot are required.
 type SyncerConfig struct {
@@ -80,8 +84,9 @@ type Status struct {
 	Replaces  uint64 // full reloads that succeeded
 	Failures  uint64 // calls of the backend that failed, retries included
 	Overflows uint64 // times that the queue was full
-	Uncalled  uint64 // callbacks dropped because too many waited
+	Uncalled  uint64 // callbacks that were not taken, or got ErrWaiting, because too many waited
 
+	LetsThrough string    // which packets cannot be dropped on this machine, and why; "" = none
 	LastError   string    // the last thing that went wrong, or still is; "" = nothing yet
 	LastErrorAt time.Time // UTC, ms
 	LastReplace time.Duration
@@ -100,11 +105,14 @@ type Syncer struct {
 	work  work
 	// unplaced are the exceptions that the kernel does not hold; nil = it holds all.
 	unplaced atomic.Pointer[prefixes]
+	// books guards work.held and work.refused for who reads them without the token.
+	books sync.RWMutex
 
 	mu      sync.Mutex
 	inbox   inbox
 	st      Status
 	lasting string // what is wrong and will be until something changes; "" = nothing
+	behind  bool   // the last load failed
 }
 
 // done is called when a submission has become true in the kernel, or has been given up.
@@ -126,6 +134,8 @@ func NewSyncer(cfg SyncerConfig) (*Syncer, error) {
 	}
 	s := &Syncer{cfg: cfg, wake: make(chan struct{}, 1), owner: make(chan struct{}, 1)}
 	s.st.Backend = cfg.Backend.Name()
+	s.st.LetsThrough = letsThrough(cfg.Backend)
+	s.work.refused = make(refused)
 	s.owner <- struct{}{}
 	return s, nil
 }
@@ -133,29 +143,26 @@ func NewSyncer(cfg SyncerConfig) (*Syncer, error) {
 // Submit queues updates for the kernel and returns at once; their Ports must not be altered afterwards. If done is not
 // nil it is called exactly once: with the time at which all the updates were in the kernel (UTC, with a monotonic
 // reading), or with the error for which they were given up; a *PartialError may be about another update of the same
-// batch. The call comes from Run, from a Flush, or from a Replace, with no lock held, and may not call Replace. It does not
-// come if more than MaxWaiting wait, nor after Run has ended.
-func (s *Syncer) Submit(updates []Update, done func(at time.Time, err error)) {
-	if s.queue(updates, done) {
+// batch. The call comes from Run, from a Flush, or from a Replace, with no lock held, and may not call Replace. Submit
+// returns ErrWaiting or ErrStopped where it will not come, because MaxWaiting wait or Run has ended.
+func (s *Syncer) Submit(updates []Update, done func(at time.Time, err error)) error {
+	err := s.Queue(updates, done)
+	if !errors.Is(err, ErrStopped) {
 		s.poke()
 	}
+	return err
 }
 
 // Queue does what Submit does but for waking Run: a call of Flush must follow soon.
-func (s *Syncer) Queue(updates []Update, done func(at time.Time, err error)) {
-	s.queue(updates, done)
-}
-
-// queue reports whether Run, or a Replace, will look at it.
-func (s *Syncer) queue(updates []Update, done func(at time.Time, err error)) bool {
+func (s *Syncer) Queue(updates []Update, done func(at time.Time, err error)) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	in := &s.inbox
 	if in.closed {
-		return false
+		return ErrStopped
 	}
 	if done != nil && in.fresh.waiting+in.bulk.waiting >= MaxWaiting {
-		done = nil
+		done, err = nil, ErrWaiting
 		s.st.Uncalled++
 	}
 	switch {
@@ -172,7 +179,7 @@ func (s *Syncer) queue(updates []Update, done func(at time.Time, err error)) boo
 	} else {
 		in.bulk.put(updates, done)
 	}
-	return true
+	return err
 }
 
 // Replace loads all anew from Snapshot and returns when the kernel holds it, or all of it that the backend has room for:

@@ -111,8 +111,8 @@ func (s *Syncer) leaveOut(ctx context.Context, unplaced prefixes) {
 			s.failed("could not take out what contains an exception", err)
 			w.owe(time.Now())
 		}
+		s.note(time.Now(), out, nil)
 		for _, u := range out {
-			w.held.remove(u.Entry)
 			x.withheld.add(u.Entry)
 		}
 	}

@@ -45,9 +45,7 @@ func (s *Syncer) inline() bool {
 		s.mu.Unlock()
 		return false
 	}
-	if err != nil {
-		s.failed("could not apply a batch", err)
-	}
+	s.told(err)
 	before := s.work.next()
 	s.applied(now, carried, waiting, withheldError(left, err))
 	return all && !s.work.next().Before(before)

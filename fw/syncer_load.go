@@ -114,6 +114,7 @@ func (l *load) meanwhile(ctx context.Context) []Update {
 		s.work.wait(s, waiting)
 		return updates
 	}
+	s.note(time.Now(), carried, err)
 	s.work.answer(waiting, time.Now().UTC(), notEnforced(withheldError(left, err)))
 	return updates
 }

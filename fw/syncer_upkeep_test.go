@@ -1,8 +1,10 @@
 package fw
 
 import (
+	"context"
 	"errors"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -91,6 +93,78 @@ func TestWhatHasNoRoomIsSaidAndComesInLater(t *testing.T) {
 		b.submit(b.lift("192.0.2.2/32"))
 		synctest.Wait()
 		b.expect("last error", b.Status().LastError, "")
+	})
+}
+
+// What the backend refused was counted as enforced, and nobody could ask which it was.
+func TestWhatIsRefusedIsNamed(t *testing.T) {
+	withSyncer(t, func(f *fake) Backend { f.room = 2; return f }, func(b *bench) {
+		holds := func(u Update, want bool) {
+			t.Helper()
+			ok, why := b.Holds(u.Entry)
+			b.expect(u.Prefix.String()+" held", ok, want)
+			if !want {
+				b.expect("why "+u.Prefix.String()+" is not", why, "no room")
+			}
+		}
+		one, two, three, ports := b.ban("192.0.2.1/32"), b.ban("192.0.2.0/24"), b.ban("192.0.2.3/32"), b.ban("192.0.2.4/32")
+		ports.Ports = []PortRange{{ProtoTCP, 22, 22}}
+		b.keep(ports.Entry)
+		b.lift("192.0.2.4/32")
+		got := b.submit(one, two, three, ports)
+		synctest.Wait()
+		if err := got.read().err; !isPartial(err) {
+			t.Errorf("told %v", err)
+		}
+		holds(one, true)
+		holds(two, true)
+		holds(three, false)
+		holds(ports, false)
+		st := b.Status()
+		b.expect("enforced", st.Enforced, 2)
+		b.expect("not enforced", st.NotEnforced, 2)
+		b.expect("last error", st.LastError, "2 bans are not enforced: no room")
+		b.pass(DefaultCheckEvery + time.Second)
+		b.expect("full loads without a removal", b.snaps(), 0)
+		b.submit(one, b.lift("192.0.2.0/24"), b.lift("192.0.2.3/32"))
+		synctest.Wait()
+		holds(one, true)
+		holds(ports, false)
+		b.pass(DefaultCheckEvery + time.Second)
+		b.expect("full loads after a removal", b.snaps(), 1)
+		holds(ports, true)
+		b.expect("last error", b.Status().LastError, "")
+		b.fake.set(func(f *fake) { f.room = 1 })
+		if err := b.Replace(context.Background()); err != nil {
+			t.Error(err)
+		}
+		b.expect("enforced after a load", b.Status().Enforced, 1)
+		b.expect("not enforced after a load", b.Status().NotEnforced, 1)
+	})
+}
+
+// While the kernel refuses a load, what came since is not enforced, and why is known.
+func TestHoldsSaysWhyALoadFails(t *testing.T) {
+	withSyncer(t, func(f *fake) Backend { return f }, func(b *bench) {
+		broken := errors.New("no such table")
+		b.fake.set(func(f *fake) {
+			f.onApply = func() error { return broken }
+			f.onReplace = f.onApply
+		})
+		u := b.ban("192.0.2.1/32")
+		if ok, why := b.Holds(u.Entry); ok || why != "" {
+			t.Errorf("before it was submitted: %v, %q", ok, why)
+		}
+		b.submit(u)
+		synctest.Wait()
+		if ok, why := b.Holds(u.Entry); ok || !strings.Contains(why, broken.Error()) || b.Behind() != why {
+			t.Errorf("while all fails: %v, %q, %q", ok, why, b.Behind())
+		}
+		b.fake.set(func(f *fake) { f.onApply, f.onReplace = nil, nil })
+		b.pass(replaceDelayMax)
+		if ok, _ := b.Holds(u.Entry); !ok || b.Behind() != "" {
+			t.Errorf("once it succeeds: %v, %q", ok, b.Behind())
+		}
 	})
 }
 

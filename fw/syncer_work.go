@@ -1,6 +1,7 @@
 package fw
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,7 +30,8 @@ type parted interface {
 
 // work is the state of whoever holds the owner token.
 type work struct {
-	held    tracker
+	held    tracker // what the kernel has taken
+	refused refused // what it should hold beyond that, but for what is withheld
 	except  excepted
 	last    map[Key]int // coalesce's, for its room
 	waiting []done      // their updates are not true yet
@@ -82,6 +84,7 @@ func (w *work) wait(s *Syncer, more []done) {
 		s.mu.Lock()
 		s.st.Uncalled += uint64(len(more) - room)
 		s.mu.Unlock()
+		w.answer(more[room:], time.Now(), ErrWaiting)
 		more = more[:room]
 	}
 	w.waiting = append(w.waiting, more...)
@@ -175,10 +178,9 @@ func (s *Syncer) apply(ctx context.Context, updates []Update, waiting []done) {
 			break
 		}
 	}
-	if err != nil {
-		s.failed("could not apply a batch", err)
-	}
+	s.told(err)
 	if err != nil && !isPartial(err) {
+		s.failed("could not apply a batch", err)
 		w.wait(s, waiting)
 		if errors.Is(err, syscall.ENOENT) && w.mending == nil {
 			w.mending = []string{err.Error()} // a set is gone; no need to wait for the check that says so
@@ -196,17 +198,75 @@ func (s *Syncer) apply(ctx context.Context, updates []Update, waiting []done) {
 func (s *Syncer) applied(now time.Time, updates []Update, waiting []done, err error) {
 	w := &s.work
 	at := time.Now().UTC()
+	s.note(now, updates, err)
 	for _, u := range updates {
-		if u.Remove || !u.Until.After(now) {
-			w.held.remove(u.Entry)
-		} else if droppable(u.Prefix) {
-			w.held.add(u.Entry)
+		if !u.Remove {
 			s.noteClamp(now, u.Until)
 		}
 		w.crowded = w.crowded || u.Remove
 	}
 	w.answer(waiting, at, notEnforced(err))
 	s.count()
+}
+
+// note keeps the books of updates that the kernel has taken, but for what a *PartialError names.
+func (s *Syncer) note(now time.Time, updates []Update, err error) {
+	w := &s.work
+	s.books.Lock()
+	defer s.books.Unlock()
+	for _, u := range updates {
+		w.refused.remove(u.Entry)
+		if u.Remove || !u.Until.After(now) {
+			w.held.remove(u.Entry)
+		} else {
+			w.held.add(u.Entry)
+		}
+	}
+	w.refuse(err, updates)
+}
+
+// refuse notes what a *PartialError names. Where it names nothing, the last of the updates had no room.
+func (w *work) refuse(err error, updates []Update) {
+	var partial *PartialError
+	if !errors.As(err, &partial) {
+		return
+	}
+	for i, n := len(updates)-1, partial.Left-len(partial.Refused); i >= 0 && n > 0; i-- {
+		if u := &updates[i]; !u.Remove {
+			w.held.remove(u.Entry)
+			w.refused.add(Refusal{u.Entry, partial.Why})
+			n--
+		}
+	}
+	for _, x := range partial.Refused {
+		w.held.remove(x.Entry)
+		w.refused.add(x)
+	}
+}
+
+// Holds reports whether the kernel has taken an entry that it should hold. If not, why says what keeps it from that, and is
+// empty where the entry only waits its turn.
+func (s *Syncer) Holds(e Entry) (ok bool, why string) {
+	if x, withheld := s.Withheld(e.Prefix); withheld {
+		return false, fmt.Sprintf("the kernel does not hold the exception %v inside or around it", x)
+	}
+	s.books.RLock()
+	ok, why = s.work.held.has(e), s.work.refused.why(e)
+	s.books.RUnlock()
+	if ok || why != "" {
+		return ok, why
+	}
+	return false, s.Behind()
+}
+
+// Behind says why the last full load failed, so that the kernel may hold something else than it should; "" = it did not.
+func (s *Syncer) Behind() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.behind {
+		return s.st.LastError
+	}
+	return ""
 }
 
 // check looks at the kernel and mends what is not as it should be.
@@ -230,7 +290,7 @@ func (s *Syncer) check(ctx context.Context) {
 	switch {
 	case len(problems) > 0:
 		s.mend(ctx, problems)
-	case w.crowded && s.over() > 0:
+	case w.crowded && s.over()+w.refused.len() > 0:
 		_ = s.reload(ctx) // there is room for entries that had none
 	default:
 		w.mark = mark
@@ -286,12 +346,18 @@ func (s *Syncer) reload(ctx context.Context) error {
 		w.rearmAt = time.Time{} // the retry sets it again
 		w.failed++
 		s.failed("could not load the firewall", err)
+		s.fellBehind(true)
 		if w.failed >= giveUpAfter {
 			w.finish(now.UTC(), err)
 		}
 		return err
 	}
-	w.held, w.except.withheld, w.owed, w.failed, w.crowded = l.held, l.kept, false, 0, false
+	w.except.withheld, w.owed, w.failed, w.crowded = l.kept, false, 0, false
+	s.books.Lock()
+	w.held, w.refused = l.held, make(refused)
+	w.refuse(err, nil)
+	s.books.Unlock()
+	s.fellBehind(false)
 	w.rearmAt, w.loadedAt = time.Time{}, now
 	s.noteClamp(start, l.last)
 	unplaced := w.except.unplaced
@@ -305,9 +371,7 @@ func (s *Syncer) reload(ctx context.Context) error {
 		s.st.Repairs++
 	}
 	s.mu.Unlock()
-	if err != nil {
-		s.failed("the firewall could not take all", err)
-	}
+	s.told(err)
 	if w.mending != nil && s.cfg.OnRepair != nil {
 		problems, tell := w.mending, s.cfg.OnRepair
 		w.calls = append(w.calls, func() { tell(problems) })
@@ -357,19 +421,36 @@ func (s *Syncer) over() int {
 // long as it lasts.
 func (s *Syncer) count() {
 	w := &s.work
-	over, withheld := s.over(), w.except.withheld.len()
+	over, withheld, refused := s.over(), w.except.withheld.len(), w.refused.len()
 	enforced := w.held.len() - over
-	problem := w.except.problem()
+	problem := cmp.Or(w.except.problem(), w.refused.problem())
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.st.Enforced, s.st.NotEnforced, s.st.Withheld = enforced, over+withheld, withheld
+	s.st.Enforced, s.st.NotEnforced, s.st.Withheld = enforced, over+withheld+refused, withheld
 	if problem == "" && over > 0 && enforced > 0 {
 		problem = fmt.Sprintf("%s holds the newest %d only: %d are not enforced", s.st.Backend, enforced, over)
 	}
 	if problem != "" && problem != s.lasting {
 		s.st.LastErrorAt = time.Now().UTC().Truncate(time.Millisecond)
 	}
+	if problem != "" && s.lasting == "" {
+		s.cfg.Logger.Warn("the firewall does not take all", "problem", problem)
+	}
 	s.lasting = problem
+}
+
+// told keeps what a *PartialError says beyond which entries were refused.
+func (s *Syncer) told(err error) {
+	var partial *PartialError
+	if errors.As(err, &partial) && (len(partial.Refused) == 0 || partial.Why != partial.Refused[0].Why) {
+		s.failed("the firewall works only in part", err)
+	}
+}
+
+func (s *Syncer) fellBehind(behind bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.behind = behind
 }
 
 // failed counts and keeps an error, unless the end of Run is all that it says.

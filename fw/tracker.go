@@ -1,6 +1,9 @@
 package fw
 
-import "net/netip"
+import (
+	"fmt"
+	"net/netip"
+)
 
 // tracker knows which keys the kernel holds, to count them. A plain address costs about 8 bytes (v4) or 26 (v6), so
 // that a million stay affordable.
@@ -73,4 +76,55 @@ func (t *tracker) overlapping(ps prefixes) (out []Update) {
 		}
 	}
 	return out
+}
+
+// refused are the entries that the backend did not take, by why.
+type refused map[string]*tracker
+
+func (r refused) add(x Refusal) {
+	t := r[x.Why]
+	if t == nil {
+		t = new(tracker)
+		r[x.Why] = t
+	}
+	t.add(x.Entry)
+}
+
+func (r refused) remove(e Entry) {
+	for why, t := range r {
+		if t.remove(e); t.len() == 0 {
+			delete(r, why)
+		}
+	}
+}
+
+func (r refused) len() (n int) {
+	for _, t := range r {
+		n += t.len()
+	}
+	return n
+}
+
+// why returns why e was not taken; "" if it was not refused.
+func (r refused) why(e Entry) string {
+	for why, t := range r {
+		if t.has(e) {
+			return why
+		}
+	}
+	return ""
+}
+
+// problem says how many entries were not taken, and why; "" if none.
+func (r refused) problem() string {
+	var most string
+	for why, t := range r {
+		if n := r[most]; n == nil || t.len() > n.len() || t.len() == n.len() && why < most {
+			most = why
+		}
+	}
+	if most == "" {
+		return ""
+	}
+	return fmt.Sprintf("%d bans are not enforced: %s", r.len(), most)
 }

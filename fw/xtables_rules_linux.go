@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,9 +23,21 @@ type xtables struct {
 	families []*xtFamily
 	opts     Options
 	sock     nfSocket // to ask nf_tables for its generation
+	open6    string   // why IPv6 packets pass; "" = they do not, or there are none
 }
 
-// openXTables finds the commands. Without the IPv6 one it goes on, and the note says so.
+// undroppable says why no entry of this prefix can be enforced; "" = it can.
+func (x *xtables) undroppable(p netip.Prefix) string {
+	switch {
+	case !droppable(p):
+		return whyPrefix
+	case len(x.families) == 1 && p.Addr().Is6():
+		return x.open6
+	}
+	return ""
+}
+
+// openXTables finds the commands. Without the IPv6 one it goes on, and where there is IPv6 the note says so.
 func openXTables(ctx context.Context, opts Options) (x *xtables, note string, err error) {
 	x = &xtables{table: tableRaw, opts: opts}
 	if opts.Outbound == OutboundAllow {
@@ -42,7 +56,10 @@ func openXTables(ctx context.Context, opts Options) (x *xtables, note string, er
 		return nil, "", err
 	}
 	if err != nil {
-		return x, "IPv6 packets are not dropped: " + err.Error(), nil
+		if _, none := os.Stat("/proc/thread-self/net/if_inet6"); !errors.Is(none, os.ErrNotExist) {
+			x.open6 = "IPv6 packets are not dropped: " + err.Error()
+		}
+		return x, x.open6, nil
 	}
 	x.families = append(x.families, v6)
 	return x, "", nil

@@ -81,7 +81,9 @@ func (p *pace) slice(ctx context.Context, n int) {
 	}
 	before, now := p.last, make(chan struct{})
 	p.last = now
-	p.fw.Submit(nil, func(time.Time, error) { close(now) })
+	if p.fw.Submit(nil, func(time.Time, error) { close(now) }) != nil {
+		close(now)
+	}
 	if before == nil {
 		return
 	}

@@ -259,6 +259,9 @@ func (d *Daemon) localStatus() control.Status {
 	problem("trust", d.distrust)
 	problem(string(mesh.ProblemKey), keyProblem(d.mesh.KeyStatus(), d.names))
 	problem("firewall", kernel.LastError)
+	if kernel.LetsThrough != "" {
+		problem("firewall", kernel.LetsThrough+"; install it, or have meshban use nftables (firewall.backends in meshban.yaml)")
+	}
 	problem("line file", file.Problem)
 	problem("store", d.store.Stats().LastError)
 	if kernel.Backend == fw.NameNone {
