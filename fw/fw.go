@@ -115,6 +115,7 @@ type Options struct {
 	Logger      *slog.Logger  // nil = silent
 	IPTables    string        // name or path of the IPv4 command; "" = "iptables"; the IPv6 one is named after it
 	LockTimeout time.Duration // whole seconds, rounded up; 0 = DefaultLockTimeout
+	Refused     error         // why the kernel is left alone, so that only NameNone works; nil = it is not
 }
 
 func (o Options) withDefaults() Options {
@@ -138,6 +139,8 @@ var (
 	ErrUnsupported = errors.New("not supported here")
 	// ErrLocked: somebody else held the xtables lock for all of LockTimeout.
 	ErrLocked = errors.New("the xtables lock is held by another program")
+	// ErrClaimed: another agent's bans are in this kernel, under the same names.
+	ErrClaimed = errors.New("another agent enforces bans in this kernel")
 )
 
 // PartialError says that all of a batch or load is enforced except for some entries, or that it all is and something

@@ -88,6 +88,9 @@ func openOne(ctx context.Context, name string, opts Options) (Backend, string, e
 	if name == NameNone {
 		return NewNone(), "", nil
 	}
+	if opts.Refused != nil {
+		return nil, "", opts.Refused
+	}
 	open, ok := openers[name]
 	if !ok {
 		return nil, "", fmt.Errorf("this build has no such backend: %w", ErrUnsupported)

@@ -29,16 +29,32 @@ func TestAgentFromNothing(t *testing.T) {
 		t.Errorf("the agent says neither its backend nor how to go on:\n%s", said)
 	}
 	src := fresh()
-	enforced(t, m.watch(t, src), n.write(t, src, "22"))
+	pairs := m.watch(t, src)
+	enforced(t, pairs, n.write(t, src, "22"))
 
 	// A second agent on the folder ends with 1 and leaves the first alone.
 	r := n.exit(t, exitFailed, "agent")
 	if !strings.Contains(r.Stderr, stateDir) {
 		t.Errorf("the second agent does not name the folder:\n%s", r.Stderr)
 	}
-	n.status(t)
+	// So does one on another folder: the sets in the kernel are the first one's. Nor does teardown take them.
+	for _, args := range [][]string{{"agent", "--firewall", "nftables"}, {"teardown"}} {
+		if r := n.exit(t, exitFailed, append(args, "--dir", "/tmp/other")...); !strings.Contains(r.Stderr, "another agent enforces bans in this kernel") {
+			t.Errorf("%q on another folder: %s", args, r.Stderr)
+		}
+	}
+	if st := n.status(t); st.Firewall.Enforced != 1 || st.Firewall.Repairs != 0 {
+		t.Errorf("after another agent: %+v", st.Firewall)
+	}
 	n.stop(t)
 	n.exit(t, exitNoAgent, "status")
+
+	// What is left goes where nothing shall be dropped.
+	n.args = append(n.args, "--firewall", "none")
+	stopped := time.Now()
+	n.start(t)
+	open(t, pairs, stopped, startLimit)
+	n.stop(t)
 }
 
 // Not everything can be had everywhere: the agent says which backend it takes.

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
@@ -18,6 +19,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/daemon"
 	"github.com/meshban/meshban/cmd/meshban/internal/home"
 	"github.com/meshban/meshban/cmd/meshban/internal/processors"
+	"github.com/meshban/meshban/fw"
 	"github.com/meshban/meshban/mesh"
 )
 
@@ -57,6 +59,9 @@ func runAgent(ctx context.Context, opts AgentOptions) error {
 	} else if made {
 		log.Info("nothing was set up here: made a mesh of one", "dir", opts.Dir)
 	}
+	if slices.Equal(cfg.Firewall.Backends, []string{fw.NameNone}) {
+		clearKernel(ctx, log)
+	}
 	d, err := daemon.New(ctx, daemon.Config{
 		Home: dir, Config: cfg, Version: opts.Version, Logger: log, Level: level,
 		Reload: opts.Reload, Reread: opts.config,
@@ -70,6 +75,22 @@ func runAgent(ctx context.Context, opts AgentOptions) error {
 	defer scaled.Wait()
 	defer stop()
 	return d.Run(ctx)
+}
+
+// clearKernel takes out what an earlier run has left, which would go on dropping packets, unless another agent put it there.
+func clearKernel(ctx context.Context, log *slog.Logger) {
+	release, err := fw.Claim()
+	if err != nil || os.Geteuid() != 0 {
+		return
+	}
+	defer func() { _ = release() }()
+	removed, err := fw.Teardown(ctx, fw.Options{})
+	if len(removed) > 0 {
+		log.Info("took out of the kernel what an earlier run had left, for the backend is none", "removed", removed)
+	}
+	if err != nil {
+		log.Warn("could not look whether an earlier run's bans are in the kernel; `meshban teardown` takes them out", "err", err)
+	}
 }
 
 // setUp makes a mesh of one where there is none and reports whether it did. The flags of this run stay out of the file.

@@ -75,6 +75,8 @@ type Daemon struct {
 	mesh     *mesh.Mesh
 	fw       *fw.Syncer
 	attempts []fw.Attempt
+	claimed  error        // another agent drops packets in this kernel
+	unclaim  func() error // lets another one do so; nil if this one does not
 	access   control.Access
 	follower *logsrc.Follower
 	emitter  *logsrc.Emitter
@@ -143,10 +145,14 @@ func New(ctx context.Context, cfg Config) (*Daemon, error) {
 
 // close gives back what prepare opened.
 func (d *Daemon) close() error {
-	if d.store == nil {
-		return nil
+	var errs []error
+	if d.unclaim != nil {
+		errs = append(errs, d.unclaim())
 	}
-	return d.store.Close()
+	if d.store != nil {
+		errs = append(errs, d.store.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // Run serves until ctx ends or a task fails, then leaves the mesh, writes what is not on disk yet, and returns. The
@@ -187,5 +193,5 @@ func (d *Daemon) Run(ctx context.Context) error {
 		err = tasks.Wait()
 	}
 	stopStore()
-	return errors.Join(err, <-stored, <-audited, d.emitter.Close(), d.store.Close())
+	return errors.Join(err, <-stored, <-audited, d.emitter.Close(), d.close())
 }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -329,9 +330,16 @@ func (d *Daemon) openFirewall(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	backend, attempts, err := fw.Open(ctx, d.cfg.Firewall.Backends, fw.Options{Outbound: outbound, Logger: d.log})
+	opts := fw.Options{Outbound: outbound, Logger: d.log}
+	if !slices.Equal(d.cfg.Firewall.Backends, []string{fw.NameNone}) {
+		if d.unclaim, err = fw.Claim(); err != nil {
+			d.claimed = fmt.Errorf("%w: stop that one and restart this, or give this one `firewall: {backends: [none]}`", err)
+			opts.Refused = err
+		}
+	}
+	backend, attempts, err := fw.Open(ctx, d.cfg.Firewall.Backends, opts)
 	if err != nil {
-		return err
+		return cmp.Or(d.claimed, err)
 	}
 	d.attempts = attempts
 	d.fw, err = fw.NewSyncer(fw.SyncerConfig{

@@ -265,7 +265,11 @@ func (d *Daemon) localStatus() control.Status {
 	problem("line file", file.Problem)
 	problem("store", d.store.Stats().LastError)
 	if kernel.Backend == fw.NameNone {
-		problem("firewall", "backend none: no packet is dropped on this machine")
+		text := "backend none: no packet is dropped on this machine"
+		if d.claimed != nil {
+			text = "backend none: this agent drops no packet: " + d.claimed.Error()
+		}
+		problem("firewall", text)
 	}
 	return s
 }

@@ -124,7 +124,9 @@ func (d *Daemon) announceReady(ctx context.Context) error {
 	}
 	if status.Backend == fw.NameNone {
 		remedy := "give firewall.backends or --firewall another backend to enforce bans"
-		if len(d.attempts) > 1 {
+		if d.claimed != nil {
+			remedy = d.claimed.Error()
+		} else if len(d.attempts) > 1 {
 			remedy = "no other backend works here; on Linux, run it as root to enforce bans"
 		}
 		d.log.Warn("NOTHING IS BLOCKED: this node shares bans but drops no packets", "remedy", remedy)

@@ -1,0 +1,66 @@
+package fw
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// claimName is a socket in the abstract namespace, unix(7): each network namespace has its own, as it has its own sets and
+// rules, and the kernel gives the name free when its process ends, however that ends.
+const claimName = "@meshban/firewall"
+
+// Claim makes this process the one whose bans this kernel drops, until release is called or the process ends. The error
+// matches ErrClaimed if another agent, of root's or of this user's, is that already. A socket of anybody else's claims
+// nothing, or each local user could keep the firewall open.
+func Claim() (release func() error, err error) {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: claimName, Net: "unix"})
+	if err == nil {
+		go hangUp(l)
+		return l.Close, nil
+	}
+	if !errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("claim the firewall: %w", err)
+	}
+	// An agent always answers.
+	if owner, err := claimedBy(); err == nil && (owner.Uid == 0 || int(owner.Uid) == os.Geteuid()) && int(owner.Pid) != os.Getpid() {
+		return nil, fmt.Errorf("%w: process %d", ErrClaimed, owner.Pid)
+	}
+	return func() error { return nil }, nil
+}
+
+// hangUp ends each connection at once, until the listener is closed.
+func hangUp(l *net.UnixListener) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		_ = conn.Close()
+	}
+}
+
+// claimedBy asks the kernel who listens on the socket.
+func claimedBy() (*unix.Ucred, error) {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: claimName, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close() }()
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var owner *unix.Ucred
+	var failed error
+	if err := raw.Control(func(fd uintptr) {
+		owner, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); err != nil {
+		return nil, err
+	}
+	return owner, failed
+}
