@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"maps"
 	"net"
 	"net/netip"
@@ -81,6 +82,7 @@ type guard struct {
 	scratch []byte   // of the goroutine that looks at packets
 	frames  [][]byte // the same
 	noticed int      // the same: notices in the packet
+	milder  bool     // the same: the packet was changed, see doubt
 
 	// isMember reports whether a member has answered at an address. nil: none has.
 	isMember func(netip.Addr) bool
@@ -88,6 +90,8 @@ type guard struct {
 	// the first one. heard is told of the incarnations of news of this node that pass. Neither must block.
 	ceilingOf func(ID) (most uint32, self bool)
 	heard     func(incarnation uint32)
+	// leaving reports whether a member has signed lately that it leaves. nil: none has. It must not block.
+	leaving func(ID) bool
 
 	mu        sync.Mutex
 	slowed    map[ID]time.Time // until when
@@ -166,25 +170,37 @@ func (g *guard) aead(key []byte) (cipher.AEAD, error) {
 	return a, err
 }
 
-// packet reports whether memberlist may see a packet. Only one goroutine calls it.
+// packet reports whether memberlist may see a packet, and makes accusations in it milder: see doubt. Only one goroutine calls it.
 func (g *guard) packet(b []byte, from netip.Addr) bool {
 	if len(b) > maxDatagram {
 		g.count.refused[refusedFormat].Add(1)
 		return false
 	}
-	plain, ok := g.decrypt(b)
+	plain, a, ok := g.decrypt(b)
 	if !ok {
 		g.count.strangers.Add(1)
 		return false
 	}
-	g.frames, g.noticed = g.frames[:0], 0
+	g.frames, g.noticed, g.milder = g.frames[:0], 0, false
 	cost, ok := g.packetCost(plain, true, &g.frames)
 	if !ok {
 		g.count.refused[refusedFormat].Add(1)
 		return false
 	}
 	now := g.now()
-	return g.allow(now, from, cost) && g.allowNotices(now, from, g.noticed)
+	if !g.allow(now, from, cost) || !g.allowNotices(now, from, g.noticed) {
+		return false
+	}
+	if g.milder {
+		reseal(a, b[:1+nonceLen], plain, nil)
+	}
+	return true
+}
+
+// reseal encrypts behind head, which ends with the nonce, what was changed. That a nonce is used twice harms nobody: the result
+// stays in this process.
+func reseal(a cipher.AEAD, head, plain, data []byte) []byte {
+	return a.Seal(head, head[len(head)-nonceLen:], plain, data)
 }
 
 // allowNotices reports whether so many notices, whose signatures are looked at, are within what their source may say.
@@ -273,10 +289,10 @@ func (g *guard) isSlowed(now time.Time, origin ID) bool {
 	return ok
 }
 
-// decrypt opens a packet; what it gives is valid until the next call.
-func (g *guard) decrypt(b []byte) ([]byte, bool) {
+// decrypt opens a packet, and returns the cipher that did; the text is valid until the next call.
+func (g *guard) decrypt(b []byte) ([]byte, cipher.AEAD, bool) {
 	if len(b) <= sealOverhead || b[0] != 1 { // version 0 pads, and memberlist does not check how
-		return nil, false
+		return nil, nil, false
 	}
 	for _, key := range g.keys() {
 		a, err := g.aead(key)
@@ -286,10 +302,10 @@ func (g *guard) decrypt(b []byte) ([]byte, bool) {
 		plain, err := a.Open(g.scratch[:0], b[1:1+nonceLen], b[1+nonceLen:], nil)
 		if err == nil {
 			g.scratch = plain
-			return plain, true
+			return plain, a, true
 		}
 	}
-	return nil, false
+	return nil, nil, false
 }
 
 // packetCost gives what a decrypted packet has us do, and adds its frames; false: no member sends such a one.
@@ -302,7 +318,11 @@ func (g *guard) packetCost(b []byte, outer bool, frames *[][]byte) (cost int, ok
 		if !outer || len(rest) < 5 {
 			return 0, false
 		}
-		return g.packetCost(rest[4:], true, frames)
+		cost, ok := g.packetCost(rest[4:], true, frames)
+		if g.milder {
+			binary.BigEndian.PutUint32(rest, crc32.ChecksumIEEE(rest[4:]))
+		}
+		return cost, ok
 	case mlCompound:
 		if !outer || len(rest) == 0 {
 			return 0, false
@@ -334,7 +354,11 @@ func (g *guard) packetCost(b []byte, outer bool, frames *[][]byte) (cost int, ok
 	case mlAlive:
 		return 1, g.checkAlive(rest) == nil
 	case mlSuspect, mlDead:
-		return 1, g.checkAccusation(rest) == nil
+		a, err := g.checkAccusation(rest)
+		if kind == mlDead && err == nil && g.doubt(a) {
+			b[0], g.milder = mlSuspect, true // the same fields follow
+		}
+		return 1, err == nil
 	default:
 		return 1, kind < mlPushPull || kind == mlNack
 	}

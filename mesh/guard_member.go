@@ -16,8 +16,8 @@ import (
 // ProtocolVersion2Compatible) and memberlist.go (verifyProtocol).
 var mlVersions = [...]byte{1, 5, 2, 0, 0, 0}
 
-// mlStateAlive is the state of a member that is alive. Source: memberlist v0.7.0, state.go.
-const mlStateAlive = 0
+// The states of a member. Source: memberlist v0.7.0, state.go.
+const mlStateAlive, mlStateDead, mlStateLeft = 0, 2, 3
 
 // mlAliveMessage is what memberlist says of a member that has come. Source: memberlist v0.7.0, net.go (alive).
 type mlAliveMessage struct {
@@ -59,23 +59,34 @@ func (g *guard) checkAlive(b []byte) error {
 
 // checkAccusation says what is wrong with a packet's word that a member is suspect or dead. memberlist takes none of members
 // that it does not know.
-func (g *guard) checkAccusation(b []byte) error {
-	var a mlAccusation
+func (g *guard) checkAccusation(b []byte) (a mlAccusation, err error) {
 	if err := mlDecode(b, &a); err != nil {
-		return err
+		return a, err
 	}
 	id, err := ParseID(a.Node)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errStreamKind, errRefuseName)
+		return a, fmt.Errorf("%w: %w", errStreamKind, errRefuseName)
 	}
 	most, self := g.ceiling(id)
 	if a.Incarnation > most {
-		return fmt.Errorf("%w: incarnation %d, want at most %d", errStreamKind, a.Incarnation, most)
+		return a, fmt.Errorf("%w: incarnation %d, want at most %d", errStreamKind, a.Incarnation, most)
 	}
 	if self {
 		g.heard(a.Incarnation)
 	}
-	return nil
+	return a, nil
+}
+
+// doubt reports whether the word that a member is dead is to make it suspect only. Anybody with the mesh's key can say it, and
+// memberlist would take it at once; a suspect has time to deny it, and without an answer each node declares it dead by itself.
+// The word of a member that leaves counts, if it has signed that.
+func (g *guard) doubt(a mlAccusation) bool {
+	return a.From != a.Node || !g.leaves(a.Node)
+}
+
+func (g *guard) leaves(name string) bool {
+	id, err := ParseID(name)
+	return err == nil && g.leaving != nil && g.leaving(id)
 }
 
 func (g *guard) ceiling(id ID) (most uint32, self bool) {
@@ -123,16 +134,33 @@ func (g *guard) checkMember(s mlNodeState) error {
 	return g.checkCeiling(id, s, m)
 }
 
-// checkMembership looks at each member in an exchange of n of them, behind its head.
-func (g *guard) checkMembership(dec *codec.Decoder, n int) error {
+// checkMembership looks at each member in an exchange of n of them, which dec reads from b, behind its kind. Those
+// that are said to have left, and have not signed that, are dead in what it returns: memberlist makes such a one suspect, as
+// doubt asks. nil: there are none.
+func (g *guard) checkMembership(dec *codec.Decoder, b []byte, n int) (milder []byte, err error) {
+	kept := 0 // bytes of b that milder has taken in
 	for range n {
+		at := 1 + dec.NumBytesRead()
 		var s mlNodeState
 		if err := dec.Decode(&s); err != nil {
-			return fmt.Errorf("%w: %w", errStreamKind, err)
+			return nil, fmt.Errorf("%w: %w", errStreamKind, err)
 		}
 		if err := g.checkMember(s); err != nil {
-			return err
+			return nil, err
 		}
+		if s.State != mlStateLeft || g.leaves(s.Name) {
+			continue
+		}
+		s.State = mlStateDead
+		var text []byte
+		if err := codec.NewEncoderBytes(&text, &codec.MsgpackHandle{}).Encode(s); err != nil {
+			return nil, err
+		}
+		milder = append(append(milder, b[kept:at]...), text...)
+		kept = 1 + dec.NumBytesRead()
 	}
-	return nil
+	if milder == nil {
+		return nil, nil
+	}
+	return append(milder, b[kept:]...), nil
 }

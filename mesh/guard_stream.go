@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/go-msgpack/v2/codec"
@@ -90,39 +91,45 @@ func (c *guardedConn) message() ([]byte, error) {
 			return nil, err
 		}
 	}
-	if err := c.g.stream(b, c.at.from); err != nil {
+	b, err := c.g.stream(b, c.at.from)
+	if err != nil {
 		return nil, err
 	}
 	c.at.vouch(c.g.now())
 	return b, nil
 }
 
-// stream tells what is wrong with a message that came by stream. It is opened in full, as memberlist will once more: only
-// the tag tells with which key it was made, and what another key makes of its head is chance.
-func (g *guard) stream(b []byte, from netip.Addr) error {
+// stream tells what is wrong with a message that came by stream, or returns it as memberlist may see it. It is opened in full,
+// as memberlist will once more: only the tag tells with which key it was made, and what another key makes of its head is chance.
+func (g *guard) stream(b []byte, from netip.Addr) ([]byte, error) {
 	head, sealed := b[:5], b[5:]
 	if sealed[0] == 1 {
 		for _, key := range g.keys() {
 			a, err := g.aead(key)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			plain, err := a.Open(nil, sealed[1:1+nonceLen], sealed[1+nonceLen:], head)
 			if err != nil {
 				continue
 			}
-			if err := g.streamHead(plain); err != nil {
+			milder, err := g.streamHead(plain)
+			if err != nil {
 				g.count.refused[refusedFormat].Add(1)
-				return err
+				return nil, err
 			}
 			if isNotice(plain) && !g.allowNotices(g.now(), from, 1) {
-				return errStreamBudget
+				return nil, errStreamBudget
 			}
-			return nil
+			if milder == nil {
+				return b, nil
+			}
+			binary.BigEndian.PutUint32(head[1:], uint32(sealOverhead+len(milder)))
+			return reseal(a, slices.Clip(b[:len(head)+1+nonceLen]), milder, head), nil
 		}
 	}
 	g.count.strangers.Add(1)
-	return errNotEncrypted
+	return nil, errNotEncrypted
 }
 
 // isNotice reports whether a message that streamHead passed is one of our notices, or a report in the form of one.
@@ -135,24 +142,25 @@ func isNotice(b []byte) bool {
 	return kind == kindNotice || kind == kindPath
 }
 
-// streamHead looks at the first bytes of a message.
-func (g *guard) streamHead(b []byte) error {
+// streamHead looks at the first bytes of a message, and at all of an exchange of the membership. It returns what
+// memberlist may see instead; nil: b itself.
+func (g *guard) streamHead(b []byte) (milder []byte, err error) {
 	n := len(b)
 	switch b[0] {
 	case mlPing, mlAck, mlErr:
 		if n > streamStep {
-			return errStreamSize
+			return nil, errStreamSize
 		}
-		return nil
+		return nil, nil
 	case mlUser:
 		var head struct{ UserMsgLen int }
 		if err := mlDecode(b[1:], &head); err != nil {
-			return err
+			return nil, err
 		}
 		if head.UserMsgLen < 0 || head.UserMsgLen > n {
-			return errStreamSize
+			return nil, errStreamSize
 		}
-		return nil
+		return nil, nil
 	case mlPushPull:
 		var head struct {
 			Nodes, UserStateLen int
@@ -160,14 +168,14 @@ func (g *guard) streamHead(b []byte) error {
 		}
 		dec := codec.NewDecoderBytes(b[1:], &codec.MsgpackHandle{})
 		if err := dec.Decode(&head); err != nil {
-			return fmt.Errorf("%w: %w", errStreamKind, err)
+			return nil, fmt.Errorf("%w: %w", errStreamKind, err)
 		}
 		if head.Nodes < 0 || head.Nodes > min(MaxMembers, n/leastNode) || head.UserStateLen != 0 {
-			return errStreamSize
+			return nil, errStreamSize
 		}
-		return g.checkMembership(dec, head.Nodes)
+		return g.checkMembership(dec, b, head.Nodes)
 	}
-	return errStreamKind
+	return nil, errStreamKind
 }
 
 // mlDecode reads a head as memberlist does.

@@ -283,7 +283,7 @@ func TestGuardOpensWithTheKeyOfAStream(t *testing.T) {
 	head := binary.BigEndian.AppendUint32([]byte{mlEncrypt}, uint32(sealOverhead+len(plain)))
 	const times = 2000
 	for range times {
-		if err := g.stream(append(head[:5:5], sealed(t, guardKey, 1, plain, head)...), netip.Addr{}); !errors.Is(err, errStreamSize) {
+		if _, err := g.stream(append(head[:5:5], sealed(t, guardKey, 1, plain, head)...), netip.Addr{}); !errors.Is(err, errStreamSize) {
 			t.Fatalf("error %v, want %v", err, errStreamSize)
 		}
 	}
@@ -411,7 +411,7 @@ func FuzzGuard(f *testing.F) {
 		if len(b) == 0 {
 			return
 		}
-		if err := (&guard{}).streamHead(b); err == nil && b[0] == 9 {
+		if _, err := (&guard{}).streamHead(b); err == nil && b[0] == 9 {
 			t.Errorf("passed: %x", b)
 		}
 	})

@@ -164,10 +164,10 @@ func TestForgedNoticesStarveNobody(t *testing.T) {
 	body := append(ofMemberlist(t, mlUser, struct{ UserMsgLen int }{len(forged) - 1}), forged[1:]...)
 	head := binary.BigEndian.AppendUint32([]byte{mlEncrypt}, uint32(sealOverhead+len(body)))
 	stream := append(head, sealed(t, guardKey, 1, body, head)...)
-	if err := g.stream(stream, attacker); !errors.Is(err, errStreamBudget) {
+	if _, err := g.stream(stream, attacker); !errors.Is(err, errStreamBudget) {
 		t.Errorf("one more by a stream: %v", err)
 	}
-	if err := g.stream(stream, member); err != nil {
+	if _, err := g.stream(stream, member); err != nil {
 		t.Errorf("a member's by a stream: %v", err)
 	}
 	if !g.packet(sealed(t, guardKey, 1, forged, nil), member) {

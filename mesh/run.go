@@ -154,6 +154,7 @@ func (m *Mesh) open() (*memberlist.Memberlist, error) {
 	g := newGuard(keyring.GetKeys, m.now, &m.count, m.flooded)
 	g.isMember = m.peers.isSource
 	g.ceilingOf, g.heard = m.ceilingOf, m.heardOfSelf
+	g.leaving = func(id ID) bool { return m.peers.leaving(m.now(), id) }
 	tr := startTransport(inner, g, m.serveEnrol)
 	tr.unsent = m.lossSeen
 	m.tr.Store(tr)
