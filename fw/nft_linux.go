@@ -101,15 +101,33 @@ type nftChange struct {
 	put, take [nftKinds][]nftables.SetElement
 }
 
+// appliesDuringLoad: Apply changes the sets in use, and a load fills others over another connection.
+func (*nft) appliesDuringLoad() {}
+
 // Apply carries out a batch in one transaction.
 func (b *nft) Apply(ctx context.Context, now time.Time, updates []Update) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	refused, err := b.change(b.conn, b.generation, &b.shape, now, updates)
+	if err != nil {
+		return errors.Join(err, b.reset())
+	}
+	if b.conn.pending > 0 {
+		if err := b.flush("change the sets"); err != nil {
+			return err
+		}
+	}
+	b.shape.ports.settle()
+	return refusedError(refused)
+}
+
+// change queues a batch for the sets of a generation, which have a shape, and returns the entries without room.
+func (b *nft) change(conn *nftConn, generation string, shape *nftShape, now time.Time, updates []Update) (refused []Refusal, err error) {
 	var changes [2]nftChange
 	var nets [2][]netUpdate
 	portNets := [2]map[portKey][]netUpdate{{}, {}}
-	refused := b.shape.ports.changes(now, updates, func(prefix netip.Prefix, p portElement) {
+	refused = shape.ports.changes(now, updates, func(prefix netip.Prefix, p portElement) {
 		i := familyOf(prefix)
 		changes[i].port(portNets[i], now, prefix, p)
 	})
@@ -137,28 +155,22 @@ func (b *nft) Apply(ctx context.Context, now time.Time, updates []Update) error 
 	for i := range changes {
 		c := &changes[i]
 		if len(nets[i]) > 0 {
-			c.intervals(kindNet, now, b.shape.nets[i], nets[i], portKey{})
+			c.intervals(kindNet, now, shape.nets[i], nets[i], portKey{})
 		}
 		for k, updates := range portNets[i] {
-			if b.shape.portNets[i][k] == nil {
-				b.shape.portNets[i][k] = newCover()
+			if shape.portNets[i][k] == nil {
+				shape.portNets[i][k] = newCover()
 			}
-			c.intervals(kindPortNet, now, b.shape.portNets[i][k], updates, k)
-			if len(b.shape.portNets[i][k].sorted) == 0 {
-				delete(b.shape.portNets[i], k)
+			c.intervals(kindPortNet, now, shape.portNets[i][k], updates, k)
+			if len(shape.portNets[i][k].sorted) == 0 {
+				delete(shape.portNets[i], k)
 			}
 		}
-		if err := b.queue(i == 1, c); err != nil {
-			return errors.Join(err, b.reset())
+		if err := b.queue(conn, i == 1, generation, c); err != nil {
+			return nil, err
 		}
 	}
-	if b.conn.pending > 0 {
-		if err := b.flush("change the sets"); err != nil {
-			return err
-		}
-	}
-	b.shape.ports.settle()
-	return refusedError(refused)
+	return refused, nil
 }
 
 // element notes that a key is put in until a time, or with the zero time taken out.
@@ -190,20 +202,20 @@ func (c *nftChange) intervals(kind int, now time.Time, cov *cover, updates []net
 	c.put[kind] = append(c.put[kind], nftIntervals(now, add, k)...)
 }
 
-// queue puts a family's changes on the connection, removals first.
-func (b *nft) queue(v6 bool, c *nftChange) error {
+// queue puts a family's changes on a connection, removals first.
+func (b *nft) queue(conn *nftConn, v6 bool, generation string, c *nftChange) error {
 	for kind := range nftKinds {
-		s := nftSet(v6, kind, b.generation)
-		if err := b.conn.take(s, c.take[kind]); err != nil {
+		s := nftSet(v6, kind, generation)
+		if err := conn.take(s, c.take[kind]); err != nil {
 			return err
 		}
 		if !s.Interval && !b.refreshes {
 			// Put in anew, or the old timeout would stay.
-			if err := b.conn.take(s, c.put[kind]); err != nil {
+			if err := conn.take(s, c.put[kind]); err != nil {
 				return err
 			}
 		}
-		if err := b.conn.put(s, c.put[kind]); err != nil {
+		if err := conn.put(s, c.put[kind]); err != nil {
 			return err
 		}
 	}

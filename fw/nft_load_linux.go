@@ -1,21 +1,35 @@
 package fw
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"iter"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/google/nftables"
 )
 
-// nftLoad fills the sets of a generation that no rule looks up yet.
+// nftLoad fills the sets of a generation that no rule looks up yet, over a connection of its own: what Apply changes in the
+// sets in use is no part of its transactions.
 type nftLoad struct {
-	b       *nft
-	now     time.Time
-	sets    [2][nftKinds]*nftables.Set
-	bufs    [2][nftKinds][]nftables.SetElement
-	shape   nftShape
-	refused []Refusal
+	b          *nft
+	conn       *nftConn
+	now        time.Time
+	generation string
+	bufs       [2][nftKinds][]nftables.SetElement
+	shape      nftShape
+	refused    []Refusal
+
+	meanwhile iter.Seq[Entry] // of State
+	slice     int             // elements since it was gone through
+	late      map[Key]Update  // what it yielded
+}
+
+func newNFTLoad(b *nft, conn *nftConn, now time.Time, generation string) *nftLoad {
+	return &nftLoad{b: b, conn: conn, now: now, generation: generation, shape: newNFTShape(), late: map[Key]Update{}}
 }
 
 // Replace fills the other generation's sets, and then turns the rules to those and deletes the former ones in one step.
@@ -55,7 +69,7 @@ func (b *nft) Replace(ctx context.Context, now time.Time, state State) error {
 		err = ctx.Err()
 	}
 	if err != nil {
-		return errors.Join(err, b.reset())
+		return err
 	}
 	b.queueTable(found, next)
 	b.queueDelSets(found, b.generation)
@@ -111,27 +125,64 @@ func (b *nft) load(ctx context.Context, now time.Time, state State, found nftFou
 			return nil, err
 		}
 	}
-	l := &nftLoad{b: b, now: now, shape: newNFTShape()}
-	for i, v6 := range []bool{false, true} {
-		for kind := range nftKinds {
-			l.sets[i][kind] = nftSet(v6, kind, generation)
-		}
-	}
-	if err := l.sentinels(); err != nil {
+	conn, err := dialNFT()
+	if err != nil {
 		return nil, err
+	}
+	defer func() { _ = conn.CloseLasting() }()
+	l := newNFTLoad(b, conn, now, generation)
+	return l, l.entries(ctx, state)
+}
+
+// entries loads the entries, and then what came while elements of theirs were sent.
+func (l *nftLoad) entries(ctx context.Context, state State) error {
+	if err := l.sentinels(); err != nil {
+		return err
 	}
 	for e := range state.Entries {
-		if err := l.entry(e); err != nil {
-			return nil, err
-		}
-		if err := ctx.Err(); err != nil {
-			return nil, err
+		if err := cmp.Or(l.entry(e), ctx.Err()); err != nil {
+			return err
 		}
 	}
-	if err := l.intervals(); err != nil {
-		return nil, err
+	l.meanwhile = state.Meanwhile
+	if err := l.intervals(ctx); err != nil {
+		return err
 	}
-	return l, b.flush("fill the sets")
+	refused, err := l.b.change(l.conn, l.generation, &l.shape, l.now, slices.Collect(maps.Values(l.late)))
+	if err != nil {
+		return err
+	}
+	l.refused = append(l.refused, refused...)
+	return l.flush()
+}
+
+// step counts an element, and after each slice of them lets in what came meanwhile.
+func (l *nftLoad) step(ctx context.Context) error {
+	if l.slice++; l.slice < maxSliceElements || l.meanwhile == nil {
+		return nil
+	}
+	l.slice = 0
+	for e := range l.meanwhile {
+		l.late[e.Key()] = Update{Entry: e}
+	}
+	return ctx.Err()
+}
+
+func (l *nftLoad) flush() error {
+	l.conn.pending = 0
+	err := l.conn.Flush()
+	if err == nil {
+		l.b.commits++
+	}
+	return nftError("fill the sets", err)
+}
+
+// send puts what is queued for a set on the connection.
+func (l *nftLoad) send(i, kind int) error {
+	buf := &l.bufs[i][kind]
+	err := l.conn.put(nftSet(i == 1, kind, l.generation), *buf)
+	*buf = (*buf)[:0]
+	return err
 }
 
 func (l *nftLoad) sentinels() error {
@@ -177,21 +228,23 @@ func (l *nftLoad) put(i, kind int, elements ...nftables.SetElement) error {
 	if len(*buf) < nftMessage-1 {
 		return nil
 	}
-	if err := l.b.conn.put(l.sets[i][kind], *buf); err != nil {
+	if err := l.send(i, kind); err != nil {
 		return err
 	}
-	*buf = (*buf)[:0]
-	if l.b.conn.pending >= nftPending {
-		return l.b.flush("fill the sets")
+	if l.conn.pending >= nftPending {
+		return l.flush()
 	}
 	return nil
 }
 
 // intervals loads what was gathered while the entries went by: prefixes, and all with ports.
-func (l *nftLoad) intervals() error {
+func (l *nftLoad) intervals(ctx context.Context) error {
 	for prefix := range l.shape.ports.bans {
 		i := familyOf(prefix)
 		for k, until := range l.shape.ports.elements(l.now, prefix) {
+			if err := l.step(ctx); err != nil {
+				return err
+			}
 			if prefix.IsSingleIP() {
 				e := nftables.SetElement{Key: nftKey(prefix.Addr(), k), Timeout: nftTimeout(l.now, until)}
 				if err := l.put(i, kindPort, e); err != nil {
@@ -206,28 +259,27 @@ func (l *nftLoad) intervals() error {
 		}
 	}
 	for i := range l.bufs {
-		if err := l.segments(i, kindNet, l.shape.nets[i], portKey{}); err != nil {
+		if err := l.segments(ctx, i, kindNet, l.shape.nets[i], portKey{}); err != nil {
 			return err
 		}
 		for k, c := range l.shape.portNets[i] {
-			if err := l.segments(i, kindPortNet, c, k); err != nil {
+			if err := l.segments(ctx, i, kindPortNet, c, k); err != nil {
 				return err
 			}
 		}
 		for kind := range nftKinds {
-			if err := l.b.conn.put(l.sets[i][kind], l.bufs[i][kind]); err != nil {
+			if err := l.send(i, kind); err != nil {
 				return err
 			}
-			l.bufs[i][kind] = nil
 		}
 	}
 	return nil
 }
 
 // segments queues a cover, a segment at a time so that its begin and end stay in one message.
-func (l *nftLoad) segments(i, kind int, c *cover, k portKey) error {
+func (l *nftLoad) segments(ctx context.Context, i, kind int, c *cover, k portKey) error {
 	for _, s := range c.all(l.now) {
-		if err := l.put(i, kind, nftIntervals(l.now, []segment{s}, k)...); err != nil {
+		if err := cmp.Or(l.step(ctx), l.put(i, kind, nftIntervals(l.now, []segment{s}, k)...)); err != nil {
 			return err
 		}
 	}

@@ -28,7 +28,7 @@ const (
 	// bytes.
 	nftMessage = 1000
 	// nftPending elements are sent as one transaction in a load.
-	nftPending = 16 * nftMessage
+	nftPending = 4 * nftMessage
 
 	// Socket buffers are bounds, not memory in use: a transaction is sent in one piece, and each of its messages is
 	// acknowledged only after the last.
