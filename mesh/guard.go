@@ -188,7 +188,7 @@ func (g *guard) packet(b []byte, from netip.Addr) bool {
 		return false
 	}
 	now := g.now()
-	if !g.allow(now, from, cost) || !g.allowNotices(now, from, g.noticed) {
+	if !g.allow(now, from, cost, g.frames) || !g.allowNotices(now, from, g.noticed) {
 		return false
 	}
 	if g.milder {
@@ -212,8 +212,8 @@ func (g *guard) allowNotices(now time.Time, from netip.Addr, n int) bool {
 	return true
 }
 
-// allow reports whether a packet that costs so much, with g.frames, is within what its source may say.
-func (g *guard) allow(now time.Time, from netip.Addr, cost int) bool {
+// allow reports whether what costs so much, with these frames, is within what its source may say.
+func (g *guard) allow(now time.Time, from netip.Addr, cost int, raws [][]byte) bool {
 	frames, source := g.pauses.catchingUp(now)
 	spend := func(flood bool) bool {
 		g.count.limited.Add(1)
@@ -226,7 +226,7 @@ func (g *guard) allow(now time.Time, from netip.Addr, cost int) bool {
 	if !g.packets.take(now, from, cost) && (source == nil || !source.take(now, from, cost)) {
 		return spend(flood)
 	}
-	for _, raw := range g.frames {
+	for _, raw := range raws {
 		v, cost := voiceOf(from, raw)
 		flood := !g.voiceFlood.take(now, v, cost)
 		slowed := g.isSlowed(now, v.origin)
@@ -347,9 +347,7 @@ func (g *guard) packetCost(b []byte, outer bool, frames *[][]byte) (cost int, ok
 		}
 		return cost, true
 	case mlUser:
-		if len(rest) > 0 && (rest[0] == kindNotice || rest[0] == kindPath) {
-			g.noticed++
-		}
+		g.noticed += notices(rest)
 		return userCost(rest, frames), true
 	case mlAlive:
 		return 1, g.checkAlive(rest) == nil
@@ -362,6 +360,14 @@ func (g *guard) packetCost(b []byte, outer bool, frames *[][]byte) (cost int, ok
 	default:
 		return 1, kind < mlPushPull || kind == mlNack
 	}
+}
+
+// notices is how many signatures of notices, or of reports in their form, a message of ours has us look at.
+func notices(b []byte) int {
+	if len(b) > 0 && (b[0] == kindNotice || b[0] == kindPath) {
+		return 1
+	}
+	return 0
 }
 
 // userCost gives what a message of ours has us do, and adds its frames.

@@ -151,12 +151,12 @@ func TestNeighboursOfMembers(t *testing.T) {
 		return sourceOf(&net.UDPAddr{IP: net.ParseIP(addr), Port: 7946}, g.isMember)
 	}
 	for i := range 2 * sourceBurst {
-		g.allow(simStart, from([]string{"2001:db8::2", "2001:db8::3"}[i%2]), 1)
+		g.allow(simStart, from([]string{"2001:db8::2", "2001:db8::3"}[i%2]), 1, nil)
 	}
-	if g.allow(simStart, from("2001:db8::4"), 1) {
+	if g.allow(simStart, from("2001:db8::4"), 1, nil) {
 		t.Error("a further address of the /64 has an account of its own")
 	}
-	if !g.allow(simStart, from("2001:db8::1"), frameCost) {
+	if !g.allow(simStart, from("2001:db8::1"), frameCost, nil) {
 		t.Error("a member has to pay for its neighbours")
 	}
 	for range maxStreamsOpen {

@@ -118,7 +118,7 @@ func (g *guard) stream(b []byte, from netip.Addr) ([]byte, error) {
 				g.count.refused[refusedFormat].Add(1)
 				return nil, err
 			}
-			if isNotice(plain) && !g.allowNotices(g.now(), from, 1) {
+			if !g.allowMessage(g.now(), from, plain) {
 				return nil, errStreamBudget
 			}
 			if milder == nil {
@@ -132,14 +132,33 @@ func (g *guard) stream(b []byte, from netip.Addr) ([]byte, error) {
 	return nil, errNotEncrypted
 }
 
-// isNotice reports whether a message that streamHead passed is one of our notices, or a report in the form of one.
-func isNotice(b []byte) bool {
-	var head struct{ UserMsgLen int }
-	if b[0] != mlUser || mlDecode(b[1:], &head) != nil || head.UserMsgLen == 0 || head.UserMsgLen > maxNotice+1 {
-		return false
+// allowMessage reports whether a message that streamHead passed is within what its source may say. One of ours that would fit
+// a packet costs what it would as a packet; larger ones belong to a sync, whose session bounds them.
+func (g *guard) allowMessage(now time.Time, from netip.Addr, b []byte) bool {
+	if b[0] != mlUser {
+		return true
 	}
-	kind := b[len(b)-head.UserMsgLen]
-	return kind == kindNotice || kind == kindPath
+	body, err := userBody(b[1:])
+	if err != nil || len(body) > maxPacket {
+		return err == nil
+	}
+	var frames [][]byte
+	cost := userCost(body, &frames)
+	return g.allow(now, from, cost, frames) && g.allowNotices(now, from, notices(body))
+}
+
+// userBody returns the message of ours behind memberlist's head, which must be all that follows.
+func userBody(b []byte) ([]byte, error) {
+	var head struct{ UserMsgLen int }
+	dec := codec.NewDecoderBytes(b, &codec.MsgpackHandle{})
+	if err := dec.Decode(&head); err != nil {
+		return nil, fmt.Errorf("%w: %w", errStreamKind, err)
+	}
+	body := b[dec.NumBytesRead():]
+	if head.UserMsgLen != len(body) {
+		return nil, errStreamSize
+	}
+	return body, nil
 }
 
 // streamHead looks at the first bytes of a message, and at all of an exchange of the membership. It returns what
@@ -153,14 +172,8 @@ func (g *guard) streamHead(b []byte) (milder []byte, err error) {
 		}
 		return nil, nil
 	case mlUser:
-		var head struct{ UserMsgLen int }
-		if err := mlDecode(b[1:], &head); err != nil {
-			return nil, err
-		}
-		if head.UserMsgLen < 0 || head.UserMsgLen > n {
-			return nil, errStreamSize
-		}
-		return nil, nil
+		_, err := userBody(b[1:])
+		return nil, err
 	case mlPushPull:
 		var head struct {
 			Nodes, UserStateLen int

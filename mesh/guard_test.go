@@ -203,6 +203,49 @@ func TestGuardHoldsSourcesToTheirRate(t *testing.T) {
 	}
 }
 
+// A message of ours that comes by stream costs its source what it would cost as a packet, however its bytes are arranged.
+func TestGuardHoldsStreamsToTheirRate(t *testing.T) {
+	origins := 0
+	push := func(kind byte) []byte {
+		b := []byte{kind}
+		for range 10 {
+			origins++
+			b = appendPacked(b, rawOf(origins, 100))
+		}
+		return b
+	}
+	for _, tt := range []struct {
+		name string
+		body func() []byte
+		want int // of 1,000 messages
+	}{
+		{"frames", func() []byte { return push(kindPush) }, sourceBurst / frameCost / 10},
+		{"frames along a tree", func() []byte { return push(kindTree) }, sourceBurst / frameCost / 10},
+		{"frames of one origin", func() []byte { return appendPacked([]byte{kindPush}, rawOf(0, 100)) }, voiceBurst / smallCost},
+		{"questions", func() []byte { return []byte{kindAsk, 1} }, sourceBurst / frameCost},
+		{"notices", func() []byte { return []byte{kindNotice, 1} }, noticesBurst},
+		{"reports", func() []byte { return []byte{kindPath, 1} }, noticesBurst},
+		{"syncs that fit a packet", func() []byte { return []byte{kindSync, 1} }, sourceBurst / frameCost},
+		{"larger ones, which their session bounds", func() []byte { return append([]byte{kindSync}, make([]byte, maxPacket)...) }, 1000},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			g, count := testGuard(func(netip.Addr) {})
+			passed := 0
+			for range 1000 {
+				body := tt.body()
+				plain := append(ofMemberlist(t, mlUser, struct{ UserMsgLen int }{len(body)}), body...)
+				head := binary.BigEndian.AppendUint32([]byte{mlEncrypt}, uint32(sealOverhead+len(plain)))
+				if _, err := g.stream(append(head[:5:5], sealed(t, guardKey, 1, plain, head)...), netip.MustParseAddr("192.0.2.1")); err == nil {
+					passed++
+				}
+			}
+			if passed != tt.want || count.limited.Load() != uint64(1000-passed) {
+				t.Errorf("%d of 1000 passed, want %d; %d were counted", passed, tt.want, count.limited.Load())
+			}
+		})
+	}
+}
+
 // streamed sends b to a guarded stream and gives what memberlist would read.
 func streamed(t *testing.T, g *guard, b []byte) ([]byte, error) {
 	t.Helper()
@@ -239,6 +282,7 @@ func TestGuardStreams(t *testing.T) {
 		want error // nil: passed
 	}{
 		{"ok: a message of ours", message(1, append(ofMemberlist(t, mlUser, user{3}), 1, 2, 3)), nil},
+		{"bad: a message of ours with bytes behind it", message(1, append(ofMemberlist(t, mlUser, user{3}), 1, 2, 3, 4)), errStreamSize},
 		{"ok: a large one", message(1, append(ofMemberlist(t, mlUser, user{1 << 20}), make([]byte, 1<<20)...)), nil},
 		{"ok: a membership", message(1, append(ofMemberlist(t, mlPushPull, membership{3, 0}), bytes.Repeat(stateOf(good), 3)...)), nil},
 		{"bad: a membership cut short", message(1, append(ofMemberlist(t, mlPushPull, membership{3, 0}), bytes.Repeat(stateOf(good), 2)...)), errStreamKind},
