@@ -71,6 +71,7 @@ type guard struct {
 	flooded func(netip.Addr)
 	packets buckets[netip.Addr]
 	notices buckets[netip.Addr]
+	news    buckets[netip.Addr] // members that are not known just so
 	voices  buckets[voice]
 	// packetFlood and voiceFlood are full once an address is to be told of.
 	packetFlood buckets[netip.Addr]
@@ -86,6 +87,8 @@ type guard struct {
 
 	// isMember reports whether a member has answered at an address. nil: none has.
 	isMember func(netip.Addr) bool
+	// knows reports whether a member is known at an address with this metadata, which were checked then. nil: none is.
+	knows func(ID, netip.AddrPort, []byte) bool
 	// ceilingOf returns the highest incarnation under which news of a node passes, and whether it is this node. nil: all have
 	// the first one. heard is told of the incarnations of news of this node that pass. Neither must block.
 	ceilingOf func(ID) (most uint32, self bool)
@@ -119,7 +122,8 @@ type streamUse struct {
 func newGuard(keys func() [][]byte, now func() time.Time, count *counters, flooded func(netip.Addr)) *guard {
 	return &guard{
 		keys: keys, now: now, count: count, flooded: flooded,
-		packets: newBuckets[netip.Addr](sourceRate, sourceBurst), notices: newBuckets[netip.Addr](noticesRate, noticesBurst), voices: newBuckets[voice](voiceRate, voiceBurst),
+		packets: newBuckets[netip.Addr](sourceRate, sourceBurst), notices: newBuckets[netip.Addr](noticesRate, noticesBurst),
+		news: newBuckets[netip.Addr](newsRate, newsBurst), voices: newBuckets[voice](voiceRate, voiceBurst),
 		packetFlood: newBuckets[netip.Addr](accuseFactor*sourceRate, accuseFactor*sourceBurst),
 		voiceFlood:  newBuckets[voice](accuseFactor*voiceRate, accuseFactor*voiceBurst),
 		arrived:     newBuckets[netip.Addr](sourceStreamRate, sourceStreamBurst), streams: make(map[netip.Addr]*streamUse),
@@ -182,7 +186,7 @@ func (g *guard) packet(b []byte, from netip.Addr) bool {
 		return false
 	}
 	g.frames, g.noticed, g.milder = g.frames[:0], 0, false
-	cost, ok := g.packetCost(plain, true, &g.frames)
+	cost, ok := g.packetCost(plain, from, true, &g.frames)
 	if !ok {
 		g.count.refused[refusedFormat].Add(1)
 		return false
@@ -309,7 +313,7 @@ func (g *guard) decrypt(b []byte) ([]byte, cipher.AEAD, bool) {
 }
 
 // packetCost gives what a decrypted packet has us do, and adds its frames; false: no member sends such a one.
-func (g *guard) packetCost(b []byte, outer bool, frames *[][]byte) (cost int, ok bool) {
+func (g *guard) packetCost(b []byte, from netip.Addr, outer bool, frames *[][]byte) (cost int, ok bool) {
 	if len(b) == 0 {
 		return 0, false
 	}
@@ -318,7 +322,7 @@ func (g *guard) packetCost(b []byte, outer bool, frames *[][]byte) (cost int, ok
 		if !outer || len(rest) < 5 {
 			return 0, false
 		}
-		cost, ok := g.packetCost(rest[4:], true, frames)
+		cost, ok := g.packetCost(rest[4:], from, true, frames)
 		if g.milder {
 			binary.BigEndian.PutUint32(rest, crc32.ChecksumIEEE(rest[4:]))
 		}
@@ -338,7 +342,7 @@ func (g *guard) packetCost(b []byte, outer bool, frames *[][]byte) (cost int, ok
 			if size > len(bodies) {
 				return 0, false
 			}
-			part, ok := g.packetCost(bodies[:size], false, frames)
+			part, ok := g.packetCost(bodies[:size], from, false, frames)
 			if !ok {
 				return 0, false
 			}
@@ -350,7 +354,7 @@ func (g *guard) packetCost(b []byte, outer bool, frames *[][]byte) (cost int, ok
 		g.noticed += notices(rest)
 		return userCost(rest, frames), true
 	case mlAlive:
-		return 1, g.checkAlive(rest) == nil
+		return 1, g.checkAlive(rest, from) == nil
 	case mlSuspect, mlDead:
 		a, err := g.checkAccusation(rest)
 		if kind == mlDead && err == nil && g.doubt(a) {

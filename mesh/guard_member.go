@@ -48,13 +48,17 @@ type mlAccusation struct {
 	From        string
 }
 
+// newsRate is how many members one address may tell of in a second that are not known just so, and newsBurst at once: a whole
+// mesh. The signatures of each take up to 0.2 ms to check, some of that with memberlist's lock held.
+const newsRate, newsBurst = 200, MaxMembers
+
 // checkAlive says what is wrong with a packet's news of a member.
-func (g *guard) checkAlive(b []byte) error {
+func (g *guard) checkAlive(b []byte, from netip.Addr) error {
 	var a mlAliveMessage
 	if err := mlDecode(b, &a); err != nil {
 		return err
 	}
-	return g.checkMember(mlNodeState{a.Node, a.Addr, a.Port, a.Meta, a.Incarnation, mlStateAlive, a.Vsn})
+	return g.checkMember(mlNodeState{a.Node, a.Addr, a.Port, a.Meta, a.Incarnation, mlStateAlive, a.Vsn}, from)
 }
 
 // checkAccusation says what is wrong with a packet's word that a member is suspect or dead. memberlist takes none of members
@@ -111,8 +115,8 @@ func (g *guard) checkCeiling(id ID, s mlNodeState, m meta) error {
 	return nil
 }
 
-// checkMember says why no member is like that.
-func (g *guard) checkMember(s mlNodeState) error {
+// checkMember says why no member is like that, or why from may not tell of it now.
+func (g *guard) checkMember(s mlNodeState, from netip.Addr) error {
 	name, addr, port, about, versions := s.Name, s.Addr, s.Port, s.Meta, s.Vsn
 	if string(versions) != string(mlVersions[:]) {
 		return fmt.Errorf("%w: a member of versions %v, want %v", errStreamKind, versions, mlVersions)
@@ -121,7 +125,8 @@ func (g *guard) checkMember(s mlNodeState) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errStreamKind, errRefuseName)
 	}
-	if a, ok := netip.AddrFromSlice(addr); !ok || a.IsUnspecified() || a.IsMulticast() || port == 0 {
+	a, ok := netip.AddrFromSlice(addr)
+	if !ok || a.IsUnspecified() || a.IsMulticast() || port == 0 {
 		return fmt.Errorf("%w: a member at address %x, port %d", errStreamKind, addr, port)
 	}
 	m, err := decodeMeta(about)
@@ -131,13 +136,18 @@ func (g *guard) checkMember(s mlNodeState) error {
 	if IDOf(m.Key) != id {
 		return fmt.Errorf("%w: %w", errStreamKind, errRefuseKey)
 	}
+	known := g.knows != nil && g.knows(id, netip.AddrPortFrom(a.Unmap(), port), about)
+	if !known && !g.news.take(g.now(), from, 1) {
+		g.count.limited.Add(1)
+		return errStreamBudget
+	}
 	return g.checkCeiling(id, s, m)
 }
 
 // checkMembership looks at each member in an exchange of n of them, which dec reads from b, behind its kind. Those
 // that are said to have left, and have not signed that, are dead in what it returns: memberlist makes such a one suspect, as
 // doubt asks. nil: there are none.
-func (g *guard) checkMembership(dec *codec.Decoder, b []byte, n int) (milder []byte, err error) {
+func (g *guard) checkMembership(dec *codec.Decoder, b []byte, n int, from netip.Addr) (milder []byte, err error) {
 	kept := 0 // bytes of b that milder has taken in
 	for range n {
 		at := 1 + dec.NumBytesRead()
@@ -145,7 +155,7 @@ func (g *guard) checkMembership(dec *codec.Decoder, b []byte, n int) (milder []b
 		if err := dec.Decode(&s); err != nil {
 			return nil, fmt.Errorf("%w: %w", errStreamKind, err)
 		}
-		if err := g.checkMember(s); err != nil {
+		if err := g.checkMember(s, from); err != nil {
 			return nil, err
 		}
 		if s.State != mlStateLeft || g.leaves(s.Name) {

@@ -113,7 +113,7 @@ func (g *guard) stream(b []byte, from netip.Addr) ([]byte, error) {
 			if err != nil {
 				continue
 			}
-			milder, err := g.streamHead(plain)
+			milder, err := g.streamHead(plain, from)
 			if err != nil {
 				g.count.refused[refusedFormat].Add(1)
 				return nil, err
@@ -163,7 +163,7 @@ func userBody(b []byte) ([]byte, error) {
 
 // streamHead looks at the first bytes of a message, and at all of an exchange of the membership. It returns what
 // memberlist may see instead; nil: b itself.
-func (g *guard) streamHead(b []byte) (milder []byte, err error) {
+func (g *guard) streamHead(b []byte, from netip.Addr) (milder []byte, err error) {
 	n := len(b)
 	switch b[0] {
 	case mlPing, mlAck, mlErr:
@@ -186,7 +186,7 @@ func (g *guard) streamHead(b []byte) (milder []byte, err error) {
 		if head.Nodes < 0 || head.Nodes > min(MaxMembers, n/leastNode) || head.UserStateLen != 0 {
 			return nil, errStreamSize
 		}
-		return g.checkMembership(dec, b, head.Nodes)
+		return g.checkMembership(dec, b, head.Nodes, from)
 	}
 	return nil, errStreamKind
 }

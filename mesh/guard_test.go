@@ -153,7 +153,7 @@ func TestOwnVersions(t *testing.T) {
 	if got := []byte{self.PMin, self.PMax, self.PCur, self.DMin, self.DMax, self.DCur}; !bytes.Equal(got, mlVersions[:]) {
 		t.Errorf("says %v, takes %v", got, mlVersions)
 	}
-	if err := n.tr.Load().guard.checkMember(mlNodeState{self.Name, self.Addr, self.Port, self.Meta, 1, mlStateAlive, mlVersions[:]}); err != nil {
+	if err := n.tr.Load().guard.checkMember(mlNodeState{self.Name, self.Addr, self.Port, self.Meta, 1, mlStateAlive, mlVersions[:]}, netip.Addr{}); err != nil {
 		t.Error(err)
 	}
 }
@@ -243,6 +243,54 @@ func TestGuardHoldsStreamsToTheirRate(t *testing.T) {
 				t.Errorf("%d of 1000 passed, want %d; %d were counted", passed, tt.want, count.limited.Load())
 			}
 		})
+	}
+}
+
+// Looking at what is said of members costs signatures, so one address tells of a whole mesh at once and of newsRate members a
+// second after that, by packets and by streams together. What is known just so is free, and others pay nothing.
+func TestGuardBoundsNewsOfMembers(t *testing.T) {
+	g, count := testGuard(func(netip.Addr) {})
+	now := simStart
+	g.now = func() time.Time { return now }
+	known := aliveOf(signers[1])
+	g.knows = func(id ID, at netip.AddrPort, about []byte) bool {
+		return id == signers[1].ID() && at == netip.MustParseAddrPort("192.0.2.1:7946") && bytes.Equal(about, known.Meta)
+	}
+	bad, good := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.8")
+	exchange := func(from netip.Addr, a mlAliveMessage, n int) bool {
+		one := ofMemberlist(t, 0, mlNodeState{a.Node, a.Addr, a.Port, a.Meta, a.Incarnation, 0, a.Vsn})[1:]
+		plain := append(ofMemberlist(t, mlPushPull, struct{ Nodes int }{n}), bytes.Repeat(one, n)...)
+		head := binary.BigEndian.AppendUint32([]byte{mlEncrypt}, uint32(sealOverhead+len(plain)))
+		_, err := g.stream(append(head[:5:5], sealed(t, guardKey, 1, plain, head)...), from)
+		return err == nil
+	}
+	packet := func(from netip.Addr, a mlAliveMessage) bool {
+		return g.packet(sealed(t, guardKey, 1, ofMemberlist(t, mlAlive, a), nil), from)
+	}
+	news := aliveOf(signers[0])
+	if !exchange(bad, news, newsBurst-1) || !packet(bad, news) {
+		t.Fatal("a whole mesh is too much news")
+	}
+	if exchange(bad, news, 1) || packet(bad, news) || count.limited.Load() != 2 {
+		t.Errorf("more than a whole mesh passed; %d were counted", count.limited.Load())
+	}
+	moved := known
+	moved.Port++
+	if !exchange(bad, known, 1000) || !packet(bad, known) || packet(bad, moved) {
+		t.Error("what is known is not told from news")
+	}
+	if !packet(good, news) {
+		t.Error("another address has to pay for it")
+	}
+	now = now.Add(time.Second)
+	passed := 0
+	for range 2 * newsRate {
+		if packet(bad, news) {
+			passed++
+		}
+	}
+	if passed != newsRate {
+		t.Errorf("%d passed after a second, want %d", passed, newsRate)
 	}
 }
 
@@ -448,14 +496,15 @@ func FuzzGuard(f *testing.F) {
 	f.Add(ofMemberlist(f, mlAlive, aliveOf(signers[0])))
 	f.Add(append(ofMemberlist(f, mlPushPull, struct{ Nodes int }{1}), ofMemberlist(f, 0, mlNodeState{Vsn: mlVersions[:]})[1:]...))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		g, _ := testGuard(nil)
 		var frames [][]byte
-		if cost, ok := (&guard{}).packetCost(b, true, &frames); ok && (len(b) == 0 || b[0] == 9 || b[0] == mlPushPull || cost < 0) {
+		if cost, ok := g.packetCost(b, netip.Addr{}, true, &frames); ok && (len(b) == 0 || b[0] == 9 || b[0] == mlPushPull || cost < 0) {
 			t.Errorf("passed at %d: %x", cost, b)
 		}
 		if len(b) == 0 {
 			return
 		}
-		if _, err := (&guard{}).streamHead(b); err == nil && b[0] == 9 {
+		if _, err := g.streamHead(b, netip.Addr{}); err == nil && b[0] == 9 {
 			t.Errorf("passed: %x", b)
 		}
 	})

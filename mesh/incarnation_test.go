@@ -125,7 +125,7 @@ func TestGuardKeepsCeilings(t *testing.T) {
 				}
 			}
 			exchange := append(ofMemberlist(t, mlPushPull, struct{ Nodes int }{1}), ofMemberlist(t, 0, tt.s)[1:]...)
-			if _, err := g.streamHead(exchange); (err == nil) != tt.state {
+			if _, err := g.streamHead(exchange, netip.Addr{}); (err == nil) != tt.state {
 				t.Errorf("exchange: %v", err)
 			}
 			if want := tt.heard; want != slices.Contains(heard, tt.s.Incarnation) {

@@ -152,7 +152,7 @@ func (m *Mesh) open() (*memberlist.Memberlist, error) {
 		inner = s
 	}
 	g := newGuard(keyring.GetKeys, m.now, &m.count, m.flooded)
-	g.isMember = m.peers.isSource
+	g.isMember, g.knows = m.peers.isSource, m.peers.isAt
 	g.ceilingOf, g.heard = m.ceilingOf, m.heardOfSelf
 	g.leaving = func(id ID) bool { return m.peers.leaving(m.now(), id) }
 	tr := startTransport(inner, g, m.serveEnrol)
