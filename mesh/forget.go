@@ -69,10 +69,12 @@ func (t *peerTable) forgetWord(now time.Time, id ID, w forgotten) bool {
 	if p == nil || p.State == StateAlive || p.State == StateSuspect || !p.seen.Before(w.Said) || p.word.Sure && !w.Sure {
 		return false
 	}
-	news := p.word.Said.IsZero() || w.Sure && !p.word.Sure
+	if stands := p.seen.Before(p.word.Said); stands && p.word.Sure == w.Sure {
+		return false // to say it again costs a look at it
+	}
 	p.word = w
 	t.changedWordsLocked(now)
-	return news
+	return true
 }
 
 // unforget voids what a node has said.

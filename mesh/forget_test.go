@@ -160,3 +160,34 @@ func TestUnforget(t *testing.T) {
 		t.Error("still forgotten")
 	}
 }
+
+// Who says the same of a member without end makes a node neither look for its addresses again nor write to its disk.
+func TestForgetSaidAgain(t *testing.T) {
+	now, id := time.Unix(1e9, 0), ID{2}
+	table := newPeerTable(ID{1}, []Peer{{ID: id, Addr: netip.MustParseAddrPort("192.0.2.2:7946"), Seen: now}}, func(ID) bool { return true })
+	say := func(by ID, sure, want bool) {
+		t.Helper()
+		now = now.Add(time.Second)
+		table.dirty = false
+		news := table.forgetWord(now, id, forgotten{By: by, Said: now, Sure: sure})
+		_, dirty, known, _ := table.take()
+		if news != want || dirty != want || known != want {
+			t.Errorf("news %v, to be stored %v, other addresses %v; want %v", news, dirty, known, want)
+		}
+	}
+	say(ID{3}, false, true)
+	for range 10 {
+		say(ID{3}, false, false)
+		say(ID{4}, false, false)
+	}
+	say(ID{5}, true, true) // by the operator
+	say(ID{5}, true, false)
+	say(ID{3}, false, false)
+
+	now = now.Add(time.Hour)
+	table.update(id, func(p *peer) { p.seen, p.word = now, forgotten{} }) // it came, and is gone again
+	say(ID{3}, false, true)
+	now = now.Add(time.Hour)
+	table.update(id, func(p *peer) { p.seen = now }) // it was heard
+	say(ID{3}, false, true)
+}
