@@ -29,7 +29,7 @@ type core struct {
 func newCore(self ID, epoch uint64, rng *rand.Rand) *core {
 	return &core{
 		self: self, epoch: epoch, ledger: newLedger(), syncer: newSyncer(rng),
-		trust: trust{nodes: make(map[ID]*standing), barred: make(map[streamKey]struct{})},
+		trust: trust{nodes: make(map[ID]*standing), barred: make(map[ID][]uint64)},
 	}
 }
 

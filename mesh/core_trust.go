@@ -9,8 +9,9 @@ import (
 const (
 	// maxParked bounds the frames that wait for the certificate of their origin; the oldest make room.
 	maxParked = 4096
-	// maxBarred bounds the streams that peers are told not to offer.
-	maxBarred = 4096
+	// maxBarred bounds the origins of streams that peers are told not to offer, and maxBarredOf those streams of one: whoever
+	// has the mesh's key can name any epoch of a revoked node.
+	maxBarred, maxBarredOf = 256, 16
 	// maxStandings bounds the nodes that certificates and revocations are known of.
 	maxStandings = 1 << 16
 	// maxAuthorityFrames bounds the live frames that PublishAsAuthority made, on all nodes with the authority's key together:
@@ -23,8 +24,8 @@ const (
 type trust struct {
 	authority ID // of the key that signs records; zero: every origin counts
 	nodes     map[ID]*standing
-	parked    []Frame // verified, of origins whose certificate has not come; the oldest in front
-	barred    map[streamKey]struct{}
+	parked    []Frame         // verified, of origins whose certificate has not come; the oldest in front
+	barred    map[ID][]uint64 // epochs
 	grants    grants
 }
 
@@ -121,8 +122,9 @@ func (c *core) unpark(origin ID) (frames []Frame) {
 
 // bar has peers told not to offer a stream: it would be refused.
 func (c *core) bar(origin ID, epoch uint64) {
-	if len(c.barred) < maxBarred {
-		c.barred[streamKey{origin, epoch}] = struct{}{}
+	epochs, known := c.barred[origin]
+	if (known || len(c.barred) < maxBarred) && len(epochs) < maxBarredOf && !slices.Contains(epochs, epoch) {
+		c.barred[origin] = append(epochs, epoch)
 	}
 }
 
@@ -246,11 +248,7 @@ func (c *core) admitted(now time.Time, origin ID, out *actions) {
 	if c.stands(now, origin) != verdictNew {
 		return
 	}
-	for key := range c.barred {
-		if key.origin == origin {
-			delete(c.barred, key)
-		}
-	}
+	delete(c.barred, origin)
 	for _, f := range c.unpark(origin) {
 		c.take(now, f, viaPush, out)
 	}
@@ -299,9 +297,11 @@ func (c *core) withdraw(origin ID, out *actions) {
 
 // barredIn gives the streams after a key, up to another, that peers are told not to offer, in order.
 func (c *core) barredIn(after, last streamKey) (keys []streamKey) {
-	for key := range c.barred {
-		if key.compare(after) > 0 && key.compare(last) <= 0 && c.streams[key] == nil {
-			keys = append(keys, key)
+	for origin, epochs := range c.barred {
+		for _, epoch := range epochs {
+			if key := (streamKey{origin, epoch}); key.compare(after) > 0 && key.compare(last) <= 0 && c.streams[key] == nil {
+				keys = append(keys, key)
+			}
 		}
 	}
 	slices.SortFunc(keys, streamKey.compare)

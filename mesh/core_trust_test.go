@@ -217,6 +217,35 @@ func TestRefusedIsNotOffered(t *testing.T) {
 	}
 }
 
+// Whoever has the mesh's key names any number of epochs of a revoked node, without its signature. That neither lengthens what
+// this node tells its peers nor shortens what it compares with them, nor takes the place of what others said.
+func TestEpochsOfARevokedNodeAreBounded(t *testing.T) {
+	s := newSimulation(t, 2, 1)
+	r := newRecorder(t)
+	s.trust(r)
+	c := s.cores[0]
+	for i := range 2 {
+		s.step(0, evFrames{via: viaPush, frames: []Frame{r.revoke(signers[i].ID(), uint64(i+1))}})
+	}
+	for epoch := range uint64(10_000) {
+		c.bar(signers[0].ID(), epoch+1)
+	}
+	c.bar(signers[1].ID(), 7)
+	p := newSyncPeer()
+	var out actions
+	c.emitVector(s.cores[1].self, p, &session{theirs: 1}, &out)
+	m, err := decodeSync(out.send[0].msg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Last != lastKey || len(m.Streams) > 1+maxBarredOf+1 {
+		t.Errorf("the vector lists %d streams, up to %v", len(m.Streams), m.Last)
+	}
+	if !slices.ContainsFunc(m.Streams, func(v streamVector) bool { return v.Key == streamKey{signers[1].ID(), 7} && v.refuses() }) {
+		t.Error("it does not say that what another node said is not wanted")
+	}
+}
+
 // On a frame's way, trust costs a look-up and nothing that must be collected.
 func TestStandsAllocatesNothing(t *testing.T) {
 	s := newSimulation(t, 1, 1)
