@@ -15,7 +15,7 @@ const (
 // revoke that takes back no ban of its own. It reports whether the origin has said more of these than an agent does. Call
 // it before Merge.
 func (g *Gate) Chatters(now time.Time, t *Table, r *Record) bool {
-	if g.trusts(r.Origin) || !t.idle(r) {
+	if g.Trusts(r.Origin) || !t.idle(r) {
 		return false
 	}
 	ms := millis(now)

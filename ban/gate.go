@@ -80,7 +80,7 @@ func (g *Gate) SetBreaker(a Allowance) { g.cfg.Breaker = a }
 // CheckRemote asks, in the bounds of the origin's caps, its numbers included. A refusal is a *PolicyError. Of an unban by an
 // origin that may not lift the bans of others, only the marks of its own stay.
 func (g *Gate) Check(now time.Time, t *Table, r *Record) error {
-	if g.trusts(r.Origin) {
+	if g.Trusts(r.Origin) {
 		return g.checkTrusted(now, t, r)
 	}
 	caps := g.cfg.Caps(r.Origin)
@@ -130,8 +130,8 @@ func (g *Gate) Foretells(r *Record) bool {
 // anyWidth is the least shortest prefix: the width is then that of this node's own ops.
 const anyWidth = 1
 
-// trusts reports whether o is held to the bounds of this node's own ops.
-func (g *Gate) trusts(o Origin) bool {
+// Trusts reports whether o is held to the bounds of this node's own ops.
+func (g *Gate) Trusts(o Origin) bool {
 	return o == g.cfg.Self || o == g.cfg.Authority && o != Origin{}
 }
 
@@ -175,7 +175,7 @@ func (g *Gate) Admit(now time.Time, t *Table, r *Record) error {
 	if g.began.IsZero() {
 		g.began = now
 	}
-	if g.trusts(r.Origin) {
+	if g.Trusts(r.Origin) {
 		return g.checkTrusted(now, t, r)
 	}
 	caps := g.cfg.Caps(r.Origin)

@@ -323,3 +323,37 @@ func TestReplaceWorksWithoutRun(t *testing.T) {
 		t.Errorf("called %d, status %+v", called, st)
 	}
 }
+
+// A callback that had no room was never called: whoever waited for it waited for ever.
+func TestCallbacksBeyondTheBoundAreToldSo(t *testing.T) {
+	withSyncer(t, func(f *fake) Backend { return f }, func(b *bench) {
+		broken := errors.New("no such table")
+		b.fake.set(func(f *fake) {
+			f.onApply = func() error { return broken }
+			f.onReplace = f.onApply
+		})
+		var calls, full int
+		done := func(_ time.Time, err error) {
+			if calls++; errors.Is(err, ErrWaiting) {
+				full++
+			}
+		}
+		u := b.ban("192.0.2.1/32")
+		if err := b.Submit([]Update{u}, done); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait() // it waits for a load that succeeds
+		<-b.owner
+		for range MaxWaiting {
+			if err := b.Submit(nil, done); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.expect("one more", b.Submit(nil, done), ErrWaiting)
+		b.release()
+		b.fake.set(func(f *fake) { f.onApply, f.onReplace = nil, nil })
+		b.pass(replaceDelayMax)
+		b.expect("calls", calls, 1+MaxWaiting)
+		b.expect("uncalled", b.Status().Uncalled, uint64(1+full))
+	})
+}

@@ -40,6 +40,9 @@ func (c *command) list(ctx *cli.Context) error {
 	t := newTable(c.out, "ADDRESS", "PORTS", "LEFT", "BY", "STATE", "SOURCE", "REASON")
 	err := c.client().List(ctx.Context, func(e control.ListEntry) error {
 		n++
+		if e.NotEnforced != "" {
+			e.Reason = strings.TrimSuffix("not enforced: "+e.NotEnforced+"; "+e.Reason, "; ")
+		}
 		return t.row(control.FormatPrefix(e.Prefix), or(e.Ports, "all"), span(e.Until.Sub(now)),
 			or(strings.Join(e.Origins, ","), "-"), e.State, or(e.Source, "-"), e.Reason)
 	})
@@ -160,12 +163,13 @@ func (c *command) watchVerb() *verb {
 	return &verb{
 		name: "watch", short: "follow events as they happen",
 		long: `One event a line: time, event (ban, refresh, unban, expire, pending, held, allow,
-unallow, join, leave, fail), address, the node it came from, and how long it took from
+unallow, join, leave, fail, not enforced), address, the node it came from, and how long it took from
 that node's decision to this node's kernel. Runs until it is interrupted, or until the
 agent ends (exit code 3).
 
 With --json one object a line: time, event, prefix, ports, until, origin, origin_id,
-reason, source, latency_ms (null where nothing reached the kernel).`,
+reason, source, latency_ms (null where nothing reached the kernel), not_enforced
+(why the kernel did not take it).`,
 		flags: []cli.Flag{jsonFlag("one object a line")},
 		examples: `meshban watch
 meshban watch --json | jq -r 'select(.event=="ban") | .prefix'`,
@@ -210,6 +214,9 @@ func eventLine(e control.Event) string {
 	}
 	if e.Reason != "" {
 		b.WriteString("  " + e.Reason)
+	}
+	if e.NotEnforced != "" {
+		b.WriteString("  because " + e.NotEnforced)
 	}
 	return clean(b.String())
 }

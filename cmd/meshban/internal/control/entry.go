@@ -25,7 +25,14 @@ func (e ListEntry) AppendJSON(dst []byte) []byte {
 	dst = append(dst, `,"state":`...)
 	dst = appendString(dst, e.State)
 	dst = appendStrings(append(dst, `,"origin_ids":`...), e.OriginIDs)
-	return append(dst, '}')
+	return append(appendNotEnforced(dst, e.NotEnforced), '}')
+}
+
+func appendNotEnforced(dst []byte, why string) []byte {
+	if why == "" {
+		return dst
+	}
+	return appendString(append(dst, `,"not_enforced":`...), why)
 }
 
 func appendStrings(dst []byte, list []string) []byte {
@@ -51,7 +58,8 @@ type listEntryJSON struct {
 	Source  string     `json:"source"`
 	State   string     `json:"state"`
 
-	OriginIDs []string `json:"origin_ids"`
+	OriginIDs   []string `json:"origin_ids"`
+	NotEnforced string   `json:"not_enforced"`
 }
 
 // UnmarshalJSON reads what AppendJSON writes; fields it does not know are ignored.
@@ -63,7 +71,7 @@ func (e *ListEntry) UnmarshalJSON(data []byte) error {
 	if !netip.Prefix(w.Prefix).IsValid() {
 		return errors.New("list entry without a prefix")
 	}
-	*e = ListEntry{netip.Prefix(w.Prefix), w.Ports, time.Time(w.Until), w.Origins, w.Reason, w.Source, w.State, w.OriginIDs}
+	*e = ListEntry{netip.Prefix(w.Prefix), w.Ports, time.Time(w.Until), w.Origins, w.Reason, w.Source, w.State, w.OriginIDs, w.NotEnforced}
 	return nil
 }
 
@@ -97,7 +105,7 @@ func (e Event) AppendJSON(dst []byte) []byte {
 	} else {
 		dst = strconv.AppendFloat(dst, *e.LatencyMS, 'f', 3, 64)
 	}
-	return append(dst, '}')
+	return append(appendNotEnforced(dst, e.NotEnforced), '}')
 }
 
 // MarshalJSON is AppendJSON for encoding/json.
@@ -114,6 +122,8 @@ type eventJSON struct {
 	Reason    string     `json:"reason"`
 	Source    string     `json:"source"`
 	LatencyMS *float64   `json:"latency_ms"`
+
+	NotEnforced string `json:"not_enforced"`
 }
 
 // UnmarshalJSON reads what AppendJSON writes; fields it does not know are ignored.
@@ -127,6 +137,7 @@ func (e *Event) UnmarshalJSON(data []byte) error {
 	}
 	*e = Event{
 		w.Time.UTC(), w.Name, netip.Prefix(w.Prefix), w.Ports, time.Time(w.Until), w.Origin, w.OriginID, w.Reason, w.Source, w.LatencyMS,
+		w.NotEnforced,
 	}
 	return nil
 }

@@ -155,7 +155,8 @@ type ListEntry struct {
 	Source  string
 	State   string // StateEnforced and the like
 	// OriginIDs are the ids of those nodes, in the same order.
-	OriginIDs []string
+	OriginIDs   []string
+	NotEnforced string // why the kernel does not drop it, with StateNotEnforced; "" = else
 }
 
 // Verdicts of a WhyReply. The agent may say more precise ones.
@@ -348,6 +349,8 @@ type Event struct {
 	Reason    string
 	Source    string
 	LatencyMS *float64 // from the origin's decision to this kernel's; nil = does not apply
+	// NotEnforced says why the kernel did not take it, of an event StateNotEnforced, which stands for "ban" or "refresh" then.
+	NotEnforced string
 }
 
 // InviteRequest asks for a join token.

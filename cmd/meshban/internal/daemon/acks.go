@@ -8,7 +8,7 @@ import (
 	"github.com/meshban/meshban/ban"
 )
 
-// acks knows which changes of this node's own the kernel has not answered for yet. The zero value is ready.
+// acks knows which changes that this node made the kernel has not answered for yet. The zero value is ready.
 type acks struct {
 	mu      sync.Mutex // guards what follows
 	last    uint64
@@ -16,13 +16,13 @@ type acks struct {
 	changed chan struct{}           // closed when something is answered; nil while nobody waits
 }
 
-// begin notes the own changes of a batch for the kernel and returns its number.
-func (a *acks) begin(changes []ban.Change) (batch uint64) {
+// begin notes those changes of a batch for the kernel whose origin is ours, and returns its number.
+func (a *acks) begin(changes []ban.Change, ours func(ban.Origin) bool) (batch uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.last++
 	for _, c := range changes {
-		if c.Local && (c.Enforce || c.Lift) {
+		if ours(c.Origin) && (c.Enforce || c.Lift) {
 			if a.open == nil {
 				a.open = make(map[netip.Prefix]uint64)
 			}

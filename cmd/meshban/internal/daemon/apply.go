@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -234,11 +235,14 @@ func (d *Daemon) settleLocked(changes []ban.Change) {
 		d.announce(changes, time.Now(), nil)
 		return
 	}
-	batch := d.acks.begin(changes)
-	d.fw.Queue(updates, func(at time.Time, err error) {
+	batch := d.acks.begin(changes, d.gate.Trusts)
+	done := func(at time.Time, err error) {
 		d.acks.end(batch, changes)
 		d.announce(changes, at, err)
-	})
+	}
+	if err := d.fw.Queue(updates, done); err != nil {
+		done(time.Now(), err)
+	}
 }
 
 // kernelEntry turns a table's entry into the firewall's.
@@ -254,7 +258,8 @@ func kernelEntry(rule ban.Rule) fw.Entry {
 func (d *Daemon) announce(changes []ban.Change, at time.Time, err error) {
 	watched := d.hub.busy()
 	for _, c := range changes {
-		d.metrics.changed(c, at)
+		why := d.notEnforced(c, err)
+		d.metrics.changed(c, at, why == "")
 		if c.Event == ban.EventBan && !c.Local {
 			d.emit.add(c)
 		}
@@ -262,18 +267,38 @@ func (d *Daemon) announce(changes []ban.Change, at time.Time, err error) {
 			d.fail2ban.Lift(c.Prefix)
 		}
 		if watched {
-			d.hub.send(d.event(c, at, err))
+			d.hub.send(d.event(c, at, why))
 		}
 	}
 }
 
-// event puts a change into the words of the control socket.
-func (d *Daemon) event(c ban.Change, at time.Time, err error) control.Event {
+// notEnforced says why the kernel has not taken a change that enforces something, once it has answered with err; "" = it has.
+func (d *Daemon) notEnforced(c ban.Change, err error) string {
+	if !c.Enforce {
+		return ""
+	}
+	if partial := (*fw.PartialError)(nil); err != nil && !errors.As(err, &partial) {
+		return err.Error()
+	}
+	_, why := d.holds(c.Prefix, c.Ports)
+	return why
+}
+
+// holds reports whether the kernel holds a ban that counts. If not, why says what keeps it from that, and is empty where it only waits its turn.
+func (d *Daemon) holds(prefix netip.Prefix, ports ban.Ports) (ok bool, why string) {
+	return d.fw.Holds(kernelEntry(ban.Rule{Prefix: prefix, Ports: ports}))
+}
+
+// event puts a change into the words of the control socket. Why is why the kernel has not taken it.
+func (d *Daemon) event(c ban.Change, at time.Time, why string) control.Event {
 	e := control.Event{
 		Time: at, Name: c.Event.String(), Prefix: c.Prefix, Ports: c.Ports.String(), Until: c.Until,
 		Origin: d.names.of(c.Origin), OriginID: c.Origin.String(), Reason: c.Reason, Source: c.Source,
 	}
-	if err == nil && c.Enforce && !c.Issued.IsZero() {
+	if why != "" {
+		e.Name, e.NotEnforced = control.StateNotEnforced, why
+	}
+	if why == "" && c.Enforce && !c.Issued.IsZero() {
 		// Two clocks: a negative figure says only that they differ.
 		ms := max(0, float64(at.Sub(c.Issued).Microseconds())/1000)
 		e.LatencyMS = &ms

@@ -114,10 +114,13 @@ func (d *Daemon) kernelTook(ctx context.Context, results []control.Result) *cont
 			done = append(done, r.Prefix)
 		}
 	}
-	if d.acks.wait(ctx, done) == nil {
-		return nil
-	}
 	text := fmt.Sprintf("the kernel has not taken it within %v", confirmLimit)
+	if d.acks.wait(ctx, done) == nil {
+		if d.fw.Behind() == "" {
+			return nil
+		}
+		text = "the kernel has not taken it"
+	}
 	if last := d.fw.Status().LastError; last != "" {
 		text += ": " + last
 	}
@@ -161,11 +164,11 @@ func (d *Daemon) banEffect(now time.Time, ports ban.Ports) func(*control.Result)
 			r.State = control.StateNotEnforced // as the operator has it
 			return nil
 		}
-		if x, withheld := d.fw.Withheld(r.Prefix); withheld {
+		if _, why := d.holds(r.Prefix, ports); why != "" {
 			r.State = control.StateNotEnforced
 			return &control.Error{
-				Code: control.CodeFailed, Hint: "`meshban status` says why; the ban is enforced once the exception is in the kernel",
-				Message: fmt.Sprintf("%s is banned, but not enforced: the kernel does not hold the exception %s inside it", show(r.Prefix), show(x)),
+				Code: control.CodeFailed, Hint: "the other nodes have the ban all the same; `meshban status` shows what the firewall says",
+				Message: fmt.Sprintf("%s is banned, but not enforced here: %s", show(r.Prefix), why),
 			}
 		}
 		return nil

@@ -113,26 +113,29 @@ func TestKernelTook(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := &Daemon{fw: s}
-	change := func(text string, local bool) []ban.Change {
-		return []ban.Change{{Prefix: netip.MustParsePrefix(text), Enforce: true, Local: local}}
+	self, authority, peer := ban.Origin{1}, ban.Origin{2}, ban.Origin{3}
+	d.gate = ban.NewGate(ban.GateConfig{Self: self, Authority: authority})
+	change := func(text string, by ban.Origin) []ban.Change {
+		return []ban.Change{{Prefix: netip.MustParsePrefix(text), Enforce: true, Origin: by}}
 	}
 	took := func(text string) *control.Error {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel() // only what is answered already counts
 		return d.kernelTook(ctx, []control.Result{{Prefix: netip.MustParsePrefix(text)}})
 	}
-	lost := d.acks.begin(change("192.0.2.1/32", true))
-	again := d.acks.begin(change("192.0.2.1/32", true))
-	d.acks.begin(change("192.0.2.9/32", false)) // of a peer
-	for text, want := range map[string]bool{"192.0.2.1/32": false, "192.0.2.0/24": false, "192.0.2.2/32": true, "192.0.2.9/32": true} {
+	lost := d.acks.begin(change("192.0.2.1/32", self), d.gate.Trusts)
+	again := d.acks.begin(change("192.0.2.1/32", self), d.gate.Trusts)
+	d.acks.begin(change("192.0.2.9/32", peer), d.gate.Trusts)
+	d.acks.begin(change("198.51.100.9/32", authority), d.gate.Trusts) // what unban says where ca.key is
+	for text, want := range map[string]bool{"192.0.2.1/32": false, "192.0.2.0/24": false, "192.0.2.2/32": true, "192.0.2.9/32": true, "198.51.100.0/24": false} {
 		e := took(text)
 		if (e == nil) != want || e != nil && e.Code != control.CodeFailed {
 			t.Errorf("%s: %+v", text, e)
 		}
 	}
-	d.acks.end(again, change("192.0.2.1/32", true)) // though the one before was never answered
+	d.acks.end(again, change("192.0.2.1/32", self)) // though the one before was never answered
 	if e := took("192.0.2.1/32"); e != nil {
 		t.Errorf("answered: %+v", e)
 	}
-	d.acks.end(lost, change("192.0.2.1/32", true))
+	d.acks.end(lost, change("192.0.2.1/32", self))
 }

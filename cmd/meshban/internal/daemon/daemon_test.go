@@ -100,6 +100,12 @@ func (n *node) joinWith(t testing.TB, name string, req control.InviteRequest) *n
 // start runs a node until the test ends or stop is called.
 func start(t testing.TB, dir home.Dir, cfg config.Config) *node {
 	t.Helper()
+	return startWith(t, dir, cfg, func(*Daemon) {})
+}
+
+// startWith starts a node after prepare has had it.
+func startWith(t testing.TB, dir home.Dir, cfg config.Config, prepare func(*Daemon)) *node {
+	t.Helper()
 	n := &node{home: dir, cfg: cfg, reload: make(chan os.Signal), log: &logBuffer{}}
 	level := new(slog.LevelVar)
 	var err error
@@ -112,6 +118,7 @@ func start(t testing.TB, dir home.Dir, cfg config.Config) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
+	prepare(n.Daemon)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := make(chan error, 1)
 	go func() { done <- n.Run(ctx) }()

@@ -45,9 +45,9 @@ func newMetrics() *metrics {
 }
 
 // changed counts a change that became true at at.
-func (m *metrics) changed(c ban.Change, at time.Time) {
+func (m *metrics) changed(c ban.Change, at time.Time, enforced bool) {
 	m.byEvent[c.Event].Inc()
-	if c.Event == ban.EventBan && !c.Issued.IsZero() {
+	if enforced && c.Event == ban.EventBan && !c.Issued.IsZero() {
 		m.latency.observe(max(0, at.Sub(c.Issued).Seconds()))
 	}
 }

@@ -28,13 +28,15 @@ func (d *Daemon) List(ctx context.Context, yield func(control.ListEntry) error) 
 		for i, id := range e.Origins {
 			origins[i], ids[i] = d.names.of(id), id.String()
 		}
-		state := e.State.String()
-		if _, withheld := d.fw.Withheld(e.Prefix); withheld && e.State == ban.StateEnforced {
-			state = control.StateNotEnforced
+		state, why := e.State.String(), ""
+		if e.State == ban.StateEnforced {
+			if _, why = d.holds(e.Prefix, e.Ports); why != "" {
+				state = control.StateNotEnforced
+			}
 		}
 		failed = yield(control.ListEntry{
 			Prefix: e.Prefix, Ports: e.Ports.String(), Until: e.Until, Origins: origins, OriginIDs: ids,
-			Reason: e.Reason, Source: e.Source, State: state,
+			Reason: e.Reason, Source: e.Source, State: state, NotEnforced: why,
 		})
 		if failed == nil {
 			failed = ctx.Err()
@@ -87,6 +89,10 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 	verdict, banned := d.table.Lookup(prefix)
 	d.mu.Unlock()
 	reply = control.WhyReply{Address: prefix, Verdict: control.VerdictNotDropped}
+	why := ""
+	if banned {
+		_, why = d.holds(verdict.Prefix, verdict.Ports)
+	}
 	for _, f := range findings {
 		out := control.Finding{
 			Kind: f.Kind.String(), Prefix: f.Prefix, Ports: f.Ports.String(), Issued: f.Issued, Until: f.Until,
@@ -98,21 +104,21 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 		if f.By != (ban.Origin{}) {
 			out.Status = strings.ReplaceAll(out.Status, f.By.Short(), d.names.of(f.By))
 		}
-		if x, withheld := d.fw.Withheld(f.Prefix); withheld && f.Kind == ban.KindBan && strings.HasPrefix(f.Status, ban.StateEnforced.String()) {
-			out.Status = fmt.Sprintf("not enforced: the kernel does not hold the exception %s inside it", show(x))
+		if f.Kind == ban.KindBan && strings.HasPrefix(f.Status, ban.StateEnforced.String()) {
+			if _, not := d.holds(f.Prefix, f.Ports); not != "" {
+				out.Status = "not enforced: " + not
+			} else if why != "" && f.Prefix.Bits() <= prefix.Bits() && f.Ports.IsAll() {
+				why, verdict.Prefix, verdict.Ports, verdict.Until = "", f.Prefix, f.Ports, f.Until // another ban drops it
+			}
 		}
 		reply.Findings = append(reply.Findings, out)
 	}
 	backend := d.fw.Status().Backend
-	exception, withheld := netip.Prefix{}, false
-	if banned {
-		exception, withheld = d.fw.Withheld(verdict.Prefix)
-	}
 	switch {
-	case withheld:
+	case why != "":
 		reply.Verdict = control.VerdictWithheld
-		reply.Summary = fmt.Sprintf("%s is banned until %s, as part of %s, but this node lets it through: the kernel does not hold the exception %s inside. See `meshban status`.",
-			show(prefix), stamp(verdict.Until), show(verdict.Prefix), show(exception))
+		reply.Summary = fmt.Sprintf("%s is banned until %s, as part of %s, but this node does not enforce it: %s. See `meshban status`.",
+			show(prefix), stamp(verdict.Until), show(verdict.Prefix), why)
 	case banned && backend == fw.NameNone:
 		reply.Verdict = "banned, but not dropped"
 		reply.Summary = fmt.Sprintf("%s is banned until %s, but this node has no firewall backend and drops nothing.", show(prefix), stamp(verdict.Until))

@@ -1,0 +1,147 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/home"
+	"github.com/meshban/meshban/fw"
+)
+
+// fullBackend takes everything but single addresses of 203.0.113.0/24 and of IPv6.
+type fullBackend struct{ fw.Backend }
+
+func (fullBackend) Name() string { return "full" }
+
+func refusalOf(e fw.Entry) string {
+	switch {
+	case e.Prefix.Addr().Is6():
+		return "IPv6 packets are not dropped"
+	case e.Prefix.IsSingleIP() && netip.MustParsePrefix("203.0.113.0/24").Contains(e.Prefix.Addr()):
+		return "the set is full"
+	}
+	return ""
+}
+
+func (fullBackend) Apply(_ context.Context, _ time.Time, updates []fw.Update) error {
+	var refused []fw.Refusal
+	for _, u := range updates {
+		if why := refusalOf(u.Entry); why != "" && !u.Remove {
+			refused = append(refused, fw.Refusal{Entry: u.Entry, Why: why})
+		}
+	}
+	if len(refused) == 0 {
+		return nil
+	}
+	return &fw.PartialError{Left: len(refused), Why: refused[0].Why, Refused: refused}
+}
+
+// refusing starts a node whose kernel is a fullBackend.
+func refusing(t *testing.T) *node {
+	t.Helper()
+	dir := home.Dir(t.TempDir())
+	cfg := testConfig(dir, "a")
+	if _, _, err := dir.Init(cfg); err != nil {
+		t.Fatal(err)
+	}
+	return startWith(t, dir, cfg, func(d *Daemon) {
+		var err error
+		d.fw, err = fw.NewSyncer(fw.SyncerConfig{Backend: fullBackend{fw.NewNone()}, Snapshot: d.snapshot, Exceptions: d.exceptions})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// What the kernel refused was a success, an event "ban" and "enforced" everywhere.
+func TestWhatTheKernelRefusesIsNotEnforced(t *testing.T) {
+	t.Parallel()
+	n := refusing(t)
+	w := n.hub.join()
+	defer n.hub.leave(w)
+	event := func(want, prefix, why string) {
+		t.Helper()
+		select {
+		case e := <-w.events:
+			if e.Name != want || e.Prefix.String() != prefix || e.NotEnforced != why || (e.LatencyMS == nil) != (why != "") {
+				t.Errorf("event %+v, want %s of %s because %q", e, want, prefix, why)
+			}
+		case <-time.After(patience):
+			t.Fatalf("no event of %s", prefix)
+		}
+	}
+	const taken, full, v6 = "192.0.2.1/32", "203.0.113.1/32", "2001:db8::1/128"
+	r := n.ban(t, time.Hour, taken, full, v6).Results
+	for i, want := range []string{"", "the set is full", "IPv6 packets are not dropped"} {
+		e := r[i].Err
+		if (e == nil) != (want == "") || e != nil && (e.Code != control.CodeFailed || !strings.Contains(e.Message, want) || r[i].State != control.StateNotEnforced) {
+			t.Errorf("%s: %+v, %+v", r[i].Prefix, r[i], e)
+		}
+		if l, ok := n.entry(t, r[i].Prefix.String()); !ok || l.NotEnforced != want || (l.State == control.StateEnforced) != (want == "") {
+			t.Errorf("list: %+v", l)
+		}
+		why, err := n.Why(t.Context(), r[i].Prefix)
+		if err != nil || (why.Verdict == control.VerdictDropped) != (want == "") || !strings.Contains(why.Summary, want) || !strings.Contains(why.Findings[0].Status, want) {
+			t.Errorf("why: %+v, %v", why, err)
+		}
+	}
+	event("ban", taken, "")
+	event(control.StateNotEnforced, full, "the set is full")
+	event(control.StateNotEnforced, v6, "IPv6 packets are not dropped")
+	s, err := n.Status(t.Context())
+	if err != nil || s.Firewall.Enforced != 1 || s.Firewall.NotEnforced != 2 || !slices.ContainsFunc(s.Problems, func(p string) bool { return strings.Contains(p, "2 bans are not enforced") }) {
+		t.Errorf("status: %+v, %q, %v", s.Firewall, s.Problems, err)
+	}
+
+	const peers = "203.0.113.2/32"
+	n.hears(ban.Origin{2}, 1, ban.Op{Kind: ban.KindBan, Prefix: netip.MustParsePrefix(peers)})
+	event(control.StateNotEnforced, peers, "the set is full")
+	if n.enforces(t, peers) {
+		t.Error("the ban of a peer counts as enforced")
+	}
+
+	// A wider ban that the kernel took drops it all the same.
+	n.hears(ban.Origin{2}, 2, ban.Op{Kind: ban.KindBan, Prefix: netip.MustParsePrefix("203.0.113.0/24")})
+	event("ban", "203.0.113.0/24", "")
+	if why, err := n.Why(t.Context(), netip.MustParsePrefix(full)); err != nil || why.Verdict != control.VerdictDropped || !strings.Contains(why.Summary, "203.0.113.0/24") {
+		t.Errorf("why below a wider ban: %+v, %v", why, err)
+	}
+
+	unbanned, err := n.Unban(t.Context(), control.UnbanRequest{Prefixes: []netip.Prefix{netip.MustParsePrefix(v6)}})
+	if err != nil || unbanned.Results[0].Err != nil {
+		t.Errorf("unban: %+v, %v", unbanned, err)
+	}
+
+	req := control.BanRequest{For: time.Hour, Source: ban.SourceImport}
+	for i := range 3 * lockChunk {
+		req.Addrs = append(req.Addrs, netip.MustParsePrefix(fmt.Sprintf("198.18.%d.%d/32", i>>8, i&255)))
+	}
+	req.Addrs[lockChunk] = netip.MustParsePrefix("203.0.113.3/32")
+	reply, err := n.Ban(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range reply.Results {
+		if (r.Err != nil) != (r.Prefix == req.Addrs[lockChunk]) {
+			t.Errorf("of a bulk: %+v", r)
+		}
+	}
+}
+
+// A change that the kernel's queue does not take is not waited for.
+func TestNobodyWaitsForWhatIsNotQueued(t *testing.T) {
+	t.Parallel()
+	n := refusing(t)
+	n.stop()
+	n.hears(n.self, 1, ban.Op{Kind: ban.KindBan, Prefix: netip.MustParsePrefix("192.0.2.1/32")})
+	if n.acks.openLocked([]netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}) {
+		t.Error("waits for ever")
+	}
+}
