@@ -54,6 +54,51 @@ func TestLedgerBoundsAnOrigin(t *testing.T) {
 	}
 }
 
+// A window holds what has expired, too: a node that leaves gaps in its numbers and lets most of its frames end at once makes
+// others keep no more than their bound, and they count right whatever becomes of the frames.
+func TestWindowsOfAnOriginAreBounded(t *testing.T) {
+	const most, epochs = 200, 5
+	c := newCore(ID{1}, 1, rand.New(rand.NewPCG(1, 2)))
+	c.most.spans = most
+	now, left := simStart, []FrameRef(nil)
+	rng := rand.New(rand.NewPCG(3, 4))
+	check := func(what string) {
+		t.Helper()
+		spans := 0
+		for _, s := range c.streamsOf(ID{2}) {
+			spans += len(s.seen)
+		}
+		o := c.origins[ID{2}]
+		if o == nil {
+			o = &load{}
+		}
+		if spans != o.spans || spans > most+epochs {
+			t.Fatalf("%s: %d spans, counted as %d, want at most %d", what, spans, o.spans, most+epochs)
+		}
+	}
+	for i := range uint64(2000) {
+		f := Frame{Origin: ID{2}, Epoch: 1 + i%epochs, Seq: 2 * (1 + rng.Uint64N(5000)), Expires: now.Add(time.Minute), raw: expiringRaw}
+		if _, held := c.get(f.Ref()); held {
+			continue
+		}
+		c.insert(f)
+		if check("a frame more"); i >= epochs {
+			left = append(left, f.Ref()) // one frame of each epoch stays
+		}
+		if len(left) > 20 {
+			c.remove(c.streams[streamKey{left[0].Origin, left[0].Epoch}], left[0].Seq)
+			left = left[1:]
+			check("a frame less")
+		}
+	}
+	c.rebuildWindows()
+	check("windows made anew")
+	for _, s := range c.streamsOf(ID{2}) {
+		c.letGo(s)
+		check("a stream less")
+	}
+}
+
 // Ends of frames that are no longer held do not pile up.
 func TestLedgerForgetsStaleEnds(t *testing.T) {
 	c := newCore(ID{1}, 1, rand.New(rand.NewPCG(1, 2)))

@@ -20,6 +20,9 @@ const (
 	// by itself (200 bytes a frame) fit. Those of the lowest (epoch, seq) stay, so that all nodes keep the same, in whatever
 	// order they come.
 	maxOriginFrames, maxOriginBytes, maxOriginEpochs = 5 << 18, 256 << 20, 1024
+	// maxOriginSpans bounds the windows of one origin together, in spans (16 bytes each) beside one for each epoch. They grow
+	// with what has expired, too.
+	maxOriginSpans = 4 * maxSpans
 	// clockSlack is how far the clock may step back before windows are rebuilt.
 	clockSlack = time.Second
 	// maxExpireStep bounds the frames dropped in one step (about 3 us each), maxLeaveStep those that are let go of with their
@@ -85,12 +88,12 @@ func newLedger() ledger {
 	return ledger{
 		streams: make(map[streamKey]*stream), origins: make(map[ID]*load),
 		index: btree.NewG(seqDegree, func(a, b *stream) bool { return a.compare(b) < 0 }),
-		most:  load{frames: maxOriginFrames, bytes: maxOriginBytes, epochs: maxOriginEpochs},
+		most:  load{frames: maxOriginFrames, bytes: maxOriginBytes, epochs: maxOriginEpochs, spans: maxOriginSpans},
 	}
 }
 
-// load is what one origin's live frames take.
-type load struct{ frames, bytes, epochs int }
+// load is what one origin's live frames take, and the windows of their streams.
+type load struct{ frames, bytes, epochs, spans int }
 
 // loaded reports whether an origin has no room for one more frame.
 func (l *ledger) loaded(f Frame) bool {
@@ -228,7 +231,6 @@ func (l *ledger) insert(f Frame) {
 	}
 	e := expand(f.hash())
 	s.frames.ReplaceOrInsert(held{f.Seq, f.raw})
-	s.seen.add(f.Seq)
 	s.sum.add(&e)
 	l.root.add(&e)
 	l.count++
@@ -242,11 +244,23 @@ func (l *ledger) insert(f Frame) {
 	s.bytes += len(f.raw)
 	if s.frames.Len() == 1 {
 		o.epochs++
+		o.spans += len(s.seen)
 	}
+	l.see(s, o, f.Seq)
 	heap.Push(&l.expiry, deadline{at: f.Expires.UnixMilli(), stream: s, seq: f.Seq})
 	if len(l.expiry) > 2*l.count+maxStale {
 		l.rebuildExpiry()
 	}
+}
+
+// see notes a number of a stream with live frames. Where the windows of its origin take too much, it closes gaps in this one.
+func (l *ledger) see(s *stream, o *load, seq uint64) {
+	before := len(s.seen)
+	s.seen.add(seq)
+	if o.spans+len(s.seen)-before > l.most.spans {
+		s.seen.closeLower()
+	}
+	o.spans += len(s.seen) - before
 }
 
 // rebuildExpiry lets go of the ends of frames that are no longer held.
@@ -277,6 +291,7 @@ func (l *ledger) remove(s *stream, seq uint64) {
 	s.bytes -= len(h.raw)
 	if s.frames.Len() == 0 {
 		o.epochs--
+		o.spans -= len(s.seen)
 	}
 	if o.frames == 0 {
 		delete(l.origins, s.key.origin)
@@ -306,6 +321,7 @@ func (l *ledger) letGo(s *stream) {
 	o := l.origins[s.key.origin]
 	o.frames -= n
 	o.epochs--
+	o.spans -= len(s.seen)
 	o.bytes -= s.bytes
 	if o.frames == 0 {
 		delete(l.origins, s.key.origin)
@@ -376,9 +392,14 @@ func (l *ledger) next() (time.Time, bool) {
 func (l *ledger) rebuildWindows() {
 	l.horizon = time.Time{}
 	for _, s := range l.streams {
+		o := l.origins[s.key.origin]
+		if o == nil || s.frames.Len() == 0 {
+			o = &load{}
+		}
+		o.spans -= len(s.seen)
 		s.seen = nil
 		s.frames.Ascend(func(h held) bool {
-			s.seen.add(h.seq)
+			l.see(s, o, h.seq)
 			return true
 		})
 	}

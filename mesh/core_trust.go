@@ -225,8 +225,8 @@ func (c *core) lastOfAuthority() (seq uint64, full bool) {
 // superseded notes that a certificate or grant came after the one that takes its place: it is not asked for again.
 func (c *core) superseded(f Frame, by via, out *actions) {
 	out.verdicts[verdictDuplicate]++
-	if s := c.streams[streamKey{f.Origin, f.Epoch}]; s != nil {
-		s.seen.add(f.Seq)
+	if s := c.streams[streamKey{f.Origin, f.Epoch}]; s != nil && s.frames.Len() > 0 {
+		c.see(s, c.origins[f.Origin], f.Seq)
 	}
 	if by == viaRestore {
 		out.expired = append(out.expired, f.Ref())

@@ -53,12 +53,19 @@ func (w *window) add(v uint64) bool {
 	default:
 		s = slices.Insert(s, i, span{v, v})
 		if len(s) > maxSpans {
-			s[maxSpans/2].first = s[0].first
-			s = slices.Delete(s, 0, maxSpans/2)
+			s.closeLower()
 		}
 	}
 	*w = s
 	return true
+}
+
+// closeLower closes the lower half of the gaps.
+func (w *window) closeLower() {
+	if s, half := *w, len(*w)/2; half > 0 {
+		s[half].first = s[0].first
+		*w = slices.Delete(s, 0, half)
+	}
 }
 
 // gaps gives what lies between first and last, both included, outside the window, which lies within.
