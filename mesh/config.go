@@ -33,7 +33,7 @@ type Config struct {
 	Name      string // for people; at most MaxName bytes of printable text
 	Version   string // of the program; at most MaxVersion bytes of printable text
 	Bind      netip.AddrPort
-	Advertise netip.AddrPort // zero: the bound address, or a private address of this machine; port 0: the bound port
+	Advertise netip.AddrPort // zero: the bound address, or one of this machine's, see pickAddr; port 0: the bound port
 	Join      []string       // HOST[:PORT], resolved at each try; the port defaults to Bind's
 
 	// Epoch is higher than at any start before, and on disk already; at least 1.
@@ -118,6 +118,8 @@ const (
 	ProblemCertificate Problem = "certificate"
 	// ProblemUDP: UDP to or from a member does not arrive, or only small packets do. Members tells how it is now.
 	ProblemUDP Problem = "udp"
+	// ProblemAddress: this node has no address at which others reach it. Faults tells how it is now.
+	ProblemAddress Problem = "address"
 	// ProblemJoin: nobody on the join list answers. Faults tells how it is now.
 	ProblemJoin Problem = "join"
 	// ProblemKey: this node was not given the newest gossip key, or cannot store it, or those who answer speak another.

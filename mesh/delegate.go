@@ -44,7 +44,7 @@ type delegate struct{ m *Mesh }
 
 var (
 	_ memberlist.Delegate         = delegate{}
-	_ memberlist.EventDelegate    = delegate{}
+	_ memberlist.EventDelegate    = (*stayEvents)(nil)
 	_ memberlist.AliveDelegate    = delegate{}
 	_ memberlist.ConflictDelegate = delegate{}
 	_ memberlist.PingDelegate     = delegate{}
@@ -53,7 +53,7 @@ var (
 // NodeMeta tells who we are.
 func (d delegate) NodeMeta(limit int) []byte {
 	has, uses := d.m.keys.said()
-	m := meta{Protocol: protocolVersion, Key: d.m.cfg.Identity.Public(), Name: d.m.cfg.Name, Version: d.m.cfg.Version, Place: d.m.place}
+	m := meta{Protocol: protocolVersion, Key: d.m.cfg.Identity.Public(), Name: d.m.cfg.Name, Version: d.m.cfg.Version, Place: d.m.place.word}
 	m.say(d.m.cfg.Identity, has, uses, d.m.ceiling.next())
 	b := m.encode()
 	if len(b) > limit {

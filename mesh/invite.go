@@ -212,6 +212,11 @@ func (m *Mesh) NewInvite(uses int, ttl time.Duration, caps Caps) (string, error)
 		return "", ErrNoAuthority
 	}
 	if m.ml.Load() == nil {
+		for _, f := range m.Faults() {
+			if f.Kind == ProblemAddress {
+				return "", errors.New(f.Text)
+			}
+		}
 		return "", errors.New("the mesh port is not open yet")
 	}
 	now := time.Now()

@@ -68,7 +68,7 @@ type Mesh struct {
 	certified       atomic.Pointer[map[ID]struct{}] // who counts, a copy of the core's for whoever may not wait; nil: everybody
 
 	acks     ackSigner
-	place    []byte // our signature over our address; set before memberlist begins
+	place    location
 	ceiling  ceiling
 	saidMeta atomic.Pointer[string] // the metadata that memberlist was given last
 

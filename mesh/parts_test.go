@@ -123,39 +123,6 @@ func TestLogAdapter(t *testing.T) {
 	}
 }
 
-func TestPickAdvertise(t *testing.T) {
-	addrs := func(s ...string) (list []netip.Addr) {
-		for _, a := range s {
-			list = append(list, netip.MustParseAddr(a))
-		}
-		return list
-	}
-	for _, tt := range []struct {
-		name, configured, bound string
-		local                   []netip.Addr
-		want                    string
-	}{
-		{"ok: configured", "192.0.2.1:9", "0.0.0.0:7", nil, "192.0.2.1:9"},
-		{"ok: configured without a port", "192.0.2.1:0", "0.0.0.0:7", nil, "192.0.2.1:7"},
-		{"ok: only a port", "0.0.0.0:9", "10.0.0.1:7", nil, "10.0.0.1:9"},
-		{"ok: bound", "", "10.0.0.1:7", addrs("192.168.0.1"), "10.0.0.1:7"},
-		{"ok: private first", "", "0.0.0.0:7", addrs("127.0.0.1", "198.51.100.1", "192.168.0.1"), "192.168.0.1:7"},
-		{"ok: no private one", "", "0.0.0.0:7", addrs("127.0.0.1", "169.254.1.1", "198.51.100.1"), "198.51.100.1:7"},
-		{"ok: v4 only", "", "0.0.0.0:7", addrs("fd00::1", "198.51.100.1"), "198.51.100.1:7"},
-		{"ok: both families", "", "[::]:7", addrs("fe80::1", "fd00::1", "198.51.100.1"), "[fd00::1]:7"},
-		{"ok: no network", "", "0.0.0.0:7", addrs("127.0.0.1"), "127.0.0.1:7"},
-		{"ok: no network, v6", "", "[::]:7", nil, "[::1]:7"},
-	} {
-		var configured netip.AddrPort
-		if tt.configured != "" {
-			configured = netip.MustParseAddrPort(tt.configured)
-		}
-		if got := pickAdvertise(configured, netip.MustParseAddrPort(tt.bound), tt.local); got.String() != tt.want {
-			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
-		}
-	}
-}
-
 func TestResolve(t *testing.T) {
 	n := newNode(t, newSecrets(t), newIdentity(t), func(c *Config) {
 		c.Bind = netip.MustParseAddrPort("127.0.0.1:7946")

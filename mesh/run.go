@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -59,12 +60,6 @@ func (m *Mesh) Run(ctx context.Context) error {
 	if err := m.present(); err != nil {
 		return fmt.Errorf("make this node's certificate known: %w", err)
 	}
-	ml, err := m.open()
-	if err != nil {
-		return err
-	}
-	m.ml.Store(ml)
-	close(m.ready)
 
 	// Two lives: the tasks end first what brings new work, then what carries out work.
 	outer, stopOuter := context.WithCancel(ctx)
@@ -72,21 +67,22 @@ func (m *Mesh) Run(ctx context.Context) error {
 	defer stopOuter()
 	defer stopInner()
 	var tasks, helpers sync.WaitGroup
-	tasks.Go(func() { m.rejoinLoop(outer, ml) })
 	tasks.Go(func() { m.proveLoop(outer) })
 	tasks.Go(func() { m.renewLoop(outer) })
 	tasks.Go(func() { m.keyLoop(outer) })
-	tasks.Go(func() { m.announceLoop(outer, ml) })
+	tasks.Go(func() { m.pathLoop(outer) })
 	helpers.Go(func() { m.coreLoop(inner) })
 	helpers.Go(func() { m.pusher.run(inner) })
 	helpers.Go(func() { m.streams.run(inner) })
-	tasks.Go(func() { m.pathLoop(outer) })
 	helpers.Go(func() { m.notifyLoop(inner) })
 
-	<-ctx.Done()
+	here, err := m.dwell(outer)
 	m.refuse()
-	m.pusher.flush()
-	err = m.leave(ml)
+	if here != nil {
+		m.pusher.flush()
+		err = m.leave(here)
+	}
+	stopOuter()
 	tasks.Wait()
 	stopInner()
 	helpers.Wait()
@@ -106,22 +102,26 @@ func (m *Mesh) end() {
 }
 
 // leave says goodbye and closes the sockets, and with them every stream.
-func (m *Mesh) leave(ml *memberlist.Memberlist) error {
+func (m *Mesh) leave(here *membership) error {
+	here.stop()
 	said := bye{MeshID: m.cfg.Secrets.MeshID, Issued: m.now()}.encode(m.cfg.Identity)
 	for _, t := range m.peers.alive() {
 		m.pusher.to(t.node, said)
 	}
-	if err := ml.Leave(leaveTime); err != nil {
+	if err := here.ml.Leave(leaveTime); err != nil {
 		m.cfg.Logger.Debug("the goodbye did not reach everybody", "error", err)
 	}
-	if err := ml.Shutdown(); err != nil {
+	here.events.over.Store(true)
+	err := here.ml.Shutdown()
+	here.tasks.Wait()
+	if err != nil {
 		return fmt.Errorf("close the mesh port: %w", err)
 	}
 	return nil
 }
 
-// open makes the transport and memberlist on it.
-func (m *Mesh) open() (*memberlist.Memberlist, error) {
+// open makes the transport and memberlist on it. Others reach this node at advertise; port 0 stands for the bound one.
+func (m *Mesh) open(advertise netip.AddrPort, events memberlist.EventDelegate) (*memberlist.Memberlist, error) {
 	log := newLogAdapter(m.cfg.Logger, func(id ID) {
 		m.peers.update(id, func(p *peer) {
 			if p.State == StateAlive {
@@ -135,7 +135,6 @@ func (m *Mesh) open() (*memberlist.Memberlist, error) {
 		return nil, err
 	}
 	var inner memberlist.Transport
-	advertise := m.cfg.Advertise
 	if m.cfg.NewTransport != nil {
 		t, err := m.cfg.NewTransport()
 		if err != nil {
@@ -143,12 +142,12 @@ func (m *Mesh) open() (*memberlist.Memberlist, error) {
 		}
 		inner = t
 	} else {
-		s, err := listen(m.cfg.Bind, log)
+		s, err := listen(netip.AddrPortFrom(m.cfg.Bind.Addr(), cmp.Or(m.cfg.Bind.Port(), m.place.port)), log)
 		if err != nil {
 			return nil, err
 		}
-		bound := netip.AddrPortFrom(m.cfg.Bind.Addr(), s.port())
-		advertise = pickAdvertise(m.cfg.Advertise, bound, localAddrs())
+		m.place.port = s.port()
+		advertise = netip.AddrPortFrom(advertise.Addr(), cmp.Or(advertise.Port(), s.port()))
 		inner = s
 	}
 	g := newGuard(keyring.GetKeys, m.now, &m.count, m.flooded)
@@ -159,9 +158,10 @@ func (m *Mesh) open() (*memberlist.Memberlist, error) {
 	tr.unsent = m.lossSeen
 	m.tr.Store(tr)
 	conf := m.memberlistConfig(tr, keyring, advertise, log)
+	conf.Events = events
 	if ip, port, addrErr := tr.FinalAdvertiseAddr(conf.AdvertiseAddr, conf.AdvertisePort); addrErr == nil {
 		addr := nodeAddr(&memberlist.Node{Addr: ip, Port: uint16(port)})
-		m.place = ed25519.Sign(m.cfg.Identity.key, placeText(m.cfg.Secrets.MeshID, addr))
+		m.place.word = ed25519.Sign(m.cfg.Identity.key, placeText(m.cfg.Secrets.MeshID, addr))
 	}
 	ml, err := memberlist.Create(conf)
 	if err == nil {
@@ -213,7 +213,7 @@ func (m *Mesh) memberlistConfig(tr memberlist.Transport, keyring *memberlist.Key
 	c.AwarenessMaxMultiplier = maxAwareness
 	c.DeadNodeReclaimTime = reclaimAfter
 	c.TCPTimeout = streamTimeout
-	c.Delegate, c.Events, c.Alive, c.Conflict, c.Ping = d, d, d, d, d
+	c.Delegate, c.Alive, c.Conflict, c.Ping = d, d, d, d
 	return c
 }
 

@@ -36,7 +36,7 @@ type sockets struct {
 	log     *logAdapter
 }
 
-// listen opens the mesh port for TCP and UDP.
+// listen opens the mesh port for TCP and UDP. [::] is all addresses of both families.
 func listen(bind netip.AddrPort, log *logAdapter) (*sockets, error) {
 	tries := 1
 	if bind.Port() == 0 {
@@ -50,6 +50,11 @@ func listen(bind netip.AddrPort, log *logAdapter) (*sockets, error) {
 		if err = s.open(bind); err == nil {
 			s.wg.Go(s.accept)
 			s.wg.Go(s.read)
+			return s, nil
+		}
+	}
+	if bind.Addr() == netip.IPv6Unspecified() { // a kernel without IPv6
+		if s, err := listen(netip.AddrPortFrom(netip.IPv4Unspecified(), bind.Port()), log); err == nil {
 			return s, nil
 		}
 	}
@@ -131,7 +136,7 @@ func (s *sockets) read() {
 	}
 }
 
-// FinalAdvertiseAddr gives back what it is given, which is an address always: see pickAdvertise.
+// FinalAdvertiseAddr gives back what it is given, which is an address always: see locate.
 func (s *sockets) FinalAdvertiseAddr(ip string, port int) (net.IP, int, error) {
 	addr, err := netip.ParseAddr(ip)
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -268,59 +267,4 @@ func (p plainTransport) WriteToAddress(b []byte, a memberlist.Address) (time.Tim
 
 func (p plainTransport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
 	return p.DialTimeout(a.Addr, timeout)
-}
-
-// pickAdvertise chooses the address to tell others: what was configured, else the bound address, else, bound to all,
-// the first private address of this machine, else its first global one, else loopback.
-func pickAdvertise(configured, bound netip.AddrPort, local []netip.Addr) netip.AddrPort {
-	port := bound.Port()
-	if configured.IsValid() {
-		if configured.Port() != 0 {
-			port = configured.Port()
-		}
-		if !configured.Addr().IsUnspecified() {
-			return netip.AddrPortFrom(configured.Addr().Unmap(), port)
-		}
-	}
-	if !bound.Addr().IsUnspecified() {
-		return netip.AddrPortFrom(bound.Addr().Unmap(), port)
-	}
-	var public, private netip.Addr
-	for _, a := range local {
-		a = a.Unmap()
-		if !a.IsGlobalUnicast() || (bound.Addr().Is4() && !a.Is4()) {
-			continue
-		}
-		if a.IsPrivate() && !private.IsValid() {
-			private = a
-		} else if !a.IsPrivate() && !public.IsValid() {
-			public = a
-		}
-	}
-	for _, a := range []netip.Addr{private, public} {
-		if a.IsValid() {
-			return netip.AddrPortFrom(a, port)
-		}
-	}
-	if bound.Addr().Is4() {
-		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
-	}
-	return netip.AddrPortFrom(netip.IPv6Loopback(), port)
-}
-
-// localAddrs lists this machine's unicast addresses.
-func localAddrs() []netip.Addr {
-	ifs, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil
-	}
-	var addrs []netip.Addr
-	for _, i := range ifs {
-		if n, ok := i.(*net.IPNet); ok {
-			if a, ok := netip.AddrFromSlice(n.IP); ok {
-				addrs = append(addrs, a.Unmap())
-			}
-		}
-	}
-	return addrs
 }

@@ -249,7 +249,7 @@ func (d *Daemon) openMesh(keys home.Keys, epoch uint64) error {
 			switch kind {
 			case mesh.ProblemForged, mesh.ProblemFlood, mesh.ProblemEquivocation, mesh.ProblemClone:
 				d.problems.add(string(kind), detail) // it names somebody
-			case mesh.ProblemUDP, mesh.ProblemJoin: // status asks how it is now
+			case mesh.ProblemUDP, mesh.ProblemJoin, mesh.ProblemAddress: // status asks how it is now
 			default:
 				d.problems.set(string(kind), detail)
 			}

@@ -1,0 +1,261 @@
+package mesh
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+// A machine's addresses change while the agent runs, and may come after it has started. memberlist takes its own address only
+// when it is made. So this node looks where others reach it every placeEvery. When that has changed, it leaves, and comes back
+// at the new address with a new memberlist; all that it holds, and its numbering, go on.
+
+const (
+	// placeEvery is the time between two looks at this machine's addresses.
+	placeEvery = 2 * time.Second
+	// maxRoutes bounds the addresses of others to which the route is looked up.
+	maxRoutes = 16
+)
+
+// location is where this node is. It is written before memberlist begins.
+type location struct {
+	word []byte                          // our signature over our address
+	port uint16                          // the bound one; 0: none yet
+	find func() (netip.AddrPort, string) // replaces locate in tests
+}
+
+// membership is this node's stay in the mesh at one address.
+type membership struct {
+	at     netip.AddrPort // as locate returned it
+	ml     *memberlist.Memberlist
+	events *stayEvents
+	stop   context.CancelFunc
+	tasks  sync.WaitGroup
+}
+
+// stayEvents passes on what one memberlist says of members until it is shut down: timers of its suspicions outlive it.
+type stayEvents struct {
+	delegate
+	over atomic.Bool
+}
+
+// NotifyLeave notes that a peer is gone.
+func (e *stayEvents) NotifyLeave(n *memberlist.Node) {
+	if !e.over.Load() {
+		e.delegate.NotifyLeave(n)
+	}
+}
+
+// dwell keeps this node in the mesh, at the address where others reach it, until ctx ends. It returns the last membership, nil if
+// there is none then, and an error if the mesh port cannot be opened at the start.
+func (m *Mesh) dwell(ctx context.Context) (*membership, error) {
+	tick := time.NewTicker(placeEvery)
+	defer tick.Stop()
+	var here *membership
+	for {
+		at, fault := m.locate()
+		if fault == "" && here != nil && at != here.at {
+			m.cfg.Logger.Info("the address of this node has changed", "from", here.at.Addr(), "to", at.Addr())
+			m.move(here)
+			here = nil
+		}
+		if fault == "" && here == nil {
+			var err error
+			if here, err = m.enter(ctx, at); err != nil && !m.isReady() {
+				return nil, err
+			} else if err != nil {
+				fault = "the mesh port cannot be opened, trying again: " + err.Error()
+			}
+		}
+		m.setFault(ProblemAddress, fault)
+		if !m.isReady() {
+			close(m.ready)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return here, nil
+		}
+	}
+}
+
+func (m *Mesh) isReady() bool {
+	select {
+	case <-m.ready:
+		return true
+	default:
+		return false
+	}
+}
+
+// enter opens the mesh port and becomes a member.
+func (m *Mesh) enter(ctx context.Context, at netip.AddrPort) (*membership, error) {
+	events := &stayEvents{delegate: delegate{m}}
+	ml, err := m.open(at, events)
+	if err != nil {
+		return nil, err
+	}
+	m.ml.Store(ml)
+	here := &membership{at: at, ml: ml, events: events}
+	ctx, here.stop = context.WithCancel(ctx)
+	here.tasks.Go(func() { m.rejoinLoop(ctx, ml) })
+	here.tasks.Go(func() { m.announceLoop(ctx, ml) })
+	return here, nil
+}
+
+// move leaves, to come back at another address.
+func (m *Mesh) move(here *membership) {
+	if err := m.leave(here); err != nil {
+		m.cfg.Logger.Warn("could not leave the mesh cleanly", "error", err)
+	}
+	m.ml.Store(nil)
+	m.addr.Store(nil)
+	for _, id := range m.peers.detach(m.now()) {
+		m.tell(evDown{id})
+	}
+}
+
+// detach notes that this node has left and that all others are to be found again. It returns who was alive.
+func (t *peerTable) detach(now time.Time) (ids []ID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for id, p := range t.peers {
+		if p.State == StateAlive || p.State == StateSuspect || p.answers {
+			p.State, p.Since, p.InSync, p.upWaits, p.answers = StateDead, now, false, false, false
+			ids = append(ids, id)
+		}
+	}
+	t.losses++ // addresses joined before are to be joined again
+	t.targetsLocked(now)
+	return ids
+}
+
+// locate returns where others reach this node (port 0: at the bound port), or what keeps them from it.
+func (m *Mesh) locate() (at netip.AddrPort, fault string) {
+	bind, said := m.cfg.Bind.Addr().Unmap(), m.cfg.Advertise
+	named := said.Addr().IsValid() && !said.Addr().IsUnspecified()
+	switch {
+	case m.place.find != nil:
+		return m.place.find()
+	case m.cfg.NewTransport != nil:
+		return said, ""
+	case !bind.IsUnspecified() && !isHere(bind):
+		return at, fmt.Sprintf("this machine does not have the address in bind (%v), so the mesh is cut off; give the address back to it, "+
+			"or change bind in meshban.yaml and restart the agent", bind)
+	case named:
+		return netip.AddrPortFrom(said.Addr().Unmap(), said.Port()), ""
+	case !bind.IsUnspecified():
+		return netip.AddrPortFrom(bind, said.Port()), ""
+	}
+	local := slices.DeleteFunc(localAddrs(), func(a netip.Addr) bool { return !a.IsGlobalUnicast() || bind.Is4() && !a.Is4() })
+	addr := m.pickAddr(m.Addr().Addr(), local)
+	if !addr.IsValid() {
+		return at, "this machine has no address at which others can reach it, so the mesh waits for one; " +
+			"for a trial on this machine alone, set bind: 127.0.0.1:7946 in meshban.yaml and restart the agent"
+	}
+	return netip.AddrPortFrom(addr, said.Port()), ""
+}
+
+// pickAddr chooses among this machine's addresses the one to tell others: the one told now while it works, else the one from
+// which this machine sends to them, else the first that is private, of IPv4 if there is one. It returns the zero Addr if none
+// can be used.
+func (m *Mesh) pickAddr(now netip.Addr, local []netip.Addr) netip.Addr {
+	stays := slices.Contains(local, now) && isHere(now)
+	if _, alive := m.peers.lossCount(); stays && alive > 0 {
+		return now
+	}
+	for _, to := range m.routesTo() {
+		if from := sourceTo(to); slices.Contains(local, from) {
+			return from
+		}
+	}
+	if stays {
+		return now
+	}
+	for _, a := range preferred(local) {
+		if isHere(a) {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
+// preferred puts addresses in the order in which they are told others.
+func preferred(local []netip.Addr) []netip.Addr {
+	rank := func(a netip.Addr) (n int) {
+		if !a.Is4() {
+			n += 2
+		}
+		if !a.IsPrivate() {
+			n++
+		}
+		return n
+	}
+	local = slices.Clone(local)
+	slices.SortStableFunc(local, func(a, b netip.Addr) int { return cmp.Compare(rank(a), rank(b)) })
+	return local
+}
+
+// routesTo returns some addresses at which others are or were, in an order that stays.
+func (m *Mesh) routesTo() []netip.AddrPort {
+	var list []netip.AddrPort
+	for _, p := range m.Known() {
+		list = append(list, p.Addr)
+	}
+	m.join.mu.Lock()
+	for _, host := range m.join.hosts {
+		if addr, err := netip.ParseAddrPort(host); err == nil {
+			list = append(list, addr)
+		}
+	}
+	m.join.mu.Unlock()
+	slices.SortFunc(list, netip.AddrPort.Compare)
+	list = slices.Compact(list)
+	return list[:min(len(list), maxRoutes)]
+}
+
+// sourceTo returns the address from which this machine sends to another one, the zero Addr if there is no route. It sends
+// nothing.
+func sourceTo(to netip.AddrPort) netip.Addr {
+	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
+	if err != nil {
+		return netip.Addr{}
+	}
+	defer func() { _ = conn.Close() }()
+	return conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
+}
+
+// isHere reports whether this machine can receive at an address now: not while its interface is down or, with IPv6, while others
+// are asked whether they have it.
+func isHere(a netip.Addr) bool {
+	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
+	if err != nil {
+		return false
+	}
+	return conn.Close() == nil
+}
+
+// localAddrs lists this machine's unicast addresses.
+func localAddrs() []netip.Addr {
+	ifs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	var addrs []netip.Addr
+	for _, i := range ifs {
+		if n, ok := i.(*net.IPNet); ok {
+			if a, ok := netip.AddrFromSlice(n.IP); ok {
+				addrs = append(addrs, a.Unmap())
+			}
+		}
+	}
+	return addrs
+}

@@ -1,0 +1,158 @@
+package mesh
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// placed makes a node that listens on all addresses and is where the test says: at an address of loopback, or nowhere.
+func placed(t *testing.T, secrets Secrets, at string, join ...string) (*testNode, func(string)) {
+	t.Helper()
+	n := newNode(t, secrets, newIdentity(t), func(c *Config) { c.Bind, c.Join = netip.MustParseAddrPort("0.0.0.0:0"), join })
+	var now atomic.Value
+	now.Store(at)
+	n.place.find = func() (netip.AddrPort, string) {
+		if at := now.Load().(string); at != "" {
+			return netip.AddrPortFrom(netip.MustParseAddr(at), 0), ""
+		}
+		return netip.AddrPort{}, "no address here"
+	}
+	return n, func(at string) { now.Store(at) }
+}
+
+// sees reports whether a node has another one alive at an address.
+func (n *testNode) sees(other *testNode, at string) bool {
+	return slices.ContainsFunc(n.Members(), func(m Member) bool {
+		return m.ID == other.id.ID() && m.State == StateAlive && m.Addr.Addr() == netip.MustParseAddr(at)
+	})
+}
+
+// crosses checks that a frame of each node reaches all others.
+func crosses(t *testing.T, text string, nodes ...*testNode) {
+	t.Helper()
+	for _, n := range nodes {
+		publish(t, n, text, time.Hour)
+	}
+	eventually(t, 30*time.Second, text+": all frames are everywhere", func() bool { return sameDigest(nodes) })
+}
+
+// memberlist takes the node's own address when it is made, so a node whose address changed was lost until it was restarted.
+func TestANewAddressIsFollowed(t *testing.T) {
+	secrets := newSecrets(t)
+	first := newNode(t, secrets, newIdentity(t), nil).run(t)
+	second := newNode(t, secrets, newIdentity(t), func(c *Config) { c.Join = []string{first.Addr().String()} }).run(t)
+	n, move := placed(t, secrets, "127.0.0.21", first.Addr().String())
+	n.run(t)
+	settled := func(at string) {
+		t.Helper()
+		eventually(t, 30*time.Second, "all see the node at "+at, func() bool {
+			return first.sees(n, at) && second.sees(n, at) && n.aliveCount() == 3
+		})
+	}
+	settled("127.0.0.21")
+	crosses(t, "before", first, second, n)
+	port, epoch := n.Addr().Port(), n.Epoch()
+	for _, at := range []string{"127.0.0.22", "127.0.0.21"} {
+		move(at)
+		settled(at)
+		if got := n.Addr(); got.String() != netip.AddrPortFrom(netip.MustParseAddr(at), port).String() {
+			t.Errorf("at %v", got)
+		}
+		crosses(t, "at "+at, first, second, n)
+	}
+	if n.Epoch() != epoch {
+		t.Errorf("epoch %d, was %d: it began anew", n.Epoch(), epoch)
+	}
+}
+
+// Without an address there is no mesh yet, but the node works, and says what is missing. It comes once there is one. When the
+// address goes, the node keeps what it has and waits.
+func TestANodeWithoutAnAddressWaits(t *testing.T) {
+	secrets := newSecrets(t)
+	first := newNode(t, secrets, newIdentity(t), nil).run(t)
+	n, move := placed(t, secrets, "", first.Addr().String())
+	n.run(t)
+	if got := n.fault(ProblemAddress); got != "no address here" {
+		t.Errorf("fault %q", got)
+	}
+	if _, err := n.NewInvite(1, time.Hour, Caps{}); err == nil || !strings.Contains(err.Error(), "no address here") {
+		t.Errorf("an invitation: %v", err)
+	}
+	publish(t, n, "alone", time.Hour)
+	move("127.0.0.24")
+	eventually(t, 30*time.Second, "the node has come", func() bool { return first.sees(n, "127.0.0.24") && n.fault(ProblemAddress) == "" })
+	eventually(t, 30*time.Second, "what it said alone has come", func() bool { return sameDigest([]*testNode{first, n}) })
+	move("")
+	eventually(t, 30*time.Second, "the fault is told", func() bool { return n.fault(ProblemAddress) != "" })
+	move("127.0.0.24")
+	eventually(t, 30*time.Second, "the fault is over", func() bool { return n.fault(ProblemAddress) == "" })
+	crosses(t, "after", first, n)
+}
+
+// An address in bind that the machine does not have ended the agent.
+func TestBindWithoutItsAddress(t *testing.T) {
+	n := newNode(t, newSecrets(t), newIdentity(t), func(c *Config) { c.Bind = netip.MustParseAddrPort("192.0.2.77:0") }).run(t)
+	if got := n.fault(ProblemAddress); !strings.Contains(got, "bind (192.0.2.77)") || !strings.Contains(got, "restart") {
+		t.Errorf("fault %q", got)
+	}
+	publish(t, n, "alone", time.Hour)
+}
+
+func TestPreferredAddress(t *testing.T) {
+	for _, tt := range []struct{ name, local, want string }{
+		{"ok: private first", "198.51.100.1 192.168.0.1 10.0.0.1", "192.168.0.1"},
+		{"ok: no private one", "198.51.100.1 198.51.100.2", "198.51.100.1"},
+		{"ok: IPv4 before IPv6", "fd00::1 198.51.100.1", "198.51.100.1"},
+		{"ok: IPv6 alone", "2001:db8::1 fd00::1", "fd00::1"},
+	} {
+		var local []netip.Addr
+		for a := range strings.FieldsSeq(tt.local) {
+			local = append(local, netip.MustParseAddr(a))
+		}
+		if got := preferred(local)[0]; got.String() != tt.want {
+			t.Errorf("%s: %v, want %s", tt.name, got, tt.want)
+		}
+	}
+}
+
+// The default bind is both families; an IPv4 packet comes from an IPv4 address, and one can be sent.
+func TestListenOnBothFamilies(t *testing.T) {
+	s, err := listen(netip.MustParseAddrPort("[::]:0"), newLogAdapter(newNode(t, newSecrets(t), newIdentity(t), nil).cfg.Logger, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Shutdown()
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(host), 0)))
+		if err != nil && host == "::1" {
+			t.Logf("no IPv6 here: %v", err)
+			continue
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		to := netip.AddrPortFrom(netip.MustParseAddr(host), s.port())
+		if _, err := conn.WriteToUDPAddrPort([]byte("x"), to); err != nil {
+			t.Fatal(err)
+		}
+		p := <-s.PacketCh()
+		if got := p.From.(*net.UDPAddr).AddrPort(); got != conn.LocalAddr().(*net.UDPAddr).AddrPort() {
+			t.Errorf("%s: from %v, want %v", host, got, conn.LocalAddr())
+		}
+		if _, err := s.WriteTo([]byte("y"), p.From.String()); err != nil {
+			t.Errorf("%s: %v", host, err)
+		}
+		stream, err := net.Dial("tcp", to.String())
+		if err != nil {
+			t.Errorf("%s: %v", host, err)
+			continue
+		}
+		_ = stream.Close()
+		_ = (<-s.StreamCh()).Close()
+	}
+}
