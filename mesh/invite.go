@@ -220,7 +220,7 @@ func (m *Mesh) NewInvite(uses int, ttl time.Duration, caps Caps) (string, error)
 		return "", errors.New("the mesh port is not open yet")
 	}
 	now := time.Now()
-	t := token{Addrs: m.tokenAddrs(localAddrs()), Inviter: m.id, Expires: now.Add(ttl).Truncate(time.Millisecond).UTC()}
+	t := token{Addrs: m.tokenAddrs(new(location).localAddrs()), Inviter: m.id, Expires: now.Add(ttl).Truncate(time.Millisecond).UTC()}
 	if _, err := rand.Read(t.Secret[:]); err != nil {
 		return "", fmt.Errorf("make a secret: %w", err)
 	}

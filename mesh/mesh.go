@@ -218,10 +218,10 @@ func (m *Mesh) Restore(raws iter.Seq[[]byte]) error {
 	return put()
 }
 
-// Ready is closed when the sockets are open; joining goes on after that.
+// Ready is closed when the sockets are open, or it is known that there is no address yet; joining goes on after that.
 func (m *Mesh) Ready() <-chan struct{} { return m.ready }
 
-// Addr is the address that others reach this node at; valid once Ready is closed.
+// Addr is the address that others reach this node at now; the zero AddrPort before Ready and while there is none.
 func (m *Mesh) Addr() netip.AddrPort {
 	if a := m.addr.Load(); a != nil {
 		return *a

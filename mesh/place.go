@@ -25,11 +25,14 @@ const (
 	maxRoutes = 16
 )
 
-// location is where this node is. It is written before memberlist begins.
+// location is where this node is. Only dwell's goroutine writes it, while there is no memberlist, but for seen and local.
 type location struct {
 	word []byte                          // our signature over our address
 	port uint16                          // the bound one; 0: none yet
 	find func() (netip.AddrPort, string) // replaces locate in tests
+
+	seen  string       // interfaces and addresses when local was made
+	local []netip.Addr // see localAddrs
 }
 
 // membership is this node's stay in the mesh at one address.
@@ -155,7 +158,7 @@ func (m *Mesh) locate() (at netip.AddrPort, fault string) {
 	case !bind.IsUnspecified():
 		return netip.AddrPortFrom(bind, said.Port()), ""
 	}
-	local := slices.DeleteFunc(localAddrs(), func(a netip.Addr) bool { return !a.IsGlobalUnicast() || bind.Is4() && !a.Is4() })
+	local := slices.DeleteFunc(slices.Clone(m.place.localAddrs()), func(a netip.Addr) bool { return !a.IsGlobalUnicast() || bind.Is4() && !a.Is4() })
 	addr := m.pickAddr(m.Addr().Addr(), local)
 	if !addr.IsValid() {
 		return at, "this machine has no address at which others can reach it, so the mesh waits for one; " +
@@ -233,8 +236,7 @@ func sourceTo(to netip.AddrPort) netip.Addr {
 	return conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
 }
 
-// isHere reports whether this machine can receive at an address now: not while its interface is down or, with IPv6, while others
-// are asked whether they have it.
+// isHere reports whether this machine has an address now: with IPv6, not while it asks whether another one has it.
 func isHere(a netip.Addr) bool {
 	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
 	if err != nil {
@@ -243,19 +245,37 @@ func isHere(a netip.Addr) bool {
 	return conn.Close() == nil
 }
 
-// localAddrs lists this machine's unicast addresses.
-func localAddrs() []netip.Addr {
-	ifs, err := net.InterfaceAddrs()
+// localAddrs lists this machine's unicast addresses, but for those of interfaces that are down. It lists each interface apart only
+// when something has changed: there may be hundreds, of containers.
+func (l *location) localAddrs() []netip.Addr {
+	links, err := net.Interfaces()
 	if err != nil {
 		return nil
 	}
-	var addrs []netip.Addr
-	for _, i := range ifs {
-		if n, ok := i.(*net.IPNet); ok {
-			if a, ok := netip.AddrFromSlice(n.IP); ok {
-				addrs = append(addrs, a.Unmap())
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	seen := fmt.Sprint(links, all)
+	if seen == l.seen {
+		return l.local
+	}
+	l.seen, l.local = seen, nil
+	for _, link := range links {
+		if link.Flags&net.FlagUp == 0 {
+			continue
+		}
+		list, err := link.Addrs()
+		if err != nil {
+			continue // the interface went meanwhile
+		}
+		for _, i := range list {
+			if n, ok := i.(*net.IPNet); ok {
+				if a, ok := netip.AddrFromSlice(n.IP); ok {
+					l.local = append(l.local, a.Unmap())
+				}
 			}
 		}
 	}
-	return addrs
+	return l.local
 }

@@ -26,7 +26,7 @@ meshban teardown takes it out.`,
 		flags: []cli.Flag{
 			text("config", "`F` the config file (default: meshban.yaml in the state folder, if it is there)", "MESHBAN_CONFIG"),
 			text("name", "`NAME` of this node, for people (default: the host name)", "MESHBAN_NAME"),
-			text("bind", "`IP:PORT` where to listen on, UDP and TCP (default: 0.0.0.0:7946)", "MESHBAN_BIND"),
+			text("bind", "`IP:PORT` where to listen on, UDP and TCP (default: [::]:7946, all addresses)", "MESHBAN_BIND"),
 			text("advertise", "`IP:PORT` where the others reach this node", "MESHBAN_ADVERTISE"),
 			texts("join", "`HOST[:PORT]` a member to look for, once this machine has joined the mesh; may be repeated", "MESHBAN_JOIN"),
 			text("line-file", "`F` the file that other programs append their bans to (default: newbans.log in the state folder)", "MESHBAN_LINE_FILE"),
@@ -110,7 +110,7 @@ func nameFlag() cli.Flag {
 }
 
 func bindFlag() cli.Flag {
-	return text("bind", "`IP:PORT` where to listen on, UDP and TCP (default: 0.0.0.0:7946)", "MESHBAN_BIND")
+	return text("bind", "`IP:PORT` where to listen on, UDP and TCP (default: [::]:7946, all addresses)", "MESHBAN_BIND")
 }
 
 // nameAndBind are what init and join share.

@@ -183,7 +183,7 @@ func Default(dir string) Config {
 	return Config{
 		Dir:  dir,
 		Name: hostName(),
-		Bind: netip.AddrPortFrom(netip.IPv4Unspecified(), DefaultPort),
+		Bind: netip.AddrPortFrom(netip.IPv6Unspecified(), DefaultPort),
 		Lines: Lines{
 			File:  filepath.Join(dir, LineFileName),
 			Emit:  true,

@@ -144,6 +144,14 @@ func stamp(t time.Time) string {
 	return t.Add(time.Second - time.Nanosecond).UTC().Format(time.RFC3339)
 }
 
+// addrText writes where a node is; "" while it is nowhere.
+func addrText(a netip.AddrPort) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
+
 // Members implements control.Agent.
 func (d *Daemon) Members(ctx context.Context) ([]control.Member, error) {
 	heard := d.hearAll(ctx, membersFresh)
@@ -152,7 +160,7 @@ func (d *Daemon) Members(ctx context.Context) ([]control.Member, error) {
 	listed := make(map[mesh.ID]bool)
 	for _, m := range members {
 		c := control.Member{
-			Name: d.names.plain(ban.Origin(m.ID)), ID: m.ID.String(), Addr: m.Addr.String(), State: m.State.String(),
+			Name: d.names.plain(ban.Origin(m.ID)), ID: m.ID.String(), Addr: addrText(m.Addr), State: m.State.String(),
 			InSync: m.InSync, Version: m.Version, Self: m.Self, ConfirmedS: confirmedS(m),
 		}
 		if m.KeyKnown {
@@ -212,7 +220,7 @@ func (d *Daemon) localStatus() control.Status {
 	}
 	cfg, counts, kernel, file, now := d.config(), d.counts(), d.fw.Status(), d.follower.Stats(), time.Now()
 	s := control.Status{
-		Name: d.names.plain(d.self), ID: d.self.String(), Version: d.version, UptimeS: now.Sub(d.started).Seconds(), Addr: d.mesh.Addr().String(),
+		Name: d.names.plain(d.self), ID: d.self.String(), Version: d.version, UptimeS: now.Sub(d.started).Seconds(), Addr: addrText(d.mesh.Addr()),
 		Mesh:     d.meshStatus(),
 		Bans:     control.BanStatus{Active: counts.Active, Pending: counts.Pending, Held: counts.Held, Allowed: counts.Allowed},
 		Firewall: control.FirewallStatus{Backend: kernel.Backend, Enforced: kernel.Enforced, NotEnforced: kernel.NotEnforced, Repairs: kernel.Repairs, LastError: kernel.LastError},

@@ -115,7 +115,7 @@ func (d *Daemon) announceReady(ctx context.Context) error {
 	}
 	cfg := d.config()
 	status := d.fw.Status()
-	d.log.Info("node is up", "name", cfg.Name, "id", d.self.Short(), "addr", d.mesh.Addr(),
+	d.log.Info("node is up", "name", cfg.Name, "id", d.self.Short(), "addr", addrText(d.mesh.Addr()),
 		"firewall", status.Backend, "banned", d.counts().Active, "line_file", cfg.Lines.File)
 	for _, a := range d.attempts {
 		if a.Err != nil {

@@ -1,0 +1,77 @@
+//go:build linux && netns
+
+package test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshban/meshban/test/rig"
+)
+
+// ip runs the ip command on the node.
+func (n *node) ip(t testing.TB, args string) {
+	t.Helper()
+	if r := must(n.Run(append([]string{"ip"}, strings.Fields(args)...)...))(t); r.Code != exitDone {
+		t.Fatalf("%s: ip %s: %s", n.Name, args, r.Stderr)
+	}
+}
+
+// cross checks that a ban of each node gets to the other one.
+func (m *mesh) cross(t testing.TB, when string) {
+	t.Helper()
+	begin := time.Now()
+	for _, n := range m.nodes {
+		addr := fresh().String()
+		n.run(t, "ban", addr, "--for", "1h")
+		for _, other := range m.nodes {
+			if err := rig.Within(banLimit, func() error {
+				if _, ok := other.entry(t, addr+"/32"); !ok {
+					return fmt.Errorf("%s: the ban of %s is not on %s", when, n.Name, other.Name)
+				}
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	t.Logf("%s: bans crossed both ways after %v", when, time.Since(begin).Round(100*time.Millisecond))
+}
+
+// Two machines with the default bind and IPv6 alone; one starts before it has an address, and then gets another one. Each
+// agent runs on: it followed no address before, and advertised 127.0.0.1.
+func TestAddressesComeAndChange(t *testing.T) {
+	m := newFleet(t, 2)
+	a, b := m.nodes[0], m.nodes[1]
+	for _, n := range m.nodes {
+		n.ip(t, "link set probe0 down")
+		n.ip(t, "-4 addr flush dev mesh0")
+	}
+	a.run(t, "init", "--name", a.Name)
+	a.start(t)
+	token := strings.TrimSpace(a.run(t, "invite"))
+	b.run(t, "join", token, "--name", b.Name)
+	b.ip(t, "-6 addr flush dev mesh0 scope global")
+	b.start(t)
+	if s := b.status(t); !slices.ContainsFunc(s.Problems, func(p string) bool { return strings.HasPrefix(p, "address: this machine has no address") }) {
+		t.Errorf("no address, but these problems: %q", s.Problems)
+	}
+	alone := fresh().String()
+	b.run(t, "ban", alone, "--for", "1h")
+
+	b.ip(t, "addr add "+b.Mesh6.String()+"/64 dev mesh0")
+	m.cross(t, "the address came")
+	if _, ok := a.entry(t, alone+"/32"); !ok {
+		t.Errorf("what %s banned alone is not on %s", b.Name, a.Name)
+	}
+	next := b.Mesh6.Next().Next().Next()
+	b.ip(t, "addr add "+next.String()+"/64 dev mesh0 nodad")
+	b.ip(t, "addr del "+b.Mesh6.String()+"/64 dev mesh0")
+	m.cross(t, "the address changed")
+	if s := b.status(t); len(s.Problems) > 0 || s.Mesh.Alive != 2 {
+		t.Errorf("%d alive, problems %q", s.Mesh.Alive, s.Problems)
+	}
+}
