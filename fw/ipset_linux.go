@@ -53,6 +53,23 @@ var ipsetSpecs = func() (specs [2][kinds]setSpec) {
 	return specs
 }()
 
+// EmptySets gives the ipset commands that make our sets, as they are named in saved rules.
+func EmptySets() (commands []string) {
+	for _, family := range ipsetSpecs {
+		for _, s := range family {
+			family, timeout := "inet", ""
+			if s.v6 {
+				family = "inet6"
+			}
+			if s.timeouts {
+				timeout = " timeout 0"
+			}
+			commands = append(commands, fmt.Sprintf("create %s %s family %s maxelem %d%s", s.name, s.typeName, family, s.maxElem, timeout))
+		}
+	}
+	return commands
+}
+
 // tempName is the name under which a new set is filled.
 func tempName(set string) string { return set + "x" }
 

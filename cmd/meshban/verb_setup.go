@@ -14,7 +14,12 @@ func (c *command) setupVerb() *verb {
 		long: `fail2ban: an action that hands bans to meshban, and a filter and jail that show what
 the others have banned. fail2ban starts its jails anew (fail2ban-client reload --restart),
 which keeps its bans; without a jail that tells the mesh then, setup fails. systemd: a unit that runs the agent with the capabilities that
-it needs and no more. No file of the administrator's is touched.
+it needs and no more, and one that makes its empty ipsets at boot, before saved rules that
+name them are loaded. No file of the administrator's is touched.
+
+With backend ipset over iptables-nft, rules that were saved by "nft list ruleset" cannot be
+loaded again: save them by iptables-save (netfilter-persistent save), or write
+firewall: {backends: [nftables]} into meshban.yaml.
 
 --remove alone takes both away.`,
 		flags: []cli.Flag{

@@ -109,8 +109,8 @@ func Install(ctx context.Context, files []File, opts Options) (Report, error) {
 
 // ownPlace names where an administrator's changes to the file at path belong.
 func ownPlace(path string) string {
-	if path == unitFile {
-		return "a drop-in (systemctl edit meshban)"
+	if unit, ok := strings.CutSuffix(filepath.Base(path), ".service"); ok {
+		return "a drop-in (systemctl edit " + unit + ")"
 	}
 	return strings.TrimSuffix(path, ".conf") + ".local"
 }
@@ -189,7 +189,7 @@ func Remove(ctx context.Context, opts Options) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	paths := append([]string{unitFile}, fail2banFiles...)
+	paths := append([]string{setsFile, unitFile}, fail2banFiles...)
 	slices.Reverse(paths) // the jail first, which needs the others
 	at := make(map[string]found)
 	var kept []string
@@ -220,11 +220,15 @@ func Remove(ctx context.Context, opts Options) (Report, error) {
 			}
 			r.Removed = append(r.Removed, path)
 		}
-		if target, err := os.Readlink(o.Root + wantsLink); err == nil && target == unitFile && at[unitFile].status == ours {
-			if err := c.unlink(o.Root + wantsLink); err != nil {
+		for _, unit := range []string{unitFile, setsFile} {
+			link := wantsLinks[unit]
+			if target, err := os.Readlink(o.Root + link); err != nil || target != unit || at[unit].status != ours {
+				continue
+			}
+			if err := c.unlink(o.Root + link); err != nil {
 				return r, err
 			}
-			r.Removed = append(r.Removed, wantsLink)
+			r.Removed = append(r.Removed, link)
 		}
 		return r, nil
 	}

@@ -100,7 +100,7 @@ func TestInstallAndRemove(t *testing.T) {
 	o := machine(t)
 	bare := tree(t, o.Root)
 	r := install(t, o)
-	if len(r.Written) != 5 || len(r.Unchanged) != 0 {
+	if len(r.Written) != 6 || len(r.Unchanged) != 0 {
 		t.Fatalf("report of the first time:\n%s", r)
 	}
 	if want := []string{"fail2ban-client reload --restart", "systemctl daemon-reload", "systemctl enable --now meshban"}; !slices.Equal(r.Next, want) {
@@ -117,29 +117,29 @@ func TestInstallAndRemove(t *testing.T) {
 	}
 
 	again := install(t, o)
-	if len(again.Written) != 0 || len(again.Unchanged) != 5 || len(again.Next) != 0 {
+	if len(again.Written) != 0 || len(again.Unchanged) != 6 || len(again.Next) != 0 {
 		t.Errorf("report of the second time:\n%s", again)
 	}
 	same(t, o.Root, now)
 
-	if err := os.MkdirAll(filepath.Dir(o.Root+wantsLink), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(unitFile, o.Root+wantsLink); err != nil {
-		t.Fatal(err)
+	for unit, link := range wantsLinks {
+		mkdir(t, filepath.Dir(o.Root+link))
+		if err := os.Symlink(unit, o.Root+link); err != nil {
+			t.Fatal(err)
+		}
+		bare[filepath.Dir(o.Root+link)] = "folder"
 	}
 	r, err := Remove(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Removed) != 6 || len(r.Kept) != 0 {
+	if len(r.Removed) != 8 || len(r.Kept) != 0 {
 		t.Errorf("report of the removal:\n%s", r)
 	}
 	if want := []string{"fail2ban-client reload --restart", "systemctl stop meshban", "systemctl daemon-reload"}; !slices.Equal(r.Next, want) {
 		t.Errorf("next is %q, want %q", r.Next, want)
 	}
 	maps.Copy(bare, map[string]string{
-		filepath.Dir(o.Root + wantsLink):        "folder",
 		o.Root + "/var/lib/meshban":             "folder",
 		o.Root + "/var/lib/meshban/newbans.log": "",
 	})
@@ -155,7 +155,7 @@ func TestInstallReplacesWhatIsOurs(t *testing.T) {
 	install(t, o)
 	o.Dir = "/srv/meshban"
 	r := install(t, o)
-	if len(r.Written) != 3 || len(r.Unchanged) != 2 { // the action, the jail, the unit
+	if len(r.Written) != 3 || len(r.Unchanged) != 3 { // the action, the jail, the unit
 		t.Fatalf("report:\n%s", r)
 	}
 	if !slices.Contains(r.Next, "systemctl restart meshban") {
@@ -297,7 +297,7 @@ func TestRemoveKeepsWhatIsNotAsItWas(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Removed) != 3 || len(r.Kept) != 2 {
+	if len(r.Removed) != 4 || len(r.Kept) != 2 {
 		t.Fatalf("report:\n%s", r)
 	}
 	for _, want := range []string{fail2banFiles[0] + " (edited since", unitFile + " (not from meshban)"} {
@@ -319,7 +319,7 @@ func TestRemoveKeepsWhatAnEditedJailNeeds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{unitFile}; !slices.Equal(r.Removed, want) || len(r.Kept) != 4 {
+	if want := []string{unitFile, setsFile}; !slices.Equal(r.Removed, want) || len(r.Kept) != 4 {
 		t.Fatalf("fail2ban would skip every jail without the action; report:\n%s", r)
 	}
 }

@@ -20,6 +20,8 @@ import (
 	"strings"
 	"text/template"
 	"time"
+
+	"github.com/meshban/meshban/fw"
 )
 
 //go:embed files
@@ -37,8 +39,14 @@ const (
 	jailFile    = fail2banDir + "/jail.d/meshban.conf"
 	systemdDir  = "/etc/systemd/system"
 	unitFile    = systemdDir + "/meshban.service"
-	wantsLink   = systemdDir + "/multi-user.target.wants/meshban.service" // made by `systemctl enable`
+	setsFile    = systemdDir + "/meshban-sets.service"
 )
+
+// wantsLinks are made by `systemctl enable`, each to a unit.
+var wantsLinks = map[string]string{
+	unitFile: systemdDir + "/multi-user.target.wants/meshban.service",
+	setsFile: systemdDir + "/sysinit.target.wants/meshban-sets.service",
+}
 
 // fail2banFiles, the jail last: it needs the others.
 var fail2banFiles = []string{
@@ -145,7 +153,7 @@ func Fail2ban(o Options) ([]File, error) {
 	return files, nil
 }
 
-// Systemd returns the unit that runs the agent. Install refuses it for a program or a state folder that a
+// Systemd returns the unit that runs the agent, and one that makes its sets at boot before saved rules are loaded. Install refuses it for a program or a state folder that a
 // boot takes away.
 func Systemd(o Options) ([]File, error) {
 	o, err := o.complete()
@@ -174,7 +182,11 @@ func Systemd(o Options) ([]File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []File{f}, nil
+	sets, err := render(setsFile, "files/systemd/meshban-sets.service", struct{ Sets []string }{fw.EmptySets()})
+	if err != nil {
+		return nil, err
+	}
+	return []File{f, sets}, nil
 }
 
 // lasting refuses places where a service cannot live: those that a boot empties, and /tmp, of which it sees one
