@@ -395,3 +395,84 @@ func TestSlicesAreAsGoodAsOneGo(t *testing.T) {
 		}
 	})
 }
+
+// To judge one unban, or allow, took a look at each of up to 1,250,000 entries inside it, under the lock.
+func TestJudgingALiftIsBounded(t *testing.T) {
+	const n = MaxCounted + 1000
+	allowance := Allowance{Rate: 1, Burst: 10 * n, Bulk: 100 * n}
+	for _, c := range []struct {
+		name string
+		of   Origin // whose bans are there
+		say  func(r *Record)
+	}{
+		{"its own bans", peerA, marks(upTo(peerA, n))},
+		{"bans of others", peerB, marks(upTo(peerB, n))},
+		{"an allow", peerB, func(r *Record) { r.Kind = KindAllow }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			caps := wideCaps
+			caps.Allowance = allowance
+			g, tb := newGate(caps, allowance), newTable(t, Config{})
+			crowd(tb, c.of, n)
+			for prefix, want := range map[string]Hold{"2001:db8::/48": HoldLift, "2001:db8::/118": HoldNone} {
+				r := record(peerA, 1, KindUnban, prefix, 90_000, seenAt(0), c.say)
+				looked, _ := counted(tb, func() {
+					if err := g.Admit(base, tb, &r); err != nil || r.Hold != want {
+						t.Errorf("%s: %v, %v; want %v", prefix, r.Hold, err, want)
+					}
+				})
+				if looked > MaxCounted+2 {
+					t.Errorf("%s: looked at %d entries", prefix, looked)
+				}
+			}
+		})
+	}
+}
+
+// A node could not take back more than MaxStrikes of its own bans one by one: peers refused the rest, and the command said
+// that all were lifted. What takes back is judged without a look at any other entry.
+func TestManyOwnBansAreTakenBackForNothing(t *testing.T) {
+	const n = MaxStrikes + 1000
+	caps := wideCaps
+	caps.Allowance = Allowance{Rate: 1, Burst: 1, Bulk: n}
+	g, home, peer := newGate(caps, caps.Allowance), newTable(t, Config{}), newTable(t, Config{})
+	crowd(home, self, n)
+	crowd(peer, peerA, n) // what self says is peerA's there
+	for i := range n {
+		l, err := home.Lift(Op{Kind: KindUnban, Prefix: address6(i)}, 0, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.OneOfMany = true
+		var ops []Op
+		for more := true; more; {
+			var some []Op
+			some, more = l.Next(base, 1)
+			ops = append(ops, some...)
+		}
+		if len(ops) != 1 || ops[0].Kind != KindRevoke {
+			t.Fatalf("%+v", ops)
+		}
+		r := Record{Op: ops[0], Origin: peerA, Version: Version{2, uint64(i + 1), 0}, Issued: base}
+		looked, _ := counted(peer, func() {
+			if err := g.Admit(base, peer, &r); err != nil || r.Hold != HoldNone {
+				t.Fatalf("%d: %v, %v", i, r.Hold, err)
+			}
+			peer.Merge(base, single(r))
+		})
+		if looked > 1 {
+			t.Fatalf("%d: looked at %d entries", i, looked)
+		}
+	}
+	if c := peer.Counts(); c.Active != 0 || peer.StrikesOf(peerA) != 0 {
+		t.Errorf("%+v, %d marks", c, peer.StrikesOf(peerA))
+	}
+	// Where others ban it too, a mark lifts both.
+	home.Merge(base, single(record(peerB, 1, KindBan, address6(0).String(), 90_000)))
+	l, _ := home.Lift(Op{Kind: KindUnban, Prefix: address6(0)}, 0, 0)
+	l.OneOfMany = true
+	l.Next(base, 10)
+	if ops, _ := l.Next(base, 10); len(ops) != 1 || ops[0].Kind != KindUnban || len(ops[0].Marks) != 2 {
+		t.Errorf("%+v", ops)
+	}
+}

@@ -8,6 +8,7 @@ const (
 	MaxHeldOf  = 1 << 14 // those of one origin
 	MaxOrigins = 1 << 13 // origins with an account of their own; the others share one
 	MaxOthers  = 100_000 // ops of one origin an hour, and at once, that are no bans; one more is refused
+	MaxCounted = 1 << 14 // entries of its own, and as many of others, that judging what lifts them looks at; with more it is held
 	MaxStrikes = 1 << 16 // marks of live unbans and unallows of one origin; one more is refused
 
 	// MaxSaidElements bounds the port elements of the bans, refreshes included, that one origin says at once, 0.15 s of the
@@ -235,10 +236,10 @@ func (g *Gate) lift(now time.Time, t *Table, caps *Caps, r *Record) Hold {
 	if now.Sub(g.began) < catchUp && now.Sub(r.Issued) > lateAfter {
 		from = purseBulk
 	}
-	mine, others := t.lifting(r, a.left(ms, caps.Allowance, purseBulk), a.left(ms, caps.Allowance, from))
+	mine, others := t.lifting(r, min(MaxCounted, a.left(ms, caps.Allowance, purseBulk)), min(MaxCounted, a.left(ms, caps.Allowance, from)))
 	own, all := a.take(ms, caps.Allowance, purseBulk, mine), a.take(ms, caps.Allowance, from, others)
 	switch {
-	case !own || !all:
+	case !own || !all || max(mine, others) > MaxCounted:
 		return HoldLift
 	case r.Origin != g.cfg.Self && !g.breaker.take(ms, g.cfg.Breaker, from, others):
 		return HoldBreaker

@@ -44,6 +44,10 @@ func (t *Table) liftOps(now time.Time, op Op) ([]Op, error) {
 // A Lifting goes through what a prefix holds and says what lifts it, a part at a time. Between two parts the table may
 // change; what comes meanwhile is perhaps not lifted. Merge nothing of what it says before it has ended.
 type Lifting struct {
+	// OneOfMany has a ban that this node alone says taken back without a mark, of which peers take MaxStrikes only: so this
+	// node can lift as many bans as it may have.
+	OneOfMany bool
+
 	t        *Table
 	op       Op
 	b        *book
@@ -86,7 +90,7 @@ func (l *Lifting) Next(now time.Time, n int) (ops []Op, more bool) {
 		l.walk.step(n, func(i uint32) { l.look(now, b, i) })
 		return nil, l.walk.on || len(l.own)+len(l.order) > 0
 	}
-	if !l.revoking && len(l.own) <= maxOwnMark && l.op.Prefix.Bits() >= l.shortest {
+	if !l.revoking && len(l.own) <= maxOwnMark && l.op.Prefix.Bits() >= l.shortest && !l.onlyOwn() {
 		l.own = nil
 	}
 	if len(l.own) > 0 {
@@ -104,6 +108,11 @@ func (l *Lifting) Next(now time.Time, n int) (ops []Op, more bool) {
 	}
 	l.order = l.order[n:]
 	return ops, len(l.order) > 0
+}
+
+// onlyOwn reports whether all there is to lift is one ban of this node, as one of many.
+func (l *Lifting) onlyOwn() bool {
+	return l.OneOfMany && len(l.own) == 1 && len(l.order) == 1 && len(l.groups[l.order[0]]) == 1
 }
 
 // look notes what is said of the entry i.

@@ -27,7 +27,7 @@
 //	                            are held, a refresh is refused
 //	entries of others inside    Caps.Burst at once, Caps.Rate a minute; more are held. All origins: the breaker. An unban or
 //	  unbans, allows, unallows    unallow about others counts as one at least
-//	entries of its own inside   Caps.Bulk an hour; more are held
+//	entries of its own inside   Caps.Bulk an hour; more are held. One op lifts MaxCounted, and as many of others; with more inside it is held
 //	other ops than bans         MaxOthers an hour
 //	marks in force              MaxStrikes, of which maxFront for one prefix and origin; more are refused
 //	allows in force             MaxAllows; more are refused

@@ -62,14 +62,14 @@ func (l *lift) signLocked(prefix netip.Prefix, ops []ban.Op, whole func() ([]ban
 // wholeLocked returns the ops that lift or end all inside op's prefix, as wide as this node may say it.
 func (l *lift) wholeLocked(op ban.Op) ([]ban.Op, error) {
 	limits := ban.DefaultLimits()
-	return l.d.gatherLocked(l.now, op, limits.MinBits4, limits.MinBits6)
+	return l.d.gatherLocked(l.now, op, limits.MinBits4, limits.MinBits6, false)
 }
 
 // liftOpsLocked returns the ops that lift or end all inside op's prefix, within the widths that peers take of this node, or
-// ErrNotFound.
-func (d *Daemon) liftOpsLocked(now time.Time, op ban.Op) ([]ban.Op, error) {
+// ErrNotFound. Many says that op is one of many.
+func (d *Daemon) liftOpsLocked(now time.Time, op ban.Op, many bool) ([]ban.Op, error) {
 	caps := d.capsLocked(d.self)
-	ops, err := d.gatherLocked(now, op, caps.MinBits4, caps.MinBits6)
+	ops, err := d.gatherLocked(now, op, caps.MinBits4, caps.MinBits6, many)
 	if err == nil && len(ops) == 0 {
 		err = ban.ErrNotFound
 	}
@@ -78,11 +78,12 @@ func (d *Daemon) liftOpsLocked(now time.Time, op ban.Op) ([]ban.Op, error) {
 
 // gatherLocked returns what lifts or ends all inside op's prefix in ops no wider than min4 or min6. It looks at it in
 // slices, between which it gives the lock away.
-func (d *Daemon) gatherLocked(now time.Time, op ban.Op, min4, min6 int) ([]ban.Op, error) {
+func (d *Daemon) gatherLocked(now time.Time, op ban.Op, min4, min6 int, many bool) ([]ban.Op, error) {
 	lifting, err := d.table.Lift(op, min4, min6)
 	if err != nil {
 		return nil, err
 	}
+	lifting.OneOfMany = many
 	ops, more := lifting.Next(now, lockChunk)
 	for more {
 		d.mu.Unlock()

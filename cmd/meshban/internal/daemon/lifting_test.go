@@ -147,7 +147,7 @@ func TestAWideUnbanHoldsUpNobody(t *testing.T) {
 		}})
 		close(between)
 	}()
-	ops, err := n.liftOpsLocked(now, ban.Op{Kind: ban.KindUnban, Prefix: netip.MustParsePrefix("11.0.0.0/8")})
+	ops, err := n.liftOpsLocked(now, ban.Op{Kind: ban.KindUnban, Prefix: netip.MustParsePrefix("11.0.0.0/8")}, false)
 	if _, got := n.table.Lookup(netip.MustParsePrefix("192.0.2.1/32")); err != nil || !got || len(ops) != bans/256 {
 		t.Errorf("%d ops, %v; a ban came in between: %v", len(ops), err, got)
 	}

@@ -59,7 +59,7 @@ func (d *Daemon) Unban(ctx context.Context, req control.UnbanRequest) (control.U
 	lift := d.newLift(now)
 	results, err := d.publishEach(ctx, now, req.Prefixes, func(prefix netip.Prefix) ([]ban.Op, error) {
 		op := ban.Op{Kind: ban.KindUnban, Prefix: prefix, Reason: req.Reason, Source: "cli"}
-		ops, err := d.liftOpsLocked(now, op)
+		ops, err := d.liftOpsLocked(now, op, len(req.Prefixes) > lockChunk)
 		bannersOf(banners, ops)
 		if errors.Is(err, ban.ErrNotFound) {
 			return nil, d.notBannedLocked(prefix)
@@ -139,7 +139,7 @@ func (d *Daemon) Unallow(ctx context.Context, req control.UnallowRequest) (contr
 	lift := d.newLift(now)
 	results, err := d.publishEach(ctx, now, req.Prefixes, func(prefix netip.Prefix) ([]ban.Op, error) {
 		op := ban.Op{Kind: ban.KindUnallow, Prefix: prefix, Reason: req.Reason, Source: "cli"}
-		ops, err := d.liftOpsLocked(now, op)
+		ops, err := d.liftOpsLocked(now, op, len(req.Prefixes) > lockChunk)
 		if err == nil {
 			return lift.signLocked(prefix, ops, func() ([]ban.Op, error) { return lift.wholeLocked(op) })
 		}
