@@ -71,7 +71,7 @@ type guard struct {
 	flooded func(netip.Addr)
 	packets buckets[netip.Addr]
 	notices buckets[netip.Addr]
-	news    buckets[netip.Addr] // members that are not known just so
+	news    buckets[netip.Addr] // new or changed members
 	voices  buckets[voice]
 	// packetFlood and voiceFlood are full once an address is to be told of.
 	packetFlood buckets[netip.Addr]
@@ -87,7 +87,7 @@ type guard struct {
 
 	// isMember reports whether a member has answered at an address. nil: none has.
 	isMember func(netip.Addr) bool
-	// knows reports whether a member is known at an address with this metadata, which were checked then. nil: none is.
+	// knows reports whether a member was checked at this address with this metadata. nil: none was.
 	knows func(ID, netip.AddrPort, []byte) bool
 	// ceilingOf returns the highest incarnation under which news of a node passes, and whether it is this node. nil: all have
 	// the first one. heard is told of the incarnations of news of this node that pass. Neither must block.

@@ -48,8 +48,8 @@ type mlAccusation struct {
 	From        string
 }
 
-// newsRate is how many members one address may tell of in a second that are not known just so, and newsBurst at once: a whole
-// mesh. The signatures of each take up to 0.2 ms to check, some of that with memberlist's lock held.
+// newsRate is how many new or changed members one address may tell of in a second, and newsBurst at once: a whole mesh. Checking
+// the signatures of each takes up to 0.2 ms, partly with memberlist's lock held.
 const newsRate, newsBurst = 200, MaxMembers
 
 // checkAlive says what is wrong with a packet's news of a member.

@@ -246,8 +246,8 @@ func TestGuardHoldsStreamsToTheirRate(t *testing.T) {
 	}
 }
 
-// Looking at what is said of members costs signatures, so one address tells of a whole mesh at once and of newsRate members a
-// second after that, by packets and by streams together. What is known just so is free, and others pay nothing.
+// News of members costs signature checks, so one address may tell of a whole mesh at once and of newsRate members a second after
+// that, by packets and streams together. What is known already is free, and other addresses pay nothing.
 func TestGuardBoundsNewsOfMembers(t *testing.T) {
 	g, count := testGuard(func(netip.Addr) {})
 	now := simStart
