@@ -36,6 +36,9 @@ const (
 	maxStreamBytes, sourceBytes = 12 << 20, maxStreamMessage + 1<<20
 	// maxStreamsOpen bounds the streams of all addresses at a time, sourceStreams those of one.
 	maxStreamsOpen, sourceStreams = 512, 32
+	// streamsRate is how many streams one address that is no stranger's may open in a second, and at once one after the other: each
+	// takes a goroutine and 0.1 ms of a core, whatever it brings.
+	streamsRate = 500
 	// maxDatagram bounds a packet, in bytes: no member sends a larger one.
 	maxDatagram = 1500
 	// streamStep is by how much the buffer of a message grows at first, in bytes.
@@ -78,6 +81,7 @@ type guard struct {
 	voiceFlood  buckets[voice]
 	pauses      pauses
 	arrived     buckets[netip.Addr] // bytes of streams
+	opened      buckets[netip.Addr] // streams, but strangers'
 
 	aeads   sync.Map // key, as text -> cipher.AEAD
 	scratch []byte   // of the goroutine that looks at packets
@@ -126,7 +130,7 @@ func newGuard(keys func() [][]byte, now func() time.Time, count *counters, flood
 		news: newBuckets[netip.Addr](newsRate, newsBurst), voices: newBuckets[voice](voiceRate, voiceBurst),
 		packetFlood: newBuckets[netip.Addr](accuseFactor*sourceRate, accuseFactor*sourceBurst),
 		voiceFlood:  newBuckets[voice](accuseFactor*voiceRate, accuseFactor*voiceBurst),
-		arrived:     newBuckets[netip.Addr](sourceStreamRate, sourceStreamBurst), streams: make(map[netip.Addr]*streamUse),
+		arrived:     newBuckets[netip.Addr](sourceStreamRate, sourceStreamBurst), opened: newBuckets[netip.Addr](streamsRate, streamsRate), streams: make(map[netip.Addr]*streamUse),
 		slowed: make(map[ID]time.Time), vouched: make(map[netip.Addr]time.Time),
 	}
 }

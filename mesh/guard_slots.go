@@ -57,7 +57,7 @@ func (g *guard) enter(conn net.Conn) (*openStream, bool) {
 	defer g.mu.Unlock()
 	use := g.streams[s.from]
 	if s.known {
-		if g.open >= maxStreamsOpen || use != nil && use.streams >= sourceStreams {
+		if g.open >= maxStreamsOpen || use != nil && use.streams >= sourceStreams || !g.opened.take(g.now(), s.from, 1) {
 			g.count.limited.Add(1)
 			return nil, false
 		}

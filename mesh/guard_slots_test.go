@@ -65,6 +65,33 @@ func TestGuardBoundsMembers(t *testing.T) {
 	}
 }
 
+// A member opens so many streams in a second and no more, however short they are.
+func TestGuardBoundsShortStreams(t *testing.T) {
+	g, count := testGuard(func(netip.Addr) {})
+	g.isMember = func(netip.Addr) bool { return true }
+	now := simStart
+	g.now = func() time.Time { return now }
+	pass := func(addr string) (passed int) {
+		for range 2 * streamsRate {
+			if s, ok := g.enter(streamFrom(addr)); ok {
+				s.leave()
+				passed++
+			}
+		}
+		return passed
+	}
+	if n := pass("192.0.2.1"); n != streamsRate || count.limited.Load() != streamsRate {
+		t.Errorf("%d passed at once, want %d; %d were counted", n, streamsRate, count.limited.Load())
+	}
+	if n := pass("192.0.2.2"); n != streamsRate {
+		t.Errorf("%d of another address passed, want %d", n, streamsRate)
+	}
+	now = now.Add(time.Second)
+	if n := pass("192.0.2.1"); n != streamsRate {
+		t.Errorf("%d passed after a second, want %d", n, streamsRate)
+	}
+}
+
 // Strangers, however many, take no place and no memory of members. The one that has stalled longest makes room for the next,
 // and one address has a small share.
 func TestGuardBoundsStrangers(t *testing.T) {
