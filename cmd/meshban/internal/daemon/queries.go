@@ -117,8 +117,12 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 	switch {
 	case why != "":
 		reply.Verdict = control.VerdictWithheld
-		reply.Summary = fmt.Sprintf("%s is banned until %s, as part of %s, but this node does not enforce it: %s. See `meshban status`.",
-			show(prefix), stamp(verdict.Until), show(verdict.Prefix), why)
+		part := ""
+		if verdict.Prefix != prefix {
+			part = ", as part of " + show(verdict.Prefix)
+		}
+		reply.Summary = fmt.Sprintf("%s is banned until %s%s, but this node does not enforce it: %s. See `meshban status`.",
+			show(prefix), stamp(verdict.Until), part, why)
 	case banned && backend == fw.NameNone:
 		reply.Verdict = "banned, but not dropped"
 		reply.Summary = fmt.Sprintf("%s is banned until %s, but this node has no firewall backend and drops nothing.", show(prefix), stamp(verdict.Until))
