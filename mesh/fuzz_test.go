@@ -300,3 +300,40 @@ func FuzzTexts(f *testing.F) {
 		}
 	})
 }
+
+// A path message that is taken says one thing alone, and probes have the length that they test.
+func FuzzPath(f *testing.F) {
+	m, err := New(Config{Identity: signers[1], Secrets: Secrets{GossipKey: [32]byte{1}}, Epoch: 1, Bind: netip.MustParseAddrPort("127.0.0.1:0")})
+	if err != nil {
+		f.Fatal(err)
+	}
+	say := func(payload []byte) []byte {
+		n := notice{To: signers[1].ID(), Issued: simStart, Payload: payload}
+		return appendPacked(nil, n.signed(pathDomain, signers[0]))
+	}
+	report := pathReport{want: true, small: time.Second, large: neverHeard * time.Millisecond, watched: time.Minute, ack: [ackLen]byte{1, 2}}
+	f.Add(say(report.encode()))
+	f.Add(say([]byte{byte(pathIsSmallProbe)}))
+	large := say([]byte{byte(pathIsLargeProbe)})
+	f.Add(append(large, make([]byte, maxPacket-1-len(large))...))
+	f.Add(say([]byte{byte(pathParts)}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		n, part, report, ok := m.openPath(b)
+		if !ok {
+			return
+		}
+		if n.To != m.id || len(n.Payload) == 0 || n.Payload[0] != byte(part) || part >= pathParts {
+			t.Errorf("took %+v as part %d", n, part)
+		}
+		if part == pathIsReport && !bytes.Equal(report.encode(), n.Payload) {
+			t.Errorf("encoded as %x, was %x", report.encode(), n.Payload)
+		}
+		if (part == pathIsLargeProbe) != (1+len(b) == maxPacket) {
+			t.Errorf("part %d in %d bytes", part, 1+len(b))
+		}
+		m.pathMessage(b) // nobody is a member: nothing is to come of it
+		if m.paths.some.Load() {
+			t.Error("a path to nobody")
+		}
+	})
+}
