@@ -73,7 +73,7 @@ func TestClusterPublishAsAuthority(t *testing.T) {
 			t.Error("what the authority said does not count")
 		}
 		var live []Frame
-		again.live(func(f Frame) bool { live = append(live, f); return true })
+		again.live(nil)(func(f Frame) bool { live = append(live, f); return true })
 		if len(live) != len(said) {
 			t.Errorf("%d frames of the authority are live, want %d", len(live), len(said))
 		}

@@ -51,8 +51,13 @@ type Config struct {
 	// Deliver gets verified, live frames that this run did not publish, each once, in the order of arrival: those of other
 	// origins, own ones of earlier runs that the store had lost, and those of PublishAsAuthority on other nodes.
 	Deliver func(frames []Frame)
+	// Replaced gets frames in whose place Deliver gets others of the same Ref (see Problem "equivocation"), before it does:
+	// what they said is void. Retold is called afterwards, at most every few seconds, with all live frames of their origins:
+	// what these say may have been superseded by what is void. Both are called by the goroutine that calls Deliver.
+	Replaced func(frames []Frame)
+	Retold   func(live iter.Seq[Frame])
 	// Admitted gets every frame that is newly held, own ones included, for the store. A later frame of the same Ref
-	// replaces the earlier one (see Problem "equivocation"). Frames given to Restore are not repeated.
+	// replaces the earlier one. Frames given to Restore are not repeated.
 	Admitted func(frames []Frame)
 	// Expired gets the names of frames that are no longer held, so that the store can drop them.
 	Expired func(refs []FrameRef)

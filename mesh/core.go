@@ -92,6 +92,7 @@ type actions struct {
 	send                  []outMessage
 	compared              []comparison
 	equivocs              []Frame // another frame of the same name was held
+	replaced              []Frame // that other one, where it had to go
 	granted               bool    // a gossip key was handed out to somebody
 	revoked               []ID    // peers that speak although they are revoked: they may not know
 	own                   bool    // the authority has said something else of this node
@@ -210,7 +211,7 @@ func (c *core) take(now time.Time, f Frame, by via, out *actions) {
 	if by == viaRestore && f.Origin == c.self && f.Issued.After(now) {
 		now = f.Issued // our clock was ahead then, or is behind now: nobody else may have it
 	}
-	v, stays, dropped := c.put(now, f)
+	v, stays, dropped := c.put(now, f, out)
 	out.verdicts[v]++
 	out.expired = append(out.expired, dropped...)
 	if by == viaOwn && v == verdictNew && f.Epoch == c.epoch {

@@ -191,7 +191,7 @@ func (l *ledger) makeRoom(f Frame) (dropped []FrameRef) {
 
 // put takes a verified frame in. Of two different frames of one name, the one with the lower hash stays, on every node;
 // stays reports whether it is f, dropped which frames had to go for it.
-func (l *ledger) put(now time.Time, f Frame) (v verdict, stays bool, dropped []FrameRef) {
+func (l *ledger) put(now time.Time, f Frame, out *actions) (v verdict, stays bool, dropped []FrameRef) {
 	v = l.judge(now, f)
 	switch v {
 	case verdictNew:
@@ -211,6 +211,7 @@ func (l *ledger) put(now time.Time, f Frame) (v verdict, stays bool, dropped []F
 		}
 		l.remove(l.streams[streamKey{f.Origin, f.Epoch}], f.Seq)
 		l.insert(f)
+		out.replaced = append(out.replaced, old)
 		return v, true, nil
 	}
 	return v, false, nil

@@ -198,7 +198,7 @@ func (c *core) takeRecord(now time.Time, f Frame, by via, out *actions) {
 // takeTwin settles which of two frames of one name stays that two holders of the authority's key have signed: the one with
 // the lower hash, as for every origin.
 func (c *core) takeTwin(now time.Time, f Frame, by via, out *actions) {
-	v, stays, _ := c.put(now, f)
+	v, stays, _ := c.put(now, f, out)
 	out.verdicts[v]++
 	out.equivocs = append(out.equivocs, f)
 	if !stays || by == viaRestore {

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"iter"
 	"maps"
 	"slices"
 	"time"
@@ -12,6 +13,9 @@ const (
 	verifyBatch = 32
 	// drainBatch bounds the messages taken from the inbox at a time.
 	drainBatch = 64
+	// retellEvery is the least time between two calls of Retold, which reads all frames of origins that sign two frames under one
+	// number. It comes with what wakes the core, so up to idleWake later.
+	retellEvery = 5 * time.Second
 	// maxWarnings bounds the problems that wait to be reported.
 	maxWarnings = 16
 	// leastWake..idleWake is how long the core sleeps when nothing arrives; frames that end meanwhile end together, and a
@@ -187,6 +191,7 @@ func (m *Mesh) carryOut() {
 				m.cfg.Deliver(out.deliver)
 			}
 		}
+		m.void(out.replaced)
 		// What another node says again of a revoked one must count before that one's words do not.
 		if len(out.readmitted) == 0 {
 			deliver()
@@ -207,7 +212,7 @@ func (m *Mesh) carryOut() {
 			m.cfg.Expired(out.expired)
 		}
 		if out.rewound && m.cfg.Rewound != nil {
-			m.cfg.Rewound(m.live)
+			m.cfg.Rewound(m.live(nil))
 		}
 		if out.granted {
 			m.keys.kick()
@@ -227,19 +232,52 @@ func (m *Mesh) carryOut() {
 		}
 		m.troubles(out)
 	}
+	m.retell()
+}
+
+// void has the daemon forget what frames said for which others were taken.
+func (m *Mesh) void(frames []Frame) {
+	if len(frames) == 0 || m.cfg.Replaced == nil {
+		return
+	}
+	m.cfg.Replaced(frames)
+	if m.replaced == nil {
+		m.replaced = make(map[ID]struct{})
+	}
+	for _, f := range frames {
+		m.replaced[f.Origin] = struct{}{}
+	}
+}
+
+// retell gives the daemon what origins say of which it had to forget something.
+func (m *Mesh) retell() {
+	now := m.now()
+	if len(m.replaced) == 0 || m.cfg.Retold == nil || now.Sub(m.retold) < retellEvery {
+		return
+	}
+	of := m.replaced
+	m.replaced, m.retold = nil, now
+	m.cfg.Retold(m.live(of))
 }
 
 // liveSlice bounds the frames that are looked at with the lock held.
 const liveSlice = 1024
 
-// live yields the live frames that the daemon can read, by origin, epoch and number.
-func (m *Mesh) live(yield func(Frame) bool) {
+// live yields the live frames that the daemon can read, by origin, epoch and number: those of some origins; nil: of all.
+func (m *Mesh) live(of map[ID]struct{}) iter.Seq[Frame] {
+	return func(yield func(Frame) bool) { m.eachLive(of, yield) }
+}
+
+func (m *Mesh) eachLive(of map[ID]struct{}, yield func(Frame) bool) {
 	m.mu.Lock()
 	streams := slices.SortedFunc(maps.Keys(m.core.streams), streamKey.compare)
 	authority := m.core.authority
 	m.mu.Unlock()
 	for _, key := range streams {
 		if key.origin == authority && key.epoch != AuthorityEpoch {
+			continue
+		}
+		if _, ok := of[key.origin]; of != nil && !ok {
 			continue
 		}
 		for next, more := uint64(0), true; more; {

@@ -68,6 +68,9 @@ type Mesh struct {
 	certified       atomic.Pointer[map[ID]struct{}] // who counts, a copy of the core's for whoever may not wait; nil: everybody
 
 	acks     ackSigner
+	replaced map[ID]struct{} // origins of frames for which others were taken, until Retold; the core's goroutine alone, as retold
+	retold   time.Time       // when Retold was called last
+
 	place    location
 	ceiling  ceiling
 	saidMeta atomic.Pointer[string] // the metadata that memberlist was given last

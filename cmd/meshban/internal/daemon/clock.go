@@ -15,13 +15,7 @@ import (
 // all that is held was judged before.
 func (d *Daemon) rewound(live iter.Seq[mesh.Frame]) {
 	now := time.Now()
-	ctx, cancel := context.WithTimeout(context.Background(), keepLimit)
-	defer cancel()
-	err := d.store.Sync(ctx) // what waits for the operator is told by the disk
-	var stored storedHolds
-	if err == nil {
-		stored, err = d.storedHolds()
-	}
+	stored, err := d.syncedHolds()
 	if err != nil {
 		d.log.Error("the clock was set back; what had ended by it comes back with the next start of the agent", "err", err)
 		return
@@ -31,6 +25,21 @@ func (d *Daemon) rewound(live iter.Seq[mesh.Frame]) {
 	ended := d.table.Ended()
 	d.mu.Unlock()
 	d.apply(now, ended)
+	d.takeAgain(now, live, stored)
+}
+
+// syncedHolds returns what waits for the operator, as the disk tells.
+func (d *Daemon) syncedHolds() (storedHolds, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), keepLimit)
+	defer cancel()
+	if err := d.store.Sync(ctx); err != nil {
+		return storedHolds{}, err
+	}
+	return d.storedHolds()
+}
+
+// takeAgain takes over what frames say that were judged before: what lifts bans before what bans.
+func (d *Daemon) takeAgain(now time.Time, live iter.Seq[mesh.Frame], stored storedHolds) {
 	for _, bans := range []bool{false, true} {
 		var some []ban.Record
 		for frame := range live {

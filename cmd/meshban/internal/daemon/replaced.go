@@ -1,0 +1,40 @@
+package daemon
+
+import (
+	"iter"
+	"time"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/store"
+	"github.com/meshban/meshban/mesh"
+)
+
+// replaced takes back what frames said whose origins signed others under the same numbers, and the mesh has chosen those. It is
+// called from the mesh's own goroutine, before the others are delivered.
+func (d *Daemon) replaced(frames []mesh.Frame) {
+	now := time.Now()
+	for _, frame := range frames {
+		// What was decided of it is not about the other one, which is stored next.
+		d.store.Drop(store.KeyOf(frame.Origin, frame.Epoch, frame.Seq))
+		ops, err := ban.DecodeOps(frame.Payload)
+		if err != nil {
+			continue // it said nothing
+		}
+		records := appendRecords(nil, now, frame, ops)
+		d.mu.Lock()
+		d.settleLocked(d.table.Unsay(now, records))
+		d.mu.Unlock()
+		d.fw.Flush()
+	}
+	kick(d.expireKick)
+}
+
+// retold takes over again what origins say of whom something was taken back.
+func (d *Daemon) retold(live iter.Seq[mesh.Frame]) {
+	stored, err := d.syncedHolds()
+	if err != nil {
+		d.log.Error("a node signed two frames under one number; what it had said before of the same addresses counts again with the next start of the agent", "err", err)
+		return
+	}
+	d.takeAgain(time.Now(), live, stored)
+}

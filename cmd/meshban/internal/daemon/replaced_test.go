@@ -1,0 +1,51 @@
+package daemon
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/mesh"
+)
+
+// A peer signs two frames under one number. Whichever a node hears first, it bans what the frame says that the mesh keeps, and what
+// the peer said before, and nothing of the other.
+func TestReplacedFrames(t *testing.T) {
+	t.Parallel()
+	now := time.Now().Truncate(time.Millisecond)
+	frame := func(seq uint64, ops ...ban.Op) mesh.Frame {
+		payload, err := ban.AppendOps(nil, ops)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return mesh.Frame{Origin: mesh.ID{9}, Epoch: 1, Seq: seq, Issued: now, Expires: now.Add(time.Hour), Payload: payload}
+	}
+	says := func(kind ban.Kind, addr string, last time.Duration) ban.Op {
+		return ban.Op{Kind: kind, Prefix: netip.MustParsePrefix(addr + "/32"), Until: now.Add(last), Source: "test"}
+	}
+	before := frame(1, says(ban.KindBan, "192.0.2.1", 40*time.Minute), says(ban.KindBan, "192.0.2.2", 40*time.Minute))
+	lost := frame(2, says(ban.KindRevoke, "192.0.2.1", time.Hour), says(ban.KindBan, "192.0.2.2", time.Minute), says(ban.KindBan, "192.0.2.3", time.Hour),
+		says(ban.KindBan, "192.0.2.4", 2*time.Minute))
+	kept := frame(2, says(ban.KindBan, "192.0.2.4", 3*time.Minute))
+	want, got := first(t, "a"), first(t, "b")
+	for _, n := range []*node{want, got} {
+		n.deliver([]mesh.Frame{before})
+	}
+	want.deliver([]mesh.Frame{kept})
+	got.deliver([]mesh.Frame{lost})
+	if !got.enforces(t, "192.0.2.3/32") || got.enforces(t, "192.0.2.1/32") {
+		t.Fatal("what was heard first does not count")
+	}
+	got.replaced([]mesh.Frame{lost})
+	got.deliver([]mesh.Frame{kept})
+	got.retold(slices.Values([]mesh.Frame{before, kept}))
+	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32", "192.0.2.4/32"} {
+		a, okA := want.entry(t, prefix)
+		b, okB := got.entry(t, prefix)
+		if okA != okB || okA && (a.State != b.State || !a.Until.Equal(b.Until)) {
+			t.Errorf("%s: %v, %v until %v; want %v, %v until %v", prefix, okB, b.State, b.Until, okA, a.State, a.Until)
+		}
+	}
+}
