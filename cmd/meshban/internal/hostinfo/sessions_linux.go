@@ -26,8 +26,9 @@ import (
 // calls "sshd: root" covers nobody, because it has no root sshd as its parent that holds the same socket.
 
 const (
-	// lookAgain is how long a process that was no sshd is believed to be none, and a socket to have no other end: the
-	// kernel may leave a connection out of one reading of its table while others of the same bucket end.
+	// lookAgain is how long a process that was no sshd is believed to be none, and a socket of a session that has a
+	// connection to have no other end. A session without one is looked at each time: the kernel may leave a connection
+	// out of one reading of its table while others of the same bucket end.
 	lookAgain = 30 * time.Second
 	// maxFDs bounds the descriptors that are looked at of one process.
 	maxFDs = 1024
@@ -181,6 +182,9 @@ func (s *Sessions) peerOf(p sshd, all map[int]sshd, peers map[socket]netip.Addr)
 		if peers[sock] = addr; addr.IsValid() {
 			return addr, nil
 		}
+	}
+	for _, inode := range sockets {
+		delete(peers, socket{p.pid, inode}) // the next reading asks again: nobody may be left out for long
 	}
 	return netip.Addr{}, errNoConnection
 }
