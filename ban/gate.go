@@ -5,7 +5,7 @@ import "time"
 // Bounds of a gate.
 const (
 	MaxHeld    = 1 << 17 // bans that wait for the operator, and what else waits by its size; see Table.HeldFull
-	MaxHeldOf  = 1 << 14 // those of one origin
+	MaxHeldOf  = 1 << 15 // those of one origin
 	MaxOrigins = 1 << 13 // origins with an account of their own; the others share one
 	MaxOthers  = 100_000 // ops of one origin an hour, and at once, that are no bans; one more is refused
 	MaxCounted = 1 << 14 // entries of its own, and as many of others, that judging what lifts them looks at; with more it is held
