@@ -191,7 +191,8 @@ func (b *portBans) elements(now time.Time, prefix netip.Prefix) map[portKey]time
 	return live
 }
 
-// each calls f for each element that the kernel may hold of a family, and tells whether it has to, for it does not end now.
+// each calls f for every element of a family that the kernel may still hold. lasts reports whether the element must be
+// there, because it is not about to end.
 func (b *portBans) each(family int, now time.Time, f func(p netip.Prefix, k portKey, lasts bool)) {
 	for prefix := range b.bans {
 		if (family == 0) == prefix.Addr().Is4() {

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// A sentinel is an element that each of our sets holds, so that one test tells whether somebody emptied the set. No packet
-// comes from these addresses, and they are in no count and no list.
+// Every set of ours holds a sentinel: testing for that one element shows whether somebody emptied the set. No packet comes
+// from these addresses, and no count or list includes them.
 var (
 	sentinels    = [2]netip.Prefix{netip.MustParsePrefix("240.0.0.1/32"), netip.MustParsePrefix("100::f000:1/128")} // [v4, v6]
 	sentinelPort = portKey{ProtoTCP, 9}

@@ -119,7 +119,7 @@ func TestForgottenByACapturedNode(t *testing.T) {
 	})
 }
 
-// A member that answered a ping while it left is forgotten all the same, once it has been silent.
+// A member that answered a ping while leaving can still be forgotten, once it falls silent.
 func TestForgetAnswered(t *testing.T) {
 	now, id, addr := time.Unix(1e9, 0), ID{2}, netip.MustParseAddrPort("192.0.2.2:7946")
 	table := newPeerTable(ID{1}, []Peer{{ID: id, Addr: addr, Seen: now}}, func(ID) bool { return true })

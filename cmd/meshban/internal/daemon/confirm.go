@@ -167,7 +167,7 @@ func (d *Daemon) banEffect(now time.Time, ports ban.Ports) func(*control.Result)
 		if _, why := d.holds(r.Prefix, ports); why != "" {
 			r.State = control.StateNotEnforced
 			return &control.Error{
-				Code: control.CodeFailed, Hint: "the other nodes have the ban all the same; `meshban status` shows what the firewall says",
+				Code: control.CodeFailed, Hint: "the other nodes still got the ban; `meshban status` shows the firewall's error",
 				Message: fmt.Sprintf("%s is banned, but not enforced here: %s", show(r.Prefix), why),
 			}
 		}

@@ -107,7 +107,7 @@ func TestWhatTheKernelRefusesIsNotEnforced(t *testing.T) {
 		t.Error("the ban of a peer counts as enforced")
 	}
 
-	// A wider ban that the kernel took drops it all the same.
+	// A wider ban in the kernel still drops the address.
 	n.hears(ban.Origin{2}, 2, ban.Op{Kind: ban.KindBan, Prefix: netip.MustParsePrefix("203.0.113.0/24")})
 	event("ban", "203.0.113.0/24", "")
 	if why, err := n.Why(t.Context(), netip.MustParsePrefix(full)); err != nil || why.Verdict != control.VerdictDropped || !strings.Contains(why.Summary, "203.0.113.0/24") {

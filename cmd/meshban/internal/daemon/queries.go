@@ -283,13 +283,17 @@ func (d *Daemon) localStatus() control.Status {
 	problem("line file", file.Problem)
 	problem("store", d.store.Stats().LastError)
 	if kernel.Backend == fw.NameNone {
-		text := "backend none: no packet is dropped on this machine"
-		if d.claimed != nil {
-			text = "backend none: this agent drops no packet: " + d.claimed.Error()
-		}
-		problem("firewall", text)
+		problem("firewall", d.noneProblem())
 	}
 	return s
+}
+
+// noneProblem says why a node with the backend none drops nothing.
+func (d *Daemon) noneProblem() string {
+	if d.claimed != nil {
+		return "backend none: this agent drops no packet: " + d.claimed.Error()
+	}
+	return "backend none: no packet is dropped on this machine"
 }
 
 // confirmedS is how many seconds ago a member was last found in sync; nil: never.
