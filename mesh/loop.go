@@ -13,9 +13,11 @@ const (
 	verifyBatch = 32
 	// drainBatch bounds the messages taken from the inbox at a time.
 	drainBatch = 64
-	// retellEvery is the least time between two calls of Retold, which reads all frames of origins that sign two frames under one
-	// number. It comes with what wakes the core, so up to idleWake later.
+	// retellEvery is the least time between two calls of Retold, which reads every frame of an origin that signed two under one
+	// number. Retold takes at most one part in retellShare of the time: an origin may hold many frames, and sign such pairs
+	// for as long as it likes. The call comes when something wakes the core, so up to idleWake later.
 	retellEvery = 5 * time.Second
+	retellShare = 50
 	// maxWarnings bounds the problems that wait to be reported.
 	maxWarnings = 16
 	// leastWake..idleWake is how long the core sleeps when nothing arrives; frames that end meanwhile end together, and a
@@ -249,15 +251,16 @@ func (m *Mesh) void(frames []Frame) {
 	}
 }
 
-// retell gives the daemon what origins say of which it had to forget something.
+// retell gives the daemon all that those origins say whose frames were replaced.
 func (m *Mesh) retell() {
-	now := m.now()
-	if len(m.replaced) == 0 || m.cfg.Retold == nil || now.Sub(m.retold) < retellEvery {
+	begun := time.Now()
+	if len(m.replaced) == 0 || m.cfg.Retold == nil || begun.Before(m.retellAt) {
 		return
 	}
 	of := m.replaced
-	m.replaced, m.retold = nil, now
+	m.replaced = nil
 	m.cfg.Retold(m.live(of))
+	m.retellAt = begun.Add(max(retellEvery, retellShare*time.Since(begun)))
 }
 
 // liveSlice bounds the frames that are looked at with the lock held.

@@ -67,9 +67,10 @@ type Mesh struct {
 	warnings        chan warning                    // memberlist's and the guard's goroutines send, the core's receives, nobody closes; full: dropped
 	certified       atomic.Pointer[map[ID]struct{}] // who counts, a copy of the core's for whoever may not wait; nil: everybody
 
-	acks     ackSigner
-	replaced map[ID]struct{} // origins of frames for which others were taken, until Retold; the core's goroutine alone, as retold
-	retold   time.Time       // when Retold was called last
+	acks ackSigner
+	// Of the core's goroutine alone.
+	replaced map[ID]struct{} // origins of frames for which others were taken, until Retold
+	retellAt time.Time       // Retold is not called before
 
 	place    location
 	ceiling  ceiling

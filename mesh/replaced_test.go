@@ -10,6 +10,26 @@ import (
 	"time"
 )
 
+// A daemon that takes long to read what an origin says is not asked to do so again soon.
+func TestRetoldTakesASmallShare(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const took, lasts = time.Second, 10 * time.Minute
+		calls := 0
+		m := &Mesh{}
+		m.cfg.Retold = func(iter.Seq[Frame]) {
+			calls++
+			<-time.After(took)
+		}
+		for end := time.Now().Add(lasts); time.Now().Before(end); <-time.After(100 * time.Millisecond) {
+			m.replaced = map[ID]struct{}{{1}: {}}
+			m.retell()
+		}
+		if least, most := int(lasts/(2*retellShare*took)), int(lasts/(retellShare*took))+1; calls < least || calls > most {
+			t.Errorf("called %d times in %v, want %d to %d", calls, lasts, least, most)
+		}
+	})
+}
+
 // A node signs two frames under each number, and some nodes hear the one first, some the other. Who has taken the one that loses
 // is told so before the other comes, and then reads all that its origin says, at most every few seconds however many there are.
 func TestClusterReplacedFrames(t *testing.T) {
