@@ -1,6 +1,7 @@
 package fw
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -24,7 +25,7 @@ type tableInfo struct {
 	size       uint32
 }
 
-// legacyMark is another when rules were added to a legacy table or taken out of it.
+// legacyMark changes when rules are added to a legacy table or removed from it.
 func legacyMark(v6 bool, table string) (string, error) {
 	domain, level := unix.AF_INET, unix.SOL_IP
 	if v6 {
@@ -62,14 +63,14 @@ func (c *nfSocket) nftGeneration() (uint32, error) {
 		}
 		for ad.Next() {
 			if v := ad.Bytes(); ad.Type() == unix.NFTA_GEN_ID && len(v) == 4 {
-				return uint32(v[0])<<24 | uint32(v[1])<<16 | uint32(v[2])<<8 | uint32(v[3]), nil
+				return binary.BigEndian.Uint32(v), nil
 			}
 		}
 	}
 	return 0, errors.New("nf_tables: the kernel does not say its generation")
 }
 
-// mark is another once somebody, perhaps ourselves, has changed rules.
+// mark changes whenever somebody, including this agent, has changed rules.
 func (x *xtables) mark() (string, error) {
 	var parts []string
 	for _, f := range x.families {

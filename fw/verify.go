@@ -8,22 +8,22 @@ import (
 )
 
 const (
-	// maxPrompted is how many checks in a row a glance may prompt that find nothing wrong. Where somebody changes rules all the
-	// time the next ones take one part in promptedShare of the time.
+	// maxPrompted is how many checks in a row glances may trigger that find nothing wrong. Where another program changes rules
+	// all the time, further checks take at most one part in promptedShare of the time.
 	maxPrompted   = 10
 	promptedShare = 100
-	// maxListed is how many elements a set may have whose elements are all compared; of larger ones the count is.
+	// maxListed is the size up to which a set is compared element by element; of a larger one only the count is compared.
 	maxListed = 4096
-	// endSlack is how close to its end an entry is neither missed nor found to be too much: the kernel and the table let go of
-	// it within that time of one another.
+	// endSlack: the kernel and the table may end an entry this far apart, so this close to its end an entry counts neither as
+	// missing nor as surplus.
 	endSlack = 2 * time.Second
 )
 
-// glancer is a backend that somebody else's changes can be seen on for some microseconds. It is asked once a load has
-// succeeded.
+// glancer is a backend on which another program's changes can be noticed within microseconds. It is asked only after a load
+// has succeeded.
 type glancer interface {
-	// glance names the sets that somebody emptied or took away. The mark is another once anybody else may have changed
-	// rules, and perhaps after changes of our own.
+	// glance names the sets that somebody emptied or removed. The mark differs from the last one if anybody else may have
+	// changed rules; changes of our own may change it too.
 	glance(ctx context.Context) (problems []string, mark string, err error)
 }
 
@@ -33,14 +33,14 @@ type verifier interface {
 	verify(ctx context.Context, now time.Time, held *tracker) ([]doubt, error)
 }
 
-// doubt is what is wrong with a set if more than have of the entries for which missed is true last for a while yet.
+// doubt describes a set that is wrong if more than have of the entries for which missed returns true are still to last a while.
 type doubt struct {
 	text   string
 	have   int
 	missed func(Entry) bool // nil = it is wrong
 }
 
-// glance looks at the kernel for next to nothing, and thoroughly if somebody may have changed it.
+// glance looks at the kernel at almost no cost, and checks it thoroughly if somebody may have changed it.
 func (s *Syncer) glance(ctx context.Context) {
 	w := &s.work
 	g, ok := s.cfg.Backend.(glancer)
@@ -91,8 +91,8 @@ func (s *Syncer) verify(ctx context.Context) (problems []string, err error) {
 	if len(problems) > 0 || len(open) == 0 {
 		return problems, nil
 	}
-	// What has just ended is gone from the kernel and may still be in the tracker: ask what should be there, until that is
-	// more than there is. To go through a million takes 0.3 s.
+	// Entries that have just ended are gone from the kernel but may still be in the tracker. So count what the snapshot says
+	// should be there, until that exceeds what is there. Going through a million entries takes 0.3 s.
 	state := s.cfg.Snapshot()
 	if state.Entries == nil {
 		return nil, nil
@@ -113,7 +113,7 @@ func (s *Syncer) verify(ctx context.Context) (problems []string, err error) {
 	return nil, nil
 }
 
-// isPlain says whether e is a single address on all ports.
+// isPlain reports whether e is a single address with all its ports.
 func isPlain(e Entry) bool { return len(e.Ports) == 0 && e.Prefix.IsSingleIP() }
 
 // has reports whether the kernel has taken the entry.
@@ -180,7 +180,7 @@ type contents map[string]struct{}
 
 func (c contents) add(key string) { c[key] = struct{}{} }
 
-// compare says what is wrong with a set that has to hold must, and may hold nothing beyond may.
+// compare says what is wrong with a set that must hold all of must and nothing outside may.
 func compare(set string, have, must, may contents) []doubt {
 	for key := range must {
 		if _, ok := have[key]; !ok {
@@ -195,7 +195,7 @@ func compare(set string, have, must, may contents) []doubt {
 	return nil
 }
 
-// counted says what is wrong with the number of elements of a set: it should be from least to most.
+// counted says what is wrong with a set's number of elements, which should be between least and most.
 func counted(set string, n, least, most int) []doubt {
 	if n >= least && n <= most {
 		return nil

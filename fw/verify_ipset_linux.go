@@ -2,6 +2,7 @@ package fw
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -20,7 +21,7 @@ func sentinelOf(family, kind int) element {
 	return e
 }
 
-// glance asks each set for its sentinel, and what the rules' tables look like from afar.
+// glance asks each set for its sentinel, and takes the mark of the tables that hold our rules.
 func (b *ipset) glance(context.Context) (problems []string, mark string, err error) {
 	for i := range b.xt.families {
 		for kind, spec := range ipsetSpecs[i] {
@@ -214,7 +215,7 @@ func decodeElement(data *netlink.AttributeDecoder) (e element, ok bool) {
 			}
 		case dataPort:
 			if len(v) == 2 {
-				e.port = uint16(v[0])<<8 | uint16(v[1])
+				e.port = binary.BigEndian.Uint16(v)
 			}
 		}
 	}

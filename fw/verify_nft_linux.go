@@ -73,8 +73,8 @@ func (c *nfSocket) nftHas(set string, key []byte) (bool, error) {
 	return err == nil, nftError("test an element of "+set, err)
 }
 
-// verify reads small sets back: nf_tables tells the number of elements in no cheaper way before Linux 6.16. Whoever takes
-// elements out of a large one is not seen, but who empties it is.
+// verify reads small sets back. Before Linux 6.16 nf_tables offers no cheaper way to count elements, so elements missing from a
+// large set go unnoticed unless it was emptied.
 func (b *nft) verify(_ context.Context, now time.Time, held *tracker) (doubts []doubt, err error) {
 	if !b.loaded {
 		return nil, nil
@@ -109,8 +109,8 @@ func (b *nft) verify(_ context.Context, now time.Time, held *tracker) (doubts []
 	return doubts, nil
 }
 
-// contents is what a set of another kind than kindAddr has to hold, and what it may. It reports false if that changes right
-// now, or is much.
+// contents returns what a set other than one of kindAddr must hold and what it may hold. It reports false if that is changing
+// right now or is too much to compare.
 func (b *nft) contents(family, kind int, now time.Time, exceptions prefixes) (must, may contents, ok bool) {
 	must, may = contents{}, contents{}
 	set := nftSet(family == 1, kind, b.generation)

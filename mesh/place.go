@@ -14,18 +14,19 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// A machine's addresses change while the agent runs, and may come after it has started. memberlist takes its own address only
-// when it is made. So this node looks where others reach it every placeEvery. When that has changed, it leaves, and comes back
-// at the new address with a new memberlist; all that it holds, and its numbering, go on.
+// A machine's addresses may change while the agent runs, or appear only after it has started, but memberlist takes its own
+// address only once, when it is created. So every placeEvery this node checks at which address others can reach it. If that has
+// changed, it leaves the mesh and rejoins from the new address with a new memberlist. It keeps all its frames and its numbering.
 
 const (
-	// placeEvery is the time between two looks at this machine's addresses.
+	// placeEvery is how often this machine's addresses are checked.
 	placeEvery = 2 * time.Second
-	// maxRoutes bounds the addresses of others to which the route is looked up.
+	// maxRoutes bounds the other nodes' addresses whose routes are looked up.
 	maxRoutes = 16
 )
 
-// location is where this node is. Only dwell's goroutine writes it, while there is no memberlist, but for seen and local.
+// location is where this node is. Only dwell's goroutine writes it: word and port while there is no memberlist, seen and local
+// at any time.
 type location struct {
 	word []byte                          // our signature over our address
 	port uint16                          // the bound one; 0: none yet
@@ -44,7 +45,7 @@ type membership struct {
 	tasks  sync.WaitGroup
 }
 
-// stayEvents passes on what one memberlist says of members until it is shut down: timers of its suspicions outlive it.
+// stayEvents passes on one memberlist's events until that memberlist is shut down. Its suspicion timers may fire even later.
 type stayEvents struct {
 	delegate
 	over atomic.Bool
@@ -57,8 +58,8 @@ func (e *stayEvents) NotifyLeave(n *memberlist.Node) {
 	}
 }
 
-// dwell keeps this node in the mesh, at the address where others reach it, until ctx ends. It returns the last membership, nil if
-// there is none then, and an error if the mesh port cannot be opened at the start.
+// dwell keeps this node in the mesh, at the address where others can reach it, until ctx ends. It returns the membership at that
+// time, nil if there is none, or an error if the mesh port cannot be opened at the start.
 func (m *Mesh) dwell(ctx context.Context) (*membership, error) {
 	tick := time.NewTicker(placeEvery)
 	defer tick.Stop()
@@ -114,7 +115,7 @@ func (m *Mesh) enter(ctx context.Context, at netip.AddrPort) (*membership, error
 	return here, nil
 }
 
-// move leaves, to come back at another address.
+// move leaves the mesh so that this node can rejoin from another address.
 func (m *Mesh) move(here *membership) {
 	if err := m.leave(here); err != nil {
 		m.cfg.Logger.Warn("could not leave the mesh cleanly", "error", err)
@@ -126,7 +127,7 @@ func (m *Mesh) move(here *membership) {
 	}
 }
 
-// detach notes that this node has left and that all others are to be found again. It returns who was alive.
+// detach records that this node has left, so that all others have to be found again. It returns those that were alive.
 func (t *peerTable) detach(now time.Time) (ids []ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -141,7 +142,8 @@ func (t *peerTable) detach(now time.Time) (ids []ID) {
 	return ids
 }
 
-// locate returns where others reach this node (port 0: at the bound port), or what keeps them from it.
+// locate returns the address at which others can reach this node (port 0 stands for the bound port), or the reason why they
+// cannot.
 func (m *Mesh) locate() (at netip.AddrPort, fault string) {
 	bind, said := m.cfg.Bind.Addr().Unmap(), m.cfg.Advertise
 	named := said.Addr().IsValid() && !said.Addr().IsUnspecified()
@@ -167,9 +169,8 @@ func (m *Mesh) locate() (at netip.AddrPort, fault string) {
 	return netip.AddrPortFrom(addr, said.Port()), ""
 }
 
-// pickAddr chooses among this machine's addresses the one to tell others: the one told now while it works, else the one from
-// which this machine sends to them, else the first that is private, of IPv4 if there is one. It returns the zero Addr if none
-// can be used.
+// pickAddr chooses which of this machine's addresses to advertise: the present one while it works, else the source address that
+// this machine uses to reach the others, else the first by preferred. It returns the zero Addr if none can be used.
 func (m *Mesh) pickAddr(now netip.Addr, local []netip.Addr) netip.Addr {
 	stays := slices.Contains(local, now) && isHere(now)
 	if _, alive := m.peers.lossCount(); stays && alive > 0 {
@@ -191,7 +192,7 @@ func (m *Mesh) pickAddr(now netip.Addr, local []netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// preferred puts addresses in the order in which they are told others.
+// preferred sorts addresses: IPv4 first, and of each family the private ones first.
 func preferred(local []netip.Addr) []netip.Addr {
 	rank := func(a netip.Addr) (n int) {
 		if !a.Is4() {
@@ -207,7 +208,7 @@ func preferred(local []netip.Addr) []netip.Addr {
 	return local
 }
 
-// routesTo returns some addresses at which others are or were, in an order that stays.
+// routesTo returns some present or former addresses of other nodes, in a stable order.
 func (m *Mesh) routesTo() []netip.AddrPort {
 	var list []netip.AddrPort
 	for _, p := range m.Known() {
@@ -225,8 +226,8 @@ func (m *Mesh) routesTo() []netip.AddrPort {
 	return list[:min(len(list), maxRoutes)]
 }
 
-// sourceTo returns the address from which this machine sends to another one, the zero Addr if there is no route. It sends
-// nothing.
+// sourceTo returns the source address that this machine uses to reach another, or the zero Addr if there is no route. It sends
+// no packet.
 func sourceTo(to netip.AddrPort) netip.Addr {
 	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
 	if err != nil {
@@ -236,7 +237,7 @@ func sourceTo(to netip.AddrPort) netip.Addr {
 	return conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
 }
 
-// isHere reports whether this machine has an address now: with IPv6, not while it asks whether another one has it.
+// isHere reports whether this machine can use an address now. An IPv6 address cannot be used until duplicate detection ends.
 func isHere(a netip.Addr) bool {
 	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
 	if err != nil {
@@ -245,8 +246,8 @@ func isHere(a netip.Addr) bool {
 	return conn.Close() == nil
 }
 
-// localAddrs lists this machine's unicast addresses, but for those of interfaces that are down. It lists each interface apart only
-// when something has changed: there may be hundreds, of containers.
+// localAddrs lists the addresses of all interfaces that are up. It asks each interface for its addresses only when something
+// has changed, since containers may bring hundreds of interfaces.
 func (l *location) localAddrs() []netip.Addr {
 	links, err := net.Interfaces()
 	if err != nil {
