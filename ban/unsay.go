@@ -2,9 +2,9 @@ package ban
 
 import "time"
 
-// Unsay takes back records as if they had never been merged, and returns what changed: each that its origin has not superseded
-// since. What it superseded itself counts again once that is merged again. It is for records whose versions their origin has given
-// twice.
+// Unsay takes back records as if they had never been merged, except those that their origin has superseded since, and returns
+// what changed. Whatever such a record superseded counts again only once it is merged again. Unsay is for records of an origin
+// that gave one version to two of them.
 func (t *Table) Unsay(now time.Time, rs []Record) []Change {
 	changes := t.expire(millis(now))
 	t.atOnce = MaxTouch
@@ -31,7 +31,7 @@ func (t *Table) Unsay(now time.Time, rs []Record) []Change {
 	return t.finish(changes)
 }
 
-// unput takes out the rec that says r, and a floor that r has made; gone reports whether there was one.
+// unput takes out the rec of r and any floor that r made; gone reports whether there was either.
 func (t *Table) unput(b *book, r *Record) (entry uint32, gone bool) {
 	if entry = t.entryAbout(b, r); entry == 0 {
 		return 0, false
@@ -46,7 +46,7 @@ func (t *Table) unput(b *book, r *Record) (entry uint32, gone bool) {
 	return entry, gone
 }
 
-// unstrike takes out the strikes that r has made, and reports whether there were any. If r waits, it waits no longer.
+// unstrike takes out the strikes that r made, and reports whether there were any. If r was waiting, it no longer is.
 func (t *Table) unstrike(b *book, r *Record) (gone bool) {
 	if i, ok := t.lifts.ids[cancelID{r.Origin, r.Version}]; ok {
 		t.dropLift(i)

@@ -21,9 +21,9 @@ type opener func(ctx context.Context, opts Options) (b Backend, note string, err
 // order is what NameAuto stands for, best first.
 var order = []string{NameIPSet, NameNFTables, NameIPTables, NameNone}
 
-// Open tries the backends in the given order and returns the first that works, one that drops IPv6 too before one that does
-// not, set up in the kernel: its sets and rules are there, and what a former run left goes on being dropped. NameAuto or an empty order means ipset, nftables,
-// iptables, none. The attempts tell why others were refused; the chosen one stands last. If none works the error says
+// Open tries the backends in the given order and returns the first that works, preferring those that drop IPv6 too. It is set up
+// in the kernel: its sets and rules exist, and what a former run left is still dropped. NameAuto or an empty order means ipset,
+// nftables, iptables, none. The attempts tell why others were refused; the chosen one comes last. If none works, the error says
 // why for each.
 func Open(ctx context.Context, names []string, opts Options) (Backend, []Attempt, error) {
 	opts = opts.withDefaults()

@@ -126,5 +126,8 @@ func (r refused) problem() string {
 	if most == "" {
 		return ""
 	}
+	if r.len() == 1 {
+		return "1 ban is not enforced: " + most
+	}
 	return fmt.Sprintf("%d bans are not enforced: %s", r.len(), most)
 }

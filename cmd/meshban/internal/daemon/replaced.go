@@ -9,12 +9,12 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// replaced takes back what frames said whose origins signed others under the same numbers, and the mesh has chosen those. It is
-// called from the mesh's own goroutine, before the others are delivered.
+// replaced takes back what frames said that have lost to other frames of the same origins and numbers. It is called from the
+// mesh's own goroutine, before those others are delivered.
 func (d *Daemon) replaced(frames []mesh.Frame) {
 	now := time.Now()
 	for _, frame := range frames {
-		// What was decided of it is not about the other one, which is stored next.
+		// Decisions about this frame do not apply to the other one, which is stored next.
 		d.store.Drop(store.KeyOf(frame.Origin, frame.Epoch, frame.Seq))
 		ops, err := ban.DecodeOps(frame.Payload)
 		if err != nil {
@@ -29,7 +29,7 @@ func (d *Daemon) replaced(frames []mesh.Frame) {
 	kick(d.expireKick)
 }
 
-// retold takes over again what origins say of whom something was taken back.
+// retold applies again all that those origins say from which something was taken back.
 func (d *Daemon) retold(live iter.Seq[mesh.Frame]) {
 	stored, err := d.syncedHolds()
 	if err != nil {
