@@ -81,8 +81,8 @@ func nftKey(addr netip.Addr, k portKey) []byte {
 	return key
 }
 
-// nftTimeout is the kernel timeout of something that ends at until, 0 for the zero time and for a sentinel. The kernel may cut it by a tick
-// of its clock, at most 10 ms, and nothing may end too soon.
+// nftTimeout is the kernel timeout of something that ends at until, 0 for the zero time and for a sentinel. The kernel may cut
+// it by a tick of its clock, at most 10 ms, and nothing may end too soon.
 func nftTimeout(now, until time.Time) time.Duration {
 	const tick = 10 * time.Millisecond
 	if until.IsZero() || until.Equal(sentinelEnd) {

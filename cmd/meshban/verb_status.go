@@ -32,8 +32,9 @@ In sync means: when the two nodes last compared, it held what this node held the
 6 seconds for each). Otherwise it is unknown, with the time when it was confirmed last.
 
 With --json one object a line: name, id, addr, state, in_sync, rtt_ms, version, self,
-confirmed_s (seconds since it was last found in sync; null if never), udp (ok, or what is lost, as "UDP to it does not arrive"), key_generation (of the newest key of the mesh that it has), certificate (valid, none,
-revoked), certificate_until, revoked (when), revoked_for, caps {rate, active,
+confirmed_s (seconds since it was last found in sync; null if never), udp (ok, or what is
+lost, as "UDP to it does not arrive"), key_generation (of the newest key of the mesh that
+it has), certificate (valid, none, revoked), certificate_until, revoked (when), revoked_for, caps {rate, active,
 widest_ipv4, widest_ipv6, max_for: what is missing leaves it to each node's config;
 unban_any, import}, and as the node itself says, null where it does not answer: holds_ca
 (ca.key is there), backend, enforced, problems.`,

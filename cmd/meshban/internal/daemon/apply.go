@@ -284,7 +284,8 @@ func (d *Daemon) notEnforced(c ban.Change, err error) string {
 	return why
 }
 
-// holds reports whether the kernel holds a ban that counts. If not, why says what keeps it from that, and is empty where it only waits its turn.
+// holds reports whether the kernel holds a ban that counts. If it does not, why gives the reason, or is empty where the ban is
+// still in the queue.
 func (d *Daemon) holds(prefix netip.Prefix, ports ban.Ports) (ok bool, why string) {
 	return d.fw.Holds(kernelEntry(ban.Rule{Prefix: prefix, Ports: ports}))
 }

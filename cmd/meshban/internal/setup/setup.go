@@ -153,8 +153,8 @@ func Fail2ban(o Options) ([]File, error) {
 	return files, nil
 }
 
-// Systemd returns the unit that runs the agent, and one that makes its sets at boot before saved rules are loaded. Install refuses it for a program or a state folder that a
-// boot takes away.
+// Systemd returns the unit that runs the agent, and one that makes its empty sets at boot, before saved rules are loaded. Install
+// refuses them for a program or a state folder that does not outlive a boot.
 func Systemd(o Options) ([]File, error) {
 	o, err := o.complete()
 	if err != nil {
