@@ -263,7 +263,7 @@ func (m *Mesh) renew() {
 			m.problems.report(now, ProblemCertificate, s.ID.String(), "cannot renew the certificate of "+s.Certificate.Name+": "+err.Error())
 			return
 		}
-		m.cfg.Logger.Info("renewed a certificate", "name", s.Certificate.Name, "id", s.ID.String())
+		m.cfg.Logger.Info("renewed a certificate", "name", s.Certificate.Name, "id", s.ID.Short())
 	}
 }
 

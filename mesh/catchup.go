@@ -149,7 +149,7 @@ func (m *Mesh) answerKeys(conn *tls.Conn, key ed25519.PublicKey, b []byte, from 
 		if s.Revoked != nil {
 			level = slog.LevelDebug // it asks for ever
 		}
-		m.cfg.Logger.Log(context.Background(), level, "a node asked for the mesh's key", "id", id.String(), "from", from, "revoked", s.Revoked != nil)
+		m.cfg.Logger.Log(context.Background(), level, "a node asked for the mesh's key", "id", id.Short(), "from", from, "revoked", s.Revoked != nil)
 	}
 	return conn.CloseWrite()
 }

@@ -89,7 +89,7 @@ func (m *Mesh) answerJoiner(raw net.Conn, from string) error {
 		return err
 	}
 	if refused == nil {
-		m.cfg.Logger.Info("a node has enrolled", "name", q.Name, "id", id.String(), "from", from)
+		m.cfg.Logger.Info("a node has enrolled", "name", q.Name, "id", id.Short(), "from", from)
 	}
 	return errors.Join(refused, conn.CloseWrite())
 }

@@ -151,7 +151,12 @@ func set[T comparable](at *T, value T) {
 
 // newLogger writes to stderr in the configured form.
 func newLogger(opts AgentOptions, cfg config.Config, level slog.Leveler) *slog.Logger {
-	handler := &slog.HandlerOptions{Level: level}
+	handler := &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Value.Kind() == slog.KindTime { // as everywhere else
+			a.Value = slog.TimeValue(a.Value.Time().UTC())
+		}
+		return a
+	}}
 	if cfg.Log.Format == config.LogJSON {
 		return slog.New(slog.NewJSONHandler(opts.Stderr, handler))
 	}

@@ -62,7 +62,7 @@ func (c *command) audit(ctx *cli.Context) error {
 		if !e.Until.IsZero() {
 			until = control.FormatTime(e.Until)
 		}
-		return t.row(control.FormatTime(e.Time), e.What, auditAddrs(e), until, auditWho(e), e.Node, auditWhy(e))
+		return t.row(control.FormatPast(e.Time), e.What, auditAddrs(e), until, auditWho(e), e.Node, auditWhy(e))
 	})
 	if err != nil {
 		return err

@@ -193,10 +193,10 @@ func (c *command) watch(ctx *cli.Context) error {
 	})
 }
 
-// eventLine is an event for people, in local time.
+// eventLine is an event for people.
 func eventLine(e control.Event) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s  %-7s", e.Time.Local().Format("15:04:05.000"), e.Name)
+	fmt.Fprintf(&b, "%s  %-7s", control.FormatPast(e.Time), e.Name)
 	if e.Prefix.IsValid() {
 		b.WriteString("  " + control.FormatPrefix(e.Prefix))
 		if e.Ports != "" {

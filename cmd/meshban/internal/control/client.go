@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
 )
 
 // Client asks the agent behind a socket. It is an Agent itself, safe for concurrent use, and opens nothing until the
@@ -144,7 +146,7 @@ func call[Rep any](ctx context.Context, c *Client, path string, req any) (rep Re
 
 var errSlow = &Error{
 	Code:    CodeFailed,
-	Message: fmt.Sprintf("the agent did not answer within %v", requestTimeout),
+	Message: "the agent did not answer within " + config.FormatDuration(requestTimeout),
 	Hint:    "look at its log: journalctl -u meshban",
 }
 

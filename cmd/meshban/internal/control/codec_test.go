@@ -42,6 +42,16 @@ func TestFormatTime(t *testing.T) {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)
 		}
 	}
+	for in, want := range map[time.Time]string{
+		{}:                                "",
+		until:                             "2026-11-22T11:32:11Z",
+		until.Add(999 * time.Millisecond): "2026-11-22T11:32:11Z",
+		until.Add(time.Millisecond).In(time.FixedZone("", 3600)): "2026-11-22T11:32:11Z",
+	} {
+		if got := FormatPast(in); got != want {
+			t.Errorf("the past %v: %q, want %q", in, got, want)
+		}
+	}
 }
 
 func TestNoPermission(t *testing.T) {

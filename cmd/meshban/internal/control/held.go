@@ -25,7 +25,7 @@ type heldEntryJSON struct {
 // MarshalJSON writes e as one JSON object. Text of a peer never leaves it raw.
 func (e HeldEntry) MarshalJSON() ([]byte, error) {
 	return json.Marshal(heldEntryJSON{
-		prefixText(e.Prefix), e.Ports, e.Origin, e.ID, timeText(e.Issued), timeText(e.Until), e.Reason, e.Source, e.By, e.Kind,
+		prefixText(e.Prefix), e.Ports, e.Origin, e.ID, timeText(e.Issued.Truncate(time.Second)), timeText(e.Until), e.Reason, e.Source, e.By, e.Kind,
 	})
 }
 

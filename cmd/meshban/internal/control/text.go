@@ -20,6 +20,9 @@ func FormatPrefix(p netip.Prefix) string { return string(appendPrefix(nil, p)) }
 // zero time is the empty string.
 func FormatTime(t time.Time) string { return string(appendTime(nil, t)) }
 
+// FormatPast writes a time of the past as FormatTime does, but not rounded up: nothing has happened in the future.
+func FormatPast(t time.Time) string { return FormatTime(t.Truncate(time.Second)) }
+
 func appendPrefix(dst []byte, p netip.Prefix) []byte {
 	if !p.IsValid() {
 		return dst

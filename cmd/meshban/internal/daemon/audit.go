@@ -63,6 +63,9 @@ func (d *Daemon) recordEach(e control.AuditEntry, count int, op func(int) *ban.O
 			e.Prefixes = append(e.Prefixes, op(from).Prefix)
 		}
 		d.audit.Add(e)
+		if e.NodeID == d.self.String() {
+			d.log.Info(e.What, "prefix", show(e.Prefixes[0]), "more", len(e.Prefixes)-1, "ports", e.Ports, "until", control.FormatTime(e.Until), "via", e.Via, "reason", e.Reason)
+		}
 	}
 }
 

@@ -141,7 +141,7 @@ func (d *Daemon) Caps(ctx context.Context, req control.CapsRequest) (control.Cap
 		e := d.byCaller(ctx, time.Now())
 		e.What, e.Reason = "caps", fmt.Sprintf("%s (%s) %s", cert.Name, id, req.Caps)
 		d.audit.Add(e)
-		d.log.Info("gave a node other caps", "name", cert.Name, "id", id.String(), "caps", req.Caps.String())
+		d.log.Info("gave a node other caps", "name", cert.Name, "id", id.Short(), "caps", req.Caps.String())
 	}
 	return control.CapsReply{Name: cert.Name, ID: id.String(), Caps: capsOf(cert.Caps), Until: cert.NotAfter}, nil
 }

@@ -38,7 +38,7 @@ func (d *Daemon) ignored() *control.Error {
 	s := d.mesh.Standing(mesh.ID(d.self))
 	switch {
 	case s.Revoked != nil:
-		text := "the mesh has revoked this node at " + stamp(s.Revoked.Issued)
+		text := "the mesh has revoked this node at " + control.FormatPast(s.Revoked.Issued)
 		if s.Revoked.Reason != "" {
 			text += fmt.Sprintf(" (%s)", s.Revoked.Reason)
 		}
@@ -114,7 +114,7 @@ func (d *Daemon) kernelTook(ctx context.Context, results []control.Result) *cont
 			done = append(done, r.Prefix)
 		}
 	}
-	text := fmt.Sprintf("the kernel has not taken it within %v", confirmLimit)
+	text := fmt.Sprintf("the kernel has not taken it within %.1f s", confirmLimit.Seconds())
 	if d.acks.wait(ctx, done) == nil {
 		if d.fw.Behind() == "" {
 			return nil
@@ -140,7 +140,7 @@ func (d *Daemon) banEffect(now time.Time, ports ban.Ports) func(*control.Result)
 			return &control.Error{
 				Code: control.CodePolicy, Rule: ruleCancelled,
 				Message: fmt.Sprintf("%s is not banned: the unban of %s by %s cancels the ban until %s",
-					show(r.Prefix), show(by.Prefix), d.names.of(by.Origin), stamp(by.Until)),
+					show(r.Prefix), show(by.Prefix), d.names.of(by.Origin), control.FormatTime(by.Until)),
 				Hint: "if that node is not to be trusted, `meshban revoke` takes its unbans back",
 			}
 		case state == ban.StateAllowed:
@@ -188,7 +188,7 @@ func (d *Daemon) unbanEffect(r *control.Result) *control.Error {
 	return &control.Error{
 		Code: control.CodePolicy, Rule: ruleCovered,
 		Message: fmt.Sprintf("%s is still dropped: %s by %s lasts until %s",
-			show(r.Prefix), what, d.names.join(verdict.Origins), stamp(verdict.Until)),
+			show(r.Prefix), what, d.names.join(verdict.Origins), control.FormatTime(verdict.Until)),
 		Hint: fmt.Sprintf("lift all of it with `meshban unban %s`, or except this one with `meshban allow %s`", show(verdict.Prefix), show(r.Prefix)),
 	}
 }
@@ -202,7 +202,7 @@ func (d *Daemon) allowEffect(r *control.Result) *control.Error {
 	return &control.Error{
 		Code: control.CodePolicy, Rule: ruleCancelled,
 		Message: fmt.Sprintf("%s is not allowed: the removal of %s by %s cancels it until %s",
-			show(r.Prefix), show(by.Prefix), d.names.of(by.Origin), stamp(by.Until)),
+			show(r.Prefix), show(by.Prefix), d.names.of(by.Origin), control.FormatTime(by.Until)),
 		Hint: "if that node is not to be trusted, `meshban revoke` takes that back",
 	}
 }

@@ -292,7 +292,7 @@ func (d *Daemon) recertified(s mesh.Standing) {
 	}
 	d.store.Set(valueNames, d.names.save())
 	if id := ban.Origin(s.ID); d.names.sharing(id) > 1 {
-		d.log.Warn("several certified nodes have one name: each is shown with its id", "name", d.names.plain(id), "id", s.ID.String())
+		d.log.Warn("several certified nodes have one name: each is shown with its id", "name", d.names.plain(id), "id", s.ID.Short())
 	}
 }
 

@@ -122,18 +122,18 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 			part = ", as part of " + show(verdict.Prefix)
 		}
 		reply.Summary = fmt.Sprintf("%s is banned until %s%s, but this node does not enforce it: %s. See `meshban status`.",
-			show(prefix), stamp(verdict.Until), part, why)
+			show(prefix), control.FormatTime(verdict.Until), part, why)
 	case banned && backend == fw.NameNone:
 		reply.Verdict = "banned, but not dropped"
-		reply.Summary = fmt.Sprintf("%s is banned until %s, but this node has no firewall backend and drops nothing.", show(prefix), stamp(verdict.Until))
+		reply.Summary = fmt.Sprintf("%s is banned until %s, but this node has no firewall backend and drops nothing.", show(prefix), control.FormatTime(verdict.Until))
 	case banned && !verdict.Ports.IsAll():
 		reply.Verdict = control.VerdictPorts
-		reply.Summary = fmt.Sprintf("This node drops %s on ports %s until %s.", show(prefix), verdict.Ports, stamp(verdict.Until))
+		reply.Summary = fmt.Sprintf("This node drops %s on ports %s until %s.", show(prefix), verdict.Ports, control.FormatTime(verdict.Until))
 	case banned:
 		reply.Verdict = control.VerdictDropped
-		reply.Summary = fmt.Sprintf("This node drops every packet from %s until %s.", show(prefix), stamp(verdict.Until))
+		reply.Summary = fmt.Sprintf("This node drops every packet from %s until %s.", show(prefix), control.FormatTime(verdict.Until))
 		if verdict.Prefix != prefix {
-			reply.Summary = fmt.Sprintf("This node drops every packet from %s until %s, as part of %s.", show(prefix), stamp(verdict.Until), show(verdict.Prefix))
+			reply.Summary = fmt.Sprintf("This node drops every packet from %s until %s, as part of %s.", show(prefix), control.FormatTime(verdict.Until), show(verdict.Prefix))
 		}
 	case len(findings) == 0:
 		reply.Summary = fmt.Sprintf("No record of the mesh bears on %s: this node lets it through.", show(prefix))
@@ -141,11 +141,6 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 		reply.Summary = fmt.Sprintf("This node lets %s through: %s.", show(prefix), reply.Findings[0].Status)
 	}
 	return reply, banned
-}
-
-// stamp writes a time for people: whole seconds, rounded up as everywhere.
-func stamp(t time.Time) string {
-	return t.Add(time.Second - time.Nanosecond).UTC().Format(time.RFC3339)
 }
 
 // addrText writes where a node is; "" while it is nowhere.

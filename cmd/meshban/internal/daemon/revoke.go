@@ -43,7 +43,7 @@ func (d *Daemon) Revoke(ctx context.Context, req control.RevokeRequest) (control
 		}
 	}
 	if req.Since.After(now) {
-		return control.RevokeReply{}, &control.Error{Code: control.CodeUsage, Message: fmt.Sprintf("--since %s is in the future", stamp(req.Since))}
+		return control.RevokeReply{}, &control.Error{Code: control.CodeUsage, Message: fmt.Sprintf("--since %s is in the future", control.FormatPast(req.Since))}
 	}
 	reply := d.revokePreview(now, id, req)
 	if req.DryRun {
@@ -76,7 +76,7 @@ func (d *Daemon) Revoke(ctx context.Context, req control.RevokeRequest) (control
 		e := d.byCaller(ctx, now)
 		e.What, e.Reason = "revoke node", strings.TrimSpace(fmt.Sprintf("%s (%s) %s", name, id, req.Reason))
 		d.audit.Add(e)
-		d.log.Warn("revoked a node", "name", name, "id", id.String(), "reason", req.Reason, "since", req.Since, "kept", reply.Kept)
+		d.log.Warn("revoked a node", "name", name, "id", id.Short(), "reason", req.Reason, "since", req.Since, "kept", reply.Kept)
 	}
 	reply.Revoked = v.Issued
 	return reply, nil
@@ -220,7 +220,7 @@ func (d *Daemon) describe(id mesh.ID, addr string) string {
 		text += " at " + addr
 	}
 	if seen := d.names.seen(ban.Origin(id)); !seen.IsZero() {
-		text += ", first seen " + stamp(seen)
+		text += ", first seen " + control.FormatPast(seen)
 	}
 	return text
 }
