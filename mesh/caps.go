@@ -27,7 +27,7 @@ func (c Caps) validate() error {
 	case c.MinBits4 > 32 || c.MinBits6 > 128:
 		return fmt.Errorf("caps: widest prefixes /%d and /%d: want at most /32 and /128", c.MinBits4, c.MinBits6)
 	case c.MaxTTL < 0 || c.MaxTTL > MaxLife || c.MaxTTL%time.Second != 0:
-		return fmt.Errorf("caps: bans for %v: want whole seconds, at most %v", c.MaxTTL, MaxLife)
+		return fmt.Errorf("caps: bans for %.3f s: want whole seconds, at most %d days", c.MaxTTL.Seconds(), MaxLife/(24*time.Hour))
 	}
 	return nil
 }

@@ -150,7 +150,7 @@ func TestClusterRefusesStrangers(t *testing.T) {
 			}
 			conf := memberlist.DefaultLANConfig()
 			conf.Name, conf.Transport, conf.SecretKey = name, tr, c.secrets.GossipKey[:]
-			conf.Logger = newLogAdapter(c.nodes[0].cfg.Logger, nil).standard()
+			conf.Logger = newLogAdapter(c.nodes[0].cfg.Logger, ID{}, nil).standard()
 			conf.Delegate = delegate{outsider.Mesh} // its metadata: a key that does not hash to the name
 			ml, err := memberlist.Create(conf)
 			if err != nil {

@@ -31,7 +31,7 @@ func (m *Mesh) serveEnrol(conn net.Conn) {
 		if errors.Is(err, ErrInviteExpired) || errors.Is(err, ErrInviteUsed) {
 			level = slog.LevelInfo
 		}
-		m.cfg.Logger.Log(context.Background(), level, "an enrolment did not come about", "from", from, "error", escapeText(err.Error(), maxLogText))
+		m.cfg.Logger.Log(context.Background(), level, "enrolment refused", "from", from, "error", escapeText(err.Error(), maxLogText))
 	}
 }
 

@@ -61,7 +61,7 @@ func joinFault(hosts []string, tries map[string]string) string {
 	for _, host := range hosts {
 		why, tried := tries[host]
 		switch {
-		case why == triedSelf:
+		case why == triedSelf, why == triedLeft:
 		case !tried || why == triedJoined:
 			return ""
 		case len(said) < maxNamedHosts:
@@ -84,6 +84,7 @@ func joinFault(hosts []string, tries map[string]string) string {
 const (
 	triedJoined     = ""
 	triedSelf       = "this node itself"
+	triedLeft       = "it has left" // its agent was stopped, which is no problem of this node
 	triedUnresolved = "the name does not resolve"
 )
 

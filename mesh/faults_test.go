@@ -3,6 +3,7 @@ package mesh
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
@@ -84,6 +85,25 @@ func TestNobodyOnTheJoinListAnswers(t *testing.T) {
 	}
 }
 
+// When the only host of a join list was stopped, the others warned that nobody answers.
+func TestCleanStopIsNoFault(t *testing.T) {
+	secrets := newSecrets(t)
+	first := newNode(t, secrets, newIdentity(t), nil).run(t)
+	log := new(lockedText)
+	n := newNode(t, secrets, newIdentity(t), func(c *Config) {
+		c.Join = []string{first.Addr().String()}
+		c.Logger = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}).run(t)
+	eventually(t, 30*time.Second, "both know each other", func() bool { return n.Peers() == 1 && first.Peers() == 1 })
+	if err := first.stop(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 30*time.Second, "it was looked for", func() bool { return strings.Count(log.String(), "cannot join") >= 4 })
+	if said := n.fault(ProblemJoin); said != "" || len(n.problemsSeen()) > 0 || strings.Contains(log.String(), "level=WARN") {
+		t.Errorf("says %q, %q and logs\n%s", said, n.problemsSeen(), log)
+	}
+}
+
 func portOf(a netip.AddrPort) string {
 	_, port, _ := strings.Cut(a.String(), ":")
 	return port
@@ -112,6 +132,7 @@ func TestJoinFault(t *testing.T) {
 		{"ok: not tried yet", []string{"a:1", "b:1"}, map[string]string{"a:1": "no answer"}, ""},
 		{"ok: one was joined", []string{"a:1", "b:1"}, map[string]string{"a:1": "no answer", "b:1": triedJoined}, ""},
 		{"ok: only this node itself", []string{"a:1"}, map[string]string{"a:1": triedSelf}, ""},
+		{"ok: the others have left", []string{"a:1", "b:1"}, map[string]string{"a:1": triedSelf, "b:1": triedLeft}, ""},
 		{"bad: beside this node nobody", []string{"a:1", "b:1"}, map[string]string{"a:1": triedSelf, "b:1": "no answer"}, "answers: b:1 (no answer);"},
 		{"bad: many", many, map[string]string{"a:1": "x", "b:1": "x", "c:1": "x", "d:1": "x", "e:1": "x"}, "c:1 (x), and 2 more;"},
 	}

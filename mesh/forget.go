@@ -3,6 +3,7 @@ package mesh
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -106,7 +107,7 @@ func (m *Mesh) CheckForget(id ID) error {
 		return ErrNoMember
 	}
 	if silent := t.silentFor(now, p); silent < forgetAfter {
-		return fmt.Errorf("%w: it can be forgotten in %v", ErrHeard, (forgetAfter - silent).Round(time.Second))
+		return fmt.Errorf("%w: it can be forgotten in %.0f s", ErrHeard, math.Ceil((forgetAfter - silent).Seconds()))
 	}
 	return nil
 }

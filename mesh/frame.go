@@ -163,7 +163,7 @@ func decodeFrame(raw []byte) (Frame, error) {
 	case expires <= issued:
 		return Frame{}, errors.New("ends before it begins")
 	case expires-issued > uint64(MaxLife/time.Millisecond):
-		return Frame{}, fmt.Errorf("lives longer than %v", MaxLife)
+		return Frame{}, fmt.Errorf("lives longer than %d days", MaxLife/(24*time.Hour))
 	}
 	f.Origin = IDOf(f.Key)
 	f.Issued, f.Expires = time.UnixMilli(int64(issued)).UTC(), time.UnixMilli(int64(expires)).UTC()

@@ -203,7 +203,7 @@ func (m *Mesh) NewInvite(uses int, ttl time.Duration, caps Caps) (string, error)
 		return "", fmt.Errorf("uses %d: want 1 to %d", uses, MaxInviteUses)
 	}
 	if ttl <= 0 || ttl > MaxInviteLife {
-		return "", fmt.Errorf("life %v: want more than 0 and at most %v", ttl, MaxInviteLife)
+		return "", fmt.Errorf("a token is good for more than 0 s and at most %d days", MaxInviteLife/(24*time.Hour))
 	}
 	if err := caps.validate(); err != nil {
 		return "", err

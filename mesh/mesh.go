@@ -282,14 +282,14 @@ func (m *Mesh) draft(f Frame) (Frame, error) {
 	case verdictExpired:
 		return Frame{}, errEnded(f)
 	case verdictFuture:
-		return Frame{}, fmt.Errorf("publish: the frame is of %v, more than %v ahead of the clock", f.Issued, FutureSkew)
+		return Frame{}, fmt.Errorf("publish: it is dated %s, more than %d minutes ahead of the clock", f.Issued.UTC().Format(time.RFC3339), FutureSkew/time.Minute)
 	}
 	return Frame{}, fmt.Errorf("publish: too much of this node is in force: at most %d frames, of %d bytes in all; what is banned for a shorter time, or together with others, takes less",
 		maxOriginFrames, maxOriginBytes)
 }
 
 func errEnded(f Frame) error {
-	return fmt.Errorf("publish: the frame has ended at %v already", f.Expires)
+	return fmt.Errorf("publish: it has ended already, at %s", f.Expires.UTC().Format(time.RFC3339))
 }
 
 // take gives our own frame to the core and to the members, unless its name is in use.

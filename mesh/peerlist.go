@@ -113,6 +113,18 @@ func (t *peerTable) aliveAt(addr netip.AddrPort) bool {
 	return false
 }
 
+// leftAt reports whether a peer that said goodbye had this address.
+func (t *peerTable) leftAt(addr netip.AddrPort) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range t.peers {
+		if p.Addr == addr && p.State == StateLeft {
+			return true
+		}
+	}
+	return false
+}
+
 // lossCount gives how many peers left or failed so far, and how many are alive.
 func (t *peerTable) lossCount() (losses uint64, alive int) {
 	t.mu.Lock()

@@ -122,7 +122,7 @@ func TestPreferredAddress(t *testing.T) {
 
 // The default bind is both families; an IPv4 packet comes from an IPv4 address, and one can be sent.
 func TestListenOnBothFamilies(t *testing.T) {
-	s, err := listen(netip.MustParseAddrPort("[::]:0"), newLogAdapter(newNode(t, newSecrets(t), newIdentity(t), nil).cfg.Logger, nil))
+	s, err := listen(netip.MustParseAddrPort("[::]:0"), newLogAdapter(newNode(t, newSecrets(t), newIdentity(t), nil).cfg.Logger, ID{}, nil))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -186,6 +186,9 @@ func (r *rejoiner) joinHost(ctx context.Context, host string) {
 			came = triedJoined
 		} else if came != triedJoined {
 			came = whyNotJoined(err)
+			if r.m.peers.leftAt(addr) {
+				came = triedLeft
+			}
 		}
 	}
 	r.mu.Lock()

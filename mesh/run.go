@@ -122,7 +122,7 @@ func (m *Mesh) leave(here *membership) error {
 
 // open makes the transport and memberlist on it. Others reach this node at advertise; port 0 stands for the bound one.
 func (m *Mesh) open(advertise netip.AddrPort, events memberlist.EventDelegate) (*memberlist.Memberlist, error) {
-	log := newLogAdapter(m.cfg.Logger, func(id ID) {
+	log := newLogAdapter(m.cfg.Logger, m.id, func(id ID) {
 		m.peers.update(id, func(p *peer) {
 			if p.State == StateAlive {
 				p.State, p.Since = StateSuspect, time.Now()

@@ -83,7 +83,7 @@ func (s *sockets) rest(n int, what string, err error) bool {
 		return false
 	default:
 	}
-	s.log.standard().Printf("[ERR] memberlist: %s: %v", what, err)
+	s.log.record(time.Now(), what+err.Error())
 	pause := time.NewTimer(min(retryMin<<min(n, 16), retryMax))
 	defer pause.Stop()
 	select {
@@ -98,7 +98,7 @@ func (s *sockets) accept() {
 	for failed := 0; ; failed++ {
 		conn, err := s.tcp.Accept()
 		if err != nil {
-			if !s.rest(failed, "accept a stream", err) {
+			if !s.rest(failed, acceptFailed, err) {
 				return
 			}
 			continue
@@ -119,7 +119,7 @@ func (s *sockets) read() {
 		n, from, err := s.udp.ReadFromUDPAddrPort(buf)
 		at := time.Now()
 		if err != nil {
-			if !s.rest(failed, "read a packet", err) {
+			if !s.rest(failed, readFailed, err) {
 				return
 			}
 			continue

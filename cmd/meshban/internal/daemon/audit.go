@@ -64,9 +64,28 @@ func (d *Daemon) recordEach(e control.AuditEntry, count int, op func(int) *ban.O
 		}
 		d.audit.Add(e)
 		if e.NodeID == d.self.String() {
-			d.log.Info(e.What, "prefix", show(e.Prefixes[0]), "more", len(e.Prefixes)-1, "ports", e.Ports, "until", control.FormatTime(e.Until), "via", e.Via, "reason", e.Reason)
+			d.logOwn(e, first.Kind)
 		}
 	}
+}
+
+// logOwn puts a change that begins on this node into the log.
+func (d *Daemon) logOwn(e control.AuditEntry, kind ban.Kind) {
+	attrs := []any{"prefix", show(e.Prefixes[0])}
+	add := func(key string, value any, said bool) {
+		if said {
+			attrs = append(attrs, key, value)
+		}
+	}
+	if kind == ban.KindRevoke {
+		e.What = ban.KindUnban.String() // of a ban of its own; revoke is what nodes are
+	}
+	add("more", len(e.Prefixes)-1, len(e.Prefixes) > 1)
+	add("ports", e.Ports, e.Ports != "")
+	add("until", control.FormatTime(e.Until), kind == ban.KindBan || kind == ban.KindAllow)
+	attrs = append(attrs, "via", e.Via)
+	add("reason", e.Reason, e.Reason != "")
+	d.log.Info(e.What, attrs...)
 }
 
 // alike reports whether two ops differ in nothing but the prefix.

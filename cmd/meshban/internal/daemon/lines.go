@@ -51,6 +51,7 @@ func (d *Daemon) handleLines(batch []logsrc.Line, pos logsrc.Position) {
 			d.problems.set("lines", err.Error())
 			d.log.Error("could not publish the bans of the line file", "err", err)
 		} else {
+			d.problems.clear("lines")
 			d.recordOps(d.bySelf(now, control.ViaLines), ops)
 		}
 	}

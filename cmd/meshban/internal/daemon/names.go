@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -351,8 +352,9 @@ func (d *Daemon) member(e mesh.MemberEvent) {
 }
 
 const (
-	// problemsKept is how long a problem that nobody clears is shown.
-	problemsKept = time.Hour
+	// problemsKept is how long a problem that nobody clears is shown, briefly how long one that is told again every minute while
+	// it lasts. From problemsAged on its age is shown too.
+	problemsKept, briefly, problemsAged = time.Hour, 5 * time.Minute, 2 * time.Minute
 	// maxCulprits bounds the problems of one kind that are shown, the newest first: one does not hide another.
 	maxCulprits = 4
 )
@@ -366,14 +368,18 @@ type problems struct {
 type problem struct {
 	text string
 	at   time.Time
+	kept time.Duration
 }
 
 func newProblems() *problems { return &problems{byKind: map[string][]problem{}} }
 
-func (p *problems) set(kind, text string) {
+func (p *problems) set(kind, text string) { p.setFor(kind, text, problemsKept) }
+
+// setFor sets a problem that is over unless it is set again within kept.
+func (p *problems) setFor(kind, text string, kept time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.byKind[kind] = []problem{{text, time.Now()}}
+	p.byKind[kind] = []problem{{text, time.Now(), kept}}
 }
 
 // add sets a problem beside others of its kind.
@@ -381,7 +387,7 @@ func (p *problems) add(kind, text string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	list := slices.DeleteFunc(p.byKind[kind], func(pr problem) bool { return pr.text == text })
-	list = slices.Insert(list, 0, problem{text, time.Now()})
+	list = slices.Insert(list, 0, problem{text, time.Now(), problemsKept})
 	p.byKind[kind] = list[:min(len(list), maxCulprits)]
 }
 
@@ -397,12 +403,16 @@ func (p *problems) list(now time.Time) []string {
 	defer p.mu.Unlock()
 	out := make([]string, 0, len(p.byKind))
 	for _, kind := range slices.Sorted(maps.Keys(p.byKind)) {
-		kept := slices.DeleteFunc(p.byKind[kind], func(pr problem) bool { return now.Sub(pr.at) > problemsKept })
+		kept := slices.DeleteFunc(p.byKind[kind], func(pr problem) bool { return now.Sub(pr.at) > pr.kept })
 		if p.byKind[kind] = kept; len(kept) == 0 {
 			delete(p.byKind, kind)
 		}
 		for _, pr := range kept {
-			out = append(out, strings.TrimSpace(kind+": "+pr.text))
+			text := strings.TrimSpace(kind + ": " + pr.text)
+			if age := now.Sub(pr.at); age >= problemsAged {
+				text += fmt.Sprintf(" (%.0f minutes ago)", age.Minutes())
+			}
+			out = append(out, text)
 		}
 	}
 	return out

@@ -215,7 +215,7 @@ func (d *Daemon) Status(ctx context.Context) (control.Status, error) {
 // localStatus returns what this node knows without asking anybody.
 func (d *Daemon) localStatus() control.Status {
 	if text := d.standingProblem(); text != "" {
-		d.problems.set(string(mesh.ProblemCertificate), text)
+		d.problems.setFor(string(mesh.ProblemCertificate), text, briefly)
 	}
 	cfg, counts, kernel, file, now := d.config(), d.counts(), d.fw.Status(), d.follower.Stats(), time.Now()
 	s := control.Status{

@@ -49,8 +49,8 @@ func (d *Daemon) withdraw(nodes []mesh.ID) {
 				why.Reason += ": " + v.Reason
 			}
 		}
-		d.log.Warn("a node counts no longer; what it said is taken back",
-			"name", d.names.of(ban.Origin(id)), "id", id.String(), "reason", why.Reason)
+		d.log.Warn("a node is no longer a member; what it said is taken back",
+			"name", d.names.of(ban.Origin(id)), "id", id.Short(), "reason", why.Reason)
 		d.reconsider(func(cursor uint32) ([]ban.Change, uint32) {
 			return d.table.Withdraw(ban.Origin(id), why, cursor, lockChunk)
 		})

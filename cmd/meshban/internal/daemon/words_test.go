@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,5 +28,38 @@ func TestTheLogNamesWhatThisNodeSays(t *testing.T) {
 	}
 	if text := b.log.String(); strings.Contains(text, "msg=ban ") {
 		t.Error("a ban of another node is in the log")
+	}
+}
+
+// Whoever stops a node reads no warning, in its log or in that of another.
+func TestCleanStopWarnsNobody(t *testing.T) {
+	a := first(t, "a")
+	b := a.join(t, "b")
+	b.stop()
+	until(t, "a notices", func() bool { return strings.Contains(a.log.String(), "event=leave name=b") })
+	a.stop()
+	for line := range strings.Lines(a.log.String() + b.log.String()) {
+		if (strings.Contains(line, "level=WARN") || strings.Contains(line, "level=ERROR")) && !strings.Contains(line, "NOTHING IS BLOCKED") {
+			t.Error(line)
+		}
+	}
+}
+
+// A problem that is told again while it lasts leaves status soon after the last time; an older one shows its age.
+func TestProblemsThatAreOver(t *testing.T) {
+	p, now := newProblems(), time.Now()
+	p.setFor("dropped", "a queue was full", briefly)
+	p.add("flood", "web4")
+	for _, c := range []struct {
+		after time.Duration
+		want  []string
+	}{
+		{time.Minute, []string{"dropped: a queue was full", "flood: web4"}},
+		{4 * time.Minute, []string{"dropped: a queue was full (4 minutes ago)", "flood: web4 (4 minutes ago)"}},
+		{6 * time.Minute, []string{"flood: web4 (6 minutes ago)"}},
+	} {
+		if got := p.list(now.Add(c.after)); !slices.Equal(got, c.want) {
+			t.Errorf("after %v: %q, want %q", c.after, got, c.want)
+		}
 	}
 }
