@@ -117,6 +117,7 @@ func TestHeldBeforeWalksAll(t *testing.T) {
 
 // One origin filled the room for what waits, and what honest ones said that had to be held was refused.
 func TestNobodyTakesTheRoomOfOthers(t *testing.T) {
+	t.Parallel()
 	caps := wideCaps
 	caps.Allowance = Allowance{Rate: 1, Burst: 1, Bulk: 1} // nearly all is held
 	g, tb := newGate(caps, caps.Allowance), newTable(t, Config{})

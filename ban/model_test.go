@@ -107,6 +107,7 @@ func neverPrefixes(es []NeverEntry) []netip.Prefix {
 // What the table holds after each step is what the definition says of all records it was given, and
 // a kernel that did what the changes said holds the same.
 func TestTableAgreesWithItsDefinition(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		const span = 40
 		quorum := rapid.IntRange(1, 3).Draw(t, "quorum")

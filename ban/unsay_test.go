@@ -10,6 +10,7 @@ import (
 // Of two frames of one number some tables have merged the wrong one first. Once that is taken back and the rest merged again they
 // ban what all others ban, and so do their kernels.
 func TestUnsayLeavesNoTrace(t *testing.T) {
+	t.Parallel()
 	prefixes := []string{"192.0.2.1/32", "192.0.2.2/32", "192.0.2.0/25", "192.0.2.0/24"}
 	kinds := []Kind{KindBan, KindBan, KindBan, KindRevoke, KindUnban, KindAllow, KindUnallow}
 	origins := []Origin{peerA, peerB}

@@ -20,6 +20,7 @@ import (
 )
 
 func TestEnrol(t *testing.T) {
+	t.Parallel()
 	var saved []byte
 	var mu sync.Mutex
 	secrets, inviterID := newSecrets(t), newIdentity(t)
@@ -297,6 +298,7 @@ func TestTokenAddrs(t *testing.T) {
 
 // In a mesh with an authority, who enrols comes back with a certificate, and only where the authority's key is.
 func TestEnrolCertificate(t *testing.T) {
+	t.Parallel()
 	a := testAuthority(t)
 	secrets := newSecrets(t)
 	copy(secrets.Authority[:], a.Public())
@@ -440,6 +442,7 @@ func stall(t *testing.T, block byte, to netip.AddrPort, begin []byte, addresses 
 
 // Hundreds of addresses with stalled hellos and announced messages keep nobody from enrolling, asking for a key, or syncing.
 func TestOutsidersKeepNobodyOut(t *testing.T) {
+	t.Parallel()
 	secrets, inviterID := newSecrets(t), newIdentity(t)
 	inviter := newNode(t, secrets, inviterID, nil).run(t)
 	text, err := inviter.NewInvite(10, time.Hour, DefaultCaps())

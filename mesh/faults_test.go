@@ -37,6 +37,7 @@ func closedPort(t *testing.T) string {
 // A node whose join list leads nowhere had one line in the log and called itself alive and in sync. Its fault names each entry
 // and why, and is over once one answers.
 func TestNobodyOnTheJoinListAnswers(t *testing.T) {
+	t.Parallel()
 	secrets := newSecrets(t)
 	first := newNode(t, secrets, newIdentity(t), nil).run(t)
 	hang, err := net.Listen("tcp", "127.0.0.1:0") // accepts, and closes at once
@@ -111,6 +112,7 @@ func portOf(a netip.AddrPort) string {
 
 // The founder has no join list, but members of earlier runs.
 func TestNoMemberOfEarlierRunsAnswers(t *testing.T) {
+	t.Parallel()
 	gone := newIdentity(t)
 	n := newNode(t, newSecrets(t), newIdentity(t), func(c *Config) {
 		c.Peers = []Peer{{ID: gone.ID(), Name: "web2", Addr: netip.MustParseAddrPort(closedPort(t)), Seen: time.Now()}}

@@ -184,6 +184,7 @@ func publish(tb testing.TB, n *testNode, text string, life time.Duration) Frame 
 }
 
 func TestSockets(t *testing.T) {
+	t.Parallel()
 	secrets := newSecrets(t)
 	var nodes []*testNode
 	for i := range 3 {
@@ -273,6 +274,7 @@ func TestRunLeavesNothing(t *testing.T) {
 
 // A node that catches up with much hears of a fresh frame long before it is through.
 func TestFreshFramePassesSync(t *testing.T) {
+	t.Parallel()
 	const old = 3000
 	secrets := newSecrets(t)
 	giver := newNode(t, secrets, newIdentity(t), nil)

@@ -123,6 +123,7 @@ func TestNoticersAreBounded(t *testing.T) {
 }
 
 func TestNotify(t *testing.T) {
+	t.Parallel()
 	secrets := newSecrets(t)
 	var h heard
 	a := newNode(t, secrets, newIdentity(t), func(c *Config) { c.Noticed = h.add }).run(t)

@@ -43,6 +43,7 @@ func crosses(t *testing.T, text string, nodes ...*testNode) {
 
 // memberlist takes the node's own address when it is made, so a node whose address changed was lost until it was restarted.
 func TestANewAddressIsFollowed(t *testing.T) {
+	t.Parallel()
 	secrets := newSecrets(t)
 	first := newNode(t, secrets, newIdentity(t), nil).run(t)
 	second := newNode(t, secrets, newIdentity(t), func(c *Config) { c.Join = []string{first.Addr().String()} }).run(t)
@@ -73,6 +74,7 @@ func TestANewAddressIsFollowed(t *testing.T) {
 // Without an address there is no mesh yet, but the node works, and says what is missing. It comes once there is one. When the
 // address goes, the node keeps what it has and waits.
 func TestANodeWithoutAnAddressWaits(t *testing.T) {
+	t.Parallel()
 	secrets := newSecrets(t)
 	first := newNode(t, secrets, newIdentity(t), nil).run(t)
 	n, move := placed(t, secrets, "", first.Addr().String())

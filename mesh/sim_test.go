@@ -147,16 +147,6 @@ func TestEpochIsRaisedAgain(t *testing.T) {
 	}
 }
 
-// One seed, one history, byte for byte: what is sent, and in which order frames are let go, is part of it.
-func TestSimulatorRepeats(t *testing.T) {
-	for seed := uint64(1); seed <= 20; seed++ {
-		a, b := simulate(seed, nil), simulate(seed, nil)
-		if x, y := a.history.Sum(nil), b.history.Sum(nil); string(x) != string(y) {
-			t.Errorf("seed %d has two histories: %x and %x", seed, x[:8], y[:8])
-		}
-	}
-}
-
 // A simulated clock has the two readings that time.Now has.
 func TestSimTime(t *testing.T) {
 	a, b := simTime(simEpoch, time.Minute), simTime(simEpoch.Add(-time.Hour+time.Millisecond), time.Hour)

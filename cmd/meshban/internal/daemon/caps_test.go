@@ -14,6 +14,7 @@ import (
 
 // Of the configuration and the certificate the stricter counts, number by number.
 func TestStricterCaps(t *testing.T) {
+	t.Parallel()
 	conf := ban.Caps{
 		Allowance: ban.Allowance{Rate: 100, Burst: 500, Bulk: 9000}, Active: 1000, MinBits4: 24, MinBits6: 48, MaxFor: time.Hour, UnbanAny: true, Import: true,
 	}

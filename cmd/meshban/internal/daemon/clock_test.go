@@ -13,6 +13,7 @@ import (
 // A clock that is an hour ahead for a while ends bans whose frame lives on. Once it is right again they count again, but
 // for those that were lifted, and those that wait for the operator.
 func TestAClockThatWasAhead(t *testing.T) {
+	t.Parallel()
 	t.Run("on one node", func(t *testing.T) { clockAhead(t, false) })
 	t.Run("on all nodes", func(t *testing.T) { clockAhead(t, true) })
 }

@@ -108,6 +108,7 @@ func TestARevokedNodeSaysSo(t *testing.T) {
 
 // What the kernel has not answered for is no success, and what others wait for holds up nobody.
 func TestKernelTook(t *testing.T) {
+	t.Parallel()
 	s, err := fw.NewSyncer(fw.SyncerConfig{Backend: fw.NewNone(), Snapshot: func() fw.State { return fw.State{} }, CheckEvery: time.Minute})
 	if err != nil {
 		t.Fatal(err)

@@ -22,6 +22,7 @@ func (n *node) fill(t *testing.T) {
 
 // Whoever lists may be as slow as he likes: bans go on at every point of it, and so does a second list.
 func TestASlowListHoldsUpNobody(t *testing.T) {
+	t.Parallel()
 	n := first(t, "one")
 	n.fill(t)
 	seen := 0
@@ -42,6 +43,7 @@ func TestASlowListHoldsUpNobody(t *testing.T) {
 }
 
 func TestALoadOfTheFirewallHoldsUpNobody(t *testing.T) {
+	t.Parallel()
 	n := first(t, "one")
 	n.fill(t)
 	seen := 0
@@ -58,6 +60,7 @@ func TestALoadOfTheFirewallHoldsUpNobody(t *testing.T) {
 
 // A request of many slices fills its frames, and answers in its order whatever is refused.
 func TestARequestOfManySlicesFillsFrames(t *testing.T) {
+	t.Parallel()
 	n := first(t, "one")
 	addrs := crowd(4*lockChunk, 4)
 	for i := 7; i < len(addrs); i += 100 {

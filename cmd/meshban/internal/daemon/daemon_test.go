@@ -297,6 +297,7 @@ func TestAnEchoNeitherTravelsNorExtendsNorCounts(t *testing.T) {
 // A machine whose syslog daemon writes what `logger -t newbans` says makes lines of the very form that the agent emits.
 // Taken for old emissions, all its bans were lost.
 func TestALineOfThisMachinesSyslogIsASighting(t *testing.T) {
+	t.Parallel()
 	a := first(t, "a")
 	a.write(t, "Nov 22 11:02:11 "+a.hostName+" newbans[7]: HOST 192.0.2.1 PORT 22\n"+
 		"Nov 22 11:02:11 elsewhere newbans[7]: HOST 192.0.2.2 PORT 22\n")
@@ -371,6 +372,7 @@ func TestTheNeverBanListWins(t *testing.T) {
 }
 
 func TestARestartGivesEverythingBack(t *testing.T) {
+	t.Parallel()
 	a := first(t, "a")
 	a.ban(t, time.Hour, "192.0.2.1/32", "198.51.100.0/24")
 	published := a.mesh.Stats().Published
@@ -403,6 +405,7 @@ func TestARestartGivesEverythingBack(t *testing.T) {
 }
 
 func TestReloadTakesOverAndKeepsTheOldOnError(t *testing.T) {
+	t.Parallel()
 	a := first(t, "a")
 	write := func(text string) {
 		if err := os.WriteFile(filepath.Join(string(a.home), config.FileName), []byte(text), 0o600); err != nil {

@@ -67,6 +67,7 @@ func TestForgetReachesAll(t *testing.T) {
 
 // A payload of ops is none that forgets.
 func TestForgetPayload(t *testing.T) {
+	t.Parallel()
 	id := mesh.ID{1, 2, 3}
 	if got, ok := forgottenBy(forgetPayload(id)); !ok || got != id {
 		t.Errorf("%v, %v", got, ok)

@@ -72,6 +72,7 @@ func (n *node) decide(t *testing.T, action string, prefixes ...string) int {
 
 func TestBreakerHoldsReleasesAndDrops(t *testing.T) {
 	t.Parallel()
+	t.Parallel()
 	a := first(t, "a")
 	b := a.join(t, "b")
 	b.tighten(smallBreaker)
@@ -160,6 +161,7 @@ func TestBreakerHoldsReleasesAndDrops(t *testing.T) {
 
 func TestImportsPassTheBreaker(t *testing.T) {
 	t.Parallel()
+	t.Parallel()
 	a := first(t, "a")
 	b := a.join(t, "b")
 	b.tighten(smallBreaker)
@@ -193,6 +195,7 @@ func TestAMillionIsTakenByDefault(t *testing.T) {
 }
 
 func TestOriginIsToldOfItsCaps(t *testing.T) {
+	t.Parallel()
 	a := first(t, "a")
 	a.tighten(func(c *config.Config) { c.Peers.Burst, c.Peers.Rate = 10, 1 })
 	a.storm(t, 1, 10, "cli")
@@ -294,6 +297,7 @@ func TestARestartDoesNotReleaseWhatWasRefused(t *testing.T) {
 // Two frames that arrive together: the second says the bans of the first again, as an import after `ban -` does. That
 // counts nothing against their origin, and what counted goes on counting.
 func TestBansSaidAgainInOneDeliveryCountOnce(t *testing.T) {
+	t.Parallel()
 	a := first(t, "a")
 	const burst = 10
 	a.tighten(func(c *config.Config) { c.Peers.Burst, c.Peers.Rate = burst, 1 })

@@ -15,6 +15,7 @@ import (
 // What lifts many bans of others is held by the other nodes, and the command says by whom; said where the authority's key is,
 // it counts everywhere.
 func TestMassLifting(t *testing.T) {
+	t.Parallel()
 	a := first(t, "a")
 	b, c := a.join(t, "b"), a.join(t, "c")
 	const bans, most = 30, 10
@@ -64,6 +65,7 @@ func TestMassLifting(t *testing.T) {
 // The node with the authority's key had banned much itself where it lifted much of others: the authority took back what it
 // had never said, and the node's own bans stayed, at home and elsewhere, while the command printed success.
 func TestMassLiftingTakesOwnBansBackToo(t *testing.T) {
+	t.Parallel()
 	a := first(t, "a")
 	b := a.join(t, "b")
 	const bans, own, most = 30, 300, 10
@@ -98,6 +100,7 @@ func TestMassLiftingTakesOwnBansBackToo(t *testing.T) {
 // A peer that refused the lift, or sent word of something else meanwhile, was taken for one that had lifted it too, and the
 // command printed success.
 func TestWhatAPeerSaysOfALift(t *testing.T) {
+	t.Parallel()
 	now := time.Now()
 	said := func(at time.Time, lifts, refused uint32) report {
 		r := report{at: at}
@@ -165,6 +168,7 @@ func TestAWideUnbanHoldsUpNobody(t *testing.T) {
 
 // Bans of this node itself are taken back one by one where they are many: frame by frame.
 func TestAWideUnbanOfOwnBans(t *testing.T) {
+	t.Parallel()
 	n := first(t, "one")
 	n.fill(t)
 	had := n.counts().Active
@@ -176,6 +180,7 @@ func TestAWideUnbanOfOwnBans(t *testing.T) {
 
 // What lifts is no wider than peers take of this node.
 func TestUnbanKeepsToTheCaps(t *testing.T) {
+	t.Parallel()
 	a := first(t, "a")
 	b := a.join(t, "b")
 	for _, n := range []*node{a, b} {
@@ -192,6 +197,7 @@ func TestUnbanKeepsToTheCaps(t *testing.T) {
 
 // A lift that is held is held after a restart too, and can be released or dropped then.
 func TestAHeldLiftSurvivesARestart(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		action string
 		left   int

@@ -9,6 +9,7 @@ import (
 )
 
 func TestLatencyIsACumulativeHistogram(t *testing.T) {
+	t.Parallel()
 	set := vm.NewSet()
 	l := newLatency(set)
 	for _, seconds := range []float64{0.0004, 0.004, 60} {
@@ -29,6 +30,7 @@ func TestLatencyIsACumulativeHistogram(t *testing.T) {
 
 // A page whose name its owner points at this machine reads nothing that is served here alone.
 func TestMetricsAnswerNoForeignName(t *testing.T) {
+	t.Parallel()
 	for host, want := range map[string]bool{
 		"localhost": true, "LOCALHOST:9100": true, "127.0.0.1:9100": true, "127.0.0.2": true, "[::1]:9100": true, "[::1]": true,
 		"": true, "evil.example": false, "evil.example:9100": false, "localhost.evil.example": false, "127.0.0.1.evil.example:9100": false,

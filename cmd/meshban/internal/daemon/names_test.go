@@ -18,6 +18,7 @@ func certifiedAs(name string, id byte) mesh.Standing {
 
 // A name alone stands for a node only where it can mean no other and imitates nothing.
 func TestNames(t *testing.T) {
+	t.Parallel()
 	one, two, three := ban.Origin{1}, ban.Origin{2}, ban.Origin{3}
 	revoked := func(name string, id byte) mesh.Standing {
 		s := certifiedAs(name, id)
@@ -81,6 +82,7 @@ func TestNames(t *testing.T) {
 
 // The authority has a name of its own, unless a node has it too.
 func TestNameOfTheAuthority(t *testing.T) {
+	t.Parallel()
 	n := newNames(nil, ban.Origin{9}, "self")
 	n.authority = ban.Origin{8}
 	if got := n.of(n.authority); got != nameAuthority {

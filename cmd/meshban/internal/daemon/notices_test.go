@@ -27,6 +27,7 @@ func FuzzNotice(f *testing.F) {
 
 // A notice fits, and the rules that it names are those by which the gate holds and refuses.
 func TestNoticeNamesTheRules(t *testing.T) {
+	t.Parallel()
 	if n := len(notice{}.encode()); n != noticeLen || n > mesh.MaxNotice {
 		t.Errorf("%d bytes, want %d and at most %d", n, noticeLen, mesh.MaxNotice)
 	}
@@ -117,6 +118,7 @@ func (n *node) reported(by *node) report {
 
 // However much there is to tell, debts are bounded, go when all is over, and what could not be told stays.
 func TestDebts(t *testing.T) {
+	t.Parallel()
 	n := first(t, "a")
 	now := time.Now()
 	n.mu.Lock()

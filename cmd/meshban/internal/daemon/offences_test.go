@@ -53,6 +53,8 @@ func (o *offender) count(addr string) int {
 }
 
 func TestOffencesAreCountedOnce(t *testing.T) {
+	t.Parallel()
+	t.Parallel()
 	o := newOffender(t)
 	const addr, prefix = "192.0.2.7", "192.0.2.7/32"
 	o.tell(prefix, ban.EventBan, 60, "line")
@@ -116,6 +118,7 @@ func TestOffencesAreBoundedAndStored(t *testing.T) {
 }
 
 func TestBansGrowByTheFormula(t *testing.T) {
+	t.Parallel()
 	n := first(t, "a")
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -164,6 +167,7 @@ func TestBansGrowByTheFormula(t *testing.T) {
 
 // Only a ban without a length of its own grows.
 func TestABanWithALengthKeepsIt(t *testing.T) {
+	t.Parallel()
 	n := first(t, "a")
 	n.tighten(func(c *config.Config) { c.Escalation.Factor, c.Bans.For = 2, time.Hour })
 	prefix := netip.MustParsePrefix("192.0.2.7/32")

@@ -127,6 +127,7 @@ func TestReminderOfTheExport(t *testing.T) {
 
 // Whatever a peer tells, what comes out is short, printable and fit to type.
 func TestWhatAPeerTellsIsCleaned(t *testing.T) {
+	t.Parallel()
 	evil := strings.Repeat("\x1b[2J\u202e\n", 500)
 	in := told{Backend: evil, Enforced: -5, Addr: &toldAddr{
 		Verdict: evil, Why: evil, Unknown: evil,
@@ -181,6 +182,7 @@ func TestAnAnswerFits(t *testing.T) {
 
 // A captured node that asks about addresses without end has few of them looked up, and takes nothing from others.
 func TestQuestionsAboutAddressesAreBounded(t *testing.T) {
+	t.Parallel()
 	o, now, bad := newOthers(), time.Now(), mesh.ID{1}
 	const seconds = 100
 	taken := 0

@@ -16,6 +16,7 @@ import (
 
 // A kernel that does not answer must cost a bulk one pause, not one for each slice.
 func TestABulkWaitsForTheKernelButNotForEver(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		syncer, err := fw.NewSyncer(fw.SyncerConfig{Backend: fw.NewNone(), Snapshot: func() fw.State { return fw.State{} }})
 		if err != nil {
@@ -50,6 +51,7 @@ func TestABulkWaitsForTheKernelButNotForEver(t *testing.T) {
 
 // A frame goes on as soon as the kernel has it, and after a millisecond without.
 func TestAheadDoesNotWaitForAStuckKernel(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		begin, flushed := time.Now(), false
 		<-ahead(func() { flushed = true })
@@ -73,6 +75,7 @@ func TestAheadDoesNotWaitForAStuckKernel(t *testing.T) {
 
 // Fewer IPv6 addresses fit into a frame.
 func TestPaceCost(t *testing.T) {
+	t.Parallel()
 	some := []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::1/128"), netip.MustParsePrefix("198.51.100.0/24")}
 	if got := paceCost(some); got != 4 {
 		t.Errorf("costs %d, want 4", got)
@@ -81,6 +84,7 @@ func TestPaceCost(t *testing.T) {
 
 // A few frames go at once and many in a row wait a little, so that what comes meanwhile travels together; nobody waits long.
 func TestGatherHoldsSmallFramesToARate(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		frames := rate.NewLimiter(mesh.SayRate, mesh.SayBurst)
 		begin := time.Now()

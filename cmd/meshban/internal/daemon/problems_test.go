@@ -10,6 +10,7 @@ import (
 
 // A later problem hides none of another culprit's, up to a bound, and each goes after its time.
 func TestProblemsNameEachCulprit(t *testing.T) {
+	t.Parallel()
 	p := newProblems()
 	for i := range 6 {
 		p.add("flood", fmt.Sprint("address ", i))
@@ -36,6 +37,7 @@ func TestProblemsNameEachCulprit(t *testing.T) {
 
 // A node whose join list leads nowhere says so for as long as that lasts.
 func TestStatusTellsThatNobodyAnswers(t *testing.T) {
+	t.Parallel()
 	web1 := first(t, "web1")
 	web2 := web1.join(t, "web2")
 	web2.stop()

@@ -12,6 +12,7 @@ import (
 
 // What a refusal tells to type helps: typed as it stands, it is taken.
 func TestRemediesOfRefusals(t *testing.T) {
+	t.Parallel()
 	n := first(t, "web1")
 	ctx := t.Context()
 	only := func(results []control.Result, err error) *control.Error {

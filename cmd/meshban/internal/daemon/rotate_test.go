@@ -10,6 +10,7 @@ import (
 
 // A rotation that is not complete names the nodes that lack the key, and no more of them than fit a screen.
 func TestKeyProblem(t *testing.T) {
+	t.Parallel()
 	n := newNames([]byte(`{"01000000000000000000000000000000":{"name":"web1"}}`), ban.Origin{}, "")
 	many := make([]mesh.ID, keyShown+3)
 	for i := range many {

@@ -1,0 +1,10 @@
+package mesh
+
+import (
+	"os"
+	"testing"
+
+	"github.com/meshban/meshban/test/parallel"
+)
+
+func TestMain(m *testing.M) { os.Exit(parallel.Main(m, 8)) }

@@ -1,0 +1,21 @@
+// Package parallel runs the tests of a package that wait for timers far more than they compute.
+package parallel
+
+import (
+	"flag"
+	"strconv"
+	"testing"
+)
+
+// Main runs the tests, n at once unless the flag -parallel says otherwise, and returns the exit code.
+func Main(m *testing.M, n int) int {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		if err := flag.Set("test.parallel", strconv.Itoa(n)); err != nil {
+			panic(err)
+		}
+	}
+	return m.Run()
+}
