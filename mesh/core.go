@@ -200,6 +200,9 @@ func (c *core) promise(now time.Time, f Frame) verdict {
 
 // take puts one verified frame in and notes what follows from that.
 func (c *core) take(now time.Time, f Frame, by via, out *actions) {
+	if by != viaRestore {
+		c.discardForged(f, out)
+	}
 	if f.Origin == c.authority && !c.authority.IsZero() {
 		c.takeRecord(now, f, by, out)
 		return

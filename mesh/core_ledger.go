@@ -217,6 +217,19 @@ func (l *ledger) put(now time.Time, f Frame, out *actions) (v verdict, stays boo
 	return v, false, nil
 }
 
+// discardForged removes the frame that is held under the name of f if it is another one and not signed: it is from the store, where
+// Restore did not verify it, and must accuse nobody.
+func (l *ledger) discardForged(f Frame, out *actions) {
+	raw, ok := l.get(f.Ref())
+	if !ok || bytes.Equal(raw, f.raw) {
+		return
+	}
+	if old, err := DecodeFrame(raw); err == nil && old.Verify() != nil {
+		l.remove(l.streams[streamKey{f.Origin, f.Epoch}], f.Seq)
+		out.replaced = append(out.replaced, old)
+	}
+}
+
 func (l *ledger) mustGet(ref FrameRef) []byte {
 	raw, _ := l.get(ref)
 	return raw

@@ -268,16 +268,21 @@ const liveSlice = 1024
 
 // live yields the live frames that the daemon can read, by origin, epoch and number: those of some origins; nil: of all.
 func (m *Mesh) live(of map[ID]struct{}) iter.Seq[Frame] {
-	return func(yield func(Frame) bool) { m.eachLive(of, yield) }
+	return func(yield func(Frame) bool) { m.eachLive(of, false, yield) }
 }
 
-func (m *Mesh) eachLive(of map[ID]struct{}, yield func(Frame) bool) {
+// Frames yields all that is held, the authority's records included, by origin, epoch and number.
+func (m *Mesh) Frames() iter.Seq[Frame] {
+	return func(yield func(Frame) bool) { m.eachLive(nil, true, yield) }
+}
+
+func (m *Mesh) eachLive(of map[ID]struct{}, records bool, yield func(Frame) bool) {
 	m.mu.Lock()
 	streams := slices.SortedFunc(maps.Keys(m.core.streams), streamKey.compare)
 	authority := m.core.authority
 	m.mu.Unlock()
 	for _, key := range streams {
-		if key.origin == authority && key.epoch != AuthorityEpoch {
+		if !records && key.origin == authority && key.epoch != AuthorityEpoch {
 			continue
 		}
 		if _, ok := of[key.origin]; of != nil && !ok {

@@ -181,8 +181,8 @@ func rehearse(cfg Config) error {
 	return nil
 }
 
-// Restore takes back live frames from the node's own store, before Run. They are decoded strictly but, being from our
-// own disk, not verified again; what is broken is skipped and counted, what has expired is reported to Expired once Run
+// Restore takes back live frames from the node's own store, before Run. They are decoded strictly. The authority's are verified; the
+// others, being from our own disk, only if another frame of the same name comes. What is broken is skipped and counted, what has expired is reported to Expired once Run
 // has begun; likewise frames of origins that no certificate given before them makes count. The bytes are copied. It gives
 // ErrStopped once Run has begun.
 func (m *Mesh) Restore(raws iter.Seq[[]byte]) error {
@@ -210,6 +210,8 @@ func (m *Mesh) Restore(raws iter.Seq[[]byte]) error {
 			m.count.refused[refusedMesh].Add(1)
 		case !f.Expires.After(now):
 			expired = append(expired, f.Ref())
+		case f.Origin == m.core.authority && f.Verify() != nil:
+			m.count.refused[refusedSignature].Add(1)
 		default:
 			frames = append(frames, f)
 		}

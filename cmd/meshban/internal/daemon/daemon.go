@@ -96,6 +96,7 @@ type Daemon struct {
 
 	ssh        *hostinfo.Sessions               // New's, then watchSessions' alone
 	sessions   atomic.Pointer[[]hostinfo.Entry] // from where users are logged in by ssh
+	refillKick chan struct{}                    // holds one token: the store may lack frames. Anyone sends, refillStore receives
 	neverKick  chan struct{}                    // holds one token: the never-ban list may have changed. Anyone sends, guardNever receives
 	noticeKick chan struct{}                    // holds one token: an origin is to be told something. Anyone sends, tellOrigins receives
 	expireKick chan struct{}                    // holds one token: an earlier expiry may have come. apply sends, expire receives
@@ -128,7 +129,7 @@ func New(ctx context.Context, cfg Config) (*Daemon, error) {
 		reload: cfg.Reload, reread: cfg.Reread, host: cfg.Host, cfg: cfg.Config, started: time.Now(),
 		hub: newHub(), emit: newEmitQueue(), echoes: newEchoes(), problems: newProblems(), others: newOthers(),
 		bulkRate: rate.NewLimiter(mesh.SayBulkRate, mesh.SayBulkBurst), smallRate: rate.NewLimiter(mesh.SayRate, mesh.SayBurst),
-		ssh: hostinfo.NewSessions(), neverKick: make(chan struct{}, 1), expireKick: make(chan struct{}, 1),
+		ssh: hostinfo.NewSessions(), refillKick: make(chan struct{}, 1), neverKick: make(chan struct{}, 1), expireKick: make(chan struct{}, 1),
 		noticeKick: make(chan struct{}, 1), granted: make(map[ban.Origin]mesh.Caps), debts: make(map[ban.Origin]*debt), reports: make(map[ban.Origin]report), slowed: make(map[ban.Origin]time.Time),
 	}
 	if name, err := os.Hostname(); err == nil {
@@ -183,6 +184,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		run("line emission", d.emitLines)
 		run("expiry", d.expire)
 		run("never-ban list", d.guardNever)
+		run("store", d.refillStore)
 		run("host addresses", d.watchHost)
 		run("ssh sessions", d.watchSessions)
 		run("reload", d.serveReload)

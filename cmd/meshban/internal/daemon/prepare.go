@@ -38,7 +38,8 @@ func Alone(dir home.Dir) (bool, error) {
 	if err != nil || !has {
 		return true, err
 	}
-	s, err := store.Open(dir.Store())
+	lost := false // then nobody knows
+	s, err := store.Open(dir.Store(), func(store.Damage) { lost = true })
 	if err != nil {
 		return false, err
 	}
@@ -46,7 +47,7 @@ func Alone(dir home.Dir) (bool, error) {
 	if saved := s.Value(valuePeers); saved != nil {
 		err = json.Unmarshal(saved, &peers)
 	}
-	return len(peers) == 0, errors.Join(err, s.Close())
+	return len(peers) == 0 && !lost, errors.Join(err, s.Close())
 }
 
 // lineFileMode lets the owner's group read what was banned.
@@ -62,7 +63,7 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	if d.access, err = access(d.cfg); err != nil {
 		return err
 	}
-	if d.store, err = d.openStore(); err != nil {
+	if d.store, err = store.Open(d.home.Store(), d.storeDamaged); err != nil {
 		return err
 	}
 	if keys, err = d.foundAuthority(keys); err != nil {
@@ -188,21 +189,6 @@ func rehearse(now time.Time) error {
 // epochFloor is the current time in seconds: more than the number of starts can ever reach.
 func (d *Daemon) epochFloor() uint64 { return uint64(max(0, time.Now().Unix())) }
 
-// openStore opens the store; a damaged one is set aside and a fresh one made, because peers hold the same records.
-func (d *Daemon) openStore() (*store.Store, error) {
-	s, err := store.Open(d.home.Store())
-	if !errors.Is(err, store.ErrDamaged) {
-		return s, err
-	}
-	aside, asideErr := store.SetAside(d.home.Store(), time.Now())
-	if asideErr != nil {
-		return nil, errors.Join(err, asideErr)
-	}
-	d.problems.set("store", "was damaged; set aside as "+aside+", peers give back what it held")
-	d.log.Error("the store was damaged and is set aside; peers give back what it held", "aside", aside, "err", err)
-	return store.Open(d.home.Store())
-}
-
 // limits are the table's bounds as configured.
 func limits(cfg config.Config) ban.Limits {
 	l := ban.DefaultLimits()
@@ -283,9 +269,6 @@ func (d *Daemon) restore(secrets mesh.Secrets) error {
 	}
 	err = d.store.Frames(func(arrived time.Time, raw []byte) error {
 		raw = slices.Clone(raw)
-		if arrived.IsZero() { // stored by an earlier build: nothing proves that it came before now
-			arrived = now
-		}
 		frame, err := mesh.DecodeFrame(raw)
 		if err != nil {
 			d.log.Warn("skipped a stored frame", "err", err)
@@ -306,7 +289,7 @@ func (d *Daemon) restore(secrets mesh.Secrets) error {
 		live, frames, arrivals = append(live, raw), append(frames, frame), append(arrivals, arrived)
 		return nil
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, store.ErrDamaged) { // up to the damage, what was read is sound
 		return err
 	}
 	if foreign > 0 {

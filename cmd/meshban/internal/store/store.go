@@ -3,7 +3,9 @@
 //
 // It promises that a write never delays the hot path: Put, Drop and Set only queue, one task commits what has
 // gathered in a single transaction, and a crash loses at most the last commit, which peers give back. The epoch alone
-// is written and synced before RaiseEpoch returns, because two runs must never share one.
+// alone is written and synced before RaiseEpoch returns, because two runs must never share one.
+//
+// A damaged file, found at the start or while the store is in use, is set aside; a fresh one takes over with what is sound of it.
 package store
 
 import (
@@ -13,18 +15,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
 	"iter"
 	"maps"
-	"os"
 	"slices"
 	"sync"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
-	berrors "go.etcd.io/bbolt/errors"
-
-	"github.com/meshban/meshban/cmd/meshban/internal/ownfile"
 )
 
 // Gather is how long a commit waits for more to write: one disk sync then serves a whole burst. While one commit follows
@@ -44,10 +41,12 @@ var (
 	ErrDamaged = errors.New("store is damaged")
 )
 
+// The numbers tell them from those of versions whose values had no checksum.
 var (
-	bucketFrames = []byte("frames")
-	bucketValues = []byte("values")
-	bucketHolds  = []byte("holds")
+	bucketFrames = []byte("frames.2")
+	bucketValues = []byte("values.2")
+	bucketHolds  = []byte("holds.2")
+	buckets      = [][]byte{bucketFrames, bucketHolds, bucketValues}
 	keyEpoch     = []byte("epoch")
 )
 
@@ -66,15 +65,15 @@ func KeyOf(origin [16]byte, epoch, seq uint64) FrameKey {
 // write is one queued change: a frame to put (raw set) or to drop, a value to set (name set), or holds of a frame's ops
 // to set (marks set, raw as in the bucket).
 type write struct {
-	key   FrameKey
-	raw   []byte
-	at    time.Time // when a frame arrived
-	name  string
-	marks bool
+	key     FrameKey
+	raw     []byte
+	at      time.Time // when a frame arrived
+	name    string
+	marks   bool
+	missing bool // put the frame only if it is not there
 }
 
-// arrivedLen is the length of the arrival time before a frame on disk: Unix milliseconds, big-endian. Its first byte is 0
-// until the year 4253, and no frame begins so: without that byte the frame was stored before arrival times were.
+// arrivedLen is the length of the arrival time before a frame on disk: Unix milliseconds, big-endian.
 const arrivedLen = 8
 
 func appendFrame(b []byte, arrived time.Time, raw []byte) []byte {
@@ -82,8 +81,8 @@ func appendFrame(b []byte, arrived time.Time, raw []byte) []byte {
 }
 
 func cutFrame(b []byte) (arrived time.Time, raw []byte) {
-	if len(b) < arrivedLen || b[0] != 0 {
-		return time.Time{}, b
+	if len(b) < arrivedLen {
+		return time.Time{}, nil
 	}
 	return time.UnixMilli(int64(binary.BigEndian.Uint64(b))).UTC(), b[arrivedLen:]
 }
@@ -127,65 +126,106 @@ type Stats struct {
 
 // Store is one bbolt file. Its methods may be called from any goroutine.
 type Store struct {
-	db    *bolt.DB
-	wake  chan struct{} // holds one token: there is something to commit. Senders never block; Run receives
-	hurry chan struct{} // holds one token: somebody waits for the commit. Sync sends and never blocks; Run receives
+	path     string
+	onDamage func(Damage)
+	wake     chan struct{} // holds one token: there is something to commit. Senders never block; Run receives
+	hurry    chan struct{} // holds one token: somebody waits for the commit. Sync sends and never blocks; Run receives
+
+	using sync.Mutex // is held while the file is used. bbolt keeps its own locks where a damaged page makes it panic
+	db    *bolt.DB   // nil: the last file was damaged, and there is no fresh one yet. using guards it
 
 	mu      sync.Mutex // guards what follows
 	queue   []write
 	stats   Stats         // Waiting counts only what a running commit has taken
+	failed  error         // of the last commit
 	queued  uint64        // writes taken in since Open
 	settled uint64        // of them, on disk
 	tried   chan struct{} // closed at the end of the next commit, whether it succeeds or fails
 }
 
-// Open opens or creates the file at path with mode 0600. It returns ErrInUse when another process holds it.
-// It returns ErrDamaged when the file is not a sound store: SetAside and a second Open make a fresh one.
-func Open(path string) (s *Store, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			s, err = nil, fmt.Errorf("open store %q: %w: %v", path, ErrDamaged, r)
-		}
-	}()
-	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: lockTimeout, FreelistType: bolt.FreelistMapType, OpenFile: ownfile.Open})
-	if errors.Is(err, berrors.ErrTimeout) {
-		return nil, fmt.Errorf("open store %q: %w", path, ErrInUse)
+// Open opens or creates the file at path with mode 0600. It returns ErrInUse when another process holds it. onDamage is told of each
+// file that was set aside, now and later; it must not read the store. nil = nobody is told.
+func Open(path string, onDamage func(Damage)) (*Store, error) {
+	if onDamage == nil {
+		onDamage = func(Damage) {}
 	}
-	if errors.Is(err, berrors.ErrInvalid) || errors.Is(err, berrors.ErrChecksum) || errors.Is(err, berrors.ErrVersionMismatch) {
-		return nil, fmt.Errorf("open store %q: %w: %w", path, ErrDamaged, err)
+	s := &Store{
+		path: path, onDamage: onDamage,
+		wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1), tried: make(chan struct{}),
 	}
-	if err != nil {
+	var err error
+	if s.db, err = open(path, nil, onDamage); err != nil {
 		return nil, fmt.Errorf("open store %q: %w", path, err)
 	}
-	err = db.Update(func(tx *bolt.Tx) error {
-		for _, name := range [][]byte{bucketFrames, bucketValues, bucketHolds} {
-			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("prepare store %q: %w", path, err), db.Close())
-	}
-	return &Store{db: db, wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1), tried: make(chan struct{})}, nil
+	return s, nil
 }
 
-// SetAside renames a damaged store so that a fresh one can be made, and returns the new name. Peers give back what it
-// held.
-func SetAside(path string, now time.Time) (string, error) {
-	aside := fmt.Sprintf("%s.damaged-%s", path, now.UTC().Format("20060102T150405"))
-	if err := os.Rename(path, aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("set store aside: %w", err)
+// use calls f with the file. If the file is damaged, a fresh one takes its place, and f is called once more if again is set.
+func (s *Store) use(again bool, f func(*bolt.DB) error) error {
+	s.using.Lock()
+	defer s.using.Unlock()
+	err := fmt.Errorf("%w, and there is no fresh one yet", ErrDamaged)
+	if s.db != nil {
+		err = guard(func() error { return f(s.db) })
 	}
-	return aside, nil
+	if !errors.Is(err, ErrDamaged) {
+		return err
+	}
+	// The former one is not closed: that would wait for the locks that it keeps.
+	db, openErr := open(s.path, err, s.onDamage)
+	s.db = db
+	if openErr != nil || !again {
+		return errors.Join(err, openErr)
+	}
+	return guard(func() error { return f(db) })
+}
+
+func (s *Store) view(again bool, f func(*bolt.Tx) error) error {
+	return s.use(again, func(db *bolt.DB) error { return db.View(f) })
+}
+
+func (s *Store) update(f func(*bolt.Tx) error) error {
+	return s.use(true, func(db *bolt.DB) error { return db.Update(f) })
+}
+
+// get returns the value of a key, nil if there is none.
+func get(tx *bolt.Tx, bucket, key []byte) ([]byte, error) {
+	sealed := tx.Bucket(bucket).Get(key)
+	if sealed == nil {
+		return nil, nil
+	}
+	value, ok := unseal(bucket, key, sealed)
+	if !ok {
+		return nil, fmt.Errorf("%w: wrong checksum of %q", ErrDamaged, key)
+	}
+	return value, nil
+}
+
+func put(tx *bolt.Tx, bucket, key, value []byte) error {
+	return tx.Bucket(bucket).Put(key, seal(bucket, key, value))
+}
+
+// each calls yield with what a bucket holds under keys that begin with prefix.
+func each(tx *bolt.Tx, bucket, prefix []byte, yield func(key, value []byte) error) error {
+	c := tx.Bucket(bucket).Cursor()
+	for k, v := c.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = c.Next() {
+		value, ok := unseal(bucket, k, v)
+		if !ok {
+			return fmt.Errorf("%w: wrong checksum of %q", ErrDamaged, k)
+		}
+		if err := yield(k, value); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Fresh reports whether the store has never been used: no epoch was raised in it.
 func (s *Store) Fresh() (fresh bool, err error) {
-	err = s.db.View(func(tx *bolt.Tx) error {
-		fresh = tx.Bucket(bucketValues).Get(keyEpoch) == nil
-		return nil
+	err = s.view(true, func(tx *bolt.Tx) error {
+		epoch, err := get(tx, bucketValues, keyEpoch)
+		fresh = epoch == nil
+		return err
 	})
 	if err != nil {
 		return false, fmt.Errorf("read the epoch: %w", err)
@@ -195,15 +235,18 @@ func (s *Store) Fresh() (fresh bool, err error) {
 
 // RaiseEpoch adds one to the persisted epoch, syncs it to disk and returns it. atLeast is a floor: the epoch returned
 // is above it.
-func (s *Store) RaiseEpoch(atLeast uint64) (uint64, error) {
-	var epoch uint64
-	err := s.db.Update(func(tx *bolt.Tx) error {
-		values := tx.Bucket(bucketValues)
-		if v := values.Get(keyEpoch); len(v) == 8 {
+func (s *Store) RaiseEpoch(atLeast uint64) (epoch uint64, err error) {
+	err = s.update(func(tx *bolt.Tx) error {
+		v, err := get(tx, bucketValues, keyEpoch)
+		if err != nil {
+			return err
+		}
+		epoch = 0
+		if len(v) == 8 {
 			epoch = binary.BigEndian.Uint64(v)
 		}
 		epoch = max(epoch, atLeast) + 1
-		return values.Put(keyEpoch, binary.BigEndian.AppendUint64(nil, epoch))
+		return put(tx, bucketValues, keyEpoch, binary.BigEndian.AppendUint64(nil, epoch))
 	})
 	if err != nil {
 		return 0, fmt.Errorf("raise epoch: %w", err)
@@ -211,17 +254,11 @@ func (s *Store) RaiseEpoch(atLeast uint64) (uint64, error) {
 	return epoch, nil
 }
 
-// Frames calls yield with each stored frame and when it arrived (zero if unknown), in order of its key. The bytes are valid
-// only during the call.
-func (s *Store) Frames(yield func(arrived time.Time, raw []byte) error) (err error) {
-	// bbolt panics on a page that is damaged beyond its checksummed root.
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("read stored frames: %w: %v", ErrDamaged, r)
-		}
-	}()
-	err = s.db.View(func(tx *bolt.Tx) error {
-		return tx.Bucket(bucketFrames).ForEach(func(_, v []byte) error { return yield(cutFrame(v)) })
+// Frames calls yield with each stored frame and when it arrived, in order of its key. The bytes are valid only during the call. After
+// ErrDamaged, yield has had the sound frames up to the damage.
+func (s *Store) Frames(yield func(arrived time.Time, raw []byte) error) error {
+	err := s.view(false, func(tx *bolt.Tx) error {
+		return each(tx, bucketFrames, nil, func(_, v []byte) error { return yield(cutFrame(v)) })
 	})
 	if err != nil {
 		return fmt.Errorf("read stored frames: %w", err)
@@ -232,25 +269,25 @@ func (s *Store) Frames(yield func(arrived time.Time, raw []byte) error) (err err
 // Value returns a copy of the value last committed under name, or nil.
 func (s *Store) Value(name string) []byte {
 	var out []byte
-	// A view of an open database fails only when it was closed, and then there is no value to give.
-	_ = s.db.View(func(tx *bolt.Tx) error {
-		if v := tx.Bucket(bucketValues).Get([]byte("v/" + name)); v != nil {
+	// What cannot be read is not there: a closed store has nothing, and of a damaged one onDamage was told.
+	_ = s.view(true, func(tx *bolt.Tx) error {
+		v, err := get(tx, bucketValues, []byte("v/"+name))
+		if v != nil {
 			out = append([]byte{}, v...)
 		}
-		return nil
+		return err
 	})
 	return out
 }
 
-// Values calls yield with each value whose name begins with prefix, and with what follows it in the name.
+// Values calls yield with each value whose name begins with prefix, and with what follows it in the name. It may do so twice.
 func (s *Store) Values(prefix string, yield func(rest string, value []byte)) error {
 	head := []byte("v/" + prefix)
-	err := s.db.View(func(tx *bolt.Tx) error {
-		c := tx.Bucket(bucketValues).Cursor()
-		for k, v := c.Seek(head); bytes.HasPrefix(k, head); k, v = c.Next() {
+	err := s.view(true, func(tx *bolt.Tx) error {
+		return each(tx, bucketValues, head, func(k, v []byte) error {
 			yield(string(k[len(head):]), bytes.Clone(v))
-		}
-		return nil
+			return nil
+		})
 	})
 	if err != nil {
 		return fmt.Errorf("read stored values: %w", err)
@@ -261,6 +298,11 @@ func (s *Store) Values(prefix string, yield func(rest string, value []byte)) err
 // Put queues a frame and when it arrived. raw is kept until it is committed and must not change.
 func (s *Store) Put(key FrameKey, arrived time.Time, raw []byte) {
 	s.enqueue(write{key: key, at: arrived, raw: raw})
+}
+
+// Refill queues a frame like Put, for the case that it is not there.
+func (s *Store) Refill(key FrameKey, arrived time.Time, raw []byte) {
+	s.enqueue(write{key: key, at: arrived, raw: raw, missing: true})
 }
 
 // Hold queues that the op at place op of a frame has a hold, in whatever terms the caller has. It is gone with the frame.
@@ -276,10 +318,10 @@ func (s *Store) Hold(key FrameKey, op uint16, hold uint8) {
 	s.enqueue(write{key: key, raw: appendHold(nil, op, hold), marks: true})
 }
 
-// Holds calls yield with each hold that is committed.
+// Holds calls yield with each hold that is committed. It may do so twice.
 func (s *Store) Holds(yield func(key FrameKey, op uint16, hold uint8)) error {
-	err := s.db.View(func(tx *bolt.Tx) error {
-		return tx.Bucket(bucketHolds).ForEach(func(k, v []byte) error {
+	err := s.view(true, func(tx *bolt.Tx) error {
+		return each(tx, bucketHolds, nil, func(k, v []byte) error {
 			if len(k) != len(FrameKey{}) {
 				return nil
 			}
@@ -325,18 +367,21 @@ func (s *Store) Stats() Stats {
 	return st
 }
 
-// Sync returns when all that was queued before is on disk, without waiting for more to gather, or when ctx ends. It needs
-// Run.
+// Sync returns when all that was queued before is on disk, without waiting for more to gather. It returns an error when a commit of it
+// fails, or when ctx ends. It needs Run.
 func (s *Store) Sync(ctx context.Context) error {
 	s.mu.Lock()
 	until := s.queued
 	s.mu.Unlock()
-	for {
+	for first := true; ; first = false {
 		s.mu.Lock()
-		done, tried := s.settled >= until, s.tried
+		done, tried, failed := s.settled >= until, s.tried, s.failed
 		s.mu.Unlock()
 		if done {
 			return nil
+		}
+		if failed != nil && !first {
+			return failed
 		}
 		select {
 		case s.hurry <- struct{}{}:
@@ -345,7 +390,7 @@ func (s *Store) Sync(ctx context.Context) error {
 		select {
 		case <-tried:
 		case <-ctx.Done():
-			return fmt.Errorf("wait for the store: %w", ctx.Err())
+			return fmt.Errorf("wait for the store: %w", cmp.Or(failed, ctx.Err()))
 		}
 	}
 }
@@ -402,24 +447,10 @@ func (s *Store) Flush() error {
 	slices.SortStableFunc(batch, func(a, b write) int {
 		return cmp.Or(cmp.Compare(a.name, b.name), bytes.Compare(a.key[:], b.key[:]))
 	})
-	err := s.db.Update(func(tx *bolt.Tx) error {
-		frames, values, holds := tx.Bucket(bucketFrames), tx.Bucket(bucketValues), tx.Bucket(bucketHolds)
-		frames.FillPercent = 1 // an origin's frames come in the order of their keys: no room is needed between them
+	err := s.update(func(tx *bolt.Tx) error {
+		tx.Bucket(bucketFrames).FillPercent = 1 // an origin's frames come in the order of their keys: no room is needed between them
 		for _, w := range batch {
-			var err error
-			switch {
-			case w.name != "" && w.raw == nil:
-				err = values.Delete([]byte("v/" + w.name))
-			case w.name != "":
-				err = values.Put([]byte("v/"+w.name), w.raw)
-			case w.marks:
-				err = holds.Put(w.key[:], mergeHolds(holds.Get(w.key[:]), w.raw))
-			case w.raw != nil:
-				err = frames.Put(w.key[:], appendFrame(nil, w.at, w.raw))
-			default:
-				err = errors.Join(frames.Delete(w.key[:]), holds.Delete(w.key[:]))
-			}
-			if err != nil {
+			if err := w.commit(tx); err != nil {
 				return err
 			}
 		}
@@ -430,7 +461,7 @@ func (s *Store) Flush() error {
 	s.stats.Waiting = 0
 	close(s.tried)
 	s.tried = make(chan struct{})
-	if err != nil {
+	if s.failed = err; err != nil {
 		s.queue = append(batch, s.queue...)
 		s.stats.LastError = err.Error()
 		return fmt.Errorf("commit %d writes: %w", len(batch), err)
@@ -441,9 +472,37 @@ func (s *Store) Flush() error {
 	return nil
 }
 
+func (w *write) commit(tx *bolt.Tx) error {
+	frames, values, holds := tx.Bucket(bucketFrames), tx.Bucket(bucketValues), tx.Bucket(bucketHolds)
+	switch {
+	case w.name != "" && w.raw == nil:
+		return values.Delete([]byte("v/" + w.name))
+	case w.name != "":
+		return put(tx, bucketValues, []byte("v/"+w.name), w.raw)
+	case w.marks:
+		old, err := get(tx, bucketHolds, w.key[:])
+		if err != nil {
+			return err
+		}
+		return put(tx, bucketHolds, w.key[:], mergeHolds(old, w.raw))
+	case w.raw == nil:
+		return errors.Join(frames.Delete(w.key[:]), holds.Delete(w.key[:]))
+	case w.missing && frames.Get(w.key[:]) != nil:
+		return nil
+	}
+	value := appendFrame(make([]byte, 0, arrivedLen+len(w.raw)+crcLen), w.at, w.raw)
+	sum := checksum(bucketFrames, w.key[:], value)
+	return frames.Put(w.key[:], binary.BigEndian.AppendUint32(value, sum))
+}
+
 // Close closes the file. Run must have returned.
 func (s *Store) Close() error {
-	if err := s.db.Close(); err != nil {
+	s.using.Lock()
+	defer s.using.Unlock()
+	if s.db == nil {
+		return nil
+	}
+	if err := guard(s.db.Close); err != nil {
 		return fmt.Errorf("close store: %w", err)
 	}
 	return nil

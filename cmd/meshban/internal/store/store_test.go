@@ -5,15 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
 )
 
-func open(t *testing.T, path string) *Store {
+func opened(t *testing.T, path string) *Store {
 	t.Helper()
-	s, err := Open(path)
+	s, err := Open(path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -22,20 +21,6 @@ func open(t *testing.T, path string) *Store {
 
 // arrived is when the frames of the tests arrived.
 var arrived = time.Date(2026, 11, 22, 11, 2, 11, 687e6, time.UTC)
-
-// A frame that an earlier build has stored is read, and nothing is known of its arrival.
-func TestFrameWithoutArrival(t *testing.T) {
-	old := []byte{0x98, 1, 2, 3, 4, 5, 6, 7, 8, 9}
-	if at, raw := cutFrame(old); !at.IsZero() || !bytes.Equal(raw, old) {
-		t.Errorf("%v, %x", at, raw)
-	}
-	if at, raw := cutFrame(appendFrame(nil, arrived, old)); !at.Equal(arrived) || !bytes.Equal(raw, old) {
-		t.Errorf("%v, %x", at, raw)
-	}
-	if at, raw := cutFrame(appendFrame(nil, time.Time{}, old)); at.After(arrived) || !bytes.Equal(raw, old) {
-		t.Errorf("%v, %x", at, raw)
-	}
-}
 
 func frames(t *testing.T, s *Store) [][]byte {
 	t.Helper()
@@ -48,7 +33,7 @@ func frames(t *testing.T, s *Store) [][]byte {
 
 func TestRestartGivesBackFramesValuesAndRaisesTheEpoch(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "store.db")
-	s := open(t, path)
+	s := opened(t, path)
 	first, err := s.RaiseEpoch(0)
 	if err != nil {
 		t.Fatal(err)
@@ -69,7 +54,7 @@ func TestRestartGivesBackFramesValuesAndRaisesTheEpoch(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	s = open(t, path)
+	s = opened(t, path)
 	defer func() { _ = s.Close() }()
 	if err := s.Frames(func(at time.Time, raw []byte) error {
 		if !at.Equal(arrived) {
@@ -103,9 +88,9 @@ func TestRestartGivesBackFramesValuesAndRaisesTheEpoch(t *testing.T) {
 
 func TestSecondOpenSaysInUse(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "store.db")
-	s := open(t, path)
+	s := opened(t, path)
 	defer func() { _ = s.Close() }()
-	if _, err := Open(path); !errors.Is(err, ErrInUse) {
+	if _, err := Open(path, nil); !errors.Is(err, ErrInUse) {
 		t.Fatalf("second open: %v, want ErrInUse", err)
 	}
 }
@@ -113,8 +98,8 @@ func TestSecondOpenSaysInUse(t *testing.T) {
 // A failed commit once lost its writes: they must stay queued, in order, for the next try.
 func TestFailedCommitKeepsItsWrites(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "store.db")
-	s := open(t, path)
-	if err := s.db.Close(); err != nil {
+	s := opened(t, path)
+	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
 	s.Put(KeyOf([16]byte{1}, 1, 1), arrived, []byte("a"))
@@ -124,7 +109,7 @@ func TestFailedCommitKeepsItsWrites(t *testing.T) {
 	if s.Stats().LastError == "" {
 		t.Error("a failed commit is not visible in Stats")
 	}
-	again := open(t, path)
+	again := opened(t, path)
 	defer func() { _ = again.Close() }()
 	s.db = again.db
 	if err := s.Flush(); err != nil {
@@ -137,7 +122,7 @@ func TestFailedCommitKeepsItsWrites(t *testing.T) {
 
 // A command that had exited with 0 was lost by a kill right after it: the commit still gathered.
 func TestSyncReturnsWhenItIsOnDisk(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "store.db"))
+	s := opened(t, filepath.Join(t.TempDir(), "store.db"))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
@@ -166,29 +151,8 @@ func TestSyncReturnsWhenItIsOnDisk(t *testing.T) {
 	}
 }
 
-func TestDamagedFileIsNamedAndSetAside(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "store.db")
-	if err := os.WriteFile(path, bytes.Repeat([]byte("not a store "), 4096), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Open(path); !errors.Is(err, ErrDamaged) {
-		t.Fatalf("open of a damaged file: %v, want ErrDamaged", err)
-	}
-	aside, err := SetAside(path, time.Unix(0, 0))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(aside); err != nil {
-		t.Errorf("the damaged file is not kept: %v", err)
-	}
-	s := open(t, path)
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func BenchmarkPut(b *testing.B) {
-	s, err := Open(filepath.Join(b.TempDir(), "store.db"))
+	s, err := Open(filepath.Join(b.TempDir(), "store.db"), nil)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -208,7 +172,7 @@ func BenchmarkPut(b *testing.B) {
 
 func TestHoldsLastAsLongAsTheirFrame(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "store.db")
-	s := open(t, path)
+	s := opened(t, path)
 	stays, goes := KeyOf([16]byte{1}, 1, 2), KeyOf([16]byte{1}, 1, 3)
 	s.Put(stays, arrived, []byte("stays"))
 	s.Put(goes, arrived, []byte("goes"))
@@ -227,7 +191,7 @@ func TestHoldsLastAsLongAsTheirFrame(t *testing.T) {
 	if err := errors.Join(s.Flush(), s.Close()); err != nil {
 		t.Fatal(err)
 	}
-	s = open(t, path)
+	s = opened(t, path)
 	defer func() { _ = s.Close() }()
 	got := map[uint16]uint8{}
 	if err := s.Holds(func(key FrameKey, op uint16, hold uint8) {
@@ -245,7 +209,7 @@ func TestHoldsLastAsLongAsTheirFrame(t *testing.T) {
 
 // A commit sorts its writes: the last one about a name or a frame still stands.
 func TestTheLastWriteStands(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "store.db"))
+	s := opened(t, filepath.Join(t.TempDir(), "store.db"))
 	defer func() { _ = s.Close() }()
 	key := func(i int) FrameKey { return KeyOf([16]byte{1}, 1, uint64(i)) }
 	for round := range 4 {

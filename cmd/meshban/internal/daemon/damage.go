@@ -1,0 +1,43 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/store"
+)
+
+// storeDamaged tells of a file of the store that was set aside, and has refillStore bring back what is missing.
+func (d *Daemon) storeDamaged(damage store.Damage) {
+	d.problems.set("store", fmt.Sprintf("%s was damaged, and is set aside as %s: %d of its frames are sound, peers give back the others; look at the disk (%v)",
+		d.home.Store(), damage.Aside, damage.Kept, damage.Cause))
+	d.log.Error("the store was damaged, and is set aside; peers give back what is missing", "aside", damage.Aside, "frames", damage.Kept, "err", damage.Cause)
+	kick(d.refillKick)
+}
+
+// refillStore puts what this node knows into a store that has taken the place of a damaged one.
+func (d *Daemon) refillStore(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.refillKick:
+		}
+		// What waits for the operator goes before the frames, so that no crash leaves those alone.
+		err := d.eachHeld(ctx, func(records []ban.Record) error {
+			for _, r := range records {
+				d.store.Hold(holdOf(&r), r.Version.Index, uint8(r.Hold))
+			}
+			return nil
+		})
+		if err != nil {
+			continue // ctx has ended
+		}
+		now := time.Now()
+		for frame := range d.mesh.Frames() {
+			d.store.Refill(store.KeyOf(frame.Origin, frame.Epoch, frame.Seq), now, frame.Raw())
+		}
+	}
+}

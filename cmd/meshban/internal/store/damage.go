@@ -1,0 +1,223 @@
+package store
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/ownfile"
+)
+
+const (
+	// maxAside bounds the damaged files that are kept, the newest first.
+	maxAside = 2
+	// copyBatch is how many records of a damaged file are committed together.
+	copyBatch = 4096
+	// openTries bounds how often a file that was just made is found damaged.
+	openTries = 3
+)
+
+var noSync bool // a test sets it: commits are not synced
+
+// Damage tells of a file that was set aside.
+type Damage struct {
+	Cause error  // what is wrong with it
+	Aside string // its new name
+	Kept  int    // frames of it that the fresh one has
+}
+
+// guard calls f. Where bbolt panics on a damaged page, or the file ends before its mapping does, it returns ErrDamaged.
+func guard(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w: %v", ErrDamaged, r)
+		}
+	}()
+	err = f()
+	if errors.Is(err, berrors.ErrInvalid) || errors.Is(err, berrors.ErrChecksum) || errors.Is(err, berrors.ErrVersionMismatch) {
+		err = fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return err
+}
+
+// open opens or creates the file, and puts a fresh one in the place of one that is damaged; cause says that it is known to be.
+func open(path string, cause error, onDamage func(Damage)) (db *bolt.DB, err error) {
+	for range openTries {
+		if err = cause; err == nil {
+			err = check(path)
+		}
+		if err == nil {
+			db, err = openSound(path)
+		}
+		if !errors.Is(err, ErrDamaged) {
+			return db, err
+		}
+		damage, asideErr := replace(path, err)
+		if asideErr != nil {
+			return nil, errors.Join(err, asideErr)
+		}
+		onDamage(damage)
+		cause = nil
+	}
+	return nil, err
+}
+
+// openSound opens or creates a file that has passed check.
+func openSound(path string) (db *bolt.DB, err error) {
+	err = guard(func() error {
+		db, err = bolt.Open(path, 0o600, &bolt.Options{
+			Timeout: lockTimeout, FreelistType: bolt.FreelistMapType, OpenFile: ownfile.Open, NoSync: noSync,
+		})
+		if errors.Is(err, berrors.ErrTimeout) {
+			return ErrInUse
+		}
+		if err != nil {
+			return err
+		}
+		err = db.Update(func(tx *bolt.Tx) error {
+			for _, name := range buckets {
+				if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return errors.Join(err, db.Close())
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return db, nil
+}
+
+// check returns ErrDamaged unless the file is sound or missing.
+func check(path string) error {
+	f, err := ownfile.Open(path, os.O_RDONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	// Another process that writes makes it look damaged.
+	for end := time.Now().Add(lockTimeout); ; time.Sleep(lockTimeout / 40) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return fmt.Errorf("lock: %w", err)
+		}
+		if time.Now().After(end) {
+			return ErrInUse
+		}
+	}
+	if err := scanFile(f, nil).err; err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return nil
+}
+
+// replace sets a damaged file aside and puts a fresh one in its place, with what is sound of it; if that cannot be written, with nothing.
+func replace(path string, cause error) (Damage, error) {
+	fresh := path + ".new"
+	kept, err := salvage(path, fresh)
+	if err != nil {
+		kept = 0
+		_ = os.Remove(fresh)
+	}
+	aside, err := setAside(path, time.Now())
+	if err != nil {
+		return Damage{}, err
+	}
+	if err := os.Rename(fresh, path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return Damage{}, fmt.Errorf("put a fresh store in place: %w", err)
+	}
+	return Damage{cause, aside, kept}, nil
+}
+
+// setAside renames a damaged file, removes older ones, and returns the new name.
+func setAside(path string, now time.Time) (string, error) {
+	aside := fmt.Sprintf("%s.damaged-%s", path, now.UTC().Format("20060102T150405.000"))
+	if err := os.Rename(path, aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("set store aside: %w", err)
+	}
+	all, err := filepath.Glob(path + ".damaged-*")
+	if err != nil {
+		return "", fmt.Errorf("set store aside: %w", err)
+	}
+	slices.Sort(all)
+	for _, old := range all[:max(0, len(all)-maxAside)] {
+		if err := os.Remove(old); err != nil {
+			return "", fmt.Errorf("set store aside: %w", err)
+		}
+	}
+	return aside, nil
+}
+
+// salvage copies what is sound of a damaged file to a fresh one and returns how many frames that is. Without the whole of the holds
+// there are no frames in it: what waits for the operator would count.
+func salvage(path, fresh string) (frames int, err error) {
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, err
+	}
+	f, err := ownfile.Open(path, os.O_RDONLY, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	found := scanFile(f, nil)
+	if len(found.buckets) == 0 {
+		return 0, nil
+	}
+	db, err := openSound(fresh)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = cmp.Or(db.Close(), err) }()
+	type record struct{ bucket, key, value []byte }
+	var batch []record
+	var failed error
+	commit := func() {
+		if failed == nil {
+			failed = db.Update(func(tx *bolt.Tx) error {
+				for _, r := range batch {
+					if err := put(tx, r.bucket, r.key, r.value); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+		batch = batch[:0]
+	}
+	scanFile(f, func(bucket string, key, value []byte) {
+		if bucket == string(bucketFrames) {
+			if found.bad[string(bucketHolds)] {
+				return
+			}
+			frames++
+		}
+		if batch = append(batch, record{[]byte(bucket), bytes.Clone(key), bytes.Clone(value)}); len(batch) >= copyBatch {
+			commit()
+		}
+	})
+	commit()
+	return frames, failed
+}
