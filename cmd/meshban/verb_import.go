@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -53,8 +54,9 @@ type importer struct {
 	list    *listReader
 	show    *progress
 	banned  int
-	bad     int // lines
-	refused int // addresses
+	bad     int    // lines
+	refused int    // addresses
+	unsaved string // why not all of it is on the agent's disk
 	worst   control.Code
 	hints   []string
 }
@@ -244,6 +246,9 @@ func (im *importer) heard(got answer, a asked) error {
 	for _, r := range got.rep.Results {
 		if r.Err == nil {
 			im.banned++
+			if strings.HasPrefix(r.Note, control.NotOnDisk) {
+				im.unsaved = r.Note
+			}
 			continue
 		}
 		im.worst = worse(im.worst, r.Err.Code)
@@ -269,6 +274,9 @@ func (im *importer) sum(err error) error {
 	}
 	for _, h := range im.hints {
 		tellHint(im.c.err, h)
+	}
+	if im.unsaved != "" {
+		fmt.Fprintf(im.c.err, "meshban: %s\n", clean(im.unsaved))
 	}
 	text := plural(im.banned, "address", "addresses") + " banned"
 	if im.refused > 0 {

@@ -119,6 +119,9 @@ type Result struct {
 	Err    *Error    // nil = done, and in effect
 }
 
+// NotOnDisk begins the note of a success that a restart may lose. Of a request in bulk, one result has it.
+const NotOnDisk = "not on disk yet"
+
 // AllowEntry is one entry of the never-ban list.
 type AllowEntry struct {
 	Prefix netip.Prefix

@@ -319,7 +319,7 @@ func (d *Daemon) keepRecord(ctx context.Context, raw []byte) error {
 		return err
 	}
 	d.remember(time.Now(), frame)
-	d.keep(ctx)
+	d.keep(ctx, keepLimit)
 	return nil
 }
 

@@ -60,7 +60,7 @@ func (d *Daemon) Forget(ctx context.Context, req control.ForgetRequest) (control
 	}
 	d.mesh.Forget(id, frame.Origin, now, true)
 	d.remember(now, frame)
-	d.keep(ctx)
+	d.keep(ctx, keepLimit)
 	e := d.byCaller(ctx, now)
 	e.What, e.Reason = "forget", fmt.Sprintf("%s (%s)", d.names.plain(ban.Origin(id)), id)
 	d.audit.Add(e)

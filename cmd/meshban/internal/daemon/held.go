@@ -247,7 +247,7 @@ func (d *Daemon) Decide(ctx context.Context, req control.DecideRequest) (control
 		return reply, &control.Error{Code: control.CodeNotFound, Message: "nothing of that is held", Hint: "`meshban held list` shows what is"}
 	}
 	kick(d.noticeKick)
-	d.keep(ctx)
+	d.keep(ctx, keepLimit)
 	d.log.Info("decided about held bans", "action", req.Action, "bans", reply.Decided)
 	e := d.byCaller(ctx, time.Now())
 	e.What, e.Prefixes, e.Reason = req.Action, req.Prefixes[:min(len(req.Prefixes), audit.MaxListed)], fmt.Sprintf("%d held bans", reply.Decided)

@@ -119,7 +119,7 @@ func (l *lift) publish(ctx context.Context) error {
 		d.remember(l.now, frame)
 	}
 	d.recordOps(d.byCaller(ctx, l.now), said)
-	d.keep(ctx)
+	d.keep(ctx, keepLimit)
 	return nil
 }
 

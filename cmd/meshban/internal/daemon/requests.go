@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/meshban/meshban/ban"
@@ -47,7 +48,7 @@ func (d *Daemon) Ban(ctx context.Context, req control.BanRequest) (control.BanRe
 	caps := d.ownCaps()
 	for i, r := range results {
 		if r.Err == nil {
-			results[i].Note = banNote(&caps, r.Prefix, r.Until.Sub(now))
+			addNote(&results[i], banNote(&caps, r.Prefix, r.Until.Sub(now)))
 		}
 	}
 	return control.BanReply{Results: results}, err
@@ -80,7 +81,7 @@ func (d *Daemon) Unban(ctx context.Context, req control.UnbanRequest) (control.U
 	for i, r := range results {
 		results[i].Until = time.Time{} // what ends is the ban, not the unban
 		if r.Err == nil {
-			results[i].Note = d.othersNote("others lift only what this node itself has banned: it may not lift the bans of others", banners[r.Prefix])
+			addNote(&results[i], d.othersNote("others lift only what this node itself has banned: it may not lift the bans of others", banners[r.Prefix]))
 		}
 	}
 	noteOthers := d.askLifted(ctx, results)
@@ -127,7 +128,7 @@ func (d *Daemon) Allow(ctx context.Context, req control.AllowRequest) (control.A
 	}
 	for i, r := range results {
 		if r.Err == nil {
-			results[i].Note = d.othersNote("counts on this node only: it may not lift the bans of others", nil)
+			addNote(&results[i], d.othersNote("counts on this node only: it may not lift the bans of others", nil))
 		}
 	}
 	return control.AllowReply{Results: results}, err
@@ -229,26 +230,46 @@ func (d *Daemon) publishEach(
 		return nil, err
 	}
 	d.recordOps(who(), done)
-	if few {
-		d.keep(ctx)
-		if len(prefixes) > 1 {
-			pace.slice(ctx, paceCost(prefixes))
+	limit := keepLimit
+	if !few {
+		limit = keepBulkLimit
+	}
+	if why := d.keep(ctx, limit); why != "" {
+		for i := range results {
+			if results[i].Err != nil {
+				continue
+			}
+			results[i].Note = why
+			if !few { // once is enough
+				break
+			}
 		}
+	}
+	if few && len(prefixes) > 1 {
+		pace.slice(ctx, paceCost(prefixes))
 	}
 	return results, nil
 }
 
-// keepLimit bounds how long an answer waits for the disk. Kernel and peers do not wait.
-const keepLimit = time.Second
+// keepLimit bounds how long an answer waits for the disk, keepBulkLimit that to an import. Kernel and peers do not wait.
+const keepLimit, keepBulkLimit = time.Second, 30 * time.Second
 
-// keep holds the answer to a command back until what it said is on disk, so that no kill loses what was answered. Bulk
-// goes without: its commits gather. A disk that fails is told by status.
-func (d *Daemon) keep(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, keepLimit)
+// keep holds the answer to a command back until what it said is on disk, so that no kill loses what was answered. It returns why it is
+// not, in the words of a note, or "".
+func (d *Daemon) keep(ctx context.Context, limit time.Duration) (why string) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	if err := errors.Join(d.store.Sync(ctx), d.audit.Flush(ctx)); err != nil {
-		d.log.Warn("answered before it was on disk", "err", err)
+	err := d.store.Sync(ctx)
+	if auditErr := d.audit.Flush(ctx); err != nil || auditErr != nil {
+		d.log.Warn("answered before it was on disk", "err", errors.Join(err, auditErr))
 	}
+	if err == nil {
+		return ""
+	}
+	if errno := syscall.Errno(0); errors.As(err, &errno) {
+		err = errno
+	}
+	return fmt.Sprintf("%s: %v; a restart of the agent before it is there loses it", control.NotOnDisk, err)
 }
 
 // refusal puts an error of the table into the control socket's terms.

@@ -39,7 +39,7 @@ func (d *Daemon) Rotate(ctx context.Context, _ control.RotateRequest) (control.R
 	e.What, e.Reason = "rotate mesh key", fmt.Sprintf("generation %d, for %d nodes", generation, nodes)
 	d.audit.Add(e)
 	d.log.Warn("rotated the mesh's key", "generation", generation, "nodes", nodes)
-	d.keep(ctx)
+	d.keep(ctx, keepLimit)
 	return control.RotateReply{Generation: int(generation), Nodes: nodes, Waiting: d.names.list(d.awaitKey(ctx))}, nil
 }
 
