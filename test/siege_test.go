@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/meshban/meshban/test/rig"
 )
 
@@ -114,7 +116,10 @@ func TestHostile(t *testing.T) {
 	}
 	t.Logf("before: %v", s.calm)
 	for _, c := range siegeCases {
-		t.Run("bad: "+c.name, func(t *testing.T) { s.try(t, c) })
+		if !t.Run("bad: "+c.name, func(t *testing.T) { s.try(t, c) }) {
+			s.goroutines(t)
+			t.FailNow() // what comes next would only tell that an attack left something behind
+		}
 	}
 	for i, n := range s.honest {
 		if !n.agent.Running() {
@@ -133,6 +138,18 @@ func TestHostile(t *testing.T) {
 		})
 	}
 	t.Logf("in the end: %v", s.measure(t, attackBans))
+}
+
+// goroutines logs what every honest agent does at this moment, and ends it.
+func (s *siege) goroutines(t *testing.T) {
+	t.Helper()
+	for _, n := range s.honest {
+		check(t, n.agent.Signal(unix.SIGQUIT))
+		if _, err := n.agent.Wait(startLimit); err != nil {
+			t.Errorf("%s: %v", n.Name, err)
+		}
+		t.Logf("%s:\n%s", n.Name, n.agent.Tail(3000))
+	}
 }
 
 // try makes one attack and judges it.
