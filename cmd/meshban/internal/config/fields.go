@@ -140,7 +140,13 @@ var fields = []field{
 		read: oneOf(func(c *Config) *Outbound { return &c.Firewall.Outbound }, OutboundDrop, OutboundAllow),
 		text: func(c Config) string { return string(c.Firewall.Outbound) }},
 	{key: "firewall.check", about: "how often the rules in the kernel are checked",
-		read: value(func(s string, c *Config) error { return set(&c.Firewall.Check)(ParseDuration(s)) }),
+		read: value(func(s string, c *Config) error {
+			d, err := ParseDuration(s)
+			if err != nil { // most of the lengths that it proposes are too long here
+				err = bad(asError(err).Problem, "write "+FormatDuration(MinCheck)+" to "+FormatDuration(MaxCheck))
+			}
+			return set(&c.Firewall.Check)(d, err)
+		}),
 		text: func(c Config) string { return FormatDuration(c.Firewall.Check) }},
 
 	{key: "control.read_group", about: "the group that may look, by the control socket",
@@ -276,7 +282,7 @@ func items[T comparable](most int, parse func(string) (T, error), at func(*Confi
 	return func(n *yaml.Node, c *Config) error {
 		if n.Kind != yaml.SequenceNode {
 			remedy := "write each item on a line of its own behind a dash"
-			if n.Kind == yaml.ScalarNode && len(n.Value) <= maxQuoted {
+			if _, err := parse(n.Value); n.Kind == yaml.ScalarNode && len(n.Value) <= maxQuoted && err == nil {
 				remedy = "write [" + strconv.Quote(n.Value) + "]"
 			}
 			return bad("is "+describe(n)+", not a list", remedy)

@@ -91,7 +91,10 @@ func ParsePrefixes(list []string) ([]netip.Prefix, error) {
 // ParseAddrPort reads an address and port such as 192.0.2.7:7946 or [2001:db8::7]:7946. Where s has no port,
 // port is taken; a port of 0 demands one in s. 4-in-6 is unmapped. Host names and zones are refused.
 func ParseAddrPort(s string, port uint16) (netip.AddrPort, error) {
-	const form = "write ADDRESS:PORT such as 192.0.2.7:7946 or [2001:db8::7]:7946"
+	form := "write ADDRESS:PORT such as 192.0.2.7:7946 or [2001:db8::7]:7946"
+	if port == 0 { // not the mesh's
+		form = "write ADDRESS:PORT such as 127.0.0.1:9100 or [::1]:9100"
+	}
 	if addr, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")); err == nil {
 		switch {
 		case addr.Zone() != "":
@@ -219,7 +222,7 @@ const (
 // wanted: 7d, 7d12h, 2w, 1.5d.
 func ParseDuration(s string) (time.Duration, error) {
 	const form = "write a length such as 90s, 30m, 12h or 7d12h"
-	if s != "" && strings.Trim(s, "0123456789.") == "" {
+	if n, err := strconv.ParseFloat(s, 64); err == nil && n > 0 && n < float64(MaxDuration/time.Minute) && strings.Trim(s, "0123456789.") == "" {
 		return 0, bad(quote(s)+" has no unit", fmt.Sprintf("write %ss for seconds or %[1]sm for minutes", s))
 	}
 	wrong := bad(quote(s)+" is not a length of time", form)
@@ -238,7 +241,7 @@ func ParseDuration(s string) (time.Duration, error) {
 			return 0, wrong
 		}
 		if n > float64(MaxDuration/unit.length) {
-			return 0, bad(quote(s)+" is too long", "write at most "+FormatDuration(MaxDuration))
+			return 0, bad(quote(s)+" is too long", form)
 		}
 		total += time.Duration(n * float64(unit.length))
 		rest = rest[i+1:]
@@ -252,7 +255,7 @@ func ParseDuration(s string) (time.Duration, error) {
 			return 0, bad(quote(s)+" is negative", form)
 		}
 		if d > MaxDuration {
-			return 0, bad(quote(s)+" is too long", "write at most "+FormatDuration(MaxDuration))
+			return 0, bad(quote(s)+" is too long", form)
 		}
 		total += d
 	}
