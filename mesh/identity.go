@@ -236,6 +236,9 @@ func writePEM(path, kind string, b []byte, replace bool) (err error) {
 func writeKeyFile(path string, text []byte, replace bool) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, ".mesh-*") // mode 0600
+	if e := (*os.PathError)(nil); errors.As(err, &e) {
+		return fmt.Errorf("%s: %w", path, e.Err) // not of a name that nobody knows
+	}
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ func useAuthority(_ context.Context, opts CAOptions) (CAResult, error) {
 	if opts.Do == "sign" {
 		q, e, err := dir.Sign(opts.Request, opts.Key, daemon.CertificateCaps(opts.Caps), time.Now())
 		if err != nil {
-			return CAResult{}, caHint(dir, err)
+			return CAResult{}, caHint(dir, opts.Key == "", err)
 		}
 		return CAResult{
 			Text: e.Text(),
@@ -38,12 +38,12 @@ func useAuthority(_ context.Context, opts CAOptions) (CAResult, error) {
 	switch {
 	case opts.Do == "import":
 		if err := dir.Import(opts.File); err != nil {
-			return CAResult{}, caHint(dir, err)
+			return CAResult{}, caHint(dir, false, err)
 		}
 		return CAResult{Said: "the authority's key is on this node", Next: "start the agent"}, nil
 	case opts.Move:
 		if err := dir.Export(opts.File, true); err != nil {
-			return CAResult{}, caHint(dir, err)
+			return CAResult{}, caHint(dir, true, err)
 		}
 		return CAResult{
 			Said: fmt.Sprintf("the authority's key is in %s and no longer on this node", opts.File),
@@ -51,13 +51,13 @@ func useAuthority(_ context.Context, opts CAOptions) (CAResult, error) {
 		}, nil
 	}
 	if err := dir.Export(opts.File, false); err != nil {
-		return CAResult{}, caHint(dir, err)
+		return CAResult{}, caHint(dir, true, err)
 	}
 	return CAResult{Said: fmt.Sprintf("the authority's key is copied to %s", opts.File)}, nil
 }
 
-// caHint says what to do about an error of the authority's verbs.
-func caHint(dir home.Dir, err error) error {
+// caHint says what to do about an error of the authority's verbs, which take the key from the folder, or from a file.
+func caHint(dir home.Dir, fromFolder bool, err error) error {
 	fix := func(code control.Code, hint string) error {
 		return &control.Error{Code: code, Message: err.Error(), Hint: hint}
 	}
@@ -71,7 +71,10 @@ func caHint(dir home.Dir, err error) error {
 	case errors.Is(err, fs.ErrExist):
 		return fix(control.CodeFailed, "name a file that does not exist yet: nothing was overwritten")
 	case errors.Is(err, fs.ErrNotExist):
-		return fix(control.CodeFailed, "is it the right file, and the right --dir?")
+		if has, err := dir.SetUp(); err == nil && !has && fromFolder {
+			return noMesh(dir, control.CodeFailed)
+		}
+		return fix(control.CodeFailed, "name a file in a folder that is there")
 	}
 	return err
 }

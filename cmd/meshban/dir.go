@@ -47,5 +47,8 @@ func (c *command) noAgentHint() string {
 			return fmt.Sprintf("an agent runs on %s: use sudo, or --dir %[1]s", systemDir)
 		}
 	}
-	return "start one with `meshban agent` or `systemctl start meshban`; name its folder with --dir"
+	if c.dir == systemDir {
+		return "start one with `systemctl start meshban` or `meshban agent`; if it uses another folder, name that with --dir"
+	}
+	return fmt.Sprintf("start one with `meshban agent --dir %s`; if it uses another folder, name that with --dir", c.dir)
 }

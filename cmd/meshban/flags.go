@@ -122,7 +122,7 @@ func readNumber(ctx *cli.Context, name string, least, most int) (int, error) {
 		n, err := strconv.Atoi(s)
 		if err != nil || n < least || n > most {
 			return 0, &config.Error{
-				Problem: fmt.Sprintf("%q is out of place", s), Remedy: fmt.Sprintf("write a whole number of %d to %d", least, most),
+				Problem: fmt.Sprintf("must be %d to %d, not %q", least, most, s),
 			}
 		}
 		return n, nil

@@ -25,6 +25,7 @@ func setUpMachine(ctx context.Context, opts SetupOptions) (SetupResult, error) {
 	}
 	o := setup.Options{Binary: binary, Dir: opts.Dir}
 	if opts.Remove {
+		o.Only = opts.What
 		out, err := setupResult(setup.Remove(ctx, o))
 		if err != nil {
 			return out, err
@@ -146,7 +147,7 @@ func setupResult(r setup.Report, err error) (SetupResult, error) {
 		}
 	}
 	for _, jail := range r.Silent {
-		out.Next = append(out.Next, fmt.Sprintf("jail %s has actions of its own and does not tell meshban: add `meshban` to its action", jail))
+		out.Next = append(out.Next, fmt.Sprintf("jail %s has actions of its own and does not tell meshban: add meshban[port=\"%%(port)s\"] to its action", jail))
 	}
 	for _, command := range r.Next {
 		out.Next = append(out.Next, "run: "+command)

@@ -214,9 +214,7 @@ func rekey(ctx context.Context, opts RekeyOptions) (RekeyResult, error) {
 	if has, err := dir.SetUp(); err != nil {
 		return RekeyResult{}, err
 	} else if !has {
-		return RekeyResult{}, &control.Error{
-			Code: control.CodeNotFound, Message: "this folder belongs to no mesh: " + opts.Dir, Hint: "to enter one, use `meshban join TOKEN`",
-		}
+		return RekeyResult{}, noMesh(dir, control.CodeNotFound)
 	}
 	release, err := lock(dir)
 	if err != nil {
@@ -239,6 +237,14 @@ func rekey(ctx context.Context, opts RekeyOptions) (RekeyResult, error) {
 		return RekeyResult{}, meshHint(dir, err)
 	}
 	return RekeyResult{Name: cfg.Name, ID: is.String(), Former: was.String()}, nil
+}
+
+// noMesh is the error of a command that needs the keys of a node.
+func noMesh(dir home.Dir, code control.Code) error {
+	return &control.Error{
+		Code: code, Message: fmt.Sprintf("this folder belongs to no mesh: %s", dir),
+		Hint: "name the node's folder with --dir, or enter a mesh with `meshban join TOKEN`",
+	}
 }
 
 // joiner is a machine about to join: its folder, locked, and what its config says.

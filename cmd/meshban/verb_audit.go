@@ -3,11 +3,9 @@ package main
 import (
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
@@ -15,7 +13,8 @@ func (c *command) auditVerb() *verb {
 	return &verb{
 		name: "audit", args: "[ADDR]", short: "show who changed what, when and why",
 		long: `A table of every change to what is banned, oldest first: when, what (ban, unban, allow,
-unallow, invite, reload), the addresses, who asked, on which node, and why. Who is a
+unallow, revoke where a node takes its own ban back; release and drop of what is held; invite, caps,
+revoke node, forget, rotate mesh key, reload), the addresses, who asked, on which node, and why. Who is a
 user of this machine, the line file, or another node. With ADDR, an address or a CIDR, only
 what touches it. The agent keeps 64 MiB of it in
 audit.jsonl in the state folder.
@@ -24,7 +23,7 @@ With --json one object a line: time, what, prefixes, ports, until, via (socket, 
 mesh, signal), user, uid, pid, node, node_id, reason, source, lost (changes before this
 one that came too fast to be written down).`,
 		flags: []cli.Flag{
-			text("since", "`WHEN` only what came since: a length of time back from now (24h) or a time (RFC 3339)"),
+			text("since", "`WHEN` only what came since: a time (2026-11-22T11:02:11Z) or how long ago (2h, 3d)"),
 			jsonFlag("one object a line"),
 		},
 		examples: `meshban audit --since 24h
@@ -39,7 +38,7 @@ func (c *command) audit(ctx *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	since, err := read(ctx, "since", c.moment)
+	since, err := read(ctx, "since", c.readTime)
 	if err != nil {
 		return err
 	}
@@ -84,15 +83,6 @@ func auditFilter(ctx *cli.Context) (func(control.AuditEntry) bool, error) {
 	}
 	p, err := parseAddr(arg)
 	return func(e control.AuditEntry) bool { return slices.ContainsFunc(e.Prefixes, p.Overlaps) }, err
-}
-
-// moment reads a time, or a length of time back from now.
-func (c *command) moment(s string) (time.Time, error) {
-	if at, err := time.Parse(time.RFC3339, s); err == nil {
-		return at, nil
-	}
-	back, err := config.ParseDuration(s)
-	return c.now().Add(-back), err
 }
 
 func auditAddrs(e control.AuditEntry) string {

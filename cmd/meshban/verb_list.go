@@ -14,14 +14,16 @@ func (c *command) listVerb() *verb {
 	return &verb{
 		name: "list", short: "show what is banned now",
 		long: `A table of address, ports, time left, the nodes that ban it, state, source and
-reason. States: enforced (this node drops it), pending (too few nodes have seen it),
-held (kept back until an operator decides), allowed (the never-ban list wins).
+reason. States: enforced (this node drops it), not enforced (the kernel did not take it: the
+reason says why), pending (too few nodes have seen it), held (kept back until an operator
+decides), allowed (the never-ban list wins).
 
 A node goes by the name in its certificate, followed by its short id where several nodes
 have that name.
 
 With --json one object a line: prefix, ports ("" is all), until (RFC 3339),
-origins (names), reason, source, state, origin_ids.`,
+origins (names), reason, source, state, origin_ids, not_enforced (why, where the state is
+that).`,
 		flags: []cli.Flag{jsonFlag("one object a line")},
 		examples: `meshban list
 meshban list --json | jq -r 'select(.state=="enforced") | .prefix'`,

@@ -43,7 +43,10 @@ func (c *command) rotate(ctx *cli.Context) error {
 	if ctx.Args().First() == whatNodeKey && ctx.NArg() <= 2 {
 		return c.rotateNodeKey(ctx)
 	}
-	if ctx.NArg() != 1 || ctx.Args().First() != control.WhatMeshKey {
+	if ctx.Args().First() == control.WhatMeshKey && ctx.NArg() > 1 {
+		return usagef("meshban rotate "+control.WhatMeshKey, "%s takes no argument, got %q", control.WhatMeshKey, ctx.Args().Get(1))
+	}
+	if ctx.Args().First() != control.WhatMeshKey {
 		return usagef("meshban rotate "+control.WhatMeshKey+", or meshban rotate "+whatNodeKey+" TOKEN", "say what to rotate")
 	}
 	rep, err := c.client().Rotate(ctx.Context, control.RotateRequest{What: control.WhatMeshKey})

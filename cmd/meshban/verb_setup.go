@@ -21,7 +21,9 @@ With backend ipset over iptables-nft, rules that were saved by "nft list ruleset
 loaded again: save them by iptables-save (netfilter-persistent save), or write
 firewall: {backends: [nftables]} into meshban.yaml.
 
---remove alone takes both away.`,
+--remove takes away what setup has installed, for fail2ban, for systemd, or, alone, for both.
+A file that was edited since stays and is named. With systemd, stop the agent afterwards, as
+the hint says; what is banned stays in the kernel until meshban teardown.`,
 		flags: []cli.Flag{
 			toggle("print", "print the files instead of installing them"),
 			toggle("remove", "take away what setup has installed"),
@@ -29,7 +31,8 @@ firewall: {backends: [nftables]} into meshban.yaml.
 		},
 		examples: `meshban setup systemd
 meshban setup fail2ban --print
-meshban setup fail2ban --remove`,
+meshban setup fail2ban --remove
+meshban setup --remove`,
 		action: c.setup,
 	}
 }
@@ -53,7 +56,11 @@ func (c *command) setup(ctx *cli.Context) error {
 		}
 	}
 	if opts.What != "systemd" && !opts.Print {
-		if err := c.ask("start every jail of fail2ban anew (its bans come back)?", ctx.Bool("yes")); err != nil {
+		question := "start every jail of fail2ban anew (its bans come back)?"
+		if opts.Remove {
+			question = "take the files away, and start every jail of fail2ban anew (its bans come back)?"
+		}
+		if err := c.ask(question, ctx.Bool("yes")); err != nil {
 			return err
 		}
 	}

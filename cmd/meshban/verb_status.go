@@ -136,8 +136,9 @@ an operator should look at.
 With --json one object: name, id, version, uptime_s, addr, mesh {alive, total,
 in_sync, digest, key_generation, unconfirmed (members alive that are not known to be in
 sync, 5 at most: name, id, confirmed_s)}, bans {active, pending, held, allowed}, firewall
-{backend, enforced, repairs, last_error}, lines {file, accepted, ignored, echoes,
-emitted}, problems, reminders. key_generation is how often the mesh's key was rotated, digest is equal on two nodes exactly when they hold the same live records.`,
+{backend, enforced, not_enforced, repairs, last_error, tried (backend, error)}, lines
+{file, accepted, ignored, echoes, emitted, ignored_by, misread_by}, fail2ban {tells,
+silent, unban, error}, problems, reminders. What is empty may be missing. key_generation is how often the mesh's key was rotated, digest is equal on two nodes exactly when they hold the same live records.`,
 		flags: []cli.Flag{jsonFlag("one object")},
 		examples: `meshban status
 meshban status --json | jq .firewall`,

@@ -139,6 +139,16 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 		reply.Summary = fmt.Sprintf("No record of the mesh bears on %s: this node lets it through.", show(prefix))
 	default:
 		reply.Summary = fmt.Sprintf("This node lets %s through: %s.", show(prefix), reply.Findings[0].Status)
+		inside := slices.DeleteFunc(slices.Clone(reply.Findings), func(f control.Finding) bool {
+			return f.Kind != ban.KindBan.String() || f.Prefix.Bits() <= prefix.Bits() || !strings.HasPrefix(f.Status, ban.StateEnforced.String())
+		})
+		if len(inside) > 0 {
+			reply.Summary = fmt.Sprintf("No ban covers all of %s; banned inside it: %s", show(prefix), show(inside[0].Prefix))
+			if more := len(inside) - 1; more > 0 {
+				reply.Summary += fmt.Sprintf(" and %d more", more)
+			}
+			reply.Summary += "."
+		}
 	}
 	return reply, banned
 }

@@ -43,8 +43,8 @@ func TestRemediesOfRefusals(t *testing.T) {
 	}{
 		{"longer than any ban", ban("203.0.113.7/32", 31*day), "write --for 30d or less: no ban may last longer", "max_for"},
 		{"an allow of two years", allow("203.0.113.7/32", 800*day), "under allow in meshban.yaml has no end", "max_for"},
-		{"an allow of everything", allow("0.0.0.0/0", 0), "allow narrower prefixes", "ban narrower"},
-		{"a ban of everything", ban("::/0", 0), "ban narrower prefixes", "allow narrower"},
+		{"an allow of everything", allow("0.0.0.0/0", 0), "allow networks of /8 to /32", "ban networks"},
+		{"a ban of everything", ban("::/0", 0), "ban networks of /19 to /128", "allow networks"},
 		{"link-local", ban("fe80::1/128", 0), "`meshban why fe80::1` shows what protects it", "session"},
 		{"allowed by a wider entry", ban("198.51.100.7/32", 0), "`meshban allow --remove 198.51.100.0/24` takes it off", "ADDR"},
 	} {

@@ -297,7 +297,14 @@ func policyHint(e *ban.PolicyError) string {
 	case ban.RuleAllow:
 		return fmt.Sprintf("`meshban allow --remove %s` takes it off the allow list", show(e.By))
 	case ban.RuleWide:
-		return fmt.Sprintf("%s narrower prefixes", e.Op.Kind)
+		limits := ban.DefaultLimits()
+		least, most := limits.MinBits6, 128
+		if e.Op.Prefix.Addr().Is4() {
+			least, most = limits.MinBits4, 32
+		}
+		return fmt.Sprintf("%s networks of /%d to /%d", e.Op.Kind, least, most)
+	case ban.RulePorts:
+		return "leave out --port to ban every port"
 	case ban.RuleLong:
 		switch {
 		case e.Op.Kind == ban.KindAllow:

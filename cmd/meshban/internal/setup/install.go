@@ -181,7 +181,7 @@ func (o Options) compare(ctx context.Context, before dump, beforeErr error, r *R
 	return nil
 }
 
-// Remove takes away what Install wrote for fail2ban and systemd, all or nothing. A file of ours that was
+// Remove takes away what Install wrote for fail2ban and systemd, or for one of them, all or nothing. A file of ours that was
 // edited stays and is named, and so does one that is not ours. The line file stays. If a jail names our
 // action itself, it is an error: without the action fail2ban would skip the jail.
 func Remove(ctx context.Context, opts Options) (Report, error) {
@@ -191,6 +191,9 @@ func Remove(ctx context.Context, opts Options) (Report, error) {
 	}
 	paths := append([]string{setsFile, unitFile}, fail2banFiles...)
 	slices.Reverse(paths) // the jail first, which needs the others
+	if o.Only != "" {
+		paths = slices.DeleteFunc(paths, func(path string) bool { return under(path, fail2banDir) != (o.Only == "fail2ban") })
+	}
 	at := make(map[string]found)
 	var kept []string
 	for _, path := range paths {

@@ -129,6 +129,20 @@ func TestInstallAndRemove(t *testing.T) {
 		}
 		bare[filepath.Dir(o.Root+link)] = "folder"
 	}
+	// `setup systemd --remove` took fail2ban's files too.
+	for only, removed := range map[string]int{"fail2ban": 4, "systemd": 4} {
+		some := o
+		some.Only = only
+		if r, err := Remove(t.Context(), some); err != nil || len(r.Removed) != removed {
+			t.Errorf("removal of %s: %v, report:\n%s", only, err, r)
+		}
+		install(t, o)
+		for unit, link := range wantsLinks {
+			if err := os.Symlink(unit, o.Root+link); err != nil && !errors.Is(err, os.ErrExist) {
+				t.Fatal(err)
+			}
+		}
+	}
 	r, err := Remove(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)

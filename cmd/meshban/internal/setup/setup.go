@@ -70,6 +70,7 @@ type Options struct {
 	Binary   string        // the agent's program; "" = this one
 	Dir      string        // the agent's state folder; "" = /var/lib/meshban
 	LineFile string        // the agent's lines.file; "" = newbans.log in Dir
+	Only     string        // of Remove: "fail2ban" or "systemd"; "" = both
 	Shown    time.Duration // for how long fail2ban shows a ban of the mesh; 0 = 30 min; whole seconds
 
 	// Run runs a program and returns its stdout; an error tells what it wrote to stderr. nil = for real.
