@@ -72,7 +72,6 @@ func (n *node) decide(t *testing.T, action string, prefixes ...string) int {
 
 func TestBreakerHoldsReleasesAndDrops(t *testing.T) {
 	t.Parallel()
-	t.Parallel()
 	a := first(t, "a")
 	b := a.join(t, "b")
 	b.tighten(smallBreaker)
@@ -160,7 +159,6 @@ func TestBreakerHoldsReleasesAndDrops(t *testing.T) {
 }
 
 func TestImportsPassTheBreaker(t *testing.T) {
-	t.Parallel()
 	t.Parallel()
 	a := first(t, "a")
 	b := a.join(t, "b")

@@ -54,7 +54,6 @@ func (o *offender) count(addr string) int {
 
 func TestOffencesAreCountedOnce(t *testing.T) {
 	t.Parallel()
-	t.Parallel()
 	o := newOffender(t)
 	const addr, prefix = "192.0.2.7", "192.0.2.7/32"
 	o.tell(prefix, ban.EventBan, 60, "line")
