@@ -47,7 +47,7 @@ func useAuthority(_ context.Context, opts CAOptions) (CAResult, error) {
 		}
 		return CAResult{
 			Said: fmt.Sprintf("the authority's key is in %s and no longer on this node", opts.File),
-			Next: "start the agent; put the key back with `meshban ca import` for a while before certificates end (meshban members --json shows when)",
+			Next: fmt.Sprintf("start the agent; put the key back with `meshban ca import %s` for a while before certificates end (`meshban members --json` shows when)", opts.File),
 		}, nil
 	}
 	if err := dir.Export(opts.File, false); err != nil {
@@ -92,7 +92,7 @@ func requestCertificate(_ context.Context, opts JoinOptions) (CAResult, error) {
 	}
 	return CAResult{
 		Text: q.Text(), Said: fmt.Sprintf("request of %s (%s)", q.Name, mesh.IDOf(q.Node).Short()),
-		Next: "next: `meshban ca sign` with it, where the authority's key is",
+		Next: "next: `meshban ca sign FILE`, where the authority's key is",
 	}, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -150,6 +151,50 @@ func TestRemedies(t *testing.T) {
 		if r.then != "" {
 			typeCommand(t, r.typed, r.then, run)
 		}
+	}
+}
+
+// Every command in backquotes in a text of the program is one that can be typed: nothing about it is wrong usage.
+func TestCommandsInTexts(t *testing.T) {
+	literal, quoted := regexp.MustCompile(`"(?:[^"\\\n]|\\.)*"`), regexp.MustCompile("`(meshban [^`]+)`")
+	filled := regexp.MustCompile(`%(\[\d\])?[sq]|\b[A-Z]{2,}\b`)
+	found := 0
+	for _, top := range []string{".", "../../mesh", "../../fw", "../../ban", "../../logsrc"} {
+		err := filepath.WalkDir(top, func(path string, _ fs.DirEntry, err error) error {
+			if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			source, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			for _, text := range literal.FindAll(source, -1) {
+				for _, m := range quoted.FindAllSubmatch(text, -1) {
+					found++
+					line := filled.ReplaceAllString(strings.TrimPrefix(string(m[1]), "meshban "), "203.0.113.7") // a name too
+					args := strings.Fields(line)
+					if _, err := arrange(args, new(command).verbs()); err != nil {
+						t.Errorf("%s: %s: %v", path, m[1], err)
+						continue
+					}
+					if slices.Contains([]string{"agent", "init", "join", "setup", "teardown"}, args[0]) {
+						continue
+					}
+					var out, errs bytes.Buffer
+					cmd := newCommand(fakeActions(), strings.NewReader(""), &out, &errs)
+					if code := cmd.run(t.Context(), append([]string{"--dir", t.TempDir()}, args...)); code == exitUsage {
+						t.Errorf("%s: %s: exit code %d\n%s", path, m[1], code, &errs)
+					}
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found < 40 {
+		t.Errorf("only %d commands were found", found)
 	}
 }
 

@@ -110,7 +110,7 @@ const whole = "file"
 // document returns the root of the one YAML document in data, nil when there is nothing in it.
 func (d *decoder) document(data []byte) (*yaml.Node, bool) {
 	if len(data) > MaxFile {
-		d.fail(1, whole, fmt.Sprintf("is larger than %d bytes", MaxFile), "write less: import long lists with `meshban import`")
+		d.fail(1, whole, fmt.Sprintf("is larger than %d bytes", MaxFile), "write less: import long lists with `meshban import FILE`")
 		return nil, false
 	}
 	if !d.text(data) {

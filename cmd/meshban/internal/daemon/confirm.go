@@ -141,7 +141,7 @@ func (d *Daemon) banEffect(now time.Time, ports ban.Ports) func(*control.Result)
 				Code: control.CodePolicy, Rule: ruleCancelled,
 				Message: fmt.Sprintf("%s is not banned: the unban of %s by %s cancels the ban until %s",
 					show(r.Prefix), show(by.Prefix), d.names.of(by.Origin), control.FormatTime(by.Until)),
-				Hint: "if that node is not to be trusted, `meshban revoke` takes its unbans back",
+				Hint: fmt.Sprintf("if that node is not to be trusted, `meshban revoke %s` takes its unbans back", d.names.handle(by.Origin)),
 			}
 		case state == ban.StateAllowed:
 			r.State = control.StateAllowed
@@ -203,7 +203,7 @@ func (d *Daemon) allowEffect(r *control.Result) *control.Error {
 		Code: control.CodePolicy, Rule: ruleCancelled,
 		Message: fmt.Sprintf("%s is not allowed: the removal of %s by %s cancels it until %s",
 			show(r.Prefix), show(by.Prefix), d.names.of(by.Origin), control.FormatTime(by.Until)),
-		Hint: "if that node is not to be trusted, `meshban revoke` takes that back",
+		Hint: fmt.Sprintf("if that node is not to be trusted, `meshban revoke %s` takes that back", d.names.handle(by.Origin)),
 	}
 }
 

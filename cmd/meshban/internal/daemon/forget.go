@@ -47,7 +47,7 @@ func (d *Daemon) Forget(ctx context.Context, req control.ForgetRequest) (control
 	case err != nil:
 		return control.ForgetReply{}, &control.Error{
 			Code: control.CodeFailed, Message: fmt.Sprintf("%s is not forgotten: %v", name, err),
-			Hint: "only a member that is gone for good is forgotten; to shut out one that lives, use `meshban revoke`",
+			Hint: fmt.Sprintf("only a member that is gone for good is forgotten; to shut out one that lives, use `meshban revoke %s`", d.names.handle(ban.Origin(id))),
 		}
 	}
 	if e := d.ignored(); e != nil {

@@ -97,8 +97,8 @@ func (d *Daemon) heldProblemLocked() string {
 	if lifts := d.table.LiftsWaiting(); lifts > 0 {
 		what = fmt.Sprintf("%d ops of peers wait for you, %d of which lift bans", n, lifts)
 	}
-	text := fmt.Sprintf("%s, the last by %s (%s); look with `meshban held list`, then `meshban held release` or `meshban held drop`",
-		what, d.names.of(d.alarm.origin), d.alarm.by)
+	text := fmt.Sprintf("%s, the last by %s (%s); `meshban held list` shows them, `meshban held release --from %s` lets them count, `meshban held drop --from %[4]s` sets them aside",
+		what, d.names.of(d.alarm.origin), d.alarm.by, d.names.handle(d.alarm.origin))
 	if d.alarm.full > 0 {
 		text += fmt.Sprintf("; %d more were refused for lack of room; after the next restart they wait too", d.alarm.full)
 	}

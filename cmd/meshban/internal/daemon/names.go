@@ -119,7 +119,7 @@ func (n *names) handle(id ban.Origin) string {
 	if name, unique := n.findLocked(id); unique {
 		return name
 	}
-	return id.String()
+	return id.Short()
 }
 
 func withID(name string, id ban.Origin) string {

@@ -12,7 +12,7 @@ import (
 // noAuthority is what to do about a mesh that a version without authorities made.
 const noAuthority = "this mesh was made by a version without certificates: every holder of its key is believed. " +
 	"Make a new one: `meshban init` in an empty state folder on one node, `meshban invite` there, " +
-	"and on each other node move the state folder away and `meshban join`"
+	"and on each other node move the state folder away and `meshban join TOKEN`"
 
 // foundAuthority gives a mesh of one that has no authority one. Where there are others, or the store that would tell of
 // them is lost, the mesh goes on as it was.
