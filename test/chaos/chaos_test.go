@@ -139,7 +139,9 @@ func (w *world) compare(n *node) {
 	list, err := n.list()
 	w.check(err)
 	for _, f := range w.oracle.judge(list, from, time.Now()) {
-		w.violate(n, f.prefix, "%s", f.what)
+		r, err := n.meshban("why", words([]netip.Prefix{f.prefix})[0])
+		w.check(err)
+		w.violate(n, f.prefix, "%s\n%s", f.what, r.Stdout)
 	}
 	var wrong finding
 	err = rig.Within(quietLimit, func() error {

@@ -56,15 +56,13 @@ func (w *world) say(n *node, format string, args ...any) {
 // violate reports what must not be, with the last events, and those that name the element.
 func (w *world) violate(n *node, element any, format string, args ...any) {
 	w.t.Helper()
-	what := fmt.Sprintf(format, args...)
-	w.say(n, "VIOLATION: %v: %s", element, what)
+	w.say(n, "VIOLATION: %v: %s", element, fmt.Sprintf(format, args...))
+	name := strings.TrimSuffix(strings.TrimSuffix(fmt.Sprint(element), "/32"), "/128")
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.violations++
 	text := &strings.Builder{}
-	fmt.Fprintf(text, "seed %d: %v: %s", w.seed, element, what)
-	name := strings.TrimSuffix(fmt.Sprint(element), "/32")
-	name = strings.TrimSuffix(name, "/128")
+	fmt.Fprintf(text, "seed %d: %s", w.seed, w.events[len(w.events)-1])
 	for i, e := range w.events {
 		if i >= len(w.events)-lastEvents || name != "" && strings.Contains(e, name) {
 			text.WriteString("\n\t" + e)
