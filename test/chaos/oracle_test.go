@@ -4,6 +4,7 @@ package chaos
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -22,6 +23,10 @@ const (
 type claim struct {
 	by          string // id of the node
 	least, most time.Time
+}
+
+func (c claim) String() string {
+	return fmt.Sprintf("by %s until %s to %s", c.by, c.least.UTC().Format(clock), c.most.UTC().Format(clock))
 }
 
 // record is what the oracle knows of a prefix.
@@ -157,7 +162,7 @@ func (o *oracle) outlived(seen map[netip.Prefix]bool, at time.Time) (found []fin
 		case r == nil:
 			found = append(found, finding{p, "nobody has banned it"})
 		case r.running == 0 && r.latest.Add(outlives).Before(at):
-			found = append(found, finding{p, fmt.Sprintf("it outlives its end %v by %v", r.latest.Format(clock), at.Sub(r.latest).Round(time.Millisecond))})
+			found = append(found, finding{p, fmt.Sprintf("it outlives its end %v by %v", r.latest.UTC().Format(clock), at.Sub(r.latest).Round(time.Millisecond))})
 		}
 	}
 	return found
@@ -183,7 +188,7 @@ func (o *oracle) judge(list map[netip.Prefix]entry, from, to time.Time) (found [
 		case !has && r.holds(to.Add(rounding)):
 			found = append(found, finding{p, fmt.Sprintf("it is missing: banned %v", r.claims)})
 		case has && r.over(from):
-			found = append(found, finding{p, fmt.Sprintf("it is listed until %v, but must not be in force: %v, lifted by %v", e.Until.Format(clock), r.claims, r.lifters)})
+			found = append(found, finding{p, fmt.Sprintf("it is listed until %v, but must not be in force: %v, lifted by %v", e.Until.UTC().Format(clock), r.claims, slices.Collect(maps.Keys(r.lifters)))})
 		}
 	}
 	for p := range list {
