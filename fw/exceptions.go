@@ -18,6 +18,9 @@ const (
 type Exceptions struct {
 	Never []netip.Prefix // the never-ban list
 	Allow []netip.Prefix
+	// Networks are those that this machine is in, the most important in front. An entry that contains one leaves it out. MaxNetworks
+	// count. Backends get none.
+	Networks []netip.Prefix
 }
 
 // fit returns what the kernel is to hold: masked, sorted, no prefix inside another of its list. Over is what exceeds the

@@ -28,6 +28,7 @@ type nft struct {
 	loaded     bool       // a load put sentinels into all sets
 	commits    uint32     // changes of nf_tables that are our own
 	sock       nfSocket   // for glances
+	removed    removals
 }
 
 // nftShape is what the interval sets hold, which the kernel cannot work out by itself. [v4, v6].
@@ -119,6 +120,11 @@ func (b *nft) Apply(ctx context.Context, now time.Time, updates []Update) error 
 		}
 	}
 	b.shape.ports.settle()
+	for _, u := range updates {
+		if u.Remove {
+			b.removed.add(now, max(1, elementsOf(u.Ports)))
+		}
+	}
 	return refusedError(refused)
 }
 

@@ -105,7 +105,7 @@ type Syncer struct {
 	work  work
 	// unplaced are the exceptions that the kernel does not hold; nil = it holds all.
 	unplaced atomic.Pointer[prefixes]
-	// books guards work.held and work.refused for who reads them without the token.
+	// books guards work.held, work.refused and work.split for who reads them without the token.
 	books sync.RWMutex
 
 	mu      sync.Mutex
@@ -135,7 +135,7 @@ func NewSyncer(cfg SyncerConfig) (*Syncer, error) {
 	s := &Syncer{cfg: cfg, wake: make(chan struct{}, 1), owner: make(chan struct{}, 1)}
 	s.st.Backend = cfg.Backend.Name()
 	s.st.LetsThrough = letsThrough(cfg.Backend)
-	s.work.refused = make(refused)
+	s.work.refused, s.work.split = make(refused), newSplit(nil)
 	s.owner <- struct{}{}
 	return s, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -13,7 +14,7 @@ import (
 // goes towards letting through. So exceptions come before entries, and an entry that overlaps one that could not be placed
 // is withheld until a full load after the exception has found its place.
 
-// bringBackEvery is the least time between two full loads that bring back what was withheld.
+// bringBackEvery is the least time between two full loads that bring back what was withheld, or follow changed networks.
 const bringBackEvery = 5 * time.Second
 
 // ExceptionsChanged tells that [SyncerConfig].Exceptions gives something else. It returns at once. The kernel has the new
@@ -57,6 +58,8 @@ func (s *Syncer) except(ctx context.Context, anew bool) error {
 		all = s.cfg.Exceptions()
 	}
 	want, unplaced := all.fit()
+	s.work.networks = fitNetworks(all.Networks)
+	s.work.splitAnew()
 	if anew {
 		x.placed = Exceptions{}
 	}
@@ -95,6 +98,18 @@ func (s *Syncer) exceptWhenDue(ctx context.Context, changed bool) {
 		w.mending = []string{err.Error()} // a set is gone; no need to wait for the check that says so
 		_ = s.reload(ctx)
 	}
+}
+
+// splitAnew has all loaded anew if the networks that the kernel's entries leave out are not those of this machine.
+func (w *work) splitAnew() {
+	if slices.Equal(w.networks, w.split.networks) {
+		return
+	}
+	at := time.Now()
+	if soonest := w.loadedAt.Add(bringBackEvery); soonest.After(at) {
+		at = soonest
+	}
+	w.owe(at)
 }
 
 // leaveOut takes out of the kernel what overlaps an exception that it does not hold.

@@ -37,8 +37,8 @@ func (s *Syncer) inline() bool {
 	}
 	now := time.Now()
 	updates = s.coalesce(updates)
-	carried, left := s.withhold(updates)
-	err := s.cfg.Backend.Apply(context.Background(), now, carried)
+	carried, left, refused := s.carry(updates)
+	err := alsoRefused(s.cfg.Backend.Apply(context.Background(), now, carried), refused)
 	if err != nil && !isPartial(err) {
 		s.mu.Lock()
 		s.inbox.front(updates, waiting)
@@ -47,7 +47,7 @@ func (s *Syncer) inline() bool {
 	}
 	s.told(err)
 	before := s.work.next()
-	s.applied(now, carried, waiting, withheldError(left, err))
+	s.applied(now, carried, waiting, left, err)
 	return all && !s.work.next().Before(before)
 }
 

@@ -27,6 +27,10 @@ type load struct {
 	last   time.Time // the latest end
 	replay []Update  // carried to the old sets already, to be carried to the new ones
 	stuck  bool      // the old sets take nothing
+
+	split   *split
+	refused []Refusal // for which split has no room
+	ended   bool      // all entries of the snapshot have been seen
 }
 
 // through yields the entries, and those that arrive meanwhile.
@@ -37,11 +41,38 @@ func (l *load) through(ctx context.Context, entries iter.Seq[Entry], yield func(
 			return
 		}
 	}
+	if l.ended = true; !l.parts(yield) {
+		return
+	}
 	l.except(ctx) // that there may be no entry whose exceptions are not in force
 }
 
-// pass yields an entry, unless it has to be withheld.
+// pass yields an entry, or keeps it for parts.
 func (l *load) pass(e Entry, yield func(Entry) bool) bool {
+	if !l.split.concerns(e.Prefix) {
+		return l.put(e, yield)
+	}
+	if !l.split.note(l.start, Update{Entry: e}) {
+		l.refused = append(l.refused, Refusal{e, whyParts})
+	}
+	return true
+}
+
+// parts yields what the kernel gets in place of the entries that pass kept, once all have been seen.
+func (l *load) parts(yield func(Entry) bool) bool {
+	if !l.ended {
+		return true
+	}
+	for _, u := range l.split.changed() {
+		if !u.Remove && !l.put(u.Entry, yield) {
+			return false
+		}
+	}
+	return true
+}
+
+// put yields an entry, unless it has to be withheld.
+func (l *load) put(e Entry, yield func(Entry) bool) bool {
 	if _, ok := l.s.work.except.unplaced.overlap(e.Prefix); ok {
 		l.kept.add(e)
 		return true
@@ -65,6 +96,9 @@ func (l *load) between(ctx context.Context, yield func(Entry) bool) bool {
 		if !u.Remove && !l.pass(u.Entry, yield) {
 			return false
 		}
+	}
+	if !l.parts(yield) {
+		return false
 	}
 	calls := l.s.work.calls // who waits for a fresh entry does not wait for the load
 	l.s.work.calls = nil
@@ -106,8 +140,8 @@ func (l *load) meanwhile(ctx context.Context) []Update {
 	s.mu.Unlock()
 	l.replay = append(l.replay, updates...)
 	updates = s.coalesce(updates)
-	carried, left := s.withhold(updates)
-	err := s.cfg.Backend.Apply(ctx, time.Now(), carried)
+	carried, left, refused := s.carry(updates)
+	err := alsoRefused(s.cfg.Backend.Apply(ctx, time.Now(), carried), refused)
 	if err != nil && !isPartial(err) {
 		// The sets may be what the load is to mend. It carries the updates all the same.
 		l.stuck = true

@@ -26,6 +26,7 @@ type bench struct {
 	want     map[Key]Entry // what Snapshot gives
 	never    []netip.Prefix
 	allow    []netip.Prefix
+	networks []netip.Prefix
 	snapped  int
 	repaired [][]string
 }
@@ -49,7 +50,7 @@ func withSyncer(t *testing.T, backend func(*fake) Backend, f func(b *bench)) {
 			Exceptions: func() Exceptions {
 				b.mu.Lock()
 				defer b.mu.Unlock()
-				return Exceptions{Never: slices.Clone(b.never), Allow: slices.Clone(b.allow)}
+				return Exceptions{Never: slices.Clone(b.never), Allow: slices.Clone(b.allow), Networks: slices.Clone(b.networks)}
 			},
 			OnRepair: func(problems []string) {
 				b.mu.Lock()

@@ -33,6 +33,10 @@ type work struct {
 	held    tracker // what the kernel has taken
 	refused refused // what it should hold beyond that, but for what is withheld
 	except  excepted
+	split   *split
+	// networks are those of this machine; the ones in split are left out of what the kernel holds.
+	networks networks
+
 	last    map[Key]int // coalesce's, for its room
 	waiting []done      // their updates are not true yet
 	calls   []func()    // to make once the token is given back
@@ -164,12 +168,12 @@ func (s *Syncer) slice() int {
 // apply carries a batch to the kernel. If that does not succeed soon, the whole is loaded anew.
 func (s *Syncer) apply(ctx context.Context, updates []Update, waiting []done) {
 	w := &s.work
-	updates, left := s.withhold(s.coalesce(updates))
+	updates, left, refused := s.carry(s.coalesce(updates))
 	var err error
 	var now time.Time
 	for try := 0; ; try++ {
 		now = time.Now()
-		err = s.cfg.Backend.Apply(ctx, now, updates)
+		err = alsoRefused(s.cfg.Backend.Apply(ctx, now, updates), refused)
 		if err == nil || isPartial(err) || !isTemporary(err) || try == applyRetries {
 			break
 		}
@@ -190,12 +194,12 @@ func (s *Syncer) apply(ctx context.Context, updates []Update, waiting []done) {
 		}
 		return
 	}
-	s.applied(now, updates, waiting, withheldError(left, err))
+	s.applied(now, updates, waiting, left, err)
 	s.expire(ctx)
 }
 
-// applied keeps the books of a batch that the kernel has taken, but for what a *PartialError names.
-func (s *Syncer) applied(now time.Time, updates []Update, waiting []done, err error) {
+// applied keeps the books of a batch that the kernel has taken, but for what a *PartialError names, and of which left are withheld.
+func (s *Syncer) applied(now time.Time, updates []Update, waiting []done, left int, err error) {
 	w := &s.work
 	at := time.Now().UTC()
 	s.note(now, updates, err)
@@ -205,7 +209,7 @@ func (s *Syncer) applied(now time.Time, updates []Update, waiting []done, err er
 		}
 		w.crowded = w.crowded || u.Remove
 	}
-	w.answer(waiting, at, notEnforced(err))
+	w.answer(waiting, at, notEnforced(withheldError(left, err)))
 	s.count()
 }
 
@@ -251,12 +255,29 @@ func (s *Syncer) Holds(e Entry) (ok bool, why string) {
 		return false, fmt.Sprintf("the kernel does not hold the exception %v inside or around it", x)
 	}
 	s.books.RLock()
-	ok, why = s.work.held.has(e), s.work.refused.why(e)
+	ok, why = s.work.holds(e)
 	s.books.RUnlock()
 	if ok || why != "" {
 		return ok, why
 	}
 	return false, s.Behind()
+}
+
+// holds reports whether the kernel has taken an entry, or all its parts. Why is empty where it only waits its turn.
+func (w *work) holds(e Entry) (ok bool, why string) {
+	if why = w.refused.why(e); why != "" || !w.split.concerns(e.Prefix) {
+		return w.held.has(e), why
+	}
+	parts := w.split.networks.parts(nil, e.Prefix.Masked())
+	if len(parts) == 0 {
+		return false, whyNetwork
+	}
+	for _, e.Prefix = range parts {
+		if why = w.refused.why(e); why != "" || !w.held.has(e) {
+			return false, why
+		}
+	}
+	return true, ""
 }
 
 // Behind says why the last full load failed, so that the kernel may hold something else than it should; "" = it did not.
@@ -328,14 +349,14 @@ func (s *Syncer) reload(ctx context.Context) error {
 	state := s.cfg.Snapshot()
 	loading, void := context.WithCancel(ctx)
 	defer void()
-	l := load{s: s, start: start, void: void}
+	l := load{s: s, start: start, void: void, split: newSplit(w.networks)}
 	if entries := state.Entries; entries != nil {
 		state.Entries = func(yield func(Entry) bool) { l.through(ctx, entries, yield) }
 		state.Meanwhile = func(yield func(Entry) bool) { l.between(ctx, yield) }
 	} else {
 		state.Entries = func(func(Entry) bool) {}
 	}
-	err := s.cfg.Backend.Replace(loading, start, state)
+	err := alsoRefused(s.cfg.Backend.Replace(loading, start, state), l.refused)
 	now := time.Now()
 	if loading.Err() != nil && ctx.Err() == nil {
 		err = errVoid
@@ -354,12 +375,13 @@ func (s *Syncer) reload(ctx context.Context) error {
 	}
 	w.except.withheld, w.owed, w.failed, w.crowded = l.kept, false, 0, false
 	s.books.Lock()
-	w.held, w.refused = l.held, make(refused)
+	w.held, w.refused, w.split = l.held, make(refused), l.split
 	w.refuse(err, nil)
 	s.books.Unlock()
 	s.fellBehind(false)
 	w.rearmAt, w.loadedAt = time.Time{}, now
 	s.noteClamp(start, l.last)
+	w.splitAnew() // if they changed meanwhile
 	unplaced := w.except.unplaced
 	s.unplaced.Store(&unplaced)
 	s.bringBack()
@@ -412,7 +434,7 @@ func (s *Syncer) expire(ctx context.Context) {
 // over is the number of entries that the backend has no room for.
 func (s *Syncer) over() int {
 	if l, ok := s.cfg.Backend.(limiter); ok {
-		return max(0, s.work.held.len()-l.limit())
+		return max(0, s.work.held.len()-s.work.split.surplus()-l.limit())
 	}
 	return 0
 }
@@ -422,11 +444,11 @@ func (s *Syncer) over() int {
 func (s *Syncer) count() {
 	w := &s.work
 	over, withheld, refused := s.over(), w.except.withheld.len(), w.refused.len()
-	enforced := w.held.len() - over
-	problem := cmp.Or(w.except.problem(), w.refused.problem())
+	enforced := w.held.len() - w.split.surplus() - over
+	problem := cmp.Or(w.except.problem(), w.refused.problem(), w.split.problem())
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.st.Enforced, s.st.NotEnforced, s.st.Withheld = enforced, over+withheld+refused, withheld
+	s.st.Enforced, s.st.NotEnforced, s.st.Withheld = enforced, over+withheld+refused+len(w.split.whole), withheld
 	if problem == "" && over > 0 && enforced > 0 {
 		problem = fmt.Sprintf("%s holds the newest %d only: %d are not enforced", s.st.Backend, enforced, over)
 	}

@@ -98,7 +98,7 @@ func (s *Syncer) verify(ctx context.Context) (problems []string, err error) {
 		return nil, nil
 	}
 	soon := time.Now().Add(endSlack)
-	for e := range state.Entries {
+	for e := range s.work.split.kernel(state.Entries) {
 		if !e.Until.After(soon) || !s.work.held.has(e) {
 			continue
 		}

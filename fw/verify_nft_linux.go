@@ -5,8 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 
@@ -73,8 +75,8 @@ func (c *nfSocket) nftHas(set string, key []byte) (bool, error) {
 	return err == nil, nftError("test an element of "+set, err)
 }
 
-// verify reads small sets back. Before Linux 6.16 nf_tables offers no cheaper way to count elements, so elements missing from a
-// large set go unnoticed unless it was emptied.
+// verify reads small sets back, and large ones whose number of elements is not as it should be. Before Linux 6.16 nf_tables does
+// not tell that number, so elements missing from a large set go unnoticed there unless it was emptied.
 func (b *nft) verify(_ context.Context, now time.Time, held *tracker) (doubts []doubt, err error) {
 	if !b.loaded {
 		return nil, nil
@@ -83,10 +85,18 @@ func (b *nft) verify(_ context.Context, now time.Time, held *tracker) (doubts []
 	for i := range sentinels {
 		for kind := range nftKinds {
 			set := nftSet(i == 1, kind, b.generation)
-			if kind == kindAddr {
-				if len(held.v4) > maxListed && i == 0 || len(held.v6) > maxListed && i == 1 {
+			if least, most, ok := b.size(i, kind, now, held, exceptions[kind]); !ok {
+				continue
+			} else if most > maxListed {
+				n, told, err := b.sock.nftCount(set.Name)
+				if err != nil {
+					return nil, err
+				}
+				if !told || n >= least && n <= most+b.removed.lately(now) {
 					continue
 				}
+			}
+			if kind == kindAddr {
 				have, err := b.list(set)
 				if err != nil {
 					return nil, err
@@ -95,10 +105,7 @@ func (b *nft) verify(_ context.Context, now time.Time, held *tracker) (doubts []
 				doubts = append(doubts, held.compareEntries(set.Name, have, i == 1, true, key)...)
 				continue
 			}
-			must, may, ok := b.contents(i, kind, now, exceptions[kind])
-			if !ok || len(may) > 2*maxListed { // an interval is two elements
-				continue
-			}
+			must, may := b.contents(i, kind, now, exceptions[kind])
 			have, err := b.list(set)
 			if err != nil {
 				return nil, err
@@ -109,9 +116,44 @@ func (b *nft) verify(_ context.Context, now time.Time, held *tracker) (doubts []
 	return doubts, nil
 }
 
-// contents returns what a set other than one of kindAddr must hold and what it may hold. It reports false if that is changing
-// right now or is too much to compare.
-func (b *nft) contents(family, kind int, now time.Time, exceptions prefixes) (must, may contents, ok bool) {
+// size returns the least and the most elements that a set should hold, as nftCount counts them. It reports false if that is
+// changing right now.
+func (b *nft) size(family, kind int, now time.Time, held *tracker, exceptions prefixes) (least, most int, ok bool) {
+	covers := func(cs ...*cover) bool {
+		for _, c := range cs {
+			if c.changing(now) {
+				return false
+			}
+			most += len(c.segments(now, c.sorted))
+		}
+		return true
+	}
+	switch ok = true; kind {
+	case kindAddr:
+		most = 1 + [2]int{len(held.v4), len(held.v6)}[family]
+	case kindNever, kindAllow:
+		ok = b.placed
+		most = len(nftIntervals(time.Time{}, segmentsOf(exceptions)[family], portKey{})) / 2 // a begin and an end count as one
+	case kindNet:
+		ok = covers(b.shape.nets[family])
+	case kindPortNet:
+		ok = covers(slices.Collect(maps.Values(b.shape.portNets[family]))...)
+	case kindPort:
+		least, most = 1, 1
+		b.shape.ports.each(family, now, func(p netip.Prefix, _ portKey, lasts bool) {
+			if p.IsSingleIP() {
+				if most++; lasts {
+					least++
+				}
+			}
+		})
+		return least, most, true
+	}
+	return most, most, ok
+}
+
+// contents returns what a set other than one of kindAddr must hold and what it may hold.
+func (b *nft) contents(family, kind int, now time.Time, exceptions prefixes) (must, may contents) {
 	must, may = contents{}, contents{}
 	set := nftSet(family == 1, kind, b.generation)
 	both := func(elements []nftables.SetElement) {
@@ -121,31 +163,17 @@ func (b *nft) contents(family, kind int, now time.Time, exceptions prefixes) (mu
 			may.add(key)
 		}
 	}
-	covers := func(c *cover, k portKey) bool {
-		if len(may)+2*len(c.sorted) > 2*maxListed || c.changing(now) {
-			return false
-		}
-		both(nftIntervals(now, c.segments(now, c.sorted), k))
-		return true
-	}
 	switch kind {
 	case kindNever, kindAllow:
-		if len(exceptions) > maxListed || !b.placed {
-			return nil, nil, false
-		}
 		both(nftIntervals(now, segmentsOf(exceptions)[family], portKey{}))
 	case kindNet:
-		return must, may, covers(b.shape.nets[family], portKey{})
+		c := b.shape.nets[family]
+		both(nftIntervals(now, c.segments(now, c.sorted), portKey{}))
 	case kindPortNet:
 		for k, c := range b.shape.portNets[family] {
-			if !covers(c, k) {
-				return nil, nil, false
-			}
+			both(nftIntervals(now, c.segments(now, c.sorted), k))
 		}
 	case kindPort:
-		if b.shape.ports.size > maxListed {
-			return nil, nil, false
-		}
 		both([]nftables.SetElement{{Key: sentinelKey(family, kindPort)}})
 		b.shape.ports.each(family, now, func(p netip.Prefix, k portKey, lasts bool) {
 			if !p.IsSingleIP() {
@@ -157,7 +185,7 @@ func (b *nft) contents(family, kind int, now time.Time, exceptions prefixes) (mu
 			}
 		})
 	}
-	return must, may, true
+	return must, may
 }
 
 // changing reports whether one of the prefixes ends about now.

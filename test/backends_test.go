@@ -3,6 +3,7 @@
 package test
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -140,6 +141,8 @@ func TestBackends(t *testing.T) {
 	silent = started.Add(enforced(t, targets[0].pairs[:5], started))
 	letGo(t, targets[0].pairs[:5], silent, started, ended, length)
 
+	m.wideBans(t)
+
 	// Teardown leaves the machine as it was, with a ban in the kernel.
 	m.nodes[0].run(t, "ban", src.String(), wide.String(), src6.String())
 	must(targets[0].pairs[:5].Enforced(banLimit))(t)
@@ -150,6 +153,61 @@ func TestBackends(t *testing.T) {
 		if after := must(n.Shell(rulesOf))(t); after != rules[i] {
 			t.Errorf("%s: teardown leaves\n%s\nwhere there was\n%s", b.name, differing(after, rules[i]), differing(rules[i], after))
 		}
+	}
+}
+
+// wideBans checks on each node that a ban leaves out the networks that the machine is in, as they come and go, while a ban of an
+// address inside them counts.
+func (m *mesh) wideBans(t *testing.T) {
+	t.Helper()
+	const wide, network, wide6 = "198.19.0.0/16", "198.19.250.0/24", "fd78::/32"
+	one := netip.MustParseAddr("198.19.250.99")
+	one6 := netip.MustParseAddr("fd78::fd")
+	must(m.Attacker.Do("ip", "addr", "add", one6.String()+"/64", "dev", "probe0", "nodad"))(t)
+	near, far := m.watch(t, one.Prev())[:5], m.watch(t, netip.MustParseAddr("198.19.251.1"))[:5]
+	banned, near6 := m.watch(t, one)[:5], m.watch(t, one6)[:5]
+	all := func(args ...string) (start time.Time) { // on each node: peers take nothing that wide
+		start = time.Now()
+		for _, n := range m.nodes {
+			n.run(t, args...)
+		}
+		return start
+	}
+	enforced(t, far, all("ban", wide, wide6, "--for", "1h"))
+	must(near.Enforced(banLimit))(t)
+	answering(t, near6)
+
+	start := time.Now()
+	for i, n := range m.nodes {
+		n.ip(t, fmt.Sprintf("addr add 198.19.250.%d/24 dev probe0", i+1))
+	}
+	open(t, near, start, banLimit)
+	open(t, banned, start, banLimit)
+	m.nodes[0].run(t, "ban", one.String(), one6.String(), "--for", "1h")
+	enforced(t, banned, start)
+	enforced(t, near6, start)
+	answering(t, near)
+	if err := far.Silent(start, time.Now()); err != nil {
+		t.Error(err)
+	}
+	for i, b := range backends[:5] {
+		n, says := m.nodes[i], "leaves out "+network
+		if list, why := n.run(t, "list"), n.run(t, "why", wide); !contains(list, says) || !contains(why, says) {
+			t.Errorf("%s: list and why do not say that %s %s:\n%s%s", b.name, wide, says, list, why)
+		}
+		if s := n.run(t, "status"); !contains(s, "2 bans leave out "+network+", fd78::/64") {
+			t.Errorf("%s: status does not say what bans leave out:\n%s", b.name, s)
+		}
+	}
+	start = time.Now()
+	for i, n := range m.nodes {
+		n.ip(t, fmt.Sprintf("addr del 198.19.250.%d/24 dev probe0", i+1))
+	}
+	enforced(t, near, start)
+	start = all("unban", wide, wide6) // and what lies inside
+	for _, pairs := range []rig.Pairs{near, far, banned, near6} {
+		open(t, pairs, start, banLimit)
+		pairs.Stop()
 	}
 }
 

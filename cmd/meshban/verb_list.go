@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -23,7 +24,7 @@ have that name.
 
 With --json one object a line: prefix, ports ("" is all), until (RFC 3339),
 origins (names), reason, source, state, origin_ids, not_enforced (why, where the state is
-that).`,
+that), leaves_out (networks that this machine is in, which a wider ban leaves out).`,
 		flags: []cli.Flag{jsonFlag("one object a line")},
 		examples: `meshban list
 meshban list --json | jq -r 'select(.state=="enforced") | .prefix'`,
@@ -45,6 +46,9 @@ func (c *command) list(ctx *cli.Context) error {
 		if e.NotEnforced != "" {
 			e.Reason = strings.TrimSuffix("not enforced: "+e.NotEnforced+"; "+e.Reason, "; ")
 		}
+		if len(e.LeavesOut) > 0 && e.NotEnforced == "" {
+			e.Reason = strings.TrimSuffix("leaves out "+joined(e.LeavesOut)+"; "+e.Reason, "; ")
+		}
 		return t.row(control.FormatPrefix(e.Prefix), or(e.Ports, "all"), span(e.Until.Sub(now)),
 			or(strings.Join(e.Origins, ","), "-"), e.State, or(e.Source, "-"), e.Reason)
 	})
@@ -55,6 +59,15 @@ func (c *command) list(ctx *cli.Context) error {
 		fmt.Fprintln(c.err, "meshban: nothing is banned")
 	}
 	return t.close()
+}
+
+// joined lists prefixes.
+func joined(list []netip.Prefix) string {
+	texts := make([]string, len(list))
+	for i, p := range list {
+		texts[i] = control.FormatPrefix(p)
+	}
+	return strings.Join(texts, ", ")
 }
 
 // listJSON passes the agent's lines on as they are.

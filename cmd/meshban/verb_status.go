@@ -185,6 +185,9 @@ func (c *command) status(ctx *cli.Context) error {
 	if n := s.Firewall.NotEnforced; n > 0 {
 		fw = append(fw, plural(n, "ban", "bans")+" not enforced")
 	}
+	if s.Firewall.LeavesOut != "" {
+		fw = append(fw, s.Firewall.LeavesOut)
+	}
 	if s.Firewall.LastError != "" {
 		fw = append(fw, "last error: "+s.Firewall.LastError)
 	}

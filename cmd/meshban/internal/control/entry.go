@@ -25,7 +25,15 @@ func (e ListEntry) AppendJSON(dst []byte) []byte {
 	dst = append(dst, `,"state":`...)
 	dst = appendString(dst, e.State)
 	dst = appendStrings(append(dst, `,"origin_ids":`...), e.OriginIDs)
-	return append(appendNotEnforced(dst, e.NotEnforced), '}')
+	dst = appendNotEnforced(dst, e.NotEnforced)
+	if len(e.LeavesOut) > 0 {
+		list := make([]string, len(e.LeavesOut))
+		for i, p := range e.LeavesOut {
+			list[i] = p.String()
+		}
+		dst = appendStrings(append(dst, `,"leaves_out":`...), list)
+	}
+	return append(dst, '}')
 }
 
 func appendNotEnforced(dst []byte, why string) []byte {
@@ -60,6 +68,8 @@ type listEntryJSON struct {
 
 	OriginIDs   []string `json:"origin_ids"`
 	NotEnforced string   `json:"not_enforced"`
+
+	LeavesOut []netip.Prefix `json:"leaves_out"`
 }
 
 // UnmarshalJSON reads what AppendJSON writes; fields it does not know are ignored.
@@ -71,7 +81,7 @@ func (e *ListEntry) UnmarshalJSON(data []byte) error {
 	if !netip.Prefix(w.Prefix).IsValid() {
 		return errors.New("list entry without a prefix")
 	}
-	*e = ListEntry{netip.Prefix(w.Prefix), w.Ports, time.Time(w.Until), w.Origins, w.Reason, w.Source, w.State, w.OriginIDs, w.NotEnforced}
+	*e = ListEntry{netip.Prefix(w.Prefix), w.Ports, time.Time(w.Until), w.Origins, w.Reason, w.Source, w.State, w.OriginIDs, w.NotEnforced, w.LeavesOut}
 	return nil
 }
 

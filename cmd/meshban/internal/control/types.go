@@ -160,6 +160,8 @@ type ListEntry struct {
 	// OriginIDs are the ids of those nodes, in the same order.
 	OriginIDs   []string
 	NotEnforced string // why the kernel does not drop it, with StateNotEnforced; "" = else
+	// LeavesOut are the networks of the machine's own that the kernel leaves out of it.
+	LeavesOut []netip.Prefix
 }
 
 // Verdicts of a WhyReply. The agent may say more precise ones.
@@ -311,7 +313,8 @@ type FirewallStatus struct {
 	LastError string `json:"last_error"`
 	// NotEnforced are bans that the kernel should hold and does not: there is no room, or it lacks an exception inside them.
 	NotEnforced int       `json:"not_enforced,omitempty"`
-	Tried       []Attempt `json:"tried,omitempty"` // backends that were refused before Backend was taken
+	LeavesOut   string    `json:"leaves_out,omitempty"` // how many bans leave out which networks of the machine's own; "" = none
+	Tried       []Attempt `json:"tried,omitempty"`      // backends that were refused before Backend was taken
 }
 
 // Attempt is a firewall backend that did not work here, and why.

@@ -160,8 +160,10 @@ func (d *Daemon) banEffect(now time.Time, ports ban.Ports) func(*control.Result)
 			return nil // it has ended meanwhile
 		}
 		r.State = state.String()
-		if backend == fw.NameNone {
-			r.State = control.StateNotEnforced // as the operator has it
+		left := d.fw.LeftOut(r.Prefix)
+		r.Note = leavesOut(left)
+		if backend == fw.NameNone || slices.Contains(left, r.Prefix) {
+			r.State = control.StateNotEnforced // as the operator has it; or it would cut off neighbours, and the others are elsewhere
 			return nil
 		}
 		if _, why := d.holds(r.Prefix, ports); why != "" {
@@ -175,10 +177,42 @@ func (d *Daemon) banEffect(now time.Time, ports ban.Ports) func(*control.Result)
 	}
 }
 
+// maxNamedNetworks bounds the networks that a text names.
+const maxNamedNetworks = 4
+
+// leavesOut says which networks of this machine's own a ban leaves out; "" for none.
+func leavesOut(networks []netip.Prefix) string {
+	if len(networks) == 0 {
+		return ""
+	}
+	var names []string
+	for _, n := range networks[:min(len(networks), maxNamedNetworks)] {
+		names = append(names, n.String())
+	}
+	if more := len(networks) - len(names); more > 0 {
+		names = append(names, fmt.Sprintf("%d more", more))
+	}
+	what := "a network"
+	if len(networks) > 1 {
+		what = "networks"
+	}
+	return fmt.Sprintf("leaves out %s: %s of this machine's own", strings.Join(names, ", "), what)
+}
+
+// spares returns why a ban does not reach a prefix inside it; "" if it does.
+func (d *Daemon) spares(banned, prefix netip.Prefix) string {
+	for _, n := range d.fw.LeftOut(banned) {
+		if n.Bits() <= prefix.Bits() && n.Contains(prefix.Addr()) {
+			return "it " + leavesOut([]netip.Prefix{n})
+		}
+	}
+	return ""
+}
+
 // unbanEffect returns what still drops a prefix that was just lifted, or nil if nothing does.
 func (d *Daemon) unbanEffect(r *control.Result) *control.Error {
 	verdict, dropped := d.table.Lookup(r.Prefix)
-	if !dropped {
+	if !dropped || d.spares(verdict.Prefix, r.Prefix) != "" {
 		return nil
 	}
 	what := "the ban of " + show(verdict.Prefix)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"strings"
 	"sync"
@@ -97,6 +98,7 @@ type Daemon struct {
 	ssh        *hostinfo.Sessions               // New's, then watchSessions' alone
 	sessions   atomic.Pointer[[]hostinfo.Entry] // from where users are logged in by ssh
 	refillKick chan struct{}                    // holds one token: the store may lack frames. Anyone sends, refillStore receives
+	networks   atomic.Pointer[[]netip.Prefix]   // those that this machine is in; neverList stores them
 	neverKick  chan struct{}                    // holds one token: the never-ban list may have changed. Anyone sends, guardNever receives
 	noticeKick chan struct{}                    // holds one token: an origin is to be told something. Anyone sends, tellOrigins receives
 	expireKick chan struct{}                    // holds one token: an earlier expiry may have come. apply sends, expire receives

@@ -12,6 +12,7 @@ import (
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/home"
+	"github.com/meshban/meshban/cmd/meshban/internal/hostinfo"
 	"github.com/meshban/meshban/fw"
 )
 
@@ -143,5 +144,68 @@ func TestNobodyWaitsForWhatIsNotQueued(t *testing.T) {
 	n.hears(n.self, 1, ban.Op{Kind: ban.KindBan, Prefix: netip.MustParsePrefix("192.0.2.1/32")})
 	if n.acks.openLocked([]netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}) {
 		t.Error("waits for ever")
+	}
+}
+
+// A ban that contains a network which this machine is in cut off its neighbours, and said that it drops them.
+func TestAWideBanLeavesOutOwnNetworks(t *testing.T) {
+	t.Parallel()
+	dir := home.Dir(t.TempDir())
+	cfg := testConfig(dir, "a")
+	if _, _, err := dir.Init(cfg); err != nil {
+		t.Fatal(err)
+	}
+	n := startWith(t, dir, cfg, func(d *Daemon) {
+		d.host = func() ([]hostinfo.Entry, error) {
+			return []hostinfo.Entry{{Prefix: netip.MustParsePrefix("10.77.0.1/32"), Why: "own address"}, {Prefix: netip.MustParsePrefix("10.77.0.0/24"), Why: hostinfo.OwnNetwork}}, nil
+		}
+		d.neverList()
+		var err error
+		d.fw, err = fw.NewSyncer(fw.SyncerConfig{Backend: fullBackend{fw.NewNone()}, Snapshot: d.snapshot, Exceptions: d.exceptions})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.fw.ExceptionsChanged()
+	})
+	until(t, "the networks are known to the firewall", func() bool { return len(n.fw.LeftOut(netip.MustParsePrefix("10.0.0.0/8"))) == 1 })
+	const text = "leaves out 10.77.0.0/24: a network of this machine's own"
+	r := n.ban(t, time.Hour, "10.0.0.0/8", "10.77.0.0/24", "10.77.0.9/32").Results
+	for i, want := range []struct{ state, note string }{{control.StateEnforced, text}, {control.StateNotEnforced, text}, {control.StateEnforced, ""}} {
+		if r[i].Err != nil || r[i].State != want.state || !strings.HasPrefix(r[i].Note, want.note) {
+			t.Errorf("ban %v: %+v", r[i].Prefix, r[i])
+		}
+		if l, ok := n.entry(t, r[i].Prefix.String()); !ok || l.State != want.state || (len(l.LeavesOut) > 0) != (want.note != "") {
+			t.Errorf("list: %+v", l)
+		}
+	}
+	for _, c := range []struct{ addr, verdict, summary string }{
+		{"10.1.2.3/32", control.VerdictDropped, "as part of 10.0.0.0/8"},
+		{"10.77.0.9/32", control.VerdictDropped, "This node drops every packet from 10.77.0.9"},
+		{"10.77.0.8/32", control.VerdictWithheld, "does not enforce it: it is a network of this machine's own"},
+		{"10.0.0.0/8", control.VerdictDropped, "This node drops every packet from 10.0.0.0/8"},
+	} {
+		why, err := n.Why(t.Context(), netip.MustParsePrefix(c.addr))
+		if err != nil || why.Verdict != c.verdict || !strings.Contains(why.Summary, c.summary) {
+			t.Errorf("why %s: %+v, %v", c.addr, why, err)
+		}
+		if !slices.ContainsFunc(why.Findings, func(f control.Finding) bool {
+			return f.Prefix.String() == "10.0.0.0/8" && strings.Contains(f.Status, text)
+		}) {
+			t.Errorf("why %s does not say of the wide ban what it leaves out: %+v", c.addr, why.Findings)
+		}
+	}
+	s, err := n.Status(t.Context())
+	if err != nil || s.Firewall.Enforced != 2 || s.Firewall.NotEnforced != 1 || s.Firewall.LeavesOut != "1 ban "+text {
+		t.Errorf("status: %+v, %v", s.Firewall, err)
+	}
+	lifted, err := n.Unban(t.Context(), control.UnbanRequest{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.77.0.9/32")}})
+	if err != nil || lifted.Results[0].Err != nil {
+		t.Errorf("unban inside the network: %+v, %v", lifted, err)
+	}
+	if _, err := n.Unban(t.Context(), control.UnbanRequest{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.77.0.0/24")}}); err != nil {
+		t.Error(err)
+	}
+	if why, err := n.Why(t.Context(), netip.MustParsePrefix("10.77.0.8/32")); err != nil || !strings.Contains(why.Summary, "as part of 10.0.0.0/8, but this node does not enforce it: it "+text) {
+		t.Errorf("why of a neighbour: %+v, %v", why, err)
 	}
 }

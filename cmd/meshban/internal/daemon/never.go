@@ -24,8 +24,16 @@ func (d *Daemon) neverList() []ban.NeverEntry {
 		host = append(slices.Clone(host), *sessions...)
 	}
 	var out []ban.NeverEntry
+	var networks []netip.Prefix
 	for _, e := range host {
+		if e.Why == hostinfo.OwnNetwork { // not protected as a whole: see fw.Exceptions
+			networks = append(networks, e.Prefix)
+			continue
+		}
 		out = append(out, ban.NeverEntry{Prefix: e.Prefix, Why: e.Why})
+	}
+	if err == nil || len(networks) > 0 {
+		d.networks.Store(&networks)
 	}
 	for _, prefix := range d.config().Allow {
 		out = append(out, ban.NeverEntry{Prefix: prefix, Why: whyConfigured})

@@ -36,7 +36,7 @@ func (d *Daemon) List(ctx context.Context, yield func(control.ListEntry) error) 
 		}
 		failed = yield(control.ListEntry{
 			Prefix: e.Prefix, Ports: e.Ports.String(), Until: e.Until, Origins: origins, OriginIDs: ids,
-			Reason: e.Reason, Source: e.Source, State: state, NotEnforced: why,
+			Reason: e.Reason, Source: e.Source, State: state, NotEnforced: why, LeavesOut: d.leftOut(e),
 		})
 		if failed == nil {
 			failed = ctx.Err()
@@ -44,6 +44,14 @@ func (d *Daemon) List(ctx context.Context, yield func(control.ListEntry) error) 
 		return failed == nil
 	})
 	return failed
+}
+
+// leftOut returns the networks of this machine's own that the kernel leaves out of an entry.
+func (d *Daemon) leftOut(e ban.Entry) []netip.Prefix {
+	if e.State != ban.StateEnforced || e.Prefix.IsSingleIP() {
+		return nil
+	}
+	return d.fw.LeftOut(e.Prefix)
 }
 
 // Allowed implements control.Agent.
@@ -91,7 +99,9 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 	reply = control.WhyReply{Address: prefix, Verdict: control.VerdictNotDropped}
 	why := ""
 	if banned {
-		_, why = d.holds(verdict.Prefix, verdict.Ports)
+		if _, why = d.holds(verdict.Prefix, verdict.Ports); why == "" {
+			why = d.spares(verdict.Prefix, prefix)
+		}
 	}
 	for _, f := range findings {
 		out := control.Finding{
@@ -105,9 +115,13 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 			out.Status = strings.ReplaceAll(out.Status, f.By.Short(), d.names.of(f.By))
 		}
 		if f.Kind == ban.KindBan && strings.HasPrefix(f.Status, ban.StateEnforced.String()) {
-			if _, not := d.holds(f.Prefix, f.Ports); not != "" {
+			_, not := d.holds(f.Prefix, f.Ports)
+			if left := d.fw.LeftOut(f.Prefix); not != "" {
 				out.Status = "not enforced: " + not
-			} else if why != "" && f.Prefix.Bits() <= prefix.Bits() && f.Ports.IsAll() {
+			} else if len(left) > 0 {
+				out.Status += ", but it " + leavesOut(left)
+			}
+			if not == "" && why != "" && f.Prefix.Bits() <= prefix.Bits() && f.Ports.IsAll() && d.spares(f.Prefix, prefix) == "" {
 				why, verdict.Prefix, verdict.Ports, verdict.Until = "", f.Prefix, f.Ports, f.Until // another ban drops it
 			}
 		}
@@ -230,9 +244,12 @@ func (d *Daemon) localStatus() control.Status {
 	cfg, counts, kernel, file, now := d.config(), d.counts(), d.fw.Status(), d.follower.Stats(), time.Now()
 	s := control.Status{
 		Name: d.names.plain(d.self), ID: d.self.String(), Version: d.version, UptimeS: now.Sub(d.started).Seconds(), Addr: addrText(d.mesh.Addr()),
-		Mesh:     d.meshStatus(),
-		Bans:     control.BanStatus{Active: counts.Active, Pending: counts.Pending, Held: counts.Held, Allowed: counts.Allowed},
-		Firewall: control.FirewallStatus{Backend: kernel.Backend, Enforced: kernel.Enforced, NotEnforced: kernel.NotEnforced, Repairs: kernel.Repairs, LastError: kernel.LastError},
+		Mesh: d.meshStatus(),
+		Bans: control.BanStatus{Active: counts.Active, Pending: counts.Pending, Held: counts.Held, Allowed: counts.Allowed},
+		Firewall: control.FirewallStatus{
+			Backend: kernel.Backend, Enforced: kernel.Enforced, NotEnforced: kernel.NotEnforced, Repairs: kernel.Repairs, LastError: kernel.LastError,
+			LeavesOut: d.around(),
+		},
 		Lines: control.LineStatus{
 			File: cfg.Lines.File, Accepted: file.Accepted, Echoes: d.lines.echoes.Load(), Emitted: d.lines.emitted.Load(),
 			IgnoredBy: map[string]uint64{},
@@ -291,6 +308,18 @@ func (d *Daemon) localStatus() control.Status {
 		problem("firewall", d.noneProblem())
 	}
 	return s
+}
+
+// around says how many bans the kernel enforces but for networks of this machine's own; "" if none.
+func (d *Daemon) around() string {
+	switch n, left := d.fw.Around(); n {
+	case 0:
+		return ""
+	case 1:
+		return "1 ban " + leavesOut(left)
+	default:
+		return fmt.Sprintf("%d bans leave", n) + strings.TrimPrefix(leavesOut(left), "leaves")
+	}
 }
 
 // noneProblem says why a node with the backend none drops nothing.

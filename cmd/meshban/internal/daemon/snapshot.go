@@ -44,7 +44,11 @@ func (d *Daemon) exceptions() fw.Exceptions {
 	all := d.table.Exceptions()
 	d.mu.Unlock()
 	never, allow := all.Lists()
-	return fw.Exceptions{Never: never, Allow: allow}
+	x := fw.Exceptions{Never: never, Allow: allow}
+	if networks := d.networks.Load(); networks != nil {
+		x.Networks = *networks
+	}
+	return x
 }
 
 // entries calls yield with each entry of the table, holding the lock only while a chunk is copied. An entry that

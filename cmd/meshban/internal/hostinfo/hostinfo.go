@@ -1,10 +1,11 @@
-// Package hostinfo tells which addresses this machine cannot do without: its own, its gateways and its resolvers. The
-// daemon puts them on the never-ban list.
+// Package hostinfo tells which addresses this machine cannot do without: its own, its gateways and its resolvers, which the
+// daemon puts on the never-ban list. It also tells which networks the machine is in.
 package hostinfo
 
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -15,11 +16,14 @@ import (
 	"time"
 )
 
-// Entry is one address of the machine and what it is: "own address", "gateway" or "resolver".
+// Entry is one address of the machine and what it is: "own address", "gateway" or "resolver", or OwnNetwork.
 type Entry struct {
 	Prefix netip.Prefix
 	Why    string
 }
+
+// OwnNetwork says of an entry that it is a network that the machine is in.
+const OwnNetwork = "own network"
 
 // RefreshEvery bounds how old the entries can get where the kernel does not announce changes.
 const RefreshEvery = 30 * time.Second
@@ -33,7 +37,7 @@ const maxResolvConf = 64 << 10
 // resolvConf is where the resolvers stand.
 const resolvConf = "/etc/resolv.conf"
 
-// Read returns the entries of now, sorted and without repeats. A part that cannot be read is left out and returned as
+// Read returns the entries of now, addresses first, sorted and without repeats, then networks. A part that cannot be read is left out and returned as
 // an error beside the rest.
 func Read() ([]Entry, error) {
 	var out []Entry
@@ -63,10 +67,40 @@ func Read() ([]Entry, error) {
 	if len(out) > MaxEntries {
 		out = out[:MaxEntries]
 	}
-	if err == nil {
-		err = gerr
+	networks, nerr := readNetworks()
+	return append(out, networks...), cmp.Or(err, gerr, nerr)
+}
+
+// readNetworks returns the networks of the addresses of all interfaces that are up, but for loopback and link-local ones and single
+// addresses. Those of interfaces that came with the machine tend to stand in front of bridges made later.
+func readNetworks() ([]Entry, error) {
+	links, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("read own networks: %w", err)
 	}
-	return out, err
+	var out []Entry
+	for _, link := range links {
+		if link.Flags&net.FlagUp == 0 || link.Flags&net.FlagLoopback != 0 {
+			continue
+		}
+		addrs, err := link.Addrs()
+		if err != nil {
+			continue // the interface went meanwhile
+		}
+		for _, a := range addrs {
+			n, ok := a.(*net.IPNet)
+			if !ok {
+				continue
+			}
+			addr, _ := netip.AddrFromSlice(n.IP)
+			bits, _ := n.Mask.Size()
+			p := netip.PrefixFrom(addr.Unmap(), bits).Masked()
+			if e := (Entry{p, OwnNetwork}); p.IsValid() && !p.IsSingleIP() && !p.Addr().IsLinkLocalUnicast() && !slices.Contains(out, e) {
+				out = append(out, e)
+			}
+		}
+	}
+	return out, nil
 }
 
 // Watch calls changed whenever the addresses or routes may have changed, at the latest every RefreshEvery, until ctx

@@ -1,0 +1,82 @@
+//go:build linux && netns
+
+package fw
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+// Of a set of nf_tables with more than 4,096 elements only that it was emptied was noticed.
+func TestLargeSetsAreCounted(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	r := newRig(t)
+	b := r.open(variant{backend: NameNFTables}, OutboundDrop).(*nft)
+	const n = maxListed + 100
+	port := []PortRange{{ProtoTCP, 22, 22}}
+	entries := func(yield func(Entry) bool) {
+		until := time.Now().Add(time.Hour)
+		for i := range n {
+			a := netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})
+			net := netip.PrefixFrom(netip.AddrFrom4([4]byte{20, byte(i >> 7), byte(i << 1), 0}), 24)
+			for _, e := range []Entry{{Prefix: netip.PrefixFrom(a, 32)}, {Prefix: net}, {Prefix: netip.PrefixFrom(a, 32), Ports: port}} {
+				e.Until = until
+				if !yield(e) {
+					return
+				}
+			}
+		}
+	}
+	repaired := make(chan []string, 10)
+	s, err := NewSyncer(SyncerConfig{
+		Backend: b, CheckEvery: 100 * time.Millisecond, OnRepair: func(problems []string) { repaired <- problems },
+		Snapshot:   func() State { return State{Entries: entries, Len: 3 * n} },
+		Exceptions: func() Exceptions { return Exceptions{Allow: numbered(30, n)} },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer start(t, s)()
+	if _, told, err := b.sock.nftCount(nftSetName(false, kindAddr, b.generation)); err != nil {
+		t.Fatal(err)
+	} else if !told {
+		t.Log("this kernel does not tell how many elements a set holds")
+		return
+	}
+	scripts := []string{
+		"nft delete element inet meshban SET4 '{ 198.18.0.7 }'", "nft add element inet meshban SET4 '{ 192.0.2.200 }'",
+		"nft delete element inet meshban NET4 '{ 20.0.4.0/24 }'", "nft delete element inet meshban PORT4 '{ 198.18.0.7 . tcp . 22 }'",
+		"nft delete element inet meshban meshban4a '{ 30.0.0.7 }'",
+	}
+	for _, script := range scripts {
+		sh(t, nftNames(script, b.generation))
+		select {
+		case problems := <-repaired:
+			t.Logf("%s: %q", script, problems)
+		case <-time.After(patience):
+			t.Fatalf("not mended after %q", script)
+		}
+	}
+	// Bans that end, which the kernel goes on counting for a second, are no reason to mend anything.
+	for i := range 5 {
+		e := Entry{Prefix: netip.MustParsePrefix(fmt.Sprintf("192.0.2.%d/32", i)), Until: time.Now().Add(100 * time.Millisecond)}
+		done := make(chan error, 1)
+		_ = s.Submit([]Update{{Entry: e}}, func(_ time.Time, err error) { done <- err })
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Until(e.Until))
+		_ = s.Submit([]Update{{Entry: e, Remove: true}}, nil)
+	}
+	before := s.Status().Checks
+	for s.Status().Checks < before+5 {
+		time.Sleep(50 * time.Millisecond)
+	}
+	if got := s.Status().Repairs; int(got) != len(scripts) {
+		t.Errorf("%d repairs, want %d: a sound kernel was mended; the last: %q", got, len(scripts), <-repaired)
+	}
+}
