@@ -5,6 +5,7 @@ package test
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,6 +20,32 @@ const (
 
 	flushRaw = "iptables -w -t raw -F && ip6tables -w -t raw -F"
 )
+
+// What the kernel has no room for is called not enforced everywhere, and packets pass.
+func TestFullSet(t *testing.T) {
+	t.Parallel()
+	m := newMesh(t, setup{nodes: 1, config: "firewall:\n  backends: [ipset]\n  check: 10m"})
+	n, src := m.nodes[0], fresh()
+	pairs := m.watch(t, src)
+	must(n.Shell("ipset create small hash:ip maxelem 3 timeout 0 && ipset swap small meshban4 && " +
+		"for a in 240.0.0.1 192.0.2.1 192.0.2.2; do ipset add meshban4 $a; done"))(t)
+	r := n.exit(t, exitFailed, "ban", src.String(), "--for", "1h")
+	const why = "the kernel's set is full"
+	if !contains(r.Stderr, "not enforced") || !contains(r.Stderr, why) {
+		t.Errorf("ban says %q", r.Stderr)
+	}
+	answering(t, pairs)
+	for _, c := range []struct{ verb, says string }{
+		{"list", "not enforced: " + why}, {"why " + src.String(), "does not enforce it: " + why}, {"status", "1 ban is not enforced: " + why},
+	} {
+		if text := n.run(t, strings.Fields(c.verb)...); !contains(text, c.says) {
+			t.Errorf("%s does not say %q:\n%s", c.verb, c.says, text)
+		}
+	}
+	if s := n.status(t); s.Firewall.Enforced != 0 {
+		t.Errorf("%d enforced", s.Firewall.Enforced)
+	}
+}
 
 // What others do to the firewall is repaired by the next look at it.
 func TestDrift(t *testing.T) {

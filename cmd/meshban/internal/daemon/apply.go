@@ -260,7 +260,7 @@ func (d *Daemon) announce(changes []ban.Change, at time.Time, err error) {
 	for _, c := range changes {
 		why := d.notEnforced(c, err)
 		d.metrics.changed(c, at, why == "")
-		if c.Event == ban.EventBan && !c.Local {
+		if c.Event == ban.EventBan && !c.Local && why == "" { // a line is read as: it is dropped here
 			d.emit.add(c)
 		}
 		if c.Event == ban.EventUnban && c.Lift {
@@ -288,6 +288,15 @@ func (d *Daemon) notEnforced(c ban.Change, err error) string {
 // still in the queue.
 func (d *Daemon) holds(prefix netip.Prefix, ports ban.Ports) (ok bool, why string) {
 	return d.fw.Holds(kernelEntry(ban.Rule{Prefix: prefix, Ports: ports}))
+}
+
+// notTaken says why the kernel does not hold a ban that counts, be it only that its turn has not come; "" if it does.
+func (d *Daemon) notTaken(prefix netip.Prefix, ports ban.Ports) string {
+	ok, why := d.holds(prefix, ports)
+	if !ok && why == "" {
+		why = "the kernel has not taken it yet"
+	}
+	return why
 }
 
 // event puts a change into the words of the control socket. Why is why the kernel has not taken it.

@@ -166,12 +166,14 @@ func (d *Daemon) banEffect(now time.Time, ports ban.Ports) func(*control.Result)
 			r.State = control.StateNotEnforced // as the operator has it; or it would cut off neighbours, and the others are elsewhere
 			return nil
 		}
-		if _, why := d.holds(r.Prefix, ports); why != "" {
+		if ok, why := d.holds(r.Prefix, ports); why != "" {
 			r.State = control.StateNotEnforced
 			return &control.Error{
 				Code: control.CodeFailed, Hint: "the other nodes still got the ban; `meshban status` shows the firewall's error",
 				Message: fmt.Sprintf("%s is banned, but not enforced here: %s", show(r.Prefix), why),
 			}
+		} else if !ok {
+			r.State = control.StateNotEnforced // of a bulk, which does not wait for the kernel
 		}
 		return nil
 	}

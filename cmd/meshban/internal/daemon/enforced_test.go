@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -115,6 +117,13 @@ func TestWhatTheKernelRefusesIsNotEnforced(t *testing.T) {
 		t.Errorf("why below a wider ban: %+v, %v", why, err)
 	}
 
+	// A line says that the address is dropped here, so there is none for what the kernel refused.
+	n.hears(ban.Origin{2}, 3, ban.Op{Kind: ban.KindBan, Prefix: netip.MustParsePrefix("192.0.2.9/32")})
+	until(t, "the line of a later ban", func() bool { return strings.Contains(n.lineText(t), "HOST 192.0.2.9 ") })
+	if text := n.lineText(t); strings.Contains(text, "203.0.113.2") {
+		t.Errorf("a line for what the kernel refused: %q", text)
+	}
+
 	unbanned, err := n.Unban(t.Context(), control.UnbanRequest{Prefixes: []netip.Prefix{netip.MustParsePrefix(v6)}})
 	if err != nil || unbanned.Results[0].Err != nil {
 		t.Errorf("unban: %+v, %v", unbanned, err)
@@ -133,6 +142,62 @@ func TestWhatTheKernelRefusesIsNotEnforced(t *testing.T) {
 		if (r.Err != nil) != (r.Prefix == req.Addrs[lockChunk]) {
 			t.Errorf("of a bulk: %+v", r)
 		}
+	}
+}
+
+func (n *node) lineText(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile(n.cfg.Lines.File)
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// gatedBackend takes nothing before the gate is open.
+type gatedBackend struct {
+	fw.Backend
+	gate chan struct{}
+}
+
+func (gatedBackend) Name() string { return "gated" }
+
+func (b gatedBackend) Apply(context.Context, time.Time, []fw.Update) error {
+	<-b.gate
+	return nil
+}
+
+// A ban that waited for the kernel was called enforced.
+func TestWhatWaitsForTheKernelIsNotEnforced(t *testing.T) {
+	t.Parallel()
+	dir := home.Dir(t.TempDir())
+	cfg := testConfig(dir, "a")
+	if _, _, err := dir.Init(cfg); err != nil {
+		t.Fatal(err)
+	}
+	gate := make(chan struct{})
+	n := startWith(t, dir, cfg, func(d *Daemon) {
+		var err error
+		d.fw, err = fw.NewSyncer(fw.SyncerConfig{Backend: gatedBackend{fw.NewNone(), gate}, Snapshot: d.snapshot, Exceptions: d.exceptions})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+	open := sync.OnceFunc(func() { close(gate) })
+	defer open()
+	const prefix = "192.0.2.1/32"
+	n.hears(ban.Origin{2}, 1, ban.Op{Kind: ban.KindBan, Prefix: netip.MustParsePrefix(prefix)})
+	const waits = "the kernel has not taken it yet"
+	if l, ok := n.entry(t, prefix); !ok || l.State != control.StateNotEnforced || l.NotEnforced != waits {
+		t.Errorf("list: %+v", l)
+	}
+	if why, err := n.Why(t.Context(), netip.MustParsePrefix(prefix)); err != nil || why.Verdict != control.VerdictWithheld || !strings.Contains(why.Summary, waits) {
+		t.Errorf("why: %+v, %v", why, err)
+	}
+	open()
+	until(t, "the ban is enforced", func() bool { return n.enforces(t, prefix) })
+	if why, err := n.Why(t.Context(), netip.MustParsePrefix(prefix)); err != nil || why.Verdict != control.VerdictDropped {
+		t.Errorf("why: %+v, %v", why, err)
 	}
 }
 

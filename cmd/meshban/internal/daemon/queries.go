@@ -30,7 +30,7 @@ func (d *Daemon) List(ctx context.Context, yield func(control.ListEntry) error) 
 		}
 		state, why := e.State.String(), ""
 		if e.State == ban.StateEnforced {
-			if _, why = d.holds(e.Prefix, e.Ports); why != "" {
+			if why = d.notTaken(e.Prefix, e.Ports); why != "" {
 				state = control.StateNotEnforced
 			}
 		}
@@ -99,7 +99,7 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 	reply = control.WhyReply{Address: prefix, Verdict: control.VerdictNotDropped}
 	why := ""
 	if banned {
-		if _, why = d.holds(verdict.Prefix, verdict.Ports); why == "" {
+		if why = d.notTaken(verdict.Prefix, verdict.Ports); why == "" {
 			why = d.spares(verdict.Prefix, prefix)
 		}
 	}
@@ -115,7 +115,7 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 			out.Status = strings.ReplaceAll(out.Status, f.By.Short(), d.names.of(f.By))
 		}
 		if f.Kind == ban.KindBan && strings.HasPrefix(f.Status, ban.StateEnforced.String()) {
-			_, not := d.holds(f.Prefix, f.Ports)
+			not := d.notTaken(f.Prefix, f.Ports)
 			if left := d.fw.LeftOut(f.Prefix); not != "" {
 				out.Status = "not enforced: " + not
 			} else if len(left) > 0 {
