@@ -58,7 +58,7 @@ func leaves(ns []netip.Prefix, p netip.Prefix, a netip.Addr) bool {
 // Whatever is banned, lifted and loaded, and wherever this machine moves: the kernel drops each address until the latest end of the
 // bans around it, but for those that contain a network which has the address.
 func TestBansLeaveOutOwnNetworks(t *testing.T) {
-	for seed := range uint64(40) {
+	for seed := range uint64(20) {
 		withSyncer(t, func(f *fake) Backend { return guarded{fake: f} }, func(b *bench) {
 			rng := rand.New(rand.NewPCG(seed, 7))
 			random := func(from int) netip.Prefix {

@@ -161,7 +161,7 @@ func (d *Daemon) banEffect(now time.Time, ports ban.Ports) func(*control.Result)
 		}
 		r.State = state.String()
 		left := d.fw.LeftOut(r.Prefix)
-		r.Note = leavesOut(left)
+		addNote(r, leavesOut(left))
 		if backend == fw.NameNone || slices.Contains(left, r.Prefix) {
 			r.State = control.StateNotEnforced // as the operator has it; or it would cut off neighbours, and the others are elsewhere
 			return nil
