@@ -1,0 +1,255 @@
+// Package banlist reads lists of addresses to ban, in the formats in which block lists are published and in those that meshban
+// exports.
+//
+// It promises that nothing is banned that the list does not ban, and nothing less: what it does not understand is an
+// *Error with the line and what to do, never a part of the line. The format is told by the structure of the input, not by
+// its name. Memory is bounded by MaxEntries, MaxLine and MaxBytes, whatever a packed list unpacks to.
+package banlist
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Bounds on one list.
+const (
+	MaxEntries = 4 << 20 // prefixes, duplicates included
+	MaxLine    = 8 << 20 // bytes of a line, or of a value of JSON
+	MaxBytes   = 1 << 30 // of the list, unpacked
+
+	bufferSize = 64 << 10
+	sniffed    = 512 // bytes at the start that must look like text
+)
+
+// An Entry is one ban of a list.
+type Entry struct {
+	Prefix netip.Prefix // masked and unmapped
+	Ports  string       // as meshban ban --port takes them; "" = all
+}
+
+// Compare orders entries by prefix and then by ports.
+func (e Entry) Compare(f Entry) int {
+	if c := e.Prefix.Compare(f.Prefix); c != 0 {
+		return c
+	}
+	return strings.Compare(e.Ports, f.Ports)
+}
+
+// A List is what was read.
+type List struct {
+	Entries []Entry // in order, each once
+	Repeats int     // entries that stood there before
+	Masked  int     // prefixes that were written with host bits set
+	Example string  // the first of them: 192.0.2.1/24 in line 3
+	Skipped []Skip  // what the list itself marks as no ban in force
+}
+
+// A Skip counts entries that are no bans in force, and says why.
+type Skip struct {
+	Why string // "decisions of type captcha"
+	N   int
+}
+
+// maxSkips bounds the reasons that are told apart.
+const maxSkips = 8
+
+// An Error is something in a list that is not understood, or that must not be banned.
+type Error struct {
+	Line    int    // from 1; 0 = the list as a whole
+	Problem string // with what stands there
+	Remedy  string // what to do; may be empty
+
+	whole bool // the list is refused for it, whatever is skipped
+}
+
+func (e *Error) Error() string {
+	if e.Line == 0 {
+		return e.Problem
+	}
+	return fmt.Sprintf("line %d: %s", e.Line, e.Problem)
+}
+
+// refused makes e an error of the whole list.
+func refused(e *Error) *Error {
+	e.whole = true
+	return e
+}
+
+func wrong(remedy, format string, args ...any) *Error {
+	return &Error{Problem: fmt.Sprintf(format, args...), Remedy: remedy}
+}
+
+// Read reads a list to its end. It asks bad about each *Error that concerns one entry: true goes on behind it, false or a nil
+// bad ends with that error. Lines of another program's file end it in any case: who skips these cannot tell what the others
+// mean. An error of another type is the input's.
+func Read(in io.Reader, bad func(*Error) bool) (*List, error) {
+	return (&reader{bad: bad, list: new(List), room: MaxEntries}).read(in)
+}
+
+func (r *reader) read(in io.Reader) (*List, error) {
+	src, err := unpack(in)
+	if err != nil {
+		return nil, err
+	}
+	first, err := firstByte(src)
+	if err != nil {
+		return nil, err
+	}
+	if first == '{' || first == '[' {
+		err = r.json(src)
+	} else {
+		err = r.text(src)
+	}
+	if err != nil {
+		return nil, err
+	}
+	read := len(r.list.Entries)
+	slices.SortFunc(r.list.Entries, Entry.Compare)
+	r.list.Entries = slices.Compact(r.list.Entries)
+	r.list.Repeats = read - len(r.list.Entries)
+	return r.list, nil
+}
+
+// reader gathers a list.
+type reader struct {
+	list  *List
+	bad   func(*Error) bool
+	room  int // entries that the list may have
+	line  int
+	atoms []netip.Prefix // scratch
+	csv   *columns       // nil = no row of a table was seen yet
+	// countLine is the first line whose second column could be a count as well as a prefix length; counts reports whether
+	// another line shows that the column holds counts.
+	countLine int
+	counts    bool
+}
+
+// report asks whether to go on behind e.
+func (r *reader) report(e *Error) error {
+	if e.Line == 0 {
+		e.Line = r.line
+	}
+	if !e.whole && r.bad != nil && r.bad(e) {
+		return nil
+	}
+	return e
+}
+
+// add appends a ban of each prefix.
+func (r *reader) add(ports string, prefixes ...netip.Prefix) error {
+	if len(r.list.Entries)+len(prefixes) > r.room {
+		return refused(wrong("import it in parts", "the list has more than %d prefixes", r.room))
+	}
+	for _, p := range prefixes {
+		r.list.Entries = append(r.list.Entries, Entry{p, ports})
+	}
+	return nil
+}
+
+// addText adds what one address, CIDR or range says.
+func (r *reader) addText(ports, s string) error {
+	prefixes, masked, err := appendAtom(r.atoms[:0], s)
+	if err != nil {
+		return err
+	}
+	r.atoms = prefixes
+	if masked {
+		if r.list.Masked++; r.list.Masked == 1 {
+			r.list.Example = fmt.Sprintf("%s in line %d", s, r.line)
+		}
+	}
+	return r.add(ports, prefixes...)
+}
+
+// skip counts an entry that is no ban in force.
+func (r *reader) skip(why string) {
+	if len(why) > 80 {
+		why = why[:80]
+	}
+	i := slices.IndexFunc(r.list.Skipped, func(s Skip) bool { return s.Why == why })
+	if i < 0 && len(r.list.Skipped) < maxSkips {
+		r.list.Skipped = append(r.list.Skipped, Skip{Why: why})
+		i = len(r.list.Skipped) - 1
+	} else if i < 0 {
+		i = maxSkips - 1
+		r.list.Skipped[i].Why = "other entries that are no bans"
+	}
+	r.list.Skipped[i].N++
+}
+
+// unpack undoes gzip and refuses what is no text. The result ends with an *Error after MaxBytes.
+func unpack(in io.Reader) (*bufio.Reader, error) {
+	src := bufio.NewReaderSize(in, bufferSize)
+	head, err := src.Peek(2)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	if bytes.Equal(head, []byte("\x1f\x8b")) {
+		unzipped, err := gzip.NewReader(src)
+		if err != nil {
+			return nil, wrong("fetch it once more", "the gzip file is damaged: %v", err)
+		}
+		src = bufio.NewReaderSize(damaged{unzipped}, bufferSize)
+	}
+	src = bufio.NewReaderSize(&bounded{in: src, left: MaxBytes}, bufferSize)
+	if head, err = src.Peek(sniffed); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	switch {
+	case bytes.HasPrefix(head, []byte("\xef\xbb\xbf")):
+		_, err = src.Discard(3)
+		return src, err
+	case bytes.HasPrefix(head, []byte("\x1f\x8b")), bytes.HasPrefix(head, []byte("PK\x03\x04")), bytes.HasPrefix(head, []byte("\xfd7zXZ")),
+		bytes.HasPrefix(head, []byte("BZh")), bytes.HasPrefix(head, []byte("\x28\xb5\x2f\xfd")), bytes.HasPrefix(head, []byte("7z\xbc\xaf")):
+		return nil, wrong("unpack it first", "it is a packed file, not a list")
+	case bytes.HasPrefix(head, []byte("\xff\xfe")), bytes.HasPrefix(head, []byte("\xfe\xff")):
+		return nil, wrong("turn it into UTF-8: iconv -f UTF-16 -t UTF-8 FILE | meshban import -", "it is UTF-16, not plain text")
+	case bytes.IndexByte(head, 0) >= 0:
+		return nil, wrong("a list has one address or CIDR a line", "it is not a text file")
+	}
+	return src, nil
+}
+
+// damaged says that it is the gzip file that is wrong.
+type damaged struct{ in io.Reader }
+
+func (d damaged) Read(p []byte) (int, error) {
+	n, err := d.in.Read(p)
+	if errors.Is(err, gzip.ErrChecksum) || errors.Is(err, gzip.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = wrong("fetch it once more", "the gzip file is damaged: %v", err)
+	}
+	return n, err
+}
+
+// bounded ends with an *Error instead of the first byte beyond left.
+type bounded struct {
+	in   io.Reader
+	left int64
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	n, err := b.in.Read(p)
+	if b.left -= int64(n); b.left < 0 {
+		return 0, wrong("import it in parts", "the list has more than %d bytes", MaxBytes)
+	}
+	return n, err
+}
+
+// firstByte looks at the first byte that is no blank, as far as the buffer reaches; 0 = there is none.
+func firstByte(src *bufio.Reader) (byte, error) {
+	head, err := src.Peek(sniffed)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return 0, err
+	}
+	if head = bytes.TrimLeft(head, " \t\r\n"); len(head) == 0 {
+		return 0, nil
+	}
+	return head[0], nil
+}

@@ -1,0 +1,389 @@
+package banlist
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// text reads a list of lines, which end with LF, CR LF or CR.
+func (r *reader) text(src io.Reader) error {
+	lines := bufio.NewScanner(src)
+	lines.Buffer(make([]byte, bufferSize), MaxLine)
+	lines.Split(splitLines)
+	for lines.Scan() {
+		r.line++
+		err := r.textLine(lines.Text())
+		if e, ok := errors.AsType[*Error](err); ok {
+			err = r.report(e)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	err := lines.Err()
+	if errors.Is(err, bufio.ErrTooLong) {
+		return &Error{Line: r.line + 1, Problem: fmt.Sprintf("the line has more than %d bytes", MaxLine), Remedy: "a list has one address or CIDR a line"}
+	}
+	if err == nil && r.countLine > 0 && !r.counts {
+		e := wrong("write 192.0.2.0/24 if it is, and leave the column out if it is not", "the second column may be a prefix length")
+		e.Line = r.countLine
+		return e // of the whole list: it cannot be left out
+	}
+	return err
+}
+
+func splitLines(data []byte, atEOF bool) (int, []byte, error) {
+	i := bytes.IndexAny(data, "\r\n")
+	switch {
+	case i < 0 && atEOF && len(data) > 0:
+		return len(data), data, nil
+	case i < 0, data[i] == '\r' && i+1 == len(data) && !atEOF:
+		return 0, nil, nil
+	case data[i] == '\r' && i+1 < len(data) && data[i+1] == '\n':
+		return i + 2, data[:i], nil
+	}
+	return i + 1, data[:i], nil
+}
+
+// textLine reads one line.
+func (r *reader) textLine(raw string) error {
+	line := strings.TrimSpace(raw)
+	if strings.IndexByte(line, 0) >= 0 {
+		return wrong("a list has one address or CIDR a line", "it is not text")
+	}
+	if isComment(line) {
+		return nil
+	}
+	if r.csv != nil {
+		return r.row(raw)
+	}
+	if quoted.MatchString(line) {
+		return r.table(raw)
+	}
+	fields, sep := split(line)
+	if len(fields) == 0 {
+		return wrong("a list has one address or CIDR a line", "%s has no address", quote(line))
+	}
+	if isAtom(fields[0]) {
+		return r.plain(fields, sep)
+	}
+	for _, try := range []func(string) (bool, error){r.ownIpset, r.ownNft, r.p2p, r.hosts} {
+		if ok, err := try(line); ok || err != nil {
+			return err
+		}
+	}
+	if e := foreign(line); e != nil {
+		return e
+	}
+	return r.table(raw)
+}
+
+// quoted tells a row with quoted cells.
+var quoted = regexp.MustCompile(`^"|[,;\t|] ?"`)
+
+func isComment(line string) bool {
+	return line == "" || line[0] == '#' || line[0] == ';' || strings.HasPrefix(line, "//")
+}
+
+// cutComment takes off what follows # or //, and what follows a semicolon behind a blank, unless that is an address.
+func cutComment(line string) string {
+	for i := 1; i < len(line); i++ {
+		blank := line[i-1] == ' ' || line[i-1] == '\t'
+		switch {
+		case line[i] == '#', blank && strings.HasPrefix(line[i:], "//"):
+			return strings.TrimSpace(line[:i])
+		case line[i] == ';' && (blank || i+1 == len(line)):
+			if rest := strings.Fields(line[i+1:]); len(rest) == 0 || !isAtom(rest[0]) {
+				return strings.TrimSpace(line[:i])
+			}
+		}
+	}
+	return line
+}
+
+// split takes a line apart: at its first tab, comma, semicolon or bar, and all others of the same, where an address stands
+// before it; else at all of these and at blanks. sep is what separates the first two fields.
+func split(line string) (fields []string, sep string) {
+	line = cutComment(line)
+	if i := strings.IndexAny(line, "\t,;|"); i > 0 && isAtom(strings.TrimSpace(line[:i])) {
+		fields = strings.Split(line, line[i:i+1])
+		for j := range fields {
+			fields[j] = strings.TrimSpace(fields[j])
+		}
+		sep = line[i : i+1]
+		if i+1 < len(line) && line[i+1] == ' ' {
+			sep += " "
+		}
+		return fields, sep
+	}
+	const separators = " \t\v\f,;|"
+	if i := strings.IndexAny(line, separators); i >= 0 {
+		rest := line[i:]
+		sep = rest[:len(rest)-len(strings.TrimLeft(rest, separators))]
+	}
+	fields = strings.FieldsFunc(line, func(c rune) bool { return strings.ContainsRune(separators, c) })
+	return joinRanges(fields), sep
+}
+
+// joinRanges makes one field of each a - b.
+func joinRanges(fields []string) []string {
+	out := fields[:0]
+	for i := 0; i < len(fields); i++ {
+		f := fields[i]
+		if f == "-" && len(out) > 0 && i+1 < len(fields) && isAddr(out[len(out)-1]) && isAddr(fields[i+1]) {
+			out[len(out)-1] += "-" + fields[i+1]
+			i++
+			continue
+		}
+		if len(f) > 1 && f[0] == '-' && len(out) > 0 && isAddr(out[len(out)-1]) && isAddr(f[1:]) {
+			out[len(out)-1] += f
+			continue
+		}
+		if n := len(f) - 1; n > 0 && f[n] == '-' && isAddr(f[:n]) && i+1 < len(fields) && isAddr(fields[i+1]) {
+			f += fields[i+1]
+			i++
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// plain reads a line that begins with an address: that alone, several, a range, or further columns.
+func (r *reader) plain(fields []string, sep string) error {
+	if len(fields) == 1 {
+		return r.addText("", fields[0])
+	}
+	atoms := 0
+	for _, f := range fields {
+		if isAtom(f) {
+			atoms++
+		}
+	}
+	switch n := len(fields); {
+	case n == 2 && atoms == 2:
+		return r.pair(fields[0], fields[1], sep)
+	case n > 2 && isAddr(fields[0]) && isAddr(fields[1]) && atoms < n:
+		return r.dshield(fields)
+	case atoms == 1:
+		return r.columns(fields)
+	case atoms < n:
+		return wrong(cutColumn, "%s has several addresses among other words", quote(strings.Join(fields, " ")))
+	}
+	for _, f := range fields[1:] {
+		if strings.HasPrefix(f, "255.") {
+			return wrong("write 192.0.2.0/24", "%q looks like a netmask", f)
+		}
+	}
+	for _, f := range fields {
+		if err := r.addText("", f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const cutColumn = "name the column that holds what to ban, for example: cut -f1 FILE | meshban import -"
+
+// pair reads two addresses on a line: a range, an address and its netmask, or two.
+func (r *reader) pair(a, b, sep string) error {
+	single := isAddr(a) && isAddr(b)
+	if n, ok := maskBits(b); ok && single {
+		return r.addText("", a+"/"+strconv.Itoa(n))
+	}
+	p, isBlock := block(a, b)
+	switch {
+	case single && strings.Trim(sep, "\t") == "", single && isBlock && (sep == "," || sep == ";" || sep == "|"):
+		return r.addText("", a+"-"+b)
+	case single && isBlock && p.Addr().BitLen()-p.Bits() > 1:
+		return wrong("write "+a+"-"+b+", or each on a line of its own", "%q and %q may be a range or two addresses", a, b)
+	case strings.Contains(sep, " ") && !strings.Contains(sep, "\t"):
+		if err := r.addText("", a); err != nil {
+			return err
+		}
+		return r.addText("", b)
+	}
+	return wrong("write a range as FIRST-LAST, and addresses one a line", "%q and %q may be a range, two addresses or two columns", a, b)
+}
+
+// dshield reads start, end, prefix length, and further columns.
+func (r *reader) dshield(fields []string) error {
+	p, ok := block(fields[0], fields[1])
+	n, err := strconv.Atoi(fields[2])
+	if !ok || err != nil || p.Bits() != n {
+		return wrong(cutColumn, "%s has two addresses: start, end and length of a block do not fit together", quote(strings.Join(fields[:3], " ")))
+	}
+	if e := letsThrough(fields[3:]); e != nil {
+		return e
+	}
+	return r.addText("", p.String())
+}
+
+// lookalike is what may be meant as another address, or as a part of the first.
+var lookalike = regexp.MustCompile(`(^|[:=@(\[<"'!~^-])\d+\.\d+\.\d+\.(\d+|\*|x)([/:-][\d.*x]+)?[)\]>"',;.]*$`)
+
+// emuleAllows is the level from which eMule's ipfilter.dat lets a range through.
+const emuleAllows = 128
+
+// columns reads an address with further columns, none of which is an address.
+func (r *reader) columns(fields []string) error {
+	rest := fields[1:]
+	if e := letsThrough(rest); e != nil {
+		return e
+	}
+	for _, f := range rest {
+		first, _, _ := strings.Cut(f, " ")
+		if first = strings.Trim(first, `[]()<>{}"'!,;`); isAtom(first) || lookalike.MatchString(f) {
+			return wrong(cutColumn, "%q behind the address %s may be another one", f, fields[0])
+		}
+	}
+	if fields[0] == "0.0.0.0" || fields[0] == "::" {
+		return wrong("meshban bans addresses, not names", "%s is a line of a hosts file", quote(strings.Join(fields, " ")))
+	}
+	if strings.HasPrefix(rest[0], "-") || strings.HasPrefix(rest[0], "/") {
+		return wrong("write 192.0.2.0/24 or FIRST-LAST without blanks, and a comment behind #", "%q follows the address %s", rest[0], fields[0])
+	}
+	level, err := strconv.Atoi(rest[0])
+	switch {
+	case err != nil:
+	case strings.Contains(fields[0], "-") && level >= emuleAllows:
+		return wrong("leave the line out", "%s is let through by eMule: its level is %d", fields[0], level)
+	case isAddr(fields[0]):
+		r.noteCount(fields[0], rest[0])
+	}
+	return r.addText("", fields[0])
+}
+
+// noteCount looks whether the number behind an address may be the length of a prefix.
+func (r *reader) noteCount(addr, number string) {
+	if number == "32" || number == "128" {
+		return
+	}
+	prefixes, masked, err := appendAtom(r.atoms[:0], addr+"/"+number)
+	switch {
+	case err != nil || masked || len(prefixes) != 1:
+		r.counts = true
+	case r.countLine == 0:
+		r.countLine = r.line
+	}
+}
+
+// letting are the words of lines that let an address through, or do less than ban it.
+var letting = wordSet(`accept accepted allocated allow allowed allowlist allowlisted assigned bypass captcha challenge dunno except exception
+	exclude excluded exempt exempted goodlist ignore ignored ignoreip never nomatch not noban ok pass passlist permit permitted relay return
+	safe safelist skip throttle trust trusted unban unbanned unblock unblocked whitelist whitelisted`)
+
+func wordSet(words string) map[string]bool {
+	set := map[string]bool{}
+	for _, w := range strings.Fields(words) {
+		set[w] = true
+	}
+	return set
+}
+
+// isLetting reports whether s, or what s sets a key to, is such a word.
+func isLetting(s string) bool {
+	if len(s) > 64 {
+		return false
+	}
+	if i := strings.LastIndexAny(s, "=:"); i >= 0 && i+1 < len(s) {
+		s = s[i+1:]
+	}
+	return letting[strings.ToLower(strings.Trim(s, " \t.,;:!()[]<>\"'*"))]
+}
+
+// letsThrough returns an error where one of the fields is a word of a line that lets an address through.
+func letsThrough(fields []string) *Error {
+	for _, f := range fields {
+		if isLetting(f) {
+			return wrong("take such lines out; what must never be banned is for: meshban allow", "%q says that the line does not ban", f)
+		}
+	}
+	return nil
+}
+
+var p2pLine = regexp.MustCompile(`^(.*):\s*(\d+\.\d+\.\d+\.\d+)\s*-\s*(\d+\.\d+\.\d+\.\d+)$`)
+
+// p2p reads NAME:FIRST-LAST.
+func (r *reader) p2p(line string) (bool, error) {
+	m := p2pLine.FindStringSubmatch(line)
+	if m == nil {
+		return false, nil
+	}
+	if name := strings.Fields(m[1]); len(name) > 0 {
+		if e := letsThrough(name[:1]); e != nil {
+			return true, e
+		}
+	}
+	return true, r.addText("", m[2]+"-"+m[3])
+}
+
+// hostsLine is a line of hosts.deny: services, clients, and perhaps the option deny.
+var hostsLine = regexp.MustCompile(`^([A-Za-z][\w.@*-]*(?:[ \t]*[, \t][ \t]*[A-Za-z][\w.@*-]*)*)[ \t]*:[ \t]*(.*?)(?:[ \t]*:[ \t]*(?i:deny))?$`)
+
+// services are those of hosts.deny whose name neither ends in d nor begins with "in.".
+var services = wordSet("all dovecot dropbear exim exim4 ftp imap imaps ipop3 mysql pop3 pop3s portmap postfix sendmail smtp ssh telnet")
+
+// hosts reads a line of hosts.deny.
+func (r *reader) hosts(line string) (bool, error) {
+	line = cutComment(line)
+	m := hostsLine.FindStringSubmatch(line)
+	if m == nil {
+		return false, nil
+	}
+	names := strings.FieldsFunc(m[1], func(c rune) bool { return strings.ContainsRune(", \t", c) })
+	for _, name := range names {
+		name = strings.ToLower(name)
+		if letting[name] || !services[name] && !strings.HasPrefix(name, "in.") && !strings.HasSuffix(name, "d") {
+			return false, nil
+		}
+	}
+	clients := strings.FieldsFunc(m[2], func(c rune) bool { return strings.ContainsRune(", \t", c) })
+	if len(clients) == 0 {
+		return true, wrong("write the addresses behind the colon", "%s names no address", quote(line))
+	}
+	texts := make([]string, len(clients))
+	for i, c := range clients {
+		var e *Error
+		if texts[i], e = hostsClient(c); e != nil {
+			return true, e
+		}
+	}
+	for _, s := range texts {
+		if err := r.addText("", s); err != nil {
+			return true, err
+		}
+	}
+	return true, nil
+}
+
+var dotted = regexp.MustCompile(`^(\d+)(\.\d+){0,2}\.$`)
+
+// hostsClient puts a client of hosts.deny into the usual form: [2001:db8::]/32, and 192.0.2. for a /24.
+func hostsClient(c string) (string, *Error) {
+	if dotted.MatchString(c) {
+		n := strings.Count(c, ".")
+		c += strings.Repeat("0.", 3-n) + "0/" + strconv.Itoa(8*n)
+	}
+	if strings.HasPrefix(c, "[") {
+		c = strings.Replace(c[1:], "]", "", 1)
+	}
+	if !isAtom(c) {
+		return "", wrong("leave in addresses alone: names, ALL, EXCEPT and options cannot be imported", "%q of a hosts.deny line is no address", c)
+	}
+	return c, nil
+}
+
+// quote writes the beginning of a line.
+func quote(s string) string {
+	const most = 60
+	if len(s) > most {
+		s = s[:most] + "..."
+	}
+	return strconv.Quote(s)
+}
