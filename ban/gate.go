@@ -1,6 +1,9 @@
 package ban
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Bounds of a gate.
 const (
@@ -18,8 +21,15 @@ const (
 	MaxHeldElements = 1 << 18
 )
 
-// SourceImport is the Op.Source that marks a ban as one of a list: it is charged to the bulk.
+// SourceImport is the Op.Source that marks a ban as one of a list: it is charged to the bulk. The names of lists may follow it
+// behind a colon.
 const SourceImport = "import"
+
+// Imported reports whether a ban with this source is one of a list.
+func Imported(source string) bool {
+	rest, ok := strings.CutPrefix(source, SourceImport)
+	return ok && (rest == "" || rest[0] == ':')
+}
 
 // lateAfter is from what age on a ban that arrives counts as bulk: it comes from a peer that was
 // away, or this node was. A peer that dates its bans back gains no more than by the mark of imports,
@@ -327,6 +337,19 @@ func (g *Gate) Foresee(now time.Time, t *Table, op Op) error {
 	return nil
 }
 
+// Room returns how many more new bans of this node peers with the same caps let count now, and the rule that bounds it.
+func (g *Gate) Room(now time.Time, t *Table, imported bool) (n int, rule string) {
+	caps, from := g.cfg.Caps(g.cfg.Self), purseFresh
+	if imported && caps.Import {
+		from = purseBulk
+	}
+	n, rule = g.account(millis(now), g.cfg.Self).left(millis(now), caps.Allowance, from), RuleRate
+	if active := max(0, caps.Active-t.RecordsOf(g.cfg.Self)); active < n {
+		n, rule = active, RuleActive
+	}
+	return n, rule
+}
+
 // Beyond says what Foresee says of the first of ops that peers will hold or refuse, and charges nothing. A revoke is never
 // held. No op may be merged yet.
 func (g *Gate) Beyond(now time.Time, t *Table, ops []Op) error {
@@ -344,7 +367,7 @@ func (g *Gate) Beyond(now time.Time, t *Table, ops []Op) error {
 }
 
 func (c *Caps) bulky(now time.Time, r *Record) bool {
-	return c.Import && r.Source == SourceImport || now.Sub(r.Issued) > lateAfter
+	return c.Import && Imported(r.Source) || now.Sub(r.Issued) > lateAfter
 }
 
 // account returns the account of o. Nobody waits for room: who finds none shares one.

@@ -107,3 +107,19 @@ func (l *neverList) covering(k pkey) (NeverEntry, bool) {
 	}
 	return NeverEntry{}, false
 }
+
+// Spares reports whether something inside p, and less than p, is never banned or allowed.
+func (t *Table) Spares(p netip.Prefix) bool {
+	k := keyOf(p)
+	for w := range t.never.why {
+		if w != k && k.contains(w) {
+			return true
+		}
+	}
+	for i := range t.allows.inside(k) {
+		if e := t.allows.entries.at(i); e.key() != k && e.state == StateEnforced {
+			return true
+		}
+	}
+	return false
+}

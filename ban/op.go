@@ -161,7 +161,7 @@ type Op struct {
 	Ports  Ports        // ban and revoke only; zero means all ports
 	Until  time.Time    // when the op ends
 	Reason string       // at most MaxReason bytes of clean text
-	Source string       // at most MaxSource bytes of clean text: "cli", "api", "import", "line:sshd"
+	Source string       // at most MaxSource bytes of clean text: "cli", "api", "import", "import:drop", "line:sshd"
 	Marks  []Mark       // unban and unallow only: 1 to MaxMarks, ascending by origin
 }
 

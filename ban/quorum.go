@@ -75,7 +75,7 @@ func (t *Table) quorumOf(x *rec) Quorum {
 	for i := range t.sources {
 		s := &t.sources[i]
 		head, open := strings.CutSuffix(s.Source, "*")
-		if source == head || open && strings.HasPrefix(source, head) {
+		if source == head || open && strings.HasPrefix(source, head) || head == SourceImport && Imported(source) {
 			return s.Quorum
 		}
 	}

@@ -1,15 +1,14 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/meshban/meshban/cmd/meshban/internal/banlist"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
@@ -95,21 +94,32 @@ func (c *command) parseAddrs(args []string) ([]netip.Prefix, error) {
 
 // listed reads the list on stdin.
 func (c *command) listed() ([]netip.Prefix, error) {
-	var all []netip.Prefix
-	in := newListReader(bufio.NewReaderSize(c.in, maxListLine))
-	for {
-		p, err := in.next()
-		switch {
-		case errors.Is(err, io.EOF):
-			return all, nil
-		case err != nil:
-			if e, ok := errors.AsType[*control.Error](err); ok {
-				return nil, usagef(e.Hint, "stdin:%d: %s", in.line, e.Message)
-			}
-			return nil, fmt.Errorf("read stdin: %w", err)
-		case len(all) == maxListed:
-			return nil, usagef("use `meshban import -`", "the list on stdin has more than %s addresses", count(maxListed))
-		}
-		all = append(all, p)
+	list, err := banlist.Read(c.in, nil)
+	if e, ok := errors.AsType[*banlist.Error](err); ok {
+		return nil, usagef(e.Remedy, "%s%s", placeIn("stdin", e), e.Problem)
 	}
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("read stdin: %w", err)
+	case len(list.Entries) > maxListed:
+		return nil, usagef("use `meshban import -`", "the list on stdin has more than %s addresses", count(maxListed))
+	case list.Masked > 0:
+		return nil, usagef("write the network, or the one address", "stdin: host bits are set: %s", list.Example)
+	}
+	all := make([]netip.Prefix, len(list.Entries))
+	for i, e := range list.Entries {
+		if e.Ports != "" {
+			return nil, usagef("use `meshban import -`", "stdin: the ban of %s is limited to ports %s", control.FormatPrefix(e.Prefix), e.Ports)
+		}
+		all[i] = e.Prefix
+	}
+	return all, nil
+}
+
+// placeIn names the line of an error, as the beginning of a message.
+func placeIn(file string, e *banlist.Error) string {
+	if e.Line == 0 {
+		return file + ": "
+	}
+	return fmt.Sprintf("%s:%d: ", file, e.Line)
 }

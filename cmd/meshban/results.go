@@ -38,6 +38,9 @@ func (c *command) each(
 				}
 				if r.Note != "" {
 					fmt.Fprintf(c.err, "meshban: %s: %s\n", control.FormatPrefix(r.Prefix), clean(r.Note))
+					if r.Hint != "" && !slices.Contains(hints, r.Hint) && len(hints) < maxHints {
+						hints = append(hints, r.Hint)
+					}
 				}
 				continue
 			}

@@ -44,7 +44,17 @@ func readSelection(ctx *cli.Context) (*selection, error) {
 func (s *selection) matches(e control.ListEntry) bool {
 	isID := func(id string) bool { return len(s.by) >= minIDDigits && strings.HasPrefix(id, s.by) }
 	return (s.by == "" || slices.Contains(e.Origins, s.by) || slices.ContainsFunc(e.OriginIDs, isID)) &&
-		(s.source == "" || e.Source == s.source || strings.HasPrefix(e.Source, s.source+":"))
+		(s.source == "" || fromSource(e.Source, s.source))
+}
+
+// fromSource reports whether a ban's source is want, or is of its kind: line:sshd is of line, and import:a,b of import:b.
+func fromSource(source, want string) bool {
+	if source == want || strings.HasPrefix(source, want+":") {
+		return true
+	}
+	lists, ok1 := strings.CutPrefix(source, sourceList)
+	name, ok2 := strings.CutPrefix(want, sourceList)
+	return ok1 && ok2 && slices.Contains(strings.Split(lists, ","), name)
 }
 
 // selected returns the addresses to lift, after it has shown them and asked.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
@@ -16,6 +17,8 @@ type banRequestJSON struct {
 	Reason     string       `json:"reason,omitempty"`
 	Source     string       `json:"source,omitempty"`
 	ErrorsOnly bool         `json:"errors_only,omitempty"`
+	DryRun     bool         `json:"dry_run,omitempty"`
+	Before     int          `json:"before,omitempty"`
 }
 
 // AppendJSON appends the request as the server reads it.
@@ -44,6 +47,12 @@ func (r BanRequest) AppendJSON(dst []byte) []byte {
 	if r.ErrorsOnly {
 		dst = append(dst, `,"errors_only":true`...)
 	}
+	if r.DryRun {
+		dst = append(dst, `,"dry_run":true`...)
+	}
+	if r.Before > 0 {
+		dst = strconv.AppendInt(append(dst, `,"before":`...), int64(r.Before), 10)
+	}
 	return append(dst, '}')
 }
 
@@ -69,7 +78,10 @@ func decodeBan(body []byte) (BanRequest, error) {
 	if err != nil {
 		return BanRequest{}, AsError(err)
 	}
-	return BanRequest{addrs, time.Duration(w.For), w.Ports, w.Reason, w.Source, w.ErrorsOnly}, nil
+	if w.Before < 0 {
+		return BanRequest{}, usage("before: %d is negative", w.Before)
+	}
+	return BanRequest{addrs, time.Duration(w.For), w.Ports, w.Reason, w.Source, w.DryRun, w.Before, w.ErrorsOnly}, nil
 }
 
 // fastBan reads what begins as AppendJSON writes it: the addresses without encoding/json, which takes ten times as

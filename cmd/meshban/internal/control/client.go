@@ -61,6 +61,11 @@ func (c *Client) Ban(ctx context.Context, req BanRequest) (BanReply, error) {
 	return call[BanReply](ctx, c, pathBan, req)
 }
 
+// Listed counts the bans of a list, or lifts those that are no longer on it.
+func (c *Client) Listed(ctx context.Context, req ListedRequest) (ListedReply, error) {
+	return call[ListedReply](ctx, c, pathListed, req)
+}
+
 // Unban lifts bans.
 func (c *Client) Unban(ctx context.Context, req UnbanRequest) (UnbanReply, error) {
 	return call[UnbanReply](ctx, c, pathUnban, req)

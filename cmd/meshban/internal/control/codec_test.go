@@ -243,7 +243,7 @@ func BenchmarkBanRequest(b *testing.B) {
 func FuzzReplies(f *testing.F) {
 	prefix := netip.MustParsePrefix("203.0.113.0/24")
 	for _, v := range []any{
-		Result{prefix, until, StateEnforced, "already banned", &Error{Code: CodePolicy, Message: "no", Hint: "ask"}},
+		Result{prefix, until, StateEnforced, "already banned", "", &Error{Code: CodePolicy, Message: "no", Hint: "ask"}},
 		AllowEntry{prefix, until, "web1", "a1", "office", "mesh"},
 		WhyReply{prefix, VerdictDropped, "dropped", []Finding{{Kind: "ban", Prefix: prefix, Origin: "web1", Issued: until, Until: until}}, []NodeAnswer{{Name: "web2", Verdict: VerdictUnknown, Why: "no answer"}}},
 		HeldEntry{Prefix: prefix, Origin: "web2", ID: "a1", Issued: until, Until: until, By: "breaker"},

@@ -16,6 +16,7 @@ import (
 // Paths of the socket's HTTP interface.
 const (
 	pathBan     = "/v1/ban"
+	pathListed  = "/v1/listed"
 	pathUnban   = "/v1/unban"
 	pathAllow   = "/v1/allow"
 	pathUnallow = "/v1/unallow"
@@ -53,6 +54,7 @@ func (s *Server) routes(server context.Context) http.Handler {
 	mux := http.NewServeMux()
 	agent := s.cfg.Agent
 	mux.Handle("POST "+pathBan, s.change(post(decodeBan, s.ban)))
+	mux.Handle("POST "+pathListed, s.change(post(decodeListed, agent.Listed)))
 	mux.Handle("POST "+pathUnban, s.change(post(decodeUnban, agent.Unban)))
 	mux.Handle("POST "+pathAllow, s.change(post(decodeAllow, agent.Allow)))
 	mux.Handle("POST "+pathUnallow, s.change(post(decodeUnallow, agent.Unallow)))

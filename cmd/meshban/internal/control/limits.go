@@ -9,6 +9,7 @@ const (
 	MaxPorts      = 256      // bytes of a port list as typed
 	MaxReason     = 200      // bytes of a reason
 	MaxSource     = 64       // bytes of a source
+	MaxListName   = 32       // bytes of the name of a list
 	MaxNode       = 64       // bytes of a node's name or id
 	MinNodeID     = 8        // digits of an id that may stand for it
 	MaxFindings   = 1_000    // findings in one WhyReply

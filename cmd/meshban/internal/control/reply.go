@@ -13,12 +13,13 @@ type resultJSON struct {
 	Until  timeText   `json:"until"`
 	State  string     `json:"state,omitempty"`
 	Note   string     `json:"note,omitempty"`
+	Hint   string     `json:"hint,omitempty"`
 	Err    *Error     `json:"error,omitempty"`
 }
 
 // MarshalJSON writes the result as the client reads it.
 func (r Result) MarshalJSON() ([]byte, error) {
-	return json.Marshal(resultJSON{prefixText(r.Prefix), timeText(r.Until), r.State, r.Note, r.Err})
+	return json.Marshal(resultJSON{prefixText(r.Prefix), timeText(r.Until), r.State, r.Note, r.Hint, r.Err})
 }
 
 // UnmarshalJSON reads what MarshalJSON writes.
@@ -27,7 +28,7 @@ func (r *Result) UnmarshalJSON(data []byte) error {
 	if err := json.Unmarshal(data, &w); err != nil {
 		return err
 	}
-	*r = Result{netip.Prefix(w.Prefix), time.Time(w.Until), w.State, w.Note, w.Err}
+	*r = Result{netip.Prefix(w.Prefix), time.Time(w.Until), w.State, w.Note, w.Hint, w.Err}
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
@@ -189,6 +190,24 @@ func decodeRevoke(body []byte) (RevokeRequest, error) {
 	}
 	if err != nil {
 		return RevokeRequest{}, err
+	}
+	return r, nil
+}
+
+// ValidListName reports whether s can be the name of a list.
+func ValidListName(s string) bool {
+	return s != "" && len(s) <= MaxListName && strings.IndexFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._-", r)
+	}) < 0
+}
+
+func decodeListed(body []byte) (ListedRequest, error) {
+	var r ListedRequest
+	if err := strict(body, &r); err != nil {
+		return ListedRequest{}, err
+	}
+	if !ValidListName(r.List) {
+		return ListedRequest{}, usage("%q is no name for a list", r.List)
 	}
 	return r, nil
 }

@@ -21,6 +21,7 @@ const SocketName = "control.sock"
 // concern one address of many go into that address's Result, and the call itself then returns nil.
 type Agent interface {
 	Ban(ctx context.Context, req BanRequest) (BanReply, error)
+	Listed(ctx context.Context, req ListedRequest) (ListedReply, error)
 	Unban(ctx context.Context, req UnbanRequest) (UnbanReply, error)
 	Allow(ctx context.Context, req AllowRequest) (AllowReply, error)
 	Unallow(ctx context.Context, req UnallowRequest) (UnallowReply, error)
@@ -63,7 +64,10 @@ type BanRequest struct {
 	For    time.Duration // 0 = the agent's default; never negative
 	Ports  string        // as typed, at most MaxPorts bytes; "" = all ports. The agent parses it (error: CodeUsage)
 	Reason string        // at most MaxReason bytes
-	Source string        // "cli", "import"; "api" when the client said nothing
+	Source string        // "cli", "import", "import:" and the name of a list; "api" when the client said nothing
+	// DryRun asks what would become of it and changes nothing. Before is how many new bans the caller has asked about before.
+	DryRun bool
+	Before int
 	// ErrorsOnly makes the server send only the Results that have an error or a note, and count the others: the answer
 	// about thousands of addresses then costs nothing. The agent need not look at it.
 	ErrorsOnly bool
@@ -73,6 +77,30 @@ type BanRequest struct {
 type BanReply struct {
 	Results []Result `json:"results"`
 	Omitted int      `json:"omitted,omitempty"` // successes that were left out for BanRequest.ErrorsOnly
+	Fresh   int      `json:"fresh,omitempty"`   // addresses that this node did not ban before
+	Listed  int      `json:"listed,omitempty"`  // addresses that were on the list of the request's source already
+}
+
+// ListedRequest asks about the bans of this node that a list has brought.
+type ListedRequest struct {
+	List string `json:"list"` // its name, of MaxListName letters, digits, ".", "_" and "-"
+	// Until, where set, asks to lift those that the list has not brought again since a reply had this Mark: MaxAddrs at most.
+	Until *Mark `json:"until,omitempty"`
+}
+
+// ListedReply counts the bans of this node that are on a list, or tells what was lifted.
+type ListedReply struct {
+	Bans   int  `json:"bans,omitempty"`
+	Mark   Mark `json:"mark"`             // what this node has said so far
+	Lifted int  `json:"lifted,omitempty"` // bans that were lifted
+	Kept   int  `json:"kept,omitempty"`   // bans that are off the list and stay for another
+	More   bool `json:"more,omitempty"`   // there is more to lift
+}
+
+// Mark is a point in what a node has said.
+type Mark struct {
+	Epoch uint64 `json:"epoch"`
+	Seq   uint64 `json:"seq"`
 }
 
 // UnbanRequest asks to lift what is banned inside Prefixes (1..MaxAddrs), whoever banned it.
@@ -116,6 +144,7 @@ type Result struct {
 	Until  time.Time // end of the ban or allow; zero = has no end, or nothing was done
 	State  string    // of a ban: StateEnforced and the like; "" if not looked up
 	Note   string    // something worth knowing about a success, such as "already banned for longer"
+	Hint   string    // what to do about the note
 	Err    *Error    // nil = done, and in effect
 }
 

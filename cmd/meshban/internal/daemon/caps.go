@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/meshban/meshban/ban"
@@ -46,19 +47,98 @@ func (d *Daemon) ownCaps() ban.Caps {
 	return d.capsLocked(d.self)
 }
 
-// banNote says what peers with the caps will refuse of a ban of this node; "": nothing.
-func banNote(caps *ban.Caps, prefix netip.Prefix, length time.Duration) string {
-	widest := caps.MinBits4
+// notes says what becomes of bans of this node elsewhere, as far as this node can tell.
+type notes struct {
+	d        *Daemon
+	caps     ban.Caps  // of this node, by its own configuration, and
+	cert     mesh.Caps // by its certificate
+	peers    config.Peers
+	bans     config.Bans
+	imported bool
+	room     int // new bans that peers let count
+	rule     string
+	beyond   map[netip.Prefix]bool // new bans for which there is no room
+	spared   map[netip.Prefix]bool // prefixes with something inside that is let through
+}
+
+// newNotes begins the notes of a request; asked is how many new bans the caller was told of before.
+func (d *Daemon) newNotes(now time.Time, imported bool, asked int) *notes {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := &notes{d: d, caps: d.capsLocked(d.self), cert: mesh.DefaultCaps(), peers: d.cfg.Peers, bans: d.cfg.Bans, imported: imported}
+	if c, ok := d.granted[d.self]; ok {
+		n.cert = c
+	}
+	n.room, n.rule = d.gate.Room(now, d.table, imported)
+	n.room = max(0, n.room-asked)
+	n.beyond, n.spared = map[netip.Prefix]bool{}, map[netip.Prefix]bool{}
+	return n
+}
+
+// lookLocked notes what the table tells of a ban before it is made.
+func (n *notes) lookLocked(prefix netip.Prefix, fresh bool) {
+	if fresh {
+		if n.room--; n.room < 0 {
+			n.beyond[prefix] = true
+		}
+	}
+	if n.imported && !prefix.IsSingleIP() && n.d.table.Spares(prefix) {
+		n.spared[prefix] = true
+	}
+}
+
+// of returns what is worth knowing about the ban of a prefix, and what to do about it; both are "" where nothing is.
+func (n *notes) of(prefix netip.Prefix, length time.Duration) (note, hint string) {
+	key, widest, granted := "widest_ipv4", n.caps.MinBits4, int(n.cert.MinBits4)
 	if prefix.Addr().Is6() {
-		widest = caps.MinBits6
+		key, widest, granted = "widest_ipv6", n.caps.MinBits6, int(n.cert.MinBits6)
 	}
+	const alone = "on this node only: other nodes take nothing "
 	switch {
+	case prefix.Bits() < widest && granted == widest:
+		return fmt.Sprintf(alone+"wider than /%d from it (%s in this node's certificate)", widest, key), n.certHint(fmt.Sprintf("--%s %d", strings.ReplaceAll(key, "_", "-"), prefix.Bits()))
 	case prefix.Bits() < widest:
-		return fmt.Sprintf("holds on this node only: others take nothing wider than /%d from a peer", widest)
-	case length > caps.MaxFor+ban.DefaultLimits().FutureSkew:
-		return fmt.Sprintf("holds on this node only: others take no ban longer than %s from it", config.FormatDuration(caps.MaxFor))
+		return fmt.Sprintf(alone+"wider than /%d from a peer (bans.%s in their meshban.yaml)", widest, key),
+			fmt.Sprintf("set %s: %d below bans: in meshban.yaml on every node, reload them, and repeat this", key, prefix.Bits())
+	case length > n.caps.MaxFor+ban.DefaultLimits().FutureSkew && n.cert.MaxTTL == n.caps.MaxFor:
+		return fmt.Sprintf(alone+"longer than %s from it (max_for in this node's certificate)", config.FormatDuration(n.caps.MaxFor)), n.certHint("--max-for " + config.FormatDuration(length.Round(time.Second)))
+	case length > n.caps.MaxFor+ban.DefaultLimits().FutureSkew:
+		key = "peers.max_for"
+		if n.bans.MaxFor < n.peers.MaxFor {
+			key = "bans.max_for"
+		}
+		return fmt.Sprintf(alone+"longer than %s from a peer (%s in their meshban.yaml)", config.FormatDuration(n.caps.MaxFor), key),
+			fmt.Sprintf("write --for %s or less, or raise %s in meshban.yaml on every node and reload them", config.FormatDuration(n.caps.MaxFor), key)
+	case n.beyond[prefix]:
+		return n.ofRoom()
+	case n.spared[prefix]:
+		return "what is never banned inside stays open", "`meshban allow --list` shows what is never banned"
 	}
-	return ""
+	return "", ""
+}
+
+// ofRoom says that peers will hold a ban, and why.
+func (n *notes) ofRoom() (note, hint string) {
+	key := "peers.rate and peers.burst in their meshban.yaml"
+	switch {
+	case n.rule == ban.RuleActive && int(n.cert.Active) == n.caps.Active:
+		key = "active in this node's certificate"
+	case n.rule == ban.RuleActive:
+		key = "peers.active in their meshban.yaml"
+	case n.imported && !n.cert.Import:
+		key = "no import in this node's certificate"
+	case n.imported:
+		key = "peers.imports in their meshban.yaml"
+	case n.cert.Rate != 0 && int(n.cert.Rate) == n.caps.Rate:
+		key = "rate in this node's certificate"
+	}
+	return "on hold on the other nodes: it is more than they take of one node (" + key + ")",
+		"`meshban held release --from " + n.d.names.handle(n.d.self) + "` on each of them lets it count; to avoid it, change that"
+}
+
+// certHint says how to change one cap of this node's certificate.
+func (n *notes) certHint(flag string) string {
+	return fmt.Sprintf("where ca.key is: `meshban ca caps %s %s`, and with it the caps that it keeps, which `meshban ca caps %[1]s` shows", n.d.names.handle(n.d.self), flag)
 }
 
 // recap notes what a node's certificate allows now. Package mesh tells of every certificate that comes or ends before

@@ -43,7 +43,7 @@ func newEmitQueue() *emitQueue { return &emitQueue{wake: make(chan struct{}, 1)}
 
 // emits reports whether the line file gets a line for a ban of another node: a CIDR has no classic form, and a list that
 // was imported is nobody's sighting.
-func emits(c ban.Change) bool { return c.Prefix.IsSingleIP() && c.Source != ban.SourceImport }
+func emits(c ban.Change) bool { return c.Prefix.IsSingleIP() && !ban.Imported(c.Source) }
 
 // add queues c, if it is emitted, and never blocks.
 func (q *emitQueue) add(c ban.Change) {
@@ -140,7 +140,7 @@ func (d *Daemon) echoLocked(now time.Time, line logsrc.Line) bool {
 	}
 	ends := now.Add(lineLength(&d.cfg, line) - echoGrace)
 	for r := range d.table.RemoteBans(now, line.Addr) {
-		if r.Source != ban.SourceImport && (recipes || covers(r.Ports, ports) && !r.Until.Before(ends)) {
+		if !ban.Imported(r.Source) && (recipes || covers(r.Ports, ports) && !r.Until.Before(ends)) {
 			return true
 		}
 	}

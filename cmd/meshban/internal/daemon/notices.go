@@ -280,7 +280,7 @@ func (d *Daemon) reportProblemsLocked(now time.Time) (held, refused string) {
 			said, d.names.handle(d.self))
 	}
 	if said := d.reportersLocked("refuse", "ops", noticeHeld, len(noticeRules), report.refused); said != "" {
-		refused = fmt.Sprintf("%s, which count on this node only; `meshban ca caps %s` shows what its certificate allows", said, d.names.handle(d.self))
+		refused = fmt.Sprintf("%s, which count on this node only; bans.widest_ipv4, bans.widest_ipv6 and peers in their meshban.yaml decide what they take, and its certificate: `meshban ca caps %s`", said, d.names.handle(d.self))
 	}
 	return held, refused
 }

@@ -69,7 +69,7 @@ func (o *offences) of(now time.Time, addr netip.Addr, memory time.Duration) offe
 // changed takes in what became of a ban. A ban that begins while another of the same address is in force is the same
 // offence; so is a longer end of it.
 func (o *offences) changed(now time.Time, c ban.Change, memory time.Duration) {
-	if !c.Prefix.IsSingleIP() || c.Source == ban.SourceImport {
+	if !c.Prefix.IsSingleIP() || ban.Imported(c.Source) {
 		return
 	}
 	addr := c.Prefix.Addr()

@@ -37,21 +37,77 @@ func (d *Daemon) Ban(ctx context.Context, req control.BanRequest) (control.BanRe
 	if length == 0 {
 		length = d.config().Bans.For
 	}
-	results, err := d.publishEach(ctx, now, req.Addrs, func(prefix netip.Prefix) ([]ban.Op, error) {
+	imported := ban.Imported(req.Source)
+	if name, ok := strings.CutPrefix(req.Source, listPrefix); ok && !control.ValidListName(name) {
+		return control.BanReply{}, &control.Error{Code: control.CodeUsage, Message: fmt.Sprintf("%q names no list", req.Source)}
+	}
+	notes := d.newNotes(now, imported, req.Before)
+	var rep control.BanReply
+	ops := func(prefix netip.Prefix) ([]ban.Op, error) {
 		op := ban.Op{Kind: ban.KindBan, Prefix: prefix, Ports: ports, Until: endOf(now, length), Reason: req.Reason, Source: req.Source}
-		if req.For == 0 && req.Source != ban.SourceImport {
+		fresh := false
+		if imported {
+			var listed bool
+			var err error
+			if fresh, listed, err = d.importedLocked(&op); err != nil {
+				return nil, err
+			}
+			rep.Listed += count(listed)
+		} else if req.For == 0 {
 			d.escalateLocked(now, &op, length)
 		}
-		return d.table.OwnOps(op), d.table.CheckLocal(now, op)
-	})
-	d.confirm(ctx, results, d.banEffect(now, ports), "banned")
-	caps := d.ownCaps()
-	for i, r := range results {
+		err := d.table.CheckLocal(now, op)
+		if err == nil {
+			rep.Fresh += count(fresh)
+			notes.lookLocked(prefix, fresh)
+		}
+		return d.table.OwnOps(op), err
+	}
+	if req.DryRun {
+		rep.Results = d.rehearseEach(req.Addrs, ops)
+	} else {
+		if rep.Results, err = d.publishEach(ctx, now, req.Addrs, ops); err != nil {
+			return control.BanReply{}, err
+		}
+		d.confirm(ctx, rep.Results, d.banEffect(now, ports), "banned")
+	}
+	for i, r := range rep.Results {
 		if r.Err == nil {
-			addNote(&results[i], banNote(&caps, r.Prefix, r.Until.Sub(now)))
+			note, hint := notes.of(r.Prefix, r.Until.Sub(now))
+			addNote(&rep.Results[i], note)
+			rep.Results[i].Hint = hint
 		}
 	}
-	return control.BanReply{Results: results}, err
+	return rep, nil
+}
+
+func count(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// rehearseEach is publishEach that publishes nothing.
+func (d *Daemon) rehearseEach(prefixes []netip.Prefix, ops func(netip.Prefix) ([]ban.Op, error)) []control.Result {
+	results := make([]control.Result, 0, len(prefixes))
+	for some := range slices.Chunk(prefixes, lockChunk) {
+		d.mu.Lock()
+		for _, prefix := range some {
+			result := control.Result{Prefix: prefix}
+			these, err := ops(prefix)
+			if err != nil {
+				result.Err = refusal(err)
+			}
+			for _, op := range these {
+				result.Until = op.Until
+			}
+			results = append(results, result)
+		}
+		d.mu.Unlock()
+		giveWay()
+	}
+	return results
 }
 
 // Unban implements control.Agent.

@@ -33,6 +33,8 @@ type Agent struct {
 	bans     map[netip.Prefix]control.ListEntry
 	allows   map[netip.Prefix]control.AllowEntry
 	requests []control.BanRequest
+	said     uint64                  // bans so far
+	saidAt   map[netip.Prefix]uint64 // said, when a ban was made
 	watchers map[chan control.Event]struct{}
 	held     []control.HeldEntry
 	revoked  time.Time // web3
@@ -45,6 +47,7 @@ func New(entries ...control.ListEntry) *Agent {
 	a := &Agent{
 		bans:     map[netip.Prefix]control.ListEntry{},
 		allows:   map[netip.Prefix]control.AllowEntry{},
+		saidAt:   map[netip.Prefix]uint64{},
 		watchers: map[chan control.Event]struct{}{},
 	}
 	for _, e := range entries {
@@ -115,11 +118,21 @@ func (a *Agent) Ban(_ context.Context, req control.BanRequest) (control.BanReply
 				Code: control.CodePolicy, Rule: "cancelled", Message: "192.0.2.66 is not banned: the unban of 192.0.2.0/24 by web3 cancels the ban",
 			}
 		}
-		if res.Err == nil {
-			res.Until, res.State = until, control.StateEnforced
-			if _, again := a.bans[p]; again {
-				res.Note = "it was banned already"
+		if was, again := a.bans[p]; res.Err == nil && again {
+			res.Note = "it was banned already"
+			if was.Source == req.Source {
+				rep.Listed++
 			}
+		} else if res.Err == nil {
+			rep.Fresh++
+		}
+		if res.Err == nil && p.Bits() < 24 && p.Addr().Is4() {
+			res.Note, res.Hint = "on this node only: other nodes take nothing wider than /24", fmt.Sprintf("set widest_ipv4: %d", p.Bits())
+		}
+		if res.Err == nil && !req.DryRun {
+			res.Until, res.State = until, control.StateEnforced
+			a.said++
+			a.saidAt[p] = a.said
 			a.bans[p] = control.ListEntry{
 				Prefix: p, Ports: req.Ports, Until: until, Origins: []string{"web1"}, Reason: req.Reason,
 				Source: req.Source, State: control.StateEnforced, OriginIDs: []string{"11111111111111111111111111111111"},
@@ -143,6 +156,24 @@ func (a *Agent) Tell(e control.Event) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.tellLocked(e)
+}
+
+// Listed knows bans whose source is the one list.
+func (a *Agent) Listed(_ context.Context, req control.ListedRequest) (control.ListedReply, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	rep := control.ListedReply{Mark: control.Mark{Epoch: 1, Seq: a.said}}
+	for p, e := range a.bans {
+		switch {
+		case e.Source != "import:"+req.List:
+		case req.Until == nil:
+			rep.Bans++
+		case a.saidAt[p] <= req.Until.Seq:
+			delete(a.bans, p)
+			rep.Lifted++
+		}
+	}
+	return rep, nil
 }
 
 var notBanned = &control.Error{Code: control.CodeNotFound, Message: "it is not banned", Hint: "meshban list shows what is"}

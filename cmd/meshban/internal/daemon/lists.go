@@ -1,0 +1,143 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+)
+
+// A list that replaces itself is what `meshban import --list NAME` brings. Its name stands in the source of each ban,
+// import:NAME, beside those of all other lists of this node that have the same address: import:a,b. So the table knows what a
+// list has brought, also after a restart, and an address is lifted when the last of them no longer has it.
+
+const listPrefix = ban.SourceImport + ":"
+
+// ruleLists refuses a ban that is on so many lists that a source has no room for their names.
+const ruleLists = "too many lists"
+
+// listsOf returns the names of the lists in a source.
+func listsOf(source string) []string {
+	names, ok := strings.CutPrefix(source, listPrefix)
+	if !ok {
+		return nil
+	}
+	return strings.Split(names, ",")
+}
+
+// listSource is the reverse of listsOf.
+func listSource(names []string) string {
+	slices.Sort(names)
+	return listPrefix + strings.Join(slices.Compact(names), ",")
+}
+
+// importedLocked makes an import respect what this node bans already: it shortens no ban, and leaves what others than imports
+// have brought their reason and source. It reports whether the ban is new, and whether it was on the same list before.
+func (d *Daemon) importedLocked(op *ban.Op) (fresh, listed bool, err error) {
+	was, ok := d.table.OwnBan(op.Prefix, op.Ports)
+	if !ok {
+		return true, false, nil
+	}
+	if was.Until.After(op.Until) {
+		op.Until = was.Until
+	}
+	if !ban.Imported(was.Source) {
+		op.Reason, op.Source = was.Reason, was.Source
+		return false, false, nil
+	}
+	add, had := listsOf(op.Source), listsOf(was.Source)
+	if len(add) == 0 || len(had) == 0 {
+		return false, false, nil // the last import decides
+	}
+	if listed = slices.Contains(had, add[0]); !listed || len(had) > 1 {
+		op.Reason = was.Reason
+	}
+	op.Source = listSource(append(had, add[0]))
+	if len(op.Source) > ban.MaxSource {
+		err = &control.Error{
+			Code: control.CodePolicy, Rule: ruleLists, Hint: "give the lists shorter names, or leave one out",
+			Message: fmt.Sprintf("%s is not put on the list %s: it is banned by the lists %s, and their names take all the room", show(op.Prefix), add[0], strings.Join(had, ", ")),
+		}
+	}
+	return false, listed, err
+}
+
+// Listed implements control.Agent.
+func (d *Daemon) Listed(ctx context.Context, req control.ListedRequest) (control.ListedReply, error) {
+	var rep control.ListedReply
+	rep.Mark.Epoch, rep.Mark.Seq = d.mesh.Last()
+	gone := map[netip.Prefix][]ban.Ports{}
+	found := 0
+	d.entries(func(e ban.Entry) bool {
+		if !slices.Contains(e.Origins, d.self) {
+			return ctx.Err() == nil
+		}
+		d.mu.Lock()
+		r, ok := d.table.OwnBan(e.Prefix, e.Ports)
+		d.mu.Unlock()
+		switch {
+		case !ok || !slices.Contains(listsOf(r.Source), req.List):
+		case req.Until == nil:
+			rep.Bans++
+		case !since(r, *req.Until):
+			rep.More = found == control.MaxAddrs
+			if !rep.More {
+				gone[e.Prefix] = append(gone[e.Prefix], e.Ports)
+				found++
+			}
+		}
+		return ctx.Err() == nil && !rep.More
+	})
+	if err := ctx.Err(); err != nil || len(gone) == 0 {
+		return rep, err
+	}
+	return rep, d.unlist(ctx, req, gone, &rep)
+}
+
+// since reports whether this node has said r after the mark.
+func since(r ban.Record, mark control.Mark) bool {
+	return r.Version.Epoch > mark.Epoch || r.Version.Epoch == mark.Epoch && r.Version.Seq > mark.Seq
+}
+
+// unlist takes bans off a list. Those of no other list are taken back; nobody else's ban is lifted.
+func (d *Daemon) unlist(ctx context.Context, req control.ListedRequest, gone map[netip.Prefix][]ban.Ports, rep *control.ListedReply) error {
+	now := time.Now()
+	prefixes := make([]netip.Prefix, 0, len(gone))
+	for p := range gone {
+		prefixes = append(prefixes, p)
+	}
+	slices.SortFunc(prefixes, netip.Prefix.Compare)
+	results, err := d.publishEach(ctx, now, prefixes, func(prefix netip.Prefix) ([]ban.Op, error) {
+		var ops []ban.Op
+		for _, ports := range gone[prefix] {
+			r, ok := d.table.OwnBan(prefix, ports)
+			if !ok || since(r, *req.Until) {
+				continue
+			}
+			op := r.Op
+			rest := slices.DeleteFunc(listsOf(r.Source), func(name string) bool { return name == req.List })
+			if len(rest) > 0 {
+				op.Source = listSource(rest)
+				rep.Kept++
+			} else {
+				op.Kind, op.Until = ban.KindRevoke, op.Until.Add(ban.ClockSkew)
+				rep.Lifted++
+			}
+			ops = append(ops, op)
+		}
+		return ops, nil
+	})
+	d.settleDue(now)
+	d.confirm(ctx, results, func(*control.Result) *control.Error { return nil }, "lifted")
+	for _, r := range results {
+		if err == nil && r.Err != nil {
+			return r.Err
+		}
+	}
+	return err
+}
