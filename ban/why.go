@@ -142,6 +142,9 @@ func findingOf(r Record) Finding {
 	}
 }
 
+// StatusCounts is the status of an allow that nothing ends.
+const StatusCounts = "counts"
+
 func (q *query) judgeAllow(f *Finding, e *entry, x *rec) {
 	if q.voided(f) {
 		return
@@ -155,9 +158,9 @@ func (q *query) judgeAllow(f *Finding, e *entry, x *rec) {
 	case x.hold.Waits():
 		f.rank, f.Status = rankPending, "held for the operator: "+x.hold.String()
 	case e.key().contains(q.k):
-		f.rank, f.Status = rankException, "counts"
+		f.rank, f.Status = rankException, StatusCounts
 	default:
-		f.rank, f.Status = rankInside, "counts"
+		f.rank, f.Status = rankInside, StatusCounts
 	}
 }
 

@@ -164,3 +164,11 @@ func TestStateDir(t *testing.T) {
 		t.Errorf("relative: %q, %v", got, err)
 	}
 }
+
+// A revocation names the node by its whole id in audit.jsonl.
+func TestAuditShortensIDs(t *testing.T) {
+	id := strings.Repeat("0a", 16)
+	if got := auditWhy(control.AuditEntry{Reason: "web3 (" + id + ") stolen", Lost: 2}); got != "web3 (0a0a0a0a) stolen (2 changes before this one were not written down)" {
+		t.Errorf("%q", got)
+	}
+}

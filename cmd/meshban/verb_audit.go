@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 
 	"github.com/urfave/cli/v2"
@@ -108,9 +109,13 @@ func auditWho(e control.AuditEntry) string {
 	return e.Via
 }
 
+// fullID is a whole id, of which a person gets to see the beginning.
+var fullID = regexp.MustCompile(`\b[0-9a-f]{32}\b`)
+
 func auditWhy(e control.AuditEntry) string {
+	why := fullID.ReplaceAllStringFunc(or(e.Reason, e.Source), short)
 	if e.Lost > 0 {
-		return fmt.Sprintf("%s (%d changes before this one were not written down)", or(e.Reason, e.Source), e.Lost)
+		why += fmt.Sprintf(" (%d changes before this one were not written down)", e.Lost)
 	}
-	return or(e.Reason, e.Source)
+	return why
 }

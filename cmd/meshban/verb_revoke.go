@@ -82,7 +82,7 @@ func (c *command) revoke(ctx *cli.Context) error {
 	if err := c.out.Flush(); err != nil {
 		return fmt.Errorf("write to stdout: %w", err)
 	}
-	said := fmt.Sprintf("%s is revoked since %s", nodeText(rep), control.FormatPast(rep.Revoked))
+	said := fmt.Sprintf("%s was revoked at %s", nodeText(rep), control.FormatPast(rep.Revoked))
 	if rep.Kept > 0 {
 		said += fmt.Sprintf("; %s of it stay, in the name of this node", plural(rep.Kept, "ban", "bans"))
 	}
@@ -97,7 +97,7 @@ func nodeText(rep control.RevokeReply) string {
 // revokePreview writes what a revocation takes back.
 func (c *command) revokePreview(out io.Writer, rep control.RevokeReply, since bool) {
 	if !rep.Revoked.IsZero() {
-		fmt.Fprintf(out, "meshban: %s is revoked since %s; nothing is left to take back\n", nodeText(rep), control.FormatPast(rep.Revoked))
+		fmt.Fprintf(out, "meshban: %s was revoked at %s; nothing is left to take back\n", nodeText(rep), control.FormatPast(rep.Revoked))
 		return
 	}
 	fmt.Fprintf(out, "meshban: this takes back what %s has said, on every node: %s, %s, %s\n", nodeText(rep),

@@ -38,7 +38,7 @@ func (d *Daemon) ignored() *control.Error {
 	s := d.mesh.Standing(mesh.ID(d.self))
 	switch {
 	case s.Revoked != nil:
-		text := "the mesh has revoked this node at " + control.FormatPast(s.Revoked.Issued)
+		text := "the mesh revoked this node at " + control.FormatPast(s.Revoked.Issued)
 		if s.Revoked.Reason != "" {
 			text += fmt.Sprintf(" (%s)", s.Revoked.Reason)
 		}

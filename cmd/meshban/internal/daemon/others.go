@@ -159,10 +159,8 @@ func (d *Daemon) tellAddr(ctx context.Context, prefix netip.Prefix) *toldAddr {
 	t := &toldAddr{Verdict: reply.Verdict, LetsGo: d.config().Fail2ban.Unban}
 	switch {
 	case reply.Verdict == control.VerdictDropped:
-	case reply.Verdict == control.VerdictNotDropped && len(reply.Findings) == 0:
-		t.Why = "the mesh has no record of it"
 	case reply.Verdict == control.VerdictNotDropped:
-		t.Why = cleanText(reply.Findings[0].Status)
+		t.Why = cleanText(letThrough(prefix, reply.Findings))
 	default:
 		t.Why = cleanText(reply.Summary)
 	}

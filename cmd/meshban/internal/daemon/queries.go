@@ -152,19 +152,40 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 	case len(findings) == 0:
 		reply.Summary = fmt.Sprintf("No record of the mesh bears on %s: this node lets it through.", show(prefix))
 	default:
-		reply.Summary = fmt.Sprintf("This node lets %s through: %s.", show(prefix), reply.Findings[0].Status)
-		inside := slices.DeleteFunc(slices.Clone(reply.Findings), func(f control.Finding) bool {
-			return f.Kind != ban.KindBan.String() || f.Prefix.Bits() <= prefix.Bits() || !strings.HasPrefix(f.Status, ban.StateEnforced.String())
-		})
-		if len(inside) > 0 {
-			reply.Summary = fmt.Sprintf("No ban covers all of %s; banned inside it: %s", show(prefix), show(inside[0].Prefix))
-			if more := len(inside) - 1; more > 0 {
-				reply.Summary += fmt.Sprintf(" and %d more", more)
-			}
-			reply.Summary += "."
-		}
+		reply.Summary = fmt.Sprintf("This node lets %s through: %s.", show(prefix), letThrough(prefix, reply.Findings))
 	}
 	return reply, banned
+}
+
+// letThrough says why a prefix is not dropped as a whole, from what bears on it.
+func letThrough(prefix netip.Prefix, findings []control.Finding) string {
+	if len(findings) == 0 {
+		return "the mesh has no record of it"
+	}
+	inside := slices.DeleteFunc(slices.Clone(findings), func(f control.Finding) bool {
+		return f.Kind != ban.KindBan.String() || f.Prefix.Bits() <= prefix.Bits() || !strings.HasPrefix(f.Status, ban.StateEnforced.String())
+	})
+	f := findings[0]
+	covers := f.Prefix.Bits() <= prefix.Bits()
+	switch {
+	case len(inside) > 0 && !(covers && f.Kind == ban.KindNever.String()):
+		text := "no ban covers all of it, but inside it " + show(inside[0].Prefix)
+		if more := len(inside) - 1; more > 0 {
+			text += fmt.Sprintf(" and %d more", more)
+		}
+		return text + " are banned"
+	case f.Kind == ban.KindNever.String() && covers:
+		return "it is on the never-ban list (" + f.Reason + ")"
+	case f.Kind == ban.KindAllow.String() && f.Status == ban.StatusCounts && covers:
+		why := f.Origin
+		if f.Reason != "" {
+			why += fmt.Sprintf(", %q", f.Reason)
+		}
+		return "it is on the allow list (" + why + ")"
+	case !covers:
+		return "nothing bans all of it"
+	}
+	return f.Status
 }
 
 // addrText writes where a node is; "" while it is nowhere.

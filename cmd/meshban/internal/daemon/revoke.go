@@ -76,7 +76,7 @@ func (d *Daemon) Revoke(ctx context.Context, req control.RevokeRequest) (control
 		e := d.byCaller(ctx, now)
 		e.What, e.Reason = "revoke node", strings.TrimSpace(fmt.Sprintf("%s (%s) %s", name, id, req.Reason))
 		d.audit.Add(e)
-		d.log.Warn("revoked a node", "name", name, "id", id.Short(), "reason", req.Reason, "since", req.Since, "kept", reply.Kept)
+		d.log.Warn("revoked a node", "name", name, "id", id.Short(), "reason", req.Reason, "since", control.FormatPast(req.Since), "kept", reply.Kept)
 	}
 	reply.Revoked = v.Issued
 	return reply, nil

@@ -63,3 +63,24 @@ func TestProblemsThatAreOver(t *testing.T) {
 		}
 	}
 }
+
+// "This node lets it through: counts." is no reason that anybody understands, and a ban inside a prefix does not let it through.
+func TestWhyItIsLetThrough(t *testing.T) {
+	a := first(t, "a")
+	prefix := netip.MustParsePrefix
+	if _, err := a.Allow(t.Context(), control.AllowRequest{Prefixes: []netip.Prefix{prefix("203.0.113.64/28")}, Reason: "office"}); err != nil {
+		t.Fatal(err)
+	}
+	a.ban(t, time.Hour, "198.51.100.7/32", "198.51.100.9/32")
+	for of, want := range map[string]string{
+		"203.0.113.65/32": `This node lets 203.0.113.65 through: it is on the allow list (a, "office").`,
+		"203.0.113.0/24":  "This node lets 203.0.113.0/24 through: nothing bans all of it.",
+		"127.0.0.1/32":    "This node lets 127.0.0.1 through: it is on the never-ban list (loopback).",
+		"198.51.100.0/24": "This node lets 198.51.100.0/24 through: no ban covers all of it, but inside it 198.51.100.7 and 1 more are banned.",
+		"192.0.2.99/32":   "No record of the mesh bears on 192.0.2.99: this node lets it through.",
+	} {
+		if reply, _ := a.explain(prefix(of)); reply.Summary != want {
+			t.Errorf("%s: %q, want %q", of, reply.Summary, want)
+		}
+	}
+}
