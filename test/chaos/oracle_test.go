@@ -105,12 +105,12 @@ func (o *oracle) lifted(c command, ps ...netip.Prefix) {
 	for _, p := range ps {
 		r := o.recordLocked(p)
 		r.running--
-		r.lifters[c.by] = true // it may have, even if nothing is sure
 		if !c.acked || c.raced || o.revoked[c.by] {
 			r.unsure = true
 			continue
 		}
 		r.claims = nil
+		r.lifters[c.by] = true
 		r.weak[c.by] = c.weak
 	}
 }

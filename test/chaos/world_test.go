@@ -56,14 +56,13 @@ func (w *world) say(n *node, format string, args ...any) {
 // violate reports what must not be, with the last events, and those that name the element.
 func (w *world) violate(n *node, element any, format string, args ...any) {
 	w.t.Helper()
-	what, more, _ := strings.Cut(fmt.Sprintf(format, args...), "\n")
-	w.say(n, "VIOLATION: %v: %s", element, what)
+	w.say(n, "VIOLATION: %v: %s", element, fmt.Sprintf(format, args...))
 	name := strings.TrimSuffix(strings.TrimSuffix(fmt.Sprint(element), "/32"), "/128")
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.violations++
 	text := &strings.Builder{}
-	fmt.Fprintf(text, "seed %d: %s\n%s", w.seed, w.events[len(w.events)-1], more)
+	fmt.Fprintf(text, "seed %d: %s", w.seed, w.events[len(w.events)-1])
 	for i, e := range w.events {
 		if i >= len(w.events)-lastEvents || name != "" && strings.Contains(e, name) {
 			text.WriteString("\n\t" + e)

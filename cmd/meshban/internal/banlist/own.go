@@ -95,8 +95,10 @@ func foreign(line string) *Error {
 // unknown says that a line is not understood.
 func unknown(line string) error {
 	words := strings.Fields(line)
-	if _, _, err := appendAtom(nil, words[0]); len(words) == 1 && err != nil {
-		return err.(*Error)
+	if len(words) == 1 {
+		if _, _, err := appendAtom(nil, words[0]); err != nil {
+			return err
+		}
 	}
 	return wrong("a list has one address or CIDR a line", "%s begins with no address", quote(line))
 }

@@ -75,6 +75,9 @@ func (d *Daemon) newNotes(now time.Time, imported bool, asked int) *notes {
 	return n
 }
 
+// noteSpared is the note about a prefix that contains what is never banned.
+const noteSpared = "what is never banned inside stays open"
+
 // lookLocked notes what the table tells of a ban before it is made.
 func (n *notes) lookLocked(prefix netip.Prefix, fresh bool) {
 	if fresh {
@@ -112,7 +115,7 @@ func (n *notes) of(prefix netip.Prefix, length time.Duration) (note, hint string
 	case n.beyond[prefix]:
 		return n.ofRoom()
 	case n.spared[prefix]:
-		return "what is never banned inside stays open", "`meshban allow --list` shows what is never banned"
+		return noteSpared, "`meshban allow --list` shows what is never banned"
 	}
 	return "", ""
 }

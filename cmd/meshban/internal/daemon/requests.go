@@ -74,6 +74,9 @@ func (d *Daemon) Ban(ctx context.Context, req control.BanRequest) (control.BanRe
 	for i, r := range rep.Results {
 		if r.Err == nil {
 			note, hint := notes.of(r.Prefix, r.Until.Sub(now))
+			if note == noteSpared && r.Note != "" {
+				continue // which says what is left out
+			}
 			addNote(&rep.Results[i], note)
 			rep.Results[i].Hint = hint
 		}
