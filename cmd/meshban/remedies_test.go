@@ -171,7 +171,8 @@ func TestCommandsInTexts(t *testing.T) {
 			for _, text := range literal.FindAll(source, -1) {
 				for _, m := range quoted.FindAllSubmatch(text, -1) {
 					found++
-					line := filled.ReplaceAllString(strings.TrimPrefix(string(m[1]), "meshban "), "203.0.113.7") // a name too
+					line := strings.ReplaceAll(strings.TrimPrefix(string(m[1]), "meshban "), "%s %s", "%s") // a node, and flags
+					line = filled.ReplaceAllString(line, "203.0.113.7")                                     // a name too
 					args := strings.Fields(line)
 					if _, err := arrange(args, new(command).verbs()); err != nil {
 						t.Errorf("%s: %s: %v", path, m[1], err)
