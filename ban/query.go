@@ -181,6 +181,23 @@ func (t *Table) Lookup(addr netip.Prefix) (Verdict, bool) {
 	return Verdict{Entry: e}, ok
 }
 
+// EnforcedInside returns how many entries inside p, but not of p itself, are enforced; it stops at most.
+func (t *Table) EnforcedInside(p netip.Prefix, most int) (n int) {
+	p, err := Normalize(p)
+	if err != nil {
+		return 0
+	}
+	k := keyOf(p)
+	for i := range t.bans.inside(k) {
+		if e := t.bans.entries.at(i); e.state == StateEnforced && e.key() != k {
+			if n++; n == most {
+				break
+			}
+		}
+	}
+	return n
+}
+
 // exception returns what keeps k from being banned.
 func (t *Table) exception(k pkey) (NeverEntry, bool) {
 	if e, ok := t.never.covering(k); ok {

@@ -60,6 +60,41 @@ func (t *Table) eachOf(b *book, origin Origin, cursor uint32, n int, f func(i ui
 	return 0
 }
 
+// Has reports whether merging r would change nothing but its hold: its origin has said it here, or something later.
+func (t *Table) Has(r *Record) bool {
+	b := &t.bans
+	if r.Kind == KindAllow || r.Kind == KindUnallow {
+		b = &t.allows
+	}
+	if r.Kind == KindUnban || r.Kind == KindUnallow {
+		_, waits := t.lifts.ids[cancelID{r.Origin, r.Version}]
+		_, news, _ := t.wouldAdd(b, r)
+		return waits || !news
+	}
+	entry := t.entryAbout(b, r)
+	if entry == 0 {
+		return false
+	}
+	last, floor := t.said(b, entry, r.Origin)
+	for _, i := range [2]uint32{last, floor} {
+		if i != 0 && t.version(b.recs.at(i)).Compare(r.Version) >= 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// InForce reports whether the ban r counts: its origin has said nothing later of the same prefix and ports, nothing cancels it,
+// and it does not wait.
+func (t *Table) InForce(r *Record) bool {
+	entry := t.entryAbout(&t.bans, r)
+	if entry == 0 {
+		return false
+	}
+	last, _ := t.said(&t.bans, entry, r.Origin)
+	return last != 0 && t.version(t.bans.recs.at(last)) == r.Version && t.stands(r)
+}
+
 // Effect returns the state of this node's own ban of a prefix and ports, or the unban that cancels it. The state is 0 if
 // there is no such ban.
 func (t *Table) Effect(prefix netip.Prefix, ports Ports) (state State, cancelled *Record) {

@@ -6,12 +6,21 @@ import "time"
 // what changed. Whatever such a record superseded counts again only once it is merged again. Unsay is for records of an origin
 // that gave one version to two of them.
 func (t *Table) Unsay(now time.Time, rs []Record) []Change {
+	return t.unsay(now, rs, cause{kind: KindRevoke, words: words{source: "replaced"}})
+}
+
+// Refuse takes back records, in the same way, that must not have been merged by the limits of now. What it lifts ends.
+func (t *Table) Refuse(now time.Time, rs []Record) []Change {
+	return t.unsay(now, rs, cause{kind: KindRevoke, words: words{source: "refused"}, ending: true})
+}
+
+func (t *Table) unsay(now time.Time, rs []Record, c cause) []Change {
 	changes := t.expire(millis(now))
 	t.atOnce = MaxTouch
 	room := MaxTouch
 	for i := range rs {
 		r := &rs[i]
-		c := cause{kind: KindRevoke, origin: r.Origin, words: words{source: "replaced"}}
+		c.origin = r.Origin
 		b := &t.bans
 		if r.Kind == KindAllow || r.Kind == KindUnallow {
 			b = &t.allows

@@ -209,9 +209,16 @@ func (m *Mesh) present() error {
 	if !m.cfg.Secrets.HasAuthority() {
 		return nil
 	}
-	if c := m.cfg.Certificate; c.Serial != 0 && c.Verify(m.cfg.Secrets.Authority[:], m.cfg.Secrets.MeshID, m.now()) == nil {
-		if err := m.publishRecord(c.frame); err != nil {
-			return err
+	if c := m.cfg.Certificate; c.Serial != 0 {
+		switch err := c.Verify(m.cfg.Secrets.Authority[:], m.cfg.Secrets.MeshID, m.now()); {
+		case err == nil:
+			if err := m.publishRecord(c.frame); err != nil {
+				return err
+			}
+		case errors.Is(err, ErrCertificateEarly): // the clock is behind
+			m.mu.Lock()
+			m.stepLocked(m.now(), evFrames{via: viaRestore, frames: []Frame{c.frame}})
+			m.mu.Unlock()
 		}
 	}
 	if m.cfg.Authority.IsZero() || m.Standing(m.id).Certificate != nil {

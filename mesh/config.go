@@ -68,7 +68,8 @@ type Config struct {
 	// Rewound is called after the wall clock was set back by more than a second, by the goroutine that calls Deliver, once a
 	// peer holds the same frames: those that had ended by the clock as it was have come by Deliver then. Of others some of
 	// what they say had, and may be live again: live yields all that are held, by origin, epoch and number. Who has no peer
-	// is not called: what lifted a ban may be gone.
+	// is not called: what lifted a ban may be gone. It is also called when frames given to Restore count whose time, or that
+	// of their origin's certificate, had not come by the clock as it was.
 	Rewound func(live iter.Seq[Frame])
 
 	// Noticed gets what another member, whose certificate counts, tells this one by Notify: seldom, and at most MaxNotice
@@ -127,6 +128,8 @@ const (
 	ProblemAddress Problem = "address"
 	// ProblemJoin: nobody on the join list answers. Faults tells how it is now.
 	ProblemJoin Problem = "join"
+	// ProblemClock: this machine's clock differs from that of a member. Faults tells how it is now.
+	ProblemClock Problem = "clock"
 	// ProblemKey: this node was not given the newest gossip key, or cannot store it, or those who answer speak another.
 	ProblemKey Problem = "mesh key"
 )

@@ -20,6 +20,7 @@ type core struct {
 	caughtUp bool
 
 	roots pastRoots
+	early early
 
 	ledger
 	trust
@@ -98,7 +99,8 @@ type actions struct {
 	own                   bool    // the authority has said something else of this node
 	// rollPast is not 0 while frames in our name have this epoch, ours or a later one, and we did not publish them.
 	rollPast uint64
-	rewound  bool                 // the wall clock was set back, and what others kept of what had ended by it is here again
+	back     bool                 // the wall clock was set back
+	rewound  bool                 // all that is held is to be judged again, see Config.Rewound
 	verdicts [verdictKinds]uint64 // of evFrames, by kind
 	syncs    uint64               // sessions in which vectors were exchanged
 	unasked  uint64               // sync messages that belong to no session, or not to this stage of it
@@ -123,9 +125,10 @@ type comparison struct {
 // step is the only way to change the core.
 func (c *core) step(now time.Time, event any) actions {
 	var out actions
-	c.rewind(now)
+	out.back = c.rewind(now)
 	out.expired = append(c.expire(now), c.leave()...)
 	c.ended(&out)
+	c.lookAgain(now, &out)
 	switch e := event.(type) {
 	case evFrames:
 		for _, f := range e.frames {
@@ -156,24 +159,26 @@ func (c *core) step(now time.Time, event any) actions {
 	return out
 }
 
-// rewind notes whether the wall clock was set back, by more than clockSlack.
-func (c *core) rewind(now time.Time) {
+// rewind notes and reports whether the wall clock was set back, by more than clockSlack.
+func (c *core) rewind(now time.Time) bool {
 	now = now.Round(0) // the wall clock alone
 	back := now.Add(clockSlack).Before(c.latest)
 	if back || now.After(c.latest) {
 		c.latest = now
 	}
 	c.behind = c.behind || back
+	return back
 }
 
 // next tells when a step is due without any event.
 func (c *core) next() (time.Time, bool) {
-	a, okA := c.ledger.next()
-	b, okB := c.syncer.next()
-	if okA && (!okB || a.Before(b)) {
-		return a, true
+	first, some := time.Time{}, false
+	for _, next := range []func() (time.Time, bool){c.ledger.next, c.syncer.next, c.early.next} {
+		if at, ok := next(); ok && (!some || at.Before(first)) {
+			first, some = at, true
+		}
 	}
-	return b, okB
+	return first, some
 }
 
 // nextSeq is the first free number after our last. A copy of this node with the same epoch may have used some.
@@ -226,7 +231,11 @@ func (c *core) take(now time.Time, f Frame, by via, out *actions) {
 	if v == verdictEquivocal {
 		out.equivocs = append(out.equivocs, f)
 	}
-	if !stays || by == viaRestore {
+	if by == viaRestore {
+		c.restored(f, v, out)
+		return
+	}
+	if !stays {
 		return
 	}
 	out.admitted = append(out.admitted, f)
@@ -234,6 +243,16 @@ func (c *core) take(now time.Time, f Frame, by via, out *actions) {
 		out.deliver = append(out.deliver, f)
 	}
 	out.spread(f, by)
+}
+
+// restored deals with a frame from the store that is not held.
+func (c *core) restored(f Frame, v verdict, out *actions) {
+	switch v {
+	case verdictFuture:
+		c.early.keep(f)
+	case verdictExpired:
+		out.expired = append(out.expired, f.Ref())
+	}
 }
 
 // spread notes how a frame that is new here goes on.

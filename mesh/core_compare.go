@@ -76,14 +76,24 @@ func clockOf(now time.Time) uint64 { return min(uint64(max(now.UnixMilli(), 0)),
 // again by whoever heard it, so it must be fresh by that clock, and no older than the last one.
 type peerClock struct {
 	known bool
-	ahead int64  // ms
+	ahead int64  // ms; at most slack too low
+	slack int64  // ms
 	last  uint64 // the latest time of its clock that counted
 }
 
-// set takes a peer's clock from a session with it.
-func (p *peerClock) set(now time.Time, clock uint64) {
+// set takes a peer's clock from an answer to what it was asked at a time.
+func (p *peerClock) set(now, asked time.Time, clock uint64) {
 	clock = min(clock, maxMillis)
-	*p = peerClock{true, int64(clock) - int64(clockOf(now)), clock}
+	*p = peerClock{true, int64(clock) - int64(clockOf(now)), max(now.Sub(asked).Milliseconds(), 0) + 1, clock}
+}
+
+// skew returns by how much at least the peer's clock is ahead of ours, below 0: behind.
+func (p *peerClock) skew() time.Duration {
+	ahead := p.ahead
+	if ahead < 0 {
+		ahead = min(ahead+p.slack, 0)
+	}
+	return time.Duration(ahead) * time.Millisecond
 }
 
 // fresh reports whether what the peer has signed at this time of its clock counts now.

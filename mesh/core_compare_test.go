@@ -113,7 +113,7 @@ func TestCoreCountsPastRoots(t *testing.T) {
 	c, peer, now := coreFor(1), ID{1}, simStart
 	c.step(now, evUp{peer})
 	c.peers[peer].phase = phaseIdle
-	c.peers[peer].clock.set(now, clockOf(now))
+	c.peers[peer].clock.set(now, now, clockOf(now))
 	before := c.root.sum()
 	c.step(now, evFrames{via: viaPush, frames: []Frame{testFrame(t, signers[0], 1, 1, now, time.Hour, "")}})
 	for _, tt := range []struct {

@@ -131,6 +131,7 @@ type syncPeer struct {
 	guest    time.Time     // until then a session that the peer began is thought to go on
 	guestEnd time.Time     // it is not waited for longer, unless it moves something
 	guestNot time.Time     // before that another one is not waited for at all
+	asked    time.Time     // when the last check was sent
 	clock    peerClock
 }
 
@@ -324,6 +325,7 @@ func (c *core) tick(now time.Time, out *actions) {
 				p.past = p.own
 			}
 			p.phase, p.at, p.own = phaseChecking, now.Add(checkTimeout), session{id: c.rng.Uint64(), open: true}
+			p.asked = now
 			p.tries++
 			c.emit(id, &session{id: p.own.id, theirs: p.own.id}, &syncMessage{Kind: syncCheck, Root: c.root.sum(), Clock: clockOf(now)}, out)
 		}
@@ -471,14 +473,14 @@ func (c *core) handle(now time.Time, m *syncMessage, p *syncPeer, s *session, fr
 	switch m.Kind {
 	case syncSame:
 		if ours && p.phase != phaseIdle {
-			p.clock.set(now, m.Clock)
+			p.clock.set(now, p.asked, m.Clock)
 			c.settled(now, m.From, p, out)
 		}
 	case syncDiffer:
 		if !ours || p.phase != phaseChecking {
 			return // late
 		}
-		p.clock.set(now, m.Clock)
+		p.clock.set(now, p.asked, m.Clock)
 		out.compared = append(out.compared, comparison{m.From, now, c.roots.had(now, m.Root)})
 		if c.taken(now, m.From) {
 			c.set(p, phaseDue, now.Add(c.jitter(checkTimeout)))

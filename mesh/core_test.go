@@ -309,7 +309,7 @@ func TestCoreAsksWhenPingsAreLost(t *testing.T) {
 	c := coreFor(1)
 	for i := range byte(3) {
 		c.step(simStart, evUp{ID{1 + i}})
-		c.peers[ID{1 + i}].clock.set(simStart, clockOf(simStart))
+		c.peers[ID{1 + i}].clock.set(simStart, simStart, clockOf(simStart))
 		c.step(simStart, rootOf(ID{1 + i}, c.root.sum(), simStart))
 	}
 	c.step(simStart.Add(overdue/2), evTick{})

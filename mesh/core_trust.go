@@ -92,7 +92,11 @@ func (c *core) untrusted(now time.Time, f Frame, by via, out *actions) bool {
 		return false
 	}
 	out.verdicts[v]++
-	if by == viaRestore {
+	switch {
+	case by != viaRestore:
+	case v == verdictUnknown && len(c.early.stored) > 0: // its origin's certificate may be among them
+		c.early.keep(f)
+	default:
 		out.expired = append(out.expired, f.Ref()) // whoever holds it gives it back once its origin counts
 	}
 	return true
@@ -139,6 +143,9 @@ func (c *core) takeRecord(now time.Time, f Frame, by via, out *actions) {
 		out.verdicts[v]++
 		if v == verdictEquivocal {
 			out.equivocs = append(out.equivocs, f)
+		}
+		if by == viaRestore {
+			c.restored(f, v, out)
 		}
 		return
 	}

@@ -62,8 +62,11 @@ func (m *Mesh) screen(raw []byte) (f Frame, ok bool) {
 	now := m.now()
 	m.mu.Lock()
 	v := m.core.judge(now, f)
-	if v == verdictEnded || v == verdictRevoked {
+	switch v {
+	case verdictEnded, verdictRevoked:
 		m.core.bar(f.Origin, f.Epoch)
+	case verdictFuture:
+		m.core.early.offered(f)
 	}
 	m.mu.Unlock()
 	if v == verdictRevoked {

@@ -213,6 +213,11 @@ func (m *Mesh) carryOut() {
 		if len(out.expired) > 0 && m.cfg.Expired != nil {
 			m.cfg.Expired(out.expired)
 		}
+		if out.back {
+			if err := m.present(); err != nil { // it may have ended by the clock as it was
+				m.cfg.Logger.Debug("could not present the certificate again", "error", err)
+			}
+		}
 		if out.rewound && m.cfg.Rewound != nil {
 			m.cfg.Rewound(m.live(nil))
 		}
@@ -235,6 +240,7 @@ func (m *Mesh) carryOut() {
 		m.troubles(out)
 	}
 	m.retell()
+	m.checkClocks()
 }
 
 // void has the daemon forget what frames said for which others were taken.

@@ -71,6 +71,7 @@ type Mesh struct {
 	// Of the core's goroutine alone.
 	replaced map[ID]struct{} // origins of frames for which others were taken, until Retold
 	retellAt time.Time       // Retold is not called before
+	clocks   clockCheck
 
 	place    location
 	ceiling  ceiling

@@ -68,6 +68,11 @@ func (n *simNode) expired(refs []FrameRef) {
 }
 
 func (n *simNode) rewound(live iter.Seq[Frame]) {
+	for f := range n.mesh.Frames() { // what the store had, and whose time has come, is held without another word
+		if n.early[f.Ref()] {
+			n.held[f.Ref()] = string(f.Raw())
+		}
+	}
 	if !n.dying {
 		n.bans.Rewound(n.now(), live)
 	}

@@ -162,6 +162,10 @@ func (n *simNode) start() {
 	if err := m.present(); err != nil {
 		w.fail(n.slot, "present: %v", err)
 	}
+	for _, f := range m.core.early.stored { // the origin's certificate may be of the future too
+		delete(n.held, f.Ref())
+		n.early[f.Ref()] = true
+	}
 	delegate{m}.NotifyJoin(n.node)
 	for _, other := range w.nodes {
 		if other != n {

@@ -66,6 +66,12 @@ func (m *mesh) join(t testing.TB, s setup) {
 // newFleet returns servers with the program on them and nothing set up.
 func newFleet(t testing.TB, nodes int) *mesh {
 	t.Helper()
+	return newFleetOf(t, nodes, program)
+}
+
+// newFleetOf is newFleet with another build of the program.
+func newFleetOf(t testing.TB, nodes int, program string) *mesh {
+	t.Helper()
 	f := rig.New(t, rig.Options{Nodes: nodes, Binds: map[string]string{"/usr/local/bin/meshban": program}})
 	m := &mesh{Fleet: f, prober: f.Prober(t)}
 	for _, n := range f.Nodes {

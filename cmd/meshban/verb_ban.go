@@ -22,6 +22,9 @@ func (c *command) banVerb() *verb {
 		name: "ban", args: "ADDR...", short: "ban addresses on every node of the mesh",
 		long: addrHelp + ` Every argument is checked before the first is banned.
 
+Without --for a ban that this node has made before is not shortened and keeps its reason.
+With --for it gets the new end and reason, and stderr tells what they were.
+
 Prints a line for each address that is banned: the address, "until", and the time
 in UTC. An address that a rule refuses, or whose ban has no effect (an unban cancels it,
 the mesh has revoked this node), is named on stderr with the rule; the others are banned

@@ -82,7 +82,9 @@ func (c *command) whyVerb() *verb {
 	return &verb{
 		name: "why", args: "ADDR", short: "explain what this node does about an address",
 		long: `Says whether this node drops packets from the address (or CIDR), then names every
-record that bears on it: who said it, when, why, until when, and what became of it.
+record that bears on it: who said it, when, why, until when, and what became of it; also what
+this node has refused, and by which rule, and bans that ended or were lifted within a day. Of a
+CIDR it counts the bans inside, and lists up to 1,000 records.
 It asks the other nodes as well, and names one that does not answer as unknown; where the
 fail2ban of a node still bans the address, it says what to type there.
 

@@ -220,9 +220,12 @@ type NodeAnswer struct {
 	Fail2ban string `json:"fail2ban,omitempty"` // what its fail2ban still bans, and what to type there
 }
 
+// KindEnded is the Kind of a Finding that tells of a ban which is over: it ended, or was lifted, within a day.
+const KindEnded = "ended ban"
+
 // Finding is one record that bears on an address.
 type Finding struct {
-	Kind   string // "ban", "unban", "revoke", "allow", "unallow", "never"
+	Kind   string // "ban", "unban", "revoke", "allow", "unallow", "never", KindEnded
 	Prefix netip.Prefix
 	Ports  string
 	Origin string    // see Names; "" = this machine's own rules

@@ -87,7 +87,6 @@ func (d *Daemon) deliver(frames []mesh.Frame) {
 		records, ends = records[:0], ends[:0]
 	}
 	for _, frame := range frames {
-		d.noticeSkew(now, frame)
 		begin := len(records)
 		records = d.decode(records, now, now, frame, d.admitLocked)
 		d.merge(now, records[begin:])
@@ -157,12 +156,16 @@ func (d *Daemon) decode(
 	defer d.mu.Unlock()
 	for i := kept; i < len(dst); i++ {
 		r := &dst[i]
-		if r.Origin != d.self {
-			if err := judge(now, r); err != nil {
-				d.metrics.refuse(err)
-				d.log.Debug("refused an op of a peer", "origin", d.names.of(r.Origin), "prefix", r.Prefix, "err", err)
-				continue
-			}
+		check := judge
+		if r.Origin == d.self {
+			check = func(_ time.Time, r *ban.Record) error { return d.tooLongLocked(r) }
+		}
+		err := check(now, r)
+		d.past.judged(r, err)
+		if err != nil {
+			d.metrics.refuse(err)
+			d.log.Debug("refused an op", "origin", d.names.of(r.Origin), "prefix", r.Prefix, "err", err)
+			continue
 		}
 		if i != kept {
 			dst[kept] = *r
@@ -216,6 +219,7 @@ func (d *Daemon) settleLocked(changes []ban.Change) {
 		if count {
 			d.offences.changed(time.Now(), c, memory)
 		}
+		d.past.changed(time.Now(), c)
 		allow = allow || c.Event == ban.EventAllow || c.Event == ban.EventUnallow
 		if c.Enforce || c.Lift {
 			rule := ban.Rule{Prefix: c.Prefix, Ports: c.Ports, Until: c.Until, Own: c.Local}

@@ -9,18 +9,18 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// rewound takes over again what the frames say that are held: some of it had ended by a clock that was ahead, and has
-// been set back. What lifts bans comes before what bans, so that no ban that was lifted counts for a moment: it has come
-// back from peers, or, if their clocks were ahead too, the table remembers it. It is called from the mesh's own goroutine:
-// all that is held was judged before.
+// rewound takes over again what the frames say that are held, once the clock was set: some of it had ended by a clock that
+// was ahead, or had not counted yet by one that was behind. What lifts bans comes before what bans, so that no ban that was
+// lifted counts for a moment: it has come back from peers or from the store, or, if all clocks were ahead, the table
+// remembers it. It is called from the mesh's own goroutine: all that is held was judged before.
 func (d *Daemon) rewound(live iter.Seq[mesh.Frame]) {
 	now := time.Now()
 	stored, err := d.syncedHolds()
 	if err != nil {
-		d.log.Error("the clock was set back; what had ended by it comes back with the next start of the agent", "err", err)
+		d.log.Error("the clock was set; what did not count by it counts with the next start of the agent", "err", err)
 		return
 	}
-	d.log.Warn("the clock was set back; what had ended by it counts again")
+	d.log.Warn("the clock was set; what did not count by it counts now")
 	d.mu.Lock()
 	ended := d.table.Ended()
 	d.mu.Unlock()

@@ -46,14 +46,15 @@ func clockAhead(t *testing.T, all bool) {
 		nodes = append(nodes, a)
 	}
 	for _, n := range nodes {
-		n.mesh.Expire(ahead)
-		n.mu.Lock()
+		n.mu.Lock() // until the table has let go too, nobody notices that the clock is right
 		n.settleLocked(n.table.Expire(ahead))
+		c := n.table.Counts()
 		n.mu.Unlock()
 		n.fw.Flush()
-	}
-	if c := b.counts(); c.Active != 0 || c.Held != 1 {
-		t.Fatalf("by a clock that is ahead %+v count", c)
+		if n == b && (c.Active != 0 || c.Held != 1) {
+			t.Fatalf("by a clock that is ahead %+v count", c)
+		}
+		n.mesh.Expire(ahead)
 	}
 	for _, n := range nodes {
 		n.mesh.Expire(time.Now())
@@ -67,7 +68,5 @@ func clockAhead(t *testing.T, all bool) {
 	if c := b.counts(); c.Active != 1 || c.Held != 2 {
 		t.Errorf("%+v", c)
 	}
-	if a.meshStatus().Digest != b.meshStatus().Digest {
-		t.Error("the digests differ")
-	}
+	until(t, "the digests are equal", func() bool { return a.meshStatus().Digest == b.meshStatus().Digest })
 }

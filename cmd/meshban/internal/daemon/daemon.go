@@ -94,6 +94,8 @@ type Daemon struct {
 	problems  *problems
 	others    *others
 	lines     lineCounts
+	// ignoredShown: status has the problem that the other nodes take nothing from this one.
+	ignoredShown atomic.Bool
 
 	ssh        *hostinfo.Sessions               // New's, then watchSessions' alone
 	sessions   atomic.Pointer[[]hostinfo.Entry] // from where users are logged in by ssh
@@ -116,6 +118,7 @@ type Daemon struct {
 	slowed  map[ban.Origin]time.Time // when Mesh.Slow was called last
 
 	offences *offences
+	past     past
 	cfg      config.Config
 }
 
@@ -129,7 +132,7 @@ func New(ctx context.Context, cfg Config) (*Daemon, error) {
 	d := &Daemon{
 		home: cfg.Home, version: cfg.Version, log: cfg.Logger, level: cfg.Level,
 		reload: cfg.Reload, reread: cfg.Reread, host: cfg.Host, cfg: cfg.Config, started: time.Now(),
-		hub: newHub(), emit: newEmitQueue(), echoes: newEchoes(), problems: newProblems(), others: newOthers(),
+		hub: newHub(), emit: newEmitQueue(), echoes: newEchoes(), problems: newProblems(), others: newOthers(), past: newPast(),
 		bulkRate: rate.NewLimiter(mesh.SayBulkRate, mesh.SayBulkBurst), smallRate: rate.NewLimiter(mesh.SayRate, mesh.SayBurst),
 		ssh: hostinfo.NewSessions(), refillKick: make(chan struct{}, 1), neverKick: make(chan struct{}, 1), expireKick: make(chan struct{}, 1),
 		noticeKick: make(chan struct{}, 1), granted: make(map[ban.Origin]mesh.Caps), debts: make(map[ban.Origin]*debt), reports: make(map[ban.Origin]report), slowed: make(map[ban.Origin]time.Time),

@@ -160,7 +160,7 @@ func (d *Daemon) tellAddr(ctx context.Context, prefix netip.Prefix) *toldAddr {
 	switch {
 	case reply.Verdict == control.VerdictDropped:
 	case reply.Verdict == control.VerdictNotDropped:
-		t.Why = cleanText(letThrough(prefix, reply.Findings))
+		t.Why = cleanText(letThrough(prefix, reply.Findings, 0))
 	default:
 		t.Why = cleanText(reply.Summary)
 	}

@@ -95,6 +95,8 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 	d.mu.Lock()
 	findings := d.table.Why(prefix)
 	verdict, banned := d.table.Lookup(prefix)
+	inside := d.table.EnforcedInside(prefix, maxInside+1)
+	before := d.pastLocked(time.Now(), prefix, findings)
 	d.mu.Unlock()
 	reply = control.WhyReply{Address: prefix, Verdict: control.VerdictNotDropped}
 	why := ""
@@ -103,7 +105,7 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 			why = d.spares(verdict.Prefix, prefix)
 		}
 	}
-	for _, f := range findings {
+	for _, f := range findings[:min(len(findings), control.MaxFindings-len(before))] {
 		out := control.Finding{
 			Kind: f.Kind.String(), Prefix: f.Prefix, Ports: f.Ports.String(), Issued: f.Issued, Until: f.Until,
 			Reason: f.Reason, Source: f.Source, Status: f.Status,
@@ -127,6 +129,7 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 		}
 		reply.Findings = append(reply.Findings, out)
 	}
+	reply.Findings = append(reply.Findings, before...)
 	backend := d.fw.Status().Backend
 	switch {
 	case why != "":
@@ -149,16 +152,20 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 		if verdict.Prefix != prefix {
 			reply.Summary = fmt.Sprintf("This node drops every packet from %s until %s, as part of %s.", show(prefix), control.FormatTime(verdict.Until), show(verdict.Prefix))
 		}
-	case len(findings) == 0:
+	case len(reply.Findings) == 0:
 		reply.Summary = fmt.Sprintf("No record of the mesh bears on %s: this node lets it through.", show(prefix))
 	default:
-		reply.Summary = fmt.Sprintf("This node lets %s through: %s.", show(prefix), letThrough(prefix, reply.Findings))
+		reply.Summary = fmt.Sprintf("This node lets %s through: %s.", show(prefix), letThrough(prefix, reply.Findings, inside))
 	}
 	return reply, banned
 }
 
-// letThrough says why a prefix is not dropped as a whole, from what bears on it.
-func letThrough(prefix netip.Prefix, findings []control.Finding) string {
+// maxInside bounds how far why counts the bans inside a prefix.
+const maxInside = 100_000
+
+// letThrough says why a prefix is not dropped as a whole, from what bears on it. As many bans inside it are enforced as
+// enforced says, unless that is less than the findings tell.
+func letThrough(prefix netip.Prefix, findings []control.Finding, enforced int) string {
 	if len(findings) == 0 {
 		return "the mesh has no record of it"
 	}
@@ -170,7 +177,10 @@ func letThrough(prefix netip.Prefix, findings []control.Finding) string {
 	switch {
 	case len(inside) > 0 && !(covers && f.Kind == ban.KindNever.String()):
 		text := "no ban covers all of it, but inside it " + show(inside[0].Prefix)
-		if more := len(inside) - 1; more > 0 {
+		switch more := max(len(inside), enforced) - 1; {
+		case more >= maxInside:
+			text += fmt.Sprintf(" and at least %d more", maxInside)
+		case more > 0:
 			text += fmt.Sprintf(" and %d more", more)
 		}
 		return text + " are banned"
@@ -182,6 +192,8 @@ func letThrough(prefix netip.Prefix, findings []control.Finding) string {
 			why += fmt.Sprintf(", %q", f.Reason)
 		}
 		return "it is on the allow list (" + why + ")"
+	case f.Kind == control.KindEnded && covers:
+		return fmt.Sprintf("the ban until %s %s", control.FormatTime(f.Until), f.Status)
 	case !covers:
 		return "nothing bans all of it"
 	}
@@ -261,6 +273,9 @@ func (d *Daemon) Status(ctx context.Context) (control.Status, error) {
 func (d *Daemon) localStatus() control.Status {
 	if text := d.standingProblem(); text != "" {
 		d.problems.setFor(string(mesh.ProblemCertificate), text, briefly)
+		d.ignoredShown.Store(true)
+	} else if d.ignoredShown.Swap(false) {
+		d.problems.clear(string(mesh.ProblemCertificate))
 	}
 	cfg, counts, kernel, file, now := d.config(), d.counts(), d.fw.Status(), d.follower.Stats(), time.Now()
 	s := control.Status{
@@ -315,7 +330,7 @@ func (d *Daemon) localStatus() control.Status {
 		problem(string(mesh.ProblemUDP), m.UDPTrouble(d.names.of(ban.Origin(m.ID))))
 	}
 	for _, f := range d.mesh.Faults() {
-		problem(string(f.Kind), f.Text)
+		problem(string(f.Kind), d.nameNodes(f.Text))
 	}
 	problem("trust", d.distrust)
 	problem(string(mesh.ProblemKey), keyProblem(d.mesh.KeyStatus(), d.names))
@@ -406,15 +421,5 @@ func (d *Daemon) Watch(ctx context.Context, yield func(control.Event) error) err
 				return err
 			}
 		}
-	}
-}
-
-// skewNoticed is from how far ahead of our clock a peer's frame makes a problem.
-const skewNoticed = 2 * time.Second
-
-// noticeSkew tells when a peer's clock is ahead of ours. A frame that is behind may only have been on its way.
-func (d *Daemon) noticeSkew(now time.Time, frame mesh.Frame) {
-	if ahead := frame.Issued.Sub(now); ahead > skewNoticed {
-		d.problems.set("clock", fmt.Sprintf("the clock of %s is %s ahead of ours: its bans last that much longer here", d.names.of(ban.Origin(frame.Origin)), ahead.Round(100*time.Millisecond)))
 	}
 }

@@ -32,7 +32,7 @@ func (d *Daemon) serveReload(ctx context.Context) error {
 		case <-d.reload: // a nil channel never comes
 		}
 		d.notify(sdnotify.SdNotifyReloading)
-		if err := d.reloadOnce(); err != nil {
+		if err := d.reloadOnce(ctx); err != nil {
 			d.problems.set("config", err.Error())
 			d.log.Error("kept the old configuration", "err", err)
 		} else {
@@ -43,7 +43,7 @@ func (d *Daemon) serveReload(ctx context.Context) error {
 }
 
 // reloadOnce takes over what can change while the node runs, and names what cannot.
-func (d *Daemon) reloadOnce() error {
+func (d *Daemon) reloadOnce(ctx context.Context) error {
 	next, err := d.reread()
 	if err != nil {
 		return err
@@ -72,6 +72,9 @@ func (d *Daemon) reloadOnce() error {
 	}
 	if d.level != nil {
 		d.level.Set(next.Log.Level)
+	}
+	if err := d.rejudge(ctx, old, next); err != nil {
+		d.log.Error("could not judge by the new configuration what was said before; it is at the next start", "err", err)
 	}
 	kick(d.neverKick)
 	e := d.bySelf(time.Now(), control.ViaSignal)

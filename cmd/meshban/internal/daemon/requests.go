@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,6 +43,7 @@ func (d *Daemon) Ban(ctx context.Context, req control.BanRequest) (control.BanRe
 		return control.BanReply{}, &control.Error{Code: control.CodeUsage, Message: fmt.Sprintf("%q names no list", req.Source)}
 	}
 	notes := d.newNotes(now, imported, req.Before)
+	former := make(map[netip.Prefix]ban.Record) // what this node had said of them
 	var rep control.BanReply
 	ops := func(prefix netip.Prefix) ([]ban.Op, error) {
 		op := ban.Op{Kind: ban.KindBan, Prefix: prefix, Ports: ports, Until: endOf(now, length), Reason: req.Reason, Source: req.Source}
@@ -56,12 +58,18 @@ func (d *Daemon) Ban(ctx context.Context, req control.BanRequest) (control.BanRe
 		} else if req.For == 0 {
 			d.escalateLocked(now, &op, length)
 		}
-		err := d.table.CheckLocal(now, op)
-		if err == nil {
-			rep.Fresh += count(fresh)
-			notes.lookLocked(prefix, fresh)
+		if err := d.table.CheckLocal(now, op); err != nil {
+			return nil, err
 		}
-		return d.table.OwnOps(op), err
+		rep.Fresh += count(fresh)
+		notes.lookLocked(prefix, fresh)
+		if old, ok := d.table.OwnBan(prefix, ports); ok && !imported {
+			former[prefix] = old
+			if req.For == 0 && !prolong(&op, old) {
+				return nil, nil
+			}
+		}
+		return d.table.OwnOps(op), nil
 	}
 	if req.DryRun {
 		rep.Results = d.rehearseEach(req.Addrs, ops)
@@ -72,6 +80,10 @@ func (d *Daemon) Ban(ctx context.Context, req control.BanRequest) (control.BanRe
 		d.confirm(ctx, rep.Results, d.banEffect(now, ports), "banned")
 	}
 	for i, r := range rep.Results {
+		old, known := former[r.Prefix]
+		if r.Until.IsZero() && known {
+			r.Until, rep.Results[i].Until = old.Until, old.Until
+		}
 		if r.Err == nil {
 			note, hint := notes.of(r.Prefix, r.Until.Sub(now))
 			if note == noteSpared && r.Note != "" {
@@ -79,6 +91,9 @@ func (d *Daemon) Ban(ctx context.Context, req control.BanRequest) (control.BanRe
 			}
 			addNote(&rep.Results[i], note)
 			rep.Results[i].Hint = hint
+			if known {
+				addNote(&rep.Results[i], formerNote(req, old, r.Until))
+			}
 		}
 	}
 	return rep, nil
@@ -111,6 +126,29 @@ func (d *Daemon) rehearseEach(prefixes []netip.Prefix, ops func(netip.Prefix) ([
 		giveWay()
 	}
 	return results
+}
+
+// prolong gives op the reason and the source of the ban that it prolongs, and reports whether it does: it must not shorten it.
+func prolong(op *ban.Op, old ban.Record) bool {
+	op.Reason, op.Source = cmp.Or(old.Reason, op.Reason), old.Source
+	return op.Until.After(old.Until)
+}
+
+// formerNote says what became of this node's former ban of an address, which is in force until a time now.
+func formerNote(req control.BanRequest, old ban.Record, until time.Time) string {
+	was := "until " + control.FormatTime(old.Until)
+	if old.Reason != "" {
+		was += fmt.Sprintf(", %q", old.Reason)
+	}
+	switch {
+	case req.For != 0:
+		return "was banned " + was
+	case !until.After(old.Until):
+		return "is banned already " + was + "; --for sets another end and reason"
+	case old.Reason != "" && req.Reason != "" && req.Reason != old.Reason:
+		return "was banned " + was + "; the reason stays, --for sets both"
+	}
+	return "was banned " + was
 }
 
 // Unban implements control.Agent.

@@ -1,0 +1,160 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/hashicorp/golang-lru/simplelru"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+)
+
+const (
+	// maxRefused bounds the ops of peers that are remembered as refused, about 6 MB when full, and maxPast the bans that
+	// have ended, about 8 MB; the oldest make room.
+	maxRefused, maxPast = 1 << 14, 1 << 15
+	// pastKept is for how long why tells of a ban that has ended.
+	pastKept = 24 * time.Hour
+	// maxPastFindings bounds what why tells of them.
+	maxPastFindings = 100
+)
+
+// past is what why tells of besides what the table holds: what was refused, and what has ended. The daemon's lock guards it.
+type past struct {
+	refused *simplelru.LRU // refusedKey -> refusedOp
+	ended   *simplelru.LRU // banKey -> endedBan
+}
+
+type banKey struct {
+	prefix netip.Prefix
+	ports  ban.Ports
+}
+
+type refusedKey struct {
+	banKey
+	origin ban.Origin
+	kind   ban.Kind
+}
+
+func keyOfRefused(r *ban.Record) refusedKey {
+	return refusedKey{banKey{r.Prefix, r.Ports}, r.Origin, r.Kind}
+}
+
+type refusedOp struct {
+	version       ban.Version
+	issued, until time.Time
+	reason        string
+	source        string
+	status        string
+}
+
+type endedBan struct {
+	change ban.Change
+	at     time.Time
+}
+
+func newPast() past {
+	refused, errRefused := simplelru.NewLRU(maxRefused, nil)
+	ended, errEnded := simplelru.NewLRU(maxPast, nil)
+	if err := errors.Join(errRefused, errEnded); err != nil {
+		panic(err) // only a size below 1 is refused
+	}
+	return past{refused, ended}
+}
+
+// judged notes what became of a peer's op: err is why it was refused, nil if it was not.
+func (p *past) judged(r *ban.Record, err error) {
+	var policy *ban.PolicyError
+	switch {
+	case err == nil:
+		if p.refused.Len() > 0 {
+			if was, ok := p.refused.Peek(keyOfRefused(r)); ok && was.(refusedOp).version.Compare(r.Version) <= 0 {
+				p.refused.Remove(keyOfRefused(r))
+			}
+		}
+	case errors.As(err, &policy) && policy.Rule != ban.RuleExpired && policy.Rule != ban.RuleMalformed:
+		p.refused.Add(keyOfRefused(r), refusedOp{r.Version, r.Issued, r.Until, r.Reason, r.Source, refusedStatus(policy, r.Prefix)})
+	}
+}
+
+// refusedStatus says by which rule an op of a peer was refused, and what decides.
+func refusedStatus(e *ban.PolicyError, prefix netip.Prefix) string {
+	text := fmt.Sprintf("refused (%s): %s", e.Rule, e.Detail)
+	const orCaps = ", or what its origin's certificate allows, decides"
+	switch e.Rule {
+	case ban.RuleWide:
+		if prefix.Addr().Is4() {
+			return text + "; bans.widest_ipv4 of this node" + orCaps
+		}
+		return text + "; bans.widest_ipv6 of this node" + orCaps
+	case ban.RuleLong:
+		return text + "; the shorter of bans.max_for and peers.max_for of this node" + orCaps
+	case ban.RuleOthers:
+		return text + "; peers.unban_any of this node" + orCaps
+	case ban.RuleActive:
+		return text + "; peers.active of this node" + orCaps
+	}
+	return text
+}
+
+// changed notes a ban that is no longer in force.
+func (p *past) changed(now time.Time, c ban.Change) {
+	if c.Lift {
+		p.ended.Add(banKey{c.Prefix, c.Ports}, endedBan{c, now})
+	}
+}
+
+// pastLocked returns what was refused and what has ended of a prefix. live are the findings of what the table holds.
+func (d *Daemon) pastLocked(now time.Time, prefix netip.Prefix, live []ban.Finding) (out []control.Finding) {
+	for _, k := range d.past.refused.Keys() {
+		key := k.(refusedKey)
+		v, _ := d.past.refused.Peek(key)
+		r := v.(refusedOp)
+		if !key.prefix.Overlaps(prefix) || !r.until.After(now) || len(out) == maxPastFindings {
+			continue
+		}
+		out = append(out, control.Finding{
+			Kind: key.kind.String(), Prefix: key.prefix, Ports: key.ports.String(), Origin: d.names.of(key.origin), OriginID: key.origin.String(),
+			Issued: r.issued, Until: r.until, Reason: r.reason, Source: r.source, Status: r.status,
+		})
+	}
+	there := make(map[banKey]bool)
+	for _, f := range live {
+		if f.Kind == ban.KindBan {
+			there[banKey{f.Prefix, f.Ports}] = true
+		}
+	}
+	for _, k := range d.past.ended.Keys() {
+		key := k.(banKey)
+		v, _ := d.past.ended.Peek(key)
+		e := v.(endedBan)
+		if !key.prefix.Overlaps(prefix) || there[key] || now.Sub(e.at) > pastKept || len(out) == maxPastFindings {
+			continue
+		}
+		out = append(out, d.endedFinding(key, e))
+	}
+	return out
+}
+
+// endedFinding tells of a ban that is over.
+func (d *Daemon) endedFinding(key banKey, e endedBan) control.Finding {
+	c := e.change
+	f := control.Finding{Kind: control.KindEnded, Prefix: key.prefix, Ports: key.ports.String(), Until: c.Until}
+	by := d.names.of(c.Origin)
+	if c.Event == ban.EventExpire {
+		f.Origin, f.OriginID, f.Issued, f.Reason, f.Source, f.Status = by, c.Origin.String(), c.Issued, c.Reason, c.Source, "has ended"
+		return f
+	}
+	what := "lifted"
+	if c.Event == ban.EventAllow {
+		what = "lifted by an allow"
+	}
+	f.Status = fmt.Sprintf("%s at %s by %s", what, control.FormatPast(e.at), by)
+	if c.Reason != "" {
+		f.Status += fmt.Sprintf(", %q", c.Reason)
+	}
+	return f
+}

@@ -1,0 +1,181 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
+)
+
+// tooLongLocked refuses a ban of this node's own that lasts longer than the configuration allows now.
+func (d *Daemon) tooLongLocked(r *ban.Record) error {
+	longest := d.cfg.Bans.MaxFor
+	if r.Kind != ban.KindBan || !r.Until.After(r.Issued.Add(longest+ban.DefaultLimits().FutureSkew)) {
+		return nil
+	}
+	return &ban.PolicyError{Rule: ban.RuleLong, Detail: "it lasts longer than " + config.FormatDuration(longest)}
+}
+
+// rejudge judges by the configuration of now what was said before another one was taken up: what it refuses counts no longer,
+// and what that one refused or held may count. How fast bans came is not judged again.
+func (d *Daemon) rejudge(ctx context.Context, old, next config.Config) error {
+	if old.Escalation.Factor <= 1 && next.Escalation.Factor > 1 {
+		d.countOffences()
+	}
+	if old.Bans.MaxFor != next.Bans.MaxFor || old.Bans.MinPrefix4 != next.Bans.MinPrefix4 || old.Bans.MinPrefix6 != next.Bans.MinPrefix6 ||
+		old.Peers != next.Peers {
+		stored, err := d.syncedHolds()
+		if err != nil {
+			return err
+		}
+		inForce := make(map[ban.Origin]int)
+		d.eachFrame(func(now time.Time, r ban.Record) []ban.Change { return d.refuseAgainLocked(now, r, inForce) })
+		d.eachFrame(func(now time.Time, r ban.Record) []ban.Change { return d.admitAgainLocked(now, r, stored) })
+	}
+	if old.Peers != next.Peers || old.Breaker != next.Breaker {
+		return d.releaseAgain(ctx, old, next)
+	}
+	return nil
+}
+
+// countOffences notes the bans that are in force as offences, which were not counted before.
+func (d *Daemon) countOffences() {
+	memory := d.config().Escalation.Memory
+	d.entries(func(e ban.Entry) bool {
+		if e.State == ban.StateEnforced {
+			d.mu.Lock()
+			d.offences.changed(time.Now(), ban.Change{Prefix: e.Prefix, Until: e.Until, Source: e.Source, Enforce: true}, memory)
+			d.mu.Unlock()
+		}
+		return true
+	})
+}
+
+// eachFrame calls judge with every record of the frames that are held, and takes over what it changes.
+func (d *Daemon) eachFrame(judge func(time.Time, ban.Record) []ban.Change) {
+	var records []ban.Record
+	for frame := range d.mesh.Frames() {
+		if _, ok := forgottenBy(frame.Payload); ok || frame.Origin == d.mesh.AuthorityID() {
+			continue
+		}
+		ops, err := ban.DecodeOps(frame.Payload)
+		if err != nil {
+			continue
+		}
+		now := time.Now()
+		records = appendRecords(records[:0], now, frame, ops)
+		d.mu.Lock()
+		for _, r := range records {
+			d.settleLocked(judge(now, r))
+		}
+		d.mu.Unlock()
+		d.fw.Flush()
+		giveWay()
+	}
+	kick(d.expireKick)
+}
+
+// judgeAgainLocked judges a record by what its origin may say now. Of an unban only marks of its origin's own may stay.
+func (d *Daemon) judgeAgainLocked(now time.Time, r *ban.Record) error {
+	if r.Origin == d.self {
+		return d.tooLongLocked(r)
+	}
+	return d.gate.Check(now, d.table, r)
+}
+
+// refuseAgainLocked takes back a record that the configuration refuses. inForce counts the bans of each origin: those beyond
+// what it may have in force now wait for the operator.
+func (d *Daemon) refuseAgainLocked(now time.Time, r ban.Record, inForce map[ban.Origin]int) []ban.Change {
+	judged := r
+	err := d.judgeAgainLocked(now, &judged)
+	var policy *ban.PolicyError
+	switch {
+	case errors.As(err, &policy) && (policy.Rule == ban.RuleFuture || policy.Rule == ban.RuleExpired):
+		return nil
+	case err != nil, len(judged.Marks) < len(r.Marks) && d.table.Has(&r):
+		d.past.judged(&r, err)
+		d.takeBackLocked(now, r)
+		return nil
+	case r.Kind != ban.KindBan || r.Origin == d.self || !d.table.InForce(&r):
+		return nil
+	}
+	if inForce[r.Origin]++; inForce[r.Origin] <= d.capsLocked(r.Origin).Active || d.table.HeldFull(&r) {
+		return nil
+	}
+	d.takeBackLocked(now, r)
+	r.Hold = ban.HoldActive
+	d.store.Hold(holdOf(&r), r.Version.Index, uint8(r.Hold))
+	d.alarm.origin, d.alarm.by = r.Origin, r.Hold
+	return d.table.Merge(now, []ban.Record{r})
+}
+
+// takeBackLocked has the table forget a record, and why not tell of it as of a ban that has ended.
+func (d *Daemon) takeBackLocked(now time.Time, r ban.Record) {
+	d.settleLocked(d.table.Refuse(now, []ban.Record{r}))
+	d.past.ended.Remove(banKey{r.Prefix, r.Ports})
+}
+
+// admitAgainLocked takes in a record that was refused and is not now, as one that arrives now, unless something was decided
+// about it.
+func (d *Daemon) admitAgainLocked(now time.Time, r ban.Record, stored storedHolds) []ban.Change {
+	judged := r
+	if d.judgeAgainLocked(now, &judged) != nil || d.table.Has(&judged) {
+		return nil
+	}
+	if r.Origin != d.self {
+		judge := d.admitLocked
+		if stored.knows(&r) {
+			judge = stored.judgeLocked
+		}
+		err := judge(now, &r)
+		d.past.judged(&r, err)
+		if err != nil {
+			return nil
+		}
+	}
+	return d.table.Merge(now, []ban.Record{r})
+}
+
+// knows reports whether something was decided about a record, or it was refused for lack of room.
+func (s storedHolds) knows(r *ban.Record) bool {
+	key := holdOf(r)
+	_, held := s.holds[storedOp{key, r.Version.Index}]
+	_, refused := s.refused[key]
+	return held || refused
+}
+
+// releaseAgain lets count what was held by a cap that has been raised, as far as it goes.
+func (d *Daemon) releaseAgain(ctx context.Context, old, next config.Config) error {
+	looser := func(a, b config.Allowance) bool { return b.Rate > a.Rate || b.Burst > a.Burst || b.Imports > a.Imports }
+	rate, all := looser(old.Peers.Allowance, next.Peers.Allowance), looser(old.Breaker, next.Breaker)
+	raised := map[ban.Hold]bool{
+		ban.HoldRate: rate, ban.HoldLift: rate || all, ban.HoldBreaker: all, ban.HoldActive: next.Peers.Active > old.Peers.Active,
+	}
+	return d.eachHeld(ctx, func(records []ban.Record) error {
+		now := time.Now()
+		d.mu.Lock()
+		for _, r := range records {
+			if !raised[r.Hold] || !d.fitsNowLocked(now, r) {
+				continue
+			}
+			r.Hold = ban.HoldNone
+			d.store.Hold(holdOf(&r), r.Version.Index, uint8(r.Hold))
+			d.settleLocked(d.table.Merge(now, []ban.Record{r}))
+		}
+		d.mu.Unlock()
+		d.fw.Flush()
+		kick(d.noticeKick)
+		return nil
+	})
+}
+
+// fitsNowLocked reports whether a record that waits is within the caps now, and charges it.
+func (d *Daemon) fitsNowLocked(now time.Time, r ban.Record) bool {
+	o := r.Origin
+	if r.Hold == ban.HoldActive { // it is one of the records of its origin itself
+		return d.table.RecordsOf(o)-(d.table.WaitingOf(o)-d.table.LiftsWaitingOf(o)) < d.capsLocked(o).Active
+	}
+	return d.gate.Admit(now, d.table, &r) == nil && r.Hold == ban.HoldNone
+}

@@ -1,0 +1,123 @@
+package mesh
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	// clockNoticed is from what difference on two clocks are a problem. What a session takes on its way counts in favour of
+	// both.
+	clockNoticed = 2 * time.Second
+	// clockEvery is the least time between two looks at the members' clocks.
+	clockEvery = 2 * time.Second
+	// maxNamedClocks bounds the members that a fault of clocks names.
+	maxNamedClocks = 3
+)
+
+// clockCheck is what was last said of the members' clocks.
+type clockCheck struct {
+	at   time.Time
+	said []memberClock
+}
+
+// memberClock is how far a member's clock is ahead of this machine's; below 0: behind.
+type memberClock struct {
+	id    ID
+	ahead time.Duration
+}
+
+// checkClocks compares this machine's clock with those of the members that are alive.
+func (m *Mesh) checkClocks() {
+	now := m.now()
+	if passed := now.Sub(m.clocks.at); passed >= 0 && passed < clockEvery {
+		return
+	}
+	m.clocks.at = now
+	known := 0
+	var off []memberClock
+	m.mu.Lock()
+	for _, t := range m.peers.alive() { // by id
+		p := m.core.peers[t.id]
+		if p == nil || !p.clock.known || m.core.stands(now, t.id) == verdictRevoked {
+			continue
+		}
+		known++
+		if ahead := p.clock.skew(); ahead.Abs() >= clockNoticed {
+			off = append(off, memberClock{t.id, ahead})
+		}
+	}
+	m.mu.Unlock()
+	same := slices.EqualFunc(off, m.clocks.said, func(a, b memberClock) bool {
+		return a.id == b.id && (a.ahead-b.ahead).Abs() < clockNoticed && (a.ahead.Abs() > FutureSkew) == (b.ahead.Abs() > FutureSkew)
+	})
+	if !same || len(off) == 0 {
+		m.clocks.said = off
+		m.setFault(ProblemClock, clockFault(off, known))
+	}
+}
+
+// clockFault says whose clock is off, of those of known members and of this machine; "" if none is. One member's word tells
+// only that two clocks differ.
+func clockFault(off []memberClock, known int) string {
+	if len(off) == 0 {
+		return ""
+	}
+	for _, sign := range []time.Duration{1, -1} {
+		var by []time.Duration // of the members whose clock is on this side of ours
+		for _, c := range off {
+			if sign*c.ahead > 0 {
+				by = append(by, c.ahead.Abs())
+			}
+		}
+		if 2*len(by) <= known+1 {
+			continue
+		}
+		slices.Sort(by)
+		way, effect := "ahead of", "the bans that it makes last longer there"
+		most := by[len(by)/2]
+		switch {
+		case sign > 0 && most > FutureSkew:
+			way, effect = "behind", "it takes no ban from them"
+		case sign > 0:
+			way, effect = "behind", "the bans that it makes end earlier there"
+		case most > FutureSkew:
+			effect = "they take no ban from it"
+		}
+		return fmt.Sprintf("this machine's clock is %s %s that of %d of %d members: %s; set it right", clockText(most), way, len(by), known, effect)
+	}
+	var said []string
+	for _, c := range off[:min(len(off), maxNamedClocks)] {
+		way, effect := "ahead of", "the bans that it makes last longer here"
+		switch muted := c.ahead.Abs() > FutureSkew; {
+		case c.ahead > 0 && muted:
+			effect = "this node takes no ban from it"
+		case c.ahead < 0 && muted:
+			way, effect = "behind", "it takes no ban from this node"
+		case c.ahead < 0:
+			way, effect = "behind", "the bans that it makes end earlier here"
+		}
+		said = append(said, fmt.Sprintf("the clock of %s is %s %s this machine's: %s", c.id, clockText(c.ahead.Abs()), way, effect))
+	}
+	if more := len(off) - len(said); more > 0 {
+		said = append(said, fmt.Sprintf("and those of %d more differ", more))
+	}
+	return strings.Join(said, "; ") + "; set the wrong one right"
+}
+
+// clockText writes a difference of clocks in seconds, that of days in days.
+func clockText(d time.Duration) string {
+	if d >= 48*time.Hour {
+		return fmt.Sprintf("%dd", d/(24*time.Hour))
+	}
+	text := d.Round(time.Second).String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
+}

@@ -1,0 +1,174 @@
+package mesh
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// One member's word tells that two clocks differ, that of most whose is off.
+func TestClockFault(t *testing.T) {
+	a, b, c, d, e := ID{1}, ID{2}, ID{3}, ID{4}, ID{5}
+	for _, tt := range []struct {
+		name  string
+		off   []memberClock
+		known int
+		want  string
+	}{
+		{"ok: none is off", nil, 3, ""},
+		{"bad: one, ahead", []memberClock{{a, 7 * time.Minute}}, 1,
+			"the clock of " + a.String() + " is 7m ahead of this machine's: this node takes no ban from it; set the wrong one right"},
+		{"bad: one, behind", []memberClock{{a, -7*time.Minute - 1400*time.Millisecond}}, 1,
+			"the clock of " + a.String() + " is 7m1s behind this machine's: it takes no ban from this node; set the wrong one right"},
+		{"bad: a little", []memberClock{{a, 3 * time.Second}}, 3,
+			"the clock of " + a.String() + " is 3s ahead of this machine's: the bans that it makes last longer here; set the wrong one right"},
+		{"bad: both others are behind", []memberClock{{a, -400 * 24 * time.Hour}, {b, -400 * 24 * time.Hour}}, 2,
+			"this machine's clock is 400d ahead of that of 2 of 2 members: they take no ban from it; set it right"},
+		{"bad: most are ahead", []memberClock{{a, time.Hour}, {b, time.Hour}, {c, time.Hour}}, 4,
+			"this machine's clock is 1h behind that of 3 of 4 members: it takes no ban from them; set it right"},
+		{"bad: half of all, this one included, are ahead", []memberClock{{a, time.Hour}, {b, time.Hour}}, 3,
+			"the clock of " + a.String() + " is 1h ahead of this machine's: this node takes no ban from it; the clock of " +
+				b.String() + " is 1h ahead of this machine's: this node takes no ban from it; set the wrong one right"},
+	} {
+		if got := clockFault(tt.off, tt.known); got != tt.want {
+			t.Errorf("%s:\n got %s\nwant %s", tt.name, got, tt.want)
+		}
+	}
+	var many []memberClock
+	for _, id := range []ID{a, b, c, d, e} {
+		many = append(many, memberClock{id, time.Minute})
+	}
+	if got := clockFault(many, 100); !strings.Contains(got, "; and those of 2 more differ; ") {
+		t.Errorf("five of a hundred: %s", got)
+	}
+}
+
+// A node whose clock is far ahead or behind was mute, and nobody said so.
+func TestClusterNamesClocks(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		off     time.Duration
+		own     string
+		ofOther string
+	}{
+		{"ahead", 7 * time.Minute, "this machine's clock is 7m ahead of that of 2 of 2 members: they take no ban from it", "is 7m ahead of this machine's: this node takes no ban from it"},
+		{"behind", -7 * time.Minute, "this machine's clock is 7m behind that of 2 of 2 members: it takes no ban from them", "is 7m behind this machine's: it takes no ban from this node"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				c := newCluster(t, 3, nil)
+				eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
+				id := c.nodes[2].id
+				if err := c.nodes[2].stop(); err != nil {
+					t.Fatal(err)
+				}
+				off := newNode(t, c.secrets, id, c.config(2, func(_ int, cfg *Config) { cfg.Epoch = 2 }))
+				off.now = func() time.Time { return time.Now().Add(tt.off) }
+				off.run(t)
+				says := func(n *testNode, text string) bool {
+					return slices.ContainsFunc(n.Faults(), func(f Fault) bool { return f.Kind == ProblemClock && strings.Contains(f.Text, text) })
+				}
+				eventually(t, 30*time.Second, "it says so of itself", func() bool { return says(off, tt.own) })
+				for _, n := range c.nodes[:2] {
+					eventually(t, 30*time.Second, "the others name it", func() bool { return says(n, "the clock of "+id.ID().String()+" "+tt.ofOther) })
+				}
+				if err := off.stop(); err != nil {
+					t.Fatal(err)
+				}
+				for _, n := range c.nodes[:2] {
+					eventually(t, 30*time.Second, "nothing is said of who is gone", func() bool { return len(n.Faults()) == 0 })
+				}
+			})
+		})
+	}
+}
+
+// A fleet that started in 1970 kept nothing of others once its clocks were right: certificates had been of the future, and
+// nobody looked at them again.
+func TestCoreLooksAgainWhenTimeHasCome(t *testing.T) {
+	s := newSimulation(t, 3, 1)
+	r := newRecorder(t)
+	s.trust(r)
+	var all []Frame
+	for i, id := range signers[:3] {
+		all = append(all, r.cert(id.Public(), uint64(i+1), 24*time.Hour))
+	}
+	for i, id := range signers[:3] {
+		for seq := range uint64(maxRetake) {
+			all = append(all, testFrame(t, id, 1, seq+1, simStart, time.Hour, string(rune('a'+i))))
+		}
+	}
+	dead := testFrame(t, signers[0], 2, 1, simStart, time.Second, "ends before the clock is right")
+	stranger := testFrame(t, signers[3], 1, 1, simStart, time.Hour, "no certificate")
+	past := testFrame(t, signers[0], 3, 1, time.UnixMilli(1).UTC(), 300*24*time.Hour, "of 1970")
+	s.now = time.UnixMilli(60_000).UTC()
+	for i := range s.cores {
+		out := s.step(i, evFrames{via: viaRestore, frames: append(slices.Clone(all), dead, stranger, past)})
+		if len(out.expired) != 0 || s.cores[i].count != 0 {
+			t.Fatalf("in 1970 %d are dropped from the store, %d held", len(out.expired), s.cores[i].count)
+		}
+	}
+	s.now = simStart.Add(time.Minute)
+	for i, c := range s.cores {
+		var dropped []FrameRef
+		rewound, steps := 0, 0
+		for due := true; due; steps++ {
+			out := s.step(i, evTick{})
+			dropped = append(dropped, out.expired...)
+			if out.rewound {
+				rewound++
+			}
+			if len(out.deliver) > 0 {
+				t.Fatal("what was judged before is delivered as new")
+			}
+			at, ok := c.early.next()
+			due = ok && !at.After(s.now)
+		}
+		if c.count != len(all) || rewound != 1 || steps < 4 {
+			t.Errorf("core %d: %d held, want %d; told %d times in %d steps", i, c.count, len(all), rewound, steps)
+		}
+		want := []FrameRef{dead.Ref(), stranger.Ref(), past.Ref()}
+		for _, ref := range want {
+			if !slices.Contains(dropped, ref) {
+				t.Errorf("core %d: %v stays in the store", i, ref)
+			}
+		}
+		if len(dropped) != len(want) {
+			t.Errorf("core %d: %d frames are dropped, want %d", i, len(dropped), len(want))
+		}
+	}
+}
+
+// What a peer offered too early is asked for when its time has come, though comparisons that brought nothing have made the
+// pauses long. Whoever sends frames of the future does not make that happen all the time.
+func TestCoreComparesWhenTimeHasCome(t *testing.T) {
+	c, peer, now := coreFor(1), ID{1}, simStart
+	c.step(now, evUp{peer})
+	p := c.peers[peer]
+	rest := func() { p.phase, p.at, p.backoff = phaseDue, now.Add(time.Hour), backoffMax }
+	checks := func(at time.Time) int { return len(c.step(at, evTick{}).send) }
+	rest()
+	c.early.offered(testFrame(t, signers[0], 1, 1, now.Add(FutureSkew+time.Minute), time.Hour, ""))
+	c.early.offered(testFrame(t, signers[0], 1, 2, now.Add(time.Hour), time.Hour, ""))
+	if n := checks(now.Add(time.Minute - time.Millisecond)); n != 0 {
+		t.Errorf("%d checks before the time", n)
+	}
+	if at, ok := c.next(); !ok || at.After(now.Add(time.Minute)) {
+		t.Errorf("wakes at %v", at)
+	}
+	now = now.Add(time.Minute)
+	checks(now)
+	if n := checks(now.Add(settleMax)); n != 1 {
+		t.Errorf("%d checks when the time has come, want 1", n)
+	}
+	rest()
+	c.early.offered(testFrame(t, signers[0], 1, 3, now.Add(FutureSkew), time.Hour, ""))
+	if n := checks(now.Add(recheckEvery-time.Second)) + checks(now.Add(recheckEvery-time.Second+settleMax)); n != 0 {
+		t.Errorf("%d checks soon after, want 0", n)
+	}
+	checks(now.Add(recheckEvery))
+	if n := checks(now.Add(recheckEvery + settleMax)); n != 1 {
+		t.Errorf("%d checks later, want 1", n)
+	}
+}

@@ -1,0 +1,80 @@
+package mesh
+
+import "time"
+
+// What is refused because its time has not come is looked at again when it has, also because the clock was set: a machine
+// without a battery for its clock starts in 1970, and to it the mesh's certificates and frames are of the future.
+
+const (
+	// maxRetake bounds the stored frames that are looked at again in one step.
+	maxRetake = 512
+	// recheckEvery is the least time between two comparisons with all peers for frames that had been refused as of the future:
+	// any holder of the mesh's key can send some.
+	recheckEvery = 10 * time.Second
+)
+
+// early is what was refused because its time had not come.
+type early struct {
+	stored   []Frame   // that the store gave back, in its order: the authority's first
+	storedAt time.Time // when the first of them may count
+	retake   []Frame   // of earlier ones: not looked at again yet
+	// offeredAt is when the first frame that a peer offered may count; zero: none was refused. It is offered again when
+	// digests are compared.
+	offeredAt time.Time
+	rechecked time.Time
+}
+
+// keep notes a frame from the store that does not count yet.
+func (e *early) keep(f Frame) {
+	e.stored = append(e.stored, f)
+	e.storedAt = sooner(e.storedAt, f.Issued.Add(-FutureSkew))
+}
+
+// offered notes that a peer's frame was refused because its time had not come.
+func (e *early) offered(f Frame) {
+	e.offeredAt = sooner(e.offeredAt, f.Issued.Add(-FutureSkew))
+}
+
+// next returns when there may be something to look at again.
+func (e *early) next() (at time.Time, ok bool) {
+	switch {
+	case len(e.retake) > 0:
+		return time.Time{}, true
+	case e.storedAt.IsZero():
+		return e.offeredAt, !e.offeredAt.IsZero()
+	case e.offeredAt.IsZero():
+		return e.storedAt, true
+	}
+	return sooner(e.storedAt, e.offeredAt), true
+}
+
+// lookAgain takes in stored frames whose time has come, and compares with all peers when the time of what they offered has.
+func (c *core) lookAgain(now time.Time, out *actions) {
+	e := &c.early
+	if len(e.retake) == 0 && len(e.stored) > 0 && !e.storedAt.After(now) {
+		e.retake, e.stored, e.storedAt = e.stored, nil, time.Time{}
+	}
+	if n := min(len(e.retake), maxRetake); n > 0 {
+		some := e.retake[:n]
+		if e.retake = e.retake[n:]; len(e.retake) == 0 {
+			e.retake, out.rewound = nil, true
+		}
+		for _, f := range some {
+			c.take(now, f, viaRestore, out)
+		}
+	}
+	if e.offeredAt.IsZero() || e.offeredAt.After(now) {
+		return
+	}
+	if wait := e.rechecked.Add(recheckEvery); now.Before(wait) && !e.rechecked.After(now) {
+		e.offeredAt = wait
+		return
+	}
+	e.offeredAt, e.rechecked = time.Time{}, now
+	for _, p := range c.peers {
+		if p.backoff = 0; p.phase == phaseIdle || p.phase == phaseDue {
+			p.tries = 0
+			c.set(p, phaseDue, now.Add(c.jitter(settleMax)))
+		}
+	}
+}
