@@ -42,9 +42,9 @@ may be, packed with gzip or not:
 
 A list is taken whole or not at all. Where a line is not understood, or lets an address
 through, it is named with its number and what to do (the first 10; the rest is counted),
-nothing is banned, and the exit code is 1. --skip-bad bans the rest of the list; lines of
-nginx, Apache, MikroTik, iptables, and of others' ipset and nft files are refused in any
-case. Prefixes with host bits set are masked, and stderr says so.
+nothing is banned, and the exit code is 1. --skip-bad bans the rest of the list; what lets
+an address through, and lines of nginx, Apache, MikroTik, iptables, and of others' ipset
+and nft files are refused in any case. Prefixes with host bits set are masked, and stderr says so.
 
 Addresses that a rule refuses are named likewise, the others are banned all the same, and
 the exit code is 4. A summary on stderr counts addresses and prefixes apart, tells what the

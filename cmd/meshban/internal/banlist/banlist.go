@@ -87,8 +87,8 @@ func wrong(remedy, format string, args ...any) *Error {
 }
 
 // Read reads a list to its end. It asks bad about each *Error that concerns one entry: true goes on behind it, false or a nil
-// bad ends with that error. Lines of another program's file end it in any case: who skips these cannot tell what the others
-// mean. An error of another type is the input's.
+// bad ends with that error. Lines of another program's file, and lines that let an address through, end it in any case: what the others mean depends
+// on them. An error of another type is the input's.
 func Read(in io.Reader, bad func(*Error) bool) (*List, error) {
 	return (&reader{bad: bad, list: new(List), room: MaxEntries}).read(in)
 }

@@ -87,7 +87,9 @@ func foreign(line string) *Error {
 	case first == "-a", first == "-i", first == "iptables", first == "ip6tables", first[0] == '*', first[0] == ':' && len(words) == 3:
 		return of("iptables rules", "awk '/-j (DROP|REJECT)/ {for (i = 1; i < NF; i++) if ($i == \"-s\") print $(i+1)}' FILE | meshban import -")
 	case letsThrough(words) != nil, first == "deny", first == "allow":
-		return wrong("take such lines out; write what is to be banned one address a line", "%s is no line of a list", quote(line))
+		return refused(wrong("take such lines out; write what is to be banned one address a line", "%s is no line of a list", quote(line)))
+	case first[0] == '!':
+		return refused(wrong("take such lines out; what must never be banned is for: meshban allow", "%s is an exception", quote(line)))
 	}
 	return nil
 }

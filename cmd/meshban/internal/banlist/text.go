@@ -252,7 +252,7 @@ func (r *reader) columns(fields []string) error {
 	switch {
 	case err != nil:
 	case strings.Contains(fields[0], "-") && level >= emuleAllows:
-		return wrong("leave the line out", "%s is let through by eMule: its level is %d", fields[0], level)
+		return refused(wrong("take such lines out", "%s is let through by eMule: its level is %d", fields[0], level))
 	case isAddr(fields[0]):
 		r.noteCount(fields[0], rest[0])
 	}
@@ -301,7 +301,7 @@ func isLetting(s string) bool {
 func letsThrough(fields []string) *Error {
 	for _, f := range fields {
 		if isLetting(f) {
-			return wrong("take such lines out; what must never be banned is for: meshban allow", "%q says that the line does not ban", f)
+			return refused(wrong("take such lines out; what must never be banned is for: meshban allow", "%q says that the line does not ban", f))
 		}
 	}
 	return nil
