@@ -25,6 +25,9 @@ const (
 	maxRoutes = 16
 )
 
+// byDefault are addresses of documentation (RFC 5737, RFC 3849), to which only the default route of each family leads.
+var byDefault = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:9"), netip.MustParseAddrPort("[2001:db8::1]:9")}
+
 // location is where this node is. Only dwell's goroutine writes it: word and port while there is no memberlist, seen and local
 // at any time.
 type location struct {
@@ -170,7 +173,8 @@ func (m *Mesh) locate() (at netip.AddrPort, fault string) {
 }
 
 // pickAddr chooses which of this machine's addresses to advertise: the present one while it works, else the source address that
-// this machine uses to reach the others, else the first by preferred. It returns the zero Addr if none can be used.
+// this machine uses to reach the others, else that of the default route, which bridges of containers do not have, else the first by
+// preferred. It returns the zero Addr if none can be used.
 func (m *Mesh) pickAddr(now netip.Addr, local []netip.Addr) netip.Addr {
 	stays := slices.Contains(local, now) && isHere(now)
 	if _, alive := m.peers.lossCount(); stays && alive > 0 {
@@ -183,6 +187,11 @@ func (m *Mesh) pickAddr(now netip.Addr, local []netip.Addr) netip.Addr {
 	}
 	if stays {
 		return now
+	}
+	for _, to := range byDefault {
+		if from := sourceTo(to); slices.Contains(local, from) {
+			return from
+		}
 	}
 	for _, a := range preferred(local) {
 		if isHere(a) {
