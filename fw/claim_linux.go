@@ -16,21 +16,26 @@ const claimName = "@meshban/firewall"
 
 // Claim makes this process the one whose bans this kernel drops, until release is called or the process ends. The error
 // matches ErrClaimed if another agent, of root's or of this user's, is that already. A socket of anybody else's claims
-// nothing, or each local user could keep the firewall open.
-func Claim() (release func() error, err error) {
+// nothing, or each local user could keep the firewall open; squatter then says whose it is.
+func Claim() (release func() error, squatter string, err error) {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: claimName, Net: "unix"})
 	if err == nil {
 		go hangUp(l)
-		return l.Close, nil
+		return l.Close, "", nil
 	}
 	if !errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("claim the firewall: %w", err)
+		return nil, "", fmt.Errorf("claim the firewall: %w", err)
 	}
-	// An agent always answers.
-	if owner, err := claimedBy(); err == nil && (owner.Uid == 0 || int(owner.Uid) == os.Geteuid()) && int(owner.Pid) != os.Getpid() {
-		return nil, fmt.Errorf("%w: process %d", ErrClaimed, owner.Pid)
+	owner, err := claimedBy()
+	release = func() error { return nil }
+	switch {
+	case err != nil || int(owner.Pid) == os.Getpid(): // an agent always answers
+		return release, "", nil
+	case owner.Uid == 0 || int(owner.Uid) == os.Geteuid():
+		return nil, "", fmt.Errorf("%w: process %d", ErrClaimed, owner.Pid)
 	}
-	return func() error { return nil }, nil
+	return release, fmt.Sprintf("process %d of user %d holds the socket %s, by which agents find one another: it is ignored, and a second agent is not noticed",
+		owner.Pid, owner.Uid, claimName), nil
 }
 
 // hangUp ends each connection at once, until the listener is closed.

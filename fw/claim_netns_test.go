@@ -20,30 +20,31 @@ const claimEnv = "FW_TEST_CLAIM"
 func TestClaim(t *testing.T) {
 	switch {
 	case os.Getenv(claimEnv) != "":
-		if _, err := Claim(); err != nil {
+		_, squatter, err := Claim()
+		if err != nil {
 			t.Fatal(err)
 		}
-		_, _ = os.Stdout.WriteString("claimed\n")
+		_, _ = os.Stdout.WriteString("claimed " + squatter + "\n")
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		return
 	case !inside(t):
 		return
 	}
 	squatter, end := claimer(t, 65534)
-	if squatter != "claimed\n" {
+	if squatter != "claimed \n" {
 		t.Fatalf("a user: %s", squatter)
 	}
-	if out, end := claimer(t, 0); out != "claimed\n" || !end() {
+	if out, end := claimer(t, 0); !strings.Contains(out, "claimed process") || !strings.Contains(out, "of user 65534") || !end() {
 		t.Errorf("root, while a user listens: %s", out)
 	}
 	if !end() {
 		t.Error("the user's process failed")
 	}
-	release, err := Claim()
+	release, _, err := Claim()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Claim(); err != nil {
+	if _, _, err := Claim(); err != nil {
 		t.Errorf("again by the same process: %v", err)
 	}
 	if out, end := claimer(t, 0); !strings.Contains(out, ErrClaimed.Error()+": process "+strconv.Itoa(os.Getpid())) || end() {
@@ -52,7 +53,7 @@ func TestClaim(t *testing.T) {
 	if err := release(); err != nil {
 		t.Error(err)
 	}
-	if out, end := claimer(t, 0); out != "claimed\n" || !end() {
+	if out, end := claimer(t, 0); out != "claimed \n" || !end() {
 		t.Errorf("after the end: %s", out)
 	}
 	if _, _, err := Open(ctx, []string{NameIPSet}, Options{Refused: ErrClaimed}); err == nil || !strings.Contains(err.Error(), ErrClaimed.Error()) {

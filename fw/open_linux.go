@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"syscall"
+
+	"github.com/google/nftables"
 )
 
 // openers are the ways to drop packets on Linux.
@@ -30,6 +33,56 @@ func (k keep) rules(nft, v6 bool, table string) bool {
 // idempotent and needs no running Syncer.
 func Teardown(ctx context.Context, opts Options) (removed []string, err error) {
 	return cleanup(ctx, opts.withDefaults(), keep{})
+}
+
+// Found returns the chains and tables of ours that are in the kernel, whichever backend made them. Sets alone are no sign of an agent:
+// a unit makes them at boot.
+func Found(ctx context.Context, opts Options) (found []string, err error) {
+	opts = opts.withDefaults()
+	for _, nft := range []bool{true, false} {
+		for _, v6 := range []bool{false, true} {
+			for _, table := range []string{tableRaw, tableMangle} {
+				there, err := hasChain(ctx, opts, nft, v6, table)
+				if err != nil {
+					return nil, err
+				}
+				if there {
+					found = append(found, fmt.Sprintf("the chain %s in table %s", chainMain, table))
+				}
+			}
+		}
+	}
+	conn, err := nftables.New()
+	if err != nil {
+		return nil, fmt.Errorf("open nf_tables: %w", err)
+	}
+	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.EOPNOTSUPP) {
+		return nil, fmt.Errorf("list nf_tables tables: %w", err)
+	}
+	if slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == nftTable }) {
+		found = append(found, "the table inet "+nftTable)
+	}
+	slices.Sort(found)
+	return slices.Compact(found), nil
+}
+
+// hasChain reports whether a table of one iptables variant and family has our chain.
+func hasChain(ctx context.Context, opts Options, nft, v6 bool, table string) (bool, error) {
+	there, err := xtTableExists(nft, v6, table)
+	if err != nil || !there {
+		return false, err
+	}
+	if nft {
+		_, there, err = nftHas(v6, table, chainMain)
+		return there, err
+	}
+	f, err := findVariant(ctx, opts, nft, v6)
+	if f == nil || err != nil {
+		return false, err
+	}
+	have, err := f.list(ctx, table, f.wait)
+	return err == nil && have.has(chainMain), err
 }
 
 // cleanup removes what is ours and not kept, and goes on past errors.

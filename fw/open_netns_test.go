@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -408,4 +409,37 @@ func TestOpenSaysWhyNot(t *testing.T) {
 		}()
 		<-done
 	})
+}
+
+// What a backend has put into the kernel is found until it is taken out; the empty sets that a unit makes at boot are not.
+func TestFound(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	found := func(name string, want bool) {
+		t.Helper()
+		if got, err := Found(ctx, Options{}); err != nil || len(got) > 0 != want {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	for _, set := range EmptySets() {
+		if out, err := exec.Command("ipset", append([]string{"-exist"}, strings.Fields(set)...)...).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v %s", set, err, out)
+		}
+	}
+	found("empty sets", false)
+	for _, name := range []string{NameIPSet, NameNFTables, NameIPTables} {
+		b, _, err := Open(ctx, []string{name}, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Close(); err != nil {
+			t.Fatal(err)
+		}
+		found(name, true)
+		if _, err := Teardown(ctx, Options{}); err != nil {
+			t.Fatal(err)
+		}
+		found(name+", taken out", false)
+	}
 }

@@ -11,8 +11,13 @@ var openers = map[string]opener{}
 // is nothing.
 func Teardown(context.Context, Options) (removed []string, err error) { return nil, nil }
 
+// Found finds nothing: here is nothing.
+func Found(context.Context, Options) ([]string, error) { return nil, nil }
+
 // EmptySets gives no commands: here are no sets.
 func EmptySets() []string { return nil }
 
 // Claim claims nothing: here nothing is dropped.
-func Claim() (release func() error, err error) { return func() error { return nil }, nil }
+func Claim() (release func() error, squatter string, err error) {
+	return func() error { return nil }, "", nil
+}

@@ -115,7 +115,8 @@ var plantedSeed = regexp.MustCompile(`seed \d+ \((\d+) of`)
 // runPlanted gives the number of the first seed that fails, 0 if none does.
 func runPlanted(t *testing.T, binary, name string, seeds int) (int, string) {
 	cmd := exec.Command(binary, "-test.run=^TestSimulator$", "-test.timeout=20m", "-sim.most=1", "-sim.seeds="+strconv.Itoa(seeds))
-	cmd.Env = append(os.Environ(), "MESH_PLANTED_FAULT="+name)
+	// A run that breaks leaves its folders: they go with this test's.
+	cmd.Env = append(os.Environ(), "MESH_PLANTED_FAULT="+name, "TMPDIR="+t.TempDir())
 	out, err := cmd.CombinedOutput()
 	m := plantedSeed.FindSubmatch(out)
 	switch {

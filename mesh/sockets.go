@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -59,6 +60,25 @@ func listen(bind netip.AddrPort, log *logAdapter) (*sockets, error) {
 		}
 	}
 	return nil, fmt.Errorf("open the mesh port %v: %w", bind, err)
+}
+
+// CheckPort returns an error if another program has the port.
+func CheckPort(bind netip.AddrPort) error {
+	if bind.Port() == 0 {
+		return nil // whichever is free
+	}
+	tcp, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(bind))
+	if err == nil {
+		defer tcp.Close()
+		var udp *net.UDPConn
+		if udp, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(bind)); err == nil {
+			defer udp.Close()
+		}
+	}
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("open the mesh port: another program has it, and `ss -lntup` says which: %w", err)
+	}
+	return nil // what else is wrong may pass, and Run says it
 }
 
 func (s *sockets) open(bind netip.AddrPort) (err error) {

@@ -168,7 +168,7 @@ func tearDown(ctx context.Context, opts TeardownOptions) (TeardownResult, error)
 	if os.Geteuid() != 0 {
 		return TeardownResult{}, &control.Error{Code: control.CodePolicy, Rule: "no permission", Message: "only root may change the firewall", Hint: "run it as root"}
 	}
-	release, err := fw.Claim()
+	release, _, err := fw.Claim()
 	if errors.Is(err, fw.ErrClaimed) {
 		return TeardownResult{}, &control.Error{Code: control.CodeFailed, Message: err.Error(), Hint: "stop that agent first; while it runs it would put everything back"}
 	} else if err != nil {

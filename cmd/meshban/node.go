@@ -12,7 +12,11 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
@@ -31,13 +35,64 @@ const gcPercent = 50
 // may grow. Without it a small node collects several times while a burst of bans comes in.
 const ballast = 24 << 20 // bytes
 
-// runAgent runs this node until ctx ends. Where nothing is set up it makes a mesh of one.
+const (
+	// stopLimit bounds how long the agent takes to stop. A second signal, or systemd, would end it anyway.
+	stopLimit = 4500 * time.Millisecond
+	// lockWait is how long the agent waits for the folder: a killed agent holds it until the kernel has cleared its memory.
+	lockWait = 3 * time.Second
+	// minFiles is how many files the agent must be able to open. Each client of the socket takes one, each stream of a peer too.
+	minFiles = 256
+)
+
+// runAgent runs this node until ctx ends, and at most stopLimit longer, whatever a file system, the kernel or a peer does. Where
+// nothing is set up it makes a mesh of one.
 func runAgent(ctx context.Context, opts AgentOptions) error {
+	if err := enoughFiles(); err != nil {
+		return err
+	}
+	return within(ctx, func() error { return serve(ctx, opts) })
+}
+
+// within returns what f does, or an error if f has not returned stopLimit after ctx has ended. The process then ends without it.
+func within(ctx context.Context, f func() error) error {
+	ended := make(chan error, 1)
+	go func() { ended <- f() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(stopLimit):
+		return fmt.Errorf("the agent ends without what has not stopped within %v", stopLimit)
+	}
+}
+
+// enoughFiles refuses a limit of open files that the agent would soon reach. Go has raised the soft limit to the hard one.
+func enoughFiles() error {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return fmt.Errorf("read the limit of open files: %w", err)
+	}
+	if uint64(limit.Cur) >= minFiles {
+		return nil
+	}
+	return wrongConfig{&control.Error{
+		Code:    control.CodeFailed,
+		Message: fmt.Sprintf("this process may open %d files, and the agent needs at least %d", limit.Cur, minFiles),
+		Hint:    "raise the limit: LimitNOFILE=1024 in the unit (systemctl edit meshban), or `ulimit -n 1024` in the shell",
+	}}
+}
+
+// serve runs this node until ctx ends.
+func serve(ctx context.Context, opts AgentOptions) error {
 	dir := home.Dir(opts.Dir)
 	if err := dir.Make(); err != nil {
 		return err
 	}
-	release, err := dir.Lock()
+	release, err := dir.LockWithin(ctx, lockWait)
 	if err != nil {
 		return lockHint(dir, err)
 	}
@@ -54,13 +109,10 @@ func runAgent(ctx context.Context, opts AgentOptions) error {
 	level.Set(cfg.Log.Level)
 	log := newLogger(opts, cfg, level)
 
-	if made, err := setUp(dir, cfg); err != nil {
+	if made, err := setUp(ctx, dir, cfg); err != nil {
 		return err
 	} else if made {
 		log.Info("nothing was set up here: made a mesh of one", "dir", opts.Dir)
-	}
-	if slices.Equal(cfg.Firewall.Backends, []string{fw.NameNone}) {
-		clearKernel(ctx, log)
 	}
 	d, err := daemon.New(ctx, daemon.Config{
 		Home: dir, Config: cfg, Version: opts.Version, Logger: log, Level: level,
@@ -68,6 +120,9 @@ func runAgent(ctx context.Context, opts AgentOptions) error {
 	})
 	if err != nil {
 		return err
+	}
+	if slices.Equal(cfg.Firewall.Backends, []string{fw.NameNone}) {
+		clearKernel(ctx, log)
 	}
 	scaling, stop := context.WithCancel(ctx)
 	var scaled sync.WaitGroup
@@ -79,7 +134,7 @@ func runAgent(ctx context.Context, opts AgentOptions) error {
 
 // clearKernel takes out what an earlier run has left, which would go on dropping packets, unless another agent put it there.
 func clearKernel(ctx context.Context, log *slog.Logger) {
-	release, err := fw.Claim()
+	release, _, err := fw.Claim()
 	if err != nil || os.Geteuid() != 0 {
 		return
 	}
@@ -94,8 +149,9 @@ func clearKernel(ctx context.Context, log *slog.Logger) {
 }
 
 // setUp makes a mesh of one where there is none and reports whether it did. The flags of this run stay out of the file.
-// With a join list a mesh of one is not what is wanted, and nobody on the list would let it in.
-func setUp(dir home.Dir, cfg config.Config) (bool, error) {
+// With a join list a mesh of one is not what is wanted, and nobody on the list would let it in. Nor is it on a machine that has been a
+// node: its folder is not mounted, or has lost its key.
+func setUp(ctx context.Context, dir home.Dir, cfg config.Config) (bool, error) {
 	has, err := dir.SetUp()
 	if err != nil || has {
 		return false, err
@@ -107,8 +163,42 @@ func setUp(dir home.Dir, cfg config.Config) (bool, error) {
 			Hint:    "run `meshban invite` on a member, then here: meshban join TOKEN",
 		}}
 	}
+	if err := neverANode(ctx, dir); err != nil {
+		return false, err
+	}
 	_, _, err = dir.Init(config.Default(string(dir)))
 	return err == nil, err
+}
+
+// neverANode refuses a machine on which something of a node is left.
+func neverANode(ctx context.Context, dir home.Dir) error {
+	left, err := dir.Left()
+	if err != nil {
+		return err
+	}
+	if len(left) > 0 {
+		return wrongConfig{&control.Error{
+			Code:    control.CodeFailed,
+			Message: fmt.Sprintf("%s is missing, though %s has been a node's folder: it has %s", dir.Secrets(), dir, strings.Join(left, ", ")),
+			Hint: fmt.Sprintf("put mesh.key back from a copy; to begin anew, move %s away, then `meshban join TOKEN`, or `meshban init` for a new mesh",
+				dir),
+		}}
+	}
+	release, _, err := fw.Claim()
+	if err != nil || os.Geteuid() != 0 {
+		return nil // another agent's, and it says so; or nothing can be seen or changed
+	}
+	defer func() { _ = release() }()
+	found, err := fw.Found(ctx, fw.Options{})
+	if err != nil || len(found) == 0 {
+		return err
+	}
+	return wrongConfig{&control.Error{
+		Code:    control.CodeFailed,
+		Message: fmt.Sprintf("%s is missing, though an agent has run on this machine: the kernel has %s", dir.Secrets(), strings.Join(found, ", ")),
+		Hint: fmt.Sprintf("if %s is not mounted, mount it; to begin anew, `meshban join TOKEN`, `meshban init` for a new mesh, or `meshban teardown` and this again",
+			dir),
+	}}
 }
 
 // config is what the file says, with the flags over it.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -174,8 +175,11 @@ func (d *Daemon) Run(ctx context.Context) error {
 	server, err := control.NewServer(control.ServerConfig{Agent: d, Path: d.home.Socket(), Access: d.access, Logger: d.log})
 	if err == nil {
 		tasks, ctx := errgroup.WithContext(ctx)
+		var running sync.Map // names of tasks
 		run := func(name string, task func(context.Context) error) {
+			running.Store(name, true)
 			tasks.Go(func() error {
+				defer running.Delete(name)
 				if err := task(ctx); err != nil {
 					return fmt.Errorf("%s: %w", name, err)
 				}
@@ -197,8 +201,31 @@ func (d *Daemon) Run(ctx context.Context) error {
 		run("notices", d.tellOrigins)
 		run("metrics", d.serveMetrics)
 		run("readiness", d.announceReady)
-		err = tasks.Wait()
+		err = await(ctx, tasks, &running)
 	}
 	stopStore()
 	return errors.Join(err, <-stored, <-audited, d.emitter.Close(), d.close())
+}
+
+// tasksLimit bounds how long Run waits for its tasks once it is to end: what hangs must not keep the rest off the disk.
+const tasksLimit = 3 * time.Second
+
+// await returns when the tasks have ended, or tasksLimit after ctx. Then it names those that have not.
+func await(ctx context.Context, tasks *errgroup.Group, running *sync.Map) error {
+	ended := make(chan error, 1)
+	go func() { ended <- tasks.Wait() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(tasksLimit):
+	}
+	var names []string
+	running.Range(func(name, _ any) bool { names = append(names, name.(string)); return true })
+	slices.Sort(names)
+	return fmt.Errorf("not stopped within %v: %s", tasksLimit, strings.Join(names, ", "))
 }

@@ -63,6 +63,9 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	if d.access, err = access(d.cfg); err != nil {
 		return err
 	}
+	if err := mesh.CheckPort(d.cfg.Bind); err != nil { // nothing in the kernel is touched for an agent that cannot run
+		return err
+	}
 	if d.store, err = store.Open(d.home.Store(), d.storeDamaged); err != nil {
 		return err
 	}
@@ -317,7 +320,11 @@ func (d *Daemon) openFirewall(ctx context.Context) error {
 	}
 	opts := fw.Options{Outbound: outbound, Logger: d.log}
 	if !slices.Equal(d.cfg.Firewall.Backends, []string{fw.NameNone}) {
-		if d.unclaim, err = fw.Claim(); err != nil {
+		var squatter string
+		if d.unclaim, squatter, err = fw.Claim(); squatter != "" {
+			d.problems.set("firewall lock", squatter)
+		}
+		if err != nil {
 			d.claimed = fmt.Errorf("%w: stop that one and restart this, or give this one `firewall: {backends: [none]}`", err)
 			opts.Refused = err
 		}

@@ -3,11 +3,13 @@
 package home
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -84,6 +86,34 @@ func (d Dir) SetUp() (bool, error) {
 		return false, fmt.Errorf("look for a mesh in %q: %w", string(d), err)
 	}
 	return true, nil
+}
+
+// Left names what the folder has of a node, besides the secrets.
+func (d Dir) Left() (names []string, err error) {
+	for _, path := range []string{d.Identity(), d.Certificate(), d.Authority(), d.exported(), d.Store(), d.Audit()} {
+		_, err := os.Lstat(path)
+		if err == nil {
+			names = append(names, filepath.Base(path))
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("look for a node in %q: %w", string(d), err)
+		}
+	}
+	return names, nil
+}
+
+// lockLook is how often LockWithin tries.
+const lockLook = 50 * time.Millisecond
+
+// LockWithin is Lock, and waits for another process to end.
+func (d Dir) LockWithin(ctx context.Context, wait time.Duration) (release func() error, err error) {
+	end := time.Now().Add(wait)
+	for {
+		release, err = d.Lock()
+		if !errors.Is(err, ErrLocked) || !time.Now().Before(end) || ctx.Err() != nil {
+			return release, err
+		}
+		time.Sleep(lockLook)
+	}
 }
 
 // Lock takes the folder for this process and returns what gives it back. The kernel gives it back when the process

@@ -79,7 +79,7 @@ func TestSystemdFollowsThePaths(t *testing.T) {
 	}{
 		{"ok: the usual place", node,
 			[]string{"\nStateDirectory=meshban\n", "\nReadWritePaths=-/run/xtables.lock\n", "\nProtectHome=yes\n",
-				"\nExecStart=/usr/local/bin/meshban agent --dir /var/lib/meshban\n", "\nRequiresMountsFor=/var/lib/meshban\n"},
+				"\nExecStart=/usr/local/bin/meshban agent --dir /var/lib/meshban\n", "\nRequiresMountsFor=/var/lib/meshban\n", "\nAssertPathExists=/var/lib/meshban/mesh.key\n"},
 			[]string{"mkdir", "\nExecStop="}},
 		{"ok: another state folder", Options{Binary: "/opt/meshban", Dir: "/srv/mesh/ban"},
 			[]string{"\nReadWritePaths=-/run/xtables.lock /srv/mesh/ban\n", "\nExecStartPre=+/bin/mkdir -p -m 0711 /srv/mesh/ban\n"},

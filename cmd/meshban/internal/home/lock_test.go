@@ -1,0 +1,32 @@
+package home
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+)
+
+// An agent that started while a killed one was still being cleared away was refused.
+func TestLockIsWaitedFor(t *testing.T) {
+	dir := Dir(t.TempDir())
+	release, err := dir.Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dir.LockWithin(t.Context(), 0); !errors.Is(err, ErrLocked) {
+		t.Errorf("without a wait: %v", err)
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if _, err := dir.LockWithin(ended, time.Hour); !errors.Is(err, ErrLocked) {
+		t.Errorf("at the end of the process: %v", err)
+	}
+	time.AfterFunc(2*lockLook, func() { _ = release() })
+	if release, err = dir.LockWithin(t.Context(), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if err := release(); err != nil {
+		t.Error(err)
+	}
+}
