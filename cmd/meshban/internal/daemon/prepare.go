@@ -63,8 +63,9 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	if d.access, err = access(d.cfg); err != nil {
 		return err
 	}
+	d.claim()
 	if err := mesh.CheckPort(d.cfg.Bind); err != nil { // nothing in the kernel is touched for an agent that cannot run
-		return err
+		return cmp.Or(d.claimed, err)
 	}
 	if d.store, err = store.Open(d.home.Store(), d.storeDamaged); err != nil {
 		return err
@@ -313,22 +314,27 @@ func (d *Daemon) restore(secrets mesh.Secrets) error {
 	return nil
 }
 
+// claim makes this agent the one that drops packets in this kernel, unless another one does.
+func (d *Daemon) claim() {
+	if slices.Equal(d.cfg.Firewall.Backends, []string{fw.NameNone}) {
+		return
+	}
+	unclaim, squatter, err := fw.Claim()
+	d.unclaim = unclaim
+	if squatter != "" {
+		d.problems.set("firewall lock", squatter)
+	}
+	if err != nil {
+		d.claimed = fmt.Errorf("%w: stop that one and restart this, or give this one `firewall: {backends: [none]}`", err)
+	}
+}
+
 func (d *Daemon) openFirewall(ctx context.Context) error {
 	outbound, err := fw.ParseOutbound(string(d.cfg.Firewall.Outbound))
 	if err != nil {
 		return err
 	}
-	opts := fw.Options{Outbound: outbound, Logger: d.log}
-	if !slices.Equal(d.cfg.Firewall.Backends, []string{fw.NameNone}) {
-		var squatter string
-		if d.unclaim, squatter, err = fw.Claim(); squatter != "" {
-			d.problems.set("firewall lock", squatter)
-		}
-		if err != nil {
-			d.claimed = fmt.Errorf("%w: stop that one and restart this, or give this one `firewall: {backends: [none]}`", err)
-			opts.Refused = err
-		}
-	}
+	opts := fw.Options{Outbound: outbound, Logger: d.log, Refused: d.claimed}
 	backend, attempts, err := fw.Open(ctx, d.cfg.Firewall.Backends, opts)
 	if err != nil {
 		return cmp.Or(d.claimed, err)
