@@ -63,3 +63,15 @@ func TestWireBudget(t *testing.T) {
 		}
 	})
 }
+
+// checks sums up the names of the checks that the nodes have sent last: it changes when one of them sends another.
+func (c *cluster) checks() (sum uint64) {
+	for _, n := range c.nodes {
+		n.mu.Lock()
+		for _, p := range n.core.peers {
+			sum += p.own.id
+		}
+		n.mu.Unlock()
+	}
+	return sum
+}

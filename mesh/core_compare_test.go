@@ -8,18 +8,6 @@ import (
 	"time"
 )
 
-// checks sums up the names of the checks that the nodes have sent last: it changes when one of them sends another.
-func (c *cluster) checks() (sum uint64) {
-	for _, n := range c.nodes {
-		n.mu.Lock()
-		for _, p := range n.core.peers {
-			sum += p.own.id
-		}
-		n.mu.Unlock()
-	}
-	return sum
-}
-
 // rootOf is a signed answer to a ping.
 func rootOf(peer ID, root [32]byte, at time.Time) evRoot {
 	return evRoot{peer, [rootShort]byte(root[:]), clockOf(at), func(r [32]byte) bool { return r == root }}

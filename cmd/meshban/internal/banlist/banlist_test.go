@@ -199,7 +199,7 @@ func TestReadRefuses(t *testing.T) {
 			continue
 		}
 		bad := 0
-		list, err = Read(strings.NewReader(c.text), func(*Error) bool { bad++; return true })
+		_, err = Read(strings.NewReader(c.text), func(*Error) bool { bad++; return true })
 		if (err != nil) != c.whole || err == nil && bad == 0 {
 			t.Errorf("%s, skipping: %v, %d bad", c.name, err, bad)
 		}
