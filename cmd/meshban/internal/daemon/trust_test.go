@@ -32,7 +32,10 @@ func TestRevoke(t *testing.T) {
 	const before, after, later, own = "192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32", "192.0.2.4/32"
 	web3.mustBan(t, before)
 	until(t, "the others have the first ban", func() bool { return web1.enforces(t, before) && web2.enforces(t, before) })
+	const tick = 2 * time.Millisecond // arrivals are kept in milliseconds
+	<-time.After(tick)
 	since := time.Now()
+	<-time.After(tick)
 	web3.mustBan(t, after)
 	web2.mustBan(t, own)
 	until(t, "the others have the other bans", func() bool {

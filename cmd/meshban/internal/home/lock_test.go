@@ -22,7 +22,8 @@ func TestLockIsWaitedFor(t *testing.T) {
 	if _, err := dir.LockWithin(ended, time.Hour); !errors.Is(err, ErrLocked) {
 		t.Errorf("at the end of the process: %v", err)
 	}
-	time.AfterFunc(2*lockLook, func() { _ = release() })
+	holder := release
+	time.AfterFunc(2*lockLook, func() { _ = holder() })
 	if release, err = dir.LockWithin(t.Context(), time.Minute); err != nil {
 		t.Fatal(err)
 	}
