@@ -33,7 +33,6 @@ func (c *cluster) allProved() bool {
 // Honest members have proved their addresses as soon as they have met, still have after a restart, before anything is sent,
 // and then nobody asks any more.
 func TestMembersProveTheirAddresses(t *testing.T) {
-	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, clusterSize, nil)
 		eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)

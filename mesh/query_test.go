@@ -126,7 +126,6 @@ func askPastLimits(ctx context.Context, n *testNode, id ID, at netip.AddrPort, t
 
 // A captured node that asks without end has few answers made, and keeps nobody else from being answered.
 func TestQueriesOfOneAreBounded(t *testing.T) {
-	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c, answered := queried(t, 4, echo)
 		asked, bad, honest := c.nodes[0], c.nodes[1], c.nodes[2]
