@@ -1,6 +1,11 @@
 package mesh
 
-import "time"
+import (
+	"bytes"
+	"maps"
+	"slices"
+	"time"
+)
 
 // What is refused because its time has not come is looked at again when it has, also because the clock was set: a machine
 // without a battery for its clock starts in 1970, and to it the mesh's certificates and frames are of the future.
@@ -71,7 +76,9 @@ func (c *core) lookAgain(now time.Time, out *actions) {
 		return
 	}
 	e.offeredAt, e.rechecked = time.Time{}, now
-	for _, p := range c.peers {
+	// In order, so that each peer draws the same jitter in every run of a simulation.
+	for _, id := range slices.SortedFunc(maps.Keys(c.peers), func(a, b ID) int { return bytes.Compare(a[:], b[:]) }) {
+		p := c.peers[id]
 		if p.backoff = 0; p.phase == phaseIdle || p.phase == phaseDue {
 			p.tries = 0
 			c.set(p, phaseDue, now.Add(c.jitter(settleMax)))

@@ -40,8 +40,7 @@ func plants() []plant {
 		// What the core makes of it.
 		{"core.go", "	if c.used >= c.epoch {\n", "	if c.used >= c.epoch && !planted(\"own epoch found in use and not raised\") {\n"},
 		{"run.go", "epoch := past + 1\n", "epoch := past + 1\n	defer func() {\n		if planted(\"go on with the epoch that is in use\") {\n			m.core.epoch = past\n		}\n	}()\n"},
-		{"core.go", "if !stays || by == viaRestore {",
-			`if !stays && !planted("deliver duplicates") || by == viaRestore {`},
+		{"core.go", "if !stays {", `if !stays && !planted("deliver duplicates") {`},
 		{"core.go", "	if by == viaTree {\n", "	if by == viaTree || planted(\"relay what was pushed directly\") && by == viaPush {\n"},
 		{"core.go", "		c.seq = f.Seq\n",
 			"		if c.seq = f.Seq; planted(\"reuse a sequence number\") && f.Seq%3 == 0 {\n			c.seq--\n		}\n"},
