@@ -52,8 +52,8 @@ func plants() []plant {
 			"	case st.revoked == nil && !(planted(\"forget revocations at a restart\") && by == viaRestore):\n		st.revoked"},
 		{"core_trust.go", "	v := c.judge(now, f)\n	switch v {\n	case verdictUnknown:",
 			"	v := c.judge(now, f)\n	if planted(\"take what is revoked by sync\") && v == verdictRevoked && by == viaSync {\n		return false\n	}\n	switch v {\n	case verdictUnknown:"},
-		{"intake.go", "	if v == verdictEnded || v == verdictRevoked {\n",
-			"	if planted(\"take what is revoked by sync\") && v == verdictRevoked {\n		v = verdictNew\n	}\n	if v == verdictEnded || v == verdictRevoked {\n"},
+		{"intake.go", "	switch v {\n	case verdictEnded, verdictRevoked:\n",
+			"	if planted(\"take what is revoked by sync\") && v == verdictRevoked {\n		v = verdictNew\n	}\n	switch v {\n	case verdictEnded, verdictRevoked:\n"},
 		{"core_trust.go", "		c.withdraw(revocation.Node, out)\n",
 			"		if !planted(\"keep what a revoked node said\") {\n			c.withdraw(revocation.Node, out)\n		}\n"},
 		// The glue.
