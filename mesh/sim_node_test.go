@@ -163,6 +163,9 @@ func (n *simNode) start() {
 		w.fail(n.slot, "present: %v", err)
 	}
 	for _, f := range m.core.early.stored { // the origin's certificate may be of the future too
+		if f.Origin == n.key.ID() && m.core.stands(m.now(), f.Origin) != verdictUnknown {
+			continue // nobody else may have it
+		}
 		delete(n.held, f.Ref())
 		n.early[f.Ref()] = true
 	}
