@@ -85,7 +85,7 @@ func TestARevokedNodeSaysSo(t *testing.T) {
 	if e := r.Err; e == nil || e.Code != control.CodePolicy || e.Rule != ruleRevoked || !strings.Contains(e.Message, "on this node only") || !strings.Contains(e.Message, "stolen") {
 		t.Errorf("ban: %+v, %+v", r, e)
 	}
-	if !b.enforces(t, "192.0.2.1/32") {
+	if !b.takes(t, "192.0.2.1/32") {
 		t.Error("it does not protect itself")
 	}
 	one := []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}

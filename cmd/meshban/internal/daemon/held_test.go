@@ -110,7 +110,7 @@ func TestBreakerHoldsReleasesAndDrops(t *testing.T) {
 	// Bans that begin here go on, also of what is held.
 	b.ban(t, time.Hour, "192.0.2.1/32")
 	b.ban(t, time.Minute, "11.1.0.99/32")
-	if !b.enforces(t, "192.0.2.1/32") || !b.enforces(t, "11.1.0.99/32") {
+	if !b.takes(t, "192.0.2.1/32") || !b.takes(t, "11.1.0.99/32") {
 		t.Error("own bans are not enforced")
 	}
 	if e, ok := b.entry(t, "11.1.0.98/32"); !ok || e.State != control.StateHeld || e.Origins[0] != "a" {
@@ -205,7 +205,7 @@ func TestOriginIsToldOfItsCaps(t *testing.T) {
 		s, err := a.Status(t.Context())
 		t.Errorf("not told: %q, %v", s.Problems, err)
 	}
-	if !a.enforces(t, "11.2.0.4/32") {
+	if !a.takes(t, "11.2.0.4/32") {
 		t.Error("its own ban is not enforced at home")
 	}
 }
@@ -222,7 +222,7 @@ func TestPeerMayNotUnbanWhereConfigured(t *testing.T) {
 	}
 	a.ban(t, time.Hour, "192.0.2.2/32") // travels behind the unban
 	until(t, "what a said later", func() bool { return b.enforces(t, "192.0.2.2/32") })
-	if !b.enforces(t, "192.0.2.1/32") || a.enforces(t, "192.0.2.1/32") {
+	if !b.takes(t, "192.0.2.1/32") || a.enforces(t, "192.0.2.1/32") {
 		t.Error("the unban counts at b, or not at a")
 	}
 	counter := fmt.Sprintf("meshban_refused_ops_total{rule=%q}", ban.RuleOthers)
@@ -335,7 +335,7 @@ func TestNobodyCancelsTheNextOwnBan(t *testing.T) {
 		}
 	}
 	until(t, "a has the frames", func() bool { return a.mesh.Digest() == b.mesh.Digest() })
-	if r := a.ban(t, time.Hour, "192.0.2.1/32").Results[0]; r.Err != nil || !a.enforces(t, "192.0.2.1/32") {
+	if r := a.ban(t, time.Hour, "192.0.2.1/32").Results[0]; r.Err != nil || !a.takes(t, "192.0.2.1/32") {
 		t.Errorf("a ban: %+v, %v", r, r.Err)
 	}
 	allowed, err := a.Allow(t.Context(), control.AllowRequest{Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.7/32")}})
@@ -344,7 +344,7 @@ func TestNobodyCancelsTheNextOwnBan(t *testing.T) {
 	}
 	a.stop()
 	a = start(t, a.home, a.cfg)
-	if r := a.ban(t, time.Hour, "192.0.2.2/32").Results[0]; r.Err != nil || !a.enforces(t, "192.0.2.1/32") || !a.enforces(t, "192.0.2.2/32") {
+	if r := a.ban(t, time.Hour, "192.0.2.2/32").Results[0]; r.Err != nil || !a.takes(t, "192.0.2.1/32") || !a.takes(t, "192.0.2.2/32") {
 		t.Errorf("after a restart: %+v, %v", r, r.Err)
 	}
 }

@@ -67,7 +67,7 @@ func TestReloadJudgesAgain(t *testing.T) {
 			t.Errorf("why says of an address inside: %q", s)
 		}
 		b.reloads(t, "bans: {widest_ipv4: 16}\n")
-		if !b.enforces(t, wide) || finding(b.why(t, wide), "ban", wide) != "enforced" {
+		if !b.takes(t, wide) || finding(b.why(t, wide), "ban", wide) != "enforced" {
 			t.Errorf("a ban that is narrow enough now: %+v", b.why(t, wide))
 		}
 		b.reloads(t, "bans: {widest_ipv4: 32}\n")
@@ -100,7 +100,7 @@ func TestReloadJudgesAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		until(t, "b has refused it", func() bool { return finding(b.why(t, "192.0.2.3/32"), "unban", "192.0.2.3/32") != "" })
-		if s := finding(b.why(t, "192.0.2.3/32"), "unban", "192.0.2.3/32"); !strings.Contains(s, "peers.unban_any of this node") || !b.enforces(t, "192.0.2.3/32") {
+		if s := finding(b.why(t, "192.0.2.3/32"), "unban", "192.0.2.3/32"); !strings.Contains(s, "peers.unban_any of this node") || !b.takes(t, "192.0.2.3/32") {
 			t.Errorf("an unban that is not taken: %q", s)
 		}
 		b.reloads(t, "")

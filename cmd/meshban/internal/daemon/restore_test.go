@@ -24,7 +24,7 @@ func TestOwnBansThatPeersGaveBackAreRemembered(t *testing.T) {
 	again.stop()
 	b.stop()
 	alone := start(t, a.home, a.cfg)
-	if !alone.enforces(t, "192.0.2.1/32") {
+	if !alone.takes(t, "192.0.2.1/32") {
 		t.Error("the ban is gone after the next restart")
 	}
 }

@@ -69,7 +69,7 @@ func TestRevoke(t *testing.T) {
 		if e, ok := n.entry(t, before); !ok || len(e.Origins) != 1 || e.Origins[0] != "web1" {
 			t.Errorf("%s, what came before: %+v", n.cfg.Name, e)
 		}
-		if !n.enforces(t, own) {
+		if !n.takes(t, own) {
 			t.Errorf("%s lost the ban of another node", n.cfg.Name)
 		}
 		why, err := n.Why(t.Context(), netip.MustParsePrefix(after))
@@ -83,7 +83,7 @@ func TestRevoke(t *testing.T) {
 			t.Errorf("%s: member %+v", n.cfg.Name, m)
 		}
 	}
-	if !web3.enforces(t, after) {
+	if !web3.takes(t, after) {
 		t.Error("the revoked node does not protect itself any more")
 	}
 
@@ -97,7 +97,7 @@ func TestRevoke(t *testing.T) {
 	web2 = start(t, web2.home, web2.cfg)
 	until(t, "the restarted node is in sync", func() bool { return web2.mesh.Digest() == web1.mesh.Digest() })
 	for _, n := range []*node{web1, web2} {
-		if n.enforces(t, later) || n.enforces(t, after) || !n.enforces(t, before) || !n.enforces(t, own) {
+		if n.enforces(t, later) || n.enforces(t, after) || !n.takes(t, before) || !n.takes(t, own) {
 			t.Errorf("%s after a restart: later %v, after %v, before %v, own %v", n.cfg.Name,
 				n.enforces(t, later), n.enforces(t, after), n.enforces(t, before), n.enforces(t, own))
 		}
@@ -168,7 +168,7 @@ func TestFolderWithoutAuthority(t *testing.T) {
 	if fi, err := os.Stat(alone.home.Authority()); err != nil || fi.Mode().Perm() != 0o600 {
 		t.Errorf("the authority's key: %v, %v", fi, err)
 	}
-	if !alone.enforces(t, "192.0.2.1/32") {
+	if !alone.takes(t, "192.0.2.1/32") {
 		t.Error("its ban is gone")
 	}
 	other := alone.join(t, "web2")
