@@ -53,21 +53,12 @@ func runAgent(ctx context.Context, opts AgentOptions) error {
 	return within(ctx, func() error { return serve(ctx, opts) })
 }
 
-// within returns what f does, or an error if f has not returned stopLimit after ctx has ended. The process then ends without it.
+// within returns f's error, or one of its own if f has not returned by stopLimit after ctx is done.
 func within(ctx context.Context, f func() error) error {
-	ended := make(chan error, 1)
-	go func() { ended <- f() }()
-	select {
-	case err := <-ended:
+	if ended, err := daemon.Await(ctx, stopLimit, f); ended {
 		return err
-	case <-ctx.Done():
 	}
-	select {
-	case err := <-ended:
-		return err
-	case <-time.After(stopLimit):
-		return fmt.Errorf("the agent ends without what has not stopped within %v", stopLimit)
-	}
+	return fmt.Errorf("the agent did not stop within %v and was ended", stopLimit)
 }
 
 // enoughFiles refuses a limit of open files that the agent would soon reach. Go has raised the soft limit to the hard one.

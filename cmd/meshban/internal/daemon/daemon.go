@@ -210,19 +210,27 @@ func (d *Daemon) Run(ctx context.Context) error {
 // tasksLimit bounds how long Run waits for its tasks once it is to end: what hangs must not keep the rest off the disk.
 const tasksLimit = 3 * time.Second
 
-// await returns when the tasks have ended, or tasksLimit after ctx. Then it names those that have not.
-func await(ctx context.Context, tasks *errgroup.Group, running *sync.Map) error {
-	ended := make(chan error, 1)
-	go func() { ended <- tasks.Wait() }()
+// Await calls f and returns its error, or ended false if f has not returned by limit after ctx is done. Then f goes on.
+func Await(ctx context.Context, limit time.Duration, f func() error) (ended bool, err error) {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
 	select {
-	case err := <-ended:
-		return err
+	case err := <-done:
+		return true, err
 	case <-ctx.Done():
 	}
 	select {
-	case err := <-ended:
+	case err := <-done:
+		return true, err
+	case <-time.After(limit):
+		return false, nil
+	}
+}
+
+// await waits until the tasks have ended, for at most tasksLimit after ctx is done. Its error names those that have not.
+func await(ctx context.Context, tasks *errgroup.Group, running *sync.Map) error {
+	if ended, err := Await(ctx, tasksLimit, tasks.Wait); ended {
 		return err
-	case <-time.After(tasksLimit):
 	}
 	var names []string
 	running.Range(func(name, _ any) bool { names = append(names, name.(string)); return true })
