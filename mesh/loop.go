@@ -213,14 +213,7 @@ func (m *Mesh) carryOut() {
 		if len(out.expired) > 0 && m.cfg.Expired != nil {
 			m.cfg.Expired(out.expired)
 		}
-		if out.back {
-			if err := m.present(); err != nil { // it may have ended by the clock as it was
-				m.cfg.Logger.Debug("could not present the certificate again", "error", err)
-			}
-		}
-		if out.rewound && m.cfg.Rewound != nil {
-			m.cfg.Rewound(m.live(nil))
-		}
+		m.clockSet(out)
 		if out.granted {
 			m.keys.kick()
 		}
@@ -241,6 +234,18 @@ func (m *Mesh) carryOut() {
 	}
 	m.retell()
 	m.checkClocks()
+}
+
+// clockSet does what follows when the wall clock was set.
+func (m *Mesh) clockSet(out *actions) {
+	if out.back {
+		if err := m.present(); err != nil { // the certificate may have expired by the old time
+			m.cfg.Logger.Debug("could not present the certificate again", "error", err)
+		}
+	}
+	if out.rewound && m.cfg.Rewound != nil {
+		m.cfg.Rewound(m.live(nil))
+	}
 }
 
 // void has the daemon forget what frames said for which others were taken.

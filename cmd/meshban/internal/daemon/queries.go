@@ -15,6 +15,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/fail2ban"
 	"github.com/meshban/meshban/fw"
+	"github.com/meshban/meshban/logsrc"
 	"github.com/meshban/meshban/mesh"
 )
 
@@ -277,7 +278,7 @@ func (d *Daemon) localStatus() control.Status {
 	} else if d.ignoredShown.Swap(false) {
 		d.problems.clear(string(mesh.ProblemCertificate))
 	}
-	cfg, counts, kernel, file, now := d.config(), d.counts(), d.fw.Status(), d.follower.Stats(), time.Now()
+	counts, kernel, file, now := d.counts(), d.fw.Status(), d.follower.Stats(), time.Now()
 	s := control.Status{
 		Name: d.names.plain(d.self), ID: d.self.String(), Version: d.version, UptimeS: now.Sub(d.started).Seconds(), Addr: addrText(d.mesh.Addr()),
 		Mesh: d.meshStatus(),
@@ -286,10 +287,7 @@ func (d *Daemon) localStatus() control.Status {
 			Backend: kernel.Backend, Enforced: kernel.Enforced, NotEnforced: kernel.NotEnforced, Repairs: kernel.Repairs, LastError: kernel.LastError,
 			LeavesOut: d.around(),
 		},
-		Lines: control.LineStatus{
-			File: cfg.Lines.File, Accepted: file.Accepted, Echoes: d.lines.echoes.Load(), Emitted: d.lines.emitted.Load(),
-			IgnoredBy: map[string]uint64{},
-		},
+		Lines:    d.lineStatus(file),
 		Problems: d.problems.list(now),
 	}
 	for i, text := range s.Problems {
@@ -299,20 +297,6 @@ func (d *Daemon) localStatus() control.Status {
 		if a.Err != nil {
 			s.Firewall.Tried = append(s.Firewall.Tried, control.Attempt{Backend: a.Name, Error: a.Err.Error()})
 		}
-	}
-	for reason, n := range file.Ignored {
-		if n > 0 {
-			s.Lines.Ignored += n
-			s.Lines.IgnoredBy[reason.String()] = n
-		}
-	}
-	s.Lines.MisreadBy = misread(file.Misread, d.lines.allPorts.Load())
-	// What was accepted as a line and then not banned is counted apart, so that no line is unaccounted for.
-	s.Lines.Accepted -= min(s.Lines.Accepted, s.Lines.Echoes)
-	if refused := d.lines.refused.Load(); refused > 0 {
-		s.Lines.Accepted -= min(s.Lines.Accepted, refused)
-		s.Lines.Ignored += refused
-		s.Lines.IgnoredBy["refused by policy"] = refused
 	}
 	problem := func(kind, text string) {
 		if text != "" {
@@ -342,6 +326,28 @@ func (d *Daemon) localStatus() control.Status {
 	problem("store", d.store.Stats().LastError)
 	if kernel.Backend == fw.NameNone {
 		problem("firewall", d.noneProblem())
+	}
+	return s
+}
+
+// lineStatus counts the lines of the file by what became of them.
+func (d *Daemon) lineStatus(file logsrc.Stats) control.LineStatus {
+	s := control.LineStatus{
+		File: d.config().Lines.File, Accepted: file.Accepted, Echoes: d.lines.echoes.Load(), Emitted: d.lines.emitted.Load(),
+		IgnoredBy: map[string]uint64{}, MisreadBy: misread(file.Misread, d.lines.allPorts.Load()),
+	}
+	for reason, n := range file.Ignored {
+		if n > 0 {
+			s.Ignored += n
+			s.IgnoredBy[reason.String()] = n
+		}
+	}
+	// A line that was accepted and then not banned is counted apart, so that every line is accounted for.
+	s.Accepted -= min(s.Accepted, s.Echoes)
+	if refused := d.lines.refused.Load(); refused > 0 {
+		s.Accepted -= min(s.Accepted, refused)
+		s.Ignored += refused
+		s.IgnoredBy["refused by policy"] = refused
 	}
 	return s
 }

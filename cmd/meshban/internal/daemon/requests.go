@@ -327,25 +327,31 @@ func (d *Daemon) publishEach(
 		return nil, err
 	}
 	d.recordOps(who(), done)
-	limit := keepLimit
-	if !few {
-		limit = keepBulkLimit
-	}
-	if why := d.keep(ctx, limit); why != "" {
-		for i := range results {
-			if results[i].Err != nil {
-				continue
-			}
-			results[i].Note = why
-			if !few { // once is enough
-				break
-			}
-		}
-	}
+	d.noteUnsaved(ctx, results, few)
 	if few && len(prefixes) > 1 {
 		pace.slice(ctx, paceCost(prefixes))
 	}
 	return results, nil
+}
+
+// noteUnsaved waits for the disk. What is not on it then is noted on each of a few results, and on the first one of many.
+func (d *Daemon) noteUnsaved(ctx context.Context, results []control.Result, few bool) {
+	limit := keepLimit
+	if !few {
+		limit = keepBulkLimit
+	}
+	why := d.keep(ctx, limit)
+	if why == "" {
+		return
+	}
+	for i := range results {
+		if results[i].Err == nil {
+			results[i].Note = why
+			if !few {
+				return
+			}
+		}
+	}
 }
 
 // keepLimit bounds how long an answer waits for the disk, keepBulkLimit that to an import. Kernel and peers do not wait.
