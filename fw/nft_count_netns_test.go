@@ -69,13 +69,11 @@ func TestLargeSetsAreCounted(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Until(e.Until))
+		<-time.After(time.Until(e.Until)) // the kernel's own timeout
 		_ = s.Submit([]Update{{Entry: e, Remove: true}}, nil)
 	}
 	before := s.Status().Checks
-	for s.Status().Checks < before+5 {
-		time.Sleep(50 * time.Millisecond)
-	}
+	eventually(t, patience, "five more checks", func() bool { return s.Status().Checks >= before+5 })
 	if got := s.Status().Repairs; int(got) != len(scripts) {
 		t.Errorf("%d repairs, want %d: a sound kernel was mended; the last: %q", got, len(scripts), <-repaired)
 	}

@@ -143,7 +143,7 @@ func TestLogAdapterIsQuiet(t *testing.T) {
 		if n := strings.Count(out.String(), "level=DEBUG"); n != logBurst {
 			t.Errorf("%d other lines, want %d", n, logBurst)
 		}
-		time.Sleep(eventEvery)
+		<-time.After(eventEvery)
 		out.Reset()
 		_, _ = a.Write([]byte("[ERR] memberlist: failed to receive: EOF from=10.0.0.1:1\n"))
 		if !strings.Contains(out.String(), "muted=999") {

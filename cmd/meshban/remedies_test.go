@@ -129,10 +129,13 @@ func TestRemedies(t *testing.T) {
 		code = newCommand(wire(), strings.NewReader(""), &out, &errs).run(t.Context(), args)
 		return code, strings.ReplaceAll(errs.String(), base+"/", "")
 	}
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if code, says := run("status"); code == exitDone {
-			break
-		} else if time.Now().After(end) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	end := time.After(20 * time.Second)
+	for code, says := run("status"); code != exitDone; code, says = run("status") {
+		select {
+		case <-tick.C:
+		case <-end:
 			t.Fatal(says)
 		}
 	}
