@@ -160,7 +160,7 @@ func (o *oracle) outlived(seen map[netip.Prefix]bool, at time.Time) (found []fin
 		r := o.records[p]
 		switch {
 		case r == nil:
-			found = append(found, finding{p, "nobody has banned it"})
+			found = append(found, finding{p, "no node banned it"})
 		case r.running == 0 && r.latest.Add(outlives).Before(at):
 			found = append(found, finding{p, fmt.Sprintf("it outlives its end %v by %v", r.latest.UTC().Format(clock), at.Sub(r.latest).Round(time.Millisecond))})
 		}
@@ -193,7 +193,7 @@ func (o *oracle) judge(list map[netip.Prefix]entry, from, to time.Time) (found [
 	}
 	for p := range list {
 		if o.records[p] == nil {
-			found = append(found, finding{p, "nobody has banned it"})
+			found = append(found, finding{p, "no node banned it"})
 		}
 	}
 	slices.SortFunc(found, func(a, b finding) int { return a.prefix.Compare(b.prefix) })

@@ -84,7 +84,7 @@ func (r *reader) textLine(raw string) error {
 	return r.table(raw)
 }
 
-// quoted tells a row with quoted cells.
+// quoted reports whether a row has quoted cells.
 var quoted = regexp.MustCompile(`^"|[,;\t|] ?"`)
 
 func isComment(line string) bool {
@@ -227,7 +227,7 @@ func (r *reader) dshield(fields []string) error {
 // lookalike is what may be meant as another address, or as a part of the first.
 var lookalike = regexp.MustCompile(`(^|[:=@(\[<"'!~^-])\d+\.\d+\.\d+\.(\d+|\*|x)([/:-][\d.*x]+)?[)\]>"',;.]*$`)
 
-// emuleAllows is the level from which eMule's ipfilter.dat lets a range through.
+// emuleAllows is the access level at and above which eMule's ipfilter.dat lets a range through.
 const emuleAllows = 128
 
 // columns reads an address with further columns, none of which is an address.
@@ -273,7 +273,7 @@ func (r *reader) noteCount(addr, number string) {
 	}
 }
 
-// letting are the words of lines that let an address through, or do less than ban it.
+// letting holds the words that mark a line which lets an address through, or does less than ban it.
 var letting = wordSet(`accept accepted allocated allow allowed allowlist allowlisted assigned bypass captcha challenge dunno except exception
 	exclude excluded exempt exempted goodlist ignore ignored ignoreip never nomatch not noban ok pass passlist permit permitted relay return
 	safe safelist skip throttle trust trusted unban unbanned unblock unblocked whitelist whitelisted`)
@@ -286,7 +286,7 @@ func wordSet(words string) map[string]bool {
 	return set
 }
 
-// isLetting reports whether s, or what s sets a key to, is such a word.
+// isLetting reports whether s is such a word, or sets a key to one.
 func isLetting(s string) bool {
 	if len(s) > 64 {
 		return false
@@ -297,7 +297,7 @@ func isLetting(s string) bool {
 	return letting[strings.ToLower(strings.Trim(s, " \t.,;:!()[]<>\"'*"))]
 }
 
-// letsThrough returns an error where one of the fields is a word of a line that lets an address through.
+// letsThrough returns an error if one of the fields is such a word.
 func letsThrough(fields []string) *Error {
 	for _, f := range fields {
 		if isLetting(f) {
@@ -364,7 +364,7 @@ func (r *reader) hosts(line string) (bool, error) {
 
 var dotted = regexp.MustCompile(`^(\d+)(\.\d+){0,2}\.$`)
 
-// hostsClient puts a client of hosts.deny into the usual form: [2001:db8::]/32, and 192.0.2. for a /24.
+// hostsClient rewrites a hosts.deny client in the usual form: [2001:db8::]/32 loses its brackets, and 192.0.2. becomes a /24.
 func hostsClient(c string) (string, *Error) {
 	if dotted.MatchString(c) {
 		n := strings.Count(c, ".")
@@ -379,7 +379,7 @@ func hostsClient(c string) (string, *Error) {
 	return c, nil
 }
 
-// quote writes the beginning of a line.
+// quote returns the beginning of a line, quoted.
 func quote(s string) string {
 	const most = 60
 	if len(s) > most {

@@ -44,7 +44,7 @@ func TestBulkIsOnDiskWhenItIsAnswered(t *testing.T) {
 	}
 }
 
-// What cannot be written is in force all the same, and both the answer and status say that it is not on disk.
+// A ban that cannot be written is enforced all the same; the answer and status say that it is not on disk.
 func TestAnswerSaysThatItIsNotOnDisk(t *testing.T) {
 	n := first(t, "n")
 	n.stop()

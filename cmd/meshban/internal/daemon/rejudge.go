@@ -18,8 +18,8 @@ func (d *Daemon) tooLongLocked(r *ban.Record) error {
 	return &ban.PolicyError{Rule: ban.RuleLong, Detail: "it lasts longer than " + config.FormatDuration(longest)}
 }
 
-// rejudge judges by the configuration of now what was said before another one was taken up: what it refuses counts no longer,
-// and what that one refused or held may count. How fast bans came is not judged again.
+// rejudge applies a new configuration to what is already known: what it refuses no longer counts, and what the old one refused
+// or held may count. How fast bans came in is not judged again.
 func (d *Daemon) rejudge(ctx context.Context, old, next config.Config) error {
 	if old.Escalation.Factor <= 1 && next.Escalation.Factor > 1 {
 		d.countOffences()

@@ -32,7 +32,7 @@ const (
 var native = binary.NativeEndian // as bbolt writes
 
 // crcLen is the length of the checksum behind each value. It covers the bucket's name, the key and the value, and
-// stands against disks, not people: the file is root's.
+// protects against bad disks, not people: the file is root's.
 const crcLen = 4
 
 var crcTable = crc32.MakeTable(crc32.Castagnoli)
@@ -61,13 +61,13 @@ type scan struct {
 	file     io.ReaderAt
 	pageSize uint64
 	pages    uint64 // of the file that are in use or free
-	seen     []bool // pages of which something was found
+	seen     []bool // pages that have been reached
 	bufs     [maxDepth][]byte
-	each     func(bucket string, key, value []byte) // nil = nobody asks
+	each     func(bucket string, key, value []byte) // may be nil
 
 	err     error // the first damage
 	buckets map[string]bool
-	bad     map[string]bool // buckets of which something is lost
+	bad     map[string]bool // buckets that have lost something
 }
 
 // scanFile reads the file once. Each gets every record whose checksum is right; the bytes are valid during the call. The error of the
@@ -145,7 +145,7 @@ func (s *scan) oneMeta(at uint64) (*meta, uint64, error) {
 	return &meta{native.Uint64(b[16:]), native.Uint64(b[32:]), native.Uint64(b[40:]), native.Uint64(b[48:])}, pageSize, nil
 }
 
-// page reads a page with those that it runs over, into the buffer of a depth.
+// page reads a page and its overflow pages into the buffer for its depth.
 func (s *scan) page(id uint64, depth int) ([]byte, error) {
 	if id < 2 || id >= s.pages {
 		return nil, fmt.Errorf("page %d of %d", id, s.pages)
@@ -298,7 +298,7 @@ func (s *scan) leaf(bucket string, id uint64, p, low, high []byte, depth int) {
 	}
 }
 
-// bucket scans a bucket; a small one stands within the value itself.
+// bucket scans a bucket; a small one is stored inside the value.
 func (s *scan) bucket(name string, value []byte, depth int) {
 	known := slices.ContainsFunc(buckets, func(b []byte) bool { return string(b) == name })
 	if !known || len(value) < bucketHeader {
@@ -318,7 +318,7 @@ func (s *scan) bucket(name string, value []byte, depth int) {
 	}
 }
 
-// freelist looks whether the pages that are said to be free are: bbolt writes over them.
+// freelist checks that the pages listed as free are not in use: bbolt overwrites them.
 func (s *scan) freelist(id uint64) {
 	if id == noFreelist {
 		return
