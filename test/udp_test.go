@@ -87,13 +87,14 @@ func (m *mesh) udp(t testing.TB, n, other *node, want string) {
 	})
 }
 
-// listWith writes a list of an address and two thousand others that nobody probes, far enough apart to fill large frames.
+// listWith writes a list of an address and two thousand others that nobody probes. An import sorts them, and a frame holds the
+// steps from one to the next: these are wide enough to fill large frames.
 func listWith(t testing.TB, n *node, src netip.Addr) string {
 	t.Helper()
 	list := &strings.Builder{}
-	first := 45<<24 + int(src.As4()[3])<<16
+	first := 40<<24 + int(src.As4()[3])
 	for i := range 2000 {
-		addr := first + i*26227%(1<<16)
+		addr := first + i*67103
 		fmt.Fprintf(list, "%d.%d.%d.%d\n", addr>>24, addr>>16&255, addr>>8&255, addr&255)
 	}
 	fmt.Fprintln(list, src)
