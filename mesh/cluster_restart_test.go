@@ -45,70 +45,7 @@ func (c *cluster) settled(t *testing.T) {
 	<-time.After(2 * rememberEvery)
 }
 
-// powerCut ends every node at the same time, and nobody hears a goodbye.
-func (c *cluster) powerCut(t *testing.T) {
-	t.Helper()
-	c.hub.setCut(func(_, _ netip.AddrPort) bool { return true })
-	defer c.hub.setCut(nil)
-	done := make(chan error, len(c.nodes))
-	for _, n := range c.nodes {
-		go func() { done <- n.stop() }()
-	}
-	for range c.nodes {
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}
-}
-
 func (c *cluster) oneMesh() bool { return c.allAlive() && sameDigest(c.nodes) }
-
-func TestClusterMassRestart(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		c := newCluster(t, clusterSize, nil)
-		c.settled(t)
-		c.powerCut(t)
-		c.move(0)
-		for i, old := range c.nodes {
-			c.again(t, i, old.remember)
-		}
-		start := time.Now()
-		eventually(t, 60*time.Second, "one mesh again", c.oneMesh)
-		t.Logf("one mesh after %v", time.Since(start))
-	})
-}
-
-// Half of the fleet never comes back, half of the rest has moved, and each disk remembers a hundred machines more that
-// are long gone: all of them newer than what is true, and none of them answers.
-func TestClusterHalfGone(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		c := newCluster(t, clusterSize, nil)
-		c.settled(t)
-		c.powerCut(t)
-		var stale []Peer
-		for i := range 100 {
-			stale = append(stale, Peer{
-				ID: newIdentity(t).ID(), Name: "gone", Seen: time.Now(),
-				Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 77, 0, byte(i)}), 7946),
-			})
-		}
-		c.nodes = c.nodes[:clusterSize/2]
-		for i, old := range c.nodes {
-			if i%2 == 0 {
-				c.move(i)
-			}
-			c.again(t, i, append(stale, old.remember...))
-		}
-		start := time.Now()
-		eventually(t, time.Minute, "the rest is one mesh", c.oneMesh)
-		t.Logf("one mesh of %d after %v", len(c.nodes), time.Since(start))
-		publish(t, c.nodes[1], "after", time.Hour)
-		eventually(t, time.Second, "a fresh frame is everywhere", func() bool { return sameDigest(c.nodes) })
-		if c.nodes[1].Stats().Held != clusterSize+1 {
-			t.Errorf("%d frames are held, want those of the gone ones too", c.nodes[1].Stats().Held)
-		}
-	})
-}
 
 // One after another restarts at another address, as when machines are replaced, while the others go on banning: at the
 // end nobody is where anybody was told that it is.

@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
 	"sync"
@@ -125,69 +124,6 @@ func turned(generation uint32, nodes ...*testNode) func() bool {
 		}
 		return true
 	}
-}
-
-// Frames published every 100 ms while the key turns reach every member at once: none has to come by a sync.
-func TestRotationHasNoGap(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		c := newTurning(t, 6)
-		<-time.After(5 * time.Second)
-		published := make([]int, len(c.nodes))
-		synced := func() (n uint64) {
-			for _, node := range c.nodes {
-				n += node.Stats().Synced
-			}
-			return n
-		}
-		before := synced()
-		speak := func(until func() bool, within time.Duration) {
-			t.Helper()
-			for end := time.Now().Add(within); !until(); {
-				if time.Now().After(end) {
-					t.Fatalf("not within %v", within)
-				}
-				from := len(published) - 1
-				for i := range published {
-					if published[i] < published[from] {
-						from = i
-					}
-				}
-				f := publish(t, c.nodes[from], fmt.Sprint(from, published[from]), time.Hour)
-				published[from]++
-				<-time.After(100 * time.Millisecond)
-				for i, n := range c.nodes {
-					n.mu.Lock()
-					has := i == from || slices.ContainsFunc(n.delivered, func(g Frame) bool { return g.Ref() == f.Ref() })
-					n.mu.Unlock()
-					if !has {
-						t.Errorf("node %d lacks a frame of node %d after 100 ms; keys %+v and %+v", i, from, n.KeyStatus(), c.nodes[from].KeyStatus())
-					}
-				}
-			}
-		}
-		old := c.nodes[0].Secrets().GossipKey
-		c.rotate(t, 1)
-		used := func() bool {
-			return !slices.ContainsFunc(c.nodes, func(n *testNode) bool { return n.KeyStatus().InUse != 1 })
-		}
-		begin := time.Now()
-		speak(used, 30*time.Second)
-		t.Logf("all encrypt with the new key after %v", time.Since(begin))
-		speak(turned(1, c.nodes...), 2*keyKeep)
-		t.Logf("all have let go of the old one after %v", time.Since(begin))
-		speak(func() bool { return published[0] > 400 }, time.Hour)
-		if got := synced() - before; got != 0 {
-			t.Errorf("%d frames came by sync only", got)
-		}
-		for i, f := range c.files {
-			if s := f.load(); s.rotated() && (s.GossipKey == old || s.Other != [maxGossipKeys - 1]GossipKey{}) || s.Generation != 1 {
-				t.Errorf("node %d stores generation %d", i, s.Generation)
-			}
-			if len(f.told) != 3 || f.told[0].Stage != KeyReceived || f.told[1].Stage != KeyUsed || f.told[2].Stage != KeyDropped {
-				t.Errorf("node %d told %v", i, f.told)
-			}
-		}
-	})
 }
 
 // A revoked node gets no new key, and once the others have turned it neither hears nor reaches anybody.

@@ -3,7 +3,7 @@
 package mesh
 
 // simShort is the number of seeds of a plain test run.
-const simShort = 300
+const simShort = 60
 
 // bubbleProcs is how many processors a bubble has; 0 is all.
 const bubbleProcs = 0

@@ -52,14 +52,15 @@ func TestSimulator(t *testing.T) {
 		return
 	}
 	seeds := *simSeeds
-	if seeds == 0 {
+	short := seeds == 0 // too few seeds for every kind of fault
+	if short {
 		seeds = simShort
 	}
 	start, goroutines := time.Now(), runtime.NumGoroutine()
 	faults, failed := simulateAll(t, *simFirst, seeds, *simMost)
 	for kind, name := range faultNames {
 		t.Logf("%8.1f times in 1,000 seeds: %s", float64(faults[kind])/float64(seeds)*1000, name)
-		if faults[kind] == 0 && failed == 0 {
+		if faults[kind] == 0 && failed == 0 && !short {
 			t.Errorf("%d seeds, and never this: %s", seeds, name)
 		}
 	}
