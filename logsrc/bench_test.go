@@ -23,7 +23,7 @@ func benchmarkParse(b *testing.B, texts ...string) {
 	b.ReportMetric(float64(b.N)/(cpuTime(b)-begun).Seconds(), "lines/cpu-s")
 }
 
-// cpuTime is what this process has had of the machine's cores, which other programs want too.
+// cpuTime returns the CPU time of this process, which does not count what other programs use.
 func cpuTime(b *testing.B) time.Duration {
 	var usage syscall.Rusage
 	must(b, syscall.Getrusage(syscall.RUSAGE_SELF, &usage))
@@ -48,8 +48,8 @@ func BenchmarkParseNoise(b *testing.B) {
 	)
 }
 
-// BenchmarkFollowFlood appends a million useless lines with one write and a ban behind them, and reports how long
-// after the ban's write its line is handed over, and the rate of lines.
+// BenchmarkFollowFlood appends a million useless lines with one write, then a ban. It reports the delay between the
+// ban's write and Handle, and the rate of lines.
 func BenchmarkFollowFlood(b *testing.B) {
 	const useless = 1_000_000
 	noise := "Nov 22 11:02:11 vm sshd[7]: Failed password for invalid user admin from 192.0.2.7 port 40022\n"
@@ -71,7 +71,7 @@ func BenchmarkFollowFlood(b *testing.B) {
 	b.ReportMetric(float64(rounds)*useless/b.Elapsed().Seconds(), "lines/s")
 }
 
-// BenchmarkLatency reports the time from the call of write(2) to Handle, with an idle millisecond in between.
+// BenchmarkLatency reports the time from write(2) to Handle, with an idle millisecond between lines.
 func BenchmarkLatency(b *testing.B) {
 	path := logPath(b)
 	must(b, EnsureFile(path, 0o640))

@@ -1,15 +1,15 @@
-// Package logsrc is the file door: it follows a log file that other programs append to, takes the lines that
-// say "HOST <ip> PORT <spec>", and appends such lines itself.
+// Package logsrc follows a log file that other programs append to, accepts its lines of the form "HOST <ip> PORT <spec>",
+// and appends such lines itself.
 //
 // It promises:
 //
-//   - A line is taken whole or not at all, once or not at all: across rotation by rename and by copy and
-//     truncate, across truncation, across a partial last line, and across restarts (see [Position]).
-//   - What it does not take is counted with the reason (see [Reason]); nothing that a line holds can make it
-//     block, panic, or hold more than one read buffer of memory.
-//   - Its own emitted lines are never read back as news (see [OwnRanges] and [Line.Emitted]).
-//   - It never asks the DNS: addresses are literals, service names come from a table and from /etc/services.
+//   - Each line is accepted whole and at most once: across rotation by rename or by copy and truncate, truncation,
+//     a partial last line, and restarts (see [Position]).
+//   - Ignored lines are counted by reason (see [Reason]). No line can make it block, panic, or hold more than one read
+//     buffer of memory.
+//   - Lines that it emitted itself are never read back as news (see [OwnRanges] and [Line.Emitted]).
+//   - It never queries DNS: addresses are literals, and service names come from a table and from /etc/services.
 //
-// The door has two halves that share nothing but an [OwnRanges]: a [Follower] reads, an [Emitter] writes.
-// Neither knows what a ban is: an address, ports as text, and a duration are all that leaves.
+// A [Follower] reads and an [Emitter] writes; they share only an [OwnRanges]. Neither knows what a ban is: what leaves
+// the package is an address, ports as text, and a duration.
 package logsrc

@@ -11,55 +11,55 @@ import (
 	"time"
 )
 
-// The emitted form is
+// An emitted line looks like
 //
 //	Nov 22 11:02:11 web2 newbans[731]: HOST 192.0.2.7 PORT 22
 //
-// which, and no other, satisfies the filter of the shared-file recipe on fail2ban 0.9, 1.0 and 1.1: local time
-// with the day padded by a blank, no priority in front, a port of digits only.
+// This is the only form that the shared-file recipe's filter matches on fail2ban 0.9, 1.0 and 1.1: local time with a
+// space-padded day, no priority in front, a numeric port.
 const (
 	emitTag     = "newbans"
 	stampFormat = "Jan _2 15:04:05"
 )
 
-// emitMode is the mode of a file that an Emitter has to create.
+// emitMode is the mode of a file that an Emitter creates.
 const emitMode = 0o640
 
-// EmitterConfig is what an Emitter needs.
+// EmitterConfig configures an Emitter.
 type EmitterConfig struct {
-	Path string     // the file; created 0640 when it is missing
+	Path string     // created with mode 0640 if missing
 	Own  *OwnRanges // shared with the Follower of the same file; nil = not followed
-	Pid  int        // in brackets behind the tag; 0 = this process
-	// Location is where the time stamps are local; nil = time.Local.
+	Pid  int        // written in brackets after the tag; 0 = this process
+	// Location is the time zone of the time stamps; nil = time.Local.
 	Location *time.Location
 }
 
-// Emission is one ban to be written as a classic line.
+// Emission is one ban to emit.
 type Emission struct {
-	// Origin is the name of the node where the ban began. What is not a letter, digit, '.' or '-' becomes '-',
-	// and it is cut to MaxOrigin.
+	// Origin is the name of the node that made the ban. It is cut to MaxOrigin; each byte that is not a letter,
+	// digit, '.' or '-' becomes '-'.
 	Origin string
-	Addr   netip.Addr // a single address: a CIDR has no classic form. A zone is dropped, 4-in-6 unmapped.
+	Addr   netip.Addr // one address: a line cannot name a CIDR. A zone is dropped, 4-in-6 unmapped.
 	Port   uint16     // 0 = all
 }
 
-// Emitter appends classic lines to the file. It is safe for concurrent use.
+// Emitter appends lines to the file. It is safe for concurrent use.
 type Emitter struct {
 	cfg EmitterConfig
 
 	mu   sync.Mutex
 	file *os.File // nil = not open
 	id   fileID   // of file
-	text []byte   // of the batch, kept for its room
+	text []byte   // of the batch; reused
 }
 
-// NewEmitter checks cfg; it opens nothing.
+// NewEmitter validates cfg. It opens nothing.
 func NewEmitter(cfg EmitterConfig) (*Emitter, error) {
 	if cfg.Path == "" {
 		return nil, errors.New("emit lines: no path")
 	}
 	if cfg.Pid < 0 || cfg.Pid > maxPid {
-		return nil, fmt.Errorf("emit lines: pid %d", cfg.Pid)
+		return nil, fmt.Errorf("emit lines: pid %d out of range", cfg.Pid)
 	}
 	if cfg.Pid == 0 {
 		cfg.Pid = os.Getpid()
@@ -73,16 +73,16 @@ func NewEmitter(cfg EmitterConfig) (*Emitter, error) {
 	return &Emitter{cfg: cfg}, nil
 }
 
-// Emit appends one line for each of batch, all with one write. It blocks as long as the file system does. A batch
-// with an invalid address is refused whole. Errors name the path; after one, the batch may have been written in
-// part (disk full), and is not tried again.
+// Emit appends one line per ban in a single write, and blocks as long as the file system does. It refuses the whole
+// batch if one address is invalid. Errors name the path; after an error, part of the batch may have been written
+// (disk full). It does not retry.
 func (e *Emitter) Emit(now time.Time, batch []Emission) error {
 	if len(batch) == 0 {
 		return nil
 	}
 	for _, b := range batch {
 		if !b.Addr.IsValid() {
-			return fmt.Errorf("emit to %q: invalid address for a ban of %q", e.cfg.Path, b.Origin)
+			return fmt.Errorf("emit to %q: a ban of %q has an invalid address", e.cfg.Path, b.Origin)
 		}
 	}
 	e.mu.Lock()
@@ -101,8 +101,8 @@ func (e *Emitter) Emit(now time.Time, batch []Emission) error {
 	return nil
 }
 
-// appendLocked writes text and tells which bytes of the file it became. Its first byte ends the partial line of
-// another writer, and is left out where there is none.
+// appendLocked writes e.text and returns the range of the file that it now occupies. The first byte of e.text ends
+// another writer's partial line; it is left out where there is none.
 func (e *Emitter) appendLocked() (start, end int64, err error) {
 	text := e.text[1:]
 	if info, err := e.file.Stat(); err == nil && info.Size() > 0 {
@@ -115,7 +115,7 @@ func (e *Emitter) appendLocked() (start, end int64, err error) {
 	if n == 0 {
 		return 0, 0, err
 	}
-	// With O_APPEND the kernel leaves the descriptor's position behind what it has just written.
+	// With O_APPEND the kernel leaves the file position just after what it wrote.
 	end, seekErr := e.file.Seek(0, io.SeekCurrent)
 	if seekErr != nil {
 		return 0, 0, errors.Join(err, seekErr)
@@ -123,7 +123,7 @@ func (e *Emitter) appendLocked() (start, end int64, err error) {
 	return end - int64(n), end, err
 }
 
-// openLocked makes file the one that stands at the path now, which a rotation changes.
+// openLocked opens the file that is at the path now; a rotation changes it.
 func (e *Emitter) openLocked() error {
 	if info, err := os.Stat(e.cfg.Path); e.file != nil && err == nil && idOf(info) == e.id {
 		return nil
@@ -142,7 +142,7 @@ func (e *Emitter) openLocked() error {
 	return nil
 }
 
-// Close closes the file, if it is open. A later Emit opens it again.
+// Close closes the file. A later Emit opens it again.
 func (e *Emitter) Close() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -161,7 +161,7 @@ func (e *Emitter) closeLocked() error {
 	return nil
 }
 
-// appendEmission appends one line with its end.
+// appendEmission appends one line and its newline.
 func appendEmission(text, stamp []byte, origin string, pid int, addr netip.Addr, port uint16) []byte {
 	text = append(text, stamp...)
 	text = append(text, ' ')
@@ -175,7 +175,7 @@ func appendEmission(text, stamp []byte, origin string, pid int, addr netip.Addr,
 	return append(text, '\n')
 }
 
-// cleanOrigin makes any text a host name of 1 to MaxOrigin bytes.
+// cleanOrigin turns any text into a host name of 1 to MaxOrigin bytes.
 func cleanOrigin(name string) string {
 	if name == "" {
 		return "unknown"

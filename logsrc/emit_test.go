@@ -120,20 +120,20 @@ func TestOwnLinesAreSkipped(t *testing.T) {
 	emit(4)
 	add(t, path, line(5))
 	x.poll().want(3, 5)
-	add(t, path, "HOST 192.0.2.6 PORT 22") // another writer's line without an end must not be glued to ours
+	add(t, path, "HOST 192.0.2.6 PORT 22") // another writer's unfinished line must not be joined to ours
 	emit(7)
 	x.poll().want(6)
 	rotate(t, path)
 	emit(8)
 	if _, err := os.Stat(path); err != nil {
-		t.Fatal("the rotated file was written to")
+		t.Fatal("wrote to the rotated file")
 	}
 	nothing()
 	rotate(t, path)
 	add(t, path, "")
 	emit(9)
 	if info, err := os.Stat(path); err != nil || info.Size() == 0 {
-		t.Fatal("the rotated file was written to, though a new one is there")
+		t.Fatal("wrote to the rotated file although there is a new one")
 	}
 	add(t, path, line(10))
 	x.poll().want(10)
@@ -154,12 +154,12 @@ func TestStaleRangesHideNothing(t *testing.T) {
 	for range 20 {
 		must(t, e.Emit(emitTime, []Emission{emission(1)}))
 	}
-	must(t, os.Truncate(path, 0)) // before the follower read what is at these offsets
+	must(t, os.Truncate(path, 0)) // before the follower reads these offsets
 	add(t, path, lines(2, 5))
 	x.poll().want(2, 3, 4, 5)
 }
 
-func TestEmittedByAFormerRun(t *testing.T) {
+func TestEmittedByAnEarlierRun(t *testing.T) {
 	path := logPath(t)
 	x := newTail(t, path).poll()
 	must(t, newEmitter(t, path, x.own).Emit(emitTime, []Emission{emission(1)}))
@@ -180,17 +180,17 @@ func TestOwnRangesAreBounded(t *testing.T) {
 		t.Fatalf("%d ranges", n)
 	}
 	if n := len(own.overlapping(nil, file, 1<<40, 1<<40)); n != 0 || len(own.ranges) != 0 {
-		t.Fatalf("%d ranges left behind the reader", len(own.ranges))
+		t.Fatalf("%d ranges remain before the reader", len(own.ranges))
 	}
 	for i := range int64(100) {
 		must(t, own.record(file, func() (int64, int64, error) { return 10 * i, 10*i + 10, nil }))
 	}
 	if len(own.ranges) != 1 {
-		t.Fatalf("ranges that touch are not one: %d", len(own.ranges))
+		t.Fatalf("adjacent ranges are not merged: %d", len(own.ranges))
 	}
 	must(t, own.record(fileID{1, 3}, func() (int64, int64, error) { return 1000, 1010, nil }))
 	if len(own.ranges) != 2 {
-		t.Fatal("ranges of two files became one")
+		t.Fatal("ranges of two files were merged")
 	}
 }
 

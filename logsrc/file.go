@@ -9,7 +9,7 @@ import (
 	"syscall"
 )
 
-// fileID tells files apart while one of them is open; a number may be used again afterwards.
+// fileID identifies a file while it is open; afterwards its numbers may be reused.
 type fileID struct{ dev, inode uint64 }
 
 func idOf(info fs.FileInfo) fileID {
@@ -20,13 +20,12 @@ func idOf(info fs.FileInfo) fileID {
 	return fileID{uint64(st.Dev), uint64(st.Ino)}
 }
 
-// errNotRegular is what a folder, FIFO, socket or device gets.
 var errNotRegular = errors.New("not a regular file")
 
-// errForeignLink is what a symbolic link gets that could lead the agent, which may be root, anywhere.
-var errForeignLink = errors.New("leads through a symbolic link that neither root nor the agent's user made")
+// errForeignLink refuses a symbolic link of another user, which could lead an agent that runs as root anywhere.
+var errForeignLink = errors.New("the path contains a symbolic link that belongs to neither root nor the agent's user")
 
-// openRegular opens a file that must be a regular one. It does not block on a FIFO that nobody writes to.
+// openRegular opens a regular file and refuses any other. It does not block on a FIFO without a writer.
 func openRegular(path string, flag int) (*os.File, fileID, error) {
 	file, err := openPath(path, flag|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0)
 	if err != nil {
@@ -46,9 +45,9 @@ func openRegular(path string, flag int) (*os.File, fileID, error) {
 	return file, idOf(info), nil
 }
 
-// EnsureFile creates a missing file, empty, with mode, and its parent folder (0755) if that is missing too. A
-// file that exists is left as it is; anything but a regular file is an error. Symbolic links are followed where root or
-// the agent's user made them.
+// EnsureFile creates a missing file, empty and with mode, and its parent folder (0755). It leaves an existing file
+// unchanged, and returns an error for anything but a regular file. It follows symbolic links that belong to root or
+// the agent's user.
 func EnsureFile(path string, mode os.FileMode) error {
 	info, err := os.Stat(path)
 	if err == nil {
@@ -58,7 +57,7 @@ func EnsureFile(path string, mode os.FileMode) error {
 		return nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("look for the line file: %w", err)
+		return fmt.Errorf("stat the line file: %w", err)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("create the folder of the line file: %w", err)
@@ -66,9 +65,9 @@ func EnsureFile(path string, mode os.FileMode) error {
 	flags := os.O_WRONLY | os.O_CREATE | os.O_APPEND | syscall.O_NONBLOCK
 	file, err := openPath(path, flags|os.O_EXCL, mode)
 	if err == nil {
-		err = errors.Join(file.Chmod(mode), file.Close()) // whatever the umask is
+		err = errors.Join(file.Chmod(mode), file.Close()) // the umask does not apply
 	} else if errors.Is(err, fs.ErrExist) {
-		// Another program was faster, or it is a symbolic link to nothing.
+		// Another program was faster, or path is a dangling symbolic link.
 		if file, err = openPath(path, flags, mode); err == nil {
 			err = file.Close()
 		}

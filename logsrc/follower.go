@@ -8,32 +8,32 @@ import (
 	"time"
 )
 
-// MaxBatch is how many lines one call of Handle gets at most.
+// MaxBatch is the most lines that one call of Handle gets.
 const MaxBatch = 1024
 
-// FollowerConfig is what a Follower needs.
+// FollowerConfig configures a Follower.
 type FollowerConfig struct {
-	// Path is the file. It need not exist: one that appears later is read from its beginning. Symbolic links
-	// are followed where root or this user made them; anything but a regular file is refused (and looked at again each Tick).
+	// Path is the file. It need not exist: a file that appears later is read from its beginning. Symbolic links are
+	// followed if they belong to root or this user. Anything but a regular file is refused, and tried again every
+	// Tick.
 	Path string
 	// Start is the stored position; the zero Position means first contact.
 	Start Position
-	// Handle gets the accepted lines, in the order of the file, and the position behind them. It is called from
-	// Run's goroutine only, and following stops until it returns. The batch has at most MaxBatch lines, is
-	// reused after the return, and may be empty: the position alone has moved (noise, own lines, start, rotation).
+	// Handle gets the accepted lines in file order and the position after them. Only Run's goroutine calls it, and
+	// nothing is read until it returns. The batch holds at most MaxBatch lines and is reused afterwards. It is empty
+	// when only the position moved (noise, own lines, start, rotation).
 	Handle func(batch []Line, pos Position)
-	// Memory outlives this Follower, as the position does; nil = a file that is rewritten between two runs is read from
-	// its end.
+	// Memory outlives this Follower, as the position does. If it is nil, a file that was rewritten between two runs
+	// is read from its end.
 	Memory Memory
-	// Own is shared with the Emitter for the same file; nil = nothing is emitted.
+	// Own is shared with the Emitter of the same file; nil = nothing is emitted.
 	Own *OwnRanges
-	// Logger gets changes of state; nil = none.
+	// Logger logs changes of state; nil = none.
 	Logger *slog.Logger
-	// Tick is how often the file is looked at without being told to (0 = 1 s): network file systems and
-	// missing folders report nothing.
+	// Tick is how often the file is polled even without an event (0 = 1 s): network file systems and missing folders
+	// send none.
 	Tick time.Duration
-	// RotateWait is how long a file that was rotated away is still read (0 = 5 s), because programs that have
-	// it open go on writing to it.
+	// RotateWait is how long a rotated file is still read (0 = 5 s): programs that have it open go on writing to it.
 	RotateWait time.Duration
 }
 
@@ -59,56 +59,55 @@ func (c *FollowerConfig) validate() error {
 	return nil
 }
 
-// Stats counts since the start.
+// Stats counts since the start of the Follower.
 type Stats struct {
-	Accepted    uint64            // lines handed over, those with Line.Emitted included
-	Own         uint64            // lines that this node's Emitter wrote in this run, skipped
-	Ignored     map[Reason]uint64 // every reason is there, also at 0
-	Misread     map[Reason]uint64 // of the accepted: what was said badly beside the address (Line.Misread), also at 0
-	Bytes       uint64            // read, own lines included
-	Rotations   uint64            // another file stood at the path
-	Truncations uint64            // the file became another text in place
+	Accepted    uint64            // lines passed to Handle, including those with Line.Emitted
+	Own         uint64            // lines that the Emitter wrote in this run; skipped
+	Ignored     map[Reason]uint64 // has every reason, even at 0
+	Misread     map[Reason]uint64 // accepted lines with this Line.Misread; has every reason
+	Bytes       uint64            // read, including own lines
+	Rotations   uint64            // times that another file appeared at the path
+	Truncations uint64            // times that the file's text was replaced in place
 
-	Problem   string    // why the file cannot be followed now; "" = it is followed
+	Problem   string    // why the file cannot be followed; "" = it is followed
 	ProblemAt time.Time // when Problem began
-	Polling   string    // why changes are seen at each Tick only; "" = they are seen at once
+	Polling   string    // why changes are noticed only at each Tick; "" = they are noticed at once
 }
 
-// maxRetired is how many files that were rotated away are still read at a time.
+// maxRetired is how many rotated files are read at once.
 const maxRetired = 4
 
 // Follower follows one file. Stats may be called from any goroutine.
 type Follower struct {
 	cfg FollowerConfig
 
-	// Run's goroutine alone.
-	scan    scanner
-	marks   *marks
-	now     time.Time // of the look
-	current *reader   // nil = there is none yet, and from says where to begin
-	from    Position  // where to begin
-	told    Position  // what Handle got last
-	retired []*reader // rotated away, read until their time is over
+	// Used only by Run's goroutine.
+	scan     scanner
+	marks    *marks
+	now      time.Time // of the current poll
+	current  *reader   // nil = none yet; reading starts at from
+	from     Position  // where to begin while current is nil
+	reported Position  // last position passed to Handle
+	retired  []*reader // rotated files, each read until its time is up
 
 	mu    sync.Mutex
-	stats Stats // Ignored is nil here
+	stats Stats // Ignored and Misread are nil here: see total
 	total counters
 }
 
-// NewFollower checks cfg; it opens and starts nothing.
+// NewFollower validates cfg. It opens and starts nothing.
 func NewFollower(cfg FollowerConfig) (*Follower, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
 	return &Follower{
-		cfg: cfg, from: cfg.Start, told: cfg.Start, marks: loadMarks(cfg.Memory),
+		cfg: cfg, from: cfg.Start, reported: cfg.Start, marks: loadMarks(cfg.Memory),
 		scan: scanner{buf: make([]byte, chunkSize+fingerprintWindow), batch: make([]Line, 0, MaxBatch)},
 	}, nil
 }
 
-// Run follows the file until ctx ends and returns nil then, after everything that it started has returned. A
-// file that cannot be read is no reason to return: it is tried again each Tick, and Stats tells about it. Run
-// may be called once.
+// Run follows the file until ctx ends, then returns nil once everything it started has returned. It does not return
+// because a file cannot be read: it retries every Tick and reports the problem in Stats. Run may be called once.
 func (f *Follower) Run(ctx context.Context) error {
 	defer f.close()
 	w, err := newWatch(f.cfg.Path)
@@ -131,7 +130,7 @@ func (f *Follower) Run(ctx context.Context) error {
 			case event := <-w.events():
 				wait = !w.concerns(event)
 			case err := <-w.errors():
-				f.cfg.Logger.Warn("watching the line file failed, looking at it instead", "path", f.cfg.Path, "err", err)
+				f.cfg.Logger.Warn("lost an event of the line file, polling it", "path", f.cfg.Path, "err", err)
 				wait = false
 			case <-tick.C:
 				w.arm(w.id)
@@ -142,7 +141,7 @@ func (f *Follower) Run(ctx context.Context) error {
 	return nil
 }
 
-// Stats gives a copy of the counters.
+// Stats returns a copy of the counters.
 func (f *Follower) Stats() Stats {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -155,7 +154,7 @@ func (f *Follower) Stats() Stats {
 	return stats
 }
 
-// addCounters moves c into what Stats tells.
+// addCounters adds c to the totals that Stats returns and resets it.
 func (f *Follower) addCounters(c *counters) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -170,13 +169,13 @@ func (f *Follower) addCounters(c *counters) {
 }
 
 func (f *Follower) setPolling(err error) {
-	f.cfg.Logger.Warn("the line file cannot be watched, looking at it instead", "path", f.cfg.Path, "err", err)
+	f.cfg.Logger.Warn("cannot watch the line file, polling it", "path", f.cfg.Path, "err", err)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.stats.Polling = err.Error()
 }
 
-// setProblem takes the outcome of a look at the file, and logs when it is news.
+// setProblem records the result of a poll, and logs it if it has changed.
 func (f *Follower) setProblem(now time.Time, err error) {
 	problem := ""
 	if err != nil {
@@ -196,6 +195,6 @@ func (f *Follower) setProblem(now time.Time, err error) {
 	case problem == "":
 		f.cfg.Logger.Info("following the line file", "path", f.cfg.Path)
 	default:
-		f.cfg.Logger.Warn("the line file cannot be followed, trying on", "path", f.cfg.Path, "err", err)
+		f.cfg.Logger.Warn("cannot follow the line file, will retry", "path", f.cfg.Path, "err", err)
 	}
 }

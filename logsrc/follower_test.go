@@ -13,11 +13,11 @@ func TestFirstContactBeginsAtTheEnd(t *testing.T) {
 	add(t, path, lines(1, 9))
 	x := newTail(t, path).poll().want()
 	if x.calls != 1 || x.pos.Offset != int64(len(lines(1, 9))) {
-		t.Fatalf("the position was not told: %d calls, %+v", x.calls, x.pos)
+		t.Fatalf("the position was not reported: %d calls, %+v", x.calls, x.pos)
 	}
 	add(t, path, line(10))
 	x.poll().want(10)
-	// A restart before anything new came must not make it a first contact again.
+	// A restart before any new line must not be a first contact again.
 	x.restart()
 	add(t, path, line(11))
 	x.poll().want(11)
@@ -60,7 +60,7 @@ func TestPartialLine(t *testing.T) {
 	}
 	x.want(1, 2)
 	if n := x.f.Stats().Ignored; n[NoHost]+n[NoPort] != 0 {
-		t.Fatalf("parts of lines were judged: %v", n)
+		t.Fatalf("parts of lines were parsed: %v", n)
 	}
 }
 
@@ -76,13 +76,13 @@ func TestTooLongLine(t *testing.T) {
 			t.Fatalf("counted %d times", n)
 		}
 	})
-	t.Run("ok: it grows, with a restart inside", func(t *testing.T) {
+	t.Run("ok: written in parts, with a restart in between", func(t *testing.T) {
 		path := logPath(t)
 		add(t, path, "")
 		x := newTail(t, path).poll()
 		add(t, path, long[:MaxLine+1])
 		if x.poll(); !x.pos.Skip {
-			t.Fatalf("waits for the end of a line that is too long: %+v", x.pos)
+			t.Fatalf("waiting for the end of a line that is too long: %+v", x.pos)
 		}
 		add(t, path, long[MaxLine+1:1<<18])
 		x.poll().restart()
@@ -105,7 +105,7 @@ func TestHoles(t *testing.T) {
 	path := logPath(t)
 	add(t, path, line(1))
 	x := newTail(t, path).poll()
-	// A writer that does not append goes on at its own offset after a truncation: the file begins with a hole.
+	// After a truncation, a writer that does not append continues at its own offset: the file begins with a hole.
 	must(t, os.Truncate(path, 0))
 	must(t, os.Truncate(path, 64<<20))
 	add(t, path, "HOST 192.0.2.2 PORT 22\n"+line(3))
@@ -138,7 +138,7 @@ func TestBatches(t *testing.T) {
 	if len(at) < 4 {
 		t.Fatalf("%d batches", len(at))
 	}
-	// Every position that was told is one to go on from.
+	// Every position that was reported can be resumed from.
 	for i, pos := range at {
 		x.pos = pos
 		x.restart().poll().want(want[have[i]:]...)
@@ -154,8 +154,8 @@ func TestUnfitFiles(t *testing.T) {
 		{"bad: folder", func(p string) error { return os.Mkdir(p, 0o755) }, "not a regular file"},
 		{"bad: FIFO", func(p string) error { return syscall.Mkfifo(p, 0o644) }, "not a regular file"},
 		{"bad: device", func(p string) error { return os.Symlink("/dev/zero", p) }, "not a regular file"},
-		{"bad: link in a circle", func(p string) error { return os.Symlink(p, p) }, "symbolic links"},
-		{"bad: link to nothing", func(p string) error { return os.Symlink(p+".not", p) }, "no such file"},
+		{"bad: link to itself", func(p string) error { return os.Symlink(p, p) }, "symbolic links"},
+		{"bad: dangling link", func(p string) error { return os.Symlink(p+".not", p) }, "no such file"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -180,7 +180,7 @@ func TestUnfitFiles(t *testing.T) {
 			x := newTail(t, path).poll()
 			rotate(t, path)
 			must(t, tt.make(path))
-			add(t, path+".1", line(2)) // the program that has the old file open
+			add(t, path+".1", line(2)) // by a program that has the old file open
 			x.poll().want(2)
 			if p := x.f.Stats().Problem; !strings.Contains(p, tt.problem) {
 				t.Fatalf("problem %q", p)
@@ -190,7 +190,7 @@ func TestUnfitFiles(t *testing.T) {
 			x.poll().want(3)
 		})
 	}
-	t.Run("bad: a file where a folder should be", func(t *testing.T) {
+	t.Run("bad: a file in place of a folder", func(t *testing.T) {
 		path := logPath(t)
 		add(t, path, "")
 		x := newTail(t, filepath.Join(path, "newbans.log")).poll()

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// FuzzParse holds that Parse never panics, that what it accepts is within the documented bounds, and that an
-// accepted line written again, plainly or as an emitted line, is read as the same.
+// FuzzParse checks that Parse never panics, that what it accepts is within the documented bounds, and that an
+// accepted line, written again as a plain or as an emitted line, parses to the same result.
 func FuzzParse(f *testing.F) {
 	for _, p := range printedLines(f) {
 		f.Add([]byte(p.line))
@@ -51,7 +51,7 @@ func FuzzParse(f *testing.F) {
 
 		plain := l
 		plain.Tag, plain.Pid, plain.Origin, plain.Emitted = "", 0, "", false
-		plain.Misread = 0 // what was misread is left out, so nothing is wrong with the line now
+		plain.Misread = 0 // writePlain leaves out what was misread
 		if got, err := Parse([]byte(writePlain(plain))); err != nil || got != plain {
 			t.Fatalf("%q:\n got %+v, %v\nwant %+v", writePlain(plain), got, err, plain)
 		}
@@ -65,7 +65,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// writePlain writes a line in the form of our own fail2ban action.
+// writePlain writes l as our own fail2ban action would.
 func writePlain(l Line) string {
 	text := "HOST " + l.Addr.String() + " PORT " + l.Ports
 	if l.BanTime != 0 {
@@ -77,7 +77,7 @@ func writePlain(l Line) string {
 	return text + " failures=" + strconv.Itoa(l.Failures)
 }
 
-// FuzzPortSpec holds that canonical text is canonical.
+// FuzzPortSpec checks that canonical text is canonical.
 func FuzzPortSpec(f *testing.F) {
 	for _, seed := range []string{"", "22", "ssh,http/tcp", "0:65535", "8000-8010/udp,1:9", "0", "ftp-data"} {
 		f.Add(seed)

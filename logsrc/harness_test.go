@@ -10,28 +10,27 @@ import (
 	"time"
 )
 
-// tail is a Follower that is made to look when the test says so, and what it handed over.
+// tail is a Follower that polls when the test says so, and what it passed on.
 type tail struct {
 	t     testing.TB
 	path  string
 	f     *Follower
 	now   time.Time
-	pos   Position // stored, as the daemon would
-	got   []string // addresses of accepted lines that are not emitted ones
-	echo  []string // addresses of emitted ones
+	pos   Position // as the daemon would store it
+	got   []string // addresses of accepted lines that were not emitted
+	echo  []string // addresses of emitted lines
 	calls int
 	own   *OwnRanges
-	kept  slots  // stored, as the daemon would
-	stop  func() // called before each Handle, if set
+	kept  slots  // as the daemon would store it
+	stop  func() // called at the start of each Handle, if set
 }
 
-// slots is a Memory.
 type slots map[int][]byte
 
 func (s slots) Load(slot int) []byte        { return s[slot] }
 func (s slots) Save(slot int, block []byte) { s[slot] = block }
 
-// tb is what *testing.T and *rapid.T have in common.
+// tb is the common part of *testing.T and *rapid.T.
 type tb interface {
 	Helper()
 	Fatal(...any)
@@ -72,14 +71,14 @@ func (x *tail) handle(batch []Line, pos Position) {
 	x.pos = pos
 }
 
-// poll looks once, and once more, since Run too looks again after it went over to another file.
+// poll polls twice, as Run does after it switches to another file.
 func (x *tail) poll() *tail {
 	x.f.poll(context.Background(), x.now)
 	x.f.poll(context.Background(), x.now)
 	return x
 }
 
-// restart is a new process that knows the stored position.
+// restart simulates a new process that knows the stored position.
 func (x *tail) restart() *tail {
 	x.t.Helper()
 	x.f.close()
@@ -88,7 +87,7 @@ func (x *tail) restart() *tail {
 	return x
 }
 
-// want says which addresses (192.0.2.n) must have come since it was called last, in this order.
+// want checks the addresses (192.0.2.n) that came since its last call, in order.
 func (x *tail) want(numbers ...int) *tail {
 	x.t.Helper()
 	want := make([]string, len(numbers))
@@ -102,12 +101,12 @@ func (x *tail) want(numbers ...int) *tail {
 	return x
 }
 
-// line is a good line about 192.0.2.n, with a time, as logger would write it.
+// line returns a good line about 192.0.2.n with a time, as logger writes it.
 func line(n int) string {
 	return fmt.Sprintf("<13>Nov 22 11:%02d:%02d root[%d]: HOST 192.0.2.%d PORT 22\n", n/60, n%60, 1000+n, n)
 }
 
-// lines is the lines from first to last.
+// lines returns the lines from first to last.
 func lines(first, last int) string {
 	text := ""
 	for n := first; n <= last; n++ {
@@ -116,7 +115,7 @@ func lines(first, last int) string {
 	return text
 }
 
-// add appends text with one write.
+// add appends text in one write.
 func add(t tb, path, text string) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
@@ -136,7 +135,7 @@ func must(t tb, err error) {
 	}
 }
 
-// shift makes room for path.1, as logrotate does: path.2 becomes path.3, and so on.
+// shift makes room for path.1 as logrotate does: path.2 becomes path.3, and so on.
 func shift(t tb, path string) {
 	t.Helper()
 	n := 1
@@ -150,14 +149,14 @@ func shift(t tb, path string) {
 	}
 }
 
-// rotate renames the file away, as logrotate's default is.
+// rotate renames the file, which is logrotate's default.
 func rotate(t tb, path string) {
 	t.Helper()
 	shift(t, path)
 	must(t, os.Rename(path, path+".1"))
 }
 
-// copyTruncate is logrotate's option of that name.
+// copyTruncate does what logrotate's option of that name does.
 func copyTruncate(t tb, path string) {
 	t.Helper()
 	shift(t, path)

@@ -6,26 +6,26 @@ import (
 )
 
 const (
-	// MemorySlots is how many blocks a [Memory] keeps.
+	// MemorySlots is how many blocks a [Memory] holds.
 	MemorySlots = 128
-	// memoryBlock is how many lines one block is about, and maxMarks how many are remembered in all: half a megabyte.
+	// memoryBlock is how many lines a block describes, and maxMarks how many are remembered in all: half a megabyte.
 	memoryBlock = 512
 	maxMarks    = MemorySlots * memoryBlock
-	// markSize is the size of one mark in a block, behind the block's number of 8 bytes.
+	// markSize is the bytes of one mark in a block; the block's number (8 bytes) comes first.
 	markSize = 8
 )
 
-// Memory keeps what a Follower remembers of the lines that it has read, so that it knows them again in a file that was
+// Memory stores what a Follower remembers of the lines that it read, so that it recognises them in a file that was
 // rewritten while it was down. A block has at most 4,104 bytes.
 type Memory interface {
 	Load(slot int) []byte // nil = nothing was saved there
 	Save(slot int, block []byte)
 }
 
-// mark is how a line that was read is known again: by its text, or by its address when the text was edited.
+// mark identifies a line that was read: by its text, or by its address if the text was edited.
 type mark struct{ text, addr uint32 }
 
-// markOf makes the mark of a line that was parsed into l.
+// markOf returns the mark of line, which was parsed into l.
 func markOf(line []byte, l *Line) mark {
 	addr := l.Addr.As16()
 	return mark{fold(fnv1a(trimBlanks(line))), fold(fnv1a(append(addr[:], byte(l.Net))))}
@@ -33,15 +33,15 @@ func markOf(line []byte, l *Line) mark {
 
 func fold(h uint64) uint32 { return uint32(h ^ h>>32) }
 
-// marks are those of the lines that were read last, the oldest first.
+// marks holds the marks of the last lines that were read, oldest first.
 type marks struct {
-	store Memory // nil = for this run only
+	store Memory // nil = remembered in this run only
 	all   []mark
-	first uint64 // how many lines were forgotten; a multiple of memoryBlock
-	saved int    // how many of all are in the store
+	first uint64 // lines forgotten before all; a multiple of memoryBlock
+	saved int    // how many of all are stored
 }
 
-// loadMarks takes the newest blocks without a gap from store.
+// loadMarks loads the newest blocks up to the first gap.
 func loadMarks(store Memory) *marks {
 	m := &marks{store: store}
 	if store == nil {
@@ -71,7 +71,7 @@ func loadMarks(store Memory) *marks {
 	return m
 }
 
-// add remembers one more line, and forgets a block of the oldest when there are too many.
+// add remembers a line, and forgets the oldest block when there are too many.
 func (m *marks) add(k mark) {
 	if len(m.all) == maxMarks {
 		m.all = slices.Delete(m.all, 0, memoryBlock)
@@ -81,13 +81,13 @@ func (m *marks) add(k mark) {
 	m.all = append(m.all, k)
 }
 
-// complete reports whether every line that was ever read is remembered.
+// complete reports whether every line ever read is remembered.
 func (m *marks) complete() bool { return m.first == 0 }
 
-// forgetSome notes that there were lines before the first that is remembered. Nothing must be remembered yet.
-func (m *marks) forgetSome() { m.first = memoryBlock }
+// setIncomplete records that lines before the first mark are not remembered. m must be empty.
+func (m *marks) setIncomplete() { m.first = memoryBlock }
 
-// save stores the blocks that have changed.
+// save stores the blocks that changed.
 func (m *marks) save() {
 	if m.store == nil || m.saved == len(m.all) {
 		return

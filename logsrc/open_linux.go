@@ -8,12 +8,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxLinks is how many symbolic links one path may lead through, as in the kernel.
+// maxLinks is the most symbolic links that a path may lead through; the kernel has the same limit.
 const maxLinks = 40
 
-// openPath is open(2) for a file in a folder that others may write to: it follows a symbolic link, at the end of the path
-// or within, only if root or the agent's own user made it. Nobody can change the path under its feet: each step is taken
-// from a folder that is held open.
+// openPath is open(2) for a file in a folder that others may write to: it follows a symbolic link, at the end of the
+// path or within, only if the link belongs to root or the agent's user. Nobody can change the path meanwhile: each
+// step starts from a folder that is held open.
 func openPath(path string, flag int, mode os.FileMode) (*os.File, error) {
 	start := "."
 	if strings.HasPrefix(path, "/") {
@@ -63,7 +63,7 @@ func openPath(path string, flag int, mode os.FileMode) (*os.File, error) {
 			if flag&os.O_EXCL != 0 {
 				return nil, &os.PathError{Op: "open", Path: path, Err: unix.EEXIST}
 			}
-			if kind != unix.S_IFREG { // opening some devices does something
+			if kind != unix.S_IFREG { // opening some devices has side effects
 				return nil, &os.PathError{Op: "open", Path: path, Err: errNotRegular}
 			}
 			return openAt(dir, name, path, flag&^os.O_CREATE, mode)
@@ -72,7 +72,7 @@ func openPath(path string, flag int, mode os.FileMode) (*os.File, error) {
 	return nil, &os.PathError{Op: "open", Path: path, Err: errNotRegular}
 }
 
-// openAt opens what must be no link.
+// openAt opens name in dir, and refuses a symbolic link.
 func openAt(dir int, name, path string, flag int, mode os.FileMode) (*os.File, error) {
 	fd, err := unix.Openat(dir, name, flag|unix.O_NOFOLLOW|unix.O_CLOEXEC, uint32(mode.Perm()))
 	if err != nil {
@@ -81,17 +81,16 @@ func openAt(dir int, name, path string, flag int, mode os.FileMode) (*os.File, e
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// readLink reads a link that is held open, if it can be trusted.
+// readLink returns the target of the link fd if it can be trusted.
 func readLink(fd int, st *unix.Stat_t) (string, error) {
 	if st.Uid != 0 && int(st.Uid) != os.Geteuid() {
-		return "", fmt.Errorf("%w: user %d made it", errForeignLink, st.Uid)
+		return "", fmt.Errorf("%w but to user %d", errForeignLink, st.Uid)
 	}
 	buf := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(fd, "", buf)
 	return string(buf[:max(n, 0)]), err
 }
 
-// components are the names that a path leads through.
 func components(path string) []string {
 	return strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
 }

@@ -23,7 +23,7 @@ func TestOpenPath(t *testing.T) {
 		err        error
 	}{
 		{"ok: file", file, nil},
-		{"ok: twice the slash", dir + "//a/./file", nil},
+		{"ok: double slash", dir + "//a/./file", nil},
 		{"ok: up and down", dir + "/a/b/../file", nil},
 		{"ok: own link", link("l1", file), nil},
 		{"ok: own link, relative", link("l2", "a/file"), nil},
@@ -36,7 +36,7 @@ func TestOpenPath(t *testing.T) {
 		{"bad: folder", dir + "/a", errNotRegular},
 		{"bad: root", "/", errNotRegular},
 		{"bad: device", "/dev/null", errNotRegular},
-		{"bad: circle", link("l6", "l6"), syscall.ELOOP},
+		{"bad: loop", link("l6", "l6"), syscall.ELOOP},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f, err := openPath(c.path, os.O_RDONLY, 0)

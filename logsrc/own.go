@@ -2,13 +2,13 @@ package logsrc
 
 import "sync"
 
-// maxOwnRanges is how many ranges are remembered; beyond it the oldest is forgotten. Ranges that touch are one,
-// so this many batches must lie between other programs' lines and wait to be read. A forgotten range costs
-// nothing but that its lines come back with Line.Emitted.
+// maxOwnRanges bounds the ranges that are remembered; the oldest is forgotten. Adjacent ranges are merged, so to
+// reach the bound this many batches must lie unread between other programs' lines. The lines of a forgotten range
+// come back with Line.Emitted, and nothing else happens.
 const maxOwnRanges = 1024
 
-// OwnRanges remembers which bytes of the file this process wrote itself. One is given to the Emitter and the
-// Follower of the same file. The zero OwnRanges is ready for use, from any goroutine.
+// OwnRanges remembers which bytes of the file this process wrote. The Emitter and the Follower of a file share one.
+// The zero OwnRanges is ready to use, from any goroutine.
 type OwnRanges struct {
 	mu     sync.Mutex
 	ranges []ownRange // in the order of writing
@@ -19,8 +19,8 @@ type ownRange struct {
 	start, end int64
 }
 
-// record runs write, which gives the range that it wrote. The lock is held across it: a Follower that has read
-// these bytes already waits in overlapping until it is known whose they are.
+// record runs write, which returns the range that it wrote. It holds the lock meanwhile: a Follower that has already
+// read these bytes waits in overlapping until it is known who wrote them.
 func (o *OwnRanges) record(file fileID, write func() (start, end int64, err error)) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -39,8 +39,8 @@ func (o *OwnRanges) record(file fileID, write func() (start, end int64, err erro
 	return err
 }
 
-// overlapping appends to dst what was written into [from, to) of file, and forgets what lies before from, which
-// is never read again.
+// overlapping appends to dst the ranges that were written into [from, to) of file. It forgets those before from,
+// which is never read again.
 func (o *OwnRanges) overlapping(dst []ownRange, file fileID, from, to int64) []ownRange {
 	if o == nil {
 		return dst

@@ -6,15 +6,15 @@ import (
 	"time"
 )
 
-// byteOrderMark may stand before the text of an RFC 5424 message (section 6.4).
+// byteOrderMark may precede the text of an RFC 5424 message (section 6.4).
 const byteOrderMark = "\xef\xbb\xbf"
 
-// Parse takes one line, with or without its end. The error is a [Reason], or nil.
+// Parse parses one line, with or without its newline. The error is nil or a [Reason].
 //
-// The line must end in "HOST <ip> PORT <spec>" and may go on with words of the form key=value, of which bantime=
-// (seconds, or negative for permanent), jail= and failures= are taken and others are ignored. With jail= the address may
-// be a prefix. What is wrong with ports or options does not save the address; see Line.Misread. Whatever stands in front
-// of the last HOST is only searched for the tag.
+// The line must end in "HOST <ip> PORT <spec>", which key=value words may follow. It uses bantime= (seconds, or
+// negative for permanent), jail= and failures=, and ignores other keys. With jail= the address may be a prefix. Bad
+// ports or options do not reject the line; see Line.Misread. The text before the last HOST is searched only for the
+// tag.
 func Parse(line []byte) (Line, error) {
 	var l Line
 	if reason := parse(line, &l); reason != 0 {
@@ -23,10 +23,10 @@ func Parse(line []byte) (Line, error) {
 	return l, nil
 }
 
-// parse fills l, whose content is undefined when the Reason is not 0.
+// parse fills l, which is undefined if the Reason is not 0.
 func parse(line []byte, l *Line) Reason {
 	line = bytes.TrimSuffix(line, []byte{'\n'})
-	// A file that was truncated under a writer that does not append has a hole in front of its first line.
+	// After a truncation, a writer that does not append leaves a hole before its next line.
 	line = bytes.TrimLeft(line, "\x00")
 	if len(line) > MaxLine {
 		return TooLong
@@ -44,12 +44,12 @@ func parse(line []byte, l *Line) Reason {
 	if reason := parseTail(line[host+len("HOST"):], l); reason != 0 {
 		return reason
 	}
-	parseFront(line[:host], l)
+	parseHeader(line[:host], l)
 	l.Emitted = l.Tag == emitTag && isEmitted(raw, l)
 	return 0
 }
 
-// lastHost finds the last word HOST that something follows, or -1.
+// lastHost returns the index of the last word HOST with something after it, or -1.
 func lastHost(line []byte) int {
 	found := -1
 	for from := 0; ; {
@@ -68,7 +68,7 @@ func lastHost(line []byte) int {
 	}
 }
 
-// parseTail judges everything behind the word HOST.
+// parseTail parses everything after the word HOST.
 func parseTail(tail []byte, l *Line) Reason {
 	addr, tail := nextWord(tail)
 	port, tail := nextWord(tail)
@@ -100,8 +100,8 @@ func parseTail(tail []byte, l *Line) Reason {
 	return 0
 }
 
-// portWords takes the words of a list of ports: none where an option or the end comes next, one, or more where a
-// comma says that the list goes on ("80, 443").
+// portWords splits the list of ports off tail: no word where an option or the end comes next, one word, or more where
+// a comma continues the list ("80, 443").
 func portWords(tail []byte) (spec, rest []byte) {
 	tail = trimBlanks(tail)
 	end := 0
@@ -124,7 +124,7 @@ func parseOption(key, value []byte, l *Line) bool {
 		if negative {
 			value = value[1:]
 		}
-		// fail2ban computes growing ban times in floating point.
+		// fail2ban computes increasing ban times in floating point.
 		whole, fraction, _ := bytes.Cut(value, []byte{'.'})
 		seconds, ok := number(whole, int(MaxBanTime/time.Second))
 		if _, digits := number(fraction, 0); !ok || (len(fraction) > 0 && !digits) {
@@ -146,7 +146,7 @@ func parseOption(key, value []byte, l *Line) bool {
 	return true
 }
 
-// parsePrefix takes an address, or with its length a prefix, which it masks; bits is 0 for all of an address.
+// parsePrefix parses an address or a prefix, which it masks. bits is 0 for a single address.
 func parsePrefix(word []byte) (addr netip.Addr, bits int, reason Reason) {
 	word, length, isPrefix := bytes.Cut(word, []byte{'/'})
 	addr, reason = parseAddr(word)
@@ -164,7 +164,7 @@ func parsePrefix(word []byte) (addr netip.Addr, bits int, reason Reason) {
 	return prefix.Addr(), bits, 0
 }
 
-// parseAddr takes a literal; a v6 one may stand in brackets.
+// parseAddr parses an address literal; an IPv6 one may be in brackets.
 func parseAddr(word []byte) (netip.Addr, Reason) {
 	if addr, ok := parseAddr4(word); ok {
 		return addr, 0
@@ -185,7 +185,7 @@ func parseAddr(word []byte) (netip.Addr, Reason) {
 	return addr.Unmap(), 0
 }
 
-// parseAddr4 is netip.ParseAddr for v4 without the detour over a string: four numbers, no leading zeros.
+// parseAddr4 is netip.ParseAddr for IPv4 without the allocation of a string.
 func parseAddr4(word []byte) (netip.Addr, bool) {
 	var octets [4]byte
 	at, value, digits := 0, 0, 0
@@ -214,7 +214,7 @@ func parseAddr4(word []byte) (netip.Addr, bool) {
 	return netip.AddrFrom4(octets), true
 }
 
-// number reads decimal digits, and nothing but these, and cuts what is greater than limit.
+// number parses decimal digits, and nothing else; a value above limit is cut to it.
 func number(word []byte, limit int) (int, bool) {
 	n := 0
 	for _, c := range word {
@@ -228,7 +228,7 @@ func number(word []byte, limit int) (int, bool) {
 	return min(n, limit), len(word) > 0
 }
 
-// cleanWord keeps letters, digits, '.', '_' and '-', puts '_' for all else, and cuts at limit bytes.
+// cleanWord keeps letters, digits, '.', '_' and '-', replaces all else with '_', and cuts at limit bytes.
 func cleanWord(word []byte, limit int) string {
 	word = word[:min(len(word), limit)]
 	for i, c := range word {
@@ -245,7 +245,7 @@ func cleanWord(word []byte, limit int) string {
 	return intern(word)
 }
 
-// intern spares the allocation for the words that nearly every line has.
+// intern avoids an allocation for the words that nearly every line has.
 func intern(word []byte) string {
 	switch string(word) {
 	case "root":
@@ -260,7 +260,7 @@ func intern(word []byte) string {
 
 func isBlank(c byte) bool { return c == ' ' || c == '\t' }
 
-// isNameByte tells what a host name may consist of.
+// isNameByte reports whether c may be part of a host name.
 func isNameByte(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '.' || c == '-'
 }
@@ -277,7 +277,7 @@ func nextWord(text []byte) (word, rest []byte) {
 	return text[start:end], text[end:]
 }
 
-// trimBlanks cuts blanks, carriage returns and NUL bytes off both ends.
+// trimBlanks trims blanks, carriage returns and NUL bytes from both ends.
 func trimBlanks(text []byte) []byte {
 	odd := func(c byte) bool { return isBlank(c) || c == '\r' || c == 0 }
 	for len(text) > 0 && odd(text[0]) {

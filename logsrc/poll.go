@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// poll looks at the file once: it reads what is new, and goes over to another file that stands at the path. All
-// that a Follower does happens here; Run only says when.
+// poll reads what is new in the file, and switches to another file that has appeared at the path. It does all of a
+// Follower's work; Run only decides when.
 func (f *Follower) poll(ctx context.Context, now time.Time) {
 	f.now = now
 	err := f.readCurrent(ctx, now)
@@ -23,14 +23,14 @@ func (f *Follower) poll(ctx context.Context, now time.Time) {
 	case f.current == nil:
 		err = f.begin(ctx, now, next, openErr)
 	}
-	f.tendRetired(ctx, now)
+	f.drainRetired(ctx, now)
 	f.addCounters(&f.scan.count)
 	if ctx.Err() == nil {
 		f.setProblem(now, errors.Join(err, openErr))
 	}
 }
 
-// openOther opens the file at the path, unless it is the current one.
+// openOther opens the file at the path unless it is the current one.
 func (f *Follower) openOther() (*reader, error) {
 	info, err := os.Stat(f.cfg.Path)
 	if err == nil && f.current != nil && idOf(info) == f.current.id {
@@ -46,14 +46,14 @@ func (f *Follower) openOther() (*reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("follow %q: %w", f.cfg.Path, err)
 	}
-	if f.current != nil && r.id == f.current.id { // renamed there and back
+	if f.current != nil && r.id == f.current.id { // renamed and renamed back
 		r.close()
 		return nil, nil
 	}
 	return r, nil
 }
 
-// readCurrent reads what is new in the current file, and begins anew in one that was truncated.
+// readCurrent reads what is new in the current file, and starts over in one that was truncated.
 func (f *Follower) readCurrent(ctx context.Context, now time.Time) error {
 	if f.current == nil {
 		return nil
@@ -68,7 +68,7 @@ func (f *Follower) readCurrent(ctx context.Context, now time.Time) error {
 		return f.readAll(ctx, now, f.plan(r.position(), r))
 	}
 	if err != nil {
-		// A network file system may have forgotten the descriptor: take it up again by its position.
+		// A network file system may have dropped the descriptor: open the file again at its position.
 		f.from, f.current = r.position(), nil
 		r.close()
 		return fmt.Errorf("follow %q: %w", f.cfg.Path, err)
@@ -76,10 +76,10 @@ func (f *Follower) readCurrent(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-// rotate goes over from the current file to next, which has taken its place.
+// rotate switches from the current file to next, which has taken its place.
 func (f *Follower) rotate(ctx context.Context, now time.Time, next *reader) error {
 	old := f.current
-	f.finish(ctx, old) // what came between the last look and the rotation
+	f.acceptPartial(ctx, old) // what was written between the last poll and the rotation
 	if ctx.Err() != nil {
 		next.close()
 		return nil
@@ -89,7 +89,7 @@ func (f *Follower) rotate(ctx context.Context, now time.Time, next *reader) erro
 	f.mu.Unlock()
 	f.cfg.Logger.Info("the line file was rotated", "path", f.cfg.Path, "offset", old.offset)
 	queue := f.plan(old.position(), next)
-	if queue[0].id == old.id { // the old file under its new name: it is open already
+	if queue[0].id == old.id { // the old file under its new name, which is still open
 		queue[0].close()
 		queue = queue[1:]
 	}
@@ -97,21 +97,22 @@ func (f *Follower) rotate(ctx context.Context, now time.Time, next *reader) erro
 	return f.readAll(ctx, now, queue)
 }
 
-// begin finds where to begin; next is the file at the path, or nil and openErr says why not.
+// begin starts reading where from says, or at the end on first contact. next is the file at the path, or nil because
+// of openErr.
 func (f *Follower) begin(ctx context.Context, now time.Time, next *reader, openErr error) error {
 	if !f.from.IsZero() {
 		queue := f.plan(f.from, next)
 		if len(queue) > 0 {
-			f.tell(queue[0].position())
+			f.report(queue[0].position())
 		}
 		return f.readAll(ctx, now, queue)
 	}
 	if next == nil {
-		// Only a file that is not there is known to hold nothing old when it appears.
+		// A file that appears later holds nothing old only if there was none before.
 		for _, absent := range []error{fs.ErrNotExist, syscall.ENOTDIR, errNotRegular} {
 			if errors.Is(openErr, absent) {
 				f.from = Position{Fingerprint: fingerprint(nil)}
-				f.tell(f.from)
+				f.report(f.from)
 				break
 			}
 		}
@@ -119,19 +120,19 @@ func (f *Follower) begin(ctx context.Context, now time.Time, next *reader, openE
 	}
 	err := next.seekEnd()
 	if err == nil {
-		err = f.learn(next)
+		err = f.rememberRead(next)
 	}
 	if err != nil {
 		next.close()
 		return fmt.Errorf("follow %q: %w", f.cfg.Path, err)
 	}
-	f.tell(next.position())
+	f.report(next.position())
 	return f.readAll(ctx, now, []*reader{next})
 }
 
-// readAll reads the files of queue one after the other; the last one becomes the current one. When ctx ends
-// before that, the position that was told last leads there again. A new file's position is told when something of
-// it was read: until then the end of the former file tells better where to go on.
+// readAll reads the files of queue in turn; the last becomes the current one. If ctx ends early, the last position
+// passed to Handle still leads back here. The position of a new file is not passed on until some of it was read:
+// until then the end of the old file is the better place to resume.
 func (f *Follower) readAll(ctx context.Context, now time.Time, queue []*reader) error {
 	for i, r := range queue {
 		f.current = r
@@ -143,24 +144,24 @@ func (f *Follower) readAll(ctx context.Context, now time.Time, queue []*reader) 
 			return nil
 		}
 		if i == len(queue)-1 {
-			if err != nil && !errors.Is(err, errChanged) { // that one is for the next look
+			if err != nil && !errors.Is(err, errChanged) { // the next poll handles errChanged
 				return fmt.Errorf("follow %q: %w", r.name, err)
 			}
 			return nil
 		}
 		if err != nil {
-			f.cfg.Logger.Warn("the rest of a rotated line file is lost", "path", r.name, "err", err)
+			f.cfg.Logger.Warn("lost the rest of a rotated line file", "path", r.name, "err", err)
 		}
-		f.finish(ctx, r)
+		f.acceptPartial(ctx, r)
 		f.retire(ctx, now, r)
 	}
 	return nil
 }
 
-// retire keeps r open for the programs that still write to it.
+// retire keeps r open for programs that still write to it.
 func (f *Follower) retire(ctx context.Context, now time.Time, r *reader) {
 	if len(f.retired) == maxRetired {
-		f.abandon(ctx, f.retired[0])
+		f.dropPartial(ctx, f.retired[0])
 		f.retired[0].close()
 		f.retired = slices.Delete(f.retired, 0, 1)
 	}
@@ -168,20 +169,19 @@ func (f *Follower) retire(ctx context.Context, now time.Time, r *reader) {
 	f.retired = append(f.retired, r)
 }
 
-// tendRetired reads what came late, and lets go of files whose time is over.
-func (f *Follower) tendRetired(ctx context.Context, now time.Time) {
+// drainRetired reads what was written late, and closes files whose time is up.
+func (f *Follower) drainRetired(ctx context.Context, now time.Time) {
 	f.retired = slices.DeleteFunc(f.retired, func(r *reader) bool {
 		err := f.drain(ctx, r)
 		if err == nil && now.Before(r.until) {
 			return false
 		}
-		f.abandon(ctx, r)
+		f.dropPartial(ctx, r)
 		r.close()
 		return true
 	})
 }
 
-// close closes every file.
 func (f *Follower) close() {
 	if f.current != nil {
 		f.current.close()

@@ -7,12 +7,12 @@ import (
 	"strconv"
 )
 
-// MaxPortItems is how many items a list of ports may have (what iptables' multiport takes).
+// MaxPortItems is the most items in a list of ports, which is what iptables' multiport takes.
 const MaxPortItems = 15
 
-// PortSpec turns what people and fail2ban write for ports into canonical text as in Line.Ports: a number, a
-// service name, "a:b" or "a-b", each with "/tcp" or "/udp" if wanted, and comma lists of these. "", "0", "all",
-// "any", "0:65535" and "0-65535" mean all ports. The error is BadPort or UnknownService.
+// PortSpec converts ports, as people and fail2ban write them, to the canonical text of Line.Ports. It accepts a
+// number, a service name, "a:b" or "a-b", each with an optional "/tcp" or "/udp", and comma-separated lists of these.
+// "", "0", "all", "any", "0:65535" and "0-65535" mean all ports. The error is BadPort or UnknownService.
 func PortSpec(spec string) (string, error) {
 	ports, reason := portSpec(trimBlanks([]byte(spec)))
 	if reason != 0 {
@@ -30,9 +30,9 @@ func (a portItem) compare(b portItem) int {
 	return cmp.Or(cmp.Compare(a.first, b.first), cmp.Compare(a.last, b.last), cmp.Compare(a.proto, b.proto))
 }
 
-// portSpec sorts the items and drops double ones; overlapping ranges stay.
+// portSpec sorts the items and drops duplicates; overlapping ranges stay.
 func portSpec(spec []byte) (string, Reason) {
-	if isDigits(spec) || len(spec) == 0 { // what nearly every line has
+	if isDigits(spec) || len(spec) == 0 { // nearly every line
 		n, _ := number(spec, 65536)
 		switch {
 		case n > 65535:
@@ -55,7 +55,7 @@ func portSpec(spec []byte) (string, Reason) {
 			all = true
 			continue
 		}
-		// Port 0 is no port that anything listens on; in a range it only says "from the beginning".
+		// Nothing listens on port 0; in a range it only means "from the beginning".
 		item.first = max(item.first, 1)
 		at, double := slices.BinarySearchFunc(items, item, portItem.compare)
 		if double || all {
@@ -110,7 +110,7 @@ func parsePortItem(word []byte) (portItem, Reason) {
 	}
 	from, to, isRange := bytes.Cut(word, []byte{':'})
 	if !isRange {
-		// Names contain '-' ("ftp-data"), so it divides numbers only.
+		// Names contain '-' ("ftp-data"), so it makes a range only between numbers.
 		from, to, isRange = bytes.Cut(word, []byte{'-'})
 		if isRange && (!isDigits(from) || !isDigits(to)) {
 			from, isRange = word, false

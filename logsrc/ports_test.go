@@ -18,7 +18,7 @@ func TestPortSpec(t *testing.T) {
 		{"ok: protocol in capitals", "22/TCP", "22/tcp", nil},
 		{"ok: name and protocol", "domain/udp", "53/udp", nil},
 		{"ok: sorted, once", "443,80,443,ssh,http", "22,80,443", nil},
-		{"ok: one port, three ways", "80/udp,80,80/tcp", "80,80/tcp,80/udp", nil},
+		{"ok: one port, three protocols", "80/udp,80,80/tcp", "80,80/tcp,80/udp", nil},
 		{"ok: range by colon", "8000:8010", "8000-8010", nil},
 		{"ok: range by dash", "8000-8010/udp", "8000-8010/udp", nil},
 		{"ok: range of one", "80:80", "80", nil},
@@ -36,11 +36,11 @@ func TestPortSpec(t *testing.T) {
 		{"ok: whole range by dash", "0-65535", "", nil},
 		{"ok: all in a list", "22,0,80", "", nil},
 		{"ok: all of one protocol", "0:65535/tcp", "1-65535/tcp", nil},
-		{"ok: sorted by what 0 stands for", "0/udp,1", "1,1-65535/udp", nil},
-		{"ok: as many as can be", "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,15", "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15", nil},
-		{"bad: one more", "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16", "", BadPort},
+		{"ok: port 0 sorted as 1", "0/udp,1", "1,1-65535/udp", nil},
+		{"ok: most items", "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,15", "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15", nil},
+		{"bad: one item too many", "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16", "", BadPort},
 		{"bad: too great", "65536", "", BadPort},
-		{"bad: far too great", strings.Repeat("9", 100), "", BadPort},
+		{"bad: much too great", strings.Repeat("9", 100), "", BadPort},
 		{"bad: backwards", "90:80", "", BadPort},
 		{"bad: range of nothing", "0:0", "", BadPort},
 		{"bad: open range", "80:", "", BadPort},
@@ -52,7 +52,7 @@ func TestPortSpec(t *testing.T) {
 		{"bad: name too long", strings.Repeat("a", 33), "", BadPort},
 		{"bad: sign in a name", "ss%h", "", BadPort},
 		{"bad: name", "no-such-service", "", UnknownService},
-		{"bad: all but a bad one", "0,nonsuch", "", UnknownService},
+		{"bad: all ports and a bad one", "0,nonsuch", "", UnknownService},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

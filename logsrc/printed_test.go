@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// printed is one line of testdata/lines.txt: what a real program printed, and the command.
+// printed is one line of testdata/lines.txt: what a real program printed, and the command that made it.
 type printed struct {
 	program, command, line string
 }
@@ -43,7 +43,7 @@ func TestParsePrinted(t *testing.T) {
 		`printf '\n%s\n' 'HOST 192.0.2.7 PORT 22' > in; logger -s -f in|empty`: NoHost,
 	}
 	pid := regexp.MustCompile(`\[(\d+)\]:? HOST|^(?:\d+ )?<\d+>1 \S+ \S+ \S+ (\d+) `)
-	// rsyslogd and busybox take RFC 5424 on the local socket for RFC 3164, and leave no tag to be found.
+	// rsyslogd and busybox parse RFC 5424 on the local socket as RFC 3164, which leaves no tag.
 	mangled := regexp.MustCompile(`^logger --rfc5424 .*/tmp/(messages|traditional|iso|syslog23|forward|isoforward)$`)
 	bare := regexp.MustCompile(`/tmp/bare$|-o cat$`)
 	host := regexp.MustCompile(`:\d\d\S* vm \S+ HOST|^(\d+ )?<\d+>1 \S+ vm `)
@@ -84,7 +84,7 @@ func TestParsePrinted(t *testing.T) {
 		default:
 			want.Tag = "root"
 		}
-		// What a syslog daemon wrote in the traditional format cannot be told from an emitted line.
+		// A line that a syslog daemon wrote in the traditional format looks like an emitted line.
 		want.Emitted = regexp.MustCompile(`^\w{3} [ \d]\d [\d:]{8} vm newbans\[\d+\]: `).MatchString(p.line)
 		if l != want {
 			t.Errorf("ok: %s\n%q:\n got %+v\nwant %+v", p.command, p.line, l, want)

@@ -12,12 +12,12 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestRestartAtEveryOffset cuts a text at every byte, restarts there, and restarts once more at the end.
+// TestRestartAtEveryOffset cuts a text at every byte, restarts there, and restarts again at the end.
 func TestRestartAtEveryOffset(t *testing.T) {
 	text := line(1) + "noise\n\n" + strings.TrimSuffix(line(2), "\n") + "\r\n\x00\x00" + line(3) +
 		strings.Repeat("long", MaxLine/4+1) + " HOST 192.0.2.9 PORT 22\n" + "HOST 192.0.2.4 PORT 22\n" + line(5)
 	for cut := range len(text) + 1 {
-		// Inside the long line every place is like every other.
+		// All places inside the long line are alike.
 		if at := strings.Index(text, "longlong"); cut > at+50 && cut < at+MaxLine-10 {
 			continue
 		}
@@ -34,7 +34,7 @@ func TestRestartAtEveryOffset(t *testing.T) {
 	}
 }
 
-// model says what a Follower must hand over, whatever happens to the file.
+// model predicts what a Follower must report, whatever happens to the file.
 type model struct {
 	t       *rapid.T
 	x       *tail
@@ -52,7 +52,7 @@ func (m *model) address() string {
 	return fmt.Sprintf("10.%d.%d.%d", m.number>>16, m.number>>8&255, m.number&255)
 }
 
-// expect takes a line that is now complete.
+// expect adds a completed line to the prediction.
 func (m *model) expect(line string) {
 	if l, err := Parse([]byte(line)); err == nil {
 		m.want = append(m.want, l.Addr.String())
@@ -72,13 +72,13 @@ func (m *model) write(text string) {
 	add(m.t, m.path, text)
 }
 
-// header begins a new generation with text that no other one has.
+// header starts a new generation with a unique text.
 func (m *model) header() {
 	m.number++
 	m.write(fmt.Sprintf("this is generation %d of the file, and it is like no other\n", m.number))
 }
 
-// newGeneration is what happens to a partial line at the end of a file that is left.
+// newGeneration ends the partial line of a file that is no longer written.
 func (m *model) newGeneration() {
 	m.expect(m.open)
 	m.open, m.rest = "", ""
@@ -99,8 +99,8 @@ func (m *model) actions() map[string]func(*rapid.T) {
 			m.write(text)
 		},
 		"noise": func(t *rapid.T) {
-			// No two long lines are alike: a text of more than a fingerprint that stands at one place in two generations
-			// cannot be told from one that was not touched.
+			// Long lines are unique: if two generations hold the same text, longer than a fingerprint, at the same
+			// place, a change between them cannot be noticed.
 			m.number++
 			long := strings.Repeat(fmt.Sprintf("y%d ", m.number), MaxLine)[:MaxLine+1] + "\n"
 			kind := []string{"noise\n", "\n", "HOST nowhere PORT 22\n", long, "\x00\x00\n"}
@@ -145,7 +145,7 @@ func (m *model) actions() map[string]func(*rapid.T) {
 				m.write("\n")
 				m.rest = ""
 			}
-			m.x.poll() // what was deleted before anyone read it is nobody's news
+			m.x.poll() // a line that was deleted unread is never reported
 			down := rapid.Bool().Draw(t, "down")
 			if down {
 				m.x.f.close()
@@ -196,8 +196,8 @@ func (m *model) restart() {
 
 func tailOf(s []string) []string { return s[max(0, len(s)-20):] }
 
-// TestFollowerAgainstModel: any appends, rotations, truncations, edits, emissions and restarts, in any order, with looks
-// at the file between them or not, give every line once and in order.
+// TestFollowerAgainstModel checks that any sequence of appends, rotations, truncations, edits, emissions and
+// restarts, with or without polls in between, yields every line once and in order.
 func TestFollowerAgainstModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		path := logPath(t)
@@ -207,7 +207,7 @@ func TestFollowerAgainstModel(t *testing.T) {
 		m.restart()
 		m.x.poll()
 		m.header()
-		m.x.poll() // a file of which nothing was read cannot be recognised in a copy
+		m.x.poll() // a copy of a file is recognised only if some of it was read
 		rt.Repeat(m.actions())
 		m.x.poll()
 		if !slices.Equal(m.x.got, m.want) {

@@ -8,25 +8,25 @@ import (
 	"time"
 )
 
-// chunkSize is how much one read takes: large, so that a flood in front of a ban is a few hundred reads.
+// chunkSize is the bytes of one read: large, so that a flood before a ban takes a few hundred reads.
 const chunkSize = 256 << 10
 
-// reader is one open file and how far it was read. It keeps no text: a partial last line stays in the file until
-// it is whole, or until it is longer than MaxLine and skipped.
+// reader is an open file and how far it was read. It keeps no text: a partial last line stays in the file until it is
+// complete, or longer than MaxLine and skipped.
 type reader struct {
 	name   string
 	file   *os.File
 	id     fileID
 	offset int64
-	skip   bool   // offset lies inside a line that is too long
-	before []byte // what stands in front of offset, at most fingerprintWindow bytes
+	skip   bool   // offset is inside a line that is too long
+	before []byte // at most fingerprintWindow bytes before offset
 	until  time.Time
 
-	recall *recall            // how old lines are told from new ones; nil = all are new
-	again  map[int64]struct{} // where the lines begin that were read before, as of the last look
+	recall *recall            // tells old lines from new ones; nil = all are new
+	old    map[int64]struct{} // offsets of old lines, as of the last recognise
 }
 
-// openReader opens path to be read from its beginning.
+// openReader opens path at its beginning.
 func openReader(path string) (*reader, error) {
 	file, id, err := openRegular(path, os.O_RDONLY)
 	if err != nil {
@@ -35,7 +35,7 @@ func openReader(path string) (*reader, error) {
 	return &reader{name: path, file: file, id: id, before: make([]byte, 0, fingerprintWindow)}, nil
 }
 
-func (r *reader) close() { r.file.Close() } // a file that was only read has nothing to tell at its end
+func (r *reader) close() { r.file.Close() } // a file that was only read has no error to report
 
 func (r *reader) position() Position {
 	return Position{
@@ -43,10 +43,10 @@ func (r *reader) position() Position {
 	}
 }
 
-// rewind makes the file one of which nothing was read.
+// rewind goes back to the beginning of the file.
 func (r *reader) rewind() { r.offset, r.skip, r.before = 0, false, r.before[:0] }
 
-// seekEnd makes everything that the file holds history.
+// seekEnd skips everything that the file holds.
 func (r *reader) seekEnd() error {
 	info, err := r.file.Stat()
 	if err != nil {
@@ -57,7 +57,7 @@ func (r *reader) seekEnd() error {
 	return err
 }
 
-// seek goes to pos if the text in front of it is the text that was there when pos was taken.
+// seek goes to pos and reports whether the text before it is what it was when pos was taken. If not, it rewinds.
 func (r *reader) seek(pos Position) (bool, error) {
 	r.rewind()
 	if same, err := r.load(pos.Offset); err != nil || !same || fingerprint(r.before) != pos.Fingerprint {
@@ -68,7 +68,7 @@ func (r *reader) seek(pos Position) (bool, error) {
 	return true, nil
 }
 
-// load goes to offset and reads what stands in front of it; false when the file is shorter.
+// load goes to offset and reads the window before it. It reports false if the file is shorter.
 func (r *reader) load(offset int64) (bool, error) {
 	window := min(offset, fingerprintWindow)
 	if window < 0 {
@@ -85,20 +85,19 @@ func (r *reader) load(offset int64) (bool, error) {
 	return true, nil
 }
 
-// errChanged says that the file is shorter than what was read of it, or holds another text there.
+// errChanged means that the file is now shorter than what was read, or holds another text there.
 var errChanged = errors.New("truncated")
 
-// chunk is what one read gave: text of the file in front of the reader's offset (window bytes), and from it on.
+// chunk is the result of one read: window bytes from before the reader's offset, then those from the offset on.
 type chunk struct {
 	text   []byte
 	window int
-	base   int64 // offset in the file where lines begins
+	base   int64 // the file offset of lines
 }
 
 func (c chunk) lines() []byte { return c.text[c.window:] }
 
-// read reads on from the offset into buf. Nothing in lines means that this is the end; full says that there may
-// be more than what buf holds.
+// read reads from the offset into buf. Empty lines mean the end of the file; full means that there may be more.
 func (r *reader) read(buf []byte) (c chunk, full bool, err error) {
 	window := len(r.before)
 	n, err := r.file.ReadAt(buf, r.offset-int64(window))
@@ -111,7 +110,7 @@ func (r *reader) read(buf []byte) (c chunk, full bool, err error) {
 	return chunk{text: buf[:n], window: window, base: r.offset}, n == len(buf), nil
 }
 
-// moveTo puts the offset at byte number at of what c.lines gave.
+// moveTo moves the offset to byte at of c.lines.
 func (r *reader) moveTo(c chunk, at int) {
 	end := c.window + at
 	r.before = append(r.before[:0], c.text[max(0, end-fingerprintWindow):end]...)

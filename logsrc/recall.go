@@ -8,33 +8,33 @@ import (
 )
 
 const (
-	// maxRecall is how much of a file is searched, from its end, for lines that were read before.
+	// maxRecall is how many bytes at the end of a file are searched for lines that were read before.
 	maxRecall = 16 << 20
-	// settle is how long a rewritten file may still be half written.
+	// settle is how long a rewritten file may stay half written.
 	settle = 5 * time.Second
 )
 
-// recall says how to tell which lines were read before in a file that is read from its beginning.
+// recall tells old lines from new ones in a file that is read from its beginning.
 //
-// A new generation, as log rotation makes it, is new but for a tail of the old one that may stand at its beginning.
-// Any other file was edited: it may lack lines, or have them in another order or with other words around the address.
-// A line of an edited file is old if its address was read before; but not where it stands behind the last line with a
-// known text, unless its address was read after that line.
+// A new generation, as log rotation makes it, has only new lines, but may begin with a tail of the old file. Any
+// other file was edited: lines may be missing, in another order, or have other words around the address. A line of an
+// edited file is old if its address was read before. But after the last line whose text is known, it is old only if
+// its address was read after that line.
 type recall struct {
 	edited bool
-	until  time.Time // edited: when the file no longer counts as half written
-	found  int       // edited: up to which place in marks lines were found again
+	until  time.Time // if edited: until then the file may be half written
+	found  int       // if edited: lines were found again up to this index in marks
 }
 
-// recalled is a line of a file that is looked through.
+// recalled is a line of the file that recognise examines.
 type recalled struct {
 	mark
 	offset int64
 }
 
-// recognise notes in r.again which lines of r, from its offset on, were read before.
+// recognise sets r.old to the lines of r, from its offset on, that were read before.
 func (f *Follower) recognise(r *reader) error {
-	r.again = nil
+	r.old = nil
 	rc := r.recall
 	if rc == nil {
 		return nil
@@ -44,35 +44,35 @@ func (f *Follower) recognise(r *reader) error {
 			r.recall = nil
 			return nil
 		}
-		rc.edited = false // it was emptied; what it gets from now on is a new generation
+		rc.edited = false // it was emptied; what comes now is a new generation
 	}
-	lines, err := r.look()
+	lines, err := r.unreadLines()
 	if err != nil || len(lines) == 0 {
 		return err
 	}
-	old, isCopy := f.marks.common(lines)
+	old, isCopy := f.marks.match(lines)
 	if !rc.edited && !isCopy {
 		r.recall = nil
 	} else {
 		if !rc.edited {
 			rc.edited, rc.until = true, f.now.Add(settle)
 		}
-		old = f.marks.edited(rc, lines)
+		old = f.marks.oldLines(rc, lines)
 		if len(old) > 0 {
 			rc.until = f.now.Add(settle)
 		}
 	}
 	if len(old) > 0 {
-		r.again = make(map[int64]struct{}, len(old))
+		r.old = make(map[int64]struct{}, len(old))
 		for _, l := range old {
-			r.again[l.offset] = struct{}{}
+			r.old[l.offset] = struct{}{}
 		}
 	}
 	return nil
 }
 
-// look finds the good lines behind r's offset, without moving it. Of more than maxRecall bytes it skips the beginning.
-func (r *reader) look() ([]recalled, error) {
+// unreadLines returns the good lines after r's offset without moving it, except to skip all but the last maxRecall bytes.
+func (r *reader) unreadLines() ([]recalled, error) {
 	info, err := r.file.Stat()
 	if err != nil {
 		return nil, err
@@ -82,7 +82,7 @@ func (r *reader) look() ([]recalled, error) {
 		if _, err := r.load(from); err != nil {
 			return nil, err
 		}
-		r.skip = r.before[len(r.before)-1] != 0 // a hole is no line
+		r.skip = r.before[len(r.before)-1] != 0 // a hole is not a line
 	}
 	text := make([]byte, max(0, info.Size()-r.offset))
 	n, err := r.file.ReadAt(text, r.offset)
@@ -92,7 +92,7 @@ func (r *reader) look() ([]recalled, error) {
 	return goodLines(text[:n], r.offset), nil
 }
 
-// goodLines finds the whole lines of text, which begins at offset, that Parse takes.
+// goodLines returns the complete lines of text, which starts at offset, that parse accepts.
 func goodLines(text []byte, offset int64) []recalled {
 	var found []recalled
 	var l Line
@@ -108,10 +108,10 @@ func goodLines(text []byte, offset int64) []recalled {
 	}
 }
 
-// common returns the lines at the beginning that are the last ones that were read, and reports whether most of lines
-// are known by their text, or all as one piece of what was read.
-func (m *marks) common(lines []recalled) (old []recalled, isCopy bool) {
-	// Knuth, Morris and Pratt: back[i] is how many of the first lines the i+1 lines up to i end with.
+// match returns the first of lines if they are the last that were read. It also reports whether lines are a copy of
+// what was read: most texts are known, or all of them as one run.
+func (m *marks) match(lines []recalled) (old []recalled, isCopy bool) {
+	// Knuth, Morris and Pratt: lines[:back[i]] is the longest proper prefix of lines that lines[:i+1] ends with.
 	back := make([]int, len(lines))
 	for i, n := 1, 0; i < len(lines); i++ {
 		for n > 0 && lines[i].text != lines[n].text {
@@ -148,8 +148,8 @@ func (m *marks) common(lines []recalled) (old []recalled, isCopy bool) {
 	return nil, same > 1 && 2*same > len(lines)
 }
 
-// edited returns those of lines that were read before.
-func (m *marks) edited(rc *recall, lines []recalled) (old []recalled) {
+// oldLines returns the lines of an edited file that were read before.
+func (m *marks) oldLines(rc *recall, lines []recalled) (old []recalled) {
 	texts, addrs := make(map[uint32]int, len(m.all)), make(map[uint32]int, len(m.all))
 	for i, k := range m.all {
 		texts[k.text], addrs[k.addr] = i, i
@@ -163,7 +163,7 @@ func (m *marks) edited(rc *recall, lines []recalled) (old []recalled) {
 			lastAddr = i
 		}
 	}
-	// Lines that are remembered no more stand in front of those that are. Where none is known, it begins at the end.
+	// Forgotten lines come before remembered ones. If none is known, reading starts at the end.
 	forgotten := -1
 	if !m.complete() && rc.found == 0 {
 		forgotten = lastAddr
@@ -182,8 +182,8 @@ func (m *marks) edited(rc *recall, lines []recalled) (old []recalled) {
 	return old
 }
 
-// learn remembers the lines in front of r's offset, of which nothing is remembered.
-func (f *Follower) learn(r *reader) error {
+// rememberRead remembers the lines before r's offset. f.marks must be empty.
+func (f *Follower) rememberRead(r *reader) error {
 	from := max(0, r.offset-maxRecall)
 	text := make([]byte, r.offset-from)
 	n, err := r.file.ReadAt(text, from)
@@ -191,7 +191,7 @@ func (f *Follower) learn(r *reader) error {
 		return err
 	}
 	if from > 0 {
-		f.marks.forgetSome()
+		f.marks.setIncomplete()
 	}
 	for _, l := range goodLines(text[:n], from) {
 		f.marks.add(l.mark)

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// edit passes the whole lines of the file to change, and writes back what it returns: to the same file, or to another that
-// takes its place, as sed -i, most editors and rsync do it.
+// edit passes the lines of the file to change and writes back what it returns: in place, or to a new file that
+// replaces the old one, as sed -i, rsync and most editors do.
 func edit(t tb, path string, inPlace bool, change func([]string) []string) {
 	t.Helper()
 	text, err := os.ReadFile(path)
@@ -39,14 +39,14 @@ func replace(old, new string) func([]string) []string {
 	}
 }
 
-// bare is a line without a time, as our fail2ban action writes it.
+// bare returns a line without a time, as our fail2ban action writes it.
 func bare(n int) string {
 	return fmt.Sprintf("HOST 192.0.2.%d PORT 22 bantime=600 jail=sshd failures=5\n", n)
 }
 
-// Lines 1 to 20 were read; then the file is rewritten, and lines 21 and 22 are appended. Whatever the rewriting did, just
-// these two are news. The file is rewritten in place or replaced, while the follower runs and while it is down, and what
-// is appended comes before or after the follower's next look.
+// Lines 1 to 20 were read; then the file is rewritten, and lines 21 and 22 are appended. Only these two are new,
+// however the file was rewritten: in place or replaced, while the follower runs or is down, with lines appended
+// before or after the next poll.
 func TestRewritten(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -59,13 +59,13 @@ func TestRewritten(t *testing.T) {
 		{"all but one deleted", func(all []string) []string { return all[6:7] }},
 		{"trimmed to the last lines", func(all []string) []string { return all[12:] }},
 		{"trimmed to the first lines", func(all []string) []string { return all[:8] }},
-		{"a comment in front", func(all []string) []string { return append([]string{"# mine\n"}, all...) }},
-		{"a comment behind", func(all []string) []string { return append(all, "# mine\n") }},
+		{"a comment at the beginning", func(all []string) []string { return append([]string{"# mine\n"}, all...) }},
+		{"a comment at the end", func(all []string) []string { return append(all, "# mine\n") }},
 		{"another port in every line", replace("PORT 22", "PORT 80")},
 		{"another time in every line", replace("11:00", "12:00")},
 		{"the priority taken off", replace("<13>", "")},
 		{"CRLF", replace("\n", "\r\n")},
-		{"blanks behind", replace("\n", "  \n")},
+		{"blanks at line ends", replace("\n", "  \n")},
 		{"the last two lines edited", func(all []string) []string {
 			return append(all[:18], replace("PORT 22", "PORT 80")(all[18:])...)
 		}},
@@ -115,7 +115,7 @@ func TestRewritten(t *testing.T) {
 					x.poll().want(21, 22)
 					x.now = x.now.Add(time.Minute)
 					x.poll().want().restart().poll().want()
-					add(t, path, form(5)) // again, and much later
+					add(t, path, form(5)) // again, much later
 					x.poll().want(5).restart().poll().want()
 				})
 			}
@@ -123,7 +123,7 @@ func TestRewritten(t *testing.T) {
 	}
 }
 
-// A backup puts back what was there before, also what was read long ago.
+// A backup restores old lines, even those read long ago.
 func TestRestoredFromABackup(t *testing.T) {
 	for _, wait := range []time.Duration{0, time.Minute} {
 		for _, down := range []bool{false, true} {
@@ -156,7 +156,7 @@ func TestRestoredFromABackup(t *testing.T) {
 	}
 }
 
-// A rewritten file that is looked at while it is half written.
+// The follower polls a file that is half rewritten.
 func TestHalfRewritten(t *testing.T) {
 	path := logPath(t)
 	add(t, path, "")
@@ -178,7 +178,7 @@ func TestHalfRewritten(t *testing.T) {
 	x.poll().want(21)
 }
 
-// Log rotation that leaves the last lines in the file.
+// Log rotation leaves the last lines in the file.
 func TestRotationKeepsATail(t *testing.T) {
 	for _, down := range []bool{false, true} {
 		for _, renamed := range []bool{false, true} {
@@ -207,7 +207,7 @@ func TestRotationKeepsATail(t *testing.T) {
 	}
 }
 
-// A new generation begins with an attacker who is known: the same words count again.
+// A new generation begins with a known attacker: the same text counts again.
 func TestANewGenerationIsNew(t *testing.T) {
 	for _, down := range []bool{false, true} {
 		t.Run(fmt.Sprintf("down=%v", down), func(t *testing.T) {
@@ -229,7 +229,7 @@ func TestANewGenerationIsNew(t *testing.T) {
 	}
 }
 
-// What was in the file at first contact is history, and stays it.
+// What was in the file at first contact stays unread.
 func TestHistoryIsNotReadAfterARewrite(t *testing.T) {
 	path := logPath(t)
 	add(t, path, lines(1, 9))
@@ -238,12 +238,12 @@ func TestHistoryIsNotReadAfterARewrite(t *testing.T) {
 	add(t, path, line(10))
 	x.poll().want(10)
 	if n := x.f.Stats().Ignored[ReadBefore]; n != 8 {
-		t.Errorf("%d lines count as read before", n)
+		t.Errorf("%d lines counted as read before", n)
 	}
 }
 
-// A file without a ban was rewritten, so that nothing tells its old lines from new ones. The follower goes on at its end,
-// and stays there: a ban that is appended before and after a restart is read.
+// A file without a ban was rewritten, so nothing tells its old lines from new ones. The follower continues at its end
+// and stays there: a ban appended before or after a restart is read.
 func TestRewrittenWithoutABan(t *testing.T) {
 	changes := map[string]func([]string) []string{
 		"the last line deleted": func(all []string) []string { return all[:1] },
@@ -276,7 +276,7 @@ func TestRewrittenWithoutABan(t *testing.T) {
 	}
 }
 
-// More lines than are remembered: what is in front of the known ones is older still.
+// There are more lines than are remembered: what precedes the known ones is older still.
 func TestRewrittenBeyondMemory(t *testing.T) {
 	address := func(n int) string { return fmt.Sprintf("HOST 10.%d.%d.%d PORT 22\n", n>>16, n>>8&255, n&255) }
 	var text strings.Builder
@@ -334,7 +334,7 @@ func TestMarksOutliveARun(t *testing.T) {
 			t.Errorf("slot %d has %d bytes", slot, len(block))
 		}
 	}
-	delete(kept, 3) // a block that was lost: only what came after it is certain
+	delete(kept, 3) // a lost block: only what came after it is certain
 	if again = loadMarks(kept); again.complete() || len(again.all) >= len(m.all) || again.all[len(again.all)-1] != m.all[len(m.all)-1] {
 		t.Errorf("%d marks without a block", len(again.all))
 	}

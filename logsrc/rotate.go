@@ -10,87 +10,86 @@ import (
 )
 
 const (
-	// maxSiblings is how many files beside the line file are looked at for what was rotated away.
+	// maxSiblings is how many files beside the line file are examined as its rotated generations.
 	maxSiblings = 64
-	// minCopyMatch is how many bytes must have been read of a file before another file is taken for a copy of
-	// it because it holds the same text: about one line with its time.
+	// minCopyMatch is how many bytes of a file must have been read before another file with the same text is taken
+	// for its copy: about one line with its time.
 	minCopyMatch = 32
 )
 
-// plan says what has to be read after pos, in order: the rest of the file that pos speaks of, wherever it is now;
-// generations between it and today's file; today's file (now, nil = there is none), from where it was left or from its
-// beginning. Lines that were read before are recognised in whatever is read from its beginning (see recall). The readers
-// belong to the caller.
-func (f *Follower) plan(pos Position, now *reader) []*reader {
-	if now != nil && now.id.inode == pos.Inode && found(now, pos) {
-		f.startOver(now, false)
-		return []*reader{now}
+// plan returns what to read after pos, in order: the rest of the file that pos belongs to, wherever it is now; the
+// generations after it; and the file at the path (latest, nil = none), from pos or from its beginning. Lines that
+// were read before are recognised in each file that is read from its beginning (see recall). The caller owns the
+// readers.
+func (f *Follower) plan(pos Position, latest *reader) []*reader {
+	if latest != nil && latest.id.inode == pos.Inode && holds(latest, pos) {
+		f.expectOldLines(latest, false)
+		return []*reader{latest}
 	}
-	beside := siblings(f.cfg.Path)
-	old := openOld(beside, pos, now, func(s sibling) bool { return s.inode == pos.Inode })
+	candidates := siblings(f.cfg.Path)
+	old := openOld(candidates, pos, latest, func(s sibling) bool { return s.inode == pos.Inode })
 	if old == nil && pos.Offset >= minCopyMatch {
-		// Saved by an editor, restored, or on a file system that numbers its files anew at each mount.
-		if now != nil && found(now, pos) {
-			return []*reader{now}
+		// Saved by an editor, restored, or on a file system that renumbers its files at each mount.
+		if latest != nil && holds(latest, pos) {
+			return []*reader{latest}
 		}
-		// Copied and truncated.
-		old = openOld(beside, pos, now, func(s sibling) bool { return s.size >= pos.Offset })
+		old = openOld(candidates, pos, latest, func(s sibling) bool { return s.size >= pos.Offset })
 	}
 	var queue []*reader
 	if old != nil {
 		queue = append(queue, old)
-		for _, r := range between(beside, old, now) {
-			f.startOver(r, false)
+		for _, r := range between(candidates, old, latest) {
+			f.expectOldLines(r, false)
 			queue = append(queue, r)
 		}
 	}
-	if now != nil {
-		now.rewind()
+	if latest != nil {
+		latest.rewind()
 		if len(f.marks.all) == 0 && pos.Offset > 0 && old == nil {
-			// Nothing tells old lines from new ones, so it begins at the end. That is told now: pos leads nowhere any more,
-			// and a restart would take what is appended until then for old.
-			if now.seekEnd() == nil { // an error comes back when it is read
-				f.tell(now.position())
+			// Nothing tells old lines from new ones, so start at the end. Report that now: pos no longer leads
+			// anywhere, and after a restart what is appended until then would count as old.
+			if latest.seekEnd() == nil { // reading it reports an error
+				f.report(latest.position())
 			}
 		}
-		f.startOver(now, old == nil || !rotated(old.name, f.cfg.Path))
-		queue = append(queue, now)
+		f.expectOldLines(latest, old == nil || !rotated(old.name, f.cfg.Path))
+		queue = append(queue, latest)
 	}
 	return queue
 }
 
-// startOver has lines that were read before recognised in a reader that stands at the beginning of its file.
-func (f *Follower) startOver(r *reader, edited bool) {
+// expectOldLines makes r recognise lines that were read before, if r is at the beginning of its file.
+func (f *Follower) expectOldLines(r *reader, edited bool) {
 	r.recall = nil
 	if r.offset == 0 && len(f.marks.all) > 0 {
 		r.recall = &recall{edited: edited, until: f.now.Add(settle)}
 	}
 }
 
-// rotated reports whether name is path with a number or a date behind it, and not what an editor calls its copy.
+// rotated reports whether name is path followed by a number or a date, unlike an editor's copy.
 func rotated(name, path string) bool {
 	suffix := strings.TrimPrefix(filepath.Base(name), filepath.Base(path))
 	return len(suffix) > 1 && '0' <= suffix[1] && suffix[1] <= '9'
 }
 
-// found says whether r holds the text that was read up to pos, and seeks there. A file that cannot be read counts
-// as one that does not.
-func found(r *reader, pos Position) bool {
+// holds seeks r to pos and reports whether r holds the text that was read up to there. A file that cannot be read
+// does not.
+func holds(r *reader, pos Position) bool {
 	same, err := r.seek(pos)
 	return err == nil && same
 }
 
-// openOld opens the first of beside that is wanted and holds the text that was read up to pos.
-func openOld(beside []sibling, pos Position, now *reader, wanted func(sibling) bool) *reader {
-	for _, s := range beside {
-		if !wanted(s) || (now != nil && s.inode == now.id.inode) {
+// openOld opens the first wanted sibling that holds the text that was read up to pos.
+func openOld(candidates []sibling, pos Position, latest *reader, wanted func(sibling) bool) *reader {
+	for _, s := range candidates {
+		if !wanted(s) || (latest != nil && s.inode == latest.id.inode) {
 			continue
 		}
 		r, err := openReader(s.path)
 		if err != nil {
 			continue
 		}
-		if found(r, pos) {
+		if holds(r, pos) {
 			return r
 		}
 		r.close()
@@ -98,12 +97,12 @@ func openOld(beside []sibling, pos Position, now *reader, wanted func(sibling) b
 	return nil
 }
 
-// between opens the whole generations that are younger than old: only where their names count them, as in
-// "newbans.log.2", is it certain that they are not an administrator's copies.
-func between(beside []sibling, old, now *reader) []*reader {
+// between opens the generations that are newer than old. Only files with a generation number, such as
+// "newbans.log.2", are certain not to be an administrator's copies.
+func between(candidates []sibling, old, latest *reader) []*reader {
 	generation := map[int]sibling{}
 	from := 0
-	for _, s := range beside {
+	for _, s := range candidates {
 		generation[s.number] = s
 		if s.path == old.name {
 			from = s.number
@@ -112,8 +111,8 @@ func between(beside []sibling, old, now *reader) []*reader {
 	var queue []*reader
 	for n := from - 1; n >= 1; n-- {
 		s, ok := generation[n]
-		if now != nil && ok && s.inode == now.id.inode {
-			break // now was rotated away itself since: the younger ones come after it
+		if latest != nil && ok && s.inode == latest.id.inode {
+			break // latest itself was rotated: newer ones come after it
 		}
 		if !ok || s.inode == old.id.inode {
 			continue
@@ -125,16 +124,16 @@ func between(beside []sibling, old, now *reader) []*reader {
 	return queue
 }
 
-// sibling is a file that may be a former generation of the line file.
+// sibling is a file that may be a rotated generation of the line file.
 type sibling struct {
 	path    string
 	inode   uint64
 	size    int64
 	changed time.Time
-	number  int // 1 for "newbans.log.1"; 0 = its name does not count
+	number  int // 1 for "newbans.log.1"; 0 = not numbered
 }
 
-// siblings gives the maxSiblings youngest files whose names begin with the line file's.
+// siblings returns the newest maxSiblings files whose names start with the line file's.
 func siblings(path string) []sibling {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real
@@ -142,7 +141,7 @@ func siblings(path string) []sibling {
 	dir, base := filepath.Split(path)
 	entries, err := os.ReadDir(filepath.Clean(dir))
 	if err != nil {
-		return nil // the folder is gone, and with it what was there
+		return nil // without the folder there are none
 	}
 	var all []sibling
 	for _, entry := range entries {

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Each case gets a file of which lines 1 and 2 were read, and says what comes then. It runs twice: while the
-// follower runs, and while it is down.
+// Each case gets a file of which lines 1 and 2 were read, and does something to it. It runs twice: while the follower
+// runs, and while it is down.
 func TestRotation(t *testing.T) {
 	tests := []struct {
 		name string
@@ -173,7 +173,7 @@ func TestLateWriterToARotatedFile(t *testing.T) {
 	before := x.f.Stats().Ignored[NoPort]
 	x.poll().want()
 	if n := x.f.Stats().Ignored[NoPort] - before; n != 1 || len(x.f.retired) != 0 {
-		t.Fatalf("the last words of the old file were counted %d times, %d files are open", n, len(x.f.retired))
+		t.Fatalf("the partial last line was counted %d times, %d files are open", n, len(x.f.retired))
 	}
 }
 
@@ -208,7 +208,7 @@ func TestTruncationIsCounted(t *testing.T) {
 	}
 }
 
-// A stored position that fits nothing must not keep the follower from going on.
+// A stored position that matches nothing must not stop the follower.
 func TestBrokenPosition(t *testing.T) {
 	for name, pos := range map[string]Position{
 		"ok: beyond the end":   {Inode: 7, Offset: 1 << 60, Fingerprint: 1},

@@ -12,19 +12,19 @@ import (
 	"time"
 )
 
-// running is a Follower whose Run runs.
+// running is a Follower with a running Run.
 type running struct {
 	t     testing.TB
 	f     *Follower
 	lines chan Line     // every accepted line; Handle waits when it is full
-	ready chan struct{} // closed by the first call of Handle: the position is known
-	end   func()        // ends Run and waits for it
+	ready chan struct{} // closed by the first Handle: the position is known
+	end   func()        // stops Run and waits for it
 }
 
-// runDeadline is when a test gives up.
+// runDeadline is how long a test waits.
 const runDeadline = 20 * time.Second
 
-// run follows path. Unless tick is given, nothing but the kernel's word makes it look.
+// run follows path. Without a tick, only the kernel's events trigger a poll.
 func run(t testing.TB, path string, own *OwnRanges, tick time.Duration) *running {
 	t.Helper()
 	if tick == 0 {
@@ -75,7 +75,7 @@ func (r *running) want(n int) {
 	}
 }
 
-// await waits until cond, looking now and then.
+// await polls cond until it holds.
 func await(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
@@ -84,7 +84,7 @@ func await(t testing.TB, what string, cond func() bool) {
 		select {
 		case <-tick.C:
 		case <-end:
-			t.Fatal("waited in vain: " + what)
+			t.Fatal("timed out waiting for: " + what)
 		}
 	}
 }
@@ -145,7 +145,7 @@ func TestRunDoesNotBlockOnAFIFO(t *testing.T) {
 	r.end()
 }
 
-// Many programs append, the file is rotated under them, and the emitter writes to it too: every line comes once.
+// Many programs and the emitter append while the file is rotated: every line comes once.
 func TestRunWithManyWriters(t *testing.T) {
 	const writers, each = 4, 300
 	path := logPath(t)

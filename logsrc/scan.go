@@ -5,12 +5,12 @@ import (
 	"context"
 )
 
-// scanner turns what a reader reads into batches of lines. It belongs to Run's goroutine.
+// scanner turns chunks into batches of lines. Only Run's goroutine uses it.
 type scanner struct {
 	buf   []byte     // one chunk
-	batch []Line     // accepted, not yet handed over; at most MaxBatch
-	own   []ownRange // what the Emitter wrote into the chunk
-	count counters   // since the last time that it was added to Stats
+	batch []Line     // accepted, not yet passed to Handle; at most MaxBatch
+	own   []ownRange // ranges of the chunk that the Emitter wrote
+	count counters   // since the last addCounters
 }
 
 type counters struct {
@@ -18,7 +18,7 @@ type counters struct {
 	ignored, misread     [endOfReasons]uint64
 }
 
-// drain reads r to its end and hands over what it finds. It returns early, without an error, when ctx ends.
+// drain reads r to its end and passes what it finds to Handle. It returns early, without an error, when ctx ends.
 func (f *Follower) drain(ctx context.Context, r *reader) error {
 	if err := f.recognise(r); err != nil {
 		return err
@@ -36,7 +36,7 @@ func (f *Follower) drain(ctx context.Context, r *reader) error {
 	return nil
 }
 
-// consume takes every whole line of c, and skips over what cannot become a line.
+// consume parses every complete line of c, and skips what cannot become a line.
 func (f *Follower) consume(ctx context.Context, r *reader, c chunk) {
 	s, text, at := &f.scan, c.lines(), 0
 	s.own = f.cfg.Own.overlapping(s.own[:0], r.id, c.base, c.base+int64(len(text)))
@@ -47,7 +47,7 @@ func (f *Follower) consume(ctx context.Context, r *reader, c chunk) {
 		}
 		if r.skip {
 			r.skip = false
-		} else if reason := f.take(r, text[at:at+n], c.base+int64(at)); reason != 0 {
+		} else if reason := f.addLine(r, text[at:at+n], c.base+int64(at)); reason != 0 {
 			s.count.ignored[reason]++
 		}
 		at += n + 1
@@ -58,7 +58,7 @@ func (f *Follower) consume(ctx context.Context, r *reader, c chunk) {
 			}
 		}
 	}
-	// What is left is a partial line. NUL bytes in front of it are a hole, however long.
+	// The rest is a partial line. NUL bytes before it are a hole, however long.
 	for !r.skip && at < len(text) && text[at] == 0 {
 		at++
 	}
@@ -72,30 +72,30 @@ func (f *Follower) consume(ctx context.Context, r *reader, c chunk) {
 	f.handOver(r, c, at)
 }
 
-// finish takes the partial last line of a file that nobody is expected to write to any more, if it is a good one.
-func (f *Follower) finish(ctx context.Context, r *reader) {
+// acceptPartial accepts the partial last line of a file that probably has no more writers, if the line is good.
+func (f *Follower) acceptPartial(ctx context.Context, r *reader) {
 	c, ok := f.partial(ctx, r)
 	if !ok {
 		return
 	}
-	if reason := f.take(r, c.lines(), r.offset); reason == 0 {
+	if reason := f.addLine(r, c.lines(), r.offset); reason == 0 {
 		f.handOver(r, c, len(c.lines()))
 	}
 }
 
-// abandon counts the partial last line, which was not a good one until the end.
-func (f *Follower) abandon(ctx context.Context, r *reader) {
+// dropPartial counts the partial last line, which never became a good one.
+func (f *Follower) dropPartial(ctx context.Context, r *reader) {
 	c, ok := f.partial(ctx, r)
 	if !ok {
 		return
 	}
-	if reason := f.take(r, c.lines(), r.offset); reason != 0 {
+	if reason := f.addLine(r, c.lines(), r.offset); reason != 0 {
 		f.scan.count.ignored[reason]++
 	}
 	f.handOver(r, c, len(c.lines()))
 }
 
-// partial reads r to its end and gives the line there that has no end.
+// partial reads r to its end and returns the line there that has no newline.
 func (f *Follower) partial(ctx context.Context, r *reader) (chunk, bool) {
 	if f.drain(ctx, r) != nil {
 		return chunk{}, false
@@ -109,20 +109,20 @@ func (f *Follower) partial(ctx context.Context, r *reader) (chunk, bool) {
 	return c, true
 }
 
-// take judges one line of r that begins at offset; a good one joins the batch.
-func (f *Follower) take(r *reader, line []byte, offset int64) Reason {
+// addLine parses the line of r at offset, and adds a good one to the batch.
+func (f *Follower) addLine(r *reader, line []byte, offset int64) Reason {
 	s := &f.scan
 	s.batch = append(s.batch, Line{})
 	l := &s.batch[len(s.batch)-1]
 	reason := parse(line, l)
 	if reason == 0 {
-		if _, old := r.again[offset]; old {
+		if _, old := r.old[offset]; old {
 			reason = ReadBefore
 		} else {
 			f.marks.add(markOf(line, l))
 		}
 	}
-	// The tag is asked for too: after a truncation a range may speak of text that is no longer there.
+	// Check the tag too: after a truncation a range may cover other text.
 	own := s.isOwn(offset, offset+int64(len(line))) && bytes.Contains(line, emittedTag)
 	switch {
 	case own:
@@ -139,7 +139,7 @@ func (f *Follower) take(r *reader, line []byte, offset int64) Reason {
 	return reason
 }
 
-// emittedTag stands in every line that the Emitter writes.
+// emittedTag is part of every line that the Emitter writes.
 var emittedTag = []byte(" " + emitTag + "[")
 
 func (s *scanner) isOwn(start, end int64) bool {
@@ -151,7 +151,7 @@ func (s *scanner) isOwn(start, end int64) bool {
 	return false
 }
 
-// handOver moves r to at in c, and calls Handle if there is anything to say.
+// handOver moves r to at in c and passes on what it read.
 func (f *Follower) handOver(r *reader, c chunk, at int) {
 	s := &f.scan
 	if len(s.batch) == 0 && at == int(r.offset-c.base) {
@@ -159,19 +159,19 @@ func (f *Follower) handOver(r *reader, c chunk, at int) {
 	}
 	s.count.bytes += uint64(c.base + int64(at) - r.offset)
 	r.moveTo(c, at)
-	f.tell(f.current.position())
+	f.report(f.current.position())
 }
 
-// tell calls Handle with the batch and the position behind it, unless neither is new.
-func (f *Follower) tell(pos Position) {
+// report calls Handle with the batch and the position after it, unless neither is new.
+func (f *Follower) report(pos Position) {
 	s := &f.scan
 	f.addCounters(&s.count)
-	if len(s.batch) == 0 && pos == f.told {
+	if len(s.batch) == 0 && pos == f.reported {
 		return
 	}
-	f.told = pos
+	f.reported = pos
 	f.cfg.Handle(s.batch, pos)
-	clear(s.batch) // lets go of the strings
+	clear(s.batch) // frees the strings
 	s.batch = s.batch[:0]
-	f.marks.save() // after the lines, so that a crash between the two forgets and never skips
+	f.marks.save() // after the lines, so that a crash between the two forgets lines and never skips any
 }

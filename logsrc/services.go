@@ -9,15 +9,15 @@ import (
 	"sync"
 )
 
-// Bounds of what is taken from /etc/services.
+// Bounds of what is read from /etc/services.
 const (
 	maxServiceName  = 32
 	maxServices     = 20_000
 	maxServicesFile = 4 << 20
 )
 
-// knownServices is what fail2ban's jail.conf and people name, as IANA and Debian's /etc/services number it; a
-// container often has no /etc/services.
+// knownServices has the names that people and fail2ban's jail.conf use, numbered as by IANA and Debian's
+// /etc/services. A container often has no /etc/services.
 var knownServices = map[string]uint16{
 	"ftp-data": 20, "ftp": 21, "ssh": 22, "telnet": 23, "smtp": 25, "mail": 25, "time": 37, "whois": 43,
 	"tacacs": 49, "domain": 53, "dns": 53, "bootps": 67, "bootpc": 68, "tftp": 69, "gopher": 70, "finger": 79,
@@ -36,7 +36,7 @@ var knownServices = map[string]uint16{
 	"zabbix-trapper": 10051, "memcached": 11211, "minecraft": 25565, "mongodb": 27017,
 }
 
-// localServices is /etc/services, read once, when the first name comes that is not known.
+// localServices is /etc/services, read when the first unknown name comes.
 var localServices = sync.OnceValue(func() map[string]uint16 {
 	f, err := os.Open("/etc/services")
 	if err != nil {
@@ -46,7 +46,7 @@ var localServices = sync.OnceValue(func() map[string]uint16 {
 	return readServices(io.LimitReader(f, maxServicesFile))
 })
 
-// service resolves a name; the DNS or a network is never asked.
+// service resolves a name without DNS or network.
 func service(name []byte) (uint16, bool) {
 	if port, ok := knownServices[string(name)]; ok {
 		return port, true
@@ -64,7 +64,7 @@ func isServiceName(name []byte) bool {
 	return 0 < len(name) && len(name) <= maxServiceName && name[0] != '-'
 }
 
-// readServices takes "name port/protocol aliases... # comment"; where a name has two ports, the first one.
+// readServices parses "name port/protocol aliases... # comment". If a name has two ports, the first counts.
 func readServices(r io.Reader) map[string]uint16 {
 	services := make(map[string]uint16)
 	for lines := bufio.NewScanner(r); lines.Scan() && len(services) < maxServices; {

@@ -7,13 +7,13 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// watch asks the kernel to tell about changes of one file: inotify on Linux, kqueue on the BSDs and darwin. It is
-// a means to be quick, never to be right: what it misses is found at the next tick.
+// watch receives the kernel's events for one file: inotify on Linux, kqueue on the BSDs and darwin. It only saves
+// time: what it misses is found at the next tick.
 type watch struct {
-	notify *fsnotify.Watcher // nil = not to be had here
+	notify *fsnotify.Watcher // nil = not available
 	path   string            // clean
-	id     fileID            // of the file that is watched
-	names  []string          // the path and, for a symbolic link, what it points to
+	id     fileID            // of the watched file
+	names  []string          // the path and, if it is a symbolic link, its target
 }
 
 func newWatch(path string) (*watch, error) {
@@ -45,8 +45,8 @@ func (w *watch) errors() <-chan error {
 	return w.notify.Errors
 }
 
-// arm watches the file and its folder, again if need be: a folder may have come or been replaced. It says whether
-// the file is another than before, since it may have changed before it was watched.
+// arm watches the file and its folder, and again if the folder was created or replaced. It reports whether the file
+// is another one than before, since it may have changed before it was watched.
 func (w *watch) arm(id fileID) (fresh bool) {
 	if w.notify == nil {
 		return false
@@ -56,12 +56,12 @@ func (w *watch) arm(id fileID) (fresh bool) {
 		w.names = append(w.names, real)
 	}
 	if id != w.id {
-		// Without this, the late news that the former file was moved takes the watch off the new one. There is
-		// nothing to do about an error: it says that the path was not watched.
+		// Otherwise the late event that the old file was moved removes the watch from the new one. An error means
+		// that the path was not watched.
 		_ = w.notify.Remove(w.path)
 		fresh, w.id = true, id
 	}
-	// Errors mean that there is nothing there to be watched now; the tick comes back to it.
+	// An error means that there is nothing to watch yet; the next tick tries again.
 	_ = w.notify.Add(w.path)
 	for _, name := range w.names {
 		_ = w.notify.Add(filepath.Dir(name))
@@ -69,8 +69,8 @@ func (w *watch) arm(id fileID) (fresh bool) {
 	return fresh
 }
 
-// concerns says whether an event is about the file, or one that was rotated away and has its name with something
-// behind it; in a folder such as /var/log most are not.
+// concerns reports whether an event is about the file or a rotated generation, whose name is longer. In a folder such
+// as /var/log most events are not.
 func (w *watch) concerns(event fsnotify.Event) bool {
 	for _, name := range w.names {
 		if strings.HasPrefix(event.Name, name) || event.Name == filepath.Dir(name) {

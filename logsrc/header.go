@@ -5,14 +5,14 @@ import (
 	"strconv"
 )
 
-// parseFront looks at what stands before the word HOST for the program that wrote the line. Nothing depends on
-// it but what is shown, and Line.Emitted, which is checked once more.
-func parseFront(front []byte, l *Line) {
-	front = trimBlanks(bytes.TrimSuffix(front, []byte(byteOrderMark)))
-	if len(front) == 0 || parseFront5424(front, l) {
+// parseHeader finds the program's tag in the text before the word HOST. The result is only shown, except by
+// Line.Emitted, which isEmitted checks again.
+func parseHeader(header []byte, l *Line) {
+	header = trimBlanks(bytes.TrimSuffix(header, []byte(byteOrderMark)))
+	if len(header) == 0 || parseHeader5424(header, l) {
 		return
 	}
-	front, tag := lastWord(front)
+	header, tag := lastWord(header)
 	tag, colon := bytes.CutSuffix(tag, []byte{':'})
 	pid := 0
 	if open := bytes.IndexByte(tag, '['); open >= 0 && tag[len(tag)-1] == ']' {
@@ -28,19 +28,20 @@ func parseFront(front []byte, l *Line) {
 		return
 	}
 	l.Tag, l.Pid = intern(tag[:min(len(tag), MaxTag)]), pid
-	// A host name stands between the time and the tag, and only there can it be told from anything else.
-	front, host := lastWord(front)
-	if _, stamp := lastWord(front); bytes.IndexByte(stamp, ':') >= 0 {
+	// Only between the time and the tag can a host name be told from anything else.
+	header, host := lastWord(header)
+	if _, stamp := lastWord(header); bytes.IndexByte(stamp, ':') >= 0 {
 		l.Origin = hostName(host)
 	}
 }
 
-// maxPid is where a greater number in brackets is cut.
+// maxPid is the greatest process id; a greater number is cut to it.
 const maxPid = 1<<31 - 1
 
-// parseFront5424 takes "<13>1 TIME HOST APP PROCID MSGID ...", also with the count of octets in front.
-func parseFront5424(front []byte, l *Line) bool {
-	priority, rest := nextWord(front)
+// parseHeader5424 parses "<13>1 TIME HOST APP PROCID MSGID ...", with or without an octet count in front, and reports
+// whether front has this form.
+func parseHeader5424(header []byte, l *Line) bool {
+	priority, rest := nextWord(header)
 	if _, counted := number(priority, 1); counted {
 		priority, rest = nextWord(rest)
 	}
@@ -97,7 +98,7 @@ func lastWord(text []byte) (rest, word []byte) {
 	return text[:start], text[start:end]
 }
 
-// isEmitted says whether line is byte for byte what an Emitter writes for l.
+// isEmitted reports whether line is byte for byte what an Emitter writes for l.
 func isEmitted(line []byte, l *Line) bool {
 	if l.BanTime != 0 || l.Jail != "" || l.Failures != 0 || len(line) < len(stampFormat) ||
 		!isStamp(line[:len(stampFormat)]) {
@@ -115,7 +116,7 @@ func isEmitted(line []byte, l *Line) bool {
 	return bytes.Equal(again[:len(again)-1], line)
 }
 
-// isStamp recognises stampFormat, in any year.
+// isStamp reports whether stamp has the form stampFormat, in any year.
 func isStamp(stamp []byte) bool {
 	const months = "JanFebMarAprMayJunJulAugSepOctNovDec"
 	month := bytes.Index([]byte(months), stamp[:3])
