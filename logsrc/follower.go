@@ -176,7 +176,7 @@ func (f *Follower) setPolling(err error) {
 }
 
 // setProblem records the result of a poll, and logs it if it has changed.
-func (f *Follower) setProblem(now time.Time, err error) {
+func (f *Follower) setProblem(err error) {
 	problem := ""
 	if err != nil {
 		problem = err.Error()
@@ -184,7 +184,7 @@ func (f *Follower) setProblem(now time.Time, err error) {
 	f.mu.Lock()
 	before := f.stats.Problem
 	if problem != before {
-		f.stats.Problem, f.stats.ProblemAt = problem, now
+		f.stats.Problem, f.stats.ProblemAt = problem, f.now
 		if problem == "" {
 			f.stats.ProblemAt = time.Time{}
 		}

@@ -15,18 +15,18 @@ import (
 // Follower's work; Run only decides when.
 func (f *Follower) poll(ctx context.Context, now time.Time) {
 	f.now = now
-	err := f.readCurrent(ctx, now)
+	err := f.readCurrent(ctx)
 	next, openErr := f.openOther()
 	switch {
 	case next != nil && f.current != nil:
-		err = f.rotate(ctx, now, next)
+		err = f.rotate(ctx, next)
 	case f.current == nil:
-		err = f.begin(ctx, now, next, openErr)
+		err = f.begin(ctx, next, openErr)
 	}
-	f.drainRetired(ctx, now)
+	f.drainRetired(ctx)
 	f.addCounters(&f.scan.count)
 	if ctx.Err() == nil {
-		f.setProblem(now, errors.Join(err, openErr))
+		f.setProblem(errors.Join(err, openErr))
 	}
 }
 
@@ -54,7 +54,7 @@ func (f *Follower) openOther() (*reader, error) {
 }
 
 // readCurrent reads what is new in the current file, and starts over in one that was truncated.
-func (f *Follower) readCurrent(ctx context.Context, now time.Time) error {
+func (f *Follower) readCurrent(ctx context.Context) error {
 	if f.current == nil {
 		return nil
 	}
@@ -65,7 +65,7 @@ func (f *Follower) readCurrent(ctx context.Context, now time.Time) error {
 		f.stats.Truncations++
 		f.mu.Unlock()
 		f.cfg.Logger.Info("the line file was truncated", "path", f.cfg.Path, "offset", r.offset)
-		return f.readAll(ctx, now, f.plan(r.position(), r))
+		return f.readAll(ctx, f.plan(r.position(), r))
 	}
 	if err != nil {
 		// A network file system may have dropped the descriptor: open the file again at its position.
@@ -77,7 +77,7 @@ func (f *Follower) readCurrent(ctx context.Context, now time.Time) error {
 }
 
 // rotate switches from the current file to next, which has taken its place.
-func (f *Follower) rotate(ctx context.Context, now time.Time, next *reader) error {
+func (f *Follower) rotate(ctx context.Context, next *reader) error {
 	old := f.current
 	f.acceptPartial(ctx, old) // what was written between the last poll and the rotation
 	if ctx.Err() != nil {
@@ -93,19 +93,19 @@ func (f *Follower) rotate(ctx context.Context, now time.Time, next *reader) erro
 		queue[0].close()
 		queue = queue[1:]
 	}
-	f.retire(ctx, now, old)
-	return f.readAll(ctx, now, queue)
+	f.retire(ctx, old)
+	return f.readAll(ctx, queue)
 }
 
 // begin starts reading where from says, or at the end on first contact. next is the file at the path, or nil because
 // of openErr.
-func (f *Follower) begin(ctx context.Context, now time.Time, next *reader, openErr error) error {
+func (f *Follower) begin(ctx context.Context, next *reader, openErr error) error {
 	if !f.from.IsZero() {
 		queue := f.plan(f.from, next)
 		if len(queue) > 0 {
 			f.report(queue[0].position())
 		}
-		return f.readAll(ctx, now, queue)
+		return f.readAll(ctx, queue)
 	}
 	if next == nil {
 		// A file that appears later holds nothing old only if there was none before.
@@ -127,13 +127,13 @@ func (f *Follower) begin(ctx context.Context, now time.Time, next *reader, openE
 		return fmt.Errorf("follow %q: %w", f.cfg.Path, err)
 	}
 	f.report(next.position())
-	return f.readAll(ctx, now, []*reader{next})
+	return f.readAll(ctx, []*reader{next})
 }
 
 // readAll reads the files of queue in turn; the last becomes the current one. If ctx ends early, the last position
 // passed to Handle still leads back here. The position of a new file is not passed on until some of it was read:
 // until then the end of the old file is the better place to resume.
-func (f *Follower) readAll(ctx context.Context, now time.Time, queue []*reader) error {
+func (f *Follower) readAll(ctx context.Context, queue []*reader) error {
 	for i, r := range queue {
 		f.current = r
 		err := f.drain(ctx, r)
@@ -153,27 +153,27 @@ func (f *Follower) readAll(ctx context.Context, now time.Time, queue []*reader) 
 			f.cfg.Logger.Warn("lost the rest of a rotated line file", "path", r.name, "err", err)
 		}
 		f.acceptPartial(ctx, r)
-		f.retire(ctx, now, r)
+		f.retire(ctx, r)
 	}
 	return nil
 }
 
 // retire keeps r open for programs that still write to it.
-func (f *Follower) retire(ctx context.Context, now time.Time, r *reader) {
+func (f *Follower) retire(ctx context.Context, r *reader) {
 	if len(f.retired) == maxRetired {
 		f.dropPartial(ctx, f.retired[0])
 		f.retired[0].close()
 		f.retired = slices.Delete(f.retired, 0, 1)
 	}
-	r.until = now.Add(f.cfg.RotateWait)
+	r.until = f.now.Add(f.cfg.RotateWait)
 	f.retired = append(f.retired, r)
 }
 
 // drainRetired reads what was written late, and closes files whose time is up.
-func (f *Follower) drainRetired(ctx context.Context, now time.Time) {
+func (f *Follower) drainRetired(ctx context.Context) {
 	f.retired = slices.DeleteFunc(f.retired, func(r *reader) bool {
 		err := f.drain(ctx, r)
-		if err == nil && now.Before(r.until) {
+		if err == nil && f.now.Before(r.until) {
 			return false
 		}
 		f.dropPartial(ctx, r)
