@@ -1,9 +1,9 @@
-// Package config turns meshban.yaml into a typed, checked Config.
+// Package config parses meshban.yaml into a typed, validated Config.
 //
-// The file is read strictly: a key that does not exist, a key written twice, a value of the wrong type or
-// outside its bounds is an error that names the file, the line, the key, what is wrong and what to write
-// instead; all errors of a file are reported at once. An empty file is the default configuration. The
-// reference file, with every key, its default and its meaning, is embedded: Reference.
+// The file is read strictly: an unknown key, a repeated key, and a value of the wrong type or out of bounds are
+// errors that name the file, the line, the key, the problem and what to write instead. All errors of a file are
+// reported at once. An empty file is the default configuration. Reference is the embedded reference file, with every
+// key, its default and its meaning.
 package config
 
 import (
@@ -18,15 +18,15 @@ import (
 // Bounds of the file and of its values.
 const (
 	MaxFile      = 1 << 20 // bytes in a config file
-	MaxErrors    = 100     // errors reported at once; the rest is counted
+	MaxErrors    = 100     // errors reported at once; the rest are counted
 	MaxJoin      = 1000    // entries in join
 	MaxAllow     = 10000   // entries in allow
 	MaxName      = 64      // bytes in name
 	MaxPath      = 4096    // bytes in lines.file
 	MaxHost      = 253     // bytes in a host name of join (RFC 1035)
-	MaxGroup     = 32      // bytes in a group of control, as useradd takes them
+	MaxGroup     = 32      // bytes in a group of control; useradd has the same limit
 	MinFor       = time.Second
-	MaxMaxFor    = 720 * time.Hour // no ban of the mesh lives longer
+	MaxMaxFor    = 720 * time.Hour // no ban lasts longer
 	MinWidest4   = 8
 	MaxWidest4   = 32
 	MinWidest6   = 19
@@ -38,28 +38,28 @@ const (
 	MinFactor    = 1
 	MaxFactor    = 10
 	MinAllowance = 1
-	MaxAllowance = 100_000_000 // peers and breaker: as good as no bound
+	MaxAllowance = 100_000_000 // of peers and breaker: practically no bound
 	MinCheck     = time.Second
 	MaxCheck     = 10 * time.Minute
-	DefaultPort  = 7946 // bind and join, where no port is written; memberlist's own
+	DefaultPort  = 7946 // of bind and join without a port; memberlist's own default
 	LineFileName = "newbans.log"
-	FileName     = "meshban.yaml" // of the config file in the state folder
+	FileName     = "meshban.yaml" // of the config file, in the state folder
 )
 
-// Config is a node's configuration, complete: what the file leaves out holds its default.
+// Config is a node's complete configuration: keys that are not in the file have their defaults.
 type Config struct {
-	Path string // the file it came from; "" = defaults
-	Dir  string // the state folder that the defaults were made for, absolute
+	Path string // the file it was read from; "" = defaults
+	Dir  string // the absolute state folder, on which defaults depend
 
 	Name       string         // name: for people; 1..MaxName of [A-Za-z0-9._-]; default the host name
 	Bind       netip.AddrPort // bind: where the mesh listens, UDP and TCP; port 0 = any free one
-	Advertise  netip.AddrPort // advertise: where peers reach it; zero = memberlist finds it
-	Join       []string       // join: always host:port, an IPv6 address in brackets; names are resolved by the mesh
+	Advertise  netip.AddrPort // advertise: where peers reach it; zero = memberlist finds out
+	Join       []string       // join: host:port, an IPv6 address in brackets; the mesh resolves names
 	Lines      Lines          // lines:
 	Bans       Bans           // bans:
 	Escalation Escalation     // escalation:
 	Peers      Peers          // peers:
-	Breaker    Allowance      // breaker: of all peers together
+	Breaker    Allowance      // breaker: for all peers together
 	Fail2ban   Fail2ban       // fail2ban:
 	Firewall   Firewall       // firewall:
 	Control    Control        // control:
@@ -68,98 +68,98 @@ type Config struct {
 	Log        Log            // log:
 }
 
-// Lines is the file door: the file that other programs append their bans to.
+// Lines configures the line file, to which other programs append bans.
 type Lines struct {
 	File  string        // file: absolute; default newbans.log in the state folder
-	Emit  bool          // emit: write a classic line for each ban that arrives from the mesh
+	Emit  bool          // emit: write a line for each ban that arrives from the mesh
 	Ports PortsMode     // ports: what a line's PORT means
-	For   time.Duration // for: length of a ban whose line does not say one; default bans.for
+	For   time.Duration // for: duration of a ban whose line gives none; default bans.for
 }
 
-// Fail2ban says how the agent deals with the fail2ban of this machine, where `meshban setup fail2ban` connected the two.
+// Fail2ban configures how the agent treats this machine's fail2ban, if `meshban setup fail2ban` has connected them.
 type Fail2ban struct {
-	Unban bool // unban: fail2ban lets go of what the mesh lifts
+	Unban bool // unban: fail2ban also lifts what the mesh lifts
 }
 
-// PortsMode says what the PORT of a line means for the ban made of it.
+// PortsMode says to which ports the ban of a line applies.
 type PortsMode string
 
 // The modes of lines.ports.
 const (
-	PortsAll       PortsMode = "all"        // the address is banned on every port
-	PortsAsWritten PortsMode = "as-written" // on the ports that the line names
+	PortsAll       PortsMode = "all"        // every port
+	PortsAsWritten PortsMode = "as-written" // the ports that the line names
 )
 
 // Bans are the policies for bans.
 type Bans struct {
-	For        time.Duration // for: length where none is given, MinFor..MaxFor
-	MaxFor     time.Duration // max_for: the longest taken from anyone, at most MaxMaxFor
-	MinPrefix4 int           // widest_ipv4: prefix bits; wider is refused from a peer
-	MinPrefix6 int           // widest_ipv6: prefix bits; wider is refused from a peer
-	Quorum     Quorum        // quorum: what it takes to ban
-	BySource   []QuorumBy    // quorum_by_source: the same for bans of some sources; the first that fits counts
+	For        time.Duration // for: duration if none is given, MinFor..MaxFor
+	MaxFor     time.Duration // max_for: the longest ban from anyone, at most MaxMaxFor
+	MinPrefix4 int           // widest_ipv4: shortest prefix length accepted from a peer
+	MinPrefix6 int           // widest_ipv6: shortest prefix length accepted from a peer
+	Quorum     Quorum        // quorum: who must agree on a ban
+	BySource   []QuorumBy    // quorum_by_source: the same for some sources; the first match counts
 }
 
-// Quorum is how many nodes must have seen an attacker, and within what time of each other.
+// Quorum is how many nodes must have seen an attacker, and within what time of one another.
 type Quorum struct {
 	Origins int           // MinQuorum..MaxQuorum
-	Within  time.Duration // MinFor..MaxMaxFor; 0 = all the bans live
+	Within  time.Duration // MinFor..MaxMaxFor; 0 = while their bans are in force
 }
 
-// QuorumBy is the quorum of the bans whose source is Source, or begins with what stands before its final *.
+// QuorumBy is the quorum for bans from Source. A final * in Source matches any rest.
 type QuorumBy struct {
 	Source string
 	Quorum
 }
 
-// Escalation says how bans grow with the former offences of an address.
+// Escalation configures how bans grow with earlier offences of an address.
 type Escalation struct {
-	Factor int           // factor: of each former offence; 1 = off
-	Memory time.Duration // memory: how long after its end one counts
+	Factor int           // factor: per earlier offence; 1 = off
+	Memory time.Duration // memory: how long after its end an offence counts
 }
 
-// Allowance bounds how fast new bans come, MinAllowance..MaxAllowance each; imports may be 0.
+// Allowance bounds the rate of new bans; each is MinAllowance..MaxAllowance, and Imports may be 0.
 type Allowance struct {
-	Rate    int // rate: a minute, sustained
+	Rate    int // rate: per minute, sustained
 	Burst   int // burst: at once
-	Imports int // imports: of lists, an hour and at once
+	Imports int // imports: from lists, per hour and at once
 }
 
 // Peers are the caps of each other node.
 type Peers struct {
 	Allowance
-	Active   int           // active: bans that it may have in force
-	MaxFor   time.Duration // max_for: the longest ban taken from it
-	UnbanAny bool          // unban_any: may lift what others banned
+	Active   int           // active: bans that a peer may have in force
+	MaxFor   time.Duration // max_for: the longest ban accepted from a peer
+	UnbanAny bool          // unban_any: a peer may lift other nodes' bans
 }
 
-// Firewall says how the kernel is made to drop.
+// Firewall configures the kernel's packet filter.
 type Firewall struct {
-	Backends []string      // backends: in the order in which they are tried; never "auto": that is expanded
-	Outbound Outbound      // outbound: what becomes of our own connections to a banned address
-	Check    time.Duration // check: how often the kernel's rules are compared with what should be there
+	Backends []string      // backends: in the order of trial; "auto" is already expanded
+	Outbound Outbound      // outbound: connections of this host to a banned address
+	Check    time.Duration // check: how often the kernel's rules are verified
 }
 
-// Control says who may use the control socket besides root and the user whom the agent runs as: members of a group of
-// this machine, by name or number. "" lets nobody in.
+// Control names the groups that may use the control socket besides root and the agent's user, by name or number. "" =
+// nobody.
 type Control struct {
-	ReadGroup  string // read_group: may look
-	WriteGroup string // write_group: may look and change
+	ReadGroup  string // read_group: may read
+	WriteGroup string // write_group: may read and change
 }
 
-// Outbound says what becomes of this host's own connections to a banned address.
+// Outbound says what happens to this host's own connections to a banned address.
 type Outbound string
 
 // The values of firewall.outbound.
 const (
-	OutboundDrop  Outbound = "drop"  // their answers are dropped too
-	OutboundAllow Outbound = "allow" // connections that this host opens go on working
+	OutboundDrop  Outbound = "drop"  // their replies are dropped too
+	OutboundAllow Outbound = "allow" // connections that this host opens keep working
 )
 
-// Backends names the firewall backends in the order that "auto" stands for.
+// Backends returns the firewall backends in the order that "auto" stands for.
 func Backends() []string { return []string{"ipset", "nftables", "iptables", "none"} }
 
-// Log says what is logged to stderr, and how.
+// Log configures what is logged to stderr, and how.
 type Log struct {
 	Level  slog.Level // level: debug, info, warn or error
 	Format LogFormat  // format:
@@ -174,7 +174,7 @@ const (
 	LogJSON LogFormat = "json"
 )
 
-// Default is the configuration of a node whose state folder is dir and that has no file.
+// Default returns the configuration of a node without a config file whose state folder is dir.
 func Default(dir string) Config {
 	if abs, err := filepath.Abs(dir); err == nil {
 		dir = abs
@@ -215,7 +215,7 @@ func Default(dir string) Config {
 	}
 }
 
-// hostName is the machine's name made fit for Config.Name.
+// hostName returns the machine's name, adapted to what Config.Name allows.
 func hostName() string {
 	host, err := os.Hostname()
 	if err != nil {

@@ -5,16 +5,16 @@ import (
 	"strings"
 )
 
-// Error is one thing wrong with a configuration. Several come joined (errors.Join), each on its line.
+// Error is one problem of a configuration. Several are joined with errors.Join, one per line.
 type Error struct {
-	File    string // "" when the value did not come from a file
-	Line    int    // from 1; 0 when there is none
-	Key     string // dotted: "bans.max_for"; a list's item: "allow[2]"; "" when the value stands alone
+	File    string // "" = the value is not from a file
+	Line    int    // from 1; 0 = none
+	Key     string // dotted, such as "bans.max_for", or an item such as "allow[2]"; "" = none
 	Problem string // what is wrong
 	Remedy  string // what to write
 }
 
-// Error has the form `file:line: key: what is wrong, what to write`; parts that are not known are left out.
+// Error returns `file:line: key: what is wrong, what to write`, without the parts that are unknown.
 func (e *Error) Error() string {
 	var b strings.Builder
 	if e.File != "" {

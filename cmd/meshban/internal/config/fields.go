@@ -12,22 +12,22 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// field is one key of the file: how it is read, and how it is written.
+// field is one key of the file, with its reader and writer.
 type field struct {
 	key   string // dotted
-	about string // its comment in a rendered file
-	list  bool   // nothing behind the key is an empty list
+	about string // comment in a rendered file
+	list  bool   // a key without a value is an empty list
 	read  func(n *yaml.Node, c *Config) error
-	text  func(c Config) string // as YAML; `""` where the default depends on the machine or another key
+	text  func(c Config) string // as YAML; `""` if the default depends on the machine or on another key
 }
 
-// fields is every key, in the order of the file. A key stands behind those that its default follows.
+// fields has every key, in file order. A key comes after those that its default depends on.
 var fields = []field{
 	{key: "name", about: "this node's name, for people",
-		read: words(func(c *Config) *string { return &c.Name }),
+		read: textValue(func(c *Config) *string { return &c.Name }),
 		text: func(c Config) string { return yamlString(c.Name) }},
 	{key: "bind", about: "where the mesh listens, UDP and TCP",
-		read: value(func(s string, c *Config) error { return set(&c.Bind)(ParseAddrPort(s, DefaultPort)) }),
+		read: scalar(func(s string, c *Config) error { return set(&c.Bind)(ParseAddrPort(s, DefaultPort)) }),
 		text: func(c Config) string { return yamlAddrPort(c.Bind) }},
 	{key: "advertise", about: "where the other nodes reach this one",
 		read: optional(func(s string, c *Config) error {
@@ -43,10 +43,10 @@ var fields = []field{
 		text: func(c Config) string { return yamlList(c.Join) }},
 
 	{key: "bans.for", about: "length of a ban where none is given",
-		read: value(func(s string, c *Config) error { return set(&c.Bans.For)(ParseDuration(s)) }),
+		read: scalar(func(s string, c *Config) error { return set(&c.Bans.For)(ParseDuration(s)) }),
 		text: func(c Config) string { return FormatDuration(c.Bans.For) }},
 	{key: "bans.max_for", about: "the longest ban taken from anyone",
-		read: value(func(s string, c *Config) error { return set(&c.Bans.MaxFor)(ParseDuration(s)) }),
+		read: scalar(func(s string, c *Config) error { return set(&c.Bans.MaxFor)(ParseDuration(s)) }),
 		text: func(c Config) string { return FormatDuration(c.Bans.MaxFor) }},
 	{key: "bans.widest_ipv4", about: "widest IPv4 prefix taken from a peer, in bits",
 		read: number(func(c *Config) *int { return &c.Bans.MinPrefix4 }),
@@ -83,7 +83,7 @@ var fields = []field{
 
 	numberField("escalation.factor", "by how much each former offence makes a ban longer", func(c *Config) *int { return &c.Escalation.Factor }),
 	{key: "escalation.memory", about: "how long after its end an offence counts",
-		read: value(func(s string, c *Config) error { return set(&c.Escalation.Memory)(ParseDuration(s)) }),
+		read: scalar(func(s string, c *Config) error { return set(&c.Escalation.Memory)(ParseDuration(s)) }),
 		text: func(c Config) string { return FormatDuration(c.Escalation.Memory) }},
 
 	numberField("peers.rate", "new bans a minute taken from one peer", func(c *Config) *int { return &c.Peers.Rate }),
@@ -91,10 +91,10 @@ var fields = []field{
 	numberField("peers.imports", "imported bans an hour taken from one peer", func(c *Config) *int { return &c.Peers.Imports }),
 	numberField("peers.active", "bans in force of one peer", func(c *Config) *int { return &c.Peers.Active }),
 	{key: "peers.max_for", about: "the longest ban taken from a peer",
-		read: value(func(s string, c *Config) error { return set(&c.Peers.MaxFor)(ParseDuration(s)) }),
+		read: scalar(func(s string, c *Config) error { return set(&c.Peers.MaxFor)(ParseDuration(s)) }),
 		text: func(c Config) string { return FormatDuration(c.Peers.MaxFor) }},
 	{key: "peers.unban_any", about: "take unbans and allows from peers",
-		read: truth(func(c *Config) *bool { return &c.Peers.UnbanAny }),
+		read: boolean(func(c *Config) *bool { return &c.Peers.UnbanAny }),
 		text: func(c Config) string { return strconv.FormatBool(c.Peers.UnbanAny) }},
 
 	numberField("breaker.rate", "new bans a minute taken from all peers together", func(c *Config) *int { return &c.Breaker.Rate }),
@@ -102,10 +102,10 @@ var fields = []field{
 	numberField("breaker.imports", "imported bans an hour taken from all peers together", func(c *Config) *int { return &c.Breaker.Imports }),
 
 	{key: "lines.file", about: "the file that other programs append their bans to",
-		read: words(func(c *Config) *string { return &c.Lines.File }),
+		read: textValue(func(c *Config) *string { return &c.Lines.File }),
 		text: func(c Config) string { return yamlString(c.Lines.File) }},
 	{key: "lines.emit", about: "write a line for each ban that arrives from the mesh",
-		read: truth(func(c *Config) *bool { return &c.Lines.Emit }),
+		read: boolean(func(c *Config) *bool { return &c.Lines.Emit }),
 		text: func(c Config) string { return strconv.FormatBool(c.Lines.Emit) }},
 	{key: "lines.ports", about: "ban the address on all ports, or on those that the line names",
 		read: oneOf(func(c *Config) *PortsMode { return &c.Lines.Ports }, PortsAll, PortsAsWritten),
@@ -125,7 +125,7 @@ var fields = []field{
 		}},
 
 	{key: "fail2ban.unban", about: "have fail2ban let go of what is unbanned in the mesh",
-		read: truth(func(c *Config) *bool { return &c.Fail2ban.Unban }),
+		read: boolean(func(c *Config) *bool { return &c.Fail2ban.Unban }),
 		text: func(c Config) string { return strconv.FormatBool(c.Fail2ban.Unban) }},
 
 	{key: "firewall.backends", about: "auto, or which ways into the kernel to try, in this order",
@@ -140,9 +140,9 @@ var fields = []field{
 		read: oneOf(func(c *Config) *Outbound { return &c.Firewall.Outbound }, OutboundDrop, OutboundAllow),
 		text: func(c Config) string { return string(c.Firewall.Outbound) }},
 	{key: "firewall.check", about: "how often the rules in the kernel are checked",
-		read: value(func(s string, c *Config) error {
+		read: scalar(func(s string, c *Config) error {
 			d, err := ParseDuration(s)
-			if err != nil { // most of the lengths that it proposes are too long here
+			if err != nil { // most durations that it suggests are too long here
 				err = bad(asError(err).Problem, "write "+FormatDuration(MinCheck)+" to "+FormatDuration(MaxCheck))
 			}
 			return set(&c.Firewall.Check)(d, err)
@@ -170,14 +170,14 @@ var fields = []field{
 		text: func(c Config) string { return yamlAddrPort(c.Metrics) }},
 
 	{key: "log.level", about: "debug, info, warn or error",
-		read: value(func(s string, c *Config) error { return set(&c.Log.Level)(parseLevel(s)) }),
+		read: scalar(func(s string, c *Config) error { return set(&c.Log.Level)(parseLevel(s)) }),
 		text: func(c Config) string { return strings.ToLower(c.Log.Level.String()) }},
 	{key: "log.format", about: "text or json",
 		read: oneOf(func(c *Config) *LogFormat { return &c.Log.Format }, LogText, LogJSON),
 		text: func(c Config) string { return string(c.Log.Format) }},
 }
 
-// read gives f's part of c the value n.
+// read sets the field f of c to n.
 func (d *decoder) read(f field, n *yaml.Node, c *Config) {
 	if !d.plain(f.key, n) {
 		return
@@ -197,8 +197,8 @@ func (d *decoder) read(f field, n *yaml.Node, c *Config) {
 	}
 }
 
-// value reads a scalar by its text, whatever YAML takes it for: `for: 30` is to fail as a length without unit.
-func value(parse func(s string, c *Config) error) func(*yaml.Node, *Config) error {
+// scalar reads the text of a scalar, whatever YAML takes it for: `for: 30` must fail as a duration without a unit.
+func scalar(parse func(s string, c *Config) error) func(*yaml.Node, *Config) error {
 	return func(n *yaml.Node, c *Config) error {
 		if n.Kind != yaml.ScalarNode {
 			return bad("is "+kind(n), "write a single value")
@@ -210,18 +210,18 @@ func value(parse func(s string, c *Config) error) func(*yaml.Node, *Config) erro
 	}
 }
 
-// optional reads text in which "" stands for the default.
+// optional is scalar, but "" stands for the default.
 func optional(parse func(s string, c *Config) error) func(*yaml.Node, *Config) error {
 	return func(n *yaml.Node, c *Config) error {
 		if n.Kind == yaml.ScalarNode && n.Value == "" {
 			return parse("", c)
 		}
-		return value(parse)(n, c)
+		return scalar(parse)(n, c)
 	}
 }
 
-// words reads text as it stands; "" keeps the default.
-func words(at func(*Config) *string) func(*yaml.Node, *Config) error {
+// textValue reads text unchanged; "" keeps the default.
+func textValue(at func(*Config) *string) func(*yaml.Node, *Config) error {
 	return func(n *yaml.Node, c *Config) error {
 		if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!str" {
 			return bad("is "+kind(n)+", not text", "write text, in quotes where it looks like something else")
@@ -233,7 +233,7 @@ func words(at func(*Config) *string) func(*yaml.Node, *Config) error {
 	}
 }
 
-func truth(at func(*Config) *bool) func(*yaml.Node, *Config) error {
+func boolean(at func(*Config) *bool) func(*yaml.Node, *Config) error {
 	return func(n *yaml.Node, c *Config) error {
 		if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!bool" {
 			return bad("is "+describe(n), "write true or false, without quotes")
@@ -243,7 +243,7 @@ func truth(at func(*Config) *bool) func(*yaml.Node, *Config) error {
 	}
 }
 
-// numberField is a key whose value is a whole number.
+// numberField returns a key whose value is an integer.
 func numberField(key, about string, at func(*Config) *int) field {
 	return field{key: key, about: about, read: number(at), text: func(c Config) string { return strconv.Itoa(*at(&c)) }}
 }
@@ -260,7 +260,7 @@ func number(at func(*Config) *int) func(*yaml.Node, *Config) error {
 }
 
 func oneOf[T ~string](at func(*Config) *T, words ...T) func(*yaml.Node, *Config) error {
-	return value(func(s string, c *Config) error {
+	return scalar(func(s string, c *Config) error {
 		*at(c) = T(s)
 		if !slices.Contains(words, T(s)) {
 			return notOneOf(s, words...)
@@ -277,11 +277,11 @@ func notOneOf[T ~string](s string, words ...T) *Error {
 	return bad(quote(s)+" is not known", "write "+strings.Join(all, " or "))
 }
 
-// items reads a list, item by item; a repeated item counts once.
+// items reads a list of at most most items; duplicates are dropped.
 func items[T comparable](most int, parse func(string) (T, error), at func(*Config) *[]T) func(*yaml.Node, *Config) error {
 	return func(n *yaml.Node, c *Config) error {
 		if n.Kind != yaml.SequenceNode {
-			remedy := "write each item on a line of its own behind a dash"
+			remedy := "write each item on its own line after a dash"
 			if _, err := parse(n.Value); n.Kind == yaml.ScalarNode && len(n.Value) <= maxQuoted && err == nil {
 				remedy = "write [" + strconv.Quote(n.Value) + "]"
 			}
@@ -331,15 +331,15 @@ func readBackends(n *yaml.Node, c *Config) error {
 		}
 		return set(&c.Firewall.Backends)(checkBackends(list))
 	}
-	return value(func(s string, c *Config) error { return set(&c.Firewall.Backends)(ParseBackends(s)) })(n, c)
+	return scalar(func(s string, c *Config) error { return set(&c.Firewall.Backends)(ParseBackends(s)) })(n, c)
 }
 
-// parseAllow reads an entry of allow.
+// parseAllow parses an entry of allow.
 func parseAllow(s string) (netip.Prefix, error) {
 	p, err := ParsePrefix(s)
 	if err == nil && p.Bits() == 0 {
-		return p, bad(quote(s)+" is every address, so that nothing would be banned",
-			"write the networks that you mean, or `backends: none` under firewall to only watch")
+		return p, bad(quote(s)+" covers every address, so nothing would be banned",
+			"write the networks that you mean, or `backends: none` under firewall to block nothing")
 	}
 	return p, err
 }
@@ -354,7 +354,7 @@ func parseLevel(s string) (slog.Level, error) {
 	return 0, notOneOf(s, "debug", "info", "warn", "error")
 }
 
-// set stores a parsed value unless there is an error.
+// set stores a parsed value if there is no error.
 func set[T any](at *T) func(T, error) error {
 	return func(v T, err error) error {
 		if err == nil {
@@ -364,7 +364,7 @@ func set[T any](at *T) func(T, error) error {
 	}
 }
 
-// describe is kind with the value of a scalar.
+// describe returns the value of a scalar, or else the kind of n.
 func describe(n *yaml.Node) string {
 	if n.Kind == yaml.ScalarNode {
 		return quote(n.Value)

@@ -15,9 +15,9 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/ownfile"
 )
 
-// Load reads the file at path; path "" is Default(dir). The error of a file that cannot be read satisfies
-// errors.Is(err, fs.ErrNotExist) and the like; that of a wrong file is one *Error or several joined. A file that others
-// can write to, or a symbolic link, is an *ownfile.Error.
+// Load reads the config file at path; "" returns Default(dir). If the file cannot be read, the error matches
+// fs.ErrNotExist and the like; if its content is wrong, the error is one *Error or several joined. A symbolic link,
+// or a file that others can write to, is an *ownfile.Error.
 func Load(path, dir string) (Config, error) {
 	if path == "" {
 		return Default(dir), nil
@@ -34,8 +34,8 @@ func Load(path, dir string) (Config, error) {
 	return Parse(path, data, dir)
 }
 
-// Parse reads data, the content of file; dir is the state folder that defaults refer to. An empty file is
-// Default(dir). Its error is one *Error or several joined, in the order of their lines, at most MaxErrors.
+// Parse parses data, the content of file; defaults depend on the state folder dir. An empty file is Default(dir). The
+// error is one *Error or several joined, sorted by line, at most MaxErrors.
 func Parse(file string, data []byte, dir string) (Config, error) {
 	d := decoder{file: file, nodes: make(map[string]*yaml.Node), lines: make(map[string]int), wrong: make(map[string]bool)}
 	c := Default(dir)
@@ -47,7 +47,7 @@ func Parse(file string, data []byte, dir string) (Config, error) {
 	if root != nil {
 		d.section("", root)
 	}
-	c.Lines.For = 0 // follows bans.for until it is set
+	c.Lines.For = 0 // bans.for unless it is set
 	for _, f := range fields {
 		if n, ok := d.nodes[f.key]; ok {
 			d.read(f, n, &c)
@@ -57,7 +57,7 @@ func Parse(file string, data []byte, dir string) (Config, error) {
 		c.Lines.For = c.Bans.For
 	}
 	for _, p := range c.problems() {
-		d.place(p)
+		d.locate(p)
 	}
 	if err := d.err(); err != nil {
 		return Config{}, err
@@ -65,12 +65,12 @@ func Parse(file string, data []byte, dir string) (Config, error) {
 	return c, nil
 }
 
-// decoder collects what a file says and all that is wrong with it.
+// decoder collects the values and the errors of a file.
 type decoder struct {
 	file  string
-	nodes map[string]*yaml.Node // value of each known key that is in the file
-	lines map[string]int        // line of each known key that is in the file, sections included
-	wrong map[string]bool       // keys with an error already: one is enough
+	nodes map[string]*yaml.Node // values of the known keys in the file
+	lines map[string]int        // lines of the known keys in the file, including sections
+	wrong map[string]bool       // keys with an error; each is reported once
 	errs  []*Error
 }
 
@@ -79,8 +79,8 @@ func (d *decoder) fail(line int, key, problem, remedy string) {
 	d.errs = append(d.errs, &Error{File: d.file, Line: max(line, 1), Key: key, Problem: problem, Remedy: remedy})
 }
 
-// place gives a problem of the whole Config its line: that of its key, or of the key that it is at odds with.
-func (d *decoder) place(p problem) {
+// locate reports p with the line of its key, or of the key that it conflicts with.
+func (d *decoder) locate(p problem) {
 	if d.wrong[p.Key] || d.wrong[p.with] {
 		return
 	}
@@ -104,13 +104,13 @@ func (d *decoder) err() error {
 	return errors.Join(errs...)
 }
 
-// whole is the key of an error that concerns the file and not one key.
-const whole = "file"
+// wholeFile is the key of an error that concerns the whole file.
+const wholeFile = "file"
 
-// document returns the root of the one YAML document in data, nil when there is nothing in it.
+// document returns the root of the single YAML document in data, or nil if it is empty.
 func (d *decoder) document(data []byte) (*yaml.Node, bool) {
 	if len(data) > MaxFile {
-		d.fail(1, whole, fmt.Sprintf("is larger than %d bytes", MaxFile), "write less: import long lists with `meshban import FILE`")
+		d.fail(1, wholeFile, fmt.Sprintf("is larger than %d bytes", MaxFile), "write less: import long lists with `meshban import FILE`")
 		return nil, false
 	}
 	if !d.text(data) {
@@ -131,12 +131,12 @@ func (d *decoder) document(data []byte) (*yaml.Node, bool) {
 		d.syntax(data, err)
 		return nil, false
 	default:
-		d.fail(next.Line, whole, "has a second document", `write one, without "---" in between`)
+		d.fail(next.Line, wholeFile, "has a second document", `keep one, and delete the "---" line`)
 	}
 	return doc.Content[0], true
 }
 
-// text reports the first byte that has no place in a text file.
+// text reports the first byte that does not belong in a text file.
 func (d *decoder) text(data []byte) bool {
 	line := 1
 	for i := 0; i < len(data); {
@@ -145,10 +145,10 @@ func (d *decoder) text(data []byte) bool {
 		case r == '\n':
 			line++
 		case r == utf8.RuneError && size <= 1:
-			d.fail(line, whole, "is not UTF-8 text", "write it in UTF-8")
+			d.fail(line, wholeFile, "is not UTF-8 text", "write it in UTF-8")
 			return false
 		case r < ' ' && r != '\t' && r != '\r', r == 0x7f:
-			d.fail(line, whole, fmt.Sprintf("has the control character %U", r), "delete it")
+			d.fail(line, wholeFile, fmt.Sprintf("has the control character %U", r), "delete it")
 			return false
 		}
 		i += size
@@ -156,14 +156,14 @@ func (d *decoder) text(data []byte) bool {
 	return true
 }
 
-// syntax reports an error of the YAML parser, whose text begins with "yaml: line N: " or "yaml: ".
+// syntax reports an error of the YAML parser, which starts with "yaml: line N: " or "yaml: ".
 func (d *decoder) syntax(data []byte, err error) {
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
 	line := 0
 	if n, scanErr := fmt.Sscanf(text, "line %d: ", &line); n == 1 && scanErr == nil {
 		_, text, _ = strings.Cut(text, ": ")
 	}
-	if _, rest, ok := strings.Cut(text, "unknown anchor '"); ok { // comes without a line
+	if _, rest, ok := strings.Cut(text, "unknown anchor '"); ok { // has no line number
 		name, _, _ := strings.Cut(rest, "'")
 		if i := bytes.Index(data, []byte("*"+name)); i >= 0 {
 			line = 1 + bytes.Count(data[:i], []byte("\n"))
@@ -173,14 +173,14 @@ func (d *decoder) syntax(data []byte, err error) {
 	if bytes.Contains(data, []byte("\t")) {
 		remedy = "indent with spaces, not with tabs"
 	}
-	d.fail(line, whole, "is not valid YAML ("+text+")", remedy)
+	d.fail(line, wholeFile, "is not valid YAML ("+text+")", remedy)
 }
 
-// section takes in the keys of n, a mapping under the dotted key prefix ("" for the whole file).
+// section collects the keys of n, a mapping with the dotted key prefix ("" = the whole file).
 func (d *decoder) section(prefix string, n *yaml.Node) {
 	name := prefix
 	if name == "" {
-		name = whole
+		name = wholeFile
 	}
 	if isNull(n) {
 		return // a section whose keys are all commented out
@@ -201,11 +201,11 @@ func (d *decoder) section(prefix string, n *yaml.Node) {
 			continue
 		}
 		if !slices.Contains(keysOf(prefix), k.Value) {
-			d.fail(k.Line, shown(key), "unknown key", suggest(prefix, k.Value))
+			d.fail(k.Line, printable(key), "unknown key", suggest(prefix, k.Value))
 			continue
 		}
 		if first, ok := seen[k.Value]; ok {
-			d.fail(k.Line, key, fmt.Sprintf("is there twice (first on line %d)", first), "write it once")
+			d.fail(k.Line, key, fmt.Sprintf("is repeated (first on line %d)", first), "write it once")
 			continue
 		}
 		seen[k.Value] = k.Line
@@ -218,15 +218,15 @@ func (d *decoder) section(prefix string, n *yaml.Node) {
 	}
 }
 
-// plain refuses YAML's references and tags, which this file has no use for.
+// plain rejects anchors, aliases and tags, which this file does not use.
 func (d *decoder) plain(key string, n *yaml.Node) bool {
 	switch {
 	case n.Kind == yaml.AliasNode:
 		d.fail(n.Line, key, "is an alias", "write the value itself")
 	case n.Anchor != "":
-		d.fail(n.Line, key, "has an anchor", "write the value without &"+shown(n.Anchor))
+		d.fail(n.Line, key, "has an anchor", "write the value without &"+printable(n.Anchor))
 	case n.Style&yaml.TaggedStyle != 0:
-		d.fail(n.Line, key, "has a tag", "write the value without "+shown(n.Tag))
+		d.fail(n.Line, key, "has a tag", "write the value without "+printable(n.Tag))
 	default:
 		return true
 	}
@@ -237,7 +237,7 @@ func isNull(n *yaml.Node) bool {
 	return n.Kind == yaml.ScalarNode && n.Tag == "!!null" && n.Anchor == "" && n.Style&yaml.TaggedStyle == 0
 }
 
-// kind names what a value is, for people.
+// kind names the kind of a value.
 func kind(n *yaml.Node) string {
 	switch n.Kind {
 	case yaml.MappingNode:
@@ -258,8 +258,8 @@ func kind(n *yaml.Node) string {
 	return "text"
 }
 
-// shown makes a key from the file fit for a message: on one line and not too long.
-func shown(key string) string {
+// printable returns key, or quotes and shortens it if it does not fit in a message.
+func printable(key string) string {
 	if q := quote(key); q[1:len(q)-1] != key {
 		return q
 	}

@@ -16,7 +16,7 @@ import (
 
 const dir = "/var/lib/meshban"
 
-// from is Default changed by edit, as Parse("f.yaml", ...) gives it.
+// from returns Default changed by edit, as Parse("f.yaml", ...) would.
 func from(edit func(*Config)) Config {
 	c := Default(dir)
 	c.Path = "f.yaml"
@@ -122,7 +122,7 @@ func TestReferenceHasEveryKey(t *testing.T) {
 			t.Errorf("%s has no comment above it, but %q", f.key, above)
 		}
 	}
-	if n := leaves(reflect.TypeFor[Config]()) - 3; n != len(fields) { // less Path and Dir, and a quorum is two values
+	if n := leaves(reflect.TypeFor[Config]()) - 3; n != len(fields) { // without Path and Dir; and a quorum has two values
 		t.Errorf("Config has %d values, the file %d keys", n, len(fields))
 	}
 }
@@ -189,14 +189,14 @@ func TestValidate(t *testing.T) {
 	}{
 		{"bad: name", "name: \"\" is not a name", func(c *Config) { c.Name = "" }},
 		{"bad: bind", "bind: ", func(c *Config) { c.Bind = netip.AddrPort{} }},
-		{"bad: bind to a group", "no address to listen on", func(c *Config) { c.Bind = netip.MustParseAddrPort("224.0.0.1:7946") }},
+		{"bad: bind to a group", "not an address to listen on", func(c *Config) { c.Bind = netip.MustParseAddrPort("224.0.0.1:7946") }},
 		{"bad: advertise", "advertise: ", func(c *Config) { c.Advertise = netip.MustParseAddrPort("0.0.0.0:7946") }},
-		{"bad: join not in full", `write web1:7946`, func(c *Config) { c.Join = []string{"web1"} }},
+		{"bad: join without a port", `write web1:7946`, func(c *Config) { c.Join = []string{"web1"} }},
 		{"bad: join", `is not a host`, func(c *Config) { c.Join = []string{"web 1"} }},
 		{"bad: allow unmasked", "write 192.0.2.0/24", func(c *Config) { c.Allow = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")} }},
 		{"bad: allow zero", "allow: ", func(c *Config) { c.Allow = []netip.Prefix{{}} }},
 		{"bad: backends", "names no backend", func(c *Config) { c.Firewall.Backends = nil }},
-		{"bad: backends not in full", "auto", func(c *Config) { c.Firewall.Backends = []string{"auto"} }},
+		{"bad: backends not expanded", "auto", func(c *Config) { c.Firewall.Backends = []string{"auto"} }},
 		{"bad: outbound", `firewall.outbound: "" is not known, write drop or allow`, func(c *Config) { c.Firewall.Outbound = "" }},
 		{"bad: ports", "lines.ports: ", func(c *Config) { c.Lines.Ports = "some" }},
 		{"bad: group", `control.read_group: "a b" is not a group`, func(c *Config) { c.Control.ReadGroup = "a b" }},

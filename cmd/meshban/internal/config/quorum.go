@@ -9,7 +9,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// yaml writes q as it stands in a flow mapping.
+// yaml returns q as the content of a flow mapping.
 func (q Quorum) yaml() string {
 	text := "origins: " + strconv.Itoa(q.Origins)
 	if q.Within != 0 {
@@ -18,7 +18,7 @@ func (q Quorum) yaml() string {
 	return text
 }
 
-// readQuorum reads {origins: 2, within: 30m}, with a source in front where one belongs there.
+// readQuorum reads {origins: 2, within: 30m}, which must have a source if bySource is set.
 func readQuorum(n *yaml.Node, bySource bool) (q QuorumBy, err error) {
 	form := "write {origins: 2, within: 30m}"
 	if bySource {
@@ -32,7 +32,7 @@ func readQuorum(n *yaml.Node, bySource bool) (q QuorumBy, err error) {
 		key := n.Content[i].Value
 		v, err := parseItem(n.Content[i+1], func(s string) (string, error) { return s, nil })
 		if seen[key] && err == nil {
-			err = bad(fmt.Sprintf("has %s twice", shown(key)), form)
+			err = bad(fmt.Sprintf("has %s twice", printable(key)), form)
 		}
 		seen[key] = true
 		switch {
@@ -60,7 +60,6 @@ func readQuorum(n *yaml.Node, bySource bool) (q QuorumBy, err error) {
 	return q, nil
 }
 
-// readQuorums reads the list of quorums by source.
 func readQuorums(n *yaml.Node, c *Config) error {
 	if n.Kind != yaml.SequenceNode {
 		return bad("is "+describe(n)+", not a list", `write [{source: "line:*", origins: 2, within: 30m}]`)
@@ -96,7 +95,7 @@ func (c Config) checkQuorums(k *checker) {
 	for _, q := range c.Bans.BySource {
 		check(key, q.Quorum)
 		if q.Source == "" || len(q.Source) > MaxSource || strings.Contains(strings.TrimSuffix(q.Source, "*"), "*") {
-			k.fail(key, "", quote(q.Source)+" is no source", "write cli, import, line, line:sshd, or the beginning of one and a *, such as line:*")
+			k.fail(key, "", quote(q.Source)+" is not a source", "write cli, import, line, line:sshd, or the beginning of one and a *, such as line:*")
 		}
 	}
 }

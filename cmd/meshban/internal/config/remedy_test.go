@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// wrongValues are what people write into a file, each wrong for nearly every key.
+// wrongValues are values that people write; each is wrong for nearly every key.
 var wrongValues = []string{
 	"", `""`, "x", "two words", "-1", "0", "1.5", "30", "1.2.3", "99999999999", "99999999999999999999", "true", "yes", `"24"`, "/24", "1ms", "0s", "-5m",
 	"31d", "99999d", "1y", "300.1.1.1", "192.0.2.1/24", "0.0.0.0", "192.0.2.1:99999", "192.0.2.1:0", ":80", "224.0.0.1:7", "fe80::1%eth0", "ssh",
@@ -19,8 +19,8 @@ var (
 	forms  = regexp.MustCompile(`^write (?:.* such as )?((?:[{[].*[]}])|(?:\S+(?:(?:, | or )\S+)*))(?:, without quotes)?$`)
 )
 
-// typed returns the values that a remedy tells to write, as they stand in it.
-func typed(remedy string) []string {
+// suggested returns the values that a remedy suggests.
+func suggested(remedy string) []string {
 	if m := bounds.FindStringSubmatch(remedy); m != nil {
 		return m[1:]
 	}
@@ -34,7 +34,7 @@ func typed(remedy string) []string {
 	return strings.Split(strings.ReplaceAll(m[1], " or ", ", "), ", ")
 }
 
-// Some remedies led to the next error: 3650d for a ban, 0s for 0, a list of what no list takes.
+// Some remedies led to the next error: 3650d for a ban, 0s for 0, a list of items that no list accepts.
 func TestRemediesAreTaken(t *testing.T) {
 	for _, f := range fields {
 		tried := 0
@@ -43,7 +43,7 @@ func TestRemediesAreTaken(t *testing.T) {
 				if bad.Remedy == "" {
 					t.Errorf("%s: %s: %v has no remedy", f.key, wrong, bad)
 				}
-				for _, value := range typed(bad.Remedy) {
+				for _, value := range suggested(bad.Remedy) {
 					tried++
 					if strings.Contains(bad.Remedy, "source:") && strings.HasPrefix(value, "{") {
 						value = "[" + value + "]"
@@ -54,14 +54,14 @@ func TestRemediesAreTaken(t *testing.T) {
 					}
 					for _, still := range errorsOf(t, f.key, value) {
 						if still.Key == f.key {
-							t.Errorf("%s: %s: %v; as told, %s: %v", f.key, wrong, bad, value, still)
+							t.Errorf("%s: %s: %v; following it, %s: %v", f.key, wrong, bad, value, still)
 						}
 					}
 				}
 			}
 		}
 		switch f.key {
-		case "name", "control.read_group", "control.write_group", "firewall.backends": // told in words
+		case "name", "control.read_group", "control.write_group", "firewall.backends": // described in words
 			continue
 		}
 		if tried == 0 {
@@ -70,7 +70,7 @@ func TestRemediesAreTaken(t *testing.T) {
 	}
 }
 
-// errorsOf returns what is wrong with a file in which key has that value.
+// errorsOf returns the errors of a file in which key has this value.
 func errorsOf(t *testing.T, key, value string) (all []*Error) {
 	t.Helper()
 	text := key + ": " + value + "\n"

@@ -9,7 +9,7 @@ import (
 //go:embed reference.yaml
 var reference string
 
-// Reference is the reference file: every key with its default and its meaning. Parse takes it.
+// Reference returns the reference file: every key with its default and its meaning. Parse accepts it.
 func Reference() string { return reference }
 
 const renderHead = `# The configuration of this meshban node. What is not here has its default; the reference
@@ -23,13 +23,13 @@ const renderHints = `
 #metrics: 127.0.0.1:9946               # for Prometheus
 `
 
-// Render writes the file that makes c: only what differs from Default(c.Dir), with a comment on each key.
-// Parse, given c.Path and c.Dir, reads it back to c, if c is valid.
+// Render returns the file that yields c: only what differs from Default(c.Dir), with a comment on each key. Parse,
+// given c.Path and c.Dir, returns c if c is valid.
 func Render(c Config) []byte {
 	var b strings.Builder
 	b.WriteString(renderHead)
 	d := Default(c.Dir)
-	open := "" // section whose heading stands above
+	open := "" // the section that was begun last
 	for _, f := range fields {
 		text := f.text(c)
 		if text == f.text(d) {
@@ -83,7 +83,7 @@ func yamlList(list []string) string {
 	return b.String()
 }
 
-// prefixTexts writes a lone address without its length.
+// prefixTexts formats a single address without its prefix length.
 func prefixTexts(list []netip.Prefix) []string {
 	var all []string
 	for _, p := range list {

@@ -4,7 +4,7 @@ import (
 	"strings"
 )
 
-// keysOf lists the keys that may stand under the section prefix, in the order of the file.
+// keysOf returns the keys of the section prefix, in file order.
 func keysOf(prefix string) []string {
 	var keys []string
 	for _, f := range fields {
@@ -32,7 +32,7 @@ func isSection(key string) bool {
 	return false
 }
 
-// suggest says what to write instead of an unknown key under the section prefix.
+// suggest returns what to write instead of an unknown key in the section prefix.
 func suggest(prefix, key string) string {
 	word := strings.ReplaceAll(strings.ToLower(key), "-", "_")
 	if len(word) > 2*MaxName {
@@ -54,7 +54,7 @@ func suggest(prefix, key string) string {
 			section, leaf = "", f.key
 		}
 		if section != prefix && (leaf == word || f.key == word) {
-			elsewhere = append(elsewhere, place(section, leaf))
+			elsewhere = append(elsewhere, keyPath(section, leaf))
 		}
 	}
 	if len(elsewhere) > 0 {
@@ -63,7 +63,7 @@ func suggest(prefix, key string) string {
 	return "write one of " + strings.Join(keysOf(prefix), ", ")
 }
 
-func place(section, leaf string) string {
+func keyPath(section, leaf string) string {
 	if section == "" {
 		return `"` + leaf + `" at the left margin`
 	}

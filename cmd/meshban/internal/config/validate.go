@@ -11,14 +11,14 @@ import (
 	"unicode/utf8"
 )
 
-// problem is an Error that has no place yet.
+// problem is an Error whose line is not known yet.
 type problem struct {
 	Error
-	with string // the other key, where two are at odds
+	with string // the other key, if two conflict
 }
 
-// Validate checks every value and the values against each other: for a Config that was changed after Parse,
-// by a flag. Its error is one *Error or several joined.
+// Validate checks each value and whether they fit together, for a Config that a flag changed after Parse. The error
+// is one *Error or several joined.
 func (c Config) Validate() error {
 	var errs []error
 	for _, p := range c.problems() {
@@ -28,7 +28,6 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// checker collects problems.
 type checker struct{ found []problem }
 
 func (k *checker) fail(key, with, what, remedy string) {
@@ -66,13 +65,13 @@ func (c Config) checkMesh(k *checker) {
 		k.fail("name", "", quote(c.Name)+" is not a name", fmt.Sprintf("write 1 to %d letters, digits, dots, dashes or underscores", MaxName))
 	}
 	if a := c.Bind.Addr(); !a.IsValid() || a.IsMulticast() || a.Zone() != "" || a.Is4In6() {
-		k.fail("bind", "", quote(c.Bind.String())+" is no address to listen on", "write an address of this machine, or 0.0.0.0:7946, or [::]:7946")
+		k.fail("bind", "", quote(c.Bind.String())+" is not an address to listen on", "write an address of this machine, or 0.0.0.0:7946, or [::]:7946")
 	}
 	if c.Advertise.IsValid() {
 		a := c.Advertise.Addr()
 		switch {
 		case a.IsUnspecified(), a.IsMulticast(), a.Zone() != "", a.Is4In6():
-			k.fail("advertise", "", quote(c.Advertise.String())+" is no address to reach this node at", "write the one that the other nodes see")
+			k.fail("advertise", "", quote(c.Advertise.String())+" is not an address where this node can be reached", "write the one that the other nodes see")
 		case c.Advertise.Port() == 0:
 			k.fail("advertise", "", "has port 0", "write the port that the other nodes see")
 		case a.Is6() && c.Bind.Addr().Is4():
@@ -81,7 +80,7 @@ func (c Config) checkMesh(k *checker) {
 			k.fail("advertise", "bind", fmt.Sprintf("%s is IPv4, but bind %s is IPv6", a, c.Bind), "write two addresses of one family")
 		}
 	} else if c.Advertise.Port() != 0 {
-		k.fail("advertise", "", "has a port and no address", "write ADDRESS:PORT")
+		k.fail("advertise", "", "has a port but no address", "write ADDRESS:PORT")
 	}
 	if len(c.Join) > MaxJoin {
 		k.fail("join", "", fmt.Sprintf("has %d items", len(c.Join)), fmt.Sprintf("write at most %d", MaxJoin))
@@ -91,7 +90,7 @@ func (c Config) checkMesh(k *checker) {
 			e := asError(err)
 			k.fail("join", "", e.Problem, e.Remedy)
 		} else if full != s {
-			k.fail("join", "", quote(s)+" is not in full", "write "+full)
+			k.fail("join", "", quote(s)+" is not host:port", "write "+full)
 		}
 	}
 }
@@ -138,7 +137,7 @@ func (c Config) checkLines(k *checker) {
 		k.fail("lines.ports", "", e.Problem, e.Remedy)
 	}
 	if c.Lines.For == c.Bans.For {
-		return // judged there
+		return // checked there
 	}
 	k.length("lines.for", c.Lines.For, MinFor, MaxMaxFor)
 	if c.Lines.For > c.Bans.MaxFor {
@@ -152,7 +151,7 @@ func (c Config) checkFirewall(k *checker) {
 		e := asError(err)
 		k.fail("firewall.backends", "", e.Problem, e.Remedy)
 	} else if len(c.Firewall.Backends) == 1 && c.Firewall.Backends[0] == "auto" {
-		k.fail("firewall.backends", "", `"auto" is not in full`, "write "+strings.Join(Backends(), ", "))
+		k.fail("firewall.backends", "", `"auto" is not expanded`, "write "+strings.Join(Backends(), ", "))
 	}
 	if o := c.Firewall.Outbound; o != OutboundDrop && o != OutboundAllow {
 		e := notOneOf(string(o), OutboundDrop, OutboundAllow)
@@ -188,16 +187,16 @@ func (c Config) checkMetrics(k *checker) {
 	m := c.Metrics
 	if !m.IsValid() {
 		if m.Port() != 0 {
-			k.fail("metrics", "", "has a port and no address", "write ADDRESS:PORT")
+			k.fail("metrics", "", "has a port but no address", "write ADDRESS:PORT")
 		}
 		return
 	}
 	a, b := m.Addr(), c.Bind.Addr()
 	switch {
 	case a.IsMulticast(), a.Zone() != "", a.Is4In6():
-		k.fail("metrics", "", quote(m.String())+" is no address to listen on", "write an address of this machine and a port")
+		k.fail("metrics", "", quote(m.String())+" is not an address to listen on", "write an address of this machine and a port")
 	case m.Port() != 0 && m.Port() == c.Bind.Port() && (a == b || a.IsUnspecified() || b.IsUnspecified()):
-		k.fail("metrics", "bind", fmt.Sprintf("%s is taken by bind, %s", m, c.Bind), "write another port")
+		k.fail("metrics", "bind", fmt.Sprintf("%s is already used by bind, %s", m, c.Bind), "write another port")
 	}
 }
 

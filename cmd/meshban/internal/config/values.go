@@ -11,12 +11,12 @@ import (
 	"time"
 )
 
-// The Parse functions here read one value as it stands in the file or on the command line. Their errors
-// are *Error without File, Line and Key: the problem and what to write instead.
+// The Parse functions in this file parse one value from the file or the command line. Their errors are *Error without
+// File, Line and Key: the problem and what to write instead.
 
 func bad(problem, remedy string) *Error { return &Error{Problem: problem, Remedy: remedy} }
 
-// longest piece of a wrong value that an error repeats, in bytes
+// maxQuoted is the most bytes of a wrong value that an error repeats.
 const maxQuoted = 80
 
 func quote(s string) string {
@@ -26,8 +26,8 @@ func quote(s string) string {
 	return strconv.Quote(s)
 }
 
-// ParsePrefix reads an address or a CIDR. A lone address is a prefix of its full length; 4-in-6 is unmapped.
-// Host names, zones, and CIDRs with host bits set are refused.
+// ParsePrefix parses an address or a CIDR. A single address becomes a prefix of full length; 4-in-6 is unmapped. Host
+// names, zones, and CIDRs with host bits set are errors.
 func ParsePrefix(s string) (netip.Prefix, error) {
 	const form = "write an address or a CIDR such as 192.0.2.7, 192.0.2.0/24 or 2001:db8::/64"
 	text, bits, cidr := strings.Cut(s, "/")
@@ -64,7 +64,7 @@ func ParsePrefix(s string) (netip.Prefix, error) {
 	return p, nil
 }
 
-// maskError answers 192.0.2.0/255.255.255.0 with the CIDR that is meant.
+// maskError answers 192.0.2.0/255.255.255.0 with the equivalent CIDR.
 func maskError(s string, addr netip.Addr, mask string) error {
 	ones, size := net.IPMask(net.ParseIP(mask).To4()).Size()
 	if size == 0 {
@@ -73,7 +73,7 @@ func maskError(s string, addr netip.Addr, mask string) error {
 	return bad(quote(s)+" has a netmask", "write "+netip.PrefixFrom(addr, ones).Masked().String())
 }
 
-// ParsePrefixes reads each of list with ParsePrefix. The error joins what is wrong with all of them.
+// ParsePrefixes parses each of list with ParsePrefix. The error joins the errors of all of them.
 func ParsePrefixes(list []string) ([]netip.Prefix, error) {
 	var all []netip.Prefix
 	var errs []error
@@ -88,8 +88,8 @@ func ParsePrefixes(list []string) ([]netip.Prefix, error) {
 	return all, errors.Join(errs...)
 }
 
-// ParseAddrPort reads an address and port such as 192.0.2.7:7946 or [2001:db8::7]:7946. Where s has no port,
-// port is taken; a port of 0 demands one in s. 4-in-6 is unmapped. Host names and zones are refused.
+// ParseAddrPort parses an address and port such as 192.0.2.7:7946 or [2001:db8::7]:7946. If s has no port, port is
+// used; if port is 0, s must have one. 4-in-6 is unmapped. Host names and zones are errors.
 func ParseAddrPort(s string, port uint16) (netip.AddrPort, error) {
 	form := "write ADDRESS:PORT such as 192.0.2.7:7946 or [2001:db8::7]:7946"
 	if port == 0 { // not the mesh's
@@ -126,7 +126,7 @@ func ParseAddrPort(s string, port uint16) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(addr.Unmap(), n), nil
 }
 
-// parsePort reads 0..65535 in plain decimal digits.
+// parsePort parses 0..65535 in decimal.
 func parsePort(s string) (uint16, error) {
 	n, err := strconv.ParseUint(s, 10, 16)
 	if err != nil || s != strconv.FormatUint(n, 10) {
@@ -135,8 +135,8 @@ func parsePort(s string) (uint16, error) {
 	return uint16(n), nil
 }
 
-// ParseJoin reads a peer to join, host[:port], and returns it as host:port. The host is an address or a name;
-// a name is resolved later, by the mesh. Without a port it is DefaultPort.
+// ParseJoin parses a node to join, host[:port], and returns host:port. The host is an address, or a name that the
+// mesh resolves later. The default port is DefaultPort.
 func ParseJoin(s string) (string, error) {
 	const form = "write HOST or HOST:PORT such as web1.example.net, 192.0.2.7:7946 or [2001:db8::7]:7946"
 	if ap, err := ParseAddrPort(s, DefaultPort); err == nil {
@@ -144,7 +144,7 @@ func ParseJoin(s string) (string, error) {
 		case ap.Port() == 0:
 			return "", bad(quote(s)+" has port 0", "write a number of 1 to 65535")
 		case ap.Addr().IsUnspecified(), ap.Addr().IsMulticast():
-			return "", bad(quote(s)+" is nobody's address", form)
+			return "", bad(quote(s)+" cannot be the address of a node", form)
 		}
 		return ap.String(), nil
 	}
@@ -165,8 +165,8 @@ func ParseJoin(s string) (string, error) {
 	return net.JoinHostPort(host, strconv.Itoa(int(port))), nil
 }
 
-// hostOK tells a host name: labels of letters, digits, - and _, with something in it that is not a digit or
-// a dot (else it is an address gone wrong).
+// hostOK reports whether host is a host name: labels of letters, digits, - and _, not only digits and dots, which
+// would be a wrong address.
 func hostOK(host string) bool {
 	if host == "" || len(host) > MaxHost || strings.Trim(host, "0123456789.") == "" {
 		return false
@@ -184,8 +184,8 @@ func hostOK(host string) bool {
 	return true
 }
 
-// ParseBackends reads a comma list of firewall backends in the order of trial. "auto" stands for all of
-// Backends and stands alone.
+// ParseBackends parses a comma-separated list of firewall backends, in the order of trial. "auto" alone stands for
+// all of Backends.
 func ParseBackends(s string) ([]string, error) {
 	return checkBackends(strings.Split(strings.ReplaceAll(s, " ", ""), ","))
 }
@@ -201,11 +201,11 @@ func checkBackends(list []string) ([]string, error) {
 	for i, name := range list {
 		switch {
 		case name == "auto":
-			return nil, bad(`"auto" stands for the whole list`, "write it alone or leave it out")
+			return nil, bad(`"auto" stands for the whole list`, "write it alone or omit it")
 		case !slices.Contains(Backends(), name):
 			return nil, bad(quote(name)+" is not a backend", form)
 		case slices.Contains(list[:i], name):
-			return nil, bad(quote(name)+" is there twice", "write each backend once")
+			return nil, bad(quote(name)+" is repeated", "write each backend once")
 		case name == "none" && i < len(list)-1:
 			return nil, bad(`what follows "none" is never tried`, `write "none" last`)
 		}
@@ -218,8 +218,8 @@ const (
 	week = 7 * day
 )
 
-// ParseDuration reads a length of time above zero: Go's form (90s, 1h30m) with days and weeks in front where
-// wanted: 7d, 7d12h, 2w, 1.5d.
+// ParseDuration parses a positive duration: Go's format (90s, 1h30m), optionally after weeks and days: 7d, 7d12h, 2w,
+// 1.5d.
 func ParseDuration(s string) (time.Duration, error) {
 	const form = "write a length such as 90s, 30m, 12h or 7d12h"
 	if n, err := strconv.ParseFloat(s, 64); err == nil && n > 0 && n < float64(MaxDuration/time.Minute) && strings.Trim(s, "0123456789.") == "" {
@@ -260,15 +260,15 @@ func ParseDuration(s string) (time.Duration, error) {
 		total += d
 	}
 	if total <= 0 {
-		return 0, bad(quote(s)+" is no time at all", form)
+		return 0, bad(quote(s)+" is zero", form)
 	}
 	return total, nil
 }
 
-// MaxDuration bounds what ParseDuration takes per part; each use has a narrower bound of its own.
+// MaxDuration bounds each part that ParseDuration accepts; each use has a narrower bound.
 const MaxDuration = 3650 * day
 
-// FormatDuration writes d the way that ParseDuration reads it, days first and no zero parts: 30m, 7d12h.
+// FormatDuration formats d for ParseDuration, days first and without zero parts: 30m, 7d12h.
 func FormatDuration(d time.Duration) string {
 	if d < 0 {
 		return "-" + FormatDuration(-d)
@@ -288,7 +288,7 @@ func FormatDuration(d time.Duration) string {
 		}
 	}
 	if d > 0 || b.Len() == 0 {
-		b.WriteString(d.String()) // seconds with their fraction, or ms, us, ns
+		b.WriteString(d.String()) // seconds with a fraction, or ms, us, ns
 	}
 	return b.String()
 }

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// check holds an error against the piece of text that it must have; want "" = no error.
+// check fails unless err contains want; "" = no error.
 func check(t *testing.T, err error, want string) {
 	t.Helper()
 	switch {
@@ -116,8 +116,8 @@ func TestParseJoin(t *testing.T) {
 		{"bad: port 0", "web1:0", "", "has port 0"},
 		{"bad: port 0 of an address", "192.0.2.7:0", "", "has port 0"},
 		{"bad: port by name", "web1:http", "", "is not a port"},
-		{"bad: any address", "0.0.0.0", "", "nobody's address"},
-		{"bad: multicast", "224.0.0.1:7946", "", "nobody's address"},
+		{"bad: any address", "0.0.0.0", "", "cannot be the address of a node"},
+		{"bad: multicast", "224.0.0.1:7946", "", "cannot be the address of a node"},
 		{"bad: URL", "http://web1", "", "is not a"},
 		{"bad: blank", "web1 web2", "", "is not a host"},
 		{"bad: dots", "web1..net", "", "is not a host"},
@@ -181,7 +181,7 @@ func TestParseDuration(t *testing.T) {
 		{"bad: negative days", "-1d", 0, "is not a length"},
 		{"bad: negative within", "1d-30m", 0, "is negative"},
 		{"bad: plus", "+30m", 0, "is not a length"},
-		{"bad: none", "0s", 0, "is no time at all"},
+		{"bad: none", "0s", 0, "is zero"},
 		{"bad: too long", "99999d", 0, "is too long"},
 		{"bad: too many hours", "999999h", 0, "is too long"},
 		{"bad: overflow", "9999999999999999h", 0, "is not a length"},
