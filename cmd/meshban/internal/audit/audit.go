@@ -1,8 +1,8 @@
-// Package audit keeps a record of every change to what a node bans: who, what, when and why, one JSON object a line.
+// Package audit records every change to what a node bans: who, what, when and why, one JSON object per line.
 //
-// It promises that writing never delays whoever makes the change, that what it could not write is counted in the record
-// itself, and that the record has a greatest size. It does not promise that the last second survives a power cut: lines
-// are handed to the system at once and not forced to the disk.
+// It promises that recording never delays the change, that entries it could not write are counted in the record
+// itself, and that the record's size is bounded. It does not promise that the last second survives a power cut: lines
+// are written at once but not synced.
 package audit
 
 import (
@@ -22,41 +22,40 @@ import (
 // Bounds of the record.
 const (
 	MaxFile   = 8 << 20 // bytes after which a file is rotated
-	MaxOld    = 7       // rotated files that are kept: 64 MiB in all
-	MaxQueue  = 1024    // entries that wait to be written
-	MaxListed = 100     // prefixes in one entry; more make several
+	MaxOld    = 7       // rotated files kept: 64 MiB in all
+	MaxQueue  = 1024    // entries waiting to be written
+	MaxListed = 100     // prefixes in one entry; more prefixes make several entries
 
-	maxWrite = 64 << 10 // bytes gathered for one write
-	// gather is how long an entry waits for more if there has been another less than a second ago, as in an import.
+	maxWrite = 64 << 10 // bytes per write
+	// gather is how long an entry waits for more if the previous one came less than a second ago, as in an import.
 	gather = 50 * time.Millisecond
 	mode   = 0o640
 )
 
-// Config says where to write.
 type Config struct {
-	Path   string       // of the current file; rotated ones have ".1" to ".7" behind it, ".1" the youngest
+	Path   string       // the current file; rotated ones end in ".1" (the newest) to ".7"
 	Logger *slog.Logger // nil = none
-	// OnProblem is told when entries are lost, and "" when a disk that failed works again. It is called from Run's
-	// goroutine.
+	// OnProblem is called when entries are lost, and with "" when a disk that failed works again. Only Run's
+	// goroutine calls it.
 	OnProblem func(text string)
 	MaxFile   int64 // 0 = MaxFile
 }
 
-// Log is one record. Add and Flush may be called from any goroutine.
+// Log is an audit log. Add and Flush may be called from any goroutine.
 type Log struct {
 	cfg     Config
-	queue   chan control.AuditEntry // Add sends and drops when it is full, Run receives
-	flush   chan chan struct{}      // Flush sends, Run closes what it got when the queue was written
+	queue   chan control.AuditEntry // Add sends, or drops if it is full; Run receives
+	flush   chan chan struct{}      // Flush sends; Run closes what it received once the queue is written
 	ended   chan struct{}           // closed by Run
-	lost    atomic.Uint64           // since the last entry that was written
-	file    *os.File                // Run's alone; nil = not open
+	lost    atomic.Uint64           // entries lost since the last one that was written
+	file    *os.File                // used only by Run; nil = not open
 	size    int64                   // of file
 	buf     []byte
 	waiting int    // entries in buf
-	problem string // of the disk, as last told
+	problem string // of the disk, as last reported
 }
 
-// New checks cfg; it opens nothing.
+// New validates cfg. It opens nothing.
 func New(cfg Config) (*Log, error) {
 	if cfg.Path == "" {
 		return nil, errors.New("audit log without a path")
@@ -75,8 +74,8 @@ func New(cfg Config) (*Log, error) {
 	}, nil
 }
 
-// Add queues an entry and never blocks. While MaxQueue entries wait it is dropped, and the next one that is written
-// tells how many were.
+// Add queues an entry and never blocks. If MaxQueue entries are waiting, it drops the entry, and the next one to be
+// written says how many were dropped.
 func (l *Log) Add(e control.AuditEntry) {
 	select {
 	case l.queue <- e:
@@ -85,7 +84,7 @@ func (l *Log) Add(e control.AuditEntry) {
 	}
 }
 
-// Flush waits until what was added before is written, or ctx or Run has ended.
+// Flush returns when everything added before it is written, or when ctx or Run has ended.
 func (l *Log) Flush(ctx context.Context) error {
 	done := make(chan struct{})
 	select {
@@ -103,17 +102,17 @@ func (l *Log) Flush(ctx context.Context) error {
 	}
 }
 
-// Run writes until ctx ends, and then what still waits. A disk that fails is told to OnProblem and tried again with the
-// next entry. It is called once.
+// Run writes entries until ctx ends, then those still waiting. It reports a failing disk to OnProblem and retries
+// with the next entry. It must be called once.
 func (l *Log) Run(ctx context.Context) error {
 	defer close(l.ended)
-	var last time.Time // an entry was written
+	var last time.Time // when an entry was last written
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for {
 		select {
 		case e := <-l.queue:
-			l.take(e)
+			l.encode(e)
 			if time.Since(last) < time.Second {
 				pause.Reset(gather)
 				l.wait(ctx, pause)
@@ -130,12 +129,12 @@ func (l *Log) Run(ctx context.Context) error {
 	}
 }
 
-// wait takes what comes until the pause is over, or somebody wants to see it written.
+// wait takes more entries until the pause is over or someone calls Flush.
 func (l *Log) wait(ctx context.Context, pause *time.Timer) {
 	for {
 		select {
 		case e := <-l.queue:
-			l.take(e)
+			l.encode(e)
 		case done := <-l.flush:
 			l.drain()
 			close(done)
@@ -148,12 +147,12 @@ func (l *Log) wait(ctx context.Context, pause *time.Timer) {
 	}
 }
 
-// drain writes all that waits.
+// drain writes everything that waits.
 func (l *Log) drain() {
 	for {
 		select {
 		case e := <-l.queue:
-			l.take(e)
+			l.encode(e)
 			continue
 		default:
 		}
@@ -162,8 +161,8 @@ func (l *Log) drain() {
 	}
 }
 
-// take encodes an entry.
-func (l *Log) take(e control.AuditEntry) {
+// encode encodes an entry into buf.
+func (l *Log) encode(e control.AuditEntry) {
 	e.Lost = l.lost.Swap(0)
 	if e.Lost > 0 && l.problem == "" {
 		text := fmt.Sprintf("%d changes came too fast to be written down", e.Lost)
@@ -176,7 +175,7 @@ func (l *Log) take(e control.AuditEntry) {
 	}
 }
 
-// write hands buf to the system. What fails is lost, and counted.
+// write writes buf. Entries that it cannot write are lost and counted.
 func (l *Log) write() {
 	if len(l.buf) == 0 {
 		return
@@ -189,15 +188,15 @@ func (l *Log) write() {
 	}
 	if err != nil {
 		l.lost.Add(uint64(l.waiting))
-		l.tell("changes are not written down: " + err.Error())
-		_ = l.closeFile() // opened anew with the next entry
+		l.report("changes are not written down: " + err.Error())
+		_ = l.closeFile() // the next entry opens it again
 	} else {
-		l.tell("")
+		l.report("")
 	}
 	l.buf, l.waiting = l.buf[:0], 0
 }
 
-// open makes file one with room.
+// open opens the current file, after a rotation if it is full.
 func (l *Log) open() error {
 	if l.file != nil && l.size >= l.cfg.MaxFile {
 		if err := l.closeFile(); err != nil {
@@ -218,7 +217,7 @@ func (l *Log) open() error {
 	}
 	info, err := f.Stat()
 	if err == nil {
-		err = f.Chmod(mode) // whatever the umask is
+		err = f.Chmod(mode) // the umask does not apply
 	}
 	if err != nil {
 		return errors.Join(err, f.Close())
@@ -227,7 +226,7 @@ func (l *Log) open() error {
 	return nil
 }
 
-// rotate gives every file the next number; the last one goes.
+// rotate renames each file to the next number; the last one is deleted.
 func (l *Log) rotate() error {
 	for n := MaxOld; n >= 1; n-- {
 		if err := os.Rename(l.name(n-1), l.name(n)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -237,7 +236,7 @@ func (l *Log) rotate() error {
 	return nil
 }
 
-// name is that of the n-th youngest rotated file; 0 is the current one.
+// name returns the path of the n-th newest rotated file; 0 = the current one.
 func (l *Log) name(n int) string {
 	if n == 0 {
 		return l.cfg.Path
@@ -245,7 +244,7 @@ func (l *Log) name(n int) string {
 	return fmt.Sprintf("%s.%d", l.cfg.Path, n)
 }
 
-func (l *Log) tell(problem string) {
+func (l *Log) report(problem string) {
 	if problem == l.problem {
 		return
 	}

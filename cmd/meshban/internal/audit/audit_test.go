@@ -18,7 +18,7 @@ import (
 
 var now = time.Date(2026, 11, 22, 11, 2, 11, 0, time.UTC)
 
-// entry is the n-th of a test, a second after the one before.
+// entry returns the n-th entry of a test, one second after the previous one.
 func entry(n int) control.AuditEntry {
 	return control.AuditEntry{
 		Time: now.Add(time.Duration(n) * time.Second), What: "ban", Via: control.ViaSocket, User: "alice", UID: new(uint32(4200)), PID: n + 1,
@@ -27,7 +27,7 @@ func entry(n int) control.AuditEntry {
 	}
 }
 
-// start runs a log until the test or stop ends it.
+// start runs a log until stop is called or the test ends.
 func start(t *testing.T, cfg Config) (l *Log, stop func()) {
 	t.Helper()
 	l, err := New(cfg)
@@ -75,7 +75,7 @@ func TestWhatIsAddedIsRead(t *testing.T) {
 	if err != nil || info.Mode().Perm() != mode {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
-	// The next run goes on behind it, and passes over what is no entry.
+	// The next run continues after it and skips what is not an entry.
 	l.Add(entry(100))
 	stop()
 	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
@@ -111,7 +111,6 @@ func TestRotationBoundsTheSize(t *testing.T) {
 		t.Errorf("%d files, %v", len(files), err)
 	}
 	for _, f := range files {
-		// One write may go beyond it: ten entries here, maxWrite at most.
 		if info, err := os.Stat(f); err != nil || info.Size() > 2*most {
 			t.Errorf("%s has %d bytes, %v", f, info.Size(), err)
 		}
@@ -120,21 +119,21 @@ func TestRotationBoundsTheSize(t *testing.T) {
 	if len(got) < 50 || len(got) >= count {
 		t.Fatalf("%d of %d entries are kept", len(got), count)
 	}
-	for i, e := range got { // the youngest, in order, without a gap
+	for i, e := range got { // the newest, in order, without a gap
 		if want := entry(count - len(got) + i); !reflect.DeepEqual(e, want) {
 			t.Fatalf("entry %d is %+v, want %+v", i, e, want)
 		}
 	}
 }
 
-// Nobody waits for the disk: what finds no place is dropped, counted and told.
+// Nobody waits for the disk: entries that do not fit are dropped, counted and reported.
 func TestAddNeverBlocks(t *testing.T) {
-	var told []string
-	l, err := New(Config{Path: filepath.Join(t.TempDir(), "audit.jsonl"), OnProblem: func(p string) { told = append(told, p) }})
+	var reported []string
+	l, err := New(Config{Path: filepath.Join(t.TempDir(), "audit.jsonl"), OnProblem: func(p string) { reported = append(reported, p) }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range MaxQueue + 7 { // Run does not run
+	for i := range MaxQueue + 7 { // Run is not running
 		l.Add(entry(i))
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -144,34 +143,34 @@ func TestAddNeverBlocks(t *testing.T) {
 	}
 	got := read(t, l, time.Time{})
 	if len(got) != MaxQueue || got[0].Lost != 7 {
-		t.Errorf("%d entries, the first says that %d were lost", len(got), got[0].Lost)
+		t.Errorf("%d entries, of which the first says %d were lost", len(got), got[0].Lost)
 	}
-	if len(told) != 1 || !strings.Contains(told[0], "7 changes") {
-		t.Errorf("told %q", told)
+	if len(reported) != 1 || !strings.Contains(reported[0], "7 changes") {
+		t.Errorf("reported %q", reported)
 	}
 }
 
 func TestDiskThatFails(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "later")
-	told := make(chan string, 10)
-	l, _ := start(t, Config{Path: filepath.Join(dir, "audit.jsonl"), OnProblem: func(p string) { told <- p }})
+	reported := make(chan string, 10)
+	l, _ := start(t, Config{Path: filepath.Join(dir, "audit.jsonl"), OnProblem: func(p string) { reported <- p }})
 	l.Add(entry(0))
-	if p := <-told; !strings.Contains(p, "not written down") {
-		t.Errorf("told %q", p)
+	if p := <-reported; !strings.Contains(p, "not written down") {
+		t.Errorf("reported %q", p)
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	l.Add(entry(1))
-	if p := <-told; p != "" {
-		t.Errorf("told %q once it works again", p)
+	if p := <-reported; p != "" {
+		t.Errorf("reported %q once it works again", p)
 	}
 	if got := read(t, l, time.Time{}); len(got) != 1 || got[0].Lost != 1 {
 		t.Errorf("%+v", got)
 	}
 }
 
-// A line holds one entry, whatever is in it, and fits what a reader takes.
+// An entry takes one line, whatever it contains, and fits the reader's limit.
 func TestGreatestEntryFitsALine(t *testing.T) {
 	e := entry(0)
 	e.Reason, e.Source, e.Ports = strings.Repeat("\x00", control.MaxReason), strings.Repeat("\x1b", control.MaxSource), strings.Repeat("1", control.MaxPorts)

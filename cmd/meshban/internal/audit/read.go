@@ -15,13 +15,13 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/ownfile"
 )
 
-// Read calls yield for each entry since a time, oldest first, and stops with its error. What was added before the call
-// is among them. Lines that are no entries, as a full disk leaves them, are passed over.
+// Read calls yield for each entry since the given time, oldest first, and stops with its error. It includes
+// everything added before the call. It skips lines that are not entries, which a full disk may leave.
 func (l *Log) Read(ctx context.Context, since time.Time, yield func(control.AuditEntry) error) error {
 	if err := l.Flush(ctx); err != nil {
 		return err
 	}
-	// All are opened first, so that a rotation meanwhile neither hides nor repeats one.
+	// Open all files first, so that a rotation meanwhile neither hides nor repeats one.
 	var files []*os.File
 	defer func() {
 		for _, f := range files {
@@ -51,7 +51,7 @@ func readFile(ctx context.Context, f *os.File, since time.Time, yield func(contr
 	if err != nil {
 		return fmt.Errorf("read the audit log: %w", err)
 	}
-	lines := bufio.NewScanner(io.LimitReader(f, info.Size())) // what is appended meanwhile is for the next reader
+	lines := bufio.NewScanner(io.LimitReader(f, info.Size())) // not what is appended meanwhile
 	lines.Buffer(nil, control.MaxLine)
 	for lines.Scan() && ctx.Err() == nil {
 		var e control.AuditEntry
