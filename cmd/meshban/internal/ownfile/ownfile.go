@@ -1,5 +1,5 @@
-// Package ownfile opens files that nobody but this user and root can have put where they are. It follows no symbolic link
-// that another user made, and what it refuses it names with owner, mode and the command that mends it.
+// Package ownfile opens files that only this user and root can have put in place. It follows no symbolic link of
+// another user. When it refuses a file, the error names the owner, the mode and a command that fixes it.
 package ownfile
 
 import (
@@ -14,14 +14,14 @@ import (
 	"syscall"
 )
 
-// maxLinks is how many symbolic links one path may lead through, as in Linux.
+// maxLinks is the most symbolic links that a path may lead through; Linux has the same limit.
 const maxLinks = 40
 
-// othersWrite are the mode bits that let others write. Where there is an access control list, the group's bit is its
-// mask, so that it also stands for every user and group named there.
+// othersWrite are the mode bits that let others write. If there is an access control list, the group bits are its
+// mask and so cover all named users and groups.
 const othersWrite fs.FileMode = 0o022
 
-// Error says why a file or folder is not used.
+// Error says why a file or folder is refused.
 type Error struct {
 	Path    string
 	Problem string // what is wrong
@@ -30,20 +30,20 @@ type Error struct {
 
 func (e *Error) Error() string { return fmt.Sprintf("%q %s: %s", e.Path, e.Problem, e.Remedy) }
 
-// Open is os.OpenFile for a regular file that belongs to this user or root and that no other can write to. It does not
-// follow a symbolic link at the end of path, and does not wait for the other end of a named pipe. It returns an *Error
-// for a file that it refuses.
+// Open is os.OpenFile for a regular file that belongs to this user or root and that no other user can write to. It
+// does not follow a symbolic link at the end of path or wait for the other end of a named pipe. A refusal is an
+// *Error.
 func Open(path string, flag int, perm fs.FileMode) (*os.File, error) {
 	f, err := os.OpenFile(path, flag|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, perm)
 	if err != nil {
-		if refused, ok := errors.AsType[*Error](Check(path)); ok { // the system's word for a link is "too many links"
+		if refused, ok := errors.AsType[*Error](Check(path)); ok { // for a link the system says "too many links"
 			return nil, refused
 		}
 		return nil, err
 	}
 	info, err := f.Stat()
 	if err == nil {
-		err = judgeFile(path, info)
+		err = checkFile(path, info)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -51,36 +51,37 @@ func Open(path string, flag int, perm fs.FileMode) (*os.File, error) {
 	return f, nil
 }
 
-// Check reports whether Open would refuse what is at path. The error of a missing file satisfies fs.ErrNotExist.
+// Check returns the error with which Open would refuse the file at path. For a missing file the error is
+// fs.ErrNotExist.
 func Check(path string) error {
 	info, err := os.Lstat(path)
 	if err != nil {
 		return err
 	}
-	return judgeFile(path, info)
+	return checkFile(path, info)
 }
 
-// CheckDir reports whether the folder at path belongs to this user, no other can write to it, and no other can put
-// another in its place: each folder above it belongs to this user or root, and others can write to it only where the
-// sticky bit keeps them from renaming what is not theirs. The error of a missing folder satisfies fs.ErrNotExist; then
-// what there is of the path is sound.
+// CheckDir returns an error unless the folder at path belongs to this user and nobody else can write to it or replace
+// it: each folder above it must belong to this user or root, and may be writable by others only with the sticky bit,
+// which keeps them from renaming what is not theirs. For a missing folder the error is fs.ErrNotExist, and the
+// existing part of the path is safe.
 //
-// Nobody can change the path while it is looked at: each step begins in a folder that was found to be sound.
+// Nobody can change the path during the check: each step starts from a folder that was already found safe.
 func CheckDir(path string) error {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return err
 	}
-	at, rest, links := "/", names(path), 0
+	at, rest, links := "/", components(path), 0
 	for {
 		info, err := os.Lstat(at)
 		if err != nil {
 			return err
 		}
 		if len(rest) == 0 {
-			return judgeDir(at, info)
+			return checkFolder(at, info)
 		}
-		if err := judgeParent(at, info); err != nil {
+		if err := checkParent(at, info); err != nil {
 			return err
 		}
 		if rest[0] == ".." {
@@ -108,12 +109,12 @@ func CheckDir(path string) error {
 		if filepath.IsAbs(target) {
 			at = "/"
 		}
-		rest = append(names(target), rest[1:]...)
+		rest = append(components(target), rest[1:]...)
 	}
 }
 
-// names are the names that a path leads through.
-func names(path string) []string {
+// components splits a path.
+func components(path string) []string {
 	var all []string
 	for name := range strings.SplitSeq(path, "/") {
 		if name != "" && name != "." {
@@ -123,7 +124,7 @@ func names(path string) []string {
 	return all
 }
 
-func judgeFile(path string, info fs.FileInfo) error {
+func checkFile(path string, info fs.FileInfo) error {
 	if !info.Mode().IsRegular() {
 		return &Error{path, "is " + kind(info.Mode()) + " and not a regular file", "move it away: " + command(info, "mv", path) + " " + quote(path+".aside")}
 	}
@@ -132,10 +133,10 @@ func judgeFile(path string, info fs.FileInfo) error {
 		problems = append(problems, "belongs to "+owner(info))
 		remedies = append(remedies, command(info, "chown "+strconv.Itoa(os.Geteuid()), path))
 	}
-	return judge(path, info, problems, remedies)
+	return checkMode(path, info, problems, remedies)
 }
 
-func judgeDir(path string, info fs.FileInfo) error {
+func checkFolder(path string, info fs.FileInfo) error {
 	if !info.IsDir() {
 		return &Error{path, "is " + kind(info.Mode()) + " and not a folder", "choose another folder with --dir"}
 	}
@@ -144,11 +145,11 @@ func judgeDir(path string, info fs.FileInfo) error {
 		problems = append(problems, "belongs to "+owner(info))
 		remedies = append(remedies, command(info, "chown -hR "+strconv.Itoa(os.Geteuid()), path))
 	}
-	return judge(path, info, problems, remedies)
+	return checkMode(path, info, problems, remedies)
 }
 
-// judge adds what is wrong with the mode of a file or folder.
-func judge(path string, info fs.FileInfo, problems, remedies []string) error {
+// checkMode adds what is wrong with the mode of a file or folder.
+func checkMode(path string, info fs.FileInfo, problems, remedies []string) error {
 	if info.Mode()&othersWrite != 0 {
 		problems = append(problems, "is writable by others")
 		remedies = append(remedies, command(info, "chmod go-w", path))
@@ -158,30 +159,30 @@ func judge(path string, info fs.FileInfo, problems, remedies []string) error {
 	}
 	return &Error{
 		path, fmt.Sprintf("%s (owner %d, mode %04o)", strings.Join(problems, " and "), uid(info), info.Mode().Perm()),
-		"if you trust its content, run: " + strings.Join(remedies, " && "),
+		"if you trust its contents, run: " + strings.Join(remedies, " && "),
 	}
 }
 
-// judgeParent looks at a folder on the way.
-func judgeParent(path string, info fs.FileInfo) error {
+// checkParent checks a folder above the one in question.
+func checkParent(path string, info fs.FileInfo) error {
 	switch {
 	case !info.IsDir():
 		return &fs.PathError{Op: "open", Path: path, Err: syscall.ENOTDIR}
 	case !trusted(info):
 		return &Error{
-			path, fmt.Sprintf("belongs to %s, who could replace what is in it (mode %04o)", owner(info), info.Mode().Perm()),
+			path, fmt.Sprintf("belongs to %s, who could replace its contents (mode %04o)", owner(info), info.Mode().Perm()),
 			"choose a folder elsewhere, or run: " + command(info, "chown "+strconv.Itoa(os.Geteuid()), path),
 		}
 	case info.Mode()&othersWrite != 0 && info.Mode()&fs.ModeSticky == 0:
 		return &Error{
-			path, fmt.Sprintf("is writable by others, who could replace what is in it (owner %d, mode %04o)", uid(info), info.Mode().Perm()),
+			path, fmt.Sprintf("is writable by others, who could replace its contents (owner %d, mode %04o)", uid(info), info.Mode().Perm()),
 			"choose a folder elsewhere, or run: " + command(info, "chmod go-w", path),
 		}
 	}
 	return nil
 }
 
-// trusted reports whether a file belongs to this user or to root.
+// trusted reports whether a file belongs to this user or root.
 func trusted(info fs.FileInfo) bool { return uid(info) == 0 || uid(info) == os.Geteuid() }
 
 func uid(info fs.FileInfo) int {
@@ -191,7 +192,7 @@ func uid(info fs.FileInfo) int {
 	return -1
 }
 
-// owner names the user whom a file belongs to.
+// owner describes the file's owner.
 func owner(info fs.FileInfo) string {
 	id := strconv.Itoa(uid(info))
 	if u, err := user.LookupId(id); err == nil {
@@ -216,7 +217,7 @@ func kind(m fs.FileMode) string {
 	return "a device"
 }
 
-// command is a command line on path. Only root may change what belongs to another user.
+// command returns a command line for path, with sudo if it belongs to another user.
 func command(info fs.FileInfo, program, path string) string {
 	line := program + " " + quote(path)
 	if me := os.Geteuid(); me != 0 && uid(info) != me {
@@ -225,7 +226,7 @@ func command(info fs.FileInfo, program, path string) string {
 	return line
 }
 
-// quote makes path one word of a shell.
+// quote quotes path for a shell.
 func quote(path string) string {
 	if !strings.ContainsFunc(path, func(r rune) bool {
 		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'

@@ -12,7 +12,6 @@ import (
 	"testing"
 )
 
-// must ends the test on an error.
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -20,7 +19,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// remedy runs the command of a refusal.
+// remedy runs the command that a refusal suggests.
 func remedy(t *testing.T, err error) {
 	t.Helper()
 	refused, ok := errors.AsType[*Error](err)
@@ -36,7 +35,7 @@ func remedy(t *testing.T, err error) {
 	}
 }
 
-// plain makes a file with this mode.
+// plain returns a func that makes a file with mode.
 func plain(mode fs.FileMode) func(*testing.T, string) {
 	return func(t *testing.T, path string) {
 		must(t, os.WriteFile(path, []byte("old"), 0o600))
@@ -53,7 +52,7 @@ func TestOpen(t *testing.T) {
 		{"ok: missing", func(*testing.T, string) {}, ""},
 		{"ok: mode 0600", plain(0o600), ""},
 		{"ok: mode 0644", plain(0o644), ""},
-		{"ok: a second name of its own", func(t *testing.T, p string) {
+		{"ok: a hard link", func(t *testing.T, p string) {
 			plain(0o600)(t, p)
 			must(t, os.Link(p, p+".other"))
 		}, ""},
@@ -63,7 +62,7 @@ func TestOpen(t *testing.T) {
 			plain(0o600)(t, p+".target")
 			must(t, os.Symlink(p+".target", p))
 		}, "is a symbolic link"},
-		{"bad: link to nothing", func(t *testing.T, p string) { must(t, os.Symlink(p+".target", p)) }, "is a symbolic link"},
+		{"bad: dangling link", func(t *testing.T, p string) { must(t, os.Symlink(p+".target", p)) }, "is a symbolic link"},
 		{"bad: link to itself", func(t *testing.T, p string) { must(t, os.Symlink(p, p)) }, "is a symbolic link"},
 		{"bad: named pipe", func(t *testing.T, p string) { must(t, syscall.Mkfifo(p, 0o600)) }, "is a named pipe"},
 		{"bad: folder", func(t *testing.T, p string) { must(t, os.Mkdir(p, 0o700)) }, "is a folder"},
