@@ -13,7 +13,7 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// Request makes the node's key where there is none, and asks for a certificate in any mesh.
+// Request returns a request for a certificate in any mesh. It makes the node's key if there is none.
 func (d Dir) Request(name string, alone bool) (mesh.Request, error) {
 	if has, err := d.SetUp(); err != nil {
 		return mesh.Request{}, err
@@ -27,8 +27,8 @@ func (d Dir) Request(name string, alone bool) (mesh.Request, error) {
 	return mesh.NewRequest(id, name, [16]byte{})
 }
 
-// Adopt enrols the node with what came back to its request, as Join does. cfg.Join is where to find the mesh; unless
-// named is set, the node is called what its certificate says.
+// Adopt enrols the node with the answer to its request, as Join does. cfg.Join says where to find the mesh. Unless
+// named is set, the node takes the name in its certificate.
 func (d Dir) Adopt(answer []byte, cfg config.Config, named, alone bool) (mesh.Identity, mesh.Enrolment, error) {
 	has, err := d.SetUp()
 	if err != nil {
@@ -52,8 +52,8 @@ func (d Dir) Adopt(answer []byte, cfg config.Config, named, alone bool) (mesh.Id
 	return id, enrolment, d.settle(enrolment, cfg)
 }
 
-// Sign answers a request, with a certificate of these caps, with the authority's key of the folder, or of the file key
-// if that is not empty.
+// Sign answers a request with a certificate that has these caps, signed with the authority's key in the folder, or
+// with the exported key in the file key if that is not empty.
 func (d Dir) Sign(request []byte, key string, caps mesh.Caps, now time.Time) (mesh.Request, mesh.Enrolment, error) {
 	authority, secrets, err := d.authority(key)
 	if err != nil {
@@ -75,7 +75,7 @@ func (d Dir) authority(key string) (mesh.Authority, mesh.Secrets, error) {
 		}
 		a, s, exportErr := loadExport(key)
 		if err == nil && keys.Secrets.Renews(s) {
-			s = keys.Secrets // the mesh's key was rotated since the export
+			s = keys.Secrets // the mesh key was rotated since the export
 		}
 		return a, s, exportErr
 	}
@@ -85,8 +85,8 @@ func (d Dir) authority(key string) (mesh.Authority, mesh.Secrets, error) {
 	return keys.Authority, keys.Secrets, err
 }
 
-// loadExport reads an exported key that nobody but this user and root can have put there: another's would certify into
-// another's mesh.
+// loadExport reads an exported key. It refuses a file that anyone but this user and root can have put there: another
+// user's key would certify into another mesh.
 func loadExport(file string) (mesh.Authority, mesh.Secrets, error) {
 	if err := ownfile.Check(file); err != nil {
 		return mesh.Authority{}, mesh.Secrets{}, fmt.Errorf("the authority's key: %w", err)
@@ -94,8 +94,8 @@ func loadExport(file string) (mesh.Authority, mesh.Secrets, error) {
 	return mesh.LoadExport(file)
 }
 
-// Export copies the authority's key and the mesh's secrets to a file; move takes the key off the folder, whose agent
-// must not run.
+// Export writes the authority's key and the mesh's secrets to a file. If move is set, it then deletes the key from
+// the folder, whose agent must not be running.
 func (d Dir) Export(file string, move bool) error {
 	authority, secrets, err := d.authority("")
 	if err != nil {
@@ -110,37 +110,37 @@ func (d Dir) Export(file string, move bool) error {
 	if !move {
 		return nil
 	}
-	// What was written can be read back: only then the key goes.
+	// Delete the key only if the exported one can be read.
 	if _, _, err := mesh.LoadExport(file); err != nil {
-		return fmt.Errorf("read back what was exported: %w", err)
+		return fmt.Errorf("read the exported key: %w", err)
 	}
 	if err := os.Remove(d.Authority()); err != nil {
-		return fmt.Errorf("take the authority's key off this node: %w", err)
+		return fmt.Errorf("delete the authority's key from this node: %w", err)
 	}
 	return nil
 }
 
-// noteExport writes down that the key of an authority was exported.
+// noteExport records that the authority's key was exported.
 func (d Dir) noteExport(authority mesh.ID) error {
 	f, err := ownfile.Open(d.exported(), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
-		return fmt.Errorf("the key is exported, but not noted as that: %w", err)
+		return fmt.Errorf("the key was exported, but recording that failed: %w", err)
 	}
 	_, err = f.WriteString(authority.String() + "\n")
 	if err = errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("the key is exported, but not noted as that: %w", err)
+		return fmt.Errorf("the key was exported, but recording that failed: %w", err)
 	}
 	return nil
 }
 
-// Exported reports whether the key of an authority was exported from this folder.
+// Exported reports whether the authority's key was exported from this folder.
 func (d Dir) Exported(authority mesh.ID) bool {
 	text, err := os.ReadFile(d.exported())
 	return err == nil && strings.TrimSpace(string(text)) == authority.String()
 }
 
-// Import puts the authority's key of an exported file into the folder, whose mesh it must be the authority of. The
-// folder's agent must not run.
+// Import copies the authority's key from an exported file to the folder, which must belong to that authority's mesh.
+// The folder's agent must not be running.
 func (d Dir) Import(file string) error {
 	authority, secrets, err := loadExport(file)
 	if err != nil {
@@ -156,8 +156,8 @@ func (d Dir) Import(file string) error {
 	return authority.Save(d.Authority())
 }
 
-// settle writes what an enrolled node needs. The secrets come last but for the former authority: their presence says
-// that the rest is there.
+// settle writes the files of an enrolled node. The secrets come after the others: once they exist, the node is set
+// up.
 func (d Dir) settle(e mesh.Enrolment, cfg config.Config) error {
 	cfg.Join = e.Join
 	if err := d.writeConfig(cfg, true); err != nil {
@@ -171,9 +171,9 @@ func (d Dir) settle(e mesh.Enrolment, cfg config.Config) error {
 	if err := e.Secrets.Save(d.Secrets()); err != nil {
 		return err
 	}
-	// The authority of the mesh of one that was given up has nothing to say here. Keys are never deleted.
+	// The authority of the mesh that this node gave up has no say here. Keys are never deleted.
 	if err := os.Rename(d.Authority(), d.Authority()+".old"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("set aside the former mesh's authority: %w", err)
+		return fmt.Errorf("rename the former mesh's authority: %w", err)
 	}
 	return nil
 }

@@ -1,5 +1,5 @@
-// Package home lays out the state folder of a node: which file is where, who may read it, and that only one agent uses
-// it at a time.
+// Package home manages the state folder of a node: which file is where, who may access it, and that only one agent
+// uses it at a time.
 package home
 
 import (
@@ -18,18 +18,18 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/ownfile"
 )
 
-// DirMode is the folder's mode: its owner alone writes, everyone may pass through to the line file and the socket,
-// whose own modes decide.
+// DirMode is the folder's mode: only its owner writes; others may reach the line file and the socket, whose own modes
+// apply.
 const DirMode fs.FileMode = 0o755
 
-// ErrLocked says that another agent runs on the folder.
+// ErrLocked means that another agent uses the folder.
 var ErrLocked = errors.New("another agent runs on this folder")
 
 // Dir is a state folder.
 type Dir string
 
-// Config, Identity, Secrets, Authority, Certificate, Store, Socket and Audit name the folder's files. Authority is there only
-// where the key of the mesh's authority is, Certificate where the node enrolled.
+// Config, Identity, Secrets, Authority, Certificate, Store, Socket and Audit return the paths of the folder's files.
+// Authority exists only on nodes that hold the authority's key, Certificate only on enrolled nodes.
 func (d Dir) Config() string      { return filepath.Join(string(d), config.FileName) }
 func (d Dir) Identity() string    { return filepath.Join(string(d), "node.key") }
 func (d Dir) Secrets() string     { return filepath.Join(string(d), "mesh.key") }
@@ -39,13 +39,13 @@ func (d Dir) Store() string       { return filepath.Join(string(d), "store.db") 
 func (d Dir) Socket() string      { return filepath.Join(string(d), control.SocketName) }
 func (d Dir) Audit() string       { return filepath.Join(string(d), "audit.jsonl") }
 
-// exported is the file that says which authority's key was exported from this folder.
+// exported is the file that names the authority whose key was exported from this folder.
 func (d Dir) exported() string { return filepath.Join(string(d), "ca.exported") }
 
-// lock is the file whose lock the running agent holds.
+// lock is the file that a running agent locks.
 func (d Dir) lock() string { return filepath.Join(string(d), "lock") }
 
-// Make creates the folder where it is missing, and checks it.
+// Make creates the folder if it is missing, and checks it.
 func (d Dir) Make() error {
 	if err := d.Check(); err != nil {
 		return err
@@ -56,8 +56,8 @@ func (d Dir) Make() error {
 	return d.Check()
 }
 
-// Check reports whether nobody but this user and root can have put there what is in the folder, or can while it is in
-// use. A folder that is missing will do.
+// Check returns an error unless only this user and root can have put the folder's files there and can change them. A
+// missing folder is fine.
 func (d Dir) Check() error {
 	err := ownfile.CheckDir(string(d))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -76,7 +76,7 @@ func (d Dir) Check() error {
 	return nil
 }
 
-// SetUp reports whether the folder holds a mesh.
+// SetUp reports whether the folder belongs to a mesh.
 func (d Dir) SetUp() (bool, error) {
 	_, err := os.Stat(d.Secrets())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -88,7 +88,7 @@ func (d Dir) SetUp() (bool, error) {
 	return true, nil
 }
 
-// Left names what the folder has of a node, besides the secrets.
+// Left returns the names of a node's files in the folder, except the secrets.
 func (d Dir) Left() (names []string, err error) {
 	for _, path := range []string{d.Identity(), d.Certificate(), d.Authority(), d.exported(), d.Store(), d.Audit()} {
 		_, err := os.Lstat(path)
@@ -101,10 +101,10 @@ func (d Dir) Left() (names []string, err error) {
 	return names, nil
 }
 
-// lockLook is how often LockWithin tries.
-const lockLook = 50 * time.Millisecond
+// lockRetry is the time between two tries of LockWithin.
+const lockRetry = 50 * time.Millisecond
 
-// LockWithin is Lock, and waits for another process to end.
+// LockWithin is Lock, but waits up to wait for another process to release the folder.
 func (d Dir) LockWithin(ctx context.Context, wait time.Duration) (release func() error, err error) {
 	end := time.Now().Add(wait)
 	for {
@@ -112,12 +112,12 @@ func (d Dir) LockWithin(ctx context.Context, wait time.Duration) (release func()
 		if !errors.Is(err, ErrLocked) || !time.Now().Before(end) || ctx.Err() != nil {
 			return release, err
 		}
-		time.Sleep(lockLook)
+		time.Sleep(lockRetry)
 	}
 }
 
-// Lock takes the folder for this process and returns what gives it back. The kernel gives it back when the process
-// ends, however it ends. It returns ErrLocked when another process has it.
+// Lock locks the folder for this process and returns a func that unlocks it. The kernel unlocks it when the process
+// ends, for whatever reason. It returns ErrLocked if another process holds the lock.
 func (d Dir) Lock() (release func() error, err error) {
 	if err := d.Check(); err != nil {
 		return nil, err

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// An agent that started while a killed one was still being cleared away was refused.
+// An agent that started while a killed one was still exiting was refused.
 func TestLockIsWaitedFor(t *testing.T) {
 	dir := Dir(t.TempDir())
 	release, err := dir.Lock()
@@ -20,10 +20,10 @@ func TestLockIsWaitedFor(t *testing.T) {
 	ended, end := context.WithCancel(t.Context())
 	end()
 	if _, err := dir.LockWithin(ended, time.Hour); !errors.Is(err, ErrLocked) {
-		t.Errorf("at the end of the process: %v", err)
+		t.Errorf("with an ended context: %v", err)
 	}
 	holder := release
-	time.AfterFunc(2*lockLook, func() { _ = holder() })
+	time.AfterFunc(2*lockRetry, func() { _ = holder() })
 	if release, err = dir.LockWithin(t.Context(), time.Minute); err != nil {
 		t.Fatal(err)
 	}

@@ -15,11 +15,12 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// ErrHasMesh says that the folder belongs to a mesh already.
-var ErrHasMesh = errors.New("this folder belongs to a mesh already")
+// ErrHasMesh means that the folder already belongs to a mesh.
+var ErrHasMesh = errors.New("this folder already belongs to a mesh")
 
-// Init makes a new mesh of one in the folder: the node's key, the mesh's authority and secrets, the node's certificate, so
-// that it counts wherever the authority's key goes, and, where none is there, a config file that says what cfg says. It returns ErrHasMesh when the folder belongs to one.
+// Init makes a new mesh with this node as its only member: the node's key, the mesh's authority and secrets, and the
+// node's certificate, which keeps the node a member even if the authority's key moves elsewhere. It writes cfg as the
+// config file if there is none. It returns ErrHasMesh if the folder already belongs to a mesh.
 func (d Dir) Init(cfg config.Config) (mesh.Identity, mesh.Secrets, error) {
 	if has, err := d.SetUp(); err != nil {
 		return mesh.Identity{}, mesh.Secrets{}, err
@@ -49,15 +50,15 @@ func (d Dir) Init(cfg config.Config) (mesh.Identity, mesh.Secrets, error) {
 	if err := d.writeConfig(cfg, false); err != nil {
 		return mesh.Identity{}, mesh.Secrets{}, err
 	}
-	// The secrets come last: their presence says that the rest is there.
+	// The secrets come last: once they exist, the folder is set up.
 	if err := secrets.Save(d.Secrets()); err != nil {
 		return mesh.Identity{}, mesh.Secrets{}, err
 	}
 	return id, secrets, nil
 }
 
-// Join enrols the node with a token and writes what came back. A folder that holds a mesh of its own gives it up only
-// when alone is true: nobody else was ever in it. cfg.Join is replaced by the list that came with the token.
+// Join enrols the node with a token and writes the files of the mesh. A folder with a mesh of its own gives it up
+// only if alone is set: nobody else was ever in it. The list that came with the token replaces cfg.Join.
 func (d Dir) Join(ctx context.Context, token string, cfg config.Config, alone bool) (mesh.Identity, mesh.Enrolment, error) {
 	has, err := d.SetUp()
 	if err != nil {
@@ -80,15 +81,15 @@ func (d Dir) Join(ctx context.Context, token string, cfg config.Config, alone bo
 	return id, enrolment, nil
 }
 
-// Keys is what the folder holds of keys.
+// Keys are the keys in the folder.
 type Keys struct {
 	Identity    mesh.Identity
 	Secrets     mesh.Secrets
-	Authority   mesh.Authority   // zero: it is not on this node
-	Certificate mesh.Certificate // zero: none
+	Authority   mesh.Authority   // zero = not on this node
+	Certificate mesh.Certificate // zero = none
 }
 
-// Keys loads what Init or Join left.
+// Keys loads the keys that Init or Join wrote.
 func (d Dir) Keys() (k Keys, err error) {
 	if err := d.Check(); err != nil {
 		return Keys{}, err
@@ -111,7 +112,7 @@ func (d Dir) Keys() (k Keys, err error) {
 	return k, nil
 }
 
-// Found gives a mesh of one that a version without authorities made an authority.
+// Found makes an authority for a mesh of one node that has none.
 func (d Dir) Found(k Keys) (Keys, error) {
 	var err error
 	if k.Secrets, k.Authority, err = d.found(k.Secrets); err != nil {
@@ -120,7 +121,7 @@ func (d Dir) Found(k Keys) (Keys, error) {
 	return k, k.Secrets.Save(d.Secrets())
 }
 
-// found makes the authority's key, or takes the one that an interrupted run left, and binds the secrets to it.
+// found makes the authority's key, or loads the one that an interrupted run left, and binds the secrets to it.
 func (d Dir) found(secrets mesh.Secrets) (mesh.Secrets, mesh.Authority, error) {
 	authority, err := mesh.LoadAuthority(d.Authority())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -133,7 +134,7 @@ func (d Dir) found(secrets mesh.Secrets) (mesh.Secrets, mesh.Authority, error) {
 	return secrets, authority, nil
 }
 
-// identity loads the node's key, or makes it where there is none.
+// identity loads the node's key, or makes it.
 func (d Dir) identity() (mesh.Identity, error) {
 	if err := d.Make(); err != nil {
 		return mesh.Identity{}, err
@@ -145,8 +146,8 @@ func (d Dir) identity() (mesh.Identity, error) {
 	return id, err
 }
 
-// writeConfig writes the config file atomically; an existing one stays unless replace is set, and then its former text
-// is kept beside it as meshban.yaml.old.
+// writeConfig writes the config file atomically. It leaves an existing file alone unless replace is set; then it
+// keeps the old text in meshban.yaml.old.
 func (d Dir) writeConfig(cfg config.Config, replace bool) error {
 	path := d.Config()
 	old, err := readFile(path)

@@ -11,11 +11,11 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// Rekey gives the node a new key of its own, and a certificate for it: with a token of its mesh, or, where the
-// authority's key is in the folder, without. The former key is gone afterwards; until the last step it stands, so that
-// the node has one that counts whenever this ends. It returns the former id and the new one. The folder's agent must not
-// run. Errors are those of mesh.Enrol, mesh.ErrNoAuthority without a token and the authority's key, and mesh.ErrOtherMesh
-// for the token of another mesh.
+// Rekey gives the node a new key and a certificate for it, with a token of its mesh, or without one if the
+// authority's key is in the folder. The old key stays valid until the last step, so the node always has a certified
+// key; then it is deleted. The folder's agent must not be running. Rekey returns the old and the new id. Errors are
+// those of mesh.Enrol, mesh.ErrNoAuthority if there is neither a token nor the authority's key, and mesh.ErrOtherMesh
+// for a token of another mesh.
 func (d Dir) Rekey(ctx context.Context, token, name string) (was, is mesh.ID, err error) {
 	keys, err := d.Keys()
 	if err != nil {
@@ -25,7 +25,7 @@ func (d Dir) Rekey(ctx context.Context, token, name string) (was, is mesh.ID, er
 		return was, is, mesh.ErrNoAuthority
 	}
 	next := d.Identity() + ".new"
-	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a run that did not end
+	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) { // left by an interrupted run
 		return was, is, fmt.Errorf("make a new key: %w", err)
 	}
 	id, err := mesh.CreateIdentity(next)
@@ -42,9 +42,9 @@ func (d Dir) Rekey(ctx context.Context, token, name string) (was, is mesh.ID, er
 	if err != nil {
 		return was, is, errors.Join(err, os.Remove(next))
 	}
-	// From here on the new key is the node's; its certificate is known to whoever gave it, too.
+	// From here on the new key is the node's, and whoever certified it knows it too.
 	if err := os.Rename(next, d.Identity()); err != nil {
-		return was, is, fmt.Errorf("take up the new key: %w", err)
+		return was, is, fmt.Errorf("replace the node's key: %w", err)
 	}
 	if enrolment.Certificate.Serial != 0 {
 		err = mesh.SaveCertificate(d.Certificate(), enrolment.Certificate)
