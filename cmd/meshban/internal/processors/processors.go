@@ -1,5 +1,6 @@
-// Package processors keeps a process on one processor while one is enough. The Go runtime takes all that it finds, and where
-// others are short of processors each of its threads has to wait for its turn: an agent with fewer waits less often.
+// Package processors limits the process to one processor while one is enough. By default the Go runtime uses all
+// processors, and on a busy host each of its threads has to wait for its turn; an agent with fewer threads waits
+// less.
 package processors
 
 import (
@@ -12,35 +13,35 @@ import (
 )
 
 const (
-	// every is the time between two looks.
-	every = 200 * time.Millisecond
-	// much is the share of one processor above which all are used, little that below which one is enough.
-	much, little = 0.7, 0.4
-	// patience is how many looks in a row must find little.
+	// interval is the time between two measurements.
+	interval = 200 * time.Millisecond
+	// high is the share of one processor above which all are used; below low, one is enough.
+	high, low = 0.7, 0.4
+	// patience is how many measurements in a row must be below low.
 	patience = 5
 )
 
-// Run adapts GOMAXPROCS to what the process uses, from all processors on, until ctx ends; then it uses all again. Where
-// there is one only, or the environment sets GOMAXPROCS, it does nothing.
+// Run adapts GOMAXPROCS to the process's load until ctx ends. It starts and ends with all processors. If there is
+// only one, or the environment sets GOMAXPROCS, it does nothing.
 func Run(ctx context.Context) {
 	all := runtime.GOMAXPROCS(0)
 	if _, set := os.LookupEnv("GOMAXPROCS"); set || all == 1 {
 		return
 	}
 	defer runtime.SetDefaultGOMAXPROCS()
-	look := time.NewTicker(every)
-	defer look.Stop()
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
 	s := scale{wide: true}
 	before, at := used(), time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-look.C:
+		case <-tick.C:
 		}
 		now, total := time.Now(), used()
 		was := s.wide
-		if s.next(float64(total-before) / float64(now.Sub(at))); s.wide != was {
+		if s.update(float64(total-before) / float64(now.Sub(at))); s.wide != was {
 			if s.wide {
 				runtime.SetDefaultGOMAXPROCS()
 			} else {
@@ -51,18 +52,18 @@ func Run(ctx context.Context) {
 	}
 }
 
-// scale is whether all processors are used.
+// scale decides whether all processors are used.
 type scale struct {
 	wide  bool
-	quiet int // looks in a row that found little
+	quiet int // measurements below low in a row
 }
 
-// next takes what was used since the last look, in processors.
-func (s *scale) next(share float64) {
+// next updates s with the load since the last measurement, in processors.
+func (s *scale) update(share float64) {
 	switch {
-	case share >= much:
+	case share >= high:
 		s.wide, s.quiet = true, 0
-	case share >= little:
+	case share >= low:
 		s.quiet = 0
 	default:
 		if s.quiet++; s.quiet >= patience {
@@ -71,7 +72,7 @@ func (s *scale) next(share float64) {
 	}
 }
 
-// used is the processor time of the process so far; 0 if the system does not tell.
+// used returns the CPU time of the process so far; 0 = unknown.
 func used() time.Duration {
 	var u unix.Rusage
 	if unix.Getrusage(unix.RUSAGE_SELF, &u) != nil {

@@ -10,9 +10,9 @@ import (
 )
 
 func TestScale(t *testing.T) {
-	low := func(n int) (shares []float64) {
+	quiet := func(n int) (shares []float64) {
 		for range n {
-			shares = append(shares, little/2)
+			shares = append(shares, low/2)
 		}
 		return shares
 	}
@@ -21,17 +21,17 @@ func TestScale(t *testing.T) {
 		shares []float64
 		want   bool
 	}{
-		"wide, quiet for a moment":    {true, low(patience - 1), true},
-		"wide, quiet for long":        {true, low(patience), false},
-		"wide, quiet with a break":    {true, append(append(low(patience-1), (much+little)/2), low(patience-1)...), true},
-		"narrow, with enough":         {false, []float64{little, (much + little) / 2, little / 2}, false},
-		"narrow, all of it used":      {false, []float64{much}, true},
-		"narrow, and quiet after all": {false, append([]float64{1}, low(patience)...), false},
-		"nothing is known":            {true, make([]float64, patience), false},
+		"wide, quiet for a moment": {true, quiet(patience - 1), true},
+		"wide, quiet for long":     {true, quiet(patience), false},
+		"wide, quiet with a break": {true, append(append(quiet(patience-1), (high+low)/2), quiet(patience-1)...), true},
+		"narrow, with enough":      {false, []float64{low, (high + low) / 2, low / 2}, false},
+		"narrow, all of it used":   {false, []float64{high}, true},
+		"narrow, busy, then quiet": {false, append([]float64{1}, quiet(patience)...), false},
+		"load unknown":             {true, make([]float64, patience), false},
 	} {
 		s := scale{wide: test.wide}
 		for _, share := range test.shares {
-			s.next(share)
+			s.update(share)
 		}
 		if s.wide != test.want {
 			t.Errorf("%s: wide = %v", name, s.wide)
@@ -39,7 +39,7 @@ func TestScale(t *testing.T) {
 	}
 }
 
-// unset takes GOMAXPROCS out of the environment until the test ends.
+// unset removes GOMAXPROCS from the environment until the test ends.
 func unset(t *testing.T) {
 	t.Setenv("GOMAXPROCS", "")
 	if err := os.Unsetenv("GOMAXPROCS"); err != nil {
@@ -47,7 +47,7 @@ func unset(t *testing.T) {
 	}
 }
 
-// start runs Run until the test ends, when all processors must be in use again.
+// start runs Run until the test ends; then all processors must be in use again.
 func start(t *testing.T) {
 	all := runtime.GOMAXPROCS(0)
 	ctx, stop := context.WithCancel(context.Background())
@@ -62,7 +62,7 @@ func start(t *testing.T) {
 	})
 }
 
-// become waits until so many processors are in use, calling meanwhile.
+// become waits until n processors are in use, calling meanwhile in a loop.
 func become(t *testing.T, n int, meanwhile func()) {
 	t.Helper()
 	look := time.NewTicker(time.Millisecond)
@@ -82,20 +82,20 @@ func TestRunFollowsTheWork(t *testing.T) {
 	start(t)
 	become(t, 1, func() {})
 	become(t, all, func() {
-		for begin := time.Now(); time.Since(begin) < every; {
+		for begin := time.Now(); time.Since(begin) < interval; {
 		}
 	})
 	become(t, 1, func() {})
 }
 
-func TestRunLeavesAloneWhatTheEnvironmentSays(t *testing.T) {
+func TestRunRespectsTheEnvironment(t *testing.T) {
 	t.Setenv("GOMAXPROCS", "2")
 	before := runtime.GOMAXPROCS(0)
 	ctx, stop := context.WithTimeout(context.Background(), time.Minute)
 	defer stop()
 	Run(ctx)
 	if ctx.Err() != nil {
-		t.Error("it went on for as long as it might")
+		t.Error("Run did not return")
 	}
 	if n := runtime.GOMAXPROCS(0); n != before {
 		t.Errorf("%d processors, want %d", n, before)
