@@ -15,59 +15,58 @@ import (
 )
 
 const (
-	// every is the least time between two calls, however much peers lift: what comes meanwhile is gathered.
-	every = time.Second
-	// maxQueue bounds the prefixes that wait for a call; what is beyond it is counted.
+	// minInterval is the least time between two calls, however much peers lift; requests are gathered meanwhile.
+	minInterval = time.Second
+	// maxQueue bounds the prefixes that wait for a call; those beyond it are counted.
 	maxQueue = 1 << 16
-	// lookEvery is how often the jails are looked at, and freshFor how old the last look may be when status is asked:
-	// troubledFor while something is wrong, because then somebody works on it. lookWait bounds how long status waits.
-	lookEvery                       = 5 * time.Minute
-	freshFor, troubledFor, lookWait = time.Minute, 5 * time.Second, 3 * time.Second
-	// peerWait bounds how long a peer's question may take, maxPeerBans how many bans the answer names, and peerBurst how
-	// many such questions run the client at once; after that one does every second.
+	// jailInterval is how often the jails are queried. When status is asked, the last result may be freshFor old, or
+	// troubledFor while something is wrong, since then somebody works on it. jailWait bounds how long status waits.
+	jailInterval                    = 5 * time.Minute
+	freshFor, troubledFor, jailWait = time.Minute, 5 * time.Second, 3 * time.Second
+	// peerWait bounds how long a peer's question may take, maxPeerBans how many bans the answer names, and peerBurst
+	// how many such questions may run the client at once; after that, one per minInterval may.
 	peerWait    = time.Second
 	maxPeerBans = 8
 	peerBurst   = 4
 )
 
-// ErrBusy says that peers ask more often than the server may be asked for them.
-var ErrBusy = errors.New("fail2ban was asked too often for other nodes")
+// ErrBusy means that peers ask more often than the server may be queried for them.
+var ErrBusy = errors.New("too many questions of other nodes for fail2ban")
 
-// Config is what an Agent needs.
 type Config struct {
 	Client    Client
 	LineFile  string
-	Installed func() bool  // whether fail2ban is to be asked at all
-	Unban     func() bool  // whether the server is to let go of what the mesh lifts
-	Problem   func(string) // what to show as a problem; "" = there is none. Called from Run's goroutine
+	Installed func() bool  // whether to query fail2ban at all
+	Unban     func() bool  // whether the server lifts what the mesh lifts
+	Problem   func(string) // shows a problem; "" = none. Called from Run's goroutine
 }
 
-// State is what the last look has found.
+// State is what is known of the jails.
 type State struct {
-	At     time.Time // zero = not looked yet, or nothing to look at
-	Tells  []string  // jails that tell the mesh of their bans
+	At     time.Time // of the last query; zero = none yet, or fail2ban is not installed
+	Tells  []string  // jails that report their bans to the mesh
 	Silent []string  // jails that do not
 	Err    error     // why the jails are not known
 
 	reads map[string]bool // by jail: whether it reads the line file
 }
 
-// Agent follows the server while the node runs, and makes it let go of what the mesh lifts. Its methods may be called from
-// any goroutine; only Run talks to the server for them.
+// Agent watches the server while the node runs, and makes it lift what the mesh lifts. Its methods may be called from
+// any goroutine; except for Confirm, Banned and BannedForPeer, only Run talks to the server.
 type Agent struct {
 	cfg   Config
-	peers *rate.Limiter // of runs of the client for peers
-	wake  chan struct{} // holds one token: there is something to do. Anyone sends, Run receives
+	peers *rate.Limiter // limits runs of the client for peers
+	woken chan struct{} // holds one token: there is something to do. Anyone sends, Run receives
 
 	mu     sync.Mutex // guards what follows
 	state  State
-	queue  map[netip.Prefix]bool // to be let go of; true = somebody waits for it
+	queue  map[netip.Prefix]bool // to be lifted; true = somebody waits for it
 	lost   uint64
 	round  *round        // the next one
-	looked chan struct{} // closed by the next look; nil = nobody waits
+	looked chan struct{} // closed by the next query of the jails; nil = nobody waits
 }
 
-// round is one call that lifts, and its outcome once done is closed.
+// round is one unban call and its outcome, which is set when done is closed.
 type round struct {
 	done  chan struct{}
 	still []Ban
@@ -77,21 +76,21 @@ type round struct {
 // New starts nothing.
 func New(cfg Config) *Agent {
 	return &Agent{
-		cfg: cfg, peers: rate.NewLimiter(rate.Every(every), peerBurst),
-		wake: make(chan struct{}, 1), queue: map[netip.Prefix]bool{}, round: newRound(),
+		cfg: cfg, peers: rate.NewLimiter(rate.Every(minInterval), peerBurst),
+		woken: make(chan struct{}, 1), queue: map[netip.Prefix]bool{}, round: newRound(),
 	}
 }
 
 func newRound() *round { return &round{done: make(chan struct{})} }
 
-func (a *Agent) kick() {
+func (a *Agent) wake() {
 	select {
-	case a.wake <- struct{}{}:
+	case a.woken <- struct{}{}:
 	default:
 	}
 }
 
-// Lift has the server let go of what it bans inside prefix. It never blocks.
+// Lift queues the server's bans inside prefix to be lifted. It never blocks.
 func (a *Agent) Lift(prefix netip.Prefix) {
 	if !a.cfg.Installed() || !a.cfg.Unban() {
 		return
@@ -103,10 +102,10 @@ func (a *Agent) Lift(prefix netip.Prefix) {
 		a.queue[prefix] = false
 	}
 	a.mu.Unlock()
-	a.kick()
+	a.wake()
 }
 
-// Confirm lifts prefixes, waits until the server was asked what it still bans, and returns that.
+// Confirm lifts prefixes, waits for the outcome, and returns what the server still bans.
 func (a *Agent) Confirm(ctx context.Context, prefixes []netip.Prefix) ([]Ban, error) {
 	if !a.cfg.Installed() || len(prefixes) == 0 {
 		return nil, nil
@@ -124,10 +123,10 @@ func (a *Agent) Confirm(ctx context.Context, prefixes []netip.Prefix) ([]Ban, er
 	}
 	r := a.round
 	a.mu.Unlock()
-	a.kick()
+	a.wake()
 	select {
 	case <-ctx.Done():
-		return nil, errors.New("fail2ban has not answered yet")
+		return nil, errors.New("no answer from fail2ban yet")
 	case <-r.done:
 	}
 	return slices.DeleteFunc(slices.Clone(r.still), func(b Ban) bool {
@@ -135,7 +134,7 @@ func (a *Agent) Confirm(ctx context.Context, prefixes []netip.Prefix) ([]Ban, er
 	}), r.err
 }
 
-// Banned asks the server what it bans that overlaps one of prefixes.
+// Banned returns the server's bans that overlap one of prefixes.
 func (a *Agent) Banned(ctx context.Context, prefixes ...netip.Prefix) ([]Ban, error) {
 	if !a.cfg.Installed() {
 		return nil, nil
@@ -143,8 +142,9 @@ func (a *Agent) Banned(ctx context.Context, prefixes ...netip.Prefix) ([]Ban, er
 	return a.cfg.Client.Banned(ctx, prefixes)
 }
 
-// BannedForPeer answers a peer's question: what this server bans that overlaps prefix, at most maxPeerBans bans of different
-// jails first. It returns within peerWait, and ErrBusy where peers ask too often. Where no server runs, nothing is banned.
+// BannedForPeer answers a peer's question: the server's bans that overlap prefix, at most maxPeerBans, one of each
+// jail first. It returns within peerWait, and returns ErrBusy if peers ask too often. If no server runs, nothing is
+// banned.
 func (a *Agent) BannedForPeer(ctx context.Context, prefix netip.Prefix) ([]Ban, error) {
 	if !a.cfg.Installed() {
 		return nil, nil
@@ -171,7 +171,7 @@ func (a *Agent) BannedForPeer(ctx context.Context, prefix netip.Prefix) ([]Ban, 
 	return bans[:min(len(bans), maxPeerBans)], nil
 }
 
-// Absent reports whether err says that no server runs here, so that it bans nothing.
+// Absent reports whether err means that no server runs here, so nothing is banned.
 func Absent(err error) bool { return errors.Is(err, ErrNotInstalled) || errors.Is(err, ErrNotRunning) }
 
 // Reads reports whether jail is known, and whether it reads the line file.
@@ -182,7 +182,7 @@ func (a *Agent) Reads(jail string) (reads, known bool) {
 	return reads, known
 }
 
-// State returns what is known of the jails, after a new look where the last one is old.
+// State returns what is known of the jails, after a new query if the last one is old.
 func (a *Agent) State(ctx context.Context) State {
 	if !a.cfg.Installed() {
 		return State{}
@@ -201,8 +201,8 @@ func (a *Agent) State(ctx context.Context) State {
 	}
 	looked := a.looked
 	a.mu.Unlock()
-	a.kick()
-	wait := time.NewTimer(lookWait)
+	a.wake()
+	wait := time.NewTimer(jailWait)
 	defer wait.Stop()
 	select {
 	case <-looked:
@@ -214,16 +214,16 @@ func (a *Agent) State(ctx context.Context) State {
 	return a.state
 }
 
-// Run talks to the server until ctx ends.
+// Run serves the queue and queries the jails until ctx ends.
 func (a *Agent) Run(ctx context.Context) error {
-	look := time.NewTicker(lookEvery)
+	look := time.NewTicker(jailInterval)
 	defer look.Stop()
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	due := true
 	for {
 		if due && a.cfg.Installed() {
-			a.look(ctx)
+			a.queryJails(ctx)
 		}
 		due = false
 		select {
@@ -232,9 +232,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-look.C:
 			due = true
 			continue
-		case <-a.wake:
+		case <-a.woken:
 		}
-		pause.Reset(every)
+		pause.Reset(minInterval)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -247,8 +247,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 }
 
-// look asks about the jails.
-func (a *Agent) look(ctx context.Context) {
+// queryJails updates the state of the jails.
+func (a *Agent) queryJails(ctx context.Context) {
 	jails, err := a.cfg.Client.Jails(ctx, a.cfg.LineFile)
 	s := State{At: time.Now(), Err: err, reads: make(map[string]bool, len(jails))}
 	s.Tells, s.Silent = Split(jails)
@@ -258,11 +258,11 @@ func (a *Agent) look(ctx context.Context) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err != nil {
-		s.reads = a.state.reads // a server that restarts still has the same jails
+		s.reads = a.state.reads // a server that is restarting still has the same jails
 	}
 	a.state = s
-	if err == nil && len(a.queue) > 0 { // left from when the server was down
-		a.kick()
+	if err == nil && len(a.queue) > 0 { // left from a time when the server was down
+		a.wake()
 	}
 	if a.looked != nil {
 		close(a.looked)
@@ -270,7 +270,7 @@ func (a *Agent) look(ctx context.Context) {
 	}
 }
 
-// next takes up to MaxAtOnce prefixes from the queue, those that somebody waits for first.
+// next takes up to MaxAtOnce prefixes from the queue, first those that somebody waits for.
 func (a *Agent) next() (prefixes []netip.Prefix, r *round, more bool, lost uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -291,14 +291,14 @@ func (a *Agent) next() (prefixes []netip.Prefix, r *round, more bool, lost uint6
 	return prefixes, r, len(a.queue) > 0, a.lost
 }
 
-// lift makes one call for what is queued.
+// lift makes one unban call for what is queued.
 func (a *Agent) lift(ctx context.Context) {
 	prefixes, r, more, lost := a.next()
 	if len(prefixes) == 0 {
 		return
 	}
 	still, again, err := a.cfg.Client.Unban(ctx, prefixes)
-	// A server that is down bans again when it starts what it had banned: it is asked again once it answers.
+	// A server that is down restores its bans when it starts: try again once it answers.
 	down := errors.Is(err, ErrNotRunning)
 	if again || err != nil && !errors.Is(err, ErrNotInstalled) {
 		a.mu.Lock()
@@ -316,27 +316,27 @@ func (a *Agent) lift(ctx context.Context) {
 	close(r.done)
 	a.cfg.Problem(problemText(still, err, lost))
 	if err == nil && !down && (more || again) {
-		a.kick()
+		a.wake()
 	}
 }
 
-// problemText says what was not lifted; "" = everything was.
+// problemText describes what was not lifted; "" = everything was.
 func problemText(still []Ban, err error, lost uint64) string {
 	switch {
 	case err != nil:
-		return fmt.Sprintf("could not make fail2ban let go of what was lifted: %v; `fail2ban-client banned` shows what it bans", err)
+		return fmt.Sprintf("could not lift bans in fail2ban: %v; `fail2ban-client banned` shows what it bans", err)
 	case len(still) > 0:
 		return Describe("", still)
 	case lost > 0:
-		return fmt.Sprintf("too much was lifted at once to tell fail2ban: %d addresses were left out; `fail2ban-client banned` shows what it bans", lost)
+		return fmt.Sprintf("too many bans were lifted at once for fail2ban, which keeps %d of them; `fail2ban-client banned` shows what it bans", lost)
 	}
 	return ""
 }
 
-// maxDescribed is how many bans Describe names.
+// maxDescribed is the most bans that Describe names.
 const maxDescribed = 3
 
-// Describe says that node's fail2ban still bans something, and what to type there; node "" is this one.
+// Describe says that a node's fail2ban still bans something, and which command ends that; node "" is this one.
 func Describe(node string, bans []Ban) string {
 	whose := "this node's"
 	if node != "" {

@@ -12,38 +12,38 @@ import (
 )
 
 const (
-	// MaxAtOnce is how many addresses one call makes the server let go of.
+	// MaxAtOnce is the most addresses that one call lifts.
 	MaxAtOnce = 500
-	// maxJails bounds the jails that are asked about.
+	// maxJails bounds the jails that are queried.
 	maxJails = 500
-	// OwnJail is the jail that shows the bans of the mesh.
+	// OwnJail is the jail that shows the mesh's bans.
 	OwnJail = "meshban"
-	// turned begins the names of jails whose "bans" let somebody in; our action leaves them out.
-	turned = "pass2allow"
+	// letInPrefix begins the names of jails whose "bans" let somebody in; our action skips them.
+	letInPrefix = "pass2allow"
 )
 
-// ourActions are the names of our action: as setup adds it, and as an administrator writes it.
+// ourActions are the names of our action: as setup adds it, and as an administrator may.
 var ourActions = []string{"meshban-default", "meshban"}
 
-// jailName is what may be asked about; fail2ban itself allows hardly more.
+// jailName matches names that may be queried; fail2ban itself hardly allows more.
 var jailName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}$`)
 
-// IsJailName reports whether a text can be the name of a jail that may be asked about.
+// IsJailName reports whether s can be the name of a jail that may be queried.
 func IsJailName(s string) bool { return jailName.MatchString(s) }
 
 // Client runs fail2ban-client.
 type Client struct {
-	Args []string // in front of the client's own; nil = this machine's server
+	Args []string // before the client's own; nil = this machine's server
 }
 
-// Jail is what the running server says of a jail.
+// Jail is what the running server says about a jail.
 type Jail struct {
 	Name  string
 	Tells bool // its bans reach the line file
-	Reads bool // it reads the line file: what it bans is an echo
+	Reads bool // it reads the line file, so its bans are echoes
 }
 
-// Jails asks the server about all of its jails; lineFile is the agent's.
+// Jails queries the server for all of its jails; lineFile is the agent's.
 func (c Client) Jails(ctx context.Context, lineFile string) ([]Jail, error) {
 	s, err := open(ctx, c.Args)
 	if err != nil {
@@ -77,7 +77,7 @@ func (c Client) Jails(ctx context.Context, lineFile string) ([]Jail, error) {
 	return jails, nil
 }
 
-// jailList reads the jails out of what "status" answers.
+// jailList parses the jails in the answer to "status".
 func jailList(status string) []string {
 	_, list, _ := strings.Cut(status, "Jail list:")
 	list, _, _ = strings.Cut(list, "\n")
@@ -96,7 +96,7 @@ type Ban struct {
 	Prefix netip.Prefix
 }
 
-// Banned returns the bans that overlap one of prefixes, without those of the jail that only shows what the mesh bans.
+// Banned returns the server's bans that overlap one of prefixes, except those in OwnJail.
 func (c Client) Banned(ctx context.Context, prefixes []netip.Prefix) ([]Ban, error) {
 	s, err := open(ctx, c.Args)
 	if err != nil {
@@ -104,11 +104,11 @@ func (c Client) Banned(ctx context.Context, prefixes []netip.Prefix) ([]Ban, err
 	}
 	defer s.close()
 	bans, err := s.banned(prefixes)
-	return drops(bans), err
+	return withoutOwn(bans), err
 }
 
-// Unban makes the server let go of what it bans inside prefixes, at most MaxAtOnce addresses, and returns what of it the
-// server still bans then, and what it bans around prefixes. more says that it has to be called again.
+// Unban makes the server lift its bans inside prefixes, at most MaxAtOnce addresses. It returns those that the server
+// still has, and its bans around prefixes. more means that it must be called again.
 func (c Client) Unban(ctx context.Context, prefixes []netip.Prefix) (still []Ban, more bool, err error) {
 	s, err := open(ctx, c.Args)
 	if err != nil {
@@ -138,15 +138,15 @@ func (c Client) Unban(ctx context.Context, prefixes []netip.Prefix) (still []Ban
 			return nil, false, err
 		}
 	}
-	return drops(still), more, nil
+	return withoutOwn(still), more, nil
 }
 
-// drops leaves out the bans of the jail that only shows what the mesh bans.
-func drops(bans []Ban) []Ban {
+// withoutOwn drops the bans in OwnJail.
+func withoutOwn(bans []Ban) []Ban {
 	return slices.DeleteFunc(bans, func(b Ban) bool { return b.Jail == OwnJail })
 }
 
-// banned asks for all bans and keeps those that overlap one of prefixes.
+// banned queries all bans and keeps those that overlap one of prefixes.
 func (s *session) banned(prefixes []netip.Prefix) ([]Ban, error) {
 	answer, err := s.ask("banned")
 	if err != nil {
@@ -174,12 +174,12 @@ func (s *session) banned(prefixes []netip.Prefix) ([]Ban, error) {
 	}), nil
 }
 
-// inside reports whether one of prefixes holds all of p.
+// inside reports whether one of prefixes contains p.
 func inside(p netip.Prefix, prefixes []netip.Prefix) bool {
 	return slices.ContainsFunc(prefixes, func(q netip.Prefix) bool { return q.Bits() <= p.Bits() && q.Contains(p.Addr()) })
 }
 
-// text writes a prefix as fail2ban does.
+// text formats a prefix as fail2ban does.
 func text(p netip.Prefix) string {
 	if p.IsSingleIP() {
 		return p.Addr().String()
@@ -187,8 +187,8 @@ func text(p netip.Prefix) string {
 	return p.String()
 }
 
-// parseBanned reads what "banned" answers: a Python list, [{'sshd': ['192.0.2.1', '203.0.113.0/28']}, {'nginx': []}]. What
-// is no address, such as the users that a jail may ban, is left out.
+// parseBanned parses the answer to "banned", a Python list: [{'sshd': ['192.0.2.1', '203.0.113.0/28']}, {'nginx':
+// []}]. It skips what is not an address, such as the users that a jail may ban.
 func parseBanned(answer string) ([]Ban, error) {
 	if !strings.HasPrefix(answer, "[") || !strings.HasSuffix(answer, "]") {
 		return nil, fmt.Errorf("%s banned: %q", program, answer[:min(len(answer), maxSaid)])
@@ -210,7 +210,7 @@ func parseBanned(answer string) ([]Ban, error) {
 			end++
 		}
 		if end >= len(rest) {
-			return nil, fmt.Errorf("%s banned: a text without an end", program)
+			return nil, fmt.Errorf("%s banned: unterminated string", program)
 		}
 		word := rest[:end]
 		rest = rest[end+1:]
@@ -231,7 +231,7 @@ func parsePrefix(word string) (netip.Prefix, error) {
 	return p.Masked(), err
 }
 
-// Running reports whether a server answers: nil, ErrNotInstalled or ErrNotRunning.
+// Running returns nil if a server answers, or else ErrNotInstalled or ErrNotRunning.
 func (c Client) Running(ctx context.Context) error {
 	s, err := open(ctx, c.Args)
 	if err != nil {
@@ -241,12 +241,12 @@ func (c Client) Running(ctx context.Context) error {
 	return nil
 }
 
-// Reload makes the server read its configuration and start every jail anew, which keeps the bans. Without --restart
-// fail2ban 1.0.2 leaves out an action that is new to a running jail.
+// Reload makes the server read its configuration and restart every jail, which keeps the bans. Without --restart,
+// fail2ban 1.0.2 ignores an action that is new to a running jail.
 func (c Client) Reload(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, reloadLimit)
 	defer cancel()
-	var talk tail
+	var talk stderrText
 	cmd := exec.CommandContext(ctx, program, append(slices.Clone(c.Args), "reload", "--restart")...)
 	cmd.Stderr, cmd.WaitDelay = &talk, killLimit
 	err := cmd.Run()
@@ -259,12 +259,12 @@ func (c Client) Reload(ctx context.Context) error {
 	return nil
 }
 
-// Split names the jails that tell the mesh and those that do not. The jail that shows the mesh's bans, and jails that let
-// somebody in, are neither.
+// Split returns the names of the jails that report to the mesh and of those that do not. OwnJail and jails that let
+// somebody in are neither.
 func Split(jails []Jail) (tells, silent []string) {
 	for _, j := range jails {
 		switch {
-		case j.Name == OwnJail || strings.HasPrefix(j.Name, turned):
+		case j.Name == OwnJail || strings.HasPrefix(j.Name, letInPrefix):
 		case j.Tells:
 			tells = append(tells, j.Name)
 		default:

@@ -14,8 +14,9 @@ import (
 	"time"
 )
 
-// fake puts a fail2ban-client into PATH that answers as the real one does, bans what the file "bans" in its folder says, one
-// "jail address" a line, and writes every command to the file "log". A file "down" ends it at once, and a file "hangs" has it never answer.
+// fake puts a fail2ban-client into PATH that answers like the real one. It bans what the file "bans" in its folder
+// lists, one "jail address" per line, and logs each command to the file "log". If a file "down" exists it exits at
+// once, and if a file "hangs" exists it never answers.
 func fake(t *testing.T, bans ...string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -141,7 +142,7 @@ func TestParseBannedRefuses(t *testing.T) {
 	}
 }
 
-// However much peers lift, there is one call a second, of 500 addresses at most, and none is forgotten.
+// However much peers lift, there is one call per second, with at most 500 addresses, and none is forgotten.
 func TestOneCallASecond(t *testing.T) {
 	const addresses = 1200
 	var bans []string
@@ -168,7 +169,7 @@ func TestOneCallASecond(t *testing.T) {
 				t.Error(text)
 			}
 		case <-time.After(30 * time.Second):
-			t.Fatal("nothing happens")
+			t.Fatal("no call was made")
 		}
 	}
 	took := time.Since(begin)
@@ -188,13 +189,13 @@ func TestOneCallASecond(t *testing.T) {
 			}
 		}
 	}
-	if unbanned != addresses || calls > 2+int(took/every) { // one look at the start
+	if unbanned != addresses || calls > 2+int(took/minInterval) { // one look at the start
 		t.Errorf("%d calls for %d of %d addresses in %v", calls, unbanned, addresses, took)
 	}
 }
 
-// Whatever peers ask, the client is run for them peerBurst times and then once a second; the answer names every jail before
-// it names a second ban of one, and a server that hangs keeps nobody waiting.
+// Whatever peers ask, the client runs for them peerBurst times, then once per second. The answer names minInterval jail
+// before a second ban of one, and nobody waits for a server that hangs.
 func TestPeersAskCheaply(t *testing.T) {
 	var bans []string
 	for n := range 2 * maxPeerBans {
@@ -233,7 +234,7 @@ func TestPeersAskCheaply(t *testing.T) {
 			calls++
 		}
 	}
-	if most := peerBurst + 2 + int(time.Since(begin)/every); calls > most || busy == 0 {
-		t.Errorf("50 questions run the client %d times, more than %d; %d were put off", calls, most, busy)
+	if most := peerBurst + 2 + int(time.Since(begin)/minInterval); calls > most || busy == 0 {
+		t.Errorf("50 questions ran the client %d times, more than %d; %d were refused", calls, most, busy)
 	}
 }
