@@ -142,7 +142,7 @@ func TestParseBackends(t *testing.T) {
 		{"ok: one", "nftables", "nftables", ""},
 		{"ok: order kept", "nftables, ipset,none", "nftables ipset none", ""},
 		{"bad: unknown", "pf", "", `"pf" is not a backend, write auto, or a list out of ipset, nftables, iptables, none`},
-		{"bad: twice", "ipset,ipset", "", "there twice"},
+		{"bad: twice", "ipset,ipset", "", "is repeated"},
 		{"bad: auto among others", "ipset,auto", "", "write it alone"},
 		{"bad: behind none", "none,ipset", "", `write "none" last`},
 		{"bad: empty", "", "", "is not a backend"},
