@@ -23,7 +23,9 @@ const (
 
 // Run adapts GOMAXPROCS to the process's load until ctx ends. It starts and ends with all processors. If there is
 // only one, or the environment sets GOMAXPROCS, it does nothing.
-func Run(ctx context.Context) {
+func Run(ctx context.Context) { run(ctx, used) }
+
+func run(ctx context.Context, used func() time.Duration) {
 	all := runtime.GOMAXPROCS(0)
 	if _, set := os.LookupEnv("GOMAXPROCS"); set || all == 1 {
 		return

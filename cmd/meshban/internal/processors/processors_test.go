@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -47,12 +48,21 @@ func unset(t *testing.T) {
 	}
 }
 
-// start runs Run until the test ends; then all processors must be in use again.
-func start(t *testing.T) {
+// start runs run until the test ends, with a load that the test sets, in thousandths of a processor. At the end all
+// processors must be in use again.
+func start(t *testing.T, load *atomic.Int64) {
 	all := runtime.GOMAXPROCS(0)
 	ctx, stop := context.WithCancel(context.Background())
 	var tasks sync.WaitGroup
-	tasks.Go(func() { Run(ctx) })
+	begun := time.Now()
+	var total, last time.Duration // only used's caller reads and writes them
+	used := func() time.Duration {
+		now := time.Since(begun)
+		total += (now - last) * time.Duration(load.Load()) / 1000
+		last = now
+		return total
+	}
+	tasks.Go(func() { run(ctx, used) })
 	t.Cleanup(func() {
 		stop()
 		tasks.Wait()
@@ -62,12 +72,12 @@ func start(t *testing.T) {
 	})
 }
 
-// become waits until n processors are in use, calling meanwhile in a loop.
-func become(t *testing.T, n int, meanwhile func()) {
+// become waits until n processors are in use.
+func become(t *testing.T, n int) {
 	t.Helper()
 	look := time.NewTicker(time.Millisecond)
 	defer look.Stop()
-	for end := time.Now().Add(time.Minute); runtime.GOMAXPROCS(0) != n; meanwhile() {
+	for end := time.Now().Add(time.Minute); runtime.GOMAXPROCS(0) != n; {
 		if time.Now().After(end) {
 			t.Fatalf("%d processors, want %d", runtime.GOMAXPROCS(0), n)
 		}
@@ -79,13 +89,13 @@ func TestRunFollowsTheWork(t *testing.T) {
 	unset(t)
 	runtime.SetDefaultGOMAXPROCS()
 	all := runtime.GOMAXPROCS(0)
-	start(t)
-	become(t, 1, func() {})
-	become(t, all, func() {
-		for begin := time.Now(); time.Since(begin) < interval; {
-		}
-	})
-	become(t, 1, func() {})
+	var load atomic.Int64
+	start(t, &load)
+	become(t, 1)
+	load.Store(1000)
+	become(t, all)
+	load.Store(0)
+	become(t, 1)
 }
 
 func TestRunRespectsTheEnvironment(t *testing.T) {
