@@ -161,7 +161,7 @@ func (l *Log) drain() {
 	}
 }
 
-// encode encodes an entry into buf.
+// encode appends an entry into buf.
 func (l *Log) encode(e control.AuditEntry) {
 	e.Lost = l.lost.Swap(0)
 	if e.Lost > 0 && l.problem == "" {

@@ -16,23 +16,23 @@ import (
 	"time"
 )
 
-// box is a machine of its own for fail2ban: Debian's /etc/fail2ban, an empty /var, /run and network. The
-// folders lie below root, where the test reads and writes them; fail2ban sees them in their usual places.
+// box is a simulated machine for fail2ban: Debian's /etc/fail2ban, an empty /var, /run and network. The folders are
+// below root, where the test reads and writes them; fail2ban sees them in their usual places.
 type box struct {
 	t    *testing.T
 	root string
 	opts Options
-	f2b  *exec.Cmd // nil while fail2ban does not run
+	f2b  *exec.Cmd // nil while fail2ban is not running
 	done chan struct{}
 }
 
-// enter is what a process in a box begins with. $1 is the root.
+// enter is the script that each process in a box starts with. $1 is the root.
 const enter = `set -e
 root=$1; shift
 for d in etc/fail2ban run var; do mount --bind "$root/$d" "/$d"; done
 exec "$@"`
 
-// patience bounds every wait for another program.
+// patience bounds each wait for another program.
 const patience = 30 * time.Second
 
 func newBox(t *testing.T, jails string) *box {
@@ -52,7 +52,7 @@ func newBox(t *testing.T, jails string) *box {
 	}
 	put(t, b.root+fail2banDir+"/jail.local", jails)
 	put(t, b.root+fail2banDir+"/filter.d/app.conf", "[Definition]\nfailregex = ^\\s*app: login failed from <ADDR>$\n")
-	put(t, b.root+"/var/log/auth.log", "") // Debian's only enabled jail does not start without
+	put(t, b.root+"/var/log/auth.log", "") // Debian's only enabled jail needs it to start
 	put(t, b.root+"/var/log/app.log", "")
 	b.opts = node
 	b.opts.Root = b.root
@@ -64,12 +64,12 @@ func newBox(t *testing.T, jails string) *box {
 	return b
 }
 
-// command runs in the box, in namespaces of its own.
+// command returns a command that runs in the box, in its own namespaces.
 func (b *box) command(ctx context.Context, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, "unshare", append([]string{"--mount", "--net", "sh", "-c", enter, "sh", b.root}, args...)...)
 }
 
-// out runs in the box and returns what is printed; it must succeed.
+// out runs a command in the box and returns its output; it must succeed.
 func (b *box) out(args ...string) string {
 	b.t.Helper()
 	out, err := b.command(b.t.Context(), args...).CombinedOutput()
@@ -79,7 +79,7 @@ func (b *box) out(args ...string) string {
 	return string(out)
 }
 
-// start runs fail2ban until stop.
+// start starts fail2ban, which runs until stop.
 func (b *box) start() {
 	b.t.Helper()
 	b.f2b = b.command(context.Background(), "fail2ban-server", "-xf", "start")
@@ -90,7 +90,7 @@ func (b *box) start() {
 		b.t.Fatal(err)
 	}
 	b.done = make(chan struct{})
-	go func(cmd *exec.Cmd, done chan struct{}) { // ends with the process, which stop awaits
+	go func(cmd *exec.Cmd, done chan struct{}) { // ends with the process; stop waits for it
 		_ = cmd.Wait()
 		close(done)
 	}(b.f2b, b.done)
@@ -105,7 +105,7 @@ func (b *box) start() {
 	})
 }
 
-// stop ends fail2ban as systemd would.
+// stop stops fail2ban as systemd would.
 func (b *box) stop() {
 	if b.f2b == nil {
 		return
@@ -128,7 +128,7 @@ func (b *box) client(args ...string) (string, error) {
 	return string(out), err
 }
 
-// banned lists the addresses that fail2ban shows for jail.
+// banned returns the addresses that fail2ban shows for jail.
 func (b *box) banned(jail string) []string {
 	out, err := b.client("status", jail)
 	if err != nil {
@@ -138,7 +138,7 @@ func (b *box) banned(jail string) []string {
 	return strings.Fields(list)
 }
 
-// rules are the kernel's rules where fail2ban runs.
+// rules returns the kernel's rules where fail2ban runs.
 func (b *box) rules(program string) string {
 	b.t.Helper()
 	out, err := exec.Command("nsenter", "--net", "--target", fmt.Sprint(b.f2b.Process.Pid), program, "-S").CombinedOutput()
@@ -148,7 +148,7 @@ func (b *box) rules(program string) string {
 	return string(out)
 }
 
-// lines are the lines of the line file.
+// lines returns the lines of the line file.
 func (b *box) lines() []string {
 	b.t.Helper()
 	data, err := os.ReadFile(b.root + "/var/lib/meshban/newbans.log")
@@ -166,10 +166,10 @@ func (b *box) log() string {
 	return string(data)
 }
 
-// stamp is the front of a line in a log file, as in Go's time.Stamp and syslog.
+// stamp returns the time at the start of a log line, in syslog's format (Go's time.Stamp).
 func stamp() string { return time.Now().Format(time.Stamp) }
 
-// fail writes two failed logins from addr, as many as lead to a ban: with more, the count would vary.
+// fail logs two failed logins from addr, just enough for a ban: with more, the count would vary.
 func (b *box) fail(addr string) {
 	b.t.Helper()
 	b.append("/var/log/app.log", strings.Repeat(stamp()+" app: login failed from "+addr+"\n", 2))
@@ -202,7 +202,7 @@ func (b *box) eventually(what string, ok func() bool) {
 	}
 }
 
-// line waits for one line of the line file.
+// line waits for want to appear in the line file.
 func (b *box) line(want string) {
 	b.t.Helper()
 	defer func() {
@@ -213,7 +213,7 @@ func (b *box) line(want string) {
 	b.eventually("the line "+want, func() bool { return slices.Contains(b.lines(), want) })
 }
 
-// install puts our files into the box.
+// install installs our files in the box.
 func (b *box) install() Report {
 	b.t.Helper()
 	r, err := Install(b.t.Context(), files(b.t, Fail2ban, b.opts), b.opts)

@@ -11,34 +11,34 @@ import (
 	"slices"
 )
 
-// status is what stands at a path where a file of ours goes.
+// status classifies the file at the path of one of our files.
 type status uint8
 
 const (
 	absent  status = iota
-	ours           // as it was installed
-	edited         // ours, with changes
+	ours           // as installed
+	edited         // ours, but changed since
 	foreign        // not ours
 )
 
-// maxFile bounds what is read of a file that may be anybody's, in bytes.
+// maxFile bounds what is read of a file, which may be anybody's, in bytes.
 const maxFile = 1 << 20
 
-// found is what stands at a path.
+// found is the file at a path.
 type found struct {
 	status
 	data []byte
 	mode fs.FileMode
 }
 
-// inspect tells what stands at path.
+// inspect returns what is at path.
 func inspect(path string) (found, error) {
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return found{status: absent}, nil
 	case err != nil:
-		return found{}, fmt.Errorf("look at %q: %w", path, err)
+		return found{}, fmt.Errorf("inspect %q: %w", path, err)
 	case !info.Mode().IsRegular():
 		return found{status: foreign}, nil
 	}
@@ -61,10 +61,10 @@ func inspect(path string) (found, error) {
 	return at, nil
 }
 
-// change is a row of steps on the disk, each of which can be taken back.
+// change is a sequence of file operations that can be rolled back.
 type change struct{ undo []func() error }
 
-// rollback takes back all steps, the last one first.
+// rollback undoes all operations, the last one first.
 func (c *change) rollback() error {
 	var errs []error
 	for _, u := range slices.Backward(c.undo) {
@@ -74,7 +74,7 @@ func (c *change) rollback() error {
 	return errors.Join(errs...)
 }
 
-// folder makes dir and what is missing above it.
+// folder creates dir and its missing parents.
 func (c *change) folder(dir string, mode fs.FileMode) error {
 	if info, err := os.Stat(dir); err == nil {
 		if !info.IsDir() {
@@ -94,7 +94,7 @@ func (c *change) folder(dir string, mode fs.FileMode) error {
 	return nil
 }
 
-// write puts data at path, where before stood.
+// write writes data to path, which held before.
 func (c *change) write(path string, data []byte, mode fs.FileMode, before found) error {
 	if err := replaceFile(path, data, mode); err != nil {
 		return err
@@ -108,7 +108,7 @@ func (c *change) write(path string, data []byte, mode fs.FileMode, before found)
 	return nil
 }
 
-// touch makes an empty file unless there is one.
+// touch creates an empty file if there is none.
 func (c *change) touch(path string, mode fs.FileMode) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
 	if errors.Is(err, fs.ErrExist) {
@@ -118,7 +118,7 @@ func (c *change) touch(path string, mode fs.FileMode) error {
 		return fmt.Errorf("make the file %q: %w", path, err)
 	}
 	c.undo = append(c.undo, func() error {
-		// another program may have begun to use it
+		// Another program may already use it.
 		if info, err := os.Stat(path); err != nil || info.Size() > 0 {
 			return err
 		}
@@ -127,7 +127,7 @@ func (c *change) touch(path string, mode fs.FileMode) error {
 	return f.Close()
 }
 
-// remove takes away the regular file at path, which is before.
+// remove deletes the regular file at path, which is before.
 func (c *change) remove(path string, before found) error {
 	if err := os.Remove(path); err != nil {
 		return fmt.Errorf("remove %q: %w", path, err)
@@ -136,7 +136,7 @@ func (c *change) remove(path string, before found) error {
 	return nil
 }
 
-// unlink takes away the symbolic link at path.
+// unlink deletes the symbolic link at path.
 func (c *change) unlink(path string) error {
 	target, err := os.Readlink(path)
 	if err != nil {
@@ -149,8 +149,8 @@ func (c *change) unlink(path string) error {
 	return nil
 }
 
-// replaceFile writes path as a whole or not at all. The name that it has meanwhile begins with a dot and
-// ends like no configuration file, so that nobody reads it.
+// replaceFile writes path atomically. The temporary name starts with a dot and ends in .tmp, so that no program reads
+// it as a configuration file.
 func replaceFile(path string, data []byte, mode fs.FileMode) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, ".meshban-*.tmp")
@@ -179,7 +179,7 @@ func replaceFile(path string, data []byte, mode fs.FileMode) (err error) {
 	if err = os.Rename(f.Name(), path); err != nil {
 		return err
 	}
-	if d, openErr := os.Open(dir); openErr == nil { // so that the name outlives a crash; not every disk can
+	if d, openErr := os.Open(dir); openErr == nil { // makes the rename survive a crash, on file systems that can
 		_ = d.Sync()
 		_ = d.Close()
 	}

@@ -12,16 +12,15 @@ import (
 	"time"
 )
 
-// dumpTimeout bounds one run of fail2ban-client.
 const dumpTimeout = 30 * time.Second
 
-// dump is what fail2ban makes of its configuration, from `fail2ban-client -d`: the commands that it would
-// send to its server, one a line, as Python lists.
+// dump is fail2ban's parsed configuration, from `fail2ban-client -d`: the commands that it would send to its server,
+// one per line, as Python lists.
 type dump struct {
 	jails   []string            // enabled, in order
 	actions map[string][]string // names of each jail's actions
-	lines   map[string]string   // commands that make up a jail's actions -> the jail
-	broken  []string            // what it says about jails that it skips
+	lines   map[string]string   // maps each command that sets up an action to its jail
+	broken  []string            // fail2ban's errors about jails that it skips
 }
 
 var (
@@ -31,7 +30,7 @@ var (
 	errorLine  = regexp.MustCompile(`^\['config-error', ["'](.*)["']\]`)
 )
 
-// parseDump reads the output of `fail2ban-client -d`. What it does not know it passes over.
+// parseDump parses the output of `fail2ban-client -d`. It skips what it does not know.
 func parseDump(out []byte) dump {
 	d := dump{actions: make(map[string][]string), lines: make(map[string]string)}
 	for line := range strings.SplitSeq(string(out), "\n") {
@@ -50,14 +49,14 @@ func parseDump(out []byte) dump {
 	return d
 }
 
-// Our actions: as jail.d/meshban.conf adds it, as an administrator writes it, and the one that does nothing.
+// Our actions, as jail.d/meshban.conf adds it and as an administrator writes it; and our jail.
 const (
 	actionDefault = "meshban-default"
 	actionByHand  = "meshban"
 	ownJail       = "meshban"
 )
 
-// silent lists the jails whose bans meshban does not hear of.
+// silent returns the jails that do not report their bans to meshban.
 func (d dump) silent() []string {
 	var jails []string
 	for _, j := range d.jails {
@@ -68,7 +67,7 @@ func (d dump) silent() []string {
 	return jails
 }
 
-// twice lists the jails that tell meshban of each ban twice.
+// twice returns the jails that report each ban to meshban twice.
 func (d dump) twice() []string {
 	var jails []string
 	for _, j := range d.jails {
@@ -79,9 +78,9 @@ func (d dump) twice() []string {
 	return jails
 }
 
-// worse says how the jails in after are worse off than they were in d: one that fail2ban would skip, one
-// that lost an action or a parameter of it, one with two actions of one name (fail2ban then does not even
-// start). Our own actions do not count.
+// worse returns an error if the jails in after are worse off than in d: fail2ban would skip a jail, an action or a
+// parameter of it is lost, or a jail has two actions of one name, with which fail2ban does not even start. Our own
+// actions do not count.
 func (d dump) worse(after dump) error {
 	var errs []error
 	for _, text := range after.broken {
@@ -112,7 +111,7 @@ func (d dump) worse(after dump) error {
 	return errors.Join(errs...)
 }
 
-// ourAction tells a command about an action of ours.
+// ourAction reports whether line is a command about one of our actions.
 func ourAction(line string) bool {
 	for _, re := range []*regexp.Regexp{actionLine, paramLine} {
 		if m := re.FindStringSubmatch(line); m != nil {
@@ -123,13 +122,13 @@ func ourAction(line string) bool {
 	return false
 }
 
-// errWorse says that fail2ban's jails would not be as they were.
-var errWorse = errors.New("fail2ban's jails would suffer")
+// errWorse means that fail2ban's jails would be worse off.
+var errWorse = errors.New("fail2ban's jails would be worse off")
 
-// errNoClient says that fail2ban-client is not on this machine.
+// errNoClient means that this machine has no fail2ban-client.
 var errNoClient = errors.New("fail2ban-client is not installed")
 
-// dump asks fail2ban what it makes of its configuration now.
+// dump returns what fail2ban makes of its configuration now.
 func (o Options) dump(ctx context.Context) (dump, error) {
 	ctx, cancel := context.WithTimeout(ctx, dumpTimeout)
 	defer cancel()
@@ -142,15 +141,15 @@ func (o Options) dump(ctx context.Context) (dump, error) {
 		return dump{}, errNoClient
 	}
 	if err != nil {
-		return dump{}, fmt.Errorf("fail2ban refuses its configuration: %w", err)
+		return dump{}, fmt.Errorf("fail2ban rejects its configuration: %w", err)
 	}
 	return parseDump(out), nil
 }
 
-// maxStderr bounds how much of a program's last error line is repeated, in bytes.
+// maxStderr bounds what an error quotes of a program's last line, in bytes.
 const maxStderr = 300
 
-// run is the Run of Options for real.
+// run is the default of Options.Run.
 func run(ctx context.Context, name string, args ...string) ([]byte, error) {
 	var out, talk bytes.Buffer
 	cmd := exec.CommandContext(ctx, name, args...)

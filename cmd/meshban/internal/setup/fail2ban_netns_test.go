@@ -24,7 +24,7 @@ func TestStockConfigurationTakesOurs(t *testing.T) {
 	b := newBox(t, "")
 	r := b.install()
 	if len(r.Silent) != 0 || len(r.Notes) != 0 {
-		t.Errorf("Debian's own jails need something:\n%s", r)
+		t.Errorf("Debian's own jails need a change:\n%s", r)
 	}
 	if out := b.out("fail2ban-client", "-t"); !strings.Contains(out, "OK: configuration test is successful") {
 		t.Errorf("fail2ban-client -t says:\n%s", out)
@@ -35,7 +35,7 @@ func TestStockConfigurationTakesOurs(t *testing.T) {
 	b.out("fail2ban-client", "-t")
 }
 
-func TestABanGoesOutAndTheMeshsComeIn(t *testing.T) {
+func TestBansPassBothWays(t *testing.T) {
 	b := newBox(t, "[DEFAULT]\nbantime = 11m\naction = %(action_mwl)s\nmta = none\n"+appJail+`
 action = %(action_)s
 
@@ -70,7 +70,7 @@ action = %(action_)s[blocktype=%(blocktype)s, actionstart_on_demand=false]
 	put(t, b.root+"/var/log/perma.log", "")
 	r := b.install()
 	if want := []string{"own"}; !slices.Equal(r.Silent, want) {
-		t.Errorf("jails that do not tell us are %q, want %q; report:\n%s", r.Silent, want, r)
+		t.Errorf("jails that do not report are %q, want %q; report:\n%s", r.Silent, want, r)
 	}
 	b.start()
 
@@ -84,7 +84,7 @@ action = %(action_)s[blocktype=%(blocktype)s, actionstart_on_demand=false]
 		return strings.Contains(b.rules("iptables"), "-A f2b-app -s 192.0.2.1/32") && strings.Contains(b.rules("ip6tables"), "-A f2b-app -s 2001:db8::7/128")
 	})
 	if rules := b.rules("iptables"); !strings.Contains(rules, "-A f2b-pass2allow-app -s 192.0.2.1/32 -j RETURN") {
-		t.Errorf("a jail with an option behind action_ has lost it:\n%s", rules)
+		t.Errorf("a jail lost the option after action_:\n%s", rules)
 	}
 
 	emitted := []string{
@@ -96,7 +96,7 @@ action = %(action_)s[blocktype=%(blocktype)s, actionstart_on_demand=false]
 		return slices.Equal(b.banned("meshban"), []string{"198.51.100.7", "2001:db8::9"})
 	})
 
-	// a ban behind them, so that an echo would have had its time
+	// A later ban, after which an echo would have come.
 	b.fail("192.0.2.4")
 	b.line("HOST 192.0.2.4 PORT http,https bantime=660 jail=app failures=2")
 	want := []string{
@@ -123,7 +123,7 @@ action = %(action_)s[blocktype=%(blocktype)s, actionstart_on_demand=false]
 	}
 }
 
-func TestAProlongedBanIsToldWithItsLength(t *testing.T) {
+func TestAProlongedBanIsReportedWithItsLength(t *testing.T) {
 	b := newBox(t, "[DEFAULT]\nbantime = 3\nbantime.increment = true\n"+appJail)
 	b.install()
 	b.start()
@@ -138,8 +138,8 @@ func TestAProlongedBanIsToldWithItsLength(t *testing.T) {
 	})
 }
 
-// Whatever becomes of the place where the lines go, fail2ban starts and bans.
-func TestNothingOfOursHoldsABanUp(t *testing.T) {
+// Whatever happens to the line file, fail2ban starts and bans.
+func TestOurActionNeverBlocksABan(t *testing.T) {
 	const folder = "/var/lib/meshban"
 	for _, c := range []struct {
 		name  string
@@ -173,7 +173,7 @@ func TestNothingOfOursHoldsABanUp(t *testing.T) {
 				b.eventually("fail2ban's own ban", func() bool { return strings.Contains(b.rules("iptables"), "-A f2b-app -s "+addr+"/32") })
 			}
 			if strings.Contains(b.log(), "ERROR") {
-				t.Errorf("fail2ban met an error:\n%s", b.log())
+				t.Errorf("fail2ban logged an error:\n%s", b.log())
 			}
 		})
 	}
@@ -183,7 +183,7 @@ func TestNothingOfOursHoldsABanUp(t *testing.T) {
 func TestAnActionByHandDoesNotStopFail2ban(t *testing.T) {
 	b := newBox(t, appJail+"action = %(action_)s\n         meshban[port=\"%(port)s\"]\n")
 	r := b.install()
-	if len(r.Silent) != 0 || !strings.Contains(r.String(), "write two lines for each ban, as they name meshban without need: app") {
+	if len(r.Silent) != 0 || !strings.Contains(r.String(), "write two lines for each ban, because they name meshban themselves: app") {
 		t.Errorf("report:\n%s", r)
 	}
 	b.start()
@@ -192,7 +192,7 @@ func TestAnActionByHandDoesNotStopFail2ban(t *testing.T) {
 	b.stop()
 
 	if _, err := Remove(t.Context(), b.opts); err == nil || !strings.Contains(err.Error(), "Unable to read action 'meshban'") {
-		t.Errorf("removed what a jail names: %v", err)
+		t.Errorf("removed an action that a jail names: %v", err)
 	}
 	b.out("fail2ban-client", "-t")
 }
@@ -208,8 +208,8 @@ func TestFilterMatchesWhatTheAgentEmits(t *testing.T) {
 		{"bad: a line of logger", "<13>Nov 22 11:02:11 root[7]: HOST 192.0.2.7 PORT 22", ""},
 		{"bad: logger with our tag", "<13>Nov 22 11:02:11 web1 newbans[7]: HOST 192.0.2.7 PORT 22", ""},
 		{"bad: no date", "web1 newbans[123]: HOST 192.0.2.7 PORT 0", ""},
-		{"bad: words behind", "Nov 22 11:02:11 web1 newbans[123]: HOST 192.0.2.7 PORT 0 bantime=600", ""},
-		{"bad: words in front", "Nov 22 11:02:11 x web1 newbans[123]: HOST 192.0.2.7 PORT 0", ""},
+		{"bad: words after it", "Nov 22 11:02:11 web1 newbans[123]: HOST 192.0.2.7 PORT 0 bantime=600", ""},
+		{"bad: words before the host", "Nov 22 11:02:11 x web1 newbans[123]: HOST 192.0.2.7 PORT 0", ""},
 		{"bad: no process id", "Nov 22 11:02:11 web1 newbans: HOST 192.0.2.7 PORT 0", ""},
 		{"bad: two of them", "Nov 22 11:02:11 web1 newbans[1]: HOST 192.0.2.7 PORT 0 newbans[1]: HOST 192.0.2.8 PORT 0", ""},
 		{"bad: name", "Nov 22 11:02:11 web1 newbans[123]: HOST localhost PORT 0", ""},
@@ -224,7 +224,7 @@ func TestFilterMatchesWhatTheAgentEmits(t *testing.T) {
 	}
 }
 
-// matches is the address that the filter finds in line.
+// matches returns the address that the filter finds in line.
 func (b *box) matches(line, filter string) string {
 	b.t.Helper()
 	put(b.t, b.root+"/var/log/one.log", line+"\n")
@@ -235,8 +235,8 @@ func (b *box) matches(line, filter string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// The stock jail for repeated offenders reads fail2ban's log. It counts what this machine saw itself; by what
-// the mesh told it, it would ban each attacker again, on every node, for a week.
+// The stock jail for repeated offenders reads fail2ban's log. It must count only what this machine saw itself; with
+// the mesh's bans, it would ban each attacker again, on every node, for a week.
 func TestRepeatedOffendersAreCountedWhereTheyOffend(t *testing.T) {
 	b := newBox(t, "[recidive]\nenabled = true\n")
 	put(t, b.root+"/var/log/fail2ban.log", "")

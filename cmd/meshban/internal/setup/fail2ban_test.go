@@ -84,8 +84,8 @@ func TestWorse(t *testing.T) {
 	}
 }
 
-// says is a Run that answers with one of outs after the other.
-func says(outs ...any) func(context.Context, string, ...string) ([]byte, error) {
+// answers returns an Options.Run that returns each of outs in turn.
+func answers(outs ...any) func(context.Context, string, ...string) ([]byte, error) {
 	return func(_ context.Context, name string, args ...string) ([]byte, error) {
 		if name != "fail2ban-client" || !slices.Contains(args, "-d") || len(outs) == 0 {
 			return nil, errors.New("unexpected call")
@@ -99,23 +99,23 @@ func says(outs ...any) func(context.Context, string, ...string) ([]byte, error) 
 	}
 }
 
-func TestInstallAsksFail2ban(t *testing.T) {
+func TestInstallChecksFail2ban(t *testing.T) {
 	broken := errors.New("exit status 255: no log file for jail sshd")
 	for _, c := range []struct {
 		name string
 		outs []any
-		err  string // "" = installed
+		err  string // "" = installs
 		note string
 	}{
 		{"ok: better", []any{plainDump, meshDump}, "", `own, it's. Add this line to each, above its other actions: meshban[port="%(port)s"]`},
-		{"ok: fail2ban had an error before, and has it still", []any{broken, broken}, "", "no log file for jail sshd"},
+		{"ok: fail2ban had an error and still has it", []any{broken, broken}, "", "no log file for jail sshd"},
 		{"ok: fail2ban had an error before", []any{broken, meshDump}, "", ""},
-		{"bad: fail2ban has an error now", []any{plainDump, broken}, "fail2ban refuses its configuration", ""},
+		{"bad: fail2ban has an error now", []any{plainDump, broken}, "fail2ban rejects its configuration", ""},
 		{"bad: a jail is worse off", []any{plainDump, "['add', 'sshd', 'auto']\n"}, "would change", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			o := machine(t)
-			o.Run = says(c.outs...)
+			o.Run = answers(c.outs...)
 			was := tree(t, o.Root)
 			r, err := Install(t.Context(), both(t, o), o)
 			if c.err != "" {
@@ -135,19 +135,19 @@ func TestInstallAsksFail2ban(t *testing.T) {
 	}
 }
 
-func TestRemoveLeavesAJailThatNamesUs(t *testing.T) {
+func TestRemoveKeepsWhatAJailNames(t *testing.T) {
 	o := machine(t)
 	install(t, o)
 	was := tree(t, o.Root)
-	o.Run = says(meshDump, plainDump+"['config-error', \"Jail 'x' skipped, because of wrong configuration: Unable to read action 'meshban'\"]\n")
+	o.Run = answers(meshDump, plainDump+"['config-error', \"Jail 'x' skipped, because of wrong configuration: Unable to read action 'meshban'\"]\n")
 	_, err := Remove(t.Context(), o)
-	if err == nil || !strings.Contains(err.Error(), "nothing removed") || !strings.Contains(err.Error(), "Jail 'x' skipped") || !strings.Contains(err.Error(), "take the lines") {
+	if err == nil || !strings.Contains(err.Error(), "nothing removed") || !strings.Contains(err.Error(), "Jail 'x' skipped") || !strings.Contains(err.Error(), "delete the lines") {
 		t.Fatalf("error is %v", err)
 	}
 	same(t, o.Root, was)
 }
 
-func TestRunTellsWhatWentWrong(t *testing.T) {
+func TestRunReportsStderr(t *testing.T) {
 	out, err := run(t.Context(), "sh", "-c", "echo data; echo talk >&2")
 	if err != nil || string(out) != "data\n" {
 		t.Errorf("got %q, %v", out, err)

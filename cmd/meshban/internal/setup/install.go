@@ -11,18 +11,18 @@ import (
 	"strings"
 )
 
-// Report says what Install or Remove did.
+// Report is what Install or Remove did.
 type Report struct {
-	Written   []string // paths of files that are new or replaced
-	Unchanged []string // paths of files that were there as they should be
+	Written   []string // paths of new and replaced files
+	Unchanged []string // paths of files that were already right
 	Removed   []string // paths
 	Kept      []string // paths of files that were not removed, each with the reason
-	Silent    []string // fail2ban's jails that do not tell meshban of their bans
-	Notes     []string // what to know
-	Next      []string // commands to run, in this order
+	Silent    []string // fail2ban's jails that do not report their bans to meshban
+	Notes     []string // what the user should know
+	Next      []string // commands to run, in order
 }
 
-// String is the report for people.
+// String formats the report for people.
 func (r Report) String() string {
 	var b strings.Builder
 	for _, part := range []struct {
@@ -36,9 +36,8 @@ func (r Report) String() string {
 	return b.String()
 }
 
-// Install writes files, all or none. A file that is there already and is not ours, or is ours with changes,
-// is an error. For fail2ban it also makes the line file, if there is none, and undoes everything if a jail
-// would be worse off.
+// Install writes all files or none. It is an error if an existing file is not ours, or is ours but was changed. For
+// fail2ban it also creates a missing line file, and undoes everything if a jail would be worse off.
 func Install(ctx context.Context, files []File, opts Options) (Report, error) {
 	o, err := opts.complete()
 	if err != nil {
@@ -54,7 +53,7 @@ func Install(ctx context.Context, files []File, opts Options) (Report, error) {
 		case at.status == foreign:
 			refused = append(refused, fmt.Errorf("%q is not from meshban: move it away first", f.Path))
 		case at.status == edited:
-			refused = append(refused, fmt.Errorf("%q was edited since meshban installed it: put what you changed into %s, delete the file, and try again", f.Path, ownPlace(f.Path)))
+			refused = append(refused, fmt.Errorf("%q was edited since meshban installed it: move your changes to %s, delete the file, and try again", f.Path, overrideOf(f.Path)))
 		}
 		before[i] = at
 	}
@@ -87,11 +86,11 @@ func Install(ctx context.Context, files []File, opts Options) (Report, error) {
 		}
 	}
 	if touches(files, systemdDir) {
-		if err := o.lasting(); err != nil {
+		if err := o.checkPersistent(); err != nil {
 			return Report{}, fmt.Errorf("nothing installed: %w", err)
 		}
 	}
-	r, err := o.atOnce(ctx, touches(files, fail2banDir), write)
+	r, err := o.atomically(ctx, touches(files, fail2banDir), write)
 	if err != nil {
 		return Report{}, fmt.Errorf("nothing installed: %w", err)
 	}
@@ -107,8 +106,8 @@ func Install(ctx context.Context, files []File, opts Options) (Report, error) {
 	return r, nil
 }
 
-// ownPlace names where an administrator's changes to the file at path belong.
-func ownPlace(path string) string {
+// overrideOf says where an administrator's changes to the file at path belong.
+func overrideOf(path string) string {
 	if unit, ok := strings.CutSuffix(filepath.Base(path), ".service"); ok {
 		return "a drop-in (systemctl edit " + unit + ")"
 	}
@@ -119,7 +118,7 @@ func touches(files []File, dir string) bool {
 	return slices.ContainsFunc(files, func(f File) bool { return under(f.Path, dir) })
 }
 
-// lineFile makes the line file, so that fail2ban has it to watch from its next start on.
+// lineFile creates the line file, so that fail2ban can watch it from its next start.
 func (c *change) lineFile(o Options) error {
 	if err := c.folder(o.Root+filepath.Dir(o.LineFile), 0o700); err != nil {
 		return err
@@ -127,8 +126,8 @@ func (c *change) lineFile(o Options) error {
 	return c.touch(o.Root+o.LineFile, 0o640)
 }
 
-// atOnce does all of do or nothing. With check, fail2ban's configuration must be no worse after it.
-func (o Options) atOnce(ctx context.Context, check bool, do func(*change) (Report, error)) (Report, error) {
+// atomically does all of do or nothing. If check is set, fail2ban's configuration must be no worse afterwards.
+func (o Options) atomically(ctx context.Context, check bool, do func(*change) (Report, error)) (Report, error) {
 	var before dump
 	var beforeErr error
 	if check {
@@ -148,17 +147,17 @@ func (o Options) atOnce(ctx context.Context, check bool, do func(*change) (Repor
 	return r, nil
 }
 
-// compare fails if fail2ban's configuration got worse since before, and notes in r what there is to know.
+// compare returns an error if fail2ban's configuration is worse than before, and adds notes to r.
 func (o Options) compare(ctx context.Context, before dump, beforeErr error, r *Report) error {
 	if errors.Is(beforeErr, errNoClient) {
-		r.Notes = append(r.Notes, "fail2ban-client is not here, so fail2ban's jails were not checked")
+		r.Notes = append(r.Notes, "fail2ban-client is not installed, so fail2ban's jails were not checked")
 		return nil
 	}
 	after, err := o.dump(ctx)
 	if beforeErr != nil {
-		// broken already: not by us, and nothing to hold against
+		// It was broken before: there is nothing to compare with.
 		if err != nil {
-			r.Notes = append(r.Notes, fmt.Sprintf("fail2ban's jails were not checked, as its configuration had an error before: %v", beforeErr))
+			r.Notes = append(r.Notes, fmt.Sprintf("fail2ban's jails were not checked, because its configuration already had an error: %v", beforeErr))
 		}
 		return nil
 	}
@@ -172,25 +171,25 @@ func (o Options) compare(ctx context.Context, before dump, beforeErr error, r *R
 		return nil // removed
 	}
 	if r.Silent = after.silent(); len(r.Silent) > 0 {
-		r.Notes = append(r.Notes, fmt.Sprintf("these jails name their actions themselves and do not tell meshban of their bans: %s. "+
+		r.Notes = append(r.Notes, fmt.Sprintf("these jails set their own actions and do not report their bans to meshban: %s. "+
 			"Add this line to each, above its other actions: meshban[port=\"%%(port)s\"]", strings.Join(r.Silent, ", ")))
 	}
 	if twice := after.twice(); len(twice) > 0 {
-		r.Notes = append(r.Notes, "these jails write two lines for each ban, as they name meshban without need: "+strings.Join(twice, ", "))
+		r.Notes = append(r.Notes, "these jails write two lines for each ban, because they name meshban themselves: "+strings.Join(twice, ", "))
 	}
 	return nil
 }
 
-// Remove takes away what Install wrote for fail2ban and systemd, or for one of them, all or nothing. A file of ours that was
-// edited stays and is named, and so does one that is not ours. The line file stays. If a jail names our
-// action itself, it is an error: without the action fail2ban would skip the jail.
+// Remove deletes what Install wrote for fail2ban and systemd, or for one of them, all or nothing. It keeps the line
+// file, and keeps and reports files that were edited or are not ours. It is an error if a jail names our action
+// itself: without the action, fail2ban would skip the jail.
 func Remove(ctx context.Context, opts Options) (Report, error) {
 	o, err := opts.complete()
 	if err != nil {
 		return Report{}, err
 	}
 	paths := append([]string{setsFile, unitFile}, fail2banFiles...)
-	slices.Reverse(paths) // the jail first, which needs the others
+	slices.Reverse(paths) // the jail first, since it needs the others
 	if o.Only != "" {
 		paths = slices.DeleteFunc(paths, func(path string) bool { return under(path, fail2banDir) != (o.Only == "fail2ban") })
 	}
@@ -205,7 +204,7 @@ func Remove(ctx context.Context, opts Options) (Report, error) {
 		case f.status == foreign:
 			kept = append(kept, path+" (not from meshban)")
 		case f.status == edited:
-			kept = append(kept, path+" (edited since; delete it yourself)")
+			kept = append(kept, path+" (edited since it was installed; delete it yourself)")
 		case f.status == ours && under(path, fail2banDir) && at[jailFile].status == edited:
 			f.status = edited
 			kept = append(kept, path+" (needed by "+jailFile+")")
@@ -236,9 +235,9 @@ func Remove(ctx context.Context, opts Options) (Report, error) {
 		return r, nil
 	}
 	check := slices.ContainsFunc(fail2banFiles, func(p string) bool { return at[p].status == ours })
-	r, err := o.atOnce(ctx, check, remove)
+	r, err := o.atomically(ctx, check, remove)
 	if errors.Is(err, errWorse) {
-		return Report{}, fmt.Errorf("nothing removed: %w; take the lines that name meshban out of these jails first", err)
+		return Report{}, fmt.Errorf("nothing removed: %w; delete the lines that name meshban from these jails first", err)
 	}
 	if err != nil {
 		return Report{}, fmt.Errorf("nothing removed: %w", err)
@@ -248,7 +247,7 @@ func Remove(ctx context.Context, opts Options) (Report, error) {
 	}
 	if slices.Contains(r.Removed, unitFile) {
 		r.Next = append(r.Next, "systemctl stop meshban", "systemctl daemon-reload")
-		r.Notes = append(r.Notes, "what is banned stays in the kernel until it ends; `meshban teardown` takes it out")
+		r.Notes = append(r.Notes, "bans stay in the kernel until they end; `meshban teardown` removes them")
 	}
 	return r, nil
 }

@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// machine is a folder that stands for the root of a machine with fail2ban and systemd.
+// machine returns options whose root is a folder that looks like a machine with fail2ban and systemd.
 func machine(t *testing.T) Options {
 	t.Helper()
 	o := node
@@ -41,7 +41,7 @@ func put(t *testing.T, path, text string) {
 	}
 }
 
-// tree is every file, link and folder below root, with content.
+// tree returns every file, link and folder below root, with its content.
 func tree(t *testing.T, root string) map[string]string {
 	t.Helper()
 	all := make(map[string]string)
@@ -67,7 +67,7 @@ func tree(t *testing.T, root string) map[string]string {
 	return all
 }
 
-// same fails unless the machine is as it was.
+// same fails unless everything below root is as it was.
 func same(t *testing.T, root string, was map[string]string) {
 	t.Helper()
 	now := tree(t, root)
@@ -109,7 +109,7 @@ func TestInstallAndRemove(t *testing.T) {
 	now := tree(t, o.Root)
 	for _, f := range both(t, o) {
 		if now[o.Root+f.Path] != string(f.Content) {
-			t.Errorf("%s is not there as it should be", f.Path)
+			t.Errorf("%s was not installed", f.Path)
 		}
 	}
 	if text, ok := now[o.Root+"/var/lib/meshban/newbans.log"]; !ok || text != "" {
@@ -189,7 +189,7 @@ func TestInstallRefuses(t *testing.T) {
 		{"bad: not ours", func(t *testing.T, o Options) {
 			put(t, o.Root+jailFile, "[meshban]\nenabled = true\n")
 		}, []string{jailFile, "not from meshban", "move it away"}},
-		{"bad: not ours, but with our words further down", func(t *testing.T, o Options) {
+		{"bad: not ours, with our marker further down", func(t *testing.T, o Options) {
 			put(t, o.Root+unitFile, "# mine\n"+Marker+"\n")
 		}, []string{unitFile, "not from meshban"}},
 		{"bad: edited", func(t *testing.T, o Options) {
@@ -229,10 +229,10 @@ func TestInstallRefuses(t *testing.T) {
 			if err := os.Remove(o.Root + fail2banDir + "/filter.d"); err != nil {
 				t.Fatal(err)
 			}
-			put(t, o.Root+fail2banDir+"/filter.d", "a file where a folder should be")
+			put(t, o.Root+fail2banDir+"/filter.d", "a file in place of a folder")
 		}, []string{"nothing installed", "filter.d", "not a directory"}},
-		{"bad: no place for the line file, when all else is written", func(t *testing.T, o Options) {
-			put(t, o.Root+"/var/lib/meshban", "a file where a folder should be")
+		{"bad: no folder for the line file, after all else is written", func(t *testing.T, o Options) {
+			put(t, o.Root+"/var/lib/meshban", "a file in place of a folder")
 		}, []string{"nothing installed", "is not a folder"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -259,15 +259,15 @@ func TestInstallRefusesAServiceThatCannotLast(t *testing.T) {
 		edit func(*Options)
 		err  string
 	}{
-		{"bad: program", func(o *Options) { o.Binary = "/tmp/meshban" }, `the program, "/tmp/meshban", does not outlive a boot`},
-		{"bad: state folder", func(o *Options) { o.Dir = "/run/meshban" }, "does not outlive a boot"},
-		{"bad: line file", func(o *Options) { o.LineFile = "/tmp/newbans.log" }, "/tmp of its own"},
+		{"bad: program", func(o *Options) { o.Binary = "/tmp/meshban" }, `the program, "/tmp/meshban", does not survive a reboot`},
+		{"bad: state folder", func(o *Options) { o.Dir = "/run/meshban" }, "does not survive a reboot"},
+		{"bad: line file", func(o *Options) { o.LineFile = "/tmp/newbans.log" }, "its own /tmp"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			o := machine(t)
 			c.edit(&o)
 			was := tree(t, o.Root)
-			unit := files(t, Systemd, o) // can be printed all the same
+			unit := files(t, Systemd, o) // can still be printed
 			if _, err := Install(t.Context(), unit, o); err == nil || !strings.Contains(err.Error(), c.err) {
 				t.Errorf("error is %v, want one with %q", err, c.err)
 			}
@@ -283,11 +283,11 @@ func TestRollbackPutsTheOldFilesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	was := tree(t, o.Root)
-	o.LineFile = "/srv/lines/newbans.log" // a new action, a new jail, a new folder, a new line file
+	o.LineFile = "/srv/lines/newbans.log" // changes the action and the jail, adds a folder and a line file
 	ctx, cancel := context.WithCancel(t.Context())
 	calls := 0
 	o.Run = func(context.Context, string, ...string) ([]byte, error) {
-		if calls++; calls == 2 { // all is written
+		if calls++; calls == 2 { // everything is written
 			cancel()
 		}
 		return nil, nil
@@ -314,14 +314,14 @@ func TestRemoveKeepsWhatIsNotAsItWas(t *testing.T) {
 	if len(r.Removed) != 4 || len(r.Kept) != 2 {
 		t.Fatalf("report:\n%s", r)
 	}
-	for _, want := range []string{fail2banFiles[0] + " (edited since", unitFile + " (not from meshban)"} {
+	for _, want := range []string{fail2banFiles[0] + " (edited since it was installed", unitFile + " (not from meshban)"} {
 		if !strings.Contains(r.String(), want) {
 			t.Errorf("the report lacks %q:\n%s", want, r)
 		}
 	}
 	now := tree(t, o.Root)
 	if now[action] == "" || now[o.Root+unitFile] == "" {
-		t.Error("a file that was to stay is gone")
+		t.Error("a file that should stay is gone")
 	}
 }
 

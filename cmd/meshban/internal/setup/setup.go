@@ -1,10 +1,10 @@
-// Package setup knows the files that a machine needs beside the meshban binary, a systemd unit and
-// fail2ban's action, filters and jail, and puts them there and takes them away.
+// Package setup installs and removes the files that a machine needs besides the meshban binary: systemd units, and
+// fail2ban's action, filter and jail.
 //
-// It writes only files of its own: each begins with a marker and the digest of what follows, so that a
-// file that is not ours is never overwritten, and one that was edited neither overwritten nor removed.
-// Install and Remove do all of it or nothing. Where fail2ban is, both hold what it makes of its
-// configuration before and after against each other, and undo everything if a jail would lose an action.
+// It writes only its own files. Each starts with a marker and a digest of the rest, so it never overwrites a file
+// that is not its own, and neither overwrites nor removes one that was edited. Install and Remove do everything or
+// nothing. With fail2ban, both compare its parsed configuration before and after, and undo everything if a jail would
+// lose an action.
 package setup
 
 import (
@@ -30,7 +30,7 @@ var embedded embed.FS
 // Marker is the first line of every file that Install writes.
 const Marker = "# installed by meshban; `meshban setup --remove` takes it away"
 
-// digestPrefix begins the second line; the SHA-256 of all that follows stands behind it.
+// digestPrefix starts the second line; the SHA-256 of everything after that line follows it.
 const digestPrefix = "# sha256 of what follows: "
 
 // Where the files go.
@@ -42,13 +42,13 @@ const (
 	setsFile    = systemdDir + "/meshban-sets.service"
 )
 
-// wantsLinks are made by `systemctl enable`, each to a unit.
+// wantsLinks are the links that `systemctl enable` makes, by unit.
 var wantsLinks = map[string]string{
 	unitFile: systemdDir + "/multi-user.target.wants/meshban.service",
 	setsFile: systemdDir + "/sysinit.target.wants/meshban-sets.service",
 }
 
-// fail2banFiles, the jail last: it needs the others.
+// fail2banFiles has the jail last, since it needs the others.
 var fail2banFiles = []string{
 	fail2banDir + "/action.d/meshban.conf",
 	fail2banDir + "/action.d/meshban-show.conf",
@@ -60,31 +60,31 @@ var fail2banFiles = []string{
 type File struct {
 	Path    string // absolute, without Options.Root
 	Mode    fs.FileMode
-	Content []byte // marker and digest included
+	Content []byte // including marker and digest
 }
 
-// Options say for which node the files are, and where they go. The zero value is this program, with its
-// state in /var/lib/meshban, on this machine.
+// Options say which node the files are for and where they go. The zero value is this program on this machine, with
+// its state in /var/lib/meshban.
 type Options struct {
-	Root     string        // in front of every path that is read or written; "" and "/" are the machine itself
+	Root     string        // prefix of every path that is read or written; "" and "/" are the machine itself
 	Binary   string        // the agent's program; "" = this one
 	Dir      string        // the agent's state folder; "" = /var/lib/meshban
 	LineFile string        // the agent's lines.file; "" = newbans.log in Dir
 	Only     string        // of Remove: "fail2ban" or "systemd"; "" = both
-	Shown    time.Duration // for how long fail2ban shows a ban of the mesh; 0 = 30 min; whole seconds
+	Shown    time.Duration // how long fail2ban shows a ban of the mesh, in whole seconds; 0 = 30 min
 
-	// Run runs a program and returns its stdout; an error tells what it wrote to stderr. nil = for real.
+	// Run runs a program and returns its stdout; an error includes what it wrote to stderr. nil = really run it.
 	Run func(ctx context.Context, name string, args ...string) ([]byte, error)
 }
 
 const (
 	defaultDir   = "/var/lib/meshban"
-	defaultShown = 30 * time.Minute // as long as a ban for which nobody says a length
-	maxPath      = 1000             // bytes of a path that stands in the files
+	defaultShown = 30 * time.Minute // the default duration of a ban
+	maxPath      = 1000             // bytes of a path in the files
 )
 
-// plainPath tells which paths may stand in the files: fail2ban, the shell and systemd each give a meaning
-// of their own to blanks, quotes, %, $ and the like.
+// plainPath reports whether path may appear in the files: fail2ban, the shell and systemd treat blanks, quotes, %, $
+// and the like specially.
 func plainPath(path string) bool {
 	return len(path) > 1 && len(path) <= maxPath && path[0] == '/' && !strings.ContainsFunc(path, func(r rune) bool {
 		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
@@ -92,7 +92,7 @@ func plainPath(path string) bool {
 	})
 }
 
-// complete fills in what o leaves out, and checks the rest.
+// complete fills in the defaults of o and checks the rest.
 func (o Options) complete() (Options, error) {
 	if o.Binary == "" {
 		exe, err := os.Executable()
@@ -121,7 +121,7 @@ func (o Options) complete() (Options, error) {
 	}
 	for _, p := range []struct{ what, path string }{{"program", o.Binary}, {"state folder", o.Dir}, {"line file", o.LineFile}} {
 		if !plainPath(p.path) || filepath.Clean(p.path) != p.path {
-			return o, fmt.Errorf("the path of the %s, %q, cannot stand in these files: use an absolute one of letters, digits and ._/+@-", p.what, p.path)
+			return o, fmt.Errorf("the path of the %s, %q, cannot be used in these files: choose an absolute one of letters, digits and ._/+@-", p.what, p.path)
 		}
 	}
 	return o, nil
@@ -133,7 +133,7 @@ func Fail2banInstalled() bool {
 	return err == nil
 }
 
-// Fail2ban returns the files with which fail2ban tells meshban of its bans and shows those of the mesh.
+// Fail2ban returns the files with which fail2ban reports its bans to meshban and shows those of the mesh.
 func Fail2ban(o Options) ([]File, error) {
 	o, err := o.complete()
 	if err != nil {
@@ -154,8 +154,8 @@ func Fail2ban(o Options) ([]File, error) {
 	return files, nil
 }
 
-// Systemd returns the unit that runs the agent, and one that makes its empty sets at boot, before saved rules are loaded. Install
-// refuses them for a program or a state folder that does not outlive a boot.
+// Systemd returns the unit that runs the agent, and one that creates its empty sets at boot, before saved rules are
+// loaded. Install refuses them if the program or the state folder does not survive a reboot.
 func Systemd(o Options) ([]File, error) {
 	o, err := o.complete()
 	if err != nil {
@@ -172,7 +172,7 @@ func Systemd(o Options) ([]File, error) {
 	}
 	if !under(o.LineFile, o.Dir) {
 		if v.LineDir = filepath.Dir(o.LineFile); v.LineDir == "/" {
-			return nil, fmt.Errorf("the line file is %q, so that all of / would have to be writable: put it into a folder", o.LineFile)
+			return nil, fmt.Errorf("the line file is %q, so all of / would have to be writable: put it into a folder", o.LineFile)
 		}
 		v.Writable = append(v.Writable, v.LineDir)
 	}
@@ -190,21 +190,21 @@ func Systemd(o Options) ([]File, error) {
 	return []File{f, sets}, nil
 }
 
-// lasting refuses places where a service cannot live: those that a boot empties, and /tmp, of which it sees one
-// of its own.
-func (o Options) lasting() error {
+// checkPersistent refuses places where a service cannot keep files: those that a reboot empties, and /tmp, which is
+// private to each service.
+func (o Options) checkPersistent() error {
 	for _, p := range []struct{ what, path string }{{"program", o.Binary}, {"state folder", o.Dir}} {
 		if under(p.path, "/tmp", "/var/tmp", "/dev", "/proc", "/sys", "/run") {
-			return fmt.Errorf("the %s, %q, does not outlive a boot: put it elsewhere", p.what, p.path)
+			return fmt.Errorf("the %s, %q, does not survive a reboot: put it elsewhere", p.what, p.path)
 		}
 	}
 	if under(o.LineFile, "/tmp", "/var/tmp") {
-		return fmt.Errorf("the line file is %q, but a service sees a /tmp of its own: put it elsewhere", o.LineFile)
+		return fmt.Errorf("the line file is %q, but a service has its own /tmp: put it elsewhere", o.LineFile)
 	}
 	return nil
 }
 
-// under reports whether path is one of folders or inside one.
+// under reports whether path is one of folders or below one.
 func under(path string, folders ...string) bool {
 	for _, f := range folders {
 		if path == f || strings.HasPrefix(path, f+"/") {
@@ -214,7 +214,7 @@ func under(path string, folders ...string) bool {
 	return false
 }
 
-// render makes the file at path of an embedded template.
+// render returns the file at path, made from an embedded template.
 func render(path, name string, values any) (File, error) {
 	t, err := template.New(filepath.Base(name)).Option("missingkey=error").ParseFS(embedded, name)
 	if err != nil {
@@ -227,13 +227,13 @@ func render(path, name string, values any) (File, error) {
 	return File{Path: path, Mode: 0o644, Content: seal(b.Bytes())}, nil
 }
 
-// seal puts marker and digest in front of body.
+// seal prepends marker and digest to body.
 func seal(body []byte) []byte {
 	sum := sha256.Sum256(body)
 	return append([]byte(Marker+"\n"+digestPrefix+hex.EncodeToString(sum[:])+"\n"), body...)
 }
 
-// Print returns files as text: one by itself as it is, several each below its path.
+// Print returns files as text: a single one as it is, several each after its path.
 func Print(files []File) string {
 	if len(files) == 1 {
 		return string(files[0].Content)

@@ -10,7 +10,7 @@ import (
 
 var node = Options{Binary: "/usr/local/bin/meshban", Dir: "/var/lib/meshban"}
 
-// files returns what is installed for o.
+// files returns the files that make returns for o.
 func files(t *testing.T, make func(Options) ([]File, error), o Options) []File {
 	t.Helper()
 	all, err := make(o)
@@ -20,7 +20,7 @@ func files(t *testing.T, make func(Options) ([]File, error), o Options) []File {
 	return all
 }
 
-// content returns the file of all whose path ends so.
+// content returns the content of the file whose path ends in end.
 func content(t *testing.T, all []File, end string) string {
 	t.Helper()
 	for _, f := range all {
@@ -51,7 +51,7 @@ func TestEveryFileIsSealed(t *testing.T) {
 			}
 		}
 		if strings.Contains(string(f.Content), "{{") || strings.Contains(string(f.Content), "<no value>") {
-			t.Errorf("%s has a piece of its template left", f.Path)
+			t.Errorf("%s still has a piece of its template", f.Path)
 		}
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// worstExposure is what `systemd-analyze security` may say at most: 0 is sealed off, 10 is bare. Of our 2.2,
-// the network and being root are 1.7.
+// worstExposure is the highest exposure that `systemd-analyze security` may report: 0 is sealed off, 10 is open. Of
+// our 2.2, the network and being root are 1.7.
 const worstExposure = 2.5
 
 var exposure = regexp.MustCompile(`Overall exposure level for meshban\.service: ([0-9.]+)`)
@@ -20,7 +20,7 @@ var exposure = regexp.MustCompile(`Overall exposure level for meshban\.service: 
 // unit writes the unit to a file and returns its path and content.
 func unit(t *testing.T, o Options) (path, text string) {
 	t.Helper()
-	o.Binary = "/bin/true" // systemd looks whether it is there
+	o.Binary = "/bin/true" // systemd checks that it exists
 	text = content(t, files(t, Systemd, o), "meshban.service")
 	path = filepath.Join(t.TempDir(), "meshban.service")
 	put(t, path, text)
@@ -54,7 +54,7 @@ func TestSystemdTakesTheUnit(t *testing.T) {
 	}
 }
 
-// What the firewall backends do must work with the capabilities of the unit, and not with fewer.
+// The unit's capabilities are enough for the firewall backends, and each is needed.
 func TestCapabilitiesAreEnoughAndNoneTooMany(t *testing.T) {
 	_, text := unit(t, Options{})
 	m := regexp.MustCompile(`(?m)^CapabilityBoundingSet=(.*)$`).FindStringSubmatch(text)
