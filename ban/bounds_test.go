@@ -53,7 +53,7 @@ func drain(t *testing.T, tb *Table, now time.Time) (most uint64) {
 }
 
 // withdraw withdraws o in slices of n and returns what that looked at, in all and in one slice.
-func withdraw(t *testing.T, tb *Table, o Origin, n int) (looked, steps, most uint64) {
+func withdraw(t rapid.TB, tb *Table, o Origin, n int) (looked, steps, most uint64) {
 	t.Helper()
 	for cursor, more := uint32(0), true; more; more = cursor != 0 {
 		l, s := counted(tb, func() { _, cursor = tb.Withdraw(o, Withdrawal{"revoked", base}, cursor, n) })
@@ -477,5 +477,26 @@ func TestManyOwnBansAreTakenBackForNothing(t *testing.T) {
 	l.Next(base, 10)
 	if ops, _ := l.Next(base, 10); len(ops) != 1 || ops[0].Kind != KindUnban || len(ops[0].Marks) != 2 {
 		t.Errorf("%+v", ops)
+	}
+}
+
+// A prefix that waits inside a wider one, of which a part was looked at already, is looked at once more if it changes.
+func TestChoreAskedForTwice(t *testing.T) {
+	tb := newTable(t, Config{})
+	one, two := record(peerA, 1, KindBan, "192.0.2.1", 60), record(peerA, 2, KindBan, "192.0.2.200", 60)
+	tb.Merge(base, []Record{one, two})
+	c := cause{origin: peerB}
+	tb.chore(&tb.bans, keyOf(pfx("192.0.2.0/24")), c)
+	tb.chore(&tb.bans, keyOf(one.Prefix), c)
+	tb.work(1) // the first
+	lift := record(peerB, 1, KindUnban, "192.0.2.1", 90, marks(upTo(peerA, 2)))
+	tb.merge(&lift)
+	tb.work(MaxTouch)
+	tb.finish(nil)
+	if got := enforcedOf(tb); len(got) != 1 {
+		t.Errorf("enforces %v, want %v alone", got, two.Prefix)
+	}
+	if err := sound(tb); err != nil {
+		t.Error(err)
 	}
 }

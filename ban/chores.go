@@ -48,7 +48,9 @@ func (x chore) form(c *chores) *formCount {
 
 func (t *Table) chore(b *book, k pkey, c cause) {
 	x, q := chore{b == &t.allows, k}, &t.chores
-	if _, ok := q.waiting[x]; ok {
+	if w, ok := q.waiting[x]; ok { // a walk that has begun may have passed it already
+		q.came++
+		q.waiting[x] = waiting{w.cause, q.came}
 		return
 	}
 	if q.waiting == nil {

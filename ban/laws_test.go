@@ -2,6 +2,7 @@ package ban
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -182,32 +183,42 @@ func TestNodesConvergeWheneverTheyHear(t *testing.T) {
 }
 
 // What OwnOps says when a node shortens its own word holds on a node that hears it only after the
-// shorter word has ended.
+// shorter word has ended, and without the unban of the longer one, whose origin is revoked since.
 func TestShorterWordHoldsAfterARestart(t *testing.T) {
-	for _, kind := range []Kind{KindBan, KindAllow} {
-		t.Run(fmt.Sprintf("ok: %s", kind), func(t *testing.T) {
+	lifts := map[Kind]Kind{KindBan: KindUnban, KindAllow: KindUnallow}
+	for _, tt := range []struct {
+		kind   Kind
+		lifted bool
+	}{{KindBan, false}, {KindAllow, false}, {KindBan, true}, {KindAllow, true}} {
+		t.Run(fmt.Sprintf("ok: %s, lifted: %v", tt.kind, tt.lifted), func(t *testing.T) {
 			writer, late := newTable(t, Config{}), newTable(t, Config{})
-			inner := record(self, 1, kind, "192.0.2.7", 90)
-			long := record(self, 2, kind, "192.0.2.0/24", 100)
+			inner := record(self, 1, tt.kind, "192.0.2.7", 90)
+			long := record(self, 2, tt.kind, "192.0.2.0/24", 100)
 			writer.Merge(base, []Record{inner, long})
+			if tt.lifted {
+				writer.Merge(base, single(record(peerA, 1, lifts[tt.kind], "192.0.2.0/24", 200, marks(upTo(self, 2)))))
+				inner.Version.Seq, inner.Version.Epoch = 1, 2 // said again since
+				writer.Merge(base, single(inner))
+			}
 			short := long.Op
 			short.Until = tick(10)
 			var rs []Record
 			for i, op := range writer.OwnOps(short) {
-				rs = append(rs, Record{Op: op, Origin: self, Version: Version{1, 3, uint16(i)}, Issued: base})
+				rs = append(rs, Record{Op: op, Origin: self, Version: Version{2, 3, uint16(i)}, Issued: base})
 			}
 			writer.Merge(base, rs)
 			writer.Expire(tick(20))
+			withdraw(t, writer, peerA, 16)
 			late.Merge(tick(20), append(rs, long, inner))
 			b := &late.bans
-			if kind == KindAllow {
+			if tt.kind == KindAllow {
 				b = &late.allows
 			}
 			for _, tb := range []*Table{writer, late} {
-				if _, ok := tb.own(&tb.bans, short.Prefix, Ports{}); ok && kind == KindBan {
+				if _, ok := tb.own(&tb.bans, short.Prefix, Ports{}); ok && tt.kind == KindBan {
 					t.Error("the longer ban counts again")
 				}
-				if got := tb.exceptionsOf("192.0.2.0/24"); kind == KindAllow && got {
+				if got := tb.exceptionsOf("192.0.2.0/24"); tt.kind == KindAllow && got {
 					t.Error("the longer allow counts again")
 				}
 			}
@@ -216,6 +227,69 @@ func TestShorterWordHoldsAfterARestart(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A node that heard all that was said and one that starts from the frames that still live enforce the same, also once one of
+// those who spoke is revoked.
+func TestRestartedNodesAgreeWithOthers(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		open := func(o Origin) *Table {
+			tb, err := New(Config{Self: o})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return tb
+		}
+		nodes, seqs := map[Origin]*Table{}, map[Origin]uint64{}
+		for _, o := range someOrigins {
+			nodes[o] = open(o)
+		}
+		var frames []testFrame
+		now := 0
+		prefix := pfx("192.0.2.7")
+		for range rapid.IntRange(1, 12).Draw(t, "steps") {
+			now += rapid.IntRange(0, 9).Draw(t, "passes")
+			o := rapid.SampledFrom(someOrigins[:2]).Draw(t, "origin")
+			nodes[o].Expire(tick(now))
+			var ops []Op
+			if rapid.IntRange(0, 2).Draw(t, "say") > 0 {
+				until := tick(now + rapid.SampledFrom([]int{3, 20, 100}).Draw(t, "for"))
+				ops = nodes[o].OwnOps(Op{Kind: KindBan, Prefix: prefix, Until: until})
+			} else {
+				ops, _ = nodes[o].UnbanOps(tick(now), prefix, "", "")
+			}
+			if len(ops) == 0 {
+				continue
+			}
+			seqs[o]++
+			f := testFrame{sent: now, dies: int(Expires(ops).Sub(base).Seconds())}
+			for i, op := range ops {
+				f.rs = append(f.rs, Record{Op: op, Origin: o, Version: Version{1, seqs[o], uint16(i)}, Issued: tick(now)})
+			}
+			frames = append(frames, f)
+			for _, tb := range nodes {
+				tb.Merge(tick(now), f.rs)
+			}
+		}
+		now += rapid.IntRange(0, 20).Draw(t, "later")
+		revoked := rapid.SampledFrom([]Origin{{}, someOrigins[0], someOrigins[1]}).Draw(t, "revoked")
+		for o, tb := range nodes {
+			if o == revoked {
+				continue
+			}
+			tb.Expire(tick(now))
+			withdraw(t, tb, revoked, 16)
+			fresh := open(o)
+			for _, f := range frames {
+				if f.dies > now && f.rs[0].Origin != revoked {
+					fresh.Merge(tick(now), f.rs)
+				}
+			}
+			if got, want := enforcedOf(tb), enforcedOf(fresh); !maps.Equal(got, want) {
+				t.Fatalf("%v at %d, %v revoked: enforces %v, and %v after a restart", o.Short(), now, revoked.Short(), got, want)
+			}
+		}
+	})
 }
 
 func (t *Table) exceptionsOf(s string) bool { return t.allowing(keyOf(pfx(s))) != 0 }

@@ -223,19 +223,29 @@ func (t *Table) OwnBan(prefix netip.Prefix, ports Ports) (Record, bool) {
 }
 
 func (t *Table) own(b *book, prefix netip.Prefix, ports Ports) (Record, bool) {
-	id, ok := t.findPorts(ports)
-	if !ok || checkPrefix(prefix) != nil {
-		return Record{}, false
-	}
-	entry := b.find(keyOf(prefix), id)
-	if entry == 0 {
-		return Record{}, false
-	}
-	last, _ := t.said(b, entry, t.self)
-	if last == 0 || !t.counts(b, b.entries.at(entry), b.recs.at(last)) {
+	e, last := t.ownLast(b, prefix, ports)
+	if last == 0 || !t.counts(b, e, b.recs.at(last)) {
 		return Record{}, false
 	}
 	return t.recordOf(b, last), true
+}
+
+// ownLast returns this node's own live ban or allow of exactly this prefix and ports, whether or not something cancels it,
+// and its entry; 0 if there is none.
+func (t *Table) ownLast(b *book, prefix netip.Prefix, ports Ports) (e *entry, last uint32) {
+	id, ok := t.findPorts(ports)
+	if !ok || checkPrefix(prefix) != nil {
+		return nil, 0
+	}
+	i := b.find(keyOf(prefix), id)
+	if i == 0 {
+		return nil, 0
+	}
+	last, _ = t.said(b, i, t.self)
+	if last == 0 || b.recs.at(last).kind == KindRevoke {
+		return nil, 0
+	}
+	return b.entries.at(i), last
 }
 
 // recordOf returns the rec i as it was merged.

@@ -113,21 +113,9 @@ func (t *Table) AllowLifted(prefix netip.Prefix) *Record {
 
 // effect returns the entry of what this node says of a prefix and ports, nil if it says nothing, and what cancels it.
 func (t *Table) effect(b *book, prefix netip.Prefix, ports Ports) (*entry, *Record) {
-	id, ok := t.findPorts(ports)
-	if !ok || checkPrefix(prefix) != nil {
-		return nil, nil
-	}
-	i := b.find(keyOf(prefix), id)
-	if i == 0 {
-		return nil, nil
-	}
-	last, _ := t.said(b, i, t.self)
+	e, last := t.ownLast(b, prefix, ports)
 	if last == 0 {
 		return nil, nil
 	}
-	e, x := b.entries.at(i), b.recs.at(last)
-	if x.kind != KindBan && x.kind != KindAllow {
-		return nil, nil
-	}
-	return e, (&query{t: t}).cancelOf(b, e, x)
+	return e, (&query{t: t}).cancelOf(b, e, b.recs.at(last))
 }

@@ -2,7 +2,8 @@ package ban
 
 // OwnOps returns what this node must publish, in this order, to say op. That is op alone, unless it
 // is a ban or allow that ends before what this node said of the same prefix and ports: a node that
-// hears both late would take the longer one for all there is, so op follows what takes it back.
+// hears both late would take the longer one for all there is, so op follows what takes it back. So it does
+// if somebody has lifted the longer one: when that node is revoked, its unban counts no longer.
 func (t *Table) OwnOps(op Op) []Op {
 	b := &t.bans
 	switch op.Kind {
@@ -12,11 +13,11 @@ func (t *Table) OwnOps(op Op) []Op {
 	default:
 		return []Op{op}
 	}
-	old, ok := t.own(b, op.Prefix, op.Ports)
-	if !ok || !old.Until.After(op.Until) {
+	_, last := t.ownLast(b, op.Prefix, op.Ports)
+	if last == 0 || b.recs.at(last).until <= millis(op.Until) {
 		return []Op{op}
 	}
-	return t.instead(b, op, old)
+	return t.instead(b, op, t.recordOf(b, last))
 }
 
 // Amend returns what this node must publish after a record of its own has come back, which it had lost. If what it said
