@@ -47,7 +47,7 @@ func (d *Daemon) handleLines(batch []logsrc.Line, pos logsrc.Position) {
 	if len(batch) > 0 {
 		now := time.Now()
 		ops := d.sightings(now, batch)
-		if err := d.publish(now, ops); err != nil {
+		if err := d.publish(now, d.ownOps(ops)); err != nil {
 			d.problems.set("lines", err.Error())
 			d.log.Error("could not publish the bans of the line file", "err", err)
 		} else {

@@ -145,7 +145,7 @@ func (d *Daemon) sayAgain(ctx context.Context, now time.Time, origin ban.Origin,
 		if ops, cursor = d.again(now, origin, before, cursor); len(ops) == 0 {
 			continue
 		}
-		if err := d.publish(now, ops); err != nil {
+		if err := d.publish(now, d.ownOps(ops)); err != nil {
 			return said, err
 		}
 		said += len(ops)
@@ -162,8 +162,19 @@ func (d *Daemon) again(now time.Time, origin ban.Origin, before time.Time, curso
 	defer d.mu.Unlock()
 	ops, next = d.table.SaidAfter(now, origin, before, cursor, lockChunk)
 	return slices.DeleteFunc(ops, func(op ban.Op) bool {
-		return len(d.table.OwnOps(op)) > 1 || d.table.CheckLocal(now, op) != nil
+		own, ok := d.table.OwnBan(op.Prefix, op.Ports)
+		return ok && own.Until.After(op.Until) || d.table.CheckLocal(now, op) != nil
 	}), next
+}
+
+// ownOps returns what this node must publish to say ops.
+func (d *Daemon) ownOps(ops []ban.Op) (all []ban.Op) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, op := range ops {
+		all = append(all, d.table.OwnOps(op)...)
+	}
+	return all
 }
 
 // findNode finds a node by its certified name, its id or the first digits of that. What nodes call themselves is ignored.
