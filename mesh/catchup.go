@@ -16,12 +16,13 @@ import (
 
 // A node that was away while the gossip key was rotated, and the old key dropped, can talk to nobody. It asks for the
 // newest grants over TLS on the mesh's port, as joiners do. Who answers is not believed but for what the authority has
-// signed, and gives nothing away: the key inside is sealed for the asker, whose node key the connection proves.
+// signed, and gives nothing away: the key inside is sealed for the asker, whose node key the connection proves. The one
+// thing that it says itself is which key it encrypts with, and that counts only from a certified member.
 
 const (
 	keysVersion = 2 // of a message on the enrolment's connection that asks for grants
 	keysFields  = 4
-	keysAnswer  = 2
+	keysAnswer  = 3
 	// maxKeyRecords bounds the records of an answer.
 	maxKeyRecords = 4
 	// askKeysEvery is the least time between two questions to one address, maxAsked bounds the addresses remembered.
@@ -77,29 +78,34 @@ func decodeKeysRequest(b []byte) (q keysRequest, err error) {
 	return q, r.end()
 }
 
-func encodeKeysAnswer(records [][]byte) []byte {
+// keysReply is the answer.
+type keysReply struct {
+	Uses    keyVersion // the key that the one who answers encrypts with
+	Records [][]byte
+}
+
+func (a keysReply) encode() []byte {
 	b := appendArray(nil, keysAnswer)
 	b = appendUint(b, keysVersion)
-	b = appendArray(b, len(records))
-	for _, raw := range records {
+	b = appendUint(b, uint64(a.Uses))
+	b = appendArray(b, len(a.Records))
+	for _, raw := range a.Records {
 		b = appendBin(b, raw)
 	}
 	return b
 }
 
-func decodeKeysAnswer(b []byte) (records [][]byte, err error) {
+func decodeKeysReply(b []byte) (a keysReply, err error) {
 	r := reader{b: b}
 	r.arrayOf(keysAnswer)
 	if v := r.uint(); r.err == nil && v != keysVersion {
-		return nil, fmt.Errorf("version %d, want %d", v, keysVersion)
+		return a, fmt.Errorf("version %d, want %d", v, keysVersion)
 	}
+	a.Uses = keyVersion(r.uint())
 	for n := r.array(maxKeyRecords); n > 0 && r.err == nil; n-- {
-		records = append(records, bytes.Clone(r.bin(MaxFrame)))
+		a.Records = append(a.Records, bytes.Clone(r.bin(MaxFrame)))
 	}
-	if err := r.end(); err != nil {
-		return nil, err
-	}
-	return records, nil
+	return a, r.end()
 }
 
 // answerKeys gives a node what the authority has said to it of the newest gossip key: its grant, or one for others, which
@@ -127,10 +133,11 @@ func (m *Mesh) answerKeys(conn *tls.Conn, key ed25519.PublicKey, b []byte, from 
 		}
 		signal(m.keys.sweep)
 	}
-	var records [][]byte
+	var a keysReply
 	if s.Revoked != nil {
-		records = append(records, s.Revoked.Raw())
+		a.Records = append(a.Records, s.Revoked.Raw())
 	} else {
+		_, a.Uses = m.keys.said()
 		m.mu.Lock()
 		g, _ := m.core.grantFor(id)
 		m.mu.Unlock()
@@ -138,13 +145,13 @@ func (m *Mesh) answerKeys(conn *tls.Conn, key ed25519.PublicKey, b []byte, from 
 			return errNotYet
 		}
 		if g.Version > q.Has {
-			records = append(records, g.frame.raw)
+			a.Records = append(a.Records, g.frame.raw)
 		}
 	}
-	if err := writeMessage(conn, encodeKeysAnswer(records)); err != nil {
+	if err := writeMessage(conn, a.encode()); err != nil {
 		return err
 	}
-	if len(records) > 0 {
+	if len(a.Records) > 0 {
 		level := slog.LevelInfo
 		if s.Revoked != nil {
 			level = slog.LevelDebug // it asks for ever
@@ -159,13 +166,13 @@ func (m *Mesh) askKeys(ctx context.Context, addr netip.AddrPort) {
 	if !m.cfg.Secrets.HasAuthority() || !m.join.mayAsk(m.now(), addr) {
 		return
 	}
-	records, err := m.keysAt(ctx, addr)
+	a, from, err := m.keysAt(ctx, addr)
 	if err != nil {
 		m.cfg.Logger.Debug("cannot ask for the mesh's key", "addr", addr, "error", escapeText(err.Error(), maxLogText))
 		return
 	}
 	var frames []Frame
-	for _, raw := range records {
+	for _, raw := range a.Records {
 		f, err := DecodeFrame(raw)
 		if err == nil && (f.MeshID != m.cfg.Secrets.MeshID || f.Origin != IDOf(m.cfg.Secrets.Authority[:])) {
 			err = ErrOtherAuthority
@@ -178,6 +185,9 @@ func (m *Mesh) askKeys(ctx context.Context, addr netip.AddrPort) {
 			return
 		}
 		frames = append(frames, f)
+	}
+	if m.trusted(from) {
+		m.keys.others(a.Uses, addr)
 	}
 	if len(frames) == 0 {
 		if m.Peers() == 0 && m.join.muteLong(m.now()) {
@@ -196,13 +206,26 @@ func (m *Mesh) askKeys(ctx context.Context, addr netip.AddrPort) {
 	}
 }
 
-// keysAt asks one node.
-func (m *Mesh) keysAt(ctx context.Context, addr netip.AddrPort) ([][]byte, error) {
-	conn, err := m.dialMember(ctx, addr, func(ed25519.PublicKey) error { return nil })
-	if err != nil {
-		return nil, err
+// askLoop asks members that do not answer pings for a newer key, one at a time: where the key was turned without this node,
+// memberlist would take most of a minute to find out that nobody understands it.
+func (m *Mesh) askLoop(ctx context.Context) {
+	for {
+		select {
+		case addr := <-m.join.silent:
+			m.askKeys(ctx, addr)
+		case <-ctx.Done():
+			return
+		}
 	}
-	defer func() { _ = conn.Close() }()
+}
+
+// keysAt asks one node, and returns which one it was.
+func (m *Mesh) keysAt(ctx context.Context, addr netip.AddrPort) (a keysReply, from ID, err error) {
+	conn, err := m.dialMember(ctx, addr, func(key ed25519.PublicKey) error { from = IDOf(key); return nil })
+	if err != nil {
+		return a, from, err
+	}
+	defer func() { _ = conn.NetConn().Close() }() // without a goodbye by TLS, which waits for a peer that does not read
 	stop := context.AfterFunc(ctx, func() { _ = conn.NetConn().Close() })
 	defer stop()
 	q := keysRequest{MeshID: m.cfg.Secrets.MeshID}
@@ -211,13 +234,14 @@ func (m *Mesh) keysAt(ctx context.Context, addr netip.AddrPort) ([][]byte, error
 		q.Certificate = s.Certificate.Raw()
 	}
 	if err := writeMessage(conn, q.encode()); err != nil {
-		return nil, err
+		return a, from, err
 	}
 	b, err := readMessage(conn)
 	if err != nil {
-		return nil, err
+		return a, from, err
 	}
-	return decodeKeysAnswer(b)
+	a, err = decodeKeysReply(b)
+	return a, from, err
 }
 
 // dialMember opens a TLS connection, good for askKeysTimeout or until ctx ends, to a node whose key accept takes. The

@@ -219,6 +219,32 @@ func TestRotationWhileAway(t *testing.T) {
 	})
 }
 
+// A node that is cut off while the key turns, and comes back before it has missed anybody, is a member again within 10 s: it
+// is not understood by any of those that it takes for alive. The others have taken it for dead by then.
+func TestRotationMissed(t *testing.T) {
+	for _, at := range []int{1, 3} {
+		bubble(t, func(t *testing.T) {
+			c := newTurning(t, 4)
+			<-time.After(10 * time.Second)
+			deaf, others := c.nodes[at], slices.Delete(slices.Clone(c.nodes), at, at+1)
+			c.hub.setCut(func(from, to netip.AddrPort) bool { return (from == c.addrs[at]) != (to == c.addrs[at]) })
+			c.rotate(t, 1)
+			eventually(t, 30*time.Second, "the others use the new key", func() bool {
+				return !slices.ContainsFunc(others, func(n *testNode) bool { return n.KeyStatus().InUse != 1 })
+			})
+			if s, n := deaf.KeyStatus(), len(deaf.peers.alive()); s.Generation != 0 || n != 3 {
+				t.Fatalf("it has %+v, and takes %d others for alive", s, n)
+			}
+			publish(t, others[0], "missed", time.Hour)
+			c.hub.setCut(nil)
+			begin := time.Now()
+			eventually(t, 10*time.Second, "it is back", func() bool { return c.allAlive() && sameDigest(c.nodes) && deaf.KeyStatus().InUse == 1 })
+			t.Logf("back after %v", time.Since(begin))
+			eventually(t, 2*keyKeep, "all have turned", turned(1, c.nodes...))
+		})
+	}
+}
+
 // A node whose disk is full does not use a key that it would have lost after a kill, says so, and keeps the others from
 // using it for a while; who joins meanwhile talks to everybody; and only so many rotations may be under way.
 func TestRotationOnAFullDisk(t *testing.T) {
@@ -332,7 +358,7 @@ func TestKeysForWhomAsks(t *testing.T) {
 			if s := n.KeyStatus(); s.Generation != 0 || s.Handed != 0 || n.aliveCount() != 1 {
 				t.Errorf("%s got %+v", name, s)
 			}
-			if _, err := n.keysAt(t.Context(), c.addrs[1]); err == nil {
+			if _, _, err := n.keysAt(t.Context(), c.addrs[1]); err == nil {
 				t.Errorf("%s was answered", name)
 			}
 		}

@@ -176,7 +176,7 @@ func FuzzDecodeEnrol(f *testing.F) {
 	f.Add(enrolAnswer{Code: enrolUsed}.encode())
 	f.Add(enrolAnswer{Secrets: Secrets{MeshID: [16]byte{1}}.withKeys([]GossipKey{testGossipKey(2, 1), testGossipKey(1, 2)}, testGossipKey(1, 2).version())}.encode())
 	f.Add(keysRequest{[16]byte{1}, 1 << 40, []byte{1}}.encode())
-	f.Add(encodeKeysAnswer([][]byte{{1, 2}, {3}}))
+	f.Add(keysReply{Uses: 7, Records: [][]byte{{1, 2}, {3}}}.encode())
 	f.Add(ask{To: ID{1}, Nonce: [16]byte{2}, ReplyTo: "192.0.2.1:7946"}.encode(signers[0])[1:])
 	f.Add(ask{MeshID: [16]byte{3}, To: ID{1}}.encode(signers[0])[1:])
 	f.Add(encodeInvites([]invite{{Hash: [32]byte{1}, Expires: simStart, Uses: 3, Used: []ID{{1}, {2}}, Caps: DefaultCaps()}}))
@@ -191,8 +191,8 @@ func FuzzDecodeEnrol(f *testing.F) {
 		if q, err := decodeKeysRequest(b); err == nil && !bytes.Equal(q.encode(), b) {
 			t.Errorf("question for keys encoded as %x, was %x", q.encode(), b)
 		}
-		if records, err := decodeKeysAnswer(b); err == nil && !bytes.Equal(encodeKeysAnswer(records), b) {
-			t.Errorf("answer with keys encoded as %x, was %x", encodeKeysAnswer(records), b)
+		if a, err := decodeKeysReply(b); err == nil && !bytes.Equal(a.encode(), b) {
+			t.Errorf("answer with keys encoded as %x, was %x", a.encode(), b)
 		}
 		if q, err := decodeAsk(b); err == nil && !bytes.Equal(append(q.encodeBody(), q.sig...), b) {
 			t.Errorf("question encoded as %x, was %x", q.encodeBody(), b)

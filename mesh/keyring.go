@@ -24,6 +24,9 @@ type keyring struct {
 	used keyVersion
 	// handed is the newest key that is known to have been handed out. One that was not is never used by itself.
 	handed keyVersion
+	// spoken is the key that a member said it encrypts with when this node asked: the others have turned to it without this
+	// node.
+	spoken keyVersion
 
 	got     time.Time // when the newest key came, or this node started
 	settled time.Time // since when everybody encrypts with the newest; zero: not everybody
@@ -93,7 +96,7 @@ func (k *keyring) next(now time.Time, peers []peerKeys) keyStep {
 	}
 	if k.used != newest {
 		switch {
-		case len(peers) > 0 && all(func(p peerKeys) keyVersion { return p.has }):
+		case len(peers) > 0 && all(func(p peerKeys) keyVersion { return p.has }), k.spoken == newest:
 			return keyUse
 		case k.handed < newest:
 			return keyNothing

@@ -57,6 +57,12 @@ func TestKeyring(t *testing.T) {
 			t.Errorf("%s: step %d, want %d", tt.name, got, tt.want)
 		}
 	}
+	for spoken, want := range map[keyVersion]keyStep{v1: keyNothing, v2: keyUse, v3: keyNothing} {
+		left := keyring{keys: []GossipKey{two, one}, used: v1, handed: v2, got: simStart, spoken: spoken}
+		if got := left.next(simStart, peers(v1, v1)); got != want {
+			t.Errorf("one that was asked encrypts with %x, of %x and %x: step %d, want %d", spoken, v1, v2, got, want)
+		}
+	}
 }
 
 // A key that comes while the former one waits to be dropped begins the wait anew; what is in use never goes.

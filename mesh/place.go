@@ -115,6 +115,7 @@ func (m *Mesh) enter(ctx context.Context, at netip.AddrPort) (*membership, error
 	ctx, here.stop = context.WithCancel(ctx)
 	here.tasks.Go(func() { m.rejoinLoop(ctx, ml) })
 	here.tasks.Go(func() { m.announceLoop(ctx, ml) })
+	here.tasks.Go(func() { m.askLoop(ctx) })
 	return here, nil
 }
 

@@ -49,6 +49,7 @@ type joinList struct {
 	joined map[netip.AddrPort]joinedAt
 	asked  map[netip.AddrPort]time.Time // when an address was last asked for the gossip key
 	change chan struct{}                // capacity 1: hosts has changed
+	silent chan netip.AddrPort          // capacity 1: a member there does not answer pings; memberlist's goroutines send, askLoop receives
 	// muteSince is since when those who answer speak another gossip key; zero: somebody understood us.
 	muteSince time.Time
 }
@@ -59,7 +60,7 @@ type joinedAt struct {
 }
 
 func newJoinList(hosts []string) *joinList {
-	return &joinList{hosts: slices.Clone(hosts), joined: make(map[netip.AddrPort]joinedAt), asked: make(map[netip.AddrPort]time.Time), change: make(chan struct{}, 1)}
+	return &joinList{hosts: slices.Clone(hosts), joined: make(map[netip.AddrPort]joinedAt), asked: make(map[netip.AddrPort]time.Time), change: make(chan struct{}, 1), silent: make(chan netip.AddrPort, 1)}
 }
 
 // SetJoin replaces the join list (at most MaxJoin entries) and tries it soon.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -66,8 +67,9 @@ type keyTurner struct {
 	ended    chan struct{}      // closed by keyLoop
 	live     *memberlist.Keyring
 
-	mu   sync.Mutex
-	ring keyring
+	mu       sync.Mutex
+	ring     keyring
+	spokenAt netip.AddrPort // where ring.spoken was heard; zero: nowhere, or we have turned to that key
 }
 
 type rotation struct {
@@ -98,6 +100,16 @@ func (t *keyTurner) said() (has, uses keyVersion) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.ring.newest(), t.ring.used
+}
+
+// others notes the key that a certified member at addr, which may not understand us, encrypts with.
+func (t *keyTurner) others(uses keyVersion, addr netip.AddrPort) {
+	t.mu.Lock()
+	if uses > t.ring.used {
+		t.ring.spoken, t.spokenAt = uses, addr
+	}
+	t.mu.Unlock()
+	t.kick()
 }
 
 // snapshot gives a copy that may be read without the lock.
@@ -328,10 +340,15 @@ func (m *Mesh) turnKey() {
 		}
 		t.mu.Lock()
 		t.ring.use()
+		at := t.spokenAt
+		t.spokenAt = netip.AddrPort{}
 		t.mu.Unlock()
 		m.keyChanged(KeyUsed, newest.Generation)
 		if len(peers) == 0 {
 			signal(m.join.change) // now they may understand us
+		}
+		if at.IsValid() {
+			m.views.request(at) // it may have taken us for dead
 		}
 	case keyDrop:
 		if m.storeKeys(k.keys[:1], newest.version()) != nil {

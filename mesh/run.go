@@ -122,13 +122,7 @@ func (m *Mesh) leave(here *membership) error {
 
 // open makes the transport and memberlist on it. Others reach this node at advertise; port 0 stands for the bound one.
 func (m *Mesh) open(advertise netip.AddrPort, events memberlist.EventDelegate) (*memberlist.Memberlist, error) {
-	log := newLogAdapter(m.cfg.Logger, m.id, func(id ID) {
-		m.peers.update(id, func(p *peer) {
-			if p.State == StateAlive {
-				p.State, p.Since = StateSuspect, time.Now()
-			}
-		})
-	})
+	log := newLogAdapter(m.cfg.Logger, m.id, m.suspected)
 	log.unheard = m.lossSeen
 	keyring, err := m.keys.open()
 	if err != nil {
@@ -170,6 +164,23 @@ func (m *Mesh) open(advertise netip.AddrPort, events memberlist.EventDelegate) (
 		return ml, nil
 	}
 	return nil, errors.Join(fmt.Errorf("start membership: %w", err), tr.Shutdown())
+}
+
+// suspected notes that a member has not answered a ping, by UDP or TCP. It must not block.
+func (m *Mesh) suspected(id ID) {
+	var at netip.AddrPort
+	m.peers.update(id, func(p *peer) {
+		at = p.Addr
+		if p.State == StateAlive {
+			p.State, p.Since = StateSuspect, time.Now()
+		}
+	})
+	if at.IsValid() && m.trusted(id) { // it may speak a newer gossip key
+		select {
+		case m.join.silent <- at:
+		default:
+		}
+	}
 }
 
 // ceilingOf returns the incarnation above which nothing is to be believed of a node, and whether that is this one.

@@ -38,7 +38,7 @@ func viewMark(id ID, addr netip.AddrPort, has, uses keyVersion, ceiling uint32) 
 
 // viewCompare decides when to exchange the membership.
 type viewCompare struct {
-	exchange chan netip.AddrPort // capacity 1: delegate sends whom to exchange with, rejoinLoop receives
+	exchange chan netip.AddrPort // capacity 1: request sends whom to exchange with, rejoinLoop receives
 
 	mu           sync.Mutex
 	next         time.Time
@@ -68,8 +68,13 @@ func (m *Mesh) viewSeen(now time.Time, n *memberlist.Node, theirs uint64) {
 	if mine == theirs || now.Sub(changed) < viewSettle || !m.views.differ(now, mine, theirs) {
 		return
 	}
+	m.views.request(nodeAddr(n))
+}
+
+// request has the membership exchanged with the member at addr, unless an exchange waits already.
+func (c *viewCompare) request(addr netip.AddrPort) {
 	select {
-	case m.views.exchange <- nodeAddr(n):
+	case c.exchange <- addr:
 	default:
 	}
 }
