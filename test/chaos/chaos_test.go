@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -86,12 +87,13 @@ func (w *world) quiet(r *rand.Rand) {
 	}
 	w.say(nil, "digests are equal")
 	var list map[netip.Prefix]entry
+	var differ netip.Prefix
 	err := rig.Within(quietLimit, func() (err error) {
-		list, err = w.sameLists()
+		list, differ, err = w.sameLists()
 		return err
 	})
 	if err != nil {
-		w.violate(nil, "", "%v", err)
+		w.violate(nil, differ, "%v%s", err, w.why(differ))
 		return
 	}
 	for _, n := range w.nodes {
@@ -105,13 +107,25 @@ func (w *world) quiet(r *rand.Rand) {
 	w.say(nil, "all agree on %d bans", len(list))
 }
 
-// sameLists returns what every node lists, if it is the same.
-func (w *world) sameLists() (map[netip.Prefix]entry, error) {
+// why returns what each node says of a prefix.
+func (w *world) why(p netip.Prefix) string {
+	var text strings.Builder
+	for _, n := range w.nodes {
+		if p.IsValid() {
+			r, err := n.meshban("why", words([]netip.Prefix{p})[0])
+			fmt.Fprintf(&text, "\n%s: exit code %d %v\n%s%s", n.Name, r.Code, err, r.Stdout, r.Stderr)
+		}
+	}
+	return text.String()
+}
+
+// sameLists returns what every node lists, if it is the same, or else a prefix in which two lists differ.
+func (w *world) sameLists() (map[netip.Prefix]entry, netip.Prefix, error) {
 	var first map[netip.Prefix]entry
 	for _, n := range w.nodes {
 		list, err := n.list()
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", n.Name, err)
+			return nil, netip.Prefix{}, fmt.Errorf("%s: %w", n.Name, err)
 		}
 		if first == nil {
 			first = list
@@ -120,12 +134,12 @@ func (w *world) sameLists() (map[netip.Prefix]entry, error) {
 		for _, pair := range [2][2]map[netip.Prefix]entry{{first, list}, {list, first}} {
 			for p, e := range pair[0] {
 				if other, has := pair[1][p]; !has || !same(e, other) {
-					return nil, fmt.Errorf("the lists of %s and %s differ in %v: %+v, %+v", w.nodes[0].Name, n.Name, p, e, other)
+					return nil, p, fmt.Errorf("the lists of %s and %s differ in %v: %+v, %+v", w.nodes[0].Name, n.Name, p, e, other)
 				}
 			}
 		}
 	}
-	return first, nil
+	return first, netip.Prefix{}, nil
 }
 
 func same(a, b entry) bool {
@@ -139,9 +153,7 @@ func (w *world) compare(n *node) {
 	list, err := n.list()
 	w.check(err)
 	for _, f := range w.oracle.judge(list, from, time.Now()) {
-		r, err := n.meshban("why", words([]netip.Prefix{f.prefix})[0])
-		w.check(err)
-		w.violate(n, f.prefix, "%s\n%s", f.what, r.Stdout)
+		w.violate(n, f.prefix, "%s%s", f.what, w.why(f.prefix))
 	}
 	var wrong finding
 	err = rig.Within(quietLimit, func() error {
