@@ -76,27 +76,68 @@ func (d *entryDecoder) fast(line []byte) (ListEntry, bool) {
 	d.ids = d.list(&s, d.ids[:0])
 	e.OriginIDs = d.ids
 	s.literal(`]}`)
-	if !s.ok || len(s.rest) > 0 {
-		return ListEntry{}, false
+	e.Prefix = s.prefix(prefix)
+	e.Until = s.time(until)
+	return e, s.ok && len(s.rest) == 0
+}
+
+// prefix reads an address or a prefix in its only form.
+func (s *scanner) prefix(text []byte) (p netip.Prefix) {
+	if !s.ok {
+		return p
 	}
 	var err error
-	if bytes.IndexByte(prefix, '/') >= 0 {
-		e.Prefix, err = netip.ParsePrefix(string(prefix))
+	if bytes.IndexByte(text, '/') >= 0 {
+		p, err = netip.ParsePrefix(string(text))
 	} else {
 		var addr netip.Addr
-		addr, err = netip.ParseAddr(string(prefix))
+		addr, err = netip.ParseAddr(string(text))
 		if addr.Zone() == "" {
-			e.Prefix = netip.PrefixFrom(addr, addr.BitLen())
+			p = netip.PrefixFrom(addr, addr.BitLen())
 		}
 	}
-	if err != nil || !e.Prefix.IsValid() || e.Prefix.Addr().Is4In6() || e.Prefix != e.Prefix.Masked() {
-		return ListEntry{}, false
+	s.ok = err == nil && p.IsValid() && !p.Addr().Is4In6() && p == p.Masked()
+	return p
+}
+
+func (s *scanner) time(text []byte) time.Time {
+	if !s.ok {
+		return time.Time{}
 	}
-	if e.Until, err = time.Parse(time.RFC3339, string(until)); err != nil {
-		return ListEntry{}, false
+	t, err := time.Parse(time.RFC3339, string(text))
+	s.ok = err == nil
+	return t.UTC()
+}
+
+// decodeHeld does for held entries what decode does for those of a list.
+func (d *entryDecoder) decodeHeld(line []byte) (HeldEntry, error) {
+	if e, ok := d.fastHeld(line); ok {
+		return e, nil
 	}
-	e.Until = e.Until.UTC()
-	return e, true
+	var e HeldEntry
+	err := json.Unmarshal(line, &e)
+	return e, err
+}
+
+func (d *entryDecoder) fastHeld(line []byte) (HeldEntry, bool) {
+	s := scanner{rest: line, ok: true}
+	var e HeldEntry
+	value := func(before string) []byte {
+		s.literal(before)
+		return s.quoted()
+	}
+	e.Prefix = s.prefix(value(`{"prefix":"`))
+	e.Ports = d.intern(value(`,"ports":"`))
+	e.Origin = d.intern(value(`,"origin":"`))
+	e.ID = d.intern(value(`,"id":"`))
+	e.Issued = s.time(value(`,"issued":"`))
+	e.Until = s.time(value(`,"until":"`))
+	e.Reason = d.intern(value(`,"reason":"`))
+	e.Source = d.intern(value(`,"source":"`))
+	e.By = d.intern(value(`,"by":"`))
+	e.Kind = d.intern(value(`,"kind":"`))
+	s.literal(`}`)
+	return e, s.ok && len(s.rest) == 0
 }
 
 // list takes strings up to the bracket that ends them.

@@ -189,11 +189,7 @@ func (s *Server) held(w http.ResponseWriter, r *http.Request, server context.Con
 	defer done()
 	out := newLines(w, listChunk)
 	err := s.cfg.Agent.Held(ctx, func(e HeldEntry) error {
-		line, err := json.Marshal(e)
-		if err != nil {
-			return fmt.Errorf("encode answer: %w", err)
-		}
-		out.buf = append(out.buf, line...)
+		out.buf = e.AppendJSON(out.buf)
 		return out.end()
 	})
 	if err == nil && server.Err() != nil {

@@ -22,12 +22,32 @@ type heldEntryJSON struct {
 	Kind   string     `json:"kind,omitempty"`
 }
 
-// MarshalJSON writes e as one JSON object. Text of a peer never leaves it raw.
-func (e HeldEntry) MarshalJSON() ([]byte, error) {
-	return json.Marshal(heldEntryJSON{
-		prefixText(e.Prefix), e.Ports, e.Origin, e.ID, timeText(e.Issued.Truncate(time.Second)), timeText(e.Until), e.Reason, e.Source, e.By, e.Kind,
-	})
+// AppendJSON appends e as one JSON object without a newline. One origin may have 32,768 ops held, and `held list` must show
+// them within a second: through encoding/json each takes 20 times as long to write and read.
+func (e HeldEntry) AppendJSON(dst []byte) []byte {
+	dst = append(dst, `{"prefix":"`...)
+	dst = appendPrefix(dst, e.Prefix)
+	dst = append(dst, '"')
+	text := func(name, value string) {
+		dst = append(append(append(dst, `,"`...), name...), `":`...)
+		dst = appendString(dst, value)
+	}
+	text("ports", e.Ports)
+	text("origin", e.Origin)
+	text("id", e.ID)
+	dst = appendTimeValue(append(dst, `,"issued":`...), e.Issued.Truncate(time.Second))
+	dst = appendTimeValue(append(dst, `,"until":`...), e.Until)
+	text("reason", e.Reason)
+	text("source", e.Source)
+	text("by", e.By)
+	if e.Kind != "" {
+		text("kind", e.Kind)
+	}
+	return append(dst, '}')
 }
+
+// MarshalJSON is AppendJSON for encoding/json.
+func (e HeldEntry) MarshalJSON() ([]byte, error) { return e.AppendJSON(nil), nil }
 
 // UnmarshalJSON reads what MarshalJSON writes; fields it does not know are ignored.
 func (e *HeldEntry) UnmarshalJSON(data []byte) error {
@@ -75,9 +95,10 @@ func decodeDecide(body []byte) (DecideRequest, error) {
 
 // Held calls yield for each ban that waits for a decision and stops with its error.
 func (c *Client) Held(ctx context.Context, yield func(HeldEntry) error) error {
+	var d entryDecoder
 	return c.stream(ctx, pathHeld, nil, func(line []byte) error {
-		var e HeldEntry
-		if err := json.Unmarshal(line, &e); err != nil {
+		e, err := d.decodeHeld(line)
+		if err != nil {
 			return fmt.Errorf("read held entry: %w", err)
 		}
 		return yield(e)
