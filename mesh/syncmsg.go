@@ -42,7 +42,8 @@ const (
 	// maxWant bounds the streams in one request, and maxDetail the spans of all of them.
 	maxWant = 4
 
-	syncVersion = 3
+	// SyncVersion is the version of the sync protocol, which every message of it tells.
+	SyncVersion = 3
 	syncFields  = 6
 	sumLen      = 32 // bytes of a stream's digest
 	shortHash   = 8  // bytes of a frame's hash that a detail carries
@@ -151,7 +152,7 @@ func (m *syncMessage) split(yield func(*syncMessage) bool) {
 func (m *syncMessage) encode() []byte {
 	var b []byte
 	b = appendArray(b, syncFields)
-	b = appendUint(b, syncVersion)
+	b = appendUint(b, SyncVersion)
 	b = appendUint(b, uint64(m.Kind))
 	b = appendBin(b, m.From[:])
 	b = appendUint(b, m.Session)
@@ -252,8 +253,8 @@ func decodeSync(b []byte) (*syncMessage, error) {
 // decodeHead reads what all messages begin with.
 func (m *syncMessage) decodeHead(r *reader) {
 	r.arrayOf(syncFields)
-	if v := r.uint(); r.err == nil && v != syncVersion {
-		r.fail(fmt.Errorf("version %d, want %d", v, syncVersion))
+	if v := r.uint(); r.err == nil && v != SyncVersion {
+		r.fail(fmt.Errorf("version %d, want %d", v, SyncVersion))
 	}
 	if kind := r.uint(); kind <= uint64(syncDiffer) {
 		m.Kind = syncKind(kind)

@@ -136,7 +136,7 @@ func syncToken(kind byte, from mesh.ID, session, token uint64, body []byte) []by
 	if kind == syncChunk {
 		outer = kindChunk
 	}
-	return join([]byte{outer}, array(6), number(3), number(uint64(kind)), bin(from[:]), number(session), number(token), body)
+	return join([]byte{outer}, array(6), number(mesh.SyncVersion), number(uint64(kind)), bin(from[:]), number(session), number(token), body)
 }
 
 // stream is what a vector says of one origin's frames of one epoch.
