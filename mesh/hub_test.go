@@ -181,10 +181,15 @@ func newCluster(t *testing.T, n int, edit func(i int, c *Config)) *cluster {
 	// After all nodes have stopped: memberlist's last pings wait for their timers, and nothing else may be left.
 	t.Cleanup(func() { <-time.After(2 * maxAwareness * probeInterval) })
 	for i := range n {
-		c.addrs = append(c.addrs, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 7946))
+		c.addrs = append(c.addrs, hubAddr(i))
 		c.nodes = append(c.nodes, c.start(t, i, newIdentity(t), edit))
 	}
 	return c
+}
+
+// hubAddr is the address of the node at place i.
+func hubAddr(i int) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 7946)
 }
 
 // start runs a node at place i.

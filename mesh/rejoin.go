@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -29,6 +30,9 @@ const (
 	hearsayEach, hearsayMin = 20 * time.Millisecond, 1500 * time.Millisecond
 	// joinAtOnce bounds the addresses tried together.
 	joinAtOnce = 8
+	// joinWait bounds how long a round waits for its tries. One that stalls goes on for streamTimeout, while others are tried;
+	// there are at most maxTries at a time.
+	joinWait, maxTries = 2 * time.Second, 4 * joinAtOnce
 	// pingAlone and pingRest bound the lost peers that are pinged in a round, while no peer is alive and otherwise: who
 	// answers is joined first, for a try of one that is gone for good takes as long as streamTimeout.
 	pingAlone, pingRest = 64, 8
@@ -80,7 +84,8 @@ func (m *Mesh) SetJoin(join []string) error {
 
 // rejoinLoop looks for peers that are not alive, for ever: memberlist never tries a dead one again.
 func (m *Mesh) rejoinLoop(ctx context.Context, ml *memberlist.Memberlist) {
-	r := &rejoiner{m: m, ml: ml, tries: make(map[string]string)}
+	r := &rejoiner{m: m, ml: ml, tries: make(map[string]string), trying: make(map[netip.AddrPort]struct{})}
+	defer r.running.Wait()
 	pause := time.Duration(0)
 	for {
 		timer := time.NewTimer(pause)
@@ -90,7 +95,7 @@ func (m *Mesh) rejoinLoop(ctx context.Context, ml *memberlist.Memberlist) {
 			timer.Stop()
 		case addr := <-m.views.exchange:
 			timer.Stop()
-			r.exchange(addr)
+			r.together(func() { r.exchange(addr) })
 		case <-ctx.Done():
 			timer.Stop()
 			return
@@ -123,8 +128,50 @@ type rejoiner struct {
 	begun bool
 	turn  []lostPeer // whose turn to be pinged comes, in an order by chance; made anew when all had theirs
 
-	mu    sync.Mutex
-	tries map[string]string // by entry of the join list; see joinFault
+	running sync.WaitGroup // tries
+
+	mu     sync.Mutex
+	tries  map[string]string           // by entry of the join list; see joinFault
+	trying map[netip.AddrPort]struct{} // those that are tried at this moment
+}
+
+// errTrying: a try of the same address has not ended.
+var errTrying = errors.New("timeout: an earlier try has no answer yet")
+
+// begin notes that an address is tried, and reports whether it may be.
+func (r *rejoiner) begin(addr netip.AddrPort) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.trying[addr]; ok || len(r.trying) >= maxTries {
+		return false
+	}
+	r.trying[addr] = struct{}{}
+	return true
+}
+
+func (r *rejoiner) end(addr netip.AddrPort) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.trying, addr)
+}
+
+// together makes tries side by side and waits for all, for joinWait at most.
+func (r *rejoiner) together(tries ...func()) {
+	var these sync.WaitGroup
+	for _, try := range tries {
+		these.Go(try)
+	}
+	done := make(chan struct{})
+	r.running.Go(func() {
+		these.Wait()
+		close(done)
+	})
+	timer := time.NewTimer(joinWait)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	}
 }
 
 // round makes one try: with lost peers that answer a ping, and if that was in vain, which it is where packets do not pass
@@ -163,12 +210,11 @@ func (r *rejoiner) round(ctx context.Context) {
 		}
 	}
 	r.begun = true
-	var wg sync.WaitGroup
-	wg.Go(func() { r.joinAll(ctx, lost) })
+	tries := []func(){func() { r.joinAll(ctx, lost) }}
 	for _, host := range hosts {
-		wg.Go(func() { r.joinHost(ctx, host) })
+		tries = append(tries, func() { r.joinHost(ctx, host) })
 	}
-	wg.Wait()
+	r.together(tries...)
 }
 
 // joinHost joins an entry of the join list at each of its addresses.
@@ -250,18 +296,18 @@ func answering(ml *memberlist.Memberlist, peers []lostPeer) (found []lostPeer) {
 	return found
 }
 
-// joinAll joins some peers side by side and reports whether any could be joined.
+// joinAll joins some peers side by side and reports whether any could be joined soon.
 func (r *rejoiner) joinAll(ctx context.Context, peers []lostPeer) bool {
-	var wg sync.WaitGroup
 	var joined atomic.Bool
+	var tries []func()
 	for _, p := range peers {
-		wg.Go(func() {
+		tries = append(tries, func() {
 			if r.join(ctx, p.addr) == nil {
 				joined.Store(true)
 			}
 		})
 	}
-	wg.Wait()
+	r.together(tries...)
 	return joined.Load()
 }
 
@@ -302,6 +348,10 @@ func (r *rejoiner) exchange(addr netip.AddrPort) {
 // join exchanges membership with an address. After a long partition each side holds the other dead: the first exchange
 // makes them refute that, a second one spreads it. An error says that the address did not answer.
 func (r *rejoiner) join(ctx context.Context, addr netip.AddrPort) error {
+	if !r.begin(addr) {
+		return errTrying
+	}
+	defer r.end(addr)
 	for try := range 2 {
 		if err := ctx.Err(); err != nil {
 			return err
