@@ -319,23 +319,43 @@ func (d *Daemon) checkName(ctx context.Context) error {
 
 // nameNodes puts names to the ids in a text, and to the addresses at which members are.
 func (d *Daemon) nameNodes(text string) string {
-	at := make(map[string][]ban.Origin)
-	for _, m := range d.mesh.Members() {
-		addr := m.Addr.Addr().Unmap()
-		for _, where := range []string{addr.String(), netip.AddrPortFrom(addr, m.Addr.Port()).String()} {
-			at[where] = append(at[where], ban.Origin(m.ID))
-		}
-	}
+	members := d.mesh.Members()
 	words := strings.Split(text, " ")
 	for i, w := range words {
 		core := strings.Trim(w, ",;:.()")
 		if id, err := mesh.ParseID(core); err == nil {
 			words[i] = strings.Replace(w, core, d.names.full(ban.Origin(id)), 1)
-		} else if ids := at[core]; len(ids) == 1 { // several may share an address
-			words[i] = strings.Replace(w, core, core+" (where "+d.names.of(ids[0])+" is)", 1)
+		} else if who := d.whoIsAt(members, core); who != "" {
+			words[i] = strings.Replace(w, core, core+" (where "+who+" is)", 1)
 		}
 	}
 	return strings.Join(words, " ")
+}
+
+// maxWhere bounds the members at one address that a text names.
+const maxWhere = 3
+
+// whoIsAt names the members at an address, with or without port: those that are alive, or else all; "" if they are too many.
+func (d *Daemon) whoIsAt(members []mesh.Member, where string) string {
+	var alive, gone []string
+	for _, m := range members {
+		addr := m.Addr.Addr().Unmap()
+		if where != addr.String() && where != netip.AddrPortFrom(addr, m.Addr.Port()).String() {
+			continue
+		}
+		if name := d.names.of(ban.Origin(m.ID)); m.State == mesh.StateAlive {
+			alive = append(alive, name)
+		} else {
+			gone = append(gone, name)
+		}
+	}
+	if len(alive) == 0 {
+		alive = gone
+	}
+	if len(alive) > maxWhere {
+		return ""
+	}
+	return strings.Join(alive, " or ")
 }
 
 // member takes news of a member: its address for the never-ban list, and an event for those who watch.

@@ -156,6 +156,17 @@ func TestACapturedNodeUnderAnotherName(t *testing.T) {
 	if got := a.nameNodes(b.mesh.Addr().String() + " sends too much"); !strings.Contains(got, " is) sends") {
 		t.Errorf("an address: %q", got)
 	}
+	// A member that has left hid who sends from its address now.
+	at := netip.MustParseAddrPort("192.0.2.9:7946")
+	shared := []mesh.Member{{ID: mesh.ID(c.self), Addr: at, State: mesh.StateLeft}, {ID: mesh.ID(b.self), Addr: at}}
+	for i, want := range []string{"b", "c"} {
+		shared[1].State = []mesh.State{mesh.StateAlive, mesh.StateLeft}[i]
+		for _, where := range []string{"192.0.2.9", at.String()} {
+			if got := a.whoIsAt(shared, where); !strings.Contains(got, want) {
+				t.Errorf("at %s: %q, want %s", where, got, want)
+			}
+		}
+	}
 	if s, err := b.Status(t.Context()); err != nil || s.Name != "b" {
 		t.Errorf("status: %q, %v", s.Name, err)
 	}
