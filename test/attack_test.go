@@ -34,7 +34,7 @@ const (
 	// banEvery is the time between two measured bans.
 	banEvery = 50 * time.Millisecond
 	// Under attack a ban may take twice as long as before, and this much more; loose is by how much looser the tests hold
-	// that, for the machine may be busy: what is starved takes seconds. The README has figures of a machine that does
+	// that, for the machine may be busy: what is starved takes seconds. SECURITY.md has figures of a machine that does
 	// nothing else.
 	medianFloor, worstFloor = 100 * time.Millisecond, 500 * time.Millisecond
 	loose                   = 5

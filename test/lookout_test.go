@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// commandLimit bounds every command of an honest node under attack: five times what README says, for the machine may
+	// commandLimit bounds every command of an honest node under attack: five times what SECURITY.md says, for the machine may
 	// be busy.
 	commandLimit = 5 * time.Second
 	// commandEvery is the time between two of them.

@@ -4,7 +4,6 @@ package test
 
 import (
 	"math"
-	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -54,27 +53,23 @@ func modelRows(t *testing.T, text string) (rows []modelRow) {
 	return rows
 }
 
-// Fleets of 100 to 10,000 real cores on a simulated network: each reaches its figures, and the README says what comes out.
+// Fleets of 100 to 10,000 real cores on a simulated network: each reaches its figures, and FIGURES.md says what comes out.
 func TestFleetModel(t *testing.T) {
 	out, err := exec.Command("go", "test", "-tags", "long", "-run", "^TestModel$", "-count=1", "-v", "../mesh").CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	measured := modelRows(t, string(out))
-	text, err := os.ReadFile("../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	readme := modelRows(t, string(text))
-	if len(measured) != 6 || len(readme) != len(measured) {
-		t.Fatalf("%d rows measured, want 6, and %d in README.md", len(measured), len(readme))
+	written := modelRows(t, document(t, "test/FIGURES.md"))
+	if len(measured) != 6 || len(written) != len(measured) {
+		t.Fatalf("%d rows measured, want 6, and %d in FIGURES.md", len(measured), len(written))
 	}
 	const repaired = 3 * time.Second
 	limits := map[string]time.Duration{"100": 2 * time.Millisecond, "1000": 4 * time.Millisecond, "10000": 10 * time.Millisecond}
 	for i, m := range measured {
-		r := readme[i]
+		r := written[i]
 		if m.nodes != r.nodes || m.wrong != r.wrong {
-			t.Errorf("README.md has a row of %s nodes, %s, where the model prints %s nodes, %s", r.nodes, r.wrong, m.nodes, m.wrong)
+			t.Errorf("FIGURES.md has a row of %s nodes, %s, where the model prints %s nodes, %s", r.nodes, r.wrong, m.nodes, m.wrong)
 			continue
 		}
 		limit := limits[m.nodes]
@@ -82,12 +77,12 @@ func TestFleetModel(t *testing.T) {
 			limit = repaired
 		}
 		if m.last > limit || m.near < 99.9 || r.last > limit || r.near < 99.9 {
-			t.Errorf("%s nodes, %s: the last after %v, %v %% within 15 ms, want %v and 99.9 %% (in README.md %v, %v %%)",
+			t.Errorf("%s nodes, %s: the last after %v, %v %% within 15 ms, want %v and 99.9 %% (in FIGURES.md %v, %v %%)",
 				m.nodes, m.wrong, m.last, m.near, limit, r.last, r.near)
 		}
 		// These hardly depend on the machine.
 		if math.Abs(m.copies/r.copies-1) > 0.03 || math.Abs(m.bytes/r.bytes-1) > 0.03 {
-			t.Errorf("%s nodes, %s: %v copies, %v bytes; in README.md %v and %v", m.nodes, m.wrong, m.copies, m.bytes, r.copies, r.bytes)
+			t.Errorf("%s nodes, %s: %v copies, %v bytes; in FIGURES.md %v and %v", m.nodes, m.wrong, m.copies, m.bytes, r.copies, r.bytes)
 		}
 	}
 	t.Log(measured)

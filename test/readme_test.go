@@ -7,28 +7,25 @@ import (
 	"testing"
 )
 
-func readme(t *testing.T) string {
+// document reads a text of the repository, named from its top.
+func document(t *testing.T, name string) string {
 	t.Helper()
-	text, err := os.ReadFile("../README.md")
+	text, err := os.ReadFile("../" + name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return string(text)
 }
 
-// The README holds the reference configuration word for word: one of the two would otherwise grow old.
-func TestREADMEHoldsTheReferenceConfiguration(t *testing.T) {
-	reference, err := os.ReadFile("../cmd/meshban/internal/config/reference.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !strings.Contains(readme(t), "```yaml\n"+string(reference)+"```\n") {
-		t.Error("README.md differs from cmd/meshban/internal/config/reference.yaml: copy the file between its two marks")
+// The README is the front door: what is not needed there has a topic of `meshban help`.
+func TestREADMEIsShort(t *testing.T) {
+	if n := len(document(t, "README.md")); n > 10_000 {
+		t.Errorf("README.md has %d bytes, want 10,000 at most", n)
 	}
 }
 
-// Every test that the README names is there.
-func TestREADMENamesTests(t *testing.T) {
+// Every test that the texts name is there.
+func TestDocumentsNameTests(t *testing.T) {
 	there := map[string]bool{}
 	for _, name := range trackedFiles(t) {
 		if !strings.HasSuffix(name, "_test.go") {
@@ -42,13 +39,39 @@ func TestREADMENamesTests(t *testing.T) {
 			there[found[1]] = true
 		}
 	}
-	named := testName.FindAllStringSubmatch(readme(t), -1)
-	if len(named) < 10 {
-		t.Errorf("the README names %d tests", len(named))
+	for name, least := range map[string]int{"README.md": 0, "test/SECURITY.md": 60, "test/FIGURES.md": 1} {
+		named := testName.FindAllStringSubmatch(document(t, name), -1)
+		if len(named) < least {
+			t.Errorf("%s names %d tests, want at least %d", name, len(named), least)
+		}
+		for _, found := range named {
+			if !there[found[1]] {
+				t.Errorf("%s names %s, which no package has", name, found[1])
+			}
+		}
 	}
-	for _, found := range named {
-		if !there[found[1]] {
-			t.Errorf("README.md names %s, which no package has", found[1])
+}
+
+// Every item and every row of SECURITY.md names the test that holds it.
+func TestSecurityNamesItsTests(t *testing.T) {
+	text := document(t, "test/SECURITY.md")
+	items := claim.FindAllString(text, -1)
+	if len(items) < 60 {
+		t.Errorf("%d items were found", len(items))
+	}
+	for _, item := range items {
+		if !testName.MatchString(item) && !strings.HasPrefix(item, "| attack |") && !strings.HasPrefix(item, "|---") {
+			t.Errorf("no test holds %q", item)
+		}
+	}
+}
+
+// Every section of FIGURES.md with a table says when it was measured.
+func TestFiguresAreDated(t *testing.T) {
+	sections := strings.Split(document(t, "test/FIGURES.md"), "\n## ")
+	for _, section := range sections[1:] {
+		if strings.Contains(section, "\n|") && !date.MatchString(section) {
+			t.Errorf("no date in %q", section)
 		}
 	}
 }
@@ -56,4 +79,6 @@ func TestREADMENamesTests(t *testing.T) {
 var (
 	testFunc = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)[A-Z]\w+)\(\w+ \*testing\.[TF]\)`)
 	testName = regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w+)(?:/[^`]*)?`")
+	claim    = regexp.MustCompile(`(?m)^(?:- .*(?:\n  .*)*|\|.*)$`)
+	date     = regexp.MustCompile(`\b20\d\d-\d\d-\d\d\b`)
 )

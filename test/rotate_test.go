@@ -134,7 +134,7 @@ func TestRotateMeshKey(t *testing.T) {
 	answering(t, watched[after][2:3])
 }
 
-// A node is given a new key of its own by the steps of the README: what it banned stays
+// A node is given a new key of its own by the steps of `meshban help trust`: what it banned stays
 // enforced everywhere, also in its own kernel, what it bans then counts, and its old key
 // does not any more.
 func TestNewNodeKey(t *testing.T) {

@@ -114,6 +114,16 @@ func verbNamed(name string, verbs []*verb) *verb {
 	return nil
 }
 
+// verbNames lists the commands that the help shows.
+func verbNames(verbs []*verb) (names []string) {
+	for _, v := range verbs {
+		if !v.hidden {
+			names = append(names, v.name)
+		}
+	}
+	return names
+}
+
 func flagNamed(name string, flags []cli.Flag) cli.Flag {
 	for _, f := range flags {
 		if slices.Contains(f.Names(), name) {
@@ -131,16 +141,7 @@ func helpHint(v *verb) string {
 }
 
 func unknownVerb(word string, verbs []*verb) error {
-	var names []string
-	for _, v := range verbs {
-		if !v.hidden {
-			names = append(names, v.name)
-		}
-	}
-	meant := nearest(word, names)
-	if meant == "" {
-		meant = synonyms[word]
-	}
+	meant := cmp.Or(nearest(word, verbNames(verbs)), synonyms[word])
 	if meant == "" {
 		return usagef(helpHint(nil), "%q is no command", word)
 	}

@@ -24,6 +24,7 @@ type command struct {
 	out    *bufio.Writer // stdout: data only
 	err    io.Writer     // stderr: errors, hints, progress
 	isTerm bool          // stderr is a terminal
+	term   *os.File      // stdout if it is a terminal, else nil: topics go through a pager
 	asks   bool          // stdin is a terminal: what takes much away asks first
 	now    func() time.Time
 	hangup func() <-chan os.Signal // starts to deliver SIGHUP
@@ -31,10 +32,14 @@ type command struct {
 }
 
 func newCommand(acts actions, in io.Reader, out, errs io.Writer) *command {
-	return &command{
+	c := &command{
 		acts: acts, in: in, out: bufio.NewWriterSize(out, stdoutBuffer), err: errs, isTerm: isTerminal(errs), asks: isKeyboard(in),
 		now: time.Now, hangup: func() <-chan os.Signal { return nil },
 	}
+	if isTerminal(out) {
+		c.term = out.(*os.File)
+	}
+	return c
 }
 
 // isTerminal reports whether somebody may be looking.

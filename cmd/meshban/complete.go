@@ -112,7 +112,11 @@ func (c *command) candidates(ctx *cli.Context, before []string, last string) []s
 	case "completion":
 		return []string{"bash", "zsh", "fish"}
 	case "help":
-		return verbCandidates(verbs)
+		all := verbCandidates(verbs)
+		for _, t := range topics() {
+			all = append(all, t.name+"\t"+t.short)
+		}
+		return all
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -31,6 +32,10 @@ func (c *command) mainHelp(w io.Writer, verbs []*verb) error {
 		if !v.hidden {
 			fmt.Fprintf(&b, "  %-10s  %s\n", v.name, v.short)
 		}
+	}
+	b.WriteString("\nTopics, as in meshban help trust:\n")
+	for _, t := range topics() {
+		fmt.Fprintf(&b, "  %-12s  %s\n", t.name, t.short)
 	}
 	b.WriteString("\nFlags:\n")
 	writeFlags(&b, slices.Concat(globalFlags(), []cli.Flag{
@@ -142,23 +147,30 @@ func wrap(b *strings.Builder, indent int, text string) {
 
 func (c *command) helpVerb() *verb {
 	return &verb{
-		name: "help", args: "[COMMAND]", short: "print help", local: true,
-		long:     `Prints the list of commands, or the help of one.`,
-		examples: "meshban help ban",
+		name: "help", args: "[COMMAND|TOPIC]", short: "print help", local: true,
+		long: `Prints the list of commands and topics, the help of a command, or a topic. Where stdout is
+a terminal, a topic goes through $PAGER, or less.`,
+		examples: "meshban help ban\nmeshban help trust",
 		action: func(ctx *cli.Context) error {
 			verbs := c.verbs()
 			if !ctx.Args().Present() {
 				return c.mainHelp(c.out, verbs)
 			}
-			name, err := oneArg(ctx, "a command", "meshban help ban")
+			name, err := oneArg(ctx, "a command or a topic", "meshban help ban")
 			if err != nil {
 				return err
 			}
-			v := verbNamed(name, verbs)
-			if v == nil {
-				return unknownVerb(name, verbs)
+			if v := verbNamed(name, verbs); v != nil {
+				return verbHelp(c.out, v)
 			}
-			return verbHelp(c.out, v)
+			if t, ok := topicNamed(name); ok {
+				return c.page(t.text)
+			}
+			hint := "meshban help lists commands and topics"
+			if meant := cmp.Or(nearest(name, append(verbNames(verbs), topicNames...)), synonyms[name]); meant != "" {
+				hint = fmt.Sprintf("did you mean %q? %s", meant, hint)
+			}
+			return usagef(hint, "%q is neither a command nor a topic", name)
 		},
 	}
 }

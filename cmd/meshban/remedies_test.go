@@ -160,7 +160,6 @@ func TestRemedies(t *testing.T) {
 // Every command in backquotes in a text of the program is one that can be typed: nothing about it is wrong usage.
 func TestCommandsInTexts(t *testing.T) {
 	literal, quoted := regexp.MustCompile(`"(?:[^"\\\n]|\\.)*"`), regexp.MustCompile("`(meshban [^`]+)`")
-	filled := regexp.MustCompile(`%(\[\d\])?[sq]|\b[A-Z]{2,}\b`)
 	found := 0
 	for _, top := range []string{".", "../../mesh", "../../fw", "../../ban", "../../logsrc"} {
 		err := filepath.WalkDir(top, func(path string, _ fs.DirEntry, err error) error {
@@ -174,21 +173,7 @@ func TestCommandsInTexts(t *testing.T) {
 			for _, text := range literal.FindAll(source, -1) {
 				for _, m := range quoted.FindAllSubmatch(text, -1) {
 					found++
-					line := strings.ReplaceAll(strings.TrimPrefix(string(m[1]), "meshban "), "%s %s", "%s") // a node, and flags
-					line = filled.ReplaceAllString(line, "203.0.113.7")                                     // a name too
-					args := strings.Fields(line)
-					if _, err := arrange(args, new(command).verbs()); err != nil {
-						t.Errorf("%s: %s: %v", path, m[1], err)
-						continue
-					}
-					if slices.Contains([]string{"agent", "init", "join", "setup", "teardown"}, args[0]) {
-						continue
-					}
-					var out, errs bytes.Buffer
-					cmd := newCommand(fakeActions(), strings.NewReader(""), &out, &errs)
-					if code := cmd.run(t.Context(), append([]string{"--dir", t.TempDir()}, args...)); code == exitUsage {
-						t.Errorf("%s: %s: exit code %d\n%s", path, m[1], code, &errs)
-					}
+					checkCommand(t, path, string(m[1]))
 				}
 			}
 			return nil
@@ -199,6 +184,30 @@ func TestCommandsInTexts(t *testing.T) {
 	}
 	if found < 40 {
 		t.Errorf("only %d commands were found", found)
+	}
+}
+
+// filledIn is what stands in a text for a value.
+var filledIn = regexp.MustCompile(`%(\[\d\])?[sq]|\b[A-Z]{2,}\b`)
+
+// checkCommand wants that the command of a text is one, used rightly.
+func checkCommand(t *testing.T, where, text string) {
+	t.Helper()
+	line := strings.ReplaceAll(strings.TrimPrefix(text, "meshban "), "%s %s", "%s") // a node, and flags
+	line = filledIn.ReplaceAllString(line, "203.0.113.7")                           // a name too
+	args := strings.Fields(line)
+	call, err := arrange(args, new(command).verbs())
+	if err != nil {
+		t.Errorf("%s: %s: %v", where, text, err)
+		return
+	}
+	if call.verb == nil || slices.Contains([]string{"agent", "init", "join", "setup", "teardown"}, call.verb.name) {
+		return
+	}
+	var out, errs bytes.Buffer
+	cmd := newCommand(fakeActions(), strings.NewReader(""), &out, &errs)
+	if code := cmd.run(t.Context(), append([]string{"--dir", t.TempDir()}, args...)); code == exitUsage {
+		t.Errorf("%s: %s: exit code %d\n%s", where, text, code, &errs)
 	}
 }
 

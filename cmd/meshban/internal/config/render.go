@@ -12,9 +12,9 @@ var reference string
 // Reference returns the reference file: every key with its default and its meaning. Parse accepts it.
 func Reference() string { return reference }
 
-const renderHead = `# The configuration of this meshban node. What is not here has its default; the reference
-# of all keys is in meshban's README. SIGHUP makes a running agent read this file again; a
-# file with an error is refused as a whole, and the agent keeps what it has.
+const renderHead = `# The configuration of this meshban node. What is not here has its default; meshban help
+# config prints every key. SIGHUP makes a running agent read this file again; a file with
+# an error is refused as a whole, and the agent keeps what it has.
 `
 
 const renderHints = `
