@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/mesh"
 )
 
 // A peer has banned an address, and this node has emitted that. Only what says no more than the ban already does can be the
@@ -134,6 +136,32 @@ func TestALineWithTooManyPortsBans(t *testing.T) {
 		if err != nil || len(results.Results) != 1 || results.Results[0].Err == nil || results.Results[0].Err.Rule != ban.RulePorts {
 			t.Errorf("ban on ports %s: %+v, %v", ports, results, err)
 		}
+	}
+}
+
+// A line bans for less long what another node has lifted: it takes the longer ban back, or that is in force again on some
+// nodes once the other one is revoked.
+func TestALineTakesALiftedBanBack(t *testing.T) {
+	t.Parallel()
+	a := first(t, "a")
+	b := a.join(t, "b")
+	const addr = "192.0.2.1/32"
+	a.ban(t, 5*time.Hour, addr)
+	until(t, "the ban on the peer", func() bool { return b.enforces(t, addr) })
+	if _, err := b.Unban(t.Context(), control.UnbanRequest{Prefixes: []netip.Prefix{netip.MustParsePrefix(addr)}}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "it is lifted", func() bool { return !a.enforces(t, addr) })
+	a.write(t, "HOST 192.0.2.1 PORT 22 bantime=600\n")
+	until(t, "the line bans", func() bool { return a.enforces(t, addr) })
+	revoked := false
+	for f := range a.mesh.Frames() {
+		if ops, err := ban.DecodeOps(f.Payload); err == nil && f.Origin == mesh.ID(a.self) {
+			revoked = revoked || slices.ContainsFunc(ops, func(op ban.Op) bool { return op.Kind == ban.KindRevoke && time.Until(op.Until) > 5*time.Hour })
+		}
+	}
+	if !revoked {
+		t.Error("the longer ban is not taken back")
 	}
 }
 
