@@ -33,7 +33,7 @@ func topicNamed(name string) (topic, bool) {
 	if name == "config" {
 		text += "\n" + config.Reference()
 	}
-	return topic{name, short, text}, true
+	return topic{name, short, name + ": " + short + "\n\n" + text}, true
 }
 
 func topics() []topic {
