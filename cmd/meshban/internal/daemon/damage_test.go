@@ -1,11 +1,8 @@
 package daemon
 
 import (
-	"bytes"
-	"fmt"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -14,25 +11,6 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/mesh"
 )
-
-// banned starts a mesh of two with bans of both, each ban in a frame of its own.
-func banned(t *testing.T) (a, b *node, addrs []string) {
-	t.Helper()
-	a = first(t, "a")
-	b = a.join(t, "b")
-	for i := range 60 {
-		addr := fmt.Sprintf("203.0.113.%d", i)
-		by := []*node{a, b}[i%2]
-		_, err := by.Ban(t.Context(), control.BanRequest{Addrs: []netip.Prefix{netip.MustParsePrefix(addr + "/32")}, For: time.Hour, Reason: strings.Repeat("r", 100), Source: "cli"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		addrs = append(addrs, addr+"/32")
-	}
-	a.hasAll(t, addrs)
-	b.hasAll(t, addrs)
-	return a, b, addrs
-}
 
 func (n *node) hasAll(t *testing.T, addrs []string) {
 	t.Helper()
@@ -67,39 +45,6 @@ func (n *node) accusesNobody(t *testing.T) {
 		if p := n.saysOf(string(kind)); p != "" {
 			t.Errorf("%s: %s", n.cfg.Name, p)
 		}
-	}
-}
-
-// A node whose store was damaged while it was down starts, says so, has all bans back from its peer, and accuses nobody.
-func TestDamagedStoreComesBack(t *testing.T) {
-	a, b, addrs := banned(t)
-	for _, d := range []struct {
-		name string
-		do   func(db []byte) []byte
-	}{
-		{"cut to 4,096 bytes", func(db []byte) []byte { return db[:4096] }},
-		{"a bit of many frames", func(db []byte) []byte { return bytes.ReplaceAll(db, []byte("rrrrrrr"), []byte("rrrrrrR")) }},
-	} {
-		b.stop()
-		file := b.home.Store()
-		db, err := os.ReadFile(file)
-		if err == nil {
-			err = os.WriteFile(file, d.do(db), 0o600)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		b = start(t, b.home, b.cfg)
-		if p := b.saysOf("store"); !strings.Contains(p, "set aside as "+file) {
-			t.Errorf("%s: status says %q", d.name, p)
-		}
-		b.hasAll(t, addrs)
-		until(t, "equal digests", func() bool { return a.mesh.Digest() == b.mesh.Digest() })
-	}
-	a.accusesNobody(t)
-	b.accusesNobody(t)
-	if aside, err := filepath.Glob(b.home.Store() + ".damaged-*"); err != nil || len(aside) > 2 {
-		t.Errorf("%q, %v", aside, err)
 	}
 }
 

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/store/storetest"
 )
 
 // damagedFrames is how many frames the store of the tests has: enough for branch pages, free pages and a height of three.
@@ -62,52 +64,6 @@ func frameRaw(i int) []byte {
 	return bytes.Repeat(binary.BigEndian.AppendUint64(nil, uint64(i)), 20+i%100)
 }
 
-// damages are the single damages by name: each changes a copy of the file.
-func damages(rnd *rand.Rand) map[string]func(b []byte) []byte {
-	page := func(b []byte, i int) []byte { return b[i*os.Getpagesize():][:os.Getpagesize()] }
-	anyPage := func(b []byte) []byte { return page(b, rnd.IntN(len(b)/os.Getpagesize())) }
-	of := func(b []byte, flag uint16) []byte { // a page of a kind
-		for {
-			if p := anyPage(b); native.Uint16(p[8:]) == flag {
-				return p
-			}
-		}
-	}
-	flip := func(p []byte) { p[rnd.IntN(len(p))] ^= 1 << rnd.IntN(8) }
-	all := map[string]func(b []byte) []byte{
-		"zeros": func(b []byte) []byte { clear(anyPage(b)); return b },
-		"swapped": func(b []byte) []byte {
-			a, c := anyPage(b), anyPage(b)
-			t := bytes.Clone(a)
-			copy(a, c)
-			copy(c, t)
-			return b
-		},
-		"copied": func(b []byte) []byte { copy(anyPage(b), anyPage(b)); return b },
-		"a bit":  func(b []byte) []byte { flip(b); return b },
-		"noise": func(b []byte) []byte {
-			for p := anyPage(b); len(p) > 0; p = p[1:] {
-				p[0] = byte(rnd.Uint32())
-			}
-			return b
-		},
-		"cut":        func(b []byte) []byte { return b[:rnd.IntN(len(b))] },
-		"cut short":  func(b []byte) []byte { return b[:4096] },
-		"cut to 0":   func(b []byte) []byte { return b[:0] },
-		"one meta":   func(b []byte) []byte { flip(page(b, rnd.IntN(2))[16:80]); return b },
-		"both metas": func(b []byte) []byte { flip(page(b, 0)[16:80]); flip(page(b, 1)[16:80]); return b },
-		"no store":   func(b []byte) []byte { return bytes.Repeat([]byte("not a store "), 4096) },
-		"old page":   func(b []byte) []byte { copy(of(b, flagLeaf)[pageHeader:], of(b, flagLeaf)[pageHeader:]); return b },
-	}
-	for name, flag := range map[string]uint16{"branch": flagBranch, "leaf": flagLeaf, "freelist": flagFreelist} {
-		all[name+": header"] = func(b []byte) []byte { flip(of(b, flag)[:16]); return b }
-		all[name+": element"] = func(b []byte) []byte { flip(of(b, flag)[16:64]); return b }
-		all[name+": a bit"] = func(b []byte) []byte { flip(of(b, flag)); return b }
-		all[name+": zeros"] = func(b []byte) []byte { clear(of(b, flag)[rnd.IntN(1000):]); return b }
-	}
-	return all
-}
-
 // A store with any single damage opens, gives back only what was put into it, and works from then on; if anything is missing, it says
 // so. 35 of 90 damages once refused every start, 2 panicked, one never ended, and 7 lost frames without a word.
 func TestAnyDamageOpens(t *testing.T) {
@@ -117,7 +73,7 @@ func TestAnyDamageOpens(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(14, 1))
 	dir := t.TempDir()
 	n := 0
-	all := damages(rnd)
+	all := storetest.Damages(rnd, nil)
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		for range 4 {
 			n++
