@@ -282,9 +282,17 @@ func (m *Mesh) live(of map[ID]struct{}) iter.Seq[Frame] {
 	return func(yield func(Frame) bool) { m.eachLive(of, false, yield) }
 }
 
-// Frames yields all that is held, the authority's records included, by origin, epoch and number.
-func (m *Mesh) Frames() iter.Seq[Frame] {
-	return func(yield func(Frame) bool) { m.eachLive(nil, true, yield) }
+// Frames yields all that is held of some origins, or of all if none is given, the authority's records included, by origin, epoch and
+// number.
+func (m *Mesh) Frames(origins ...ID) iter.Seq[Frame] {
+	var of map[ID]struct{}
+	for _, id := range origins {
+		if of == nil {
+			of = make(map[ID]struct{}, len(origins))
+		}
+		of[id] = struct{}{}
+	}
+	return func(yield func(Frame) bool) { m.eachLive(of, true, yield) }
 }
 
 func (m *Mesh) eachLive(of map[ID]struct{}, records bool, yield func(Frame) bool) {

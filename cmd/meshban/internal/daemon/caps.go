@@ -155,13 +155,25 @@ func (d *Daemon) recap(id mesh.ID) {
 }
 
 func (d *Daemon) recapLocked(s mesh.Standing) {
-	if s.Certificate == nil || s.Revoked != nil {
-		delete(d.granted, ban.Origin(s.ID))
-		delete(d.debts, ban.Origin(s.ID))
-		delete(d.reports, ban.Origin(s.ID))
+	o := ban.Origin(s.ID)
+	before := d.capsLocked(o)
+	if s.Certificate != nil && s.Revoked == nil {
+		d.granted[o] = s.Certificate.Caps
+	} else {
+		delete(d.granted, o)
+		delete(d.debts, o)
+		delete(d.reports, o)
+	}
+	if s.Revoked != nil { // for good
+		delete(d.recapped, o)
 		return
 	}
-	d.granted[ban.Origin(s.ID)] = s.Certificate.Caps
+	if _, noted := d.recapped[o]; !noted && s.Certificate != nil && before == d.capsLocked(o) {
+		return
+	} else if !noted {
+		d.recapped[o] = before
+	}
+	kick(d.recapKick)
 }
 
 // recapAll notes what the certificates that the store gave back allow.
@@ -175,6 +187,7 @@ func (d *Daemon) recapAll() {
 	for _, s := range all {
 		d.recapLocked(s)
 	}
+	clear(d.recapped) // nothing has been judged yet
 }
 
 // CertificateCaps puts caps into the certificate's terms.

@@ -121,11 +121,26 @@ func TestCertificateCaps(t *testing.T) {
 		t.Errorf("after a restart: %+v, %d wait", c, web3.waits())
 	}
 
+	// What was held and refused counts once the caps allow it, and the reverse.
 	web1.recertify(t, web2, mesh.DefaultCaps())
-	until(t, "the restarted node has the next caps", func() bool { c := web3.capsOf(web2); return c.Rate == web3.cfg.Peers.Rate && c.Import })
-	before := web3.counts().Active
+	for _, n := range []*node{web1, web3} {
+		until(t, n.cfg.Name+" takes all of it with the next caps", func() bool {
+			return n.waits() == 0 && n.counts().Active == 62 && n.enforces(t, "198.51.100.0/24") && n.enforces(t, "198.51.100.1/32") && !n.enforces(t, foreign)
+		})
+	}
+	web1.recertify(t, web2, mesh.Caps{Active: 40, MinBits4: 28, MaxTTL: time.Hour, Import: true})
+	for _, n := range []*node{web1, web3} {
+		until(t, n.cfg.Name+" takes back what the caps after that forbid", func() bool {
+			return n.waits() == 20 && n.counts().Active == 41 && !n.enforces(t, "198.51.100.0/24") && !n.enforces(t, "198.51.100.1/32") && n.enforces(t, foreign)
+		})
+	}
+	if s := finding(web3.why(t, "198.51.100.0/24"), "ban", "198.51.100.0/24"); !strings.HasPrefix(s, "refused (prefix too wide): ") {
+		t.Errorf("why says of the wide ban: %q", s)
+	}
+	web1.recertify(t, web2, mesh.DefaultCaps())
+	until(t, "all of it counts again", func() bool { return web3.waits() == 0 && web3.counts().Active == 62 })
 	web2.storm(t, 3, 30, "cli")
-	until(t, "all of it counts", func() bool { return web3.counts().Active == before+30 })
+	until(t, "all of it counts", func() bool { return web3.counts().Active == 92 })
 
 	// Two bounds that differ: the configuration of a receiver stays in force.
 	web3.tighten(func(c *config.Config) { c.Peers.Active = 1 })

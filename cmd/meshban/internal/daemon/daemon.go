@@ -104,6 +104,7 @@ type Daemon struct {
 	networks   atomic.Pointer[[]netip.Prefix]   // those that this machine is in; neverList stores them
 	neverKick  chan struct{}                    // holds one token: the never-ban list may have changed. Anyone sends, guardNever receives
 	noticeKick chan struct{}                    // holds one token: an origin is to be told something. Anyone sends, tellOrigins receives
+	recapKick  chan struct{}                    // holds one token: recapped may have an entry. recapLocked sends, serveReload receives
 	expireKick chan struct{}                    // holds one token: an earlier expiry may have come. apply sends, expire receives
 
 	arrived []ban.Record // deliver's alone, for its room: at most lockChunk and a frame
@@ -114,9 +115,11 @@ type Daemon struct {
 	alarm alarm
 	// granted are the caps of the nodes whose certificate counts. The mesh's goroutine writes it.
 	granted map[ban.Origin]mesh.Caps
-	debts   map[ban.Origin]*debt     // what this node has to tell others
-	reports map[ban.Origin]report    // what others tell this node
-	slowed  map[ban.Origin]time.Time // when Mesh.Slow was called last
+	// recapped are the caps by which nodes were judged before their certificate changed, until what they said is judged again.
+	recapped map[ban.Origin]ban.Caps
+	debts    map[ban.Origin]*debt     // what this node has to tell others
+	reports  map[ban.Origin]report    // what others tell this node
+	slowed   map[ban.Origin]time.Time // when Mesh.Slow was called last
 
 	offences *offences
 	past     past
@@ -136,7 +139,8 @@ func New(ctx context.Context, cfg Config) (*Daemon, error) {
 		hub: newHub(), emit: newEmitQueue(), echoes: newEchoes(), problems: newProblems(), others: newOthers(), past: newPast(),
 		bulkRate: rate.NewLimiter(mesh.SayBulkRate, mesh.SayBulkBurst), smallRate: rate.NewLimiter(mesh.SayRate, mesh.SayBurst),
 		ssh: hostinfo.NewSessions(), refillKick: make(chan struct{}, 1), neverKick: make(chan struct{}, 1), expireKick: make(chan struct{}, 1),
-		noticeKick: make(chan struct{}, 1), granted: make(map[ban.Origin]mesh.Caps), debts: make(map[ban.Origin]*debt), reports: make(map[ban.Origin]report), slowed: make(map[ban.Origin]time.Time),
+		noticeKick: make(chan struct{}, 1), recapKick: make(chan struct{}, 1),
+		granted: make(map[ban.Origin]mesh.Caps), recapped: make(map[ban.Origin]ban.Caps), debts: make(map[ban.Origin]*debt), reports: make(map[ban.Origin]report), slowed: make(map[ban.Origin]time.Time),
 	}
 	if name, err := os.Hostname(); err == nil {
 		d.hostName, _, _ = strings.Cut(name, ".")

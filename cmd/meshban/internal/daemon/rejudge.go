@@ -7,6 +7,7 @@ import (
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/mesh"
 )
 
 // tooLongLocked refuses a ban of this node's own that lasts longer than the configuration allows now.
@@ -26,17 +27,56 @@ func (d *Daemon) rejudge(ctx context.Context, old, next config.Config) error {
 	}
 	if old.Bans.MaxFor != next.Bans.MaxFor || old.Bans.MinPrefix4 != next.Bans.MinPrefix4 || old.Bans.MinPrefix6 != next.Bans.MinPrefix6 ||
 		old.Peers != next.Peers {
-		stored, err := d.syncedHolds()
-		if err != nil {
+		if err := d.judgeAgain(); err != nil {
 			return err
 		}
-		inForce := make(map[ban.Origin]int)
-		d.eachFrame(func(now time.Time, r ban.Record) []ban.Change { return d.refuseAgainLocked(now, r, inForce) })
-		d.eachFrame(func(now time.Time, r ban.Record) []ban.Change { return d.admitAgainLocked(now, r, stored) })
 	}
-	if old.Peers != next.Peers || old.Breaker != next.Breaker {
-		return d.releaseAgain(ctx, old, next)
+	if old.Peers == next.Peers && old.Breaker == next.Breaker {
+		return nil
 	}
+	rate, all := looser(allowance(old.Peers.Allowance), allowance(next.Peers.Allowance)), looser(allowance(old.Breaker), allowance(next.Breaker))
+	raised := map[ban.Hold]bool{
+		ban.HoldRate: rate, ban.HoldLift: rate || all, ban.HoldBreaker: all, ban.HoldActive: next.Peers.Active > old.Peers.Active,
+	}
+	return d.releaseAgain(ctx, func(r *ban.Record) bool { return raised[r.Hold] })
+}
+
+func looser(a, b ban.Allowance) bool { return b.Rate > a.Rate || b.Burst > a.Burst || b.Bulk > a.Bulk }
+
+// rejudgeRecapped does the same for nodes whose certificate allows something else now.
+func (d *Daemon) rejudgeRecapped(ctx context.Context) error {
+	raised := make(map[ban.Origin]map[ban.Hold]bool)
+	var ids []mesh.ID
+	d.mu.Lock()
+	for o, old := range d.recapped {
+		if _, certified := d.granted[o]; !certified {
+			continue // until it is again
+		}
+		delete(d.recapped, o)
+		ids = append(ids, mesh.ID(o))
+		next := d.capsLocked(o)
+		rate := looser(old.Allowance, next.Allowance) || next.Import && !old.Import
+		raised[o] = map[ban.Hold]bool{ban.HoldRate: rate, ban.HoldLift: rate, ban.HoldActive: next.Active > old.Active}
+	}
+	d.mu.Unlock()
+	if len(ids) == 0 {
+		return nil
+	}
+	if err := d.judgeAgain(ids...); err != nil {
+		return err
+	}
+	return d.releaseAgain(ctx, func(r *ban.Record) bool { return raised[r.Origin][r.Hold] })
+}
+
+// judgeAgain judges what some nodes, or all, have said by what they may say now.
+func (d *Daemon) judgeAgain(of ...mesh.ID) error {
+	stored, err := d.syncedHolds()
+	if err != nil {
+		return err
+	}
+	inForce := make(map[ban.Origin]int)
+	d.eachFrame(of, func(now time.Time, r ban.Record) []ban.Change { return d.refuseAgainLocked(now, r, inForce) })
+	d.eachFrame(of, func(now time.Time, r ban.Record) []ban.Change { return d.admitAgainLocked(now, r, stored) })
 	return nil
 }
 
@@ -53,10 +93,10 @@ func (d *Daemon) countOffences() {
 	})
 }
 
-// eachFrame calls judge with every record of the frames that are held, and takes over what it changes.
-func (d *Daemon) eachFrame(judge func(time.Time, ban.Record) []ban.Change) {
+// eachFrame calls judge with every record of the frames that are held of some nodes, or of all, and takes over what it changes.
+func (d *Daemon) eachFrame(of []mesh.ID, judge func(time.Time, ban.Record) []ban.Change) {
 	var records []ban.Record
-	for frame := range d.mesh.Frames() {
+	for frame := range d.mesh.Frames(of...) {
 		if _, ok := forgottenBy(frame.Payload); ok || frame.Origin == d.mesh.AuthorityID() {
 			continue
 		}
@@ -147,17 +187,12 @@ func (s storedHolds) knows(r *ban.Record) bool {
 }
 
 // releaseAgain lets count what was held by a cap that has been raised, as far as it goes.
-func (d *Daemon) releaseAgain(ctx context.Context, old, next config.Config) error {
-	looser := func(a, b config.Allowance) bool { return b.Rate > a.Rate || b.Burst > a.Burst || b.Imports > a.Imports }
-	rate, all := looser(old.Peers.Allowance, next.Peers.Allowance), looser(old.Breaker, next.Breaker)
-	raised := map[ban.Hold]bool{
-		ban.HoldRate: rate, ban.HoldLift: rate || all, ban.HoldBreaker: all, ban.HoldActive: next.Peers.Active > old.Peers.Active,
-	}
+func (d *Daemon) releaseAgain(ctx context.Context, raised func(*ban.Record) bool) error {
 	return d.eachHeld(ctx, func(records []ban.Record) error {
 		now := time.Now()
 		d.mu.Lock()
 		for _, r := range records {
-			if !raised[r.Hold] || !d.fitsNowLocked(now, r) {
+			if !raised(&r) || !d.fitsNowLocked(now, r) {
 				continue
 			}
 			r.Hold = ban.HoldNone

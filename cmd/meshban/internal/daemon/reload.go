@@ -23,12 +23,17 @@ func (d *Daemon) config() config.Config {
 }
 
 // serveReload reads the configuration anew on each request until ctx ends. A configuration that does not stand leaves
-// the old one in force.
+// the old one in force. It also judges again after certificates have changed, so that the two never do so at once.
 func (d *Daemon) serveReload(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-d.recapKick:
+			if err := d.rejudgeRecapped(ctx); err != nil {
+				d.log.Error("could not judge by the new caps of a node what it said before; it is at the next start", "err", err)
+			}
+			continue
 		case <-d.reload: // a nil channel never comes
 		}
 		d.notify(sdnotify.SdNotifyReloading)
