@@ -208,7 +208,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		err = await(ctx, tasks, &running)
 	}
 	stopStore()
-	return errors.Join(err, <-stored, <-audited, d.emitter.Close(), d.close())
+	return errors.Join(err, <-stored, d.refillLast(), <-audited, d.emitter.Close(), d.close())
 }
 
 // tasksLimit bounds how long Run waits for its tasks once it is to end: what hangs must not keep the rest off the disk.

@@ -79,6 +79,17 @@ func (n *node) join(t testing.TB, name string) *node {
 
 func (n *node) joinWith(t testing.TB, name string, req control.InviteRequest) *node {
 	t.Helper()
+	dir, cfg := n.enrol(t, name, req)
+	other := start(t, dir, cfg)
+	until(t, name+" and "+n.cfg.Name+" in one mesh", func() bool {
+		return other.meshStatus().Alive == n.meshStatus().Alive && other.meshStatus().InSync == n.meshStatus().InSync && n.meshStatus().InSync > 1
+	})
+	return other
+}
+
+// enrol makes the folder of another node with a token of n.
+func (n *node) enrol(t testing.TB, name string, req control.InviteRequest) (home.Dir, config.Config) {
+	t.Helper()
 	reply, err := n.Invite(t.Context(), req)
 	if err != nil {
 		t.Fatal(err)
@@ -90,11 +101,7 @@ func (n *node) joinWith(t testing.TB, name string, req control.InviteRequest) *n
 		t.Fatal(err)
 	}
 	cfg.Join = enrolment.Join
-	other := start(t, dir, cfg)
-	until(t, name+" and "+n.cfg.Name+" in one mesh", func() bool {
-		return other.meshStatus().Alive == n.meshStatus().Alive && other.meshStatus().InSync == n.meshStatus().InSync && n.meshStatus().InSync > 1
-	})
-	return other
+	return dir, cfg
 }
 
 // start runs a node until the test ends or stop is called.

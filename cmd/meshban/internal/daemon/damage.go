@@ -17,27 +17,43 @@ func (d *Daemon) storeDamaged(damage store.Damage) {
 	kick(d.refillKick)
 }
 
-// refillStore puts what this node knows into a store that has taken the place of a damaged one.
+// refillStore calls refill whenever a store has taken the place of a damaged one.
 func (d *Daemon) refillStore(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-d.refillKick:
+			d.refill(ctx)
 		}
-		// What waits for the operator goes before the frames, so that no crash leaves those alone.
-		err := d.eachHeld(ctx, func(records []ban.Record) error {
-			for _, r := range records {
-				d.store.Hold(holdOf(&r), r.Version.Index, uint8(r.Hold))
-			}
-			return nil
-		})
-		if err != nil {
-			continue // ctx has ended
+	}
+}
+
+// refillLast does so for a damage that was found while the agent stops, after the tasks and the store have.
+func (d *Daemon) refillLast() error {
+	select {
+	case <-d.refillKick:
+		d.refill(context.Background())
+		return d.store.Flush()
+	default:
+		return nil
+	}
+}
+
+// refill puts what this node knows into the store. What waits for the operator goes before the frames, so that no crash leaves those alone.
+func (d *Daemon) refill(ctx context.Context) {
+	err := d.eachHeld(ctx, func(records []ban.Record) error {
+		for _, r := range records {
+			d.store.Hold(holdOf(&r), r.Version.Index, uint8(r.Hold))
 		}
-		now := time.Now()
-		for frame := range d.mesh.Frames() {
-			d.store.Refill(store.KeyOf(frame.Origin, frame.Epoch, frame.Seq), now, frame.Raw())
-		}
+		return nil
+	})
+	if err != nil { // ctx has ended: refillLast goes on
+		kick(d.refillKick)
+		return
+	}
+	now := time.Now()
+	for frame := range d.mesh.Frames() {
+		d.store.Refill(store.KeyOf(frame.Origin, frame.Epoch, frame.Seq), now, frame.Raw())
 	}
 }

@@ -24,7 +24,11 @@ func TestEveryDamageComesBack(t *testing.T) {
 	a := first(t, "a")
 	nodes := []*node{a}
 	for i := range suffering {
-		nodes = append(nodes, a.join(t, fmt.Sprintf("b%d", i)))
+		dir, cfg := a.enrol(t, fmt.Sprintf("b%d", i), control.InviteRequest{})
+		cfg.Bind = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 14, byte(i + 1)}), 0) // where nobody else takes its port meanwhile
+		b := start(t, dir, cfg)
+		b.cfg.Bind = b.mesh.Addr()
+		nodes = append(nodes, b)
 	}
 	var addrs []string
 	for i := range 120 {
@@ -42,9 +46,7 @@ func TestEveryDamageComesBack(t *testing.T) {
 			t.Run(b.cfg.Name, func(t *testing.T) {
 				t.Parallel()
 				b.hasAll(t, addrs)
-				b.stop()
-				b.cfg.Bind = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 14, byte(i + 1)}), b.mesh.Addr().Port()) // nobody else takes it
-				start(t, b.home, b.cfg).suffers(t, a, addrs, i)
+				b.suffers(t, a, addrs, i)
 			})
 		}
 	})
