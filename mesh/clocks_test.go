@@ -1,8 +1,10 @@
 package mesh
 
 import (
+	"bytes"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -57,7 +59,12 @@ func TestClusterNamesClocks(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				c := newCluster(t, 3, nil)
+				var early sync.Map // frames that the first node refused as of the future
+				c := newCluster(t, 3, func(i int, cfg *Config) {
+					if i == 0 {
+						cfg.Early = func(f Frame) { early.Store(string(f.raw), true) }
+					}
+				})
 				eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
 				id := c.nodes[2].id
 				if err := c.nodes[2].stop(); err != nil {
@@ -72,6 +79,19 @@ func TestClusterNamesClocks(t *testing.T) {
 				eventually(t, 30*time.Second, "it says so of itself", func() bool { return says(off, tt.own) })
 				for _, n := range c.nodes[:2] {
 					eventually(t, 30*time.Second, "the others name it", func() bool { return says(n, "the clock of "+id.ID().String()+" "+tt.ofOther) })
+				}
+				if tt.off > 0 {
+					f, err := off.Publish(off.now(), []byte("early"), off.now().Add(time.Hour), nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					forged := bytes.Clone(f.raw)
+					forged[len(forged)-1] ^= 1
+					c.nodes[0].admit(forged, len(forged), viaPush, new(intake))
+					if _, told := early.Load(string(forged)); told {
+						t.Error("a forged frame of the future is told")
+					}
+					eventually(t, 30*time.Second, "the first hears of the frame that it refuses", func() bool { _, told := early.Load(string(f.raw)); return told })
 				}
 				if err := off.stop(); err != nil {
 					t.Fatal(err)

@@ -72,6 +72,10 @@ type Config struct {
 	// of their origin's certificate, had not come by the clock as it was.
 	Rewound func(live iter.Seq[Frame])
 
+	// Early gets frames of origins that count which are refused as of the future, to tell people: the same one more than once, and of an
+	// origin at most earlyTold a second. It is called by the goroutine that calls Deliver.
+	Early func(f Frame)
+
 	// Noticed gets what another member, whose certificate counts, tells this one by Notify: seldom, and at most MaxNotice
 	// bytes. It is called by the goroutine that calls Deliver; the bytes may be kept.
 	Noticed func(from ID, payload []byte)

@@ -16,6 +16,8 @@ const (
 	// recheckEvery is the least time between two comparisons with all peers for frames that had been refused as of the future:
 	// any holder of the mesh's key can send some.
 	recheckEvery = 10 * time.Second
+	// earlyTold bounds how many frames a second of an origin have their signature checked for Config.Early alone.
+	earlyTold = 10
 )
 
 // early is what was refused because its time had not come.

@@ -59,7 +59,7 @@ func (m *Mesh) screen(raw []byte) (f Frame, ok bool) {
 		m.count.refused[refusedMesh].Add(1)
 		return f, false
 	}
-	now := m.now()
+	now, tell := m.now(), false
 	m.mu.Lock()
 	v := m.core.judge(now, f)
 	switch v {
@@ -67,8 +67,12 @@ func (m *Mesh) screen(raw []byte) (f Frame, ok bool) {
 		m.core.bar(f.Origin, f.Epoch)
 	case verdictFuture:
 		m.core.early.offered(f)
+		tell = m.core.stands(now, f.Origin) == verdictNew
 	}
 	m.mu.Unlock()
+	if tell && m.cfg.Early != nil && m.earlies.take(now, f.Origin, 1) && f.Verify() == nil {
+		m.cfg.Early(f)
+	}
 	if v == verdictRevoked {
 		m.tellRevoked(now, f.Origin)
 	}

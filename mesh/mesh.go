@@ -55,6 +55,7 @@ type Mesh struct {
 	enrolRate buckets[netip.Addr]
 	rolls     limiter     // changes of epoch
 	told      buckets[ID] // revoked nodes that were sent their revocation
+	earlies   buckets[ID] // frames whose signature is checked only to tell people
 	asks      asks
 	answers   buckets[ID] // to members' questions
 	// strangerAnswers are those to nodes whose certificate has not come.
@@ -150,6 +151,7 @@ func New(cfg Config) (*Mesh, error) {
 	m.enrolRate = newBuckets[netip.Addr](enrolRate, enrolBurst)
 	m.bulkCost = newBuckets[ID](bulkRate, bulkBurst)
 	m.told = newBuckets[ID](1/tellEvery.Seconds(), 1)
+	m.earlies = newBuckets[ID](earlyTold, 10*earlyTold)
 	m.acks.rate = limiter{burst: ackBurst, every: ackEvery}
 	m.rolls = limiter{burst: rollBurst, every: rollEvery}
 	m.views.exchange = make(chan netip.AddrPort, 1)

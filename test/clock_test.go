@@ -101,7 +101,16 @@ func TestClocks(t *testing.T) {
 		}
 		return nil
 	})
+	early := fresh().String()
+	last.run(t, "ban", early, "--for", "1h")
+	eventually(t, banLimit, func() error {
+		if out := first.run(t, "why", early); !strings.Contains(out, "refused (from the future)") || !strings.Contains(out, "the clock of "+last.Name) {
+			return fmt.Errorf("why says of the ban of the node whose clock is ahead:\n%s", out)
+		}
+		return nil
+	})
 	last.setWall(t, 0)
+	m.settled(t, "all clocks are right", stays, early)
 	eventually(t, banLimit, func() error {
 		for _, n := range m.nodes {
 			if p := append(n.problem(t, "clock"), n.problem(t, "certificate")...); len(p) > 0 {

@@ -9,7 +9,9 @@ import (
 	"github.com/hashicorp/golang-lru/simplelru"
 
 	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/mesh"
 )
 
 const (
@@ -77,6 +79,24 @@ func (p *past) judged(r *ban.Record, err error) {
 		}
 	case errors.As(err, &policy) && policy.Rule != ban.RuleExpired && policy.Rule != ban.RuleMalformed:
 		p.refused.Add(keyOfRefused(r), refusedOp{r.Version, r.Issued, r.Until, r.Reason, r.Source, refusedStatus(policy, r.Prefix)})
+	}
+}
+
+// tooEarly notes what a frame says that is refused because its origin's clock is ahead of this one, or this one behind.
+func (d *Daemon) tooEarly(frame mesh.Frame) {
+	ops, err := ban.DecodeOps(frame.Payload)
+	if err != nil {
+		return
+	}
+	now := time.Now()
+	refused := &ban.PolicyError{Rule: ban.RuleFuture, Detail: fmt.Sprintf(
+		"it is dated %s ahead of this node's clock, and %s is allowed; the clock of %s, or this one, is wrong; it counts from %s on",
+		config.FormatDuration(frame.Issued.Sub(now).Round(time.Second)), config.FormatDuration(mesh.FutureSkew), d.names.of(ban.Origin(frame.Origin)),
+		control.FormatTime(frame.Issued.Add(-mesh.FutureSkew)))}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, r := range appendRecords(nil, now, frame, ops) {
+		d.past.judged(&r, refused)
 	}
 }
 

@@ -224,7 +224,7 @@ func (d *Daemon) openMesh(keys home.Keys, epoch uint64) error {
 		Bind: d.cfg.Bind, Advertise: d.cfg.Advertise, Join: d.cfg.Join,
 		Logger:    d.log,
 		RollEpoch: d.store.RaiseEpoch,
-		Deliver:   d.deliver, Replaced: d.replaced, Retold: d.retold, Admitted: d.admitted, Expired: d.forget,
+		Deliver:   d.deliver, Early: d.tooEarly, Replaced: d.replaced, Retold: d.retold, Admitted: d.admitted, Expired: d.forget,
 		Withdrawn: d.withdraw, Readmitted: d.readmit, Noticed: d.noticed, Rewound: d.rewound, Answer: d.answer,
 		Peers: peers,
 		PeersChanged: func(peers []mesh.Peer) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/mesh"
 )
 
 // reloads gives a node another configuration, as SIGHUP does, and waits until it has it.
@@ -258,4 +259,25 @@ func TestWhyTellsOfThePast(t *testing.T) {
 	if len(none) != 0 {
 		t.Errorf("more than a day later: %+v", none)
 	}
+}
+
+// A ban that is refused because a clock is wrong is shown, with the rule, until it counts.
+func TestWhyTellsOfTheFuture(t *testing.T) {
+	t.Parallel()
+	a := first(t, "a")
+	b := a.join(t, "b")
+	const addr = "192.0.2.1/32"
+	op := ban.Op{Kind: ban.KindBan, Prefix: netip.MustParsePrefix(addr), Until: time.Now().Add(time.Hour), Source: "cli"}
+	payload, err := ban.AppendOps(nil, []ban.Op{op})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.tooEarly(mesh.Frame{Origin: mesh.ID(a.self), Epoch: 1, Seq: 1, Issued: time.Now().Add(90*time.Minute + 200*time.Millisecond), Payload: payload})
+	r := b.why(t, addr)
+	if s := finding(r, "ban", addr); !strings.HasPrefix(s, "refused (from the future): it is dated 1h30m ahead of this node's clock, and 5m is allowed; the clock of a, or this one, is wrong") ||
+		!strings.Contains(r.Summary, s) || r.Verdict != control.VerdictNotDropped {
+		t.Errorf("%+v", r)
+	}
+	a.ban(t, time.Hour, addr)
+	until(t, "it counts", func() bool { return finding(b.why(t, addr), "ban", addr) == "enforced" })
 }
