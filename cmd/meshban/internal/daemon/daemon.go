@@ -133,10 +133,11 @@ func New(ctx context.Context, cfg Config) (*Daemon, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
+	started := time.Now()
 	d := &Daemon{
 		home: cfg.Home, version: cfg.Version, log: cfg.Logger, level: cfg.Level,
-		reload: cfg.Reload, reread: cfg.Reread, host: cfg.Host, cfg: cfg.Config, started: time.Now(),
-		hub: newHub(), emit: newEmitQueue(), echoes: newEchoes(), problems: newProblems(), others: newOthers(), past: newPast(),
+		reload: cfg.Reload, reread: cfg.Reread, host: cfg.Host, cfg: cfg.Config, started: started,
+		hub: newHub(), emit: newEmitQueue(), echoes: newEchoes(), problems: newProblems(), others: newOthers(), past: newPast(started),
 		bulkRate: rate.NewLimiter(mesh.SayBulkRate, mesh.SayBulkBurst), smallRate: rate.NewLimiter(mesh.SayRate, mesh.SayBurst),
 		ssh: hostinfo.NewSessions(), refillKick: make(chan struct{}, 1), neverKick: make(chan struct{}, 1), expireKick: make(chan struct{}, 1),
 		noticeKick: make(chan struct{}, 1), recapKick: make(chan struct{}, 1),
@@ -207,6 +208,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		run("readiness", d.announceReady)
 		err = await(ctx, tasks, &running)
 	}
+	d.savePast()
 	stopStore()
 	return errors.Join(err, <-stored, d.refillLast(), <-audited, d.emitter.Close(), d.close())
 }

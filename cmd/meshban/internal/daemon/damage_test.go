@@ -14,18 +14,21 @@ import (
 
 func (n *node) hasAll(t *testing.T, addrs []string) {
 	t.Helper()
-	until(t, n.cfg.Name+" has all bans", func() bool {
-		found := 0
-		if err := n.List(t.Context(), func(e control.ListEntry) error {
-			if slices.Contains(addrs, e.Prefix.String()) && e.State == control.StateEnforced {
-				found++
-			}
-			return nil
-		}); err != nil {
-			t.Fatal(err)
+	until(t, n.cfg.Name+" has all bans", func() bool { return enforced(t, n.Daemon, addrs) == len(addrs) })
+}
+
+// enforced counts those of addrs that are banned and enforced.
+func enforced(t *testing.T, d *Daemon, addrs []string) (found int) {
+	t.Helper()
+	if err := d.List(t.Context(), func(e control.ListEntry) error {
+		if slices.Contains(addrs, e.Prefix.String()) && e.State == control.StateEnforced {
+			found++
 		}
-		return found == len(addrs)
-	})
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return found
 }
 
 // saysOf returns the problem of a kind that status shows, "" if none.

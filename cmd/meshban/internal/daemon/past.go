@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -22,12 +23,17 @@ const (
 	pastKept = 24 * time.Hour
 	// maxPastFindings bounds what why tells of them.
 	maxPastFindings = 100
+	// maxPastSaved bounds the bans that have ended which are kept over a restart, about 3 MB; the newest are.
+	maxPastSaved = 1 << 13
+	// valuePast names them in the store, where they are while no agent runs.
+	valuePast = "past"
 )
 
 // past is what why tells of besides what the table holds: what was refused, and what has ended. The daemon's lock guards it.
 type past struct {
 	refused *simplelru.LRU // refusedKey -> refusedOp
 	ended   *simplelru.LRU // banKey -> endedBan
+	since   time.Time      // from when on ended has all, but for maxPast
 }
 
 type banKey struct {
@@ -58,13 +64,13 @@ type endedBan struct {
 	at     time.Time
 }
 
-func newPast() past {
+func newPast(now time.Time) past {
 	refused, errRefused := simplelru.NewLRU(maxRefused, nil)
 	ended, errEnded := simplelru.NewLRU(maxPast, nil)
 	if err := errors.Join(errRefused, errEnded); err != nil {
 		panic(err) // only a size below 1 is refused
 	}
-	return past{refused, ended}
+	return past{refused, ended, now}
 }
 
 // judged notes what became of a peer's op: err is why it was refused, nil if it was not.
@@ -125,6 +131,72 @@ func (p *past) changed(now time.Time, c ban.Change) {
 	if c.Lift {
 		p.ended.Add(banKey{c.Prefix, c.Ports}, endedBan{c, now})
 	}
+}
+
+// savedPast is what the store keeps of the bans that have ended, in the order of their ends.
+type savedPast struct {
+	Since time.Time
+	Ended []savedEnd
+}
+
+type savedEnd struct {
+	ban.Change
+	Ports string // in the place of Change's, which has no form in JSON
+	At    time.Time
+}
+
+// save returns what load takes.
+func (p *past) save() ([]byte, error) {
+	keys := p.ended.Keys()
+	saved := savedPast{Since: p.since}
+	for _, k := range keys[max(0, len(keys)-maxPastSaved):] {
+		v, _ := p.ended.Peek(k)
+		e := v.(endedBan)
+		saved.Ended = append(saved.Ended, savedEnd{e.change, e.change.Ports.String(), e.at})
+	}
+	return json.Marshal(saved)
+}
+
+// load takes over what a former run has saved.
+func (p *past) load(b []byte) error {
+	var saved savedPast
+	if err := json.Unmarshal(b, &saved); err != nil {
+		return err
+	}
+	for _, e := range saved.Ended {
+		ports, err := ban.ParsePorts(e.Ports)
+		if err != nil {
+			return err
+		}
+		e.Change.Ports = ports
+		p.ended.Add(banKey{e.Prefix, ports}, endedBan{e.Change, e.At})
+	}
+	p.since = saved.Since
+	return nil
+}
+
+// loadPast takes over what the last run has saved. It is kept while no agent runs: one that is killed has saved nothing newer.
+func (d *Daemon) loadPast() {
+	b := d.store.Value(valuePast)
+	if b == nil {
+		return
+	}
+	d.store.Set(valuePast, nil)
+	if err := d.past.load(b); err != nil {
+		d.log.Warn("could not read which bans had ended", "err", err)
+	}
+}
+
+// savePast saves which bans have ended for the next run.
+func (d *Daemon) savePast() {
+	d.mu.Lock()
+	b, err := d.past.save()
+	d.mu.Unlock()
+	if err != nil {
+		d.log.Warn("could not save which bans have ended", "err", err)
+		return
+	}
+	d.store.Set(valuePast, b)
 }
 
 // pastLocked returns what was refused and what has ended of a prefix. live are the findings of what the table holds.

@@ -79,6 +79,7 @@ func (d *Daemon) prepare(ctx context.Context) error {
 		return err
 	}
 	d.openNames(authorityKey(keys.Secrets))
+	d.loadPast()
 	if d.audit, err = audit.New(audit.Config{Path: d.home.Audit(), Logger: d.log, OnProblem: d.auditProblem}); err != nil {
 		return err
 	}

@@ -97,7 +97,8 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 	findings := d.table.Why(prefix)
 	verdict, banned := d.table.Lookup(prefix)
 	inside := d.table.EnforcedInside(prefix, maxInside+1)
-	before := d.pastLocked(time.Now(), prefix, findings)
+	now := time.Now()
+	before, since := d.pastLocked(now, prefix, findings), d.past.since
 	d.mu.Unlock()
 	reply = control.WhyReply{Address: prefix, Verdict: control.VerdictNotDropped}
 	why := ""
@@ -155,6 +156,9 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 		}
 	case len(reply.Findings) == 0:
 		reply.Summary = fmt.Sprintf("No record of the mesh bears on %s: this node lets it through.", show(prefix))
+		if now.Sub(since) < pastKept {
+			reply.Summary += fmt.Sprintf(" Nothing is known of bans that ended before %s.", control.FormatPast(since))
+		}
 	default:
 		reply.Summary = fmt.Sprintf("This node lets %s through: %s.", show(prefix), letThrough(prefix, reply.Findings, inside))
 	}

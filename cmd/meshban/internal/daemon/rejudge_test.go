@@ -247,6 +247,19 @@ func TestWhyTellsOfThePast(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.active(t, 2)
+	if s := b.why(t, "198.51.100.9/32").Summary; !strings.Contains(s, "Nothing is known of bans that ended before "+control.FormatPast(b.past.since)) {
+		t.Errorf("why says of what it does not know: %q", s)
+	}
+	since := b.past.since
+	b.stop()
+	b = start(t, b.home, b.cfg)
+	if f := b.why(t, "192.0.2.1/32").Findings; len(f) != 1 || f[0].Kind != control.KindEnded || f[0].Status != "has ended" || f[0].Origin != "a" {
+		t.Errorf("after a restart: %+v", f)
+	}
+	if !b.past.since.Equal(since) || b.store.Value(valuePast) != nil && b.store.Stats().Waiting == 0 {
+		t.Errorf("remembers since %v, want %v; an agent that is killed would bring back what is old", b.past.since, since)
+	}
+	b.active(t, 2)
 	later := time.Now().Add(3 * time.Hour) // ban and unban are forgotten
 	b.mu.Lock()
 	b.settleLocked(b.table.Expire(later))

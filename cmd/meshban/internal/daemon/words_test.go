@@ -77,7 +77,7 @@ func TestWhyItIsLetThrough(t *testing.T) {
 		"203.0.113.0/24":  "This node lets 203.0.113.0/24 through: nothing bans all of it.",
 		"127.0.0.1/32":    "This node lets 127.0.0.1 through: it is on the never-ban list (loopback).",
 		"198.51.100.0/24": "This node lets 198.51.100.0/24 through: no ban covers all of it, but inside it 198.51.100.7 and 1 more are banned.",
-		"192.0.2.99/32":   "No record of the mesh bears on 192.0.2.99: this node lets it through.",
+		"192.0.2.99/32":   "No record of the mesh bears on 192.0.2.99: this node lets it through. Nothing is known of bans that ended before " + control.FormatPast(a.started) + ".",
 	} {
 		if reply, _ := a.explain(prefix(of)); reply.Summary != want {
 			t.Errorf("%s: %q, want %q", of, reply.Summary, want)
