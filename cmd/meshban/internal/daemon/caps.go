@@ -102,7 +102,7 @@ func (n *notes) of(prefix netip.Prefix, length time.Duration) (note, hint string
 		return fmt.Sprintf(alone+"wider than /%d from it (%s in this node's certificate)", widest, key), n.certHint(fmt.Sprintf("--%s %d", strings.ReplaceAll(key, "_", "-"), prefix.Bits()))
 	case prefix.Bits() < widest:
 		return fmt.Sprintf(alone+"wider than /%d from a peer (bans.%s in their meshban.yaml)", widest, key),
-			fmt.Sprintf("set %s: %d below bans: in meshban.yaml on every node, reload them, and repeat this", key, prefix.Bits())
+			fmt.Sprintf("set %s: %d below bans: in meshban.yaml on every node, and systemctl reload meshban there: they take these then", key, prefix.Bits())
 	case length > n.caps.MaxFor+ban.DefaultLimits().FutureSkew && n.cert.MaxTTL == n.caps.MaxFor:
 		return fmt.Sprintf(alone+"longer than %s from it (max_for in this node's certificate)", config.FormatDuration(n.caps.MaxFor)), n.certHint("--max-for " + config.FormatDuration(length.Round(time.Second)))
 	case length > n.caps.MaxFor+ban.DefaultLimits().FutureSkew:

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -218,4 +219,55 @@ func TestImportNamesTheSettingThatDecides(t *testing.T) {
 	if rep.Results[0].Note != "" || !strings.Contains(rep.Results[1].Note, "peers.imports in their meshban.yaml") {
 		t.Errorf("%+v", rep.Results)
 	}
+}
+
+// networks returns networks as wide as those of Spamhaus DROP are, one behind the other.
+func networks() (prefixes []string, wide int) {
+	at := netip.MustParseAddr("11.0.0.0")
+	for _, w := range []struct{ bits, n int }{
+		{10, 1}, {12, 1}, {13, 1}, {14, 8}, {15, 12}, {16, 80}, {17, 20}, {18, 40}, {19, 70}, {20, 110}, {21, 90}, {22, 180}, {23, 60}, {24, 316},
+	} {
+		for range w.n {
+			prefixes = append(prefixes, netip.PrefixFrom(at, w.bits).String())
+			if w.bits < 24 {
+				wide++
+			}
+			a := at.As4()
+			binary.BigEndian.PutUint32(a[:], binary.BigEndian.Uint32(a[:])+1<<(32-w.bits))
+			at = netip.AddrFrom4(a)
+		}
+	}
+	return prefixes, wide
+}
+
+// Of a list of networks peers take the narrow ones. Who follows the hint has all of it, with no word more from the node that
+// imported it.
+func TestAListOfWideNetworks(t *testing.T) {
+	t.Parallel()
+	a := first(t, "a")
+	b := a.join(t, "b")
+	prefixes, wide := networks()
+	req := control.BanRequest{Source: ban.SourceImport, For: 48 * time.Hour, DryRun: true}
+	hints := map[string]int{}
+	for _, r := range a.imports(t, req, prefixes...).Results {
+		if strings.Contains(r.Note, "other nodes take nothing wider than /24 from a peer (bans.widest_ipv4 in their meshban.yaml)") {
+			hints[r.Hint]++
+		}
+	}
+	told, widest := 0, ""
+	for hint, n := range hints {
+		told += n
+		if strings.HasPrefix(hint, "set widest_ipv4: 10 below bans: in meshban.yaml on every node, and systemctl reload meshban there") {
+			widest = hint
+		}
+	}
+	if told != wide || widest == "" {
+		t.Fatalf("a dry run names %d of %d wide networks; the hint of the widest is %q", told, wide, widest)
+	}
+	req.DryRun = false
+	a.imports(t, req, prefixes...)
+	b.active(t, len(prefixes)-wide)
+	key, _, _ := strings.Cut(strings.TrimPrefix(widest, "set "), " below")
+	b.reloads(t, "bans:\n  "+key+"\n")
+	b.active(t, len(prefixes))
 }
