@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -197,6 +198,12 @@ func (im *importer) read() (*banlist.List, error) {
 	if im.file == "-" {
 		im.file = "stdin"
 	} else {
+		if strings.EqualFold(filepath.Base(im.file), "hosts.allow") {
+			return nil, &control.Error{
+				Code: control.CodeFailed, Message: im.file + " lists whom to let through: nothing was banned",
+				Hint: "what must never be banned is for: meshban allow",
+			}
+		}
 		f, err := os.Open(im.file)
 		if err != nil {
 			return nil, fmt.Errorf("open list: %w", err)
@@ -423,6 +430,9 @@ func (im *importer) tell(list *banlist.List, err error) {
 	if list.Masked > 0 {
 		im.sum.Masked = list.Masked
 		say("%s had host bits set and %s masked, such as %s", plural(list.Masked, "prefix", "prefixes"), or(map[bool]string{true: "was"}[list.Masked == 1], "were"), clean(list.Example))
+	}
+	if list.Hosts > 0 && !strings.EqualFold(filepath.Base(im.file), "hosts.deny") {
+		say("%s of the form of hosts.deny, which hosts.allow has too: taken as bans", plural(list.Hosts, "line is", "lines are"))
 	}
 	for _, s := range list.Skipped {
 		im.sum.Skipped += s.N

@@ -48,6 +48,7 @@ type List struct {
 	Repeats int     // entries that stood there before
 	Masked  int     // prefixes that were written with host bits set
 	Example string  // the first of them: 192.0.2.1/24 in line 3
+	Hosts   int     // lines that would let through if the list were a hosts.allow, which has the form of hosts.deny
 	Skipped []Skip  // what the list itself marks as no ban in force
 }
 

@@ -343,6 +343,11 @@ func (r *reader) hosts(line string) (bool, error) {
 			return false, nil
 		}
 	}
+	if options := strings.Split(brackets.ReplaceAllString(m[2], ""), ":"); len(options) > 1 {
+		if e := letsThrough(options[1:]); e != nil {
+			return true, e
+		}
+	}
 	clients := strings.FieldsFunc(m[2], func(c rune) bool { return strings.ContainsRune(", \t", c) })
 	if len(clients) == 0 {
 		return true, wrong("write the addresses behind the colon", "%s names no address", quote(line))
@@ -354,6 +359,9 @@ func (r *reader) hosts(line string) (bool, error) {
 			return true, e
 		}
 	}
+	if !denies.MatchString(line) {
+		r.list.Hosts++
+	}
 	for _, s := range texts {
 		if err := r.addText("", s); err != nil {
 			return true, err
@@ -361,6 +369,11 @@ func (r *reader) hosts(line string) (bool, error) {
 	}
 	return true, nil
 }
+
+// denies matches a line of hosts.deny or hosts.allow with the option deny.
+var denies = regexp.MustCompile(`(?i):[ \t]*deny$`)
+
+var brackets = regexp.MustCompile(`\[[^\]]*\]`)
 
 var dotted = regexp.MustCompile(`^(\d+)(\.\d+){0,2}\.$`)
 
