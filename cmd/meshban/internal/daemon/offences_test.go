@@ -23,7 +23,7 @@ type offender struct {
 
 func newOffender(t *testing.T) *offender {
 	t.Helper()
-	s, err := store.Open(filepath.Join(t.TempDir(), "store.db"), nil)
+	s, err := store.Open(filepath.Join(t.TempDir(), "store.db"), store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -39,7 +39,7 @@ func Alone(dir home.Dir) (bool, error) {
 		return true, err
 	}
 	lost := false // then nobody knows
-	s, err := store.Open(dir.Store(), func(store.Damage) { lost = true })
+	s, err := store.Open(dir.Store(), store.Options{OnDamage: func(store.Damage) { lost = true }})
 	if err != nil {
 		return false, err
 	}
@@ -67,7 +67,7 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	if err := mesh.CheckPort(d.cfg.Bind); err != nil { // nothing in the kernel is touched for an agent that cannot run
 		return cmp.Or(d.claimed, err)
 	}
-	if d.store, err = store.Open(d.home.Store(), d.storeDamaged); err != nil {
+	if d.store, err = store.Open(d.home.Store(), store.Options{OnDamage: d.storeDamaged}); err != nil {
 		return err
 	}
 	if keys, err = d.foundAuthority(keys); err != nil {

@@ -28,8 +28,6 @@ const (
 	openTries = 3
 )
 
-var noSync bool // a test sets it: commits are not synced
-
 // Damage tells of a file that was set aside.
 type Damage struct {
 	Cause error  // what is wrong with it
@@ -53,32 +51,34 @@ func guard(f func() error) (err error) {
 }
 
 // open opens or creates the file, and puts a fresh one in the place of one that is damaged; cause says that it is known to be.
-func open(path string, cause error, onDamage func(Damage)) (db *bolt.DB, err error) {
+func open(path string, cause error, opts Options) (db *bolt.DB, err error) {
 	for range openTries {
 		if err = cause; err == nil {
 			err = check(path)
 		}
 		if err == nil {
-			db, err = openSound(path)
+			db, err = openSound(path, opts)
 		}
 		if !errors.Is(err, ErrDamaged) {
 			return db, err
 		}
-		damage, asideErr := replace(path, err)
+		damage, asideErr := replace(path, err, opts)
 		if asideErr != nil {
 			return nil, errors.Join(err, asideErr)
 		}
-		onDamage(damage)
+		if opts.OnDamage != nil {
+			opts.OnDamage(damage)
+		}
 		cause = nil
 	}
 	return nil, err
 }
 
 // openSound opens or creates a file that has passed check.
-func openSound(path string) (db *bolt.DB, err error) {
+func openSound(path string, opts Options) (db *bolt.DB, err error) {
 	err = guard(func() error {
 		db, err = bolt.Open(path, 0o600, &bolt.Options{
-			Timeout: lockTimeout, FreelistType: bolt.FreelistMapType, OpenFile: ownfile.Open, NoSync: noSync,
+			Timeout: lockTimeout, FreelistType: bolt.FreelistMapType, OpenFile: ownfile.Open, NoSync: opts.NoSync,
 		})
 		if errors.Is(err, berrors.ErrTimeout) {
 			return ErrInUse
@@ -135,9 +135,9 @@ func check(path string) error {
 }
 
 // replace sets a damaged file aside and puts a fresh one in its place, with what is sound of it; if that cannot be written, with nothing.
-func replace(path string, cause error) (Damage, error) {
+func replace(path string, cause error, opts Options) (Damage, error) {
 	fresh := path + ".new"
-	kept, err := salvage(path, fresh)
+	kept, err := salvage(path, fresh, opts)
 	if err != nil {
 		kept = 0
 		_ = os.Remove(fresh)
@@ -173,7 +173,7 @@ func setAside(path string, now time.Time) (string, error) {
 
 // salvage copies what is sound of a damaged file to a fresh one and returns how many frames that is. Without the whole of the holds
 // there are no frames in it: what waits for the operator would count.
-func salvage(path, fresh string) (frames int, err error) {
+func salvage(path, fresh string, opts Options) (frames int, err error) {
 	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, err
 	}
@@ -186,7 +186,7 @@ func salvage(path, fresh string) (frames int, err error) {
 	if len(found.buckets) == 0 {
 		return 0, nil
 	}
-	db, err := openSound(fresh)
+	db, err := openSound(fresh, opts)
 	if err != nil {
 		return 0, err
 	}

@@ -67,8 +67,6 @@ func frameRaw(i int) []byte {
 // A store with any single damage opens, gives back only what was put into it, and works from then on; if anything is missing, it says
 // so. 35 of 90 damages once refused every start, 2 panicked, one never ended, and 7 lost frames without a word.
 func TestAnyDamageOpens(t *testing.T) {
-	noSync = true
-	defer func() { noSync = false }()
 	whole := filled(t)
 	rnd := rand.New(rand.NewPCG(14, 1))
 	dir := t.TempDir()
@@ -96,7 +94,7 @@ func TestAnyDamageOpens(t *testing.T) {
 
 func opensAndWorks(path string, sound bool) error {
 	var told []Damage
-	s, err := Open(path, func(d Damage) { told = append(told, d) })
+	s, err := Open(path, Options{OnDamage: func(d Damage) { told = append(told, d) }, NoSync: true})
 	if err != nil {
 		return err
 	}
@@ -147,7 +145,7 @@ func opensAndWorks(path string, sound bool) error {
 	if err := errors.Join(s.Flush(), s.Close()); err != nil {
 		return err
 	}
-	again, err := Open(path, func(d Damage) { err = fmt.Errorf("damaged once more: %w", d.Cause) })
+	again, err := Open(path, Options{OnDamage: func(d Damage) { err = fmt.Errorf("damaged once more: %w", d.Cause) }, NoSync: true})
 	if err != nil {
 		return err
 	}
@@ -172,7 +170,7 @@ func TestDamageInUse(t *testing.T) {
 				t.Fatal(err)
 			}
 			var told []Damage
-			s, err := Open(path, func(d Damage) { told = append(told, d) })
+			s, err := Open(path, Options{OnDamage: func(d Damage) { told = append(told, d) }})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -26,7 +26,7 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, "store.db")
-	s, err := Open(path, func(d Damage) { t.Errorf("set aside: %v", d.Cause) })
+	s, err := Open(path, Options{OnDamage: func(d Damage) { t.Errorf("set aside: %v", d.Cause) }})
 	if err != nil {
 		t.Fatal(err)
 	}

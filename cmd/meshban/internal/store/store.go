@@ -126,10 +126,10 @@ type Stats struct {
 
 // Store is one bbolt file. Its methods may be called from any goroutine.
 type Store struct {
-	path     string
-	onDamage func(Damage)
-	wake     chan struct{} // holds one token: there is something to commit. Senders never block; Run receives
-	hurry    chan struct{} // holds one token: somebody waits for the commit. Sync sends and never blocks; Run receives
+	path  string
+	opts  Options
+	wake  chan struct{} // holds one token: there is something to commit. Senders never block; Run receives
+	hurry chan struct{} // holds one token: somebody waits for the commit. Sync sends and never blocks; Run receives
 
 	using sync.Mutex // is held while the file is used. bbolt keeps its own locks where a damaged page makes it panic
 	db    *bolt.DB   // nil: the last file was damaged, and there is no fresh one yet. using guards it
@@ -143,18 +143,21 @@ type Store struct {
 	tried   chan struct{} // closed at the end of the next commit, whether it succeeds or fails
 }
 
-// Open opens or creates the file at path with mode 0600. It returns ErrInUse when another process holds it. onDamage is told of each
-// file that was set aside, now and later; it must not read the store. nil = nobody is told.
-func Open(path string, onDamage func(Damage)) (*Store, error) {
-	if onDamage == nil {
-		onDamage = func(Damage) {}
-	}
+// Options are those of Open.
+type Options struct {
+	// OnDamage is told of each file that was set aside, now and later. It must not read the store. nil: nobody is told.
+	OnDamage func(Damage)
+	NoSync   bool // commits are not synced, for tests
+}
+
+// Open opens or creates the file at path with mode 0600. It returns ErrInUse when another process holds it.
+func Open(path string, opts Options) (*Store, error) {
 	s := &Store{
-		path: path, onDamage: onDamage,
+		path: path, opts: opts,
 		wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1), tried: make(chan struct{}),
 	}
 	var err error
-	if s.db, err = open(path, nil, onDamage); err != nil {
+	if s.db, err = open(path, nil, opts); err != nil {
 		return nil, fmt.Errorf("open store %q: %w", path, err)
 	}
 	return s, nil
@@ -172,7 +175,7 @@ func (s *Store) use(again bool, f func(*bolt.DB) error) error {
 		return err
 	}
 	// The former one is not closed: that would wait for the locks that it keeps.
-	db, openErr := open(s.path, err, s.onDamage)
+	db, openErr := open(s.path, err, s.opts)
 	s.db = db
 	if openErr != nil || !again {
 		return errors.Join(err, openErr)

@@ -12,7 +12,7 @@ import (
 
 func opened(t *testing.T, path string) *Store {
 	t.Helper()
-	s, err := Open(path, nil)
+	s, err := Open(path, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func TestSecondOpenSaysInUse(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "store.db")
 	s := opened(t, path)
 	defer func() { _ = s.Close() }()
-	if _, err := Open(path, nil); !errors.Is(err, ErrInUse) {
+	if _, err := Open(path, Options{}); !errors.Is(err, ErrInUse) {
 		t.Fatalf("second open: %v, want ErrInUse", err)
 	}
 }
@@ -152,7 +152,7 @@ func TestSyncReturnsWhenItIsOnDisk(t *testing.T) {
 }
 
 func BenchmarkPut(b *testing.B) {
-	s, err := Open(filepath.Join(b.TempDir(), "store.db"), nil)
+	s, err := Open(filepath.Join(b.TempDir(), "store.db"), Options{})
 	if err != nil {
 		b.Fatal(err)
 	}
