@@ -28,6 +28,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata/script",
 		UpdateScripts: *update,
+		WorkdirRoot:   t.TempDir(), // testscript forgets the one that it makes
 		Setup: func(env *testscript.Env) error {
 			dir := filepath.Join(env.WorkDir, "d")
 			env.Setenv("MESHBAN_DIR", dir)
