@@ -110,8 +110,8 @@ func (l *ipsetLoad) entry(e Entry) error {
 
 // portsOf queues a prefix's elements with ports, and after each slice of such lets in what came meanwhile.
 func (l *ipsetLoad) portsOf(ctx context.Context, prefix netip.Prefix, meanwhile iter.Seq[Entry]) error {
-	for k, until := range l.ports.elements(l.now, prefix) {
-		if err := l.put(kindPort, element{prefix, k.proto, k.port, timeoutSeconds(l.now, until)}); err != nil {
+	for _, p := range l.ports.elements(l.now, prefix) {
+		if err := l.put(kindPort, element{prefix, p.proto, p.port, timeoutSeconds(l.now, p.until)}); err != nil {
 			return err
 		}
 		if l.slice++; l.slice < maxSliceElements || meanwhile == nil {

@@ -145,7 +145,10 @@ func TestPortsThatComeDuringALoad(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		live := ports.elements(now, host)
+		live := map[portKey]time.Time{}
+		for _, p := range ports.elements(now, host) {
+			live[p.portKey] = p.until
+		}
 		for port, want := range map[uint16]time.Duration{5: time.Hour, 7: 10 * time.Minute, 9: 10 * time.Minute} {
 			if got := live[portKey{ProtoTCP, port}].Sub(now); got != want {
 				t.Errorf("port %d until %v, want %v", port, got, want)

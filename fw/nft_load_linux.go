@@ -241,12 +241,13 @@ func (l *nftLoad) put(i, kind int, elements ...nftables.SetElement) error {
 func (l *nftLoad) intervals(ctx context.Context) error {
 	for prefix := range l.shape.ports.bans {
 		i := familyOf(prefix)
-		for k, until := range l.shape.ports.elements(l.now, prefix) {
+		for _, p := range l.shape.ports.elements(l.now, prefix) {
+			k := p.portKey
 			if err := l.step(ctx); err != nil {
 				return err
 			}
 			if prefix.IsSingleIP() {
-				e := nftables.SetElement{Key: nftKey(prefix.Addr(), k), Timeout: nftTimeout(l.now, until)}
+				e := nftables.SetElement{Key: nftKey(prefix.Addr(), k), Timeout: nftTimeout(l.now, p.until)}
 				if err := l.put(i, kindPort, e); err != nil {
 					return err
 				}
@@ -255,7 +256,7 @@ func (l *nftLoad) intervals(ctx context.Context) error {
 			if l.shape.portNets[i][k] == nil {
 				l.shape.portNets[i][k] = newCover()
 			}
-			l.shape.portNets[i][k].load(prefix, until)
+			l.shape.portNets[i][k].load(prefix, p.until)
 		}
 	}
 	for i := range l.bufs {

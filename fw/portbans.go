@@ -1,6 +1,7 @@
 package fw
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -17,6 +18,11 @@ const (
 type portKey struct {
 	proto uint8
 	port  uint16
+}
+
+// compare orders by port, then by protocol, as expand does.
+func (k portKey) compare(o portKey) int {
+	return cmp.Or(cmp.Compare(k.port, o.port), cmp.Compare(k.proto, o.proto))
 }
 
 // portElement is a port of a prefix that the kernel should hold until a time; the zero time = not at all.
@@ -148,15 +154,29 @@ func (b *portBans) changes(now time.Time, updates []Update, f func(netip.Prefix,
 	}
 	for prefix, ranges := range touched {
 		live := b.elements(now, prefix)
-		done := make(map[portKey]bool, len(live))
-		expand(ranges, func(k portKey) {
-			if !done[k] {
-				done[k] = true
-				f(prefix, portElement{k, live[k]})
+		for _, e := range distinct(appendElements(nil, ranges, time.Time{})) {
+			for len(live) > 0 && live[0].compare(e.portKey) < 0 {
+				live = live[1:]
 			}
-		})
+			if len(live) > 0 && live[0].portKey == e.portKey {
+				e.until = live[0].until
+			}
+			f(prefix, e)
+		}
 	}
 	return refused
+}
+
+func appendElements(dst []portElement, ranges []PortRange, until time.Time) []portElement {
+	dst = slices.Grow(dst, elementsOf(ranges))
+	expand(ranges, func(k portKey) { dst = append(dst, portElement{k, until}) })
+	return dst
+}
+
+// distinct sorts elements and leaves of each port the one that lasts longest. What comes from one list is sorted already.
+func distinct(list []portElement) []portElement {
+	slices.SortFunc(list, func(a, b portElement) int { return cmp.Or(a.compare(b.portKey), b.until.Compare(a.until)) })
+	return slices.CompactFunc(list, func(a, b portElement) bool { return a.portKey == b.portKey })
 }
 
 // refuse forgets the bans of a prefix that have a port for which the kernel had no room, and returns them.
@@ -173,22 +193,16 @@ func (b *portBans) refuse(prefix netip.Prefix, k portKey) (refused []Refusal) {
 	return refused
 }
 
-// elements are all that the kernel should hold of a prefix, each with the latest end. Entries that are over are
+// elements are all that the kernel should hold of a prefix, sorted, each with the latest end. Entries that are over are
 // forgotten.
-func (b *portBans) elements(now time.Time, prefix netip.Prefix) map[portKey]time.Time {
+func (b *portBans) elements(now time.Time, prefix netip.Prefix) (live []portElement) {
 	b.remove(prefix, func(o portBan) bool { return !o.until.After(now) })
-	live := map[portKey]time.Time{}
 	for _, ban := range b.bans[prefix] {
-		if ban.gone {
-			continue
+		if !ban.gone {
+			live = appendElements(live, ban.ranges, ban.until)
 		}
-		expand(ban.ranges, func(k portKey) {
-			if ban.until.After(live[k]) {
-				live[k] = ban.until
-			}
-		})
 	}
-	return live
+	return distinct(live)
 }
 
 // each calls f for every element of a family that the kernel may still hold. lasts reports whether the element must be
@@ -196,8 +210,8 @@ func (b *portBans) elements(now time.Time, prefix netip.Prefix) map[portKey]time
 func (b *portBans) each(family int, now time.Time, f func(p netip.Prefix, k portKey, lasts bool)) {
 	for prefix := range b.bans {
 		if (family == 0) == prefix.Addr().Is4() {
-			for k, until := range b.elements(now.Add(-endSlack), prefix) {
-				f(prefix, k, until.After(now.Add(endSlack)))
+			for _, e := range b.elements(now.Add(-endSlack), prefix) {
+				f(prefix, e.portKey, e.until.After(now.Add(endSlack)))
 			}
 		}
 	}
