@@ -144,8 +144,11 @@ func clearKernel(ctx context.Context, log *slog.Logger) {
 // node: its folder is not mounted, or has lost its key.
 func setUp(ctx context.Context, dir home.Dir, cfg config.Config) (bool, error) {
 	has, err := dir.SetUp()
-	if err != nil || has {
+	if err != nil {
 		return false, err
+	}
+	if has {
+		return false, hasKey(dir)
 	}
 	if len(cfg.Join) > 0 {
 		return false, wrongConfig{&control.Error{
@@ -159,6 +162,18 @@ func setUp(ctx context.Context, dir home.Dir, cfg config.Config) (bool, error) {
 	}
 	_, _, err = dir.Init(config.Default(string(dir)))
 	return err == nil, err
+}
+
+// hasKey refuses a node's folder that has lost the node's key.
+func hasKey(dir home.Dir) error {
+	if _, err := os.Lstat(dir.Identity()); !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return wrongConfig{&control.Error{
+		Code:    control.CodeFailed,
+		Message: fmt.Sprintf("%s is missing: without it this machine is no longer the node that it was", dir.Identity()),
+		Hint:    fmt.Sprintf("put node.key back from a copy; to come back as a new node, move %s away, then `meshban join TOKEN`", dir),
+	}}
 }
 
 // neverANode refuses a machine on which something of a node is left.

@@ -74,6 +74,21 @@ func TestNodeWithoutItsKeyMakesNoMesh(t *testing.T) {
 	}
 }
 
+// An agent whose folder has lost node.key said only that a file is missing, and a supervisor restarted it for ever.
+func TestNodeWithoutNodeKey(t *testing.T) {
+	dir := home.Dir(t.TempDir())
+	if err := os.WriteFile(dir.Secrets(), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := runAgent(t.Context(), AgentOptions{Dir: string(dir), Firewall: []string{"none"}, Version: "1", Stderr: io.Discard})
+	if err == nil {
+		t.Fatal("it runs")
+	}
+	if e := control.AsError(err); exitCode(err) != exitConfig || !strings.Contains(e.Message, "node.key is missing") || !strings.Contains(e.Hint, "from a copy") {
+		t.Errorf("exit code %d, %+v", exitCode(err), e)
+	}
+}
+
 // With 32 files and 25 watchers the CLI hung.
 func TestFewFilesAreRefused(t *testing.T) {
 	var was unix.Rlimit

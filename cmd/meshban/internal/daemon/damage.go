@@ -2,7 +2,10 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"time"
 
 	"github.com/meshban/meshban/ban"
@@ -15,6 +18,17 @@ func (d *Daemon) storeDamaged(damage store.Damage) {
 		d.home.Store(), damage.Aside, damage.Kept, damage.Cause))
 	d.log.Error("the store was damaged, and is set aside; peers give back what is missing", "aside", damage.Aside, "frames", damage.Kept, "err", damage.Cause)
 	kick(d.refillKick)
+}
+
+// storeMissing says so where a node that has run before has no store. It must be called before the store is made.
+func (d *Daemon) storeMissing() {
+	_, errStore := os.Lstat(d.home.Store())
+	_, errAudit := os.Lstat(d.home.Audit())
+	if !errors.Is(errStore, fs.ErrNotExist) || errAudit != nil {
+		return
+	}
+	d.problems.set("store", fmt.Sprintf("%s was missing, though this node has run before; peers give back what was in it", d.home.Store()))
+	d.log.Error("the store was missing, though this node has run before; peers give back what was in it", "store", d.home.Store())
 }
 
 // refillStore calls refill whenever a store has taken the place of a damaged one.

@@ -67,6 +67,7 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	if err := mesh.CheckPort(d.cfg.Bind); err != nil { // nothing in the kernel is touched for an agent that cannot run
 		return cmp.Or(d.claimed, err)
 	}
+	d.storeMissing()
 	if d.store, err = store.Open(d.home.Store(), store.Options{OnDamage: d.storeDamaged}); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"os"
+	"strings"
 	"testing"
 	"time"
 )
@@ -20,6 +21,9 @@ func TestOwnBansThatPeersGaveBackAreRemembered(t *testing.T) {
 	}
 	a.cfg.Join = []string{b.mesh.Addr().String()}
 	again := start(t, a.home, a.cfg)
+	if p := again.saysOf("store"); !strings.Contains(p, "store.db was missing, though this node has run before") {
+		t.Errorf("status says %q", p)
+	}
 	until(t, "the ban back on a", func() bool { return again.enforces(t, "192.0.2.1/32") })
 	again.stop()
 	b.stop()
