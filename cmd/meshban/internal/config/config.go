@@ -143,8 +143,8 @@ type Firewall struct {
 // Control names the groups that may use the control socket besides root and the agent's user, by name or number. "" =
 // nobody.
 type Control struct {
-	ReadGroup  string // read_group: may read
-	WriteGroup string // write_group: may read and change
+	ReadGroup  string // read_group: may look
+	WriteGroup string // write_group: may look and change
 }
 
 // Outbound says what happens to this host's own connections to a banned address.

@@ -7,20 +7,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What an access control list is made of, linux/posix_acl.h and linux/posix_acl_xattr.h.
+// The binary form of an access control list: linux/posix_acl.h and linux/posix_acl_xattr.h.
 const (
 	aclVersion  = 2
 	aclUserObj  = 0x01 // the owner
 	aclGroupObj = 0x04 // the file's group
 	aclGroup    = 0x08 // a named group
-	aclMask     = 0x10 // the most that groups get
+	aclMask     = 0x10 // the most that groups may get
 	aclOther    = 0x20
 	aclNoID     = 0xffffffff
-	aclReadable = 0x6 // read and write; to connect takes write
+	aclReadable = 0x6 // read and write; connecting needs write
 )
 
-// letIn gives groups, sorted, the right to connect to the socket at path. Unlike a change of the file's group, the
-// owner needs no privilege for it.
+// letIn lets groups, which are sorted, connect to the socket at path. Unlike changing the file's group, this needs no
+// privilege of the owner.
 func letIn(path string, groups []uint32) error {
 	list := binary.LittleEndian.AppendUint32(nil, aclVersion)
 	entry := func(tag, perm uint16, id uint32) {
@@ -36,7 +36,7 @@ func letIn(path string, groups []uint32) error {
 	entry(aclMask, aclReadable, aclNoID)
 	entry(aclOther, 0, aclNoID)
 	if err := unix.Setxattr(path, "system.posix_acl_access", list, 0); err != nil {
-		return fmt.Errorf("let groups %v use %q (name one group alone where the file system has no access control lists): %w", groups, path, err)
+		return fmt.Errorf("let groups %v use %q (on a file system without access control lists, use one group for both): %w", groups, path, err)
 	}
 	return nil
 }

@@ -21,7 +21,7 @@ type banRequestJSON struct {
 	Before     int          `json:"before,omitempty"`
 }
 
-// AppendJSON appends the request as the server reads it.
+// AppendJSON appends the request as JSON for the server.
 func (r BanRequest) AppendJSON(dst []byte) []byte {
 	dst = append(dst, `{"addrs":[`...)
 	for i, p := range r.Addrs {
@@ -56,7 +56,7 @@ func (r BanRequest) AppendJSON(dst []byte) []byte {
 	return append(dst, '}')
 }
 
-// MarshalJSON is AppendJSON for encoding/json.
+// MarshalJSON returns what AppendJSON appends.
 func (r BanRequest) MarshalJSON() ([]byte, error) { return r.AppendJSON(nil), nil }
 
 func decodeBan(body []byte) (BanRequest, error) {
@@ -84,8 +84,9 @@ func decodeBan(body []byte) (BanRequest, error) {
 	return BanRequest{addrs, time.Duration(w.For), w.Ports, w.Reason, w.Source, w.DryRun, w.Before, w.ErrorsOnly}, nil
 }
 
-// fastBan reads what begins as AppendJSON writes it: the addresses without encoding/json, which takes ten times as
-// long, and the rest with it. What is not so, or not right, is for the slow way, which also says what is wrong.
+// fastBan decodes what AppendJSON writes: the addresses without encoding/json, which takes ten times as long, and the
+// rest with it. If the body looks different or is wrong, ok is false, and the slow path decodes it or says what is
+// wrong.
 func fastBan(body []byte) (w banRequestJSON, addrs []netip.Prefix, ok bool) {
 	s := scanner{rest: body, ok: true}
 	s.literal(`{"addrs":["`)
@@ -96,7 +97,7 @@ func fastBan(body []byte) (w banRequestJSON, addrs []netip.Prefix, ok bool) {
 	if end < 0 {
 		return w, nil, false
 	}
-	text, rest := string(s.rest[:end]), s.rest[end+1:] // one string, of which all addresses are parts
+	text, rest := string(s.rest[:end]), s.rest[end+1:] // one string that all addresses share
 	addrs = make([]netip.Prefix, 0, min(bytes.Count(s.rest[:end], []byte{','})+1, MaxAddrs))
 	for len(text) > 0 {
 		addr, more, closed := cutQuoted(text)
@@ -112,7 +113,7 @@ func fastBan(body []byte) (w banRequestJSON, addrs []netip.Prefix, ok bool) {
 			text = text[2:]
 		}
 	}
-	// A second list of addresses, whatever the case of its name, would need one of these.
+	// A second list of addresses, in whatever case its key is, would contain one of these.
 	if bytes.IndexByte(rest, '[') >= 0 || bytes.Contains(rest, []byte("null")) {
 		return w, nil, false
 	}
@@ -122,7 +123,7 @@ func fastBan(body []byte) (w banRequestJSON, addrs []netip.Prefix, ok bool) {
 	return w, addrs, len(addrs) > 0
 }
 
-// cutQuoted takes off what stands before the next quote, and the quote. No address holds what JSON must escape.
+// cutQuoted cuts s after the next quote. No address contains a character that JSON must escape.
 func cutQuoted(s string) (text, rest string, ok bool) {
 	for i := range len(s) {
 		if s[i] == '"' {

@@ -8,29 +8,30 @@ import (
 	"strings"
 )
 
-// clientHost is the Host that Client sends.
+// clientHost is the Host header that Client sends.
 const clientHost = "meshban"
 
-// jsonType is the type of every request body. An HTML form cannot send it, and a script of another site must ask first.
+// jsonType is the type of every request body. An HTML form cannot send it, and a script of another site needs
+// permission first.
 const jsonType = "application/json"
 
-// RuleBrowser is the rule that refuses what a web page of another site makes a browser send.
+// RuleBrowser is the rule that refuses requests of a web page from another site.
 const RuleBrowser = "cross-site"
 
-// guardBrowser refuses what a browser sends for another site. People forward the socket to a TCP port (ssh -L), and then
-// every page that their browser shows can send requests there, with the rights of whoever forwards it.
+// guardBrowser refuses requests that a browser sends for another site. People forward the socket to a TCP port (ssh
+// -L); then any page in their browser can send requests there, with their rights.
 func guardBrowser(next http.Handler) http.Handler {
 	var cross http.CrossOriginProtection
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		if !localHost(r.Host) {
 			refuse(w, http.StatusForbidden, &Error{
-				Code: CodePolicy, Rule: RuleBrowser, Message: "no request for host " + strconv.Quote(r.Host) + " is answered here",
+				Code: CodePolicy, Rule: RuleBrowser, Message: "requests for host " + strconv.Quote(r.Host) + " are refused",
 				Hint: "use localhost, 127.0.0.1 or [::1]",
 			})
 			return
 		}
-		// Reading is held to the same: a page could otherwise hold all MaxWatchers streams.
+		// Reading is restricted too: a page could otherwise hold all MaxWatchers streams.
 		strict := *r
 		strict.Method = http.MethodPost
 		if cross.Check(&strict) != nil {
@@ -50,8 +51,8 @@ func guardBrowser(next http.Handler) http.Handler {
 	})
 }
 
-// localHost reports whether a Host header is clientHost or names this machine's loopback, with any port. A name that
-// resolves to the loopback does not count: whoever owns the name chooses what it resolves to (DNS rebinding).
+// localHost reports whether a Host header is clientHost or names this machine's loopback, with any port. Other names
+// that resolve to the loopback do not count: their owner chooses what they resolve to (DNS rebinding).
 func localHost(host string) bool {
 	if host == clientHost {
 		return true
@@ -72,7 +73,7 @@ func localHost(host string) bool {
 	return false
 }
 
-// isJSON reports whether the values of Content-Type are one, jsonType.
+// isJSON reports whether Content-Type has the single value jsonType.
 func isJSON(types []string) bool {
 	if len(types) != 1 {
 		return false
@@ -81,7 +82,7 @@ func isJSON(types []string) bool {
 	return err == nil && media == jsonType
 }
 
-// refuse sends err with a status of its own.
+// refuse sends err with its own status.
 func refuse(w http.ResponseWriter, status int, err *Error) {
 	send(w, status, errorBody(err))
 }

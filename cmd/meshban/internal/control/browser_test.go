@@ -15,7 +15,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control/controltest"
 )
 
-// gets and posts are the routes of the socket; posts with a body that each takes.
+// gets and posts are the socket's routes; each post has a valid body.
 var (
 	gets  = []string{"/v1/allowed", "/v1/list", "/v1/why?addr=192.0.2.1", "/v1/members", "/v1/status", "/v1/watch", "/v1/audit", "/v1/held"}
 	posts = map[string]string{
@@ -31,10 +31,10 @@ var (
 	}
 )
 
-// untouched is an agent that must not be asked: each of its methods panics.
+// untouched is an agent that must not be called: each of its methods panics.
 type untouched struct{ control.Agent }
 
-// forward passes TCP connections on to the socket, as `ssh -L PORT:SOCKET` does, and returns its address.
+// forward forwards TCP connections to the socket, as `ssh -L PORT:SOCKET` does, and returns its address.
 func forward(t *testing.T, socket string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -60,7 +60,7 @@ func forward(t *testing.T, socket string) string {
 	return l.Addr().String()
 }
 
-// exchange sends a request as it stands and returns the answer's status, type and body; of a stream, the header alone.
+// exchange sends a raw request and returns the response's status, type and body; for a stream, only the header.
 func exchange(t *testing.T, network, addr, request string) (status int, media, body string) {
 	t.Helper()
 	conn, err := net.Dial(network, addr)
@@ -78,7 +78,7 @@ func exchange(t *testing.T, network, addr, request string) (status int, media, b
 	if err != nil {
 		t.Fatalf("no answer to %q: %v", request, err)
 	}
-	// The connection is closed, not the body: that would wait for the end of a stream.
+	// Close the connection, not the body, which would wait for the end of a stream.
 	media = resp.Header.Get("Content-Type")
 	if resp.StatusCode == http.StatusOK && media == "application/x-ndjson" {
 		return resp.StatusCode, media, ""
@@ -90,7 +90,7 @@ func exchange(t *testing.T, network, addr, request string) (status int, media, b
 	return resp.StatusCode, media, string(data)
 }
 
-// request writes an HTTP/1.1 request with these header lines; one with a body is a POST.
+// request returns an HTTP/1.1 request with these header lines; with a body it is a POST.
 func request(url, body string, header ...string) string {
 	return requestAs("HTTP/1.1", url, body, header...)
 }
@@ -104,7 +104,7 @@ func requestAs(version, url, body string, header ...string) string {
 	return fmt.Sprintf("%s %s %s\r\n%s\r\n\r\n%s", method, url, version, strings.Join(header, "\r\n"), body)
 }
 
-// What a web page can make a browser send must not reach the agent, once the socket is forwarded to a TCP port.
+// If the socket is forwarded to a TCP port, requests that a web page makes a browser send must not reach the agent.
 func TestBrowserIsRefusedOnEveryRoute(t *testing.T) {
 	path, _ := serve(t, untouched{})
 	port := forward(t, path)
@@ -120,11 +120,11 @@ func TestBrowserIsRefusedOnEveryRoute(t *testing.T) {
 		{"bad: rebound host", "", []string{"Host: evil.example:8080", jsonBody}, 403, false},
 		{"bad: uppercase foreign host", "", []string{"Host: EVIL.EXAMPLE", jsonBody}, 403, false},
 		{"bad: trailing dot", "", []string{"Host: localhost.:8080", jsonBody}, 403, false},
-		{"bad: localhost in front", "", []string{"Host: localhost.evil.example", jsonBody}, 403, false},
-		{"bad: localhost behind", "", []string{"Host: evil.localhost", jsonBody}, 403, false},
-		{"bad: client's host in front", "", []string{"Host: meshban.evil.example", jsonBody}, 403, false},
+		{"bad: localhost as a prefix", "", []string{"Host: localhost.evil.example", jsonBody}, 403, false},
+		{"bad: localhost as a suffix", "", []string{"Host: evil.localhost", jsonBody}, 403, false},
+		{"bad: client's host as a prefix", "", []string{"Host: meshban.evil.example", jsonBody}, 403, false},
 		{"bad: client's host with a port", "", []string{"Host: meshban:8080", jsonBody}, 403, false},
-		{"bad: port that is none", "", []string{"Host: localhost:evil", jsonBody}, 403, false},
+		{"bad: invalid port", "", []string{"Host: localhost:evil", jsonBody}, 403, false},
 		{"bad: other loopback", "", []string{"Host: 127.0.0.2:8080", jsonBody}, 403, false},
 		{"bad: unspecified", "", []string{"Host: 0.0.0.0:8080", jsonBody}, 403, false},
 		{"bad: loopback as a number", "", []string{"Host: 2130706433", jsonBody}, 403, false},
@@ -141,7 +141,7 @@ func TestBrowserIsRefusedOnEveryRoute(t *testing.T) {
 		{"bad: same-site", "", []string{"Host: 127.0.0.1:8080", "Sec-Fetch-Site: same-site", jsonBody}, 403, false},
 		{"bad: foreign host, text/plain", "", []string{"Host: evil.example", "Content-Type: text/plain"}, 403, false},
 		{"bad: text/plain", "", []string{"Host: localhost", "Content-Type: text/plain"}, 415, true},
-		{"bad: text that says json", "", []string{"Host: localhost", "Content-Type: text/plain; application/json"}, 415, true},
+		{"bad: text with json as a parameter", "", []string{"Host: localhost", "Content-Type: text/plain; application/json"}, 415, true},
 		{"bad: json and text", "", []string{"Host: localhost", "Content-Type: application/json, text/plain"}, 415, true},
 		{"bad: two types", "", []string{"Host: localhost", jsonBody, "Content-Type: text/plain"}, 415, true},
 		{"bad: form", "", []string{"Host: localhost", "Content-Type: application/x-www-form-urlencoded"}, 415, true},
@@ -169,7 +169,7 @@ func TestBrowserIsRefusedOnEveryRoute(t *testing.T) {
 					status, media, text := exchange(t, network, addr, requestAs(version, url, body, c.header...))
 					var refused struct{ Error *control.Error }
 					if err := json.Unmarshal([]byte(text), &refused); err != nil || refused.Error == nil || refused.Error.Hint == "" {
-						t.Errorf("%s by %s: %q is no clear error: %v", url, network, text, err)
+						t.Errorf("%s by %s: %q is not an error with a hint: %v", url, network, text, err)
 					}
 					if status != c.status || media != "application/json" {
 						t.Errorf("%s by %s: HTTP %d (%s), want %d", url, network, status, media, c.status)
@@ -180,7 +180,7 @@ func TestBrowserIsRefusedOnEveryRoute(t *testing.T) {
 	}
 }
 
-// Who forwards the socket on purpose can use it, with a browser too.
+// A user who forwards the socket on purpose can use it, also with a browser.
 func TestForwardedSocketAnswersLocally(t *testing.T) {
 	path, _ := serve(t, controltest.New())
 	port := forward(t, path)
@@ -198,7 +198,7 @@ func TestForwardedSocketAnswersLocally(t *testing.T) {
 		{"ok: IPv6 with a port", []string{"Host: [::1]:8080"}},
 		{"ok: page of the same origin", []string{"Host: localhost:8080", "Origin: http://localhost:8080", "Sec-Fetch-Site: same-origin"}},
 		{"ok: page of the same origin, old browser", []string{"Host: localhost:8080", "Origin: http://localhost:8080"}},
-		{"ok: typed in", []string{"Host: localhost:8080", "Sec-Fetch-Site: none"}},
+		{"ok: typed address", []string{"Host: localhost:8080", "Sec-Fetch-Site: none"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for network, addr := range map[string]string{"unix": path, "tcp": port} {

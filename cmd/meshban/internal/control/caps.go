@@ -10,16 +10,16 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 )
 
-// Caps bound, by a node's certificate, what the others take from it. A zero number leaves it to the receivers'
-// configuration, which is never widened: the zero value is what a node gets of which nothing else is said.
+// Caps bound what other nodes accept from a node; they are part of its certificate. A zero number leaves the bound to
+// each receiver's config, which caps never widen. The zero value is the default.
 type Caps struct {
-	Rate       int           // new bans a minute, and at once, at most config.MaxAllowance
-	Active     int           // bans in force, likewise
+	Rate       int           // new bans per minute, and at once; at most config.MaxAllowance
+	Active     int           // bans in force; at most config.MaxAllowance
 	Widest4    int           // shortest IPv4 prefix, config.MinWidest4..MaxWidest4
 	Widest6    int           // shortest IPv6 prefix, config.MinWidest6..MaxWidest6
 	MaxFor     time.Duration // longest ban, config.MinFor..MaxMaxFor, whole seconds
-	NoUnbanAny bool          // it may not lift what others banned
-	NoImport   bool          // its lists count like other bans
+	NoUnbanAny bool          // it may not lift other nodes' bans
+	NoImport   bool          // its imports count as ordinary bans
 }
 
 type capsJSON struct {
@@ -28,7 +28,7 @@ type capsJSON struct {
 	Widest4  int      `json:"widest_ipv4,omitempty"`
 	Widest6  int      `json:"widest_ipv6,omitempty"`
 	MaxFor   spanText `json:"max_for,omitempty"`
-	UnbanAny *bool    `json:"unban_any,omitempty"` // nil: true; so below
+	UnbanAny *bool    `json:"unban_any,omitempty"` // nil = true, also for Import
 	Import   *bool    `json:"import,omitempty"`
 }
 
@@ -42,7 +42,7 @@ func (w *capsJSON) caps() Caps {
 	}
 }
 
-// check is what a request may say.
+// check validates the caps of a request.
 func (w *capsJSON) check() error {
 	for _, n := range []struct {
 		key             string
@@ -62,7 +62,8 @@ func (w *capsJSON) check() error {
 	return nil
 }
 
-// MarshalJSON writes those of rate, active, widest_ipv4, widest_ipv6 and max_for that are set, then unban_any and import.
+// MarshalJSON writes those of rate, active, widest_ipv4, widest_ipv6 and max_for that are set, then unban_any and
+// import.
 func (c Caps) MarshalJSON() ([]byte, error) { return json.Marshal(c.wire()) }
 
 // UnmarshalJSON reads what MarshalJSON writes.
@@ -75,7 +76,7 @@ func (c *Caps) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// String says the caps in the words of the configuration.
+// String lists the caps under the names that the configuration uses.
 func (c Caps) String() string {
 	var parts []string
 	for _, n := range []struct {
@@ -96,15 +97,15 @@ func (c Caps) String() string {
 		parts = append(parts, "no import")
 	}
 	if len(parts) == 0 {
-		return "those that each node's config has for its peers"
+		return "as each node's config sets them for its peers"
 	}
 	return strings.Join(parts, ", ")
 }
 
-// CapsRequest asks what a node may say, or for a new certificate with other caps.
+// CapsRequest asks for the caps of a node, or for a new certificate with other caps.
 type CapsRequest struct {
-	Node string // its name, its id, or at least MinNodeID leading digits of that
-	Caps *Caps  // nil: only tell
+	Node string // name, id, or at least MinNodeID leading digits of the id
+	Caps *Caps  // nil = only show them
 }
 
 type capsRequestJSON struct {
@@ -112,7 +113,7 @@ type capsRequestJSON struct {
 	Caps *capsJSON `json:"caps,omitempty"`
 }
 
-// MarshalJSON writes the request as the server reads it.
+// MarshalJSON writes the request for the server.
 func (r CapsRequest) MarshalJSON() ([]byte, error) {
 	w := capsRequestJSON{Node: r.Node}
 	if r.Caps != nil {
@@ -128,7 +129,7 @@ func decodeCaps(body []byte) (CapsRequest, error) {
 	}
 	err := short("node", w.Node, MaxNode)
 	if err == nil && w.Node == "" {
-		err = usage("no node is named")
+		err = usage("the node's name is missing")
 	}
 	r := CapsRequest{Node: w.Node}
 	if err == nil && w.Caps != nil {
@@ -140,7 +141,7 @@ func decodeCaps(body []byte) (CapsRequest, error) {
 	return r, nil
 }
 
-// CapsReply tells what a node may say, by the certificate that counts now.
+// CapsReply has the caps in a node's current certificate.
 type CapsReply struct {
 	Name  string    `json:"name"`
 	ID    string    `json:"id"`
@@ -148,7 +149,7 @@ type CapsReply struct {
 	Until time.Time `json:"until"` // the certificate's end
 }
 
-// Caps tells or sets the caps of a node.
+// Caps returns or sets the caps of a node.
 func (c *Client) Caps(ctx context.Context, req CapsRequest) (CapsReply, error) {
 	return call[CapsReply](ctx, c, pathCaps, req)
 }

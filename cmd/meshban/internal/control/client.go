@@ -19,9 +19,9 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 )
 
-// Client asks the agent behind a socket. It is an Agent itself, safe for concurrent use, and opens nothing until the
-// first call. Every method returns an error that wraps ErrNoAgent when nobody answers, and an *Error when the agent
-// refuses or fails.
+// Client sends requests to the agent behind a socket. It implements Agent, is safe for concurrent use, and opens
+// nothing until the first call. Each method returns an error that wraps ErrNoAgent if no agent answers, and an *Error
+// if the agent refuses or fails.
 type Client struct {
 	path string
 	http *http.Client
@@ -40,7 +40,7 @@ func NewClient(path string) *Client {
 	}}}
 }
 
-// dial connects to the socket at path. While its queue is full, which Linux does not wait for, it tries again.
+// dial connects to the socket at path. It retries while the socket's queue is full, for which Linux does not wait.
 func dial(ctx context.Context, path string) (net.Conn, error) {
 	dialer := net.Dialer{Timeout: dialTimeout}
 	for end := time.Now().Add(dialTimeout); ; {
@@ -56,7 +56,7 @@ func dial(ctx context.Context, path string) (net.Conn, error) {
 	}
 }
 
-// Ban asks for bans. The request has at most MaxAddrs addresses; who has more asks several times.
+// Ban bans at most MaxAddrs addresses; a caller with more calls it several times.
 func (c *Client) Ban(ctx context.Context, req BanRequest) (BanReply, error) {
 	return call[BanReply](ctx, c, pathBan, req)
 }
@@ -76,7 +76,7 @@ func (c *Client) Allow(ctx context.Context, req AllowRequest) (AllowReply, error
 	return call[AllowReply](ctx, c, pathAllow, req)
 }
 
-// Unallow takes from it.
+// Unallow removes entries from it.
 func (c *Client) Unallow(ctx context.Context, req UnallowRequest) (UnallowReply, error) {
 	return call[UnallowReply](ctx, c, pathUnallow, req)
 }
@@ -106,28 +106,28 @@ func (c *Client) Invite(ctx context.Context, req InviteRequest) (InviteReply, er
 	return call[InviteReply](ctx, c, pathInvite, req)
 }
 
-// Revoke shuts a node out of the mesh.
+// Revoke excludes a node from the mesh.
 func (c *Client) Revoke(ctx context.Context, req RevokeRequest) (RevokeReply, error) {
 	return call[RevokeReply](ctx, c, pathRevoke, req)
 }
 
-// Forget takes a member that is gone for good off the list.
+// Forget removes a member that is gone for good from the list.
 func (c *Client) Forget(ctx context.Context, req ForgetRequest) (ForgetReply, error) {
 	return call[ForgetReply](ctx, c, pathForget, req)
 }
 
-// Rotate makes the mesh a new key.
+// Rotate replaces the mesh key.
 func (c *Client) Rotate(ctx context.Context, req RotateRequest) (RotateReply, error) {
 	return call[RotateReply](ctx, c, pathRotate, req)
 }
 
-// call sends one request, a POST when it has a body, and reads the answer.
+// call sends one request, as a POST if it has a body, and reads the reply.
 func call[Rep any](ctx context.Context, c *Client, path string, req any) (rep Rep, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, errSlow)
 	defer cancel()
 	var body []byte
 	if req != nil {
-		// json.Marshal would go through all that AppendJSON wrote once more.
+		// json.Marshal would validate and copy what AppendJSON wrote.
 		if quick, ok := req.(interface{ AppendJSON([]byte) []byte }); ok {
 			body = quick.AppendJSON(nil)
 		} else if body, err = json.Marshal(req); err != nil {
@@ -155,7 +155,7 @@ var errSlow = &Error{
 	Hint:    "look at its log: journalctl -u meshban",
 }
 
-// do sends a request and returns an answer that is a success.
+// do sends a request and returns a successful response.
 func (c *Client) do(ctx context.Context, path string, body []byte) (*http.Response, error) {
 	method := http.MethodGet
 	if body != nil {
@@ -191,7 +191,7 @@ func (c *Client) do(ctx context.Context, path string, body []byte) (*http.Respon
 	}
 }
 
-// unreached says why no answer came.
+// unreached explains why no answer came.
 func (c *Client) unreached(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
@@ -204,25 +204,25 @@ func (c *Client) unreached(ctx context.Context, err error) error {
 			Rule:    RuleAccess,
 		}
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOTDIR),
-		errors.Is(err, syscall.EINVAL): // EINVAL: a path too long for a socket, so no agent is there either
+		errors.Is(err, syscall.EINVAL): // EINVAL: the path is too long for a socket, so no agent can be there
 		return fmt.Errorf("%w on %q", ErrNoAgent, c.path)
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF):
-		return fmt.Errorf("%w on %q: it ended meanwhile", ErrNoAgent, c.path)
+		return fmt.Errorf("%w on %q: it ended during the request", ErrNoAgent, c.path)
 	}
 	var op *url.Error
 	if errors.As(err, &op) && strings.HasPrefix(op.URL, "http://"+clientHost) {
-		err = op.Err // the made-up URL tells nobody anything
+		err = op.Err // the made-up URL would only confuse
 	}
 	return fmt.Errorf("ask the agent on %q: %w", c.path, err)
 }
 
-// broken says why an answer ended in its middle.
+// broken explains why an answer ended early.
 func broken(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) {
-		return &Error{Code: CodeFailed, Message: "the agent's answer broke off", Hint: "it has ended or was restarted: look at its log"}
+		return &Error{Code: CodeFailed, Message: "the agent's answer broke off", Hint: "it ended or was restarted: look at its log"}
 	}
 	return fmt.Errorf("read the agent's answer: %w", err)
 }

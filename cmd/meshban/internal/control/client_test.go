@@ -19,7 +19,7 @@ import (
 
 var now = time.Date(2026, 11, 22, 11, 2, 11, 0, time.UTC)
 
-// Whatever the agent says arrives as it was said: each call through the socket gives what the same call gives directly.
+// Each call through the socket returns what the same call returns directly.
 func TestThroughTheSocket(t *testing.T) {
 	agents := [2]control.Agent{}
 	for i := range agents {
@@ -132,7 +132,7 @@ func entries(n int) []control.ListEntry {
 
 // A list that fails after its first megabyte must not look like a short list.
 func TestListFailsInTheMiddle(t *testing.T) {
-	// What fails before the first chunk is out is refused as a whole.
+	// A failure before the first chunk is sent refuses the whole request.
 	for after, want := range map[int]int{0: 0, 1: 0, 9_000: 9_000} {
 		t.Run(fmt.Sprint(after), func(t *testing.T) {
 			agent := controltest.New(entries(10_000)...)
@@ -147,13 +147,13 @@ func TestListFailsInTheMiddle(t *testing.T) {
 	}
 }
 
-// An agent that dies amid a list must not look like the end of the list either.
+// An agent that dies during a list must not look like the end of the list either.
 func TestListBreaksOff(t *testing.T) {
 	agent := panicAgent{controltest.New()}
 	path, _ := serve(t, agent)
 	err := control.NewClient(path).List(t.Context(), func(control.ListEntry) error { return nil })
 	if err == nil || !strings.Contains(err.Error(), "broke off") {
-		t.Errorf("error %v, want one that says that the answer broke off", err)
+		t.Errorf("error %v, want one that contains \"broke off\"", err)
 	}
 }
 

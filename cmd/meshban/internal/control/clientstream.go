@@ -12,10 +12,11 @@ import (
 	"time"
 )
 
-// errorLine is how the last line of a stream that failed begins. No entry and no event begins so.
+// errorLine starts the last line of a stream that failed. No entry and no event starts like this.
 var errorLine = []byte(`{"error":`)
 
-// List calls yield for each banned entry and stops with its error. The entry's Origins are reused for the next one.
+// List calls yield for each banned entry and stops with its error. The entry's Origins and OriginIDs are reused for
+// the next one.
 func (c *Client) List(ctx context.Context, yield func(ListEntry) error) error {
 	var d entryDecoder
 	return c.ListRaw(ctx, func(line []byte) error {
@@ -27,13 +28,13 @@ func (c *Client) List(ctx context.Context, yield func(ListEntry) error) error {
 	})
 }
 
-// ListRaw is List for who passes entries on: yield gets each as one line of JSON without its newline, valid until it
+// ListRaw is List without decoding: yield gets each entry as a line of JSON without its newline, valid until yield
 // returns.
 func (c *Client) ListRaw(ctx context.Context, yield func(line []byte) error) error {
 	return c.stream(ctx, pathList, nil, yield)
 }
 
-// Audit calls yield for each entry of the audit log since a time, oldest first, and stops with its error.
+// Audit calls yield for each entry of the audit log since the given time, oldest first, and stops with its error.
 func (c *Client) Audit(ctx context.Context, since time.Time, yield func(AuditEntry) error) error {
 	path := pathAudit
 	if !since.IsZero() {
@@ -49,12 +50,12 @@ func (c *Client) Audit(ctx context.Context, since time.Time, yield func(AuditEnt
 }
 
 // Watch calls yield for each event from now on. It returns nil when ctx ends, and an error that wraps ErrNoAgent when
-// the agent does.
+// the agent ends.
 func (c *Client) Watch(ctx context.Context, yield func(Event) error) error {
 	return c.WatchStarted(ctx, func() {}, yield)
 }
 
-// WatchStarted is Watch that calls started once, when the agent has taken the request.
+// WatchStarted is Watch, but calls started once the agent has accepted the request.
 func (c *Client) WatchStarted(ctx context.Context, started func(), yield func(Event) error) error {
 	var stopped error // from yield
 	err := c.stream(ctx, pathWatch, started, func(line []byte) error {
@@ -77,10 +78,10 @@ func (c *Client) WatchStarted(ctx context.Context, started func(), yield func(Ev
 	return err
 }
 
-// stream reads an answer line by line. A failure on the agent's side comes as the last line, and is returned.
+// stream reads an answer line by line. A failure of the agent is the last line and is returned.
 func (c *Client) stream(ctx context.Context, path string, started func(), yield func(line []byte) error) error {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // ends the answer when yield has stopped it
+	defer cancel() // ends the response if yield fails
 	resp, err := c.do(ctx, path, nil)
 	if err != nil {
 		return err

@@ -61,8 +61,8 @@ func TestNoPermission(t *testing.T) {
 	}
 }
 
-// FuzzRequests: what a decoder takes, it takes again in the same meaning after being written; nothing panics, and no
-// bound is passed.
+// FuzzRequests checks that a decoded request, encoded again, decodes to the same; that nothing panics; and that all
+// bounds hold.
 func FuzzRequests(f *testing.F) {
 	for _, s := range []string{
 		`{"addrs":["192.0.2.1","2001:db8::/64","::ffff:10.0.0.0/104"],"for":"7d12h","ports":"22/tcp","reason":"x","source":"cli"}`,
@@ -87,7 +87,7 @@ func FuzzRequests(f *testing.F) {
 		again(t, data, decodeCaps)
 		again(t, data, decodeRevoke)
 		again(t, data, decodeRotate)
-		if w, addrs, ok := fastBan(data); ok { // as the slow way reads it
+		if w, addrs, ok := fastBan(data); ok { // must equal the slow path's result
 			var slow banRequestJSON
 			err := strict(data, &slow)
 			if err == nil {
@@ -96,7 +96,7 @@ func FuzzRequests(f *testing.F) {
 			want, listErr := prefixes("addrs", w.Addrs)
 			w.Addrs = nil
 			if err != nil || listErr != nil || !slices.Equal(addrs, want) || !reflect.DeepEqual(w, slow) {
-				t.Errorf("%q: quick %+v %v, slow %+v %v, %v, %v", data, w, addrs, slow, want, err, listErr)
+				t.Errorf("%q: fast %+v %v, slow %+v %v, %v, %v", data, w, addrs, slow, want, err, listErr)
 			}
 		}
 		if r, err := decodeBan(data); err == nil {
@@ -105,14 +105,13 @@ func FuzzRequests(f *testing.F) {
 			}
 			for _, p := range r.Addrs {
 				if !p.IsValid() || p != p.Masked() || p.Addr().Is4In6() || p.Addr().Zone() != "" {
-					t.Errorf("took %v", p)
+					t.Errorf("accepted %v", p)
 				}
 			}
 		}
 	})
 }
 
-// A held entry survives the trip.
 func TestHeldEntryRoundTrip(t *testing.T) {
 	e := HeldEntry{
 		netip.MustParsePrefix("203.0.113.0/24"), "22/tcp", "web2", "a1", until, until.Add(time.Hour), "say \"no\"", "line", "breaker", "ban",
@@ -131,7 +130,7 @@ func again[Req any](t *testing.T, data []byte, decode func([]byte) (Req, error))
 	first, err := decode(data)
 	if err != nil {
 		if e := AsError(err); e.Code != CodeUsage {
-			t.Errorf("%q: %v is no usage error", data, err)
+			t.Errorf("%q: %v is not a usage error", data, err)
 		}
 		return
 	}
@@ -145,7 +144,8 @@ func again[Req any](t *testing.T, data []byte, decode func([]byte) (Req, error))
 	}
 }
 
-// FuzzListEntry: the quick decoder takes nothing that encoding/json reads otherwise, and an entry survives the trip.
+// FuzzListEntry checks that the fast decoder agrees with encoding/json, and that an encoded entry decodes to the
+// same.
 func FuzzListEntry(f *testing.F) {
 	for _, e := range []ListEntry{
 		{Prefix: netip.MustParsePrefix("203.0.113.7/32"), Until: until, Origins: []string{"web1", "web2"}, State: StateHeld},
@@ -153,16 +153,16 @@ func FuzzListEntry(f *testing.F) {
 	} {
 		f.Add(e.AppendJSON(nil))
 	}
-	// The quick decoder once took origins without a comma between them.
+	// The fast decoder once accepted origins without a comma between them.
 	f.Add([]byte(`{"prefix":"192.0.2.7","ports":"","until":"2026-11-22T11:32:11Z","origins":["web1""web2"],"reason":"","source":"","state":""}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		var d entryDecoder
-		quick, ok := d.fast(line)
+		fast, ok := d.fast(line)
 		var slow ListEntry
 		err := json.Unmarshal(line, &slow)
 		if ok && bytes.IndexFunc(line, func(r rune) bool { return r < 0x20 || r > 0x7e }) < 0 {
-			if err != nil || string(quick.AppendJSON(nil)) != string(slow.AppendJSON(nil)) {
-				t.Errorf("%q: quick %+v, slow %+v, %v", line, quick, slow, err)
+			if err != nil || string(fast.AppendJSON(nil)) != string(slow.AppendJSON(nil)) {
+				t.Errorf("%q: fast %+v, slow %+v, %v", line, fast, slow, err)
 			}
 		}
 		if err != nil {
@@ -299,7 +299,7 @@ func BenchmarkBanRequest(b *testing.B) {
 	})
 }
 
-// FuzzReplies: what an agent's answer may hold, read and written again, means the same.
+// FuzzReplies checks that a decoded reply, encoded again, decodes to the same.
 func FuzzReplies(f *testing.F) {
 	prefix := netip.MustParsePrefix("203.0.113.0/24")
 	for _, v := range []any{
@@ -317,19 +317,20 @@ func FuzzReplies(f *testing.F) {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		reads[Result](t, data)
-		reads[AllowEntry](t, data)
-		reads[WhyReply](t, data)
-		reads[HeldEntry](t, data)
-		reads[InviteReply](t, data)
-		reads[AuditEntry](t, data)
-		reads[Member](t, data)
-		reads[RevokeReply](t, data)
+		roundTrip[Result](t, data)
+		roundTrip[AllowEntry](t, data)
+		roundTrip[WhyReply](t, data)
+		roundTrip[HeldEntry](t, data)
+		roundTrip[InviteReply](t, data)
+		roundTrip[AuditEntry](t, data)
+		roundTrip[Member](t, data)
+		roundTrip[RevokeReply](t, data)
 	})
 }
 
-// reads reads a T, writes it, and compares what that is read as: times may lose what is below a second the first time.
-func reads[T any](t *testing.T, data []byte) {
+// roundTrip decodes a T, encodes it, and compares what that decodes to. The first time may cut off fractions of a
+// second.
+func roundTrip[T any](t *testing.T, data []byte) {
 	var first, second T
 	if json.Unmarshal(data, &first) != nil {
 		return

@@ -12,14 +12,14 @@ import (
 	"time"
 )
 
-// door lets those connections in whose peer may do anything here, and answers the others itself, so that they take no
-// place from anybody.
+// door accepts connections from peers that Access allows. It answers the others itself, so that they use up no
+// connection of the server.
 type door struct {
 	net.Listener
 	access Access
 	log    *slog.Logger
-	guests chan struct{} // a token for each connection of who is in by a group alone; full = no more of them
-	away   chan struct{} // a token for each connection that is being refused; full = closed without a word
+	guests chan struct{} // a token per connection that only a group admits; full = refuse more
+	away   chan struct{} // a token per connection being refused; full = close without an answer
 	busy   sync.WaitGroup
 }
 
@@ -27,7 +27,7 @@ func newDoor(l net.Listener, access Access, log *slog.Logger) *door {
 	return &door{Listener: l, access: access, log: log, guests: make(chan struct{}, maxGuests), away: make(chan struct{}, maxRefusals)}
 }
 
-// Accept returns the next connection that is let in. Its RemoteAddr is a Peer.
+// Accept returns the next allowed connection. Its RemoteAddr is a Peer.
 func (d *door) Accept() (net.Conn, error) {
 	for {
 		conn, err := d.Listener.Accept()
@@ -48,13 +48,13 @@ func (d *door) Accept() (net.Conn, error) {
 			case d.guests <- struct{}{}:
 				return &caller{Conn: conn, peer: peer, leave: sync.OnceFunc(func() { <-d.guests })}, nil
 			default:
-				d.refuse(conn, &Error{Code: CodeFailed, Message: fmt.Sprintf("%d connections are open already, no more are taken", maxGuests)})
+				d.refuse(conn, &Error{Code: CodeFailed, Message: fmt.Sprintf("%d connections are already open, which is the limit", maxGuests)})
 			}
 		}
 	}
 }
 
-// refuse answers one request with reason and closes the connection, without holding up Accept.
+// refuse answers one request with reason and closes the connection. It does not delay Accept.
 func (d *door) refuse(conn net.Conn, reason *Error) {
 	select {
 	case d.away <- struct{}{}:
@@ -66,7 +66,7 @@ func (d *door) refuse(conn net.Conn, reason *Error) {
 		defer func() { <-d.away }()
 		defer conn.Close()
 		_ = conn.SetDeadline(time.Now().Add(refuseTimeout))
-		// The request is read first: a client that is still writing would not look at the answer.
+		// Read the request first: a client that is still writing would not read the answer.
 		req, err := http.ReadRequest(bufio.NewReader(io.LimitReader(conn, maxHeader+MaxBody)))
 		if err != nil {
 			return
@@ -74,7 +74,7 @@ func (d *door) refuse(conn net.Conn, reason *Error) {
 		_, _ = io.Copy(io.Discard, req.Body)
 		body, err := json.Marshal(errorReply{reason})
 		if err != nil {
-			return // strings alone: cannot be
+			return // cannot happen: only strings
 		}
 		status := statusOf[reason.Code]
 		fmt.Fprintf(conn, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
@@ -82,15 +82,15 @@ func (d *door) refuse(conn net.Conn, reason *Error) {
 	})
 }
 
-// wait returns when nobody is being refused any more, after refuseTimeout at the latest. Accept must not be called
-// again.
+// wait returns when no refusal is running any more, after at most refuseTimeout. Accept must not be called
+// afterwards.
 func (d *door) wait() { d.busy.Wait() }
 
-// caller is a connection that was let in.
+// caller is an accepted connection.
 type caller struct {
 	net.Conn
 	peer  Peer
-	leave func() // gives the place back; may be called again
+	leave func() // frees the connection's token; may be called again
 }
 
 func (c *caller) RemoteAddr() net.Addr { return c.peer }
@@ -103,11 +103,11 @@ func (c *caller) Close() error {
 func peerOfConn(conn net.Conn) (Peer, error) {
 	unix, ok := conn.(*net.UnixConn)
 	if !ok {
-		return Peer{}, fmt.Errorf("ask who connects: %T is no unix socket", conn)
+		return Peer{}, fmt.Errorf("identify the peer: %T is not a unix socket", conn)
 	}
 	raw, err := unix.SyscallConn()
 	if err != nil {
-		return Peer{}, fmt.Errorf("ask who connects: %w", err)
+		return Peer{}, fmt.Errorf("identify the peer: %w", err)
 	}
 	var peer Peer
 	if outer := raw.Control(func(fd uintptr) { peer, err = peerOfSocket(int(fd)) }); outer != nil {

@@ -54,7 +54,7 @@ func appendStrings(dst []byte, list []string) []byte {
 	return append(dst, ']')
 }
 
-// MarshalJSON is AppendJSON for encoding/json.
+// MarshalJSON returns what AppendJSON appends.
 func (e ListEntry) MarshalJSON() ([]byte, error) { return e.AppendJSON(nil), nil }
 
 type listEntryJSON struct {
@@ -85,7 +85,7 @@ func (e *ListEntry) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// AppendJSON appends e as one JSON object without a newline. An event of a member has no "prefix", "ports", "until".
+// AppendJSON appends e as one JSON object without a newline. Events of members have no "prefix", "ports" and "until".
 func (e Event) AppendJSON(dst []byte) []byte {
 	dst = append(dst, `{"time":"`...)
 	dst = e.Time.UTC().AppendFormat(dst, eventTime)
@@ -118,7 +118,7 @@ func (e Event) AppendJSON(dst []byte) []byte {
 	return append(appendNotEnforced(dst, e.NotEnforced), '}')
 }
 
-// MarshalJSON is AppendJSON for encoding/json.
+// MarshalJSON returns what AppendJSON appends.
 func (e Event) MarshalJSON() ([]byte, error) { return e.AppendJSON(nil), nil }
 
 type eventJSON struct {

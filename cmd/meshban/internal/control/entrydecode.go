@@ -7,15 +7,15 @@ import (
 	"time"
 )
 
-// maxInterned is how many distinct strings an entryDecoder keeps.
+// maxInterned is the most distinct strings that an entryDecoder keeps.
 const maxInterned = 4_096
 
-// entryDecoder reads list entries. What AppendJSON wrote without an escape, which is nearly everything, it reads
-// without encoding/json and with strings shared between entries; all else goes the slow way. The zero value is ready.
+// entryDecoder decodes list entries. Entries that AppendJSON wrote without an escape, which are nearly all, it
+// decodes without encoding/json and with shared strings. The zero value is ready to use.
 type entryDecoder struct {
 	strings map[string]string
-	origins []string // of the last entry, reused
-	ids     []string // the same, of their ids
+	origins []string // of the last entry; reused
+	ids     []string // their ids; reused
 }
 
 func (d *entryDecoder) decode(line []byte) (ListEntry, error) {
@@ -27,7 +27,7 @@ func (d *entryDecoder) decode(line []byte) (ListEntry, error) {
 	return e, err
 }
 
-// scanner takes a line apart from the left. After the first thing that is not there, ok is false and stays so.
+// scanner consumes a line from the left. At the first mismatch ok becomes false for good.
 type scanner struct {
 	rest []byte
 	ok   bool
@@ -39,7 +39,7 @@ func (s *scanner) literal(text string) {
 	}
 }
 
-// quoted takes what stands before the next quote, which has been opened already, and the quote.
+// quoted returns the text before the next quote and consumes both. The opening quote is already consumed.
 func (s *scanner) quoted() []byte {
 	if !s.ok {
 		return nil
@@ -140,7 +140,7 @@ func (d *entryDecoder) fastHeld(line []byte) (HeldEntry, bool) {
 	return e, s.ok && len(s.rest) == 0
 }
 
-// list takes strings up to the bracket that ends them.
+// list consumes strings up to the closing bracket.
 func (d *entryDecoder) list(s *scanner, dst []string) []string {
 	for more := len(s.rest) > 0 && s.rest[0] == '"'; s.ok && more; {
 		s.literal(`"`)
@@ -152,7 +152,7 @@ func (d *entryDecoder) list(s *scanner, dst []string) []string {
 	return dst
 }
 
-// intern returns b as a string, the same one each time while there is room.
+// intern returns b as a string, the same string each time while there is room.
 func (d *entryDecoder) intern(b []byte) string {
 	if len(b) == 0 {
 		return ""

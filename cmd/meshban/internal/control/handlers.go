@@ -44,12 +44,12 @@ var statusOf = map[Code]int{
 	CodeNotFound: http.StatusNotFound,
 }
 
-// errorReply is the body of a refused request, and the last line of a stream that failed.
+// errorReply is the body of a refusal, and the last line of a stream that failed.
 type errorReply struct {
 	Error *Error `json:"error"`
 }
 
-// routes builds the handler; streams also end with server.
+// routes returns the handler. Streams also end with server.
 func (s *Server) routes(server context.Context) http.Handler {
 	mux := http.NewServeMux()
 	agent := s.cfg.Agent
@@ -83,7 +83,7 @@ func (s *Server) routes(server context.Context) http.Handler {
 	})
 }
 
-// change serves those who may change something.
+// change admits only peers that may make changes.
 func (s *Server) change(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if peer, ok := PeerOf(r.Context()); !ok || !s.cfg.Access.mayChange(peer) {
@@ -94,7 +94,7 @@ func (s *Server) change(next http.Handler) http.Handler {
 	})
 }
 
-// post serves a call with a request body.
+// post serves a call that has a request body.
 func post[Req, Rep any](decode func([]byte) (Req, error), call func(context.Context, Req) (Rep, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -115,7 +115,7 @@ func post[Req, Rep any](decode func([]byte) (Req, error), call func(context.Cont
 	})
 }
 
-// get serves a call without one.
+// get serves a call that has none.
 func get[Rep any](call func(context.Context) (Rep, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rep, err := call(r.Context())
@@ -123,7 +123,7 @@ func get[Rep any](call func(context.Context) (Rep, error)) http.Handler {
 	})
 }
 
-// ban asks the agent and leaves out what the client does not want to hear.
+// ban calls the agent and drops the results that the client does not want.
 func (s *Server) ban(ctx context.Context, req BanRequest) (BanReply, error) {
 	rep, err := s.cfg.Agent.Ban(ctx, req)
 	if err == nil && req.ErrorsOnly {
@@ -156,7 +156,7 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request, server context.Con
 		return out.end()
 	})
 	if err == nil && server.Err() != nil {
-		err = errors.New("the agent stops")
+		err = errors.New("the agent is stopping")
 	}
 	out.close(err)
 }
@@ -193,7 +193,7 @@ func (s *Server) held(w http.ResponseWriter, r *http.Request, server context.Con
 		return out.end()
 	})
 	if err == nil && server.Err() != nil {
-		err = errors.New("the agent stops")
+		err = errors.New("the agent is stopping")
 	}
 	out.close(err)
 }
@@ -203,13 +203,13 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, server context.Co
 	case s.watchers <- struct{}{}:
 		defer func() { <-s.watchers }()
 	default:
-		fail(w, &Error{Code: CodeFailed, Message: fmt.Sprintf("%d clients watch already, no more are taken", MaxWatchers)})
+		fail(w, &Error{Code: CodeFailed, Message: fmt.Sprintf("%d clients are already watching, which is the limit", MaxWatchers)})
 		return
 	}
 	ctx, done := stream(r.Context(), server)
 	defer done()
 	out := newLines(w, 0)
-	if out.flush() != nil { // the header: the client sees that it is connected
+	if out.flush() != nil { // the header tells the client that it is connected
 		return
 	}
 	err := s.cfg.Agent.Watch(ctx, func(e Event) error {
@@ -217,7 +217,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, server context.Co
 		return out.end()
 	})
 	if ctx.Err() != nil {
-		err = nil // ended as it should
+		err = nil // it ended normally
 	}
 	out.close(err)
 }
@@ -249,12 +249,12 @@ func fail(w http.ResponseWriter, err error) {
 func errorBody(e *Error) []byte {
 	body, err := json.Marshal(errorReply{e})
 	if err != nil {
-		return nil // strings alone: cannot be
+		return nil // cannot happen: only strings
 	}
 	return body
 }
 
-// send writes one JSON body. A write that fails means that the client is gone: there is nobody to tell.
+// send writes one JSON body. If the write fails, the client is gone and nobody needs to know.
 func send(w http.ResponseWriter, status int, body []byte) {
 	deadline(w)
 	w.Header().Set("Content-Type", jsonType)

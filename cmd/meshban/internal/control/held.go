@@ -22,8 +22,8 @@ type heldEntryJSON struct {
 	Kind   string     `json:"kind,omitempty"`
 }
 
-// AppendJSON appends e as one JSON object without a newline. One origin may have 32,768 ops held, and `held list` must show
-// them within a second: through encoding/json each takes 20 times as long to write and read.
+// AppendJSON appends e as one JSON object without a newline. One origin may have 32,768 bans on hold, and `held list` must
+// show them within a second; encoding/json takes 20 times as long to encode and decode each.
 func (e HeldEntry) AppendJSON(dst []byte) []byte {
 	dst = append(dst, `{"prefix":"`...)
 	dst = appendPrefix(dst, e.Prefix)
@@ -46,7 +46,7 @@ func (e HeldEntry) AppendJSON(dst []byte) []byte {
 	return append(dst, '}')
 }
 
-// MarshalJSON is AppendJSON for encoding/json.
+// MarshalJSON returns what AppendJSON appends.
 func (e HeldEntry) MarshalJSON() ([]byte, error) { return e.AppendJSON(nil), nil }
 
 // UnmarshalJSON reads what MarshalJSON writes; fields it does not know are ignored.
@@ -70,7 +70,7 @@ type decideRequestJSON struct {
 	Origin   string       `json:"origin,omitempty"`
 }
 
-// MarshalJSON writes the request as the server reads it.
+// MarshalJSON writes the request for the server.
 func (r DecideRequest) MarshalJSON() ([]byte, error) {
 	return json.Marshal(decideRequestJSON{r.Action, texts(r.Prefixes), r.Origin})
 }
@@ -81,7 +81,7 @@ func decodeDecide(body []byte) (DecideRequest, error) {
 		return DecideRequest{}, err
 	}
 	if w.Action != ActionRelease && w.Action != ActionDrop {
-		return DecideRequest{}, usage("action %q is not known, write %s or %s", w.Action, ActionRelease, ActionDrop)
+		return DecideRequest{}, usage("unknown action %q: write %s or %s", w.Action, ActionRelease, ActionDrop)
 	}
 	r := DecideRequest{Action: w.Action, Origin: w.Origin}
 	if len(w.Prefixes) > 0 {
@@ -93,7 +93,7 @@ func decodeDecide(body []byte) (DecideRequest, error) {
 	return r, short("origin", w.Origin, MaxSource)
 }
 
-// Held calls yield for each ban that waits for a decision and stops with its error.
+// Held calls yield for each ban on hold and stops with its error.
 func (c *Client) Held(ctx context.Context, yield func(HeldEntry) error) error {
 	var d entryDecoder
 	return c.stream(ctx, pathHeld, nil, func(line []byte) error {
@@ -105,7 +105,7 @@ func (c *Client) Held(ctx context.Context, yield func(HeldEntry) error) error {
 	})
 }
 
-// Decide releases or drops what is held.
+// Decide releases or drops bans on hold.
 func (c *Client) Decide(ctx context.Context, req DecideRequest) (DecideReply, error) {
 	return call[DecideReply](ctx, c, pathDecide, req)
 }

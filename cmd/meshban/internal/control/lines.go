@@ -5,23 +5,23 @@ import (
 	"net/http"
 )
 
-// listChunk is how many bytes of a list are gathered before they are sent.
+// listChunk is how many bytes of a list are buffered before a write.
 const listChunk = 64 << 10
 
-// lines writes a stream of JSON objects, one a line. Whoever adds an object appends it to buf and calls end.
+// lines writes a stream of JSON objects, one per line. To add one, append it to buf and call end.
 type lines struct {
 	w       http.ResponseWriter
 	rc      *http.ResponseController
 	buf     []byte
-	chunk   int  // bytes to gather before a flush
-	started bool // the header is out: an error can only be a line now
+	chunk   int  // bytes to buffer before a flush
+	started bool // the header is sent: from now on, an error must be a line
 }
 
 func newLines(w http.ResponseWriter, chunk int) *lines {
 	return &lines{w: w, rc: http.NewResponseController(w), chunk: chunk, buf: make([]byte, 0, chunk+MaxLine/16)}
 }
 
-// end ends a line and sends what is gathered when that is enough.
+// end ends a line, and flushes when enough is buffered.
 func (l *lines) end() error {
 	l.buf = append(l.buf, '\n')
 	if len(l.buf) < l.chunk {
@@ -45,7 +45,7 @@ func (l *lines) flush() error {
 	return l.rc.Flush()
 }
 
-// close sends the rest, and err: as the whole answer when nothing is out yet, else as the last line.
+// close sends the rest and err: as the whole answer if nothing was sent yet, otherwise as the last line.
 func (l *lines) close(err error) {
 	if err != nil && !l.started {
 		fail(l.w, err)
@@ -54,9 +54,9 @@ func (l *lines) close(err error) {
 	if err != nil {
 		line, fault := json.Marshal(errorReply{AsError(err)})
 		if fault != nil {
-			panic(http.ErrAbortHandler) // strings alone: cannot be; and if so, the client sees a broken stream
+			panic(http.ErrAbortHandler) // cannot happen: only strings; the client would see a broken stream
 		}
 		l.buf = append(append(l.buf, line...), '\n')
 	}
-	_ = l.flush() // fails when the client is gone: there is nobody to tell
+	_ = l.flush() // fails if the client is gone; nobody needs to know
 }

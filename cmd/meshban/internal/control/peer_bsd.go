@@ -8,16 +8,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// peerOfSocket asks for LOCAL_PEERCRED, unix(4): user and groups as they were when the peer connected. The first group
-// is the effective one; at most 16 are told, so that a member who is in more may be taken for none.
+// peerOfSocket reads LOCAL_PEERCRED, unix(4): user and groups at the time of the connect. The first group is the
+// effective one. The kernel reports at most 16, so a member of more groups may be refused.
 func peerOfSocket(fd int) (Peer, error) {
 	cred, err := unix.GetsockoptXucred(fd, unix.SOL_LOCAL, unix.LOCAL_PEERCRED)
 	if err != nil {
-		return Peer{}, fmt.Errorf("ask who connects: %w", err)
+		return Peer{}, fmt.Errorf("identify the peer: %w", err)
 	}
 	groups := cred.Groups[:min(max(int(cred.Ngroups), 0), len(cred.Groups))]
 	if len(groups) == 0 {
-		return Peer{}, fmt.Errorf("ask who connects: user %d has no group", cred.Uid)
+		return Peer{}, fmt.Errorf("identify the peer: user %d has no group", cred.Uid)
 	}
 	return Peer{UID: cred.Uid, GID: groups[0], Groups: groups[1:]}, nil
 }

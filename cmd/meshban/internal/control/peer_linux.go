@@ -8,24 +8,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxGroups is the kernel's own bound on supplementary groups (NGROUPS_MAX).
+// maxGroups is the kernel's bound on supplementary groups (NGROUPS_MAX).
 const maxGroups = 65536
 
-// peerOfSocket asks for SO_PEERCRED and SO_PEERGROUPS, unix(7). The kernel takes both when the peer connects, and keeps
-// them: unlike /proc/PID/status, they cannot come to speak of another process, or of a program that was started since.
+// peerOfSocket reads SO_PEERCRED and SO_PEERGROUPS, unix(7). The kernel records both when the peer connects: unlike
+// /proc/PID/status, they can never describe another process or a program started later.
 func peerOfSocket(fd int) (Peer, error) {
 	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {
-		return Peer{}, fmt.Errorf("ask who connects: %w", err)
+		return Peer{}, fmt.Errorf("identify the peer: %w", err)
 	}
 	groups, err := peerGroups(fd)
 	if err != nil {
-		return Peer{}, fmt.Errorf("ask for the groups of who connects: %w", err)
+		return Peer{}, fmt.Errorf("identify the peer's groups: %w", err)
 	}
 	return Peer{UID: cred.Uid, GID: cred.Gid, PID: int(cred.Pid), Groups: groups}, nil
 }
 
-// peerGroups returns the supplementary groups. A kernel older than 4.13 does not tell: there only GID counts.
+// peerGroups returns the supplementary groups. Kernels older than 4.13 do not provide them; then only GID counts.
 func peerGroups(fd int) ([]uint32, error) {
 	groups := make([]uint32, 64)
 	for {

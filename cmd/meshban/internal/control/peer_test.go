@@ -13,7 +13,7 @@ import (
 )
 
 func TestAccess(t *testing.T) {
-	const self = 1000 // root is the agent's user or not: both own
+	const self = 1000 // root, whether or not it is the agent's user, may do everything
 	access := Access{Read: Group{"look", 20}, Write: Group{"change", 30}}
 	for _, c := range []struct {
 		name         string
@@ -28,9 +28,9 @@ func TestAccess(t *testing.T) {
 		{"ok: group that may change", access, Peer{UID: 7654, GID: 30}, true, true},
 		{"ok: supplementary group that may change", access, Peer{UID: 7654, GID: 1, Groups: []uint32{30}}, true, true},
 		{"bad: stranger", access, Peer{UID: 7654, GID: 1, Groups: []uint32{5}}, false, false},
-		{"bad: stranger where no group is let in", Access{}, Peer{UID: 7654, GID: 20}, false, false},
-		// A group of nobody has number 0; whoever is in root's group is not in it.
-		{"bad: group 0 where no group is let in", Access{}, Peer{UID: 7654, GID: 0, Groups: []uint32{0}}, false, false},
+		{"bad: stranger, no group configured", Access{}, Peer{UID: 7654, GID: 20}, false, false},
+		// A group without a name has number 0, but root's group must not match it.
+		{"bad: group 0, no group configured", Access{}, Peer{UID: 7654, GID: 0, Groups: []uint32{0}}, false, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if look, change := c.access.mayLook(c.peer), c.access.mayChange(c.peer); look != c.look || change != c.change {
@@ -58,7 +58,7 @@ func TestRefusalNamesRuleAndRemedy(t *testing.T) {
 	}
 }
 
-// The kernel says who connects; nothing of it comes from the client.
+// The kernel identifies the peer; the client cannot influence it.
 func TestPeerOfConn(t *testing.T) {
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {
@@ -104,11 +104,11 @@ func TestLookupGroup(t *testing.T) {
 		t.Errorf("nobody: %+v, %v", g, err)
 	}
 	if _, err := LookupGroup("no-such-group-here"); err == nil {
-		t.Error("a group that is not there was found")
+		t.Error("a missing group was found")
 	}
 }
 
-// A request that came past the door, by whatever mistake, changes nothing without its peer.
+// A request that somehow bypassed the door changes nothing without a peer.
 func TestChangeNeedsAPeer(t *testing.T) {
 	s := &Server{}
 	reached := false

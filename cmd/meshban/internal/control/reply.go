@@ -17,7 +17,7 @@ type resultJSON struct {
 	Err    *Error     `json:"error,omitempty"`
 }
 
-// MarshalJSON writes the result as the client reads it.
+// MarshalJSON writes the result for the client.
 func (r Result) MarshalJSON() ([]byte, error) {
 	return json.Marshal(resultJSON{prefixText(r.Prefix), timeText(r.Until), r.State, r.Note, r.Hint, r.Err})
 }
@@ -66,7 +66,7 @@ type whyJSON struct {
 	Nodes []NodeAnswer `json:"nodes"`
 }
 
-// MarshalJSON writes address, verdict, summary, findings and nodes (neither is null).
+// MarshalJSON writes address, verdict, summary, findings and nodes; the last two are never null.
 func (r WhyReply) MarshalJSON() ([]byte, error) {
 	if r.Findings == nil {
 		r.Findings = []Finding{}
@@ -120,7 +120,7 @@ func (f *Finding) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// lastBanFields are the fields of a LastBan without its methods.
+// lastBanFields is LastBan without its methods.
 type lastBanFields LastBan
 
 type lastBanJSON struct {
@@ -128,7 +128,7 @@ type lastBanJSON struct {
 	lastBanFields
 }
 
-// MarshalJSON writes the ban as the client reads it.
+// MarshalJSON writes the ban for the client.
 func (b LastBan) MarshalJSON() ([]byte, error) {
 	return json.Marshal(lastBanJSON{prefixText(b.Prefix), lastBanFields(b)})
 }
@@ -165,7 +165,7 @@ func (r *InviteReply) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// auditFields are the fields of an AuditEntry without its methods.
+// auditFields is AuditEntry without its methods.
 type auditFields AuditEntry
 
 type auditJSON struct {
@@ -173,9 +173,9 @@ type auditJSON struct {
 	Prefixes []prefixText `json:"prefixes,omitempty"`
 }
 
-// AppendJSON appends e as one JSON object without a newline: time, what, via, node and node_id, and those of the others
-// that say something. Times must lie in the years 0 to 9999. An import writes an entry for each frame on every node, so
-// encoding/json, which takes ten times as long, is not for this.
+// AppendJSON appends e as one JSON object without a newline. It always writes time, what, via, node and node_id, and
+// other fields if they are set. Times must be in the years 0 to 9999. An import writes an entry per frame on every
+// node, and encoding/json would take ten times as long.
 func (e AuditEntry) AppendJSON(dst []byte) []byte {
 	text := func(name, value string) {
 		if value != "" {
@@ -222,11 +222,11 @@ func (e AuditEntry) AppendJSON(dst []byte) []byte {
 	return append(dst, '}')
 }
 
-// MarshalJSON is AppendJSON for encoding/json; it fails for times that JSON has no form for.
+// MarshalJSON returns what AppendJSON appends, or an error for a time that JSON cannot express.
 func (e AuditEntry) MarshalJSON() ([]byte, error) {
 	for _, t := range [2]time.Time{e.Time, e.Until} {
 		if y := t.Year(); y < 0 || y > 9999 {
-			return nil, fmt.Errorf("audit entry of the year %d", y)
+			return nil, fmt.Errorf("audit entry in the year %d", y)
 		}
 	}
 	return e.AppendJSON(nil), nil

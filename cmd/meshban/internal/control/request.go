@@ -13,7 +13,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 )
 
-// sourceAPI is the Source of a ban whose request named none.
+// sourceAPI is the Source of a ban whose request names none.
 const sourceAPI = "api"
 
 type prefixRequestJSON struct {
@@ -28,22 +28,22 @@ type inviteRequestJSON struct {
 	Caps *capsJSON `json:"caps,omitempty"`
 }
 
-// MarshalJSON writes the request as the server reads it.
+// MarshalJSON writes the request for the server.
 func (r UnbanRequest) MarshalJSON() ([]byte, error) {
 	return json.Marshal(prefixRequestJSON{Prefixes: texts(r.Prefixes), Reason: r.Reason})
 }
 
-// MarshalJSON writes the request as the server reads it.
+// MarshalJSON writes the request for the server.
 func (r AllowRequest) MarshalJSON() ([]byte, error) {
 	return json.Marshal(prefixRequestJSON{texts(r.Prefixes), spanText(r.For), r.Reason})
 }
 
-// MarshalJSON writes the request as the server reads it.
+// MarshalJSON writes the request for the server.
 func (r UnallowRequest) MarshalJSON() ([]byte, error) {
 	return json.Marshal(prefixRequestJSON{Prefixes: texts(r.Prefixes), Reason: r.Reason})
 }
 
-// MarshalJSON writes the request as the server reads it.
+// MarshalJSON writes the request for the server.
 func (r InviteRequest) MarshalJSON() ([]byte, error) {
 	w := inviteRequestJSON{Uses: r.Uses, For: spanText(r.For)}
 	if r.Caps != (Caps{}) {
@@ -60,13 +60,13 @@ func texts(list []netip.Prefix) []prefixText {
 	return all
 }
 
-// prefixes checks the list of a request.
+// prefixes validates the list of a request.
 func prefixes(key string, list []prefixText) ([]netip.Prefix, error) {
 	switch {
 	case len(list) == 0:
 		return nil, usage("%q has no address", key)
 	case len(list) > MaxAddrs:
-		return nil, usage("%q has %d addresses, at most %d are taken at once", key, len(list), MaxAddrs)
+		return nil, usage("%q has %d addresses, the limit is %d", key, len(list), MaxAddrs)
 	}
 	all := make([]netip.Prefix, len(list))
 	for i, p := range list {
@@ -82,7 +82,7 @@ func usage(format string, args ...any) *Error {
 	return &Error{Code: CodeUsage, Message: fmt.Sprintf(format, args...)}
 }
 
-// strict reads one JSON object into into and refuses unknown keys and anything behind it.
+// strict decodes exactly one JSON object and rejects unknown keys.
 func strict(body []byte, into any) error {
 	dec := json.NewDecoder(bytes.NewReader(body))
 	dec.DisallowUnknownFields()
@@ -96,7 +96,7 @@ func strict(body []byte, into any) error {
 	return badValue(err)
 }
 
-// badValue says what is wrong with a value of a request.
+// badValue returns err, about a value in a request, as an *Error.
 func badValue(err error) *Error {
 	if bad, ok := errors.AsType[*config.Error](err); ok {
 		return &Error{Code: CodeUsage, Message: bad.Problem, Hint: bad.Remedy}
@@ -106,7 +106,7 @@ func badValue(err error) *Error {
 
 func short(name, s string, most int) error {
 	if len(s) > most {
-		return usage("%s has %d bytes, at most %d are taken", name, len(s), most)
+		return usage("%s has %d bytes, the limit is %d", name, len(s), most)
 	}
 	return nil
 }
@@ -114,7 +114,7 @@ func short(name, s string, most int) error {
 func decodeUnban(body []byte) (UnbanRequest, error) {
 	w, list, err := decodePrefixes(body)
 	if err == nil && w.For != 0 {
-		err = usage(`"for" has no meaning here`)
+		err = usage(`"for" is not allowed here`)
 	}
 	return UnbanRequest{list, w.Reason}, err
 }
@@ -171,7 +171,7 @@ func decodeRotate(body []byte) (RotateRequest, error) {
 		return RotateRequest{}, err
 	}
 	if r.What != WhatMeshKey {
-		return RotateRequest{}, usage("what can be rotated is %q", WhatMeshKey)
+		return RotateRequest{}, usage("unknown key: write %q", WhatMeshKey)
 	}
 	return r, nil
 }
@@ -183,7 +183,7 @@ func decodeRevoke(body []byte) (RevokeRequest, error) {
 	}
 	err := short("node", r.Node, MaxNode)
 	if err == nil && r.Node == "" {
-		err = usage("no node is named")
+		err = usage("the node's name is missing")
 	}
 	if err == nil {
 		err = short("reason", r.Reason, MaxReason)
@@ -194,7 +194,7 @@ func decodeRevoke(body []byte) (RevokeRequest, error) {
 	return r, nil
 }
 
-// ValidListName reports whether s can be the name of a list.
+// ValidListName reports whether s may be the name of a list.
 func ValidListName(s string) bool {
 	return s != "" && len(s) <= MaxListName && strings.IndexFunc(s, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._-", r)
@@ -207,7 +207,7 @@ func decodeListed(body []byte) (ListedRequest, error) {
 		return ListedRequest{}, err
 	}
 	if !ValidListName(r.List) {
-		return ListedRequest{}, usage("%q is no name for a list", r.List)
+		return ListedRequest{}, usage("%q is not a list name", r.List)
 	}
 	return r, nil
 }
@@ -218,7 +218,7 @@ func decodeForget(body []byte) (ForgetRequest, error) {
 		return ForgetRequest{}, err
 	}
 	if r.Node == "" {
-		return ForgetRequest{}, usage("no node is named")
+		return ForgetRequest{}, usage("the node's name is missing")
 	}
 	return r, short("node", r.Node, MaxNode)
 }

@@ -18,28 +18,29 @@ import (
 	"golang.org/x/net/netutil"
 )
 
-// maxSocketPath is the longest socket path in bytes that every system here takes (sun_path of darwin and freebsd).
+// maxSocketPath is the longest socket path, in bytes, that all supported systems accept (sun_path of darwin and
+// freebsd).
 const maxSocketPath = 103
 
-// ServerConfig says what to serve, and where.
+// ServerConfig configures a Server.
 type ServerConfig struct {
 	Agent  Agent
-	Path   string       // of the socket; its folder exists, and none but the agent's user writes to it
-	Access Access       // who gets in besides root and that user
+	Path   string       // the socket, in an existing folder that only the agent's user can write to
+	Access Access       // who may connect besides root and that user
 	Logger *slog.Logger // nil = none
 }
 
 func (c ServerConfig) validate() error {
 	switch {
 	case c.Agent == nil:
-		return errors.New("control server without an agent")
+		return errors.New("control server: no agent")
 	case c.Path == "":
-		return errors.New("control server without a path")
+		return errors.New("control server: no path")
 	case len(c.Path) > maxSocketPath:
 		return &Error{
 			Code:    CodeUsage,
-			Message: fmt.Sprintf("socket path %q has %d bytes, at most %d are possible", c.Path, len(c.Path), maxSocketPath),
-			Hint:    "choose a state folder with a shorter name: --dir",
+			Message: fmt.Sprintf("socket path %q has %d bytes, the limit is %d", c.Path, len(c.Path), maxSocketPath),
+			Hint:    "choose a state folder with a shorter path: --dir",
 		}
 	}
 	return nil
@@ -48,14 +49,14 @@ func (c ServerConfig) validate() error {
 // Server serves an Agent on a unix socket.
 type Server struct {
 	cfg      ServerConfig
-	watchers chan struct{} // one token a running event stream; full = no more
-	running  sync.RWMutex  // every handler holds it for reading; Run takes it for good when it ends
-	listener net.Listener  // set by Listen, taken by Run
-	door     *door         // in listener
+	watchers chan struct{} // a token per running event stream; full = refuse more
+	running  sync.RWMutex  // handlers hold it for reading; Run locks it for good when it ends
+	listener net.Listener  // set by Listen, used by Run
+	door     *door         // wrapped by listener
 	ready    chan struct{}
 }
 
-// NewServer checks cfg; it opens nothing.
+// NewServer validates cfg. It opens nothing.
 func NewServer(cfg ServerConfig) (*Server, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -66,9 +67,10 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	return &Server{cfg: cfg, watchers: make(chan struct{}, MaxWatchers), ready: make(chan struct{})}, nil
 }
 
-// Listen opens the socket: for its owner alone, and then for the groups of Access. It dials what is there first: a live one is ErrInUse, a dead one is replaced. Run
-// calls it where nobody has; who calls it earlier learns earlier that another agent runs, and must call Run or Close.
-// Two servers that start on one path at the same instant are kept apart by the caller's lock on the folder.
+// Listen opens the socket, for its owner only and then for the groups of Access. It dials an existing socket first:
+// if that is live it returns ErrInUse, and if dead it replaces it. Run calls Listen if the caller has not. A caller
+// that does learns early whether another agent runs, and must then call Run or Close. The caller's lock on the folder
+// separates two servers that start at the same instant.
 func (s *Server) Listen() error {
 	if s.listener != nil {
 		return nil
@@ -77,8 +79,8 @@ func (s *Server) Listen() error {
 		return err
 	}
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		// Linux gives the file the mode of the unbound socket, so that it is never open to others. Elsewhere this
-		// fails and the chmod below does it; the door looks at the peer's credentials meanwhile too.
+		// On Linux the file gets the mode of the unbound socket, so it is never open to others. Elsewhere this fails
+		// and the chmod below sets the mode; meanwhile the door checks the peer's credentials.
 		return c.Control(func(fd uintptr) { _ = syscall.Fchmod(int(fd), 0o600) })
 	}}
 	l, err := lc.Listen(context.Background(), "unix", s.cfg.Path)
@@ -94,7 +96,7 @@ func (s *Server) Listen() error {
 	return nil
 }
 
-// clearSocket removes a socket that nobody serves.
+// clearSocket removes a dead socket.
 func clearSocket(path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -104,7 +106,7 @@ func clearSocket(path string) error {
 		return fmt.Errorf("open control socket: %w", err)
 	}
 	if info.Mode().Type() != fs.ModeSocket {
-		return fmt.Errorf("open control socket: %q is there and is no socket", path)
+		return fmt.Errorf("open control socket: %q is not a socket", path)
 	}
 	conn, err := net.DialTimeout("unix", path, dialTimeout)
 	switch {
@@ -112,7 +114,7 @@ func clearSocket(path string) error {
 		_ = conn.Close()
 		return ErrInUse
 	case !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, fs.ErrNotExist):
-		// Full backlog, time-out, no permission: somebody may well be there.
+		// Full backlog, timeout, no permission: an agent may well be there.
 		return fmt.Errorf("%w: %w", ErrInUse, err)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -124,7 +126,7 @@ func clearSocket(path string) error {
 // Ready is closed when the socket is open.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
 
-// Close gives back what Listen opened, for a caller that never gets to Run.
+// Close closes what Listen opened, for a caller that does not get to Run.
 func (s *Server) Close() error {
 	if s.listener == nil {
 		return nil
@@ -132,14 +134,14 @@ func (s *Server) Close() error {
 	return s.listener.Close()
 }
 
-// Run serves until ctx ends, then gives running requests up to stopTimeout, ends streams at once, removes the socket
-// and returns nil when every handler has returned. It returns ErrInUse when another agent serves the path. It is
-// called once.
+// Run serves until ctx ends. Then it gives running requests up to stopTimeout, ends streams at once, removes the
+// socket, and returns nil when every handler has returned. It returns ErrInUse if another agent serves the path. It
+// must be called once.
 func (s *Server) Run(ctx context.Context) error {
 	if err := s.Listen(); err != nil {
 		return err
 	}
-	// Requests outlive ctx by stopTimeout, so that a ban which arrived is answered; streams end with ctx.
+	// Requests outlive ctx by stopTimeout, so that a ban that arrived is answered; streams end with ctx.
 	base, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	srv := &http.Server{
@@ -177,7 +179,7 @@ func (s *Server) Run(ctx context.Context) error {
 	return fmt.Errorf("serve control socket: %w", err)
 }
 
-// withCaller puts into ctx who is at the other end of conn.
+// withCaller adds the peer of conn to ctx.
 func withCaller(ctx context.Context, conn net.Conn) context.Context {
 	if peer, ok := conn.RemoteAddr().(Peer); ok {
 		return WithPeer(ctx, peer)
@@ -185,7 +187,7 @@ func withCaller(ctx context.Context, conn net.Conn) context.Context {
 	return ctx
 }
 
-// serverLog takes what net/http has to say: a handler that panicked, a connection that could not be accepted.
+// serverLog logs what net/http reports: a handler that panicked, a failed accept.
 type serverLog struct{ logger *slog.Logger }
 
 func (l serverLog) Write(line []byte) (int, error) {
@@ -193,15 +195,15 @@ func (l serverLog) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// stream derives from ctx one that also ends with the server.
+// stream returns a copy of ctx that also ends with server.
 func stream(ctx, server context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(server, cancel)
 	return ctx, func() { stop(); cancel() }
 }
 
-// deadline gives the client writeTimeout to take what is written next.
+// deadline gives the client writeTimeout for the next write.
 func deadline(w http.ResponseWriter) {
-	// Only a ResponseWriter that is no connection refuses this, and it needs none.
+	// Fails only for a ResponseWriter without a connection, which needs no deadline.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
 }

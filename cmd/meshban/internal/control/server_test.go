@@ -17,10 +17,10 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control/controltest"
 )
 
-// serve runs agent until the test ends, or until the returned function is called.
+// serve serves agent until the test ends or stop is called.
 func serve(t *testing.T, agent control.Agent) (path string, stop func() error) {
 	t.Helper()
-	// The path of a socket is short: not below t.TempDir, whose name grows with the test's.
+	// A socket's path must be short: it cannot be below t.TempDir, whose name grows with the test's.
 	dir, err := os.MkdirTemp("", "mb")
 	if err != nil {
 		t.Fatal(err)
@@ -93,7 +93,7 @@ func TestSocketFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the socket is there after Run: %v", err)
+		t.Errorf("the socket still exists after Run: %v", err)
 	}
 }
 
@@ -107,11 +107,11 @@ func TestSecondServer(t *testing.T) {
 		t.Fatalf("second Run: %v, want ErrInUse", err)
 	}
 	if _, err := control.NewClient(path).Status(t.Context()); err != nil {
-		t.Errorf("the first does not answer any more: %v", err)
+		t.Errorf("the first server no longer answers: %v", err)
 	}
 }
 
-// An agent that was killed leaves its socket behind; the next one has to start all the same.
+// A killed agent leaves its socket behind; the next one must start anyway.
 func TestDeadSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
@@ -143,7 +143,7 @@ func TestBadPath(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := s.Listen(); err == nil {
-		t.Error("Listen on a file that is no socket succeeded")
+		t.Error("Listen on a regular file succeeded")
 	}
 	if data, _ := os.ReadFile(file); string(data) != "precious" {
 		t.Error("the file is gone")
@@ -159,7 +159,7 @@ func TestBadPath(t *testing.T) {
 	}
 }
 
-// A request that is being answered when the agent stops is answered; a stream ends.
+// When the agent stops, a running request is still answered; a stream ends.
 func TestStop(t *testing.T) {
 	agent := controltest.New()
 	path, stop := serve(t, agent)
@@ -192,7 +192,7 @@ func TestStopWithHangingRequest(t *testing.T) {
 		_, err := control.NewClient(path).Status(context.Background())
 		asked <- err
 	}()
-	// The request is in when a watcher that came after it is.
+	// The request has arrived once a later watcher has.
 	go func() {
 		_ = control.NewClient(path).Watch(t.Context(), func(control.Event) error { return nil })
 	}()
@@ -201,11 +201,10 @@ func TestStopWithHangingRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := <-asked; err == nil {
-		t.Error("a request that hung for ever succeeded")
+		t.Error("a hanging request succeeded")
 	}
 }
 
-// post sends body as it is.
 func post(t *testing.T, path, url, body string) (int, string) {
 	t.Helper()
 	c := http.Client{Transport: &http.Transport{
@@ -247,11 +246,11 @@ func TestRequests(t *testing.T) {
 		{"bad: unknown key", "/v1/ban", `{"addrs":["192.0.2.1"],"fro":"1h"}`, 400, `fro`},
 		{"bad: two objects", "/v1/ban", `{"addrs":["192.0.2.1"]}{}`, 400, `more than one`},
 		{"bad: negative length", "/v1/ban", `{"addrs":["192.0.2.1"],"for":"-1h"}`, 400, `"code":"usage"`},
-		{"bad: too many", "/v1/ban", many, 400, `at most 5000`},
+		{"bad: too many", "/v1/ban", many, 400, `the limit is 5000`},
 		{"bad: too big", "/v1/ban", strings.Repeat(" ", control.MaxBody+1), 400, `more than 1048576 bytes`},
 		{"bad: long reason", "/v1/ban", `{"addrs":["192.0.2.1"],"reason":"` + strings.Repeat("x", 201) + `"}`, 400, `reason has 201`},
 		{"bad: ports", "/v1/ban", `{"addrs":["192.0.2.1"],"ports":"x"}`, 400, `is not a port list`},
-		{"bad: unban has no length", "/v1/unban", `{"prefixes":["192.0.2.1"],"for":"1h"}`, 400, `no meaning`},
+		{"bad: unban has no length", "/v1/unban", `{"prefixes":["192.0.2.1"],"for":"1h"}`, 400, `not allowed here`},
 		{"bad: too many uses", "/v1/invite", `{"uses":100000}`, 400, `1 to 1000`},
 		{"bad: token for too long", "/v1/invite", `{"for":"31d"}`, 400, `at most 30d`},
 		{"bad: no such request", "/v1/nothing", `{}`, 404, `not found`},
@@ -278,11 +277,11 @@ func TestTooManyWatchers(t *testing.T) {
 	}
 	eventually(t, "all watchers", func() bool { return agent.Watchers() == control.MaxWatchers })
 	err := control.NewClient(path).Watch(ctx, func(control.Event) error { return nil })
-	if e := control.AsError(err); e == nil || !strings.Contains(e.Message, "watch already") {
-		t.Errorf("one watcher more: %v", err)
+	if e := control.AsError(err); e == nil || !strings.Contains(e.Message, "already watching") {
+		t.Errorf("one watcher too many: %v", err)
 	}
 	if _, err := control.NewClient(path).Status(ctx); err != nil {
-		t.Errorf("watchers lock out a command: %v", err)
+		t.Errorf("the watchers block other commands: %v", err)
 	}
 	cancel()
 	for range control.MaxWatchers {

@@ -12,15 +12,15 @@ import (
 // eventTime is RFC 3339 in UTC with milliseconds.
 const eventTime = "2006-01-02T15:04:05.000Z07:00"
 
-// FormatPrefix writes p as every command and every answer does: a prefix of full length as the bare address. The
-// invalid prefix is the empty string.
+// FormatPrefix formats p as all commands and answers do: a prefix of full length as a bare address. The invalid
+// prefix becomes "".
 func FormatPrefix(p netip.Prefix) string { return string(appendPrefix(nil, p)) }
 
-// FormatTime writes t in RFC 3339, UTC, whole seconds, rounded up: what ends at that time has then surely ended. The
-// zero time is the empty string.
+// FormatTime formats t in RFC 3339, UTC, rounded up to whole seconds: what ends at that time has then surely ended.
+// The zero time becomes "".
 func FormatTime(t time.Time) string { return string(appendTime(nil, t)) }
 
-// FormatPast writes a time of the past as FormatTime does, but not rounded up: nothing has happened in the future.
+// FormatPast is FormatTime rounded down, for times in the past: nothing has happened in the future.
 func FormatPast(t time.Time) string { return FormatTime(t.Truncate(time.Second)) }
 
 func appendPrefix(dst []byte, p netip.Prefix) []byte {
@@ -53,8 +53,8 @@ func appendTimeValue(dst []byte, t time.Time) []byte {
 	return append(dst, '"')
 }
 
-// appendString appends s as a JSON string. Control characters, those of C1 included, never leave it raw: what a peer
-// said may end up on a terminal. Invalid UTF-8 becomes U+FFFD.
+// appendString appends s as a JSON string. It escapes all control characters, also those of C1, because a peer's text
+// may end up on a terminal. Invalid UTF-8 becomes U+FFFD.
 func appendString(dst []byte, s string) []byte {
 	const hex = "0123456789abcdef"
 	dst = append(dst, '"')
@@ -86,7 +86,7 @@ func appendString(dst []byte, s string) []byte {
 	return append(dst, '"')
 }
 
-// prefixText is a prefix in the text form of FormatPrefix. It reads a bare address too.
+// prefixText is a prefix that is encoded as by FormatPrefix. It also decodes a bare address.
 type prefixText netip.Prefix
 
 func (p prefixText) MarshalText() ([]byte, error) { return appendPrefix(nil, netip.Prefix(p)), nil }
@@ -104,7 +104,7 @@ func (p *prefixText) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// timeText is a time in the form of FormatTime; null is the zero time.
+// timeText is a time that is encoded as by FormatTime; null is the zero time.
 type timeText time.Time
 
 func (t timeText) MarshalJSON() ([]byte, error) { return appendTimeValue(nil, time.Time(t)), nil }
@@ -123,7 +123,7 @@ func (t *timeText) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// spanText is a length of time as people write it: 30m, 7d12h. Empty is 0.
+// spanText is a duration as people write it: 30m, 7d12h. Empty is 0.
 type spanText time.Duration
 
 func (d spanText) MarshalText() ([]byte, error) {

@@ -1,5 +1,4 @@
-// Package controltest is an agent without kernel, mesh or disk, for tests of what stands in front of the control
-// socket.
+// Package controltest provides an agent without kernel, mesh or disk, for tests of code that uses the control socket.
 package controltest
 
 import (
@@ -14,11 +13,11 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-// DefaultFor is the length of a ban that says none.
+// DefaultFor is the duration of a ban that gives none.
 const DefaultFor = 30 * time.Minute
 
-// Agent keeps bans in memory. Loopback is on its never-ban list, wider than /8 is refused, and ports other than
-// "", "80" and "22/tcp" make no sense to it. Set the fields before it serves.
+// Agent keeps bans in memory. Loopback is on its never-ban list; it refuses prefixes wider than /8 and ports other
+// than "", "80" and "22/tcp". Set the fields before it serves.
 type Agent struct {
 	Now func() time.Time // nil = time.Now
 	// ListErr, when set, fails List after ListFail entries.
@@ -33,8 +32,8 @@ type Agent struct {
 	bans     map[netip.Prefix]control.ListEntry
 	allows   map[netip.Prefix]control.AllowEntry
 	requests []control.BanRequest
-	said     uint64                  // bans so far
-	saidAt   map[netip.Prefix]uint64 // said, when a ban was made
+	said     uint64                  // number of bans so far
+	saidAt   map[netip.Prefix]uint64 // value of said when the ban was made
 	watchers map[chan control.Event]struct{}
 	held     []control.HeldEntry
 	revoked  time.Time // web3
@@ -63,14 +62,14 @@ func (a *Agent) now() time.Time {
 	return time.Now().UTC().Truncate(time.Millisecond)
 }
 
-// BanRequests returns what Ban was asked so far.
+// BanRequests returns the requests that Ban got so far.
 func (a *Agent) BanRequests() []control.BanRequest {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return slices.Clone(a.requests)
 }
 
-// Watchers returns how many streams of events run.
+// Watchers returns the number of event streams.
 func (a *Agent) Watchers() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -151,14 +150,14 @@ func (a *Agent) tellLocked(e control.Event) {
 	}
 }
 
-// Tell sends e to everyone who watches.
+// Tell sends e to every watcher.
 func (a *Agent) Tell(e control.Event) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.tellLocked(e)
 }
 
-// Listed knows bans whose source is the one list.
+// Listed handles the bans whose source is the list.
 func (a *Agent) Listed(_ context.Context, req control.ListedRequest) (control.ListedReply, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -210,7 +209,7 @@ func (a *Agent) Allow(_ context.Context, req control.AllowRequest) (control.Allo
 	return rep, nil
 }
 
-// Unallow takes from it.
+// Unallow removes entries from it.
 func (a *Agent) Unallow(_ context.Context, req control.UnallowRequest) (control.UnallowReply, error) {
 	var rep control.UnallowReply
 	a.mu.Lock()
@@ -261,7 +260,7 @@ func (a *Agent) List(_ context.Context, yield func(control.ListEntry) error) err
 	return nil
 }
 
-// Why finds the ban of exactly the prefix.
+// Why knows only the ban of exactly this prefix.
 func (a *Agent) Why(_ context.Context, p netip.Prefix) (control.WhyReply, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -283,7 +282,7 @@ func (a *Agent) Why(_ context.Context, p netip.Prefix) (control.WhyReply, error)
 	}, nil
 }
 
-// Members returns two.
+// Members returns two members.
 func (a *Agent) Members(context.Context) ([]control.Member, error) {
 	return []control.Member{
 		{Name: "web1", ID: "00112233445566778899aabbccddeeff", Addr: "192.0.2.1:7946", State: control.MemberAlive,
@@ -317,7 +316,7 @@ func (a *Agent) Status(ctx context.Context) (control.Status, error) {
 
 // Watch yields what Tell and Ban send.
 func (a *Agent) Watch(ctx context.Context, yield func(control.Event) error) error {
-	events := make(chan control.Event, 1024) // tellLocked sends, nobody closes it, a full one blocks the test
+	events := make(chan control.Event, 1024) // tellLocked sends; nobody closes it; a full one blocks the test
 	a.mu.Lock()
 	a.watchers[events] = struct{}{}
 	a.mu.Unlock()
@@ -345,7 +344,7 @@ func (a *Agent) Invite(_ context.Context, req control.InviteRequest) (control.In
 	}, nil
 }
 
-// Caps knows one node, web3, and forgets what it was told.
+// Caps knows one node, web3, and does not store new caps.
 func (a *Agent) Caps(_ context.Context, req control.CapsRequest) (control.CapsReply, error) {
 	if req.Node != "web3" {
 		return control.CapsReply{}, &control.Error{Code: control.CodeNotFound, Message: "no node is called " + req.Node}
@@ -370,14 +369,14 @@ func (a *Agent) Audit(_ context.Context, since time.Time, yield func(control.Aud
 	return nil
 }
 
-// Hold adds a ban that waits for a decision.
+// Hold adds a ban on hold.
 func (a *Agent) Hold(e control.HeldEntry) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.held = append(a.held, e)
 }
 
-// Held yields what Hold added and nobody decided about.
+// Held yields the bans on hold.
 func (a *Agent) Held(_ context.Context, yield func(control.HeldEntry) error) error {
 	a.mu.Lock()
 	held := slices.Clone(a.held)
@@ -390,7 +389,7 @@ func (a *Agent) Held(_ context.Context, yield func(control.HeldEntry) error) err
 	return nil
 }
 
-// Decide takes away what is named exactly, or by its origin, or all.
+// Decide removes the bans on hold that match.
 func (a *Agent) Decide(_ context.Context, req control.DecideRequest) (control.DecideReply, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -407,7 +406,7 @@ func (a *Agent) Decide(_ context.Context, req control.DecideRequest) (control.De
 // web3 is the id of the one node that Revoke and Caps know.
 const web3 = "33333333333333333333333333333333"
 
-// Revoked returns when web3 was revoked; zero: it is not.
+// Revoked returns when web3 was revoked; zero = it was not.
 func (a *Agent) Revoked() time.Time {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -438,7 +437,7 @@ func (a *Agent) Revoke(_ context.Context, req control.RevokeRequest) (control.Re
 	return reply, nil
 }
 
-// Forget knows two nodes: web3, which is gone, and web2, which lives.
+// Forget knows two nodes: web3, which is gone, and web2, which is alive.
 func (a *Agent) Forget(_ context.Context, req control.ForgetRequest) (control.ForgetReply, error) {
 	switch req.Node {
 	case "web3", web3:
@@ -449,7 +448,7 @@ func (a *Agent) Forget(_ context.Context, req control.ForgetRequest) (control.Fo
 	return control.ForgetReply{}, &control.Error{Code: control.CodeNotFound, Message: "no node is called " + req.Node}
 }
 
-// Rotate waits for web3, which lacks the new key.
+// Rotate reports that web3 lacks the new key.
 func (a *Agent) Rotate(context.Context, control.RotateRequest) (control.RotateReply, error) {
 	return control.RotateReply{Generation: 2, Nodes: 3, Waiting: []string{"web3"}}, nil
 }
