@@ -15,13 +15,14 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 )
 
-// The widest prefixes that a range may contain: what is wider nobody may ban, and half a range is not what was asked for.
+// The shortest prefix lengths in a range: nobody may ban wider prefixes, and banning half a range is not what was
+// asked.
 const (
 	widestRange4 = 8
 	widestRange6 = 19
 )
 
-// appendAtom appends the prefixes that one address, CIDR, address with a netmask or range a-b stands for. masked reports
+// appendAtom appends the prefixes of an address, a CIDR, an address with a netmask, or a range a-b. masked reports
 // whether host bits were set.
 func appendAtom(dst []netip.Prefix, s string) (out []netip.Prefix, masked bool, err error) {
 	if first, last, ok := strings.Cut(s, "-"); ok {
@@ -48,7 +49,7 @@ func appendAtom(dst []netip.Prefix, s string) (out []netip.Prefix, masked bool, 
 	return dst, false, notAddress(s, err)
 }
 
-// notAddress puts an error of package config into an *Error.
+// notAddress converts an error of package config to an *Error, with a better remedy where it knows one.
 func notAddress(s string, err error) *Error {
 	e := wrong("", "%v", err)
 	if bad, ok := errors.AsType[*config.Error](err); ok {
@@ -78,11 +79,11 @@ func appendRange(dst []netip.Prefix, s, first, last string) ([]netip.Prefix, boo
 	}
 	to, err := parseAddr(last)
 	if err != nil {
-		return dst, false, wrong("write a range as FIRST-LAST, both as whole addresses", "%q ends with no address", s)
+		return dst, false, wrong("write a range as FIRST-LAST, both as whole addresses", "%q does not end with an address", s)
 	}
 	r := netipx.IPRangeFrom(from, to)
 	if !r.IsValid() {
-		return dst, false, wrong("write the lower address first, both of one family", "%q is no range", s)
+		return dst, false, wrong("write the lower address first, both of one family", "%q is not a range", s)
 	}
 	n := len(dst)
 	dst = r.AppendPrefixes(dst)
@@ -94,16 +95,16 @@ func appendRange(dst []netip.Prefix, s, first, last string) ([]netip.Prefix, boo
 	return dst, false, nil
 }
 
-// parseAddr reads one address, unmapped and without a zone.
+// parseAddr parses one address, unmapped and without a zone.
 func parseAddr(s string) (netip.Addr, error) {
 	p, err := config.ParsePrefix(s)
 	if err == nil && strings.Contains(s, "/") {
-		err = fmt.Errorf("%q is no single address", s)
+		err = fmt.Errorf("%q is not a single address", s)
 	}
 	return p.Addr(), err
 }
 
-// isAtom reports whether appendAtom takes s.
+// isAtom reports whether appendAtom accepts s.
 func isAtom(s string) bool {
 	if s == "" || s[0] != ':' && !isHex(s[0]) {
 		return false
@@ -123,7 +124,7 @@ func isAddr(s string) bool {
 
 func isHex(c byte) bool { return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'f' }
 
-// maskBits reads a netmask such as 255.255.255.0.
+// maskBits returns the prefix length of a netmask such as 255.255.255.0.
 func maskBits(s string) (int, bool) {
 	a, err := netip.ParseAddr(s)
 	if err != nil || !a.Is4() {
@@ -135,7 +136,7 @@ func maskBits(s string) (int, bool) {
 	return n, n >= widestRange4 && m<<n == 0
 }
 
-// block returns the CIDR that is exactly the range from first to last.
+// block returns the CIDR that equals the range from first to last.
 func block(first, last string) (netip.Prefix, bool) {
 	from, err1 := parseAddr(first)
 	to, err2 := parseAddr(last)

@@ -1,9 +1,8 @@
-// Package banlist reads lists of addresses to ban, in the formats in which block lists are published and in those that meshban
-// exports.
+// Package banlist reads lists of addresses to ban, in the formats of published block lists and of meshban export.
 //
-// It promises that nothing is banned that the list does not ban, and nothing less: what it does not understand is an
-// *Error with the line and what to do, never a part of the line. The format is told by the structure of the input, not by
-// its name. Memory is bounded by MaxEntries, MaxLine and MaxBytes, whatever a packed list unpacks to.
+// It promises to ban exactly what the list bans: a line that it does not understand is an *Error with the line number
+// and what to do, and no part of such a line is used. It recognises the format by the input's structure, not by its
+// name. MaxEntries, MaxLine and MaxBytes bound its memory, whatever a packed list unpacks to.
 package banlist
 
 import (
@@ -21,17 +20,17 @@ import (
 // Bounds on one list.
 const (
 	MaxEntries = 4 << 20 // prefixes, duplicates included
-	MaxLine    = 8 << 20 // bytes of a line, or of a value of JSON
+	MaxLine    = 8 << 20 // bytes of a line, or of a JSON value
 	MaxBytes   = 1 << 30 // of the list, unpacked
 
 	bufferSize = 64 << 10
-	sniffed    = 512 // bytes at the start that must look like text
+	sniffed    = 512 // bytes at the start that are checked to be text
 )
 
-// An Entry is one ban of a list.
+// An Entry is a ban in a list.
 type Entry struct {
 	Prefix netip.Prefix // masked and unmapped
-	Ports  string       // as meshban ban --port takes them; "" = all
+	Ports  string       // as for meshban ban --port; "" = all
 }
 
 // Compare orders entries by prefix and then by ports.
@@ -42,32 +41,32 @@ func (e Entry) Compare(f Entry) int {
 	return strings.Compare(e.Ports, f.Ports)
 }
 
-// A List is what was read.
+// A List is the content of a list.
 type List struct {
-	Entries []Entry // in order, each once
-	Repeats int     // entries that stood there before
-	Masked  int     // prefixes that were written with host bits set
-	Example string  // the first of them: 192.0.2.1/24 in line 3
-	Hosts   int     // lines that would let through if the list were a hosts.allow, which has the form of hosts.deny
-	Skipped []Skip  // what the list itself marks as no ban in force
+	Entries []Entry // sorted, without duplicates
+	Repeats int     // duplicates that were dropped
+	Masked  int     // prefixes with host bits set
+	Example string  // the first of these, such as "192.0.2.1/24 in line 3"
+	Hosts   int     // lines that would let an address through in a hosts.allow, which looks like hosts.deny
+	Skipped []Skip  // entries that the list marks as not in force
 }
 
-// A Skip counts entries that are no bans in force, and says why.
+// A Skip counts entries that are not in force, by reason.
 type Skip struct {
 	Why string // "decisions of type captcha"
 	N   int
 }
 
-// maxSkips bounds the reasons that are told apart.
+// maxSkips is the most reasons that are counted separately.
 const maxSkips = 8
 
-// An Error is something in a list that is not understood, or that must not be banned.
+// An Error is a part of a list that is not understood or must not be banned.
 type Error struct {
-	Line    int    // from 1; 0 = the list as a whole
-	Problem string // with what stands there
+	Line    int    // from 1; 0 = the whole list
+	Problem string // including the offending text
 	Remedy  string // what to do; may be empty
 
-	whole bool // the list is refused for it, whatever is skipped
+	whole bool // refuse the whole list, even if bad entries are skipped
 }
 
 func (e *Error) Error() string {
@@ -77,7 +76,7 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("line %d: %s", e.Line, e.Problem)
 }
 
-// refused makes e an error of the whole list.
+// refused makes e refuse the whole list.
 func refused(e *Error) *Error {
 	e.whole = true
 	return e
@@ -87,9 +86,9 @@ func wrong(remedy, format string, args ...any) *Error {
 	return &Error{Problem: fmt.Sprintf(format, args...), Remedy: remedy}
 }
 
-// Read reads a list to its end. It asks bad about each *Error that concerns one entry: true goes on behind it, false or a nil
-// bad ends with that error. Lines of another program's file, and lines that let an address through, end it in any case: what the others mean depends
-// on them. An error of another type is the input's.
+// Read reads a list. It calls bad for each *Error about one entry: if bad returns true, reading continues after it;
+// if bad returns false or is nil, Read returns the error. Lines of another program's file, and lines that let an
+// address through, always end it, since they change what other lines mean. Errors of other types are from in.
 func Read(in io.Reader, bad func(*Error) bool) (*List, error) {
 	return (&reader{bad: bad, list: new(List), room: MaxEntries}).read(in)
 }
@@ -118,21 +117,21 @@ func (r *reader) read(in io.Reader) (*List, error) {
 	return r.list, nil
 }
 
-// reader gathers a list.
+// reader reads a list.
 type reader struct {
 	list  *List
 	bad   func(*Error) bool
-	room  int // entries that the list may have
+	room  int // the most entries
 	line  int
 	atoms []netip.Prefix // scratch
-	csv   *columns       // nil = no row of a table was seen yet
-	// countLine is the first line whose second column could be a count as well as a prefix length; counts reports whether
+	csv   *columns       // nil = no table row seen yet
+	// countLine is the first line whose second column may be a count or a prefix length. counts reports whether
 	// another line shows that the column holds counts.
 	countLine int
 	counts    bool
 }
 
-// report asks whether to go on behind e.
+// report asks whether to continue after e.
 func (r *reader) report(e *Error) error {
 	if e.Line == 0 {
 		e.Line = r.line
@@ -154,7 +153,7 @@ func (r *reader) add(ports string, prefixes ...netip.Prefix) error {
 	return nil
 }
 
-// addText adds what one address, CIDR or range says.
+// addText adds the bans of an address, CIDR or range.
 func (r *reader) addText(ports, s string) error {
 	prefixes, masked, err := appendAtom(r.atoms[:0], s)
 	if err != nil {
@@ -169,7 +168,7 @@ func (r *reader) addText(ports, s string) error {
 	return r.add(ports, prefixes...)
 }
 
-// skip counts an entry that is no ban in force.
+// skip counts an entry that is not in force.
 func (r *reader) skip(why string) {
 	if len(why) > 80 {
 		why = why[:80]
@@ -180,12 +179,12 @@ func (r *reader) skip(why string) {
 		i = len(r.list.Skipped) - 1
 	} else if i < 0 {
 		i = maxSkips - 1
-		r.list.Skipped[i].Why = "other entries that are no bans"
+		r.list.Skipped[i].Why = "other entries that are not bans"
 	}
 	r.list.Skipped[i].N++
 }
 
-// unpack undoes gzip and refuses what is no text. The result ends with an *Error after MaxBytes.
+// unpack decompresses gzip and refuses what is not text. After MaxBytes, the result returns an *Error.
 func unpack(in io.Reader) (*bufio.Reader, error) {
 	src := bufio.NewReaderSize(in, bufferSize)
 	head, err := src.Peek(2)
@@ -195,7 +194,7 @@ func unpack(in io.Reader) (*bufio.Reader, error) {
 	if bytes.Equal(head, []byte("\x1f\x8b")) {
 		unzipped, err := gzip.NewReader(src)
 		if err != nil {
-			return nil, wrong("fetch it once more", "the gzip file is damaged: %v", err)
+			return nil, wrong("download it again", "the gzip file is damaged: %v", err)
 		}
 		src = bufio.NewReaderSize(damaged{unzipped}, bufferSize)
 	}
@@ -209,27 +208,27 @@ func unpack(in io.Reader) (*bufio.Reader, error) {
 		return src, err
 	case bytes.HasPrefix(head, []byte("\x1f\x8b")), bytes.HasPrefix(head, []byte("PK\x03\x04")), bytes.HasPrefix(head, []byte("\xfd7zXZ")),
 		bytes.HasPrefix(head, []byte("BZh")), bytes.HasPrefix(head, []byte("\x28\xb5\x2f\xfd")), bytes.HasPrefix(head, []byte("7z\xbc\xaf")):
-		return nil, wrong("unpack it first", "it is a packed file, not a list")
+		return nil, wrong("unpack it first", "it is a compressed file, not a list")
 	case bytes.HasPrefix(head, []byte("\xff\xfe")), bytes.HasPrefix(head, []byte("\xfe\xff")):
-		return nil, wrong("turn it into UTF-8: iconv -f UTF-16 -t UTF-8 FILE | meshban import -", "it is UTF-16, not plain text")
+		return nil, wrong("convert it to UTF-8: iconv -f UTF-16 -t UTF-8 FILE | meshban import -", "it is UTF-16, not plain text")
 	case bytes.IndexByte(head, 0) >= 0:
 		return nil, wrong("a list has one address or CIDR a line", "it is not a text file")
 	}
 	return src, nil
 }
 
-// damaged says that it is the gzip file that is wrong.
+// damaged marks errors of the gzip file.
 type damaged struct{ in io.Reader }
 
 func (d damaged) Read(p []byte) (int, error) {
 	n, err := d.in.Read(p)
 	if errors.Is(err, gzip.ErrChecksum) || errors.Is(err, gzip.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) {
-		err = wrong("fetch it once more", "the gzip file is damaged: %v", err)
+		err = wrong("download it again", "the gzip file is damaged: %v", err)
 	}
 	return n, err
 }
 
-// bounded ends with an *Error instead of the first byte beyond left.
+// bounded returns an *Error instead of the first byte beyond left.
 type bounded struct {
 	in   io.Reader
 	left int64
@@ -243,7 +242,7 @@ func (b *bounded) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// firstByte looks at the first byte that is no blank, as far as the buffer reaches; 0 = there is none.
+// firstByte returns the first non-blank byte in the buffer, or 0.
 func firstByte(src *bufio.Reader) (byte, error) {
 	head, err := src.Peek(sniffed)
 	if err != nil && !errors.Is(err, io.EOF) {

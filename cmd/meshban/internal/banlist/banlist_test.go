@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// zip packs text.
+// zip compresses text.
 func zip(t testing.TB, text string) string {
 	t.Helper()
 	var b bytes.Buffer
@@ -22,7 +22,7 @@ func zip(t testing.TB, text string) string {
 	return b.String()
 }
 
-// show writes the entries of a list.
+// show formats the entries of a list.
 func show(list *List) string {
 	texts := make([]string, len(list.Entries))
 	for i, e := range list.Entries {
@@ -36,7 +36,7 @@ func show(list *List) string {
 	return strings.Join(texts, ", ")
 }
 
-func TestReadTakesWhole(t *testing.T) {
+func TestRead(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, text, want string }{
 		{"nothing", "", ""},
@@ -45,7 +45,7 @@ func TestReadTakesWhole(t *testing.T) {
 		{"repeats and order", "192.0.2.2\n192.0.2.1\n192.0.2.2\n", "192.0.2.1, 192.0.2.2"},
 		{"CIDR", "192.0.2.0/24\n2001:db8::/32\n", "192.0.2.0/24, 2001:db8::/32"},
 		{"Spamhaus DROP", "; Spamhaus\n1.10.16.0/20 ; SBL256894\n1.19.0.0/16 ; SBL434604\n", "1.10.16.0/20, 1.19.0.0/16"},
-		{"comments behind", "192.0.2.1# d\n192.0.2.2 # e\n192.0.2.3 // f 1.2.3.4\n192.0.2.4;\n", "192.0.2.1, 192.0.2.2, 192.0.2.3, 192.0.2.4"},
+		{"comments after addresses", "192.0.2.1# d\n192.0.2.2 # e\n192.0.2.3 // f 1.2.3.4\n192.0.2.4;\n", "192.0.2.1, 192.0.2.2, 192.0.2.3, 192.0.2.4"},
 		{"further columns", "192.0.2.1\t5\n192.0.2.2,US\n192.0.2.3|x y\n192.0.2.4;y\n 2001:db8::/32 z\n192.0.2.9 2026-11-22 11:02:11\n", "192.0.2.1, 192.0.2.2, 192.0.2.3, 192.0.2.4, 192.0.2.9, 2001:db8::/32"},
 		{"CRLF", "192.0.2.1\r\n\r\n192.0.2.2\r\n", "192.0.2.1, 192.0.2.2"},
 		{"CR only", "192.0.2.1\r# c\r192.0.2.2\r", "192.0.2.1, 192.0.2.2"},
@@ -77,15 +77,15 @@ func TestReadTakesWhole(t *testing.T) {
 		{"CSV with a prefix length", "network,prefixlen\n192.0.2.0,24\n192.0.3.0,25\n", "192.0.2.0/24, 192.0.3.0/25"},
 		{"CSV with a netmask", "network\tnetmask\n192.0.2.0\t255.255.255.0\n", "192.0.2.0/24"},
 		{"TAB table, first column empty", "note\tip\n\t192.0.2.1\nx\t192.0.2.2\n", "192.0.2.1, 192.0.2.2"},
-		{"a header above plain lines", "cidr\n192.0.2.0/24\n", "192.0.2.0/24"},
-		{"counts behind network addresses", "192.0.2.0\t24\n192.0.2.7\t9\n", "192.0.2.0, 192.0.2.7"},
+		{"a header before plain lines", "cidr\n192.0.2.0/24\n", "192.0.2.0/24"},
+		{"counts after network addresses", "192.0.2.0\t24\n192.0.2.7\t9\n", "192.0.2.0, 192.0.2.7"},
 		{"Spamhaus JSON", `{"cidr":"1.10.16.0/20","sblid":"SBL256894","rir":"apnic"}` + "\n" + `{"cidr":"1.19.0.0/16","sblid":"SBL434604","rir":"apnic"}` + "\n" + `{"type":"metadata","timestamp":1700000000,"size":2,"records":2,"copyright":"c","terms":"https://x"}` + "\n", "1.10.16.0/20, 1.19.0.0/16"},
 		{"AbuseIPDB JSON", `{"meta":{"generatedAt":"2026"},"data":[{"ipAddress":"192.0.2.1","abuseConfidenceScore":100},{"ipAddress":"2001:db8::1","isWhitelisted":false}]}`, "192.0.2.1, 2001:db8::1"},
 		{"CrowdSec alerts", `[{"id":1,"source":{"ip":"198.51.100.1","value":"198.51.100.1","scope":"Ip"},"decisions":[{"duration":"3h","type":"ban","scope":"Ip","value":"192.0.2.1"},{"value":"192.0.2.64/26","scope":"Range","type":"ban"}],"message":"x"},{"id":2,"decisions":null}]`, "192.0.2.1, 192.0.2.64/26"},
 		{"CrowdSec decisions", `[{"duration":"3h","id":7,"origin":"cscli","scenario":"manual 'ban'","scope":"Ip","type":"ban","value":"192.0.2.1"}]`, "192.0.2.1"},
 		{"CrowdSec stream", `{"new":[{"scope":"Ip","type":"ban","value":"192.0.2.1"}],"deleted":[{"scope":"Ip","type":"ban","value":"192.0.2.2"}]}`, "192.0.2.1"},
 		{"CrowdSec, none", "null", ""},
-		{"CrowdSec, what is no ban", `[{"scope":"Ip","type":"captcha","value":"192.0.2.1"},{"scope":"Ip","type":"ban","simulated":true,"value":"192.0.2.2"},{"scope":"Ip","type":"ban","value":"192.0.2.3"}]`, "192.0.2.3"},
+		{"CrowdSec, other decisions", `[{"scope":"Ip","type":"captcha","value":"192.0.2.1"},{"scope":"Ip","type":"ban","simulated":true,"value":"192.0.2.2"},{"scope":"Ip","type":"ban","value":"192.0.2.3"}]`, "192.0.2.3"},
 		{"JSON array of texts", "\n [\"192.0.2.1\",\n \"192.0.2.0/24\", \"192.0.3.0-192.0.3.3\"]\n", "192.0.2.0/24, 192.0.2.1, 192.0.3.0/30"},
 		{"JSON with a netmask", `[{"network":"192.0.2.0","netmask":"255.255.255.0"},{"ip":"192.0.3.0","cidr":24}]`, "192.0.2.0/24, 192.0.3.0/24"},
 		{"JSON, whitelisted ones", `{"data":[{"ipAddress":"192.0.2.1","isWhitelisted":true},{"ipAddress":"192.0.2.2"}]}`, "192.0.2.2"},
@@ -104,14 +104,14 @@ func TestReadTakesWhole(t *testing.T) {
 	}
 }
 
-// Nothing of a list that is not understood is taken, and the error names the line and what to do.
+// A list that is not understood is refused whole, and the error names the line and what to do.
 func TestReadRefuses(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name, text string
 		line       int
-		want       string // in the problem
-		whole      bool   // also where bad entries are skipped
+		want       string // contained in the problem
+		whole      bool   // even if bad entries are skipped
 	}{
 		{"nginx", "192.0.2.9\ndeny 192.0.2.1;\n", 2, "nginx", true},
 		{"nginx, allow", "allow 192.0.2.1;\n", 1, "nginx", true},
@@ -123,20 +123,20 @@ func TestReadRefuses(t *testing.T) {
 		{"MikroTik, a line", "add list=x address=192.0.2.1\n", 1, "MikroTik", true},
 		{"ipset", "create good hash:ip family inet\nadd good 192.0.2.1\n", 1, "ipset", true},
 		{"ipset, add", "add good 192.0.2.1 timeout 5\n", 1, "ipset", true},
-		{"ipset list", "Name: good\nType: hash:ip\nMembers:\n192.0.2.1\n", 1, "no address", false},
+		{"ipset list", "Name: good\nType: hash:ip\nMembers:\n192.0.2.1\n", 1, "not start with an address", false},
 		{"nft", "#!/usr/sbin/nft -f\ntable inet f {\n set x {\n  elements = { 192.0.2.1,\n   192.0.2.2 }\n", 2, "nftables", true},
 		{"nft, a line", "add element inet f x { 192.0.2.1 }\n", 1, "nftables", true},
 		{"nft, JSON", `{"nftables":[{"set":{"elem":["192.0.2.1"]}}]}`, 1, "no address", false},
 		{"iptables-save", "*filter\n-A INPUT -s 192.0.2.1/32 -j ACCEPT\n", 1, "iptables", true},
 		{"iptables, a line", "-A INPUT -s 192.0.2.1/32 -j ACCEPT\n", 1, "iptables", true},
-		{"Cisco", "access-list 1 deny 192.0.2.1\n", 1, "no address", false},
-		{"fail2ban status", "Status for the jail: sshd\n|- Filter\n   `- Banned IP list:\t192.0.2.1 192.0.2.2\n", 1, "no address", false},
+		{"Cisco", "access-list 1 deny 192.0.2.1\n", 1, "not start with an address", false},
+		{"fail2ban status", "Status for the jail: sshd\n|- Filter\n   `- Banned IP list:\t192.0.2.1 192.0.2.2\n", 1, "not start with an address", false},
 		{"hosts", "0.0.0.0 ads.example.com\n", 1, "hosts file", false},
-		{"YAML", "- 192.0.2.1\n", 1, "no address", false},
-		{"prose", "blocked are\n192.0.2.1\n", 1, "no address", false},
+		{"YAML", "- 192.0.2.1\n", 1, "not start with an address", false},
+		{"prose", "blocked are\n192.0.2.1\n", 1, "not start with an address", false},
 		{"names", "192.0.2.1\nevil.example.com\n", 2, "not an address", false},
-		{"allow", "192.0.2.9\nallow 192.0.2.1\n", 2, "no line of a list", true},
-		{"accept behind", "192.0.2.1 ACCEPT\n", 1, "does not ban", true},
+		{"allow", "192.0.2.9\nallow 192.0.2.1\n", 2, "not a line of a list", true},
+		{"accept after it", "192.0.2.1 ACCEPT\n", 1, "does not ban", true},
 		{"allow, a column", "192.0.2.1,allow\n", 1, "does not ban", true},
 		{"allow, a key", "192.0.2.1 action=allow\n", 1, "does not ban", true},
 		{"allow, CSV", "action,ip\nban,192.0.2.2\nallow,192.0.2.1\n", 3, "does not ban", true},
@@ -146,7 +146,7 @@ func TestReadRefuses(t *testing.T) {
 		{"allow, hosts", "sshd: 192.0.2.1 : allow\n", 1, "does not ban", true},
 		{"allow, hosts, another option", "ALL: [2001:db8::]/32, 192.0.2.1 : severity auth.info : ALLOW\n", 1, "does not ban", true},
 		{"hosts, options", "ALL: 192.0.2.1 : spawn /bin/true\n", 1, "hosts.deny", false},
-		{"allow, eMule", "192.0.2.0 - 192.0.2.255 , 200 , Some Org\n", 1, "let through", true},
+		{"allow, eMule", "192.0.2.0 - 192.0.2.255 , 200 , Some Org\n", 1, "eMule lets", true},
 		{"allow, Postfix", "192.0.2.1 OK\n", 1, "does not ban", true},
 		{"allow, pf table", "192.0.2.0/24\n!192.0.2.1\n", 2, "exception", true},
 		{"allow, JSON", `[{"ip":"192.0.2.1","action":"allow"}]`, 1, "does not ban", true},
@@ -154,20 +154,20 @@ func TestReadRefuses(t *testing.T) {
 		{"allowlist of CrowdSec", `[{"name":"mine","items":[{"value":"192.0.2.1"}]}]`, 1, "no address", false},
 		{"except", "ALL: 192.0.2.0/24 EXCEPT 192.0.2.1\n", 1, "hosts.deny", false},
 		{"except all", "sshd: ALL EXCEPT 192.0.2.1\n", 1, "hosts.deny", false},
-		{"except a service", "ALL EXCEPT sshd: 192.0.2.1\n", 1, "no line of a list", true},
+		{"except a service", "ALL EXCEPT sshd: 192.0.2.1\n", 1, "not a line of a list", true},
 		{"CrowdSec, country", `[{"scope":"Country","type":"ban","value":"XX"}]`, 1, "country", false},
 		{"two addresses among words", "192.0.2.1 saw 192.0.2.2\n", 1, "several", false},
 		{"two, perhaps a range", "192.0.2.1,192.0.2.9\n", 1, "may be a range", false},
 		{"two, perhaps a block", "192.0.2.0 192.0.2.255\n", 1, "may be a range", false},
 		{"a second one, with a port", "192.0.2.1 192.0.2.2:80\n", 1, "another one", false},
-		{"a second one, behind a TAB", "192.0.2.1\t192.0.2.2 192.0.2.3\n", 1, "another one", false},
-		{"a length behind a blank", "192.0.2.0 /24\n", 1, "follows the address", false},
-		{"a short range", "192.0.2.1-20\n", 1, "no address", false},
+		{"a second one, after a TAB", "192.0.2.1\t192.0.2.2 192.0.2.3\n", 1, "another one", false},
+		{"a length after a blank", "192.0.2.0 /24\n", 1, "follows the address", false},
+		{"a short range", "192.0.2.1-20\n", 1, "not end with an address", false},
 		{"a short range with blanks", "192.0.2.1 - 20\n", 1, "follows the address", false},
-		{"a range backwards", "192.0.2.9-192.0.2.1\n", 1, "no range", false},
-		{"a range backwards, TAB", "192.0.2.9\t192.0.2.1\n", 1, "no range", false},
-		{"a range of two families", "192.0.2.9-2001:db8::1\n", 1, "no range", false},
-		{"a range of everything", "0.0.0.0-255.255.255.255\n", 1, "covers 0.0.0.0/0", false},
+		{"a range backwards", "192.0.2.9-192.0.2.1\n", 1, "not a range", false},
+		{"a range backwards, TAB", "192.0.2.9\t192.0.2.1\n", 1, "not a range", false},
+		{"a range of two families", "192.0.2.9-2001:db8::1\n", 1, "not a range", false},
+		{"a range of all addresses", "0.0.0.0-255.255.255.255\n", 1, "covers 0.0.0.0/0", false},
 		{"a length or a count", "192.0.2.0\t24\n192.0.3.0\t24\n", 1, "prefix length", true},
 		{"a length or a count, CSV", "US,192.0.2.0,24\n", 1, "prefix length", true},
 		{"a wildcard mask", "192.0.2.0/0.0.0.255\n", 1, "192.0.2.0/0.0.0.255", false},
@@ -177,21 +177,21 @@ func TestReadRefuses(t *testing.T) {
 		{"a zone", "fe80::1%eth0\n", 1, "zone", false},
 		{"leading zeros", "010.1.2.3\n", 1, "octal", false},
 		{"leading zeros, a range", "001.002.003.000-001.002.003.255\n", 1, "octal", false},
-		{"leading zeros behind", "192.0.2.1 010.1.2.3\n", 1, "another one", false},
+		{"leading zeros in a second one", "192.0.2.1 010.1.2.3\n", 1, "another one", false},
 		{"4-in-6, too short", "::ffff:0:0/90\n", 1, "mixes", false},
 		{"two address columns", "src_ip,dst_ip\n192.0.2.1,192.0.2.2\n", 2, "several columns", false},
 		{"two address columns later", "US,192.0.2.1,x\nUS,192.0.2.1,192.0.2.2\n", 2, "several columns", false},
 		{"RIR", "ripencc|FR|ipv4|192.0.2.0|1024|20100712|allocated\n", 1, "does not ban", true},
-		{"separators alone", "192.0.2.1\n,\n", 2, "no address", false},
+		{"only separators", "192.0.2.1\n,\n", 2, "no address", false},
 		{"an open quote", "\"192.0.2.1\n", 1, "", false},
-		{"broken JSON", "[\n\"192.0.2.1\",\n", 2, "broken", true},
-		{"JSON, a number", "[5]", 1, "no address", false},
+		{"broken JSON", "[\n\"192.0.2.1\",\n", 2, "invalid", true},
+		{"JSON, a number", "[5]", 1, "not an address", false},
 		{"JSON, ports of others", `[{"ip":"192.0.2.1","ports":"22"}]`, 1, "limited to ports", false},
-		{"fail2ban banned", "[{'sshd': ['192.0.2.1']}]\n", 1, "broken", true},
+		{"fail2ban banned", "[{'sshd': ['192.0.2.1']}]\n", 1, "invalid", true},
 		{"UTF-16", "\xff\xfe1\x009\x00", 0, "UTF-16", true},
 		{"a program", "\x7fELF\x02\x01\x01\x00", 0, "not a text", true},
-		{"zip", "PK\x03\x04", 0, "packed", true},
-		{"gzip in gzip", zip(t, zip(t, "192.0.2.1\n")), 0, "packed", true},
+		{"zip", "PK\x03\x04", 0, "compressed", true},
+		{"gzip in gzip", zip(t, zip(t, "192.0.2.1\n")), 0, "compressed", true},
 		{"damaged gzip", zip(t, "192.0.2.1\n")[:20], 0, "damaged", true},
 	} {
 		list, err := Read(strings.NewReader(c.text), nil)
@@ -208,7 +208,7 @@ func TestReadRefuses(t *testing.T) {
 	}
 }
 
-func TestReadSaysWhatItChanged(t *testing.T) {
+func TestReadReportsChanges(t *testing.T) {
 	t.Parallel()
 	list, err := Read(strings.NewReader("192.0.2.1\n192.0.2.1\n192.0.3.1/24\n192.0.3.2/24\n"), nil)
 	if err != nil || list.Masked != 2 || list.Example != "192.0.3.1/24 in line 3" || list.Repeats != 2 {
@@ -220,7 +220,7 @@ func TestReadSaysWhatItChanged(t *testing.T) {
 	}
 }
 
-// A packed list costs no more than its bounds, whatever it unpacks to.
+// Memory is bounded, whatever a compressed list unpacks to.
 func TestReadIsBounded(t *testing.T) {
 	t.Parallel()
 	endless := func(s string) io.Reader { return &repeat{text: s} }

@@ -14,7 +14,7 @@ import (
 	"testing"
 )
 
-// addresses counts the addresses of a list, with package net instead of netip.
+// addresses counts the addresses of a list with package net instead of netip.
 func addresses(t *testing.T, texts []string) string {
 	t.Helper()
 	seen, sum := map[string]bool{}, new(big.Int)
@@ -43,7 +43,7 @@ func texts(list *List) []string {
 	return out
 }
 
-// networks are disjoint /24 to /32, as written by each format below.
+// networks returns n disjoint /24 to /32.
 func networks(n int) []netip.Prefix {
 	rng := rand.New(rand.NewPCG(7, 7))
 	out := make([]netip.Prefix, n)
@@ -63,8 +63,8 @@ func last(p netip.Prefix) netip.Addr {
 	return netip.AddrFrom4(a)
 }
 
-// Whatever the format, as many addresses are read as a count by other means finds.
-func TestCountsAreThoseOfAnIndependentCount(t *testing.T) {
+// Read finds as many addresses as an independent count, in every format.
+func TestCounts(t *testing.T) {
 	t.Parallel()
 	all := networks(2000)
 	var plain []string
@@ -80,7 +80,7 @@ func TestCountsAreThoseOfAnIndependentCount(t *testing.T) {
 		{"CRLF", "", "", func(_ int, p netip.Prefix) string { return p.String() + "\r\n" }},
 		{"CR", "", "", func(_ int, p netip.Prefix) string { return p.String() + "\r" }},
 		{"several on a line", "", "", func(i int, p netip.Prefix) string { return p.String() + []string{" ", " ", "\n"}[i%3] }},
-		{"all on a line", "", "", func(i int, p netip.Prefix) string { return p.String() + " " }},
+		{"all on one line", "", "", func(i int, p netip.Prefix) string { return p.String() + " " }},
 		{"ranges", "", "", func(_ int, p netip.Prefix) string { return fmt.Sprintf("%s-%s\n", p.Addr(), last(p)) }},
 		{"ranges, blanks", "", "", func(_ int, p netip.Prefix) string { return fmt.Sprintf("%s - %s\n", p.Addr(), last(p)) }},
 		{"ranges, TAB", "", "", func(_ int, p netip.Prefix) string { return fmt.Sprintf("%s\t%s\n", p.Addr(), last(p)) }},
@@ -121,7 +121,7 @@ func TestCountsAreThoseOfAnIndependentCount(t *testing.T) {
 	}
 }
 
-// A list of the field: every line is taken.
+// Every line of a published list is read.
 func TestCountsOfRealLists(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("../../../../../shared/data/*.txt")
@@ -146,7 +146,8 @@ func TestCountsOfRealLists(t *testing.T) {
 	}
 }
 
-// FuzzRead: a list is read or refused, never with a prefix that is not masked, and what plain lines give back is the same list.
+// FuzzRead checks that Read returns only masked, sorted prefixes, and that its entries, written as plain lines, are
+// read as the same list.
 func FuzzRead(f *testing.F) {
 	for _, s := range []string{
 		"192.0.2.1\n", "192.0.2.0/24 ; x", "192.0.2.1 - 192.0.2.9\r", "a,ip\nb,192.0.2.1\n", `[{"ip":"192.0.2.1"}]`, "ALL: 192.0.2.1 EXCEPT 192.0.2.2",

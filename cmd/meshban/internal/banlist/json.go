@@ -15,10 +15,10 @@ const (
 	maxFields = 256 // of one object
 )
 
-// containers are the fields of an object that hold bans: those of AbuseIPDB and CrowdSec.
+// containers are the object fields that hold bans, at AbuseIPDB and CrowdSec.
 var containers = wordSet("data decisions new")
 
-// json reads values of JSON, one after another: objects, or arrays of objects and strings.
+// json reads a sequence of JSON values: objects, or arrays of objects and strings.
 func (r *reader) json(src io.Reader) error {
 	lines := &lineCounter{in: src}
 	j := &jsonReader{r: r, in: json.NewDecoder(lines), lines: lines}
@@ -40,7 +40,7 @@ func (r *reader) json(src io.Reader) error {
 			return e
 		}
 		if syntax := (*json.SyntaxError)(nil); errors.As(err, &syntax) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return &Error{Line: r.line, Problem: fmt.Sprintf("the JSON is broken: %v", err), Remedy: "fetch it once more"}
+			return &Error{Line: r.line, Problem: fmt.Sprintf("the JSON is invalid: %v", err), Remedy: "download it again"}
 		}
 		if err != nil {
 			return err
@@ -69,7 +69,7 @@ func (j *jsonReader) entry(tok json.Token, depth int) error {
 	}
 	text, ok := tok.(string)
 	if !ok {
-		return j.report(wrong("", "%v is no address", tok))
+		return j.report(wrong("", "%v is not an address", tok))
 	}
 	return j.report(j.r.addText("", text))
 }
@@ -89,7 +89,7 @@ func (j *jsonReader) each(read func(json.Token) error) error {
 	return err
 }
 
-// report asks about an error of one entry; any other error ends.
+// report passes an error about one entry to the reader; any other error ends the list.
 func (j *jsonReader) report(err error) error {
 	e, ok := errors.AsType[*Error](err)
 	if !ok {
@@ -99,7 +99,6 @@ func (j *jsonReader) report(err error) error {
 	return j.r.report(e)
 }
 
-// object reads an object: a ban, or one that holds bans.
 func (j *jsonReader) object(depth int) error {
 	fields, holds := map[string]string{}, false
 	for j.in.More() {
@@ -134,8 +133,8 @@ func (j *jsonReader) object(depth int) error {
 	j.r.line = j.lines.line()
 	if holds || fields["type"] == "metadata" {
 		for name, value := range fields {
-			if isLetting(value) && !aboutNames[name] {
-				return letsThrough([]string{value}) // bans that it holds have been read: nothing may come of them
+			if isAllow(value) && !aboutNames[name] {
+				return letsThrough([]string{value}) // the whole list is refused, so the bans already read do not count
 			}
 		}
 		return nil
@@ -143,7 +142,7 @@ func (j *jsonReader) object(depth int) error {
 	return j.report(j.ban(fields))
 }
 
-// pass reads to the end of an array or object that holds no bans.
+// pass skips the rest of an array or object that holds no bans.
 func (j *jsonReader) pass(depth int) error {
 	for open := 1; open > 0; {
 		tok, err := j.in.Token()
@@ -162,7 +161,7 @@ func (j *jsonReader) pass(depth int) error {
 	return nil
 }
 
-// ban reads an object that holds none: it must be a ban itself.
+// ban reads an object that must be a ban itself.
 func (j *jsonReader) ban(fields map[string]string) error {
 	if _, ok := fields["scope"]; ok || fields["value"] != "" && fields["type"] != "" {
 		return j.decision(fields)
@@ -170,10 +169,10 @@ func (j *jsonReader) ban(fields map[string]string) error {
 	addr, first, last, mask := "", "", "", ""
 	for name, value := range fields {
 		switch {
-		case strings.EqualFold(value, "true") && isLettingName(name):
+		case strings.EqualFold(value, "true") && isAllowName(name):
 			j.r.skip("entries that say " + name)
 			return nil
-		case isLetting(value) && !aboutNames[name]:
+		case isAllow(value) && !aboutNames[name]:
 			return letsThrough([]string{value})
 		case addrNames[name] && isAtom(value):
 			if addr != "" {
@@ -202,10 +201,10 @@ func (j *jsonReader) ban(fields map[string]string) error {
 	case first != "" && last != "":
 		return j.r.addText(ports, first+"-"+last)
 	}
-	return wrong("write JSON as Spamhaus, AbuseIPDB or CrowdSec do, or one address a line", "the object has no address that is known by its name")
+	return wrong("write JSON as Spamhaus, AbuseIPDB or CrowdSec do, or one address a line", "the object has no address in a field with a known name")
 }
 
-// decision reads a decision of CrowdSec.
+// decision reads a CrowdSec decision.
 func (j *jsonReader) decision(fields map[string]string) error {
 	kind, scope := strings.ToLower(fields["type"]), strings.ToLower(fields["scope"])
 	switch {
@@ -214,20 +213,20 @@ func (j *jsonReader) decision(fields map[string]string) error {
 	case fields["simulated"] == "true":
 		j.r.skip("decisions that CrowdSec only simulates")
 	case scope != "ip" && scope != "range":
-		return wrong("list the others alone: cscli decisions list -o json --scope ip", "the decision is about %s %s, not an address", scope, fields["value"])
+		return wrong("list only decisions about addresses: cscli decisions list -o json --scope ip", "the decision is about %s %s, not an address", scope, fields["value"])
 	default:
 		return j.r.addText("", fields["value"])
 	}
 	return nil
 }
 
-// lineCounter counts the lines up to what a decoder has taken, and bounds what it may read ahead: one value.
+// lineCounter counts the lines that a decoder has consumed, and limits its read-ahead to one value.
 type lineCounter struct {
 	in    io.Reader
-	at    func() int64 // what the decoder has taken
+	at    func() int64 // returns how much the decoder has consumed
 	read  int64
-	lines int     // that end before at
-	ends  []int64 // of the lines behind that
+	lines int     // lines that end before at
+	ends  []int64 // where the lines after at end
 }
 
 func (l *lineCounter) Read(p []byte) (int, error) {
@@ -248,7 +247,7 @@ func (l *lineCounter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// line returns the number of the line up to which the decoder has read.
+// line returns the number of the line that the decoder is at.
 func (l *lineCounter) line() int {
 	at, n := l.at(), 0
 	for n < len(l.ends) && l.ends[n] <= at {

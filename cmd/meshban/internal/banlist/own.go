@@ -2,7 +2,7 @@ package banlist
 
 import "strings"
 
-// ownName begins the names of the sets, and is that of the table, that meshban export writes.
+// ownName is the table that meshban export writes, and the prefix of its sets.
 const ownName = "meshban-export"
 
 // ownIpset reads a line of meshban export --format ipset.
@@ -62,7 +62,7 @@ func (r *reader) ownNft(line string) (bool, error) {
 	return true, nil
 }
 
-// foreign knows lines of other programs' files, and says what to do about them; nil = it does not know the line.
+// foreign recognises lines of other programs' files and says what to do; nil = not recognised.
 func foreign(line string) *Error {
 	words := strings.Fields(strings.ToLower(line))
 	first := words[0]
@@ -81,20 +81,20 @@ func foreign(line string) *Error {
 	case first[0] == '/' && len(words) > 1, strings.Contains(line, "address=") && strings.Contains(line, "list="):
 		return of("a MikroTik script", "grep -o 'address=[0-9a-fA-F.:/-]*' FILE | cut -d= -f2 | meshban import -")
 	case first == "create", first == "add" && len(words) > 2 && isAtom(strings.SplitN(words[2], ",", 2)[0]):
-		return of("an ipset file", "a set may hold what is allowed: for one that is to be banned, awk '$1 == \"add\" && $2 == \"NAME\" {print $3}' FILE | meshban import -")
+		return of("an ipset file", "a set may hold allowed addresses; if NAME is to be banned: awk '$1 == \"add\" && $2 == \"NAME\" {print $3}' FILE | meshban import -")
 	case first == "table", first == "flush", first == "add" || first == "delete", strings.HasPrefix(first, "elements"), first == "define":
-		return of("an nftables file", "write its addresses into a file, one a line")
+		return of("an nftables file", "write its addresses to a file, one per line")
 	case first == "-a", first == "-i", first == "iptables", first == "ip6tables", first[0] == '*', first[0] == ':' && len(words) == 3:
 		return of("iptables rules", "awk '/-j (DROP|REJECT)/ {for (i = 1; i < NF; i++) if ($i == \"-s\") print $(i+1)}' FILE | meshban import -")
 	case letsThrough(words) != nil, first == "deny", first == "allow":
-		return refused(wrong("take such lines out; write what is to be banned one address a line", "%s is no line of a list", quote(line)))
+		return refused(wrong("delete such lines, and write one address to ban per line", "%s is not a line of a list", quote(line)))
 	case first[0] == '!':
-		return refused(wrong("take such lines out; what must never be banned is for: meshban allow", "%s is an exception", quote(line)))
+		return refused(wrong("delete such lines; for addresses that must never be banned, use meshban allow", "%s is an exception", quote(line)))
 	}
 	return nil
 }
 
-// unknown says that a line is not understood.
+// unknown returns the error for a line that is not understood.
 func unknown(line string) error {
 	words := strings.Fields(line)
 	if len(words) == 1 {
@@ -102,5 +102,5 @@ func unknown(line string) error {
 			return err
 		}
 	}
-	return wrong("a list has one address or CIDR a line", "%s begins with no address", quote(line))
+	return wrong("a list has one address or CIDR a line", "%s does not start with an address", quote(line))
 }

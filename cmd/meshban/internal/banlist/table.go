@@ -7,24 +7,23 @@ import (
 	"strings"
 )
 
-// columns tells which column of a table is which. An index is -1 where there is no such column.
+// columns describes the columns of a table. An index is -1 if there is no such column.
 type columns struct {
 	comma             byte
-	names             []string // normal; nil = no header
-	addr, end         int      // end: addr begins a range
+	names             []string // normalised; nil = no header
+	addr, end         int      // end >= 0: addr starts a range
 	mask              int      // netmask or prefix length
 	ports, state      int
 	about             []int // columns of free text
 	decided, nameless bool
 }
 
-// addrNames are names of columns, and of fields of JSON, that hold an address, a CIDR or a range, without what is no letter or
-// digit.
+// addrNames are the normalised names of columns and JSON fields that hold an address, a CIDR or a range.
 var addrNames = wordSet(`address addr attacker attackerip badip bannedip blockedip cidr clientip destinationip destip dstip dstipaddress host
 	hostip indicator ioc ip ipaddr ipaddress ipaddresses ipprefix iprange ips ipv4 ipv4address ipv4prefix ipv6 ipv6address ipv6prefix
 	maliciousip net netblock network offender prefix range remoteaddr remoteip sourceaddress sourceip srcip srcipaddress subnet`)
 
-// startNames and endNames are those of the first and the last address of a range.
+// startNames and endNames are the names of the first and last address of a range.
 var (
 	startNames = wordSet("begin beginip first firstip from fromip ipfrom ipstart low rangestart start startaddress startip")
 	endNames   = wordSet("end endaddress endip high ipend ipto last lastip rangeend stop to toip")
@@ -32,7 +31,7 @@ var (
 	aboutNames = wordSet("comment comments description message name notes reason scenario source")
 )
 
-// normal returns the letters and digits of a column's name in lower case.
+// normal returns the letters and digits of a name, in lower case.
 func normal(name string) string {
 	return strings.Map(func(c rune) rune {
 		switch {
@@ -56,7 +55,7 @@ func (r *reader) table(line string) error {
 	atoms := slices.ContainsFunc(fields, isAtom)
 	if len(fields) < 2 && !atoms {
 		if len(r.list.Entries) == 0 && addrNames[normal(line)] {
-			return nil // a header above plain lines
+			return nil // a header before plain lines
 		}
 		return unknown(line)
 	}
@@ -96,7 +95,7 @@ func (r *reader) table(line string) error {
 	return nil
 }
 
-// cells takes a row apart.
+// cells splits a row.
 func cells(line string, comma byte) ([]string, error) {
 	if !strings.ContainsRune(line, '"') {
 		fields := strings.Split(line, string(comma))
@@ -119,7 +118,7 @@ func (r *reader) row(line string) error {
 	c := r.csv
 	fields, err := cells(line, c.comma)
 	if err != nil {
-		return wrong("write each row on a line, with every quote closed", "%s is no row of a table: %v", quote(line), err)
+		return wrong("write each row on a line, with every quote closed", "%s is not a row of a table: %v", quote(line), err)
 	}
 	if err := c.decide(fields); err != nil {
 		if c.nameless && !c.decided {
@@ -128,19 +127,19 @@ func (r *reader) row(line string) error {
 		return err
 	}
 	for i, f := range fields {
-		if i != c.addr && i != c.end && !slices.Contains(c.about, i) && isLetting(f) {
+		if i != c.addr && i != c.end && !slices.Contains(c.about, i) && isAllow(f) {
 			return letsThrough([]string{f})
 		}
 	}
 	if least := max(c.addr, c.end, c.mask, c.ports, c.state); least >= len(fields) {
-		return wrong("write as many columns as in the header", "%s has %d columns only", quote(line), len(fields))
+		return wrong("write as many columns as the header has", "%s has only %d columns", quote(line), len(fields))
 	}
 	if c.state >= 0 && !inForce(fields[c.state]) {
 		r.skip("entries of state " + fields[c.state])
 		return nil
 	}
 	ports := ""
-	if c.ports >= 0 && c.state >= 0 { // of meshban's own export
+	if c.ports >= 0 && c.state >= 0 { // meshban's own export
 		ports = fields[c.ports]
 	}
 	if c.end >= 0 {
@@ -157,10 +156,10 @@ func (r *reader) row(line string) error {
 	return r.addText(ports, text)
 }
 
-// inForce reports whether a ban of a state of meshban's list is one that counts.
+// inForce reports whether a ban with this state in meshban's list is in force.
 func inForce(state string) bool { return state == "enforced" || state == "not enforced" || state == "" }
 
-// decide finds the column of the address: the only one with an address, else the only one of these whose name says so.
+// decide finds the address column: the only one with an address, or else the only one of those whose name says so.
 func (c *columns) decide(fields []string) error {
 	if c.decided && c.nameless {
 		for i, f := range fields {
@@ -197,19 +196,19 @@ func (c *columns) decide(fields []string) error {
 	default:
 		return c.several(fields)
 	}
-	if c.names != nil && isLettingName(c.names[c.addr]) {
-		return wrong("what must never be banned is for: meshban allow", "the column %q does not hold what is to be banned", c.names[c.addr])
+	if c.names != nil && isAllowName(c.names[c.addr]) {
+		return wrong("for addresses that must never be banned, use meshban allow", "the column %q does not hold addresses to ban", c.names[c.addr])
 	}
 	c.decided = true
 	return nil
 }
 
-// isLettingName reports whether a column's name says that what it holds is let through.
-func isLettingName(name string) bool {
+// isAllowName reports whether a column's name says that its addresses are let through.
+func isAllowName(name string) bool {
 	return slices.ContainsFunc([]string{"allow", "white", "except", "trusted", "ignore", "safe"}, func(part string) bool { return strings.Contains(name, part) })
 }
 
 func (c *columns) several(fields []string) error {
-	return wrong("leave one column with addresses, for example: cut -d, -f1 FILE | meshban import -",
+	return wrong("keep one column with addresses, for example: cut -d, -f1 FILE | meshban import -",
 		"%s has addresses in several columns", quote(strings.Join(fields, string(c.comma))))
 }

@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// text reads a list of lines, which end with LF, CR LF or CR.
+// text reads a list of lines that end with LF, CR LF or CR.
 func (r *reader) text(src io.Reader) error {
 	lines := bufio.NewScanner(src)
 	lines.Buffer(make([]byte, bufferSize), MaxLine)
@@ -31,9 +31,9 @@ func (r *reader) text(src io.Reader) error {
 		return &Error{Line: r.line + 1, Problem: fmt.Sprintf("the line has more than %d bytes", MaxLine), Remedy: "a list has one address or CIDR a line"}
 	}
 	if err == nil && r.countLine > 0 && !r.counts {
-		e := wrong("write 192.0.2.0/24 if it is, and leave the column out if it is not", "the second column may be a prefix length")
+		e := wrong("write 192.0.2.0/24 if it is, or delete the column if it is not", "the second column may be a prefix length")
 		e.Line = r.countLine
-		return e // of the whole list: it cannot be left out
+		return e // about the whole list: skipping the line is not enough
 	}
 	return err
 }
@@ -84,14 +84,15 @@ func (r *reader) textLine(raw string) error {
 	return r.table(raw)
 }
 
-// quoted reports whether a row has quoted cells.
+// quoted matches rows with quoted cells.
 var quoted = regexp.MustCompile(`^"|[,;\t|] ?"`)
 
 func isComment(line string) bool {
 	return line == "" || line[0] == '#' || line[0] == ';' || strings.HasPrefix(line, "//")
 }
 
-// cutComment takes off what follows # or //, and what follows a semicolon behind a blank, unless that is an address.
+// cutComment cuts off a comment after # or //, or after a semicolon that follows a blank, unless an address follows
+// the semicolon.
 func cutComment(line string) string {
 	for i := 1; i < len(line); i++ {
 		blank := line[i-1] == ' ' || line[i-1] == '\t'
@@ -107,8 +108,8 @@ func cutComment(line string) string {
 	return line
 }
 
-// split takes a line apart: at its first tab, comma, semicolon or bar, and all others of the same, where an address stands
-// before it; else at all of these and at blanks. sep is what separates the first two fields.
+// split splits a line. If an address comes before the first tab, comma, semicolon or bar, it splits at all of the
+// same kind; otherwise at all of these and at blanks. sep is what separates the first two fields.
 func split(line string) (fields []string, sep string) {
 	line = cutComment(line)
 	if i := strings.IndexAny(line, "\t,;|"); i > 0 && isAtom(strings.TrimSpace(line[:i])) {
@@ -131,7 +132,7 @@ func split(line string) (fields []string, sep string) {
 	return joinRanges(fields), sep
 }
 
-// joinRanges makes one field of each a - b.
+// joinRanges joins each a - b into one field.
 func joinRanges(fields []string) []string {
 	out := fields[:0]
 	for i := 0; i < len(fields); i++ {
@@ -154,7 +155,7 @@ func joinRanges(fields []string) []string {
 	return out
 }
 
-// plain reads a line that begins with an address: that alone, several, a range, or further columns.
+// plain reads a line that starts with an address: only that, several, a range, or further columns.
 func (r *reader) plain(fields []string, sep string) error {
 	if len(fields) == 1 {
 		return r.addText("", fields[0])
@@ -188,9 +189,9 @@ func (r *reader) plain(fields []string, sep string) error {
 	return nil
 }
 
-const cutColumn = "name the column that holds what to ban, for example: cut -f1 FILE | meshban import -"
+const cutColumn = "select the column with the addresses to ban, for example: cut -f1 FILE | meshban import -"
 
-// pair reads two addresses on a line: a range, an address and its netmask, or two.
+// pair reads two addresses on a line: a range, an address with its netmask, or two addresses.
 func (r *reader) pair(a, b, sep string) error {
 	single := isAddr(a) && isAddr(b)
 	if n, ok := maskBits(b); ok && single {
@@ -201,14 +202,14 @@ func (r *reader) pair(a, b, sep string) error {
 	case single && strings.Trim(sep, "\t") == "", single && isBlock && (sep == "," || sep == ";" || sep == "|"):
 		return r.addText("", a+"-"+b)
 	case single && isBlock && p.Addr().BitLen()-p.Bits() > 1:
-		return wrong("write "+a+"-"+b+", or each on a line of its own", "%q and %q may be a range or two addresses", a, b)
+		return wrong("write "+a+"-"+b+", or each on its own line", "%q and %q may be a range or two addresses", a, b)
 	case strings.Contains(sep, " ") && !strings.Contains(sep, "\t"):
 		if err := r.addText("", a); err != nil {
 			return err
 		}
 		return r.addText("", b)
 	}
-	return wrong("write a range as FIRST-LAST, and addresses one a line", "%q and %q may be a range, two addresses or two columns", a, b)
+	return wrong("write a range as FIRST-LAST, and one address per line", "%q and %q may be a range, two addresses or two columns", a, b)
 }
 
 // dshield reads start, end, prefix length, and further columns.
@@ -216,7 +217,7 @@ func (r *reader) dshield(fields []string) error {
 	p, ok := block(fields[0], fields[1])
 	n, err := strconv.Atoi(fields[2])
 	if !ok || err != nil || p.Bits() != n {
-		return wrong(cutColumn, "%s has two addresses: start, end and length of a block do not fit together", quote(strings.Join(fields[:3], " ")))
+		return wrong(cutColumn, "%s has two addresses, but start, end and length do not match", quote(strings.Join(fields[:3], " ")))
 	}
 	if e := letsThrough(fields[3:]); e != nil {
 		return e
@@ -224,13 +225,13 @@ func (r *reader) dshield(fields []string) error {
 	return r.addText("", p.String())
 }
 
-// lookalike is what may be meant as another address, or as a part of the first.
+// lookalike matches what may be another address, or part of the first.
 var lookalike = regexp.MustCompile(`(^|[:=@(\[<"'!~^-])\d+\.\d+\.\d+\.(\d+|\*|x)([/:-][\d.*x]+)?[)\]>"',;.]*$`)
 
-// emuleAllows is the access level at and above which eMule's ipfilter.dat lets a range through.
+// emuleAllows is the access level from which eMule's ipfilter.dat lets a range through.
 const emuleAllows = 128
 
-// columns reads an address with further columns, none of which is an address.
+// columns reads an address followed by other columns, none of which is an address.
 func (r *reader) columns(fields []string) error {
 	rest := fields[1:]
 	if e := letsThrough(rest); e != nil {
@@ -239,27 +240,27 @@ func (r *reader) columns(fields []string) error {
 	for _, f := range rest {
 		first, _, _ := strings.Cut(f, " ")
 		if first = strings.Trim(first, `[]()<>{}"'!,;`); isAtom(first) || lookalike.MatchString(f) {
-			return wrong(cutColumn, "%q behind the address %s may be another one", f, fields[0])
+			return wrong(cutColumn, "%q after the address %s may be another one", f, fields[0])
 		}
 	}
 	if fields[0] == "0.0.0.0" || fields[0] == "::" {
 		return wrong("meshban bans addresses, not names", "%s is a line of a hosts file", quote(strings.Join(fields, " ")))
 	}
 	if strings.HasPrefix(rest[0], "-") || strings.HasPrefix(rest[0], "/") {
-		return wrong("write 192.0.2.0/24 or FIRST-LAST without blanks, and a comment behind #", "%q follows the address %s", rest[0], fields[0])
+		return wrong("write 192.0.2.0/24 or FIRST-LAST without blanks, and a comment after #", "%q follows the address %s", rest[0], fields[0])
 	}
 	level, err := strconv.Atoi(rest[0])
 	switch {
 	case err != nil:
 	case strings.Contains(fields[0], "-") && level >= emuleAllows:
-		return refused(wrong("take such lines out", "%s is let through by eMule: its level is %d", fields[0], level))
+		return refused(wrong("delete such lines", "eMule lets %s through: its level is %d", fields[0], level))
 	case isAddr(fields[0]):
 		r.noteCount(fields[0], rest[0])
 	}
 	return r.addText("", fields[0])
 }
 
-// noteCount looks whether the number behind an address may be the length of a prefix.
+// noteCount records whether the number after an address may be a prefix length.
 func (r *reader) noteCount(addr, number string) {
 	if number == "32" || number == "128" {
 		return
@@ -273,8 +274,8 @@ func (r *reader) noteCount(addr, number string) {
 	}
 }
 
-// letting holds the words that mark a line which lets an address through, or does less than ban it.
-var letting = wordSet(`accept accepted allocated allow allowed allowlist allowlisted assigned bypass captcha challenge dunno except exception
+// allowWords mark a line that lets an address through, or does less than ban it.
+var allowWords = wordSet(`accept accepted allocated allow allowed allowlist allowlisted assigned bypass captcha challenge dunno except exception
 	exclude excluded exempt exempted goodlist ignore ignored ignoreip never nomatch not noban ok pass passlist permit permitted relay return
 	safe safelist skip throttle trust trusted unban unbanned unblock unblocked whitelist whitelisted`)
 
@@ -286,22 +287,22 @@ func wordSet(words string) map[string]bool {
 	return set
 }
 
-// isLetting reports whether s is such a word, or sets a key to one.
-func isLetting(s string) bool {
+// isAllow reports whether s is such a word, or sets a key to one.
+func isAllow(s string) bool {
 	if len(s) > 64 {
 		return false
 	}
 	if i := strings.LastIndexAny(s, "=:"); i >= 0 && i+1 < len(s) {
 		s = s[i+1:]
 	}
-	return letting[strings.ToLower(strings.Trim(s, " \t.,;:!()[]<>\"'*"))]
+	return allowWords[strings.ToLower(strings.Trim(s, " \t.,;:!()[]<>\"'*"))]
 }
 
-// letsThrough returns an error if one of the fields is such a word.
+// letsThrough returns an error if a field is such a word.
 func letsThrough(fields []string) *Error {
 	for _, f := range fields {
-		if isLetting(f) {
-			return refused(wrong("take such lines out; what must never be banned is for: meshban allow", "%q says that the line does not ban", f))
+		if isAllow(f) {
+			return refused(wrong("delete such lines; for addresses that must never be banned, use meshban allow", "%q says that the line does not ban", f))
 		}
 	}
 	return nil
@@ -323,10 +324,10 @@ func (r *reader) p2p(line string) (bool, error) {
 	return true, r.addText("", m[2]+"-"+m[3])
 }
 
-// hostsLine is a line of hosts.deny: services, clients, and perhaps the option deny.
+// hostsLine matches a line of hosts.deny: services, clients, and optionally deny.
 var hostsLine = regexp.MustCompile(`^([A-Za-z][\w.@*-]*(?:[ \t]*[, \t][ \t]*[A-Za-z][\w.@*-]*)*)[ \t]*:[ \t]*(.*?)(?:[ \t]*:[ \t]*(?i:deny))?$`)
 
-// services are those of hosts.deny whose name neither ends in d nor begins with "in.".
+// services are the service names of hosts.deny that neither end in d nor start with "in.".
 var services = wordSet("all dovecot dropbear exim exim4 ftp imap imaps ipop3 mysql pop3 pop3s portmap postfix sendmail smtp ssh telnet")
 
 // hosts reads a line of hosts.deny.
@@ -339,7 +340,7 @@ func (r *reader) hosts(line string) (bool, error) {
 	names := strings.FieldsFunc(m[1], func(c rune) bool { return strings.ContainsRune(", \t", c) })
 	for _, name := range names {
 		name = strings.ToLower(name)
-		if letting[name] || !services[name] && !strings.HasPrefix(name, "in.") && !strings.HasSuffix(name, "d") {
+		if allowWords[name] || !services[name] && !strings.HasPrefix(name, "in.") && !strings.HasSuffix(name, "d") {
 			return false, nil
 		}
 	}
@@ -350,7 +351,7 @@ func (r *reader) hosts(line string) (bool, error) {
 	}
 	clients := strings.FieldsFunc(m[2], func(c rune) bool { return strings.ContainsRune(", \t", c) })
 	if len(clients) == 0 {
-		return true, wrong("write the addresses behind the colon", "%s names no address", quote(line))
+		return true, wrong("write the addresses after the colon", "%s has no address", quote(line))
 	}
 	texts := make([]string, len(clients))
 	for i, c := range clients {
@@ -377,7 +378,7 @@ var brackets = regexp.MustCompile(`\[[^\]]*\]`)
 
 var dotted = regexp.MustCompile(`^(\d+)(\.\d+){0,2}\.$`)
 
-// hostsClient rewrites a hosts.deny client in the usual form: [2001:db8::]/32 loses its brackets, and 192.0.2. becomes a /24.
+// hostsClient converts a hosts.deny client: [2001:db8::]/32 loses its brackets, and 192.0.2. becomes a /24.
 func hostsClient(c string) (string, *Error) {
 	if dotted.MatchString(c) {
 		n := strings.Count(c, ".")
@@ -387,12 +388,12 @@ func hostsClient(c string) (string, *Error) {
 		c = strings.Replace(c[1:], "]", "", 1)
 	}
 	if !isAtom(c) {
-		return "", wrong("leave in addresses alone: names, ALL, EXCEPT and options cannot be imported", "%q of a hosts.deny line is no address", c)
+		return "", wrong("keep only addresses: names, ALL, EXCEPT and options cannot be imported", "%q in a hosts.deny line is not an address", c)
 	}
 	return c, nil
 }
 
-// quote returns the beginning of a line, quoted.
+// quote returns the start of a line, quoted.
 func quote(s string) string {
 	const most = 60
 	if len(s) > most {
