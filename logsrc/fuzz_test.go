@@ -83,11 +83,11 @@ func FuzzPortSpec(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, spec string) {
-		ports, err := PortSpec(spec)
-		if err != nil {
+		ports, err := portSpec([]byte(spec))
+		if err != 0 {
 			return
 		}
-		if again, err := PortSpec(ports); err != nil || again != ports {
+		if again, err := portSpec([]byte(ports)); err != 0 || again != ports {
 			t.Fatalf("%q gave %q, which gave %q, %v", spec, ports, again, err)
 		}
 	})

@@ -10,17 +10,6 @@ import (
 // MaxPortItems is the most items in a list of ports, which is what iptables' multiport takes.
 const MaxPortItems = 15
 
-// PortSpec converts ports, as people and fail2ban write them, to the canonical text of Line.Ports. It accepts a
-// number, a service name, "a:b" or "a-b", each with an optional "/tcp" or "/udp", and comma-separated lists of these.
-// "", "0", "all", "any", "0:65535" and "0-65535" mean all ports. The error is BadPort or UnknownService.
-func PortSpec(spec string) (string, error) {
-	ports, reason := portSpec(trimBlanks([]byte(spec)))
-	if reason != 0 {
-		return "", reason
-	}
-	return ports, nil
-}
-
 type portItem struct {
 	first, last uint16
 	proto       string // "", "/tcp", "/udp"
@@ -30,8 +19,11 @@ func (a portItem) compare(b portItem) int {
 	return cmp.Or(cmp.Compare(a.first, b.first), cmp.Compare(a.last, b.last), cmp.Compare(a.proto, b.proto))
 }
 
-// portSpec sorts the items and drops duplicates; overlapping ranges stay.
+// portSpec converts ports, as people and fail2ban write them, to the canonical text of Line.Ports. It accepts a number, a
+// service name, "a:b" or "a-b", each with an optional "/tcp" or "/udp", and comma-separated lists of these. "", "0", "all",
+// "any", "0:65535" and "0-65535" mean all ports. The Reason is 0, BadPort or UnknownService.
 func portSpec(spec []byte) (string, Reason) {
+	spec = trimBlanks(spec)
 	if isDigits(spec) || len(spec) == 0 { // nearly every line
 		n, _ := number(spec, 65536)
 		switch {
