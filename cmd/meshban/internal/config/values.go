@@ -1,7 +1,6 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -71,21 +70,6 @@ func maskError(s string, addr netip.Addr, mask string) error {
 		return bad(quote(s)+" has a mask with holes", "write a prefix length of 0 to 32 after the slash")
 	}
 	return bad(quote(s)+" has a netmask", "write "+netip.PrefixFrom(addr, ones).Masked().String())
-}
-
-// ParsePrefixes parses each of list with ParsePrefix. The error joins the errors of all of them.
-func ParsePrefixes(list []string) ([]netip.Prefix, error) {
-	var all []netip.Prefix
-	var errs []error
-	for _, s := range list {
-		p, err := ParsePrefix(s)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		all = append(all, p)
-	}
-	return all, errors.Join(errs...)
 }
 
 // ParseAddrPort parses an address and port such as 192.0.2.7:7946 or [2001:db8::7]:7946. If s has no port, port is
