@@ -35,16 +35,7 @@ func isSection(key string) bool {
 // suggest returns what to write instead of an unknown key in the section prefix.
 func suggest(prefix, key string) string {
 	word := strings.ReplaceAll(strings.ToLower(key), "-", "_")
-	if len(word) > 2*MaxName {
-		word = word[:2*MaxName] // far from every key all the same
-	}
-	best, near := "", 3 // a slip is at most two letters, and less than half of the word
-	for _, k := range keysOf(prefix) {
-		if n := distance(word, k); n < near && 2*n < len(k) {
-			best, near = k, n
-		}
-	}
-	if best != "" {
+	if best := Nearest(word, keysOf(prefix)); best != "" {
 		return `did you mean "` + best + `"?`
 	}
 	var elsewhere []string
@@ -70,23 +61,46 @@ func keyPath(section, leaf string) string {
 	return `"` + leaf + `" under "` + section + `:"`
 }
 
-// distance is the number of letters to insert, delete or replace to make b of a (Levenshtein).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+// maxSlip is the longest word, in bytes, that Nearest compares: a longer one is not a slip of the finger.
+const maxSlip = 32
+
+// Nearest returns the word of list that was most likely meant, or "". A slip is at most two edits and less than half of
+// the word.
+func Nearest(word string, list []string) string {
+	if len(word) > maxSlip {
+		return ""
 	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			replace := diagonal
-			if a[i] != b[j] {
-				replace++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(replace, row[j]+1, diagonal+1)
+	best, least := "", 3
+	for _, w := range list {
+		if n := distance(word, w); n < least && 2*n < max(len(w), 3) {
+			best, least = w, n
 		}
 	}
-	return row[len(b)]
+	return best
+}
+
+// distance is the number of letters to insert, delete, replace or swap with a neighbour to turn a into b (optimal string
+// alignment).
+func distance(a, b string) int {
+	rows := make([][]int, len(a)+1)
+	for i := range rows {
+		rows[i] = make([]int, len(b)+1)
+		rows[i][0] = i
+	}
+	for j := range rows[0] {
+		rows[0][j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		for j := 1; j <= len(b); j++ {
+			replace := rows[i-1][j-1]
+			if a[i-1] != b[j-1] {
+				replace++
+			}
+			rows[i][j] = min(replace, rows[i-1][j]+1, rows[i][j-1]+1)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				rows[i][j] = min(rows[i][j], rows[i-2][j-2]+1)
+			}
+		}
+	}
+	return rows[len(a)][len(b)]
 }
