@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/ownfile"
@@ -146,6 +145,9 @@ func (d Dir) identity() (mesh.Identity, error) {
 	return id, err
 }
 
+// configMode lets the group of the agent's user read the config file.
+const configMode fs.FileMode = 0o640
+
 // writeConfig writes the config file atomically. It leaves an existing file alone unless replace is set; then it
 // keeps the old text in meshban.yaml.old.
 func (d Dir) writeConfig(cfg config.Config, replace bool) error {
@@ -155,13 +157,13 @@ func (d Dir) writeConfig(cfg config.Config, replace bool) error {
 	case err == nil && !replace:
 		return nil
 	case err == nil:
-		if err := writeFile(path+".old", old); err != nil {
+		if err := ownfile.Replace(path+".old", old, configMode); err != nil {
 			return err
 		}
 	case !errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("read config: %w", err)
 	}
-	return writeFile(path, config.Render(cfg))
+	return ownfile.Replace(path, config.Render(cfg), configMode)
 }
 
 func readFile(path string) ([]byte, error) {
@@ -171,24 +173,4 @@ func readFile(path string) ([]byte, error) {
 	}
 	defer f.Close()
 	return io.ReadAll(f)
-}
-
-func writeFile(path string, text []byte) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".meshban-*")
-	if err != nil {
-		return fmt.Errorf("write %q: %w", path, err)
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(tmp.Name())
-			err = fmt.Errorf("write %q: %w", path, err)
-		}
-	}()
-	if _, err = tmp.Write(text); err != nil {
-		return errors.Join(err, tmp.Close())
-	}
-	if err = errors.Join(tmp.Chmod(0o640), tmp.Sync(), tmp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), path)
 }

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/ownfile"
 )
 
 // status classifies the file at the path of one of our files.
@@ -96,14 +98,14 @@ func (c *change) folder(dir string, mode fs.FileMode) error {
 
 // write writes data to path, which held before.
 func (c *change) write(path string, data []byte, mode fs.FileMode, before found) error {
-	if err := replaceFile(path, data, mode); err != nil {
+	if err := ownfile.Replace(path, data, mode); err != nil {
 		return err
 	}
 	c.undo = append(c.undo, func() error {
 		if before.status == absent {
 			return os.Remove(path)
 		}
-		return replaceFile(path, before.data, before.mode)
+		return ownfile.Replace(path, before.data, before.mode)
 	})
 	return nil
 }
@@ -132,7 +134,7 @@ func (c *change) remove(path string, before found) error {
 	if err := os.Remove(path); err != nil {
 		return fmt.Errorf("remove %q: %w", path, err)
 	}
-	c.undo = append(c.undo, func() error { return replaceFile(path, before.data, before.mode) })
+	c.undo = append(c.undo, func() error { return ownfile.Replace(path, before.data, before.mode) })
 	return nil
 }
 
@@ -146,42 +148,5 @@ func (c *change) unlink(path string) error {
 		return fmt.Errorf("remove %q: %w", path, err)
 	}
 	c.undo = append(c.undo, func() error { return os.Symlink(target, path) })
-	return nil
-}
-
-// replaceFile writes path atomically. The temporary name starts with a dot and ends in .tmp, so that no program reads
-// it as a configuration file.
-func replaceFile(path string, data []byte, mode fs.FileMode) (err error) {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".meshban-*.tmp")
-	if err != nil {
-		return fmt.Errorf("write %q: %w", path, err)
-	}
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("write %q: %w", path, err)
-			_ = f.Close()
-			_ = os.Remove(f.Name())
-		}
-	}()
-	if _, err = f.Write(data); err != nil {
-		return err
-	}
-	if err = f.Chmod(mode); err != nil {
-		return err
-	}
-	if err = f.Sync(); err != nil {
-		return err
-	}
-	if err = f.Close(); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	if d, openErr := os.Open(dir); openErr == nil { // makes the rename survive a crash, on file systems that can
-		_ = d.Sync()
-		_ = d.Close()
-	}
 	return nil
 }
