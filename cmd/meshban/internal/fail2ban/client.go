@@ -18,12 +18,11 @@ const (
 	maxJails = 500
 	// OwnJail is the jail that shows the mesh's bans.
 	OwnJail = "meshban"
+	// ActionDefault is our action as jail.d/meshban.conf adds it, and ActionByHand as an administrator writes it.
+	ActionDefault, ActionByHand = "meshban-default", "meshban"
 	// letInPrefix begins the names of jails whose "bans" let somebody in; our action skips them.
 	letInPrefix = "pass2allow"
 )
-
-// ourActions are the names of our action: as setup adds it, and as an administrator may.
-var ourActions = []string{"meshban-default", "meshban"}
 
 // jailName matches names that may be queried; fail2ban itself hardly allows more.
 var jailName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}$`)
@@ -58,7 +57,7 @@ func (c Client) Jails(ctx context.Context, lineFile string) ([]Jail, error) {
 	jails := make([]Jail, 0, len(names))
 	for _, name := range names {
 		j := Jail{Name: name}
-		for _, action := range ourActions {
+		for _, action := range []string{ActionDefault, ActionByHand} {
 			file, err := s.ask("get", name, "action", action, "file")
 			if err != nil {
 				return nil, err

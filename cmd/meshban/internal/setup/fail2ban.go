@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/fail2ban"
 )
 
 const dumpTimeout = 30 * time.Second
@@ -49,18 +51,11 @@ func parseDump(out []byte) dump {
 	return d
 }
 
-// Our actions, as jail.d/meshban.conf adds it and as an administrator writes it; and our jail.
-const (
-	actionDefault = "meshban-default"
-	actionByHand  = "meshban"
-	ownJail       = "meshban"
-)
-
 // silent returns the jails that do not report their bans to meshban.
 func (d dump) silent() []string {
 	var jails []string
 	for _, j := range d.jails {
-		if j != ownJail && !slices.Contains(d.actions[j], actionDefault) && !slices.Contains(d.actions[j], actionByHand) {
+		if j != fail2ban.OwnJail && !slices.Contains(d.actions[j], fail2ban.ActionDefault) && !slices.Contains(d.actions[j], fail2ban.ActionByHand) {
 			jails = append(jails, j)
 		}
 	}
@@ -71,7 +66,7 @@ func (d dump) silent() []string {
 func (d dump) twice() []string {
 	var jails []string
 	for _, j := range d.jails {
-		if slices.Contains(d.actions[j], actionDefault) && slices.Contains(d.actions[j], actionByHand) {
+		if slices.Contains(d.actions[j], fail2ban.ActionDefault) && slices.Contains(d.actions[j], fail2ban.ActionByHand) {
 			jails = append(jails, j)
 		}
 	}
@@ -90,7 +85,7 @@ func (d dump) worse(after dump) error {
 	}
 	changed := make(map[string]bool)
 	for line, jail := range d.lines {
-		if _, ok := after.lines[line]; !ok && jail != ownJail && !ourAction(line) {
+		if _, ok := after.lines[line]; !ok && jail != fail2ban.OwnJail && !ourAction(line) {
 			changed[jail] = true
 		}
 	}
@@ -116,7 +111,7 @@ func ourAction(line string) bool {
 	for _, re := range []*regexp.Regexp{actionLine, paramLine} {
 		if m := re.FindStringSubmatch(line); m != nil {
 			name := m[3] + m[4]
-			return name == actionDefault || name == actionByHand
+			return name == fail2ban.ActionDefault || name == fail2ban.ActionByHand
 		}
 	}
 	return false
@@ -124,9 +119,6 @@ func ourAction(line string) bool {
 
 // errWorse means that fail2ban's jails would be worse off.
 var errWorse = errors.New("fail2ban's jails would be worse off")
-
-// errNoClient means that this machine has no fail2ban-client.
-var errNoClient = errors.New("fail2ban-client is not installed")
 
 // dump returns what fail2ban makes of its configuration now.
 func (o Options) dump(ctx context.Context) (dump, error) {
@@ -138,7 +130,7 @@ func (o Options) dump(ctx context.Context) (dump, error) {
 	}
 	out, err := o.Run(ctx, "fail2ban-client", args...)
 	if errors.Is(err, exec.ErrNotFound) {
-		return dump{}, errNoClient
+		return dump{}, fail2ban.ErrNotInstalled
 	}
 	if err != nil {
 		return dump{}, fmt.Errorf("fail2ban rejects its configuration: %w", err)

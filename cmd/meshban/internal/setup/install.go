@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/fail2ban"
 )
 
 // Report is what Install or Remove did.
@@ -149,7 +151,7 @@ func (o Options) atomically(ctx context.Context, check bool, do func(*change) (R
 
 // compare returns an error if fail2ban's configuration is worse than before, and adds notes to r.
 func (o Options) compare(ctx context.Context, before dump, beforeErr error, r *Report) error {
-	if errors.Is(beforeErr, errNoClient) {
+	if errors.Is(beforeErr, fail2ban.ErrNotInstalled) {
 		r.Notes = append(r.Notes, "fail2ban-client is not installed, so fail2ban's jails were not checked")
 		return nil
 	}
@@ -167,7 +169,7 @@ func (o Options) compare(ctx context.Context, before dump, beforeErr error, r *R
 	if err := before.worse(after); err != nil {
 		return fmt.Errorf("%w: %w", errWorse, err)
 	}
-	if !slices.Contains(after.jails, ownJail) {
+	if !slices.Contains(after.jails, fail2ban.OwnJail) {
 		return nil // removed
 	}
 	if r.Silent = after.silent(); len(r.Silent) > 0 {
