@@ -2,7 +2,6 @@ package control
 
 import (
 	"bufio"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -72,10 +71,7 @@ func (d *door) refuse(conn net.Conn, reason *Error) {
 			return
 		}
 		_, _ = io.Copy(io.Discard, req.Body)
-		body, err := json.Marshal(errorReply{reason})
-		if err != nil {
-			return // cannot happen: only strings
-		}
+		body := errorBody(reason)
 		status := statusOf[reason.Code]
 		fmt.Fprintf(conn, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
 			status, http.StatusText(status), len(body), body)

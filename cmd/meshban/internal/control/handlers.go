@@ -68,9 +68,9 @@ func (s *Server) routes(server context.Context) http.Handler {
 	mux.Handle("GET "+pathMembers, get(agent.Members))
 	mux.Handle("GET "+pathStatus, get(agent.Status))
 	mux.HandleFunc("GET "+pathWhy, s.why)
-	mux.HandleFunc("GET "+pathList, func(w http.ResponseWriter, r *http.Request) { s.list(w, r, server) })
+	mux.HandleFunc("GET "+pathList, func(w http.ResponseWriter, r *http.Request) { sendAll(w, r, server, agent.List) })
 	mux.HandleFunc("GET "+pathAudit, func(w http.ResponseWriter, r *http.Request) { s.audit(w, r, server) })
-	mux.HandleFunc("GET "+pathHeld, func(w http.ResponseWriter, r *http.Request) { s.held(w, r, server) })
+	mux.HandleFunc("GET "+pathHeld, func(w http.ResponseWriter, r *http.Request) { sendAll(w, r, server, agent.Held) })
 	mux.HandleFunc("GET "+pathWatch, func(w http.ResponseWriter, r *http.Request) { s.watch(w, r, server) })
 	guarded := guardBrowser(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -147,20 +147,6 @@ func (s *Server) why(w http.ResponseWriter, r *http.Request) {
 	answer(w, rep, err)
 }
 
-func (s *Server) list(w http.ResponseWriter, r *http.Request, server context.Context) {
-	ctx, done := stream(r.Context(), server)
-	defer done()
-	out := newLines(w, listChunk)
-	err := s.cfg.Agent.List(ctx, func(e ListEntry) error {
-		out.buf = e.AppendJSON(out.buf)
-		return out.end()
-	})
-	if err == nil && server.Err() != nil {
-		err = errors.New("the agent is stopping")
-	}
-	out.close(err)
-}
-
 func (s *Server) audit(w http.ResponseWriter, r *http.Request, server context.Context) {
 	since := time.Time{}
 	if text := r.URL.Query().Get("since"); text != "" {
@@ -170,25 +156,18 @@ func (s *Server) audit(w http.ResponseWriter, r *http.Request, server context.Co
 			return
 		}
 	}
-	ctx, done := stream(r.Context(), server)
-	defer done()
-	out := newLines(w, listChunk)
-	err := s.cfg.Agent.Audit(ctx, since, func(e AuditEntry) error {
-		line, err := json.Marshal(e)
-		if err != nil {
-			return fmt.Errorf("encode audit entry: %w", err)
-		}
-		out.buf = append(out.buf, line...)
-		return out.end()
+	sendAll(w, r, server, func(ctx context.Context, yield func(AuditEntry) error) error {
+		return s.cfg.Agent.Audit(ctx, since, yield)
 	})
-	out.close(err)
 }
 
-func (s *Server) held(w http.ResponseWriter, r *http.Request, server context.Context) {
+// sendAll streams the entries that each yields. A stream that the server's end cuts short ends with an error.
+func sendAll[T interface{ AppendJSON([]byte) []byte }](w http.ResponseWriter, r *http.Request, server context.Context,
+	each func(ctx context.Context, yield func(T) error) error) {
 	ctx, done := stream(r.Context(), server)
 	defer done()
 	out := newLines(w, listChunk)
-	err := s.cfg.Agent.Held(ctx, func(e HeldEntry) error {
+	err := each(ctx, func(e T) error {
 		out.buf = e.AppendJSON(out.buf)
 		return out.end()
 	})
