@@ -109,7 +109,7 @@ func (s *scanner) time(text []byte) time.Time {
 	return t.UTC()
 }
 
-// decodeHeld does for held entries what decode does for those of a list.
+// decodeHeld is decode for held entries.
 func (d *entryDecoder) decodeHeld(line []byte) (HeldEntry, error) {
 	if e, ok := d.fastHeld(line); ok {
 		return e, nil
