@@ -1,3 +1,7 @@
+//go:build !race
+
+// Under the race detector it takes minutes, and the goroutines are those of TestStoreDamagedInUse.
+
 package daemon
 
 import (
