@@ -101,6 +101,7 @@ type PolicyError struct {
 	Op      Op            // what was refused
 	Longest time.Duration // how long such an op may last
 	By      netip.Prefix  // the entry of the never-ban list or the allow list that refuses it
+	Allower Origin        // who said that allow
 }
 
 // Error returns the detail.
@@ -110,7 +111,7 @@ func refuse(rule, format string, args ...any) error {
 	return &PolicyError{Rule: rule, Detail: fmt.Sprintf(format, args...)}
 }
 
-func refuseBy(entry netip.Prefix, rule, format string, args ...any) error {
+func refuseBy(entry netip.Prefix, rule, format string, args ...any) *PolicyError {
 	return &PolicyError{Rule: rule, Detail: fmt.Sprintf(format, args...), By: entry}
 }
 
@@ -169,8 +170,10 @@ func (t *Table) checkLocal(now time.Time, op Op) error {
 		return refuseBy(e.Prefix, RuleNever, "%s is on the never-ban list: %s", shortPrefix(op.Prefix), e.describe(op.Prefix))
 	}
 	if i := t.allowing(k); i != 0 {
-		e := t.allowEntry(i)
-		return refuseBy(e.Prefix, RuleAllow, "%s is on the allow list: %s", shortPrefix(op.Prefix), e.describe(op.Prefix))
+		e, by := t.allowEntry(i)
+		err := refuseBy(e.Prefix, RuleAllow, "%s is on the allow list: %s", shortPrefix(op.Prefix), e.describe(op.Prefix))
+		err.Allower = by
+		return err
 	}
 	return nil
 }

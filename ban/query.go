@@ -204,16 +204,17 @@ func (t *Table) exception(k pkey) (NeverEntry, bool) {
 		return e, true
 	}
 	if i := t.allowing(k); i != 0 {
-		return t.allowEntry(i), true
+		e, _ := t.allowEntry(i)
+		return e, true
 	}
 	return NeverEntry{}, false
 }
 
-// allowEntry describes the allow in force i.
-func (t *Table) allowEntry(i uint32) NeverEntry {
+// allowEntry describes the allow in force i, and returns who said it.
+func (t *Table) allowEntry(i uint32) (NeverEntry, Origin) {
 	e := t.allows.entries.at(i)
 	c := t.causeOfRec(t.allows.recs.at(t.leading(&t.allows, e)))
-	return NeverEntry{e.key().prefix(), cmp.Or(c.words.reason, "allowed by "+c.origin.Short())}
+	return NeverEntry{e.key().prefix(), cmp.Or(c.words.reason, "allowed by "+c.origin.Short())}, c.origin
 }
 
 // OwnBan returns this node's own live ban of exactly this prefix and ports, if nothing cancels it.

@@ -5,6 +5,9 @@ import (
 	"time"
 )
 
+// whyNone is why an entry is not enforced with this backend.
+const whyNone = "this node has no firewall backend and drops nothing"
+
 // NewNone gives the backend that drops nothing: for a dry run, and where nothing else works.
 func NewNone() Backend { return none{} }
 

@@ -251,6 +251,9 @@ func (w *work) refuse(err error, updates []Update) {
 // Holds reports whether the kernel has taken an entry that it should hold. If not, why says what keeps it from that, and is
 // empty where the entry only waits its turn.
 func (s *Syncer) Holds(e Entry) (ok bool, why string) {
+	if s.cfg.Backend.Name() == NameNone {
+		return false, whyNone
+	}
 	if x, withheld := s.Withheld(e.Prefix); withheld {
 		return false, fmt.Sprintf("the kernel does not hold the exception %v inside or around it", x)
 	}
@@ -445,10 +448,14 @@ func (s *Syncer) count() {
 	w := &s.work
 	over, withheld, refused := s.over(), w.except.withheld.len(), w.refused.len()
 	enforced := w.held.len() - w.split.surplus() - over
+	not := over + withheld + refused + len(w.split.whole)
+	if s.cfg.Backend.Name() == NameNone {
+		enforced, not = 0, enforced+not
+	}
 	problem := cmp.Or(w.except.problem(), w.refused.problem(), w.split.problem())
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.st.Enforced, s.st.NotEnforced, s.st.Withheld = enforced, over+withheld+refused+len(w.split.whole), withheld
+	s.st.Enforced, s.st.NotEnforced, s.st.Withheld = enforced, not, withheld
 	if problem == "" && over > 0 && enforced > 0 {
 		problem = fmt.Sprintf("%s holds the newest %d only: %d are not enforced", s.st.Backend, enforced, over)
 	}

@@ -59,6 +59,28 @@ func (m *Mesh) checkClocks() {
 	}
 }
 
+// Mute returns the members that take nothing from this node because its clock is more than FutureSkew ahead of theirs, if they
+// are most of those whose clock is known; else nil.
+func (m *Mesh) Mute() []ID {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	known := 0
+	var behind []ID
+	for _, t := range m.peers.alive() {
+		p := m.core.peers[t.id]
+		if p == nil || !p.clock.known || m.core.stands(m.now(), t.id) == verdictRevoked {
+			continue
+		}
+		if known++; p.clock.skew() < -FutureSkew {
+			behind = append(behind, t.id)
+		}
+	}
+	if 2*len(behind) <= known {
+		return nil
+	}
+	return behind
+}
+
 // clockFault says whose clock is off, of those of known members and of this machine; "" if none is. One member's word tells
 // only that two clocks differ.
 func clockFault(off []memberClock, known int) string {

@@ -53,9 +53,10 @@ func TestClusterNamesClocks(t *testing.T) {
 		off     time.Duration
 		own     string
 		ofOther string
+		mute    int // how many others take nothing from it
 	}{
-		{"ahead", 7 * time.Minute, "this machine's clock is 7m ahead of that of 2 of 2 members: they take no ban from it", "is 7m ahead of this machine's: this node takes no ban from it"},
-		{"behind", -7 * time.Minute, "this machine's clock is 7m behind that of 2 of 2 members: it takes no ban from them", "is 7m behind this machine's: it takes no ban from this node"},
+		{"ahead", 7 * time.Minute, "this machine's clock is 7m ahead of that of 2 of 2 members: they take no ban from it", "is 7m ahead of this machine's: this node takes no ban from it", 2},
+		{"behind", -7 * time.Minute, "this machine's clock is 7m behind that of 2 of 2 members: it takes no ban from them", "is 7m behind this machine's: it takes no ban from this node", 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
@@ -77,7 +78,13 @@ func TestClusterNamesClocks(t *testing.T) {
 					return slices.ContainsFunc(n.Faults(), func(f Fault) bool { return f.Kind == ProblemClock && strings.Contains(f.Text, text) })
 				}
 				eventually(t, 30*time.Second, "it says so of itself", func() bool { return says(off, tt.own) })
+				if mute := off.Mute(); len(mute) != tt.mute {
+					t.Errorf("%d members take nothing from it, want %d", len(mute), tt.mute)
+				}
 				for _, n := range c.nodes[:2] {
+					if n.Mute() != nil {
+						t.Error("a node whose clock is right is mute")
+					}
 					eventually(t, 30*time.Second, "the others name it", func() bool { return says(n, "the clock of "+id.ID().String()+" "+tt.ofOther) })
 				}
 				if tt.off > 0 {
@@ -101,6 +108,29 @@ func TestClusterNamesClocks(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A caller that read the clock before the process was stopped for a while had the mesh say that the clock was set.
+func TestAPauseIsNoClockSetBack(t *testing.T) {
+	n := newNode(t, newSecrets(t), newIdentity(t), nil)
+	read := time.Now()
+	back := func() (said bool) {
+		for _, out := range n.todo {
+			said = said || out.back
+		}
+		return said
+	}
+	n.now = func() time.Time { return read.Add(20 * time.Second) }
+	n.Expire(n.now())
+	n.Expire(read)
+	if back() {
+		t.Error("the pause counts as a clock that was set back")
+	}
+	n.now = func() time.Time { return read.Add(-time.Hour) }
+	n.Expire(n.now())
+	if !back() {
+		t.Error("the clock was set back, and that is not noticed")
 	}
 }
 

@@ -36,7 +36,7 @@ func (m *Mesh) coreLoop(ctx context.Context) {
 	for {
 		if n := m.count.dropped.Load(); n > lost {
 			lost = n
-			m.problems.report(m.now(), ProblemDropped, "queue", "frames come faster than they can be looked at; a sync will repair that")
+			m.problems.report(m.now(), ProblemDropped, "queue", "more frames came at once than there is room for, as after a pause of this process; a sync repairs that")
 		}
 		if bulk || len(m.later) > 0 {
 			select {

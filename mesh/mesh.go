@@ -326,6 +326,10 @@ func (m *Mesh) take(f Frame) (bool, error) {
 // after a clock that was ahead is set back.
 func (m *Mesh) Expire(now time.Time) {
 	m.mu.Lock()
+	// The caller may have read the clock long ago, as where the process was stopped: no clock was set back then.
+	if at := m.now(); at.Round(0).After(now.Round(0)) {
+		now = at
+	}
 	m.stepLocked(now, evTick{})
 	m.mu.Unlock()
 	m.nudge()

@@ -102,7 +102,9 @@ func TestClocks(t *testing.T) {
 		return nil
 	})
 	early := fresh().String()
-	last.run(t, "ban", early, "--for", "1h")
+	if r := last.exit(t, exitPolicy, "ban", early, "--for", "1h"); !contains(r.Stderr, "on this node, but not on ") || !contains(r.Stderr, "5 minutes ahead") {
+		t.Errorf("a ban that nobody else takes: %s", r.Stderr)
+	}
 	eventually(t, banLimit, func() error {
 		if out := first.run(t, "why", early); !strings.Contains(out, "refused (from the future)") || !strings.Contains(out, "the clock of "+last.Name) {
 			return fmt.Errorf("why says of the ban of the node whose clock is ahead:\n%s", out)

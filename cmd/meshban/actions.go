@@ -20,6 +20,8 @@ type actions struct {
 	CA       func(ctx context.Context, opts CAOptions) (CAResult, error)
 	Setup    func(ctx context.Context, opts SetupOptions) (SetupResult, error)
 	Teardown func(ctx context.Context, opts TeardownOptions) (TeardownResult, error)
+
+	Fail2banInstalled func() bool // setup has connected this machine's fail2ban
 }
 
 // AgentOptions override the config file, field by field.

@@ -69,6 +69,33 @@ func TestUnbanAllAsks(t *testing.T) {
 	}
 }
 
+// setup --remove asked about fail2ban where that had never been set up.
+func TestSetupAsksAboutFail2ban(t *testing.T) {
+	for _, c := range []struct {
+		name, args string
+		empty      bool // setup has not connected fail2ban
+		asks       bool
+	}{
+		{"ok: connect", "fail2ban", true, true},
+		{"ok: take all away", "--remove", false, true},
+		{"ok: take fail2ban's away", "fail2ban --remove", false, true},
+		{"ok: nothing of fail2ban's is there", "--remove", true, false},
+		{"ok: nor by name", "fail2ban --remove", true, false},
+		{"ok: systemd alone", "systemd --remove", false, false},
+	} {
+		if t.Setenv("FAKE_EMPTY", ""); c.empty {
+			t.Setenv("FAKE_EMPTY", "1")
+		}
+		var out, errs bytes.Buffer
+		cmd := newCommand(fakeActions(), strings.NewReader("n\n"), &out, &errs)
+		cmd.asks = true
+		code := cmd.run(t.Context(), append([]string{"setup"}, strings.Fields(c.args)...))
+		if asked := strings.Contains(errs.String(), "[y/N]"); asked != c.asks || (code == exitDone) == c.asks {
+			t.Errorf("%s: asked %v, exit code %d\n%s", c.name, asked, code, &errs)
+		}
+	}
+}
+
 // serveFake serves an agent in a folder until the test ends.
 func serveFake(t *testing.T, dir string, agent control.Agent) {
 	t.Helper()

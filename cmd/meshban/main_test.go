@@ -99,6 +99,7 @@ func fakeActions() actions {
 			}
 			return SetupResult{Done: []string{"wrote /etc/" + o.What}, Next: []string{"restart " + o.What}}, fail()
 		},
+		Fail2banInstalled: func() bool { return os.Getenv("FAKE_EMPTY") == "" },
 		Teardown: func(context.Context, TeardownOptions) (TeardownResult, error) {
 			if os.Getenv("FAKE_EMPTY") != "" {
 				return TeardownResult{}, nil

@@ -31,7 +31,7 @@ var exporters = map[string]func(out *bufio.Writer, now time.Time, most int) expo
 func (c *command) exportVerb() *verb {
 	return &verb{
 		name: "export", short: "print what is banned now, for other programs",
-		long: `Prints what is enforced now, in one of these formats:
+		long: `Prints what is banned now, in one of these formats:
   plain  one address or CIDR a line; a ban that is limited to ports stands in a comment,
          for a plain list would widen it. meshban import reads this back.
   json   one object a line, as meshban list --json
@@ -75,7 +75,7 @@ func (c *command) export(ctx *cli.Context) error {
 		return fmt.Errorf("write to stdout: %w", err)
 	}
 	err := client.List(ctx.Context, func(e control.ListEntry) error {
-		if e.State != control.StateEnforced {
+		if e.State != control.StateEnforced && e.State != control.StateNotEnforced {
 			return nil
 		}
 		return ex.entry(e)

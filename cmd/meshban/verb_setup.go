@@ -55,7 +55,7 @@ func (c *command) setup(ctx *cli.Context) error {
 			return usagef(hint, "there is nothing to set up called %q", opts.What)
 		}
 	}
-	if opts.What != "systemd" && !opts.Print {
+	if opts.What != "systemd" && !opts.Print && (!opts.Remove || c.acts.Fail2banInstalled()) {
 		question := "start every jail of fail2ban anew (its bans come back)?"
 		if opts.Remove {
 			question = "take the files away, and start every jail of fail2ban anew (its bans come back)?"

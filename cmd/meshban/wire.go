@@ -1,5 +1,7 @@
 package main
 
+import "github.com/meshban/meshban/cmd/meshban/internal/setup"
+
 // wire returns what the verbs call.
 func wire() actions {
 	return actions{
@@ -11,5 +13,7 @@ func wire() actions {
 		CA:       useAuthority,
 		Setup:    setUpMachine,
 		Teardown: tearDown,
+
+		Fail2banInstalled: setup.Fail2banInstalled,
 	}
 }

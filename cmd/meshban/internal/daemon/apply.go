@@ -260,11 +260,11 @@ func kernelEntry(rule ban.Rule) fw.Entry {
 
 // announce tells everybody else what changed. It only queues.
 func (d *Daemon) announce(changes []ban.Change, at time.Time, err error) {
-	watched := d.hub.busy()
+	watched, none := d.hub.busy(), d.fw.Status().Backend == fw.NameNone
 	for _, c := range changes {
 		why := d.notEnforced(c, err)
 		d.metrics.changed(c, at, why == "")
-		if c.Event == ban.EventBan && !c.Local && why == "" { // a line is read as: it is dropped here
+		if c.Event == ban.EventBan && !c.Local && (why == "" || none) { // a line is read as: it is dropped here, unless nothing is
 			d.emit.add(c)
 		}
 		if c.Event == ban.EventUnban && c.Lift {

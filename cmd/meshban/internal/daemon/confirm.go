@@ -20,6 +20,7 @@ const (
 	ruleCertificate = "no certificate"
 	ruleCancelled   = "cancelled"
 	ruleCovered     = "wider ban"
+	ruleClock       = "clock"
 )
 
 // confirmLimit bounds how long an answer waits for the kernel.
@@ -76,7 +77,7 @@ func (d *Daemon) confirm(
 	if len(results) <= lockChunk { // a bulk keeps pace with the kernel; status tells when that lags
 		kernel = d.kernelTook(ctx, results)
 	}
-	ignored := d.ignored()
+	ignored, mute := d.ignored(), mutedBy(d.mesh.Mute(), d.names)
 	for some := range slices.Chunk(results, lockChunk) {
 		d.mu.Lock()
 		for i := range some {
@@ -97,11 +98,33 @@ func (d *Daemon) confirm(
 				e := *ignored
 				e.Message = fmt.Sprintf("%s is %s on this node only: %s", show(r.Prefix), did, e.Message)
 				r.Err = &e
+			case mute != "":
+				r.Err = &control.Error{
+					Code: control.CodePolicy, Rule: ruleClock,
+					Message: fmt.Sprintf("%s is %s on this node, but not on %s: this machine's clock is more than %d minutes ahead of theirs", show(r.Prefix), did, mute, mesh.FutureSkew/time.Minute),
+					Hint:    "set the clock right, as by `timedatectl set-ntp true`; `meshban status` says by how much it is off",
+				}
 			}
 		}
 		d.mu.Unlock()
 		giveWay()
 	}
+}
+
+// maxNamedMembers bounds the members that an error names.
+const maxNamedMembers = 4
+
+// mutedBy names members; "" for none.
+func mutedBy(ids []mesh.ID, n *names) string {
+	var who []ban.Origin
+	for _, id := range ids[:min(len(ids), maxNamedMembers)] {
+		who = append(who, ban.Origin(id))
+	}
+	text := n.join(who)
+	if more := len(ids) - len(who); more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
 }
 
 // kernelTook waits until the kernel has answered for what was done, and returns what keeps it from that.
@@ -147,7 +170,7 @@ func (d *Daemon) banEffect(now time.Time, ports ban.Ports) func(*control.Result)
 			r.State = control.StateAllowed
 			op := ban.Op{Kind: ban.KindBan, Prefix: r.Prefix, Ports: ports, Until: r.Until}
 			if err := d.table.CheckLocal(now, op); err != nil {
-				return refusal(err)
+				return d.refusal(err)
 			}
 			return &control.Error{Code: control.CodePolicy, Rule: ban.RuleNever, Message: show(r.Prefix) + " is never banned here"}
 		case state == ban.StateHeld, state == ban.StatePending:
@@ -162,6 +185,9 @@ func (d *Daemon) banEffect(now time.Time, ports ban.Ports) func(*control.Result)
 		r.State = state.String()
 		left := d.fw.LeftOut(r.Prefix)
 		addNote(r, leavesOut(left))
+		if backend == fw.NameNone {
+			addNote(r, "this node has no firewall backend and drops nothing; the others do")
+		}
 		if backend == fw.NameNone || slices.Contains(left, r.Prefix) {
 			r.State = control.StateNotEnforced // as the operator has it; or it would cut off neighbours, and the others are elsewhere
 			return nil

@@ -18,6 +18,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/home"
 	"github.com/meshban/meshban/cmd/meshban/internal/hostinfo"
+	"github.com/meshban/meshban/fw"
 )
 
 // patience bounds every wait of these tests; what they wait for takes milliseconds.
@@ -125,6 +126,7 @@ func startWith(t testing.TB, dir home.Dir, cfg config.Config, prepare func(*Daem
 	if err != nil {
 		t.Fatal(err)
 	}
+	n.enforceWith(t, takesAll{fw.NewNone()})
 	prepare(n.Daemon)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := make(chan error, 1)
@@ -160,6 +162,23 @@ func startWith(t testing.TB, dir home.Dir, cfg config.Config, prepare func(*Daem
 		return n.store.Value(valuePosition) != nil
 	})
 	return n
+}
+
+// takesAll is a kernel that takes whatever it is given.
+type takesAll struct{ fw.Backend }
+
+func (takesAll) Name() string { return "all" }
+
+// enforceWith gives a node that does not run yet another kernel.
+func (d *Daemon) enforceWith(t testing.TB, kernel fw.Backend) {
+	t.Helper()
+	var err error
+	if d.fw, err = fw.NewSyncer(fw.SyncerConfig{Backend: kernel, Snapshot: d.snapshot, Exceptions: d.exceptions}); err == nil {
+		err = d.fw.Replace(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // until waits for a condition.

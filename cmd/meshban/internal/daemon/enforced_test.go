@@ -54,13 +54,7 @@ func refusing(t *testing.T) *node {
 	if _, _, err := dir.Init(cfg); err != nil {
 		t.Fatal(err)
 	}
-	return startWith(t, dir, cfg, func(d *Daemon) {
-		var err error
-		d.fw, err = fw.NewSyncer(fw.SyncerConfig{Backend: fullBackend{fw.NewNone()}, Snapshot: d.snapshot, Exceptions: d.exceptions})
-		if err != nil {
-			t.Fatal(err)
-		}
-	})
+	return startWith(t, dir, cfg, func(d *Daemon) { d.enforceWith(t, fullBackend{fw.NewNone()}) })
 }
 
 // What the kernel refused was a success, an event "ban" and "enforced" everywhere.
@@ -177,11 +171,7 @@ func TestWhatWaitsForTheKernelIsNotEnforced(t *testing.T) {
 	}
 	gate := make(chan struct{})
 	n := startWith(t, dir, cfg, func(d *Daemon) {
-		var err error
-		d.fw, err = fw.NewSyncer(fw.SyncerConfig{Backend: gatedBackend{fw.NewNone(), gate}, Snapshot: d.snapshot, Exceptions: d.exceptions})
-		if err != nil {
-			t.Fatal(err)
-		}
+		d.enforceWith(t, gatedBackend{takesAll{fw.NewNone()}, gate})
 	})
 	open := sync.OnceFunc(func() { close(gate) })
 	defer open()
@@ -198,6 +188,51 @@ func TestWhatWaitsForTheKernelIsNotEnforced(t *testing.T) {
 	until(t, "the ban is enforced", func() bool { return n.enforces(t, prefix) })
 	if why, err := n.Why(t.Context(), netip.MustParsePrefix(prefix)); err != nil || why.Verdict != control.VerdictDropped {
 		t.Errorf("why: %+v, %v", why, err)
+	}
+}
+
+// A node without a firewall backend said of each ban that it enforces or drops it.
+func TestWithoutABackendNothingIsEnforced(t *testing.T) {
+	t.Parallel()
+	dir := home.Dir(t.TempDir())
+	cfg := testConfig(dir, "a")
+	if _, _, err := dir.Init(cfg); err != nil {
+		t.Fatal(err)
+	}
+	n := startWith(t, dir, cfg, func(d *Daemon) { d.enforceWith(t, fw.NewNone()) })
+	w := n.hub.join()
+	defer n.hub.leave(w)
+	const prefix, wide, peers, none = "192.0.2.1/32", "198.51.100.0/24", "203.0.113.2/32", "this node has no firewall backend and drops nothing"
+	for _, r := range n.ban(t, time.Hour, prefix, wide).Results {
+		if r.Err != nil || r.State != control.StateNotEnforced || !strings.Contains(r.Note, none) {
+			t.Errorf("ban: %+v, %v", r, r.Err)
+		}
+	}
+	n.hears(ban.Origin{2}, 1, ban.Op{Kind: ban.KindBan, Prefix: netip.MustParsePrefix(peers)})
+	for _, p := range []string{prefix, wide, peers} {
+		if e := <-w.events; e.Name != control.StateNotEnforced || e.NotEnforced != none || e.Prefix.String() != p || e.LatencyMS != nil {
+			t.Errorf("event %+v, want %s of %s", e, control.StateNotEnforced, p)
+		}
+		if l, ok := n.entry(t, p); !ok || l.State != control.StateNotEnforced || l.NotEnforced != none {
+			t.Errorf("list: %+v", l)
+		}
+		why, err := n.Why(t.Context(), netip.MustParsePrefix(p))
+		if err != nil || why.Verdict != control.VerdictWithheld || !strings.Contains(why.Summary, none) || !strings.Contains(why.Findings[0].Status, none) {
+			t.Errorf("why: %+v, %v", why, err)
+		}
+	}
+	s, err := n.Status(t.Context())
+	if err != nil || s.Firewall.Enforced != 0 || s.Firewall.NotEnforced != 3 || s.Bans.Active != 3 {
+		t.Errorf("status: %+v, %+v, %v", s.Firewall, s.Bans, err)
+	}
+	if told := n.tell(time.Now()); told.Enforced != 0 {
+		t.Errorf("it tells others that it enforces %d", told.Enforced)
+	}
+	// Its line file serves whoever drops there.
+	until(t, "a line", func() bool { return strings.Contains(n.lineText(t), "HOST 203.0.113.2 ") })
+	lifted, err := n.Unban(t.Context(), control.UnbanRequest{Prefixes: []netip.Prefix{netip.MustParsePrefix(prefix)}})
+	if err != nil || lifted.Results[0].Err != nil {
+		t.Errorf("unban: %+v, %v", lifted, err)
 	}
 }
 
@@ -225,11 +260,7 @@ func TestAWideBanLeavesOutOwnNetworks(t *testing.T) {
 			return []hostinfo.Entry{{Prefix: netip.MustParsePrefix("10.77.0.1/32"), Why: "own address"}, {Prefix: netip.MustParsePrefix("10.77.0.0/24"), Why: hostinfo.OwnNetwork}}, nil
 		}
 		d.neverList()
-		var err error
-		d.fw, err = fw.NewSyncer(fw.SyncerConfig{Backend: fullBackend{fw.NewNone()}, Snapshot: d.snapshot, Exceptions: d.exceptions})
-		if err != nil {
-			t.Fatal(err)
-		}
+		d.enforceWith(t, fullBackend{fw.NewNone()})
 		d.fw.ExceptionsChanged()
 	})
 	until(t, "the networks are known to the firewall", func() bool { return len(n.fw.LeftOut(netip.MustParsePrefix("10.0.0.0/8"))) == 1 })

@@ -154,7 +154,7 @@ func (l *lift) confirm(ctx context.Context, results []control.Result, did string
 		if !ok || r.Err != nil || len(who) == 0 {
 			continue
 		}
-		e := refusal(err)
+		e := l.d.refusal(err)
 		e.Message = fmt.Sprintf("%s is %s on this node, and elsewhere not all of it: %s; %s", show(r.Prefix), did, strings.Join(who, "; "), e.Message)
 		e.Hint = fmt.Sprintf("say it on the node that has ca.key, or let it count there: `meshban held release --from %s`", l.d.names.handle(l.d.self))
 		r.Err = e

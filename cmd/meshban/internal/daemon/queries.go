@@ -132,7 +132,6 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 		reply.Findings = append(reply.Findings, out)
 	}
 	reply.Findings = append(reply.Findings, before...)
-	backend := d.fw.Status().Backend
 	switch {
 	case why != "":
 		reply.Verdict = control.VerdictWithheld
@@ -142,9 +141,6 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 		}
 		reply.Summary = fmt.Sprintf("%s is banned until %s%s, but this node does not enforce it: %s. See `meshban status`.",
 			show(prefix), control.FormatTime(verdict.Until), part, why)
-	case banned && backend == fw.NameNone:
-		reply.Verdict = "banned, but not dropped"
-		reply.Summary = fmt.Sprintf("%s is banned until %s, but this node has no firewall backend and drops nothing.", show(prefix), control.FormatTime(verdict.Until))
 	case banned && !verdict.Ports.IsAll():
 		reply.Verdict = control.VerdictPorts
 		reply.Summary = fmt.Sprintf("This node drops %s on ports %s until %s.", show(prefix), verdict.Ports, control.FormatTime(verdict.Until))

@@ -36,6 +36,9 @@ func TestRemediesOfRefusals(t *testing.T) {
 	if e := allow("198.51.100.0/24", 0); e != nil {
 		t.Fatal(e)
 	}
+	if e := ban("198.51.100.7/32", 0); e == nil || e.Message != "198.51.100.7 is on the allow list: allowed by "+n.cfg.Name+" (198.51.100.0/24)" {
+		t.Errorf("an allow without a reason: %v", e)
+	}
 	for _, tt := range []struct {
 		name      string
 		err       *control.Error

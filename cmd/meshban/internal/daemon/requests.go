@@ -115,7 +115,7 @@ func (d *Daemon) rehearseEach(prefixes []netip.Prefix, ops func(netip.Prefix) ([
 			result := control.Result{Prefix: prefix}
 			these, err := ops(prefix)
 			if err != nil {
-				result.Err = refusal(err)
+				result.Err = d.refusal(err)
 			}
 			for _, op := range these {
 				result.Until = op.Until
@@ -287,7 +287,7 @@ func (d *Daemon) publishEach(
 			result := control.Result{Prefix: prefix}
 			these, err := ops(prefix)
 			if err != nil {
-				result.Err, these = refusal(err), nil
+				result.Err, these = d.refusal(err), nil
 			}
 			for _, op := range these {
 				result.Until = op.Until
@@ -376,10 +376,14 @@ func (d *Daemon) keep(ctx context.Context, limit time.Duration) (why string) {
 }
 
 // refusal puts an error of the table into the control socket's terms.
-func refusal(err error) *control.Error {
+func (d *Daemon) refusal(err error) *control.Error {
 	var policy *ban.PolicyError
 	if errors.As(err, &policy) {
-		return &control.Error{Code: control.CodePolicy, Message: policy.Error(), Rule: policy.Rule, Hint: policyHint(policy)}
+		text := policy.Error()
+		if by := policy.Allower; by != (ban.Origin{}) {
+			text = strings.Replace(text, "allowed by "+by.Short(), "allowed by "+d.names.of(by), 1)
+		}
+		return &control.Error{Code: control.CodePolicy, Message: text, Rule: policy.Rule, Hint: policyHint(policy)}
 	}
 	return control.AsError(err)
 }
