@@ -132,6 +132,8 @@ const (
 	ProblemAddress Problem = "address"
 	// ProblemJoin: nobody on the join list answers. Faults tells how it is now.
 	ProblemJoin Problem = "join"
+	// ProblemSeen: a member does not reach this node at the address that it advertises. Faults tells how it is now.
+	ProblemSeen Problem = "advertise"
 	// ProblemClock: this machine's clock differs from that of a member. Faults tells how it is now.
 	ProblemClock Problem = "clock"
 	// ProblemKey: this node was not given the newest gossip key, or cannot store it, or those who answer speak another.

@@ -10,6 +10,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/hashicorp/memberlist"
 )
 
 // A member may ask others what they do and what they know: one question and one answer over TLS on the mesh's port, as
@@ -164,6 +166,11 @@ func (m *Mesh) queryOne(ctx context.Context, id ID, question []byte) ([]byte, er
 	if node == nil || !m.isMember(m.now(), id) {
 		return nil, ErrNotAlive
 	}
+	return m.question(ctx, id, node, question)
+}
+
+// question asks a node over a connection of its own, and returns the answer. An empty question asks how the node sees this one.
+func (m *Mesh) question(ctx context.Context, id ID, node *memberlist.Node, text []byte) ([]byte, error) {
 	if !m.queries.asked.take(m.now(), id, 1) {
 		return nil, ErrAskedTooOften
 	}
@@ -179,7 +186,7 @@ func (m *Mesh) queryOne(ctx context.Context, id ID, question []byte) ([]byte, er
 	defer func() { _ = conn.NetConn().Close() }() // the length says where the answer ends: no goodbye is needed
 	stop := context.AfterFunc(ctx, func() { _ = conn.NetConn().Close() })
 	defer stop()
-	if err := writeMessage(conn, query{MeshID: m.cfg.Secrets.MeshID, Text: question}.encode()); err != nil {
+	if err := writeMessage(conn, query{MeshID: m.cfg.Secrets.MeshID, Text: text}.encode()); err != nil {
 		return nil, err
 	}
 	b, err := readMessage(conn)
@@ -199,6 +206,8 @@ func (m *Mesh) answerQuery(conn *tls.Conn, key ed25519.PublicKey, b []byte) erro
 	switch {
 	case q.MeshID != m.cfg.Secrets.MeshID || !m.cfg.Secrets.HasAuthority():
 		return ErrOtherMesh
+	case len(q.Text) == 0 && m.queries.heard.take(m.now(), id, 1): // also of one whose certificate has not come, since nothing reaches it
+		return writeMessage(conn, encodeQueryAnswer(m.sightOf(id, conn.RemoteAddr()).encode()))
 	case !m.isMember(m.now(), id):
 		return errStranger
 	case m.cfg.Answer == nil || tr == nil:

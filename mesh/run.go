@@ -71,6 +71,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 	tasks.Go(func() { m.renewLoop(outer) })
 	tasks.Go(func() { m.keyLoop(outer) })
 	tasks.Go(func() { m.pathLoop(outer) })
+	tasks.Go(func() { m.sightLoop(outer) })
 	helpers.Go(func() { m.coreLoop(inner) })
 	helpers.Go(func() { m.pusher.run(inner) })
 	helpers.Go(func() { m.streams.run(inner) })

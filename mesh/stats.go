@@ -27,7 +27,7 @@ type counters struct {
 	published, sent, forwarded, received, delivered, duplicates      atomic.Uint64
 	parked, dropped, sendErrors, syncs, synced, syncFrames, problems atomic.Uint64
 	notices, noticesRefused                                          atomic.Uint64
-	strangers, limited                                               atomic.Uint64
+	strangers, limited, packets                                      atomic.Uint64
 	refused                                                          [refusedReasons]atomic.Uint64
 }
 

@@ -85,6 +85,7 @@ func (t *transport) filter() {
 			if !t.guard.packet(p.Buf, sourceOf(p.From, t.guard.isMember)) {
 				continue
 			}
+			t.guard.count.packets.Add(1)
 			select {
 			case t.packets <- p:
 			case <-t.ctx.Done():

@@ -241,7 +241,7 @@ func (d *Daemon) openMesh(keys home.Keys, epoch uint64) error {
 			switch kind {
 			case mesh.ProblemForged, mesh.ProblemFlood, mesh.ProblemEquivocation, mesh.ProblemClone:
 				d.problems.add(string(kind), detail) // it names somebody
-			case mesh.ProblemUDP, mesh.ProblemJoin, mesh.ProblemAddress, mesh.ProblemClock: // status asks how it is now
+			case mesh.ProblemUDP, mesh.ProblemJoin, mesh.ProblemAddress, mesh.ProblemSeen, mesh.ProblemClock: // status asks how it is now
 			case mesh.ProblemDropped, mesh.ProblemStrangers, mesh.ProblemCertificate, mesh.ProblemKey:
 				d.problems.setFor(string(kind), detail, briefly)
 			default:

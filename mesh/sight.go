@@ -1,0 +1,143 @@
+package mesh
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// A node that others do not reach where it says it is, as behind NAT, hears nothing from them and cannot see why. So while no
+// packet arrives, or a member's reports do not, it asks a member how that one sees it. In a mesh that works nobody asks.
+
+const (
+	// sightEvery is the time between two looks, and sightQuiet how long nothing must have arrived until somebody is asked.
+	sightEvery, sightQuiet = 5 * time.Second, 15 * time.Second
+	// sightGood is how many answers in a row must say that this node is reached until a fault is over.
+	sightGood = 3
+	// sightLen is the bytes of an answer: whether the node is reached where it says it is, and its address.
+	sightLen = 1 + 16
+)
+
+// sight is how a member sees this node.
+type sight struct {
+	reached bool       // it answers at the address that it advertises
+	from    netip.Addr // where its streams come from
+}
+
+func (s sight) encode() []byte {
+	a := s.from.As16()
+	return append([]byte{byte(flag(s.reached))}, a[:]...)
+}
+
+func decodeSight(b []byte) (s sight, ok bool) {
+	if len(b) != sightLen || b[0] > 1 {
+		return s, false
+	}
+	return sight{b[0] == 1, netip.AddrFrom16([16]byte(b[1:])).Unmap()}, true
+}
+
+// sightOf returns how this node sees the one behind a stream.
+func (m *Mesh) sightOf(id ID, remote net.Addr) sight {
+	s := sight{from: netip.IPv6Unspecified()}
+	if a, ok := remote.(*net.TCPAddr); ok {
+		s.from = a.AddrPort().Addr().Unmap().WithZone("")
+	}
+	m.peers.update(id, func(p *peer) { s.reached = p.isProved(p.Addr) && p.State == StateAlive })
+	return s
+}
+
+// fault says what is wrong with how a member sees this node, which advertises own and is bound to a port; "" if nothing is.
+func (s sight) fault(member string, own netip.AddrPort, port uint16) string {
+	at := netip.AddrPortFrom(s.from, port)
+	switch {
+	case s.reached:
+		return ""
+	case s.from.IsUnspecified(), at == own:
+		return fmt.Sprintf("%s gets no answer from this node at %v, which it advertises: let that port in, for TCP and UDP", member, own)
+	}
+	return fmt.Sprintf("%s sees this node at %v, and gets no answer at %v, which it advertises: write `advertise: %v` into meshban.yaml and restart the agent; "+
+		"behind NAT, forward that port to this machine for TCP and UDP", member, s.from, own, at)
+}
+
+// sightLoop asks members how they see this node while nothing arrives from them.
+func (m *Mesh) sightLoop(ctx context.Context) {
+	tick := time.NewTicker(sightEvery)
+	defer tick.Stop()
+	packets, since := m.count.packets.Load(), m.now()
+	var told ID // who told of the fault; zero: there is none
+	for good, turn := 0, 0; ; turn++ {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		if n := m.count.packets.Load(); n != packets {
+			packets, since = n, m.now()
+		}
+		ask := m.paths.unanswered(m.now())
+		if m.now().Sub(since) >= sightQuiet {
+			ask = m.aliveIDs()
+		}
+		if told != (ID{}) && m.peers.node(told) != nil {
+			ask = []ID{told}
+		}
+		if len(ask) == 0 {
+			told = ID{}
+			m.setFault(ProblemSeen, "")
+			continue
+		}
+		id := ask[turn%len(ask)]
+		s, ok := m.askSight(ctx, id)
+		own := m.Addr()
+		if !ok || !own.IsValid() {
+			continue
+		}
+		if text := s.fault(id.String(), own, cmp.Or(m.cfg.Bind.Port(), own.Port())); text != "" {
+			told, good = id, 0
+			m.setFault(ProblemSeen, text)
+		} else if good++; good >= sightGood {
+			told = ID{}
+			m.setFault(ProblemSeen, "")
+		}
+	}
+}
+
+func (m *Mesh) aliveIDs() (ids []ID) {
+	for _, t := range m.peers.alive() {
+		ids = append(ids, t.id)
+	}
+	return ids
+}
+
+// askSight asks a member how it sees this node. That it counts may not be known here yet, where nothing arrives.
+func (m *Mesh) askSight(ctx context.Context, id ID) (sight, bool) {
+	node := m.peers.node(id)
+	if node == nil || !m.cfg.Secrets.HasAuthority() {
+		return sight{}, false
+	}
+	ctx, cancel := context.WithTimeout(ctx, QueryTimeout)
+	defer cancel()
+	b, err := m.question(ctx, id, node, nil)
+	if err != nil {
+		m.cfg.Logger.Debug("a member does not say how it sees this node", "id", id.String(), "error", escapeText(err.Error(), maxLogText))
+		return sight{}, false
+	}
+	return decodeSight(b)
+}
+
+// unanswered returns the peers that have not answered this node's reports for as long as sightQuiet.
+func (t *udpPaths) unanswered(now time.Time) (ids []ID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for id, p := range t.of {
+		if !p.asked && now.Sub(p.since) >= sightQuiet && now.Sub(p.theirsAt) >= sightQuiet {
+			ids = append(ids, id)
+		}
+	}
+	slices.SortFunc(ids, func(a, b ID) int { return slices.Compare(a[:], b[:]) })
+	return ids
+}

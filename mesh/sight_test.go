@@ -1,0 +1,122 @@
+package mesh
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+// behindNAT is a transport whose node advertises an address at which nobody reaches it.
+type behindNAT struct {
+	*hubPort
+	told netip.AddrPort
+}
+
+func (p behindNAT) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
+	return p.told.Addr().AsSlice(), int(p.told.Port()), nil
+}
+
+// A node that advertises an address at which nobody reaches it hears nothing, and looked healthy to itself. It says who sees it
+// where, and the line of the config that mends it.
+func TestClusterAdvertisesWhereNobodyReachesIt(t *testing.T) {
+	for _, tt := range []struct {
+		name, told string
+		mends      string // the address in the remedy; "": only its port has to be let in
+	}{
+		{"behind NAT", "192.168.7.7:7946", "10.0.0.2:7946"},
+		{"a wrong port", "10.0.0.2:7999", "10.0.0.2:7946"},
+		{"another family", "[fd00::7]:7946", "10.0.0.2:7946"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				a := testAuthority(t)
+				told := netip.MustParseAddrPort(tt.told)
+				id := newIdentity(t)
+				edit := func(i int, c *Config) {
+					copy(c.Secrets.Authority[:], a.Public())
+					if i == 2 {
+						c.Identity = id
+					}
+					cert, err := a.Certify(Certificate{
+						MeshID: c.Secrets.MeshID, Serial: 1, Node: c.Identity.Public(), Name: fmt.Sprint("n", i), Caps: DefaultCaps(),
+						NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
+					})
+					if err != nil {
+						t.Fatal(err)
+					}
+					c.Certificate = cert
+					c.Bind = netip.MustParseAddrPort("0.0.0.0:7946")
+					if open := c.NewTransport; i == 2 {
+						c.NewTransport = func() (memberlist.Transport, error) {
+							p, err := open()
+							if err != nil {
+								return nil, err
+							}
+							return behindNAT{p.(*hubPort), told}, nil
+						}
+					}
+				}
+				c := newCluster(t, 3, edit)
+				eventually(t, time.Minute, "the fault is told", func() bool { return c.nodes[2].fault(ProblemSeen) != "" })
+				text := c.nodes[2].fault(ProblemSeen)
+				remedy := regexp.MustCompile("`advertise: (.+)`").FindStringSubmatch(text)
+				if !strings.Contains(text, " gets no answer at "+told.String()+", which it advertises") || remedy == nil || remedy[1] != tt.mends {
+					t.Fatalf("it says %q, want the remedy %q", text, tt.mends)
+				}
+				for i, n := range c.nodes[:2] {
+					if text := n.fault(ProblemSeen); text != "" {
+						t.Errorf("node %d, which is reached, says %q", i, text)
+					}
+				}
+				if err := c.nodes[2].stop(); err != nil {
+					t.Fatal(err)
+				}
+				told = netip.MustParseAddrPort(remedy[1])
+				back := newNode(t, c.secrets, id, c.config(2, func(i int, cfg *Config) {
+					cfg.Epoch = 2
+					edit(i, cfg)
+				})).run(t)
+				eventually(t, time.Minute, "all are alive", func() bool { return back.aliveCount() == 3 && c.nodes[0].aliveCount() == 3 })
+				<-time.After(time.Minute)
+				if text := back.fault(ProblemSeen); text != "" {
+					t.Errorf("with the remedy it says %q", text)
+				}
+			})
+		})
+	}
+}
+
+func TestSight(t *testing.T) {
+	own := netip.MustParseAddrPort("10.0.0.5:7946")
+	for _, tt := range []struct {
+		name    string
+		reached bool
+		from    string
+		want    string
+	}{
+		{"ok: reached, by another way", true, "203.0.113.1", ""},
+		{"bad: not reached", false, "10.0.0.5", "let that port in"},
+		{"bad: not reached, unknown", false, "::", "let that port in"},
+		{"bad: behind NAT", false, "203.0.113.1", "`advertise: 203.0.113.1:7946`"},
+		{"bad: behind NAT, v6", false, "2001:db8::1", "`advertise: [2001:db8::1]:7946`"},
+	} {
+		s, ok := decodeSight(sight{tt.reached, netip.MustParseAddr(tt.from)}.encode())
+		if !ok || s.from.String() != tt.from || s.reached != tt.reached {
+			t.Errorf("%s: read as %+v, %v", tt.name, s, ok)
+		}
+		if got := s.fault("web1", own, own.Port()); (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {
+			t.Errorf("%s: %q", tt.name, got)
+		}
+	}
+	for _, b := range [][]byte{nil, make([]byte, sightLen-1), make([]byte, sightLen+1), append([]byte{2}, make([]byte, 16)...)} {
+		if _, ok := decodeSight(b); ok {
+			t.Errorf("%x is taken for an answer", b)
+		}
+	}
+}
