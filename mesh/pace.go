@@ -31,8 +31,11 @@ const (
 	// accuseFactor is how many times its share somebody sends who is told of.
 	accuseFactor = 2
 
-	// pulseEvery is how often this process notes that it runs, and pauseLeast the least time without that counts as a pause.
+	// pulseEvery is how often this process notes that it runs, and pauseLeast the least time without that counts as a pause. While
+	// fewer than busyRate packets a second arrive, for which no pause matters much, it does so pulseRarely as often: each time
+	// wakes the processor.
 	pulseEvery, pauseLeast = 100 * time.Millisecond, 250 * time.Millisecond
+	pulseRarely, busyRate  = 10, 20
 	// pauseMost bounds the pause that is made up for: the socket holds no more than what comes in some seconds.
 	pauseMost = 30 * time.Second
 	// catchUpFor is how long after a pause what came meanwhile may still be read, and pauseAgain the least time from one pause
@@ -45,6 +48,7 @@ const (
 type pauses struct {
 	mu     sync.Mutex
 	pulse  time.Time // when the process was last known to run
+	rarely bool      // the pulse beats pulseRarely as often
 	begun  time.Time // when the last pause that is made up for was over
 	frames *buckets[voice]
 	source *buckets[netip.Addr]
@@ -63,15 +67,33 @@ func (p *pauses) noteLocked(now time.Time) {
 	if last.IsZero() {
 		return
 	}
+	least := pauseLeast
+	if p.rarely {
+		least *= pulseRarely
+	}
 	// A suspended machine's monotonic clock stands still.
 	gap := min(max(now.Sub(last), now.Round(0).Sub(last.Round(0))), pauseMost)
-	if gap < pauseLeast || now.Sub(p.begun) < pauseAgain {
+	if gap < least || now.Sub(p.begun) < pauseAgain {
 		return
 	}
 	p.begun = now
 	frames := newBuckets[voice](0, gap.Seconds()*voiceRate)
 	source := newBuckets[netip.Addr](0, gap.Seconds()*sourceRate)
 	p.frames, p.source = &frames, &source
+}
+
+// adapt takes how many packets have come since the last pulse, and returns when the next one is due.
+func (p *pauses) adapt(packets int) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	every := pulseEvery
+	if p.rarely {
+		every *= pulseRarely
+	}
+	if p.rarely = float64(packets) < busyRate*every.Seconds(); p.rarely {
+		return pulseEvery * pulseRarely
+	}
+	return pulseEvery
 }
 
 // catchingUp returns what each may have said during the pause that was over a moment ago; nil: there was none.

@@ -3,6 +3,7 @@ package mesh
 import (
 	"crypto/ed25519"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 )
@@ -92,9 +93,11 @@ func TestWhoSleptAccusesNobody(t *testing.T) {
 		{"suspended for ten seconds", 10 * time.Second, false},
 		{"starved for a second", time.Second, true},
 		{"starved for the least", pauseLeast, true},
+		{"stopped for ten seconds in a quiet mesh", 10 * time.Second, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := newPaced(t, 100)
+			p.pauses.rarely = strings.HasSuffix(tt.name, "in a quiet mesh")
 			p.now = time.Now()
 			p.passes(time.Minute)
 			p.say(SayBurst)
@@ -115,6 +118,30 @@ func TestWhoSleptAccusesNobody(t *testing.T) {
 				t.Error("a flood is not told of")
 			}
 		})
+	}
+}
+
+// In a quiet mesh the process says less often that it runs: that is no pause.
+func TestPulseIsRareInAQuietMesh(t *testing.T) {
+	p := newPaced(t, 100)
+	if every := p.pauses.adapt(1); every != pulseEvery*pulseRarely {
+		t.Fatalf("after one packet the next pulse is due in %v", every)
+	}
+	for range 10 {
+		p.now = p.now.Add(pulseEvery * pulseRarely)
+		p.pauses.note(p.now)
+		if p.say(1); p.pauses.frames != nil {
+			t.Fatal("it counts as a pause that it runs rarely")
+		}
+	}
+	if every := p.pauses.adapt(busyRate); every != pulseEvery {
+		t.Errorf("after %d packets in a second the next pulse is due in %v", busyRate, every)
+	}
+	if every := p.pauses.adapt(busyRate / pulseRarely); every != pulseEvery {
+		t.Errorf("after as many a second still: in %v", every)
+	}
+	if every := p.pauses.adapt(busyRate/pulseRarely - 1); every != pulseEvery*pulseRarely {
+		t.Errorf("after fewer: in %v", every)
 	}
 }
 

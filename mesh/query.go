@@ -169,7 +169,7 @@ func (m *Mesh) queryOne(ctx context.Context, id ID, question []byte) ([]byte, er
 	return m.question(ctx, id, node, question)
 }
 
-// question asks a node over a connection of its own, and returns the answer. An empty question asks how the node sees this one.
+// question asks a node over a connection of its own, and returns the answer.
 func (m *Mesh) question(ctx context.Context, id ID, node *memberlist.Node, text []byte) ([]byte, error) {
 	if !m.queries.asked.take(m.now(), id, 1) {
 		return nil, ErrAskedTooOften
@@ -206,7 +206,8 @@ func (m *Mesh) answerQuery(conn *tls.Conn, key ed25519.PublicKey, b []byte) erro
 	switch {
 	case q.MeshID != m.cfg.Secrets.MeshID || !m.cfg.Secrets.HasAuthority():
 		return ErrOtherMesh
-	case len(q.Text) == 0 && m.queries.heard.take(m.now(), id, 1): // also of one whose certificate has not come, since nothing reaches it
+	case string(q.Text) == askSight && m.Standing(id).Revoked == nil && m.queries.heard.take(m.now(), id, 1):
+		// Whoever is not reached may have no certificate here yet.
 		return writeMessage(conn, encodeQueryAnswer(m.sightOf(id, conn.RemoteAddr()).encode()))
 	case !m.isMember(m.now(), id):
 		return errStranger

@@ -20,6 +20,8 @@ const (
 	sightGood = 3
 	// sightLen is the bytes of an answer: whether the node is reached where it says it is, and its address.
 	sightLen = 1 + 16
+	// askSight is the question.
+	askSight = "where am I?"
 )
 
 // sight is how a member sees this node.
@@ -91,7 +93,7 @@ func (m *Mesh) sightLoop(ctx context.Context) {
 			continue
 		}
 		id := ask[turn%len(ask)]
-		s, ok := m.askSight(ctx, id)
+		s, ok := m.seenBy(ctx, id)
 		own := m.Addr()
 		if !ok || !own.IsValid() {
 			continue
@@ -113,15 +115,15 @@ func (m *Mesh) aliveIDs() (ids []ID) {
 	return ids
 }
 
-// askSight asks a member how it sees this node. That it counts may not be known here yet, where nothing arrives.
-func (m *Mesh) askSight(ctx context.Context, id ID) (sight, bool) {
+// seenBy asks a member how it sees this node. That it counts may not be known here yet, where nothing arrives.
+func (m *Mesh) seenBy(ctx context.Context, id ID) (sight, bool) {
 	node := m.peers.node(id)
 	if node == nil || !m.cfg.Secrets.HasAuthority() {
 		return sight{}, false
 	}
 	ctx, cancel := context.WithTimeout(ctx, QueryTimeout)
 	defer cancel()
-	b, err := m.question(ctx, id, node, nil)
+	b, err := m.question(ctx, id, node, []byte(askSight))
 	if err != nil {
 		m.cfg.Logger.Debug("a member does not say how it sees this node", "id", id.String(), "error", escapeText(err.Error(), maxLogText))
 		return sight{}, false

@@ -75,13 +75,16 @@ func startTransport(inner memberlist.Transport, g *guard, enrol func(net.Conn)) 
 
 // filter passes on the packets that the guard lets through.
 func (t *transport) filter() {
-	pulse := time.NewTicker(pulseEvery)
+	pulse := time.NewTimer(pulseEvery)
 	defer pulse.Stop()
-	for {
+	for packets := 0; ; {
 		select {
 		case <-pulse.C:
 			t.guard.pauses.note(t.guard.now())
+			pulse.Reset(t.guard.pauses.adapt(packets))
+			packets = 0
 		case p := <-t.NodeAwareTransport.PacketCh():
+			packets++
 			if !t.guard.packet(p.Buf, sourceOf(p.From, t.guard.isMember)) {
 				continue
 			}

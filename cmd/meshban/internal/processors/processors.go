@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	// interval is the time between two measurements.
-	interval = 200 * time.Millisecond
+	// interval is the time between two measurements, idleInterval that of a process on one processor that uses less than idle of
+	// it: each measurement wakes the processor.
+	interval, idleInterval, idle = 200 * time.Millisecond, time.Second, 0.05
 	// high is the share of one processor above which all are used; below low, one is enough.
 	high, low = 0.7, 0.4
 	// patience is how many measurements in a row must be below low.
@@ -43,14 +44,19 @@ func run(ctx context.Context, used func() time.Duration) {
 		}
 		now, total := time.Now(), used()
 		was := s.wide
-		if s.update(float64(total-before) / float64(now.Sub(at))); s.wide != was {
+		share := float64(total-before) / float64(now.Sub(at))
+		if s.update(share); s.wide != was {
 			if s.wide {
 				runtime.SetDefaultGOMAXPROCS()
 			} else {
 				runtime.GOMAXPROCS(1)
 			}
 		}
-		before, at = total, now
+		if before, at = total, now; !s.wide && share < idle {
+			tick.Reset(idleInterval)
+		} else {
+			tick.Reset(interval)
+		}
 	}
 }
 
