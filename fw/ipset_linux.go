@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -169,6 +170,11 @@ func (b *ipset) quick()                    {}
 func (b *ipset) takesRepeats()             {} // an addition of what is there sets its timeout anew (ipset(8), -exist)
 func (b *ipset) slice() int                { return ipsetSlice }
 func (b *ipset) maxTimeout() time.Duration { return maxIPSetTimeout * time.Second }
+
+// unsavable reports whether iptables-nft holds the rules: nft prints their set matches as comments.
+func (b *ipset) unsavable() bool {
+	return slices.ContainsFunc(b.xt.families, func(f *xtFamily) bool { return f.nft })
+}
 
 // specs goes through the sets of the families in use.
 func (b *ipset) specs(f func(setSpec) error) error {

@@ -86,6 +86,7 @@ type Status struct {
 	Overflows uint64 // times that the queue was full
 	Uncalled  uint64 // callbacks that were not taken, or got ErrWaiting, because too many waited
 
+	Unsavable   bool      // the rules are such that what `nft list ruleset` prints cannot be loaded again
 	LetsThrough string    // which packets cannot be dropped on this machine, and why; "" = none
 	LastError   string    // the last thing that went wrong, or still is; "" = nothing yet
 	LastErrorAt time.Time // UTC, ms
@@ -135,6 +136,9 @@ func NewSyncer(cfg SyncerConfig) (*Syncer, error) {
 	s := &Syncer{cfg: cfg, wake: make(chan struct{}, 1), owner: make(chan struct{}, 1)}
 	s.st.Backend = cfg.Backend.Name()
 	s.st.LetsThrough = letsThrough(cfg.Backend)
+	if b, ok := cfg.Backend.(interface{ unsavable() bool }); ok {
+		s.st.Unsavable = b.unsavable()
+	}
 	s.work.refused, s.work.split = make(refused), newSplit(nil)
 	s.owner <- struct{}{}
 	return s, nil

@@ -387,10 +387,16 @@ func (d *Daemon) othersOnLifted(ctx context.Context, prefix netip.Prefix) string
 
 // reminders are what the operator has still to do once.
 func (d *Daemon) reminders(m control.MeshStatus) []string {
-	if !d.mesh.HasAuthority() || m.Total < 2 || d.home.Exported(d.mesh.AuthorityID()) {
-		return nil
+	var list []string
+	if d.fw.Status().Unsavable {
+		if text := savedRuleset(""); text != "" {
+			list = append(list, text)
+		}
 	}
-	return []string{"ca.key is on this machine only: `meshban ca export FILE` copies it; keep the copy elsewhere"}
+	if !d.mesh.HasAuthority() || m.Total < 2 || d.home.Exported(d.mesh.AuthorityID()) {
+		return list
+	}
+	return append(list, "ca.key is on this machine only: `meshban ca export FILE` copies it; keep the copy elsewhere")
 }
 
 // authorityProblem says that no living node has the authority's key; "" where one has it or a node does not tell.
