@@ -69,7 +69,7 @@ func (p *pauses) noteLocked(now time.Time) {
 	}
 	least := pauseLeast
 	if p.rarely {
-		least *= pulseRarely
+		least += pulseEvery * (pulseRarely - 1)
 	}
 	// A suspended machine's monotonic clock stands still.
 	gap := min(max(now.Sub(last), now.Round(0).Sub(last.Round(0))), pauseMost)
