@@ -5,6 +5,7 @@ package test
 import (
 	"fmt"
 	"net/netip"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -111,4 +112,28 @@ func TestDrift(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// The administrator saves the rules by `nft list ruleset`, which cannot be loaded again while iptables-nft holds ours. status
+// says so, and with its remedy it can.
+func TestSavedRulesetLoadsAgain(t *testing.T) {
+	t.Parallel()
+	m := newMesh(t, setup{nodes: 1})
+	n := m.nodes[0]
+	const save, load = "nft list ruleset >/etc/nftables.conf", "nft flush ruleset && nft -f /etc/nftables.conf"
+	must(n.Shell(save))(t)
+	if _, err := n.Shell("nft -c -f /etc/nftables.conf"); err == nil {
+		t.Fatal("it can be loaded again")
+	}
+	told := regexp.MustCompile("reminder +/etc/nftables.conf .* write `(.+)` into meshban.yaml").FindStringSubmatch(n.run(t, "status"))
+	if told == nil {
+		t.Fatalf("status says nothing: %s", n.run(t, "status"))
+	}
+	n.configure(t, told[1])
+	n.stop(t)
+	n.start(t)
+	must(n.Shell(save + " && " + load))(t)
+	if s := n.run(t, "status"); contains(s, "nftables.conf") || !contains(s, "nftables, ") {
+		t.Errorf("with the remedy: %s", s)
+	}
 }
