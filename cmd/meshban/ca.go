@@ -10,13 +10,13 @@ import (
 
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/daemon"
-	"github.com/meshban/meshban/cmd/meshban/internal/home"
+	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
 	"github.com/meshban/meshban/mesh"
 )
 
 // useAuthority signs with the authority's key, or moves it.
 func useAuthority(_ context.Context, opts CAOptions) (CAResult, error) {
-	dir := home.Dir(opts.Dir)
+	dir := statedir.Dir(opts.Dir)
 	if opts.Do == "sign" {
 		q, e, err := dir.Sign(opts.Request, opts.Key, daemon.CertificateCaps(opts.Caps), time.Now())
 		if err != nil {
@@ -57,7 +57,7 @@ func useAuthority(_ context.Context, opts CAOptions) (CAResult, error) {
 }
 
 // caHint says what to do about an error of the authority's verbs, which take the key from the folder, or from a file.
-func caHint(dir home.Dir, fromFolder bool, err error) error {
+func caHint(dir statedir.Dir, fromFolder bool, err error) error {
 	fix := func(code control.Code, hint string) error {
 		return &control.Error{Code: code, Message: err.Error(), Hint: hint}
 	}

@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
-	"github.com/meshban/meshban/cmd/meshban/internal/home"
+	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
 )
 
 // Enrolment without contact, with the authority's key on the founder, exported, moved away and put back; and what is
@@ -55,7 +55,7 @@ func TestEnrolByFile(t *testing.T) {
 	if fi, err := os.Stat(key); err != nil || fi.Mode().Perm() != 0o600 {
 		t.Errorf("the exported key: %v, %v", fi, err)
 	}
-	if _, err := os.Stat(home.Dir(founder).Authority()); !os.IsNotExist(err) {
+	if _, err := os.Stat(statedir.Dir(founder).Authority()); !os.IsNotExist(err) {
 		t.Errorf("the key is still on the node: %v", err)
 	}
 	_, err = sign(founder, "", request.Text)
@@ -108,11 +108,11 @@ func TestEnrolByFile(t *testing.T) {
 	if err != nil || res.Name != "web4" || len(res.Join) != 1 {
 		t.Fatalf("%+v, %v", res, err)
 	}
-	keys, err := home.Dir(member).Keys()
+	keys, err := statedir.Dir(member).Keys()
 	if err != nil || keys.Certificate.Name != "web4" || !keys.Authority.IsZero() || keys.Certificate.ID() != keys.Identity.ID() {
 		t.Errorf("keys %+v, %v", keys, err)
 	}
-	if b, err := os.ReadFile(home.Dir(member).Config()); err != nil || !strings.Contains(string(b), "web4") || !strings.Contains(string(b), "192.0.2.1") {
+	if b, err := os.ReadFile(statedir.Dir(member).Config()); err != nil || !strings.Contains(string(b), "web4") || !strings.Contains(string(b), "192.0.2.1") {
 		t.Errorf("config %s, %v", b, err)
 	}
 	_, err = requestCertificate(t.Context(), JoinOptions{Dir: founder})
@@ -121,7 +121,7 @@ func TestEnrolByFile(t *testing.T) {
 	}
 
 	// While an agent runs, the key does not move.
-	release, err := home.Dir(founder).Lock()
+	release, err := statedir.Dir(founder).Lock()
 	if err != nil {
 		t.Fatal(err)
 	}

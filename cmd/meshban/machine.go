@@ -12,8 +12,8 @@ import (
 
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/fail2ban"
-	"github.com/meshban/meshban/cmd/meshban/internal/home"
 	"github.com/meshban/meshban/cmd/meshban/internal/setup"
+	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
 	"github.com/meshban/meshban/fw"
 )
 
@@ -157,7 +157,7 @@ func setupResult(r setup.Report, err error) (SetupResult, error) {
 
 // tearDown takes everything of ours out of the kernel. A running agent would put it back within one check.
 func tearDown(ctx context.Context, opts TeardownOptions) (TeardownResult, error) {
-	dir := home.Dir(opts.Dir)
+	dir := statedir.Dir(opts.Dir)
 	if _, err := os.Stat(opts.Dir); err == nil {
 		release, err := dir.Lock()
 		if err != nil {

@@ -21,8 +21,8 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/daemon"
-	"github.com/meshban/meshban/cmd/meshban/internal/home"
 	"github.com/meshban/meshban/cmd/meshban/internal/processors"
+	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
 	"github.com/meshban/meshban/fw"
 	"github.com/meshban/meshban/mesh"
 )
@@ -79,7 +79,7 @@ func enoughFiles() error {
 
 // serve runs this node until ctx ends.
 func serve(ctx context.Context, opts AgentOptions) error {
-	dir := home.Dir(opts.Dir)
+	dir := statedir.Dir(opts.Dir)
 	if err := dir.Make(); err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ func clearKernel(ctx context.Context, log *slog.Logger) {
 // setUp makes a mesh of one where there is none and reports whether it did. The flags of this run stay out of the file.
 // With a join list a mesh of one is not what is wanted, and nobody on the list would let it in. Nor is it on a machine that has been a
 // node: its folder is not mounted, or has lost its key.
-func setUp(ctx context.Context, dir home.Dir, cfg config.Config) (bool, error) {
+func setUp(ctx context.Context, dir statedir.Dir, cfg config.Config) (bool, error) {
 	has, err := dir.SetUp()
 	if err != nil {
 		return false, err
@@ -165,7 +165,7 @@ func setUp(ctx context.Context, dir home.Dir, cfg config.Config) (bool, error) {
 }
 
 // hasKey refuses a node's folder that has lost the node's key.
-func hasKey(dir home.Dir) error {
+func hasKey(dir statedir.Dir) error {
 	if _, err := os.Lstat(dir.Identity()); !errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -177,7 +177,7 @@ func hasKey(dir home.Dir) error {
 }
 
 // neverANode refuses a machine on which something of a node is left.
-func neverANode(ctx context.Context, dir home.Dir) error {
+func neverANode(ctx context.Context, dir statedir.Dir) error {
 	left, err := dir.Left()
 	if err != nil {
 		return err
@@ -209,7 +209,7 @@ func neverANode(ctx context.Context, dir home.Dir) error {
 
 // config is what the file says, with the flags over it.
 func (o AgentOptions) config() (config.Config, error) {
-	if err := home.Dir(o.Dir).Check(); err != nil {
+	if err := statedir.Dir(o.Dir).Check(); err != nil {
 		return config.Config{}, err
 	}
 	path := o.Config
@@ -261,7 +261,7 @@ func newLogger(opts AgentOptions, cfg config.Config, level slog.Leveler) *slog.L
 
 // initMesh makes a new mesh in the state folder.
 func initMesh(_ context.Context, opts InitOptions) (InitResult, error) {
-	dir := home.Dir(opts.Dir)
+	dir := statedir.Dir(opts.Dir)
 	cfg, err := AgentOptions{Dir: opts.Dir, Name: opts.Name, Bind: opts.Bind}.config()
 	if err != nil {
 		return InitResult{}, err
@@ -302,7 +302,7 @@ func joinMesh(ctx context.Context, opts JoinOptions) (JoinResult, error) {
 
 // rekey gives this node a new key of its own.
 func rekey(ctx context.Context, opts RekeyOptions) (RekeyResult, error) {
-	dir := home.Dir(opts.Dir)
+	dir := statedir.Dir(opts.Dir)
 	cfg, err := AgentOptions{Dir: opts.Dir}.config()
 	if err != nil {
 		return RekeyResult{}, err
@@ -336,7 +336,7 @@ func rekey(ctx context.Context, opts RekeyOptions) (RekeyResult, error) {
 }
 
 // noMesh is the error of a command that needs the keys of a node.
-func noMesh(dir home.Dir, code control.Code) error {
+func noMesh(dir statedir.Dir, code control.Code) error {
 	return &control.Error{
 		Code: code, Message: fmt.Sprintf("this folder belongs to no mesh: %s", dir),
 		Hint: "name the node's folder with --dir, or enter a mesh with `meshban join TOKEN`",
@@ -345,7 +345,7 @@ func noMesh(dir home.Dir, code control.Code) error {
 
 // joiner is a machine about to join: its folder, locked, and what its config says.
 type joiner struct {
-	dir     home.Dir
+	dir     statedir.Dir
 	cfg     config.Config
 	alone   bool // nothing of another member is in the folder
 	release func()
@@ -353,7 +353,7 @@ type joiner struct {
 
 // openJoiner locks the folder; the caller releases it.
 func openJoiner(opts JoinOptions) (joiner, error) {
-	dir := home.Dir(opts.Dir)
+	dir := statedir.Dir(opts.Dir)
 	cfg, err := AgentOptions{Dir: opts.Dir, Name: opts.Name, Bind: opts.Bind, Join: opts.Join}.config()
 	if err != nil {
 		return joiner{}, err
@@ -370,7 +370,7 @@ func openJoiner(opts JoinOptions) (joiner, error) {
 }
 
 // lock makes and takes the folder.
-func lock(dir home.Dir) (release func() error, err error) {
+func lock(dir statedir.Dir) (release func() error, err error) {
 	if err := dir.Make(); err != nil {
 		return nil, err
 	}
@@ -379,8 +379,8 @@ func lock(dir home.Dir) (release func() error, err error) {
 }
 
 // lockHint says what to do about a folder that is in use.
-func lockHint(dir home.Dir, err error) error {
-	if !errors.Is(err, home.ErrLocked) {
+func lockHint(dir statedir.Dir, err error) error {
+	if !errors.Is(err, statedir.ErrLocked) {
 		return err
 	}
 	return &control.Error{
@@ -407,8 +407,8 @@ var joinHints = []struct {
 }
 
 // meshHint says what to do about an error of Init or Join.
-func meshHint(dir home.Dir, err error) error {
-	if errors.Is(err, home.ErrHasMesh) {
+func meshHint(dir statedir.Dir, err error) error {
+	if errors.Is(err, statedir.ErrHasMesh) {
 		return &control.Error{
 			Code:    control.CodeFailed,
 			Message: fmt.Sprintf("%s: %s", err, dir),

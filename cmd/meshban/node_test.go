@@ -14,7 +14,7 @@ import (
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
-	"github.com/meshban/meshban/cmd/meshban/internal/home"
+	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
 )
 
 // An agent with somebody to join and no mesh made a mesh of one, and nobody there would let it in.
@@ -42,7 +42,7 @@ func TestJoinListNeedsAMesh(t *testing.T) {
 			if exitCode(err) != exitConfig || !strings.Contains(e.Message, "192.0.2.10:7946") || !strings.Contains(e.Hint, "meshban join TOKEN") {
 				t.Errorf("exit code %d, %+v", exitCode(err), e)
 			}
-			if has, err := home.Dir(dir).SetUp(); has || err != nil {
+			if has, err := statedir.Dir(dir).SetUp(); has || err != nil {
 				t.Errorf("a mesh was made (%v, %v)", has, err)
 			}
 		})
@@ -67,7 +67,7 @@ func TestNodeWithoutItsKeyMakesNoMesh(t *testing.T) {
 			if exitCode(err) != exitConfig || !strings.Contains(e.Message, "mesh.key is missing") || !strings.Contains(e.Message, left) || e.Hint == "" {
 				t.Errorf("exit code %d, %+v", exitCode(err), e)
 			}
-			if has, err := home.Dir(dir).SetUp(); has || err != nil {
+			if has, err := statedir.Dir(dir).SetUp(); has || err != nil {
 				t.Errorf("a mesh was made (%v, %v)", has, err)
 			}
 		})
@@ -76,7 +76,7 @@ func TestNodeWithoutItsKeyMakesNoMesh(t *testing.T) {
 
 // An agent whose folder has lost node.key said only that a file is missing, and a supervisor restarted it for ever.
 func TestNodeWithoutNodeKey(t *testing.T) {
-	dir := home.Dir(t.TempDir())
+	dir := statedir.Dir(t.TempDir())
 	if err := os.WriteFile(dir.Secrets(), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
-	"github.com/meshban/meshban/cmd/meshban/internal/home"
+	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
 )
 
 // A node that holds the authority's key certifies its new key itself; what fails leaves the former one in force.
@@ -14,7 +14,7 @@ func TestRekey(t *testing.T) {
 	dir := t.TempDir()
 	refused := func(name, token string, code control.Code, text string) {
 		t.Helper()
-		before, _ := os.ReadFile(home.Dir(dir).Identity())
+		before, _ := os.ReadFile(statedir.Dir(dir).Identity())
 		_, err := rekey(t.Context(), RekeyOptions{Dir: dir, Token: token})
 		if err == nil {
 			t.Fatalf("%s: done", name)
@@ -22,11 +22,11 @@ func TestRekey(t *testing.T) {
 		if e := control.AsError(err); e.Code != code || !strings.Contains(e.Message+" "+e.Hint, text) {
 			t.Errorf("%s: %+v, want %v and %q", name, e, code, text)
 		}
-		after, _ := os.ReadFile(home.Dir(dir).Identity())
+		after, _ := os.ReadFile(statedir.Dir(dir).Identity())
 		if string(after) != string(before) {
 			t.Errorf("%s: the key has changed", name)
 		}
-		if _, err := os.Stat(home.Dir(dir).Identity() + ".new"); !os.IsNotExist(err) {
+		if _, err := os.Stat(statedir.Dir(dir).Identity() + ".new"); !os.IsNotExist(err) {
 			t.Errorf("%s: a key is left over: %v", name, err)
 		}
 	}
@@ -36,14 +36,14 @@ func TestRekey(t *testing.T) {
 		t.Fatal(err)
 	}
 	// What a run left that was killed is no obstacle.
-	if err := os.WriteFile(home.Dir(dir).Identity()+".new", []byte("x"), 0o600); err != nil {
+	if err := os.WriteFile(statedir.Dir(dir).Identity()+".new", []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	got, err := rekey(t.Context(), RekeyOptions{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys, err := home.Dir(dir).Keys()
+	keys, err := statedir.Dir(dir).Keys()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +55,7 @@ func TestRekey(t *testing.T) {
 	}
 
 	refused("bad: no token of ours", "mb1-x", control.CodeUsage, "meshban invite")
-	release, err := home.Dir(dir).Lock()
+	release, err := statedir.Dir(dir).Lock()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +63,7 @@ func TestRekey(t *testing.T) {
 	if err := release(); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Remove(home.Dir(dir).Authority()); err != nil {
+	if err := os.Remove(statedir.Dir(dir).Authority()); err != nil {
 		t.Fatal(err)
 	}
 	refused("bad: the authority is elsewhere", "", control.CodeUsage, "rotate node-key TOKEN")

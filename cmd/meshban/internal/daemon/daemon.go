@@ -21,8 +21,8 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/fail2ban"
-	"github.com/meshban/meshban/cmd/meshban/internal/home"
 	"github.com/meshban/meshban/cmd/meshban/internal/hostinfo"
+	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
 	"github.com/meshban/meshban/cmd/meshban/internal/store"
 	"github.com/meshban/meshban/fw"
 	"github.com/meshban/meshban/logsrc"
@@ -31,7 +31,7 @@ import (
 
 // Config is what a Daemon needs; the first four are required.
 type Config struct {
-	Home    home.Dir
+	Home    statedir.Dir
 	Config  config.Config
 	Version string
 	Logger  *slog.Logger
@@ -59,7 +59,7 @@ func (c *Config) validate() error {
 
 // Daemon is one node. New prepares it, Run runs it once.
 type Daemon struct {
-	home    home.Dir
+	home    statedir.Dir
 	version string
 	log     *slog.Logger
 	level   *slog.LevelVar
@@ -128,7 +128,7 @@ type Daemon struct {
 
 // New takes the state folder, opens the store, sets up the firewall and restores what was banned, so that the kernel
 // enforces it before the mesh is joined. The folder is given back by Run, or by New when it fails. It returns
-// home.ErrLocked when another agent runs on the folder.
+// statedir.ErrLocked when another agent runs on the folder.
 func New(ctx context.Context, cfg Config) (*Daemon, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err

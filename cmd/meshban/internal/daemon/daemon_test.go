@@ -16,8 +16,8 @@ import (
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
-	"github.com/meshban/meshban/cmd/meshban/internal/home"
 	"github.com/meshban/meshban/cmd/meshban/internal/hostinfo"
+	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
 	"github.com/meshban/meshban/fw"
 )
 
@@ -27,7 +27,7 @@ const patience = 20 * time.Second
 // node is one daemon of a test, on loopback and with no firewall.
 type node struct {
 	*Daemon
-	home   home.Dir
+	home   statedir.Dir
 	cfg    config.Config
 	reload chan os.Signal
 	stop   func()
@@ -53,7 +53,7 @@ func (b *logBuffer) String() string {
 }
 
 // testConfig is what a node of a test has.
-func testConfig(dir home.Dir, name string) config.Config {
+func testConfig(dir statedir.Dir, name string) config.Config {
 	cfg := config.Default(string(dir))
 	cfg.Name = name
 	cfg.Bind = netip.MustParseAddrPort("127.0.0.1:0")
@@ -64,7 +64,7 @@ func testConfig(dir home.Dir, name string) config.Config {
 // first makes a mesh and starts its first node.
 func first(t testing.TB, name string) *node {
 	t.Helper()
-	dir := home.Dir(t.TempDir())
+	dir := statedir.Dir(t.TempDir())
 	cfg := testConfig(dir, name)
 	if _, _, err := dir.Init(cfg); err != nil {
 		t.Fatal(err)
@@ -89,13 +89,13 @@ func (n *node) joinWith(t testing.TB, name string, req control.InviteRequest) *n
 }
 
 // enrol makes the folder of another node with a token of n.
-func (n *node) enrol(t testing.TB, name string, req control.InviteRequest) (home.Dir, config.Config) {
+func (n *node) enrol(t testing.TB, name string, req control.InviteRequest) (statedir.Dir, config.Config) {
 	t.Helper()
 	reply, err := n.Invite(t.Context(), req)
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := home.Dir(t.TempDir())
+	dir := statedir.Dir(t.TempDir())
 	cfg := testConfig(dir, name)
 	_, enrolment, err := dir.Join(t.Context(), reply.Token, cfg, false)
 	if err != nil {
@@ -106,13 +106,13 @@ func (n *node) enrol(t testing.TB, name string, req control.InviteRequest) (home
 }
 
 // start runs a node until the test ends or stop is called.
-func start(t testing.TB, dir home.Dir, cfg config.Config) *node {
+func start(t testing.TB, dir statedir.Dir, cfg config.Config) *node {
 	t.Helper()
 	return startWith(t, dir, cfg, func(*Daemon) {})
 }
 
 // startWith starts a node after prepare has had it.
-func startWith(t testing.TB, dir home.Dir, cfg config.Config, prepare func(*Daemon)) *node {
+func startWith(t testing.TB, dir statedir.Dir, cfg config.Config, prepare func(*Daemon)) *node {
 	t.Helper()
 	n := &node{home: dir, cfg: cfg, reload: make(chan os.Signal), log: &logBuffer{}}
 	level := new(slog.LevelVar)

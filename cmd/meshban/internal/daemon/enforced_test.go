@@ -13,8 +13,8 @@ import (
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
-	"github.com/meshban/meshban/cmd/meshban/internal/home"
 	"github.com/meshban/meshban/cmd/meshban/internal/hostinfo"
+	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
 	"github.com/meshban/meshban/fw"
 )
 
@@ -49,7 +49,7 @@ func (fullBackend) Apply(_ context.Context, _ time.Time, updates []fw.Update) er
 // refusing starts a node whose kernel is a fullBackend.
 func refusing(t *testing.T) *node {
 	t.Helper()
-	dir := home.Dir(t.TempDir())
+	dir := statedir.Dir(t.TempDir())
 	cfg := testConfig(dir, "a")
 	if _, _, err := dir.Init(cfg); err != nil {
 		t.Fatal(err)
@@ -164,7 +164,7 @@ func (b gatedBackend) Apply(context.Context, time.Time, []fw.Update) error {
 // A ban that waited for the kernel was called enforced.
 func TestWhatWaitsForTheKernelIsNotEnforced(t *testing.T) {
 	t.Parallel()
-	dir := home.Dir(t.TempDir())
+	dir := statedir.Dir(t.TempDir())
 	cfg := testConfig(dir, "a")
 	if _, _, err := dir.Init(cfg); err != nil {
 		t.Fatal(err)
@@ -194,7 +194,7 @@ func TestWhatWaitsForTheKernelIsNotEnforced(t *testing.T) {
 // A node without a firewall backend said of each ban that it enforces or drops it.
 func TestWithoutABackendNothingIsEnforced(t *testing.T) {
 	t.Parallel()
-	dir := home.Dir(t.TempDir())
+	dir := statedir.Dir(t.TempDir())
 	cfg := testConfig(dir, "a")
 	if _, _, err := dir.Init(cfg); err != nil {
 		t.Fatal(err)
@@ -250,7 +250,7 @@ func TestNobodyWaitsForWhatIsNotQueued(t *testing.T) {
 // A ban that contains a network which this machine is in cut off its neighbours, and said that it drops them.
 func TestAWideBanLeavesOutOwnNetworks(t *testing.T) {
 	t.Parallel()
-	dir := home.Dir(t.TempDir())
+	dir := statedir.Dir(t.TempDir())
 	cfg := testConfig(dir, "a")
 	if _, _, err := dir.Init(cfg); err != nil {
 		t.Fatal(err)

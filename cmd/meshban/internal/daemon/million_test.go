@@ -18,7 +18,7 @@ import (
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
-	"github.com/meshban/meshban/cmd/meshban/internal/home"
+	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
 )
 
 const (
@@ -253,7 +253,7 @@ func (n *node) listAll(b *testing.B) int {
 
 // BenchmarkMillionSingle is what a ban costs when each came in a frame of its own, the worst that a mesh can do.
 func BenchmarkMillionSingle(b *testing.B) {
-	dir := home.Dir(filepath.Join(b.TempDir(), "node"))
+	dir := statedir.Dir(filepath.Join(b.TempDir(), "node"))
 	cfg := testConfig(dir, "one")
 	if _, _, err := dir.Init(cfg); err != nil {
 		b.Fatal(err)

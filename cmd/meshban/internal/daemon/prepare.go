@@ -18,8 +18,8 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/fail2ban"
-	"github.com/meshban/meshban/cmd/meshban/internal/home"
 	"github.com/meshban/meshban/cmd/meshban/internal/setup"
+	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
 	"github.com/meshban/meshban/cmd/meshban/internal/store"
 	"github.com/meshban/meshban/fw"
 	"github.com/meshban/meshban/logsrc"
@@ -33,7 +33,7 @@ const (
 )
 
 // Alone reports whether the folder's mesh, if it has one, has never had another member. The folder must be locked.
-func Alone(dir home.Dir) (bool, error) {
+func Alone(dir statedir.Dir) (bool, error) {
 	has, err := dir.SetUp()
 	if err != nil || !has {
 		return true, err
@@ -212,7 +212,7 @@ func quorums(cfg config.Config) []ban.SourceQuorum {
 	return out
 }
 
-func (d *Daemon) openMesh(keys home.Keys, epoch uint64) error {
+func (d *Daemon) openMesh(keys statedir.Keys, epoch uint64) error {
 	var peers []mesh.Peer
 	if saved := d.store.Value(valuePeers); saved != nil {
 		if err := json.Unmarshal(saved, &peers); err != nil {

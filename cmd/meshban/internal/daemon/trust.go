@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/ban"
-	"github.com/meshban/meshban/cmd/meshban/internal/home"
+	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
 	"github.com/meshban/meshban/mesh"
 )
 
@@ -16,14 +16,14 @@ const noAuthority = "this mesh was made by a version without certificates: every
 
 // foundAuthority gives a mesh of one that has no authority one. Where there are others, or the store that would tell of
 // them is lost, the mesh goes on as it was.
-func (d *Daemon) foundAuthority(keys home.Keys) (home.Keys, error) {
+func (d *Daemon) foundAuthority(keys statedir.Keys) (statedir.Keys, error) {
 	if keys.Secrets.HasAuthority() {
 		return keys, nil
 	}
 	var peers []mesh.Peer
 	saved := d.store.Value(valuePeers)
 	if fresh, err := d.store.Fresh(); err != nil {
-		return home.Keys{}, err
+		return statedir.Keys{}, err
 	} else if fresh || len(d.cfg.Join) > 0 || saved != nil && (json.Unmarshal(saved, &peers) != nil || len(peers) > 0) {
 		d.distrust = noAuthority
 		d.log.Warn("the mesh has no authority", "hint", noAuthority)

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
-	"github.com/meshban/meshban/cmd/meshban/internal/home"
+	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
 	"github.com/meshban/meshban/mesh"
 )
 
@@ -139,7 +139,7 @@ func TestRevokeAmbiguous(t *testing.T) {
 }
 
 // dropAuthority makes a folder what a version without authorities left.
-func dropAuthority(t *testing.T, dir home.Dir) mesh.Secrets {
+func dropAuthority(t *testing.T, dir statedir.Dir) mesh.Secrets {
 	t.Helper()
 	keys, err := dir.Keys()
 	if err != nil {

@@ -1,6 +1,6 @@
-// Package home manages the state folder of a node: which file is where, who may access it, and that only one agent
+// Package statedir manages the state folder of a node: which file is where, who may access it, and that only one agent
 // uses it at a time.
-package home
+package statedir
 
 import (
 	"context"
