@@ -88,6 +88,7 @@ func TestNobodyOnTheJoinListAnswers(t *testing.T) {
 
 // When the only host of a join list was stopped, the others warned that nobody answers.
 func TestCleanStopIsNoFault(t *testing.T) {
+	t.Parallel()
 	secrets := newSecrets(t)
 	first := newNode(t, secrets, newIdentity(t), nil).run(t)
 	log := new(lockedText)

@@ -130,9 +130,10 @@ func TestBreakerHoldsReleasesAndDrops(t *testing.T) {
 			"11.1.0.97/32": control.StateEnforced, "11.1.0.66/32": control.StateEnforced, "11.1.0.98/32": "", "11.1.0.33/32": "",
 			"11.1.0.96/32": control.StateHeld, "11.1.0.0/32": control.StateEnforced,
 		} {
-			if e, _ := b.entry(t, prefix); e.State != want {
-				t.Errorf("%s: %s is %q, want %q", when, prefix, e.State, want)
-			}
+			until(t, fmt.Sprintf("%s: %s is %q", when, prefix, want), func() bool {
+				e, _ := b.entry(t, prefix)
+				return e.State == want
+			})
 		}
 		if n := b.waits(); n != 46 {
 			t.Errorf("%s: %d wait", when, n)
