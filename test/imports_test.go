@@ -81,7 +81,7 @@ const hostile = module + "/test/hostile"
 var onlyIn = map[string]string{
 	"github.com/hashicorp/memberlist": module + "/mesh",
 	"github.com/coreos/go-iptables":   module + "/fw",
-	"github.com/urfave/cli":           module + "/cmd/meshban",
+	"github.com/urfave/cli":           module + "/cmd/meshban/internal/cli",
 }
 
 func TestImports(t *testing.T) {

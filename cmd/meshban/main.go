@@ -1,49 +1,13 @@
-// Command meshban shares bans of IP addresses among a fleet of servers. This folder turns argv into a request and the
-// answer into text; what bans is in the packages.
+// Command meshban shares bans of IP addresses among a fleet of servers.
 package main
 
 import (
-	"context"
 	"os"
-	"os/signal"
-	"slices"
-	"strings"
-	"syscall"
-	"unsafe"
 
-	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/cmd/meshban/internal/cli"
 )
 
-func main() { os.Exit(run(wire())) }
+// version is set by the build: -ldflags "-X main.version=1.2.3".
+var version string
 
-// run does what the process was asked for and returns its exit code. It owns the signals: the first SIGINT or SIGTERM
-// ends the context, the second one ends the process.
-func run(acts actions) int {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop)
-	c := newCommand(acts, os.Stdin, os.Stdout, os.Stderr)
-	c.hangup = func() <-chan os.Signal {
-		reload := make(chan os.Signal, 1) // the runtime sends; full = a reload is due anyway
-		signal.Notify(reload, syscall.SIGHUP)
-		return reload
-	}
-	return c.run(ctx, hideTokens(os.Args[1:]))
-}
-
-// hideTokens returns a copy of argv and blanks the tokens in argv itself, which is what every user of this machine can
-// read in the list of processes: a token enrols whoever uses it first.
-func hideTokens(argv []string) []string {
-	args := slices.Clone(argv)
-	for i, arg := range argv {
-		if !strings.HasPrefix(arg, mesh.TokenPrefix) {
-			continue
-		}
-		args[i] = strings.Clone(arg)
-		shown := unsafe.Slice(unsafe.StringData(arg), len(arg)) // the kernel's copy: Go's arguments share its memory
-		for j := range shown[len(mesh.TokenPrefix):] {
-			shown[len(mesh.TokenPrefix)+j] = '.'
-		}
-	}
-	return args
-}
+func main() { os.Exit(cli.Main(version)) }

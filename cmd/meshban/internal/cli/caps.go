@@ -1,0 +1,58 @@
+package cli
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+)
+
+// capsFlags say what a node's certificate allows. They are named as in the config.
+func capsFlags() []cli.Flag {
+	return []cli.Flag{
+		text("rate", "`N` new bans a minute, and at once, that others take from the node"),
+		text("active", "`N` bans that it may have in force"),
+		text("widest-ipv4", fmt.Sprintf("`N` the widest IPv4 prefix that it may ban, %d to %d bits", config.MinWidest4, config.MaxWidest4)),
+		text("widest-ipv6", fmt.Sprintf("`N` the widest IPv6 prefix, %d to %d bits", config.MinWidest6, config.MaxWidest6)),
+		text("max-for", "`D` the longest ban: 10m, 1h, 7d"),
+		toggle("no-unban-any", "it may not lift what others banned: unban, allow"),
+		toggle("no-import", "its imports count like other bans"),
+	}
+}
+
+// readCaps reads capsFlags; the zero value when none was given.
+func readCaps(ctx *cli.Context) (c control.Caps, err error) {
+	for _, n := range []struct {
+		flag        string
+		into        *int
+		least, most int
+	}{
+		{"rate", &c.Rate, config.MinAllowance, config.MaxAllowance},
+		{"active", &c.Active, config.MinAllowance, config.MaxAllowance},
+		{"widest-ipv4", &c.Widest4, config.MinWidest4, config.MaxWidest4},
+		{"widest-ipv6", &c.Widest6, config.MinWidest6, config.MaxWidest6},
+	} {
+		if *n.into, err = readNumber(ctx, n.flag, n.least, n.most); err != nil {
+			return control.Caps{}, err
+		}
+	}
+	if c.MaxFor, err = read(ctx, "max-for", parseMaxFor); err != nil {
+		return control.Caps{}, err
+	}
+	c.NoUnbanAny, c.NoImport = ctx.Bool("no-unban-any"), ctx.Bool("no-import")
+	return c, nil
+}
+
+func parseMaxFor(s string) (time.Duration, error) {
+	d, err := config.ParseDuration(s)
+	if err == nil && (d < config.MinFor || d > config.MaxMaxFor || d%time.Second != 0) {
+		err = &config.Error{
+			Problem: fmt.Sprintf("%q is out of bounds", s),
+			Remedy:  fmt.Sprintf("write whole seconds of %s to %s", config.FormatDuration(config.MinFor), config.FormatDuration(config.MaxMaxFor)),
+		}
+	}
+	return d, err
+}

@@ -1,0 +1,242 @@
+package cli
+
+import (
+	"context"
+	_ "embed" // the completion scripts
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+)
+
+const (
+	maxCandidates = 100                    // addresses that are offered
+	candidateTime = 300 * time.Millisecond // for the agent to name them
+	filesInstead  = ":files"               // tells the shell's script to offer files
+)
+
+//go:embed completion/meshban.bash
+var bashCompletion string
+
+//go:embed completion/meshban.zsh
+var zshCompletion string
+
+//go:embed completion/meshban.fish
+var fishCompletion string
+
+func (c *command) completionVerb() *verb {
+	return &verb{
+		name: "completion", args: "bash|zsh|fish", short: "print a script that completes commands in your shell", local: true,
+		long: `Completes commands, flags, their values, and (while an agent answers) the addresses that
+unban, why and allow --remove can take.`,
+		examples: `meshban completion bash > /etc/bash_completion.d/meshban
+meshban completion zsh > "${fpath[1]}/_meshban"
+meshban completion fish > ~/.config/fish/completions/meshban.fish`,
+		action: func(ctx *cli.Context) error {
+			shell, err := oneArg(ctx, "a shell: bash, zsh or fish", "meshban completion bash")
+			if err != nil {
+				return err
+			}
+			script, ok := map[string]string{"bash": bashCompletion, "zsh": zshCompletion, "fish": fishCompletion}[shell]
+			if !ok {
+				return usagef("write bash, zsh or fish", "there is no completion for %q", shell)
+			}
+			_, err = c.out.WriteString(script)
+			return err
+		},
+	}
+}
+
+// wordsVerb is what the scripts call: its arguments are the words of the line so far, the last being typed. It prints
+// candidates, one a line, with a description after a tab.
+func (c *command) wordsVerb() *verb {
+	return &verb{
+		name: "__words", args: "-- WORD...", short: "print candidates for completion", hidden: true, local: true,
+		long: "Used by the completion scripts.", examples: "meshban __words -- unban 203.",
+		action: func(ctx *cli.Context) error {
+			words := ctx.Args().Slice()
+			if len(words) == 0 {
+				return nil
+			}
+			last := words[len(words)-1]
+			for _, candidate := range c.candidates(ctx, words[:len(words)-1], last) {
+				if strings.HasPrefix(candidate, last) || candidate == filesInstead {
+					fmt.Fprintln(c.out, candidate)
+				}
+			}
+			return nil
+		},
+	}
+}
+
+// candidates returns what may stand in the place of last, behind before.
+func (c *command) candidates(ctx *cli.Context, before []string, last string) []string {
+	verbs := c.verbs()
+	typed := readLine(before, verbs)
+	if typed.value != "" { // last is the value of this flag
+		return valuesOf(typed.value, "")
+	}
+	if name, _, ok := strings.Cut(last, "="); ok && strings.HasPrefix(name, "--") {
+		return valuesOf(name[2:], name+"=")
+	}
+	if strings.HasPrefix(last, "-") {
+		return flagCandidates(typed.verb)
+	}
+	if typed.verb == nil {
+		return verbCandidates(verbs)
+	}
+	dir, err := stateDir(or(typed.dir, ctx.String("dir")))
+	if err != nil {
+		return nil
+	}
+	switch typed.verb.name {
+	case "unban", "why":
+		return banned(ctx.Context, control.NewClient(socketOf(dir)), last)
+	case "allow":
+		if slices.Contains(before, "--remove") {
+			return allowedByMesh(ctx.Context, control.NewClient(socketOf(dir)))
+		}
+	case "import":
+		return []string{filesInstead}
+	case "ca":
+		return []string{"sign", "caps", "export", "import"}
+	case "held":
+		return []string{"list", "release", "drop"}
+	case "setup":
+		return []string{"fail2ban", "systemd"}
+	case "completion":
+		return []string{"bash", "zsh", "fish"}
+	case "help":
+		all := verbCandidates(verbs)
+		for _, t := range topics() {
+			all = append(all, t.name+"\t"+t.short)
+		}
+		return all
+	}
+	return nil
+}
+
+// line is what has been typed so far.
+type line struct {
+	verb  *verb
+	dir   string
+	value string // name of the flag whose value comes next
+}
+
+func readLine(words []string, verbs []*verb) line {
+	var l line
+	for _, w := range words {
+		if l.value != "" {
+			if l.value == "dir" {
+				l.dir = w
+			}
+			l.value = ""
+			continue
+		}
+		if !strings.HasPrefix(w, "-") || w == "-" {
+			if l.verb == nil {
+				l.verb = verbNamed(w, verbs)
+			}
+			continue
+		}
+		name, value, valued := strings.Cut(strings.TrimLeft(w, "-"), "=")
+		flag := flagNamed(name, globalFlags())
+		if flag == nil && l.verb != nil {
+			flag = flagNamed(name, l.verb.flags)
+		}
+		_, isBool := flag.(*cli.BoolFlag)
+		switch {
+		case flag == nil || isBool:
+		case !valued:
+			l.value = name
+		case name == "dir":
+			l.dir = value
+		}
+	}
+	return l
+}
+
+// valuesOf offers values of a flag, each behind prefix.
+func valuesOf(flag, prefix string) []string {
+	known := map[string][]string{
+		"format":   {"plain", "json", "csv", "ipset", "nft"},
+		"firewall": {"auto", "ipset", "nftables", "iptables", "none"},
+		"for":      {"30m", "1h", "12h", "1d", "7d"},
+		"max-for":  {"30m", "1h", "12h", "1d", "7d"},
+	}[flag]
+	if slices.Contains([]string{"dir", "config", "line-file", "key"}, flag) {
+		return []string{filesInstead}
+	}
+	var out []string
+	for _, v := range known {
+		out = append(out, prefix+v)
+	}
+	return out
+}
+
+func flagCandidates(v *verb) []string {
+	flags := slices.Concat(globalFlags(), []cli.Flag{toggle("help", "print help")})
+	if v != nil {
+		flags = append(flags, v.flags...)
+	}
+	var out []string
+	for _, f := range flags {
+		_, usage := flagUsage(f)
+		out = append(out, "--"+f.Names()[0]+"\t"+usage)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func verbCandidates(verbs []*verb) []string {
+	var out []string
+	for _, v := range verbs {
+		if !v.hidden {
+			out = append(out, v.name+"\t"+v.short)
+		}
+	}
+	return out
+}
+
+var errEnough = errors.New("enough candidates")
+
+// banned offers what is banned and begins with start.
+func banned(ctx context.Context, client *control.Client, start string) []string {
+	ctx, cancel := context.WithTimeout(ctx, candidateTime)
+	defer cancel()
+	var out []string
+	// Whatever goes wrong here, there is nobody to tell: the shell completes nothing more.
+	_ = client.List(ctx, func(e control.ListEntry) error {
+		addr := control.FormatPrefix(e.Prefix)
+		if !strings.HasPrefix(addr, start) || slices.Contains(out, addr) {
+			return nil
+		}
+		if out = append(out, addr); len(out) == maxCandidates {
+			return errEnough
+		}
+		return nil
+	})
+	return out
+}
+
+// allowedByMesh offers what allow --remove can take.
+func allowedByMesh(ctx context.Context, client *control.Client) []string {
+	ctx, cancel := context.WithTimeout(ctx, candidateTime)
+	defer cancel()
+	entries, err := client.Allowed(ctx)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, e := range entries {
+		if e.Source == "mesh" {
+			out = append(out, control.FormatPrefix(e.Prefix))
+		}
+	}
+	return out
+}

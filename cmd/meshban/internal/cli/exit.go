@@ -1,0 +1,125 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+)
+
+// Exit codes. The table below is what --help shows.
+const (
+	exitDone     = 0
+	exitFailed   = 1
+	exitUsage    = 2
+	exitNoAgent  = 3
+	exitPolicy   = 4
+	exitNotFound = 5
+	exitConfig   = 78 // EX_CONFIG of sysexits.h: Go ends a crash with 2
+)
+
+var exitCodes = []struct {
+	code    int
+	meaning string
+}{
+	{exitDone, "done"},
+	{exitFailed, "failed"},
+	{exitUsage, "wrong usage, or an error in the config file (agent: 78)"},
+	{exitNoAgent, "no agent answers on the control socket"},
+	{exitPolicy, "refused by policy, or without effect: never-ban list, prefix too wide, no permission, cancelled"},
+	{exitNotFound, "not found"},
+	{exitConfig, "the agent's config is wrong: file, environment or folder; a supervisor need not start it again"},
+}
+
+// codeExit gives each kind of error its exit code.
+var codeExit = map[control.Code]int{
+	control.CodeFailed:   exitFailed,
+	control.CodeUsage:    exitUsage,
+	control.CodePolicy:   exitPolicy,
+	control.CodeNotFound: exitNotFound,
+}
+
+// usagef is an error of the caller, with what to do instead.
+func usagef(hint, format string, args ...any) error {
+	return &control.Error{Code: control.CodeUsage, Message: fmt.Sprintf(format, args...), Hint: hint}
+}
+
+// reported is a failure that has been told already, address by address.
+type reported struct{ code control.Code }
+
+func (r reported) Error() string { return "some addresses: " + string(r.code) }
+
+// wrongConfig is the error of an agent whose config is wrong: a value in the file or in the environment, or who may
+// write the state folder or a file in it.
+type wrongConfig struct{ error }
+
+func (w wrongConfig) Unwrap() error { return w.error }
+
+// wrongEnvironment is the error of a wrong value in the environment.
+type wrongEnvironment struct{ error }
+
+func (w wrongEnvironment) Unwrap() error { return w.error }
+
+// exitCode maps an error to the table.
+func exitCode(err error) int {
+	var refused *control.Error
+	var told reported
+	var conf *config.Error
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, new(wrongConfig)):
+		return exitConfig
+	case errors.As(err, &told):
+		return codeExit[told.code]
+	case errors.Is(err, control.ErrNoAgent):
+		return exitNoAgent
+	case errors.As(err, &refused):
+		if code, ok := codeExit[refused.Code]; ok {
+			return code
+		}
+	case errors.As(err, &conf):
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// tell writes err as error lines and then a hint line. Several joined errors are several error lines.
+func tell(w io.Writer, err error, hint string) {
+	if errors.As(err, new(reported)) {
+		return
+	}
+	message := err.Error()
+	var refused *control.Error
+	if errors.As(err, &refused) {
+		if hint == "" {
+			hint = refused.Hint
+		}
+		message = byRule(message, refused)
+	}
+	if errors.Is(err, context.Canceled) {
+		message = "interrupted"
+	}
+	for line := range strings.SplitSeq(message, "\n") {
+		fmt.Fprintf(w, "meshban: error: %s\n", clean(line))
+	}
+	tellHint(w, hint)
+}
+
+func tellHint(w io.Writer, hint string) {
+	if hint != "" {
+		fmt.Fprintf(w, "meshban: hint: %s\n", clean(hint))
+	}
+}
+
+// byRule makes sure that a refusal names the rule that refused.
+func byRule(message string, e *control.Error) string {
+	if e.Rule == "" || strings.Contains(message, e.Rule) {
+		return message
+	}
+	return fmt.Sprintf("%s (rule: %s)", message, e.Rule)
+}

@@ -1,0 +1,162 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
+)
+
+// Every flag that takes a value is a string for urfave/cli and is read here, so that all errors look alike.
+
+// globalFlags may stand before and after the verb.
+func globalFlags() []cli.Flag {
+	return []cli.Flag{text("dir", "`D` state folder of the node: config, keys, store, control socket "+
+		"(default: /var/lib/meshban as root, else $XDG_STATE_HOME/meshban)", "MESHBAN_DIR")}
+}
+
+// text is a flag with a value; usage begins with the value's name in backquotes.
+func text(name, usage string, env ...string) *cli.StringFlag {
+	return &cli.StringFlag{Name: name, Usage: usage, EnvVars: env}
+}
+
+// texts is one that may be repeated.
+func texts(name, usage string, env ...string) *cli.StringSliceFlag {
+	return &cli.StringSliceFlag{Name: name, Usage: usage, EnvVars: env}
+}
+
+func toggle(name, usage string) *cli.BoolFlag { return &cli.BoolFlag{Name: name, Usage: usage} }
+
+func jsonFlag(what string) *cli.BoolFlag { return toggle("json", "print "+what) }
+
+// flagError says of which flag, or variable of the environment, a value is wrong.
+func flagError(ctx *cli.Context, name, value string, err error) error {
+	source, hint := "--"+name, ""
+	env := variable(ctx, name, value)
+	if env != "" {
+		source = env
+	}
+	if bad, ok := errors.AsType[*config.Error](err); ok {
+		err, hint = errors.New(bad.Problem), bad.Remedy
+	}
+	err = usagef(hint, "%s: %v", source, err)
+	if env != "" {
+		return wrongEnvironment{err}
+	}
+	return err
+}
+
+// variable returns the environment variable that holds the value of a flag; "" means that the command line does.
+func variable(ctx *cli.Context, name, value string) string {
+	for _, f := range ctx.Command.Flags {
+		flag, ok := f.(cli.DocGenerationFlag)
+		if !ok || !slices.Contains(f.Names(), name) {
+			continue
+		}
+		for _, env := range flag.GetEnvVars() {
+			said := os.Getenv(env)
+			if said == value || slices.Contains(strings.Split(said, ","), value) { // a list is split at its commas
+				return env
+			}
+		}
+	}
+	return ""
+}
+
+// read parses the value of a flag that was given; one that was not, or is empty, is the zero value.
+func read[T any](ctx *cli.Context, name string, parse func(string) (T, error)) (T, error) {
+	var zero T
+	s := ctx.String(name)
+	if s == "" {
+		return zero, nil
+	}
+	v, err := parse(s)
+	if err != nil {
+		return zero, flagError(ctx, name, s, err)
+	}
+	return v, nil
+}
+
+func readDuration(ctx *cli.Context, name string) (time.Duration, error) {
+	return read(ctx, name, config.ParseDuration)
+}
+
+func readAddrPort(ctx *cli.Context, name string, port uint16) (netip.AddrPort, error) {
+	return read(ctx, name, func(s string) (netip.AddrPort, error) { return config.ParseAddrPort(s, port) })
+}
+
+func readPath(ctx *cli.Context, name string) (string, error) { return read(ctx, name, filepath.Abs) }
+
+func readName(ctx *cli.Context) (string, error) {
+	return read(ctx, "name", func(s string) (string, error) {
+		bad := strings.IndexFunc(s, func(r rune) bool {
+			return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._-", r)
+		})
+		if bad >= 0 || len(s) > config.MaxName {
+			return "", &config.Error{
+				Problem: fmt.Sprintf("%q is no name for a node", s),
+				Remedy:  fmt.Sprintf("write 1 to %d of the letters A-Z a-z 0-9 . _ -", config.MaxName),
+			}
+		}
+		return s, nil
+	})
+}
+
+// readCount reads a whole number of 1 to most; not given is 0.
+func readCount(ctx *cli.Context, name string, most int) (int, error) {
+	return readNumber(ctx, name, 1, most)
+}
+
+// readNumber reads a whole number of least to most; not given is 0.
+func readNumber(ctx *cli.Context, name string, least, most int) (int, error) {
+	return read(ctx, name, func(s string) (int, error) {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < least || n > most {
+			return 0, &config.Error{
+				Problem: fmt.Sprintf("must be %d to %d, not %q", least, most, s),
+			}
+		}
+		return n, nil
+	})
+}
+
+// readText bounds free text.
+func readText(ctx *cli.Context, name string, most int) (string, error) {
+	return read(ctx, name, func(s string) (string, error) {
+		switch {
+		case len(s) > most:
+			return "", &config.Error{Problem: fmt.Sprintf("it has %d bytes", len(s)), Remedy: fmt.Sprintf("write at most %d", most)}
+		case clean(s) != s:
+			return "", &config.Error{Problem: fmt.Sprintf("%q has characters that cannot be printed", s), Remedy: "write plain text"}
+		}
+		return s, nil
+	})
+}
+
+// noArgs refuses arguments.
+func noArgs(ctx *cli.Context) error {
+	if ctx.Args().Present() {
+		return usagef("", "%s takes no argument, got %q", ctx.Command.Name, ctx.Args().First())
+	}
+	return nil
+}
+
+// oneArg returns the only argument.
+func oneArg(ctx *cli.Context, what, example string) (string, error) {
+	switch ctx.NArg() {
+	case 0:
+		return "", usagef("for example: "+example, "%s needs %s", ctx.Command.Name, what)
+	case 1:
+		return ctx.Args().First(), nil
+	}
+	return "", usagef("for example: "+example, "%s takes one argument, got %d", ctx.Command.Name, ctx.NArg())
+}

@@ -1,0 +1,180 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/fail2ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/setup"
+	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
+	"github.com/meshban/meshban/fw"
+)
+
+// setUpMachine installs, prints or removes the files that this machine needs beside the binary.
+func setUpMachine(ctx context.Context, opts SetupOptions) (SetupResult, error) {
+	binary, err := os.Executable()
+	if err != nil {
+		return SetupResult{}, fmt.Errorf("find this program: %w", err)
+	}
+	o := setup.Options{Binary: binary, Dir: opts.Dir}
+	if opts.Remove {
+		o.Only = opts.What
+		out, err := setupResult(setup.Remove(ctx, o))
+		if err != nil {
+			return out, err
+		}
+		return disconnectFail2ban(ctx, out)
+	}
+	// The line file is where the agent of this folder has it.
+	cfg, err := AgentOptions{Dir: opts.Dir}.config()
+	if err != nil {
+		return SetupResult{}, err
+	}
+	o.LineFile, o.Shown = cfg.Lines.File, cfg.Bans.For
+	files := setup.Fail2ban
+	if opts.What == "systemd" {
+		files = setup.Systemd
+	}
+	list, err := files(o)
+	if err != nil {
+		return SetupResult{}, err
+	}
+	if opts.Print {
+		_, err := io.WriteString(opts.Out, setup.Print(list))
+		return SetupResult{}, err
+	}
+	r, err := setup.Install(ctx, list, o)
+	out, err := setupResult(r, err)
+	if err != nil || opts.What != "fail2ban" {
+		return out, err
+	}
+	return connectFail2ban(ctx, out, len(r.Written) > 0, cfg.Lines.File)
+}
+
+// jailsWait is how long a jail may take until it has started again, and jailsEvery how often it is looked for.
+const jailsWait, jailsEvery = 10 * time.Second, 500 * time.Millisecond
+
+// connectFail2ban has the running fail2ban take over files that are new, and fails unless some jail tells the mesh then.
+func connectFail2ban(ctx context.Context, out SetupResult, written bool, lineFile string) (SetupResult, error) {
+	var client fail2ban.Client
+	jails, err := client.Jails(ctx, lineFile)
+	if fail2ban.Absent(err) {
+		out.Done = append(out.Done, "note: "+err.Error()+"; it reads the files when it starts")
+		out.Next = without(out.Next, reloadHint)
+		return out, nil
+	}
+	if err != nil {
+		return out, fmt.Errorf("ask fail2ban for its jails: %w", err)
+	}
+	tells, silent := fail2ban.Split(jails)
+	if written || len(tells) == 0 || len(silent) > 0 {
+		if err := client.Reload(ctx); err != nil {
+			return out, fmt.Errorf("the files are in place, but fail2ban did not take them: %w", err)
+		}
+		out.Done = append(out.Done, "ran fail2ban-client reload --restart")
+		out.Next = without(out.Next, reloadHint)
+		for end := time.Now().Add(jailsWait); ; {
+			if jails, err = client.Jails(ctx, lineFile); err != nil {
+				return out, fmt.Errorf("ask fail2ban for its jails: %w", err)
+			}
+			tells, silent = fail2ban.Split(jails)
+			if len(tells) > 0 || time.Now().After(end) {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return out, ctx.Err()
+			case <-time.After(jailsEvery):
+			}
+		}
+	}
+	text := strings.Join(fail2banText(&control.Fail2banStatus{Tells: tells, Silent: silent}), "")
+	if len(tells) == 0 {
+		return out, &control.Error{
+			Code: control.CodeFailed, Message: "no jail of the running fail2ban tells the mesh of its bans: " + text,
+			Hint: "`fail2ban-client status` lists its jails; enable one in /etc/fail2ban/jail.local and try again",
+		}
+	}
+	out.Done = append(out.Done, "fail2ban: "+text)
+	return out, nil
+}
+
+// reloadHint is what setup says when it does not reload by itself.
+const reloadHint = "run: fail2ban-client reload --restart"
+
+func without(all []string, one string) []string {
+	return slices.DeleteFunc(all, func(s string) bool { return s == one })
+}
+
+// disconnectFail2ban has the running fail2ban let go of files that were removed.
+func disconnectFail2ban(ctx context.Context, out SetupResult) (SetupResult, error) {
+	if !slices.Contains(out.Next, reloadHint) {
+		return out, nil
+	}
+	var client fail2ban.Client
+	err := client.Running(ctx)
+	if err == nil {
+		if err = client.Reload(ctx); err == nil {
+			out.Done = append(out.Done, "ran fail2ban-client reload --restart")
+		}
+	}
+	if err == nil || fail2ban.Absent(err) {
+		out.Next = without(out.Next, reloadHint)
+		return out, nil
+	}
+	return out, fmt.Errorf("the files are gone, but fail2ban did not notice: %w", err)
+}
+
+// setupResult puts a report into lines.
+func setupResult(r setup.Report, err error) (SetupResult, error) {
+	if err != nil {
+		return SetupResult{}, err
+	}
+	var out SetupResult
+	for _, part := range []struct {
+		word  string
+		paths []string
+	}{{"wrote", r.Written}, {"unchanged", r.Unchanged}, {"removed", r.Removed}, {"kept", r.Kept}, {"note:", r.Notes}} {
+		for _, path := range part.paths {
+			out.Done = append(out.Done, part.word+" "+path)
+		}
+	}
+	for _, jail := range r.Silent {
+		out.Next = append(out.Next, fmt.Sprintf("jail %s has actions of its own and does not tell meshban: add meshban[port=\"%%(port)s\"] to its action", jail))
+	}
+	for _, command := range r.Next {
+		out.Next = append(out.Next, "run: "+command)
+	}
+	return out, nil
+}
+
+// tearDown takes everything of ours out of the kernel. A running agent would put it back within one check.
+func tearDown(ctx context.Context, opts TeardownOptions) (TeardownResult, error) {
+	dir := statedir.Dir(opts.Dir)
+	if _, err := os.Stat(opts.Dir); err == nil {
+		release, err := dir.Lock()
+		if err != nil {
+			return TeardownResult{}, lockHint(dir, err)
+		}
+		defer func() { _ = release() }()
+	}
+	if os.Geteuid() != 0 {
+		return TeardownResult{}, &control.Error{Code: control.CodePolicy, Rule: "no permission", Message: "only root may change the firewall", Hint: "run it as root"}
+	}
+	release, _, err := fw.Claim()
+	if errors.Is(err, fw.ErrClaimed) {
+		return TeardownResult{}, &control.Error{Code: control.CodeFailed, Message: err.Error(), Hint: "stop that agent first; while it runs it would put everything back"}
+	} else if err != nil {
+		return TeardownResult{}, err
+	}
+	defer func() { _ = release() }()
+	removed, err := fw.Teardown(ctx, fw.Options{})
+	return TeardownResult{Removed: removed}, err
+}

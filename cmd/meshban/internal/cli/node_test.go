@@ -1,0 +1,127 @@
+package cli
+
+import (
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
+)
+
+// An agent with somebody to join and no mesh made a mesh of one, and nobody there would let it in.
+func TestJoinListNeedsAMesh(t *testing.T) {
+	cases := []struct {
+		name, file string
+		join       []string
+	}{
+		{"bad: flag", "", []string{"192.0.2.10:7946"}},
+		{"bad: config file", "join: [192.0.2.10, web1]\n", nil},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, config.FileName), []byte(c.file), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			ended, end := context.WithCancel(t.Context())
+			end()
+			err := runAgent(ended, AgentOptions{Dir: dir, Join: c.join, Firewall: []string{"none"}, Version: "1", Stderr: io.Discard})
+			if err == nil {
+				t.Fatal("it runs")
+			}
+			e := control.AsError(err)
+			if exitCode(err) != exitConfig || !strings.Contains(e.Message, "192.0.2.10:7946") || !strings.Contains(e.Hint, "meshban join TOKEN") {
+				t.Errorf("exit code %d, %+v", exitCode(err), e)
+			}
+			if has, err := statedir.Dir(dir).SetUp(); has || err != nil {
+				t.Errorf("a mesh was made (%v, %v)", has, err)
+			}
+		})
+	}
+}
+
+// An agent whose folder has lost mesh.key made a new mesh of one, and took out of the kernel what was banned.
+func TestNodeWithoutItsKeyMakesNoMesh(t *testing.T) {
+	for _, left := range []string{"node.key", "node.cert", "ca.key", "store.db", "audit.jsonl"} {
+		t.Run(left, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, left), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			ended, end := context.WithCancel(t.Context())
+			end()
+			err := runAgent(ended, AgentOptions{Dir: dir, Firewall: []string{"none"}, Version: "1", Stderr: io.Discard})
+			if err == nil {
+				t.Fatal("it runs")
+			}
+			e := control.AsError(err)
+			if exitCode(err) != exitConfig || !strings.Contains(e.Message, "mesh.key is missing") || !strings.Contains(e.Message, left) || e.Hint == "" {
+				t.Errorf("exit code %d, %+v", exitCode(err), e)
+			}
+			if has, err := statedir.Dir(dir).SetUp(); has || err != nil {
+				t.Errorf("a mesh was made (%v, %v)", has, err)
+			}
+		})
+	}
+}
+
+// An agent whose folder has lost node.key said only that a file is missing, and a supervisor restarted it for ever.
+func TestNodeWithoutNodeKey(t *testing.T) {
+	dir := statedir.Dir(t.TempDir())
+	if err := os.WriteFile(dir.Secrets(), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := runAgent(t.Context(), AgentOptions{Dir: string(dir), Firewall: []string{"none"}, Version: "1", Stderr: io.Discard})
+	if err == nil {
+		t.Fatal("it runs")
+	}
+	if e := control.AsError(err); exitCode(err) != exitConfig || !strings.Contains(e.Message, "node.key is missing") || !strings.Contains(e.Hint, "from a copy") {
+		t.Errorf("exit code %d, %+v", exitCode(err), e)
+	}
+}
+
+// With 32 files and 25 watchers the CLI hung.
+func TestFewFilesAreRefused(t *testing.T) {
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	few := was
+	few.Cur = minFiles - 1
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &few); err != nil {
+		t.Fatal(err)
+	}
+	err := runAgent(t.Context(), AgentOptions{Dir: t.TempDir(), Stderr: io.Discard})
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	if err == nil {
+		t.Fatal("it runs")
+	}
+	if e := control.AsError(err); exitCode(err) != exitConfig || !strings.Contains(e.Hint, "LimitNOFILE") || !strings.Contains(e.Hint, "ulimit -n") {
+		t.Errorf("exit code %d, %+v", exitCode(err), e)
+	}
+}
+
+// SIGTERM ends the agent whatever hangs.
+func TestAgentEndsWithoutWhatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		hung, begun := make(chan struct{}), time.Now()
+		time.AfterFunc(time.Minute, cancel)
+		err := within(ctx, func() error { <-hung; return nil })
+		if took := time.Since(begun); err == nil || took != time.Minute+stopLimit || stopLimit >= 5*time.Second {
+			t.Errorf("%v after %v", err, took)
+		}
+		close(hung)
+	})
+}

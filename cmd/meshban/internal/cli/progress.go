@@ -1,0 +1,51 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"time"
+)
+
+// progressEvery is the shortest time between two states of a progress line.
+const progressEvery = 100 * time.Millisecond
+
+// progress is one line on a terminal that is written over. Where stderr is no terminal it is silent.
+type progress struct {
+	out   io.Writer // nil = silent
+	now   func() time.Time
+	size  int64 // bytes to read in all, 0 = not known
+	last  time.Time
+	shown bool
+}
+
+func newProgress(c *command, size int64) *progress {
+	p := &progress{now: c.now, size: size}
+	if c.isTerm {
+		p.out = c.err
+	}
+	return p
+}
+
+// at shows how far it is.
+func (p *progress) at(done int, bytes int64) {
+	now := p.now()
+	if p.out == nil || now.Sub(p.last) < progressEvery {
+		return
+	}
+	p.last, p.shown = now, true
+	percent := ""
+	if p.size > 0 {
+		percent = fmt.Sprintf(", %d %%", min(100*bytes/p.size, 100))
+	}
+	fmt.Fprintf(p.out, "\r\x1b[K%s addresses banned%s", count(done), percent)
+}
+
+// clear makes room for another line.
+func (p *progress) clear() {
+	if p.shown {
+		fmt.Fprint(p.out, "\r\x1b[K")
+		p.shown = false
+	}
+}
+
+func (p *progress) end() { p.clear() }

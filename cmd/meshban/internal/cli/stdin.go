@@ -1,0 +1,61 @@
+package cli
+
+import (
+	"context"
+	"io"
+)
+
+// stdin is an input whose Read also ends with ctx. A read(2) of a terminal or a pipe cannot be woken, and whoever types
+// a list by hand must be able to stop: so the goroutine that reads is left behind when ctx ends first, and ends with the
+// process. It is the one goroutine that nobody awaits.
+type stdin struct {
+	ctx    context.Context
+	in     io.Reader
+	pieces chan piece // from the goroutine; it closes the channel after the piece with the error
+	rest   []byte     // of the last piece
+	err    error      // sticky, once rest is used up
+}
+
+type piece struct {
+	data []byte
+	err  error
+}
+
+func newStdin(ctx context.Context, in io.Reader) *stdin { return &stdin{ctx: ctx, in: in} }
+
+func (s *stdin) Read(p []byte) (int, error) {
+	if s.pieces == nil {
+		s.pieces = make(chan piece)
+		go s.pump()
+	}
+	for len(s.rest) == 0 {
+		if s.err != nil {
+			return 0, s.err
+		}
+		select {
+		case got := <-s.pieces:
+			s.rest, s.err = got.data, got.err
+		case <-s.ctx.Done():
+			s.err = context.Cause(s.ctx)
+		}
+	}
+	n := copy(p, s.rest)
+	s.rest = s.rest[n:]
+	return n, nil
+}
+
+func (s *stdin) pump() {
+	defer close(s.pieces)
+	for {
+		data := make([]byte, importBuffer)
+		n, err := s.in.Read(data)
+		select {
+		case s.pieces <- piece{data[:n], err}:
+		case <-s.ctx.Done():
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}

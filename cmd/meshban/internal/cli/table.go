@@ -1,0 +1,118 @@
+package cli
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"unicode/utf8"
+)
+
+// learned is how many rows a table reads ahead to find the widths of its columns. A wider cell that comes later pushes
+// its row to the right; the table never holds more than these rows.
+const learned = 256
+
+// table writes aligned columns while rows still come. Cells are cleaned.
+type table struct {
+	out    *bufio.Writer
+	widths []int
+	rows   [][]string // nil once the widths are fixed
+	fixed  bool
+}
+
+func newTable(out *bufio.Writer, head ...string) *table {
+	return &table{out: out, widths: make([]int, len(head)), rows: [][]string{head}}
+}
+
+// row adds a row; it has as many cells as the head, the last of which may be empty.
+func (t *table) row(cells ...string) error {
+	for i := range cells {
+		cells[i] = clean(cells[i])
+	}
+	if t.fixed {
+		return t.write(cells)
+	}
+	t.rows = append(t.rows, cells)
+	if len(t.rows) > learned {
+		return t.fix()
+	}
+	return nil
+}
+
+func (t *table) fix() error {
+	for _, row := range t.rows {
+		for i, cell := range row {
+			t.widths[i] = max(t.widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	rows := t.rows
+	t.rows, t.fixed = nil, true
+	for _, row := range rows {
+		if err := t.write(row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const blanks = "                                                                "
+
+func (t *table) write(cells []string) error {
+	last := len(cells) - 1
+	for last > 0 && cells[last] == "" {
+		last--
+	}
+	for i, cell := range cells[:last+1] {
+		t.out.WriteString(cell)
+		if i == last {
+			break
+		}
+		pad := max(t.widths[i]-utf8.RuneCountInString(cell), 0) + 2
+		for ; pad > len(blanks); pad -= len(blanks) {
+			t.out.WriteString(blanks)
+		}
+		t.out.WriteString(blanks[:pad])
+	}
+	return t.out.WriteByte('\n') // an earlier error stays in the writer
+}
+
+// close writes what has been held back. A table without a row is not written at all.
+func (t *table) close() error {
+	if t.fixed || len(t.rows) == 1 {
+		return nil
+	}
+	return t.fix()
+}
+
+// writeObjects writes one JSON object a line.
+func writeObjects[T any](out io.Writer, list []T) error {
+	for _, v := range list {
+		if err := writeObject(out, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func writeObject(out io.Writer, v any) error {
+	line, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("write JSON: %w", err)
+	}
+	_, err = out.Write(append(line, '\n'))
+	return err
+}
+
+// field writes "name  value" lines; the name is left out where it repeats, and so is an empty line.
+func field(out io.Writer, name string, lines ...string) {
+	for i, line := range lines {
+		if i > 0 {
+			name = ""
+		}
+		if line == "" {
+			continue
+		}
+		fmt.Fprintln(out, strings.TrimRight(fmt.Sprintf("%-9s %s", name, clean(line)), " "))
+	}
+}

@@ -1,0 +1,65 @@
+package cli
+
+import (
+	"cmp"
+	"embed"
+	"os"
+	"os/exec"
+	"strings"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
+)
+
+//go:embed help/*.txt
+var topicFiles embed.FS
+
+// topic is a text of `meshban help` that belongs to no single command.
+type topic struct {
+	name  string
+	short string // one line for the list of topics
+	text  string
+}
+
+// topicNames is in the order of the help.
+var topicNames = []string{"trust", "caps", "security", "fail2ban", "lines", "config", "figures", "troubleshoot"}
+
+// topicNamed reads a topic: the first line of its file is the short text.
+func topicNamed(name string) (topic, bool) {
+	file, err := topicFiles.ReadFile("help/" + name + ".txt")
+	if err != nil {
+		return topic{}, false
+	}
+	short, text, _ := strings.Cut(string(file), "\n\n")
+	if name == "config" {
+		text += "\n" + config.Reference()
+	}
+	return topic{name, short, name + ": " + short + "\n\n" + text}, true
+}
+
+func topics() []topic {
+	var all []topic
+	for _, name := range topicNames {
+		if t, ok := topicNamed(name); ok {
+			all = append(all, t)
+		}
+	}
+	return all
+}
+
+// page writes a long text to stdout, through a pager if stdout is a terminal.
+func (c *command) page(text string) error {
+	pager := os.Getenv("PAGER")
+	if path, err := exec.LookPath("less"); err == nil {
+		pager = cmp.Or(pager, path+" -FRX")
+	}
+	if c.term != nil && pager != "" {
+		cmd := exec.Command("sh", "-c", pager)
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(text), c.term, c.err
+		cmd.Env = append(os.Environ(), "LESSSECURE=1") // whoever may run this by sudo gets no shell from less
+		if cmd.Run() == nil {
+			return nil
+		}
+	}
+	_, err := c.out.WriteString(text)
+	return err
+}

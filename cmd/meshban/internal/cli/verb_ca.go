@@ -1,0 +1,154 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+)
+
+// maxPEM is the longest file of keys, requests and certificates that is read, in bytes.
+const maxPEM = 4_096
+
+func (c *command) caVerb() *verb {
+	return &verb{
+		name: "ca", args: "sign REQUEST | caps NODE | export FILE | import FILE", short: "use or move the key of the mesh's authority",
+		long: `The authority's key (ca.key, where the mesh began) decides who is a member.
+
+sign answers what meshban join --request has printed on a new machine; - reads it from
+stdin. It prints the certificate and the mesh's key: treat that like a password, and
+carry it to the new machine for meshban join --certificate.
+
+caps shows what the certificate of NODE (a name, an id, or at least the first 8 digits
+of one) allows; with flags, the agent on the node that has ca.key gives it a new
+certificate with just these caps, which counts at once, and --default one without any.
+Of a certificate and a node's config the stricter counts.
+
+export copies the key, with
+what signing needs, to a new FILE, which ca sign --key takes on any machine; --move then
+takes it off this node. import puts it back. While the key is on no node that runs, no
+certificate is renewed. --move and import need the agent stopped for that moment.`,
+		flags: slices.Concat([]cli.Flag{
+			text("key", "`FILE` with sign: the exported key, instead of this node's"),
+			toggle("move", "with export: take the key off this node"),
+			toggle("default", "with caps: only what each node's config says"),
+		}, capsFlags()),
+		examples: `meshban ca sign web4.request > web4.certificate
+meshban ca caps web2
+meshban ca caps web2 --rate 60 --no-import
+meshban ca export --move /media/usb/ca.key
+meshban ca sign web5.request --key /media/usb/ca.key > web5.certificate
+meshban ca import /media/usb/ca.key`,
+		action: c.ca,
+	}
+}
+
+func (c *command) ca(ctx *cli.Context) error {
+	const example = "meshban ca sign REQUEST, meshban ca caps NODE, meshban ca export FILE, or meshban ca import FILE"
+	if ctx.NArg() != 2 {
+		return usagef("for example: "+example, "ca needs what to do, and a file or a node")
+	}
+	what, file := ctx.Args().Get(0), ctx.Args().Get(1)
+	key, err := readPath(ctx, "key")
+	if err != nil {
+		return err
+	}
+	caps, err := readCaps(ctx)
+	if err != nil {
+		return err
+	}
+	opts := CAOptions{Dir: c.dir, Do: what, Key: key, Move: ctx.Bool("move"), Caps: caps}
+	switch {
+	case ctx.Bool("default") && what != "caps":
+		return usagef("for example: "+example, "--default goes with ca caps")
+	case ctx.Bool("default") && caps != (control.Caps{}):
+		return usagef("", "--default says it all: take away the other flags")
+	case caps != (control.Caps{}) && what != "sign" && what != "caps":
+		return usagef("for example: "+example, "caps go with ca sign and ca caps")
+	case key != "" && what != "sign":
+		return usagef("for example: "+example, "--key goes with ca sign")
+	case opts.Move && what != "export":
+		return usagef("for example: "+example, "--move goes with ca export")
+	case what == "caps":
+		req := control.CapsRequest{Node: file}
+		if ctx.Bool("default") || caps != (control.Caps{}) {
+			req.Caps = &caps
+		}
+		return c.caps(ctx, req)
+	case what == "sign":
+		if opts.Request, err = c.readFile(file); err != nil {
+			return err
+		}
+	case what == "export" || what == "import":
+		if opts.File, err = filepath.Abs(file); err != nil {
+			return fmt.Errorf("find %q: %w", file, err)
+		}
+	default:
+		return usagef("for example: "+example, "ca does not know %q", what)
+	}
+	res, err := c.acts.CA(ctx.Context, opts)
+	if err != nil {
+		return err
+	}
+	return c.handOut(res)
+}
+
+// caps shows or changes what a node may say.
+func (c *command) caps(ctx *cli.Context, req control.CapsRequest) error {
+	rep, err := c.client().Caps(ctx.Context, req)
+	if err != nil {
+		return err
+	}
+	field(c.out, "node", fmt.Sprintf("%s (%s)", clean(rep.Name), short(rep.ID)))
+	field(c.out, "caps", rep.Caps.String())
+	field(c.out, "until", control.FormatTime(rep.Until))
+	return nil
+}
+
+// handOut prints a text of the authority on stdout, and what it is and what comes next on stderr.
+func (c *command) handOut(res CAResult) error {
+	if _, err := c.out.Write(res.Text); err != nil {
+		return fmt.Errorf("write to stdout: %w", err)
+	}
+	if err := c.out.Flush(); err != nil {
+		return fmt.Errorf("write to stdout: %w", err)
+	}
+	fmt.Fprintf(c.err, "meshban: %s\n", clean(res.Said))
+	tellHint(c.err, res.Next)
+	return nil
+}
+
+// readFile reads a small file; - is stdin.
+func (c *command) readFile(name string) ([]byte, error) {
+	in, what := c.in, "stdin"
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, fmt.Errorf("read %q: %w", name, pathCause(err))
+		}
+		defer func() { _ = f.Close() }()
+		in, what = f, fmt.Sprintf("%q", name)
+	}
+	b, err := io.ReadAll(io.LimitReader(in, maxPEM+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", what, err)
+	}
+	if len(b) > maxPEM {
+		return nil, usagef("", "%s has more than %d bytes", what, maxPEM)
+	}
+	return b, nil
+}
+
+// pathCause is the end of a file's error, whose path was said already.
+func pathCause(err error) error {
+	if p, ok := errors.AsType[*os.PathError](err); ok {
+		return p.Err
+	}
+	return err
+}

@@ -1,0 +1,137 @@
+package cli
+
+import (
+	"bufio"
+	"encoding/csv"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+)
+
+// exporter writes bans in one format. Only bans that are limited to ports may be gathered: they are few.
+type exporter interface {
+	begin() error // before the first entry
+	entry(e control.ListEntry) error
+	end() error // after the last
+}
+
+// exporters makes one for each format; most is about how many entries will come.
+var exporters = map[string]func(out *bufio.Writer, now time.Time, most int) exporter{
+	"plain": func(out *bufio.Writer, _ time.Time, _ int) exporter { return plainExport{out} },
+	"json":  func(out *bufio.Writer, _ time.Time, _ int) exporter { return jsonExport{out} },
+	"csv":   func(out *bufio.Writer, _ time.Time, _ int) exporter { return csvExport{csv.NewWriter(out)} },
+	"ipset": newIpsetExport,
+	"nft":   newNftExport,
+}
+
+func (c *command) exportVerb() *verb {
+	return &verb{
+		name: "export", short: "print what is banned now, for other programs",
+		long: `Prints what is banned now, in one of these formats:
+  plain  one address or CIDR a line; a ban that is limited to ports stands in a comment,
+         for a plain list would widen it. meshban import reads this back.
+  json   one object a line, as meshban list --json
+  csv    prefix, ports, until, origins, reason, source, state, with a header
+  ipset  for ipset -exist restore: sets meshban-export-4 and -6 (and -4p, -6p for bans
+         limited to ports), each entry with the seconds it has left
+  nft    for nft -f: the table inet meshban-export with sets of the same, one for single
+         addresses and one for each prefix length`,
+		flags: []cli.Flag{text("format", "`F` plain, json, csv, ipset or nft (default: plain)")},
+		examples: `meshban export > banned.txt
+meshban export --format ipset | ipset -exist restore
+meshban export --format csv | column -s, -t`,
+		action: c.export,
+	}
+}
+
+func (c *command) export(ctx *cli.Context) error {
+	if err := noArgs(ctx); err != nil {
+		return err
+	}
+	format := or(ctx.String("format"), "plain")
+	start, ok := exporters[format]
+	if !ok {
+		hint := "write plain, json, csv, ipset or nft"
+		if meant := nearest(format, []string{"plain", "json", "csv", "ipset", "nft"}); meant != "" {
+			hint = fmt.Sprintf("did you mean %q?", meant)
+		}
+		return usagef(hint, "--format: there is no format %q", format)
+	}
+	client := c.client()
+	most := 0
+	if format == "ipset" {
+		s, err := client.Status(ctx.Context)
+		if err != nil {
+			return err
+		}
+		most = s.Bans.Active
+	}
+	ex := start(c.out, c.now(), most)
+	if err := ex.begin(); err != nil {
+		return fmt.Errorf("write to stdout: %w", err)
+	}
+	err := client.List(ctx.Context, func(e control.ListEntry) error {
+		if e.State != control.StateEnforced && e.State != control.StateNotEnforced {
+			return nil
+		}
+		return ex.entry(e)
+	})
+	if err != nil {
+		return err
+	}
+	return ex.end()
+}
+
+type plainExport struct{ out *bufio.Writer }
+
+func (plainExport) begin() error { return nil }
+
+func (x plainExport) entry(e control.ListEntry) error {
+	text := control.FormatPrefix(e.Prefix)
+	if e.Ports != "" {
+		text = fmt.Sprintf("# %s only on ports %s", text, e.Ports)
+	}
+	x.out.WriteString(text)
+	return x.out.WriteByte('\n') // an earlier error stays in the writer
+}
+
+func (plainExport) end() error { return nil }
+
+type jsonExport struct{ out *bufio.Writer }
+
+func (jsonExport) begin() error { return nil }
+
+func (x jsonExport) entry(e control.ListEntry) error {
+	x.out.Write(e.AppendJSON(x.out.AvailableBuffer()))
+	return x.out.WriteByte('\n') // an earlier error stays in the writer
+}
+
+func (jsonExport) end() error { return nil }
+
+type csvExport struct{ w *csv.Writer }
+
+func (x csvExport) begin() error {
+	return x.w.Write([]string{"prefix", "ports", "until", "origins", "reason", "source", "state"})
+}
+
+func (x csvExport) entry(e control.ListEntry) error {
+	cells := []string{
+		control.FormatPrefix(e.Prefix), e.Ports, control.FormatTime(e.Until), strings.Join(e.Origins, " "), e.Reason, e.Source, e.State,
+	}
+	for i, cell := range cells {
+		// A spreadsheet would run what begins like this, and a reason may come from anywhere.
+		if cell != "" && strings.ContainsRune("=+-@\t\r", rune(cell[0])) {
+			cells[i] = "'" + cell
+		}
+	}
+	return x.w.Write(cells)
+}
+
+func (x csvExport) end() error {
+	x.w.Flush()
+	return x.w.Error()
+}

@@ -1,0 +1,106 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+)
+
+func (c *command) heldVerb() *verb {
+	return &verb{
+		name: "held", args: "list | release ADDR... | drop ADDR...", short: "decide about bans of peers that are held back",
+		long: `When a peer bans more than its caps allow, or all peers together more than the breaker
+takes (peers and breaker in the config), this node holds the rest: it keeps them and
+does not enforce them. Bans that begin on this machine go on.
+
+list shows them. release enforces them on this node; drop sets them aside until they
+end. Both hold across a restart, and neither is told to other nodes: decide on each. To
+lift bans everywhere, unban them.
+
+ADDR is an address or a CIDR, for all that lies inside it, or - for a list on stdin. The
+exit code is 5 where nothing of that is held.
+
+With --json, list prints one object a line: prefix, ports, origin, id, issued, until,
+reason, source, by, kind (ban, unban, allow, unallow). release and drop print one object: action, decided.`,
+		flags: []cli.Flag{
+			toggle("all", "release or drop all that is held"),
+			text("from", "`NODE` only what this node, a name or an id, has said"),
+			jsonFlag("JSON"),
+		},
+		examples: `meshban held list
+meshban held release --from web2
+meshban held drop 203.0.113.0/24
+meshban held drop --all`,
+		action: c.held,
+	}
+}
+
+func (c *command) held(ctx *cli.Context) error {
+	all, from := ctx.Bool("all"), ctx.String("from")
+	action, addrs := ctx.Args().First(), ctx.Args().Tail()
+	switch {
+	case action == "list" && len(addrs) == 0 && !all:
+		return c.heldList(ctx, from)
+	case action == "list":
+		return usagef("meshban held list", "list takes neither addresses nor --all")
+	case action != control.ActionRelease && action != control.ActionDrop:
+		return usagef("meshban held list", "write list, release or drop after held")
+	case all && len(addrs) > 0:
+		return usagef("meshban held "+action+" --all", "--all takes no addresses")
+	case !all && len(addrs) == 0 && from == "":
+		return usagef("meshban held "+action+" --all", "%s needs addresses, --from NODE or --all", action)
+	}
+	prefixes, err := c.parseAddrs(addrs)
+	switch {
+	case err != nil:
+		return err
+	case len(addrs) > 0 && len(prefixes) == 0:
+		return nil // an empty list on stdin must not mean all
+	case len(prefixes) > control.MaxAddrs:
+		return usagef("decide about CIDRs, --from NODE or --all", "%s takes at most %s addresses", action, count(control.MaxAddrs))
+	}
+	rep, err := c.client().Decide(ctx.Context, control.DecideRequest{Action: action, Prefixes: prefixes, Origin: from})
+	if err != nil {
+		return err
+	}
+	if ctx.Bool("json") {
+		return writeObject(c.out, map[string]any{"action": action, "decided": rep.Decided})
+	}
+	fmt.Fprintf(c.out, "%s %s\n", plural(rep.Decided, "ban", "bans"), map[string]string{control.ActionRelease: "released", control.ActionDrop: "dropped"}[action])
+	return nil
+}
+
+// saidBy reports whether a name or id means the node that bans e; "" means every node.
+func saidBy(e control.HeldEntry, from string) bool {
+	name, _, _ := strings.Cut(e.Origin, " (") // an id follows a name that is not unique
+	return from == "" || from == e.Origin || from == name || len(from) >= control.MinNodeID && strings.HasPrefix(e.ID, from)
+}
+
+func (c *command) heldList(ctx *cli.Context, from string) error {
+	asJSON, now, n := ctx.Bool("json"), c.now(), 0
+	t := newTable(c.out, "ADDRESS", "PORTS", "LEFT", "FROM", "HELD BY", "SOURCE", "REASON")
+	err := c.client().Held(ctx.Context, func(e control.HeldEntry) error {
+		if !saidBy(e, from) {
+			return nil
+		}
+		n++
+		if asJSON {
+			return writeObject(c.out, e)
+		}
+		address := control.FormatPrefix(e.Prefix)
+		if e.Kind != "" && e.Kind != "ban" {
+			address = e.Kind + " " + address
+		}
+		return t.row(address, or(e.Ports, "all"), span(e.Until.Sub(now)), e.Origin, e.By, or(e.Source, "-"), e.Reason)
+	})
+	if err != nil || asJSON {
+		return err
+	}
+	if n == 0 {
+		fmt.Fprintln(c.err, "meshban: nothing is held")
+	}
+	return t.close()
+}

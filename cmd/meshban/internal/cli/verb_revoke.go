@@ -1,0 +1,137 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+)
+
+func (c *command) revokeVerb() *verb {
+	return &verb{
+		name: "revoke", args: "NODE", short: "shut a node out of the mesh for good",
+		long: `NODE is a certified name, an id, or at least the first 8 digits of one. What a node
+calls itself is ignored, and a name that several nodes have is refused. On every node
+all that NODE said is taken back at once, and what it says from now on is refused;
+nothing undoes this. With --since, its bans that reached this node before that time
+stay, in the name of this node: choose a time before its key can have been stolen. The
+times that NODE wrote into them do not matter. To come back, a machine needs a new
+key and a new token. A revoked machine still has the mesh's key, so it can listen:
+meshban rotate mesh-key afterwards ends that.
+
+It first shows what it takes back, and asks where stdin is a terminal. It needs the key
+of the mesh's authority (ca.key, where the mesh began). Prints the node's id.
+
+With --json one object: name, id, revoked (when), kept (bans that stay), live {bans,
+allows, unbans}, last (prefix, ports, reason, source, issued, arrived), dry_run.`,
+		flags: []cli.Flag{
+			text("since", "`T` bans that came here before T stay: a time (2026-11-22T11:02:11Z) or how long ago (2h, 3d)"),
+			text("reason", "`TEXT` shown to everyone who asks"),
+			toggle("dry-run", "show what it would take back, and change nothing"),
+			toggle("yes", "do not ask"),
+			jsonFlag("one object"),
+		},
+		examples: `meshban revoke web3 --dry-run
+meshban revoke web3 --reason "stolen disk"
+meshban revoke 1f3870be --since 2h --yes`,
+		action: c.revoke,
+	}
+}
+
+func (c *command) revoke(ctx *cli.Context) error {
+	if ctx.Args().Len() != 1 {
+		return usagef("meshban revoke web3", "name one node")
+	}
+	req := control.RevokeRequest{Node: ctx.Args().First(), DryRun: true}
+	var err error
+	if req.Reason, err = readText(ctx, "reason", control.MaxReason); err != nil {
+		return err
+	}
+	if req.Since, err = read(ctx, "since", c.readTime); err != nil {
+		return err
+	}
+	preview, err := c.client().Revoke(ctx.Context, req)
+	if err != nil {
+		return err
+	}
+	asJSON := ctx.Bool("json")
+	switch dry := ctx.Bool("dry-run"); {
+	case dry && asJSON:
+		return writeObject(c.out, preview)
+	case dry:
+		c.revokePreview(c.out, preview, !req.Since.IsZero())
+		return nil
+	}
+	c.revokePreview(c.err, preview, !req.Since.IsZero())
+	if err := c.ask("revoke "+nodeText(preview)+"?", ctx.Bool("yes")); err != nil {
+		return err
+	}
+	req.Node, req.DryRun = preview.ID, false // the name may mean another node by now
+	rep, err := c.client().Revoke(ctx.Context, req)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return writeObject(c.out, rep)
+	}
+	fmt.Fprintln(c.out, rep.ID)
+	if err := c.out.Flush(); err != nil {
+		return fmt.Errorf("write to stdout: %w", err)
+	}
+	said := fmt.Sprintf("%s was revoked at %s", nodeText(rep), control.FormatPast(rep.Revoked))
+	if rep.Kept > 0 {
+		said += fmt.Sprintf("; %s of it stay, in the name of this node", plural(rep.Kept, "ban", "bans"))
+	}
+	fmt.Fprintf(c.err, "meshban: %s\n", said)
+	return nil
+}
+
+func nodeText(rep control.RevokeReply) string {
+	return fmt.Sprintf("%s (%s)", or(clean(rep.Name), "a node without a certified name"), short(rep.ID))
+}
+
+// revokePreview writes what a revocation takes back.
+func (c *command) revokePreview(out io.Writer, rep control.RevokeReply, since bool) {
+	if !rep.Revoked.IsZero() {
+		fmt.Fprintf(out, "meshban: %s was revoked at %s; nothing is left to take back\n", nodeText(rep), control.FormatPast(rep.Revoked))
+		return
+	}
+	fmt.Fprintf(out, "meshban: this takes back what %s has said, on every node: %s, %s, %s\n", nodeText(rep),
+		plural(rep.Live.Bans, "ban", "bans"), plural(rep.Live.Allows, "allow", "allows"), plural(rep.Live.Unbans, "unban", "unbans"))
+	now := c.now()
+	for _, b := range rep.Last {
+		line := control.FormatPrefix(b.Prefix)
+		if b.Ports != "" {
+			line += " on ports " + b.Ports
+		}
+		line += ", came " + span(now.Sub(b.Arrived)) + " ago"
+		if b.Reason != "" {
+			line += fmt.Sprintf(", %q", b.Reason)
+		}
+		fmt.Fprintf(out, "  %s\n", clean(line))
+	}
+	if more := rep.Live.Bans - len(rep.Last); more > 0 {
+		fmt.Fprintf(out, "  and %s that came before\n", plural(more, "ban", "bans"))
+	}
+	if since {
+		fmt.Fprintf(out, "meshban: %s that came before --since stay, in the name of this node\n", plural(rep.Kept, "ban", "bans"))
+	}
+}
+
+// readTime reads a time, or how long ago it was.
+func (c *command) readTime(s string) (time.Time, error) {
+	if t, err := time.Parse(time.RFC3339, s); err == nil {
+		return t, nil
+	}
+	ago, err := config.ParseDuration(s)
+	if err != nil {
+		return time.Time{}, &config.Error{
+			Problem: fmt.Sprintf("%q is neither a time nor how long ago", s), Remedy: "write it as 2026-11-22T11:02:11Z, 2h or 3d",
+		}
+	}
+	return c.now().Add(-ago), nil
+}

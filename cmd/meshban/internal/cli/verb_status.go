@@ -1,0 +1,262 @@
+package cli
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+)
+
+// shortID is how many hex digits of a node's id people get to see.
+const shortID = 8
+
+func short(id string) string { return id[:min(len(id), shortID)] }
+
+func (c *command) membersVerb() *verb {
+	return &verb{
+		name: "members", short: "show the nodes of the mesh",
+		long: `A table of name, id, address, state (alive, suspect, dead, left), whether it holds the
+same records as this node, round trip, version, and what the node itself says: its
+firewall backend, how many bans its kernel holds, and how many problems it has (? = it does
+not answer). A * marks this node. The name is the
+one in the node's certificate, never one that the node claims; a node without a certified
+name goes by its short id. A node that is revoked, or not certified (its certificate has
+ended, or has not come yet), is ignored.
+
+In sync means: when the two nodes last compared, it held what this node held then or up to
+5 seconds before, and that was less than 15 seconds ago (in a mesh of more than two nodes,
+6 seconds for each). Otherwise it is unknown, with the time when it was confirmed last.
+
+With --json one object a line: name, id, addr, state, in_sync, rtt_ms, version, self,
+confirmed_s (seconds since it was last found in sync; null if never), udp (ok, or what is
+lost, as "UDP to it does not arrive"), key_generation (of the newest key of the mesh that
+it has), certificate (valid, none, revoked), certificate_until, revoked (when), revoked_for, caps {rate, active,
+widest_ipv4, widest_ipv6, max_for: what is missing leaves it to each node's config;
+unban_any, import}, and as the node itself says, null where it does not answer: holds_ca
+(ca.key is there), backend, enforced, problems.`,
+		flags: []cli.Flag{jsonFlag("one object a line")},
+		examples: `meshban members
+meshban members --json | jq -r 'select(.state!="alive") | .name'`,
+		action: c.members,
+	}
+}
+
+func (c *command) members(ctx *cli.Context) error {
+	if err := noArgs(ctx); err != nil {
+		return err
+	}
+	members, err := c.client().Members(ctx.Context)
+	if err != nil {
+		return err
+	}
+	if ctx.Bool("json") {
+		return writeObjects(c.out, members)
+	}
+	alike := make(map[string]int)
+	for _, m := range members {
+		alike[m.Name]++
+	}
+	t := newTable(c.out, "NAME", "ID", "ADDRESS", "STATE", "IN SYNC", "RTT", "VERSION", "BACKEND", "ENFORCED", "PROBLEMS")
+	for _, m := range members {
+		name, rtt, sync := m.Name, "-", unconfirmed(m.ConfirmedS)
+		if alike[m.Name] > 1 {
+			name += " (" + short(m.ID) + ")"
+		}
+		if m.Self {
+			name += " *"
+		}
+		if m.RTTms != nil {
+			rtt = fmt.Sprintf("%.1f ms", *m.RTTms)
+		}
+		switch {
+		case m.InSync:
+			sync = "yes"
+		case m.State != control.MemberAlive && m.State != control.MemberSuspect:
+			sync = "-"
+		}
+		state := m.State
+		switch m.Certificate {
+		case control.CertRevoked:
+			state += ", revoked"
+		case control.CertNone:
+			state += ", not certified"
+		}
+		if m.UDP != "" && m.UDP != control.UDPFine {
+			state += ", " + m.UDP
+		}
+		if err := t.row(name, short(m.ID), or(m.Addr, "-"), state, sync, rtt, or(m.Version, "-"), said(m.Backend), saidCount(m.Enforced), problemCount(m)); err != nil {
+			return err
+		}
+	}
+	return t.close()
+}
+
+// unsaid stands where a node has not told.
+const unsaid = "?"
+
+func said(text *string) string {
+	if text == nil {
+		return unsaid
+	}
+	return *text
+}
+
+func saidCount(n *int) string {
+	if n == nil {
+		return unsaid
+	}
+	return count(*n)
+}
+
+func problemCount(m control.Member) string {
+	if m.Problems == nil {
+		return unsaid
+	}
+	return count(len(m.Problems))
+}
+
+// unconfirmed says when a member that is not known to be in sync was so last.
+func unconfirmed(seconds *float64) string {
+	if seconds == nil {
+		return "unknown, never confirmed"
+	}
+	return "unknown, last confirmed " + ago(*seconds) + " ago"
+}
+
+func (c *command) statusVerb() *verb {
+	return &verb{
+		name: "status", short: "show the state of this node",
+		long: `The node, the mesh, the bans, the firewall and the line file, and every problem that
+an operator should look at.
+
+With --json one object: name, id, version, uptime_s, addr, mesh {alive, total,
+in_sync, digest, key_generation, unconfirmed (members alive that are not known to be in
+sync, 5 at most: name, id, confirmed_s)}, bans {active, pending, held, allowed}, firewall
+{backend, enforced, not_enforced, repairs, last_error, tried (backend, error)}, lines
+{file, accepted, ignored, echoes, emitted, ignored_by, misread_by}, fail2ban {tells,
+silent, unban, error}, problems, reminders. What is empty may be missing. key_generation is how often the mesh's key was rotated, digest is equal on two nodes exactly when they hold the same live records.`,
+		flags: []cli.Flag{jsonFlag("one object")},
+		examples: `meshban status
+meshban status --json | jq .firewall`,
+		action: c.status,
+	}
+}
+
+func (c *command) status(ctx *cli.Context) error {
+	if err := noArgs(ctx); err != nil {
+		return err
+	}
+	s, err := c.client().Status(ctx.Context)
+	if err != nil {
+		return err
+	}
+	if ctx.Bool("json") {
+		if s.Problems == nil {
+			s.Problems = []string{}
+		}
+		return writeObject(c.out, s)
+	}
+	node := fmt.Sprintf("%s (%s), version %s, up %s", s.Name, short(s.ID), s.Version, ago(s.UptimeS))
+	if s.Addr != "" {
+		node += ", on " + s.Addr
+	}
+	field(c.out, "node", node)
+	mesh := fmt.Sprintf("%d of %s alive, %d in sync, digest %s",
+		s.Mesh.Alive, plural(s.Mesh.Total, "member", "members"), s.Mesh.InSync, s.Mesh.Digest)
+	if s.Mesh.KeyGeneration > 0 {
+		mesh += fmt.Sprintf(", key generation %d", s.Mesh.KeyGeneration)
+	}
+	lines := []string{mesh}
+	for _, m := range s.Mesh.Unconfirmed {
+		lines = append(lines, fmt.Sprintf("%s in sync: %s", m.Name, unconfirmed(m.ConfirmedS)))
+	}
+	field(c.out, "mesh", lines...)
+	field(c.out, "bans", fmt.Sprintf("%s active, %s pending, %s held, %s allowed",
+		count(s.Bans.Active), count(s.Bans.Pending), count(s.Bans.Held), count(s.Bans.Allowed)))
+	fw := []string{fmt.Sprintf("%s, %s enforced, %s", s.Firewall.Backend, count(s.Firewall.Enforced),
+		plural(int(s.Firewall.Repairs), "repair", "repairs"))}
+	for _, t := range s.Firewall.Tried {
+		fw = append(fw, fmt.Sprintf("%s does not work here: %s", t.Backend, t.Error))
+	}
+	if n := s.Firewall.NotEnforced; n > 0 {
+		fw = append(fw, plural(n, "ban", "bans")+" not enforced")
+	}
+	if s.Firewall.LeavesOut != "" {
+		fw = append(fw, s.Firewall.LeavesOut)
+	}
+	if s.Firewall.LastError != "" {
+		fw = append(fw, "last error: "+s.Firewall.LastError)
+	}
+	field(c.out, "firewall", fw...)
+	field(c.out, "lines", fmt.Sprintf("%s accepted, %s ignored, %s, %s emitted%s", count(s.Lines.Accepted),
+		count(s.Lines.Ignored), plural(int(s.Lines.Echoes), "echo", "echoes"), count(s.Lines.Emitted), in(s.Lines.File)),
+		byReason("ignored", s.Lines.IgnoredBy), byReason("banned in spite of", s.Lines.MisreadBy))
+	if f := s.Fail2ban; f != nil {
+		field(c.out, "fail2ban", fail2banText(f)...)
+	}
+	for _, p := range s.Problems {
+		field(c.out, "problem", p)
+	}
+	for _, r := range s.Reminders {
+		field(c.out, "reminder", r)
+	}
+	return nil
+}
+
+func in(file string) string {
+	if file == "" {
+		return ""
+	}
+	return " in " + file
+}
+
+// byReason lists what counts lines, and how many for each reason, the most frequent first.
+func byReason(what string, reasons map[string]uint64) string {
+	type reason struct {
+		name string
+		n    uint64
+	}
+	var all []reason
+	for name, n := range reasons {
+		all = append(all, reason{name, n})
+	}
+	slices.SortFunc(all, func(a, b reason) int {
+		return cmp.Or(cmp.Compare(b.n, a.n), cmp.Compare(a.name, b.name))
+	})
+	var parts []string
+	for _, r := range all {
+		parts = append(parts, fmt.Sprintf("%s %s", count(r.n), r.name))
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return what + ": " + strings.Join(parts, ", ")
+}
+
+// fail2banText says which jails tell the mesh, and what to do about those that do not.
+func fail2banText(f *control.Fail2banStatus) []string {
+	switch {
+	case f.Error != "":
+		return []string{"its jails are not known: " + f.Error}
+	case len(f.Silent) == 0 && len(f.Tells) == 0:
+		return []string{"it has no jails that could tell the mesh"}
+	case len(f.Silent) == 0:
+		return []string{strings.Join(f.Tells, ", ") + verbOf(f.Tells, " tells", " tell")}
+	}
+	text := strings.Join(f.Silent, ", ") + verbOf(f.Silent, " does not", " do not") + ` tell the mesh: add meshban[port="%(port)s"] to the action there, then fail2ban-client reload --restart`
+	if len(f.Tells) == 0 {
+		return []string{text}
+	}
+	return []string{strings.Join(f.Tells, ", ") + verbOf(f.Tells, " tells", " tell") + ", " + text}
+}
+
+func verbOf(names []string, one, more string) string {
+	if len(names) == 1 {
+		return one
+	}
+	return more
+}
