@@ -9,6 +9,7 @@ import (
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/node"
 )
 
 // Exit codes. The table below is what --help shows.
@@ -53,12 +54,6 @@ type reported struct{ code control.Code }
 
 func (r reported) Error() string { return "some addresses: " + string(r.code) }
 
-// wrongConfig is the error of an agent whose config is wrong: a value in the file or in the environment, or who may
-// write the state folder or a file in it.
-type wrongConfig struct{ error }
-
-func (w wrongConfig) Unwrap() error { return w.error }
-
 // wrongEnvironment is the error of a wrong value in the environment.
 type wrongEnvironment struct{ error }
 
@@ -72,7 +67,7 @@ func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return exitDone
-	case errors.As(err, new(wrongConfig)):
+	case errors.As(err, new(node.ConfigError)):
 		return exitConfig
 	case errors.As(err, &told):
 		return codeExit[told.code]

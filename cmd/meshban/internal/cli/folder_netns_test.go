@@ -20,7 +20,7 @@ const owner, stranger = 47110, 47111
 func program(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(openDir(t), "meshban")
-	if out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-o", path, "../..").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	return path

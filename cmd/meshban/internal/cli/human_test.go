@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/node"
 )
 
 func TestSpan(t *testing.T) {
@@ -83,7 +84,7 @@ func TestExitCodes(t *testing.T) {
 		{"bad: unknown code of a newer agent", &control.Error{Code: "novel"}, exitFailed},
 		{"bad: usage", usagef("", "x"), exitUsage},
 		{"bad: config", errors.Join(&config.Error{}, &config.Error{}), exitUsage},
-		{"bad: the agent's config", fmt.Errorf("x: %w", wrongConfig{errors.Join(&config.Error{}, &config.Error{})}), exitConfig},
+		{"bad: the agent's config", fmt.Errorf("x: %w", node.WrongConfig(errors.Join(&config.Error{}, &config.Error{}))), exitConfig},
 		{"bad: no agent", fmt.Errorf("%w on x", control.ErrNoAgent), exitNoAgent},
 		{"bad: policy", &control.Error{Code: control.CodePolicy}, exitPolicy},
 		{"bad: not found", &control.Error{Code: control.CodeNotFound}, exitNotFound},

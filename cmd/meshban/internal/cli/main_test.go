@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/node"
 	"github.com/meshban/meshban/cmd/meshban/internal/ownfile"
 )
 
@@ -40,7 +41,7 @@ func fakeActions() actions {
 		return errors.New(os.Getenv("FAKE_FAIL"))
 	}
 	return actions{
-		Agent: func(ctx context.Context, o AgentOptions) error {
+		Agent: func(ctx context.Context, o node.AgentOptions) error {
 			reload := o.Reload
 			o.Reload, o.Stderr = nil, nil
 			show(o)
@@ -63,48 +64,48 @@ func fakeActions() actions {
 				}
 			}
 		},
-		Init: func(_ context.Context, o InitOptions) (InitResult, error) {
+		Init: func(_ context.Context, o node.InitOptions) (node.InitResult, error) {
 			show(o)
-			return InitResult{
+			return node.InitResult{
 				Name: "web1", ID: "00112233445566778899aabbccddeeff", Mesh: "aabbccddeeff00112233445566778899",
 				Config: filepath.Join(o.Dir, "meshban.yaml"),
 			}, fail()
 		},
-		Join: func(_ context.Context, o JoinOptions) (JoinResult, error) {
+		Join: func(_ context.Context, o node.JoinOptions) (node.JoinResult, error) {
 			show(o)
-			return JoinResult{
+			return node.JoinResult{
 				Name: "web2", ID: "ffeeddccbbaa99887766554433221100", Mesh: "aabbccddeeff00112233445566778899",
 				Join: []string{"192.0.2.1:7946", "192.0.2.3:7946"}, Config: filepath.Join(o.Dir, "meshban.yaml"), NameTaken: o.Name == "taken",
 			}, fail()
 		},
-		Rekey: func(_ context.Context, o RekeyOptions) (RekeyResult, error) {
+		Rekey: func(_ context.Context, o node.RekeyOptions) (node.RekeyResult, error) {
 			show(o)
-			return RekeyResult{Name: "web1", ID: "00112233445566778899aabbccddeeff", Former: "ffeeddccbbaa99887766554433221100"}, fail()
+			return node.RekeyResult{Name: "web1", ID: "00112233445566778899aabbccddeeff", Former: "ffeeddccbbaa99887766554433221100"}, fail()
 		},
-		Request: func(_ context.Context, o JoinOptions) (CAResult, error) {
+		Request: func(_ context.Context, o node.JoinOptions) (node.CAResult, error) {
 			show(o)
-			return CAResult{Text: []byte("the request\n"), Said: "request of web4", Next: "sign it"}, fail()
+			return node.CAResult{Text: []byte("the request\n"), Said: "request of web4", Next: "sign it"}, fail()
 		},
-		CA: func(_ context.Context, o CAOptions) (CAResult, error) {
+		CA: func(_ context.Context, o node.CAOptions) (node.CAResult, error) {
 			show(o)
-			return CAResult{Text: []byte("the answer\n"), Said: "done: " + o.Do}, fail()
+			return node.CAResult{Text: []byte("the answer\n"), Said: "done: " + o.Do}, fail()
 		},
-		Setup: func(_ context.Context, o SetupOptions) (SetupResult, error) {
+		Setup: func(_ context.Context, o node.SetupOptions) (node.SetupResult, error) {
 			if o.Print {
 				fmt.Fprintln(o.Out, "# the file for "+o.What)
-				return SetupResult{}, fail()
+				return node.SetupResult{}, fail()
 			}
 			if o.Remove && o.What == "" {
-				return SetupResult{}, fail()
+				return node.SetupResult{}, fail()
 			}
-			return SetupResult{Done: []string{"wrote /etc/" + o.What}, Next: []string{"restart " + o.What}}, fail()
+			return node.SetupResult{Done: []string{"wrote /etc/" + o.What}, Next: []string{"restart " + o.What}}, fail()
 		},
 		Fail2banInstalled: func() bool { return os.Getenv("FAKE_EMPTY") == "" },
-		Teardown: func(context.Context, TeardownOptions) (TeardownResult, error) {
+		Teardown: func(context.Context, node.TeardownOptions) (node.TeardownResult, error) {
 			if os.Getenv("FAKE_EMPTY") != "" {
-				return TeardownResult{}, nil
+				return node.TeardownResult{}, nil
 			}
-			return TeardownResult{Removed: []string{"table inet meshban"}}, fail()
+			return node.TeardownResult{Removed: []string{"table inet meshban"}}, fail()
 		},
 	}
 }

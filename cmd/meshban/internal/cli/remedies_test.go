@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/node"
 )
 
 // remedies are commands that fail, or tell what to do next. says is part of what they say, then is what a reader types, with
@@ -109,7 +111,7 @@ func TestRemedies(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- runAgent(ctx, AgentOptions{
+		ended <- node.Run(ctx, node.AgentOptions{
 			Dir: path("A"), Name: "web1", Bind: netip.MustParseAddrPort("127.0.0.1:0"), Firewall: []string{"none"}, Version: "1", Stderr: io.Discard,
 		})
 	}()

@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/cmd/meshban/internal/node"
 	"github.com/meshban/meshban/cmd/meshban/internal/ownfile"
 )
 
@@ -46,7 +47,7 @@ func (c *command) agent(ctx *cli.Context) error {
 	}
 	opts, err := c.agentOptions(ctx)
 	if errors.As(err, new(wrongEnvironment)) {
-		return wrongConfig{err}
+		return node.WrongConfig(err)
 	}
 	if err != nil {
 		return err
@@ -54,14 +55,14 @@ func (c *command) agent(ctx *cli.Context) error {
 	opts.Reload = c.hangup()
 	err = c.acts.Agent(ctx.Context, opts)
 	if errors.As(err, new(*config.Error)) || errors.As(err, new(*ownfile.Error)) {
-		return wrongConfig{err}
+		return node.WrongConfig(err)
 	}
 	return err
 }
 
 // agentOptions reads the flags of the agent.
-func (c *command) agentOptions(ctx *cli.Context) (opts AgentOptions, err error) {
-	opts = AgentOptions{Dir: c.dir, Version: versionText(), Stderr: c.err}
+func (c *command) agentOptions(ctx *cli.Context) (opts node.AgentOptions, err error) {
+	opts = node.AgentOptions{Dir: c.dir, Version: versionText(), Stderr: c.err}
 	if opts.Name, err = readName(ctx); err != nil {
 		return opts, err
 	}
@@ -144,7 +145,7 @@ func (c *command) init(ctx *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	res, err := c.acts.Init(ctx.Context, InitOptions{Dir: c.dir, Name: name, Bind: bind})
+	res, err := c.acts.Init(ctx.Context, node.InitOptions{Dir: c.dir, Name: name, Bind: bind})
 	if err != nil {
 		return err
 	}
@@ -207,11 +208,11 @@ func (c *command) join(ctx *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.enrol(ctx, JoinOptions{Dir: c.dir, Token: token, Name: name, Bind: bind})
+	return c.enrol(ctx, node.JoinOptions{Dir: c.dir, Token: token, Name: name, Bind: bind})
 }
 
 // enrol joins and tells what came of it.
-func (c *command) enrol(ctx *cli.Context, opts JoinOptions) error {
+func (c *command) enrol(ctx *cli.Context, opts node.JoinOptions) error {
 	res, err := c.acts.Join(ctx.Context, opts)
 	if err != nil {
 		return err
@@ -245,7 +246,7 @@ func (c *command) joinByFile(ctx *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	opts := JoinOptions{Dir: c.dir, Name: name, Bind: bind, Join: join}
+	opts := node.JoinOptions{Dir: c.dir, Name: name, Bind: bind, Join: join}
 	file := ctx.String("certificate")
 	if !ctx.Bool("request") {
 		if opts.Certificate, err = c.readFile(file); err != nil {

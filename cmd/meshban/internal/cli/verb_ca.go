@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/node"
 )
 
 // maxPEM is the longest file of keys, requests and certificates that is read, in bytes.
@@ -63,7 +64,7 @@ func (c *command) ca(ctx *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	opts := CAOptions{Dir: c.dir, Do: what, Key: key, Move: ctx.Bool("move"), Caps: caps}
+	opts := node.CAOptions{Dir: c.dir, Do: what, Key: key, Move: ctx.Bool("move"), Caps: caps}
 	switch {
 	case ctx.Bool("default") && what != "caps":
 		return usagef("for example: "+example, "--default goes with ca caps")
@@ -112,7 +113,7 @@ func (c *command) caps(ctx *cli.Context, req control.CapsRequest) error {
 }
 
 // handOut prints a text of the authority on stdout, and what it is and what comes next on stderr.
-func (c *command) handOut(res CAResult) error {
+func (c *command) handOut(res node.CAResult) error {
 	if _, err := c.out.Write(res.Text); err != nil {
 		return fmt.Errorf("write to stdout: %w", err)
 	}

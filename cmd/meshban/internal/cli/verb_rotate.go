@@ -7,6 +7,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/node"
 )
 
 func (c *command) rotateVerb() *verb {
@@ -65,7 +66,7 @@ func (c *command) rotate(ctx *cli.Context) error {
 }
 
 func (c *command) rotateNodeKey(ctx *cli.Context) (err error) {
-	opts := RekeyOptions{Dir: c.dir, Token: ctx.Args().Get(1)}
+	opts := node.RekeyOptions{Dir: c.dir, Token: ctx.Args().Get(1)}
 	if opts.Token == "-" {
 		if opts.Token, err = c.firstLine(); err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/node"
 )
 
 func (c *command) setupVerb() *verb {
@@ -38,7 +39,7 @@ meshban setup --remove`,
 }
 
 func (c *command) setup(ctx *cli.Context) error {
-	opts := SetupOptions{Dir: c.dir, Print: ctx.Bool("print"), Remove: ctx.Bool("remove"), Out: c.out}
+	opts := node.SetupOptions{Dir: c.dir, Print: ctx.Bool("print"), Remove: ctx.Bool("remove"), Out: c.out}
 	if opts.Print && opts.Remove {
 		return usagef("give one of them", "--print and --remove exclude each other")
 	}
@@ -102,7 +103,7 @@ func (c *command) teardown(ctx *cli.Context) error {
 			Hint:    "stop it first: systemctl stop meshban",
 		}
 	}
-	res, err := c.acts.Teardown(ctx.Context, TeardownOptions{Dir: c.dir})
+	res, err := c.acts.Teardown(ctx.Context, node.TeardownOptions{Dir: c.dir})
 	for _, what := range res.Removed {
 		fmt.Fprintln(c.out, "removed "+clean(what))
 	}

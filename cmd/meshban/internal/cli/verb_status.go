@@ -196,7 +196,7 @@ func (c *command) status(ctx *cli.Context) error {
 		count(s.Lines.Ignored), plural(int(s.Lines.Echoes), "echo", "echoes"), count(s.Lines.Emitted), in(s.Lines.File)),
 		byReason("ignored", s.Lines.IgnoredBy), byReason("banned in spite of", s.Lines.MisreadBy))
 	if f := s.Fail2ban; f != nil {
-		field(c.out, "fail2ban", fail2banText(f)...)
+		field(c.out, "fail2ban", f.Text()...)
 	}
 	for _, p := range s.Problems {
 		field(c.out, "problem", p)
@@ -235,28 +235,4 @@ func byReason(what string, reasons map[string]uint64) string {
 		return ""
 	}
 	return what + ": " + strings.Join(parts, ", ")
-}
-
-// fail2banText says which jails tell the mesh, and what to do about those that do not.
-func fail2banText(f *control.Fail2banStatus) []string {
-	switch {
-	case f.Error != "":
-		return []string{"its jails are not known: " + f.Error}
-	case len(f.Silent) == 0 && len(f.Tells) == 0:
-		return []string{"it has no jails that could tell the mesh"}
-	case len(f.Silent) == 0:
-		return []string{strings.Join(f.Tells, ", ") + verbOf(f.Tells, " tells", " tell")}
-	}
-	text := strings.Join(f.Silent, ", ") + verbOf(f.Silent, " does not", " do not") + ` tell the mesh: add meshban[port="%(port)s"] to the action there, then fail2ban-client reload --restart`
-	if len(f.Tells) == 0 {
-		return []string{text}
-	}
-	return []string{strings.Join(f.Tells, ", ") + verbOf(f.Tells, " tells", " tell") + ", " + text}
-}
-
-func verbOf(names []string, one, more string) string {
-	if len(names) == 1 {
-		return one
-	}
-	return more
 }

@@ -1,18 +1,21 @@
 package cli
 
-import "github.com/meshban/meshban/cmd/meshban/internal/setup"
+import (
+	"github.com/meshban/meshban/cmd/meshban/internal/node"
+	"github.com/meshban/meshban/cmd/meshban/internal/setup"
+)
 
 // wire returns what the verbs call.
 func wire() actions {
 	return actions{
-		Agent:    runAgent,
-		Init:     initMesh,
-		Join:     joinMesh,
-		Request:  requestCertificate,
-		Rekey:    rekey,
-		CA:       useAuthority,
-		Setup:    setUpMachine,
-		Teardown: tearDown,
+		Agent:    node.Run,
+		Init:     node.Init,
+		Join:     node.Join,
+		Request:  node.Request,
+		Rekey:    node.Rekey,
+		CA:       node.UseAuthority,
+		Setup:    node.SetUp,
+		Teardown: node.Teardown,
 
 		Fail2banInstalled: setup.Fail2banInstalled,
 	}

@@ -3,6 +3,7 @@ package control
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -144,4 +145,28 @@ func (d *spanText) UnmarshalText(b []byte) error {
 	}
 	*d = spanText(got)
 	return nil
+}
+
+// Text says which jails tell the mesh, and what to do about those that do not.
+func (f *Fail2banStatus) Text() []string {
+	switch {
+	case f.Error != "":
+		return []string{"its jails are not known: " + f.Error}
+	case len(f.Silent) == 0 && len(f.Tells) == 0:
+		return []string{"it has no jails that could tell the mesh"}
+	case len(f.Silent) == 0:
+		return []string{strings.Join(f.Tells, ", ") + verbOf(f.Tells, " tells", " tell")}
+	}
+	text := strings.Join(f.Silent, ", ") + verbOf(f.Silent, " does not", " do not") + ` tell the mesh: add meshban[port="%(port)s"] to the action there, then fail2ban-client reload --restart`
+	if len(f.Tells) == 0 {
+		return []string{text}
+	}
+	return []string{strings.Join(f.Tells, ", ") + verbOf(f.Tells, " tells", " tell") + ", " + text}
+}
+
+func verbOf(names []string, one, more string) string {
+	if len(names) == 1 {
+		return one
+	}
+	return more
 }

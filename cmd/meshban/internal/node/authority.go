@@ -1,6 +1,7 @@
-package cli
+package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -14,8 +15,8 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// useAuthority signs with the authority's key, or moves it.
-func useAuthority(_ context.Context, opts CAOptions) (CAResult, error) {
+// UseAuthority signs with the authority's key, or moves it.
+func UseAuthority(_ context.Context, opts CAOptions) (CAResult, error) {
 	dir := statedir.Dir(opts.Dir)
 	if opts.Do == "sign" {
 		q, e, err := dir.Sign(opts.Request, opts.Key, daemon.CertificateCaps(opts.Caps), time.Now())
@@ -79,8 +80,8 @@ func caHint(dir statedir.Dir, fromFolder bool, err error) error {
 	return err
 }
 
-// requestCertificate makes this machine's key and asks for a certificate.
-func requestCertificate(_ context.Context, opts JoinOptions) (CAResult, error) {
+// Request makes this machine's key and asks for a certificate.
+func Request(_ context.Context, opts JoinOptions) (CAResult, error) {
 	j, err := openJoiner(opts)
 	if err != nil {
 		return CAResult{}, err
@@ -111,6 +112,6 @@ func adoptCertificate(_ context.Context, opts JoinOptions) (JoinResult, error) {
 		return JoinResult{}, meshHint(j.dir, err)
 	}
 	return JoinResult{
-		Name: or(opts.Name, e.Certificate.Name), ID: id.ID().String(), Mesh: hex.EncodeToString(e.Secrets.MeshID[:]), Join: e.Join, Config: j.dir.Config(),
+		Name: cmp.Or(opts.Name, e.Certificate.Name), ID: id.ID().String(), Mesh: hex.EncodeToString(e.Secrets.MeshID[:]), Join: e.Join, Config: j.dir.Config(),
 	}, nil
 }

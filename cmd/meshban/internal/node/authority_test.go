@@ -1,4 +1,4 @@
-package cli
+package node
 
 import (
 	"os"
@@ -15,12 +15,12 @@ import (
 func TestEnrolByFile(t *testing.T) {
 	founder, other, member := t.TempDir(), t.TempDir(), t.TempDir()
 	for _, dir := range []string{founder, other} {
-		if _, err := initMesh(t.Context(), InitOptions{Dir: dir, Name: "web1"}); err != nil {
+		if _, err := Init(t.Context(), InitOptions{Dir: dir, Name: "web1"}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	sign := func(dir, key string, request []byte) (CAResult, error) {
-		return useAuthority(t.Context(), CAOptions{Dir: dir, Do: "sign", Request: request, Key: key})
+		return UseAuthority(t.Context(), CAOptions{Dir: dir, Do: "sign", Request: request, Key: key})
 	}
 	refused := func(name string, err error, code control.Code, text string) {
 		t.Helper()
@@ -32,13 +32,13 @@ func TestEnrolByFile(t *testing.T) {
 			t.Errorf("%s: %+v, want %v and %q", name, e, code, text)
 		}
 	}
-	_, err := joinMesh(t.Context(), JoinOptions{Dir: member, Certificate: []byte("x")})
+	_, err := Join(t.Context(), JoinOptions{Dir: member, Certificate: []byte("x")})
 	refused("bad: no request was made", err, control.CodeFailed, "--request")
-	request, err := requestCertificate(t.Context(), JoinOptions{Dir: member, Name: "web4"})
+	request, err := Request(t.Context(), JoinOptions{Dir: member, Name: "web4"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := requestCertificate(t.Context(), JoinOptions{Dir: member, Name: "web4"})
+	again, err := Request(t.Context(), JoinOptions{Dir: member, Name: "web4"})
 	if err != nil || string(again.Text) != string(request.Text) {
 		t.Errorf("a second request has another key: %v", err)
 	}
@@ -49,7 +49,7 @@ func TestEnrolByFile(t *testing.T) {
 
 	// The key leaves the founder, and signs from its file.
 	key := filepath.Join(t.TempDir(), "ca.key")
-	if _, err := useAuthority(t.Context(), CAOptions{Dir: founder, Do: "export", File: key, Move: true}); err != nil {
+	if _, err := UseAuthority(t.Context(), CAOptions{Dir: founder, Do: "export", File: key, Move: true}); err != nil {
 		t.Fatal(err)
 	}
 	if fi, err := os.Stat(key); err != nil || fi.Mode().Perm() != 0o600 {
@@ -60,11 +60,11 @@ func TestEnrolByFile(t *testing.T) {
 	}
 	_, err = sign(founder, "", request.Text)
 	refused("bad: the key is elsewhere", err, control.CodeFailed, "ca.key")
-	_, err = useAuthority(t.Context(), CAOptions{Dir: founder, Do: "export", File: key + "2"})
+	_, err = UseAuthority(t.Context(), CAOptions{Dir: founder, Do: "export", File: key + "2"})
 	refused("bad: nothing to export", err, control.CodeFailed, "ca.key")
-	_, err = useAuthority(t.Context(), CAOptions{Dir: other, Do: "export", File: key})
+	_, err = UseAuthority(t.Context(), CAOptions{Dir: other, Do: "export", File: key})
 	refused("bad: the file is there", err, control.CodeFailed, "does not exist yet")
-	_, err = useAuthority(t.Context(), CAOptions{Dir: other, Do: "import", File: key})
+	_, err = UseAuthority(t.Context(), CAOptions{Dir: other, Do: "import", File: key})
 	refused("bad: the key of another mesh", err, control.CodePolicy, "one and the same mesh")
 	// A key that others could have put there decides about nobody.
 	if err := os.Chmod(key, 0o622); err != nil {
@@ -72,7 +72,7 @@ func TestEnrolByFile(t *testing.T) {
 	}
 	_, err = sign(founder, key, request.Text)
 	refused("bad: a key that others may write", err, control.CodeFailed, "chmod go-w")
-	_, err = useAuthority(t.Context(), CAOptions{Dir: founder, Do: "import", File: key})
+	_, err = UseAuthority(t.Context(), CAOptions{Dir: founder, Do: "import", File: key})
 	refused("bad: a key that others may write", err, control.CodeFailed, "chmod go-w")
 	if err := os.Chmod(key, 0o600); err != nil {
 		t.Fatal(err)
@@ -94,17 +94,17 @@ func TestEnrolByFile(t *testing.T) {
 		"of another mesh": certificate(foreign.Text) + secrets,
 		"holds no":        secrets,
 	} {
-		_, err := joinMesh(t.Context(), JoinOptions{Dir: member, Certificate: []byte(text)})
+		_, err := Join(t.Context(), JoinOptions{Dir: member, Certificate: []byte(text)})
 		refused("bad: "+name, err, control.CodeFailed, name)
 	}
 	thief := t.TempDir()
-	if _, err := requestCertificate(t.Context(), JoinOptions{Dir: thief, Name: "web4"}); err != nil {
+	if _, err := Request(t.Context(), JoinOptions{Dir: thief, Name: "web4"}); err != nil {
 		t.Fatal(err)
 	}
-	_, err = joinMesh(t.Context(), JoinOptions{Dir: thief, Certificate: answer.Text})
+	_, err = Join(t.Context(), JoinOptions{Dir: thief, Certificate: answer.Text})
 	refused("bad: for another key", err, control.CodeFailed, "of another node")
 
-	res, err := joinMesh(t.Context(), JoinOptions{Dir: member, Certificate: answer.Text, Join: []string{"192.0.2.1:7946"}})
+	res, err := Join(t.Context(), JoinOptions{Dir: member, Certificate: answer.Text, Join: []string{"192.0.2.1:7946"}})
 	if err != nil || res.Name != "web4" || len(res.Join) != 1 {
 		t.Fatalf("%+v, %v", res, err)
 	}
@@ -115,7 +115,7 @@ func TestEnrolByFile(t *testing.T) {
 	if b, err := os.ReadFile(statedir.Dir(member).Config()); err != nil || !strings.Contains(string(b), "web4") || !strings.Contains(string(b), "192.0.2.1") {
 		t.Errorf("config %s, %v", b, err)
 	}
-	_, err = requestCertificate(t.Context(), JoinOptions{Dir: founder})
+	_, err = Request(t.Context(), JoinOptions{Dir: founder})
 	if err != nil {
 		t.Errorf("a mesh of one may be given up: %v", err)
 	}
@@ -125,12 +125,12 @@ func TestEnrolByFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = useAuthority(t.Context(), CAOptions{Dir: founder, Do: "import", File: key})
+	_, err = UseAuthority(t.Context(), CAOptions{Dir: founder, Do: "import", File: key})
 	refused("bad: the agent runs", err, control.CodeFailed, "stop it first")
 	if err := release(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := useAuthority(t.Context(), CAOptions{Dir: founder, Do: "import", File: key}); err != nil {
+	if _, err := UseAuthority(t.Context(), CAOptions{Dir: founder, Do: "import", File: key}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := sign(founder, "", request.Text); err != nil {

@@ -1,7 +1,8 @@
-package cli
+package node
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -34,13 +35,13 @@ func TestJoinListNeedsAMesh(t *testing.T) {
 			}
 			ended, end := context.WithCancel(t.Context())
 			end()
-			err := runAgent(ended, AgentOptions{Dir: dir, Join: c.join, Firewall: []string{"none"}, Version: "1", Stderr: io.Discard})
+			err := Run(ended, AgentOptions{Dir: dir, Join: c.join, Firewall: []string{"none"}, Version: "1", Stderr: io.Discard})
 			if err == nil {
 				t.Fatal("it runs")
 			}
 			e := control.AsError(err)
-			if exitCode(err) != exitConfig || !strings.Contains(e.Message, "192.0.2.10:7946") || !strings.Contains(e.Hint, "meshban join TOKEN") {
-				t.Errorf("exit code %d, %+v", exitCode(err), e)
+			if !errors.As(err, new(ConfigError)) || !strings.Contains(e.Message, "192.0.2.10:7946") || !strings.Contains(e.Hint, "meshban join TOKEN") {
+				t.Errorf("%T, %+v", err, e)
 			}
 			if has, err := statedir.Dir(dir).SetUp(); has || err != nil {
 				t.Errorf("a mesh was made (%v, %v)", has, err)
@@ -59,13 +60,13 @@ func TestNodeWithoutItsKeyMakesNoMesh(t *testing.T) {
 			}
 			ended, end := context.WithCancel(t.Context())
 			end()
-			err := runAgent(ended, AgentOptions{Dir: dir, Firewall: []string{"none"}, Version: "1", Stderr: io.Discard})
+			err := Run(ended, AgentOptions{Dir: dir, Firewall: []string{"none"}, Version: "1", Stderr: io.Discard})
 			if err == nil {
 				t.Fatal("it runs")
 			}
 			e := control.AsError(err)
-			if exitCode(err) != exitConfig || !strings.Contains(e.Message, "mesh.key is missing") || !strings.Contains(e.Message, left) || e.Hint == "" {
-				t.Errorf("exit code %d, %+v", exitCode(err), e)
+			if !errors.As(err, new(ConfigError)) || !strings.Contains(e.Message, "mesh.key is missing") || !strings.Contains(e.Message, left) || e.Hint == "" {
+				t.Errorf("%T, %+v", err, e)
 			}
 			if has, err := statedir.Dir(dir).SetUp(); has || err != nil {
 				t.Errorf("a mesh was made (%v, %v)", has, err)
@@ -80,12 +81,12 @@ func TestNodeWithoutNodeKey(t *testing.T) {
 	if err := os.WriteFile(dir.Secrets(), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	err := runAgent(t.Context(), AgentOptions{Dir: string(dir), Firewall: []string{"none"}, Version: "1", Stderr: io.Discard})
+	err := Run(t.Context(), AgentOptions{Dir: string(dir), Firewall: []string{"none"}, Version: "1", Stderr: io.Discard})
 	if err == nil {
 		t.Fatal("it runs")
 	}
-	if e := control.AsError(err); exitCode(err) != exitConfig || !strings.Contains(e.Message, "node.key is missing") || !strings.Contains(e.Hint, "from a copy") {
-		t.Errorf("exit code %d, %+v", exitCode(err), e)
+	if e := control.AsError(err); !errors.As(err, new(ConfigError)) || !strings.Contains(e.Message, "node.key is missing") || !strings.Contains(e.Hint, "from a copy") {
+		t.Errorf("%T, %+v", err, e)
 	}
 }
 
@@ -100,15 +101,15 @@ func TestFewFilesAreRefused(t *testing.T) {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &few); err != nil {
 		t.Fatal(err)
 	}
-	err := runAgent(t.Context(), AgentOptions{Dir: t.TempDir(), Stderr: io.Discard})
+	err := Run(t.Context(), AgentOptions{Dir: t.TempDir(), Stderr: io.Discard})
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
 		t.Fatal(err)
 	}
 	if err == nil {
 		t.Fatal("it runs")
 	}
-	if e := control.AsError(err); exitCode(err) != exitConfig || !strings.Contains(e.Hint, "LimitNOFILE") || !strings.Contains(e.Hint, "ulimit -n") {
-		t.Errorf("exit code %d, %+v", exitCode(err), e)
+	if e := control.AsError(err); !errors.As(err, new(ConfigError)) || !strings.Contains(e.Hint, "LimitNOFILE") || !strings.Contains(e.Hint, "ulimit -n") {
+		t.Errorf("%T, %+v", err, e)
 	}
 }
 

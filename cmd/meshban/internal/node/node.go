@@ -1,4 +1,4 @@
-package cli
+package node
 
 import (
 	"context"
@@ -44,9 +44,9 @@ const (
 	minFiles = 256
 )
 
-// runAgent runs this node until ctx ends, and at most stopLimit longer, whatever a file system, the kernel or a peer does. Where
+// Run runs this node until ctx ends, and at most stopLimit longer, whatever a file system, the kernel or a peer does. Where
 // nothing is set up it makes a mesh of one.
-func runAgent(ctx context.Context, opts AgentOptions) error {
+func Run(ctx context.Context, opts AgentOptions) error {
 	if err := enoughFiles(); err != nil {
 		return err
 	}
@@ -70,11 +70,11 @@ func enoughFiles() error {
 	if uint64(limit.Cur) >= minFiles {
 		return nil
 	}
-	return wrongConfig{&control.Error{
+	return WrongConfig(&control.Error{
 		Code:    control.CodeFailed,
 		Message: fmt.Sprintf("this process may open %d files, and the agent needs at least %d", limit.Cur, minFiles),
 		Hint:    "raise the limit: LimitNOFILE=1024 in the unit (systemctl edit meshban), or `ulimit -n 1024` in the shell",
-	}}
+	})
 }
 
 // serve runs this node until ctx ends.
@@ -151,11 +151,11 @@ func setUp(ctx context.Context, dir statedir.Dir, cfg config.Config) (bool, erro
 		return false, hasKey(dir)
 	}
 	if len(cfg.Join) > 0 {
-		return false, wrongConfig{&control.Error{
+		return false, WrongConfig(&control.Error{
 			Code:    control.CodeUsage,
 			Message: fmt.Sprintf("this machine belongs to no mesh yet, so it cannot join %s: it has no key of that mesh", cfg.Join[0]),
 			Hint:    "run `meshban invite` on a member, then here: meshban join TOKEN",
-		}}
+		})
 	}
 	if err := neverANode(ctx, dir); err != nil {
 		return false, err
@@ -169,11 +169,11 @@ func hasKey(dir statedir.Dir) error {
 	if _, err := os.Lstat(dir.Identity()); !errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return wrongConfig{&control.Error{
+	return WrongConfig(&control.Error{
 		Code:    control.CodeFailed,
 		Message: fmt.Sprintf("%s is missing: without it this machine is no longer the node that it was", dir.Identity()),
 		Hint:    fmt.Sprintf("put node.key back from a copy; to come back as a new node, move %s away, then `meshban join TOKEN`", dir),
-	}}
+	})
 }
 
 // neverANode refuses a machine on which something of a node is left.
@@ -183,12 +183,12 @@ func neverANode(ctx context.Context, dir statedir.Dir) error {
 		return err
 	}
 	if len(left) > 0 {
-		return wrongConfig{&control.Error{
+		return WrongConfig(&control.Error{
 			Code:    control.CodeFailed,
 			Message: fmt.Sprintf("%s is missing, though %s has been a node's folder: it has %s", dir.Secrets(), dir, strings.Join(left, ", ")),
 			Hint: fmt.Sprintf("put mesh.key back from a copy; to begin anew, move %s away, then `meshban join TOKEN`, or `meshban init` for a new mesh",
 				dir),
-		}}
+		})
 	}
 	release, _, err := fw.Claim()
 	if err != nil || os.Geteuid() != 0 {
@@ -199,12 +199,12 @@ func neverANode(ctx context.Context, dir statedir.Dir) error {
 	if err != nil || len(found) == 0 {
 		return err
 	}
-	return wrongConfig{&control.Error{
+	return WrongConfig(&control.Error{
 		Code:    control.CodeFailed,
 		Message: fmt.Sprintf("%s is missing, though an agent has run on this machine: the kernel has %s", dir.Secrets(), strings.Join(found, ", ")),
 		Hint: fmt.Sprintf("if %s is not mounted, mount it; to begin anew, `meshban join TOKEN`, `meshban init` for a new mesh, or `meshban teardown` and this again",
 			dir),
-	}}
+	})
 }
 
 // config is what the file says, with the flags over it.
@@ -259,8 +259,8 @@ func newLogger(opts AgentOptions, cfg config.Config, level slog.Leveler) *slog.L
 	return slog.New(slog.NewTextHandler(opts.Stderr, handler))
 }
 
-// initMesh makes a new mesh in the state folder.
-func initMesh(_ context.Context, opts InitOptions) (InitResult, error) {
+// Init makes a new mesh in the state folder.
+func Init(_ context.Context, opts InitOptions) (InitResult, error) {
 	dir := statedir.Dir(opts.Dir)
 	cfg, err := AgentOptions{Dir: opts.Dir, Name: opts.Name, Bind: opts.Bind}.config()
 	if err != nil {
@@ -280,8 +280,8 @@ func initMesh(_ context.Context, opts InitOptions) (InitResult, error) {
 	}, nil
 }
 
-// joinMesh enrols this machine with a token or a certificate.
-func joinMesh(ctx context.Context, opts JoinOptions) (JoinResult, error) {
+// Join enrols this machine with a token or a certificate.
+func Join(ctx context.Context, opts JoinOptions) (JoinResult, error) {
 	if opts.Certificate != nil {
 		return adoptCertificate(ctx, opts)
 	}
@@ -300,8 +300,8 @@ func joinMesh(ctx context.Context, opts JoinOptions) (JoinResult, error) {
 	}, nil
 }
 
-// rekey gives this node a new key of its own.
-func rekey(ctx context.Context, opts RekeyOptions) (RekeyResult, error) {
+// Rekey gives this node a new key of its own.
+func Rekey(ctx context.Context, opts RekeyOptions) (RekeyResult, error) {
 	dir := statedir.Dir(opts.Dir)
 	cfg, err := AgentOptions{Dir: opts.Dir}.config()
 	if err != nil {

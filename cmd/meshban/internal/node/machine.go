@@ -1,4 +1,4 @@
-package cli
+package node
 
 import (
 	"context"
@@ -17,8 +17,8 @@ import (
 	"github.com/meshban/meshban/fw"
 )
 
-// setUpMachine installs, prints or removes the files that this machine needs beside the binary.
-func setUpMachine(ctx context.Context, opts SetupOptions) (SetupResult, error) {
+// SetUp installs, prints or removes the files that this machine needs beside the binary.
+func SetUp(ctx context.Context, opts SetupOptions) (SetupResult, error) {
 	binary, err := os.Executable()
 	if err != nil {
 		return SetupResult{}, fmt.Errorf("find this program: %w", err)
@@ -95,7 +95,7 @@ func connectFail2ban(ctx context.Context, out SetupResult, written bool, lineFil
 			}
 		}
 	}
-	text := strings.Join(fail2banText(&control.Fail2banStatus{Tells: tells, Silent: silent}), "")
+	text := strings.Join((&control.Fail2banStatus{Tells: tells, Silent: silent}).Text(), "")
 	if len(tells) == 0 {
 		return out, &control.Error{
 			Code: control.CodeFailed, Message: "no jail of the running fail2ban tells the mesh of its bans: " + text,
@@ -155,8 +155,8 @@ func setupResult(r setup.Report, err error) (SetupResult, error) {
 	return out, nil
 }
 
-// tearDown takes everything of ours out of the kernel. A running agent would put it back within one check.
-func tearDown(ctx context.Context, opts TeardownOptions) (TeardownResult, error) {
+// Teardown takes everything of ours out of the kernel. A running agent would put it back within one check.
+func Teardown(ctx context.Context, opts TeardownOptions) (TeardownResult, error) {
 	dir := statedir.Dir(opts.Dir)
 	if _, err := os.Stat(opts.Dir); err == nil {
 		release, err := dir.Lock()

@@ -1,0 +1,131 @@
+// Package node makes this machine a member of a mesh and runs its agent: what the verbs do that need no running agent. Flags
+// are parsed and checked by the caller; a zero field was not given.
+package node
+
+import (
+	"io"
+	"net/netip"
+	"os"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+)
+
+// ConfigError is the error of an agent whose config is wrong: a value in the file or in the environment, or who may
+// write the state folder or a file in it.
+type ConfigError struct{ error }
+
+// Unwrap returns the cause.
+func (e ConfigError) Unwrap() error { return e.error }
+
+// WrongConfig returns err as a ConfigError.
+func WrongConfig(err error) error { return ConfigError{err} }
+
+// AgentOptions override the config file, field by field.
+type AgentOptions struct {
+	Dir       string // absolute
+	Name      string
+	Bind      netip.AddrPort
+	Advertise netip.AddrPort
+	Join      []string // each host:port
+	LineFile  string   // absolute
+	Firewall  []string // backends in the order of trial, without "auto"
+	Config    string   // absolute; "" = meshban.yaml in Dir, if it is there
+	Metrics   netip.AddrPort
+
+	Version string
+	Stderr  io.Writer        // for the log and the words to the operator
+	Reload  <-chan os.Signal // a value = read the config again; never closed
+}
+
+// InitOptions say what a new mesh's first node is called and where it listens.
+type InitOptions struct {
+	Dir  string // absolute
+	Name string
+	Bind netip.AddrPort
+}
+
+// InitResult is what init has made.
+type InitResult struct {
+	Name   string // of this node
+	ID     string // of this node, 32 hex digits
+	Mesh   string // id of the mesh, hex
+	Config string // the file to edit
+}
+
+// JoinOptions say with which token, or what certificate, and under which name to enrol.
+type JoinOptions struct {
+	Dir   string // absolute
+	Token string
+	Name  string
+	Bind  netip.AddrPort
+
+	Certificate []byte   // what meshban ca sign has printed; nil: there is a token
+	Join        []string // each host:port; only with Certificate
+}
+
+// RekeyOptions say how this node gets a certificate for a new key.
+type RekeyOptions struct {
+	Dir   string // absolute
+	Token string // "": the authority's key is in the folder
+}
+
+// RekeyResult is what the node was and is.
+type RekeyResult struct {
+	Name   string
+	ID     string // 32 hex digits, as Former
+	Former string
+}
+
+// CAOptions say what to do with the authority's key.
+type CAOptions struct {
+	Dir     string       // absolute
+	Do      string       // "sign", "export" or "import"
+	Request []byte       // sign: what meshban join --request has printed
+	Key     string       // sign: an exported key, absolute; "" = the folder's
+	File    string       // export, import: absolute
+	Move    bool         // export: take the key off the folder
+	Caps    control.Caps // sign: of the certificate
+}
+
+// CAResult is what was signed or moved.
+type CAResult struct {
+	Text []byte // for stdout: a request, or a certificate with the mesh's key
+	Said string // what was done
+	Next string // what is left to do, as a hint
+}
+
+// JoinResult is what join has got and written.
+type JoinResult struct {
+	Name   string
+	ID     string
+	Mesh   string
+	Join   []string // the join list, host:port
+	Config string
+	// NameTaken says that another node of the mesh has the same name.
+	NameTaken bool
+}
+
+// SetupOptions say what to install or take away.
+type SetupOptions struct {
+	Dir    string    // absolute
+	What   string    // "fail2ban" or "systemd"; "" with Remove = both
+	Print  bool      // write the files to Out instead
+	Remove bool      // take away what was installed
+	Out    io.Writer // for Print
+}
+
+// SetupResult is what setup has done.
+type SetupResult struct {
+	Done []string // one a file, such as "wrote /etc/fail2ban/action.d/meshban.conf"
+	Next []string // what is left to do, as hints
+}
+
+// TeardownOptions name the folder whose agent must not run.
+type TeardownOptions struct {
+	Dir string // absolute
+}
+
+// TeardownResult is what was in the kernel.
+type TeardownResult struct {
+	Removed []string // such as "table inet meshban"; empty = nothing of ours was there
+}
