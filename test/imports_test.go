@@ -24,6 +24,9 @@ const (
 	maxFileLines = 600
 )
 
+// verbs turns argv into a request and the answer into text: what it does to this machine is in package node.
+const verbs = module + "/cmd/meshban/internal/cli"
+
 // rooms are the four packages that never import one another.
 var rooms = []string{module + "/ban", module + "/mesh", module + "/fw", module + "/logsrc"}
 
@@ -126,6 +129,13 @@ func importFaults(p goPackage) []error {
 	if len(knows) == len(rooms) && p.ImportPath != daemon {
 		errs = append(errs, fmt.Errorf("%s imports ban, mesh, fw and logsrc: only the daemon may", p.ImportPath))
 	}
+	if p.ImportPath == verbs {
+		for _, dep := range p.Imports {
+			if within(dep, daemon) || within(dep, module+"/fw") || within(dep, module+"/logsrc") || within(dep, module+"/ban") {
+				errs = append(errs, fmt.Errorf("%s imports %s: only package node may", p.ImportPath, dep))
+			}
+		}
+	}
 	for library, room := range onlyIn {
 		for _, dep := range p.own() {
 			if within(dep, library) && !within(p.ImportPath, room) && !(p.ImportPath == hostile && room == module+"/mesh") {
@@ -153,6 +163,7 @@ func TestImportFaults(t *testing.T) {
 		{"bad: go-iptables in the hostile member", goPackage{ImportPath: hostile, Imports: []string{"github.com/coreos/go-iptables/iptables"}}, 1},
 		{"bad: memberlist in another test", goPackage{ImportPath: module + "/test/rig", Imports: []string{"github.com/hashicorp/memberlist"}}, 1},
 		{"bad: go-iptables in a test", goPackage{ImportPath: module + "/test", XTestImports: []string{"github.com/coreos/go-iptables/iptables"}}, 1},
+		{"bad: the verbs import the daemon", goPackage{ImportPath: verbs, Imports: []string{daemon}}, 1},
 		{"bad: cli in ban", goPackage{ImportPath: module + "/ban", Imports: []string{"github.com/urfave/cli/v2"}}, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
