@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
-	"github.com/meshban/meshban/mesh"
 )
 
 func (n *node) hasAll(t *testing.T, addrs []string) {
@@ -39,16 +38,6 @@ func (n *node) saysOf(kind string) string {
 		}
 	}
 	return ""
-}
-
-// accusesNobody fails the test if the node blames a member for what its disk has done.
-func (n *node) accusesNobody(t *testing.T) {
-	t.Helper()
-	for _, kind := range []mesh.Problem{mesh.ProblemForged, mesh.ProblemEquivocation, mesh.ProblemClone} {
-		if p := n.saysOf(string(kind)); p != "" {
-			t.Errorf("%s: %s", n.cfg.Name, p)
-		}
-	}
 }
 
 // A file that is damaged under a running agent is replaced, and has all that the agent knows: a mesh of one loses nothing.

@@ -1,6 +1,4 @@
-//go:build !race
-
-// Under the race detector it takes minutes, and the goroutines are those of TestStoreDamagedInUse.
+//go:build long
 
 package daemon
 
@@ -18,6 +16,7 @@ import (
 
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/store/storetest"
+	"github.com/meshban/meshban/mesh"
 )
 
 // Whatever has happened to its store, at rest or in use, an agent starts, has all bans back from a peer, and accuses nobody. Where
@@ -97,5 +96,15 @@ func (n *node) suffers(t *testing.T, peer *node, addrs []string, i int) {
 		n.hasAll(t, addrs)
 		until(t, name+": equal digests", func() bool { return n.mesh.Digest() == peer.mesh.Digest() })
 		n.accusesNobody(t)
+	}
+}
+
+// accusesNobody fails the test if the node blames a member for what its disk has done.
+func (n *node) accusesNobody(t *testing.T) {
+	t.Helper()
+	for _, kind := range []mesh.Problem{mesh.ProblemForged, mesh.ProblemEquivocation, mesh.ProblemClone} {
+		if p := n.saysOf(string(kind)); p != "" {
+			t.Errorf("%s: %s", n.cfg.Name, p)
+		}
 	}
 }
