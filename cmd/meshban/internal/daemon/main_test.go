@@ -7,4 +7,4 @@ import (
 	"github.com/meshban/meshban/test/parallel"
 )
 
-func TestMain(m *testing.M) { os.Exit(parallel.Main(m, 16)) }
+func TestMain(m *testing.M) { os.Exit(parallel.Main(m, 24)) }
