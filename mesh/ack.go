@@ -7,24 +7,24 @@ import (
 	"time"
 )
 
-// Pings carry the comparison of digests: the answer to one says what the peer holds. memberlist does not tell who sent the
-// answer, so the peer signs it. It signs the time too, because whoever has heard an answer can send it again. The digest
-// itself stays out: its first bytes find the one of ours that the signature must fit.
+// Digests are compared through pings: the answer to a ping says what the peer holds. memberlist does not say who sent
+// an answer, so the peer signs it. It signs the time too, because anyone who hears an answer can replay it. The full
+// digest is not sent: its first bytes select which of our digests the signature must match.
 
 const (
 	ackDomain = "meshban ack v1\x00"
 	// rootShort is how many bytes of the digest are sent.
 	rootShort = 8
-	// ackLen is the bytes that ride on the answer to a ping: the first ones of the digest of the frames, the digest of the
-	// membership, the clock and the signature. ackSig is where the latter is.
+	// ackLen is the size of what the answer to a ping carries: the first bytes of the digest of the frames, the digest of
+	// the membership, the clock and the signature. ackSig is the offset of the signature.
 	ackSig, ackLen = rootShort + 8 + 8, ackSig + ed25519.SignatureSize
-	// ackLasts is how long an answer is given again while the digests stay the same. New ones are signed (30 us) at most
-	// ackBurst at once and then one each ackEvery; meanwhile the last one is given, which is at most that old.
+	// ackLasts is how long an answer is reused while the digests stay the same. At most ackBurst new ones are signed (30
+	// us each) at once, then one per ackEvery; in between the last one is reused until it is ackLasts old.
 	ackLasts           = time.Second
 	ackBurst, ackEvery = 16, 50 * time.Millisecond
 )
 
-// ack is the answer to a ping, as it is read.
+// ack is a decoded answer to a ping.
 type ack struct {
 	root  [rootShort]byte
 	view  uint64
@@ -32,7 +32,7 @@ type ack struct {
 	raw   []byte
 }
 
-// readAck reads an answer. Whether the peer has signed it, only signed tells.
+// readAck decodes an answer. It does not check the signature; signed does.
 func readAck(b []byte) (a ack, ok bool) {
 	if len(b) != ackLen {
 		return ack{}, false
@@ -40,17 +40,17 @@ func readAck(b []byte) (a ack, ok bool) {
 	return ack{[rootShort]byte(b), binary.BigEndian.Uint64(b[rootShort:]), binary.BigEndian.Uint64(b[rootShort+8:]), b}, true
 }
 
-// signed reports whether the holder of key has signed that it holds what has this digest.
+// signed reports whether the holder of key signed this answer for the digest root.
 func (a ack) signed(key ed25519.PublicKey, meshID [16]byte, root [32]byte) bool {
 	return len(key) == ed25519.PublicKeySize && ed25519.Verify(key, ackText(meshID, root, a.view, a.clock), a.raw[ackSig:])
 }
 
-// signedBy returns what evRoot.signed is.
+// signedBy returns the function for evRoot.signed.
 func (m *Mesh) signedBy(key ed25519.PublicKey, a ack) func(root [32]byte) bool {
 	return func(root [32]byte) bool { return a.signed(key, m.cfg.Secrets.MeshID, root) }
 }
 
-// ackText is what is signed.
+// ackText returns the bytes that are signed.
 func ackText(meshID [16]byte, root [32]byte, view, clock uint64) []byte {
 	b := append([]byte(ackDomain), meshID[:]...)
 	b = binary.BigEndian.AppendUint64(append(b, root[:]...), view)
@@ -62,12 +62,12 @@ type ackSigner struct {
 	mu   sync.Mutex
 	rate limiter
 	last []byte
-	root [32]byte // of the last one
+	root [32]byte // of last
 	view uint64
 	at   time.Time
 }
 
-// answer returns the signed digests. The caller must not change it.
+// answer returns the encoded answer. The caller must not change it.
 func (a *ackSigner) answer(now time.Time, id Identity, meshID [16]byte, root [32]byte, view uint64) []byte {
 	a.mu.Lock()
 	defer a.mu.Unlock()

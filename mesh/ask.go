@@ -12,10 +12,11 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// A member says where it is, and other nodes never ban it there. So that nobody can protect an address by claiming it, a
-// member's address counts once it has answered: a question with a random nonce goes to that address and nowhere else, and
-// the answer is signed with the member's key. Where packets do not pass, a TLS handshake on a stream to the address says the
-// same. A node also asks addresses that claim its own id: only a machine with its key can answer.
+// Other nodes never ban the address of a member. To keep anyone from protecting an address just by claiming it, the
+// address counts only once the member has answered there: a question with a random nonce goes to that address and
+// nowhere else, and the answer is signed with the member's key. Where packets do not get through, a TLS handshake on a
+// stream to the address proves the same. A node also asks addresses that claim its own id: only a machine with its key
+// can answer.
 
 const (
 	askDomain  = "meshban ask v1\x00"
@@ -23,15 +24,15 @@ const (
 	askFields  = 6
 	// maxAsk bounds an encoded question or answer, and maxAddrText an address with its port, in bytes.
 	maxAsk, maxAddrText = 256, 64
-	// askOpen is for how long an answer counts. A nonce is known as ours for askKept.
+	// askOpen is how long an answer to a question is accepted. Its nonce is remembered as ours for askKept.
 	askOpen, askKept = 10 * time.Second, time.Minute
-	// maxOpenAsks bounds the questions that are remembered.
+	// maxOpenAsks bounds the remembered questions.
 	maxOpenAsks = 2 * MaxMembers
 	// cloneAskEvery is the least time between two questions to addresses that claim our id.
 	cloneAskEvery = 5 * time.Second
-	// answerRate and answerBurst bound the answers to one node, a second and at once.
+	// answerRate (per second) and answerBurst (at once) bound the answers to one node.
 	answerRate, answerBurst = 2, 8
-	// maxHandshakes bounds the TLS handshakes that prove addresses at a time.
+	// maxHandshakes bounds the concurrent TLS handshakes that prove addresses.
 	maxHandshakes = 4
 )
 
@@ -40,10 +41,10 @@ type ask struct {
 	MeshID  [16]byte
 	To      ID // who is asked or, in an answer, who asked
 	Nonce   [16]byte
-	ReplyTo string            // where to send the answer; empty: this is one
+	ReplyTo string            // where to send the answer; empty in an answer
 	Key     ed25519.PublicKey // the sender's
 
-	body, sig []byte // of what was decoded
+	body, sig []byte // as decoded
 }
 
 func (a ask) encodeBody() []byte {
@@ -56,7 +57,7 @@ func (a ask) encodeBody() []byte {
 	return appendBin(b, a.Key)
 }
 
-// encode signs a. Its kind stands in front.
+// encode returns the signed message, prefixed with its kind.
 func (a ask) encode(id Identity) []byte {
 	a.Key = id.Public()
 	b := a.encodeBody()
@@ -64,7 +65,7 @@ func (a ask) encode(id Identity) []byte {
 	return append(append([]byte{kindAsk}, b...), sig...)
 }
 
-// decodeAsk reads strictly what encode wrote behind the kind. It does not check the signature.
+// decodeAsk strictly decodes what encode wrote after the kind. It does not check the signature.
 func decodeAsk(b []byte) (a ask, err error) {
 	if len(b) > maxAsk || len(b) < ed25519.SignatureSize {
 		return ask{}, fmt.Errorf("question of %d bytes, want %d to %d", len(b), ed25519.SignatureSize, maxAsk)
@@ -99,18 +100,18 @@ type asks struct {
 	mu      sync.Mutex
 	open    map[[16]byte]openAsk
 	pruned  time.Time
-	claimed netip.AddrPort // an address that claims our id and is to be asked
-	asked   time.Time      // when such a one was asked last
+	claimed netip.AddrPort // the next address to ask among those that claim our id
+	asked   time.Time      // when such an address was last asked
 }
 
 type openAsk struct {
 	id   ID
 	addr netip.AddrPort
 	at   time.Time
-	done bool // it was answered
+	done bool // answered already
 }
 
-// begin returns the nonce of a new question to id at addr.
+// begin records a new question to id at addr and returns its nonce.
 func (a *asks) begin(now time.Time, id ID, addr netip.AddrPort) (nonce [16]byte, err error) {
 	if _, err := rand.Read(nonce[:]); err != nil {
 		return nonce, fmt.Errorf("make a nonce: %w", err)
@@ -140,7 +141,7 @@ func (a *asks) expected(now time.Time, nonce [16]byte, from ID) bool {
 	return ok && !q.done && q.id == from && now.Sub(q.at) <= askOpen
 }
 
-// answered ends a question and returns the address that it went to.
+// answered closes a question and returns the address it was sent to.
 func (a *asks) answered(nonce [16]byte) netip.AddrPort {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -158,7 +159,7 @@ func (a *asks) mine(nonce [16]byte) bool {
 	return ok
 }
 
-// suspect notes that an address claims our id. It never blocks: memberlist calls it with its lock held.
+// suspect records an address that claims our id. It never blocks: memberlist calls it with its lock held.
 func (a *asks) suspect(addr netip.AddrPort) {
 	a.mu.Lock()
 	a.claimed = addr
@@ -189,7 +190,7 @@ func (m *Mesh) ask(id ID, addr netip.AddrPort) {
 	m.sendTo(addr, q.encode(m.cfg.Identity))
 }
 
-// sendTo sends a packet to whoever is at an address.
+// sendTo sends a packet to an address, whoever is there.
 func (m *Mesh) sendTo(addr netip.AddrPort, msg []byte) {
 	ml := m.ml.Load()
 	if ml == nil {
@@ -200,8 +201,8 @@ func (m *Mesh) sendTo(addr netip.AddrPort, msg []byte) {
 	}
 }
 
-// askMessage handles a question, or the answer to one of ours. Only a signed answer has an effect: questions can be sent
-// again by whoever has received them.
+// askMessage handles a question, or the answer to one of ours. Only a signed answer has an effect: anyone who has
+// received a question can replay it.
 func (m *Mesh) askMessage(b []byte) {
 	a, err := decodeAsk(b)
 	if err != nil {
@@ -234,7 +235,7 @@ func (m *Mesh) askMessage(b []byte) {
 	}
 }
 
-// addressProved notes that a node with id's key receives at addr.
+// addressProved records that the holder of id's key receives at addr.
 func (m *Mesh) addressProved(now time.Time, id ID, addr netip.AddrPort) {
 	if id == m.id {
 		m.problems.report(now, ProblemClone, addr.String(), "another machine uses this node's key: "+addr.String())

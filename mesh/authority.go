@@ -12,22 +12,22 @@ import (
 )
 
 const (
-	// renewEvery is the time between two looks for certificates to renew, maxRenewals how many are renewed at each.
+	// renewEvery is the time between two searches for certificates to renew; maxRenewals bounds the renewals of each.
 	renewEvery, maxRenewals = time.Minute, 16
-	// warnBefore is how long before the end of this node's certificate its operator is told.
+	// warnBefore is how long before this node's certificate ends its operator is warned.
 	warnBefore = CertificateLife / 6
 	// tellEvery is the least time between two messages that tell a revoked node of its revocation.
 	tellEvery = 2 * time.Second
 )
 
-// Standing is what the mesh's authority has said of a node.
+// Standing is what the mesh's authority has said about a node.
 type Standing struct {
 	ID          ID
 	Certificate *Certificate // nil: none, or it has ended
 	Revoked     *Revocation  // nil: it is not revoked
 }
 
-// Standing tells what the authority has said of a node; the zero Standing but for its id when that is nothing.
+// Standing returns what the authority has said about a node; if that is nothing, only ID is set.
 func (m *Mesh) Standing(id ID) Standing {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -46,7 +46,7 @@ func (m *Mesh) standingLocked(id ID) Standing {
 	return s
 }
 
-// Standings lists what the authority has said of nodes, by id.
+// Standings returns what the authority has said about nodes, sorted by id.
 func (m *Mesh) Standings() []Standing {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -63,15 +63,15 @@ func (m *Mesh) Standings() []Standing {
 // HasAuthority reports whether the authority's key is on this node.
 func (m *Mesh) HasAuthority() bool { return !m.cfg.Authority.IsZero() }
 
-// Counts reports whether what an origin says counts now. After Restore it tells which of the restored frames do.
+// Counts reports whether an origin's frames count now. After Restore it tells which of the restored frames do.
 func (m *Mesh) Counts(origin ID) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.core.stands(m.now(), origin) == verdictNew
 }
 
-// Certify gives a node a new certificate, which goes to every member. It counts at least as long as the node's former
-// one. Errors match ErrNoAuthority, ErrRevoked or ErrStopped.
+// Certify issues a new certificate for a node and sends it to every member. It lasts at least as long as the node's
+// previous one. Errors match ErrNoAuthority, ErrRevoked or ErrStopped.
 func (m *Mesh) Certify(node ed25519.PublicKey, name string, caps Caps) (Certificate, error) {
 	if m.cfg.Authority.IsZero() {
 		return Certificate{}, ErrNoAuthority
@@ -102,8 +102,8 @@ func (m *Mesh) Certify(node ed25519.PublicKey, name string, caps Caps) (Certific
 	return c, m.publishRecord(c.frame)
 }
 
-// Revoke shuts a node out for good: nothing counts that it says or ever said, on any member, as soon as the word is
-// there. A node that is revoked already stays so, with the first revocation. since is for people to read. Errors match
+// Revoke shuts a node out for good: once a member has the revocation, nothing the node says or ever said counts there.
+// If the node is already revoked, Revoke returns the first revocation. since is for people to read. Errors match
 // ErrNoAuthority or ErrStopped.
 func (m *Mesh) Revoke(node ID, name string, since time.Time, reason string) (Revocation, error) {
 	switch {
@@ -133,8 +133,8 @@ func (m *Mesh) Revoke(node ID, name string, since time.Time, reason string) (Rev
 	return v, nil
 }
 
-// tellRevoked sends a node that speaks although it is revoked the word of that: nobody pushes to it any more. It does not
-// wait. Whoever speaks in the node's name has it told at most once in tellEvery.
+// tellRevoked sends the revocation to a revoked node that still sends messages: nobody pushes to it any more. It does
+// not wait. A node is told at most once per tellEvery, however much arrives in its name.
 func (m *Mesh) tellRevoked(now time.Time, id ID) {
 	if !m.told.take(now, id, 1) {
 		return
@@ -148,17 +148,17 @@ func (m *Mesh) tellRevoked(now time.Time, id ID) {
 	}
 }
 
-// AuthorityID is the origin of what the mesh's authority signs; zero: the mesh has none.
-func (m *Mesh) AuthorityID() ID { return m.core.authority } // set by New alone
+// AuthorityID returns the origin of what the mesh's authority signs, or zero if the mesh has no authority.
+func (m *Mesh) AuthorityID() ID { return m.core.authority } // set only by New
 
-// PublishAsAuthority signs payload (at most MaxPayload bytes) with the authority's key and sends it to every member, ahead
-// of what nodes say. Other members get the frame from Config.Deliver, with AuthorityID as Origin and AuthorityEpoch as
-// Epoch. now becomes its Issued. Errors match ErrNoAuthority, ErrStopped or ErrFull.
+// PublishAsAuthority signs payload (at most MaxPayload bytes) with the authority's key and sends it to every member,
+// ahead of what nodes publish. Other members get the frame through Config.Deliver, with AuthorityID as Origin,
+// AuthorityEpoch as Epoch and now as Issued. Errors match ErrNoAuthority, ErrStopped or ErrFull.
 func (m *Mesh) PublishAsAuthority(now time.Time, payload []byte, expires time.Time) (Frame, error) {
 	if m.cfg.Authority.IsZero() {
 		return Frame{}, ErrNoAuthority
 	}
-	m.publishing.Lock() // so that numbers go up by one
+	m.publishing.Lock() // so that each serial is higher than the last
 	defer m.publishing.Unlock()
 	serial, err := newSerial(now, m.lastAuthority)
 	if err != nil {
@@ -185,7 +185,7 @@ func (m *Mesh) PublishAsAuthority(now time.Time, payload []byte, expires time.Ti
 	return Frame{}, errors.New("publish as the authority: the frame's number is in use, or its time is ahead of the clock")
 }
 
-// publishRecord takes in what the authority said here and sends it to every member.
+// publishRecord takes in a frame that the authority signed and, if it is new, sends it to every member.
 func (m *Mesh) publishRecord(f Frame) error {
 	m.mu.Lock()
 	if m.phase == phaseEnded {
@@ -203,8 +203,8 @@ func (m *Mesh) publishRecord(f Frame) error {
 	return nil
 }
 
-// present makes this node's own certificate known: the one that it brought, or, with the authority's key here, a new
-// one where there is none.
+// present publishes this node's own certificate: the configured one or, if none counts and the authority's key is here,
+// a new one.
 func (m *Mesh) present() error {
 	if !m.cfg.Secrets.HasAuthority() {
 		return nil
@@ -228,8 +228,8 @@ func (m *Mesh) present() error {
 	return err
 }
 
-// renewLoop renews certificates well before their end while the authority's key is here, and tells when this node's own
-// is about to end or counts no more.
+// renewLoop renews certificates well before they end if the authority's key is here, and warns when this node's own
+// certificate is about to end or no longer counts.
 func (m *Mesh) renewLoop(ctx context.Context) {
 	if !m.cfg.Secrets.HasAuthority() {
 		return
@@ -250,7 +250,7 @@ func (m *Mesh) renewLoop(ctx context.Context) {
 	}
 }
 
-// renew makes new certificates for members that are alive and whose certificate is past half of its life.
+// renew issues new certificates for live members whose certificates are past half their life.
 func (m *Mesh) renew() {
 	if m.cfg.Authority.IsZero() {
 		return
@@ -274,7 +274,7 @@ func (m *Mesh) renew() {
 	}
 }
 
-// checkOwn tells the operator when others do not believe this node, or soon will not.
+// checkOwn tells the operator when other nodes ignore this one, or soon will.
 func (m *Mesh) checkOwn() {
 	now := m.now()
 	s := m.Standing(m.id)

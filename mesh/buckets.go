@@ -5,9 +5,10 @@ import (
 	"time"
 )
 
-// buckets holds each of many to a rate, as token buckets do; there are maxSources of them, and further ones share one.
+// buckets limits the rate of each key by a token bucket. At most maxSources keys have their own; further keys share
+// one.
 type buckets[K comparable] struct {
-	rate, burst float64 // units a second, units
+	rate, burst float64 // units per second; units
 
 	mu     sync.Mutex
 	of     map[K]*bucket
@@ -15,7 +16,7 @@ type buckets[K comparable] struct {
 	pruned time.Time
 }
 
-// bucket is what one has used and not got back yet.
+// bucket is what one key has used and not yet regained.
 type bucket struct {
 	used float64
 	at   time.Time
@@ -25,7 +26,7 @@ func newBuckets[K comparable](rate, burst float64) buckets[K] {
 	return buckets[K]{rate: rate, burst: burst, of: make(map[K]*bucket)}
 }
 
-// take uses cost units of who's; false: it has not so many left.
+// take spends cost units from who's bucket and reports whether enough were left. A negative cost gives units back.
 func (b *buckets[K]) take(now time.Time, who K, cost int) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

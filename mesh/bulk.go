@@ -6,28 +6,29 @@ import (
 )
 
 const (
-	// maxBulkBytes bounds the large messages that wait, which come by stream, and maxBulkOf those of one peer.
+	// maxBulkBytes bounds the waiting large messages, which come by stream, and maxBulkOf the number from one peer.
 	maxBulkBytes, maxBulkOf = 32 << 20, 8
-	// bulkRate is how many signatures of what one peer streams are checked in vain a second, and bulkBurst at once: of frames
-	// that are its own, or bring nothing. Frames of others that are news here are free: nobody but their origins can make them.
+	// bulkRate (per second) and bulkBurst (at once) bound the signatures of one peer's streams that are checked in vain:
+	// those of frames that are its own or bring nothing new. New frames of other origins are free: only their origins can
+	// make them.
 	bulkRate, bulkBurst = 1000, 16 << 10
 )
 
-// bulkQueue holds the large messages that wait, by the peers that sent them, who take turns. Only what belongs to a session
-// is put in, so that nobody takes another's place.
+// bulkQueue holds the waiting large messages by sending peer; the peers take turns. Only messages that belong to a
+// session are queued, so nobody takes another's place.
 type bulkQueue struct {
-	wake chan struct{} // capacity 1: there may be something
+	wake chan struct{} // capacity 1: something may be queued
 
 	mu    sync.Mutex
 	bytes int
-	peers []*bulkPeer // that have something here; the first is next
+	peers []*bulkPeer // those with something here; the first is next
 }
 
-// bulkPeer is what waits of one peer.
+// bulkPeer is what one peer has waiting.
 type bulkPeer struct {
 	id   ID
 	msgs [][]byte
-	work *bulkWork // taken off msgs and begun; of the core's goroutine alone
+	work *bulkWork // in progress, taken off msgs; used only by the core's goroutine
 }
 
 // put adds a message and reports whether there was room.
@@ -48,8 +49,8 @@ func (q *bulkQueue) put(from ID, b []byte) bool {
 	return true
 }
 
-// next gives the peer whose turn it is, with its next message begun by open, and moves it behind the others; nil: nothing
-// waits. A message that open refuses is skipped.
+// next returns the peer whose turn it is, with its next message opened by open, and moves it behind the others. It
+// returns nil if nothing waits. A message that open refuses is skipped.
 func (q *bulkQueue) next(open func([]byte) *bulkWork) *bulkPeer {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -72,7 +73,7 @@ func (q *bulkQueue) next(open func([]byte) *bulkWork) *bulkPeer {
 	return nil
 }
 
-// len is how many messages wait.
+// len returns the number of waiting messages.
 func (q *bulkQueue) len() (n int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

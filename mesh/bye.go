@@ -14,16 +14,16 @@ const (
 	maxBye = 160
 )
 
-// bye is a member's word that it is about to leave.
+// bye is a member's announcement that it is about to leave.
 type bye struct {
 	MeshID [16]byte
 	Issued time.Time
 	Key    ed25519.PublicKey
 
-	body, sig []byte // of what was decoded
+	body, sig []byte // as decoded
 }
 
-// encode signs a goodbye; its kind stands in front.
+// encode returns the signed goodbye, prefixed with its kind.
 func (b bye) encode(id Identity) []byte {
 	body := appendArray(nil, byeFields)
 	body = appendUint(body, byeVersion)
@@ -34,7 +34,7 @@ func (b bye) encode(id Identity) []byte {
 	return append(append([]byte{kindBye}, body...), sig...)
 }
 
-// decodeBye reads strictly what encode wrote behind the kind. It does not check the signature.
+// decodeBye strictly decodes what encode wrote after the kind. It does not check the signature.
 func decodeBye(raw []byte) (b bye, err error) {
 	if len(raw) > maxBye || len(raw) < ed25519.SignatureSize {
 		return bye{}, fmt.Errorf("goodbye of %d bytes, want %d to %d", len(raw), ed25519.SignatureSize, maxBye)
@@ -60,8 +60,8 @@ func (b bye) verify() bool {
 	return ed25519.Verify(b.Key, append([]byte(byeDomain), b.body...), b.sig)
 }
 
-// byeMessage takes in a goodbye. One that is old, or was heard before, costs no signature check: whoever has heard it can
-// send it again.
+// byeMessage handles a goodbye. One that is old or was heard before costs no signature check: anyone who has heard it
+// can replay it.
 func (m *Mesh) byeMessage(raw []byte) {
 	b, err := decodeBye(raw)
 	if err != nil {

@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// Caps bounds what a node may say. A zero number leaves it to the receiver's own bound.
+// Caps bounds what a node may say. A zero number leaves the bound to the receiver.
 type Caps struct {
-	Rate     uint32        // bans a minute
+	Rate     uint32        // bans per minute
 	Active   uint32        // bans at a time
 	MinBits4 uint8         // widest prefix, IPv4: 0 to 32
 	MinBits6 uint8         // widest prefix, IPv6: 0 to 128
@@ -16,10 +16,10 @@ type Caps struct {
 	Import   bool          // may say much at once
 }
 
-// DefaultCaps are those of a node of which nothing else is said: they leave every number to the receivers.
+// DefaultCaps returns the caps of a node unless others are set: every number is left to the receivers.
 func DefaultCaps() Caps { return Caps{UnbanAny: true, Import: true} }
 
-// capsFields is how many numbers stand for Caps.
+// capsFields is how many numbers encode Caps.
 const capsFields = 6
 
 func (c Caps) validate() error {
