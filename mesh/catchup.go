@@ -14,22 +14,23 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// A node that was away while the gossip key was rotated, and the old key dropped, can talk to nobody. It asks for the
-// newest grants over TLS on the mesh's port, as joiners do. Who answers is not believed but for what the authority has
-// signed, and gives nothing away: the key inside is sealed for the asker, whose node key the connection proves. The one
-// thing that it says itself is which key it encrypts with, and that counts only from a certified member.
+// A node that was away while the gossip key was rotated and the old key dropped cannot talk to anyone. It asks for the
+// newest grants over TLS on the mesh's port, as joiners do. The answering node need not be trusted: it is believed only
+// in what the authority has signed, and it gives nothing away, because the key inside is sealed for the asker, whose
+// node key the connection proves. The only thing it says itself is which key it encrypts with, and that counts only
+// from a certified member.
 
 const (
-	keysVersion = 2 // of a message on the enrolment's connection that asks for grants
+	keysVersion = 2 // of a request for grants on an enrolment connection
 	keysFields  = 4
 	keysAnswer  = 3
-	// maxKeyRecords bounds the records of an answer.
+	// maxKeyRecords bounds the records in an answer.
 	maxKeyRecords = 4
-	// askKeysEvery is the least time between two questions to one address, maxAsked bounds the addresses remembered.
+	// askKeysEvery is the least time between two requests to one address. maxAsked bounds the remembered addresses.
 	askKeysEvery = 5 * time.Second
-	// askKeysTimeout bounds one question, but for the dial: what answers may be anything.
+	// askKeysTimeout bounds one request, not counting the dial: anything may be listening at the address.
 	askKeysTimeout = 3 * time.Second
-	// muteFor is how long nobody but such who speak another key may answer before the operator is told.
+	// muteFor is how long only nodes with another gossip key may answer before the operator is told.
 	muteFor  = time.Minute
 	maxAsked = MaxPeers + MaxJoin
 )
@@ -40,7 +41,7 @@ var (
 	errOtherNode = errors.New("another node answers there")
 )
 
-// requestVersion tells what a message asks for.
+// requestVersion returns the version of a request, which says what it asks for, or 0 if the request is malformed.
 func requestVersion(b []byte) uint64 {
 	r := reader{b: b}
 	r.array(15)
@@ -55,7 +56,7 @@ func requestVersion(b []byte) uint64 {
 type keysRequest struct {
 	MeshID      [16]byte
 	Has         keyVersion
-	Certificate []byte // of the asker, for who has not heard of it yet; may be empty
+	Certificate []byte // the asker's, for a node that does not know it yet; may be empty
 }
 
 func (q keysRequest) encode() []byte {
@@ -78,9 +79,9 @@ func decodeKeysRequest(b []byte) (q keysRequest, err error) {
 	return q, r.end()
 }
 
-// keysReply is the answer.
+// keysReply is the answer to a keysRequest.
 type keysReply struct {
-	Uses    keyVersion // the key that the one who answers encrypts with
+	Uses    keyVersion // the key that the answering node encrypts with
 	Records [][]byte
 }
 
@@ -108,8 +109,8 @@ func decodeKeysReply(b []byte) (a keysReply, err error) {
 	return a, r.end()
 }
 
-// answerKeys gives a node what the authority has said to it of the newest gossip key: its grant, or one for others, which
-// proves that there is a newer key; or its revocation.
+// answerKeys sends a node what the authority has said to it about the newest gossip key: its grant, or one for others,
+// which proves that there is a newer key; or its revocation.
 func (m *Mesh) answerKeys(conn *tls.Conn, key ed25519.PublicKey, b []byte, from string) error {
 	q, err := decodeKeysRequest(b)
 	if err != nil {
@@ -154,14 +155,14 @@ func (m *Mesh) answerKeys(conn *tls.Conn, key ed25519.PublicKey, b []byte, from 
 	if len(a.Records) > 0 {
 		level := slog.LevelInfo
 		if s.Revoked != nil {
-			level = slog.LevelDebug // it asks for ever
+			level = slog.LevelDebug // it never stops asking
 		}
 		m.cfg.Logger.Log(context.Background(), level, "a node asked for the mesh's key", "id", id.Short(), "from", from, "revoked", s.Revoked != nil)
 	}
 	return conn.CloseWrite()
 }
 
-// askKeys asks at an address, whose node does not understand us, for a newer gossip key.
+// askKeys asks the node at addr, which does not understand us, for a newer gossip key.
 func (m *Mesh) askKeys(ctx context.Context, addr netip.AddrPort) {
 	if !m.cfg.Secrets.HasAuthority() || !m.join.mayAsk(m.now(), addr) {
 		return
@@ -206,8 +207,8 @@ func (m *Mesh) askKeys(ctx context.Context, addr netip.AddrPort) {
 	}
 }
 
-// askLoop asks members that do not answer pings for a newer key, one at a time: where the key was turned without this node,
-// memberlist would take most of a minute to find out that nobody understands it.
+// askLoop asks members that do not answer pings for a newer key, one at a time: if the key was rotated without this
+// node, memberlist would take most of a minute to notice that nobody understands it.
 func (m *Mesh) askLoop(ctx context.Context) {
 	for {
 		select {
@@ -219,13 +220,13 @@ func (m *Mesh) askLoop(ctx context.Context) {
 	}
 }
 
-// keysAt asks one node, and returns which one it was.
+// keysAt sends one request to addr and returns the answer and the answering node's id.
 func (m *Mesh) keysAt(ctx context.Context, addr netip.AddrPort) (a keysReply, from ID, err error) {
 	conn, err := m.dialMember(ctx, addr, func(key ed25519.PublicKey) error { from = IDOf(key); return nil })
 	if err != nil {
 		return a, from, err
 	}
-	defer func() { _ = conn.NetConn().Close() }() // without a goodbye by TLS, which waits for a peer that does not read
+	defer func() { _ = conn.NetConn().Close() }() // without a TLS close alert, which waits for a peer that does not read
 	stop := context.AfterFunc(ctx, func() { _ = conn.NetConn().Close() })
 	defer stop()
 	q := keysRequest{MeshID: m.cfg.Secrets.MeshID}
@@ -244,8 +245,8 @@ func (m *Mesh) keysAt(ctx context.Context, addr netip.AddrPort) (a keysReply, fr
 	return a, from, err
 }
 
-// dialMember opens a TLS connection, good for askKeysTimeout or until ctx ends, to a node whose key accept takes. The
-// handshake proves that the node is at addr.
+// dialMember opens a TLS connection to a node whose key accept approves. The connection is good for askKeysTimeout; ctx
+// bounds only the dial (by its deadline) and the handshake. The handshake proves that the node is at addr.
 func (m *Mesh) dialMember(ctx context.Context, addr netip.AddrPort, accept func(ed25519.PublicKey) error) (*tls.Conn, error) {
 	conf, err := enrolTLS(m.cfg.Identity, accept)
 	if err != nil {
@@ -283,7 +284,7 @@ func (m *Mesh) dialMember(ctx context.Context, addr netip.AddrPort, accept func(
 	return conn, nil
 }
 
-// mayAsk reports whether it is time for a question to an address.
+// mayAsk reports whether an address may be asked now and, if so, records the request.
 func (j *joinList) mayAsk(now time.Time, addr netip.AddrPort) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -297,7 +298,7 @@ func (j *joinList) mayAsk(now time.Time, addr netip.AddrPort) bool {
 	return true
 }
 
-// muteLong reports whether nobody has understood us for long.
+// muteLong reports whether nobody has understood us for muteFor. The first call starts the count.
 func (j *joinList) muteLong(now time.Time) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()

@@ -9,21 +9,21 @@ import (
 	"time"
 )
 
-// What a mesh's authority says are records: frames that it signed, so that they travel, are compared and are stored as
-// all frames are. A record's sequence number is its serial, its epoch the kind.
+// A mesh's authority speaks in records: frames that it signed, so they travel, are compared and are stored like all
+// frames. A record's sequence number is its serial, its epoch the kind.
 
 const (
-	// CertificateLife is how long a new certificate is good. It is renewed when half of that is over.
+	// CertificateLife is how long a new certificate lasts. It is renewed after half of that.
 	CertificateLife = 365 * 24 * time.Hour
-	// revocationLife is longer than any certificate that was made before the revocation can last.
+	// revocationLife is at least as long as any certificate made before the revocation can last.
 	revocationLife = MaxLife
 	// maxReason bounds the reason of a revocation, in bytes.
 	maxReason = 200
 
 	recordCertificate = 1
 	recordRevocation  = 2
-	// AuthorityEpoch is the epoch of frames that PublishAsAuthority made. What the authority says under any other is for the
-	// mesh alone.
+	// AuthorityEpoch is the epoch of frames made by PublishAsAuthority. The authority's frames of other epochs are for
+	// the mesh alone.
 	AuthorityEpoch    = 4
 	certificateFields = 8
 	revocationFields  = 4
@@ -40,11 +40,11 @@ var (
 	ErrNoAuthority = errors.New("the key of the mesh's authority is not on this node")
 	// ErrOtherAuthority: a record was signed by the authority of another mesh.
 	ErrOtherAuthority = errors.New("it was signed by another authority")
-	// ErrOtherMesh: a record or request is about another mesh.
+	// ErrOtherMesh: a record or request is for another mesh.
 	ErrOtherMesh = errors.New("it is of another mesh")
-	// ErrCertificateEnded: the time of a certificate is over.
+	// ErrCertificateEnded: the certificate has ended.
 	ErrCertificateEnded = errors.New("the certificate has ended")
-	// ErrCertificateEarly: the time of a certificate has not come yet.
+	// ErrCertificateEarly: the certificate's time has not come yet.
 	ErrCertificateEarly = errors.New("the certificate does not count yet; is the clock right?")
 	// ErrRevoked: the node was revoked. Its key never counts again.
 	ErrRevoked = errors.New("the node is revoked")
@@ -54,7 +54,7 @@ var (
 	ErrBadRequest = errors.New("not a certificate request")
 )
 
-// Authority is the ed25519 key pair that decides who is a member of a mesh. The zero value is none.
+// Authority is the ed25519 key pair that decides who is a member of a mesh. The zero value holds no key.
 type Authority struct{ key Identity }
 
 // NewAuthority makes a key that is stored nowhere.
@@ -78,16 +78,16 @@ func LoadAuthority(path string) (Authority, error) {
 // IsZero reports whether there is no key.
 func (a Authority) IsZero() bool { return a.key.key == nil }
 
-// Public is the authority's public key; the caller must not change it.
+// Public returns the authority's public key; the caller must not change it.
 func (a Authority) Public() ed25519.PublicKey { return a.key.Public() }
 
-// String gives the id of the public key, never the key.
+// String returns the id of the public key, never the key.
 func (a Authority) String() string { return a.key.String() }
 
-// Certificate says that a node is a member of a mesh. It is part of its frame and must not be changed.
+// Certificate says that a node is a member of a mesh. It shares its frame's bytes and must not be changed.
 type Certificate struct {
 	MeshID    [16]byte
-	Serial    uint64 // of two certificates of one node the one with the higher serial counts
+	Serial    uint64 // of two certificates of one node, the one with the higher serial counts
 	Node      ed25519.PublicKey
 	Name      string // for people; at most MaxName bytes
 	NotBefore time.Time
@@ -98,14 +98,14 @@ type Certificate struct {
 	frame Frame
 }
 
-// ID is the node's.
+// ID returns the node's id.
 func (c Certificate) ID() ID { return IDOf(c.Node) }
 
-// Raw is the encoded certificate with its signature. It must not be changed.
+// Raw returns the encoded certificate with its signature. It must not be changed.
 func (c Certificate) Raw() []byte { return c.frame.raw }
 
 // Verify checks the signature, that the certificate is of this authority and mesh, and that it counts at now. Errors
-// match ErrOtherAuthority, ErrOtherMesh, ErrBadSignature, ErrCertificateEarly (by more than FutureSkew) or
+// match ErrOtherAuthority, ErrOtherMesh, ErrBadSignature, ErrCertificateEarly (if by more than FutureSkew) or
 // ErrCertificateEnded.
 func (c Certificate) Verify(authority ed25519.PublicKey, meshID [16]byte, now time.Time) error {
 	switch {
@@ -126,7 +126,7 @@ func (c Certificate) Verify(authority ed25519.PublicKey, meshID [16]byte, now ti
 	return nil
 }
 
-// Certify signs what c's fields say; Authority is filled in.
+// Certify signs a certificate made of c's fields and fills in Authority.
 func (a Authority) Certify(c Certificate) (Certificate, error) {
 	if a.IsZero() {
 		return Certificate{}, ErrNoAuthority
@@ -153,8 +153,7 @@ func (c Certificate) payload() []byte {
 	return c.Caps.appendTo(b)
 }
 
-// DecodeCertificate reads an encoded certificate strictly and does not check the signature. Errors wrap
-// ErrBadCertificate.
+// DecodeCertificate strictly decodes a certificate. It does not check the signature. Errors wrap ErrBadCertificate.
 func DecodeCertificate(raw []byte) (Certificate, error) {
 	f, err := DecodeFrame(raw)
 	if err != nil {
@@ -184,23 +183,23 @@ func certificateOf(f Frame) (Certificate, error) {
 	return c, nil
 }
 
-// Revocation says that nothing counts that a node says or ever said.
+// Revocation says that nothing a node says or ever said counts.
 type Revocation struct {
 	MeshID [16]byte
 	Serial uint64
 	Node   ID
 	Name   string    // what the node was called; at most MaxName bytes
-	Since  time.Time // from when on it was not to be trusted, for people; zero: never
+	Since  time.Time // when the node ceased to be trustworthy, for people; zero: it never was
 	Issued time.Time
 	Reason string // at most 200 bytes of printable text
 
 	frame Frame
 }
 
-// Raw is the encoded revocation with its signature. It must not be changed.
+// Raw returns the encoded revocation with its signature. It must not be changed.
 func (v Revocation) Raw() []byte { return v.frame.raw }
 
-// Revoke signs what v's fields say.
+// Revoke signs a revocation made of v's fields.
 func (a Authority) Revoke(v Revocation) (Revocation, error) {
 	if a.IsZero() {
 		return Revocation{}, ErrNoAuthority
@@ -251,8 +250,8 @@ func revocationOf(f Frame) (Revocation, error) {
 	return v, nil
 }
 
-// newSerial is higher than any before it, of this authority and of others with its key but for a chance of 1 in 65,536
-// where two make one in the same millisecond.
+// newSerial returns a serial above last, from the time in milliseconds and 16 random bits: if two holders of the
+// authority's key make one in the same millisecond, the chance that they are equal is 1 in 65,536.
 func newSerial(now time.Time, last uint64) (uint64, error) {
 	var b [2]byte
 	if _, err := rand.Read(b[:]); err != nil {
@@ -263,7 +262,7 @@ func newSerial(now time.Time, last uint64) (uint64, error) {
 
 // Request asks an authority for a certificate. Only the holder of the node's key can have made it.
 type Request struct {
-	MeshID [16]byte // zero: of whatever mesh
+	MeshID [16]byte // zero: any mesh
 	Node   ed25519.PublicKey
 	Name   string // at most MaxName bytes of printable text
 
@@ -284,7 +283,7 @@ func NewRequest(id Identity, name string, meshID [16]byte) (Request, error) {
 	return q, nil
 }
 
-// Raw is the encoded request with its signature. It must not be changed.
+// Raw returns the encoded request with its signature. It must not be changed.
 func (q Request) Raw() []byte { return q.raw }
 
 func (q Request) body() []byte {
@@ -295,7 +294,7 @@ func (q Request) body() []byte {
 	return appendStr(b, q.Name)
 }
 
-// DecodeRequest reads an encoded request strictly, and checks that it was signed by the key that it names. Errors wrap
+// DecodeRequest strictly decodes a request and checks that it was signed by the key that it names. Errors wrap
 // ErrBadRequest.
 func DecodeRequest(raw []byte) (Request, error) {
 	q, err := decodeRequest(raw)
@@ -334,7 +333,7 @@ func decodeRequest(raw []byte) (Request, error) {
 	return q, nil
 }
 
-// pemCertificate heads the file of a certificate.
+// pemCertificate is the PEM type of a certificate's file.
 const pemCertificate = "MESHBAN CERTIFICATE"
 
 // SaveCertificate stores a certificate at path (mode 0600, atomically), replacing what was there.

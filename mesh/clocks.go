@@ -8,28 +8,28 @@ import (
 )
 
 const (
-	// clockNoticed is from what difference on two clocks are a problem. What a session takes on its way counts in favour of
-	// both.
+	// clockNoticed is the least difference between two clocks that is a problem. Time that the measuring session may have
+	// spent in transit is not counted.
 	clockNoticed = 2 * time.Second
-	// clockEvery is the least time between two looks at the members' clocks.
+	// clockEvery is the least time between two checks of the members' clocks.
 	clockEvery = 2 * time.Second
-	// maxNamedClocks bounds the members that a fault of clocks names.
+	// maxNamedClocks bounds the members that a clock fault names.
 	maxNamedClocks = 3
 )
 
-// clockCheck is what was last said of the members' clocks.
+// clockCheck is what was last reported about the members' clocks.
 type clockCheck struct {
 	at   time.Time
 	said []memberClock
 }
 
-// memberClock is how far a member's clock is ahead of this machine's; below 0: behind.
+// memberClock is how far a member's clock is ahead of this machine's; negative: behind.
 type memberClock struct {
 	id    ID
 	ahead time.Duration
 }
 
-// checkClocks compares this machine's clock with those of the members that are alive.
+// checkClocks compares this machine's clock with those of live members.
 func (m *Mesh) checkClocks() {
 	now := m.now()
 	if passed := now.Sub(m.clocks.at); passed >= 0 && passed < clockEvery {
@@ -39,7 +39,7 @@ func (m *Mesh) checkClocks() {
 	known := 0
 	var off []memberClock
 	m.mu.Lock()
-	for _, t := range m.peers.alive() { // by id
+	for _, t := range m.peers.alive() { // sorted by id
 		p := m.core.peers[t.id]
 		if p == nil || !p.clock.known || m.core.stands(now, t.id) == verdictRevoked {
 			continue
@@ -59,8 +59,8 @@ func (m *Mesh) checkClocks() {
 	}
 }
 
-// Mute returns the members that take nothing from this node because its clock is more than FutureSkew ahead of theirs, if they
-// are most of those whose clock is known; else nil.
+// Mute returns the members that take nothing from this node because its clock is more than FutureSkew ahead of theirs,
+// if they are most of the members whose clock is known; else nil.
 func (m *Mesh) Mute() []ID {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -81,14 +81,14 @@ func (m *Mesh) Mute() []ID {
 	return behind
 }
 
-// clockFault says whose clock is off, of those of known members and of this machine; "" if none is. One member's word tells
-// only that two clocks differ.
+// clockFault says whose clock is off, this machine's or a member's, or returns "" if none is. known is the number of
+// members whose clock is known. A single member shows only that two clocks differ.
 func clockFault(off []memberClock, known int) string {
 	if len(off) == 0 {
 		return ""
 	}
 	for _, sign := range []time.Duration{1, -1} {
-		var by []time.Duration // of the members whose clock is on this side of ours
+		var by []time.Duration // differences of the members whose clock is off in this direction
 		for _, c := range off {
 			if sign*c.ahead > 0 {
 				by = append(by, c.ahead.Abs())
@@ -129,7 +129,7 @@ func clockFault(off []memberClock, known int) string {
 	return strings.Join(said, "; ") + "; set the wrong one right"
 }
 
-// clockText writes a difference of clocks in seconds, that of days in days.
+// clockText formats a clock difference: in days from 48 hours on, else to the second.
 func clockText(d time.Duration) string {
 	if d >= 48*time.Hour {
 		return fmt.Sprintf("%dd", d/(24*time.Hour))

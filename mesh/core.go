@@ -5,17 +5,17 @@ import (
 	"time"
 )
 
-// core is the replication state machine: the live frames, and what is being done to make peers hold the same. It has no
-// goroutine, socket, clock or randomness of its own: the same seed and events give the same actions.
+// core is the replication state machine: it holds the live frames and the state of making peers hold the same. It has
+// no goroutine, socket, clock or randomness of its own: the same seed and events produce the same actions.
 type core struct {
 	self  ID
-	epoch uint64 // our own, current
-	seq   uint64 // the last that we used in it
-	used  uint64 // the highest epoch in which there are frames in our name that this run did not publish
-	// latest is the latest time of the wall clock that a step was given since it was last set back.
+	epoch uint64 // our current one
+	seq   uint64 // the last one that we used in epoch
+	used  uint64 // the highest epoch found with frames in our name that this run did not publish
+	// latest is the latest wall-clock time given to a step since the clock was last set back.
 	latest  time.Time
-	behind  bool      // it was, and since then no peer has held what we hold
-	rewound time.Time // when that was said last
+	behind  bool      // the clock was set back, and no peer has held what we hold since
+	rewound time.Time // when actions.rewound was last set for that
 	// caughtUp is set once a peer that counts has held what we hold.
 	caughtUp bool
 
@@ -40,28 +40,29 @@ type via uint8
 const (
 	viaOwn     via = iota // published here
 	viaRestore            // from our own store
-	viaPush               // straight from the origin, from the node before, or by gossip: a small one goes to the next node
-	viaTree               // along a tree: passed on once
-	viaSync               // by anti-entropy: not passed on
+	viaPush               // from the origin, the node before us or gossip: small frames go on to the next node
+	viaTree               // along a tree: relayed once
+	viaSync               // by anti-entropy: not relayed
 )
 
 // An event is one of the ev types.
 type (
-	// evFrames brings frames whose signature has been checked and whose bytes may be kept.
-	// By sync, from names the peer that streams them.
+	// evFrames brings frames whose signature was verified and whose bytes may be kept. If they came by sync, from is the
+	// peer that streams them.
 	evFrames struct {
 		via    via
 		frames []Frame
 		from   ID
 	}
-	// evMessage brings a sync message, or a part of one (see split). The frames of a chunk come in evFrames before it; fresh
-	// tells how many were new.
+	// evMessage brings a sync message, or a part of one (see split). The frames of a chunk come before it, in evFrames;
+	// fresh is how many of them were new.
 	evMessage struct {
 		msg   *syncMessage
 		fresh int
 	}
-	// evRoot brings the answer to a ping: the first bytes of the peer's digest, and when it signed that by its own clock, in
-	// milliseconds since 1970. Anybody may have sent it: signed reports whether the peer did, with this digest.
+	// evRoot brings the answer to a ping: the first bytes of the peer's digest, and the time of the peer's clock when it
+	// signed them, in milliseconds since 1970. Anyone may have sent it: signed reports whether the peer signed it, with
+	// this digest.
 	evRoot struct {
 		peer   ID
 		root   [rootShort]byte
@@ -78,32 +79,32 @@ type (
 		peer    ID
 		session uint64
 	}
-	evTick struct{} // the time that next gave has come
+	evTick struct{} // the time that next returned has come
 )
 
-// actions is what has to be done after a step.
+// actions is what must be done after a step.
 type actions struct {
 	admitted []Frame    // newly held, for the store
-	deliver  []Frame    // of those: not published by this run
-	relay    []Frame    // of those: came along a tree, which goes on from here
-	pass     []Frame    // of those: small and pushed directly, for the next node in their order
+	deliver  []Frame    // those of admitted that this run did not publish
+	relay    []Frame    // those of admitted that came along a tree and go on along it
+	pass     []Frame    // those of admitted that are small and were pushed directly, for the next node in the origin's order
 	expired  []FrameRef // no longer held
-	// withdrawn are origins that count no longer: nothing that they said does. readmitted ones count now.
+	// withdrawn are origins that no longer count: nothing they said does. readmitted are origins that now count.
 	withdrawn, readmitted []ID
 	send                  []outMessage
 	compared              []comparison
-	equivocs              []Frame // another frame of the same name was held
-	replaced              []Frame // that other one, where it had to go
-	granted               bool    // a gossip key was handed out to somebody
-	revoked               []ID    // peers that speak although they are revoked: they may not know
-	own                   bool    // the authority has said something else of this node
-	// rollPast is not 0 while frames in our name have this epoch, ours or a later one, and we did not publish them.
+	equivocs              []Frame // refused or taken while another frame of the same name was held
+	replaced              []Frame // the frames of the same name that were dropped for them
+	granted               bool    // a grant of a gossip key came
+	revoked               []ID    // revoked peers that still send messages: they may not know
+	own                   bool    // what the authority says about this node has changed
+	// rollPast, unless 0, is an epoch with frames in our name that we did not publish, no lower than our own epoch.
 	rollPast uint64
 	back     bool                 // the wall clock was set back
-	rewound  bool                 // all that is held is to be judged again, see Config.Rewound
+	rewound  bool                 // everything held must be judged again, see Config.Rewound
 	verdicts [verdictKinds]uint64 // of evFrames, by kind
 	syncs    uint64               // sessions in which vectors were exchanged
-	unasked  uint64               // sync messages that belong to no session, or not to this stage of it
+	unasked  uint64               // sync messages of no known session, or out of place in theirs
 	streamed uint64               // frames put into chunks
 }
 
@@ -114,8 +115,8 @@ type outMessage struct {
 	msg     []byte
 }
 
-// comparison is what came of comparing digests with a peer: same reports whether the peer's was one that this node had within
-// rootKept.
+// comparison is the result of comparing digests with a peer. same reports whether the peer's digest was one that this
+// node had within rootKept.
 type comparison struct {
 	peer ID
 	at   time.Time
@@ -154,14 +155,14 @@ func (c *core) step(now time.Time, event any) actions {
 	c.tick(now, &out)
 	c.roots.note(now, c.root.sum())
 	if c.used >= c.epoch {
-		out.rollPast = c.used // said until it is done: epochs are not raised at any rate
+		out.rollPast = c.used // repeated until done: raising the epoch is rate-limited
 	}
 	return out
 }
 
-// rewind notes and reports whether the wall clock was set back, by more than clockSlack.
+// rewind records and reports whether the wall clock was set back by more than clockSlack.
 func (c *core) rewind(now time.Time) bool {
-	now = now.Round(0) // the wall clock alone
+	now = now.Round(0) // drops the monotonic reading
 	back := now.Add(clockSlack).Before(c.latest)
 	if back || now.After(c.latest) {
 		c.latest = now
@@ -170,7 +171,7 @@ func (c *core) rewind(now time.Time) bool {
 	return back
 }
 
-// next tells when a step is due without any event.
+// next returns when a step is due even without an event.
 func (c *core) next() (time.Time, bool) {
 	first, some := time.Time{}, false
 	for _, next := range []func() (time.Time, bool){c.ledger.next, c.syncer.next, c.early.next} {
@@ -181,7 +182,7 @@ func (c *core) next() (time.Time, bool) {
 	return first, some
 }
 
-// nextSeq is the first free number after our last. A copy of this node with the same epoch may have used some.
+// nextSeq returns the first free number after our last. A copy of this node with the same epoch may have used some.
 func (c *core) nextSeq() uint64 {
 	for seq := c.seq + 1; ; seq++ {
 		if _, used := c.get(FrameRef{c.self, c.epoch, seq}); !used {
@@ -190,8 +191,8 @@ func (c *core) nextSeq() uint64 {
 	}
 }
 
-// promise judges our next frame before it is signed. If it is new it stays so, whatever fills the ledger meanwhile: others
-// who have filled it must not keep this node from banning at home.
+// promise judges our next frame before it is signed. If it is new, room for it is kept however full the ledger gets in
+// the meantime: others who fill it must not keep this node from banning locally.
 func (c *core) promise(now time.Time, f Frame) verdict {
 	v := c.judge(now, f)
 	if v == verdictFull && !c.loaded(f) {
@@ -203,7 +204,7 @@ func (c *core) promise(now time.Time, f Frame) verdict {
 	return v
 }
 
-// take puts one verified frame in and notes what follows from that.
+// take handles one verified frame and records what follows from it.
 func (c *core) take(now time.Time, f Frame, by via, out *actions) {
 	if by != viaRestore {
 		c.discardForged(f, out)
@@ -217,7 +218,7 @@ func (c *core) take(now time.Time, f Frame, by via, out *actions) {
 	}
 	foreign := by != viaOwn && by != viaRestore && c.isForeignUseOfOurKey(f)
 	if by == viaRestore && f.Origin == c.self && f.Issued.After(now) {
-		now = f.Issued // our clock was ahead then, or is behind now: nobody else may have it
+		now = f.Issued // our clock was ahead then or is behind now; nobody else may have the frame
 	}
 	v, stays, dropped := c.put(now, f, out)
 	out.verdicts[v]++
@@ -245,7 +246,7 @@ func (c *core) take(now time.Time, f Frame, by via, out *actions) {
 	out.spread(f, by)
 }
 
-// restored deals with a frame from the store that is not held.
+// restored handles a frame from the store that was not taken.
 func (c *core) restored(f Frame, v verdict, out *actions) {
 	switch v {
 	case verdictFuture:
@@ -255,7 +256,7 @@ func (c *core) restored(f Frame, v verdict, out *actions) {
 	}
 }
 
-// spread notes how a frame that is new here goes on.
+// spread records how a frame that is new here is passed on.
 func (out *actions) spread(f Frame, by via) {
 	if by == viaTree {
 		out.relay = append(out.relay, f)
@@ -265,8 +266,8 @@ func (out *actions) spread(f Frame, by via) {
 	}
 }
 
-// isForeignUseOfOurKey reports whether f is in our name but from this epoch or a later one, and not published by this run.
-// An older one is ours: the store had lost it.
+// isForeignUseOfOurKey reports whether f is in our name, of this epoch or a later one, but not published by this run. A
+// frame of an older epoch is ours: the store had lost it.
 func (c *core) isForeignUseOfOurKey(f Frame) bool {
 	if f.Origin != c.self || f.Epoch < c.epoch {
 		return false

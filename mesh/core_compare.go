@@ -6,27 +6,27 @@ import (
 )
 
 const (
-	// rootKept is for how long after it changed a digest of ours still counts when a peer's is compared: what changed it may
-	// be on its way there.
+	// rootKept is how long a former digest of ours still counts when a peer's is compared: the frames that changed it may
+	// still be on their way to the peer.
 	rootKept = 5 * time.Second
-	// maxRoots bounds the digests that are kept. When more change within rootKept, the oldest go.
+	// maxRoots bounds the digests kept. If more change within rootKept, the oldest are dropped.
 	maxRoots = 4096
-	// ackFresh is how old the digest of an answered ping may be, by a clock that the last session with the peer has set.
+	// ackFresh is how old the digest in a ping's answer may be, by the peer's clock as the last session with it showed.
 	ackFresh = 5 * time.Second
-	// confirmLeast and confirmRounds bound how long a comparison counts: confirmLeast, or so many rounds of pings to all members
-	// where that is longer.
+	// confirmLeast and confirmRounds set how long a comparison counts: confirmLeast, or confirmRounds rounds of pings to
+	// all members if that is longer.
 	confirmLeast, confirmRounds = 15 * time.Second, 3
 )
 
-// confirmFor returns how long a comparison counts in a mesh of so many members that are alive.
+// confirmFor returns how long a comparison counts in a mesh with this many live members.
 func confirmFor(members int) time.Duration {
 	return max(confirmLeast, confirmRounds*probeInterval*time.Duration(members))
 }
 
-// pastRoots is the digests that this node had within rootKept.
+// pastRoots holds the digests that this node had within rootKept.
 type pastRoots struct {
 	current [32]byte
-	past    []pastRoot // the oldest first
+	past    []pastRoot // oldest first
 }
 
 type pastRoot struct {
@@ -47,7 +47,7 @@ func (r *pastRoots) note(now time.Time, root [32]byte) {
 	r.current = root
 }
 
-// find returns the digest with these first bytes that this node had last, if that is within rootKept.
+// find returns the latest digest with these first bytes that this node had within rootKept.
 func (r *pastRoots) find(now time.Time, first [rootShort]byte) (root [32]byte, ok bool) {
 	if [rootShort]byte(r.current[:]) == first {
 		return r.current, true
@@ -69,25 +69,25 @@ func (r *pastRoots) had(now time.Time, root [32]byte) bool {
 	return ok && found == root
 }
 
-// clockOf writes a time as milliseconds since 1970.
+// clockOf returns a time as milliseconds since 1970.
 func clockOf(now time.Time) uint64 { return min(uint64(max(now.UnixMilli(), 0)), maxMillis) }
 
-// peerClock is how far a peer's clock is ahead of ours, as its last answer in a session told. A signed digest can be sent
-// again by whoever heard it, so it must be fresh by that clock, and no older than the last one.
+// peerClock is how far a peer's clock is ahead of ours, according to its last answer in a session. Anyone who heard a
+// signed digest can replay it, so it must be fresh by that clock, and no older than the last one.
 type peerClock struct {
 	known bool
-	ahead int64  // ms; at most slack too low
+	ahead int64  // ms; too low by at most slack
 	slack int64  // ms
-	last  uint64 // the latest time of its clock that counted
+	last  uint64 // the latest time of its clock that was accepted
 }
 
-// set takes a peer's clock from an answer to what it was asked at a time.
+// set derives the peer's clock from its answer to what it was asked at the time asked.
 func (p *peerClock) set(now, asked time.Time, clock uint64) {
 	clock = min(clock, maxMillis)
 	*p = peerClock{true, int64(clock) - int64(clockOf(now)), max(now.Sub(asked).Milliseconds(), 0) + 1, clock}
 }
 
-// skew returns by how much at least the peer's clock is ahead of ours, below 0: behind.
+// skew returns the least amount by which the peer's clock is ahead of ours; negative: behind.
 func (p *peerClock) skew() time.Duration {
 	ahead := p.ahead
 	if ahead < 0 {
@@ -96,7 +96,7 @@ func (p *peerClock) skew() time.Duration {
 	return time.Duration(ahead) * time.Millisecond
 }
 
-// fresh reports whether what the peer has signed at this time of its clock counts now.
+// fresh reports whether what the peer signed at this time of its clock counts now.
 func (p *peerClock) fresh(now time.Time, clock uint64) bool {
 	if !p.known || clock < p.last || clock > maxMillis {
 		return false

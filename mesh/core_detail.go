@@ -8,17 +8,17 @@ import (
 	"time"
 )
 
-// maxDetails bounds the detail messages that each side sends in a session: maxDetails*maxDetail frames are compared at a
-// time. The next session goes on where the last one ended, until all that may differ has been compared.
+// maxDetails bounds the detail messages that each side sends in a session: maxDetails*maxDetail frames are compared at
+// a time. The next session continues where the last one ended, until everything that may differ has been compared.
 const maxDetails = 4
 
-// streamPlace is a place among all frames.
+// streamPlace is a position among all frames.
 type streamPlace struct {
 	key streamKey
 	seq uint64
 }
 
-// detailer sends the hashes of streams that differ though the peer has seen all numbers in them, in the order of keys.
+// detailer sends the hashes of streams that differ although the peer has seen every number in them, in key order.
 type detailer struct {
 	core    *core
 	to      ID
@@ -27,13 +27,14 @@ type detailer struct {
 	out     *actions
 }
 
-// emit lists the hashes of a stream's live frames, in messages whose ranges touch, and reports whether there is room for more.
+// emit sends the hashes of a stream's live frames, in messages with adjoining ranges, and reports whether there is room
+// for more.
 func (d *detailer) emit(st *stream) bool {
 	s, at := d.session, &d.peer.detailAt
 	switch {
 	case st.key.compare(at.key) < 0:
 		s.skipped = true
-		return true // compared by an earlier session
+		return true // an earlier session compared it
 	case len(s.told) == maxDetails && !s.full:
 		s.full, *at = true, streamPlace{key: st.key}
 	}
@@ -68,11 +69,11 @@ func (d *detailer) emit(st *stream) bool {
 	return !s.full
 }
 
-// end notes that all of the peer's vector has been looked at.
+// end records that all of the peer's vector has been handled.
 func (d *detailer) end() {
 	switch s := d.session; {
 	case s.full:
-		d.peer.progress = true // the next session goes on
+		d.peer.progress = true // the next session continues
 	case s.skipped:
 		d.peer.progress, d.peer.detailAt = true, streamPlace{}
 	default:
@@ -80,7 +81,8 @@ func (d *detailer) end() {
 	}
 }
 
-// short is a hash of a frame that nobody can have prepared another frame for: both sides of the session chose the salt.
+// short is a hash of a frame for which nobody can have prepared a colliding frame: both sides of the session chose the
+// salt.
 func (h held) short(salt uint64) (b [shortHash]byte) {
 	var buf [8 + MaxFrame]byte
 	binary.LittleEndian.PutUint64(buf[:], salt)
@@ -89,14 +91,14 @@ func (h held) short(salt uint64) (b [shortHash]byte) {
 	return b
 }
 
-// answerDetail compares hashes: it streams what the peer lacks, and asks for what we lack. Where both hold different
-// frames of one name, both go over, and each side keeps the one with the lower hash.
+// answerDetail compares hashes: it streams what the peer lacks and asks for what we lack. If the two sides hold
+// different frames of one name, each sends its own, and both keep the one with the lower hash.
 func (c *core) answerDetail(now time.Time, m *syncMessage, s *session, out *actions) {
 	d := &m.Detail
 	salt := s.id ^ s.theirs
 	var give, want window
 	theirs := d.Hashes
-	lacks := func(until uint64) { // they list it, and we passed the place without meeting it
+	lacks := func(until uint64) { // the peer lists it, and we passed its place without finding it
 		for len(theirs) > 0 && theirs[0].Seq < until {
 			want.add(theirs[0].Seq)
 			theirs = theirs[1:]
@@ -121,7 +123,7 @@ func (c *core) answerDetail(now time.Time, m *syncMessage, s *session, out *acti
 			return true
 		})
 		if compared > 2*maxDetail {
-			theirs = nil // the rest is for another session
+			theirs = nil // the rest is left to another session
 		}
 	}
 	lacks(math.MaxUint64)
@@ -133,7 +135,7 @@ func (c *core) answerDetail(now time.Time, m *syncMessage, s *session, out *acti
 	}
 }
 
-// answerWant streams what a peer asks for: within ranges that we told it the hashes of, once each.
+// answerWant streams what a peer asks for, once for each range whose hashes we sent it.
 func (c *core) answerWant(now time.Time, m *syncMessage, s *session, out *actions) {
 	var work []streamWant
 	for _, w := range m.Want {
@@ -150,7 +152,7 @@ func (c *core) answerWant(now time.Time, m *syncMessage, s *session, out *action
 	c.stream(now, m.From, s, work, out)
 }
 
-// covers reports whether a request is about a range of which hashes were sent, and the first one.
+// covers reports whether a request lies in a range whose hashes were sent and is the first one for it.
 func (d *streamDetail) covers(w streamWant) bool {
 	n := len(w.Spans)
 	return n > 0 && !d.asked && d.Key == w.Key && d.First <= w.Spans[0].first && w.Spans[n-1].last <= d.Last

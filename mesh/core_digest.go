@@ -10,21 +10,22 @@ import (
 const digestLanes = 1024
 
 // digest is a hash of a set of frames, LtHash (lthash16 with 1,024 lanes; Lewi, Kim, Maykov and Weis, "Securing Update
-// Propagation with Homomorphic Hashing"): each frame's SHA-256 is expanded to 2 kB, and these are added lane by lane modulo
-// 2^16. A frame is added or removed in any order for a few microseconds. To find two sets with one digest is a short-vector
-// problem in a lattice of 1,024 dimensions (about 200 bits); sums of 32 bytes, which were here before, can be solved for.
+// Propagation with Homomorphic Hashing"): each frame's SHA-256 is expanded to 2 kB, and these are added lane by lane
+// modulo 2^16. Frames can be added and removed in any order, at a few microseconds each. Finding two sets with the same
+// digest is a short-vector problem in a lattice of 1,024 dimensions (about 200 bits); plain sums of 32 bytes can be
+// solved for.
 //
 // The expansion is chacha8rand (c2sp.org/chacha8rand), which Go specifies byte by byte.
 type digest struct {
 	lanes  lanes
-	cached [32]byte // sum, unless stale
+	cached [32]byte // the sum, unless stale
 	stale  bool
 }
 
-// lanes are four to a word.
+// lanes holds four lanes per word.
 type lanes [digestLanes / 4]uint64
 
-// expand is what one frame adds to a digest.
+// expand returns what one frame adds to a digest.
 func expand(h [32]byte) (e lanes) {
 	var stream rand.ChaCha8
 	stream.Seed(h)
@@ -53,7 +54,7 @@ func (d *digest) sub(e *lanes) {
 	d.stale = true
 }
 
-// sum is the 32 bytes that travel; those of the empty set are zeros.
+// sum returns the 32 bytes that travel; those of the empty set are zeros.
 func (d *digest) sum() [32]byte {
 	if d.stale {
 		d.stale, d.cached = false, d.lanes.hash()

@@ -7,37 +7,38 @@ import (
 	"time"
 )
 
-// What is refused because its time has not come is looked at again when it has, also because the clock was set: a machine
-// without a battery for its clock starts in 1970, and to it the mesh's certificates and frames are of the future.
+// What is refused because its time has not come is looked at again once it has, even if the clock was set meanwhile: a
+// machine without a battery for its clock starts in 1970, and to it the mesh's certificates and frames are from the
+// future.
 
 const (
-	// maxRetake bounds the stored frames that are looked at again in one step.
+	// maxRetake bounds the stored frames looked at again in one step.
 	maxRetake = 512
-	// recheckEvery is the least time between two comparisons with all peers for frames that had been refused as of the future:
-	// any holder of the mesh's key can send some.
+	// recheckEvery is the least time between two comparisons with all peers for frames refused as from the future: any
+	// holder of the mesh's key can send some.
 	recheckEvery = 10 * time.Second
-	// earlyTold bounds how many frames a second of an origin have their signature checked for Config.Early alone.
+	// earlyTold bounds how many frames of one origin per second have their signature checked only for Config.Early.
 	earlyTold = 10
 )
 
-// early is what was refused because its time had not come.
+// early holds what was refused because its time had not come.
 type early struct {
-	stored   []Frame   // that the store gave back, in its order: the authority's first
-	storedAt time.Time // when the first of them may count
-	retake   []Frame   // of earlier ones: not looked at again yet
-	// offeredAt is when the first frame that a peer offered may count; zero: none was refused. It is offered again when
+	stored   []Frame   // from the store, in its order: the authority's first
+	storedAt time.Time // when the first of stored may count
+	retake   []Frame   // formerly stored, still to be looked at again
+	// offeredAt is when the first refused frame from a peer may count; zero: none was refused. Peers offer it again when
 	// digests are compared.
 	offeredAt time.Time
 	rechecked time.Time
 }
 
-// keep notes a frame from the store that does not count yet.
+// keep records a frame from the store that does not count yet.
 func (e *early) keep(f Frame) {
 	e.stored = append(e.stored, f)
 	e.storedAt = sooner(e.storedAt, f.Issued.Add(-FutureSkew))
 }
 
-// offered notes that a peer's frame was refused because its time had not come.
+// offered records that a peer's frame was refused because its time had not come.
 func (e *early) offered(f Frame) {
 	e.offeredAt = sooner(e.offeredAt, f.Issued.Add(-FutureSkew))
 }
@@ -55,7 +56,8 @@ func (e *early) next() (at time.Time, ok bool) {
 	return sooner(e.storedAt, e.offeredAt), true
 }
 
-// lookAgain takes in stored frames whose time has come, and compares with all peers when the time of what they offered has.
+// lookAgain takes in stored frames whose time has come, and starts a comparison with all peers once the time of frames
+// that they offered has come.
 func (c *core) lookAgain(now time.Time, out *actions) {
 	e := &c.early
 	if len(e.retake) == 0 && len(e.stored) > 0 && !e.storedAt.After(now) {

@@ -5,14 +5,14 @@ import (
 	"slices"
 )
 
-// grants is the records that hand out the newest gossip key. Those of older keys are let go of: whoever was away needs
-// the newest alone.
+// grants holds the records that hand out the newest gossip key. Those of older keys are dropped: a node that was away
+// needs only the newest.
 type grants struct {
-	version keyVersion       // of the newest key that is handed out; 0: the key was never rotated
+	version keyVersion       // of the newest key handed out; 0: the key was never rotated
 	records map[uint64]grant // by serial
 }
 
-// newerGrants makes room for a grant of a newer key.
+// newerGrants drops the grants of older keys for a grant of a newer one.
 func (c *core) newerGrants(v keyVersion, out *actions) {
 	if v <= c.grants.version {
 		return
@@ -25,11 +25,11 @@ func (c *core) newerGrants(v keyVersion, out *actions) {
 	c.grants = grants{version: v, records: make(map[uint64]grant)}
 }
 
-// serials lists the records' serials in order.
+// serials returns the records' serials in order.
 func (g *grants) serials() []uint64 { return slices.Sorted(maps.Keys(g.records)) }
 
-// grantFor gives the record that holds the newest key for a node; without one, the last record of that key, which proves
-// that there is one.
+// grantFor returns the record that holds the newest key for a node. If there is none, it returns the last record of
+// that key, which proves that the key exists, and false.
 func (c *core) grantFor(node ID) (found grant, holds bool) {
 	for _, serial := range c.grants.serials() {
 		if found = c.grants.records[serial]; found.holds(node) {
@@ -39,7 +39,7 @@ func (c *core) grantFor(node ID) (found grant, holds bool) {
 	return found, false
 }
 
-// granted gives the nodes that the newest key was handed out to.
+// granted returns the nodes that the newest key was handed out to.
 func (c *core) granted() map[ID]bool {
 	all := make(map[ID]bool)
 	for _, g := range c.grants.records {
