@@ -87,7 +87,7 @@ type actions struct {
 	admitted []Frame    // newly held, for the store
 	deliver  []Frame    // those of admitted that this run did not publish
 	relay    []Frame    // those of admitted that came along a tree and go on along it
-	pass     []Frame    // those of admitted that are small and were pushed directly, for the next node in the origin's order
+	pass     []Frame    // those of admitted that are small and were pushed directly, for the next node in the frame's own order
 	expired  []FrameRef // no longer held
 	// withdrawn are origins that no longer count: nothing they said does. readmitted are origins that now count.
 	withdrawn, readmitted []ID

@@ -12,25 +12,25 @@ import (
 )
 
 const (
-	// maxHeld bounds the live frames of a node; further ones are refused until some expire.
+	// maxHeld bounds the live frames of a node; more are refused until some expire.
 	maxHeld = 1 << 22
 	// maxStreams bounds the (origin, epoch) pairs with live frames.
 	maxStreams = 1 << 18
-	// maxOriginFrames, maxOriginBytes and maxOriginEpochs bound the live frames of one origin: a million bans that each came
-	// by itself (200 bytes a frame) fit. Those of the lowest (epoch, seq) stay, so that all nodes keep the same, in whatever
-	// order they come.
+	// maxOriginFrames, maxOriginBytes and maxOriginEpochs bound the live frames of one origin: a million bans, each in a
+	// frame of its own (200 bytes), fit. The frames with the lowest (epoch, seq) stay, so that all nodes keep the same
+	// ones in whatever order they arrive.
 	maxOriginFrames, maxOriginBytes, maxOriginEpochs = 5 << 18, 256 << 20, 1024
-	// maxOriginSpans bounds the windows of one origin together, in spans (16 bytes each) beside one for each epoch. They grow
-	// with what has expired, too.
+	// maxOriginSpans bounds the windows of one origin together, in spans (16 bytes each), besides one span per epoch.
+	// Expired frames make windows grow, too.
 	maxOriginSpans = 4 * maxSpans
 	// clockSlack is how far the clock may step back before windows are rebuilt.
 	clockSlack = time.Second
-	// maxExpireStep bounds the frames dropped in one step (about 3 us each), maxLeaveStep those that are let go of with their
-	// whole stream (0.1 us each); the rest follows in the next.
+	// maxExpireStep bounds the frames that expire in one step (about 3 us each), maxLeaveStep those dropped with their
+	// whole stream (0.1 us each); the rest follows in later steps.
 	maxExpireStep, maxLeaveStep = 512, 8192
-	// maxStale bounds the ends of frames that are no longer held, beside as many as frames are.
+	// maxStale bounds the deadlines of frames that are no longer held, on top of the number of frames held.
 	maxStale = 4096
-	// seqDegree of a stream's index: about 45 bytes a frame beside the frame itself.
+	// seqDegree is the degree of a stream's index: about 45 bytes per frame besides the frame itself.
 	seqDegree = 32
 )
 
@@ -52,35 +52,35 @@ type held struct {
 	raw []byte
 }
 
-// stream is what is known of one origin's frames of one epoch.
+// stream is what is known of one origin's frames in one epoch.
 type stream struct {
 	key    streamKey
 	frames *btree.BTreeG[held] // live ones, by seq
-	seen   window              // live ones and those that have expired since
+	seen   window              // the live ones and those that have expired
 	sum    digest              // of the live ones
-	bytes  int                 // likewise
-	gone   bool                // the ledger has let go of it
+	bytes  int                 // of the live ones
+	gone   bool                // the ledger has dropped it
 }
 
 func newStream(key streamKey) *stream {
 	return &stream{key: key, frames: btree.NewG(seqDegree, func(a, b held) bool { return a.seq < b.seq })}
 }
 
-// ledger holds the live frames. Deduplication is exact: a frame is a duplicate when it is held, and an expired one is
-// refused for that, so windows serve only to tell others, shortly, what need not be sent.
+// ledger holds the live frames. Deduplication is exact: a frame is a duplicate if it is held, and an expired frame is
+// refused as expired. Windows therefore only tell peers concisely what they need not send.
 type ledger struct {
 	streams map[streamKey]*stream
-	index   *btree.BTreeG[*stream] // the same, in the order of keys
-	leaving []*stream              // let go of; the names of their frames are not told yet
+	index   *btree.BTreeG[*stream] // the same streams, in key order
+	leaving []*stream              // dropped; the names of their frames are not reported yet
 	origins map[ID]*load
-	most    load // of one origin
+	most    load // bounds for one origin
 	root    digest
 	count   int
 	expiry  expiryHeap
-	// promised is the name of our own frame that room is kept for, beyond every bound.
+	// promised is the name of our own frame for which room is kept, beyond every bound.
 	promised FrameRef
-	// horizon is the latest end of a frame that was dropped. A clock that steps back behind it makes such frames live
-	// again, so that the windows claim too much.
+	// horizon is the latest end of an expired frame. If the clock steps back behind it, such frames are live again and
+	// the windows claim too much.
 	horizon time.Time
 }
 
@@ -92,10 +92,10 @@ func newLedger() ledger {
 	}
 }
 
-// load is what one origin's live frames take, and the windows of their streams.
+// load is what one origin's live frames and the windows of their streams take up.
 type load struct{ frames, bytes, epochs, spans int }
 
-// loaded reports whether an origin has no room for one more frame.
+// loaded reports whether f's origin has no room for f.
 func (l *ledger) loaded(f Frame) bool {
 	o := l.origins[f.Origin]
 	if o == nil {
@@ -105,7 +105,7 @@ func (l *ledger) loaded(f Frame) bool {
 		o.epochs >= l.most.epochs && l.streams[streamKey{f.Origin, f.Epoch}] == nil
 }
 
-// last gives an origin's frame of the highest (epoch, seq).
+// last returns the name of an origin's frame with the highest (epoch, seq).
 func (l *ledger) last(origin ID) (ref FrameRef, ok bool) {
 	l.index.DescendLessOrEqual(&stream{key: streamKey{origin, math.MaxUint64}}, func(s *stream) bool {
 		if s.key.origin != origin {
@@ -132,7 +132,7 @@ func (l *ledger) get(ref FrameRef) ([]byte, bool) {
 	return h.raw, ok
 }
 
-// verdict is what the ledger says of a frame.
+// verdict is the core's decision on a frame.
 type verdict uint8
 
 const (
@@ -148,7 +148,7 @@ const (
 	verdictKinds
 )
 
-// judge says what would become of a frame; it is cheap, and done before the signature is checked.
+// judge returns what would become of a frame. It is cheap and runs before the signature is checked.
 func (l *ledger) judge(now time.Time, f Frame) verdict {
 	raw, ok := l.get(f.Ref())
 	switch {
@@ -174,7 +174,7 @@ func (l *ledger) judge(now time.Time, f Frame) verdict {
 	return verdictNew
 }
 
-// makeRoom drops an origin's last frames until there is room for f, and gives their names.
+// makeRoom drops an origin's last frames until there is room for f, and returns their names.
 func (l *ledger) makeRoom(f Frame) (dropped []FrameRef) {
 	for l.loaded(f) {
 		last, ok := l.last(f.Origin)
@@ -189,8 +189,8 @@ func (l *ledger) makeRoom(f Frame) (dropped []FrameRef) {
 	return dropped
 }
 
-// put takes a verified frame in. Of two different frames of one name, the one with the lower hash stays, on every node;
-// stays reports whether it is f, dropped which frames had to go for it.
+// put takes in a verified frame. Of two different frames of one name, every node keeps the one with the lower hash.
+// stays reports whether f is held now; dropped lists the frames that made room for it.
 func (l *ledger) put(now time.Time, f Frame, out *actions) (v verdict, stays bool, dropped []FrameRef) {
 	v = l.judge(now, f)
 	switch v {
@@ -217,8 +217,8 @@ func (l *ledger) put(now time.Time, f Frame, out *actions) (v verdict, stays boo
 	return v, false, nil
 }
 
-// discardForged removes the frame that is held under the name of f if it is another one and not signed: it is from the store, where
-// Restore did not verify it, and must accuse nobody.
+// discardForged removes the held frame of f's name if it differs from f and its signature is bad: it came from the
+// store, where Restore did not verify it, and must not be held against its origin.
 func (l *ledger) discardForged(f Frame, out *actions) {
 	raw, ok := l.get(f.Ref())
 	if !ok || bytes.Equal(raw, f.raw) {
@@ -267,7 +267,8 @@ func (l *ledger) insert(f Frame) {
 	}
 }
 
-// see notes a number of a stream with live frames. Where the windows of its origin take too much, it closes gaps in this one.
+// see records a number of a stream with live frames. If the windows of its origin take too much, it closes gaps in this
+// one.
 func (l *ledger) see(s *stream, o *load, seq uint64) {
 	before := len(s.seen)
 	s.seen.add(seq)
@@ -277,7 +278,7 @@ func (l *ledger) see(s *stream, o *load, seq uint64) {
 	o.spans += len(s.seen) - before
 }
 
-// rebuildExpiry lets go of the ends of frames that are no longer held.
+// rebuildExpiry drops the deadlines of frames that are no longer held.
 func (l *ledger) rebuildExpiry() {
 	l.expiry = slices.DeleteFunc(l.expiry, func(d deadline) bool {
 		h, ok := d.stream.frames.Get(held{seq: d.seq})
@@ -312,7 +313,7 @@ func (l *ledger) remove(s *stream, seq uint64) {
 	}
 }
 
-// forgetEmpty lets go of a stream without frames.
+// forgetEmpty drops a stream without frames.
 func (l *ledger) forgetEmpty(s *stream) {
 	if s.frames.Len() == 0 {
 		delete(l.streams, s.key)
@@ -320,7 +321,7 @@ func (l *ledger) forgetEmpty(s *stream) {
 	}
 }
 
-// letGo drops a whole stream, however long it is, at once; leave tells the names of its frames.
+// letGo drops a whole stream of any length at once; leave reports the names of its frames.
 func (l *ledger) letGo(s *stream) {
 	s.gone = true
 	delete(l.streams, s.key)
@@ -342,8 +343,8 @@ func (l *ledger) letGo(s *stream) {
 	}
 }
 
-// leave gives the names of frames that were let go of with their streams, but for those that are held again: at most
-// maxLeaveStep at a time.
+// leave returns the names of frames that were dropped with their streams, except those held again: at most maxLeaveStep
+// at a time.
 func (l *ledger) leave() (refs []FrameRef) {
 	for n := 0; len(l.leaving) > 0 && n < maxLeaveStep; {
 		s := l.leaving[0]
@@ -365,7 +366,7 @@ func (l *ledger) leave() (refs []FrameRef) {
 	return refs
 }
 
-// expire drops what has ended, at most maxExpireStep frames, and gives the names.
+// expire drops frames that have ended, at most maxExpireStep, and returns their names.
 func (l *ledger) expire(now time.Time) []FrameRef {
 	if now.Add(clockSlack).Before(l.horizon) {
 		l.rebuildWindows()
@@ -379,7 +380,7 @@ func (l *ledger) expire(now time.Time) []FrameRef {
 		}
 		f, err := DecodeFrame(h.raw)
 		if err != nil || f.Expires.UnixMilli() != d.at {
-			continue // it took the place of the frame that this deadline was for
+			continue // it replaced the frame that this deadline was for
 		}
 		l.remove(d.stream, d.seq)
 		if f.Expires.After(l.horizon) {
@@ -391,7 +392,7 @@ func (l *ledger) expire(now time.Time) []FrameRef {
 	return refs
 }
 
-// next tells when the first frame ends.
+// next returns when the next frame ends, or the zero time if dropped names are still to be reported.
 func (l *ledger) next() (time.Time, bool) {
 	if len(l.leaving) > 0 {
 		return time.Time{}, true
@@ -402,7 +403,7 @@ func (l *ledger) next() (time.Time, bool) {
 	return time.UnixMilli(l.expiry[0].at), true
 }
 
-// rebuildWindows lets windows claim only what is held.
+// rebuildWindows makes windows claim only what is held.
 func (l *ledger) rebuildWindows() {
 	l.horizon = time.Time{}
 	for _, s := range l.streams {
@@ -419,7 +420,7 @@ func (l *ledger) rebuildWindows() {
 	}
 }
 
-// from gives up to n of a stream's live frames, from a number on.
+// from returns up to n of a stream's live frames, starting at a number.
 func (s *stream) from(seq uint64, n int) (some []held) {
 	s.frames.AscendGreaterOrEqual(held{seq: seq}, func(h held) bool {
 		some = append(some, h)
@@ -428,7 +429,7 @@ func (s *stream) from(seq uint64, n int) (some []held) {
 	return some
 }
 
-// streamsOf gives those of one origin, in order.
+// streamsOf returns the streams of one origin, in order.
 func (l *ledger) streamsOf(origin ID) (of []*stream) {
 	l.index.AscendGreaterOrEqual(&stream{key: streamKey{origin: origin}}, func(s *stream) bool {
 		if s.key.origin != origin {

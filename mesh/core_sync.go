@@ -13,59 +13,60 @@ import (
 const (
 	// settleMin..settleMax is how long a difference must last before a sync: a frame on its way makes one, too.
 	settleMin, settleMax = 150 * time.Millisecond, 300 * time.Millisecond
-	// upSpread spreads the first comparisons with new peers, per peer known.
+	// upSpread spreads the first comparisons with new peers: so much for each known peer.
 	upSpread = 10 * time.Millisecond
-	// checkTimeout ends a check without an answer.
+	// checkTimeout ends a check that gets no answer.
 	checkTimeout = 600 * time.Millisecond
-	// checkTries is how often a check is sent before the next ping has to tell again.
+	// checkTries is how often a check is sent; after that, the next ping must show the difference again.
 	checkTries = 3
 	// sessionQuiet without any message ends a session; the roots are then compared again.
 	sessionQuiet = 500 * time.Millisecond
 	// transferTimeout without an acknowledgement ends a transfer.
 	transferTimeout = 5 * time.Second
-	// reserveTime is how long a node whose vector is on its way talks about frames with nobody else: two givers would
-	// stream the same to it.
+	// reserveTime is how long a node whose vector is on its way exchanges frames with nobody else: two givers would
+	// stream the same frames to it.
 	reserveTime = time.Second
-	// reservePause is how long nobody is kept for a giver, and no session of a peer's is waited for, after one that brought
-	// nothing: sync messages are not signed, and who begins sessions without end must not keep others from theirs.
+	// reservePause is how long, after a session that brought nothing, no giver is reserved and no session that the peer
+	// began is waited for: sync messages are not signed, and a peer that begins sessions endlessly must not block the
+	// sessions of others.
 	reservePause = 10 * time.Second
-	// giverTurn bounds the time for which one giver is kept, and giverRest is the least time from one such turn to the next:
-	// whoever gives one frame of its own a second must not keep others from giving what this node lacks.
+	// giverTurn bounds how long one giver is kept, and giverRest is the least time from one such turn to the next: a peer
+	// that gives one frame of its own per second must not keep others from giving what this node lacks.
 	giverTurn, giverRest = 10 * time.Second, 10 * time.Second
-	// rewindEvery is the least time, by the monotonic clock, between two words of a clock that was set back: they cost a look
-	// at all that is held.
+	// rewindEvery is the least time, by the monotonic clock, between two reports of a clock that was set back: each costs
+	// a pass over everything held.
 	rewindEvery = time.Minute
-	// maxTransfers bounds the transfers to others at a time.
+	// maxTransfers bounds the concurrent transfers to peers.
 	maxTransfers = 4
-	// strangerTransfers bounds those of them to peers without a certificate, where others have one.
+	// strangerTransfers bounds those to peers without a certificate, if other nodes have one.
 	strangerTransfers = 1
 	// cookieLife is how long the answer to a check can be used, at least; at most twice that.
 	cookieLife = 5 * time.Second
-	// hostEvery is the least time between two sessions that one peer begins, but for a burst of hostBurst.
+	// hostEvery is the least time between two sessions that one peer begins, after a burst of hostBurst.
 	hostEvery, hostBurst = 50 * time.Millisecond, 40
 	// distrustTime is how long nothing is compared with a peer that streamed a frame with a bad signature.
 	distrustTime = time.Minute
-	// overdue is after how long without a comparison one peer is asked for its digest: pings, which tell them every
-	// probeInterval, can be lost.
+	// overdue is how long without a comparison it takes until one peer is asked for its digest: pings, which carry
+	// digests every probeInterval, can be lost.
 	overdue = probeInterval + 400*time.Millisecond
-	// backoffMin..backoffMax is the pause after a session that moved nothing though the roots differ.
+	// backoffMin..backoffMax is the pause after a session that moved nothing although the roots differ.
 	backoffMin, backoffMax = 2 * time.Second, time.Minute
 )
 
-// syncer is the state of anti-entropy: per peer, when to compare, the session that we began, the one that it began, and the
-// transfer to it.
+// syncer is the state of anti-entropy: for each peer, when to compare, the session that we began, the one that it
+// began, and the transfer to it.
 type syncer struct {
 	rng       *rand.Rand
-	secret    [32]byte // of cookies
+	secret    [32]byte // for cookies
 	peers     map[ID]*syncPeer
 	transfers map[ID]*transfer
-	wake      time.Time // nothing is due before; zero: nothing is due
-	giver     ID        // who streams to us, or is about to
-	givesTill time.Time // unless something more arrives
-	heard     time.Time // when a digest was last compared with ours, or asked for; zero: there was no peer yet
-	gaveFrom  time.Time // since when; it is kept anew only when it has given something, or after reservePause
+	wake      time.Time // nothing is due before this; zero: nothing is due
+	giver     ID        // the peer that streams to us or is about to
+	givesTill time.Time // when it loses that place unless more arrives
+	heard     time.Time // when a digest was last compared with ours or asked for; zero: there was no peer yet
+	gaveFrom  time.Time // when a giver was last reserved; without gave, the next one is reserved only after reservePause
 	gave      bool
-	turns     map[ID]time.Time // when the turn of a giver began, until its rest is over
+	turns     map[ID]time.Time // when each giver's turn began, kept until its rest is over
 }
 
 func newSyncer(rng *rand.Rand) syncer {
@@ -76,8 +77,8 @@ func newSyncer(rng *rand.Rand) syncer {
 	return s
 }
 
-// cookie is our name of a session that a peer is about to begin. Whoever shows it has got our answer to the check, and so is
-// that peer; nothing is remembered of a check.
+// cookie returns our name for a session that a peer is about to begin. Whoever shows it has received our answer to the
+// check, and so is that peer; we remember nothing of a check.
 func (s *syncer) cookie(peer ID, theirs uint64, slot int64) uint64 {
 	b := append(s.secret[:len(s.secret):len(s.secret)], peer[:]...)
 	b = binary.LittleEndian.AppendUint64(b, theirs)
@@ -85,7 +86,7 @@ func (s *syncer) cookie(peer ID, theirs uint64, slot int64) uint64 {
 	return binary.LittleEndian.Uint64(sum[:])
 }
 
-// invited reports whether a peer shows the cookie that it was given a short while ago.
+// invited reports whether a peer shows a cookie that it was given recently.
 func (s *syncer) invited(now time.Time, peer ID, ours, theirs uint64) bool {
 	slot := now.UnixNano() / int64(cookieLife)
 	return ours == s.cookie(peer, theirs, slot) || ours == s.cookie(peer, theirs, slot-1)
@@ -95,42 +96,42 @@ type phase uint8
 
 const (
 	phaseIdle     phase = iota
-	phaseDue            // a check is to be sent at `at`
-	phaseChecking       // sent; given up at `at`
+	phaseDue            // a check is due at `at`
+	phaseChecking       // the check was sent; given up at `at`
 	phaseActive         // vectors were exchanged; over at `at` unless something arrives
 )
 
-// session is what two nodes say to one another after their roots have been found to differ.
+// session is one exchange between two nodes after their roots were found to differ.
 type session struct {
-	id, theirs uint64 // as we name it, and as the peer does; theirs is 0 as long as it has not answered
-	open       bool   // messages of it are taken in
-	// compared is set once the peer's vector has been looked at, of which each side sends one. Of it: moved, something was sent;
-	// differs, a stream does; worked is the stream of the last span that the peer lacks.
+	id, theirs uint64 // our name for it and the peer's; theirs is 0 until the peer has answered
+	open       bool   // its messages are accepted
+	// compared is set once the peer's vector, of which each side sends one, has been handled. About that vector: moved,
+	// something was sent for it; differs, a stream differs; worked, the stream of the last span that the peer lacks.
 	compared, moved, differs bool
 	worked                   streamKey
-	told                     []streamDetail // ranges of which hashes were sent
-	full, skipped            bool           // of the details, some are left for the next session; were sent in an earlier one
-	heard                    int            // details that came
-	chunks, end              uint64         // chunks that came, and the number of the last one
-	ended, gave              bool           // the last one has come; all have
+	told                     []streamDetail // ranges whose hashes were sent
+	full, skipped            bool           // some details are left for the next session; an earlier session sent some
+	heard                    int            // detail messages received
+	chunks, end              uint64         // chunks received, and the number of the last one
+	ended, gave              bool           // the last chunk was received; all were
 }
 
 type syncPeer struct {
 	phase    phase
 	at       time.Time
-	own      session     // that we began last
-	past     session     // the one before it, of which chunks may be on their way: a slow link takes longer than sessionQuiet
-	guestOf  session     // that the peer began last
-	hosting  *limiter    // of sessions that it begins
-	vectorAt streamKey   // where our next vector begins, after this key
-	detailAt streamPlace // where our next details begin
-	distrust time.Time   // until then nothing is compared
+	own      session     // the one that we began last
+	past     session     // the one before own; its chunks may still arrive: a slow link takes longer than sessionQuiet
+	guestOf  session     // the one that the peer began last
+	hosting  *limiter    // for sessions that the peer begins
+	vectorAt streamKey   // our next vector begins after this key
+	detailAt streamPlace // our next details begin here
+	distrust time.Time   // nothing is compared until then
 	tries    int
-	progress bool          // the session moved a frame, either way
-	backoff  time.Duration // the pause before the next check, when none did
-	guest    time.Time     // until then a session that the peer began is thought to go on
-	guestEnd time.Time     // it is not waited for longer, unless it moves something
-	guestNot time.Time     // before that another one is not waited for at all
+	progress bool          // our session moved a frame, either way, or has more to compare
+	backoff  time.Duration // the pause before the next check if it moved none
+	guest    time.Time     // until then, a session that the peer began is assumed to go on
+	guestEnd time.Time     // guest is not extended after this, unless the session moves something
+	guestNot time.Time     // until then, no further session is waited for
 	asked    time.Time     // when the last check was sent
 	clock    peerClock
 }
@@ -143,7 +144,7 @@ func (s *syncer) jitter(d time.Duration) time.Duration {
 	return time.Duration(s.rng.Int64N(int64(d))) + 1
 }
 
-// set puts a peer into a phase that ends at a time.
+// set puts a peer into a phase that ends at a given time.
 func (s *syncer) set(p *syncPeer, ph phase, at time.Time) {
 	p.phase, p.at = ph, at
 	s.wakeAt(at)
@@ -155,10 +156,10 @@ func (s *syncer) wakeAt(at time.Time) {
 	}
 }
 
-// next tells when tick has something to do.
+// next returns when tick has something to do.
 func (s *syncer) next() (time.Time, bool) { return s.wake, !s.wake.IsZero() }
 
-// peerUp compares with a peer soon: with a new one, or one that could not be reached for a while.
+// peerUp schedules a comparison with a peer that is new or was unreachable for a while.
 func (c *core) peerUp(now time.Time, peer ID) {
 	p := c.peers[peer]
 	switch {
@@ -177,12 +178,12 @@ func (c *core) peerDown(peer ID) {
 	delete(c.transfers, peer)
 }
 
-// taken reports whether somebody else than peer streams to us.
+// taken reports whether a peer other than this one streams to us.
 func (s *syncer) taken(now time.Time, peer ID) bool {
 	return s.giver != peer && now.Before(s.givesTill)
 }
 
-// reserve notes who is about to stream to us.
+// reserve records which peer is about to stream to us.
 func (c *core) reserve(now time.Time, peer ID) {
 	if !c.gave && !c.gaveFrom.IsZero() && now.Before(c.gaveFrom.Add(reservePause)) {
 		return
@@ -191,7 +192,7 @@ func (c *core) reserve(now time.Time, peer ID) {
 	c.keep(now, peer)
 }
 
-// keep notes who streams to us, if it is that peer's turn.
+// keep makes a peer our giver for reserveTime, but not beyond its turn. A stranger never becomes one.
 func (c *core) keep(now time.Time, peer ID) {
 	if c.isStranger(now, peer) {
 		return
@@ -211,7 +212,7 @@ func (c *core) keep(now time.Time, peer ID) {
 	}
 }
 
-// isStranger reports whether a peer has no certificate that counts, though others have. To a newcomer, who knows of no
+// isStranger reports whether a peer has no certificate that counts although others have. To a newcomer, which knows no
 // certificate but its own, nobody is a stranger.
 func (c *core) isStranger(now time.Time, peer ID) bool {
 	return c.stands(now, peer) != verdictNew && len(c.nodes) > 1
@@ -234,7 +235,7 @@ func (c *core) mayStream(now time.Time, peer ID) bool {
 	return strangers < strangerTransfers
 }
 
-// streamed notes that a peer's frames were new. A chunk takes long to verify: this comes many times for each.
+// streamed records that a peer's frames were new. A chunk takes long to verify, so this is called many times for each.
 func (c *core) streamed(now time.Time, from ID) {
 	c.gave = true
 	c.keep(now, from)
@@ -248,12 +249,12 @@ func (c *core) streamed(now time.Time, from ID) {
 	}
 }
 
-// moved notes that a session of a peer's has moved something: it is worth waiting for.
+// moved records that a session with a peer moved something, so a session that it begins is worth waiting for.
 func (c *core) moved(now time.Time, p *syncPeer) {
 	p.guestEnd, p.guestNot = now.Add(transferTimeout), time.Time{}
 }
 
-// welcome waits for a session that a peer has begun, unless its last one was in vain a short while ago.
+// welcome has us wait for a session that a peer began, unless its last one was recently in vain.
 func (p *syncPeer) welcome(now time.Time) {
 	if now.Before(p.guestNot) {
 		return
@@ -261,13 +262,13 @@ func (p *syncPeer) welcome(now time.Time) {
 	p.guest, p.guestEnd, p.guestNot = now.Add(sessionQuiet), now.Add(reserveTime), now.Add(reservePause)
 }
 
-// rootSeen compares the digest of an answered ping with ours. One that the peer did not sign, or signed long ago, settles
-// nothing: a session is begun, which only the peer can answer.
+// rootSeen compares the digest in a ping's answer with ours. A digest that the peer did not sign, or signed long ago,
+// settles nothing: it only leads to a session, which the peer alone can answer.
 func (c *core) rootSeen(now time.Time, e evRoot, out *actions) {
 	p := c.peers[e.peer]
 	c.heard = now
 	if p == nil {
-		c.peerUp(now, e.peer) // the word of its coming was lost
+		c.peerUp(now, e.peer) // the event for its arrival was lost
 		return
 	}
 	if root, ok := c.roots.find(now, e.root); ok && p.clock.fresh(now, e.clock) && e.signed(root) {
@@ -284,7 +285,7 @@ func (c *core) rootSeen(now time.Time, e evRoot, out *actions) {
 	}
 }
 
-// settled notes that a peer holds what we hold.
+// settled records that a peer holds what we hold.
 func (c *core) settled(now time.Time, peer ID, p *syncPeer, out *actions) {
 	p.phase, p.backoff, p.progress = phaseIdle, 0, false
 	out.compared = append(out.compared, comparison{peer, now, true})
@@ -294,7 +295,7 @@ func (c *core) settled(now time.Time, peer ID, p *syncPeer, out *actions) {
 	}
 }
 
-// tick does what time has made due.
+// tick does what is due.
 func (c *core) tick(now time.Time, out *actions) {
 	if c.wake.IsZero() || c.wake.After(now) {
 		return
@@ -344,7 +345,7 @@ func (c *core) tick(now time.Time, out *actions) {
 	}
 }
 
-// askAnyone sees to it that a peer is asked for its digest when none has been compared for long.
+// askAnyone makes a random idle peer due for a check if no digest was compared for overdue.
 func (c *core) askAnyone(now time.Time) {
 	if c.heard.IsZero() || c.heard.After(now) { // the first peer, or a clock that was set back
 		c.heard = now
@@ -367,7 +368,7 @@ func (c *core) askAnyone(now time.Time) {
 	}
 }
 
-// due lists the peers whose phase is over, the longest first.
+// due returns the peers whose phase is over, longest overdue first.
 func (c *core) due(now time.Time) (due []ID) {
 	for id, p := range c.peers {
 		if p.phase != phaseIdle && !p.at.After(now) {
@@ -383,7 +384,7 @@ func (c *core) due(now time.Time) (due []ID) {
 	return due
 }
 
-// sessionOver decides when to compare again after a session: at once when it moved something, later and later when not.
+// sessionOver decides when to compare again after a session: at once if it moved something, else after growing pauses.
 func (c *core) sessionOver(now time.Time, id ID, p *syncPeer) {
 	if t := c.transfers[id]; t != nil && t.session.id == p.own.id {
 		p.at = now.Add(sessionQuiet)
@@ -399,7 +400,7 @@ func (c *core) sessionOver(now time.Time, id ID, p *syncPeer) {
 	p.progress = false
 }
 
-// session gives the session that a peer's message names, or nil.
+// session returns the session that a peer's message names, or nil.
 func (p *syncPeer) session(id uint64) *session {
 	switch {
 	case p.own.open && p.own.id == id:
@@ -412,7 +413,7 @@ func (p *syncPeer) session(id uint64) *session {
 	return nil
 }
 
-// chunk notes a chunk: each comes by a stream of its own, in any order.
+// chunk counts a received chunk: each comes in a stream of its own, in any order.
 func (s *session) chunk(m *syncMessage) {
 	s.chunks++
 	if m.End {
@@ -421,7 +422,8 @@ func (s *session) chunk(m *syncMessage) {
 	s.gave = s.ended && s.chunks >= s.end
 }
 
-// expects reports whether a peer may say this now: cheap, and asked before a large message is queued or a frame verified.
+// expects reports whether a peer may send this now. It is cheap, and runs before a large message is queued or a frame
+// verified.
 func (c *core) expects(now time.Time, m *syncMessage) bool {
 	p := c.peers[m.From]
 	switch {
@@ -433,7 +435,7 @@ func (c *core) expects(now time.Time, m *syncMessage) bool {
 	return m.Kind == syncVector && c.invited(now, m.From, m.Session, m.Token)
 }
 
-// message handles what a peer said. Whoever is not known as a peer is not answered.
+// message handles a peer's message. A sender that is not a known peer gets no answer.
 func (c *core) message(now time.Time, m *syncMessage, fresh int, out *actions) {
 	p := c.peers[m.From]
 	if p == nil {
@@ -523,8 +525,8 @@ func (c *core) handle(now time.Time, m *syncMessage, p *syncPeer, s *session, fr
 	}
 }
 
-// answerCheck compares roots. Anybody may have sent the check in the peer's name: it costs a message of its own size, and
-// changes nothing.
+// answerCheck compares roots. Anyone may have sent the check in the peer's name, so the answer is no larger than the
+// check, and nothing changes here.
 func (c *core) answerCheck(now time.Time, m *syncMessage, p *syncPeer, out *actions) {
 	s := &session{theirs: m.Session}
 	switch {
@@ -540,16 +542,16 @@ func (c *core) answerCheck(now time.Time, m *syncMessage, p *syncPeer, out *acti
 func (c *core) mayHost(now time.Time, peer ID, p *syncPeer) bool {
 	switch {
 	case p.phase == phaseActive:
-		return false // what differs still is compared again when our session is over
+		return false // any remaining difference is compared again after our session
 	case p.phase == phaseChecking && bytes.Compare(c.self[:], peer[:]) < 0:
-		return false // of two checks that cross, that of the lower id counts
+		return false // if two checks cross, the one of the lower id counts
 	case now.Before(p.distrust):
 		return false
 	}
 	return c.transfers[peer] == nil && c.mayStream(now, peer) && !c.taken(now, peer)
 }
 
-// host begins a session that a peer asked for, with its vector; nil: not now.
+// host begins a session that a peer asked for by sending its vector; it returns nil if that is not possible now.
 func (c *core) host(now time.Time, m *syncMessage, p *syncPeer, out *actions) *session {
 	if !c.mayHost(now, m.From, p) || !p.hosting.allow(now) {
 		return nil
@@ -569,8 +571,8 @@ func (c *core) host(now time.Time, m *syncMessage, p *syncPeer, out *actions) *s
 	return s
 }
 
-// badChunk ends what goes on with a peer that streamed a frame with a bad signature. It was that peer: nobody else knows the
-// session.
+// badChunk ends everything in progress with a peer that streamed a frame with a bad signature. It was that peer: nobody
+// else knows the session.
 func (c *core) badChunk(now time.Time, peer ID, id uint64) {
 	p := c.peers[peer]
 	if p == nil || p.session(id) == nil {

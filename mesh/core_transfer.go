@@ -8,30 +8,32 @@ import (
 )
 
 const (
-	// maxOutstanding bounds the chunks of a transfer that were not acknowledged.
+	// maxOutstanding bounds the unacknowledged chunks of a transfer.
 	maxOutstanding = 2
-	// maxWork bounds the spans that a transfer has to send. What is beyond is found again by the next session.
+	// maxWork bounds the spans that a transfer has to send. The next session finds the rest again.
 	maxWork = 4096
 )
 
-// transfer is what we stream to one peer. Chunks go out as it acknowledges them, so a slow peer slows only itself, and a
-// transfer holds no more than its list of spans.
+// transfer is what we stream to one peer. Chunks go out as the peer acknowledges them, so a slow peer slows only
+// itself, and a transfer holds no more than its list of spans.
 type transfer struct {
 	session  session
 	work     []streamWant // what to send: the live frames inside these spans, in order
-	spans    int          // in work, or a little more
+	spans    int          // spans queued so far
 	sent     uint64       // chunks
 	acked    uint64
 	deadline time.Time
 }
 
-// emitVector tells a peer what we have seen: of all streams, or of as many as fit, from where the last one ended.
+// emitVector tells a peer what we have seen: of all streams, or of as many as fit, starting where the last vector
+// ended.
 func (c *core) emitVector(to ID, p *syncPeer, s *session, out *actions) {
 	m := &syncMessage{Kind: syncVector, Root: c.root.sum(), After: p.vectorAt, Last: lastKey}
 	if s == &p.own {
 		m.Reply, m.Token = true, s.id
 	}
-	// What the authority says is in every vector: revocations hurry, and frames wait for the certificates of their origins.
+	// The authority's streams are in every vector: revocations are urgent, and frames wait for the certificates of their
+	// origins.
 	if !c.authority.IsZero() {
 		for _, st := range c.streamsOf(c.authority) {
 			m.Streams = append(m.Streams, st.vector(maxVectorSpans/8, c.rng))
@@ -68,12 +70,13 @@ func (c *core) emitVector(to ID, p *syncPeer, s *session, out *actions) {
 	if p.vectorAt = m.Last; m.Last == lastKey {
 		p.vectorAt = streamKey{}
 	} else {
-		p.progress = true // go on with the rest
+		p.progress = true // continue with the rest
 	}
 	c.emit(to, s, m, out)
 }
 
-// vector is what a vector says of a stream, with n spans at most: of a window of more, one part, chosen at random.
+// vector returns a stream's entry in a vector, with at most n spans: if its window has more, one part, chosen at
+// random.
 func (s *stream) vector(n int, rng *rand.Rand) streamVector {
 	v := streamVector{Key: s.key, Live: uint64(s.frames.Len()), Sum: s.sum.sum(), First: 1, Last: math.MaxUint64, Seen: s.seen}
 	if len(s.seen) <= n {
@@ -90,8 +93,9 @@ func (s *stream) vector(n int, rng *rand.Rand) streamVector {
 	return v
 }
 
-// answerVector looks at one part of a peer's vector, and streams what the peer has not seen. Where it has seen all that we
-// hold of a stream, and yet holds something else, hashes are compared; also where no stream tells why the roots differ.
+// answerVector handles one part of a peer's vector and streams what the peer has not seen. If the peer has seen
+// everything that we hold of a stream but its digest differs, hashes are compared; likewise if no stream explains why
+// the roots differ.
 func (c *core) answerVector(now time.Time, m *syncMessage, p *syncPeer, s *session, out *actions) {
 	var work []streamWant
 	t := c.transfers[m.From]
@@ -110,7 +114,7 @@ func (c *core) answerVector(now time.Time, m *syncMessage, p *syncPeer, s *sessi
 	}
 	details := detailer{c, m.From, p, s, out}
 	listed := m.Streams
-	absent := func(st *stream) bool { // one of ours; those that the peer lists before it have been looked at
+	absent := func(st *stream) bool { // a stream of ours; the peer's entries before it have been handled
 		if room == 0 || st.key.compare(m.Last) > 0 {
 			return false
 		}
@@ -154,7 +158,7 @@ func (c *core) answerVector(now time.Time, m *syncMessage, p *syncPeer, s *sessi
 	}
 	c.queue(now, m.From, s, work)
 	switch {
-	case m.more: // chunks begin once all of the vector has been looked at, so that the last one is known
+	case m.more: // chunks begin once the whole vector was handled, so that the last chunk is known
 	case !s.moved:
 		c.emit(m.From, s, &syncMessage{Kind: syncChunk, End: true}, out)
 	default:
@@ -162,7 +166,7 @@ func (c *core) answerVector(now time.Time, m *syncMessage, p *syncPeer, s *sessi
 	}
 }
 
-// liveIn keeps those spans that hold a live frame, so many at most.
+// liveIn returns the spans that hold a live frame, at most so many.
 func (s *stream) liveIn(spans window, most int) window {
 	var live window
 	for _, sp := range spans {
@@ -185,7 +189,7 @@ func (c *core) stream(now time.Time, peer ID, s *session, work []streamWant, out
 	c.pump(peer, s, out)
 }
 
-// queue begins a transfer to a peer, or adds to the one that is running.
+// queue starts a transfer to a peer, or adds to the running one.
 func (c *core) queue(now time.Time, peer ID, s *session, work []streamWant) {
 	if len(work) == 0 {
 		return
@@ -225,7 +229,7 @@ func (c *core) acknowledged(now time.Time, m *syncMessage, out *actions) {
 	c.pump(m.From, &t.session, out)
 }
 
-// pump sends chunks of a session's transfer, if there is one, while few enough are on their way.
+// pump sends chunks of the session's transfer, if there is one, while few enough are unacknowledged.
 func (c *core) pump(peer ID, s *session, out *actions) {
 	t := c.transfers[peer]
 	if t == nil || t.session.id != s.id {

@@ -9,38 +9,38 @@ import (
 const (
 	// maxParked bounds the frames that wait for the certificate of their origin; the oldest make room.
 	maxParked = 4096
-	// maxBarred bounds the origins of streams that peers are told not to offer, and maxBarredOf those streams of one: whoever
-	// has the mesh's key can name any epoch of a revoked node.
+	// maxBarred bounds the origins whose streams peers are told not to offer, and maxBarredOf those streams per origin:
+	// any holder of the mesh's key can name any epoch of a revoked node.
 	maxBarred, maxBarredOf = 256, 16
-	// maxStandings bounds the nodes that certificates and revocations are known of.
+	// maxStandings bounds the nodes whose certificates and revocations are known.
 	maxStandings = 1 << 16
-	// maxAuthorityFrames bounds the live frames that PublishAsAuthority made, on all nodes with the authority's key together:
-	// 21 MB. Those of the lowest numbers stay.
+	// maxAuthorityFrames bounds the live frames made by PublishAsAuthority, of all nodes with the authority's key
+	// together: 21 MB. Those with the lowest numbers stay.
 	maxAuthorityFrames = 1 << 14
 )
 
-// trust knows which origins count: those that the mesh's authority has certified, for as long as that lasts, and has not
-// revoked. It is derived from the records that the ledger holds.
+// trust knows which origins count: those that the mesh's authority has certified and not revoked, while the certificate
+// lasts. It is derived from the records that the ledger holds.
 type trust struct {
 	authority ID // of the key that signs records; zero: every origin counts
 	nodes     map[ID]*standing
-	parked    []Frame         // verified, of origins whose certificate has not come; the oldest in front
+	parked    []Frame         // verified frames of origins whose certificate has not come; oldest first
 	barred    map[ID][]uint64 // epochs
 	grants    grants
 }
 
-// standing is what the authority has said of a node.
+// standing is what the authority has said about a node.
 type standing struct {
-	cert    Certificate // the one that counts; Serial 0: none
-	ended   bool        // there was one, and its time is over
+	cert    Certificate // the latest; Serial 0: none
+	ended   bool        // there was a certificate, and it has ended
 	revoked *Revocation
 }
 
-// allSeen is the window of a stream that is refused: whoever reads it has nothing to offer.
+// allSeen is the window sent for a refused stream: it leaves the reader nothing to offer.
 var allSeen = window{{1, math.MaxUint64}}
 
-// stands reports whether an origin counts: verdictNew, verdictUnknown, verdictEnded or verdictRevoked. What a node says
-// always counts on itself.
+// stands returns whether an origin counts: verdictNew, verdictUnknown, verdictEnded or verdictRevoked. On itself, a
+// node always counts.
 func (c *core) stands(now time.Time, origin ID) verdict {
 	if c.authority.IsZero() || origin == c.self || origin == c.authority {
 		return verdictNew
@@ -59,11 +59,11 @@ func (c *core) stands(now time.Time, origin ID) verdict {
 	return verdictUnknown
 }
 
-// judge says what would become of a frame; it is cheap, and done before the signature is checked.
+// judge returns what would become of a frame. It is cheap and runs before the signature is checked.
 func (c *core) judge(now time.Time, f Frame) verdict {
 	v := c.ledger.judge(now, f)
 	if v == verdictFull && f.Origin == c.authority && !c.authority.IsZero() {
-		v = verdictNew // who has filled the ledger must not keep his revocation out
+		v = verdictNew // an origin that filled the ledger must not keep its own revocation out
 	}
 	if v == verdictNew && f.Origin == c.authority && f.Epoch == AuthorityEpoch {
 		if last, full := c.lastOfAuthority(); full && last < f.Seq {
@@ -78,7 +78,7 @@ func (c *core) judge(now time.Time, f Frame) verdict {
 	return v
 }
 
-// untrusted deals with a verified frame whose origin does not count, and reports whether that is so.
+// untrusted handles a verified frame if its origin does not count, and reports whether it does not.
 func (c *core) untrusted(now time.Time, f Frame, by via, out *actions) bool {
 	v := c.judge(now, f)
 	switch v {
@@ -94,10 +94,10 @@ func (c *core) untrusted(now time.Time, f Frame, by via, out *actions) bool {
 	out.verdicts[v]++
 	switch {
 	case by != viaRestore:
-	case v == verdictUnknown && len(c.early.stored) > 0: // its origin's certificate may be among them
+	case v == verdictUnknown && len(c.early.stored) > 0: // its origin's certificate may be among the stored ones
 		c.early.keep(f)
 	default:
-		out.expired = append(out.expired, f.Ref()) // whoever holds it gives it back once its origin counts
+		out.expired = append(out.expired, f.Ref()) // its holders send it again once its origin counts
 	}
 	return true
 }
@@ -113,7 +113,7 @@ func (c *core) park(f Frame) {
 	c.parked = append(c.parked, f)
 }
 
-// unpark gives the frames of an origin that wait.
+// unpark removes and returns the parked frames of an origin.
 func (c *core) unpark(origin ID) (frames []Frame) {
 	c.parked = slices.DeleteFunc(c.parked, func(f Frame) bool {
 		if f.Origin == origin {
@@ -124,7 +124,7 @@ func (c *core) unpark(origin ID) (frames []Frame) {
 	return frames
 }
 
-// bar has peers told not to offer a stream: it would be refused.
+// bar has peers told not to offer a stream, because it would be refused.
 func (c *core) bar(origin ID, epoch uint64) {
 	epochs, known := c.barred[origin]
 	if (known || len(c.barred) < maxBarred) && len(epochs) < maxBarredOf && !slices.Contains(epochs, epoch) {
@@ -132,7 +132,8 @@ func (c *core) bar(origin ID, epoch uint64) {
 	}
 }
 
-// takeRecord takes in a record of the authority, or a frame that it signed for the daemon. A record that this version does not understand is held and passed on.
+// takeRecord takes in a record of the authority, or a frame that the authority signed for the daemon. A record that
+// this version does not understand is held and passed on.
 func (c *core) takeRecord(now time.Time, f Frame, by via, out *actions) {
 	v := c.judge(now, f)
 	if v == verdictEquivocal && f.Epoch == AuthorityEpoch {
@@ -202,8 +203,8 @@ func (c *core) takeRecord(now time.Time, f Frame, by via, out *actions) {
 	}
 }
 
-// takeTwin settles which of two frames of one name stays that two holders of the authority's key have signed: the one with
-// the lower hash, as for every origin.
+// takeTwin decides between two frames of one name that two holders of the authority's key signed: the one with the
+// lower hash stays, as for every origin.
 func (c *core) takeTwin(now time.Time, f Frame, by via, out *actions) {
 	v, stays, _ := c.put(now, f, out)
 	out.verdicts[v]++
@@ -218,8 +219,8 @@ func (c *core) takeTwin(now time.Time, f Frame, by via, out *actions) {
 	out.spread(f, by)
 }
 
-// lastOfAuthority gives the highest number of the frames that PublishAsAuthority made, and reports whether there is no room
-// beside it.
+// lastOfAuthority reports whether there is no room for one more frame of PublishAsAuthority and, if so, returns the
+// highest number among those held.
 func (c *core) lastOfAuthority() (seq uint64, full bool) {
 	s := c.streams[streamKey{c.authority, AuthorityEpoch}]
 	if s == nil || s.frames.Len() < maxAuthorityFrames {
@@ -229,7 +230,8 @@ func (c *core) lastOfAuthority() (seq uint64, full bool) {
 	return last.seq, true
 }
 
-// superseded notes that a certificate or grant came after the one that takes its place: it is not asked for again.
+// superseded records that a certificate or grant came after the one that replaces it, so that it is not asked for
+// again.
 func (c *core) superseded(f Frame, by via, out *actions) {
 	out.verdicts[verdictDuplicate]++
 	if s := c.streams[streamKey{f.Origin, f.Epoch}]; s != nil && s.frames.Len() > 0 {
@@ -240,7 +242,7 @@ func (c *core) superseded(f Frame, by via, out *actions) {
 	}
 }
 
-// standing gives what is known of a node, made new if need be; nil when too many are known.
+// standing returns what is known of a node, creating it if needed; nil if too many nodes are known.
 func (c *core) standing(id ID) *standing {
 	st := c.nodes[id]
 	if st == nil && len(c.nodes) < maxStandings {
@@ -250,7 +252,7 @@ func (c *core) standing(id ID) *standing {
 	return st
 }
 
-// admitted lets in what waits for an origin's certificate.
+// admitted lets in the frames that wait for an origin's certificate.
 func (c *core) admitted(now time.Time, origin ID, out *actions) {
 	if c.stands(now, origin) != verdictNew {
 		return
@@ -262,7 +264,7 @@ func (c *core) admitted(now time.Time, origin ID, out *actions) {
 	out.readmitted = append(out.readmitted, origin)
 }
 
-// ended withdraws those whose certificate is among the frames that have ended.
+// ended withdraws origins whose certificate is among the expired frames, and forgets expired grants.
 func (c *core) ended(out *actions) {
 	if c.authority.IsZero() {
 		return
@@ -284,7 +286,7 @@ func (c *core) ended(out *actions) {
 	}
 }
 
-// withdraw lets go of all that an origin said. What this node said itself stays: it goes on protecting itself.
+// withdraw drops everything an origin said. What this node said itself stays: it goes on protecting itself.
 func (c *core) withdraw(origin ID, out *actions) {
 	if origin == c.self {
 		return
@@ -302,7 +304,8 @@ func (c *core) withdraw(origin ID, out *actions) {
 	out.withdrawn = append(out.withdrawn, origin)
 }
 
-// barredIn gives the streams after a key, up to another, that peers are told not to offer, in order.
+// barredIn returns, in order, the streams that peers are told not to offer: those after one key, up to and including
+// another.
 func (c *core) barredIn(after, last streamKey) (keys []streamKey) {
 	for origin, epochs := range c.barred {
 		for _, epoch := range epochs {

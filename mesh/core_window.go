@@ -6,17 +6,17 @@ import (
 	"slices"
 )
 
-// maxSpans bounds a window, in spans (16 bytes each). Beyond it the lower half of the gaps is closed: frames in there are
-// claimed though never seen, which the comparison of hashes (core_detail.go) still finds.
+// maxSpans bounds a window, in spans (16 bytes each). Beyond it the lower half of the gaps is closed: the window then
+// claims frames that were never seen, which the comparison of hashes (core_detail.go) still finds.
 const maxSpans = 1 << 16
 
-// span is the sequence numbers first..last, both included.
+// span is the range of sequence numbers first..last, both included.
 type span struct{ first, last uint64 }
 
-// window is the sequence numbers seen of one stream: sorted spans that neither touch nor overlap.
+// window is the set of sequence numbers seen in one stream: sorted spans that neither touch nor overlap.
 type window []span
 
-// find gives the index of the first span that ends at or after v.
+// find returns the index of the first span that ends at or after v, or len(w).
 func (w window) find(v uint64) int {
 	if n := len(w); n == 0 || w[n-1].last < v {
 		return n // the usual case: a newer number
@@ -33,7 +33,7 @@ func (w window) find(v uint64) int {
 	return i
 }
 
-// add puts v in and reports whether it was new.
+// add adds v and reports whether it was new.
 func (w *window) add(v uint64) bool {
 	s := *w
 	i := s.find(v)
@@ -68,7 +68,8 @@ func (w *window) closeLower() {
 	}
 }
 
-// gaps gives what lies between first and last, both included, outside the window, which lies within.
+// gaps returns the numbers from first to last, both included, that are not in the window. The window must lie within
+// that range.
 func (w window) gaps(first, last uint64) window {
 	var g window
 	for _, s := range w {
@@ -85,7 +86,7 @@ func (w window) gaps(first, last uint64) window {
 
 var errWindow = errors.New("bad window")
 
-// appendWindow writes, per span, the distance from the end of the one before and the length, as varints.
+// appendWindow writes for each span, as varints, its distance from the end of the previous one and its length less one.
 func appendWindow(b []byte, w window) []byte {
 	last := uint64(0)
 	for _, s := range w {
@@ -96,8 +97,8 @@ func appendWindow(b []byte, w window) []byte {
 	return b
 }
 
-// decodeWindow reads what appendWindow wrote, of so many spans at most; it refuses anything that appendWindow would write
-// otherwise.
+// decodeWindow decodes what appendWindow wrote, with at most this many spans. It refuses anything that appendWindow
+// would write differently.
 func decodeWindow(b []byte, spans int) (window, error) {
 	var w window
 	last := uint64(0)
@@ -111,7 +112,7 @@ func decodeWindow(b []byte, spans int) (window, error) {
 			return nil, errWindow
 		}
 		b = b[n+k:]
-		least := uint64(2) // spans that touch would be one
+		least := uint64(2) // spans that touch would be one span
 		if len(w) == 0 {
 			least = 1
 		}
