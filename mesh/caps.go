@@ -13,7 +13,7 @@ type Caps struct {
 	MinBits6 uint8         // widest prefix, IPv6: 0 to 128
 	MaxTTL   time.Duration // of a ban; whole seconds, at most MaxLife
 	UnbanAny bool          // may lift the bans of others
-	Import   bool          // may send imports, at the higher rate for those
+	Import   bool          // may send imported bans at the rate for those
 }
 
 // DefaultCaps returns the caps of a node unless others are set: every number is left to the receivers.

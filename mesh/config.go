@@ -67,15 +67,14 @@ type Config struct {
 	// on; their frames come through Deliver. The goroutine that calls Deliver calls both.
 	Withdrawn, Readmitted func(origins []ID)
 	// Rewound is called after the wall clock was set back by more than a second, by the goroutine that calls Deliver,
-	// once a peer holds the same frames. By then, frames that the old clock had ended have come through Deliver. Of the
-	// other frames, some contents had ended and may be live again, so live yields all held frames, by origin, epoch and
-	// number. A node without peers gets no call: what lifted a ban may be gone. Rewound is also called when restored
-	// frames come to count that did not before because, by the clock, their time or that of their origin's certificate
-	// had not come.
+	// once a peer holds the same frames. By then, frames that the old clock had ended have come through Deliver. Other
+	// frames may contain operations that had ended and are live again, so live yields all held frames, by origin, epoch
+	// and number. A node without peers gets no call: what lifted a ban may be gone. Rewound is also called when restored
+	// frames start to count whose time, or that of their origin's certificate, had not come by the earlier clock.
 	Rewound func(live iter.Seq[Frame])
 
-	// Early gets frames of origins that count that were refused as from the future, to tell people: the same frame more
-	// than once, and at most earlyTold a second per origin. The goroutine that calls Deliver calls it.
+	// Early gets frames of origins that count, refused as from the future, so that people can be told: the same frame
+	// more than once, and at most earlyTold a second per origin. The goroutine that calls Deliver calls it.
 	Early func(f Frame)
 
 	// Noticed gets what another member whose certificate counts sends this one by Notify: rarely, and at most MaxNotice

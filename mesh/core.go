@@ -34,7 +34,7 @@ func newCore(self ID, epoch uint64, rng *rand.Rand) *core {
 	}
 }
 
-// via says how a frame came.
+// via is how a frame arrived.
 type via uint8
 
 const (
@@ -87,7 +87,7 @@ type actions struct {
 	admitted []Frame    // newly held, for the store
 	deliver  []Frame    // those of admitted that this run did not publish
 	relay    []Frame    // those of admitted that came along a tree and go on along it
-	pass     []Frame    // those of admitted that are small and were pushed directly, for the next node in the frame's own order
+	pass     []Frame    // those of admitted that are small and were pushed directly: they go on to the next node
 	expired  []FrameRef // no longer held
 	// withdrawn are origins that no longer count: nothing they said does. readmitted are origins that now count.
 	withdrawn, readmitted []ID

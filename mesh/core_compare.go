@@ -87,7 +87,7 @@ func (p *peerClock) set(now, asked time.Time, clock uint64) {
 	*p = peerClock{true, int64(clock) - int64(clockOf(now)), max(now.Sub(asked).Milliseconds(), 0) + 1, clock}
 }
 
-// skew returns the least amount by which the peer's clock is ahead of ours; negative: behind.
+// skew returns the least difference between the clocks that the measurement allows; positive: the peer's is ahead.
 func (p *peerClock) skew() time.Duration {
 	ahead := p.ahead
 	if ahead < 0 {

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// What is refused because its time has not come is looked at again once it has, even if the clock was set meanwhile: a
-// machine without a battery for its clock starts in 1970, and to it the mesh's certificates and frames are from the
+// What is refused because its time has not come is looked at again once it has, even if only because the clock was set:
+// a machine without a battery for its clock starts in 1970, and to it the mesh's certificates and frames are from the
 // future.
 
 const (

@@ -13,7 +13,7 @@ import (
 const (
 	// settleMin..settleMax is how long a difference must last before a sync: a frame on its way makes one, too.
 	settleMin, settleMax = 150 * time.Millisecond, 300 * time.Millisecond
-	// upSpread spreads the first comparisons with new peers: so much for each known peer.
+	// upSpread spreads out the first comparisons with new peers, by this much per known peer.
 	upSpread = 10 * time.Millisecond
 	// checkTimeout ends a check that gets no answer.
 	checkTimeout = 600 * time.Millisecond
@@ -46,8 +46,8 @@ const (
 	hostEvery, hostBurst = 50 * time.Millisecond, 40
 	// distrustTime is how long nothing is compared with a peer that streamed a frame with a bad signature.
 	distrustTime = time.Minute
-	// overdue is how long without a comparison it takes until one peer is asked for its digest: pings, which carry
-	// digests every probeInterval, can be lost.
+	// overdue is the time without a comparison after which one peer is asked for its digest: pings, which carry digests
+	// every probeInterval, can be lost.
 	overdue = probeInterval + 400*time.Millisecond
 	// backoffMin..backoffMax is the pause after a session that moved nothing although the roots differ.
 	backoffMin, backoffMax = 2 * time.Second, time.Minute
@@ -254,7 +254,7 @@ func (c *core) moved(now time.Time, p *syncPeer) {
 	p.guestEnd, p.guestNot = now.Add(transferTimeout), time.Time{}
 }
 
-// welcome has us wait for a session that a peer began, unless its last one was recently in vain.
+// welcome makes us wait for a session that a peer began, unless its last one was recently in vain.
 func (p *syncPeer) welcome(now time.Time) {
 	if now.Before(p.guestNot) {
 		return
