@@ -94,7 +94,7 @@ type actions struct {
 	send                  []outMessage
 	compared              []comparison
 	equivocs              []Frame // refused or taken while another frame of the same name was held
-	replaced              []Frame // the frames of the same name that were dropped for them
+	replaced              []Frame // frames dropped because another of the same name took their place
 	granted               bool    // a grant of a gossip key came
 	revoked               []ID    // revoked peers that still send messages: they may not know
 	own                   bool    // what the authority says about this node has changed
