@@ -10,23 +10,23 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// The first byte of every message that memberlist carries for us.
+// The first byte of each message that we send through memberlist.
 const (
-	kindPush   = 1 + iota // frames, straight from their origin: not passed on
-	kindTree              // frames along a tree: passed on once
+	kindPush   = 1 + iota // frames straight from their origin: not relayed
+	kindTree              // frames along a tree: relayed once
 	kindSync              // a sync message
-	kindChunk             // a sync message with frames
-	kindAsk               // a question to who is at an address, or the answer; see ask.go
-	kindBye               // the sender is about to leave, see bye.go
-	kindNotice            // a word to one member, see notice.go
-	kindPath              // whether UDP passes, see udppath.go
+	kindChunk             // a sync message that carries frames
+	kindAsk               // asks which node is at an address, or answers; see ask.go
+	kindBye               // the sender is about to leave; see bye.go
+	kindNotice            // a notice to one member; see notice.go
+	kindPath              // tests whether UDP gets through; see udppath.go
 )
 
 const (
-	// maxInbox bounds the messages that wait for the core; UDP's share, at most maxPacket bytes each. Frames of a bulk have
-	// as much again.
+	// maxInbox bounds the small messages (at most maxPacket bytes each) that wait for the core; those with large frames
+	// have a queue of the same size.
 	maxInbox = 8192
-	// maxEvents bounds what memberlist tells of peers and the core has not looked at.
+	// maxEvents bounds the peer events that the core has yet to process.
 	maxEvents = 4 * MaxPeers
 )
 
@@ -38,7 +38,7 @@ var (
 	errRefuseMany = errors.New("too many members have no certificate")
 )
 
-// delegate is memberlist's view of a Mesh. Its methods run on memberlist's goroutines, some under memberlist's lock:
+// delegate connects memberlist to a Mesh. Its methods run on memberlist's goroutines, some under memberlist's lock:
 // they copy, enqueue and return, and never call memberlist.
 type delegate struct{ m *Mesh }
 
@@ -50,20 +50,20 @@ var (
 	_ memberlist.PingDelegate     = delegate{}
 )
 
-// NodeMeta tells who we are.
+// NodeMeta returns this node's metadata.
 func (d delegate) NodeMeta(limit int) []byte {
 	has, uses := d.m.keys.said()
 	m := meta{Protocol: protocolVersion, Key: d.m.cfg.Identity.Public(), Name: d.m.cfg.Name, Version: d.m.cfg.Version, Place: d.m.place.word}
 	m.say(d.m.cfg.Identity, has, uses, d.m.ceiling.next())
 	b := m.encode()
 	if len(b) > limit {
-		return nil // cannot be: the parts are bounded
+		return nil // cannot happen: the parts are bounded
 	}
 	d.m.saidMeta.Store(new(string(b)))
 	return b
 }
 
-// NotifyMsg takes a message in. memberlist reuses the bytes.
+// NotifyMsg queues a message. It copies b, because memberlist reuses it.
 func (d delegate) NotifyMsg(b []byte) {
 	if len(b) == 0 {
 		return
@@ -71,7 +71,7 @@ func (d delegate) NotifyMsg(b []byte) {
 	m := d.m
 	b = bytes.Clone(b)
 	if len(b) > maxPacket {
-		m.queueBulk(b) // it came by a stream, which has a goroutine of its own
+		m.queueBulk(b) // it came by a stream, which has its own goroutine
 		return
 	}
 	queue := m.inbox
@@ -85,7 +85,7 @@ func (d delegate) NotifyMsg(b []byte) {
 	}
 }
 
-// GetBroadcasts gives frames to piggyback.
+// GetBroadcasts returns frames to piggyback.
 func (d delegate) GetBroadcasts(overhead, limit int) [][]byte {
 	return d.m.gossip.take(d.m.now(), overhead, limit)
 }
@@ -93,29 +93,30 @@ func (d delegate) GetBroadcasts(overhead, limit int) [][]byte {
 // LocalState is empty: frames never travel with membership.
 func (delegate) LocalState(bool) []byte { return nil }
 
-// MergeRemoteState ignores what there should not be.
+// MergeRemoteState ignores its input: no member sends any.
 func (delegate) MergeRemoteState([]byte, bool) {}
 
-// NotifyJoin notes a peer.
+// NotifyJoin records a peer.
 func (d delegate) NotifyJoin(n *memberlist.Node) {
 	if id, ok := d.m.peers.joined(d.m.now(), n, MemberJoin); ok && !d.m.peers.awaitProof(id) {
 		d.m.tell(evUp{id})
 	}
 }
 
-// NotifyUpdate notes new metadata.
+// NotifyUpdate records new metadata.
 func (d delegate) NotifyUpdate(n *memberlist.Node) {
 	d.m.peers.joined(d.m.now(), n, MemberUpdate)
 }
 
-// NotifyLeave notes that a peer is gone. memberlist does not say here whether it left or failed; kindBye does.
+// NotifyLeave records that a peer is gone. memberlist does not say here whether it left or failed; kindBye does.
 func (d delegate) NotifyLeave(n *memberlist.Node) {
 	if id, ok := d.m.peers.gone(d.m.now(), n); ok {
 		d.m.tell(evDown{id})
 	}
 }
 
-// NotifyAlive refuses nodes whose name is not the hash of their key, before memberlist knows them.
+// NotifyAlive refuses a node before memberlist knows it, unless its name is the hash of its key, its metadata is its
+// own, and there is room for it.
 func (d delegate) NotifyAlive(n *memberlist.Node) error {
 	id, err := ParseID(n.Name)
 	if err != nil {
@@ -147,7 +148,7 @@ func (d delegate) NotifyAlive(n *memberlist.Node) error {
 	return nil
 }
 
-// answers notes that a peer is heard of; one that was suspect may have missed frames.
+// answers records that a peer was heard from. One that was suspect may have missed frames.
 func (d delegate) answers(id ID, f func(*peer)) {
 	back := false
 	d.m.peers.update(id, func(p *peer) {
@@ -161,7 +162,7 @@ func (d delegate) answers(id ID, f func(*peer)) {
 	}
 }
 
-// NotifyConflict notes that two addresses claim one id.
+// NotifyConflict records that two addresses claim one id.
 func (d delegate) NotifyConflict(_, other *memberlist.Node) {
 	id, err := ParseID(other.Name)
 	if err != nil {
@@ -176,8 +177,8 @@ func (d delegate) NotifyConflict(_, other *memberlist.Node) {
 	signal(d.m.peers.unproved)
 }
 
-// AckPayload tells whoever pings us our digest, and that of the membership: anti-entropy has no packets of its own while
-// all is equal.
+// AckPayload answers a ping with our digest and that of the membership, so that anti-entropy sends no packets of its
+// own while both are equal.
 func (d delegate) AckPayload() []byte {
 	sum, _ := d.m.peers.viewDigest()
 	return d.m.acks.answer(d.m.now(), d.m.cfg.Identity, d.m.cfg.Secrets.MeshID, d.m.Digest(), sum)

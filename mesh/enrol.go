@@ -16,26 +16,26 @@ import (
 const enrolTimeout = 10 * time.Second
 
 var (
-	// ErrNotInviter: who answered is not the node that the token names.
+	// ErrNotInviter: the node that answered is not the one that the token names.
 	ErrNotInviter = errors.New("who answered is not the node that made the join token")
-	// ErrUnreachable: no address of the token answered; the error names all of them.
+	// ErrUnreachable: no address of the token answered; the error lists them all.
 	ErrUnreachable = errors.New("the inviter does not answer")
-	// ErrInviterBusy: the inviter knows the token but could not serve now.
+	// ErrInviterBusy: the inviter knows the token but cannot serve it now.
 	ErrInviterBusy = errors.New("the inviter could not serve the join token now; try again")
 )
 
-// Enrolment is what a new member gets.
+// Enrolment is what a new member receives.
 type Enrolment struct {
 	Secrets Secrets
 	Join    []string // for the join list, the inviter's address first
-	// Certificate is ours; zero in a mesh without an authority.
+	// Certificate is this node's; zero in a mesh without an authority.
 	Certificate Certificate
-	// NameTaken says that another node that counts has the same name.
+	// NameTaken says that another certified node has the same name.
 	NameTaken bool
 }
 
-// Enrol joins a mesh with a token from NewInvite: it gives the inviter our public key and name (at most MaxName bytes),
-// and brings back what a member needs to know. Each address of the token is tried in turn. Errors match ErrBadToken,
+// Enrol joins a mesh with a token from NewInvite: it sends the inviter our public key and name (at most MaxName bytes)
+// and returns what a member needs to know. It tries the token's addresses in turn. Errors match ErrBadToken,
 // ErrInviteExpired, ErrInviteUsed, ErrInviteUnknown, ErrInviterBusy, ErrNotInviter, ErrUnreachable, ErrNoAuthority or
 // ErrRevoked.
 func Enrol(ctx context.Context, text string, id Identity, name string) (Enrolment, error) {
@@ -49,7 +49,7 @@ func Enrol(ctx context.Context, text string, id Identity, name string) (Enrolmen
 	if !isCleanText(name) || len(name) > MaxName {
 		return Enrolment{}, fmt.Errorf("enrol: name %q: want at most %d bytes of printable text", name, MaxName)
 	}
-	// The inviter decides; but a token that is long over is not worth the wait.
+	// The inviter decides, but a token that expired long ago is not worth the wait.
 	if time.Since(t.Expires) > FutureSkew {
 		return Enrolment{}, fmt.Errorf("%w (at %s)", ErrInviteExpired, t.Expires.Format(time.RFC3339))
 	}
@@ -82,7 +82,7 @@ func Enrol(ctx context.Context, text string, id Identity, name string) (Enrolmen
 	return Enrolment{}, fmt.Errorf("%w; tried %s", kind, strings.Join(tried, ", "))
 }
 
-// cause gives the end of a network error, which says what happened.
+// cause returns the innermost part of a network error, which says what happened.
 func cause(err error) error {
 	if op := (*net.OpError)(nil); errors.As(err, &op) {
 		return op.Err
@@ -135,8 +135,9 @@ func (a enrolAnswer) result(id Identity) (Enrolment, error) {
 	return Enrolment{}, ErrInviterBusy
 }
 
-// accept takes the certificate that came. The connection proved that the answer is the inviter's, so the key that signed
-// it is that of the mesh's authority. Dates are left to the members: this machine's clock may be wrong.
+// accept checks and takes the certificate that came with the answer. The connection proved that the answer is the
+// inviter's, so the key that signed the certificate is the mesh authority's. The members check its dates: this
+// machine's clock may be wrong.
 func (a enrolAnswer) accept(id Identity) (Enrolment, error) {
 	e := Enrolment{Secrets: a.Secrets, Join: a.Join, NameTaken: a.Taken}
 	if len(a.Certificate) == 0 {

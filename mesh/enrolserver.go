@@ -12,17 +12,18 @@ import (
 )
 
 const (
-	// enrolBurst TLS handshakes of one address may follow one another, then enrolRate a second, so that a stranger who tries
+	// Each address may make enrolBurst TLS handshakes at once, then enrolRate a second, so that a stranger who tries
 	// tokens keeps nobody else out.
 	enrolBurst, enrolRate = 10, 2
-	// helloBurst handshakes of all strangers may follow one another, then one each helloEvery: each takes 0.3 ms of a core.
+	// All strangers together may make helloBurst handshakes at once, then one per helloEvery. Each takes 0.3 ms of a
+	// core.
 	helloBurst, helloEvery = 100, 5 * time.Millisecond
 )
 
 var errManyHellos = errors.New("too many TLS handshakes")
 
-// serveEnrol answers one joiner; the transport calls it with a stream that begins like TLS, in a goroutine of its own. The
-// stream's deadline is the end of helloTimeout.
+// serveEnrol answers one joiner. The transport calls it, on a goroutine of its own, for a stream that begins like TLS.
+// The stream's deadline is the end of helloTimeout.
 func (m *Mesh) serveEnrol(conn net.Conn) {
 	defer func() { _ = conn.Close() }()
 	from := conn.RemoteAddr().String()
@@ -94,8 +95,8 @@ func (m *Mesh) answerJoiner(raw net.Conn, from string) error {
 	return errors.Join(refused, conn.CloseWrite())
 }
 
-// newServerTLS returns the TLS settings for all who come. What a handshake costs is spent once the hello is here and its
-// address may have one.
+// newServerTLS returns the TLS settings for all clients. A handshake counts against the limits once the client hello
+// has arrived, and fails if its address has none left.
 func (m *Mesh) newServerTLS() (*tls.Config, error) {
 	conf, err := enrolTLS(m.cfg.Identity, func(ed25519.PublicKey) error { return nil })
 	if err != nil {
@@ -110,12 +111,12 @@ func (m *Mesh) newServerTLS() (*tls.Config, error) {
 		} else if !m.enrolRate.take(now, from, 1) || !m.hellos.allow(now) {
 			return nil, errManyHellos
 		}
-		return nil, nil // as conf says
+		return nil, nil // use conf
 	}
 	return conf, nil
 }
 
-// welcome is the answer to a joiner whose token is good.
+// welcome returns the answer to a joiner whose token is valid.
 func (m *Mesh) welcome(key ed25519.PublicKey, name string, caps Caps) (enrolAnswer, error) {
 	answer := enrolAnswer{Secrets: m.Secrets(), Join: m.joinAnswer(), Taken: m.nameTaken(IDOf(key), name)}
 	if !m.cfg.Secrets.HasAuthority() {
@@ -134,14 +135,14 @@ func (m *Mesh) welcome(key ed25519.PublicKey, name string, caps Caps) (enrolAnsw
 	return answer, nil
 }
 
-// nameTaken reports whether another node that counts has a name.
+// nameTaken reports whether another certified node has this name.
 func (m *Mesh) nameTaken(id ID, name string) bool {
 	return slices.ContainsFunc(m.Standings(), func(s Standing) bool {
 		return s.ID != id && s.Revoked == nil && s.Certificate != nil && s.Certificate.Name == name
 	})
 }
 
-// joinAnswer lists where a newcomer finds the mesh: here first, then some live members.
+// joinAnswer lists the addresses where a newcomer finds the mesh: this node's first, then some live members'.
 func (m *Mesh) joinAnswer() []string {
 	list := []string{m.Addr().String()}
 	for _, p := range m.peers.members(time.Now()) {

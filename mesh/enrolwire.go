@@ -15,25 +15,25 @@ import (
 	"time"
 )
 
-// Enrolment is one question and one answer over TLS 1.3. Both sides show a self-signed certificate over their node key,
-// which proves that they hold it; the joiner accepts only the key that its token names, before it says anything.
+// Enrolment is one request and one answer over TLS 1.3. Each side presents a self-signed certificate over its node key,
+// which proves that it holds the key. The joiner accepts only the key that its token names, before it sends anything.
 
 const (
 	enrolVersion = 1
-	// maxEnrolMessage bounds a question or an answer, in bytes.
+	// maxEnrolMessage bounds a request or an answer, in bytes.
 	maxEnrolMessage = 8 << 10
 	// maxJoinAnswer bounds the addresses in an answer.
 	maxJoinAnswer  = 32
 	requestFields  = 4
-	answerFields   = 7       // and one more, the gossip keys, once they were rotated
-	maxCertificate = 4 << 10 // of the answer's last field
+	answerFields   = 7       // plus the gossip keys once they have been rotated
+	maxCertificate = 4 << 10 // of the certificate in the answer
 )
 
-// enrolRequest is what a joiner says.
+// enrolRequest is what a joiner sends.
 type enrolRequest struct {
 	Secret  [secretLen]byte
 	Name    string
-	Program string // its version, for the inviter's log; may be empty
+	Program string // the joiner's version, for the inviter's log; may be empty
 }
 
 func (q enrolRequest) encode() []byte {
@@ -63,18 +63,18 @@ const (
 	enrolUnknown
 	enrolExpired
 	enrolUsed
-	enrolFailed      // the inviter could not store it, or is asked too much: try again
-	enrolNoAuthority // the authority's key was taken off the inviter
+	enrolFailed      // the inviter could not store the use, or has too many requests: try again
+	enrolNoAuthority // the authority's key was removed from the inviter
 	enrolRevoked     // the joiner's key is revoked
 )
 
-// enrolAnswer is what an inviter says. Secrets and Join come only with enrolOK.
+// enrolAnswer is what an inviter sends. Secrets and Join are set only with enrolOK.
 type enrolAnswer struct {
 	Code        enrolCode
 	Secrets     Secrets
 	Join        []string
-	Certificate []byte // of the joiner; empty in a mesh without an authority
-	Taken       bool   // another node that counts has the joiner's name
+	Certificate []byte // the joiner's; empty in a mesh without an authority
+	Taken       bool   // another certified node has the joiner's name
 }
 
 func (a enrolAnswer) encode() []byte {
@@ -153,7 +153,7 @@ func readMessage(r io.Reader) ([]byte, error) {
 	return b, err
 }
 
-// enrolTLS gives the TLS settings of one side: its own certificate, and what it wants of the other's key.
+// enrolTLS returns the TLS settings of one side: its own certificate, and the check of the other side's key.
 func enrolTLS(id Identity, accept func(ed25519.PublicKey) error) (*tls.Config, error) {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1),

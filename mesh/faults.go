@@ -7,22 +7,22 @@ import (
 	"sync"
 )
 
-// maxNamedHosts bounds the entries of the join list that a fault names.
+// maxNamedHosts bounds the join list entries that a fault names.
 const maxNamedHosts = 3
 
-// Fault is a problem that lasts now. It is over once Faults no longer lists it.
+// Fault is a current problem. It is over once Faults no longer lists it.
 type Fault struct {
 	Kind Problem
 	Text string // what is wrong, and what to do
 }
 
-// faults are what keeps this node from the others, at most one of each kind.
+// faults are the problems that keep this node from the others, at most one of each kind.
 type faults struct {
 	mu sync.Mutex
 	of map[Problem]string
 }
 
-// Faults returns the problems that last now, by kind.
+// Faults returns the current problems, sorted by kind.
 func (m *Mesh) Faults() []Fault {
 	m.faults.mu.Lock()
 	defer m.faults.mu.Unlock()
@@ -34,7 +34,7 @@ func (m *Mesh) Faults() []Fault {
 	return list
 }
 
-// setFault sets what is wrong; "" says that nothing of this kind is.
+// setFault sets the problem of a kind; "" clears it.
 func (m *Mesh) setFault(kind Problem, text string) {
 	m.faults.mu.Lock()
 	was := m.faults.of[kind]
@@ -53,8 +53,8 @@ func (m *Mesh) setFault(kind Problem, text string) {
 	}
 }
 
-// joinFault says why nobody on the join list could be joined; "" if somebody was, or if not all have been tried.
-// hosts are the entries but for this node's own address, tries what came of the last try of each.
+// joinFault returns why no entry of the join list could be joined; "" if one was, or if not all have been tried. hosts
+// are the entries except this node's own address; tries maps each to the result of its last try.
 func joinFault(hosts []string, tries map[string]string) string {
 	var said []string
 	more := 0
@@ -80,15 +80,15 @@ func joinFault(hosts []string, tries map[string]string) string {
 		"; see that the agent runs there and its port is open for TCP and UDP, or correct join in meshban.yaml"
 }
 
-// What came of a try to join an entry of the join list, beside the reasons of whyNotJoined.
+// Results of trying to join an entry of the join list, besides those of whyNotJoined.
 const (
 	triedJoined     = ""
 	triedSelf       = "this node itself"
-	triedLeft       = "it has left" // its agent was stopped, which is no problem of this node
+	triedLeft       = "it has left" // its agent was stopped, which is not this node's problem
 	triedUnresolved = "the name does not resolve"
 )
 
-// whyNotJoined says in a few words what an error of memberlist's Join, which it gives as a text, comes from.
+// whyNotJoined sums up an error of memberlist's Join, which is only text, in a few words.
 func whyNotJoined(err error) string {
 	text := err.Error()
 	for _, known := range []struct{ in, why string }{

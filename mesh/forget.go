@@ -7,35 +7,35 @@ import (
 	"time"
 )
 
-// A member that is gone for good leaves the list when somebody says so. What is forgotten stays in the table, out of sight, and
-// is looked for as before: one that is heard again is back, so that the word of a captured node hides nobody who lives.
+// A member that is gone for good leaves the list when somebody says so. A forgotten member stays in the table, hidden,
+// and is still searched for. It returns as soon as it is heard again, so a captured node cannot hide a live member.
 
 const (
-	// forgetAfter is how long a member must have been silent before it is forgotten. What was heard before this node started
-	// does not count as silence.
+	// forgetAfter is how long a member must have been silent before it is forgotten. Time before this node started does
+	// not count.
 	forgetAfter = time.Minute
-	// protectSilent is how long a member that another node had forgotten must have been silent before this node may ban its
-	// addresses: one that only starts again, or is cut off for a while, must find its place.
+	// protectSilent is how long a member must have been silent before this node may ban its addresses if only another
+	// node has forgotten it: a member that is restarting, or is cut off for a while, must find its way back.
 	protectSilent = time.Hour
 )
 
 var (
-	// ErrHeard: a member was heard a short while ago.
+	// ErrHeard: the member was heard from a short while ago.
 	ErrHeard = errors.New("it was heard within the last minute")
 	// ErrNoMember: no such member is known.
 	ErrNoMember = errors.New("it is no member that this node remembers")
 )
 
-// forgotten is the word that a member is gone for good.
+// forgotten is a statement that a member is gone for good.
 type forgotten struct {
 	By   ID        // who said it
-	Said time.Time // what is heard later voids it
-	// Sure is set where the operator of this node or the mesh's authority said it: the addresses may be banned at once.
+	Said time.Time // anything heard later voids it
+	// Sure says that this node's operator or the mesh's authority said it: the addresses may be banned at once.
 	Sure bool
-	kept bool // it comes from an earlier run: the member stays out of the list while this node has not listened for long
+	kept bool // from an earlier run: it hides the member before this node has listened for forgetAfter
 }
 
-// silentFor is how long nothing was heard of a peer, while this node has listened.
+// silentFor returns how long a peer has been silent while this node was listening.
 func (t *peerTable) silentFor(now time.Time, p *peer) time.Duration {
 	if p.State == StateAlive || p.State == StateSuspect || p.answers {
 		return 0
@@ -53,13 +53,13 @@ func (t *peerTable) hidden(now time.Time, p *peer) bool {
 	return !p.word.Said.IsZero() && p.seen.Before(p.word.Said) && (silent >= forgetAfter || p.word.kept && silent > 0)
 }
 
-// unprotected reports whether the addresses of a peer may be banned.
+// unprotected reports whether a peer's addresses may be banned.
 func (t *peerTable) unprotected(now time.Time, p *peer) bool {
 	silent := t.silentFor(now, p)
 	return t.hidden(now, p) && silent >= forgetAfter && (p.word.Sure || silent >= protectSilent)
 }
 
-// forgetWord takes the word that a peer is gone for good, and reports whether it is news.
+// forgetWord records a statement that a peer is gone for good, and reports whether it is new.
 func (t *peerTable) forgetWord(now time.Time, id ID, w forgotten) bool {
 	if w.Said.After(now) {
 		w.Said = now
@@ -71,14 +71,14 @@ func (t *peerTable) forgetWord(now time.Time, id ID, w forgotten) bool {
 		return false
 	}
 	if stands := p.seen.Before(p.word.Said); stands && p.word.Sure == w.Sure {
-		return false // to say it again costs a look at it
+		return false // repeating it would cost storing it again
 	}
 	p.word = w
 	t.changedWordsLocked(now)
 	return true
 }
 
-// unforget voids what a node has said.
+// unforget voids the statements of a node.
 func (t *peerTable) unforget(now time.Time, by ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -90,7 +90,7 @@ func (t *peerTable) unforget(now time.Time, by ID) {
 	t.changedWordsLocked(now)
 }
 
-// changedWordsLocked has the list to remember stored and the known addresses told.
+// changedWordsLocked stores the peer list and announces the known addresses again.
 func (t *peerTable) changedWordsLocked(now time.Time) {
 	t.dirty, t.knownChanged = true, true
 	t.targetsLocked(now)
@@ -112,13 +112,13 @@ func (m *Mesh) CheckForget(id ID) error {
 	return nil
 }
 
-// Forget takes the word of a node that a member is gone for good, and reports whether that is news. It counts once the member
-// has been silent for a minute and until it is heard again: then Members and Known leave it out. said is when the word was
-// given; sure says that the operator of this node or the mesh's authority gave it. Without, Known goes on until the member
-// has been silent for an hour. It may be called before Run.
+// Forget records a node's statement that a member is gone for good, and reports whether it is new. It takes effect once
+// the member has been silent for a minute, and lasts until the member is heard again: meanwhile Members and Known omit
+// it. said is when the statement was made; sure says that this node's operator or the mesh's authority made it. Unless
+// sure, Known still lists the member until it has been silent for an hour. Forget may be called before Run.
 func (m *Mesh) Forget(id, by ID, said time.Time, sure bool) bool {
 	return m.peers.forgetWord(m.now(), id, forgotten{By: by, Said: said, Sure: sure})
 }
 
-// Unforget voids what a node has said by Forget.
+// Unforget voids what a node said with Forget.
 func (m *Mesh) Unforget(by ID) { m.peers.unforget(m.now(), by) }

@@ -10,11 +10,11 @@ import (
 )
 
 const (
-	// MaxFrame is the size of the largest frame, in bytes, so that one fits an unfragmented UDP packet.
+	// MaxFrame is the size of the largest frame, in bytes: it fits an unfragmented UDP packet.
 	MaxFrame = 1300
-	// MaxPayload is what a frame can carry, in bytes, whatever its numbers are.
+	// MaxPayload is the largest payload that always fits a frame, in bytes.
 	MaxPayload = MaxFrame - frameOverhead
-	// MaxLife is the longest time from a frame's issue to its end.
+	// MaxLife is the longest time from a frame's issue to its expiry.
 	MaxLife = 400 * 24 * time.Hour
 	// FutureSkew is how far ahead of our clock a frame may have been issued.
 	FutureSkew = 5 * time.Minute
@@ -22,31 +22,31 @@ const (
 	// frameOverhead: list head, version, mesh id, key, four numbers of at most 9 bytes, payload head, signature.
 	frameOverhead = 1 + 1 + 18 + 34 + 4*9 + 3 + ed25519.SignatureSize
 	frameVersion  = 1
-	// keyAt is where the key stands in an encoded frame: behind list head, version, mesh id and the head of its own.
+	// keyAt is the offset of the key in an encoded frame: after list head, version, mesh id and the key's own head.
 	keyAt       = 1 + 1 + 18 + 2
 	frameFields = 8
-	// frameDomain goes in front of the signed bytes and is never sent: a signature over a frame is valid as nothing else.
+	// frameDomain precedes the signed bytes and is never sent: a frame's signature is valid for nothing else.
 	frameDomain = "meshban frame v1\x00"
-	// maxMillis keeps times inside what time.UnixMilli and RFC 3339 can show (the year 9999).
+	// maxMillis keeps times within what time.UnixMilli and RFC 3339 can represent (the year 9999).
 	maxMillis = 253402300799999
 )
 
 var (
 	// ErrBadFrame is wrapped by every error of DecodeFrame.
 	ErrBadFrame = errors.New("bad frame")
-	// ErrBadSignature tells that a frame was not signed by the key that it carries.
+	// ErrBadSignature: a frame was not signed by the key that it carries.
 	ErrBadSignature = errors.New("bad signature")
 )
 
-// Frame is a batch of operations signed by the node where they began. Times are UTC, in whole milliseconds.
+// Frame is a batch of operations, signed by the node that made them. Times are UTC, in whole milliseconds.
 type Frame struct {
 	MeshID  [16]byte
 	Key     ed25519.PublicKey // of the origin
 	Origin  ID                // IDOf(Key)
-	Epoch   uint64            // of the origin, at least 1, raised at each of its starts
+	Epoch   uint64            // the origin's, at least 1, raised at each start
 	Seq     uint64            // within the epoch, from 1 without gaps
 	Issued  time.Time
-	Expires time.Time // when its last operation has ended: the frame is dropped everywhere
+	Expires time.Time // when its last operation ends: the frame is dropped everywhere
 	Payload []byte    // part of Raw: must not be changed
 
 	raw []byte
@@ -58,10 +58,10 @@ type FrameRef struct {
 	Epoch, Seq uint64
 }
 
-// Raw gives the encoded frame with its signature, as it travels and is stored. It must not be changed.
+// Raw returns the encoded frame with its signature, as it is sent and stored. It must not be changed.
 func (f Frame) Raw() []byte { return f.raw }
 
-// Ref gives the frame's name.
+// Ref returns the frame's name.
 func (f Frame) Ref() FrameRef { return FrameRef{Origin: f.Origin, Epoch: f.Epoch, Seq: f.Seq} }
 
 // hash is the frame's identity for digests and tie-breaks.
@@ -80,7 +80,7 @@ func (f Frame) Verify() error {
 	return nil
 }
 
-// signFrame encodes and signs what f's fields say; Key and Origin are the identity's.
+// signFrame encodes and signs f's fields; Key and Origin are the identity's.
 func signFrame(id Identity, f Frame) (Frame, error) {
 	f, err := draftFrame(id, f)
 	if err != nil {
@@ -89,7 +89,7 @@ func signFrame(id Identity, f Frame) (Frame, error) {
 	return f.signed(id), nil
 }
 
-// draftFrame gives the frame as it will be read, but for the signature, which is all zeros.
+// draftFrame returns the frame as it will be decoded, except for the signature, which is all zeros.
 func draftFrame(id Identity, f Frame) (Frame, error) {
 	f.Key, f.Origin = id.Public(), id.ID()
 	if len(f.Payload) > MaxPayload {
@@ -106,7 +106,7 @@ func (f Frame) signed(id Identity) Frame {
 	return f
 }
 
-// encodeBody gives the bytes that are signed, but for the domain.
+// encodeBody returns the signed bytes without the domain.
 func encodeBody(f Frame) []byte {
 	b := make([]byte, 0, frameOverhead+len(f.Payload))
 	b = appendArray(b, frameFields)
@@ -120,8 +120,8 @@ func encodeBody(f Frame) []byte {
 	return appendBin(b, f.Payload)
 }
 
-// DecodeFrame reads an encoded frame strictly: one value has one encoding. It keeps raw and does not check the
-// signature. Errors wrap ErrBadFrame.
+// DecodeFrame decodes a frame strictly: one value has one encoding. It keeps raw and does not check the signature.
+// Errors wrap ErrBadFrame.
 func DecodeFrame(raw []byte) (Frame, error) {
 	f, err := decodeFrame(raw)
 	if err != nil {

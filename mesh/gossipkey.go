@@ -10,16 +10,16 @@ import (
 	"slices"
 )
 
-// maxGossipKeys bounds the gossip keys that a node holds at a time: the one in use, and those of rotations under way.
+// maxGossipKeys bounds the gossip keys that a node holds at a time: the one in use, and those of current rotations.
 const maxGossipKeys = 4
 
-// GossipKey is a key of memberlist's packets and streams, AES-256.
+// GossipKey is an AES-256 key for memberlist's packets and streams.
 type GossipKey struct {
-	Generation uint32 // how often the mesh's key had been rotated when it was made
+	Generation uint32 // how often the mesh's key had been rotated when this one was made
 	Key        [32]byte
 }
 
-// String hides what must not reach a log.
+// String keeps the key out of logs.
 func (GossipKey) String() string { return "gossip key" }
 
 func newGossipKey(generation uint32) (GossipKey, error) {
@@ -30,8 +30,8 @@ func newGossipKey(generation uint32) (GossipKey, error) {
 	return k, nil
 }
 
-// keyVersion names a gossip key without telling it: the generation, and below it 32 bits of the key's hash, so that two
-// keys of one generation, made at the same time in two places, have an order too. Of two keys the higher is the newer.
+// keyVersion names a gossip key without revealing it: the generation, and below it 32 bits of the key's hash, which
+// order two keys of one generation that were made in two places at the same time. The higher version is the newer key.
 type keyVersion uint64
 
 func (k GossipKey) version() keyVersion {
@@ -41,10 +41,10 @@ func (k GossipKey) version() keyVersion {
 
 func (v keyVersion) generation() uint32 { return uint32(v >> 32) }
 
-// used is the key that packets are encrypted with.
+// used returns the key that packets are encrypted with.
 func (s Secrets) used() GossipKey { return GossipKey{s.Generation, s.GossipKey} }
 
-// keys gives every key that packets may be encrypted with, the newest first.
+// keys returns every key that packets may be encrypted with, newest first.
 func (s Secrets) keys() []GossipKey {
 	all := []GossipKey{s.used()}
 	for _, k := range s.Other {
@@ -58,7 +58,7 @@ func (s Secrets) keys() []GossipKey {
 
 func newerFirst(a, b GossipKey) int { return cmp.Compare(b.version(), a.version()) }
 
-// withKeys gives the secrets with other keys, of which used is one.
+// withKeys returns the secrets with these keys instead; used is one of them.
 func (s Secrets) withKeys(keys []GossipKey, used keyVersion) Secrets {
 	s.Other = [maxGossipKeys - 1]GossipKey{}
 	n := 0
@@ -74,7 +74,7 @@ func (s Secrets) withKeys(keys []GossipKey, used keyVersion) Secrets {
 	return s
 }
 
-// rotated reports whether there is more to say of the keys than the one that the mesh began with.
+// rotated reports whether the secrets hold more than the mesh's first key.
 func (s Secrets) rotated() bool { return s.Generation > 0 || s.Other != [maxGossipKeys - 1]GossipKey{} }
 
 // appendKeys writes keys in the given order.
@@ -87,7 +87,7 @@ func appendKeys(b []byte, keys []GossipKey) []byte {
 	return b
 }
 
-// gossipKeys reads 1 to maxGossipKeys keys, of which no two are the same.
+// gossipKeys decodes 1 to maxGossipKeys distinct keys.
 func (r *reader) gossipKeys() []GossipKey {
 	n := r.array(2 * maxGossipKeys)
 	if r.err == nil && (n == 0 || n%2 != 0) {
@@ -109,13 +109,13 @@ func (r *reader) gossipKeys() []GossipKey {
 	return keys
 }
 
-// stored gives the keys as they are written: that in use, then the others, newest first.
+// stored returns the keys in the order in which they are written: the one in use, then the others, newest first.
 func (s Secrets) stored() []GossipKey {
 	used := s.used()
 	return append([]GossipKey{used}, slices.DeleteFunc(s.keys(), func(k GossipKey) bool { return k == used })...)
 }
 
-// take fills in what stored gave.
+// take sets the keys that stored returned.
 func (s *Secrets) take(stored []GossipKey) error {
 	if len(stored) == 0 {
 		return errors.New("no key")

@@ -8,16 +8,16 @@ import (
 	"time"
 )
 
-// A grant is the record that hands out a gossip key: sealed for each node apart, so that a revoked one, which reads all
-// that travels under the old key, learns nothing of the new one.
+// A grant is the record that hands out a gossip key. It is sealed for each node separately, so that a revoked node,
+// which reads all traffic under the old key, learns nothing about the new one.
 
 const (
 	recordGrant = 3
-	// grantLife is as long as a frame may live: who was away for less finds its key.
+	// grantLife is as long as a frame may live: a node that was away for less finds its key.
 	grantLife   = MaxLife
 	grantFields = 2
 	grantDomain = "meshban grant v1\x00"
-	// maxSealedKeys bounds what is sealed for one node, in bytes; maxBoxes the nodes of one record.
+	// maxSealedKeys bounds what is sealed for one node, in bytes; maxBoxes bounds the nodes of one record.
 	maxSealedKeys = sealedMore + 1 + maxGossipKeys*(5+2+32)
 	maxBoxes      = 64
 )
@@ -33,34 +33,34 @@ type grant struct {
 	frame Frame
 }
 
-// box is the keys for one node.
+// box holds the keys for one node.
 type box struct {
 	Node   ID
 	Sealed []byte // part of the record's frame
 }
 
-// size is what a box takes of a record, in bytes.
+// size returns how much of a record a box takes, in bytes.
 func (b box) size() int { return 2 + len(b.Node) + 2 + len(b.Sealed) }
 
-// grantRoom is what the boxes of one record may take together, in bytes.
+// grantRoom bounds the boxes of one record together, in bytes.
 const grantRoom = MaxPayload - 1 - 9 - 3
 
-// grantInfo binds what is sealed to the mesh, the key and the node.
+// grantInfo binds the sealed keys to the mesh, the key version and the node.
 func grantInfo(meshID [16]byte, v keyVersion, node ID) []byte {
 	b := append([]byte(grantDomain), meshID[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(v))
 	return append(b, node[:]...)
 }
 
-// boxFor seals keys for a node; the first is the one that the grant is about, the others are those that packets may
-// still be encrypted with.
+// boxFor seals keys for a node: first the key that the grant is about, then the others that packets may still be
+// encrypted with.
 func boxFor(node ed25519.PublicKey, meshID [16]byte, keys []GossipKey) (box, error) {
 	id := IDOf(node)
 	sealed, err := seal(node, grantInfo(meshID, keys[0].version(), id), appendKeys(nil, keys))
 	return box{id, sealed}, err
 }
 
-// open gives the keys that a grant holds for a node; ok is false when it holds none.
+// open returns the keys that a grant holds for a node; ok is false if it holds none.
 func (g grant) open(id Identity) (keys []GossipKey, ok bool, err error) {
 	for _, b := range g.Boxes {
 		if b.Node != id.ID() {
@@ -92,7 +92,7 @@ func (g grant) holds(node ID) bool {
 	return false
 }
 
-// grant signs what g's fields say.
+// grant encodes and signs g's fields.
 func (a Authority) grant(g grant) (grant, error) {
 	if a.IsZero() {
 		return grant{}, ErrNoAuthority

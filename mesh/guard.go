@@ -14,47 +14,48 @@ import (
 	"time"
 )
 
-// memberlist believes whoever holds the gossip key: a member can make it panic (an empty or wrongly padded message),
-// allocate a hundred megabytes with a message of a few bytes, or verify frames without end. The guard looks at every
-// packet and stream before memberlist does, and holds each source to a rate. Source: memberlist v0.7.0, net.go,
+// memberlist trusts anyone who holds the gossip key: a member can make it panic (an empty or wrongly padded message),
+// allocate a hundred megabytes with a message of a few bytes, or verify frames without end. The guard checks every
+// packet and stream before memberlist does, and limits each source's rate. Source: memberlist v0.7.0, net.go,
 // security.go.
 
 const (
-	// sourceRate is what one address may have us do, in units a second, and sourceBurst at once: 500 and 250 frames, whose
-	// signatures take 60 us each to check. An import is 100 to 180 large frames a second. What is beyond is dropped, and comes
-	// by sync.
+	// sourceRate is the work that one address may cause, in units a second, and sourceBurst at once: 500 and 250
+	// frames, whose signatures take 60 us each to verify. An import is 100 to 180 large frames a second. Anything
+	// beyond is dropped and comes by sync.
 	sourceRate, sourceBurst = 500 * frameCost, 250 * frameCost
-	// frameCost is what a frame or a sync message counts as; what memberlist says of members counts as one.
+	// frameCost is the cost of a frame or a sync message; memberlist's news of members costs 1.
 	frameCost = 4
-	// sourceStreamRate is what one address may send by streams, in bytes a second, and sourceStreamBurst at once; who sends
-	// faster is read slower. A million imported bans are 4 MB.
+	// sourceStreamRate is what one address may send by streams, in bytes a second, and sourceStreamBurst at once; a
+	// faster sender is read more slowly. A million imported bans are 4 MB.
 	sourceStreamRate, sourceStreamBurst = 8 << 20, 8 << 20
-	// maxStreamMessage bounds a message by stream, in bytes: an exchange of the membership is the largest.
+	// maxStreamMessage bounds a message by stream, in bytes: the largest is a membership exchange.
 	maxStreamMessage = 4<<20 + 4096
-	// maxStreamBytes bounds what has been read of all messages that come by stream and is looked at still, sourceBytes that
-	// of one address. memberlist copies each about five times. Strangers have places and memory apart: see guard_slots.go.
+	// maxStreamBytes bounds the messages by stream that are being read or handled, in bytes, and sourceBytes those of
+	// one address. memberlist copies each about five times. Strangers have separate slots and memory: see
+	// guard_slots.go.
 	maxStreamBytes, sourceBytes = 12 << 20, maxStreamMessage + 1<<20
-	// maxStreamsOpen bounds the streams of all addresses at a time, sourceStreams those of one.
+	// maxStreamsOpen bounds the open streams of all addresses, sourceStreams those of one.
 	maxStreamsOpen, sourceStreams = 512, 32
-	// streamsRate is how many streams one address that is no stranger's may open in a second, and at once one after the other: each
-	// takes a goroutine and 0.1 ms of a core, whatever it brings.
+	// streamsRate is how many streams a known address may open, in a second and at once: each takes a goroutine and 0.1
+	// ms of a core, whatever it carries.
 	streamsRate = 500
 	// maxDatagram bounds a packet, in bytes: no member sends a larger one.
 	maxDatagram = 1500
-	// streamStep is by how much the buffer of a message grows at first, in bytes.
+	// streamStep is how far a message's buffer grows at first, in bytes.
 	streamStep = 64 << 10
-	// streamPause is how long a stream of who sends too fast waits before it is read on.
+	// streamPause is how long a stream from a sender that is too fast waits before it is read again.
 	streamPause = 20 * time.Millisecond
-	// maxSources bounds the addresses with an account of their own; further ones share one.
+	// maxSources bounds the addresses with an account of their own; all others share one.
 	maxSources = 4096
 
-	// What memberlist puts in front of a message.
+	// The bytes with which memberlist marks the kind of a message.
 	mlPing, mlAck, mlSuspect, mlAlive, mlDead, mlPushPull, mlCompound, mlUser, mlEncrypt, mlNack, mlCRC, mlErr = 0, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13
 
 	nonceLen, tagLen = 12, 16
 	// sealOverhead is what encryption adds: version, nonce, tag.
 	sealOverhead = 1 + nonceLen + tagLen
-	// leastNode is the least bytes of a member in an exchange of the membership.
+	// leastNode is the smallest size of a member in a membership exchange, in bytes.
 	leastNode = 40
 )
 
@@ -65,59 +66,60 @@ var (
 	errStreamBudget = errors.New("too much arrives by stream")
 )
 
-// guard is one transport's.
+// guard belongs to one transport.
 type guard struct {
 	keys  func() [][]byte
 	now   func() time.Time
 	count *counters
-	// flooded is told of an address that sends accuseFactor times what it may. It must not block.
+	// flooded is called with an address that sends accuseFactor times its limit. It must not block.
 	flooded func(netip.Addr)
 	packets buckets[netip.Addr]
 	notices buckets[netip.Addr]
 	news    buckets[netip.Addr] // new or changed members
 	voices  buckets[voice]
-	// packetFlood and voiceFlood are full once an address is to be told of.
+	// packetFlood and voiceFlood run out when an address is to be reported.
 	packetFlood buckets[netip.Addr]
 	voiceFlood  buckets[voice]
 	pauses      pauses
 	arrived     buckets[netip.Addr] // bytes of streams
-	opened      buckets[netip.Addr] // streams, but strangers'
+	opened      buckets[netip.Addr] // streams, except strangers'
 
 	aeads   sync.Map // key, as text -> cipher.AEAD
-	scratch []byte   // of the goroutine that looks at packets
-	frames  [][]byte // the same
-	noticed int      // the same: notices in the packet
-	milder  bool     // the same: the packet was changed, see doubt
+	scratch []byte   // for the goroutine that checks packets
+	frames  [][]byte // likewise
+	noticed int      // likewise: notices in the packet
+	milder  bool     // likewise: the packet was changed, see doubt
 
 	// isMember reports whether a member has answered at an address. nil: none has.
 	isMember func(netip.Addr) bool
 	// knows reports whether a member was checked at this address with this metadata. nil: none was.
 	knows func(ID, netip.AddrPort, []byte) bool
-	// ceilingOf returns the highest incarnation under which news of a node passes, and whether it is this node. nil: all have
-	// the first one. heard is told of the incarnations of news of this node that pass. Neither must block.
+	// ceilingOf returns the highest incarnation that news of a node may carry, and whether it is this node. nil: all
+	// have the first ceiling. heard is called with the incarnations of accepted news of this node. Neither must block.
 	ceilingOf func(ID) (most uint32, self bool)
 	heard     func(incarnation uint32)
-	// leaving reports whether a member has signed lately that it leaves. nil: none has. It must not block.
+	// leaving reports whether a member has recently signed that it is leaving. nil: none has. It must not block.
 	leaving func(ID) bool
 
 	mu        sync.Mutex
 	slowed    map[ID]time.Time // until when
 	streams   map[netip.Addr]*streamUse
 	open      int                      // streams accepted from members
-	bytes     int64                    // of all streams but strangers'
-	guests    int64                    // of those: of addresses that are known only by the mesh's key
-	strangers []*openStream            // the oldest first
+	bytes     int64                    // of all streams except strangers'
+	guests    int64                    // of bytes: addresses known only by the mesh's key
+	strangers []*openStream            // oldest first
 	strange   int64                    // bytes of strangers' streams
 	vouched   map[netip.Addr]time.Time // see openStream.vouch
 }
 
-// voice is an origin as an address speaks for it. Who forges frames spends what he has himself, and not what the origin has.
+// voice is an origin as sent by one address. A forger spends its own budget, not the origin's, because the key includes
+// the source address.
 type voice struct {
 	from   netip.Addr
 	origin ID
 }
 
-// streamUse is what an address's streams take.
+// streamUse is what an address's streams take up.
 type streamUse struct {
 	streams int
 	bytes   int64
@@ -135,8 +137,8 @@ func newGuard(keys func() [][]byte, now func() time.Time, count *counters, flood
 	}
 }
 
-// sourceOf returns the address that is held to account: an IPv6 host has its whole /64, but for a member at the address where
-// it has answered, which shares its account with nobody in the /64.
+// sourceOf returns the address that is charged: an IPv6 host's whole /64, except for a member at the address where it
+// has answered, which shares its account with nobody in the /64.
 func sourceOf(a net.Addr, isMember func(netip.Addr) bool) netip.Addr {
 	var addr netip.Addr
 	switch a := a.(type) {
@@ -162,7 +164,7 @@ func sourceAddr(addr netip.Addr) netip.Addr {
 	return addr
 }
 
-// aead gives the cipher of a key.
+// aead returns a key's cipher.
 func (g *guard) aead(key []byte) (cipher.AEAD, error) {
 	if a, ok := g.aeads.Load(string(key)); ok {
 		return a.(cipher.AEAD), nil
@@ -178,7 +180,8 @@ func (g *guard) aead(key []byte) (cipher.AEAD, error) {
 	return a, err
 }
 
-// packet reports whether memberlist may see a packet, and makes accusations in it milder: see doubt. Only one goroutine calls it.
+// packet reports whether memberlist may see a packet, and softens accusations in it: see doubt. Only one goroutine
+// calls it.
 func (g *guard) packet(b []byte, from netip.Addr) bool {
 	if len(b) > maxDatagram {
 		g.count.refused[refusedFormat].Add(1)
@@ -205,13 +208,13 @@ func (g *guard) packet(b []byte, from netip.Addr) bool {
 	return true
 }
 
-// reseal encrypts behind head, which ends with the nonce, what was changed. That a nonce is used twice harms nobody: the result
+// reseal encrypts the changed message after head, which ends with the nonce. Reusing the nonce is harmless: the result
 // stays in this process.
 func reseal(a cipher.AEAD, head, plain, data []byte) []byte {
 	return a.Seal(head, head[len(head)-nonceLen:], plain, data)
 }
 
-// allowNotices reports whether so many notices, whose signatures are looked at, are within what their source may say.
+// allowNotices reports whether a source may send n more notices, whose signatures get verified.
 func (g *guard) allowNotices(now time.Time, from netip.Addr, n int) bool {
 	if n > 0 && !g.notices.take(now, from, n) {
 		g.count.limited.Add(1)
@@ -220,12 +223,12 @@ func (g *guard) allowNotices(now time.Time, from netip.Addr, n int) bool {
 	return true
 }
 
-// allow reports whether what costs so much, with these frames, is within what its source may say.
+// allow reports whether a source may send a message of this cost with these frames.
 func (g *guard) allow(now time.Time, from netip.Addr, cost int, raws [][]byte) bool {
 	frames, source := g.pauses.catchingUp(now)
 	spend := func(flood bool) bool {
 		g.count.limited.Add(1)
-		if flood && frames == nil { // who has slept accuses nobody
+		if flood && frames == nil { // a node that was suspended accuses nobody
 			g.flooded(from)
 		}
 		return false
@@ -248,10 +251,10 @@ func (g *guard) allow(now time.Time, from netip.Addr, cost int, raws [][]byte) b
 	return true
 }
 
-// voiceOf returns whose voice a frame is and what the frame counts as.
+// voiceOf returns the voice and the cost of a frame.
 func voiceOf(from netip.Addr, raw []byte) (v voice, cost int) {
 	v, cost = voice{from: from}, smallCost
-	if len(raw) >= keyAt+ed25519.PublicKeySize { // a shorter one is no frame
+	if len(raw) >= keyAt+ed25519.PublicKeySize { // a shorter one is not a frame
 		v.origin = IDOf(raw[keyAt : keyAt+ed25519.PublicKeySize])
 	}
 	if len(raw) > freshSize {
@@ -260,7 +263,7 @@ func voiceOf(from netip.Addr, raw []byte) (v voice, cost int) {
 	return v, cost
 }
 
-// slow makes the frames of an origin count more for slowFor.
+// slow makes an origin's frames cost more for slowFor.
 func (g *guard) slow(origin ID) {
 	now := g.now()
 	g.mu.Lock()
@@ -273,7 +276,7 @@ func (g *guard) slow(origin ID) {
 	}
 }
 
-// slowedNow is how many origins are slowed.
+// slowedNow returns how many origins are slowed.
 func (g *guard) slowedNow() (n int) {
 	now := g.now()
 	g.mu.Lock()
@@ -297,7 +300,7 @@ func (g *guard) isSlowed(now time.Time, origin ID) bool {
 	return ok
 }
 
-// decrypt opens a packet, and returns the cipher that did; the text is valid until the next call.
+// decrypt opens a packet, and returns the text and the cipher that opened it. The text is valid until the next call.
 func (g *guard) decrypt(b []byte) ([]byte, cipher.AEAD, bool) {
 	if len(b) <= sealOverhead || b[0] != 1 { // version 0 pads, and memberlist does not check how
 		return nil, nil, false
@@ -316,7 +319,8 @@ func (g *guard) decrypt(b []byte) ([]byte, cipher.AEAD, bool) {
 	return nil, nil, false
 }
 
-// packetCost gives what a decrypted packet has us do, and adds its frames; false: no member sends such a one.
+// packetCost returns the cost of a decrypted packet and adds its frames to frames; ok is false if no member sends such
+// a packet.
 func (g *guard) packetCost(b []byte, from netip.Addr, outer bool, frames *[][]byte) (cost int, ok bool) {
 	if len(b) == 0 {
 		return 0, false
@@ -370,7 +374,7 @@ func (g *guard) packetCost(b []byte, from netip.Addr, outer bool, frames *[][]by
 	}
 }
 
-// notices is how many signatures of notices, or of reports in their form, a message of ours has us look at.
+// notices returns how many signatures of notices, or of reports in their form, one of our messages makes us verify.
 func notices(b []byte) int {
 	if len(b) > 0 && (b[0] == kindNotice || b[0] == kindPath) {
 		return 1
@@ -378,7 +382,7 @@ func notices(b []byte) int {
 	return 0
 }
 
-// userCost gives what a message of ours has us do, and adds its frames.
+// userCost returns the cost of one of our messages and adds its frames to frames.
 func userCost(b []byte, frames *[][]byte) int {
 	if len(b) == 0 || (b[0] != kindPush && b[0] != kindTree) {
 		return frameCost

@@ -7,19 +7,19 @@ import (
 	"github.com/hashicorp/go-msgpack/v2/codec"
 )
 
-// What is said of members is looked at before memberlist takes it: one member that memberlist cannot bear, in the table of any
-// node, fails every exchange of the membership with that node.
+// News of members is checked before memberlist takes it: one member that memberlist rejects, in any node's table, makes
+// every membership exchange with that node fail.
 
-// mlVersions are the protocol versions that a member speaks: least, most and current of memberlist's protocol, and the same
-// of ours inside it, which is not used. memberlist exchanges no membership with a node unless all members that both know
-// understand one another's. Source: memberlist v0.7.0, net.go (ProtocolVersionMin, ProtocolVersionMax,
-// ProtocolVersion2Compatible) and memberlist.go (verifyProtocol).
+// mlVersions are the protocol versions that a member speaks: minimum, maximum and current of memberlist's protocol, and
+// the same of ours inside it, which is not used. memberlist exchanges membership with a node only if all members that
+// both know understand one another's versions. Source: memberlist v0.7.0, net.go (ProtocolVersionMin,
+// ProtocolVersionMax, ProtocolVersion2Compatible) and memberlist.go (verifyProtocol).
 var mlVersions = [...]byte{1, 5, 2, 0, 0, 0}
 
 // The states of a member. Source: memberlist v0.7.0, state.go.
 const mlStateAlive, mlStateDead, mlStateLeft = 0, 2, 3
 
-// mlAliveMessage is what memberlist says of a member that has come. Source: memberlist v0.7.0, net.go (alive).
+// mlAliveMessage is memberlist's news of a member that is alive. Source: memberlist v0.7.0, net.go (alive).
 type mlAliveMessage struct {
 	Incarnation uint32
 	Node        string
@@ -29,7 +29,7 @@ type mlAliveMessage struct {
 	Vsn         []byte
 }
 
-// mlNodeState is a member in an exchange of the membership. Source: memberlist v0.7.0, net.go (pushNodeState).
+// mlNodeState is a member in a membership exchange. Source: memberlist v0.7.0, net.go (pushNodeState).
 type mlNodeState struct {
 	Name        string
 	Addr        []byte
@@ -40,7 +40,7 @@ type mlNodeState struct {
 	Vsn         []byte
 }
 
-// mlAccusation is what memberlist says of a member that is suspect, dead or has left. Source: memberlist v0.7.0, net.go
+// mlAccusation is memberlist's news of a member that is suspect, dead or has left. Source: memberlist v0.7.0, net.go
 // (suspect, dead).
 type mlAccusation struct {
 	Incarnation uint32
@@ -48,11 +48,11 @@ type mlAccusation struct {
 	From        string
 }
 
-// newsRate is how many new or changed members one address may tell of in a second, and newsBurst at once: a whole mesh. Checking
-// the signatures of each takes up to 0.2 ms, partly with memberlist's lock held.
+// newsRate is how many new or changed members one address may report in a second, and newsBurst at once: a whole mesh.
+// Verifying the signatures of each takes up to 0.2 ms, partly under memberlist's lock.
 const newsRate, newsBurst = 200, MaxMembers
 
-// checkAlive says what is wrong with a packet's news of a member.
+// checkAlive returns what is wrong with a packet's news that a member is alive.
 func (g *guard) checkAlive(b []byte, from netip.Addr) error {
 	var a mlAliveMessage
 	if err := mlDecode(b, &a); err != nil {
@@ -61,8 +61,8 @@ func (g *guard) checkAlive(b []byte, from netip.Addr) error {
 	return g.checkMember(mlNodeState{a.Node, a.Addr, a.Port, a.Meta, a.Incarnation, mlStateAlive, a.Vsn}, from)
 }
 
-// checkAccusation says what is wrong with a packet's word that a member is suspect or dead. memberlist takes none of members
-// that it does not know.
+// checkAccusation decodes a packet's news that a member is suspect or dead, and returns what is wrong with it.
+// memberlist ignores accusations of members that it does not know.
 func (g *guard) checkAccusation(b []byte) (a mlAccusation, err error) {
 	if err := mlDecode(b, &a); err != nil {
 		return a, err
@@ -81,9 +81,9 @@ func (g *guard) checkAccusation(b []byte) (a mlAccusation, err error) {
 	return a, nil
 }
 
-// doubt reports whether the word that a member is dead is to make it suspect only. Anybody with the mesh's key can say it, and
-// memberlist would take it at once; a suspect has time to deny it, and without an answer each node declares it dead by itself.
-// The word of a member that leaves counts, if it has signed that.
+// doubt reports whether news that a member is dead should only make it suspect. Anyone with the mesh's key can send
+// such news, and memberlist would believe it at once; a suspect has time to refute it, and unless it does, each node
+// declares it dead by itself. A member's news that it leaves itself is believed if it has signed that.
 func (g *guard) doubt(a mlAccusation) bool {
 	return a.From != a.Node || !g.leaves(a.Node)
 }
@@ -100,8 +100,9 @@ func (g *guard) ceiling(id ID) (most uint32, self bool) {
 	return g.ceilingOf(id)
 }
 
-// checkCeiling says why a member with this metadata cannot be spoken of like that. Who is alive is taken at its own word,
-// whose signature is looked at before it counts. For others memberlist keeps the word that it has.
+// checkCeiling returns an error if news of a member has an incarnation above the member's ceiling. A member said to be
+// alive is judged by the metadata that came with the news, whose signature is verified before the news counts. For
+// other states memberlist keeps the metadata that it has.
 func (g *guard) checkCeiling(id ID, s mlNodeState, m meta) error {
 	most, self := g.ceiling(id)
 	above := s.Incarnation > most
@@ -115,7 +116,7 @@ func (g *guard) checkCeiling(id ID, s mlNodeState, m meta) error {
 	return nil
 }
 
-// checkMember says why no member is like that, or why from may not tell of it now.
+// checkMember returns why no member can be like s, or why from may not report it now.
 func (g *guard) checkMember(s mlNodeState, from netip.Addr) error {
 	name, addr, port, about, versions := s.Name, s.Addr, s.Port, s.Meta, s.Vsn
 	if string(versions) != string(mlVersions[:]) {
@@ -144,11 +145,11 @@ func (g *guard) checkMember(s mlNodeState, from netip.Addr) error {
 	return g.checkCeiling(id, s, m)
 }
 
-// checkMembership looks at each member in an exchange of n of them, which dec reads from b, behind its kind. Those
-// that are said to have left, and have not signed that, are dead in what it returns: memberlist makes such a one suspect, as
-// doubt asks. nil: there are none.
+// checkMembership checks each member in an exchange of n of them, which dec reads from b after its kind. It returns the
+// exchange with each member that is said to have left, but has not signed that, marked as dead: memberlist makes such a
+// member suspect, as doubt requires. nil: nothing was changed.
 func (g *guard) checkMembership(dec *codec.Decoder, b []byte, n int, from netip.Addr) (milder []byte, err error) {
-	kept := 0 // bytes of b that milder has taken in
+	kept := 0 // bytes of b that milder already covers
 	for range n {
 		at := 1 + dec.NumBytesRead()
 		var s mlNodeState

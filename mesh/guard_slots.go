@@ -7,37 +7,39 @@ import (
 	"time"
 )
 
-// Streams of strangers, who are at no address at which a member has answered or spoken with the mesh's key, have places and
-// memory of their own, so that they take none from members. Where these are full, the stranger that has stalled longest goes:
-// an attacker holds a place no longer than it takes others to come, and an honest newcomer needs it for some milliseconds.
+// A stranger is at an address where no member has answered and nobody has used the mesh's key. Strangers' streams have
+// their own slots and memory, so that they take none from members. If these are full, the stranger that has stalled
+// longest is evicted: an attacker holds a slot only until enough others come, and an honest newcomer needs one for a
+// few milliseconds.
 
 const (
-	// maxStrangerStreams bounds the streams of all strangers at a time, strangerStreams those of one address.
+	// maxStrangerStreams bounds the open streams of all strangers, strangerStreams those of one address.
 	maxStrangerStreams, strangerStreams = 256, 4
-	// strangerBytes bounds what has been read of the messages of all strangers: one of the largest, and small ones.
+	// strangerBytes bounds what has been read of all strangers' messages: one of the largest, plus small ones.
 	strangerBytes = sourceBytes
-	// strangerFree is what one message of a stranger may have, in bytes, before it counts against the rate of all strangers.
+	// strangerFree is how much of a stranger's message is read before it counts against the rate of all strangers, in
+	// bytes.
 	strangerFree = streamStep
-	// maxVouched bounds the addresses that are remembered because a holder of the mesh's key has opened a stream there, as
-	// members do behind NAT; the one that has been silent longest goes.
+	// maxVouched bounds the addresses that are remembered because a holder of the mesh's key has opened a stream there,
+	// as members behind NAT do; the one that has been silent longest is forgotten.
 	maxVouched = 1024
 )
 
-// openStream is a stream that takes a place.
+// openStream is a stream that takes a slot.
 type openStream struct {
 	g     *guard
 	conn  net.Conn
 	from  netip.Addr
 	known bool // not a stranger's
-	guest bool // known, but no member has answered there: it takes sourceBytes with all like it
+	guest bool // known, but no member has answered there: all guests share sourceBytes
 
-	// The guard's mu guards what follows.
+	// The guard's mu protects these.
 	bytes int64
-	over  bool // it gave back its place, or was made to
+	over  bool // it gave back its slot, or lost it
 	safe  bool // it came with the mesh's key
 }
 
-// isKnown reports whether an address is no stranger's.
+// isKnown reports whether an address is not a stranger's.
 func (g *guard) isKnown(from netip.Addr) bool {
 	if g.isMember != nil && g.isMember(from) {
 		return true
@@ -48,7 +50,7 @@ func (g *guard) isKnown(from netip.Addr) bool {
 	return ok
 }
 
-// enter gives a stream that was accepted a place; leave must be called when the stream is over.
+// enter gives an accepted stream a slot; call leave when the stream is over.
 func (g *guard) enter(conn net.Conn) (*openStream, bool) {
 	s := &openStream{g: g, conn: conn, from: sourceOf(conn.RemoteAddr(), g.isMember)}
 	s.known = g.isKnown(s.from)
@@ -81,13 +83,13 @@ func (g *guard) enter(conn net.Conn) (*openStream, bool) {
 	return s, true
 }
 
-// dialled is a stream that this node has opened. It takes no place, but memory.
+// dialled returns a stream that this node has opened. It takes memory, but no slot.
 func (g *guard) dialled(conn net.Conn) *openStream {
 	return &openStream{g: g, conn: conn, from: sourceOf(conn.RemoteAddr(), g.isMember), known: true, over: true}
 }
 
-// evictLocked ends the oldest stream of a stranger that fits and has not shown the mesh's key, and reports whether there was
-// one.
+// evictLocked closes the oldest stranger's stream that fits and has not shown the mesh's key, and reports whether there
+// was one.
 func (g *guard) evictLocked(fits func(*openStream) bool) bool {
 	i := slices.IndexFunc(g.strangers, func(s *openStream) bool { return !s.safe && fits(s) })
 	if i < 0 {
@@ -97,11 +99,11 @@ func (g *guard) evictLocked(fits func(*openStream) bool) bool {
 	g.leaveLocked(s)
 	g.holdLocked(s, -s.bytes)
 	g.count.limited.Add(1)
-	_ = s.conn.Close() // who reads it ends then
+	_ = s.conn.Close() // ends its reader
 	return true
 }
 
-// leave gives back the place. It may be called more than once.
+// leave gives back the slot. It may be called more than once.
 func (s *openStream) leave() {
 	s.g.mu.Lock()
 	defer s.g.mu.Unlock()
@@ -130,7 +132,7 @@ func (g *guard) tidyLocked(from netip.Addr, use *streamUse) {
 	}
 }
 
-// hold takes n bytes of memory for a stream and reports whether there are as many.
+// hold reserves n bytes of memory for a stream and reports whether they were available.
 func (s *openStream) hold(n int64) bool {
 	g := s.g
 	g.mu.Lock()
@@ -183,7 +185,7 @@ func (g *guard) holdLocked(s *openStream, n int64) {
 	g.tidyLocked(s.from, use)
 }
 
-// vouch notes that a stream came with the mesh's key: it is not ended for others, and its address is no stranger's from now on.
+// vouch records that a stream came with the mesh's key: it is never evicted, and its address is known from now on.
 func (s *openStream) vouch(now time.Time) {
 	g := s.g
 	g.mu.Lock()

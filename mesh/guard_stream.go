@@ -12,23 +12,23 @@ import (
 	"github.com/hashicorp/go-msgpack/v2/codec"
 )
 
-// guardedConn is a stream of memberlist's, of which one message is read in each direction.
+// guardedConn is a memberlist stream, which carries one message in each direction.
 type guardedConn struct {
 	net.Conn
 	g  *guard
 	at *openStream
 
-	read bool   // the message was read; by memberlist's goroutine alone, as all below
+	read bool   // the message was read; used only by memberlist's goroutine, like the fields below
 	rest []byte // of the message
 	err  error
 }
 
-// wrap guards what is read from a stream.
+// wrap guards reads from a stream.
 func (g *guard) wrap(conn net.Conn, at *openStream) net.Conn {
 	return &guardedConn{Conn: conn, g: g, at: at}
 }
 
-// Read gives the message once all of it is here and looks harmless.
+// Read returns the message once all of it has arrived and passed the checks.
 func (c *guardedConn) Read(b []byte) (int, error) {
 	if !c.read {
 		c.read = true
@@ -44,7 +44,7 @@ func (c *guardedConn) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// Close gives back what the stream took. memberlist closes a stream when it has handled its message.
+// Close gives back what the stream took. memberlist closes a stream once it has handled the message.
 func (c *guardedConn) Close() error {
 	c.at.release()
 	c.at.leave()
@@ -66,7 +66,7 @@ func (c *guardedConn) message() ([]byte, error) {
 		return nil, fmt.Errorf("%w: %d bytes, want more than %d and at most %d", errStreamSize, n, sealOverhead, maxStreamMessage)
 	}
 	b, begin := head, time.Now()
-	for total := int(n) + len(head); len(b) < total; { // no more memory than what has come, twice
+	for total := int(n) + len(head); len(b) < total; { // at most twice as much memory as what has arrived
 		size := min(total, max(streamStep, 2*len(b)))
 		if more := int64(size - cap(b)); more > 0 {
 			if !c.at.hold(more) {
@@ -79,7 +79,7 @@ func (c *guardedConn) message() ([]byte, error) {
 		b = b[:min(size, cap(b))]
 		from := c.at.from
 		if !c.at.known && at >= strangerFree {
-			from = netip.Addr{} // all strangers' together
+			from = netip.Addr{} // the account of all strangers
 		}
 		for !c.g.arrived.take(c.g.now(), from, len(b)-at) {
 			if time.Since(begin) > streamTimeout {
@@ -99,8 +99,8 @@ func (c *guardedConn) message() ([]byte, error) {
 	return b, nil
 }
 
-// stream tells what is wrong with a message that came by stream, or returns it as memberlist may see it. It is opened in full,
-// as memberlist will once more: only the tag tells with which key it was made, and what another key makes of its head is chance.
+// stream returns a message by stream as memberlist may see it, or what is wrong with it. It decrypts the whole message,
+// as memberlist will again: only the tag tells which key encrypted it, and another key would turn its head into noise.
 func (g *guard) stream(b []byte, from netip.Addr) ([]byte, error) {
 	head, sealed := b[:5], b[5:]
 	if sealed[0] == 1 {
@@ -132,8 +132,8 @@ func (g *guard) stream(b []byte, from netip.Addr) ([]byte, error) {
 	return nil, errNotEncrypted
 }
 
-// allowMessage reports whether a message that streamHead passed is within what its source may say. One of ours that would fit
-// a packet costs what it would as a packet; larger ones belong to a sync, whose session bounds them.
+// allowMessage reports whether a source may send a message that passed streamHead. One of our messages costs the same
+// as in a packet if it would fit one; larger ones belong to a sync, and the sync's session bounds them.
 func (g *guard) allowMessage(now time.Time, from netip.Addr, b []byte) bool {
 	if b[0] != mlUser {
 		return true
@@ -147,7 +147,7 @@ func (g *guard) allowMessage(now time.Time, from netip.Addr, b []byte) bool {
 	return g.allow(now, from, cost, frames) && g.allowNotices(now, from, notices(body))
 }
 
-// userBody returns the message of ours behind memberlist's head, which must be all that follows.
+// userBody returns our message after memberlist's head; it must be all that follows.
 func userBody(b []byte) ([]byte, error) {
 	var head struct{ UserMsgLen int }
 	dec := codec.NewDecoderBytes(b, &codec.MsgpackHandle{})
@@ -161,8 +161,8 @@ func userBody(b []byte) ([]byte, error) {
 	return body, nil
 }
 
-// streamHead looks at the first bytes of a message, and at all of an exchange of the membership. It returns what
-// memberlist may see instead; nil: b itself.
+// streamHead checks the first bytes of a message, and all of a membership exchange. It returns what memberlist may see
+// instead; nil: b itself.
 func (g *guard) streamHead(b []byte, from netip.Addr) (milder []byte, err error) {
 	n := len(b)
 	switch b[0] {
@@ -191,7 +191,7 @@ func (g *guard) streamHead(b []byte, from netip.Addr) (milder []byte, err error)
 	return nil, errStreamKind
 }
 
-// mlDecode reads a head as memberlist does.
+// mlDecode decodes a head the way memberlist does.
 func mlDecode(b []byte, into any) error {
 	if err := codec.NewDecoderBytes(b, &codec.MsgpackHandle{}).Decode(into); err != nil {
 		return fmt.Errorf("%w: %w", errStreamKind, err)

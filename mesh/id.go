@@ -13,14 +13,14 @@ type ID [16]byte
 // idTextLen is the length of an ID's text form.
 const idTextLen = 32
 
-// IDOf gives the id that belongs to a public key.
+// IDOf returns the id of a public key.
 func IDOf(key ed25519.PublicKey) ID {
 	sum := sha256.Sum256(key)
 	return ID(sum[:16])
 }
 
-// ParseID reads the text form, exactly 32 lower-case hex digits. This is also the only form of a node name that this
-// package accepts from memberlist.
+// ParseID parses the text form, exactly 32 lower-case hex digits. This package accepts no other form of a node name
+// from memberlist.
 func ParseID(s string) (ID, error) {
 	var id ID
 	if len(s) != idTextLen {
@@ -37,10 +37,10 @@ func ParseID(s string) (ID, error) {
 	return id, nil
 }
 
-// String gives 32 lower-case hex digits.
+// String returns 32 lower-case hex digits.
 func (id ID) String() string { return hex.EncodeToString(id[:]) }
 
-// Short gives the first 8 hex digits, for people.
+// Short returns the first 8 hex digits, for people.
 func (id ID) Short() string { return hex.EncodeToString(id[:4]) }
 
 // IsZero reports whether the id was never set.

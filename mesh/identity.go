@@ -11,7 +11,7 @@ import (
 	"path/filepath"
 )
 
-// maxKeyFile bounds what is read of a key file, in bytes.
+// maxKeyFile bounds the size of a key file, in bytes.
 const maxKeyFile = 4096
 
 const (
@@ -25,7 +25,7 @@ type Identity struct {
 	id  ID
 }
 
-// NewIdentity makes a key that is stored nowhere.
+// NewIdentity makes a key without storing it.
 func NewIdentity() (Identity, error) {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -38,8 +38,8 @@ func identityOf(key ed25519.PrivateKey) Identity {
 	return Identity{key: key, id: IDOf(key.Public().(ed25519.PublicKey))}
 }
 
-// CreateIdentity makes a key and stores it at path (mode 0600, on disk when it returns). A file that is there already
-// is an error that matches fs.ErrExist: a key is never replaced.
+// CreateIdentity makes a key and stores it at path (mode 0600, on disk when it returns). It never replaces a key: if
+// the file exists, the error matches fs.ErrExist.
 func CreateIdentity(path string) (Identity, error) { return createKey(path, "node key") }
 
 func createKey(path, what string) (Identity, error) {
@@ -57,7 +57,7 @@ func createKey(path, what string) (Identity, error) {
 	return id, nil
 }
 
-// LoadIdentity reads what CreateIdentity stored. The error matches fs.ErrNotExist when there is none.
+// LoadIdentity reads what CreateIdentity stored. The error matches fs.ErrNotExist if there is none.
 func LoadIdentity(path string) (Identity, error) { return loadKey(path, "node key") }
 
 func loadKey(path, what string) (Identity, error) {
@@ -76,13 +76,13 @@ func loadKey(path, what string) (Identity, error) {
 	return identityOf(key), nil
 }
 
-// String gives the id, never the key.
+// String returns the id, never the key.
 func (i Identity) String() string { return i.id.String() }
 
-// ID is the node's id in the mesh.
+// ID returns the node's id in the mesh.
 func (i Identity) ID() ID { return i.id }
 
-// Public is the node's public key; the caller must not change it.
+// Public returns the node's public key; the caller must not change it.
 func (i Identity) Public() ed25519.PublicKey {
 	if i.key == nil {
 		return nil
@@ -90,16 +90,16 @@ func (i Identity) Public() ed25519.PublicKey {
 	return i.key.Public().(ed25519.PublicKey)
 }
 
-// Secrets is what every member of one mesh knows.
+// Secrets is what every member of a mesh knows.
 type Secrets struct {
 	MeshID     [16]byte // tells meshes apart; part of every frame
-	GossipKey  [32]byte // that memberlist's packets and streams are encrypted with, AES-256
+	GossipKey  [32]byte // encrypts memberlist's packets and streams, AES-256
 	Generation uint32   // how often the mesh's gossip key had been rotated when GossipKey was made
-	// Other are keys that packets may be encrypted with, too, while a rotation is under way; newest first, then zero.
+	// Other are further keys that packets may be encrypted with during a rotation; newest first, unused elements zero.
 	Other [maxGossipKeys - 1]GossipKey
-	// Authority is the public key of the mesh's authority: it binds the mesh to who may certify its members, and comes
-	// with the enrolment, whose connection the join token pins. Zero: a mesh of a version without authorities, in which
-	// every holder of the gossip key is believed.
+	// Authority is the public key of the mesh's authority: it decides who may certify members. It comes with the
+	// enrolment, over a connection that the join token pins. Zero: a mesh made by a version without authorities, in
+	// which every holder of the gossip key is believed.
 	Authority [32]byte
 }
 
@@ -115,7 +115,7 @@ func NewSecrets() (Secrets, error) {
 	return s, nil
 }
 
-// LoadSecrets reads what Save stored. The error matches fs.ErrNotExist when there is none.
+// LoadSecrets reads what Save stored. The error matches fs.ErrNotExist if there is none.
 func LoadSecrets(path string) (Secrets, error) {
 	b, err := readPEM(path, pemSecrets)
 	if err != nil {
@@ -128,8 +128,8 @@ func LoadSecrets(path string) (Secrets, error) {
 	return s, nil
 }
 
-// The secrets have two forms. As long as the gossip key was never rotated, and as versions without rotation know them:
-// mesh id, gossip key and, if there is one, authority, one after the other. Else a list, which is always longer.
+// The secrets have two forms. Until the gossip key is first rotated, the form that versions without rotation also know:
+// mesh id, gossip key and, if there is one, authority, one after the other. After that a list, which is always longer.
 const (
 	secretsVersion = 2
 	secretsFields  = 4
@@ -190,7 +190,7 @@ func (s Secrets) encode() []byte {
 	return b
 }
 
-// String hides what must not reach a log.
+// String keeps the secrets out of logs.
 func (Secrets) String() string { return "mesh secrets" }
 
 // HasAuthority reports whether the mesh has an authority.
@@ -217,7 +217,7 @@ func readPEM(path, kind string) ([]byte, error) {
 	return found, nil
 }
 
-// findPEM gives the first block of a kind.
+// findPEM returns the first block of a kind.
 func findPEM(b []byte, kind string) ([]byte, error) {
 	for block, rest := pem.Decode(b); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type == kind {
@@ -227,8 +227,8 @@ func findPEM(b []byte, kind string) ([]byte, error) {
 	return nil, fmt.Errorf("holds no %q block", kind)
 }
 
-// writePEM writes one block. writeKeyFile writes a temporary file beside path, syncs it, and moves it into place. Without replace it links, so that an
-// existing file wins.
+// writePEM writes one block with writeKeyFile: to a temporary file beside path, synced and then moved into place.
+// Without replace it links the file instead, so that an existing one wins.
 func writePEM(path, kind string, b []byte, replace bool) (err error) {
 	return writeKeyFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b}), replace)
 }
@@ -237,7 +237,7 @@ func writeKeyFile(path string, text []byte, replace bool) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, ".mesh-*") // mode 0600
 	if e := (*os.PathError)(nil); errors.As(err, &e) {
-		return fmt.Errorf("%s: %w", path, e.Err) // not of a name that nobody knows
+		return fmt.Errorf("%s: %w", path, e.Err) // do not name the temporary file
 	}
 	if err != nil {
 		return err
@@ -257,7 +257,7 @@ func writeKeyFile(path string, text []byte, replace bool) (err error) {
 		err = os.Link(f.Name(), path)
 	}
 	if errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("%s: %w", path, os.ErrExist) // what failed was a link from a name that nobody knows
+		return fmt.Errorf("%s: %w", path, os.ErrExist) // the link's error would name the temporary file
 	}
 	if err != nil {
 		return err

@@ -5,31 +5,32 @@ import (
 	"sync"
 )
 
-// memberlist numbers what is said of a member: the higher incarnation wins, and only the member itself is to raise its own,
-// by denying what others say. But any holder of the gossip key can name any number, and the number is a uint32 that wraps:
-// nobody can deny what is said under 2^32-1. So each member signs, in its metadata, a ceiling that stays somewhat above its
-// incarnation. News of a member above its ceiling is dropped, so the member can always deny what is left, and raises its
-// ceiling when that comes near. Source: memberlist v0.7.0, state.go (refute, aliveNode, suspectNode, deadNode).
+// memberlist numbers the news of a member: the higher incarnation wins, and only the member itself should raise its
+// own, by refuting what others say. But any holder of the gossip key can send any number, and the number is a uint32
+// that wraps: nobody can refute news with incarnation 2^32-1. So each member signs, in its metadata, a ceiling somewhat
+// above its incarnation. News of a member above its ceiling is dropped, so the member can always refute the rest, and
+// it raises the ceiling before its incarnation gets there. Source: memberlist v0.7.0, state.go (refute, aliveNode,
+// suspectNode, deadNode).
 
 const (
-	// firstCeiling is the ceiling of a member of which nothing is known, and of one that says none.
+	// firstCeiling is the ceiling of an unknown member, and of one that states none.
 	firstCeiling = 512
-	// ceilingRoom is how far above its incarnation a member puts its ceiling. It makes a new one once half of that is used:
-	// with one each announcePause at most, it takes an attacker three weeks of raising without a break to use up a uint32.
+	// ceilingRoom is how far above its incarnation a member sets its ceiling. It sets a new one once half of that is
+	// used, at most one each announcePause: an attacker would need three weeks of constant raising to use up a uint32.
 	ceilingRoom = 512
-	// mostCeiling leaves room for the denial of what is said under it.
+	// mostCeiling leaves room to refute news at the ceiling.
 	mostCeiling = math.MaxUint32 - 1
 )
 
-// ceiling is this node's own.
+// ceiling is this node's own ceiling.
 type ceiling struct {
 	mu   sync.Mutex
-	most uint32 // at most this is our incarnation, which memberlist keeps to itself
+	most uint32 // upper bound of our incarnation, which memberlist does not expose
 	says uint32
 }
 
-// heard notes that memberlist will see news of this node under an incarnation, and may deny it with the next one. It reports
-// whether there is a new ceiling to announce.
+// heard records that memberlist will see news of this node with an incarnation, and may refute it with the next one. It
+// reports whether there is a new ceiling to announce.
 func (c *ceiling) heard(incarnation uint32) (raised bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -56,7 +57,7 @@ func (c *ceiling) raiseLocked() bool {
 	return true
 }
 
-// now returns what was said last.
+// now returns the ceiling that was announced last.
 func (c *ceiling) now() uint32 {
 	c.mu.Lock()
 	defer c.mu.Unlock()

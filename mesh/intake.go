@@ -7,24 +7,24 @@ import (
 	"sync"
 )
 
-// copyAbove is how many bytes beside a frame its buffer may have: a frame of a larger one is copied, so that holding it
-// does not hold the buffer.
+// copyAbove is how many bytes a frame's buffer may be larger than the frame. Above that the frame is copied, so that
+// keeping it does not keep the buffer.
 const copyAbove = 16
 
 const (
-	// sliceBytes bounds the frames of a sync that are looked at between two looks at the inbox: some 640 bans.
+	// sliceBytes bounds the frames of a sync that are processed before the inbox is checked again: about 640 bans.
 	sliceBytes = 8 << 10
-	// laterBytes is the same for large frames that were pushed, each of which is verified by itself: one or two frames, some
-	// 0.4 ms each, which take ten times as long where processors are short.
+	// laterBytes is the same for large pushed frames, which are verified one by one: one or two frames of about 0.4 ms
+	// each, or ten times that where processors are short.
 	laterBytes = 1 << 10
-	// verifyApart is the least number of signatures, 60 us each, that is worth another goroutine.
+	// verifyApart is the fewest signatures, 60 us each, that are worth another goroutine.
 	verifyApart = 3
 )
 
 // intake gathers verified frames for one step.
 type intake struct {
 	push, tree, sync []Frame
-	from             ID // of sync
+	from             ID // the sender of sync
 }
 
 func (in *intake) of(by via) *[]Frame {
@@ -37,8 +37,8 @@ func (in *intake) of(by via) *[]Frame {
 	return &in.push
 }
 
-// admit judges one frame from a buffer of whole bytes: cheap checks first, whether its origin counts among them,
-// then the signature. It is marked as seen only by the step that follows.
+// admit checks one frame from a buffer of whole bytes: cheap checks first, including whether its origin is trusted,
+// then the signature. Only the step that follows marks the frame as seen.
 func (m *Mesh) admit(raw []byte, whole int, by via, in *intake) {
 	f, ok := m.screen(raw)
 	if !ok {
@@ -47,7 +47,7 @@ func (m *Mesh) admit(raw []byte, whole int, by via, in *intake) {
 	m.vouch(f, f.Verify() == nil, whole, by, in)
 }
 
-// screen makes the checks that cost little.
+// screen makes the cheap checks.
 func (m *Mesh) screen(raw []byte) (f Frame, ok bool) {
 	m.count.received.Add(1)
 	f, err := DecodeFrame(raw)
@@ -85,7 +85,7 @@ func (m *Mesh) screen(raw []byte) (f Frame, ok bool) {
 	return f, true
 }
 
-// vouch lets a screened frame in whose signature was looked at.
+// vouch adds a prechecked frame whose signature was verified.
 func (m *Mesh) vouch(f Frame, signed bool, whole int, by via, in *intake) {
 	if !signed {
 		m.count.refused[refusedSignature].Add(1)
@@ -105,7 +105,7 @@ func (m *Mesh) vouch(f Frame, signed bool, whole int, by via, in *intake) {
 	}
 }
 
-// verified verifies frames side by side: of a sync's slice nothing is delivered before all of it is.
+// verified verifies frames in parallel, because nothing in a slice of a sync is delivered before all of it is verified.
 func verified(frames []Frame) []bool {
 	good := make([]bool, len(frames))
 	workers := min(runtime.GOMAXPROCS(0), len(frames)/verifyApart)
@@ -127,7 +127,7 @@ func verified(frames []Frame) []bool {
 	return good
 }
 
-// flushIntake puts what was gathered into the core and gives how many frames were new.
+// flushIntake puts the gathered frames into the core and returns how many were new.
 func (m *Mesh) flushIntake(in *intake, by via) (fresh int) {
 	frames := in.of(by)
 	if len(*frames) == 0 {
@@ -144,16 +144,16 @@ func (m *Mesh) flushIntake(in *intake, by via) (fresh int) {
 	return len(admitted)
 }
 
-// bulkWork is a large message that is being looked at in slices.
+// bulkWork is a large message that is being processed in slices.
 type bulkWork struct {
 	msg   *syncMessage
 	parts []*syncMessage
-	size  int // bytes of the buffer that the frames are part of
-	next  int // frame
-	fresh int // frames that were new so far
+	size  int // of the buffer that holds the frames, in bytes
+	next  int // index of the next frame
+	fresh int // new frames so far
 }
 
-// queueBulk has a large message looked at, if it belongs to a session. b is kept.
+// queueBulk queues a large message if it belongs to a session. It keeps b.
 func (m *Mesh) queueBulk(b []byte) {
 	if len(b) > maxSyncMessage+1 || b[0] != kindSync && b[0] != kindChunk {
 		m.count.refused[refusedFormat].Add(1)
@@ -175,7 +175,7 @@ func (m *Mesh) queueBulk(b []byte) {
 	}
 }
 
-// openBulk reads a message; nil: it is none, or its session is over.
+// openBulk decodes a message; nil: it is invalid, or its session is over.
 func (m *Mesh) openBulk(b []byte) *bulkWork {
 	msg, err := decodeSync(b[1:])
 	if err != nil {
@@ -192,7 +192,7 @@ func (m *Mesh) openBulk(b []byte) *bulkWork {
 	return &bulkWork{msg: msg, parts: slices.Collect(msg.split), size: len(b)}
 }
 
-// bulkSlice looks at a slice of the large messages that wait, and reports whether there was one.
+// bulkSlice processes one slice of the waiting large messages, and reports whether there was one.
 func (m *Mesh) bulkSlice() bool {
 	p := m.bulk.next(m.openBulk)
 	if p == nil {
@@ -210,8 +210,8 @@ func (m *Mesh) bulkSlice() bool {
 	return true
 }
 
-// chunkSlice takes the next frames of a chunk. The first one with a bad signature ends it, and all else that goes on with its
-// sender; one that costs too much ends it alone.
+// chunkSlice processes the next frames of a chunk. A bad signature ends the chunk and everything else under way with
+// its sender; exceeding the sender's budget ends only the chunk.
 func (m *Mesh) chunkSlice(w *bulkWork) {
 	from := w.msg.From
 	in := intake{from: from}
@@ -246,7 +246,7 @@ func (m *Mesh) chunkSlice(w *bulkWork) {
 	m.bulkCost.take(m.now(), from, -min(fresh, news))
 }
 
-// badChunk ends what goes on with a peer that streamed what its origin did not sign.
+// badChunk ends everything under way with a peer that streamed a frame its origin did not sign.
 func (m *Mesh) badChunk(w *bulkWork) {
 	from := w.msg.From
 	w.parts, w.next = nil, len(w.msg.Frames)

@@ -13,39 +13,39 @@ import (
 )
 
 const (
-	// MaxInviteUses bounds how many machines one token can let in.
+	// MaxInviteUses bounds how many machines one token can admit.
 	MaxInviteUses = 1000
 	// MaxInviteLife bounds a token's life.
 	MaxInviteLife = 30 * 24 * time.Hour
-	// maxInvites bounds the open invitations, those that ended lately included.
+	// maxInvites bounds the invitations kept, including those that ended recently.
 	maxInvites = 256
-	// inviteMemory is how long an ended invitation is remembered, so that its user is told why it does not work.
+	// inviteMemory is how long an expired invitation is remembered, so that its user learns why it does not work.
 	inviteMemory = 24 * time.Hour
-	// maxInviteFile bounds what LoadInvites may give, in bytes.
+	// maxInviteFile bounds what LoadInvites may return, in bytes.
 	maxInviteFile = maxInvites * (96 + MaxInviteUses*18)
-	// inviteFields is the fields of an invitation; one with other caps than the default has one more.
+	// inviteFields is the number of fields of an invitation; one with other caps than the default has one more.
 	inviteFields = 4
 )
 
 var (
-	// ErrInviteExpired: the token's time is over.
+	// ErrInviteExpired: the token has expired.
 	ErrInviteExpired = errors.New("the join token has expired")
-	// ErrInviteUsed: the token has let in as many machines as it may.
+	// ErrInviteUsed: the token has admitted as many machines as it may.
 	ErrInviteUsed = errors.New("the join token is used up")
 	// ErrInviteUnknown: the inviter does not know the token.
 	ErrInviteUnknown = errors.New("the inviter does not know this join token (of another mesh, or withdrawn)")
 )
 
-// invite is an invitation of ours. The secret itself is not kept.
+// invite is an invitation that this node made. The secret itself is not kept.
 type invite struct {
 	Hash    [32]byte // SHA-256 of the secret
 	Expires time.Time
 	Uses    uint64 // at most
-	Used    []ID   // who came; who comes again is let in again
-	Caps    Caps   // of whom it lets in
+	Used    []ID   // nodes that came; each may come again
+	Caps    Caps   // for the nodes that it admits
 }
 
-// invites is the invitations that this node has made.
+// invites are the invitations that this node has made.
 type invites struct {
 	mu   sync.Mutex
 	list []invite
@@ -85,13 +85,13 @@ func (v *invites) storeLocked() error {
 	return v.save(encodeInvites(v.list))
 }
 
-// add opens an invitation; it is stored when it returns.
+// add opens an invitation; it is stored when add returns.
 func (v *invites) add(now time.Time, i invite) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.pruneLocked(now)
 	if len(v.list) >= maxInvites {
-		// Make room by forgetting one that has ended anyway.
+		// Make room by forgetting one that has expired or is used up.
 		at := slices.IndexFunc(v.list, func(i invite) bool { return !i.Expires.After(now) || uint64(len(i.Used)) >= i.Uses })
 		if at < 0 {
 			return fmt.Errorf("%d invitations are open, want at most %d", len(v.list), maxInvites)
@@ -106,8 +106,8 @@ func (v *invites) add(now time.Time, i invite) error {
 	return nil
 }
 
-// redeem lets a node in, with which caps, or says why not. again tells that it was let in before: its first answer may
-// have been lost. The use is stored when it returns.
+// redeem admits a node and returns its caps, or an error that says why not. again says that the node was admitted
+// before: its first answer may have been lost. The use is stored when redeem returns.
 func (v *invites) redeem(now time.Time, secret [secretLen]byte, id ID) (caps Caps, again bool, err error) {
 	hash := sha256.Sum256(secret[:])
 	v.mu.Lock()
@@ -196,8 +196,8 @@ func decodeInvites(b []byte) ([]invite, error) {
 }
 
 // NewInvite makes a token with which up to uses machines (1..MaxInviteUses) can enrol within ttl (at most
-// MaxInviteLife), to be certified with caps. It needs Run: the token names our addresses. In a mesh with an authority it
-// gives ErrNoAuthority where that one's key is not.
+// MaxInviteLife), to be certified with caps. It needs Run, because the token names our addresses. In a mesh with an
+// authority it returns ErrNoAuthority unless this node holds the authority's key.
 func (m *Mesh) NewInvite(uses int, ttl time.Duration, caps Caps) (string, error) {
 	if uses < 1 || uses > MaxInviteUses {
 		return "", fmt.Errorf("uses %d: want 1 to %d", uses, MaxInviteUses)
@@ -230,8 +230,8 @@ func (m *Mesh) NewInvite(uses int, ttl time.Duration, caps Caps) (string, error)
 	return t.encode(), nil
 }
 
-// tokenAddrs gives where a newcomer may reach us: the advertised address first; bound to all addresses and without a
-// configured one, this machine's others too.
+// tokenAddrs returns where a newcomer may reach us: the advertised address first. If the node is bound to all addresses
+// and no address is configured, this machine's other addresses follow.
 func (m *Mesh) tokenAddrs(local []netip.Addr) []netip.AddrPort {
 	own := m.Addr()
 	addrs := []netip.AddrPort{own}

@@ -6,38 +6,38 @@ import (
 )
 
 const (
-	// keyUseAfter is when, at the latest, a node encrypts with a new gossip key that it has; before that, as soon as
-	// every certified member that is alive has it too.
+	// keyUseAfter is how long a node waits at most before it encrypts with a new gossip key; it does so earlier once
+	// every live certified member has the key too.
 	keyUseAfter = 5 * time.Minute
 	// keyUseAlone is how long a node that reaches nobody waits before it tries its newest key: the others may have
 	// finished a rotation meanwhile.
 	keyUseAlone = 2 * time.Second
-	// keyKeep is how long a former key still opens packets once everybody encrypts with the newest, keyKeepMost how long
-	// at the latest: nobody, whatever it claims, keeps a former key alive for longer.
+	// keyKeep is how long a former key still opens packets once everybody encrypts with the newest; keyKeepMost bounds
+	// this however long the others take, so that no node's claims can keep a former key alive for longer.
 	keyKeep, keyKeepMost = time.Minute, time.Hour
 )
 
-// keyring is which gossip keys a node has and which one it encrypts with. It is a pure state machine: take adds a key,
-// next says what is due, and the caller, once that is on disk, calls use or drop.
+// keyring holds a node's gossip keys and knows which one it encrypts with. It is a pure state machine: take adds keys,
+// next returns what is due, and the caller stores that on disk and then calls use or drop.
 type keyring struct {
 	keys []GossipKey // newest first, at most maxGossipKeys; never empty
 	used keyVersion
-	// handed is the newest key that is known to have been handed out. One that was not is never used by itself.
+	// handed is the newest key known to have been handed out. A key that was not is never switched to by time alone.
 	handed keyVersion
-	// spoken is the key that a member said it encrypts with when this node asked: the others have turned to it without this
+	// spoken is the key that a member said it uses when this node asked: the others have switched to it without this
 	// node.
 	spoken keyVersion
 
 	got     time.Time // when the newest key came, or this node started
-	settled time.Time // since when everybody encrypts with the newest; zero: not everybody
-	alone   time.Time // since when nobody else is alive; zero: somebody is
+	settled time.Time // since when everybody has used the newest key; zero: not everybody does
+	alone   time.Time // since when no other member has been alive; zero: one is
 }
 
-// peerKeys is what a member says of its gossip keys.
+// peerKeys is what a member says about its gossip keys.
 type peerKeys struct {
 	id   ID
 	has  keyVersion // the newest that it has; 0: it does not say
-	uses keyVersion // that it encrypts with
+	uses keyVersion // the one that it encrypts with
 }
 
 func newKeyring(now time.Time, s Secrets) keyring {
@@ -49,7 +49,7 @@ func (k *keyring) newest() keyVersion { return k.keys[0].version() }
 // busy reports whether a rotation is under way.
 func (k *keyring) busy() bool { return len(k.keys) > 1 || k.handed > k.newest() }
 
-// with gives the keys with new ones. When there are too many the oldest go, but for the one in use.
+// with returns the keys with new ones added. If there are too many it drops the oldest, except the one in use.
 func (k *keyring) with(more []GossipKey) []GossipKey {
 	keys := slices.Clone(k.keys)
 	for _, m := range more {
@@ -66,7 +66,7 @@ func (k *keyring) with(more []GossipKey) []GossipKey {
 	return keys
 }
 
-// take notes keys that with gave.
+// take sets the keys that with returned.
 func (k *keyring) take(now time.Time, keys []GossipKey) {
 	if keys[0].version() > k.newest() {
 		k.got, k.settled = now, time.Time{}
@@ -74,16 +74,16 @@ func (k *keyring) take(now time.Time, keys []GossipKey) {
 	k.keys = keys
 }
 
-// keyStep is what is due.
+// keyStep is the next step of a rotation.
 type keyStep uint8
 
 const (
 	keyNothing keyStep = iota
 	keyUse             // encrypt with the newest key
-	keyDrop            // let go of all others
+	keyDrop            // forget all others
 )
 
-// next says what is due, given the certified members that are alive.
+// next returns what is due, given the live certified members.
 func (k *keyring) next(now time.Time, peers []peerKeys) keyStep {
 	newest := k.newest()
 	if len(peers) > 0 {
@@ -121,8 +121,8 @@ func (k *keyring) next(now time.Time, peers []peerKeys) keyStep {
 	return keyNothing
 }
 
-// use notes that packets are encrypted with the newest key.
+// use records that packets are encrypted with the newest key.
 func (k *keyring) use() { k.used = k.newest() }
 
-// drop lets go of all keys but the newest, which must be in use.
+// drop forgets all keys but the newest, which must be in use.
 func (k *keyring) drop() { k.keys = k.keys[:1:1] }

@@ -12,12 +12,12 @@ import (
 )
 
 const (
-	// maxLogText bounds a text that the log takes from memberlist, in bytes, before escaping.
+	// maxLogText bounds a text that is logged from memberlist, in bytes, before escaping.
 	maxLogText = 512
-	// eventEvery is the least time between two records of one event: strangers, and a revoked machine, can cause one with every
-	// packet.
+	// eventEvery is the least time between two records of one event: strangers, and a revoked machine, can cause one
+	// with every packet.
 	eventEvery = time.Minute
-	// logBurst lines at once, then one per logEvery, of those that are logged as they are, at level debug.
+	// Lines that are logged as they are, at level debug: logBurst at once, then one per logEvery.
 	logBurst = 20
 	logEvery = 200 * time.Millisecond
 
@@ -25,18 +25,18 @@ const (
 	unheardPrefix, unheardSuffix = "Failed UDP ping: ", " (timeout reached)"
 )
 
-// fullID is a whole node id, of which the log has the short form.
+// fullID matches a whole node id; the log shows the short form.
 var fullID = regexp.MustCompile(`\b[0-9a-f]{32}\b`)
 
-// logEvent is what an operator is told in place of memberlist's lines with a given text.
+// logEvent is what an operator is told in place of memberlist lines that contain a given text.
 type logEvent struct {
 	in    string // the text
 	level slog.Level
 	msg   string
 }
 
-// logEvents holds the events; the first that fits a line counts. What fits none is of use only to who knows memberlist.
-// Members that fail or come back are events of their own, as is the loss of UDP.
+// logEvents lists the events; the first whose text a line contains counts. Lines that match none are useful only to
+// somebody who knows memberlist. Failed or returning members, and the loss of UDP, are reported as events elsewhere.
 var logEvents = []logEvent{
 	{"no installed keys could decrypt", slog.LevelInfo, "ignored a message in the key of another mesh, or in one that was rotated away"},
 	{"Refuting a suspect ", slog.LevelInfo, refuted},
@@ -58,21 +58,21 @@ var logEvents = []logEvent{
 
 const (
 	refuted = "another node took this one for unreachable; told it otherwise"
-	// How the lines of sockets begin.
+	// The prefixes of lines from sockets.
 	acceptFailed, readFailed = "accept a stream: ", "read a packet: "
 )
 
-// logAdapter turns memberlist's lines into events of ours. What peers said is an escaped attribute.
+// logAdapter turns memberlist's lines into our events. Text from peers becomes an escaped attribute.
 type logAdapter struct {
 	logger *slog.Logger
 	self   ID
-	// suspected is told of a peer that did not answer our probe: memberlist says so nowhere else. Called by whichever
-	// goroutine of memberlist's logs; must not block.
+	// suspected is called with a peer that did not answer our probe: memberlist reports that nowhere else. It is called
+	// on whichever memberlist goroutine logs, and must not block.
 	suspected func(ID)
-	// unheard is likewise told of a peer that did not answer a ping by UDP. nil: nobody is.
+	// unheard is likewise called with a peer that did not answer a ping by UDP. nil: not called.
 	unheard func(ID)
 
-	rates []eventRate // by the place in logEvents
+	rates []eventRate // by index in logEvents
 	debug limiter
 }
 
@@ -91,7 +91,7 @@ func newLogAdapter(logger *slog.Logger, self ID, suspected func(ID)) *logAdapter
 	return a
 }
 
-// named returns the node that a line with this beginning and end names.
+// named returns the node that a line names between this prefix and suffix.
 func named(text, prefix, suffix string) (id ID, ok bool) {
 	if text, ok = strings.CutPrefix(text, prefix); !ok {
 		return id, false
@@ -124,11 +124,11 @@ func (a *logAdapter) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// record logs the event that a line stands for, or at level debug the line as it is.
+// record logs the event that a line matches, or the line itself at level debug.
 func (a *logAdapter) record(now time.Time, text string) {
 	ctx := context.Background()
 	for i, e := range logEvents {
-		// At a start every node refutes what the others remember of its last run, as if it had said so itself.
+		// At each start every node refutes what the others remember of its last run, as if it had said so itself.
 		if !strings.Contains(text, e.in) || strings.Contains(text, "(from: "+a.self.String()+")") {
 			continue
 		}
@@ -144,8 +144,8 @@ func (a *logAdapter) record(now time.Time, text string) {
 	}
 }
 
-// attrsOf returns what a line tells beside in, which its event stands for: a node, an address, and what went wrong, which
-// stands behind the last colon; and how many such lines were left out before.
+// attrsOf returns what a line says besides in, the text its event matches: a node, an address, and the error, which
+// follows the last colon; and how many such lines were muted before.
 func attrsOf(text, in string, muted int64) (attrs []slog.Attr) {
 	if id := fullID.FindString(text); id != "" {
 		attrs = append(attrs, slog.String("id", shortIDs(id)))

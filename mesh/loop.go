@@ -9,29 +9,29 @@ import (
 )
 
 const (
-	// verifyBatch bounds the frames that are verified (60 us each) before what is good of them is delivered.
+	// verifyBatch bounds the frames that are verified (60 us each) before the good ones are delivered.
 	verifyBatch = 32
 	// drainBatch bounds the messages taken from the inbox at a time.
 	drainBatch = 64
-	// retellEvery is the least time between two calls of Retold, which reads every frame of an origin that signed two under one
-	// number. Retold takes at most one part in retellShare of the time: an origin may hold many frames, and sign such pairs
-	// for as long as it likes. The call comes when something wakes the core, so up to idleWake later.
+	// retellEvery is the least time between two calls of Retold, which reads every frame of an origin that signed two
+	// under one number. Retold takes at most one part in retellShare of the time, because an origin may hold many
+	// frames and sign such pairs without end. The call comes when something wakes the core, so up to idleWake later.
 	retellEvery = 5 * time.Second
 	retellShare = 50
 	// maxWarnings bounds the problems that wait to be reported.
 	maxWarnings = 16
-	// leastWake..idleWake is how long the core sleeps when nothing arrives; frames that end meanwhile end together, and a
-	// clock that was set is noticed at the end.
+	// leastWake..idleWake is how long the core sleeps if nothing arrives. Frames that end meanwhile end together, and a
+	// changed clock is noticed on waking.
 	leastWake, idleWake = 5 * time.Millisecond, 10 * time.Second
 )
 
-// coreLoop feeds the core and carries out what it says. Small packets go before large frames, and these before bulk,
-// which is looked at in slices, so that a fresh frame passes an import or a sync on its way.
+// coreLoop feeds the core and carries out its actions. Small packets go before large frames, and these before bulk,
+// which is processed in slices: so a fresh frame overtakes an import or a sync.
 func (m *Mesh) coreLoop(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	bulk := false // there may be a slice of it
-	m.carryOut()  // what Restore and early Publishes left
+	bulk := false // a slice may be waiting
+	m.carryOut()  // actions of Restore and early Publishes
 	lost := uint64(0)
 	for {
 		if n := m.count.dropped.Load(); n > lost {
@@ -91,7 +91,7 @@ func (m *Mesh) untilNext(now time.Time) time.Duration {
 	return min(max(at.Sub(now), leastWake), idleWake)
 }
 
-// apply steps the core and carries out what it says.
+// apply steps the core and carries out its actions.
 func (m *Mesh) apply(ev any) {
 	m.mu.Lock()
 	m.stepLocked(m.now(), ev)
@@ -104,7 +104,7 @@ func (m *Mesh) stepLocked(now time.Time, ev any) *actions {
 	knew := m.core.caughtUp
 	out := m.core.step(now, ev)
 	if m.core.caughtUp && !knew {
-		signal(m.keys.sweep) // who was to wait for a key gets it now
+		signal(m.keys.sweep) // nodes waiting for a key get it now
 	}
 	root := m.core.root.sum()
 	m.root.Store(&root)
@@ -116,14 +116,14 @@ func (m *Mesh) stepLocked(now time.Time, ev any) *actions {
 	return &m.todo[len(m.todo)-1]
 }
 
-// lastLocked notes our last frame for Last.
+// lastLocked records our last frame for Last.
 func (m *Mesh) lastLocked() {
 	if last := m.last.Load(); last.Epoch != m.core.epoch || last.Seq != m.core.seq {
 		m.last.Store(&FrameRef{Origin: m.id, Epoch: m.core.epoch, Seq: m.core.seq})
 	}
 }
 
-// certifiedLocked lets those know who counts who may not wait for the core.
+// certifiedLocked publishes which nodes are trusted, for goroutines that may not wait for the core.
 func (m *Mesh) certifiedLocked(now time.Time) {
 	who := make(map[ID]struct{}, len(m.core.nodes))
 	for id := range m.core.nodes {
@@ -135,7 +135,7 @@ func (m *Mesh) certifiedLocked(now time.Time) {
 	m.peers.retarget(now)
 }
 
-// trusted reports whether a node counts, without waiting for the core.
+// trusted reports whether a node is trusted (certified and not revoked), without waiting for the core.
 func (m *Mesh) trusted(id ID) bool {
 	who := m.certified.Load()
 	if who == nil {
@@ -145,20 +145,20 @@ func (m *Mesh) trusted(id ID) bool {
 	return ok
 }
 
-// knowsOthers reports whether certificates of others have come. They come together, soon after the first contact; who does
-// not have them is a newcomer, to whom everybody is a stranger.
+// knowsOthers reports whether others' certificates have come. They come together, soon after the first contact. A node
+// without them is a newcomer, to which everybody is a stranger.
 func (m *Mesh) knowsOthers() bool {
 	who := m.certified.Load()
 	return who != nil && len(*who) > 1
 }
 
-// warning is a problem that is noticed where nobody may be told.
+// warning is a problem found on a goroutine that may not report it.
 type warning struct {
 	kind            Problem
 	culprit, detail string
 }
 
-// warn has the core's goroutine report a problem.
+// warn makes the core's goroutine report a problem.
 func (m *Mesh) warn(kind Problem, culprit, detail string) {
 	select {
 	case m.warnings <- warning{kind, culprit, detail}:
@@ -166,7 +166,7 @@ func (m *Mesh) warn(kind Problem, culprit, detail string) {
 	}
 }
 
-// carryOut does what the core said, in order. Only the core's goroutine calls it.
+// carryOut carries out the core's actions, in order. Only the core's goroutine calls it.
 func (m *Mesh) carryOut() {
 	m.mu.Lock()
 	todo := m.todo
@@ -194,7 +194,8 @@ func (m *Mesh) carryOut() {
 			}
 		}
 		m.void(out.replaced)
-		// What another node says again of a revoked one must count before that one's words do not.
+		// A ban of a revoked node that another node has repeated must take effect before the revoked node's own is
+		// withdrawn.
 		if len(out.readmitted) == 0 {
 			deliver()
 		}
@@ -236,7 +237,7 @@ func (m *Mesh) carryOut() {
 	m.checkClocks()
 }
 
-// clockSet does what follows when the wall clock was set.
+// clockSet handles a change of the wall clock.
 func (m *Mesh) clockSet(out *actions) {
 	if out.back {
 		if err := m.present(); err != nil { // the certificate may have expired by the old time
@@ -248,7 +249,7 @@ func (m *Mesh) clockSet(out *actions) {
 	}
 }
 
-// void has the daemon forget what frames said for which others were taken.
+// void makes the daemon forget what replaced frames said.
 func (m *Mesh) void(frames []Frame) {
 	if len(frames) == 0 || m.cfg.Replaced == nil {
 		return
@@ -262,7 +263,7 @@ func (m *Mesh) void(frames []Frame) {
 	}
 }
 
-// retell gives the daemon all that those origins say whose frames were replaced.
+// retell gives the daemon all frames of the origins that had frames replaced.
 func (m *Mesh) retell() {
 	begun := time.Now()
 	if len(m.replaced) == 0 || m.cfg.Retold == nil || begun.Before(m.retellAt) {
@@ -274,16 +275,16 @@ func (m *Mesh) retell() {
 	m.retellAt = begun.Add(max(retellEvery, retellShare*time.Since(begun)))
 }
 
-// liveSlice bounds the frames that are looked at with the lock held.
+// liveSlice bounds the frames that are read while the lock is held.
 const liveSlice = 1024
 
-// live yields the live frames that the daemon can read, by origin, epoch and number: those of some origins; nil: of all.
+// live yields the live frames that the daemon can read, by origin, epoch and number. of limits the origins; nil: all.
 func (m *Mesh) live(of map[ID]struct{}) iter.Seq[Frame] {
 	return func(yield func(Frame) bool) { m.eachLive(of, false, yield) }
 }
 
-// Frames yields all that is held of some origins, or of all if none is given, the authority's records included, by origin, epoch and
-// number.
+// Frames yields all frames of some origins, or of all if none is given, including the authority's records, by origin,
+// epoch and number.
 func (m *Mesh) Frames(origins ...ID) iter.Seq[Frame] {
 	var of map[ID]struct{}
 	for _, id := range origins {
@@ -325,7 +326,7 @@ func (m *Mesh) eachLive(of map[ID]struct{}, records bool, yield func(Frame) bool
 	}
 }
 
-// troubles reports what the core noticed and rolls the epoch when our own was found in use.
+// troubles reports what the core noticed, and starts a new epoch if ours was found in use.
 func (m *Mesh) troubles(out *actions) {
 	if len(out.equivocs) == 0 && out.rollPast == 0 {
 		return
@@ -343,7 +344,7 @@ func (m *Mesh) troubles(out *actions) {
 	}
 }
 
-// drain looks at the messages that wait, pushed frames first of all.
+// drain processes the messages waiting in the inbox, pushed frames first.
 func (m *Mesh) drain(first []byte) {
 	var in intake
 	for b, n := first, 1; ; n++ {
@@ -362,7 +363,7 @@ func (m *Mesh) drain(first []byte) {
 	m.flushIntake(&in, viaTree)
 }
 
-// drainLater looks at a slice of the large frames that wait.
+// drainLater processes some of the waiting large frames.
 func (m *Mesh) drainLater(first []byte) {
 	var in intake
 	size := len(first)

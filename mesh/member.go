@@ -5,18 +5,18 @@ import (
 	"time"
 )
 
-// State is what we know of a member.
+// State is the state of a member as this node sees it.
 type State uint8
 
 // The states of a member.
 const (
 	StateAlive   State = iota
 	StateSuspect       // did not answer our last probe
-	StateDead          // did not answer anyone for long enough
+	StateDead          // answered nobody for long enough
 	StateLeft          // said goodbye
 )
 
-// String gives alive, suspect, dead or left.
+// String returns alive, suspect, dead or left.
 func (s State) String() string {
 	switch s {
 	case StateAlive:
@@ -38,21 +38,21 @@ type Member struct {
 	Addr  netip.AddrPort
 	State State
 	Self  bool
-	// InSync: at the last comparison it held what this node held then or a few seconds before, and that was not long ago for a
-	// mesh of this size. Confirmed is when a comparison last said so; zero: none has.
+	// InSync: at the last comparison the member held what this node held then or a few seconds before, and that was
+	// recent for a mesh of this size. Confirmed is when a comparison last found that; zero: none has.
 	InSync    bool
 	Confirmed time.Time
 	RTT       time.Duration // of the last ping; 0: not known yet
 	Version   string
 	Since     time.Time // when State began
-	// UDPTo and UDPFrom are what is known of UDP packets to it and from it.
+	// UDPTo and UDPFrom tell whether UDP packets get to the member and back.
 	UDPTo, UDPFrom UDPWay
-	// KeyGeneration is that of the newest gossip key that it says it can read, if it says so (KeyKnown).
+	// KeyGeneration is that of the newest gossip key that the member says it can read; valid if KeyKnown.
 	KeyKnown      bool
 	KeyGeneration uint32
 }
 
-// MemberEventKind says what happened to a member.
+// MemberEventKind is what happened to a member.
 type MemberEventKind uint8
 
 // The kinds of member events.
@@ -63,7 +63,7 @@ const (
 	MemberUpdate
 )
 
-// String gives join, leave, fail or update.
+// String returns join, leave, fail or update.
 func (k MemberEventKind) String() string {
 	switch k {
 	case MemberJoin:
@@ -78,19 +78,19 @@ func (k MemberEventKind) String() string {
 	return "unknown"
 }
 
-// MemberEvent tells that a member changed.
+// MemberEvent is a change of a member.
 type MemberEvent struct {
 	Kind   MemberEventKind
 	Member Member // as it is after the event
 }
 
-// Peer is what is worth remembering of a member over a restart.
+// Peer is what is stored about a member for the next start.
 type Peer struct {
 	ID   ID
 	Name string
 	Addr netip.AddrPort
 	Seen time.Time // last known alive
-	// Proved are the addresses at which it has answered, at most four.
+	// Proved are the addresses where it has answered, at most four.
 	Proved []AddrProof
 	// Forgotten is when ForgottenBy said that it is gone for good; see Mesh.Forget.
 	Forgotten     time.Time `json:",omitzero"`
@@ -102,29 +102,29 @@ func (p Peer) forgotten() forgotten {
 	return forgotten{By: p.ForgottenBy, Said: p.Forgotten, Sure: p.ForgottenSure, kept: true}
 }
 
-// Stats counts since New. Every count only grows, but for Held and Queued.
+// Stats counts since New. Every count only grows, except Held, Parked, Queued and Slowed.
 type Stats struct {
 	Held       int               // live frames
-	Parked     int               // frames that wait for the certificate of their origin
+	Parked     int               // frames waiting for the certificate of their origin
 	Waited     uint64            // of Received: had to wait for that
-	Queued     int               // frames and messages that wait to be looked at
+	Queued     int               // frames and messages waiting to be processed
 	Published  uint64            // own frames
 	Sent       uint64            // frames pushed, counted once per receiver
 	Forwarded  uint64            // of Sent: frames of others, relayed along trees or passed on
-	Received   uint64            // frames that arrived, any way
+	Received   uint64            // frames that arrived, by any way
 	Delivered  uint64            // of Received: new, verified and live
-	Duplicates uint64            // of Received: held already
+	Duplicates uint64            // of Received: already held
 	Refused    map[string]uint64 // of Received, by reason: "format", "signature", "mesh", "trust" (no valid certificate), "revoked", "expired", "future", "full"
 	Dropped    uint64            // messages lost because a queue was full
 	SendErrors uint64            // packets that the system refused to send
 	Syncs      uint64            // sync sessions that exchanged vectors
 	Synced     uint64            // of Delivered: came by a sync
-	SyncFrames uint64            // frames that we streamed to others by sync
+	SyncFrames uint64            // frames streamed to others by sync
 	Problems   uint64            // reports to OnProblem, muted ones included
-	Strangers  uint64            // packets and streams that no holder of the mesh's key sent
-	Limited    uint64            // packets and streams dropped because their source takes more than its share
-	Slowed     int               // origins that may say less than others now, see Mesh.Slow
+	Strangers  uint64            // packets and streams from senders without the mesh's key
+	Limited    uint64            // packets and streams dropped because their source exceeded its limit
+	Slowed     int               // origins whose rate is reduced now, see Mesh.Slow
 
 	Notices        uint64 // given to Noticed
-	NoticesRefused uint64 // of no member that counts, for others, old, heard before, or too many
+	NoticesRefused uint64 // not from a trusted member, not for this node, too old, repeated, or too many
 }

@@ -16,11 +16,11 @@ import (
 )
 
 var (
-	// ErrStopped tells that the mesh's Run has ended, or has begun where it must not have.
+	// ErrStopped: Run has ended, or it began before a call that must precede it.
 	ErrStopped = errors.New("the mesh has stopped")
-	// ErrBusy tells that too many published frames wait for Admitted.
+	// ErrBusy: too many published frames wait for Admitted.
 	ErrBusy = errors.New("the mesh is busy")
-	// ErrFull tells that as much is in force as may be.
+	// ErrFull: as much is in force as may be.
 	ErrFull = errors.New("there is no room for more")
 )
 
@@ -32,12 +32,12 @@ type Mesh struct {
 	cfg   Config
 	id    ID
 	ready chan struct{}
-	now   func() time.Time // time.Now, but in simulations
+	now   func() time.Time // time.Now, except in simulations
 
 	inbox    chan []byte // memberlist's goroutines send, the core receives, nobody closes; full: dropped and counted
-	later    chan []byte // the same for packets of large frames
+	later    chan []byte // the same for packets with large frames
 	bulk     bulkQueue
-	bulkCost buckets[ID]   // signatures of a peer's chunks that were checked in vain
+	bulkCost buckets[ID]   // a peer's chunk signatures that were verified in vain
 	events   chan any      // ev types: memberlist's goroutines send, the core receives, nobody closes; full: dropped
 	wake     chan struct{} // capacity 1: todo has actions, or the next deadline has changed
 
@@ -50,15 +50,15 @@ type Mesh struct {
 	views     viewCompare
 	keys      *keyTurner
 	invites   *invites
-	serverTLS func() (*tls.Config, error) // for who comes; made once
+	serverTLS func() (*tls.Config, error) // for enrolment and other clients; made once
 	hellos    limiter                     // TLS handshakes of strangers
 	enrolRate buckets[netip.Addr]
 	rolls     limiter     // changes of epoch
 	told      buckets[ID] // revoked nodes that were sent their revocation
-	earlies   buckets[ID] // frames whose signature is checked only to tell people
+	earlies   buckets[ID] // frames verified only to report them
 	asks      asks
 	answers   buckets[ID] // to members' questions
-	// strangerAnswers are those to nodes whose certificate has not come.
+	// strangerAnswers are the same for nodes whose certificate has not come.
 	strangerAnswers buckets[ID]
 	noticers        noticers
 	queries         queries
@@ -66,32 +66,32 @@ type Mesh struct {
 	faults          faults
 	count           counters
 	warnings        chan warning                    // memberlist's and the guard's goroutines send, the core's receives, nobody closes; full: dropped
-	certified       atomic.Pointer[map[ID]struct{}] // who counts, a copy of the core's for whoever may not wait; nil: everybody
+	certified       atomic.Pointer[map[ID]struct{}] // the trusted nodes, a copy of the core's for goroutines that may not wait; nil: everybody
 
 	acks ackSigner
-	// Of the core's goroutine alone.
-	replaced map[ID]struct{} // origins of frames for which others were taken, until Retold
-	retellAt time.Time       // Retold is not called before
+	// For the core's goroutine only.
+	replaced map[ID]struct{} // origins that had frames replaced, until Retold
+	retellAt time.Time       // Retold is not called before this
 	clocks   clockCheck
 
 	place    location
 	ceiling  ceiling
-	saidMeta atomic.Pointer[string] // the metadata that memberlist was given last
+	saidMeta atomic.Pointer[string] // the metadata last given to memberlist
 
 	ml   atomic.Pointer[memberlist.Memberlist]
 	tr   atomic.Pointer[transport]
 	addr atomic.Pointer[netip.AddrPort]
-	root atomic.Pointer[[32]byte] // a copy of the core's, for whoever may not wait
+	root atomic.Pointer[[32]byte] // a copy of the core's, for goroutines that may not wait
 	last atomic.Pointer[FrameRef] // our last frame, likewise
 
-	// publishing is held from the naming of a frame until the core has it, so that names go up by one and nobody takes
-	// another epoch meanwhile. It is taken before mu.
+	// publishing is held from naming a frame until the core has it, so that numbers go up by one and no other epoch
+	// begins meanwhile. It is locked before mu.
 	publishing    sync.Mutex
 	lastAuthority uint64 // the last number that PublishAsAuthority used
 
 	mu    sync.Mutex
 	core  *core
-	todo  []actions // of steps, for the core's goroutine to carry out
+	todo  []actions // for the core's goroutine to carry out
 	phase runPhase
 	knew  bool // Restore was given a store that was not lost
 }
@@ -112,7 +112,7 @@ func New(cfg Config) (*Mesh, error) {
 	if err := rehearse(cfg); err != nil {
 		return nil, err
 	}
-	var seed [32]byte // of the names of sessions too, which nobody may guess
+	var seed [32]byte // also of session names, which must be unguessable
 	if _, err := cryptorand.Read(seed[:]); err != nil {
 		return nil, fmt.Errorf("seed: %w", err)
 	}
@@ -165,8 +165,8 @@ func New(cfg Config) (*Mesh, error) {
 	return m, nil
 }
 
-// rehearse signs a frame that nobody gets, and reads and verifies it. It proves the key, and brings the code into memory:
-// without, the first frame of a node takes about 20 ms longer.
+// rehearse signs a frame that is never sent, decodes it and verifies it. This checks the key and brings the code into
+// memory: otherwise a node's first frame takes about 20 ms longer.
 func rehearse(cfg Config) error {
 	now := time.Now()
 	f, err := signFrame(cfg.Identity, Frame{
@@ -184,10 +184,10 @@ func rehearse(cfg Config) error {
 	return nil
 }
 
-// Restore takes back live frames from the node's own store, before Run. They are decoded strictly. The authority's are verified; the
-// others, being from our own disk, only if another frame of the same name comes. What is broken is skipped and counted, what has expired is reported to Expired once Run
-// has begun; likewise frames of origins that no certificate given before them makes count. The bytes are copied. It gives
-// ErrStopped once Run has begun.
+// Restore loads live frames from the node's own store, before Run. They are decoded strictly. The authority's frames
+// are verified; the others come from our own disk and are verified only if another frame of the same name arrives.
+// Broken frames are skipped and counted. Expired frames are reported to Expired once Run has begun, and so are frames
+// whose origin no earlier frame certifies. The bytes are copied. Restore returns ErrStopped once Run has begun.
 func (m *Mesh) Restore(raws iter.Seq[[]byte]) error {
 	now := m.now()
 	var expired []FrameRef
@@ -227,10 +227,10 @@ func (m *Mesh) Restore(raws iter.Seq[[]byte]) error {
 	return put()
 }
 
-// Ready is closed when the sockets are open, or it is known that there is no address yet; joining goes on after that.
+// Ready is closed once the sockets are open, or it is known that there is no address yet; joining continues after that.
 func (m *Mesh) Ready() <-chan struct{} { return m.ready }
 
-// Addr is the address that others reach this node at now; the zero AddrPort before Ready and while there is none.
+// Addr returns the address where others reach this node now; the zero AddrPort before Ready and while there is none.
 func (m *Mesh) Addr() netip.AddrPort {
 	if a := m.addr.Load(); a != nil {
 		return *a
@@ -238,15 +238,18 @@ func (m *Mesh) Addr() netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// maxDrafts bounds how often a frame is named anew because somebody else used its name, with our key, while it was signed.
+// maxDrafts bounds how often a frame gets a new name because another holder of our key used the name before ours was
+// signed.
 const maxDrafts = 3
 
 // Publish signs payload (at most MaxPayload bytes) as our next frame and queues it for every member. It never waits for
-// the network. now becomes the frame's Issued. Before Run the frame is held, and travels by sync. The payload is copied.
+// the network. now becomes the frame's Issued. A frame published before Run is held and travels by sync. The payload is
+// copied.
 //
-// first, if it is not nil, is called with the frame before the signature, which takes as long as all else here, so that
-// what is said counts on this node at once; it must not publish. If it is called again, with another name, that one holds.
-// After it a frame is published, unless it ends meanwhile, Run does (ErrStopped), or a copy of this node takes its names.
+// first, unless nil, is called with the frame before it is signed, so that its content takes effect on this node at
+// once: signing takes as long as everything else here. first must not publish. If it is called again with another name,
+// the last call counts. The frame is published after that, unless it ends meanwhile, Run ends (ErrStopped), or a copy
+// of this node keeps taking its names.
 func (m *Mesh) Publish(now time.Time, payload []byte, expires time.Time, first func(Frame)) (Frame, error) {
 	m.publishing.Lock()
 	defer m.publishing.Unlock()
@@ -266,7 +269,7 @@ func (m *Mesh) Publish(now time.Time, payload []byte, expires time.Time, first f
 	return Frame{}, errors.New("publish: another node signs with this node's key")
 }
 
-// draft names our next frame, where there is room for it.
+// draft names our next frame, if there is room for it.
 func (m *Mesh) draft(f Frame) (Frame, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -322,11 +325,12 @@ func (m *Mesh) take(f Frame) (bool, error) {
 	return true, nil
 }
 
-// Expire lets frames go that have ended by now. Whoever lets go of what they said calls it before, so that Rewound is called
-// after a clock that was ahead is set back.
+// Expire drops the frames that have ended by now. Call it before discarding what those frames said: then Rewound is
+// called if a clock that was ahead is set back.
 func (m *Mesh) Expire(now time.Time) {
 	m.mu.Lock()
-	// The caller may have read the clock long ago, as where the process was stopped: no clock was set back then.
+	// The caller may have read the clock long ago, for example before the process was stopped. That is no clock that
+	// was set back.
 	if at := m.now(); at.Round(0).After(now.Round(0)) {
 		now = at
 	}
@@ -335,16 +339,16 @@ func (m *Mesh) Expire(now time.Time) {
 	m.nudge()
 }
 
-// Slow tells that what a node says is not taken over: for ten seconds peers' packets carry an eighth of what others may say
-// in its name, so that who floods this node with what it holds or refuses does not keep it busy. What is dropped comes by
-// sync. It does not block.
+// Slow reduces the rate accepted from an origin: for ten seconds its frames in peers' packets have an eighth of the
+// usual limit, so that an origin that floods this node with frames it holds or refuses does not keep it busy. Dropped
+// frames come by sync. Slow does not block.
 func (m *Mesh) Slow(origin ID) {
 	if tr := m.tr.Load(); tr != nil {
 		tr.guard.slow(origin)
 	}
 }
 
-// nudge lets the core's goroutine carry out what a step in another one said.
+// nudge makes the core's goroutine carry out the actions of a step made on another goroutine.
 func (m *Mesh) nudge() {
 	select {
 	case m.wake <- struct{}{}:
@@ -361,7 +365,7 @@ func (m *Mesh) tell(ev any) {
 	}
 }
 
-// Members lists this node and every other that it knows of, by name.
+// Members lists this node and every other that it knows, by name.
 func (m *Mesh) Members() []Member {
 	has, _ := m.keys.said()
 	now := m.now()
@@ -377,30 +381,30 @@ func (m *Mesh) Members() []Member {
 	return all
 }
 
-// Known lists the addresses at which the other nodes that count have answered, now or in an earlier run, in no order. A node
-// may be listed several times. It includes those that fell silent, for a week, and those that said goodbye, for a day,
-// because anybody with the gossip key can say that for them. A node that was revoked is not among them.
+// Known lists the addresses where the other trusted nodes have answered, now or in an earlier run, in no order. A node
+// may be listed several times. Nodes that fell silent stay listed for a week, and nodes that said goodbye for a day,
+// because anyone with the gossip key can claim either of them. Revoked nodes are not listed.
 func (m *Mesh) Known() []Peer { return m.peers.known(m.now()) }
 
-// Flush waits until what was published is on its way, at most half a second.
+// Flush waits until everything published has been sent, at most half a second.
 func (m *Mesh) Flush() { m.pusher.flush() }
 
-// Peers is the number of other members that are alive.
+// Peers returns the number of other members that are alive.
 func (m *Mesh) Peers() int { return len(m.peers.alive()) }
 
-// Epoch is the one under which this node publishes now.
+// Epoch returns the epoch under which this node publishes now.
 func (m *Mesh) Epoch() uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.core.epoch
 }
 
-// Last returns the epoch under which this node publishes now and the number of its last frame, 0 if there is none yet. No
-// member has a later frame of this node. It does not block.
+// Last returns the epoch under which this node publishes now and the number of its last frame, 0 if there is none yet.
+// No member has a later frame of this node. Last does not block.
 func (m *Mesh) Last() (epoch, seq uint64) {
 	last := m.last.Load()
 	return last.Epoch, last.Seq
 }
 
-// Digest is equal on two nodes exactly when they hold the same live frames.
+// Digest returns a digest that is equal on two nodes exactly if they hold the same live frames.
 func (m *Mesh) Digest() [32]byte { return *m.root.Load() }

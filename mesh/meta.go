@@ -12,53 +12,53 @@ import (
 )
 
 const (
-	// protocolVersion is what this package speaks beside memberlist; members of another are refused.
+	// protocolVersion is the version of our protocol on top of memberlist; members with another are refused.
 	protocolVersion = 1
 	metaFields      = 5
-	// placeDomain goes in front of the signed address.
+	// placeDomain precedes the signed address.
 	placeDomain = "meshban address v1\x00"
 	// wordFields are the last four, which may be absent.
 	wordFields = 4
 	wordDomain = "meshban word v1\x00"
-	// maxMetaFields leaves room for what later versions may add; readers skip it.
+	// maxMetaFields leaves room for fields of later versions; readers skip them.
 	maxMetaFields = 16
 )
 
-// meta is what a member says of itself in memberlist's metadata (at most 512 bytes).
+// meta is what a member says about itself in memberlist's metadata (at most 512 bytes).
 type meta struct {
 	Protocol uint64
 	Key      ed25519.PublicKey
 	Name     string
 	Version  string
-	Place    []byte // signature over the member's address: memberlist believes whoever says where a member is
-	// Has is the newest gossip key that the member can read, Uses the one that it encrypts with. Ceiling bounds the
-	// incarnations under which it can be spoken of, see incarnation.go. Proof is the member's signature of these: whoever has
-	// a gossip key can say anything in its name otherwise, and so have the others turn to a key that it lacks. nil: it does
-	// not say.
+	Place    []byte // signature over the member's address: memberlist believes anyone who says where a member is
+	// Has is the newest gossip key that the member can read, Uses the one it encrypts with. Ceiling bounds the
+	// incarnations of news about it, see incarnation.go. Proof is the member's signature over these: without it any
+	// holder of a gossip key could speak in its name, and make the others switch to a key that it lacks. nil: the
+	// member states none of these.
 	Has, Uses keyVersion
 	Ceiling   uint32
 	Proof     []byte
 }
 
-// placeText is what a member signs to say where it is reached.
+// placeText returns what a member signs to say where it is reached.
 func placeText(meshID [16]byte, addr netip.AddrPort) []byte {
 	ip := addr.Addr().As16()
 	b := append([]byte(placeDomain), meshID[:]...)
 	return binary.BigEndian.AppendUint16(append(b, ip[:]...), addr.Port())
 }
 
-// isAt reports whether the member itself has said that it is reached there.
+// isAt reports whether the member itself has signed that it is reached at addr.
 func (m meta) isAt(meshID [16]byte, addr netip.AddrPort) bool {
 	return len(m.Place) == ed25519.SignatureSize && ed25519.Verify(m.Key, placeText(meshID, addr), m.Place)
 }
 
-// say fills in the gossip keys and the ceiling, and signs them.
+// say sets the gossip keys and the ceiling, and signs them.
 func (m *meta) say(id Identity, has, uses keyVersion, ceiling uint32) {
 	m.Has, m.Uses, m.Ceiling = has, uses, ceiling
 	m.Proof = ed25519.Sign(id.key, m.word())
 }
 
-// proven reports whether the member itself says what it has.
+// proven reports whether the member itself signed its gossip keys and ceiling.
 func (m meta) proven() bool {
 	return m.Proof != nil && ed25519.Verify(m.Key, m.word(), m.Proof)
 }
@@ -89,7 +89,7 @@ func (m meta) encode() []byte {
 	return b
 }
 
-// decodeMeta reads strictly what encode wrote, and skips elements that follow.
+// decodeMeta decodes what encode wrote, strictly, and skips the fields of later versions.
 func decodeMeta(b []byte) (meta, error) {
 	var m meta
 	if len(b) > memberlist.MetaMaxSize {

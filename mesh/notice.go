@@ -9,18 +9,19 @@ import (
 )
 
 const (
-	// MaxNotice bounds what a notice says, in bytes.
+	// MaxNotice bounds a notice's payload, in bytes.
 	MaxNotice = 256
-	// noticeBurst notices of one sender may follow one another, then one each noticeEvery; more are dropped.
+	// A sender may send noticeBurst notices at once, then one per noticeEvery; more are dropped.
 	noticeBurst, noticeEvery = 4, 30 * time.Second
-	// noticesRate is how many notices, and reports of UDP paths, are taken from one address in a second, and noticesBurst at
-	// once, whoever they claim to be from: the signature of each takes 60 us. A member sends fewer; several may share an address.
+	// noticesRate is how many notices and reports of UDP paths one address may send in a second, and noticesBurst at
+	// once, whoever they claim to be from: each signature takes 60 us. A member sends fewer; several may share an
+	// address.
 	noticesRate, noticesBurst = 32, 64
-	// maxNoticers bounds the senders whose rate is known; while so many are, others are dropped.
+	// maxNoticers bounds the senders whose rate is tracked; once that many are, notices of others are dropped.
 	maxNoticers = MaxMembers
 
 	noticeDomain  = "meshban notice v1\x00"
-	pathDomain    = "meshban path v1\x00" // of what udppath.go sends in the form of a notice
+	pathDomain    = "meshban path v1\x00" // for what udppath.go sends in the form of a notice
 	noticeVersion = 1
 	noticeFields  = 6
 	// maxNotice bounds an encoded notice, in bytes.
@@ -30,7 +31,7 @@ const (
 // ErrNotAlive: a member cannot be reached now.
 var ErrNotAlive = errors.New("the member is not alive")
 
-// notice is a word of one member to another, beside the frames: nobody else gets it, and nobody keeps it.
+// notice is a message of one member to another, outside the frames: nobody else gets it, and nobody stores it.
 type notice struct {
 	MeshID  [16]byte
 	To      ID
@@ -38,7 +39,7 @@ type notice struct {
 	Payload []byte // at most MaxNotice bytes
 	Key     ed25519.PublicKey
 
-	body, sig []byte // of what was decoded
+	body, sig []byte // as decoded
 }
 
 func (n notice) encodeBody() []byte {
@@ -51,7 +52,7 @@ func (n notice) encodeBody() []byte {
 	return appendBin(b, n.Key)
 }
 
-// encode signs a notice; its kind stands in front.
+// encode signs a notice and puts its kind in front.
 func (n notice) encode(id Identity) []byte {
 	return append([]byte{kindNotice}, n.signed(noticeDomain, id)...)
 }
@@ -63,7 +64,7 @@ func (n notice) signed(domain string, id Identity) []byte {
 	return append(b, ed25519.Sign(id.key, append([]byte(domain), b...))...)
 }
 
-// decodeNotice reads what encode wrote behind the kind, strictly; the signature is not checked.
+// decodeNotice decodes what encode wrote after the kind, strictly, without checking the signature.
 func decodeNotice(b []byte) (n notice, err error) {
 	if len(b) > maxNotice || len(b) < ed25519.SignatureSize {
 		return notice{}, fmt.Errorf("notice of %d bytes, want %d to %d", len(b), ed25519.SignatureSize, maxNotice)
@@ -91,7 +92,7 @@ func (n notice) verify(domain string) bool {
 	return ed25519.Verify(n.Key, append([]byte(domain), n.body...), n.sig)
 }
 
-// noticers holds each sender of notices to a rate, and keeps out what was heard before.
+// noticers limits the rate of each sender of notices, and rejects repeated ones.
 type noticers struct {
 	mu   sync.Mutex
 	last map[ID]*noticer
@@ -102,7 +103,7 @@ type noticer struct {
 	issued time.Time // of the last one
 }
 
-// expects reports whether a notice of from may be looked at now.
+// expects reports whether a notice is newer than the sender's last one, and so worth verifying.
 func (v *noticers) expects(from ID, issued time.Time) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -110,7 +111,7 @@ func (v *noticers) expects(from ID, issued time.Time) bool {
 	return n == nil || issued.After(n.issued)
 }
 
-// admit notes a verified notice, and reports whether it is one too many.
+// admit records a verified notice, and reports whether it is within the limits.
 func (v *noticers) admit(now time.Time, from ID, issued time.Time) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -136,8 +137,8 @@ func (v *noticers) admit(now time.Time, from ID, issued time.Time) bool {
 	return true
 }
 
-// Notify tells one member something (at most MaxNotice bytes) in a packet that only it takes. nil does not mean that it
-// arrived. Errors match ErrNotAlive or ErrStopped.
+// Notify sends one member a payload (at most MaxNotice bytes) in a packet that only that member accepts. nil does not
+// mean that it arrived. Errors match ErrNotAlive or ErrStopped.
 func (m *Mesh) Notify(to ID, payload []byte) error {
 	if len(payload) > MaxNotice {
 		return fmt.Errorf("notice of %d bytes, want at most %d", len(payload), MaxNotice)
@@ -150,8 +151,8 @@ func (m *Mesh) Notify(to ID, payload []byte) error {
 	return m.sendPacket(node, n.encode(m.cfg.Identity))
 }
 
-// noticeMessage takes in what another member tells us. What is not of a member that counts, not for us, too old, heard
-// before or too much is dropped and counted.
+// noticeMessage handles a notice to us. It drops and counts a notice that is not from a trusted member, not for us, too
+// old, repeated, or beyond the rate.
 func (m *Mesh) noticeMessage(b []byte) {
 	now := m.now()
 	n, err := decodeNotice(b)
@@ -165,7 +166,7 @@ func (m *Mesh) noticeMessage(b []byte) {
 	}
 }
 
-// heeds makes the checks that cost little before the signature's, and counts a rate only when that is good.
+// heeds makes the cheap checks before it verifies the signature, and charges the rate only if that is good.
 func (m *Mesh) heeds(now time.Time, n notice) bool {
 	from, age := IDOf(n.Key), now.Sub(n.Issued)
 	return n.MeshID == m.cfg.Secrets.MeshID && n.To == m.id && from != m.id && m.isMember(now, from) &&
@@ -173,7 +174,7 @@ func (m *Mesh) heeds(now time.Time, n notice) bool {
 		n.verify(noticeDomain) && m.noticers.admit(now, from, n.Issued)
 }
 
-// isMember reports whether an origin counts and is a node.
+// isMember reports whether an origin is trusted and is a node.
 func (m *Mesh) isMember(now time.Time, id ID) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -9,17 +9,18 @@ import (
 	"time"
 )
 
-// Enrolment without contact: a request travels to whoever has the authority's key, and the answer travels back, as text
-// that configuration management can carry. The answer holds the mesh's secrets: it must be kept like a password.
+// Enrolment without a connection: a request travels to the holder of the authority's key, and the answer travels back,
+// as text that configuration management can carry. The answer contains the mesh's secrets: it must be kept like a
+// password.
 
 const pemRequest = "MESHBAN CERTIFICATE REQUEST"
 
-// Text is the request in PEM.
+// Text returns the request in PEM.
 func (q Request) Text() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: pemRequest, Bytes: q.raw})
 }
 
-// ParseRequest reads what Text wrote. Errors wrap ErrBadRequest.
+// ParseRequest parses what Text returned. Errors wrap ErrBadRequest.
 func ParseRequest(text []byte) (Request, error) {
 	if len(text) > maxKeyFile {
 		return Request{}, fmt.Errorf("%w: %d bytes, want at most %d", ErrBadRequest, len(text), maxKeyFile)
@@ -31,8 +32,8 @@ func ParseRequest(text []byte) (Request, error) {
 	return DecodeRequest(b)
 }
 
-// Enrol answers a request with a certificate of these caps. Its error matches ErrOtherMesh when the request is for
-// another mesh, or ErrNoAuthority when the authority is not that of secrets.
+// Enrol answers a request with a certificate with these caps. The error matches ErrOtherMesh if the request is for
+// another mesh, or ErrNoAuthority if the authority is not that of secrets.
 func (a Authority) Enrol(q Request, secrets Secrets, caps Caps, now time.Time) (Enrolment, error) {
 	if a.IsZero() || !bytes.Equal(a.Public(), secrets.Authority[:]) {
 		return Enrolment{}, ErrNoAuthority
@@ -51,14 +52,14 @@ func (a Authority) Enrol(q Request, secrets Secrets, caps Caps, now time.Time) (
 	return Enrolment{Secrets: secrets, Certificate: c}, err
 }
 
-// Text is the enrolment in PEM, but for the join list.
+// Text returns the enrolment in PEM, without the join list.
 func (e Enrolment) Text() []byte {
 	return append(pem.EncodeToMemory(&pem.Block{Type: pemCertificate, Bytes: e.Certificate.Raw()}),
 		pem.EncodeToMemory(&pem.Block{Type: pemSecrets, Bytes: e.Secrets.encode()})...)
 }
 
-// ParseEnrolment reads what Text wrote for this node. It checks that the certificate is for the node's key, of the mesh
-// and by its authority, but not the dates: this machine's clock may be wrong.
+// ParseEnrolment parses what Text returned for this node. It checks that the certificate is for the node's key, of the
+// mesh and by its authority. It does not check the dates: this machine's clock may be wrong.
 func ParseEnrolment(text []byte, id Identity) (Enrolment, error) {
 	if len(text) > maxKeyFile {
 		return Enrolment{}, fmt.Errorf("the certificate's file has %d bytes, want at most %d", len(text), maxKeyFile)
@@ -82,8 +83,8 @@ func ParseEnrolment(text []byte, id Identity) (Enrolment, error) {
 	return e, nil
 }
 
-// Export stores the authority's key and its mesh's secrets in a file of their own (mode 0600, on disk when it returns).
-// A file that is there already is an error that matches fs.ErrExist.
+// Export stores the authority's key and its mesh's secrets in one file (mode 0600, on disk when it returns). If the
+// file exists, the error matches fs.ErrExist.
 func (a Authority) Export(path string, secrets Secrets) error {
 	if a.IsZero() || !bytes.Equal(a.Public(), secrets.Authority[:]) {
 		return ErrNoAuthority
@@ -100,7 +101,7 @@ func (a Authority) Export(path string, secrets Secrets) error {
 	return nil
 }
 
-// Save stores the authority's key at path as CreateAuthority does, but may find its own there.
+// Save stores the authority's key at path as CreateAuthority does, but replaces an existing file.
 func (a Authority) Save(path string) error {
 	der, err := x509.MarshalPKCS8PrivateKey(a.key.key)
 	if err != nil {

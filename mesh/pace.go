@@ -6,55 +6,58 @@ import (
 	"time"
 )
 
-// What a node may say is one rule that both ends know. An agent keeps to SayRate and SayBurst; whoever hears it takes
-// voiceRate and voiceBurst from one address in the name of one origin, which leaves room for what gossip brings a second time;
-// beyond that a packet is dropped, and a sync repairs what was good of it. Only who says accuseFactor times as much as that,
-// which no agent does, is told of as a flood; an origin that is slowed, which it does not know, may say as much as before
-// without being told of. After a pause of this process what came meanwhile counts as if it had been heard then.
+// A node's sending rate is one rule known to both ends. An agent keeps to SayRate and SayBurst. A receiver accepts
+// voiceRate and voiceBurst from one address in the name of one origin, which leaves room for the second copies that
+// gossip brings. It drops packets beyond that, and a sync repairs what was good in them. A source is reported as a
+// flood only at accuseFactor times that rate, which no agent reaches. An origin that is slowed does not know it, so it
+// is not reported for sending as before. After a pause of this process, packets that came meanwhile count as if they
+// had been read when they came.
 
 const (
 	// SayRate bounds the small frames that an agent sends in a second, and SayBurst those that it sends at once.
 	SayRate, SayBurst = 80, 20
-	// SayBulkRate bounds the bans that an agent sends in full frames in a second, SayBulkBurst those that it sends at once. A
-	// peer needs 6 us of a core for one: a bulk takes a seventh of a core there, and a fresh ban does not find it in its way.
+	// SayBulkRate bounds the bans that an agent sends in full frames in a second, SayBulkBurst those that it sends at
+	// once. A peer needs 6 us of a core for each: a bulk takes a seventh of a core there, and does not delay a fresh
+	// ban.
 	SayBulkRate, SayBulkBurst = 22_500, 5_000
 
-	// voiceRate is what one address may say in the name of one origin, in units a second, and voiceBurst at once: 100 and 50
-	// small frames, or three times as many of a bulk. A ban by itself takes a peer up to 0.3 ms of a core, and who bans more
-	// than that many fills his frames: an agent says SayBurst at once, of which gossip brings up to 18 a second time.
+	// voiceRate is what one address may send in the name of one origin, in units a second, and voiceBurst at once: 100
+	// and 50 small frames, or three times as many of a bulk. A single ban takes a peer up to 0.3 ms of a core, and an
+	// agent that bans more than that fills its frames: it sends SayBurst at once, of which gossip brings up to 18 a
+	// second time.
 	voiceRate, voiceBurst = 300, 150
-	// smallCost and bulkCost are what frames up to freshSize and larger ones count as. Those of an origin that Slow named
-	// within slowFor count slowFactor times as much.
+	// smallCost and bulkCost are the costs of frames up to freshSize and of larger ones. Frames of an origin that Slow
+	// was called for within slowFor cost slowFactor times as much.
 	smallCost, bulkCost = 3, 1
 	slowFactor          = 8
 	slowFor             = 10 * time.Second
-	// accuseFactor is how many times its share somebody sends who is told of.
+	// accuseFactor is how many times its limit a source must send to be reported.
 	accuseFactor = 2
 
-	// pulseEvery is how often this process notes that it runs, and pauseLeast the least time without that counts as a pause. While
-	// fewer than busyRate packets a second arrive, for which no pause matters much, it does so pulseRarely as often: each time
-	// wakes the processor.
+	// pulseEvery is how often this process records that it runs, and pauseLeast the shortest gap that counts as a
+	// pause. While fewer than busyRate packets a second arrive, pauses hardly matter and the pulse is pulseRarely times
+	// slower: each one wakes the processor.
 	pulseEvery, pauseLeast = 100 * time.Millisecond, 250 * time.Millisecond
 	pulseRarely, busyRate  = 10, 20
-	// pauseMost bounds the pause that is made up for: the socket holds no more than what comes in some seconds.
+	// pauseMost bounds the pause that is made up for: the socket holds no more than what comes in a few seconds.
 	pauseMost = 30 * time.Second
-	// catchUpFor is how long after a pause what came meanwhile may still be read, and pauseAgain the least time from one pause
-	// that is made up for to the next.
+	// catchUpFor is how long after a pause the packets that came meanwhile may be read, and pauseAgain the least time
+	// between two pauses that are made up for.
 	catchUpFor, pauseAgain = time.Second, 3 * time.Second
 )
 
-// pauses makes up for the time in which this process did not run, as when it was stopped or its machine suspended. The
-// socket has kept what came meanwhile, and all of it is read at once.
+// pauses makes up for the time in which this process did not run, for example because it was stopped or its machine
+// suspended. The socket keeps what comes meanwhile, and all of it is read at once.
 type pauses struct {
 	mu     sync.Mutex
 	pulse  time.Time // when the process was last known to run
-	rarely bool      // the pulse beats pulseRarely as often
-	begun  time.Time // when the last pause that is made up for was over
+	rarely bool      // the pulse is pulseRarely times slower
+	begun  time.Time // end of the last pause that is made up for
 	frames *buckets[voice]
 	source *buckets[netip.Addr]
 }
 
-// note notes that the process runs.
+// note records that the process runs.
 func (p *pauses) note(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -82,7 +85,7 @@ func (p *pauses) noteLocked(now time.Time) {
 	p.frames, p.source = &frames, &source
 }
 
-// adapt takes how many packets have come since the last pulse, and returns when the next one is due.
+// adapt takes how many packets have come since the last pulse, and returns the time to the next one.
 func (p *pauses) adapt(packets int) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -96,12 +99,12 @@ func (p *pauses) adapt(packets int) time.Duration {
 	return pulseEvery
 }
 
-// catchingUp returns what each may have said during the pause that was over a moment ago; nil: there was none.
+// catchingUp returns the extra allowances for a pause that has just ended; nil: none.
 func (p *pauses) catchingUp(now time.Time) (*buckets[voice], *buckets[netip.Addr]) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.pulse.IsZero() && now.Sub(p.pulse) >= pauseLeast {
-		p.noteLocked(now) // this packet is read before the pulse beats again
+		p.noteLocked(now) // this packet was read before the next pulse
 	}
 	if p.frames != nil && now.Sub(p.begun) >= catchUpFor {
 		p.frames, p.source = nil, nil

@@ -23,7 +23,7 @@ func (t *peerTable) members(now time.Time) []Member {
 	return all
 }
 
-// known lists where the peers that count have answered, whatever they are said to be.
+// known lists the addresses where the trusted peers have answered, whatever state they are said to be in.
 func (t *peerTable) known(now time.Time) []Peer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -45,7 +45,7 @@ func sortMembers(all []Member) {
 	})
 }
 
-// take gives the events that wait, and whether the remembered list and the known addresses have changed.
+// take returns the waiting events, and whether the stored list and the known addresses have changed.
 func (t *peerTable) take() (events []MemberEvent, dirty, known bool, dropped uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -55,7 +55,7 @@ func (t *peerTable) take() (events []MemberEvent, dirty, known bool, dropped uin
 	return events, t.dirty, known, dropped
 }
 
-// remember gives the list for the next start, newest first, and marks it as told.
+// remember returns the list to store for the next start, newest first, and clears its dirty mark.
 func (t *peerTable) remember(now time.Time) []Peer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -77,8 +77,9 @@ type lostPeer struct {
 	addr netip.AddrPort
 }
 
-// lost lists the peers that fell silent, and tells how many are alive and known. To one who is alone, those that
-// left count too, and to others for as long as that may be hearsay; recent reports whether there is such a one.
+// lost lists the peers to search for, and returns how many peers are alive and known. Peers that left are listed only
+// if nobody is alive or the leave may be hearsay; recent reports whether any dead or left peer was heard from that
+// recently.
 func (t *peerTable) lost(now time.Time) (peers []lostPeer, alive, known int, recent bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -125,7 +126,7 @@ func (t *peerTable) leftAt(addr netip.AddrPort) bool {
 	return false
 }
 
-// lossCount gives how many peers left or failed so far, and how many are alive.
+// lossCount returns how many peers have left or failed so far, and how many are alive.
 func (t *peerTable) lossCount() (losses uint64, alive int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

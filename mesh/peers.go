@@ -13,17 +13,18 @@ import (
 )
 
 const (
-	// hideLeft is how long a member that said goodbye stays listed, forgetLeft how long it is remembered: after all have
-	// left at once, each finds the others again by that.
+	// hideLeft is how long a member that said goodbye stays listed, forgetLeft how long it is remembered: within that
+	// time all members can leave at once and still find one another again.
 	hideLeft, forgetLeft = 10 * time.Minute, 24 * time.Hour
-	// forgetDead is how long one that fell silent is listed and looked for while others are alive.
+	// forgetDead is how long a silent member is listed and searched for while others are alive.
 	forgetDead = 7 * 24 * time.Hour
 	// byeValid is how long before or after a peer's goodbye memberlist may report that it is gone.
 	byeValid = 30 * time.Second
-	// hearsay is for how long after the last sign of life bans are pushed to a member that is said to be dead or gone.
+	// hearsay is how long after its last sign of life bans are still pushed to a member that is said to be dead or
+	// gone.
 	hearsay = 2 * time.Minute
-	// maxStrangers bounds the members without a certificate, who may be newcomers, or names that one machine has made up.
-	// Each takes a share of memberlist's gossip.
+	// maxStrangers bounds the members without a certificate, which may be newcomers, or names that one machine has made
+	// up. Each takes a share of memberlist's gossip.
 	maxStrangers = 8
 	// maxMemberEvents bounds the events that wait for OnMember; the oldest are dropped.
 	maxMemberEvents = 4096
@@ -33,21 +34,21 @@ const (
 type peer struct {
 	Member
 	mark uint64 // see viewMark
-	meta string // as it came
+	meta string // as received
 	key  ed25519.PublicKey
-	keys peerKeys  // as it says
-	top  uint32    // its ceiling, as it says
+	keys peerKeys  // as it states
+	top  uint32    // its ceiling, as it states
 	seen time.Time // last known alive; zero: remembered from an earlier run
 	bye  time.Time // when it said that it is about to leave
-	// byeIssued is when the last goodbye was signed, by its clock.
+	// byeIssued is when its last goodbye was signed, by its own clock.
 	byeIssued time.Time
-	alt       netip.AddrPort // another address that claimed this id, to be tried when Addr is dead
+	alt       netip.AddrPort // another address that claimed this id, tried if Addr is dead
 
-	word    forgotten   // zero: nobody forgot it
+	word    forgotten   // zero: nobody has forgotten it
 	proofs  []AddrProof // at most maxProofs
 	asking  asking
-	upWaits bool // the core learns of it when its address is proved
-	// answers is set while it answers pings though it is said to be dead or gone: the core goes on with it.
+	upWaits bool // the core learns of it once its address is proved
+	// answers is set while it answers pings although it is said to be dead or gone: the core still deals with it.
 	answers bool
 }
 
@@ -55,35 +56,35 @@ type peer struct {
 type target struct {
 	id   ID
 	node *memberlist.Node
-	gone bool // as others say; each node has heard something else, so it stands in no order
+	gone bool // as others say; nodes disagree about that, so it has no place in a tree
 }
 
 // peerTable is the membership as this node sees it. memberlist's callbacks write it under memberlist's lock, so nothing
-// here ever calls out.
+// here calls out.
 type peerTable struct {
 	self    ID
 	trusted func(ID) bool // must neither wait nor call back
 	wake    chan struct{} // capacity 1; the table signals, the notifier waits
-	// unproved has capacity 1: somebody has an address that is not proved; proveLoop waits.
+	// unproved has capacity 1: some peer's address is not proved; proveLoop waits.
 	unproved chan struct{}
-	keys     chan struct{} // capacity 1: who is alive, or somebody's gossip keys, may have changed; keyLoop waits
+	keys     chan struct{} // capacity 1: the live peers, or some peer's gossip keys, may have changed; keyLoop waits
 
-	since   time.Time                               // when this node began to listen; set before it does
+	since   time.Time                               // when this node began to listen; set before that
 	sources atomic.Pointer[map[netip.Addr]struct{}] // where members have answered; replaced, never changed
 
 	mu      sync.Mutex
 	peers   map[ID]*peer
 	events  []MemberEvent
 	dropped uint64
-	dirty   bool // the remembered list has changed
-	// knownChanged: what known returns has changed since it was told.
+	dirty   bool // the list to store has changed
+	// knownChanged: the result of known has changed since take.
 	knownChanged bool
 	losses       uint64    // peers that left or failed: addresses joined before are worth another try
 	targets      []target  // alive peers; replaced, never changed
-	pushTo       []target  // of those: who counts; likewise
+	pushTo       []target  // trusted peers to push to, sorted by id; likewise
 	own          uint64    // this node's viewMark
 	ownMeta      string    // what memberlist holds as this node's metadata
-	view         uint64    // the sum of the marks of all who are alive
+	view         uint64    // the sum of the marks of all live peers
 	viewed       time.Time // when view changed
 }
 
@@ -106,7 +107,7 @@ func nodeAddr(n *memberlist.Node) netip.AddrPort {
 	return netip.AddrPortFrom(a.Unmap(), n.Port)
 }
 
-// joined notes that a node is alive, with what it says of itself.
+// joined records that a node is alive, and its metadata.
 func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKind) (ID, bool) {
 	id, err := ParseID(n.Name)
 	if err != nil {
@@ -151,7 +152,7 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKi
 		signal(t.unproved)
 	}
 	if before.KeyKnown, before.KeyGeneration = p.KeyKnown, p.KeyGeneration; kind == MemberUpdate && before == p.Member {
-		t.viewLocked(now) // news of its keys is for us, not for people
+		t.viewLocked(now) // key changes are not reported to people
 		signal(t.keys)
 		return id, true
 	}
@@ -159,7 +160,7 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKi
 	return id, true
 }
 
-// gone notes that a node left or failed.
+// gone records that a node left or failed.
 func (t *peerTable) gone(now time.Time, n *memberlist.Node) (ID, bool) {
 	id, err := ParseID(n.Name)
 	if err != nil || id == t.self {
@@ -179,12 +180,13 @@ func (t *peerTable) gone(now time.Time, n *memberlist.Node) (ID, bool) {
 	t.losses++
 	t.changedLocked(now, MemberEvent{kind, p.Member})
 	if !t.trusted(id) {
-		delete(t.peers, id) // a stranger must not push out those who are looked for
+		delete(t.peers, id) // a stranger must not displace peers that are searched for
 	}
 	return id, true
 }
 
-// answered notes that a peer has answered a ping at addr, and reports whether it does so though it is said to be dead or gone.
+// answered records that a peer has answered a ping at addr, and reports whether it did although it is said to be dead
+// or gone.
 func (t *peerTable) answered(now time.Time, id ID, addr netip.AddrPort) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -197,7 +199,7 @@ func (t *peerTable) answered(now time.Time, id ID, addr netip.AddrPort) bool {
 	return true
 }
 
-// silent returns those that have ceased to answer though they were said to be dead or gone.
+// silent returns the peers that are said to be dead or gone and have stopped answering.
 func (t *peerTable) silent(now time.Time) (ids []ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -210,7 +212,7 @@ func (t *peerTable) silent(now time.Time) (ids []ID) {
 	return ids
 }
 
-// expectsBye reports whether a goodbye that a peer signed then is news.
+// expectsBye reports whether a peer's goodbye signed at issued is new.
 func (t *peerTable) expectsBye(id ID, issued time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -218,7 +220,7 @@ func (t *peerTable) expectsBye(id ID, issued time.Time) bool {
 	return p != nil && issued.After(p.byeIssued)
 }
 
-// leaving reports whether a peer has said a short while ago that it is about to leave.
+// leaving reports whether a peer has said recently that it is about to leave.
 func (t *peerTable) leaving(now time.Time, id ID) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -226,7 +228,7 @@ func (t *peerTable) leaving(now time.Time, id ID) bool {
 	return p != nil && now.Sub(p.bye) < byeValid
 }
 
-// goodbye notes that a peer is about to leave; memberlist's word may have been faster.
+// goodbye records that a peer is about to leave; memberlist may have reported it gone before.
 func (t *peerTable) goodbye(now time.Time, id ID, issued time.Time) {
 	t.update(id, func(p *peer) {
 		p.bye, p.byeIssued = now, issued
@@ -249,7 +251,7 @@ func (t *peerTable) changedLocked(now time.Time, e MemberEvent) {
 	signal(t.keys)
 }
 
-// retarget looks again at who counts.
+// retarget recomputes the peers to push to after trust has changed.
 func (t *peerTable) retarget(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -282,14 +284,14 @@ func (t *peerTable) targetsLocked(now time.Time) {
 	t.viewLocked(now)
 }
 
-// holdsOwn reports whether memberlist holds this as the node's own metadata.
+// holdsOwn reports whether memberlist holds meta as this node's own metadata.
 func (t *peerTable) holdsOwn(meta string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.ownMeta == meta
 }
 
-// isAt reports whether a node is known at an address, with the same metadata, which were checked then.
+// isAt reports whether a node is known at this address with this metadata, which was checked then.
 func (t *peerTable) isAt(id ID, addr netip.AddrPort, meta []byte) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -297,7 +299,7 @@ func (t *peerTable) isAt(id ID, addr netip.AddrPort, meta []byte) bool {
 	return p != nil && p.Addr == addr && p.meta == string(meta)
 }
 
-// ceilingOf returns the incarnation above which nothing is to be believed of a node.
+// ceilingOf returns the highest incarnation that news of a node may have.
 func (t *peerTable) ceilingOf(id ID) uint32 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -307,7 +309,7 @@ func (t *peerTable) ceilingOf(id ID) uint32 {
 	return firstCeiling
 }
 
-// letIn reports whether a node may be a member: whoever counts, and others as long as there are few of them.
+// letIn reports whether a node may be a member: any trusted one, and others while there are few of them.
 func (t *peerTable) letIn(id ID) bool {
 	if id == t.self || t.trusted(id) {
 		return true
@@ -323,13 +325,13 @@ func (t *peerTable) letIn(id ID) bool {
 	return strangers < maxStrangers || t.peers[id] != nil
 }
 
-// reachable reports whether to push to a peer: any member can say that another is dead, so that word alone is not taken at
+// reachable reports whether to push to a peer. Any member can say that another is dead, so that alone does not count at
 // once.
 func (p *peer) reachable(now time.Time) bool {
 	return p.State == StateAlive || p.State == StateSuspect || !p.seen.IsZero() && p.meta != "" && now.Sub(p.seen) < hearsay
 }
 
-// viewLocked sums up who is alive.
+// viewLocked recomputes the digest of the live peers.
 func (t *peerTable) viewLocked(now time.Time) {
 	sum := t.own
 	for _, target := range t.targets {
@@ -340,7 +342,7 @@ func (t *peerTable) viewLocked(now time.Time) {
 	}
 }
 
-// isSource reports whether a member that counts has answered at an address.
+// isSource reports whether a trusted member has answered at an address.
 func (t *peerTable) isSource(from netip.Addr) bool {
 	sources := t.sources.Load()
 	if sources == nil {
@@ -350,19 +352,20 @@ func (t *peerTable) isSource(from netip.Addr) bool {
 	return ok
 }
 
-// viewDigest gives the digest of who is alive, and since when it stands.
+// viewDigest returns the digest of the live peers, and since when it has been the same.
 func (t *peerTable) viewDigest() (uint64, time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.view, t.viewed
 }
 
-// node gives memberlist's form of the peer. PMax 4 says "no checksum": packets are authenticated by their encryption.
+// node returns memberlist's form of the peer. PMax 4 means "no checksum": packets are authenticated by their
+// encryption.
 func (p *peer) node() *memberlist.Node {
 	return &memberlist.Node{Name: p.ID.String(), Addr: net.IP(p.Addr.Addr().AsSlice()), Port: p.Addr.Port(), PMax: 4}
 }
 
-// evictLocked makes room by dropping the peer that has been gone longest.
+// evictLocked makes room by dropping the dead or left peer that was seen longest ago.
 func (t *peerTable) evictLocked() bool {
 	var oldest *peer
 	for _, p := range t.peers {
@@ -395,7 +398,7 @@ func (t *peerTable) forget(now time.Time) {
 	t.targetsLocked(now)
 }
 
-// update changes a peer's volatile facts; f must not call out.
+// update changes a peer's volatile fields; f must not call out.
 func (t *peerTable) update(id ID, f func(*peer)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -414,21 +417,22 @@ func (t *peerTable) aliveSince(id ID) time.Time {
 	return time.Time{}
 }
 
-// receivers gives the peers to push to, who are those that count; the caller must not change it.
+// receivers returns the trusted peers to push to; the caller must not change the slice.
 func (t *peerTable) receivers() []target {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.pushTo
 }
 
-// alive gives the peers that are alive; the caller must not change it.
+// alive returns the peers that are alive; the caller must not change the slice.
 func (t *peerTable) alive() []target {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.targets
 }
 
-// node gives where to send to a peer, if it is alive, or answers though it is said to be dead or gone.
+// node returns where to send to a peer that is alive, or that answers although it is said to be dead or gone; otherwise
+// nil.
 func (t *peerTable) node(id ID) *memberlist.Node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -441,7 +445,7 @@ func (t *peerTable) node(id ID) *memberlist.Node {
 	return nil
 }
 
-// keysOf gives what those who are alive say of their gossip keys.
+// keysOf returns what the live peers state about their gossip keys.
 func (t *peerTable) keysOf() []peerKeys {
 	t.mu.Lock()
 	defer t.mu.Unlock()

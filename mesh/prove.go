@@ -10,12 +10,12 @@ import (
 )
 
 const (
-	// maxProofs bounds the proved addresses of a member: where it is and where it was lately.
+	// maxProofs bounds the proved addresses of a member: where it is and where it was recently.
 	maxProofs = 4
 	// askFresh is the least time between the first questions to two addresses of one member.
 	askFresh = 10 * time.Second
-	// upPatience is how many questions an address has to answer before anti-entropy begins without proof: a ban that covers
-	// the address must not come in between.
+	// upPatience is how many questions to an address are sent before anti-entropy begins without proof: no ban that
+	// covers the address must arrive in between.
 	upPatience = 3
 )
 
@@ -25,10 +25,10 @@ var askWaits = [...]time.Duration{250 * time.Millisecond, 750 * time.Millisecond
 // AddrProof is an address at which a member has answered.
 type AddrProof struct {
 	Addr netip.AddrPort
-	At   time.Time // when it was known there last
+	At   time.Time // when it was last known there
 }
 
-// asking is how far the proof of a member's address is.
+// asking is the progress of proving a member's address.
 type asking struct {
 	addr  netip.AddrPort
 	since time.Time // the first question to an address
@@ -48,7 +48,7 @@ func (p *peer) isProved(addr netip.AddrPort) bool {
 	return slices.ContainsFunc(p.proofs, func(proof AddrProof) bool { return proof.Addr == addr })
 }
 
-// unproved returns an address of the peer that is worth a question.
+// unproved returns an address of the peer that should be asked.
 func (p *peer) unproved(now time.Time) (netip.AddrPort, bool) {
 	if !p.reachable(now) {
 		return netip.AddrPort{}, false
@@ -61,7 +61,8 @@ func (p *peer) unproved(now time.Time) (netip.AddrPort, bool) {
 	return netip.AddrPort{}, false
 }
 
-// recent returns the proofs that count, the newest first. Where the peer is now counts for as long as it is remembered.
+// recent returns the proofs that count, newest first. The proof of the current address counts for as long as the peer
+// is remembered.
 func (p *peer) recent(now time.Time) []AddrProof {
 	var list []AddrProof
 	for _, proof := range p.proofs {
@@ -76,14 +77,14 @@ func (p *peer) recent(now time.Time) []AddrProof {
 	return list
 }
 
-// moves notes that a peer is about to be known at addr.
+// moves records that a peer is about to be known at addr.
 func (p *peer) moves(now time.Time, addr netip.AddrPort) {
 	if p.Addr != addr {
-		p.proofs = p.recent(now) // with the time when it was last seen where it was
+		p.proofs = p.recent(now) // keeps when it was last seen at its old address
 	}
 }
 
-// addressProved notes that a peer has answered at addr, and reports whether the core waits for that.
+// addressProved records that a peer has answered at addr, and reports whether the core waits for that.
 func (t *peerTable) addressProved(now time.Time, id ID, addr netip.AddrPort) (up bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -101,8 +102,8 @@ func (t *peerTable) addressProved(now time.Time, id ID, addr netip.AddrPort) (up
 	return up
 }
 
-// awaitProof reports whether a peer that has come has to prove its address first. If so, dueAsks or addressProved tell when
-// the core is to know of it.
+// awaitProof reports whether a new peer must prove its address first. If so, dueAsks or addressProved later report when
+// to tell the core of it.
 func (t *peerTable) awaitProof(id ID) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -114,8 +115,8 @@ func (t *peerTable) awaitProof(id ID) bool {
 	return true
 }
 
-// dueAsks returns the questions that are due, the peers that the core has waited for long enough, and when the next question
-// is due; zero: none is.
+// dueAsks returns the questions that are due, the peers for which the core has waited long enough, and when the next
+// question is due; zero: none is.
 func (t *peerTable) dueAsks(now time.Time) (due []dueAsk, ups []ID, next time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -150,7 +151,7 @@ func (t *peerTable) dueAsks(now time.Time) (due []dueAsk, ups []ID, next time.Ti
 	return due, ups, next
 }
 
-// proveLoop asks members for the proof of their addresses, and addresses that claim our id.
+// proveLoop asks members to prove their addresses, and asks addresses that claim our id.
 func (m *Mesh) proveLoop(ctx context.Context) {
 	var streams sync.WaitGroup
 	defer streams.Wait()

@@ -11,36 +11,36 @@ import (
 )
 
 const (
-	// maxPacket bounds a message that goes by UDP, in bytes: with memberlist's encryption and the headers of UDP and IPv6
-	// it stays below 1,500.
+	// maxPacket bounds a message sent by UDP, in bytes: with memberlist's encryption and the UDP and IPv6 headers it
+	// stays below 1,500.
 	maxPacket = 1380
-	// freshSize is the most bytes of a packet or frame that goes before larger ones, at both ends: a few fresh bans are
-	// that small, and the frames of a bulk are not, so that a fresh ban passes a bulk on its way.
+	// freshSize is the largest packet or frame, in bytes, that goes before larger ones, at both ends. A few fresh bans
+	// fit, the frames of a bulk do not, so a fresh ban overtakes a bulk.
 	freshSize = 512
-	// maxPush bounds the jobs that wait for the sender; what finds it full reaches the others by sync.
+	// maxPush bounds the jobs that wait for the sender; frames that find the queue full reach the others by sync.
 	maxPush = 4096
 	// pushBatch bounds the jobs whose frames are packed together.
 	pushBatch = 64
-	// maxPass bounds the jobs in front of which frames are still passed on to the next node: under load a sync repairs
-	// what is lost, and nobody can make the mesh send twice what he sends.
+	// maxPass bounds the waiting jobs while frames are still passed on to the next node. Under load a sync repairs
+	// losses, so no sender can make the mesh send twice as much.
 	maxPass = 64
-	// flushTime bounds how long Run's end waits for the sender.
+	// flushTime bounds how long the end of Run waits for the sender.
 	flushTime = 500 * time.Millisecond
 
-	// gossipRetransmits times log10(members+1), rounded up, is how often memberlist's queue sends a frame: twice at 10.
+	// memberlist's queue sends a frame gossipRetransmits times log10(members+1), rounded up: twice at 10 members.
 	gossipRetransmits = 1
-	// maxGossip bounds that queue; what was sent most often goes first.
+	// maxGossip bounds that queue; the frames sent most often are dropped first.
 	maxGossip = 256
-	// maxBulkGossip is the length from which on it takes no more large frames.
+	// maxBulkGossip is the queue length from which it takes no more large frames.
 	maxBulkGossip = 16
 )
 
-// appendPacked adds a frame to a packet of several.
+// appendPacked appends a frame to a packet of frames.
 func appendPacked(b, raw []byte) []byte {
 	return append(binary.BigEndian.AppendUint16(b, uint16(len(raw))), raw...)
 }
 
-// nextPacked takes a frame off a packet.
+// nextPacked takes the first frame off a packet.
 func nextPacked(b []byte) (raw, rest []byte, ok bool) {
 	if len(b) < 2 {
 		return nil, nil, false
@@ -52,7 +52,7 @@ func nextPacked(b []byte) (raw, rest []byte, ok bool) {
 	return b[2 : 2+n : 2+n], b[2+n:], true
 }
 
-// packFrames fills packets of a kind.
+// packFrames packs frames into packets of a kind.
 func packFrames(kind byte, raws [][]byte) [][]byte {
 	var packets [][]byte
 	for _, raw := range raws {
@@ -65,8 +65,8 @@ func packFrames(kind byte, raws [][]byte) [][]byte {
 	return packets
 }
 
-// pusher sends frames to members directly. One goroutine does it, so that neither the publisher nor the core waits for
-// the network.
+// pusher sends frames to members directly, on one goroutine, so that neither the publisher nor the core waits for the
+// network.
 type pusher struct {
 	self    ID
 	jobs    chan pushJob // Publish and the core send, run receives, nobody closes; full: the job is dropped and counted
@@ -74,16 +74,16 @@ type pusher struct {
 	members func() []target
 	send    func(to *memberlist.Node, msg []byte) error
 	count   *counters
-	busy    atomic.Int64 // jobs not finished
+	busy    atomic.Int64 // unfinished jobs
 }
 
-// pushJob is frames to send; relayed ones came along a tree and go on along it. Direct ones go to every member however
-// many there are: records, whose origin is no member and so stands in no tree.
+// pushJob is frames to send. Relayed frames came along a tree and continue along it. Direct frames go to every member,
+// however many there are: records, whose origin is not a member and so has no place in a tree.
 type pushJob struct {
 	frames []Frame
 	relay  bool
 	direct bool
-	pass   bool // each frame to one other member
+	pass   bool // each frame goes to one other member
 }
 
 func (p *pusher) put(job pushJob) {
@@ -100,7 +100,7 @@ func (p *pusher) put(job pushJob) {
 	}
 }
 
-// pass sends frames that were pushed directly on to one member each, where there are enough of them and nothing else to do.
+// pass sends each directly pushed frame on to one member, if there are enough members and few jobs waiting.
 func (p *pusher) pass(frames []Frame) {
 	if n := len(p.members()); n > passAbove && n <= maxDirect && len(p.jobs) < maxPass {
 		p.put(pushJob{frames: frames, pass: true})
@@ -126,7 +126,8 @@ func (p *pusher) run(ctx context.Context) {
 	}
 }
 
-// batch takes what else is fresh and sends it: own frames to everybody, or along trees when there are too many for that.
+// batch gathers what else is fresh and sends it: own frames to everybody, or along trees if there are too many members
+// for that.
 func (p *pusher) batch(first pushJob) {
 	jobs := int64(1)
 	var direct [][]byte
@@ -201,12 +202,12 @@ func (p *pusher) toNext(frames []Frame, members []target) {
 	}
 }
 
-// indexOf finds a member in their order.
+// indexOf finds a member in the sorted list.
 func indexOf(members []target, id ID) (int, bool) {
 	return slices.BinarySearchFunc(members, id, func(t target, id ID) int { return slices.Compare(t.id[:], id[:]) })
 }
 
-// to sends one packet; what is lost comes by sync.
+// to sends one packet; if it is lost, its frames come by sync.
 func (p *pusher) to(n *memberlist.Node, packet []byte) {
 	if err := p.send(n, packet); err != nil {
 		p.count.sendErrors.Add(1)
@@ -228,8 +229,8 @@ func (p *pusher) flush() {
 	}
 }
 
-// gossip is the second way of a frame: memberlist's queue, which rides on pings and on packets to random members. Only
-// the origin queues, so it costs a few copies of a frame in the whole mesh.
+// gossip is a frame's second way: memberlist's queue, carried by pings and by packets to random members. Only the
+// origin queues a frame, so the whole mesh sends only a few copies.
 type gossip struct {
 	queue memberlist.TransmitLimitedQueue
 }
@@ -246,7 +247,7 @@ func (g *gossip) put(f Frame) {
 		return // nobody would drain it
 	}
 	if len(f.raw) > freshSize && g.queue.NumQueued() >= maxBulkGossip {
-		return // a bulk would push out what is fresh; what is lost of it comes by sync
+		return // a bulk would displace fresh frames; lost frames come by sync
 	}
 	g.queue.QueueBroadcast(&broadcast{f.Ref(), appendPacked([]byte{kindPush}, f.raw)})
 	if g.queue.NumQueued() > maxGossip {
@@ -254,7 +255,7 @@ func (g *gossip) put(f Frame) {
 	}
 }
 
-// take gives what fits into limit bytes and is alive still.
+// take returns the frames that fit into limit bytes and are still alive.
 func (g *gossip) take(now time.Time, overhead, limit int) [][]byte {
 	return slices.DeleteFunc(g.queue.GetBroadcasts(overhead, limit), func(msg []byte) bool {
 		raw, _, ok := nextPacked(msg[1:])
@@ -266,13 +267,13 @@ func (g *gossip) take(now time.Time, overhead, limit int) [][]byte {
 	})
 }
 
-// broadcast is a queued frame. A frame replaces none, so only its own name is unique.
+// broadcast is a queued frame. It replaces no other, so every name is unique.
 type broadcast struct {
 	name FrameRef
 	msg  []byte
 }
 
-// Name tells frames apart.
+// Name returns a unique name for the frame.
 func (b *broadcast) Name() string {
 	var buf [32]byte
 	copy(buf[:], b.name.Origin[:])
@@ -284,7 +285,7 @@ func (b *broadcast) Name() string {
 // Invalidates is false: every frame counts.
 func (*broadcast) Invalidates(memberlist.Broadcast) bool { return false }
 
-// Message gives the encoded message.
+// Message returns the encoded message.
 func (b *broadcast) Message() []byte { return b.msg }
 
 // Finished does nothing.

@@ -15,11 +15,11 @@ import (
 )
 
 // A member may ask others what they do and what they know: one question and one answer over TLS on the mesh's port, as
-// joiners use. The handshake is signed with the keys of both nodes, and it binds the answer to the question. Only members
-// that count ask and are asked. This package reads neither text.
+// joiners use it. The handshake is signed with both nodes' keys and binds the answer to the question. Only trusted
+// members ask and are asked. This package interprets neither text.
 
 const (
-	queryVersion = 3 // of a message on the enrolment's connection that asks a member
+	queryVersion = 3 // of a message that asks a member, on a connection as for enrolment
 	queryFields  = 3
 	queryAnswer  = 2
 	// MaxQuestion and MaxAnswer bound a question and its answer, in bytes.
@@ -28,12 +28,12 @@ const (
 	QueryTimeout = 2 * time.Second
 	// queriesAtOnce bounds the members that one Query asks at a time.
 	queriesAtOnce = 64
-	// queryBurst questions of one member may follow one another, then queryRate a second. Who asks keeps to it too.
+	// A member may ask queryBurst questions at once, then queryRate a second. The asking node keeps to that too.
 	queryBurst, queryRate = 20, 4
-	// answersAtOnce bounds the questions that are being answered, answersOf those of one member.
+	// answersAtOnce bounds the questions being answered, answersOf those of one member.
 	answersAtOnce, answersOf = 16, 2
-	// queryHellos handshakes from the address of a member may follow one another, then queryHelloRate a second: several
-	// members may share one.
+	// A member's address may make queryHellos handshakes at once, then queryHelloRate a second: several members may
+	// share one.
 	queryHellos, queryHelloRate = 60, 10
 )
 
@@ -43,14 +43,14 @@ var (
 	errNoAnswers     = errors.New("too many questions")
 )
 
-// Answer is what became of a question to one member.
+// Answer is the result of asking one member.
 type Answer struct {
 	ID   ID
-	Text []byte // at most MaxAnswer bytes; only the member's word
-	Err  error  // why there is none
+	Text []byte // at most MaxAnswer bytes; unverified
+	Err  error  // why there is no answer
 }
 
-// query is a question as it travels.
+// query is a question as it is sent.
 type query struct {
 	MeshID [16]byte
 	Text   []byte
@@ -90,7 +90,7 @@ func decodeQueryAnswer(b []byte) ([]byte, error) {
 	return text, r.end()
 }
 
-// queries bounds what this node asks and what it answers.
+// queries limits what this node asks and what it answers.
 type queries struct {
 	asked  buckets[ID]
 	heard  buckets[ID]
@@ -108,7 +108,7 @@ func newQueries() queries {
 	}
 }
 
-// begin reports whether a question of a member is to be answered now; end must be called after it.
+// begin reports whether to answer a member's question now; if so, end must be called after it.
 func (q *queries) begin(now time.Time, from ID) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -129,9 +129,9 @@ func (q *queries) end(from ID) {
 	}
 }
 
-// Query asks members a question (at most MaxQuestion bytes), side by side, and returns their answers in the same order. It
-// waits for QueryTimeout or the end of ctx. Errors match ErrNotAlive, ErrAskedTooOften, ErrNoAuthority or ErrStopped; any
-// other says that the member did not answer.
+// Query asks members a question (at most MaxQuestion bytes) in parallel, and returns their answers in the same order.
+// It waits until QueryTimeout or the end of ctx. Errors match ErrNotAlive, ErrAskedTooOften, ErrNoAuthority or
+// ErrStopped; any other means that the member did not answer.
 func (m *Mesh) Query(ctx context.Context, members []ID, question []byte) []Answer {
 	ctx, cancel := context.WithTimeout(ctx, QueryTimeout)
 	defer cancel()
@@ -169,7 +169,7 @@ func (m *Mesh) queryOne(ctx context.Context, id ID, question []byte) ([]byte, er
 	return m.question(ctx, id, node, question)
 }
 
-// question asks a node over a connection of its own, and returns the answer.
+// question asks a node over a new connection and returns the answer.
 func (m *Mesh) question(ctx context.Context, id ID, node *memberlist.Node, text []byte) ([]byte, error) {
 	if !m.queries.asked.take(m.now(), id, 1) {
 		return nil, ErrAskedTooOften
@@ -183,7 +183,7 @@ func (m *Mesh) question(ctx context.Context, id ID, node *memberlist.Node, text 
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = conn.NetConn().Close() }() // the length says where the answer ends: no goodbye is needed
+	defer func() { _ = conn.NetConn().Close() }() // the length says where the answer ends: no close message is needed
 	stop := context.AfterFunc(ctx, func() { _ = conn.NetConn().Close() })
 	defer stop()
 	if err := writeMessage(conn, query{MeshID: m.cfg.Secrets.MeshID, Text: text}.encode()); err != nil {
@@ -196,7 +196,7 @@ func (m *Mesh) question(ctx context.Context, id ID, node *memberlist.Node, text 
 	return decodeQueryAnswer(b)
 }
 
-// answerQuery answers a member, whose key the connection proved.
+// answerQuery answers a member whose key the connection proved.
 func (m *Mesh) answerQuery(conn *tls.Conn, key ed25519.PublicKey, b []byte) error {
 	q, err := decodeQuery(b)
 	if err != nil {
@@ -207,7 +207,7 @@ func (m *Mesh) answerQuery(conn *tls.Conn, key ed25519.PublicKey, b []byte) erro
 	case q.MeshID != m.cfg.Secrets.MeshID || !m.cfg.Secrets.HasAuthority():
 		return ErrOtherMesh
 	case string(q.Text) == askSight && m.Standing(id).Revoked == nil && m.queries.heard.take(m.now(), id, 1):
-		// Whoever is not reached may have no certificate here yet.
+		// A node that cannot be reached may have no certificate here yet.
 		return writeMessage(conn, encodeQueryAnswer(m.sightOf(id, conn.RemoteAddr()).encode()))
 	case !m.isMember(m.now(), id):
 		return errStranger
