@@ -19,42 +19,42 @@ import (
 )
 
 const (
-	// aloneMin..aloneMax is the pause between tries while no peer is alive.
+	// aloneMin..aloneMax is the pause between rounds while no peer is alive.
 	aloneMin, aloneMax = time.Second, 3 * time.Second
-	// Otherwise one address that is not alive is tried every restMin..restMax, about once a second in the whole fleet.
+	// Otherwise one address that is not alive is tried every restMin..restMax, about once a second in the whole mesh.
 	restMin, restMax = 3 * time.Second, 20 * time.Second
-	// Right after a lost peer was found the next one is looked for sooner: others of its side will be back, too.
+	// After a lost peer was found, the next is tried sooner: others of its partition will be back too.
 	foundMin, foundMax = 300 * time.Millisecond, time.Second
-	// While a member that was alive a short while ago is said to be gone, the pause is hearsayEach for each one known, and at
+	// While a member that was recently alive is said to be gone, the pause is hearsayEach for each known member, and at
 	// least hearsayMin.
 	hearsayEach, hearsayMin = 20 * time.Millisecond, 1500 * time.Millisecond
 	// joinAtOnce bounds the addresses tried together.
 	joinAtOnce = 8
-	// joinWait bounds how long a round waits for its tries. One that stalls goes on for streamTimeout, while others are tried;
-	// there are at most maxTries at a time.
+	// joinWait bounds how long a round waits for its tries. A stalled try continues for streamTimeout while others are
+	// tried; at most maxTries run at a time.
 	joinWait, maxTries = 2 * time.Second, 4 * joinAtOnce
-	// pingAlone and pingRest bound the lost peers that are pinged in a round, while no peer is alive and otherwise: who
-	// answers is joined first, for a try of one that is gone for good takes as long as streamTimeout.
+	// pingAlone and pingRest bound the lost peers pinged in a round, while no peer is alive and otherwise. Those that
+	// answer are joined first, because trying one that is gone for good takes streamTimeout.
 	pingAlone, pingRest = 64, 8
-	// lookupTimeout bounds the resolution of one name, maxLookup what is used of its addresses.
+	// lookupTimeout bounds the resolution of one name, maxLookup the addresses used from it.
 	lookupTimeout = 3 * time.Second
 	maxLookup     = 8
-	// joinedFor is how long an address that answered is left alone though no peer has it: it may stand for one behind
-	// another address. It ends early when a peer is lost.
+	// joinedFor is how long an address that answered is not tried again although no peer has it: it may belong to a
+	// peer known by another address. The time ends early when a peer is lost.
 	joinedFor = 10 * time.Minute
-	// refuteWait is how long after a join a peer that was held dead has to refute that, before a second join.
+	// refuteWait is how long a peer that was held dead has to refute that after a join, before a second join.
 	refuteWait = 300 * time.Millisecond
 )
 
-// joinList is the configured addresses, and what came of them.
+// joinList holds the configured addresses and the results of trying them.
 type joinList struct {
 	mu     sync.Mutex
 	hosts  []string
 	joined map[netip.AddrPort]joinedAt
 	asked  map[netip.AddrPort]time.Time // when an address was last asked for the gossip key
 	change chan struct{}                // capacity 1: hosts has changed
-	silent chan netip.AddrPort          // capacity 1: a member there does not answer pings; memberlist's goroutines send, askLoop receives
-	// muteSince is since when those who answer speak another gossip key; zero: somebody understood us.
+	silent chan netip.AddrPort          // capacity 1: the address of a member that does not answer pings; memberlist's goroutines send, askLoop receives
+	// muteSince is since when every peer that answers uses another gossip key; zero: one understood us.
 	muteSince time.Time
 }
 
@@ -82,7 +82,7 @@ func (m *Mesh) SetJoin(join []string) error {
 	return nil
 }
 
-// rejoinLoop looks for peers that are not alive, for ever: memberlist never tries a dead one again.
+// rejoinLoop searches for peers that are not alive until ctx ends: memberlist never tries a dead one again.
 func (m *Mesh) rejoinLoop(ctx context.Context, ml *memberlist.Memberlist) {
 	r := &rejoiner{m: m, ml: ml, tries: make(map[string]string), trying: make(map[netip.AddrPort]struct{})}
 	defer r.running.Wait()
@@ -109,7 +109,7 @@ func (m *Mesh) rejoinLoop(ctx context.Context, ml *memberlist.Memberlist) {
 			pause = between(aloneMin, aloneMax)
 		case alive > before && len(lost) > 0:
 			pause = between(foundMin, foundMax)
-		case recent: // it may be hearsay
+		case recent: // may be hearsay
 			mid := min(max(time.Duration(known)*hearsayEach, hearsayMin), restMax)
 			pause = between(mid/2, mid+mid/2)
 		default:
@@ -121,24 +121,24 @@ func (m *Mesh) rejoinLoop(ctx context.Context, ml *memberlist.Memberlist) {
 
 func between(low, high time.Duration) time.Duration { return low + rand.N(high-low) }
 
-// rejoiner is the work of one rejoinLoop.
+// rejoiner does the work of one rejoinLoop.
 type rejoiner struct {
 	m     *Mesh
 	ml    *memberlist.Memberlist
 	begun bool
-	turn  []lostPeer // whose turn to be pinged comes, in an order by chance; made anew when all had theirs
+	turn  []lostPeer // peers to ping next, in random order; refilled when empty
 
 	running sync.WaitGroup // tries
 
 	mu     sync.Mutex
 	tries  map[string]string           // by entry of the join list; see joinFault
-	trying map[netip.AddrPort]struct{} // those that are tried at this moment
+	trying map[netip.AddrPort]struct{} // being tried now
 }
 
-// errTrying: a try of the same address has not ended.
+// errTrying: an earlier try of the same address has not ended, or too many tries are running.
 var errTrying = errors.New("timeout: an earlier try has no answer yet")
 
-// begin notes that an address is tried, and reports whether it may be.
+// begin records that an address is being tried, and reports whether it may be.
 func (r *rejoiner) begin(addr netip.AddrPort) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -155,7 +155,7 @@ func (r *rejoiner) end(addr netip.AddrPort) {
 	delete(r.trying, addr)
 }
 
-// together makes tries side by side and waits for all, for joinWait at most.
+// together runs tries in parallel and waits for all of them, at most joinWait.
 func (r *rejoiner) together(tries ...func()) {
 	var these sync.WaitGroup
 	for _, try := range tries {
@@ -174,8 +174,8 @@ func (r *rejoiner) together(tries ...func()) {
 	}
 }
 
-// round makes one try: with lost peers that answer a ping, and if that was in vain, which it is where packets do not pass
-// or another gossip key is spoken, with some unasked.
+// round joins lost peers that answer a ping. If that fails, as it does where packets are lost or another gossip key is
+// used, it joins some without a ping.
 func (r *rejoiner) round(ctx context.Context) {
 	lost, alive, _, _ := r.m.peers.lost(r.m.now())
 	pings, joins := pingRest, 1
@@ -200,7 +200,7 @@ func (r *rejoiner) round(ctx context.Context) {
 		lost = lost[:min(len(lost), max(half, joinAtOnce-len(hosts)))]
 		hosts = hosts[:min(len(hosts), joinAtOnce-len(lost))]
 	default:
-		// One of all that could be tried: a lost peer, or a name of the list.
+		// One of all candidates: a lost peer, or an entry of the join list.
 		if n := len(lost) + len(hosts); n > 0 {
 			if i := rand.IntN(n); i < len(lost) {
 				lost, hosts = lost[i:i+1], nil
@@ -243,8 +243,8 @@ func (r *rejoiner) joinHost(ctx context.Context, host string) {
 	r.tries[host] = came
 }
 
-// tellFault tells of a join list on which nobody answers, and, without one, of members remembered from earlier runs of whom
-// none has answered in this one.
+// tellFault reports that nobody on the join list answers or, without a join list, that no member remembered from
+// earlier runs has answered in this one.
 func (r *rejoiner) tellFault() {
 	lost, alive, known, _ := r.m.peers.lost(r.m.now())
 	if alive > 0 {
@@ -263,7 +263,7 @@ func (r *rejoiner) tellFault() {
 	r.m.setFault(ProblemJoin, text)
 }
 
-// next gives up to n of the lost peers; all have their turn before one has it again.
+// next returns up to n of the lost peers; every one gets its turn before any gets another.
 func (r *rejoiner) next(lost []lostPeer, n int) []lostPeer {
 	still := make(map[lostPeer]bool, len(lost))
 	for _, p := range lost {
@@ -279,7 +279,7 @@ func (r *rejoiner) next(lost []lostPeer, n int) []lostPeer {
 	return some
 }
 
-// answering pings peers and gives those that answer in time, the fastest first.
+// answering pings peers and returns those that answer in time, fastest first.
 func answering(ml *memberlist.Memberlist, peers []lostPeer) (found []lostPeer) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -296,7 +296,7 @@ func answering(ml *memberlist.Memberlist, peers []lostPeer) (found []lostPeer) {
 	return found
 }
 
-// joinAll joins some peers side by side and reports whether any could be joined soon.
+// joinAll joins some peers in parallel and reports whether any join succeeded within joinWait.
 func (r *rejoiner) joinAll(ctx context.Context, peers []lostPeer) bool {
 	var joined atomic.Bool
 	var tries []func()
@@ -311,7 +311,7 @@ func (r *rejoiner) joinAll(ctx context.Context, peers []lostPeer) bool {
 	return joined.Load()
 }
 
-// hosts gives the entries of the join list, but for literal addresses that need no try.
+// hosts returns the entries of the join list, except literal addresses that need no try.
 func (r *rejoiner) hosts() []string {
 	r.m.join.mu.Lock()
 	hosts := slices.Clone(r.m.join.hosts)
@@ -322,7 +322,7 @@ func (r *rejoiner) hosts() []string {
 	})
 }
 
-// wanted reports whether an address is worth a try: not ours, not a live peer's, and not one that answered lately.
+// wanted reports whether an address should be tried: not ours, not a live peer's, and not one that answered recently.
 func (r *rejoiner) wanted(addr netip.AddrPort) bool {
 	if addr == r.m.Addr() || r.m.peers.aliveAt(addr) {
 		return false
@@ -346,7 +346,7 @@ func (r *rejoiner) exchange(addr netip.AddrPort) {
 }
 
 // join exchanges membership with an address. After a long partition each side holds the other dead: the first exchange
-// makes them refute that, a second one spreads it. An error says that the address did not answer.
+// makes both refute that, a second one spreads it. An error says that the address did not answer.
 func (r *rejoiner) join(ctx context.Context, addr netip.AddrPort) error {
 	if !r.begin(addr) {
 		return errTrying
@@ -379,7 +379,7 @@ func (r *rejoiner) join(ctx context.Context, addr netip.AddrPort) error {
 	return nil
 }
 
-// resolve turns HOST[:PORT] into addresses; the port defaults to the one that we are bound to.
+// resolve turns HOST[:PORT] into addresses; the default port is the one we are bound to.
 func (m *Mesh) resolve(ctx context.Context, entry string) ([]netip.AddrPort, error) {
 	host, port := entry, m.Addr().Port()
 	if m.cfg.Bind.Port() != 0 {

@@ -14,62 +14,63 @@ import (
 )
 
 // A rotation of the mesh's gossip key leaves no gap. The new key is handed out in grants (grant.go), sealed for each
-// certified node alone. Who has opened its own stores the key, opens packets with both from then on, and says so, signed,
-// in its metadata; once all who are alive have said so, each encrypts with the new one; and once all do that, the old one
-// goes. Whoever was away asks for its grant by the enrolment's way (catchup.go), which needs no gossip key.
+// certified node separately. A node that has opened its own stores the key, opens packets with both keys from then on,
+// and states that, signed, in its metadata. Once all live members have stated it, each encrypts with the new key; once
+// all do that, the old key is dropped. A node that was away asks for its grant over the enrolment connection
+// (catchup.go), which needs no gossip key.
 
 const (
-	// keyTick is the time between two looks at a rotation under way.
+	// keyTick is the time between two steps of a rotation.
 	keyTick = 500 * time.Millisecond
-	// sayTimeout bounds the wait for the word of our keys to go out.
+	// sayTimeout bounds how long we wait until our key state has gone out.
 	sayTimeout = 2 * time.Second
-	// announcePause is the least time from one such word to the next.
+	// announcePause is the least time between two such announcements.
 	announcePause = 250 * time.Millisecond
-	// grantWait is how long after a grant of the newest key a node that is not among its boxes waits for its own, which
-	// an authority's node makes within renewEvery, before its operator is told.
+	// grantWait is how long after a grant of the newest key a node without a box in it waits for its own before its
+	// operator is told. A node with the authority's key makes it within renewEvery.
 	grantWait = 2 * renewEvery
 )
 
 // ErrRotating: too many rotations are under way.
 var ErrRotating = errors.New("former rotations of the mesh's key are not over yet")
 
-// KeyStage is what became of a gossip key on this node.
+// KeyStage is the stage of a gossip key on this node.
 type KeyStage uint8
 
 // The stages of a rotation on one node.
 const (
-	KeyReceived KeyStage = iota // it opens packets with the new key, too
-	KeyUsed                     // it encrypts with it
-	KeyDropped                  // it has let go of the former ones
+	KeyReceived KeyStage = iota // the node also opens packets with the new key
+	KeyUsed                     // the node encrypts with it
+	KeyDropped                  // the node has dropped the former ones
 )
 
-// KeyEvent tells what became of the rotation to a generation.
+// KeyEvent is a step of the rotation to a generation.
 type KeyEvent struct {
 	Stage      KeyStage
 	Generation uint32
 }
 
-// KeyStatus is where this node stands in the rotation of the gossip key.
+// KeyStatus is this node's state in the rotation of the gossip key.
 type KeyStatus struct {
 	Generation uint32 // of the newest key that this node has
-	InUse      uint32 // of the one that it encrypts with
-	Handed     uint32 // of the newest that was handed out; higher than Generation: this node was left out, so far
-	Rotating   bool   // former keys are still there
-	Lacking    []ID   // certified members that are alive and have not said that they have the newest
+	InUse      uint32 // of the key that it encrypts with
+	Handed     uint32 // of the newest key handed out; higher than Generation: this node has not been given it yet
+	Rotating   bool   // former keys are still held
+	Lacking    []ID   // live certified members that have not stated that they have the newest key
 }
 
-// keyTurner holds the gossip keys. keyLoop alone changes them.
+// keyTurner holds the gossip keys. Only keyLoop changes them.
 type keyTurner struct {
 	wake     chan struct{}      // capacity 1: a grant has come; the core's goroutine sends
-	sweep    chan struct{}      // capacity 1: somebody may lack a grant
-	say      chan struct{}      // capacity 1: what we say of our keys has changed; keyLoop sends, announceLoop receives
+	sweep    chan struct{}      // capacity 1: some node may lack a grant
+	say      chan struct{}      // capacity 1: our key state has changed; keyLoop sends, announceLoop receives
 	requests chan chan rotation // RotateKey sends, keyLoop receives and answers each once
 	ended    chan struct{}      // closed by keyLoop
 	live     *memberlist.Keyring
 
 	mu       sync.Mutex
 	ring     keyring
-	spokenAt netip.AddrPort // where ring.spoken was heard; zero: nowhere, or we have turned to that key
+	spokenAt netip.AddrPort // where ring.spoken was heard; zero: nowhere, or we have switched to that key
 }
 
 type rotation struct {
@@ -95,14 +96,14 @@ func signal(c chan struct{}) {
 	}
 }
 
-// said is what this node says of its keys.
+// said returns what this node states about its keys.
 func (t *keyTurner) said() (has, uses keyVersion) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.ring.newest(), t.ring.used
 }
 
-// others notes the key that a certified member at addr, which may not understand us, encrypts with.
+// others records the key used by a certified member at addr, which may not understand us.
 func (t *keyTurner) others(uses keyVersion, addr netip.AddrPort) {
 	t.mu.Lock()
 	if uses > t.ring.used {
@@ -112,7 +113,7 @@ func (t *keyTurner) others(uses keyVersion, addr netip.AddrPort) {
 	t.kick()
 }
 
-// snapshot gives a copy that may be read without the lock.
+// snapshot returns a copy that may be read without the lock.
 func (t *keyTurner) snapshot() keyring {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -121,7 +122,7 @@ func (t *keyTurner) snapshot() keyring {
 	return k
 }
 
-// open makes memberlist's keyring.
+// open creates memberlist's keyring.
 func (t *keyTurner) open() (*memberlist.Keyring, error) {
 	k := t.snapshot()
 	var primary []byte
@@ -138,13 +139,13 @@ func (t *keyTurner) open() (*memberlist.Keyring, error) {
 	return t.live, err
 }
 
-// Secrets is what a new member gets: the mesh's secrets with the gossip keys of now.
+// Secrets returns what a new member gets: the mesh's secrets with the current gossip keys.
 func (m *Mesh) Secrets() Secrets {
 	k := m.keys.snapshot()
 	return m.cfg.Secrets.withKeys(k.keys, k.used)
 }
 
-// KeyStatus tells how far the rotation of the gossip key is.
+// KeyStatus returns the progress of the gossip key's rotation.
 func (m *Mesh) KeyStatus() KeyStatus {
 	k := m.keys.snapshot()
 	s := KeyStatus{Generation: k.newest().generation(), InUse: k.used.generation(), Rotating: len(k.keys) > 1}
@@ -162,7 +163,7 @@ func (m *Mesh) KeyStatus() KeyStatus {
 	return s
 }
 
-// certifiedKeys gives what members that are alive and count say of their keys. Nobody else is waited for.
+// certifiedKeys returns what the live trusted members state about their keys. Nobody else is waited for.
 func (m *Mesh) certifiedKeys() []peerKeys {
 	now, all := m.now(), m.peers.keysOf()
 	m.mu.Lock()
@@ -170,9 +171,9 @@ func (m *Mesh) certifiedKeys() []peerKeys {
 	return slices.DeleteFunc(all, func(p peerKeys) bool { return m.core.stands(now, p.id) != verdictNew })
 }
 
-// RotateKey makes a new gossip key and hands it out to every node that is certified and not revoked; it gives the key's
-// generation and the number of these nodes. The switch to it follows by itself, without a gap. Errors match
-// ErrNoAuthority, ErrRotating or ErrStopped. It needs Run.
+// RotateKey makes a new gossip key and hands it out to every node that is certified and not revoked. It returns the
+// key's generation and the number of these nodes. The switch to the key follows automatically, without a gap. Errors
+// match ErrNoAuthority, ErrRotating or ErrStopped. RotateKey needs Run.
 func (m *Mesh) RotateKey(ctx context.Context) (generation uint32, nodes int, err error) {
 	if m.cfg.Authority.IsZero() {
 		return 0, 0, ErrNoAuthority
@@ -185,11 +186,11 @@ func (m *Mesh) RotateKey(ctx context.Context) (generation uint32, nodes int, err
 	case <-ctx.Done():
 		return 0, 0, ctx.Err()
 	}
-	r := <-answer // keyLoop answers whatever it has taken
+	r := <-answer // keyLoop answers every request that it takes
 	return r.generation, r.nodes, r.err
 }
 
-// keyLoop takes new keys and turns to them.
+// keyLoop takes new keys and switches to them.
 func (m *Mesh) keyLoop(ctx context.Context) {
 	defer close(m.keys.ended)
 	if !m.cfg.Secrets.HasAuthority() {
@@ -223,8 +224,8 @@ func (m *Mesh) keyLoop(ctx context.Context) {
 	}
 }
 
-// announceLoop tells the members of our keys and our ceiling. memberlist drops an update, at times without an error, when
-// it denies something under a higher incarnation meanwhile: what it does not hold then is said again.
+// announceLoop announces our keys and our ceiling to the members. memberlist drops an update, sometimes without an
+// error, if it meanwhile refutes something with a higher incarnation: the loop then announces it again.
 func (m *Mesh) announceLoop(ctx context.Context, ml *memberlist.Memberlist) {
 	for {
 		select {
@@ -246,7 +247,7 @@ func (m *Mesh) announceLoop(ctx context.Context, ml *memberlist.Memberlist) {
 	}
 }
 
-// keyChanged tells members and the daemon of a change of our keys that is on disk.
+// keyChanged tells members and the daemon of a change of our keys that has been stored.
 func (m *Mesh) keyChanged(stage KeyStage, generation uint32) {
 	signal(m.keys.say)
 	if m.cfg.OnKey != nil {
@@ -254,7 +255,7 @@ func (m *Mesh) keyChanged(stage KeyStage, generation uint32) {
 	}
 }
 
-// storeKeys puts keys on disk.
+// storeKeys stores keys on disk.
 func (m *Mesh) storeKeys(keys []GossipKey, used keyVersion) error {
 	if m.cfg.SaveSecrets == nil {
 		return nil
@@ -266,7 +267,7 @@ func (m *Mesh) storeKeys(keys []GossipKey, used keyVersion) error {
 	return err
 }
 
-// takeGrant opens the newest grant if that is news.
+// takeGrant opens the newest grant if it is new.
 func (m *Mesh) takeGrant() {
 	now := m.now()
 	m.mu.Lock()
@@ -311,17 +312,17 @@ func (m *Mesh) takeGrant() {
 	m.keyChanged(KeyReceived, handed.generation())
 }
 
-// prune takes the keys that are not in keep out of memberlist's hands, the last first: so no slice that another goroutine
-// reads is moved.
+// prune removes the keys that are not in keep from memberlist, last first: so no slice that another goroutine is
+// reading gets shifted.
 func (t *keyTurner) prune(keep []GossipKey) {
 	for _, old := range slices.Backward(t.live.GetKeys()) {
 		if !slices.ContainsFunc(keep, func(k GossipKey) bool { return bytes.Equal(k.Key[:], old) }) {
-			_ = t.live.RemoveKey(old) // fails for the one in use alone, which is kept
+			_ = t.live.RemoveKey(old) // fails only for the key in use, which is kept
 		}
 	}
 }
 
-// turnKey does what is due.
+// turnKey does the step that is due.
 func (m *Mesh) turnKey() {
 	t, peers := m.keys, m.certifiedKeys()
 	t.mu.Lock()
@@ -345,10 +346,10 @@ func (m *Mesh) turnKey() {
 		t.mu.Unlock()
 		m.keyChanged(KeyUsed, newest.Generation)
 		if len(peers) == 0 {
-			signal(m.join.change) // now they may understand us
+			signal(m.join.change) // others may understand us now
 		}
 		if at.IsValid() {
-			m.views.request(at) // it may have taken us for dead
+			m.views.request(at) // it may have held us dead
 		}
 	case keyDrop:
 		if m.storeKeys(k.keys[:1], newest.version()) != nil {
@@ -362,8 +363,8 @@ func (m *Mesh) turnKey() {
 	}
 }
 
-// rotate makes a key. The first record holds it for this node alone: once that is out and the key on disk, whatever
-// happens, handOutMissing ends what was begun; before, nobody has the key.
+// rotate makes a key. The first record holds it for this node alone. Once that record is out and the key is on disk,
+// handOutMissing completes the rotation whatever happens; until then nobody has the key.
 func (m *Mesh) rotate() rotation {
 	k := m.keys.snapshot()
 	if len(k.keys) == maxGossipKeys {
@@ -391,7 +392,7 @@ func (m *Mesh) rotate() rotation {
 	return rotation{key.Generation, n + 1, err}
 }
 
-// errNotYet tells that a node cannot know yet who is revoked.
+// errNotYet says that this node cannot know yet who is revoked.
 var errNotYet = errors.New("this node has not compared with another one since its store was lost: it may not know who is revoked")
 
 // mayHandOut reports whether this node knows who is revoked, as far as anybody does.
@@ -401,9 +402,9 @@ func (m *Mesh) mayHandOut() bool {
 	return m.core.caughtUp || m.knew
 }
 
-// knewLocked reports whether the store that Restore was given knows who has the newest key: it holds grants of it. Who got it
-// and was revoked since has it anyway; whoever was revoked before is known. Of a key that was never handed out, any
-// certificate tells that the store is not a new one.
+// knewLocked reports whether the store given to Restore knows who has the newest key: it holds grants of it. A node
+// revoked after its grant has the key anyway; one revoked before is known. If no key was ever handed out, any
+// certificate shows that the store is not a new one.
 func (m *Mesh) knewLocked() bool {
 	has, _ := m.keys.said()
 	if has.generation() == 0 {
@@ -412,8 +413,7 @@ func (m *Mesh) knewLocked() bool {
 	return m.core.grants.version >= has
 }
 
-// handOutMissing ends what a rotation that was interrupted has left to do, and hands the newest key to nodes that were
-// certified since.
+// handOutMissing completes an interrupted rotation, and hands the newest key to nodes certified since.
 func (m *Mesh) handOutMissing() {
 	if m.cfg.Authority.IsZero() || !m.mayHandOut() {
 		return
@@ -425,8 +425,8 @@ func (m *Mesh) handOutMissing() {
 	}
 }
 
-// handOut gives the newest key to every certified node that has not got it, and tells how many these were. Nodes whose
-// key nothing can be sealed for are left out, and named in the error.
+// handOut gives the newest key to every certified node that lacks it, and returns how many these were. It leaves out
+// nodes that nothing can be sealed for, and returns an error that names one.
 func (m *Mesh) handOut() (nodes int, err error) {
 	k := m.keys.snapshot()
 	if k.newest().generation() == 0 {

@@ -13,36 +13,37 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// memberlist's settings, where they differ from its defaults for a LAN. They are chosen so that an idle node of ten costs
+// memberlist's settings that differ from its LAN defaults. They are chosen so that an idle node in a mesh of ten costs
 // less than 400 B/s on the wire.
 const (
-	// probeInterval is the time between two pings of ours, and so of anti-entropy.
+	// probeInterval is the time between two of our pings, and so between comparisons by anti-entropy.
 	probeInterval = 2 * time.Second
-	// gossipInterval is how often memberlist looks whether there is something to gossip. Bans are pushed, so this is for
-	// news of members and as a second way; at memberlist's 200 ms it is most of what an idle node does.
+	// gossipInterval is how often memberlist checks for something to gossip. Bans are pushed, so this only carries news
+	// of members and second copies; at memberlist's 200 ms it would be most of an idle node's work.
 	gossipInterval = 500 * time.Millisecond
 	// pushPullInterval is the time between two exchanges of the whole membership with one peer.
 	pushPullInterval = 15 * time.Minute
-	// maxAwareness bounds how much slower an overloaded node pings, as a factor.
+	// maxAwareness bounds the factor by which an overloaded node pings more slowly.
 	maxAwareness = 2
-	// reclaimAfter is how long a dead node's id must be dead before it may come back at another address.
+	// reclaimAfter is how long a node must have been dead before its id may come back at another address.
 	reclaimAfter = time.Second
 	// streamTimeout bounds the reading and writing of one stream.
 	streamTimeout = 10 * time.Second
 
-	// leaveTime bounds the spreading of our goodbye by memberlist, which gossips it once in that time; others hear it from us.
+	// leaveTime bounds how long memberlist spreads our goodbye, which it gossips once in that time; others hear it from
+	// us.
 	leaveTime = gossipInterval + 200*time.Millisecond
 	// rememberEvery is the least time between two calls of PeersChanged.
 	rememberEvery = 5 * time.Second
-	// forgetEvery is the time between two looks for peers to forget.
+	// forgetEvery is the time between two searches for peers to forget.
 	forgetEvery = time.Minute
-	// rollBurst changes of epoch may follow one another at once, as when a snapshot is several starts old; then one each
-	// rollEvery.
+	// rollBurst changes of epoch may happen at once, as after the restore of a snapshot that is several starts old,
+	// then one per rollEvery.
 	rollBurst, rollEvery = 3, 10 * time.Second
 )
 
 // Run opens the sockets, joins and serves until ctx ends; then it leaves the mesh cleanly, within 3 s, and returns nil.
-// It returns only after all that it started has returned, but for at most one goroutine of memberlist's that waits for
+// It returns only after everything that it started has returned, except at most one memberlist goroutine that waits for
 // the answer to its last ping. It can be called once.
 func (m *Mesh) Run(ctx context.Context) error {
 	m.mu.Lock()
@@ -61,7 +62,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 		return fmt.Errorf("make this node's certificate known: %w", err)
 	}
 
-	// Two lives: the tasks end first what brings new work, then what carries out work.
+	// Shutdown has two phases: first end the tasks that bring new work, then those that carry it out.
 	outer, stopOuter := context.WithCancel(ctx)
 	inner, stopInner := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopOuter()
@@ -90,7 +91,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 	return err
 }
 
-// refuse ends Publish.
+// refuse makes Publish fail from now on.
 func (m *Mesh) refuse() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -99,7 +100,7 @@ func (m *Mesh) refuse() {
 
 func (m *Mesh) end() {
 	m.refuse()
-	m.carryOut() // what was published while the core's goroutine ended
+	m.carryOut() // what was published while the core's goroutine was ending
 }
 
 // leave says goodbye and closes the sockets, and with them every stream.
@@ -121,7 +122,8 @@ func (m *Mesh) leave(here *membership) error {
 	return nil
 }
 
-// open makes the transport and memberlist on it. Others reach this node at advertise; port 0 stands for the bound one.
+// open creates the transport, and memberlist on it. Others reach this node at advertise; port 0 stands for the bound
+// port.
 func (m *Mesh) open(advertise netip.AddrPort, events memberlist.EventDelegate) (*memberlist.Memberlist, error) {
 	log := newLogAdapter(m.cfg.Logger, m.id, m.suspected)
 	log.unheard = m.lossSeen
@@ -167,7 +169,7 @@ func (m *Mesh) open(advertise netip.AddrPort, events memberlist.EventDelegate) (
 	return nil, errors.Join(fmt.Errorf("start membership: %w", err), tr.Shutdown())
 }
 
-// suspected notes that a member has not answered a ping, by UDP or TCP. It must not block.
+// suspected records that a member has not answered a ping, by UDP or TCP. It must not block.
 func (m *Mesh) suspected(id ID) {
 	var at netip.AddrPort
 	m.peers.update(id, func(p *peer) {
@@ -176,7 +178,7 @@ func (m *Mesh) suspected(id ID) {
 			p.State, p.Since = StateSuspect, time.Now()
 		}
 	})
-	if at.IsValid() && m.trusted(id) { // it may speak a newer gossip key
+	if at.IsValid() && m.trusted(id) { // it may use a newer gossip key
 		select {
 		case m.join.silent <- at:
 		default:
@@ -184,7 +186,7 @@ func (m *Mesh) suspected(id ID) {
 	}
 }
 
-// ceilingOf returns the incarnation above which nothing is to be believed of a node, and whether that is this one.
+// ceilingOf returns the highest incarnation that news of a node may have, and whether the node is this one.
 func (m *Mesh) ceilingOf(id ID) (most uint32, self bool) {
 	if id == m.id {
 		return m.ceiling.now(), true
@@ -192,14 +194,14 @@ func (m *Mesh) ceilingOf(id ID) (most uint32, self bool) {
 	return m.peers.ceilingOf(id), false
 }
 
-// heardOfSelf notes that memberlist will see news of this node. It must not block.
+// heardOfSelf records that memberlist will see news of this node. It must not block.
 func (m *Mesh) heardOfSelf(incarnation uint32) {
 	if m.ceiling.heard(incarnation) {
 		signal(m.keys.say)
 	}
 }
 
-// flooded tells of an address that sends more than any member does.
+// flooded reports an address that sends more than any member does.
 func (m *Mesh) flooded(from netip.Addr) {
 	m.warn(ProblemFlood, from.String(), from.String()+
 		" sends more than any member does; what is beyond its share is dropped, and a sync repairs what was good of it")
@@ -229,7 +231,7 @@ func (m *Mesh) memberlistConfig(tr memberlist.Transport, keyring *memberlist.Key
 	return c
 }
 
-// notifyLoop tells the daemon of members and remembered peers.
+// notifyLoop tells the daemon about members and peers to remember.
 func (m *Mesh) notifyLoop(ctx context.Context) {
 	forget := time.NewTicker(forgetEvery)
 	defer forget.Stop()
@@ -277,7 +279,7 @@ func (m *Mesh) notifyLoop(ctx context.Context) {
 	}
 }
 
-// rollEpoch goes on with a higher epoch after ours was found in use. Called by the core's goroutine.
+// rollEpoch switches to a higher epoch after ours was found in use. Only the core's goroutine calls it.
 func (m *Mesh) rollEpoch(now time.Time, past uint64) {
 	m.mu.Lock()
 	due := past >= m.core.epoch

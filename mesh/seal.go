@@ -10,13 +10,13 @@ import (
 	"filippo.io/edwards25519"
 )
 
-// What one node alone may read is sealed with HPKE (RFC 9180, X25519 with HKDF-SHA256 and ChaCha20-Poly1305) to its
+// Messages for one node alone are sealed with HPKE (RFC 9180, X25519 with HKDF-SHA256 and ChaCha20-Poly1305) to its
 // ed25519 key, mapped to X25519 as age and libsodium do (RFC 7748, section 4.1).
 
-// sealedMore is what sealing adds to a text, in bytes: an ephemeral key and a tag.
+// sealedMore is how many bytes sealing adds to a text: an ephemeral key and a tag.
 const sealedMore = 32 + 16
 
-// seal encrypts text for the holder of a node's key. Whoever opens it must give the same info.
+// seal encrypts text for the holder of a node's key. unseal needs the same info.
 func seal(node ed25519.PublicKey, info, text []byte) ([]byte, error) {
 	point, err := new(edwards25519.Point).SetBytes(node)
 	if err != nil {
@@ -37,7 +37,7 @@ func seal(node ed25519.PublicKey, info, text []byte) ([]byte, error) {
 	return sealed, nil
 }
 
-// unseal decrypts what was sealed for a node.
+// unseal decrypts a text that was sealed for this node.
 func unseal(id Identity, info, sealed []byte) ([]byte, error) {
 	sum := sha512.Sum512(id.key.Seed()) // as ed25519 derives its scalar (RFC 8032, section 5.1.5)
 	x, err := ecdh.X25519().NewPrivateKey(sum[:32])

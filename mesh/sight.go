@@ -10,15 +10,18 @@ import (
 	"time"
 )
 
-// A node that others do not reach where it says it is, as behind NAT, hears nothing from them and cannot see why. So while no
-// packet arrives, or a member's reports do not, it asks a member how that one sees it. In a mesh that works nobody asks.
+// A node that others cannot reach at its advertised address, for example behind NAT, hears nothing from them and cannot
+// tell why. So while no packets arrive, or a member does not answer reports, the node asks a member how that member
+// sees it. In a healthy mesh nobody asks.
 
 const (
-	// sightEvery is the time between two looks, and sightQuiet how long nothing must have arrived until somebody is asked.
+	// sightEvery is the time between two checks, and sightQuiet how long nothing must have arrived before a member is
+	// asked.
 	sightEvery, sightQuiet = 5 * time.Second, 15 * time.Second
-	// sightGood is how many answers in a row must say that this node is reached until a fault is over.
+	// sightGood is how many answers in a row must say that this node is reached before the fault is over.
 	sightGood = 3
-	// sightLen is the bytes of an answer: whether the node is reached where it says it is, and its address.
+	// sightLen is the length of an answer in bytes: whether the node is reached at its advertised address, and its
+	// address.
 	sightLen = 1 + 16
 	// askSight is the question.
 	askSight = "where am I?"
@@ -26,8 +29,8 @@ const (
 
 // sight is how a member sees this node.
 type sight struct {
-	reached bool       // it answers at the address that it advertises
-	from    netip.Addr // where its streams come from
+	reached bool       // it answers at its advertised address
+	from    netip.Addr // source address of its streams
 }
 
 func (s sight) encode() []byte {
@@ -42,7 +45,7 @@ func decodeSight(b []byte) (s sight, ok bool) {
 	return sight{b[0] == 1, netip.AddrFrom16([16]byte(b[1:])).Unmap()}, true
 }
 
-// sightOf returns how this node sees the one behind a stream.
+// sightOf returns how this node sees the node behind a stream.
 func (m *Mesh) sightOf(id ID, remote net.Addr) sight {
 	s := sight{from: netip.IPv6Unspecified()}
 	if a, ok := remote.(*net.TCPAddr); ok {
@@ -52,7 +55,8 @@ func (m *Mesh) sightOf(id ID, remote net.Addr) sight {
 	return s
 }
 
-// fault says what is wrong with how a member sees this node, which advertises own and is bound to a port; "" if nothing is.
+// fault returns what is wrong with how a member sees this node, which advertises own and is bound to a port; "" if
+// nothing is.
 func (s sight) fault(member string, own netip.AddrPort, port uint16) string {
 	at := netip.AddrPortFrom(s.from, port)
 	switch {
@@ -70,7 +74,7 @@ func (m *Mesh) sightLoop(ctx context.Context) {
 	tick := time.NewTicker(sightEvery)
 	defer tick.Stop()
 	packets, since := m.count.packets.Load(), m.now()
-	var told ID // who told of the fault; zero: there is none
+	var told ID // who reported the fault; zero: there is none
 	for good, turn := 0, 0; ; turn++ {
 		select {
 		case <-tick.C:
@@ -115,7 +119,8 @@ func (m *Mesh) aliveIDs() (ids []ID) {
 	return ids
 }
 
-// seenBy asks a member how it sees this node. That it counts may not be known here yet, where nothing arrives.
+// seenBy asks a member how it sees this node. It does not check that the member is trusted: while nothing arrives, that
+// may not be known yet.
 func (m *Mesh) seenBy(ctx context.Context, id ID) (sight, bool) {
 	node := m.peers.node(id)
 	if node == nil || !m.cfg.Secrets.HasAuthority() {
@@ -131,7 +136,7 @@ func (m *Mesh) seenBy(ctx context.Context, id ID) (sight, bool) {
 	return decodeSight(b)
 }
 
-// unanswered returns the peers that have not answered this node's reports for as long as sightQuiet.
+// unanswered returns the peers that have not answered this node's reports for at least sightQuiet.
 func (t *udpPaths) unanswered(now time.Time) (ids []ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -15,17 +15,17 @@ import (
 const (
 	// maxUDP is the largest packet that UDP carries, in bytes.
 	maxUDP = 1 << 16
-	// recvBuffer is what the kernel is asked to keep of packets that nobody has read yet, in bytes: with its usual 200 kB a
-	// burst of a hundred packets pushes out a ban.
+	// recvBuffer is how many bytes of unread packets the kernel is asked to keep: with its usual 200 kB, a burst of a
+	// hundred packets can displace a ban.
 	recvBuffer = 2 << 20
-	// maxUnread bounds the packets that wait for memberlist; the kernel keeps what comes beyond.
+	// maxUnread bounds the packets that wait for memberlist; the kernel keeps further ones.
 	maxUnread = 64
-	// retryMin..retryMax is the pause after an accept or a read that failed, as without free descriptors.
+	// retryMin..retryMax is the pause after a failed accept or read, for example without free descriptors.
 	retryMin, retryMax = 5 * time.Millisecond, time.Second
 )
 
-// sockets is the mesh port. memberlist's own transport allocates and clears 64 KiB for each packet, most of what an agent
-// otherwise allocates; here a packet takes its own size.
+// sockets is the mesh port. memberlist's own transport allocates and clears 64 KiB for each packet, more than
+// everything else an agent allocates; here a packet takes only its own size.
 type sockets struct {
 	udp     *net.UDPConn
 	tcp     *net.TCPListener
@@ -37,7 +37,7 @@ type sockets struct {
 	log     *logAdapter
 }
 
-// listen opens the mesh port for TCP and UDP. [::] is all addresses of both families.
+// listen opens the mesh port for TCP and UDP. [::] means all addresses of both families.
 func listen(bind netip.AddrPort, log *logAdapter) (*sockets, error) {
 	tries := 1
 	if bind.Port() == 0 {
@@ -62,10 +62,10 @@ func listen(bind netip.AddrPort, log *logAdapter) (*sockets, error) {
 	return nil, fmt.Errorf("open the mesh port %v: %w", bind, err)
 }
 
-// CheckPort returns an error if another program has the port.
+// CheckPort returns an error if another program uses the port.
 func CheckPort(bind netip.AddrPort) error {
 	if bind.Port() == 0 {
-		return nil // whichever is free
+		return nil // any free port
 	}
 	tcp, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(bind))
 	if err == nil {
@@ -78,7 +78,7 @@ func CheckPort(bind netip.AddrPort) error {
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("open the mesh port: another program has it, and `ss -lntup` says which: %w", err)
 	}
-	return nil // what else is wrong may pass, and Run says it
+	return nil // other errors may be temporary; Run reports them
 }
 
 func (s *sockets) open(bind netip.AddrPort) (err error) {
@@ -96,7 +96,7 @@ func (s *sockets) open(bind netip.AddrPort) (err error) {
 
 func (s *sockets) port() uint16 { return uint16(s.tcp.Addr().(*net.TCPAddr).Port) }
 
-// rest pauses after the n-th failure in a row, and reports whether to go on.
+// rest pauses after the n-th failure in a row, and reports whether to continue.
 func (s *sockets) rest(n int, what string, err error) bool {
 	select {
 	case <-s.ended:
@@ -156,7 +156,7 @@ func (s *sockets) read() {
 	}
 }
 
-// FinalAdvertiseAddr gives back what it is given, which is an address always: see locate.
+// FinalAdvertiseAddr returns its arguments, which always name an address: see locate.
 func (s *sockets) FinalAdvertiseAddr(ip string, port int) (net.IP, int, error) {
 	addr, err := netip.ParseAddr(ip)
 	if err != nil {
@@ -175,15 +175,15 @@ func (s *sockets) WriteTo(b []byte, addr string) (time.Time, error) {
 	return time.Now(), err
 }
 
-// WriteToAddress sends a packet; the node's name says nothing here.
+// WriteToAddress sends a packet; it ignores the node's name.
 func (s *sockets) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
 	return s.WriteTo(b, a.Addr)
 }
 
-// PacketCh gives what arrived.
+// PacketCh returns the packets that arrived.
 func (s *sockets) PacketCh() <-chan *memberlist.Packet { return s.packets }
 
-// StreamCh gives the streams that were accepted.
+// StreamCh returns the accepted streams.
 func (s *sockets) StreamCh() <-chan net.Conn { return s.streams }
 
 // DialTimeout opens a stream.
@@ -191,12 +191,12 @@ func (s *sockets) DialTimeout(addr string, timeout time.Duration) (net.Conn, err
 	return net.DialTimeout("tcp", addr, timeout)
 }
 
-// DialAddressTimeout opens a stream; the node's name says nothing here.
+// DialAddressTimeout opens a stream; it ignores the node's name.
 func (s *sockets) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
 	return s.DialTimeout(a.Addr, timeout)
 }
 
-// Shutdown closes both sockets and waits for what reads them.
+// Shutdown closes both sockets and waits for their readers.
 func (s *sockets) Shutdown() error {
 	s.end.Do(func() { close(s.ended) })
 	var errs []error

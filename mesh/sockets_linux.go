@@ -6,7 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// growReadBuffer asks for recvBuffer: beyond the system's limit where we may (CAP_NET_ADMIN), else up to that.
+// growReadBuffer asks for recvBuffer: beyond the system's limit if permitted (CAP_NET_ADMIN), otherwise up to that
+// limit.
 func growReadBuffer(udp *net.UDPConn) error {
 	grown := false
 	if raw, err := udp.SyscallConn(); err == nil {

@@ -4,5 +4,5 @@ package mesh
 
 import "net"
 
-// growReadBuffer asks for recvBuffer; the system gives what it allows.
+// growReadBuffer asks for recvBuffer; the system grants what it allows.
 func growReadBuffer(udp *net.UDPConn) error { return udp.SetReadBuffer(recvBuffer) }

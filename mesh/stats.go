@@ -22,7 +22,7 @@ const (
 
 var refusedNames = [refusedReasons]string{"format", "signature", "mesh", "trust", "revoked", "expired", "future", "full", "unasked"}
 
-// counters is what Stats reports.
+// counters holds what Stats reports.
 type counters struct {
 	published, sent, forwarded, received, delivered, duplicates      atomic.Uint64
 	parked, dropped, sendErrors, syncs, synced, syncFrames, problems atomic.Uint64
@@ -41,7 +41,7 @@ func (c *counters) verdicts(v [verdictKinds]uint64) {
 	c.refused[refusedRevoked].Add(v[verdictRevoked])
 }
 
-// Stats gives the counters.
+// Stats returns the counters.
 func (m *Mesh) Stats() Stats {
 	m.mu.Lock()
 	held, parked := m.core.count, len(m.core.parked)
@@ -83,13 +83,13 @@ func (m *Mesh) Stats() Stats {
 const (
 	// problemEvery is the least time between two reports of one kind and culprit.
 	problemEvery = time.Minute
-	// maxProblems bounds the culprits that are remembered; when there are more, reports wait.
+	// maxProblems bounds the culprits that are remembered; while that many are, further reports are dropped.
 	maxProblems = 256
 	// maxDetailText bounds a report's detail, in bytes.
 	maxDetailText = 256
 )
 
-// problems reports to the daemon, each kind and culprit seldom.
+// problems reports to the daemon, each kind and culprit rarely.
 type problems struct {
 	tell  func(kind Problem, detail string)
 	count *atomic.Uint64
@@ -98,7 +98,7 @@ type problems struct {
 	last map[string]time.Time
 }
 
-// report tells of a problem unless it was told a short while ago. It calls out: no lock may be held.
+// report reports a problem unless it was reported recently. It calls out: no lock may be held.
 func (p *problems) report(now time.Time, kind Problem, culprit, detail string) {
 	p.count.Add(1)
 	key := string(kind) + " " + culprit

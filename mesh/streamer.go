@@ -9,26 +9,26 @@ import (
 )
 
 const (
-	// maxStreamJobs bounds the large messages that wait or are being sent, and streamJobsOf those to one receiver. Beyond
-	// either the session fails and is tried again.
+	// maxStreamJobs bounds the large messages that wait or are being sent, and streamJobsOf those to one receiver.
+	// Beyond either, the session fails and is tried again.
 	maxStreamJobs, streamJobsOf = 128, 8
-	// streamsTo bounds the streams that we open to one receiver at a time, so that one that does not read keeps nobody else
-	// waiting.
+	// streamsTo bounds the streams that we open to one receiver at a time, so that a receiver that does not read delays
+	// nobody else.
 	streamsTo = 2
 )
 
-// streamer sends what does not fit a packet, each message by a stream of its own.
+// streamer sends messages that do not fit a packet, each over its own stream.
 type streamer struct {
 	send   func(outMessage) bool
 	failed func(outMessage)
 	wake   chan struct{} // capacity 1: there may be a job to begin
 
 	mu   sync.Mutex
-	jobs int           // that wait or are being sent
-	to   []*streamJobs // who has some; in turn
+	jobs int           // waiting or being sent
+	to   []*streamJobs // receivers with jobs, in turn
 }
 
-// streamJobs is what waits for one receiver, and how much is being sent to it.
+// streamJobs holds the messages waiting for one receiver, and how many are being sent to it.
 type streamJobs struct {
 	id      ID
 	waiting []outMessage
@@ -65,7 +65,7 @@ func (s *streamer) indexLocked(to ID) int {
 	return slices.IndexFunc(s.to, func(q *streamJobs) bool { return q.id == to })
 }
 
-// next returns a job whose receiver is free for it.
+// next returns a job whose receiver has a free stream.
 func (s *streamer) next() (job outMessage, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -93,7 +93,7 @@ func (s *streamer) done(job outMessage) {
 	signal(s.wake)
 }
 
-// run sends until ctx ends; a stream that is being written then ends with the transport.
+// run sends until ctx ends; streams being written then end with the transport.
 func (s *streamer) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -114,8 +114,8 @@ func (s *streamer) run(ctx context.Context) {
 	}
 }
 
-// sendSync sends a message of the core's: in a packet if it is small, else over a stream, because large packets may be lost on
-// the way, always. Where streams fail, packets carry what fits them. Called by the core's goroutine.
+// sendSync sends a message for the core: in a packet if it is small, otherwise over a stream, because a path may lose
+// every large packet. If streams fail, messages that fit go in packets. Only the core's goroutine calls it.
 func (m *Mesh) sendSync(out outMessage) {
 	n := m.peers.node(out.to)
 	if n == nil {

@@ -7,10 +7,10 @@ import (
 	"math"
 )
 
-// The messages of anti-entropy. Each names its sender (memberlist does not) and the session. None is signed: frames carry
-// their own proof, and a session's names prove the rest. Each side names a session by a number that it told nobody but its
-// peer, and takes only messages that carry it. So what somebody says in another's name finds no session, but for a check,
-// which is answered with a message of its own size and leaves nothing behind (see syncer.cookie).
+// The messages of anti-entropy. Each names its sender (memberlist does not) and the session. None is signed: frames
+// carry their own proof, and the session numbers prove the rest. Each side gives a session a number that it tells only
+// its peer, and accepts only messages with that number. So a message forged in another node's name matches no session.
+// The exception is a check, which is answered with a message of the same size and leaves no state (see syncer.cookie).
 
 type syncKind uint8
 
@@ -19,10 +19,10 @@ const (
 	syncSame                       // answer: mine too
 	syncVector                     // what I have seen, by stream; Reply asks for the other's
 	syncChunk                      // frames; Num counts from 1 within the sender's transfer
-	syncAck                        // I have looked at chunk Num
+	syncAck                        // chunk Num has been processed
 	syncDetail                     // hashes of the live frames of one stream, within a range
 	syncWant                       // send me these
-	syncDiffer                     // answer to a check: mine is another one
+	syncDiffer                     // answer to a check: my root differs
 )
 
 const (
@@ -32,57 +32,57 @@ const (
 	maxChunkFrames = 4096
 	// maxSyncMessage bounds a message, in bytes.
 	maxSyncMessage = 512 << 10
-	// maxVectorStreams and maxVectorSpans bound what one vector lists (about 100 and 2 to 20 bytes each). What is beyond is
-	// compared in a later session.
+	// maxVectorStreams and maxVectorSpans bound what one vector lists (about 100 and 2 to 20 bytes each). Anything
+	// beyond is compared in a later session.
 	maxVectorStreams, maxVectorSpans = 2048, 8192
-	// maxVectorPart bounds the streams and spans, together, that are compared in one step: about a millisecond.
+	// maxVectorPart bounds the streams and spans together that are compared in one step: about a millisecond.
 	maxVectorPart = 512
-	// maxDetail bounds the hashes in one message, and so those that are compared in one step.
+	// maxDetail bounds the hashes in one message, and so those compared in one step.
 	maxDetail = 512
 	// maxWant bounds the streams in one request, and maxDetail the spans of all of them.
 	maxWant = 4
 
-	// SyncVersion is the version of the sync protocol, which every message of it tells.
+	// SyncVersion is the version of the sync protocol, which every sync message states.
 	SyncVersion = 3
 	syncFields  = 6
 	sumLen      = 32 // bytes of a stream's digest
-	shortHash   = 8  // bytes of a frame's hash that a detail carries
+	shortHash   = 8  // bytes of a frame's hash in a detail
 )
 
 type syncMessage struct {
 	Kind    syncKind
 	From    ID
-	Session uint64 // as the receiver names it; check: as the sender does
-	Token   uint64 // differ, vector with Reply: the session as the sender names it
+	Session uint64 // the receiver's number for it; check: the sender's
+	Token   uint64 // differ, vector with Reply: the sender's number for the session
 
 	Root  [32]byte // check, same, differ, vector
-	Clock uint64   // check, same, differ: the sender's, in milliseconds since 1970
+	Clock uint64   // check, same, differ: the sender's clock, in milliseconds since 1970
 	Reply bool     // vector
-	// After and Last bound the range of keys, the latter included, in which a vector lists all streams of the sender. It may
-	// list others.
+	// After (exclusive) and Last (inclusive) bound the range of keys in which a vector lists all streams of the sender.
+	// It may list others too.
 	After, Last streamKey
 	Streams     []streamVector
 	Num         uint64   // chunk, ack
-	End         bool     // chunk: nothing more is coming
+	End         bool     // chunk: the last one
 	Fresh       uint64   // ack: how many frames of the chunk were new
 	Frames      [][]byte // chunk
 	Detail      streamDetail
 	Want        []streamWant
 
-	more bool // a part of a vector, and not the last one; never sent
+	more bool // a part of a vector, but not the last; never sent
 }
 
-// lastKey is the highest that there can be.
+// lastKey is the highest possible key.
 var lastKey = streamKey{ID{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, math.MaxUint64}
 
 type streamVector struct {
 	Key         streamKey
 	Live        uint64
 	Sum         [sumLen]byte
-	First, Last uint64 // the numbers that Seen is about, both included
+	First, Last uint64 // the range that Seen covers, both included
 	Seen        window
 
-	more bool // a piece of a window, and not the last one; never sent
+	more bool // a piece of a window, but not the last; never sent
 }
 
 type streamDetail struct {
@@ -90,7 +90,7 @@ type streamDetail struct {
 	First, Last uint64 // the range that Hashes covers completely
 	Hashes      []seqHash
 
-	asked bool // somebody has asked for frames in it; never sent
+	asked bool // frames in it were requested; never sent
 }
 
 type seqHash struct {
@@ -103,7 +103,7 @@ type streamWant struct {
 	Spans window
 }
 
-// split yields a message in parts, each of which takes a bounded time to look at.
+// split yields a message in parts, each of which takes a bounded time to process.
 func (m *syncMessage) split(yield func(*syncMessage) bool) {
 	if m.Kind != syncVector {
 		yield(m)
@@ -148,7 +148,7 @@ func (m *syncMessage) split(yield func(*syncMessage) bool) {
 	yield(&part)
 }
 
-// encode gives the message as DecodeSync reads it.
+// encode returns the message as decodeSync decodes it.
 func (m *syncMessage) encode() []byte {
 	var b []byte
 	b = appendArray(b, syncFields)
@@ -204,7 +204,7 @@ func (m *syncMessage) encode() []byte {
 	return b
 }
 
-// decodeSync reads a message strictly. Frames and texts stay part of b.
+// decodeSync decodes a message strictly. Frames and texts remain slices of b.
 func decodeSync(b []byte) (*syncMessage, error) {
 	if len(b) > maxSyncMessage {
 		return nil, fmt.Errorf("sync message of %d bytes, want at most %d", len(b), maxSyncMessage)
@@ -250,7 +250,7 @@ func decodeSync(b []byte) (*syncMessage, error) {
 	return m, nil
 }
 
-// decodeHead reads what all messages begin with.
+// decodeHead decodes the fields that all messages begin with.
 func (m *syncMessage) decodeHead(r *reader) {
 	r.arrayOf(syncFields)
 	if v := r.uint(); r.err == nil && v != SyncVersion {
@@ -267,7 +267,7 @@ func (m *syncMessage) decodeHead(r *reader) {
 	}
 }
 
-// syncHead reads the head alone.
+// syncHead decodes the head alone.
 func syncHead(b []byte) (m syncMessage, ok bool) {
 	r := &reader{b: b}
 	m.decodeHead(r)
@@ -296,7 +296,7 @@ func (m *syncMessage) decodeVector(r *reader) {
 	}
 }
 
-// decode reads a stream with so many spans at most.
+// decode decodes a stream with at most the given number of spans.
 func (v *streamVector) decode(r *reader, spans int) {
 	r.arrayOf(7)
 	r.fixed(v.Key.origin[:])
@@ -364,7 +364,7 @@ func (r *reader) streamKey() (k streamKey) {
 	return k
 }
 
-// window reads one of so many spans at most.
+// window decodes a window of at most the given number of spans.
 func (r *reader) window(spans int) window {
 	b := r.bin(maxSyncMessage)
 	if r.err != nil {
@@ -377,14 +377,14 @@ func (r *reader) window(spans int) window {
 	return w
 }
 
-// arrayOf wants an array of exactly n.
+// arrayOf reads the length of an array, which must be n.
 func (r *reader) arrayOf(n int) {
 	if got := r.array(n); r.err == nil && got != n {
 		r.fail(fmt.Errorf("list of %d, want %d", got, n))
 	}
 }
 
-// flags reads a number of which no bits but those of known are set.
+// flags reads a number that may only have bits of known set.
 func (r *reader) flags(known uint64) uint64 {
 	v := r.uint()
 	if v&^known != 0 {

@@ -7,7 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// isCleanText reports whether s is valid UTF-8 of printable characters only, so that a terminal and a log show it as it is.
+// isCleanText reports whether s is valid UTF-8 of printable characters only, so that terminals and logs show it
+// unchanged.
 func isCleanText(s string) bool {
 	if !utf8.ValidString(s) {
 		return false
@@ -15,7 +16,7 @@ func isCleanText(s string) bool {
 	return strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0
 }
 
-// escapeText makes any text harmless in a log or on a terminal, and no longer than limit bytes before escaping.
+// escapeText makes a text harmless in a log or on a terminal, after cutting it to limit bytes.
 func escapeText(s string, limit int) string {
 	if len(s) > limit {
 		s = s[:limit]

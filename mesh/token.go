@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// TokenPrefix begins every token's text.
+// TokenPrefix begins the text of every token.
 const TokenPrefix = "mb1-"
 
 const (
-	// maxToken bounds a token's text, in bytes, maxTokenAddrs the addresses inside.
+	// maxToken bounds a token's text, in bytes, and maxTokenAddrs its addresses.
 	maxToken      = 1024
 	maxTokenAddrs = 8
 	tokenFields   = 5
@@ -21,10 +21,10 @@ const (
 	secretLen     = 16
 )
 
-// ErrBadToken: the text is no join token.
+// ErrBadToken: the text is not a join token.
 var ErrBadToken = errors.New("not a join token")
 
-// token is an invitation on its way: where the inviter is, who it is, and the secret that lets one in.
+// token is an invitation as it is handed over: the inviter's addresses and id, and the secret that admits a machine.
 type token struct {
 	Addrs   []netip.AddrPort
 	Inviter ID
@@ -45,7 +45,8 @@ func (t token) encode() string {
 	return TokenPrefix + base64.RawURLEncoding.EncodeToString(b)
 }
 
-// decodeToken reads a token; white space in it, as terminals and mails put there, is ignored. Errors wrap ErrBadToken.
+// decodeToken decodes a token. It ignores white space, which terminals and mail programs insert. Errors wrap
+// ErrBadToken.
 func decodeToken(s string) (token, error) {
 	t, err := parseToken(strings.Join(strings.Fields(s[:min(len(s), 2*maxToken)]), ""))
 	if err != nil {
@@ -63,7 +64,7 @@ func parseToken(s string) (t token, err error) {
 		return t, fmt.Errorf("it does not begin with %q", TokenPrefix)
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil || strings.ContainsAny(text, "\r\n") { // which the decoder would skip
+	if err != nil || strings.ContainsAny(text, "\r\n") { // the decoder would skip these
 		return t, errors.New("it was not copied whole")
 	}
 	r := reader{b: b}
@@ -91,7 +92,7 @@ func parseToken(s string) (t token, err error) {
 	return t, nil
 }
 
-// parseAddrPort reads an address and port that somebody can be reached at, in its one text form.
+// parseAddrPort parses an address and port where a node can be reached; only the canonical text form is accepted.
 func parseAddrPort(s string) (netip.AddrPort, error) {
 	a, err := netip.ParseAddrPort(s)
 	if err != nil || a.String() != s {

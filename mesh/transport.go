@@ -13,10 +13,10 @@ import (
 const (
 	// maxDial bounds the time to open a stream.
 	maxDial = 2 * time.Second
-	// helloTimeout bounds the time from accepting a stream to its first byte and, where that begins a TLS hello, to the end of
-	// the handshake and of the request.
+	// helloTimeout bounds the time from accepting a stream to its first byte and, if that begins a TLS hello, to the
+	// end of the handshake and the request.
 	helloTimeout = 2 * time.Second
-	// bindTries is how often a free port is looked for when none is given: UDP and TCP must both have it.
+	// bindTries is how many free ports are tried if no port is given: it must be free for both UDP and TCP.
 	bindTries = 10
 	// tlsRecord is the first byte of a TLS ClientHello; memberlist's streams begin with 10 or 244.
 	tlsRecord = 0x16
@@ -24,15 +24,15 @@ const (
 
 var errShutdown = errors.New("the transport is shut down")
 
-// transport stands between memberlist and the sockets. It hands accepted streams that begin like TLS to enrolment, all
-// others to memberlist, has the guard look at all that memberlist gets, and ends every stream and dial at Shutdown, which
-// memberlist's own does not.
+// transport sits between memberlist and the sockets. It hands accepted streams that begin like TLS to enrolment and all
+// others to memberlist, makes the guard check everything that memberlist gets, and ends every stream and dial at
+// Shutdown, which memberlist's own transport does not.
 type transport struct {
 	memberlist.NodeAwareTransport
 	dial  func(ctx context.Context, addr memberlist.Address) (net.Conn, error)
 	enrol func(net.Conn)
 	guard *guard
-	// unsent is told of a node to which the system refused to send a packet. It must not block. nil: nobody is.
+	// unsent is called with a node to which the system refused to send a packet. It must not block. nil: not called.
 	unsent func(ID)
 
 	packets chan *memberlist.Packet // filter sends, memberlist receives; nobody closes it
@@ -47,7 +47,7 @@ type transport struct {
 	open  map[net.Conn]struct{}
 }
 
-// startTransport wraps inner; enrol takes over (and closes) a stream.
+// startTransport wraps inner; enrol takes over a stream and closes it.
 func startTransport(inner memberlist.Transport, g *guard, enrol func(net.Conn)) *transport {
 	t := &transport{
 		enrol:   enrol,
@@ -73,7 +73,7 @@ func startTransport(inner memberlist.Transport, g *guard, enrol func(net.Conn)) 
 	return t
 }
 
-// filter passes on the packets that the guard lets through.
+// filter passes on the packets that the guard accepts.
 func (t *transport) filter() {
 	pulse := time.NewTimer(pulseEvery)
 	defer pulse.Stop()
@@ -120,7 +120,7 @@ func (t *transport) accept() {
 	}
 }
 
-// sort looks at a stream's first byte.
+// sort decides by a stream's first byte who gets it.
 func (t *transport) sort(conn net.Conn, at *openStream) {
 	first := make([]byte, 1)
 	_ = conn.SetDeadline(time.Now().Add(helloTimeout))
@@ -145,8 +145,8 @@ func (t *transport) sort(conn net.Conn, at *openStream) {
 	}
 }
 
-// WriteToAddress sends a packet. One that the system refuses to send, as where a firewall of this machine drops it, is lost like
-// any other: memberlist would not go on to ask the node by TCP otherwise.
+// WriteToAddress sends a packet. A packet that the system refuses to send, for example because this machine's firewall
+// drops it, counts as lost like any other: if memberlist saw the error, it would not go on to ask the node by TCP.
 func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
 	at, err := t.NodeAwareTransport.WriteToAddress(b, a)
 	if err == nil {
@@ -159,10 +159,10 @@ func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, e
 	return time.Now(), nil
 }
 
-// PacketCh gives the packets that passed the guard.
+// PacketCh returns the packets that passed the guard.
 func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.packets }
 
-// StreamCh gives memberlist's share of the accepted streams.
+// StreamCh returns memberlist's share of the accepted streams.
 func (t *transport) StreamCh() <-chan net.Conn { return t.streams }
 
 // DialTimeout opens a stream.
@@ -170,8 +170,8 @@ func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, e
 	return t.DialAddressTimeout(memberlist.Address{Addr: addr}, timeout)
 }
 
-// DialAddressTimeout opens a stream, within timeout and maxDial. It is good for streamTimeout: memberlist writes a message of ours
-// without a deadline, and whoever does not read it would hold the stream forever.
+// DialAddressTimeout opens a stream, within timeout and maxDial. The stream ends after streamTimeout: memberlist writes
+// our messages without a deadline, so a receiver that does not read would hold the stream forever.
 func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
 	conn, err := t.dialTLS(a, timeout)
 	if err != nil {
@@ -183,7 +183,7 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 	return t.guard.wrap(conn, t.guard.dialled(conn)), nil
 }
 
-// dialTLS opens a stream that is not memberlist's.
+// dialTLS opens a stream that does not belong to memberlist.
 func (t *transport) dialTLS(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(t.ctx, min(timeout, maxDial))
 	defer cancel()
@@ -197,7 +197,7 @@ func (t *transport) dialTLS(a memberlist.Address, timeout time.Duration) (net.Co
 	return conn, nil
 }
 
-// Shutdown closes the sockets and every stream, and waits for what it started.
+// Shutdown closes the sockets and every stream, and waits for everything it started.
 func (t *transport) Shutdown() error {
 	t.mu.Lock()
 	t.ended = true
@@ -207,7 +207,7 @@ func (t *transport) Shutdown() error {
 	for conn := range open {
 		_ = conn.Close()
 	}
-	// The sockets' own goroutines may be waiting to hand over a stream: go on accepting until they are gone.
+	// The sockets' own goroutines may be waiting to hand over a stream: keep accepting until they have ended.
 	err := t.NodeAwareTransport.Shutdown()
 	t.cancel()
 	<-t.drained
@@ -215,7 +215,7 @@ func (t *transport) Shutdown() error {
 	return err
 }
 
-// track remembers a stream until it is closed; after Shutdown it closes it at once and gives nil.
+// track records a stream until it is closed; after Shutdown it closes the stream at once and returns nil.
 func (t *transport) track(conn net.Conn) net.Conn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -240,7 +240,7 @@ func (c *tracked) Close() error {
 	return c.Conn.Close()
 }
 
-// peeked gives back the byte that was read ahead.
+// peeked returns the byte that was read ahead.
 type peeked struct {
 	net.Conn
 	first []byte
@@ -255,7 +255,7 @@ func (c *peeked) Read(b []byte) (int, error) {
 	return c.Conn.Read(b)
 }
 
-// asNodeAware lets a plain transport, as tests use, take addresses with names.
+// asNodeAware lets a plain transport, such as tests use, take addresses with names.
 func asNodeAware(t memberlist.Transport) memberlist.NodeAwareTransport {
 	if n, ok := t.(memberlist.NodeAwareTransport); ok {
 		return n

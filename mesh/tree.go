@@ -8,27 +8,27 @@ import (
 )
 
 const (
-	// maxDirect is the number of members up to which the origin pushes to each itself.
+	// maxDirect is the number of members up to which the origin itself pushes to each.
 	maxDirect = 100
-	// treeFan is the number of children in a tree.
+	// treeFan is the number of children of a node in a tree.
 	treeFan = 8
-	// treeCount is the number of trees a frame goes along at once. A packet lost or a node that is gone cuts off a part of
-	// one tree; with two, each node is behind two others (1 % of both at 10,000 nodes: one tree misses
-	// 4 % of them, two 0.02 %).
+	// treeCount is the number of trees that a frame takes at once. A lost packet or a missing node cuts off part of one
+	// tree; with two trees each node is behind two others. (At 10,000 nodes, with 1 % of packets lost and 1 % of nodes
+	// dead, one tree misses 4 % of the nodes and two miss 0.02 %.)
 	treeCount = 2
-	// passAbove is the number of members above which each of them also passes a small frame that was pushed directly on to
-	// one other, so that whom the origin's packet did not reach need not wait for a sync. Of 100 nodes, with 1 % of packets
-	// lost and 1 % of nodes dead, the origin's packets reach 99 %, with this 99.97 %. With few nodes one lost packet in a
-	// hundred is a ban late on one node in ten; the wire matters more there.
+	// passAbove is the number of members above which each also passes a small directly pushed frame on to one other, so
+	// that a node that the origin's packet missed need not wait for a sync. At 100 nodes, with 1 % of packets lost and
+	// 1 % of nodes dead, the origin's packets reach 99 %, and with this 99.97 %. With few nodes, losing one packet in a
+	// hundred makes a ban late on one node in ten; there less traffic matters more.
 	passAbove = 16
 )
 
-// successor gives the member that self passes a directly pushed frame on to: the next in the order that the frame's hash
-// makes of all but the origin. It returns the zero id where there is none.
+// successor returns the member that self passes a directly pushed frame on to: the next one in the order into which the
+// frame's hash puts all members except the origin. It returns the zero id if there is none.
 func successor(frame [32]byte, origin, self ID, members []target) (next ID) {
 	a, b := binary.LittleEndian.Uint64(frame[:]), binary.LittleEndian.Uint64(frame[8:])
 	own := place{treeRank(a, b, self), self}
-	var after, first place // the least behind own, and the least of all
+	var after, first place // the first after own, and the first of all
 	for _, t := range members {
 		if t.id == origin || t.gone {
 			continue
@@ -47,10 +47,10 @@ func successor(frame [32]byte, origin, self ID, members []target) (next ID) {
 	return after.id
 }
 
-// treesChildren gives the members that self passes a frame on to, in all trees.
+// treesChildren returns the members that self passes a frame on to, in all trees.
 func treesChildren(frame [32]byte, origin, self ID, members []ID) (children []ID) {
 	for i := range treeCount {
-		half := frame // treeChildren looks at 16 bytes
+		half := frame // treeChildren uses 16 bytes
 		copy(half[:16], frame[16*i:])
 		for _, id := range treeChildren(half, origin, self, members, treeFan) {
 			if !slices.Contains(children, id) {
@@ -61,14 +61,14 @@ func treesChildren(frame [32]byte, origin, self ID, members []ID) (children []ID
 	return children
 }
 
-// treeChildren gives the members that self passes a frame on to. The origin stands at place 0 of a heap; the others
-// follow in an order that the frame's hash shuffles, so that inner places differ from frame to frame and nothing needs
-// to be kept up. The children of place p are p*fan+1..p*fan+fan. Nodes whose views differ leave gaps or send twice; both
-// are repaired elsewhere.
+// treeChildren returns the members that self passes a frame on to. The origin has place 0 of a heap; the others follow
+// in an order that the frame's hash shuffles, so that inner places differ from frame to frame and no state is kept. The
+// children of place p are p*fan+1..p*fan+fan. Nodes whose views differ leave gaps or send twice; other mechanisms
+// repair both.
 func treeChildren(frame [32]byte, origin, self ID, members []ID, fan int) []ID {
 	a, b := binary.LittleEndian.Uint64(frame[:]), binary.LittleEndian.Uint64(frame[8:])
-	// Ranks are even, so a table of their upper bits finds what stands at a place without sorting all (at 10,000 members
-	// 0.4 ms instead of 3).
+	// Ranks are evenly distributed, so a table of their upper bits finds the members at given places without sorting
+	// all (0.4 ms instead of 3 at 10,000 members).
 	shift := 64 - bits.Len(uint(len(members)+1))
 	order := make([]place, 0, len(members)+1)
 	counts := make([]int, 1<<(64-shift))
@@ -96,11 +96,11 @@ func treeChildren(frame [32]byte, origin, self ID, members []ID, fan int) []ID {
 			}
 		}
 	}
-	first, end := at*fan, min(at*fan+fan, len(order)) // in order, which lacks the origin
+	first, end := at*fan, min(at*fan+fan, len(order)) // indexes into order, which lacks the origin
 	if first >= end {
 		return nil
 	}
-	var near []place // those of the table's rows in which the children are
+	var near []place // members in the table rows that contain the children
 	before, skipped := 0, 0
 	for row := range counts {
 		n := counts[row]
@@ -125,7 +125,7 @@ func treeChildren(frame [32]byte, origin, self ID, members []ID, fan int) []ID {
 	return children
 }
 
-// place is a member in a frame's order.
+// place is a member's position in a frame's order.
 type place struct {
 	rank uint64
 	id   ID

@@ -12,25 +12,27 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// Pushes, pings, and with them the digests, travel by UDP. Where UDP is lost between two nodes, or only large packets are,
-// memberlist's ping by TCP keeps both alive, and no ban would cross. So a node that finds a sign of that reports to the peer
-// over a stream once a second: its digests, as the answer to a ping would, and when it last heard UDP from the peer. Until both
-// agree that UDP passes both ways, sync messages and pushes that would be lost go over streams as well.
+// Pushes, pings, and the digests with them travel by UDP. If UDP, or only large UDP packets, are lost between two
+// nodes, memberlist's ping by TCP keeps both alive, but no ban would get across. So a node that sees a sign of loss
+// reports to the peer over a stream once a second: its digests, as the answer to a ping would, and when it last
+// received UDP from the peer. Until both agree that UDP passes both ways, sync messages and pushes that would be lost
+// go over streams as well.
 
 const (
 	// pathEvery is the time between two reports to a peer.
 	pathEvery = time.Second
-	// maxPaths bounds the peers that a node reports to because it saw signs of loss, and separately those that asked for it.
+	// maxPaths bounds the peers that a node reports to because it saw signs of loss, and separately those that asked
+	// for it.
 	maxPaths = 4
-	// pathFresh is how recent a probe must be to count as heard, and pathSettle how long both sides must have sent probes before
-	// their absence counts as loss.
+	// pathFresh is how recent a probe must be to count as received, and pathSettle how long both sides must have sent
+	// probes before missing ones count as loss.
 	pathFresh, pathSettle = 2500 * time.Millisecond, 2500 * time.Millisecond
-	// pathStale is how long a peer's report counts, pathPatience how long a node waits for the first or next one.
+	// pathStale is how long a peer's report is valid, pathPatience how long a node waits for the first or next one.
 	pathStale, pathPatience = 5 * time.Second, 30 * time.Second
 	// A frame that comes by sync and is younger than pushMissed is a sign that its origin's push was lost.
 	pushMissed = 10 * time.Second
-	// Over streams, one peer is pushed at most pathPushes frames up to freshSize at once, and as many larger ones, then one
-	// each pathPushEvery. Sync brings the rest.
+	// Over streams, one peer gets at most pathPushes pushed frames up to freshSize at once, and as many larger ones,
+	// then one per pathPushEvery. Sync brings the rest.
 	pathPushes, pathPushEvery = 8, 100 * time.Millisecond
 	// tcpRest is how long packets are used again after a stream to the peer failed.
 	tcpRest = 10 * time.Second
@@ -38,7 +40,7 @@ const (
 	maxTCPLost = 1024
 
 	neverHeard = math.MaxUint32 // ms, in a report
-	// pathReportLen is what a report says behind its part, in bytes.
+	// pathReportLen is the length of a report after its part, in bytes.
 	pathReportLen = 1 + 3*4 + ackLen
 )
 
@@ -53,7 +55,7 @@ const (
 	UDPNone                  // nothing arrives
 )
 
-// pathPart says what a path message is.
+// pathPart is the kind of a path message.
 type pathPart uint8
 
 const (
@@ -63,12 +65,12 @@ const (
 	pathParts
 )
 
-// pathReport is what a node says over a stream to a peer from or to which UDP seems lost.
+// pathReport is what a node reports over a stream to a peer if UDP between the two seems lost.
 type pathReport struct {
 	want         bool          // the sender does not know yet that UDP passes both ways: answer
-	small, large time.Duration // since it heard such a probe of the receiver's; neverHeard
-	watched      time.Duration // for how long it has sent probes and listened
-	ack          [ackLen]byte  // as on the answer to a ping
+	small, large time.Duration // time since it received such a probe from the receiver; neverHeard: none
+	watched      time.Duration // how long it has sent probes and listened
+	ack          [ackLen]byte  // as in the answer to a ping
 }
 
 func (r pathReport) encode() []byte {
@@ -79,7 +81,7 @@ func (r pathReport) encode() []byte {
 	return append(b, r.ack[:]...)
 }
 
-// decodePathReport reads what encode wrote behind the part.
+// decodePathReport decodes what encode wrote after the part.
 func decodePathReport(b []byte) (r pathReport, ok bool) {
 	if len(b) != pathReportLen || b[0] > 1 {
 		return r, false
@@ -97,8 +99,8 @@ func decodePathReport(b []byte) (r pathReport, ok bool) {
 type udpPath struct {
 	asked        bool // the peer asked for it
 	since, next  time.Time
-	small, large time.Time            // when such a probe was last heard
-	issued       [pathParts]time.Time // of the last message of each part: none is heard twice
+	small, large time.Time            // when such a probe was last received
+	issued       [pathParts]time.Time // of the last message of each part: none is accepted twice
 	theirs       pathReport
 	theirsAt     time.Time
 	fine         bool // the last report said that UDP passes both ways
@@ -130,7 +132,7 @@ func wayOf(small, large time.Duration, settled bool) UDPWay {
 	return UDPNone
 }
 
-// udpPaths are the peers from or to which UDP seems lost.
+// udpPaths are the peers with which UDP seems lost.
 type udpPaths struct {
 	wake chan struct{} // capacity 1: there may be a report to send; pathLoop waits
 	some atomic.Bool   // there are paths, or streams that failed
@@ -138,14 +140,14 @@ type udpPaths struct {
 	mu      sync.Mutex
 	of      map[ID]*udpPath
 	tcpLost map[ID]time.Time // when a stream to a peer failed
-	issued  time.Time        // of this node's last message: they only go up, whatever the clock does
+	issued  time.Time        // time of this node's last message: it only increases, whatever the clock does
 }
 
 func newUDPPaths() *udpPaths {
 	return &udpPaths{wake: make(chan struct{}, 1), of: make(map[ID]*udpPath), tcpLost: make(map[ID]time.Time)}
 }
 
-// suspect notes a sign that packets to or from a peer are lost.
+// suspect records a sign that packets to or from a peer are lost.
 func (t *udpPaths) suspect(now time.Time, id ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -178,7 +180,7 @@ func (t *udpPaths) roomLocked(asked bool) bool {
 	return n < maxPaths
 }
 
-// expects reports whether a peer's message is worth checking its signature.
+// expects reports whether a peer's message is worth verifying.
 func (t *udpPaths) expects(now time.Time, from ID, part pathPart, want bool, issued time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -189,7 +191,7 @@ func (t *udpPaths) expects(now time.Time, from ID, part pathPart, want bool, iss
 	return issued.After(p.issued[part]) && (part != pathIsReport || now.Sub(p.theirsAt) >= pathEvery/2)
 }
 
-// probed notes that a probe has come by UDP.
+// probed records that a probe has arrived by UDP.
 func (t *udpPaths) probed(now time.Time, from ID, part pathPart, issued time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -203,7 +205,7 @@ func (t *udpPaths) probed(now time.Time, from ID, part pathPart, issued time.Tim
 	}
 }
 
-// reported notes a peer's report.
+// reported records a peer's report.
 func (t *udpPaths) reported(now time.Time, from ID, r pathReport, issued time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -212,7 +214,7 @@ func (t *udpPaths) reported(now time.Time, from ID, r pathReport, issued time.Ti
 	}
 }
 
-// dueReport is a report that is due. changed: what is known of UDP to and from the peer has changed.
+// dueReport is a report that is due. changed: the state of UDP to or from the peer has changed.
 type dueReport struct {
 	id       ID
 	report   pathReport
@@ -220,8 +222,8 @@ type dueReport struct {
 	changed  bool
 }
 
-// due returns the reports that are due, and when the next one will be; zero if there is none. It drops paths that are fine
-// and those whose peer is gone or does not answer.
+// due returns the reports that are due, and when the next one will be; zero if there is none. It drops paths that are
+// fine, and those whose peer is gone or does not answer.
 func (t *udpPaths) due(now time.Time, there func(ID) bool) (due []dueReport, next time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -285,9 +287,9 @@ func (t *udpPaths) stamp(now time.Time) time.Time {
 	return now
 }
 
-// route says how a message of size bytes goes to a peer: as a packet, over a stream, or both. A push beyond the rate for
-// streams goes neither way: sync brings it. While it is not known whether UDP passes, a fresh push goes both ways and any
-// other as a packet.
+// route decides how a message of size bytes goes to a peer: as a packet, over a stream, or both. A push beyond the rate
+// for streams goes neither way: sync brings it. While it is unknown whether UDP passes, a fresh push goes both ways, a
+// larger push as a packet, and any other message over a stream.
 func (t *udpPaths) route(now time.Time, id ID, size int, push bool) (packet, stream bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -308,7 +310,7 @@ func (t *udpPaths) route(now time.Time, id ID, size int, push bool) (packet, str
 	return false, p.bulk.allow(now)
 }
 
-// tcpFailed reports whether a stream to a peer failed a short while ago.
+// tcpFailed reports whether a stream to a peer failed recently.
 func (t *udpPaths) tcpFailed(now time.Time, id ID) bool {
 	if !t.some.Load() {
 		return false
@@ -323,7 +325,7 @@ func (t *udpPaths) tcpFailedLocked(now time.Time, id ID) bool {
 	return ok && now.Sub(at) < tcpRest
 }
 
-// streamed notes whether a stream to a peer could be opened.
+// streamed records whether a stream to a peer could be opened.
 func (t *udpPaths) streamed(now time.Time, id ID, ok bool) {
 	if ok && !t.some.Load() {
 		return
@@ -354,7 +356,7 @@ func (t *udpPaths) ways(now time.Time, id ID) (to, from UDPWay) {
 	return p.judge(now)
 }
 
-// UDPTrouble says which UDP packets are lost between this node and the member, who is called by the name given; "" if no
+// UDPTrouble returns which UDP packets are lost between this node and the member, which the text calls name; "" if no
 // loss is known.
 func (m Member) UDPTrouble(name string) string {
 	lost := func(way UDPWay) string {
@@ -379,14 +381,14 @@ func (m Member) UDPTrouble(name string) string {
 	return to + "to " + name + " and " + from + "from it" + remedy
 }
 
-// lossSeen notes a sign that packets to or from a peer are lost. It does not block.
+// lossSeen records a sign that packets to or from a peer are lost. It does not block.
 func (m *Mesh) lossSeen(id ID) {
 	if id != m.id && m.trusted(id) && m.peers.node(id) != nil {
 		m.paths.suspect(m.now(), id)
 	}
 }
 
-// missedPushes looks at frames that came by sync for young ones that their origins should have pushed to this node.
+// missedPushes searches frames that came by sync for young ones that their origins should have pushed to this node.
 func (m *Mesh) missedPushes(frames []Frame) {
 	if len(m.peers.receivers()) > maxDirect {
 		return
@@ -404,7 +406,7 @@ func (m *Mesh) missedPushes(frames []Frame) {
 	}
 }
 
-// pathLoop reports to the peers from or to which UDP seems lost.
+// pathLoop reports to the peers with which UDP seems lost.
 func (m *Mesh) pathLoop(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -444,7 +446,7 @@ func (m *Mesh) reportPath(d dueReport) {
 		if part == pathIsLargeProbe {
 			probe = append(probe, make([]byte, maxPacket-len(probe))...)
 		}
-		_ = ml.SendBestEffort(node, probe) // what is lost is not heard
+		_ = ml.SendBestEffort(node, probe) // a lost probe is simply not received
 	}
 	d.report.ack = [ackLen]byte(delegate{m}.AckPayload())
 	if !m.streams.put(outMessage{to: d.id, kind: kindPath, msg: m.pathMessageTo(d.id, d.report.encode())}) {
@@ -452,14 +454,14 @@ func (m *Mesh) reportPath(d dueReport) {
 	}
 }
 
-// pathMessageTo signs what is said to a peer.
+// pathMessageTo signs a path message to a peer.
 func (m *Mesh) pathMessageTo(to ID, payload []byte) []byte {
 	n := notice{MeshID: m.cfg.Secrets.MeshID, To: to, Issued: m.paths.stamp(m.now()), Payload: payload}
 	return appendPacked(nil, n.signed(pathDomain, m.cfg.Identity))
 }
 
-// pathMessage takes a probe or a report. What is not of a member that counts, not for us, or not expected is dropped and
-// counted.
+// pathMessage handles a probe or a report. A message that is not from a trusted member, not for us, or not expected is
+// dropped and counted.
 func (m *Mesh) pathMessage(b []byte) {
 	now := m.now()
 	n, part, report, ok := m.openPath(b)
@@ -483,7 +485,7 @@ func (m *Mesh) pathMessage(b []byte) {
 	m.viewSeen(now, node, a.view)
 }
 
-// openPath reads a path message, strictly; the signature is not checked.
+// openPath decodes a path message strictly, without checking the signature.
 func (m *Mesh) openPath(b []byte) (n notice, part pathPart, report pathReport, ok bool) {
 	raw, padding, ok := nextPacked(b)
 	if !ok {
@@ -507,7 +509,7 @@ func (m *Mesh) openPath(b []byte) (n notice, part pathPart, report pathReport, o
 	return n, part, report, ok
 }
 
-// overStream sends a message over a stream where it could be lost as a packet, and reports whether no packet is needed.
+// overStream sends a message over a stream if it could be lost as a packet, and reports whether no packet is needed.
 func (m *Mesh) overStream(to *memberlist.Node, msg []byte) bool {
 	if !m.paths.some.Load() {
 		return false

@@ -7,9 +7,9 @@ import (
 	"math"
 )
 
-// The subset of msgpack that this package speaks: arrays, unsigned integers, binary and text. It is written out, not
-// reflected over, because frames are signed: one value has exactly one encoding (the shortest), and the reader refuses
-// any other. Source: the msgpack specification.
+// The subset of msgpack that this package uses: arrays, unsigned integers, binary and text. It is coded by hand,
+// without reflection, because frames are signed: one value has exactly one encoding (the shortest), and the reader
+// rejects any other. Source: the msgpack specification.
 
 const (
 	mpFixArray = 0x90
@@ -64,7 +64,7 @@ func appendBin(b, p []byte) []byte {
 	return append(b, p...)
 }
 
-// appendStr writes a text of at most 255 bytes; all texts here are bounded lower.
+// appendStr appends a text of at most 255 bytes; every text here has a smaller limit.
 func appendStr(b []byte, s string) []byte {
 	if len(s) < 32 {
 		b = append(b, mpFixStr|byte(len(s)))
@@ -74,8 +74,8 @@ func appendStr(b []byte, s string) []byte {
 	return append(b, s...)
 }
 
-// reader takes values off the front of b. The first error sticks, and every later value is zero, so that callers check
-// once at the end.
+// reader takes values off the front of b. The first error sticks and every later value is zero, so callers check once
+// at the end.
 type reader struct {
 	b   []byte
 	err error
@@ -105,7 +105,7 @@ func (r *reader) byte() byte {
 	return 0
 }
 
-// bigEndian reads n bytes and wants a value of at least least: a lower one has a shorter form.
+// bigEndian reads n bytes and requires a value of at least least: a lower one has a shorter form.
 func (r *reader) bigEndian(n int, least uint64) uint64 {
 	var v uint64
 	for _, c := range r.take(n) {
@@ -136,7 +136,7 @@ func (r *reader) uint() uint64 {
 	}
 }
 
-// most reads a number; more than limit is an error.
+// most reads a number of at most limit.
 func (r *reader) most(limit uint64) uint64 {
 	v := r.uint()
 	if v > limit {
@@ -146,7 +146,7 @@ func (r *reader) most(limit uint64) uint64 {
 	return v
 }
 
-// array reads an array's length; more than limit is an error.
+// array reads an array's length, which is at most limit.
 func (r *reader) array(limit int) int {
 	var n uint64
 	switch c := r.byte(); {
@@ -165,7 +165,7 @@ func (r *reader) array(limit int) int {
 	return int(n)
 }
 
-// bin reads bytes, which stay part of the reader's buffer; more than limit is an error.
+// bin reads at most limit bytes, which remain part of the reader's buffer.
 func (r *reader) bin(limit int) []byte {
 	var n uint64
 	switch c := r.byte(); c {
@@ -186,7 +186,7 @@ func (r *reader) bin(limit int) []byte {
 	return r.take(int(n))
 }
 
-// fixed reads bytes of exactly len(dst).
+// fixed reads exactly len(dst) bytes.
 func (r *reader) fixed(dst []byte) {
 	p := r.bin(len(dst))
 	if r.err == nil && len(p) != len(dst) {
@@ -195,7 +195,7 @@ func (r *reader) fixed(dst []byte) {
 	copy(dst, p)
 }
 
-// str reads a text of at most limit (<= 255) bytes that passes cleanText.
+// str reads a text of at most limit (<= 255) bytes that passes isCleanText.
 func (r *reader) str(limit int) string {
 	var n uint64
 	switch c := r.byte(); {
@@ -219,7 +219,7 @@ func (r *reader) str(limit int) string {
 	return s
 }
 
-// end gives the first error; bytes left over are one.
+// end returns the first error; leftover bytes are an error too.
 func (r *reader) end() error {
 	if r.err == nil && len(r.b) > 0 {
 		return errTrailing
