@@ -115,8 +115,8 @@ func (d delegate) NotifyLeave(n *memberlist.Node) {
 	}
 }
 
-// NotifyAlive refuses a node before memberlist knows it, unless its name is the hash of its key, its metadata is its
-// own, and there is room for it.
+// NotifyAlive refuses a node before memberlist knows it, unless its name is the hash of its key, it has signed its
+// address and what it says of its keys, and there is room for it.
 func (d delegate) NotifyAlive(n *memberlist.Node) error {
 	id, err := ParseID(n.Name)
 	if err != nil {

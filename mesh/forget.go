@@ -90,7 +90,7 @@ func (t *peerTable) unforget(now time.Time, by ID) {
 	t.changedWordsLocked(now)
 }
 
-// changedWordsLocked stores the peer list and announces the known addresses again.
+// changedWordsLocked makes the notifier store the peer list and announce the known addresses again.
 func (t *peerTable) changedWordsLocked(now time.Time) {
 	t.dirty, t.knownChanged = true, true
 	t.targetsLocked(now)

@@ -94,8 +94,9 @@ type guard struct {
 	isMember func(netip.Addr) bool
 	// knows reports whether a member was checked at this address with this metadata. nil: none was.
 	knows func(ID, netip.AddrPort, []byte) bool
-	// ceilingOf returns the highest incarnation that news of a node may carry, and whether it is this node. nil: all
-	// have the first ceiling. heard is called with the incarnations of accepted news of this node. Neither must block.
+	// ceilingOf returns the highest incarnation that news of a node may carry, and whether the node is this one. nil:
+	// all have the first ceiling. heard is called with the incarnations of accepted news of this node. Neither must
+	// block.
 	ceilingOf func(ID) (most uint32, self bool)
 	heard     func(incarnation uint32)
 	// leaving reports whether a member has recently signed that it is leaving. nil: none has. It must not block.

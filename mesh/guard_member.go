@@ -100,9 +100,9 @@ func (g *guard) ceiling(id ID) (most uint32, self bool) {
 	return g.ceilingOf(id)
 }
 
-// checkCeiling returns an error if news of a member has an incarnation above the member's ceiling. A member said to be
-// alive is judged by the metadata that came with the news, whose signature is verified before the news counts. For
-// other states memberlist keeps the metadata that it has.
+// checkCeiling returns an error if news of a member has an incarnation above the member's ceiling. News that a member
+// is alive brings its own metadata, whose signature is verified before the news counts. For other states, and for this
+// node itself, memberlist keeps the metadata that it has, so a higher ceiling must be proven here.
 func (g *guard) checkCeiling(id ID, s mlNodeState, m meta) error {
 	most, self := g.ceiling(id)
 	above := s.Incarnation > most

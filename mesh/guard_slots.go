@@ -8,9 +8,8 @@ import (
 )
 
 // A stranger is at an address where no member has answered and nobody has used the mesh's key. Strangers' streams have
-// their own slots and memory, so that they take none from members. If these are full, the stranger that has stalled
-// longest is evicted: an attacker holds a slot only until enough others come, and an honest newcomer needs one for a
-// few milliseconds.
+// their own slots and memory, so that they take none from members. If these are full, the oldest stream is closed: an
+// attacker holds a slot only until enough others come, and an honest newcomer needs one for a few milliseconds.
 
 const (
 	// maxStrangerStreams bounds the open streams of all strangers, strangerStreams those of one address.

@@ -45,7 +45,7 @@ type Member struct {
 	RTT       time.Duration // of the last ping; 0: not known yet
 	Version   string
 	Since     time.Time // when State began
-	// UDPTo and UDPFrom tell whether UDP packets get to the member and back.
+	// UDPTo and UDPFrom tell whether UDP packets pass to the member and from it.
 	UDPTo, UDPFrom UDPWay
 	// KeyGeneration is that of the newest gossip key that the member says it can read; valid if KeyKnown.
 	KeyKnown      bool
@@ -114,7 +114,7 @@ type Stats struct {
 	Received   uint64            // frames that arrived, by any way
 	Delivered  uint64            // of Received: new, verified and live
 	Duplicates uint64            // of Received: already held
-	Refused    map[string]uint64 // of Received, by reason: "format", "signature", "mesh", "trust" (no valid certificate), "revoked", "expired", "future", "full"
+	Refused    map[string]uint64 // of Received, by reason: "format", "signature", "mesh", "trust" (no valid certificate), "revoked", "expired", "future", "full"; and "unasked": sync messages of no session
 	Dropped    uint64            // messages lost because a queue was full
 	SendErrors uint64            // packets that the system refused to send
 	Syncs      uint64            // sync sessions that exchanged vectors

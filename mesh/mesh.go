@@ -329,8 +329,8 @@ func (m *Mesh) take(f Frame) (bool, error) {
 // called if a clock that was ahead is set back.
 func (m *Mesh) Expire(now time.Time) {
 	m.mu.Lock()
-	// The caller may have read the clock long ago, for example before the process was stopped. That is no clock that
-	// was set back.
+	// The caller may have read the clock long ago, for example before the process was stopped. That does not mean that
+	// a clock was set back.
 	if at := m.now(); at.Round(0).After(now.Round(0)) {
 		now = at
 	}

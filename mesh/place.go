@@ -54,7 +54,7 @@ type stayEvents struct {
 	over atomic.Bool
 }
 
-// NotifyLeave notes that a peer is gone.
+// NotifyLeave records that a peer is gone.
 func (e *stayEvents) NotifyLeave(n *memberlist.Node) {
 	if !e.over.Load() {
 		e.delegate.NotifyLeave(n)

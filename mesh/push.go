@@ -21,8 +21,8 @@ const (
 	maxPush = 4096
 	// pushBatch bounds the jobs whose frames are packed together.
 	pushBatch = 64
-	// maxPass bounds the waiting jobs while frames are still passed on to the next node. Under load a sync repairs
-	// losses, so no sender can make the mesh send twice as much.
+	// maxPass is the number of waiting jobs from which frames are no longer passed on to the next node: under load a
+	// sync repairs losses, and no sender can make the mesh send twice what it sends.
 	maxPass = 64
 	// flushTime bounds how long the end of Run waits for the sender.
 	flushTime = 500 * time.Millisecond

@@ -17,9 +17,9 @@ const (
 	// dead, one tree misses 4 % of the nodes and two miss 0.02 %.)
 	treeCount = 2
 	// passAbove is the number of members above which each also passes a small directly pushed frame on to one other, so
-	// that a node that the origin's packet missed need not wait for a sync. At 100 nodes, with 1 % of packets lost and
-	// 1 % of nodes dead, the origin's packets reach 99 %, and with this 99.97 %. With few nodes, losing one packet in a
-	// hundred makes a ban late on one node in ten; there less traffic matters more.
+	// that a node missed by the origin's packet need not wait for a sync. At 100 nodes, with 1 % of packets lost and 1
+	// % of nodes dead, the origin's packets reach 99 %, and with this 99.97 %. With few nodes, losing one packet in a
+	// hundred makes a ban late on one node in ten; there, low traffic matters more.
 	passAbove = 16
 )
 
