@@ -14,9 +14,10 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// A machine's addresses may change while the agent runs, or appear only after it has started, but memberlist takes its own
-// address only once, when it is created. So every placeEvery this node checks at which address others can reach it. If that has
-// changed, it leaves the mesh and rejoins from the new address with a new memberlist. It keeps all its frames and its numbering.
+// A machine's addresses may change while the agent runs, or appear only after it has started, but memberlist takes its
+// own address only once, when it is created. So every placeEvery this node checks at which address others can reach it.
+// If that has changed, it leaves the mesh and rejoins from the new address with a new memberlist. It keeps all its
+// frames and its numbering.
 
 const (
 	// placeEvery is how often this machine's addresses are checked.
@@ -28,8 +29,8 @@ const (
 // byDefault are addresses of documentation (RFC 5737, RFC 3849), to which only the default route of each family leads.
 var byDefault = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:9"), netip.MustParseAddrPort("[2001:db8::1]:9")}
 
-// location is where this node is. Only dwell's goroutine writes it: word and port while there is no memberlist, seen and local
-// at any time.
+// location is where this node is. Only dwell's goroutine writes it: word and port while there is no memberlist, seen
+// and local at any time.
 type location struct {
 	word []byte                          // our signature over our address
 	port uint16                          // the bound one; 0: none yet
@@ -61,8 +62,8 @@ func (e *stayEvents) NotifyLeave(n *memberlist.Node) {
 	}
 }
 
-// dwell keeps this node in the mesh, at the address where others can reach it, until ctx ends. It returns the membership at that
-// time, nil if there is none, or an error if the mesh port cannot be opened at the start.
+// dwell keeps this node in the mesh, at the address where others can reach it, until ctx ends. It returns the
+// membership at that time, nil if there is none, or an error if the mesh port cannot be opened at the start.
 func (m *Mesh) dwell(ctx context.Context) (*membership, error) {
 	tick := time.NewTicker(placeEvery)
 	defer tick.Stop()
@@ -146,8 +147,8 @@ func (t *peerTable) detach(now time.Time) (ids []ID) {
 	return ids
 }
 
-// locate returns the address at which others can reach this node (port 0 stands for the bound port), or the reason why they
-// cannot.
+// locate returns the address at which others can reach this node (port 0 stands for the bound port), or the reason why
+// they cannot.
 func (m *Mesh) locate() (at netip.AddrPort, fault string) {
 	bind, said := m.cfg.Bind.Addr().Unmap(), m.cfg.Advertise
 	named := said.Addr().IsValid() && !said.Addr().IsUnspecified()
@@ -173,9 +174,9 @@ func (m *Mesh) locate() (at netip.AddrPort, fault string) {
 	return netip.AddrPortFrom(addr, said.Port()), ""
 }
 
-// pickAddr chooses which of this machine's addresses to advertise: the present one while it works, else the source address that
-// this machine uses to reach the others, else that of the default route, which bridges of containers do not have, else the first by
-// preferred. It returns the zero Addr if none can be used.
+// pickAddr chooses which of this machine's addresses to advertise: the present one while it works, else the source
+// address that this machine uses to reach the others, else that of the default route, which bridges of containers do
+// not have, else the first by preferred. It returns the zero Addr if none can be used.
 func (m *Mesh) pickAddr(now netip.Addr, local []netip.Addr) netip.Addr {
 	stays := slices.Contains(local, now) && isHere(now)
 	if _, alive := m.peers.lossCount(); stays && alive > 0 {
@@ -236,8 +237,8 @@ func (m *Mesh) routesTo() []netip.AddrPort {
 	return list[:min(len(list), maxRoutes)]
 }
 
-// sourceTo returns the source address that this machine uses to reach another, or the zero Addr if there is no route. It sends
-// no packet.
+// sourceTo returns the source address that this machine uses to reach another, or the zero Addr if there is no route.
+// It sends no packet.
 func sourceTo(to netip.AddrPort) netip.Addr {
 	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
 	if err != nil {
@@ -256,8 +257,8 @@ func isHere(a netip.Addr) bool {
 	return conn.Close() == nil
 }
 
-// localAddrs lists the addresses of all interfaces that are up. It asks each interface for its addresses only when something
-// has changed, since containers may bring hundreds of interfaces.
+// localAddrs lists the addresses of all interfaces that are up. It asks each interface for its addresses only when
+// something has changed, since containers may bring hundreds of interfaces.
 func (l *location) localAddrs() []netip.Addr {
 	links, err := net.Interfaces()
 	if err != nil {
