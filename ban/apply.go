@@ -5,13 +5,13 @@ import (
 	"slices"
 )
 
-// A cause is whose record made an entry change.
+// A cause describes the record that made an entry change.
 type cause struct {
 	kind   Kind
 	origin Origin
 	issued int64
 	words  words
-	ending bool // it has ended
+	ending bool // the record ended
 }
 
 func (t *Table) causeOf(r *Record) cause {
@@ -28,11 +28,11 @@ type touched struct {
 	entry uint32
 	state State // before the call
 	until int64 // before the call
-	moved bool  // the cause made the state what it is, not only the end
+	moved bool  // the cause changed the state, not only the end
 	cause cause
 }
 
-// touch works out what the entry i comes to after the records that bear on it changed.
+// touch re-examines entry i after records that affect it changed.
 func (t *Table) touch(b *book, i uint32, c cause) {
 	e := b.entries.at(i)
 	if n := int(e.touch); n >= len(t.touched) || t.touched[n].book != b || t.touched[n].entry != i {
@@ -53,7 +53,7 @@ func (t *Table) touch(b *book, i uint32, c cause) {
 	}
 }
 
-// sheltered reports whether nothing inside k can be banned whether or not k itself is allowed.
+// sheltered reports whether the never-ban list or a wider allow protects all of k already.
 func (t *Table) sheltered(k pkey) bool {
 	if t.never.covers(k) {
 		return true
@@ -69,7 +69,7 @@ func (t *Table) sheltered(k pkey) bool {
 	return false
 }
 
-// wakeLater has the rec i, which does not count, looked at again when what cancels it ends.
+// wakeLater schedules another look at rec i, which does not count, for when the strike that cancels it ends.
 func (t *Table) wakeLater(b *book, e *entry, i uint32) {
 	x := b.recs.at(i)
 	if b.cancels.strikes.live == 0 || x.kind != KindBan && x.kind != KindAllow {
@@ -80,7 +80,7 @@ func (t *Table) wakeLater(b *book, e *entry, i uint32) {
 	}
 }
 
-// noteAllow counts the allows of each origin that are in force.
+// noteAllow keeps the number of each origin's allows in force.
 func (t *Table) noteAllow(i uint32, inForce bool) {
 	if inForce == t.inForce[i] {
 		return
@@ -100,8 +100,8 @@ func (t *Table) noteAllow(i uint32, inForce bool) {
 // AllowsOf returns how many allows of o are in force.
 func (t *Table) AllowsOf(o Origin) int { return t.allowsOf[o] }
 
-// judge says what the records of an entry come to, and until when if that is StateEnforced. An
-// allow in force is "enforced" too.
+// judge returns the state that an entry's records add up to and, if that is StateEnforced, when it ends. An allow in
+// force is StateEnforced too.
 func (t *Table) judge(b *book, e *entry) (State, int64) {
 	t.looked++
 	quorum := t.quorum.Origins
@@ -109,7 +109,7 @@ func (t *Table) judge(b *book, e *entry) (State, int64) {
 		quorum = 1
 	}
 	var buf [4]int64
-	others := buf[:0] // the latest ends of other origins, at most quorum, the latest in front
+	others := buf[:0] // the latest ends of other origins, latest first, at most quorum of them
 	var own int64
 	n, held := 0, 0
 	for i := e.recs; i != 0; {
@@ -123,7 +123,7 @@ func (t *Table) judge(b *book, e *entry) (State, int64) {
 			t.wakeLater(b, e, id)
 			continue
 		}
-		if x.hold != HoldNone { // what was dropped does not count at all
+		if x.hold != HoldNone { // it waits: counts has excluded dropped ones
 			held++
 			continue
 		}
@@ -137,7 +137,7 @@ func (t *Table) judge(b *book, e *entry) (State, int64) {
 			others = slices.Insert(others[:min(len(others), quorum-1)], at, x.until)
 		}
 	}
-	until := own // this node's own ban counts as a quorum
+	until := own // this node's own ban needs no quorum
 	if len(others) == quorum {
 		until = max(own, others[quorum-1])
 	}
@@ -157,8 +157,8 @@ func (t *Table) judge(b *book, e *entry) (State, int64) {
 	return StateEnforced, until
 }
 
-// counts reports whether the rec x of the entry e is a ban or allow that nothing cancels and nobody
-// dropped. It may be held.
+// counts reports whether rec x of entry e is a ban or allow that is neither cancelled nor dropped and whose origin is
+// not withdrawn. It may be held.
 func (t *Table) counts(b *book, e *entry, x *rec) bool {
 	if x.kind != KindBan && x.kind != KindAllow || x.hold == HoldDropped {
 		return false
@@ -189,7 +189,7 @@ func (t *Table) allowing(k pkey) uint32 {
 // maxScratch is how many touched entries a table keeps memory for between calls.
 const maxScratch = 1 << 12
 
-// finish turns what was touched into changes, appended to dst, and lets go of empty entries.
+// finish turns the touched entries into changes, appends them to dst and frees empty entries.
 func (t *Table) finish(dst []Change) []Change {
 	t.atOnce = 0
 	dst = slices.Grow(dst, min(len(t.touched), maxScratch))
@@ -218,7 +218,7 @@ func (t *Table) finish(dst []Change) []Change {
 	return dst
 }
 
-// change says what happened to a touched entry; false if nothing did that anyone must know.
+// change returns what happened to a touched entry; ok is false if there is nothing to report.
 func (t *Table) change(w *touched, e *entry) (c Change, ok bool) {
 	was, is := w.state == StateEnforced, e.state == StateEnforced
 	until, from := e.until, w.cause
@@ -254,7 +254,7 @@ func (t *Table) change(w *touched, e *entry) (c Change, ok bool) {
 	switch c.Event {
 	case EventBan, EventPending, EventHeld, EventRefresh:
 		lead := w.book.recs.at(t.leading(w.book, e))
-		// It can also have come to light because something else ended; then the ban itself speaks.
+		// The entry may also have surfaced because something else ended; then report the ban itself.
 		if from.ending || from.kind != KindBan && !(takes && c.Event == EventRefresh) {
 			from = t.causeOfRec(lead)
 		}
@@ -274,7 +274,7 @@ func (t *Table) change(w *touched, e *entry) (c Change, ok bool) {
 	return c, true
 }
 
-// lifted names how an entry that now is in state s went.
+// lifted returns the event of an entry that is no longer enforced or waiting and is now in state s.
 func lifted(s State, expiring bool) Event {
 	switch {
 	case s == StateAllowed:
@@ -285,8 +285,8 @@ func lifted(s State, expiring bool) Event {
 	return EventUnban
 }
 
-// leading returns the live ban or allow of the entry that lasts longest, or 0; one that is held only
-// if all are. All nodes that hold the same choose the same one.
+// leading returns the live ban or allow of the entry that lasts longest, or 0. It returns a held one only if all are
+// held. Nodes with the same records choose the same one.
 func (t *Table) leading(b *book, e *entry) uint32 {
 	var lead uint32
 	for i := e.recs; i != 0; {
@@ -309,7 +309,7 @@ func (t *Table) leads(x, y *rec) bool {
 	return t.sooner(x, y)
 }
 
-// sooner orders recs by issue, then by origin.
+// sooner reports whether x comes before y, by issue time, then by origin.
 func (t *Table) sooner(x, y *rec) bool {
 	if x.issued != y.issued {
 		return x.issued < y.issued

@@ -1,7 +1,7 @@
 package ban
 
-// A book holds the records of one class, bans or allows: an entry for each prefix and ports, and in
-// each entry a chain with the word of each origin.
+// A book holds the records of one class, bans or allows: an entry for each prefix and ports, and in each entry a chain
+// with what each origin said last.
 type book struct {
 	tree    tree
 	forms   formCount
@@ -13,13 +13,13 @@ type book struct {
 	wakes   wakes
 }
 
-// An entry is one prefix and ports.
+// An entry is one prefix with its ports.
 type entry struct {
 	hi, lo uint64 // with form, the pkey
-	until  int64  // the end that is in force, if the state is StateEnforced
+	until  int64  // the enforced end, if state is StateEnforced
 	ports  uint32
-	recs   uint32 // the first of the chain
-	touch  uint32 // the place in Table.touched, if that place says so too
+	recs   uint32 // head of the chain
+	touch  uint32 // index in Table.touched; valid only if that element refers to this entry
 	form   uint8
 	state  State
 }
@@ -27,11 +27,11 @@ type entry struct {
 func (e *entry) key() pkey  { return pkey{e.hi, e.lo, e.form} }
 func (e *entry) path() path { return e.key().path(e.ports) }
 
-// A rec is what an origin said last of an entry, and beside it, where needed, a floor.
+// A rec is what an origin said last about an entry. A floor may stand beside it.
 type rec struct {
 	seq           uint64
 	issued, until int64 // Unix milliseconds
-	arrived       int64 // when this version came here, the same; see Record.Arrived
+	arrived       int64 // when this version arrived here, in Unix milliseconds; see Record.Arrived
 	speaker       uint32
 	words         uint32
 	entry         uint32
@@ -39,14 +39,14 @@ type rec struct {
 	index         uint16
 	kind          Kind
 	hold          Hold
-	span          uint32 // milliseconds before issued, when the origin first said it
+	span          uint32 // how many milliseconds before issued the origin first said it
 }
 
-// kindFloor marks a rec that only keeps older versions out. It stands beside a newer word that ends
-// before an older one would have: without it the older one would count again if it came late.
+// kindFloor marks a rec that only keeps older versions out. It stands beside a newer rec that ends before an older one
+// would have; without it the older one would count again if it arrived late.
 const kindFloor Kind = 255
 
-// open returns the entry of k and ports, and makes it if it is not there.
+// open returns the entry of k and ports and creates it if needed.
 func (t *Table) open(b *book, k pkey, ports Ports) uint32 {
 	if id, ok := t.findPorts(ports); ok {
 		if i := b.find(k, id); i != 0 {
@@ -69,7 +69,7 @@ func (t *Table) close(b *book, i uint32) {
 	b.entries.release(i)
 }
 
-// said returns what the origin said last of the entry, and its floor; 0 for what is not there.
+// said returns the rec of what the origin said last about the entry, and the origin's floor; 0 means none.
 func (t *Table) said(b *book, entry uint32, o Origin) (last, floor uint32) {
 	for i := b.entries.at(entry).recs; i != 0; {
 		r := b.recs.at(i)
@@ -85,7 +85,7 @@ func (t *Table) said(b *book, entry uint32, o Origin) (last, floor uint32) {
 	return last, floor
 }
 
-// holds reports whether r's origin has said something of the same prefix and ports.
+// holds reports whether b has a rec or floor of r's origin for r's prefix and ports.
 func (t *Table) holds(b *book, r *Record) bool {
 	entry := t.entryAbout(b, r)
 	if entry == 0 {
@@ -95,7 +95,7 @@ func (t *Table) holds(b *book, r *Record) bool {
 	return last != 0 || floor != 0
 }
 
-// knows reports whether r's origin has said something of the same prefix and ports in r's book.
+// knows is holds for the book that r, a ban, revoke or allow, belongs to.
 func (t *Table) knows(r *Record) bool {
 	if r.Kind == KindAllow {
 		return t.holds(&t.allows, r)
@@ -112,15 +112,15 @@ func (t *Table) entryAbout(b *book, r *Record) uint32 {
 	return b.find(keyOf(r.Prefix), id)
 }
 
-// put merges a ban, revoke or allow: the highest version is what its origin says. It reports
-// whether that is r, and was not before.
+// put merges a ban, revoke or allow: an origin's highest version wins. changed reports whether the entry must be judged
+// again.
 func (t *Table) put(b *book, r *Record) (entry uint32, changed bool) {
 	entry = t.open(b, keyOf(r.Prefix), r.Ports)
 	last, floor := t.said(b, entry, r.Origin)
 	until := millis(r.Until)
-	var top Version // of what is there
-	var keep int64  // how long older versions must be kept out
-	order := +1     // of r and top
+	var top Version // the highest version present
+	var keep int64  // until when older versions must be kept out
+	order := +1     // of r relative to top
 	for _, i := range [2]uint32{last, floor} {
 		if i != 0 {
 			x := b.recs.at(i)
@@ -131,7 +131,7 @@ func (t *Table) put(b *book, r *Record) (entry uint32, changed bool) {
 		}
 	}
 	switch {
-	case order == 0 && last != 0: // seen before; with a floor alone it had ended, by a clock that was set back since
+	case order == 0 && last != 0: // seen before; with only a floor left, it ended by a clock that was set back since
 		return entry, b.recs.at(last).hold != r.Hold && t.rehold(b, last, r)
 	case order < 0:
 		if last != 0 {
@@ -139,7 +139,7 @@ func (t *Table) put(b *book, r *Record) (entry uint32, changed bool) {
 			span := x.spanTo(x.issued, r)
 			changed, x.span = span > x.span, span
 		}
-		if until > keep { // superseded before it came, but it would have lasted longer
+		if until > keep { // superseded before it arrived, but it would have lasted longer
 			t.setFloor(b, entry, floor, r.Origin, top, until)
 		}
 		return entry, changed && t.windows()
@@ -179,7 +179,7 @@ func (t *Table) link(b *book, entry uint32, r *Record, kind Kind) {
 	}
 }
 
-// replace makes the rec i say r.
+// replace overwrites rec i with r.
 func (t *Table) replace(b *book, i uint32, r *Record) {
 	t.noteElements(b, i, -1)
 	x := b.recs.at(i)
@@ -200,8 +200,8 @@ func (t *Table) replace(b *book, i uint32, r *Record) {
 	}
 }
 
-// setFloor keeps the origin's versions up to v out until the given time, which is never earlier
-// than before. The floor is the rec i, or a new one if that is 0.
+// setFloor keeps the origin's versions up to v out until the given time, which never moves earlier. Rec i becomes the
+// floor; if i is 0, a new rec does.
 func (t *Table) setFloor(b *book, entry, i uint32, o Origin, v Version, until int64) {
 	r := Record{Op: Op{Until: fromMillis(until)}, Origin: o, Version: v}
 	if i == 0 {
@@ -213,7 +213,7 @@ func (t *Table) setFloor(b *book, entry, i uint32, o Origin, v Version, until in
 	t.replace(b, i, &r)
 }
 
-// drop takes the rec i out of its chain.
+// drop removes rec i from its chain and frees it.
 func (t *Table) drop(b *book, i uint32) {
 	x := b.recs.at(i)
 	at := &b.entries.at(x.entry).recs
@@ -235,15 +235,15 @@ func (t *Table) drop(b *book, i uint32) {
 	t.putSpeaker(x.speaker)
 	t.putWords(x.words)
 	if b.recs.release(i); b.recs.live == 0 {
-		b.ends.clear() // what is left in it are marks of recs that are gone
+		b.ends.clear() // only marks of freed recs are left in it
 	}
 }
 
-// schedule enters the end of the rec i.
+// schedule adds the end of rec i to the timeline.
 func (b *book) schedule(i uint32) {
 	b.ends.push(due{b.recs.at(i).until, i})
-	// Marks go stale when an end moves earlier or a floor goes. Only a peer that does this on
-	// purpose makes so many.
+	// Marks go stale when an end moves earlier or a floor is dropped. Only a peer that does so on purpose makes so
+	// many.
 	if b.ends.len() > 2*b.recs.live+staleSlack {
 		b.ends.clear()
 		for i := uint32(1); i < b.recs.end; i++ {
@@ -255,7 +255,7 @@ func (b *book) schedule(i uint32) {
 	}
 }
 
-// staleSlack is how many stale marks a timeline may hold however few recs there are.
+// staleSlack is how many stale marks a timeline may hold, however few recs there are.
 const staleSlack = 1024
 
 // next returns the rec that ends first, or 0.
@@ -275,7 +275,7 @@ func (b *book) next() (i uint32, at int64) {
 	return 0, 0
 }
 
-// noteElements counts the port elements of the rec i for its origin, or no longer.
+// noteElements adds the port elements of rec i to its origin's count if by is +1, or subtracts them if it is -1.
 func (t *Table) noteElements(b *book, i uint32, by int) {
 	x := b.recs.at(i)
 	ports := t.portsAt(b.entries.at(x.entry).ports)

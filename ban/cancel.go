@@ -6,51 +6,51 @@ import (
 	"strings"
 )
 
-// maxFront bounds the strikes of one origin that stand side by side at one target. What UnbanOps says needs one.
+// maxFront bounds how many strikes one origin has at one target, none dominating another. UnbanOps needs only one.
 const maxFront = 16
 
-// The cancels of a book are the strikes of its unbans, or of its unallows. Of the strikes of one origin at one target
-// only those are kept that no other dominates: to drop the rest changes nothing at any time, so merging is a union.
+// The cancels of a book are the strikes of its unbans or unallows. Of one origin's strikes at one target, only those
+// that no other dominates are kept. Dropping the rest changes nothing at any time, so merging is a union.
 type cancels struct {
 	strikes slab[strike]
-	first   map[target]uint32 // the chain of a target
-	forms   formCount         // of targets
-	ends    timeline          // may hold marks of strikes that are gone
+	first   map[target]uint32 // the head of each target's chain
+	forms   formCount         // of the targets' prefixes
+	ends    timeline          // may hold marks of removed strikes
 }
 
-// A target is what one mark of a cancel is about: the records of an origin inside a prefix.
+// A target is what one mark of a cancel is about: one origin's records inside a prefix.
 type target struct {
 	hi, lo uint64 // with form, the pkey
-	about  uint32 // in parties
+	about  uint32 // the origin, in parties
 	form   uint8
 }
 
 func (k *target) key() pkey { return pkey{k.hi, k.lo, k.form} }
 
-// A strike cancels the records of its target up to (epoch, seq) that were not issued later than it, but for the skew of
-// clocks. It takes 72 bytes, and about 60 more in the indexes.
+// A strike cancels the records of its target up to (epoch, seq) unless they were issued after it by more than the clock
+// skew. It takes 72 bytes, and about 60 more in the indexes.
 type strike struct {
 	target
 	epoch, seq    uint64
 	issued, until int64  // Unix milliseconds
-	by            uint32 // whose it is, in parties
+	by            uint32 // its origin, in parties
 	words         uint32
 	next          uint32 // in the chain
 }
 
-// covers reports whether s cancels what the origin that it is about said at (epoch, seq).
+// covers reports whether the version (epoch, seq) of the origin that s is about is under its mark.
 func (s *strike) covers(epoch, seq uint64) bool {
 	return epoch < s.epoch || epoch == s.epoch && seq <= s.seq
 }
 
-// parties holds the origins that strikes are by or about, under numbers.
+// parties numbers the origins that strikes are by or about.
 type parties struct {
 	pool[Origin]
-	said []uint32 // strikes by each
-	void []bool   // it is withdrawn
+	said []uint32 // how many strikes are by each
+	void []bool   // whether each is withdrawn
 }
 
-// dominates reports whether s, of the same origin and target, makes x superfluous: x says nothing that s does not say.
+// dominates reports whether s makes x, of the same origin and target, redundant.
 func (t *Table) dominates(s, x *strike) bool {
 	switch {
 	case !s.covers(x.epoch, x.seq) || s.until < x.until || s.issued < x.issued:
@@ -72,14 +72,14 @@ func (t *Table) party(o Origin) uint32 {
 	return i
 }
 
-// setVoid notes whether the strikes by o have no effect.
+// setVoid records whether the strikes by o are void.
 func (t *Table) setVoid(o Origin, void bool) {
 	if i, ok := t.parties.ids[o]; ok {
 		t.parties.void[i] = void
 	}
 }
 
-// StrikesOf returns how many marks of unbans and unallows of o the table holds.
+// StrikesOf returns how many marks of o's unbans and unallows the table holds.
 func (t *Table) StrikesOf(o Origin) int {
 	if i, ok := t.parties.ids[o]; ok {
 		return int(t.parties.said[i])
@@ -87,7 +87,7 @@ func (t *Table) StrikesOf(o Origin) int {
 	return 0
 }
 
-// addCancel merges a cancel that counts. It reports whether more may be cancelled than before.
+// addCancel merges a cancel that counts. It reports whether it may cancel more than before.
 func (t *Table) addCancel(b *book, r *Record) (further bool) {
 	for _, m := range r.Marks {
 		s := strike{
@@ -108,7 +108,7 @@ func targetOf(r *Record, about uint32) target {
 	return target{k.hi, k.lo, about, k.form}
 }
 
-// letGo gives back what a strike refers to.
+// letGo releases what a strike refers to.
 func (t *Table) letGo(s *strike) {
 	t.putWords(s.words)
 	t.parties.put(s.by)
@@ -155,7 +155,7 @@ func (t *Table) addStrike(b *book, s *strike) (added, further bool) {
 	return true, further
 }
 
-// tidy forgets the ends of strikes that are gone once they are many.
+// tidy rebuilds the timeline once it holds too many ends of removed strikes.
 func (c *cancels) tidy() {
 	if c.ends.len() <= 2*c.strikes.live+staleSlack {
 		return
@@ -181,7 +181,7 @@ func (c *cancels) next() (i uint32, at int64) {
 	return 0, 0
 }
 
-// removeStrike takes the strike i out.
+// removeStrike removes strike i.
 func (t *Table) removeStrike(b *book, i uint32) {
 	c := &b.cancels
 	s := *c.strikes.at(i)
@@ -199,13 +199,13 @@ func (t *Table) removeStrike(b *book, i uint32) {
 	}
 	t.parties.said[s.by]--
 	t.letGo(&s)
-	if c.strikes.release(i); c.strikes.live == 0 { // give back what a flood took
+	if c.strikes.release(i); c.strikes.live == 0 { // free what a flood allocated
 		c.ends.clear()
 		c.first = nil
 	}
 }
 
-// strikeRecord returns the strike i as an unban or unallow of one mark. Its version is lost.
+// strikeRecord returns strike i as an unban or unallow with one mark. Its version is lost.
 func (t *Table) strikeRecord(b *book, i uint32) Record {
 	s := b.cancels.strikes.at(i)
 	kind, w := KindUnban, t.wordsAt(s.words)
@@ -221,8 +221,8 @@ func (t *Table) strikeRecord(b *book, i uint32) Record {
 	}
 }
 
-// distinct yields the strikes that keep asks for, but of those that differ only in their mark, as those of one op do, a
-// single one.
+// distinct yields the strikes that keep accepts, but only one of those that differ only in their mark, as the strikes
+// of one op do.
 func (c *cancels) distinct(keep func(s *strike) bool) iter.Seq[uint32] {
 	return func(yield func(i uint32) bool) {
 		seen := make(map[strike]bool)
@@ -242,7 +242,7 @@ func (c *cancels) distinct(keep func(s *strike) bool) iter.Seq[uint32] {
 	}
 }
 
-// strikeAt returns, of the strikes that cancel the rec x of the entry e, the one that lasts longest; 0 if none does.
+// strikeAt returns the longest-lasting strike that cancels rec x of entry e, or 0.
 func (t *Table) strikeAt(b *book, e *entry, x *rec) (best uint32) {
 	c := &b.cancels
 	if c.strikes.live == 0 {
@@ -268,8 +268,8 @@ func (t *Table) strikeAt(b *book, e *entry, x *rec) (best uint32) {
 	return best
 }
 
-// wouldAdd returns how many more strikes merging the cancel r would make, whether it says anything that its origin has not
-// said, and whether that is too much at one target.
+// wouldAdd returns how many strikes merging the cancel r would add, whether r says anything new for its origin, and
+// whether it would exceed the bound at one target.
 func (t *Table) wouldAdd(b *book, r *Record) (more int, news, full bool) {
 	by, known := t.parties.ids[r.Origin]
 	s := strike{issued: millis(r.Issued), until: millis(r.Until)}

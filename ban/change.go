@@ -12,11 +12,11 @@ type Event uint8
 // The events.
 const (
 	EventBan     Event = 1 // became enforced
-	EventRefresh Event = 2 // stays enforced, to another end
+	EventRefresh Event = 2 // stays enforced, with another end
 	EventUnban   Event = 3 // lifted by an unban or a revoke
-	EventExpire  Event = 4 // lifted because its time came
+	EventExpire  Event = 4 // lifted because it expired
 	EventPending Event = 5 // seen, but not by enough origins yet
-	EventHeld    Event = 6 // held back by a cap of its origin or the breaker
+	EventHeld    Event = 6 // held by a cap of its origin or by the breaker
 	EventAllow   Event = 7 // lifted by an allow; or, with neither Enforce nor Lift, the allow itself
 	EventUnallow Event = 8 // an allow ended
 )
@@ -44,10 +44,10 @@ func (e Event) String() string {
 	return fmt.Sprintf("event(%d)", uint8(e))
 }
 
-// State is what the table does about an entry.
+// State is how the table treats an entry.
 type State uint8
 
-// The states. The zero value is an entry that nothing live asks to ban.
+// The states. The zero value means that no live ban asks for the entry.
 const (
 	stateNone     State = 0
 	StateEnforced State = 1 // the firewall drops it
@@ -73,21 +73,21 @@ func (s State) String() string {
 	return fmt.Sprintf("state(%d)", uint8(s))
 }
 
-// Change is one thing that a call changed: what watchers are told, and in Enforce and Lift what the
-// firewall must do. Applying these in order to what was enforced before gives what [Table.Enforced]
-// says after the call. A call returns at most one change for each prefix and ports that a merge
-// touched, and one more for what expired at its start.
+// Change is one thing that a call changed: what to tell watchers, and in Enforce and Lift what the firewall must do.
+// Applying the changes in order to what was enforced before the call gives what [Table.Enforced] yields after it. A
+// call returns at most one change from its merge for each prefix and ports, and at most one more from what expired when
+// it began.
 //
 // An EventAllow or EventUnallow among the changes means that [Table.Exceptions] may have changed.
 type Change struct {
 	Event  Event
 	Prefix netip.Prefix
 	Ports  Ports
-	Until  time.Time // the end that is enforced now, or waits; of what was lifted, the end that it had
+	Until  time.Time // the end that is enforced or waits; for a lifted entry, the end it had
 
-	// Whose record caused the change, when it was issued, and what it says. When the ban was
-	// uncovered by the end of something else, they are of the ban that lasts longest. When the
-	// never-ban list caused it, Origin is this node, Issued is zero and Source is RuleNever.
+	// The record that caused the change: its origin, when it was issued and what it says. If the ban surfaced because
+	// something else ended, these are of the ban that lasts longest. If the never-ban list is the cause, Origin is this
+	// node, Issued is zero and Source is RuleNever.
 	Origin Origin
 	Issued time.Time
 	Reason string
@@ -103,5 +103,5 @@ type Rule struct {
 	Prefix netip.Prefix
 	Ports  Ports
 	Until  time.Time
-	Own    bool // with ports only: this node bans it itself
+	Own    bool // set only with ports: this node bans it itself
 }

@@ -2,17 +2,17 @@ package ban
 
 import "time"
 
-// Ops that bring little new are free, and still cost each node that hears them some microseconds. A node that says more
-// of them than this is heard less for a while: see [Gate.Chatters].
+// Ops that bring little new are not charged otherwise, yet cost each node that hears them some microseconds. A node
+// that sends more than this is heard less for a while: see [Gate.Chatters].
 const (
 	ChatterRate  = 1000 // ops a second, sustained
 	ChatterBurst = 5000 // ops at once
-	// chatterAgain is how soon a ban that is said again brings little new. A list that is imported again comes later.
+	// chatterAgain is how soon a repeated ban brings little new. A list that is imported again comes later.
 	chatterAgain = 10 * time.Second
 )
 
-// Chatters charges r if it brings little new: a ban that its origin said a moment ago, or an unban, allow, unallow or
-// revoke that takes back no ban of its own. It reports whether the origin has said more of these than an agent does. Call
+// Chatters charges r if it brings little new: a ban that its origin said a moment ago, any unban, allow or unallow, or
+// a revoke for which its origin has no ban. It reports whether the origin said more of these than an agent does. Call
 // it before Merge.
 func (g *Gate) Chatters(now time.Time, t *Table, r *Record) bool {
 	if g.Trusts(r.Origin) || !t.idle(r) {
@@ -38,7 +38,7 @@ func (t *Table) idle(r *Record) bool {
 	return millis(r.Issued)-last.issued < chatterAgain.Milliseconds()
 }
 
-// lastOf returns what r's origin said last of r's prefix and ports, or nil.
+// lastOf returns what r's origin said last about r's prefix and ports among the bans and revokes, or nil.
 func (t *Table) lastOf(r *Record) *rec {
 	entry := t.entryAbout(&t.bans, r)
 	if entry == 0 {

@@ -1,25 +1,25 @@
 package ban
 
-// Bounds of what one call does for peers. What is left is due at once, in the next calls.
+// Bounds of what one call does for peers. The rest is due at once, in the next calls.
 const (
-	MaxTouch = 1024 // entries inside the unbans and allows of peers that one Merge looks at again, and as many inside own ones
+	MaxTouch = 1024 // entries inside peers' unbans and allows that one Merge re-examines, and as many inside this node's own
 )
 
-// A chore is a prefix of which all entries must be looked at again: a peer's unban or allow came or ended, or its
-// origin was withdrawn. Chores are done a slice at a time, and of chores that wait none that lies inside another.
+// A chore is a prefix whose entries must all be re-examined: a peer's unban or allow arrived or ended, or its origin
+// was withdrawn. Chores are done a slice at a time. A chore that lies inside another waiting one is skipped.
 type chore struct {
 	allows bool // the book
 	k      pkey
 }
 
-// chores are in the order in which they came.
+// chores are queued in the order in which they came.
 type chores struct {
 	queue   []chore
 	waiting map[chore]waiting
-	begun   map[chore]uint64 // those that are done or being done, and how many had come by then
-	forms   [2]formCount     // of all these, by book
+	begun   map[chore]uint64 // those done or under way, with the value of came when each began
+	forms   [2]formCount     // of both maps, by book
 	came    uint64
-	walk    walk // the one that is being done
+	walk    walk // the walk under way
 }
 
 type waiting struct {
@@ -27,14 +27,14 @@ type waiting struct {
 	came  uint64
 }
 
-// A walk goes through the entries of k and of the prefixes inside it. Between two steps the tree may change.
+// A walk visits the entries of k and of the prefixes inside it. The tree may change between two steps.
 type walk struct {
 	on    bool
 	b     *book
 	k     pkey
 	c     cause
 	root  uint32
-	after *path // of the entry that was last, under root; nil: none yet
+	after *path // the last entry visited under root; nil if none yet
 }
 
 func (c *chores) busy() bool { return c.walk.on || len(c.queue) > 0 }
@@ -48,7 +48,7 @@ func (x chore) form(c *chores) *formCount {
 
 func (t *Table) chore(b *book, k pkey, c cause) {
 	x, q := chore{b == &t.allows, k}, &t.chores
-	if w, ok := q.waiting[x]; ok { // a walk that has begun may have passed it already
+	if w, ok := q.waiting[x]; ok { // a walk under way may have passed it already
 		q.came++
 		q.waiting[x] = waiting{w.cause, q.came}
 		return
@@ -62,7 +62,7 @@ func (t *Table) chore(b *book, k pkey, c cause) {
 	q.queue = append(q.queue, x)
 }
 
-// take begins the next chore; false if there is none.
+// take begins the next chore and reports whether there was one.
 func (t *Table) take() bool {
 	q := &t.chores
 	for len(q.queue) > 0 {
@@ -88,7 +88,7 @@ func (t *Table) take() bool {
 	return false
 }
 
-// covered reports whether x lies inside a chore that waits, or was begun after x came.
+// covered reports whether x lies inside a waiting chore, or inside one that began after x came.
 func (c *chores) covered(x chore, came uint64) bool {
 	for k := range x.form(c).covering(x.k) {
 		w := chore{x.allows, k}
@@ -99,7 +99,7 @@ func (c *chores) covered(x chore, came uint64) bool {
 	return false
 }
 
-// work does chores until it has looked at room entries, and returns how much room is left.
+// work does chores until it has examined room entries, and returns how much room is left.
 func (t *Table) work(room int) int {
 	w := &t.chores.walk
 	for room > 0 && (w.on || t.take()) {
@@ -113,7 +113,7 @@ func newWalk(b *book, k pkey) walk {
 	return walk{on: b.tree.roots != nil, b: b, k: k, root: rootOf(k)}
 }
 
-// step yields entries until room is used up, or the walk is over, and returns how much room is left.
+// step yields entries until room is used up or the walk is over, and returns how much room is left.
 func (w *walk) step(room int, yield func(i uint32)) int {
 	if !w.on {
 		return room
@@ -137,8 +137,8 @@ func (w *walk) step(room int, yield func(i uint32)) int {
 	return room
 }
 
-// rejudge has every entry of k and inside it looked at again: at once where this node asks for it and they are few, else
-// when work comes to it.
+// rejudge re-examines every entry of k and inside it: at once if this node asked for it and there are few, otherwise as
+// a chore.
 func (t *Table) rejudge(b *book, k pkey, c cause) {
 	if c.origin == t.self && !c.ending && t.atOnce > 0 {
 		w := newWalk(b, k)
@@ -150,14 +150,14 @@ func (t *Table) rejudge(b *book, k pkey, c cause) {
 	t.chore(b, k, c)
 }
 
-// A wake says when the strike ends that cancels a rec longest, if the rec lasts longer: then the rec may count again.
-// An unban that UnbanOps made outlasts what it cancels, so there are few.
+// A wake is when the longest-lasting strike that cancels a rec ends, if the rec lasts longer: the rec may then count
+// again. An unban made by UnbanOps outlasts what it cancels, so wakes are few.
 type wakes struct {
 	at   map[uint32]int64 // by rec
 	ends timeline         // may hold marks that are no longer in at
 }
 
-// wake has the entry of the rec i looked at again then, or before.
+// wake schedules another look at the entry of rec i, for at or for the earlier time already set.
 func (w *wakes) wake(i uint32, at int64) {
 	if old, ok := w.at[i]; ok && old <= at {
 		return
@@ -176,7 +176,7 @@ func (w *wakes) wake(i uint32, at int64) {
 	}
 }
 
-// next returns the rec whose turn comes first, or 0.
+// next returns the rec that is due first, or 0.
 func (w *wakes) next() (i uint32, at int64) {
 	for w.ends.len() > 0 {
 		d := w.ends.first()

@@ -9,7 +9,7 @@ import (
 // MaxAllows is how many allows of one origin may be in force.
 const MaxAllows = 1024
 
-// Exceptions is what a table never drops, as it was when [Table.Exceptions] returned it.
+// Exceptions is a snapshot of what a table never drops, taken by [Table.Exceptions].
 type Exceptions struct {
 	never  []netip.Prefix
 	allows []allowing
@@ -23,8 +23,8 @@ type allowing struct {
 	own     bool
 }
 
-// Exceptions returns what is never dropped: the never-ban list and the allows in force. It only copies; [Exceptions.Lists]
-// does the work, and needs no table.
+// Exceptions returns what is never dropped: the never-ban list and the allows in force. It only copies;
+// [Exceptions.Lists] does the work and needs no table.
 func (t *Table) Exceptions() Exceptions {
 	x := Exceptions{never: t.never.order}
 	b := &t.allows
@@ -45,9 +45,9 @@ func (t *Table) Exceptions() Exceptions {
 	return x
 }
 
-// Lists returns the never-ban list, what is built in first and then as it was given, and the allowed prefixes in the
-// order in which they deserve a place where there is not enough for all: this node's own, then the oldest of each other
-// origin, then the second of each, and so on, so that no origin takes the place of another.
+// Lists returns the never-ban list, built-in entries first and the others in the order given, and the allowed prefixes
+// by priority, in case there is no room for all: this node's own, then the oldest of each other origin, then the second
+// oldest of each, and so on, so that no origin crowds out another.
 func (x Exceptions) Lists() (never, allow []netip.Prefix) {
 	slices.SortFunc(x.allows, func(a, b allowing) int {
 		return cmp.Or(slices.Compare(a.origin[:], b.origin[:]), a.version.Compare(b.version))
