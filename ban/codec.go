@@ -16,27 +16,26 @@ import (
 // Bounds of a payload.
 const (
 	MaxOpsPerFrame  = 256     // ops in one payload
-	MaxPayloadBytes = 1 << 14 // bytes that DecodeOps looks at
+	MaxPayloadBytes = 1 << 14 // bytes that DecodeOps accepts
 )
 
-// payloadFormat leads each payload. A node refuses a format that it does not know; oldFormat it reads still, since the
-// store of an earlier build is full of it.
+// payloadFormat begins each payload. A node refuses formats that it does not know. It still reads oldFormat, because
+// the store of an earlier build is full of it.
 const payloadFormat, oldFormat = 2, 1
 
-// A payload is the msgpack array [format, notes, items]. What several ops of a frame say alike, one
-// note holds: [kind, ports, reason, source, marks], a mark being [origin, epoch, seq]. The items are
-// one string of bytes, since reflection on a hundred small arrays takes longer than the signature's
-// check does. Each is
+// A payload is the msgpack array [format, notes, items]. A note holds what several ops of a frame have in common:
+// [kind, ports, reason, source, marks], where a mark is [origin, epoch, seq]. The items are one byte string, because
+// decoding a hundred small arrays by reflection takes longer than checking the signature. Each item is
 //
-//	tag     1 byte, which of the following are there; what is not is as in the item before
-//	note    1 byte, which of the notes
-//	length  1 byte, the prefix length, + 33 if IPv6
-//	address the bytes that the length reaches into, but for those that the tag says are as before
-//	until   the end in Unix milliseconds, less that of the item before, as a signed varint
+//	tag     1 byte: which of the fields below are present; an absent one is as in the previous item
+//	note    1 byte: index of the note
+//	length  1 byte: the prefix length, + 33 for IPv6
+//	address the bytes that the length reaches into, without those that the tag says are as before
+//	until   the end in Unix milliseconds, minus that of the previous item, as a signed varint
 //
-// so that a plain ban takes 5 bytes, and 3 or 4 next to its neighbours. Before the first item there are
-// note 0, 0.0.0.0/32 and the end 0. In the old format all but the tag is there. A list of ops has
-// exactly one encoding in each.
+// so a plain ban takes 5 bytes, and 3 or 4 next to its neighbours. The first item is encoded as if one with note 0,
+// 0.0.0.0/32 and end 0 preceded it. In the old format every field but the tag is present. A list of ops has exactly one
+// encoding in each format.
 type (
 	wirePayload struct {
 		Format uint8
@@ -57,27 +56,27 @@ type (
 	}
 )
 
-// plainItem is the size of the ban of an IPv4 address next to its neighbour.
+// plainItem is the size of an IPv4 address's ban next to its neighbour.
 const plainItem = 3
 
-// length6 is what the length byte of an IPv6 prefix is above its length.
+// length6 is what the length byte of an IPv6 prefix adds to its length.
 const length6 = 33
 
-// The bits of an item's tag; above them it has how many bytes of the address are as before, at most maxShared.
+// The bits of an item's tag. The bits above them count the address bytes that are as before, at most maxShared.
 const (
 	tagNote, tagLength, tagUntil = 1, 2, 4
 	sharedShift                  = 3
 	maxShared                    = 15
 )
 
-// item is an op but for what its note says.
+// item is an op without what its note says.
 type item struct {
 	note   int
 	prefix netip.Prefix
 	until  int64 // Unix milliseconds
 }
 
-// firstItem is what goes before the first.
+// firstItem is what the first item is encoded against.
 var firstItem = item{prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{}), 32)}
 
 var wireHandle = func() *codec.MsgpackHandle {
@@ -90,12 +89,12 @@ var wireHandle = func() *codec.MsgpackHandle {
 	return h
 }()
 
-// encoders are used again: a frame of one ban takes 1.2 us with an old one, 1.9 with a new one. Decoders are not: what a
-// stranger's bytes leave in one is not worth knowing.
+// encoders are reused: a frame of one ban takes 1.2 us with a reused one, 1.9 us with a new one. Decoders are not, so
+// that a stranger's bytes leave nothing behind in one.
 var encoders = sync.Pool{New: func() any { return codec.NewEncoderBytes(new([]byte), wireHandle) }}
 
-// AppendOps appends the payload that holds ops, in their order, to dst. It fails when an op is not
-// valid or there are none or more than MaxOpsPerFrame.
+// AppendOps appends the payload that holds ops, in order, to dst. It fails if an op is invalid, or if there are none or
+// more than MaxOpsPerFrame.
 func AppendOps(dst []byte, ops []Op) ([]byte, error) {
 	return appendPayload(dst, ops, payloadFormat)
 }
@@ -119,8 +118,8 @@ func appendPayload(dst []byte, ops []Op, format uint8) ([]byte, error) {
 	return append(dst, out...), nil
 }
 
-// DecodeOps reads the payload that AppendOps writes, or wrote in the old format. It accepts nothing else: each op must be
-// valid, and encoding the result again must give the same bytes.
+// DecodeOps reads a payload that AppendOps wrote, in the current or the old format. It accepts nothing else: each op
+// must be valid, and encoding the result again must give the same bytes.
 func DecodeOps(b []byte) ([]Op, error) {
 	if len(b) > MaxPayloadBytes {
 		return nil, fmt.Errorf("decode ops: %d bytes, at most %d", len(b), MaxPayloadBytes)
@@ -160,7 +159,7 @@ func pack(ops []Op, format uint8) *wirePayload {
 	return w
 }
 
-// appendItem appends what it says, where that is not what the item before says.
+// appendItem appends it. Except in the old format, it leaves out what last says too.
 func appendItem(b []byte, it, last item, format uint8) []byte {
 	tag, shared := byte(tagNote|tagLength|tagUntil), 0
 	if format != oldFormat {
@@ -194,7 +193,7 @@ func lengthOf(p netip.Prefix) byte {
 	return byte(p.Bits() + length6)
 }
 
-// tagOf says in what it differs from the item before, and how many bytes of the address it shares with that.
+// tagOf returns which fields of it differ from last, and how many leading address bytes they share.
 func tagOf(it, last item) (tag byte, shared int) {
 	if it.note != last.note {
 		tag |= tagNote
@@ -220,7 +219,7 @@ func tagOf(it, last item) (tag byte, shared int) {
 	return tag, shared
 }
 
-// cutItem reads one item from the front of b. What is not canonical about it is for the caller to find.
+// cutItem reads one item from the front of b. It leaves checking that the encoding is canonical to its caller.
 func cutItem(b []byte, last item, format uint8) (it item, rest []byte, ok bool) {
 	tag := byte(tagNote | tagLength | tagUntil)
 	next := func() (c byte) {
@@ -268,7 +267,7 @@ func cutItem(b []byte, last item, format uint8) (it item, rest []byte, ok bool) 
 	it.prefix = netip.PrefixFrom(addr, bits)
 	if tag&tagUntil != 0 {
 		step, used := binary.Varint(b)
-		// The bounds keep the sum from overflowing; they are also those of Validate.
+		// The bounds keep the sum from overflowing; Validate has the same ones.
 		if used <= 0 || step < -maxMillis || step > maxMillis {
 			return it, nil, false
 		}
@@ -277,8 +276,8 @@ func cutItem(b []byte, last item, format uint8) (it item, rest []byte, ok bool) 
 	return it, b, it.until > 0 && it.until <= maxMillis
 }
 
-// noteOf returns which note ops[i] takes, where first says which op each note was made for;
-// len(first) means that it needs a new one. Like ops mostly come in a row, so look back first.
+// noteOf returns which note ops[i] takes, where first says which op each note was made for; len(first) means that it
+// needs a new one. Similar ops mostly come in a row, so it searches from the back.
 func noteOf(ops []Op, first []int, i int) int {
 	o := &ops[i]
 	for at := len(first) - 1; at >= 0; at-- {
@@ -351,9 +350,9 @@ func unpackMarks(ws []wireMark) ([]Mark, error) {
 	return ms, nil
 }
 
-// SplitOps cuts ops into runs that each encode to at most maxBytes of payload and MaxOpsPerFrame
-// ops, and keeps their order. An op that is larger alone makes a run of its own; no valid op takes
-// more than 1,000 bytes. The runs share the memory of ops.
+// SplitOps cuts ops, in order, into runs that each encode to at most maxBytes of payload and MaxOpsPerFrame ops. An op
+// that is larger on its own makes a run of its own; no valid op takes more than 1,000 bytes. The runs share the memory
+// of ops.
 func SplitOps(ops []Op, maxBytes int) [][]Op {
 	var out [][]Op
 	for len(ops) > 0 {
@@ -364,7 +363,7 @@ func SplitOps(ops []Op, maxBytes int) [][]Op {
 	return out
 }
 
-// fill returns how many of the first ops fit, at least 1.
+// fill returns how many of the first ops fit in one payload, at least 1.
 func fill(ops []Op, maxBytes int) int {
 	var first []int
 	var items []byte
@@ -401,7 +400,7 @@ func sizeNote(o *Op) int {
 	return n
 }
 
-// The sizes of what msgpack puts in front of a text or list of n, and of an unsigned integer.
+// The sizes of the msgpack header of a text or list of n, and of an unsigned integer.
 
 func sizeText(n int) int {
 	if n < 32 {
@@ -431,7 +430,7 @@ func sizeUint(u uint64) int {
 	return 9
 }
 
-// Expires returns when the last of ops ends: how long the frame that carries them must live.
+// Expires returns the latest end of ops: how long the frame that carries them must live.
 func Expires(ops []Op) time.Time {
 	var t time.Time
 	for _, o := range ops {

@@ -7,65 +7,65 @@ import (
 
 // Bounds of a gate.
 const (
-	MaxHeld    = 1 << 17 // bans that wait for the operator, and what else waits by its size; see Table.HeldFull
-	MaxHeldOf  = 1 << 15 // those of one origin
+	MaxHeld    = 1 << 17 // room for what waits for the operator, in bans; see Table.HeldFull
+	MaxHeldOf  = 1 << 15 // what one origin may take of that
 	MaxOrigins = 1 << 13 // origins with an account of their own; the others share one
-	MaxOthers  = 100_000 // ops of one origin an hour, and at once, that are no bans; one more is refused
-	MaxCounted = 1 << 14 // entries of its own, and as many of others, that judging what lifts them looks at; with more it is held
-	MaxStrikes = 1 << 16 // marks of live unbans and unallows of one origin; one more is refused
+	MaxOthers  = 100_000 // ops of one origin other than bans, at once and an hour; more are refused
+	MaxCounted = 1 << 14 // entries of its origin, and as many of others, examined to judge a lift; beyond that it is held
+	MaxStrikes = 1 << 16 // marks of live unbans and unallows of one origin; more are refused
 
-	// MaxSaidElements bounds the port elements of the bans, refreshes included, that one origin says at once, 0.15 s of the
-	// kernel's time; in an hour it is four times as many.
+	// MaxSaidElements bounds the port elements of the bans, refreshes included, that one origin says at once: 0.15 s of
+	// kernel time. An hour allows four times as many.
 	MaxSaidElements = 1 << 17
-	// MaxHeldElements bounds those of the live bans of one origin: the kernel has room for three and a half times as many.
+	// MaxHeldElements bounds the port elements of one origin's live bans. The kernel has room for three and a half
+	// times as many.
 	MaxHeldElements = 1 << 18
 )
 
-// SourceImport is the Op.Source that marks a ban as one of a list: it is charged to the bulk. The names of lists may follow it
-// behind a colon.
+// SourceImport is the Op.Source of a ban that comes from a list and is charged to Bulk. List names may follow it after
+// a colon.
 const SourceImport = "import"
 
-// Imported reports whether a ban with this source is one of a list.
+// Imported reports whether a ban with this source comes from a list.
 func Imported(source string) bool {
 	rest, ok := strings.CutPrefix(source, SourceImport)
 	return ok && (rest == "" || rest[0] == ':')
 }
 
-// lateAfter is from what age on a ban that arrives counts as bulk: it comes from a peer that was
-// away, or this node was. A peer that dates its bans back gains no more than by the mark of imports,
-// though it may not import: what it may have in force bounds that.
+// lateAfter is the age beyond which an arriving ban counts as bulk: its peer was away, or this node was. Backdating its
+// bans gains a peer no more than marking them as imported would, even if it may not import; Caps.Active bounds that.
 const lateAfter = 5 * time.Minute
 
-// catchUp is how long after its first record a gate charges what lifts bans to the bulk if it comes late: a node that has
-// just started hears the whole past of the mesh at once. Later an old date is no excuse, for its origin chose it.
+// catchUp is how long after its first record a gate charges ops that lift bans to Bulk if they come late: a node that
+// has just started hears the mesh's whole past at once. Later an old date is no excuse, because the origin chose it.
 const catchUp = 10 * time.Minute
 
-// Allowance bounds how fast new bans come, and, apart from that, how fast bans of others are lifted: the entries inside
-// unbans, allows and unallows. What a refresh repeats is not new.
+// Allowance bounds how fast new bans come and, separately, how fast bans of others are lifted, counted as the entries
+// inside unbans, allows and unallows. A refresh is not new.
 type Allowance struct {
-	Rate  int // new bans a minute, sustained; as many entries that are lifted
+	Rate  int // new bans a minute, sustained; also entries lifted a minute
 	Burst int // at once
-	Bulk  int // new bans an hour, and at once, of lists and of what comes late; and entries of its own that an origin lifts
+	Bulk  int // new bans from lists or arriving late, at once and an hour; also entries of its own that an origin lifts
 }
 
-// Caps bound what one origin may say. Zero widths and a zero MaxFor are those of the table.
+// Caps bound what one origin may say. Zero widths and a zero MaxFor mean the table's limits.
 type Caps struct {
 	Allowance
 	Active   int           // live records
-	MinBits4 int           // shortest IPv4 prefix, of all but revokes
+	MinBits4 int           // shortest IPv4 prefix of all ops but revokes
 	MinBits6 int           // shortest IPv6 prefix
-	MaxFor   time.Duration // longest time from its issue that a ban may last
+	MaxFor   time.Duration // longest time a ban may last from its issue
 	UnbanAny bool          // may lift what others banned: unban, and allow
-	Import   bool          // lists count against Bulk; else like other bans
+	Import   bool          // lists count against Bulk instead of like other bans
 }
 
-// GateConfig is what a gate needs; all of it but Authority and Last is required.
+// GateConfig is what a gate needs; only Authority and Last are optional.
 type GateConfig struct {
-	Self      Origin                     // whose records pass
-	Authority Origin                     // whose records are held to the bounds of this node's own, and never held; zero: nobody's
+	Self      Origin                     // this node; its records are never held
+	Authority Origin                     // its records are held to this node's own bounds and never wait; zero: nobody
 	Caps      func(Origin) Caps          // what an origin may say
-	Last      func() (epoch, seq uint64) // of this node's last frame; nil: unknown
-	Breaker   Allowance                  // of all other origins together
+	Last      func() (epoch, seq uint64) // this node's last frame; nil: unknown
+	Breaker   Allowance                  // for all other origins together
 }
 
 // Gate stands before [Table.Merge] and holds each origin to its caps and all of them to the breaker.
@@ -76,20 +76,20 @@ type Gate struct {
 	origins map[Origin]*account
 	others  account // of origins beyond MaxOrigins
 	purged  int64
-	began   time.Time // when it was asked first
+	began   time.Time // when Admit was first called
 }
 
-// NewGate returns a gate at which nobody has said anything yet.
+// NewGate returns a gate that has seen no records yet.
 func NewGate(cfg GateConfig) *Gate {
 	return &Gate{cfg: cfg, origins: make(map[Origin]*account)}
 }
 
-// SetBreaker replaces the allowance of all origins together, for what comes from now on.
+// SetBreaker replaces the allowance of all origins together, from now on.
 func (g *Gate) SetBreaker(a Allowance) { g.cfg.Breaker = a }
 
-// Check reports whether a record may be merged at all, whatever its origin has said before: what
-// CheckRemote asks, in the bounds of the origin's caps, its numbers included. A refusal is a *PolicyError. Of an unban by an
-// origin that may not lift the bans of others, only the marks of its own stay.
+// Check reports whether a record may be merged, rates aside: it asks what CheckRemote does, within the caps of the
+// record's origin, and bounds how many of its kind the origin has. A refusal is a *PolicyError. If the origin may not
+// lift the bans of others, Check removes all marks but the origin's own from r.
 func (g *Gate) Check(now time.Time, t *Table, r *Record) error {
 	if g.Trusts(r.Origin) {
 		return g.checkTrusted(now, t, r)
@@ -122,9 +122,10 @@ func (g *Gate) checkOwnMark(r *Record) error {
 	return nil
 }
 
-// Foretells reports whether a record of another node has a mark on this node above its last frame. It cannot be honest,
-// because whoever sets a mark has seen the frame that it names, and would cancel what this node has yet to say. Once refused
-// it must stay so after a restart, when this node no longer knows how far it had come.
+// Foretells reports whether a record of another node has a mark on this node above this node's last frame. Such a
+// record cannot be honest, because whoever sets a mark has seen the frame that it names; it would cancel what this node
+// has yet to say. Once refused, it must stay refused after a restart, when this node no longer knows how far it had
+// come.
 func (g *Gate) Foretells(r *Record) bool {
 	if g.cfg.Last == nil || r.Origin == g.cfg.Self {
 		return false
@@ -138,7 +139,7 @@ func (g *Gate) Foretells(r *Record) bool {
 	return false
 }
 
-// anyWidth is the least shortest prefix: the width is then that of this node's own ops.
+// anyWidth is the least value of a shortest prefix: only the bound of this node's own ops applies then.
 const anyWidth = 1
 
 // Trusts reports whether o is held to the bounds of this node's own ops.
@@ -179,8 +180,8 @@ func (c *Caps) check(r *Record, skew time.Duration) error {
 	return nil
 }
 
-// Admit is Check, and then sets r.Hold: HoldNone if r may count, or why it waits for the operator. It
-// refuses what would wait where there is no room for it.
+// Admit checks r as Check does, charges it and sets r.Hold: HoldNone if r may count, otherwise why it waits for the
+// operator. It refuses r if r would have to wait and there is no room.
 func (g *Gate) Admit(now time.Time, t *Table, r *Record) error {
 	r.Hold = HoldNone
 	if g.began.IsZero() {
@@ -209,7 +210,7 @@ func (g *Gate) Admit(now time.Time, t *Table, r *Record) error {
 	return nil
 }
 
-// ban charges a new ban and returns why it must wait, or HoldNone. It asks the breaker only about bans of peers.
+// ban charges a new ban and returns why it must wait, or HoldNone. The breaker applies only to bans of peers.
 func (g *Gate) ban(now time.Time, t *Table, caps *Caps, r *Record) Hold {
 	ms, from, n := millis(now), purseFresh, r.Ports.Elements()
 	if caps.bulky(now, r) {
@@ -227,7 +228,8 @@ func (g *Gate) ban(now time.Time, t *Table, caps *Caps, r *Record) Hold {
 	return HoldNone
 }
 
-// refresh charges a ban that stands by what it costs the kernel. What is too much is refused: held, it would not stand.
+// refresh charges a refresh of a standing ban for what it costs the kernel. It refuses an excess one: if held, the ban
+// would no longer stand.
 func (g *Gate) refresh(now time.Time, caps *Caps, r *Record) error {
 	n := r.Ports.Elements()
 	if n == 0 || g.account(millis(now), r.Origin).take(millis(now), caps.Allowance, purseElements, n) {
@@ -236,8 +238,8 @@ func (g *Gate) refresh(now time.Time, caps *Caps, r *Record) error {
 	return refuse(RuleRate, "ban of %s: its origin says more than %d ports at once or %d an hour", shortPrefix(r.Prefix), MaxSaidElements, 4*MaxSaidElements)
 }
 
-// lift charges an op that lifts bans or ends allows by the entries that it makes the table look at, and returns why it must wait, or
-// HoldNone. Counting is charged too: who asks for more than he has left has nothing left.
+// lift charges an op that lifts bans or ends allows for the entries that the table must examine, and returns why it
+// must wait, or HoldNone. Counting is charged too: an op that needs more than its origin has left uses up what is left.
 func (g *Gate) lift(now time.Time, t *Table, caps *Caps, r *Record) Hold {
 	if r.Kind == KindRevoke || r.Kind == KindAllow && t.stands(r) {
 		return HoldNone
@@ -257,7 +259,7 @@ func (g *Gate) lift(now time.Time, t *Table, caps *Caps, r *Record) Hold {
 	return HoldNone
 }
 
-// admitOther holds what is no ban to a rate and to a number. To take a ban of its own back is always free.
+// admitOther bounds the rate and the number of ops other than bans. Revoking a ban of one's own is always free.
 func (g *Gate) admitOther(now int64, t *Table, caps *Caps, r *Record) error {
 	if r.Kind == KindRevoke && t.holds(&t.bans, r) {
 		return nil
@@ -268,7 +270,7 @@ func (g *Gate) admitOther(now int64, t *Table, caps *Caps, r *Record) error {
 	return caps.fits(t, r)
 }
 
-// fits refuses what is no ban and goes beyond how many of its kind one origin may have.
+// fits refuses an op other than a ban if its origin already has as many of that kind as it may.
 func (c *Caps) fits(t *Table, r *Record) error {
 	switch r.Kind {
 	case KindBan:
@@ -286,7 +288,7 @@ func (c *Caps) fits(t *Table, r *Record) error {
 	return nil
 }
 
-// checkStrikes refuses an unban or unallow beyond what one origin may have.
+// checkStrikes refuses an unban or unallow that exceeds what one origin may have.
 func (t *Table) checkStrikes(r *Record) error {
 	b := &t.bans
 	if r.Kind == KindUnallow {
@@ -302,8 +304,8 @@ func (t *Table) checkStrikes(r *Record) error {
 	return nil
 }
 
-// Foresee says what peers with the same caps will do with an op of this node: nil, or a *PolicyError
-// by the rule for which they hold or refuse it. An op that lifts bans must not be merged yet.
+// Foresee charges an op of this node and predicts what peers with the same caps will do with it: it returns nil, or a
+// *PolicyError with the rule by which they hold or refuse it. Call it before merging an op that lifts bans.
 func (g *Gate) Foresee(now time.Time, t *Table, op Op) error {
 	self, caps := g.cfg.Self, g.cfg.Caps(g.cfg.Self)
 	r := Record{Op: op, Origin: self, Issued: now}
@@ -337,7 +339,8 @@ func (g *Gate) Foresee(now time.Time, t *Table, op Op) error {
 	return nil
 }
 
-// Room returns how many more new bans of this node peers with the same caps let count now, and the rule that bounds it.
+// Room returns how many more new bans of this node would count now at peers with the same caps, and the rule that
+// bounds it.
 func (g *Gate) Room(now time.Time, t *Table, imported bool) (n int, rule string) {
 	caps, from := g.cfg.Caps(g.cfg.Self), purseFresh
 	if imported && caps.Import {
@@ -350,8 +353,8 @@ func (g *Gate) Room(now time.Time, t *Table, imported bool) (n int, rule string)
 	return n, rule
 }
 
-// Beyond says what Foresee says of the first of ops that peers will hold or refuse, and charges nothing. A revoke is never
-// held. No op may be merged yet.
+// Beyond returns what Foresee says about the first of ops that peers will hold or refuse, and charges nothing. It skips
+// revokes, which are never held. Call it before merging any of ops.
 func (g *Gate) Beyond(now time.Time, t *Table, ops []Op) error {
 	a := g.account(millis(now), g.cfg.Self)
 	defer func(before account) { *a = before }(*a)
@@ -370,7 +373,7 @@ func (c *Caps) bulky(now time.Time, r *Record) bool {
 	return c.Import && Imported(r.Source) || now.Sub(r.Issued) > lateAfter
 }
 
-// account returns the account of o. Nobody waits for room: who finds none shares one.
+// account returns the account of o. Nobody waits for room: an origin for which there is none uses a shared one.
 func (g *Gate) account(now int64, o Origin) *account {
 	if a, ok := g.origins[o]; ok {
 		return a
@@ -378,7 +381,7 @@ func (g *Gate) account(now int64, o Origin) *account {
 	if len(g.origins) >= MaxOrigins && now-g.purged > time.Minute.Milliseconds() {
 		g.purged = now
 		for other, a := range g.origins {
-			if now-max(a.at, a.other.at) > time.Hour.Milliseconds() { // full again in all that a refill can reach
+			if now-max(a.at, a.other.at) > time.Hour.Milliseconds() { // refilled as far as an hour can
 				delete(g.origins, other)
 			}
 		}
@@ -391,25 +394,25 @@ func (g *Gate) account(now int64, o Origin) *account {
 	return a
 }
 
-// maxSetBack is by how many milliseconds a clock may be set back until an account begins anew from there.
+// maxSetBack is how many milliseconds a clock may be set back before an account restarts from the new time.
 const maxSetBack = 60_000
 
-// An account is what is left of an allowance. It counts what was used, so that the zero value is full
-// and a changed allowance counts at once.
+// An account is what is left of an allowance. It counts what was used, so that the zero value is full and a changed
+// allowance applies at once.
 type account struct {
-	used    [4]float64 // by purse, and not refilled yet
-	at      int64      // when used was so, in Unix milliseconds
-	other   meter      // of MaxOthers
-	chatter meter      // of ChatterBurst
+	used    [4]float64 // by purse, not refilled yet
+	at      int64      // when used was last refilled, in Unix milliseconds
+	other   meter      // against MaxOthers
+	chatter meter      // against ChatterBurst
 }
 
-// A meter counts what was used of a bound of its own.
+// A meter counts what was used of a single bound.
 type meter struct {
 	used float64 // not refilled yet
-	at   int64   // when it was so, in Unix milliseconds
+	at   int64   // when it was last refilled, in Unix milliseconds
 }
 
-// take uses one of at most so many, of which perMilli come back each millisecond; false if none is left.
+// take uses one of at most most, which refill at perMilli a millisecond, and reports whether one was left.
 func (m *meter) take(now int64, most, perMilli float64) bool {
 	if passed := now - m.at; passed > 0 {
 		m.used = max(0, m.used-float64(passed)*perMilli)
@@ -429,7 +432,7 @@ type purse int
 
 const (
 	purseFresh    purse = iota // bans, by Rate and Burst
-	purseLift                  // entries that are lifted, by Rate and Burst
+	purseLift                  // entries lifted, by Rate and Burst
 	purseBulk                  // by Bulk
 	purseElements              // port elements, by MaxSaidElements
 )
@@ -445,7 +448,7 @@ func (of Allowance) most(p purse) int {
 }
 
 func (a *account) refill(now int64, of Allowance) {
-	if passed := float64(now - a.at); passed > 0 { // a clock that is set back refills nothing
+	if passed := float64(now - a.at); passed > 0 { // a clock that was set back refills nothing
 		rate, perHour := passed*float64(of.Rate)/60_000, passed*float64(of.Bulk)/3_600_000
 		elements := passed * 4 * MaxSaidElements / 3_600_000
 		for p, back := range [...]float64{purseFresh: rate, purseLift: rate, purseBulk: perHour, purseElements: elements} {
@@ -463,7 +466,8 @@ func (a *account) left(now int64, of Allowance, p purse) int {
 	return max(0, int(float64(of.most(p))-a.used[p]))
 }
 
-// take uses n of p. It reports whether there was as much; if not, a single one is not used, but of more nothing is left.
+// take uses n of p and reports whether that much was left. If not, n = 1 uses nothing, and a larger n uses up what is
+// left.
 func (a *account) take(now int64, of Allowance, p purse, n int) bool {
 	a.refill(now, of)
 	most := float64(of.most(p))

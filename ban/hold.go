@@ -2,8 +2,8 @@ package ban
 
 import "fmt"
 
-// Hold says what this node does about a ban, unban, allow or unallow of a peer that came in: it does not travel,
-// and other nodes may decide otherwise. The zero value is an op that counts.
+// Hold says what this node does about a ban, unban, allow or unallow received from a peer. It does not travel, and
+// other nodes may decide otherwise. The zero value means that the op counts.
 type Hold uint8
 
 // The holds.
@@ -38,9 +38,9 @@ func (h Hold) String() string {
 // Waits reports whether the operator has yet to decide.
 func (h Hold) Waits() bool { return h != HoldNone && h != HoldDropped }
 
-// join returns what one record comes to that was merged with both holds: a decision stands above a
-// hold, and drop above release. That makes it a join as the merge laws ask for. Nobody decides about an
-// unban that counts: of that nothing is left to drop.
+// join returns the hold of a record that was merged with both holds. A decision outranks a hold, and drop outranks
+// release. This makes it a join, as the merge laws require. An unban that counts cannot be dropped afterwards: nothing
+// of it is left to drop.
 func (h Hold) join(g Hold) Hold {
 	switch {
 	case h == HoldDropped || g == HoldDropped:
@@ -51,7 +51,7 @@ func (h Hold) join(g Hold) Hold {
 	return min(h, g)
 }
 
-// hold returns the hold of a record that becomes a rec: a ban or an allow. A revoke is never held.
+// hold returns the hold of the rec that r becomes. Only a ban or an allow can have one; a revoke is never held.
 func (r *Record) hold() Hold {
 	if r.Kind != KindBan && r.Kind != KindAllow {
 		return HoldNone
@@ -59,7 +59,7 @@ func (r *Record) hold() Hold {
 	return r.Hold
 }
 
-// A heldID names what waits: a rec of a ban or an allow, or one of the lifts.
+// A heldID identifies what waits: a rec of a ban or an allow, or one of the lifts.
 type heldID struct {
 	kind Kind // KindBan, KindAllow, or KindUnban for a lift
 	id   uint32
@@ -72,17 +72,17 @@ func (t *Table) heldRec(b *book, i uint32) heldID {
 	return heldID{KindBan, i}
 }
 
-// A heldList names what waits, in no order.
+// A heldList lists what waits, in no order.
 type heldList struct {
 	ids   []heldID
-	place map[heldID]int // in ids
+	place map[heldID]int // index in ids
 	of    map[Origin]int // how many wait
-	lifts map[Origin]int // how many of these are no bans
-	room  map[Origin]int // what they take of MaxHeld
+	lifts map[Origin]int // how many of these are not bans
+	room  map[Origin]int // how much of MaxHeld they take
 	all   int            // the sum of room
 }
 
-// add notes what o said and takes n of the room.
+// add adds i, which o said and which takes n of the room.
 func (l *heldList) add(i heldID, o Origin, n int) {
 	if l.place == nil {
 		l.place, l.of, l.lifts, l.room = make(map[heldID]int), make(map[Origin]int), make(map[Origin]int), make(map[Origin]int)
@@ -114,7 +114,7 @@ func (l *heldList) remove(i heldID, o Origin, n int) {
 	l.ids[at] = l.ids[last]
 	l.place[l.ids[at]] = at
 	delete(l.place, i)
-	if l.ids = l.ids[:last]; last == 0 { // give back what a flood took
+	if l.ids = l.ids[:last]; last == 0 { // free what a flood allocated
 		*l = heldList{}
 	}
 }
@@ -131,7 +131,7 @@ func (t *Table) setHold(b *book, i uint32, h Hold) {
 	}
 }
 
-// rehold joins the hold of a record that was seen before. It reports whether that changed anything.
+// rehold joins the hold of a record that was seen before and reports whether that changed anything.
 func (t *Table) rehold(b *book, i uint32, r *Record) bool {
 	x := b.recs.at(i)
 	h := x.hold.join(r.hold())
@@ -142,12 +142,12 @@ func (t *Table) rehold(b *book, i uint32, r *Record) bool {
 	return true
 }
 
-// The lifts are the unbans and unallows that are held or dropped, whole, until they end.
+// The lifts are the unbans and unallows that are held or dropped. They are kept whole until they end.
 type lifts struct {
 	all  slab[Record]
 	ids  map[cancelID]uint32
-	ends timeline // may hold marks of lifts that are gone
-	room int      // what they take, the dropped ones too
+	ends timeline // may hold marks of removed lifts
+	room int      // what they take, dropped ones included
 }
 
 type cancelID struct {
@@ -155,10 +155,10 @@ type cancelID struct {
 	version Version
 }
 
-// liftRoom is how many bans that wait the first part of a lift takes the place of; each of its marks is one more.
+// liftRoom is how much of MaxHeld a lift takes, in bans; each of its marks takes one more.
 const liftRoom = 8
 
-// roomOf returns what r takes of MaxHeld where it is held.
+// roomOf returns how much of MaxHeld r takes while held.
 func roomOf(r *Record) int {
 	if r.Kind == KindUnban || r.Kind == KindUnallow {
 		return liftRoom + len(r.Marks)
@@ -166,7 +166,8 @@ func roomOf(r *Record) int {
 	return 1
 }
 
-// lets reports whether the cancel r counts. Else it is kept among the lifts, unless its origin has said as much before.
+// lets reports whether the cancel r counts. If not, r is kept among the lifts, unless its origin has said as much
+// before.
 func (t *Table) lets(b *book, r *Record) bool {
 	l, id := &t.lifts, cancelID{r.Origin, r.Version}
 	i, known := l.ids[id]
@@ -220,7 +221,7 @@ func (t *Table) dropLift(i uint32) {
 	}
 	l.room -= roomOf(x)
 	delete(l.ids, cancelID{x.Origin, x.Version})
-	if l.all.release(i); l.all.live == 0 { // give back what a flood took
+	if l.all.release(i); l.all.live == 0 { // free what a flood allocated
 		*l = lifts{}
 	}
 }
@@ -237,16 +238,16 @@ func (l *lifts) next() (i uint32, at int64) {
 	return 0, 0
 }
 
-// HeldFull reports whether there is no room to hold r: its origin has its share, or as much as is left to others, so that
-// there is always room for one more origin.
+// HeldFull reports whether there is no room to hold r: its origin has used its share, or takes as much room as is left.
+// So there is always room for one more origin.
 func (t *Table) HeldFull(r *Record) bool {
 	return t.held.room[r.Origin]+roomOf(r) > min(MaxHeldOf, MaxHeld-t.held.all)
 }
 
-// HeldBefore returns up to n of the bans, allows, unbans and unallows that wait for the operator: begin with cursor 0 and go on
-// with next until that is 0. To release some, merge them with HoldNone; to drop them, with
-// HoldDropped. Between calls the table may change: what waits all the time is returned at least
-// once, and what is held meanwhile is not, so that a walk that decides comes to an end.
+// HeldBefore returns up to n of the bans, allows, unbans and unallows that wait for the operator. Begin with cursor 0
+// and continue with next until it is 0. To release some, merge them with HoldNone; to drop them, merge them with
+// HoldDropped. The table may change between calls: what waits all the time is returned at least once. What becomes held
+// meanwhile is not returned, so that a walk that decides comes to an end.
 func (t *Table) HeldBefore(cursor, n int) (rs []Record, next int) {
 	ids := t.held.ids
 	if cursor == 0 || cursor > len(ids) {
@@ -266,14 +267,14 @@ func (t *Table) HeldBefore(cursor, n int) (rs []Record, next int) {
 	return rs, next
 }
 
-// Waiting returns how many ops wait for the operator. Counts().Held are prefixes, of which no ban
-// counts otherwise.
+// Waiting returns how many ops wait for the operator. Counts().Held counts only entries that are held back for that
+// reason.
 func (t *Table) Waiting() int { return len(t.held.ids) }
 
 // WaitingOf returns how many ops of o wait for the operator.
 func (t *Table) WaitingOf(o Origin) int { return t.held.of[o] }
 
-// LiftsWaiting returns how many of the ops that wait lift bans: allows, unbans and unallows.
+// LiftsWaiting returns how many of the waiting ops lift bans: allows, unbans and unallows.
 func (t *Table) LiftsWaiting() (n int) {
 	for _, of := range t.held.lifts {
 		n += of
@@ -281,10 +282,10 @@ func (t *Table) LiftsWaiting() (n int) {
 	return n
 }
 
-// LiftsWaitingOf returns how many of these are of o.
+// LiftsWaitingOf returns how many of those are from o.
 func (t *Table) LiftsWaitingOf(o Origin) int { return t.held.lifts[o] }
 
-// RecordsOf returns how many records of bans, revokes and allows of o the table holds.
+// RecordsOf returns how many bans, revokes and allows of o the table holds.
 func (t *Table) RecordsOf(o Origin) int {
 	i, ok := t.origins.ids[o]
 	if !ok {
@@ -293,8 +294,8 @@ func (t *Table) RecordsOf(o Origin) int {
 	return int(t.origins.vals.at(i).refs)
 }
 
-// stands reports whether r's origin has a live ban, or allow, of the same prefix and ports that counts: then
-// r only says it again.
+// stands reports whether r's origin already has a live ban or allow of the same prefix and ports that counts, so that r
+// only repeats it.
 func (t *Table) stands(r *Record) bool {
 	b := &t.bans
 	if r.Kind == KindAllow {

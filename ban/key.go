@@ -19,7 +19,7 @@ const (
 	forms = form4 + 33
 )
 
-// keyOf returns the key of p, which is valid, masked and not 4-in-6.
+// keyOf returns the key of p, which must be valid, masked and not 4-in-6.
 func keyOf(p netip.Prefix) pkey {
 	if a := p.Addr(); a.Is4() {
 		b := a.As4()
@@ -50,7 +50,7 @@ func (k pkey) len() int {
 	return int(k.form)
 }
 
-// widen returns the prefix of the given form, of the same family and not longer, that contains k.
+// widen returns the prefix of the given form that contains k. The form must be of k's family and no longer than k.
 func (k pkey) widen(form uint8) pkey {
 	w := pkey{k.hi, k.lo, form}
 	switch n := w.len(); {
@@ -69,13 +69,13 @@ func (k pkey) contains(j pkey) bool {
 	return k.is4() == j.is4() && k.form <= j.form && j.widen(k.form) == k
 }
 
-// path is what a tree orders by: the address, then form and ports.
+// path is the key that a tree orders by: the address, then form and ports.
 type path [3]uint64
 
 // Bits of a path.
 const (
 	prefixBits = 128 + 8      // address and form: one prefix with any ports
-	pathBits   = 128 + 8 + 32 // all
+	pathBits   = 128 + 8 + 32 // everything
 )
 
 func (k pkey) path(ports uint32) path {
@@ -94,11 +94,11 @@ func (p *path) differ(q *path) int {
 	return pathBits
 }
 
-// A formCount counts the prefixes of each form, so that a search for what covers an address asks only
-// for lengths that are there.
+// A formCount counts the prefixes of each form, so that a search for the prefixes that cover an address tries only
+// lengths in use.
 type formCount struct {
 	n    [forms]uint32
-	used [2][]uint8 // forms of IPv6 and of IPv4 that are not zero, the longest prefix in front
+	used [2][]uint8 // forms in use, of IPv6 and of IPv4, longest prefix first
 }
 
 func (c *formCount) family(k pkey) *[]uint8 {

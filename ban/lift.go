@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// maxOwnMark is up to how many bans of this node inside a prefix are lifted by a mark. More are taken back one by one,
-// which costs peers no look at what others banned there.
+// maxOwnMark is how many bans of this node inside a prefix may be lifted by a mark. More are revoked one by one, which
+// spares peers from examining what others banned there.
 const maxOwnMark = 256
 
-// UnbanOps returns the ops that lift every live ban inside prefix, whoever made it, within the widths that this table
-// takes of peers. It returns ErrNotFound if there is none. A wider ban that covers prefix stays.
+// UnbanOps returns the ops that lift every live ban inside prefix, whoever made it, none wider than this table accepts
+// from peers. It returns ErrNotFound if there is no such ban. A wider ban that covers prefix stays.
 func (t *Table) UnbanOps(now time.Time, prefix netip.Prefix, reason, source string) ([]Op, error) {
 	return t.liftOps(now, Op{Kind: KindUnban, Prefix: prefix, Reason: reason, Source: source})
 }
@@ -41,27 +41,28 @@ func (t *Table) liftOps(now time.Time, op Op) ([]Op, error) {
 	return ops, nil
 }
 
-// A Lifting goes through what a prefix holds and says what lifts it, a part at a time. Between two parts the table may
-// change; what comes meanwhile is perhaps not lifted. Merge nothing of what it says before it has ended.
+// A Lifting goes through the entries inside a prefix and returns the ops that lift them, a part at a time. The table
+// may change between two parts; what arrives meanwhile may not be lifted. Merge none of the ops before the Lifting has
+// ended.
 type Lifting struct {
-	// OneOfMany has a ban that this node alone says taken back without a mark, of which peers take MaxStrikes only: so this
-	// node can lift as many bans as it may have.
+	// OneOfMany means that a ban which only this node says is revoked instead of marked. Peers take at most MaxStrikes
+	// marks; without them this node can lift as many bans as it may have.
 	OneOfMany bool
 
 	t        *Table
 	op       Op
 	b        *book
 	walk     walk
-	shortest int // prefix that an op of peers may have
+	shortest int // shortest prefix of an op that peers accept
 
-	own      []Op // that take back what this node says
-	revoking bool // they are said; the marks leave this node out
+	own      []Op // revokes of this node's own bans
+	revoking bool // the revokes are used, so the marks leave this node out
 	groups   map[pkey]map[Origin]word
-	order    []pkey // of groups that were not said yet
+	order    []pkey // of groups not returned yet
 }
 
-// Lift begins to lift all that is inside op's prefix: bans, if op is an unban, or allows, if it is an unallow. No op is wider
-// than min4 or min6, where 0 is what this table takes of peers, but one for an entry that is wider itself.
+// Lift begins to lift everything inside op's prefix: bans if op is an unban, allows if it is an unallow. No op is wider
+// than min4 or min6 (0 means what this table accepts from peers), except for an entry that is wider itself.
 func (t *Table) Lift(op Op, min4, min6 int) (*Lifting, error) {
 	var err error
 	if op.Prefix, err = Normalize(op.Prefix); err != nil {
@@ -76,14 +77,14 @@ func (t *Table) Lift(op Op, min4, min6 int) (*Lifting, error) {
 	}, nil
 }
 
-// A word is what one origin says inside a prefix: its latest version, and how long it lasts.
+// A word is what one origin says inside a prefix: its latest version and its latest end.
 type word struct {
 	mark  Mark
 	until int64
 }
 
-// Next looks at n entries or, once it has seen all, returns what lifts those of n prefixes: for each an op for each
-// MaxMarks origins. It reports whether there is more to do.
+// Next examines n entries or, once it has seen all, returns n revokes or the ops that lift n prefixes, with at most
+// MaxMarks origins an op. It reports whether there is more to do.
 func (l *Lifting) Next(now time.Time, n int) (ops []Op, more bool) {
 	b := l.b
 	if l.walk.on {
@@ -110,12 +111,12 @@ func (l *Lifting) Next(now time.Time, n int) (ops []Op, more bool) {
 	return ops, len(l.order) > 0
 }
 
-// onlyOwn reports whether all there is to lift is one ban of this node, as one of many.
+// onlyOwn reports whether OneOfMany is set and all there is to lift is one ban of this node.
 func (l *Lifting) onlyOwn() bool {
 	return l.OneOfMany && len(l.own) == 1 && len(l.order) == 1 && len(l.groups[l.order[0]]) == 1
 }
 
-// look notes what is said of the entry i.
+// look notes what is said about entry i.
 func (l *Lifting) look(now time.Time, b *book, i uint32) {
 	t, e := l.t, b.entries.at(i)
 	for j := e.recs; j != 0; {
@@ -139,8 +140,8 @@ func (l *Lifting) look(now time.Time, b *book, i uint32) {
 	}
 }
 
-// liftedByOther reports whether x is a ban of this node that another node's unban cancels. Some nodes may hold that unban,
-// so there the ban is in force until this node lifts it too.
+// liftedByOther reports whether x is a ban of this node that another node's unban cancels. Nodes may hold that unban;
+// there the ban is in force until this node lifts it too.
 func (t *Table) liftedByOther(b *book, e *entry, x *rec) bool {
 	if b != &t.bans || x.kind != KindBan || x.hold == HoldDropped || t.speakers.at(x.speaker).origin != t.self {
 		return false
@@ -149,7 +150,7 @@ func (t *Table) liftedByOther(b *book, e *entry, x *rec) bool {
 	return i != 0 && *t.parties.at(b.cancels.strikes.at(i).by) != t.self
 }
 
-// group returns the prefix of the op that lifts an entry.
+// group returns the prefix of the op that lifts entry k.
 func (l *Lifting) group(k pkey) pkey {
 	switch {
 	case l.op.Prefix.Bits() >= l.shortest:
@@ -162,7 +163,7 @@ func (l *Lifting) group(k pkey) pkey {
 	return k.widen(uint8(l.shortest))
 }
 
-// hear adds what the rec x says.
+// hear adds what rec x says.
 func (t *Table) hear(words map[Origin]word, x *rec) {
 	s := t.speakers.at(x.speaker)
 	w, ok := words[s.origin]
@@ -173,8 +174,8 @@ func (t *Table) hear(words map[Origin]word, x *rec) {
 	words[s.origin] = w
 }
 
-// cancel returns the ops that cancel words inside k. They last as long as what this node said of them before, so that
-// this takes its place.
+// cancel returns the ops that cancel words inside k. They last at least as long as this node's earlier strikes there,
+// so that they replace those.
 func (l *Lifting) cancel(b *book, k pkey, words map[Origin]word) (ops []Op) {
 	list := slices.SortedFunc(maps.Values(words), func(a, b word) int { return bytes.Compare(a.mark.Origin[:], b.mark.Origin[:]) })
 	for part := range slices.Chunk(list, MaxMarks) {
@@ -192,7 +193,7 @@ func (l *Lifting) cancel(b *book, k pkey, words map[Origin]word) (ops []Op) {
 	return ops
 }
 
-// ownStrikeEnd returns until when this node's strikes at what o says inside k last, in Unix milliseconds; 0 if there is none.
+// ownStrikeEnd returns the latest end of this node's strikes on o at k, in Unix milliseconds, or 0 if there are none.
 func (t *Table) ownStrikeEnd(b *book, k pkey, o Origin) (until int64) {
 	about, ok := t.parties.ids[o]
 	if !ok {
@@ -208,9 +209,9 @@ func (t *Table) ownStrikeEnd(b *book, k pkey, o Origin) (until int64) {
 	return until
 }
 
-// lifting counts the entries that merging r, which lifts bans or ends allows, looks at again: those in which r's origin
-// alone has a say, or all if r is about nobody else, and the others, of which what is about others has one at least. It
-// stops when either are too many.
+// lifting counts the entries that are re-examined when r, which lifts bans or ends allows, is merged. own counts those
+// about which only r's origin says anything, or all if r is about nobody else. others counts the rest, at least 1 for
+// an op about others. It stops once either exceeds its bound.
 func (t *Table) lifting(r *Record, maxOwn, maxOthers int) (own, others int) {
 	k, alone := keyOf(r.Prefix), len(r.Marks) == 1 && r.Marks[0].Origin == r.Origin
 	flips := false // an allow in force may end
@@ -244,14 +245,14 @@ func (t *Table) lifting(r *Record, maxOwn, maxOthers int) (own, others int) {
 		if count(b); flips && !t.sheltered(k) {
 			count(&t.bans)
 		}
-		if !alone { // what it will find there later is not counted, so that it is there counts
+		if !alone { // what it will lift later is not counted, so its existence counts as one
 			others = max(others, 1)
 		}
 	}
 	return own, others
 }
 
-// saidBy reports whether nobody but o says anything of the entry i.
+// saidBy reports whether no other origin than o says anything about entry i.
 func (t *Table) saidBy(b *book, i uint32, o Origin) bool {
 	for j := b.entries.at(i).recs; j != 0; {
 		x := b.recs.at(j)

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Never returns the never-ban list, what is built in included, ascending.
+// Never returns the never-ban list, built-in entries included, in ascending order.
 func (t *Table) Never() []NeverEntry {
 	out := make([]NeverEntry, 0, len(t.never.why))
 	for k, why := range t.never.why {
@@ -16,7 +16,7 @@ func (t *Table) Never() []NeverEntry {
 	return out
 }
 
-// Allows returns the allows in force, ascending: for each prefix the one that lasts longest.
+// Allows returns the allows in force in ascending order: for each prefix the one that lasts longest.
 func (t *Table) Allows() []Record {
 	var out []Record
 	for i := uint32(1); i < t.allows.entries.end; i++ {
@@ -28,8 +28,8 @@ func (t *Table) Allows() []Record {
 	return out
 }
 
-// SetPolicy replaces the limits, for what comes from now on, and the quorums, by which every entry is
-// judged anew. It returns what changed.
+// SetPolicy replaces the limits, for what comes from now on, and the quorums, by which it judges every entry anew. It
+// returns what changed.
 func (t *Table) SetPolicy(now time.Time, l Limits, q Quorum, by ...SourceQuorum) ([]Change, error) {
 	limits, err := l.normal()
 	if err != nil {
@@ -58,12 +58,12 @@ func (t *Table) SetPolicy(now time.Time, l Limits, q Quorum, by ...SourceQuorum)
 	for i := uint32(1); i < t.bans.entries.end; i++ {
 		switch e := t.bans.entries.at(i); {
 		case e.recs == 0:
-		case e.state == stateNone: // what cancels may reach less far now
+		case e.state == stateNone: // cancels may reach less far now
 			t.touch(&t.bans, i, cause{origin: t.self})
 		default:
 			t.touch(&t.bans, i, t.causeOfRec(t.bans.recs.at(t.leading(&t.bans, e))))
 		}
 	}
-	t.work(MaxTouch) // an allow that counts now, or no longer, has asked for the bans inside it
+	t.work(MaxTouch) // allows that now count, or no longer do, have made chores of the bans inside them
 	return t.finish(changes), nil
 }

@@ -11,7 +11,7 @@ type NeverEntry struct {
 	Why    string // for people: "own address", "gateway", "mesh member web2"
 }
 
-// describe says why p, which lies inside the entry, is on the list.
+// describe returns why p, which lies inside the entry, is never banned.
 func (e NeverEntry) describe(p netip.Prefix) string {
 	if e.Prefix == p {
 		return e.Why
@@ -32,15 +32,16 @@ var builtinNever = []NeverEntry{
 	{netip.MustParsePrefix("ff00::/8"), "multicast"},
 }
 
-// A neverList is the never-ban list with what is built in.
+// A neverList is the never-ban list, built-in entries included.
 type neverList struct {
 	why   map[pkey]string
-	order []netip.Prefix // as they were given, after what is built in
+	order []netip.Prefix // built-in entries first, then the others as given
 	forms formCount
-	near4 [1 << 10]uint64 // a bit for each IPv4 /16 that an entry reaches into: elsewhere, which is nearly everywhere, nothing is asked
+	near4 [1 << 10]uint64 // a bit for each IPv4 /16 that an entry reaches into; nearly all are clear and need no lookup
 }
 
-// newNeverList leaves out invalid prefixes. Of entries for one prefix the first counts.
+// newNeverList adds the built-in entries to es and skips invalid prefixes. Of several entries for one prefix the first
+// counts.
 func newNeverList(es []NeverEntry) neverList {
 	l := neverList{why: make(map[pkey]string)}
 	for _, list := range [2][]NeverEntry{builtinNever, es} {
@@ -60,7 +61,7 @@ func newNeverList(es []NeverEntry) neverList {
 	return l
 }
 
-// mark sets the bits of the IPv4 /16 that k reaches into.
+// mark sets the bits of the IPv4 /16s that k reaches into.
 func (l *neverList) mark(k pkey) {
 	if !k.is4() {
 		return
@@ -71,7 +72,7 @@ func (l *neverList) mark(k pkey) {
 	}
 }
 
-// far reports whether no entry can contain k. It may say no where that is so.
+// far reports whether no entry can contain k. It may return false even if none does.
 func (l *neverList) far(k pkey) bool {
 	i := k.hi >> 48
 	return k.is4() && k.len() >= 16 && l.near4[i>>6]>>(i&63)&1 == 0
@@ -95,7 +96,7 @@ func (l *neverList) covers(k pkey) bool {
 	return false
 }
 
-// covering returns the narrowest entry that contains k.
+// covering returns the narrowest entry that contains k, if there is one.
 func (l *neverList) covering(k pkey) (NeverEntry, bool) {
 	if l.far(k) {
 		return NeverEntry{}, false
@@ -108,7 +109,7 @@ func (l *neverList) covering(k pkey) (NeverEntry, bool) {
 	return NeverEntry{}, false
 }
 
-// Spares reports whether something inside p, and less than p, is never banned or allowed.
+// Spares reports whether a narrower prefix inside p is allowed or on the never-ban list.
 func (t *Table) Spares(p netip.Prefix) bool {
 	k := keyOf(p)
 	for w := range t.never.why {

@@ -1,9 +1,9 @@
 package ban
 
-// OwnOps returns what this node must publish, in this order, to say op. That is op alone, unless it
-// is a ban or allow that ends before what this node said of the same prefix and ports: a node that
-// hears both late would take the longer one for all there is, so op follows what takes it back. So it does
-// if somebody has lifted the longer one: when that node is revoked, its unban counts no longer.
+// OwnOps returns what this node must publish, in this order, to say op. That is op alone, unless op is a ban or allow
+// that ends before what this node last said about the same prefix and ports. A node that hears of both after op has
+// ended would take the longer one to stand, so op follows an op that takes the longer one back. It does so even if
+// another node has lifted the longer one: if that node is revoked, its unban no longer counts.
 func (t *Table) OwnOps(op Op) []Op {
 	b := &t.bans
 	switch op.Kind {
@@ -20,9 +20,10 @@ func (t *Table) OwnOps(op Op) []Op {
 	return t.instead(b, op, t.recordOf(b, last))
 }
 
-// Amend returns what this node must publish after a record of its own has come back, which it had lost. If what it said
-// last of the same prefix and ports ends before something that it had said earlier, the earlier would count again for
-// whoever hears of both late: what took it back then may be lost, and is said again. It is nil where nothing is amiss.
+// Amend returns what this node must publish after a record of its own that it had lost has come back. If what it said
+// last about the same prefix and ports ends before something that it said earlier, the earlier record would count again
+// on nodes that hear of both late. What took it back may be lost, so it is said again. Amend returns nil if nothing is
+// amiss.
 func (t *Table) Amend(r Record) []Op {
 	b := &t.bans
 	switch {
@@ -45,24 +46,24 @@ func (t *Table) Amend(r Record) []Op {
 	if t.counts(b, b.entries.at(entry), b.recs.at(last)) {
 		return t.instead(b, now.Op, earlier)
 	}
-	if r.Kind == KindAllow { // what ended it has a mark that covers the earlier one
+	if r.Kind == KindAllow { // the unallow that ended it has a mark that covers the earlier one
 		return nil
 	}
 	return []Op{takeBack(now.Op, earlier)}
 }
 
-// takeBack returns the revoke that makes room for op, and for nothing, as long as old would last.
+// takeBack returns a revoke of op's prefix and ports that outlives old.
 func takeBack(op Op, old Record) Op {
 	return Op{Kind: KindRevoke, Prefix: op.Prefix, Ports: op.Ports, Until: old.Until.Add(ClockSkew), Source: op.Source}
 }
 
-// instead returns what takes old back, and then op.
+// instead returns the ops that take old back and then say op.
 func (t *Table) instead(b *book, op Op, old Record) []Op {
 	back := takeBack(op, old)
 	if op.Kind == KindBan {
 		return []Op{back, op}
 	}
-	// Of an allow only an unallow takes back, and that reaches inside: say again what it must not end.
+	// Only an unallow takes an allow back, and it reaches inside the prefix: say again what it must not end.
 	mark := Mark{t.self, old.Version.Epoch, old.Version.Seq}
 	back.Kind, back.Marks = KindUnallow, []Mark{mark}
 	ops := []Op{back, op}
