@@ -1,51 +1,52 @@
 // Package ban decides what is banned.
 //
-// An [Op] is one decision: ban this prefix until then, take a ban back, lift everything inside a
-// prefix, never ban this prefix. A [Record] is an op with who said it and in which order. A [Table]
-// merges records in any order, any number of times, and always comes to the same state; each call
-// returns exactly what the firewall must change.
+// An [Op] is one decision: ban this prefix until then, take a ban back, lift everything inside a prefix, never ban this
+// prefix. A [Record] is an op with its origin and its place in that origin's order. A [Table] merges records in any
+// order, any number of times, and always reaches the same state; each call returns exactly what the firewall must
+// change.
 //
 // # What one op may cost
 //
-// Whoever is certified is still bounded. An entry is a prefix with its ports. "Looked at" counts what a table does for an op
-// when it comes and when it ends, and what a gate does to judge it.
+// Certified nodes are bounded too. An entry is a prefix with its ports. "Examined" counts what a table does for an op
+// when it arrives and when it ends, and what a gate does to judge it.
 //
-//	op of a peer                entries looked at             kernel elements       kept
-//	ban, refresh                1, and 1 at its end           1,024, 1 for all ports   a record and a floor (112 B), an entry (100 B), its texts
-//	revoke                      1, and 1 at its end           as the ban              the same
-//	unban                       3 x those inside its prefix   none of its own         72 B a mark, 90 in indexes; MaxMarks marks
-//	allow                       3 x those inside, at its end  1                       as a ban
-//	unallow                     3 x those inside              none of its own         as an unban
-//	held unban, unallow         those counted                 none                    1 kB
-//	withdrawal of an origin     its records and those inside its unbans and allows, once
+//	op of a peer            entries examined                kernel elements         kept
+//	ban, refresh            1, and 1 at its end             1,024, 1 for all ports  a record and a floor (112 B), an entry (100 B), texts
+//	revoke                  1, and 1 at its end             as the ban              the same
+//	unban                   3 x those inside its prefix     none of its own         72 B a mark, 90 in indexes; MaxMarks marks
+//	allow                   3 x those inside, end included  1                       as a ban
+//	unallow                 3 x those inside                none of its own         as an unban
+//	held unban, unallow     those counted                   none                    1 kB
+//	withdrawal of an origin its records and those inside its unbans and allows, once
 //
-// Of one origin, a [Gate] and a [Table] take at most
+// From one origin, a [Gate] and a [Table] accept at most
 //
 //	new bans                    Caps.Burst at once, Caps.Rate a minute, Caps.Bulk an hour; more are held
 //	records                     Caps.Active; more are held or refused
-//	port elements               MaxSaidElements at once, 4 times as many an hour, refreshes included, MaxHeldElements in its bans; more
-//	                            are held, a refresh is refused
+//	port elements               MaxSaidElements at once, 4 times as many an hour, refreshes included, MaxHeldElements in its live
+//	                            bans; bans beyond are held, refreshes refused
 //	entries of others inside    Caps.Burst at once, Caps.Rate a minute; more are held. All origins: the breaker. An unban or
-//	  unbans, allows, unallows    unallow about others counts as one at least
-//	entries of its own inside   Caps.Bulk an hour; more are held. One op lifts MaxCounted, and as many of others; with more inside it is held
-//	other ops than bans         MaxOthers an hour
+//	  unbans, allows, unallows    unallow about others counts as at least one
+//	entries of its own inside   Caps.Bulk an hour; more are held. One op lifts MaxCounted, and as many of others; with more
+//	                            inside it is held
+//	ops other than bans         MaxOthers an hour; more are refused
 //	marks in force              MaxStrikes, of which maxFront for one prefix and origin; more are refused
 //	allows in force             MaxAllows; more are refused
-//	what waits, held            MaxHeldOf, and no more than is left of MaxHeld, for all origins; an unban or unallow takes 8 and its
-//	                            marks; more is refused
+//	ops that wait, held         MaxHeldOf, and no more than is left of MaxHeld, for all origins; an unban or unallow takes 8
+//	                            and one for each of its marks; more are refused
 //	width of all but revokes    Caps.MinBits4 and MinBits6, else those of Limits
 //
-// Outside the table, where fail2ban is made to let go of what is lifted, all origins together cost
+// Outside the table, making fail2ban let go of what is lifted costs, for all origins together,
 //
 //	lifts told to fail2ban      one call a second, of 500 addresses at most; 65,536 prefixes wait, more are left out and told
 //	peers' questions about it   4 calls at once, one a second
 //
-// One Merge looks at MaxTouch entries inside the unbans and allows of peers and at as many inside this node's own, SetNever
-// at MaxTouch, Expire at MaxExpire, Withdraw at as many as it is asked to; the rest is due at once. A cancel covers nothing that
-// was issued more than Limits.FutureSkew after it.
+// One Merge examines MaxTouch entries inside the unbans and allows of peers and as many inside this node's own,
+// SetNever examines MaxTouch, Expire MaxExpire, and Withdraw as many as it is asked to. The rest is due at once. A
+// cancel covers nothing that was issued more than Limits.FutureSkew after it.
 //
-// The package is pure: it starts nothing, opens nothing and reads no clock. Whoever calls says what
-// time it is. Times have a resolution of one millisecond and are UTC.
+// The package is pure: it starts nothing, opens nothing and reads no clock; the caller passes the time. Times have a
+// resolution of one millisecond and are UTC.
 package ban
 
 import (
@@ -68,11 +69,11 @@ const (
 	MaxMarks  = 16  // origins that one unban or unallow can name
 )
 
-// ClockSkew is how much longer a cancelling op lives than what it cancels, so that a node whose
-// clock is behind does not see the cancelled ban again.
+// ClockSkew is how much longer a cancelling op lives than what it cancels, so that a node whose clock is behind does
+// not see the cancelled ban again.
 const ClockSkew = 5 * time.Minute
 
-// The end of the year 9999, the last that RFC 3339 can write, in Unix time.
+// The end of the year 9999, the last that RFC 3339 can express, in Unix time.
 const (
 	maxUnix   = 253402300799
 	maxMillis = maxUnix*1000 + 999
@@ -165,8 +166,8 @@ type Op struct {
 	Marks  []Mark       // unban and unallow only: 1 to MaxMarks, ascending by origin
 }
 
-// Validate reports what makes the op unfit to travel. It judges form alone; what may be banned is
-// for [Table.CheckLocal] and [Table.CheckRemote] to say.
+// Validate returns an error if the op is not fit to travel. It checks form alone; [Table.CheckLocal] and
+// [Table.CheckRemote] decide what may be banned.
 func (o Op) Validate() error {
 	switch o.Kind {
 	case KindBan, KindRevoke:
@@ -233,10 +234,10 @@ type Record struct {
 	Version Version
 	Issued  time.Time // when the origin decided, by its clock
 	Arrived time.Time // when this node first had it, by its own clock; zero if unknown; does not travel
-	Hold    Hold      // of a ban: what this node does about it; does not travel
+	Hold    Hold      // what this node does about it; does not travel
 }
 
-// clean reports whether s is UTF-8 of at most limit bytes that a terminal can print as it is.
+// clean reports whether s is UTF-8 of at most limit bytes that is safe to print on a terminal as is.
 func clean(s string, limit int) bool {
 	if len(s) > limit {
 		return false
@@ -249,15 +250,15 @@ func clean(s string, limit int) bool {
 	return true
 }
 
-// unfit names the runes that would let a peer's text move the cursor, break or reorder a line.
+// unfit reports whether r could let a peer's text move the cursor, or break or reorder a line.
 func unfit(r rune) bool {
 	return unicode.In(r, unicode.Cc, unicode.Zl, unicode.Zp, unicode.Bidi_Control)
 }
 
-// CleanText makes s fit for Op.Reason or Op.Source: what is not UTF-8 or could drive a terminal is
-// replaced by a blank, blanks at the ends are cut, and so is what exceeds limit bytes.
+// CleanText makes s fit for Op.Reason or Op.Source: it replaces what is not UTF-8 or could control a terminal by a
+// blank, trims blanks at both ends and cuts s to limit bytes.
 func CleanText(s string, limit int) string {
-	if len(s) > 4*limit { // nothing behind this can survive the cut below
+	if len(s) > 4*limit { // nothing after this can survive the cut below
 		s = s[:4*limit]
 	}
 	s = strings.Map(func(r rune) rune {

@@ -11,7 +11,7 @@ import (
 
 // Limits bound what a node accepts. A zero field takes its value from [DefaultLimits].
 type Limits struct {
-	MaxFor       time.Duration // longest time from its issue that a ban may last
+	MaxFor       time.Duration // longest time that a ban may last from its issue
 	PeerMinBits4 int           // shortest IPv4 prefix that a peer may ban
 	PeerMinBits6 int           // shortest IPv6 prefix that a peer may ban
 	MinBits4     int           // shortest IPv4 prefix in any op of anyone
@@ -31,14 +31,13 @@ func DefaultLimits() Limits {
 	}
 }
 
-// MaxAllowFor is the longest time from its issue that an allow may last: it protects, so it may well
-// outlast any ban.
+// MaxAllowFor is the longest time that an allow may last from its issue: it protects, so it may well outlast any ban.
 const MaxAllowFor = 366 * 24 * time.Hour
 
-// maxMaxFor is the longest that Limits.MaxFor can be.
+// maxMaxFor is the greatest value of Limits.MaxFor.
 const maxMaxFor = 10 * 365 * 24 * time.Hour
 
-// normal fills in the defaults and says what is out of range.
+// normal fills in the defaults and returns an error if a field is out of range.
 func (l Limits) normal() (Limits, error) {
 	d := DefaultLimits()
 	if l.MaxFor == 0 {
@@ -92,16 +91,16 @@ const (
 	RuleAllows    = "allows of its origin"
 )
 
-// PolicyError says that an op was refused, by which rule, and why in words.
+// PolicyError reports that an op was refused, by which rule, and why in words.
 type PolicyError struct {
 	Rule   string // one of the Rule constants
 	Detail string // a sentence for people that names the rule and the entry
 
-	// By CheckLocal alone:
+	// Set by CheckLocal only:
 	Op      Op            // what was refused
 	Longest time.Duration // how long such an op may last
 	By      netip.Prefix  // the entry of the never-ban list or the allow list that refuses it
-	Allower Origin        // who said that allow
+	Allower Origin        // who issued that allow
 }
 
 // Error returns the detail.
@@ -115,7 +114,7 @@ func refuseBy(entry netip.Prefix, rule, format string, args ...any) *PolicyError
 	return &PolicyError{Rule: rule, Detail: fmt.Sprintf(format, args...), By: entry}
 }
 
-// length writes whole seconds as people do: 30d, 7d12h, 1m30s.
+// length formats whole seconds as people write them: 30d, 7d12h, 1m30s.
 func length(d time.Duration) string {
 	const day = 24 * time.Hour
 	text := ""
@@ -178,14 +177,13 @@ func (t *Table) checkLocal(now time.Time, op Op) error {
 	return nil
 }
 
-// CheckRemote reports whether a record that arrived from the mesh may be merged. A refusal is a
-// *PolicyError. The never-ban list is no reason to refuse: the table holds the ban and suppresses
-// it, so that it counts once the entry goes. This node's own records, read back, are held to the
-// local width.
+// CheckRemote reports whether a record that arrived from the mesh may be merged. A refusal is a *PolicyError. The
+// never-ban list is no reason to refuse: the table holds the ban and suppresses it, so that it counts once the entry is
+// removed. This node's own records, when read back, are held to the local width.
 func (t *Table) CheckRemote(now time.Time, r Record) error { return t.checkRemote(now, r, 0, 0) }
 
-// checkRemote is CheckRemote with the shortest prefixes that the record's origin may ban; 0 is the
-// table's limit for peers.
+// checkRemote is CheckRemote with peer4 and peer6 as the shortest prefixes that the record's origin may ban; 0 means
+// the table's limit for peers.
 func (t *Table) checkRemote(now time.Time, r Record, peer4, peer6 int) error {
 	min4, min6 := t.limits.MinBits4, t.limits.MinBits6
 	if r.Origin != t.self && r.Kind != KindRevoke {
@@ -213,9 +211,9 @@ func (t *Table) checkRemote(now time.Time, r Record, peer4, peer6 int) error {
 	return nil
 }
 
-// How far a version, and a mark, may be ahead. An epoch is the Unix time of a start, or one more than the last, so a clock
-// that was wrong by up to maxEpochAhead keeps a node from nobody; what a mark covers is bounded by its op's issue too.
-// A mark may be a little further ahead, so that whatever a node may say can be lifted.
+// How far ahead a version and a mark may be. An epoch is the Unix time of a start, or one more than the last epoch, so
+// a clock that was wrong by up to maxEpochAhead shuts no node out. What a mark covers is bounded by its op's issue time
+// too. A mark may be a little further ahead than a version, so that whatever a node may say can be lifted.
 const (
 	maxEpochAhead = 100 * 366 * 24 * 3600 // seconds
 	maxSeq        = 1 << 48               // frames of one start: a million a second for nine years
@@ -240,8 +238,8 @@ func checkAhead(now time.Time, r *Record) error {
 	return nil
 }
 
-// shortest returns the shortest prefix of op's family that a peer may ban, where the caps of the peer
-// say peer4 and peer6; 0 is the table's limit.
+// shortest returns the shortest prefix of op's family that a peer may ban, given peer4 and peer6 from the peer's caps;
+// 0 means the table's limit.
 func (t *Table) shortest(op Op, peer4, peer6 int) int {
 	if op.Prefix.Addr().Is4() {
 		return cmp.Or(peer4, t.limits.PeerMinBits4)
@@ -249,7 +247,7 @@ func (t *Table) shortest(op Op, peer4, peer6 int) int {
 	return cmp.Or(peer6, t.limits.PeerMinBits6)
 }
 
-// checkOp holds what is asked of every op, wherever it comes from.
+// checkOp checks what is required of every op, wherever it comes from.
 func (t *Table) checkOp(now time.Time, op Op, min4, min6 int) error {
 	if err := op.Validate(); err != nil {
 		return refuse(RuleMalformed, "malformed op: %v", err)
@@ -272,7 +270,7 @@ func (t *Table) checkOp(now time.Time, op Op, min4, min6 int) error {
 	return nil
 }
 
-// longest returns how long an op of kind k may last, not counting what it outlives others by.
+// longest returns how long an op of kind k may last, without the time by which it outlives what it ends.
 func (t *Table) longest(k Kind) time.Duration {
 	if k == KindAllow || k == KindUnallow {
 		return max(t.limits.MaxFor, MaxAllowFor)
@@ -283,7 +281,7 @@ func (t *Table) longest(k Kind) time.Duration {
 // outlives reports whether ops of kind k outlive what they end.
 func outlives(k Kind) bool { return k == KindRevoke || k == KindUnban || k == KindUnallow }
 
-// shortPrefix writes a single address without its length.
+// shortPrefix formats p and leaves out the length of a single address.
 func shortPrefix(p netip.Prefix) string {
 	if p.IsSingleIP() {
 		return p.Addr().String()

@@ -12,8 +12,8 @@ import (
 // Bounds of a port list.
 const (
 	MaxPortItems    = 15   // items of a canonical list: what one iptables multiport match takes
-	MaxPortElements = 1024 // ports times protocols of one op: a kernel set holds each of them
-	maxPortsInput   = 512  // bytes of text that ParsePorts looks at
+	MaxPortElements = 1024 // ports times protocols of one op; a kernel set holds each of them
+	maxPortsInput   = 512  // bytes of text that ParsePorts accepts
 	maxPort         = 65535
 )
 
@@ -33,7 +33,7 @@ type PortRange struct {
 	First, Last uint16
 }
 
-// String returns "22/tcp", "8000-8010/udp", or without the protocol when it is both.
+// String returns "22/tcp" or "8000-8010/udp", or leaves out the protocol if it is both.
 func (r PortRange) String() string {
 	s := strconv.Itoa(int(r.First))
 	if r.Last != r.First {
@@ -67,9 +67,9 @@ func (p Ports) Ranges() []PortRange {
 	return rs
 }
 
-// ParsePorts reads a comma list of ports and ranges: "22/tcp", "80", "8000-8010/udp", "8000:8010".
-// Without a protocol a port means both TCP and UDP. "", "0", "0:65535", "all" and "any" mean all traffic, and so does every
-// list that comes to all ports of both protocols; "0/tcp" means every TCP port. Service names are not known here.
+// ParsePorts reads a comma list of ports and ranges: "22/tcp", "80", "8000-8010/udp", "8000:8010". Without a protocol a
+// port means both TCP and UDP. "", "0", "0:65535", "all" and "any" mean all traffic, and so does every list that adds
+// up to all ports of both protocols; "0/tcp" means every TCP port. ParsePorts knows no service names.
 func ParsePorts(s string) (Ports, error) {
 	if s == "" {
 		return Ports{}, nil
@@ -91,7 +91,7 @@ func ParsePorts(s string) (Ports, error) {
 	return p, nil
 }
 
-// Elements returns how many ports the set has, TCP and UDP counted apart; 0 for all.
+// Elements returns how many ports the set has, counting TCP and UDP separately; 0 for all.
 func (p Ports) Elements() int {
 	n := 0
 	for _, r := range p.Ranges() {
@@ -104,10 +104,10 @@ func (p Ports) Elements() int {
 	return n
 }
 
-// everyPort is as good as all traffic.
+// everyPort is equivalent to all traffic.
 var everyPort = PortRange{ProtoAny, 1, maxPort}
 
-// PortsOf makes the set of all the ranges. No range at all means all traffic, as every port does.
+// PortsOf returns the union of the ranges. No ranges mean all traffic, and so do ranges that cover every port.
 func PortsOf(rs []PortRange) (Ports, error) {
 	for _, r := range rs {
 		if r.First == 0 || r.First > r.Last {
@@ -134,10 +134,10 @@ func PortsOf(rs []PortRange) (Ports, error) {
 	return Ports{b.String()}, nil
 }
 
-// canonical returns the ranges of the same ports that are disjoint, as long as they can be, and
-// ascending; what holds for TCP and UDP alike is one range of ProtoAny.
+// canonical returns the same ports as disjoint ranges, each as long as it can be, in ascending order. A range for both
+// TCP and UDP has ProtoAny.
 func canonical(rs []PortRange) []PortRange {
-	// An edge is where a protocol's cover begins (+1) or has ended (-1).
+	// An edge is where a range of a protocol begins (+1) or has ended (-1).
 	type edge struct{ port, tcp, udp int }
 	var edges []edge
 	for _, r := range rs {
@@ -174,7 +174,7 @@ func canonical(rs []PortRange) []PortRange {
 	return out
 }
 
-// parsePortItems splits a comma list; all says that one of the items means all traffic.
+// parsePortItems parses a comma list; all reports whether one of the items means all traffic.
 func parsePortItems(s string) (rs []PortRange, all bool, err error) {
 	for item := range strings.SplitSeq(s, ",") {
 		r, isAll, err := parsePortItem(strings.TrimSpace(item))

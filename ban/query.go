@@ -8,19 +8,19 @@ import (
 	"time"
 )
 
-// Entry is what the table holds of one prefix and ports that a live ban asks for.
+// Entry is what the table holds about one prefix and ports that a live ban asks for.
 type Entry struct {
 	Prefix  netip.Prefix
 	Ports   Ports
-	Until   time.Time // the end that is enforced; of an entry that is not enforced, its latest end
-	Issued  time.Time // Issued, Reason and Source are of the ban that lasts longest
-	Origins []Origin  // of live bans that nothing cancels, the first to ban in front
+	Until   time.Time // the enforced end; if the entry is not enforced, its latest end
+	Issued  time.Time // Issued, Reason and Source come from the ban that lasts longest
+	Origins []Origin  // of live bans that nothing cancels, first to ban first
 	Reason  string
 	Source  string
 	State   State
 }
 
-// entryOf returns the entry i; false if no live ban asks for it.
+// entryOf returns entry i; ok is false if no live ban asks for it.
 func (t *Table) entryOf(i uint32) (Entry, bool) {
 	b := &t.bans
 	e := b.entries.at(i)
@@ -59,9 +59,9 @@ func (t *Table) entryOf(i uint32) (Entry, bool) {
 	return out, true
 }
 
-// EntriesAfter returns some of the entries: begin with cursor 0 and go on with next until that is
-// 0. A call looks at n places, at least 1, some of which may be empty. Between calls the table may
-// change: an entry that stays is returned exactly once; one that comes or goes, at most once.
+// EntriesAfter returns some of the entries. Begin with cursor 0 and continue with next until it is 0. A call looks at n
+// places, at least 1, some of which may be empty. The table may change between calls: an entry that stays is returned
+// exactly once, one that comes or goes at most once.
 func (t *Table) EntriesAfter(cursor uint32, n int) (es []Entry, next uint32) {
 	end := t.bans.entries.end
 	for i := max(cursor, 1); i < end; i++ {
@@ -75,7 +75,7 @@ func (t *Table) EntriesAfter(cursor uint32, n int) (es []Entry, next uint32) {
 	return es, 0
 }
 
-// EnforcedAfter appends to dst, in the same way, what the firewall should hold.
+// EnforcedAfter appends what the firewall should hold to dst, with cursors like those of EntriesAfter.
 func (t *Table) EnforcedAfter(cursor uint32, n int, dst []Rule) (rules []Rule, next uint32) {
 	end := t.bans.entries.end
 	for i := max(cursor, 1); i < end; i++ {
@@ -89,7 +89,7 @@ func (t *Table) EnforcedAfter(cursor uint32, n int, dst []Rule) (rules []Rule, n
 	return dst, 0
 }
 
-// Entries yields what EntriesAfter returns, all of it. The table must not change meanwhile.
+// Entries yields all that EntriesAfter returns. The table must not change meanwhile.
 func (t *Table) Entries() iter.Seq[Entry] {
 	return func(yield func(Entry) bool) {
 		for i := uint32(1); i < t.bans.entries.end; i++ {
@@ -100,7 +100,7 @@ func (t *Table) Entries() iter.Seq[Entry] {
 	}
 }
 
-// ruleOf returns the enforced entry i as the firewall should hold it.
+// ruleOf returns enforced entry i as the firewall should hold it.
 func (t *Table) ruleOf(i uint32) Rule {
 	e := t.bans.entries.at(i)
 	r := Rule{Prefix: e.key().prefix(), Ports: t.portsAt(e.ports), Until: fromMillis(e.until)}
@@ -110,8 +110,7 @@ func (t *Table) ruleOf(i uint32) Rule {
 	return r
 }
 
-// Enforced yields what the firewall should hold; there are Counts().Active of it. The table must
-// not change meanwhile.
+// Enforced yields the Counts().Active rules that the firewall should hold. The table must not change meanwhile.
 func (t *Table) Enforced() iter.Seq[Rule] {
 	return func(yield func(Rule) bool) {
 		for i := uint32(1); i < t.bans.entries.end; i++ {
@@ -126,14 +125,14 @@ func (t *Table) Enforced() iter.Seq[Rule] {
 	}
 }
 
-// Counts is how much the table holds.
+// Counts says how much the table holds.
 type Counts struct {
 	Active  int    // entries enforced
 	Pending int    // entries that wait for more origins
 	Held    int    // entries that wait for the operator
 	Allowed int    // entries suppressed by the never-ban list or an allow
 	Records int    // live records of every kind
-	Dropped uint64 // records left out since the start because the table was full
+	Dropped uint64 // records left out since the start for lack of room
 }
 
 // Counts returns how much the table holds, at the cost of a few additions.
@@ -148,14 +147,14 @@ func (t *Table) Counts() Counts {
 	}
 }
 
-// Verdict answers whether an address is dropped here.
+// Verdict says whether an address is dropped here, and why.
 type Verdict struct {
 	Entry                // the entry that drops it; zero if none does
 	Exception NeverEntry // what lets it through, if something does; else zero
 }
 
-// Lookup answers whether packets from addr, or from all of a prefix, are dropped here, and by which
-// entry: one for all ports before one for some, then the narrowest.
+// Lookup reports whether packets from addr, or from all of a prefix, are dropped here, and by which entry. It prefers
+// entries for all ports to those for some, then the narrowest.
 func (t *Table) Lookup(addr netip.Prefix) (Verdict, bool) {
 	p, err := Normalize(addr)
 	if err != nil {
@@ -181,7 +180,8 @@ func (t *Table) Lookup(addr netip.Prefix) (Verdict, bool) {
 	return Verdict{Entry: e}, ok
 }
 
-// EnforcedInside returns how many entries inside p, but not of p itself, are enforced; it stops at most.
+// EnforcedInside returns how many entries inside p, without those of p itself, are enforced. It counts no further than
+// most.
 func (t *Table) EnforcedInside(p netip.Prefix, most int) (n int) {
 	p, err := Normalize(p)
 	if err != nil {
@@ -198,7 +198,7 @@ func (t *Table) EnforcedInside(p netip.Prefix, most int) (n int) {
 	return n
 }
 
-// exception returns what keeps k from being banned.
+// exception returns the never-ban entry or the allow that keeps k from being banned, if there is one.
 func (t *Table) exception(k pkey) (NeverEntry, bool) {
 	if e, ok := t.never.covering(k); ok {
 		return e, true
@@ -210,7 +210,7 @@ func (t *Table) exception(k pkey) (NeverEntry, bool) {
 	return NeverEntry{}, false
 }
 
-// allowEntry describes the allow in force i, and returns who said it.
+// allowEntry describes allow entry i, which is in force, and returns who issued it.
 func (t *Table) allowEntry(i uint32) (NeverEntry, Origin) {
 	e := t.allows.entries.at(i)
 	c := t.causeOfRec(t.allows.recs.at(t.leading(&t.allows, e)))
@@ -231,8 +231,8 @@ func (t *Table) own(b *book, prefix netip.Prefix, ports Ports) (Record, bool) {
 	return t.recordOf(b, last), true
 }
 
-// ownLast returns this node's own live ban or allow of exactly this prefix and ports, whether or not something cancels it,
-// and its entry; 0 if there is none.
+// ownLast returns this node's own live ban or allow of exactly this prefix and ports, cancelled or not, and its entry.
+// last is 0 if there is none.
 func (t *Table) ownLast(b *book, prefix netip.Prefix, ports Ports) (e *entry, last uint32) {
 	id, ok := t.findPorts(ports)
 	if !ok || checkPrefix(prefix) != nil {
@@ -249,7 +249,7 @@ func (t *Table) ownLast(b *book, prefix netip.Prefix, ports Ports) (e *entry, la
 	return b.entries.at(i), last
 }
 
-// recordOf returns the rec i as it was merged.
+// recordOf returns rec i as it was merged.
 func (t *Table) recordOf(b *book, i uint32) Record {
 	x := b.recs.at(i)
 	e := b.entries.at(x.entry)

@@ -15,23 +15,22 @@ import (
 const (
 	MaxQuorum  = 64 // Quorum.Origins
 	MaxSources = 64 // quorums by source
-	// maxSightings is how many origins of one entry a window is looked for in, those whose bans last
-	// longest: the search takes the square of it.
+	// maxSightings bounds the origins of one entry among which a window is sought to those whose bans last longest: the
+	// search is quadratic in it.
 	maxSightings = 64
 )
 
-// Quorum is how many distinct origins must ban before it is enforced; a zero Origins means 1. They
-// must have seen the attacker within a time of each other; a zero Within asks only that all the bans
-// live. An origin has seen it from its first to its latest ban of the same prefix and ports that
-// this node has heard while one followed the other, so that a refresh never undoes a quorum, and
-// counts once.
+// Quorum is how many distinct origins must ban before it is enforced; zero Origins means 1. They must have seen the
+// attacker within Within of each other; zero Within requires only that all the bans live. An origin counts once. It has
+// seen the attacker from its first to its latest ban of the same prefix and ports that this node has heard, as long as
+// each ban arrived before the one before it ended. So a refresh never undoes a quorum.
 type Quorum struct {
 	Origins int
 	Within  time.Duration
 }
 
-// SourceQuorum is the quorum for bans whose source is Source, or begins with what stands before a *
-// at its end. Sightings of any source count towards it.
+// SourceQuorum is the quorum for bans whose source is Source or, if Source ends in *, begins with the part before the
+// *. Sightings of any source count towards it.
 type SourceQuorum struct {
 	Source string
 	Quorum
@@ -66,7 +65,7 @@ func normalSources(sources []SourceQuorum) ([]SourceQuorum, error) {
 	return out, nil
 }
 
-// quorumOf returns the quorum that a rec's source asks for: the first that fits.
+// quorumOf returns the quorum for a rec's source: the first that fits, or the general one.
 func (t *Table) quorumOf(x *rec) Quorum {
 	if len(t.sources) == 0 {
 		return t.quorum
@@ -82,10 +81,10 @@ func (t *Table) quorumOf(x *rec) Quorum {
 	return t.quorum
 }
 
-// windows reports whether quorums depend on when or whence.
+// windows reports whether quorums depend on time or source.
 func (t *Table) windows() bool { return t.quorum.Within != 0 || len(t.sources) != 0 }
 
-// A sighting is what one other origin says of an entry.
+// A sighting is what one other origin says about an entry.
 type sighting struct {
 	first, last int64
 	until       int64
@@ -93,8 +92,8 @@ type sighting struct {
 	origin      Origin
 }
 
-// agreed returns until when enough other origins ban the entry, each by the quorum of its source; 0
-// if not enough do.
+// agreed returns until when enough other origins ban the entry by any quorum that the source of one of their bans asks
+// for; 0 if there are not enough.
 func (t *Table) agreed(b *book, e *entry) int64 {
 	var seen []sighting
 	for i := e.recs; i != 0; {
@@ -120,11 +119,11 @@ func (t *Table) agreed(b *book, e *entry) int64 {
 	return until
 }
 
-// reached returns until when q holds among the sightings, of which one at least must ask for it. The
-// latest end is in front.
+// reached returns until when the sightings meet q, or 0. At least one of them must ask for q. They must be sorted by
+// end, latest first.
 func reached(seen []sighting, q Quorum) int64 {
 	var until int64
-	for _, start := range seen { // a window that can be moved later can begin where a sighting ends
+	for _, start := range seen { // a window can be moved later until it begins where a sighting ends
 		end := int64(math.MaxInt64)
 		if q.Within != 0 {
 			end = start.last + q.Within.Milliseconds()
@@ -144,8 +143,8 @@ func reached(seen []sighting, q Quorum) int64 {
 	return until
 }
 
-// spanTo returns how long before latest an origin has first seen what the rec x and the record r say,
-// in milliseconds, at most 49 days.
+// spanTo returns how long before latest an origin first saw what rec x and record r say, in milliseconds, at most 49
+// days.
 func (x *rec) spanTo(latest int64, r *Record) uint32 {
 	first := min(x.issued-int64(x.span), millis(r.Issued))
 	return uint32(min(max(latest-first, 0), math.MaxUint32))

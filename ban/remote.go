@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// RemoteBans yields the live bans of other origins because of which exactly addr is dropped here; bans of a prefix around
-// it do not count.
+// RemoteBans yields the live bans of other origins for which exactly addr is dropped here. Bans of wider prefixes do
+// not count.
 func (t *Table) RemoteBans(now time.Time, addr netip.Addr) iter.Seq[Record] {
 	return func(yield func(Record) bool) {
 		addr = addr.Unmap().WithZone("")

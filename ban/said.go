@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// SaidAfter returns the bans of an origin that reached this node before a time and count now: what another node must
-// say for them to stand when the origin is withdrawn. It goes by arrival because the origin chose the times in its
-// records, and leaves out its unbans and allows, which lift what others ban, and bans that are held, dropped or lifted.
-// Begin with cursor 0 and go on with next until that is 0; a call looks at n records, at least 1.
+// SaidAfter returns the bans of an origin that reached this node before a time and count now: another node must say
+// them if they are to stand when the origin is withdrawn. It goes by arrival, because the origin chose the times in its
+// records. It leaves out the origin's unbans and allows, which lift what others ban, and bans that are held, dropped or
+// lifted. Begin with cursor 0 and continue with next until it is 0; a call looks at n records, at least 1.
 func (t *Table) SaidAfter(now time.Time, origin Origin, before time.Time, cursor uint32, n int) (ops []Op, next uint32) {
 	b, last := &t.bans, millis(before)
 	next = t.eachOf(b, origin, cursor, n, func(i uint32, x *rec) {
@@ -20,7 +20,8 @@ func (t *Table) SaidAfter(now time.Time, origin Origin, before time.Time, cursor
 	return ops, next
 }
 
-// SaidBy returns the live bans, allows, unbans and unallows of an origin, whatever became of them, in the same way.
+// SaidBy returns the live bans, allows, unbans and unallows of an origin, whatever became of them, with cursors like
+// those of SaidAfter.
 func (t *Table) SaidBy(now time.Time, origin Origin, cursor uint32, n int) (rs []Record, next uint32) {
 	for ; cursor>>bookBit < 2; cursor = (cursor>>bookBit + 1) << bookBit {
 		b := [2]*book{&t.allows, &t.bans}[cursor>>bookBit]
@@ -47,7 +48,8 @@ func (t *Table) SaidBy(now time.Time, origin Origin, cursor uint32, n int) (rs [
 	return rs, 0
 }
 
-// eachOf calls f for those of the next n records of a book that are of an origin. It returns where to go on, 0 at the end.
+// eachOf calls f for those of the next n records of a book that are from an origin. It returns where to continue, 0 at
+// the end.
 func (t *Table) eachOf(b *book, origin Origin, cursor uint32, n int, f func(i uint32, x *rec)) (next uint32) {
 	for i := max(cursor, 1); i < b.recs.end; i++ {
 		if n--; n < 0 && i > max(cursor, 1) {
@@ -60,7 +62,8 @@ func (t *Table) eachOf(b *book, origin Origin, cursor uint32, n int, f func(i ui
 	return 0
 }
 
-// Has reports whether merging r would change nothing but its hold: its origin has said it here, or something later.
+// Has reports whether merging r would change nothing but its hold, because its origin has already said r or something
+// later here.
 func (t *Table) Has(r *Record) bool {
 	b := &t.bans
 	if r.Kind == KindAllow || r.Kind == KindUnallow {
@@ -84,8 +87,8 @@ func (t *Table) Has(r *Record) bool {
 	return false
 }
 
-// InForce reports whether the ban r counts: its origin has said nothing later of the same prefix and ports, nothing cancels it,
-// and it does not wait.
+// InForce reports whether the ban r counts: its origin has said nothing later about the same prefix and ports, nothing
+// cancels it, and it does not wait.
 func (t *Table) InForce(r *Record) bool {
 	entry := t.entryAbout(&t.bans, r)
 	if entry == 0 {
@@ -95,8 +98,8 @@ func (t *Table) InForce(r *Record) bool {
 	return last != 0 && t.version(t.bans.recs.at(last)) == r.Version && t.stands(r)
 }
 
-// Effect returns the state of this node's own ban of a prefix and ports, or the unban that cancels it. The state is 0 if
-// there is no such ban.
+// Effect returns the state of this node's own ban of a prefix and ports, or the unban that cancels it. The state is 0
+// if there is no such ban or it is cancelled.
 func (t *Table) Effect(prefix netip.Prefix, ports Ports) (state State, cancelled *Record) {
 	e, by := t.effect(&t.bans, prefix, ports)
 	if e == nil || by != nil {
@@ -111,7 +114,8 @@ func (t *Table) AllowLifted(prefix netip.Prefix) *Record {
 	return by
 }
 
-// effect returns the entry of what this node says of a prefix and ports, nil if it says nothing, and what cancels it.
+// effect returns the entry of this node's own ban or allow of a prefix and ports, nil if there is none, and what
+// cancels it.
 func (t *Table) effect(b *book, prefix netip.Prefix, ports Ports) (*entry, *Record) {
 	e, last := t.ownLast(b, prefix, ports)
 	if last == 0 {

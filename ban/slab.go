@@ -2,11 +2,11 @@ package ban
 
 import "strings"
 
-// chunkBits sets how many items of a slab are allocated together.
+// chunkBits sets how many items of a slab are allocated together: 1 << chunkBits.
 const chunkBits = 11
 
-// A slab holds items that never move, under numbers from 1 on, and reuses the numbers of freed
-// ones. A number takes half of a pointer's memory and gives the collector nothing to follow.
+// A slab stores items under numbers from 1 up. Items never move, and the numbers of freed ones are reused. A number
+// takes half the memory of a pointer and gives the garbage collector nothing to follow.
 type slab[T any] struct {
 	chunks []*[1 << chunkBits]T
 	free   []uint32
@@ -24,7 +24,7 @@ func (s *slab[T]) alloc() (uint32, *T) {
 		return i, s.at(i)
 	}
 	if s.end == 0 {
-		s.end = 1 // 0 stands for none
+		s.end = 1 // 0 means none
 	}
 	i := s.end
 	if int(i>>chunkBits) == len(s.chunks) {
@@ -41,9 +41,9 @@ func (s *slab[T]) reserve() {
 	}
 }
 
-// release frees i and leaves the zero value there.
+// release frees number i and zeroes its item.
 func (s *slab[T]) release(i uint32) {
-	if s.live--; s.live == 0 { // give back what a flood took
+	if s.live--; s.live == 0 { // free what a flood allocated
 		first := s.chunks[0]
 		clear(first[:min(s.end, 1<<chunkBits)])
 		*s = slab[T]{chunks: []*[1 << chunkBits]T{first}}
@@ -54,7 +54,7 @@ func (s *slab[T]) release(i uint32) {
 	s.free = append(s.free, i)
 }
 
-// A pool holds each distinct value once, under a number, while someone refers to it.
+// A pool stores each distinct value once, under a number, while anything refers to it.
 type pool[T comparable] struct {
 	ids  map[T]uint32
 	vals slab[pooled[T]]
@@ -65,7 +65,7 @@ type pooled[T comparable] struct {
 	refs uint32
 }
 
-// get returns the number of v and counts one more reference to it.
+// get returns the number of v and adds a reference to it.
 func (p *pool[T]) get(v T) uint32 {
 	if i, ok := p.ids[v]; ok {
 		p.vals.at(i).refs++
@@ -82,7 +82,7 @@ func (p *pool[T]) get(v T) uint32 {
 
 func (p *pool[T]) at(i uint32) *T { return &p.vals.at(i).val }
 
-// put gives back one reference.
+// put drops one reference.
 func (p *pool[T]) put(i uint32) {
 	x := p.vals.at(i)
 	if x.refs--; x.refs > 0 {
@@ -98,19 +98,19 @@ type speaker struct {
 	epoch  uint64
 }
 
-// words is what an op says for people.
+// words holds the texts of an op, which are for people.
 type words struct{ reason, source string }
 
-// interns holds what many records have in common. Number 0 is no ports and no words.
+// interns holds values that many records share. Number 0 means no ports or no words.
 type interns struct {
 	speakers pool[speaker]
-	origins  pool[Origin] // of speakers; its references are to their recs
+	origins  pool[Origin] // of the speakers; refs counts their recs
 	originOf []uint32     // by speaker
 	words    pool[words]
 	ports    pool[Ports]
 }
 
-// getSpeaker is speakers.get that also counts one more rec of the origin.
+// getSpeaker is speakers.get and also counts one more rec of the origin.
 func (t *interns) getSpeaker(s speaker) uint32 {
 	i := t.speakers.get(s)
 	if t.speakers.vals.at(i).refs > 1 {
@@ -138,7 +138,7 @@ func (t *interns) getWords(reason, source string) uint32 {
 	if w == (words{}) {
 		return 0
 	}
-	if _, ok := t.words.ids[w]; !ok { // do not hold on to the buffer that they were cut from
+	if _, ok := t.words.ids[w]; !ok { // do not keep the buffer that they were cut from
 		w = words{strings.Clone(reason), strings.Clone(source)}
 	}
 	return t.words.get(w)
@@ -157,7 +157,7 @@ func (t *interns) wordsAt(i uint32) words {
 	return *t.words.at(i)
 }
 
-// findPorts returns the number of p without referring to it.
+// findPorts returns the number of p without adding a reference.
 func (t *interns) findPorts(p Ports) (uint32, bool) {
 	if p.IsAll() {
 		return 0, true

@@ -10,29 +10,28 @@ import (
 
 // Bounds of a table.
 const (
-	MaxRecords = 1 << 24 // bans, revokes and allows; a new one beyond is dropped, a refresh is not
-	MaxCancels = 1 << 20 // marks of unbans, and as many of unallows; one beyond is dropped
-	MaxExpire  = 256     // records that end, or are looked at again, in one call of Expire; the rest is due at once
+	MaxRecords = 1 << 24 // bans, revokes and allows; beyond that a new one is dropped, a refresh is not
+	MaxCancels = 1 << 20 // marks of unbans, and as many of unallows; more are dropped
+	MaxExpire  = 256     // records that end or are re-examined in one call of Expire; the rest is due at once
 )
 
-// ErrNotFound says that nothing live lies inside the prefix.
+// ErrNotFound means that nothing live lies inside the prefix.
 var ErrNotFound = errors.New("not found")
 
-// Config is what a table needs to know.
+// Config configures a table.
 type Config struct {
 	Self    Origin         // this node; its own ban is enforced here whatever the quorum
 	Limits  Limits         // zero fields take their defaults
-	Quorum  Quorum         // what it takes until a ban is enforced
-	Sources []SourceQuorum // the same for bans of some sources; the first that fits counts
-	Never   []NeverEntry   // what is never banned, beside what is built in
+	Quorum  Quorum         // what it takes to enforce a ban
+	Sources []SourceQuorum // what it takes for bans of some sources; the first that fits applies
+	Never   []NeverEntry   // what is never banned, besides the built-in entries
 }
 
-// Table holds what is banned. Its state is a function of the records merged, their holds included,
-// whatever their order and number of times, and of the time. It is not safe for concurrent use.
+// Table holds what is banned. Its state depends only on the time and on the records merged, with their holds, not on
+// the order or number of the merges. It is not safe for concurrent use.
 //
-// Merge, Expire, SetNever and SetPolicy first let end what is due, up to MaxExpire records; a query
-// sees what the last of them left. What unbans, allows and the never-ban list mean for more than MaxTouch entries is due at
-// once too.
+// Merge, Expire, SetNever and SetPolicy first end what is due, up to MaxExpire records; a query sees the state that the
+// last of them left. What unbans, allows and the never-ban list change beyond MaxTouch entries is due at once too.
 type Table struct {
 	self    Origin
 	limits  Limits
@@ -47,21 +46,21 @@ type Table struct {
 	parties      parties
 	chores       chores
 	inForce      map[uint32]bool       // recs of allows that count
-	allowsOf     map[Origin]int        // how many of each origin
-	elementsOf   map[Origin]int        // port elements of the bans of each
-	atOnce       int                   // entries inside own unbans and allows that the running call may yet look at
-	looked       uint64                // entries looked at since the start
-	steps        uint64                // strikes looked at, and chores left out
+	allowsOf     map[Origin]int        // allows that count, by origin
+	elementsOf   map[Origin]int        // port elements of bans, by origin
+	atOnce       int                   // entries inside own unbans and allows that the running call may still examine
+	looked       uint64                // entries examined since the start
+	steps        uint64                // strikes examined and chores skipped, since the start
 	states       [StateAllowed + 1]int // entries of bans by state
-	capacity     int                   // MaxRecords, less in tests
+	capacity     int                   // MaxRecords; less in tests
 	dropped      uint64
-	touched      []touched // by the call that is running
+	touched      []touched // by the running call
 	withdrawn    map[Origin]Withdrawal
-	ended        []Record // unbans and unallows that ended last, at most maxEnded
-	oldest       int      // of ended, once that is full
+	ended        []Record // the unbans and unallows that ended last, at most maxEnded
+	oldest       int      // index of the oldest in ended, once that is full
 }
 
-// maxEnded bounds the unbans and unallows that are remembered beyond their end.
+// maxEnded bounds the unbans and unallows that are remembered after their end.
 const maxEnded = 1 << 12
 
 // New returns an empty table.
@@ -93,7 +92,7 @@ func New(cfg Config) (*Table, error) {
 	return t, nil
 }
 
-// Reserve allocates now, 1 MB in all, what the first bans would otherwise wait for.
+// Reserve allocates in advance, 1 MB in all, what the first bans would otherwise wait for.
 func (t *Table) Reserve() {
 	t.speakers.vals.reserve()
 	t.words.vals.reserve()
@@ -106,8 +105,8 @@ func (t *Table) Reserve() {
 	t.bans.ends.reserve()
 }
 
-// Merge takes in records that CheckLocal or CheckRemote let pass and returns what changed. It is
-// the one way in. Records that have ended, and any that are not well formed, are left out.
+// Merge merges records that CheckLocal or CheckRemote accepted and returns what changed. It is the only way in. It
+// leaves out records that have ended or are malformed.
 func (t *Table) Merge(now time.Time, rs []Record) []Change {
 	ms := millis(now)
 	changes := t.expire(ms)
@@ -142,14 +141,14 @@ func (t *Table) merge(r *Record) {
 	}
 }
 
-// Expire lets end what is due, up to MaxExpire records, and returns what changed. More is due as long
-// as Next is not after now.
+// Expire ends what is due, up to MaxExpire records, and returns what changed. More is due as long as Next is not after
+// now.
 func (t *Table) Expire(now time.Time) []Change { return t.expire(millis(now)) }
 
-// longAgo is when what waits for no time is due.
+// longAgo is when work that waits for no time is due.
 const longAgo = 1
 
-// Next returns when Expire has something to do next; false if there is nothing that ends.
+// Next returns when Expire next has something to do; false if nothing is left to end.
 func (t *Table) Next() (time.Time, bool) {
 	var first int64
 	for _, b := range [2]*book{&t.bans, &t.allows} {
@@ -211,7 +210,7 @@ func (t *Table) expire(now int64) []Change {
 	return t.finish(nil)
 }
 
-// wakeDue looks again at what a strike that has ended cancelled. It returns how much room is left.
+// wakeDue re-examines the recs whose strike has ended. It returns how much room is left.
 func (t *Table) wakeDue(b *book, now int64, room int) int {
 	for ; room > 0; room-- {
 		i, at := b.wakes.next()
@@ -238,12 +237,12 @@ func (t *Table) bury(r Record) {
 	t.oldest = (t.oldest + 1) % maxEnded
 }
 
-// Ended returns the unbans and unallows that ended last, in no order. When the clock is set back some may count again:
-// merge them before the bans that come back with it, for their frames may be gone everywhere.
+// Ended returns the unbans and unallows that ended last, in no order. If the clock is set back, some may count again:
+// merge them before the bans that come back with them, because their frames may be gone everywhere.
 func (t *Table) Ended() []Record { return slices.Clone(t.ended) }
 
-// SetNever replaces the never-ban list, beside what is built in, and returns what changed.
-// Exceptions may change even if nothing is returned. Invalid prefixes are left out.
+// SetNever replaces the never-ban list, except for the built-in entries, and returns what changed. [Table.Exceptions]
+// may change even if nothing is returned. Invalid prefixes are left out.
 func (t *Table) SetNever(now time.Time, es []NeverEntry) []Change {
 	changes := t.expire(millis(now))
 	t.atOnce = MaxTouch
@@ -271,7 +270,7 @@ func (t *Table) records() int {
 	return n
 }
 
-// Normalize returns p masked and, if it is 4-in-6, as the IPv4 prefix that it means.
+// Normalize returns p masked and, if it is 4-in-6, as the IPv4 prefix that it stands for.
 func Normalize(p netip.Prefix) (netip.Prefix, error) {
 	if p.IsValid() && p.Addr().Is4In6() {
 		if p.Bits() < 96 {

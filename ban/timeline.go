@@ -2,9 +2,9 @@ package ban
 
 import "slices"
 
-// A timeline says what ends next. It is a heap with four children a node, in chunks that never move: a slice would be
-// copied again and again while a million ends come in. Ends that move later are not searched for in it: whoever pops a
-// mark of something that lives longer pushes it again.
+// A timeline says what ends next. It is a heap with four children a node, in chunks that never move; a slice would be
+// copied again and again while a million ends come in. When an end moves later, its mark is not looked up: whoever pops
+// the mark and finds a later end pushes it again.
 type timeline struct {
 	chunks []*[1 << chunkBits]due
 	n      int
@@ -19,10 +19,10 @@ func (t *timeline) len() int { return t.n }
 
 func (t *timeline) at(i int) *due { return &t.chunks[i>>chunkBits][i&(1<<chunkBits-1)] }
 
-// first is what ends next; there is one.
+// first returns what ends next. The timeline must not be empty.
 func (t *timeline) first() due { return *t.at(0) }
 
-// add puts d at the end, where it may break the order: heapify follows.
+// add puts d at the end, perhaps out of order; call heapify afterwards.
 func (t *timeline) add(d due) {
 	if t.n>>chunkBits == len(t.chunks) {
 		t.chunks = append(t.chunks, new([1 << chunkBits]due))
@@ -52,7 +52,7 @@ func (t *timeline) pop() due {
 		t.clear()
 		return top
 	}
-	// A chunk is kept in reserve: who goes over its edge again and again allocates nothing.
+	// Keep one spare chunk: crossing a chunk's edge again and again must not allocate.
 	if spare := t.n>>chunkBits + 2; spare < len(t.chunks) {
 		t.chunks[spare] = nil
 		t.chunks = t.chunks[:spare]
@@ -61,7 +61,7 @@ func (t *timeline) pop() due {
 	return top
 }
 
-// clear forgets all, and gives back what a flood took.
+// clear empties the timeline and frees what a flood allocated.
 func (t *timeline) clear() {
 	*t = timeline{chunks: slices.Clip(t.chunks[:min(len(t.chunks), 1)])}
 }
@@ -73,7 +73,7 @@ func (t *timeline) reserve() {
 	}
 }
 
-// sink puts d at i or below.
+// sink puts d at i or below, where it belongs.
 func (t *timeline) sink(i int, d due) {
 	for {
 		first := 4*i + 1
@@ -95,7 +95,7 @@ func (t *timeline) sink(i int, d due) {
 	*t.at(i) = d
 }
 
-// heapify puts into order what was added in any.
+// heapify restores the order after calls of add.
 func (t *timeline) heapify() {
 	for i := (t.n - 2) / 4; i >= 0 && t.n > 1; i-- {
 		t.sink(i, *t.at(i))

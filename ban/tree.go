@@ -2,11 +2,11 @@ package ban
 
 import "iter"
 
-// A tree finds entries by their path: one of them, or all under a common beginning. It is a forest
-// of crit-bit trees: each node tests the first bit in which the paths below it differ, so a search
-// takes at most pathBits steps whatever a peer chooses to ban, and one entry costs one node of 12
-// bytes. Each IPv4 /16 and, by a hash, each IPv6 /48 has a root of its own, which saves a search
-// among a million entries most of its steps, and those are cache misses.
+// A tree finds entries by their path: a single one, or all whose paths begin with the same bits. It is a forest of
+// crit-bit trees: each node tests the first bit in which the paths below it differ, so a search takes at most pathBits
+// steps whatever a peer chooses to ban, and one entry costs one node of 12 bytes. Each IPv4 /16 has a root of its own,
+// and each IPv6 /48 is hashed to one. This saves a search among a million entries most of its steps, which are cache
+// misses.
 type tree struct {
 	roots []uint32 // as in node.child; nil until there is an entry
 	nodes slab[node]
@@ -14,15 +14,15 @@ type tree struct {
 
 type node struct {
 	child [2]uint32 // a node's number, or an entry's with leafFlag set, or 0
-	bit   uint8     // children differ here; greater than the bit of every node above
+	bit   uint8     // the children differ in this bit; it is greater than that of every node above
 }
 
 const leafFlag = 1 << 31
 
-// Where roots lie.
+// The layout of the roots.
 const (
 	rootBits = 16
-	split4   = rootBits // prefixes at least as long have a root by their first bits
+	split4   = rootBits // IPv4 prefixes at least this long have a root by their first bits
 	split6   = 48
 
 	wide6    = 0 // the root of IPv6 prefixes shorter than split6
@@ -39,13 +39,13 @@ func rootOf(k pkey) uint32 {
 	case k.is4():
 		return wide4
 	case k.len() >= split6:
-		const spread = 0x9e3779b97f4a7c15 // 2^64 by the golden ratio
+		const spread = 0x9e3779b97f4a7c15 // 2^64 divided by the golden ratio
 		return roots6 + uint32(k.hi>>(64-split6)*spread>>(64-rootBits))
 	}
 	return wide6
 }
 
-// near returns the one leaf under the root that can hold p, or 0 if there is none.
+// near returns the only leaf under the root that can hold p, or 0 if the root is empty.
 func (b *book) near(p *path, root uint32) uint32 {
 	n := b.tree.roots[root]
 	for n != 0 && n&leafFlag == 0 {
@@ -107,7 +107,7 @@ func (b *book) insert(i uint32) {
 	*at = n
 }
 
-// remove takes the entry i out.
+// remove removes entry i.
 func (b *book) remove(i uint32) {
 	e := b.entries.at(i)
 	p := e.path()
@@ -127,8 +127,9 @@ func (b *book) remove(i uint32) {
 	b.tree.nodes.release(n)
 }
 
-// under yields the entries under the root whose path begins with the first n bits of p, ascending and, unless after is
-// nil, behind that, until yield says no; then it returns false. The tree must not change meanwhile.
+// under yields the entries under the root whose path begins with the first n bits of p, in ascending order, and unless
+// after is nil only those greater than after. If yield returns false, under stops and returns false. The tree must not
+// change meanwhile.
 func (b *book) under(root uint32, p path, n int, after *path, yield func(i uint32) bool) bool {
 	at := b.tree.roots[root]
 	if at == 0 {
@@ -160,7 +161,7 @@ func (b *book) under(root uint32, p path, n int, after *path, yield func(i uint3
 			depth++
 			at = x.child[0]
 		}
-		if first { // all here agree in the first n bits, or none does
+		if first { // all of them share the first n bits of p, or none does
 			if q := b.entries.at(at &^ leafFlag).path(); p.differ(&q) < n {
 				return true
 			}
@@ -176,8 +177,8 @@ func (b *book) under(root uint32, p path, n int, after *path, yield func(i uint3
 	}
 }
 
-// seek goes down from a node towards a path and puts what lies behind the path beside the way onto the stack. It returns
-// where the way ends and the depth of the stack, and reports whether what is there lies behind the path too.
+// seek descends from a node towards a path and pushes the subtrees it passes that lie after the path onto the stack. It
+// returns where it stopped and the depth of the stack, and reports whether what it stopped at lies after the path too.
 func (b *book) seek(from uint32, p *path, stack *[pathBits]uint32) (at uint32, depth int, behind bool) {
 	near := from
 	for near&leafFlag == 0 {
@@ -200,7 +201,7 @@ func (b *book) seek(from uint32, p *path, stack *[pathBits]uint32) (at uint32, d
 	return at, depth, differ < pathBits && p.bit(uint8(differ)) == 0
 }
 
-// nextRoot returns the root that follows among those under which entries inside k can be; the first is rootOf(k).
+// nextRoot returns the root to visit after root when looking for entries inside k; the first is rootOf(k).
 func (b *book) nextRoot(k pkey, root uint32) (next uint32, ok bool) {
 	first, last := uint32(0), uint32(0)
 	switch rootOf(k) {

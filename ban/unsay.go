@@ -2,14 +2,15 @@ package ban
 
 import "time"
 
-// Unsay takes back records as if they had never been merged, except those that their origin has superseded since, and returns
-// what changed. Whatever such a record superseded counts again only once it is merged again. Unsay is for records of an origin
-// that gave one version to two of them.
+// Unsay takes back records as if they had never been merged, except those that their origin has superseded since, and
+// returns what changed. What such a record superseded counts again only once it is merged again. Unsay is for an origin
+// that gave one version to two records.
 func (t *Table) Unsay(now time.Time, rs []Record) []Change {
 	return t.unsay(now, rs, cause{kind: KindRevoke, words: words{source: "replaced"}})
 }
 
-// Refuse takes back records, in the same way, that must not have been merged by the limits of now. What it lifts ends.
+// Refuse takes back records like Unsay, because the limits of now do not allow them. Bans that it lifts are reported as
+// EventExpire.
 func (t *Table) Refuse(now time.Time, rs []Record) []Change {
 	return t.unsay(now, rs, cause{kind: KindRevoke, words: words{source: "refused"}, ending: true})
 }
@@ -40,7 +41,7 @@ func (t *Table) unsay(now time.Time, rs []Record, c cause) []Change {
 	return t.finish(changes)
 }
 
-// unput takes out the rec of r and any floor that r made; gone reports whether there was either.
+// unput removes the rec of r and any floor that r made; gone reports whether there was either.
 func (t *Table) unput(b *book, r *Record) (entry uint32, gone bool) {
 	if entry = t.entryAbout(b, r); entry == 0 {
 		return 0, false
@@ -55,7 +56,8 @@ func (t *Table) unput(b *book, r *Record) (entry uint32, gone bool) {
 	return entry, gone
 }
 
-// unstrike takes out the strikes that r made, and reports whether there were any. If r was waiting, it no longer is.
+// unstrike removes the strikes that r made and reports whether there were any. If r is among the lifts, it is removed
+// there too.
 func (t *Table) unstrike(b *book, r *Record) (gone bool) {
 	if i, ok := t.lifts.ids[cancelID{r.Origin, r.Version}]; ok {
 		t.dropLift(i)

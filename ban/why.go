@@ -27,7 +27,7 @@ type Finding struct {
 	rank   rank
 }
 
-// A rank orders findings by what decides.
+// A rank orders findings: what decides comes first.
 type rank uint8
 
 const (
@@ -37,12 +37,12 @@ const (
 	rankSuppressed
 	rankCancelled
 	rankCancel
-	rankInside // exceptions that lie inside the prefix asked for
+	rankInside // exceptions inside the prefix asked for
 )
 
-// Why returns everything that bears on p, covering it or inside it: records of every kind and
-// entries of the never-ban list, what decides in front. Where there are more than MaxFindings, it
-// leaves out such as lie inside p.
+// Why returns everything that bears on p, whether it covers p or lies inside it: records of every kind and entries of
+// the never-ban list, with what decides first. If there are more than MaxFindings, it leaves out some that lie inside
+// p.
 func (t *Table) Why(p netip.Prefix) []Finding {
 	p, err := Normalize(p)
 	if err != nil {
@@ -90,7 +90,7 @@ func (t *Table) Why(p netip.Prefix) []Finding {
 type query struct {
 	t        *Table
 	k        pkey
-	excepted bool // k is never banned
+	excepted bool // k is allowed or on the never-ban list
 	found    []Finding
 }
 
@@ -212,7 +212,7 @@ func (q *query) judgeBan(f *Finding, e *entry, x *rec) {
 	}
 }
 
-// waits says what is missing to the quorum of the rec x, where n origins ban the entry.
+// waits says what the quorum of rec x still lacks if n origins ban the entry.
 func (t *Table) waits(n int, x *rec) string {
 	q := t.quorumOf(x)
 	text := fmt.Sprintf("waits for more origins: %d of %d", n, q.Origins)
@@ -222,7 +222,7 @@ func (t *Table) waits(n int, x *rec) string {
 	return text
 }
 
-// voided reports whether the finding's origin counts no longer, and says so in it.
+// voided reports whether the finding's origin is withdrawn and, if so, says it in the finding.
 func (q *query) voided(f *Finding) bool {
 	w, ok := q.t.withdrawn[f.Origin]
 	if ok {
@@ -233,7 +233,7 @@ func (q *query) voided(f *Finding) bool {
 	return ok
 }
 
-// cancelOf returns what cancels the rec x of the entry e, or nil.
+// cancelOf returns what cancels rec x of entry e, or nil.
 func (q *query) cancelOf(b *book, e *entry, x *rec) *Record {
 	i := q.t.strikeAt(b, e, x)
 	if i == 0 {

@@ -2,18 +2,18 @@ package ban
 
 import "time"
 
-// maxWithdrawn bounds the origins that are remembered as withdrawn.
+// maxWithdrawn bounds how many withdrawn origins are remembered.
 const maxWithdrawn = 1 << 16
 
-// Withdrawal says why an origin counts no longer.
+// Withdrawal says why an origin no longer counts.
 type Withdrawal struct {
 	Reason string    // in plain words: "revoked", "its certificate has ended"
 	At     time.Time // when that was decided
 }
 
-// Withdraw makes an origin count no longer: what it said stays until it ends, for Why to show, but has no effect. More
-// that it says has none either, until Readmit. It looks at n records or entries, at least 1, and returns what changed:
-// begin with cursor 0 and go on with next until that is 0.
+// Withdraw makes an origin no longer count. What it has said stays until it ends, for Why to show, but has no effect,
+// and neither has what it says later, until Readmit. A call looks at n records or entries, at least 1, and returns what
+// changed. Begin with cursor 0 and continue with next until it is 0.
 func (t *Table) Withdraw(origin Origin, w Withdrawal, cursor uint32, n int) (changes []Change, next uint32) {
 	if _, ok := t.withdrawn[origin]; !ok && len(t.withdrawn) < maxWithdrawn {
 		t.withdrawn[origin] = w
@@ -22,7 +22,7 @@ func (t *Table) Withdraw(origin Origin, w Withdrawal, cursor uint32, n int) (cha
 	return t.reconsider(origin, cause{kind: KindUnban, origin: origin, words: words{w.Reason, "revoke"}}, cursor, n)
 }
 
-// Readmit makes an origin count again, in the same way.
+// Readmit makes an origin count again, with cursors like those of Withdraw.
 func (t *Table) Readmit(origin Origin, cursor uint32, n int) (changes []Change, next uint32) {
 	if _, ok := t.withdrawn[origin]; cursor == 0 && !ok {
 		return nil, 0
@@ -32,12 +32,12 @@ func (t *Table) Readmit(origin Origin, cursor uint32, n int) (changes []Change, 
 	return t.reconsider(origin, cause{kind: KindUnallow, origin: origin}, cursor, n)
 }
 
-// Of a cursor the bits from bookBit on tell the part: the allows, the bans, the strikes, and what must be looked at on
-// their account. Those below tell the record; of a strike, strikeBit tells the book.
+// The bits of a cursor from bookBit up tell the stage: the allows, the bans, the strikes, and the chores that these
+// cause. The bits below tell the record; for a strike, strikeBit tells the book.
 const bookBit, strikeBit = 30, 29
 
-// reconsider looks again at the entries of which an origin said something: allows first, then bans, then what its
-// unbans and unallows are about. Each entry inside these is looked at once, however many there are.
+// reconsider re-examines the entries about which an origin said something: allows first, then bans, then what its
+// unbans and unallows are about. Each entry inside those is examined once, however many of them there are.
 func (t *Table) reconsider(origin Origin, c cause, cursor uint32, n int) (changes []Change, next uint32) {
 	for ; cursor>>bookBit < 2; cursor = (cursor>>bookBit + 1) << bookBit {
 		b := [2]*book{&t.allows, &t.bans}[cursor>>bookBit]
@@ -62,7 +62,7 @@ func (t *Table) reconsider(origin Origin, c cause, cursor uint32, n int) (change
 	return t.finish(nil), 0
 }
 
-// reconsiderStrikes makes chores of what the strikes of an origin are about. It returns where to go on, and what is left
+// reconsiderStrikes makes chores of what an origin's strikes are about. It returns where to continue and what is left
 // of n.
 func (t *Table) reconsiderStrikes(origin Origin, c cause, cursor uint32, n int) (next uint32, left int) {
 	by, ok := t.parties.ids[origin]
