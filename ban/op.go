@@ -10,21 +10,21 @@
 // Certified nodes are bounded too. An entry is a prefix with its ports. "Examined" counts what a table does for an op
 // when it arrives and when it ends, and what a gate does to judge it.
 //
-//	op of a peer            entries examined                kernel elements         kept
-//	ban, refresh            1, and 1 at its end             1,024, 1 for all ports  a record and a floor (112 B), an entry (100 B), texts
-//	revoke                  1, and 1 at its end             as the ban              the same
-//	unban                   3 x those inside its prefix     none of its own         72 B a mark, 90 in indexes; MaxMarks marks
-//	allow                   3 x those inside, end included  1                       as a ban
-//	unallow                 3 x those inside                none of its own         as an unban
-//	held unban, unallow     those counted                   none                    1 kB
-//	withdrawal of an origin its records and those inside its unbans and allows, once
+//	op of a peer         entries examined                kernel elements         kept
+//	ban, refresh         1, and 1 at its end             1,024, 1 for all ports  record and floor (112 B), entry (100 B), texts
+//	revoke               1, and 1 at its end             as the ban              the same
+//	unban                3 x those inside its prefix     none of its own         72 B a mark, 90 in indexes; MaxMarks marks
+//	allow                3 x those inside, end included  1                       as a ban
+//	unallow              3 x those inside                none of its own         as an unban
+//	held unban, unallow  those counted                   none                    1 kB
+//	withdrawn origin     its records and those inside its unbans and allows, once
 //
 // From one origin, a [Gate] and a [Table] accept at most
 //
 //	new bans                    Caps.Burst at once, Caps.Rate a minute, Caps.Bulk an hour; more are held
 //	records                     Caps.Active; more are held or refused
-//	port elements               MaxSaidElements at once, 4 times as many an hour, refreshes included, MaxHeldElements in its live
-//	                            bans; bans beyond are held, refreshes refused
+//	port elements               MaxSaidElements at once, 4 times as many an hour, refreshes included, MaxHeldElements in
+//	                            its live bans; bans beyond are held, refreshes refused
 //	entries of others inside    Caps.Burst at once, Caps.Rate a minute; more are held. All origins: the breaker. An unban or
 //	  unbans, allows, unallows    unallow about others counts as at least one
 //	entries of its own inside   Caps.Bulk an hour; more are held. One op lifts MaxCounted, and as many of others; with more
@@ -38,7 +38,8 @@
 //
 // Outside the table, making fail2ban let go of what is lifted costs, for all origins together,
 //
-//	lifts told to fail2ban      one call a second, of 500 addresses at most; 65,536 prefixes wait, more are left out and told
+//	lifts told to fail2ban      one call a second, of 500 addresses at most; 65,536 prefixes wait, more are left out
+//	                            and told
 //	peers' questions about it   4 calls at once, one a second
 //
 // One Merge examines MaxTouch entries inside the unbans and allows of peers and as many inside this node's own,
