@@ -10,13 +10,13 @@
 // Certified nodes are bounded too. An entry is a prefix with its ports. "Examined" counts what a table does for an op
 // when it arrives and when it ends, and what a gate does to judge it.
 //
-//	op of a peer         entries examined                kernel elements         kept
-//	ban, refresh         1, and 1 at its end             1,024, 1 for all ports  record and floor (112 B), entry (100 B), texts
-//	revoke               1, and 1 at its end             as the ban              the same
-//	unban                3 x those inside its prefix     none of its own         72 B a mark, 90 in indexes; MaxMarks marks
-//	allow                3 x those inside, end included  1                       as a ban
-//	unallow              3 x those inside                none of its own         as an unban
-//	held unban, unallow  those counted                   none                    1 kB
+//	op of a peer         entries examined                kernel elements        kept
+//	ban, refresh         1, and 1 at its end             1,024, 1 for all ports record and floor (112 B), entry (100 B), texts
+//	revoke               1, and 1 at its end             as the ban             the same
+//	unban                3 x those inside its prefix     none of its own        72 B a mark, 90 in indexes; MaxMarks marks
+//	allow                3 x those inside, end included  1                      as a ban
+//	unallow              3 x those inside                none of its own        as an unban
+//	held unban, unallow  those counted                   none                   1 kB
 //	withdrawn origin     its records and those inside its unbans and allows, once
 //
 // From one origin, a [Gate] and a [Table] accept at most

@@ -1,5 +1,5 @@
-// Package hostinfo tells which addresses this machine cannot do without: its own, its gateways and its resolvers, which the
-// daemon puts on the never-ban list. It also tells which networks the machine is in.
+// Package hostinfo returns the addresses that this machine cannot do without: its own, its gateways and its resolvers.
+// The daemon puts them on the never-ban list. It also returns the networks that the machine is in.
 package hostinfo
 
 import (
@@ -16,29 +16,29 @@ import (
 	"time"
 )
 
-// Entry is one address of the machine and what it is: "own address", "gateway" or "resolver", or OwnNetwork.
+// Entry is one address or network of the machine and what it is: "own address", "gateway", "resolver" or OwnNetwork.
 type Entry struct {
 	Prefix netip.Prefix
 	Why    string
 }
 
-// OwnNetwork says of an entry that it is a network that the machine is in.
+// OwnNetwork is the Why of a network that the machine is in.
 const OwnNetwork = "own network"
 
-// RefreshEvery bounds how old the entries can get where the kernel does not announce changes.
+// RefreshEvery bounds the age of the entries if the kernel does not announce changes.
 const RefreshEvery = 30 * time.Second
 
 // MaxEntries bounds the list on a machine with very many addresses.
 const MaxEntries = 4096
 
-// maxResolvConf bounds what is read of resolv.conf, in bytes.
+// maxResolvConf bounds how much of resolv.conf is read, in bytes.
 const maxResolvConf = 64 << 10
 
-// resolvConf is where the resolvers stand.
+// resolvConf lists the resolvers.
 const resolvConf = "/etc/resolv.conf"
 
-// Read returns the entries of now, addresses first, sorted and without repeats, then networks. A part that cannot be read is left out and returned as
-// an error beside the rest.
+// Read returns the current entries: addresses first, sorted and without duplicates, then networks. It leaves out a part
+// that it cannot read and returns an error along with the rest.
 func Read() ([]Entry, error) {
 	var out []Entry
 	addrs, err := net.InterfaceAddrs()
@@ -56,7 +56,7 @@ func Read() ([]Entry, error) {
 	for _, g := range gateways {
 		out = add(out, g, "gateway")
 	}
-	// No resolv.conf is no fault: then there is no resolver to protect.
+	// A missing resolv.conf is no error: there is no resolver to protect.
 	if text, rerr := readBounded(resolvConf); rerr == nil {
 		for _, r := range parseResolvers(text) {
 			out = add(out, r, "resolver")
@@ -71,8 +71,8 @@ func Read() ([]Entry, error) {
 	return append(out, networks...), cmp.Or(err, gerr, nerr)
 }
 
-// readNetworks returns the networks of the addresses of all interfaces that are up, but for loopback and link-local ones and single
-// addresses. Those of interfaces that came with the machine tend to stand in front of bridges made later.
+// readNetworks returns the networks of all interfaces that are up, except loopback, link-local networks and single
+// addresses. Interfaces that came with the machine tend to precede bridges made later.
 func readNetworks() ([]Entry, error) {
 	links, err := net.Interfaces()
 	if err != nil {
@@ -85,7 +85,7 @@ func readNetworks() ([]Entry, error) {
 		}
 		addrs, err := link.Addrs()
 		if err != nil {
-			continue // the interface went meanwhile
+			continue // the interface has gone in the meantime
 		}
 		for _, a := range addrs {
 			n, ok := a.(*net.IPNet)
@@ -103,12 +103,12 @@ func readNetworks() ([]Entry, error) {
 	return out, nil
 }
 
-// Watch calls changed whenever the addresses or routes may have changed, at the latest every RefreshEvery, until ctx
+// Watch calls changed whenever the addresses or routes may have changed, and at least every RefreshEvery, until ctx
 // ends.
 func Watch(ctx context.Context, changed func()) error {
 	events, err := subscribe(ctx)
 	if err != nil {
-		events = nil // the ticker alone serves
+		events = nil // the ticker alone must do
 	}
 	tick := time.NewTicker(RefreshEvery)
 	defer tick.Stop()

@@ -27,7 +27,8 @@ func readGateways() ([]netip.Addr, error) {
 	return out, nil
 }
 
-// subscribe returns a channel that gets a token after each change of an address or route, closed when ctx ends.
+// subscribe returns a channel that receives a token after each change of an address or route and is closed when ctx
+// ends.
 func subscribe(ctx context.Context) (<-chan struct{}, error) {
 	addrs, routes := make(chan netlink.AddrUpdate, 64), make(chan netlink.RouteUpdate, 64)
 	if err := netlink.AddrSubscribe(addrs, ctx.Done()); err != nil {
@@ -37,7 +38,7 @@ func subscribe(ctx context.Context) (<-chan struct{}, error) {
 		return nil, fmt.Errorf("subscribe to routes: %w", err)
 	}
 	out := make(chan struct{}, 1)
-	go func() { // ends when ctx ends: both subscriptions then close their channels
+	go func() { // returns when ctx ends: both subscriptions then close their channels
 		defer close(out)
 		for addrs != nil || routes != nil {
 			select {

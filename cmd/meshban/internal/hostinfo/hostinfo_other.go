@@ -7,7 +7,7 @@ import (
 	"net/netip"
 )
 
-// readGateways knows nothing outside Linux, where there is no firewall backend to lock anybody out with.
+// readGateways returns nothing outside Linux, where no firewall backend could lock anybody out.
 func readGateways() ([]netip.Addr, error) { return nil, nil }
 
 func subscribe(context.Context) (<-chan struct{}, error) { return nil, nil }

@@ -7,35 +7,35 @@ import (
 )
 
 const (
-	// SessionOf begins what is said of an address from where a user is logged in.
+	// SessionOf begins the Why of an address from which a user is logged in.
 	SessionOf = "ssh session of "
-	// SessionsEvery is how often a caller should look for ssh sessions: who has just logged in is covered that soon.
+	// SessionsEvery is how often a caller should look for ssh sessions, and so how soon a new one is covered.
 	SessionsEvery = time.Second
-	// MaxSessions bounds the addresses. Beyond it, who came first is covered.
+	// MaxSessions bounds the covered addresses. Beyond it, the first to come are covered.
 	MaxSessions = 256
-	// SessionLinger is how long an address stays covered when its last session is over, so that an administrator whose
-	// line broke gets back in.
+	// SessionLinger is how long an address stays covered after its last session ends, so that an administrator whose
+	// connection broke can get back in.
 	SessionLinger = 2 * time.Minute
 )
 
-// Sessions knows from where users are logged in by ssh. Only sessions of an authenticated user count: connections that
-// are still being authenticated, and those whose password was wrong, never do. It is not safe for concurrent use.
+// Sessions finds the addresses from which users are logged in by ssh. Only sessions of authenticated users count, never
+// connections that are still being authenticated or that failed to. It is not safe for concurrent use.
 type Sessions struct {
 	procDir   string                // /proc
 	logindDir string                // where systemd-logind keeps its sessions
-	others    map[int]bool          // processes seen that are no sshd
-	allAgain  time.Time             // when they are looked at anew
-	peers     map[socket]netip.Addr // of the sockets of the last look
+	others    map[int]bool          // processes seen that are not sshd
+	allAgain  time.Time             // when they are examined again
+	peers     map[socket]netip.Addr // of the sockets seen by the last look
 	covered   map[netip.Addr]cover
 }
 
-// socket is one that a process of sshd holds.
+// socket is one socket of an sshd process.
 type socket struct {
 	pid   int
 	inode uint64
 }
 
-// cover is one address that is on the list.
+// cover is what is known of one covered address.
 type cover struct {
 	user string
 	seen time.Time // last
@@ -47,13 +47,13 @@ type session struct {
 	user string
 }
 
-// NewSessions returns one that has seen nothing yet.
+// NewSessions returns a Sessions that has seen nothing yet.
 func NewSessions() *Sessions {
 	return &Sessions{procDir: "/proc", logindDir: "/run/systemd/sessions", covered: map[netip.Addr]cover{}}
 }
 
-// Read returns an Entry for each address with a session now or within SessionLinger, sorted. An error tells of sessions
-// whose address could not be found; the others are returned beside it.
+// Read returns an Entry for each address with a session now or within SessionLinger, sorted. An error reports sessions
+// whose address could not be read; the others are returned with it.
 func (s *Sessions) Read(now time.Time) ([]Entry, error) {
 	found, err := s.find(now)
 	for _, f := range found {
@@ -74,7 +74,7 @@ func (s *Sessions) Read(now time.Time) ([]Entry, error) {
 	return out, err
 }
 
-// forget makes room by letting go of the address whose session ended first; false when all have one.
+// forget makes room by dropping the address whose session ended first. It returns false if all have a session.
 func (s *Sessions) forget(now time.Time) bool {
 	var oldest netip.Addr
 	for addr, c := range s.covered {

@@ -17,30 +17,30 @@ import (
 	"time"
 )
 
-// How an authenticated session is told from somebody who only tries.
+// How to tell an authenticated session from an attempt to log in.
 //
-// OpenSSH names its processes (setproctitle): while a client is being authenticated, they are "[accepted]",
-// "NAME [priv]" and "NAME [net]". Only do_authenticated (session.c) makes one "NAME", and with a session "NAME@pts/0" or
-// "NAME@notty". The process is named sshd up to 9.7, and sshd-session since. That process holds the connection's socket;
-// where NAME is not root, so does its parent, the monitor, which runs as root. Both are asked for: a process that a user
-// calls "sshd: root" covers nobody, because it has no root sshd as its parent that holds the same socket.
+// OpenSSH names its processes (setproctitle). While a client is being authenticated, they are "[accepted]", "NAME
+// [priv]" and "NAME [net]". Only do_authenticated (session.c) names one "NAME", or with a session "NAME@pts/0" or
+// "NAME@notty". The process is called sshd up to 9.7, and sshd-session since. That process holds the connection's
+// socket; unless NAME is root, so does its parent, the monitor, which runs as root. Both are required: a process that a
+// user names "sshd: root" covers nobody, because its parent is not a root sshd that holds the same socket.
 
 const (
-	// lookAgain is how long a process that was no sshd is believed to be none, and a socket of a session that has a
-	// connection to have no other end. A session without one is looked at each time: the kernel may leave a connection
-	// out of one reading of its table while others of the same bucket end.
+	// lookAgain is how long a process found not to be sshd is not examined again, and how long a socket without another
+	// end is not, provided that its session has a connection. A session without one is examined each time: the kernel
+	// may leave a connection out of one reading of its table while others in the same bucket end.
 	lookAgain = 30 * time.Second
-	// maxFDs bounds the descriptors that are looked at of one process.
+	// maxFDs bounds how many descriptors of one process are examined.
 	maxFDs = 1024
-	// maxLogind bounds what is read of one of logind's files, in bytes.
+	// maxLogind bounds how much of one of logind's files is read, in bytes.
 	maxLogind = 16 << 10
 )
 
-// sshd is one process of OpenSSH's server.
+// sshd is one process of the OpenSSH server.
 type sshd struct {
 	pid, parent int
 	root        bool   // all its user ids are 0
-	user        string // whose authenticated session it is; "" = it is none
+	user        string // whose authenticated session it is; "" if it is none
 }
 
 func (s *Sessions) find(now time.Time) ([]session, error) {
@@ -67,7 +67,7 @@ func (s *Sessions) find(now time.Time) ([]session, error) {
 	return found, errors.Join(errs...)
 }
 
-// sshds finds the processes of sshd.
+// sshds returns the sshd processes by pid.
 func (s *Sessions) sshds(now time.Time) (map[int]sshd, error) {
 	dir, err := os.Open(s.procDir)
 	if err != nil {
@@ -100,7 +100,7 @@ func (s *Sessions) sshds(now time.Time) (map[int]sshd, error) {
 	return out, nil
 }
 
-// process reads what a process is; false when it is no sshd, or gone.
+// process reads what a process is; ok is false if it is not sshd, or gone.
 func (s *Sessions) process(pid int) (sshd, bool) {
 	comm, err := os.ReadFile(s.proc(pid, "comm"))
 	if err != nil {
@@ -135,7 +135,7 @@ func (s *Sessions) proc(pid int, name string) string {
 	return filepath.Join(s.procDir, strconv.Itoa(pid), name)
 }
 
-// sessionUser reads whose session a process title speaks of; "" where it is none.
+// sessionUser returns the user whose session a process title names, or "" if it names none.
 func sessionUser(title string) string {
 	rest, ok := strings.CutPrefix(title, "sshd: ")
 	if !ok {
@@ -148,10 +148,10 @@ func sessionUser(title string) string {
 	return user
 }
 
-// errNoConnection: the session has no connection that it can be told by; it is about to begin or to end.
+// errNoConnection means that the session has no connection to identify it by: it is about to begin or to end.
 var errNoConnection = errors.New("no connection")
 
-// peerOf finds the other end of an authenticated session. It adds to peers what it learns of each socket.
+// peerOf returns the other end of an authenticated session. It adds what it learns about each socket to peers.
 func (s *Sessions) peerOf(p sshd, all map[int]sshd, peers map[socket]netip.Addr) (netip.Addr, error) {
 	holder := p
 	if !p.root {
@@ -159,7 +159,7 @@ func (s *Sessions) peerOf(p sshd, all map[int]sshd, peers map[socket]netip.Addr)
 			return netip.Addr{}, errNoConnection
 		}
 	}
-	// The connection is what sshd has had longest: the sockets that it forwards came later and are numbered higher.
+	// The connection is the socket that sshd has had longest: forwarded ones came later and have higher numbers.
 	sockets, err := s.sockets(holder.pid)
 	if err != nil {
 		return netip.Addr{}, err
@@ -184,12 +184,12 @@ func (s *Sessions) peerOf(p sshd, all map[int]sshd, peers map[socket]netip.Addr)
 		}
 	}
 	for _, inode := range sockets {
-		delete(peers, socket{p.pid, inode}) // the next reading asks again: nobody may be left out for long
+		delete(peers, socket{p.pid, inode}) // ask again at the next reading: nobody may be left out for long
 	}
 	return netip.Addr{}, errNoConnection
 }
 
-// sockets returns the inodes of the sockets that a process holds, by the numbers of their descriptors.
+// sockets returns the inodes of a process's sockets, ordered by descriptor number.
 func (s *Sessions) sockets(pid int) ([]uint64, error) {
 	dir, err := os.Open(s.proc(pid, "fd"))
 	if err != nil {
@@ -205,10 +205,10 @@ func (s *Sessions) sockets(pid int) ([]uint64, error) {
 	for _, name := range names {
 		link, err := os.Readlink(filepath.Join(s.proc(pid, "fd"), name))
 		if errors.Is(err, fs.ErrPermission) {
-			return nil, err // the list may be read without it
+			return nil, err // the folder can be readable when its links are not
 		}
 		if err != nil {
-			continue // closed meanwhile
+			continue // closed in the meantime
 		}
 		if text, ok := strings.CutPrefix(link, "socket:["); ok {
 			if inode, err := strconv.ParseUint(strings.TrimSuffix(text, "]"), 10, 64); err == nil {
@@ -219,8 +219,8 @@ func (s *Sessions) sockets(pid int) ([]uint64, error) {
 	return out, nil
 }
 
-// remote finds the other end of an established TCP connection in the network namespace of a process; the zero Addr says
-// that the socket is none.
+// remote returns the other end of an established TCP connection in the network namespace of a process, or the zero Addr
+// if the socket is not one.
 func (s *Sessions) remote(pid int, inode uint64) netip.Addr {
 	for _, table := range []string{"net/tcp", "net/tcp6"} {
 		f, err := os.Open(s.proc(pid, table))
@@ -253,7 +253,7 @@ func remoteIn(lines *bufio.Scanner, inode uint64) netip.Addr {
 	return netip.Addr{}
 }
 
-// hexAddr reads an address as the kernel prints it there: words of 32 bits, each in the machine's byte order.
+// hexAddr parses an address as the kernel prints it there: words of 32 bits, each in the machine's byte order.
 func hexAddr(text string) netip.Addr {
 	var raw []byte
 	for ; len(text) >= 8; text = text[8:] {
@@ -267,13 +267,13 @@ func hexAddr(text string) netip.Addr {
 	return addr.Unmap()
 }
 
-// logind returns the ssh sessions that systemd-logind knows of: pam_systemd tells it when a user has been authenticated.
-// A sandbox that keeps the agent from looking into other processes, as that of the systemd unit does, does not keep it
-// from this. No file, or no such folder, is no fault.
+// logind returns the ssh sessions that systemd-logind knows: pam_systemd reports a user who has been authenticated. A
+// sandbox that hides other processes from the agent, as that of the systemd unit does, does not hide this. A missing
+// file or folder is no error.
 func (s *Sessions) logind(processes map[int]sshd) []session {
 	names, err := filepath.Glob(filepath.Join(s.logindDir, "*"))
 	if err != nil {
-		return nil // a bad pattern: cannot be
+		return nil // a bad pattern, which this is not
 	}
 	var out []session
 	for _, name := range names[:min(len(names), 4*MaxSessions)] {
@@ -282,7 +282,7 @@ func (s *Sessions) logind(processes map[int]sshd) []session {
 			continue
 		}
 		text := make([]byte, maxLogind)
-		n, _ := f.Read(text) // nothing read is no session
+		n, _ := f.Read(text) // if nothing is read, there is no session
 		_ = f.Close()
 		if found, leader, ok := logindSession(string(text[:n])); ok && processes[leader].pid == leader {
 			out = append(out, found)
@@ -291,14 +291,14 @@ func (s *Sessions) logind(processes map[int]sshd) []session {
 	return out
 }
 
-// logindSession reads one file of logind.
+// logindSession parses one file of logind.
 func logindSession(text string) (found session, leader int, ok bool) {
 	values := map[string]string{}
 	for line := range strings.Lines(text) {
 		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
 		values[key] = strings.Trim(value, `"`)
 	}
-	addr, err := netip.ParseAddr(values["REMOTE_HOST"]) // a name is never looked up
+	addr, err := netip.ParseAddr(values["REMOTE_HOST"]) // names are never resolved
 	leader, pidErr := strconv.Atoi(values["LEADER"])
 	if err != nil || pidErr != nil || addr.IsLoopback() || values["REMOTE"] != "1" || values["SERVICE"] != "sshd" || values["STATE"] == "closing" {
 		return session{}, 0, false

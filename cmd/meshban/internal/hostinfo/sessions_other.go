@@ -4,5 +4,5 @@ package hostinfo
 
 import "time"
 
-// find knows nothing outside Linux, where there is no firewall backend to lock anybody out with.
+// find returns nothing outside Linux, where no firewall backend could lock anybody out.
 func (s *Sessions) find(time.Time) ([]session, error) { return nil, nil }

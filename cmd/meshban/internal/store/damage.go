@@ -20,22 +20,22 @@ import (
 )
 
 const (
-	// maxAside bounds the damaged files that are kept, the newest first.
+	// maxAside bounds the damaged files that are kept, newest first.
 	maxAside = 2
 	// copyBatch is how many records of a damaged file are committed together.
 	copyBatch = 4096
-	// openTries bounds how often a file that was just made is found damaged.
+	// openTries bounds the attempts to open when each fresh file turns out damaged too.
 	openTries = 3
 )
 
-// Damage tells of a file that was set aside.
+// Damage describes a file that was set aside.
 type Damage struct {
 	Cause error  // what is wrong with it
 	Aside string // its new name
-	Kept  int    // frames of it that the fresh one has
+	Kept  int    // how many of its frames the fresh file has
 }
 
-// guard calls f. Where bbolt panics on a damaged page, or the file ends before its mapping does, it returns ErrDamaged.
+// guard calls f. It returns ErrDamaged if bbolt panics on a damaged page, or if the file ends before its mapping does.
 func guard(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -50,7 +50,8 @@ func guard(f func() error) (err error) {
 	return err
 }
 
-// open opens or creates the file, and puts a fresh one in the place of one that is damaged; cause says that it is known to be.
+// open opens or creates the file. It replaces a damaged one by a fresh one. A cause that is ErrDamaged means that the
+// file is already known to be damaged.
 func open(path string, cause error, opts Options) (db *bolt.DB, err error) {
 	for range openTries {
 		if err = cause; err == nil {
@@ -115,7 +116,7 @@ func check(path string) error {
 		return err
 	}
 	defer f.Close()
-	// Another process that writes makes it look damaged.
+	// A process that is writing the file makes it look damaged.
 	for end := time.Now().Add(lockTimeout); ; time.Sleep(lockTimeout / 40) {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
@@ -134,7 +135,8 @@ func check(path string) error {
 	return nil
 }
 
-// replace sets a damaged file aside and puts a fresh one in its place, with what is sound of it; if that cannot be written, with nothing.
+// replace sets a damaged file aside and puts a fresh one in its place, with what is sound in the old one, or with
+// nothing if that cannot be written.
 func replace(path string, cause error, opts Options) (Damage, error) {
 	fresh := path + ".new"
 	kept, err := salvage(path, fresh, opts)
@@ -152,7 +154,7 @@ func replace(path string, cause error, opts Options) (Damage, error) {
 	return Damage{cause, aside, kept}, nil
 }
 
-// setAside renames a damaged file, removes older ones, and returns the new name.
+// setAside renames a damaged file, removes the oldest of those set aside before and returns the new name.
 func setAside(path string, now time.Time) (string, error) {
 	aside := fmt.Sprintf("%s.damaged-%s", path, now.UTC().Format("20060102T150405.000"))
 	if err := os.Rename(path, aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -171,8 +173,8 @@ func setAside(path string, now time.Time) (string, error) {
 	return aside, nil
 }
 
-// salvage copies what is sound of a damaged file to a fresh one and returns how many frames that is. Without the whole of the holds
-// there are no frames in it: what waits for the operator would count.
+// salvage copies what is sound in a damaged file to a fresh one and returns how many frames that is. If any hold is
+// lost, it copies no frames: ops that wait for the operator would count.
 func salvage(path, fresh string, opts Options) (frames int, err error) {
 	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, err

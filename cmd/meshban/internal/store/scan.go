@@ -12,8 +12,9 @@ import (
 	"slices"
 )
 
-// bbolt trusts its file: a damaged page makes it panic, read outside its mapping, or follow pages in a circle. So the file
-// is scanned before bbolt opens it, with read(2), each page once. The layout is that of bbolt's internal/common, version 2.
+// bbolt trusts its file: a damaged page makes it panic, read outside its mapping, or follow pages in a circle. So a
+// scan reads the file with read(2), each page once, before bbolt opens it. The layout is that of bbolt's
+// internal/common, version 2.
 const (
 	pageHeader, elementSize, bucketHeader, metaSize = 16, 16, 16, 64
 
@@ -23,7 +24,7 @@ const (
 	flagBranch, flagLeaf, flagFreelist = 1, 2, 16
 
 	minPageSize, maxPageSize = 1 << 9, 1 << 16 // bytes
-	// maxRun bounds the pages of one node, so what a scan holds in memory.
+	// maxRun bounds the pages of one node, and so the memory of a scan.
 	maxRun = 1 << 14
 	// maxDepth bounds the height of a tree.
 	maxDepth = 32
@@ -31,8 +32,8 @@ const (
 
 var native = binary.NativeEndian // as bbolt writes
 
-// crcLen is the length of the checksum behind each value. It covers the bucket's name, the key and the value, and
-// protects against bad disks, not people: the file is root's.
+// crcLen is the length of the checksum after each value. It covers the bucket's name, the key and the value. It
+// protects against bad disks, not against people: the file belongs to root.
 const crcLen = 4
 
 var crcTable = crc32.MakeTable(crc32.Castagnoli)
@@ -46,7 +47,7 @@ func seal(bucket, key, value []byte) []byte {
 	return binary.BigEndian.AppendUint32(value[:len(value):len(value)], checksum(bucket, key, value))
 }
 
-// unseal returns the value without its checksum, and reports whether that is right.
+// unseal returns the value without its checksum and reports whether the checksum is right.
 func unseal(bucket, key, sealed []byte) (value []byte, ok bool) {
 	n := len(sealed) - crcLen
 	if n < 0 {
@@ -60,18 +61,18 @@ func unseal(bucket, key, sealed []byte) (value []byte, ok bool) {
 type scan struct {
 	file     io.ReaderAt
 	pageSize uint64
-	pages    uint64 // of the file that are in use or free
-	seen     []bool // pages that have been reached
+	pages    uint64 // pages of the file, in use or free
+	seen     []bool // pages reached so far
 	bufs     [maxDepth][]byte
 	each     func(bucket string, key, value []byte) // may be nil
 
-	err     error // the first damage
+	err     error // the first damage found
 	buckets map[string]bool
 	bad     map[string]bool // buckets that have lost something
 }
 
-// scanFile reads the file once. Each gets every record whose checksum is right; the bytes are valid during the call. The error of the
-// result is nil if the file is sound.
+// scanFile reads the file once and calls each for every record whose checksum is right; the bytes are valid only during
+// the call. The err of the result is nil if the file is sound.
 func scanFile(f *os.File, each func(bucket string, key, value []byte)) *scan {
 	s := &scan{file: f, each: each, buckets: map[string]bool{}, bad: map[string]bool{}}
 	info, err := f.Stat()
@@ -94,7 +95,7 @@ func scanFile(f *os.File, each func(bucket string, key, value []byte)) *scan {
 	return s
 }
 
-// damage notes what is wrong, and in which bucket; "" is the tree of the buckets.
+// damage notes what is wrong and in which bucket; "" is the tree of buckets.
 func (s *scan) damage(bucket string, err error) {
 	if s.err == nil {
 		s.err = err
@@ -104,10 +105,11 @@ func (s *scan) damage(bucket string, err error) {
 
 type meta struct{ root, freelist, pages, tx uint64 }
 
-// meta returns the newer of the two sound meta pages. One that is broken is damage: it may have been the newer one.
+// meta returns the newer of the two meta pages that are sound. A broken one is damage, because it may have been the
+// newer one.
 func (s *scan) meta(size uint64) *meta {
 	var newest *meta
-	at := uint64(os.Getpagesize()) // of the second, unless the first says otherwise
+	at := uint64(os.Getpagesize()) // of the second page, unless the first has another page size
 	for i := range 2 {
 		m, pageSize, err := s.oneMeta(uint64(i) * at)
 		if err == nil && (m.pages < 4 || m.pages > size/pageSize) {
@@ -183,7 +185,8 @@ func (s *scan) room(depth int, n uint64) []byte {
 	return s.bufs[depth][:n]
 }
 
-// tree scans what is below a page: keys from low to below high, nil = any. An empty bucket means the tree of the buckets.
+// tree scans what is below a page. Its keys must be from low to below high, where nil is unbounded. An empty bucket
+// name means the tree of buckets.
 func (s *scan) tree(bucket string, id uint64, low, high []byte, depth int) {
 	if depth >= maxDepth {
 		s.damage(bucket, fmt.Errorf("page %d: more than %d levels", id, maxDepth))
@@ -233,7 +236,7 @@ func branchKey(p []byte, i int) ([]byte, error) {
 	return part(p, at, native.Uint32(p[at:]), native.Uint32(p[at+4:]))
 }
 
-// part returns n bytes that begin pos bytes behind an element.
+// part returns n bytes that begin pos bytes after the start of an element.
 func part(p []byte, element int, pos, n uint32) ([]byte, error) {
 	from := uint64(element) + uint64(pos)
 	if pos < elementSize || from+uint64(n) > uint64(len(p)) {
@@ -242,7 +245,7 @@ func part(p []byte, element int, pos, n uint32) ([]byte, error) {
 	return p[from : from+uint64(n) : from+uint64(n)], nil
 }
 
-// elements returns the number of elements of a page. bbolt writes what they hold right behind the last of them.
+// elements returns the number of elements of a page. bbolt writes their contents right after the last of them.
 func elements(id uint64, p []byte) (int, error) {
 	n := int(native.Uint16(p[10:]))
 	var at uint32
@@ -298,7 +301,7 @@ func (s *scan) leaf(bucket string, id uint64, p, low, high []byte, depth int) {
 	}
 }
 
-// bucket scans a bucket; a small one is stored inside the value.
+// bucket scans a bucket. A small one is stored inside the value.
 func (s *scan) bucket(name string, value []byte, depth int) {
 	known := slices.ContainsFunc(buckets, func(b []byte) bool { return string(b) == name })
 	if !known || len(value) < bucketHeader {
@@ -318,7 +321,7 @@ func (s *scan) bucket(name string, value []byte, depth int) {
 	}
 }
 
-// freelist checks that the pages listed as free are not in use: bbolt overwrites them.
+// freelist checks that the pages listed as free are not in use, because bbolt overwrites them.
 func (s *scan) freelist(id uint64) {
 	if id == noFreelist {
 		return
@@ -332,7 +335,7 @@ func (s *scan) freelist(id uint64) {
 		return
 	}
 	n, ids := uint64(native.Uint16(p[10:])), p[pageHeader:]
-	if n == 0xFFFF { // too many for the header
+	if n == 0xFFFF { // too many for the header's field
 		n, ids = native.Uint64(ids), ids[8:]
 	}
 	if n > uint64(len(ids)/8) {

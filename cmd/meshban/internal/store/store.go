@@ -1,11 +1,12 @@
-// Package store keeps on disk what a restart must give back: the live frames, which of their ops are held, the epoch
-// and a few small values.
+// Package store keeps on disk what must survive a restart: the live frames, which of their ops are held, the epoch and
+// a few small values.
 //
-// It promises that a write never delays the hot path: Put, Drop and Set only queue, one task commits what has
-// gathered in a single transaction, and a crash loses at most the last commit, which peers give back. The epoch alone
-// alone is written and synced before RaiseEpoch returns, because two runs must never share one.
+// A write never delays the hot path: Put, Drop and Set only queue, and one task commits what has gathered in a single
+// transaction. A crash loses at most the last commit, which peers give back. Only the epoch is written and synced
+// before RaiseEpoch returns, because two runs must never share one.
 //
-// A damaged file, found at the start or while the store is in use, is set aside; a fresh one takes over with what is sound of it.
+// A damaged file, found at the start or while the store is in use, is set aside. A fresh one takes over, with what is
+// sound in the old one.
 package store
 
 import (
@@ -24,24 +25,24 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// Gather is how long a commit waits for more to write: one disk sync then serves a whole burst. While one commit follows
-// another within a second, as in an import, it is GatherMore; whoever waits in Sync is not kept waiting.
+// Gather is how long a commit waits for more to write, so that one disk sync serves a whole burst. It is GatherMore
+// while commits follow each other within a second, as in an import. A caller of Sync does not wait for either.
 const Gather, GatherMore = 50 * time.Millisecond, 250 * time.Millisecond
 
-// MaxQueued bounds the writes that wait for the disk. Beyond it frames are not remembered (peers give them back after
-// a restart), counted in Stats.Dropped.
+// MaxQueued bounds the writes that wait for the disk. Beyond it writes are lost and counted in Stats.Dropped; peers
+// give lost frames back after a restart.
 const MaxQueued = 1 << 20
 
 // lockTimeout bounds the wait for another process that holds the file.
 const lockTimeout = 2 * time.Second
 
-// ErrInUse says that another process has the store open; ErrDamaged that the file is no store or a broken one.
+// ErrInUse means that another process has the store open, ErrDamaged that the file is not a store or is broken.
 var (
 	ErrInUse   = errors.New("store is in use by another process")
 	ErrDamaged = errors.New("store is damaged")
 )
 
-// The numbers tell them from those of versions whose values had no checksum.
+// The numbers distinguish the buckets from those of versions whose values had no checksum.
 var (
 	bucketFrames = []byte("frames.2")
 	bucketValues = []byte("values.2")
@@ -70,7 +71,7 @@ type write struct {
 	at      time.Time // when a frame arrived
 	name    string
 	marks   bool
-	missing bool // put the frame only if it is not there
+	missing bool // put the frame only if it is not stored yet
 }
 
 // arrivedLen is the length of the arrival time before a frame on disk: Unix milliseconds, big-endian.
@@ -87,15 +88,15 @@ func cutFrame(b []byte) (arrived time.Time, raw []byte) {
 	return time.UnixMilli(int64(binary.BigEndian.Uint64(b))).UTC(), b[arrivedLen:]
 }
 
-// holdLen is the length of a hold on disk: the place of an op, big-endian, and its hold. Those of a frame are one value,
-// in the order of their places: a value for each was a sixth of what a flood of held bans cost.
+// holdLen is the length of a hold on disk: an op's index in its frame, big-endian, and its hold. The holds of a frame
+// are one value, ordered by index: a value for each hold was a sixth of the cost of a flood of held bans.
 const holdLen = 3
 
 func appendHold(b []byte, op uint16, hold uint8) []byte {
 	return append(binary.BigEndian.AppendUint16(b, op), hold)
 }
 
-// holdsIn goes through the holds of a frame.
+// holdsIn yields the holds of a frame.
 func holdsIn(b []byte) iter.Seq2[uint16, uint8] {
 	return func(yield func(uint16, uint8) bool) {
 		for ; len(b) >= holdLen; b = b[holdLen:] {
@@ -106,7 +107,7 @@ func holdsIn(b []byte) iter.Seq2[uint16, uint8] {
 	}
 }
 
-// mergeHolds adds holds to those of a frame; the later of one place counts.
+// mergeHolds adds more to a frame's old holds. For the same op the later hold wins.
 func mergeHolds(old, more []byte) []byte {
 	all := maps.Collect(holdsIn(old))
 	maps.Insert(all, holdsIn(more))
@@ -117,7 +118,7 @@ func mergeHolds(old, more []byte) []byte {
 	return b
 }
 
-// Stats counts what the store did since it was opened.
+// Stats counts what the store has done since it was opened.
 type Stats struct {
 	Commits, Dropped uint64
 	Waiting          int // writes that are not on disk yet
@@ -128,29 +129,30 @@ type Stats struct {
 type Store struct {
 	path  string
 	opts  Options
-	wake  chan struct{} // holds one token: there is something to commit. Senders never block; Run receives
-	hurry chan struct{} // holds one token: somebody waits for the commit. Sync sends and never blocks; Run receives
+	wake  chan struct{} // holds a token if there is something to commit. Senders never block; Run receives
+	hurry chan struct{} // holds a token if somebody waits for the commit. Sync sends and never blocks; Run receives
 
-	using sync.Mutex // is held while the file is used. bbolt keeps its own locks where a damaged page makes it panic
-	db    *bolt.DB   // nil: the last file was damaged, and there is no fresh one yet. using guards it
+	using sync.Mutex // held while the file is used: bbolt keeps its own locks when a damaged page makes it panic
+	db    *bolt.DB   // guarded by using; nil: the last file was damaged, and there is no fresh one yet
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	queue   []write
-	stats   Stats         // Waiting counts only what a running commit has taken
+	stats   Stats         // Waiting counts only what the running commit has taken
 	failed  error         // of the last commit
-	queued  uint64        // writes taken in since Open
-	settled uint64        // of them, on disk
+	queued  uint64        // writes queued since Open
+	settled uint64        // how many of those are on disk
 	tried   chan struct{} // closed at the end of the next commit, whether it succeeds or fails
 }
 
-// Options are those of Open.
+// Options are the options of Open.
 type Options struct {
-	// OnDamage is told of each file that was set aside, now and later. It must not read the store. nil: nobody is told.
+	// OnDamage is called for each file that is set aside, during Open and later. It must not read the store. May be
+	// nil.
 	OnDamage func(Damage)
 	NoSync   bool // commits are not synced, for tests
 }
 
-// Open opens or creates the file at path with mode 0600. It returns ErrInUse when another process holds it.
+// Open opens or creates the file at path with mode 0600. It returns ErrInUse if another process holds the file.
 func Open(path string, opts Options) (*Store, error) {
 	s := &Store{
 		path: path, opts: opts,
@@ -163,7 +165,8 @@ func Open(path string, opts Options) (*Store, error) {
 	return s, nil
 }
 
-// use calls f with the file. If the file is damaged, a fresh one takes its place, and f is called once more if again is set.
+// use calls f with the file. If the file is damaged, a fresh one takes its place; if again is set, f is then called
+// once more.
 func (s *Store) use(again bool, f func(*bolt.DB) error) error {
 	s.using.Lock()
 	defer s.using.Unlock()
@@ -174,7 +177,7 @@ func (s *Store) use(again bool, f func(*bolt.DB) error) error {
 	if !errors.Is(err, ErrDamaged) {
 		return err
 	}
-	// The former one is not closed: that would wait for the locks that it keeps.
+	// Do not close the former one: that would wait for the locks that it keeps.
 	db, openErr := open(s.path, err, s.opts)
 	s.db = db
 	if openErr != nil || !again {
@@ -191,7 +194,7 @@ func (s *Store) update(f func(*bolt.Tx) error) error {
 	return s.use(true, func(db *bolt.DB) error { return db.Update(f) })
 }
 
-// get returns the value of a key, nil if there is none.
+// get returns the value of a key, or nil if there is none.
 func get(tx *bolt.Tx, bucket, key []byte) ([]byte, error) {
 	sealed := tx.Bucket(bucket).Get(key)
 	if sealed == nil {
@@ -208,7 +211,7 @@ func put(tx *bolt.Tx, bucket, key, value []byte) error {
 	return tx.Bucket(bucket).Put(key, seal(bucket, key, value))
 }
 
-// each calls yield with what a bucket holds under keys that begin with prefix.
+// each calls yield with each key in a bucket that begins with prefix, and its value.
 func each(tx *bolt.Tx, bucket, prefix []byte, yield func(key, value []byte) error) error {
 	c := tx.Bucket(bucket).Cursor()
 	for k, v := c.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = c.Next() {
@@ -223,7 +226,7 @@ func each(tx *bolt.Tx, bucket, prefix []byte, yield func(key, value []byte) erro
 	return nil
 }
 
-// Fresh reports whether the store has never been used: no epoch was raised in it.
+// Fresh reports whether the store is unused: no epoch was ever raised in it.
 func (s *Store) Fresh() (fresh bool, err error) {
 	err = s.view(true, func(tx *bolt.Tx) error {
 		epoch, err := get(tx, bucketValues, keyEpoch)
@@ -236,8 +239,7 @@ func (s *Store) Fresh() (fresh bool, err error) {
 	return fresh, nil
 }
 
-// RaiseEpoch adds one to the persisted epoch, syncs it to disk and returns it. atLeast is a floor: the epoch returned
-// is above it.
+// RaiseEpoch raises the stored epoch by at least one, to above atLeast, syncs it to disk and returns it.
 func (s *Store) RaiseEpoch(atLeast uint64) (epoch uint64, err error) {
 	err = s.update(func(tx *bolt.Tx) error {
 		v, err := get(tx, bucketValues, keyEpoch)
@@ -257,8 +259,8 @@ func (s *Store) RaiseEpoch(atLeast uint64) (epoch uint64, err error) {
 	return epoch, nil
 }
 
-// Frames calls yield with each stored frame and when it arrived, in order of its key. The bytes are valid only during the call. After
-// ErrDamaged, yield has had the sound frames up to the damage.
+// Frames calls yield with each stored frame and when it arrived, in the order of the keys. The bytes are valid only
+// during the call. If Frames returns ErrDamaged, yield has had the sound frames up to the damage.
 func (s *Store) Frames(yield func(arrived time.Time, raw []byte) error) error {
 	err := s.view(false, func(tx *bolt.Tx) error {
 		return each(tx, bucketFrames, nil, func(_, v []byte) error { return yield(cutFrame(v)) })
@@ -272,7 +274,7 @@ func (s *Store) Frames(yield func(arrived time.Time, raw []byte) error) error {
 // Value returns a copy of the value last committed under name, or nil.
 func (s *Store) Value(name string) []byte {
 	var out []byte
-	// What cannot be read is not there: a closed store has nothing, and of a damaged one onDamage was told.
+	// An unreadable value counts as missing: a closed store has none, and OnDamage was told of a damaged one.
 	_ = s.view(true, func(tx *bolt.Tx) error {
 		v, err := get(tx, bucketValues, []byte("v/"+name))
 		if v != nil {
@@ -283,7 +285,8 @@ func (s *Store) Value(name string) []byte {
 	return out
 }
 
-// Values calls yield with each value whose name begins with prefix, and with what follows it in the name. It may do so twice.
+// Values calls yield with each value whose name begins with prefix, and with the rest of the name. It may call yield
+// twice for a value.
 func (s *Store) Values(prefix string, yield func(rest string, value []byte)) error {
 	head := []byte("v/" + prefix)
 	err := s.view(true, func(tx *bolt.Tx) error {
@@ -298,20 +301,21 @@ func (s *Store) Values(prefix string, yield func(rest string, value []byte)) err
 	return nil
 }
 
-// Put queues a frame and when it arrived. raw is kept until it is committed and must not change.
+// Put queues a frame and its arrival time. raw is kept until it is committed and must not change.
 func (s *Store) Put(key FrameKey, arrived time.Time, raw []byte) {
 	s.enqueue(write{key: key, at: arrived, raw: raw})
 }
 
-// Refill queues a frame like Put, for the case that it is not there.
+// Refill queues a frame like Put, but stores it only if it is missing.
 func (s *Store) Refill(key FrameKey, arrived time.Time, raw []byte) {
 	s.enqueue(write{key: key, at: arrived, raw: raw, missing: true})
 }
 
-// Hold queues that the op at place op of a frame has a hold, in whatever terms the caller has. It is gone with the frame.
+// Hold queues the hold of the op at index op of a frame; the caller defines what hold means. The hold is dropped with
+// the frame.
 func (s *Store) Hold(key FrameKey, op uint16, hold uint8) {
 	s.mu.Lock()
-	if n := len(s.queue); n > 0 && s.queue[n-1].marks && s.queue[n-1].key == key { // those of a frame come together
+	if n := len(s.queue); n > 0 && s.queue[n-1].marks && s.queue[n-1].key == key { // a frame's holds come together
 		last := &s.queue[n-1]
 		last.raw = appendHold(last.raw, op, hold)
 		s.mu.Unlock()
@@ -321,7 +325,7 @@ func (s *Store) Hold(key FrameKey, op uint16, hold uint8) {
 	s.enqueue(write{key: key, raw: appendHold(nil, op, hold), marks: true})
 }
 
-// Holds calls yield with each hold that is committed. It may do so twice.
+// Holds calls yield with each committed hold. It may call yield twice for a hold.
 func (s *Store) Holds(yield func(key FrameKey, op uint16, hold uint8)) error {
 	err := s.view(true, func(tx *bolt.Tx) error {
 		return each(tx, bucketHolds, nil, func(k, v []byte) error {
@@ -343,7 +347,7 @@ func (s *Store) Holds(yield func(key FrameKey, op uint16, hold uint8)) error {
 // Drop queues the removal of a frame.
 func (s *Store) Drop(key FrameKey) { s.enqueue(write{key: key}) }
 
-// Set queues a small named value; nil takes it away. It is committed after everything queued before it.
+// Set queues a small named value; nil removes it. It is committed after everything queued before it.
 func (s *Store) Set(name string, value []byte) { s.enqueue(write{name: name, raw: value}) }
 
 func (s *Store) enqueue(w write) {
@@ -370,8 +374,8 @@ func (s *Store) Stats() Stats {
 	return st
 }
 
-// Sync returns when all that was queued before is on disk, without waiting for more to gather. It returns an error when a commit of it
-// fails, or when ctx ends. It needs Run.
+// Sync returns once everything queued before it is on disk, and does not wait for more to gather. It returns an error
+// if a commit of it fails or ctx ends. Run must be running.
 func (s *Store) Sync(ctx context.Context) error {
 	s.mu.Lock()
 	until := s.queued
@@ -398,11 +402,11 @@ func (s *Store) Sync(ctx context.Context) error {
 	}
 }
 
-// Run commits what is queued until ctx ends, then commits the rest once more.
+// Run commits what is queued until ctx ends, then commits the rest once.
 func (s *Store) Run(ctx context.Context) error {
 	timer := time.NewTimer(Gather)
 	defer timer.Stop()
-	var last time.Time // of the commits
+	var last time.Time // of the last commit
 	for {
 		select {
 		case <-ctx.Done():
@@ -421,7 +425,7 @@ func (s *Store) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		last = time.Now()
-		// A full disk must not end the node: what failed is queued again, counted and shown.
+		// A full disk must not end the node: failed writes are queued again, counted and shown.
 		if err := s.Flush(); err != nil {
 			timer.Reset(time.Second)
 			select {
@@ -437,7 +441,7 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 }
 
-// Flush commits what is queued now. On failure the writes stay queued.
+// Flush commits what is queued now. If that fails, the writes stay queued.
 func (s *Store) Flush() error {
 	s.mu.Lock()
 	batch := s.queue
@@ -446,12 +450,12 @@ func (s *Store) Flush() error {
 	if len(batch) == 0 {
 		return nil
 	}
-	// bbolt splits a page at commit only, and shifts what stands behind a new key: out of order, 65,536 values take seconds.
+	// bbolt splits a page only at commit and shifts what follows a new key: 65,536 values out of order take seconds.
 	slices.SortStableFunc(batch, func(a, b write) int {
 		return cmp.Or(cmp.Compare(a.name, b.name), bytes.Compare(a.key[:], b.key[:]))
 	})
 	err := s.update(func(tx *bolt.Tx) error {
-		tx.Bucket(bucketFrames).FillPercent = 1 // an origin's frames come in the order of their keys: no room is needed between them
+		tx.Bucket(bucketFrames).FillPercent = 1 // an origin's frames come in key order: leave no room between them
 		for _, w := range batch {
 			if err := w.commit(tx); err != nil {
 				return err
