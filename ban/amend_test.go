@@ -2,8 +2,8 @@ package ban
 
 import "testing"
 
-// A node that lost a ban of its own, and bans for less long, takes the lost one back when it comes back: else a node to
-// which the shorter one comes too late would enforce the longer one.
+// If a node lost a ban of its own and now bans for a shorter time, it takes the lost ban back when that returns.
+// Otherwise a node that hears of the shorter ban too late would enforce the longer one.
 func TestAmend(t *testing.T) {
 	const addr = "192.0.2.7"
 	long, short := record(self, 1, KindBan, addr, 1000), record(self, 2, KindBan, addr, 100)
@@ -28,7 +28,7 @@ func TestAmend(t *testing.T) {
 			tb.Merge(tick(3), tt.said)
 			ops := tb.Amend(tt.back)
 			var kinds []Kind
-			late := newTable(t, Config{}) // hears of the longer one first, and of the amendment when the shorter one is over
+			late := newTable(t, Config{}) // hears of the longer ban first, and of the amendment once the shorter ban is over
 			late.Merge(tick(3), []Record{tt.back})
 			for i, op := range ops {
 				kinds = append(kinds, op.Kind)

@@ -12,8 +12,8 @@ import (
 
 const million = 1_000_000
 
-// plainBans returns n bans of single addresses as frames of 80 from ten origins would bring them,
-// with ends spread over an hour. One in eight is IPv6.
+// plainBans returns n bans of single addresses, as frames of 80 from ten origins would bring them, with ends spread
+// over an hour. One in eight is IPv6.
 func plainBans(n int) []Record {
 	rng := rand.New(rand.NewPCG(1, 2))
 	reasons := []string{"sshd: 5 failures", "nginx: scan", "postfix: auth", ""}
@@ -26,7 +26,7 @@ func plainBans(n int) []Record {
 			a = netip.AddrFrom16(b)
 		} else {
 			var b [4]byte
-			binary.BigEndian.PutUint32(b[:], 0x0b000000+rng.Uint32N(0x70000000)) // 11.0.0.0 and on
+			binary.BigEndian.PutUint32(b[:], 0x0b000000+rng.Uint32N(0x70000000)) // from 11.0.0.0 up
 			a = netip.AddrFrom4(b)
 		}
 		rs[i] = Record{
@@ -50,8 +50,8 @@ func heapBytes() uint64 {
 	return m.HeapAlloc
 }
 
-// BenchmarkMillion is the life of a million plain bans: what one costs in memory, how many a second
-// are merged in frames, merged again, and let go at their ends.
+// BenchmarkMillion measures the life of a million plain bans: the memory of one, and how many a second are merged in
+// frames, merged again, and expired.
 func BenchmarkMillion(b *testing.B) {
 	rs := plainBans(million)
 	var bytes, merge, again, expire, last float64
@@ -93,12 +93,12 @@ func BenchmarkMillion(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// BenchmarkTable is what single calls cost while a million bans live.
+// BenchmarkTable measures single calls on a table with a million bans.
 func BenchmarkTable(b *testing.B) {
 	tb := newTable(b, Config{})
 	rs := plainBans(million)
 	tb.Merge(base, rs)
-	for i := range 3000 { // allows of different lengths, to be asked about each merge
+	for i := range 3000 { // allows of different lengths, which each merge must check
 		tb.Merge(base, single(Record{
 			Op:     Op{Kind: KindAllow, Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24+i%9).Masked(), Until: tick(9999)},
 			Origin: peerA, Version: Version{9, uint64(i), 0},

@@ -12,9 +12,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// These tests hold the table of bounds in the package's doc by counting what the table looks at. None looks at a clock.
+// These tests check the bounds in the package's doc by counting what the table examines. None of them looks at a clock.
 
-// counted returns how many entries, and how many strikes, the table looks at while f runs.
+// counted returns how many entries and how many strikes the table examines while f runs.
 func counted(tb *Table, f func()) (looked, steps uint64) {
 	looked, steps = tb.looked, tb.steps
 	f()
@@ -27,7 +27,7 @@ func address6(i int) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom16(a), 128)
 }
 
-// crowd makes the table hold n bans of o in 2001:db8::/48, issued at base.
+// crowd adds n bans of o in 2001:db8::/48, issued at base, to the table.
 func crowd(tb *Table, o Origin, n int) {
 	rs := make([]Record, n)
 	for i := range rs {
@@ -39,7 +39,7 @@ func crowd(tb *Table, o Origin, n int) {
 	tb.Merge(base, rs)
 }
 
-// drain does what is due, and holds each call to its bound. It returns the most that one call looked at.
+// drain expires what is due and checks each call against its bound. It returns the most entries that one call examined.
 func drain(t *testing.T, tb *Table, now time.Time) (most uint64) {
 	t.Helper()
 	for at, ok := tb.Next(); ok && !at.After(now); at, ok = tb.Next() {
@@ -52,7 +52,8 @@ func drain(t *testing.T, tb *Table, now time.Time) (most uint64) {
 	return most
 }
 
-// withdraw withdraws o in slices of n and returns what that looked at, in all and in one slice.
+// withdraw withdraws o in slices of n. It returns how many entries and strikes that examined, and the most entries in
+// one slice.
 func withdraw(t rapid.TB, tb *Table, o Origin, n int) (looked, steps, most uint64) {
 	t.Helper()
 	for cursor, more := uint32(0), true; more; more = cursor != 0 {
@@ -65,8 +66,8 @@ func withdraw(t rapid.TB, tb *Table, o Origin, n int) (looked, steps, most uint6
 	return looked, steps, most
 }
 
-// Who had said 4,000 unbans of 1,000 bans and was revoked stopped every node for two minutes: each ban was looked at for
-// each unban, and each time all unbans were.
+// Revoking an origin that had said 4,000 unbans of 1,000 bans stopped every node for two minutes: for each unban it
+// examined each ban, and each time all unbans.
 func TestRevokeIsNoBomb(t *testing.T) {
 	t.Parallel()
 	const bans, unbans = 500, 2000
@@ -108,7 +109,7 @@ func TestRevokeIsNoBomb(t *testing.T) {
 	}
 }
 
-// An origin that allowed and unallowed a wide prefix in turns had every ban inside looked at each time.
+// An origin that alternately allowed and unallowed a wide prefix had every ban inside examined each time.
 func TestAllowAndUnallowInTurns(t *testing.T) {
 	t.Parallel()
 	const bans, turns = 100_000, 2000
@@ -154,7 +155,7 @@ func TestAllowAndUnallowInTurns(t *testing.T) {
 	}
 }
 
-// An unban with marks of 2^63-1 cancelled bans that were not made yet, at home too.
+// An unban with marks of 2^63-1 cancelled bans that were not made yet, even those of this node.
 func TestMarksOfTheFuture(t *testing.T) {
 	last := Mark{self, math.MaxInt64, math.MaxInt64}
 	tb, g := newTable(t, Config{}), newGate(wideCaps, wideCaps.Allowance)
@@ -204,7 +205,7 @@ func TestMarksOfTheFuture(t *testing.T) {
 	}
 }
 
-// Cancels took 2.1 kB each and were bounded by number alone.
+// Cancels took 2.1 kB each, and only their number was bounded.
 func TestCancelsAreBounded(t *testing.T) {
 	tb, g := newTable(t, Config{}), newGate(wideCaps, wideCaps.Allowance)
 	var refused int
@@ -219,13 +220,13 @@ func TestCancelsAreBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for i := range 1000 { // one target: what says no more than another goes
+	for i := range 1000 { // one target: a strike goes if another dominates it
 		say(record(peerA, i+1, KindUnban, "192.0.2.7", 5000+i, seenAt(0), marks(upTo(peerB, uint64(i+1)))))
 	}
 	if n := tb.StrikesOf(peerA); n != 1 || refused != 0 {
 		t.Fatalf("%d strikes at one target, %d refused", n, refused)
 	}
-	for i := range 1000 { // and of those of which none does, only so many stay
+	for i := range 1000 { // and of strikes that do not dominate each other, only so many stay
 		say(record(peerA, i+2000, KindUnban, "192.0.2.8", 5000-i, seenAt(0), marks(upTo(peerB, uint64(i+1)))))
 	}
 	if n := tb.StrikesOf(peerA); n != 1+maxFront || refused != 1000-maxFront {
@@ -255,8 +256,8 @@ func TestCancelsAreBounded(t *testing.T) {
 	}
 }
 
-// What a peer, or this node, lifts or allows is looked at a slice at a time, as is what counts again when that ends, and a fresh ban goes
-// in between.
+// What a peer or this node lifts or allows is examined in slices, and so is what counts again when that ends. A fresh
+// ban gets in between.
 func TestLiftsGoInSlices(t *testing.T) {
 	const n = 10 * MaxTouch
 	for _, c := range []struct {
@@ -304,7 +305,7 @@ func TestLiftsGoInSlices(t *testing.T) {
 	}
 }
 
-// The never-ban list, and this node's own withdrawal, go in slices too.
+// The never-ban list and this node's own withdrawal are applied in slices too.
 func TestNeverAndOwnWithdrawalGoInSlices(t *testing.T) {
 	const n = 4 * MaxTouch
 	tb := newTable(t, Config{})
@@ -334,7 +335,7 @@ func TestNeverAndOwnWithdrawalGoInSlices(t *testing.T) {
 	}
 }
 
-// The end of an unban costs nothing where it had no effect, however many there were.
+// The end of unbans without effect costs nothing, however many they are.
 func TestEndsOfUnbansCostWhatChanges(t *testing.T) {
 	tb := newTable(t, Config{})
 	const bans, unbans = 1000, 2000
@@ -351,7 +352,7 @@ func TestEndsOfUnbansCostWhatChanges(t *testing.T) {
 	}
 }
 
-// Random ops between the slices of a withdrawal, and of what must be looked at again, come to what they come to at once.
+// Random ops between the slices of a withdrawal and of its chores lead to the same state as all at once.
 func TestSlicesAreAsGoodAsOneGo(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		cfg := Config{Self: self, Limits: Limits{FutureSkew: 4 * time.Second}}
@@ -398,13 +399,13 @@ func TestSlicesAreAsGoodAsOneGo(t *testing.T) {
 	})
 }
 
-// To judge one unban, or allow, took a look at each of up to 1,250,000 entries inside it, under the lock.
+// Judging one unban or allow examined each of up to 1,250,000 entries inside it, under the lock.
 func TestJudgingALiftIsBounded(t *testing.T) {
 	const n = MaxCounted + 1000
 	allowance := Allowance{Rate: 1, Burst: 10 * n, Bulk: 100 * n}
 	for _, c := range []struct {
 		name string
-		of   Origin // whose bans are there
+		of   Origin // whose bans are in the table
 		say  func(r *Record)
 	}{
 		{"its own bans", peerA, marks(upTo(peerA, n))},
@@ -431,8 +432,8 @@ func TestJudgingALiftIsBounded(t *testing.T) {
 	}
 }
 
-// A node could not take back more than MaxStrikes of its own bans one by one: peers refused the rest, and the command said
-// that all were lifted. What takes back is judged without a look at any other entry.
+// A node could not take back more than MaxStrikes of its own bans one by one: peers refused the rest, and the command
+// said that all were lifted. A revoke is now judged without examining any other entry.
 func TestManyOwnBansAreTakenBackForNothing(t *testing.T) {
 	t.Parallel()
 	const n = MaxStrikes + 1000
@@ -440,7 +441,7 @@ func TestManyOwnBansAreTakenBackForNothing(t *testing.T) {
 	caps.Allowance = Allowance{Rate: 1, Burst: 1, Bulk: n}
 	g, home, peer := newGate(caps, caps.Allowance), newTable(t, Config{}), newTable(t, Config{})
 	crowd(home, self, n)
-	crowd(peer, peerA, n) // what self says is peerA's there
+	crowd(peer, peerA, n) // there peerA's are what this node says
 	for i := range n {
 		l, err := home.Lift(Op{Kind: KindUnban, Prefix: address6(i)}, 0, 0)
 		if err != nil {
@@ -470,7 +471,7 @@ func TestManyOwnBansAreTakenBackForNothing(t *testing.T) {
 	if c := peer.Counts(); c.Active != 0 || peer.StrikesOf(peerA) != 0 {
 		t.Errorf("%+v, %d marks", c, peer.StrikesOf(peerA))
 	}
-	// Where others ban it too, a mark lifts both.
+	// If others ban it too, a mark lifts both.
 	home.Merge(base, single(record(peerB, 1, KindBan, address6(0).String(), 90_000)))
 	l, _ := home.Lift(Op{Kind: KindUnban, Prefix: address6(0)}, 0, 0)
 	l.OneOfMany = true
@@ -480,7 +481,7 @@ func TestManyOwnBansAreTakenBackForNothing(t *testing.T) {
 	}
 }
 
-// A prefix that waits inside a wider one, of which a part was looked at already, is looked at once more if it changes.
+// A waiting prefix inside a wider one that is partly examined is examined once more if it changes.
 func TestChoreAskedForTwice(t *testing.T) {
 	tb := newTable(t, Config{})
 	one, two := record(peerA, 1, KindBan, "192.0.2.1", 60), record(peerA, 2, KindBan, "192.0.2.200", 60)
@@ -488,7 +489,7 @@ func TestChoreAskedForTwice(t *testing.T) {
 	c := cause{origin: peerB}
 	tb.chore(&tb.bans, keyOf(pfx("192.0.2.0/24")), c)
 	tb.chore(&tb.bans, keyOf(one.Prefix), c)
-	tb.work(1) // the first
+	tb.work(1) // examines the first entry
 	lift := record(peerB, 1, KindUnban, "192.0.2.1", 90, marks(upTo(peerA, 2)))
 	tb.merge(&lift)
 	tb.work(MaxTouch)

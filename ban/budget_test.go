@@ -7,8 +7,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// No sequence of ops of one origin has more entries looked at than the package's doc says: a few for each op, and three
-// for each entry that its allowance pays for.
+// No sequence of ops of one origin causes more entries to be examined than the package's doc says: a few for each op,
+// and three for each entry that its allowance pays for.
 func TestNoSequenceCostsMoreThanItsAllowance(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		const burst, perHour, crowded, perOp = 50, 200, 400, 4
@@ -49,8 +49,8 @@ func TestNoSequenceCostsMoreThanItsAllowance(t *testing.T) {
 	})
 }
 
-// No sequence of ops of one origin has the kernel hold more than the package's doc says, nor is more sent for a ban than it
-// may have elements. Each op also keeps a bounded number of bytes, see TestBytesKept.
+// No sequence of ops of one origin makes the kernel hold more than the package's doc says, or sends more for one ban
+// than the elements it may have. TestBytesKept covers the bytes that each op keeps.
 func TestNoSequenceFillsTheKernel(t *testing.T) {
 	specs := []string{"", "22", "1-512", "1-1024/tcp", "2000-2511", "1,3,5,7,9-520/udp", "30000-30511"}
 	most := 0
@@ -91,7 +91,7 @@ func TestNoSequenceFillsTheKernel(t *testing.T) {
 				if g.Admit(now, tb, &r) != nil {
 					continue
 				}
-				// What an unban or unallow sets free was counted when it was said.
+				// What an unban or unallow sets free was counted when it was banned.
 				if put := take(tb.Merge(now, single(r))); put > MaxPortElements && (kind == KindBan || kind == KindRevoke || kind == KindAllow) {
 					rt.Fatalf("one %v sends %d elements", kind, put)
 				}
@@ -112,7 +112,7 @@ func TestNoSequenceFillsTheKernel(t *testing.T) {
 	}
 }
 
-// What an op keeps is what the package's doc says, and its texts.
+// Apart from its texts, an op keeps as much memory as the package's doc says.
 func TestBytesKept(t *testing.T) {
 	const n = 20_000
 	for _, c := range []struct {
@@ -148,7 +148,7 @@ func TestBytesKept(t *testing.T) {
 	}
 }
 
-// marksOf draws marks for the i-th op: of others, of its own, of nobody.
+// marksOf draws marks for the i-th op: of its own origin, also of another, or of nobody.
 func marksOf(t *rapid.T, i int) []Mark {
 	switch rapid.IntRange(0, 2).Draw(t, "marks") {
 	case 0:

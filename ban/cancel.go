@@ -28,7 +28,7 @@ type target struct {
 func (k *target) key() pkey { return pkey{k.hi, k.lo, k.form} }
 
 // A strike cancels the records of its target up to (epoch, seq) unless they were issued after it by more than the clock
-// skew. It takes 72 bytes, and about 60 more in the indexes.
+// skew. It takes 72 bytes, and about 90 more in the indexes.
 type strike struct {
 	target
 	epoch, seq    uint64

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// A peer that says again and again what it said a moment ago was free, and cost each node some microseconds an op.
+// A peer that kept repeating what it had just said paid nothing, and cost each node some microseconds an op.
 func TestChatter(t *testing.T) {
 	tb, now := newTable(t, Config{}), time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 	g := newGate(wideCaps, wideCaps.Allowance)

@@ -11,7 +11,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// someOps holds one op of each shape that travels.
+// someOps returns one op of each shape that travels.
 func someOps() []Op {
 	ms := []Mark{{Origin{1}, 1, 2}, {Origin{2}, 1 << 40, 1 << 63}}
 	return []Op{
@@ -159,7 +159,7 @@ func TestDecodeOpsRefuses(t *testing.T) {
 	}
 }
 
-// What an earlier build has in its store is read still.
+// What an earlier build has in its store can still be read.
 func TestDecodeOpsReadsTheOldFormat(t *testing.T) {
 	// 93 format, 91 95 kind ports reason source marks, string, note length address until
 	const want = "\x93\x01\x91\x95\x01\xa0\xa0\xa0\xc0\xa9\x00\x20\xc0\x00\x02\x07\x80\x89\x7a"
@@ -190,7 +190,7 @@ func TestDecodeOpsReadsTheOldFormat(t *testing.T) {
 	}
 }
 
-// Each run encodes within the limit, and is as long as it can be.
+// Each run encodes within the limit and is as long as possible.
 func TestSplitOpsFillsFrames(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		shapes := someOps()
@@ -241,8 +241,7 @@ func TestExpiresIsTheLatestEnd(t *testing.T) {
 	}
 }
 
-// Whatever DecodeOps takes, AppendOps writes again as it was, each op can be merged, and the table
-// stays sound.
+// AppendOps writes whatever DecodeOps accepts as it was, each op can be merged, and the table stays sound.
 func FuzzDecodeOps(f *testing.F) {
 	ops := someOps()
 	for i := range ops {

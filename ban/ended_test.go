@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// Of the unbans that have ended as many as there is room for are remembered, the last ones.
+// The unbans that ended last are remembered, as many as there is room for.
 func TestEndedIsBounded(t *testing.T) {
 	const extra = 10
 	tb := newTable(t, Config{})
@@ -29,7 +29,7 @@ func TestEndedIsBounded(t *testing.T) {
 
 func origin(i int) Origin { return Origin{1, byte(i >> 16), byte(i >> 8), byte(i)} }
 
-// By a clock that is set back a ban comes back lifted, if what lifted it comes before it.
+// If the clock is set back, a ban comes back lifted, provided that what lifted it is merged first.
 func TestEndedLiftsAgain(t *testing.T) {
 	tb := newTable(t, Config{})
 	lifted := record(peerA, 1, KindBan, "192.0.2.7", 100)

@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// These tests are of an origin that says what is within its bounds and means more.
+// In these tests an origin keeps to the form of its bounds and evades their purpose.
 
-// What a gate had refused for its number counted after a restart, when the frames come back from the disk: 2,048 allows of
-// one origin, where a node that had not been restarted had 1,024.
+// Ops that a gate had refused for their number counted after a restart, when the frames come back from the disk: 2,048
+// allows of one origin, when a node that had not restarted had 1,024.
 func TestNumbersHoldAfterARestart(t *testing.T) {
 	few := wideCaps
 	few.Active = 50
@@ -52,7 +52,7 @@ func TestNumbersHoldAfterARestart(t *testing.T) {
 	}
 }
 
-// An unban that said the same as before in other words had all inside looked at again, and paid nothing.
+// An unban that only changed the words of an earlier one had all entries inside examined again, and paid nothing.
 func TestOtherWordsCostNothing(t *testing.T) {
 	const crowded = 256
 	caps := wideCaps
@@ -77,8 +77,8 @@ func TestOtherWordsCostNothing(t *testing.T) {
 	}
 }
 
-// An unban of where nothing is banned yet cancels, within the skew of clocks, what is banned next. It cost nothing, so that
-// one origin kept the bans of all others in any number of prefixes from ever counting.
+// An unban of a prefix in which nothing is banned yet cancels what is banned there next, within the clock skew. It cost
+// nothing, so one origin could keep the bans of all others in any number of prefixes from ever counting.
 func TestUnbansAheadAreBounded(t *testing.T) {
 	const burst = 100
 	caps := wideCaps
@@ -87,7 +87,7 @@ func TestUnbansAheadAreBounded(t *testing.T) {
 	counts := 0
 	for i := range 10 * burst {
 		ms := []Mark{upTo(peerB, maxSeq)}
-		if i%2 == 0 { // one of its own beside it is no excuse
+		if i%2 == 0 { // adding a mark of its own does not help
 			ms = []Mark{upTo(peerA, 1), upTo(peerB, maxSeq)}
 		}
 		r := record(peerA, i+1, KindUnban, fmt.Sprintf("198.18.%d.%d", i>>8, i&255), 86_400, marks(ms...))
@@ -105,8 +105,8 @@ func TestUnbansAheadAreBounded(t *testing.T) {
 	}
 }
 
-// Bans with ports that were said again and again, each time with another end, had the kernel take 1,024 elements each time
-// and paid nothing: every node's kernel was busy for as long as one origin liked.
+// Bans with ports, repeated with another end each time, sent 1,024 elements to the kernel each time and paid nothing:
+// one origin could keep every node's kernel busy for as long as it liked.
 func TestRefreshesOfPortsAreBounded(t *testing.T) {
 	g, tb := newGate(wideCaps, wideCaps.Allowance), newTable(t, Config{})
 	const bans = 100
@@ -140,13 +140,14 @@ func TestRefreshesOfPortsAreBounded(t *testing.T) {
 	}
 }
 
-// One origin's bans with ports took all the room that the kernel has for those of peers, so that no other's counted.
+// One origin's bans with ports took all the room that the kernel has for those of peers, so that no other origin's
+// counted.
 func TestNoOriginTakesAllRoomForPorts(t *testing.T) {
 	g, tb := newGate(wideCaps, wideCaps.Allowance), newTable(t, Config{})
 	say := func(o Origin, i int, k Kind) Hold {
 		r := record(o, i, k, fmt.Sprintf("198.18.%d.%d", i>>8, i&255), 36000+i, onPorts("1-512"))
-		r.Issued, r.Version.Index = base, uint16(k)          // a revoke is later than its ban
-		now := base.Add(time.Duration(i) * 10 * time.Second) // no faster than it may
+		r.Issued, r.Version.Index = base, uint16(k)          // a revoke comes after its ban
+		now := base.Add(time.Duration(i) * 10 * time.Second) // no faster than its allowance
 		if err := g.Admit(now, tb, &r); err != nil {
 			t.Fatal(err)
 		}
@@ -177,8 +178,8 @@ func TestNoOriginTakesAllRoomForPorts(t *testing.T) {
 	}
 }
 
-// Lifts that the operator had dropped still took the room of what waits, for up to 30 days: next to nothing more was held,
-// and the rest refused, while nothing was shown to wait.
+// Lifts that the operator had dropped still took room of what waits, for up to 30 days: next to nothing more was held
+// and the rest was refused, although nothing was shown as waiting.
 func TestDroppedLiftsTakeNoRoom(t *testing.T) {
 	caps := wideCaps
 	caps.Allowance = Allowance{Rate: 1, Burst: 1, Bulk: 1}

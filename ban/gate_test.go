@@ -15,7 +15,7 @@ func newGate(caps Caps, breaker Allowance) *Gate {
 	return NewGate(GateConfig{Self: self, Caps: func(Origin) Caps { return caps }, Breaker: breaker})
 }
 
-// admit passes n new bans of o, issued now, through the gate and returns how many are held, by hold.
+// admit passes n new bans of o, issued now, through the gate and returns how many got each hold.
 func admit(t *testing.T, g *Gate, tb *Table, now time.Time, o Origin, n int, more ...func(*Record)) map[Hold]int {
 	t.Helper()
 	out := map[Hold]int{}
@@ -54,7 +54,7 @@ func TestGateHoldsWhatExceeds(t *testing.T) {
 		name    string
 		caps    Caps
 		breaker Allowance
-		free    int // of 100 at once
+		free    int // how many of 100 at once count
 		hold    Hold
 		more    []func(*Record)
 	}{
@@ -108,7 +108,7 @@ func TestGateRefillsAndTellsOriginsApart(t *testing.T) {
 	}
 }
 
-// What an origin says again is not growth, or a long attack would use up what it may say of a new one.
+// A refresh is not growth; otherwise a long attack would use up what its origin may say about a new one.
 func TestGateLetsRefreshesPass(t *testing.T) {
 	caps := wideCaps
 	caps.Allowance = Allowance{Rate: 1, Burst: 2, Bulk: 1}
@@ -181,7 +181,7 @@ func TestGateForeseesWhatPeersDo(t *testing.T) {
 	}
 }
 
-// However many origins speak up, the accounts stay bounded, and who finds none is still held to a rate.
+// The accounts stay bounded however many origins speak up, and an origin without its own is still held to a rate.
 func TestGateBoundsItsAccounts(t *testing.T) {
 	caps := wideCaps
 	caps.Allowance = Allowance{Rate: 60, Burst: 5, Bulk: 1}
@@ -202,7 +202,7 @@ func TestGateBoundsItsAccounts(t *testing.T) {
 	}
 }
 
-// What is no ban is held to a rate too, or allows and unbans would fill the memory; but what takes a ban
+// Ops other than bans are held to a rate too, or allows and unbans would fill the memory. But an op that takes a ban
 // back always counts.
 func TestGateBoundsWhatIsNoBan(t *testing.T) {
 	g, tb := newGate(wideCaps, wideCaps.Allowance), newTable(t, Config{})
@@ -236,7 +236,7 @@ func TestGateBoundsWhatIsNoBan(t *testing.T) {
 	}
 }
 
-// An unban with a mark above all that this node has said cancelled, at home, the bans that it was about to make.
+// An unban with a mark above all that this node has said cancelled, on this node, the bans that it was about to make.
 func TestNobodyLiftsWhatThisNodeHasNotSaid(t *testing.T) {
 	tb := newTable(t, Config{})
 	g := NewGate(GateConfig{
@@ -268,7 +268,7 @@ func TestNobodyLiftsWhatThisNodeHasNotSaid(t *testing.T) {
 			}
 		}
 	}
-	// It is one of many marks, too.
+	// The same holds if it is one of many marks.
 	r := record(peerA, 1, KindUnban, "192.0.2.0/24", 3600, seenAt(0), marks(Mark{self, 7, 6}, Mark{peerB, 1, 1}))
 	if g.Admit(base, tb, &r) == nil {
 		t.Error("a mark above the last frame passes among others")

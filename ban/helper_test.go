@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// base is when the tests begin.
+// base is when the tests start.
 var base = time.UnixMilli(1_800_000_000_000).UTC()
 
 func tick(n int) time.Time { return base.Add(time.Duration(n) * time.Second) }
@@ -43,7 +43,7 @@ func newTable(t testing.TB, cfg Config) *Table {
 	return tb
 }
 
-// record makes the record that o says as its seq-th frame, issued at seq ticks.
+// record returns the record that o says in its seq-th frame, issued at tick seq.
 func record(o Origin, seq int, k Kind, prefix string, until int, more ...func(*Record)) Record {
 	r := Record{
 		Op:     Op{Kind: k, Prefix: pfx(prefix), Until: tick(until)},
@@ -69,7 +69,7 @@ func enforcedOf(t *Table) map[ruleKey]int64 {
 	return out
 }
 
-// fold does to kernel what the changes say, and reports what a firewall would stumble over.
+// fold applies the changes to kernel and returns an error for anything that a firewall would stumble over.
 func fold(kernel map[ruleKey]int64, cs []Change) error {
 	for _, c := range cs {
 		k := ruleKey{c.Prefix, c.Ports}
@@ -92,8 +92,8 @@ func fold(kernel map[ruleKey]int64, cs []Change) error {
 	return nil
 }
 
-// dump writes the whole state in one canonical way. Revokes and floors keep older versions out
-// alike; when alike is set they are written alike, without their version.
+// dump writes the whole state in a canonical form. Revokes and floors keep older versions out in the same way; if alike
+// is set, they are written the same, without their version.
 func dump(t *Table, alike bool) string {
 	var lines []string
 	say := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
@@ -109,7 +109,7 @@ func dump(t *Table, alike bool) string {
 					continue
 				}
 				span := x.span
-				if alike || x.kind == kindFloor { // who has heard less knows less
+				if alike || x.kind == kindFloor { // a node that heard less knows less
 					span = 0
 				}
 				say("%v %v +%d %v %q %v %v until %d issued %d %q %q", x.kind, x.hold, span, r.Prefix, r.Ports, r.Origin.Short(), r.Version, x.until, x.issued, r.Reason, r.Source)
@@ -133,7 +133,7 @@ func dump(t *Table, alike bool) string {
 		if r.Kind == KindUnallow {
 			b = &t.allows
 		}
-		if _, news, _ := t.wouldAdd(b, &r); news { // else it waits only if it came before what says as much
+		if _, news, _ := t.wouldAdd(b, &r); news { // otherwise it waits only if it came before another that says as much
 			say("%v %v %v %v %v until %d marks %v", r.Hold, r.Kind, r.Prefix, r.Origin.Short(), r.Version, millis(r.Until), r.Marks)
 		}
 	}
@@ -148,14 +148,14 @@ func dump(t *Table, alike bool) string {
 	}
 	never, allow := t.Exceptions().Lists()
 	if alike {
-		slices.SortFunc(allow, netip.Prefix.Compare) // their order is that of versions
+		slices.SortFunc(allow, netip.Prefix.Compare) // their order is that of their versions
 	}
 	say("counts %+v exceptions %v %v", c, never, allow)
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
 }
 
-// sound reports what is broken inside.
+// sound returns an error if the table's invariants are broken.
 func sound(t *Table) error {
 	if len(t.touched) != 0 {
 		return fmt.Errorf("%d entries still touched", len(t.touched))
@@ -288,7 +288,7 @@ func sound(t *Table) error {
 	return nil
 }
 
-// soundCancels reports what is broken among the cancels.
+// soundCancels returns an error if the invariants of the cancels are broken.
 func soundCancels(t *Table) error {
 	said, parties := map[uint32]uint32{}, map[uint32]bool{}
 	room, all, kept := map[Origin]int{}, 0, 0

@@ -9,7 +9,7 @@ import (
 
 func held(h Hold) func(*Record) { return func(r *Record) { r.Hold = h } }
 
-// only returns the one change.
+// only returns the single change in cs.
 func only(t *testing.T, cs []Change) Change {
 	t.Helper()
 	if len(cs) != 1 {
@@ -79,7 +79,7 @@ func TestDroppedNeverCounts(t *testing.T) {
 	}
 }
 
-// A walk that decides comes to an end although the list shrinks under it and grows behind it.
+// A walk that decides ends even though the list shrinks under it and grows behind it.
 func TestHeldBeforeWalksAll(t *testing.T) {
 	tb := newTable(t, Config{})
 	seq := 0
@@ -115,7 +115,7 @@ func TestHeldBeforeWalksAll(t *testing.T) {
 	}
 }
 
-// One origin filled the room for what waits, and what honest ones said that had to be held was refused.
+// One origin filled the room for what waits, and ops of honest origins that had to be held were refused.
 func TestNobodyTakesTheRoomOfOthers(t *testing.T) {
 	t.Parallel()
 	caps := wideCaps

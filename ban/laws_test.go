@@ -10,10 +10,10 @@ import (
 	"pgregory.net/rapid"
 )
 
-// The laws of Merge, as grafana/dskit states them for its Mergeable: whatever the order, the
-// grouping and the repetition, the same records make the same state.
+// The laws of Merge, as grafana/dskit states them for its Mergeable: the same records lead to the same state, whatever
+// their order, grouping and repetition.
 
-// shuffled returns rs in a drawn order, some of them more than once, cut into batches.
+// shuffled returns rs in a random order, some of them more than once, cut into batches.
 func shuffled(t *rapid.T, rs []Record) [][]Record {
 	all := slices.Concat(rs, rapid.SliceOfN(rapid.SampledFrom(rs), 0, 5).Draw(t, "repeated"))
 	all = rapid.Permutation(all).Draw(t, "order")
@@ -51,7 +51,7 @@ func TestMergeIsCommutativeAssociativeIdempotent(t *testing.T) {
 		for _, batch := range shuffled(t, rs) {
 			b.Merge(base, batch)
 		}
-		for _, now := range []int{0, 5, 10, 20, 29, 40} { // and it stays the same as time passes
+		for _, now := range []int{0, 5, 10, 20, 29, 40} { // and it stays so as time passes
 			a.Expire(tick(now))
 			b.Expire(tick(now))
 			if x, y := dump(a, false), dump(b, false); x != y {
@@ -64,17 +64,17 @@ func TestMergeIsCommutativeAssociativeIdempotent(t *testing.T) {
 	})
 }
 
-// A frame is what travels: it is delivered whole, and as long as the last of its ops lives.
+// A testFrame is what travels. It is delivered whole, for as long as the last of its ops lives.
 type testFrame struct {
 	sent, dies int
 	rs         []Record
 }
 
-// history draws what honest nodes say over time: no word ends before the one that it replaces,
-// unless the same frame takes that back.
+// history draws what honest nodes say over time: no record ends before the one that it replaces, unless the same frame
+// takes that back.
 func history(t *rapid.T, steps int) (frames []testFrame, end int) {
-	const skew = 5             // plays ClockSkew
-	last := map[groupKey]int{} // how long what was said of it can count
+	const skew = 5             // stands for ClockSkew
+	last := map[groupKey]int{} // until when what was said about it can count
 	seqs := map[Origin]uint64{}
 	now := 0
 	for range steps {
@@ -99,7 +99,7 @@ func history(t *rapid.T, steps int) (frames []testFrame, end int) {
 					add(KindRevoke, key, old+skew, nil)
 				}
 				add(KindBan, key, until, nil)
-				// What was taken back may come late, so the longest end goes on to count.
+				// What was taken back may arrive late, so the longest end continues to count.
 				last[key] = max(until, last[key])
 			case 4:
 				if old := last[key]; old > now {
@@ -132,8 +132,8 @@ func someMarks(t *rapid.T, seqs map[Origin]uint64) []Mark {
 	return ms
 }
 
-// Nodes that hear the same frames at different times, some only after a part of them has ended, and
-// one that comes back when all is said, agree once each has heard what still lives.
+// Nodes agree once each has heard what still lives. Some hear the same frames at different times, some only after part
+// of them has ended, and one comes back after all has been said.
 func TestNodesConvergeWheneverTheyHear(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		quorum := rapid.IntRange(1, 3).Draw(t, "quorum")
@@ -182,8 +182,8 @@ func TestNodesConvergeWheneverTheyHear(t *testing.T) {
 	})
 }
 
-// What OwnOps says when a node shortens its own word holds on a node that hears it only after the
-// shorter word has ended, and without the unban of the longer one, whose origin is revoked since.
+// When a node shortens what it said, the result of OwnOps holds even on a node that hears it only after the shorter
+// record has ended, and without the unban of the longer one, whose origin was revoked since.
 func TestShorterWordHoldsAfterARestart(t *testing.T) {
 	lifts := map[Kind]Kind{KindBan: KindUnban, KindAllow: KindUnallow}
 	for _, tt := range []struct {
@@ -229,8 +229,8 @@ func TestShorterWordHoldsAfterARestart(t *testing.T) {
 	}
 }
 
-// A node that heard all that was said and one that starts from the frames that still live enforce the same, also once one of
-// those who spoke is revoked.
+// A node that heard everything and one that starts from the frames that still live enforce the same, even after one of
+// the speakers is revoked.
 func TestRestartedNodesAgreeWithOthers(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		open := func(o Origin) *Table {

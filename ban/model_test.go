@@ -60,7 +60,7 @@ func anyRecords(t *rapid.T, n, span int) []Record {
 	return out
 }
 
-// decided returns rs, some of them as an operator decides about what is held.
+// decided returns rs with some holds changed as by an operator who decides about what is held.
 func decided(t *rapid.T, rs []Record) []Record {
 	rs = slices.Clone(rs)
 	for i := range rs {
@@ -69,7 +69,7 @@ func decided(t *rapid.T, rs []Record) []Record {
 			switch lifts := r.Kind == KindUnban || r.Kind == KindUnallow; {
 			case !lifts:
 				r.Hold = rapid.SampledFrom(someHolds).Draw(t, "decision")
-			case r.Hold != HoldNone: // an operator decides about what waits, and once
+			case r.Hold != HoldNone: // an operator decides about what waits, and only once
 				r.Hold = []Hold{HoldNone, HoldDropped}[r.Version.Seq%2]
 			}
 		}
@@ -77,7 +77,8 @@ func decided(t *rapid.T, rs []Record) []Record {
 	return rs
 }
 
-// someSkews bound how much later than a cancel what it covers may be issued. Records are issued in the 9 s before base.
+// someSkews bound how much later than a cancel the records that it covers may be issued. Records are issued in the 9 s
+// before base.
 var someSkews = []time.Duration{time.Second, 4 * time.Second, time.Hour}
 
 func anyMarks(t *rapid.T) []Mark {
@@ -104,8 +105,8 @@ func neverPrefixes(es []NeverEntry) []netip.Prefix {
 	return ps
 }
 
-// What the table holds after each step is what the definition says of all records it was given, and
-// a kernel that did what the changes said holds the same.
+// After each step the table enforces what the definition derives from all records it was given, and a kernel that
+// applied the changes holds the same.
 func TestTableAgreesWithItsDefinition(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -187,7 +188,7 @@ func TestTableAgreesWithItsDefinition(t *testing.T) {
 	})
 }
 
-// checkNext holds Next to the earliest end of anything that is held.
+// checkNext checks Next against the earliest end of anything in the table.
 func checkNext(t *rapid.T, tb *Table, now time.Time) {
 	var want time.Time
 	look := func(at int64) {
@@ -219,7 +220,7 @@ func checkNext(t *rapid.T, tb *Table, now time.Time) {
 	}
 }
 
-// checkQueries holds the lookups to a search through everything.
+// checkQueries checks the lookups against a search through everything.
 func checkQueries(t *rapid.T, tb *Table, model *oracle, now time.Time) {
 	enforced := model.enforced()
 	for _, s := range somePrefixes {

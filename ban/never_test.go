@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// What is quickly found to be far from all entries is in none of them.
+// No entry covers a prefix that the quick check finds far from all of them.
 func TestNeverListCovers(t *testing.T) {
 	rng := rand.New(rand.NewPCG(7, 7))
 	random := func() netip.Prefix {

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// oracle keeps every record that it was given while live and works out what is enforced from the
-// definition alone, from scratch, each time.
+// oracle keeps every record that was live when it was given, and works out from scratch each time, from the definition
+// alone, what is enforced.
 type oracle struct {
 	self    Origin
 	quorum  int
@@ -47,14 +47,14 @@ func (o *oracle) merge(now int64, rs []Record) {
 		at := slices.IndexFunc(o.groups[k], func(g Record) bool { return g.Version == r.Version })
 		if at < 0 {
 			o.groups[k] = append(o.groups[k], r)
-		} else if top := o.winner(o.groups[k]); top.Version == r.Version { // of what was superseded nothing is left
+		} else if top := o.winner(o.groups[k]); top.Version == r.Version { // nothing is left of what was superseded
 			o.groups[k][at].Hold = o.groups[k][at].Hold.join(r.Hold)
 		}
 	}
 }
 
-// expire forgets what cannot matter any more. The records of a group die together: a newer one that
-// ended earlier still stands in the way of an older one.
+// expire forgets what can no longer matter. The records of a group go together: a newer one that ended earlier still
+// keeps an older one out.
 func (o *oracle) expire(now int64) {
 	dead := func(r Record) bool { return millis(r.Until) <= now }
 	o.cancels = slices.DeleteFunc(o.cancels, dead)
@@ -99,7 +99,7 @@ func (o *oracle) allowed(p netip.Prefix) bool {
 	return false
 }
 
-// enforced returns the end of everything that should be enforced, in Unix milliseconds.
+// enforced returns the ends of everything that should be enforced, in Unix milliseconds.
 func (o *oracle) enforced() map[ruleKey]int64 {
 	ends := map[ruleKey][]int64{}
 	for k, g := range o.groups {

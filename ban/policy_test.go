@@ -29,7 +29,7 @@ func TestPolicy(t *testing.T) {
 	tests := []struct {
 		name   string
 		op     Op
-		issued time.Duration // from base; local means said here
+		issued time.Duration // relative to base; local means said by this node
 		rule   string        // "" means accepted
 		detail string        // part of the error
 	}{
@@ -139,7 +139,7 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
-// A set holds each port of each protocol: what takes many of them is refused, from wherever it comes.
+// A kernel set holds each port of each protocol: an op with too many is refused, wherever it comes from.
 func TestTooManyPorts(t *testing.T) {
 	tb := newTable(t, Config{})
 	for i, tt := range []struct {

@@ -134,7 +134,7 @@ func TestSetPolicy(t *testing.T) {
 	}
 }
 
-// What stays in the table while it is listed in chunks is listed once, whatever comes and goes.
+// An entry that stays in the table while it is listed in chunks is listed once, whatever comes and goes.
 func TestEntriesInChunks(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		tb := anyTable(t, 1)

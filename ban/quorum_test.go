@@ -41,7 +41,7 @@ func TestQuorumWithinAWindow(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			tb := newTable(t, Config{Quorum: c.quorum, Sources: c.sources})
 			rs := slices.Clone(c.rs)
-			for range 2 { // and the other way round
+			for range 2 { // and in reverse order
 				tb.Merge(base, rs)
 				slices.Reverse(rs)
 				e := slices.Collect(tb.Entries())[0]
@@ -57,7 +57,7 @@ func TestQuorumWithinAWindow(t *testing.T) {
 	}
 }
 
-// byDefinition says until when the bans of one prefix are enforced, from every window there could be.
+// byDefinition returns until when the bans of one prefix are enforced, by trying every possible window.
 func byDefinition(rs []Record, global Quorum, sources []SourceQuorum) time.Time {
 	type word struct {
 		Record
@@ -98,7 +98,7 @@ func byDefinition(rs []Record, global Quorum, sources []SourceQuorum) time.Time 
 		}
 		for _, edge := range live {
 			for _, start := range []int64{edge.first, millis(edge.Issued), edge.first - within, millis(edge.Issued) - within} {
-				for _, at := range live { // the quorum holds until this one ends
+				for _, at := range live { // the quorum lasts until this one ends
 					n, asked := 0, false
 					for _, w := range live {
 						if !w.Until.Before(at.Until) && w.first <= start+within && millis(w.Issued) >= start {

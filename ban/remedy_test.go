@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Lengths stand in output as people write them.
+// Lengths are printed as people write them.
 func TestLength(t *testing.T) {
 	const day = 24 * time.Hour
 	for want, d := range map[string]time.Duration{

@@ -7,14 +7,14 @@ import (
 	"unsafe"
 )
 
-// A rec is kept a million times.
+// There can be a million recs.
 func TestRecSize(t *testing.T) {
 	if n := unsafe.Sizeof(rec{}); n > 64 {
 		t.Errorf("a rec has %d bytes, at most 64 are wanted", n)
 	}
 }
 
-// SaidAfter goes by arrival alone, and returns only bans that count.
+// SaidAfter goes by arrival alone and returns only bans that count.
 func TestSaidAfter(t *testing.T) {
 	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 	bad, other := Origin{2}, Origin{3}
@@ -40,11 +40,11 @@ func TestSaidAfter(t *testing.T) {
 	held.Hold, unknown.Arrived = HoldRate, time.Time{}
 	refreshed := record(bad, KindBan, 8, early, early)
 	again := refreshed
-	again.Arrived = now // the same once more changes nothing
+	again.Arrived = now // a repetition changes nothing
 	table.Merge(now, []Record{
 		record(bad, KindBan, 1, early, early),
-		record(bad, KindBan, 2, early, late), // dated back
-		record(bad, KindBan, 3, late, early), // a clock that is ahead
+		record(bad, KindBan, 2, early, late), // backdated
+		record(bad, KindBan, 3, late, early), // from a clock that is ahead
 		held, unknown,
 		record(bad, KindAllow, 6, early, early),
 		record(other, KindBan, 7, early, early),

@@ -21,7 +21,7 @@ func TestWhatEndsTogetherEndsInSlices(t *testing.T) {
 	now, calls := tick(10), 0
 	for at, ok := tb.Next(); ok && !at.After(now); at, ok = tb.Next() {
 		calls++
-		// Bans that come meanwhile get in, and end what is due a slice at a time too.
+		// Bans that arrive in the meantime get in, and merging them also ends what is due a slice at a time.
 		fresh := record(peerB, calls, KindBan, fmt.Sprintf("203.0.113.%d", calls), 60)
 		renewed := record(peerA, n+calls, KindBan, fmt.Sprintf("198.51.0.%d", calls), 60)
 		for _, cs := range [][]Change{tb.Expire(now), tb.Merge(now, []Record{fresh, renewed})} {

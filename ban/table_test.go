@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// say writes changes short: event, prefix, ports, end in ticks, whose, and + or - for the kernel.
+// say formats changes briefly: event, prefix, ports, end in ticks, origin, and + or - for the kernel.
 func say(cs []Change) string {
 	var out []string
 	for _, c := range cs {
@@ -35,7 +35,7 @@ func say(cs []Change) string {
 	return strings.Join(out, "; ")
 }
 
-// A step merges records at a time, or sets the never-ban list, and says what must change.
+// A step merges records at a time or sets the never-ban list, and names the expected changes.
 type step struct {
 	at    int
 	rs    []Record
@@ -314,8 +314,8 @@ func TestUnbanOps(t *testing.T) {
 	}
 }
 
-// A ban whose node lifted it stayed in force on peers that held another node's unban of it, where that unban had taken
-// effect on its own node before: there was nothing left to lift there.
+// A ban lifted by its own node stayed in force on peers that held another node's unban of it, if that unban had already
+// taken effect on the ban's node: there was nothing left to lift there.
 func TestUnbanOpsOfWhatAnotherLifted(t *testing.T) {
 	for _, n := range []int{1, maxOwnMark + 1} {
 		tb, peer := newTable(t, Config{Self: self}), newTable(t, Config{Self: peerA})

@@ -9,7 +9,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// anyPrefix draws prefixes that share beginnings, of every length.
+// anyPrefix draws prefixes of every length that share their first bits.
 func anyPrefix(t *rapid.T) netip.Prefix {
 	near := rapid.SampledFrom([]byte{0, 0, 1, 0x7f, 0x80, 0xff})
 	if rapid.Bool().Draw(t, "is4") {
@@ -26,7 +26,7 @@ func anyPrefix(t *rapid.T) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom16(a), rapid.IntRange(0, 128).Draw(t, "bits")).Masked()
 }
 
-// The tree finds what a look at everything finds.
+// The tree finds what a full search finds.
 func TestTreeFindsWhatIsThere(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		tb := anyTable(t, 1)
@@ -92,10 +92,10 @@ func TestTreeFindsWhatIsThere(t *testing.T) {
 	})
 }
 
-// However the addresses are chosen, no search takes more steps than a path has bits.
+// Whatever the addresses, no search takes more steps than a path has bits.
 func TestTreeDepthIsBounded(t *testing.T) {
 	tb := newTable(t, Config{})
-	for bits := range 129 { // each differs from the one before in the next bit
+	for bits := range 129 { // each differs from the previous one in the next bit
 		p := netip.PrefixFrom(netip.MustParseAddr("2001:db8:5555:5555:5555:5555:5555:5555"), bits).Masked()
 		for _, s := range []string{"", "22", "1-7/udp"} {
 			tb.open(&tb.bans, keyOf(p), ports(s))

@@ -8,7 +8,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// withdraw and readmit take small steps, with other calls in between.
+// steps runs a withdrawal or readmission in small steps and folds their changes into kernel.
 func steps(t *rapid.T, kernel map[ruleKey]int64, step func(cursor uint32) ([]Change, uint32)) {
 	for cursor := uint32(0); ; {
 		cs, next := step(cursor)
@@ -21,8 +21,9 @@ func steps(t *rapid.T, kernel map[ruleKey]int64, step func(cursor uint32) ([]Cha
 	}
 }
 
-// A table from which an origin was withdrawn enforces what one enforces that never heard of the origin, whether its
-// records came before or after; readmitted, what one enforces that heard everything.
+// A table from which an origin was withdrawn enforces the same as one that never heard of the origin, whether the
+// origin's records came before or after. Once the origin is readmitted, it enforces the same as one that heard
+// everything.
 func TestWithdraw(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		records := anyRecords(rt, rapid.IntRange(0, 30).Draw(rt, "records"), 100)
@@ -72,7 +73,7 @@ func TestWhyWithdrawn(t *testing.T) {
 	}
 }
 
-// An unban lifted nothing where the unban of a node that counts no longer had reached as far.
+// An unban lifted nothing if the unban of a withdrawn node had reached as far.
 func TestUnbanAfterAVoidOne(t *testing.T) {
 	table := newTable(t, Config{Self: self})
 	table.Merge(tick(0), []Record{

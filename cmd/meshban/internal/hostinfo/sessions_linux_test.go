@@ -47,14 +47,14 @@ type fakeProc struct {
 	dir string
 }
 
-// fakeSessions are the sessions of an empty one.
+// fakeSessions returns a Sessions that reads an empty fakeProc.
 func fakeSessions(t *testing.T) (*Sessions, fakeProc) {
 	s := NewSessions()
 	s.procDir, s.logindDir = t.TempDir(), t.TempDir()
 	return s, fakeProc{t, s.procDir}
 }
 
-// process adds one; sockets are inodes, in the order of their descriptors.
+// process adds a process. sockets are inodes, in the order of their descriptors.
 func (f fakeProc) process(pid, parent int, comm, title, uid string, sockets ...int) {
 	f.t.Helper()
 	f.file(fmt.Sprintf("%d/comm", pid), comm+"\n")
@@ -66,7 +66,7 @@ func (f fakeProc) process(pid, parent int, comm, title, uid string, sockets ...i
 	if err := os.MkdirAll(fd, 0o755); err != nil {
 		f.t.Fatal(err)
 	}
-	links := []string{"/dev/null", "pipe:[7]", "socket:[9000]"} // standard error may well be journald's socket
+	links := []string{"/dev/null", "pipe:[7]", "socket:[9000]"} // standard error may be journald's socket
 	for _, inode := range sockets {
 		links = append(links, fmt.Sprintf("socket:[%d]", inode))
 	}
@@ -117,7 +117,7 @@ func TestFindSessions(t *testing.T) {
 			f.process(11, 10, "sshd-session", "sshd-session: alice@notty", "4200", 104)
 		}, []string{"2001:db8::4"}},
 		{"ok: IPv4 in IPv6", func(f fakeProc) { f.process(10, 1, "sshd", "sshd: root", "0", 105) }, []string{"192.0.2.5"}},
-		// Behind the connection stand those that it forwards: their other ends are strangers.
+		// After the connection come those that it forwards, whose other ends are strangers.
 		{"ok: only the connection, not what it forwards", func(f fakeProc) { f.process(10, 1, "sshd", "sshd: root@notty", "0", 101, 102, 104) }, []string{"192.0.2.1"}},
 		{"ok: nor what a user forwards", func(f fakeProc) {
 			f.process(10, 1, "sshd", "sshd: alice [priv]", "0", 101)
@@ -146,7 +146,7 @@ func TestFindSessions(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			s, f := fakeSessions(t)
 			c.build(f)
-			for range 2 { // the second look knows the sockets
+			for range 2 { // the second look already knows the sockets
 				got, err := s.Read(time.Now())
 				if err != nil {
 					t.Fatal(err)
@@ -167,7 +167,7 @@ func addrsOf(entries []Entry) []string {
 	return out
 }
 
-// A connection that one reading of the kernel's table left out is found by the next.
+// A connection that one reading of the kernel's table left out is found by the next one.
 func TestSessionLeftOutOfATable(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	s, f := fakeSessions(t)
@@ -210,7 +210,7 @@ func TestSessionsEndAndAreBounded(t *testing.T) {
 	if got := read(now.Add(SessionLinger + 1)); got != nil {
 		t.Errorf("the session ended long ago: %v", got)
 	}
-	// Live ones keep their place; one that ended gives it up.
+	// Live sessions keep their place; one that has ended gives it up.
 	for i := range MaxSessions {
 		s.covered[netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})] = cover{"alice", now}
 	}
@@ -223,7 +223,7 @@ func TestSessionsEndAndAreBounded(t *testing.T) {
 	}
 }
 
-// In a sandbox the agent cannot look into other processes; logind's word does instead.
+// In a sandbox the agent cannot look into other processes and relies on logind.
 func TestSessionsOfLogind(t *testing.T) {
 	const good = "# This is private data. Do not parse.\nUID=4200\nUSER=alice\nACTIVE=1\nSTATE=active\nREMOTE=1\nTYPE=tty\nCLASS=user\n" +
 		"REMOTE_HOST=192.0.2.77\nSERVICE=sshd\nLEADER=10\n"

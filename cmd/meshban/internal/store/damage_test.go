@@ -17,10 +17,11 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/store/storetest"
 )
 
-// damagedFrames is how many frames the store of the tests has: enough for branch pages, free pages and a height of three.
+// damagedFrames is how many frames the tests' store has: enough for branch pages, free pages and a height of three.
 const damagedFrames = 1200
 
-// filled makes a store with frames, some of which were dropped again, holds and values, and returns the file.
+// filled fills a store with frames, some of which are dropped again, holds and values, and returns the contents of its
+// file.
 func filled(t *testing.T) []byte {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "store.db")
@@ -64,8 +65,9 @@ func frameRaw(i int) []byte {
 	return bytes.Repeat(binary.BigEndian.AppendUint64(nil, uint64(i)), 20+i%100)
 }
 
-// A store with any single damage opens, gives back only what was put into it, and works from then on; if anything is missing, it says
-// so. 35 of 90 damages once refused every start, 2 panicked, one never ended, and 7 lost frames without a word.
+// A store with any single damage opens, returns only what was put into it, and works from then on. If anything is
+// missing, it says so. Of 90 damages, 35 once refused every start, 2 panicked, one never ended and 7 lost frames
+// silently.
 func TestAnyDamageOpens(t *testing.T) {
 	whole := filled(t)
 	rnd := rand.New(rand.NewPCG(14, 1))
@@ -152,8 +154,8 @@ func opensAndWorks(path string, sound bool) error {
 	return again.Close()
 }
 
-// A file that is damaged while it is in use is replaced like one that is found damaged, and what is queued is written. A page beyond the
-// end of the file once ended the process.
+// A file damaged while in use is replaced like one found damaged, and what is queued is written. A page beyond the end
+// of the file once ended the process.
 func TestDamageInUse(t *testing.T) {
 	whole := filled(t)
 	for name, damage := range map[string]func(f *os.File) error{
@@ -200,7 +202,7 @@ func TestDamageInUse(t *testing.T) {
 	}
 }
 
-// A disk that goes on damaging files fills up with none.
+// Damaged files do not fill up a disk that keeps damaging them.
 func TestFewDamagedFilesAreKept(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "store.db")
 	for range 5 {

@@ -15,9 +15,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// On a full disk a commit fails by name, the file stays sound and in place, and what waits is written once there is room.
+// On a full disk a commit fails with ENOSPC, the file stays sound and in place, and what waits is written once there is
+// room.
 func TestFullDisk(t *testing.T) {
-	runtime.LockOSThread() // for good: the thread has a mount namespace of its own, and ends with the test
+	runtime.LockOSThread() // never unlocked: the thread has a mount namespace of its own and ends with the test
 	dir := t.TempDir()
 	err := errors.Join(unix.Unshare(unix.CLONE_NEWNS|unix.CLONE_FS),
 		unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
@@ -60,7 +61,7 @@ func TestFullDisk(t *testing.T) {
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
-	for s.Sync(t.Context()) != nil { // it is tried once a second
+	for s.Sync(t.Context()) != nil { // Run tries once a second
 	}
 	cancel()
 	if err := errors.Join(<-done, s.Close()); err != nil {

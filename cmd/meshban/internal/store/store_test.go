@@ -19,7 +19,7 @@ func opened(t *testing.T, path string) *Store {
 	return s
 }
 
-// arrived is when the frames of the tests arrived.
+// arrived is the arrival time of the tests' frames.
 var arrived = time.Date(2026, 11, 22, 11, 2, 11, 687e6, time.UTC)
 
 func frames(t *testing.T, s *Store) [][]byte {
@@ -95,7 +95,7 @@ func TestSecondOpenSaysInUse(t *testing.T) {
 	}
 }
 
-// A failed commit once lost its writes: they must stay queued, in order, for the next try.
+// A failed commit once lost its writes. They must stay queued, in order, for the next try.
 func TestFailedCommitKeepsItsWrites(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "store.db")
 	s := opened(t, path)
@@ -120,7 +120,7 @@ func TestFailedCommitKeepsItsWrites(t *testing.T) {
 	}
 }
 
-// A command that had exited with 0 was lost by a kill right after it: the commit still gathered.
+// The writes of a command that had exited with 0 were lost if a kill followed at once: the commit was still gathering.
 func TestSyncReturnsWhenItIsOnDisk(t *testing.T) {
 	s := opened(t, filepath.Join(t.TempDir(), "store.db"))
 	ctx, cancel := context.WithCancel(t.Context())
@@ -207,7 +207,7 @@ func TestHoldsLastAsLongAsTheirFrame(t *testing.T) {
 	}
 }
 
-// A commit sorts its writes: the last one about a name or a frame still stands.
+// A commit sorts its writes, but the last one for a name or a frame still wins.
 func TestTheLastWriteStands(t *testing.T) {
 	s := opened(t, filepath.Join(t.TempDir(), "store.db"))
 	defer func() { _ = s.Close() }()
