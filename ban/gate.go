@@ -68,7 +68,7 @@ type GateConfig struct {
 	Breaker   Allowance                  // for all other origins together
 }
 
-// Gate stands before [Table.Merge] and holds each origin to its caps and all of them to the breaker.
+// Gate judges records before [Table.Merge]: it holds each origin to its caps and all of them together to the breaker.
 // It is not safe for concurrent use.
 type Gate struct {
 	cfg     GateConfig
@@ -123,9 +123,9 @@ func (g *Gate) checkOwnMark(r *Record) error {
 }
 
 // Foretells reports whether a record of another node has a mark on this node above this node's last frame. Such a
-// record cannot be honest, because whoever sets a mark has seen the frame that it names; it would cancel what this node
-// has yet to say. Once refused, it must stay refused after a restart, when this node no longer knows how far it had
-// come.
+// record would cancel what this node has yet to say. It cannot be honest, because whoever sets a mark has seen the
+// frame that it names. Once refused, it must stay refused after a restart, when this node no longer knows how far it
+// had come.
 func (g *Gate) Foretells(r *Record) bool {
 	if g.cfg.Last == nil || r.Origin == g.cfg.Self {
 		return false

@@ -236,7 +236,8 @@ func TestGateBoundsWhatIsNoBan(t *testing.T) {
 	}
 }
 
-// An unban with a mark above all that this node has said cancelled, on this node, the bans that it was about to make.
+// An unban could cancel, on this node itself, bans that this node was about to make: its mark lay above everything that
+// the node had said.
 func TestNobodyLiftsWhatThisNodeHasNotSaid(t *testing.T) {
 	tb := newTable(t, Config{})
 	g := NewGate(GateConfig{

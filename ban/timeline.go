@@ -2,9 +2,9 @@ package ban
 
 import "slices"
 
-// A timeline says what ends next. It is a heap with four children a node, in chunks that never move; a slice would be
-// copied again and again while a million ends come in. When an end moves later, its mark is not looked up: whoever pops
-// the mark and finds a later end pushes it again.
+// A timeline says what ends next. It is a heap with four children per node, in chunks that never move; a slice would be
+// copied again and again while a million ends come in. When an end moves later, its mark stays where it is: whoever
+// pops the mark and finds a later end pushes it again.
 type timeline struct {
 	chunks []*[1 << chunkBits]due
 	n      int

@@ -9,8 +9,8 @@ func (t *Table) Unsay(now time.Time, rs []Record) []Change {
 	return t.unsay(now, rs, cause{kind: KindRevoke, words: words{source: "replaced"}})
 }
 
-// Refuse takes back records like Unsay, because the limits of now do not allow them. Bans that it lifts are reported as
-// EventExpire.
+// Refuse takes back records like Unsay, because the current limits do not allow them. Bans that it lifts are reported
+// as EventExpire.
 func (t *Table) Refuse(now time.Time, rs []Record) []Change {
 	return t.unsay(now, rs, cause{kind: KindRevoke, words: words{source: "refused"}, ending: true})
 }

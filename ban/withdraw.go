@@ -11,9 +11,9 @@ type Withdrawal struct {
 	At     time.Time // when that was decided
 }
 
-// Withdraw makes an origin no longer count. What it has said stays until it ends, for Why to show, but has no effect,
-// and neither has what it says later, until Readmit. A call looks at n records or entries, at least 1, and returns what
-// changed. Begin with cursor 0 and continue with next until it is 0.
+// Withdraw makes an origin no longer count. What the origin has said stays until it ends, for Why to show, but has no
+// effect. What it says later has none either, until Readmit. A call looks at n records or entries, at least 1, and
+// returns what changed. Begin with cursor 0 and continue with next until it is 0.
 func (t *Table) Withdraw(origin Origin, w Withdrawal, cursor uint32, n int) (changes []Change, next uint32) {
 	if _, ok := t.withdrawn[origin]; !ok && len(t.withdrawn) < maxWithdrawn {
 		t.withdrawn[origin] = w
