@@ -159,7 +159,7 @@ func pack(ops []Op, format uint8) *wirePayload {
 	return w
 }
 
-// appendItem appends it. Except in the old format, it leaves out what last says too.
+// appendItem appends the item it to b. Except in the old format, it leaves out the fields that are as in last.
 func appendItem(b []byte, it, last item, format uint8) []byte {
 	tag, shared := byte(tagNote|tagLength|tagUntil), 0
 	if format != oldFormat {
@@ -193,7 +193,8 @@ func lengthOf(p netip.Prefix) byte {
 	return byte(p.Bits() + length6)
 }
 
-// tagOf returns which fields of it differ from last, and how many leading address bytes they share.
+// tagOf returns the tag bits of the fields in which it differs from last, and how many leading address bytes they
+// share.
 func tagOf(it, last item) (tag byte, shared int) {
 	if it.note != last.note {
 		tag |= tagNote

@@ -140,8 +140,8 @@ func (l *Lifting) look(now time.Time, b *book, i uint32) {
 	}
 }
 
-// liftedByOther reports whether x is a ban of this node that another node's unban cancels. Nodes may hold that unban;
-// there the ban is in force until this node lifts it too.
+// liftedByOther reports whether x is a ban of this node that another node's unban cancels. Where that unban is held for
+// the operator, the ban stays in force until this node lifts it too.
 func (t *Table) liftedByOther(b *book, e *entry, x *rec) bool {
 	if b != &t.bans || x.kind != KindBan || x.hold == HoldDropped || t.speakers.at(x.speaker).origin != t.self {
 		return false
