@@ -8,7 +8,7 @@ import (
 	"github.com/meshban/meshban/ban"
 )
 
-// acks knows which changes that this node made the kernel has not answered for yet. The zero value is ready.
+// acks tracks this node's own changes that the kernel has not answered yet. The zero value is ready to use.
 type acks struct {
 	mu      sync.Mutex // guards what follows
 	last    uint64
@@ -16,7 +16,7 @@ type acks struct {
 	changed chan struct{}           // closed when something is answered; nil while nobody waits
 }
 
-// begin notes those changes of a batch for the kernel whose origin is ours, and returns its number.
+// begin records the changes of a batch whose origin is ours, and returns the batch's number.
 func (a *acks) begin(changes []ban.Change, ours func(ban.Origin) bool) (batch uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -32,7 +32,7 @@ func (a *acks) begin(changes []ban.Change, ours func(ban.Origin) bool) (batch ui
 	return a.last
 }
 
-// end notes that the kernel has answered for a batch.
+// end records that the kernel has answered for a batch.
 func (a *acks) end(batch uint64, changes []ban.Change) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -47,7 +47,7 @@ func (a *acks) end(batch uint64, changes []ban.Change) {
 	}
 }
 
-// wait returns when the kernel has answered for all that lies in or around the prefixes, or with ctx's error.
+// wait returns when the kernel has answered for every change that overlaps one of the prefixes, or with ctx's error.
 func (a *acks) wait(ctx context.Context, prefixes []netip.Prefix) error {
 	for {
 		a.mu.Lock()

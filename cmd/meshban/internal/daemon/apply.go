@@ -18,8 +18,8 @@ import (
 // maxFramePayload keeps one frame within one UDP packet.
 const maxFramePayload = mesh.MaxPayload
 
-// publish makes ops true everywhere: signed, on their way to every member, and applied here. The ops must have passed
-// the table's CheckLocal. When it fails half way, what came before the failure stands.
+// publish signs ops, sends them to every member and applies them here. The ops must have passed the table's CheckLocal.
+// If publish fails halfway, everything before the failure stands.
 func (d *Daemon) publish(now time.Time, ops []ban.Op) error {
 	parts := ban.SplitOps(ops, maxFramePayload)
 	for i, part := range parts {
@@ -33,7 +33,7 @@ func (d *Daemon) publish(now time.Time, ops []ban.Op) error {
 	return nil
 }
 
-// publishFull publishes those of ops that fill frames and returns the rest.
+// publishFull publishes the ops that fill whole frames and returns the rest.
 func (d *Daemon) publishFull(now time.Time, ops []ban.Op) (rest []ban.Op, err error) {
 	parts := ban.SplitOps(ops, maxFramePayload)
 	for i := range len(parts) - 1 {
@@ -67,13 +67,13 @@ func (d *Daemon) publishFrame(now time.Time, ops []ban.Op) error {
 	return nil
 }
 
-// deliver takes verified frames of peers. It is called from the mesh's own goroutine, in order of arrival. Each is merged
-// before the next is judged, which may say again what it says: that counts nothing against its origin.
+// deliver takes verified frames from peers, in order of arrival, on the mesh's own goroutine. Each frame is merged
+// before the next is judged, so that an op that is said again does not count against its origin.
 func (d *Daemon) deliver(frames []mesh.Frame) {
 	now := time.Now()
 	records := d.arrived[:0]
-	var ends []int       // of each frame's records
-	var own []ban.Record // that this node had lost
+	var ends []int       // where each frame's records end
+	var own []ban.Record // this node's own records that it had lost
 	settle := func() {
 		if len(records) > 0 {
 			d.fw.Flush()
@@ -90,7 +90,8 @@ func (d *Daemon) deliver(frames []mesh.Frame) {
 		begin := len(records)
 		records = d.decode(records, now, now, frame, d.admitLocked)
 		d.merge(now, records[begin:])
-		// What has our epoch or a later one is a copy's, which would amend what this node amends.
+		// A frame of ours with this epoch or a later one comes from a copy of this node, which would amend whatever
+		// this node amends.
 		if ban.Origin(frame.Origin) == d.self && frame.Epoch < d.mesh.Epoch() {
 			own = append(own, records[begin:]...)
 		}
@@ -105,7 +106,7 @@ func (d *Daemon) deliver(frames []mesh.Frame) {
 	d.amend(now, own)
 }
 
-// amend publishes what the own records that have come back make necessary.
+// amend publishes what this node's own records that have come back make necessary.
 func (d *Daemon) amend(now time.Time, own []ban.Record) {
 	var ops []ban.Op
 	for some := range slices.Chunk(own, lockChunk) {
@@ -127,8 +128,8 @@ func (d *Daemon) amend(now time.Time, own []ban.Record) {
 	}
 }
 
-// decode opens a frame and appends to dst what judge, which is called with the lock held, lets in. Refused ops are counted
-// and named: the frame travels on all the same, because every node judges for itself.
+// decode decodes a frame's ops and appends to dst those that judge admits. It calls judge with the lock held. Refused
+// ops are counted and logged; the frame travels on regardless, because every node judges for itself.
 func (d *Daemon) decode(
 	dst []ban.Record, now, arrived time.Time, frame mesh.Frame, judge func(time.Time, *ban.Record) error,
 ) []ban.Record {
@@ -175,7 +176,7 @@ func (d *Daemon) decode(
 	return dst[:kept]
 }
 
-// appendRecords gives the ops of a frame their origin, version and time of arrival.
+// appendRecords appends a frame's ops to dst with their origin, version and time of arrival.
 func appendRecords(dst []ban.Record, arrived time.Time, frame mesh.Frame, ops []ban.Op) []ban.Record {
 	for i := range ops {
 		dst = append(dst, ban.Record{
@@ -189,7 +190,7 @@ func appendRecords(dst []ban.Record, arrived time.Time, frame mesh.Frame, ops []
 	return dst
 }
 
-// apply takes over many records, slice by slice.
+// apply merges many records, a chunk at a time.
 func (d *Daemon) apply(now time.Time, records []ban.Record) {
 	for some := range slices.Chunk(records, lockChunk) {
 		d.merge(now, some)
@@ -199,16 +200,16 @@ func (d *Daemon) apply(now time.Time, records []ban.Record) {
 	kick(d.expireKick)
 }
 
-// merge is the one way into the table, for a frame's worth of records. It queues what changed for the kernel in the order
-// in which the table changed, which is why that happens under the lock; the queue never blocks. d.fw.Flush must follow.
+// merge is the only way into the table, for about a frame's worth of records. It queues kernel changes under the lock,
+// so that they stay in the order in which the table changed; the queue never blocks. Call d.fw.Flush afterwards.
 func (d *Daemon) merge(now time.Time, records []ban.Record) {
 	d.mu.Lock()
 	d.settleLocked(d.table.Merge(now, records))
 	d.mu.Unlock()
 }
 
-// settleLocked hands changes of the table to the kernel, and to everybody else once the kernel has them. d.fw.Flush must
-// follow when the lock is given back.
+// settleLocked queues changes of the table for the kernel, and announces them once the kernel has answered. Call
+// d.fw.Flush after releasing the lock.
 func (d *Daemon) settleLocked(changes []ban.Change) {
 	if len(changes) == 0 {
 		return
@@ -249,7 +250,7 @@ func (d *Daemon) settleLocked(changes []ban.Change) {
 	}
 }
 
-// kernelEntry turns a table's entry into the firewall's.
+// kernelEntry converts a table rule to a firewall entry.
 func kernelEntry(rule ban.Rule) fw.Entry {
 	entry := fw.Entry{Prefix: rule.Prefix, Until: rule.Until, Own: rule.Own}
 	for _, r := range rule.Ports.Ranges() {
@@ -258,13 +259,13 @@ func kernelEntry(rule ban.Rule) fw.Entry {
 	return entry
 }
 
-// announce tells everybody else what changed. It only queues.
+// announce reports changes to metrics, the line file, fail2ban and watchers. It only queues.
 func (d *Daemon) announce(changes []ban.Change, at time.Time, err error) {
 	watched, none := d.hub.busy(), d.fw.Status().Backend == fw.NameNone
 	for _, c := range changes {
 		why := d.notEnforced(c, err)
 		d.metrics.changed(c, at, why == "")
-		if c.Event == ban.EventBan && !c.Local && (why == "" || none) { // a line is read as: it is dropped here, unless nothing is
+		if c.Event == ban.EventBan && !c.Local && (why == "" || none) { // a line means "dropped here"; with no backend, nothing is
 			d.emit.add(c)
 		}
 		if c.Event == ban.EventUnban && c.Lift {
@@ -276,7 +277,8 @@ func (d *Daemon) announce(changes []ban.Change, at time.Time, err error) {
 	}
 }
 
-// notEnforced says why the kernel has not taken a change that enforces something, once it has answered with err; "" = it has.
+// notEnforced returns why the kernel, having answered with err, does not enforce a change that should be enforced, or
+// "" if it does.
 func (d *Daemon) notEnforced(c ban.Change, err error) string {
 	if !c.Enforce {
 		return ""
@@ -288,13 +290,14 @@ func (d *Daemon) notEnforced(c ban.Change, err error) string {
 	return why
 }
 
-// holds reports whether the kernel holds a ban that counts. If it does not, why gives the reason, or is empty where the ban is
-// still in the queue.
+// holds reports whether the kernel holds an effective ban. If not, why is the reason, or empty while the ban is still
+// queued.
 func (d *Daemon) holds(prefix netip.Prefix, ports ban.Ports) (ok bool, why string) {
 	return d.fw.Holds(kernelEntry(ban.Rule{Prefix: prefix, Ports: ports}))
 }
 
-// notTaken says why the kernel does not hold a ban that counts, be it only that its turn has not come; "" if it does.
+// notTaken returns why the kernel does not hold an effective ban, even if the ban is merely still queued, or "" if it
+// does.
 func (d *Daemon) notTaken(prefix netip.Prefix, ports ban.Ports) string {
 	ok, why := d.holds(prefix, ports)
 	if !ok && why == "" {
@@ -303,7 +306,7 @@ func (d *Daemon) notTaken(prefix netip.Prefix, ports ban.Ports) string {
 	return why
 }
 
-// event puts a change into the words of the control socket. Why is why the kernel has not taken it.
+// event converts a change to a control event. why is the reason why the kernel has not taken the change.
 func (d *Daemon) event(c ban.Change, at time.Time, why string) control.Event {
 	e := control.Event{
 		Time: at, Name: c.Event.String(), Prefix: c.Prefix, Ports: c.Ports.String(), Until: c.Until,
@@ -313,19 +316,19 @@ func (d *Daemon) event(c ban.Change, at time.Time, why string) control.Event {
 		e.Name, e.NotEnforced = control.StateNotEnforced, why
 	}
 	if why == "" && c.Enforce && !c.Issued.IsZero() {
-		// Two clocks: a negative figure says only that they differ.
+		// Two clocks are involved: a negative value only shows that they differ.
 		ms := max(0, float64(at.Sub(c.Issued).Microseconds())/1000)
 		e.LatencyMS = &ms
 	}
 	return e
 }
 
-// remember queues a frame for the disk, with when it arrived.
+// remember queues a frame for the disk, with its time of arrival.
 func (d *Daemon) remember(arrived time.Time, frame mesh.Frame) {
 	d.store.Put(store.KeyOf(frame.Origin, frame.Epoch, frame.Seq), arrived, frame.Raw())
 }
 
-// keepRecord has a record of the authority's on disk before its command is answered.
+// keepRecord writes a record of the authority to disk before its command is answered.
 func (d *Daemon) keepRecord(ctx context.Context, raw []byte) error {
 	frame, err := mesh.DecodeFrame(raw)
 	if err != nil {
@@ -336,7 +339,7 @@ func (d *Daemon) keepRecord(ctx context.Context, raw []byte) error {
 	return nil
 }
 
-// stopping says it in the words of the control API when an error means that the agent stops.
+// stopping replaces an error that means that the agent is stopping with a control error.
 func stopping(err error) error {
 	if errors.Is(err, mesh.ErrStopped) {
 		return &control.Error{Code: control.CodeFailed, Message: "the agent is stopping"}
@@ -344,9 +347,9 @@ func stopping(err error) error {
 	return err
 }
 
-// admitted remembers every frame that is newly held. Frames of this run were remembered when they were published, before
-// the line file's position; once more does no harm. Own frames of former runs come back from peers after the store has
-// lost them.
+// admitted remembers every newly held frame. Frames of this run were already remembered when they were published,
+// before the line file's position was; doing so again is harmless. Own frames of earlier runs come back from peers
+// after the store has lost them.
 func (d *Daemon) admitted(frames []mesh.Frame) {
 	now := time.Now()
 	for _, frame := range frames {
@@ -354,14 +357,14 @@ func (d *Daemon) admitted(frames []mesh.Frame) {
 	}
 }
 
-// forget drops frames that have ended.
+// forget drops ended frames from the store.
 func (d *Daemon) forget(refs []mesh.FrameRef) {
 	for _, ref := range refs {
 		d.store.Drop(store.KeyOf(ref.Origin, ref.Epoch, ref.Seq))
 	}
 }
 
-// kick puts a token into c unless one waits there already.
+// kick puts a token into c unless one is already there.
 func kick(c chan struct{}) {
 	select {
 	case c <- struct{}{}:

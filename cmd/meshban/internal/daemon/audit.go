@@ -30,7 +30,7 @@ func (d *Daemon) auditProblem(text string) {
 	d.problems.set(kind, text)
 }
 
-// byCaller begins the entry of a change that this machine asks for by the socket.
+// byCaller starts the audit entry of a change that this machine requests through the socket.
 func (d *Daemon) byCaller(ctx context.Context, now time.Time) control.AuditEntry {
 	e := d.bySelf(now, control.ViaSocket)
 	if peer, ok := control.PeerOf(ctx); ok {
@@ -39,14 +39,14 @@ func (d *Daemon) byCaller(ctx context.Context, now time.Time) control.AuditEntry
 	return e
 }
 
-// bySelf begins the entry of a change that is decided here.
+// bySelf starts the audit entry of a change decided on this node.
 func (d *Daemon) bySelf(now time.Time, via string) control.AuditEntry { return d.by(d.self, now, via) }
 
 func (d *Daemon) by(origin ban.Origin, now time.Time, via string) control.AuditEntry {
 	return control.AuditEntry{Time: now.UTC().Truncate(time.Millisecond), Via: via, Node: d.names.of(origin), NodeID: origin.String()}
 }
 
-// recordOps writes down what ops change. Neighbours that say the same of several prefixes share an entry.
+// recordOps records ops in the audit log. Consecutive ops that differ only in their prefix share an entry.
 func (d *Daemon) recordOps(e control.AuditEntry, ops []ban.Op) {
 	d.recordEach(e, len(ops), func(i int) *ban.Op { return &ops[i] })
 }
@@ -69,7 +69,7 @@ func (d *Daemon) recordEach(e control.AuditEntry, count int, op func(int) *ban.O
 	}
 }
 
-// logOwn puts a change that begins on this node into the log.
+// logOwn logs a change that begins on this node.
 func (d *Daemon) logOwn(e control.AuditEntry, kind ban.Kind) {
 	attrs := []any{"prefix", show(e.Prefixes[0])}
 	add := func(key string, value any, said bool) {
@@ -78,7 +78,7 @@ func (d *Daemon) logOwn(e control.AuditEntry, kind ban.Kind) {
 		}
 	}
 	if kind == ban.KindRevoke {
-		e.What = ban.KindUnban.String() // of a ban of its own; revoke is what nodes are
+		e.What = ban.KindUnban.String() // of one of its own bans; "revoke" is for nodes
 	}
 	add("more", len(e.Prefixes)-1, len(e.Prefixes) > 1)
 	add("ports", e.Ports, e.Ports != "")
@@ -93,7 +93,7 @@ func alike(a, b *ban.Op) bool {
 	return a.Kind == b.Kind && a.Ports == b.Ports && a.Until.Equal(b.Until) && a.Reason == b.Reason && a.Source == b.Source
 }
 
-// recordRemote writes down what the records of one peer's frame change.
+// recordRemote records the ops of one peer's frame in the audit log.
 func (d *Daemon) recordRemote(now time.Time, records []ban.Record) {
 	if len(records) == 0 {
 		return

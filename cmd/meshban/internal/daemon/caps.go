@@ -14,8 +14,8 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// capsLocked is what an origin may say here: of the configuration and the origin's certificate the stricter. It is the
-// one place to ask, and asked for every record of a peer.
+// capsLocked returns what an origin may say here: the stricter of the configuration and the origin's certificate. It is
+// the only place to ask, and is called for every record of a peer.
 func (d *Daemon) capsLocked(origin ban.Origin) ban.Caps {
 	p := &d.cfg.Peers
 	caps := ban.Caps{
@@ -28,7 +28,7 @@ func (d *Daemon) capsLocked(origin ban.Origin) ban.Caps {
 	return caps
 }
 
-// stricter narrows caps to those of a certificate. With a rate of its own a node gets at once what it gets in a minute.
+// stricter narrows caps to those of a certificate. A certificate's rate per minute also bounds the burst.
 func stricter(caps *ban.Caps, c *mesh.Caps) {
 	if c.Rate != 0 {
 		caps.Rate, caps.Burst = min(caps.Rate, int(c.Rate)), min(caps.Burst, int(c.Rate))
@@ -40,28 +40,28 @@ func stricter(caps *ban.Caps, c *mesh.Caps) {
 	caps.Import = caps.Import && c.Import
 }
 
-// ownCaps is what peers with the same configuration take from this node.
+// ownCaps returns what peers with the same configuration take from this node.
 func (d *Daemon) ownCaps() ban.Caps {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.capsLocked(d.self)
 }
 
-// notes says what becomes of bans of this node elsewhere, as far as this node can tell.
+// notes predicts what other nodes do with this node's bans, as far as this node can tell.
 type notes struct {
 	d        *Daemon
-	caps     ban.Caps  // of this node, by its own configuration, and
-	cert     mesh.Caps // by its certificate
+	caps     ban.Caps  // of this node: the stricter of configuration and certificate
+	cert     mesh.Caps // of this node's certificate
 	peers    config.Peers
 	bans     config.Bans
 	imported bool
-	room     int // new bans that peers let count
+	room     int // how many new bans peers still let count
 	rule     string
 	beyond   map[netip.Prefix]bool // new bans for which there is no room
-	spared   map[netip.Prefix]bool // prefixes with something inside that is let through
+	spared   map[netip.Prefix]bool // prefixes with something never banned inside
 }
 
-// newNotes begins the notes of a request; asked is how many new bans the caller was told of before.
+// newNotes starts the notes of a request. asked is how many new bans the caller was already told about.
 func (d *Daemon) newNotes(now time.Time, imported bool, asked int) *notes {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -75,10 +75,10 @@ func (d *Daemon) newNotes(now time.Time, imported bool, asked int) *notes {
 	return n
 }
 
-// noteSpared is the note about a prefix that contains what is never banned.
+// noteSpared is the note about a prefix that contains something never banned.
 const noteSpared = "what is never banned inside stays open"
 
-// lookLocked notes what the table tells of a ban before it is made.
+// lookLocked notes what the table says about a ban before it is made.
 func (n *notes) lookLocked(prefix netip.Prefix, fresh bool) {
 	if fresh {
 		if n.room--; n.room < 0 {
@@ -90,7 +90,7 @@ func (n *notes) lookLocked(prefix netip.Prefix, fresh bool) {
 	}
 }
 
-// of returns what is worth knowing about the ban of a prefix, and what to do about it; both are "" where nothing is.
+// of returns a note about the ban of a prefix, and a hint what to do about it; both are "" if there is nothing to say.
 func (n *notes) of(prefix netip.Prefix, length time.Duration) (note, hint string) {
 	key, widest, granted := "widest_ipv4", n.caps.MinBits4, int(n.cert.MinBits4)
 	if prefix.Addr().Is6() {
@@ -139,13 +139,14 @@ func (n *notes) ofRoom() (note, hint string) {
 		"`meshban held release --from " + n.d.names.handle(n.d.self) + "` on each of them lets it count; to avoid it, change that"
 }
 
-// certHint says how to change one cap of this node's certificate.
+// certHint returns how to change one cap of this node's certificate.
 func (n *notes) certHint(flag string) string {
 	return fmt.Sprintf("where ca.key is: `meshban ca caps %s %s`, and with it the caps that it keeps, which `meshban ca caps %[1]s` shows", n.d.names.handle(n.d.self), flag)
 }
 
-// recap notes what a node's certificate allows now. Package mesh tells of every certificate that comes or ends before
-// any frame that came later; what it says of a moment after that counts early, which is as good.
+// recap records what a node's certificate now allows. Package mesh reports every certificate that comes or ends before
+// any frame that came later. If the certificate has changed again by now, the newer one counts early, which is
+// harmless.
 func (d *Daemon) recap(id mesh.ID) {
 	s := d.mesh.Standing(id)
 	d.recertified(s)
@@ -164,7 +165,7 @@ func (d *Daemon) recapLocked(s mesh.Standing) {
 		delete(d.debts, o)
 		delete(d.reports, o)
 	}
-	if s.Revoked != nil { // for good
+	if s.Revoked != nil { // a revocation is final
 		delete(d.recapped, o)
 		return
 	}
@@ -176,7 +177,7 @@ func (d *Daemon) recapLocked(s mesh.Standing) {
 	kick(d.recapKick)
 }
 
-// recapAll notes what the certificates that the store gave back allow.
+// recapAll records what the certificates restored from the store allow.
 func (d *Daemon) recapAll() {
 	all := d.mesh.Standings()
 	for _, s := range all {
@@ -190,7 +191,7 @@ func (d *Daemon) recapAll() {
 	clear(d.recapped) // nothing has been judged yet
 }
 
-// CertificateCaps puts caps into the certificate's terms.
+// CertificateCaps converts caps to a certificate's.
 func CertificateCaps(c control.Caps) mesh.Caps {
 	return mesh.Caps{
 		Rate: uint32(c.Rate), Active: uint32(c.Active), MinBits4: uint8(c.Widest4), MinBits6: uint8(c.Widest6), MaxTTL: c.MaxFor,

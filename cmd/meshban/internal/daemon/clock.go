@@ -9,10 +9,10 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// rewound takes over again what the frames say that are held, once the clock was set: some of it had ended by a clock that
-// was ahead, or had not counted yet by one that was behind. What lifts bans comes before what bans, so that no ban that was
-// lifted counts for a moment: it has come back from peers or from the store, or, if all clocks were ahead, the table
-// remembers it. It is called from the mesh's own goroutine: all that is held was judged before.
+// rewound applies the held frames again after the clock was set: some ops had ended by a clock that was ahead, or did
+// not count yet by one that was behind. Ops that lift bans come before bans, so that a lifted ban does not count even
+// for a moment; they have come back from peers or from the store, or, if all clocks were ahead, the table remembers
+// them. It runs on the mesh's own goroutine, so all that is held was judged before.
 func (d *Daemon) rewound(live iter.Seq[mesh.Frame]) {
 	now := time.Now()
 	stored, err := d.syncedHolds()
@@ -28,7 +28,7 @@ func (d *Daemon) rewound(live iter.Seq[mesh.Frame]) {
 	d.takeAgain(now, live, stored)
 }
 
-// syncedHolds returns what waits for the operator, as the disk tells.
+// syncedHolds returns the stored holds once everything queued is on disk.
 func (d *Daemon) syncedHolds() (storedHolds, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), keepLimit)
 	defer cancel()
@@ -38,13 +38,13 @@ func (d *Daemon) syncedHolds() (storedHolds, error) {
 	return d.storedHolds()
 }
 
-// takeAgain takes over what frames say that were judged before: what lifts bans before what bans.
+// takeAgain applies frames that were judged before: ops that lift bans first, then bans.
 func (d *Daemon) takeAgain(now time.Time, live iter.Seq[mesh.Frame], stored storedHolds) {
 	for _, bans := range []bool{false, true} {
 		var some []ban.Record
 		for frame := range live {
 			begin, at := len(some), now
-			if frame.Issued.After(at) { // it was let in when the clock was ahead
+			if frame.Issued.After(at) { // it was admitted while the clock was ahead
 				at = frame.Issued
 			}
 			some = d.decode(some, at, now, frame, stored.judgeLocked)

@@ -14,7 +14,7 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// Rules by which a command has no effect, or none elsewhere, though nothing refused its op.
+// Rules under which a command has no effect, or none elsewhere, although nothing refused its op.
 const (
 	ruleRevoked     = "revoked"
 	ruleCertificate = "no certificate"
@@ -26,13 +26,13 @@ const (
 // confirmLimit bounds how long an answer waits for the kernel.
 const confirmLimit = 800 * time.Millisecond
 
-// ignored returns why the other nodes take nothing from this one, or nil if they do.
+// ignored returns why the other nodes ignore this one, or nil if they do not.
 func (d *Daemon) ignored() *control.Error {
 	if d.distrust != "" {
 		return nil
 	}
 	select {
-	case <-d.mesh.Ready(): // before that its own certificate may not be known
+	case <-d.mesh.Ready(): // until then its own certificate may be unknown
 	default:
 		return nil
 	}
@@ -56,7 +56,7 @@ func (d *Daemon) ignored() *control.Error {
 	return nil
 }
 
-// standingProblem is the problem that status shows while the other nodes take nothing from this one; "" while they do.
+// standingProblem returns the problem that status shows while the other nodes ignore this one, or "".
 func (d *Daemon) standingProblem() string {
 	e := d.ignored()
 	if e == nil {
@@ -65,8 +65,8 @@ func (d *Daemon) standingProblem() string {
 	return e.Message + ": the others take nothing from it, and it protects only itself; " + e.Hint
 }
 
-// confirm replaces each success that the table, the kernel or the mesh does not confirm by an error. look, which is called
-// with the lock held, says what the table has of one; did says what was still done on this node.
+// confirm replaces each success that the table, the kernel or the mesh does not confirm with an error. look is called
+// with the lock held and returns the table's objection to a result; did says what was still done on this node.
 func (d *Daemon) confirm(
 	ctx context.Context, results []control.Result, look func(*control.Result) *control.Error, did string,
 ) {
@@ -74,7 +74,7 @@ func (d *Daemon) confirm(
 		return
 	}
 	var kernel *control.Error
-	if len(results) <= lockChunk { // a bulk keeps pace with the kernel; status tells when that lags
+	if len(results) <= lockChunk { // a bulk keeps pace with the kernel; status reports it if that lags
 		kernel = d.kernelTook(ctx, results)
 	}
 	ignored, mute := d.ignored(), mutedBy(d.mesh.Mute(), d.names)
@@ -114,7 +114,7 @@ func (d *Daemon) confirm(
 // maxNamedMembers bounds the members that an error names.
 const maxNamedMembers = 4
 
-// mutedBy names members; "" for none.
+// mutedBy lists members by name, or returns "" for none.
 func mutedBy(ids []mesh.ID, n *names) string {
 	var who []ban.Origin
 	for _, id := range ids[:min(len(ids), maxNamedMembers)] {
@@ -127,7 +127,8 @@ func mutedBy(ids []mesh.ID, n *names) string {
 	return text
 }
 
-// kernelTook waits until the kernel has answered for what was done, and returns what keeps it from that.
+// kernelTook waits until the kernel has answered for the successful results, and returns an error if it has not taken
+// them.
 func (d *Daemon) kernelTook(ctx context.Context, results []control.Result) *control.Error {
 	ctx, cancel := context.WithTimeout(ctx, confirmLimit)
 	defer cancel()
@@ -152,7 +153,7 @@ func (d *Daemon) kernelTook(ctx context.Context, results []control.Result) *cont
 	}
 }
 
-// banEffect returns why a ban that was just made drops nothing here, or nil if it does.
+// banEffect returns a look function for confirm: it returns why a new ban drops nothing here, or nil if it does.
 func (d *Daemon) banEffect(now time.Time, ports ban.Ports) func(*control.Result) *control.Error {
 	backend := d.fw.Status().Backend
 	return func(r *control.Result) *control.Error {
@@ -189,7 +190,7 @@ func (d *Daemon) banEffect(now time.Time, ports ban.Ports) func(*control.Result)
 			addNote(r, "this node has no firewall backend and drops nothing; the others do")
 		}
 		if backend == fw.NameNone || slices.Contains(left, r.Prefix) {
-			r.State = control.StateNotEnforced // as the operator has it; or it would cut off neighbours, and the others are elsewhere
+			r.State = control.StateNotEnforced // no error: chosen by the operator, or it would cut off neighbours here
 			return nil
 		}
 		if ok, why := d.holds(r.Prefix, ports); why != "" {
@@ -199,7 +200,7 @@ func (d *Daemon) banEffect(now time.Time, ports ban.Ports) func(*control.Result)
 				Message: fmt.Sprintf("%s is banned, but not enforced here: %s", show(r.Prefix), why),
 			}
 		} else if !ok {
-			r.State = control.StateNotEnforced // of a bulk, which does not wait for the kernel
+			r.State = control.StateNotEnforced // part of a bulk, which does not wait for the kernel
 		}
 		return nil
 	}
@@ -208,7 +209,7 @@ func (d *Daemon) banEffect(now time.Time, ports ban.Ports) func(*control.Result)
 // maxNamedNetworks bounds the networks that a text names.
 const maxNamedNetworks = 4
 
-// leavesOut says which networks of this machine's own a ban leaves out; "" for none.
+// leavesOut says which of this machine's own networks a ban leaves out, or returns "" for none.
 func leavesOut(networks []netip.Prefix) string {
 	if len(networks) == 0 {
 		return ""
@@ -227,7 +228,7 @@ func leavesOut(networks []netip.Prefix) string {
 	return fmt.Sprintf("leaves out %s: %s of this machine's own", strings.Join(names, ", "), what)
 }
 
-// spares returns why a ban does not reach a prefix inside it; "" if it does.
+// spares returns why a ban does not reach a prefix inside it, or "" if it does.
 func (d *Daemon) spares(banned, prefix netip.Prefix) string {
 	for _, n := range d.fw.LeftOut(banned) {
 		if n.Bits() <= prefix.Bits() && n.Contains(prefix.Addr()) {
@@ -269,7 +270,8 @@ func (d *Daemon) allowEffect(r *control.Result) *control.Error {
 	}
 }
 
-// othersNote says of an op against bans of others that the caps of this node keep it at home; "" if they do not.
+// othersNote returns a note that this node's caps keep an op against other nodes' bans from counting elsewhere, or ""
+// if they do not.
 func (d *Daemon) othersNote(what string, banners []ban.Origin) string {
 	if d.ownCaps().UnbanAny {
 		return ""
@@ -281,7 +283,7 @@ func (d *Daemon) othersNote(what string, banners []ban.Origin) string {
 	return what
 }
 
-// join lists the names of nodes.
+// join returns the names of nodes, separated by commas.
 func (n *names) join(ids []ban.Origin) string {
 	list := make([]string, len(ids))
 	for i, id := range ids {
@@ -290,7 +292,7 @@ func (n *names) join(ids []ban.Origin) string {
 	return strings.Join(list, ", ")
 }
 
-// bannersOf returns the origins whose bans ops lift, but for this node.
+// bannersOf adds to dst, by prefix, the origins whose bans ops lift.
 func bannersOf(dst map[netip.Prefix][]ban.Origin, ops []ban.Op) {
 	for _, op := range ops {
 		for _, m := range op.Marks {

@@ -40,7 +40,7 @@ type Config struct {
 	Reload <-chan os.Signal              // a value asks for a reload; the caller sends, nobody closes. nil = never
 	Reread func() (config.Config, error) // the configuration as it is now
 
-	Host func() ([]hostinfo.Entry, error) // what this machine cannot do without; nil = hostinfo.Read
+	Host func() ([]hostinfo.Entry, error) // addresses this machine depends on; nil = hostinfo.Read
 }
 
 func (c *Config) validate() error {
@@ -68,17 +68,17 @@ type Daemon struct {
 	host    func() ([]hostinfo.Entry, error)
 	started time.Time
 	self    ban.Origin
-	// hostName is this machine's, as syslog writes it: without its domain.
+	// hostName is this machine's name as syslog writes it, without the domain.
 	hostName string
-	distrust string // what is wrong with the mesh's trust as a whole; empty: nothing
+	distrust string // what is wrong with the mesh's trust as a whole; empty = nothing
 
 	store    *store.Store
 	audit    *audit.Log
 	mesh     *mesh.Mesh
 	fw       *fw.Syncer
 	attempts []fw.Attempt
-	claimed  error        // another agent drops packets in this kernel
-	unclaim  func() error // lets another one do so; nil if this one does not
+	claimed  error        // set if another agent drops packets in this kernel
+	unclaim  func() error // gives up this agent's claim to the kernel; nil if it has none
 	access   control.Access
 	follower *logsrc.Follower
 	emitter  *logsrc.Emitter
@@ -95,40 +95,41 @@ type Daemon struct {
 	problems  *problems
 	others    *others
 	lines     lineCounts
-	// ignoredShown: status has the problem that the other nodes take nothing from this one.
+	// ignoredShown: status shows the problem that the other nodes ignore this one.
 	ignoredShown atomic.Bool
 
-	ssh        *hostinfo.Sessions               // New's, then watchSessions' alone
-	sessions   atomic.Pointer[[]hostinfo.Entry] // from where users are logged in by ssh
+	ssh        *hostinfo.Sessions               // used by New, then only by watchSessions
+	sessions   atomic.Pointer[[]hostinfo.Entry] // where ssh users are logged in from
 	refillKick chan struct{}                    // holds one token: the store may lack frames. Anyone sends, refillStore receives
-	networks   atomic.Pointer[[]netip.Prefix]   // those that this machine is in; neverList stores them
+	networks   atomic.Pointer[[]netip.Prefix]   // the networks that this machine is in; neverList stores them
 	neverKick  chan struct{}                    // holds one token: the never-ban list may have changed. Anyone sends, guardNever receives
 	noticeKick chan struct{}                    // holds one token: an origin is to be told something. Anyone sends, tellOrigins receives
 	recapKick  chan struct{}                    // holds one token: recapped may have an entry. recapLocked sends, serveReload receives
 	expireKick chan struct{}                    // holds one token: an earlier expiry may have come. apply sends, expire receives
 
-	arrived []ban.Record // deliver's alone, for its room: at most lockChunk and a frame
+	arrived []ban.Record // deliver's buffer, for reuse: at most lockChunk records and a frame
 
 	mu    sync.Mutex // guards what follows
 	table *ban.Table
 	gate  *ban.Gate
 	alarm alarm
-	// granted are the caps of the nodes whose certificate counts. The mesh's goroutine writes it.
+	// granted holds the caps of the nodes whose certificate is valid. The mesh's goroutine writes it.
 	granted map[ban.Origin]mesh.Caps
-	// recapped are the caps by which nodes were judged before their certificate changed, until what they said is judged again.
+	// recapped holds the caps by which nodes were judged before their certificate changed, until their ops are judged
+	// again.
 	recapped map[ban.Origin]ban.Caps
 	debts    map[ban.Origin]*debt     // what this node has to tell others
 	reports  map[ban.Origin]report    // what others tell this node
-	slowed   map[ban.Origin]time.Time // when Mesh.Slow was called last
+	slowed   map[ban.Origin]time.Time // when Mesh.Slow was last called
 
 	offences *offences
 	past     past
 	cfg      config.Config
 }
 
-// New takes the state folder, opens the store, sets up the firewall and restores what was banned, so that the kernel
-// enforces it before the mesh is joined. The folder is given back by Run, or by New when it fails. It returns
-// statedir.ErrLocked when another agent runs on the folder.
+// New locks the state folder, opens the store, sets up the firewall and restores the bans, so that the kernel enforces
+// them before the node joins the mesh. Run releases the folder, as does New if it fails. New returns statedir.ErrLocked
+// if another agent runs on the folder.
 func New(ctx context.Context, cfg Config) (*Daemon, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -155,7 +156,7 @@ func New(ctx context.Context, cfg Config) (*Daemon, error) {
 	return d, nil
 }
 
-// close gives back what prepare opened.
+// close releases what prepare opened.
 func (d *Daemon) close() error {
 	var errs []error
 	if d.unclaim != nil {
@@ -167,10 +168,10 @@ func (d *Daemon) close() error {
 	return errors.Join(errs...)
 }
 
-// Run serves until ctx ends or a task fails, then leaves the mesh, writes what is not on disk yet, and returns. The
-// kernel keeps what it has.
+// Run serves until ctx ends or a task fails, then leaves the mesh, writes what is not yet on disk, and returns. The
+// kernel keeps its bans.
 func (d *Daemon) Run(ctx context.Context) error {
-	// The store and the audit log outlive the tasks: what they queue while they stop must reach the disk.
+	// The store and the audit log outlive the tasks: what the tasks queue while they stop must reach the disk.
 	storeCtx, stopStore := context.WithCancel(context.WithoutCancel(ctx))
 	stored := make(chan error, 1)
 	go func() { stored <- d.store.Run(storeCtx) }()
@@ -213,10 +214,11 @@ func (d *Daemon) Run(ctx context.Context) error {
 	return errors.Join(err, <-stored, d.refillLast(), <-audited, d.emitter.Close(), d.close())
 }
 
-// tasksLimit bounds how long Run waits for its tasks once it is to end: what hangs must not keep the rest off the disk.
+// tasksLimit bounds how long Run waits for its tasks to stop: one that hangs must not keep the rest off the disk.
 const tasksLimit = 3 * time.Second
 
-// Await calls f and returns its error, or ended false if f has not returned by limit after ctx is done. Then f goes on.
+// Await calls f and returns its error, or ended false if f has not returned within limit after ctx is done; f then
+// keeps running.
 func Await(ctx context.Context, limit time.Duration, f func() error) (ended bool, err error) {
 	done := make(chan error, 1)
 	go func() { done <- f() }()

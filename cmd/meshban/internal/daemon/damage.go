@@ -12,7 +12,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/store"
 )
 
-// storeDamaged tells of a file of the store that was set aside, and has refillStore bring back what is missing.
+// storeDamaged reports that a damaged file of the store was set aside, and has refillStore restore what is missing.
 func (d *Daemon) storeDamaged(damage store.Damage) {
 	d.problems.set("store", fmt.Sprintf("%s was damaged, and is set aside as %s: %d of its frames are sound, peers give back the others; look at the disk (%v)",
 		d.home.Store(), damage.Aside, damage.Kept, damage.Cause))
@@ -20,7 +20,7 @@ func (d *Daemon) storeDamaged(damage store.Damage) {
 	kick(d.refillKick)
 }
 
-// storeMissing says so where a node that has run before has no store. It must be called before the store is made.
+// storeMissing reports if a node that has run before has no store. Call it before the store is created.
 func (d *Daemon) storeMissing() {
 	_, errStore := os.Lstat(d.home.Store())
 	_, errAudit := os.Lstat(d.home.Audit())
@@ -31,7 +31,7 @@ func (d *Daemon) storeMissing() {
 	d.log.Error("the store was missing, though this node has run before; peers give back what was in it", "store", d.home.Store())
 }
 
-// refillStore calls refill whenever a store has taken the place of a damaged one.
+// refillStore calls refill whenever a new store has replaced a damaged one.
 func (d *Daemon) refillStore(ctx context.Context) error {
 	for {
 		select {
@@ -43,7 +43,7 @@ func (d *Daemon) refillStore(ctx context.Context) error {
 	}
 }
 
-// refillLast does so for a damage that was found while the agent stops, after the tasks and the store have.
+// refillLast does the same for damage found while the agent stops, after the tasks and the store have stopped.
 func (d *Daemon) refillLast() error {
 	select {
 	case <-d.refillKick:
@@ -54,7 +54,8 @@ func (d *Daemon) refillLast() error {
 	}
 }
 
-// refill puts what this node knows into the store. What waits for the operator goes before the frames, so that no crash leaves those alone.
+// refill writes what this node knows to the store. Holds go before the frames, so that no crash leaves frames without
+// their holds.
 func (d *Daemon) refill(ctx context.Context) {
 	err := d.eachHeld(ctx, func(records []ban.Record) error {
 		for _, r := range records {
@@ -62,7 +63,7 @@ func (d *Daemon) refill(ctx context.Context) {
 		}
 		return nil
 	})
-	if err != nil { // ctx has ended: refillLast goes on
+	if err != nil { // ctx has ended: refillLast continues
 		kick(d.refillKick)
 		return
 	}

@@ -12,27 +12,27 @@ import (
 )
 
 const (
-	// maxEmitQueue bounds the bans that wait for the line file. Beyond it the oldest are not emitted, and counted.
+	// maxEmitQueue bounds the bans that wait for the line file. Beyond it the oldest are dropped and counted.
 	maxEmitQueue = 1 << 17
 	// maxEmitBatch bounds the lines of one write.
 	maxEmitBatch = 4096
-	// emitGather is how long the first of a batch waits for more. Whoever reads the lines polls (fail2ban once a second);
-	// the kernel and the peers get the processor first. While one batch follows another within a second, it is
-	// emitGatherMore.
+	// emitGather is how long the first ban of a batch waits for more. Readers of the lines poll (fail2ban once a
+	// second), so the kernel and the peers get the processor first. If the last batch is less than a second old, the
+	// wait is emitGatherMore.
 	emitGather, emitGatherMore = 20 * time.Millisecond, 100 * time.Millisecond
 )
 
 // emitQueue holds bans that wait for the line file.
 type emitQueue struct {
 	wake chan struct{} // holds one token; add sends, take receives
-	last time.Time     // take's alone: when it last gave a batch
+	last time.Time     // used only by take: when it last returned a batch
 
 	mu    sync.Mutex // guards what follows
 	queue []emission
 	lost  uint64
 }
 
-// emission is a ban as the classic line says it.
+// emission is a ban as the classic line states it.
 type emission struct {
 	origin ban.Origin
 	addr   netip.Addr
@@ -41,11 +41,11 @@ type emission struct {
 
 func newEmitQueue() *emitQueue { return &emitQueue{wake: make(chan struct{}, 1)} }
 
-// emits reports whether the line file gets a line for a ban of another node: a CIDR has no classic form, and a list that
-// was imported is nobody's sighting.
+// emits reports whether the line file gets a line for another node's ban: a CIDR has no classic form, and an imported
+// list is nobody's sighting.
 func emits(c ban.Change) bool { return c.Prefix.IsSingleIP() && !ban.Imported(c.Source) }
 
-// add queues c, if it is emitted, and never blocks.
+// add queues c if it is to be emitted. It never blocks.
 func (q *emitQueue) add(c ban.Change) {
 	if !emits(c) {
 		return
@@ -60,7 +60,7 @@ func (q *emitQueue) add(c ban.Change) {
 	kick(q.wake)
 }
 
-// take waits for bans, gathers, and returns up to maxEmitBatch of them; false when ctx has ended.
+// take waits for bans, gathers more, and returns up to maxEmitBatch of them, or false if ctx has ended.
 func (q *emitQueue) take(ctx context.Context) ([]emission, bool) {
 	gather := time.NewTimer(0)
 	defer gather.Stop()
@@ -96,7 +96,7 @@ func (q *emitQueue) take(ctx context.Context) ([]emission, bool) {
 	}
 }
 
-// dropped tells how many bans never reached the line file because the queue was full.
+// dropped returns how many bans never reached the line file because the queue was full.
 func (q *emitQueue) dropped() uint64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -104,23 +104,23 @@ func (q *emitQueue) dropped() uint64 {
 }
 
 const (
-	// echoGrace is how long a local fail2ban may take to answer an emitted line with one of its own, which then ends that
-	// much later than the ban; and how long after the end of a ban such an answer still counts as one. fail2ban polls once
-	// a second; a minute covers a busy one.
+	// echoGrace is how long a local fail2ban may take to answer an emitted line with a line of its own, whose ban then
+	// ends that much later than the emitted one. It is also how long after a ban has ended such an answer still counts
+	// as an echo. fail2ban polls once a second; a minute covers a busy one.
 	echoGrace = time.Minute
-	// maxEchoes bounds the addresses remembered for that.
+	// maxEchoes bounds the addresses remembered for echoGrace.
 	maxEchoes = 1 << 16
 )
 
-// echoLocked reports whether a line exists only because this node emitted one: it is that line, from a former run, or
-// what a local fail2ban wrote after it had read it. Such a line is no sighting.
+// echoLocked reports whether a line exists only because this node emitted one: it is that line, from an earlier run, or
+// a local fail2ban wrote it after reading that line. Such a line is no sighting.
 //
-// A jail that reads the line file writes nothing else, any other jail nothing of the kind. Where the jails are not known,
-// the recipe's action repeats the address with all ports and says no length, and of any other line only what the ban of a peer does
-// already can be such an answer: not a line about other ports, and not one for longer.
+// A jail that reads the line file writes only echoes; any other jail writes none. If the jails are not known, the
+// recipe's action is recognised: it repeats the address with all ports and no length. Any other line can be an echo
+// only if a peer's ban already covers its ports and lasts as long.
 func (d *Daemon) echoLocked(now time.Time, line logsrc.Line) bool {
-	// A syslog daemon that writes what `logger -t newbans` said makes the same form, with this machine's name in it. We
-	// emit only what others banned.
+	// A syslog daemon that writes what `logger -t newbans` said produces the same form, with this machine's name in it.
+	// This node emits only what others banned.
 	if line.Emitted && line.Origin != d.hostName {
 		return true
 	}
@@ -165,7 +165,7 @@ type echoes struct {
 
 func newEchoes() *echoes { return &echoes{until: map[netip.Addr]time.Time{}} }
 
-// lifted notes that a ban of another node has ended at now.
+// lifted notes that another node's ban has ended at now.
 func (e *echoes) lifted(now time.Time, c ban.Change) {
 	if !emits(c) {
 		return

@@ -9,7 +9,7 @@ import (
 // watcherBuffer is how many events a watcher may lag behind before its stream is ended.
 const watcherBuffer = 8192
 
-// hub hands events to those who watch. A watcher that cannot follow is cut off and told so: nobody waits for it.
+// hub sends events to watchers. A watcher that cannot keep up is cut off and told so; nobody waits for it.
 type hub struct {
 	mu       sync.Mutex // guards what follows
 	watchers map[*watcher]struct{}
@@ -22,7 +22,7 @@ type watcher struct {
 
 func newHub() *hub { return &hub{watchers: map[*watcher]struct{}{}} }
 
-// join adds a watcher; the caller must leave.
+// join adds a watcher; the caller must call leave.
 func (h *hub) join() *watcher {
 	w := &watcher{events: make(chan control.Event, watcherBuffer)}
 	h.mu.Lock()
@@ -31,7 +31,7 @@ func (h *hub) join() *watcher {
 	return w
 }
 
-// leave takes a watcher away. Leaving twice is harmless.
+// leave removes a watcher. Leaving twice is harmless.
 func (h *hub) leave(w *watcher) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -45,7 +45,7 @@ func (h *hub) dropLocked(w *watcher) {
 	}
 }
 
-// busy reports whether anybody watches, so that nobody builds events for none.
+// busy reports whether anybody watches, so that events are built only if somebody does.
 func (h *hub) busy() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -8,13 +8,14 @@ import (
 const (
 	// expiryIdle bounds the sleep when nothing expires soon, so that a stepped clock is noticed.
 	expiryIdle = 30 * time.Second
-	// expiryPause is the least time between two rounds: what ends within it goes to the kernel as one batch.
+	// expiryPause is the shortest time between two rounds: bans that end within it go to the kernel as one batch.
 	expiryPause = 20 * time.Millisecond
-	// slicePause is left to others between two slices of what ends together; each holds the lock for less than 1 ms.
+	// slicePause is the time left to others between two slices of what ends together; each slice holds the lock for
+	// less than 1 ms.
 	slicePause = 200 * time.Microsecond
 )
 
-// expire lets go of what has ended, at its time, until ctx ends.
+// expire removes what has ended, on time, until ctx ends.
 func (d *Daemon) expire(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()

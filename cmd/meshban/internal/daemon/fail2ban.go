@@ -10,10 +10,10 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/fail2ban"
 )
 
-// fail2banWait bounds how long the answer to unban waits for fail2ban, and whyWait the one to why.
+// fail2banWait bounds how long the answer to unban waits for fail2ban; whyWait does the same for why.
 const fail2banWait, whyWait = 10 * time.Second, 4 * time.Second
 
-// fail2banProblem shows what fail2ban did not let go of; "" ends it.
+// fail2banProblem shows what fail2ban did not unban; "" clears the problem.
 func (d *Daemon) fail2banProblem(text string) {
 	if text == "" {
 		d.problems.clear("fail2ban")
@@ -23,8 +23,8 @@ func (d *Daemon) fail2banProblem(text string) {
 	d.log.Warn("fail2ban did not let go of all that was lifted", "problem", text)
 }
 
-// confirmFail2ban notes in results, which are of an unban, what this node's fail2ban still bans of them. An address that
-// only fail2ban banned counts as found.
+// confirmFail2ban notes in the results of an unban what this node's fail2ban still bans. An address that only fail2ban
+// banned counts as found.
 func (d *Daemon) confirmFail2ban(ctx context.Context, results []control.Result) {
 	if len(results) > fail2ban.MaxAtOnce {
 		return // the lift is still passed on; status reports its outcome
@@ -62,7 +62,7 @@ func (d *Daemon) confirmFail2ban(ctx context.Context, results []control.Result) 
 	}
 }
 
-// onlyThere returns what fail2ban bans of those results that the mesh does not know.
+// onlyThere returns what fail2ban bans among the results that the mesh does not know.
 func (d *Daemon) onlyThere(ctx context.Context, results []control.Result) ([]netip.Prefix, error) {
 	var unknown, only []netip.Prefix
 	for _, r := range results {
@@ -83,7 +83,7 @@ func (d *Daemon) onlyThere(ctx context.Context, results []control.Result) ([]net
 	return only, err
 }
 
-// fail2banFindings are what this node's fail2ban bans that bears on prefix.
+// fail2banFindings returns this node's fail2ban bans that bear on prefix.
 func (d *Daemon) fail2banFindings(ctx context.Context, prefix netip.Prefix) []fail2ban.Ban {
 	ctx, cancel := context.WithTimeout(ctx, whyWait)
 	defer cancel()
@@ -94,7 +94,7 @@ func (d *Daemon) fail2banFindings(ctx context.Context, prefix netip.Prefix) []fa
 	return bans
 }
 
-// fail2banStatus is what status says of fail2ban; nil where meshban was not connected with it.
+// fail2banStatus returns what status shows about fail2ban, or nil if meshban is not connected to it.
 func (d *Daemon) fail2banStatus(ctx context.Context) *control.Fail2banStatus {
 	s := d.fail2ban.State(ctx)
 	if s.At.IsZero() {

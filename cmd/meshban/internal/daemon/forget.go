@@ -13,16 +13,16 @@ import (
 )
 
 const (
-	// forgetMark leads the payload of a frame that says that a member is gone for good; no payload of ops begins so. The
-	// member's id follows.
+	// forgetMark starts the payload of a frame that declares a member gone for good; no payload of ops starts this way.
+	// The member's id follows.
 	forgetMark = "forget "
-	// forgetFor is how long such a frame lives: longer than anybody remembers a silent member by itself.
+	// forgetFor is how long such a frame lives: longer than any node remembers a silent member on its own.
 	forgetFor = 8 * 24 * time.Hour
 )
 
 func forgetPayload(id mesh.ID) []byte { return append([]byte(forgetMark), id[:]...) }
 
-// forgottenBy returns the member that a payload says is gone for good.
+// forgottenBy returns the member that a payload declares gone for good.
 func forgottenBy(payload []byte) (id mesh.ID, ok bool) {
 	rest, ok := bytes.CutPrefix(payload, []byte(forgetMark))
 	if !ok || len(rest) != len(id) {
@@ -67,7 +67,7 @@ func (d *Daemon) Forget(ctx context.Context, req control.ForgetRequest) (control
 	return control.ForgetReply{Name: d.names.plain(ban.Origin(id)), ID: id.String()}, nil
 }
 
-// publishForget says that a member is gone for good, in the authority's name where its key is.
+// publishForget declares a member gone for good, in the authority's name if this node has its key.
 func (d *Daemon) publishForget(now time.Time, id mesh.ID) (mesh.Frame, error) {
 	if d.mesh.HasAuthority() {
 		return d.mesh.PublishAsAuthority(now, forgetPayload(id), now.Add(forgetFor))
@@ -75,7 +75,7 @@ func (d *Daemon) publishForget(now time.Time, id mesh.ID) (mesh.Frame, error) {
 	return d.mesh.Publish(now, forgetPayload(id), now.Add(forgetFor), nil)
 }
 
-// hearForget takes the word of a node that a member is gone for good.
+// hearForget handles another node's declaration that a member is gone for good.
 func (d *Daemon) hearForget(frame mesh.Frame, id mesh.ID) {
 	sure := ban.Origin(frame.Origin) == d.self || frame.Origin == d.mesh.AuthorityID() && d.distrust == ""
 	if d.mesh.Forget(id, frame.Origin, frame.Issued, sure) {

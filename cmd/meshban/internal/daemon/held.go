@@ -15,34 +15,35 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/store"
 )
 
-// alarmEvery is the least time between two lines of the log about what is held, or about what peers will hold.
+// alarmEvery is the shortest interval between two log lines about what is held here, or about what peers will hold.
 const alarmEvery = time.Minute
 
-// alarm remembers for status and log why bans wait for the operator.
+// alarm records, for status and log, why bans wait for the operator.
 type alarm struct {
 	logged, warned time.Time
-	told           time.Time  // the same, of what peers report
-	unread         time.Time  // when frames that nobody understands were logged last
+	told           time.Time  // when a peer's report was last logged
+	unread         time.Time  // when undecodable frames were last logged
 	origin         ban.Origin // of the last ban that was held
 	by             ban.Hold
 	full           uint64         // bans refused because too many wait
 	beyond         uint64         // own ops that exceed the caps
-	refused        store.FrameKey // of the last of them, where it is marked on disk
+	refused        store.FrameKey // the last frame that was marked on disk for them
 }
 
-// refusedFrom marks in the store, beside the place of an op, that from there on new bans of its frame were refused because
-// too many wait. Without the mark a restart would let them count.
+// refusedFrom is added to an op's index in the store to mark that new bans of its frame were refused from there on,
+// because too many wait. Without the mark a restart would let them count.
 const refusedFrom = 1 << 15
 
-// foretold marks in the store, as a hold, an op that was refused because it foretells what this node says.
+// foretold is stored as the hold of an op that was refused because it marks a frame of this node that does not exist
+// yet.
 const foretold = 255
 
-// allowance is what the configuration says, in the table's terms.
+// allowance converts a configured allowance to the table's.
 func allowance(a config.Allowance) ban.Allowance {
 	return ban.Allowance{Rate: a.Rate, Burst: a.Burst, Bulk: a.Imports}
 }
 
-// admitLocked judges a record that arrived from a peer just now: it is refused, or held and said so, or counts.
+// admitLocked judges a record that just arrived from a peer: it is refused, held and reported, or counts.
 func (d *Daemon) admitLocked(now time.Time, r *ban.Record) error {
 	if d.gate.Chatters(now, d.table, r) {
 		d.slowLocked(now, r.Origin)
@@ -57,7 +58,7 @@ func (d *Daemon) admitLocked(now time.Time, r *ban.Record) error {
 		}
 		return err
 	}
-	// Queued before the frame itself, so that no crash leaves the one without the other.
+	// Queued before the frame itself, so that no crash leaves the frame without its hold.
 	d.store.Hold(holdOf(r), r.Version.Index, uint8(r.Hold))
 	d.metrics.byHold[r.Hold].Inc()
 	d.oweLocked(now, r, nil)
@@ -73,7 +74,7 @@ func holdOf(r *ban.Record) store.FrameKey {
 	return store.KeyOf(r.Origin, r.Version.Epoch, r.Version.Seq)
 }
 
-// noteFullLocked counts what even holding had no room for, and marks its frame.
+// noteFullLocked counts a ban that was refused because too many wait, and marks its frame in the store.
 func (d *Daemon) noteFullLocked(r *ban.Record, err error) {
 	var policy *ban.PolicyError
 	if !errors.As(err, &policy) || policy.Rule != ban.RuleHeldFull {
@@ -86,7 +87,7 @@ func (d *Daemon) noteFullLocked(r *ban.Record, err error) {
 	}
 }
 
-// heldProblemLocked is the problem that status shows while bans wait; "" when none does.
+// heldProblemLocked returns the problem that status shows while bans wait, or "".
 func (d *Daemon) heldProblemLocked() string {
 	n := d.table.Waiting()
 	if n == 0 {
@@ -105,7 +106,7 @@ func (d *Daemon) heldProblemLocked() string {
 	return text
 }
 
-// foresee tells this node's operator when peers with the same configuration will hold or refuse what it is about to say.
+// foresee warns this node's operator if peers with the same configuration will hold or refuse what it is about to say.
 func (d *Daemon) foresee(now time.Time, ops []ban.Op) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -124,11 +125,11 @@ func (d *Daemon) foresee(now time.Time, ops []ban.Op) {
 	}
 }
 
-// storedHolds are the holds of a former run, for the frames of it.
+// storedHolds holds the stored decisions about ops, by frame and index.
 type storedHolds struct {
 	d       *Daemon
 	holds   map[storedOp]ban.Hold
-	refused map[store.FrameKey]uint16 // the place from which on
+	refused map[store.FrameKey]uint16 // the index from which new bans were refused
 }
 
 type storedOp struct {
@@ -141,15 +142,14 @@ func (d *Daemon) storedHolds() (storedHolds, error) {
 	err := d.store.Holds(func(key store.FrameKey, op uint16, hold uint8) {
 		if op < refusedFrom {
 			s.holds[storedOp{key, op}] = ban.Hold(hold)
-		} else if _, ok := s.refused[key]; !ok { // the lowest comes first
+		} else if _, ok := s.refused[key]; !ok { // the lowest index comes first
 			s.refused[key] = op - refusedFrom
 		}
 	})
 	return s, err
 }
 
-// judgeLocked judges a record that the store gives back: what was held is held, what was decided stays so, and nothing
-// counts as new.
+// judgeLocked judges a record restored from the store: held ops stay held, decisions stand, and nothing counts as new.
 func (s storedHolds) judgeLocked(now time.Time, r *ban.Record) error {
 	if err := s.d.gate.Check(now, s.d.table, r); err != nil {
 		return err
@@ -191,7 +191,7 @@ func (d *Daemon) Held(ctx context.Context, yield func(control.HeldEntry) error) 
 	})
 }
 
-// eachHeld calls yield with what waits, a slice at a time, without the lock.
+// eachHeld calls yield, without the lock, with the records that wait, a slice at a time.
 func (d *Daemon) eachHeld(ctx context.Context, yield func([]ban.Record) error) error {
 	var records []ban.Record
 	for cursor, more := 0, true; more; more = cursor != 0 {
@@ -206,8 +206,8 @@ func (d *Daemon) eachHeld(ctx context.Context, yield func([]ban.Record) error) e
 	return nil
 }
 
-// Decide implements control.Agent. It goes in slices, each no more than two ahead of the kernel, so that a fresh ban
-// goes in between.
+// Decide implements control.Agent. It works in slices, at most two ahead of the kernel, so that a fresh ban gets in
+// between.
 func (d *Daemon) Decide(ctx context.Context, req control.DecideRequest) (control.DecideReply, error) {
 	hold := ban.HoldNone
 	if req.Action == control.ActionDrop {
@@ -231,7 +231,7 @@ func (d *Daemon) Decide(ctx context.Context, req control.DecideRequest) (control
 		for i := range records {
 			r := &records[i]
 			r.Hold = hold
-			d.store.Hold(holdOf(r), r.Version.Index, uint8(hold)) // a release too: it stands above refusedFrom
+			d.store.Hold(holdOf(r), r.Version.Index, uint8(hold)) // a release too: it overrides refusedFrom
 		}
 		if len(records) > 0 {
 			d.apply(time.Now(), records)
@@ -258,7 +258,7 @@ func (d *Daemon) Decide(ctx context.Context, req control.DecideRequest) (control
 	return reply, nil
 }
 
-// choose reports whether a prefix lies inside one of list; none is all.
+// choose returns a function that reports whether a prefix lies inside one of list; an empty list admits every prefix.
 func choose(list []netip.Prefix) func(netip.Prefix) bool {
 	exact := make(map[netip.Prefix]bool, len(list))
 	var wide []netip.Prefix

@@ -15,15 +15,16 @@ import (
 )
 
 const (
-	// heldWait bounds how long a command whose lift peers will hold waits for their word, and heldLook how often it looks.
+	// heldWait bounds how long a command waits to hear from peers about a lift that they will hold; heldLook is how
+	// often it checks.
 	heldWait, heldLook = 2 * time.Second, 50 * time.Millisecond
 )
 
-// A lift collects what one command lifts beyond what peers take of this node.
+// lift collects what one command lifts beyond what peers take from this node.
 type lift struct {
 	d      *Daemon
 	now    time.Time
-	beyond map[netip.Prefix]error // by what the command named
+	beyond map[netip.Prefix]error // by the prefix that the command named
 	signed []ban.Op               // what the authority says instead
 }
 
@@ -31,8 +32,9 @@ func (d *Daemon) newLift(now time.Time) *lift {
 	return &lift{d: d, now: now, beyond: make(map[netip.Prefix]error)}
 }
 
-// signLocked looks at what lifts prefix. Where peers would hold or refuse it, and this node has the authority's key, the
-// authority says whole instead, without the widths of peers, and this node only what takes its own bans back.
+// signLocked checks the ops that lift prefix. If peers would hold or refuse them, and this node has the authority's
+// key, the authority says whole instead, free of the peers' width limits, and this node says only what takes its own
+// bans back.
 func (l *lift) signLocked(prefix netip.Prefix, ops []ban.Op, whole func() ([]ban.Op, error)) ([]ban.Op, error) {
 	if l.d.mesh.Peers() == 0 {
 		return ops, nil
@@ -59,14 +61,14 @@ func (l *lift) signLocked(prefix netip.Prefix, ops []ban.Op, whole func() ([]ban
 	return own, nil
 }
 
-// wholeLocked returns the ops that lift or end all inside op's prefix, as wide as this node may say it.
+// wholeLocked returns the ops that lift or end everything inside op's prefix, as wide as this node may say it.
 func (l *lift) wholeLocked(op ban.Op) ([]ban.Op, error) {
 	limits := ban.DefaultLimits()
 	return l.d.gatherLocked(l.now, op, limits.MinBits4, limits.MinBits6, false)
 }
 
-// liftOpsLocked returns the ops that lift or end all inside op's prefix, within the widths that peers take of this node, or
-// ErrNotFound. Many says that op is one of many.
+// liftOpsLocked returns the ops that lift or end everything inside op's prefix, within the widths that peers take from
+// this node, or ErrNotFound. many says that op is one of many.
 func (d *Daemon) liftOpsLocked(now time.Time, op ban.Op, many bool) ([]ban.Op, error) {
 	caps := d.capsLocked(d.self)
 	ops, err := d.gatherLocked(now, op, caps.MinBits4, caps.MinBits6, many)
@@ -76,8 +78,8 @@ func (d *Daemon) liftOpsLocked(now time.Time, op ban.Op, many bool) ([]ban.Op, e
 	return ops, err
 }
 
-// gatherLocked returns what lifts or ends all inside op's prefix in ops no wider than min4 or min6. It looks at it in
-// slices, between which it gives the lock away.
+// gatherLocked returns the ops, none wider than min4 or min6, that lift or end everything inside op's prefix. It works
+// in slices and releases the lock between them.
 func (d *Daemon) gatherLocked(now time.Time, op ban.Op, min4, min6 int, many bool) ([]ban.Op, error) {
 	lifting, err := d.table.Lift(op, min4, min6)
 	if err != nil {
@@ -96,7 +98,7 @@ func (d *Daemon) gatherLocked(now time.Time, op ban.Op, min4, min6 int, many boo
 	return ops, nil
 }
 
-// publish says in the authority's name what is to be signed by it, and does here at once what that means.
+// publish publishes the ops to be signed by the authority in its name, and applies them here at once.
 func (l *lift) publish(ctx context.Context) error {
 	d := l.d
 	if len(l.signed) == 0 {
@@ -123,7 +125,7 @@ func (l *lift) publish(ctx context.Context) error {
 	return nil
 }
 
-// settleDue does all that is due in the table, in slices.
+// settleDue settles everything that is due in the table, in slices.
 func (d *Daemon) settleDue(now time.Time) {
 	for more := true; more; {
 		d.mu.Lock()
@@ -136,7 +138,7 @@ func (d *Daemon) settleDue(now time.Time) {
 	}
 }
 
-// confirm replaces each success that peers do not confirm by an error that names them.
+// confirm replaces each success that peers do not confirm with an error that names the peers.
 func (l *lift) confirm(ctx context.Context, results []control.Result, did string) {
 	if len(l.beyond) == 0 {
 		return
@@ -161,8 +163,8 @@ func (l *lift) confirm(ctx context.Context, results []control.Result, did string
 	}
 }
 
-// What a peer can say of a lift that exceeds what peers take. One that lets it count says nothing, so a word about
-// something else is none about the lift.
+// What a peer may report on a lift beyond what peers take. A peer that lets the lift count reports nothing, so a report
+// about something else says nothing about the lift.
 const (
 	liftHeld = iota
 	liftRefused
@@ -181,8 +183,8 @@ func (r report) ofLift(since time.Time, before uint64) int {
 	return liftSilent
 }
 
-// saidOfLift waits until every live peer has said since then what it does with what this node lifts, for heldWait at most.
-// It returns the names of the peers by what they said.
+// saidOfLift waits until every live peer has reported after since what it does with this node's lifts, for at most
+// heldWait. It returns the names of the peers by what they reported.
 func (d *Daemon) saidOfLift(ctx context.Context, since time.Time) (said [liftSilent + 1][]string) {
 	before := make(map[ban.Origin]uint64) // refused
 	d.mu.Lock()

@@ -20,11 +20,11 @@ import (
 const (
 	// valuePosition names the line file's position in the store.
 	valuePosition = "line position"
-	// valueLinesRead begins the names of what is remembered of the lines that were read.
+	// valueLinesRead prefixes the names under which the store remembers lines that were read.
 	valueLinesRead = "lines read/"
 )
 
-// lineMemory keeps in the store what the follower remembers of the lines that it read.
+// lineMemory stores what the follower remembers of the lines it has read.
 type lineMemory struct{ store *store.Store }
 
 func (m lineMemory) Load(slot int) []byte {
@@ -41,7 +41,7 @@ type lineCounts struct {
 	allPorts                                           atomic.Uint64 // named more ports than a ban may have
 }
 
-// handleLines makes bans of accepted lines and remembers how far the file was read. It is called from the follower's
+// handleLines turns accepted lines into bans and records how far the file was read. It runs on the follower's
 // goroutine.
 func (d *Daemon) handleLines(batch []logsrc.Line, pos logsrc.Position) {
 	if len(batch) > 0 {
@@ -55,14 +55,14 @@ func (d *Daemon) handleLines(batch []logsrc.Line, pos logsrc.Position) {
 			d.recordOps(d.bySelf(now, control.ViaLines), ops)
 		}
 	}
-	// After the frames, so that a crash between the two reads lines again and never skips one.
+	// After the frames, so that a crash in between makes it reread lines but never skip one.
 	if value, err := json.Marshal(pos); err == nil {
 		d.store.Set(valuePosition, value)
 	}
 }
 
-// sightings gives the bans that the lines ask for: no echo of what the mesh said, nothing twice, nothing that would
-// shorten what stands, nothing that policy refuses.
+// sightings returns the bans that the lines ask for, except echoes of the mesh, duplicates, bans that would shorten an
+// existing one, and bans that policy refuses.
 func (d *Daemon) sightings(now time.Time, batch []logsrc.Line) []ban.Op {
 	type key struct {
 		prefix netip.Prefix
@@ -101,7 +101,7 @@ func (d *Daemon) sightings(now time.Time, batch []logsrc.Line) []ban.Op {
 	return ops
 }
 
-// sightingLocked is the ban that a line asks for.
+// sightingLocked returns the ban that a line asks for.
 func (d *Daemon) sightingLocked(now time.Time, line logsrc.Line) ban.Op {
 	length := lineLength(&d.cfg, line)
 	op := ban.Op{
@@ -115,7 +115,7 @@ func (d *Daemon) sightingLocked(now time.Time, line logsrc.Line) ban.Op {
 		op.Source = "line:" + line.Jail
 	}
 	if d.cfg.Lines.Ports == config.PortsAsWritten {
-		// Who is named is banned, on all ports where the line names more than a ban may have.
+		// The address is banned in any case: on all ports if the line names more than a ban may have.
 		if ports, err := ban.ParsePorts(line.Ports); err == nil && ports.Elements() <= ban.MaxPortElements {
 			op.Ports = ports
 		} else {
@@ -126,7 +126,7 @@ func (d *Daemon) sightingLocked(now time.Time, line logsrc.Line) ban.Op {
 	return op
 }
 
-// lineLength is how long the ban lasts that a line asks for.
+// lineLength returns the length of the ban that a line asks for.
 func lineLength(cfg *config.Config, line logsrc.Line) time.Duration {
 	switch {
 	case line.BanTime < 0: // permanent; every ban of the mesh has an end
@@ -137,12 +137,12 @@ func lineLength(cfg *config.Config, line logsrc.Line) time.Duration {
 	return min(cfg.Lines.For, cfg.Bans.MaxFor)
 }
 
-// linePrefix is what a line names.
+// linePrefix returns the prefix that a line names.
 func linePrefix(line logsrc.Line) netip.Prefix {
 	return netip.PrefixFrom(line.Addr, cmp.Or(line.Net, line.Addr.BitLen()))
 }
 
-// lineReason keeps what the line said beside the address.
+// lineReason returns what the line says besides the address.
 func lineReason(line logsrc.Line) string {
 	var words []string
 	if line.Ports != "" {
@@ -154,13 +154,13 @@ func lineReason(line logsrc.Line) string {
 	return strings.Join(words, ", ")
 }
 
-// endOf is when a ban of the given length ends, in whole milliseconds as it travels.
+// endOf returns when a ban of the given length ends, in whole milliseconds, as frames carry it.
 func endOf(now time.Time, length time.Duration) time.Time {
 	return now.Add(length).UTC().Truncate(time.Millisecond)
 }
 
-// emitLines writes the classic line for bans that came from the mesh. It runs apart from everything else: the file may
-// be on a dead server.
+// emitLines writes the classic line for bans from the mesh. It runs apart from everything else: the file may be on a
+// dead server.
 func (d *Daemon) emitLines(ctx context.Context) error {
 	for {
 		batch, ok := d.emit.take(ctx)
@@ -185,7 +185,8 @@ func (d *Daemon) emitLines(ctx context.Context) error {
 	}
 }
 
-// onlyPort is the port of a ban on exactly one, else 0: the classic line has room for one number, and 0 means all.
+// onlyPort returns the port of a ban on exactly one port, else 0: the classic line has room for one number, and 0 means
+// all.
 func onlyPort(ports ban.Ports) uint16 {
 	if r := ports.Ranges(); len(r) == 1 && r[0].First == r[0].Last {
 		return r[0].First
@@ -193,8 +194,7 @@ func onlyPort(ports ban.Ports) uint16 {
 	return 0
 }
 
-// misread puts the counters of what lines said badly, and of those that named too many ports, into the control socket's
-// terms.
+// misread converts the counts of malformed lines and of lines that named too many ports to the control socket's terms.
 func misread(by map[logsrc.Reason]uint64, tooManyPorts uint64) map[string]uint64 {
 	out := map[string]uint64{}
 	if tooManyPorts > 0 {

@@ -12,13 +12,13 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-// A list that replaces itself is what `meshban import --list NAME` brings. Its name stands in the source of each ban,
-// import:NAME, beside those of all other lists of this node that have the same address: import:a,b. So the table knows what a
-// list has brought, also after a restart, and an address is lifted when the last of them no longer has it.
+// A list that replaces itself is what `meshban import --list NAME` brings. Its name is in the source of each ban,
+// import:NAME, along with those of this node's other lists that have the address: import:a,b. So the table knows, even
+// after a restart, what a list has brought, and an address is lifted once the last of its lists drops it.
 
 const listPrefix = ban.SourceImport + ":"
 
-// ruleLists refuses a ban that is on so many lists that a source has no room for their names.
+// ruleLists refuses a ban that is on more lists than a source has room to name.
 const ruleLists = "too many lists"
 
 // listsOf returns the names of the lists in a source.
@@ -36,8 +36,8 @@ func listSource(names []string) string {
 	return listPrefix + strings.Join(slices.Compact(names), ",")
 }
 
-// importedLocked makes an import respect what this node bans already: it shortens no ban, and leaves what others than imports
-// have brought their reason and source. It reports whether the ban is new, and whether it was on the same list before.
+// importedLocked makes an import respect this node's existing bans: it shortens none, and a ban that did not come from
+// an import keeps its reason and source. It reports whether the ban is new, and whether it was already on this list.
 func (d *Daemon) importedLocked(op *ban.Op) (fresh, listed bool, err error) {
 	was, ok := d.table.OwnBan(op.Prefix, op.Ports)
 	if !ok {
@@ -52,7 +52,7 @@ func (d *Daemon) importedLocked(op *ban.Op) (fresh, listed bool, err error) {
 	}
 	add, had := listsOf(op.Source), listsOf(was.Source)
 	if len(add) == 0 || len(had) == 0 {
-		return false, false, nil // the last import decides
+		return false, false, nil // the last import wins
 	}
 	if listed = slices.Contains(had, add[0]); !listed || len(had) > 1 {
 		op.Reason = was.Reason
@@ -99,12 +99,12 @@ func (d *Daemon) Listed(ctx context.Context, req control.ListedRequest) (control
 	return rep, d.unlist(ctx, req, gone, &rep)
 }
 
-// since reports whether this node has said r after the mark.
+// since reports whether this node said r after the mark.
 func since(r ban.Record, mark control.Mark) bool {
 	return r.Version.Epoch > mark.Epoch || r.Version.Epoch == mark.Epoch && r.Version.Seq > mark.Seq
 }
 
-// unlist takes bans off a list. Those of no other list are taken back; nobody else's ban is lifted.
+// unlist takes bans off a list. Those on no other list are taken back; no other node's ban is lifted.
 func (d *Daemon) unlist(ctx context.Context, req control.ListedRequest, gone map[netip.Prefix][]ban.Ports, rep *control.ListedReply) error {
 	now := time.Now()
 	prefixes := make([]netip.Prefix, 0, len(gone))

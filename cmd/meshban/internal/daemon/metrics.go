@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	// A small library with no work at start: the reference client costs each command 2 ms.
+	// A small library that does no work at start: the reference client costs each command 2 ms.
 	vm "github.com/VictoriaMetrics/metrics"
 
 	"github.com/meshban/meshban/ban"
@@ -19,12 +19,12 @@ import (
 // metricsTimeout bounds each step of a scrape.
 const metricsTimeout = 10 * time.Second
 
-// metrics are the figures of one node, in Prometheus' form.
+// metrics holds one node's metrics, in Prometheus's format.
 type metrics struct {
 	set     *vm.Set
 	latency latency
-	byEvent [ban.EventUnallow + 1]*vm.Counter // looked up once: looking one up by its label takes longer
-	byHold  [ban.HoldDropped]*vm.Counter      // what is held, by what holds it
+	byEvent [ban.EventUnallow + 1]*vm.Counter // looked up once: a lookup by label is slower
+	byHold  [ban.HoldDropped]*vm.Counter      // held ops, by what holds them
 
 	noticesSent *vm.Counter
 }
@@ -44,7 +44,7 @@ func newMetrics() *metrics {
 	return m
 }
 
-// changed counts a change that became true at at.
+// changed counts a change that took effect at at.
 func (m *metrics) changed(c ban.Change, at time.Time, enforced bool) {
 	m.byEvent[c.Event].Inc()
 	if enforced && c.Event == ban.EventBan && !c.Issued.IsZero() {
@@ -55,8 +55,8 @@ func (m *metrics) changed(c ban.Change, at time.Time, enforced bool) {
 // latencyBounds are the buckets of latency, in seconds.
 var latencyBounds = [...]float64{.001, .0025, .005, .01, .025, .05, .1, .25, 1, 5, 30}
 
-// latency is a histogram of the time from an origin's decision to this node's kernel. The library's own has other
-// buckets than Prometheus reads.
+// latency is a histogram of the time from an origin's decision to this node's kernel. The library's own histogram uses
+// buckets that Prometheus does not read.
 type latency struct {
 	buckets [len(latencyBounds) + 1]*vm.Counter // cumulative; the last is +Inf
 	sum     *vm.FloatCounter
@@ -96,12 +96,12 @@ func (m *metrics) foreseen(rule string) {
 	m.set.GetOrCreateCounter(fmt.Sprintf("meshban_own_ops_beyond_caps_total{rule=%q}", rule)).Inc()
 }
 
-// told counts ops of this node that a peer says it has held or refused, by rule.
+// told counts ops of this node that a peer reports as held or refused, by rule.
 func (m *metrics) told(rule string, n uint32) {
 	m.set.GetOrCreateCounter(fmt.Sprintf("meshban_own_ops_stopped_by_peers_total{rule=%q}", rule)).AddInt64(int64(n))
 }
 
-// figures registers what is read when somebody asks.
+// figures registers the metrics that are computed at each scrape.
 func (d *Daemon) figures() {
 	gauge := func(name string, read func() float64) { d.metrics.set.NewGauge("meshban_"+name, read) }
 	counter := func(name string, read func() uint64) {
@@ -138,9 +138,9 @@ func (d *Daemon) figures() {
 	counter("store_commits_total", func() uint64 { return d.store.Stats().Commits })
 }
 
-// rebindProof reports whether a Host header is localhost or an address, with any port, or missing, as in HTTP/1.0 and never
-// in a browser. What listens on the loopback answers no other name: its owner could point it here and have a page of his, in
-// a browser on this machine, read the answer.
+// rebindProof reports whether a Host header is localhost or an address, with any port, or missing, as in HTTP/1.0 and
+// never from a browser. A loopback listener answers to no other name: the owner of a name could point it here and have
+// a page, in a browser on this machine, read the answer.
 func rebindProof(host string) bool {
 	if host == "" {
 		return true
@@ -152,7 +152,7 @@ func rebindProof(host string) bool {
 	return err == nil || strings.EqualFold(host, "localhost")
 }
 
-// serveMetrics answers GET /metrics where the configuration says so, until ctx ends.
+// serveMetrics answers GET /metrics until ctx ends, if the configuration says so.
 func (d *Daemon) serveMetrics(ctx context.Context) error {
 	addr := d.config().Metrics
 	if !addr.IsValid() {

@@ -35,7 +35,7 @@ const (
 type names struct {
 	self      ban.Origin
 	own       string     // this node's name until its certificate is known
-	authority ban.Origin // who signs for the mesh's authority
+	authority ban.Origin // the origin of the mesh's authority
 	claimed   bool       // the mesh has no authority: names are what nodes claim
 
 	mu   sync.RWMutex // guards what follows
@@ -47,13 +47,13 @@ type names struct {
 type named struct {
 	Name  string    `json:"name"`
 	Seen  time.Time `json:"seen"` // when this node first heard of it
-	valid bool      // its certificate counts now
+	valid bool      // whether its certificate is valid now
 }
 
 // use counts the nodes that have a name.
 type use struct{ all, valid int }
 
-// newNames returns what save returned in an earlier run. Unreadable text counts as nothing.
+// newNames restores what save returned in an earlier run. Unreadable text is ignored.
 func newNames(saved []byte, self ban.Origin, own string) *names {
 	n := &names{self: self, own: own, byID: map[ban.Origin]*named{}, used: map[string]use{}}
 	var byText map[string]named
@@ -67,8 +67,8 @@ func newNames(saved []byte, self ban.Origin, own string) *names {
 	return n
 }
 
-// of returns the name of a node for people, followed by its short id where the name alone could mean another node, or
-// only the short id where no name is certified.
+// of returns a node's name for display, followed by its short id if the name alone could mean another node, or only the
+// short id if no name is certified.
 func (n *names) of(id ban.Origin) string {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
@@ -79,12 +79,12 @@ func (n *names) of(id ban.Origin) string {
 	return withID(name, id)
 }
 
-// plain returns the name alone, or the short id where no name is certified.
+// plain returns the name alone, or the short id if no name is certified.
 func (n *names) plain(id ban.Origin) string {
 	return cmp.Or(n.certifiedName(id), id.Short())
 }
 
-// certifiedName returns the name alone, or "" where none is certified.
+// certifiedName returns the name alone, or "" if none is certified.
 func (n *names) certifiedName(id ban.Origin) string {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
@@ -112,7 +112,7 @@ func (n *names) word(id ban.Origin) string {
 	return name[:min(len(name), logsrc.MaxOrigin-1-len(id8))] + "-" + id8
 }
 
-// handle returns what a command takes for a node: its name, or its id where the name alone could mean another node.
+// handle returns what commands accept for a node: its name, or its short id if the name alone could mean another node.
 func (n *names) handle(id ban.Origin) string {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
@@ -129,7 +129,7 @@ func withID(name string, id ban.Origin) string {
 	return name + " (" + id.Short() + ")"
 }
 
-// findLocked returns the name of a node, "" if it has none, and whether it can mean no other node.
+// findLocked returns a node's name, or "" if it has none, and whether the name can mean no other node.
 func (n *names) findLocked(id ban.Origin) (name string, unique bool) {
 	e := n.byID[id]
 	switch {
@@ -142,7 +142,7 @@ func (n *names) findLocked(id ban.Origin) (name string, unique bool) {
 		return "", false
 	}
 	nodes := n.used[e.Name].all
-	if e.valid { // whoever had the name before does not count
+	if e.valid { // nodes that are no longer valid do not count
 		nodes = n.used[e.Name].valid
 	}
 	return e.Name, nodes == 1 && isHostName(e.Name) && !looksLikeID(e.Name)
@@ -165,7 +165,7 @@ func looksLikeID(name string) bool {
 	return len(name) >= control.MinNodeID && strings.Trim(name, "0123456789abcdefABCDEF") == ""
 }
 
-// certify takes what the authority has said of a node and reports whether that changed a name.
+// certify records what the authority says about a node and reports whether that changed a name.
 func (n *names) certify(s mesh.Standing) bool {
 	if n.claimed {
 		return false
@@ -185,7 +185,7 @@ func (n *names) certify(s mesh.Standing) bool {
 	return n.setLocked(id, next)
 }
 
-// claim takes the name that a node claims, in a mesh without an authority.
+// claim records the name that a node claims, in a mesh without an authority.
 func (n *names) claim(id ban.Origin, name string) {
 	if !n.claimed {
 		return
@@ -195,7 +195,7 @@ func (n *names) claim(id ban.Origin, name string) {
 	n.setLocked(id, named{name, time.Now().UTC(), true})
 }
 
-// setLocked sets the name of a node and reports whether it is another one than before.
+// setLocked sets a node's name and reports whether it changed.
 func (n *names) setLocked(id ban.Origin, next named) bool {
 	old := n.byID[id]
 	if next.Name == "" || old == nil && len(n.byID) >= maxNames {
@@ -238,7 +238,7 @@ func (n *names) match(text string) (ids []ban.Origin) {
 	return ids
 }
 
-// seen returns when this node first heard of a node; zero if it has not.
+// seen returns when this node first heard of a node, or zero if it has not.
 func (n *names) seen(id ban.Origin) time.Time {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
@@ -248,7 +248,7 @@ func (n *names) seen(id ban.Origin) time.Time {
 	return time.Time{}
 }
 
-// sharing returns how many nodes that count have the name of a node.
+// sharing returns how many valid nodes have a node's name.
 func (n *names) sharing(id ban.Origin) int {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
@@ -258,7 +258,7 @@ func (n *names) sharing(id ban.Origin) int {
 	return 0
 }
 
-// save returns what newNames takes.
+// save returns the names in the form that newNames takes.
 func (n *names) save() []byte {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
@@ -273,7 +273,7 @@ func (n *names) save() []byte {
 	return text
 }
 
-// openNames reads the certified names that an earlier run has stored. key is the authority's, empty if there is none.
+// openNames reads the certified names that an earlier run stored. key is the authority's, empty if there is none.
 func (d *Daemon) openNames(key []byte) {
 	var saved []byte
 	if len(key) > 0 {
@@ -286,7 +286,7 @@ func (d *Daemon) openNames(key []byte) {
 	d.store.Set(valueClaimed, nil)
 }
 
-// recertified takes over what the authority has said of a node.
+// recertified records what the authority says about a node, and stores the names if one changed.
 func (d *Daemon) recertified(s mesh.Standing) {
 	if !d.names.certify(s) {
 		return
@@ -297,8 +297,8 @@ func (d *Daemon) recertified(s mesh.Standing) {
 	}
 }
 
-// checkName compares the configured name of this node with the certified one, which is what the others show. Where the
-// authority's key is, it certifies the configured one.
+// checkName compares this node's configured name with the certified one, which the others show. If this node has the
+// authority's key, it certifies the configured name.
 func (d *Daemon) checkName(ctx context.Context) error {
 	name, c := d.config().Name, d.mesh.Standing(mesh.ID(d.self)).Certificate
 	if c == nil || c.Name == name {
@@ -317,7 +317,7 @@ func (d *Daemon) checkName(ctx context.Context) error {
 	return d.keepRecord(ctx, renamed.Raw())
 }
 
-// nameNodes puts names to the ids in a text, and to the addresses at which members are.
+// nameNodes adds names to the ids in a text, and to the addresses of members.
 func (d *Daemon) nameNodes(text string) string {
 	members := d.mesh.Members()
 	words := strings.Split(text, " ")
@@ -335,7 +335,8 @@ func (d *Daemon) nameNodes(text string) string {
 // maxWhere bounds the members at one address that a text names.
 const maxWhere = 3
 
-// whoIsAt names the members at an address, with or without port: those that are alive, or else all; "" if they are too many.
+// whoIsAt names the members at an address, with or without port: those alive, or all if none is; "" if they are too
+// many.
 func (d *Daemon) whoIsAt(members []mesh.Member, where string) string {
 	var alive, gone []string
 	for _, m := range members {
@@ -358,10 +359,10 @@ func (d *Daemon) whoIsAt(members []mesh.Member, where string) string {
 	return strings.Join(alive, " or ")
 }
 
-// member takes news of a member: its address for the never-ban list, and an event for those who watch.
+// member handles news of a member: its address goes to the never-ban list, and watchers get an event.
 func (d *Daemon) member(e mesh.MemberEvent) {
 	id := ban.Origin(e.Member.ID)
-	level := slog.LevelDebug // of a stranger, who may come often
+	level := slog.LevelDebug // for a stranger, which may come often
 	if d.mesh.Counts(e.Member.ID) {
 		level = slog.LevelInfo
 		d.names.claim(id, e.Member.Name)
@@ -372,14 +373,14 @@ func (d *Daemon) member(e mesh.MemberEvent) {
 }
 
 const (
-	// problemsKept is how long a problem that nobody clears is shown, briefly how long one that is told again every minute while
-	// it lasts. From problemsAged on its age is shown too.
+	// problemsKept is how long a problem that nobody clears is shown, and briefly how long one that is repeated every
+	// minute while it lasts. A problem older than problemsAged is shown with its age.
 	problemsKept, briefly, problemsAged = time.Hour, 5 * time.Minute, 2 * time.Minute
-	// maxCulprits bounds the problems of one kind that are shown, the newest first: one does not hide another.
+	// maxCulprits bounds the problems of one kind that are shown, newest first, so that one does not hide another.
 	maxCulprits = 4
 )
 
-// problems is what an operator should look at, by kind.
+// problems holds what an operator should look at, by kind.
 type problems struct {
 	mu     sync.Mutex           // guards what follows
 	byKind map[string][]problem // the newest first, at most maxCulprits
@@ -395,7 +396,7 @@ func newProblems() *problems { return &problems{byKind: map[string][]problem{}} 
 
 func (p *problems) set(kind, text string) { p.setFor(kind, text, problemsKept) }
 
-// setFor sets a problem that is over unless it is set again within kept.
+// setFor sets a problem that ends unless it is set again within kept.
 func (p *problems) setFor(kind, text string, kept time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -417,7 +418,7 @@ func (p *problems) clear(kind string) {
 	delete(p.byKind, kind)
 }
 
-// list gives the problems in a stable order.
+// list returns the problems in a stable order.
 func (p *problems) list(now time.Time) []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()

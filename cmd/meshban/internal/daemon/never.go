@@ -10,8 +10,8 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/hostinfo"
 )
 
-// neverList is what this node never drops, beyond the table's built-in list: what the machine cannot do without, from
-// where users are logged in by ssh, the members of the mesh, and the operator's allow list.
+// neverList returns what this node never drops, beyond the table's built-in list: what the machine depends on, the
+// addresses from which users are logged in by ssh, the members of the mesh, and the operator's allow list.
 func (d *Daemon) neverList() []ban.NeverEntry {
 	host, err := d.host()
 	if err != nil {
@@ -39,8 +39,8 @@ func (d *Daemon) neverList() []ban.NeverEntry {
 		out = append(out, ban.NeverEntry{Prefix: prefix, Why: whyConfigured})
 	}
 	if d.mesh != nil {
-		// Whoever is said to have left is still among them: else that word, which anybody with the gossip key can say, and
-		// a ban of the address would cut the node off, and one that comes back could not be heard.
+		// Members said to have left are included: otherwise that claim, which anybody with the gossip key can make, and
+		// a ban of the address would cut the node off, and a returning member could not be heard.
 		for _, m := range d.mesh.Known() {
 			if addr := m.Addr.Addr().Unmap(); addr.IsValid() && d.mesh.Counts(m.ID) {
 				out = append(out, ban.NeverEntry{Prefix: netip.PrefixFrom(addr, addr.BitLen()), Why: "mesh member " + d.names.of(ban.Origin(m.ID))})
@@ -50,13 +50,13 @@ func (d *Daemon) neverList() []ban.NeverEntry {
 	return out
 }
 
-// whyConfigured names the operator's own list where an entry of it decides.
+// whyConfigured is the reason given for an entry of the operator's own list.
 const whyConfigured = "allow list in meshban.yaml"
 
-// neverEvery is how often the never-ban list is made anew without a cause: members are forgotten in silence.
+// neverEvery is how often the never-ban list is rebuilt without a trigger: members are forgotten silently.
 const neverEvery = 10 * time.Minute
 
-// guardNever keeps the never-ban list true until ctx ends.
+// guardNever keeps the never-ban list up to date until ctx ends.
 func (d *Daemon) guardNever(ctx context.Context) error {
 	tick := time.NewTicker(neverEvery)
 	defer tick.Stop()
@@ -67,7 +67,7 @@ func (d *Daemon) guardNever(ctx context.Context) error {
 		d.fw.ExceptionsChanged()
 		d.mu.Unlock()
 		d.fw.Flush()
-		kick(d.expireKick) // what is left to look at
+		kick(d.expireKick) // SetNever may leave work for expire
 		select {
 		case <-ctx.Done():
 			return nil
@@ -77,12 +77,12 @@ func (d *Daemon) guardNever(ctx context.Context) error {
 	}
 }
 
-// watchHost notices changed addresses and routes until ctx ends.
+// watchHost has the never-ban list rebuilt when addresses or routes change, until ctx ends.
 func (d *Daemon) watchHost(ctx context.Context) error {
 	return hostinfo.Watch(ctx, func() { kick(d.neverKick) })
 }
 
-// watchSessions keeps those who are logged in by ssh from being locked out, until ctx ends.
+// watchSessions keeps ssh users from being locked out, until ctx ends.
 func (d *Daemon) watchSessions(ctx context.Context) error {
 	tick := time.NewTicker(hostinfo.SessionsEvery)
 	defer tick.Stop()
@@ -98,7 +98,7 @@ func (d *Daemon) watchSessions(ctx context.Context) error {
 	}
 }
 
-// readSessions takes over who is logged in and reports whether that is news.
+// readSessions records who is logged in and reports whether that has changed.
 func (d *Daemon) readSessions() bool {
 	const kind = "ssh sessions"
 	found, err := d.ssh.Read(time.Now())

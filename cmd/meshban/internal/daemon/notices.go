@@ -15,46 +15,47 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// Whoever holds or refuses what another node says tells that node, so that its operator learns of it. This file has both
-// ends: what this node owes others, and what others report of it.
+// A node that holds or refuses what another one says tells it so, for its operator to learn of it. This file has both
+// ends: what this node owes others, and what others report to it.
 
 const (
-	// noticeGather is how long what comes together is gathered before the first word, and by how much nodes differ in it.
+	// noticeGather is how long ops are gathered before the first notice, and the range of the random delay added to it.
 	noticeGather = time.Second
-	// noticeEvery is the least time between two words to one origin.
+	// noticeEvery is the shortest interval between two notices to one origin.
 	noticeEvery = time.Minute
-	// noticeAgain is how often an origin is told while its bans wait here, and reportKept how long its operator is shown
-	// what was said last.
+	// noticeAgain is how often an origin is told again while its ops wait here; reportKept is how long its operator is
+	// shown the last notice.
 	noticeAgain, reportKept = 10 * time.Minute, 30 * time.Minute
-	// quietAfter is how long after the last op, and with none that waits, the count begins anew.
+	// quietAfter is how long after the last op, if none waits, the counts restart.
 	quietAfter = time.Hour
-	// slowEvery is how often the mesh is told of an origin whose ops are held or refused.
+	// slowEvery is the shortest interval between two calls of Mesh.Slow for one origin, whose ops are held or refused.
 	slowEvery = time.Second
 
-	// urgentGather and urgentEvery are the same where ops that lift bans are held or refused: their command waits for the word.
+	// urgentGather and urgentEvery replace the two if ops that lift bans are held or refused: a command waits for the
+	// notice.
 	urgentGather, urgentEvery = 50 * time.Millisecond, time.Second
 
 	noticeVersion = 2
 	noticeLen     = 1 + 8 + 4*len(noticeRules)
 )
 
-// noticeRules are those that an origin is told of, in the order of the encoding: add at the end, with a new version. The
-// first four hold, the others refuse.
+// noticeRules are the rules that an origin is told about, in the order of the encoding: add at the end, with a new
+// version. The first four hold, the others refuse.
 var noticeRules = [...]string{
 	ban.RuleRate, ban.RuleActive, "breaker", ban.RuleLift,
 	ban.RuleWide, ban.RuleLong, ban.RuleOthers, "rate of others than bans", ban.RuleHeldFull, ban.RuleStrikes, ban.RuleAllows,
 }
 
 const (
-	noticeHeld      = int(ban.HoldLift) // the rules before this one hold; ban.Hold less 1 is their place
+	noticeHeld      = int(ban.HoldLift) // the rules before this index hold; their index is ban.Hold less 1
 	noticeOtherRate = 7
 )
 
-// notice is what a node says of the ops of another one.
+// notice is what a node reports about another node's ops.
 type notice struct {
-	waiting uint32                   // ops of it that wait for an operator now
-	lifts   uint32                   // those of them that lift bans
-	count   [len(noticeRules)]uint32 // ops held or refused, by rule, since that began
+	waiting uint32                   // its ops that wait for an operator now
+	lifts   uint32                   // how many of them lift bans
+	count   [len(noticeRules)]uint32 // ops held or refused, by rule, since the count began
 }
 
 func (n notice) encode() []byte {
@@ -86,14 +87,14 @@ func decodeNotice(b []byte) (n notice, err error) {
 	return n, nil
 }
 
-// debt is what one origin has to be told.
+// debt is what one origin is owed in notices.
 type debt struct {
 	count   [len(noticeRules)]uint32
-	counted time.Time // last
-	told    notice    // the last word
+	counted time.Time // when count last changed
+	told    notice    // the last notice
 	toldAt  time.Time
-	repeat  bool // the last word is said once more: it may have been lost
-	urgent  bool // what lifts bans is held or refused, and not told yet
+	repeat  bool // send the last notice once more: it may have been lost
+	urgent  bool // an op other than a ban was held or refused since the last notice
 }
 
 // oweLocked counts an op of a peer that is held, or refused with err.
@@ -108,7 +109,7 @@ func (d *Daemon) oweLocked(now time.Time, r *ban.Record, err error) {
 		case policy.Rule == ban.RuleRate:
 			rule = noticeOtherRate
 		case rule < noticeHeld:
-			return // nothing that caps are about
+			return // not a matter of caps
 		}
 	}
 	o := d.debts[r.Origin]
@@ -128,13 +129,13 @@ func (d *Daemon) oweLocked(now time.Time, r *ban.Record, err error) {
 	kick(d.noticeKick)
 }
 
-// slowLocked has the mesh hear less of an origin for a while.
+// slowLocked has the mesh take less from an origin for a while.
 func (d *Daemon) slowLocked(now time.Time, origin ban.Origin) {
 	if now.Sub(d.slowed[origin]) < slowEvery {
 		return
 	}
 	if len(d.slowed) >= ban.MaxOrigins {
-		clear(d.slowed) // costs some calls more
+		clear(d.slowed) // costs a few extra calls
 	}
 	d.slowed[origin] = now
 	d.mesh.Slow(mesh.ID(origin))
@@ -162,7 +163,7 @@ func (d *Daemon) tellOrigins(ctx context.Context) error {
 	}
 }
 
-// gatherNotices is how long what comes together is gathered now.
+// gatherNotices returns how long to gather before the next notices.
 func (d *Daemon) gatherNotices() time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -174,7 +175,7 @@ func (d *Daemon) gatherNotices() time.Duration {
 	return noticeGather + rand.N(noticeGather)
 }
 
-// tellOnce tells those origins to which it is time. One that is not alive is told later.
+// tellOnce sends the notices that are due. An origin that is not alive is told later.
 func (d *Daemon) tellOnce(now time.Time) {
 	due := make(map[ban.Origin]notice)
 	d.mu.Lock()
@@ -207,13 +208,13 @@ func (d *Daemon) tellOnce(now time.Time) {
 	}
 }
 
-// report is what a peer has told of this node's ops.
+// report is what a peer last said about this node's ops.
 type report struct {
 	notice
 	at time.Time
 }
 
-// refused is how many ops of this node the peer refused.
+// refused returns how many ops of this node the peer refused.
 func (r report) refused() (sum uint64) {
 	for _, c := range r.count[noticeHeld:] {
 		sum += uint64(c)
@@ -221,7 +222,7 @@ func (r report) refused() (sum uint64) {
 	return sum
 }
 
-// noticed takes what a peer tells of this node's ops. The mesh lets a peer say it seldom.
+// noticed handles a peer's notice about this node's ops. The mesh limits how often a peer may send one.
 func (d *Daemon) noticed(from mesh.ID, payload []byte) {
 	n, err := decodeNotice(payload)
 	if err != nil {
@@ -240,7 +241,7 @@ func (d *Daemon) noticed(from mesh.ID, payload []byte) {
 	d.reports[peer] = r
 	for i, c := range n.count {
 		if c >= old.count[i] {
-			c -= old.count[i] // else it counts anew
+			c -= old.count[i] // else its count restarted
 		}
 		if c > 0 {
 			d.metrics.told(noticeRules[i], c)
@@ -260,7 +261,7 @@ func (d *Daemon) pruneReportsLocked(now time.Time) {
 	}
 }
 
-// heldByPeers is the most bans of this node that wait on one peer.
+// heldByPeers returns the largest number of this node's ops that wait on one peer.
 func (d *Daemon) heldByPeers() (most uint32) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -271,8 +272,8 @@ func (d *Daemon) heldByPeers() (most uint32) {
 	return most
 }
 
-// reportProblemsLocked are the problems that status shows while peers hold or refuse what this node says; "" when none
-// does.
+// reportProblemsLocked returns the problems that status shows while peers hold or refuse what this node says; "" if
+// none does.
 func (d *Daemon) reportProblemsLocked(now time.Time) (held, refused string) {
 	d.pruneReportsLocked(now)
 	if said := d.reportersLocked("hold", "ops", 0, noticeHeld, func(r report) uint64 { return uint64(r.waiting) }); said != "" {
@@ -285,8 +286,8 @@ func (d *Daemon) reportProblemsLocked(now time.Time) (held, refused string) {
 	return held, refused
 }
 
-// reportersLocked says who reports something, by of, the most that one of them says, and the rules of those from first
-// to before end; "" when nobody does.
+// reportersLocked says which peers report a count by of, the highest count, and which rules from first to before end
+// they name; "" if no peer does.
 func (d *Daemon) reportersLocked(does, what string, first, end int, of func(report) uint64) string {
 	var by [len(noticeRules)]bool
 	who, most, others := "", uint64(0), -1

@@ -16,23 +16,23 @@ import (
 const (
 	// maxOffenders bounds the addresses whose offences are remembered, about 10 MB when full.
 	maxOffenders = 1 << 16
-	// valueOffences begins the names of them in the store.
+	// valueOffences prefixes their names in the store.
 	valueOffences = "offences/"
 )
 
-// offence is how often an address was banned, the ban of now included.
+// offence says how often an address was banned, including the current ban.
 type offence struct {
 	count uint16
-	until int64 // when the last of these bans ends or has ended, in Unix milliseconds
+	until int64 // when the last of these bans ends or ended, in Unix milliseconds
 }
 
-// offences remembers former offenders, and on disk as they change. The daemon's lock guards it.
+// offences remembers former offenders and stores each change. The daemon's lock guards it.
 type offences struct {
 	store *store.Store
-	byAge *simplelru.LRU // netip.Addr -> offence, what changed last in front
+	byAge *simplelru.LRU // netip.Addr -> offence, the latest change in front
 }
 
-// newOffences starts from what an earlier run has stored; what is older than memory is left behind.
+// newOffences restores what an earlier run stored, except what is older than memory.
 func newOffences(s *store.Store, now time.Time, memory time.Duration) (*offences, error) {
 	o := &offences{store: s}
 	var err error
@@ -57,7 +57,7 @@ func newOffences(s *store.Store, now time.Time, memory time.Duration) (*offences
 
 func nameOfOffences(addr netip.Addr) string { return valueOffences + addr.String() }
 
-// of returns what is remembered of addr.
+// of returns what is remembered about addr.
 func (o *offences) of(now time.Time, addr netip.Addr, memory time.Duration) offence {
 	v, ok := o.byAge.Peek(addr)
 	if !ok || now.UnixMilli()-v.(offence).until > memory.Milliseconds() {
@@ -66,8 +66,8 @@ func (o *offences) of(now time.Time, addr netip.Addr, memory time.Duration) offe
 	return v.(offence)
 }
 
-// changed takes in what became of a ban. A ban that begins while another of the same address is in force is the same
-// offence; so is a longer end of it.
+// changed records what became of a ban. A ban that begins while another of the same address is in force is the same
+// offence; so is an extension.
 func (o *offences) changed(now time.Time, c ban.Change, memory time.Duration) {
 	if !c.Prefix.IsSingleIP() || ban.Imported(c.Source) {
 		return
@@ -75,7 +75,7 @@ func (o *offences) changed(now time.Time, c ban.Change, memory time.Duration) {
 	addr := c.Prefix.Addr()
 	switch {
 	case c.Event == ban.EventUnban && c.Lift:
-		o.byAge.Remove(addr) // and, as it goes, from the store
+		o.byAge.Remove(addr) // and, by the eviction callback, from the store
 		return
 	case !c.Enforce:
 		return
@@ -96,8 +96,7 @@ func (o *offences) changed(now time.Time, c ban.Change, memory time.Duration) {
 // maxCounted bounds the offences of one address: the 22nd doubling of a second is longer than any ban.
 const maxCounted = 64
 
-// escalateLocked makes a ban of one address that begins here longer by the former offences of the address, and says in
-// its reason how.
+// escalateLocked lengthens a local ban of one address by the address's former offences, and says in the reason how.
 func (d *Daemon) escalateLocked(now time.Time, op *ban.Op, length time.Duration) {
 	e, longest := d.cfg.Escalation, d.cfg.Bans.MaxFor
 	if e.Factor <= 1 || !op.Prefix.IsSingleIP() {
@@ -105,7 +104,7 @@ func (d *Daemon) escalateLocked(now time.Time, op *ban.Op, length time.Duration)
 	}
 	was := d.offences.of(now, op.Prefix.Addr(), e.Memory)
 	former := int(was.count)
-	if now.UnixMilli() < was.until { // the ban of now is none of them
+	if now.UnixMilli() < was.until { // the current ban is not a former one
 		former--
 	}
 	if former < 1 || length >= longest {

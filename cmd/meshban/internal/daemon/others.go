@@ -20,8 +20,8 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// Members ask one another what they do about an address, and in what state they are. This file has both ends: this node's
-// answers, and what it makes of the answers of others.
+// Members ask one another what they do about an address, and what state they are in. This file has both ends: this
+// node's answers, and what it does with the answers of others.
 
 const (
 	// askLimit bounds how long a command waits for other nodes: those that have not answered by then are unknown.
@@ -32,9 +32,10 @@ const (
 	tellFresh = time.Second
 	// maxUnbanAsks bounds the addresses of one unban that other nodes are asked about.
 	maxUnbanAsks = 4
-	// One member may ask about addrBurst addresses at once, then about one each addrEvery.
+	// One member may ask about addrBurst addresses at once, then about one per addrEvery.
 	addrBurst, addrEvery = 10, 2 * time.Second
-	// maxToldProblems, maxToldBans and maxToldText bound what a node tells: problems, bans of its fail2ban, bytes of one text.
+	// maxToldProblems, maxToldBans and maxToldText bound an answer: its problems, its fail2ban bans, and the bytes of
+	// one text.
 	maxToldProblems, maxToldBans, maxToldText = 8, 8, 240
 )
 
@@ -43,7 +44,7 @@ type question struct {
 	Addr string `json:"addr,omitempty"` // an address or CIDR; "" asks for the state of the node alone
 }
 
-// told is what a node tells; it has at most mesh.MaxAnswer bytes as JSON.
+// told is a node's answer; it has at most mesh.MaxAnswer bytes as JSON.
 type told struct {
 	Backend  string    `json:"backend"`
 	Enforced int       `json:"enforced"`
@@ -55,10 +56,10 @@ type told struct {
 // toldAddr is what a node does about an address.
 type toldAddr struct {
 	Verdict string    `json:"verdict"`           // control.VerdictDropped and the like
-	Why     string    `json:"why,omitempty"`     // of anything but a plain drop
+	Why     string    `json:"why,omitempty"`     // for anything but a plain drop
 	Bans    []toldBan `json:"bans,omitempty"`    // of its fail2ban
-	LetsGo  bool      `json:"lets_go,omitempty"` // its fail2ban lets go of what the mesh lifts
-	Unknown string    `json:"unknown,omitempty"` // why it is not known what its fail2ban bans
+	LetsGo  bool      `json:"lets_go,omitempty"` // its fail2ban unbans what the mesh lifts
+	Unknown string    `json:"unknown,omitempty"` // why its fail2ban's bans are unknown
 }
 
 type toldBan struct {
@@ -66,22 +67,22 @@ type toldBan struct {
 	Prefix string `json:"prefix"`
 }
 
-// heard is what a node has told, or why it has not.
+// heard is a node's answer, or why there is none.
 type heard struct {
 	told
 	err error
 	at  time.Time
 }
 
-// others keeps what other nodes told of themselves, and what this node tells.
+// others keeps what other nodes said about themselves, and what this node says.
 type others struct {
-	asking sync.Mutex // held while a command asks: another one waits and has the same answers
+	asking sync.Mutex // held while a command asks; another one waits and gets the same answers
 	of     map[mesh.ID]heard
 
 	mu    sync.Mutex // guards what follows
 	self  told
 	at    time.Time                 // of self
-	addrs map[mesh.ID]*rate.Limiter // of questions about addresses
+	addrs map[mesh.ID]*rate.Limiter // for questions about addresses
 }
 
 func newOthers() *others {
@@ -103,7 +104,7 @@ func (o *others) takes(now time.Time, from mesh.ID) bool {
 	return a.AllowN(now, 1)
 }
 
-// answer tells a member what it asks.
+// answer answers a member's question.
 func (d *Daemon) answer(ctx context.Context, from mesh.ID, text []byte) ([]byte, error) {
 	var q question
 	if err := json.Unmarshal(text, &q); err != nil {
@@ -126,7 +127,7 @@ func (d *Daemon) answer(ctx context.Context, from mesh.ID, text []byte) ([]byte,
 	return t.encode()
 }
 
-// encode leaves problems out until the rest fits.
+// encode drops problems until the rest fits.
 func (t told) encode() ([]byte, error) {
 	for {
 		text, err := json.Marshal(t)
@@ -174,7 +175,7 @@ func (d *Daemon) tellAddr(ctx context.Context, prefix netip.Prefix) *toldAddr {
 	return t
 }
 
-// readTold reads what a member told; only printable text of bounded length comes out.
+// readTold decodes a member's answer; all its texts come out printable and of bounded length.
 func readTold(text []byte) (told, error) {
 	var t told
 	if err := json.Unmarshal(text, &t); err != nil {
@@ -192,7 +193,7 @@ func readTold(text []byte) (told, error) {
 	return t, nil
 }
 
-// fill puts what a node tells into its line of the members.
+// fill copies a node's answer to its entry in the list of members.
 func (t told) fill(m *control.Member) {
 	m.Backend, m.Enforced, m.HoldsCA, m.Problems = &t.Backend, &t.Enforced, &t.HoldsCA, t.Problems
 }
@@ -241,7 +242,7 @@ func (d *Daemon) ask(ctx context.Context, ids []mesh.ID, q question) []heard {
 	return out
 }
 
-// silence says in a few words why a node has not answered.
+// silence says in a few words why a node has not answered, or "" if it has.
 func (h heard) silence() string {
 	switch {
 	case errors.Is(h.err, mesh.ErrAskedTooOften):
@@ -268,7 +269,7 @@ func (d *Daemon) otherMembers() (list []mesh.Member, asked []mesh.ID) {
 
 func isLiving(m mesh.Member) bool { return m.State == mesh.StateAlive || m.State == mesh.StateSuspect }
 
-// hearAll returns the state of the other living members. Answers younger than fresh are used again.
+// hearAll returns the state of the other living members. Answers younger than fresh are reused.
 func (d *Daemon) hearAll(ctx context.Context, fresh time.Duration) map[mesh.ID]heard {
 	o, now := d.others, time.Now()
 	o.asking.Lock()
@@ -316,7 +317,7 @@ func (d *Daemon) askWhy(ctx context.Context, prefix netip.Prefix) []control.Node
 	return out
 }
 
-// fail2ban says what the fail2ban of a node still bans of a prefix, and what to do about it; "" if it bans nothing.
+// fail2ban says what a node's fail2ban still bans of a prefix and what to do about it, or "" if it bans nothing.
 func (a *toldAddr) fail2ban(node string, prefix netip.Prefix) string {
 	if a.Unknown != "" {
 		return "whether " + node + "'s fail2ban still bans it is not known: " + a.Unknown
@@ -333,11 +334,11 @@ func (a *toldAddr) fail2ban(node string, prefix netip.Prefix) string {
 	return fail2ban.Describe(node, bans)
 }
 
-// askLifted asks other nodes about what an unban lifted, and returns a function that waits for them and notes in the results
-// where their fail2ban still bans it.
+// askLifted asks other nodes about what an unban lifted. The function it returns waits for the answers and notes in the
+// results where a fail2ban still bans it.
 func (d *Daemon) askLifted(ctx context.Context, results []control.Result) func() {
 	if len(results) > maxUnbanAsks {
-		return func() {} // `meshban why` tells of each
+		return func() {} // `meshban why` tells about each
 	}
 	notes := make([]string, len(results))
 	var wait sync.WaitGroup
@@ -353,7 +354,7 @@ func (d *Daemon) askLifted(ctx context.Context, results []control.Result) func()
 	}
 }
 
-// addNote adds something worth knowing to a success, or to what an error advises; "" adds nothing.
+// addNote adds a note to a success, or to the hint of an error; "" adds nothing.
 func addNote(r *control.Result, note string) {
 	at := &r.Note
 	if r.Err != nil {
@@ -364,7 +365,7 @@ func addNote(r *control.Result, note string) {
 	}
 }
 
-// othersOnLifted says which other nodes' fail2ban bans what was lifted, and who does not answer.
+// othersOnLifted says which other nodes' fail2ban bans what was lifted, and which nodes do not answer.
 func (d *Daemon) othersOnLifted(ctx context.Context, prefix netip.Prefix) string {
 	_, ids := d.otherMembers()
 	var notes []string
@@ -385,7 +386,7 @@ func (d *Daemon) othersOnLifted(ctx context.Context, prefix netip.Prefix) string
 	return strings.Join(notes, "; ")
 }
 
-// reminders are what the operator has still to do once.
+// reminders returns what the operator has yet to do once.
 func (d *Daemon) reminders(m control.MeshStatus) []string {
 	var list []string
 	if d.fw.Status().Unsavable {
@@ -399,7 +400,8 @@ func (d *Daemon) reminders(m control.MeshStatus) []string {
 	return append(list, "ca.key is on this machine only: `meshban ca export FILE` copies it; keep the copy elsewhere")
 }
 
-// authorityProblem says that no living node has the authority's key; "" where one has it or a node does not tell.
+// authorityProblem says that no living node has the authority's key, or returns "" if one has it or a node does not
+// answer.
 func (d *Daemon) authorityProblem(ctx context.Context) string {
 	if d.distrust != "" || d.mesh.HasAuthority() {
 		return ""

@@ -11,30 +11,30 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// paceLimit is how long a bulk waits for the kernel at most before it goes on without.
+// paceLimit bounds how long a bulk waits for the kernel before it goes on regardless.
 const paceLimit = 100 * time.Millisecond
 
-// smallWait is how long a frame that is not full waits at most where there are more than mesh.SayRate of them: the next one
-// carries what came meanwhile.
+// smallWait bounds how long a partial frame waits if there are more than mesh.SayRate of them: the next one carries
+// what came meanwhile.
 const smallWait = time.Second / mesh.SayRate
 
-// gather waits before a frame that is not full when there were many of these.
+// gather waits before a partial frame if there were many of them.
 func gather(frames *rate.Limiter) {
 	now := time.Now()
 	turn := frames.ReserveN(now, 1)
 	wait := turn.DelayFrom(now)
 	if wait > smallWait {
-		turn.CancelAt(now) // of what is too much all the same the peers get the rest by sync
+		turn.CancelAt(now) // peers fetch whatever still exceeds their limit by sync
 		wait = smallWait
 	}
 	time.Sleep(wait)
 }
 
-// kernelFirst is how long a frame waits for the kernel, which takes 0.1 ms, before it is signed: what holds the kernel's
-// lock here must not keep a ban from the peers.
+// kernelFirst is how long a frame waits for the kernel, which takes 0.1 ms, before it is signed: whatever holds the
+// kernel's lock here must not keep a ban from the peers.
 const kernelFirst = time.Millisecond
 
-// ahead gives flush a start of kernelFirst. The channel is closed when flush has ended.
+// ahead gives flush a head start of kernelFirst. The channel is closed when flush has returned.
 func ahead(flush func()) <-chan struct{} {
 	ended := make(chan struct{})
 	go func() {
@@ -50,17 +50,17 @@ func ahead(flush func()) <-chan struct{} {
 	return ended
 }
 
-// pace keeps a bulk no more than two slices ahead of the kernel, so that a fresh ban finds only these in front of it.
-// The zero value with fw set is ready.
+// pace keeps a bulk at most two slices ahead of the kernel, so that a fresh ban queues behind no more than these. The
+// zero value with fw set is ready to use.
 type pace struct {
 	fw   *fw.Syncer
 	rate *rate.Limiter // nil: as fast as the kernel takes it
-	last chan struct{} // closed when the kernel has the slice before; capacity 0, nobody sends
-	off  bool          // the kernel is in trouble, or busy with something else: do not wait any more
+	last chan struct{} // closed when the kernel has the previous slice; unbuffered, nobody sends
+	off  bool          // the kernel is in trouble, or busy with something else: stop waiting
 }
 
-// paceCost is what a slice counts as: fewer IPv6 addresses fit into a frame, and it is frames that a peer takes only
-// so many of from one address in a second.
+// paceCost returns what a slice counts as: fewer IPv6 addresses fit into a frame, and a peer limits the frames that it
+// takes from one address per second.
 func paceCost(some []netip.Prefix) int {
 	n := len(some)
 	for _, p := range some {
@@ -71,10 +71,10 @@ func paceCost(some []netip.Prefix) int {
 	return n
 }
 
-// slice is called after each slice of bans that count as n was submitted, and waits for the one before.
+// slice is called after each slice of bans, with a cost of n, was submitted, and waits for the slice before it.
 func (p *pace) slice(ctx context.Context, n int) {
 	if p.rate != nil {
-		_ = p.rate.WaitN(ctx, n) // fails only when ctx ends, and what is asked for is done all the same
+		_ = p.rate.WaitN(ctx, n) // fails only if ctx ends, and the request is carried out regardless
 	}
 	if p.off {
 		return

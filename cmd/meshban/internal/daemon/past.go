@@ -16,24 +16,24 @@ import (
 )
 
 const (
-	// maxRefused bounds the ops of peers that are remembered as refused, about 6 MB when full, and maxPast the bans that
-	// have ended, about 8 MB; the oldest make room.
+	// maxRefused bounds the refused ops of peers that are remembered, about 6 MB when full, and maxPast the ended bans,
+	// about 8 MB; the oldest make room.
 	maxRefused, maxPast = 1 << 14, 1 << 15
-	// pastKept is for how long why tells of a ban that has ended.
+	// pastKept is how long why reports an ended ban.
 	pastKept = 24 * time.Hour
-	// maxPastFindings bounds what why tells of them.
+	// maxPastFindings bounds the refused ops and ended bans that why reports, taken together.
 	maxPastFindings = 100
-	// maxPastSaved bounds the bans that have ended which are kept over a restart, about 3 MB; the newest are.
+	// maxPastSaved bounds the ended bans kept across a restart, about 3 MB; the newest are kept.
 	maxPastSaved = 1 << 13
-	// valuePast names them in the store, where they are while no agent runs.
+	// valuePast names the ended bans in the store, which has them only while no agent runs.
 	valuePast = "past"
 )
 
-// past is what why tells of besides what the table holds: what was refused, and what has ended. The daemon's lock guards it.
+// past is what why reports beyond the table: refused ops and ended bans. The daemon's lock guards it.
 type past struct {
 	refused *simplelru.LRU // refusedKey -> refusedOp
 	ended   *simplelru.LRU // banKey -> endedBan
-	since   time.Time      // from when on ended has all, but for maxPast
+	since   time.Time      // since when ended is complete, up to maxPast
 }
 
 type banKey struct {
@@ -73,7 +73,7 @@ func newPast(now time.Time) past {
 	return past{refused, ended, now}
 }
 
-// judged notes what became of a peer's op: err is why it was refused, nil if it was not.
+// judged records what became of a peer's op: err is why it was refused, or nil if it was not.
 func (p *past) judged(r *ban.Record, err error) {
 	var policy *ban.PolicyError
 	switch {
@@ -88,7 +88,7 @@ func (p *past) judged(r *ban.Record, err error) {
 	}
 }
 
-// tooEarly notes what a frame says that is refused because its origin's clock is ahead of this one, or this one behind.
+// tooEarly records the ops of a frame refused because its origin's clock is ahead of this one, or this one is behind.
 func (d *Daemon) tooEarly(frame mesh.Frame) {
 	ops, err := ban.DecodeOps(frame.Payload)
 	if err != nil {
@@ -106,7 +106,7 @@ func (d *Daemon) tooEarly(frame mesh.Frame) {
 	}
 }
 
-// refusedStatus says by which rule an op of a peer was refused, and what decides.
+// refusedStatus says by which rule a peer's op was refused, and which setting decides.
 func refusedStatus(e *ban.PolicyError, prefix netip.Prefix) string {
 	text := fmt.Sprintf("refused (%s): %s", e.Rule, e.Detail)
 	const orCaps = ", or what its origin's certificate allows, decides"
@@ -126,14 +126,14 @@ func refusedStatus(e *ban.PolicyError, prefix netip.Prefix) string {
 	return text
 }
 
-// changed notes a ban that is no longer in force.
+// changed records a ban that is no longer in force.
 func (p *past) changed(now time.Time, c ban.Change) {
 	if c.Lift {
 		p.ended.Add(banKey{c.Prefix, c.Ports}, endedBan{c, now})
 	}
 }
 
-// savedPast is what the store keeps of the bans that have ended, in the order of their ends.
+// savedPast is what the store keeps of the ended bans, in the order in which they ended.
 type savedPast struct {
 	Since time.Time
 	Ended []savedEnd
@@ -141,11 +141,11 @@ type savedPast struct {
 
 type savedEnd struct {
 	ban.Change
-	Ports string // in the place of Change's, which has no form in JSON
+	Ports string // replaces Change's, which has no JSON form
 	At    time.Time
 }
 
-// save returns what load takes.
+// save returns the ended bans in the form that load takes.
 func (p *past) save() ([]byte, error) {
 	keys := p.ended.Keys()
 	saved := savedPast{Since: p.since}
@@ -157,7 +157,7 @@ func (p *past) save() ([]byte, error) {
 	return json.Marshal(saved)
 }
 
-// load takes over what a former run has saved.
+// load restores what an earlier run saved.
 func (p *past) load(b []byte) error {
 	var saved savedPast
 	if err := json.Unmarshal(b, &saved); err != nil {
@@ -175,7 +175,8 @@ func (p *past) load(b []byte) error {
 	return nil
 }
 
-// loadPast takes over what the last run has saved. It is kept while no agent runs: one that is killed has saved nothing newer.
+// loadPast restores what the last run saved, and removes it from the store: an agent that is killed saves nothing
+// newer.
 func (d *Daemon) loadPast() {
 	b := d.store.Value(valuePast)
 	if b == nil {
@@ -187,7 +188,7 @@ func (d *Daemon) loadPast() {
 	}
 }
 
-// savePast saves which bans have ended for the next run.
+// savePast saves the ended bans for the next run.
 func (d *Daemon) savePast() {
 	d.mu.Lock()
 	b, err := d.past.save()
@@ -199,7 +200,7 @@ func (d *Daemon) savePast() {
 	d.store.Set(valuePast, b)
 }
 
-// pastLocked returns what was refused and what has ended of a prefix. live are the findings of what the table holds.
+// pastLocked returns the refused ops and ended bans of a prefix. live are the findings of the table.
 func (d *Daemon) pastLocked(now time.Time, prefix netip.Prefix, live []ban.Finding) (out []control.Finding) {
 	for _, k := range d.past.refused.Keys() {
 		key := k.(refusedKey)
@@ -231,7 +232,7 @@ func (d *Daemon) pastLocked(now time.Time, prefix netip.Prefix, live []ban.Findi
 	return out
 }
 
-// endedFinding tells of a ban that is over.
+// endedFinding describes a ban that is over.
 func (d *Daemon) endedFinding(key banKey, e endedBan) control.Finding {
 	c := e.change
 	f := control.Finding{Kind: control.KindEnded, Prefix: key.prefix, Ports: key.ports.String(), Until: c.Until}

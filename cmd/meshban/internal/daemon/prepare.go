@@ -38,7 +38,7 @@ func Alone(dir statedir.Dir) (bool, error) {
 	if err != nil || !has {
 		return true, err
 	}
-	lost := false // then nobody knows
+	lost := false // then it is unknown
 	s, err := store.Open(dir.Store(), store.Options{OnDamage: func(store.Damage) { lost = true }})
 	if err != nil {
 		return false, err
@@ -53,7 +53,7 @@ func Alone(dir statedir.Dir) (bool, error) {
 // lineFileMode lets the owner's group read what was banned.
 const lineFileMode = 0o640
 
-// prepare opens what the node works with, in the order in which one needs the other.
+// prepare opens what the node works with, in order of dependence.
 func (d *Daemon) prepare(ctx context.Context) error {
 	keys, err := d.home.Keys()
 	if err != nil {
@@ -64,7 +64,7 @@ func (d *Daemon) prepare(ctx context.Context) error {
 		return err
 	}
 	d.claim()
-	if err := mesh.CheckPort(d.cfg.Bind); err != nil { // nothing in the kernel is touched for an agent that cannot run
+	if err := mesh.CheckPort(d.cfg.Bind); err != nil { // do not touch the kernel for an agent that cannot run
 		return cmp.Or(d.claimed, err)
 	}
 	d.storeMissing()
@@ -74,7 +74,7 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	if keys, err = d.foundAuthority(keys); err != nil {
 		return err
 	}
-	// The wall clock is a floor, so that a restored snapshot of this folder never speaks under an old epoch again.
+	// The wall clock is a floor, so that a restored snapshot of this folder never reuses an old epoch.
 	epoch, err := d.store.RaiseEpoch(d.epochFloor())
 	if err != nil {
 		return err
@@ -103,7 +103,7 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	if err := d.restore(keys.Secrets); err != nil {
 		return err
 	}
-	d.table.SetNever(time.Now(), d.neverList()) // with the members, whose addresses the mesh and its certificates tell
+	d.table.SetNever(time.Now(), d.neverList()) // now with the members, whose addresses come from the mesh and its certificates
 	if err := d.openFirewall(ctx); err != nil {
 		return err
 	}
@@ -113,7 +113,7 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	if err := rehearse(time.Now()); err != nil {
 		return err
 	}
-	runtime.GC() // what the start left behind must not be collected during the first ban
+	runtime.GC() // the garbage of the start must not be collected during the first ban
 	return nil
 }
 
@@ -125,7 +125,7 @@ func authorityKey(s mesh.Secrets) []byte {
 	return s.Authority[:]
 }
 
-// authorityOf returns the origin of what the mesh's authority signs, zero if it has none.
+// authorityOf returns the origin of the mesh's authority, zero if it has none.
 func authorityOf(s mesh.Secrets) (o ban.Origin) {
 	if s.HasAuthority() {
 		o = ban.Origin(mesh.IDOf(s.Authority[:]))
@@ -143,7 +143,7 @@ func access(cfg config.Config) (control.Access, error) {
 				Remedy: fmt.Sprintf("make it with `groupadd --system %s`, or write a group that is there", name),
 			}
 		}
-		return g, err // else the directory of groups did not answer: later it may
+		return g, err // the group directory did not answer; later it may
 	}
 	read, err := find("control.read_group", cfg.Control.ReadGroup)
 	if err != nil {
@@ -153,11 +153,11 @@ func access(cfg config.Config) (control.Access, error) {
 	return control.Access{Read: read, Write: write}, err
 }
 
-// rehearsed are caps that let the line of rehearse pass.
+// rehearsed are caps under which the line of rehearse passes.
 var rehearsed = ban.Caps{Allowance: ban.Allowance{Rate: 1, Burst: 1, Bulk: 1}, Active: 1}
 
-// rehearse takes a line's way through a table that nobody uses. It brings the code into memory: without, the first ban
-// of a node takes milliseconds longer.
+// rehearse takes a line's path through a throwaway table. It loads the code into memory: without it, a node's first ban
+// takes milliseconds longer.
 func rehearse(now time.Time) error {
 	line, err := logsrc.Parse([]byte("<13>Jan  1 00:00:00 root[1]: HOST 192.0.2.1 PORT 22"))
 	if err != nil {
@@ -192,10 +192,10 @@ func rehearse(now time.Time) error {
 	return nil
 }
 
-// epochFloor is the current time in seconds: more than the number of starts can ever reach.
+// epochFloor returns the current time in seconds, which exceeds any number of starts.
 func (d *Daemon) epochFloor() uint64 { return uint64(max(0, time.Now().Unix())) }
 
-// limits are the table's bounds as configured.
+// limits returns the table's limits as configured.
 func limits(cfg config.Config) ban.Limits {
 	l := ban.DefaultLimits()
 	l.MaxFor = cfg.Bans.MaxFor
@@ -203,7 +203,7 @@ func limits(cfg config.Config) ban.Limits {
 	return l
 }
 
-// quorums are those of the configuration by source.
+// quorums returns the configured quorums by source.
 func quorums(cfg config.Config) []ban.SourceQuorum {
 	var out []ban.SourceQuorum
 	for _, q := range cfg.Bans.BySource {
@@ -240,8 +240,8 @@ func (d *Daemon) openMesh(keys statedir.Keys, epoch uint64) error {
 			detail = d.nameNodes(detail)
 			switch kind {
 			case mesh.ProblemForged, mesh.ProblemFlood, mesh.ProblemEquivocation, mesh.ProblemClone:
-				d.problems.add(string(kind), detail) // it names somebody
-			case mesh.ProblemUDP, mesh.ProblemJoin, mesh.ProblemAddress, mesh.ProblemSeen, mesh.ProblemClock: // status asks how it is now
+				d.problems.add(string(kind), detail) // it names a culprit
+			case mesh.ProblemUDP, mesh.ProblemJoin, mesh.ProblemAddress, mesh.ProblemSeen, mesh.ProblemClock: // status asks afresh
 			case mesh.ProblemDropped, mesh.ProblemStrangers, mesh.ProblemCertificate, mesh.ProblemKey:
 				d.problems.setFor(string(kind), detail, briefly)
 			default:
@@ -261,13 +261,13 @@ func (d *Daemon) openMesh(keys statedir.Keys, epoch uint64) error {
 	return nil
 }
 
-// restore gives the stored frames back to the table and to the mesh. Frames of a mesh that this node has left, and
-// frames that cannot be read, are dropped.
+// restore loads the stored frames into the table and the mesh. Frames of a mesh that this node has left are dropped,
+// and frames that cannot be read are skipped.
 func (d *Daemon) restore(secrets mesh.Secrets) error {
 	now := time.Now()
 	var records, live [][]byte
 	var frames []mesh.Frame
-	var arrivals []time.Time // of frames
+	var arrivals []time.Time // of each of frames
 	foreign := 0
 	stored, err := d.storedHolds()
 	if err != nil {
@@ -295,13 +295,13 @@ func (d *Daemon) restore(secrets mesh.Secrets) error {
 		live, frames, arrivals = append(live, raw), append(frames, frame), append(arrivals, arrived)
 		return nil
 	})
-	if err != nil && !errors.Is(err, store.ErrDamaged) { // up to the damage, what was read is sound
+	if err != nil && !errors.Is(err, store.ErrDamaged) { // what was read before the damage is sound
 		return err
 	}
 	if foreign > 0 {
 		d.log.Warn("left the bans of another mesh behind", "frames", foreign)
 	}
-	// What the authority said comes first: it decides which frames count.
+	// What the authority said comes first, because it decides which frames count.
 	if err := d.mesh.Restore(slices.Values(append(records, live...))); err != nil {
 		return err
 	}
@@ -316,7 +316,7 @@ func (d *Daemon) restore(secrets mesh.Secrets) error {
 	return nil
 }
 
-// claim makes this agent the one that drops packets in this kernel, unless another one does.
+// claim makes this agent the one that drops packets in this kernel, unless another one already does.
 func (d *Daemon) claim() {
 	if slices.Equal(d.cfg.Firewall.Backends, []string{fw.NameNone}) {
 		return
@@ -351,7 +351,7 @@ func (d *Daemon) openFirewall(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, backend.Close())
 	}
-	// A kernel that refuses now is tried again by Run, and status tells.
+	// If the kernel refuses now, Run tries again, and status shows the error.
 	if err := d.fw.Replace(ctx); err != nil {
 		d.log.Error("could not load the firewall; trying again", "backend", backend.Name(), "err", err)
 	}
@@ -365,7 +365,7 @@ func (d *Daemon) openLines() error {
 		Unban:   func() bool { return d.config().Fail2ban.Unban },
 		Problem: d.fail2banProblem,
 	})
-	// A file server that is down must not keep the node from starting: the follower goes on trying.
+	// A file server that is down must not keep the node from starting: the follower keeps trying.
 	if err := logsrc.EnsureFile(file, lineFileMode); err != nil {
 		d.log.Warn("could not create the line file; trying again", "err", err)
 	}

@@ -47,7 +47,7 @@ func (d *Daemon) List(ctx context.Context, yield func(control.ListEntry) error) 
 	return failed
 }
 
-// leftOut returns the networks of this machine's own that the kernel leaves out of an entry.
+// leftOut returns this machine's own networks that the kernel leaves out of an entry.
 func (d *Daemon) leftOut(e ban.Entry) []netip.Prefix {
 	if e.State != ban.StateEnforced || e.Prefix.IsSingleIP() {
 		return nil
@@ -91,7 +91,7 @@ func (d *Daemon) Why(ctx context.Context, prefix netip.Prefix) (control.WhyReply
 	return reply, nil
 }
 
-// explain tells what this node does about a prefix, and whether it bans it.
+// explain says what this node does about a prefix, and whether it bans it.
 func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bool) {
 	d.mu.Lock()
 	findings := d.table.Why(prefix)
@@ -164,8 +164,8 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 // maxInside bounds how far why counts the bans inside a prefix.
 const maxInside = 100_000
 
-// letThrough says why a prefix is not dropped as a whole, from what bears on it. As many bans inside it are enforced as
-// enforced says, unless that is less than the findings tell.
+// letThrough says why a prefix is not dropped as a whole, given the findings about it. enforced is how many bans inside
+// it are enforced; if the findings show more, their number counts.
 func letThrough(prefix netip.Prefix, findings []control.Finding, enforced int) string {
 	if len(findings) == 0 {
 		return "the mesh has no record of it"
@@ -201,7 +201,7 @@ func letThrough(prefix netip.Prefix, findings []control.Finding, enforced int) s
 	return f.Status
 }
 
-// addrText writes where a node is; "" while it is nowhere.
+// addrText returns a node's address as text, or "" if it has none.
 func addrText(a netip.AddrPort) string {
 	if !a.IsValid() {
 		return ""
@@ -250,7 +250,7 @@ func (d *Daemon) Members(ctx context.Context) ([]control.Member, error) {
 	return out, nil
 }
 
-// udpText says for a member what UDP passes between it and this node.
+// udpText says whether UDP gets through between a member and this node, and what is wrong if not.
 func udpText(m mesh.Member) string {
 	if trouble := m.UDPTrouble("it"); trouble != "" {
 		what, _, _ := strings.Cut(trouble, ";")
@@ -330,7 +330,7 @@ func (d *Daemon) localStatus() control.Status {
 	return s
 }
 
-// lineStatus counts the lines of the file by what became of them.
+// lineStatus counts the file's lines by what became of them.
 func (d *Daemon) lineStatus(file logsrc.Stats) control.LineStatus {
 	s := control.LineStatus{
 		File: d.config().Lines.File, Accepted: file.Accepted, Echoes: d.lines.echoes.Load(), Emitted: d.lines.emitted.Load(),
@@ -342,7 +342,7 @@ func (d *Daemon) lineStatus(file logsrc.Stats) control.LineStatus {
 			s.IgnoredBy[reason.String()] = n
 		}
 	}
-	// A line that was accepted and then not banned is counted apart, so that every line is accounted for.
+	// A line that was accepted but not banned is counted separately, so that every line is accounted for.
 	s.Accepted -= min(s.Accepted, s.Echoes)
 	if refused := d.lines.refused.Load(); refused > 0 {
 		s.Accepted -= min(s.Accepted, refused)
@@ -352,7 +352,7 @@ func (d *Daemon) lineStatus(file logsrc.Stats) control.LineStatus {
 	return s
 }
 
-// around says how many bans the kernel enforces but for networks of this machine's own; "" if none.
+// around says how many enforced bans leave out networks of this machine's own; "" if none does.
 func (d *Daemon) around() string {
 	switch n, left := d.fw.Around(); n {
 	case 0:
@@ -372,7 +372,7 @@ func (d *Daemon) noneProblem() string {
 	return "backend none: no packet is dropped on this machine"
 }
 
-// confirmedS is how many seconds ago a member was last found in sync; nil: never.
+// confirmedS returns how many seconds ago a member was last found in sync, or nil if never.
 func confirmedS(m mesh.Member) *float64 {
 	switch {
 	case m.Self:
@@ -404,7 +404,7 @@ func (d *Daemon) meshStatus() control.MeshStatus {
 	return s
 }
 
-// counts are the table's.
+// counts returns the table's counts.
 func (d *Daemon) counts() ban.Counts {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// tooLongLocked refuses a ban of this node's own that lasts longer than the configuration allows now.
+// tooLongLocked refuses a ban of this node's own that lasts longer than the configuration now allows.
 func (d *Daemon) tooLongLocked(r *ban.Record) error {
 	longest := d.cfg.Bans.MaxFor
 	if r.Kind != ban.KindBan || !r.Until.After(r.Issued.Add(longest+ban.DefaultLimits().FutureSkew)) {
@@ -19,8 +19,8 @@ func (d *Daemon) tooLongLocked(r *ban.Record) error {
 	return &ban.PolicyError{Rule: ban.RuleLong, Detail: "it lasts longer than " + config.FormatDuration(longest)}
 }
 
-// rejudge applies a new configuration to what is already known: what it refuses no longer counts, and what the old one refused
-// or held may count. How fast bans came in is not judged again.
+// rejudge applies a new configuration to what is already known: what it refuses no longer counts, and what the old one
+// refused or held may count. The rate at which bans came in is not judged again.
 func (d *Daemon) rejudge(ctx context.Context, old, next config.Config) error {
 	if old.Escalation.Factor <= 1 && next.Escalation.Factor > 1 {
 		d.countOffences()
@@ -43,14 +43,14 @@ func (d *Daemon) rejudge(ctx context.Context, old, next config.Config) error {
 
 func looser(a, b ban.Allowance) bool { return b.Rate > a.Rate || b.Burst > a.Burst || b.Bulk > a.Bulk }
 
-// rejudgeRecapped does the same for nodes whose certificate allows something else now.
+// rejudgeRecapped does the same for nodes whose certificate now allows something else.
 func (d *Daemon) rejudgeRecapped(ctx context.Context) error {
 	raised := make(map[ban.Origin]map[ban.Hold]bool)
 	var ids []mesh.ID
 	d.mu.Lock()
 	for o, old := range d.recapped {
 		if _, certified := d.granted[o]; !certified {
-			continue // until it is again
+			continue // kept until it is certified again
 		}
 		delete(d.recapped, o)
 		ids = append(ids, mesh.ID(o))
@@ -80,7 +80,7 @@ func (d *Daemon) judgeAgain(of ...mesh.ID) error {
 	return nil
 }
 
-// countOffences notes the bans that are in force as offences, which were not counted before.
+// countOffences records the bans in force as offences; they were not counted before.
 func (d *Daemon) countOffences() {
 	memory := d.config().Escalation.Memory
 	d.entries(func(e ban.Entry) bool {
@@ -93,7 +93,8 @@ func (d *Daemon) countOffences() {
 	})
 }
 
-// eachFrame calls judge with every record of the frames that are held of some nodes, or of all, and takes over what it changes.
+// eachFrame calls judge with every record of the held frames of some nodes, or of all, and settles the changes it
+// returns.
 func (d *Daemon) eachFrame(of []mesh.ID, judge func(time.Time, ban.Record) []ban.Change) {
 	var records []ban.Record
 	for frame := range d.mesh.Frames(of...) {
@@ -117,7 +118,8 @@ func (d *Daemon) eachFrame(of []mesh.ID, judge func(time.Time, ban.Record) []ban
 	kick(d.expireKick)
 }
 
-// judgeAgainLocked judges a record by what its origin may say now. Of an unban only marks of its origin's own may stay.
+// judgeAgainLocked judges a record by what its origin may say now. It may reduce an unban's marks to those on its
+// origin's own bans.
 func (d *Daemon) judgeAgainLocked(now time.Time, r *ban.Record) error {
 	if r.Origin == d.self {
 		return d.tooLongLocked(r)
@@ -125,8 +127,8 @@ func (d *Daemon) judgeAgainLocked(now time.Time, r *ban.Record) error {
 	return d.gate.Check(now, d.table, r)
 }
 
-// refuseAgainLocked takes back a record that the configuration refuses. inForce counts the bans of each origin: those beyond
-// what it may have in force now wait for the operator.
+// refuseAgainLocked takes back a record that the configuration refuses. inForce counts each origin's bans: those beyond
+// what it may now have in force wait for the operator.
 func (d *Daemon) refuseAgainLocked(now time.Time, r ban.Record, inForce map[ban.Origin]int) []ban.Change {
 	judged := r
 	err := d.judgeAgainLocked(now, &judged)
@@ -151,14 +153,14 @@ func (d *Daemon) refuseAgainLocked(now time.Time, r ban.Record, inForce map[ban.
 	return d.table.Merge(now, []ban.Record{r})
 }
 
-// takeBackLocked has the table forget a record, and why not tell of it as of a ban that has ended.
+// takeBackLocked has the table forget a record, and keeps why from reporting it as an ended ban.
 func (d *Daemon) takeBackLocked(now time.Time, r ban.Record) {
 	d.settleLocked(d.table.Refuse(now, []ban.Record{r}))
 	d.past.ended.Remove(banKey{r.Prefix, r.Ports})
 }
 
-// admitAgainLocked takes in a record that was refused and is not now, as one that arrives now, unless something was decided
-// about it.
+// admitAgainLocked admits a record that was refused but no longer is, as if it arrived now. If something was decided
+// about it, that decision stands.
 func (d *Daemon) admitAgainLocked(now time.Time, r ban.Record, stored storedHolds) []ban.Change {
 	judged := r
 	if d.judgeAgainLocked(now, &judged) != nil || d.table.Has(&judged) {
@@ -178,7 +180,7 @@ func (d *Daemon) admitAgainLocked(now time.Time, r ban.Record, stored storedHold
 	return d.table.Merge(now, []ban.Record{r})
 }
 
-// knows reports whether something was decided about a record, or it was refused for lack of room.
+// knows reports whether something was decided about a record, or ops of its frame were refused for lack of room.
 func (s storedHolds) knows(r *ban.Record) bool {
 	key := holdOf(r)
 	_, held := s.holds[storedOp{key, r.Version.Index}]
@@ -186,7 +188,7 @@ func (s storedHolds) knows(r *ban.Record) bool {
 	return held || refused
 }
 
-// releaseAgain lets count what was held by a cap that has been raised, as far as it goes.
+// releaseAgain releases what was held by a cap that has been raised, as far as the new caps allow.
 func (d *Daemon) releaseAgain(ctx context.Context, raised func(*ban.Record) bool) error {
 	return d.eachHeld(ctx, func(records []ban.Record) error {
 		now := time.Now()
@@ -206,10 +208,10 @@ func (d *Daemon) releaseAgain(ctx context.Context, raised func(*ban.Record) bool
 	})
 }
 
-// fitsNowLocked reports whether a record that waits is within the caps now, and charges it.
+// fitsNowLocked reports whether a waiting record is now within the caps, and charges it.
 func (d *Daemon) fitsNowLocked(now time.Time, r ban.Record) bool {
 	o := r.Origin
-	if r.Hold == ban.HoldActive { // it is one of the records of its origin itself
+	if r.Hold == ban.HoldActive { // its origin's records include it
 		return d.table.RecordsOf(o)-(d.table.WaitingOf(o)-d.table.LiftsWaitingOf(o)) < d.capsLocked(o).Active
 	}
 	return d.gate.Admit(now, d.table, &r) == nil && r.Hold == ban.HoldNone

@@ -15,15 +15,15 @@ import (
 	"github.com/meshban/meshban/fw"
 )
 
-// config is the configuration of now.
+// config returns the current configuration.
 func (d *Daemon) config() config.Config {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.cfg
 }
 
-// serveReload reads the configuration anew on each request until ctx ends. A configuration that does not stand leaves
-// the old one in force. It also judges again after certificates have changed, so that the two never do so at once.
+// serveReload rereads the configuration on each request until ctx ends. An invalid configuration leaves the old one in
+// force. It also rejudges after certificates have changed, so that the two never run at once.
 func (d *Daemon) serveReload(ctx context.Context) error {
 	for {
 		select {
@@ -34,7 +34,7 @@ func (d *Daemon) serveReload(ctx context.Context) error {
 				d.log.Error("could not judge by the new caps of a node what it said before; it is at the next start", "err", err)
 			}
 			continue
-		case <-d.reload: // a nil channel never comes
+		case <-d.reload: // a nil channel blocks for ever
 		}
 		d.notify(sdnotify.SdNotifyReloading)
 		if err := d.reloadOnce(ctx); err != nil {
@@ -47,7 +47,7 @@ func (d *Daemon) serveReload(ctx context.Context) error {
 	}
 }
 
-// reloadOnce takes over what can change while the node runs, and names what cannot.
+// reloadOnce applies the settings that can change while the node runs, and logs those that cannot.
 func (d *Daemon) reloadOnce(ctx context.Context) error {
 	next, err := d.reread()
 	if err != nil {
@@ -60,7 +60,7 @@ func (d *Daemon) reloadOnce(ctx context.Context) error {
 	if fixed := needRestart(old, next); len(fixed) > 0 {
 		d.log.Warn("these settings change only at a restart", "keys", strings.Join(fixed, ", "))
 	}
-	// What is fixed at the start stays as it runs, so that status and errors tell the truth.
+	// Settings fixed at the start keep the values in use, so that status and errors tell the truth.
 	next.Name, next.Bind, next.Advertise, next.Metrics = old.Name, old.Bind, old.Advertise, old.Metrics
 	next.Firewall, next.Control, next.Lines.File, next.Log.Format = old.Firewall, old.Control, old.Lines.File, old.Log.Format
 	d.mu.Lock()
@@ -89,7 +89,7 @@ func (d *Daemon) reloadOnce(ctx context.Context) error {
 	return nil
 }
 
-// needRestart names the keys that differ and cannot change while the node runs.
+// needRestart returns the changed keys that take effect only at a restart.
 func needRestart(old, next config.Config) []string {
 	var keys []string
 	differ := func(key string, changed bool) {
@@ -111,7 +111,7 @@ func needRestart(old, next config.Config) []string {
 	return keys
 }
 
-// announceReady says on stderr and to systemd that the node serves, and what to do next.
+// announceReady tells the log and systemd that the node serves, and says what to do next.
 func (d *Daemon) announceReady(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -146,7 +146,7 @@ func (d *Daemon) announceReady(ctx context.Context) error {
 	return nil
 }
 
-// notify tells systemd; without systemd it does nothing.
+// notify sends state to systemd; without systemd it does nothing.
 func (d *Daemon) notify(state string) {
 	if os.Getenv("NOTIFY_SOCKET") == "" {
 		return

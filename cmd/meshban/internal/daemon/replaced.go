@@ -9,8 +9,8 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// replaced takes back what frames said that have lost to other frames of the same origins and numbers. It is called from the
-// mesh's own goroutine, before those others are delivered.
+// replaced takes back the ops of frames that lost to another frame with the same origin and number. It runs on the
+// mesh's own goroutine, before the other frame is delivered.
 func (d *Daemon) replaced(frames []mesh.Frame) {
 	now := time.Now()
 	for _, frame := range frames {
@@ -29,7 +29,7 @@ func (d *Daemon) replaced(frames []mesh.Frame) {
 	kick(d.expireKick)
 }
 
-// retold applies again all that those origins say from which something was taken back.
+// retold applies again everything said by the origins from which something was taken back.
 func (d *Daemon) retold(live iter.Seq[mesh.Frame]) {
 	stored, err := d.syncedHolds()
 	if err != nil {

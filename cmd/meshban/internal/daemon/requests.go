@@ -20,10 +20,10 @@ import (
 )
 
 const (
-	// allowFor is how long an allow entry without an end lives: the mesh keeps nothing for ever, and a frame no longer
+	// allowFor is how long an allow entry without an end lasts: the mesh keeps nothing for ever, and no frame longer
 	// than mesh.MaxLife.
 	allowFor = 365 * 24 * time.Hour
-	// inviteFor is how long a token is good where nobody says.
+	// inviteFor is how long a token is valid by default.
 	inviteFor = time.Hour
 )
 
@@ -43,7 +43,7 @@ func (d *Daemon) Ban(ctx context.Context, req control.BanRequest) (control.BanRe
 		return control.BanReply{}, &control.Error{Code: control.CodeUsage, Message: fmt.Sprintf("%q names no list", req.Source)}
 	}
 	notes := d.newNotes(now, imported, req.Before)
-	former := make(map[netip.Prefix]ban.Record) // what this node had said of them
+	former := make(map[netip.Prefix]ban.Record) // this node's earlier bans of them
 	var rep control.BanReply
 	ops := func(prefix netip.Prefix) ([]ban.Op, error) {
 		op := ban.Op{Kind: ban.KindBan, Prefix: prefix, Ports: ports, Until: endOf(now, length), Reason: req.Reason, Source: req.Source}
@@ -87,7 +87,7 @@ func (d *Daemon) Ban(ctx context.Context, req control.BanRequest) (control.BanRe
 		if r.Err == nil {
 			note, hint := notes.of(r.Prefix, r.Until.Sub(now))
 			if note == noteSpared && r.Note != "" {
-				continue // which says what is left out
+				continue // which already says what is left out
 			}
 			addNote(&rep.Results[i], note)
 			rep.Results[i].Hint = hint
@@ -106,7 +106,7 @@ func count(b bool) int {
 	return 0
 }
 
-// rehearseEach is publishEach that publishes nothing.
+// rehearseEach does what publishEach does, but publishes nothing.
 func (d *Daemon) rehearseEach(prefixes []netip.Prefix, ops func(netip.Prefix) ([]ban.Op, error)) []control.Result {
 	results := make([]control.Result, 0, len(prefixes))
 	for some := range slices.Chunk(prefixes, lockChunk) {
@@ -128,13 +128,14 @@ func (d *Daemon) rehearseEach(prefixes []netip.Prefix, ops func(netip.Prefix) ([
 	return results
 }
 
-// prolong gives op the reason and the source of the ban that it prolongs, and reports whether it does: it must not shorten it.
+// prolong gives op the reason and the source of the old ban, and reports whether op prolongs it: it must not shorten
+// it.
 func prolong(op *ban.Op, old ban.Record) bool {
 	op.Reason, op.Source = cmp.Or(old.Reason, op.Reason), old.Source
 	return op.Until.After(old.Until)
 }
 
-// formerNote says what became of this node's former ban of an address, which is in force until a time now.
+// formerNote describes this node's former ban of an address that is now banned until until.
 func formerNote(req control.BanRequest, old ban.Record, until time.Time) string {
 	was := "until " + control.FormatTime(old.Until)
 	if old.Reason != "" {
@@ -187,7 +188,7 @@ func (d *Daemon) Unban(ctx context.Context, req control.UnbanRequest) (control.U
 	return control.UnbanReply{Results: results}, err
 }
 
-// notBannedLocked says that there is nothing to lift, and what else may keep the prefix out.
+// notBannedLocked returns an error that there is nothing to lift, and says what else may keep the prefix out.
 func (d *Daemon) notBannedLocked(prefix netip.Prefix) error {
 	e := &control.Error{Code: control.CodeNotFound, Message: fmt.Sprintf("%s is not banned", show(prefix))}
 	if verdict, ok := d.table.Lookup(prefix); ok {
@@ -268,8 +269,8 @@ func (d *Daemon) Unallow(ctx context.Context, req control.UnallowRequest) (contr
 }
 
 // publishEach asks ops for the ops of each prefix and publishes them, so that many addresses travel in few frames. It
-// goes in slices: whoever has one address waits behind one slice at most. A prefix that ops refuses does not hold up the
-// others. ops is called with the lock held and may give it away for a while.
+// works in slices, so that a request for one address waits for at most one slice. A prefix that ops refuses does not
+// hold up the others. ops is called with the lock held and may release it for a while.
 func (d *Daemon) publishEach(
 	ctx context.Context, now time.Time, prefixes []netip.Prefix, ops func(netip.Prefix) ([]ban.Op, error),
 ) ([]control.Result, error) {
@@ -279,8 +280,8 @@ func (d *Daemon) publishEach(
 	if d.mesh.Peers() > 0 {
 		pace.rate = d.bulkRate
 	}
-	var pending, done []ban.Op                                                       // done: pending, once more for the audit log; publishing takes pending apart
-	who := sync.OnceValue(func() control.AuditEntry { return d.byCaller(ctx, now) }) // reads files, so behind the first ban
+	var pending, done []ban.Op                                                       // done: a copy of pending for the audit log; publishing takes pending apart
+	who := sync.OnceValue(func() control.AuditEntry { return d.byCaller(ctx, now) }) // reads files, so only after the first ban
 	for some := range slices.Chunk(prefixes, lockChunk) {
 		d.mu.Lock()
 		for _, prefix := range some {
@@ -297,7 +298,7 @@ func (d *Daemon) publishEach(
 		}
 		d.mu.Unlock()
 		if few {
-			break // no bulk: the bans first, and then the wait
+			break // not a bulk: publish first, then wait
 		}
 		giveWay()
 		if len(pending) == 0 {
@@ -334,7 +335,8 @@ func (d *Daemon) publishEach(
 	return results, nil
 }
 
-// noteUnsaved waits for the disk. What is not on it then is noted on each of a few results, and on the first one of many.
+// noteUnsaved waits for the disk. If something is not on it by then, each of a few results says so, or the first one of
+// many.
 func (d *Daemon) noteUnsaved(ctx context.Context, results []control.Result, few bool) {
 	limit := keepLimit
 	if !few {
@@ -354,11 +356,12 @@ func (d *Daemon) noteUnsaved(ctx context.Context, results []control.Result, few 
 	}
 }
 
-// keepLimit bounds how long an answer waits for the disk, keepBulkLimit that to an import. Kernel and peers do not wait.
+// keepLimit bounds how long an answer waits for the disk, keepBulkLimit how long the answer to an import does. Kernel
+// and peers do not wait.
 const keepLimit, keepBulkLimit = time.Second, 30 * time.Second
 
-// keep holds the answer to a command back until what it said is on disk, so that no kill loses what was answered. It returns why it is
-// not, in the words of a note, or "".
+// keep delays the answer to a command until what it said is on disk, so that no kill loses what was answered. It
+// returns why it is not on disk, worded as a note, or "".
 func (d *Daemon) keep(ctx context.Context, limit time.Duration) (why string) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -375,7 +378,7 @@ func (d *Daemon) keep(ctx context.Context, limit time.Duration) (why string) {
 	return fmt.Sprintf("%s: %v; a restart of the agent before it is there loses it", control.NotOnDisk, err)
 }
 
-// refusal puts an error of the table into the control socket's terms.
+// refusal converts an error of the table to a control error.
 func (d *Daemon) refusal(err error) *control.Error {
 	var policy *ban.PolicyError
 	if errors.As(err, &policy) {
@@ -388,10 +391,10 @@ func (d *Daemon) refusal(err error) *control.Error {
 	return control.AsError(err)
 }
 
-// policyHint tells what to do about a refusal, to be typed as it stands; "" where nothing can be done.
+// policyHint says what to do about a refusal, ready to be typed; "" if nothing can be done.
 func policyHint(e *ban.PolicyError) string {
 	if !e.Op.Prefix.IsValid() {
-		return "" // not of a command
+		return "" // not from a command
 	}
 	longest := config.FormatDuration(e.Longest)
 	switch e.Rule {

@@ -13,7 +13,7 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// needAuthority says that a verb needs the authority's key, and where it may be.
+// needAuthority returns an error that says that a verb needs the authority's key, and where that may be.
 func (d *Daemon) needAuthority(verb string) error {
 	if d.distrust != "" {
 		return &control.Error{Code: control.CodeFailed, Message: fmt.Sprintf("%s needs an authority, and this mesh has none", verb), Hint: d.distrust}
@@ -35,7 +35,7 @@ func (d *Daemon) Revoke(ctx context.Context, req control.RevokeRequest) (control
 		return control.RevokeReply{}, err
 	}
 	now := time.Now()
-	req.Since = req.Since.Truncate(time.Millisecond) // as records are
+	req.Since = req.Since.Truncate(time.Millisecond) // as in records
 	if id == mesh.ID(d.self) {
 		return control.RevokeReply{}, &control.Error{
 			Code: control.CodePolicy, Rule: "own node", Message: "a node cannot revoke itself",
@@ -52,7 +52,7 @@ func (d *Daemon) Revoke(ctx context.Context, req control.RevokeRequest) (control
 	name, old := d.names.certifiedName(ban.Origin(id)), d.mesh.Standing(id).Revoked
 	reply.Kept = 0
 	if old == nil && !req.Since.IsZero() {
-		// First in our name, then the revocation: no packet gets through in between.
+		// Say the bans in our name first, then revoke, so that no packet gets through in between.
 		if reply.Kept, err = d.sayAgain(ctx, now, ban.Origin(id), req.Since); err != nil {
 			return control.RevokeReply{}, err
 		}
@@ -134,10 +134,11 @@ func countSaid(reply *control.RevokeReply, r *ban.Record) {
 	})
 }
 
-// revokeAfter is how long what was said again goes ahead of the revocation, which passes all large frames on its way.
+// revokeAfter is the head start of what was said again over the revocation, which overtakes all large frames on its
+// way.
 const revokeAfter = 200 * time.Millisecond
 
-// sayAgain says in this node's name what another one said before a time, and tells how much that was.
+// sayAgain says in this node's name what another node said before a time, and returns how much that was.
 func (d *Daemon) sayAgain(ctx context.Context, now time.Time, origin ban.Origin, before time.Time) (said int, err error) {
 	pace := pace{fw: d.fw, rate: d.bulkRate}
 	for cursor, more := uint32(0), true; more; more = cursor != 0 {
@@ -154,8 +155,8 @@ func (d *Daemon) sayAgain(ctx context.Context, now time.Time, origin ban.Origin,
 	return said, nil
 }
 
-// again returns a slice of the bans that reached this node from an origin before a time, but for those that this node
-// would not say itself or says for longer already.
+// again returns a slice of the bans that reached this node from an origin before a time, except those that this node
+// would not say itself or already says for longer.
 func (d *Daemon) again(now time.Time, origin ban.Origin, before time.Time, cursor uint32) (ops []ban.Op, next uint32) {
 	defer giveWay()
 	d.mu.Lock()
@@ -177,7 +178,7 @@ func (d *Daemon) ownOps(ops []ban.Op) (all []ban.Op) {
 	return all
 }
 
-// findNode finds a node by its certified name, its id or the first digits of that. What nodes call themselves is ignored.
+// findNode finds a node by its certified name, its id or the id's first digits. What nodes call themselves is ignored.
 func (d *Daemon) findNode(text string) (mesh.ID, error) {
 	if id, err := mesh.ParseID(text); err == nil {
 		return id, nil // even an unknown node: its key may have been stolen before its first start
@@ -202,7 +203,7 @@ func (d *Daemon) findNode(text string) (mesh.ID, error) {
 	}
 	ids := slices.SortedFunc(maps.Keys(found), func(a, b mesh.ID) int { return slices.Compare(a[:], b[:]) })
 	if live := slices.DeleteFunc(slices.Clone(ids), func(id mesh.ID) bool { return found[id] }); len(live) > 0 {
-		ids = live // who had the name before, and is revoked, is not meant
+		ids = live // former holders of the name that are revoked are not meant
 	}
 	switch len(ids) {
 	case 0:
@@ -221,7 +222,7 @@ func (d *Daemon) findNode(text string) (mesh.ID, error) {
 	}
 }
 
-// describe tells a node from others of its name.
+// describe tells a node apart from others with its name.
 func (d *Daemon) describe(id mesh.ID, addr string) string {
 	text := id.String()
 	if name := d.names.certifiedName(ban.Origin(id)); name != "" {
@@ -236,7 +237,7 @@ func (d *Daemon) describe(id mesh.ID, addr string) string {
 	return text
 }
 
-// certified fills in what the authority says of a member.
+// certified fills in what the authority says about a member.
 func (d *Daemon) certified(m *control.Member, s mesh.Standing) {
 	switch {
 	case d.distrust != "":

@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// rotateWait bounds how long an answer waits until all nodes that are alive have the new key, rotateLook is the time
-	// between two looks.
+	// rotateWait bounds how long an answer waits until all live nodes have the new key; rotateLook is how often it
+	// checks.
 	rotateWait, rotateLook = 5 * time.Second, 100 * time.Millisecond
 	// keyShown bounds the nodes that a problem names.
 	keyShown = 10
@@ -43,7 +43,7 @@ func (d *Daemon) Rotate(ctx context.Context, _ control.RotateRequest) (control.R
 	return control.RotateReply{Generation: int(generation), Nodes: nodes, Waiting: d.names.list(d.awaitKey(ctx))}, nil
 }
 
-// awaitKey waits until no member that is alive lacks the newest key, and gives those that do after all.
+// awaitKey waits until every live member has the newest key, and returns those that still lack it.
 func (d *Daemon) awaitKey(ctx context.Context) []mesh.ID {
 	ctx, cancel := context.WithTimeout(ctx, rotateWait)
 	defer cancel()
@@ -62,7 +62,7 @@ func (d *Daemon) awaitKey(ctx context.Context) []mesh.ID {
 	}
 }
 
-// list gives the names of nodes, each with its short id: names are not unique.
+// list returns the names of nodes, each with its short id, because names are not unique.
 func (n *names) list(ids []mesh.ID) []string {
 	out := make([]string, len(ids))
 	for i, id := range ids {
@@ -78,7 +78,7 @@ var keyStages = map[mesh.KeyStage]string{
 	mesh.KeyDropped:  "the former ones are gone",
 }
 
-// keyTurned writes down what this node does about a rotation.
+// keyTurned records this node's steps in a key rotation.
 func (d *Daemon) keyTurned(e mesh.KeyEvent) {
 	d.problems.clear(string(mesh.ProblemKey))
 	d.log.Info("the mesh's key", "generation", e.Generation, "stage", keyStages[e.Stage])
@@ -87,7 +87,7 @@ func (d *Daemon) keyTurned(e mesh.KeyEvent) {
 	d.audit.Add(entry)
 }
 
-// keyProblem tells who keeps a rotation from being complete; empty: nobody.
+// keyProblem says which nodes keep a rotation from completing; empty if none does.
 func keyProblem(s mesh.KeyStatus, names *names) string {
 	if len(s.Lacking) == 0 {
 		return ""

@@ -8,16 +8,16 @@ import (
 )
 
 const (
-	// nftConf is what nftables.service loads at boot, and nftUnit the name of its links below systemd's folder.
+	// nftConf is what nftables.service loads at boot, and nftUnit matches its links below systemd's folder.
 	nftConf, nftUnit = "/etc/nftables.conf", "/etc/systemd/system/*.wants/nftables.service"
-	// maxRuleset bounds what is read of it, in bytes.
+	// maxRuleset bounds what is read of nftConf, in bytes.
 	maxRuleset = 8 << 20
-	// chainOfOurs is in a ruleset that was saved while iptables held our rules.
+	// chainOfOurs occurs in a ruleset that was saved while iptables held our rules.
 	chainOfOurs = "MESHBAN"
 )
 
-// savedRuleset says what to do where the administrator saves the firewall by `nft list ruleset`, which cannot write down the set
-// matches that iptables-nft holds for us; "" where nothing loads such a file at boot. The paths are below root.
+// savedRuleset says what to do if the administrator saves the firewall with `nft list ruleset`, which cannot write the
+// set matches that iptables-nft holds for us; "" if nothing loads such a file at boot. The paths are below root.
 func savedRuleset(root string) string {
 	const remedy = "write `firewall: {backends: [nftables]}` into meshban.yaml, restart the agent"
 	if hasOurChain(root + nftConf) {

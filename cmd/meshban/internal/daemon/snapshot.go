@@ -7,15 +7,15 @@ import (
 	"github.com/meshban/meshban/fw"
 )
 
-// lockChunk is how many entries are looked at under one hold of the lock: about 0.1 ms, which is what a fresh ban may
-// have to wait for each time.
+// lockChunk is how many entries are processed under one hold of the lock: about 0.1 ms, which a fresh ban may have to
+// wait each time.
 const lockChunk = 256
 
-// giveWay lets goroutines that wait for a processor, or for the lock that was just released, go first. Without it one
-// that has much to do keeps both for up to 10 ms.
+// giveWay lets goroutines that wait for a processor, or for the lock that was just released, go first. Without it a
+// busy goroutine keeps both for up to 10 ms.
 func giveWay() { runtime.Gosched() }
 
-// snapshot is all that the kernel should hold. Its entries are read in chunks, so that bans go on meanwhile.
+// snapshot returns all that the kernel should hold. Its entries are read in chunks, so that bans go on meanwhile.
 func (d *Daemon) snapshot() fw.State {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -38,7 +38,7 @@ func (d *Daemon) snapshot() fw.State {
 	}
 }
 
-// exceptions is what the kernel should never drop.
+// exceptions returns what the kernel should never drop.
 func (d *Daemon) exceptions() fw.Exceptions {
 	d.mu.Lock()
 	all := d.table.Exceptions()

@@ -9,13 +9,13 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// noAuthority is what to do about a mesh that a version without authorities made.
+// noAuthority says what to do about a mesh made by a version without authorities.
 const noAuthority = "this mesh was made by a version without certificates: every holder of its key is believed. " +
 	"Make a new one: `meshban init` in an empty state folder on one node, `meshban invite` there, " +
 	"and on each other node move the state folder away and `meshban join TOKEN`"
 
-// foundAuthority gives a mesh of one that has no authority one. Where there are others, or the store that would tell of
-// them is lost, the mesh goes on as it was.
+// foundAuthority founds an authority for a mesh of one that has none. If there are other members, or the store that
+// would list them is lost, the mesh stays as it was.
 func (d *Daemon) foundAuthority(keys statedir.Keys) (statedir.Keys, error) {
 	if keys.Secrets.HasAuthority() {
 		return keys, nil
@@ -36,7 +36,7 @@ func (d *Daemon) foundAuthority(keys statedir.Keys) (statedir.Keys, error) {
 	return keys, err
 }
 
-// withdraw takes back what nodes said that do not count any more. Package mesh has let go of their frames.
+// withdraw takes back what nodes said that no longer count. Package mesh has already dropped their frames.
 func (d *Daemon) withdraw(nodes []mesh.ID) {
 	now := time.Now()
 	for _, id := range nodes {
@@ -69,7 +69,7 @@ func (d *Daemon) readmit(nodes []mesh.ID) {
 	kick(d.neverKick)
 }
 
-// reconsider has the table look again at all entries, in slices, so that a fresh ban does not wait for long.
+// reconsider has the table re-examine all entries, in slices, so that a fresh ban does not wait long.
 func (d *Daemon) reconsider(step func(cursor uint32) ([]ban.Change, uint32)) {
 	for cursor, more := uint32(0), true; more; more = cursor != 0 {
 		var changes []ban.Change
