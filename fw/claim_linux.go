@@ -10,13 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// claimName is a socket in the abstract namespace, unix(7): each network namespace has its own, as it has its own sets and
-// rules, and the kernel gives the name free when its process ends, however that ends.
+// claimName is a socket in the abstract namespace, unix(7). Each network namespace has its own, just as it has its own
+// sets and rules, and the kernel frees the name when its process ends, for whatever reason.
 const claimName = "@meshban/firewall"
 
 // Claim makes this process the one whose bans this kernel drops, until release is called or the process ends. The error
-// matches ErrClaimed if another agent, of root's or of this user's, is that already. A socket of anybody else's claims
-// nothing, or each local user could keep the firewall open; squatter then says whose it is.
+// matches ErrClaimed if another agent, run by root or by this user, already is. A socket of any other user claims
+// nothing, or else each local user could keep the firewall open; squatter then says whose it is.
 func Claim() (release func() error, squatter string, err error) {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: claimName, Net: "unix"})
 	if err == nil {
@@ -29,7 +29,7 @@ func Claim() (release func() error, squatter string, err error) {
 	owner, err := claimedBy()
 	release = func() error { return nil }
 	switch {
-	case err != nil || int(owner.Pid) == os.Getpid(): // an agent always answers
+	case err != nil || int(owner.Pid) == os.Getpid(): // a living agent always answers
 		return release, "", nil
 	case owner.Uid == 0 || int(owner.Uid) == os.Geteuid():
 		return nil, "", fmt.Errorf("%w: process %d", ErrClaimed, owner.Pid)
@@ -38,7 +38,7 @@ func Claim() (release func() error, squatter string, err error) {
 		owner.Pid, owner.Uid, claimName), nil
 }
 
-// hangUp ends each connection at once, until the listener is closed.
+// hangUp closes each connection at once, until the listener is closed.
 func hangUp(l *net.UnixListener) {
 	for {
 		conn, err := l.Accept()
@@ -49,7 +49,7 @@ func hangUp(l *net.UnixListener) {
 	}
 }
 
-// claimedBy asks the kernel who listens on the socket.
+// claimedBy asks the kernel which process listens on the socket.
 func claimedBy() (*unix.Ucred, error) {
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: claimName, Net: "unix"})
 	if err != nil {

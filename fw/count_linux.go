@@ -10,16 +10,16 @@ const (
 	cmdList = 7 // IPSET_CMD_LIST
 
 	attrFlags  = 6      // IPSET_ATTR_FLAGS
-	listHeader = 1 << 2 // IPSET_FLAG_LIST_HEADER: what the set is, without its elements
+	listHeader = 1 << 2 // IPSET_FLAG_LIST_HEADER: describe the set without its elements
 	// In the data of a set's header.
 	dataElements   = 24 // IPSET_ATTR_ELEMENTS
 	dataReferences = 25 // IPSET_ATTR_REFERENCES
 )
 
-// elements is the number of elements of a set.
+// elements returns the number of elements of a set.
 func (c *ipsetConn) elements(set string) (int, error) { return c.figure(set, dataElements) }
 
-// references is the number of rules, and sets of sets, that use a set.
+// references returns the number of rules and list sets that use a set.
 func (c *ipsetConn) references(set string) (int, error) { return c.figure(set, dataReferences) }
 
 // figure reads a number from the header of a set.
@@ -39,7 +39,7 @@ func (c *ipsetConn) figure(set string, attr uint16) (int, error) {
 	return 0, fmt.Errorf("count %q: the kernel does not say", set)
 }
 
-// figureOf reads the answer to cmdList, nfgenmsg included.
+// figureOf reads a number from an answer to cmdList, nfgenmsg included.
 func figureOf(b []byte, attr uint16) (n int, ok bool) {
 	if len(b) < 4 {
 		return 0, false

@@ -18,9 +18,9 @@ type netUpdate struct {
 	until  time.Time // zero = remove
 }
 
-// cover turns prefixes of one address family, which may lie inside one another, into segments that do not overlap, as
-// interval sets demand. Where prefixes lie inside one another the latest end counts, so the kernel forgets each address
-// at the right time even when nobody tells it to.
+// cover turns prefixes of one address family, which may be nested, into segments that do not overlap, as interval sets
+// require. Where prefixes are nested the latest end counts, so that the kernel forgets each address at the right time
+// even if nobody tells it to.
 type cover struct {
 	until  map[netip.Prefix]time.Time
 	sorted []netip.Prefix // by first address, the wider first
@@ -35,7 +35,7 @@ func comparePrefix(a, b netip.Prefix) int {
 	return a.Bits() - b.Bits()
 }
 
-// lastAddr is the last address in a prefix.
+// lastAddr returns the last address in a prefix.
 func lastAddr(p netip.Prefix) netip.Addr {
 	b := p.Addr().As16()
 	bits := p.Bits()
@@ -51,7 +51,7 @@ func lastAddr(p netip.Prefix) netip.Addr {
 	return netip.AddrFrom16(b)
 }
 
-// load adds prefixes when nothing is in the kernel yet; all follows.
+// load adds a prefix while nothing is in the kernel yet; call all afterwards.
 func (c *cover) load(prefix netip.Prefix, until time.Time) {
 	if _, ok := c.until[prefix]; !ok {
 		c.sorted = append(c.sorted, prefix)
@@ -59,14 +59,14 @@ func (c *cover) load(prefix netip.Prefix, until time.Time) {
 	c.until[prefix] = until
 }
 
-// all are the segments of everything that has not ended.
+// all returns the segments of everything that has not ended.
 func (c *cover) all(now time.Time) []segment {
 	slices.SortFunc(c.sorted, comparePrefix)
 	return c.segments(now, c.sorted)
 }
 
-// apply carries out updates and says which segments go and which come. Segments that have ended are among those that
-// go: the kernel may have forgotten them or not.
+// apply carries out updates and returns the segments to delete and to add. Ended segments are among those to delete:
+// the kernel may or may not have forgotten them.
 func (c *cover) apply(now time.Time, updates []netUpdate) (del, add []segment) {
 	regions := c.regions(updates)
 	before := c.within(time.Time{}, regions)
@@ -99,7 +99,7 @@ func (c *cover) apply(now time.Time, updates []netUpdate) (del, add []segment) {
 	return before, c.within(now, regions)
 }
 
-// regions are the outermost prefixes, known or about to be, around the updated ones: nothing outside them changes.
+// regions returns the outermost prefixes, known or about to be, around the updated ones: nothing outside them changes.
 func (c *cover) regions(updates []netUpdate) []netip.Prefix {
 	var outer []netip.Prefix
 	for _, u := range updates {
@@ -123,7 +123,7 @@ func (c *cover) regions(updates []netUpdate) []netip.Prefix {
 	return out
 }
 
-// within are the segments of all known prefixes inside the regions.
+// within returns the segments of all known prefixes inside the regions.
 func (c *cover) within(now time.Time, regions []netip.Prefix) []segment {
 	var out []segment
 	for _, region := range regions {
@@ -137,8 +137,8 @@ func (c *cover) within(now time.Time, regions []netip.Prefix) []segment {
 	return out
 }
 
-// segments walks sorted prefixes with a stack of those around the current address; each but the outermost ends later
-// than the one around it.
+// segments walks sorted prefixes with a stack of those that contain the current address; each but the outermost ends
+// later than the one around it.
 func (c *cover) segments(now time.Time, prefixes []netip.Prefix) []segment {
 	var out, around []segment
 	var next netip.Addr // the first address not yet accounted for; invalid past the last of all

@@ -6,25 +6,25 @@ import (
 	"slices"
 )
 
-// Bounds of what the kernel holds of the exceptions, the same for every backend.
+// Bounds on the exceptions in the kernel, the same for every backend.
 const (
 	MaxNever = 1 << 16 // prefixes of the never-ban list
 	MaxAllow = 1 << 15 // allowed prefixes
 )
 
-// Exceptions are the prefixes that are never dropped, even inside a banned one. The kernel looks at Never first. In both
-// lists the most important stands in front: where there is no room, the end is left out, and so is every entry that
-// contains some of that.
+// Exceptions are the prefixes that are never dropped, even inside a banned one. The kernel looks at Never first. In
+// both lists the most important prefixes come first: if there is no room, the end of the list is left out, and so is
+// every entry that contains a prefix left out.
 type Exceptions struct {
 	Never []netip.Prefix // the never-ban list
 	Allow []netip.Prefix
-	// Networks are those that this machine is in, the most important in front. An entry that contains one leaves it out. MaxNetworks
-	// count. Backends get none.
+	// Networks are the networks this machine is in, the most important first. An entry that contains one leaves it out.
+	// The first MaxNetworks count. Backends get none of them.
 	Networks []netip.Prefix
 }
 
-// fit returns what the kernel is to hold: masked, sorted, no prefix inside another of its list. Over is what exceeds the
-// bounds.
+// fit returns what the kernel is to hold: masked, sorted, with no prefix inside another of its list. over is what
+// exceeds the bounds.
 func (x Exceptions) fit() (in Exceptions, over prefixes) {
 	never, allow := outermost(x.Never), outermost(x.Allow)
 	cut := func(list []netip.Prefix, most int) prefixes {
@@ -39,7 +39,7 @@ func (x Exceptions) equal(y Exceptions) bool {
 	return slices.Equal(x.Never, y.Never) && slices.Equal(x.Allow, y.Allow)
 }
 
-// difference returns what is in ps alone and what is in qs alone.
+// difference returns what is only in ps and what is only in qs.
 func (ps prefixes) difference(qs prefixes) (mine, others prefixes) {
 	for len(ps) > 0 && len(qs) > 0 {
 		switch c := ps[0].Compare(qs[0]); {
@@ -54,7 +54,7 @@ func (ps prefixes) difference(qs prefixes) (mine, others prefixes) {
 	return append(mine, ps...), append(others, qs...)
 }
 
-// within returns those of x that lie inside the same list of y. Both come from fit.
+// within returns the prefixes of x that lie inside a prefix of the same list of y, and the others. Both come from fit.
 func (x Exceptions) within(y Exceptions) (in Exceptions, not prefixes) {
 	pick := func(list, other prefixes) (in prefixes) {
 		for _, p := range list {
@@ -70,8 +70,8 @@ func (x Exceptions) within(y Exceptions) (in Exceptions, not prefixes) {
 	return in, sorted(outermost(not))
 }
 
-// outermost masks prefixes and drops those that are invalid or inside another. Each that is left stands where the first
-// that it contains stood. A prefix of length 0, which sets cannot hold, becomes its halves.
+// outermost masks prefixes and drops those that are invalid or inside another. Each remaining prefix takes the place of
+// the first prefix that it contains. A prefix of length 0, which sets cannot hold, becomes its halves.
 func outermost(list []netip.Prefix) []netip.Prefix {
 	type ranked struct {
 		netip.Prefix
@@ -108,7 +108,7 @@ func outermost(list []netip.Prefix) []netip.Prefix {
 	return ps
 }
 
-// prefixes are sorted, and none lies inside another.
+// prefixes is a sorted list in which no prefix lies inside another.
 type prefixes []netip.Prefix
 
 func sorted(list []netip.Prefix) prefixes {
@@ -121,7 +121,7 @@ func (ps prefixes) overlap(p netip.Prefix) (netip.Prefix, bool) {
 	if len(ps) == 0 {
 		return netip.Prefix{}, false
 	}
-	// What lies inside p stands from i on, and what contains p right before it.
+	// Prefixes inside p are from i on; one that contains p is right before it.
 	i, _ := slices.BinarySearchFunc(ps, p, netip.Prefix.Compare)
 	if i < len(ps) && ps[i].Overlaps(p) {
 		return ps[i], true
@@ -132,7 +132,7 @@ func (ps prefixes) overlap(p netip.Prefix) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-// union joins two lists.
+// union merges two lists.
 func (ps prefixes) union(qs prefixes) prefixes {
 	if len(qs) == 0 {
 		return ps

@@ -1,8 +1,8 @@
 // Package fw makes the kernel drop what is banned.
 //
 // A [Backend] knows one way to do that (ipset, nftables, plain iptables rules, or none at all); [Open] picks one by
-// really trying. A [Syncer] owns the backend: it carries every change to the kernel at once, looks from time to time
-// whether the kernel still holds what it should, and mends what somebody else took away.
+// trying it for real. A [Syncer] owns the backend: it carries every change to the kernel at once, checks from time to
+// time that the kernel still holds what it should, and restores what somebody else removed.
 //
 // What the package promises:
 //   - the rules stay in place while the sets change, and a full reload drops every listed address throughout;
@@ -21,7 +21,7 @@ import (
 	"time"
 )
 
-// Names of the backends, as [Open] takes them. NameAuto stands for all the others in the order of preference.
+// Names of the backends, as [Open] takes them. NameAuto stands for all the others in order of preference.
 const (
 	NameAuto     = "auto"
 	NameIPSet    = "ipset"
@@ -30,7 +30,7 @@ const (
 	NameNone     = "none"
 )
 
-// MaxPortElements is the most ports times protocols that an entry may have: sets hold each as an element.
+// MaxPortElements bounds an entry's ports times protocols: sets hold each as an element.
 const MaxPortElements = 1024
 
 // Entry is one thing to drop: packets whose source lies in Prefix, and whose destination port is among Ports.
@@ -38,21 +38,22 @@ type Entry struct {
 	Prefix netip.Prefix // an address is a prefix of full length; never 4-in-6, never of length 0
 	Ports  []PortRange  // nil = every packet, of whatever protocol
 	Until  time.Time    // the end; an entry that is over counts as removed
-	Own    bool         // this node's own: it passes what peers say, and its ports may use the room that is kept for such
+	Own    bool         // this node's own: it overtakes what peers say, and its ports may use the reserved room
 }
 
-// Update is a change of one entry. Adding an entry that is there already sets its end anew.
+// Update is a change of one entry. Adding an existing entry resets its end.
 type Update struct {
 	Entry
-	Remove bool // take it out; Until is not looked at; no error if it is not there
+	Remove bool // remove it; Until is ignored; no error if it is not there
 }
 
-// State is all entries that the kernel should hold.
+// State is all the entries that the kernel should hold.
 type State struct {
-	Entries iter.Seq[Entry] // each key once; may be gone through only once
-	Len     int             // about how many, to size sets; need not be exact
-	// Meanwhile yields entries that came since it, or Entries, was last gone through. A Replace that still sends elements after
-	// the end of Entries goes through it after each slice of them, so that a fresh entry waits for one at most. nil = none come.
+	Entries iter.Seq[Entry] // each key once; may be iterated only once
+	Len     int             // approximate number, to size sets
+	// Meanwhile yields entries that came since it, or Entries, was last read. A Replace that still sends elements after
+	// the end of Entries reads it after each slice of them, so that a fresh entry waits for at most one slice. nil =
+	// none come.
 	Meanwhile iter.Seq[Entry]
 }
 
@@ -62,29 +63,29 @@ type Backend interface {
 	Name() string
 	// Replace makes the kernel hold exactly the entries. It creates what is missing and switches from old to new so
 	// that no packet of an address listed in both passes meanwhile, unless ctx has ended by then. SetExceptions may be
-	// called while it goes through the entries.
+	// called while it reads the entries.
 	Replace(ctx context.Context, now time.Time, state State) error
-	// Apply carries out a batch that holds each key at most once. A *PartialError says that some could not be
-	// enforced and all others are; any other error leaves it open which were.
+	// Apply carries out a batch that holds each key at most once. A *PartialError says that some entries could not be
+	// enforced and all others are; after any other error it is unknown which are.
 	Apply(ctx context.Context, now time.Time, updates []Update) error
-	// SetExceptions makes x what is never dropped. Both lists are sorted and within their bounds, and no prefix of a list
-	// lies inside another. From is what the kernel holds, and only the difference is sent; nil = unknown, both lists are
-	// written anew. After an error each prefix in both from and x is still excepted; nothing else is certain.
+	// SetExceptions makes x what is never dropped. Both lists are sorted and within their bounds, and no prefix of a
+	// list lies inside another. from is what the kernel holds, so that only the difference is sent; nil = unknown, both
+	// lists are rewritten. After an error each prefix in both from and x is still excepted; nothing else is certain.
 	SetExceptions(ctx context.Context, x Exceptions, from *Exceptions) error
-	// Check says in plain words what of ours is missing, altered or not in its place. It reads only, costs a few
+	// Check says in plain words what of ours is missing, altered or out of place. It only reads, costs a few
 	// milliseconds at most, and does not look into the sets.
 	Check(ctx context.Context) (problems []string, err error)
-	// Teardown takes everything of this backend out of the kernel. It is idempotent.
+	// Teardown removes everything of this backend from the kernel. It is idempotent.
 	Teardown(ctx context.Context) error
 	// Close frees sockets; the kernel keeps on dropping.
 	Close() error
 }
 
-// Outbound says what becomes of connections that this machine itself opens to a banned address.
+// Outbound says what happens to connections that this machine itself opens to a banned address.
 type Outbound uint8
 
 const (
-	OutboundDrop  Outbound = iota // the answers are dropped too: nothing of a banned address gets in
+	OutboundDrop  Outbound = iota // the answers are dropped too: nothing from a banned address gets in
 	OutboundAllow                 // answers to connections that began here get in
 )
 
@@ -109,13 +110,13 @@ func ParseOutbound(s string) (Outbound, error) {
 // DefaultLockTimeout is how long one iptables command waits for the xtables lock.
 const DefaultLockTimeout = 5 * time.Second
 
-// Options are what all backends share.
+// Options are common to all backends.
 type Options struct {
 	Outbound    Outbound
 	Logger      *slog.Logger  // nil = silent
 	IPTables    string        // name or path of the IPv4 command; "" = "iptables"; the IPv6 one is named after it
 	LockTimeout time.Duration // whole seconds, rounded up; 0 = DefaultLockTimeout
-	Refused     error         // why the kernel is left alone, so that only NameNone works; nil = it is not
+	Refused     error         // if set, why the kernel is left alone, so that only NameNone works
 }
 
 func (o Options) withDefaults() Options {
@@ -137,21 +138,21 @@ var (
 	ErrPermission = errors.New("needs root or CAP_NET_ADMIN")
 	// ErrUnsupported: this machine lacks what the backend needs.
 	ErrUnsupported = errors.New("not supported here")
-	// ErrLocked: somebody else held the xtables lock for all of LockTimeout.
+	// ErrLocked: another program held the xtables lock for all of LockTimeout.
 	ErrLocked = errors.New("the xtables lock is held by another program")
 	// ErrClaimed: another agent's bans are in this kernel, under the same names.
 	ErrClaimed = errors.New("another agent enforces bans in this kernel")
 )
 
-// PartialError says that all of a batch or load is enforced except for some entries, or that it all is and something
-// beside it went wrong.
+// PartialError says that a batch or load is enforced except for some entries, or that it all is but something else went
+// wrong.
 type PartialError struct {
 	Left    int       // entries not enforced
 	Why     string    // in plain words
-	Refused []Refusal // the entries, and such as had to make room for others of the batch
+	Refused []Refusal // those entries, including any that had to make room for others of the batch
 }
 
-// Refusal is an entry that the kernel does not hold; of Entry only the key counts.
+// Refusal is an entry that the kernel does not hold; only the key of Entry counts.
 type Refusal struct {
 	Entry
 	Why string // one of few texts, in plain words
@@ -164,14 +165,14 @@ func (e *PartialError) Error() string {
 	return fmt.Sprintf("%d not enforced: %s", e.Left, e.Why)
 }
 
-// Why a backend does not hold an entry.
+// Reasons why a backend does not hold an entry.
 const (
 	whyFull   = "the kernel's set is full"
 	whyPorts  = "too many ports, of this ban or of all together"
 	whyPrefix = "no prefix that can be dropped"
 )
 
-// refusedError names the entries that are not enforced; nil if there are none.
+// refusedError returns an error that names the entries that are not enforced; nil if there are none.
 func refusedError(refused []Refusal) error {
 	if len(refused) == 0 {
 		return nil
@@ -179,7 +180,7 @@ func refusedError(refused []Refusal) error {
 	return &PartialError{Left: len(refused), Why: refused[0].Why, Refused: refused}
 }
 
-// notRemoved says that what another backend left is still there.
+// notRemoved returns the error that what another backend left is still there.
 func notRemoved(refused []Refusal, err error) error {
 	return &PartialError{Left: len(refused), Why: "what another backend left could not be removed: " + err.Error(), Refused: refused}
 }

@@ -11,14 +11,14 @@ import (
 )
 
 const (
-	// maxElements go into one message: an element is at most 60 bytes (IPv6, width, port, timeout), and the list, a
-	// nested attribute, at most 65,535.
+	// maxElements bounds the elements of one message: an element takes at most 60 bytes (IPv6, width, port, timeout),
+	// and the list, a nested attribute, at most 65,535.
 	maxElements = 1090
-	// setSendBuffer holds the largest message with the kernel's own overhead.
+	// setSendBuffer holds the largest message including the kernel's overhead.
 	setSendBuffer = 1 << 20
 )
 
-// nfSocket is a netlink socket to netfilter, which is opened when first needed and anew after a failure of the socket.
+// nfSocket is a netlink socket to netfilter, opened when first needed and reopened after a failure of the socket.
 type nfSocket struct{ sock *netlink.Conn }
 
 func (c *nfSocket) close() error {
@@ -30,7 +30,7 @@ func (c *nfSocket) close() error {
 	return err
 }
 
-// execute sends one request to a subsystem and waits for the kernel's verdict, which it gives before the send returns.
+// execute sends one request to a subsystem and waits for the kernel's verdict, which arrives before the send returns.
 func (c *nfSocket) execute(subsystem, cmd uint16, flags netlink.HeaderFlags, data []byte) ([]netlink.Message, error) {
 	if c.sock == nil {
 		sock, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
@@ -46,7 +46,7 @@ func (c *nfSocket) execute(subsystem, cmd uint16, flags netlink.HeaderFlags, dat
 	})
 	var errno syscall.Errno
 	if err != nil && (!errors.As(err, &errno) || errno == syscall.ENOBUFS) {
-		_ = c.close() // the socket may hold answers to something else now
+		_ = c.close() // the socket may now hold answers to other requests
 	}
 	return answers, err
 }
@@ -62,7 +62,7 @@ func (c *ipsetConn) do(cmd uint16, flags netlink.HeaderFlags, m message) ([]netl
 	return c.execute(unix.NFNL_SUBSYS_IPSET, cmd, flags, m)
 }
 
-// setSpec says how a set is made.
+// setSpec says how a set is created.
 type setSpec struct {
 	name     string
 	typeName string
@@ -79,7 +79,7 @@ func (s setSpec) family() uint8 {
 	return unix.AF_INET
 }
 
-// create makes the set; hashSize is the number of buckets to begin with. It is an error if the name is taken.
+// create makes the set; hashSize is the initial number of buckets. It is an error if the name is taken.
 func (c *ipsetConn) create(s setSpec, hashSize uint32) error {
 	m := newMessage(c.buf, s.name)
 	m.string(attrTypeName, s.typeName)
@@ -96,16 +96,16 @@ func (c *ipsetConn) create(s setSpec, hashSize uint32) error {
 	return ipsetError("create", s.name, err)
 }
 
-// destroy removes the set; that there is none is no error.
+// destroy removes the set; a missing set is no error.
 func (c *ipsetConn) destroy(set string) (existed bool, err error) {
-	_, err = c.do(cmdDestroy, netlink.Acknowledge|netlink.Excl, newMessage(c.buf, set)) // Excl: say if there is none
+	_, err = c.do(cmdDestroy, netlink.Acknowledge|netlink.Excl, newMessage(c.buf, set)) // Excl: report a missing set
 	if errors.Is(err, syscall.ENOENT) {
 		return false, nil
 	}
 	return err == nil, ipsetError("destroy", set, err)
 }
 
-// swap exchanges what two sets contain, at once for every packet.
+// swap exchanges the contents of two sets, atomically for every packet.
 func (c *ipsetConn) swap(set, other string) error {
 	m := newMessage(c.buf, set)
 	m.string(attrTypeName, other)
@@ -113,7 +113,7 @@ func (c *ipsetConn) swap(set, other string) error {
 	return ipsetError("swap", set, err)
 }
 
-// head tells a set's type; ok is false if there is no such set.
+// head returns a set's type; ok is false if there is no such set.
 func (c *ipsetConn) head(set string) (h setHeader, ok bool, err error) {
 	answers, err := c.do(cmdHeader, 0, newMessage(c.buf, set))
 	if errors.Is(err, syscall.ENOENT) {
@@ -134,20 +134,19 @@ func (c *ipsetConn) has(set string, e element) (bool, error) {
 	m := newMessage(c.buf, set)
 	m.element(e)
 	_, err := c.do(cmdTest, netlink.Acknowledge, m)
-	if errors.Is(err, errIPSetExist) { // what the kernel answers if it is not
+	if errors.Is(err, errIPSetExist) { // the kernel's answer if it is not there
 		return false, nil
 	}
 	return err == nil, ipsetError("test", set, err)
 }
 
-// add puts elements in; for those that are there already the timeout begins anew. It returns those that were not taken
-// because the set is full.
+// add puts elements in; for those already there the timeout restarts. It returns those refused because the set is full.
 func (c *ipsetConn) add(set string, elements []element) (left []element, err error) {
 	for some := range slices.Chunk(elements, maxElements) {
 		switch err := c.change(cmdAdd, "add to", set, some); {
 		case errors.Is(err, errSetFull) && len(some) > 1:
-			// The kernel does not say which. It has taken those before the first that it refused; what is there already it
-			// takes in a full set too.
+			// The kernel does not say which. It has taken those before the first that it refused; elements already
+			// there it takes even if the set is full.
 			for i := range some {
 				one, err := c.add(set, some[i:i+1])
 				if err != nil {
@@ -164,7 +163,7 @@ func (c *ipsetConn) add(set string, elements []element) (left []element, err err
 	return left, nil
 }
 
-// del takes elements out; those that are not there do not matter.
+// del takes elements out; missing ones are ignored.
 func (c *ipsetConn) del(set string, elements []element) error {
 	for some := range slices.Chunk(elements, maxElements) {
 		if err := c.change(cmdDel, "remove from", set, some); err != nil {

@@ -30,15 +30,15 @@ const (
 	maxNets  = 1 << 20
 	maxPorts = 1 << 20
 
-	// ipsetSlice updates are one message and take 0.3 ms; more of them in one save nothing.
+	// ipsetSlice updates fit one message and take 0.3 ms; a larger slice saves nothing.
 	ipsetSlice = 256
 
-	// A set that is being let go by rules just deleted is busy for a moment.
+	// A set still referenced by rules that were just deleted is busy for a moment.
 	busyRetries = 10
 	busyDelay   = 2 * time.Millisecond // doubles
 )
 
-// ipsetSpecs are our sets, [v4, v6][kind]. The revisions are the oldest that know all we use.
+// ipsetSpecs are our sets, [v4, v6][kind]. The revisions are the oldest that support everything we use.
 var ipsetSpecs = func() (specs [2][kinds]setSpec) {
 	for i, v6 := range []bool{false, true} {
 		name := [2]string{"meshban4", "meshban6"}[i]
@@ -46,7 +46,7 @@ var ipsetSpecs = func() (specs [2][kinds]setSpec) {
 			kindAddr: {name, "hash:ip", 1, v6, maxAddrs, true},
 			kindNet:  {name + "n", "hash:net", 2, v6, maxNets, true},
 			kindPort: {name + "p", "hash:net,port", 3, v6, maxPorts, true},
-			// Twice the bounds: a change puts new prefixes in before it takes old ones out.
+			// Twice the bounds: a change adds new prefixes before it removes old ones.
 			kindNever: {name + "v", "hash:net", 2, v6, 2 * MaxNever, false},
 			kindAllow: {name + "a", "hash:net", 2, v6, 2 * MaxAllow, false},
 		}
@@ -54,7 +54,7 @@ var ipsetSpecs = func() (specs [2][kinds]setSpec) {
 	return specs
 }()
 
-// EmptySets gives the ipset commands that make our sets, as they are named in saved rules.
+// EmptySets returns the ipset commands that create our sets under the names that saved rules use.
 func EmptySets() (commands []string) {
 	for _, family := range ipsetSpecs {
 		for _, s := range family {
@@ -74,20 +74,20 @@ func EmptySets() (commands []string) {
 // tempName is the name under which a new set is filled.
 func tempName(set string) string { return set + "x" }
 
-// ipset drops by sets that one rule per kind looks up.
+// ipset drops by means of sets, each looked up by one rule.
 type ipset struct {
 	conn       ipsetConn
 	xt         *xtables
 	opts       Options
 	ports      *portBans
 	batch      [2][kinds]setChange // of the Apply under way; kept for its memory
-	placed     bool                // the sets of exceptions hold exactly those
+	placed     bool                // the sets of exceptions hold exactly exceptions
 	exceptions Exceptions          // the last that were set
-	loaded     bool                // a load put sentinels into all sets
-	cleaned    bool                // what another backend may have left is gone
+	loaded     bool                // a load has put sentinels into all sets
+	cleaned    bool                // whatever another backend left has been removed
 }
 
-// appliesDuringLoad: Apply changes the sets in force, and a load fills others.
+// appliesDuringLoad: Apply changes the sets in force, while a load fills others.
 func (*ipset) appliesDuringLoad() {}
 
 // setChange is what a batch does to one set.
@@ -109,7 +109,7 @@ func openIPSet(ctx context.Context, opts Options) (Backend, string, error) {
 	}
 	if err != nil {
 		if made > 0 && made == kinds*len(xt.families) {
-			_ = b.Teardown(ctx) // all that is there was made just now
+			_ = b.Teardown(ctx) // everything there was made just now
 		}
 		_ = b.Close()
 		if noIPSet(err) {
@@ -120,8 +120,8 @@ func openIPSet(ctx context.Context, opts Options) (Backend, string, error) {
 	return b, note, nil
 }
 
-// mayReplace returns an error if rules of others use a set of our name and another type. Our own rules may do so after an
-// update, and Replace puts that right.
+// mayReplace returns an error if other programs' rules use a set with our name and another type. After an update our
+// own rules may do so; Replace fixes that.
 func (b *ipset) mayReplace(ctx context.Context, wrong map[string]bool) error {
 	ours := map[string]int{}
 	for _, f := range b.xt.families {
@@ -158,7 +158,7 @@ func (b *ipset) mayReplace(ctx context.Context, wrong map[string]bool) error {
 	return nil
 }
 
-// noIPSet: the error with which a kernel without ip_set answers.
+// noIPSet reports whether err is the answer of a kernel without ip_set.
 func noIPSet(err error) bool {
 	return errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EOPNOTSUPP)
 }
@@ -167,7 +167,7 @@ func (b *ipset) Name() string              { return NameIPSet }
 func (b *ipset) Close() error              { return errors.Join(b.conn.close(), b.xt.sock.close()) }
 func (b *ipset) letsThrough() string       { return b.xt.open6 }
 func (b *ipset) quick()                    {}
-func (b *ipset) takesRepeats()             {} // an addition of what is there sets its timeout anew (ipset(8), -exist)
+func (b *ipset) takesRepeats()             {} // adding an existing element resets its timeout (ipset(8), -exist)
 func (b *ipset) slice() int                { return ipsetSlice }
 func (b *ipset) maxTimeout() time.Duration { return maxIPSetTimeout * time.Second }
 
@@ -176,7 +176,7 @@ func (b *ipset) unsavable() bool {
 	return slices.ContainsFunc(b.xt.families, func(f *xtFamily) bool { return f.nft })
 }
 
-// specs goes through the sets of the families in use.
+// specs calls f for each set of the families in use.
 func (b *ipset) specs(f func(setSpec) error) error {
 	for i := range b.xt.families {
 		for _, spec := range ipsetSpecs[i] {
@@ -188,9 +188,9 @@ func (b *ipset) specs(f func(setSpec) error) error {
 	return nil
 }
 
-// rules gives the chains' rules: one look-up per kind, those in without left out, and those in temp looked up under
-// their temporary name first. A swap moves content from the temporary name to the other, so that a packet between the
-// two look-ups finds it in one of them, whenever the swap comes.
+// rules returns the chains' rules: one lookup per kind, except the sets in without; sets in temp are looked up under
+// their temporary name first. A swap moves content from the temporary name to the final one, so that whenever the swap
+// happens, one of the two lookups finds it.
 func (b *ipset) rules(without, temp map[string]bool) func(v6 bool) chains {
 	return func(v6 bool) chains {
 		i := 0
@@ -217,7 +217,7 @@ func (b *ipset) rules(without, temp map[string]bool) func(v6 bool) chains {
 	}
 }
 
-// ensureSets creates the sets that are missing, empty, and says how many; it names those that have another type.
+// ensureSets creates missing sets, empty, and returns how many; it names those with another type.
 func (b *ipset) ensureSets() (wrong map[string]bool, made int, err error) {
 	err = b.specs(func(spec setSpec) error {
 		h, ok, err := b.conn.head(spec.name)
@@ -238,7 +238,8 @@ func (b *ipset) ensureSets() (wrong map[string]bool, made int, err error) {
 	return wrong, made, err
 }
 
-// Apply carries out a batch: removals first, then additions: each key comes once, and portBans names each element once.
+// Apply carries out a batch, removals first, then additions. Order does not matter otherwise: each key comes once, and
+// portBans names each element once.
 func (b *ipset) Apply(ctx context.Context, now time.Time, updates []Update) error {
 	for i := range b.batch {
 		for k := range b.batch[i] {
@@ -288,7 +289,7 @@ func (b *ipset) Apply(ctx context.Context, now time.Time, updates []Update) erro
 	return refusedError(refused)
 }
 
-// refusals are the entries that have an element for which there was no room.
+// refusals returns the entries with an element for which there was no room.
 func refusals(ports *portBans, kind int, left []element) (refused []Refusal) {
 	for _, e := range left {
 		if kind == kindPort {
@@ -300,12 +301,12 @@ func refusals(ports *portBans, kind int, left []element) (refused []Refusal) {
 	return refused
 }
 
-// byKind gives what the sets of each kind hold, sentinels included.
+// byKind returns what the sets of each kind hold, sentinels included.
 func (x Exceptions) byKind() map[int]prefixes {
 	return map[int]prefixes{kindNever: prefixes(x.Never).withSentinels(), kindAllow: prefixes(x.Allow).withSentinels()}
 }
 
-// SetExceptions changes the sets in force. Where it is unknown what they hold it fills second sets and swaps.
+// SetExceptions changes the sets in force. If their contents are unknown it fills second sets and swaps.
 func (b *ipset) SetExceptions(ctx context.Context, x Exceptions, from *Exceptions) error {
 	b.placed = false
 	var err error
@@ -321,8 +322,8 @@ func (b *ipset) SetExceptions(ctx context.Context, x Exceptions, from *Exception
 	return nil
 }
 
-// amendExceptions puts in what is new before it takes out what is not wanted any more, so that what is in both x and from,
-// be it inside a wider prefix or in the other list, is excepted throughout.
+// amendExceptions adds new prefixes before it removes unwanted ones, so that what is in both x and from, even inside a
+// wider prefix or in the other list, is excepted throughout.
 func (b *ipset) amendExceptions(ctx context.Context, x, from Exceptions) error {
 	var changes [2][kinds]setChange
 	old := from.byKind()
@@ -360,7 +361,7 @@ func (b *ipset) amendExceptions(ctx context.Context, x, from Exceptions) error {
 	return each(func(set string, c setChange) error { return b.conn.del(set, c.del) })
 }
 
-// refillExceptions fills second sets and swaps. What a set of another type is to hold waits until Replace has put that right.
+// refillExceptions fills second sets and swaps. It cannot swap a set of another type until Replace has fixed that.
 func (b *ipset) refillExceptions(ctx context.Context, x Exceptions) error {
 	if _, _, err := b.ensureSets(); err != nil {
 		return err
@@ -397,7 +398,7 @@ func (b *ipset) refillExceptions(ctx context.Context, x Exceptions) error {
 	return nil
 }
 
-// Check looks at the head of each set and at the rules.
+// Check reads the head of each set, and the rules.
 func (b *ipset) Check(ctx context.Context) (problems []string, err error) {
 	if problems, err = b.checkSets(ctx); err != nil {
 		return nil, err
@@ -435,7 +436,7 @@ func (b *ipset) Teardown(ctx context.Context) error {
 	return err
 }
 
-// teardownSets destroys every set of ours. What has the name of one and another type stays if it is in use.
+// teardownSets destroys every set of ours. A set with one of our names but another type stays if it is in use.
 func teardownSets(ctx context.Context, conn *ipsetConn) (removed []string, err error) {
 	for _, family := range ipsetSpecs {
 		for _, spec := range family {
@@ -458,7 +459,7 @@ func teardownSets(ctx context.Context, conn *ipsetConn) (removed []string, err e
 	return removed, nil
 }
 
-// whileBusy repeats what fails because a set is in use for a moment: by rules that are being freed, or a listing.
+// whileBusy retries f while a set is in use for a moment: by rules that are being freed, or by a listing.
 func whileBusy(ctx context.Context, f func() error) error {
 	for try := 0; ; try++ {
 		err := f()

@@ -19,15 +19,15 @@ type ipsetLoad struct {
 	refused []Refusal
 
 	ports  *portBans
-	unsent map[netip.Prefix]bool // prefixes with ports whose elements are to be queued
-	slice  int                   // elements with ports since anything else was let in
+	unsent map[netip.Prefix]bool // prefixes with ports whose elements are yet to be queued
+	slice  int                   // elements with ports since state.Meanwhile was last read
 }
 
 func newIPSetLoad(b *ipset, now time.Time) *ipsetLoad {
 	return &ipsetLoad{b: b, now: now, made: map[string]bool{}, ports: newPortBans(), unsent: map[netip.Prefix]bool{}}
 }
 
-// make creates a set under its temporary name, in place of what a former run may have left there.
+// make creates a set under its temporary name, replacing whatever an earlier run left there.
 func (l *ipsetLoad) make(spec setSpec, hashSize uint32) error {
 	temp := spec
 	temp.name = tempName(spec.name)
@@ -41,7 +41,7 @@ func (l *ipsetLoad) make(spec setSpec, hashSize uint32) error {
 	return nil
 }
 
-// put queues an element, and sends the queue when it is full.
+// put queues an element, and sends the queue once it is full.
 func (l *ipsetLoad) put(kind int, e element) error {
 	i := familyOf(e.prefix)
 	if l.full[i][kind] {
@@ -63,7 +63,7 @@ func (l *ipsetLoad) flush(i, kind int) error {
 	return err
 }
 
-// entries loads the entries, after the sentinels, for which there must be room.
+// entries loads the entries, after the sentinels, which must find room.
 func (l *ipsetLoad) entries(ctx context.Context, state State) error {
 	for i := range l.b.xt.families {
 		for kind := range entryKinds {
@@ -88,7 +88,8 @@ func (l *ipsetLoad) entries(ctx context.Context, state State) error {
 	return l.flushAll(kindAddr, kindNet, kindPort)
 }
 
-// entry queues an entry, and notes one with ports for portsOf: an element that several share has the latest of their ends.
+// entry queues an entry. One with ports is noted for portsOf instead: an element shared by several entries gets the
+// latest of their ends.
 func (l *ipsetLoad) entry(e Entry) error {
 	switch why := l.b.xt.undroppable(e.Prefix); {
 	case why != "":
@@ -108,7 +109,7 @@ func (l *ipsetLoad) entry(e Entry) error {
 	return l.put(kindOf(prefix), element{prefix: prefix, timeout: timeoutSeconds(l.now, e.Until)})
 }
 
-// portsOf queues a prefix's elements with ports, and after each slice of such lets in what came meanwhile.
+// portsOf queues the elements of a prefix's entries with ports, and after each slice lets in what came meanwhile.
 func (l *ipsetLoad) portsOf(ctx context.Context, prefix netip.Prefix, meanwhile iter.Seq[Entry]) error {
 	for _, p := range l.ports.elements(l.now, prefix) {
 		if err := l.put(kindPort, element{prefix, p.proto, p.port, timeoutSeconds(l.now, p.until)}); err != nil {
@@ -141,7 +142,7 @@ func (l *ipsetLoad) flushAll(kinds ...int) error {
 	return nil
 }
 
-// drop destroys the temporary sets: what they hold is the old content by then, or a load that failed.
+// drop destroys the temporary sets: by then they hold the old content, or a load that failed.
 func (l *ipsetLoad) drop() {
 	for set := range l.made {
 		if _, err := destroyBusy(context.Background(), &l.b.conn, tempName(set)); err != nil {
@@ -150,10 +151,10 @@ func (l *ipsetLoad) drop() {
 	}
 }
 
-// bucketsFor is the number of hash buckets to begin with, 8 bytes each, for n entries of both families. A set grows when one
-// bucket has twelve entries, at about three for each bucket; it then holds the lock of all sets of the machine for 50 ms at
-// 200,000 entries and 200 ms at 700,000, and no fresh ban gets in. So 4 MB of the kernel's memory save a million IPv4 bans
-// from that, and half a megabyte 200,000 IPv6 bans.
+// bucketsFor returns the initial number of hash buckets, 8 bytes each, for n entries of both families. A set grows when
+// one bucket has twelve entries, which happens at about three per bucket on average; it then holds the lock of all sets
+// of the machine for 50 ms at 200,000 entries and 200 ms at 700,000, and no fresh ban gets in. So 4 MB of kernel memory
+// spare a million IPv4 bans that, and half a megabyte spares 200,000 IPv6 bans.
 func bucketsFor(v6 bool, n int) uint32 {
 	const most, perBucket = 1 << 20, 2
 	buckets := uint32(1 << 19)
@@ -173,7 +174,7 @@ func (b *ipset) Replace(ctx context.Context, now time.Time, state State) error {
 		return err
 	}
 	if len(wrong) == 0 {
-		// First, so that what a former run left in the sets is dropped while the new ones are filled.
+		// First, so that what an earlier run left in the sets is dropped while the new ones are filled.
 		if err := b.xt.ensure(ctx, b.rules(nil, nil)); err != nil {
 			return err
 		}
@@ -199,7 +200,7 @@ func (b *ipset) Replace(ctx context.Context, now time.Time, state State) error {
 			return err
 		}
 	}
-	if made > 0 || len(wrong) > 0 { // sets of exceptions may have been among those
+	if made > 0 || len(wrong) > 0 { // sets of exceptions may be among those
 		if err := b.SetExceptions(ctx, b.exceptions, nil); err != nil {
 			return err
 		}
@@ -226,8 +227,8 @@ func (b *ipset) Replace(ctx context.Context, now time.Time, state State) error {
 	return refusedError(load.refused)
 }
 
-// retype puts an empty set of the right type in place of each of another type, which no swap can mend. All the while
-// the rules look up the new content under its temporary name.
+// retype replaces each set of another type, which no swap can fix, with an empty set of the right type. Meanwhile the
+// rules look up the new content under its temporary name.
 func (b *ipset) retype(ctx context.Context, wrong map[string]bool) error {
 	if err := b.xt.ensure(ctx, b.rules(wrong, wrong)); err != nil {
 		return err

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The netlink protocol of ip_set: include/uapi/linux/netfilter/ipset/ip_set.h of the kernel.
+// The netlink protocol of ip_set: include/uapi/linux/netfilter/ipset/ip_set.h in the kernel.
 const (
 	ipsetProtocol = 6
 
@@ -49,12 +49,12 @@ const (
 	nested       = 1 << 15 // NLA_F_NESTED
 	networkOrder = 1 << 14 // NLA_F_NET_BYTEORDER
 
-	// maxIPSetTimeout is the longest timeout of an element, in seconds: the kernel's IPSET_MAX_TIMEOUT,
-	// (UINT_MAX >> 1) / 1000, less one.
+	// maxIPSetTimeout is the longest timeout of an element, in seconds: the kernel's IPSET_MAX_TIMEOUT, (UINT_MAX >> 1)
+	// / 1000, less one.
 	maxIPSetTimeout = 2147482
 )
 
-// Errors of ip_set come as errno above 4096.
+// ip_set's errors are errno values above 4096.
 const (
 	errIPSetFindType     = syscall.Errno(4098)
 	errIPSetBusy         = syscall.Errno(4100)
@@ -78,7 +78,7 @@ type element struct {
 	timeout uint32 // seconds; 0 = the set's default, which is for ever
 }
 
-// timeoutSeconds is the kernel timeout of something that ends at until: rounded up, 1..maxIPSetTimeout.
+// timeoutSeconds returns the kernel timeout of something that ends at until: rounded up, 1..maxIPSetTimeout.
 func timeoutSeconds(now, until time.Time) uint32 {
 	left := (until.Sub(now) + time.Second - 1) / time.Second
 	return uint32(min(max(left, 1), maxIPSetTimeout))
@@ -87,7 +87,7 @@ func timeoutSeconds(now, until time.Time) uint32 {
 // message is a request under construction; the netlink header is left to the socket.
 type message []byte
 
-// newMessage begins with the nfgenmsg header and what every command carries.
+// newMessage starts a message with the nfgenmsg header and the attributes that every command carries.
 func newMessage(buf []byte, set string) message {
 	m := message(append(buf[:0], unix.AF_INET, 0, 0, 0)) // family, NFNETLINK_V0, res_id
 	m.uint8(attrProtocol, ipsetProtocol)
@@ -131,7 +131,7 @@ func (m *message) uint32(typ uint16, v uint32) {
 	*m = binary.BigEndian.AppendUint32(*m, v)
 }
 
-// open begins a nested attribute; shut, given what open returned, ends it.
+// open starts a nested attribute; shut, given what open returned, ends it.
 func (m *message) open(typ uint16) int {
 	m.header(typ|nested, 0)
 	return len(*m) - 4
@@ -166,8 +166,8 @@ func (m *message) element(e element) {
 	m.shut(data)
 }
 
-// elementsMessage is an add or del of all the elements. The list is one nested attribute, whose length is 16 bits: the
-// caller keeps to maxElements.
+// elementsMessage returns an add or del message for all the elements. The list is one nested attribute with a 16-bit
+// length: the caller keeps to maxElements.
 func elementsMessage(buf []byte, set string, elements []element) message {
 	m := newMessage(buf, set)
 	if len(elements) == 1 {
@@ -183,7 +183,7 @@ func elementsMessage(buf []byte, set string, elements []element) message {
 	return m
 }
 
-// setHeader is what the kernel says of a set.
+// setHeader is what the kernel says about a set.
 type setHeader struct {
 	typeName string
 	family   uint8
@@ -213,7 +213,7 @@ func parseHeader(b []byte) (setHeader, error) {
 	return h, nil
 }
 
-// ipsetError turns the kernel's number into words, and into errors that callers branch on.
+// ipsetError converts the kernel's error numbers to words, and to errors that callers branch on.
 func ipsetError(action, set string, err error) error {
 	if err == nil {
 		return nil

@@ -12,36 +12,37 @@ import (
 	"time"
 )
 
-// Bounds of the iptables backend: every packet passes every rule, and every change rewrites the chain.
+// Bounds of the iptables backend: every packet is matched against every rule, and every change rewrites the chain.
 const (
 	maxRuleEntries = 1000
 
 	whyNewest = "iptables rules hold the newest 1000 bans only"
 
-	// maxMultiport is what one multiport match takes; a range counts twice.
+	// maxMultiport is how many ports one multiport match takes; a range counts twice.
 	maxMultiport = 15
 )
 
-// ruleEntry is one entry and its place among the newest.
+// ruleEntry is one entry and its rank among the newest.
 type ruleEntry struct {
 	Entry
-	rank uint64 // the lowest has to go first
+	rank uint64 // the lowest rank goes first
 }
 
-// ruleSet is what the chain holds. It is replaced, never altered, so that a change which fails leaves it true.
+// ruleSet is what the chain holds. It is replaced, never modified, so that it stays true if a change fails.
 type ruleSet struct {
-	order []Key // as the rules stand in the chain
+	order []Key // in the order of the rules in the chain
 	byKey map[Key]ruleEntry
 }
 
-// iptablesBackend drops by one rule or a few per entry, for the newest entries only. Nothing in the kernel ends them.
+// iptablesBackend drops by one or a few rules per entry, for the newest entries only. The kernel never ends them
+// itself.
 type iptablesBackend struct {
 	xt         *xtables
 	opts       Options
 	held       ruleSet
 	exceptions Exceptions
 	rank       uint64
-	cleaned    bool // what another backend may have left is gone
+	cleaned    bool // whatever another backend left has been removed
 }
 
 func openIPTables(ctx context.Context, opts Options) (Backend, string, error) {
@@ -64,7 +65,7 @@ func (b *iptablesBackend) Name() string        { return NameIPTables }
 func (b *iptablesBackend) Close() error        { return b.xt.sock.close() }
 func (b *iptablesBackend) letsThrough() string { return b.xt.open6 }
 
-// want is what both chains should hold.
+// want returns what both chains should hold.
 func (b *iptablesBackend) want(v6 bool) chains {
 	c := chains{hit: b.xt.hitRules(v6)}
 	for _, list := range [][]netip.Prefix{b.exceptions.Never, b.exceptions.Allow} {
@@ -82,7 +83,7 @@ func (b *iptablesBackend) want(v6 bool) chains {
 	return c
 }
 
-// entryRules are the rules of one entry, as `iptables -S` prints them without "-A CHAIN ".
+// entryRules returns the rules of one entry, as `iptables -S` prints them without "-A CHAIN ".
 func entryRules(e Entry) []string {
 	source := "-s " + e.Prefix.Masked().String()
 	if len(e.Ports) == 0 {
@@ -119,7 +120,7 @@ func entryRules(e Entry) []string {
 	return rules
 }
 
-// Replace takes the entries that end last, as far as there is room, and writes the chains in one step.
+// Replace keeps the entries that end last, as many as fit, and writes the chains in one step.
 func (b *iptablesBackend) Replace(ctx context.Context, now time.Time, state State) error {
 	var latest latestEntries
 	var refused []Refusal
@@ -165,7 +166,7 @@ func (b *iptablesBackend) nextRank() uint64 {
 	return b.rank
 }
 
-// put adds an entry at the end, or gives the one that is there its new end and rank.
+// put adds an entry at the end, or gives the existing one its new end and rank.
 func (s *ruleSet) put(e Entry, rank uint64) {
 	key := e.Key()
 	if _, there := s.byKey[key]; !there {
@@ -192,7 +193,7 @@ func (s ruleSet) clone() ruleSet {
 	return c
 }
 
-// shrink removes the entries of lowest rank until there is room, and returns them.
+// shrink removes the entries of lowest rank until the rest fits, and returns them.
 func (s *ruleSet) shrink() (out []Entry) {
 	over := len(s.order) - maxRuleEntries
 	if over <= 0 {
@@ -213,7 +214,7 @@ func (s *ruleSet) shrink() (out []Entry) {
 	return out
 }
 
-// Apply writes the rules that go and come, in one step per family.
+// Apply deletes and adds rules, in one step per family.
 func (b *iptablesBackend) Apply(ctx context.Context, now time.Time, updates []Update) error {
 	next := b.held.clone()
 	var refused []Refusal
@@ -240,7 +241,7 @@ func (b *iptablesBackend) Apply(ctx context.Context, now time.Time, updates []Up
 	return refusedError(refused)
 }
 
-// turn changes the chain from what it holds to what it shall hold.
+// turn changes the chain from what it holds to next.
 func (b *iptablesBackend) turn(ctx context.Context, next ruleSet) error {
 	for _, f := range b.xt.families {
 		var lines []string
@@ -256,7 +257,7 @@ func (b *iptablesBackend) turn(ctx context.Context, next ruleSet) error {
 		add("-D", b.held.order, b.held.byKey, next.byKey)
 		if f.v6 && f.nft && len(lines) > 0 {
 			// ip6tables-nft 1.8.9 does not compare masks: asked to delete the rule of a /125, it deletes that of a /122
-			// at the same address. So the chain is written anew, in one step.
+			// at the same address. So the chain is rewritten, in one step.
 			lines = []string{":" + chainMain + " - [0:0]"}
 			add("-A", next.order, next.byKey, nil)
 		} else {
@@ -292,7 +293,7 @@ func (b *iptablesBackend) expire(ctx context.Context, now time.Time) (next time.
 	return next, err
 }
 
-// SetExceptions changes the chain that decides about packets that matched, in one step per family.
+// SetExceptions changes the chain that decides about matched packets, in one step per family.
 func (b *iptablesBackend) SetExceptions(ctx context.Context, x Exceptions, from *Exceptions) error {
 	former := b.exceptions
 	b.exceptions = x
@@ -311,8 +312,8 @@ func (b *iptablesBackend) SetExceptions(ctx context.Context, x Exceptions, from 
 	return nil
 }
 
-// amendment gives the lines that turn one family's exceptions into x, in the order of want. It reports false where the
-// whole chain has to be written.
+// amendment returns the lines that turn one family's exceptions into x, in the order of want. It reports false if the
+// whole chain has to be rewritten.
 func (b *iptablesBackend) amendment(f *xtFamily, x Exceptions, from *Exceptions) (lines []string, ok bool) {
 	if from == nil {
 		return nil, false
@@ -326,7 +327,7 @@ func (b *iptablesBackend) amendment(f *xtFamily, x Exceptions, from *Exceptions)
 				continue
 			}
 			if _, alike := l.oldOther.overlap(p); alike {
-				return nil, false // ip6tables-nft may delete the rule of the other list: it does not compare masks, see turn
+				return nil, false // ip6tables-nft may delete the other list's rule: it does not compare masks, see turn
 			}
 			lines = append(lines, "-D "+chainHit+" "+exceptionRule(p))
 		}
@@ -348,13 +349,13 @@ func (b *iptablesBackend) amendment(f *xtFamily, x Exceptions, from *Exceptions)
 
 func exceptionRule(p netip.Prefix) string { return "-s " + p.String() + " -j RETURN" }
 
-// glance looks at the tables from afar: there are no sets.
+// glance only takes the mark of the tables: there are no sets.
 func (b *iptablesBackend) glance(context.Context) (problems []string, mark string, err error) {
 	mark, err = b.xt.mark()
 	return nil, mark, err
 }
 
-// Check compares rules with what they should be.
+// Check compares the rules with what they should be.
 func (b *iptablesBackend) Check(ctx context.Context) (problems []string, err error) {
 	return b.xt.check(ctx, b.want)
 }
@@ -365,7 +366,7 @@ func (b *iptablesBackend) Teardown(ctx context.Context) error {
 	return b.xt.teardown(ctx)
 }
 
-// latestEntries is a heap of those that end last, the soonest on top.
+// latestEntries is a heap of the entries that end last, the soonest to end on top.
 type latestEntries []Entry
 
 func (l latestEntries) Len() int           { return len(l) }
@@ -378,7 +379,7 @@ func (l *latestEntries) Pop() any {
 	return e
 }
 
-// offer takes e in, and returns the entry for which there is no room then, if any.
+// offer adds e, and returns the entry that then no longer fits, if any.
 func (l *latestEntries) offer(e Entry) (out Entry, over bool) {
 	switch {
 	case len(*l) < maxRuleEntries:

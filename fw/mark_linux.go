@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// getInfo asks the legacy kernel tables for the head of one: IPT_SO_GET_INFO, IP6T_SO_GET_INFO.
+// getInfo asks the legacy kernel tables for a table's head: IPT_SO_GET_INFO, IP6T_SO_GET_INFO.
 const getInfo = 64
 
-// tableInfo is struct ipt_getinfo, which is ip6t_getinfo too.
+// tableInfo is struct ipt_getinfo, which is the same as ip6t_getinfo.
 type tableInfo struct {
 	name       [32]byte
 	hooks      uint32
@@ -25,7 +25,7 @@ type tableInfo struct {
 	size       uint32
 }
 
-// legacyMark changes when rules are added to a legacy table or removed from it.
+// legacyMark returns a text that changes when rules are added to a legacy table or removed from it.
 func legacyMark(v6 bool, table string) (string, error) {
 	domain, level := unix.AF_INET, unix.SOL_IP
 	if v6 {
@@ -47,7 +47,7 @@ func legacyMark(v6 bool, table string) (string, error) {
 	return fmt.Sprint(info.hooks, info.entry, info.underflow, info.numEntries, info.size), nil
 }
 
-// nftGeneration reads the number that each change of nf_tables raises by one.
+// nftGeneration reads the number that each change of nf_tables increments.
 func (c *nfSocket) nftGeneration() (uint32, error) {
 	answers, err := c.execute(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_GETGEN, 0, []byte{unix.AF_UNSPEC, 0, 0, 0})
 	if err != nil {
@@ -70,7 +70,7 @@ func (c *nfSocket) nftGeneration() (uint32, error) {
 	return 0, errors.New("nf_tables: the kernel does not say its generation")
 }
 
-// mark changes whenever somebody, including this agent, has changed rules.
+// mark returns a text that changes whenever anybody, including this agent, has changed rules.
 func (x *xtables) mark() (string, error) {
 	var parts []string
 	for _, f := range x.families {

@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setCount is NFTA_SET_COUNT, which kernels since Linux 6.16 tell.
+// setCount is NFTA_SET_COUNT, which the kernel sends since Linux 6.16.
 const setCount = 20
 
-// nftCount returns how many elements a set of ours holds. Those that have ended stay among them until the kernel cleans up, once a
-// second. It reports false where the kernel does not tell.
+// nftCount returns how many elements a set of ours holds. Ended elements count until the kernel cleans up, once a
+// second. It reports false if the kernel does not say.
 func (c *nfSocket) nftCount(set string) (n int, ok bool, err error) {
 	ae := netlink.NewAttributeEncoder()
 	ae.String(unix.NFTA_SET_TABLE, nftTable)
@@ -42,10 +42,10 @@ func (c *nfSocket) nftCount(set string) (n int, ok bool, err error) {
 	return 0, false, nil
 }
 
-// removalsKept is at least for how long removals counts what was removed: longer than the kernel takes to clean up.
+// removalsKept is the least time for which removals counts a removal: longer than the kernel takes to clean up.
 const removalsKept = 5 * time.Second
 
-// removals counts elements that were removed lately. They may have ended just before, so that the kernel counts them still.
+// removals counts elements removed lately. They may have ended just before, in which case the kernel still counts them.
 type removals struct {
 	since     time.Time
 	last, now int // before since, and after it

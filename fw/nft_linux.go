@@ -13,25 +13,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nft drops by sets of nf_tables in a table of its own. Every change is one transaction of the kernel. A full load goes
-// to sets of the other generation, and one transaction then turns the rules to those.
+// nft drops by means of nf_tables sets in a table of its own. Every change is one kernel transaction. A full load fills
+// the sets of the other generation, and one transaction then switches the rules to those.
 type nft struct {
 	conn       *nftConn
 	opts       Options
 	generation string // of the sets in use
-	refreshes  bool   // the kernel sets the timeout of an element that is put in again: Linux 6.12
-	broken     bool   // a load failed; the table may hold what we cannot alter
-	cleaned    bool   // what another backend may have left is gone
+	refreshes  bool   // the kernel resets the timeout of an element that is added again: Linux 6.12
+	broken     bool   // a load failed; the table may hold something we cannot change
+	cleaned    bool   // whatever another backend left has been removed
 	shape      nftShape
-	placed     bool       // the sets of exceptions hold exactly those
+	placed     bool       // the sets of exceptions hold exactly exceptions
 	exceptions Exceptions // the last that were set
-	loaded     bool       // a load put sentinels into all sets
-	commits    uint32     // changes of nf_tables that are our own
+	loaded     bool       // a load has put sentinels into all sets
+	commits    uint32     // our own changes of nf_tables
 	sock       nfSocket   // for glances
 	removed    removals
 }
 
-// nftShape is what the interval sets hold, which the kernel cannot work out by itself. [v4, v6].
+// nftShape is the source of what the interval sets hold, because the kernel cannot resolve overlaps by itself. [v4,
+// v6].
 type nftShape struct {
 	ports    *portBans
 	nets     [2]*cover
@@ -61,7 +62,7 @@ func openNFT(ctx context.Context, opts Options) (Backend, string, error) {
 	return b, "", ctx.Err()
 }
 
-// setUp makes sure that sets and rules are there, and leaves what is right alone.
+// setUp makes sure that sets and rules exist, and leaves alone what is right.
 func (b *nft) setUp() error {
 	found, err := b.find()
 	if err != nil {
@@ -84,7 +85,7 @@ func (b *nft) Name() string { return NameNFTables }
 func (b *nft) Close() error { return errors.Join(b.conn.CloseLasting(), b.sock.close()) }
 func (b *nft) quick()       {}
 
-// kernelAtLeast compares the running kernel's release.
+// kernelAtLeast reports whether the running kernel is at least this release.
 func kernelAtLeast(major, minor int) bool {
 	var u unix.Utsname
 	var ma, mi int
@@ -97,12 +98,12 @@ func kernelAtLeast(major, minor int) bool {
 	return ma > major || ma == major && mi >= minor
 }
 
-// nftChange gathers what a batch does to the sets of one family.
+// nftChange collects what a batch does to the sets of one family.
 type nftChange struct {
 	put, take [nftKinds][]nftables.SetElement
 }
 
-// appliesDuringLoad: Apply changes the sets in use, and a load fills others over another connection.
+// appliesDuringLoad: Apply changes the sets in use, while a load fills others over another connection.
 func (*nft) appliesDuringLoad() {}
 
 // Apply carries out a batch in one transaction.
@@ -128,7 +129,7 @@ func (b *nft) Apply(ctx context.Context, now time.Time, updates []Update) error 
 	return refusedError(refused)
 }
 
-// change queues a batch for the sets of a generation, which have a shape, and returns the entries without room.
+// change queues a batch for the sets of a generation with the given shape, and returns the entries without room.
 func (b *nft) change(conn *nftConn, generation string, shape *nftShape, now time.Time, updates []Update) (refused []Refusal, err error) {
 	var changes [2]nftChange
 	var nets [2][]netUpdate
@@ -151,7 +152,7 @@ func (b *nft) change(conn *nftConn, generation string, shape *nftShape, now time
 			until = time.Time{}
 		}
 		switch {
-		case len(u.Ports) > 0: // portBans did them
+		case len(u.Ports) > 0: // handled by portBans
 		case prefix.IsSingleIP():
 			changes[i].element(kindAddr, now, nftKey(prefix.Addr(), portKey{}), until)
 		default:
@@ -179,7 +180,7 @@ func (b *nft) change(conn *nftConn, generation string, shape *nftShape, now time
 	return refused, nil
 }
 
-// element notes that a key is put in until a time, or with the zero time taken out.
+// element adds a key until a time, or removes it if until is zero.
 func (c *nftChange) element(kind int, now time.Time, key []byte, until time.Time) {
 	if until.IsZero() {
 		c.take[kind] = append(c.take[kind], nftables.SetElement{Key: key, Timeout: time.Minute})
@@ -188,7 +189,7 @@ func (c *nftChange) element(kind int, now time.Time, key []byte, until time.Time
 	}
 }
 
-// port notes a port of a prefix: for a single address in the set of exact elements, else for the cover of that port.
+// port adds a port of a prefix: for a single address to the set of exact elements, else to the cover of that port.
 func (c *nftChange) port(portNets map[portKey][]netUpdate, now time.Time, prefix netip.Prefix, p portElement) {
 	if prefix.IsSingleIP() {
 		c.element(kindPort, now, nftKey(prefix.Addr(), p.portKey), p.until)
@@ -197,10 +198,10 @@ func (c *nftChange) port(portNets map[portKey][]netUpdate, now time.Time, prefix
 	}
 }
 
-// intervals lets a cover work out which segments go and come.
+// intervals has a cover work out which segments go and come.
 func (c *nftChange) intervals(kind int, now time.Time, cov *cover, updates []netUpdate, k portKey) {
 	del, add := cov.apply(now, updates)
-	// The kernel may have forgotten a segment; take puts it in again first, for which it needs some timeout.
+	// The kernel may have forgotten a segment; take adds it again first, and needs some timeout for that.
 	for i := range del {
 		del[i].until = now.Add(time.Minute)
 	}
@@ -208,7 +209,7 @@ func (c *nftChange) intervals(kind int, now time.Time, cov *cover, updates []net
 	c.put[kind] = append(c.put[kind], nftIntervals(now, add, k)...)
 }
 
-// queue puts a family's changes on a connection, removals first.
+// queue queues a family's changes on a connection, removals first.
 func (b *nft) queue(conn *nftConn, v6 bool, generation string, c *nftChange) error {
 	for kind := range nftKinds {
 		s := nftSet(v6, kind, generation)
@@ -216,7 +217,7 @@ func (b *nft) queue(conn *nftConn, v6 bool, generation string, c *nftChange) err
 			return err
 		}
 		if !s.Interval && !b.refreshes {
-			// Put in anew, or the old timeout would stay.
+			// Remove it first, or the old timeout would stay.
 			if err := conn.take(s, c.put[kind]); err != nil {
 				return err
 			}
@@ -235,7 +236,7 @@ func (b *nft) SetExceptions(ctx context.Context, x Exceptions, from *Exceptions)
 	}
 	b.placed = false
 	err := b.setExceptions(x, from)
-	if errors.Is(err, syscall.ENOENT) { // somebody took the table away, or an element
+	if errors.Is(err, syscall.ENOENT) { // somebody removed the table, or an element
 		if err = b.setUp(); err == nil {
 			err = b.setExceptions(x, nil)
 		}
@@ -256,7 +257,7 @@ func (b *nft) setExceptions(x Exceptions, from *Exceptions) error {
 			if from == nil {
 				b.conn.FlushSet(s)
 			}
-			for some := range slices.Chunk(gone[i], nftMessage/2) { // the begin and end of one stay in a message
+			for some := range slices.Chunk(gone[i], nftMessage/2) { // the start and end of a segment stay in one message
 				if err := b.conn.del(s, nftIntervals(time.Time{}, some, portKey{})); err != nil {
 					return errors.Join(err, b.reset())
 				}
@@ -275,7 +276,7 @@ func (b *nft) setExceptions(x Exceptions, from *Exceptions) error {
 	return nil
 }
 
-// segmentsOf gives each prefix as a segment without end, [v4, v6].
+// segmentsOf returns each prefix as a segment with no end time, [v4, v6].
 func segmentsOf(list prefixes) (segments [2][]segment) {
 	for _, p := range list {
 		i := familyOf(p)
@@ -284,7 +285,7 @@ func segmentsOf(list prefixes) (segments [2][]segment) {
 	return segments
 }
 
-// Check reads table, chains, rules and the heads of the sets.
+// Check reads the table, chains, rules and the heads of the sets.
 func (b *nft) Check(context.Context) (problems []string, err error) {
 	found, err := b.find()
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/google/nftables"
 )
 
-// nftLoad fills the sets of a generation that no rule looks up yet, over a connection of its own: what Apply changes in the
-// sets in use is no part of its transactions.
+// nftLoad fills the sets of a generation that no rule looks up yet, over a connection of its own: changes by Apply to
+// the sets in use are not part of its transactions.
 type nftLoad struct {
 	b          *nft
 	conn       *nftConn
@@ -24,7 +24,7 @@ type nftLoad struct {
 	refused    []Refusal
 
 	meanwhile iter.Seq[Entry] // of State
-	slice     int             // elements since it was gone through
+	slice     int             // elements since meanwhile was last read
 	late      map[Key]Update  // what it yielded
 }
 
@@ -32,10 +32,10 @@ func newNFTLoad(b *nft, conn *nftConn, now time.Time, generation string) *nftLoa
 	return &nftLoad{b: b, conn: conn, now: now, generation: generation, shape: newNFTShape(), late: map[Key]Update{}}
 }
 
-// Replace fills the other generation's sets, and then turns the rules to those and deletes the former ones in one step.
+// Replace fills the other generation's sets, then switches the rules to them and deletes the former sets in one step.
 func (b *nft) Replace(ctx context.Context, now time.Time, state State) error {
 	if b.broken {
-		// Rather a gap than never again: somebody altered the table in a way that we cannot mend.
+		// A gap is better than failing for ever: somebody altered the table in a way that we cannot repair.
 		b.opts.Logger.Warn("the nftables table is made anew, with a gap")
 		if _, err := b.deleteTable(); err != nil {
 			return err
@@ -53,7 +53,7 @@ func (b *nft) Replace(ctx context.Context, now time.Time, state State) error {
 		b.generation = g
 	}
 	if b.setsThere(found) && len(found.problems(b.generation, b.opts.Outbound)) > 0 {
-		// The rules first, so that what the sets still hold is dropped while the new ones are filled.
+		// The rules first, so that what the old sets still hold is dropped while the new ones are filled.
 		b.queueTable(found, b.generation)
 		if err := b.flush("mend the rules"); err != nil {
 			b.broken = true
@@ -87,7 +87,7 @@ func (b *nft) Replace(ctx context.Context, now time.Time, state State) error {
 	return refusedError(load.refused)
 }
 
-// setsThere says whether all sets of the generation in use exist.
+// setsThere reports whether all sets of the generation in use exist.
 func (b *nft) setsThere(found nftFound) bool {
 	for _, v6 := range []bool{false, true} {
 		for kind := range nftKinds {
@@ -99,7 +99,7 @@ func (b *nft) setsThere(found nftFound) bool {
 	return true
 }
 
-// queueDelSets queues the deletion of those sets of a generation that were found.
+// queueDelSets queues the deletion of the sets of a generation that were found, except those of exceptions.
 func (b *nft) queueDelSets(found nftFound, generation string) {
 	for _, v6 := range []bool{false, true} {
 		for kind := range nftKinds {
@@ -110,7 +110,7 @@ func (b *nft) queueDelSets(found nftFound, generation string) {
 	}
 }
 
-// load makes the sets of a generation, in place of what a load that failed may have left there, and fills them.
+// load creates the sets of a generation, replacing whatever a failed load left there, and fills them.
 func (b *nft) load(ctx context.Context, now time.Time, state State, found nftFound, generation string) (*nftLoad, error) {
 	b.queueDelSets(found, generation)
 	if err := b.queueSets(found, generation); err != nil {
@@ -134,7 +134,7 @@ func (b *nft) load(ctx context.Context, now time.Time, state State, found nftFou
 	return l, l.entries(ctx, state)
 }
 
-// entries loads the entries, and then what came while elements of theirs were sent.
+// entries loads the entries, and then those that came while their elements were sent.
 func (l *nftLoad) entries(ctx context.Context, state State) error {
 	if err := l.sentinels(); err != nil {
 		return err
@@ -156,7 +156,7 @@ func (l *nftLoad) entries(ctx context.Context, state State) error {
 	return l.flush()
 }
 
-// step counts an element, and after each slice of them lets in what came meanwhile.
+// step counts an element, and after each slice of elements lets in what came meanwhile.
 func (l *nftLoad) step(ctx context.Context) error {
 	if l.slice++; l.slice < maxSliceElements || l.meanwhile == nil {
 		return nil
@@ -177,7 +177,7 @@ func (l *nftLoad) flush() error {
 	return nftError("fill the sets", err)
 }
 
-// send puts what is queued for a set on the connection.
+// send puts the elements queued for a set on the connection.
 func (l *nftLoad) send(i, kind int) error {
 	buf := &l.bufs[i][kind]
 	err := l.conn.put(nftSet(i == 1, kind, l.generation), *buf)
@@ -221,7 +221,7 @@ func (l *nftLoad) entry(e Entry) error {
 	return nil
 }
 
-// put queues an element, and sends what is queued when it is much.
+// put queues elements, and sends the queue once it is long.
 func (l *nftLoad) put(i, kind int, elements ...nftables.SetElement) error {
 	buf := &l.bufs[i][kind]
 	*buf = append(*buf, elements...)
@@ -237,7 +237,7 @@ func (l *nftLoad) put(i, kind int, elements ...nftables.SetElement) error {
 	return nil
 }
 
-// intervals loads what was gathered while the entries went by: prefixes, and all with ports.
+// intervals loads what was collected from the entries: prefixes, and everything with ports.
 func (l *nftLoad) intervals(ctx context.Context) error {
 	for prefix := range l.shape.ports.bans {
 		i := familyOf(prefix)
@@ -277,7 +277,7 @@ func (l *nftLoad) intervals(ctx context.Context) error {
 	return nil
 }
 
-// segments queues a cover, a segment at a time so that its begin and end stay in one message.
+// segments queues a cover, a segment at a time so that its start and end stay in one message.
 func (l *nftLoad) segments(ctx context.Context, i, kind int, c *cover, k portKey) error {
 	for _, s := range c.all(l.now) {
 		if err := cmp.Or(l.step(ctx), l.put(i, kind, nftIntervals(l.now, []segment{s}, k)...)); err != nil {

@@ -13,7 +13,7 @@ import (
 const (
 	nftBase = "prerouting"
 
-	// nftBefore is a little before raw (-300), so before connection tracking too.
+	// nftBefore is slightly before raw (-300), and so before connection tracking too.
 	nftBefore = -310
 )
 
@@ -28,7 +28,7 @@ func nftChainName(v6, hit bool) string {
 	return name
 }
 
-// nftRuleset is every rule of ours by chain, looking up the sets of a generation.
+// nftRuleset returns all our rules by chain, looking up the sets of a generation.
 func nftRuleset(generation string, outbound Outbound) map[string][][]expr.Any {
 	rules := map[string][][]expr.Any{
 		nftBase: {
@@ -45,7 +45,8 @@ func nftRuleset(generation string, outbound Outbound) map[string][][]expr.Any {
 			}
 			rule := append(ofFamily(v6), &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length})
 			if kind == kindPort || kind == kindPortNet {
-				// The registers of 4 bytes behind the address; the kernel names one that begins 16 bytes by the latter.
+				// The 4-byte registers after the address; the kernel names one that starts a 16-byte register by the
+				// latter.
 				proto, port := uint32(unix.NFT_REG32_01), uint32(unix.NFT_REG32_02)
 				if v6 {
 					proto, port = unix.NFT_REG_2, unix.NFT_REG32_05
@@ -61,7 +62,7 @@ func nftRuleset(generation string, outbound Outbound) map[string][][]expr.Any {
 			rules[chain] = append(rules[chain], look(kind, verdict(expr.VerdictGoto, hit)))
 		}
 		if v6 {
-			// Without neighbour discovery a banned router or neighbour would take the link with it: RFC 4890, 4.4.1.
+			// Without neighbour discovery, banning a router or neighbour would take down the link: RFC 4890, 4.4.1.
 			rules[hit] = append(rules[hit], []expr.Any{
 				&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, equal([]byte{unix.IPPROTO_ICMPV6}),
 				&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
@@ -95,7 +96,7 @@ func ofFamily(v6 bool) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, equal([]byte{family})}
 }
 
-// describe makes rules comparable with what the kernel gives back.
+// describe returns rules as text, to compare them with what the kernel returns.
 func describe(exprs []expr.Any) string {
 	var s strings.Builder
 	for _, e := range exprs {
@@ -109,7 +110,7 @@ func describe(exprs []expr.Any) string {
 	return s.String()
 }
 
-// nftChains are our chains, the called before the calling.
+// nftChains returns our chains, called ones before calling ones.
 func nftChains(outbound Outbound) []*nftables.Chain {
 	table := nftOurTable()
 	var chains []*nftables.Chain
@@ -120,7 +121,7 @@ func nftChains(outbound Outbound) []*nftables.Chain {
 	}
 	accept, priority := nftables.ChainPolicyAccept, nftables.ChainPriority(nftBefore)
 	if outbound == OutboundAllow {
-		priority = *nftables.ChainPriorityMangle // the kernel knows by then which side began a connection
+		priority = *nftables.ChainPriorityMangle // by then the kernel knows which side began a connection
 	}
 	return append(chains, &nftables.Chain{
 		Name: nftBase, Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting,
@@ -128,7 +129,7 @@ func nftChains(outbound Outbound) []*nftables.Chain {
 	})
 }
 
-// nftFound is what of ours the kernel has.
+// nftFound is what the kernel has of ours.
 type nftFound struct {
 	table  bool
 	chains map[string]*nftables.Chain
@@ -136,7 +137,7 @@ type nftFound struct {
 	sets   map[string]*nftables.Set
 }
 
-// find reads table, chains, rules and the heads of sets, never elements.
+// find reads the table, chains, rules and the heads of sets, never elements.
 func (b *nft) find() (nftFound, error) {
 	found := nftFound{chains: map[string]*nftables.Chain{}, rules: map[string][]*nftables.Rule{}, sets: map[string]*nftables.Set{}}
 	tables, err := b.conn.ListTablesOfFamily(nftables.TableFamilyINet)
@@ -172,7 +173,7 @@ func (b *nft) find() (nftFound, error) {
 	return found, nil
 }
 
-// generation is the one whose sets the rules look up; ok is false if there is no telling.
+// generation returns the generation whose sets the rules look up; ok is false if that cannot be told.
 func (f nftFound) generation() (g string, ok bool) {
 	for _, chain := range []string{nftChainName(false, false), nftChainName(true, false)} {
 		for _, rule := range f.rules[chain] {
@@ -189,7 +190,7 @@ func (f nftFound) generation() (g string, ok bool) {
 	return "", false
 }
 
-// problems says what is not as it should be.
+// problems lists what is not as it should be.
 func (f nftFound) problems(generation string, outbound Outbound) (problems []string) {
 	if !f.table {
 		return []string{"nftables: the table inet " + nftTable + " is missing"}
@@ -232,7 +233,7 @@ func sameType(a, b *nftables.Set) bool {
 	return a.KeyType.Bytes == b.KeyType.Bytes && a.Interval == b.Interval && a.HasTimeout == b.HasTimeout
 }
 
-// excepts reports whether all sets of exceptions are there.
+// excepts reports whether all sets of exceptions exist.
 func (f nftFound) excepts() bool {
 	for _, v6 := range []bool{false, true} {
 		if f.sets[nftSetName(v6, kindNever, "")] == nil || f.sets[nftSetName(v6, kindAllow, "")] == nil {
@@ -242,7 +243,7 @@ func (f nftFound) excepts() bool {
 	return true
 }
 
-// bent reports whether a set of exceptions is of another type, which only a new table mends.
+// bent reports whether a set of exceptions is of another type, which only a new table fixes.
 func (f nftFound) bent() bool {
 	for _, v6 := range []bool{false, true} {
 		for _, kind := range [...]int{kindNever, kindAllow} {
@@ -275,7 +276,7 @@ func sameRules(have []*nftables.Rule, want [][]expr.Any) bool {
 	return true
 }
 
-// queueTable queues table, chains and rules for a generation, in place of whatever rules are there.
+// queueTable queues the table, chains and rules for a generation, replacing whatever rules are there.
 func (b *nft) queueTable(found nftFound, generation string) {
 	table := b.conn.AddTable(nftOurTable())
 	rules := nftRuleset(generation, b.opts.Outbound)
@@ -293,7 +294,7 @@ func (b *nft) queueTable(found nftFound, generation string) {
 	}
 }
 
-// queueSets queues the sets of a generation, and those of exceptions that were not found.
+// queueSets queues the sets of a generation, and the sets of exceptions that were not found.
 func (b *nft) queueSets(found nftFound, generation string) error {
 	b.conn.AddTable(nftOurTable())
 	for _, v6 := range []bool{false, true} {

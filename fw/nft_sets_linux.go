@@ -12,13 +12,14 @@ import (
 	"github.com/mdlayher/netlink"
 )
 
-// kindPortNet exists in nf_tables only, where a set of exact elements cannot hold a prefix: wider prefixes with a port.
+// kindPortNet, wider prefixes with a port, exists only in nf_tables, where a set of exact elements cannot hold a
+// prefix.
 const (
 	kindPortNet = kinds
 	nftKinds    = kinds + 1
 )
 
-// excepting reports whether sets of a kind hold exceptions. Those are of no generation.
+// excepting reports whether sets of a kind hold exceptions. Those belong to no generation.
 func excepting(kind int) bool { return kind == kindNever || kind == kindAllow }
 
 const (
@@ -27,11 +28,11 @@ const (
 	// nftMessage is the most elements that one message may carry: its list is a nested attribute of at most 65,535
 	// bytes.
 	nftMessage = 1000
-	// nftPending elements are sent as one transaction in a load.
+	// nftPending is the number of elements after which a load commits a transaction.
 	nftPending = 4 * nftMessage
 
-	// Socket buffers are bounds, not memory in use: a transaction is sent in one piece, and each of its messages is
-	// acknowledged only after the last.
+	// Socket buffers are limits, not memory in use: a transaction is sent in one piece, and its messages are
+	// acknowledged only after the last one.
 	nftSendBuffer    = 256 << 20
 	nftReceiveBuffer = 16 << 20
 )
@@ -69,7 +70,7 @@ func nftSet(v6 bool, kind int, generation string) *nftables.Set {
 	return s
 }
 
-// nftKey is an element's key: an address, and for sets with ports the protocol and port, each padded to 4 bytes.
+// nftKey returns an element's key: an address, and for sets with ports the protocol and port, each padded to 4 bytes.
 func nftKey(addr netip.Addr, k portKey) []byte {
 	key := make([]byte, 0, 24)
 	key = append(key, addr.AsSlice()...)
@@ -81,8 +82,8 @@ func nftKey(addr netip.Addr, k portKey) []byte {
 	return key
 }
 
-// nftTimeout is the kernel timeout of something that ends at until, 0 for the zero time and for a sentinel. The kernel may cut
-// it by a tick of its clock, at most 10 ms, and nothing may end too soon.
+// nftTimeout returns the kernel timeout of something that ends at until, 0 for the zero time and for a sentinel. The
+// kernel may shorten it by a tick of its clock, at most 10 ms, and nothing may end too soon.
 func nftTimeout(now, until time.Time) time.Duration {
 	const tick = 10 * time.Millisecond
 	if until.IsZero() || until.Equal(sentinelEnd) {
@@ -91,8 +92,8 @@ func nftTimeout(now, until time.Time) time.Duration {
 	return max(until.Sub(now), 0) + tick
 }
 
-// nftIntervals encodes segments: for a set of addresses alone as pairs of begin and end, for one with ports as one
-// element with both.
+// nftIntervals encodes segments: without a port as pairs of start and end elements, with a port as one element that has
+// both.
 func nftIntervals(now time.Time, segments []segment, k portKey) []nftables.SetElement {
 	out := make([]nftables.SetElement, 0, 2*len(segments))
 	for _, s := range segments {
@@ -109,7 +110,7 @@ func nftIntervals(now time.Time, segments []segment, k portKey) []nftables.SetEl
 	return out
 }
 
-// nftConn is a lasting connection to nf_tables. What is queued on it becomes true in one step at flush.
+// nftConn is a lasting connection to nf_tables. What is queued on it takes effect in one step at flush.
 type nftConn struct {
 	*nftables.Conn
 	pending int // elements queued
@@ -117,7 +118,7 @@ type nftConn struct {
 
 func dialNFT() (*nftConn, error) {
 	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
-		// Without CAP_NET_ADMIN these fail; so does all that follows, with a clearer error.
+		// Without CAP_NET_ADMIN these fail; so does everything that follows, with a clearer error.
 		_ = c.SetWriteBuffer(nftSendBuffer)
 		_ = c.SetReadBuffer(nftReceiveBuffer)
 		return nil
@@ -128,12 +129,12 @@ func dialNFT() (*nftConn, error) {
 	return &nftConn{Conn: conn}, nil
 }
 
-// put queues elements; for those that are there already nothing changes, or from Linux 6.12 on the timeout.
+// put queues the addition of elements; for existing ones nothing changes, or from Linux 6.12 on only the timeout.
 func (c *nftConn) put(s *nftables.Set, elements []nftables.SetElement) error {
 	return c.each(elements, func(part []nftables.SetElement) error { return c.SetAddElements(s, part) })
 }
 
-// take queues the removal of elements. One that is missing would undo the whole transaction, so each is put in first.
+// take queues the removal of elements. A missing one would undo the whole transaction, so each is added first.
 func (c *nftConn) take(s *nftables.Set, elements []nftables.SetElement) error {
 	if err := c.put(s, elements); err != nil {
 		return err
@@ -141,7 +142,7 @@ func (c *nftConn) take(s *nftables.Set, elements []nftables.SetElement) error {
 	return c.del(s, elements)
 }
 
-// del queues the removal of elements that are there for certain.
+// del queues the removal of elements that certainly exist.
 func (c *nftConn) del(s *nftables.Set, elements []nftables.SetElement) error {
 	return c.each(elements, func(part []nftables.SetElement) error { return c.SetDeleteElements(s, part) })
 }
@@ -158,7 +159,7 @@ func (c *nftConn) each(elements []nftables.SetElement, f func([]nftables.SetElem
 	return nil
 }
 
-// flush carries out what is queued, all or nothing.
+// flush commits what is queued, all or nothing.
 func (b *nft) flush(action string) error {
 	b.conn.pending = 0
 	err := b.conn.Flush()
@@ -169,7 +170,7 @@ func (b *nft) flush(action string) error {
 	return nftError(action, errors.Join(err, b.reset()))
 }
 
-// reset opens the connection anew: what is queued on it, and answers that nobody read, are gone.
+// reset reopens the connection, which discards what is queued on it and any unread answers.
 func (b *nft) reset() error {
 	_ = b.conn.CloseLasting()
 	conn, err := dialNFT()
@@ -179,7 +180,7 @@ func (b *nft) reset() error {
 	return err
 }
 
-// nftError keeps the first of the many errors that one transaction may give.
+// nftError keeps the first of the many errors that one transaction may return.
 func nftError(action string, err error) error {
 	if err == nil {
 		return nil

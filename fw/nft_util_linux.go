@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nonRecursive makes the kernel refuse to delete what is not empty: NLM_F_NONREC.
+// nonRecursive makes the kernel refuse to delete an object that is not empty: NLM_F_NONREC.
 const nonRecursive = 0x100
 
 func nftFamily(v6 bool) nftables.TableFamily {
@@ -20,7 +20,7 @@ func nftFamily(v6 bool) nftables.TableFamily {
 	return nftables.TableFamilyIPv4
 }
 
-// nftHas says whether nf_tables holds a table, and a chain in it.
+// nftHas reports whether nf_tables has a table, and a chain in it.
 func nftHas(v6 bool, table, chain string) (tableThere, chainThere bool, err error) {
 	conn, err := nftables.New()
 	if err != nil {
@@ -47,8 +47,8 @@ func nftHas(v6 bool, table, chain string) (tableThere, chainThere bool, err erro
 	return true, chainThere, nil
 }
 
-// nftRemoveEmpty deletes the base chain, if its policy accepts, and the table after it if wanted, each only when it is
-// empty; the kernel itself makes sure of that. It says what it removed.
+// nftRemoveEmpty deletes the base chain, if its policy accepts, and then the table if alsoTable is set. The kernel
+// itself makes sure that each is deleted only if empty. It returns what it removed.
 func nftRemoveEmpty(v6 bool, table, chain string, alsoTable, accepts bool) (removed []string, err error) {
 	name := func(attr uint16, s string) netlink.Attribute {
 		return netlink.Attribute{Type: attr, Data: append([]byte(s), 0)}
@@ -74,7 +74,7 @@ func nftRemoveEmpty(v6 bool, table, chain string, alsoTable, accepts bool) (remo
 	return removed, nil
 }
 
-// nftDelete deletes one empty object; that it is missing or not empty is no error.
+// nftDelete deletes one empty object; it is no error if the object is missing or not empty.
 func nftDelete(v6 bool, msg int, attrs ...netlink.Attribute) (gone bool, err error) {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 // whyNone is why an entry is not enforced with this backend.
 const whyNone = "this node has no firewall backend and drops nothing"
 
-// NewNone gives the backend that drops nothing: for a dry run, and where nothing else works.
+// NewNone returns the backend that drops nothing: for a dry run, and if nothing else works.
 func NewNone() Backend { return none{} }
 
 type none struct{}
@@ -21,7 +21,7 @@ func (none) Teardown(context.Context) error                               { retu
 func (none) Close() error                                                 { return nil }
 func (none) limit() int                                                   { return 0 }
 
-// Replace goes through the entries, as every backend does, so that a dry run costs and counts like a real one.
+// Replace iterates over the entries, as every backend does, so that a dry run costs and counts like a real one.
 func (none) Replace(ctx context.Context, _ time.Time, state State) error {
 	for range state.Entries {
 		if err := ctx.Err(); err != nil {

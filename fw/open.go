@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Attempt tells how one backend fared in [Open].
+// Attempt says how one backend fared in [Open].
 type Attempt struct {
 	Name string
 	Err  error  // why it was refused; nil for the one that was chosen
@@ -21,10 +21,10 @@ type opener func(ctx context.Context, opts Options) (b Backend, note string, err
 // order is what NameAuto stands for, best first.
 var order = []string{NameIPSet, NameNFTables, NameIPTables, NameNone}
 
-// Open tries the backends in the given order and returns the first that works, preferring those that drop IPv6 too. It is set up
-// in the kernel: its sets and rules exist, and what a former run left is still dropped. NameAuto or an empty order means ipset,
-// nftables, iptables, none. The attempts tell why others were refused; the chosen one comes last. If none works, the error says
-// why for each.
+// Open tries the backends in the given order and returns the first that works, preferring those that drop IPv6 too. The
+// backend is set up in the kernel: its sets and rules exist, and what an earlier run left is still dropped. NameAuto or
+// an empty order means ipset, nftables, iptables, none. The attempts say why others were refused; the chosen one comes
+// last. If none works, the error says why for each.
 func Open(ctx context.Context, names []string, opts Options) (Backend, []Attempt, error) {
 	opts = opts.withDefaults()
 	wanted, err := expandOrder(names)
@@ -47,7 +47,7 @@ func Open(ctx context.Context, names []string, opts Options) (Backend, []Attempt
 			if note != "" {
 				opts.Logger.Warn("the firewall works only in part", "backend", name, "note", note)
 			}
-			// What a backend that is left has in the kernel goes with the first load of this one.
+			// What the skipped backend has in the kernel goes with the first load of this one.
 			return backend, append(attempts, Attempt{Name: name, Note: note}), closeIf(half)
 		}
 		if err == nil {
@@ -69,7 +69,7 @@ func Open(ctx context.Context, names []string, opts Options) (Backend, []Attempt
 	return half, append(attempts, halfDone), nil
 }
 
-// letsThrough says which packets a backend cannot drop on this machine, and why; "" = none.
+// letsThrough returns which packets a backend cannot drop on this machine, and why; "" = none.
 func letsThrough(b Backend) string {
 	if b, ok := b.(interface{ letsThrough() string }); ok {
 		return b.letsThrough()
@@ -98,7 +98,7 @@ func openOne(ctx context.Context, name string, opts Options) (Backend, string, e
 	return open(ctx, opts)
 }
 
-// expandOrder puts NameAuto in full, drops repetitions and refuses unknown names.
+// expandOrder expands NameAuto, drops repetitions and refuses unknown names.
 func expandOrder(names []string) ([]string, error) {
 	if len(names) == 0 {
 		return order, nil

@@ -18,7 +18,7 @@ var openers = map[string]opener{
 	NameIPTables: openIPTables,
 }
 
-// keep names what a clean-up must leave alone: what the backend in use needs. The zero keep leaves nothing alone.
+// keep names what a clean-up must leave alone because the backend in use needs it. The zero keep leaves nothing alone.
 type keep struct {
 	backend string
 	xt      *xtables // whose rules stay
@@ -29,14 +29,14 @@ func (k keep) rules(nft, v6 bool, table string) bool {
 		(!v6 || len(k.xt.families) > 1)
 }
 
-// Teardown takes everything of ours out of the kernel, whichever backend made it, and says what it removed. It is
+// Teardown removes everything of ours from the kernel, whichever backend made it, and returns what it removed. It is
 // idempotent and needs no running Syncer.
 func Teardown(ctx context.Context, opts Options) (removed []string, err error) {
 	return cleanup(ctx, opts.withDefaults(), keep{})
 }
 
-// Found returns the chains and tables of ours that are in the kernel, whichever backend made them. Sets alone are no sign of an agent:
-// a unit makes them at boot.
+// Found returns our chains and tables in the kernel, whichever backend made them. Sets alone are no sign of an agent: a
+// unit creates them at boot.
 func Found(ctx context.Context, opts Options) (found []string, err error) {
 	opts = opts.withDefaults()
 	for _, nft := range []bool{true, false} {
@@ -85,7 +85,7 @@ func hasChain(ctx context.Context, opts Options, nft, v6 bool, table string) (bo
 	return err == nil && have.has(chainMain), err
 }
 
-// cleanup removes what is ours and not kept, and goes on past errors.
+// cleanup removes what is ours and not kept, and continues past errors.
 func cleanup(ctx context.Context, opts Options, k keep) (removed []string, err error) {
 	var errs []error
 	note := func(gone []string, err error) {
@@ -115,7 +115,7 @@ func cleanup(ctx context.Context, opts Options, k keep) (removed []string, err e
 }
 
 // cleanupRules removes our rules from the tables of one iptables variant and family. It asks the kernel first, because
-// a mere look by the legacy command would make the kernel register its tables.
+// even a listing by the legacy command would make the kernel register its tables.
 func cleanupRules(ctx context.Context, opts Options, k keep, nft, v6 bool) (removed []string, err error) {
 	var f *xtFamily
 	for _, table := range []string{tableRaw, tableMangle} {
@@ -143,8 +143,8 @@ func cleanupRules(ctx context.Context, opts Options, k keep, nft, v6 bool) (remo
 	return removed, nil
 }
 
-// findVariant finds a command of the wanted variant; without one there can be no rules of ours in it, except by a
-// command that was removed since.
+// findVariant finds a command of the wanted variant. Without one, no rules of ours can be in it, unless their command
+// was removed since.
 func findVariant(ctx context.Context, opts Options, nft, v6 bool) (*xtFamily, error) {
 	named := "iptables-legacy"
 	if nft {

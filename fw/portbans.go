@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// maxPortElements bounds what all entries with ports come to in the kernel: a range costs an element per port and
+// maxPortElements bounds the elements of all entries with ports in the kernel: a range costs one element per port and
 // protocol.
 const (
 	maxPortElements   = 1 << 20
-	maxOthersElements = maxPortElements / 8 * 7 // the rest is kept for entries of this node's own
+	maxOthersElements = maxPortElements / 8 * 7 // the rest is reserved for this node's own entries
 )
 
 // portKey is one protocol and one port.
@@ -25,7 +25,7 @@ func (k portKey) compare(o portKey) int {
 	return cmp.Or(cmp.Compare(k.port, o.port), cmp.Compare(k.proto, o.proto))
 }
 
-// portElement is a port of a prefix that the kernel should hold until a time; the zero time = not at all.
+// portElement is a port of a prefix that the kernel should hold until a time, or not at all if the time is zero.
 type portElement struct {
 	portKey
 	until time.Time
@@ -40,16 +40,16 @@ type portBan struct {
 }
 
 // portBans knows all entries with ports. The kernel holds one element per prefix, protocol and port, and two entries
-// may share some: an element lives as long as any entry that has it.
+// may share elements: an element lives as long as any entry that has it.
 type portBans struct {
 	bans    map[netip.Prefix][]portBan
-	size    int            // elements of all bans but those gone, shared ones counted twice
-	leaving []netip.Prefix // of what is gone
+	size    int            // elements of all bans that are not gone, shared ones counted twice
+	leaving []netip.Prefix // prefixes of gone bans
 }
 
 func newPortBans() *portBans { return &portBans{bans: map[netip.Prefix][]portBan{}} }
 
-// expand calls f for each protocol and port of the ranges, perhaps more than once for the same.
+// expand calls f for each protocol and port of the ranges, possibly more than once for the same.
 func expand(ranges []PortRange, f func(portKey)) {
 	for _, r := range ranges {
 		for port := int(r.First); port <= int(r.Last); port++ {
@@ -74,8 +74,8 @@ func elementsOf(ranges []PortRange) (n int) {
 	return n
 }
 
-// keep notes an entry, in place of the one with its key. It says false if there is no room, or the entry has too many
-// elements.
+// keep records an entry, replacing the one with its key. It reports false if there is no room, or the entry has too
+// many elements.
 func (b *portBans) keep(e Entry) bool {
 	n, room := elementsOf(e.Ports), maxPortElements
 	if !e.Own {
@@ -101,8 +101,8 @@ func (b *portBans) keep(e Entry) bool {
 	return true
 }
 
-// remove marks the bans of a prefix for which f is true as gone, and reports whether there are any. They are forgotten by
-// settle, when the kernel has let go of them.
+// remove marks the bans of a prefix for which f is true as gone, and reports whether there are any. settle forgets them
+// once the kernel has let go of them.
 func (b *portBans) remove(prefix netip.Prefix, f func(portBan) bool) (known bool) {
 	bans := b.bans[prefix]
 	for i := range bans {
@@ -119,7 +119,7 @@ func (b *portBans) remove(prefix netip.Prefix, f func(portBan) bool) (known bool
 	return known
 }
 
-// settle forgets what is gone: the kernel has taken the changes.
+// settle forgets gone bans: the kernel has taken the changes.
 func (b *portBans) settle() {
 	for _, prefix := range b.leaving {
 		bans := slices.DeleteFunc(b.bans[prefix], func(o portBan) bool { return o.gone })
@@ -132,9 +132,9 @@ func (b *portBans) settle() {
 	b.leaving = nil
 }
 
-// changes notes those updates of a batch that have ports, and then calls f once for each element of theirs: put in until a
-// time, or with the zero time taken out. What is not kept, or removed and not known, has none. Until settle the batch may
-// be tried again. It returns the entries without room.
+// changes records the updates of a batch that have ports, and then calls f once for each of their elements: added until
+// a time, or removed if the time is zero. An addition that is not kept, or a removal of an unknown entry, has none. The
+// batch may be tried again until settle is called. It returns the entries without room.
 func (b *portBans) changes(now time.Time, updates []Update, f func(netip.Prefix, portElement)) (refused []Refusal) {
 	touched := map[netip.Prefix][]PortRange{}
 	for _, u := range updates {
@@ -173,7 +173,7 @@ func appendElements(dst []portElement, ranges []PortRange, until time.Time) []po
 	return dst
 }
 
-// distinct sorts elements and leaves of each port the one that lasts longest. What comes from one list is sorted already.
+// distinct sorts elements and keeps the one that lasts longest for each port. Elements of one list come sorted already.
 func distinct(list []portElement) []portElement {
 	slices.SortFunc(list, func(a, b portElement) int { return cmp.Or(a.compare(b.portKey), b.until.Compare(a.until)) })
 	return slices.CompactFunc(list, func(a, b portElement) bool { return a.portKey == b.portKey })
@@ -193,8 +193,8 @@ func (b *portBans) refuse(prefix netip.Prefix, k portKey) (refused []Refusal) {
 	return refused
 }
 
-// elements are all that the kernel should hold of a prefix, sorted, each with the latest end. Entries that are over are
-// forgotten.
+// elements returns everything that the kernel should hold of a prefix, sorted, each with the latest end. Ended entries
+// are forgotten.
 func (b *portBans) elements(now time.Time, prefix netip.Prefix) (live []portElement) {
 	b.remove(prefix, func(o portBan) bool { return !o.until.After(now) })
 	for _, ban := range b.bans[prefix] {
@@ -217,7 +217,7 @@ func (b *portBans) each(family int, now time.Time, f func(p netip.Prefix, k port
 	}
 }
 
-// span is the least and the most that each comes to.
+// span returns the least and the most elements that the kernel may hold, as each finds them.
 func (b *portBans) span(family int, now time.Time) (least, most int) {
 	b.each(family, now, func(_ netip.Prefix, _ portKey, lasts bool) {
 		if most++; lasts {

@@ -41,15 +41,15 @@ type Key struct {
 	Ports  string // canonical text such as "22/tcp,8000-8010/udp"; "" = all
 }
 
-// Key gives the entry's key. Ports that are written in another order make the same key.
+// Key returns the entry's key. It does not depend on the order of the ports.
 func (e Entry) Key() Key { return Key{Prefix: e.Prefix.Masked(), Ports: PortsText(e.Ports)} }
 
-// droppable: only such a prefix may be an entry.
+// droppable reports whether a prefix may be an entry's.
 func droppable(p netip.Prefix) bool {
 	return p.IsValid() && p.Bits() > 0 && !p.Addr().Is4In6() && !isSentinel(p)
 }
 
-// PortsText is the canonical text of ports: sorted by number, then by protocol; "" for nil.
+// PortsText returns the canonical text of ports: sorted by number, then by protocol; "" for nil.
 func PortsText(ports []PortRange) string {
 	if len(ports) == 0 {
 		return ""

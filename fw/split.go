@@ -9,15 +9,16 @@ import (
 	"time"
 )
 
-// A ban that contains a network that this machine is in would cut it off from its neighbours. So in place of such an entry every
-// backend gets the prefixes around the network, its parts. An entry inside the network goes to the kernel as it is.
+// A ban that contains a network that this machine is in would cut it off from its neighbours. So in place of such an
+// entry every backend gets its parts: the prefixes around the network. An entry inside the network goes to the kernel
+// unchanged.
 
-// Bounds of what is split.
+// Bounds on splitting.
 const (
 	MaxNetworks = 64 // networks that entries leave out
 
 	maxParts       = 1 << 16          // elements of all parts together
-	maxOthersParts = maxParts / 8 * 7 // the rest is kept for entries of this node's own
+	maxOthersParts = maxParts / 8 * 7 // the rest is reserved for this node's own entries
 )
 
 const (
@@ -25,10 +26,10 @@ const (
 	whyNetwork = "it is a network of this machine's own: its neighbours would be cut off"
 )
 
-// networks are sorted by comparePrefix. One may lie inside another.
+// networks is a list sorted by comparePrefix. One may lie inside another.
 type networks []netip.Prefix
 
-// fitNetworks masks and sorts the first MaxNetworks of the list, single addresses apart.
+// fitNetworks masks and sorts the first MaxNetworks of the list, without single addresses.
 func fitNetworks(list []netip.Prefix) networks {
 	var ns networks
 	for _, p := range list {
@@ -41,7 +42,7 @@ func fitNetworks(list []netip.Prefix) networks {
 	return ns
 }
 
-// inside returns the networks that p contains. The first of them is p itself if that is one.
+// inside returns the networks that p contains. If p is itself a network, it comes first.
 func (ns networks) inside(p netip.Prefix) networks {
 	i, _ := slices.BinarySearchFunc(ns, p, comparePrefix)
 	n := i
@@ -71,16 +72,16 @@ func halves(p netip.Prefix) (low, high netip.Prefix) {
 // wider returns the next wider prefix.
 func wider(p netip.Prefix) netip.Prefix { return netip.PrefixFrom(p.Addr(), p.Bits()-1).Masked() }
 
-// split knows the entries that contain a network, and what the kernel holds in their place. Parts of several entries may be the
-// same, and may be entries themselves: the latest end counts.
+// split tracks the entries that contain a network, and what the kernel holds in their place. Parts of several entries
+// may coincide with each other or with entries: the latest end counts.
 type split struct {
 	networks networks
-	around   map[netip.Prefix]bool // the prefixes that may be parts, and those that contain a network
+	around   map[netip.Prefix]bool // prefixes that may be parts, and those that contain a network
 	wide     map[Key]Entry         // entries that contain a network
 	whole    map[Key]bool          // entries of which nothing is left without the networks
-	plain    map[Key]Entry         // other entries of prefixes in around
+	plain    map[Key]Entry         // other entries whose prefix is in around
 	parts    map[Key]bool          // parts in the kernel that are not entries
-	size     int                   // elements of the parts of all in wide
+	size     int                   // elements of the parts of all entries in wide
 	touched  map[Key][]PortRange   // what changed returns next
 }
 
@@ -98,15 +99,15 @@ func newSplit(ns networks) *split {
 	return s
 }
 
-// concerns reports whether an entry has to pass through note.
+// concerns reports whether an entry of this prefix has to go through note.
 func (s *split) concerns(p netip.Prefix) bool {
 	return len(s.networks) > 0 && !p.IsSingleIP() && s.around[p.Masked()]
 }
 
-// surplus is by how much the kernel's entries outnumber those that they stand for.
+// surplus returns by how much the kernel's entries outnumber those that they stand for.
 func (s *split) surplus() int { return len(s.parts) - len(s.wide) }
 
-// note takes an update of an entry that concerns s. It reports false if there is no room for the parts.
+// note records an update of an entry that concerns s. It reports false if there is no room for the parts.
 func (s *split) note(now time.Time, u Update) bool {
 	u.Prefix = u.Prefix.Masked()
 	key, parts := u.Key(), s.networks.parts(nil, u.Prefix)
@@ -141,7 +142,7 @@ func (s *split) note(now time.Time, u Update) bool {
 	return true
 }
 
-// changed returns what the kernel is to be told since it was last called.
+// changed returns the updates for the kernel since it was last called.
 func (s *split) changed() (updates []Update) {
 	for key, ports := range s.touched {
 		u := Update{Entry: Entry{Prefix: key.Prefix, Ports: ports}, Remove: true}
@@ -172,7 +173,7 @@ func (s *split) changed() (updates []Update) {
 	return updates
 }
 
-// updates returns what the kernel is to be told in place of a batch, and the entries without room.
+// updates returns the updates for the kernel in place of a batch, and the entries without room.
 func (s *split) updates(now time.Time, batch []Update) (out []Update, refused []Refusal) {
 	first := slices.IndexFunc(batch, func(u Update) bool { return s.concerns(u.Prefix) })
 	if first < 0 {
@@ -189,7 +190,7 @@ func (s *split) updates(now time.Time, batch []Update) (out []Update, refused []
 	return append(out, s.changed()...), refused
 }
 
-// problem says how many entries are nothing but networks of this machine's own; "" = none.
+// problem says how many entries consist only of this machine's own networks; "" = none.
 func (s *split) problem() string {
 	switch n := len(s.whole); n {
 	case 0:
@@ -201,15 +202,16 @@ func (s *split) problem() string {
 	}
 }
 
-// LeftOut returns the networks of this machine's own that the kernel leaves out of an entry of this prefix, because it contains
-// them. None lies inside another.
+// LeftOut returns this machine's own networks that the kernel leaves out of an entry of this prefix, because the prefix
+// contains them. None lies inside another.
 func (s *Syncer) LeftOut(p netip.Prefix) []netip.Prefix {
 	s.books.RLock()
 	defer s.books.RUnlock()
 	return outermost(s.work.split.networks.inside(p.Masked()))
 }
 
-// Around returns how many entries the kernel enforces but for networks of this machine's own, and which those are.
+// Around returns how many entries the kernel enforces except for this machine's own networks, and which networks those
+// are.
 func (s *Syncer) Around() (entries int, left []netip.Prefix) {
 	s.books.RLock()
 	defer s.books.RUnlock()
@@ -220,14 +222,15 @@ func (s *Syncer) Around() (entries int, left []netip.Prefix) {
 	return len(s.work.split.wide), sorted(left)
 }
 
-// carry returns what the kernel is to be told in place of updates: how many of those are withheld, and which have no room.
+// carry returns the updates for the kernel in place of updates, how many of them are withheld, and which entries have
+// no room.
 func (s *Syncer) carry(updates []Update) (carried []Update, left int, refused []Refusal) {
 	w := &s.work
 	s.books.Lock()
 	carried, refused = w.split.updates(time.Now(), updates)
 	if len(w.refused) > 0 && len(w.split.networks) > 0 {
 		for _, u := range updates {
-			w.refused.remove(u.Entry) // note adds what is refused again
+			w.refused.remove(u.Entry) // note adds again what is still refused
 		}
 	}
 	s.books.Unlock()
@@ -235,7 +238,7 @@ func (s *Syncer) carry(updates []Update) (carried []Update, left int, refused []
 	return carried, left, refused
 }
 
-// alsoRefused adds entries without room to what a backend returned.
+// alsoRefused adds entries without room to a backend's error.
 func alsoRefused(err error, refused []Refusal) error {
 	var partial *PartialError
 	switch {

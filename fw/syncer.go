@@ -13,43 +13,45 @@ import (
 
 // Bounds of a [Syncer].
 const (
-	// MaxQueued updates wait for the kernel at most; past that they are dropped and a full Replace does their work.
+	// MaxQueued bounds the updates that wait for the kernel; beyond it they are dropped and a full Replace does their
+	// work.
 	MaxQueued = 65536
-	// MaxWaiting callbacks wait for their updates at most; past that they are not taken, or get ErrWaiting, and are counted.
+	// MaxWaiting bounds the callbacks that wait for their updates; beyond it they are refused or get ErrWaiting, and
+	// are counted.
 	MaxWaiting = 65536
-	// DefaultCheckEvery is the time between two thorough looks at the kernel.
+	// DefaultCheckEvery is the time between two thorough checks of the kernel.
 	DefaultCheckEvery = 30 * time.Second
-	// DefaultGlanceEvery is the time between two glances, which see that a set was emptied or that rules changed.
+	// DefaultGlanceEvery is the time between two glances, which notice that a set was emptied or that rules changed.
 	DefaultGlanceEvery = time.Second
 
-	applyRetries    = 3                    // further tries of a batch that failed for the moment
+	applyRetries    = 3                    // further tries of a batch that failed temporarily
 	applyRetryDelay = 2 * time.Millisecond // before the first of them; doubles
 	replaceDelayMin = 100 * time.Millisecond
 	replaceDelayMax = 30 * time.Second
-	giveUpAfter     = 5 // failed Replaces in a row until waiting callbacks get the error; the tries go on
+	giveUpAfter     = 5 // failed Replaces in a row after which waiting callbacks get the error; the tries go on
 )
 
 var (
-	// ErrStopped is what a waiting callback gets when Run ends first.
+	// ErrStopped is what a waiting callback gets if Run ends first.
 	ErrStopped = errors.New("the firewall task has stopped")
-	// ErrWaiting is what a callback gets that had to make room.
+	// ErrWaiting is what a callback gets if too many wait.
 	ErrWaiting = errors.New("too much waits for the kernel")
 )
 
 // SyncerConfig is what a [Syncer] needs. Backend and Snapshot are required.
 type SyncerConfig struct {
 	Backend Backend
-	// Snapshot gives all that should be enforced. It is called with no lock of this package held, and again for each
-	// full reload. It must already reflect every update submitted before; updates submitted while its entries are
-	// gone through are applied afterwards, so it may or may not reflect those.
+	// Snapshot returns everything that should be enforced. It is called with no lock of this package held, and again
+	// for each full reload. It must reflect every update submitted before; updates submitted while its entries are read
+	// are applied afterwards, so it may or may not reflect those.
 	Snapshot func() State
-	// Exceptions, if set, gives what is never dropped. It is called in the same way, and must be no older than the entries
-	// that were submitted or snapshot before.
+	// Exceptions, if set, returns what is never dropped. It is called in the same way, and must be no older than the
+	// entries submitted or returned by Snapshot before.
 	Exceptions  func() Exceptions
 	CheckEvery  time.Duration // 0 = DefaultCheckEvery
 	GlanceEvery time.Duration // 0 = DefaultGlanceEvery
 	Logger      *slog.Logger  // nil = silent
-	// OnRepair, if set, is told what was mended after the kernel had lost something of ours.
+	// OnRepair, if set, is told what was repaired after the kernel had lost something of ours.
 	OnRepair func(problems []string)
 }
 
@@ -71,60 +73,61 @@ func (c *SyncerConfig) validate() error {
 	return nil
 }
 
-// Status is what a [Syncer] tells about itself. Counters count from its making.
+// Status is what a [Syncer] reports about itself. Counters start when it is created.
 type Status struct {
 	Backend     string
 	Enforced    int // entries that the kernel holds
-	NotEnforced int // entries that it should hold and the backend has no room for, Withheld included
+	NotEnforced int // entries that it should hold but does not, Withheld included
 	Withheld    int // entries left out because an exception inside or around them is not in the kernel
 	Queued      int // updates that wait
 
-	Checks    uint64 // looks at the kernel
-	Repairs   uint64 // times that something of ours was missing and was put back
+	Checks    uint64 // checks of the kernel
+	Repairs   uint64 // times that something of ours was missing and was restored
 	Replaces  uint64 // full reloads that succeeded
 	Failures  uint64 // calls of the backend that failed, retries included
 	Overflows uint64 // times that the queue was full
-	Uncalled  uint64 // callbacks that were not taken, or got ErrWaiting, because too many waited
+	Uncalled  uint64 // callbacks that were refused, or got ErrWaiting, because too many waited
 
-	Unsavable   bool      // the rules are such that what `nft list ruleset` prints cannot be loaded again
+	Unsavable   bool      // `nft list ruleset` prints the rules in a form that cannot be loaded again
 	LetsThrough string    // which packets cannot be dropped on this machine, and why; "" = none
 	LastError   string    // the last thing that went wrong, or still is; "" = nothing yet
 	LastErrorAt time.Time // UTC, ms
 	LastReplace time.Duration
 }
 
-// Syncer makes the kernel agree with what is banned. Submit, ExceptionsChanged and Status never block and may be called from
-// anywhere; Run does the work.
+// Syncer makes the kernel agree with what is banned. Submit, ExceptionsChanged and Status never block and may be called
+// from any goroutine; Run does the work.
 type Syncer struct {
 	cfg SyncerConfig
 
-	// wake holds at most one wake-up: Submit, ExceptionsChanged and Replace send, Run receives, nobody closes it. Full means
-	// that Run is about to look anyway.
+	// wake holds at most one wake-up: Submit, ExceptionsChanged and Replace send, Run receives, nobody closes it. If it
+	// is full, Run is about to look anyway.
 	wake chan struct{}
-	// owner holds the one token of whoever may use the backend and work: Run for each step, Replace for its duration.
+	// owner holds one token, which allows its holder to use the backend and work: Run for each step, Replace for its
+	// duration.
 	owner chan struct{}
 	work  work
-	// unplaced are the exceptions that the kernel does not hold; nil = it holds all.
+	// unplaced is the exceptions that the kernel does not hold; nil = it holds all.
 	unplaced atomic.Pointer[prefixes]
-	// books guards work.held, work.refused and work.split for who reads them without the token.
+	// books guards work.held, work.refused and work.split for readers without the token.
 	books sync.RWMutex
 
 	mu      sync.Mutex
 	inbox   inbox
 	st      Status
-	lasting string // what is wrong and will be until something changes; "" = nothing
+	lasting string // what is wrong until something changes; "" = nothing
 	behind  bool   // the last load failed
 }
 
-// done is called when a submission has become true in the kernel, or has been given up.
+// done is called when a submission has taken effect in the kernel, or has been given up.
 type done func(at time.Time, err error)
 
-// inbox is what arrived and was not taken.
+// inbox is what has arrived but has not been taken.
 type inbox struct {
-	fresh      queue // few updates, of keys that are not in the bulk: they go first
+	fresh      queue // small updates whose prefixes are not in the bulk: they go first
 	bulk       queue
-	exceptions bool // they have changed
-	reload     bool // updates were dropped: all is to be loaded anew
+	exceptions bool // the exceptions have changed
+	reload     bool // updates were dropped: everything is to be reloaded
 	closed     bool // Run has ended
 }
 
@@ -144,11 +147,11 @@ func NewSyncer(cfg SyncerConfig) (*Syncer, error) {
 	return s, nil
 }
 
-// Submit queues updates for the kernel and returns at once; their Ports must not be altered afterwards. If done is not
+// Submit queues updates for the kernel and returns at once; their Ports must not be modified afterwards. If done is not
 // nil it is called exactly once: with the time at which all the updates were in the kernel (UTC, with a monotonic
 // reading), or with the error for which they were given up; a *PartialError may be about another update of the same
 // batch. The call comes from Run, from a Flush, or from a Replace, with no lock held, and may not call Replace. Submit
-// returns ErrWaiting or ErrStopped where it will not come, because MaxWaiting wait or Run has ended.
+// returns ErrWaiting or ErrStopped if done will not be called, because MaxWaiting wait or Run has ended.
 func (s *Syncer) Submit(updates []Update, done func(at time.Time, err error)) error {
 	err := s.Queue(updates, done)
 	if !errors.Is(err, ErrStopped) {
@@ -157,7 +160,7 @@ func (s *Syncer) Submit(updates []Update, done func(at time.Time, err error)) er
 	return err
 }
 
-// Queue does what Submit does but for waking Run: a call of Flush must follow soon.
+// Queue does what Submit does without waking Run: a call of Flush must follow soon.
 func (s *Syncer) Queue(updates []Update, done func(at time.Time, err error)) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -186,9 +189,9 @@ func (s *Syncer) Queue(updates []Update, done func(at time.Time, err error)) (er
 	return err
 }
 
-// Replace loads all anew from Snapshot and returns when the kernel holds it, or all of it that the backend has room for:
-// the rest is in Status. It works with or without Run. A lock that Snapshot takes must not be held. If it fails Run goes
-// on trying.
+// Replace reloads everything from Snapshot and returns when the kernel holds it, or as much of it as the backend has
+// room for: the rest is in Status. It works with or without Run. The caller must not hold a lock that Snapshot takes.
+// If Replace fails, Run keeps trying.
 func (s *Syncer) Replace(ctx context.Context) error {
 	if err := s.acquire(ctx); err != nil {
 		return err
@@ -197,11 +200,11 @@ func (s *Syncer) Replace(ctx context.Context) error {
 	s.work.wait(s, waiting)
 	err := s.reload(ctx)
 	s.release()
-	s.poke() // Run reckons its next deadline anew
+	s.poke() // Run recomputes its next deadline
 	return err
 }
 
-// Status tells how things stand.
+// Status returns the current state.
 func (s *Syncer) Status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -253,7 +256,7 @@ func (s *Syncer) poke() {
 	}
 }
 
-// acquire takes the token; without a context that ends it waits for whoever has it.
+// acquire takes the token, waiting for its holder until ctx ends.
 func (s *Syncer) acquire(ctx context.Context) error {
 	select {
 	case <-s.owner:
@@ -273,7 +276,7 @@ func (s *Syncer) release() {
 	}
 }
 
-// take empties the inbox, of which a load covers all, and gives who waits.
+// take empties the inbox, because a load covers all of it, and returns the waiting callbacks.
 func (s *Syncer) take() []done {
 	s.mu.Lock()
 	defer s.mu.Unlock()

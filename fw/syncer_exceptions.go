@@ -10,15 +10,16 @@ import (
 	"time"
 )
 
-// An entry that contains an exception is enforced only while the kernel holds the exception: what goes wrong with those
-// goes towards letting through. So exceptions come before entries, and an entry that overlaps one that could not be placed
-// is withheld until a full load after the exception has found its place.
+// An entry that contains an exception is enforced only while the kernel holds the exception: an error with exceptions
+// lets packets through. So exceptions come before entries, and an entry that overlaps an exception that could not be
+// placed is withheld until the exception is placed and a full load follows.
 
-// bringBackEvery is the least time between two full loads that bring back what was withheld, or follow changed networks.
+// bringBackEvery is the shortest interval between two full loads that bring back withheld entries, or follow changed
+// networks.
 const bringBackEvery = 5 * time.Second
 
-// ExceptionsChanged tells that [SyncerConfig].Exceptions gives something else. It returns at once. The kernel has the new
-// ones before any entry that is submitted afterwards.
+// ExceptionsChanged says that [SyncerConfig].Exceptions now returns something else. It returns at once. The kernel has
+// the new exceptions before any entry that is submitted afterwards.
 func (s *Syncer) ExceptionsChanged() {
 	s.mu.Lock()
 	s.inbox.exceptions = true
@@ -26,8 +27,8 @@ func (s *Syncer) ExceptionsChanged() {
 	s.poke()
 }
 
-// Withheld reports whether an entry of this prefix is not enforced because the kernel does not hold an exception inside or
-// around it, or did not a moment ago, and which one.
+// Withheld reports whether an entry of this prefix is not enforced because the kernel does not hold an exception inside
+// or around it, or did not until a moment ago, and which one.
 func (s *Syncer) Withheld(p netip.Prefix) (exception netip.Prefix, ok bool) {
 	if unplaced := s.unplaced.Load(); unplaced != nil {
 		return unplaced.overlap(p.Masked())
@@ -35,10 +36,10 @@ func (s *Syncer) Withheld(p netip.Prefix) (exception netip.Prefix, ok bool) {
 	return netip.Prefix{}, false
 }
 
-// excepted is what the owner of the token knows of the exceptions.
+// excepted is what the holder of the token knows about the exceptions.
 type excepted struct {
-	placed   Exceptions // what the kernel holds for certain
-	known    bool       // it holds nothing else
+	placed   Exceptions // what the kernel certainly holds
+	known    bool       // the kernel holds nothing else
 	unplaced prefixes   // what it should hold beyond that
 	withheld tracker    // entries left out because they overlap unplaced
 
@@ -47,7 +48,7 @@ type excepted struct {
 	retryAt time.Time // zero = the last try succeeded
 }
 
-// except carries changed exceptions to the kernel. Where anew is true the kernel may have lost what it held.
+// except carries changed exceptions to the kernel. If anew is set, the kernel may have lost what it held.
 func (s *Syncer) except(ctx context.Context, anew bool) error {
 	x := &s.work.except
 	s.mu.Lock()
@@ -72,7 +73,7 @@ func (s *Syncer) except(ctx context.Context, anew bool) error {
 	if err == nil {
 		x.placed, x.known, x.failed, x.retryAt, x.why = want, true, 0, time.Time{}, ""
 	} else {
-		// Either list may be in force, so only what is in both is held for certain.
+		// Either list may be in force, so only what is in both is certainly held.
 		var not prefixes
 		x.placed, not = want.within(x.placed)
 		x.known = false
@@ -87,7 +88,7 @@ func (s *Syncer) except(ctx context.Context, anew bool) error {
 	return err
 }
 
-// exceptWhenDue carries exceptions to the kernel that have changed, or that it refused before.
+// exceptWhenDue carries exceptions to the kernel if they have changed, or if a retry is due.
 func (s *Syncer) exceptWhenDue(ctx context.Context, changed bool) {
 	w := &s.work
 	if due := w.except.retryAt; !changed && (due.IsZero() || time.Now().Before(due)) {
@@ -95,12 +96,12 @@ func (s *Syncer) exceptWhenDue(ctx context.Context, changed bool) {
 	}
 	err := s.except(ctx, false)
 	if errors.Is(err, syscall.ENOENT) && !w.owed {
-		w.mending = []string{err.Error()} // a set is gone; no need to wait for the check that says so
+		w.mending = []string{err.Error()} // a set is gone; do not wait for a check to say so
 		_ = s.reload(ctx)
 	}
 }
 
-// splitAnew has all loaded anew if the networks that the kernel's entries leave out are not those of this machine.
+// splitAnew schedules a full load if the networks that the kernel's entries leave out are no longer this machine's.
 func (w *work) splitAnew() {
 	if slices.Equal(w.networks, w.split.networks) {
 		return
@@ -112,7 +113,7 @@ func (w *work) splitAnew() {
 	w.owe(at)
 }
 
-// leaveOut takes out of the kernel what overlaps an exception that it does not hold.
+// leaveOut removes from the kernel what overlaps an exception that it does not hold.
 func (s *Syncer) leaveOut(ctx context.Context, unplaced prefixes) {
 	w, x := &s.work, &s.work.except
 	fresh := unplaced.without(x.unplaced)
@@ -134,7 +135,7 @@ func (s *Syncer) leaveOut(ctx context.Context, unplaced prefixes) {
 	s.bringBack()
 }
 
-// bringBack sees to it that what was withheld without need comes back.
+// bringBack schedules a full load if something withheld no longer needs to be.
 func (s *Syncer) bringBack() {
 	w := &s.work
 	for e := range w.except.withheld.all {
@@ -145,13 +146,13 @@ func (s *Syncer) bringBack() {
 	}
 }
 
-// without leaves out what lies inside one of qs.
+// without returns ps without the prefixes that lie inside one of qs.
 func (ps prefixes) without(qs prefixes) prefixes {
 	_, not := Exceptions{Never: ps}.within(Exceptions{Never: qs})
 	return not
 }
 
-// withhold turns additions that overlap an exception which the kernel does not hold into removals. It says how many.
+// withhold turns additions that overlap an exception missing from the kernel into removals, and returns how many.
 func (s *Syncer) withhold(updates []Update) (out []Update, left int) {
 	x := &s.work.except
 	if len(x.unplaced) == 0 {
@@ -171,7 +172,7 @@ func (s *Syncer) withhold(updates []Update) (out []Update, left int) {
 	return out, left
 }
 
-// withheldError says that entries are left out, unless something else went wrong too.
+// withheldError returns an error that entries are left out, unless something else went wrong.
 func withheldError(left int, err error) error {
 	if err == nil && left > 0 {
 		return &PartialError{Left: left, Why: "an exception inside is not in the kernel"}

@@ -5,15 +5,16 @@ import (
 	"time"
 )
 
-// maxInline bounds the updates that a caller carries to the kernel itself, unless they are one frame's that fit a slice.
+// maxInline bounds the updates that a caller carries to the kernel itself, except for a single frame that fits a slice.
 const maxInline = 64
 
-// quick is a backend to which a few updates are one exchange over netlink.
+// quick is a backend that takes a few updates in one exchange over netlink.
 type quick interface{ quick() }
 
-// Flush has carried out what Queue left: a few updates in the caller, which saves the switch to another goroutine (7 % of
-// the time from a line to ten kernels), and so one frame of a bulk, so that a bulk keeps one thread busy at a time and not
-// two; all else, and what does not succeed at once, by Run. No lock that a done or a Snapshot takes may be held.
+// Flush carries out what Queue left. It does a few updates in the caller, which saves the switch to another goroutine
+// (7 % of the time from a line to ten kernels), and likewise one frame of a bulk, so that a bulk keeps one thread busy
+// at a time and not two. Run does the rest, and what does not succeed at once. The caller must not hold a lock that a
+// done or a Snapshot takes.
 func (s *Syncer) Flush() {
 	if !s.inline() {
 		s.poke()
@@ -51,7 +52,7 @@ func (s *Syncer) inline() bool {
 	return all && !s.work.next().Before(before)
 }
 
-// takeFew takes what in the inbox is for the caller of Flush to do, and reports whether that is all.
+// takeFew takes what the caller of Flush should do from the inbox, and reports whether that is everything.
 func (s *Syncer) takeFew() (updates []Update, waiting []done, all bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -69,7 +70,7 @@ func (s *Syncer) takeFew() (updates []Update, waiting []done, all bool) {
 	return updates, waiting, false
 }
 
-// oneSlice: all that is there is one frame of a bulk, in a backend that takes it in one piece. s.mu is held.
+// oneSlice reports whether all that waits is one frame of a bulk, which the backend takes in one piece. s.mu is held.
 func (s *Syncer) oneSlice() bool {
 	b, ok := s.cfg.Backend.(slicer)
 	in := &s.inbox

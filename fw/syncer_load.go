@@ -7,14 +7,14 @@ import (
 )
 
 const (
-	// loadLook is after how many entries of a load the inbox is looked at: every 0.3 ms or so.
+	// loadLook is how many entries of a load are sent between two looks at the inbox: about 0.3 ms.
 	loadLook = 256
-	// maxReplay bounds the updates that are carried to the kernel during one load; further ones wait for its end.
+	// maxReplay bounds the updates that are carried to the kernel during one load; further ones wait for it to end.
 	maxReplay = MaxQueued / 2
 )
 
-// interleaver is a backend whose Apply also works while Replace goes through the entries, on what the kernel still
-// looks at. A load of a million entries then holds up no fresh one.
+// interleaver is a backend whose Apply also works while Replace reads the entries, on the sets that are still in force.
+// A load of a million entries then does not hold up a fresh one.
 type interleaver interface{ appliesDuringLoad() }
 
 // load is one full load of the backend.
@@ -23,9 +23,9 @@ type load struct {
 	start  time.Time
 	void   func() // ends the load's context
 	held   tracker
-	kept   tracker   // withheld, for they overlap an exception that the kernel does not hold
+	kept   tracker   // withheld, because they overlap an exception that the kernel does not hold
 	last   time.Time // the latest end
-	replay []Update  // carried to the old sets already, to be carried to the new ones
+	replay []Update  // already carried to the old sets, yet to be carried to the new ones
 	stuck  bool      // the old sets take nothing
 
 	split   *split
@@ -44,7 +44,7 @@ func (l *load) through(ctx context.Context, entries iter.Seq[Entry], yield func(
 	if l.ended = true; !l.parts(yield) {
 		return
 	}
-	l.except(ctx) // that there may be no entry whose exceptions are not in force
+	l.except(ctx) // so that no entry comes without its exceptions in force
 }
 
 // pass yields an entry, or keeps it for parts.
@@ -86,7 +86,8 @@ func (l *load) put(e Entry, yield func(Entry) bool) bool {
 	return yield(e)
 }
 
-// between carries to the kernel what arrived, and yields it for the new sets too, so that no packet passes after the swap.
+// between carries what has arrived to the kernel, and yields it for the new sets too, so that no packet passes after
+// the swap.
 func (l *load) between(ctx context.Context, yield func(Entry) bool) bool {
 	l.except(ctx)
 	if _, mid := l.s.cfg.Backend.(interleaver); !mid {
@@ -100,7 +101,7 @@ func (l *load) between(ctx context.Context, yield func(Entry) bool) bool {
 	if !l.parts(yield) {
 		return false
 	}
-	calls := l.s.work.calls // who waits for a fresh entry does not wait for the load
+	calls := l.s.work.calls // callers that wait for a fresh entry do not wait for the load
 	l.s.work.calls = nil
 	for _, call := range calls {
 		call()
@@ -108,8 +109,8 @@ func (l *load) between(ctx context.Context, yield func(Entry) bool) bool {
 	return true
 }
 
-// except carries exceptions that have changed to the kernel. If one has no place there the load is void: it may have
-// gone past entries that contain it.
+// except carries changed exceptions to the kernel. If one cannot be placed there the load is void: entries that contain
+// it may already have been yielded.
 func (l *load) except(ctx context.Context) {
 	s := l.s
 	s.mu.Lock()
@@ -124,7 +125,7 @@ func (l *load) except(ctx context.Context) {
 	}
 }
 
-// meanwhile carries what waits in the inbox to the sets that are in force and returns it.
+// meanwhile carries what waits in the inbox to the sets in force and returns it.
 func (l *load) meanwhile(ctx context.Context) []Update {
 	if l.stuck || len(l.replay) >= maxReplay {
 		return nil
@@ -143,7 +144,7 @@ func (l *load) meanwhile(ctx context.Context) []Update {
 	carried, left, refused := s.carry(updates)
 	err := alsoRefused(s.cfg.Backend.Apply(ctx, time.Now(), carried), refused)
 	if err != nil && !isPartial(err) {
-		// The sets may be what the load is to mend. It carries the updates all the same.
+		// The sets may be what the load is to repair. It carries the updates itself.
 		l.stuck = true
 		s.work.wait(s, waiting)
 		return updates
@@ -153,7 +154,7 @@ func (l *load) meanwhile(ctx context.Context) []Update {
 	return updates
 }
 
-// putBack puts updates in front of those that wait.
+// putBack puts updates in front of the waiting ones.
 func (s *Syncer) putBack(updates []Update) {
 	if len(updates) == 0 {
 		return

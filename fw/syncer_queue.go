@@ -6,35 +6,35 @@ import (
 )
 
 const (
-	// maxFresh is how many updates pass a bulk together.
+	// maxFresh bounds the updates of one submission that may overtake a bulk.
 	maxFresh = 16
-	// maxOwnFresh bounds what passes of this node's own bans, whatever peers say meanwhile.
+	// maxOwnFresh bounds how many of this node's own bans may overtake it, whatever peers send meanwhile.
 	maxOwnFresh = 1024
-	// maxSliceElements is how many elements of entries with ports are worth an Apply of their own: some 1 ms.
+	// maxSliceElements is how many elements of entries with ports are worth a separate Apply: about 1 ms.
 	maxSliceElements = MaxPortElements
-	// indexAbove is from how many updates on a bulk has an index: to compare fewer with a fresh one costs 20 us a thousand,
-	// and most bulks meet none.
+	// indexAbove is the number of updates above which a bulk gets an index: comparing fewer with a fresh one costs 20
+	// us per thousand, and most bulks meet none.
 	indexAbove = 2048
 )
 
-// slicer is a backend that a bulk is given to in slices, so that a fresh update waits for one at most. To the others each
-// Apply is a transaction whose price is that of all they hold, or a process.
+// slicer is a backend that gets a bulk in slices, so that a fresh update waits for at most one. For other backends each
+// Apply is a process, or a transaction whose cost depends on everything they hold.
 type slicer interface {
-	// slice is how many updates are worth an Apply of their own.
+	// slice is how many updates are worth a separate Apply.
 	slice() int
 }
 
-// submission is what one call has queued.
+// submission is what one call queued.
 type submission struct {
 	updates []Update
 	done    done // or nil
 }
 
-// queue is submissions in their order.
+// queue is a list of submissions in order.
 type queue struct {
 	list    []submission
 	updates int // in all of them
-	waiting int // those with a done
+	waiting int // submissions with a done
 	// index counts the updates of each prefix; nil until it is needed.
 	index map[netip.Prefix]int
 }
@@ -53,7 +53,7 @@ func (q *queue) put(updates []Update, done done) {
 	}
 }
 
-// drop forgets the updates; who waits for them waits on.
+// drop discards the updates; their callbacks keep waiting.
 func (q *queue) drop() {
 	for i := range q.list {
 		q.list[i].updates = nil
@@ -86,7 +86,8 @@ func (q *queue) has(updates []Update) bool {
 	})
 }
 
-// take takes submissions until they have n updates or more, or maxSliceElements elements, for which it takes a part of one.
+// take takes submissions until they have n updates or more, or maxSliceElements elements; to keep within those it
+// splits a submission.
 func (q *queue) take(n int) (updates []Update, waiting []done) {
 	i, room := 0, maxSliceElements
 	for i < len(q.list) && (i == 0 || len(updates) < n) {
@@ -120,7 +121,7 @@ func (q *queue) take(n int) (updates []Update, waiting []done) {
 	return updates, waiting
 }
 
-// fitting returns how many of the updates have room for their elements, which it takes.
+// fitting returns how many of the updates have room for their elements, and deducts those from room.
 func fitting(updates []Update, room *int) int {
 	for i := range updates {
 		if n := len(updates[i].Ports); n > 0 {
@@ -133,7 +134,7 @@ func fitting(updates []Update, room *int) int {
 	return len(updates)
 }
 
-// passes reports whether updates may go before the bulk: they are few, and nothing in it is about the same prefixes.
+// passes reports whether updates may overtake the bulk: they are few, and nothing in it is about the same prefixes.
 func (in *inbox) passes(updates []Update) bool {
 	if len(updates) == 0 || len(updates) > maxFresh {
 		return false
@@ -145,7 +146,7 @@ func (in *inbox) passes(updates []Update) bool {
 	return in.fresh.updates+len(updates) <= most && !in.bulk.has(updates)
 }
 
-// some takes what is fresh, and of the bulk until there are n updates or more; what take cuts off stays.
+// some takes what is fresh, and then from the bulk until there are n updates or more; what take cuts off stays.
 func (in *inbox) some(n int) (updates []Update, waiting []done) {
 	updates, waiting = in.fresh.take(MaxQueued)
 	if len(updates) < n && len(in.fresh.list) == 0 {
@@ -155,7 +156,7 @@ func (in *inbox) some(n int) (updates []Update, waiting []done) {
 	return updates, waiting
 }
 
-// front puts updates before all that is queued, with who waits for them.
+// front puts updates and their callbacks before everything queued.
 func (in *inbox) front(updates []Update, waiting []done) {
 	if in.reload {
 		updates = nil

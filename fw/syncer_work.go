@@ -10,19 +10,20 @@ import (
 	"time"
 )
 
-// limiter is a backend that holds a limited number of entries, the newest.
+// limiter is a backend that holds only a limited number of entries, the newest.
 type limiter interface{ limit() int }
 
-// clamper is a backend whose kernel timeouts are shorter than a ban may be; a longer one is cut and must be set anew.
+// clamper is a backend whose kernel timeouts are shorter than a ban may be; a longer one is cut and must be renewed.
 type clamper interface{ maxTimeout() time.Duration }
 
-// expirer is a backend whose kernel part does not forget by itself: it removes what is over, and says when to come
+// expirer is a backend whose entries the kernel does not end: it removes ended ones itself, and says when to call it
 // again (the zero time = nothing will end).
 type expirer interface {
 	expire(ctx context.Context, now time.Time) (next time.Time, err error)
 }
 
-// parted is a backend whose Check is two: what is quick, and what asks commands and needs nothing that Apply changes.
+// parted is a backend whose Check has two parts: a quick one, and one that runs commands and needs nothing that Apply
+// changes.
 type parted interface {
 	checkSets(ctx context.Context) (problems []string, err error)
 	checkRules(ctx context.Context) (problems []string, err error)
@@ -31,32 +32,32 @@ type parted interface {
 // work is the state of whoever holds the owner token.
 type work struct {
 	held    tracker // what the kernel has taken
-	refused refused // what it should hold beyond that, but for what is withheld
+	refused refused // what it should hold but does not, except what is withheld
 	except  excepted
 	split   *split
-	// networks are those of this machine; the ones in split are left out of what the kernel holds.
+	// networks are this machine's networks; those in split are left out of what the kernel holds.
 	networks networks
 
-	last    map[Key]int // coalesce's, for its room
-	waiting []done      // their updates are not true yet
-	calls   []func()    // to make once the token is given back
-	mending []string    // what Check found; told to OnRepair when a Replace has mended it
+	last    map[Key]int // coalesce's map, for reuse
+	waiting []done      // callbacks whose updates have not taken effect
+	calls   []func()    // calls to make once the token is given back
+	mending []string    // what Check found; passed to OnRepair once a Replace has repaired it
 
-	owed     bool // the kernel may differ from what should be: a Replace is due at retryAt
+	owed     bool // the kernel may differ from what it should hold: a Replace is due at retryAt
 	failed   int  // Replaces that failed in a row
-	crowded  bool // there have been removals since the last Replace: a limited backend may have room again
+	crowded  bool // something was removed since the last Replace: a limited backend may have room again
 	retryAt  time.Time
 	loadedAt time.Time // when the last Replace ended
 	checkAt  time.Time
 	glanceAt time.Time
-	prompted int       // checks in a row that a changed mark prompted
-	promptAt time.Time // before that it prompts none
-	mark     string    // at the last check that found nothing wrong
-	rearmAt  time.Time // when cut timeouts are to be set anew; zero = none was cut
+	prompted int       // checks in a row triggered by a changed mark
+	promptAt time.Time // until then a changed mark triggers none
+	mark     string    // the mark at the last check that found nothing wrong
+	rearmAt  time.Time // when cut timeouts are to be renewed; zero = none was cut
 	expireAt time.Time // when an expirer is to be called; zero = never
 }
 
-// next is the time of the next thing to do without being woken.
+// next returns the time of the next thing to do without being woken.
 func (w *work) next() time.Time {
 	next := w.checkAt
 	earlier := func(t time.Time) {
@@ -74,7 +75,7 @@ func (w *work) next() time.Time {
 	return next
 }
 
-// owe has a full load made at the given time, or sooner if one is due sooner.
+// owe schedules a full load for the given time, unless one is due sooner.
 func (w *work) owe(at time.Time) {
 	if !w.owed || at.Before(w.retryAt) {
 		w.owed, w.retryAt = true, at
@@ -94,7 +95,7 @@ func (w *work) wait(s *Syncer, more []done) {
 	w.waiting = append(w.waiting, more...)
 }
 
-// finish answers all that wait, once the token is given back.
+// finish answers all waiting callbacks, once the token is given back.
 func (w *work) finish(at time.Time, err error) {
 	w.answer(w.waiting, at, err)
 	w.waiting = nil
@@ -110,7 +111,7 @@ func (w *work) answer(waiting []done, at time.Time, err error) {
 	}
 }
 
-// step does all that is due. The token is held.
+// step does everything that is due. The token is held.
 func (s *Syncer) step(ctx context.Context) {
 	w := &s.work
 	now := time.Now()
@@ -134,7 +135,7 @@ func (s *Syncer) step(ctx context.Context) {
 	}
 	if load {
 		w.wait(s, waiting)
-		_ = s.reload(ctx) // counted, kept in Status and tried again
+		_ = s.reload(ctx) // counted, kept in Status and retried
 		updates, waiting = nil, nil
 	}
 	s.exceptWhenDue(ctx, changed && !load)
@@ -157,7 +158,7 @@ func (s *Syncer) step(ctx context.Context) {
 	}
 }
 
-// slice is how many updates of a bulk go to the kernel at a time.
+// slice returns how many updates of a bulk go to the kernel at a time.
 func (s *Syncer) slice() int {
 	if b, ok := s.cfg.Backend.(slicer); ok {
 		return b.slice()
@@ -165,7 +166,7 @@ func (s *Syncer) slice() int {
 	return MaxQueued
 }
 
-// apply carries a batch to the kernel. If that does not succeed soon, the whole is loaded anew.
+// apply carries a batch to the kernel. If that does not succeed soon, everything is reloaded.
 func (s *Syncer) apply(ctx context.Context, updates []Update, waiting []done) {
 	w := &s.work
 	updates, left, refused := s.carry(s.coalesce(updates))
@@ -187,7 +188,7 @@ func (s *Syncer) apply(ctx context.Context, updates []Update, waiting []done) {
 		s.failed("could not apply a batch", err)
 		w.wait(s, waiting)
 		if errors.Is(err, syscall.ENOENT) && w.mending == nil {
-			w.mending = []string{err.Error()} // a set is gone; no need to wait for the check that says so
+			w.mending = []string{err.Error()} // a set is gone; do not wait for a check to say so
 		}
 		if !w.owed {
 			_ = s.reload(ctx)
@@ -198,7 +199,8 @@ func (s *Syncer) apply(ctx context.Context, updates []Update, waiting []done) {
 	s.expire(ctx)
 }
 
-// applied keeps the books of a batch that the kernel has taken, but for what a *PartialError names, and of which left are withheld.
+// applied records a batch that the kernel has taken, except what a *PartialError names; left of its entries are
+// withheld.
 func (s *Syncer) applied(now time.Time, updates []Update, waiting []done, left int, err error) {
 	w := &s.work
 	at := time.Now().UTC()
@@ -213,7 +215,7 @@ func (s *Syncer) applied(now time.Time, updates []Update, waiting []done, left i
 	s.count()
 }
 
-// note keeps the books of updates that the kernel has taken, but for what a *PartialError names.
+// note records updates that the kernel has taken, except what a *PartialError names.
 func (s *Syncer) note(now time.Time, updates []Update, err error) {
 	w := &s.work
 	s.books.Lock()
@@ -229,7 +231,7 @@ func (s *Syncer) note(now time.Time, updates []Update, err error) {
 	w.refuse(err, updates)
 }
 
-// refuse notes what a *PartialError names. Where it names nothing, the last of the updates had no room.
+// refuse records what a *PartialError names. If it names nothing, the last of the updates had no room.
 func (w *work) refuse(err error, updates []Update) {
 	var partial *PartialError
 	if !errors.As(err, &partial) {
@@ -248,8 +250,8 @@ func (w *work) refuse(err error, updates []Update) {
 	}
 }
 
-// Holds reports whether the kernel has taken an entry that it should hold. If not, why says what keeps it from that, and is
-// empty where the entry only waits its turn.
+// Holds reports whether the kernel has taken an entry that it should hold. If not, why says what prevents it, and is
+// empty if the entry is only waiting its turn.
 func (s *Syncer) Holds(e Entry) (ok bool, why string) {
 	if s.cfg.Backend.Name() == NameNone {
 		return false, whyNone
@@ -266,7 +268,7 @@ func (s *Syncer) Holds(e Entry) (ok bool, why string) {
 	return false, s.Behind()
 }
 
-// holds reports whether the kernel has taken an entry, or all its parts. Why is empty where it only waits its turn.
+// holds reports whether the kernel has taken an entry, or all its parts. why is empty if it is only waiting its turn.
 func (w *work) holds(e Entry) (ok bool, why string) {
 	if why = w.refused.why(e); why != "" || !w.split.concerns(e.Prefix) {
 		return w.held.has(e), why
@@ -283,7 +285,8 @@ func (w *work) holds(e Entry) (ok bool, why string) {
 	return true, ""
 }
 
-// Behind says why the last full load failed, so that the kernel may hold something else than it should; "" = it did not.
+// Behind returns why the last full load failed, in which case the kernel may not hold what it should; "" = it did not
+// fail.
 func (s *Syncer) Behind() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -293,12 +296,12 @@ func (s *Syncer) Behind() string {
 	return ""
 }
 
-// check looks at the kernel and mends what is not as it should be.
+// check looks at the kernel and repairs what is not as it should be.
 func (s *Syncer) check(ctx context.Context) {
 	w := &s.work
 	mark := ""
 	if g, ok := s.cfg.Backend.(glancer); ok {
-		_, mark, _ = g.glance(ctx) // before the look, so that what changes during it is seen as a change
+		_, mark, _ = g.glance(ctx) // before the look, so that a change during it is noticed as one
 	}
 	problems, err := s.look(ctx)
 	if err == nil && len(problems) == 0 {
@@ -315,14 +318,14 @@ func (s *Syncer) check(ctx context.Context) {
 	case len(problems) > 0:
 		s.mend(ctx, problems)
 	case w.crowded && s.over()+w.refused.len() > 0:
-		_ = s.reload(ctx) // there is room for entries that had none
+		_ = s.reload(ctx) // there may be room for entries that had none
 	default:
 		w.mark = mark
 	}
 }
 
-// look asks the backend what is wrong. It gives the token away while commands are asked, which takes 10 ms and more, so
-// that callers of Flush need not wait for that.
+// look asks the backend what is wrong. It releases the token while commands run, which takes 10 ms or more, so that
+// callers of Flush need not wait for that.
 func (s *Syncer) look(ctx context.Context) (problems []string, err error) {
 	b, ok := s.cfg.Backend.(parted)
 	if !ok {
@@ -336,19 +339,19 @@ func (s *Syncer) look(ctx context.Context) (problems []string, err error) {
 	more, err := b.checkRules(ctx)
 	<-s.owner // whoever has it gives it back
 	if s.Status().Replaces != before {
-		return nil, nil // what was seen is of before, or of the midst of that
+		return nil, nil // what was seen dates from before that load, or from the middle of it
 	}
 	return append(problems, more...), err
 }
 
-// errVoid ends a load that has gone past entries whose exceptions have no place.
+// errVoid ends a load that has yielded entries whose exceptions could not be placed.
 var errVoid = errors.New("exceptions that came during the load have no place; it begins anew")
 
-// reload replaces all that the kernel holds by a fresh snapshot.
+// reload replaces everything the kernel holds with a fresh snapshot.
 func (s *Syncer) reload(ctx context.Context) error {
 	w := &s.work
 	start := time.Now()
-	_ = s.except(ctx, w.mending != nil) // what is not in force then is withheld, and tried again
+	_ = s.except(ctx, w.mending != nil) // entries whose exceptions are not in force then are withheld, and tried again
 	state := s.cfg.Snapshot()
 	loading, void := context.WithCancel(ctx)
 	defer void()
@@ -384,7 +387,7 @@ func (s *Syncer) reload(ctx context.Context) error {
 	s.fellBehind(false)
 	w.rearmAt, w.loadedAt = time.Time{}, now
 	s.noteClamp(start, l.last)
-	w.splitAnew() // if they changed meanwhile
+	w.splitAnew() // if the networks changed meanwhile
 	unplaced := w.except.unplaced
 	s.unplaced.Store(&unplaced)
 	s.bringBack()
@@ -408,7 +411,7 @@ func (s *Syncer) reload(ctx context.Context) error {
 	return nil
 }
 
-// noteClamp sees to it that a timeout which the kernel cannot hold in full is set anew at half its time.
+// noteClamp schedules a timeout that the kernel cannot hold in full for renewal at half the kernel's limit.
 func (s *Syncer) noteClamp(now, until time.Time) {
 	c, ok := s.cfg.Backend.(clamper)
 	if ok && s.work.rearmAt.IsZero() && until.Sub(now) > c.maxTimeout() {
@@ -416,7 +419,7 @@ func (s *Syncer) noteClamp(now, until time.Time) {
 	}
 }
 
-// expire lets a backend remove what its kernel part would keep for ever.
+// expire has a backend remove what the kernel would keep for ever.
 func (s *Syncer) expire(ctx context.Context) {
 	e, ok := s.cfg.Backend.(expirer)
 	if !ok {
@@ -427,14 +430,14 @@ func (s *Syncer) expire(ctx context.Context) {
 	if err != nil {
 		s.failed("could not remove what is over", err)
 		if !s.work.owed {
-			s.work.owed, s.work.retryAt = true, s.work.checkAt // not sooner: a load that succeeds may end here again
+			s.work.owed, s.work.retryAt = true, s.work.checkAt // not sooner: a successful load may fail here again
 		}
 		next = time.Time{}
 	}
 	s.work.expireAt = next
 }
 
-// over is the number of entries that the backend has no room for.
+// over returns the number of entries that the backend has no room for.
 func (s *Syncer) over() int {
 	if l, ok := s.cfg.Backend.(limiter); ok {
 		return max(0, s.work.held.len()-s.work.split.surplus()-l.limit())
@@ -442,8 +445,7 @@ func (s *Syncer) over() int {
 	return 0
 }
 
-// count brings the figures of Status up to date. That a backend has no room for all, or lacks exceptions, is an error as
-// long as it lasts.
+// count updates the figures of Status. Missing room, or missing exceptions, is an error for as long as it lasts.
 func (s *Syncer) count() {
 	w := &s.work
 	over, withheld, refused := s.over(), w.except.withheld.len(), w.refused.len()
@@ -482,7 +484,7 @@ func (s *Syncer) fellBehind(behind bool) {
 	s.behind = behind
 }
 
-// failed counts and keeps an error, unless the end of Run is all that it says.
+// failed counts and keeps an error, unless it only says that Run has ended.
 func (s *Syncer) failed(what string, err error) {
 	if errors.Is(err, context.Canceled) {
 		return
@@ -494,13 +496,13 @@ func (s *Syncer) failed(what string, err error) {
 	s.st.LastError, s.st.LastErrorAt = what+": "+err.Error(), time.Now().UTC().Truncate(time.Millisecond)
 }
 
-// maxLast is how many keys coalesce keeps memory for between calls.
+// maxLast bounds the map that coalesce keeps between calls.
 const maxLast = 4096
 
-// repeater is a backend of whose additions of one key, all in one Apply, the last counts.
+// repeater is a backend that accepts several additions of one key in one Apply: the last one counts.
 type repeater interface{ takesRepeats() }
 
-// soonOver is how long an entry must last yet so that no retry finds it ended, which is a removal.
+// soonOver is how long an entry must still last so that no retry finds it ended, which would be a removal.
 const soonOver = 10 * time.Second
 
 // plain reports whether updates only add entries without ports.
@@ -514,7 +516,7 @@ func plain(updates []Update) bool {
 	return true
 }
 
-// coalesce keeps the last update of each key, in order, where the backend does not.
+// coalesce keeps the last update of each key, in order, if the backend does not do so itself.
 func (s *Syncer) coalesce(updates []Update) []Update {
 	w := &s.work
 	if len(updates) < 2 {
@@ -551,7 +553,7 @@ func isPartial(err error) bool {
 	return errors.As(err, &partial)
 }
 
-// notEnforced is the error if it says that some entries are not enforced.
+// notEnforced returns err, or nil if err is a *PartialError that leaves no entry unenforced.
 func notEnforced(err error) error {
 	var partial *PartialError
 	if errors.As(err, &partial) && partial.Left == 0 {
@@ -560,7 +562,7 @@ func notEnforced(err error) error {
 	return err
 }
 
-// isTemporary says whether the same call may succeed in a moment.
+// isTemporary reports whether the same call may succeed in a moment.
 func isTemporary(err error) bool {
 	for _, t := range []error{ErrLocked, syscall.EBUSY, syscall.EAGAIN, syscall.EINTR, syscall.ENOBUFS} {
 		if errors.Is(err, t) {
@@ -570,7 +572,7 @@ func isTemporary(err error) bool {
 	return false
 }
 
-// pause waits for d, or less if ctx ends; then it says false.
+// pause waits for d and reports true, or returns false as soon as ctx ends.
 func pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

@@ -5,8 +5,8 @@ import (
 	"net/netip"
 )
 
-// tracker knows which keys the kernel holds, to count them. A plain address costs about 8 bytes (v4) or 26 (v6), so
-// that a million stay affordable.
+// tracker records which keys the kernel holds, to count them. A plain address costs about 8 bytes (v4) or 26 (v6), so
+// that a million remain affordable.
 type tracker struct {
 	v4    map[[4]byte]struct{}
 	v6    map[[16]byte]struct{}
@@ -65,7 +65,7 @@ func (t *tracker) all(yield func(Entry) bool) {
 	}
 }
 
-// overlapping returns what takes the entries out that overlap one of the prefixes.
+// overlapping returns updates that remove the entries that overlap one of the prefixes.
 func (t *tracker) overlapping(ps prefixes) (out []Update) {
 	if len(ps) == 0 {
 		return nil
@@ -78,7 +78,7 @@ func (t *tracker) overlapping(ps prefixes) (out []Update) {
 	return out
 }
 
-// refused are the entries that the backend did not take, by why.
+// refused holds the entries that the backend did not take, by reason.
 type refused map[string]*tracker
 
 func (r refused) add(x Refusal) {

@@ -8,32 +8,33 @@ import (
 )
 
 const (
-	// maxPrompted is how many checks in a row glances may trigger that find nothing wrong. Where another program changes rules
-	// all the time, further checks take at most one part in promptedShare of the time.
+	// maxPrompted is how many checks in a row that find nothing wrong glances may trigger. If another program changes
+	// rules all the time, further checks take at most one part in promptedShare of the time.
 	maxPrompted   = 10
 	promptedShare = 100
-	// maxListed is the size up to which a set is compared element by element; of a larger one only the count is compared.
+	// maxListed is the size up to which a set is compared element by element; of a larger one only the count is
+	// compared.
 	maxListed = 4096
-	// endSlack: the kernel and the table may end an entry this far apart, so this close to its end an entry counts neither as
-	// missing nor as surplus.
+	// endSlack: the kernel and the table may end an entry this far apart, so an entry this close to its end counts
+	// neither as missing nor as surplus.
 	endSlack = 2 * time.Second
 )
 
-// glancer is a backend on which another program's changes can be noticed within microseconds. It is asked only after a load
-// has succeeded.
+// glancer is a backend that can detect another program's changes within microseconds. It is asked only after a load has
+// succeeded.
 type glancer interface {
-	// glance names the sets that somebody emptied or removed. The mark differs from the last one if anybody else may have
-	// changed rules; changes of our own may change it too.
+	// glance names the sets that somebody emptied or removed. The mark differs from the last one if anybody else may
+	// have changed rules; our own changes may also change it.
 	glance(ctx context.Context) (problems []string, mark string, err error)
 }
 
-// verifier is a backend that compares what its sets hold with what they should.
+// verifier is a backend that can compare what its sets hold with what they should hold.
 type verifier interface {
 	// verify gets the entries that the kernel has taken.
 	verify(ctx context.Context, now time.Time, held *tracker) ([]doubt, error)
 }
 
-// doubt describes a set that is wrong if more than have of the entries for which missed returns true are still to last a while.
+// doubt describes a set that is wrong if more than have of the entries for which missed returns true do not end soon.
 type doubt struct {
 	text   string
 	have   int
@@ -63,14 +64,14 @@ func (s *Syncer) glance(ctx context.Context) {
 	}
 }
 
-// mend loads all anew because of problems.
+// mend reloads everything because of problems.
 func (s *Syncer) mend(ctx context.Context, problems []string) {
 	s.cfg.Logger.Warn("the firewall was changed by someone else, mending it", "problems", problems)
 	s.work.mending = problems
 	_ = s.reload(ctx)
 }
 
-// verify compares what the sets hold with what they should.
+// verify compares what the sets hold with what they should hold.
 func (s *Syncer) verify(ctx context.Context) (problems []string, err error) {
 	v, ok := s.cfg.Backend.(verifier)
 	if !ok || s.work.loadedAt.IsZero() || s.work.owed {
@@ -91,8 +92,8 @@ func (s *Syncer) verify(ctx context.Context) (problems []string, err error) {
 	if len(problems) > 0 || len(open) == 0 {
 		return problems, nil
 	}
-	// Entries that have just ended are gone from the kernel but may still be in the tracker. So count what the snapshot says
-	// should be there, until that exceeds what is there. Going through a million entries takes 0.3 s.
+	// Entries that have just ended are gone from the kernel but may still be in the tracker. So count what the snapshot
+	// says should be there, until that exceeds what is there. Reading a million entries takes 0.3 s.
 	state := s.cfg.Snapshot()
 	if state.Entries == nil {
 		return nil, nil
@@ -129,7 +130,7 @@ func (t *tracker) has(e Entry) (ok bool) {
 	return ok
 }
 
-// of yields the entries without ports that one set holds: single addresses or wider prefixes of a family.
+// of yields the entries without ports that one set holds: a family's single addresses, or its wider prefixes.
 func (t *tracker) of(v6, single bool, yield func(netip.Prefix) bool) {
 	switch {
 	case !single:
@@ -153,7 +154,7 @@ func (t *tracker) of(v6, single bool, yield func(netip.Prefix) bool) {
 	}
 }
 
-// compareEntries compares what a set has with the entries of one kind and the sentinel.
+// compareEntries compares what a set holds with the entries of one kind and the sentinel.
 func (t *tracker) compareEntries(set string, have contents, v6, single bool, key func(netip.Prefix) string) []doubt {
 	matched, missing := 1, "" // the sentinel is there: glance saw to that
 	for p := range func(yield func(netip.Prefix) bool) { t.of(v6, single, yield) } {
@@ -180,7 +181,7 @@ type contents map[string]struct{}
 
 func (c contents) add(key string) { c[key] = struct{}{} }
 
-// compare says what is wrong with a set that must hold all of must and nothing outside may.
+// compare returns what is wrong with a set that must hold all of must and nothing outside may.
 func compare(set string, have, must, may contents) []doubt {
 	for key := range must {
 		if _, ok := have[key]; !ok {
@@ -195,7 +196,7 @@ func compare(set string, have, must, may contents) []doubt {
 	return nil
 }
 
-// counted says what is wrong with a set's number of elements, which should be between least and most.
+// counted returns what is wrong with a set's number of elements, which should be between least and most.
 func counted(set string, n, least, most int) []doubt {
 	if n >= least && n <= most {
 		return nil

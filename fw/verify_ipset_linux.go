@@ -12,7 +12,7 @@ import (
 	"github.com/mdlayher/netlink"
 )
 
-// sentinelOf is the sentinel of a set.
+// sentinelOf returns the sentinel of a set.
 func sentinelOf(family, kind int) element {
 	e := element{prefix: sentinels[family]}
 	if kind == kindPort {
@@ -92,7 +92,8 @@ func (b *ipset) verify(_ context.Context, now time.Time, held *tracker) (doubts 
 	return doubts, nil
 }
 
-// verifyEntries looks at a set of addresses or prefixes without ports, of which want should be there beside the sentinel.
+// verifyEntries checks a set of addresses or prefixes without ports, which should hold want of them besides the
+// sentinel.
 func (b *ipset) verifyEntries(family, kind, n, want int, held *tracker) ([]doubt, error) {
 	name, v6, single := ipsetSpecs[family][kind].name, family == 1, kind == kindAddr
 	text := fmt.Sprintf("the set %s holds %d entries, where %d should be", name, n-1, want)
@@ -110,7 +111,7 @@ func (b *ipset) verifyEntries(family, kind, n, want int, held *tracker) ([]doubt
 	return nil, nil
 }
 
-// verifyPorts looks at a set of elements with ports.
+// verifyPorts checks a set of elements with ports.
 func (b *ipset) verifyPorts(family, n int, now time.Time) ([]doubt, error) {
 	name := ipsetSpecs[family][kindPort].name
 	least, most := b.ports.span(family, now)
@@ -129,7 +130,7 @@ func (b *ipset) verifyPorts(family, n int, now time.Time) ([]doubt, error) {
 	return b.compare(name, n, must, may)
 }
 
-// compare lists a set of n elements, unless it is large.
+// compare compares a set of n elements with what it must and may hold, unless it is large.
 func (b *ipset) compare(name string, n int, must, may contents) ([]doubt, error) {
 	if n > maxListed {
 		return nil, nil

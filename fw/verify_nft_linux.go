@@ -75,8 +75,8 @@ func (c *nfSocket) nftHas(set string, key []byte) (bool, error) {
 	return err == nil, nftError("test an element of "+set, err)
 }
 
-// verify reads small sets back, and large ones whose number of elements is not as it should be. Before Linux 6.16 nf_tables does
-// not tell that number, so elements missing from a large set go unnoticed there unless it was emptied.
+// verify reads back small sets, and large ones whose number of elements is wrong. Before Linux 6.16 nf_tables does not
+// report that number, so elements missing from a large set go unnoticed there unless it was emptied.
 func (b *nft) verify(_ context.Context, now time.Time, held *tracker) (doubts []doubt, err error) {
 	if !b.loaded {
 		return nil, nil
@@ -116,8 +116,8 @@ func (b *nft) verify(_ context.Context, now time.Time, held *tracker) (doubts []
 	return doubts, nil
 }
 
-// size returns the least and the most elements that a set should hold, as nftCount counts them. It reports false if that is
-// changing right now.
+// size returns the least and the most elements that a set should hold, as nftCount counts them. It reports false if
+// that is changing right now.
 func (b *nft) size(family, kind int, now time.Time, held *tracker, exceptions prefixes) (least, most int, ok bool) {
 	covers := func(cs ...*cover) bool {
 		for _, c := range cs {
@@ -133,7 +133,7 @@ func (b *nft) size(family, kind int, now time.Time, held *tracker, exceptions pr
 		most = 1 + [2]int{len(held.v4), len(held.v6)}[family]
 	case kindNever, kindAllow:
 		ok = b.placed
-		most = len(nftIntervals(time.Time{}, segmentsOf(exceptions)[family], portKey{})) / 2 // a begin and an end count as one
+		most = len(nftIntervals(time.Time{}, segmentsOf(exceptions)[family], portKey{})) / 2 // a start and an end count as one
 	case kindNet:
 		ok = covers(b.shape.nets[family])
 	case kindPortNet:
@@ -211,7 +211,7 @@ func (b *nft) list(set *nftables.Set) (contents, error) {
 	return have, nil
 }
 
-// nftElementKey names an element: where an interval begins or ends, or all of one with ports.
+// nftElementKey names an element: the start or end of an interval, or a whole interval with ports.
 func nftElementKey(set *nftables.Set, e nftables.SetElement) string {
 	switch {
 	case set.Concatenation:

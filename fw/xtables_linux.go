@@ -21,40 +21,40 @@ import (
 
 // Names in the kernel.
 const (
-	chainMain = "MESHBAN"     // what a packet is matched against
-	chainHit  = "MESHBAN-HIT" // what becomes of one that matched
+	chainMain = "MESHBAN"     // matches packets
+	chainHit  = "MESHBAN-HIT" // decides about packets that matched
 	chainHook = "PREROUTING"
 
-	// checkWait is how many seconds a check waits for the lock: new bans wait behind it.
+	// checkWait is how many seconds a check waits for the lock: new bans wait behind the check.
 	checkWait = "1"
 
 	tableRaw    = "raw"
 	tableMangle = "mangle"
 )
 
-// jumpRule leads every packet from outside into chainMain.
+// jumpRule sends every packet from outside to chainMain.
 var jumpRule = []string{"!", "-i", "lo", "-j", chainMain}
 
-// A comment on the last rule of chainHit remembers what iptables-nft made for us and nobody else, so that a later
-// process can take it away again. It stands where only packets that are dropped pass.
+// A comment on the last rule of chainHit records what iptables-nft created only for us, so that a later process can
+// remove it. Only packets that are dropped get there.
 const (
 	madeNothing = ""
 	madeChain   = "meshban-made-chain" // the base chain PREROUTING
-	madeTable   = "meshban-made-table" // the table, and so the chain
+	madeTable   = "meshban-made-table" // the table, and so the chain too
 )
 
-// xtFamily is one iptables command: that of IPv4 or of IPv6.
+// xtFamily is one iptables command, for IPv4 or IPv6.
 type xtFamily struct {
 	v6   bool
 	nft  bool // the nf_tables variant, not the legacy one
 	path string
 	name string // for people: "ip6tables (legacy)"
-	wait string // seconds to wait for the lock, to change something
+	wait string // seconds to wait for the lock before a change
 	ipt  *iptables.IPTables
-	made string // what we have the kernel hold in the table in use, see madeNothing
+	made string // what exists in the table in use only because of us, see madeNothing
 }
 
-// commandName gives the command of one address family, named after the IPv4 one: "ip6tables-legacy" for
+// commandName returns the command of one address family, named after the IPv4 one: "ip6tables-legacy" for
 // "iptables-legacy", with "-restore" at the end if wanted.
 func commandName(v4 string, v6, restore bool) string {
 	dir, base := filepath.Split(v4)
@@ -67,7 +67,7 @@ func commandName(v4 string, v6, restore bool) string {
 	return dir + base
 }
 
-// newXTFamily finds the command and asks it what it is.
+// newXTFamily finds the command and asks for its version.
 func newXTFamily(ctx context.Context, opts Options, v6 bool) (*xtFamily, error) {
 	cmd := commandName(opts.IPTables, v6, false)
 	path, err := exec.LookPath(cmd)
@@ -109,7 +109,7 @@ func (l listing) has(chain string) bool {
 	return ok
 }
 
-// jumps are the positions, from 1, of our jumps in the hook's chain.
+// jumps returns the positions, from 1, of our jumps in the hook's chain.
 func (l listing) jumps() []int {
 	var at []int
 	for i, rule := range l.rules[chainHook] {
@@ -120,13 +120,13 @@ func (l listing) jumps() []int {
 	return at
 }
 
-// jumpInPlace: exactly one jump, first, and in our form.
+// jumpInPlace reports whether there is exactly one jump, first and in our form.
 func (l listing) jumpInPlace() bool {
 	at := l.jumps()
 	return len(at) == 1 && at[0] == 1 && l.rules[chainHook][0] == strings.Join(jumpRule, " ")
 }
 
-// made reads what the comment on chainHit's last rule remembers.
+// made reads what the comment on chainHit's last rule records.
 func (l listing) made() string {
 	rules := l.rules[chainHit]
 	if len(rules) == 0 {
@@ -160,7 +160,8 @@ func parseListing(out string) listing {
 	return l
 }
 
-// canonicalRule writes a rule's source as netip does, which for some IPv6 addresses differs from what C libraries print.
+// canonicalRule writes a rule's source as netip does, which for some IPv6 addresses differs from what C libraries
+// print.
 func canonicalRule(rule string) string {
 	source, ok := strings.CutPrefix(rule, "-s ")
 	if !ok {
@@ -174,7 +175,7 @@ func canonicalRule(rule string) string {
 	return "-s " + p.String() + " " + rest
 }
 
-// list reads a table. With the legacy variant that makes the kernel register the table.
+// list reads a table. The legacy variant makes the kernel register the table.
 func (f *xtFamily) list(ctx context.Context, table, wait string) (listing, error) {
 	out, err := f.run(ctx, f.path, nil, "-t", table, "-w", wait, "-S")
 	if err != nil {
@@ -183,7 +184,7 @@ func (f *xtFamily) list(ctx context.Context, table, wait string) (listing, error
 	return parseListing(out), nil
 }
 
-// restore writes whole chains of a table in one step: packets meet the old rules or the new ones, nothing between.
+// restore writes whole chains of a table in one step: packets meet the old rules or the new ones, nothing in between.
 func (f *xtFamily) restore(ctx context.Context, table string, lines []string) error {
 	path := commandName(f.path, false, true)
 	input := "*" + table + "\n" + strings.Join(lines, "\n") + "\nCOMMIT\n"
@@ -203,7 +204,7 @@ func (f *xtFamily) run(ctx context.Context, path string, stdin []byte, args ...s
 	return stdout.String(), nil
 }
 
-// wrap explains an error of go-iptables, whose text ends in the command's complaint.
+// wrap explains an error of go-iptables, whose text ends with the command's complaint.
 func (f *xtFamily) wrap(err error) error {
 	if err == nil {
 		return nil
@@ -215,7 +216,7 @@ func (f *xtFamily) wrap(err error) error {
 	return fmt.Errorf("%s: %w", f.name, err)
 }
 
-// explain gives an error of the command its name, and a sentinel where the command only has words.
+// explain adds the command's name to its error, and a sentinel error if the command reports one only in words.
 func (f *xtFamily) explain(err error, complaint string) error {
 	switch {
 	case strings.Contains(complaint, "xtables lock"):
@@ -228,7 +229,7 @@ func (f *xtFamily) explain(err error, complaint string) error {
 	return fmt.Errorf("%s: %w: %s", f.name, err, complaint[:min(len(complaint), maxComplaint)])
 }
 
-// xtTableExists says, without making it so, whether the kernel has a table of the nf_tables or the legacy variant.
+// xtTableExists reports whether the kernel has a table of the nf_tables or the legacy variant, without creating it.
 func xtTableExists(nft, v6 bool, table string) (bool, error) {
 	if nft {
 		there, _, err := nftHas(v6, table, chainHook)

@@ -11,13 +11,13 @@ import (
 	"strings"
 )
 
-// chains are the rules of our two chains in one family, each as `iptables -S` prints it without "-A CHAIN ".
+// chains holds the rules of our two chains in one family, each as `iptables -S` prints it without "-A CHAIN ".
 type chains struct {
 	main []string
 	hit  []string // without the last rule, which drops
 }
 
-// xtables keeps our chains and the jump to them in the tables of both families.
+// xtables maintains our chains and the jump to them in the tables of both families.
 type xtables struct {
 	table    string
 	families []*xtFamily
@@ -26,7 +26,7 @@ type xtables struct {
 	open6    string   // why IPv6 packets pass; "" = they do not, or there are none
 }
 
-// undroppable says why no entry of this prefix can be enforced; "" = it can.
+// undroppable returns why no entry of this prefix can be enforced; "" = it can.
 func (x *xtables) undroppable(p netip.Prefix) string {
 	switch {
 	case !droppable(p):
@@ -37,11 +37,11 @@ func (x *xtables) undroppable(p netip.Prefix) string {
 	return ""
 }
 
-// openXTables finds the commands. Without the IPv6 one it goes on, and where there is IPv6 the note says so.
+// openXTables finds the commands. It goes on without the IPv6 one; if the machine has IPv6, the note says so.
 func openXTables(ctx context.Context, opts Options) (x *xtables, note string, err error) {
 	x = &xtables{table: tableRaw, opts: opts}
 	if opts.Outbound == OutboundAllow {
-		x.table = tableMangle // the first place where the kernel knows which side began a connection
+		x.table = tableMangle // the first hook where the kernel knows which side began a connection
 	}
 	v4, err := newXTFamily(ctx, opts, false)
 	if err != nil {
@@ -65,11 +65,11 @@ func openXTables(ctx context.Context, opts Options) (x *xtables, note string, er
 	return x, "", nil
 }
 
-// hitRules are what every backend with iptables rules does with a packet that matched, before dropping it.
+// hitRules returns the rules that every iptables-based backend applies to a matched packet before dropping it.
 func (x *xtables) hitRules(v6 bool) []string {
 	var rules []string
 	if v6 {
-		// Without neighbour discovery a banned router or neighbour would take the link with it: RFC 4890, 4.4.1.
+		// Without neighbour discovery, banning a router or neighbour would take down the link: RFC 4890, 4.4.1.
 		for typ := 133; typ <= 137; typ++ {
 			rules = append(rules, "-p ipv6-icmp -m icmp6 --icmpv6-type "+strconv.Itoa(typ)+" -j RETURN")
 		}
@@ -87,8 +87,8 @@ func dropRule(made string) string {
 	return "-m comment --comment " + made + " -j DROP"
 }
 
-// ensure puts chains and jump in place in every family. What is right already is left alone; what is not is written in
-// one step. A family's chains come from want.
+// ensure puts chains and jump in place in every family. What is already right is left alone; the rest is written in one
+// step. want returns a family's chains.
 func (x *xtables) ensure(ctx context.Context, want func(v6 bool) chains) error {
 	for _, f := range x.families {
 		have, err := f.list(ctx, x.table, f.wait)
@@ -113,8 +113,8 @@ func (x *xtables) ensure(ctx context.Context, want func(v6 bool) chains) error {
 	return nil
 }
 
-// openRules sets up the chains and the jump. Chains that a former run filled are left as they are, to go on dropping
-// until the first load.
+// openRules sets up the chains and the jump. Chains that an earlier run filled are left alone, so that they keep
+// dropping until the first load.
 func (x *xtables) openRules(ctx context.Context, want func(v6 bool) chains) error {
 	for _, f := range x.families {
 		have, err := f.list(ctx, x.table, f.wait)
@@ -136,7 +136,7 @@ func (x *xtables) openRules(ctx context.Context, want func(v6 bool) chains) erro
 	return nil
 }
 
-// writeChains replaces what chainHit contains, and chainMain too if wanted, in one step.
+// writeChains replaces the contents of chainHit, and of chainMain too if both is set, in one step.
 func (f *xtFamily) writeChains(ctx context.Context, table string, c chains, both bool) error {
 	lines := []string{":" + chainHit + " - [0:0]"}
 	if both {
@@ -173,7 +173,7 @@ func (f *xtFamily) remember(have listing, table string) error {
 	return nil
 }
 
-// ensureJump brings the jump to the first place, before it removes any other, so that none is ever missing.
+// ensureJump inserts the jump in first place before it removes any other, so that a jump is always there.
 func (f *xtFamily) ensureJump(table string, have listing) error {
 	if have.jumpInPlace() {
 		return nil
@@ -190,7 +190,7 @@ func (f *xtFamily) ensureJump(table string, have listing) error {
 	return nil
 }
 
-// check says what is not as ensure would leave it.
+// check returns what is not as ensure would leave it.
 func (x *xtables) check(ctx context.Context, want func(v6 bool) chains) (problems []string, err error) {
 	for _, f := range x.families {
 		have, err := f.list(ctx, x.table, checkWait)
@@ -229,7 +229,7 @@ func (x *xtables) check(ctx context.Context, want func(v6 bool) chains) (problem
 	return problems, nil
 }
 
-// teardown takes our rules out of every table of every family.
+// teardown removes our rules from every table of every family.
 func (x *xtables) teardown(ctx context.Context) error {
 	for _, f := range x.families {
 		for _, table := range []string{tableRaw, tableMangle} {
@@ -241,8 +241,8 @@ func (x *xtables) teardown(ctx context.Context) error {
 	return nil
 }
 
-// teardown takes our rules out of one table, and what was only there for them. A table that does not exist is not
-// touched. It says what it removed.
+// teardown removes our rules from one table, and what existed only for them. It does not touch a table that does not
+// exist. It returns what it removed.
 func (f *xtFamily) teardown(ctx context.Context, table string) (removed []string, err error) {
 	if there, err := xtTableExists(f.nft, f.v6, table); err != nil || !there {
 		return nil, err
