@@ -6,10 +6,10 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/node"
 )
 
-// actions are the verbs that do more than ask a running agent. The flags are parsed and checked here; a zero field was
-// not said. Errors follow exitCode.
+// actions are the verbs that do more than ask a running agent. Flags are parsed and checked before the call; a zero
+// field was not given. exitCode maps the errors.
 type actions struct {
-	Agent    func(ctx context.Context, opts node.AgentOptions) error // returns when ctx has ended and all is down
+	Agent    func(ctx context.Context, opts node.AgentOptions) error // returns once ctx has ended and everything is down
 	Init     func(ctx context.Context, opts node.InitOptions) (node.InitResult, error)
 	Join     func(ctx context.Context, opts node.JoinOptions) (node.JoinResult, error)
 	Request  func(ctx context.Context, opts node.JoinOptions) (node.CAResult, error)

@@ -13,8 +13,8 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-// maxListed is how many addresses a list on stdin may have where all are checked before the first is sent. import has
-// no such bound.
+// maxListed bounds the addresses of a list on stdin if all are checked before the first is sent. import has no such
+// bound.
 const maxListed = 100_000
 
 // parseAddr reads an address or CIDR as a person types it.
@@ -30,7 +30,7 @@ func parseAddr(s string) (netip.Prefix, error) {
 	return p, usagef(addrHint(s, bad.Remedy), "%s", bad.Problem)
 }
 
-// addrHint knows the usual mistakes.
+// addrHint returns a hint for the usual mistakes.
 func addrHint(s, hint string) string {
 	if _, err := netip.ParseAddrPort(s); err == nil {
 		return "ports go into --port"
@@ -54,7 +54,7 @@ func addrHint(s, hint string) string {
 }
 
 // addrs reads the arguments of a verb; "-" stands for a list on stdin. All are checked before any is used. An empty
-// list on stdin gives none and no error.
+// list on stdin yields none and no error.
 func (c *command) addrs(ctx *cli.Context) ([]netip.Prefix, error) {
 	name := ctx.Command.Name
 	if !ctx.Args().Present() {
@@ -63,7 +63,7 @@ func (c *command) addrs(ctx *cli.Context) ([]netip.Prefix, error) {
 	return c.parseAddrs(ctx.Args().Slice())
 }
 
-// parseAddrs is addrs for the words args.
+// parseAddrs does what addrs does for the words args.
 func (c *command) parseAddrs(args []string) ([]netip.Prefix, error) {
 	var all []netip.Prefix
 	stdin := false
@@ -116,7 +116,7 @@ func (c *command) listed() ([]netip.Prefix, error) {
 	return all, nil
 }
 
-// placeIn names the line of an error, as the beginning of a message.
+// placeIn returns where an error is, as the start of a message.
 func placeIn(file string, e *banlist.Error) string {
 	if e.Line == 0 {
 		return file + ": "

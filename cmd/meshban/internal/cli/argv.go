@@ -32,12 +32,12 @@ type call struct {
 	argv    []string // for urfave/cli: the program, global flags, the verb, its flags, "--", arguments
 }
 
-// arrange sorts a command line the way that urfave/cli can read it: that stops at the first argument, while people
-// write `ban 192.0.2.7 --for 1h`. It also finds words that mean nothing, so that nobody else has to print about them.
+// arrange sorts a command line so that urfave/cli can read it: urfave/cli stops at the first argument, while people
+// write `ban 192.0.2.7 --for 1h`. It also reports unknown words itself, so that urfave/cli never prints about them.
 func arrange(args []string, verbs []*verb) (call, error) {
 	var c call
 	var globals, flags, rest []string
-	var unknown error // the first flag that means nothing
+	var unknown error // the first unknown flag
 	for i := 0; i < len(args); i++ {
 		arg := args[i]
 		if arg == "--" {
@@ -75,7 +75,7 @@ func arrange(args []string, verbs []*verb) (call, error) {
 			if unknown == nil {
 				unknown = unknownFlag(arg, name, c.verb, verbs)
 			}
-			continue // --help may follow, from somebody who is at a loss
+			continue // --help may follow, from somebody at a loss
 		}
 		if _, isBool := flag.(*cli.BoolFlag); isBool {
 			if valued {
@@ -114,7 +114,7 @@ func verbNamed(name string, verbs []*verb) *verb {
 	return nil
 }
 
-// verbNames lists the commands that the help shows.
+// verbNames returns the names of the commands that the help shows.
 func verbNames(verbs []*verb) (names []string) {
 	for _, v := range verbs {
 		if !v.hidden {

@@ -10,7 +10,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-// isKeyboard reports whether somebody may type into r: a terminal, and not /dev/null, which is a character device too.
+// isKeyboard reports whether somebody may type into r: a terminal, but not /dev/null, which is also a character device.
 func isKeyboard(r io.Reader) bool {
 	f, ok := r.(*os.File)
 	if !ok {
@@ -24,7 +24,7 @@ func isKeyboard(r io.Reader) bool {
 	return err != nil || !os.SameFile(info, null)
 }
 
-// ask asks on stderr whether to go on, where stdin is a terminal. Without one, or with yes, it goes on. An answer other
+// ask asks on stderr whether to go on, if stdin is a terminal. Otherwise, or if yes is set, it goes on. An answer other
 // than y or yes is an error.
 func (c *command) ask(question string, yes bool) error {
 	if yes || !c.asks {

@@ -10,7 +10,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-// capsFlags say what a node's certificate allows. They are named as in the config.
+// capsFlags say what a node's certificate allows. They have the names of the config keys.
 func capsFlags() []cli.Flag {
 	return []cli.Flag{
 		text("rate", "`N` new bans a minute, and at once, that others take from the node"),
@@ -23,7 +23,7 @@ func capsFlags() []cli.Flag {
 	}
 }
 
-// readCaps reads capsFlags; the zero value when none was given.
+// readCaps reads capsFlags; it returns the zero value if none was given.
 func readCaps(ctx *cli.Context) (c control.Caps, err error) {
 	for _, n := range []struct {
 		flag        string

@@ -14,7 +14,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-// stdoutBuffer is how many bytes of output are gathered. What follows events flushes by itself.
+// stdoutBuffer is how many bytes of output are buffered. A verb that follows events flushes by itself.
 const stdoutBuffer = 64 << 10
 
 // command is one run of the program.
@@ -25,9 +25,9 @@ type command struct {
 	err    io.Writer     // stderr: errors, hints, progress
 	isTerm bool          // stderr is a terminal
 	term   *os.File      // stdout if it is a terminal, else nil: topics go through a pager
-	asks   bool          // stdin is a terminal: what takes much away asks first
+	asks   bool          // stdin is a terminal: verbs that remove a lot ask first
 	now    func() time.Time
-	hangup func() <-chan os.Signal // starts to deliver SIGHUP
+	hangup func() <-chan os.Signal // starts the delivery of SIGHUP
 	dir    string                  // the state folder, absolute; set before a verb runs
 }
 
@@ -95,12 +95,12 @@ func (c *command) dispatch(ctx context.Context, args []string) error {
 	return c.app(call.verb).RunContext(ctx, call.argv)
 }
 
-// app hands the verb to urfave/cli, which parses the flags. Nothing of it may print or exit.
+// app hands the verb to urfave/cli, which parses the flags. Nothing in urfave/cli may print or exit.
 func (c *command) app(v *verb) *cli.App {
 	return &cli.App{
 		Name: programName, Usage: "-", HideHelp: true, HideVersion: true, HideHelpCommand: true,
 		Flags: globalFlags(), Writer: io.Discard, ErrWriter: io.Discard, Reader: c.in,
-		Compiled:       time.Unix(0, 0), // else the file system is asked
+		Compiled:       time.Unix(0, 0), // else urfave/cli asks the file system
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   badFlag,
 		Commands: []*cli.Command{{
@@ -115,7 +115,7 @@ func (c *command) app(v *verb) *cli.App {
 	}
 }
 
-// badFlag takes what the flag package says about a value.
+// badFlag converts what the flag package says about a value to a usage error.
 func badFlag(_ *cli.Context, err error, _ bool) error { return usagef("", "%v", err) }
 
 // client returns a client for the agent of the state folder.

@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	maxCandidates = 100                    // addresses that are offered
-	candidateTime = 300 * time.Millisecond // for the agent to name them
+	maxCandidates = 100                    // how many addresses are offered
+	candidateTime = 300 * time.Millisecond // how long the agent may take to list them
 	filesInstead  = ":files"               // tells the shell's script to offer files
 )
 
@@ -52,8 +52,8 @@ meshban completion fish > ~/.config/fish/completions/meshban.fish`,
 	}
 }
 
-// wordsVerb is what the scripts call: its arguments are the words of the line so far, the last being typed. It prints
-// candidates, one a line, with a description after a tab.
+// wordsVerb is what the scripts call: its arguments are the words of the line so far, the last still being typed. It
+// prints candidates, one per line, with a description after a tab.
 func (c *command) wordsVerb() *verb {
 	return &verb{
 		name: "__words", args: "-- WORD...", short: "print candidates for completion", hidden: true, local: true,
@@ -74,7 +74,7 @@ func (c *command) wordsVerb() *verb {
 	}
 }
 
-// candidates returns what may stand in the place of last, behind before.
+// candidates returns what may replace last after the words before.
 func (c *command) candidates(ctx *cli.Context, before []string, last string) []string {
 	verbs := c.verbs()
 	typed := readLine(before, verbs)
@@ -161,7 +161,7 @@ func readLine(words []string, verbs []*verb) line {
 	return l
 }
 
-// valuesOf offers values of a flag, each behind prefix.
+// valuesOf returns values of a flag, each prefixed with prefix.
 func valuesOf(flag, prefix string) []string {
 	known := map[string][]string{
 		"format":   {"plain", "json", "csv", "ipset", "nft"},
@@ -205,12 +205,12 @@ func verbCandidates(verbs []*verb) []string {
 
 var errEnough = errors.New("enough candidates")
 
-// banned offers what is banned and begins with start.
+// banned returns banned addresses that begin with start.
 func banned(ctx context.Context, client *control.Client, start string) []string {
 	ctx, cancel := context.WithTimeout(ctx, candidateTime)
 	defer cancel()
 	var out []string
-	// Whatever goes wrong here, there is nobody to tell: the shell completes nothing more.
+	// Nobody can be told about an error here: the shell just completes nothing more.
 	_ = client.List(ctx, func(e control.ListEntry) error {
 		addr := control.FormatPrefix(e.Prefix)
 		if !strings.HasPrefix(addr, start) || slices.Contains(out, addr) {
@@ -224,7 +224,7 @@ func banned(ctx context.Context, client *control.Client, start string) []string 
 	return out
 }
 
-// allowedByMesh offers what allow --remove can take.
+// allowedByMesh returns what allow --remove can take.
 func allowedByMesh(ctx context.Context, client *control.Client) []string {
 	ctx, cancel := context.WithTimeout(ctx, candidateTime)
 	defer cancel()

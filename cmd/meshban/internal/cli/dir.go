@@ -11,7 +11,7 @@ import (
 // systemDir is the state folder of an agent that root runs.
 const systemDir = "/var/lib/meshban"
 
-// stateDir returns the state folder, absolute. An empty name is the default.
+// stateDir returns the absolute state folder. An empty name means the default.
 func stateDir(name string) (string, error) {
 	if name == "" {
 		return defaultDir()
@@ -23,7 +23,8 @@ func stateDir(name string) (string, error) {
 	return dir, nil
 }
 
-// defaultDir is systemDir for root, else below the user's own state folder (XDG Base Directory Specification).
+// defaultDir returns systemDir for root, else a folder below the user's own state folder (XDG Base Directory
+// Specification).
 func defaultDir() (string, error) {
 	if os.Geteuid() == 0 {
 		return systemDir, nil
@@ -40,7 +41,7 @@ func defaultDir() (string, error) {
 
 func socketOf(dir string) string { return filepath.Join(dir, control.SocketName) }
 
-// noAgentHint says where an agent may be found or how to start one.
+// noAgentHint says where an agent runs, or how to start one.
 func (c *command) noAgentHint() string {
 	if c.dir != systemDir {
 		if _, err := os.Lstat(socketOf(systemDir)); err == nil {

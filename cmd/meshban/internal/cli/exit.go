@@ -12,7 +12,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/node"
 )
 
-// Exit codes. The table below is what --help shows.
+// Exit codes. --help shows the table below.
 const (
 	exitDone     = 0
 	exitFailed   = 1
@@ -20,7 +20,7 @@ const (
 	exitNoAgent  = 3
 	exitPolicy   = 4
 	exitNotFound = 5
-	exitConfig   = 78 // EX_CONFIG of sysexits.h: Go ends a crash with 2
+	exitConfig   = 78 // EX_CONFIG of sysexits.h: 2 is also how Go ends a crash
 )
 
 var exitCodes = []struct {
@@ -36,7 +36,7 @@ var exitCodes = []struct {
 	{exitConfig, "the agent's config is wrong: file, environment or folder; a supervisor need not start it again"},
 }
 
-// codeExit gives each kind of error its exit code.
+// codeExit maps each kind of error to its exit code.
 var codeExit = map[control.Code]int{
 	control.CodeFailed:   exitFailed,
 	control.CodeUsage:    exitUsage,
@@ -44,22 +44,22 @@ var codeExit = map[control.Code]int{
 	control.CodeNotFound: exitNotFound,
 }
 
-// usagef is an error of the caller, with what to do instead.
+// usagef returns a usage error, with a hint what to do instead.
 func usagef(hint, format string, args ...any) error {
 	return &control.Error{Code: control.CodeUsage, Message: fmt.Sprintf(format, args...), Hint: hint}
 }
 
-// reported is a failure that has been told already, address by address.
+// reported is a failure that has already been reported, address by address.
 type reported struct{ code control.Code }
 
 func (r reported) Error() string { return "some addresses: " + string(r.code) }
 
-// wrongEnvironment is the error of a wrong value in the environment.
+// wrongEnvironment is the error for a wrong value in the environment.
 type wrongEnvironment struct{ error }
 
 func (w wrongEnvironment) Unwrap() error { return w.error }
 
-// exitCode maps an error to the table.
+// exitCode maps an error to an exit code.
 func exitCode(err error) int {
 	var refused *control.Error
 	var told reported
@@ -83,7 +83,7 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// tell writes err as error lines and then a hint line. Several joined errors are several error lines.
+// tell writes err as error lines and then a hint line. Each of several joined errors gets a line.
 func tell(w io.Writer, err error, hint string) {
 	if errors.As(err, new(reported)) {
 		return
@@ -111,7 +111,7 @@ func tellHint(w io.Writer, hint string) {
 	}
 }
 
-// byRule makes sure that a refusal names the rule that refused.
+// byRule returns message with the rule that refused, unless it already names it.
 func byRule(message string, e *control.Error) string {
 	if e.Rule == "" || strings.Contains(message, e.Rule) {
 		return message

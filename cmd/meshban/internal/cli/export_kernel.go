@@ -12,7 +12,7 @@ import (
 
 const (
 	ipsetMaxTimeout = 2_147_482 // seconds; ipset takes one more, and 0 means for ever
-	ipsetMinSize    = 65_536    // maxelem of a set, its default too
+	ipsetMinSize    = 65_536    // maxelem of a set, also its default
 	nftBatch        = 500       // elements of one nft statement
 	exportName      = "meshban-export"
 )
@@ -25,13 +25,13 @@ func family(p netip.Prefix) string {
 	return "6"
 }
 
-// secondsLeft rounds up and stays within what both kernels take.
+// secondsLeft rounds up and stays within what both ipset and nft take.
 func secondsLeft(until, now time.Time) int64 {
 	left := int64((until.Sub(now) + time.Second - 1) / time.Second)
 	return min(max(left, 1), ipsetMaxTimeout)
 }
 
-// ipsetExport writes what `ipset -exist restore` reads.
+// ipsetExport writes the input of `ipset -exist restore`.
 type ipsetExport struct {
 	out   *bufio.Writer
 	now   time.Time
@@ -70,8 +70,8 @@ func (x *ipsetExport) end() error {
 	})
 }
 
-// nftExport writes what `nft -f` reads. Every prefix length has a set of its own, so that no two elements of a set
-// overlap, which nft refuses; that of the single addresses is a hash and takes millions.
+// nftExport writes the input of `nft -f`. Each prefix length has its own set, so that no two elements of a set overlap,
+// which nft refuses; the set of single addresses is a hash and takes millions.
 type nftExport struct {
 	out   *bufio.Writer
 	now   time.Time
@@ -90,7 +90,7 @@ func (x *nftExport) begin() error {
 	return err
 }
 
-// set returns the name of the set for p and declares it at first sight.
+// set returns the name of the set for p, and declares the set on first use.
 func (x *nftExport) set(p netip.Prefix, ports bool) string {
 	name, kind, flags := "v"+family(p), "ipv"+family(p)+"_addr", "timeout"
 	if ports {

@@ -12,8 +12,8 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-// portBans gathers bans that are limited to ports and gives them back so that no two overlap: two bans of one address
-// may name the same port, and a kernel set takes it once.
+// portBans collects bans limited to ports and yields them without overlaps: two bans of one address may name the same
+// port, and a kernel set takes it only once.
 type portBans map[portKey][]portSpan
 
 type portKey struct {
@@ -26,7 +26,7 @@ type portSpan struct {
 	until       time.Time
 }
 
-// add takes the canonical port list of e apart: "22/tcp,80,8000-8010/udp".
+// add splits the canonical port list of e: "22/tcp,80,8000-8010/udp".
 func (b portBans) add(e control.ListEntry) {
 	for text := range strings.SplitSeq(e.Ports, ",") {
 		ports, proto, one := strings.Cut(text, "/")
@@ -37,7 +37,7 @@ func (b portBans) add(e control.ListEntry) {
 		from, err1 := strconv.Atoi(first)
 		to, err2 := strconv.Atoi(last)
 		if err1 != nil || err2 != nil {
-			continue // an agent that speaks of ports in another way is newer than this program
+			continue // an agent that writes ports differently is newer than this program
 		}
 		protos := []string{proto}
 		if !one {
@@ -50,7 +50,7 @@ func (b portBans) add(e control.ListEntry) {
 	}
 }
 
-// each yields disjoint spans, each with the latest end of what covers it, in a stable order.
+// each yields disjoint spans in a stable order, each with the latest end of the bans that cover it.
 func (b portBans) each(yield func(portKey, portSpan) error) error {
 	keys := slices.SortedFunc(maps.Keys(b), func(x, y portKey) int {
 		return cmp.Or(x.prefix.Compare(y.prefix), cmp.Compare(x.proto, y.proto))

@@ -16,20 +16,20 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 )
 
-// Every flag that takes a value is a string for urfave/cli and is read here, so that all errors look alike.
+// Every flag with a value is a string to urfave/cli and is parsed here, so that all errors look alike.
 
-// globalFlags may stand before and after the verb.
+// globalFlags are the flags that may be given before or after the verb.
 func globalFlags() []cli.Flag {
 	return []cli.Flag{text("dir", "`D` state folder of the node: config, keys, store, control socket "+
 		"(default: /var/lib/meshban as root, else $XDG_STATE_HOME/meshban)", "MESHBAN_DIR")}
 }
 
-// text is a flag with a value; usage begins with the value's name in backquotes.
+// text returns a flag with a value; usage begins with the value's name in backquotes.
 func text(name, usage string, env ...string) *cli.StringFlag {
 	return &cli.StringFlag{Name: name, Usage: usage, EnvVars: env}
 }
 
-// texts is one that may be repeated.
+// texts returns a text flag that may be repeated.
 func texts(name, usage string, env ...string) *cli.StringSliceFlag {
 	return &cli.StringSliceFlag{Name: name, Usage: usage, EnvVars: env}
 }
@@ -38,7 +38,7 @@ func toggle(name, usage string) *cli.BoolFlag { return &cli.BoolFlag{Name: name,
 
 func jsonFlag(what string) *cli.BoolFlag { return toggle("json", "print "+what) }
 
-// flagError says of which flag, or variable of the environment, a value is wrong.
+// flagError says which flag or environment variable has a wrong value.
 func flagError(ctx *cli.Context, name, value string, err error) error {
 	source, hint := "--"+name, ""
 	env := variable(ctx, name, value)
@@ -55,7 +55,7 @@ func flagError(ctx *cli.Context, name, value string, err error) error {
 	return err
 }
 
-// variable returns the environment variable that holds the value of a flag; "" means that the command line does.
+// variable returns the environment variable that a flag's value came from, or "" if it came from the command line.
 func variable(ctx *cli.Context, name, value string) string {
 	for _, f := range ctx.Command.Flags {
 		flag, ok := f.(cli.DocGenerationFlag)
@@ -64,7 +64,7 @@ func variable(ctx *cli.Context, name, value string) string {
 		}
 		for _, env := range flag.GetEnvVars() {
 			said := os.Getenv(env)
-			if said == value || slices.Contains(strings.Split(said, ","), value) { // a list is split at its commas
+			if said == value || slices.Contains(strings.Split(said, ","), value) { // a list is split at commas
 				return env
 			}
 		}
@@ -72,7 +72,7 @@ func variable(ctx *cli.Context, name, value string) string {
 	return ""
 }
 
-// read parses the value of a flag that was given; one that was not, or is empty, is the zero value.
+// read parses the value of a flag; a missing or empty flag yields the zero value.
 func read[T any](ctx *cli.Context, name string, parse func(string) (T, error)) (T, error) {
 	var zero T
 	s := ctx.String(name)
@@ -111,12 +111,12 @@ func readName(ctx *cli.Context) (string, error) {
 	})
 }
 
-// readCount reads a whole number of 1 to most; not given is 0.
+// readCount reads a whole number from 1 to most; 0 if the flag is missing.
 func readCount(ctx *cli.Context, name string, most int) (int, error) {
 	return readNumber(ctx, name, 1, most)
 }
 
-// readNumber reads a whole number of least to most; not given is 0.
+// readNumber reads a whole number from least to most; 0 if the flag is missing.
 func readNumber(ctx *cli.Context, name string, least, most int) (int, error) {
 	return read(ctx, name, func(s string) (int, error) {
 		n, err := strconv.Atoi(s)
@@ -129,7 +129,7 @@ func readNumber(ctx *cli.Context, name string, least, most int) (int, error) {
 	})
 }
 
-// readText bounds free text.
+// readText reads printable text of at most most bytes.
 func readText(ctx *cli.Context, name string, most int) (string, error) {
 	return read(ctx, name, func(s string) (string, error) {
 		switch {

@@ -11,7 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// helpWidth is where text is wrapped.
+// helpWidth is the column at which text is wrapped.
 const helpWidth = 88
 
 const helpHead = `meshban shares bans of IP addresses among a fleet of servers, without a central server.
@@ -24,7 +24,7 @@ Flags may stand before and after arguments. meshban COMMAND --help tells more, w
 examples. What flags leave out comes from the environment, then the config file.
 `
 
-// mainHelp is the help of the program.
+// mainHelp writes the help of the program.
 func (c *command) mainHelp(w io.Writer, verbs []*verb) error {
 	var b strings.Builder
 	b.WriteString(helpHead + "\nCommands:\n")
@@ -50,7 +50,7 @@ func (c *command) mainHelp(w io.Writer, verbs []*verb) error {
 	return err
 }
 
-// verbHelp is the help of one command.
+// verbHelp writes the help of one command.
 func verbHelp(w io.Writer, v *verb) error {
 	var b strings.Builder
 	usage := programName + " " + v.name
@@ -74,7 +74,7 @@ func verbHelp(w io.Writer, v *verb) error {
 	return err
 }
 
-// writeText wraps paragraphs. A line that begins with a blank stays as it is.
+// writeText wraps paragraphs. A line that begins with a blank is kept as it is.
 func writeText(b *strings.Builder, text string) {
 	for i, paragraph := range strings.Split(text, "\n\n") {
 		if i > 0 {
@@ -123,7 +123,8 @@ func flagUsage(f cli.Flag) (value, usage string) {
 	return value, usage
 }
 
-// wrap writes text up to helpWidth; lines after the first are indented. It ends the line. Nothing stays nothing.
+// wrap writes text wrapped at helpWidth, indents lines after the first, and ends the last line. Empty text writes
+// nothing.
 func wrap(b *strings.Builder, indent int, text string) {
 	at := indent
 	words := strings.Fields(text)

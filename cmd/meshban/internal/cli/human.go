@@ -7,7 +7,7 @@ import (
 	"unicode"
 )
 
-// clean makes text of others safe for a terminal: what cannot be seen or steers the terminal becomes U+FFFD.
+// clean makes foreign text safe for a terminal: invisible characters and those that control the terminal become U+FFFD.
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r == ' ' || unicode.IsGraphic(r) {
@@ -17,7 +17,7 @@ func clean(s string) string {
 	}, s)
 }
 
-// span writes a length of time by its two largest units, rounded down: 6d23h, 1h30m, 45s. (An end comes rounded up.)
+// span formats a duration by its two largest units, rounded down: 6d23h, 1h30m, 45s. (Ends are rounded up instead.)
 func span(d time.Duration) string {
 	if d < time.Second {
 		return "0s"
@@ -59,7 +59,7 @@ func plural(n int, one, many string) string {
 	return count(n) + " " + many
 }
 
-// or is s, or what stands in its place in a table.
+// or returns s, or instead if s is empty.
 func or(s, instead string) string {
 	if s == "" {
 		return instead

@@ -9,7 +9,8 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 )
 
-// readPorts turns service names in a port list into numbers, by this machine's /etc/services; the agent judges the rest.
+// readPorts replaces service names in a port list with numbers, using this machine's /etc/services; the agent checks
+// the rest.
 func readPorts(s string) (string, error) {
 	items := strings.Split(s, ",")
 	for i, item := range items {

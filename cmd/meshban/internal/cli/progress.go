@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// progressEvery is the shortest time between two states of a progress line.
+// progressEvery is the shortest interval between two updates of a progress line.
 const progressEvery = 100 * time.Millisecond
 
-// progress is one line on a terminal that is written over. Where stderr is no terminal it is silent.
+// progress is a line on a terminal that is overwritten in place. If stderr is no terminal it is silent.
 type progress struct {
 	out   io.Writer // nil = silent
 	now   func() time.Time
-	size  int64 // bytes to read in all, 0 = not known
+	size  int64 // bytes to read in all, 0 = unknown
 	last  time.Time
 	shown bool
 }
@@ -26,7 +26,7 @@ func newProgress(c *command, size int64) *progress {
 	return p
 }
 
-// at shows how far it is.
+// at shows the progress.
 func (p *progress) at(done int, bytes int64) {
 	now := p.now()
 	if p.out == nil || now.Sub(p.last) < progressEvery {
@@ -40,7 +40,7 @@ func (p *progress) at(done int, bytes int64) {
 	fmt.Fprintf(p.out, "\r\x1b[K%s addresses banned%s", count(done), percent)
 }
 
-// clear makes room for another line.
+// clear erases the line to make room for another.
 func (p *progress) clear() {
 	if p.shown {
 		fmt.Fprint(p.out, "\r\x1b[K")

@@ -12,8 +12,8 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-// each asks in pieces that the socket takes, prints a line for each address that was done and names each that was not. With
-// --json it prints an object for each, done or not.
+// each asks in batches that the socket accepts, and prints a line for each address that was done and an error for each
+// that was not. With --json it prints an object for each address, done or not.
 func (c *command) each(
 	ctx *cli.Context, all []netip.Prefix, ask func(context.Context, []netip.Prefix) ([]control.Result, error),
 	done func(control.Result) string,
@@ -63,10 +63,10 @@ func (c *command) each(
 	return nil
 }
 
-// maxHints is how many different hints follow the refusals of one command.
+// maxHints bounds the different hints after the refusals of one command.
 const maxHints = 3
 
-// refusal names the address, what is wrong, and by which rule.
+// refusal returns the address, what is wrong, and by which rule.
 func refusal(r control.Result) string {
 	text := byRule(r.Err.Message, r.Err)
 	if addr := control.FormatPrefix(r.Prefix); !strings.Contains(text, addr) {
@@ -75,7 +75,7 @@ func refusal(r control.Result) string {
 	return clean(text)
 }
 
-// worse returns the code that decides how the process exits: a failure before misuse before a refusal before nothing
+// worse returns the code that decides the exit code: failure outranks misuse, misuse a refusal, and a refusal nothing
 // found.
 func worse(a, b control.Code) control.Code {
 	order := []control.Code{"", control.CodeNotFound, control.CodePolicy, control.CodeUsage, control.CodeFailed}
@@ -91,7 +91,7 @@ func worse(a, b control.Code) control.Code {
 	return a
 }
 
-// untilText tells the end of a ban or an allow entry.
+// untilText returns the end of a ban or an allow entry as text.
 func untilText(r control.Result, instead string) string {
 	if r.Until.IsZero() {
 		return instead

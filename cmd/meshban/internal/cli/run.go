@@ -1,4 +1,4 @@
-// Package cli turns argv into a request to the agent, or into something done to this machine, and the answer into text.
+// Package cli turns argv into a request to the agent or an action on this machine, and prints the answer as text.
 package cli
 
 import (
@@ -13,15 +13,15 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// Main does what os.Args ask for and returns the exit code. build is the version that the build has set; "" is that of
-// the sources.
+// Main does what os.Args ask for and returns the exit code. build is the version set by the build; if it is "", the
+// version of the sources is used.
 func Main(build string) int {
 	version = build
 	return run(wire())
 }
 
 // run does what the process was asked for and returns its exit code. It owns the signals: the first SIGINT or SIGTERM
-// ends the context, the second one ends the process.
+// ends the context, the second ends the process.
 func run(acts actions) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -35,8 +35,8 @@ func run(acts actions) int {
 	return c.run(ctx, hideTokens(os.Args[1:]))
 }
 
-// hideTokens returns a copy of argv and blanks the tokens in argv itself, which is what every user of this machine can
-// read in the list of processes: a token enrols whoever uses it first.
+// hideTokens returns a copy of argv and blanks the tokens in argv itself, which every user of this machine can read in
+// the process list: a token enrols whoever uses it first.
 func hideTokens(argv []string) []string {
 	args := slices.Clone(argv)
 	for i, arg := range argv {
@@ -44,7 +44,7 @@ func hideTokens(argv []string) []string {
 			continue
 		}
 		args[i] = strings.Clone(arg)
-		shown := unsafe.Slice(unsafe.StringData(arg), len(arg)) // the kernel's copy: Go's arguments share its memory
+		shown := unsafe.Slice(unsafe.StringData(arg), len(arg)) // the kernel's copy: Go's arguments share that memory
 		for j := range shown[len(mesh.TokenPrefix):] {
 			shown[len(mesh.TokenPrefix)+j] = '.'
 		}

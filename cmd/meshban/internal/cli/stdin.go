@@ -5,15 +5,15 @@ import (
 	"io"
 )
 
-// stdin is an input whose Read also ends with ctx. A read(2) of a terminal or a pipe cannot be woken, and whoever types
-// a list by hand must be able to stop: so the goroutine that reads is left behind when ctx ends first, and ends with the
-// process. It is the one goroutine that nobody awaits.
+// stdin is an input whose Read also ends with ctx. A read(2) of a terminal or a pipe cannot be interrupted, and a user
+// typing a list by hand must be able to stop. So if ctx ends first, the reading goroutine is left behind and ends with
+// the process. It is the only goroutine that nobody waits for.
 type stdin struct {
 	ctx    context.Context
 	in     io.Reader
-	pieces chan piece // from the goroutine; it closes the channel after the piece with the error
+	pieces chan piece // from the goroutine, which closes it after the piece with the error
 	rest   []byte     // of the last piece
-	err    error      // sticky, once rest is used up
+	err    error      // sticky; returned once rest is used up
 }
 
 type piece struct {

@@ -9,11 +9,11 @@ import (
 	"unicode/utf8"
 )
 
-// learned is how many rows a table reads ahead to find the widths of its columns. A wider cell that comes later pushes
-// its row to the right; the table never holds more than these rows.
+// learned is how many rows a table reads ahead to find its column widths. A wider cell that comes later pushes its row
+// to the right; the table never holds more than these rows.
 const learned = 256
 
-// table writes aligned columns while rows still come. Cells are cleaned.
+// table writes aligned columns while rows are still coming. Cells are cleaned.
 type table struct {
 	out    *bufio.Writer
 	widths []int
@@ -25,7 +25,7 @@ func newTable(out *bufio.Writer, head ...string) *table {
 	return &table{out: out, widths: make([]int, len(head)), rows: [][]string{head}}
 }
 
-// row adds a row; it has as many cells as the head, the last of which may be empty.
+// row adds a row with as many cells as the head; the last ones may be empty.
 func (t *table) row(cells ...string) error {
 	for i := range cells {
 		cells[i] = clean(cells[i])
@@ -77,7 +77,7 @@ func (t *table) write(cells []string) error {
 	return t.out.WriteByte('\n') // an earlier error stays in the writer
 }
 
-// close writes what has been held back. A table without a row is not written at all.
+// close writes the rows held back. A table without rows is not written at all.
 func (t *table) close() error {
 	if t.fixed || len(t.rows) == 1 {
 		return nil
@@ -85,7 +85,7 @@ func (t *table) close() error {
 	return t.fix()
 }
 
-// writeObjects writes one JSON object a line.
+// writeObjects writes one JSON object per line.
 func writeObjects[T any](out io.Writer, list []T) error {
 	for _, v := range list {
 		if err := writeObject(out, v); err != nil {
@@ -104,7 +104,7 @@ func writeObject(out io.Writer, v any) error {
 	return err
 }
 
-// field writes "name  value" lines; the name is left out where it repeats, and so is an empty line.
+// field writes "name  value" lines; only the first has the name, and empty lines are left out.
 func field(out io.Writer, name string, lines ...string) {
 	for i, line := range lines {
 		if i > 0 {

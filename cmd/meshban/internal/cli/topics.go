@@ -13,14 +13,14 @@ import (
 //go:embed help/*.txt
 var topicFiles embed.FS
 
-// topic is a text of `meshban help` that belongs to no single command.
+// topic is a text of `meshban help` about no single command.
 type topic struct {
 	name  string
 	short string // one line for the list of topics
 	text  string
 }
 
-// topicNames is in the order of the help.
+// topicNames are the topics in the order of the help.
 var topicNames = []string{"trust", "caps", "security", "fail2ban", "lines", "config", "figures", "troubleshoot"}
 
 // topicNamed reads a topic: the first line of its file is the short text.
@@ -55,7 +55,7 @@ func (c *command) page(text string) error {
 	if c.term != nil && pager != "" {
 		cmd := exec.Command("sh", "-c", pager)
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(text), c.term, c.err
-		cmd.Env = append(os.Environ(), "LESSSECURE=1") // whoever may run this by sudo gets no shell from less
+		cmd.Env = append(os.Environ(), "LESSSECURE=1") // a user who may run this by sudo gets no shell from less
 		if cmd.Run() == nil {
 			return nil
 		}

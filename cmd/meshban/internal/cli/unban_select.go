@@ -14,16 +14,16 @@ import (
 )
 
 const (
-	// minIDDigits is how many digits of an id name a node.
+	// minIDDigits is how many digits of an id identify a node.
 	minIDDigits = 8
-	// shownLifts is how many addresses are named before the question.
+	// shownLifts is how many addresses are listed before the question.
 	shownLifts = 5
 )
 
-// selection says which bans to lift, where no addresses do.
+// selection says which bans to lift if no addresses are given.
 type selection struct{ by, source string }
 
-// readSelection returns what unban's flags select, nil where they do not.
+// readSelection returns what unban's flags select, or nil if they select nothing.
 func readSelection(ctx *cli.Context) (*selection, error) {
 	s := &selection{by: ctx.String("by"), source: ctx.String("source")}
 	all, narrow := ctx.Bool("all"), ctx.IsSet("by") || ctx.IsSet("source")
@@ -40,14 +40,15 @@ func readSelection(ctx *cli.Context) (*selection, error) {
 	return s, nil
 }
 
-// matches reports whether a ban is selected. A source such as line stands for line:sshd too.
+// matches reports whether a ban is selected. A source such as line also selects line:sshd.
 func (s *selection) matches(e control.ListEntry) bool {
 	isID := func(id string) bool { return len(s.by) >= minIDDigits && strings.HasPrefix(id, s.by) }
 	return (s.by == "" || slices.Contains(e.Origins, s.by) || slices.ContainsFunc(e.OriginIDs, isID)) &&
 		(s.source == "" || fromSource(e.Source, s.source))
 }
 
-// fromSource reports whether a ban's source is want, or is of its kind: line:sshd is of line, and import:a,b of import:b.
+// fromSource reports whether a ban's source is want or belongs to it: line:sshd belongs to line, and import:a,b to
+// import:b.
 func fromSource(source, want string) bool {
 	if source == want || strings.HasPrefix(source, want+":") {
 		return true
@@ -57,7 +58,7 @@ func fromSource(source, want string) bool {
 	return ok1 && ok2 && slices.Contains(strings.Split(lists, ","), name)
 }
 
-// selected returns the addresses to lift, after it has shown them and asked.
+// selected returns the addresses to lift, after showing them and asking.
 func (c *command) selected(ctx *cli.Context, s *selection) ([]netip.Prefix, error) {
 	all, err := c.matching(ctx.Context, s)
 	if err != nil {
@@ -82,7 +83,7 @@ func (c *command) selected(ctx *cli.Context, s *selection) ([]netip.Prefix, erro
 	return all, c.ask("lift "+plural(len(all), "ban", "bans")+" on every node?", ctx.Bool("yes"))
 }
 
-// matching lists the addresses of the bans that s selects.
+// matching returns the addresses of the bans that s selects.
 func (c *command) matching(ctx context.Context, s *selection) ([]netip.Prefix, error) {
 	var all []netip.Prefix
 	err := c.client().List(ctx, func(e control.ListEntry) error {
@@ -92,10 +93,10 @@ func (c *command) matching(ctx context.Context, s *selection) ([]netip.Prefix, e
 		return nil
 	})
 	slices.SortFunc(all, netip.Prefix.Compare)
-	return slices.Compact(all), err // there is an entry for each list of ports
+	return slices.Compact(all), err // a list entry exists for each set of ports
 }
 
-// showLifts names the first of all.
+// showLifts lists the first most of all.
 func showLifts(out io.Writer, all []netip.Prefix, most int) {
 	fmt.Fprintf(out, "meshban: this lifts %s, and whatever is banned inside them, on every node:\n", plural(len(all), "address", "addresses"))
 	for _, p := range all[:min(len(all), most)] {

@@ -88,7 +88,7 @@ func (c *command) agentOptions(ctx *cli.Context) (opts node.AgentOptions, err er
 	return opts, err
 }
 
-// readJoin reads --join; an empty item, as an environment variable may hold, is left out.
+// readJoin reads --join; empty items, which an environment variable may have, are left out.
 func readJoin(ctx *cli.Context) ([]string, error) {
 	var all []string
 	for _, s := range ctx.StringSlice("join") {
@@ -114,7 +114,7 @@ func bindFlag() cli.Flag {
 	return text("bind", "`IP:PORT` where to listen on, UDP and TCP (default: [::]:7946, all addresses)", "MESHBAN_BIND")
 }
 
-// nameAndBind are what init and join share.
+// nameAndBind reads the flags that init and join share.
 func nameAndBind(ctx *cli.Context) (name string, bind netip.AddrPort, err error) {
 	if name, err = readName(ctx); err != nil {
 		return "", bind, err
@@ -156,7 +156,7 @@ func (c *command) init(ctx *cli.Context) error {
 	return nil
 }
 
-// startHint tells how to start the agent on dir.
+// startHint says how to start the agent on dir.
 func startHint(dir string) string {
 	if dir == systemDir {
 		return "`meshban setup systemd`, or `meshban agent` by hand"
@@ -211,7 +211,7 @@ func (c *command) join(ctx *cli.Context) error {
 	return c.enrol(ctx, node.JoinOptions{Dir: c.dir, Token: token, Name: name, Bind: bind})
 }
 
-// enrol joins and tells what came of it.
+// enrol joins and reports the outcome.
 func (c *command) enrol(ctx *cli.Context, opts node.JoinOptions) error {
 	res, err := c.acts.Join(ctx.Context, opts)
 	if err != nil {
@@ -233,7 +233,7 @@ func (c *command) enrol(ctx *cli.Context, opts node.JoinOptions) error {
 	return nil
 }
 
-// joinByFile enrols without contact to a node.
+// joinByFile enrols without contact with a node.
 func (c *command) joinByFile(ctx *cli.Context) error {
 	if err := noArgs(ctx); err != nil {
 		return err

@@ -73,7 +73,7 @@ func (c *command) audit(ctx *cli.Context) error {
 	return t.close()
 }
 
-// auditFilter reports which entries are asked for.
+// auditFilter returns a function that reports whether an entry is asked for.
 func auditFilter(ctx *cli.Context) (func(control.AuditEntry) bool, error) {
 	if ctx.NArg() == 0 {
 		return func(control.AuditEntry) bool { return true }, nil
@@ -109,7 +109,7 @@ func auditWho(e control.AuditEntry) string {
 	return e.Via
 }
 
-// fullID is a whole id, of which a person gets to see the beginning.
+// fullID matches a whole id, of which people see only the beginning.
 var fullID = regexp.MustCompile(`\b[0-9a-f]{32}\b`)
 
 func auditWhy(e control.AuditEntry) string {

@@ -11,7 +11,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-// sourceCLI is the source of what a person at the command line bans.
+// sourceCLI is the source of bans from the command line.
 const sourceCLI = "cli"
 
 const addrHelp = `ADDR is an address or a CIDR, IPv4 or IPv6, or - for a list on stdin (one a line,

@@ -14,7 +14,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/node"
 )
 
-// maxPEM is the longest file of keys, requests and certificates that is read, in bytes.
+// maxPEM bounds the files of keys, requests and certificates that are read, in bytes.
 const maxPEM = 4_096
 
 func (c *command) caVerb() *verb {
@@ -100,7 +100,7 @@ func (c *command) ca(ctx *cli.Context) error {
 	return c.handOut(res)
 }
 
-// caps shows or changes what a node may say.
+// caps shows or changes a node's caps.
 func (c *command) caps(ctx *cli.Context, req control.CapsRequest) error {
 	rep, err := c.client().Caps(ctx.Context, req)
 	if err != nil {
@@ -112,7 +112,7 @@ func (c *command) caps(ctx *cli.Context, req control.CapsRequest) error {
 	return nil
 }
 
-// handOut prints a text of the authority on stdout, and what it is and what comes next on stderr.
+// handOut prints a text of the authority on stdout; on stderr it says what that is and what comes next.
 func (c *command) handOut(res node.CAResult) error {
 	if _, err := c.out.Write(res.Text); err != nil {
 		return fmt.Errorf("write to stdout: %w", err)
@@ -146,7 +146,7 @@ func (c *command) readFile(name string) ([]byte, error) {
 	return b, nil
 }
 
-// pathCause is the end of a file's error, whose path was said already.
+// pathCause returns the cause of a file error whose path was already given.
 func pathCause(err error) error {
 	if p, ok := errors.AsType[*os.PathError](err); ok {
 		return p.Err

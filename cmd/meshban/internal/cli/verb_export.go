@@ -12,14 +12,14 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-// exporter writes bans in one format. Only bans that are limited to ports may be gathered: they are few.
+// exporter writes bans in one format. Only bans limited to ports may be held in memory: they are few.
 type exporter interface {
 	begin() error // before the first entry
 	entry(e control.ListEntry) error
 	end() error // after the last
 }
 
-// exporters makes one for each format; most is about how many entries will come.
+// exporters creates an exporter for each format; most is about how many entries will come.
 var exporters = map[string]func(out *bufio.Writer, now time.Time, most int) exporter{
 	"plain": func(out *bufio.Writer, _ time.Time, _ int) exporter { return plainExport{out} },
 	"json":  func(out *bufio.Writer, _ time.Time, _ int) exporter { return jsonExport{out} },
@@ -123,7 +123,7 @@ func (x csvExport) entry(e control.ListEntry) error {
 		control.FormatPrefix(e.Prefix), e.Ports, control.FormatTime(e.Until), strings.Join(e.Origins, " "), e.Reason, e.Source, e.State,
 	}
 	for i, cell := range cells {
-		// A spreadsheet would run what begins like this, and a reason may come from anywhere.
+		// A spreadsheet would run a cell that begins like this, and a reason may come from anywhere.
 		if cell != "" && strings.ContainsRune("=+-@\t\r", rune(cell[0])) {
 			cells[i] = "'" + cell
 		}

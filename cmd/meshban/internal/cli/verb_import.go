@@ -19,8 +19,8 @@ import (
 
 const (
 	sourceImport = "import"
-	sourceList   = sourceImport + ":" // and the name of a list
-	namedLines   = 10                 // bad lines, and refusals, that are named; the rest is counted
+	sourceList   = sourceImport + ":" // followed by the name of a list
+	namedLines   = 10                 // how many bad lines, and refusals, are named; the rest is counted
 	importBuffer = 64 << 10           // bytes read ahead of a terminal
 	ruleNever    = "never-ban list"
 	ruleAllow    = "allow list"
@@ -76,23 +76,23 @@ curl -sSf https://www.spamhaus.org/drop/drop_v4.json | meshban import - --list d
 	}
 }
 
-// importer bans a list in requests that the agent takes as a whole.
+// importer bans a list in requests that the agent accepts whole.
 type importer struct {
 	c        *command
 	client   *control.Client
 	req      control.BanRequest
 	file     string
-	name     string // of the list that replaces itself; "" = none
+	name     string // name of a list that replaces itself; "" = none
 	force    bool
 	skipBad  bool
 	show     *progress
 	sum      importSummary
 	banned   tally
 	notes    []*remark
-	unsaved  string   // why not all of it is on the agent's disk
+	unsaved  string   // why some of it is not on the agent's disk
 	hints    []string // about refusals
 	worst    control.Code
-	reported int // refusals that were named
+	reported int // refusals that were reported
 }
 
 // importSummary is what --json prints.
@@ -107,7 +107,7 @@ type importSummary struct {
 	Never     int    `json:"never"`   // left out by the never-ban list or the allow list
 	Refused   int    `json:"refused"` // by other rules
 	Lifted    int    `json:"lifted"`
-	Kept      int    `json:"kept"` // off this list, but on another
+	Kept      int    `json:"kept"` // off this list, but still on another
 	BadLines  int    `json:"bad_lines"`
 	Masked    int    `json:"masked"`
 	Repeated  int    `json:"repeated"`
@@ -116,7 +116,7 @@ type importSummary struct {
 	Elsewhere []*remark `json:"elsewhere,omitempty"`
 }
 
-// A tally counts addresses and wider prefixes apart.
+// tally counts addresses and wider prefixes separately.
 type tally struct{ addrs, prefixes int }
 
 func (t *tally) add(p netip.Prefix, n int) {
@@ -137,7 +137,7 @@ func (t tally) String() string {
 	return plural(t.addrs, "address", "addresses") + " and " + plural(t.prefixes, "prefix", "prefixes")
 }
 
-// A remark is what the agent notes about several bans.
+// remark is what the agent notes about several bans.
 type remark struct {
 	Note   string `json:"note"`
 	Hint   string `json:"hint,omitempty"`
@@ -192,7 +192,7 @@ func (c *command) importList(ctx *cli.Context) error {
 	return nil
 }
 
-// read reads the list, and names what it does not understand.
+// read reads the list, and reports the lines that it does not understand.
 func (im *importer) read() (*banlist.List, error) {
 	var in io.Reader = im.c.in
 	if im.file == "-" {
@@ -240,7 +240,7 @@ func (im *importer) read() (*banlist.List, error) {
 	return list, nil
 }
 
-// badLine names the first lines that are not understood, and goes on.
+// badLine reports the first bad lines, and continues.
 func (im *importer) badLine(e *banlist.Error) bool {
 	if im.sum.BadLines++; im.sum.BadLines <= namedLines {
 		text := e.Problem
@@ -252,7 +252,7 @@ func (im *importer) badLine(e *banlist.Error) bool {
 	return true
 }
 
-// run bans the list, and lifts what is gone from it.
+// run bans the list, and lifts what is no longer on it.
 func (im *importer) run(ctx context.Context, list *banlist.List) error {
 	var before control.ListedReply
 	if im.name != "" {
@@ -297,12 +297,12 @@ func (im *importer) run(ctx context.Context, list *banlist.List) error {
 	}
 }
 
-// ahead is how many requests are on their way: the agent then never waits for this side.
+// ahead is how many requests are in flight, so that the agent never waits for this side.
 const ahead = 2
 
-// asked is a request on its way.
+// asked is a request in flight.
 type asked struct {
-	reply chan answer // its goroutine sends once; capacity 1, so that it never waits
+	reply chan answer // its goroutine sends once; capacity 1, so that it never blocks
 	some  []netip.Prefix
 }
 
@@ -321,7 +321,7 @@ func (im *importer) banAll(ctx context.Context, prefixes []netip.Prefix) error {
 			<-a.reply
 		}
 	}()
-	hear := func(most int) error { // takes answers until at most so many are due
+	hear := func(most int) error { // takes answers until at most most are outstanding
 		for len(waiting) > most {
 			a := waiting[0]
 			waiting = waiting[1:]
@@ -334,7 +334,7 @@ func (im *importer) banAll(ctx context.Context, prefixes []netip.Prefix) error {
 	for some := range slices.Chunk(prefixes, control.MaxAddrs) {
 		most := ahead - 1
 		if im.req.DryRun {
-			most = 0 // what the others take depends on how many were new before
+			most = 0 // what other nodes take depends on how many were new before
 		}
 		if err := hear(most); err != nil {
 			return err
@@ -347,7 +347,7 @@ func (im *importer) banAll(ctx context.Context, prefixes []netip.Prefix) error {
 	return hear(0)
 }
 
-// ask sends a request; who calls must await its answer.
+// ask sends a request; the caller must await its answer.
 func (im *importer) ask(ctx context.Context, some []netip.Prefix) asked {
 	a := asked{make(chan answer, 1), some}
 	req := im.req
@@ -359,7 +359,7 @@ func (im *importer) ask(ctx context.Context, some []netip.Prefix) asked {
 	return a
 }
 
-// heard counts an answer and names the first refusals.
+// heard counts an answer and reports the first refusals.
 func (im *importer) heard(got answer, a asked) error {
 	if got.err != nil {
 		return got.err
@@ -401,7 +401,7 @@ func (im *importer) heard(got answer, a asked) error {
 	return nil
 }
 
-// remark gathers the same note about several bans; its hint is that of the widest, which says enough for all.
+// remark collects equal notes about several bans; the hint is that of the widest, which suffices for all.
 func (im *importer) remark(r control.Result) {
 	i := slices.IndexFunc(im.notes, func(m *remark) bool { return m.Note == r.Note })
 	if i < 0 {
@@ -417,7 +417,7 @@ func (im *importer) remark(r control.Result) {
 	}
 }
 
-// tell says what was done, also when err ended it early.
+// tell reports what was done, even if err ended it early.
 func (im *importer) tell(list *banlist.List, err error) {
 	out := im.c.err
 	say := func(format string, args ...any) { fmt.Fprintf(out, "meshban: "+format+"\n", args...) }
@@ -456,7 +456,7 @@ func (im *importer) tell(list *banlist.List, err error) {
 	}
 }
 
-// summary is the last line.
+// summary returns the last line.
 func (im *importer) summary() string {
 	would := ""
 	if im.req.DryRun {

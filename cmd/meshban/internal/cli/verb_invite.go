@@ -12,7 +12,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-// maxToken is the longest token in bytes that is read from stdin.
+// maxToken bounds a token read from stdin, in bytes.
 const maxToken = 4_096
 
 func (c *command) inviteVerb() *verb {

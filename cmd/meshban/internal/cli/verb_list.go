@@ -61,7 +61,7 @@ func (c *command) list(ctx *cli.Context) error {
 	return t.close()
 }
 
-// joined lists prefixes.
+// joined returns prefixes separated by commas.
 func joined(list []netip.Prefix) string {
 	texts := make([]string, len(list))
 	for i, p := range list {
@@ -70,7 +70,7 @@ func joined(list []netip.Prefix) string {
 	return strings.Join(texts, ", ")
 }
 
-// listJSON passes the agent's lines on as they are.
+// listJSON passes on the agent's lines unchanged.
 func (c *command) listJSON(ctx *cli.Context) error {
 	return c.client().ListRaw(ctx.Context, func(line []byte) error {
 		c.out.Write(line)
@@ -128,7 +128,7 @@ func (c *command) why(ctx *cli.Context) error {
 	return nil
 }
 
-// nodeAnswer is what another node does about an address, in a line.
+// nodeAnswer returns what another node does about an address, in one line.
 func nodeAnswer(n control.NodeAnswer) string {
 	text := n.Name + ": " + n.Verdict
 	switch {
@@ -144,7 +144,7 @@ func nodeAnswer(n control.NodeAnswer) string {
 	return text
 }
 
-// finding is one record in a sentence.
+// finding returns one record as a sentence.
 func (c *command) finding(f control.Finding) string {
 	now := c.now()
 	var b strings.Builder
@@ -206,11 +206,11 @@ func (c *command) watch(ctx *cli.Context) error {
 			c.out.WriteString(eventLine(e))
 		}
 		c.out.WriteByte('\n')
-		return c.out.Flush() // whoever follows does not want to wait
+		return c.out.Flush() // followers do not want to wait
 	})
 }
 
-// eventLine is an event for people.
+// eventLine returns an event as a line for people.
 func eventLine(e control.Event) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s  %-7s", control.FormatPast(e.Time), e.Name)
@@ -238,5 +238,5 @@ func eventLine(e control.Event) string {
 	return clean(b.String())
 }
 
-// ago is a past length of time for people.
+// ago returns a past duration as text for people.
 func ago(seconds float64) string { return span(time.Duration(seconds * float64(time.Second))) }

@@ -70,7 +70,7 @@ func (c *command) revoke(ctx *cli.Context) error {
 	if err := c.ask("revoke "+nodeText(preview)+"?", ctx.Bool("yes")); err != nil {
 		return err
 	}
-	req.Node, req.DryRun = preview.ID, false // the name may mean another node by now
+	req.Node, req.DryRun = preview.ID, false // by now the name may mean another node
 	rep, err := c.client().Revoke(ctx.Context, req)
 	if err != nil {
 		return err

@@ -11,7 +11,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-// shortID is how many hex digits of a node's id people get to see.
+// shortID is how many hex digits of a node's id people see.
 const shortID = 8
 
 func short(id string) string { return id[:min(len(id), shortID)] }
@@ -95,7 +95,7 @@ func (c *command) members(ctx *cli.Context) error {
 	return t.close()
 }
 
-// unsaid stands where a node has not told.
+// unsaid stands for what a node has not said.
 const unsaid = "?"
 
 func said(text *string) string {
@@ -119,7 +119,7 @@ func problemCount(m control.Member) string {
 	return count(len(m.Problems))
 }
 
-// unconfirmed says when a member that is not known to be in sync was so last.
+// unconfirmed says when a member not known to be in sync was last confirmed to be.
 func unconfirmed(seconds *float64) string {
 	if seconds == nil {
 		return "unknown, never confirmed"
@@ -214,7 +214,7 @@ func in(file string) string {
 	return " in " + file
 }
 
-// byReason lists what counts lines, and how many for each reason, the most frequent first.
+// byReason lists the line counts by reason, the most frequent first, after what.
 func byReason(what string, reasons map[string]uint64) string {
 	type reason struct {
 		name string

@@ -8,10 +8,10 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// version is what Main was given.
+// version is the value given to Main.
 var version string
 
-// versionText is the version, as told to peers and people.
+// versionText returns the version shown to peers and people.
 func versionText() string {
 	if version != "" {
 		return version

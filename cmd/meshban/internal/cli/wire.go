@@ -5,7 +5,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/setup"
 )
 
-// wire returns what the verbs call.
+// wire returns the functions that the verbs call.
 func wire() actions {
 	return actions{
 		Agent:    node.Run,

@@ -57,7 +57,7 @@ func UseAuthority(_ context.Context, opts CAOptions) (CAResult, error) {
 	return CAResult{Said: fmt.Sprintf("the authority's key is copied to %s", opts.File)}, nil
 }
 
-// caHint says what to do about an error of the authority's verbs, which take the key from the folder, or from a file.
+// caHint adds a hint to an error of the authority's verbs, which take the key from the folder or from a file.
 func caHint(dir statedir.Dir, fromFolder bool, err error) error {
 	fix := func(code control.Code, hint string) error {
 		return &control.Error{Code: code, Message: err.Error(), Hint: hint}
@@ -80,7 +80,7 @@ func caHint(dir statedir.Dir, fromFolder bool, err error) error {
 	return err
 }
 
-// Request makes this machine's key and asks for a certificate.
+// Request creates this machine's key and a certificate request for it.
 func Request(_ context.Context, opts JoinOptions) (CAResult, error) {
 	j, err := openJoiner(opts)
 	if err != nil {
@@ -97,7 +97,7 @@ func Request(_ context.Context, opts JoinOptions) (CAResult, error) {
 	}, nil
 }
 
-// adoptCertificate enrols this machine with what came back to its request.
+// adoptCertificate enrols this machine with the answer to its request.
 func adoptCertificate(_ context.Context, opts JoinOptions) (JoinResult, error) {
 	j, err := openJoiner(opts)
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/meshban/meshban/fw"
 )
 
-// SetUp installs, prints or removes the files that this machine needs beside the binary.
+// SetUp installs, prints or removes the files that this machine needs besides the binary.
 func SetUp(ctx context.Context, opts SetupOptions) (SetupResult, error) {
 	binary, err := os.Executable()
 	if err != nil {
@@ -32,7 +32,7 @@ func SetUp(ctx context.Context, opts SetupOptions) (SetupResult, error) {
 		}
 		return disconnectFail2ban(ctx, out)
 	}
-	// The line file is where the agent of this folder has it.
+	// The line file is where this folder's agent has it.
 	cfg, err := AgentOptions{Dir: opts.Dir}.config()
 	if err != nil {
 		return SetupResult{}, err
@@ -58,10 +58,10 @@ func SetUp(ctx context.Context, opts SetupOptions) (SetupResult, error) {
 	return connectFail2ban(ctx, out, len(r.Written) > 0, cfg.Lines.File)
 }
 
-// jailsWait is how long a jail may take until it has started again, and jailsEvery how often it is looked for.
+// jailsWait is how long a jail may take to start again, and jailsEvery how often to look for it.
 const jailsWait, jailsEvery = 10 * time.Second, 500 * time.Millisecond
 
-// connectFail2ban has the running fail2ban take over files that are new, and fails unless some jail tells the mesh then.
+// connectFail2ban has the running fail2ban load new files, and fails unless some jail then tells the mesh of its bans.
 func connectFail2ban(ctx context.Context, out SetupResult, written bool, lineFile string) (SetupResult, error) {
 	var client fail2ban.Client
 	jails, err := client.Jails(ctx, lineFile)
@@ -106,14 +106,14 @@ func connectFail2ban(ctx context.Context, out SetupResult, written bool, lineFil
 	return out, nil
 }
 
-// reloadHint is what setup says when it does not reload by itself.
+// reloadHint is the step setup advises unless it reloads fail2ban itself.
 const reloadHint = "run: fail2ban-client reload --restart"
 
 func without(all []string, one string) []string {
 	return slices.DeleteFunc(all, func(s string) bool { return s == one })
 }
 
-// disconnectFail2ban has the running fail2ban let go of files that were removed.
+// disconnectFail2ban has the running fail2ban drop removed files.
 func disconnectFail2ban(ctx context.Context, out SetupResult) (SetupResult, error) {
 	if !slices.Contains(out.Next, reloadHint) {
 		return out, nil
@@ -132,7 +132,7 @@ func disconnectFail2ban(ctx context.Context, out SetupResult) (SetupResult, erro
 	return out, fmt.Errorf("the files are gone, but fail2ban did not notice: %w", err)
 }
 
-// setupResult puts a report into lines.
+// setupResult converts a report to lines.
 func setupResult(r setup.Report, err error) (SetupResult, error) {
 	if err != nil {
 		return SetupResult{}, err
@@ -155,7 +155,7 @@ func setupResult(r setup.Report, err error) (SetupResult, error) {
 	return out, nil
 }
 
-// Teardown takes everything of ours out of the kernel. A running agent would put it back within one check.
+// Teardown removes everything of ours from the kernel. A running agent would put it back within one check.
 func Teardown(ctx context.Context, opts TeardownOptions) (TeardownResult, error) {
 	dir := statedir.Dir(opts.Dir)
 	if _, err := os.Stat(opts.Dir); err == nil {

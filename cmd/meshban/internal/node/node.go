@@ -28,11 +28,11 @@ import (
 )
 
 // gcPercent lets the heap grow by half before it is collected: at a million bans the node then takes 230 MB instead of
-// 300, for no more processor time than can be measured, because nearly all of it holds no pointers.
+// 300, at no measurable cost in processor time, because nearly all of the heap holds no pointers.
 const gcPercent = 50
 
-// ballast is memory that is never touched, so never resident, but counts when the collector decides how far the heap
-// may grow. Without it a small node collects several times while a burst of bans comes in.
+// ballast is memory that is never touched, and so never resident, but counts when the collector decides how far the
+// heap may grow. Without it a small node collects several times while a burst of bans comes in.
 const ballast = 24 << 20 // bytes
 
 const (
@@ -40,12 +40,13 @@ const (
 	stopLimit = 4500 * time.Millisecond
 	// lockWait is how long the agent waits for the folder: a killed agent holds it until the kernel has cleared its memory.
 	lockWait = 3 * time.Second
-	// minFiles is how many files the agent must be able to open. Each client of the socket takes one, each stream of a peer too.
+	// minFiles is how many files the agent must be able to open. Each client of the socket takes one, and so does each
+	// stream of a peer.
 	minFiles = 256
 )
 
-// Run runs this node until ctx ends, and at most stopLimit longer, whatever a file system, the kernel or a peer does. Where
-// nothing is set up it makes a mesh of one.
+// Run runs this node until ctx ends, and at most stopLimit longer, whatever a file system, the kernel or a peer does.
+// If nothing is set up it creates a mesh of one.
 func Run(ctx context.Context, opts AgentOptions) error {
 	if err := enoughFiles(); err != nil {
 		return err
@@ -53,7 +54,7 @@ func Run(ctx context.Context, opts AgentOptions) error {
 	return within(ctx, func() error { return serve(ctx, opts) })
 }
 
-// within returns f's error, or one of its own if f has not returned by stopLimit after ctx is done.
+// within returns f's error, or an error of its own if f has not returned within stopLimit after ctx is done.
 func within(ctx context.Context, f func() error) error {
 	if ended, err := daemon.Await(ctx, stopLimit, f); ended {
 		return err
@@ -61,7 +62,8 @@ func within(ctx context.Context, f func() error) error {
 	return fmt.Errorf("the agent did not stop within %v and was ended", stopLimit)
 }
 
-// enoughFiles refuses a limit of open files that the agent would soon reach. Go has raised the soft limit to the hard one.
+// enoughFiles refuses a limit on open files that the agent would soon reach. Go has already raised the soft limit to
+// the hard one.
 func enoughFiles() error {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
@@ -123,7 +125,7 @@ func serve(ctx context.Context, opts AgentOptions) error {
 	return d.Run(ctx)
 }
 
-// clearKernel takes out what an earlier run has left, which would go on dropping packets, unless another agent put it there.
+// clearKernel removes what an earlier run left, which would keep dropping packets, unless another agent put it there.
 func clearKernel(ctx context.Context, log *slog.Logger) {
 	release, _, err := fw.Claim()
 	if err != nil || os.Geteuid() != 0 {
@@ -139,9 +141,9 @@ func clearKernel(ctx context.Context, log *slog.Logger) {
 	}
 }
 
-// setUp makes a mesh of one where there is none and reports whether it did. The flags of this run stay out of the file.
-// With a join list a mesh of one is not what is wanted, and nobody on the list would let it in. Nor is it on a machine that has been a
-// node: its folder is not mounted, or has lost its key.
+// setUp creates a mesh of one if there is none, and reports whether it did. The flags of this run stay out of the file.
+// It refuses if there is a join list: a mesh of one is then not what is wanted, and nobody on the list would let it in.
+// It also refuses on a machine that has been a node: its folder is not mounted, or has lost its key.
 func setUp(ctx context.Context, dir statedir.Dir, cfg config.Config) (bool, error) {
 	has, err := dir.SetUp()
 	if err != nil {
@@ -176,7 +178,7 @@ func hasKey(dir statedir.Dir) error {
 	})
 }
 
-// neverANode refuses a machine on which something of a node is left.
+// neverANode refuses a machine on which traces of a node are left.
 func neverANode(ctx context.Context, dir statedir.Dir) error {
 	left, err := dir.Left()
 	if err != nil {
@@ -192,7 +194,7 @@ func neverANode(ctx context.Context, dir statedir.Dir) error {
 	}
 	release, _, err := fw.Claim()
 	if err != nil || os.Geteuid() != 0 {
-		return nil // another agent's, and it says so; or nothing can be seen or changed
+		return nil // another agent's, which reports it; or nothing can be seen or changed
 	}
 	defer func() { _ = release() }()
 	found, err := fw.Found(ctx, fw.Options{})
@@ -207,7 +209,7 @@ func neverANode(ctx context.Context, dir statedir.Dir) error {
 	})
 }
 
-// config is what the file says, with the flags over it.
+// config returns what the file says, overridden by the flags.
 func (o AgentOptions) config() (config.Config, error) {
 	if err := statedir.Dir(o.Dir).Check(); err != nil {
 		return config.Config{}, err
@@ -237,7 +239,7 @@ func (o AgentOptions) config() (config.Config, error) {
 	return cfg, cfg.Validate()
 }
 
-// set takes a value that was said.
+// set stores value unless it is zero.
 func set[T comparable](at *T, value T) {
 	var unsaid T
 	if value != unsaid {
@@ -245,7 +247,7 @@ func set[T comparable](at *T, value T) {
 	}
 }
 
-// newLogger writes to stderr in the configured form.
+// newLogger returns a logger to stderr in the configured format.
 func newLogger(opts AgentOptions, cfg config.Config, level slog.Leveler) *slog.Logger {
 	handler := &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Value.Kind() == slog.KindTime { // as everywhere else
@@ -259,7 +261,7 @@ func newLogger(opts AgentOptions, cfg config.Config, level slog.Leveler) *slog.L
 	return slog.New(slog.NewTextHandler(opts.Stderr, handler))
 }
 
-// Init makes a new mesh in the state folder.
+// Init creates a new mesh in the state folder.
 func Init(_ context.Context, opts InitOptions) (InitResult, error) {
 	dir := statedir.Dir(opts.Dir)
 	cfg, err := AgentOptions{Dir: opts.Dir, Name: opts.Name, Bind: opts.Bind}.config()
@@ -335,7 +337,7 @@ func Rekey(ctx context.Context, opts RekeyOptions) (RekeyResult, error) {
 	return RekeyResult{Name: cfg.Name, ID: is.String(), Former: was.String()}, nil
 }
 
-// noMesh is the error of a command that needs the keys of a node.
+// noMesh returns the error of a command that needs the keys of a node.
 func noMesh(dir statedir.Dir, code control.Code) error {
 	return &control.Error{
 		Code: code, Message: fmt.Sprintf("this folder belongs to no mesh: %s", dir),
@@ -343,15 +345,15 @@ func noMesh(dir statedir.Dir, code control.Code) error {
 	}
 }
 
-// joiner is a machine about to join: its folder, locked, and what its config says.
+// joiner is a machine about to join: its folder, locked, and its config.
 type joiner struct {
 	dir     statedir.Dir
 	cfg     config.Config
-	alone   bool // nothing of another member is in the folder
+	alone   bool // the folder has no trace of another member
 	release func()
 }
 
-// openJoiner locks the folder; the caller releases it.
+// openJoiner locks the folder; the caller must call release.
 func openJoiner(opts JoinOptions) (joiner, error) {
 	dir := statedir.Dir(opts.Dir)
 	cfg, err := AgentOptions{Dir: opts.Dir, Name: opts.Name, Bind: opts.Bind, Join: opts.Join}.config()
@@ -369,7 +371,7 @@ func openJoiner(opts JoinOptions) (joiner, error) {
 	return joiner{dir, cfg, alone, func() { _ = release() }}, nil
 }
 
-// lock makes and takes the folder.
+// lock creates and locks the folder.
 func lock(dir statedir.Dir) (release func() error, err error) {
 	if err := dir.Make(); err != nil {
 		return nil, err
@@ -378,7 +380,7 @@ func lock(dir statedir.Dir) (release func() error, err error) {
 	return release, lockHint(dir, err)
 }
 
-// lockHint says what to do about a folder that is in use.
+// lockHint adds a hint to the error of a folder in use.
 func lockHint(dir statedir.Dir, err error) error {
 	if !errors.Is(err, statedir.ErrLocked) {
 		return err
@@ -390,7 +392,7 @@ func lockHint(dir statedir.Dir, err error) error {
 	}
 }
 
-// joinHints tell what to do about a token that does not work.
+// joinHints say what to do about a token that does not work.
 var joinHints = []struct {
 	err  error
 	code control.Code
@@ -406,7 +408,7 @@ var joinHints = []struct {
 	{mesh.ErrUnreachable, control.CodeFailed, "the member's agent must run, and its port must be open for TCP and UDP"},
 }
 
-// meshHint says what to do about an error of Init or Join.
+// meshHint adds a hint to an error of Init or Join.
 func meshHint(dir statedir.Dir, err error) error {
 	if errors.Is(err, statedir.ErrHasMesh) {
 		return &control.Error{

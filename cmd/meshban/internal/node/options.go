@@ -1,5 +1,5 @@
-// Package node makes this machine a member of a mesh and runs its agent: what the verbs do that need no running agent. Flags
-// are parsed and checked by the caller; a zero field was not given.
+// Package node makes this machine a member of a mesh and runs its agent: it does what verbs do without a running agent.
+// The caller parses and checks the flags; a zero field was not given.
 package node
 
 import (
@@ -10,8 +10,8 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-// ConfigError is the error of an agent whose config is wrong: a value in the file or in the environment, or who may
-// write the state folder or a file in it.
+// ConfigError is the error of an agent whose config is wrong: a value in the file or the environment, or the
+// permissions of the state folder or of a file in it.
 type ConfigError struct{ error }
 
 // Unwrap returns the cause.
@@ -28,23 +28,23 @@ type AgentOptions struct {
 	Advertise netip.AddrPort
 	Join      []string // each host:port
 	LineFile  string   // absolute
-	Firewall  []string // backends in the order of trial, without "auto"
+	Firewall  []string // backends in the order in which to try them, without "auto"
 	Config    string   // absolute; "" = meshban.yaml in Dir, if it is there
 	Metrics   netip.AddrPort
 
 	Version string
-	Stderr  io.Writer        // for the log and the words to the operator
-	Reload  <-chan os.Signal // a value = read the config again; never closed
+	Stderr  io.Writer        // for the log and messages to the operator
+	Reload  <-chan os.Signal // a value = reread the config; never closed
 }
 
-// InitOptions say what a new mesh's first node is called and where it listens.
+// InitOptions say how a new mesh's first node is named and where it listens.
 type InitOptions struct {
 	Dir  string // absolute
 	Name string
 	Bind netip.AddrPort
 }
 
-// InitResult is what init has made.
+// InitResult is what Init has created.
 type InitResult struct {
 	Name   string // of this node
 	ID     string // of this node, 32 hex digits
@@ -52,14 +52,14 @@ type InitResult struct {
 	Config string // the file to edit
 }
 
-// JoinOptions say with which token, or what certificate, and under which name to enrol.
+// JoinOptions say with which token or certificate, and under which name, to enrol.
 type JoinOptions struct {
 	Dir   string // absolute
 	Token string
 	Name  string
 	Bind  netip.AddrPort
 
-	Certificate []byte   // what meshban ca sign has printed; nil: there is a token
+	Certificate []byte   // what meshban ca sign printed; nil = use Token
 	Join        []string // each host:port; only with Certificate
 }
 
@@ -69,10 +69,10 @@ type RekeyOptions struct {
 	Token string // "": the authority's key is in the folder
 }
 
-// RekeyResult is what the node was and is.
+// RekeyResult is the node's new and former identity.
 type RekeyResult struct {
 	Name   string
-	ID     string // 32 hex digits, as Former
+	ID     string // 32 hex digits, like Former
 	Former string
 }
 
@@ -83,8 +83,8 @@ type CAOptions struct {
 	Request []byte       // sign: what meshban join --request has printed
 	Key     string       // sign: an exported key, absolute; "" = the folder's
 	File    string       // export, import: absolute
-	Move    bool         // export: take the key off the folder
-	Caps    control.Caps // sign: of the certificate
+	Move    bool         // export: remove the key from the folder
+	Caps    control.Caps // sign: the certificate's caps
 }
 
 // CAResult is what was signed or moved.
@@ -94,7 +94,7 @@ type CAResult struct {
 	Next string // what is left to do, as a hint
 }
 
-// JoinResult is what join has got and written.
+// JoinResult is what Join got and wrote.
 type JoinResult struct {
 	Name   string
 	ID     string
@@ -105,18 +105,18 @@ type JoinResult struct {
 	NameTaken bool
 }
 
-// SetupOptions say what to install or take away.
+// SetupOptions say what to install or remove.
 type SetupOptions struct {
 	Dir    string    // absolute
 	What   string    // "fail2ban" or "systemd"; "" with Remove = both
 	Print  bool      // write the files to Out instead
-	Remove bool      // take away what was installed
+	Remove bool      // remove what was installed
 	Out    io.Writer // for Print
 }
 
-// SetupResult is what setup has done.
+// SetupResult is what SetUp has done.
 type SetupResult struct {
-	Done []string // one a file, such as "wrote /etc/fail2ban/action.d/meshban.conf"
+	Done []string // one per file, such as "wrote /etc/fail2ban/action.d/meshban.conf"
 	Next []string // what is left to do, as hints
 }
 
@@ -125,7 +125,7 @@ type TeardownOptions struct {
 	Dir string // absolute
 }
 
-// TeardownResult is what was in the kernel.
+// TeardownResult is what was removed from the kernel.
 type TeardownResult struct {
 	Removed []string // such as "table inet meshban"; empty = nothing of ours was there
 }
