@@ -81,7 +81,7 @@ type ipset struct {
 	opts       Options
 	ports      *portBans
 	batch      [2][kinds]setChange // of the Apply under way; kept for its memory
-	placed     bool                // the sets of exceptions hold exactly exceptions
+	placed     bool                // the sets of exceptions hold exactly those below
 	exceptions Exceptions          // the last that were set
 	loaded     bool                // a load has put sentinels into all sets
 	cleaned    bool                // whatever another backend left has been removed

@@ -49,8 +49,8 @@ const (
 	nested       = 1 << 15 // NLA_F_NESTED
 	networkOrder = 1 << 14 // NLA_F_NET_BYTEORDER
 
-	// maxIPSetTimeout is the longest timeout of an element, in seconds: the kernel's IPSET_MAX_TIMEOUT, (UINT_MAX >> 1)
-	// / 1000, less one.
+	// maxIPSetTimeout is the longest timeout of an element, in seconds: the kernel's IPSET_MAX_TIMEOUT,
+	// (UINT_MAX >> 1) / 1000, less one.
 	maxIPSetTimeout = 2147482
 )
 

@@ -23,7 +23,7 @@ type nft struct {
 	broken     bool   // a load failed; the table may hold something we cannot change
 	cleaned    bool   // whatever another backend left has been removed
 	shape      nftShape
-	placed     bool       // the sets of exceptions hold exactly exceptions
+	placed     bool       // the sets of exceptions hold exactly those below
 	exceptions Exceptions // the last that were set
 	loaded     bool       // a load has put sentinels into all sets
 	commits    uint32     // our own changes of nf_tables

@@ -129,7 +129,7 @@ func readNumber(ctx *cli.Context, name string, least, most int) (int, error) {
 	})
 }
 
-// readText reads printable text of at most most bytes.
+// readText reads printable text of up to most bytes.
 func readText(ctx *cli.Context, name string, most int) (string, error) {
 	return read(ctx, name, func(s string) (string, error) {
 		switch {

@@ -96,7 +96,7 @@ func (c *command) matching(ctx context.Context, s *selection) ([]netip.Prefix, e
 	return slices.Compact(all), err // a list entry exists for each set of ports
 }
 
-// showLifts lists the first most of all.
+// showLifts lists up to most of the addresses.
 func showLifts(out io.Writer, all []netip.Prefix, most int) {
 	fmt.Fprintf(out, "meshban: this lifts %s, and whatever is banned inside them, on every node:\n", plural(len(all), "address", "addresses"))
 	for _, p := range all[:min(len(all), most)] {

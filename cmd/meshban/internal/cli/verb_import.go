@@ -321,7 +321,7 @@ func (im *importer) banAll(ctx context.Context, prefixes []netip.Prefix) error {
 			<-a.reply
 		}
 	}()
-	hear := func(most int) error { // takes answers until at most most are outstanding
+	hear := func(most int) error { // takes answers until no more than most are outstanding
 		for len(waiting) > most {
 			a := waiting[0]
 			waiting = waiting[1:]

@@ -27,7 +27,7 @@ type alarm struct {
 	by             ban.Hold
 	full           uint64         // bans refused because too many wait
 	beyond         uint64         // own ops that exceed the caps
-	refused        store.FrameKey // the last frame that was marked on disk for them
+	refused        store.FrameKey // the last frame marked on disk for the bans counted in full
 }
 
 // refusedFrom is added to an op's index in the store to mark that new bans of its frame were refused from there on,

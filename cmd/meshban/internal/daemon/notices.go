@@ -15,8 +15,8 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// A node that holds or refuses what another one says tells it so, for its operator to learn of it. This file has both
-// ends: what this node owes others, and what others report to it.
+// A node that holds or refuses another node's ops notifies that node, so that its operator learns of it. This file has
+// both ends: what this node owes others, and what others report to it.
 
 const (
 	// noticeGather is how long ops are gathered before the first notice, and the range of the random delay added to it.
@@ -31,7 +31,7 @@ const (
 	// slowEvery is the shortest interval between two calls of Mesh.Slow for one origin, whose ops are held or refused.
 	slowEvery = time.Second
 
-	// urgentGather and urgentEvery replace the two if ops that lift bans are held or refused: a command waits for the
+	// urgentGather and urgentEvery replace noticeGather and noticeEvery if ops that lift bans are held or refused: a command waits for the
 	// notice.
 	urgentGather, urgentEvery = 50 * time.Millisecond, time.Second
 

@@ -222,7 +222,7 @@ func (d *Daemon) findNode(text string) (mesh.ID, error) {
 	}
 }
 
-// describe tells a node apart from others with its name.
+// describe returns a text that distinguishes a node from others with its name.
 func (d *Daemon) describe(id mesh.ID, addr string) string {
 	text := id.String()
 	if name := d.names.certifiedName(ban.Origin(id)); name != "" {
