@@ -37,7 +37,7 @@ const MaxPortElements = 1024
 type Entry struct {
 	Prefix netip.Prefix // an address is a prefix of full length; never 4-in-6, never of length 0
 	Ports  []PortRange  // nil = every packet, of whatever protocol
-	Until  time.Time    // the end; an entry that is over counts as removed
+	Until  time.Time    // the end; an ended entry counts as removed
 	Own    bool         // this node's own: it overtakes what peers say, and its ports may use the reserved room
 }
 
@@ -77,7 +77,7 @@ type Backend interface {
 	Check(ctx context.Context) (problems []string, err error)
 	// Teardown removes everything of this backend from the kernel. It is idempotent.
 	Teardown(ctx context.Context) error
-	// Close frees sockets; the kernel keeps on dropping.
+	// Close frees sockets; the kernel keeps dropping.
 	Close() error
 }
 

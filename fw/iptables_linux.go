@@ -274,7 +274,7 @@ func (b *iptablesBackend) turn(ctx context.Context, next ruleSet) error {
 	return nil
 }
 
-// expire removes the rules of entries that are over.
+// expire removes the rules of ended entries, and returns when the next one ends.
 func (b *iptablesBackend) expire(ctx context.Context, now time.Time) (next time.Time, err error) {
 	over := false
 	for _, e := range b.held.byKey {

@@ -4,7 +4,7 @@ package fw
 
 import "context"
 
-// openers is empty: only Linux has the firewalls that this package speaks to.
+// openers is empty: only Linux has the firewalls that this package supports.
 var openers = map[string]opener{}
 
 // Teardown removes everything of ours from the kernel, whichever backend made it, and returns what it removed. On this

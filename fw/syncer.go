@@ -292,7 +292,7 @@ func (s *Syncer) take() []done {
 	return waiting
 }
 
-// stop refuses further submissions and answers those that wait.
+// stop refuses further submissions and answers the waiting ones.
 func (s *Syncer) stop() {
 	<-s.owner
 	s.mu.Lock()

@@ -38,7 +38,7 @@ type verifier interface {
 type doubt struct {
 	text   string
 	have   int
-	missed func(Entry) bool // nil = it is wrong
+	missed func(Entry) bool // nil = the set is wrong in any case
 }
 
 // glance looks at the kernel at almost no cost, and checks it thoroughly if somebody may have changed it.
@@ -114,7 +114,7 @@ func (s *Syncer) verify(ctx context.Context) (problems []string, err error) {
 	return nil, nil
 }
 
-// isPlain reports whether e is a single address with all its ports.
+// isPlain reports whether e is a single address on all ports.
 func isPlain(e Entry) bool { return len(e.Ports) == 0 && e.Prefix.IsSingleIP() }
 
 // has reports whether the kernel has taken the entry.

@@ -155,7 +155,7 @@ func (f *xtFamily) writeChains(ctx context.Context, table string, c chains, both
 // remember finds out, before anything is written, what the kernel will hold only because of us.
 func (f *xtFamily) remember(have listing, table string) error {
 	if !f.nft {
-		return nil // the legacy kernel tables cannot be taken away again
+		return nil // the legacy kernel tables cannot be removed again
 	}
 	if made := have.made(); made != madeNothing {
 		f.made = made

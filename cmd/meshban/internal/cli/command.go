@@ -42,7 +42,7 @@ func newCommand(acts actions, in io.Reader, out, errs io.Writer) *command {
 	return c
 }
 
-// isTerminal reports whether somebody may be looking.
+// isTerminal reports whether w is a character device, so that somebody may be looking.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {

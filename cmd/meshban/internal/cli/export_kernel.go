@@ -17,7 +17,7 @@ const (
 	exportName      = "meshban-export"
 )
 
-// family is "4" or "6".
+// family returns "4" or "6".
 func family(p netip.Prefix) string {
 	if p.Addr().Is4() {
 		return "4"

@@ -120,7 +120,7 @@ func (n *notes) of(prefix netip.Prefix, length time.Duration) (note, hint string
 	return "", ""
 }
 
-// ofRoom says that peers will hold a ban, and why.
+// ofRoom returns the note that peers will hold a ban, and why, and a hint how to release it.
 func (n *notes) ofRoom() (note, hint string) {
 	key := "peers.rate and peers.burst in their meshban.yaml"
 	switch {

@@ -89,8 +89,8 @@ type Daemon struct {
 	names     *names
 	acks      acks
 	emit      *emitQueue
-	bulkRate  *rate.Limiter // of all imports together
-	smallRate *rate.Limiter // of frames that are not full
+	bulkRate  *rate.Limiter // for all imports together
+	smallRate *rate.Limiter // for partial frames
 	echoes    *echoes
 	problems  *problems
 	others    *others
@@ -105,7 +105,7 @@ type Daemon struct {
 	neverKick  chan struct{}                    // holds one token: the never-ban list may have changed. Anyone sends, guardNever receives
 	noticeKick chan struct{}                    // holds one token: an origin is to be told something. Anyone sends, tellOrigins receives
 	recapKick  chan struct{}                    // holds one token: recapped may have an entry. recapLocked sends, serveReload receives
-	expireKick chan struct{}                    // holds one token: an earlier expiry may have come. apply sends, expire receives
+	expireKick chan struct{}                    // holds one token: an earlier expiry may have come. Anyone sends, expire receives
 
 	arrived []ban.Record // deliver's buffer, for reuse: at most lockChunk records and a frame
 

@@ -147,7 +147,7 @@ func (d *Daemon) echoLocked(now time.Time, line logsrc.Line) bool {
 	return false
 }
 
-// covers reports whether all has every port of some.
+// covers reports whether all contains every port in some.
 func covers(all, some ban.Ports) bool {
 	if all.IsAll() || some.IsAll() {
 		return all.IsAll()

@@ -186,7 +186,7 @@ func (r report) ofLift(since time.Time, before uint64) int {
 // saidOfLift waits until every live peer has reported after since what it does with this node's lifts, for at most
 // heldWait. It returns the names of the peers by what they reported.
 func (d *Daemon) saidOfLift(ctx context.Context, since time.Time) (said [liftSilent + 1][]string) {
-	before := make(map[ban.Origin]uint64) // refused
+	before := make(map[ban.Origin]uint64) // ops refused before since
 	d.mu.Lock()
 	for peer, r := range d.reports {
 		if r.at.Before(since) {

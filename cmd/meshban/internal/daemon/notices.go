@@ -67,7 +67,7 @@ func (n notice) encode() []byte {
 	return b
 }
 
-// decodeNotice reads what encode wrote, strictly.
+// decodeNotice strictly decodes what encode wrote.
 func decodeNotice(b []byte) (n notice, err error) {
 	switch {
 	case len(b) != noticeLen:

@@ -57,7 +57,7 @@ type told struct {
 type toldAddr struct {
 	Verdict string    `json:"verdict"`           // control.VerdictDropped and the like
 	Why     string    `json:"why,omitempty"`     // for anything but a plain drop
-	Bans    []toldBan `json:"bans,omitempty"`    // of its fail2ban
+	Bans    []toldBan `json:"bans,omitempty"`    // by its fail2ban
 	LetsGo  bool      `json:"lets_go,omitempty"` // its fail2ban unbans what the mesh lifts
 	Unknown string    `json:"unknown,omitempty"` // why its fail2ban's bans are unknown
 }
