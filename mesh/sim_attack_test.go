@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// attacker signs frames as a member could that means harm. It is no node.
+// attacker returns the identity of a malicious member. It is not a node of the fleet.
 func attacker() Identity { return simKeys()[len(simKeys())-1] }
 
-// attack has frames appear that are wrong in one way each, at some of the nodes.
+// attack injects a frame that is wrong in one of several ways at some of the nodes.
 func (w *simWorld) attack() {
 	if w.calm {
 		return
@@ -49,13 +49,13 @@ func (w *simWorld) attack() {
 		w.faults[faultEquivocation]++
 		f.Epoch = 4
 		most := 3 * time.Minute
-		if f.Seq%4 == 0 { // both are there still when the fleet has healed
+		if f.Seq%4 == 0 { // both still live once the fleet has healed
 			most = 2 * time.Hour
 		}
 		f.Expires = at.Add(w.between(20*time.Second, most))
 		one := w.sign(f, true)
 		f.Expires = at.Add(w.between(20*time.Second, 10*most))
-		if f.Seq%2 == 1 { // the one that counts stays when the other has ended
+		if f.Seq%2 == 1 { // the winner outlives the loser
 			for f.Expires = one.Expires.Add(w.between(time.Hour, 2*time.Hour)); !w.sign(f, false).before(one); {
 				f.Expires = f.Expires.Add(time.Millisecond)
 			}
@@ -65,7 +65,7 @@ func (w *simWorld) attack() {
 	}
 }
 
-// before reports whether f counts where both are there.
+// before reports whether f wins over g if both are present: the lower hash does.
 func (f Frame) before(g Frame) bool {
 	a, b := f.hash(), g.hash()
 	return bytes.Compare(a[:], b[:]) < 0
@@ -81,7 +81,7 @@ func (w *simWorld) sign(f Frame, counts bool) Frame {
 	return f
 }
 
-// spread has some of the nodes receive a frame.
+// spread delivers a frame to some of the nodes.
 func (w *simWorld) spread(raw []byte) {
 	kind := byte(kindPush)
 	if w.rng.IntN(2) == 0 {
@@ -95,7 +95,7 @@ func (w *simWorld) spread(raw []byte) {
 	}
 }
 
-// lie has a node hear something false about what another one has. Sync messages are not signed.
+// lie sends a node a false sync message in another node's name: sync messages are not signed.
 func (w *simWorld) lie() {
 	n, as := w.up(), w.nodes[w.rng.IntN(len(w.nodes))]
 	if n == nil || as == n || w.calm {
@@ -104,7 +104,7 @@ func (w *simWorld) lie() {
 	w.faults[faultLie]++
 	m := &syncMessage{From: as.key.ID(), Session: w.rng.Uint64(), Root: n.mesh.Digest()}
 	if p := n.mesh.core.peers[m.From]; p != nil && w.rng.IntN(2) == 0 {
-		if m.Session = p.own.id; w.rng.IntN(2) == 0 { // it listened
+		if m.Session = p.own.id; w.rng.IntN(2) == 0 { // overheard
 			m.Session = p.guestOf.id
 		}
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// The simulated nodes enforce real bans: package mesh does not know package ban, its simulator's consumer does.
+// The simulated nodes enforce real bans. Package mesh does not know package ban, so these external tests supply it.
 func init() {
 	mesh.NewSimBans = newSimBans
 	mesh.NewSimAttack = newSimAttack
@@ -36,7 +36,7 @@ func newTable(self mesh.ID) *ban.Table {
 	return t
 }
 
-// recordsOf opens a frame; what cannot be read says nothing.
+// recordsOf decodes a frame. A payload that cannot be decoded yields no records.
 func recordsOf(f mesh.Frame) []ban.Record {
 	ops, err := ban.DecodeOps(f.Payload)
 	if err != nil {
@@ -57,7 +57,7 @@ func (b *simBans) lawful(now time.Time, records []ban.Record) []ban.Record {
 	})
 }
 
-// Take is what the daemon does with frames.
+// Take does what the daemon does with frames.
 func (b *simBans) Take(now time.Time, frames []mesh.Frame) {
 	for _, f := range frames {
 		b.table.Merge(now, b.lawful(now, recordsOf(f)))
@@ -70,7 +70,7 @@ func (b *simBans) Rewound(now time.Time, live iter.Seq[mesh.Frame]) {
 		for f := range live {
 			records := slices.DeleteFunc(recordsOf(f), func(r ban.Record) bool { return (r.Kind == ban.KindBan) != bans })
 			at := now
-			if f.Issued.After(now) { // it was let in when the clock was ahead
+			if f.Issued.After(now) { // accepted while the clock was ahead
 				at = f.Issued
 			}
 			b.table.Merge(now, b.lawful(at, records))
@@ -103,7 +103,7 @@ func (b *simBans) Trust(now time.Time, origin mesh.ID, counts bool) {
 	}
 }
 
-// Say bans, bans again, revokes, unbans, allows or ends an allow, among so few addresses that they meet.
+// Say bans, bans again, revokes, unbans, allows or ends an allow, over so few addresses that they collide.
 func (b *simBans) Say(now time.Time, rng *rand.Rand, publish func([]byte, time.Time)) {
 	b.table.Expire(now)
 	prefix := simPrefix(rng)
@@ -133,7 +133,7 @@ func (b *simBans) Say(now time.Time, rng *rand.Rand, publish func([]byte, time.T
 	b.publish(now, ops, publish)
 }
 
-// publish says what policy lets a node say.
+// publish publishes the ops that policy allows.
 func (b *simBans) publish(now time.Time, ops []ban.Op, publish func([]byte, time.Time)) {
 	kept := ops[:0]
 	for _, op := range ops {
@@ -152,7 +152,7 @@ func simPrefix(rng *rand.Rand) netip.Prefix {
 	last := byte(rng.IntN(12))
 	switch rng.IntN(8) {
 	case 0:
-		return netip.PrefixFrom(netip.AddrFrom4([4]byte{203, 0, 113, last * 2}), 32) // some of it never
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte{203, 0, 113, last * 2}), 32) // partly on the never-ban list
 	case 1:
 		return netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, last &^ 3}), 30)
 	case 2:
@@ -179,9 +179,9 @@ func newSimAttack(kind mesh.SimAttack, now time.Time) ([]byte, time.Time) {
 	return payload, until
 }
 
-// Judge merges all live frames into a new table, and wants the same. What two frames of one name spoke of is left out:
-// a node that saw the loser first acts on it until it ends. So is what was shortened unawares, and, where clocks were set,
-// what was lifted by a word that nobody holds any more.
+// Judge merges all live frames into a new table and requires the same rules. It leaves out prefixes named by two frames of
+// one name, because a node that saw the loser first acts on it until it ends; bans that were shortened unknowingly; and, if
+// clocks were set, prefixes lifted by a record that nobody holds any more.
 func (b *simBans) Judge(now time.Time, live, said, doubt []mesh.Frame, stepped bool) error {
 	want := &simBans{b.self, newTable(mesh.ID(b.self))}
 	want.Take(now, live)
@@ -216,9 +216,9 @@ func (b *simBans) Judge(now time.Time, live, said, doubt []mesh.Frame, stepped b
 	return nil
 }
 
-// shortened gives what an origin banned again for less long, without taking back the longer ban, of which it did not know
-// then: its disk had lost it, or its clock was ahead. Nodes that heard of both let it end with the shorter one, and those
-// to which the shorter one came too late with the longer one.
+// shortened returns the prefixes that an origin banned again for a shorter time without revoking the longer ban, which it
+// did not know of: its disk had lost it, or its clock was ahead. Nodes that heard of both end the ban with the shorter one;
+// nodes that heard of the shorter one too late end it with the longer one.
 func shortened(now time.Time, said []mesh.Frame, live []ban.Record) (prefixes []netip.Prefix) {
 	var all []ban.Record
 	for _, f := range said {
@@ -239,7 +239,7 @@ func shortened(now time.Time, said []mesh.Frame, live []ban.Record) (prefixes []
 	return prefixes
 }
 
-// lost gives what was lifted by a word that the whole fleet has lost: some may remember it.
+// lost returns the prefixes lifted by an unban or unallow that the whole fleet has lost; some nodes may remember it.
 func lost(now time.Time, said []mesh.Frame, live []ban.Record) (prefixes []netip.Prefix) {
 	for _, f := range said {
 		for _, u := range recordsOf(f) {
@@ -254,12 +254,12 @@ func lost(now time.Time, said []mesh.Frame, live []ban.Record) (prefixes []netip
 	return prefixes
 }
 
-// alike reports whether two records are one origin's word about the same.
+// alike reports whether two records come from one origin and concern the same prefix and ports.
 func alike(a, b ban.Record) bool {
 	return a.Origin == b.Origin && a.Prefix == b.Prefix && a.Ports == b.Ports
 }
 
-// about lists, for whoever replays a seed, what the frames and the table say of a prefix.
+// about lists what the frames and the table say about a prefix, for debugging a seed.
 func about(rule ban.Rule, records []ban.Record, t *ban.Table) string {
 	text := ""
 	for _, r := range records {
@@ -287,8 +287,8 @@ func enforced(t *ban.Table, unsure []netip.Prefix) map[ban.Rule]bool {
 	return rules
 }
 
-// lawful says again, without a table, what may be enforced: what is live, not on the never-ban list, not too wide, and
-// banned by somebody after the last unban.
+// lawful checks, without a table, that a rule may be enforced: it is live, not on the never-ban list, not too wide, and
+// some ban of it was not lifted.
 func lawful(now time.Time, rule ban.Rule, records []ban.Record) error {
 	switch {
 	case !rule.Until.After(now):
@@ -309,7 +309,7 @@ func lawful(now time.Time, rule ban.Rule, records []ban.Record) error {
 func cancelled(r ban.Record, records []ban.Record) bool {
 	for _, u := range records {
 		if r.Issued.After(u.Issued.Add(ban.DefaultLimits().FutureSkew)) {
-			continue // an unban is about what was there
+			continue // an unban covers only earlier bans
 		}
 		if u.Kind != ban.KindUnban || u.Prefix.Bits() > r.Prefix.Bits() || !u.Prefix.Contains(r.Prefix.Addr()) {
 			continue

@@ -8,12 +8,12 @@ import (
 )
 
 const (
-	// simHealTime bounds how long the fleet may differ once nothing is wrong any more.
+	// simHealTime bounds how long the nodes may differ once the troubles have ended.
 	simHealTime = 4 * time.Minute
-	// simFreshTime is when a frame must be everywhere while nothing is wrong.
+	// simFreshTime is how soon a frame must be everywhere while nothing is wrong.
 	simFreshTime = 100 * time.Millisecond
-	// simCopies is the budget of copies per frame and node, on average over a fleet in trouble. It does not hold while a
-	// clock is ahead: what that node signs is refused again and again, once a minute by each peer.
+	// simCopies is the budget of copies per frame and node, averaged over a fleet in trouble. It does not hold while a
+	// clock is ahead: each peer refuses that node's frames again and again, once a minute.
 	simCopies = 12
 )
 
@@ -35,7 +35,7 @@ func (n *simNode) deliver(frames []Frame) {
 			n.w.fail(n.slot, "frame %v was delivered %v too early", f.Ref(), f.Issued.Sub(now))
 		case n.held[f.Ref()] == string(f.raw):
 			n.w.fail(n.slot, "frame %v was delivered twice", f.Ref())
-		case n.own[f.Ref()] && len(known) == 1 && n.w.plan.clock == 0: // else it may have ended here alone
+		case n.own[f.Ref()] && len(known) == 1 && n.w.plan.clock == 0: // otherwise it may have expired on this node alone
 			n.w.fail(n.slot, "our own frame %v was delivered to us", f.Ref())
 		}
 	}
@@ -68,7 +68,7 @@ func (n *simNode) expired(refs []FrameRef) {
 }
 
 func (n *simNode) rewound(live iter.Seq[Frame]) {
-	for f := range n.mesh.Frames() { // what the store had, and whose time has come, is held without another word
+	for f := range n.mesh.Frames() { // stored frames whose time has come are held without a callback
 		if n.early[f.Ref()] {
 			n.held[f.Ref()] = string(f.Raw())
 		}
@@ -78,7 +78,7 @@ func (n *simNode) rewound(live iter.Seq[Frame]) {
 	}
 }
 
-// checkSent wants whatever is passed on to have been looked at.
+// checkSent requires every frame that is passed on to be genuine.
 func (n *simNode) checkSent(b []byte) {
 	if b[0] != kindPush && b[0] != kindTree {
 		return
@@ -90,7 +90,7 @@ func (n *simNode) checkSent(b []byte) {
 	}
 }
 
-// checkBounds holds memory to its caps.
+// checkBounds checks that memory stays within its bounds.
 func (n *simNode) checkBounds() {
 	c := n.mesh.core
 	frames := 0
@@ -114,7 +114,7 @@ func (n *simNode) checkBounds() {
 	}
 }
 
-// heal ends all troubles, gives the fleet a bounded time to agree, and checks that what it agrees on is right.
+// heal ends all troubles, gives the fleet a bounded time to agree, and checks that the result is right.
 func (w *simWorld) heal() {
 	w.calm = true
 	clear(w.links)
@@ -126,7 +126,7 @@ func (w *simWorld) heal() {
 		}
 	}
 	w.run(time.Second)
-	kept := make(map[FrameRef]string) // what no trouble took away from the whole fleet
+	kept := make(map[FrameRef]string) // frames that some running node still holds
 	for _, n := range w.nodes {
 		for ref, raw := range n.held {
 			if n.mesh != nil {
@@ -159,7 +159,7 @@ func (w *simWorld) heal() {
 	}
 }
 
-// agree reports whether all hold the same, and have taken over again what clocks that were ahead had ended.
+// agree reports whether all nodes hold the same frames and have restored what clocks that were ahead had ended.
 func (w *simWorld) agree() bool {
 	var roots [][32]byte
 	for _, n := range w.nodes {
@@ -173,7 +173,7 @@ func (w *simWorld) agree() bool {
 	return len(slices.Compact(roots)) <= 1
 }
 
-// checkFrames looks at what every node holds, in memory, on disk and in force.
+// checkFrames checks what every node holds in memory and on disk, and what it enforces.
 func (w *simWorld) checkFrames(kept map[FrameRef]string) {
 	var said, doubt []Frame
 	for _, raws := range w.published {
@@ -238,9 +238,9 @@ func (w *simWorld) checkFrames(kept map[FrameRef]string) {
 	}
 }
 
-// checkFresh has a few nodes publish: while nothing is wrong a frame is everywhere at once, and once.
+// checkFresh has a few nodes publish: while nothing is wrong, a frame is everywhere at once, without excess copies.
 func (w *simWorld) checkFresh() {
-	for _, a := range w.nodes { // by now all know who is there
+	for _, a := range w.nodes { // by now every node knows who is a member
 		for _, b := range w.nodes {
 			if a.mesh != nil && a != b && b.gone && a.mesh.peers.node(b.key.ID()) != nil {
 				delegate{a.mesh}.NotifyLeave(b.node)
@@ -265,17 +265,17 @@ func (w *simWorld) checkFresh() {
 		case w.plan.trees:
 			copies = treeCount
 		case w.receivers() > passAbove:
-			copies = 2 // the origin's, and that of the node before
+			copies = 2 // one from the origin, one from the preceding node
 		}
-		const met = 2                // by a sync that began while it was on its way
-		gossip := 2*(queued+1) + met // two copies each of this frame and of those that are queued still
+		const met = 2                // by a sync that began while the frame was in flight
+		gossip := 2*(queued+1) + met // two copies each of this frame and of those still queued
 		if got, want := w.received()-before, uint64((w.running()-1)*copies+gossip); got > want {
 			w.fail(n.slot, "%d copies of a frame in a fleet of %d", got, w.running())
 		}
 	}
 }
 
-// settled wants no work to be left.
+// settled checks that no transfer is left.
 func (w *simWorld) settled() {
 	for _, n := range w.nodes {
 		if n.mesh != nil && len(n.mesh.core.transfers) > 0 {
@@ -284,7 +284,7 @@ func (w *simWorld) settled() {
 	}
 }
 
-// gossip is how many frames wait in memberlist's queues.
+// gossip returns the number of frames in memberlist's queues.
 func (w *simWorld) gossip() (sum int) {
 	for _, n := range w.nodes {
 		if n.mesh != nil {
@@ -303,7 +303,7 @@ func (w *simWorld) received() (sum uint64) {
 	return sum
 }
 
-// receivers is how many members the node with the most of them pushes to: those that are gone count for a while.
+// receivers returns the largest number of members that any node pushes to. Departed members count for a while.
 func (w *simWorld) receivers() (most int) {
 	for _, n := range w.nodes {
 		if n.mesh != nil {

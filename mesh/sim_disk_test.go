@@ -16,12 +16,12 @@ type simDisk struct {
 	last    simState // before the last commit
 	copied  simState // a snapshot of the machine
 	torn    bool     // the next start finds it damaged
-	spoiled bool     // it has lost what it had promised to keep
+	spoiled bool     // it has lost committed data
 	queue   []simWrite
 	waiting bool // a commit is planned
 }
 
-// simState is what a commit leaves.
+// simState is the state after a commit.
 type simState struct {
 	frames map[FrameRef][]byte
 	epoch  uint64
@@ -29,7 +29,7 @@ type simState struct {
 
 func (s simState) clone() simState { return simState{maps.Clone(s.frames), s.epoch} }
 
-// simWrite puts a frame, or drops one (raw nil).
+// simWrite puts a frame, or drops one if raw is nil.
 type simWrite struct {
 	ref FrameRef
 	raw []byte
@@ -40,7 +40,7 @@ func newSimDisk(n *simNode) *simDisk {
 	return &simDisk{n: n, state: empty, last: empty.clone(), copied: empty.clone()}
 }
 
-// boundary stands between two writes; the machine may stop there.
+// boundary marks a point between two writes, where the machine may stop.
 func (d *simDisk) boundary() {
 	w := d.n.w
 	if !w.calm && !d.n.dying && w.chance(w.plan.crashWrite) {
@@ -110,7 +110,7 @@ func (d *simDisk) crash() {
 	d.spoiled = d.spoiled || was != w.faults
 }
 
-// open gives the frames in the order of the store; a damaged store is set aside.
+// open returns the frames in the store's order. A damaged store is set aside.
 func (d *simDisk) open() [][]byte {
 	if d.torn {
 		d.torn = false

@@ -11,29 +11,29 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// SimBans is what the daemon does with frames; package mesh cannot read them.
+// SimBans does what the daemon does with frames; package mesh cannot decode them.
 type SimBans interface {
 	// Take merges frames that were delivered, restored or published.
 	Take(now time.Time, frames []Frame)
-	// Say has an operator or a log line speak.
+	// Say publishes what an operator or a log line would.
 	Say(now time.Time, rng *rand.Rand, publish func(payload []byte, expires time.Time))
-	// Expire lets go of what has ended.
+	// Expire drops what has ended.
 	Expire(now time.Time)
-	// Rewound takes live frames over again after the clock was set back.
+	// Rewound merges the live frames again after the clock was set back.
 	Rewound(now time.Time, live iter.Seq[Frame])
-	// Amend sees to it that own frames of former epochs that came back do not say more than what was said since.
+	// Amend keeps own frames of former epochs that came back from overriding what was said since.
 	Amend(now time.Time, frames []Frame, epoch uint64, publish func(payload []byte, expires time.Time))
-	// Trust has what an origin said count, or no longer.
+	// Trust makes an origin's records count, or stop counting.
 	Trust(now time.Time, origin ID, counts bool)
-	// Judge compares what is enforced with what should be, given all live frames, and all that were ever said by who counts.
-	// Of those in doubt two have one name. Stepped reports whether any clock was set.
+	// Judge compares what is enforced with what should be, given all live frames and all frames ever signed by origins that
+	// count. A frame in doubt shares its name with another. Stepped reports whether any clock was set.
 	Judge(now time.Time, live, said, doubt []Frame, stepped bool) error
 }
 
-// SimAttack names what an origin that means harm says.
+// SimAttack is what a malicious origin says.
 type SimAttack uint8
 
-// The attacks: a ban of what must never be banned, of too much, and a payload that is none.
+// The attacks: a ban of a never-ban address, a ban that is too wide, and an undecodable payload.
 const (
 	SimNever SimAttack = iota
 	SimWide
@@ -41,13 +41,13 @@ const (
 	simAttacks
 )
 
-// NewSimBans and NewSimAttack come from package ban, which the tests of mesh_test know.
+// NewSimBans and NewSimAttack are set by package mesh_test, which knows package ban.
 var (
 	NewSimBans   func(self ID) SimBans
 	NewSimAttack func(kind SimAttack, now time.Time) (payload []byte, expires time.Time)
 )
 
-// simNode is a place in the fleet: a machine with a disk and a clock, on which a Mesh runs or not.
+// simNode is a place in the fleet: a machine with a disk and a clock, which may run a Mesh.
 type simNode struct {
 	w     *simWorld
 	slot  int
@@ -56,18 +56,18 @@ type simNode struct {
 	disk  *simDisk
 	bans  SimBans
 	mesh  *Mesh // nil: down
-	run   int   // counts starts
+	run   int   // counts starts and stops
 	skew  time.Duration
-	dying bool // it stops when the event is over; nothing that it does until then counts
+	dying bool // it stops after this event; nothing it does until then counts
 	gone  bool // it left for good
 
 	tickAt time.Duration       // of the next planned tick
-	held   map[FrameRef]string // what the callbacks said is held
-	early  map[FrameRef]bool   // on disk at the start, but issued after what the clock said
+	held   map[FrameRef]string // held, according to the callbacks
+	early  map[FrameRef]bool   // on disk at the start, but issued in the future
 	own    map[FrameRef]bool   // published since the start
 
 	cert      Certificate // what it enrolled with
-	withdrawn map[ID]bool // what the callbacks said counts no longer
+	withdrawn map[ID]bool // no longer counting, according to the callbacks
 }
 
 func (w *simWorld) addNode(key Identity) *simNode {
@@ -86,7 +86,8 @@ func (w *simWorld) addNode(key Identity) *simNode {
 
 func (n *simNode) now() time.Time { return simTime(simEpoch.Add(n.w.at+n.skew), n.w.at) }
 
-// floor is what the daemon gives RaiseEpoch at a start; without it the replication core has to notice by itself.
+// floor is what the daemon passes to RaiseEpoch at a start; without it, the replication core must notice a used epoch by
+// itself.
 func (n *simNode) floor() uint64 {
 	if n.w.plan.floor {
 		return uint64(n.now().Unix())
@@ -126,7 +127,7 @@ func (n *simNode) start() {
 		m.core.authority = w.trust.authority.key.ID()
 	}
 	m.pusher.send = func(to *memberlist.Node, b []byte) error {
-		n.send(to, b, false) // UDP tells of no loss
+		n.send(to, b, false) // UDP reports no loss
 		return nil
 	}
 	n.mesh, n.tickAt = m, 0
@@ -162,9 +163,9 @@ func (n *simNode) start() {
 	if err := m.present(); err != nil {
 		w.fail(n.slot, "present: %v", err)
 	}
-	for _, f := range m.core.early.stored { // the origin's certificate may be of the future too
+	for _, f := range m.core.early.stored { // the origin's certificate may be from the future too
 		if f.Origin == n.key.ID() && m.core.stands(m.now(), f.Origin) != verdictUnknown {
-			continue // nobody else may have it
+			continue // this may be the only copy
 		}
 		delete(n.held, f.Ref())
 		n.early[f.Ref()] = true
@@ -189,12 +190,12 @@ func (n *simNode) stop() {
 	n.disk.crash()
 }
 
-// reaches reports whether a question and its answer come through.
+// reaches reports whether a request and its answer get through.
 func (n *simNode) reaches(other *simNode) bool {
 	return other.mesh != nil && n.w.open(n.slot, other.slot) && n.w.open(other.slot, n.slot)
 }
 
-// meet has two nodes know each other, as memberlist tells.
+// meet makes two nodes know each other, as memberlist would.
 func (n *simNode) meet(other *simNode) {
 	if n.mesh == nil || !n.reaches(other) {
 		return
@@ -211,7 +212,8 @@ func (n *simNode) meet(other *simNode) {
 	}
 }
 
-// probe pings one node: digests come back, gossip goes along, and whoever does not answer is given up.
+// probe pings one node: the answer carries its digest, gossip goes along with the ping, and a node that does not answer may
+// be given up.
 func (n *simNode) probe() {
 	w := n.w
 	n.after(w.plan.probe, "probe", n.probe)
@@ -239,13 +241,13 @@ func (n *simNode) probe() {
 	n.after(rtt, "pong", func() { delegate{n.mesh}.NotifyPingComplete(other.node, rtt, payload) })
 }
 
-// expire lets frames go, and then bans.
+// expire drops ended frames, then ended bans.
 func (n *simNode) expire() {
 	n.mesh.apply(evTick{})
 	n.bans.Expire(n.now())
 }
 
-// receive is where a packet arrives.
+// receive handles an arriving packet.
 func (n *simNode) receive(b []byte) {
 	if n.mesh == nil {
 		return
@@ -254,7 +256,7 @@ func (n *simNode) receive(b []byte) {
 	n.process()
 }
 
-// process does what the goroutines of Run do, until nothing is left.
+// process does the work of Run's goroutines until none is left.
 func (n *simNode) process() {
 	for n.mesh != nil && !n.dying && n.work() {
 	}
@@ -268,8 +270,8 @@ func (n *simNode) process() {
 	}
 }
 
-// work does the first thing that waits, and reports whether there was one. The order is fixed: a select among several that
-// wait would choose by a chance that the seed does not give.
+// work does the first pending piece of work and reports whether there was one. The order is fixed: a select among several
+// ready channels would choose at random, independently of the seed.
 func (n *simNode) work() bool {
 	m := n.mesh
 	if b, ok := waits(m.inbox); ok {
@@ -307,7 +309,7 @@ func (n *simNode) work() bool {
 	return false
 }
 
-// waits takes what waits in a channel, if anything does.
+// waits receives from a channel if a value is ready.
 func waits[T any](c <-chan T) (v T, ok bool) {
 	select {
 	case v = <-c:
@@ -317,7 +319,7 @@ func waits[T any](c <-chan T) (v T, ok bool) {
 	}
 }
 
-// push is the pusher's goroutine. Some fleets use trees though they are small.
+// push does the work of the pusher's goroutine. Some fleets use trees although they are small.
 func (n *simNode) push(job pushJob) {
 	p := n.mesh.pusher
 	if !n.w.plan.trees || job.pass {
@@ -330,7 +332,7 @@ func (n *simNode) push(job pushJob) {
 	p.busy.Add(-1)
 }
 
-// stream is a worker that sends by TCP.
+// stream does the work of a TCP sender.
 func (n *simNode) stream(out outMessage) {
 	to := n.mesh.peers.node(out.to)
 	if to == nil || !n.send(to, append([]byte{out.kind}, out.msg...), true) {
@@ -353,7 +355,7 @@ func (n *simNode) plan() {
 	})
 }
 
-// publish says something here, as the daemon does.
+// publish publishes a payload at this node, as the daemon does.
 func (n *simNode) publish(payload []byte, expires time.Time) {
 	now := n.now()
 	if !expires.After(now) || n.mesh == nil || n.dying {
@@ -379,7 +381,7 @@ func (n *simNode) publish(payload []byte, expires time.Time) {
 	n.disk.put(f.Ref(), f.Raw())
 }
 
-// signed notes a frame that counts.
+// signed records a frame that counts.
 func (w *simWorld) signed(f Frame) {
 	if f.Issued.After(w.lastIssue) {
 		w.lastIssue = f.Issued

@@ -44,23 +44,23 @@ type simPlan struct {
 	nodes  int
 	trees  bool // push along trees
 	trust  bool // the mesh has an authority
-	floor  bool // the wall clock is a floor of epochs, as the daemon has it
+	floor  bool // the wall clock is a floor for epochs, as in the daemon
 	probe  time.Duration
-	length time.Duration // of the troubles
-	says   int           // times that somebody says something
+	length time.Duration // how long the troubles last
+	says   int           // how often somebody says something
 
 	loss, dup, reorder, delay                        float64 // per packet
 	crashWrite                                       float64 // per write boundary
 	torn, lostWrite, rollback                        float64 // per crash
-	partitions, crashes, clock, churn, attacks, lies int     // in all
+	partitions, crashes, clock, churn, attacks, lies int     // totals
 	revocations, renewals                            int
 }
 
-// trustedSeeds is of how many seeds one has an authority.
+// trustedSeeds is the N of "one seed in N has an authority".
 const trustedSeeds = 5
 
 func newSimPlan(seed uint64, rng *rand.Rand) simPlan {
-	some := func(p, most float64) float64 { // up to most, in a part p of all seeds
+	some := func(p, most float64) float64 { // up to most, in a fraction p of all seeds
 		if rng.Float64() < p {
 			return most * rng.Float64()
 		}
@@ -96,7 +96,7 @@ func newSimPlan(seed uint64, rng *rand.Rand) simPlan {
 	return p
 }
 
-// begin starts the fleet and plans its troubles.
+// begin starts the fleet and schedules its troubles.
 func (w *simWorld) begin() {
 	if w.plan.trust {
 		w.found()
@@ -140,7 +140,7 @@ func (n *simNode) restartLater() {
 	}
 }
 
-// up picks a node that runs, or gives nil.
+// up picks a running node, or returns nil.
 func (w *simWorld) up() *simNode {
 	first := w.rng.IntN(len(w.nodes))
 	for i := range w.nodes {
@@ -206,7 +206,7 @@ func (w *simWorld) partition() {
 	})
 }
 
-// churn has a node join, leave for good, or lose its place to one that knows nothing.
+// churn has a node join, leave for good, or be replaced by one that knows nothing.
 func (w *simWorld) churn() {
 	if w.calm {
 		return

@@ -13,13 +13,14 @@ import (
 	"testing"
 )
 
-// soundSeeds is how many seeds pass without a planted fault, plantedSeeds how many the simulator may need to notice one.
+// soundSeeds is the number of seeds that must pass without a planted fault; plantedSeeds is the number within which the
+// simulator must notice one.
 const soundSeeds, plantedSeeds = 400, 400
 
-// plant is a deliberate fault: in a file, the text old, which stands there once, becomes new.
+// plant is a deliberate fault: in file, the text old, which occurs once, becomes new.
 type plant struct{ file, old, new string }
 
-// planted is written into the copy of the package that carries the faults. Which one acts, the environment says.
+// plantedSource is added to the copy of the package that carries the faults. The environment selects the active one.
 const plantedSource = `package mesh
 
 import (
@@ -39,9 +40,9 @@ func plantedMark(m *Mesh, ref FrameRef) bool {
 }
 `
 
-// TestPlantedFaults holds the simulator to its purpose: it notices each of these faults of the protocol. They are put
-// into a copy of the package, with go's overlay, so that what is shipped knows nothing of them. The copy has narrow
-// bounds, too, so that the simulator reaches them, and must pass when no fault acts.
+// TestPlantedFaults checks that the simulator notices each of these protocol faults. They are put into a copy of the
+// package with go's overlay, so the shipped code knows nothing of them. The copy also has narrow bounds, so that the
+// simulator reaches them, and must pass while no fault is active.
 func TestPlantedFaults(t *testing.T) {
 	binary := buildPlanted(t)
 	if first, out := runPlanted(t, binary, "none", soundSeeds); first != 0 {
@@ -67,7 +68,7 @@ func TestPlantedFaults(t *testing.T) {
 
 var plantName = regexp.MustCompile(`planted\("([^"]*)"\)`)
 
-// buildPlanted compiles the tests with all faults in, each behind its switch.
+// buildPlanted compiles the tests with all faults, each behind its switch.
 func buildPlanted(t *testing.T) string {
 	dir := t.TempDir()
 	here, err := os.Getwd()
@@ -112,10 +113,10 @@ func buildPlanted(t *testing.T) string {
 
 var plantedSeed = regexp.MustCompile(`seed \d+ \((\d+) of`)
 
-// runPlanted gives the number of the first seed that fails, 0 if none does.
+// runPlanted returns the number of the first seed that fails, or 0 if none does.
 func runPlanted(t *testing.T, binary, name string, seeds int) (int, string) {
 	cmd := exec.Command(binary, "-test.run=^TestSimulator$", "-test.timeout=20m", "-sim.most=1", "-sim.seeds="+strconv.Itoa(seeds))
-	// A run that breaks leaves its folders: they go with this test's.
+	// A run that crashes leaves its temporary folders behind; they are removed with this test's.
 	cmd.Env = append(os.Environ(), "MESH_PLANTED_FAULT="+name, "TMPDIR="+t.TempDir())
 	out, err := cmd.CombinedOutput()
 	m := plantedSeed.FindSubmatch(out)

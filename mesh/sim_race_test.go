@@ -2,7 +2,7 @@
 
 package mesh
 
-// simShort is the number of seeds of a plain test run; the race detector makes each some ten times as slow.
+// simShort is the number of seeds of a plain test run. The race detector makes each about ten times slower.
 const simShort = 20
 
 // bubbleProcs is how many processors a bubble has; 0 is all.

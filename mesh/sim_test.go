@@ -34,12 +34,12 @@ func simulate(seed uint64, trace io.Writer) *simWorld {
 	return w
 }
 
-// replay tells how to see a seed's history.
+// replay returns the command that shows a seed's history.
 func replay(seed uint64) string {
 	return fmt.Sprintf("go test ./mesh -run 'TestSimulator$' -sim.seed=%d -sim.trace", seed)
 }
 
-// Whatever happens to a fleet, once it ends all agree on what is right. Any number of seeds: -sim.seeds=2000.
+// Whatever happens to a fleet, all nodes agree on the right state once the troubles end. -sim.seeds=2000 runs more seeds.
 func TestSimulator(t *testing.T) {
 	if *simSeed != 0 {
 		var trace io.Writer
@@ -68,7 +68,7 @@ func TestSimulator(t *testing.T) {
 	t.Logf("%d seeds in %v", seeds, time.Since(start).Round(time.Second))
 }
 
-// simulateAll runs seeds on all cores, until so many have failed.
+// simulateAll runs seeds on all cores until as many as most have failed.
 func simulateAll(t *testing.T, first uint64, seeds, most int) (faults [faultKinds]int, failed int) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -106,7 +106,7 @@ func simulateAll(t *testing.T, first uint64, seeds, most int) (faults [faultKind
 	return faults, failed
 }
 
-// Seeds that found a fault, and what went wrong.
+// Seeds that once found a fault, and what went wrong.
 func TestKeptSeeds(t *testing.T) {
 	for _, k := range []struct {
 		seed uint64
@@ -129,8 +129,8 @@ func TestKeptSeeds(t *testing.T) {
 	}
 }
 
-// Epochs are not raised at any rate: the second of two that were found in use within 10 s was forgotten, and the node
-// went on with numbers that were taken.
+// Raising the epoch is rate-limited: the second of two epochs found in use within 10 s was forgotten, and the node went on
+// with sequence numbers that were taken.
 func TestEpochIsRaisedAgain(t *testing.T) {
 	id := simKeys()[0]
 	c := newCore(id.ID(), 1, nil)
@@ -148,7 +148,7 @@ func TestEpochIsRaisedAgain(t *testing.T) {
 	}
 }
 
-// A simulated clock has the two readings that time.Now has.
+// A simulated clock gives both readings that time.Now gives.
 func TestSimTime(t *testing.T) {
 	a, b := simTime(simEpoch, time.Minute), simTime(simEpoch.Add(-time.Hour+time.Millisecond), time.Hour)
 	if !a.Equal(simEpoch) && !a.Round(0).Equal(simEpoch) {

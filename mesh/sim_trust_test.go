@@ -7,13 +7,13 @@ import (
 	"time"
 )
 
-// simTrust is the authority of a simulated fleet: whoever runs the fleet has its key and speaks through any node that is
-// up, which may crash before it has passed the word on.
+// simTrust is the authority of a simulated fleet. The fleet's operator has its key and publishes through any running node,
+// which may crash before it has passed the record on.
 type simTrust struct {
 	authority Authority
 	serial    uint64
 	latest    map[ID]uint64     // serial of the newest certificate
-	revoked   map[ID]Revocation // what was said, whether or not it came through
+	revoked   map[ID]Revocation // issued, whether or not they got through
 }
 
 // simAuthority is the same in every run.
@@ -22,13 +22,13 @@ var simAuthority = sync.OnceValue(func() Authority {
 	return Authority{identityOf(ed25519.NewKeyFromSeed(seed[:]))}
 })
 
-// found gives the fleet an authority.
+// found creates the fleet's authority.
 func (w *simWorld) found() {
 	w.trust = &simTrust{authority: simAuthority(), latest: make(map[ID]uint64), revoked: make(map[ID]Revocation)}
 	copy(w.secrets.Authority[:], w.trust.authority.Public())
 }
 
-// certify signs a certificate that counts on all clocks of the fleet.
+// certify signs a certificate that is valid on all clocks of the fleet.
 func (w *simWorld) certify(id Identity) Certificate {
 	from := simEpoch.Add(-2 * time.Hour)
 	w.trust.serial++
@@ -43,7 +43,7 @@ func (w *simWorld) certify(id Identity) Certificate {
 	return c
 }
 
-// decree has a node that is up say something of the authority.
+// decree publishes a record of the authority through a running node.
 func (w *simWorld) decree(f Frame) {
 	n := w.up()
 	if n == nil {
@@ -56,7 +56,7 @@ func (w *simWorld) decree(f Frame) {
 	n.process()
 }
 
-// renew gives a node that may have left, or was revoked, another certificate.
+// renew issues another certificate to a node, which may have left or been revoked.
 func (w *simWorld) renew() {
 	if w.calm {
 		return
@@ -65,7 +65,8 @@ func (w *simWorld) renew() {
 	w.decree(w.certify(w.nodes[w.rng.IntN(len(w.nodes))].key).frame)
 }
 
-// revoke shuts a node out, or whoever means harm. At least two nodes stay. The revoked one goes on as if nothing were.
+// revoke shuts out a node or the attacker. At least three trusted nodes stay. The revoked node carries on as if nothing had
+// happened.
 func (w *simWorld) revoke() {
 	victim, i := attacker().ID(), w.rng.IntN(len(w.nodes)+1)
 	if i < len(w.nodes) {
@@ -102,7 +103,7 @@ func (w *simWorld) isRevoked(id ID) bool {
 	return is
 }
 
-// retire takes the revoked machines off the net: they keep what they said, and agree with nobody.
+// retire takes the revoked machines off the network: they keep their own frames and agree with nobody.
 func (w *simWorld) retire() {
 	for _, n := range w.nodes {
 		if w.isRevoked(n.key.ID()) && !n.gone {
@@ -112,12 +113,12 @@ func (w *simWorld) retire() {
 	}
 }
 
-// insist has the authority say again what was lost with the node through which it spoke.
+// insist has the authority repeat revocations that were lost with the node that published them.
 func (w *simWorld) insist() {
 	if w.trust == nil {
 		return
 	}
-	for _, key := range simKeys() { // in an order that a seed repeats
+	for _, key := range simKeys() { // in the same order in every run
 		v, is := w.trust.revoked[key.ID()]
 		for _, n := range w.nodes {
 			is = is && (n.mesh == nil || n.held[v.frame.Ref()] == "")
@@ -128,8 +129,8 @@ func (w *simWorld) insist() {
 	}
 }
 
-// passing reports whether a frame may be gone though a node held it: its origin is revoked, or another certificate took its
-// place.
+// passing reports whether a frame may be gone although a node held it: its origin is revoked, or a newer certificate
+// replaced it.
 func (w *simWorld) passing(f Frame) bool {
 	if w.trust == nil || f.Origin != w.trust.authority.key.ID() {
 		return w.isRevoked(f.Origin)
@@ -155,7 +156,7 @@ func (n *simNode) heed(origins []ID, counts bool) {
 	}
 }
 
-// checkTrust wants every node to know who is revoked, and to hold nothing of it.
+// checkTrust checks that every node knows all revocations and holds nothing of a revoked node.
 func (n *simNode) checkTrust() {
 	if n.w.trust == nil {
 		return

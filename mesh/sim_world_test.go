@@ -16,16 +16,16 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// simWorld is a fleet on a simulated network, with simulated clocks and disks. Each node is a whole Mesh but for the
-// sockets and goroutines: memberlist's callbacks are called, and its queues emptied, by the simulation, one event at a
-// time. All chance comes from the seed, so a seed has one history.
+// simWorld is a fleet on a simulated network, with simulated clocks and disks. Each node is a whole Mesh except for sockets
+// and goroutines: the simulation calls memberlist's callbacks and empties the Mesh's queues, one event at a time. All
+// randomness comes from the seed, so a seed has one history.
 type simWorld struct {
 	seed  uint64
 	rng   *rand.Rand
 	plan  simPlan
 	at    time.Duration // since simEpoch
 	queue simQueue
-	order uint64 // breaks ties among events of one time
+	order uint64 // breaks ties among simultaneous events
 	nodes []*simNode
 	links map[[2]int]bool // blocked, by sender and receiver
 	calm  bool            // healing: no new faults
@@ -38,7 +38,7 @@ type simWorld struct {
 	copies    uint64                // frames that arrived
 	wanted    uint64                // frames times nodes that could have them
 	lastIssue time.Time
-	history   hash.Hash // of every event, packet and frame let go
+	history   hash.Hash // of every event, packet and dropped frame
 	trace     io.Writer
 	failure   error
 }
@@ -56,15 +56,15 @@ var simKeys = sync.OnceValue(func() []Identity {
 	return ids
 })
 
-// maxSimNodes leaves identities for those that take the place of others, and the last for whoever means harm.
+// maxSimNodes leaves identities for nodes that replace others, and the last one for the attacker.
 const maxSimNodes = 20
 
 var simSecrets = Secrets{MeshID: [16]byte{1, 2, 3}, GossipKey: [32]byte{4}}
 
-// simTime is a reading as time.Now gives it: a wall clock that can be stepped, and a monotonic one that cannot. It lays
-// the value out as package time documents in its source (hasMonotonic); TestSimTime holds it to that.
+// simTime returns a time like time.Now's: a wall clock that can be stepped, and a monotonic one that cannot. It uses the
+// layout that package time documents in its source (hasMonotonic); TestSimTime checks it.
 func simTime(wall time.Time, mono time.Duration) time.Time {
-	const since1885 = 31045 * 24 * 60 * 60 // seconds from there to 1970
+	const since1885 = 31045 * 24 * 60 * 60 // seconds from 1885 to 1970
 	t := struct {
 		wall uint64
 		ext  int64
@@ -108,19 +108,19 @@ func newSimWorld(seed uint64, trace io.Writer) *simWorld {
 	return w
 }
 
-// after plans an event of the world.
+// after schedules an event of the world.
 func (w *simWorld) after(d time.Duration, what string, do func()) {
 	w.order++
 	heap.Push(&w.queue, simEvent{w.at + d, w.order, -1, -1, what, do})
 }
 
-// after plans an event that happens only if the node still runs, and has not restarted.
+// after schedules an event that happens only if the node still runs and has not restarted.
 func (n *simNode) after(d time.Duration, what string, do func()) {
 	n.w.order++
 	heap.Push(&n.w.queue, simEvent{n.w.at + d, n.w.order, n.slot, n.run, what, do})
 }
 
-// run lets d pass.
+// run advances the simulation by d.
 func (w *simWorld) run(d time.Duration) {
 	end := w.at + d
 	for w.failure == nil && len(w.queue) > 0 && w.queue[0].at <= end {
@@ -158,7 +158,7 @@ func (w *simWorld) note(node int, what string, detail any) {
 	}
 }
 
-// fail ends the history: the first failure counts.
+// fail ends the history. Only the first failure counts.
 func (w *simWorld) fail(node int, format string, args ...any) {
 	if w.failure == nil {
 		w.failure = fmt.Errorf("after %v, node %d: %s", w.at, node, fmt.Sprintf(format, args...))
@@ -169,12 +169,12 @@ func (w *simWorld) fail(node int, format string, args ...any) {
 // chance reports whether something of this probability happens.
 func (w *simWorld) chance(p float64) bool { return p > 0 && w.rng.Float64() < p }
 
-// between gives a time from a to b.
+// between returns a random duration from a to b.
 func (w *simWorld) between(a, b time.Duration) time.Duration {
 	return a + time.Duration(w.rng.Int64N(int64(b-a)+1))
 }
 
-// slotOf tells which node a packet is for.
+// slotOf returns the node that a packet is for.
 func (w *simWorld) slotOf(to *memberlist.Node) (*simNode, bool) {
 	for _, n := range w.nodes {
 		if n.node.Name == to.Name {
@@ -197,7 +197,7 @@ func (w *simWorld) open(from, to int) bool {
 	return false
 }
 
-// delay is how long a packet is on its way.
+// delay returns how long a packet is in flight.
 func (w *simWorld) delay() time.Duration {
 	switch {
 	case w.calm:
@@ -211,7 +211,7 @@ func (w *simWorld) delay() time.Duration {
 	return w.between(50*time.Microsecond, 2*time.Millisecond)
 }
 
-// send is the network: it takes a packet, or the one message of a stream, to another node or not.
+// send is the network: it carries a packet, or the only message of a stream, to another node or loses it.
 func (n *simNode) send(to *memberlist.Node, b []byte, stream bool) bool {
 	w := n.w
 	if n.dying {
@@ -225,7 +225,7 @@ func (n *simNode) send(to *memberlist.Node, b []byte, stream bool) bool {
 	w.history.Write(b)
 	loss, copies := w.plan.loss, 1
 	if stream {
-		loss /= 4 // TCP repeats; what is lost here is what the receiver's end never read
+		loss /= 4 // TCP retransmits; what is lost here is what the receiver never read
 	}
 	switch {
 	case w.calm:
