@@ -28,7 +28,7 @@ func findMember(n *testNode, id ID) Member {
 	return Member{State: 99}
 }
 
-// A copied state folder: the same key at two addresses. Both machines say so and name the other.
+// A copied state folder puts the same key at two addresses. Both machines report it and name the other.
 func TestClusterNamesClone(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 3, nil)
@@ -47,7 +47,7 @@ func TestClusterNamesClone(t *testing.T) {
 	})
 }
 
-// A node that was killed and comes back at another address is no clone, and is a member again soon.
+// A node that was killed and comes back at another address is no clone, and soon a member again.
 func TestClusterNodeMoves(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 5, nil)
@@ -78,7 +78,8 @@ func TestClusterNodeMoves(t *testing.T) {
 	})
 }
 
-// A node whose disk was set back publishes under numbers that it had used: it must notice and go on with a new epoch.
+// A node whose disk was rolled back publishes under numbers that it has already used: it must notice and go on with a new
+// epoch.
 func TestClusterRollsEpoch(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 3, nil)
@@ -110,7 +111,7 @@ func TestClusterRollsEpoch(t *testing.T) {
 	})
 }
 
-// A member that does not answer is suspect before it is dead, and not forgotten.
+// A member that does not answer becomes suspect before it is dead, and is not forgotten.
 func TestClusterSuspectThenDead(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 3, nil)
@@ -136,7 +137,7 @@ func TestClusterSuspectThenDead(t *testing.T) {
 	})
 }
 
-// Whoever has no gossip key, or poses under an id that is not its key's, is no member.
+// A node without the gossip key, or with an id that is not its key's, does not become a member.
 func TestClusterRefusesStrangers(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 2, nil)
@@ -171,7 +172,7 @@ func TestClusterRefusesStrangers(t *testing.T) {
 	})
 }
 
-// A name in the join list that does not resolve at first, and a join list that comes later.
+// A name in the join list that does not resolve at first, and a join list that is set later.
 func TestClusterJoinsByName(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 1, nil)

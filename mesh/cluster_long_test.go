@@ -13,7 +13,7 @@ func TestClusterPartitionHeals(t *testing.T) {
 	for _, tt := range []struct {
 		nodes  int
 		cut    time.Duration
-		inSync time.Duration // after the link is back, at most
+		inSync time.Duration // limit, from when the link is back
 	}{
 		{3, 5 * time.Second, 10 * time.Second},
 		{3, 60 * time.Second, 10 * time.Second},
@@ -48,8 +48,8 @@ func TestClusterPartitionHeals(t *testing.T) {
 	}
 }
 
-// Nothing is dropped of what an agent says at its fastest, though gossip brings some of it once more in its name: a drop
-// costs a fresh ban up to two seconds.
+// No frame of an agent that publishes at its fastest is dropped, though gossip repeats some in its name: a drop delays a
+// fresh ban by up to two seconds.
 func TestClusterLimitsNoAgent(t *testing.T) {
 	const atOnce, rest = 20, 250 * time.Millisecond // see daemon/pace.go
 	bubble(t, func(t *testing.T) {
@@ -70,7 +70,7 @@ func TestClusterLimitsNoAgent(t *testing.T) {
 	})
 }
 
-// One seed, one history, byte for byte: what is sent, and in which order frames are let go, is part of it.
+// One seed has one history, byte for byte, including what is sent and the order in which frames are dropped.
 func TestSimulatorRepeats(t *testing.T) {
 	for seed := uint64(1); seed <= 20; seed++ {
 		a, b := simulate(seed, nil), simulate(seed, nil)

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// restore gives a node that starts again what its store has.
+// restore loads a starting node's store.
 func restore(t *testing.T, n *testNode, stored map[FrameRef][]byte) {
 	t.Helper()
 	if err := n.Restore(maps.Values(stored)); err != nil {
@@ -16,8 +16,7 @@ func restore(t *testing.T, n *testNode, stored map[FrameRef][]byte) {
 	}
 }
 
-// again starts the node at place i, which was stopped, from what its disk has. It has no join list any more, only the
-// peers that it remembers.
+// again restarts the stopped node i from its disk. It no longer has a join list, only the peers that it remembers.
 func (c *cluster) again(t *testing.T, i int, peers []Peer) *testNode {
 	t.Helper()
 	old := c.nodes[i]
@@ -29,12 +28,12 @@ func (c *cluster) again(t *testing.T, i int, peers []Peer) *testNode {
 	return n
 }
 
-// move gives place i another address.
+// move gives node i another address.
 func (c *cluster) move(i int) {
 	c.addrs[i] = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 9, 9, byte(i)}), 7946)
 }
 
-// settled waits until all know each other and hold a frame of each.
+// settled waits until all nodes know each other and hold a frame from each.
 func (c *cluster) settled(t *testing.T) {
 	t.Helper()
 	eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
@@ -47,8 +46,8 @@ func (c *cluster) settled(t *testing.T) {
 
 func (c *cluster) oneMesh() bool { return c.allAlive() && sameDigest(c.nodes) }
 
-// One after another restarts at another address, as when machines are replaced, while the others go on banning: at the
-// end nobody is where anybody was told that it is.
+// The nodes restart one after another, each at a new address, as when machines are replaced, while the others go on
+// banning: in the end no node is where it was first known to be.
 func TestClusterRollingRestart(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		const nodes = 8

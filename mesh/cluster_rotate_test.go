@@ -45,7 +45,7 @@ func (f *keyFile) load() Secrets {
 	return f.now
 }
 
-// turning is a cluster with an authority on its first node and a key file for each.
+// turning is a cluster with an authority on its first node and a key file for each node.
 type turning struct {
 	*cluster
 	files []*keyFile
@@ -80,7 +80,7 @@ func newTurning(t *testing.T, n int) *turning {
 	return c
 }
 
-// again starts a node that was stopped, with what it has on disk and in memory of peers.
+// again restarts a stopped node from its disk, with the peers that it remembers.
 func (c *turning) again(t *testing.T, i int, epoch uint64) *testNode {
 	t.Helper()
 	old := c.nodes[i]
@@ -114,7 +114,7 @@ func (c *turning) rotate(t *testing.T, want uint32) {
 	}
 }
 
-// turned reports whether nodes have, use and keep nothing but the key of a generation.
+// turned returns a function that reports whether the nodes have, use and keep only the key of a generation.
 func turned(generation uint32, nodes ...*testNode) func() bool {
 	return func() bool {
 		for _, n := range nodes {
@@ -126,7 +126,7 @@ func turned(generation uint32, nodes ...*testNode) func() bool {
 	}
 }
 
-// A revoked node gets no new key, and once the others have turned it neither hears nor reaches anybody.
+// A revoked node gets no new key. Once the others have turned, it hears nobody and reaches nobody.
 func TestRotationShutsOut(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newTurning(t, 4)
@@ -171,8 +171,8 @@ func TestRotationShutsOut(t *testing.T) {
 	})
 }
 
-// A node that is down while the key is rotated twice comes back by itself; so does one that is cut off with a
-// companion, and one whose disk is older than the rotation. Nodes that join meanwhile and later have the key.
+// A node that is down while the key is rotated twice recovers by itself; so do two that are cut off together, and one whose
+// disk is older than the rotation. Nodes that join meanwhile or later have the key.
 func TestRotationWhileAway(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newTurning(t, 5)
@@ -204,7 +204,7 @@ func TestRotationWhileAway(t *testing.T) {
 			}
 		}
 
-		// A new member gets the newest key, and its grant a little later, for when its disk is restored.
+		// A new member gets the newest key, and a little later its grant, in case its disk is ever restored.
 		late := newIdentity(t)
 		answer, err := c.nodes[0].welcome(late.Public(), "late", Caps{UnbanAny: true})
 		if err != nil || answer.Secrets.Generation != 2 {
@@ -219,8 +219,8 @@ func TestRotationWhileAway(t *testing.T) {
 	})
 }
 
-// A node that is cut off while the key turns, and comes back before it has missed anybody, is a member again within 10 s: it
-// is not understood by any of those that it takes for alive. The others have taken it for dead by then.
+// A node that is cut off while the key turns, and comes back before it misses anybody, is a member again within 10 s. None
+// of the nodes that it considers alive understands it, and they consider it dead by then.
 func TestRotationMissed(t *testing.T) {
 	for _, at := range []int{1, 3} {
 		bubble(t, func(t *testing.T) {
@@ -245,8 +245,8 @@ func TestRotationMissed(t *testing.T) {
 	}
 }
 
-// A node whose disk is full does not use a key that it would have lost after a kill, says so, and keeps the others from
-// using it for a while; who joins meanwhile talks to everybody; and only so many rotations may be under way.
+// A node whose disk is full does not use a key that it would lose if killed, says so, and keeps the others from using it
+// for a while. A node that joins meanwhile can talk to everybody, and the number of rotations under way is bounded.
 func TestRotationOnAFullDisk(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newTurning(t, 4)
@@ -285,12 +285,12 @@ func TestRotationOnAFullDisk(t *testing.T) {
 	})
 }
 
-// A rotation of which only the first record went out before the agent died is ended at its next start, and meanwhile
-// nobody uses a key that others lack.
+// If the agent dies after publishing only the first record of a rotation, it completes the rotation at its next start.
+// Meanwhile nobody uses a key that others lack.
 func TestRotationInterrupted(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newTurning(t, 3)
-		<-time.After(time.Minute) // the new certificates no longer make it hand out what is missing
+		<-time.After(time.Minute) // new certificates no longer make it hand out what is missing
 		founder := c.nodes[0]
 		key, err := newGossipKey(1)
 		if err != nil {
@@ -325,14 +325,14 @@ func TestRotationInterrupted(t *testing.T) {
 	})
 }
 
-// Who asks for the mesh's key without a certificate gets nothing; who brings one that nobody has heard of gets its key
-// as soon as a node with the authority's key has handed it out.
+// A node that asks for the mesh's key without a certificate gets nothing. One with a certificate that nobody has heard of
+// gets its key as soon as a node with the authority's key has handed it out.
 func TestKeysForWhomAsks(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newTurning(t, 3)
 		c.rotate(t, 1)
 		eventually(t, 3*time.Minute, "all have turned", turned(1, c.nodes...))
-		stale := c.secrets // as an exported key of before the rotation has it
+		stale := c.secrets // like a key exported before the rotation
 		copy(stale.Authority[:], c.nodes[0].cfg.Authority.Public())
 		asker := func(i int, cert Certificate) *testNode {
 			c.addrs = append(c.addrs, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}), 7946))
@@ -365,8 +365,8 @@ func TestKeysForWhomAsks(t *testing.T) {
 	})
 }
 
-// A node with the authority's key that has lost its store knows of no revocation: until it has compared with a member, it
-// gives nobody the newest key. A revoked node that asks first, and shows the certificate that it once had, gets nothing.
+// A node with the authority's key that has lost its store knows of no revocation, so it gives nobody the newest key until
+// it has compared with a member. A revoked node that asks first, with its former certificate, gets nothing.
 func TestLostStoreHandsOutNothing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newTurning(t, 4)
@@ -393,7 +393,7 @@ func TestLostStoreHandsOutNothing(t *testing.T) {
 		founder.remember = nil
 		founder.mu.Unlock()
 		bad.mu.Lock()
-		for ref := range bad.stored { // it has not kept the word of its revocation
+		for ref := range bad.stored { // it has not kept its own revocation
 			if ref.Epoch == recordRevocation {
 				delete(bad.stored, ref)
 			}

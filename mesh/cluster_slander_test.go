@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// slanderer holds the mesh's key and no certificate. It says of a member that it is dead, in a way that the member cannot
-// refute: memberlist counts the refutations in 32 bits, and begins with 0 after the last.
+// slanderer holds the mesh's key but no certificate. It claims that a member is dead, in a way that the member cannot
+// refute: memberlist counts refutations in 32 bits, and the counter wraps to 0.
 type slanderer struct {
 	t    *testing.T
 	c    *cluster
@@ -38,7 +38,7 @@ func (s *slanderer) say() {
 	}
 }
 
-// A member that is said to be dead, and is not, gets bans for as long as it answers, and what it lacks by sync.
+// A member falsely said to be dead still gets bans while it answers, and what it lacks by sync.
 func TestClusterSlander(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 4, nil)

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// powerCut ends every node at the same time, and nobody hears a goodbye.
+// powerCut ends every node at the same time, without a goodbye.
 func (c *cluster) powerCut(t *testing.T) {
 	t.Helper()
 	c.hub.setCut(func(_, _ netip.AddrPort) bool { return true })
@@ -43,8 +43,8 @@ func TestClusterMassRestart(t *testing.T) {
 	})
 }
 
-// Half of the fleet never comes back, half of the rest has moved, and each disk remembers a hundred machines more that
-// are long gone: all of them newer than what is true, and none of them answers.
+// Half of the fleet never comes back, half of the rest has moved, and each disk also remembers a hundred machines that are
+// long gone: all those entries are newer than the true ones, and none of them answers.
 func TestClusterHalfGone(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, clusterSize, nil)
@@ -75,7 +75,7 @@ func TestClusterHalfGone(t *testing.T) {
 	})
 }
 
-// Frames published every 100 ms while the key turns reach every member at once: none has to come by a sync.
+// Frames published every 100 ms while the key turns reach every member at once; none needs a sync.
 func TestRotationHasNoGap(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newTurning(t, 6)

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Above maxDirect members frames go along trees: each node passes one on at most once, and nobody sends it to all.
+// Above maxDirect members, frames go along trees: each node passes a frame on at most once, and no node sends it to all.
 func TestClusterTrees(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		const nodes, frames = maxDirect + 20, 20
@@ -35,8 +35,8 @@ func TestClusterTrees(t *testing.T) {
 	})
 }
 
-// The sizes at which everybody is sent to directly, once each. With more than passAbove members each passes a frame on to
-// one other.
+// The sizes at which a frame goes directly to everybody, once each. With more than passAbove members, each member passes a
+// frame on to one other.
 func TestClusterSizes(t *testing.T) {
 	for _, nodes := range []int{10, 50, 100} {
 		t.Run(fmt.Sprint(nodes), func(t *testing.T) {

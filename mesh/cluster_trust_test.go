@@ -28,8 +28,8 @@ func (w *withdrawals) has(id ID) bool {
 	return slices.Contains(w.ids, id)
 }
 
-// A mesh with an authority on its first node: members are believed once certified, strangers with the gossip key never,
-// a revoked node no more; and nobody talks without end about what is refused.
+// In a mesh with an authority on its first node, members are believed once certified, strangers with the gossip key never,
+// and a revoked node no longer; and no endless traffic follows from refused frames.
 func TestClusterTrust(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		a := testAuthority(t)
@@ -94,11 +94,11 @@ func TestClusterTrust(t *testing.T) {
 		}
 		before := c.hub.wire()
 		<-time.After(10 * time.Minute)
-		if got := float64(c.hub.wire()-before) / 4 / 600; got > 550 { // 390 of it are pings and their signed answers
+		if got := float64(c.hub.wire()-before) / 4 / 600; got > 550 { // 390 of it for pings and their signed answers
 			t.Errorf("%.0f B/s per node while three refuse what one holds", got)
 		}
 
-		// A member that was away, with an old disk, hears of it before it is misled.
+		// A member that joins late learns of the revocation before it is misled.
 		c.addrs = append(c.addrs, netip.MustParseAddrPort("10.0.1.1:7946"))
 		late := c.start(t, 4, newIdentity(t), func(_ int, cfg *Config) {
 			copy(cfg.Secrets.Authority[:], a.Public())
@@ -114,7 +114,7 @@ func TestClusterTrust(t *testing.T) {
 	})
 }
 
-// A node that could not be reached when it was revoked learns of it as soon as it says anything, and does not need a sync.
+// A node that could not be reached when it was revoked learns of it as soon as it says anything; it needs no sync.
 func TestRevokedLearnsWithItsNextPacket(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		a := testAuthority(t)
@@ -148,7 +148,7 @@ func TestRevokedLearnsWithItsNextPacket(t *testing.T) {
 		if s := bad.Standing(bad.id.ID()); s.Revoked == nil || !hasProblem(bad, ProblemCertificate, "revoked") {
 			t.Errorf("it was not told: %+v, %q", s, bad.problemsSeen())
 		}
-		// However much it says, it is told seldom.
+		// However much it says, it is told only now and then.
 		for range 200 {
 			publish(t, bad, "more", time.Hour)
 		}
@@ -179,7 +179,7 @@ func (n *testNode) storedFrames() map[FrameRef][]byte {
 	return out
 }
 
-// Certificates are renewed well before their end while the authority's key is on a node that runs, and bans go on.
+// Certificates are renewed well before they end while a node with the authority's key runs, and bans go on.
 func TestClusterRenewal(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		a := testAuthority(t)

@@ -13,7 +13,8 @@ func rootOf(peer ID, root [32]byte, at time.Time) evRoot {
 	return evRoot{peer, [rootShort]byte(root[:]), clockOf(at), func(r [32]byte) bool { return r == root }}
 }
 
-// compared steps a core with a peer's answer to a ping, and returns what came of the comparison and how many messages follow.
+// compared steps a core with a peer's answer to a ping, and returns the results of the comparison and the number of
+// messages that follow.
 func compared(c *core, now time.Time, e evRoot) (same []bool, sent int) {
 	for _, r := range c.step(now, e).compared {
 		same = append(same, r.same)
@@ -21,15 +22,15 @@ func compared(c *core, now time.Time, e evRoot) (same []bool, sent int) {
 	return same, len(c.step(now.Add(settleMax), evTick{}).send)
 }
 
-// Only what a peer has just signed settles a comparison. Anything else is asked once more, in a session.
+// Only a digest that the peer has just signed settles a comparison. Anything else leads to a check in a session.
 func TestCoreBelievesSignedRoots(t *testing.T) {
 	peer := ID{1}
 	for _, tt := range []struct {
 		name    string
 		ahead   time.Duration // of the peer's clock
-		clock   time.Duration // from now, by its clock
+		clock   time.Duration // of the answer from now, by the peer's clock
 		forged  bool
-		other   int // the byte in which the digest is another one; -1: none
+		other   int // index of the digest byte that differs; -1: none
 		settles bool
 	}{
 		{"ok: just signed", 0, 0, false, -1, true},
@@ -64,8 +65,8 @@ func TestCoreBelievesSignedRoots(t *testing.T) {
 	}
 }
 
-// An answer counts until a later one has, so that nobody keeps an old one to show it later. After a session the peer's clock is
-// what it said there.
+// An answer counts only if no later one has counted, so that nobody can keep an old one and replay it. After a session, the
+// peer's clock is what it said there.
 func TestCoreRefusesOldRoots(t *testing.T) {
 	c, peer, now := coreFor(1), ID{1}, simStart
 	session := func(clock time.Time) {
@@ -85,7 +86,7 @@ func TestCoreRefusesOldRoots(t *testing.T) {
 		t.Error("an earlier answer settled it afterwards")
 	}
 	now, c.peers[peer].phase = now.Add(time.Hour), phaseIdle
-	back := now.Add(-24 * time.Hour) // it sets its clock
+	back := now.Add(-24 * time.Hour) // the peer sets its clock back
 	if same, sent := compared(c, now, rootOf(peer, c.root.sum(), back)); len(same) != 0 || sent != 1 {
 		t.Errorf("a clock of yesterday: %v, %d messages, want a check", same, sent)
 	}
@@ -95,7 +96,7 @@ func TestCoreRefusesOldRoots(t *testing.T) {
 	}
 }
 
-// A peer is in sync with what this node held a few seconds ago: the rest may be on its way. The difference is looked into all
+// A peer whose digest this node had a few seconds ago is in sync: the rest may be in flight. The difference is checked all
 // the same.
 func TestCoreCountsPastRoots(t *testing.T) {
 	c, peer, now := coreFor(1), ID{1}, simStart
@@ -120,7 +121,7 @@ func TestCoreCountsPastRoots(t *testing.T) {
 			t.Errorf("after %v: %v and %d messages, want %v and a check", tt.after, same, sent, tt.same)
 		}
 	}
-	// What a session tells decides.
+	// The result of a session decides.
 	for _, tt := range []struct {
 		root [32]byte
 		same bool
@@ -137,7 +138,7 @@ func TestCoreCountsPastRoots(t *testing.T) {
 	}
 }
 
-// Whatever changes, the digests that are kept are those of the last seconds, and not more than maxRoots.
+// Whatever changes, only digests of the last seconds are kept, and at most maxRoots.
 func TestPastRootsBounded(t *testing.T) {
 	var r pastRoots
 	root := func(i int) (b [32]byte) {
@@ -191,7 +192,7 @@ func TestConfirmedForAWhile(t *testing.T) {
 	}
 }
 
-// The signature of an answer to a ping fits its node, its mesh, and one digest, view and time.
+// The signature of an answer to a ping is valid only for its node, mesh, digest, view and time.
 func TestAckIsSigned(t *testing.T) {
 	id, mesh, root := signers[0], [16]byte{1}, [32]byte{2}
 	signer := &ackSigner{rate: limiter{burst: ackBurst, every: ackEvery}}
@@ -231,7 +232,7 @@ func TestAckIsSigned(t *testing.T) {
 	}
 }
 
-// Pings without end cost few signatures, whatever changes meanwhile, and no answer is older than ackLasts.
+// Endless pings cost few signatures, whatever changes meanwhile, and no answer is older than ackLasts.
 func TestAckSignaturesBounded(t *testing.T) {
 	signer := &ackSigner{rate: limiter{burst: ackBurst, every: ackEvery}}
 	signed, last := 0, uint64(0)

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// A member that says more than its share makes room by its own last frames alone, and in whatever order its frames come,
-// all nodes keep the same.
+// A member that exceeds its share displaces only its own last frames, and all nodes keep the same frames in whatever order
+// they arrive.
 func TestLedgerBoundsAnOrigin(t *testing.T) {
 	for _, most := range []load{{frames: 5, bytes: 1 << 20, epochs: 100}, {frames: 100, bytes: 5 * 250, epochs: 100}, {frames: 100, bytes: 1 << 20, epochs: 2}} {
 		var frames []Frame
@@ -54,8 +54,8 @@ func TestLedgerBoundsAnOrigin(t *testing.T) {
 	}
 }
 
-// A window holds what has expired, too: a node that leaves gaps in its numbers and lets most of its frames end at once makes
-// others keep no more than their bound, and they count right whatever becomes of the frames.
+// A window also covers expired frames: a node that leaves gaps in its numbers and lets most of its frames end at once
+// cannot make others keep more spans than the bound, and the count stays right whatever happens to the frames.
 func TestWindowsOfAnOriginAreBounded(t *testing.T) {
 	const most, epochs = 200, 5
 	c := newCore(ID{1}, 1, rand.New(rand.NewPCG(1, 2)))
@@ -99,11 +99,11 @@ func TestWindowsOfAnOriginAreBounded(t *testing.T) {
 	}
 }
 
-// Ends of frames that are no longer held do not pile up.
+// Deadlines of frames that are no longer held do not pile up.
 func TestLedgerForgetsStaleEnds(t *testing.T) {
 	c := newCore(ID{1}, 1, rand.New(rand.NewPCG(1, 2)))
 	c.most.frames = 1
-	for seq := uint64(3 * maxStale); seq > 0; seq-- { // each makes the one before go
+	for seq := uint64(3 * maxStale); seq > 0; seq-- { // each displaces the one before
 		f := Frame{Origin: ID{2}, Epoch: 1, Seq: seq, Expires: simStart.Add(time.Minute), raw: expiringRaw}
 		c.makeRoom(f)
 		c.insert(f)
@@ -113,7 +113,7 @@ func TestLedgerForgetsStaleEnds(t *testing.T) {
 	}
 }
 
-// Somebody who begins syncs without end, in his own name and in those of others, keeps two honest nodes apart for a few
+// A peer that begins syncs endlessly, in its own name and in those of others, keeps two honest nodes apart for a few
 // seconds at most.
 func TestLiesDoNotStarveASync(t *testing.T) {
 	honest := []*core{newCore(signers[0].ID(), 1, rand.New(rand.NewPCG(1, 1))), newCore(signers[1].ID(), 1, rand.New(rand.NewPCG(2, 2)))}
@@ -163,7 +163,7 @@ func TestLiesDoNotStarveASync(t *testing.T) {
 		}
 		for _, c := range honest {
 			deliver(c.step(now, evTick{}))
-			if i%20 == 0 { // ten checks a second, by turns in each name, and nothing ever follows
+			if i%20 == 0 { // ten checks a second, in each name in turn, with no follow-up
 				from := ids[i/20%3]
 				m := &syncMessage{Kind: syncCheck, From: from, Session: rng.Uint64(), Root: [32]byte{byte(i), 7}}
 				out := c.step(now, evMessage{msg: m})

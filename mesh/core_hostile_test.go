@@ -11,14 +11,14 @@ import (
 	"pgregory.net/rapid"
 )
 
-// visitor is a peer of one core that says what it likes.
+// visitor is a peer of one core that may say anything.
 type visitor struct {
 	tb   testing.TB
 	c    *core
 	id   ID
 	now  time.Time
-	mine uint64 // its name of the session
-	ours uint64 // the core's name of it
+	mine uint64 // the visitor's id of the session
+	ours uint64 // the core's id of it
 }
 
 func newVisitor(tb testing.TB, c *core) *visitor {
@@ -27,7 +27,7 @@ func newVisitor(tb testing.TB, c *core) *visitor {
 	return v
 }
 
-// say gives the core a message, and what it answers to its peer.
+// say gives the core a message and returns its actions and answers.
 func (v *visitor) say(m *syncMessage) (actions, []*syncMessage) {
 	v.tb.Helper()
 	if m.From.IsZero() {
@@ -57,7 +57,7 @@ func (v *visitor) say(m *syncMessage) (actions, []*syncMessage) {
 	return all, said
 }
 
-// visit begins a session with a vector.
+// visit begins a session with a vector and returns the answers.
 func (v *visitor) visit(vector syncMessage) []*syncMessage {
 	v.tb.Helper()
 	_, said := v.say(&syncMessage{Kind: syncCheck, Session: v.mine, Root: [32]byte{1}})
@@ -102,7 +102,8 @@ func upTo(n uint64) (seqs []uint64) {
 	return seqs
 }
 
-// A check is answered in its own size and leaves nothing behind: anybody can send one in a peer's name.
+// A check is answered with a message of about its own size and leaves nothing behind: anybody can send one in a peer's
+// name.
 func TestCheckInAnothersName(t *testing.T) {
 	c := coreFor(1)
 	for i := range byte(200) {
@@ -128,14 +129,14 @@ func TestCheckInAnothersName(t *testing.T) {
 	if _, said := v.say(&syncMessage{Kind: syncCheck, Session: 5, Root: c.root.sum()}); len(said) != 1 || said[0].Kind != syncSame || p.phase != before.phase {
 		t.Errorf("the same root: %v, phase %d", kinds(said), p.phase)
 	}
-	// Without the answer to the check no session begins, whatever is claimed.
+	// No session begins without the answer to the check, whatever is claimed.
 	for i := range uint64(100) {
 		vector := &syncMessage{Kind: syncVector, Reply: true, Session: i, Token: i, Last: lastKey}
 		if out, said := v.say(vector); len(said) != 0 || out.unasked != 1 {
 			t.Fatalf("a vector without a session is answered with %v", kinds(said))
 		}
 	}
-	// Nor with the answer that another one got, nor with an old one.
+	// Nor with another peer's answer, nor with an old one.
 	_, said := v.say(&syncMessage{Kind: syncCheck, Session: 9, Root: [32]byte{1}})
 	token := said[0].Token
 	other := ID{0xcc}
@@ -149,7 +150,7 @@ func TestCheckInAnothersName(t *testing.T) {
 	}
 }
 
-// What belongs to no session costs nothing and is counted.
+// A message that belongs to no session costs nothing and is counted.
 func TestUnasked(t *testing.T) {
 	key := streamKey{ID{5}, 3}
 	c := coreFor(2)
@@ -170,7 +171,7 @@ func TestUnasked(t *testing.T) {
 			t.Errorf("kind %d: %d unasked, answered %v, %d transfers", m.Kind, out.unasked, kinds(said), len(c.transfers))
 		}
 	}
-	// Within a session of the peer's: it has said that it holds all, so that hashes are sent; each may be asked for once.
+	// Within the peer's session: it has claimed to hold everything, so hashes are sent, and each may be asked for once.
 	said := v.visit(syncMessage{Streams: []streamVector{{Key: key, Live: 1, First: 1, Last: math.MaxUint64, Seen: all}}})
 	if want := []syncKind{syncVector, syncDetail, syncDetail, syncDetail, syncDetail}; !slices.Equal(kinds(said), want) {
 		t.Fatalf("answered with %v, want %v", kinds(said), want)
@@ -188,7 +189,7 @@ func TestUnasked(t *testing.T) {
 			t.Fatalf("the same once more: %d unasked, answered %v", out.unasked, kinds(said))
 		}
 	}
-	// A second vector, and more details than a vector has.
+	// A second vector, and more details than a vector allows, are refused.
 	if out, _ := v.say(&syncMessage{Kind: syncVector, Reply: true, Token: v.mine, Last: lastKey}); out.unasked != 1 {
 		t.Error("a second vector was looked at")
 	}
@@ -202,7 +203,7 @@ func TestUnasked(t *testing.T) {
 	}
 }
 
-// Whatever a peer claims to lack, a transfer's list is short, and asking for more does not make it longer.
+// Whatever a peer claims to lack, a transfer's list stays short, and asking for more does not lengthen it.
 func TestTransferIsBounded(t *testing.T) {
 	c := coreFor(3)
 	var keys []streamKey
@@ -234,7 +235,7 @@ func TestTransferIsBounded(t *testing.T) {
 	}
 }
 
-// A vector is looked at in parts that are bounded, and that say together what it says.
+// A vector is processed in bounded parts, which together say what it says.
 func TestVectorParts(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		m := &syncMessage{Kind: syncVector, Last: lastKey}
@@ -292,7 +293,7 @@ func TestVectorParts(t *testing.T) {
 	})
 }
 
-// No decoder takes more than its bound.
+// No decoder accepts more than its bound.
 func TestSyncBounds(t *testing.T) {
 	key := streamKey{ID{1}, 1}
 	wide := func(n int) (w window) {
@@ -344,8 +345,8 @@ func TestSyncBounds(t *testing.T) {
 	}
 }
 
-// Two nodes whose digests of a stream are equal, though the frames are not, as somebody who chose the frames could have
-// once brought about: the roots tell, and hashes are compared.
+// Two nodes hold different frames but equal digests of a stream, which somebody who chose the frames could once bring
+// about. The roots differ, so hashes are compared.
 func TestEqualDigestsOfOtherFrames(t *testing.T) {
 	s := newSimulation(t, 2, 12)
 	for seq := uint64(1); seq <= 40; seq++ {
@@ -368,8 +369,8 @@ func TestEqualDigestsOfOtherFrames(t *testing.T) {
 	}
 }
 
-// Frames of one name that differ somewhere in a long stream are found, wherever its numbers lie: one number far away from
-// the others does not keep the others from being compared.
+// Frames of one name that differ are found anywhere in a long stream: one number far from the others does not keep the
+// others from being compared.
 func TestLongStreamsAreCompared(t *testing.T) {
 	s := newSimulation(t, 2, 13)
 	key := streamKey{signers[0].ID(), 1}
@@ -398,7 +399,7 @@ func TestLongStreamsAreCompared(t *testing.T) {
 	}
 }
 
-// More streams than a vector lists: all that differ are found, in the order of keys, in a few sessions.
+// With more streams than a vector lists, all that differ are found, in the order of keys, in a few sessions.
 func TestManyStreamsAreCompared(t *testing.T) {
 	s := newSimulation(t, 2, 14)
 	const perOrigin = maxVectorStreams / 2
@@ -407,7 +408,7 @@ func TestManyStreamsAreCompared(t *testing.T) {
 		for seq := uint64(1); seq <= 2; seq++ {
 			f := testFrame(t, signers[i%len(signers)], uint64(1+i/len(signers)), seq, s.now, time.Hour, "")
 			s.step(1, evFrames{via: viaRestore, frames: []Frame{f}})
-			if at := slices.Index(lost, i); at < 0 || at%2 == 0 && seq == 1 { // of the others core 0 has one frame, or none
+			if at := slices.Index(lost, i); at < 0 || at%2 == 0 && seq == 1 { // of the lost streams core 0 has one frame, or none
 				s.step(0, evFrames{via: viaRestore, frames: []Frame{f}})
 			}
 		}
@@ -421,8 +422,8 @@ func TestManyStreamsAreCompared(t *testing.T) {
 	s.checkEqual()
 }
 
-// A withdrawn origin's frames are let go of at once, however many they are, and their names told in slices; what is held
-// again by then is not told.
+// A withdrawn origin's frames are dropped at once, however many they are. Their names are reported in slices, without those
+// held again by then.
 func TestWithdrawalIsSliced(t *testing.T) {
 	c := coreFor(5)
 	key, other := streamKey{ID{5}, 1}, streamKey{ID{6}, 1}
@@ -453,8 +454,8 @@ func TestWithdrawalIsSliced(t *testing.T) {
 	}
 }
 
-// A peer that gives one new frame of its own every so often keeps nobody else from giving for longer than its turn, also if
-// it leaves and comes back meanwhile.
+// A peer that now and then gives one new frame of its own keeps others from giving for no longer than its turn, even if it
+// leaves and comes back.
 func TestGiverHasATurn(t *testing.T) {
 	for _, flaps := range []bool{false, true} {
 		c := coreFor(6)
@@ -485,7 +486,7 @@ func TestGiverHasATurn(t *testing.T) {
 	}
 }
 
-// Peers without a certificate, whom whoever holds the mesh's key can make up, take one transfer together, and are nobody's
+// Peers without a certificate, which anybody with the mesh's key can make up, share one transfer and never become a node's
 // only giver.
 func TestStrangersTakeOneTransfer(t *testing.T) {
 	c := coreFor(7)

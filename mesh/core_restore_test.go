@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// A frame that the store gives back without a valid signature, because of a bit that a disk has flipped, yields to the one that was
-// signed. It once counted as a second frame under one number, and a member was accused of having signed both.
+// A frame restored without a valid signature, because a disk flipped a bit, yields to the signed one. It once counted as a
+// second frame under one number, and a member was accused of having signed both.
 func TestRestoredFrameThatIsNotSigned(t *testing.T) {
 	s := newSimulation(t, 1, 21)
 	c := s.cores[0]
-	for seq := uint64(1); seq <= 8; seq++ { // of two frames the lower hash stays: about half of these would
+	for seq := uint64(1); seq <= 8; seq++ { // the lower hash of two stays: about half of the broken frames would
 		signed := testFrame(t, signers[1], 1, seq, s.now, time.Hour, "payload")
 		raw := bytes.Clone(signed.raw)
 		raw[bytes.Index(raw, []byte("payload"))] ^= 1

@@ -80,7 +80,7 @@ func newSimulation(tb failer, nodes int, seed uint64) *simulation {
 	return s
 }
 
-// step gives a core an event and sends what it says.
+// step gives a core an event and sends its messages.
 func (s *simulation) step(i int, ev any) actions {
 	out := s.cores[i].step(s.now, ev)
 	for _, f := range out.deliver {
@@ -134,7 +134,7 @@ func (s *simulation) receive(p packet) {
 	}
 }
 
-// run lets time pass. Every second each core learns the digest of one other, as a ping would tell it.
+// run advances the clock by d. Every second each core learns the digest of one other, as from a ping.
 func (s *simulation) run(d time.Duration) {
 	end := s.now.Add(d)
 	nextPing := s.now
@@ -178,7 +178,7 @@ func (s *simulation) connect() {
 	}
 }
 
-// live lists the frames that a core holds, and checks that its digests belong to them.
+// live returns the frames that a core holds, and checks that its digests match them.
 func (s *simulation) live(i int) map[FrameRef]string {
 	frames := make(map[FrameRef]string)
 	var root digest
@@ -208,7 +208,7 @@ func (s *simulation) live(i int) map[FrameRef]string {
 	return frames
 }
 
-// sorted lists the streams in the order of their keys.
+// sorted returns the streams in the order of their keys.
 func (l *ledger) sorted() (all []*stream) {
 	l.index.Ascend(func(s *stream) bool {
 		all = append(all, s)
@@ -220,7 +220,7 @@ func (l *ledger) sorted() (all []*stream) {
 func (s *simulation) checkEqual() {
 	s.tb.Helper()
 	for i := range s.cores {
-		s.step(i, evTick{}) // what has ended by now is gone everywhere
+		s.step(i, evTick{}) // drop what has ended by now
 	}
 	want := s.live(0)
 	for i := range s.cores {
@@ -261,8 +261,8 @@ func testFrame(tb failer, id Identity, epoch, seq uint64, issued time.Time, life
 	return f
 }
 
-// Any order, duplication and loss of frames, followed by anti-entropy over a lossy network, ends with the same frames
-// and the same digest everywhere, and no frame is delivered twice under one name.
+// Frames in any order, duplicated and lost, followed by anti-entropy over a lossy network, leave the same frames and the
+// same digest everywhere, and no frame is delivered twice under one name.
 func TestCoresConverge(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		seed := rapid.Uint64().Draw(rt, "seed")
@@ -291,7 +291,7 @@ func TestCoresConverge(t *testing.T) {
 			names[f.Ref()]++
 		}
 		s.connect()
-		for range 2 { // the second time everything is a duplicate where it arrived the first time
+		for range 2 { // in the second round, what arrived in the first is a duplicate
 			s.rng.Shuffle(len(frames), func(i, j int) { frames[i], frames[j] = frames[j], frames[i] })
 			for _, f := range frames {
 				for i := range s.cores {
@@ -308,7 +308,7 @@ func TestCoresConverge(t *testing.T) {
 		s.checkEqual()
 		for i := range s.cores {
 			for ref, times := range s.seen[i] {
-				if times > 1 && names[ref] == 1 { // of two under one name, the loser may come back when the winner has expired
+				if times > 1 && names[ref] == 1 { // of two under one name, the loser may come back once the winner has expired
 					rt.Errorf("core %d delivered %v %d times", i, ref, times)
 				}
 			}

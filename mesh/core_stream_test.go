@@ -84,7 +84,7 @@ func TestCoreLyingPeer(t *testing.T) {
 	for i := range s.cores {
 		s.step(i, evUp{liar})
 	}
-	s.byID[liar] = 0 // what is said to it is lost on core 0, which does not know itself as a peer
+	s.byID[liar] = 0 // messages to the liar end up at core 0, which ignores them
 	for i := range s.cores {
 		for session := range uint64(100) {
 			s.step(i, evMessage{&syncMessage{Kind: syncCheck, From: liar, Session: session, Root: [32]byte{1}}, 0})

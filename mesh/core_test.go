@@ -128,7 +128,7 @@ func TestDigestLanes(t *testing.T) {
 	}
 }
 
-// What travels is bytes that Go's own releases must agree on: c2sp.org/chacha8rand is fixed.
+// Digests travel between nodes, so all Go releases must expand a hash alike: c2sp.org/chacha8rand is fixed.
 func TestDigestIsFixed(t *testing.T) {
 	var d digest
 	e := expand([32]byte([]byte("ABCDEFGHIJKLMNOPQRSTUVWXYZ123456")))
@@ -232,7 +232,8 @@ var expiringRaw = func() []byte {
 	return f.raw
 }()
 
-// A clock that was ahead dropped frames that live on elsewhere. Set right, it must not claim them as seen.
+// A node whose clock was ahead dropped frames that live on elsewhere. Once the clock is right, it must not claim them as
+// seen.
 func TestCoreClockStepsBack(t *testing.T) {
 	s := newSimulation(t, 2, 3)
 	for seq := uint64(1); seq <= 20; seq++ {
@@ -253,7 +254,7 @@ func TestCoreClockStepsBack(t *testing.T) {
 	}
 }
 
-// Our key in use elsewhere, as the core sees it.
+// The core notices that its key is in use elsewhere.
 func TestCoreNoticesItsKeyElsewhere(t *testing.T) {
 	self := signers[0]
 	for _, tt := range []struct {
@@ -281,7 +282,7 @@ func TestCoreNoticesItsKeyElsewhere(t *testing.T) {
 	}
 }
 
-// A difference that lasts less than a frame's way makes no packet; one that stays makes a session.
+// A difference that lasts no longer than a frame is in flight causes no packet; one that stays causes a session.
 func TestCoreToleratesFramesOnTheirWay(t *testing.T) {
 	c := coreFor(1)
 	peer := ID{1}
@@ -304,7 +305,7 @@ func TestCoreToleratesFramesOnTheirWay(t *testing.T) {
 	}
 }
 
-// Pings can be lost: who has compared with nobody for long asks one peer, and not again at once.
+// Pings can be lost: a node that has long compared with nobody asks one peer, and not again at once.
 func TestCoreAsksWhenPingsAreLost(t *testing.T) {
 	c := coreFor(1)
 	for i := range byte(3) {
@@ -326,7 +327,7 @@ func TestCoreAsksWhenPingsAreLost(t *testing.T) {
 	}
 }
 
-// Two roots that differ although nothing can be moved must not cost more and more.
+// Roots that differ although nothing can be moved must not cause more and more traffic.
 func TestCoreBacksOff(t *testing.T) {
 	s := newSimulation(t, 2, 5)
 	f := testFrame(t, signers[0], 1, 1, s.now.Add(FutureSkew/2), 24*time.Hour, "")
@@ -334,7 +335,7 @@ func TestCoreBacksOff(t *testing.T) {
 	s.connect()
 	s.run(10 * time.Second)
 	s.checkEqual()
-	// Core 1 loses a frame behind the core's back, and its peer cannot know: the window claims it.
+	// Core 1 loses a frame unnoticed, and its peer cannot know: the window still claims it.
 	st := s.cores[1].streams[streamKey{f.Origin, 1}]
 	s.cores[1].remove(st, 1)
 	s.cores[1].root.add(&lanes{7}) // and its root stays wrong for ever

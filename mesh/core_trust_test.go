@@ -10,7 +10,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// record signs what an authority says, at the time of the simulation's start.
+// recorder signs an authority's records, dated at the simulation's start.
 type recorder struct {
 	tb failer
 	a  Authority
@@ -57,7 +57,7 @@ func TestCoreTrust(t *testing.T) {
 	if out := give(frame(1), frame(1), frame(2)); len(out.deliver) != 0 || len(s.cores[0].parked) != 2 {
 		t.Fatalf("without a certificate: delivered %d, %d wait", len(out.deliver), len(s.cores[0].parked))
 	}
-	// Another authority's certificate changes nothing: it is a frame like any other, of an origin without a certificate.
+	// Another authority's certificate changes nothing: it is a frame like any other, from an origin without a certificate.
 	if out := give(newRecorder(t).cert(origin.Public(), 9, time.Hour)); len(out.admitted) != 0 || len(out.deliver) != 0 {
 		t.Errorf("a certificate of another authority was taken: %+v", out)
 	}
@@ -74,7 +74,7 @@ func TestCoreTrust(t *testing.T) {
 		t.Errorf("renewed: %+v", out)
 	}
 
-	// Its end takes back what it let in, and a new one lets it in again.
+	// The certificate's end withdraws what it let in, and a new one lets it in again.
 	s.now = simStart.Add(2 * time.Hour)
 	if out := s.step(0, evTick{}); len(out.withdrawn) != 1 || len(out.expired) != 3 || s.cores[0].count != 1 {
 		t.Errorf("the certificates ended: withdrawn %v, expired %v, held %d", out.withdrawn, out.expired, s.cores[0].count)
@@ -86,19 +86,19 @@ func TestCoreTrust(t *testing.T) {
 		t.Errorf("certified again: delivered %d", len(out.deliver))
 	}
 
-	// Revocation within the step that delivers: nothing of the origin reaches the daemon.
+	// Revoked within the step that delivers: nothing of the origin reaches the daemon.
 	out := give(frame(4), r.revoke(origin.ID(), 1), frame(5))
 	if len(out.deliver) != 0 || len(out.withdrawn) != 1 || out.verdicts[verdictRevoked] != 1 {
 		t.Errorf("revoked: delivered %d, withdrawn %v, %v", len(out.deliver), out.withdrawn, out.verdicts)
 	}
-	// No certificate undoes it, and no replay.
+	// Neither a certificate nor a replay undoes it.
 	out = give(r.cert(origin.Public(), 99, 9*time.Hour), frame(1), frame(6))
 	if len(out.deliver) != 0 || len(out.readmitted) != 0 || out.verdicts[verdictRevoked] != 2 {
 		t.Errorf("after the revocation: delivered %d, readmitted %v, %v", len(out.deliver), out.readmitted, out.verdicts)
 	}
 	s.live(0)
 
-	// What waits is bounded, and the newest stays.
+	// The number of waiting frames is bounded, and the newest stay.
 	for seq := range uint64(maxParked + 10) {
 		give(testFrame(t, signers[2], 1, seq+1, s.now, 10*time.Hour, "x"))
 	}
@@ -110,7 +110,7 @@ func TestCoreTrust(t *testing.T) {
 	}
 }
 
-// A store is read back in any order of origins; what does not count is dropped from it.
+// A store is read back in any order of origins; frames that do not count are dropped from it.
 func TestCoreTrustRestore(t *testing.T) {
 	s := newSimulation(t, 1, 1)
 	r := newRecorder(t)
@@ -126,8 +126,8 @@ func TestCoreTrustRestore(t *testing.T) {
 	}
 }
 
-// Whatever the order in which frames, certificates and revocations come, and wherever, all nodes end with the same, and
-// hold exactly what was said by those who are certified and not revoked.
+// In whatever order and place frames, certificates and revocations arrive, all nodes end with the same frames, and hold
+// exactly those of origins that are certified and not revoked.
 func TestCoresConvergeOnTrust(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		n := rapid.IntRange(2, 4).Draw(rt, "nodes")
@@ -153,7 +153,7 @@ func TestCoresConvergeOnTrust(t *testing.T) {
 		}
 		s.connect()
 		for _, f := range rapid.Permutation(all).Draw(rt, "order") {
-			// Each begins somewhere, and may be at others too.
+			// Each frame begins at one node, and perhaps at others too.
 			at := rapid.IntRange(0, n-1).Draw(rt, "where")
 			for i := range n {
 				if i == at || rapid.Bool().Draw(rt, "too") {
@@ -177,7 +177,7 @@ func TestCoresConvergeOnTrust(t *testing.T) {
 	})
 }
 
-// Who fills the ledger does not keep out the revocation that empties it.
+// A node that fills the ledger does not keep out the revocation that empties it.
 func TestRevocationOfAFullLedger(t *testing.T) {
 	s := newSimulation(t, 1, 1)
 	r := newRecorder(t)
@@ -195,7 +195,7 @@ func TestRevocationOfAFullLedger(t *testing.T) {
 	}
 }
 
-// A peer that goes on holding what we refuse is told so once, and streams none of it.
+// A peer that goes on holding what this node refuses is told so once, and streams none of it.
 func TestRefusedIsNotOffered(t *testing.T) {
 	s := newSimulation(t, 2, 3)
 	r := newRecorder(t)
@@ -217,8 +217,8 @@ func TestRefusedIsNotOffered(t *testing.T) {
 	}
 }
 
-// Whoever has the mesh's key names any number of epochs of a revoked node, without its signature. That neither lengthens what
-// this node tells its peers nor shortens what it compares with them, nor takes the place of what others said.
+// Anybody with the mesh's key can name any number of epochs of a revoked node, without its signature. That neither
+// lengthens what this node tells its peers, nor shortens what it compares with them, nor displaces what others said.
 func TestEpochsOfARevokedNodeAreBounded(t *testing.T) {
 	s := newSimulation(t, 2, 1)
 	r := newRecorder(t)
@@ -246,7 +246,7 @@ func TestEpochsOfARevokedNodeAreBounded(t *testing.T) {
 	}
 }
 
-// On a frame's way, trust costs a look-up and nothing that must be collected.
+// On a frame's path, trust costs a lookup and no allocation.
 func TestStandsAllocatesNothing(t *testing.T) {
 	s := newSimulation(t, 1, 1)
 	r := newRecorder(t)
@@ -261,7 +261,7 @@ func TestStandsAllocatesNothing(t *testing.T) {
 	}
 }
 
-// What is let go together goes in one order: a map's would be another one in each run.
+// Frames that are dropped together are dropped in a fixed order; a map's order would differ in each run.
 func TestLetGoInOrder(t *testing.T) {
 	s := newSimulation(t, 1, 1)
 	r := newRecorder(t)
