@@ -15,8 +15,8 @@ func (n *testNode) deliveredFrames() []Frame {
 	return slices.Clone(n.delivered)
 }
 
-// What a node says with the authority's key reaches every member's daemon as the authority's word: also who comes later,
-// who has no certificate yet, and who restarts; and it ends like every frame.
+// A frame signed with the authority's key reaches every member's daemon as the authority's, also on nodes that join later,
+// have no certificate yet, or restart; and it ends like every frame.
 func TestClusterPublishAsAuthority(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		a := testAuthority(t)
@@ -35,7 +35,7 @@ func TestClusterPublishAsAuthority(t *testing.T) {
 			t.Error("published what has ended")
 		}
 		var said []Frame
-		for i := range 4 { // two holders of the key speak within one millisecond
+		for i := range 4 { // two holders of the key publish within one millisecond
 			f, err := c.nodes[i%2].PublishAsAuthority(time.Now(), []byte(fmt.Sprint("lift ", i)), time.Now().Add(time.Hour))
 			if err != nil {
 				t.Fatal(err)
@@ -89,7 +89,7 @@ func TestClusterPublishAsAuthority(t *testing.T) {
 	})
 }
 
-// The frames that the authority signed are bounded, and in whatever order they come all nodes keep the same.
+// The number of frames signed by the authority is bounded, and all nodes keep the same ones in whatever order they arrive.
 func TestAuthorityFramesAreBounded(t *testing.T) {
 	a := testAuthority(t)
 	frame := func(seq uint64, text string) Frame {

@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-const benchPayload = 55 // makes a frame of about 200 bytes, as one ban does
+const benchPayload = 55 // makes a frame of about 200 bytes, like one ban
 
-// scaled is n, and a fiftieth under -short: enough to see that a benchmark measures something.
+// scaled returns n, or a fiftieth of it under -short: enough to see that a benchmark measures something.
 func scaled(n int) int {
 	if testing.Short() {
 		return n / 50
@@ -41,7 +41,7 @@ func BenchmarkVerify(b *testing.B) {
 	}
 }
 
-// benchFrames signs n frames of one origin, as one ban each.
+// benchFrames signs n frames of one origin, each the size of one ban.
 func benchFrames(b *testing.B, n int) [][]byte {
 	raws := make([][]byte, n)
 	now := time.Now()
@@ -94,8 +94,8 @@ func BenchmarkDeliver(b *testing.B) {
 	}
 }
 
-// A node that has nothing gets 100,000 frames of another: the cores' share (without signatures and the network), and the
-// memory of what is held.
+// An empty node gets 100,000 frames from another: the cores' share, without signatures and the network, and the memory of
+// the frames held.
 func BenchmarkCoreSync100k(b *testing.B) {
 	frames := scaled(100_000)
 	raws := benchFrames(b, frames)
@@ -125,7 +125,7 @@ func BenchmarkCoreSync100k(b *testing.B) {
 	}
 }
 
-// The same over sockets, signatures and all.
+// The same over sockets, including signatures.
 func BenchmarkSync100k(b *testing.B) {
 	frames := scaled(100_000)
 	raws := benchFrames(b, frames)
@@ -147,7 +147,7 @@ func BenchmarkSync100k(b *testing.B) {
 }
 
 // From Publish to Deliver on the last of ten nodes in one process, over sockets: one frame at a time, as many small ones at
-// once as a peer takes of one origin, and full ones of a bulk. Between two rounds each peer's account fills again.
+// once as a peer accepts from one origin, and full bulk frames. Between rounds each peer's budget refills.
 func BenchmarkPublish(b *testing.B) {
 	const nodes = 10
 	var mu sync.Mutex
@@ -157,7 +157,7 @@ func BenchmarkPublish(b *testing.B) {
 	var all []*testNode
 	for i := range nodes {
 		all = append(all, newNode(b, secrets, newIdentity(b), func(c *Config) {
-			c.Bind = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, byte(i + 1)}), 0) // each has its own account with the others
+			c.Bind = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, byte(i + 1)}), 0) // each has its own budget at the others
 			if i > 0 {
 				c.Join = []string{all[0].Addr().String()}
 			}
@@ -211,7 +211,7 @@ func BenchmarkPublish(b *testing.B) {
 	}
 }
 
-// synced is how many frames came by sync.
+// synced returns the number of frames that came by sync.
 func synced(nodes []*testNode) (sum uint64) {
 	for _, n := range nodes {
 		sum += n.Stats().Synced

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// What ten nodes put on the wire while nothing happens, and for one ban.
+// The bytes that ten nodes put on the wire while idle, and for one ban.
 func TestWireBudget(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		const (
@@ -64,7 +64,7 @@ func TestWireBudget(t *testing.T) {
 	})
 }
 
-// checks sums up the names of the checks that the nodes have sent last: it changes when one of them sends another.
+// checks returns the sum of the ids of the checks that the nodes sent last: it changes when a node sends another.
 func (c *cluster) checks() (sum uint64) {
 	for _, n := range c.nodes {
 		n.mu.Lock()

@@ -14,7 +14,7 @@ func bulkMesh(t *testing.T) *Mesh {
 	return m
 }
 
-// chunkOf gives a chunk of n frames, of which those from bad on are not signed by their origin.
+// chunkOf returns a chunk of n frames, of which those from bad on are not signed by their origin.
 func chunkOf(t *testing.T, from ID, session uint64, origin Identity, first, n, bad int) []byte {
 	m := &syncMessage{Kind: syncChunk, From: from, Session: session, Num: 1}
 	now := time.Now()
@@ -28,7 +28,7 @@ func chunkOf(t *testing.T, from ID, session uint64, origin Identity, first, n, b
 	return append([]byte{kindChunk}, m.encode()...)
 }
 
-// openSession opens a session of a peer with a node that does not run.
+// openSession opens a peer's session with a node that does not run.
 func openSession(t *testing.T, m *Mesh, id ID) *visitor {
 	m.apply(evUp{id})
 	m.core.peers[id].phase, m.core.givesTill = phaseIdle, time.Time{}
@@ -45,7 +45,8 @@ func drainBulk(m *Mesh) {
 	}
 }
 
-// Chunks that belong to no session are dropped before anything in them is looked at, large or small, whosever name they bear.
+// Chunks that belong to no session are dropped before anything in them is read, whatever their size and whosever name they
+// bear.
 func TestForeignChunksAreDropped(t *testing.T) {
 	m := bulkMesh(t)
 	peer := ID{7}
@@ -69,8 +70,8 @@ func TestForeignChunksAreDropped(t *testing.T) {
 	}
 }
 
-// The first bad signature ends a chunk, the session and all that waits of it, and for a while nothing is compared with the
-// peer. With others all goes on.
+// The first bad signature ends the chunk, the session and its waiting chunks, and for a while nothing is compared with the
+// peer. Other peers are not affected.
 func TestBadSignatureEndsAChunk(t *testing.T) {
 	m := bulkMesh(t)
 	bad, good := ID{7}, ID{8}
@@ -99,7 +100,7 @@ func TestBadSignatureEndsAChunk(t *testing.T) {
 	}
 }
 
-// Peers take turns, and none has more than its share of what waits.
+// Peers take turns, and none has more than its share of the waiting chunks.
 func TestBulkTakesTurns(t *testing.T) {
 	m := bulkMesh(t)
 	greedy, modest := openSession(t, m, ID{7}), openSession(t, m, ID{8})
@@ -121,7 +122,7 @@ func TestBulkTakesTurns(t *testing.T) {
 	}
 }
 
-// What a peer streams of its own is charged, and so is what brings nothing; what others have signed is not.
+// A peer is charged for frames of its own and for chunks that bring nothing, but not for frames that others have signed.
 func TestChunksAreCharged(t *testing.T) {
 	for _, tt := range []struct {
 		name   string

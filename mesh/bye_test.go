@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// A goodbye counts if the member that leaves has signed it, for this mesh, a short while ago, and it is news.
+// A goodbye counts if the leaving member signed it for this mesh a short while ago, and it is news.
 func TestGoodbyeIsSigned(t *testing.T) {
 	leaver, other := signers[0], signers[1]
 	id := leaver.ID()
@@ -19,7 +19,7 @@ func TestGoodbyeIsSigned(t *testing.T) {
 	good := said(leaver, secrets.MeshID, now)
 	forged := slices.Clone(good)
 	forged[len(forged)-1]++
-	inName := slices.Clone(good) // the other one's signature under the leaver's words
+	inName := slices.Clone(good) // the other node's signature under the leaver's words
 	b, err := decodeBye(good[1:])
 	if err != nil {
 		t.Fatal(err)
@@ -55,7 +55,7 @@ func TestGoodbyeIsSigned(t *testing.T) {
 			if got := n.peers.leaving(now, leaver.ID()); got != tt.left {
 				t.Errorf("leaving: %v", got)
 			}
-			// It comes back: what was said before is not said again.
+			// It comes back: an earlier goodbye does not count again.
 			n.peers.joined(now, node, MemberJoin)
 			n.small(tt.b, &intake{})
 			if n.peers.leaving(now, leaver.ID()) {

@@ -13,8 +13,8 @@ const (
 	catchUpMissed = 1_000
 )
 
-// without gives raws without those that a node missed: the last ones, as a node that was away, or some of all, as one
-// that lost packets.
+// without returns raws split into the frames that a node kept and those it missed: the last ones, like a node that was
+// away, or scattered ones, like a node that lost packets.
 func without(raws [][]byte, missed string) (kept [][]byte, missing [][]byte) {
 	switch missed {
 	case "last":
@@ -37,9 +37,9 @@ func without(raws [][]byte, missed string) (kept [][]byte, missing [][]byte) {
 	return raws, nil
 }
 
-// What it costs when one of two nodes with a million frames missed a thousand of them: the bytes beside the missing
-// frames, and how long after contact both hold the same (100 us to 5 ms one way, the work of the cores not counted).
-// With nothing missing it is what the first exchange costs.
+// The cost when one of two nodes with a million frames missed a thousand of them: the bytes beside the missing frames, and
+// how long after contact both hold the same (100 us to 5 ms one way; the cores' own work is not counted). With nothing
+// missing it is the cost of the first exchange.
 func BenchmarkCatchUp(b *testing.B) {
 	raws := benchFrames(b, scaled(catchUpHeld))
 	for _, missed := range []string{"none", "last", "scattered"} {
@@ -82,7 +82,7 @@ func BenchmarkCatchUp(b *testing.B) {
 	}
 }
 
-// The same over sockets, signatures and all: from the moment when the one that missed frames has met the other.
+// The same over sockets, including signatures: measured from when the node that missed frames has met the other.
 func BenchmarkCatchUpSockets(b *testing.B) {
 	raws := benchFrames(b, scaled(catchUpHeld))
 	for _, missed := range []string{"last", "scattered"} {

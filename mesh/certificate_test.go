@@ -77,7 +77,7 @@ func TestCertificateVerify(t *testing.T) {
 	if _, err := (Authority{}).Certify(base); !errors.Is(err, ErrNoAuthority) {
 		t.Errorf("without a key: %v", err)
 	}
-	// A frame of a node is no certificate, whatever it says.
+	// A node's frame is no certificate, whatever it says.
 	f, err := signFrame(signers[1], Frame{MeshID: [16]byte{1}, Epoch: recordCertificate, Seq: 9, Issued: simStart, Expires: simStart.Add(time.Hour), Payload: base.payload()})
 	if err != nil {
 		t.Fatal(err)
@@ -107,7 +107,7 @@ func TestRequest(t *testing.T) {
 			t.Errorf("byte %d was changed: %v", i, err)
 		}
 	}
-	// The key of somebody else cannot be certified.
+	// Nobody can have another node's key certified.
 	stolen := Request{Node: signers[1].Public(), Name: "web1"}
 	b := stolen.body()
 	b = append(b, ed25519.Sign(signers[0].key, append([]byte(requestDomain), b...))...)

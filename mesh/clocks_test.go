@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// One member's word tells that two clocks differ, that of most whose is off.
+// One other clock shows only that two clocks differ; most of the members' clocks show whose is off.
 func TestClockFault(t *testing.T) {
 	a, b, c, d, e := ID{1}, ID{2}, ID{3}, ID{4}, ID{5}
 	for _, tt := range []struct {
@@ -46,21 +46,21 @@ func TestClockFault(t *testing.T) {
 	}
 }
 
-// A node whose clock is far ahead or behind was mute, and nobody said so.
+// A node whose clock was far ahead or behind used to be mute, and nobody said so.
 func TestClusterNamesClocks(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		off     time.Duration
 		own     string
 		ofOther string
-		mute    int // how many others take nothing from it
+		mute    int // how many others take no ban from it
 	}{
 		{"ahead", 7 * time.Minute, "this machine's clock is 7m ahead of that of 2 of 2 members: they take no ban from it", "is 7m ahead of this machine's: this node takes no ban from it", 2},
 		{"behind", -7 * time.Minute, "this machine's clock is 7m behind that of 2 of 2 members: it takes no ban from them", "is 7m behind this machine's: it takes no ban from this node", 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				var early sync.Map // frames that the first node refused as of the future
+				var early sync.Map // frames that the first node refused as too early
 				c := newCluster(t, 3, func(i int, cfg *Config) {
 					if i == 0 {
 						cfg.Early = func(f Frame) { early.Store(string(f.raw), true) }
@@ -111,7 +111,7 @@ func TestClusterNamesClocks(t *testing.T) {
 	}
 }
 
-// A caller that read the clock before the process was stopped for a while had the mesh say that the clock was set.
+// The mesh used to report that the clock was set if a caller read the clock before the process was stopped for a while.
 func TestAPauseIsNoClockSetBack(t *testing.T) {
 	n := newNode(t, newSecrets(t), newIdentity(t), nil)
 	read := time.Now()
@@ -134,8 +134,8 @@ func TestAPauseIsNoClockSetBack(t *testing.T) {
 	}
 }
 
-// A fleet that started in 1970 kept nothing of others once its clocks were right: certificates had been of the future, and
-// nobody looked at them again.
+// A fleet that started in 1970 kept no frames of others once its clocks were right: certificates had been refused as too
+// early, and nobody looked at them again.
 func TestCoreLooksAgainWhenTimeHasCome(t *testing.T) {
 	s := newSimulation(t, 3, 1)
 	r := newRecorder(t)
@@ -190,8 +190,8 @@ func TestCoreLooksAgainWhenTimeHasCome(t *testing.T) {
 	}
 }
 
-// What a peer offered too early is asked for when its time has come, though comparisons that brought nothing have made the
-// pauses long. Whoever sends frames of the future does not make that happen all the time.
+// Frames that a peer offered too early are requested when their time has come, even if fruitless comparisons have made the
+// pauses long. A sender of future frames cannot make that happen all the time.
 func TestCoreComparesWhenTimeHasCome(t *testing.T) {
 	c, peer, now := coreFor(1), ID{1}, simStart
 	c.step(now, evUp{peer})

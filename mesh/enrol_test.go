@@ -56,13 +56,13 @@ func TestEnrol(t *testing.T) {
 	if len(got.Join) == 0 || got.Join[0] != inviter.Addr().String() {
 		t.Errorf("join list %q, want %v first", got.Join, inviter.Addr())
 	}
-	// A node with what it was given is a member.
+	// A node with the secrets it was given is a member.
 	member := newNode(t, got.Secrets, first, func(c *Config) { c.Join = got.Join }).run(t)
 	eventually(t, 10*time.Second, "the new node is a member", func() bool {
 		return inviter.aliveCount() == 2 && member.aliveCount() == 2
 	})
 
-	// Who comes again with the same key does not use the token up; a second machine does.
+	// Enrolling again with the same key does not use up the token; a second machine does.
 	for range 2 {
 		if _, err := Enrol(ctx, text, first, "web1"); err != nil {
 			t.Errorf("again: %v", err)
@@ -75,7 +75,7 @@ func TestEnrol(t *testing.T) {
 		t.Errorf("third: %v, want %v", err, ErrInviteUsed)
 	}
 
-	// Invitations survive a restart of the inviter, who may have another port then.
+	// Invitations survive a restart of the inviter, which may then have another port.
 	open, err := inviter.NewInvite(1, time.Hour, DefaultCaps())
 	if err != nil {
 		t.Fatal(err)
@@ -110,7 +110,7 @@ func TestEnrolRefusals(t *testing.T) {
 		f(&tok)
 		return tok.encode()
 	}
-	// The inviter decides by its own clock when the token is over.
+	// The inviter decides by its own clock when the token expires.
 	inviter.invites.list = append(inviter.invites.list, invite{Hash: [32]byte{1}, Expires: time.Now().Add(-time.Minute), Uses: 1})
 	for _, tt := range []struct {
 		name, text string
@@ -270,7 +270,7 @@ func TestEnrolGivesUpWithItsContext(t *testing.T) {
 	}
 }
 
-// A token names every address that a newcomer may need, and only such.
+// A token names every address that a newcomer may need, and no others.
 func TestTokenAddrs(t *testing.T) {
 	local := []netip.Addr{
 		netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("fe80::1"), netip.MustParseAddr("10.0.0.5"),
@@ -295,7 +295,7 @@ func TestTokenAddrs(t *testing.T) {
 	}
 }
 
-// In a mesh with an authority, who enrols comes back with a certificate, and only where the authority's key is.
+// In a mesh with an authority, a node that enrols gets a certificate, and only from a node with the authority's key.
 func TestEnrolCertificate(t *testing.T) {
 	a := testAuthority(t)
 	secrets := newSecrets(t)
@@ -326,7 +326,7 @@ func TestEnrolCertificate(t *testing.T) {
 		t.Errorf("an invitation without the authority's key: %v, want %v", err, ErrNoAuthority)
 	}
 
-	// Who was revoked does not come back with another token.
+	// A revoked node cannot come back with another token.
 	if _, err := inviter.Revoke(id.ID(), "web1", time.Time{}, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -334,7 +334,7 @@ func TestEnrolCertificate(t *testing.T) {
 		t.Errorf("a revoked node enrols: %v, want %v", err, ErrRevoked)
 	}
 
-	// A certificate that is not ours, or of another mesh, is not taken.
+	// A certificate for another node or another mesh is refused.
 	other := certify(t, a, Certificate{MeshID: secrets.MeshID, Serial: 1, Node: inviter.id.Public(), NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour)})
 	foreign := certify(t, a, Certificate{Serial: 1, Node: id.Public(), NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour)})
 	for name, raw := range map[string][]byte{"of another node": other.Raw(), "another mesh": foreign.Raw(), "not a certificate": {1}} {
@@ -344,8 +344,8 @@ func TestEnrolCertificate(t *testing.T) {
 	}
 }
 
-// An invitation carries the caps of whom it lets in, also over a restart; one without them, as earlier versions stored
-// them, means the default. Who comes again gets no more than what is left of them.
+// An invitation carries the caps of the nodes it lets in, even over a restart. One without caps, as earlier versions stored
+// them, means the default. A node that enrols again gets no more than its current caps.
 func TestInviteCaps(t *testing.T) {
 	a := testAuthority(t)
 	secrets, founder := newSecrets(t), newIdentity(t)
@@ -405,8 +405,8 @@ func TestInviteCaps(t *testing.T) {
 	}
 }
 
-// stall opens streams from addresses of a block, which begin like a hello or announce a large message, and say no more. It
-// opens new ones where old ones end, until the test does.
+// stall opens streams from the addresses of a block. Each begins like a hello or announces a large message, then stays
+// silent. A stream that ends is replaced by a new one until the test ends.
 func stall(t *testing.T, block byte, to netip.AddrPort, begin []byte, addresses int) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
@@ -438,7 +438,8 @@ func stall(t *testing.T, block byte, to netip.AddrPort, begin []byte, addresses 
 	}
 }
 
-// Hundreds of addresses with stalled hellos and announced messages keep nobody from enrolling, asking for a key, or syncing.
+// Hundreds of addresses with stalled hellos and announced messages do not keep anybody from enrolling, asking for a key, or
+// syncing.
 func TestOutsidersKeepNobodyOut(t *testing.T) {
 	secrets, inviterID := newSecrets(t), newIdentity(t)
 	inviter := newNode(t, secrets, inviterID, nil).run(t)
@@ -469,7 +470,7 @@ func TestOutsidersKeepNobodyOut(t *testing.T) {
 		}
 	}
 	dial := &net.Dialer{LocalAddr: &net.TCPAddr{IP: member.Addr().Addr().AsSlice()}}
-	for range 3 { // each asks for a key, as a member that missed a rotation does
+	for range 3 { // each asks for a key, like a member that missed a rotation
 		conn, err := dial.Dial("tcp", inviter.Addr().String())
 		if err != nil {
 			t.Fatal(err)
@@ -492,7 +493,7 @@ func TestOutsidersKeepNobodyOut(t *testing.T) {
 	}
 	node := &memberlist.Node{Name: inviter.id.ID().String(), Addr: inviter.Addr().Addr().AsSlice(), Port: inviter.Addr().Port()}
 	before := inviter.Stats().Refused["format"]
-	for i := range uint64(3) { // messages of the largest size, which say nothing
+	for i := range uint64(3) { // empty messages of the largest size
 		if err := member.ml.Load().SendReliable(node, append([]byte{kindSync}, make([]byte, maxSyncMessage)...)); err != nil {
 			t.Errorf("a large message of a member: %v", err)
 		}
@@ -500,7 +501,7 @@ func TestOutsidersKeepNobodyOut(t *testing.T) {
 	}
 }
 
-// A joiner is told that a node that counts has its name; itself, enrolled before, does not count.
+// A joiner is told if a node that counts has its name; its own earlier enrolment does not count.
 func TestEnrolTellsOfATakenName(t *testing.T) {
 	a, secrets := testAuthority(t), newSecrets(t)
 	copy(secrets.Authority[:], a.Public())

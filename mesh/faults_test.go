@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// fault returns the text of what is wrong now, "" if nothing of the kind is.
+// fault returns the text of the current fault of a kind, or "".
 func (n *testNode) fault(kind Problem) string {
 	for _, f := range n.Faults() {
 		if f.Kind == kind {
@@ -21,7 +21,7 @@ func (n *testNode) fault(kind Problem) string {
 	return ""
 }
 
-// closedPort returns an address on which nobody listens.
+// closedPort returns an address where nobody listens.
 func closedPort(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -34,8 +34,8 @@ func closedPort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// A node whose join list leads nowhere had one line in the log and called itself alive and in sync. Its fault names each entry
-// and why, and is over once one answers.
+// A node whose join list led nowhere logged one line and called itself alive and in sync. Its fault now names each entry
+// with the reason, and ends once one answers.
 func TestNobodyOnTheJoinListAnswers(t *testing.T) {
 	t.Parallel()
 	secrets := newSecrets(t)
@@ -86,7 +86,7 @@ func TestNobodyOnTheJoinListAnswers(t *testing.T) {
 	}
 }
 
-// When the only host of a join list was stopped, the others warned that nobody answers.
+// When the only host of a join list was stopped, the others used to warn that nobody answers.
 func TestCleanStopIsNoFault(t *testing.T) {
 	t.Parallel()
 	secrets := newSecrets(t)
@@ -129,7 +129,7 @@ func TestJoinFault(t *testing.T) {
 		name  string
 		hosts []string
 		tries map[string]string
-		want  string // what the text holds; "": no fault
+		want  string // what the text contains; "": no fault
 	}{
 		{"ok: no list", nil, nil, ""},
 		{"ok: not tried yet", []string{"a:1", "b:1"}, map[string]string{"a:1": "no answer"}, ""},

@@ -23,7 +23,7 @@ func knows(n *testNode, id ID) bool {
 }
 
 // A member that was silent for a minute is forgotten: it leaves the list, and its address may be banned. One that is heard
-// again is back.
+// from again is back.
 func TestForget(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 4, nil)
@@ -53,7 +53,7 @@ func TestForget(t *testing.T) {
 			t.Errorf("forgotten, but listed %v, known %v", lists(n, id), knows(n, id))
 		}
 
-		// A restart of the one who forgot changes nothing.
+		// Restarting the node that forgot it changes nothing.
 		saved, err := json.Marshal(n.peers.remember(time.Now()))
 		if err != nil {
 			t.Fatal(err)
@@ -81,7 +81,7 @@ func TestForget(t *testing.T) {
 	})
 }
 
-// The word of a captured node hides nobody who lives, and leaves the address of one that is cut off protected for an hour.
+// A captured node's word hides no living member, and leaves the address of one that is cut off protected for an hour.
 func TestForgottenByACapturedNode(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 3, nil)
@@ -100,7 +100,7 @@ func TestForgottenByACapturedNode(t *testing.T) {
 		if !lists(n, victim) {
 			t.Error("hidden although it was heard a moment ago")
 		}
-		eventually(t, 5*time.Minute, "it is forgotten", func() bool { // hearsay of it may void the word
+		eventually(t, 5*time.Minute, "it is forgotten", func() bool { // hearsay about it may void the word
 			n.Forget(victim, bad, time.Now(), false)
 			return !lists(n, victim)
 		})
@@ -144,7 +144,7 @@ func TestForgetAnswered(t *testing.T) {
 	}
 }
 
-// What a revoked node said of others is void.
+// What a revoked node said about others is void.
 func TestUnforget(t *testing.T) {
 	table := newPeerTable(ID{1}, []Peer{{ID: ID{2}, Addr: netip.MustParseAddrPort("192.0.2.2:7946"), Seen: time.Unix(1e9, 0)}}, func(ID) bool { return true })
 	now := time.Unix(1e9, 0).Add(time.Hour)
@@ -161,7 +161,7 @@ func TestUnforget(t *testing.T) {
 	}
 }
 
-// Who says the same of a member without end makes a node neither look for its addresses again nor write to its disk.
+// Repeating the same about a member endlessly makes a node neither look for its addresses again nor write to its disk.
 func TestForgetSaidAgain(t *testing.T) {
 	now, id := time.Unix(1e9, 0), ID{2}
 	table := newPeerTable(ID{1}, []Peer{{ID: id, Addr: netip.MustParseAddrPort("192.0.2.2:7946"), Seen: now}}, func(ID) bool { return true })
@@ -185,9 +185,9 @@ func TestForgetSaidAgain(t *testing.T) {
 	say(ID{3}, false, false)
 
 	now = now.Add(time.Hour)
-	table.update(id, func(p *peer) { p.seen, p.word = now, forgotten{} }) // it came, and is gone again
+	table.update(id, func(p *peer) { p.seen, p.word = now, forgotten{} }) // it came back, and is gone again
 	say(ID{3}, false, true)
 	now = now.Add(time.Hour)
-	table.update(id, func(p *peer) { p.seen = now }) // it was heard
+	table.update(id, func(p *peer) { p.seen = now }) // it was heard from
 	say(ID{3}, false, true)
 }

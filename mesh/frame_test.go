@@ -95,7 +95,7 @@ func TestDecodeFrameRefuses(t *testing.T) {
 	}
 }
 
-// What we write is msgpack as others read it.
+// Our encoding is msgpack that other implementations can read.
 func TestWireIsMsgpack(t *testing.T) {
 	numbers := []uint64{0, 1, 0x7f, 0x80, 0xff, 0x100, 0xffff, 0x10000, math.MaxUint32, math.MaxUint32 + 1, math.MaxUint64}
 	blob, long := bytes.Repeat([]byte{1}, 300), "a text of more than thirty-one bytes"
@@ -167,7 +167,7 @@ func TestIdentityFiles(t *testing.T) {
 	}
 
 	secrets := newSecrets(t)
-	for range 2 { // the second time it is replaced
+	for range 2 { // the second time, the file is replaced
 		if err := secrets.Save(path); err != nil {
 			t.Fatal(err)
 		}

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Every decoder: what it accepts has exactly one encoding, so encoding it again gives the same bytes.
+// For every decoder: what it accepts has exactly one encoding, so encoding it again yields the same bytes.
 
 func FuzzDecodeFrame(f *testing.F) {
 	good := testFrame(f, signers[0], 3, 9, simStart, time.Hour, "payload")
@@ -154,7 +154,7 @@ func FuzzMeta(f *testing.F) {
 	says := good
 	says.say(signers[0], 1<<32+7, 9, 512)
 	f.Add(says.encode())
-	f.Add(append([]byte{mpFixArray | 6}, append(good.encode()[1:], 7)...)) // a field of a later version
+	f.Add(append([]byte{mpFixArray | 6}, append(good.encode()[1:], 7)...)) // a field from a later version
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := decodeMeta(b)
 		if err != nil {
@@ -220,7 +220,7 @@ func FuzzDecodeNotice(f *testing.F) {
 	})
 }
 
-// Whatever a member sends, the core goes on, and holds nothing that is not signed.
+// Whatever a member sends, the core carries on and holds nothing unsigned.
 func FuzzMessage(f *testing.F) {
 	for _, m := range syncSamples() {
 		f.Add(append([]byte{kindSync}, m.encode()...))
@@ -261,7 +261,7 @@ func FuzzMessage(f *testing.F) {
 	})
 }
 
-// Requests, enrolments and secrets as text that people carry; and the windows that streams and holders of them name.
+// Requests, enrolments and secrets as text that people carry; and windows that name streams and their holders.
 func FuzzTexts(f *testing.F) {
 	a := testAuthority(f)
 	secrets := Secrets{MeshID: [16]byte{1}, GossipKey: [32]byte{2}}
@@ -301,7 +301,7 @@ func FuzzTexts(f *testing.F) {
 	})
 }
 
-// A path message that is taken says one thing alone, and probes have the length that they test.
+// An accepted path message has exactly one meaning, and probes have the length that they test.
 func FuzzPath(f *testing.F) {
 	m, err := New(Config{Identity: signers[1], Secrets: Secrets{GossipKey: [32]byte{1}}, Epoch: 1, Bind: netip.MustParseAddrPort("127.0.0.1:0")})
 	if err != nil {
@@ -331,7 +331,7 @@ func FuzzPath(f *testing.F) {
 		if (part == pathIsLargeProbe) != (1+len(b) == maxPacket) {
 			t.Errorf("part %d in %d bytes", part, 1+len(b))
 		}
-		m.pathMessage(b) // nobody is a member: nothing is to come of it
+		m.pathMessage(b) // nobody is a member: it must have no effect
 		if m.paths.some.Load() {
 			t.Error("a path to nobody")
 		}

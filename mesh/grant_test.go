@@ -32,7 +32,7 @@ func TestSeal(t *testing.T) {
 			t.Errorf("byte %d was changed, and it opens", i)
 		}
 	}
-	// A key that is a point of small order, or none, is an error and no panic.
+	// A key that is a point of small order, or no point, causes an error and no panic.
 	for _, key := range [][]byte{make([]byte, 32), append([]byte{1}, make([]byte, 31)...)} {
 		if _, err := seal(key, nil, text); err == nil {
 			t.Errorf("sealed for %x", key)
@@ -40,7 +40,7 @@ func TestSeal(t *testing.T) {
 	}
 }
 
-// testGrant hands keys to nodes.
+// testGrant returns a grant of keys to nodes.
 func testGrant(tb failer, a Authority, serial uint64, issued time.Time, keys []GossipKey, to ...Identity) grant {
 	g := grant{MeshID: [16]byte{1}, Serial: serial, Version: keys[0].version(), Issued: issued}
 	for _, id := range to {
@@ -73,7 +73,7 @@ func TestGrant(t *testing.T) {
 	if _, ok, err := back.open(signers[2]); ok || err != nil {
 		t.Errorf("a node without a box: %v, %v", ok, err)
 	}
-	// A box is worth nothing under another node's name, in another mesh or for another key.
+	// A box is useless under another node's name, in another mesh or for another key.
 	for name, edit := range map[string]func(*grant){
 		"bad: another node's": func(g *grant) { g.Boxes[0].Node = signers[2].ID() },
 		"bad: another mesh":   func(g *grant) { g.MeshID[0]++ },
@@ -87,7 +87,7 @@ func TestGrant(t *testing.T) {
 			}
 		}
 	}
-	// The authority's word is one thing, what is sealed another: they must agree.
+	// What the authority signs and what is sealed must agree.
 	h := grant{MeshID: [16]byte{1}, Version: keys[0].version()}
 	sealed, err := seal(signers[0].Public(), grantInfo(h.MeshID, h.Version, signers[0].ID()), appendKeys(nil, keys[1:]))
 	if err != nil {
@@ -98,7 +98,7 @@ func TestGrant(t *testing.T) {
 		t.Error("took a key that is not the one that the record names")
 	}
 
-	// A full record fits a frame, with as many keys as there can be.
+	// A full record fits in a frame, with as many keys as there can be.
 	many := []GossipKey{testGossipKey(1<<32-1, 1), testGossipKey(1<<32-2, 1), testGossipKey(1<<32-3, 1), testGossipKey(1<<32-4, 1)}
 	b, err := boxFor(signers[0].Public(), [16]byte{1}, many)
 	if err != nil || len(b.Sealed) > maxSealedKeys {
@@ -116,7 +116,7 @@ func TestGrant(t *testing.T) {
 	}
 }
 
-// Of grants only those of the newest key are held, in whatever order they come, and by whatever way.
+// Only grants of the newest key are held, in whatever order and way they arrive.
 func TestCoreGrants(t *testing.T) {
 	r := newRecorder(t)
 	old := testGrant(t, r.a, 7, simStart, []GossipKey{testGossipKey(1, 1)}, signers[0], signers[1])
@@ -159,8 +159,8 @@ func TestCoreGrants(t *testing.T) {
 	}
 }
 
-// Only a member itself says which keys it has: what another holder of a gossip key says in its name is as if it said
-// nothing, and does not have the others turn to a key that it lacks.
+// Only a member itself says which keys it has: what another holder of a gossip key says in its name is ignored, and does
+// not make the others turn to a key that the member lacks.
 func TestKeysAreSaidByTheMemberAlone(t *testing.T) {
 	id, v := signers[0], testGossipKey(1, 1).version()
 	table := newPeerTable(signers[1].ID(), nil, func(ID) bool { return true })

@@ -12,7 +12,7 @@ import (
 	"github.com/hashicorp/go-msgpack/v2/codec"
 )
 
-// exchangeOf encrypts an exchange of the membership, as it comes by stream.
+// exchangeOf encrypts a membership exchange, as it arrives by stream.
 func exchangeOf(t testing.TB, key []byte, members ...mlNodeState) []byte {
 	t.Helper()
 	plain := ofMemberlist(t, mlPushPull, struct{ Nodes int }{len(members)})
@@ -23,8 +23,8 @@ func exchangeOf(t testing.TB, key []byte, members ...mlNodeState) []byte {
 	return append(head, sealed(t, key, 1, plain, head)...)
 }
 
-// The word that a member is dead makes it suspect, wherever it stands in a packet, and all else in the packet stays as it was.
-// That it has left counts if it has signed that.
+// A claim that a member is dead makes it suspect, wherever the claim stands in a packet, and leaves the rest of the packet
+// unchanged. A claim that it has left counts if the member signed it.
 func TestGuardDoubtsDeath(t *testing.T) {
 	about, other := signers[0].ID(), signers[1].ID()
 	said := func(from ID) []byte { return ofMemberlist(t, mlDead, mlAccusation{7, about.String(), from.String()}) }
@@ -68,7 +68,7 @@ func TestGuardDoubtsDeath(t *testing.T) {
 	}
 }
 
-// In an exchange of the membership who has left without having signed that is dead, which memberlist makes suspect.
+// In a membership exchange, a member that has left without a signed goodbye counts as dead, which memberlist makes suspect.
 func TestGuardDoubtsDeathInExchange(t *testing.T) {
 	g, _ := testGuard(func(netip.Addr) {})
 	g.leaving = func(id ID) bool { return id == signers[3].ID() }
@@ -112,7 +112,7 @@ func TestGuardDoubtsDeathInExchange(t *testing.T) {
 	}
 }
 
-// told counts what the nodes were told of a member.
+// told counts the events of a kind that the nodes were told about a member.
 func (c *cluster) told(of ID, kind MemberEventKind) (n int) {
 	for _, other := range c.nodes {
 		other.mu.Lock()
@@ -126,8 +126,8 @@ func (c *cluster) told(of ID, kind MemberEventKind) (n int) {
 	return n
 }
 
-// Whoever holds the mesh's key says of a member, under its present incarnation, that it is dead or has left: nobody takes it for
-// that. Who does crash is dead for all, and who leaves has left.
+// A holder of the mesh's key claims, under a member's present incarnation, that the member is dead or has left: nobody
+// believes it. A member that does crash is dead for all, and one that leaves has left.
 func TestClusterForgedDeath(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 5, nil)
@@ -159,7 +159,7 @@ func TestClusterForgedDeath(t *testing.T) {
 			if _, err := conn.Write(b); err != nil {
 				t.Fatal(err)
 			}
-			_, _ = io.Copy(io.Discard, conn) // until the node has taken it in
+			_, _ = io.Copy(io.Discard, conn) // until the node has read it
 		}
 		for range 20 {
 			for i, to := range c.addrs {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// addrConn is a stream of an address that tells when it is closed.
+// addrConn is a stream from an address that records when it is closed.
 type addrConn struct {
 	net.Conn
 	from   net.TCPAddr
@@ -22,7 +22,7 @@ func streamFrom(addr string) addrConn {
 	return addrConn{from: net.TCPAddr{IP: net.ParseIP(addr), Port: 1}, closed: new(bool)}
 }
 
-// A member opens so many streams, and its messages take so much memory, and no more.
+// The number of a member's open streams and the memory of its messages are bounded.
 func TestGuardBoundsMembers(t *testing.T) {
 	g, count := testGuard(func(netip.Addr) {})
 	g.isMember = func(netip.Addr) bool { return true }
@@ -65,7 +65,7 @@ func TestGuardBoundsMembers(t *testing.T) {
 	}
 }
 
-// A member opens so many streams in a second and no more, however short they are.
+// The number of streams that a member opens in a second is bounded, however short they are.
 func TestGuardBoundsShortStreams(t *testing.T) {
 	g, count := testGuard(func(netip.Addr) {})
 	g.isMember = func(netip.Addr) bool { return true }
@@ -92,8 +92,8 @@ func TestGuardBoundsShortStreams(t *testing.T) {
 	}
 }
 
-// Strangers, however many, take no place and no memory of members. The one that has stalled longest makes room for the next,
-// and one address has a small share.
+// Strangers, however many, take neither slots nor memory from members. The one that has stalled longest makes room for the
+// next, and one address has a small share.
 func TestGuardBoundsStrangers(t *testing.T) {
 	member := netip.MustParseAddr("10.0.0.1")
 	g, _ := testGuard(func(netip.Addr) {})
@@ -144,7 +144,8 @@ func TestGuardBoundsStrangers(t *testing.T) {
 	}
 }
 
-// Who comes with the mesh's key, as members behind NAT do, is not ended for strangers, and is none from then on.
+// A source that proves the mesh's key, as members behind NAT do, is not closed to make room for strangers, and is no
+// stranger from then on.
 func TestGuardVouches(t *testing.T) {
 	g, _ := testGuard(func(netip.Addr) {})
 	c := streamFrom("192.0.2.1")
@@ -169,7 +170,8 @@ func TestGuardVouches(t *testing.T) {
 	}
 }
 
-// Who shares an IPv6 /64 with members, as machines of one network do, uses up what strangers there have, and nothing of theirs.
+// A source that shares an IPv6 /64 with members, like machines of one network, uses up only the budget of strangers there,
+// and none of the members'.
 func TestNeighboursOfMembers(t *testing.T) {
 	g, _ := testGuard(func(netip.Addr) {})
 	member := netip.MustParseAddr("2001:db8::1")
@@ -198,7 +200,7 @@ func TestNeighboursOfMembers(t *testing.T) {
 	}
 }
 
-// Whoever holds the mesh's key, and has no certificate, leaves the members most of the memory, from however many addresses.
+// Sources with the mesh's key but no certificate leave most of the memory to the members, however many addresses they use.
 func TestGuestsLeaveMemory(t *testing.T) {
 	g, _ := testGuard(func(netip.Addr) {})
 	member := netip.MustParseAddr("10.0.0.1")

@@ -45,7 +45,7 @@ func sealed(t testing.TB, key []byte, version byte, plain, data []byte) []byte {
 	return gcm.Seal(b, b[1:], plain, data)
 }
 
-// ofMemberlist encodes a message of memberlist's.
+// ofMemberlist encodes one of memberlist's messages.
 func ofMemberlist(t testing.TB, kind byte, v any) []byte {
 	t.Helper()
 	var b []byte
@@ -99,14 +99,14 @@ func TestGuardPackets(t *testing.T) {
 	}
 }
 
-// aliveOf is the news that a member has come.
+// aliveOf returns the news that a member has come.
 func aliveOf(id Identity) mlAliveMessage {
 	m := meta{Protocol: protocolVersion, Key: id.Public(), Name: "web1", Version: "1", Place: make([]byte, ed25519.SignatureSize)}
 	return mlAliveMessage{7, id.ID().String(), []byte{192, 0, 2, 1}, 7946, m.encode(), mlVersions[:]}
 }
 
-// News of a member that memberlist could not bear in its table, or would refuse later on, go no further, also in a packet
-// of several.
+// News of a member that memberlist could not bear in its table, or would refuse later, goes no further, even in a compound
+// packet.
 func TestGuardRefusesOddMembers(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -146,7 +146,7 @@ func TestGuardRefusesOddMembers(t *testing.T) {
 	}
 }
 
-// What this node itself says is what it takes from others.
+// This node accepts from others what it says itself.
 func TestOwnVersions(t *testing.T) {
 	n := newNode(t, newSecrets(t), newIdentity(t), nil).run(t)
 	self := n.ml.Load().LocalNode()
@@ -158,7 +158,7 @@ func TestOwnVersions(t *testing.T) {
 	}
 }
 
-// One address gets its share and no more, and others theirs.
+// One address gets no more than its share, and others still get theirs.
 func TestGuardHoldsSourcesToTheirRate(t *testing.T) {
 	var told []netip.Addr
 	g, count := testGuard(func(a netip.Addr) { told = append(told, a) })
@@ -203,7 +203,8 @@ func TestGuardHoldsSourcesToTheirRate(t *testing.T) {
 	}
 }
 
-// A message of ours that comes by stream costs its source what it would cost as a packet, however its bytes are arranged.
+// One of our messages that arrives by stream costs its source as much as it would as a packet, however its bytes are
+// arranged.
 func TestGuardHoldsStreamsToTheirRate(t *testing.T) {
 	origins := 0
 	push := func(kind byte) []byte {
@@ -246,8 +247,8 @@ func TestGuardHoldsStreamsToTheirRate(t *testing.T) {
 	}
 }
 
-// News of members costs signature checks, so one address may tell of a whole mesh at once and of newsRate members a second after
-// that, by packets and streams together. What is known already is free, and other addresses pay nothing.
+// News of members costs signature checks, so one address may report a whole mesh at once and then newsRate members a
+// second, by packets and streams together. Known news is free, and other addresses pay nothing.
 func TestGuardBoundsNewsOfMembers(t *testing.T) {
 	g, count := testGuard(func(netip.Addr) {})
 	now := simStart
@@ -294,7 +295,7 @@ func TestGuardBoundsNewsOfMembers(t *testing.T) {
 	}
 }
 
-// streamed sends b to a guarded stream and gives what memberlist would read.
+// streamed sends b to a guarded stream and returns what memberlist would read.
 func streamed(t *testing.T, g *guard, b []byte) ([]byte, error) {
 	t.Helper()
 	near, far := net.Pipe()
@@ -367,8 +368,8 @@ func TestGuardStreams(t *testing.T) {
 	}
 }
 
-// A key that a message was not made with makes anything of its head. It shall not let the message through, though one in a
-// hundred such heads looks harmless.
+// Decrypting with the wrong key yields a random head. It must not let the message through, although one in a hundred such
+// heads looks harmless.
 func TestGuardOpensWithTheKeyOfAStream(t *testing.T) {
 	g, count := testGuard(func(netip.Addr) {})
 	plain := ofMemberlist(t, mlUser, struct{ UserMsgLen int }{20 << 20})
@@ -384,14 +385,14 @@ func TestGuardOpensWithTheKeyOfAStream(t *testing.T) {
 	}
 }
 
-// rawOf looks like a frame of some bytes with the key of origin number i, as far as the guard looks.
+// rawOf returns bytes that look to the guard like a frame of a given size with the key of origin number i.
 func rawOf(i, size int) []byte {
 	raw := make([]byte, size)
 	binary.BigEndian.PutUint32(raw[keyAt:], uint32(i))
 	return raw
 }
 
-// In the name of one origin an address gets its share, of which small frames take three times as much as those of a bulk.
+// An address gets one share for each origin's name, of which small frames use three times as much as bulk frames.
 func TestGuardHoldsVoicesToTheirRate(t *testing.T) {
 	for _, tt := range []struct {
 		name                  string
@@ -441,7 +442,8 @@ func TestGuardHoldsVoicesToTheirRate(t *testing.T) {
 	}
 }
 
-// Who says what is not taken over may say less for a while, whoever passes it on, and others as much as before.
+// An origin whose frames are not taken over may say less for a while, whoever passes them on; others may say as much as
+// before.
 func TestGuardSlowsOrigins(t *testing.T) {
 	g, _ := testGuard(func(netip.Addr) {})
 	now := simStart
@@ -476,7 +478,7 @@ func TestGuardSlowsOrigins(t *testing.T) {
 	}
 }
 
-// Where the guard looks for a frame's key it stands.
+// A frame's key is where the guard looks for it.
 func TestKeyStandsWhereTheGuardLooks(t *testing.T) {
 	f, err := signFrame(signers[0], Frame{Epoch: math.MaxUint64 - 1, Seq: 1, Issued: simStart, Expires: simStart.Add(time.Second)})
 	if err != nil {
@@ -487,7 +489,7 @@ func TestKeyStandsWhereTheGuardLooks(t *testing.T) {
 	}
 }
 
-// Whatever a packet holds, the guard decides, and never lets an empty or compressed message through.
+// Whatever a packet holds, the guard reaches a decision, and never lets an empty or compressed message through.
 func FuzzGuard(f *testing.F) {
 	f.Add([]byte{mlUser, kindPush, 0, 1, 7})
 	f.Add([]byte{mlCompound, 2, 0, 1, 0, 1, mlPing, 9})

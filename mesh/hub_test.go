@@ -14,7 +14,7 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// hub is a network in memory, for clusters in a synctest bubble: packets arrive after a delay, streams are pipes.
+// hub is an in-memory network for clusters in a synctest bubble: packets arrive after a delay, streams are pipes.
 type hub struct {
 	mu      sync.Mutex
 	ports   map[string]*hubPort
@@ -27,12 +27,12 @@ type hub struct {
 
 const (
 	hubDelay = 200 * time.Microsecond
-	// Headers of Ethernet, IPv4 and UDP; and those of a stream: seven segments without data, two with.
+	// The headers of Ethernet, IPv4 and UDP; and those of a stream: seven segments without data, two with.
 	packetHeaders = 14 + 20 + 8
 	streamHeaders = 9 * (14 + 20 + 32)
 )
 
-// wire gives the bytes on the wire since the hub began, headers included, counted once per link end.
+// wire returns the bytes on the wire since the hub began, including headers, counted once per link end.
 func (h *hub) wire() uint64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -167,7 +167,7 @@ func (c hubConn) Write(b []byte) (int, error) {
 
 func (c hubConn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.peer) }
 
-// cluster is nodes on one hub.
+// cluster is a set of nodes on one hub.
 type cluster struct {
 	hub     *hub
 	secrets Secrets
@@ -178,7 +178,7 @@ type cluster struct {
 // newCluster starts n nodes; each joins the first one. edit may change a configuration.
 func newCluster(t *testing.T, n int, edit func(i int, c *Config)) *cluster {
 	c := &cluster{hub: newHub(), secrets: newSecrets(t)}
-	// After all nodes have stopped: memberlist's last pings wait for their timers, and nothing else may be left.
+	// Runs after all nodes have stopped: memberlist's last pings wait for their timers, and nothing else may be left.
 	t.Cleanup(func() { <-time.After(2 * maxAwareness * probeInterval) })
 	for i := range n {
 		c.addrs = append(c.addrs, hubAddr(i))
@@ -187,12 +187,12 @@ func newCluster(t *testing.T, n int, edit func(i int, c *Config)) *cluster {
 	return c
 }
 
-// hubAddr is the address of the node at place i.
+// hubAddr returns the address of node i.
 func hubAddr(i int) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 7946)
 }
 
-// start runs a node at place i.
+// start runs node i.
 func (c *cluster) start(t *testing.T, i int, id Identity, edit func(i int, c *Config)) *testNode {
 	return newNode(t, c.secrets, id, c.config(i, edit)).run(t)
 }
@@ -219,9 +219,9 @@ func (c *cluster) allAlive() bool {
 	return true
 }
 
-// bubble is synctest.Test, under the race detector on one processor: with two, that has ended the process in its own code
-// (sanitizer StackDepot, in a goroutine that a timer of the bubble began), once in five runs of all cluster tests. It finds
-// races by what happens before what, for which one processor does.
+// bubble is synctest.Test, but on one processor under the race detector: with two, a bubble's timer goroutine crashed the
+// process inside the detector (sanitizer StackDepot) once in five runs of all cluster tests. The detector finds races by
+// the happens-before order, for which one processor is enough.
 func bubble(t *testing.T, f func(*testing.T)) {
 	t.Helper()
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(bubbleProcs))
