@@ -157,7 +157,7 @@ func BenchmarkPublish(b *testing.B) {
 	var all []*testNode
 	for i := range nodes {
 		all = append(all, newNode(b, secrets, newIdentity(b), func(c *Config) {
-			c.Bind = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, byte(i + 1)}), 0) // each has its own budget at the others
+			c.Bind = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, byte(i + 1)}), 0) // its own budget at the others
 			if i > 0 {
 				c.Join = []string{all[0].Addr().String()}
 			}

@@ -261,7 +261,7 @@ func FuzzMessage(f *testing.F) {
 	})
 }
 
-// Requests, enrolments and secrets as text that people carry; and windows that name streams and their holders.
+// Requests, enrolments and secrets as text that people carry, and the windows of streams.
 func FuzzTexts(f *testing.F) {
 	a := testAuthority(f)
 	secrets := Secrets{MeshID: [16]byte{1}, GossipKey: [32]byte{2}}

@@ -105,7 +105,7 @@ func aliveOf(id Identity) mlAliveMessage {
 	return mlAliveMessage{7, id.ID().String(), []byte{192, 0, 2, 1}, 7946, m.encode(), mlVersions[:]}
 }
 
-// News of a member that memberlist could not bear in its table, or would refuse later, goes no further, even in a compound
+// News of a member that would break memberlist's table, or that it would refuse later, goes no further, even in a compound
 // packet.
 func TestGuardRefusesOddMembers(t *testing.T) {
 	for _, tt := range []struct {
@@ -392,7 +392,7 @@ func rawOf(i, size int) []byte {
 	return raw
 }
 
-// An address gets one share for each origin's name, of which small frames use three times as much as bulk frames.
+// An address gets a share for each origin that it speaks for. Small frames cost three times as much as bulk frames.
 func TestGuardHoldsVoicesToTheirRate(t *testing.T) {
 	for _, tt := range []struct {
 		name                  string

@@ -11,13 +11,13 @@ import (
 	"time"
 )
 
-// Whatever passes of the news of a node under incarnations up to its ceiling, it is never at a higher one than it thinks, and
-// the ceiling that it says next leaves room above.
+// Whatever news of a node passes under incarnations up to its ceiling, the node is never at a higher incarnation than it
+// thinks, and the next ceiling that it announces leaves room above.
 func TestCeilingStaysAbove(t *testing.T) {
 	for seed := range uint64(200) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		var c ceiling
-		at := uint32(1) // memberlist's
+		at := uint32(1) // memberlist's incarnation
 		c.next()
 		for range 1000 {
 			switch before := c.now(); rng.IntN(4) {
@@ -55,7 +55,7 @@ func TestCeilingStaysAbove(t *testing.T) {
 	}
 }
 
-// News above a member's ceiling goes no further, by packet, in a packet of several, and in an exchange of the membership.
+// News above a member's ceiling goes no further, whether in a packet, a compound packet or a membership exchange.
 func TestGuardKeepsCeilings(t *testing.T) {
 	self, other, unknown := signers[0], signers[1], signers[2]
 	const own, known = 2000, 1000
@@ -135,8 +135,8 @@ func TestGuardKeepsCeilings(t *testing.T) {
 	}
 }
 
-// Whoever holds the gossip key says of a member what it could not deny: nobody takes it for dead, what it sends and says of
-// itself arrives, and it can start again.
+// A holder of the gossip key makes claims about a member that it could not deny. Nobody considers the member dead, its
+// frames and its own news arrive, and it can start again.
 func TestClusterDeniesAccusations(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 5, nil)

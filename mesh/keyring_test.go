@@ -23,7 +23,7 @@ func TestKeyring(t *testing.T) {
 		used   keyVersion
 		handed keyVersion
 		peers  []peerKeys
-		idle   time.Duration // for which next was asked every second, with the same peers
+		idle   time.Duration // how long next was asked every second, with the same peers
 		want   keyStep
 	}{
 		{"ok: nothing to do", []GossipKey{one}, v1, 0, peers(v1, v1), time.Hour, keyNothing},
@@ -65,7 +65,7 @@ func TestKeyring(t *testing.T) {
 	}
 }
 
-// A key that comes while the former one waits to be dropped begins the wait anew; what is in use never goes.
+// A key that arrives while the former one waits to be dropped restarts the wait; the key in use is never dropped.
 func TestKeyringTake(t *testing.T) {
 	one, two := testGossipKey(0, 1), testGossipKey(1, 1)
 	k := newKeyring(simStart, Secrets{GossipKey: one.Key})

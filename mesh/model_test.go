@@ -16,24 +16,25 @@ import (
 	"time"
 )
 
-// What a node needs for a frame, as measured on two cores, and the one-way delay of a LAN.
+// The time that a node needs for a frame, as measured on two cores, and the one-way delay of a LAN.
 const (
 	modelSign, modelVerify, modelSend = 27 * time.Microsecond, 62 * time.Microsecond, 18 * time.Microsecond
 	modelDelay                        = 100 * time.Microsecond
-	modelRetry                        = 200 * time.Millisecond // until TCP sends again: Linux's TCP_RTO_MIN
+	modelRetry                        = 200 * time.Millisecond // until TCP retransmits: Linux's TCP_RTO_MIN
 )
 
-// modelRun is one ban in a large fleet of cores. Pushes, pings and syncs are real; sockets and signatures are time.
+// modelRun models one ban in a large fleet of cores. Pushes, pings and syncs are real; sockets and signatures only take
+// time.
 type modelRun struct {
 	rng    *rand.Rand
 	cores  []*core
 	byID   map[ID]int
 	dead   []bool
-	busy   []time.Duration  // until then a node's sender is at work
+	busy   []time.Duration  // when a node's sender is free again
 	got    []time.Duration  // when it had the frame; -1: not yet
 	places [treeCount][]int // a node's place in a tree
 	order  [treeCount][]int // the node at a place
-	think  time.Duration    // of one look for children, measured
+	think  time.Duration    // measured time of one look for children
 	loss   float64
 	at     time.Duration
 	queue  simQueue
@@ -51,7 +52,7 @@ func (m *modelRun) after(d time.Duration, do func()) {
 	heap.Push(&m.queue, simEvent{at: m.at + d, order: m.seq, do: do})
 }
 
-// send takes its time at the sender, the network and the receiver.
+// send delivers a packet after the sender's time and the network's delay, unless it is lost.
 func (m *modelRun) send(from, to, size int, receive func()) {
 	m.busy[from] = max(m.busy[from], m.at) + modelSend
 	m.bytes += size
@@ -60,7 +61,7 @@ func (m *modelRun) send(from, to, size int, receive func()) {
 	}
 }
 
-// stream takes the same time, and modelRetry more where a segment is lost.
+// stream delivers a message in the same time, or modelRetry later if a segment is lost.
 func (m *modelRun) stream(from, to, size int, receive func()) {
 	m.busy[from] = max(m.busy[from], m.at) + modelSend
 	m.bytes += size
@@ -73,7 +74,7 @@ func (m *modelRun) stream(from, to, size int, receive func()) {
 	}
 }
 
-// push passes the frame on to a node's children, or from the origin to all where they are few.
+// push passes the frame on to a node's children, or from the origin to all nodes in a small fleet.
 func (m *modelRun) push(from int) {
 	if m.direct() {
 		for to := 1; to < len(m.cores); to++ {
@@ -110,7 +111,7 @@ func (m *modelRun) pushTo(from, to int) {
 	m.send(from, to, len(m.frame.raw)+3, func() {
 		m.copies++
 		if m.cores[to].count > 0 {
-			return // known, before its signature is looked at
+			return // known before its signature is checked
 		}
 		m.after(modelVerify, func() { m.take(to, m.way()) })
 	})
@@ -131,7 +132,7 @@ func (m *modelRun) take(n int, by via) int {
 	return len(out.admitted)
 }
 
-// know has a core know a peer, as it would for long.
+// know makes a core know a peer, as if it had for long.
 func (m *modelRun) know(n, other int) {
 	if c, id := m.cores[n], m.cores[other].self; c.peers[id] == nil {
 		c.peers[id] = newSyncPeer()
@@ -140,7 +141,7 @@ func (m *modelRun) know(n, other int) {
 	}
 }
 
-// carry sends what a core says in syncs, and wakes it when it is due.
+// carry sends a core's sync messages and wakes the core when it is due.
 func (m *modelRun) carry(n int, out actions) {
 	for _, o := range out.send {
 		to := m.byID[o.to]
@@ -178,7 +179,7 @@ func (m *modelRun) ping(n int) {
 	}
 }
 
-// fastest is the shortest look for children that was measured in a fleet of so many nodes.
+// fastest is the shortest measured look for children, by number of nodes.
 var fastest = make(map[int]time.Duration)
 
 func newModel(tb testing.TB, nodes int, seed uint64, loss, dead float64) *modelRun {
@@ -199,13 +200,13 @@ func newModel(tb testing.TB, nodes int, seed uint64, loss, dead float64) *modelR
 		m.got = append(m.got, -1)
 		m.busy = append(m.busy, 0)
 	}
-	// The tree that treeChildren lays out, once for all nodes: every look for children sorts the members.
+	// Build the tree of treeChildren once for all nodes: each call of treeChildren sorts the members.
 	hash := m.frame.hash()
 	slices.SortFunc(ids, func(a, b ID) int { return slices.Compare(a[:], b[:]) })
 	m.layOut(hash)
 	const looks = 25
-	// The fastest of all models of that size counts: others may use the processor. To collect ten thousand cores meanwhile,
-	// or to use memory for the first time, would take seven times as long.
+	// Use the fastest look of all models of that size: others may use the processor. Collecting ten thousand cores
+	// meanwhile, or touching memory for the first time, would take seven times as long.
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	m.think = cmp.Or(fastest[nodes], time.Hour)
 	defer func() { fastest[nodes] = m.think }()
@@ -243,7 +244,7 @@ func (m *modelRun) layOut(hash [32]byte) {
 	}
 }
 
-// run publishes at the first node and lets d pass.
+// run publishes at the first node and advances the clock by d.
 func (m *modelRun) run(d time.Duration) {
 	for i := range m.cores {
 		for range 3 {
@@ -272,7 +273,7 @@ func (m *modelRun) run(d time.Duration) {
 	}
 }
 
-// within gives the part of the living that had the frame by then.
+// within returns the fraction of the live nodes that had the frame after d.
 func (m *modelRun) within(d time.Duration) float64 {
 	had, all := 0, 0
 	for i, at := range m.got {
@@ -286,12 +287,12 @@ func (m *modelRun) within(d time.Duration) float64 {
 	return float64(had) / float64(all)
 }
 
-// The model prints how bans, each in a fleet of its own, reach all of it: bash test/run model.
+// The model prints how bans spread, each in its own fleet: bash test/run model.
 func TestModel(t *testing.T) {
 	table := "\n| nodes | loss, dead | last node | 99.9 % | within 15 ms | copies per node | bytes per ban and node |\n|---|---|---|---|---|---|---|\n"
 	for _, c := range []struct {
 		nodes int
-		wrong float64 // the part of packets that is lost, and of nodes that are dead
+		wrong float64 // fraction of packets lost, and of nodes dead
 		most  time.Duration
 	}{
 		{100, 0, 2 * time.Millisecond},
@@ -302,7 +303,7 @@ func TestModel(t *testing.T) {
 		{10000, 0.01, modelRepair},
 	} {
 		bans := max(10, 30_000/c.nodes) // enough to tell 99.9 % from less
-		var got []time.Duration         // of the living, -1 where it had not come
+		var got []time.Duration         // of the live nodes; -1: not yet
 		var near, copies, bytes float64
 		for seed := range bans {
 			m := newModel(t, c.nodes, uint64(seed), c.wrong, c.wrong)
@@ -331,7 +332,7 @@ func TestModel(t *testing.T) {
 }
 
 const (
-	// modelNear is when nearly all have a ban though packets are lost and nodes dead, modelRepair when the rest has
-	// it: a digest is compared every 2 s, and what the network loses then waits for the next one.
+	// modelNear is when nearly all nodes have a ban although packets are lost and nodes dead; modelRepair is when the rest
+	// have it: a digest is compared every 2 s, and if the network loses that, the next one repairs it.
 	modelNear, modelRepair = 15 * time.Millisecond, 3 * time.Second
 )

@@ -17,7 +17,7 @@ import (
 type testNode struct {
 	*Mesh
 	id   Identity
-	stop func() error // ends Run and gives its error
+	stop func() error // ends Run and returns its error
 
 	mu        sync.Mutex
 	delivered []Frame
@@ -137,7 +137,7 @@ func (n *testNode) problemsSeen() []string {
 	return append([]string(nil), n.problems...)
 }
 
-// aliveCount gives how many members a node holds alive, itself included.
+// aliveCount returns how many members a node considers alive, including itself.
 func (n *testNode) aliveCount() int {
 	count := 0
 	for _, m := range n.Members() {
@@ -148,7 +148,7 @@ func (n *testNode) aliveCount() int {
 	return count
 }
 
-// eventually checks again and again until ok or the time is over.
+// eventually polls ok until it holds or the time is over.
 func eventually(tb testing.TB, within time.Duration, what string, ok func() bool) {
 	tb.Helper()
 	tick := time.NewTicker(max(within/1000, time.Millisecond))
@@ -244,14 +244,14 @@ func TestSockets(t *testing.T) {
 	}
 }
 
-// Everything that Run started is gone after it, but for memberlist's last ping, which waits for its timer.
+// Everything that Run started is gone when it ends, except memberlist's last ping, which waits for its timer.
 func TestRunLeavesNothing(t *testing.T) {
 	before := runtime.NumGoroutine()
 	secrets := newSecrets(t)
 	a := newNode(t, secrets, newIdentity(t), nil).run(t)
 	b := newNode(t, secrets, newIdentity(t), func(c *Config) { c.Join = []string{a.Addr().String(), "127.0.0.9:1"} }).run(t)
 	eventually(t, 10*time.Second, "both are alive", func() bool { return a.aliveCount() == 2 && b.aliveCount() == 2 })
-	if _, err := net.Dial("tcp", a.Addr().String()); err != nil { // stays silent, open
+	if _, err := net.Dial("tcp", a.Addr().String()); err != nil { // stays open and silent
 		t.Fatal(err)
 	}
 	last := publish(t, a, "on the way out", time.Hour)
@@ -272,7 +272,7 @@ func TestRunLeavesNothing(t *testing.T) {
 	eventually(t, 2*maxAwareness*probeInterval, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= before })
 }
 
-// A node that catches up with much hears of a fresh frame long before it is through.
+// A node with much to catch up on gets a fresh frame long before it has finished.
 func TestFreshFramePassesSync(t *testing.T) {
 	const old = 3000
 	secrets := newSecrets(t)

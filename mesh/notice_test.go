@@ -29,7 +29,8 @@ func (h *heard) all() []string {
 	return slices.Clone(h.said)
 }
 
-// A notice counts only from a member that counts, for us, now, once, and as often as it may.
+// A notice counts only if it comes from a member that counts, is for this node, is current and not a repeat, and is within
+// the sender's rate.
 func TestNoticeIsHeeded(t *testing.T) {
 	a, other := testAuthority(t), newIdentity(t)
 	secrets := newSecrets(t)
@@ -107,7 +108,7 @@ func TestNoticeIsHeeded(t *testing.T) {
 	}
 }
 
-// However many senders there are, what is remembered of them is bounded.
+// However many senders there are, the memory of them is bounded.
 func TestNoticersAreBounded(t *testing.T) {
 	v := noticers{last: make(map[ID]*noticer)}
 	now := time.Now()
@@ -143,8 +144,8 @@ func TestNotify(t *testing.T) {
 	}
 }
 
-// Whoever sends badly signed notices in a member's name spends what its own address has, also by streams and several in a
-// packet, and the member is heard from its own.
+// A sender of badly signed notices in a member's name spends its own address's budget, even by streams and with several in
+// a packet, and the member is still heard from its own address.
 func TestForgedNoticesStarveNobody(t *testing.T) {
 	g, _ := testGuard(func(netip.Addr) {})
 	n := notice{To: signers[1].ID(), Issued: simStart, Payload: []byte("hello")}

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// paced is a guard with a clock of its own, and somebody who says small frames to it.
+// paced is a guard with its own clock and a source that sends it frames.
 type paced struct {
 	*guard
 	now    time.Time
@@ -23,7 +23,7 @@ func newPaced(t *testing.T, size int) *paced {
 	return p
 }
 
-// passes lets time pass in which the process runs.
+// passes advances the clock by d while the process runs.
 func (p *paced) passes(d time.Duration) {
 	for end := p.now.Add(d); p.now.Before(end); {
 		p.now = p.now.Add(pulseEvery)
@@ -31,7 +31,7 @@ func (p *paced) passes(d time.Duration) {
 	}
 }
 
-// say says n frames at once and returns how many passed.
+// say sends n frames at once and returns how many passed.
 func (p *paced) say(n int) (passed int) {
 	for range n {
 		if p.guard.packet(p.packet, netip.MustParseAddr("192.0.2.1")) {
@@ -45,12 +45,12 @@ func (p *paced) origin() ID {
 	return IDOf(rawOf(1, freshSize)[keyAt : keyAt+ed25519.PublicKeySize])
 }
 
-// An agent that a peer has slowed, which it does not know, says no more than before: what is too much is dropped, and nobody
-// is told of a flood. A node that says more than any agent does is still reported.
+// An agent does not know that a peer has slowed it, and says no more than before: the excess is dropped, and nobody is told
+// of a flood. A node that says more than any agent does is still reported.
 func TestNobodyIsAccusedForBeingSlowed(t *testing.T) {
 	for _, tt := range []struct {
 		name         string
-		size, second int // what an agent says
+		size, second int // of a frame, and frames that an agent sends in a second
 	}{
 		{"small frames", 100, SayRate},
 		{"an import", freshSize + 1, 180},
@@ -81,8 +81,8 @@ func TestNobodyIsAccusedForBeingSlowed(t *testing.T) {
 	}
 }
 
-// What an agent says while its peer is stopped, suspended or starved is read at once afterwards. It passes, and nobody is
-// accused; then the rule is as before.
+// What an agent says while its peer is stopped, suspended or starved is read all at once afterwards. It passes, and nobody
+// is accused; then the usual limits apply again.
 func TestWhoSleptAccusesNobody(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -121,7 +121,7 @@ func TestWhoSleptAccusesNobody(t *testing.T) {
 	}
 }
 
-// In a quiet mesh the process says less often that it runs: that is no pause.
+// In a quiet mesh the process's pulse is slower: that is no pause.
 func TestPulseIsRareInAQuietMesh(t *testing.T) {
 	p := newPaced(t, 100)
 	if every := p.pauses.adapt(1); every != pulseEvery*pulseRarely {
@@ -145,7 +145,7 @@ func TestPulseIsRareInAQuietMesh(t *testing.T) {
 	}
 }
 
-// A process that sleeps again and again, or says it does, makes up for no more than the time that passed.
+// A process that sleeps again and again, or claims to, catches up on no more than the time that passed.
 func TestPausesGiveNoMoreThanTheirTime(t *testing.T) {
 	p := newPaced(t, 100)
 	p.passes(time.Minute)

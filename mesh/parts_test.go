@@ -15,7 +15,8 @@ import (
 	"time"
 )
 
-// Along a tree every member gets a frame exactly once, whoever the origin is, and inner places differ by frame.
+// Along a tree every member gets a frame exactly once, whoever its origin is, and different members are inner nodes for
+// different frames.
 func TestTreeReachesAllOnce(t *testing.T) {
 	for _, n := range []int{2, 9, 10, 101, 1000} {
 		var ids []ID
@@ -52,7 +53,7 @@ func TestTreeReachesAllOnce(t *testing.T) {
 				t.Errorf("%d levels for %d members", depth, n)
 			}
 		}
-		if n == 1000 && len(inner) < 300 { // an eighth for one frame
+		if n == 1000 && len(inner) < 300 { // an eighth of them for one frame
 			t.Errorf("only %d of %d members ever passed a frame on", len(inner), n)
 		}
 	}
@@ -87,7 +88,7 @@ func TestPackFrames(t *testing.T) {
 	}
 }
 
-// memberlist's texts reached the log, and anybody could make it say the same again and again.
+// memberlist's texts used to reach the log, and anybody could make it repeat them endlessly.
 func TestLogAdapter(t *testing.T) {
 	var out strings.Builder
 	var suspected []ID
@@ -127,7 +128,7 @@ func TestLogAdapter(t *testing.T) {
 	}
 }
 
-// Each event is told once a minute, with how often it was left out before.
+// Each event is logged once a minute, with the number of repeats left out before.
 func TestLogAdapterIsQuiet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out strings.Builder
@@ -207,7 +208,7 @@ func TestConfigRefuses(t *testing.T) {
 	}
 }
 
-// A port that is taken is an error that names it, and leaves nothing behind.
+// A taken port causes an error that names it, and leaves nothing behind.
 func TestRunNeedsItsPort(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// placed makes a node that listens on all addresses and is where the test says: at an address of loopback, or nowhere.
+// placed makes a node that listens on all addresses and has the address that the test sets: one of loopback, or none.
 func placed(t *testing.T, secrets Secrets, at string, join ...string) (*testNode, func(string)) {
 	t.Helper()
 	n := newNode(t, secrets, newIdentity(t), func(c *Config) { c.Bind, c.Join = netip.MustParseAddrPort("0.0.0.0:0"), join })
@@ -25,7 +25,7 @@ func placed(t *testing.T, secrets Secrets, at string, join ...string) (*testNode
 	return n, func(at string) { now.Store(at) }
 }
 
-// sees reports whether a node has another one alive at an address.
+// sees reports whether a node lists another one as alive at an address.
 func (n *testNode) sees(other *testNode, at string) bool {
 	return slices.ContainsFunc(n.Members(), func(m Member) bool {
 		return m.ID == other.id.ID() && m.State == StateAlive && m.Addr.Addr() == netip.MustParseAddr(at)
@@ -41,7 +41,8 @@ func crosses(t *testing.T, text string, nodes ...*testNode) {
 	eventually(t, 30*time.Second, text+": all frames are everywhere", func() bool { return sameDigest(nodes) })
 }
 
-// memberlist takes the node's own address when it is made, so a node whose address changed was lost until it was restarted.
+// memberlist takes the node's own address when it is created, so a node whose address changed used to be lost until its
+// restart.
 func TestANewAddressIsFollowed(t *testing.T) {
 	t.Parallel()
 	secrets := newSecrets(t)
@@ -71,8 +72,8 @@ func TestANewAddressIsFollowed(t *testing.T) {
 	}
 }
 
-// Without an address there is no mesh yet, but the node works, and says what is missing. It comes once there is one. When the
-// address goes, the node keeps what it has and waits.
+// Without an address there is no mesh yet, but the node works and says what is missing. The mesh starts once there is an
+// address. When the address goes, the node keeps what it has and waits.
 func TestANodeWithoutAnAddressWaits(t *testing.T) {
 	t.Parallel()
 	secrets := newSecrets(t)
@@ -96,7 +97,7 @@ func TestANodeWithoutAnAddressWaits(t *testing.T) {
 	crosses(t, "after", first, n)
 }
 
-// An address in bind that the machine does not have ended the agent.
+// A bind address that the machine does not have used to end the agent.
 func TestBindWithoutItsAddress(t *testing.T) {
 	n := newNode(t, newSecrets(t), newIdentity(t), func(c *Config) { c.Bind = netip.MustParseAddrPort("192.0.2.77:0") }).run(t)
 	if got := n.fault(ProblemAddress); !strings.Contains(got, "bind (192.0.2.77)") || !strings.Contains(got, "restart") {
@@ -122,7 +123,7 @@ func TestPreferredAddress(t *testing.T) {
 	}
 }
 
-// The default bind is both families; an IPv4 packet comes from an IPv4 address, and one can be sent.
+// The default bind covers both families; an IPv4 packet comes from an IPv4 address, and one can be sent.
 func TestListenOnBothFamilies(t *testing.T) {
 	s, err := listen(netip.MustParseAddrPort("[::]:0"), newLogAdapter(newNode(t, newSecrets(t), newIdentity(t), nil).cfg.Logger, ID{}, nil))
 	if err != nil {

@@ -30,8 +30,8 @@ func (c *cluster) allProved() bool {
 	return true
 }
 
-// Honest members have proved their addresses as soon as they have met, still have after a restart, before anything is sent,
-// and then nobody asks any more.
+// Honest members prove their addresses as soon as they meet. The proofs last over a restart, before anything is sent, and
+// then nobody asks any more.
 func TestMembersProveTheirAddresses(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, clusterSize, nil)
@@ -57,7 +57,7 @@ func TestMembersProveTheirAddresses(t *testing.T) {
 	})
 }
 
-// elsewhere is a port whose node says that it is at another address.
+// elsewhere is a port whose node claims to be at another address.
 type elsewhere struct {
 	*hubPort
 	addr netip.AddrPort
@@ -67,7 +67,7 @@ func (e elsewhere) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
 	return e.addr.Addr().AsSlice(), int(e.addr.Port()), nil
 }
 
-// A certified member says that it is where somebody else is, or nobody: that protects no address.
+// A certified member that claims somebody else's address, or nobody's, protects no address.
 func TestClaimedAddressIsNotProved(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 3, nil)
@@ -103,12 +103,12 @@ func TestClaimedAddressIsNotProved(t *testing.T) {
 	})
 }
 
-// mute is a port whose packets get lost on their way.
+// mute is a port that loses the packets it sends.
 type mute struct{ *hubPort }
 
 func (mute) WriteTo([]byte, string) (time.Time, error) { return time.Now(), nil }
 
-// A member that is reached by streams alone proves its address by them.
+// A member that is reached only by streams proves its address by them.
 func TestProofByStream(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 2, nil)
@@ -127,7 +127,7 @@ func TestProofByStream(t *testing.T) {
 	})
 }
 
-// Where a member was lately counts beside where it is, and no more than maxProofs addresses do.
+// A member's recent addresses count beside its present one, but no more than maxProofs in all.
 func TestProofsAreBounded(t *testing.T) {
 	id := signers[0]
 	trusted := true
@@ -166,7 +166,7 @@ func TestProofsAreBounded(t *testing.T) {
 	}
 }
 
-// Whoever claims one address after the other has a member ask no more than one each ten seconds.
+// A member that claims one address after another makes a node ask about at most one every ten seconds.
 func TestQuestionsAreBounded(t *testing.T) {
 	id := signers[0]
 	table := newPeerTable(ID{}, nil, func(ID) bool { return true })
@@ -185,7 +185,7 @@ func TestQuestionsAreBounded(t *testing.T) {
 	}
 }
 
-// Only who holds this node's key can make it say that somebody else does.
+// Only a holder of this node's key can make the node say that somebody else has it.
 func TestCloneCannotBeForged(t *testing.T) {
 	self, other := signers[1], signers[0]
 	n := newNode(t, newSecrets(t), self, nil)
@@ -201,7 +201,7 @@ func TestCloneCannotBeForged(t *testing.T) {
 	if _, due := n.asks.claimant(time.Now()); due {
 		t.Error("a question that this node's key did not sign has it ask")
 	}
-	hear(q.encode(self)) // real, or sent again by who once received it: ask there
+	hear(q.encode(self)) // genuine, or replayed by a former recipient: ask there
 	if got, due := n.asks.claimant(time.Now()); !due || got != addr {
 		t.Errorf("asks %v, %v; want %v", got, due, addr)
 	}
@@ -223,7 +223,7 @@ func TestCloneCannotBeForged(t *testing.T) {
 	}
 }
 
-// An answer counts for the address that was asked and for the key that was, once, and only while it is awaited.
+// An answer counts only for the address and the key that were asked, once, and only while it is awaited.
 func TestOnlyAnswersProve(t *testing.T) {
 	now := time.Now()
 	a := asks{open: make(map[[16]byte]openAsk)}

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// What is called first gets the frame as it is published, but for the signature, and before anybody else has it.
+// Publish first calls its callback with the frame as it is published, except for the signature, before anybody else has it.
 func TestPublishFirst(t *testing.T) {
 	n := newNode(t, newSecrets(t), newIdentity(t), nil)
 	now := time.Now()
@@ -75,7 +75,7 @@ func TestPublishRefusesBeforeFirst(t *testing.T) {
 	}
 }
 
-// Somebody who has filled the ledger keeps nobody from banning at home.
+// A peer that has filled the ledger keeps nobody from banning at home.
 func TestPublishIntoAFullLedger(t *testing.T) {
 	n := newNode(t, newSecrets(t), newIdentity(t), nil)
 	n.core.count = maxHeld
@@ -89,7 +89,8 @@ func TestPublishIntoAFullLedger(t *testing.T) {
 	}
 }
 
-// A million bans that each came in a frame of its own fit, of one node: what peers let it have in force by default.
+// A million bans of one node fit, even if each came in its own frame: that is how many peers let it have in force by
+// default.
 func TestAMillionFramesOfOneNodeFit(t *testing.T) {
 	one := testFrame(t, signers[0], 1<<33, 1<<20, time.Now(), time.Hour, string(make([]byte, benchPayload)))
 	const most = 1_250_000
@@ -100,7 +101,7 @@ func TestAMillionFramesOfOneNodeFit(t *testing.T) {
 	}
 }
 
-// takeName has a copy of the node use the name of d. n.mu is held.
+// takeName makes a copy of the node use the name of d. n.mu is held.
 func takeName(t *testing.T, n *testNode, d Frame) {
 	t.Helper()
 	copied, err := signFrame(n.id, Frame{MeshID: d.MeshID, Epoch: d.Epoch, Seq: d.Seq, Issued: d.Issued, Expires: d.Expires, Payload: []byte("a copy's")})
@@ -110,7 +111,7 @@ func takeName(t *testing.T, n *testNode, d Frame) {
 	n.stepLocked(d.Issued, evFrames{via: viaPush, frames: []Frame{copied}})
 }
 
-// Once what it says counts here a frame is published, even if its name or its room is taken meanwhile.
+// Once its content counts here, a frame is published, even if its name or its room is taken meanwhile.
 func TestPublishAfterFirst(t *testing.T) {
 	n := newNode(t, newSecrets(t), newIdentity(t), nil)
 	own := publish(t, n, "before", time.Hour)
@@ -142,7 +143,7 @@ func TestPublishAfterFirst(t *testing.T) {
 	}
 }
 
-// Who always takes the name first is told of, and does not keep the caller for ever.
+// A copy that always takes the name first is reported, and does not hold up the caller for ever.
 func TestPublishAgainstACopy(t *testing.T) {
 	n := newNode(t, newSecrets(t), newIdentity(t), nil)
 	now, calls := time.Now(), 0
@@ -157,7 +158,7 @@ func TestPublishAgainstACopy(t *testing.T) {
 	}
 }
 
-// The end of a frame, or of the mesh, while it is signed is told.
+// Publish returns an error if the frame or the mesh ends while the frame is being signed.
 func TestPublishEndsMeanwhile(t *testing.T) {
 	n := newNode(t, newSecrets(t), newIdentity(t), nil)
 	now := time.Now()
@@ -175,7 +176,8 @@ func TestPublishEndsMeanwhile(t *testing.T) {
 	}
 }
 
-// Several at once, and a change of epoch between them: every frame has the name that was told first, none twice.
+// With several callers at once, and epoch changes between them, every frame has the name that its callback was given, and
+// no name is used twice.
 func TestPublishTogether(t *testing.T) {
 	const writers, each = 4, 50
 	n := newNode(t, newSecrets(t), newIdentity(t), nil)

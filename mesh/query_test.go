@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// queried is a mesh of members that answer; the last node is not certified. answered counts by node.
+// queried returns a mesh of members that answer, whose last node is not certified, and the number of answers by node.
 func queried(t *testing.T, nodes int, answer func(i int, ctx context.Context, question string) ([]byte, error)) (c *cluster, answered []atomic.Int64) {
 	a := testAuthority(t)
 	answered = make([]atomic.Int64, nodes)
@@ -76,7 +76,7 @@ func TestQuery(t *testing.T) {
 	})
 }
 
-// What a node without a certificate, and a revoked one, asks is not answered, and what such a node answers is not heard.
+// Questions of an uncertified or revoked node are not answered, and its answers are not accepted.
 func TestOnlyMembersQuery(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c, answered := queried(t, 4, echo)
@@ -102,7 +102,7 @@ func TestOnlyMembersQuery(t *testing.T) {
 	})
 }
 
-// askPastLimits asks as a captured node does, whose program keeps to no rate.
+// askPastLimits asks like a captured node whose program ignores all limits.
 func askPastLimits(ctx context.Context, n *testNode, id ID, at netip.AddrPort, text []byte) ([]byte, error) {
 	conn, err := n.dialMember(ctx, at, func(key ed25519.PublicKey) error {
 		if IDOf(key) != id {
@@ -124,7 +124,7 @@ func askPastLimits(ctx context.Context, n *testNode, id ID, at netip.AddrPort, t
 	return decodeQueryAnswer(b)
 }
 
-// A captured node that asks without end has few answers made, and keeps nobody else from being answered.
+// A captured node that asks endlessly causes few answers, and keeps nobody else from being answered.
 func TestQueriesOfOneAreBounded(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c, answered := queried(t, 4, echo)
@@ -145,7 +145,7 @@ func TestQueriesOfOneAreBounded(t *testing.T) {
 		if n := answered[0].Load() - seconds; n > queryBurst+(seconds+1)*queryRate {
 			t.Errorf("%d answers made, %d refused", n, refused)
 		}
-		// The asker's own limit is the same, so that an honest one is told why.
+		// The asker's own limit is the same, so an honest asker is told why.
 		often := 0
 		for range 3 * queryBurst {
 			if errors.Is(honest.Query(t.Context(), []ID{asked.id.ID()}, nil)[0].Err, ErrAskedTooOften) {
@@ -158,7 +158,7 @@ func TestQueriesOfOneAreBounded(t *testing.T) {
 	})
 }
 
-// One member has at most answersOf questions answered at a time, however long that takes.
+// At most answersOf questions of one member are answered at a time, however long that takes.
 func TestAnswersAtOnce(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var mu sync.Mutex

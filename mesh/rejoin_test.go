@@ -8,7 +8,8 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// A member that takes a stream and says nothing kept all others from being joined for ten seconds a try, and more.
+// A member that accepts a stream and says nothing used to keep all others from being joined, for ten seconds a try and
+// more.
 func TestClusterStalledJoin(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 1, nil)
@@ -22,7 +23,7 @@ func TestClusterStalledJoin(t *testing.T) {
 		if err := c.nodes[0].SetJoin([]string{c.addrs[1].String(), c.addrs[2].String()}); err != nil {
 			t.Fatal(err)
 		}
-		<-time.After(time.Second) // the stalled one is tried
+		<-time.After(time.Second) // the stalled node is tried
 		late := c.start(t, 2, newIdentity(t), func(_ int, cfg *Config) { cfg.Join = nil })
 		begin := time.Now()
 		eventually(t, time.Minute, "the other one is joined", func() bool { return late.aliveCount() == 2 })
@@ -32,7 +33,7 @@ func TestClusterStalledJoin(t *testing.T) {
 	})
 }
 
-// hold takes streams and keeps them open, until the port is shut.
+// hold accepts streams and keeps them open until the port is shut down.
 func hold(tr memberlist.Transport) {
 	var open []net.Conn
 	for {

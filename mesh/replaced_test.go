@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// A daemon that takes long to read what an origin says is not asked to do so again soon.
+// A daemon that takes long to read an origin's frames is not asked to do so again soon.
 func TestRetoldTakesASmallShare(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		const took, lasts = time.Second, 10 * time.Minute
@@ -30,8 +30,9 @@ func TestRetoldTakesASmallShare(t *testing.T) {
 	})
 }
 
-// A node signs two frames under each number, and some nodes hear the one first, some the other. Who has taken the one that loses
-// is told so before the other comes, and then reads all that its origin says, at most every few seconds however many there are.
+// A node signs two frames under each number, and different nodes hear them in different orders. A node that has taken the
+// losing frame is told so before the other comes, and then reads all of its origin's frames, at most every few seconds
+// however many there are.
 func TestClusterReplacedFrames(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var mu sync.Mutex

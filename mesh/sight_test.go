@@ -12,7 +12,7 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// behindNAT is a transport whose node advertises an address at which nobody reaches it.
+// behindNAT is a transport whose node advertises an address at which nobody can reach it.
 type behindNAT struct {
 	*hubPort
 	told netip.AddrPort
@@ -22,12 +22,12 @@ func (p behindNAT) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
 	return p.told.Addr().AsSlice(), int(p.told.Port()), nil
 }
 
-// A node that advertises an address at which nobody reaches it hears nothing, and looked healthy to itself. It says who sees it
-// where, and the line of the config that mends it.
+// A node that advertises an unreachable address hears nothing, and used to look healthy to itself. It says who sees it
+// where, and which config line fixes it.
 func TestClusterAdvertisesWhereNobodyReachesIt(t *testing.T) {
 	for _, tt := range []struct {
 		name, told string
-		mends      string // the address in the remedy; "": only its port has to be let in
+		mends      string // the address in the remedy; "": only its port must be opened
 	}{
 		{"behind NAT", "192.168.7.7:7946", "10.0.0.2:7946"},
 		{"a wrong port", "10.0.0.2:7999", "10.0.0.2:7946"},

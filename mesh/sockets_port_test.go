@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// A port that another program has, for TCP or for UDP, is noticed before anything is done.
+// A port that another program uses, for TCP or UDP, is noticed before anything is done.
 func TestCheckPort(t *testing.T) {
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

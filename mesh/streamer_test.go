@@ -11,7 +11,7 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// Whoever does not read what is streamed to it keeps nobody else waiting, and memory is bounded.
+// A peer that does not read what is streamed to it keeps nobody else waiting, and memory is bounded.
 func TestStreamerIsFair(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stalled := make(chan struct{})
@@ -64,7 +64,7 @@ func TestStreamerIsFair(t *testing.T) {
 	})
 }
 
-// A message of ours to a member that takes the stream and never reads it ends.
+// Sending a message to a member that accepts the stream and never reads it ends.
 func TestStreamsEnd(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		h, here, there := newHub(), netip.MustParseAddrPort("10.0.0.1:7946"), netip.MustParseAddrPort("10.0.0.2:7946")

@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// hole is UDP that does not pass between node 0 and all others.
+// hole is a loss of UDP between node 0 and all others.
 type hole struct {
 	name       string
 	to, from   bool // packets to, from node 0 are lost
-	above      int  // only those of more bytes
+	above      int  // only packets of more bytes
 	wayTo      UDPWay
 	wayFrom    UDPWay
 	wantTextOn string // what node 1 says of node 0
@@ -29,7 +29,7 @@ var holes = []hole{
 	{"no large UDP from it", false, true, 1200, UDPOpen, UDPSmall, "large UDP packets from n0 do not arrive; bans go over TCP"},
 }
 
-// open makes the hole in a cluster.
+// open applies the hole to a cluster.
 func (h hole) open(c *cluster) {
 	zero := c.addrs[0]
 	c.hub.setLose(func(from, to netip.AddrPort, bytes int) bool {
@@ -37,8 +37,8 @@ func (h hole) open(c *cluster) {
 	})
 }
 
-// Where UDP is lost between one node and all others, whatever way and from whatever size on, bans cross over streams, and both
-// sides say what is lost. When UDP is back, nobody says so any more, and bans go by UDP.
+// If UDP is lost between one node and all others, in either direction and from any size on, bans cross over streams, and
+// both sides say what is lost. When UDP is back, nobody says so any more, and bans go by UDP.
 func TestClusterUDPHoles(t *testing.T) {
 	for _, h := range holes {
 		t.Run(h.name, func(t *testing.T) {
@@ -52,7 +52,7 @@ func TestClusterUDPHoles(t *testing.T) {
 				eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
 				eventually(t, 30*time.Second, "settled", func() bool { return sameDigest(c.nodes) })
 				h.open(c)
-				// What is lost only when it is large is noticed with the first import.
+				// A loss of large packets only is noticed with the first import.
 				size := 40
 				if h.above > 0 {
 					size = MaxPayload
@@ -123,7 +123,7 @@ func (c *cluster) streams() uint64 {
 	return c.hub.streams
 }
 
-// lockedText gathers what is logged.
+// lockedText collects what is logged.
 type lockedText struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -141,8 +141,8 @@ func (l *lockedText) String() string {
 	return l.text.String()
 }
 
-// However many peers seem to lose UDP, or say so, a node compares over streams with a few at a time; each gets one report a
-// second.
+// However many peers seem to lose UDP, or say so, a node compares over streams with only a few at a time; each gets one
+// report a second.
 func TestUDPPathsAreFew(t *testing.T) {
 	paths, now := newUDPPaths(), time.Now()
 	peer := func(i int) (id ID) { return ID{byte(i >> 8), byte(i), 1} }
@@ -177,7 +177,7 @@ func TestUDPPathsAreFew(t *testing.T) {
 	}
 }
 
-// A report over a stream is taken from the peer itself, once, and not more often than they are sent.
+// A report over a stream is accepted from the peer itself, once, and no more often than reports are sent.
 func TestUDPPathExpects(t *testing.T) {
 	paths, now, id := newUDPPaths(), time.Now(), ID{1}
 	for _, tt := range []struct {
@@ -209,7 +209,7 @@ func TestUDPPathExpects(t *testing.T) {
 	}
 }
 
-// How messages go while a path is not known, where packets, or large ones, are lost, and where streams fail.
+// How messages travel while a path is unknown, if packets or only large ones are lost, and if streams fail.
 func TestUDPPathRoute(t *testing.T) {
 	paths, now, id := newUDPPaths(), time.Now(), ID{1}
 	const small, large = freshSize, maxPacket
