@@ -61,7 +61,7 @@ func benchFrames(b *testing.B, n int) [][]byte {
 	return raws
 }
 
-// What the core's goroutine does with a packet, from memberlist's callback to Deliver.
+// The work of the core's goroutine for a packet, from memberlist's callback to Deliver.
 func BenchmarkDeliver(b *testing.B) {
 	for _, tt := range []struct {
 		name   string

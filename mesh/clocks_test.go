@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// One other clock shows only that two clocks differ; most of the members' clocks show whose is off.
+// One member's clock shows only that two clocks differ; the clocks of most members show whose is off.
 func TestClockFault(t *testing.T) {
 	a, b, c, d, e := ID{1}, ID{2}, ID{3}, ID{4}, ID{5}
 	for _, tt := range []struct {

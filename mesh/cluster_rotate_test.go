@@ -171,8 +171,8 @@ func TestRotationShutsOut(t *testing.T) {
 	})
 }
 
-// A node that is down while the key is rotated twice recovers by itself; so do two that are cut off together, and one whose
-// disk is older than the rotation. Nodes that join meanwhile or later have the key.
+// A node that is down while the key is rotated twice recovers by itself, and so do two that are cut off together. A node
+// that joins later has the newest key.
 func TestRotationWhileAway(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newTurning(t, 5)

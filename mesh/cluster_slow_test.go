@@ -1,6 +1,6 @@
 //go:build long || race
 
-// Fleets that take a second of processor time or more each: the steps simulate and race run them.
+// Each of these fleets takes a second or more of processor time; the steps simulate and race run them.
 
 package mesh
 

@@ -67,7 +67,7 @@ func TestClusterRestartCatchesUp(t *testing.T) {
 	})
 }
 
-// A store that lost its last commit gets its own older frames back.
+// A node whose store lost frames of its own gets them back.
 func TestClusterGivesBackOwnFrames(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 3, nil)

@@ -21,7 +21,7 @@ type simulation struct {
 	online []bool
 	byID   map[ID]int
 	queue  packetHeap
-	order  uint64 // breaks ties among packets of one time
+	order  uint64 // breaks ties among simultaneous packets
 	loss   float64
 	dup    float64
 	bytes  uint64

@@ -287,7 +287,7 @@ func (m *modelRun) within(d time.Duration) float64 {
 	return float64(had) / float64(all)
 }
 
-// The model prints how bans spread, each in its own fleet: bash test/run model.
+// The model prints how bans reach a whole fleet, each ban in a fleet of its own: bash test/run model.
 func TestModel(t *testing.T) {
 	table := "\n| nodes | loss, dead | last node | 99.9 % | within 15 ms | copies per node | bytes per ban and node |\n|---|---|---|---|---|---|---|\n"
 	for _, c := range []struct {
@@ -333,6 +333,6 @@ func TestModel(t *testing.T) {
 
 const (
 	// modelNear is when nearly all nodes have a ban although packets are lost and nodes dead; modelRepair is when the rest
-	// have it: a digest is compared every 2 s, and if the network loses that, the next one repairs it.
+	// have it: digests are compared every 2 s, and if the network loses a comparison, the next one repairs the difference.
 	modelNear, modelRepair = 15 * time.Millisecond, 3 * time.Second
 )

@@ -50,7 +50,7 @@ func (p *paced) origin() ID {
 func TestNobodyIsAccusedForBeingSlowed(t *testing.T) {
 	for _, tt := range []struct {
 		name         string
-		size, second int // of a frame, and frames that an agent sends in a second
+		size, second int // size of a frame, frames an agent sends in a second
 	}{
 		{"small frames", 100, SayRate},
 		{"an import", freshSize + 1, 180},
