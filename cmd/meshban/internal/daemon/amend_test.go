@@ -10,8 +10,9 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// A node that lost its store bans for less long, and then gets its former ban back: it takes that back for all. What a copy
-// of it says, in the same epoch or a later one, it leaves alone, or the two would amend each other without end.
+// A node that lost its store bans an address for a shorter time, then receives its own earlier, longer ban: it revokes
+// that ban for every node. It leaves alone what a clone of it said in the same epoch or a later one; otherwise the two
+// would amend each other forever.
 func TestALostBanIsTakenBack(t *testing.T) {
 	t.Parallel()
 	const addr = "192.0.2.1/32"
@@ -41,7 +42,7 @@ func TestALostBanIsTakenBack(t *testing.T) {
 	}
 }
 
-// said is a ban in the node's name of which its table knows nothing.
+// said publishes a ban in the node's name that its table does not know.
 func (n *node) said(t *testing.T, addr string, length time.Duration) mesh.Frame {
 	t.Helper()
 	now := time.Now()

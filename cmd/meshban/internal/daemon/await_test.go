@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// A task that hangs, in a call of the kernel or of a file system, does not keep the agent from its end, and is named.
+// A task that hangs in a kernel or file system call does not keep the agent from ending, and is named.
 func TestTaskThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())

@@ -12,7 +12,7 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// Of the configuration and the certificate the stricter counts, number by number.
+// Each cap is the stricter of the configured and the certified one.
 func TestStricterCaps(t *testing.T) {
 	t.Parallel()
 	conf := ban.Caps{
@@ -22,7 +22,7 @@ func TestStricterCaps(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		cert   mesh.Caps
-		change func(*ban.Caps) // of conf
+		change func(*ban.Caps) // edits conf
 	}{
 		{"ok: a certificate that leaves all to the receiver", all, func(*ban.Caps) {}},
 		{"ok: a wider certificate", mesh.Caps{Rate: 1000, Active: 5000, MinBits4: 8, MinBits6: 19, MaxTTL: 2 * time.Hour, UnbanAny: true, Import: true}, func(*ban.Caps) {}},
@@ -49,7 +49,7 @@ func TestStricterCaps(t *testing.T) {
 	}
 }
 
-// recertify gives a node a certificate with other caps, where the authority's key is.
+// recertify issues a certificate with other caps to who; n holds the authority's key.
 func (n *node) recertify(t *testing.T, who *node, caps mesh.Caps) {
 	t.Helper()
 	c := n.mesh.Standing(mesh.ID(who.self)).Certificate
@@ -64,13 +64,13 @@ func (n *node) capsOf(who *node) ban.Caps {
 	return n.capsLocked(who.self)
 }
 
-// refused counts ops of peers that n refused by a rule.
+// refused returns how many ops of peers n refused under a rule.
 func (n *node) refused(rule string) uint64 {
 	return n.metrics.set.GetOrCreateCounter(`meshban_refused_ops_total{rule="` + rule + `"}`).Get()
 }
 
-// A node gets no further than its certificate allows on any other node, from the moment on that the certificate is
-// there, also after a restart; the node itself is told.
+// Every other node enforces the caps in a node's certificate as soon as it has the certificate, also after a restart; the
+// node itself is told.
 func TestCertificateCaps(t *testing.T) {
 	t.Parallel()
 	web1 := first(t, "web1")
@@ -121,7 +121,7 @@ func TestCertificateCaps(t *testing.T) {
 		t.Errorf("after a restart: %+v, %d wait", c, web3.waits())
 	}
 
-	// What was held and refused counts once the caps allow it, and the reverse.
+	// Held and refused ops count once the caps allow them, and the reverse.
 	web1.recertify(t, web2, mesh.DefaultCaps())
 	for _, n := range []*node{web1, web3} {
 		until(t, n.cfg.Name+" takes all of it with the next caps", func() bool {
@@ -142,7 +142,7 @@ func TestCertificateCaps(t *testing.T) {
 	web2.storm(t, 3, 30, "cli")
 	until(t, "all of it counts", func() bool { return web3.counts().Active == 92 })
 
-	// Two bounds that differ: the configuration of a receiver stays in force.
+	// The receiver's configuration stays in force if it is stricter than the certificate.
 	web3.tighten(func(c *config.Config) { c.Peers.Active = 1 })
 	if c := web3.capsOf(web2); c.Active != 1 {
 		t.Errorf("%+v", c)
@@ -158,7 +158,7 @@ func TestCertificateCaps(t *testing.T) {
 	})
 }
 
-// Caps come with the invitation, show in members, and are changed where the authority's key is, at once on all nodes.
+// Caps are set by the invitation, shown by members, and changed where the authority's key is, at once on all nodes.
 func TestCapsOfInvitationAndVerb(t *testing.T) {
 	t.Parallel()
 	web1 := first(t, "web1")

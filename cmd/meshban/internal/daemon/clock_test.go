@@ -10,8 +10,8 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-// A clock that is an hour ahead for a while ends bans whose frame lives on. Once it is right again they count again, but
-// for those that were lifted, and those that wait for the operator.
+// A clock that runs an hour ahead for a while ends bans whose frames live on. Once the clock is right, they count again,
+// except those that were lifted or that wait for the operator.
 func TestAClockThatWasAhead(t *testing.T) {
 	t.Parallel()
 	t.Run("on one node", func(t *testing.T) { clockAhead(t, false) })
@@ -42,11 +42,11 @@ func clockAhead(t *testing.T, all bool) {
 
 	ahead := now.Add(time.Hour)
 	nodes := []*node{b}
-	if all { // then nobody has the frame any more that lifted the one
+	if all { // then nobody still has the frame that lifted the one
 		nodes = append(nodes, a)
 	}
 	for _, n := range nodes {
-		n.mu.Lock() // until the table has let go too, nobody notices that the clock is right
+		n.mu.Lock() // nobody may notice that the clock is right before the table has expired its bans too
 		n.settleLocked(n.table.Expire(ahead))
 		c := n.table.Counts()
 		n.mu.Unlock()

@@ -13,7 +13,7 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// hears gives a node a record of another one, past all that would refuse it.
+// hears merges a record of another origin, past every check that could refuse it.
 func (n *node) hears(by ban.Origin, seq uint64, op ban.Op) {
 	now := time.Now()
 	op.Until = now.Add(time.Hour).Truncate(time.Millisecond)
@@ -21,7 +21,7 @@ func (n *node) hears(by ban.Origin, seq uint64, op ban.Op) {
 	n.fw.Flush()
 }
 
-// A ban, unban or allow without effect is no success, and the answer names the rule and who is behind it.
+// A ban, unban or allow without effect is an error that names the rule and the node behind it.
 func TestWithoutEffect(t *testing.T) {
 	t.Parallel()
 	n := first(t, "one")
@@ -69,7 +69,7 @@ func TestWithoutEffect(t *testing.T) {
 	}
 }
 
-// A revoked node soon learns of it, still protects itself, and says both.
+// A revoked node soon learns that it is revoked, still protects itself, and says both.
 func TestARevokedNodeSaysSo(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
@@ -106,7 +106,7 @@ func TestARevokedNodeSaysSo(t *testing.T) {
 	}
 }
 
-// What the kernel has not answered for is no success, and what others wait for holds up nobody.
+// A request does not succeed before the kernel has confirmed its changes, and does not wait for changes of peers.
 func TestKernelTook(t *testing.T) {
 	t.Parallel()
 	s, err := fw.NewSyncer(fw.SyncerConfig{Backend: fw.NewNone(), Snapshot: func() fw.State { return fw.State{} }, CheckEvery: time.Minute})
@@ -121,20 +121,20 @@ func TestKernelTook(t *testing.T) {
 	}
 	took := func(text string) *control.Error {
 		ctx, cancel := context.WithCancel(t.Context())
-		cancel() // only what is answered already counts
+		cancel() // only what is already confirmed counts
 		return d.kernelTook(ctx, []control.Result{{Prefix: netip.MustParsePrefix(text)}})
 	}
 	lost := d.acks.begin(change("192.0.2.1/32", self), d.gate.Trusts)
 	again := d.acks.begin(change("192.0.2.1/32", self), d.gate.Trusts)
 	d.acks.begin(change("192.0.2.9/32", peer), d.gate.Trusts)
-	d.acks.begin(change("198.51.100.9/32", authority), d.gate.Trusts) // what unban says where ca.key is
+	d.acks.begin(change("198.51.100.9/32", authority), d.gate.Trusts) // what unban publishes where ca.key is
 	for text, want := range map[string]bool{"192.0.2.1/32": false, "192.0.2.0/24": false, "192.0.2.2/32": true, "192.0.2.9/32": true, "198.51.100.0/24": false} {
 		e := took(text)
 		if (e == nil) != want || e != nil && e.Code != control.CodeFailed {
 			t.Errorf("%s: %+v", text, e)
 		}
 	}
-	d.acks.end(again, change("192.0.2.1/32", self)) // though the one before was never answered
+	d.acks.end(again, change("192.0.2.1/32", self)) // although the one before was never answered
 	if e := took("192.0.2.1/32"); e != nil {
 		t.Errorf("answered: %+v", e)
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// fill bans so many that they are listed and loaded in several chunks.
+// fill bans enough addresses to be listed and loaded in several chunks.
 func (n *node) fill(t *testing.T) {
 	t.Helper()
 	req := control.BanRequest{Addrs: crowd(3*lockChunk+1, 3), For: time.Hour, Source: "import"}
@@ -20,7 +20,7 @@ func (n *node) fill(t *testing.T) {
 	}
 }
 
-// Whoever lists may be as slow as he likes: bans go on at every point of it, and so does a second list.
+// However slow the reader of a list is, bans go on at every point of the list.
 func TestASlowListHoldsUpNobody(t *testing.T) {
 	t.Parallel()
 	n := first(t, "one")
@@ -30,7 +30,7 @@ func TestASlowListHoldsUpNobody(t *testing.T) {
 		if seen++; seen%lockChunk != 1 {
 			return nil
 		}
-		// In the middle of it, from the goroutine that would have the lock.
+		// In the middle of the list, from the goroutine that would hold the lock.
 		n.ban(t, time.Hour, netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(seen / lockChunk)}), 32).String())
 		return nil
 	})
@@ -58,7 +58,7 @@ func TestALoadOfTheFirewallHoldsUpNobody(t *testing.T) {
 	}
 }
 
-// A request of many slices fills its frames, and answers in its order whatever is refused.
+// A request of many slices fills its frames, and its results keep the request's order even if some are refused.
 func TestARequestOfManySlicesFillsFrames(t *testing.T) {
 	t.Parallel()
 	n := first(t, "one")
@@ -81,13 +81,13 @@ func TestARequestOfManySlicesFillsFrames(t *testing.T) {
 	}
 }
 
-// While an import uses up the pace of bulks, one ban is answered at once, and a few of one request take effect before the
-// request waits for its turn.
+// While an import uses up the bulk rate, a single ban is answered at once, and a request of a few bans takes effect before
+// it waits for its turn.
 func TestAFewBansDoNotWaitBehindAnImport(t *testing.T) {
 	a := first(t, "a")
 	b := a.join(t, "b")
 	until(t, "a sees b", func() bool { return a.mesh.Peers() == 1 })
-	for range 10 * int(patience/time.Second) * mesh.SayBulkRate / mesh.SayBulkBurst { // so long that nobody waits for it
+	for range 10 * int(patience/time.Second) * mesh.SayBulkRate / mesh.SayBulkBurst { // more than anyone waits for
 		a.bulkRate.ReserveN(time.Now(), mesh.SayBulkBurst)
 	}
 	a.ban(t, time.Hour, "192.0.2.1/32")

@@ -52,7 +52,7 @@ func (b *logBuffer) String() string {
 	return b.buf.String()
 }
 
-// testConfig is what a node of a test has.
+// testConfig returns the configuration of a test node.
 func testConfig(dir statedir.Dir, name string) config.Config {
 	cfg := config.Default(string(dir))
 	cfg.Name = name
@@ -72,7 +72,7 @@ func first(t testing.TB, name string) *node {
 	return start(t, dir, cfg)
 }
 
-// join enrols another node with a token of n and starts it.
+// join enrols another node with a token from n and starts it.
 func (n *node) join(t testing.TB, name string) *node {
 	t.Helper()
 	return n.joinWith(t, name, control.InviteRequest{})
@@ -88,7 +88,7 @@ func (n *node) joinWith(t testing.TB, name string, req control.InviteRequest) *n
 	return other
 }
 
-// enrol makes the folder of another node with a token of n.
+// enrol makes the folder of another node with a token from n.
 func (n *node) enrol(t testing.TB, name string, req control.InviteRequest) (statedir.Dir, config.Config) {
 	t.Helper()
 	reply, err := n.Invite(t.Context(), req)
@@ -111,7 +111,7 @@ func start(t testing.TB, dir statedir.Dir, cfg config.Config) *node {
 	return startWith(t, dir, cfg, func(*Daemon) {})
 }
 
-// startWith starts a node after prepare has had it.
+// startWith calls prepare on a node before it starts it.
 func startWith(t testing.TB, dir statedir.Dir, cfg config.Config, prepare func(*Daemon)) *node {
 	t.Helper()
 	n := &node{home: dir, cfg: cfg, reload: make(chan os.Signal), log: &logBuffer{}}
@@ -121,7 +121,7 @@ func startWith(t testing.TB, dir statedir.Dir, cfg config.Config, prepare func(*
 		Home: dir, Config: cfg, Version: "test", Level: level,
 		Logger: slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: level})),
 		Reload: n.reload, Reread: func() (config.Config, error) { return config.Load(dir.Config(), string(dir)) },
-		Host: func() ([]hostinfo.Entry, error) { return nil, nil }, // a machine may own what these tests ban
+		Host: func() ([]hostinfo.Entry, error) { return nil, nil }, // the machine may own addresses that these tests ban
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -169,7 +169,7 @@ type takesAll struct{ fw.Backend }
 
 func (takesAll) Name() string { return "all" }
 
-// enforceWith gives a node that does not run yet another kernel.
+// enforceWith replaces the kernel of a node that does not run yet.
 func (d *Daemon) enforceWith(t testing.TB, kernel fw.Backend) {
 	t.Helper()
 	var err error
@@ -197,7 +197,7 @@ func until(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// entry is what `meshban list` shows of a prefix, if anything.
+// entry returns what `meshban list` shows for a prefix, if anything.
 func (n *node) entry(t testing.TB, prefix string) (control.ListEntry, bool) {
 	t.Helper()
 	var found control.ListEntry
@@ -220,7 +220,7 @@ func (n *node) enforces(t testing.TB, prefix string) bool {
 	return ok && e.State == control.StateEnforced
 }
 
-// takes reports whether the prefix comes to be enforced on n: the kernel takes it a moment after the table.
+// takes reports whether the prefix becomes enforced on n; the kernel has it a moment after the table.
 func (n *node) takes(t testing.TB, prefix string) bool {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
@@ -252,7 +252,7 @@ func (n *node) write(t testing.TB, text string) {
 	}
 }
 
-// lineFile is the text of the line file.
+// lineFile returns the text of the line file.
 func (n *node) lineFile(t testing.TB) string {
 	t.Helper()
 	text, err := os.ReadFile(n.cfg.Lines.File)
@@ -300,8 +300,8 @@ func TestALineOnOneNodeBansOnAll(t *testing.T) {
 	}
 }
 
-// A node's fail2ban that reads an emitted line writes a line of its own about the address. Taken for a sighting it
-// would go round the mesh and keep the ban alive for ever.
+// A node's fail2ban that reads an emitted line writes its own line about the address. If that counted as a sighting, it
+// would circulate in the mesh and keep the ban alive forever.
 func TestAnEchoNeitherTravelsNorExtendsNorCounts(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
@@ -337,8 +337,8 @@ func TestAnEchoNeitherTravelsNorExtendsNorCounts(t *testing.T) {
 	}
 }
 
-// A machine whose syslog daemon writes what `logger -t newbans` says makes lines of the very form that the agent emits.
-// Taken for old emissions, all its bans were lost.
+// If this machine's syslog daemon writes what `logger -t newbans` says, its lines look exactly like those the agent emits.
+// They used to be taken for old emissions, and all their bans were lost.
 func TestALineOfThisMachinesSyslogIsASighting(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")

@@ -16,7 +16,7 @@ func (n *node) hasAll(t *testing.T, addrs []string) {
 	until(t, n.cfg.Name+" has all bans", func() bool { return enforced(t, n.Daemon, addrs) == len(addrs) })
 }
 
-// enforced counts those of addrs that are banned and enforced.
+// enforced returns how many of addrs are banned and enforced.
 func enforced(t *testing.T, d *Daemon, addrs []string) (found int) {
 	t.Helper()
 	if err := d.List(t.Context(), func(e control.ListEntry) error {
@@ -30,7 +30,7 @@ func enforced(t *testing.T, d *Daemon, addrs []string) (found int) {
 	return found
 }
 
-// saysOf returns the problem of a kind that status shows, "" if none.
+// saysOf returns the problem of a kind that status shows, or "" if there is none.
 func (n *node) saysOf(kind string) string {
 	for _, p := range n.localStatus().Problems {
 		if strings.HasPrefix(p, kind) {
@@ -40,7 +40,8 @@ func (n *node) saysOf(kind string) string {
 	return ""
 }
 
-// A file that is damaged under a running agent is replaced, and has all that the agent knows: a mesh of one loses nothing.
+// A store file damaged while the agent runs is replaced by one with everything the agent knows: a mesh of one loses
+// nothing.
 func TestStoreDamagedInUse(t *testing.T) {
 	n := first(t, "n")
 	addrs := []netip.Prefix{netip.MustParsePrefix("203.0.113.1/32"), netip.MustParsePrefix("203.0.113.2/32")}

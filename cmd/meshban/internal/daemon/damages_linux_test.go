@@ -19,23 +19,23 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// Whatever has happened to its store, at rest or in use, an agent starts, has all bans back from a peer, and accuses nobody. Where
-// anything was lost, status says so, and the damaged file is kept.
+// Whatever happens to its store, at rest or in use, an agent starts, gets all bans back from a peer, and accuses nobody.
+// If anything was lost, status says so and the damaged file is kept.
 func TestEveryDamageComesBack(t *testing.T) {
 	t.Parallel()
-	const suffering = 8 // nodes, each with every second damage, and the first two in use
+	const suffering = 8 // nodes; each suffers every second damage, the first two while in use
 	a := first(t, "a")
 	nodes := []*node{a}
 	for i := range suffering {
 		dir, cfg := a.enrol(t, fmt.Sprintf("b%d", i), control.InviteRequest{})
-		cfg.Bind = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 14, byte(i + 1)}), 0) // where nobody else takes its port meanwhile
+		cfg.Bind = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 14, byte(i + 1)}), 0) // nobody else takes its port there
 		b := start(t, dir, cfg)
 		b.cfg.Bind = b.mesh.Addr()
 		nodes = append(nodes, b)
 	}
 	var addrs []string
 	for i := range 120 {
-		addr := fmt.Sprintf("2001:db8:14::%x/128", i+1) // no ssh session of this machine comes from there
+		addr := fmt.Sprintf("2001:db8:14::%x/128", i+1) // no ssh session to this machine comes from there
 		r, err := nodes[i%len(nodes)].Ban(t.Context(), control.BanRequest{
 			Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}, For: time.Hour, Reason: strings.Repeat("r", 100), Source: "cli",
 		})
@@ -56,7 +56,7 @@ func TestEveryDamageComesBack(t *testing.T) {
 	a.accusesNobody(t)
 }
 
-// suffers damages the node's store in every second way, and starts it again each time.
+// suffers applies every second damage to the node's store, and restarts the node after each.
 func (n *node) suffers(t *testing.T, peer *node, addrs []string, i int) {
 	file, inUse := n.home.Store(), i < 2
 	whole := func() []byte {
@@ -80,7 +80,7 @@ func (n *node) suffers(t *testing.T, peer *node, addrs []string, i int) {
 		if err := os.WriteFile(file, all[name](whole()), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if inUse { // and written to
+		if inUse { // and is written to
 			n.ban(t, time.Hour, fmt.Sprintf("2001:db8:15::%x/128", at+1))
 			n.stop()
 		}
@@ -90,7 +90,7 @@ func (n *node) suffers(t *testing.T, peer *node, addrs []string, i int) {
 		if aside, err := filepath.Glob(file + ".damaged-*"); p != "" && (err != nil || len(aside) == 0 || !strings.Contains(p, "set aside as "+file)) {
 			t.Errorf("%s: status says %q; there are %q, %v", name, p, aside, err)
 		}
-		if p == "" && restored < len(addrs) && name != "torn" { // a torn file may be what it was before: that is sound
+		if p == "" && restored < len(addrs) && name != "torn" { // a torn file may equal an earlier, sound one
 			t.Errorf("%s: %d of %d bans, and not a word", name, restored, len(addrs))
 		}
 		n.hasAll(t, addrs)
@@ -99,7 +99,7 @@ func (n *node) suffers(t *testing.T, peer *node, addrs []string, i int) {
 	}
 }
 
-// accusesNobody fails the test if the node blames a member for what its disk has done.
+// accusesNobody fails the test if the node blames a member for damage to a store.
 func (n *node) accusesNobody(t *testing.T) {
 	t.Helper()
 	for _, kind := range []mesh.Problem{mesh.ProblemForged, mesh.ProblemEquivocation, mesh.ProblemClone} {

@@ -18,7 +18,7 @@ import (
 	"github.com/meshban/meshban/fw"
 )
 
-// fullBackend takes everything but single addresses of 203.0.113.0/24 and of IPv6.
+// fullBackend takes everything except single addresses of 203.0.113.0/24 and of IPv6.
 type fullBackend struct{ fw.Backend }
 
 func (fullBackend) Name() string { return "full" }
@@ -57,7 +57,7 @@ func refusing(t *testing.T) *node {
 	return startWith(t, dir, cfg, func(d *Daemon) { d.enforceWith(t, fullBackend{fw.NewNone()}) })
 }
 
-// What the kernel refused was a success, an event "ban" and "enforced" everywhere.
+// A ban that the kernel refused used to be a success, an event "ban" and "enforced" everywhere.
 func TestWhatTheKernelRefusesIsNotEnforced(t *testing.T) {
 	t.Parallel()
 	n := refusing(t)
@@ -111,7 +111,7 @@ func TestWhatTheKernelRefusesIsNotEnforced(t *testing.T) {
 		t.Errorf("why below a wider ban: %+v, %v", why, err)
 	}
 
-	// A line says that the address is dropped here, so there is none for what the kernel refused.
+	// A line says that the address is dropped here, so a ban that the kernel refused gets none.
 	n.hears(ban.Origin{2}, 3, ban.Op{Kind: ban.KindBan, Prefix: netip.MustParsePrefix("192.0.2.9/32")})
 	until(t, "the line of a later ban", func() bool { return strings.Contains(n.lineText(t), "HOST 192.0.2.9 ") })
 	if text := n.lineText(t); strings.Contains(text, "203.0.113.2") {
@@ -148,7 +148,7 @@ func (n *node) lineText(t *testing.T) string {
 	return string(text)
 }
 
-// gatedBackend takes nothing before the gate is open.
+// gatedBackend takes nothing until the gate is open.
 type gatedBackend struct {
 	fw.Backend
 	gate chan struct{}
@@ -161,7 +161,7 @@ func (b gatedBackend) Apply(context.Context, time.Time, []fw.Update) error {
 	return nil
 }
 
-// A ban that waited for the kernel was called enforced.
+// A ban still waiting for the kernel used to be reported as enforced.
 func TestWhatWaitsForTheKernelIsNotEnforced(t *testing.T) {
 	t.Parallel()
 	dir := statedir.Dir(t.TempDir())
@@ -191,7 +191,7 @@ func TestWhatWaitsForTheKernelIsNotEnforced(t *testing.T) {
 	}
 }
 
-// A node without a firewall backend said of each ban that it enforces or drops it.
+// A node without a firewall backend used to report each ban as enforced or dropped.
 func TestWithoutABackendNothingIsEnforced(t *testing.T) {
 	t.Parallel()
 	dir := statedir.Dir(t.TempDir())
@@ -228,7 +228,7 @@ func TestWithoutABackendNothingIsEnforced(t *testing.T) {
 	if told := n.tell(time.Now()); told.Enforced != 0 {
 		t.Errorf("it tells others that it enforces %d", told.Enforced)
 	}
-	// Its line file serves whoever drops there.
+	// Its line file still serves other programs that drop addresses.
 	until(t, "a line", func() bool { return strings.Contains(n.lineText(t), "HOST 203.0.113.2 ") })
 	lifted, err := n.Unban(t.Context(), control.UnbanRequest{Prefixes: []netip.Prefix{netip.MustParsePrefix(prefix)}})
 	if err != nil || lifted.Results[0].Err != nil {
@@ -236,7 +236,7 @@ func TestWithoutABackendNothingIsEnforced(t *testing.T) {
 	}
 }
 
-// A change that the kernel's queue does not take is not waited for.
+// Nobody waits for a change that the kernel's queue does not take.
 func TestNobodyWaitsForWhatIsNotQueued(t *testing.T) {
 	t.Parallel()
 	n := refusing(t)
@@ -247,7 +247,8 @@ func TestNobodyWaitsForWhatIsNotQueued(t *testing.T) {
 	}
 }
 
-// A ban that contains a network which this machine is in cut off its neighbours, and said that it drops them.
+// A ban that contains one of this machine's own networks used to cut off its neighbours, and to be reported as enforced
+// there.
 func TestAWideBanLeavesOutOwnNetworks(t *testing.T) {
 	t.Parallel()
 	dir := statedir.Dir(t.TempDir())

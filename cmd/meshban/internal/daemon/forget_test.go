@@ -11,8 +11,8 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// The word that a member is gone reaches every node. One that lives, or was heard a moment ago, is not forgotten, whoever says
-// it; package mesh tests the minute.
+// A forget reaches every node. A node that lives, or was heard from a moment ago, is not forgotten, whoever says so;
+// package mesh tests the one-minute limit.
 func TestForgetReachesAll(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
@@ -34,7 +34,7 @@ func TestForgetReachesAll(t *testing.T) {
 		}
 	}
 
-	// What a captured node says of one that lives: the frame arrives, and changes nothing.
+	// A captured node says that a live one is gone: the frame arrives and changes nothing.
 	said := func(n *node) bool { return strings.Contains(n.log.String(), "a member is said to be gone for good") }
 	until(t, "b knows c", func() bool { return b.meshStatus().Alive == 3 })
 	frame, err := b.publishForget(time.Now(), mesh.ID(c.self))
@@ -65,7 +65,7 @@ func TestForgetReachesAll(t *testing.T) {
 	until(t, "b hears it", func() bool { return said(b) })
 }
 
-// A payload of ops is none that forgets.
+// A payload of ops is not taken for a forget.
 func TestForgetPayload(t *testing.T) {
 	t.Parallel()
 	id := mesh.ID{1, 2, 3}

@@ -41,7 +41,7 @@ func (n *node) storm(t *testing.T, x byte, count int, source string) {
 	}
 }
 
-// waits tells how many bans wait on n.
+// waits returns how many bans wait on n.
 func (n *node) waits() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -107,7 +107,7 @@ func TestBreakerHoldsReleasesAndDrops(t *testing.T) {
 		t.Error("what is held is not held in the mesh alike")
 	}
 
-	// Bans that begin here go on, also of what is held.
+	// Own bans still take effect, even for an address whose ban is held.
 	b.ban(t, time.Hour, "192.0.2.1/32")
 	b.ban(t, time.Minute, "11.1.0.99/32")
 	if !b.takes(t, "192.0.2.1/32") || !b.takes(t, "11.1.0.99/32") {
@@ -117,7 +117,7 @@ func TestBreakerHoldsReleasesAndDrops(t *testing.T) {
 		t.Errorf("list: %+v, %v", e, ok)
 	}
 
-	// A restart holds what was held, and what was decided stays so.
+	// After a restart, what was held is still held and what was decided stays decided.
 	if n := b.decide(t, control.ActionDrop, "11.1.0.98/32", "11.1.0.32/28"); n != 17 {
 		t.Errorf("dropped %d", n)
 	}
@@ -170,7 +170,7 @@ func TestImportsPassTheBreaker(t *testing.T) {
 	until(t, "imports leave the rest alone", func() bool { return b.counts().Active == 60 })
 }
 
-// A million from one node, and another million from a second one, pass by default.
+// By default, a million bans from one node pass, and another million from a second one.
 func TestAMillionIsTakenByDefault(t *testing.T) {
 	t.Parallel()
 	n := first(t, "a")
@@ -232,7 +232,7 @@ func TestPeerMayNotUnbanWhereConfigured(t *testing.T) {
 	}
 }
 
-// What was refused because too many wait must not count after a restart, or an attacker would only have to say more.
+// What was refused because too many wait must not count after a restart, or an attacker would only have to send more.
 func TestARestartDoesNotReleaseWhatWasRefused(t *testing.T) {
 	t.Parallel()
 	n := first(t, "a")
@@ -286,15 +286,15 @@ func TestARestartDoesNotReleaseWhatWasRefused(t *testing.T) {
 	if h, err := judge(5); err != nil || h != ban.HoldBreaker {
 		t.Errorf("what was refused, where there is room: %v, %v", h, err)
 	}
-	// A release stands above the mark.
+	// A release overrides the mark.
 	stored.holds[storedOp{holdOf(&ban.Record{Origin: ban.Origin{7}, Version: ban.Version{Epoch: 1, Seq: 1}}), 5}] = ban.HoldNone
 	if h, err := judge(5); err != nil || h != ban.HoldNone {
 		t.Errorf("what was released: %v, %v", h, err)
 	}
 }
 
-// Two frames that arrive together: the second says the bans of the first again, as an import after `ban -` does. That
-// counts nothing against their origin, and what counted goes on counting.
+// Frames arrive together, and the later ones repeat the bans of the first, as an import after `ban -` does. The repeats
+// are not charged to their origin, and the bans stay in force.
 func TestBansSaidAgainInOneDeliveryCountOnce(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
@@ -319,8 +319,8 @@ func TestBansSaidAgainInOneDeliveryCountOnce(t *testing.T) {
 	}
 }
 
-// A peer that says unbans and unallows with marks that this node has not reached yet cancels nothing that it says next, nor
-// after a restart.
+// A peer's unbans and unallows with marks that this node has not reached yet cancel none of this node's next bans and
+// allows, also after a restart.
 func TestNobodyCancelsTheNextOwnBan(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")

@@ -17,7 +17,7 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// An import was answered while it still waited for the disk: a kill at once lost all of it.
+// An import used to be answered while it still waited for the disk: a kill at that moment lost all of it.
 func TestBulkIsOnDiskWhenItIsAnswered(t *testing.T) {
 	n := first(t, "n")
 	rep, err := n.Ban(t.Context(), control.BanRequest{Addrs: crowd(4*lockChunk, 1), For: time.Hour, Source: "import"})
@@ -30,7 +30,7 @@ func TestBulkIsOnDiskWhenItIsAnswered(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if ops, err := ban.DecodeOps(frame.Payload); err == nil { // else a certificate
+		if ops, err := ban.DecodeOps(frame.Payload); err == nil { // otherwise it is a certificate
 			bans += len(ops)
 		}
 		return nil
@@ -44,7 +44,7 @@ func TestBulkIsOnDiskWhenItIsAnswered(t *testing.T) {
 	}
 }
 
-// A ban that cannot be written is enforced all the same; the answer and status say that it is not on disk.
+// A ban that cannot be written is still enforced; the answer and status say that it is not on disk.
 func TestAnswerSaysThatItIsNotOnDisk(t *testing.T) {
 	n := first(t, "n")
 	n.stop()

@@ -12,8 +12,8 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-// What lifts many bans of others is held by the other nodes, and the command says by whom; said where the authority's key is,
-// it counts everywhere.
+// Other nodes hold an op that lifts many bans of others, and the command names those nodes; issued where the authority's
+// key is, it counts everywhere.
 func TestMassLifting(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
@@ -62,8 +62,9 @@ func TestMassLifting(t *testing.T) {
 	}
 }
 
-// The node with the authority's key had banned much itself where it lifted much of others: the authority took back what it
-// had never said, and the node's own bans stayed, at home and elsewhere, while the command printed success.
+// The node with the authority's key lifted many bans of others in a prefix where it had banned many addresses itself. The
+// authority used to revoke what it had never said, so the node's own bans stayed, at home and elsewhere, while the command
+// reported success.
 func TestMassLiftingTakesOwnBansBackToo(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
@@ -97,8 +98,8 @@ func TestMassLiftingTakesOwnBansBackToo(t *testing.T) {
 	}
 }
 
-// A peer that refused the lift, or sent word of something else meanwhile, was taken for one that had lifted it too, and the
-// command printed success.
+// A peer that refused the lift, or reported something else meanwhile, used to be taken for one that had lifted it too, and
+// the command reported success.
 func TestWhatAPeerSaysOfALift(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
@@ -124,7 +125,7 @@ func TestWhatAPeerSaysOfALift(t *testing.T) {
 	}
 }
 
-// Whoever lifts a very wide prefix holds up no ban: what is inside is looked at in slices.
+// Lifting a very wide prefix holds up no ban: what is inside is visited in slices.
 func TestAWideUnbanHoldsUpNobody(t *testing.T) {
 	n := first(t, "one")
 	now, peer := time.Now(), ban.Origin{2}
@@ -166,7 +167,7 @@ func TestAWideUnbanHoldsUpNobody(t *testing.T) {
 	}
 }
 
-// Bans of this node itself are taken back one by one where they are many: frame by frame.
+// Many bans of this node itself are revoked one by one, frame by frame.
 func TestAWideUnbanOfOwnBans(t *testing.T) {
 	t.Parallel()
 	n := first(t, "one")
@@ -178,7 +179,7 @@ func TestAWideUnbanOfOwnBans(t *testing.T) {
 	}
 }
 
-// What lifts is no wider than peers take of this node.
+// An unban publishes nothing wider than peers accept from this node.
 func TestUnbanKeepsToTheCaps(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
@@ -195,7 +196,7 @@ func TestUnbanKeepsToTheCaps(t *testing.T) {
 	until(t, "b has lifted them", func() bool { return b.counts().Active == 0 })
 }
 
-// A lift that is held is held after a restart too, and can be released or dropped then.
+// A held lift is still held after a restart, and can then be released or dropped.
 func TestAHeldLiftSurvivesARestart(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

@@ -15,8 +15,8 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// A peer has banned an address, and this node has emitted that. Only what says no more than the ban already does can be the
-// answer of a local fail2ban.
+// A peer banned an address and this node emitted the ban. Only a line that says no more than the ban can be the answer of
+// the local fail2ban.
 func TestOnlyWhatOurEmissionCausedIsAnEcho(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
@@ -25,8 +25,8 @@ func TestOnlyWhatOurEmissionCausedIsAnEcho(t *testing.T) {
 	for i, tt := range []struct {
 		name  string
 		ports string        // of the peer's ban
-		left  time.Duration // of it
-		line  string        // behind the address
+		left  time.Duration // until it ends
+		line  string        // after the address
 		echo  bool
 	}{
 		{"ok: the recipe's answer", "", time.Hour, "PORT 0:65535", true},
@@ -65,7 +65,7 @@ func TestOnlyWhatOurEmissionCausedIsAnEcho(t *testing.T) {
 	}
 }
 
-// What was never emitted cannot come back.
+// Without an emission, no line is an echo.
 func TestWithoutAnEmissionThereIsNoEcho(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
@@ -93,7 +93,7 @@ func TestWithoutAnEmissionThereIsNoEcho(t *testing.T) {
 	until(t, "a sighting", func() bool { return quiet.lines.banned.Load() == 1 })
 }
 
-// Nothing that a line says badly saves the attacker that it names.
+// However malformed the rest of a line is, the attacker that it names is banned.
 func TestAMisreadLineBans(t *testing.T) {
 	t.Parallel()
 	n := first(t, "a")
@@ -115,7 +115,7 @@ func TestAMisreadLineBans(t *testing.T) {
 	}
 }
 
-// A line that names more ports than a ban may have bans all of them.
+// A line that names more ports than a ban may have bans all ports.
 func TestALineWithTooManyPortsBans(t *testing.T) {
 	t.Parallel()
 	n := first(t, "a")
@@ -139,8 +139,8 @@ func TestALineWithTooManyPortsBans(t *testing.T) {
 	}
 }
 
-// A line bans for less long what another node has lifted: it takes the longer ban back, or that is in force again on some
-// nodes once the other one is revoked.
+// A line bans an address for less time than a ban that another node has lifted: it revokes the longer ban. Otherwise that
+// ban would be in force again on some nodes once the other node is revoked.
 func TestALineTakesALiftedBanBack(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
@@ -165,7 +165,7 @@ func TestALineTakesALiftedBanBack(t *testing.T) {
 	}
 }
 
-// fail2ban bans a network by hand: set JAIL banip 203.0.113.0/28.
+// An operator bans a network through fail2ban: set JAIL banip 203.0.113.0/28.
 func TestAPrefixOfAJail(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
@@ -183,7 +183,7 @@ func TestAPrefixOfAJail(t *testing.T) {
 	}
 }
 
-// What was lifted stays lifted when someone edits the line file, while the agent runs and while it is down.
+// Lifted bans stay lifted if someone edits the line file, while the agent runs or while it is down.
 func TestAnEditedLineFileBansNobodyAgain(t *testing.T) {
 	t.Parallel()
 	n := first(t, "a")

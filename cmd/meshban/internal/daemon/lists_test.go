@@ -15,7 +15,8 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// replace imports a list as `meshban import --list NAME` does, and returns what was lifted and what stays for another list.
+// replace imports a list as `meshban import --list NAME` does, and returns how many bans were lifted and how many stay for
+// another list.
 func (n *node) replace(t *testing.T, list string, length time.Duration, addrs ...string) (lifted, kept int) {
 	t.Helper()
 	before, err := n.Listed(t.Context(), control.ListedRequest{List: list})
@@ -47,7 +48,7 @@ func (n *node) imports(t *testing.T, req control.BanRequest, addrs ...string) co
 	return rep
 }
 
-// sources lists what is banned, as prefix and source.
+// sources returns what is banned, as prefix and source.
 func (n *node) sources(t *testing.T) string {
 	t.Helper()
 	var all []string
@@ -61,7 +62,8 @@ func (n *node) sources(t *testing.T) string {
 	return strings.Join(all, ", ")
 }
 
-// A list adds, prolongs and lifts what is gone, also after a restart; what another list, or anybody else, bans stays.
+// A list adds and extends bans, and lifts those no longer on it, also after a restart; bans of another list or of anyone
+// else stay.
 func TestAListReplacesItself(t *testing.T) {
 	t.Parallel()
 	n := first(t, "one")
@@ -80,7 +82,7 @@ func TestAListReplacesItself(t *testing.T) {
 		t.Errorf("after a restart: %+v, %v", rep, err)
 	}
 
-	// Gone from a: .1, which nobody else has; .2, which b has; .9, which was banned by hand.
+	// No longer on a: .1, which nobody else bans; .2, which is on b; .9, which was banned by hand.
 	if lifted, kept := n.replace(t, "a", time.Hour, "198.51.100.0/24", "192.0.2.7/32"); lifted != 1 || kept != 1 {
 		t.Errorf("%d lifted, %d kept", lifted, kept)
 	}
@@ -101,7 +103,7 @@ func TestAListReplacesItself(t *testing.T) {
 	}
 }
 
-// What is gone from a list is lifted on every node, but not what another node bans.
+// What is no longer on a list is lifted on every node, except what another node bans.
 func TestAListLiftsItsOwnBansOnly(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
@@ -118,7 +120,7 @@ func TestAListLiftsItsOwnBansOnly(t *testing.T) {
 	})
 }
 
-// More than one request lifts goes in several.
+// A list with more bans than one request lifts is lifted in several requests.
 func TestALongListIsLiftedInParts(t *testing.T) {
 	t.Parallel()
 	n := first(t, "one")
@@ -136,7 +138,7 @@ func TestALongListIsLiftedInParts(t *testing.T) {
 	}
 }
 
-// A source has room for some lists: what is on more is refused by name, and stays banned.
+// A source has room for only some lists: a ban that is on more is refused under a rule of its own, and stays in force.
 func TestTooManyLists(t *testing.T) {
 	t.Parallel()
 	n := first(t, "one")
@@ -155,7 +157,7 @@ func TestTooManyLists(t *testing.T) {
 	}
 }
 
-// A dry run answers as the import does and changes nothing.
+// A dry run answers as the import would, and changes nothing.
 func TestADryRunChangesNothing(t *testing.T) {
 	t.Parallel()
 	n := first(t, "one")
@@ -180,7 +182,7 @@ func TestADryRunChangesNothing(t *testing.T) {
 	}
 }
 
-// The answer names the setting that decides what other nodes take: following the hint leads to a ban that they take.
+// The answer names the setting that decides what other nodes accept: following the hint leads to a ban that they accept.
 func TestImportNamesTheSettingThatDecides(t *testing.T) {
 	t.Parallel()
 	n := first(t, "one")
@@ -221,7 +223,7 @@ func TestImportNamesTheSettingThatDecides(t *testing.T) {
 	}
 }
 
-// networks returns networks as wide as those of Spamhaus DROP are, one behind the other.
+// networks returns adjacent networks with the widths found in Spamhaus DROP, and how many are wider than /24.
 func networks() (prefixes []string, wide int) {
 	at := netip.MustParseAddr("11.0.0.0")
 	for _, w := range []struct{ bits, n int }{
@@ -240,8 +242,8 @@ func networks() (prefixes []string, wide int) {
 	return prefixes, wide
 }
 
-// Of a list of networks peers take the narrow ones. Who follows the hint has all of it, with no word more from the node that
-// imported it.
+// Peers accept only the narrow networks of a list. Once they follow the hint they have all of it, without another message
+// from the node that imported it.
 func TestAListOfWideNetworks(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")

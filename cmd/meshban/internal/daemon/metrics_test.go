@@ -28,7 +28,7 @@ func TestLatencyIsACumulativeHistogram(t *testing.T) {
 	}
 }
 
-// A page whose name its owner points at this machine reads nothing that is served here alone.
+// A web page cannot read what is served only locally by pointing its own name at this machine.
 func TestMetricsAnswerNoForeignName(t *testing.T) {
 	t.Parallel()
 	for host, want := range map[string]bool{

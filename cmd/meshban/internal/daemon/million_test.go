@@ -29,7 +29,7 @@ const (
 	cohort = 100_000
 )
 
-// scaled is n, and a fiftieth under -short: enough to see that a benchmark measures something.
+// scaled returns n, or a fiftieth of it under -short: enough to show that a benchmark measures something.
 func scaled(n int) int {
 	if testing.Short() {
 		return n / 50
@@ -37,7 +37,7 @@ func scaled(n int) int {
 	return n
 }
 
-// crowd returns n distinct addresses that lie as those of block lists do: some in each of many /24, from seed on.
+// crowd returns n distinct addresses spread like those of block lists, several in each of many /24, generated from seed.
 func crowd(n int, seed uint64) []netip.Prefix {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	seen := make(map[netip.Addr]struct{}, n)
@@ -56,16 +56,16 @@ func crowd(n int, seed uint64) []netip.Prefix {
 	return all
 }
 
-// heap is what lives on the heap now.
+// heap returns the live bytes on the heap.
 func heap() uint64 {
 	var m runtime.MemStats
 	runtime.GC()
-	runtime.GC() // what finalizers of the first one let go
+	runtime.GC() // frees what finalizers released in the first run
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc
 }
 
-// cpu is what this process has used so far.
+// cpu returns the CPU time that this process has used so far.
 func cpu(b *testing.B) time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
@@ -74,7 +74,7 @@ func cpu(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// quantiles reports the median, the 99th percentile and the worst of some times.
+// quantiles reports the median, the 99th percentile and the maximum of times.
 func quantiles(b *testing.B, times []time.Duration) {
 	b.Helper()
 	slices.Sort(times)
@@ -102,7 +102,7 @@ func (n *node) importAll(b *testing.B, addrs []netip.Prefix, length time.Duratio
 	}
 }
 
-// enforcedAll waits until the firewall has n entries.
+// enforcedAll waits until the firewall has the wanted number of entries.
 func (n *node) enforcedAll(b *testing.B, want int) {
 	b.Helper()
 	until(b, fmt.Sprintf("%d entries enforced", want), func() bool {
@@ -129,7 +129,7 @@ func (n *node) addOne(b *testing.B, prefix netip.Prefix, length time.Duration) t
 	return (<-done).Sub(now)
 }
 
-// addSome measures addOne again and again, a little apart, until stop is closed or enough are measured; once at least.
+// addSome repeats addOne, a little apart, until stop is closed or all of addrs are measured; it measures at least once.
 func (n *node) addSome(b *testing.B, addrs []netip.Prefix, stop <-chan struct{}) []time.Duration {
 	b.Helper()
 	tick := time.NewTicker(time.Millisecond)
@@ -147,10 +147,10 @@ func (n *node) addSome(b *testing.B, addrs []netip.Prefix, stop <-chan struct{})
 	return times
 }
 
-// BenchmarkMillion is one node with a million live bans and without a firewall: how long they take to get in through
-// the control socket, what each costs in memory and on disk, what one more costs, alone and while others are listed,
-// loaded anew or end, and how long a restart takes. Times are the wall's and this process's processor's, both ends of
-// the socket together. An iteration takes many seconds, so b.N stays 1.
+// BenchmarkMillion measures one node with a million live bans and no firewall: how long they take to import through the
+// control socket, what each costs in memory and on disk, how long one more ban takes, alone and during a list, a firewall
+// snapshot, an import or an expiry, and how long a restart takes. Times are wall-clock time and this process's CPU time,
+// for both ends of the socket together. An iteration takes many seconds, so b.N stays 1.
 func BenchmarkMillion(b *testing.B) {
 	million, cohort := scaled(million), scaled(cohort)
 	addrs := crowd(million+6*addTrials+2*cohort, 1)
@@ -238,7 +238,7 @@ func BenchmarkMillion(b *testing.B) {
 	})
 }
 
-// listAll lists through the control socket and returns how many entries came.
+// listAll lists through the control socket and returns the number of entries.
 func (n *node) listAll(b *testing.B) int {
 	count := 0
 	err := control.NewClient(n.home.Socket()).ListRaw(context.WithoutCancel(b.Context()), func([]byte) error {
@@ -251,7 +251,7 @@ func (n *node) listAll(b *testing.B) int {
 	return count
 }
 
-// BenchmarkMillionSingle is what a ban costs when each came in a frame of its own, the worst that a mesh can do.
+// BenchmarkMillionSingle measures what a ban costs if each came in its own frame, the worst case for a mesh.
 func BenchmarkMillionSingle(b *testing.B) {
 	dir := statedir.Dir(filepath.Join(b.TempDir(), "node"))
 	cfg := testConfig(dir, "one")
@@ -281,7 +281,7 @@ func BenchmarkMillionSingle(b *testing.B) {
 	b.ReportMetric(float64(resident(b)-residentBefore)/float64(million), "B/ban-RSS")
 }
 
-// resident is what this process has of the machine's memory without files, in bytes.
+// resident returns the process's resident memory in bytes, without file-backed pages.
 func resident(b *testing.B) int64 {
 	b.Helper()
 	text, err := os.ReadFile("/proc/self/status")

@@ -16,7 +16,7 @@ func certifiedAs(name string, id byte) mesh.Standing {
 	return mesh.Standing{ID: mesh.ID{id}, Certificate: &mesh.Certificate{Name: name}}
 }
 
-// A name alone stands for a node only where it can mean no other and imitates nothing.
+// A bare name stands for a node only if it can mean no other and imitates nothing.
 func TestNames(t *testing.T) {
 	t.Parallel()
 	one, two, three := ban.Origin{1}, ban.Origin{2}, ban.Origin{3}
@@ -80,7 +80,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// The authority has a name of its own, unless a node has it too.
+// The authority has a name of its own, unless a node has the same name.
 func TestNameOfTheAuthority(t *testing.T) {
 	t.Parallel()
 	n := newNames(nil, ban.Origin{9}, "self")
@@ -94,8 +94,8 @@ func TestNameOfTheAuthority(t *testing.T) {
 	}
 }
 
-// A node that calls itself by the name of another one shows up as itself everywhere, and to revoke the name means the
-// innocent node only where that is meant.
+// A node that configures another node's name still appears under its certified name everywhere, and revoking a name always
+// means the node certified under it.
 func TestACapturedNodeUnderAnotherName(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
@@ -156,7 +156,7 @@ func TestACapturedNodeUnderAnotherName(t *testing.T) {
 	if got := a.nameNodes(b.mesh.Addr().String() + " sends too much"); !strings.Contains(got, " is) sends") {
 		t.Errorf("an address: %q", got)
 	}
-	// A member that has left hid who sends from its address now.
+	// A member that had left used to hide the node that now sends from its address.
 	at := netip.MustParseAddrPort("192.0.2.9:7946")
 	shared := []mesh.Member{{ID: mesh.ID(c.self), Addr: at, State: mesh.StateLeft}, {ID: mesh.ID(b.self), Addr: at}}
 	for i, want := range []string{"b", "c"} {
@@ -182,7 +182,7 @@ func TestACapturedNodeUnderAnotherName(t *testing.T) {
 	}
 }
 
-// The node with the authority's key may change its name, and no other one.
+// The node with the authority's key may change its name; no other node may.
 func TestANameInTheConfig(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
@@ -207,7 +207,7 @@ func TestANameInTheConfig(t *testing.T) {
 	}
 }
 
-// Two certified nodes of one name are told apart in every answer, also after a restart.
+// Two certified nodes with the same name are told apart in every answer, also after a restart.
 func TestNodesOfOneName(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
@@ -238,7 +238,7 @@ func TestNodesOfOneName(t *testing.T) {
 	if e := control.AsError(err); e == nil || e.Code != control.CodeUsage || !strings.Contains(e.Message, x.self.String()) || !strings.Contains(e.Message, "first seen") {
 		t.Errorf("%v", err)
 	}
-	// What an earlier build believed is no name.
+	// A name stored by an earlier build does not count.
 	lies, err := json.Marshal(map[string]string{x.self.String(): "a", ban.Origin{7}.String(): "a"})
 	if err != nil {
 		t.Fatal(err)

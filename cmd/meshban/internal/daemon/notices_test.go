@@ -25,7 +25,7 @@ func FuzzNotice(f *testing.F) {
 	})
 }
 
-// A notice fits, and the rules that it names are those by which the gate holds and refuses.
+// A notice fits its bound, and its rules are those by which the gate holds and refuses.
 func TestNoticeNamesTheRules(t *testing.T) {
 	t.Parallel()
 	if n := len(notice{}.encode()); n != noticeLen || n > mesh.MaxNotice {
@@ -38,13 +38,13 @@ func TestNoticeNamesTheRules(t *testing.T) {
 	}
 }
 
-// stopped is how many ops of n its peers say they have stopped by a rule.
+// stopped returns how many ops of n its peers say they stopped under a rule.
 func (n *node) stopped(rule string) uint64 {
 	return n.metrics.set.GetOrCreateCounter(`meshban_own_ops_stopped_by_peers_total{rule="` + rule + `"}`).Get()
 }
 
-// Who bans more than others take is told by each of them: how much, by which rule, and what to do; and told when that is
-// over.
+// A node that bans more than others accept is told by each of them how much, by which rule, and what to do; it is also
+// told when that is over.
 func TestOriginIsToldByItsPeers(t *testing.T) {
 	t.Parallel()
 	web1 := first(t, "web1")
@@ -87,7 +87,7 @@ func TestOriginIsToldByItsPeers(t *testing.T) {
 	web3.tellOnce(later)
 	until(t, "told that nothing is held", func() bool { return !web2.problem(t, "there lets them count") })
 
-	// A restart of the peer that holds, and of who is told, does not end it: it is told anew.
+	// A restart of the peer that holds does not end it: the origin is told anew.
 	web2.storm(t, 2, 5, "cli")
 	until(t, "held by both", func() bool { return web1.waits() == 5 && web3.waits() == 5 })
 	web3.stop()
@@ -97,7 +97,7 @@ func TestOriginIsToldByItsPeers(t *testing.T) {
 		t.Errorf("after a restart: %+v", r)
 	}
 
-	// What a revoked node said of us, and what nobody said again, is shown no longer.
+	// Reports of a revoked node, and reports that nobody repeats, are no longer shown.
 	if _, err := web1.Revoke(t.Context(), control.RevokeRequest{Node: "web3"}); err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +116,7 @@ func (n *node) reported(by *node) report {
 	return n.reports[by.self]
 }
 
-// However much there is to tell, debts are bounded, go when all is over, and what could not be told stays.
+// However much there is to tell, debts are bounded, go when all is over, and stay until they can be told.
 func TestDebts(t *testing.T) {
 	t.Parallel()
 	n := first(t, "a")

@@ -14,7 +14,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/store"
 )
 
-// offender is a memory of offences with a clock of its own.
+// offender is a memory of offences with its own clock.
 type offender struct {
 	*offences
 	now    time.Time
@@ -39,7 +39,7 @@ func newOffender(t *testing.T) *offender {
 	return o
 }
 
-// tell says that addr is banned, for so many seconds from now on.
+// tell reports an event about a ban of addr that ends in the given number of seconds.
 func (o *offender) tell(addr string, event ban.Event, seconds int, source string) {
 	c := ban.Change{Event: event, Prefix: netip.MustParsePrefix(addr), Until: o.now.Add(time.Duration(seconds) * time.Second), Source: source}
 	c.Enforce, c.Lift = event == ban.EventBan || event == ban.EventRefresh, event == ban.EventUnban || event == ban.EventExpire
@@ -59,7 +59,7 @@ func TestOffencesAreCountedOnce(t *testing.T) {
 	o.tell(prefix, ban.EventBan, 60, "line")
 	o.pass(10)
 	o.tell(prefix, ban.EventRefresh, 60, "line")
-	o.tell(prefix, ban.EventBan, 60, "line") // of other ports, or after an allow
+	o.tell(prefix, ban.EventBan, 60, "line") // for other ports, or after an allow
 	if n := o.count(addr); n != 1 {
 		t.Errorf("one time in force: %d offences", n)
 	}
@@ -164,7 +164,7 @@ func TestBansGrowByTheFormula(t *testing.T) {
 	}
 }
 
-// Only a ban without a length of its own grows.
+// Only a ban without an explicit length grows.
 func TestABanWithALengthKeepsIt(t *testing.T) {
 	t.Parallel()
 	n := first(t, "a")

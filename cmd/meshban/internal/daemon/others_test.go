@@ -13,7 +13,7 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// memberOf returns what n shows of another node.
+// memberOf returns what n shows about another node.
 func (n *node) memberOf(t *testing.T, name string) control.Member {
 	t.Helper()
 	members, err := n.Members(t.Context())
@@ -29,7 +29,7 @@ func (n *node) memberOf(t *testing.T, name string) control.Member {
 	return control.Member{}
 }
 
-// Nodes tell one another what they do about an address and how they are; one that is gone is unknown.
+// Nodes tell each other what they do about an address and how they are; a node that is gone is unknown.
 func TestNodesTellOneAnother(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
@@ -96,7 +96,7 @@ func TestNodesTellOneAnother(t *testing.T) {
 	}
 }
 
-// The operator is reminded of the export of ca.key until it was done once.
+// The operator is reminded to export ca.key until it has been exported once.
 func TestReminderOfTheExport(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
@@ -125,7 +125,7 @@ func TestReminderOfTheExport(t *testing.T) {
 	}
 }
 
-// Whatever a peer tells, what comes out is short, printable and fit to type.
+// Whatever a peer says, what is shown is short, printable and safe to type.
 func TestWhatAPeerTellsIsCleaned(t *testing.T) {
 	t.Parallel()
 	evil := strings.Repeat("\x1b[2J\u202e\n", 500)
@@ -159,7 +159,7 @@ func TestWhatAPeerTellsIsCleaned(t *testing.T) {
 	}
 }
 
-// An answer fits, however much there is to tell.
+// An answer fits its bound, however much there is to tell.
 func TestAnAnswerFits(t *testing.T) {
 	t.Parallel()
 	n := first(t, "a")
@@ -180,7 +180,7 @@ func TestAnAnswerFits(t *testing.T) {
 	}
 }
 
-// A captured node that asks about addresses without end has few of them looked up, and takes nothing from others.
+// A captured node that asks about addresses without end gets few of them looked up, and takes nothing from other nodes.
 func TestQuestionsAboutAddressesAreBounded(t *testing.T) {
 	t.Parallel()
 	o, now, bad := newOthers(), time.Now(), mesh.ID{1}

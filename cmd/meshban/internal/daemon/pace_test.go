@@ -14,7 +14,7 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// A kernel that does not answer must cost a bulk one pause, not one for each slice.
+// A kernel that does not answer must cost a bulk one pause, not one per slice.
 func TestABulkWaitsForTheKernelButNotForEver(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -24,7 +24,7 @@ func TestABulkWaitsForTheKernelButNotForEver(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		stuck := pace{fw: syncer} // nobody runs it yet
+		stuck := pace{fw: syncer} // the syncer does not run yet
 		begin := time.Now()
 		for range 10 {
 			stuck.slice(ctx, lockChunk)
@@ -49,7 +49,7 @@ func TestABulkWaitsForTheKernelButNotForEver(t *testing.T) {
 	})
 }
 
-// A frame goes on as soon as the kernel has it, and after a millisecond without.
+// A frame goes on as soon as the kernel has its bans, and otherwise after a millisecond.
 func TestAheadDoesNotWaitForAStuckKernel(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -73,7 +73,7 @@ func TestAheadDoesNotWaitForAStuckKernel(t *testing.T) {
 	})
 }
 
-// Fewer IPv6 addresses fit into a frame.
+// An IPv6 address costs more, because fewer fit into a frame.
 func TestPaceCost(t *testing.T) {
 	t.Parallel()
 	some := []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::1/128"), netip.MustParsePrefix("198.51.100.0/24")}
@@ -82,7 +82,8 @@ func TestPaceCost(t *testing.T) {
 	}
 }
 
-// A few frames go at once and many in a row wait a little, so that what comes meanwhile travels together; nobody waits long.
+// A few frames go at once; in a long run each waits a little, so that ops that come meanwhile travel together. Nobody
+// waits long.
 func TestGatherHoldsSmallFramesToARate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

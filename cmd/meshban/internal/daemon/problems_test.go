@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// A later problem hides none of another culprit's, up to a bound, and each goes after its time.
+// A later problem does not hide one of another culprit, up to a bound, and each disappears after its time.
 func TestProblemsNameEachCulprit(t *testing.T) {
 	t.Parallel()
 	p := newProblems()
@@ -35,7 +35,7 @@ func TestProblemsNameEachCulprit(t *testing.T) {
 	}
 }
 
-// A node whose join list leads nowhere says so for as long as that lasts.
+// A node whose join list reaches nobody says so for as long as that lasts.
 func TestStatusTellsThatNobodyAnswers(t *testing.T) {
 	t.Parallel()
 	web1 := first(t, "web1")

@@ -13,7 +13,7 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// reloads gives a node another configuration, as SIGHUP does, and waits until it has it.
+// reloads gives a node a new configuration, as SIGHUP does, and waits until the node has it.
 func (n *node) reloads(t *testing.T, text string) {
 	t.Helper()
 	if err := os.WriteFile(n.home.Config(), []byte(text), 0o600); err != nil {
@@ -35,7 +35,7 @@ func (n *node) why(t *testing.T, prefix string) control.WhyReply {
 	return r
 }
 
-// finding returns the status of a record in the answer of why.
+// finding returns the status of a record in a why answer.
 func finding(r control.WhyReply, kind, prefix string) string {
 	for _, f := range r.Findings {
 		if f.Kind == kind && f.Prefix.String() == prefix {
@@ -50,7 +50,8 @@ func (n *node) active(t *testing.T, want int) {
 	until(t, "the bans in force", func() bool { return n.counts().Active == want })
 }
 
-// A reload counted only for what came after it: what had been refused stayed so, and what would be refused now stayed in force.
+// A reload used to apply only to what came after it: what had been refused stayed refused, and what would be refused now
+// stayed in force.
 func TestReloadJudgesAgain(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
@@ -88,7 +89,7 @@ func TestReloadJudgesAgain(t *testing.T) {
 		}
 		b.reloads(t, "peers: {max_for: 3d}\n")
 		b.active(t, 2)
-		a.reloads(t, "bans: {max_for: 1d}\n") // its own too
+		a.reloads(t, "bans: {max_for: 1d}\n") // its own bans too
 		until(t, "a's own long ban is over", func() bool { return !a.enforces(t, long) })
 		a.reloads(t, "")
 		until(t, "it counts again", func() bool { return a.enforces(t, long) })
@@ -113,8 +114,8 @@ func TestReloadJudgesAgain(t *testing.T) {
 	})
 }
 
-// What was held by a cap counts when the cap is raised, as far as it goes; what a lower one has no room for is held. What the
-// operator has dropped stays so.
+// Raising a cap puts the bans it held in force, as far as there is room; lowering one holds those without room. What the
+// operator dropped stays dropped.
 func TestReloadJudgesCapsAgain(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
@@ -137,7 +138,7 @@ func TestReloadJudgesCapsAgain(t *testing.T) {
 	if c := b.counts(); c.Active != 4 || b.waits() != 3 {
 		t.Errorf("four in force: %+v, %d wait", c, b.waits())
 	}
-	b.reloads(t, "peers: {burst: 100, active: 7}\n") // the one that was dropped counts too
+	b.reloads(t, "peers: {burst: 100, active: 7}\n") // the dropped one counts too
 	if c := b.counts(); c.Active != 6 || b.waits() != 1 {
 		t.Errorf("six in force: %+v, %d wait", c, b.waits())
 	}
@@ -154,7 +155,7 @@ func TestReloadJudgesCapsAgain(t *testing.T) {
 	}
 }
 
-// heldPrefix returns something that waits.
+// heldPrefix returns the prefix of a ban that waits.
 func (n *node) heldPrefix(t *testing.T) (prefix string) {
 	t.Helper()
 	if err := n.Held(t.Context(), func(e control.HeldEntry) error { prefix = e.Prefix.String(); return nil }); err != nil {
@@ -163,7 +164,7 @@ func (n *node) heldPrefix(t *testing.T) (prefix string) {
 	return prefix
 }
 
-// Bans that were in force before escalation was turned on are offences too.
+// Bans that were in force before escalation was turned on count as offences too.
 func TestReloadCountsFormerOffences(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
@@ -177,8 +178,8 @@ func TestReloadCountsFormerOffences(t *testing.T) {
 	}
 }
 
-// A ban without a length, and an import, must neither shorten a ban nor replace its reason; with --for a ban sets both, and
-// tells what it was.
+// A ban without a length, and an import, must neither shorten a ban nor replace its reason; a ban with --for sets both,
+// and reports the former ones.
 func TestBanSaysWhatItWas(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
@@ -228,7 +229,7 @@ func TestBanSaysWhatItWas(t *testing.T) {
 	}
 }
 
-// Why told nothing of a ban once it was over, and nonsense of a prefix with bans inside.
+// Why used to tell nothing about a ban once it was over, and nonsense about a prefix with bans inside.
 func TestWhyTellsOfThePast(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
@@ -260,7 +261,7 @@ func TestWhyTellsOfThePast(t *testing.T) {
 		t.Errorf("remembers since %v, want %v; an agent that is killed would bring back what is old", b.past.since, since)
 	}
 	b.active(t, 2)
-	later := time.Now().Add(3 * time.Hour) // ban and unban are forgotten
+	later := time.Now().Add(3 * time.Hour) // by then the ban and the unban are forgotten
 	b.mu.Lock()
 	b.settleLocked(b.table.Expire(later))
 	past := b.pastLocked(later, netip.MustParsePrefix("192.0.2.2/32"), nil)
@@ -274,7 +275,7 @@ func TestWhyTellsOfThePast(t *testing.T) {
 	}
 }
 
-// A ban that is refused because a clock is wrong is shown, with the rule, until it counts.
+// A ban refused because a clock is wrong is shown, with the rule, until it counts.
 func TestWhyTellsOfTheFuture(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")

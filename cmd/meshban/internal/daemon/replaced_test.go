@@ -10,8 +10,8 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// A peer signs two frames under one number. Whichever a node hears first, it bans what the frame says that the mesh keeps, and what
-// the peer said before, and nothing of the other.
+// A peer signs two frames with the same number. Whichever one a node hears first, it ends up with the bans of the frame
+// that the mesh keeps and of the peer's earlier frames, and with none of the other frame.
 func TestReplacedFrames(t *testing.T) {
 	t.Parallel()
 	now := time.Now().Truncate(time.Millisecond)

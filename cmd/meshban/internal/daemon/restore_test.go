@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// A node that had lost its store got its own bans back from its peers, and lost them again at the next restart: own
-// frames were taken for remembered.
+// A node that had lost its store got its own bans back from its peers, but lost them again at the next restart, because it
+// assumed that its own frames were already stored.
 func TestOwnBansThatPeersGaveBackAreRemembered(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")

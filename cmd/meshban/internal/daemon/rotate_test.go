@@ -8,7 +8,7 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// A rotation that is not complete names the nodes that lack the key, and no more of them than fit a screen.
+// An incomplete rotation names the nodes that lack the key, but no more of them than fit on a screen.
 func TestKeyProblem(t *testing.T) {
 	t.Parallel()
 	n := newNames([]byte(`{"01000000000000000000000000000000":{"name":"web1"}}`), ban.Origin{}, "")

@@ -9,7 +9,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-// publishAt says ops in a node's name as if they were of another time.
+// publishAt publishes ops in a node's name with another issue time.
 func (n *node) publishAt(t *testing.T, at time.Time, ops ...ban.Op) {
 	t.Helper()
 	payload, err := ban.AppendOps(nil, ops)
@@ -21,8 +21,8 @@ func (n *node) publishAt(t *testing.T, at time.Time, ops ...ban.Op) {
 	}
 }
 
-// revoke --since goes by when bans came here, also before a restart, and not by the times that the revoked node wrote;
-// and nothing that it lifted or allowed is said again.
+// revoke --since goes by when bans arrived here, also before a restart, not by the times that the revoked node wrote; what
+// it lifted or allowed is not published again.
 func TestSinceGoesByArrival(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")

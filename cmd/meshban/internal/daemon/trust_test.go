@@ -22,8 +22,8 @@ func (n *node) mustBan(t testing.TB, addr string) {
 	}
 }
 
-// What a revoked node said is lifted everywhere and what it says from then on has no effect, also after a restart; what
-// it said before --since stays, in the name of who revoked.
+// What a revoked node said is lifted everywhere, and what it says from then on has no effect, also after a restart; what
+// it said before --since stays, in the name of the revoking node.
 func TestRevoke(t *testing.T) {
 	t.Parallel()
 	web1 := first(t, "web1")
@@ -32,7 +32,7 @@ func TestRevoke(t *testing.T) {
 	const before, after, later, own = "192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32", "192.0.2.4/32"
 	web3.mustBan(t, before)
 	until(t, "the others have the first ban", func() bool { return web1.enforces(t, before) && web2.enforces(t, before) })
-	const tick = 2 * time.Millisecond // arrivals are kept in milliseconds
+	const tick = 2 * time.Millisecond // arrivals are stored in milliseconds
 	<-time.After(tick)
 	since := time.Now()
 	<-time.After(tick)
@@ -87,7 +87,7 @@ func TestRevoke(t *testing.T) {
 		t.Error("the revoked node does not protect itself any more")
 	}
 
-	web3.ban(t, time.Hour, later) // it may know by now that it is revoked
+	web3.ban(t, time.Hour, later) // it may already know that it is revoked
 	web1.mustBan(t, "192.0.2.9/32")
 	until(t, "a ban of another node arrives", func() bool { return web2.enforces(t, "192.0.2.9/32") })
 	until(t, "the others have refused it", func() bool {
@@ -104,7 +104,7 @@ func TestRevoke(t *testing.T) {
 	}
 }
 
-// member is what `meshban members` shows of a node.
+// member returns what `meshban members` shows for a node.
 func (n *node) member(t testing.TB, id string) control.Member {
 	t.Helper()
 	members, err := n.Members(t.Context())
@@ -119,7 +119,7 @@ func (n *node) member(t testing.TB, id string) control.Member {
 	return control.Member{}
 }
 
-// Two nodes of one name cannot be told apart by it.
+// Two nodes with the same name cannot be told apart by it.
 func TestRevokeAmbiguous(t *testing.T) {
 	t.Parallel()
 	web1 := first(t, "web1")
@@ -132,13 +132,13 @@ func TestRevokeAmbiguous(t *testing.T) {
 	if _, err := web1.Revoke(t.Context(), control.RevokeRequest{Node: a.self.String()}); err != nil {
 		t.Fatal(err)
 	}
-	// The one that is left has the name for itself.
+	// The remaining node has the name to itself.
 	if rep, err := web1.Revoke(t.Context(), control.RevokeRequest{Node: "web2"}); err != nil || rep.ID != b.self.String() {
 		t.Errorf("%+v, %v", rep, err)
 	}
 }
 
-// dropAuthority makes a folder what a version without authorities left.
+// dropAuthority turns a folder into what a version without authorities left.
 func dropAuthority(t *testing.T, dir statedir.Dir) mesh.Secrets {
 	t.Helper()
 	keys, err := dir.Keys()
@@ -152,8 +152,8 @@ func dropAuthority(t *testing.T, dir statedir.Dir) mesh.Secrets {
 	return keys.Secrets
 }
 
-// A folder of a version without authorities: a mesh of one gets its authority and keeps its bans, a fleet goes on as it
-// was and says what to do.
+// With a folder from a version without authorities, a mesh of one gets its authority and keeps its bans; a fleet goes on
+// unchanged and says what to do.
 func TestFolderWithoutAuthority(t *testing.T) {
 	t.Parallel()
 	alone := first(t, "web1")
@@ -175,7 +175,7 @@ func TestFolderWithoutAuthority(t *testing.T) {
 	other.mustBan(t, "192.0.2.2/32")
 	until(t, "the newcomer is believed", func() bool { return alone.enforces(t, "192.0.2.2/32") })
 
-	// The same folders as a fleet of the former version.
+	// The same folders, as a fleet of that version.
 	until(t, "each remembers the other", func() bool {
 		return len(alone.store.Value(valuePeers)) > 4 && len(other.store.Value(valuePeers)) > 4
 	})

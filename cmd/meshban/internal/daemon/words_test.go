@@ -10,7 +10,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-// What this node bans and lifts is in its log, what it hears of others is not; an enrolment names the node by its short id.
+// The log has what this node bans and lifts, not what it hears from others; an enrolment names the node by its short id.
 func TestTheLogNamesWhatThisNodeSays(t *testing.T) {
 	a := first(t, "a")
 	b := a.join(t, "b")
@@ -31,7 +31,7 @@ func TestTheLogNamesWhatThisNodeSays(t *testing.T) {
 	}
 }
 
-// Whoever stops a node reads no warning, in its log or in that of another.
+// A clean stop logs no warning, on the stopped node or on another.
 func TestCleanStopWarnsNobody(t *testing.T) {
 	a := first(t, "a")
 	b := a.join(t, "b")
@@ -45,7 +45,8 @@ func TestCleanStopWarnsNobody(t *testing.T) {
 	}
 }
 
-// A problem that is told again while it lasts leaves status soon after the last time; an older one shows its age.
+// A problem that is repeated while it lasts leaves status soon after its last report; one that is not repeated shows its
+// age.
 func TestProblemsThatAreOver(t *testing.T) {
 	p, now := newProblems(), time.Now()
 	p.setFor("dropped", "a queue was full", briefly)
@@ -64,7 +65,8 @@ func TestProblemsThatAreOver(t *testing.T) {
 	}
 }
 
-// "This node lets it through: counts." is no reason that anybody understands, and a ban inside a prefix does not let it through.
+// Nobody understands the reason in "This node lets it through: counts.", and a ban inside a prefix is no reason to let the
+// prefix through.
 func TestWhyItIsLetThrough(t *testing.T) {
 	a := first(t, "a")
 	prefix := netip.MustParsePrefix
