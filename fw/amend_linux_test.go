@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sent counts what a fake kernel is told.
+// sent counts what a fake kernel receives.
 type sent struct{ adds, dels, others int }
 
 // fakeIPSet answers as ip_set does, and counts elements.
@@ -64,7 +64,7 @@ func elementsIn(b []byte) (n int) {
 	return n
 }
 
-// fakeNFT takes what nf_tables would, and counts intervals: begins, not ends.
+// fakeNFT accepts what nf_tables would, and counts intervals by their starts, not their ends.
 func fakeNFT(t *testing.T, n *sent) *nft {
 	conn, err := nftables.New(nftables.WithTestDial(func(req []netlink.Message) ([]netlink.Message, error) {
 		var acks []netlink.Message
@@ -118,7 +118,7 @@ func intervalsIn(b []byte) (n int) {
 	return n
 }
 
-// fakeIPTables keeps what iptables-restore is given in a file.
+// fakeIPTables saves the input of iptables-restore in a file.
 type fakeIPTables struct {
 	*iptablesBackend
 	input string
@@ -136,7 +136,7 @@ func newFakeIPTables(t *testing.T) fakeIPTables {
 	return b
 }
 
-// lines are the rules that were written last, and whether the chain was begun anew.
+// lines returns the rules that were written last, and whether the chain was rebuilt.
 func (b fakeIPTables) lines(t *testing.T) (rules []string, anew bool) {
 	out, err := os.ReadFile(b.input)
 	if err != nil {
@@ -153,7 +153,8 @@ func (b fakeIPTables) lines(t *testing.T) (rules []string, anew bool) {
 	return rules, anew
 }
 
-// One more allowed prefix among 30,000 filled both sets of each family anew, with iptables the whole chain.
+// One more allowed prefix among 30,000 used to refill both sets of each family and, with iptables, rebuild the whole
+// chain.
 func TestExceptionsAreSentByTheirDifference(t *testing.T) {
 	all, _ := Exceptions{Never: numbered(9, 2000), Allow: numbered(1, 30_000)}.fit()
 	changed := Exceptions{
@@ -164,7 +165,7 @@ func TestExceptionsAreSentByTheirDifference(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		fake   func(*testing.T, *sent) Backend
-		others int // messages of a full load that hold no element
+		others int // messages without elements in a full load
 	}{
 		{NameIPSet, func(_ *testing.T, n *sent) Backend { return fakeIPSet(n) }, 16},
 		{NameNFTables, func(t *testing.T, n *sent) Backend { return fakeNFT(t, n) }, 4},
@@ -209,7 +210,7 @@ func TestExceptionsAreSentByTheirDifference(t *testing.T) {
 	})
 }
 
-// Lines of amendments, carried out one after the other, give the chain that want describes.
+// Amendment lines, applied one after the other, give the chain that want describes.
 func TestAmendmentsKeepTheChainInOrder(t *testing.T) {
 	b := newFakeIPTables(t)
 	for seed := range uint64(300) {
@@ -256,7 +257,7 @@ func TestAmendmentsKeepTheChainInOrder(t *testing.T) {
 	}
 }
 
-// A change that fails half way is followed by a full load, and until then what is not certain is taken to be missing.
+// A change that fails halfway is followed by a full load; until then, exceptions that are not certain count as missing.
 func TestAfterAFailedAmendmentAllIsSent(t *testing.T) {
 	withSyncer(t, nil, func(b *bench) {
 		except := func(list ...string) {

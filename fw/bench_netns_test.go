@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// benchAddrs gives n distinct addresses: first the real ones of block lists, if they are at hand, then clustered ones.
+// benchAddrs returns n distinct addresses: real ones from block lists if available, then clustered ones.
 func benchAddrs(b *testing.B, n int) []netip.Addr {
 	seen := make(map[netip.Addr]bool, n)
 	out := make([]netip.Addr, 0, n)
@@ -60,7 +60,7 @@ func benchState(addrs []netip.Addr) State {
 	}}
 }
 
-// singleAdds applies updates one by one and reports the time that half and all but 1 % of them took at most.
+// singleAdds applies updates one by one and reports the median and the 99th percentile of their times.
 func singleAdds(b *testing.B, backend Backend, what string, updates []Update) {
 	took := make([]time.Duration, 0, len(updates))
 	one := make([]Update, 1)
@@ -77,8 +77,8 @@ func singleAdds(b *testing.B, backend Backend, what string, updates []Update) {
 	b.ReportMetric(float64(took[len(took)*99/100].Nanoseconds())/1e3, "us-p99-"+what)
 }
 
-// BenchmarkBackend prints for each backend: one add at a time into an empty and into a full set, adds a second in batches
-// of 1,000, the time of a load of 100,000 and of 1,000,000, of a load in place of those, and of a check.
+// BenchmarkBackend reports for each backend: single adds into an empty and into a full set, adds per second in batches of
+// 1,000, the time of a load of 100,000 and of 1,000,000 entries, of a load that replaces them, and of a check.
 func BenchmarkBackend(b *testing.B) {
 	for _, v := range variants {
 		b.Run(v.name, func(b *testing.B) {
@@ -136,7 +136,7 @@ func BenchmarkBackend(b *testing.B) {
 	}
 }
 
-// BenchmarkSubmit is the way of one update through a running Syncer: from Submit until the kernel has it.
+// BenchmarkSubmit measures one update through a running Syncer, from Submit until the kernel has it.
 func BenchmarkSubmit(b *testing.B) {
 	for _, v := range variants[:4] {
 		b.Run(v.name, func(b *testing.B) {

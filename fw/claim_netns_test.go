@@ -12,11 +12,11 @@ import (
 	"testing"
 )
 
-// claimEnv is set in another process of the test.
+// claimEnv is set in the test's other processes.
 const claimEnv = "FW_TEST_CLAIM"
 
-// A process claims the kernel of its network namespace; another one of root's is told who has, and may claim it once that
-// has ended. What another user listens on claims nothing.
+// A process claims the kernel of its network namespace; another process of root's is told which one has it, and may claim
+// it once that one has ended. A socket of another user claims nothing.
 func TestClaim(t *testing.T) {
 	switch {
 	case os.Getenv(claimEnv) != "":
@@ -61,8 +61,8 @@ func TestClaim(t *testing.T) {
 	}
 }
 
-// claimer starts a process of a user's that claims the kernel until end is called; out is the first that it says, and end
-// reports whether it ended well.
+// claimer starts a process of user uid that claims the kernel until end is called; out is its first output, and end
+// reports whether it exited cleanly.
 func claimer(t *testing.T, uid uint32) (out string, end func() bool) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe", "-test.run=^TestClaim$")

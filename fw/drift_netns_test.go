@@ -12,14 +12,14 @@ import (
 	"time"
 )
 
-// damage is what somebody else may do to our part of the kernel. In its script IPT stands for the iptables command.
+// damage is what another program may do to our part of the kernel. IPT in its script stands for the iptables command.
 type damage struct {
 	script string
-	opens  bool // the banned get through
+	opens  bool // banned addresses get through
 	bends  string
 }
 
-// ruleDamages concern backends with iptables rules.
+// ruleDamages apply to backends with iptables rules.
 var ruleDamages = []damage{
 	{"IPT -t raw -F", true, ""},
 	{"IPT -t raw -D PREROUTING 1", true, ""},
@@ -33,7 +33,7 @@ var ruleDamages = []damage{
 	{"IPT -t raw -F; IPT -t raw -X", true, ""},
 }
 
-// destroy takes rules and sets away. Sets are in use for a moment after the rules of the nf_tables variant are gone.
+// destroy removes rules and sets. In the nf_tables variant, sets stay in use for a moment after their rules are gone.
 const destroy = "for c in IPT IP6T; do $c -t raw -F; $c -t raw -X; done; " +
 	"n=0; until ipset destroy 2>/dev/null; do n=$((n+1)); test $n -lt 500; done"
 
@@ -114,8 +114,8 @@ func TestTableThatCannotBeMendedIsMadeAnew(t *testing.T) {
 	})
 }
 
-// runSyncer runs a syncer that looks every tick and has loaded the snapshot. What it repairs comes through the channel;
-// stop ends it.
+// runSyncer starts a Syncer that checks every tick and has loaded the snapshot. It sends its repairs on repaired; stop
+// ends it.
 func runSyncer(t *testing.T, b Backend, tick time.Duration, snapshot func() State) (s *Syncer, repaired chan []string, stop func()) {
 	t.Helper()
 	repaired = make(chan []string, 10)
@@ -128,7 +128,7 @@ func runSyncer(t *testing.T, b Backend, tick time.Duration, snapshot func() Stat
 	return s, repaired, start(t, s)
 }
 
-// start runs a syncer that has loaded the snapshot; stop ends it.
+// start runs s and loads the snapshot; stop ends s.
 func start(t *testing.T, s *Syncer) (stop func()) {
 	t.Helper()
 	running, cancel := context.WithCancel(ctx)
@@ -202,7 +202,7 @@ func TestSyncerMendsWithinATick(t *testing.T) {
 func TestRulesEndByTheSyncer(t *testing.T) {
 	eachVariant(t, func(t *testing.T, r *rig, v variant) {
 		if v.backend != NameIPTables {
-			return // the kernel does it; TestKernelForgetsByItself
+			return // the kernel does it, see TestKernelForgetsByItself
 		}
 		s, _, stop := runSyncer(t, r.open(v, OutboundDrop), 0, func() State { return state() })
 		short := Entry{Prefix: prefix("192.0.2.1"), Until: time.Now().Add(3 * time.Second)}
@@ -214,8 +214,8 @@ func TestRulesEndByTheSyncer(t *testing.T) {
 	})
 }
 
-// ip6tables-nft took the rule of the wider prefix away when the narrower one at the same address was lifted: the banned
-// got through, and those let go stayed out.
+// Lifting the narrower of two prefixes with the same address used to make ip6tables-nft remove the rule of the wider one:
+// banned addresses got through, and lifted ones stayed dropped.
 func TestLiftingAPrefixLeavesTheWiderOne(t *testing.T) {
 	eachVariant(t, func(t *testing.T, r *rig, v variant) {
 		b := r.open(v, OutboundDrop)

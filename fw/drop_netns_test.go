@@ -12,7 +12,7 @@ import (
 
 var ctx = context.Background()
 
-// entry is a ban of a prefix or address for a minute, or so long.
+// entry returns a ban of a prefix or address for a minute.
 func entry(s string, ports ...PortRange) Entry {
 	return Entry{Prefix: prefix(s), Ports: ports, Until: time.Now().Add(time.Minute)}
 }
@@ -29,7 +29,7 @@ func state(entries ...Entry) State {
 	return State{Entries: slices.Values(entries), Len: len(entries)}
 }
 
-// mustExcept sets allowed prefixes, and nothing else.
+// mustExcept sets the allowed prefixes as the only exceptions.
 func mustExcept(t *testing.T, b Backend, allow ...netip.Prefix) {
 	t.Helper()
 	x, _ := Exceptions{Allow: allow}.fit()

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// A member said 70,000 allows of 1.0.0.0 and up, then one ban of the LAN, and cut the gateway and the machine's own address
-// off: both lists were one, sorted and cut off at the end.
+// Both lists used to be one, sorted and truncated. A member that allowed 70,000 addresses from 1.0.0.0 up, then banned the
+// LAN, cut off the gateway and the machine's own address.
 func TestNeverBanListHoldsWhateverIsAllowed(t *testing.T) {
 	eachVariant(t, func(t *testing.T, r *rig, v variant) {
 		want := Exceptions{
@@ -42,7 +42,7 @@ func TestNeverBanListHoldsWhateverIsAllowed(t *testing.T) {
 		for _, src := range []string{"192.0.2.2", "198.51.100.8", "2001:db8::2", "203.0.113.6", "198.18.8.1"} {
 			r.want(false, src)
 		}
-		r.want(true, "198.18.7.7") // there is no room for it, so nothing that contains it is dropped
+		r.want(true, "198.18.7.7") // it has no room, so nothing that contains it is dropped
 		r.want(true, "198.18.7.8")
 		if st := s.Status(); st.Withheld != 1 || !strings.Contains(st.LastError, "1 bans that contain one are not enforced") {
 			t.Errorf("status %+v", st)
@@ -62,7 +62,7 @@ func TestNeverBanListHoldsWhateverIsAllowed(t *testing.T) {
 	})
 }
 
-// Whoever empties or alters the sets of exceptions while everything else is in its place: it is seen and mended.
+// If someone empties or changes the sets of exceptions and nothing else, it is noticed and repaired.
 func TestEmptiedExceptionsAreMended(t *testing.T) {
 	scripts := map[string][]string{
 		NameIPSet: {
@@ -111,7 +111,7 @@ func TestEmptiedExceptionsAreMended(t *testing.T) {
 	})
 }
 
-// Where the kernel refuses exceptions, nothing is dropped that contains one of them, and everything else is.
+// If the kernel refuses exceptions, no prefix that contains one of them is dropped, and everything else is.
 func TestRefusedExceptionsLetThrough(t *testing.T) {
 	eachVariant(t, func(t *testing.T, r *rig, v variant) {
 		want := Exceptions{Never: []netip.Prefix{prefix("192.0.2.1")}}
@@ -133,7 +133,7 @@ func TestRefusedExceptionsLetThrough(t *testing.T) {
 		r.want(true, "198.51.100.7", 22, 80)
 		r.want(true, "198.51.100.8")
 		r.want(true, "192.0.2.1")
-		r.want(false, "192.0.2.2") // whose exceptions are in the kernel still
+		r.want(false, "192.0.2.2") // its exceptions are still in the kernel
 		r.want(false, "203.0.113.1")
 		done := make(chan error, 1)
 		s.Submit([]Update{{Entry: entry("198.51.100.0/25")}}, func(_ time.Time, err error) { done <- err })

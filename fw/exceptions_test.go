@@ -44,7 +44,7 @@ func TestExceptionsFit(t *testing.T) {
 		{"ok: IPv4 in IPv6", Exceptions{Never: []netip.Prefix{netip.MustParsePrefix("::ffff:192.0.2.1/128"), {}}}, "[192.0.2.1/32] []", 0, ""},
 		{"bad: a never-ban list that is too long", Exceptions{Never: append(numbered(1, MaxNever), parsePrefixes("0.1.2.3/32")...)}, "", 1, "0.1.2.3/32"},
 		{"bad: too many allowed", Exceptions{Allow: append(numbered(2, MaxAllow), numbered(1, 9)...)}, "", 9, "1.0.0.0/32"},
-		// Who allows a wide prefix at the end takes nobody's place away.
+		// A wide prefix allowed last takes the place of what is inside it, and no other place.
 		{"ok: as important as what is inside", Exceptions{
 			Allow: slices.Concat(numbered(2, 1), numbered(9, MaxAllow-1), parsePrefixes("1.0.0.0/32", "2.0.0.0/24")),
 		}, "", 1, "1.0.0.0/32"},
@@ -87,7 +87,7 @@ type guarded struct{ *fake }
 func (guarded) appliesDuringLoad() {}
 func (guarded) quick()             {}
 
-// lacking names what the fake holds and what it should not, for it lacks the exception.
+// lacking lists the entries that the fake holds without an exception they need.
 func lacking(f *fake, wanted Exceptions) (out []string) {
 	never, allow := sorted(outermost(f.except.Never)), sorted(outermost(f.except.Allow))
 	for key := range f.held {
@@ -105,8 +105,8 @@ func lacking(f *fake, wanted Exceptions) (out []string) {
 	return out
 }
 
-// Whatever comes, goes and fails: the kernel never holds an entry that contains an exception which it does not hold, and in
-// the end holds all entries.
+// Whatever comes, goes or fails, the kernel never holds an entry that contains an exception it lacks, and in the end it
+// holds all entries.
 func TestNoEntryWithoutItsExceptions(t *testing.T) {
 	withheld := 0
 	for seed := range uint64(100) {
@@ -117,7 +117,7 @@ func TestNoEntryWithoutItsExceptions(t *testing.T) {
 				return p
 			}
 			var mu sync.Mutex
-			luck := rand.New(rand.NewPCG(seed, 2)) // of the backend, which the syncer calls
+			luck := rand.New(rand.NewPCG(seed, 2)) // for the backend, which the syncer calls
 			fail := func() error {
 				mu.Lock()
 				defer mu.Unlock()
@@ -155,7 +155,7 @@ func TestNoEntryWithoutItsExceptions(t *testing.T) {
 					}
 					b.mu.Unlock()
 					b.ExceptionsChanged()
-					if rng.IntN(2) == 0 { // right after it, before it is in force
+					if rng.IntN(2) == 0 { // right after it, before it takes effect
 						e := Entry{Prefix: random(), Until: time.Now().Add(time.Hour)}
 						b.keep(e)
 						b.Queue([]Update{{Entry: e}}, nil)
@@ -179,7 +179,7 @@ func TestNoEntryWithoutItsExceptions(t *testing.T) {
 				}
 				synctest.Wait()
 				if get(b.fake, func(f *fake) bool { return f.onApply != nil || f.onReplace != nil }) {
-					b.pass(time.Second) // while the kernel refuses removals too, nothing can be done
+					b.pass(time.Second) // while the kernel also refuses removals, nothing can be done
 				}
 				wanted := Exceptions{Never: slices.Clone(b.never), Allow: slices.Clone(b.allow)}
 				if bad := get(b.fake, func(f *fake) []string { return lacking(f, wanted) }); len(bad) > 0 {
@@ -204,7 +204,7 @@ func TestNoEntryWithoutItsExceptions(t *testing.T) {
 	}
 }
 
-// The never-ban list has room of its own: allows beyond their bound change nothing about it, and what is left out is said.
+// The never-ban list has its own room: allows beyond their bound do not affect it, and what is left out is reported.
 func TestAllowsDoNotTakeThePlaceOfTheNeverBanList(t *testing.T) {
 	withSyncer(t, nil, func(b *bench) {
 		b.mu.Lock()
@@ -243,7 +243,7 @@ func TestAllowsDoNotTakeThePlaceOfTheNeverBanList(t *testing.T) {
 	})
 }
 
-// What becomes an exception while a load goes on is in force before the load is.
+// An exception that comes during a load takes effect before the load does.
 func TestExceptionsThatComeDuringALoad(t *testing.T) {
 	for _, c := range []struct {
 		name    string

@@ -8,13 +8,13 @@ import (
 	"time"
 )
 
-// fake is a backend in memory. Its hooks, if set, may fail a call or look at it.
+// fake is an in-memory backend. Its hooks, if set, may fail a call or inspect it.
 type fake struct {
 	mu       sync.Mutex
 	held     map[Key]time.Time
 	except   Exceptions
-	refills  int  // SetExceptions without from
-	flushed  bool // somebody emptied the sets of exceptions
+	refills  int  // calls of SetExceptions without from
+	flushed  bool // somebody emptied the exception sets
 	replaces int
 	batches  [][]Update
 	problems []string
@@ -23,10 +23,10 @@ type fake struct {
 
 	onCheck      func()
 	endings      []time.Time   // when expire was called
-	endError     error         // what expire gives
+	endError     error         // what expire returns
 	max          int           // limit, if not 0
 	longest      time.Duration // maxTimeout, if not 0
-	room         int           // how many entries find room, if not 0
+	room         int           // how many entries fit, if not 0
 	closed, torn bool
 }
 
@@ -109,7 +109,7 @@ func (f *fake) SetExceptions(_ context.Context, x Exceptions, from *Exceptions) 
 	return nil
 }
 
-// amended is what a list becomes to which only the difference is sent.
+// amended returns list after only the difference between from and to was sent.
 func amended(list, from, to prefixes) []netip.Prefix {
 	gone, come := from.difference(to)
 	left, _ := prefixes(list).difference(gone)
@@ -154,7 +154,7 @@ type limited struct{ *fake }
 func (l limited) limit() int                { return l.max }
 func (l limited) maxTimeout() time.Duration { return l.longest }
 
-// ending is a fake that removes by itself what is over.
+// ending is a fake that removes ended entries in expire.
 type ending struct{ *fake }
 
 func (e ending) expire(_ context.Context, now time.Time) (next time.Time, err error) {

@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// hammer sends datagrams from an address to port 22 as fast as it can until stop is called, which says how many.
+// hammer sends datagrams from an address to port 22 as fast as it can until stop is called, which returns how many it
+// sent.
 func (r *rig) hammer(src string) (stop func() (sent int)) {
 	r.tb.Helper()
 	r.listen(22)
@@ -49,7 +50,7 @@ func (r *rig) hammer(src string) (stop func() (sent int)) {
 	}
 }
 
-// leaks counts the datagrams that got through from a hammering address while f runs.
+// leaks returns how many datagrams of a hammering address got through while f ran.
 func (r *rig) leaks(t *testing.T, src string, f func()) int {
 	t.Helper()
 	l, from := r.listen(22), netip.MustParseAddr(src)
@@ -61,7 +62,7 @@ func (r *rig) leaks(t *testing.T, src string, f func()) int {
 	if from.Is6() {
 		control = attack6
 	}
-	r.want(true, control) // arrives after all that was sent
+	r.want(true, control) // arrives after everything sent before
 	if sent < 200 {
 		t.Errorf("only %d datagrams from %s", sent, src)
 	}
@@ -72,7 +73,7 @@ func (r *rig) leaks(t *testing.T, src string, f func()) int {
 func TestKernelForgetsByItself(t *testing.T) {
 	eachVariant(t, func(t *testing.T, r *rig, v variant) {
 		if v.backend == NameIPTables {
-			return // plain rules do not end; TestRulesEndByTheSyncer
+			return // plain rules do not end by themselves, see TestRulesEndByTheSyncer
 		}
 		b := r.open(v, OutboundDrop)
 		short, long := time.Now().Add(5*time.Second), time.Now().Add(5*time.Minute)
@@ -191,7 +192,7 @@ func TestRestartLeaksNothing(t *testing.T) {
 		if err := b.Close(); err != nil {
 			t.Fatal(err)
 		}
-		// A former run that was killed in the middle of a load.
+		// An earlier run was killed in the middle of a load.
 		switch v.backend {
 		case NameIPSet:
 			sh(t, "ipset create meshban4x hash:net; ipset add meshban4x 1.2.3.0/24")
@@ -213,11 +214,11 @@ func TestRestartLeaksNothing(t *testing.T) {
 				t.Errorf("%d datagrams from %s got through during 5 restarts", n, src)
 			}
 		}
-		r.want(true, "192.0.2.77") // was lifted meanwhile
+		r.want(true, "192.0.2.77") // was lifted in between
 	})
 }
 
-// TestSetOfAnotherTypeIsReplacedWithoutAGap: as after an update that makes a set otherwise, which no swap can do.
+// A set of another type, as an earlier version may leave, cannot be swapped; it is replaced without a gap.
 func TestSetOfAnotherTypeIsReplacedWithoutAGap(t *testing.T) {
 	oneVariantAtATime(t, func(t *testing.T, r *rig, v variant) {
 		if v.backend != NameIPSet {

@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// loadOnly is a backend of which a full load fills sets and does no more.
+// loadOnly is a backend whose full load fills sets and does nothing else.
 type loadOnly struct {
 	Backend
-	load func(time.Time, State) (*portBans, error) // with what its sets hold then
+	load func(time.Time, State) (*portBans, error) // returns the port bans that its sets then hold
 }
 
 func (b loadOnly) Replace(_ context.Context, now time.Time, state State) error {
@@ -44,11 +44,10 @@ func eachLoader(t *testing.T, f func(t *testing.T, n *sent, b loadOnly)) {
 	})
 }
 
-// Fresh bans pass a load after one slice of its elements: those of entries with ports, and with nftables those of prefixes, are
-// sent after the last entry. They waited for all of
-// these, and with nftables for the whole load.
+// Fresh bans pass a load after one slice of its elements. The elements of entries with ports, and with nftables those of
+// prefixes, are sent after the last entry; fresh bans used to wait for all of these, and with nftables for the whole load.
 func TestFreshEntriesPassALoad(t *testing.T) {
-	var halves []netip.Prefix // no two are neighbours, which would be one element
+	var halves []netip.Prefix // no two are adjacent, or they would be one element
 	for i := range 60_000 {
 		halves = append(halves, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i)}), 25))
 	}
@@ -56,8 +55,8 @@ func TestFreshEntriesPassALoad(t *testing.T) {
 		name  string
 		list  []netip.Prefix
 		ports []PortRange
-		after int // so many of the list the fresh ones come
-		rest  int // elements that are sent later
+		after int // the fresh ones come after so many of the list
+		rest  int // elements that are sent after them
 	}{
 		{"ok: ports", numbered(10, 60), []PortRange{{ProtoTCP, 1, 1000}}, 60, 60_000},
 		{"ok: addresses", numbered(10, 60_000), nil, 20_000, 40_000},
@@ -83,7 +82,7 @@ func freshDuring(t *testing.T, n *sent, b loadOnly, list []netip.Prefix, ports [
 		{Prefix: netip.MustParsePrefix("192.0.2.2/32"), Until: end, Ports: []PortRange{{ProtoTCP, 22, 22}}},
 		{Prefix: netip.MustParsePrefix("198.51.100.0/24"), Until: end},
 	}
-	var told []int // how many elements had been sent by then
+	var told []int // elements sent before each answer
 	cfg := SyncerConfig{Backend: b, Snapshot: func() State {
 		return State{Entries: func(yield func(Entry) bool) {
 			for i, p := range list {
@@ -122,7 +121,7 @@ func freshDuring(t *testing.T, n *sent, b loadOnly, list []netip.Prefix, ports [
 	}
 }
 
-// What comes while ports are sent is in the new sets too, with the latest end where it shares elements.
+// An entry that comes while ports are sent is in the new sets too; an element it shares gets the latest end.
 func TestPortsThatComeDuringALoad(t *testing.T) {
 	now := time.Now()
 	host := netip.MustParsePrefix("192.0.2.1/32")
@@ -155,7 +154,7 @@ func TestPortsThatComeDuringALoad(t *testing.T) {
 			}
 		}
 		want := map[string]int{
-			NameIPSet:    2*2000 + 6, // with sentinels; all were sent again, for an element sent before may have been one that changed
+			NameIPSet:    2*2000 + 6, // with sentinels; all were sent again, because an element sent before may have changed
 			NameNFTables: 2000 + 4 + 8,
 		}[b.Name()]
 		if n.adds != want {

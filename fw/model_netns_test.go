@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// TestKernelAgreesWithAModel: prefixes inside prefixes come, change and go at random, some with a port, some ending by
-// themselves in between, exceptions change too, and every address is dropped exactly when some entry that is not over and
-// no exception covers it.
+// TestKernelAgreesWithAModel adds, changes and removes nested prefixes at random, some with a port and some ending by
+// themselves, and changes exceptions too. Every address must be dropped exactly if an entry that has not ended covers it
+// and no exception does.
 func TestKernelAgreesWithAModel(t *testing.T) {
 	eachVariant(t, func(t *testing.T, r *rig, v variant) {
 		steps, rounding := 150, 150*time.Millisecond
@@ -64,7 +64,7 @@ func TestKernelAgreesWithAModel(t *testing.T) {
 			}
 			excepted = next
 		}
-		count := map[bool]int{} // by whether it was to be dropped
+		count := map[bool]int{} // by whether the model drops the address
 		begun, slowest := time.Now(), time.Duration(0)
 		for step := range steps {
 			<-pace.C
@@ -115,7 +115,8 @@ func TestKernelAgreesWithAModel(t *testing.T) {
 	})
 }
 
-// agree compares a probe with the model, unless some entry about the address ends meanwhile, or did so within late before.
+// agree compares a probe with the model, unless an entry that covers the address ends around the probe: from late before
+// it to 200 ms after it.
 func agree(t *testing.T, r *rig, held map[Key]Entry, x Exceptions, a netip.Addr, port uint16, late time.Duration, count map[bool]int) {
 	t.Helper()
 	before := time.Now()

@@ -17,12 +17,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// insideEnv is set in a test process that runs in namespaces of its own.
+// insideEnv is set in a test process that runs in its own namespaces.
 const insideEnv = "FW_TEST_INSIDE"
 
-// inside runs the calling test again in a process with its own network and mount namespace, and says true there. The
-// kernel removes all that the test made when that process ends, however it ends; its own /run keeps the xtables lock
-// apart from the machine's.
+// inside reruns the calling test in a process with its own network and mount namespaces, and returns true there. The
+// kernel removes all that the test made when that process ends, however it ends; its own /run keeps the xtables lock apart
+// from the machine's.
 func inside(tb testing.TB) bool {
 	tb.Helper()
 	if os.Getenv(insideEnv) == tb.Name() {
@@ -90,7 +90,7 @@ func oneVariantAtATime(t *testing.T, f func(t *testing.T, r *rig, v variant)) {
 func inVariants(t *testing.T, together bool, f func(t *testing.T, r *rig, v variant)) {
 	for _, v := range variants {
 		t.Run(v.name, func(t *testing.T) {
-			if together { // each has a process of its own, and most wait for what does not answer
+			if together { // each has its own process, and most of them wait for packets that get no answer
 				t.Parallel()
 			}
 			if inside(t) {
@@ -100,7 +100,7 @@ func inVariants(t *testing.T, together bool, f func(t *testing.T, r *rig, v vari
 	}
 }
 
-// rig is the node, which is the namespace of this process, and an attacker's namespace behind a veth pair.
+// rig is the node, in this process's namespace, and an attacker's namespace behind a veth pair.
 type rig struct {
 	tb       testing.TB
 	attacker netns.NsHandle
@@ -130,7 +130,7 @@ func newRig(tb testing.TB) *rig {
 	tb.Cleanup(func() { _ = ns.Close() })
 	shared := func() {
 		sysctl(tb, "/proc/sys/net/ipv4/conf/all/rp_filter", "0")
-		sysctl(tb, "/proc/sys/net/ipv6/conf/default/accept_dad", "0") // or link-local addresses are no use for a second
+		sysctl(tb, "/proc/sys/net/ipv6/conf/default/accept_dad", "0") // otherwise link-local addresses are unusable for a second
 	}
 	shared()
 	r.onAttacker(func() {
@@ -150,7 +150,7 @@ func newRig(tb testing.TB) *rig {
 		}
 		sh(tb, "ip route add "+p+" via "+via+"; ip -n attacker route add local "+p+" dev lo")
 	}
-	// The kernel gives these out when it gets to it, which on a busy machine with many namespaces takes its time.
+	// The kernel assigns these in its own time, which is long on a busy machine with many namespaces.
 	eventually(tb, patience, "both ends have a link-local address to solicit neighbours from", func() bool {
 		both := sh(tb, "ip -6 addr show dev veth0 scope link; ip -n attacker -6 addr show dev veth1 scope link")
 		return strings.Count(both, "inet6 fe80::") == 2 && !strings.Contains(both, "tentative")
@@ -158,7 +158,7 @@ func newRig(tb testing.TB) *rig {
 	return r
 }
 
-// onAttacker calls f on a thread that is in the attacker's namespace and on one processor, so that its packets keep
+// onAttacker calls f on a thread that is in the attacker's namespace and pinned to one processor, so that its packets keep
 // their order.
 func (r *rig) onAttacker(f func()) {
 	r.tb.Helper()
@@ -183,7 +183,7 @@ func (r *rig) onAttacker(f func()) {
 	}
 }
 
-// open opens the variant's backend, or fails the test.
+// open opens the variant's backend or fails the test.
 func (r *rig) open(v variant, outbound Outbound) Backend {
 	r.tb.Helper()
 	b, attempts, err := Open(context.Background(), []string{v.backend}, Options{IPTables: v.iptables, Outbound: outbound})
@@ -197,7 +197,7 @@ func (r *rig) open(v variant, outbound Outbound) Backend {
 	return b
 }
 
-// sh runs shell commands and gives what they print.
+// sh runs a shell script and returns its output.
 func sh(tb testing.TB, script string) string {
 	tb.Helper()
 	out, err := exec.Command("sh", "-ec", script).CombinedOutput()

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Of a set of nf_tables with more than 4,096 elements only that it was emptied was noticed.
+// For an nf_tables set with more than 4,096 elements, it used to be noticed only that the set was emptied.
 func TestLargeSetsAreCounted(t *testing.T) {
 	if !inside(t) {
 		return
@@ -61,7 +61,7 @@ func TestLargeSetsAreCounted(t *testing.T) {
 			t.Fatalf("not mended after %q", script)
 		}
 	}
-	// Bans that end, which the kernel goes on counting for a second, are no reason to mend anything.
+	// Ended bans, which the kernel counts for another second, are no reason for a repair.
 	for i := range 5 {
 		e := Entry{Prefix: netip.MustParsePrefix(fmt.Sprintf("192.0.2.%d/32", i)), Until: time.Now().Add(100 * time.Millisecond)}
 		done := make(chan error, 1)

@@ -21,7 +21,7 @@ import (
 
 func netipString(a [4]byte) string { return netip.AddrFrom4(a).String() }
 
-// everything is what the kernel holds, without counters and time stamps.
+// everything returns what the kernel holds, without counters and time stamps.
 func everything(t *testing.T) string {
 	t.Helper()
 	out := sh(t, "nft -s list ruleset 2>/dev/null; ipset save; for c in iptables ip6tables; do $c-nft-save 2>/dev/null; $c-legacy-save; done")
@@ -29,7 +29,7 @@ func everything(t *testing.T) string {
 	return regexp.MustCompile(`\[\d+:\d+\]|counter packets \d+ bytes \d+`).ReplaceAllString(out, "")
 }
 
-// foreign are rules and sets of other programs, in every place where we have some too.
+// foreign is rules and sets of other programs, in every place where we have some too.
 const foreign = `
 nft -f - <<END
 table inet filter {
@@ -94,7 +94,7 @@ func TestForeignRulesStayAsTheyAre(t *testing.T) {
 	})
 }
 
-// TestNextBackendTakesOver: what an earlier run with another backend or another direction left goes at the first load.
+// TestNextBackendTakesOver: the first load removes what an earlier run with another backend or another direction left.
 func TestNextBackendTakesOver(t *testing.T) {
 	t.Run("all", func(t *testing.T) {
 		if !inside(t) {
@@ -233,7 +233,7 @@ func TestWithoutIPv6GoesOn(t *testing.T) {
 		r.want(false, "192.0.2.1")
 		r.want(false, "192.0.2.2")
 		r.want(true, "2001:db8::2")
-		// nftables drops IPv6 too. What ipset left goes once nftables drops.
+		// nftables drops IPv6 too. What ipset left is removed once nftables drops.
 		full, attempts, err := Open(ctx, nil, Options{IPTables: filepath.Join(dir, "iptables-nft")})
 		if err != nil || full.Name() != NameNFTables || attempts[0].Name != NameIPSet || attempts[0].Err == nil {
 			t.Fatal(attempts, err)
@@ -258,7 +258,7 @@ func TestWithoutIPv6GoesOn(t *testing.T) {
 	})
 }
 
-// refuses holds an error to name just these prefixes.
+// refuses checks that an error names exactly these prefixes.
 func refuses(t *testing.T, err error, want ...string) {
 	t.Helper()
 	var partial *PartialError
@@ -274,7 +274,7 @@ func refuses(t *testing.T, err error, want ...string) {
 	}
 }
 
-// A set that is full takes what it has already, and what it refuses is named: single addresses, prefixes, ports.
+// A full set still accepts what it already has, and what it refuses is named: single addresses, prefixes, ports.
 func TestFullSetsNameWhatTheyRefuse(t *testing.T) {
 	t.Run("ipset", func(t *testing.T) {
 		if !inside(t) {
@@ -314,8 +314,8 @@ func TestFullSetsNameWhatTheyRefuse(t *testing.T) {
 	})
 }
 
-// A set with the name of one of ours and another type, in use by a rule of the administrator's, had nothing dropped and no
-// other backend tried.
+// If an administrator's rule used a set with one of our names and another type, nothing was dropped and no other backend
+// was tried.
 func TestSetOfAnotherInUseIsLeftAlone(t *testing.T) {
 	t.Run("all", func(t *testing.T) {
 		if !inside(t) {
@@ -388,7 +388,7 @@ func TestOpenSaysWhyNot(t *testing.T) {
 		_ = b.Close()
 
 		done := make(chan struct{})
-		go func() { // without rights, on a thread of its own that ends with the goroutine
+		go func() { // without privileges, on its own thread that ends with the goroutine
 			defer close(done)
 			runtime.LockOSThread()
 			if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, 65534, 65534, 65534); errno != 0 {
@@ -411,7 +411,7 @@ func TestOpenSaysWhyNot(t *testing.T) {
 	})
 }
 
-// What a backend has put into the kernel is found until it is taken out; the empty sets that a unit makes at boot are not.
+// Found reports what a backend put into the kernel until it is removed, but not the empty sets that a unit makes at boot.
 func TestFound(t *testing.T) {
 	if !inside(t) {
 		return

@@ -41,7 +41,7 @@ type half struct{ *fake }
 
 func (half) letsThrough() string { return "IPv6 passes" }
 
-// Where ip6tables is missing, ipset was taken and IPv6 let through, though nftables would have dropped it.
+// Without ip6tables, ipset used to be chosen and IPv6 let through, although nftables would have dropped it.
 func TestOpenPrefersWhatDropsIPv6(t *testing.T) {
 	former := openers
 	t.Cleanup(func() { openers = former })

@@ -45,7 +45,7 @@ func TestPortsSharedByTwoEntriesLiveAsLongAsEither(t *testing.T) {
 		{update(true, 0, wide), "+80/6@2m0s -79/6 -81/6 "}, // a second try
 		{update(false, -time.Minute, web), "-80/6 "},
 		{update(false, time.Minute, PortRange{ProtoAny, 53, 53}), "+53/6@1m0s +53/17@1m0s "},
-		// Both in one batch: what is put in for one may not outlive the other, and is said once.
+		// Both in one batch: an element must not be kept for a ban that the batch removes too, and is sent once.
 		{text(change(false, time.Hour, wide), change(false, 2*time.Hour, web)), "+79/6@1h0m0s +80/6@2h0m0s +81/6@1h0m0s "},
 		{text(change(true, 0, wide), change(true, 0, web)), "-79/6 -80/6 -81/6 "},
 	} {
@@ -58,7 +58,7 @@ func TestPortsSharedByTwoEntriesLiveAsLongAsEither(t *testing.T) {
 	}
 }
 
-// What is refused, or removed and never was there, costs no element; peers leave room for this node's own.
+// A refused ban, and the removal of one that was never there, cost no element; peers leave room for this node's own bans.
 func TestPortsAreBounded(t *testing.T) {
 	now := time.Unix(1_000_000, 0)
 	bans := newPortBans()
@@ -96,7 +96,7 @@ func TestPortsAreBounded(t *testing.T) {
 	expect("no room, removed", gone, 0, 0)
 	expect("own", at(n, true, most), 0, MaxPortElements)
 	gone.Entry = at(0, false, most).Entry
-	for range 2 { // the kernel may refuse it at first
+	for range 2 { // the kernel may refuse it the first time
 		expect("removed", gone, 0, MaxPortElements)
 	}
 	bans.settle()
@@ -121,12 +121,12 @@ func FuzzPortsText(f *testing.F) {
 	})
 }
 
-// 256 bans of many ports were one batch, and a fresh ban waited for all of it.
+// 256 bans with many ports used to be one batch, and a fresh ban waited for all of it.
 func TestManyPortsAreCarriedInSlices(t *testing.T) {
 	for name, backend := range map[string]func(*fake) Backend{"in slices": broadly, "in one piece": nil} {
 		t.Run(name, func(t *testing.T) {
 			withSyncer(t, backend, func(b *bench) {
-				var batches []int // elements of each
+				var batches []int // elements in each
 				ports := []PortRange{{ProtoTCP, 1, MaxPortElements}}
 				var many []Update
 				for i := range 256 {

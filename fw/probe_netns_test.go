@@ -15,7 +15,8 @@ import (
 	"time"
 )
 
-// listener is a port of the node, UDP and TCP, v4 and v6. It notes the number in each datagram and counts them.
+// listener is a port of the node, UDP and TCP, IPv4 and IPv6. It records the number in each datagram and counts the
+// datagrams.
 type listener struct {
 	udp *net.UDPConn
 	tcp net.Listener
@@ -98,15 +99,15 @@ func (l *listener) saw(id uint64) bool {
 	return l.seen[id]
 }
 
-// datagrams is the number that came from an address.
+// datagrams returns how many datagrams came from an address.
 func (l *listener) datagrams(from netip.Addr) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.count[from]
 }
 
-// udpReaches sends one datagram from src to a port of the node and says whether it arrived. Another one from an address
-// that is never banned follows on the same path: once that is there, the first is there too or never comes.
+// udpReaches sends one datagram from src to a port of the node and reports whether it arrived. A second one, from an
+// address that is never banned, follows on the same path: once it is there, the first is there too or never comes.
 func (r *rig) udpReaches(src string, port uint16) bool {
 	r.tb.Helper()
 	l := r.listen(port)
@@ -139,7 +140,7 @@ func (r *rig) udpReaches(src string, port uint16) bool {
 // tcpTimeout is how long a SYN may go unanswered until it counts as dropped; an answer takes less than 1 ms.
 const tcpTimeout = 300 * time.Millisecond
 
-// tcpReaches opens a connection from src to a port of the node.
+// tcpReaches opens a connection from src to a port of the node and reports whether that succeeded.
 func (r *rig) tcpReaches(src string, port uint16) bool {
 	r.tb.Helper()
 	r.listen(port)
@@ -170,7 +171,7 @@ func (r *rig) dial(src string, port uint16) (conn net.Conn, err error) {
 	return conn, err
 }
 
-// want is whether datagrams from src reach each of the ports.
+// want checks that datagrams from src reach each of the ports, or that none does.
 func (r *rig) want(reach bool, src string, ports ...uint16) {
 	r.tb.Helper()
 	if len(ports) == 0 {

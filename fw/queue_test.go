@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// A fresh ban waited for its turn behind any bulk of more than 8,192 updates.
+// A fresh ban used to wait behind any bulk of more than 8,192 updates.
 func TestFreshPassesAnyBulk(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	at := func(i int) Update {
@@ -43,7 +43,7 @@ func TestFreshPassesAnyBulk(t *testing.T) {
 	}
 }
 
-// What peers say that passes a bulk must not keep this node's own from passing.
+// Updates of peers that pass a bulk must not keep this node's own from passing it.
 func TestOwnPassesFresh(t *testing.T) {
 	var in inbox
 	for i := range maxInline {

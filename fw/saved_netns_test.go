@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// Rules that were saved while the agent ran name its sets, and at the next boot none of the administrator's rules was loaded:
-// the sets are made again only when the agent starts, which is later.
+// Rules saved while the agent ran name its sets. At the next boot they are loaded before the agent starts and makes the
+// sets again, so none of the administrator's rules used to be loaded.
 func TestSavedRulesLoadBeforeTheAgentStarts(t *testing.T) {
 	eachVariant(t, func(t *testing.T, r *rig, v variant) {
 		if v.backend != NameIPSet {
-			return // names no sets in iptables' rules
+			return // the others name no sets in iptables rules
 		}
 		banned := state(entry("198.51.100.2"), entry("203.0.113.0/24"), entry("2001:db8::1"))
 		b := r.open(v, OutboundDrop)
@@ -36,10 +36,10 @@ func TestSavedRulesLoadBeforeTheAgentStarts(t *testing.T) {
 		}
 		for _, command := range EmptySets() {
 			sh(t, "ipset -exist "+command)
-			sh(t, "ipset -exist "+command) // they may be there already
+			sh(t, "ipset -exist "+command) // they may already be there
 		}
 		sh(t, load)
-		r.want(false, "192.0.2.1") // by the administrator's policy
+		r.want(false, "192.0.2.1") // because of the administrator's policy
 		r.want(true, "198.51.100.1")
 		b = r.open(v, OutboundDrop)
 		if problems, err := b.Check(ctx); err != nil || len(problems) > 0 {

@@ -36,7 +36,7 @@ func TestPartsAreAllButTheNetworks(t *testing.T) {
 	}
 }
 
-// ns10 is n networks in 10.0.0.0/8.
+// ns10 returns n networks in 10.0.0.0/8.
 func ns10(n int) networks {
 	var list []netip.Prefix
 	for i := range n {
@@ -45,7 +45,7 @@ func ns10(n int) networks {
 	return fitNetworks(list)
 }
 
-// leaves reports whether a ban of p leaves a out, being in one of the networks.
+// leaves reports whether a ban of p leaves out a, because p contains a network that a is in.
 func leaves(ns []netip.Prefix, p netip.Prefix, a netip.Addr) bool {
 	for _, n := range ns {
 		if n.Contains(a) && p.Bits() <= n.Bits() && p.Contains(n.Addr()) {
@@ -55,8 +55,8 @@ func leaves(ns []netip.Prefix, p netip.Prefix, a netip.Addr) bool {
 	return false
 }
 
-// Whatever is banned, lifted and loaded, and wherever this machine moves: the kernel drops each address until the latest end of the
-// bans around it, but for those that contain a network which has the address.
+// Whatever is banned, lifted and loaded, and wherever this machine moves, the kernel drops each address until the latest
+// end of the bans around it, except those that contain a network that the address is in.
 func TestBansLeaveOutOwnNetworks(t *testing.T) {
 	for seed := range uint64(20) {
 		withSyncer(t, func(f *fake) Backend { return guarded{fake: f} }, func(b *bench) {
@@ -103,7 +103,8 @@ func TestBansLeaveOutOwnNetworks(t *testing.T) {
 	}
 }
 
-// comparesWithNetworks compares what the fake drops in 10.0.0.0/26, and what the Syncer says of it, with what was banned.
+// comparesWithNetworks compares what the fake drops in 10.0.0.0/26, and what the Syncer says about it, with what was
+// banned.
 func (b *bench) comparesWithNetworks(when string, ns []netip.Prefix, ports [][]PortRange) {
 	b.Helper()
 	for i := range byte(64) {
@@ -144,7 +145,7 @@ func (b *bench) comparesWithNetworks(when string, ns []netip.Prefix, ports [][]P
 	}
 }
 
-// Bans around a network have room of their own, of which a part is kept for this node's own.
+// Bans around a network have their own room, part of which is kept for this node's own bans.
 func TestPartsAreBounded(t *testing.T) {
 	ports := func(i int) []PortRange { return []PortRange{{ProtoTCP, uint16(i), uint16(i + 1023)}} }
 	s, now := newSplit(fitNetworks(parsePrefixes("2001:db8:0:1::/64"))), time.Now()
@@ -172,7 +173,7 @@ func TestPartsAreBounded(t *testing.T) {
 	}
 }
 
-// A ban without room beside others of its batch is said to be refused, and goes on being that until it is lifted.
+// A ban for which its batch leaves no room is reported as refused until it is lifted.
 func TestPartsWithoutRoom(t *testing.T) {
 	withSyncer(t, nil, func(b *bench) {
 		b.mu.Lock()
@@ -207,7 +208,7 @@ func TestPartsWithoutRoom(t *testing.T) {
 	})
 }
 
-// A ban that is withheld took with it the last one of its batch: that was called refused, though the kernel held it.
+// A withheld ban used to take the last one of its batch with it, which was called refused although the kernel held it.
 func TestWhatIsWithheldIsNotTheNext(t *testing.T) {
 	withSyncer(t, nil, func(b *bench) {
 		b.mu.Lock()

@@ -16,14 +16,14 @@ func (prompt) quick() {}
 
 func promptly(f *fake) Backend { return prompt{f} }
 
-// broad takes much at once.
+// broad is a prompt that takes many updates at once.
 type broad struct{ prompt }
 
 func (broad) slice() int { return 4 * maxInline }
 
 func broadly(f *fake) Backend { return broad{prompt{f}} }
 
-// queue queues and gives the answer, once there is one.
+// queue queues updates and returns the answer, which is filled in once there is one.
 func (b *bench) queue(updates ...Update) *answer {
 	a := &answer{}
 	b.Queue(updates, func(at time.Time, err error) {
@@ -37,7 +37,7 @@ func (b *bench) queue(updates ...Update) *answer {
 func TestFlushAppliesInTheCaller(t *testing.T) {
 	withSyncer(t, promptly, func(b *bench) {
 		first, second := b.queue(b.ban("192.0.2.1/32"), b.ban("192.0.2.2/32")), b.queue(b.lift("192.0.2.1/32"))
-		b.Flush() // no other goroutine has had its turn when it returns
+		b.Flush() // it returns before any other goroutine has run
 		for _, a := range []*answer{first, second} {
 			if got := a.read(); got.calls != 1 || got.err != nil || got.at.IsZero() {
 				t.Errorf("answer %+v", got)
@@ -142,13 +142,13 @@ func TestFlushThatFailsIsTriedAgainByRun(t *testing.T) {
 	})
 }
 
-// asking is a fake whose Check has a long part.
+// asking is a fake whose Check has a slow part.
 type asking struct{ prompt }
 
 func (a asking) checkSets(ctx context.Context) ([]string, error)  { return nil, nil }
 func (a asking) checkRules(ctx context.Context) ([]string, error) { return a.Check(ctx) }
 
-// A ban that comes while the rules are looked at is in the kernel at once, and what the look finds is mended all the same.
+// A ban that comes during a check of the rules is in the kernel at once, and what the check finds is still repaired.
 func TestFlushDoesNotWaitForACheck(t *testing.T) {
 	withSyncer(t, func(f *fake) Backend { return asking{prompt{f}} }, func(b *bench) {
 		b.pass(time.Second)
@@ -173,7 +173,7 @@ func TestFlushDoesNotWaitForACheck(t *testing.T) {
 	})
 }
 
-// What a look saw of the time before a load is not mended again.
+// What a check saw before a load is not repaired again.
 func TestALoadDuringACheckAnswersIt(t *testing.T) {
 	withSyncer(t, func(f *fake) Backend { return asking{prompt{f}} }, func(b *bench) {
 		looking, goOn := make(chan struct{}), make(chan struct{})
@@ -213,7 +213,7 @@ func TestFlushDoesNotWaitForALoad(t *testing.T) {
 	})
 }
 
-// prefixNumber is an address of 198.18.0.0/15.
+// prefixNumber returns the i-th address of 198.18.0.0/15.
 func prefixNumber(i int) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}), 32)
 }

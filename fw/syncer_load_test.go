@@ -19,7 +19,7 @@ func (steady) appliesDuringLoad() {}
 func TestALoadHoldsUpNoFreshEntry(t *testing.T) {
 	for _, c := range []struct {
 		name  string
-		stuck bool // the old sets take nothing
+		stuck bool // the old sets refuse everything
 	}{{"ok: at once", false}, {"ok: with the load, when the old sets are broken", true}} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

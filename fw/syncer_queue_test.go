@@ -10,7 +10,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// sliced is a fake that is given a bulk in slices.
+// sliced is a fake that gets a bulk in slices.
 type sliced struct{ prompt }
 
 func (sliced) slice() int { return 4 }
@@ -56,19 +56,19 @@ func TestFreshUpdatesPassABulk(t *testing.T) {
 	})
 }
 
-// Whatever is queued, taken and put back: no update is lost or passes another one of its key, and each done comes once,
-// after its own updates.
+// However updates are queued, taken and put back, none is lost or passes another one of its key, and each done is called
+// once, after its own updates.
 func TestQueueKeepsTheOrderOfAKey(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var in inbox
 		var put, taken []Update
-		var left []int // updates of each submission that were not taken
+		var left []int // updates of each submission not yet taken
 		of := map[int64]int{}
 		answered := 0
 		put1 := func(n int) {
 			var updates []Update
 			for range n {
-				until := time.Unix(int64(len(put)), 0) // tells updates of a key apart
+				until := time.Unix(int64(len(put)), 0) // distinguishes updates of a key
 				u := Update{Entry: Entry{Prefix: prefixNumber(rapid.IntRange(0, 20).Draw(t, "key")), Until: until}}
 				of[until.Unix()] = len(left)
 				updates, put = append(updates, u), append(put, u)

@@ -23,7 +23,7 @@ type bench struct {
 	fake *fake
 
 	mu       sync.Mutex
-	want     map[Key]Entry // what Snapshot gives
+	want     map[Key]Entry // what Snapshot returns
 	never    []netip.Prefix
 	allow    []netip.Prefix
 	networks []netip.Prefix
@@ -74,7 +74,7 @@ func withSyncer(t *testing.T, backend func(*fake) Backend, f func(b *bench)) {
 	})
 }
 
-// ban is an entry for an hour, also put into what Snapshot gives.
+// ban returns an entry for an hour, and adds it to what Snapshot returns.
 func (b *bench) ban(s string) Update {
 	p := netip.MustParsePrefix(s)
 	e := Entry{Prefix: p, Until: time.Now().Add(time.Hour)}
@@ -82,21 +82,21 @@ func (b *bench) ban(s string) Update {
 	return Update{Entry: e}
 }
 
-// keep puts an entry into what Snapshot gives.
+// keep adds an entry to what Snapshot returns.
 func (b *bench) keep(e Entry) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.want[e.Key()] = e
 }
 
-// snaps is how often Snapshot was asked.
+// snaps returns how often Snapshot was called.
 func (b *bench) snaps() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.snapped
 }
 
-// told is what OnRepair was told.
+// told returns what OnRepair was told.
 func (b *bench) told() [][]string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -111,7 +111,7 @@ func (b *bench) lift(s string) Update {
 	return Update{Entry: e, Remove: true}
 }
 
-// submit submits and gives the answer, once there is one.
+// submit submits updates and returns the answer, which is filled in once there is one.
 func (b *bench) submit(updates ...Update) *answer {
 	a := &answer{}
 	b.Submit(updates, func(at time.Time, err error) {
@@ -325,7 +325,7 @@ func TestReplaceWorksWithoutRun(t *testing.T) {
 	}
 }
 
-// A callback that had no room was never called: whoever waited for it waited for ever.
+// A callback without room used to be never called, so that its caller waited forever.
 func TestCallbacksBeyondTheBoundAreToldSo(t *testing.T) {
 	withSyncer(t, func(f *fake) Backend { return f }, func(b *bench) {
 		broken := errors.New("no such table")
@@ -343,7 +343,7 @@ func TestCallbacksBeyondTheBoundAreToldSo(t *testing.T) {
 		if err := b.Submit([]Update{u}, done); err != nil {
 			t.Error(err)
 		}
-		synctest.Wait() // it waits for a load that succeeds
+		synctest.Wait() // the callback waits for a load that succeeds
 		<-b.owner
 		for range MaxWaiting {
 			if err := b.Submit(nil, done); err != nil {

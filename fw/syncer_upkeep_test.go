@@ -96,7 +96,7 @@ func TestWhatHasNoRoomIsSaidAndComesInLater(t *testing.T) {
 	})
 }
 
-// What the backend refused was counted as enforced, and nobody could ask which it was.
+// Bans that the backend refused used to be counted as enforced, and nobody could ask which ones.
 func TestWhatIsRefusedIsNamed(t *testing.T) {
 	withSyncer(t, func(f *fake) Backend { f.room = 2; return f }, func(b *bench) {
 		holds := func(u Update, want bool) {
@@ -143,7 +143,7 @@ func TestWhatIsRefusedIsNamed(t *testing.T) {
 	})
 }
 
-// While the kernel refuses a load, what came since is not enforced, and why is known.
+// While the kernel refuses a load, later bans are not enforced, and the reason is known.
 func TestHoldsSaysWhyALoadFails(t *testing.T) {
 	withSyncer(t, func(f *fake) Backend { return f }, func(b *bench) {
 		broken := errors.New("no such table")

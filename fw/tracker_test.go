@@ -31,7 +31,7 @@ func TestTrackerCountsEachKeyOnce(t *testing.T) {
 	}
 }
 
-// BenchmarkTracker reports the memory that the tracker of a million addresses costs.
+// BenchmarkTracker reports how much memory a tracker of a million addresses takes.
 func BenchmarkTracker(b *testing.B) {
 	const n = 1_000_000
 	for name, addr := range map[string]func(i int) netip.Addr{

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// `ipset flush` and its like left every rule and set in its place, and for half a minute, of some sets for ever, nothing was
-// dropped any more, or what was allowed was. Emptied means what a glance sees, taken what a check does.
+// `ipset flush` and the like leave every rule and set in its place. For up to half a minute, and with some sets forever,
+// nothing was dropped any more, or what was allowed was. A glance sees emptied; only a check sees taken.
 func TestEmptiedSetsAreFilledAgain(t *testing.T) {
 	var emptied, taken = map[string][]string{}, map[string][]string{
 		NameIPSet: {
@@ -82,7 +82,7 @@ func TestEmptiedSetsAreFilledAgain(t *testing.T) {
 	})
 }
 
-// nftNames puts the names of the sets in use into a script.
+// nftNames replaces the placeholders in a script with the names of the sets in use.
 func nftNames(script, generation string) string {
 	return strings.NewReplacer(
 		"SET4", nftSetName(false, kindAddr, generation), "SET6", nftSetName(true, kindAddr, generation),

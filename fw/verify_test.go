@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// watched is a fake that somebody else changes.
+// watched is a fake that somebody else changes behind the Syncer's back.
 type watched struct {
 	*fake
 	mark    atomic.Int64
@@ -31,8 +31,7 @@ func (w *watched) Replace(ctx context.Context, now time.Time, state State) error
 	return w.fake.Replace(ctx, now, state)
 }
 
-// What somebody else does is seen within a second, and as long as nobody does anything the whole is looked at only now and
-// then.
+// Changes by others are noticed within a second; while nothing changes, a full check runs only now and then.
 func TestGlances(t *testing.T) {
 	var w *watched
 	withSyncer(t, func(f *fake) Backend { w = &watched{fake: f}; return w }, func(b *bench) {
@@ -81,8 +80,8 @@ func (d *doubtful) verify(_ context.Context, _ time.Time, held *tracker) ([]doub
 	return []doubt{{text, d.n, isPlain}}, nil
 }
 
-// A set that was emptied is noticed at the first entry that is missing; what is about to end, or was never given to the
-// kernel, is not missed.
+// An emptied set is noticed at the first missing entry; an entry that is about to end, or was never given to the kernel,
+// is not missed.
 func TestMissing(t *testing.T) {
 	const live, ending = 20, 5
 	looked := 0
@@ -110,7 +109,7 @@ func TestMissing(t *testing.T) {
 		n, looked int
 		want      string
 	}{
-		{live + ending, 0, "[]"}, // all is there: nobody is asked
+		{live + ending, 0, "[]"}, // nothing is missing: no entry is looked at
 		{live, live + ending, "[]"},
 		{live - 1, live, "[19 addresses, where 25 should be]"},
 		{0, 1, "[0 addresses, where 25 should be]"},
@@ -122,7 +121,7 @@ func TestMissing(t *testing.T) {
 			t.Errorf("with %d in the kernel: %v %v after a look at %d, want %s after %d", tc.n, problems, err, looked, tc.want, tc.looked)
 		}
 	}
-	s.work.held.remove(Entry{Prefix: netip.MustParsePrefix("192.0.2.0/32")}) // an update of it waits
+	s.work.held.remove(Entry{Prefix: netip.MustParsePrefix("192.0.2.0/32")}) // an update of it is pending
 	b.n = live - 1
 	if problems, err := s.verify(t.Context()); err != nil || len(problems) > 0 {
 		t.Errorf("an entry that the kernel was not given yet is missed: %v %v", problems, err)
