@@ -59,7 +59,7 @@ func TestArrange(t *testing.T) {
 	}
 }
 
-// FuzzArrange: whatever is typed, urfave/cli gets a line that it reads as it was meant: known flags, then arguments.
+// FuzzArrange: whatever is typed, urfave/cli gets a line that it reads as meant: known flags, then arguments.
 func FuzzArrange(f *testing.F) {
 	f.Add("ban\x00192.0.2.7\x00--for\x001h")
 	f.Add("--dir\x00x\x00list\x00--json\x00--\x00-x")
@@ -88,7 +88,7 @@ func TestNearest(t *testing.T) {
 	}
 }
 
-// Every synonym leads to a command that is there, and none hides one.
+// Every synonym leads to an existing command, and none hides one.
 func TestSynonyms(t *testing.T) {
 	verbs := newCommand(fakeActions(), nil, nil, nil).verbs()
 	for word, name := range synonyms {

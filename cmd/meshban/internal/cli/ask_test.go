@@ -12,7 +12,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control/controltest"
 )
 
-// What takes much away asks where somebody can answer, and does nothing unless the answer is yes.
+// A command that takes much away asks if somebody can answer, and does nothing unless the answer is yes.
 func TestRevokeAsks(t *testing.T) {
 	for _, c := range []struct {
 		name, answer string
@@ -69,7 +69,7 @@ func TestUnbanAllAsks(t *testing.T) {
 	}
 }
 
-// setup --remove asked about fail2ban where that had never been set up.
+// setup --remove used to ask about fail2ban even if that had never been set up.
 func TestSetupAsksAboutFail2ban(t *testing.T) {
 	for _, c := range []struct {
 		name, args string

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// inNetns runs a shell script in a network namespace of its own, which ends with it. $1 is a file that holds text.
+// inNetns runs a shell script in its own network namespace, which ends with it. $1 is a file that holds text.
 func inNetns(t *testing.T, text, script string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "export")
@@ -33,7 +33,7 @@ func wantAll(t *testing.T, text string, parts ...string) {
 	}
 }
 
-// What export prints, the real ipset takes, twice too, and then knows the addresses.
+// The real ipset accepts what export prints, even twice, and then has the addresses.
 func TestIpsetTakesExport(t *testing.T) {
 	text := exportText(t, "ipset", exported())
 	got := inNetns(t, text, `ipset -exist restore < "$1"
@@ -47,7 +47,7 @@ func TestIpsetTakesExport(t *testing.T) {
 		"add meshban-export-6p 2001:db8::9,udp:53 timeout")
 }
 
-// So does the real nft.
+// The real nft accepts it too.
 func TestNftTakesExport(t *testing.T) {
 	got := inNetns(t, exportText(t, "nft", exported()), `nft -f "$1"
 		nft -f "$1"

@@ -14,7 +14,7 @@ import (
 
 var exportTime = time.Date(2026, 11, 22, 11, 2, 11, 0, time.UTC)
 
-// exported covers each kind of entry, CIDRs inside CIDRs and port lists that overlap included.
+// exported returns each kind of entry, including nested CIDRs and overlapping port lists.
 func exported() []control.ListEntry {
 	var all []control.ListEntry
 	for i, e := range []struct{ prefix, ports string }{
@@ -62,7 +62,7 @@ func TestExport(t *testing.T) {
 	}
 }
 
-// A million addresses go through in pieces: no statement for nft grows beyond its bound.
+// Many addresses are printed in pieces: no nft statement exceeds its bound.
 func TestExportNftInPieces(t *testing.T) {
 	var many []control.ListEntry
 	for i := range 3*nftBatch + 1 {

@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// owner and stranger are users of this test alone.
+// owner and stranger are users that only this test has.
 const owner, stranger = 47110, 47111
 
 // program builds meshban where every user can run it, and returns its path.
@@ -26,7 +26,7 @@ func program(t *testing.T) string {
 	return path
 }
 
-// openDir is a folder of root that all users can pass.
+// openDir returns a folder of root's that every user can traverse.
 func openDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "folder")
@@ -43,7 +43,7 @@ func ok(t *testing.T, err error) {
 	}
 }
 
-// as runs the program as a user and returns its exit code and what it said.
+// as runs the program as a user and returns its exit code and output.
 func as(uid uint32, program string, args ...string) (int, string) {
 	cmd := exec.Command(program, args...)
 	cmd.Dir = "/"
@@ -56,7 +56,7 @@ func as(uid uint32, program string, args ...string) (int, string) {
 	return cmd.ProcessState.ExitCode(), string(out)
 }
 
-// No verb works on a state folder that another user could have filled, or could exchange.
+// No verb works in a state folder that another user could have filled or could replace.
 func TestFolderOfOthersIsRefused(t *testing.T) {
 	bin := program(t)
 	chown := func(uid int, paths ...string) {
@@ -66,7 +66,7 @@ func TestFolderOfOthersIsRefused(t *testing.T) {
 	}
 	type folder struct {
 		name string
-		make func(dir string) // makes the folder bad; it is sound, and of the user who runs the program
+		make func(dir string) // makes the folder bad; before, it is sound and belongs to the user who runs the program
 		want string
 	}
 	bad := []folder{
@@ -75,7 +75,7 @@ func TestFolderOfOthersIsRefused(t *testing.T) {
 		{"writable by the group", func(dir string) { ok(t, os.Chmod(dir, 0o771)) }, "mode 0771"},
 		{"access list of another user", func(dir string) {
 			if out, err := exec.Command("setfacl", "-m", "u:47111:rwx", dir).CombinedOutput(); err != nil {
-				ok(t, os.Chmod(dir, 0o775)) // no access lists here: what such a list looks like
+				ok(t, os.Chmod(dir, 0o775)) // no access lists here: set the mode that such a list shows
 				t.Logf("setfacl: %v %s", err, out)
 			}
 		}, "is writable by others"},
@@ -140,14 +140,14 @@ func TestFolderOfOthersIsRefused(t *testing.T) {
 				}
 				c.make(dir)
 				if uid == 0 {
-					// The owner of the files is owner, for the case of modes.
+					// The mode cases gave the file to owner; give it to root.
 					if strings.HasSuffix(c.name, "writable by others") {
 						chown(0, filepath.Join(dir, strings.Fields(c.name)[0]))
 					}
 				}
 				tried := verbs
 				if strings.Contains(c.name, ".") || strings.HasPrefix(c.name, "lock ") {
-					tried = verbs[:2] // what looks at the files is one function, which all verbs call
+					tried = verbs[:2] // one function, which all verbs call, checks the files
 				}
 				for _, verb := range tried {
 					code, said := as(uint32(uid), bin, append([]string{"--dir", dir}, verb...)...)
@@ -164,7 +164,7 @@ func TestFolderOfOthersIsRefused(t *testing.T) {
 	}
 }
 
-// A config file elsewhere may be root's, and nobody else's.
+// A config file elsewhere may belong to root and to nobody else.
 func TestConfigElsewhere(t *testing.T) {
 	bin := program(t)
 	for _, c := range []struct {

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// TestHelp holds every help text to its golden file; -update writes them.
+// TestHelp compares every help text with its golden file; -update writes them.
 func TestHelp(t *testing.T) {
 	verbs := newCommand(fakeActions(), nil, nil, nil).verbs()
 	cases := map[string][]string{"main": {"--help"}}

@@ -16,7 +16,7 @@ func TestTokensAreHiddenFromTheProcessList(t *testing.T) {
 		{"ok: none", "ban 192.0.2.1 --reason secret", "ban 192.0.2.1 --reason secret"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			argv := strings.Fields(strings.Clone(c.argv)) // shares one piece of memory that may be written, as a real one does
+			argv := strings.Fields(strings.Clone(c.argv)) // shares one writable piece of memory, as a real argv does
 			args := hideTokens(argv)
 			if got := strings.Join(argv, " "); got != c.shown {
 				t.Errorf("the process list shows %q, want %q", got, c.shown)

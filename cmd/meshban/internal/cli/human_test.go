@@ -36,7 +36,7 @@ func TestCount(t *testing.T) {
 	}
 }
 
-// A reason that a peer made up must not steer the operator's terminal.
+// A reason made up by a peer must not control the operator's terminal.
 func TestClean(t *testing.T) {
 	for in, want := range map[string]string{
 		"scan of ü 日本": "scan of ü 日本", "a\x1b[2Jb": "a\ufffd[2Jb", "a\nb\tc\r": "a\ufffdb\ufffdc\ufffd",
@@ -55,7 +55,7 @@ func TestTable(t *testing.T) {
 	for i := range learned + 2 {
 		cell := "x"
 		if i == learned+1 {
-			cell = strings.Repeat("y", 100) // wider than what was learned
+			cell = strings.Repeat("y", 100) // wider than the learned width
 		}
 		if err := tab.row("12345", cell, ""); err != nil {
 			t.Fatal(err)
@@ -166,7 +166,7 @@ func TestStateDir(t *testing.T) {
 	}
 }
 
-// A revocation names the node by its whole id in audit.jsonl.
+// audit.jsonl names a revoked node by its whole id, which audit shortens.
 func TestAuditShortensIDs(t *testing.T) {
 	id := strings.Repeat("0a", 16)
 	if got := auditWhy(control.AuditEntry{Reason: "web3 (" + id + ") stolen", Lost: 2}); got != "web3 (0a0a0a0a) stolen (2 changes before this one were not written down)" {

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// fakeActions print what they are given. The environment tells them how to fail.
+// fakeActions returns actions that print what they are given. The environment tells them how to fail.
 func fakeActions() actions {
 	show := func(v any) { fmt.Fprintf(os.Stderr, "%+v\n", v) }
 	fail := func() error {

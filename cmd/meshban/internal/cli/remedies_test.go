@@ -17,9 +17,9 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/node"
 )
 
-// remedies are commands that fail, or tell what to do next. says is part of what they say, then is what a reader types, with
-// what the words leave to him; "" where the text names whole commands, which are typed in any case. D stands for a folder
-// without a mesh, K for an exported key.
+// remedies are commands that fail, or that say what to do next. says is part of what they print; then is what a reader
+// types, with the gaps filled in, or "" if the text names whole commands, which are typed in any case. D stands for a
+// folder without a mesh, K for an exported key.
 var remedies = []struct {
 	typed string
 	code  int
@@ -92,12 +92,12 @@ var remedies = []struct {
 }
 
 var (
-	// commandText is a command in a text: in backquotes, or as far as its words may be those of a command.
+	// commandText matches a command in a text: in backquotes, or as far as the words may belong to one.
 	commandText = regexp.MustCompile("`(meshban [^`]+)`|(meshban [a-z]+(?: (?:sign|caps|export|import|list\\.txt|list|mesh-key|node-key|[A-Z]+|--[a-z-]+|[a-z]*\\d[\\w.:/-]*)\\b)*)")
 	placeholder = regexp.MustCompile(`\b[A-Z]{2,}\b|\bweb3\b`)
 )
 
-// What a text tells to type helps as it stands.
+// What a text suggests works exactly as written.
 func TestRemedies(t *testing.T) {
 	base := t.TempDir()
 	path := func(name string) string { return filepath.Join(base, name) }
@@ -159,7 +159,7 @@ func TestRemedies(t *testing.T) {
 	}
 }
 
-// Every command in backquotes in a text of the program is one that can be typed: nothing about it is wrong usage.
+// Every command in backquotes in the program's texts can be typed without a usage error.
 func TestCommandsInTexts(t *testing.T) {
 	literal, quoted := regexp.MustCompile(`"(?:[^"\\\n]|\\.)*"`), regexp.MustCompile("`(meshban [^`]+)`")
 	found := 0
@@ -189,10 +189,10 @@ func TestCommandsInTexts(t *testing.T) {
 	}
 }
 
-// filledIn is what stands in a text for a value.
+// filledIn matches what stands for a value in a text.
 var filledIn = regexp.MustCompile(`%(\[\d\])?[sq]|\b[A-Z]{2,}\b`)
 
-// checkCommand wants that the command of a text is one, used rightly.
+// checkCommand checks that the command in a text exists and is used correctly.
 func checkCommand(t *testing.T, where, text string) {
 	t.Helper()
 	line := strings.ReplaceAll(strings.TrimPrefix(text, "meshban "), "%s %s", "%s") // a node, and flags
@@ -213,7 +213,8 @@ func checkCommand(t *testing.T, where, text string) {
 	}
 }
 
-// typeCommand types what a text tells. What has a placeholder, or changes the machine, must at least be a command.
+// typeCommand types what a text suggests. A line that has a placeholder or changes the machine must only be a valid
+// command.
 func typeCommand(t *testing.T, after, line string, run func(string) (int, string)) {
 	t.Helper()
 	if _, err := arrange(strings.Fields(line), new(command).verbs()); err != nil {

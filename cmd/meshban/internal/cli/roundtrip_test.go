@@ -14,7 +14,8 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-// What export writes, import reads back, in every format; only plain leaves out bans that are limited to ports, in comments.
+// Import reads back what export writes, in every format; only plain leaves out port-limited bans, which are comments
+// there.
 func TestImportReadsWhatExportWrites(t *testing.T) {
 	now := time.Date(2026, 11, 22, 11, 2, 11, 0, time.UTC)
 	var entries []control.ListEntry
@@ -72,7 +73,7 @@ func TestImportReadsWhatExportWrites(t *testing.T) {
 	}
 }
 
-// portsOf returns the bans that a format makes of a port list.
+// portsOf returns the port lists of the bans that a format makes of one port list.
 func portsOf(ports, format string) []string {
 	switch {
 	case ports != "" && format == "plain":

@@ -21,14 +21,14 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control/controltest"
 )
 
-// scriptTime bounds what a script waits for.
+// scriptTime bounds each wait of a script.
 const scriptTime = 20 * time.Second
 
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata/script",
 		UpdateScripts: *update,
-		WorkdirRoot:   t.TempDir(), // testscript forgets the one that it makes
+		WorkdirRoot:   t.TempDir(), // testscript does not remove the one it makes
 		Setup: func(env *testscript.Env) error {
 			dir := filepath.Join(env.WorkDir, "d")
 			env.Setenv("MESHBAN_DIR", dir)
@@ -70,7 +70,7 @@ func (a *fakeAgent) stop(ts *testscript.TestScript) {
 	}
 }
 
-// code N COMMAND... runs COMMAND and wants exit code N.
+// code N COMMAND... runs COMMAND and expects exit code N.
 func scriptCode(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: code N COMMAND...")
@@ -141,7 +141,7 @@ func scriptWatchers(ts *testscript.TestScript, _ bool, args []string) {
 	wait(ts, "watchers", func() bool { return strconv.Itoa(agentOf(ts).agent.Watchers()) == args[0] })
 }
 
-// tell EVENT ORIGIN [ADDR] sends an event to who watches.
+// tell EVENT ORIGIN [ADDR] sends an event to all watchers.
 func scriptTell(ts *testscript.TestScript, _ bool, args []string) {
 	e := control.Event{Time: time.Date(2026, 11, 22, 11, 2, 11, 687e6, time.UTC), Name: args[0], Origin: args[1]}
 	if len(args) > 2 {
@@ -162,21 +162,21 @@ func scriptHold(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-// banned prints what Ban was asked: one request a line, how many addresses, then how.
+// banned prints the requests that Ban received, one a line: the number of addresses, then the other fields.
 func scriptBanned(ts *testscript.TestScript, _ bool, _ []string) {
 	for _, r := range agentOf(ts).agent.BanRequests() {
 		fmt.Fprintf(ts.Stdout(), "%d for=%v ports=%q reason=%q source=%s\n", len(r.Addrs), r.For, r.Ports, r.Reason, r.Source)
 	}
 }
 
-// signal HUP|TERM sends it to the last program in the background.
+// signal HUP|TERM sends that signal to the last program in the background.
 func scriptSignal(ts *testscript.TestScript, _ bool, args []string) {
 	all := ts.BackgroundCmds()
 	sig := map[string]os.Signal{"HUP": syscall.SIGHUP, "TERM": syscall.SIGTERM}[args[0]]
 	ts.Check(all[len(all)-1].Process.Signal(sig))
 }
 
-// waitfile NAME waits until the file is there.
+// waitfile NAME waits until the file exists.
 func scriptWaitFile(ts *testscript.TestScript, _ bool, args []string) {
 	wait(ts, strings.Join(args, " "), func() bool {
 		_, err := os.Stat(ts.MkAbs(args[0]))
@@ -193,7 +193,7 @@ func scriptDeadSocket(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Check(syscall.Close(fd))
 }
 
-// audited is the audit log of the fake agent.
+// audited returns the audit log of the fake agent.
 func audited() []control.AuditEntry {
 	at := time.Date(2026, 11, 22, 11, 2, 11, 0, time.UTC)
 	prefix := netip.MustParsePrefix

@@ -23,7 +23,7 @@ func TestStdin(t *testing.T) {
 	}
 }
 
-// Ctrl-C did nothing while `meshban ban -` waited for somebody to type.
+// Ctrl-C used to do nothing while `meshban ban -` waited for input.
 func TestInterruptWhileReading(t *testing.T) {
 	for _, args := range [][]string{{"ban", "-"}, {"import", "-"}, {"join", "-"}} {
 		synctest.Test(t, func(t *testing.T) {
@@ -36,7 +36,7 @@ func TestInterruptWhileReading(t *testing.T) {
 			synctest.Wait()
 			cancel()
 			got := <-code
-			typing.Close() // lets the reading goroutine go
+			typing.Close() // ends the reading goroutine
 			if got != exitFailed || !strings.Contains(errs.String(), "error: interrupted\n") {
 				t.Errorf("%q: exit code %d, want %d: %s", args, got, exitFailed, &errs)
 			}

@@ -11,7 +11,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 )
 
-// Every topic is listed, has a short text, fits a terminal, and is printed as it stands.
+// Every topic is listed, has a short text, fits a terminal, and is printed verbatim.
 func TestTopics(t *testing.T) {
 	files, err := os.ReadDir("help")
 	if err != nil {
@@ -40,7 +40,7 @@ func TestTopics(t *testing.T) {
 	}
 }
 
-// help config prints the whole reference, which the agent can read.
+// help config prints the whole reference configuration, which the agent can read.
 func TestTopicHoldsTheReferenceConfiguration(t *testing.T) {
 	if text := printed(t, 0, "help", "config"); !strings.HasSuffix(text, "\n"+config.Reference()) {
 		t.Errorf("help config ends in %q", text[max(0, len(text)-200):])
@@ -83,12 +83,12 @@ var (
 	quotedCommand = regexp.MustCompile("`(?:sudo )?(meshban\\s[^`]+)`")
 	typedLine     = regexp.MustCompile(`(?m)^ {2,}.*$`)
 	typedCommand  = regexp.MustCompile(`\bmeshban (?:--[a-z-]+ |[a-z]+\b)[^|&;>#]*`)
-	comment       = regexp.MustCompile(`[^ ] {2,}.*`) // behind a command
+	comment       = regexp.MustCompile(`[^ ] {2,}.*`) // after a command
 	shellWord     = regexp.MustCompile(`"[^"]*"`)
 	anyName       = strings.NewReplacer("TOPIC", "trust", "COMMAND", "ban")
 )
 
-// Every command in the README, the texts beside it and the topics can be typed.
+// Every command in the README, its companion texts and the topics can be typed.
 func TestCommandsInDocuments(t *testing.T) {
 	documents := map[string]string{}
 	for _, name := range []string{"README.md", "test/SECURITY.md", "test/FIGURES.md"} {
@@ -113,7 +113,7 @@ func TestCommandsInDocuments(t *testing.T) {
 		}
 		for _, command := range commands {
 			words := strings.Fields(shellWord.ReplaceAllString(anyName.Replace(command), "text"))
-			if len(words) == 2 { // names the command, to be typed with more
+			if len(words) == 2 { // only names the command, to be typed with more
 				words = append(words, "--help")
 			}
 			checkCommand(t, name, strings.Join(words, " "))

@@ -10,7 +10,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
 )
 
-// Enrolment without contact, with the authority's key on the founder, exported, moved away and put back; and what is
+// Enrolment without contact, with the authority's key on the founder, then exported, moved away and put back; also what is
 // refused on the way.
 func TestEnrolByFile(t *testing.T) {
 	founder, other, member := t.TempDir(), t.TempDir(), t.TempDir()
@@ -66,7 +66,7 @@ func TestEnrolByFile(t *testing.T) {
 	refused("bad: the file is there", err, control.CodeFailed, "does not exist yet")
 	_, err = UseAuthority(t.Context(), CAOptions{Dir: other, Do: "import", File: key})
 	refused("bad: the key of another mesh", err, control.CodePolicy, "one and the same mesh")
-	// A key that others could have put there decides about nobody.
+	// A key file that others can write decides about nobody.
 	if err := os.Chmod(key, 0o622); err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func TestEnrolByFile(t *testing.T) {
 		t.Errorf("a mesh of one may be given up: %v", err)
 	}
 
-	// While an agent runs, the key does not move.
+	// The key does not move while an agent runs.
 	release, err := statedir.Dir(founder).Lock()
 	if err != nil {
 		t.Fatal(err)

@@ -18,7 +18,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
 )
 
-// An agent with somebody to join and no mesh made a mesh of one, and nobody there would let it in.
+// An agent with a join list but no mesh used to make a mesh of one, and no node on the list would let it in.
 func TestJoinListNeedsAMesh(t *testing.T) {
 	cases := []struct {
 		name, file string
@@ -50,7 +50,7 @@ func TestJoinListNeedsAMesh(t *testing.T) {
 	}
 }
 
-// An agent whose folder has lost mesh.key made a new mesh of one, and took out of the kernel what was banned.
+// An agent whose folder had lost mesh.key used to make a new mesh of one, and to remove the bans from the kernel.
 func TestNodeWithoutItsKeyMakesNoMesh(t *testing.T) {
 	for _, left := range []string{"node.key", "node.cert", "ca.key", "store.db", "audit.jsonl"} {
 		t.Run(left, func(t *testing.T) {
@@ -75,7 +75,7 @@ func TestNodeWithoutItsKeyMakesNoMesh(t *testing.T) {
 	}
 }
 
-// An agent whose folder has lost node.key said only that a file is missing, and a supervisor restarted it for ever.
+// An agent whose folder had lost node.key used to say only that a file was missing, and a supervisor restarted it forever.
 func TestNodeWithoutNodeKey(t *testing.T) {
 	dir := statedir.Dir(t.TempDir())
 	if err := os.WriteFile(dir.Secrets(), nil, 0o600); err != nil {
@@ -90,7 +90,7 @@ func TestNodeWithoutNodeKey(t *testing.T) {
 	}
 }
 
-// With 32 files and 25 watchers the CLI hung.
+// With a limit of 32 open files and 25 watchers, the CLI used to hang.
 func TestFewFilesAreRefused(t *testing.T) {
 	var was unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
@@ -113,7 +113,7 @@ func TestFewFilesAreRefused(t *testing.T) {
 	}
 }
 
-// SIGTERM ends the agent whatever hangs.
+// SIGTERM ends the agent even if a task hangs.
 func TestAgentEndsWithoutWhatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())

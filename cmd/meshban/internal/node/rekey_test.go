@@ -9,7 +9,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
 )
 
-// A node that holds the authority's key certifies its new key itself; what fails leaves the former one in force.
+// A node that holds the authority's key certifies its new key itself; a failed rekey leaves the former key in force.
 func TestRekey(t *testing.T) {
 	dir := t.TempDir()
 	refused := func(name, token string, code control.Code, text string) {
@@ -35,7 +35,7 @@ func TestRekey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// What a run left that was killed is no obstacle.
+	// What a killed run left behind is no obstacle.
 	if err := os.WriteFile(statedir.Dir(dir).Identity()+".new", []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -8,16 +8,16 @@ import (
 	"os"
 )
 
-// Kinds of pages, as bbolt marks them.
+// Page types, as bbolt marks them.
 const branch, leaf, freelist = 1, 2, 16
 
-// Damages returns single damages by name. Each changes the bytes of a store's file, and returns what is left of them. older is what
-// the file was at an earlier time, nil if that is unknown.
+// Damages returns damages by name. Each changes the bytes of a store's file and returns what is left of them. older is an
+// earlier content of the file, or nil if none is known, which leaves out the damage "torn".
 func Damages(rnd *rand.Rand, older []byte) map[string]func(b []byte) []byte {
 	size := os.Getpagesize()
 	page := func(b []byte, i int) []byte { return b[i*size:][:size] }
 	anyPage := func(b []byte) []byte { return page(b, rnd.IntN(len(b)/size)) }
-	of := func(b []byte, flag uint16) []byte { // a page of a kind
+	of := func(b []byte, flag uint16) []byte { // a random page of a type
 		for {
 			if p := anyPage(b); binary.NativeEndian.Uint16(p[8:]) == flag {
 				return p
@@ -63,7 +63,7 @@ func Damages(rnd *rand.Rand, older []byte) map[string]func(b []byte) []byte {
 		all[name+": zeros"] = func(b []byte) []byte { clear(of(b, flag)[rnd.IntN(1000):]); return b }
 	}
 	if older != nil {
-		all["torn"] = func(b []byte) []byte { // some pages of a commit were written, others not
+		all["torn"] = func(b []byte) []byte { // some pages of a commit were written, others were not
 			for i := range min(len(b), len(older)) / size {
 				if rnd.IntN(2) == 0 {
 					copy(page(b, i), page(older, i))
