@@ -153,8 +153,7 @@ func (b fakeIPTables) lines(t *testing.T) (rules []string, anew bool) {
 	return rules, anew
 }
 
-// One more allowed prefix among 30,000 used to refill both sets of each family and, with iptables, rebuild the whole
-// chain.
+// One more allowed prefix among 30,000 used to refill both sets of each family; with iptables, it rebuilt the whole chain.
 func TestExceptionsAreSentByTheirDifference(t *testing.T) {
 	all, _ := Exceptions{Never: numbered(9, 2000), Allow: numbered(1, 30_000)}.fit()
 	changed := Exceptions{

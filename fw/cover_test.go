@@ -8,8 +8,7 @@ import (
 	"time"
 )
 
-// expand8 returns, for each of the 256 addresses of 10.0.0.0/24, until when the segments drop it, and fails if two
-// overlap.
+// expand8 returns until when the segments drop each of the 256 addresses of 10.0.0.0/24, and fails if two overlap.
 func expand8(t *testing.T, segments []segment) (until [256]time.Time) {
 	t.Helper()
 	for _, s := range segments {

@@ -114,8 +114,7 @@ func TestTableThatCannotBeMendedIsMadeAnew(t *testing.T) {
 	})
 }
 
-// runSyncer starts a Syncer that checks every tick and has loaded the snapshot. It sends its repairs on repaired; stop
-// ends it.
+// runSyncer starts a Syncer that checks every tick and has loaded the snapshot. repaired receives its repairs; stop ends it.
 func runSyncer(t *testing.T, b Backend, tick time.Duration, snapshot func() State) (s *Syncer, repaired chan []string, stop func()) {
 	t.Helper()
 	repaired = make(chan []string, 10)

@@ -105,8 +105,7 @@ func lacking(f *fake, wanted Exceptions) (out []string) {
 	return out
 }
 
-// Whatever comes, goes or fails, the kernel never holds an entry that contains an exception it lacks, and in the end it
-// holds all entries.
+// Whatever comes, goes or fails, the kernel never holds an entry around an exception it lacks, and holds all in the end.
 func TestNoEntryWithoutItsExceptions(t *testing.T) {
 	withheld := 0
 	for seed := range uint64(100) {

@@ -12,8 +12,7 @@ import (
 	"time"
 )
 
-// hammer sends datagrams from an address to port 22 as fast as it can until stop is called, which returns how many it
-// sent.
+// hammer sends datagrams from an address to port 22 as fast as it can until stop is called; stop returns how many.
 func (r *rig) hammer(src string) (stop func() (sent int)) {
 	r.tb.Helper()
 	r.listen(22)

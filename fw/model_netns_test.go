@@ -115,8 +115,7 @@ func TestKernelAgreesWithAModel(t *testing.T) {
 	})
 }
 
-// agree compares a probe with the model, unless an entry that covers the address ends around the probe: from late before
-// it to 200 ms after it.
+// agree compares a probe with the model, unless a matching entry ends between late before the probe and 200 ms after it.
 func agree(t *testing.T, r *rig, held map[Key]Entry, x Exceptions, a netip.Addr, port uint16, late time.Duration, count map[bool]int) {
 	t.Helper()
 	before := time.Now()

@@ -314,8 +314,7 @@ func TestFullSetsNameWhatTheyRefuse(t *testing.T) {
 	})
 }
 
-// If an administrator's rule used a set with one of our names and another type, nothing was dropped and no other backend
-// was tried.
+// If an administrator's rule used a set with our name and another type, nothing was dropped and no other backend tried.
 func TestSetOfAnotherInUseIsLeftAlone(t *testing.T) {
 	t.Run("all", func(t *testing.T) {
 		if !inside(t) {

@@ -15,8 +15,7 @@ import (
 	"time"
 )
 
-// listener is a port of the node, UDP and TCP, IPv4 and IPv6. It records the number in each datagram and counts the
-// datagrams.
+// listener is a port of the node, UDP and TCP, IPv4 and IPv6. It records the number in each datagram and counts them.
 type listener struct {
 	udp *net.UDPConn
 	tcp net.Listener

@@ -103,8 +103,7 @@ func TestBansLeaveOutOwnNetworks(t *testing.T) {
 	}
 }
 
-// comparesWithNetworks compares what the fake drops in 10.0.0.0/26, and what the Syncer says about it, with what was
-// banned.
+// comparesWithNetworks compares what the fake drops in 10.0.0.0/26, and what the Syncer says, with what was banned.
 func (b *bench) comparesWithNetworks(when string, ns []netip.Prefix, ports [][]PortRange) {
 	b.Helper()
 	for i := range byte(64) {

@@ -173,7 +173,7 @@ func TestFlushDoesNotWaitForACheck(t *testing.T) {
 	})
 }
 
-// What a check saw before a load is not repaired again.
+// A problem that a check saw before a load is not repaired again.
 func TestALoadDuringACheckAnswersIt(t *testing.T) {
 	withSyncer(t, func(f *fake) Backend { return asking{prompt{f}} }, func(b *bench) {
 		looking, goOn := make(chan struct{}), make(chan struct{})

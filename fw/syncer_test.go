@@ -122,7 +122,7 @@ func (b *bench) submit(updates ...Update) *answer {
 	return a
 }
 
-// answer is what a submission was told.
+// answer records the reply to a submission.
 type answer struct {
 	mu    sync.Mutex
 	reply reply

@@ -80,8 +80,7 @@ func (d *doubtful) verify(_ context.Context, _ time.Time, held *tracker) ([]doub
 	return []doubt{{text, d.n, isPlain}}, nil
 }
 
-// An emptied set is noticed at the first missing entry; an entry that is about to end, or was never given to the kernel,
-// is not missed.
+// An emptied set is noticed at the first missing entry; an entry about to end, or never given to the kernel, is not missed.
 func TestMissing(t *testing.T) {
 	const live, ending = 20, 5
 	looked := 0

@@ -97,7 +97,7 @@ var (
 	placeholder = regexp.MustCompile(`\b[A-Z]{2,}\b|\bweb3\b`)
 )
 
-// What a text suggests works exactly as written.
+// The commands that a message suggests work exactly as written.
 func TestRemedies(t *testing.T) {
 	base := t.TempDir()
 	path := func(name string) string { return filepath.Join(base, name) }
@@ -189,7 +189,7 @@ func TestCommandsInTexts(t *testing.T) {
 	}
 }
 
-// filledIn matches what stands for a value in a text.
+// filledIn matches a stand-in for a value in a text.
 var filledIn = regexp.MustCompile(`%(\[\d\])?[sq]|\b[A-Z]{2,}\b`)
 
 // checkCommand checks that the command in a text exists and is used correctly.
@@ -213,8 +213,7 @@ func checkCommand(t *testing.T, where, text string) {
 	}
 }
 
-// typeCommand types what a text suggests. A line that has a placeholder or changes the machine must only be a valid
-// command.
+// typeCommand types what a text suggests. A line with a placeholder, or one that changes the machine, need only be valid.
 func typeCommand(t *testing.T, after, line string, run func(string) (int, string)) {
 	t.Helper()
 	if _, err := arrange(strings.Fields(line), new(command).verbs()); err != nil {

@@ -14,8 +14,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-// Import reads back what export writes, in every format; only plain leaves out port-limited bans, which are comments
-// there.
+// Import reads back what export writes, in every format; only plain leaves out port-limited bans, as comments.
 func TestImportReadsWhatExportWrites(t *testing.T) {
 	now := time.Date(2026, 11, 22, 11, 2, 11, 0, time.UTC)
 	var entries []control.ListEntry

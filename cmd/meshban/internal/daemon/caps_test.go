@@ -49,7 +49,7 @@ func TestStricterCaps(t *testing.T) {
 	}
 }
 
-// recertify issues a certificate with other caps to who; n holds the authority's key.
+// recertify gives node who a certificate with other caps; n holds the authority's key.
 func (n *node) recertify(t *testing.T, who *node, caps mesh.Caps) {
 	t.Helper()
 	c := n.mesh.Standing(mesh.ID(who.self)).Certificate
@@ -69,8 +69,7 @@ func (n *node) refused(rule string) uint64 {
 	return n.metrics.set.GetOrCreateCounter(`meshban_refused_ops_total{rule="` + rule + `"}`).Get()
 }
 
-// Every other node enforces the caps in a node's certificate as soon as it has the certificate, also after a restart; the
-// node itself is told.
+// Every other node enforces the caps in a node's certificate as soon as it has it, also after a restart; the node is told.
 func TestCertificateCaps(t *testing.T) {
 	t.Parallel()
 	web1 := first(t, "web1")
@@ -121,7 +120,7 @@ func TestCertificateCaps(t *testing.T) {
 		t.Errorf("after a restart: %+v, %d wait", c, web3.waits())
 	}
 
-	// Held and refused ops count once the caps allow them, and the reverse.
+	// Held and refused ops count once the caps allow them, and no longer once they do not.
 	web1.recertify(t, web2, mesh.DefaultCaps())
 	for _, n := range []*node{web1, web3} {
 		until(t, n.cfg.Name+" takes all of it with the next caps", func() bool {

@@ -81,8 +81,8 @@ func TestARequestOfManySlicesFillsFrames(t *testing.T) {
 	}
 }
 
-// While an import uses up the bulk rate, a single ban is answered at once, and a request of a few bans takes effect before
-// it waits for its turn.
+// While an import uses up the bulk rate, a single ban is answered at once, and the bans of a small request take effect
+// before the request waits for its turn.
 func TestAFewBansDoNotWaitBehindAnImport(t *testing.T) {
 	a := first(t, "a")
 	b := a.join(t, "b")

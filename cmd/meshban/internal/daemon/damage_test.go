@@ -40,8 +40,7 @@ func (n *node) saysOf(kind string) string {
 	return ""
 }
 
-// A store file damaged while the agent runs is replaced by one with everything the agent knows: a mesh of one loses
-// nothing.
+// A store file damaged while the agent runs is replaced by one with all the agent knows: a mesh of one loses nothing.
 func TestStoreDamagedInUse(t *testing.T) {
 	n := first(t, "n")
 	addrs := []netip.Prefix{netip.MustParsePrefix("203.0.113.1/32"), netip.MustParsePrefix("203.0.113.2/32")}

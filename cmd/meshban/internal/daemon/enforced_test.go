@@ -247,8 +247,7 @@ func TestNobodyWaitsForWhatIsNotQueued(t *testing.T) {
 	}
 }
 
-// A ban that contains one of this machine's own networks used to cut off its neighbours, and to be reported as enforced
-// there.
+// A ban around one of this machine's own networks used to cut off its neighbours, and to be reported as enforced.
 func TestAWideBanLeavesOutOwnNetworks(t *testing.T) {
 	t.Parallel()
 	dir := statedir.Dir(t.TempDir())

@@ -11,8 +11,8 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// A forget reaches every node. A node that lives, or was heard from a moment ago, is not forgotten, whoever says so;
-// package mesh tests the one-minute limit.
+// A forget reaches every node. A node that lives, or was heard from a moment ago, is never forgotten; package mesh tests the
+// one-minute limit.
 func TestForgetReachesAll(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")

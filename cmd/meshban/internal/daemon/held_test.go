@@ -117,7 +117,7 @@ func TestBreakerHoldsReleasesAndDrops(t *testing.T) {
 		t.Errorf("list: %+v, %v", e, ok)
 	}
 
-	// After a restart, what was held is still held and what was decided stays decided.
+	// After a restart, held bans are still held and decisions still stand.
 	if n := b.decide(t, control.ActionDrop, "11.1.0.98/32", "11.1.0.32/28"); n != 17 {
 		t.Errorf("dropped %d", n)
 	}
@@ -232,7 +232,7 @@ func TestPeerMayNotUnbanWhereConfigured(t *testing.T) {
 	}
 }
 
-// What was refused because too many wait must not count after a restart, or an attacker would only have to send more.
+// An op refused because too many wait must not count after a restart, or an attacker would only have to send more.
 func TestARestartDoesNotReleaseWhatWasRefused(t *testing.T) {
 	t.Parallel()
 	n := first(t, "a")

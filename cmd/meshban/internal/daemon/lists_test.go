@@ -48,7 +48,7 @@ func (n *node) imports(t *testing.T, req control.BanRequest, addrs ...string) co
 	return rep
 }
 
-// sources returns what is banned, as prefix and source.
+// sources returns the bans as prefix and source.
 func (n *node) sources(t *testing.T) string {
 	t.Helper()
 	var all []string
@@ -62,8 +62,7 @@ func (n *node) sources(t *testing.T) string {
 	return strings.Join(all, ", ")
 }
 
-// A list adds and extends bans, and lifts those no longer on it, also after a restart; bans of another list or of anyone
-// else stay.
+// A list adds and extends bans, and lifts those no longer on it, also after a restart; all other bans stay.
 func TestAListReplacesItself(t *testing.T) {
 	t.Parallel()
 	n := first(t, "one")
@@ -103,7 +102,7 @@ func TestAListReplacesItself(t *testing.T) {
 	}
 }
 
-// What is no longer on a list is lifted on every node, except what another node bans.
+// A ban no longer on a list is lifted on every node, unless another node bans the address too.
 func TestAListLiftsItsOwnBansOnly(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")

@@ -28,7 +28,7 @@ func TestLatencyIsACumulativeHistogram(t *testing.T) {
 	}
 }
 
-// A web page cannot read what is served only locally by pointing its own name at this machine.
+// A web page whose owner points its name at this machine cannot read what is served only locally.
 func TestMetricsAnswerNoForeignName(t *testing.T) {
 	t.Parallel()
 	for host, want := range map[string]bool{

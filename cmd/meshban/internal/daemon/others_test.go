@@ -125,7 +125,7 @@ func TestReminderOfTheExport(t *testing.T) {
 	}
 }
 
-// Whatever a peer says, what is shown is short, printable and safe to type.
+// Whatever a peer says, the output is short, printable and safe to type.
 func TestWhatAPeerTellsIsCleaned(t *testing.T) {
 	t.Parallel()
 	evil := strings.Repeat("\x1b[2J\u202e\n", 500)

@@ -82,8 +82,7 @@ func TestPaceCost(t *testing.T) {
 	}
 }
 
-// A few frames go at once; in a long run each waits a little, so that ops that come meanwhile travel together. Nobody
-// waits long.
+// A few frames go at once; in a long run each waits briefly, so that ops that come meanwhile travel together.
 func TestGatherHoldsSmallFramesToARate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

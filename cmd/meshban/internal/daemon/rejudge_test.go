@@ -50,8 +50,7 @@ func (n *node) active(t *testing.T, want int) {
 	until(t, "the bans in force", func() bool { return n.counts().Active == want })
 }
 
-// A reload used to apply only to what came after it: what had been refused stayed refused, and what would be refused now
-// stayed in force.
+// A reload used to apply only to later ops: refused ops stayed refused, and ops that would now be refused stayed in force.
 func TestReloadJudgesAgain(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
@@ -114,8 +113,8 @@ func TestReloadJudgesAgain(t *testing.T) {
 	})
 }
 
-// Raising a cap puts the bans it held in force, as far as there is room; lowering one holds those without room. What the
-// operator dropped stays dropped.
+// Raising a cap puts the bans it held in force, as far as there is room; lowering one holds the bans without room. Bans that
+// the operator dropped stay dropped.
 func TestReloadJudgesCapsAgain(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")

@@ -10,7 +10,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-// What a refusal suggests works exactly as written.
+// The remedy that a refusal suggests works exactly as written.
 func TestRemediesOfRefusals(t *testing.T) {
 	t.Parallel()
 	n := first(t, "web1")

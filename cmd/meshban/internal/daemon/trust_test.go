@@ -22,8 +22,8 @@ func (n *node) mustBan(t testing.TB, addr string) {
 	}
 }
 
-// What a revoked node said is lifted everywhere, and what it says from then on has no effect, also after a restart; what
-// it said before --since stays, in the name of the revoking node.
+// Revoking a node lifts everything it said, on every node; what it says later has no effect, also after a restart. Its bans
+// from before --since stay, in the name of the revoking node.
 func TestRevoke(t *testing.T) {
 	t.Parallel()
 	web1 := first(t, "web1")

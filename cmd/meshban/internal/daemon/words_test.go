@@ -45,8 +45,7 @@ func TestCleanStopWarnsNobody(t *testing.T) {
 	}
 }
 
-// A problem that is repeated while it lasts leaves status soon after its last report; one that is not repeated shows its
-// age.
+// A problem repeated while it lasts leaves status soon after its last report; a one-off problem shows its age.
 func TestProblemsThatAreOver(t *testing.T) {
 	p, now := newProblems(), time.Now()
 	p.setFor("dropped", "a queue was full", briefly)
@@ -65,8 +64,7 @@ func TestProblemsThatAreOver(t *testing.T) {
 	}
 }
 
-// Nobody understands the reason in "This node lets it through: counts.", and a ban inside a prefix is no reason to let the
-// prefix through.
+// A summary gives an understandable reason (not "counts."), and never a ban inside a prefix as the reason that it passes.
 func TestWhyItIsLetThrough(t *testing.T) {
 	a := first(t, "a")
 	prefix := netip.MustParsePrefix

@@ -35,7 +35,7 @@ func TestRekey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// What a killed run left behind is no obstacle.
+	// The leftovers of a killed run are no obstacle.
 	if err := os.WriteFile(statedir.Dir(dir).Identity()+".new", []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
