@@ -18,7 +18,7 @@ import (
 	"testing"
 )
 
-// leftOf lists what is still there of a process's run: holders, and folders.
+// leftOf lists the holders and folders that remain from the run of process owner.
 func leftOf(owner int) ([]string, error) {
 	var out []string
 	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
@@ -36,8 +36,8 @@ func leftOf(owner int) ([]string, error) {
 }
 
 // inside returns the processes that share a namespace of a kind with process
-// pid, each with its start time: numbers of processes and of namespaces are
-// used again, by whoever else is busy on this machine.
+// pid, each with its start time, because other work on this machine reuses
+// process and namespace numbers.
 func inside(pid int, kind string) (map[string]string, error) {
 	ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, kind))
 	if err != nil {
@@ -53,17 +53,17 @@ func inside(pid int, kind string) (map[string]string, error) {
 	return found, err
 }
 
-// started returns the start time of a process, "" when it is gone.
+// started returns the start time of a process, or "" if it is gone.
 func started(dir string) string {
 	stat, err := os.ReadFile(dir + "/stat")
 	if err != nil {
 		return ""
 	}
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	return fields[19] // field 22 of all: proc_pid_stat(5)
+	return fields[19] // field 22 in proc_pid_stat(5)
 }
 
-// openFiles lists what this process has open, without what Go itself opens.
+// openFiles lists this process's open files, except those that Go itself opens.
 func openFiles() ([]string, error) {
 	all, err := filepath.Glob("/proc/self/fd/*")
 	var out []string
@@ -105,7 +105,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 			t.Errorf("%s is still there", dir)
 		}
 	}
-	// A namespace with no process in it can only live by a mount or an open file.
+	// Without a process, a namespace exists only as long as a mount or an open file refers to it.
 	mounts := must(os.ReadFile("/proc/self/mountinfo"))(t)
 	if strings.Contains(string(mounts), scratchPrefix) {
 		t.Errorf("mounts of ours on the machine:\n%s", mounts)
@@ -113,7 +113,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	check(t, Within(startLimit, func() error {
 		after, err := openFiles()
 		if err == nil && len(after) > len(before) {
-			runtime.GC() // files in memory close when nobody holds them
+			runtime.GC() // closes memory files that nothing refers to
 			err = fmt.Errorf("open before: %q\nafter: %q", before, after)
 		}
 		return err
@@ -140,7 +140,7 @@ func TestBuildAndHang(t *testing.T) {
 	select {}
 }
 
-// A run that was ended with SIGKILL left its holders and its folder behind.
+// A run ended by SIGKILL once left its holders and its folder behind.
 func TestKilledOwner(t *testing.T) {
 	cmd := exec.Command("/proc/self/exe", "-test.run", "^TestBuildAndHang$")
 	cmd.Env = append(os.Environ(), builderEnv+"=1")

@@ -17,14 +17,14 @@ import (
 const (
 	// debianCache keeps packages of other Debian releases between runs.
 	debianCache = "/var/cache/meshban-test"
-	// debianKeyring is what the release's index must be signed with.
+	// debianKeyring holds the keys that may sign a release's index.
 	debianKeyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
-	// downloadLimit bounds one run of apt-get: an index of a release has 10 MB.
+	// downloadLimit bounds one run of apt-get: a release's index is 10 MB.
 	downloadLimit = 5 * time.Minute
 )
 
-// DebianPackage returns the file of a package of a Debian release such as "trixie". It comes from the mirror that this
-// machine's apt uses, verified by apt; the machine's own lists of packages stay as they are.
+// DebianPackage returns the .deb file of a package of a Debian release such as "trixie". It comes from the mirror that
+// this machine's apt uses and is verified by apt; the machine's own package lists stay unchanged.
 func DebianPackage(release, name string) ([]byte, error) {
 	path := filepath.Join(debianCache, release, name+".deb")
 	if deb, err := os.ReadFile(path); err == nil {
@@ -45,10 +45,10 @@ func DebianPackage(release, name string) ([]byte, error) {
 	if err = errors.Join(err, part.Close()); err != nil {
 		return nil, errors.Join(err, os.Remove(part.Name()))
 	}
-	return deb, os.Rename(part.Name(), path) // at once, as another run may read it
+	return deb, os.Rename(part.Name(), path) // atomically, because another run may read it
 }
 
-// download has apt fetch a package with lists of its own.
+// download has apt fetch a package, using package lists in a scratch folder.
 func download(release, name string) ([]byte, error) {
 	dir, err := os.MkdirTemp(scratch, "apt-")
 	if err != nil {
@@ -88,7 +88,7 @@ func download(release, name string) ([]byte, error) {
 	return os.ReadFile(files[0])
 }
 
-// debianMirror returns the first address of Debian's main archive in this machine's apt configuration.
+// debianMirror returns the address of the first Debian archive in this machine's apt configuration.
 func debianMirror() (string, error) {
 	out, err := aptGet("/", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages")
 	if err != nil {
@@ -116,7 +116,7 @@ func aptGet(dir string, args ...string) (string, error) {
 	return out.String(), nil
 }
 
-// Fail2banOf puts the fail2ban of a Debian release in the place of the machine's, on this host alone.
+// Fail2banOf replaces the machine's fail2ban by that of a Debian release, on this host alone.
 func (h *Host) Fail2banOf(release string) error {
 	deb, err := DebianPackage(release, "fail2ban")
 	if err != nil {
@@ -126,6 +126,6 @@ func (h *Host) Fail2banOf(release string) error {
 		return err
 	}
 	_, err = h.Shell("rm -rf /etc/fail2ban /usr/lib/python3/dist-packages/fail2ban; " +
-		"dpkg-deb --fsys-tarfile /root/fail2ban.deb | tar -x --keep-directory-symlink -C /") // older ones have files in /lib, a link here
+		"dpkg-deb --fsys-tarfile /root/fail2ban.deb | tar -x --keep-directory-symlink -C /") // older packages have files in /lib, a link here
 	return err
 }

@@ -35,13 +35,13 @@ var AttackNets = []netip.Prefix{
 	netip.MustParsePrefix("2001:db8::/32"),
 }
 
-// No duplicate address detection and no router discovery: an address works at
-// once, and an idle wire is quiet.
+// Without duplicate address detection and router discovery, an address works
+// at once and an idle wire is quiet.
 var nodeSysctls = map[string]string{
 	"net/ipv6/conf/default/accept_dad":           "0",
 	"net/ipv6/conf/default/accept_ra":            "0",
 	"net/ipv6/conf/default/router_solicitations": "0",
-	// An ICMP error is an answer of the firewall; none may be held back.
+	// An ICMP error is an answer of the firewall; none may be rate limited.
 	"net/ipv4/icmp_ratelimit": "0",
 	"net/ipv6/icmp/ratelimit": "0",
 }
@@ -53,8 +53,8 @@ var attackerSysctls = map[string]string{
 	"net/ipv6/ip_nonlocal_bind":                  "1",
 }
 
-// fabric is the namespace with the two bridges. Only this process holds it, by
-// an open file.
+// fabric is the namespace with the two bridges. Only an open file of this
+// process keeps it.
 type fabric struct {
 	ns     netns.NsHandle
 	handle *netlink.Handle
@@ -62,7 +62,7 @@ type fabric struct {
 	probe  *netlink.Bridge
 }
 
-// port is one plug of a bridge: the fabric's end of a veth pair.
+// port is one port of a bridge: the fabric's end of a veth pair.
 type port struct {
 	fabric *fabric
 	link   netlink.Link
@@ -84,13 +84,13 @@ func newFabric() (*fabric, error) {
 	return f, err
 }
 
-// unshare makes the namespace on the calling thread and keeps it by a file.
+// unshare makes the namespace on the calling thread and keeps it by an open file.
 func (f *fabric) unshare() error {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("make the fabric's namespace: %w", err)
 	}
 	for name, value := range map[string]string{
-		"net/ipv6/conf/default/disable_ipv6": "1", // a switch says nothing itself
+		"net/ipv6/conf/default/disable_ipv6": "1", // a switch sends nothing itself
 		"net/bridge/bridge-nf-call-iptables": "0", // absent without br_netfilter
 	} {
 		err := os.WriteFile("/proc/sys/"+name, []byte(value), 0)
@@ -120,7 +120,7 @@ func (f *fabric) close() error {
 	return f.ns.Close()
 }
 
-// plug lays a cable from bridge b to a new interface of host h.
+// plug connects bridge b to a new interface of host h.
 func (f *fabric) plug(b *netlink.Bridge, h *Host, portName, name string, mac net.HardwareAddr) (*port, error) {
 	veth := netlink.NewVeth(netlink.NewLinkAttrs())
 	veth.Name, veth.PeerName, veth.PeerHardwareAddr = portName, name, mac
@@ -216,7 +216,7 @@ func (h *Host) withLinks(do func(*netlink.Handle) error) error {
 	return do(handle)
 }
 
-// configure gives an interface its addresses (a /24 and a /64) and sets it up.
+// configure sets an interface up and adds its addresses, with /24 for IPv4 and /64 for IPv6.
 func configure(h *netlink.Handle, name string, addrs ...netip.Addr) error {
 	link, err := h.LinkByName(name)
 	if err != nil {

@@ -12,15 +12,14 @@ import (
 	"testing"
 )
 
-// MaxNodes bounds a fleet: node i has the address ending in i, the attacker
-// 254.
+// MaxNodes bounds a fleet: node i's addresses end in i, the attacker's in 254.
 const MaxNodes = 64
 
-// Options says what a fleet looks like.
+// Options describes a fleet.
 type Options struct {
 	Nodes int
-	// Binds shows files and folders of the machine inside every node and the
-	// attacker: path there -> path here.
+	// Binds mounts files and folders of the machine in every node and the
+	// attacker: path in the host -> path on the machine.
 	Binds map[string]string
 }
 
@@ -34,8 +33,8 @@ type Fleet struct {
 
 	mu     sync.Mutex
 	hosts  []*Host
-	closer []func() error // run first at the end, last one first
-	port   uint16         // given to a pair last
+	closer []func() error // run by Close before the hosts end, last one first
+	port   uint16         // last one given to a pair
 }
 
 // Node is a server of the fleet.
@@ -49,8 +48,8 @@ type Node struct {
 	probeMAC [6]byte
 }
 
-// New builds a fleet and takes it down at the end of the test, whatever
-// happened in it; when the test failed, with the tails of all daemons' logs.
+// New builds a fleet and takes it down when the test ends. If the test failed,
+// it first logs the last lines of every daemon.
 func New(t testing.TB, o Options) *Fleet {
 	t.Helper()
 	f, err := Build(o)
@@ -98,9 +97,9 @@ func (f *Fleet) build(o Options) error {
 	if err := f.fabric.plugAttacker(f.Attacker); err != nil {
 		return fmt.Errorf("network of the attacker: %w", err)
 	}
-	// Two at a time: a fleet of ten takes well below a second.
+	// Two at a time: a fleet of ten takes well under a second.
 	var wg sync.WaitGroup
-	failed := make(chan error, o.Nodes) // one for each node, so nobody waits
+	failed := make(chan error, o.Nodes) // one for each node, so no sender waits
 	slots := make(chan struct{}, 2)
 	for i := 1; i <= o.Nodes; i++ {
 		wg.Go(func() {
@@ -150,7 +149,7 @@ func (f *Fleet) newHost(name string, sysctls, binds map[string]string) (*Host, e
 	return h, nil
 }
 
-// probePort returns a source port for a pair, each in turn.
+// probePort returns the next source port for a pair, in rotation.
 func (f *Fleet) probePort() uint16 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -160,8 +159,8 @@ func (f *Fleet) probePort() uint16 {
 	return f.port
 }
 
-// onClose runs c before the hosts end: for sockets of the test process that
-// would keep a namespace alive.
+// onClose has Close run c before the hosts end, to close sockets of the test
+// process that would keep a namespace alive.
 func (f *Fleet) onClose(c func() error) {
 	f.mu.Lock()
 	f.closer = append(f.closer, c)
@@ -188,7 +187,7 @@ func (f *Fleet) Close() error {
 	return errors.Join(append(errs, os.RemoveAll(f.dir))...)
 }
 
-// dump shows what the daemons said last.
+// dump logs the last output of every daemon.
 func (f *Fleet) dump(t testing.TB) {
 	for _, h := range f.hosts {
 		h.mu.Lock()

@@ -13,8 +13,8 @@ const (
 	maxBlocks = 256  // of one pair: 17 minutes at a probe each millisecond
 )
 
-// history is what was sent and answered of one pair. One thread writes; any
-// number may read meanwhile, and never make it wait.
+// history records the probes and answers of one pair. One thread writes; any
+// number may read meanwhile without making it wait.
 type history struct {
 	blocks [maxBlocks]atomic.Pointer[block]
 	count  atomic.Int64 // probes whose time is set
@@ -26,7 +26,7 @@ type block struct {
 	got [blockLen]atomic.Bool
 }
 
-// send notes a probe and returns its index.
+// send records a probe and returns its index.
 func (h *history) send(at time.Duration) (uint32, error) {
 	n := h.count.Load()
 	if n == blockLen*maxBlocks {
@@ -40,8 +40,8 @@ func (h *history) send(at time.Duration) (uint32, error) {
 	return uint32(n), nil
 }
 
-// answer notes that a probe was answered. An index that was never sent is
-// somebody else's packet.
+// answer records that a probe was answered. It ignores an index that was never
+// sent: that packet is no answer to a probe.
 func (h *history) answer(seq uint32) {
 	n := int64(seq)
 	if n >= h.count.Load() {

@@ -19,7 +19,7 @@ const (
 	holderSocket = 3
 	// maxMessage bounds one request or reply, in bytes.
 	maxMessage = 128 << 10
-	// hostPath is PATH of everything that runs in a host.
+	// hostPath is the PATH of everything that runs in a host.
 	hostPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 )
 
@@ -32,11 +32,11 @@ type request struct {
 	Env    []string   `json:",omitempty"`
 	Dir    string     `json:",omitempty"`
 	Signal int        `json:",omitempty"`
-	Target uint64     `json:",omitempty"` // the request that started what is signalled
+	Target uint64     `json:",omitempty"` // the request that started the process to signal
 	Group  bool       `json:",omitempty"` // signal the whole session
 }
 
-// reply goes back: once for what was asked, and once more for a process's end.
+// reply goes back: once to answer a request, and once more when a process ends.
 type reply struct {
 	ID   uint64
 	PID  int    `json:",omitempty"`
@@ -54,12 +54,12 @@ type Exit struct {
 type holder struct {
 	sendMu sync.Mutex // orders packets on the socket
 
-	mu      sync.Mutex     // held over fork, so that an end is never seen before its start
+	mu      sync.Mutex     // held across fork, so that an end is never seen before its start
 	running map[int]uint64 // pid -> request
 }
 
-// holderMain serves requests until the test process is gone, which closes the
-// socket. When it returns, the kernel ends every process of the host.
+// holderMain serves requests until the socket closes because the test process
+// has ended. When it returns, the kernel ends every process of the host.
 func holderMain() int {
 	h := &holder{running: map[int]uint64{}}
 	ended := make(chan os.Signal, 1)
@@ -142,7 +142,7 @@ func (h *holder) start(req request, fds []int) {
 	h.send(reply{ID: req.ID, PID: pid})
 }
 
-// signal reaches only a process that is known to run, so never a reused pid.
+// signal signals only a process that is known to run, so never a reused pid.
 func (h *holder) signal(req request) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -158,8 +158,8 @@ func (h *holder) signal(req request) error {
 	return unix.ESRCH
 }
 
-// reap collects every process that ended; those that daemons left behind too,
-// for process 1 inherits them.
+// reap collects every process that has ended, including those that daemons left
+// behind, because process 1 inherits them.
 func (h *holder) reap() {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// startLimit bounds the making of one host, and every answer of its holder.
+// startLimit bounds the creation of a host and every answer of its holder.
 const startLimit = time.Minute
 
 // Host is one machine of a Fleet. Its methods may be called from several
@@ -36,9 +36,9 @@ type Host struct {
 	next    uint64
 	waiting map[uint64]chan reply // one answer each; buffered, so the reader never waits
 	procs   map[uint64]*Proc      // running
-	daemons []*Proc               // all that StartDaemon started, for their logs
+	daemons []*Proc               // all that StartDaemon started, kept for their logs
 
-	enter []string // of a machine, see Boot: what a command is run by
+	enter []string // of a machine (see Boot): the start of every command line
 	top   string   // of a machine: its root
 }
 
@@ -77,8 +77,8 @@ func newHost(f *Fleet, name string, setup hostSetup) (*Host, error) {
 	return h, nil
 }
 
-// close ends the holder and with it everything in the host; it returns when
-// the process is collected, so its namespaces are gone.
+// close ends the holder and everything in the host with it. It returns once the
+// process is collected, so its namespaces are gone.
 func (h *Host) close() error {
 	if err := unix.Shutdown(int(h.socket.Fd()), unix.SHUT_RDWR); err != nil {
 		return err
@@ -94,7 +94,7 @@ func (h *Host) close() error {
 	return nil
 }
 
-// read hands every packet of the holder to whom it is for.
+// read passes every packet of the holder to the request or process that it is about.
 func (h *Host) read() {
 	defer close(h.ended)
 	buf := make([]byte, maxMessage)
@@ -125,7 +125,7 @@ func (h *Host) read() {
 	}
 }
 
-// drop tells everyone who waits that the holder is gone.
+// drop tells every waiter that the holder is gone.
 func (h *Host) drop() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -138,8 +138,8 @@ func (h *Host) drop() {
 	h.procs, h.waiting = map[uint64]*Proc{}, map[uint64]chan reply{}
 }
 
-// ask sends a request and waits for its answer. With p, the answer of a start
-// is tied to it before the process can end.
+// ask sends a request and waits for its answer. If p is not nil, it is
+// registered for the process that the request starts before that can end.
 func (h *Host) ask(req request, files []*os.File, p *Proc) (reply, error) {
 	answer := make(chan reply, 1)
 	h.mu.Lock()
@@ -187,12 +187,12 @@ func (h *Host) sendLocked(req request, files []*os.File) error {
 	return err
 }
 
-// Path is where the test process sees the host's file or folder p. p must be
-// absolute and must not lead through an absolute symbolic link (/var/run): that
-// would end in the machine's own tree.
+// Path returns the path at which the test process sees the host's file or
+// folder p. p must be absolute and must not lead through an absolute symbolic
+// link (/var/run), which would resolve in the machine's own tree.
 func (h *Host) Path(p string) string { return h.outer(filepath.Join(h.top, p)) }
 
-// outer is Path where the host holds a machine and p is a path of the holder's.
+// outer is Path for a path p in the holder's own tree, even if the host runs a machine.
 func (h *Host) outer(p string) string {
 	return filepath.Join(fmt.Sprintf("/proc/%d/root", h.holder.Process.Pid), p)
 }
@@ -203,7 +203,7 @@ func (h *Host) ReadFile(p string) (string, error) {
 	return string(data), err
 }
 
-// WriteFile replaces the host's file p (mode 0644), and makes its folder.
+// WriteFile replaces the host's file p (mode 0644) and makes its folder.
 func (h *Host) WriteFile(p, content string) error {
 	if err := os.MkdirAll(filepath.Dir(h.Path(p)), 0o755); err != nil {
 		return err
@@ -224,9 +224,9 @@ func (h *Host) AppendFile(p, content string) (time.Time, error) {
 }
 
 // InNet runs f on a thread inside the host's network namespace. Sockets that f
-// opens belong to the host for as long as they live and may be used from
-// anywhere. f must not leave their opening to another goroutine; the net
-// package's Listen and Dial of a literal address do not.
+// opens belong to the host for as long as they are open and may be used from
+// anywhere. f must open them on its own goroutine, as net's Listen and Dial do
+// for a literal address.
 func (h *Host) InNet(f func() error) error {
 	return inNet(fmt.Sprintf("/proc/%d/ns/net", h.holder.Process.Pid), f)
 }
@@ -245,15 +245,15 @@ func inNet(ns string, f func() error) error {
 	})
 }
 
-// onThread runs f on a thread that ends with it, so that no goroutine ever
-// meets a thread in a foreign namespace or with a foreign priority.
+// onThread runs f on a thread that ends with it, so that no other goroutine
+// ever runs on a thread in a foreign namespace or with a foreign priority.
 func onThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
 		if unix.Gettid() == unix.Getpid() {
-			// The process's first thread never ends: Go parks it as it is, with
-			// its namespace. While it is held here, f gets another one.
+			// The process's first thread never ends: Go parks it unchanged, still
+			// in its namespace. While it is locked here, f gets another thread.
 			defer runtime.UnlockOSThread()
 			done <- onThread(f)
 			return

@@ -11,17 +11,17 @@ import (
 )
 
 const (
-	// DebianRoot is the folder in which `bash test/run debian` keeps the tree of a Debian that Boot starts.
+	// DebianRoot is the folder where `bash test/run debian` keeps the Debian tree that Boot starts.
 	DebianRoot = "/var/cache/meshban-test/debian"
-	// bootLimit bounds a boot, from nspawn's start until systemd has started every service.
+	// bootLimit bounds a boot, from the start of nspawn until systemd has started every service.
 	bootLimit = 3 * time.Minute
 	// cgroupPrefix starts the name of every machine's control group.
 	cgroupPrefix = "meshban-test-"
 )
 
-// boot runs in the host, with the machine's name and control group. The machine's tree is an overlay, so that the next one
-// finds DebianRoot as it was. The control group is a cgroup2 one whatever the machine below uses: it is always there, and
-// two machines in one group would end each other's services.
+// boot runs in the host; its arguments are the machine's name and control group. The machine's tree is an overlay, so
+// DebianRoot stays unchanged. The control group is always of cgroup2, which exists whatever the real machine uses. Each
+// machine has its own, because two in one group would end each other's services.
 const boot = `set -e
 mkdir /run/machine
 mount -t tmpfs tmpfs /run/machine
@@ -40,8 +40,8 @@ exec systemd-nspawn --quiet --directory=/run/machine/root --machine=$1 --registe
 	--network-namespace-path=/proc/1/ns/net --capability=CAP_NET_ADMIN,CAP_NET_RAW --boot --link-journal=no \
 	--resolv-conf=off --timezone=off --console=pipe`
 
-// Boot makes the host a machine of its own: a Debian that systemd has booted, with the host's network and nothing else of it.
-// From then on the methods that run commands and reach files do so there. It may be called once, before any of these.
+// Boot turns the host into a machine: a Debian booted by systemd that shares the host's network and nothing else. From then
+// on, methods that run commands or access files do so in the machine. It may be called once, before any of them.
 func (h *Host) Boot() error {
 	if _, err := os.Stat(DebianRoot); err != nil {
 		return fmt.Errorf("a Debian to boot, made by `bash test/run debian`: %w", err)
@@ -64,7 +64,7 @@ func (h *Host) Boot() error {
 	return nil
 }
 
-// enterMachine makes the host's commands the machine's once systemd has started all that it starts.
+// enterMachine makes the host's commands run in the machine once systemd has finished its start.
 func (h *Host) enterMachine(nspawn *Proc) error {
 	children, err := os.ReadFile(h.outer(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", nspawn.PID)))
 	if err != nil {
@@ -88,7 +88,7 @@ func (h *Host) enterMachine(nspawn *Proc) error {
 func (h *Host) halt(nspawn *Proc, group string) error {
 	init := h.enter
 	h.enter, h.top = nil, ""
-	if init != nil { // ending nspawn alone would leave the machine
+	if init != nil { // ending nspawn alone would leave the machine running
 		if _, err := h.Do("kill", "-KILL", init[3]); err != nil {
 			return err
 		}
@@ -96,7 +96,7 @@ func (h *Host) halt(nspawn *Proc, group string) error {
 	if err := nspawn.Kill(true); err != nil {
 		return err
 	}
-	// The kernel removes the processes from their groups a little after they have ended.
+	// The kernel removes processes from their groups a little after they end.
 	return Within(stopLimit, func() error {
 		_, err := h.Shell("find /sys/fs/cgroup/" + group + " -depth -type d -exec rmdir {} +")
 		return err

@@ -24,15 +24,16 @@ const (
 	// scratchPrefix starts the name of every folder that a run makes there; the
 	// owner's pid follows.
 	scratchPrefix = "meshban-test-"
-	// idleProcs is more than run Go code at a time; many more would have threads spin for work beside the agents.
+	// idleProcs exceeds the number of threads that run Go code at a time; with many more, threads looking for work would
+	// compete with the agents.
 	idleProcs = 8
-	// memoryLimit is from where on garbage is collected all the same, in bytes.
+	// memoryLimit is the memory, in bytes, from which on garbage is collected nevertheless.
 	memoryLimit = 2 << 30
 )
 
-// Main runs a test package that uses the rig: it becomes a holder when it was
-// started as one, refuses to run without root, sweeps what killed runs left,
-// runs setup (may be nil) and then the tests, and removes the scratch folder.
+// Main runs a test package that uses the rig: it becomes a holder if it was
+// started as one, refuses to run without root, removes what killed runs left,
+// runs setup (unless nil) and then the tests, and removes the scratch folder.
 // The caller passes the result to os.Exit.
 func Main(m *testing.M, setup func(scratch string) error) int {
 	if strings.HasPrefix(os.Args[0], holderPrefix) {
@@ -54,9 +55,10 @@ func Main(m *testing.M, setup func(scratch string) error) int {
 	}
 	defer os.RemoveAll(dir)
 	scratch = dir
-	// The prober's thread runs Go code, so it needs a P to come back from each
-	// system call, and stops with the world, which waits for threads that the
-	// agents keep from a processor: keep Ps idle, and do not collect.
+	// The prober's thread runs Go code, so it needs a P to return from each
+	// system call and stops with the world. Stopping the world may take long,
+	// because the agents keep other threads off the processors. So keep Ps
+	// idle, and collect no garbage.
 	runtime.GOMAXPROCS(max(idleProcs, runtime.NumCPU()))
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(memoryLimit)
@@ -87,8 +89,8 @@ func Leftovers() ([]string, error) {
 }
 
 // Sweep ends holders whose owner is dead, each by its pid, and removes the
-// scratch folders of dead owners. Ending a holder ends everything in it, for it
-// is process 1 there.
+// scratch folders of dead owners. Ending a holder ends everything in its host,
+// because it is process 1 there.
 func Sweep() error {
 	deadline := time.Now().Add(5 * time.Second)
 	for {
@@ -103,7 +105,7 @@ func Sweep() error {
 			return fmt.Errorf("holders %v do not end", pids)
 		}
 		for _, pid := range pids {
-			// ESRCH: it ended by itself, as it should.
+			// ESRCH: it has ended by itself, as it should.
 			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && err != syscall.ESRCH {
 				return fmt.Errorf("end holder %d: %w", pid, err)
 			}
@@ -165,7 +167,7 @@ func deadScratch() ([]string, error) {
 	return out, nil
 }
 
-// dead says whether the process with this pid, in text, is gone.
+// dead reports whether the process with this pid, a decimal number, is gone.
 func dead(pid string) bool {
 	n, err := strconv.Atoi(pid)
 	return err != nil || syscall.Kill(n, 0) == syscall.ESRCH

@@ -16,16 +16,16 @@ var (
 	natInside  = netip.MustParseAddr("172.18.0.2")
 )
 
-// Container is a host behind a node, as Docker sets it up: a bridge in the
+// Container is a host behind a node, set up as by Docker: a bridge in the
 // node, addresses of its own, and published ports.
 type Container struct {
 	*Host
 	Addr netip.Addr // inside
 }
 
-// AddContainer makes a host behind node n and publishes the node's TCP ports:
-// outer port -> inner port, with rules like Docker's (nat and filter table, by
-// the node's iptables).
+// AddContainer makes a host behind node n and publishes TCP ports (port of the
+// node -> port of the container) with rules like Docker's in the nat and filter
+// tables of the node's iptables.
 func (f *Fleet) AddContainer(n *Node, publish map[uint16]uint16) (*Container, error) {
 	h, err := f.newHost(n.Name+"-inner", nodeSysctls, nil)
 	if err != nil {

@@ -20,7 +20,7 @@ const (
 	flagSYN, flagRST, flagACK = 0x02, 0x04, 0x10
 )
 
-// synFrame is a ready Ethernet frame with a TCP SYN; only the sequence number
+// synFrame is a complete Ethernet frame with a TCP SYN; only the sequence number
 // changes from one probe to the next.
 type synFrame struct {
 	bytes []byte
@@ -89,8 +89,8 @@ func fold(sum uint32) uint16 {
 	return ^uint16(sum)
 }
 
-// answer reads an incoming frame that the filter let through: the probe's
-// source port and sequence number.
+// answer returns the probe's source port and sequence number from a frame that
+// the filter accepted.
 func answer(b []byte) (port uint16, seq uint32, ok bool) {
 	if len(b) < etherLen+ip4Len+tcpLen {
 		return 0, 0, false
@@ -105,12 +105,12 @@ func answer(b []byte) (port uint16, seq uint32, ok bool) {
 	return binary.BigEndian.Uint16(tcp[2:]), binary.BigEndian.Uint32(tcp[8:]) - 1, true
 }
 
-// answerFilter accepts unfragmented TCP with RST or with SYN and ACK, v4 and v6
-// without options: what a closed and an open port say to a SYN.
+// answerFilter accepts unfragmented TCP with RST, or with SYN and ACK, over IPv4
+// and IPv6 without options: the answers of a closed and an open port to a SYN.
 func answerFilter() ([]unix.SockFilter, error) {
 	flags4 := uint32(etherLen + ip4Len + 13)
 	flags6 := uint32(etherLen + ip6Len + 13)
-	// A jump counts the instructions that it leaps over; 16 accepts, 17 drops.
+	// A jump counts the instructions that it skips; 16 accepts, 17 drops.
 	prog, err := bpf.Assemble([]bpf.Instruction{
 		0:  bpf.LoadAbsolute{Off: 12, Size: 2},
 		1:  bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.ETH_P_IPV6, SkipTrue: 6},

@@ -15,7 +15,7 @@ const (
 	// Settle is how long a pair must have been silent to count as enforced.
 	Settle = 300 * time.Millisecond
 	// controlRun is how many probes in a row must be answered before a trial;
-	// a sparse prober sends fewer in the same time, so fewer have to do.
+	// a sparse prober sends fewer in the same time, so fewer suffice.
 	controlRun, sparseRun = 20, 4
 	// controlLimit bounds the wait for them: the first ones wait for neighbour
 	// discovery.
@@ -30,7 +30,7 @@ type Pair struct {
 
 	prober  *Prober
 	source  uint16
-	frame   *synFrame // of the prober's thread alone
+	frame   *synFrame // used by the prober's thread alone
 	to      unix.SockaddrLinklayer
 	history history
 }
@@ -39,17 +39,17 @@ func (p *Pair) String() string {
 	return fmt.Sprintf("%v to port %d of %s", p.Src, p.Port, p.Node.Name)
 }
 
-// Stop ends the probing; what was seen stays.
+// Stop ends the probing; the history stays.
 func (p *Pair) Stop() { p.prober.forget(p) }
 
-// Window is what was seen of a pair from one time to another.
+// Window summarizes the probes of a pair in a time span.
 type Window struct {
 	Sent, Answered int
 	Gap            time.Duration // the longest time between two probes
 }
 
-// Count returns what was seen of the probes sent from one time (included) to
-// another (not included). An answer may still be on its way for the last ones.
+// Count summarizes the probes sent at or after from and before to. Answers to
+// the last ones may still be on their way.
 func (p *Pair) Count(from, to time.Time) Window {
 	var w Window
 	h, first, last := &p.history, from.Sub(p.prober.start), to.Sub(p.prober.start)
@@ -93,7 +93,7 @@ func (p *Pair) Control() error {
 
 // Enforced waits until no probe has been answered for Settle and returns the
 // send time of the first probe after the last answered one. The kernel began to
-// drop between the probe before and that one.
+// drop between these two probes.
 func (p *Pair) Enforced(limit time.Duration) (time.Time, error) {
 	var at time.Time
 	err := Within(limit+Settle, func() error {
@@ -134,7 +134,7 @@ func (p *Pair) Open(from time.Time, limit time.Duration) (time.Time, error) {
 	return at, nil
 }
 
-// Pairs are the pairs of one source, most often one for each node.
+// Pairs are the pairs of one source, usually one for each node.
 type Pairs []*Pair
 
 // Control waits for the positive control of every pair.
@@ -174,9 +174,9 @@ func (ps Pairs) Open(from time.Time, limit time.Duration) ([]time.Time, error) {
 	return at, errors.Join(errs...)
 }
 
-// Silent says that no probe sent from one time to another was answered, on any
-// pair, and that the probes came often enough to know: none at all, or a gap
-// above half a second, which a busy machine stays below, is an error.
+// Silent returns an error if any pair answered a probe sent between from and to,
+// or if the probes were too few to tell: none at all, or a gap above half a
+// second, which even a busy machine stays below.
 func (ps Pairs) Silent(from, to time.Time) error {
 	const maxGap = 500 * time.Millisecond
 	var errs []error

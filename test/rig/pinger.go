@@ -16,7 +16,7 @@ import (
 const (
 	// PingEvery is the time between two packets of a Pinger.
 	PingEvery = 50 * time.Millisecond
-	// PingLimit is how late an answer may be: a busy machine is slow, a packet that is dropped has none.
+	// PingLimit is how late an answer may be: a busy machine answers late, but a dropped packet has no answer.
 	PingLimit = 15 * time.Second
 	// pingPort is where the answering side of a Pinger listens.
 	pingPort = 7007
@@ -103,7 +103,7 @@ func (p *Pinger) send(to netip.AddrPort, stop <-chan struct{}) {
 		word := binary.BigEndian.AppendUint32(nil, uint32(len(p.sent)))
 		p.sent = append(p.sent, ping{at: time.Now()})
 		p.mu.Unlock()
-		_, _ = p.conn.WriteToUDPAddrPort(word, to) // one that was not sent is not answered
+		_, _ = p.conn.WriteToUDPAddrPort(word, to) // an unsent packet counts as unanswered
 		select {
 		case <-stop:
 			return
@@ -130,8 +130,8 @@ func (p *Pinger) receive() {
 	}
 }
 
-// Lost waits for the answers to what was sent from one time to another, at most PingLimit, and returns how many packets
-// that were and how many of them were not answered.
+// Lost waits at most PingLimit for answers to the packets sent between from and to. It returns how many were sent, and how
+// many of them were not answered.
 func (p *Pinger) Lost(from, to time.Time) (sent, lost int) {
 	_ = Within(PingLimit, func() error {
 		p.mu.Lock()

@@ -9,17 +9,17 @@ import (
 )
 
 const (
-	// pollEvery is how often Poll looks. It bounds no figure: times come from
-	// packets, not from when somebody looked.
+	// pollEvery is the shortest time between two checks of Poll. It limits the
+	// precision of no figure, because times come from packets, not from checks.
 	pollEvery = 5 * time.Millisecond
-	// pollRest is how many times longer Poll rests than the check before took, at
-	// most pollSlowest: checks that run commands must not keep the machine busy
-	// that they wait for.
+	// pollRest times the duration of the last check is how long Poll rests, at
+	// most pollSlowest: checks that run commands must not load the machine that
+	// they wait for.
 	pollRest    = 3
 	pollSlowest = time.Second
 )
 
-// Poll calls check until it returns nil. When ctx ends first, the error wraps
+// Poll calls check until it returns nil. If ctx ends first, the error wraps
 // check's last one.
 func Poll(ctx context.Context, check func() error) error {
 	timer := time.NewTimer(pollEvery)

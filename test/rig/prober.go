@@ -18,31 +18,32 @@ import (
 
 const (
 	// ProbeEvery is the time between two rounds of a prober, and between two
-	// probes of one pair unless the prober is a sparse one.
+	// probes of one pair unless the prober is sparse or has many pairs.
 	ProbeEvery = time.Millisecond
-	// firstPort to lastPort are the probes' source ports, one for each pair of
-	// all probers of a fleet.
+	// firstPort to lastPort are the probes' source ports. Each pair of any prober
+	// of a fleet has its own.
 	firstPort, lastPort = 10000, 59999
-	// maxEach bounds the probes that all probers together send in a round; with more pairs each has its turn less often.
-	// A probe and its answer are 15 us of a processor that the agents need, and a real-time thread that takes 95 % of one
-	// is stopped by the kernel for 50 ms of each second (sched_rt_runtime_us).
+	// maxEach bounds the probes that all probers together send in a round; with more pairs, each is probed less often.
+	// A probe and its answer take 15 us of a processor that the agents need, and the kernel stops a real-time thread that
+	// takes 95 % of a processor for 50 ms of each second (sched_rt_runtime_us).
 	maxEach = 16
-	// leastRest is between two rounds of which the first took all its time: a thread that never rests would be stopped.
+	// leastRest is the pause after a round that took longer than its time: the kernel would stop a thread that never rests.
 	leastRest = ProbeEvery / 4
-	// probeBuffer is what the kernel may hold of answers, in bytes.
+	// probeBuffer is the size of the socket's send and receive buffers, in bytes.
 	probeBuffer = 8 << 20
 )
 
-// watched is the pairs of all probers.
+// watched is the number of pairs of all probers.
 var watched atomic.Int64
 
 // Prober sends a TCP SYN for each watched pair of source and node every
-// millisecond (a sparse one, or one of many pairs: every few), and learns from the answers which of them got through.
+// millisecond (every few if it is sparse or has many pairs), and learns from
+// the answers which of them got through.
 //
 // It works below the attacker's IP stack, with one packet socket. A probe's
 // sequence number is its index in the pair's list of send times and comes back
-// in the answer, so that the reader may be late without moving any time. Its
-// thread takes no lock: on a busy machine it would wait for whoever holds it.
+// in the answer, so that reading late shifts no time. Its thread takes no lock:
+// on a busy machine it would wait for the lock's holder.
 type Prober struct {
 	fleet *Fleet
 	every int // rounds between two probes of one pair
@@ -51,20 +52,20 @@ type Prober struct {
 	start time.Time // monotonic zero of all send times
 
 	stop chan struct{} // closed by close
-	done chan struct{} // closed when loop has returned, after failed is set
+	done chan struct{} // closed after loop has returned and failed is set
 
-	change sync.Mutex              // held by who replaces pairs
+	change sync.Mutex              // held while pairs is replaced
 	pairs  atomic.Pointer[[]*Pair] // never changed in place
 	ports  [lastPort + 1]atomic.Pointer[Pair]
 	failed atomic.Pointer[error] // why the loop ended
 	paused atomic.Pointer[pause] // the longest one
 }
 
-// pause is a round that came late, or took long.
+// pause is a round that began late or took long.
 type pause struct {
 	at         time.Duration // since the prober's start
 	late, took time.Duration
-	cpu        time.Duration // what the thread itself has used since the round before it
+	cpu        time.Duration // the thread's own processor time since the round before it
 }
 
 func (p *pause) String() string {
@@ -78,8 +79,8 @@ func (f *Fleet) Prober(t testing.TB) *Prober {
 	return f.SparseProber(t, 1)
 }
 
-// SparseProber is a Prober for many pairs: it probes each in every n-th round
-// only, and not all in the same.
+// SparseProber opens a prober for many pairs: it probes each only in every n-th
+// round, and spreads the pairs over the rounds.
 func (f *Fleet) SparseProber(t testing.TB, n int) *Prober {
 	t.Helper()
 	p := &Prober{
@@ -109,7 +110,7 @@ func (p *Prober) open() error {
 	if err != nil {
 		return err
 	}
-	// Protocol 0: nothing arrives before the filter stands and bind says so.
+	// Protocol 0: nothing arrives before the filter is attached and bind names a protocol.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return fmt.Errorf("packet socket: %w", err)
@@ -136,7 +137,7 @@ func (p *Prober) close() error {
 	return errors.Join(p.err(), unix.Close(p.fd))
 }
 
-// err is why the loop ended by itself, or nil.
+// err returns the error that ended the loop, or nil.
 func (p *Prober) err() error {
 	if e := p.failed.Load(); e != nil {
 		return *e
@@ -144,11 +145,11 @@ func (p *Prober) err() error {
 	return nil
 }
 
-// loop sends and reads on one thread, until close. Answers lie in the socket
-// mostly before the send has returned, so one reading each round is enough.
+// loop sends and reads on one thread until close. Most answers are in the socket
+// before the send returns, so reading once a round is enough.
 func (p *Prober) loop() error {
-	// Real-time priority keeps the probes regular beside busy agents; without
-	// it (a container may refuse) only the gaps grow, and they are measured.
+	// Real-time priority keeps the probes regular beside busy agents. Without
+	// it (a container may refuse), only the gaps grow, and they are measured.
 	_ = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}, 0)
 	next := time.Now()
 	buf := make([]byte, 256)
@@ -177,14 +178,14 @@ func (p *Prober) loop() error {
 	}
 }
 
-// note keeps the longest pause, so that a gap between probes can be told from one that the product made.
+// note keeps the longest pause, so that a gap caused by the prober can be told from one caused by the product.
 func (p *Prober) note(n pause) {
 	if worst := p.paused.Load(); worst == nil || n.late+n.took > worst.late+worst.took {
 		p.paused.Store(&n)
 	}
 }
 
-// threadTime is what the calling thread has used of a processor.
+// threadTime returns the processor time that the calling thread has used.
 func threadTime() time.Duration {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
@@ -193,8 +194,8 @@ func threadTime() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// round sends one probe for each pair whose turn it is, and then takes in what
-// was answered.
+// round sends one probe for each pair whose turn it is, and then reads the
+// answers.
 func (p *Prober) round(turn int, buf []byte) error {
 	pairs := *p.pairs.Load()
 	every := max(p.every, int(watched.Load()+maxEach-1)/maxEach)
@@ -227,8 +228,8 @@ func (p *Prober) round(turn int, buf []byte) error {
 	}
 }
 
-// Watch starts to probe node's port (any that is closed, or open) from src, at
-// the node's probe address of the same family. It stops with Pair.Stop.
+// Watch starts to probe a port of the node, closed or open, from src at the
+// node's probe address of the same family. Pair.Stop ends it.
 func (p *Prober) Watch(src netip.Addr, node *Node, port uint16) *Pair {
 	dst := node.Probe
 	if src.Is6() {
@@ -253,8 +254,8 @@ func (p *Prober) Watch(src netip.Addr, node *Node, port uint16) *Pair {
 	return pair
 }
 
-// WatchAll watches one closed port of every node of the fleet from src, and
-// returns when every pair has answered (the positive control) or an error.
+// WatchAll watches one closed port of every node of the fleet from src. It
+// returns once every pair has passed the positive control, or with an error.
 func (p *Prober) WatchAll(src netip.Addr) (Pairs, error) {
 	var pairs Pairs
 	for _, n := range p.fleet.Nodes {

@@ -14,11 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BenchmarkProber says how well the prober tells the time: on ten nodes that
-// are probed at once, one element is added by netlink in this process, so that
-// the true moment is known to some microseconds. Lateness is from the return of
-// that call to the time that the prober reports. It lies between 0 and the
-// probe interval, when all is well.
+// BenchmarkProber measures how precisely the prober tells the time: on ten nodes
+// that are probed at once, it adds one element by netlink in this process, so
+// the true moment is known to some microseconds. Lateness is measured from the
+// return of that call to the time that the prober reports. If all is well, it
+// lies between 0 and the probe interval.
 func BenchmarkProber(b *testing.B) {
 	start := time.Now()
 	f := New(b, Options{Nodes: 10})
@@ -69,7 +69,7 @@ func BenchmarkProber(b *testing.B) {
 	b.ReportMetric(100*cpu.Seconds()/time.Since(begin).Seconds(), "%CPU")
 }
 
-// processCPU is what this process has cost.
+// processCPU returns the processor time that this process has used.
 func processCPU(b *testing.B) time.Duration {
 	var u unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {

@@ -22,7 +22,7 @@ const (
 	runLimit = 5 * time.Minute
 	// stopLimit bounds how long a daemon may take to obey SIGTERM.
 	stopLimit = time.Minute
-	// maxOutput bounds what is read back of a process's output, in bytes.
+	// maxOutput bounds how much of a process's output is read back, in bytes.
 	maxOutput = 64 << 20
 	// tick is the unit of processor times in /proc: proc_stat(5), on every architecture that Go knows.
 	tick = 10 * time.Millisecond
@@ -107,7 +107,7 @@ func (p *Proc) finish(e Exit) {
 // Done is closed when the process has ended.
 func (p *Proc) Done() <-chan struct{} { return p.done }
 
-// Running says whether the process has not ended.
+// Running reports whether the process has not ended.
 func (p *Proc) Running() bool {
 	select {
 	case <-p.done:
@@ -117,7 +117,7 @@ func (p *Proc) Running() bool {
 	}
 }
 
-// Wait waits for the end, for at most limit.
+// Wait waits at most limit for the process to end.
 func (p *Proc) Wait(limit time.Duration) (Exit, error) {
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
@@ -135,7 +135,7 @@ func (p *Proc) Signal(s unix.Signal) error {
 	return err
 }
 
-// Stop sends SIGTERM and waits for the end.
+// Stop sends SIGTERM and waits for the process to end.
 func (p *Proc) Stop() (Exit, error) {
 	if err := p.Signal(unix.SIGTERM); err != nil && p.Running() {
 		return Exit{}, err
@@ -143,8 +143,8 @@ func (p *Proc) Stop() (Exit, error) {
 	return p.Wait(stopLimit)
 }
 
-// Kill sends SIGKILL and waits for the end. With group, what the process
-// started ends too.
+// Kill sends SIGKILL and waits for the process to end. If group is set, what the
+// process started ends too.
 func (p *Proc) Kill(group bool) error {
 	_, err := p.host.ask(request{Target: p.id, Signal: int(unix.SIGKILL), Group: group}, nil, nil)
 	if err != nil && p.Running() {
@@ -154,10 +154,10 @@ func (p *Proc) Kill(group bool) error {
 	return err
 }
 
-// Stdout is what the process has written there so far.
+// Stdout returns what the process has written to standard output so far.
 func (p *Proc) Stdout() string { return contents(p.stdout) }
 
-// Stderr is what the process has written there so far.
+// Stderr returns what the process has written to standard error so far.
 func (p *Proc) Stderr() string { return contents(p.stderr) }
 
 // contents reads at offsets: the file position belongs to the writers.
@@ -169,11 +169,11 @@ func contents(f *os.File) string {
 	return string(data)
 }
 
-// Run runs a command to its end. A code other than 0 is not an error here; a
-// command that cannot start, or runs for longer than runLimit, is.
+// Run runs a command to its end. An exit code other than 0 is no error; a command
+// that cannot start, or runs longer than runLimit, is one.
 func (h *Host) Run(argv ...string) (Result, error) { return h.RunCmd(Cmd{Argv: argv}) }
 
-// RunCmd is Run with all that a Cmd can say.
+// RunCmd is Run for a Cmd.
 func (h *Host) RunCmd(c Cmd) (Result, error) {
 	p, err := h.Start(c)
 	if err != nil {
@@ -240,21 +240,21 @@ func (p *Proc) Tail(lines int) string {
 	return strings.Join(all, "\n")
 }
 
-// Usage is what a process has cost.
+// Usage is what a process uses of processor and memory.
 type Usage struct {
 	CPU time.Duration // user and system time, in steps of 10 ms
 	PSS int64         // bytes; pages shared with other processes count in part
 	RSS int64         // bytes
 }
 
-// Usage reads the process's cost from the kernel.
+// Usage reads the process's usage from the kernel.
 func (p *Proc) Usage() (Usage, error) {
 	dir := p.host.Path("/proc/" + strconv.Itoa(p.PID))
 	stat, err := os.ReadFile(dir + "/stat")
 	if err != nil {
 		return Usage{}, err
 	}
-	// Field 2 is the command in brackets; it may hold blanks: proc_pid_stat(5).
+	// Field 2 is the command in parentheses; it may contain blanks: proc_pid_stat(5).
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	if len(fields) < 13 {
 		return Usage{}, fmt.Errorf("short %s/stat", dir)
@@ -285,7 +285,7 @@ func (p *Proc) Usage() (Usage, error) {
 	return u, nil
 }
 
-// Stolen is the processor time that the host of this virtual machine has given to others while it was asked for here.
+// Stolen returns the processor time that this virtual machine wanted while its hypervisor gave it to others.
 func Stolen() (time.Duration, error) {
 	const file, column = "/proc/stat", 8 // of the line of all processors: its name, then user, nice, system, idle, iowait, irq, softirq, steal
 	text, err := os.ReadFile(file)

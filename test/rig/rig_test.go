@@ -19,7 +19,7 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// must ends the test on an error and passes the value through.
+// must ends the test on an error; otherwise it passes the value through.
 func must[T any](v T, err error) func(testing.TB) T {
 	return func(t testing.TB) T {
 		t.Helper()
@@ -37,7 +37,7 @@ func check(t testing.TB, err error) {
 	}
 }
 
-// dropRules lets a set decide, as the product does.
+// dropRules drops packets by a set of source addresses, as the product does.
 const dropRules = `ipset create t4 hash:ip
 ipset create t6 hash:ip family inet6
 iptables -w -t raw -A PREROUTING ! -i lo -m set --match-set t4 src -j DROP

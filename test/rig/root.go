@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hostSetup is what a new holder makes of its namespaces.
+// hostSetup tells a new holder how to set up its namespaces.
 type hostSetup struct {
 	Name    string            // host name
 	Scratch string            // empty folder on a real disk, for this host alone
@@ -54,7 +54,7 @@ func (s *hostSetup) root() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	// The state folder must be held before the tmpfs hides it.
+	// The state folder must be opened before the tmpfs hides it.
 	state, err := unix.Open(s.Scratch, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open %q: %w", s.Scratch, err)
@@ -86,7 +86,7 @@ func (s *hostSetup) root() error {
 	if err := os.Chdir(root); err != nil {
 		return err
 	}
-	// The old root goes below the new one, and away at once: pivot_root(2).
+	// This stacks the old root on the new one, where it is unmounted at once: pivot_root(2).
 	if err := unix.PivotRoot(".", "."); err != nil {
 		return fmt.Errorf("change the root: %w", err)
 	}
@@ -96,8 +96,8 @@ func (s *hostSetup) root() error {
 	return os.Chdir("/")
 }
 
-// files gives the host a name that resolves and a resolver that answers at
-// once, with a refusal: nothing listens there.
+// files gives the host a name that resolves, and a resolver that refuses at once
+// because nothing listens there.
 func (s *hostSetup) files() error {
 	for name, content := range map[string]string{
 		"/etc/hosts":       "127.0.0.1 localhost " + s.Name + "\n::1 localhost\n",
@@ -131,7 +131,7 @@ func (m *mounter) mount(source, target, kind string, flags uintptr, data string)
 	}
 }
 
-// bind makes the file or folder at source show at target too.
+// bind mounts the file or folder source at target.
 func (m *mounter) bind(source, target string) {
 	if m.err != nil {
 		return
@@ -188,7 +188,7 @@ func forkExec(path string, req request, files []uintptr) (int, error) {
 	})
 }
 
-// lookPath finds a command as a host would, for Require.
+// lookPath returns an error unless a host would find the command.
 func lookPath(name string) error {
 	for _, dir := range strings.Split(hostPath, ":") {
 		if _, err := exec.LookPath(filepath.Join(dir, name)); err == nil {

@@ -11,9 +11,9 @@ import (
 // unitLine is one setting of a systemd unit.
 var unitLine = regexp.MustCompile(`(?m)^([A-Za-z]+)=(.*)$`)
 
-// Sandbox returns argv as a service of the given systemd unit runs it, in part: with a read-only system but for the unit's
-// state folder and ReadWritePaths, the unit's capabilities and no others, and no new privileges. A unit without one of
-// these is an error.
+// Sandbox returns a command that runs argv under part of a systemd unit's sandbox: a system that is read-only except for
+// the unit's state folder and ReadWritePaths, only the unit's capabilities, and no new privileges. A unit that lacks one of
+// these three restrictions is an error.
 func Sandbox(unit string, argv ...string) ([]string, error) {
 	settings := map[string]string{}
 	for _, m := range unitLine.FindAllStringSubmatch(unit, -1) {
@@ -30,7 +30,7 @@ func Sandbox(unit string, argv ...string) ([]string, error) {
 	for _, c := range strings.Fields(settings["CapabilityBoundingSet"]) {
 		caps += ",+" + strings.ToLower(strings.TrimPrefix(c, "CAP_"))
 	}
-	// A bind mount of its own keeps a path writable when everything is made read-only. /dev, /proc and /sys stay as they
+	// A bind mount of its own keeps a path writable when all else is made read-only. /dev, /proc and /sys stay as they
 	// are, as with ProtectSystem=strict.
 	const enter = `set -e
 caps=$1; shift

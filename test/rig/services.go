@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// daemonLimit bounds the start of a daemon; fail2ban is Python and the slowest.
+// daemonLimit bounds the start of a daemon; fail2ban, written in Python, is the slowest.
 const daemonLimit = time.Minute
 
 const (
@@ -22,11 +22,11 @@ const (
 	blockedLimit = 2 * time.Second
 )
 
-// AuthLog is where the log daemons of the rig write what sshd says.
+// AuthLog is where the rig's log daemons write the messages of sshd.
 const AuthLog = "/var/log/auth.log"
 
-// Require fails with the names of all commands that are not installed. A
-// missing one is never a reason to skip.
+// Require returns an error that names every command that is not installed. A
+// missing command is never a reason to skip a test.
 func Require(commands ...string) error {
 	var errs []error
 	for _, c := range commands {
@@ -35,7 +35,7 @@ func Require(commands ...string) error {
 	return errors.Join(errs...)
 }
 
-// socketReady says that the host has a socket at path.
+// socketReady returns a check that the host has a socket at path.
 func (h *Host) socketReady(path string) func(*Proc) error {
 	return func(*Proc) error {
 		info, err := os.Stat(h.Path(path))
@@ -67,7 +67,7 @@ func (h *Host) BusyboxSyslog() (*Proc, error) {
 		daemonLimit, h.socketReady("/dev/log"))
 }
 
-// SSHD runs a real sshd on port 22 with a fresh key. It takes passwords, none
+// SSHD runs a real sshd on port 22 with a fresh key. It asks for passwords, none
 // of which is right.
 func (h *Host) SSHD() (*Proc, error) {
 	const conf = `Port 22
@@ -99,11 +99,11 @@ LogLevel VERBOSE
 }
 
 // FailLogin tries one ssh login with a wrong password from the attacker's
-// address src. It returns nil when sshd refused the password, else what ssh
-// said: a banned source has a time-out.
+// address src. It returns nil if sshd refused the password, otherwise what ssh
+// printed; a banned source gets a timeout.
 func (f *Fleet) FailLogin(src, dst netip.Addr) error { return f.failLogin(src, dst, loginLimit) }
 
-// LoginBlocked returns nil when a login from src does not get as far as a password within a few seconds.
+// LoginBlocked returns nil if a login from src does not get as far as the password within blockedLimit.
 func (f *Fleet) LoginBlocked(src, dst netip.Addr) error {
 	if err := f.failLogin(src, dst, blockedLimit); err != nil {
 		return nil
@@ -111,7 +111,7 @@ func (f *Fleet) LoginBlocked(src, dst netip.Addr) error {
 	return fmt.Errorf("%v still reaches sshd of %v", src, dst)
 }
 
-// failLogin gives up after limit: a login that is cut in its middle waits for ever.
+// failLogin gives up after limit: a login that is cut off halfway waits forever.
 func (f *Fleet) failLogin(src, dst netip.Addr, limit time.Duration) error {
 	seconds := strconv.Itoa(int(limit.Seconds()))
 	r, err := f.Attacker.Run("timeout", seconds, "sshpass", "-p", "wrong", "ssh", "-b", src.String(),
@@ -123,7 +123,7 @@ func (f *Fleet) failLogin(src, dst netip.Addr, limit time.Duration) error {
 	}
 	said := strings.TrimSpace(r.Stderr)
 	// sshpass ends with 5 on a wrong password. With MaxAuthTries 1, sshd may
-	// hang up instead, which says the same: the password was looked at.
+	// hang up instead, which shows the same: it checked the password.
 	if strings.Contains(said, "Permission denied") || strings.Contains(said, "Too many authentication failures") {
 		return nil
 	}
@@ -133,7 +133,7 @@ func (f *Fleet) failLogin(src, dst netip.Addr, limit time.Duration) error {
 // loginKey is the attacker's key for Login.
 const loginKey = "/root/login"
 
-// Authorize lets the attacker's Login in on the host as root and as user, who is made; SSHD must be running.
+// Authorize creates user on the host and allows the attacker's Login as root and as user. SSHD must be running.
 func (f *Fleet) Authorize(h *Host, user string) error {
 	if _, err := os.Stat(f.Attacker.Path(loginKey)); err != nil {
 		if _, err := f.Attacker.Do("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", loginKey); err != nil {
@@ -155,8 +155,8 @@ chown -R 4200:4200 /home/%[1]s`, user, strings.TrimSpace(key)))
 	return err
 }
 
-// Login opens a real ssh session from the attacker's address src, by the key of Authorize. args are ssh's options and,
-// behind the host name, the command: "HOST" stands for USER@ADDRESS.
+// Login opens a real ssh session from the attacker's address src with the key of Authorize. args are ssh's options, the
+// word HOST, which stands for USER@ADDRESS, and the command.
 func (f *Fleet) Login(src netip.Addr, user string, dst netip.Addr, args ...string) (*Proc, error) {
 	argv := []string{"ssh", "-b", src.String(), "-i", loginKey, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
 		"-o", "LogLevel=ERROR", "-o", "ConnectTimeout=60", "-o", "ExitOnForwardFailure=yes", "-o", "BatchMode=yes"}
@@ -169,8 +169,8 @@ func (f *Fleet) Login(src netip.Addr, user string, dst netip.Addr, args ...strin
 	return f.Attacker.Start(Cmd{Argv: argv})
 }
 
-// Fail2ban runs the host's fail2ban-server with the host's /etc/fail2ban, which
-// a test may add to first, and waits until it answers.
+// Fail2ban runs the host's fail2ban-server with the host's /etc/fail2ban, to
+// which a test may add files first, and waits until it answers.
 func (h *Host) Fail2ban() (*Proc, error) {
 	return h.StartDaemon(Cmd{
 		Argv: []string{"fail2ban-server", "-f", "-x", "--logtarget", "/var/log/fail2ban.log", "start"},

@@ -24,7 +24,7 @@ func TestLogDaemons(t *testing.T) {
 			return err
 		}))
 	}
-	// With a socket to talk to, logger also copies to stderr: the recipe.
+	// If there is a log socket, logger -s also writes to stderr, as the recipe needs.
 	must(f.Nodes[0].Shell(`logger -s -i "HOST 192.0.2.1 PORT 22" 2>>/tmp/newbans.log`))(t)
 	if line := must(f.Nodes[0].ReadFile("/tmp/newbans.log"))(t); !strings.HasSuffix(line, "HOST 192.0.2.1 PORT 22\n") {
 		t.Errorf("logger wrote %q", line)
@@ -49,7 +49,7 @@ banaction = iptables-allports
 	check(t, pair.Control())
 	check(t, f.FailLogin(src, n.Probe)) // positive control: it reaches sshd
 	check(t, Within(startLimit, func() error {
-		_ = f.LoginBlocked(src, n.Probe) // the ban may cut any of them
+		_ = f.LoginBlocked(src, n.Probe) // the ban may cut off any of them
 		jails, err := n.Fail2banJails()
 		if err == nil && !slices.Contains(jails["sshd"], src.String()) {
 			err = fmt.Errorf("jails: %v", jails)

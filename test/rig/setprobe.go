@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// SetProbe asks the kernel whether an ipset holds an IPv4 address: one exchange over netlink of about 10 us without
-// allocation, so that what is measured with it has the processors and the lock of the sets for itself.
+// SetProbe asks the kernel whether an ipset contains an IPv4 address. Each question is one netlink exchange of about 10 us
+// without allocation, so it leaves the processors and the lock of the sets to what is being measured.
 type SetProbe struct {
 	fd      int
 	request []byte
@@ -20,7 +20,7 @@ type SetProbe struct {
 	addr    []byte // in request
 }
 
-// NewSetProbe is for the set of that name in the network namespace that it is called in.
+// NewSetProbe returns a probe for the named set in the calling thread's network namespace.
 func NewSetProbe(set string) (*SetProbe, error) {
 	req := nl.NewNetlinkRequest(nl.IPSET_CMD_TEST|unix.NFNL_SUBSYS_IPSET<<8, unix.NLM_F_ACK|unix.NLM_F_EXCL)
 	req.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_INET, Version: nl.NFNETLINK_V0})
@@ -40,7 +40,7 @@ func NewSetProbe(set string) (*SetProbe, error) {
 	return p, nil
 }
 
-// Has reports whether the set holds the address.
+// Has reports whether the set contains the address.
 func (p *SetProbe) Has(addr netip.Addr) (bool, error) {
 	a := addr.As4()
 	copy(p.addr, a[:])
@@ -66,5 +66,5 @@ func (p *SetProbe) Has(addr netip.Addr) (bool, error) {
 	}
 }
 
-// Close gives the socket back.
+// Close closes the socket.
 func (p *SetProbe) Close() error { return os.NewSyscallError("close", unix.Close(p.fd)) }

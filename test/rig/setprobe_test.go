@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The probe agrees with what the ipset command has added and removed, and says when there is no set to ask.
+// The probe agrees with what the ipset command has added and removed, and returns an error for a set that does not exist.
 func TestSetProbe(t *testing.T) {
 	n := New(t, Options{Nodes: 1}).Nodes[0]
 	must(n.Shell("ipset create t4 hash:net timeout 600"))(t)

@@ -72,7 +72,7 @@ type Conn struct {
 	said int
 }
 
-// Connect opens a connection from the attacker to an echo server, and proves
+// Connect opens a connection from the attacker to an echo server and checks
 // that it answers.
 func (f *Fleet) Connect(t testing.TB, src netip.Addr, dst netip.AddrPort) *Conn {
 	t.Helper()
@@ -93,8 +93,8 @@ func (f *Fleet) Connect(t testing.TB, src netip.Addr, dst netip.AddrPort) *Conn 
 	return conn
 }
 
-// Ping sends a few bytes and waits for their echo. What an earlier Ping sent in
-// vain may arrive late and is passed over.
+// Ping sends a few bytes and waits for their echo. It skips late echoes of an
+// earlier Ping.
 func (c *Conn) Ping(limit time.Duration) error {
 	c.said++
 	word := fmt.Sprintf("%08d", c.said)

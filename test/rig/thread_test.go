@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The process's first thread, which never ends, was left in a node's namespace
-// and kept that alive.
+// The process's first thread, which never ends, once stayed in a node's
+// namespace and kept it alive.
 func TestThreadsComeHome(t *testing.T) {
 	before := must(os.Readlink("/proc/self/ns/net"))(t)
 	f := New(t, Options{Nodes: 1})

@@ -4,7 +4,7 @@ package rig
 
 import "fmt"
 
-// Cut takes the carrier from the node's mesh0, as pulling its cable does. Its
+// Cut takes the carrier from the node's mesh0, as if its cable were pulled. Its
 // addresses and routes stay.
 func (n *Node) Cut() error { return n.port.fabric.handle.LinkSetDown(n.port.link) }
 
@@ -14,7 +14,7 @@ func (n *Node) Heal() error { return n.port.fabric.handle.LinkSetUp(n.port.link)
 // Traffic counts what went over a node's mesh0, Ethernet headers included.
 type Traffic struct{ Sent, Received, SentPackets, ReceivedPackets uint64 }
 
-// Sub returns what was added since earlier.
+// Sub returns the traffic since earlier.
 func (t Traffic) Sub(earlier Traffic) Traffic {
 	return Traffic{
 		t.Sent - earlier.Sent, t.Received - earlier.Received,
@@ -33,8 +33,8 @@ func (n *Node) Traffic() (Traffic, error) {
 	return Traffic{s.RxBytes, s.TxBytes, s.RxPackets, s.TxPackets}, nil
 }
 
-// WireBytes is the sum of what all nodes have sent over mesh0: every byte on
-// the wire once (a broadcast too).
+// WireBytes returns the sum of what all nodes have sent over mesh0. It counts
+// every byte on the wire once, also that of a broadcast.
 func (f *Fleet) WireBytes() (uint64, error) {
 	var sum uint64
 	for _, n := range f.Nodes {
