@@ -14,7 +14,7 @@ import (
 	"github.com/meshban/meshban/test/rig"
 )
 
-// With nothing set up, the agent runs at once and says what it does.
+// With nothing set up, the agent runs at once and prints what it does.
 func TestAgentFromNothing(t *testing.T) {
 	t.Parallel()
 	m := newFleet(t, 1)
@@ -37,7 +37,7 @@ func TestAgentFromNothing(t *testing.T) {
 	if !strings.Contains(r.Stderr, stateDir) {
 		t.Errorf("the second agent does not name the folder:\n%s", r.Stderr)
 	}
-	// So does one on another folder: the sets in the kernel are the first one's. Nor does teardown take them.
+	// So does one on another folder: the sets in the kernel belong to the first. teardown does not remove them either.
 	for _, args := range [][]string{{"agent", "--firewall", "nftables"}, {"teardown"}} {
 		if r := n.exit(t, exitFailed, append(args, "--dir", "/tmp/other")...); !strings.Contains(r.Stderr, "another agent enforces bans in this kernel") {
 			t.Errorf("%q on another folder: %s", args, r.Stderr)
@@ -49,7 +49,7 @@ func TestAgentFromNothing(t *testing.T) {
 	n.stop(t)
 	n.exit(t, exitNoAgent, "status")
 
-	// What is left goes where nothing shall be dropped.
+	// An agent that must drop nothing removes what is left.
 	n.args = append(n.args, "--firewall", "none")
 	stopped := time.Now()
 	n.start(t)
@@ -57,7 +57,7 @@ func TestAgentFromNothing(t *testing.T) {
 	n.stop(t)
 }
 
-// Not everything can be had everywhere: the agent says which backend it takes.
+// Without privileges, the agent falls back to the backend "none" and says what it lacks.
 func TestAgentWithoutPrivileges(t *testing.T) {
 	t.Parallel()
 	m := newFleet(t, 1)
@@ -74,7 +74,7 @@ func TestAgentWithoutPrivileges(t *testing.T) {
 	if out := n.run(t, "--dir", "/tmp/state", "status", "--json"); !strings.Contains(out, `"none"`) {
 		t.Errorf("status %s", out)
 	}
-	eventually(t, startLimit, func() error { // it answers before it has said all
+	eventually(t, startLimit, func() error { // it answers before it has printed everything
 		if said := p.Stderr(); !strings.Contains(said, "root") {
 			return fmt.Errorf("the agent does not say what it lacks:\n%s", said)
 		}
@@ -83,8 +83,8 @@ func TestAgentWithoutPrivileges(t *testing.T) {
 	must(p.Stop())(t)
 }
 
-// A config file with errors is refused as a whole, each with its place; SIGHUP
-// keeps what was there.
+// A config file with errors is refused as a whole, and every error names its
+// place. On SIGHUP the agent then keeps its previous config.
 func TestReload(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 2})
@@ -120,7 +120,7 @@ func TestReload(t *testing.T) {
 	}
 }
 
-// A state folder that was copied to another machine: one key speaks twice.
+// A state folder is copied to another machine, so two agents use one key.
 func TestCloneIsNamed(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
@@ -149,14 +149,14 @@ func TestCloneIsNamed(t *testing.T) {
 		}
 		return fmt.Errorf("nobody names the clone at %v: %v", clone.Mesh, a.status(t).Problems)
 	})
-	src := fresh() // the rest of the mesh lives on
+	src := fresh() // the rest of the mesh goes on
 	pairs := m.watch(t, src)
 	start := time.Now()
 	a.run(t, "ban", src.String())
 	enforced(t, pairs[:1], start)
 }
 
-// Machines with one host name are common; a mesh tells them apart.
+// Machines often share a host name; a mesh tells them apart.
 func TestEqualNames(t *testing.T) {
 	t.Parallel()
 	m := newFleet(t, 3)
@@ -185,6 +185,6 @@ func TestEqualNames(t *testing.T) {
 	src := fresh()
 	pairs := m.watch(t, src)
 	enforced(t, pairs, m.nodes[2].write(t, src, "22"))
-	// A token has a number of uses.
+	// The token's uses are used up.
 	m.nodes[1].exit(t, exitPolicy, "join", token, "--dir", "/tmp/other")
 }

@@ -26,31 +26,30 @@ import (
 )
 
 const (
-	// metricsAddr is where every node of a siege tells its figures.
+	// metricsAddr is where every node of a siege serves its metrics.
 	metricsAddr = "127.0.0.1:9464"
-	// attackLasts is for how long each attack goes on, attackBans how many bans are measured meanwhile, calmBans before.
+	// attackLasts is how long each attack goes on; attackBans is how many bans are measured during it, calmBans before it.
 	attackLasts          = 1500 * time.Millisecond
 	attackBans, calmBans = 16, 60
 	// banEvery is the time between two measured bans.
 	banEvery = 50 * time.Millisecond
-	// Under attack a ban may take twice as long as before, and this much more; loose is by how much looser the tests hold
-	// that, for the machine may be busy: what is starved takes seconds. SECURITY.md has figures of a machine that does
-	// nothing else.
+	// Under attack a ban may take twice as long as before, plus this much. The tests allow loose times that, because the
+	// machine may be busy; a starved ban takes seconds. SECURITY.md has figures of an otherwise idle machine.
 	medianFloor, worstFloor = 100 * time.Millisecond, 500 * time.Millisecond
 	loose                   = 5
-	// measureLimit is when a ban that is measured counts as lost.
+	// measureLimit is after how long a measured ban counts as lost.
 	measureLimit = 30 * time.Second
-	// attackedRSS bounds what an honest agent has resident at its worst, in KiB: 24 MiB idle, and 72.
+	// attackedRSS bounds the peak resident memory of an honest agent, in KiB: 24 MiB idle, plus 72 MiB.
 	attackedRSS = (24 + 72) << 10
-	// afterwards bounds how long the honest nodes may take to agree again, and to let go of what an attack took.
+	// afterwards bounds how long the honest nodes may take to agree again and to release what an attack took.
 	afterwards = time.Minute
-	// untilEnded is how long an attack goes on that the test ends with finish.
+	// untilEnded is the length of an attack that the test ends with finish.
 	untilEnded = "10m"
 	// hostilePath is the hostile program in its host.
 	hostilePath = "/root/hostile"
 )
 
-// siege is a mesh of honest nodes, and the host of a hostile member; perhaps beside another mesh, which nobody attacks.
+// siege is a mesh of honest nodes and the host of a hostile member, perhaps beside a mesh of bystanders that nobody attacks.
 type siege struct {
 	*mesh
 	honest     []*node
@@ -60,10 +59,10 @@ type siege struct {
 	attacks    int // so far
 	calm       figures
 	look       *lookout
-	rows       []string // what every attack has done
+	rows       []string // the results of every attack
 }
 
-// figures are how long bans took from the line of one honest node to the kernels of the others, and to its own.
+// figures are the times of bans from a line on one honest node to the kernels of the others, and to its own.
 type figures struct{ median, p99, own time.Duration }
 
 func (f figures) String() string {
@@ -87,20 +86,20 @@ var hostileProgram = sync.OnceValues(func() (string, error) {
 	return built, nil
 })
 
-// siegeBreaker lets each attack have the breaker for itself: every one is made by another certified member, and together
-// they would use it up, so that bans of honest nodes wait too.
+// siegeBreaker keeps one attack from using up the breaker for the next: each is made by another certified member, and
+// together they would open it, so that bans of honest nodes would wait too.
 const siegeBreaker = "\nbreaker: {rate: 1000000, burst: 1000000}"
 
 // besiege sets up n honest nodes and one host with nothing but the hostile program.
 func besiege(t *testing.T, n int) *siege { return besiegeBeside(t, n, 0) }
 
-// besiegeBeside does that beside a mesh of bystanders.
+// besiegeBeside is besiege beside a mesh of bystanders.
 func besiegeBeside(t *testing.T, n, bystanders int) *siege {
 	t.Helper()
 	return besiegeWith(t, bystanders, setup{nodes: n})
 }
 
-// besiegeWith does that with honest nodes that are set up otherwise.
+// besiegeWith is besiegeBeside with another setup of the honest nodes.
 func besiegeWith(t *testing.T, bystanders int, honest setup) *siege {
 	t.Helper()
 	n := honest.nodes
@@ -118,8 +117,8 @@ func besiegeWith(t *testing.T, bystanders int, honest setup) *siege {
 	return s
 }
 
-// attack starts an attack of a new member, certified by the token, against all honest nodes, and returns once it has begun:
-// when all of them know the member, if it wants to be known.
+// attack starts an attack by a new member, certified by the token, against all honest nodes. It begins once all of them
+// know the member, unless the attack keeps the member from joining; then attack returns.
 func (s *siege) attack(t *testing.T, name string, args ...string) *rig.Proc {
 	t.Helper()
 	s.attacks++
@@ -131,7 +130,7 @@ func (s *siege) attack(t *testing.T, name string, args ...string) *rig.Proc {
 	return p
 }
 
-// attacker is the name in the certificate of who attacked last. It calls itself otherwise.
+// attacker returns the name in the last attacker's certificate. The attacker itself claims another name.
 func (s *siege) attacker() string { return fmt.Sprint(hostileName, s.attacks) }
 
 func (s *siege) attackAs(t *testing.T, name string, args ...string) *rig.Proc {
@@ -150,7 +149,7 @@ func (s *siege) attackAs(t *testing.T, name string, args ...string) *rig.Proc {
 	}))(t)
 }
 
-// finish ends an attack that must still be going on.
+// finish ends a running attack, which must exit cleanly.
 func finish(t *testing.T, p *rig.Proc) {
 	t.Helper()
 	check(t, p.Signal(unix.SIGTERM))
@@ -159,7 +158,7 @@ func finish(t *testing.T, p *rig.Proc) {
 	}
 }
 
-// idOf returns the id of the member that has ended an attack.
+// idOf returns the id of the member that made an attack, once it has ended.
 func (s *siege) idOf(t *testing.T, p *rig.Proc) string {
 	t.Helper()
 	said := must(jsonLines[struct{ ID string }](strings.TrimPrefix(p.Stdout(), "ready\n")))(t)
@@ -169,8 +168,8 @@ func (s *siege) idOf(t *testing.T, p *rig.Proc) string {
 	return said[0].ID
 }
 
-// measure bans n addresses by lines of the second honest node and returns how long each took to the last of the other
-// kernels.
+// measure bans n addresses by lines on the second honest node and returns how long they took to reach the last of the
+// other kernels, and its own.
 func (s *siege) measure(t *testing.T, n int) figures {
 	t.Helper()
 	f, err := s.measureOn(s.honest, n)
@@ -178,7 +177,7 @@ func (s *siege) measure(t *testing.T, n int) figures {
 	return f
 }
 
-// measureBeside does that among the bystanders too, in turns. An error tells which bans were lost.
+// measureBeside is measure that also measures among the bystanders, half a step later. Lost bans are an error.
 func (s *siege) measureBeside(n int) (attacked, beside figures, err error) {
 	var besideErr error
 	var both sync.WaitGroup
@@ -211,7 +210,7 @@ func (s *siege) measureOn(nodes []*node, n int) (figures, error) {
 			begin, err := by.AppendFile(lineFile, fmt.Sprintf("HOST %v PORT 22\n", src))
 			if err == nil {
 				var at []time.Time
-				at, err = pairs.Enforced(measureLimit) // the figures tell what was too late
+				at, err = pairs.Enforced(measureLimit) // the figures show what was too late
 				last := len(at) - 1
 				times[i], own[i] = rig.Last(at[:last]).Sub(begin), at[last].Sub(begin)
 			}
@@ -225,7 +224,7 @@ func (s *siege) measureOn(nodes []*node, n int) (figures, error) {
 	return figuresOf(times, own), firstOf("bans were not enforced everywhere", errs)
 }
 
-// firstOf says how many of some errors there are, and the first one.
+// firstOf returns an error with the number of errors that are not nil and the first of them, or nil.
 func firstOf(what string, errs []error) error {
 	found := slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return err == nil })
 	if len(found) == 0 {
@@ -235,8 +234,8 @@ func firstOf(what string, errs []error) error {
 	return fmt.Errorf("%d of %d %s: %s", len(found), len(errs), what, first)
 }
 
-// slower says what is wrong with figures under attack: bans take longer than they did before, and longer than those of the
-// bystanders at the same time, which are zero where there are none.
+// slower returns an error if bans under attack take much longer than both bans before and the bystanders' bans at the same
+// time, whose figures are zero if there are no bystanders.
 func (s *siege) slower(f, beside figures) error {
 	calm := figures{max(s.calm.median, beside.median), max(s.calm.p99, beside.p99), max(s.calm.own, beside.own)}
 	if f.median > loose*(2*calm.median+medianFloor) || f.own > loose*(2*calm.own+medianFloor) || f.p99 > loose*(2*calm.p99+worstFloor) {
@@ -245,7 +244,7 @@ func (s *siege) slower(f, beside figures) error {
 	return nil
 }
 
-// agree waits until the honest nodes hold the same, and says whether they do.
+// agree waits until the honest nodes have the same digest and returns "equal", or "differ" if they do not get there.
 func (s *siege) agree(t *testing.T) string {
 	t.Helper()
 	err := rig.Within(afterwards, func() error {
@@ -265,7 +264,7 @@ func (s *siege) agree(t *testing.T) string {
 	return "equal"
 }
 
-// metrics reads a node's figures.
+// metrics reads a node's metrics.
 func (n *node) metrics(t testing.TB) map[string]float64 {
 	t.Helper()
 	var conn net.Conn
@@ -290,7 +289,7 @@ func (n *node) metrics(t testing.TB) map[string]float64 {
 	return all
 }
 
-// spared says that no honest node drops an address.
+// spared checks that no honest node drops an address.
 func (s *siege) spared(t *testing.T, pairs rig.Pairs) {
 	t.Helper()
 	check(t, pairs.Control())

@@ -28,14 +28,14 @@ type auditEntry struct {
 	Source   string
 }
 
-// audit returns what the node has written down about addr, "" for all.
+// audit returns the node's audit entries about addr, or all if addr is "".
 func (n *node) audit(t testing.TB, addr string) []auditEntry {
 	t.Helper()
 	all := must(jsonLines[auditEntry](n.run(t, "audit", "--json")))(t)
 	return slices.DeleteFunc(all, func(e auditEntry) bool { return addr != "" && !slices.Contains(e.Prefixes, addr) })
 }
 
-// Who, what, when and why of every change, on the node where it was decided and on the others.
+// Every change is logged with who, what, when and why, on the node that decided it and on the others.
 func TestAuditLog(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 2, config: "control: {write_group: changers}", before: func(n *node) { n.passable(t) }})
@@ -76,7 +76,7 @@ func TestAuditLog(t *testing.T) {
 					t.Errorf("%s: at %v, begun at %v", n.Name, e.Time, begin)
 				}
 				if n == b {
-					want = auditEntry{Via: "mesh"} // users of one machine mean nothing on another
+					want = auditEntry{Via: "mesh"} // a user of one machine means nothing on another
 				}
 				if e.Via != want.Via || e.User != want.User || (e.UID == nil) != (want.UID == nil) || e.UID != nil && *e.UID != *want.UID ||
 					(e.PID == 0) != (want.UID == nil) {
@@ -86,7 +86,7 @@ func TestAuditLog(t *testing.T) {
 		})
 	}
 
-	// What is refused changes nothing, and is no change.
+	// A refused command changes nothing and is not logged.
 	before := len(a.audit(t, ""))
 	a.exit(t, exitPolicy, "ban", "127.0.0.1")
 	a.mayOrNot(t, exitPolicy, nil, "ban", "203.0.113.9")
@@ -116,7 +116,7 @@ func TestAuditLog(t *testing.T) {
 	if mode := strings.TrimSpace(must(a.Do("stat", "-c", "%a %U", stateDir+"/audit.jsonl"))(t)); mode != "640 root" {
 		t.Errorf("the audit log is %s", mode)
 	}
-	// It outlives the agent, killed or not, and nothing is written twice.
+	// The log survives the agent, even if killed, and has nothing twice.
 	all := a.audit(t, "")
 	a.kill(t)
 	a.start(t)
@@ -128,7 +128,7 @@ func TestAuditLog(t *testing.T) {
 	}
 }
 
-// A disk that takes nothing delays no ban.
+// A full disk delays no ban.
 func TestAuditLogOnAFullDisk(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 2, before: func(n *node) {

@@ -12,10 +12,10 @@ import (
 	"github.com/meshban/meshban/test/rig"
 )
 
-// backends are the ways into the kernel, one for each node.
+// backends are the firewall backends, one for each node.
 var backends = []struct {
 	name    string
-	flag    string // of the agent, and what its status says
+	flag    string // of the agent; its status shows the same
 	prepare string // script before the agent starts
 	drops   bool
 }{
@@ -27,13 +27,13 @@ var backends = []struct {
 	{"none", "none", "", false},
 }
 
-// legacyScript switches a node to the older iptables.
+// legacyScript switches a node to iptables-legacy.
 const legacyScript = `for c in iptables ip6tables; do
 for s in "" -save -restore; do ln -sf /usr/sbin/$c-legacy$s /etc/alternatives/$c$s; done; done
 iptables -V | grep -q legacy
 `
 
-// foreignRules are an administrator's, in all that we touch, and near it.
+// foreignRules are an administrator's, in the tables that meshban touches and near them.
 const foreignRules = `iptables -w -t raw -A PREROUTING -s 192.0.2.250 -j ACCEPT
 iptables -w -A INPUT -p tcp --dport 12345 -j DROP
 iptables -w -t mangle -A PREROUTING -s 192.0.2.251 -j MARK --set-mark 7
@@ -53,8 +53,8 @@ ipset save
 nft list ruleset 2>/dev/null | sed 's/counter packets [0-9]* bytes [0-9]*/counter/'
 `
 
-// seedTables makes the tables that any iptables program leaves behind when it
-// looks at them.
+// seedTables creates the tables that any iptables program leaves behind when it
+// reads them.
 const seedTables = `for p in iptables ip6tables; do for t in raw mangle filter; do $p -w -t $t -S >/dev/null; done; done
 `
 
@@ -106,7 +106,7 @@ func TestBackends(t *testing.T) {
 	answering(t, beside)
 	silent := time.Now()
 
-	// What is said again stays, and a restart leaves no gap, on any of them.
+	// A repeated ban stays in force, and a restart leaves no gap, on any backend.
 	m.nodes[1].run(t, "ban", src.String(), "--for", "2h")
 	for _, n := range m.nodes {
 		n.kill(t)
@@ -128,7 +128,7 @@ func TestBackends(t *testing.T) {
 		t.Errorf("none lists %+v, %v", e, ok)
 	}
 
-	// Unban, and a short ban that the kernel lets go.
+	// Unban, then a short ban that ends by itself.
 	for _, target := range targets {
 		start := time.Now()
 		m.nodes[2].run(t, "unban", target.args[0])
@@ -156,8 +156,8 @@ func TestBackends(t *testing.T) {
 	}
 }
 
-// wideBans checks on each node that a ban leaves out the networks that the machine is in, as they come and go, while a ban of an
-// address inside them counts.
+// wideBans checks on each node that a wide ban leaves out the networks that the machine is in, as they come and go, while
+// a ban of a single address inside them counts.
 func (m *mesh) wideBans(t *testing.T) {
 	t.Helper()
 	const wide, network, wide6 = "198.19.0.0/16", "198.19.250.0/24", "fd78::/32"
@@ -166,7 +166,7 @@ func (m *mesh) wideBans(t *testing.T) {
 	must(m.Attacker.Do("ip", "addr", "add", one6.String()+"/64", "dev", "probe0", "nodad"))(t)
 	near, far := m.watch(t, one.Prev())[:5], m.watch(t, netip.MustParseAddr("198.19.251.1"))[:5]
 	banned, near6 := m.watch(t, one)[:5], m.watch(t, one6)[:5]
-	all := func(args ...string) (start time.Time) { // on each node: peers take nothing that wide
+	all := func(args ...string) (start time.Time) { // on each node, because peers accept nothing that wide
 		start = time.Now()
 		for _, n := range m.nodes {
 			n.run(t, args...)
@@ -204,7 +204,7 @@ func (m *mesh) wideBans(t *testing.T) {
 		n.ip(t, fmt.Sprintf("addr del 198.19.250.%d/24 dev probe0", i+1))
 	}
 	enforced(t, near, start)
-	start = all("unban", wide, wide6) // and what lies inside
+	start = all("unban", wide, wide6) // and the bans inside them
 	for _, pairs := range []rig.Pairs{near, far, banned, near6} {
 		open(t, pairs, start, banLimit)
 		pairs.Stop()

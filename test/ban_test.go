@@ -37,7 +37,7 @@ func TestBanAndUnban(t *testing.T) {
 	}
 
 	start = time.Now()
-	c.run(t, "unban", src.String()) // not who banned it
+	c.run(t, "unban", src.String()) // not the node that banned it
 	open(t, pairs, start, banLimit)
 	m.inSync(t, syncLimit)
 	answering(t, pairs)
@@ -95,7 +95,7 @@ func TestImportAndExport(t *testing.T) {
 			t.Errorf("%s exports %d of %d", n.Name, got, count)
 		}
 	}
-	// What is exported for ipset and nft is what they take.
+	// ipset and nft accept what is exported for them.
 	n := m.nodes[2]
 	for format, load := range map[string]string{"ipset": "ipset restore </root/out", "nft": "nft -c -f /root/out"} {
 		check(t, n.WriteFile("/root/out", n.run(t, "export", "--format", format)))
@@ -121,8 +121,8 @@ func TestNeverBanned(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) { a.exit(t, exitPolicy, "ban", c.addr) })
 	}
 
-	// An allow anywhere lifts what is enforced, holds against new bans, and wins
-	// over a wider ban.
+	// An allow on any node lifts an enforced ban, rejects new bans, and overrides
+	// a wider ban.
 	src := netip.MustParseAddr("203.0.113.130")
 	pairs, near := m.watch(t, src), m.watch(t, src.Next())
 	start := time.Now()
@@ -178,7 +178,7 @@ func TestWatch(t *testing.T) {
 		})
 		return found
 	}
-	// The first ban that the watcher sees proves that it listens.
+	// Once the watcher sees a ban, it is listening.
 	probe := fresh()
 	eventually(t, banLimit, func() error {
 		a.run(t, "ban", probe.String(), "--for", "1m")

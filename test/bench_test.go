@@ -13,11 +13,11 @@ import (
 	"github.com/meshban/meshban/test/rig"
 )
 
-// trials is how often a time is measured in one benchmark. The benchmarks do
-// not loop b.N times: a run takes longer than Go's benchtime, so N stays 1.
+// trials is how many times one benchmark measures. The benchmarks do not loop
+// b.N times: a run takes longer than Go's benchtime, so N stays 1.
 const trials = 20
 
-// report prints the median, the 99th percentile and the worst of some times.
+// report reports the median, the 99th percentile and the worst of some times.
 func report(b *testing.B, times []time.Duration) {
 	b.Helper()
 	slices.Sort(times)
@@ -35,14 +35,14 @@ func settled(b *testing.B, nodes int) *mesh {
 	return m
 }
 
-// lastKernel is how long after start the last pair was enforced.
+// lastKernel returns how long after start the last pair was enforced.
 func lastKernel(b *testing.B, pairs rig.Pairs, start time.Time) time.Duration {
 	b.Helper()
 	return rig.Last(must(pairs.Enforced(10 * time.Second))(b)).Sub(start)
 }
 
-// BenchmarkLine is the time from the return of write(2) on one node's line file
-// to the last kernel.
+// BenchmarkLine measures the time from the return of write(2) on one node's line
+// file to the last kernel.
 func BenchmarkLine(b *testing.B) {
 	for _, nodes := range []int{3, 10} {
 		b.Run(fmt.Sprintf("nodes=%d", nodes), func(b *testing.B) {
@@ -59,8 +59,8 @@ func BenchmarkLine(b *testing.B) {
 	}
 }
 
-// BenchmarkCommand is the time from before the start of `meshban ban` to the
-// last kernel.
+// BenchmarkCommand measures the time from before the start of `meshban ban` to
+// the last kernel.
 func BenchmarkCommand(b *testing.B) {
 	m := settled(b, 10)
 	var times []time.Duration
@@ -75,8 +75,8 @@ func BenchmarkCommand(b *testing.B) {
 	report(b, times)
 }
 
-// BenchmarkUnban is the time from before the start of `meshban unban` on another
-// node to the last kernel.
+// BenchmarkUnban measures the time from before the start of `meshban unban` on
+// another node to the last kernel.
 func BenchmarkUnban(b *testing.B) {
 	m := settled(b, 10)
 	var times []time.Duration
@@ -93,8 +93,8 @@ func BenchmarkUnban(b *testing.B) {
 	report(b, times)
 }
 
-// BenchmarkWire is what one ban costs on the wire between ten nodes, all of
-// them together, with the traffic of an idle mesh taken off.
+// BenchmarkWire measures what one ban costs on the wire, summed over ten nodes,
+// minus the traffic of an idle mesh.
 func BenchmarkWire(b *testing.B) {
 	m := settled(b, 10)
 	const window = 20 * time.Second
@@ -119,10 +119,10 @@ func BenchmarkWire(b *testing.B) {
 	b.ReportMetric(float64(idle)/window.Seconds()/10, "idle-B/s/node")
 }
 
-// BenchmarkBurst is the time from the return of one write(2) of 50 lines to the
-// moment when all ten kernels drop all of a sample of them (the first and the
-// last included; probed every 5 ms), and how many of the 50 were lost, by
-// probing each of them on each node afterwards.
+// BenchmarkBurst measures the time from the return of one write(2) of 50 lines
+// until all ten kernels drop a sample of them (with the first and the last;
+// probed every 5 ms). Then it counts the bans lost, by probing each of the 50
+// addresses on each node.
 func BenchmarkBurst(b *testing.B) {
 	m := settled(b, 10)
 	const burst, rounds = 50, 5
@@ -167,8 +167,8 @@ func BenchmarkBurst(b *testing.B) {
 	b.ReportMetric(float64(lost), "lost")
 }
 
-// BenchmarkIdle is what an idle node of ten costs: bytes that it sends, part of
-// a core, and memory. PSS shares the program's pages among the ten.
+// BenchmarkIdle measures what an idle node of ten costs: bytes sent, share of a
+// core, and memory. PSS divides the program's pages among the ten.
 func BenchmarkIdle(b *testing.B) {
 	m := settled(b, 10)
 	during(5 * time.Second)
@@ -196,7 +196,7 @@ func BenchmarkIdle(b *testing.B) {
 	b.ReportMetric(float64(rss)/(1<<20), "MiB-RSS-worst")
 }
 
-// BenchmarkFlood is how long a ban waits that was written behind a million
+// BenchmarkFlood measures how long a ban takes that was written behind a million
 // useless lines, from the return of its write(2) to the last of three kernels.
 func BenchmarkFlood(b *testing.B) {
 	m := settled(b, 3)

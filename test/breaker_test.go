@@ -11,17 +11,17 @@ import (
 	"github.com/meshban/meshban/test/rig"
 )
 
-// stormBans is what a peer gone wrong bans in one go.
+// stormBans is how many addresses a faulty peer bans at once.
 const stormBans = 30_000
 
-// A peer that bans thousands of addresses a second gets no further than the breaker of the others, where bans of their
-// own still work at once; what is held is decided on each, and stays decided.
+// The breakers of the other nodes stop a peer that bans thousands of addresses a second, while their own bans still work
+// at once. Each node decides on what it holds, and its decisions last.
 func TestBreaker(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 3, config: "peers: {rate: 100000000, burst: 100000000}\nbreaker: {rate: 1, burst: 2000}"})
 	bad, b, c := m.nodes[0], m.nodes[1], m.nodes[2]
 
-	// The control: before, what this peer bans is enforced everywhere.
+	// Positive control: before the storm, this peer's bans are enforced everywhere.
 	control := fresh()
 	pairs := m.watch(t, control)
 	start := time.Now()
@@ -61,7 +61,7 @@ func TestBreaker(t *testing.T) {
 	if e := must(storm.Wait(banLimit))(t); e.Code != exitDone {
 		t.Errorf("the storm ended with %+v", e)
 	}
-	m.inSync(t, syncLimit) // what is held is replicated
+	m.inSync(t, syncLimit) // held bans are replicated too
 	for _, n := range m.nodes[1:] {
 		s := n.status(t)
 		if s.Bans.Held+s.Bans.Active < stormBans || s.Bans.Active > 2000+3 || s.Firewall.Enforced != s.Bans.Active {
@@ -77,7 +77,7 @@ func TestBreaker(t *testing.T) {
 			t.Errorf("%s says why: %s", n.Name, why)
 		}
 	}
-	must(held[:1].Enforced(banLimit))(t) // where it began, it holds
+	must(held[:1].Enforced(banLimit))(t) // the node itself enforces it
 	answering(t, held[1:])
 
 	start = time.Now()
@@ -86,14 +86,14 @@ func TestBreaker(t *testing.T) {
 	if out := c.run(t, "held", "drop", "--from", bad.Name); !strings.HasSuffix(out, " bans dropped\n") {
 		t.Errorf("drop: %q", out)
 	}
-	// What b banned meanwhile is held too, unless it came before the breaker opened: it knows no good peers.
+	// What b banned meanwhile is held too, unless it came before the breaker opened: the breaker spares no peer.
 	if r := must(c.Run("meshban", "held", "drop", "--all"))(t); r.Code != exitDone && r.Code != exitNotFound {
 		t.Errorf("drop of the rest: exit code %d\n%s", r.Code, r.Stderr)
 	}
 	c.exit(t, exitNotFound, "held", "drop", "--all")
 	answering(t, held[2:])
 
-	// Decisions outlive a restart, and so does what is held.
+	// Decisions survive a restart, and so do held bans.
 	waiting := b.status(t).Bans.Held
 	for _, n := range m.nodes[1:] {
 		n.stop(t)
@@ -109,7 +109,7 @@ func TestBreaker(t *testing.T) {
 	answering(t, held[2:])
 	check(t, held[1:2].Silent(time.Now().Add(-rig.Settle), time.Now()))
 
-	// A release of all of it is one batch; a fresh ban finds its way in between.
+	// A release of all held bans is one batch; a fresh ban need not wait for it.
 	src := fresh()
 	here := m.watchNode(t, src, b, 80)
 	all := must(b.Start(rig.Cmd{Argv: []string{"meshban", "held", "release", "--all"}}))(t)
@@ -124,7 +124,7 @@ func TestBreaker(t *testing.T) {
 	}
 }
 
-// One peer alone gets no further than its own caps, and the others' bans go on as if nothing were.
+// A single peer is stopped by its own caps, and the others' bans are not affected.
 func TestCapsOfOnePeer(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 3, config: "peers: {rate: 1, burst: 100}"})

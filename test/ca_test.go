@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// A machine is enrolled without contact, while the authority's key is on no node: it
-// is believed like any other. A stranger with the mesh's key and no certificate is not.
+// A machine enrolled by files, while no node has the authority's key, is trusted like
+// any other. A stranger with the mesh's key but no certificate of this mesh is not.
 func TestCertifiedByFile(t *testing.T) {
 	t.Parallel()
 	m := newFleet(t, 4)
@@ -40,7 +40,7 @@ func TestCertifiedByFile(t *testing.T) {
 	third.run(t, "ban", src.String(), "--for", "1h")
 	enforced(t, pairs[:3], start)
 
-	// The stranger has stolen mesh.key, and another mesh's authority certifies it.
+	// The stranger has stolen mesh.key; another mesh's authority certifies it.
 	stranger.run(t, "init", "--name", stranger.Name, "--bind", m.bind(stranger))
 	check(t, stranger.WriteFile(stateDir+"/mesh.key", must(first.ReadFile(stateDir+"/mesh.key"))(t)))
 	stranger.configure(t, "join: ["+first.Mesh.String()+"]")

@@ -12,7 +12,7 @@ import (
 	"github.com/meshban/meshban/test/rig"
 )
 
-// metric reads one figure of a node's metrics, 0 if it is not there.
+// metric returns one of a node's metrics, or 0 if it is missing.
 func (n *node) metric(t testing.TB, name string) (value float64) {
 	t.Helper()
 	const get = `exec 3<>/dev/tcp/127.0.0.1/9100 && printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3 && cat <&3`
@@ -28,9 +28,9 @@ func (n *node) metric(t testing.TB, name string) (value float64) {
 	return value
 }
 
-// A node gets no further in the others' kernels than its certificate allows: by rate, width, length, and as to what
-// others banned. What exceeds is held or refused, counted, shown, and told to its own operator; who decides may let it
-// count. A member's caps change at once, and in both directions.
+// Other nodes enforce a node's bans only as far as its certificate allows: by rate, by width, by length, and by whether it
+// may lift others' bans. They hold or refuse the excess, count and show it, and tell the node's own operator; operators
+// may release what is held. A member's caps change at once, and in both directions.
 func TestCapsOfACertificate(t *testing.T) {
 	t.Parallel()
 	const rate = 10
@@ -38,7 +38,7 @@ func TestCapsOfACertificate(t *testing.T) {
 		"--rate", fmt.Sprint(rate), "--widest-ipv4", "30", "--max-for", "1h", "--no-unban-any", "--no-import",
 	}})
 	first, bad, good := m.nodes[0], m.nodes[1], m.nodes[2]
-	// The invitation was for both; one of them is trusted with more from here on.
+	// The invitation was for both members; from here on, one of them has no caps.
 	if out := first.run(t, "ca", "caps", good.Name, "--default"); !strings.Contains(out, "each node's config") {
 		t.Errorf("ca caps: %s", out)
 	}
@@ -65,7 +65,7 @@ func TestCapsOfACertificate(t *testing.T) {
 	}
 	begun := time.Now()
 	start := begun
-	good.run(t, "ban", honest.String(), "--for", "2h") // longer than bad may
+	good.run(t, "ban", honest.String(), "--for", "2h") // longer than bad is allowed to
 	bad.run(t, "ban", ordinary.String(), "--for", "30m")
 	enforced(t, watched[honest], start)
 	enforced(t, watched[ordinary], start)
@@ -83,7 +83,7 @@ func TestCapsOfACertificate(t *testing.T) {
 	enforced(t, at(watched[long]), start)
 	open(t, at(watched[honest]), start, banLimit)
 
-	// More at once than a minute's worth; a list is no way around that.
+	// More than a minute's worth at once; importing a list does not evade the cap.
 	var storm strings.Builder
 	for i := range 20 {
 		fmt.Fprintf(&storm, "11.0.0.%d\n", i)
@@ -91,7 +91,7 @@ func TestCapsOfACertificate(t *testing.T) {
 	check(t, bad.WriteFile("/root/storm", storm.String()+late.String()+"\n"))
 	must(bad.Shell("meshban ban - --for 30m </root/storm && meshban import /root/storm --for 30m"))(t)
 	enforced(t, at(watched[late]), time.Now())
-	m.inSync(t, syncLimit) // of two lists either may come first, and what one node holds less than another is a refill's doing
+	m.inSync(t, syncLimit) // either list may come first; nodes that hold different numbers differ by a refill
 	for _, n := range []*node{first, good} {
 		eventually(t, banLimit, func() error {
 			if e, ok := n.entry(t, late.String()); !ok || e.State != "held" {
@@ -121,7 +121,7 @@ func TestCapsOfACertificate(t *testing.T) {
 	}
 	check(t, others(watched[honest]).Silent(silent, time.Now()))
 
-	// Its own operator learns of it from the others, who say it at most once a minute.
+	// Its own operator learns of it from the others, which report it at most once a minute.
 	who, held := first.Name, first.status(t).Bans.Held
 	if more := good.status(t).Bans.Held; more > held {
 		who, held = good.Name, more
@@ -159,7 +159,7 @@ func TestCapsOfACertificate(t *testing.T) {
 	enforced(t, watched[late][:1], start)
 	answering(t, watched[late][2:])
 
-	// With other caps, what it says counts at once; what was held stays held, also after a restart.
+	// With wider caps, its new ops count at once. What was held stays held, also after a restart.
 	first.run(t, "ca", "caps", bad.Name, "--rate", "100000")
 	eventually(t, banLimit, func() error {
 		if out := good.run(t, "ca", "caps", bad.Name); !strings.Contains(out, "rate 100000") {

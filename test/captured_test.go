@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hostileID waits until every honest node whose agent runs sees the hostile member, and returns its id.
+// hostileID waits until every honest node with a running agent sees the hostile member, and returns its id.
 func (s *siege) hostileID(t *testing.T) string {
 	t.Helper()
 	var id string
@@ -37,11 +37,11 @@ func (s *siege) hostileID(t *testing.T) string {
 	return id
 }
 
-// What a node said once has no effect when a member says it again: not after an unban, and not after its end.
+// A member that replays a node's frames has no effect: not after an unban, and not after a ban's end.
 func TestReplay(t *testing.T) {
 	t.Parallel()
 	s := besiege(t, 3)
-	p := s.attack(t, "replay", "-for", untilEnded) // from now on it is told what is banned
+	p := s.attack(t, "replay", "-for", untilEnded) // from now on it receives the bans
 	lifted, ended := fresh(), fresh()
 	a, b := s.watchHonest(t, lifted), s.watchHonest(t, ended)
 	before := s.honest[0].metrics(t)
@@ -69,8 +69,8 @@ func TestReplay(t *testing.T) {
 	s.agree(t)
 }
 
-// Certificates of another authority, for another mesh, that have ended, or do not count yet, are worth nothing; and a
-// revoked member, who was believed until then, can go on as it likes.
+// Certificates by another authority, for another mesh, expired or not yet valid are worthless. A member that was trusted
+// until its revocation has no effect afterwards.
 func TestWorthlessCertificates(t *testing.T) {
 	t.Parallel()
 	s := besiege(t, 3)
@@ -95,7 +95,7 @@ func TestWorthlessCertificates(t *testing.T) {
 
 	start := time.Now()
 	p = s.attack(t, "bans", "-ban", victim.String()+"/32", "-for", untilEnded)
-	enforced(t, pairs, start) // it is certified
+	enforced(t, pairs, start) // a certified member's bans count
 	id := s.hostileID(t)
 	start = time.Now()
 	s.honest[0].run(t, "revoke", id, "--reason", "captured")
@@ -117,8 +117,8 @@ func TestWorthlessCertificates(t *testing.T) {
 	s.agree(t)
 }
 
-// Who has the authority's key decides who is a member, and its members may ban; what a node cannot do without stays open
-// even then.
+// The holder of the authority's key decides who is a member, and such members may ban. Even then, what a node needs stays
+// reachable.
 func TestCapturedAuthority(t *testing.T) {
 	t.Parallel()
 	s := besiege(t, 3)
@@ -143,7 +143,7 @@ func TestCapturedAuthority(t *testing.T) {
 	s.agree(t)
 	conn := must(s.honest[0].Dial(s.honest[0].Mesh, netip.AddrPortFrom(s.honest[1].Mesh, meshPort)))(t)
 	check(t, conn.Close())
-	// What remains is to begin a new mesh; until then a ban by the true nodes goes on as before.
+	// The only remedy is a new mesh; until then, bans by the real nodes still work.
 	src := fresh()
 	honest := s.watchHonest(t, src)
 	start = time.Now()
@@ -151,8 +151,8 @@ func TestCapturedAuthority(t *testing.T) {
 	enforced(t, honest, start)
 }
 
-// Somebody without the mesh's key sends to its port what there is: nobody bans, crashes, or becomes slow, nobody else is
-// kept from enrolling, and the operator can count it.
+// An outsider without the mesh's key sends all kinds of messages to its port. No node bans, crashes or becomes slow, others
+// can still enrol, and the operator sees the outsider's packets in a counter.
 func TestOutsider(t *testing.T) {
 	s := besiege(t, 4)
 	newcomer := s.honest[3]
@@ -197,7 +197,7 @@ func TestOutsider(t *testing.T) {
 	s.agree(t)
 }
 
-// Whoever listens on the wire learns neither what is banned, nor why, nor what nodes are called.
+// An eavesdropper learns neither what is banned, nor why, nor the nodes' ids.
 func TestOutsiderReadsNothing(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 2})

@@ -16,10 +16,10 @@ import (
 	"github.com/meshban/meshban/test/rig"
 )
 
-// wallFile holds by how many seconds a node's wall clock is set off; see testdata/wall.
+// wallFile contains the offset of a node's wall clock in seconds; see testdata/wall.
 const wallFile = "/root/wall"
 
-// clockedProgram builds the program with a wall clock of its own: Go's package time, with what testdata/wall adds.
+// clockedProgram builds the program with an adjustable wall clock: Go's package time with the additions in testdata/wall.
 func clockedProgram(t testing.TB) string {
 	t.Helper()
 	dir := filepath.Join(filepath.Dir(program), "wall")
@@ -47,13 +47,13 @@ func clockedProgram(t testing.TB) string {
 	return built
 }
 
-// setWall sets the node's wall clock off.
+// setWall sets the offset of the node's wall clock, in whole seconds.
 func (n *node) setWall(t testing.TB, off time.Duration) {
 	t.Helper()
 	check(t, n.WriteFile(wallFile, fmt.Sprintf("%d\n", off/time.Second)))
 }
 
-// problem returns the problems of a kind that the node's status shows.
+// problem returns the problems of one kind in the node's status.
 func (n *node) problem(t testing.TB, kind string) (all []string) {
 	t.Helper()
 	for _, p := range n.status(t).Problems {
@@ -64,8 +64,8 @@ func (n *node) problem(t testing.TB, kind string) (all []string) {
 	return all
 }
 
-// A fleet whose machines have no clock of their own starts in 1970. When the clocks are set it holds what it held before,
-// and what was lifted stays so, without a restart; and whose clock is wrong then is named on both sides.
+// A fleet of machines without a real-time clock starts in 1970. Once the clocks are set, it has the same bans as before,
+// and lifted ones stay lifted, without a restart. A node whose clock is still wrong is named by itself and by the others.
 func TestClocks(t *testing.T) {
 	m := newFleetOf(t, 3, clockedProgram(t))
 	m.join(t, setup{nodes: 3})

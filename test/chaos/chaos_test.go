@@ -25,11 +25,12 @@ var (
 const (
 	// quietLimit bounds how long all nodes may need to agree after the faults have ended.
 	quietLimit = time.Minute
-	// samples are the addresses of a quiet point that are probed by packets.
+	// samples is how many addresses are probed by packets at a quiet point.
 	samples = 6
-	// leakBound is by how much files and goroutines of an agent that was never killed may differ from their start.
+	// leakBound is by how many files and goroutines an agent that was never killed may differ from its start.
 	leakBound = 5
-	// slopeFrom is the shortest run in which the growth of memory says something, slopeBound what is allowed in that time.
+	// slopeFrom is the shortest run in which the growth of memory is meaningful; slopeBound is the growth allowed in that
+	// time, in bytes.
 	slopeFrom, slopeBound = 10 * time.Minute, 1 << 20
 )
 
@@ -107,7 +108,7 @@ func (w *world) quiet(r *rand.Rand) {
 	w.say(nil, "all agree on %d bans", len(list))
 }
 
-// why returns what each node says of a prefix.
+// why returns each node's `meshban why` of a prefix.
 func (w *world) why(p netip.Prefix) string {
 	var text strings.Builder
 	for _, n := range w.nodes {
@@ -119,7 +120,7 @@ func (w *world) why(p netip.Prefix) string {
 	return text.String()
 }
 
-// sameLists returns what every node lists, if it is the same, or else a prefix in which two lists differ.
+// sameLists returns the list of all nodes if it is the same everywhere, otherwise a prefix in which two lists differ.
 func (w *world) sameLists() (map[netip.Prefix]entry, netip.Prefix, error) {
 	var first map[netip.Prefix]entry
 	for _, n := range w.nodes {
@@ -146,7 +147,7 @@ func same(a, b entry) bool {
 	return a.Until.Equal(b.Until) && a.State == b.State && a.Ports == b.Ports && slices.Equal(a.OriginIDs, b.OriginIDs)
 }
 
-// compare holds a node's list against the oracle, and its kernel against the list.
+// compare checks a node's list against the oracle, and its kernel against the list.
 func (w *world) compare(n *node) {
 	w.t.Helper()
 	from := time.Now()
@@ -184,8 +185,8 @@ func (w *world) compare(n *node) {
 	}
 }
 
-// kernelFault compares elements with the lists before and after they were read: what both lists have must be there, and
-// nothing that neither has. finding.what is "" if so.
+// kernelFault compares the kernel's elements with the lists read before and after them: what is in both lists must be in
+// the kernel, and what is in neither must not. If so, finding.what is "".
 func kernelFault(before, after map[netip.Prefix]entry, elements map[netip.Prefix]bool) finding {
 	for p, e := range after {
 		_, both := before[p]
@@ -205,13 +206,13 @@ func kernelFault(before, after map[netip.Prefix]entry, elements map[netip.Prefix
 	return finding{}
 }
 
-// probe sends packets from some addresses to each node: a kernel may hold an element and no rule that uses it.
+// probe sends packets from some addresses to each node, because a kernel may have an element without a rule that uses it.
 func (w *world) probe(list map[netip.Prefix]entry, r *rand.Rand) {
 	w.t.Helper()
 	var wg sync.WaitGroup
 	for i := range samples {
 		p := w.pool[r.IntN(len(w.pool))]
-		if i%2 == 0 && len(list) > 0 { // one in two is banned
+		if i%2 == 0 && len(list) > 0 { // every second one is banned
 			all := slices.SortedFunc(maps.Keys(list), netip.Prefix.Compare)
 			p = all[r.IntN(len(all))]
 		}
@@ -259,7 +260,7 @@ func (w *world) leaks(before usage) {
 	}
 }
 
-// powerCut ends all agents at once and empties all kernels: what is in force comes back from the disks alone.
+// powerCut ends all agents at once and empties all kernels, so that bans come back from the disks alone.
 func (w *world) powerCut() {
 	w.t.Helper()
 	w.say(nil, "power cut")
@@ -273,7 +274,7 @@ func (w *world) powerCut() {
 	}
 }
 
-// tails shows what the agents said last.
+// tails logs the agents' last lines if the test failed.
 func (w *world) tails() {
 	if !w.t.Failed() {
 		return
@@ -289,7 +290,7 @@ type sample struct {
 	rss int64
 }
 
-// slope is by how many bytes memory grows in slopeFrom, by least squares over what was measured after the first third.
+// slope returns by how many bytes memory grows in slopeFrom, by least squares over the samples after the first third.
 func slope(all []sample) int64 {
 	all = all[len(all)/3:]
 	var n, x, y, xx, xy float64

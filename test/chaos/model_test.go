@@ -20,17 +20,17 @@ var (
 	someTime  = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 )
 
-// said is a command of a second that was acknowledged.
+// said returns an acknowledged command that took a second.
 func said(by string, at time.Duration) command {
 	return command{by: by, start: someTime.Add(at), end: someTime.Add(at + time.Second), acked: true}
 }
 
-// listed is a list with the one prefix until a time.
+// listed returns a list with onePrefix banned until a time.
 func listed(until time.Duration, ids ...string) map[netip.Prefix]entry {
 	return map[netip.Prefix]entry{onePrefix: {Until: someTime.Add(until), State: "enforced", OriginIDs: ids}}
 }
 
-// The oracle finds what is missing and what should be gone, and asks for nothing that it cannot know.
+// The oracle finds what is missing and what should be gone, and demands nothing that it cannot know.
 func TestOracle(t *testing.T) {
 	const hour = time.Hour
 	nothing := map[netip.Prefix]entry{}
@@ -80,7 +80,7 @@ func TestOracle(t *testing.T) {
 	}
 }
 
-// An element in a kernel is compared with the latest end that anybody asked for.
+// An element in a kernel is compared with the latest end that any command asked for.
 func TestOutlived(t *testing.T) {
 	o := newOracle()
 	o.begin(onePrefix)
@@ -121,7 +121,7 @@ func TestKernelFault(t *testing.T) {
 	}
 }
 
-// A seed gives one plan, and the plans of the run in CI have everything.
+// A seed always gives the same plans, and those of the run in CI have every kind of step and fault.
 func TestPlan(t *testing.T) {
 	const rounds = 4
 	draw := func() (all []plan) {
@@ -167,7 +167,7 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-// udpFrame is an Ethernet frame with a UDP packet.
+// udpFrame returns an Ethernet frame with a UDP packet.
 func udpFrame(payload string) []byte {
 	f := make([]byte, ethHeader+20+8, ethHeader+20+8+len(payload))
 	copy(f, macPrefix)
@@ -177,7 +177,7 @@ func udpFrame(payload string) []byte {
 	return append(f, payload...)
 }
 
-// sum is the sum of the words of a packet, as the Internet checksum is.
+// sum returns the sum of a frame's 16-bit words, from which the Internet checksum is made.
 func sum(frame []byte) (s uint32) {
 	for ; len(frame) >= 2; frame = frame[2:] {
 		s += uint32(binary.BigEndian.Uint16(frame))
@@ -185,7 +185,7 @@ func sum(frame []byte) (s uint32) {
 	return s
 }
 
-// Damage is seen by the checksum, or only by who reads the payload; never does it go unseen by both, or change addresses of Ethernet.
+// Damage shows in the checksum or only in the payload, both often enough; it never changes the Ethernet header.
 func TestDamage(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
 	var bySum, byPayload int
@@ -212,7 +212,7 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// A frame goes to whom it is addressed, and faults are those of its direction, of both kinds at once.
+// A frame goes to its addressee and is subject to all faults of its direction, combined.
 func TestSwitch(t *testing.T) {
 	f := udpFrame("x")
 	if !addressed(f, 1) || addressed(f, 0) {
@@ -237,7 +237,7 @@ func TestSwitch(t *testing.T) {
 	}
 }
 
-// Memory that grows evenly has a slope after the first third, whatever the start did.
+// Even growth of memory gives a slope that does not depend on the first third.
 func TestSlope(t *testing.T) {
 	var steady, leak []sample
 	for i := range 30 {

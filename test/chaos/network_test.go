@@ -18,13 +18,13 @@ import (
 
 const (
 	meshLink = "mesh0"
-	// frameRoom is more than any frame has: the devices' MTU is 1,500.
+	// frameRoom exceeds the size of any frame: the devices' MTU is 1,500.
 	frameRoom = 1 << 14
 	// lateBy bounds by how much a reordered frame is late.
 	lateBy = 60 * time.Millisecond
 )
 
-// macPrefix begins the address of every node's mesh interface; the node's number follows.
+// macPrefix is the start of the MAC address of every node's mesh interface; the node's number follows.
 var macPrefix = []byte{0x02, 0x6d, 0x62, 0x01, 0x00}
 
 // fault is what happens to frames from one node to another. The numbers are probabilities.
@@ -32,10 +32,10 @@ type fault struct {
 	loss, double, reorder, damage float64
 	delay                         time.Duration
 	cut, noUDP, noTCP             bool
-	mtu                           int // longer IP packets vanish without a word; 0 = none
+	mtu                           int // longer IP packets are dropped silently; 0 = no limit
 }
 
-// with returns both faults at once.
+// with returns both faults combined.
 func (f fault) with(g fault) fault {
 	f.loss = max(f.loss, g.loss)
 	f.double = max(f.double, g.double)
@@ -94,7 +94,7 @@ func (w *network) close() error {
 	return errors.Join(errs...)
 }
 
-// set replaces all faults by these.
+// set replaces all faults by those of some episodes.
 func (w *network) set(episodes []episode) {
 	all := make([][]fault, len(w.ports))
 	for from := range all {
@@ -131,7 +131,7 @@ func (w *network) read(from int, r *rand.Rand) {
 
 const ethHeader = 14
 
-// addressed reports whether a frame is for a node, or for all.
+// addressed reports whether a frame is for a node or for all nodes.
 func addressed(frame []byte, to int) bool {
 	return frame[0]&1 != 0 || string(frame[:5]) == string(macPrefix) && int(frame[5]) == to+1
 }
@@ -162,13 +162,13 @@ func (w *network) pass(to int, frame []byte, f fault, r *rand.Rand) {
 	}
 }
 
-// write drops a frame that the device does not take, as a full queue does.
+// write drops a frame that the device does not accept, as a full queue does.
 func (w *network) write(to int, frame []byte) { _, _ = w.ports[to].Write(frame) }
 
-// packet is where the parts of an IP packet are in its frame.
+// packet tells where the payload of an IP packet is in its frame.
 type packet struct {
 	proto   byte // 0 = not IP
-	payload int  // of TCP or UDP, else the end
+	payload int  // offset of the payload of TCP or UDP, otherwise the end
 }
 
 func parse(frame []byte) packet {
@@ -189,8 +189,9 @@ func parse(frame []byte) packet {
 	return p
 }
 
-// damage changes a frame. Half of the time a bit flips, which the kernel sees by the checksum; else two words of the payload
-// change places, which no Internet checksum sees, so that the program has to. What is not IP has no checksum and is left alone.
+// damage changes a frame. Half of the time it flips a bit, which the kernel detects by the checksum; otherwise it swaps two
+// words of the payload, which no Internet checksum detects, so the program has to. It leaves frames that are not IP alone,
+// because they have no checksum.
 func damage(frame []byte, p packet, r *rand.Rand) {
 	if p.proto == 0 {
 		return

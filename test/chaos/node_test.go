@@ -28,14 +28,14 @@ const (
 	metricsAt  = "127.0.0.1:9946"
 	diskSize   = "16m"
 	startLimit = time.Minute
-	// commandLimit is when a command is taken to hang.
+	// commandLimit is after how many seconds a command counts as hanging.
 	commandLimit = "60"
 )
 
 // Exit codes of the program.
 const exitDone, exitPolicy = 0, 4
 
-// node is a server of the mesh. Its worker alone uses it, or between rounds the test.
+// node is a server of the mesh. Only its worker uses it, or the test between rounds.
 type node struct {
 	*rig.Node
 	index   int
@@ -43,7 +43,7 @@ type node struct {
 	agent   *rig.Proc
 	id      string // of its identity
 	full    bool   // the disk
-	flushed bool   // somebody else has changed the kernel since the last quiet point
+	flushed bool   // another program has changed the kernel since the last quiet point
 	revoked bool
 	args    []string // of the agent
 }
@@ -69,8 +69,8 @@ func (n *node) prepare() error {
 	return err
 }
 
-// face gives the node a link on which it reaches the attacker alone: what the nodes say to one another passes through the
-// network that has faults. The agent has an address by then, and keeps to its network.
+// face gives the node a link on which it reaches only the attacker, so that traffic between nodes passes through the
+// network with faults. By then the agent has an address and keeps to its network.
 func (n *node) face() error {
 	_, err := n.Shell(fmt.Sprintf(`ip addr add %v/32 dev probe0
 ip addr add %v/128 dev probe0 nodad
@@ -113,7 +113,7 @@ func (n *node) start() error {
 	})
 }
 
-// started is start for a node on which nothing is wrong.
+// started is start for a healthy node: an agent that ends is an error.
 func (n *node) started() error {
 	err := n.start()
 	if err == nil && !n.agent.Running() {
@@ -136,7 +136,7 @@ func (n *node) status() (s status, err error) {
 	return s, err
 }
 
-// list is what the node says is banned.
+// list returns the bans that the node lists.
 func (n *node) list() (map[netip.Prefix]entry, error) {
 	r, err := n.meshban("list", "--json")
 	if err != nil || r.Code != exitDone {
@@ -159,7 +159,7 @@ func (n *node) list() (map[netip.Prefix]entry, error) {
 	}
 }
 
-// prefix reads an address or a prefix.
+// prefix parses an address or a prefix.
 func prefix(s string) (netip.Prefix, error) {
 	if a, err := netip.ParseAddr(s); err == nil {
 		return netip.PrefixFrom(a, a.BitLen()), nil
@@ -167,10 +167,10 @@ func prefix(s string) (netip.Prefix, error) {
 	return netip.ParsePrefix(s)
 }
 
-// sentinels are the elements that every set of the product has; nobody sends from there.
+// sentinels are the elements that every set of the product has; no packet comes from them.
 var sentinels = []netip.Prefix{netip.MustParsePrefix("240.0.0.1/32"), netip.MustParsePrefix("100::f000:1/128")}
 
-// kernel reads what the node's kernel drops on all ports.
+// kernel returns what the node's kernel drops on all ports.
 func (n *node) kernel() (map[netip.Prefix]bool, error) {
 	if n.index == nft {
 		return n.nftElements()
@@ -196,13 +196,13 @@ func (n *node) kernel() (map[netip.Prefix]bool, error) {
 	return all, nil
 }
 
-// banSet is the name of a set of addresses or prefixes: x is one of two generations.
+// banSet matches the name of a set of addresses or prefixes; a set has two generations, one of them marked by x.
 var banSet = regexp.MustCompile(`^meshban[46]n?x?$`)
 
 func (n *node) nftElements() (map[netip.Prefix]bool, error) {
 	r, err := n.Run("nft", "-j", "list", "table", "inet", "meshban")
 	all := map[netip.Prefix]bool{}
-	if err != nil || r.Code != 0 { // somebody has deleted the table
+	if err != nil || r.Code != 0 { // another program has deleted the table
 		return all, err
 	}
 	var doc struct {
@@ -233,7 +233,7 @@ func (n *node) nftElements() (map[netip.Prefix]bool, error) {
 	return all, nil
 }
 
-// nftElement reads "ADDRESS", {"prefix": ...} or {"elem": {"val": either}}.
+// nftElement parses "ADDRESS", {"prefix": ...} or {"elem": {"val": either of them}}.
 func nftElement(raw json.RawMessage) (netip.Prefix, error) {
 	var text string
 	if json.Unmarshal(raw, &text) == nil {
@@ -255,7 +255,7 @@ func nftElement(raw json.RawMessage) (netip.Prefix, error) {
 	return prefix(o.Prefix.Addr + "/" + strconv.Itoa(o.Prefix.Len))
 }
 
-// usage is what an agent holds.
+// usage is the resources that an agent holds.
 type usage struct {
 	files, goroutines int
 	rss               int64 // bytes
@@ -304,7 +304,7 @@ func (n *node) goroutines() (int, error) {
 	return strconv.Atoi(string(m[1]))
 }
 
-// dropped reports whether the node's kernel drops packets of an address: a closed port answers with a reset.
+// dropped reports whether the node's kernel drops packets from an address; otherwise a closed port answers with a reset.
 func (w *world) dropped(src netip.Addr, n *node) (bool, error) {
 	dst := n.Probe
 	if src.Is6() {

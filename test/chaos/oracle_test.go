@@ -12,14 +12,14 @@ import (
 )
 
 const (
-	// outlives is by how much nothing may outlive its end.
+	// outlives is by how much a ban may outlast its end.
 	outlives = 2 * time.Second
-	// rounding is by how much a whole second in a list differs from the time meant.
+	// rounding is by how much a time rounded to a second in a list may differ from the real one.
 	rounding = time.Second
 )
 
-// claim is one node's acknowledged ban of a prefix. Its end lies between least and most, since the node's clock was read at
-// some moment of the command.
+// claim is one node's acknowledged ban of a prefix. Its end lies between least and most, because the node read its clock at
+// some moment during the command.
 type claim struct {
 	by          string // id of the node
 	least, most time.Time
@@ -29,14 +29,14 @@ func (c claim) String() string {
 	return fmt.Sprintf("by %s until %s to %s", c.by, c.least.UTC().Format(clock), c.most.UTC().Format(clock))
 }
 
-// record is what the oracle knows of a prefix.
+// record is what the oracle knows about a prefix.
 type record struct {
 	claims  []claim
-	unsure  bool            // commands raced or failed: the nodes must agree, whatever it is on
+	unsure  bool            // commands raced or failed: the nodes must agree, on either outcome
 	lifters map[string]bool // ids that lifted claims of this prefix
-	weak    map[string]bool // ids whose last word was acknowledged on a full disk: a kill may lose it
+	weak    map[string]bool // ids whose last command was acknowledged on a full disk: a kill may lose it
 	running int             // commands under way
-	latest  time.Time       // no ban that was ever asked for ends later
+	latest  time.Time       // the latest end of all bans ever asked for
 }
 
 // oracle knows what must be in force, from acknowledged commands alone.
@@ -74,10 +74,10 @@ type command struct {
 	start, end time.Time
 	acked      bool
 	weak       bool // the disk was full
-	raced      bool // other nodes say something of the same prefixes
+	raced      bool // other nodes ban or unban the same prefixes
 }
 
-// banned takes in a ban that has ended.
+// banned records a ban command that has ended.
 func (o *oracle) banned(c command, length time.Duration, ps ...netip.Prefix) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -87,7 +87,7 @@ func (o *oracle) banned(c command, length time.Duration, ps ...netip.Prefix) {
 		most := c.end.Add(length + rounding)
 		r.latest = latest(r.latest, most)
 		switch {
-		case o.revoked[c.by]: // whatever it said does not count
+		case o.revoked[c.by]: // its bans do not count
 		case !c.acked || c.raced:
 			r.unsure = true
 		default:
@@ -98,7 +98,7 @@ func (o *oracle) banned(c command, length time.Duration, ps ...netip.Prefix) {
 	}
 }
 
-// lifted takes in an unban that has ended. The node knew all claims, unless it raced.
+// lifted records an unban command that has ended. The node knew all claims, unless the command raced.
 func (o *oracle) lifted(c command, ps ...netip.Prefix) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -115,7 +115,7 @@ func (o *oracle) lifted(c command, ps ...netip.Prefix) {
 	}
 }
 
-// killed forgets what a kill may have lost.
+// killed makes the oracle unsure of what the kill of a node may have lost.
 func (o *oracle) killed(id string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -124,7 +124,7 @@ func (o *oracle) killed(id string) {
 	}
 }
 
-// revoke takes back all that a node said. What it lifted may be back.
+// revoke removes a node's claims. What it had lifted may be back.
 func (o *oracle) revoke(id string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -135,7 +135,7 @@ func (o *oracle) revoke(id string) {
 	}
 }
 
-// mustHold reports whether a prefix must be in force from now on until until.
+// mustHold reports whether a prefix must be in force from now to the time until.
 func (o *oracle) mustHold(p netip.Prefix, until time.Time) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -151,8 +151,8 @@ func (r *record) over(at time.Time) bool {
 	return !slices.ContainsFunc(r.claims, func(c claim) bool { return !c.most.Add(outlives).Before(at) })
 }
 
-// outlived returns which of some elements, seen at a time or later, should have ended everywhere by then, whatever a node
-// has heard.
+// outlived returns which of the elements, seen at a time or later, should have ended on every node by then, no matter what
+// the node has heard.
 func (o *oracle) outlived(seen map[netip.Prefix]bool, at time.Time) (found []finding) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -177,7 +177,7 @@ type finding struct {
 // clock is how times of a day are printed.
 const clock = "15:04:05.000"
 
-// judge compares what a node lists, read from one time to another at a quiet point, with what must be in force.
+// judge compares a node's list, read between from and to at a quiet point, with what must be in force.
 func (o *oracle) judge(list map[netip.Prefix]entry, from, to time.Time) (found []finding) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -200,7 +200,7 @@ func (o *oracle) judge(list map[netip.Prefix]entry, from, to time.Time) (found [
 	return found
 }
 
-// settle takes over what all nodes agree on at a quiet point, where the oracle was unsure.
+// settle adopts what all nodes agree on at a quiet point for prefixes of which the oracle was unsure.
 func (o *oracle) settle(list map[netip.Prefix]entry) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -211,14 +211,14 @@ func (o *oracle) settle(list map[netip.Prefix]entry) {
 		}
 		e, has := list[p]
 		r.claims = nil
-		r.unsure = len(e.OriginIDs) > 1 // the list has the end of one of them alone
+		r.unsure = len(e.OriginIDs) > 1 // the list has the end of only one of them
 		if has && !r.unsure {
 			r.claims = []claim{{e.OriginIDs[0], e.Until.Add(-rounding), e.Until.Add(rounding)}}
 		}
 	}
 }
 
-// live returns those of some prefixes that are in force for long enough to lift them.
+// live returns the prefixes that must be in force until at.
 func (o *oracle) live(ps []netip.Prefix, at time.Time) (live []netip.Prefix) {
 	for _, p := range ps {
 		if o.mustHold(p, at) {

@@ -9,32 +9,32 @@ import (
 	"time"
 )
 
-// What a worker does in a step.
+// Actions of a worker in a step.
 const (
 	doBan     = "ban"
 	doUnban   = "unban"
-	doRace    = "race"   // ban or unban what others say something of meanwhile
+	doRace    = "race"   // ban or unban what others ban or unban meanwhile
 	doImport  = "import" // a list
-	doKill    = "kill"   // kill -9 right after an acknowledged ban, and start again
+	doKill    = "kill"   // kill -9 right after an acknowledged ban, then start again
 	doRestart = "restart"
 	doFreeze  = "freeze" // SIGSTOP, SIGCONT
-	doFlush   = "flush"  // somebody else empties sets or rules
+	doFlush   = "flush"  // another program empties sets or rules
 	doFull    = "full"   // the disk is full for a while
 	doLocked  = "locked" // the disk is read-only when the agent starts
 	doMove    = "move"   // the node gets another address
 	doRotate  = "rotate" // of the mesh key
 	doRevoke  = "revoke" // of the victim
-	doCrash   = "crash"  // kill -9 alone, and start again
+	doCrash   = "crash"  // kill -9 alone, then start again
 )
 
 // step is one thing that a worker does.
 type step struct {
-	at    time.Duration // since the round began, unless the step before took longer
+	at    time.Duration // since the start of the round; later if the step before takes longer
 	do    string
 	count int           // addresses
 	long  bool          // a ban outlives the round
-	pause time.Duration // how long an agent is down, a disk full
-	pick  uint64        // chooses what is left to choose
+	pause time.Duration // how long an agent is down or a disk is full
+	pick  uint64        // random bits for choices that remain
 }
 
 // episode is a fault of the network for a while.
@@ -55,7 +55,7 @@ type plan struct {
 
 const (
 	// nodes is the size of the mesh. The first has the authority's key, the second is never killed, the third uses nftables,
-	// and the last is revoked now and then, and joins anew.
+	// and the last is sometimes revoked and joins again.
 	nodes                         = 5
 	authority, kept, nft, victim  = 0, 1, 2, nodes - 1
 	shortestRound, longestRound   = 12 * time.Second, 25 * time.Second
@@ -63,7 +63,7 @@ const (
 	shortestOutage, longestOutage = 200 * time.Millisecond, 6 * time.Second
 )
 
-// chances are how often a worker does what, of their sum.
+// chances gives each action's share: in of the sum of all.
 var chances = []struct {
 	do string
 	in int
@@ -76,7 +76,7 @@ var chances = []struct {
 
 func killable(node int) bool { return node != kept }
 
-// macros are what whole rounds are about, each in turn.
+// macros are the themes of whole rounds, each in turn.
 var macros = []string{doRevoke, doRotate, "rolling", "whole", "calm"}
 
 func between(r *rand.Rand, least, most time.Duration) time.Duration {

@@ -13,12 +13,12 @@ import (
 )
 
 const (
-	// leastBrief to mostBrief, or longBan, is for how long workers ban.
+	// Workers ban for leastBrief to mostBrief, or for longBan.
 	leastBrief, mostBrief = 5 * time.Second, 30 * time.Second
 	longBan               = time.Hour
-	// liftable is for how long a ban must go on for a node to be asked to lift it: the command may take that long.
+	// liftable is how long a ban must still last for a node to lift it: the command may take that long.
 	liftable = 90 * time.Second
-	// importSize is how many addresses a list has.
+	// importSize is the number of addresses in an imported list.
 	importSize = 25
 )
 
@@ -92,7 +92,7 @@ func (k *worker) length(s step) time.Duration {
 	return leastBrief + time.Duration(s.pick%uint64(mostBrief-leastBrief)).Truncate(time.Second)
 }
 
-// fault says what was done to the node; an error is one of the rig.
+// fault logs what was done to the node; an error means that the rig failed.
 func (k *worker) fault(err error, format string, args ...any) {
 	k.say(k.node, format, args...)
 	if err != nil {
@@ -100,7 +100,7 @@ func (k *worker) fault(err error, format string, args ...any) {
 	}
 }
 
-// words writes prefixes as arguments.
+// words returns prefixes as command-line arguments.
 func words(ps []netip.Prefix) (all []string) {
 	for _, p := range ps {
 		if p.IsSingleIP() {
@@ -112,7 +112,7 @@ func words(ps []netip.Prefix) (all []string) {
 	return all
 }
 
-// run runs a command about prefixes. It must succeed, unless others speak of them too, the disk is full, or the node is
+// run runs a command about prefixes. It must succeed unless other nodes race with it, the disk is full, or the node is
 // revoked meanwhile.
 func (k *worker) run(ps []netip.Prefix, raced bool, args ...string) command {
 	n := k.node
@@ -128,7 +128,7 @@ func (k *worker) run(ps []netip.Prefix, raced bool, args ...string) command {
 }
 
 func (k *worker) ban(ps []netip.Prefix, length time.Duration, raced bool) {
-	// A second ban of this node would be shorter than the first, or not count: what is in force is left to unban.
+	// A second, brief ban by this node would shorten the first or not count, so prefixes in force are left out.
 	if !raced {
 		live := k.oracle.live(ps, time.Now())
 		ps = slices.DeleteFunc(ps, func(p netip.Prefix) bool { return length < longBan && slices.Contains(live, p) })
@@ -154,7 +154,7 @@ func (k *worker) unban(ps []netip.Prefix, raced bool) {
 	}
 }
 
-// inForce checks that the node's own kernel does what a command has just acknowledged, unless somebody else has touched it.
+// inForce checks that the node's own kernel does what a command just acknowledged, unless another program has changed it.
 func (k *worker) inForce(ps []netip.Prefix, want bool) {
 	n := k.node
 	if n.flushed || n.revoked || n.index == victim {
@@ -182,7 +182,7 @@ func (k *worker) imports(ps []netip.Prefix, length time.Duration) {
 	k.oracle.banned(c, length, ps...)
 }
 
-// crash ends the agent by SIGKILL and starts it again later.
+// crash kills the agent with SIGKILL and starts it again later.
 func (k *worker) crash(pause time.Duration) {
 	k.fault(k.node.agent.Kill(false), "killed for %v", pause)
 	k.oracle.killed(k.node.id)
@@ -207,7 +207,7 @@ func (k *worker) restart(pause time.Duration) {
 	k.start()
 }
 
-// flushes are what others do to the firewall.
+// flushes are what other programs do to the firewall.
 var flushes = [][]string{
 	{
 		"iptables -w -t raw -F; ip6tables -w -t raw -F",
@@ -231,11 +231,11 @@ func (k *worker) flush(pick uint64) {
 	}
 	script := scripts[pick%uint64(len(scripts))]
 	k.node.flushed = true
-	_, err := k.node.Run("sh", "-c", script) // the agent may repair between two commands, so that one fails
+	_, err := k.node.Run("sh", "-c", script) // a command may fail if the agent repairs the firewall before it
 	k.fault(err, "%s", script)
 }
 
-// fill makes the disk full for a while, in which the node bans.
+// fill fills the disk for a while, during which the node bans.
 func (k *worker) fill(s step) {
 	n := k.node
 	_, err := n.Run("dd", "if=/dev/zero", "of="+stateDir+"/full", "bs=4k")
@@ -243,7 +243,7 @@ func (k *worker) fill(s step) {
 	k.fault(err, "the disk is full for %v", s.pause)
 	k.ban(k.take(s.count), longBan, false)
 	<-time.After(s.pause)
-	if s.long && killable(n.index) { // without room, it may not start
+	if s.long && killable(n.index) { // without free space it may not start
 		k.fault(n.agent.Kill(false), "killed with a full disk")
 		k.oracle.killed(n.id)
 		k.fault(n.start(), "started with a full disk")
@@ -290,7 +290,7 @@ func (k *worker) move(pick uint64) {
 	k.fault(err, "moved to %v", n.addr)
 }
 
-// revoke shuts the victim out. Its worker may speak meanwhile: what it says counts no more.
+// revoke revokes the victim. Its worker goes on, but its commands no longer count.
 func (k *worker) revoke() {
 	bad := k.nodes[victim]
 	id := bad.id

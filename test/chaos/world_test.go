@@ -17,13 +17,13 @@ import (
 )
 
 const (
-	// lastEvents are printed with a violation.
+	// lastEvents is how many events are printed with a violation.
 	lastEvents = 25
-	// maxViolations end a run.
+	// maxViolations is after how many violations a run ends.
 	maxViolations = 10
 )
 
-// world is the mesh, its network and what is known of them.
+// world is the mesh, its network and what is known about them.
 type world struct {
 	*rig.Fleet
 	t      *testing.T
@@ -32,8 +32,8 @@ type world struct {
 	nodes  []*node
 	net    *network
 	oracle *oracle
-	pool   []netip.Prefix // what workers ban, each in a round one of them alone
-	raced  []netip.Prefix // what all of them ban
+	pool   []netip.Prefix // what workers ban; in a round, each prefix belongs to one of them
+	raced  []netip.Prefix // what all workers ban
 
 	shutOut *node // revoked in this round; set by the authority's worker
 
@@ -42,7 +42,7 @@ type world struct {
 	violations int
 }
 
-// say keeps what happened.
+// say records an event.
 func (w *world) say(n *node, format string, args ...any) {
 	where := "all"
 	if n != nil {
@@ -53,7 +53,7 @@ func (w *world) say(n *node, format string, args ...any) {
 	w.events = append(w.events, fmt.Sprintf("%8.3f %s: %s", time.Since(w.began).Seconds(), where, fmt.Sprintf(format, args...)))
 }
 
-// violate reports what must not be, with the last events, and those that name the element.
+// violate reports a violation with the last events and those that name the element.
 func (w *world) violate(n *node, element any, format string, args ...any) {
 	w.t.Helper()
 	w.say(n, "VIOLATION: %v: %s", element, fmt.Sprintf(format, args...))
@@ -78,7 +78,7 @@ func (w *world) over() bool {
 	return w.violations >= maxViolations
 }
 
-// newWorld sets the mesh up as a user does, on a network that this process carries.
+// newWorld sets the mesh up as a user does, on a network that this process simulates.
 func newWorld(t *testing.T, seed uint64) *world {
 	t.Helper()
 	f := rig.New(t, rig.Options{Nodes: nodes, Binds: map[string]string{"/usr/local/bin/meshban": program}})
@@ -110,7 +110,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 	return w
 }
 
-// check ends the test on an error of the rig.
+// check ends the test if the rig failed.
 func (w *world) check(err error) {
 	w.t.Helper()
 	if err != nil {
@@ -140,7 +140,7 @@ func (w *world) up(n *node) {
 	w.say(n, "joined as %s", n.id)
 }
 
-// join makes a member of a machine on which nothing is set up.
+// join makes a fresh machine a member.
 func (w *world) join(n *node) {
 	w.t.Helper()
 	token := strings.TrimSpace(w.command(w.nodes[authority], "invite"))
@@ -148,7 +148,7 @@ func (w *world) join(n *node) {
 	w.up(n)
 }
 
-// addresses are those of the attacker that the workers ban. None of the prefixes touch, so that the kernel holds each as it is.
+// addresses fills pool and raced with prefixes of the attacker. No two are adjacent, so the kernel keeps each unmerged.
 func (w *world) addresses() {
 	add := func(list *[]netip.Prefix, format string, args ...any) {
 		p, err := prefix(fmt.Sprintf(format, args...))
@@ -179,7 +179,7 @@ func (w *world) shares(r *rand.Rand) [nodes][]netip.Prefix {
 	return shares
 }
 
-// play carries a plan out and returns when all of it is over.
+// play carries out a plan and returns when all of it is over.
 func (w *world) play(p plan, r *rand.Rand) {
 	w.say(nil, "round of %v about %q", p.length.Round(time.Millisecond), p.macro)
 	start := time.Now()
@@ -189,7 +189,7 @@ func (w *world) play(p plan, r *rand.Rand) {
 			k := &worker{world: w, node: w.nodes[i], share: share}
 			for _, s := range p.steps[i] {
 				<-time.After(time.Until(start.Add(s.at)))
-				if w.over() || time.Since(start) > p.length { // what a slow machine has not begun by then is left out
+				if w.over() || time.Since(start) > p.length { // a slow machine leaves out steps that come too late
 					return
 				}
 				k.do(s)
@@ -229,7 +229,7 @@ func (w *world) weather(episodes []episode, start time.Time) {
 	w.net.set(nil)
 }
 
-// watch looks for elements in any kernel that outlive their end, until stop.
+// watch looks for elements in any kernel that outlast their end, until stop is closed.
 func (w *world) watch(stop <-chan struct{}) {
 	const every = 3 * time.Second
 	for {
@@ -241,7 +241,7 @@ func (w *world) watch(stop <-chan struct{}) {
 		for _, n := range w.nodes {
 			from := time.Now()
 			elements, err := n.kernel()
-			if err != nil { // sets may go while they are read
+			if err != nil { // sets may disappear while they are read
 				w.say(n, "read the kernel: %v", err)
 				continue
 			}
@@ -267,7 +267,7 @@ func (w *world) renew(n *node) {
 	w.join(n)
 }
 
-// diverged is nil when all members have one digest.
+// diverged returns nil if all members have the same digest.
 func (w *world) diverged() error {
 	digests := map[string][]string{}
 	for _, n := range w.members() {

@@ -16,7 +16,7 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// attacks by name. Each goes on until its context ends.
+// attacks holds the attacks by name. Each goes on until its context ends.
 var attacks = map[string]func(context.Context, *world) error{
 	"forge":        forge,
 	"replay":       replay,
@@ -64,7 +64,7 @@ var attacks = map[string]func(context.Context, *world) error{
 	"versions":     oddVersions,
 }
 
-// next signs a frame of this member's.
+// next signs this member's next frame.
 func (w *world) next(payload []byte, issued, expires time.Time) []byte {
 	w.seq++
 	return frame{
@@ -73,13 +73,13 @@ func (w *world) next(payload []byte, issued, expires time.Time) []byte {
 	}.sign(w.key)
 }
 
-// op bans prefixes from now on.
+// op signs a frame that bans prefixes from now on.
 func (w *world) op(prefixes ...netip.Prefix) []byte {
 	now := time.Now()
 	return w.next(bans(now.Add(w.life), prefixes...), now, now.Add(w.life))
 }
 
-// forge signs in the name of others, and in the name of keys that nobody has certified.
+// forge signs frames in the name of other members and with an uncertified key.
 func forge(ctx context.Context, w *world) error {
 	keys := slices.Collect(maps.Values(w.members()))
 	if len(keys) == 0 {
@@ -104,8 +104,8 @@ func forge(ctx context.Context, w *world) error {
 	return nil
 }
 
-// replay says again whatever it has heard, for ever; in no order, for what a node takes of it in a second would be the
-// same one again and again where as many were heard as go by from one that is taken to the next.
+// replay repeats the frames that it has heard, in random order: in a fixed order, a node that accepts only one of every
+// len(heard) messages would get the same frame each time.
 func replay(ctx context.Context, w *world) error {
 	var heard [][]byte
 	every(ctx, 500, func(int) {
@@ -126,7 +126,7 @@ func replay(ctx context.Context, w *world) error {
 	return nil
 }
 
-// equivocate signs two frames under each number, and tells some nodes the one and some the other.
+// equivocate signs two frames with each sequence number and sends one to the first node, the other to the rest.
 func equivocate(ctx context.Context, w *world) error {
 	all := w.targets
 	every(ctx, 20, func(i int) {
@@ -151,13 +151,13 @@ func expired(ctx context.Context, w *world) error {
 	every(ctx, 200, func(int) {
 		now := time.Now()
 		w.say(packet(kindPush, w.next(bans(now.Add(-time.Second), w.bans...), now.Add(-time.Hour), now.Add(-time.Second))))
-		// One that lives, but what it says does not.
+		// This frame is valid, but the bans in it have expired.
 		w.say(packet(kindPush, w.next(bans(now.Add(-time.Second), w.bans...), now, now.Add(w.life))))
 	})
 	return nil
 }
 
-// wide bans prefixes that contain what it is after.
+// wide bans prefixes that contain its target.
 func wide(ctx context.Context, w *world) error {
 	every(ctx, 100, func(i int) {
 		at := w.bans[0]
@@ -182,7 +182,7 @@ func storm(ctx context.Context, w *world) error {
 	return nil
 }
 
-// half bans 0.0.0.0/1, in /8s and then in /24s.
+// half bans 0.0.0.0/1: the first 120 of its /8s, and its /24s.
 func half(ctx context.Context, w *world) error {
 	var eights []netip.Prefix
 	for i := range 120 {
@@ -203,7 +203,7 @@ func half(ctx context.Context, w *world) error {
 	return nil
 }
 
-// onlyBans says what any member may say, of prefixes that must not be dropped: addresses of members, 0.0.0.0/0.
+// onlyBans sends well-formed bans of prefixes that must not be dropped: addresses of members, 0.0.0.0/0.
 func onlyBans(ctx context.Context, w *world) error {
 	every(ctx, 100, func(i int) {
 		w.say(packet(kindPush, w.op(w.bans[i%len(w.bans)])))
@@ -211,7 +211,7 @@ func onlyBans(ctx context.Context, w *world) error {
 	return nil
 }
 
-// certificates shows certificates that are worth nothing and speaks with the keys that they name.
+// certificates presents invalid certificates and signs with the keys that they name.
 func certificates(ctx context.Context, w *world) error {
 	right, err := mesh.LoadAuthority(w.ca)
 	if err != nil {
@@ -227,10 +227,10 @@ func certificates(ctx context.Context, w *world) error {
 		mesh      [16]byte
 		from, end time.Time
 	}{
-		{other, w.secrets.MeshID, begin, begin.Add(time.Hour)},                            // of another authority
+		{other, w.secrets.MeshID, begin, begin.Add(time.Hour)},                            // by another authority
 		{right, [16]byte{1}, begin, begin.Add(time.Hour)},                                 // for another mesh
-		{right, w.secrets.MeshID, begin.Add(-time.Hour), begin.Add(-time.Second)},         // that has ended
-		{right, w.secrets.MeshID, begin.Add(30 * time.Minute), begin.Add(40 * time.Hour)}, // that does not count yet
+		{right, w.secrets.MeshID, begin.Add(-time.Hour), begin.Add(-time.Second)},         // expired
+		{right, w.secrets.MeshID, begin.Add(30 * time.Minute), begin.Add(40 * time.Hour)}, // not yet valid
 	}
 	every(ctx, 50, func(i int) {
 		k := kinds[i%len(kinds)]
@@ -251,7 +251,7 @@ func certificates(ctx context.Context, w *world) error {
 	return nil
 }
 
-// authority has captured the authority's key too: it certifies new keys, and each bans what it is after.
+// authority holds the captured key of the authority: it certifies new keys, and each bans its targets.
 func authority(ctx context.Context, w *world) error {
 	a, err := mesh.LoadAuthority(w.ca)
 	if err != nil {
@@ -276,7 +276,7 @@ func authority(ctx context.Context, w *world) error {
 	return nil
 }
 
-// hoard has others hold as much as it can: large frames, each of an epoch of its own, that last for a year.
+// hoard makes others store as much as it can: large frames, each with an epoch of its own, that last for a year.
 func hoard(ctx context.Context, w *world) error {
 	every(ctx, 5000, func(i int) {
 		now := time.Now()

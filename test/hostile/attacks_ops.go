@@ -15,18 +15,18 @@ import (
 	"github.com/meshban/meshban/ban"
 )
 
-// What a certified member can do with ops alone.
+// Attacks that a certified member can make with ops alone.
 
 const (
-	// fullFrames is how many large frames a second others take from one member, a little less.
+	// fullFrames is a little less than the large frames a second that others accept from one member.
 	fullFrames = 250
-	// manyAllows is more than any list of exceptions in a kernel has room for.
+	// manyAllows exceeds the room of any list of exceptions in a kernel.
 	manyAllows = 70_000
-	// bombFrames is how many frames full of unbans each prefix of a bomb gets: 3,000 unbans.
+	// bombFrames is how many frames full of unbans a bomb sends for each prefix: 3,000 unbans.
 	bombFrames = 12
 )
 
-// frameOf signs a frame of ops of one kind that differ in their prefixes only.
+// frameOf signs a frame of ops that differ only in their prefixes.
 func (w *world) frameOf(op ban.Op, prefixes ...netip.Prefix) []byte {
 	now := time.Now()
 	op.Until = now.Add(w.life).Truncate(time.Millisecond)
@@ -45,7 +45,7 @@ func (w *world) frameOf(op ban.Op, prefixes ...netip.Prefix) []byte {
 // send pushes one frame to every target.
 func (w *world) send(raw []byte) { w.say(packet(kindPush, raw)) }
 
-// marks covers what every honest member has said up to (epoch, seq).
+// marks returns marks that cover every honest member's frames up to (epoch, seq).
 func (w *world) marks(epoch, seq uint64) []ban.Mark {
 	var all []ban.Mark
 	for id := range w.members() {
@@ -55,7 +55,7 @@ func (w *world) marks(epoch, seq uint64) []ban.Mark {
 	return all[:min(len(all), ban.MaxMarks)]
 }
 
-// soFar covers what every honest member has said until now: epochs are times in seconds.
+// soFar returns marks that cover every honest member's frames until now: epochs are times in seconds.
 func (w *world) soFar() []ban.Mark { return w.marks(uint64(time.Now().Unix()), math.MaxUint32) }
 
 // within returns the i-th run of n single addresses of a prefix.
@@ -72,10 +72,10 @@ func within(p netip.Prefix, i, n int) []netip.Prefix {
 	return out
 }
 
-// allow says more allows than fit into any kernel, of addresses in front of all others, and bans what it is after.
+// allow sends more allows than fit into any kernel, of addresses that sort before all others, and bans its targets.
 func allow(ctx context.Context, w *world) error {
 	const each = 250
-	every(ctx, fullFrames/2, func(i int) { // again and again, for what a busy node drops
+	every(ctx, fullFrames/2, func(i int) { // repeated, because a busy node drops some
 		if n := i % (manyAllows / each); i%10 != 9 || i < manyAllows/each {
 			first := netip.PrefixFrom(netip.AddrFrom4([4]byte{1}), 32)
 			some := within(first, n, 2*each)
@@ -90,8 +90,8 @@ func allow(ctx context.Context, w *world) error {
 	return nil
 }
 
-// ports bans addresses and networks by port lists that expand to as much as there can be. What no list of this build
-// would say is put in the place of a list of the same length.
+// ports bans addresses and networks with port lists that expand as far as possible. A list that this build would not
+// encode replaces one of the same length in the encoded frame.
 func ports(ctx context.Context, w *world) error {
 	lists := []struct{ say, as string }{
 		{"1-65535", "100-165"}, {"1-65535/tcp", "100-165/tcp"}, {"1-512", "1-512"}, {"1-65534", "100-165"}, {"1025-2048/udp", "1025-2048/udp"},
@@ -123,7 +123,7 @@ func ports(ctx context.Context, w *world) error {
 	return nil
 }
 
-// sway allows prefixes and takes that back, in turns.
+// sway allows prefixes and takes that back, in turn.
 func sway(ctx context.Context, w *world) error {
 	every(ctx, 90, func(i int) {
 		at := w.bans[i/2%len(w.bans)]
@@ -137,7 +137,7 @@ func sway(ctx context.Context, w *world) error {
 	return nil
 }
 
-// flap bans prefixes and takes that back, in turns, as many in a frame as fit.
+// flap bans prefixes and takes that back, in turn, with 250 ops in a frame.
 func flap(ctx context.Context, w *world) error {
 	every(ctx, fullFrames, func(i int) {
 		kind := []ban.Kind{ban.KindBan, ban.KindRevoke}[i%2]
@@ -146,7 +146,7 @@ func flap(ctx context.Context, w *world) error {
 	return nil
 }
 
-// tombs takes back bans that there never were, each of another address.
+// tombs takes back bans that never existed, each of another address.
 func tombs(ctx context.Context, w *world) error {
 	every(ctx, fullFrames, func(i int) {
 		w.send(w.frameOf(ban.Op{Kind: ban.KindRevoke, Source: "cli"}, within(netip.PrefixFrom(netip.AddrFrom4([4]byte{15}), 32), i, 250)...))
@@ -154,7 +154,7 @@ func tombs(ctx context.Context, w *world) error {
 	return nil
 }
 
-// refresh says the same bans again and again, each time with a later end.
+// refresh repeats the same bans, each time with a later end.
 func refresh(ctx context.Context, w *world) error {
 	every(ctx, fullFrames, func(i int) {
 		w.send(w.frameOf(ban.Op{Kind: ban.KindBan, Source: "cli"}, within(netip.PrefixFrom(netip.AddrFrom4([4]byte{16}), 32), i%8, 250)...))
@@ -162,7 +162,7 @@ func refresh(ctx context.Context, w *world) error {
 	return nil
 }
 
-// words bans addresses with reasons and sources that are all new and of the greatest length.
+// words bans addresses with reasons and sources that are all new and almost as long as allowed.
 func words(ctx context.Context, w *world) error {
 	every(ctx, fullFrames, func(i int) {
 		now := time.Now()
@@ -180,7 +180,7 @@ func words(ctx context.Context, w *world) error {
 	return nil
 }
 
-// moments bans for less than a moment, so that as much ends as begins.
+// moments bans for 100 ms, so that bans end as fast as they begin.
 func moments(ctx context.Context, w *world) error {
 	w.life = 100 * time.Millisecond
 	every(ctx, fullFrames, func(i int) {
@@ -189,7 +189,7 @@ func moments(ctx context.Context, w *world) error {
 	return nil
 }
 
-// lift unbans prefixes, whoever banned what is inside.
+// lift unbans prefixes, no matter who banned addresses inside them.
 func lift(ctx context.Context, w *world) error {
 	every(ctx, 90, func(i int) {
 		w.send(w.frameOf(ban.Op{Kind: ban.KindUnban, Marks: w.soFar(), Source: "cli"}, w.bans[i%len(w.bans)]))
@@ -197,7 +197,7 @@ func lift(ctx context.Context, w *world) error {
 	return nil
 }
 
-// each lifts what others have banned inside prefixes, one address after the other.
+// each lifts other members' bans inside prefixes, address by address.
 func each(ctx context.Context, w *world) error {
 	every(ctx, fullFrames, func(i int) {
 		p := w.bans[i%len(w.bans)]
@@ -206,7 +206,7 @@ func each(ctx context.Context, w *world) error {
 	return nil
 }
 
-// cancels unbans prefixes in which nothing is banned, each another one, with as many marks as there can be.
+// cancels unbans addresses that nobody banned, each a new one, with as many marks as allowed.
 func cancels(ctx context.Context, w *world) error {
 	ms := w.soFar()
 	for len(ms) < ban.MaxMarks {
@@ -233,7 +233,7 @@ func unbans(ctx context.Context, w *world) error {
 	return nil
 }
 
-// farMarks lifts what has not been banned yet.
+// farMarks lifts bans before they are made.
 func farMarks(ctx context.Context, w *world) error {
 	soon := uint64(time.Now().Add(time.Minute).Unix())
 	kinds := [][]ban.Mark{
@@ -246,7 +246,7 @@ func farMarks(ctx context.Context, w *world) error {
 	return nil
 }
 
-// elsewhere says, by its signature, that it is reached at addresses that are not its own, one after the other.
+// elsewhere announces, signed, one foreign address after the other as its own.
 func elsewhere(ctx context.Context, w *world) error {
 	pub := w.pub()
 	every(ctx, 20, func(i int) {
@@ -257,7 +257,7 @@ func elsewhere(ctx context.Context, w *world) error {
 	return nil
 }
 
-// doom says of every honest member what it cannot deny: an incarnation behind which there is none.
+// doom declares every honest member suspect and dead at the last incarnation, which a member cannot refute with a later one.
 func doom(ctx context.Context, w *world) error {
 	ids := slices.Collect(maps.Keys(w.members()))
 	every(ctx, 20, func(i int) {

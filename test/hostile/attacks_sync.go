@@ -12,15 +12,15 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// sendLarge sends a message of ours by stream to every target.
+// sendLarge sends one of meshban's messages by stream to every target.
 func (w *world) sendLarge(msg []byte) {
 	w.streams(1, append(encoded(mlUser, userHeader{len(msg)}), msg...))
 }
 
-// others are the honest members.
+// others returns the honest members.
 func (w *world) others() []mesh.ID { return slices.Collect(maps.Keys(w.members())) }
 
-// checks asks members, in the name of others, to compare.
+// checks sends checks in the name of other members.
 func checks(ctx context.Context, w *world) error {
 	ids := w.others()
 	every(ctx, 400, func(i int) {
@@ -31,15 +31,15 @@ func checks(ctx context.Context, w *world) error {
 	return nil
 }
 
-// session is one that a target has let this member begin.
+// session is a sync session that a target has let this member begin.
 type session struct {
 	to   mesh.ID
-	id   uint64 // as the target names it
+	id   uint64 // the target's number for it
 	mine uint64
 }
 
-// sessions begins sessions for ever, so many a second at most, and calls do with each once the target has answered a check.
-// None of the target's messages but that is looked at.
+// sessions begins sessions until ctx ends, at most hz a second, and calls do for each once the target has answered the
+// check. It ignores all other messages of the target.
 func (w *world) sessions(ctx context.Context, hz int, do func(session)) {
 	next := time.Now()
 	for ctx.Err() == nil {
@@ -59,7 +59,7 @@ func (w *world) sessions(ctx context.Context, hz int, do func(session)) {
 	}
 }
 
-// differs reads the answer to a check.
+// differs reads a session from the answer to a check; ok reports whether b is one that says that digests differ.
 func differs(b []byte) (s session, ok bool) {
 	const head = 1 + 1 + 1 + 1 // outer kind, list, version, kind
 	if len(b) < head+2+16 || b[0] != kindSync || b[3] != syncDiffer {
@@ -90,7 +90,7 @@ func readNumber(b []byte) (v uint64, rest []byte, ok bool) {
 	return v, b[1+n:], true
 }
 
-// wants asks for everything again and again, in sessions that were never begun, in its own, and in the name of others.
+// wants asks for everything again and again: in its own sessions, and in the name of another in sessions that never began.
 func wants(ctx context.Context, w *world) error {
 	ids := w.others()
 	ask := func(from mesh.ID, id uint64) []byte {
@@ -100,7 +100,7 @@ func wants(ctx context.Context, w *world) error {
 		}
 		return syncMessage(syncWant, from, id, join(array(len(list)), join(list...)))
 	}
-	var large [][]byte // as many streams as an earlier build took, each with as many spans
+	var large [][]byte // as many streams, and spans in each, as an earlier build accepted
 	for range 64 {
 		large = append(large, join(array(2), array(2), bin(ids[0][:]), number(1), bin(slices.Repeat([]byte{2, 0}, 8000))))
 	}
@@ -115,7 +115,7 @@ func wants(ctx context.Context, w *world) error {
 	return nil
 }
 
-// vectors says all that a vector can hold, and more, in sessions of its own and out of them.
+// vectors sends vectors as large as allowed, and larger, inside and outside its own sessions.
 func vectors(ctx context.Context, w *world) error {
 	list := func(streams, spans int) []byte {
 		var all [][]byte
@@ -136,7 +136,7 @@ func vectors(ctx context.Context, w *world) error {
 	return nil
 }
 
-// chunks streams frames that nobody signed: in the name of others, in no session, and in sessions that it was let begin.
+// chunks streams frames with wrong signatures: in the name of others without a session, and in its own sessions.
 func chunks(ctx context.Context, w *world) error {
 	ids := w.others()
 	keys := slices.Collect(maps.Values(w.members()))

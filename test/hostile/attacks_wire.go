@@ -11,7 +11,7 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// claim says, signed and in its own name, that this member is at the addresses that it is after, one after the other.
+// claim announces, signed and in its own name, that this member is at each of its targets' addresses in turn.
 func claim(ctx context.Context, w *world) error {
 	if len(w.bans) == 0 {
 		return errors.New("no address to claim")
@@ -21,15 +21,15 @@ func claim(ctx context.Context, w *world) error {
 		m := meta(w.key.Public().(ed25519.PublicKey), "hostile", "1", place(w.key, w.secrets.MeshID, addr), 0)
 		a := alive{uint32(1000 + i), w.id.String(), addr.Addr().AsSlice(), addr.Port(), m, versions}
 		w.packet(encoded(mlAlive, a))
-		if i%20 == 10 { // who is dead may come back elsewhere
+		if i%20 == 10 { // a dead member may come back at another address
 			w.packet(encoded(mlDead, dead{uint32(1000 + i), w.id.String(), w.id.String()}))
 		}
 	})
 	return nil
 }
 
-// oddVersions makes up a member without certificate that speaks other versions of memberlist's protocol, with which
-// memberlist lets nobody exchange a membership that has it.
+// oddVersions invents an uncertified member that speaks other versions of memberlist's protocol. memberlist refuses to
+// exchange a membership that contains such a member.
 func oddVersions(ctx context.Context, w *world) error {
 	pub, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -50,7 +50,7 @@ func oddVersions(ctx context.Context, w *world) error {
 	return nil
 }
 
-// nodeState is a member in an exchange of the membership.
+// nodeState is a member in a push/pull exchange of the membership.
 type nodeState struct {
 	Name        string
 	Addr        []byte
@@ -61,7 +61,7 @@ type nodeState struct {
 	Vsn         []uint8
 }
 
-// compound puts messages of memberlist's into one packet.
+// compound puts memberlist messages into one packet.
 func compound(parts ...[]byte) []byte {
 	b := []byte{mlCompound, byte(len(parts))}
 	for _, p := range parts {
@@ -70,7 +70,7 @@ func compound(parts ...[]byte) []byte {
 	return append(b, join(parts...)...)
 }
 
-// question is a message that asks to, in this member's name, to answer at an address.
+// question returns a message that asks member to, in this member's name, to answer at replyTo.
 func (w *world) question(to mesh.ID, nonce []byte, replyTo string) []byte {
 	body := join(array(6), number(1), bin(w.secrets.MeshID[:]), bin(to[:]), bin(nonce), text(replyTo), bin(w.key.Public().(ed25519.PublicKey)))
 	return join([]byte{5}, body, ed25519.Sign(w.key, append([]byte("meshban ask v1\x00"), body...)))

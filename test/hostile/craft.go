@@ -18,8 +18,8 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// What the members of a mesh say to one another, written out once more: a hostile member is not bound to the code of
-// package mesh. See there: frame.go, syncmsg.go, meta.go, wire.go, delegate.go.
+// A second implementation of the messages between members: a hostile member does not use the code of package mesh. See
+// frame.go, syncmsg.go, meta.go, wire.go and delegate.go there.
 
 // Kinds of messages.
 const (
@@ -28,7 +28,7 @@ const (
 	syncCheck, syncSame, syncVector, syncChunk, syncAck, syncDetail, syncWant, syncDiffer = 1, 2, 3, 4, 5, 6, 7, 8
 )
 
-// Kinds of memberlist's messages.
+// Kinds of memberlist messages.
 const (
 	mlSuspect, mlAlive, mlDead, mlPushPull, mlCompound, mlUser, mlCompress, mlEncrypt = 3, 4, 5, 6, 7, 8, 9, 10
 )
@@ -79,7 +79,7 @@ func join(parts ...[]byte) (b []byte) {
 	return b
 }
 
-// frame is what a signed frame says.
+// frame is the content of a signed frame.
 type frame struct {
 	mesh            [16]byte
 	key             ed25519.PublicKey
@@ -88,14 +88,14 @@ type frame struct {
 	payload         []byte
 }
 
-// sign gives the frame as it travels, signed with any key.
+// sign returns the encoded frame, signed with any key.
 func (f frame) sign(key ed25519.PrivateKey) []byte {
 	body := join(array(8), number(1), bin(f.mesh[:]), bin(f.key), number(f.epoch), number(f.seq),
 		number(uint64(f.issued.UnixMilli())), number(uint64(f.expires.UnixMilli())), bin(f.payload))
 	return append(body, ed25519.Sign(key, append([]byte("meshban frame v1\x00"), body...))...)
 }
 
-// packet gives a message of frames.
+// packet returns a message of frames.
 func packet(kind byte, raws ...[]byte) []byte {
 	b := []byte{kind}
 	for _, raw := range raws {
@@ -104,7 +104,7 @@ func packet(kind byte, raws ...[]byte) []byte {
 	return b
 }
 
-// bans gives the payload that bans prefixes.
+// bans returns a payload that bans prefixes.
 func bans(until time.Time, prefixes ...netip.Prefix) []byte {
 	var ops []ban.Op
 	for _, p := range prefixes {
@@ -120,17 +120,17 @@ func bans(until time.Time, prefixes ...netip.Prefix) []byte {
 // ack is the answer to a ping: the beginning of a digest, the digest of the membership, a time, and a signature.
 type ack [8 + 8 + 8 + ed25519.SignatureSize]byte
 
-// digest is what a check, and the answer to one, says beside its head.
+// digest returns the body of a check and of its answer: root and the time.
 func digest(root []byte) []byte {
 	return bin(binary.BigEndian.AppendUint64(slices.Clone(root), uint64(time.Now().UnixMilli())))
 }
 
-// syncMessage gives a sync message; body follows the fields that all have.
+// syncMessage returns a sync message; body follows the fields that all have.
 func syncMessage(kind byte, from mesh.ID, session uint64, body []byte) []byte {
 	return syncToken(kind, from, session, 0, body)
 }
 
-// syncToken gives one that tells the sender's name of the session too.
+// syncToken returns a sync message that also carries token, the sender's own number for the session.
 func syncToken(kind byte, from mesh.ID, session, token uint64, body []byte) []byte {
 	outer := byte(kindSync)
 	if kind == syncChunk {
@@ -139,14 +139,14 @@ func syncToken(kind byte, from mesh.ID, session, token uint64, body []byte) []by
 	return join([]byte{outer}, array(6), number(mesh.SyncVersion), number(uint64(kind)), bin(from[:]), number(session), number(token), body)
 }
 
-// stream is what a vector says of one origin's frames of one epoch.
+// stream returns the part of a vector about one origin's frames of one epoch.
 func stream(origin mesh.ID, epoch, live uint64, seen []byte) []byte {
 	var sum [32]byte
 	_, _ = rand.Read(sum[:])
 	return join(array(7), bin(origin[:]), number(epoch), number(live), bin(sum[:]), number(1), number(0), bin(seen))
 }
 
-// vector is about all streams that there can be.
+// vector returns the body of a vector that covers the range of all possible streams.
 func vector(root [32]byte, flags uint64, streams ...[]byte) []byte {
 	none, all := make([]byte, 16), bytes.Repeat([]byte{0xff}, 16)
 	return join(array(5), bin(root[:]), number(flags), array(2), bin(none), number(0), array(2), bin(all), number(math.MaxUint64),
@@ -156,13 +156,13 @@ func vector(root [32]byte, flags uint64, streams ...[]byte) []byte {
 // everything is the window 1..2^64-2.
 var everything = append([]byte{1}, binary.AppendUvarint(nil, 1<<64-3)...)
 
-// place signs an address as its member does.
+// place signs an address as the member there does.
 func place(key ed25519.PrivateKey, meshID [16]byte, addr netip.AddrPort) []byte {
 	ip := addr.Addr().As16()
 	return ed25519.Sign(key, binary.BigEndian.AppendUint16(join([]byte("meshban address v1\x00"), meshID[:], ip[:]), addr.Port()))
 }
 
-// meta gives a member's metadata, padded by fields of later versions to n bytes.
+// meta returns a member's metadata, padded to n bytes with fields of later versions.
 func meta(key ed25519.PublicKey, name, version string, place []byte, n int) []byte {
 	b := join(array(5), number(1), bin(key), text(name), text(version), bin(place))
 	if pad := n - len(b) - 2; pad > 0 {
@@ -176,7 +176,7 @@ func meta(key ed25519.PublicKey, name, version string, place []byte, n int) []by
 	return b
 }
 
-// encoded gives a message of memberlist's.
+// encoded returns a memberlist message.
 func encoded(kind byte, v any) []byte {
 	var b []byte
 	h := &codec.MsgpackHandle{}
@@ -210,10 +210,10 @@ type pushPullHeader struct {
 
 type userHeader struct{ UserMsgLen int }
 
-// versions are what memberlist wants to hear.
+// versions are the protocol versions that memberlist accepts.
 var versions = []uint8{1, 5, 2, 0, 0, 0}
 
-// seal encrypts as memberlist does, in either of its versions.
+// seal encrypts as memberlist does, in either version of its encryption.
 func seal(key [32]byte, version byte, plain, data []byte) []byte {
 	block, err := aes.NewCipher(key[:])
 	if err != nil {
@@ -229,7 +229,7 @@ func seal(key [32]byte, version byte, plain, data []byte) []byte {
 	return gcm.Seal(b, b[1:13], plain, data)
 }
 
-// sealStream gives a message as it goes by stream.
+// sealStream returns a message encrypted for a stream.
 func sealStream(key [32]byte, version byte, plain []byte) []byte {
 	head := binary.BigEndian.AppendUint32([]byte{mlEncrypt}, uint32(29+len(plain)))
 	return append(head, seal(key, version, plain, head)...)

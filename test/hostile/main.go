@@ -1,6 +1,6 @@
-// Command hostile is a member of a mesh that means harm. It speaks memberlist with the mesh's key, is certified when it
-// was invited, and for a while does to some nodes what one of its attacks says; the tests of package test judge what
-// becomes of it. It must never be installed.
+// Command hostile is a malicious member of a mesh. It speaks memberlist with the mesh's key, is certified if it was
+// invited, and runs one of its attacks against some nodes for a while; the tests of package test judge the effect. It must
+// never be installed.
 package main
 
 import (
@@ -39,28 +39,28 @@ type world struct {
 	key     ed25519.PrivateKey
 	id      mesh.ID
 	self    netip.AddrPort
-	targets []netip.AddrPort // the nodes that are attacked
-	bans    []netip.Prefix   // what they must not drop in the end
-	ca      string           // the authority's key, where the attack has stolen that too
+	targets []netip.AddrPort // the nodes under attack
+	bans    []netip.Prefix   // what the attack wants dropped, and the targets must not drop in the end
+	ca      string           // the authority's key, if the attack has stolen that too
 	name    string           // in its certificate
-	life    time.Duration    // how long what it says lasts
-	size    int              // ops in a frame, where an attack lets one choose
+	life    time.Duration    // of its frames and bans
+	size    int              // ops in a frame, for the attack that has a choice
 
 	ml     *memberlist.Memberlist
 	udp    *net.UDPConn
-	heard  chan []byte // messages of others; memberlist sends, attacks receive, nobody closes; full: dropped
+	heard  chan []byte // messages of others; memberlist sends, attacks receive, nobody closes; dropped if full
 	root   atomic.Pointer[ack]
 	epoch  uint64
 	seq    uint64
 	report report
 }
 
-// report is what the program prints in the end.
+// report is what the program prints at its end.
 type report struct {
 	ID       string
-	Messages int // sent, counted once for each receiver
+	Messages int // sent, counted for each receiver
 	Bytes    int
-	Errors   int // of them, the system refused to send
+	Errors   int // messages that the system refused to send
 }
 
 func main() {
@@ -79,12 +79,12 @@ func run() error {
 	bans := flag.String("ban", "", "the prefixes that it is after, with commas between them")
 	ca := flag.String("ca", "", "the authority's key, if that was captured")
 	last := flag.Duration("for", 2*time.Second, "how long")
-	w := &world{heard: make(chan []byte, 4096), epoch: uint64(time.Now().Unix())} // as agents do: a later one is refused
+	w := &world{heard: make(chan []byte, 4096), epoch: uint64(time.Now().Unix())} // as agents do; a later epoch is refused
 	flag.StringVar(&w.name, "name", "hostile", "the name in its certificate")
 	flag.DurationVar(&w.life, "life", 20*time.Second, "how long what it bans lasts: short, so that one attack does not leave the next what it did")
 	flag.IntVar(&w.size, "size", ban.MaxOpsPerFrame, "how many ops a frame of the attack \"ports\" has")
 	flag.Parse()
-	runtime.GOMAXPROCS(1) // a real attacker does not take the processor of those whom it attacks
+	runtime.GOMAXPROCS(1) // a real attacker does not use its victims' processors
 	w.ca = *ca
 	do, ok := attacks[*attack]
 	if !ok {
@@ -102,7 +102,7 @@ func run() error {
 	if err := w.join(*attack != "elsewhere"); err != nil {
 		return err
 	}
-	begin := make(chan os.Signal, 1) // the runtime sends, by whom the test has it signalled
+	begin := make(chan os.Signal, 1) // the runtime sends when the test signals this process
 	signal.Notify(begin, syscall.SIGUSR1)
 	fmt.Println("ready")
 	<-begin
@@ -110,18 +110,18 @@ func run() error {
 	defer cancel()
 	err := do(ctx, w)
 	w.report.ID = w.id.String()
-	_ = w.ml.Leave(100 * time.Millisecond) // who has made up members waits for them in vain
+	_ = w.ml.Leave(100 * time.Millisecond) // waits in vain for invented members
 	return errors.Join(err, json.NewEncoder(os.Stdout).Encode(w.report), w.ml.Shutdown())
 }
 
-// lasting returns a context that ends after a time, and by SIGTERM.
+// lasting returns a context that ends after a time or by SIGTERM.
 func lasting(last time.Duration) (context.Context, context.CancelFunc) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	ctx, cancel := context.WithTimeout(ctx, last)
 	return ctx, func() { cancel(); stop() }
 }
 
-// outside attacks with neither a key of the mesh's nor a token.
+// outside attacks with neither a key of the mesh nor a token.
 func (w *world) outside(do func(context.Context, *world) error, last time.Duration) error {
 	var err error
 	if w.secrets, err = mesh.NewSecrets(); err != nil {
@@ -197,10 +197,10 @@ func (w *world) become(dir, token string) error {
 	return w.become(made, "")
 }
 
-// claimedName is what it calls itself, whatever its certificate says.
+// claimedName is the name in its metadata, whatever its certificate says.
 const claimedName = "web9"
 
-// join becomes a member as memberlist sees it, if it shall meet the others.
+// join starts memberlist and, if meet is set, joins the targets.
 func (w *world) join(meet bool) error {
 	w.root.Store(&ack{})
 	conf := memberlist.DefaultLANConfig()
@@ -233,12 +233,12 @@ func (w *world) join(meet bool) error {
 
 func (w *world) pub() ed25519.PublicKey { return w.key.Public().(ed25519.PublicKey) }
 
-// NodeMeta tells who this is.
+// NodeMeta returns this member's metadata.
 func (w *world) NodeMeta(limit int) []byte {
 	return meta(w.pub(), claimedName, "1", place(w.key, w.secrets.MeshID, w.self), limit)
 }
 
-// NotifyMsg keeps what others say.
+// NotifyMsg keeps messages of others.
 func (w *world) NotifyMsg(b []byte) {
 	select {
 	case w.heard <- slices.Clone(b):
@@ -246,26 +246,26 @@ func (w *world) NotifyMsg(b []byte) {
 	}
 }
 
-// GetBroadcasts has none.
+// GetBroadcasts returns none.
 func (*world) GetBroadcasts(int, int) [][]byte { return nil }
 
-// LocalState is empty.
+// LocalState returns no state.
 func (*world) LocalState(bool) []byte { return nil }
 
-// MergeRemoteState ignores it.
+// MergeRemoteState ignores the state of others.
 func (*world) MergeRemoteState([]byte, bool) {}
 
-// AckPayload is what it claims to have.
+// AckPayload returns the digests that it claims.
 func (w *world) AckPayload() []byte { return w.root.Load()[:] }
 
-// NotifyPingComplete claims to have what who was pinged has, in that one's words, unless the attack says otherwise.
+// NotifyPingComplete copies the pinged member's payload as its own claim, unless there is one already.
 func (w *world) NotifyPingComplete(_ *memberlist.Node, _ time.Duration, payload []byte) {
 	if len(payload) == len(ack{}) && *w.root.Load() == (ack{}) {
 		w.root.Store((*ack)(slices.Clone(payload)))
 	}
 }
 
-// members gives the keys of the honest members by their ids.
+// members returns the keys of the other members by their ids.
 func (w *world) members() map[mesh.ID]ed25519.PublicKey {
 	all := map[mesh.ID]ed25519.PublicKey{}
 	for _, n := range w.ml.Members() {

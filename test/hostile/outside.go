@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// garbage is what somebody without the mesh's key can send to its port: noise, messages under another key, streams that
-// announce much, and such that say nothing.
+// garbage sends what an outsider without the mesh's key can send: noise, messages under another key, streams that
+// announce a large message, and silent streams.
 func garbage(ctx context.Context, w *world) error {
 	var open []net.Conn
 	defer func() {
@@ -74,8 +74,8 @@ func enrol(ctx context.Context, w *world) error {
 	return nil
 }
 
-// stall opens streams from a hundred addresses, 100 to 199 of its /24, that begin a hello or announce a large message and say no more,
-// as fast as they are ended.
+// stall opens 300 streams a second from a hundred addresses, 100 to 199 of its /24. Each begins a TLS hello or announces a
+// large message and then stays silent until it is closed.
 func stall(ctx context.Context, w *world) error {
 	const addresses = 100
 	own := w.self.Addr().As4()

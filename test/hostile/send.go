@@ -7,17 +7,17 @@ import (
 	"time"
 )
 
-// raw sends a packet as it is to every target.
+// raw sends a packet to every target as it is.
 func (w *world) raw(b []byte) {
 	for _, to := range w.targets {
 		w.count(w.udp.WriteToUDPAddrPort(b, to))
 	}
 }
 
-// packet sends a packet that memberlist decrypts.
+// packet sends an encrypted packet to every target.
 func (w *world) packet(plain []byte) { w.raw(seal(w.secrets.GossipKey, 1, plain, nil)) }
 
-// say sends a message of ours to every target.
+// say sends one of meshban's messages to every target.
 func (w *world) say(msg []byte) { w.packet(append([]byte{mlUser}, msg...)) }
 
 func (w *world) count(n int, err error) {
@@ -28,7 +28,7 @@ func (w *world) count(n int, err error) {
 	}
 }
 
-// stream sends bytes by a stream to a target and waits until it is closed there, at most for a moment.
+// stream sends bytes by stream to a target and waits until the target answers or closes it, or the deadline of 2 s passes.
 func (w *world) stream(to netip.AddrPort, b []byte) {
 	from := &net.TCPAddr{IP: w.self.Addr().AsSlice()}
 	conn, err := (&net.Dialer{LocalAddr: from, Timeout: time.Second}).Dial("tcp", to.String())
@@ -42,7 +42,7 @@ func (w *world) stream(to netip.AddrPort, b []byte) {
 	_, _ = conn.Read(make([]byte, 64))
 }
 
-// streams sends a message by stream to every target, and more of the same at once.
+// streams sends a message to every target by several streams at once.
 func (w *world) streams(at int, plain []byte) {
 	done := make(chan struct{})
 	b := sealStream(w.secrets.GossipKey, 1, plain)

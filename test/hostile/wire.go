@@ -16,7 +16,7 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// samples gives one valid message of each kind, frames and metadata as well.
+// samples returns one valid message of each kind.
 func (w *world) samples() [][]byte {
 	p := netip.PrefixFrom(netip.AddrFrom4([4]byte{11, 0, 0, 1}), 32)
 	raw := w.op(p)
@@ -35,7 +35,8 @@ func (w *world) samples() [][]byte {
 	}
 }
 
-// malformed sends every truncation of valid messages and of metadata, each byte of them changed, and noise.
+// malformed sends noise, every truncation of valid messages and of metadata, and the messages with one byte changed or
+// appended.
 func malformed(ctx context.Context, w *world) error {
 	var all [][]byte
 	for _, m := range w.samples() {
@@ -70,14 +71,14 @@ func malformed(ctx context.Context, w *world) error {
 	return nil
 }
 
-// giant sends what is larger than any member's message, up to memberlist's own limits.
+// giant sends messages larger than any member's, up to memberlist's own limits.
 func giant(ctx context.Context, w *world) error {
 	sizes := []int{1 << 20, 4<<20 - 100, 5 << 20, 19 << 20}
 	every(ctx, 4, func(i int) {
 		size := sizes[i%len(sizes)]
 		body := make([]byte, size)
 		body[0] = byte(1 + i%6)
-		if i%2 == 0 { // a chunk of frames, as far as can be told from its head
+		if i%2 == 0 { // its head is that of a chunk of frames
 			copy(body, syncMessage(syncChunk, w.id, 1, join(array(3), number(1), number(1), array(4096))))
 		}
 		w.streams(3, append(encoded(mlUser, userHeader{size}), body...))
@@ -88,7 +89,7 @@ func giant(ctx context.Context, w *world) error {
 	return nil
 }
 
-// bomb gives a compressed message that is 8 MB once it is not.
+// bomb returns a compressed message that expands to 8 MB.
 func bomb() []byte {
 	var b bytes.Buffer
 	z := lzw.NewWriter(&b, lzw.LSB, 8)
@@ -100,8 +101,8 @@ func bomb() []byte {
 	}{0, b.Bytes()})
 }
 
-// crash sends what memberlist itself does not stand: nothing in a stream, padding that is longer than the message, lists
-// of a million members in a few bytes, compressed zeros.
+// crash sends what memberlist itself does not survive: empty streams, padding longer than the message, a few bytes that
+// announce a million members or 20 MB, compressed zeros.
 func crash(ctx context.Context, w *world) error {
 	zeros, key := bomb(), w.secrets.GossipKey
 	for ctx.Err() == nil {
@@ -121,7 +122,7 @@ func crash(ctx context.Context, w *world) error {
 	return nil
 }
 
-// names makes up members whose names and metadata would do harm on a screen or in a log.
+// names invents members whose names and metadata would do harm on a terminal or in a log.
 func names(ctx context.Context, w *world) error {
 	pub := w.key.Public().(ed25519.PublicKey)
 	here := place(w.key, w.secrets.MeshID, w.self)
@@ -137,7 +138,7 @@ func names(ctx context.Context, w *world) error {
 	return nil
 }
 
-// sybil makes up members with keys of their own and as much metadata as there can be.
+// sybil invents members with keys of their own and as much metadata as allowed.
 func sybil(ctx context.Context, w *world) error {
 	every(ctx, 500, func(i int) {
 		pub, key, err := ed25519.GenerateKey(rand.Reader)
@@ -151,20 +152,20 @@ func sybil(ctx context.Context, w *world) error {
 	return nil
 }
 
-// goodbye says that the holder of a key is about to leave. Its own key signs that.
+// goodbye returns a message that the holder of a key is about to leave, signed with this member's key.
 func (w *world) goodbye(of ed25519.PublicKey) []byte {
 	body := join(array(4), number(1), bin(w.secrets.MeshID[:]), number(uint64(time.Now().UnixMilli())), bin(of))
 	return join([]byte{6}, body, ed25519.Sign(w.key, append([]byte("meshban bye v1\x00"), body...)))
 }
 
-// slander says that the others are dead, or elsewhere.
+// slander announces that other members are dead, at another address, or about to leave.
 func slander(ctx context.Context, w *world) error {
 	members := w.members()
 	ids := slices.Collect(maps.Keys(members))
 	every(ctx, 50, func(i int) {
 		id := ids[i%len(ids)]
 		inc := uint32(i/10 + 1)
-		from := []string{w.id.String(), id.String()}[i/4%2] // the latter says that it has left by itself
+		from := []string{w.id.String(), id.String()}[i/4%2] // from itself means that it has left
 		w.packet(encoded(mlDead, dead{inc, id.String(), from}))
 		w.packet(encoded(mlAlive, alive{inc, id.String(), w.self.Addr().AsSlice(), w.self.Port(), meta(members[id], "x", "1", make([]byte, 64), 0), versions}))
 		w.say(w.goodbye(members[id]))
@@ -172,7 +173,7 @@ func slander(ctx context.Context, w *world) error {
 	return nil
 }
 
-// lies claims digests that nobody has, in its own name and in those of others, and never gives what it says it has.
+// lies claims digests that nobody has, in its own name and in others', and never sends the frames that it claims.
 func lies(ctx context.Context, w *world) error {
 	ids := append(slices.Collect(maps.Keys(w.members())), w.id)
 	every(ctx, 200, func(i int) {
@@ -201,7 +202,7 @@ func lies(ctx context.Context, w *world) error {
 	return nil
 }
 
-// endless asks for everything again and again, and acknowledges every chunk that comes, or none.
+// endless asks for everything again and again, and acknowledges chunks in every other session only.
 func endless(ctx context.Context, w *world) error {
 	every(ctx, 500, func(i int) {
 		session := uint64(i/50 + 1)

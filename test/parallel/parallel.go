@@ -1,4 +1,4 @@
-// Package parallel runs the tests of a package that wait for timers far more than they compute.
+// Package parallel runs the tests of packages that wait for timers far more than they compute.
 package parallel
 
 import (
@@ -10,7 +10,7 @@ import (
 
 // Main runs the tests, n at once unless the flag -parallel says otherwise, and returns the exit code.
 func Main(m *testing.M, n int) int {
-	debug.SetGCPercent(400) // a quarter less processor time
+	debug.SetGCPercent(400) // takes a quarter less processor time
 	flag.Parse()
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })

@@ -1,11 +1,11 @@
 // Report turns the output of go test -json into a line for each package and
-// the whole output of each test that failed. A skipped test counts as failed:
-// what this repository tests, it tests everywhere.
+// the whole output of each failed test. A skipped test counts as failed: this
+// repository's tests must run everywhere.
 //
 //	go test -json ./... | report -counts FILE
 //
-// It adds "<passed> <failed>" as a line to FILE and ends with code 1 when
-// anything failed, or when no test ran at all.
+// It appends the line "<passed> <failed>" to FILE and ends with code 1 if
+// anything failed or no test ran.
 package main
 
 import (
@@ -32,7 +32,7 @@ type event struct {
 	FailedBuild string
 }
 
-// pack is what is known of one package.
+// pack is what is known about one package.
 type pack struct {
 	passed, failed int
 	output         map[string]*strings.Builder // by test; "" is the package
@@ -85,7 +85,7 @@ func (r *report) read(in io.Reader) error {
 	for lines.Scan() {
 		var e event
 		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
-			fmt.Fprintln(r.out, lines.Text()) // the go command itself speaks
+			fmt.Fprintln(r.out, lines.Text()) // a line of the go command itself
 			continue
 		}
 		r.take(e)
@@ -138,8 +138,8 @@ func (r *report) take(e event) {
 	}
 }
 
-// end closes a package. One that fails with no failed test did not build, or
-// its process died; then whatever is left of the output tells why.
+// end closes a package. If it fails without a failed test, it did not build or
+// its process died; the remaining output tells why.
 func (r *report) end(e event, p *pack) {
 	switch e.Action {
 	case "pass":
