@@ -117,8 +117,8 @@ func besiegeWith(t *testing.T, bystanders int, honest setup) *siege {
 	return s
 }
 
-// attack starts an attack by a new member, certified by the token, against all honest nodes. It begins once all of them
-// know the member, unless the attack keeps the member from joining; then attack returns.
+// attack starts an attack by a new member, certified by the token, against all honest nodes. It returns once the attack has
+// begun: when all of them know the member, or at once if the attack joins nobody.
 func (s *siege) attack(t *testing.T, name string, args ...string) *rig.Proc {
 	t.Helper()
 	s.attacks++

@@ -14,15 +14,15 @@ import (
 )
 
 const (
-	// checkEvery is the tick of the check in these tests.
+	// checkEvery is the interval of the firewall check in these tests.
 	checkEvery = time.Second
-	// repairLimit is five times one tick and the time that a repair takes.
+	// repairLimit is five times the sum of one interval and the time of a repair, 1 s.
 	repairLimit = 5 * (checkEvery + time.Second)
 
 	flushRaw = "iptables -w -t raw -F && ip6tables -w -t raw -F"
 )
 
-// What the kernel has no room for is called not enforced everywhere, and packets pass.
+// A ban for which the kernel's set has no room is reported as not enforced by every command, and packets pass.
 func TestFullSet(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 1, config: "firewall:\n  backends: [ipset]\n  check: 10m"})
@@ -48,7 +48,7 @@ func TestFullSet(t *testing.T) {
 	}
 }
 
-// What others do to the firewall is repaired by the next look at it.
+// The next check repairs what others do to the firewall.
 func TestDrift(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 2, config: "firewall:\n  check: " + checkEvery.String()})
@@ -70,7 +70,7 @@ func TestDrift(t *testing.T) {
 		script string
 	}{
 		{"ok: iptables -F of the raw tables", 0, flushRaw},
-		// Until: a repair may come between two of these commands.
+		// The loop is needed because a repair may come between two commands.
 		{"ok: our chain is gone", 0, "until " + flushRaw + " && iptables -w -t raw -X && ip6tables -w -t raw -X; do :; done"},
 		{"ok: nft flush ruleset under iptables-nft", 0, "nft flush ruleset"},
 		{"ok: ipset destroy", 0, "until " + flushRaw + " && ipset destroy; do :; done"},
@@ -97,7 +97,7 @@ func TestDrift(t *testing.T) {
 		})
 	}
 
-	// Nothing was changed that is not ours.
+	// The repairs changed no foreign rule.
 	n := m.nodes[0]
 	out := must(n.Do("iptables", "-w", "-t", "raw", "-S", "PREROUTING"))(t)
 	if !contains(out, "-A PREROUTING -j ACCEPT") {
@@ -114,8 +114,8 @@ func TestDrift(t *testing.T) {
 	})
 }
 
-// The administrator saves the rules by `nft list ruleset`, which cannot be loaded again while iptables-nft holds ours. status
-// says so, and with its remedy it can.
+// The administrator saves the rules with `nft list ruleset`. nft cannot load them again if they have meshban's iptables-nft
+// rules; status says so, and with its remedy nft can.
 func TestSavedRulesetLoadsAgain(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 1})

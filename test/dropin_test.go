@@ -15,14 +15,14 @@ import (
 
 func contains(s, part string) bool { return strings.Contains(s, part) }
 
-// The recipe's files, as they have to look for fail2ban 1.0: an action that
-// writes the line by logger beside the own ban, in every jail, and a jail that
-// reads the line file, which so logs everything that it reads once more.
+// The recipe's files, as fail2ban 1.0 needs them: an action in every jail that
+// writes a line with logger beside the jail's own ban, and a jail that reads the
+// line file and, having the same action, logs again every line that it reads.
 const (
 	recipeAction = `[Definition]
 actionban = logger -s -i "HOST <ip> PORT <port>" 2>> ` + lineFile + `
 `
-	// shown stands for the own ban, so that only meshban drops anything here.
+	// shown replaces the jail's own ban, so that only meshban drops anything here.
 	shownAction = `[Definition]
 actionban = true
 actionunban = true
@@ -45,8 +45,8 @@ maxretry = 1
 `
 )
 
-// A fleet that runs the recipe goes on with meshban in the place of the shared
-// file; nothing of its fail2ban changes.
+// A fleet that runs the recipe keeps working with meshban in place of the shared
+// file, without a change to its fail2ban.
 func TestDropIn(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
@@ -55,7 +55,7 @@ func TestDropIn(t *testing.T) {
 		check(t, n.WriteFile("/etc/fail2ban/action.d/newbans.conf", recipeAction))
 		check(t, n.WriteFile("/etc/fail2ban/action.d/shown.conf", shownAction))
 		check(t, n.WriteFile("/etc/fail2ban/filter.d/newbans.conf", recipeFilter))
-		must(n.AppendFile(lineFile, ""))(t) // its jail wants it to be there
+		must(n.AppendFile(lineFile, ""))(t) // its jail needs the file
 	}
 	m.services(t, recipeJails+"\n"+sshdJail)
 	src := fresh()
@@ -68,8 +68,8 @@ func TestDropIn(t *testing.T) {
 	t.Logf("from the last failed login to the last kernel: %v", at.Sub(last).Round(time.Millisecond))
 	answering(t, other)
 
-	// Every node's own jail reads the line and logs it again: that echo neither
-	// travels, nor extends, nor counts.
+	// Every node's own jail reads the line and logs it again. That echo is not
+	// forwarded, extends no ban, and counts as no sighting.
 	var until []time.Time
 	for _, n := range m.nodes {
 		eventually(t, fail2banLimit, func() error {
@@ -86,7 +86,7 @@ func TestDropIn(t *testing.T) {
 		until = append(until, e.Until)
 	}
 	for i, got := range m.quietFiles(t, src) {
-		// The line itself, and one echo of the node's own jail.
+		// The line itself, and one echo by the node's own jail.
 		if got != 2 {
 			t.Errorf("%s has %d lines: %q", m.nodes[i].Name, got, m.nodes[i].lines(t, src))
 		}
@@ -102,7 +102,7 @@ func TestDropIn(t *testing.T) {
 	}
 }
 
-// What another program logs of a line that the agent emitted is an echo.
+// If another program logs a line that the agent emitted, that is an echo.
 func TestEchoIsNoSighting(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
@@ -134,7 +134,7 @@ func TestEchoIsNoSighting(t *testing.T) {
 		t.Errorf("%s has %d lines", m.nodes[2].Name, got)
 	}
 
-	// A sighting of another address is one, whoever logs it.
+	// A line about another address is a sighting, whoever logs it.
 	seen := netip.MustParseAddr("192.0.2.44")
 	enforced(t, m.watch(t, seen), b.write(t, seen, "22"))
 }

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// A ban is longer the more often the address was banned before, whichever node did.
+// A ban is longer the more often the address was banned before, by any node.
 func TestEscalation(t *testing.T) {
 	t.Parallel()
 	const once = 4 * time.Second
@@ -35,13 +35,13 @@ func TestEscalation(t *testing.T) {
 			}
 		}
 		letGo(t, pairs, silent, start, silent, length)
-		if i == 1 { // what is remembered outlives a restart
+		if i == 1 { // the count survives a restart
 			a.stop(t)
 			a.start(t)
 			m.inSync(t, syncLimit)
 		}
 	}
-	// An unban forgives.
+	// An unban resets the count.
 	start := time.Now()
 	a.run(t, "ban", src.String(), "--for", "1h")
 	enforced(t, pairs, start)

@@ -11,15 +11,15 @@ import (
 )
 
 const (
-	// early and late bound when a kernel lets an address go, from the end that
-	// the origin set: a probe is sent each millisecond, and ipset counts whole
-	// seconds where the agent is gone. late has room for a busy machine.
+	// early and late bound how much before and after the end that the origin set a
+	// kernel may release an address: a probe is sent every millisecond, and ipset
+	// counts whole seconds once the agent is gone. late has room for a busy machine.
 	early, late = 50 * time.Millisecond, 10 * time.Second
 )
 
-// letGo waits until every pair, silent since a time, answers again and says
-// that none did so too early, counting from the start of the command, or too
-// late, from its end.
+// letGo waits until every pair, silent since a time, answers again. It checks
+// that none does so too early, counting from the start of the command, or too
+// late, counting from its end.
 func letGo(t *testing.T, pairs rig.Pairs, silent, started, ended time.Time, length time.Duration) {
 	t.Helper()
 	for i, at := range open(t, pairs, silent, length+banLimit) {
@@ -60,7 +60,7 @@ func TestExpiry(t *testing.T) {
 	m.inSync(t, syncLimit)
 }
 
-// A ban that is said again lasts as long as the later one, everywhere.
+// A repeated ban lasts as long as the later one, on every node.
 func TestRefresh(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
@@ -76,7 +76,7 @@ func TestRefresh(t *testing.T) {
 	check(t, pairs.Silent(silent, again.Add(second-early)))
 }
 
-// The kernel lets go by itself when no agent is there to do it.
+// The kernel ends bans by itself if no agent does.
 func TestExpiryWithoutAgent(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 2})

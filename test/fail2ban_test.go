@@ -15,19 +15,19 @@ import (
 )
 
 const (
-	// fail2banLimit bounds what waits for fail2ban, which looks at its files once
-	// a second here.
+	// fail2banLimit bounds each wait for fail2ban, which polls its files once a
+	// second here.
 	fail2banLimit = 3 * time.Minute
 	// stormWindow is how long the line files are watched for echoes of echoes.
 	stormWindow = 5 * time.Second
-	// etcSums names fail2ban's files by their content.
+	// etcSums prints the checksums of fail2ban's files.
 	etcSums = "cd /etc/fail2ban; find . -type f | sort | xargs sha256sum"
 )
 
-// fail2banOf names releases of Debian, such as bullseye,trixie,sid.
+// fail2banOf lists Debian releases, such as bullseye,trixie,sid.
 var fail2banOf = flag.String("fail2ban.of", "trixie", "run TestFail2ban with the fail2ban of these Debian releases beside the machine's")
 
-// sshdJail is what an administrator has: Debian's sshd jail on this log file.
+// sshdJail is an administrator's usual setup: Debian's sshd jail on this log file.
 const sshdJail = `[sshd]
 enabled = true
 backend = polling
@@ -45,20 +45,20 @@ func (m *mesh) services(t *testing.T, jailLocal string) {
 	for _, n := range m.nodes {
 		must(n.Rsyslog())(t)
 		must(n.SSHD())(t)
-		check(t, n.WriteFile(rig.AuthLog, "")) // fail2ban wants it to be there
+		check(t, n.WriteFile(rig.AuthLog, "")) // fail2ban needs the file
 		check(t, n.WriteFile("/etc/fail2ban/jail.local", jailLocal))
 		n.fail2ban = must(n.Fail2ban())(t)
 	}
 }
 
-// attack fails ssh logins from src at node n until n's fail2ban has banned it,
-// and returns when the last login that sshd answered was over.
+// attack fails ssh logins from src at node n until n's fail2ban has banned it.
+// It returns the time when the last login that sshd answered was over.
 func (m *mesh) attack(t *testing.T, src netip.Addr, n *node) time.Time {
 	t.Helper()
 	check(t, m.FailLogin(src, n.Probe)) // positive control: it reaches sshd
 	last, failed := time.Now(), 1
 	eventually(t, fail2banLimit, func() error {
-		// The ban may cut a login in its middle; when there were enough, fail2ban has time to see them.
+		// The ban may cut off a login. After enough failures, fail2ban gets time to see them.
 		if failed < sshdTries || time.Since(last) > stormWindow {
 			if m.FailLogin(src, n.Probe) == nil {
 				last, failed = time.Now(), failed+1
@@ -73,7 +73,7 @@ func (m *mesh) attack(t *testing.T, src netip.Addr, n *node) time.Time {
 	return last
 }
 
-// quietFiles says that no line file grows any more, and returns how many lines
+// quietFiles checks that no line file grows any more, and returns how many lines
 // each node has about src.
 func (m *mesh) quietFiles(t *testing.T, src netip.Addr) []int {
 	t.Helper()
@@ -93,7 +93,7 @@ func (m *mesh) quietFiles(t *testing.T, src netip.Addr) []int {
 	return after
 }
 
-// TestFail2ban has two versions of fail2ban ban for one mesh: the machine's on the first node, another Debian's on the second.
+// Two versions of fail2ban ban for one mesh: the machine's on the first node, another Debian's on the second.
 func TestFail2ban(t *testing.T) {
 	t.Parallel()
 	for i, release := range strings.Split(*fail2banOf, ",") {
@@ -125,8 +125,8 @@ func TestFail2ban(t *testing.T) {
 	}
 }
 
-// bansForTheMesh has home's fail2ban ban an attacker of its sshd: away drops and shows him, an unban there lifts it at home,
-// and a restart tells nothing again.
+// bansForTheMesh has home's fail2ban ban an attacker of its sshd. It checks that away drops and shows the address, that a
+// restart of fail2ban repeats nothing to the mesh, and that an unban on away lifts the ban at home.
 func (m *mesh) bansForTheMesh(t *testing.T, home, away *node) {
 	t.Helper()
 	src, good := fresh(), fresh()
@@ -149,7 +149,7 @@ func (m *mesh) bansForTheMesh(t *testing.T, home, away *node) {
 		t.Errorf("lines per node: %v", got)
 	}
 
-	// What it restores when it starts again, and when its jails do, is told to nobody.
+	// Bans that fail2ban restores, when it or its jails restart, are not sent to the mesh.
 	for _, restart := range []func(){
 		func() {
 			must(home.Do("fail2ban-client", "stop"))(t)
@@ -160,7 +160,7 @@ func (m *mesh) bansForTheMesh(t *testing.T, home, away *node) {
 	} {
 		restart()
 		m.shows(t, home, "sshd", src)
-		later := fresh() // what is told after it has come when this has
+		later := fresh() // once this has come, all sent before it has come too
 		must(home.Do("fail2ban-client", "set", "sshd", "banip", later.String()))(t)
 		eventually(t, fail2banLimit, func() error {
 			if n := len(away.lines(t, later)); n != 1 {

@@ -22,12 +22,12 @@ func TestIPv6(t *testing.T) {
 	enforced(t, first, start)
 	enforced(t, second, m.nodes[0].write(t, byLine, "22"))
 	answering(t, other)
-	// Neighbour discovery is not cut by any of this.
+	// None of this blocks neighbour discovery.
 	for _, n := range m.nodes {
 		must(n.Shell("ip -6 neigh flush dev probe0"))(t)
 	}
 	answering(t, other)
-	for _, n := range m.nodes[:2] { // the classic line has room for IPv6
+	for _, n := range m.nodes[:2] { // the classic line can carry IPv6
 		eventually(t, banLimit, func() error {
 			if lines := n.lines(t, byCommand); len(lines) != 1 || !emitted.MatchString(lines[0]) {
 				return fmt.Errorf("%s emitted %q", n.Name, lines)
@@ -62,8 +62,8 @@ func TestCIDR(t *testing.T) {
 				if _, ok := n.entry(t, c.prefix); !ok {
 					t.Errorf("%s does not list %s", n.Name, c.prefix)
 				}
-				n.run(t, "why", c.high) // the prefix bears on it
-				// It has no classic form.
+				n.run(t, "why", c.high) // why finds the prefix that contains it
+				// A prefix has no classic form.
 				if text, err := n.ReadFile(lineFile); err == nil && strings.Contains(text, c.low) {
 					t.Errorf("%s emitted a line for %s", n.Name, c.prefix)
 				}

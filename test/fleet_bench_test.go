@@ -19,15 +19,15 @@ import (
 )
 
 const (
-	// shared is how many addresses one node of ten imports.
+	// shared is how many addresses one of ten nodes imports.
 	shared = 100_000
-	// spacing is how far apart the single bans are that are made meanwhile.
+	// spacing is the time between single bans made meanwhile.
 	spacing = 250 * time.Millisecond
 	// fleetLimit bounds how long a bulk may take to reach every kernel.
 	fleetLimit = 2 * time.Minute
 )
 
-// asker asks a node's agent without a process for each question: a process costs
+// asker queries a node's agent without a process for each query, which would cost
 // more than what is measured.
 type asker struct{ http http.Client }
 
@@ -49,8 +49,8 @@ func (a *asker) status(b *testing.B) (s status) {
 	return s
 }
 
-// holds waits until the agent's kernel has been given n entries or more, and
-// returns the time.
+// holds waits until the agent reports n or more bans as enforced, and returns the
+// time.
 func (a *asker) holds(b *testing.B, n int) time.Time {
 	b.Helper()
 	for end := time.Now().Add(fleetLimit); ; during(20 * time.Millisecond) {
@@ -65,7 +65,7 @@ func (a *asker) holds(b *testing.B, n int) time.Time {
 	}
 }
 
-// cpu is what all agents have used.
+// cpu returns the processor time that all agents have used.
 func (m *mesh) cpu(b *testing.B) (sum time.Duration) {
 	b.Helper()
 	for _, n := range m.nodes {
@@ -82,13 +82,13 @@ func addresses(addrs []netip.Addr) string {
 	return text.String()
 }
 
-// BenchmarkFleetImport is 100,000 addresses imported on one node of ten: how
-// long from the start of the command until every kernel has been given them,
-// and how long single bans take meanwhile, from the return of write(2) on
-// another node's line file to the last kernel.
+// BenchmarkFleetImport imports 100,000 addresses on one node of ten. It measures
+// the time from the start of the command until every kernel has been given them,
+// and that of single bans meanwhile, from the return of write(2) on another
+// node's line file to the last kernel.
 func BenchmarkFleetImport(b *testing.B) {
 	m := settled(b, 10)
-	m.prober = m.SparseProber(b, 5) // at one a millisecond and kernel the probes take 8 % of two processors
+	m.prober = m.SparseProber(b, 5) // with a probe a millisecond for each kernel, the probes take 8 % of two processors
 	check(b, m.nodes[0].WriteFile(listFile, addresses(crowd(shared, 1))))
 	askers := make([]*asker, len(m.nodes))
 	for i, n := range m.nodes {
@@ -131,15 +131,15 @@ func BenchmarkFleetImport(b *testing.B) {
 	b.ReportMetric((m.cpu(b) - cpu).Seconds(), "s-CPU-agents")
 }
 
-// BenchmarkFleetJoin is a fresh node that joins a node with a million bans: how
-// long from the start of its agent until its kernel has been given them all, and
-// how long one more ban takes on the giver before and meanwhile. Together, the
-// two share the machine's processors; apart, each has one for itself, as two
-// machines would, and whoever asks the giver's kernel shares the giver's.
+// BenchmarkFleetJoin has a fresh node join a node with a million bans. It measures
+// the time from the start of its agent until its kernel has been given them all,
+// and that of one more ban on the giver before and meanwhile. Together, the two
+// share the machine's processors; apart, each has one for itself, as on two
+// machines, and the benchmark's queries of the giver's kernel use the giver's.
 func BenchmarkFleetJoin(b *testing.B) {
 	b.Run("together", func(b *testing.B) { fleetJoin(b, func(*node, int) {}) })
 	b.Run("apart", func(b *testing.B) {
-		runtime.LockOSThread() // and so it stays: the thread ends with the benchmark
+		runtime.LockOSThread() // for good: the thread ends with the benchmark
 		check(b, unix.SchedSetaffinity(0, processor(0)))
 		fleetJoin(b, func(n *node, cpu int) {
 			if r := must(n.Run("taskset", "-apc", fmt.Sprint(cpu), fmt.Sprint(n.agent.PID)))(b); r.Code != exitDone {

@@ -15,17 +15,17 @@ import (
 )
 
 const (
-	// appDir belongs to the hostile program, and the line file in it.
+	// appDir and the line file in it belong to the hostile program.
 	appDir  = "/srv/app"
 	appFile = appDir + "/newbans.log"
-	// hostileRSS bounds by how much the agent's greatest memory may grow, in KiB, whatever is in the file.
+	// hostileRSS bounds by how much the agent's peak memory may grow, in KiB, whatever is in the file.
 	hostileRSS = 32 << 10
-	// hostileLimit bounds how soon a good line counts once the file is sane again: a look at the file comes every
-	// second, and there may be a gigabyte in front of the line.
+	// hostileLimit bounds how soon a good line counts once the file is sane again: the agent checks the file every
+	// second, and there may be a gigabyte before the line.
 	hostileLimit = 30 * time.Second
 )
 
-// lineStatus is what status says of the line file.
+// lineStatus is what status says about the line file.
 type lineStatus struct {
 	Lines struct {
 		Accepted, Ignored, Echoes uint64
@@ -40,14 +40,14 @@ func (n *node) lineStatus(t testing.TB) lineStatus {
 	return must(jsonLines[lineStatus](n.run(t, "status", "--json")))(t)[0]
 }
 
-// peakRSS is the most memory that the agent ever had resident, in KiB.
+// peakRSS returns the agent's peak resident memory, in KiB.
 func (n *node) peakRSS(t testing.TB) int {
 	t.Helper()
 	_, rest, _ := strings.Cut(must(n.ReadFile(fmt.Sprintf("/proc/%d/status", n.agent.PID)))(t), "VmHWM:")
 	return must(strconv.Atoi(strings.Fields(rest + " none")[0]))(t)
 }
 
-// The line file lies in a folder of an unprivileged program that does all it can.
+// The line file is in a folder of an unprivileged program that does its worst.
 func TestHostileLineFile(t *testing.T) {
 	m := newMesh(t, setup{nodes: 2, before: func(n *node) {
 		if n.Index != 1 {
@@ -115,7 +115,7 @@ func TestHostileLineFile(t *testing.T) {
 	t.Run("bad: 1 GB of NUL bytes", func(t *testing.T) {
 		hostile(t, "truncate -s +1G newbans.log")
 		sane(t)
-		hostile(t, ": >newbans.log") // gives the disk back
+		hostile(t, ": >newbans.log") // frees the disk
 	})
 	t.Run("bad: giant words and control characters", func(t *testing.T) {
 		addrs := []netip.Addr{fresh(), fresh(), fresh(), fresh()}
@@ -127,7 +127,7 @@ printf 'HOST %[4]v PORT 22 bantime=9e99\n'
 printf 'HOST %[3]v PORT 22 so there\n'
 printf 'HOST %[3]v\0 PORT 22\nHOST \0%[3]v PORT 22\n'
 } >>newbans.log`, addrs[0], addrs[1], addrs[2], addrs[3]))
-		eventually(t, hostileLimit, func() error { // it names an attacker, whatever it says beside that
+		eventually(t, hostileLimit, func() error { // the line names an attacker, whatever else is in it
 			if _, ok := n.entry(t, addrs[3].String()); !ok || n.lineStatus(t).Lines.MisreadBy["bad option"] == misread {
 				return fmt.Errorf("a bad bantime: banned %v, counted as misread %v", ok, n.lineStatus(t).Lines.MisreadBy)
 			}
@@ -166,7 +166,7 @@ printf 'HOST %[3]v\0 PORT 22\nHOST \0%[3]v PORT 22\n'
 		sane(t)
 	})
 	t.Run("bad: more lines in one address", func(t *testing.T) {
-		// One line gives one ban, in this node's name, by the last HOST.
+		// One line gives one ban, in this node's name, of the address after the last HOST.
 		src, other := fresh(), fresh()
 		hostile(t, fmt.Sprintf("printf 'HOST %v PORT 22 HOST %v PORT 22\\n' >>newbans.log", other, src))
 		eventually(t, hostileLimit, func() error {
@@ -201,13 +201,13 @@ printf 'HOST %[3]v\0 PORT 22\nHOST \0%[3]v PORT 22\n'
 				}
 				return nil
 			})
-			// A ban of the peer, which the agent would write into the file, and which counts all the same.
+			// A ban by the peer, which the agent would write into the file, still counts.
 			src := fresh()
 			pair := m.watchNode(t, src, n, rig.ClosedPort)
 			start := time.Now()
 			peer.run(t, "ban", src.String(), "--for", "10m")
 			enforced(t, pair, start)
-			during(200 * time.Millisecond) // the writing follows the kernel
+			during(200 * time.Millisecond) // the line is written after the kernel is updated
 			if after := sums(); after != before {
 				t.Errorf("files of root changed:\n%s\nwhere there was\n%s", after, before)
 			}

@@ -20,28 +20,28 @@ const (
 	module = "github.com/meshban/meshban"
 	daemon = module + "/cmd/meshban/internal/daemon"
 
-	// maxFileLines is where a file has to be split.
+	// maxFileLines is the length above which a file must be split.
 	maxFileLines = 600
 )
 
-// verbs turns argv into a request and the answer into text: what it does to this machine is in package node.
+// verbs turns argv into a request and the answer into text; what changes this machine is in package node.
 const verbs = module + "/cmd/meshban/internal/cli"
 
 // rooms are the four packages that never import one another.
 var rooms = []string{module + "/ban", module + "/mesh", module + "/fw", module + "/logsrc"}
 
-// goPackage is what go list says of a package of this module.
+// goPackage is what go list prints about a package of this module.
 type goPackage struct {
 	ImportPath                         string
 	Imports, TestImports, XTestImports []string
 	Deps                               []string
 }
 
-// own returns everything that the package's own files import, tests too.
+// own returns everything that the package's own files import, including tests.
 func (p goPackage) own() []string { return slices.Concat(p.Imports, p.TestImports, p.XTestImports) }
 
-// listPackages returns the module's packages on every system that we build for,
-// with and without the tag of the system tests.
+// listPackages returns the module's packages on every system that we build for;
+// on Linux, with the tag of the system tests.
 func listPackages(t *testing.T) []goPackage {
 	t.Helper()
 	var all []goPackage
@@ -74,13 +74,13 @@ func listPackages(t *testing.T) []goPackage {
 	return all
 }
 
-// within says whether path is the package root or one below it.
+// within reports whether path is the package root or one below it.
 func within(path, root string) bool { return path == root || strings.HasPrefix(path, root+"/") }
 
-// hostile speaks memberlist as an attacker who is not bound to package mesh would. No other package imports it.
+// hostile speaks memberlist without package mesh, as an attacker would. No other package imports memberlist.
 const hostile = module + "/test/hostile"
 
-// onlyIn holds libraries to the one package that may know them.
+// onlyIn maps a library to the one package that may import it.
 var onlyIn = map[string]string{
 	"github.com/hashicorp/memberlist": module + "/mesh",
 	"github.com/coreos/go-iptables":   module + "/fw",
@@ -101,7 +101,7 @@ func TestImports(t *testing.T) {
 	}
 }
 
-// importFaults returns what a package does against the rules.
+// importFaults returns a package's violations of the rules.
 func importFaults(p goPackage) []error {
 	var errs []error
 	for _, room := range rooms {
@@ -112,7 +112,7 @@ func importFaults(p goPackage) []error {
 			if other == room {
 				continue
 			}
-			// An external test may bring two together: the simulator of mesh enforces real bans.
+			// An external test may import two of them: the simulator of mesh enforces real bans.
 			for _, dep := range slices.Concat(p.Deps, p.Imports, p.TestImports) {
 				if within(dep, other) {
 					errs = append(errs, fmt.Errorf("%s imports %s, directly or not", p.ImportPath, dep))
@@ -174,7 +174,7 @@ func TestImportFaults(t *testing.T) {
 	}
 }
 
-// top is all that the top level of the repository may hold.
+// top lists everything that must be at the top level of the repository; nothing else may.
 var top = []string{"cmd", "mesh", "ban", "fw", "logsrc", "test", "go.mod", "go.sum", "README.md", "LICENSE",
 	"CHANGELOG.md", ".gitignore", ".ci"}
 

@@ -13,18 +13,18 @@ import (
 )
 
 const (
-	// crowd4 and crowd6 are the honest bans of a crowd, in networks of their own: 100,000 in all.
+	// crowd4 and crowd6 are the numbers of honest IPv4 and IPv6 bans in a crowd, in networks of their own: 100,000 in all.
 	crowd4, crowd6 = 70_000, 30_000
-	// crowdLimit bounds how long the honest nodes take to hold a crowd.
+	// crowdLimit bounds how long the honest nodes take to enforce a crowd.
 	crowdLimit = 3 * time.Minute
-	// liftsOfOne is what one member may lift of others' bans, at once and in the time of an attack; liftsOfAll what all
-	// members together may.
+	// liftsOfOne is how many of others' bans one member may lift at once and during an attack; liftsOfAll is how many all
+	// members together may lift.
 	liftsOfOne, liftsOfAll = 5000 + 200, 20_000 + 6000
-	// revokeLimit bounds a revocation, and how long all that it brings back takes: see commandLimit.
+	// revokeLimit bounds a revocation, and the return of all bans that it restores: see commandLimit.
 	revokeLimit = commandLimit
 )
 
-// eachBackend sets up three honest nodes, each with another way into the kernel.
+// eachBackend sets up three honest nodes, each with another firewall backend.
 func eachBackend(config string) setup {
 	return setup{nodes: 3, config: config, before: func(n *node) {
 		if n.Index <= 3 {
@@ -33,7 +33,7 @@ func eachBackend(config string) setup {
 	}}
 }
 
-// neededStays says that what a lookout saw is good, and that each node says why.
+// neededStays checks that a lookout saw no fault, and that `meshban why` on each node says that it drops nothing it needs.
 func neededStays(t *testing.T, s *siege, seen sights) {
 	t.Helper()
 	for _, err := range seen.errs {
@@ -43,8 +43,8 @@ func neededStays(t *testing.T, s *siege, seen sights) {
 	t.Log(seen)
 }
 
-// A member says more allows than a kernel's list of exceptions takes, of addresses that sort in front of all others, and
-// bans the networks of the members, of the gateway, and of who is logged in.
+// A member sends more allows than a kernel's list of exceptions takes, of addresses that sort before all others, and bans
+// the networks of the members, of the gateway, and of a logged-in administrator.
 func TestAllowsPushNothingNeededOut(t *testing.T) {
 	s := besiegeWith(t, 0, eachBackend(""))
 	s.look = s.lookOut(t)
@@ -57,7 +57,7 @@ func TestAllowsPushNothingNeededOut(t *testing.T) {
 	s.agree(t)
 }
 
-// The same where the operators themselves allow much.
+// The same when the operators themselves allow many addresses.
 func TestHonestAllowsPushNothingNeededOut(t *testing.T) {
 	var config, ops strings.Builder
 	for i := range 10_000 {
@@ -80,7 +80,7 @@ func TestHonestAllowsPushNothingNeededOut(t *testing.T) {
 	s.agree(t)
 }
 
-// A member says, and signs, that it is reached at an address that is not its own. That puts the address on no list: a ban
+// A member signs a claim that it is reached at an address that is not its own. That puts the address on no list: a ban
 // of it counts.
 func TestClaimedAddress(t *testing.T) {
 	t.Parallel()
@@ -88,7 +88,7 @@ func TestClaimedAddress(t *testing.T) {
 	victim := fresh()
 	pairs := s.watchHonest(t, victim)
 	p := s.attack(t, "elsewhere", "-ban", victim.String()+"/32", "-for", untilEnded)
-	eventually(t, syncLimit, func() error { // the claim has come
+	eventually(t, syncLimit, func() error { // the claim has arrived
 		for _, n := range s.honest {
 			if !strings.Contains(n.run(t, "members", "--json"), victim.String()) {
 				return fmt.Errorf("%s has no member at %v", n.Name, victim)
@@ -110,7 +110,7 @@ func TestClaimedAddress(t *testing.T) {
 	finish(t, p)
 }
 
-// crowd has two honest nodes import bans, and waits until every kernel has them.
+// crowd has two honest nodes import bans and waits until every kernel has them.
 func (s *siege) crowd(t *testing.T) {
 	t.Helper()
 	var four, six strings.Builder
@@ -140,7 +140,7 @@ func (s *siege) crowded(t *testing.T, n int) {
 	})
 }
 
-// crowdWide are prefixes that hold many bans of a crowd, narrow ones that hold some of them.
+// crowdWide are prefixes that contain many bans of a crowd, crowdNarrow ones that contain some of them.
 const (
 	crowdWide   = "20.0.0.0/8,20.0.0.0/16,2001:db8::/32"
 	crowdNarrow = "20.0.1.0/24,20.0.2.0/24,2001:db8:ffff::/48"
@@ -157,7 +157,7 @@ var crowdCases = []siegeCase{
 		ban: func(*siege, netip.Addr) string { return "20.0.0.0/16,2001:db8:ffff::/64" }, after: crowdStands},
 }
 
-// crowdStands says that the members who attacked have lifted no more than their caps.
+// crowdStands checks that the attacking members have lifted no more than their caps.
 func crowdStands(t *testing.T, s *siege) {
 	for _, n := range s.honest {
 		st := n.status(t)
@@ -168,7 +168,7 @@ func crowdStands(t *testing.T, s *siege) {
 	}
 }
 
-// A member lifts and allows what 100,000 honest bans are in.
+// A member lifts and allows prefixes that contain 100,000 honest bans.
 func TestHostileAgainstManyBans(t *testing.T) {
 	s := besiege(t, 3)
 	s.crowd(t)
@@ -180,8 +180,8 @@ func TestHostileAgainstManyBans(t *testing.T) {
 	}
 }
 
-// A member has unbanned the same prefixes thousands of times, others' bans inside; then it is revoked. What it lifted
-// counts again, and neither a command nor a fresh ban waits for that.
+// A member has unbanned the same prefixes, which contain others' bans, thousands of times; then it is revoked. What it
+// lifted counts again, and neither a command nor a fresh ban waits for that.
 func TestRevokeIsNoBomb(t *testing.T) {
 	const honestBans = 2000
 	s := besiege(t, 3)

@@ -8,10 +8,10 @@ import (
 	"testing"
 )
 
-// listBans is a list that is longer than what one member may lift of others' bans.
+// listBans is the length of a list, more than one member may lift of others' bans.
 const listBans = 20_000
 
-// importList has a node import listBans addresses of a /8, and waits until every kernel has them.
+// importList has a node import listBans addresses of a /8 and waits until every kernel has them.
 func (m *mesh) importList(t *testing.T, by *node, first int) {
 	t.Helper()
 	var list strings.Builder
@@ -23,7 +23,7 @@ func (m *mesh) importList(t *testing.T, by *node, first int) {
 	m.enforce(t, listBans, listBans)
 }
 
-// enforce waits until every node enforces at least and at most so many bans.
+// enforce waits until every node enforces at least least and at most most bans.
 func (m *mesh) enforce(t *testing.T, least, most int) {
 	t.Helper()
 	eventually(t, crowdLimit, func() error {
@@ -36,8 +36,8 @@ func (m *mesh) enforce(t *testing.T, least, most int) {
 	})
 }
 
-// Who lifts much of what others have banned is held back by the others, and told by which. What a node has banned itself
-// it can lift at once, and a node with the authority's key whatever there is.
+// The other nodes hold back a node that lifts many of others' bans, and it learns which nodes do. A node can lift its own
+// bans at once, and a node with the authority's key all bans.
 func TestMassLifting(t *testing.T) {
 	m := newMesh(t, setup{nodes: 3})
 	ca, importer, third := m.nodes[0], m.nodes[1], m.nodes[2]
@@ -65,7 +65,7 @@ func TestMassLifting(t *testing.T) {
 	ca.run(t, "unban", "21.0.0.0/8")
 	m.enforce(t, 0, 0)
 	m.inSync(t, syncLimit)
-	for _, n := range m.nodes { // what the authority has lifted stays lifted
+	for _, n := range m.nodes { // what the node with the authority's key has lifted stays lifted
 		n.stop(t)
 		n.start(t)
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/meshban/meshban/test/rig"
 )
 
-// emitted is the classic form of a line for a ban that came from the mesh.
+// emitted matches the classic form of a line for a ban that came from the mesh.
 var emitted = regexp.MustCompile(`^[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ newbans\[\d+\]: HOST (\S+) PORT 0$`)
 
 func TestLineBansEverywhere(t *testing.T) {
@@ -51,7 +51,7 @@ func TestLineBansEverywhere(t *testing.T) {
 				}
 			}
 
-			// The same by command, and the end comes on every node at its time.
+			// The same by command; the ban ends on every node at its time.
 			const length = 6 * time.Second
 			start = time.Now()
 			m.nodes[1].run(t, "ban", src.String(), "--for", length.String())
@@ -62,8 +62,8 @@ func TestLineBansEverywhere(t *testing.T) {
 	}
 }
 
-// oneLineEach says that a ban that began with one line on first has exactly one
-// line on n, and on another node than first one of the classic form.
+// oneLineEach checks that a ban that began with one line on first has exactly one
+// line on n, in the classic form unless n is first.
 func oneLineEach(t *testing.T, n, first *node, src netip.Addr) {
 	t.Helper()
 	var lines []string
@@ -115,11 +115,11 @@ func TestBurstLosesNothing(t *testing.T) {
 	}
 }
 
-// What programs do to a log file while the agent follows it.
+// The agent follows the line file through everything that programs do to log files.
 func TestLineFileSurvives(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 2, before: func(n *node) {
-		// A file that is there at the first start is history.
+		// The lines that exist at the first start are history.
 		check(t, n.WriteFile(lineFile, "HOST 198.51.100.200 PORT 22\n"))
 	}})
 	n := m.nodes[0]
@@ -172,7 +172,7 @@ func TestLineFileSurvives(t *testing.T) {
 	answering(t, old)
 }
 
-// The line file is a text that people edit: what was lifted stays open on every node, whatever they do to it.
+// People edit the line file. What was lifted stays open on every node, whatever they do to the file.
 func TestEditedLineFile(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 2})
@@ -217,7 +217,7 @@ func TestEditedLineFile(t *testing.T) {
 	}
 }
 
-// Who writes a line decides how long it lasts, and a line can name a port.
+// A line can set the length of its ban and name a port.
 func TestLineWords(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 2, config: "lines:\n  ports: as-written"})
@@ -236,7 +236,7 @@ func TestLineWords(t *testing.T) {
 	lasts(t, m.nodes[1], e, start, time.Now(), 10*time.Minute)
 }
 
-// A peer's ban of one port keeps no sighting of another from counting.
+// A peer's ban of one port does not make a sighting on another port an echo.
 func TestAnotherPortIsNoEcho(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 2, config: "lines:\n  ports: as-written"})

@@ -15,15 +15,15 @@ import (
 )
 
 const (
-	// nobody is the unprivileged user of these tests, and his group.
+	// nobody is the unprivileged user of these tests, and its group.
 	nobody = 65534
 	// Groups that the tests make.
 	lookers, changers = 4101, 4102
-	// watchTime is how long a watch may take to begin; floodTime bounds a flood of connections, which the test ends.
+	// watchTime is how long a watch runs; floodTime bounds a flood of connections, which the test ends earlier.
 	watchTime, floodTime = 5 * time.Second, 5 * time.Minute
 )
 
-// as runs a command in the node as user nobody with these supplementary groups
+// as runs a command on the node as user nobody with these supplementary groups
 // and no capability.
 func (n *node) as(t testing.TB, groups []int, args ...string) rig.Result {
 	t.Helper()
@@ -42,8 +42,8 @@ func unprivileged(groups []int) []string {
 	return append(argv, "--groups="+strings.Join(list, ","))
 }
 
-// mayOrNot runs the program as nobody with groups and holds it to an exit code;
-// a refusal names rule and remedy.
+// mayOrNot runs the program as nobody with groups and checks its exit code, and
+// that a refusal names the rule and a remedy.
 func (n *node) mayOrNot(t *testing.T, code int, groups []int, args ...string) {
 	t.Helper()
 	r := n.as(t, groups, slices.Concat([]string{"meshban"}, args, []string{"--dir", stateDir})...)
@@ -56,7 +56,7 @@ func (n *node) mayOrNot(t *testing.T, code int, groups []int, args ...string) {
 	}
 }
 
-// passable lets everybody through the state folder, as the systemd unit does.
+// passable lets every user traverse the state folder, as the systemd unit does.
 func (n *node) passable(t testing.TB) {
 	t.Helper()
 	check(t, n.WriteFile("/root/list", "203.0.113.66\n"))
@@ -76,7 +76,7 @@ func TestControlGroups(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name, config, mode   string
-		looker, looker2, any int // exit codes: who is in the read group looks, who is in the write group changes, others
+		looker, looker2, any int // exit codes: the read group looks, the write group looks and changes, others look
 	}{
 		{"ok: nobody but root", "", "600 root", exitPolicy, exitPolicy, exitPolicy},
 		{"ok: a group that may look", "control: {read_group: lookers}", "660 root", exitDone, exitPolicy, exitPolicy},
@@ -108,7 +108,7 @@ func TestControlGroups(t *testing.T) {
 			pairs := m.watch(t, src)
 			start := time.Now()
 			n.mayOrNot(t, c.looker2, []int{4000, changers}, "ban", src.String())
-			if c.looker2 == exitDone { // positive control: who may, can
+			if c.looker2 == exitDone { // positive control: permitted users can
 				enforced(t, pairs, start)
 				for _, args := range changing[:2] {
 					n.mayOrNot(t, exitDone, []int{changers}, args...)
@@ -129,7 +129,7 @@ func TestControlGroups(t *testing.T) {
 	})
 }
 
-// Neither strangers nor who may only look can keep root out by filling the socket.
+// Neither strangers nor users who may only look can keep root out by filling the socket.
 func TestFloodOfTheSocket(t *testing.T) {
 	m := newMesh(t, setup{nodes: 1, config: "control: {read_group: lookers, write_group: changers}", before: func(n *node) { n.passable(t) }})
 	n, src := m.nodes[0], fresh()
@@ -153,7 +153,7 @@ print "$made\n";`, int(floodTime/time.Second), stateDir)
 		enforced(t, pairs, start)
 		check(t, flood.Signal(unix.SIGTERM))
 		must(flood.Wait(banLimit))(t)
-		// A stranger makes no connection at all; who may look makes many.
+		// A stranger gets no connection at all; a user who may look gets many.
 		if made := strings.TrimSpace(flood.Stdout()); made == "" || (made == "0") != (groups == nil) {
 			t.Errorf("groups %v: %q connections were made", groups, made)
 		}
@@ -162,11 +162,11 @@ print "$made\n";`, int(floodTime/time.Second), stateDir)
 	}
 }
 
-// A local user without privileges, with a shell on the server, gets nowhere.
+// A local user without privileges but with a shell on the server gets nowhere.
 func TestUnprivilegedUser(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 2, before: func(n *node) {
-		// As open as it gets: the folder as `meshban init` makes it.
+		// As permissive as it gets: the folder as `meshban init` makes it.
 		must(n.Do("chmod", "755", stateDir))(t)
 	}})
 	n := m.nodes[0]
@@ -221,7 +221,7 @@ func TestUnprivilegedUser(t *testing.T) {
 			}
 		})
 	}
-	// Positive controls: root can, so it is not that the commands are wrong.
+	// Positive controls: root can, so the commands themselves are right.
 	for _, command := range []string{"cat %s/node.key", "cat %s/mesh.key", "cat %s/store.db", "cat %s/meshban.yaml", "cat %s/audit.jsonl", "touch %s/mine; rm %[1]s/mine"} {
 		must(n.Shell(fmt.Sprintf(command, stateDir)))(t)
 	}

@@ -16,35 +16,35 @@ import (
 )
 
 const (
-	// commandLimit bounds every command of an honest node under attack: five times what SECURITY.md says, for the machine may
-	// be busy.
+	// commandLimit bounds every command of an honest node under attack: five times the limit in SECURITY.md, because the
+	// machine may be busy.
 	commandLimit = 5 * time.Second
-	// commandEvery is the time between two of them.
+	// commandEvery is the time between two commands.
 	commandEvery = 100 * time.Millisecond
-	// grownRSS bounds by how much an attack may make an honest agent grow, in KiB.
+	// grownRSS bounds by how much an honest agent's memory may grow under attack, in KiB.
 	grownRSS = 64 << 10
-	// sessionPort forwards the ssh session that a lookout keeps.
+	// sessionPort is the local port that a lookout's ssh session forwards.
 	sessionPort = 9022
 )
 
-// lookout is what must go on under every attack: members, gateway and the machine itself reach each honest node, an ssh
-// session answers, and commands are done soon.
+// lookout watches what must keep working under every attack: members, the gateway and the machine itself reach each honest
+// node, an ssh session answers, and commands end soon.
 type lookout struct {
 	s       *siege
-	admin   netip.Addr // from where somebody is logged in on the first honest node
+	admin   netip.Addr // from which an administrator is logged in on the first honest node
 	session *rig.Conn
 	pings   []*rig.Pinger
 	probes  rig.Pairs // from the gateway and from admin
 }
 
-// sights are what a lookout has seen.
+// sights is what a lookout has seen.
 type sights struct {
 	command    time.Duration // the longest one
 	which      string
-	echo       time.Duration // the longest of the ssh session
+	echo       time.Duration // the longest in the ssh session
 	sent, lost int           // pings
 	probed     int           // probes that were not answered
-	grown, rss int           // KiB: by how much the most grown agent did, and the largest at its worst
+	grown, rss int           // KiB: the greatest growth of an agent, and the greatest peak
 	errs       []error
 }
 
@@ -53,10 +53,10 @@ func (v sights) String() string {
 		ms(v.command), v.which, ms(v.echo), v.lost, v.sent, v.probed, v.grown>>10, v.rss>>10)
 }
 
-// lookOut begins to look.
+// lookOut sets up a lookout.
 func (s *siege) lookOut(t *testing.T) *lookout {
 	t.Helper()
-	l := &lookout{s: s, admin: netip.MustParseAddr("203.0.113.77")} // far from what is measured
+	l := &lookout{s: s, admin: netip.MustParseAddr("203.0.113.77")} // far from the addresses that are measured
 	first := s.honest[0]
 	must(first.SSHD())(t)
 	check(t, s.Authorize(first.Host, "alice"))
@@ -90,12 +90,12 @@ func (s *siege) lookOut(t *testing.T) *lookout {
 	return l
 }
 
-// needed are the prefixes that an attack bans that means to lock somebody out: of members, of the gateway and of the admin.
+// needed returns the prefixes that a lock-out attack bans: those of members, of the gateway and of the administrator.
 func (l *lookout) needed(members string) string {
 	return members + ",10.78.0.0/24," + netip.PrefixFrom(l.admin, 24).Masked().String()
 }
 
-// during looks while f runs.
+// during watches while f runs.
 func (l *lookout) during(t *testing.T, f func()) sights {
 	t.Helper()
 	var v sights
@@ -141,7 +141,7 @@ func (l *lookout) during(t *testing.T, f func()) sights {
 	return v
 }
 
-// commands runs those that people use on the honest nodes in turn, until stop is closed.
+// commands runs common commands on the honest nodes in turn until stop is closed.
 func (l *lookout) commands(stop <-chan struct{}) (longest time.Duration, which string, errs []error) {
 	tick := time.NewTicker(commandEvery)
 	defer tick.Stop()
@@ -170,7 +170,7 @@ func (l *lookout) commands(stop <-chan struct{}) (longest time.Duration, which s
 	}
 }
 
-// echoes asks by the ssh session until stop is closed, and returns the longest time that an answer took.
+// echoes sends pings over the ssh session until stop is closed, and returns the longest time that an answer took.
 func (l *lookout) echoes(stop <-chan struct{}) (longest time.Duration, err error) {
 	tick := time.NewTicker(rig.PingEvery)
 	defer tick.Stop()
@@ -188,7 +188,8 @@ func (l *lookout) echoes(stop <-chan struct{}) (longest time.Duration, err error
 	}
 }
 
-// forgetPeak has the kernel measure the agent's peak anew, and returns what is resident now, in KiB: proc_pid_clear_refs(5).
+// forgetPeak resets the kernel's record of the agent's peak memory and returns what is resident now, in KiB:
+// proc_pid_clear_refs(5).
 func (n *node) forgetPeak(t testing.TB) int {
 	t.Helper()
 	dir := fmt.Sprintf("/proc/%d/", n.agent.PID)

@@ -17,10 +17,10 @@ import (
 	"github.com/meshban/meshban/test/rig"
 )
 
-// machineLimit bounds each wait for systemd, sshd and fail2ban on a machine that has other things to do.
+// machineLimit bounds each wait for systemd, sshd and fail2ban on a busy machine.
 const machineLimit = 2 * time.Minute
 
-// readmeCommands returns the commands that README shows below the paragraph that begins with intro.
+// readmeCommands returns the commands that README.md shows below the paragraph that begins with intro.
 func readmeCommands(t *testing.T, intro string) []string {
 	t.Helper()
 	_, rest, ok := strings.Cut(document(t, "README.md"), "\n"+intro)
@@ -32,7 +32,7 @@ func readmeCommands(t *testing.T, intro string) []string {
 	return strings.Split(block, "\n    ")
 }
 
-// types types lines at the machine's prompt. Each must succeed.
+// types runs lines as if typed at the machine's prompt. Each must succeed.
 func (n *node) types(t testing.TB, lines ...string) {
 	t.Helper()
 	for _, line := range lines {
@@ -44,13 +44,13 @@ func (n *node) types(t testing.TB, lines ...string) {
 	}
 }
 
-// unit returns what systemd says of the service.
+// unit returns a property of the service from systemd.
 func (n *node) unit(t testing.TB, property string) string {
 	t.Helper()
 	return strings.TrimSpace(must(n.Do("systemctl", "show", "--value", "-p", property, "meshban"))(t))
 }
 
-// unitIs waits until systemd says so.
+// unitIs waits until a property of the service has the wanted value.
 func (n *node) unitIs(t testing.TB, property, want string) {
 	t.Helper()
 	eventually(t, machineLimit, func() error {
@@ -61,7 +61,7 @@ func (n *node) unitIs(t testing.TB, property, want string) {
 	})
 }
 
-// bootMachines returns servers that systemd has booted, with the program in root's home.
+// bootMachines returns servers booted by systemd, with the program in root's home.
 func bootMachines(t *testing.T, count int) *mesh {
 	t.Helper()
 	m := newFleet(t, count)
@@ -90,7 +90,7 @@ func copyFile(from, to string) error {
 	return errors.Join(err, out.Close())
 }
 
-// Two Debian machines, on which nothing is typed but what README says.
+// Two Debian machines work with only the commands that README.md shows.
 func TestRealMachines(t *testing.T) {
 	t.Parallel()
 	m := bootMachines(t, 2)
@@ -106,7 +106,7 @@ func TestRealMachines(t *testing.T) {
 		}
 	}
 
-	// A real attack on one is dropped by the other too, with nothing else typed.
+	// The other machine too drops a real attacker of one, without a further command.
 	src := fresh()
 	pairs := m.watch(t, src)
 	eventually(t, machineLimit, func() error {
@@ -122,7 +122,7 @@ func TestRealMachines(t *testing.T) {
 		t.Errorf("why on web2: %s", why)
 	}
 
-	// One unban lets him in again on both, past web1's fail2ban too.
+	// One unban lets the attacker in again on both, past web1's fail2ban too.
 	begin := time.Now()
 	web2.run(t, "unban", src.String())
 	open(t, pairs, begin, machineLimit)
@@ -137,7 +137,7 @@ func TestRealMachines(t *testing.T) {
 	m.leavesNothing(t)
 }
 
-// typeREADME sets both machines up as README says: the first makes the mesh, the second joins it.
+// typeREADME sets both machines up as README.md says: the first makes the mesh, the second joins it.
 func (m *mesh) typeREADME(t *testing.T) {
 	t.Helper()
 	web1, web2 := m.nodes[0], m.nodes[1]
@@ -153,10 +153,10 @@ func (m *mesh) typeREADME(t *testing.T) {
 	}
 }
 
-// sessionLine is a command of README's session on web1 and web2.
+// sessionLine matches a command in README.md's session on web1 and web2.
 var sessionLine = regexp.MustCompile(`(?m)^    (web[12])# (.*)$`)
 
-// playSession types README's session, from the line that bans an address until it is lifted and allowed.
+// playSession types README.md's session, from the ban of an address until it is lifted and allowed.
 func (m *mesh) playSession(t *testing.T) {
 	t.Helper()
 	pairs := m.watch(t, netip.MustParseAddr("192.0.2.66"))
@@ -173,7 +173,8 @@ func (m *mesh) playSession(t *testing.T) {
 	open(t, pairs, time.Now(), machineLimit)
 }
 
-// keepsDropping ends an agent in every way while a ban stands: no packet passes, and it comes back where it should.
+// keepsDropping ends an agent in every way while a ban is in force. It checks that no packet passes, and that systemd
+// restarts the agent after a crash or a kill.
 func (m *mesh) keepsDropping(t *testing.T) {
 	t.Helper()
 	web1 := m.nodes[0]
@@ -182,7 +183,7 @@ func (m *mesh) keepsDropping(t *testing.T) {
 	m.nodes[1].run(t, "ban", src.String())
 	dropped := rig.Last(must(pairs.Enforced(banLimit))(t))
 
-	for i, signal := range []string{"ABRT", "KILL"} { // a crash as Go ends it, with exit code 2, and what the OOM killer sends
+	for i, signal := range []string{"ABRT", "KILL"} { // a crash, as Go exits with code 2, and the signal of the OOM killer
 		pid := web1.unit(t, "MainPID")
 		web1.types(t, "systemctl kill --kill-whom=main --signal="+signal+" meshban")
 		web1.unitIs(t, "NRestarts", fmt.Sprint(i+1))
@@ -200,7 +201,8 @@ func (m *mesh) keepsDropping(t *testing.T) {
 	}
 }
 
-// refusesConfig starts the agent with what is wrong and stays wrong, and with what may come right.
+// refusesConfig starts the agent with permanent faults, after which it must stay down, and with a temporary one, after
+// which it must be restarted.
 func (m *mesh) refusesConfig(t *testing.T) {
 	t.Helper()
 	n := m.nodes[1]
@@ -221,7 +223,7 @@ func (m *mesh) refusesConfig(t *testing.T) {
 			n.types(t, c.mends)
 		}
 	}
-	// The port is taken: that may end.
+	// A taken port is a temporary fault.
 	n.types(t, "systemd-run --quiet --unit=squatter python3 -c 'import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); "+
 		fmt.Sprintf(`s.bind(("", %d)); print("bound", flush=True); time.sleep(600)'`, meshPort))
 	eventually(t, machineLimit, func() error {
@@ -237,7 +239,7 @@ func (m *mesh) refusesConfig(t *testing.T) {
 	m.inSync(t, machineLimit)
 }
 
-// leavesNothing takes the program away, as README says.
+// leavesNothing removes the program as README.md says, and checks that nothing of it stays behind.
 func (m *mesh) leavesNothing(t *testing.T) {
 	t.Helper()
 	n := m.nodes[0]

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// must ends the test on an error and passes the value through.
+// must ends the test on an error; otherwise it passes the value through.
 func must[T any](v T, err error) func(testing.TB) T {
 	return func(t testing.TB) T {
 		t.Helper()

@@ -17,17 +17,17 @@ import (
 const (
 	// syncLimit bounds how long a new mesh may need until all are in sync.
 	syncLimit = time.Minute
-	// banLimit bounds how long any ban or unban may need until the last kernel.
-	// It is no figure to reach: the benchmarks print those.
+	// banLimit bounds how long any ban or unban may take to reach the last kernel.
+	// It is not a target: the benchmarks print the real figures.
 	banLimit = 30 * time.Second
 )
 
-// setup says what a test's mesh looks like.
+// setup describes a test's mesh.
 type setup struct {
 	nodes  int
 	config string        // added to every node's config file
-	invite []string      // further flags of the invitation of all but the first
-	before func(n *node) // called before a node's agent starts, when its config file is there
+	invite []string      // further flags of the invitation for all nodes but the first
+	before func(n *node) // called before a node's agent starts, once its config file exists
 }
 
 // mesh is a fleet whose nodes form one mesh.
@@ -37,7 +37,7 @@ type mesh struct {
 	prober *rig.Prober
 }
 
-// newMesh sets servers up as a user does: init on the first one, invite, join on
+// newMesh sets servers up as a user does: init and invite on the first, join on
 // the others.
 func newMesh(t testing.TB, s setup) *mesh {
 	t.Helper()
@@ -46,7 +46,7 @@ func newMesh(t testing.TB, s setup) *mesh {
 	return m
 }
 
-// join makes one mesh of a fleet with nothing set up.
+// join makes a mesh of a fresh fleet.
 func (m *mesh) join(t testing.TB, s setup) {
 	t.Helper()
 	first := m.nodes[0]
@@ -99,7 +99,7 @@ func (m *mesh) inSync(t testing.TB, limit time.Duration) {
 	check(t, rig.Within(limit, func() error { return m.outOfSync(t) }))
 }
 
-// outOfSync says who is not.
+// outOfSync returns an error unless every node sees every node alive and in sync.
 func (m *mesh) outOfSync(t testing.TB) error {
 	t.Helper()
 	digests := map[string]string{}
@@ -131,8 +131,8 @@ func fresh() netip.Addr {
 	return netip.AddrFrom4([4]byte{198, 18, byte(n / 250), byte(n%250 + 1)})
 }
 
-// freshNet returns an attacker's /29 that no test of this run has used, apart
-// from all that fresh returns.
+// freshNet returns an attacker's /29 that no test of this run has used, outside
+// the addresses that fresh returns.
 func freshNet() netip.Prefix {
 	n := usedAddrs.Add(1)
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 19, byte(128 + n/32), byte(n % 32 * 8)}), 29)
@@ -145,14 +145,14 @@ func fresh6() netip.Addr {
 	return netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 4: byte(n >> 8), 5: byte(n), 15: 7})
 }
 
-// watch probes every node from src; each has answered when it returns.
+// watch probes every node from src and returns once each has answered.
 func (m *mesh) watch(t testing.TB, src netip.Addr) rig.Pairs {
 	t.Helper()
 	return must(m.prober.WatchAll(src))(t)
 }
 
-// watchNode probes one port of one node from src; it has answered when it
-// returns.
+// watchNode probes one port of one node from src and returns once it has
+// answered.
 func (m *mesh) watchNode(t testing.TB, src netip.Addr, n *node, port uint16) rig.Pairs {
 	t.Helper()
 	p := m.prober.Watch(src, n.Node, port)
@@ -160,8 +160,8 @@ func (m *mesh) watchNode(t testing.TB, src netip.Addr, n *node, port uint16) rig
 	return rig.Pairs{p}
 }
 
-// enforced waits until every pair is silent, says how long after start the last
-// one was, and returns that.
+// enforced waits until every pair is silent, and logs and returns how long after
+// start the last one was.
 func enforced(t testing.TB, pairs rig.Pairs, start time.Time) time.Duration {
 	t.Helper()
 	took := rig.Last(must(pairs.Enforced(banLimit))(t)).Sub(start)
@@ -172,8 +172,7 @@ func enforced(t testing.TB, pairs rig.Pairs, start time.Time) time.Duration {
 	return took
 }
 
-// lasts says that an entry ends as long after a ban as it should, which was made between two times; entries have whole
-// seconds.
+// lasts checks that an entry ends length after its ban, which was made between from and to; entries have whole seconds.
 func lasts(t testing.TB, n *node, e entry, from, to time.Time, length time.Duration) {
 	t.Helper()
 	if earliest, latest := from.Add(length-time.Second), to.Add(length+time.Second); e.Until.Before(earliest) || e.Until.After(latest) {
@@ -181,8 +180,8 @@ func lasts(t testing.TB, n *node, e entry, from, to time.Time, length time.Durat
 	}
 }
 
-// open waits until every pair answers a probe sent after start, and then that
-// all of them keep answering.
+// open waits until every pair answers a probe sent after start, and then checks
+// that all of them keep answering.
 func open(t testing.TB, pairs rig.Pairs, start time.Time, limit time.Duration) []time.Time {
 	t.Helper()
 	at := must(pairs.Open(start, limit))(t)
@@ -190,7 +189,7 @@ func open(t testing.TB, pairs rig.Pairs, start time.Time, limit time.Duration) [
 	return at
 }
 
-// answering says that every pair answers now, and did so for a while.
+// answering checks that every pair answers its newest probes.
 func answering(t testing.TB, pairs rig.Pairs) {
 	t.Helper()
 	check(t, pairs.Control())
@@ -204,5 +203,5 @@ func eventually(t testing.TB, limit time.Duration, f func() error) {
 	check(t, rig.Within(limit, f))
 }
 
-// during passes the time d: some tests prove that nothing happens.
+// during waits for the time d: some tests prove that nothing happens.
 func during(d time.Duration) { <-time.After(d) }

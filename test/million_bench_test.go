@@ -24,17 +24,17 @@ const (
 	million      = 1_000_000
 	millionLimit = 60 * time.Second
 	listFile     = "/root/list.txt"
-	// oneMore is how often one more ban is added.
+	// oneMore is how many single bans are added.
 	oneMore = 300
-	// addEvery is the time between two of them: an agent with peers gathers what comes faster.
+	// addEvery is the time between two of them: an agent with peers batches what comes faster.
 	addEvery = 15 * time.Millisecond
-	// whileLoading is as many as are added until a check finds the set empty.
+	// whileLoading bounds how many are added before a check finds the set empty and it is loaded again.
 	whileLoading = 8000
-	// cohort is how many bans end within a second.
+	// cohort is how many bans end together.
 	cohort = 100_000
 )
 
-// crowd returns n distinct addresses that lie as those of block lists do: some in each of many /24.
+// crowd returns n distinct addresses distributed as in block lists: a few in each of many /24s.
 func crowd(n int, seed uint64) []netip.Addr {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	seen := make(map[netip.Addr]struct{}, n)
@@ -53,7 +53,7 @@ func crowd(n int, seed uint64) []netip.Addr {
 	return all
 }
 
-// giant is one node with many bans, and what asks it.
+// giant is a node with many bans, and the means to query it.
 type giant struct {
 	*node
 	kernel  *rig.SetProbe
@@ -77,7 +77,7 @@ func giantOf(b *testing.B, n *node) *giant {
 	return g
 }
 
-// holds waits until the kernel has been given n entries.
+// holds waits until the agent reports exactly n bans as enforced.
 func (g *giant) holds(b *testing.B, n int) {
 	b.Helper()
 	for end := time.Now().Add(millionLimit); g.status(b).Firewall.Enforced != n; during(20 * time.Millisecond) {
@@ -97,7 +97,7 @@ func (g *giant) write(b *testing.B, addrs []netip.Addr) {
 }
 
 // add bans an address by a request on the control socket and returns the time
-// from before the request is written until the kernel's set holds the address.
+// from before the request is written until the kernel's set contains the address.
 func (g *giant) add(b *testing.B, addr netip.Addr) time.Duration {
 	b.Helper()
 	body := `{"addrs":["` + addr.String() + `"],"for":"1h"}`
@@ -113,13 +113,13 @@ func (g *giant) add(b *testing.B, addr netip.Addr) time.Duration {
 	return took
 }
 
-// addLine does the same by a line: the time is from the return of write(2).
+// addLine bans an address by a line; the time is from the return of write(2).
 func (g *giant) addLine(b *testing.B, addr netip.Addr) time.Duration {
 	b.Helper()
 	return g.has(b, addr, g.node.write(b, addr, "22"))
 }
 
-// has waits until the kernel's set holds the address, and returns how long after begin.
+// has waits until the kernel's set contains the address, and returns how long after begin that was.
 func (g *giant) has(b *testing.B, addr netip.Addr, begin time.Time) time.Duration {
 	b.Helper()
 	for {
@@ -131,15 +131,15 @@ func (g *giant) has(b *testing.B, addr netip.Addr, begin time.Time) time.Duratio
 		if took > banLimit {
 			b.Fatalf("%v is not in the kernel after %v", addr, took)
 		}
-		// Asking without pause would keep the agent out of the kernel's lock.
-		// It is the kernel's sleep because Go's timers have steps of 1 ms.
+		// Asking without a pause would keep the agent from the kernel's lock.
+		// The kernel's sleep is used because Go's timers have steps of 1 ms.
 		if err := unix.Nanosleep(&unix.Timespec{Nsec: 50_000}, nil); err != nil && !errors.Is(err, unix.EINTR) {
 			b.Fatal(err)
 		}
 	}
 }
 
-// addSome adds addresses a little apart, until all are or stop is closed.
+// addSome adds addresses one every addEvery, until all are added or stop is closed.
 func (g *giant) addSome(b *testing.B, addrs []netip.Addr, stop <-chan struct{}) []time.Duration {
 	b.Helper()
 	g.control = must(net.Dial("unix", g.Path(stateDir+"/control.sock")))(b)
@@ -157,8 +157,8 @@ func (g *giant) addSome(b *testing.B, addrs []netip.Addr, stop <-chan struct{}) 
 	return times
 }
 
-// stealing reports how much of one processor the host of this machine gave to others while what ran: the longest of many
-// short times is mostly that.
+// stealing reports how much of one processor this virtual machine's hypervisor gave to others while what ran: the longest
+// of many short times is mostly due to that.
 func stealing(b *testing.B, what func()) {
 	b.Helper()
 	begin, before := time.Now(), must(rig.Stolen())(b)
@@ -173,9 +173,9 @@ func (g *giant) memory(b *testing.B, at string) {
 	b.ReportMetric(float64(u.RSS)/million, "B-RSS/ban-"+at)
 }
 
-// BenchmarkMillion is one node with a million live bans and the real ipset. The
-// time of one more ban is from before the request until the kernel's set says
-// that it holds the address, asked every 0.1 ms.
+// BenchmarkMillion measures one node with a million live bans and the real ipset.
+// The time of one more ban is from before the request until the kernel's set
+// contains the address, asked every 0.1 ms.
 func BenchmarkMillion(b *testing.B) {
 	g := newGiant(b)
 	small := must(g.agent.Usage())(b)
@@ -209,7 +209,7 @@ func BenchmarkMillion(b *testing.B) {
 		active += len(times)
 		report(b, times)
 	}
-	b.Run("add-to-none", func(b *testing.B) { add(b, oneMore, nil) }) // to compare with
+	b.Run("add-to-none", func(b *testing.B) { add(b, oneMore, nil) }) // for comparison
 	b.Run("add-line-to-none", addLines)
 	b.Run("import", func(b *testing.B) {
 		g.write(b, take(million))
@@ -228,7 +228,7 @@ func BenchmarkMillion(b *testing.B) {
 	b.Run("add-during-list", func(b *testing.B) {
 		meanwhile(b, oneMore, func() { must(g.Shell("for i in 1 2 3; do meshban list --json >/dev/null; done"))(b) })
 	})
-	b.Run("add-during-load", func(b *testing.B) { // someone empties the set: all is loaded anew
+	b.Run("add-during-load", func(b *testing.B) { // another program empties the set: all is loaded again
 		must(g.Shell("ipset flush meshban4"))(b)
 		before := g.status(b).Firewall.Repairs
 		meanwhile(b, whileLoading, func() {
@@ -253,7 +253,7 @@ func BenchmarkMillion(b *testing.B) {
 		g.memory(b, "then")
 	})
 	b.Run("idle", func(b *testing.B) {
-		const window = 35 * time.Second // a check of the firewall is in it
+		const window = 35 * time.Second // includes a check of the firewall
 		before := must(g.agent.Usage())(b).CPU
 		during(window)
 		b.ReportMetric(0, "ns/op")
