@@ -118,7 +118,7 @@ func besiegeWith(t *testing.T, bystanders int, honest setup) *siege {
 }
 
 // attack starts an attack by a new member, certified by the token, against all honest nodes. It returns once the attack has
-// begun: when all of them know the member, or at once if the attack joins nobody.
+// begun: when all of them know the member, or at once for an attack that does not join.
 func (s *siege) attack(t *testing.T, name string, args ...string) *rig.Proc {
 	t.Helper()
 	s.attacks++

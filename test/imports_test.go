@@ -77,7 +77,7 @@ func listPackages(t *testing.T) []goPackage {
 // within reports whether path is the package root or one below it.
 func within(path, root string) bool { return path == root || strings.HasPrefix(path, root+"/") }
 
-// hostile speaks memberlist without package mesh, as an attacker would. No other package imports memberlist.
+// hostile speaks memberlist as an attacker would, without package mesh's limits. Only mesh and it may import memberlist.
 const hostile = module + "/test/hostile"
 
 // onlyIn maps a library to the one package that may import it.

@@ -11,8 +11,9 @@ import (
 	"time"
 )
 
-// modelRow is how a ban reaches fleets of one size, as the model of mesh's core prints it: nodes, part of packets lost
-// and of nodes dead, when the last node and when 99.9 % of them had it, how many had it within 15 ms, and what it cost.
+// modelRow tells how a ban reaches fleets of one size, as the model of mesh's core prints it: number of nodes, share of
+// lost packets and dead nodes, when the last node and when 99.9 % of the nodes had the ban, how many had it within 15 ms,
+// and its cost.
 type modelRow struct {
 	nodes, wrong string
 	last, most   time.Duration
@@ -21,7 +22,7 @@ type modelRow struct {
 	bytes        float64 // a ban and node
 }
 
-// modelRows reads what looks like rows of the model's table.
+// modelRows parses the lines of text that look like rows of the model's table.
 func modelRows(t *testing.T, text string) (rows []modelRow) {
 	t.Helper()
 	number := func(cell string) float64 {
@@ -53,7 +54,7 @@ func modelRows(t *testing.T, text string) (rows []modelRow) {
 	return rows
 }
 
-// Fleets of 100 to 10,000 real cores on a simulated network: each reaches its figures, and FIGURES.md says what comes out.
+// Fleets of 100 to 10,000 real cores on a simulated network stay within their limits and match FIGURES.md.
 func TestFleetModel(t *testing.T) {
 	out, err := exec.Command("go", "test", "-tags", "long", "-run", "^TestModel$", "-count=1", "-v", "../mesh").CombinedOutput()
 	if err != nil {

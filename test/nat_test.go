@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// pingLimit is how long a connection that is cut is given to answer.
+// pingLimit is how long a cut connection must stay silent.
 const pingLimit = 500 * time.Millisecond
 
-// A ban protects what a node forwards to, as containers, and cuts connections
-// that stand.
+// A ban also protects hosts that a node forwards to, such as containers, and cuts
+// established connections.
 func TestContainersAndConnections(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})

@@ -14,21 +14,21 @@ import (
 )
 
 const (
-	// echoPort serves the connections that must outlive a ban.
+	// echoPort serves the connections that must survive a ban.
 	echoPort = 7
-	// noticeLimit bounds how long a new ssh session may be without cover: five times what is meant.
+	// noticeLimit bounds how long a new ssh session may be unprotected: five times the intended time.
 	noticeLimit = 15 * time.Second
 )
 
-// banElsewhere has node by ban addrs in one command, all of them on the mesh, and waits until the last one, which
-// nothing protects, is dropped on the first node: whatever has become of the others there, it has happened.
+// banElsewhere has node by ban addrs and an unprotected control address in one command, and waits until the first node
+// drops the control address: by then it has processed the other bans too.
 func (m *mesh) banElsewhere(t *testing.T, by *node, addrs ...string) {
 	t.Helper()
 	control := fresh()
 	pair := m.watchNode(t, control, m.nodes[0], rig.ClosedPort)
 	defer pair.Stop()
 	start := time.Now()
-	eventually(t, banLimit, func() error { // by may have learned only just now that it can do without an address
+	eventually(t, banLimit, func() error { // by may not know yet that it no longer needs an address
 		r, err := by.Run(append([]string{"meshban", "ban", "--for", "10m", control.String()}, addrs...)...)
 		if err == nil && r.Code != exitDone {
 			err = fmt.Errorf("%s: ban %v: exit code %d: %s", by.Name, addrs, r.Code, r.Stderr)
@@ -38,7 +38,7 @@ func (m *mesh) banElsewhere(t *testing.T, by *node, addrs ...string) {
 	enforced(t, pair, start)
 }
 
-// spared says that the first node holds a peer's ban of prefix and does not drop addr, for the given reason.
+// spared checks that the first node has a peer's ban of prefix but does not drop addr, for the given reason.
 func (m *mesh) spared(t *testing.T, prefix string, addr netip.Addr, reason string) {
 	t.Helper()
 	n := m.nodes[0]
@@ -48,7 +48,7 @@ func (m *mesh) spared(t *testing.T, prefix string, addr netip.Addr, reason strin
 	}
 }
 
-// A peer's ban of what a node cannot do without changes nothing there, whatever it names.
+// A peer's ban of an address that a node needs has no effect there, in whatever form.
 func TestPeersCannotBanWhatANodeNeeds(t *testing.T) {
 	t.Parallel()
 	resolver := netip.MustParseAddr("203.0.113.53")
@@ -62,7 +62,7 @@ func TestPeersCannotBanWhatANodeNeeds(t *testing.T) {
 	echo := netip.AddrPortFrom(a.Mesh, echoPort)
 	a.Echo(t, echo)
 	a.Echo(t, netip.AddrPortFrom(a.Probe, echoPort))
-	// The peer does without that gateway, or it would refuse to ban it.
+	// Remove the peer's routes through that gateway, or it would refuse to ban it.
 	must(b.Shell("ip route show via 10.78.0.254 | while read -r net rest; do ip route del $net; done"))(t)
 
 	t.Run("bad: resolver", func(t *testing.T) {
@@ -78,7 +78,7 @@ func TestPeersCannotBanWhatANodeNeeds(t *testing.T) {
 		start := time.Now()
 		m.banElsewhere(t, b, "203.0.113.48/28")
 		m.spared(t, "203.0.113.48/28", resolver, "resolver")
-		enforced(t, near, start) // the rest of it is dropped
+		enforced(t, near, start) // the rest of the prefix is dropped
 		answering(t, pairs)
 	})
 	t.Run("bad: IPv4 in IPv6", func(t *testing.T) {
@@ -135,7 +135,7 @@ func TestPeersCannotBanWhatANodeNeeds(t *testing.T) {
 		pairs := m.watchNode(t, later, a, rig.ClosedPort)
 		start := time.Now()
 		m.banElsewhere(t, b, later.String())
-		enforced(t, pairs, start) // positive control: it is banned until then
+		enforced(t, pairs, start) // positive control: the ban works until then
 		start = time.Now()
 		must(a.Do("ip", "route", "add", "100.64.0.0/10", "via", later.String()))(t)
 		open(t, pairs, start, banLimit)
@@ -158,13 +158,13 @@ func TestPeersCannotBanWhatANodeNeeds(t *testing.T) {
 	})
 }
 
-// answers says that an echo server answers on conn.
+// answers checks that an echo server answers on conn.
 func answers(t *testing.T, conn net.Conn) {
 	t.Helper()
 	check(t, (&rig.Conn{Conn: conn}).Ping(banLimit))
 }
 
-// covered returns what the never-ban list of the node says of addr, "" when it is not there.
+// covered returns the line of the node's never-ban list about addr, or "" if it has none.
 func (n *node) covered(t testing.TB, addr netip.Addr) string {
 	t.Helper()
 	for line := range strings.Lines(n.run(t, "allow", "--list")) {
@@ -175,7 +175,7 @@ func (n *node) covered(t testing.TB, addr netip.Addr) string {
 	return ""
 }
 
-// Where an administrator is logged in by ssh, no peer's ban locks him out.
+// No peer's ban locks out an administrator who is logged in by ssh.
 func TestPeersCannotBanAnSSHSession(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 2})
@@ -227,18 +227,18 @@ func TestPeersCannotBanAnSSHSession(t *testing.T) {
 			}
 			m.spared(t, src.String(), src, "ssh session of "+c.user)
 			check(t, conn.Ping(noticeLimit))
-			if !c.at { // not for a moment
+			if !c.at { // not dropped even for a moment
 				if w := pairs[0].Count(start, time.Now().Add(-rig.Settle)); w.Answered < w.Sent*9/10 {
 					t.Errorf("%d of %d probes were answered", w.Answered, w.Sent)
 				}
 			}
-			a.exit(t, exitPolicy, "ban", src.String()) // nor does one's own
+			a.exit(t, exitPolicy, "ban", src.String()) // the node's own ban is refused
 			check(t, ssh.Kill(true))
 		})
 	}
 }
 
-// session logs a user in and returns when the session stands: what is due from then on is not owed the time that sshd took.
+// session logs a user in and returns once the session is established, so that later limits exclude the time that sshd takes.
 func (m *mesh) session(t testing.TB, src netip.Addr, user string, n *node) {
 	t.Helper()
 	ssh := must(m.Login(src, user, n.Probe, "HOST", "echo here; exec sleep 600"))(t)
@@ -250,7 +250,7 @@ func (m *mesh) session(t testing.TB, src netip.Addr, user string, n *node) {
 	})
 }
 
-// In a sandbox like that of the systemd unit, sshd's connections cannot be seen where logind tells of no session: then
+// In a sandbox like that of the systemd unit, the agent cannot see sshd's connections if logind reports no session. Then
 // status says so.
 func TestSSHSessionThatCannotBeSeen(t *testing.T) {
 	t.Parallel()
@@ -276,7 +276,7 @@ func TestSSHSessionThatCannotBeSeen(t *testing.T) {
 	})
 }
 
-// Who only tries passwords is not covered, however many connections he keeps open.
+// A client that only tries passwords is not protected, however many connections it keeps open.
 func TestBruteForceGainsNoCover(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 2})
@@ -286,13 +286,13 @@ func TestBruteForceGainsNoCover(t *testing.T) {
 	src, admin := fresh(), fresh()
 	pairs := m.watchNode(t, src, a, rig.ClosedPort)
 	m.session(t, admin, "root", a)
-	eventually(t, noticeLimit, func() error { // positive control: sessions are being looked at
+	eventually(t, noticeLimit, func() error { // positive control: the agent finds sessions
 		if a.covered(t, admin) == "" {
 			return fmt.Errorf("the session from %v is not covered", admin)
 		}
 		return nil
 	})
-	// Connections in every state before authentication: no byte sent, at the password prompt, just refused.
+	// Connections in every state before authentication: nothing sent, at the password prompt, just refused.
 	for range 3 {
 		conn := must(m.Attacker.Dial(src, netip.AddrPortFrom(a.Probe, 22)))(t)
 		defer conn.Close()
@@ -318,7 +318,7 @@ func TestBruteForceGainsNoCover(t *testing.T) {
 	start := time.Now()
 	b.run(t, "ban", src.String(), "--for", "10m")
 	silent := start.Add(enforced(t, pairs, start))
-	during(2 * time.Second) // nothing gives it back
+	during(2 * time.Second) // nothing lifts the ban
 	check(t, pairs.Silent(silent, time.Now().Add(-rig.Settle)))
 	check(t, m.LoginBlocked(src, a.Probe))
 }

@@ -22,9 +22,9 @@ const (
 	lineFile   = stateDir + "/newbans.log"
 	meshPort   = 7946
 
-	// startLimit bounds the start of one agent.
+	// startLimit bounds the start of an agent.
 	startLimit = time.Minute
-	// endLimit bounds the end of one: the agent itself takes at most 5 s.
+	// endLimit bounds the stop of an agent: the agent itself takes at most 5 s.
 	endLimit = 25 * time.Second
 )
 
@@ -40,7 +40,7 @@ type node struct {
 	args  []string // of its agent
 
 	fail2ban *rig.Proc                    // nil = none runs
-	prefix   func(argv []string) []string // what the agent is run by; nil = nothing
+	prefix   func(argv []string) []string // wraps the agent's command line; nil = unchanged
 }
 
 // entry is a line of list --json.
@@ -106,7 +106,7 @@ func (n *node) run(t testing.TB, args ...string) string {
 	return n.exit(t, exitDone, args...).Stdout
 }
 
-// exit runs the program, which must end with a code, and returns its output.
+// exit runs the program, which must end with code, and returns its result.
 func (n *node) exit(t testing.TB, code int, args ...string) rig.Result {
 	t.Helper()
 	r := must(n.Run(append([]string{"meshban"}, args...)...))(t)
@@ -151,7 +151,7 @@ func (n *node) status(t testing.TB) status {
 	return all[0]
 }
 
-// entry returns what the node's list says of an address or prefix.
+// entry returns the entry of an address or prefix in the node's list.
 func (n *node) entry(t testing.TB, prefix string) (entry, bool) {
 	t.Helper()
 	want := canonical(prefix)
@@ -163,7 +163,7 @@ func (n *node) entry(t testing.TB, prefix string) (entry, bool) {
 	return entry{}, false
 }
 
-// canonical writes an address as its prefix.
+// canonical returns an address as a prefix, and anything else unchanged.
 func canonical(s string) string {
 	if a, err := netip.ParseAddr(s); err == nil {
 		return netip.PrefixFrom(a, a.BitLen()).String()
@@ -208,7 +208,7 @@ func (n *node) start(t testing.TB) {
 	n.agent = p
 }
 
-// stop ends the node's agent by SIGTERM, which must take at most endLimit.
+// stop ends the node's agent with SIGTERM, which must take at most endLimit.
 func (n *node) stop(t testing.TB) {
 	t.Helper()
 	begin := time.Now()
@@ -220,7 +220,7 @@ func (n *node) stop(t testing.TB) {
 	}
 }
 
-// kill ends the node's agent by SIGKILL.
+// kill ends the node's agent with SIGKILL.
 func (n *node) kill(t testing.TB) {
 	t.Helper()
 	check(t, n.agent.Kill(false))

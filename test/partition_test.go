@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// cutFor is longer than memberlist needs to give a member up for good.
+	// cutFor exceeds the time after which memberlist gives up a member for good.
 	cutFor = 60 * time.Second
 	// healLimit bounds how soon both sides have everything after the heal.
 	healLimit = 90 * time.Second
@@ -22,7 +22,7 @@ func TestPartition(t *testing.T) {
 	m := newMesh(t, setup{nodes: 3})
 	a, b, alone := m.nodes[0], m.nodes[1], m.nodes[2]
 
-	// Before: all have it, and one side lifts it during the cut.
+	// Before the cut, all nodes have this ban; one side lifts it during the cut.
 	lifted := fresh()
 	freed := m.watch(t, lifted)
 	start := time.Now()
@@ -42,7 +42,7 @@ func TestPartition(t *testing.T) {
 	open(t, freed[:2], start, banLimit)
 	enforced(t, there[2:], alone.write(t, minority, "22"))
 
-	// The cut is one: neither side hears the other.
+	// The cut is real: neither side hears the other.
 	during(2 * time.Second)
 	answering(t, here[2:])
 	answering(t, there[:2])
@@ -68,7 +68,7 @@ func TestPartition(t *testing.T) {
 	at := rig.Last(open(t, freed[2:], healed, healLimit))
 	t.Logf("unban: on the other side %v after the heal", at.Sub(healed).Round(time.Millisecond))
 	m.inSync(t, healLimit)
-	answering(t, brief) // it was over everywhere
+	answering(t, brief) // this ban had ended everywhere
 
 	// And the fast path works again.
 	src := fresh()

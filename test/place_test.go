@@ -20,7 +20,7 @@ func (n *node) ip(t testing.TB, args string) {
 	}
 }
 
-// cross checks that a ban of each node gets to the other one.
+// cross checks that a ban by each node reaches the other one.
 func (m *mesh) cross(t testing.TB, when string) {
 	t.Helper()
 	begin := time.Now()
@@ -41,8 +41,8 @@ func (m *mesh) cross(t testing.TB, when string) {
 	t.Logf("%s: bans crossed both ways after %v", when, time.Since(begin).Round(100*time.Millisecond))
 }
 
-// Two machines with the default bind and IPv6 alone; one starts before it has an address, and then gets another one. Each
-// agent runs on: it followed no address before, and advertised 127.0.0.1.
+// Two machines have the default bind and only IPv6; one starts before it has an address, and later gets another one. Both
+// agents keep running. Agents once did not follow addresses, and advertised 127.0.0.1.
 func TestAddressesComeAndChange(t *testing.T) {
 	m := newFleet(t, 2)
 	a, b := m.nodes[0], m.nodes[1]
@@ -50,7 +50,7 @@ func TestAddressesComeAndChange(t *testing.T) {
 		n.ip(t, "link set probe0 down")
 		n.ip(t, "-4 addr flush dev mesh0")
 	}
-	// Nobody reaches the bridge of containers, which has the only IPv4 address.
+	// The bridge for containers has the only IPv4 address, and nobody can reach it.
 	must(a.Shell("ip link add docker0 type bridge && ip addr add 172.17.0.1/16 dev docker0 && ip link set docker0 up && " +
 		"ip -6 route replace default dev mesh0"))(t)
 	a.run(t, "init", "--name", a.Name)

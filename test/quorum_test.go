@@ -10,23 +10,23 @@ import (
 	"time"
 )
 
-// quorumWindow is that of a jail, so short that a test can wait for its end.
+// quorumWindow is a jail's window, short enough for a test to wait for its end.
 const quorumWindow = time.Second
 
-// "Only if seen on two different servers within 30 minutes", and with shorter minutes for one jail.
+// "Only if seen on two different servers within 30 minutes", with a shorter window for one jail.
 func TestQuorumWithinAWindow(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 3, config: fmt.Sprintf("bans: {quorum_by_source: [{source: \"line:brief\", origins: 2, within: %s}, {source: \"line*\", origins: 2, within: 30m}]}", quorumWindow)})
 	a, b, c := m.nodes[0], m.nodes[1], m.nodes[2]
 
-	// The control: what has another source needs no quorum.
+	// The control: a ban from another source needs no quorum.
 	src := fresh()
 	pairs := m.watch(t, src)
 	start := time.Now()
 	a.run(t, "ban", src.String())
 	enforced(t, pairs, start)
 
-	// pending waits until n shows that so many have seen an address.
+	// pending waits until n lists addr as pending with these origins.
 	pending := func(n *node, addr string, origins ...string) {
 		t.Helper()
 		eventually(t, banLimit, func() error {
@@ -39,7 +39,7 @@ func TestQuorumWithinAWindow(t *testing.T) {
 
 	src = fresh()
 	pairs = m.watch(t, src)
-	enforced(t, pairs[:1], a.write(t, src, "22")) // its own sighting bans at home
+	enforced(t, pairs[:1], a.write(t, src, "22")) // a node's own sighting bans there
 	pending(b, src.String(), a.Name)
 	pending(c, src.String(), a.Name)
 	answering(t, pairs[1:])
@@ -64,7 +64,7 @@ func TestQuorumWithinAWindow(t *testing.T) {
 	answering(t, pairs[2:])
 	m.inSync(t, syncLimit)
 
-	// A restart judges the same records the same way.
+	// After a restart the same records have the same result.
 	c.stop(t)
 	c.start(t)
 	pending(c, src.String(), a.Name, b.Name)

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// document reads a text of the repository, named from its top.
+// document returns a text file of the repository; name is relative to its top.
 func document(t *testing.T, name string) string {
 	t.Helper()
 	text, err := os.ReadFile("../" + name)
@@ -17,14 +17,14 @@ func document(t *testing.T, name string) string {
 	return string(text)
 }
 
-// The README is the front door: what is not needed there has a topic of `meshban help`.
+// README.md is only the introduction: the rest is in the topics of `meshban help`.
 func TestREADMEIsShort(t *testing.T) {
 	if n := len(document(t, "README.md")); n > 10_000 {
 		t.Errorf("README.md has %d bytes, want 10,000 at most", n)
 	}
 }
 
-// Every test that the texts name is there.
+// Every test that the documents name exists.
 func TestDocumentsNameTests(t *testing.T) {
 	there := map[string]bool{}
 	for _, name := range trackedFiles(t) {
@@ -52,7 +52,7 @@ func TestDocumentsNameTests(t *testing.T) {
 	}
 }
 
-// Every item and every row of SECURITY.md names the test that holds it.
+// Every item and every table row of SECURITY.md names the test that verifies it.
 func TestSecurityNamesItsTests(t *testing.T) {
 	text := document(t, "test/SECURITY.md")
 	items := claim.FindAllString(text, -1)

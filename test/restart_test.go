@@ -11,11 +11,11 @@ import (
 	"github.com/meshban/meshban/test/rig"
 )
 
-// missedLimit bounds how soon a node that is back has what it missed.
+// missedLimit bounds how soon a node that is back has caught up.
 const missedLimit = time.Minute
 
-// A node that is killed with -9 and brought back never lets a banned address
-// through, and gets what it missed.
+// A node that is killed with kill -9 and started again never lets a banned
+// address through, and catches up on what it missed.
 func TestKillLeavesNoGap(t *testing.T) {
 	m := newMesh(t, setup{nodes: 3})
 	a, b := m.nodes[0], m.nodes[1]
@@ -40,9 +40,9 @@ func TestKillLeavesNoGap(t *testing.T) {
 	a.run(t, "unban", lifted.String())
 	ownMissed := fresh()
 	own := m.watch(t, ownMissed)
-	b.write(t, ownMissed, "22") // nobody follows its file now
+	b.write(t, ownMissed, "22") // no agent follows its file now
 	must(later[0].Enforced(banLimit))(t)
-	check(t, later[1].Control()) // the dead one does not know
+	check(t, later[1].Control()) // the dead agent does not know of it
 	back := time.Now()
 	b.start(t)
 	for _, p := range []rig.Pairs{later, own} {
@@ -55,7 +55,7 @@ func TestKillLeavesNoGap(t *testing.T) {
 	check(t, all.Silent(silent, time.Now()))
 }
 
-// SIGTERM leaves the mesh cleanly, and the kernel keeps what it has.
+// On SIGTERM a node leaves the mesh cleanly, and its kernel keeps its bans.
 func TestStopLeavesTheMesh(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
@@ -86,8 +86,8 @@ func TestStopLeavesTheMesh(t *testing.T) {
 	check(t, pairs.Silent(silent, time.Now()))
 }
 
-// All at once, as after a power cut: the kernels are empty, and the state comes
-// from the stores.
+// All nodes restart at once, as after a power cut: the kernels are empty, and the
+// state comes from the stores.
 func TestMassRestart(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
@@ -124,14 +124,14 @@ func TestMassRestart(t *testing.T) {
 			t.Errorf("%s lists what was unbanned", n.Name)
 		}
 	}
-	// A ban that is made now is newer than all that was said before.
+	// A ban made now is newer than all earlier ops.
 	start = time.Now()
 	m.nodes[1].run(t, "ban", lifted.String())
 	enforced(t, freed, start)
 }
 
-// A node that was killed a moment after it had found its first peer came back
-// alone: it had not yet remembered whom to look for.
+// A node killed just after it found its first peer once came back alone, because
+// it had not yet stored its peers.
 func TestKillRightAfterJoin(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 2})
@@ -146,7 +146,7 @@ func TestKillRightAfterJoin(t *testing.T) {
 	m.inSync(t, syncLimit)
 }
 
-// A ban that the command had confirmed was lost by a kill right after it: neither pushed nor on disk yet.
+// A kill right after a confirmed ban once lost it: it was neither pushed nor on disk yet.
 func TestKillRightAfterBan(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 2})

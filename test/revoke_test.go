@@ -12,9 +12,9 @@ import (
 	"github.com/meshban/meshban/test/rig"
 )
 
-// A revoked node's bans are lifted in every other kernel, what it bans later has no
-// effect there, and neither restarts nor a node that was away and comes back with
-// old records change that.
+// A revoked node's bans are lifted in every other kernel, and its later bans have no
+// effect there. Neither restarts nor a node that comes back with old records change
+// that.
 func TestRevoke(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
@@ -31,7 +31,7 @@ func TestRevoke(t *testing.T) {
 	enforced(t, watched[honest], start)
 	silent := time.Now()
 
-	// Who has no key of the authority says so.
+	// A node without the authority's key says so.
 	for _, args := range [][]string{{"revoke", bad.Name}, {"invite"}} {
 		if r := web2.exit(t, exitFailed, args...); !strings.Contains(r.Stderr, "ca.key") {
 			t.Errorf("%s %q: %s", web2.Name, args, r.Stderr)
@@ -49,7 +49,7 @@ func TestRevoke(t *testing.T) {
 	t.Logf("lifted on both others after %.1f ms", ms(took))
 	answering(t, watched[local])
 	start = time.Now()
-	// It learns of it at once, says so, and still protects itself.
+	// The revoked node learns of it at once, says so, and still protects itself.
 	eventually(t, banLimit, func() error {
 		r := must(bad.Run("meshban", "ban", local.String(), "--for", "1h"))(t)
 		if r.Code != exitPolicy || !strings.Contains(r.Stderr, "revoked") || !strings.Contains(r.Stderr, "stolen") {
@@ -80,14 +80,14 @@ func TestRevoke(t *testing.T) {
 			}
 		}
 	}
-	// The ban of an honest node went on all the while, though the revoked one lifted it.
+	// An honest node's ban stayed in force all the while, although the revoked node lifted it.
 	check(t, watched[honest][:2].Silent(silent, time.Now()))
 	refused("after the revocation")
 	if why := web2.run(t, "why", harm.String()); !strings.Contains(why, "revoked: stolen") {
 		t.Errorf("why does not tell:\n%s", why)
 	}
 
-	// A restart, with and without a word of goodbye.
+	// Restarts, with and without a clean leave.
 	web2.kill(t)
 	web2.start(t)
 	web1.stop(t)
@@ -100,8 +100,8 @@ func TestRevoke(t *testing.T) {
 	})
 	refused("after restarts")
 
-	// A node that was away during a revocation holds what the revoked one said, and
-	// lets go of it when it is back.
+	// A node that was away still refuses the revoked node's bans when it is back, and
+	// gets the honest bans that it missed.
 	web2.stop(t)
 	start = time.Now()
 	web1.run(t, "ban", missed.String(), "--for", "1h")
@@ -115,7 +115,7 @@ func TestRevoke(t *testing.T) {
 	}
 }
 
-// A node that is cut off hears of a revocation as soon as the cut heals.
+// A node that is cut off learns of a revocation as soon as the cut heals.
 func TestRevokeDuringPartition(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
@@ -136,8 +136,8 @@ func TestRevokeDuringPartition(t *testing.T) {
 	t.Logf("lifted %.0f ms after the heal", ms(took))
 }
 
-// A captured node that calls itself by the name of another one shows up as itself everywhere, and to revoke the name
-// never shuts the innocent one out unless that is meant.
+// A captured node that claims another node's name is shown under its own name everywhere, and revoking a name hits only
+// the node that is certified under it.
 func TestClaimedName(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})

@@ -13,13 +13,13 @@ import (
 )
 
 const (
-	// turnLimit bounds how long a rotation may take until all who are alive have let go of the old key.
+	// turnLimit bounds how long a rotation may take until all live nodes have dropped the old key.
 	turnLimit = 4 * time.Minute
-	// pauseBetween is between two bans while the key turns.
+	// pauseBetween is the time between two bans during a rotation.
 	pauseBetween = 250 * time.Millisecond
 )
 
-// turned waits until nodes have let go of every key before a generation.
+// turned waits until nodes have dropped every key before a generation.
 func turned(t *testing.T, generation int, nodes ...*node) {
 	t.Helper()
 	want := fmt.Sprintf("generation %d: the former ones are gone", generation)
@@ -33,9 +33,10 @@ func turned(t *testing.T, generation int, nodes ...*node) {
 	})
 }
 
-// The mesh's key is rotated, twice, after a node was revoked and while another is down.
-// Bans take no longer meanwhile; the revoked machine, which has the old key, then neither
-// hears nor reaches anybody; the one that was down is back by itself, with all bans.
+// The mesh's key is rotated twice, after a node was revoked and while another is down.
+// Bans still work meanwhile. Afterwards, the revoked machine, which has the old key,
+// neither hears nor reaches any node, and the one that was down comes back by itself,
+// with all bans.
 func TestRotateMeshKey(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 4})
@@ -50,7 +51,7 @@ func TestRotateMeshKey(t *testing.T) {
 	}
 	away.stop(t)
 
-	// Revoked alone, it goes on listening.
+	// After the revocation alone, the node still hears the mesh.
 	web1.run(t, "revoke", bad.Name)
 	start := time.Now()
 	web1.run(t, "ban", heard.String(), "--for", "1h")
@@ -82,7 +83,7 @@ func TestRotateMeshKey(t *testing.T) {
 	}
 	check(t, <-rotated)
 	t.Logf("while the key turned, a ban took at most %.1f ms", ms(worst))
-	// With three keys in its mesh.key one is killed.
+	// A node is killed while its mesh.key has three keys.
 	web2.kill(t)
 	web2.start(t)
 	turned(t, 2, web1, web2)
@@ -96,7 +97,7 @@ func TestRotateMeshKey(t *testing.T) {
 		t.Helper()
 		t.Log(when)
 		start := time.Now()
-		bad.exit(t, exitPolicy, "ban", own.String(), "--for", "1h") // it counts on the revoked node alone
+		bad.exit(t, exitPolicy, "ban", own.String(), "--for", "1h") // it has effect on the revoked node alone
 		enforced(t, watched[own][2:3], start)
 		start = time.Now()
 		web2.run(t, "ban", src.String(), "--for", "1h")
@@ -134,9 +135,9 @@ func TestRotateMeshKey(t *testing.T) {
 	answering(t, watched[after][2:3])
 }
 
-// A node is given a new key of its own by the steps of `meshban help trust`: what it banned stays
-// enforced everywhere, also in its own kernel, what it bans then counts, and its old key
-// does not any more.
+// A node gets a new key of its own by the steps of `meshban help trust`: its bans stay
+// enforced everywhere, including its own kernel, its new bans count, and its old key no
+// longer does.
 func TestNewNodeKey(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
@@ -181,7 +182,7 @@ func TestNewNodeKey(t *testing.T) {
 	web3.run(t, "unban", lifted.String())
 	open(t, watched[lifted], start, banLimit)
 
-	// Whoever has the old key says nothing that counts.
+	// Ops signed with the old key have no effect.
 	web3.stop(t)
 	for _, file := range []string{"node.key", "node.cert", "mesh.key"} {
 		shell(t, web3, "cp", "/root/"+file, stateDir+"/"+file)
@@ -196,7 +197,7 @@ func TestNewNodeKey(t *testing.T) {
 	check(t, watched[banned][:2].Silent(silent, time.Now()))
 }
 
-// shell runs a program of the machine, which must succeed.
+// shell runs a program on the node, which must succeed.
 func shell(t *testing.T, n *node, argv ...string) {
 	t.Helper()
 	if r := must(n.Run(argv...))(t); r.Code != exitDone {

@@ -15,29 +15,29 @@ import (
 	"github.com/meshban/meshban/test/rig"
 )
 
-// tries is how often an attack is made whose figures are bad.
+// tries is how many times an attack with bad figures is made.
 const tries = 3
 
-// hostileName begins the name in the certificate of every hostile member, and claimedName is what it calls itself.
+// hostileName is the start of the name in every hostile member's certificate; claimedName is the name that it claims.
 const hostileName, claimedName = "hostile", "web9"
 
-// siegeCase is one attack and what must come of it.
+// siegeCase is one attack and its required result.
 type siegeCase struct {
 	name   string
 	attack string
-	args   []string                                 // more of the program's
-	ban    func(s *siege, victim netip.Addr) string // the prefixes that the attack is after; nil: the victim
+	args   []string                                 // further arguments of the hostile program
+	ban    func(s *siege, victim netip.Addr) string // the prefixes that the attack targets; nil: the victim
 	counts string                                   // a metric of the honest nodes that must grow
-	tells  string                                   // what a problem in their status must begin with; "": none need be
-	nobody bool                                     // what its problem says can be of anybody's doing, and names nobody
+	tells  string                                   // prefix of a problem that their status must show; "": none
+	nobody bool                                     // the problem need not name the attacker, as anybody could have caused it
 	banned bool                                     // the victim may be dropped
 	after  func(t *testing.T, s *siege)
 }
 
-// honestNet holds the honest nodes of a siege of three, and not the host of who attacks, which nothing protects.
+// honestNet contains the honest nodes of a siege of three, but not the attacker's host, which nothing protects.
 const honestNet = "10.77.0.0/30"
 
-// fresh24s are the networks in which the bans of this test lie that are measured.
+// fresh24s returns the networks that contain the measured bans of this test.
 func fresh24s() string {
 	var list []string
 	for i := range 1 + (usedAddrs.Load()+500)/250 {
@@ -91,7 +91,7 @@ var siegeCases = []siegeCase{
 	{name: "accusations that cannot be denied", attack: "doom", after: func(t *testing.T, s *siege) { s.inSync(t, syncLimit) }},
 }
 
-// why says that each node tells that it lets through what it needs.
+// why checks that `meshban why` on each node says that what it needs is not dropped.
 func why(t *testing.T, s *siege) {
 	for _, n := range s.honest {
 		for _, addr := range []netip.Addr{s.honest[0].Mesh, n.Mesh, n.Probe, netip.MustParseAddr("10.78.0.254")} {
@@ -102,8 +102,8 @@ func why(t *testing.T, s *siege) {
 	}
 }
 
-// A certified member does what it can, one attack after the other, and the honest nodes go on as before. So does a mesh
-// beside them on the same machine, whose figures tell what is the attack's from what is the machine's.
+// A certified member makes one attack after the other, and the honest nodes go on as before. A mesh of bystanders runs on
+// the same machine; its figures separate the effects of the attack from those of the machine.
 func TestHostile(t *testing.T) {
 	s := besiegeBeside(t, 3, 3)
 	s.look = s.lookOut(t)
@@ -118,7 +118,7 @@ func TestHostile(t *testing.T) {
 	for _, c := range siegeCases {
 		if !t.Run("bad: "+c.name, func(t *testing.T) { s.try(t, c) }) {
 			s.goroutines(t)
-			t.FailNow() // what comes next would only tell that an attack left something behind
+			t.FailNow() // later attacks would only show what this one left behind
 		}
 	}
 	for i, n := range s.honest {
@@ -140,7 +140,7 @@ func TestHostile(t *testing.T) {
 	t.Logf("in the end: %v", s.measure(t, attackBans))
 }
 
-// goroutines logs what every honest agent does at this moment, and ends it.
+// goroutines ends every honest agent and logs its goroutines.
 func (s *siege) goroutines(t *testing.T) {
 	t.Helper()
 	for _, n := range s.honest {
@@ -198,7 +198,7 @@ func (s *siege) try(t *testing.T, c siegeCase) {
 			t.Error(err)
 			break
 		}
-		t.Log(err) // the machine may have been busy: once more
+		t.Log(err) // try again, as the machine may have been busy
 	}
 	digests := s.agree(t)
 	if c.after != nil {
@@ -210,7 +210,7 @@ func (s *siege) try(t *testing.T, c siegeCase) {
 	t.Logf("%v (beside: %v; before: %v); %v; %s", under, beside, s.calm, seen, strings.TrimSpace(strings.TrimPrefix(p.Stdout(), "ready\n")))
 }
 
-// notice waits until every honest node has counted the attack and tells of it.
+// notice waits until every honest node has counted the attack and reports it.
 func (s *siege) notice(t *testing.T, c siegeCase, had []float64) {
 	t.Helper()
 	for i, n := range s.honest {
@@ -228,8 +228,8 @@ func (s *siege) notice(t *testing.T, c siegeCase, had []float64) {
 	}
 }
 
-// told says that a problem tells of the attack, and by whom it is: by its certified name. All hostile members have one
-// address, and of that a node may have told within the last minute.
+// told waits until the node's status shows the attack and names the attacker by its certified name. The number in the name
+// may be that of an earlier attacker: all hostile members share an address, which a node reports at most once a minute.
 func (s *siege) told(t *testing.T, n *node, c siegeCase) {
 	t.Helper()
 	eventually(t, afterwards, func() error {
@@ -243,7 +243,7 @@ func (s *siege) told(t *testing.T, n *node, c siegeCase) {
 	})
 }
 
-// table is what every attack so far has done.
+// table returns the results of every attack so far.
 func (s *siege) table() string {
 	return strings.Join(append([]string{
 		"| attack | ban elsewhere, calm -> attacked (median, ms) | ban at home | longest command (ms) | MiB more | MiB at most | digests | pings lost, probes lost, ssh |",
@@ -251,7 +251,7 @@ func (s *siege) table() string {
 	}, s.rows...), "\n")
 }
 
-// noEscapes says that nothing that an operator reads holds a control character.
+// noEscapes checks that nothing that an operator reads contains a control character.
 func noEscapes(t *testing.T, s *siege) {
 	for _, n := range s.honest {
 		for _, args := range [][]string{{"members"}, {"members", "--json"}, {"status"}, {"list"}} {
@@ -265,12 +265,12 @@ func noEscapes(t *testing.T, s *siege) {
 	}
 }
 
-// boundedBans says that one member has got no further than its caps.
+// boundedBans checks that one member's bans stay within its caps.
 func boundedBans(t *testing.T, s *siege) {
-	const most = 5000 + 60 // at once, and what comes back in a second or two
+	const most = 5000 + 60 // the burst, and the refill of a second or two
 	for _, n := range s.honest {
 		st := n.status(t)
-		const others = calmBans + 30*attackBans // what was measured
+		const others = calmBans + 30*attackBans // measured bans
 		if st.Bans.Active > most+others || st.Firewall.Enforced > st.Bans.Active {
 			t.Errorf("%s: %+v, %+v", n.Name, st.Bans, st.Firewall)
 		}

@@ -13,14 +13,14 @@ import (
 )
 
 const (
-	// firstWithoutUDP and laterWithoutUDP bound when a ban crosses after UDP is lost: five times the figures to reach.
+	// firstWithoutUDP and laterWithoutUDP bound how soon a ban crosses after UDP is lost: five times the target figures.
 	firstWithoutUDP, laterWithoutUDP = 25 * time.Second, 10 * time.Second
-	// udpNamed bounds when both sides say what is lost, and when they no longer do.
+	// udpNamed bounds how soon both sides report the loss, and how soon they stop once it ends.
 	udpNamed = 30 * time.Second
 )
 
-// A firewall, or a link of a smaller MTU, between one node and the two others takes UDP, while TCP passes: bans cross all the
-// same, and both sides name what is lost.
+// A firewall, or a link with a smaller MTU, between one node and the two others drops UDP but lets TCP pass. Bans still
+// cross, and both sides report what is lost.
 func TestUDPLost(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
@@ -31,7 +31,7 @@ func TestUDPLost(t *testing.T) {
 		chains     string
 		match      string
 		bulk       bool
-		said, told string // what the node itself says of the other, and the other of it
+		said, told string // what the node itself reports about the other, and the other about it
 	}{
 		{"both ways", "INPUT OUTPUT", "", false, "UDP to and from it does not arrive", "UDP to and from it does not arrive"},
 		{"to one node", "INPUT", "", false, "UDP from it does not arrive", "UDP to it does not arrive"},
@@ -74,7 +74,7 @@ func TestUDPLost(t *testing.T) {
 	}
 }
 
-// udp waits until a node says this of UDP between it and another.
+// udp waits until node n reports want about UDP between it and another.
 func (m *mesh) udp(t testing.TB, n, other *node, want string) {
 	t.Helper()
 	eventually(t, udpNamed, func() error {
@@ -87,8 +87,8 @@ func (m *mesh) udp(t testing.TB, n, other *node, want string) {
 	})
 }
 
-// listWith writes a list of an address and two thousand others that nobody probes. An import sorts them, and a frame holds the
-// steps from one to the next: these are wide enough to fill large frames.
+// listWith writes a list of an address and two thousand others that nobody probes. An import sorts them, and a frame
+// contains the differences between neighbours: these are wide enough to fill large frames.
 func listWith(t testing.TB, n *node, src netip.Addr) string {
 	t.Helper()
 	list := &strings.Builder{}

@@ -12,7 +12,7 @@ import (
 	"github.com/meshban/meshban/test/rig"
 )
 
-// ownJail names its actions itself, so that setup cannot reach it.
+// ownJail sets its own action, so that setup cannot connect it.
 const ownJail = `
 [own]
 enabled = true
@@ -23,7 +23,7 @@ maxretry = 1000
 action = iptables-allports[name=own]
 `
 
-// sandboxed starts the node's agent anew, as the shipped unit runs it.
+// sandboxed restarts the node's agent as the shipped unit runs it.
 func (n *node) sandboxed(t *testing.T) {
 	t.Helper()
 	n.stop(t)
@@ -33,7 +33,8 @@ func (n *node) sandboxed(t *testing.T) {
 	n.start(t)
 }
 
-// jails says which jails of the node's fail2ban drop an address or prefix; the one that shows the mesh's bans drops nothing.
+// jails returns which jails of the node's fail2ban drop an address or prefix, without jail meshban, which only shows the
+// mesh's bans.
 func (n *node) jails(t *testing.T, prefix string) (found []string) {
 	t.Helper()
 	for jail, banned := range must(n.Fail2banJails())(t) {
@@ -45,7 +46,7 @@ func (n *node) jails(t *testing.T, prefix string) (found []string) {
 	return found
 }
 
-// Setup connects a fail2ban that runs already, with nothing else typed, and says which jails it could not reach.
+// Setup alone connects a running fail2ban, and reports which jails it could not connect.
 func TestSetupConnectsARunningFail2ban(t *testing.T) {
 	m := newMesh(t, setup{nodes: 2})
 	first := m.nodes[0]
@@ -80,7 +81,7 @@ func TestSetupConnectsARunningFail2ban(t *testing.T) {
 	if text := first.run(t, "status"); !strings.Contains(text, "sshd tells, own does not tell the mesh") {
 		t.Errorf("status says\n%s", text)
 	}
-	// It is looked up again: a jail that goes silent is seen.
+	// The agent checks again, so it notices a jail that goes silent.
 	check(t, first.WriteFile("/etc/fail2ban/jail.local", sshdJail+"action = iptables-allports[name=sshd]\n"+ownJail))
 	must(first.Do("fail2ban-client", "reload", "--restart"))(t)
 	eventually(t, fail2banLimit, func() error {
@@ -91,7 +92,7 @@ func TestSetupConnectsARunningFail2ban(t *testing.T) {
 	})
 }
 
-// One unban lifts everywhere, fail2ban included, with agents that run as the shipped unit runs them.
+// One unban lifts a ban everywhere, including fail2ban, with agents that run as the shipped unit runs them.
 func TestUnbanReachesFail2ban(t *testing.T) {
 	m := newMesh(t, setup{nodes: 3})
 	for _, n := range m.nodes {
@@ -106,9 +107,9 @@ func TestUnbanReachesFail2ban(t *testing.T) {
 	pairs := m.watch(t, src)
 	m.attack(t, src, a)
 	must(pairs.Enforced(fail2banLimit))(t)
-	must(b.Do("fail2ban-client", "set", "own", "banip", src.String()))(t) // where no line tells of it
+	must(b.Do("fail2ban-client", "set", "own", "banip", src.String()))(t) // this jail writes no line
 	must(b.Do("fail2ban-client", "set", "sshd", "banip", src.String()))(t)
-	eventually(t, fail2banLimit, func() error { // the line that a's ban caused, and its own
+	eventually(t, fail2banLimit, func() error { // the line for a's ban, and its own
 		if got := b.lines(t, src); len(got) != 2 {
 			return fmt.Errorf("%s has the lines %q", b.Name, got)
 		}
@@ -133,7 +134,7 @@ func TestUnbanReachesFail2ban(t *testing.T) {
 		})
 	}
 	answering(t, pairs)
-	check(t, m.FailLogin(src, b.Probe)) // it reaches sshd; one more failure on a would be a new ban
+	check(t, m.FailLogin(src, b.Probe)) // it reaches sshd; one more failure on a would ban again
 	if after := []int{len(a.lines(t, src)), len(b.lines(t, src)), len(c.lines(t, src))}; !slices.Equal(after, lines) {
 		t.Errorf("an unban wrote lines: %v, then %v", lines, after)
 	}
@@ -143,7 +144,7 @@ func TestUnbanReachesFail2ban(t *testing.T) {
 		}
 	}
 
-	// What fail2ban bans around an address is named, and what it alone bans is let go of.
+	// fail2ban's wider ban around an address is reported, and a ban by fail2ban alone is lifted.
 	network := freshNet()
 	wide, inner := network.String(), network.Addr().Next().String()
 	must(c.Do("fail2ban-client", "set", "own", "banip", wide))(t)
@@ -166,7 +167,7 @@ func TestUnbanReachesFail2ban(t *testing.T) {
 	}
 	c.exit(t, exitNotFound, "unban", alone.String())
 
-	// Switched off, the node says what is left and how to end it.
+	// With fail2ban.unban off, unban reports what is left and how to end it.
 	c.configure(t, "fail2ban:\n  unban: false\n")
 	c.stop(t)
 	c.start(t)
@@ -186,7 +187,7 @@ func TestUnbanReachesFail2ban(t *testing.T) {
 	}
 }
 
-// fail2ban bans a network by hand, and every node drops it.
+// An operator bans a network in fail2ban, and every node drops it.
 func TestFail2banBansANetwork(t *testing.T) {
 	m := newMesh(t, setup{nodes: 2})
 	n := m.nodes[0]
@@ -208,7 +209,7 @@ func TestFail2banBansANetwork(t *testing.T) {
 		}
 		return nil
 	})
-	// Unbanned as a network, and so by fail2ban.
+	// An unban of the network also lifts fail2ban's ban.
 	start := time.Now()
 	n.run(t, "unban", wide)
 	open(t, pairs, start, fail2banLimit)

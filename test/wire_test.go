@@ -14,13 +14,13 @@ import (
 	"github.com/meshban/meshban/test/rig"
 )
 
-// A certified member that says it is at an address does not protect it: bans of it count.
+// A certified member cannot protect an address by claiming it: bans of it count.
 func TestClaimedAddressIsBanned(t *testing.T) {
 	t.Parallel()
 	s := besiege(t, 3)
 	victim, other := fresh(), fresh()
 	p := s.attack(t, "claim", "-for", untilEnded, "-ban", victim.String()+"/32,"+other.String()+"/32")
-	during(2 * time.Second) // claimed a good many times
+	during(2 * time.Second) // enough for many claims
 	pairs := append(s.watchHonest(t, victim), s.watchHonest(t, other)...)
 	start := time.Now()
 	s.honest[1].run(t, "ban", victim.String(), other.String(), "--for", "1h")
@@ -37,16 +37,16 @@ func TestClaimedAddressIsBanned(t *testing.T) {
 	s.agree(t)
 }
 
-// A node that starts lets its members through from the first load of the kernel on, whatever bans it has stored: while its
-// agent restarts, and while the kernel was emptied as by a power cut, no ping of a member is lost.
+// A starting node lets members through from its first load of the kernel on, whatever bans it has stored. No ping of a
+// member is lost while the agent restarts, or after the kernel was emptied as by a power cut.
 func TestMembersStayOpenAtAStart(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
 	a, b, c := m.nodes[0], m.nodes[1], m.nodes[2]
-	const near = "10.77.0.0/25" // within the network on the link, which is left out of bans of all of it
+	const near = "10.77.0.0/25" // only part of the link's network, which a ban of all of it would leave out
 	m.banElsewhere(t, b, near)
 	m.spared(t, near, c.Mesh, "mesh member")
-	during(6 * time.Second) // members are remembered on disk
+	during(6 * time.Second) // until the members are stored on disk
 	ping := must(c.Start(rig.Cmd{Argv: []string{"ping", "-q", "-i", "0.002", "-W", "1", "-w", "60", a.Mesh.String()}}))(t)
 	for range 3 {
 		a.kill(t)
@@ -61,14 +61,14 @@ func TestMembersStayOpenAtAStart(t *testing.T) {
 	var sent, received int
 	_, counts, _ := strings.Cut(ping.Stdout(), "statistics ---\n")
 	must(fmt.Sscanf(counts, "%d packets transmitted, %d received", &sent, &received))(t)
-	if sent < 100 || received < sent-1 { // the answer to the last one may be on its way
+	if sent < 100 || received < sent-1 { // the last answer may be on its way
 		t.Errorf("pings of a member were dropped: %s", ping.Stdout())
 	}
 	m.inSync(t, syncLimit)
 	m.spared(t, near, c.Mesh, "mesh member")
 }
 
-// A member with odd versions of memberlist's protocol keeps nobody from joining, and nobody from coming back.
+// A member with odd versions of memberlist's protocol keeps nobody from joining or coming back.
 func TestOddVersionsStopNoJoin(t *testing.T) {
 	t.Parallel()
 	s := besiege(t, 4)
@@ -85,7 +85,7 @@ func TestOddVersionsStopNoJoin(t *testing.T) {
 	finish(t, p)
 }
 
-// unaccused says that no node takes another for a flood.
+// unaccused checks that no node accuses another of flooding.
 func (m *mesh) unaccused(t *testing.T) {
 	t.Helper()
 	for _, n := range m.nodes {
@@ -97,8 +97,8 @@ func (m *mesh) unaccused(t *testing.T) {
 	}
 }
 
-// Two ordinary imports, the first of which peers refuse for the most part, and a node that is stopped while others say much,
-// make nobody accuse anybody.
+// Two ordinary imports, of which peers refuse most of the first, and a node that is paused while others send much cause no
+// accusation.
 func TestImportsAndPausesAccuseNobody(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
@@ -130,7 +130,7 @@ func TestImportsAndPausesAccuseNobody(t *testing.T) {
 	m.unaccused(t)
 }
 
-// A hundred addresses without any key, with streams that stall, keep nobody from enrolling, coming back, or syncing.
+// Stalled streams from a hundred addresses without any key keep nobody from enrolling, coming back, or syncing.
 func TestStalledOutsiders(t *testing.T) {
 	t.Parallel()
 	s := besiege(t, 4)
@@ -146,7 +146,7 @@ func TestStalledOutsiders(t *testing.T) {
 	s.honest[0].run(t, "import", "/root/many", "--for", "1h")
 	p := s.attackAs(t, "stall", "-for", untilEnded)
 	during(2 * time.Second)
-	eventually(t, banLimit, func() error { // within a few tries
+	eventually(t, banLimit, func() error { // a few tries must do
 		r, err := newcomer.Run("meshban", "join", s.token, "--name", newcomer.Name, "--bind", s.bind(newcomer))
 		if err == nil && r.Code != exitDone {
 			err = fmt.Errorf("join: exit code %d: %s", r.Code, r.Stderr)
