@@ -29,7 +29,7 @@ type siegeCase struct {
 	ban    func(s *siege, victim netip.Addr) string // the prefixes that the attack targets; nil: the victim
 	counts string                                   // a metric of the honest nodes that must grow
 	tells  string                                   // prefix of a problem that their status must show; "": none
-	nobody bool                                     // the problem need not name the attacker, as anybody could have caused it
+	nobody bool                                     // the problem names nobody: anybody could have caused it
 	banned bool                                     // the victim may be dropped
 	after  func(t *testing.T, s *siege)
 }

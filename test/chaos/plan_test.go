@@ -63,7 +63,7 @@ const (
 	shortestOutage, longestOutage = 200 * time.Millisecond, 6 * time.Second
 )
 
-// chances gives each action's share: in of the sum of all.
+// chances lists the actions of workers with their weights, in.
 var chances = []struct {
 	do string
 	in int

@@ -123,7 +123,7 @@ func ports(ctx context.Context, w *world) error {
 	return nil
 }
 
-// sway allows prefixes and takes that back, in turn.
+// sway alternately allows prefixes and revokes the allows.
 func sway(ctx context.Context, w *world) error {
 	every(ctx, 90, func(i int) {
 		at := w.bans[i/2%len(w.bans)]
@@ -137,7 +137,7 @@ func sway(ctx context.Context, w *world) error {
 	return nil
 }
 
-// flap bans prefixes and takes that back, in turn, with 250 ops in a frame.
+// flap alternately bans addresses and revokes the bans, with 250 ops in a frame.
 func flap(ctx context.Context, w *world) error {
 	every(ctx, fullFrames, func(i int) {
 		kind := []ban.Kind{ban.KindBan, ban.KindRevoke}[i%2]
@@ -146,7 +146,7 @@ func flap(ctx context.Context, w *world) error {
 	return nil
 }
 
-// tombs takes back bans that never existed, each of another address.
+// tombs revokes bans that never existed, each of another address.
 func tombs(ctx context.Context, w *world) error {
 	every(ctx, fullFrames, func(i int) {
 		w.send(w.frameOf(ban.Op{Kind: ban.KindRevoke, Source: "cli"}, within(netip.PrefixFrom(netip.AddrFrom4([4]byte{15}), 32), i, 250)...))

@@ -59,7 +59,7 @@ func (w *world) sessions(ctx context.Context, hz int, do func(session)) {
 	}
 }
 
-// differs reads a session from the answer to a check; ok reports whether b is one that says that digests differ.
+// differs reads a session from the answer to a check; ok reports whether b is such an answer and the digests differ.
 func differs(b []byte) (s session, ok bool) {
 	const head = 1 + 1 + 1 + 1 // outer kind, list, version, kind
 	if len(b) < head+2+16 || b[0] != kindSync || b[3] != syncDiffer {

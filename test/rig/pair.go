@@ -174,9 +174,9 @@ func (ps Pairs) Open(from time.Time, limit time.Duration) ([]time.Time, error) {
 	return at, errors.Join(errs...)
 }
 
-// Silent returns an error if any pair answered a probe sent between from and to,
-// or if the probes were too few to tell: none at all, or a gap above half a
-// second, which even a busy machine stays below.
+// Silent returns an error if a probe of any pair, sent between from and to, was
+// answered, or if the probes were too few to tell: none at all, or a gap above
+// half a second. Even a busy machine stays below that.
 func (ps Pairs) Silent(from, to time.Time) error {
 	const maxGap = 500 * time.Millisecond
 	var errs []error

@@ -12,9 +12,9 @@ const (
 	// pollEvery is the shortest time between two checks of Poll. It limits the
 	// precision of no figure, because times come from packets, not from checks.
 	pollEvery = 5 * time.Millisecond
-	// pollRest times the duration of the last check is how long Poll rests, at
-	// most pollSlowest: checks that run commands must not load the machine that
-	// they wait for.
+	// pollRest is how many times as long as the last check Poll rests, at most
+	// pollSlowest: checks that run commands must not load the machine that they
+	// wait for.
 	pollRest    = 3
 	pollSlowest = time.Second
 )

@@ -24,8 +24,8 @@ const (
 	// of a fleet has its own.
 	firstPort, lastPort = 10000, 59999
 	// maxEach bounds the probes that all probers together send in a round; with more pairs, each is probed less often.
-	// A probe and its answer take 15 us of a processor that the agents need, and the kernel stops a real-time thread that
-	// takes 95 % of a processor for 50 ms of each second (sched_rt_runtime_us).
+	// A probe and its answer take 15 us of a processor that the agents need. Once a real-time thread takes 95 % of a
+	// processor, the kernel stops it for 50 ms of each second (sched_rt_runtime_us).
 	maxEach = 16
 	// leastRest is the pause after a round that took longer than its time: the kernel would stop a thread that never rests.
 	leastRest = ProbeEvery / 4

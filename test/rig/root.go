@@ -23,7 +23,7 @@ type hostSetup struct {
 	Tmpfs   []string          // more empty folders
 }
 
-// stateDir lies on the real disk in every host.
+// stateDir is on the real disk in every host.
 const stateDir = "/var/lib/meshban"
 
 // apply runs inside the holder, once.
