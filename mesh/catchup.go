@@ -298,7 +298,7 @@ func (j *joinList) mayAsk(now time.Time, addr netip.AddrPort) bool {
 	return true
 }
 
-// muteLong reports whether nobody has understood us for muteFor. The first call starts the count.
+// muteLong reports whether no peer has understood this node for at least muteFor. The first call starts the count.
 func (j *joinList) muteLong(now time.Time) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()

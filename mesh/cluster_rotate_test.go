@@ -171,8 +171,8 @@ func TestRotationShutsOut(t *testing.T) {
 	})
 }
 
-// A node that is down while the key is rotated twice recovers by itself, and so do two that are cut off together. A node
-// that joins later has the newest key.
+// A node that is down during two rotations recovers by itself, as do two nodes that are cut off together. A node that
+// joins later has the newest key.
 func TestRotationWhileAway(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newTurning(t, 5)
@@ -325,8 +325,8 @@ func TestRotationInterrupted(t *testing.T) {
 	})
 }
 
-// A node that asks for the mesh's key without a certificate gets nothing. One with a certificate that nobody has heard of
-// gets its key as soon as a node with the authority's key has handed it out.
+// A node without a certificate that asks for the mesh's key gets nothing. A certified node that the others do not know
+// yet gets the key once a holder of the authority's key has handed it out.
 func TestKeysForWhomAsks(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newTurning(t, 3)

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// A stranger is at an address where no member has answered and nobody has used the mesh's key. Strangers' streams have
-// their own slots and memory, so that they take none from members. If these are full, the oldest stream is closed: an
-// attacker holds a slot only until enough others come, and an honest newcomer needs one for a few milliseconds.
+// A stranger is an address where no member has answered and that has not shown the mesh's key. Strangers' streams have
+// their own slots and memory, so they take none from members. When the slots are full, the oldest stream is closed: an
+// attacker holds one only until enough others arrive, and an honest newcomer needs one for a few milliseconds.
 
 const (
 	// maxStrangerStreams bounds the open streams of all strangers, strangerStreams those of one address.

@@ -44,7 +44,7 @@ type peer struct {
 	byeIssued time.Time
 	alt       netip.AddrPort // another address that claimed this id, tried if Addr is dead
 
-	word    forgotten   // zero: nobody has forgotten it
+	word    forgotten   // zero: it is not forgotten
 	proofs  []AddrProof // at most maxProofs
 	asking  asking
 	upWaits bool // the core learns of it once its address is proved

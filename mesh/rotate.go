@@ -364,7 +364,7 @@ func (m *Mesh) turnKey() {
 }
 
 // rotate makes a key. The first record holds it for this node alone. Once that record is out and the key is on disk,
-// handOutMissing completes the rotation whatever happens; until then nobody has the key.
+// handOutMissing completes the rotation whatever happens; until then no other node has the key.
 func (m *Mesh) rotate() rotation {
 	k := m.keys.snapshot()
 	if len(k.keys) == maxGossipKeys {

@@ -173,7 +173,7 @@ func slander(ctx context.Context, w *world) error {
 	return nil
 }
 
-// lies claims digests that nobody has, in its own name and in others', and never sends the frames that it claims.
+// lies sends made-up digests, in its own name and in others', and never the frames that they stand for.
 func lies(ctx context.Context, w *world) error {
 	ids := append(slices.Collect(maps.Keys(w.members())), w.id)
 	every(ctx, 200, func(i int) {
