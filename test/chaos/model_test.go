@@ -67,6 +67,12 @@ func TestOracle(t *testing.T) {
 			o.lifted(said("a", time.Second), onePrefix)
 			o.revoke("a")
 		}, listed(hour), 2 * time.Second, ""},
+		{"ok: so if the command raced", func(o *oracle) {
+			o.banned(said("b", 0), hour, onePrefix)
+			o.lifted(raced, onePrefix)
+			o.settle(nothing)
+			o.revoke("a")
+		}, listed(hour), 2 * time.Second, ""},
 		{"bad: no node banned it", func(o *oracle) {}, listed(hour), 0, "no node banned it"},
 		{"bad: what was settled is lost", func(o *oracle) { o.banned(failed, hour, onePrefix); o.settle(listed(hour, "a")) }, nothing, 2 * time.Second, "missing"},
 		{"bad: what was settled is back", func(o *oracle) { o.banned(failed, hour, onePrefix); o.settle(nothing) }, listed(hour), 2 * time.Second, "must not be in force"},

@@ -105,12 +105,12 @@ func (o *oracle) lifted(c command, ps ...netip.Prefix) {
 	for _, p := range ps {
 		r := o.recordLocked(p)
 		r.running--
+		r.lifters[c.by] = true // also by a command that failed or raced: it may have lifted them
 		if !c.acked || c.raced || o.revoked[c.by] {
 			r.unsure = true
 			continue
 		}
 		r.claims = nil
-		r.lifters[c.by] = true
 		r.weak[c.by] = c.weak
 	}
 }
