@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
@@ -99,10 +102,28 @@ func tell(w io.Writer, err error, hint string) {
 	if errors.Is(err, context.Canceled) {
 		message = "interrupted"
 	}
+	if hint == "" {
+		hint = diskHint(err)
+	}
 	for line := range strings.SplitSeq(message, "\n") {
 		fmt.Fprintf(w, "meshban: error: %s\n", clean(line))
 	}
 	tellHint(w, hint)
+}
+
+// diskHint returns what to do about a disk that takes nothing more, or "" if err is about something else.
+func diskHint(err error) string {
+	var path *fs.PathError
+	if !errors.As(err, &path) {
+		return ""
+	}
+	switch dir := filepath.Dir(path.Path); {
+	case errors.Is(err, syscall.EROFS):
+		return fmt.Sprintf("the file system is mounted read-only: `findmnt -T %s` names it; Linux does that after an error, see `dmesg`", dir)
+	case errors.Is(err, syscall.ENOSPC):
+		return fmt.Sprintf("make room on the file system: `df -h %s`", dir)
+	}
+	return ""
 }
 
 func tellHint(w io.Writer, hint string) {

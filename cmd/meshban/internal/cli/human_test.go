@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -119,6 +121,11 @@ func TestTell(t *testing.T) {
 		{"ok: wrapped", fmt.Errorf("join: %w", usagef("h", "no")), "meshban: error: join: no\nmeshban: hint: h\n"},
 		{"ok: several", errors.Join(errors.New("a"), errors.New("b")), "meshban: error: a\nmeshban: error: b\n"},
 		{"ok: interrupted", fmt.Errorf("x: %w", context.Canceled), "meshban: error: interrupted\n"},
+		{"ok: on a read-only file system", fmt.Errorf("lock: %w", &fs.PathError{Op: "open", Path: "/s/lock", Err: syscall.EROFS}),
+			"meshban: error: lock: open /s/lock: read-only file system\n" +
+				"meshban: hint: the file system is mounted read-only: `findmnt -T /s` names it; Linux does that after an error, see `dmesg`\n"},
+		{"ok: on a full disk", &fs.PathError{Op: "write", Path: "/s/x", Err: syscall.ENOSPC},
+			"meshban: error: write /s/x: no space left on device\nmeshban: hint: make room on the file system: `df -h /s`\n"},
 		{"bad: escape codes", errors.New("a\x1b[1m"), "meshban: error: a\ufffd[1m\n"},
 	} {
 		var b strings.Builder
