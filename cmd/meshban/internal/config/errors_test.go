@@ -76,6 +76,7 @@ func TestParseBad(t *testing.T) {
 		{"bad: quorum twice", "bans: {quorum: {origins: 2, origins: 3}}\n", "twice"},
 		{"bad: quorum of no source", "bans: {quorum_by_source: [{origins: 2}]}\n", "is incomplete"},
 		{"bad: quorum of a source with a star inside", "bans: {quorum_by_source: [{source: \"a*b\", origins: 2}]}\n", "is not a source"},
+		{"bad: too many quorums", "bans: {quorum_by_source: [" + strings.Repeat("a,", MaxSources+1) + "]}\n", "bans.quorum_by_source: has 65 items, write at most 64"},
 		{"bad: quorums that are no list", "bans: {quorum_by_source: {source: cli, origins: 2}}\n", "not a list"},
 		{"bad: half a quorum", "bans: {quorum: 1.5}\n", `is "1.5", not a whole number`},
 		{"bad: backend", "firewall: {backends: [ipset, pf]}\n", `"pf" is not a backend`},

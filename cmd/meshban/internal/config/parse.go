@@ -48,9 +48,9 @@ func Parse(file string, data []byte, dir string) (Config, error) {
 		d.section("", root)
 	}
 	c.Lines.For = 0 // bans.for unless it is set
-	for _, f := range fields {
+	for _, f := range c.fields() {
 		if n, ok := d.nodes[f.key]; ok {
-			d.read(f, n, &c)
+			d.read(f, n)
 		}
 	}
 	if c.Lines.For == 0 {
@@ -138,22 +138,19 @@ func (d *decoder) document(data []byte) (*yaml.Node, bool) {
 
 // text reports the first byte that does not belong in a text file.
 func (d *decoder) text(data []byte) bool {
-	line := 1
-	for i := 0; i < len(data); {
-		r, size := utf8.DecodeRune(data[i:])
-		switch {
-		case r == '\n':
-			line++
-		case r == utf8.RuneError && size <= 1:
-			d.fail(line, wholeFile, "is not UTF-8 text", "write it in UTF-8")
-			return false
-		case r < ' ' && r != '\t' && r != '\r', r == 0x7f:
-			d.fail(line, wholeFile, fmt.Sprintf("has the control character %U", r), "delete it")
-			return false
-		}
-		i += size
+	i := bytes.IndexFunc(bytes.ToValidUTF8(data, []byte{0}), func(r rune) bool {
+		return r < ' ' && r != '\n' && r != '\t' && r != '\r' || r == 0x7f
+	})
+	if i < 0 {
+		return true
 	}
-	return true
+	line := 1 + bytes.Count(data[:i], []byte("\n"))
+	if r, _ := utf8.DecodeRune(data[i:]); r == utf8.RuneError {
+		d.fail(line, wholeFile, "is not UTF-8 text", "write it in UTF-8")
+	} else {
+		d.fail(line, wholeFile, fmt.Sprintf("has the control character %U", r), "delete it")
+	}
+	return false
 }
 
 // syntax reports an error of the YAML parser, which starts with "yaml: line N: " or "yaml: ".
@@ -195,7 +192,7 @@ func (d *decoder) section(prefix string, n *yaml.Node) {
 	seen := make(map[string]int, len(n.Content)/2)
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		k, v := n.Content[i], n.Content[i+1]
-		key := join(prefix, k.Value)
+		key := strings.TrimPrefix(prefix+"."+k.Value, ".")
 		if k.Kind != yaml.ScalarNode {
 			d.fail(k.Line, name, "has "+kind(k)+" where a key should be", "write one of "+strings.Join(keysOf(prefix), ", "))
 			continue
@@ -264,11 +261,4 @@ func printable(key string) string {
 		return q
 	}
 	return key
-}
-
-func join(prefix, key string) string {
-	if prefix == "" {
-		return key
-	}
-	return prefix + "." + key
 }

@@ -112,18 +112,18 @@ func TestReferenceHasEveryKey(t *testing.T) {
 	}
 	d.section("", root)
 	lines := strings.Split(Reference(), "\n")
-	for _, f := range fields {
-		n, ok := d.nodes[f.key]
+	for _, key := range keys {
+		n, ok := d.nodes[key]
 		if !ok {
-			t.Errorf("%s is not in the reference", f.key)
+			t.Errorf("%s is not in the reference", key)
 			continue
 		}
-		if above := strings.TrimSpace(lines[n.Line-2]); !strings.HasPrefix(above, "#") && f.key != "bans.widest_ipv6" {
-			t.Errorf("%s has no comment above it, but %q", f.key, above)
+		if above := strings.TrimSpace(lines[n.Line-2]); !strings.HasPrefix(above, "#") && key != "bans.widest_ipv6" {
+			t.Errorf("%s has no comment above it, but %q", key, above)
 		}
 	}
-	if n := leaves(reflect.TypeFor[Config]()) - 3; n != len(fields) { // without Path and Dir; and a quorum has two values
-		t.Errorf("Config has %d values, the file %d keys", n, len(fields))
+	if n := leaves(reflect.TypeFor[Config]()) - 3; n != len(keys) { // without Path and Dir; and a quorum has two values
+		t.Errorf("Config has %d values, the file %d keys", n, len(keys))
 	}
 }
 

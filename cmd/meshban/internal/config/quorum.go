@@ -1,13 +1,29 @@
 package config
 
 import (
-	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
+
+// quorum is {origins: 2, within: 30m}, or the number of origins alone.
+func quorum(at *Quorum) value {
+	return setting[Quorum]{at, func(n *yaml.Node) (q Quorum, err error) {
+		if n.Kind != yaml.MappingNode {
+			return q, number(&q.Origins, MinQuorum, MaxQuorum).UnmarshalYAML(n)
+		}
+		by, err := readQuorum(n, "write {origins: 2, within: 30m}", "origins", "within")
+		return by.Quorum, err
+	}, func(q Quorum) string {
+		if q.Within == 0 {
+			return strconv.Itoa(q.Origins)
+		}
+		return "{" + q.yaml() + "}"
+	}, Quorum.check}
+}
 
 // yaml returns q as the content of a flow mapping.
 func (q Quorum) yaml() string {
@@ -18,84 +34,62 @@ func (q Quorum) yaml() string {
 	return text
 }
 
-// readQuorum reads {origins: 2, within: 30m}, which must have a source if bySource is set.
-func readQuorum(n *yaml.Node, bySource bool) (q QuorumBy, err error) {
-	form := "write {origins: 2, within: 30m}"
-	if bySource {
-		form = `write {source: "line:*", origins: 2, within: 30m}`
+func (q Quorum) check() error {
+	if err := number(&q.Origins, MinQuorum, MaxQuorum).check(); err != nil || q.Within == 0 {
+		return err
 	}
+	return length(&q.Within, MinFor, MaxMaxFor).check()
+}
+
+const formBySource = `{source: "line:*", origins: 2, within: 30m}`
+
+func readQuorumBy(n *yaml.Node) (QuorumBy, error) {
+	return readQuorum(n, "write "+formBySource, "source", "origins", "within")
+}
+
+func (q QuorumBy) format() string { return "{source: " + yamlString(q.Source) + ", " + q.yaml() + "}" }
+
+func (q QuorumBy) check() error {
+	if q.Source == "" || len(q.Source) > MaxSource || strings.Contains(strings.TrimSuffix(q.Source, "*"), "*") {
+		return bad(quote(q.Source)+" is not a source", "write cli, import, line, line:sshd, or the beginning of one and a *, such as line:*")
+	}
+	return q.Quorum.check()
+}
+
+// readQuorum reads a mapping with some of keys, and with all but "within". Its errors say to write form.
+func readQuorum(n *yaml.Node, form string, keys ...string) (q QuorumBy, err error) {
 	if n.Kind != yaml.MappingNode || n.Anchor != "" || n.Style&yaml.TaggedStyle != 0 {
 		return q, bad("is "+describe(n)+", not a quorum", form)
 	}
 	seen := map[string]bool{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key := n.Content[i].Value
-		v, err := parseItem(n.Content[i+1], func(s string) (string, error) { return s, nil })
-		if seen[key] && err == nil {
-			err = bad(fmt.Sprintf("has %s twice", printable(key)), form)
-		}
-		seen[key] = true
+		v, err := item(asWritten)(n.Content[i+1])
 		switch {
 		case err != nil:
+		case seen[key]:
+			err = bad(fmt.Sprintf("has %s twice", printable(key)), form)
+		case !slices.Contains(keys, key):
+			err = bad("has the unknown key "+quote(key), form)
 		case key == "origins":
 			if q.Origins, err = strconv.Atoi(v); err != nil {
 				err = bad("has "+quote(v)+" origins, not a whole number", form)
 			}
 		case key == "within":
 			q.Within, err = ParseDuration(v)
-		case key == "source" && bySource:
+		case key == "source":
 			q.Source = v
-		default:
-			err = bad("has the unknown key "+quote(key), form)
 		}
 		if err != nil {
 			e := *asError(err)
 			e.Line = n.Content[i].Line
 			return q, &e
 		}
+		seen[key] = true
 	}
-	if !seen["origins"] || bySource && !seen["source"] {
+	delete(seen, "within")
+	if len(seen) != len(keys)-1 {
 		return q, bad("is incomplete", form)
 	}
 	return q, nil
-}
-
-func readQuorums(n *yaml.Node, c *Config) error {
-	if n.Kind != yaml.SequenceNode {
-		return bad("is "+describe(n)+", not a list", `write [{source: "line:*", origins: 2, within: 30m}]`)
-	}
-	var errs []error
-	for _, item := range n.Content {
-		q, err := readQuorum(item, true)
-		if err != nil {
-			e := *asError(err)
-			if e.Line == 0 {
-				e.Line = item.Line
-			}
-			errs = append(errs, &e)
-			continue
-		}
-		c.Bans.BySource = append(c.Bans.BySource, q)
-	}
-	return errors.Join(errs...)
-}
-
-func (c Config) checkQuorums(k *checker) {
-	check := func(key string, q Quorum) {
-		k.count(key, q.Origins, MinQuorum, MaxQuorum)
-		if q.Within != 0 {
-			k.length(key, q.Within, MinFor, MaxMaxFor)
-		}
-	}
-	check("bans.quorum", c.Bans.Quorum)
-	const key = "bans.quorum_by_source"
-	if len(c.Bans.BySource) > MaxSources {
-		k.fail(key, "", fmt.Sprintf("has %d items", len(c.Bans.BySource)), fmt.Sprintf("write at most %d", MaxSources))
-	}
-	for _, q := range c.Bans.BySource {
-		check(key, q.Quorum)
-		if q.Source == "" || len(q.Source) > MaxSource || strings.Contains(strings.TrimSuffix(q.Source, "*"), "*") {
-			k.fail(key, "", quote(q.Source)+" is not a source", "write cli, import, line, line:sshd, or the beginning of one and a *, such as line:*")
-		}
-	}
 }

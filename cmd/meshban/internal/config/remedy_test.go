@@ -36,7 +36,8 @@ func suggested(remedy string) []string {
 
 // Some remedies led to the next error: 3650d for a ban, 0s for 0, a list of items that no list accepts.
 func TestRemediesAreTaken(t *testing.T) {
-	for _, f := range fields {
+	c := Default(dir)
+	for _, f := range c.fields() {
 		tried := 0
 		for _, wrong := range wrongValues {
 			for _, bad := range errorsOf(t, f.key, wrong) {
@@ -47,7 +48,7 @@ func TestRemediesAreTaken(t *testing.T) {
 					tried++
 					if strings.Contains(bad.Remedy, "source:") && strings.HasPrefix(value, "{") {
 						value = "[" + value + "]"
-					} else if f.list && !strings.HasPrefix(value, "[{") && !strings.HasPrefix(value, "[\"") {
+					} else if f.String() == emptyList && !strings.HasPrefix(value, "[{") && !strings.HasPrefix(value, "[\"") {
 						value = "['" + value + "']"
 					} else if strings.HasPrefix(value, "[2001") || strings.HasPrefix(value, "[::1") {
 						value = "'" + value + "'"

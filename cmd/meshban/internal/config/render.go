@@ -2,7 +2,6 @@ package config
 
 import (
 	_ "embed"
-	"net/netip"
 	"strings"
 )
 
@@ -29,10 +28,11 @@ func Render(c Config) []byte {
 	var b strings.Builder
 	b.WriteString(renderHead)
 	d := Default(c.Dir)
+	defaults := d.fields()
 	open := "" // the section that was begun last
-	for _, f := range fields {
-		text := f.text(c)
-		if text == f.text(d) {
+	for i, f := range c.fields() {
+		text := f.String()
+		if text == defaults[i].String() {
 			continue
 		}
 		section, leaf, nested := strings.Cut(f.key, ".")
@@ -47,51 +47,14 @@ func Render(c Config) []byte {
 			b.WriteString(section + ":\n")
 		}
 		open = section
-		b.WriteString(indent + "# " + f.about + "\n")
-		b.WriteString(indent + leaf + ":")
 		if !strings.HasPrefix(text, "\n") {
-			b.WriteByte(' ')
+			text = " " + text
 		}
-		b.WriteString(text + "\n")
+		b.WriteString(indent + "# " + f.about + "\n")
+		b.WriteString(indent + leaf + ":" + strings.ReplaceAll(text, "\n", "\n"+indent+"  ") + "\n")
 	}
 	if len(c.Allow) == 0 && !c.Metrics.IsValid() {
 		b.WriteString(renderHints)
 	}
 	return []byte(b.String())
-}
-
-// yamlString quotes printable text.
-func yamlString(s string) string {
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
-}
-
-func yamlAddrPort(ap netip.AddrPort) string {
-	if !ap.IsValid() {
-		return `""`
-	}
-	return yamlString(ap.String())
-}
-
-func yamlList(list []string) string {
-	if len(list) == 0 {
-		return "[]"
-	}
-	var b strings.Builder
-	for _, s := range list {
-		b.WriteString("\n  - " + yamlString(s))
-	}
-	return b.String()
-}
-
-// prefixTexts formats a single address without its prefix length.
-func prefixTexts(list []netip.Prefix) []string {
-	var all []string
-	for _, p := range list {
-		if p.IsSingleIP() {
-			all = append(all, p.Addr().String())
-		} else {
-			all = append(all, p.String())
-		}
-	}
-	return all
 }

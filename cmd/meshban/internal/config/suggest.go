@@ -1,36 +1,34 @@
 package config
 
 import (
+	"slices"
 	"strings"
 )
 
+// keys has every key, dotted, in file order.
+var keys = func() (all []string) {
+	for _, f := range new(Config).fields() {
+		all = append(all, f.key)
+	}
+	return all
+}()
+
 // keysOf returns the keys of the section prefix, in file order.
-func keysOf(prefix string) []string {
-	var keys []string
-	for _, f := range fields {
-		rest, ok := strings.CutPrefix(f.key, prefix)
-		if prefix != "" {
-			rest, ok = strings.CutPrefix(f.key, prefix+".")
-		}
+func keysOf(prefix string) (names []string) {
+	for _, key := range keys {
+		rest, ok := key, prefix == ""
 		if !ok {
-			continue
+			rest, ok = strings.CutPrefix(key, prefix+".")
 		}
-		first, _, _ := strings.Cut(rest, ".")
-		if len(keys) == 0 || keys[len(keys)-1] != first {
-			keys = append(keys, first)
+		if ok {
+			first, _, _ := strings.Cut(rest, ".")
+			names = append(names, first)
 		}
 	}
-	return keys
+	return slices.Compact(names)
 }
 
-func isSection(key string) bool {
-	for _, f := range fields {
-		if strings.HasPrefix(f.key, key+".") {
-			return true
-		}
-	}
-	return false
-}
+func isSection(key string) bool { return len(keysOf(key)) > 0 }
 
 // suggest returns what to write instead of an unknown key in the section prefix.
 func suggest(prefix, key string) string {
@@ -39,26 +37,18 @@ func suggest(prefix, key string) string {
 		return `did you mean "` + best + `"?`
 	}
 	var elsewhere []string
-	for _, f := range fields {
-		section, leaf, ok := strings.Cut(f.key, ".")
-		if !ok {
-			section, leaf = "", f.key
-		}
-		if section != prefix && (leaf == word || f.key == word) {
-			elsewhere = append(elsewhere, keyPath(section, leaf))
+	for _, k := range keys {
+		switch section, leaf, nested := strings.Cut(k, "."); {
+		case nested && section != prefix && (leaf == word || k == word):
+			elsewhere = append(elsewhere, `"`+leaf+`" under "`+section+`:"`)
+		case !nested && prefix != "" && k == word:
+			elsewhere = append(elsewhere, `"`+k+`" at the left margin`)
 		}
 	}
 	if len(elsewhere) > 0 {
 		return "write " + strings.Join(elsewhere, ", or ")
 	}
 	return "write one of " + strings.Join(keysOf(prefix), ", ")
-}
-
-func keyPath(section, leaf string) string {
-	if section == "" {
-		return `"` + leaf + `" at the left margin`
-	}
-	return `"` + leaf + `" under "` + section + `:"`
 }
 
 // maxSlip is the longest word, in bytes, that Nearest compares: a longer one is not a slip of the finger.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -202,6 +203,9 @@ const (
 	week = 7 * day
 )
 
+// lengthForm matches every string: weeks, days and the rest.
+var lengthForm = regexp.MustCompile(`(?s)^(?:([0-9.]+)w)?(?:([0-9.]+)d)?(.*)$`)
+
 // ParseDuration parses a positive duration: Go's format (90s, 1h30m), optionally after weeks and days: 7d, 7d12h, 2w,
 // 1.5d.
 func ParseDuration(s string) (time.Duration, error) {
@@ -209,37 +213,31 @@ func ParseDuration(s string) (time.Duration, error) {
 	if n, err := strconv.ParseFloat(s, 64); err == nil && n > 0 && n < float64(MaxDuration/time.Minute) && strings.Trim(s, "0123456789.") == "" {
 		return 0, bad(quote(s)+" has no unit", fmt.Sprintf("write %ss for seconds or %[1]sm for minutes", s))
 	}
-	wrong := bad(quote(s)+" is not a length of time", form)
+	wrong, tooLong := bad(quote(s)+" is not a length of time", form), bad(quote(s)+" is too long", form)
+	m := lengthForm.FindStringSubmatch(s)
 	var total time.Duration
-	rest := s
-	for _, unit := range []struct {
-		letter byte
-		length time.Duration
-	}{{'w', week}, {'d', day}} {
-		i := strings.IndexByte(rest, unit.letter)
-		if i < 0 {
+	for i, unit := range []time.Duration{week, day} {
+		if m[i+1] == "" {
 			continue
 		}
-		n, err := strconv.ParseFloat(rest[:i], 64)
-		if err != nil || strings.Trim(rest[:i], "0123456789.") != "" {
+		n, err := strconv.ParseFloat(m[i+1], 64)
+		if err != nil {
 			return 0, wrong
 		}
-		if n > float64(MaxDuration/unit.length) {
-			return 0, bad(quote(s)+" is too long", form)
+		if n > float64(MaxDuration/unit) {
+			return 0, tooLong
 		}
-		total += time.Duration(n * float64(unit.length))
-		rest = rest[i+1:]
+		total += time.Duration(n * float64(unit))
 	}
-	if rest != "" || s == "" {
+	if rest := m[3]; rest != "" || s == "" {
 		d, err := time.ParseDuration(rest)
-		if err != nil || strings.HasPrefix(rest, "+") {
+		switch {
+		case err != nil, strings.HasPrefix(rest, "+"):
 			return 0, wrong
-		}
-		if d < 0 {
+		case d < 0:
 			return 0, bad(quote(s)+" is negative", form)
-		}
-		if d > MaxDuration {
-			return 0, bad(quote(s)+" is too long", form)
+		case d > MaxDuration:
+			return 0, tooLong
 		}
 		total += d
 	}
