@@ -34,7 +34,7 @@ func Claim() (release func() error, squatter string, err error) {
 	case owner.Uid == 0 || int(owner.Uid) == os.Geteuid():
 		return nil, "", fmt.Errorf("%w: process %d", ErrClaimed, owner.Pid)
 	}
-	return release, fmt.Sprintf("process %d of user %d holds the socket %s, by which agents find one another: it is ignored, and a second agent is not noticed",
+	return release, fmt.Sprintf("process %d of user %d holds the socket %s, by which agents find one another; it is ignored, so a second agent would not be noticed",
 		owner.Pid, owner.Uid, claimName), nil
 }
 

@@ -36,7 +36,7 @@ func (c *ipsetConn) figure(set string, attr uint16) (int, error) {
 			return n, nil
 		}
 	}
-	return 0, fmt.Errorf("count %q: the kernel does not say", set)
+	return 0, fmt.Errorf("count %q: the kernel returned no count", set)
 }
 
 // figureOf reads a number from an answer to cmdList, nfgenmsg included.

@@ -123,7 +123,7 @@ func (c *ipsetConn) head(set string) (h setHeader, ok bool, err error) {
 		return h, false, ipsetError("look at", set, err)
 	}
 	if len(answers) == 0 {
-		return h, false, fmt.Errorf("look at set %q: no answer", set)
+		return h, false, fmt.Errorf("query set %q: no answer", set)
 	}
 	h, err = parseHeader(answers[0].Data)
 	return h, err == nil, err

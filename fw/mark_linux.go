@@ -67,7 +67,7 @@ func (c *nfSocket) nftGeneration() (uint32, error) {
 			}
 		}
 	}
-	return 0, errors.New("nf_tables: the kernel does not say its generation")
+	return 0, errors.New("nf_tables: the kernel returned no generation")
 }
 
 // mark returns a text that changes whenever anybody, including this agent, has changed rules.

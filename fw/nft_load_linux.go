@@ -36,7 +36,7 @@ func newNFTLoad(b *nft, conn *nftConn, now time.Time, generation string) *nftLoa
 func (b *nft) Replace(ctx context.Context, now time.Time, state State) error {
 	if b.broken {
 		// A gap is better than failing for ever: somebody altered the table in a way that we cannot repair.
-		b.opts.Logger.Warn("the nftables table is made anew, with a gap")
+		b.opts.Logger.Warn("recreating the nftables table, which leaves a gap")
 		if _, err := b.deleteTable(); err != nil {
 			return err
 		}
@@ -47,7 +47,7 @@ func (b *nft) Replace(ctx context.Context, now time.Time, state State) error {
 	}
 	if found.bent() {
 		b.broken = true
-		return errors.New("nf_tables: a set of exceptions is of another type; the table is to be made anew")
+		return errors.New("nf_tables: a set of exceptions is of another type; the table must be recreated")
 	}
 	if g, ok := found.generation(); ok {
 		b.generation = g

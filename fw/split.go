@@ -198,7 +198,7 @@ func (s *split) problem() string {
 	case 1:
 		return "1 ban is not enforced: " + whyNetwork
 	default:
-		return fmt.Sprintf("%d bans are not enforced: each is a network of this machine's own: its neighbours would be cut off", n)
+		return fmt.Sprintf("%d bans are not enforced: each covers one of this machine's networks and would cut off its neighbours", n)
 	}
 }
 

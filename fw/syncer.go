@@ -35,7 +35,7 @@ var (
 	// ErrStopped is what a waiting callback gets if Run ends first.
 	ErrStopped = errors.New("the firewall task has stopped")
 	// ErrWaiting is what a callback gets if too many wait.
-	ErrWaiting = errors.New("too much waits for the kernel")
+	ErrWaiting = errors.New("too many changes are waiting for the kernel")
 )
 
 // SyncerConfig is what a [Syncer] needs. Backend and Snapshot are required.

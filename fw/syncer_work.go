@@ -337,7 +337,7 @@ func (s *Syncer) look(ctx context.Context) (problems []string, err error) {
 	before := s.Status().Replaces
 	s.release()
 	more, err := b.checkRules(ctx)
-	<-s.owner // whoever has it gives it back
+	<-s.owner // its holder returns it
 	if s.Status().Replaces != before {
 		return nil, nil // what was seen dates from before that load, or from the middle of it
 	}
@@ -345,7 +345,7 @@ func (s *Syncer) look(ctx context.Context) (problems []string, err error) {
 }
 
 // errVoid ends a load that has yielded entries whose exceptions could not be placed.
-var errVoid = errors.New("exceptions that came during the load have no place; it begins anew")
+var errVoid = errors.New("exceptions that arrived during the load do not fit; it starts again")
 
 // reload replaces everything the kernel holds with a fresh snapshot.
 func (s *Syncer) reload(ctx context.Context) error {
@@ -465,7 +465,7 @@ func (s *Syncer) count() {
 		s.st.LastErrorAt = time.Now().UTC().Truncate(time.Millisecond)
 	}
 	if problem != "" && s.lasting == "" {
-		s.cfg.Logger.Warn("the firewall does not take all", "problem", problem)
+		s.cfg.Logger.Warn("the firewall does not hold all bans", "problem", problem)
 	}
 	s.lasting = problem
 }

@@ -66,7 +66,7 @@ func (s *Syncer) glance(ctx context.Context) {
 
 // mend reloads everything because of problems.
 func (s *Syncer) mend(ctx context.Context, problems []string) {
-	s.cfg.Logger.Warn("the firewall was changed by someone else, mending it", "problems", problems)
+	s.cfg.Logger.Warn("another program changed the firewall, repairing it", "problems", problems)
 	s.work.mending = problems
 	_ = s.reload(ctx)
 }

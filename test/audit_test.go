@@ -143,7 +143,7 @@ func TestAuditLogOnAFullDisk(t *testing.T) {
 	a.run(t, "ban", src.String())
 	enforced(t, pairs, start)
 	eventually(t, banLimit, func() error {
-		if got := strings.Join(a.status(t).Problems, "\n"); !strings.Contains(got, "not written down") {
+		if got := strings.Join(a.status(t).Problems, "\n"); !strings.Contains(got, "not recorded") {
 			return fmt.Errorf("status does not tell: %q", got)
 		}
 		return nil

@@ -165,7 +165,7 @@ func (l *Log) drain() {
 func (l *Log) encode(e control.AuditEntry) {
 	e.Lost = l.lost.Swap(0)
 	if e.Lost > 0 && l.problem == "" {
-		text := fmt.Sprintf("%d changes came too fast to be written down", e.Lost)
+		text := fmt.Sprintf("%d changes came too fast to be recorded", e.Lost)
 		l.cfg.Logger.Warn("audit log", "problem", text)
 		l.cfg.OnProblem(text)
 	}
@@ -188,7 +188,7 @@ func (l *Log) write() {
 	}
 	if err != nil {
 		l.lost.Add(uint64(l.waiting))
-		l.report("changes are not written down: " + err.Error())
+		l.report("changes are not recorded: " + err.Error())
 		_ = l.closeFile() // the next entry opens it again
 	} else {
 		l.report("")

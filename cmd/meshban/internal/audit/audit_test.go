@@ -155,7 +155,7 @@ func TestDiskThatFails(t *testing.T) {
 	reported := make(chan string, 10)
 	l, _ := start(t, Config{Path: filepath.Join(dir, "audit.jsonl"), OnProblem: func(p string) { reported <- p }})
 	l.Add(entry(0))
-	if p := <-reported; !strings.Contains(p, "not written down") {
+	if p := <-reported; !strings.Contains(p, "not recorded") {
 		t.Errorf("reported %q", p)
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {

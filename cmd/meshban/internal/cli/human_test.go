@@ -176,7 +176,7 @@ func TestStateDir(t *testing.T) {
 // audit.jsonl names a revoked node by its whole id, which audit shortens.
 func TestAuditShortensIDs(t *testing.T) {
 	id := strings.Repeat("0a", 16)
-	if got := auditWhy(control.AuditEntry{Reason: "web3 (" + id + ") stolen", Lost: 2}); got != "web3 (0a0a0a0a) stolen (2 changes before this one were not written down)" {
+	if got := auditWhy(control.AuditEntry{Reason: "web3 (" + id + ") stolen", Lost: 2}); got != "web3 (0a0a0a0a) stolen (2 changes before this one were not recorded)" {
 		t.Errorf("%q", got)
 	}
 }

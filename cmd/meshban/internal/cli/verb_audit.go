@@ -22,7 +22,7 @@ audit.jsonl in the state folder.
 
 With --json one object a line: time, what, prefixes, ports, until, via (socket, lines,
 mesh, signal), user, uid, pid, node, node_id, reason, source, lost (changes before this
-one that came too fast to be written down).`,
+one that came too fast to be recorded).`,
 		flags: []cli.Flag{
 			text("since", "`WHEN` only what came since: a time (2026-11-22T11:02:11Z) or how long ago (2h, 3d)"),
 			jsonFlag("one object a line"),
@@ -115,7 +115,7 @@ var fullID = regexp.MustCompile(`\b[0-9a-f]{32}\b`)
 func auditWhy(e control.AuditEntry) string {
 	why := fullID.ReplaceAllStringFunc(or(e.Reason, e.Source), short)
 	if e.Lost > 0 {
-		why += fmt.Sprintf(" (%d changes before this one were not written down)", e.Lost)
+		why += fmt.Sprintf(" (%d changes before this one were not recorded)", e.Lost)
 	}
 	return why
 }

@@ -27,8 +27,8 @@ With --for it gets the new end and reason, and stderr tells what they were.
 
 Prints a line for each address that is banned: the address, "until", and the time
 in UTC. An address that a rule refuses, or whose ban has no effect (an unban cancels it,
-the mesh has revoked this node), is named on stderr with the rule; the others are banned
-all the same, and the exit code is 4. It is 1 where the kernel does not drop it.
+the mesh has revoked this node), is named on stderr with the rule; the others are still
+banned, and the exit code is 4. It is 1 where the kernel does not drop it.
 
 With --json one object a line: prefix, until, state (as in list, or lifted), note, and
 for an address that is not banned error {code, message, hint, rule}.`,

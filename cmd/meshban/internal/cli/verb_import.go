@@ -47,7 +47,7 @@ nothing is banned, and the exit code is 1. --skip-bad bans the rest of the list;
 an address through, and lines of nginx, Apache, MikroTik, iptables, and of others' ipset
 and nft files are refused in any case. Prefixes with host bits set are masked, and stderr says so.
 
-Addresses that a rule refuses are named likewise, the others are banned all the same, and
+Addresses that a rule refuses are named likewise, the others are still banned, and
 the exit code is 4. A summary on stderr counts addresses and prefixes apart, tells what the
 never-ban list leaves out, and what other nodes will not take, and which setting decides.
 --dry-run says the same and changes nothing. An import shortens no ban.
@@ -201,7 +201,7 @@ func (im *importer) read() (*banlist.List, error) {
 		if strings.EqualFold(filepath.Base(im.file), "hosts.allow") {
 			return nil, &control.Error{
 				Code: control.CodeFailed, Message: im.file + " lists whom to let through: nothing was banned",
-				Hint: "what must never be banned is for: meshban allow",
+				Hint: "to protect addresses from bans: meshban allow",
 			}
 		}
 		f, err := os.Open(im.file)

@@ -84,7 +84,7 @@ func (c *command) revoke(ctx *cli.Context) error {
 	}
 	said := fmt.Sprintf("%s was revoked at %s", nodeText(rep), control.FormatPast(rep.Revoked))
 	if rep.Kept > 0 {
-		said += fmt.Sprintf("; %s of it stay, in the name of this node", plural(rep.Kept, "ban", "bans"))
+		said += fmt.Sprintf("; %s from before stay, under this node's name", plural(rep.Kept, "ban", "bans"))
 	}
 	fmt.Fprintf(c.err, "meshban: %s\n", said)
 	return nil
@@ -118,7 +118,7 @@ func (c *command) revokePreview(out io.Writer, rep control.RevokeReply, since bo
 		fmt.Fprintf(out, "  and %s that came before\n", plural(more, "ban", "bans"))
 	}
 	if since {
-		fmt.Fprintf(out, "meshban: %s that came before --since stay, in the name of this node\n", plural(rep.Kept, "ban", "bans"))
+		fmt.Fprintf(out, "meshban: %s that came before --since stay, under this node's name\n", plural(rep.Kept, "ban", "bans"))
 	}
 }
 

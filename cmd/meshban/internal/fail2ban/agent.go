@@ -31,7 +31,7 @@ const (
 )
 
 // ErrBusy means that peers ask more often than the server may be queried for them.
-var ErrBusy = errors.New("too many questions of other nodes for fail2ban")
+var ErrBusy = errors.New("other nodes ask fail2ban too often")
 
 type Config struct {
 	Client    Client

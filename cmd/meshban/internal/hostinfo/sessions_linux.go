@@ -60,7 +60,7 @@ func (s *Sessions) find(now time.Time) ([]session, error) {
 		case err == nil && !addr.IsLoopback():
 			found = append(found, session{addr, p.user})
 		case errors.Is(err, fs.ErrPermission) && !slices.ContainsFunc(found, func(f session) bool { return f.user == p.user }):
-			errs = append(errs, fmt.Errorf("the ssh session of %s is not protected from bans, its address cannot be read: %w", p.user, err))
+			errs = append(errs, fmt.Errorf("the ssh session of %s is not protected from bans: its address cannot be read: %w", p.user, err))
 		}
 	}
 	s.peers = peers

@@ -76,7 +76,7 @@ func connectFail2ban(ctx context.Context, out SetupResult, written bool, lineFil
 	tells, silent := fail2ban.Split(jails)
 	if written || len(tells) == 0 || len(silent) > 0 {
 		if err := client.Reload(ctx); err != nil {
-			return out, fmt.Errorf("the files are in place, but fail2ban did not take them: %w", err)
+			return out, fmt.Errorf("the files are in place, but fail2ban did not accept them: %w", err)
 		}
 		out.Done = append(out.Done, "ran fail2ban-client reload --restart")
 		out.Next = without(out.Next, reloadHint)

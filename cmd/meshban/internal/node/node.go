@@ -134,10 +134,10 @@ func clearKernel(ctx context.Context, log *slog.Logger) {
 	defer func() { _ = release() }()
 	removed, err := fw.Teardown(ctx, fw.Options{})
 	if len(removed) > 0 {
-		log.Info("took out of the kernel what an earlier run had left, for the backend is none", "removed", removed)
+		log.Info("removed an earlier run's bans from the kernel, because the backend is none", "removed", removed)
 	}
 	if err != nil {
-		log.Warn("could not look whether an earlier run's bans are in the kernel; `meshban teardown` takes them out", "err", err)
+		log.Warn("could not check the kernel for an earlier run's bans; `meshban teardown` removes them", "err", err)
 	}
 }
 
@@ -187,7 +187,7 @@ func neverANode(ctx context.Context, dir statedir.Dir) error {
 	if len(left) > 0 {
 		return WrongConfig(&control.Error{
 			Code:    control.CodeFailed,
-			Message: fmt.Sprintf("%s is missing, though %s has been a node's folder: it has %s", dir.Secrets(), dir, strings.Join(left, ", ")),
+			Message: fmt.Sprintf("%s is missing, but %s was a node's folder: it has %s", dir.Secrets(), dir, strings.Join(left, ", ")),
 			Hint: fmt.Sprintf("put mesh.key back from a copy; to begin anew, move %s away, then `meshban join TOKEN`, or `meshban init` for a new mesh",
 				dir),
 		})

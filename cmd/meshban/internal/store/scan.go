@@ -328,7 +328,7 @@ func (s *scan) freelist(id uint64) {
 	}
 	p, err := s.page(id, 0)
 	if err == nil && native.Uint16(p[8:]) != flagFreelist {
-		err = fmt.Errorf("page %d is no list of free pages", id)
+		err = fmt.Errorf("page %d is not a list of free pages", id)
 	}
 	if err != nil {
 		s.damage("", err)
@@ -345,7 +345,7 @@ func (s *scan) freelist(id uint64) {
 	for ; n > 0; n, ids = n-1, ids[8:] {
 		free := native.Uint64(ids)
 		if free < 2 || free >= s.pages || s.seen[free] {
-			s.damage("", fmt.Errorf("page %d is said to be free", free))
+			s.damage("", fmt.Errorf("page %d is listed as free, but cannot be", free))
 			return
 		}
 		s.seen[free] = true
