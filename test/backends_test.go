@@ -119,7 +119,7 @@ func TestBackends(t *testing.T) {
 			if !b.drops {
 				continue
 			}
-			if err := target.pairs[i:i+1].Silent(silent, until); err != nil {
+			if err := target.pairs[i : i+1].Silent(silent); err != nil {
 				t.Errorf("%s: %v", b.name, err)
 			}
 		}
@@ -187,7 +187,7 @@ func (m *mesh) wideBans(t *testing.T) {
 	enforced(t, banned, start)
 	enforced(t, near6, start)
 	answering(t, near)
-	if err := far.Silent(start, time.Now()); err != nil {
+	if err := far.Silent(start); err != nil {
 		t.Error(err)
 	}
 	for i, b := range backends[:5] {

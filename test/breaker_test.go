@@ -107,7 +107,7 @@ func TestBreaker(t *testing.T) {
 	}
 	m.inSync(t, syncLimit)
 	answering(t, held[2:])
-	check(t, held[1:2].Silent(time.Now().Add(-rig.Settle), time.Now()))
+	check(t, held[1:2].Silent(time.Now().Add(-rig.Settle)))
 
 	// A release of all held bans is one batch; a fresh ban need not wait for it.
 	src := fresh()

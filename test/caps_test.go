@@ -119,7 +119,7 @@ func TestCapsOfACertificate(t *testing.T) {
 	for _, src := range []netip.Addr{long, wide.Addr(), late} {
 		answering(t, others(watched[src]))
 	}
-	check(t, others(watched[honest]).Silent(silent, time.Now()))
+	check(t, others(watched[honest]).Silent(silent))
 
 	// Its own operator learns of it from the others, which report it at most once a minute.
 	who, held := first.Name, first.status(t).Bans.Held
@@ -183,5 +183,5 @@ func TestCapsOfACertificate(t *testing.T) {
 	start = time.Now()
 	bad.run(t, "unban", lifted.String())
 	open(t, again, start, banLimit)
-	check(t, watched[late][2:].Silent(silent, time.Now()))
+	check(t, watched[late][2:].Silent(silent))
 }

@@ -16,8 +16,8 @@ import (
 const (
 	// checkEvery is the interval of the firewall check in these tests.
 	checkEvery = time.Second
-	// repairLimit is five times the sum of one interval and the time of a repair, 1 s.
-	repairLimit = 5 * (checkEvery + time.Second)
+	// repairLimit is ten times the sum of one interval and the time of a repair, 1 s.
+	repairLimit = 10 * (checkEvery + time.Second)
 
 	flushRaw = "iptables -w -t raw -F && ip6tables -w -t raw -F"
 )

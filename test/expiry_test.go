@@ -18,7 +18,7 @@ const (
 )
 
 // letGo waits until every pair, silent since a time, answers again. It checks
-// that none does so too early, counting from the start of the command, or too
+// that none has done so too early, counting from the start of the command, or too
 // late, counting from its end.
 func letGo(t *testing.T, pairs rig.Pairs, silent, started, ended time.Time, length time.Duration) {
 	t.Helper()
@@ -73,7 +73,6 @@ func TestRefresh(t *testing.T) {
 	again := time.Now()
 	m.nodes[0].run(t, "ban", src.String(), "--for", second.String())
 	letGo(t, pairs, silent, again, time.Now(), second)
-	check(t, pairs.Silent(silent, again.Add(second-early)))
 }
 
 // The kernel ends bans by itself if no agent does.

@@ -105,9 +105,9 @@ func TestOnePort(t *testing.T) {
 			}
 			// A ban of all ports comes and goes beside it.
 			start = time.Now()
-			m.nodes[1].run(t, "ban", c.src.String(), "--for", "6s")
+			m.nodes[1].run(t, "ban", c.src.String(), "--for", "10s")
 			open(t, p80, start.Add(enforced(t, p80, start)), 2*banLimit)
-			if err := p22.Silent(time.Now().Add(-rig.Settle), time.Now()); err != nil {
+			if err := p22.Silent(time.Now().Add(-rig.Settle)); err != nil {
 				t.Error(err)
 			}
 			start = time.Now()

@@ -122,10 +122,9 @@ func (l *lookout) during(t *testing.T, f func()) sights {
 		}
 	}
 	for _, p := range l.probes {
-		w := p.Count(begin, time.Now().Add(-rig.Settle))
-		if lost := w.Sent - w.Answered; lost > 0 {
-			v.probed += lost
-			v.errs = append(v.errs, fmt.Errorf("%v: %d of %d probes were not answered", p, lost, w.Sent))
+		sent, lost := p.Lost(begin, end)
+		if v.probed += lost; lost > 0 {
+			v.errs = append(v.errs, fmt.Errorf("%v: %d of %d probes were not answered", p, lost, sent))
 		}
 	}
 	for i, n := range l.s.honest {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// pingLimit is how long a cut connection must stay silent.
+// pingLimit is how long a connection that is cut or refused must stay silent.
 const pingLimit = 500 * time.Millisecond
 
 // A ban also protects hosts that a node forwards to, such as containers, and cuts
@@ -36,7 +36,7 @@ func TestContainersAndConnections(t *testing.T) {
 	if err := direct.Ping(pingLimit); err == nil {
 		t.Error("the connection to the node still talks")
 	}
-	if _, err := m.Attacker.Dial(src, netip.AddrPortFrom(n.Probe, 8080)); err == nil {
+	if _, err := m.Attacker.DialWithin(src, netip.AddrPortFrom(n.Probe, 8080), pingLimit); err == nil {
 		t.Error("the attacker connects to the container")
 	}
 	answering(t, other)

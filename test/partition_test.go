@@ -46,7 +46,7 @@ func TestPartition(t *testing.T) {
 	during(2 * time.Second)
 	answering(t, here[2:])
 	answering(t, there[:2])
-	if err := freed[2:].Silent(cut, time.Now()); err != nil {
+	if err := freed[2:].Silent(cut); err != nil {
 		t.Errorf("the unban crossed the cut: %v", err)
 	}
 	eventually(t, cutFor, func() error {

@@ -173,7 +173,7 @@ func TestNewNodeKey(t *testing.T) {
 	}
 	during(time.Second)
 	for _, src := range []netip.Addr{banned, lifted, others} {
-		check(t, watched[src].Silent(silent, time.Now()))
+		check(t, watched[src].Silent(silent))
 	}
 	start = time.Now()
 	web3.run(t, "ban", later.String(), "--for", "1h")
@@ -194,7 +194,7 @@ func TestNewNodeKey(t *testing.T) {
 	enforced(t, watched[stolen][2:], start)
 	during(3 * time.Second)
 	answering(t, watched[stolen][:2])
-	check(t, watched[banned][:2].Silent(silent, time.Now()))
+	check(t, watched[banned][:2].Silent(silent))
 }
 
 // shell runs a program on the node, which must succeed.

@@ -304,13 +304,16 @@ func (n *node) goroutines() (int, error) {
 	return strconv.Atoi(string(m[1]))
 }
 
+// dropLimit is how long a packet must go unanswered to count as dropped.
+const dropLimit = 2 * time.Second
+
 // dropped reports whether the node's kernel drops packets from an address; otherwise a closed port answers with a reset.
 func (w *world) dropped(src netip.Addr, n *node) (bool, error) {
 	dst := n.Probe
 	if src.Is6() {
 		dst = n.Probe6
 	}
-	c, err := w.Attacker.Dial(src, netip.AddrPortFrom(dst, 9))
+	c, err := w.Attacker.DialWithin(src, netip.AddrPortFrom(dst, 9), dropLimit)
 	var timeout net.Error
 	switch {
 	case err == nil:

@@ -92,7 +92,7 @@ func Leftovers() ([]string, error) {
 // scratch folders of dead owners. Ending a holder ends everything in its host,
 // because it is process 1 there.
 func Sweep() error {
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for {
 		pids, err := orphans()
 		if err != nil {

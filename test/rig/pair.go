@@ -20,6 +20,11 @@ const (
 	// controlLimit bounds the wait for them: the first ones wait for neighbour
 	// discovery.
 	controlLimit = 30 * time.Second
+	// maxGap is the longest time without a probe in which nothing is taken to have changed: a virtual processor stands
+	// still for a second now and then, and the prober's thread with it.
+	maxGap = 3 * time.Second
+	// maxStep is the longest time between two probes that counts as watched.
+	maxStep = 100 * time.Millisecond
 )
 
 // Pair is one source address and one node, probed every millisecond.
@@ -46,6 +51,7 @@ func (p *Pair) Stop() { p.prober.forget(p) }
 type Window struct {
 	Sent, Answered int
 	Gap            time.Duration // the longest time between two probes
+	Watched        time.Duration // the sum of all times between two probes of at most maxStep
 }
 
 // Count summarizes the probes sent at or after from and before to. Answers to
@@ -54,26 +60,48 @@ func (p *Pair) Count(from, to time.Time) Window {
 	var w Window
 	h, first, last := &p.history, from.Sub(p.prober.start), to.Sub(p.prober.start)
 	before := first
+	step := func(at time.Duration) {
+		w.Gap = max(w.Gap, at-before)
+		if at-before <= maxStep {
+			w.Watched += at - before
+		}
+		before = at
+	}
 	for i := range h.sent() {
 		at := h.at(i)
 		if at < first || at >= last {
 			continue
 		}
 		w.Sent++
-		w.Gap = max(w.Gap, at-before)
-		before = at
+		step(at)
 		if h.answered(i) {
 			w.Answered++
 		}
 	}
-	w.Gap = max(w.Gap, min(last, time.Since(p.prober.start))-before)
+	step(min(last, time.Since(p.prober.start)))
 	return w
 }
+
+// Lost waits at most PingLimit for answers to the probes sent between from and to. It returns how many were sent, and how
+// many of them were not answered.
+func (p *Pair) Lost(from, to time.Time) (sent, lost int) {
+	_ = Within(PingLimit, func() error {
+		w := p.Count(from, to)
+		if sent, lost = w.Sent, w.Sent-w.Answered; lost > 0 {
+			return errors.New("not answered")
+		}
+		return nil
+	})
+	return sent, lost
+}
+
+// run is how many probes in a row must be answered, or not, to mean anything.
+func (p *Pair) run() int { return max(sparseRun, controlRun/p.prober.every) }
 
 // Control waits until the newest probes have all been answered.
 func (p *Pair) Control() error {
 	err := Within(controlLimit, func() error {
-		h, run := &p.history, max(sparseRun, controlRun/p.prober.every)
+		h, run := &p.history, p.run()
 		end := h.replied()
 		if end < run || h.sent()-end > run {
 			return errors.New("no answer")
@@ -99,7 +127,7 @@ func (p *Pair) Enforced(limit time.Duration) (time.Time, error) {
 	err := Within(limit+Settle, func() error {
 		h := &p.history
 		silent, sent := h.replied(), h.sent()
-		if silent >= sent || h.at(sent-1)-h.at(silent) < Settle {
+		if sent-silent < p.run() || h.at(sent-1)-h.at(silent) < Settle {
 			return errors.New("still answered")
 		}
 		at = p.prober.start.Add(h.at(silent))
@@ -174,22 +202,38 @@ func (ps Pairs) Open(from time.Time, limit time.Duration) ([]time.Time, error) {
 	return at, errors.Join(errs...)
 }
 
-// Silent returns an error if a probe of any pair, sent between from and to, was
-// answered, or if the probes were too few to tell: none at all, or a gap above
-// half a second. Even a busy machine stays below that.
-func (ps Pairs) Silent(from, to time.Time) error {
-	const maxGap = 500 * time.Millisecond
+// Silent returns an error if any pair has answered a probe sent since from. It waits until the probes suffice to tell.
+func (ps Pairs) Silent(from time.Time) error {
+	called := time.Now()
 	var errs []error
 	for _, p := range ps {
-		w := p.Count(from, to)
-		if w.Answered > 0 {
-			errs = append(errs, fmt.Errorf("%v: %d of %d probes were answered", p, w.Answered, w.Sent))
+		answered := false
+		err := Within(controlLimit, func() error {
+			w := p.Count(from, time.Now())
+			if answered = w.Answered > 0; answered {
+				return nil
+			}
+			return p.tells(w, from, called)
+		})
+		if answered {
+			w := p.Count(from, time.Now())
+			err = fmt.Errorf("%v: %d of %d probes were answered", p, w.Answered, w.Sent)
+		} else if err != nil {
+			err = errors.Join(err, p.prober.err())
 		}
-		if w.Sent == 0 || w.Gap > maxGap {
-			errs = append(errs, fmt.Errorf("%v: no probe was sent for %v (%v)", p, w.Gap, p.prober.paused.Load()))
-		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// tells returns nil if the probes since from suffice to tell that a pair was silent: one is later than the call, there was no
+// gap above maxGap, and the pair was watched for Settle and for at least half of the time.
+func (p *Pair) tells(w Window, from, called time.Time) error {
+	n := p.history.sent()
+	if n > 0 && !p.prober.start.Add(p.history.at(n-1)).Before(called) && w.Gap <= maxGap && w.Watched >= max(Settle, called.Sub(from)/2) {
+		return nil
+	}
+	return fmt.Errorf("%v: watched for %v of %v by %d probes, and for %v there was none (%v)", p, w.Watched, time.Since(from), w.Sent, w.Gap, p.prober.paused.Load())
 }
 
 // Stop ends the probing of every pair.

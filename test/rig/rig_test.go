@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -145,9 +146,8 @@ func TestProberSeesRules(t *testing.T) {
 				}
 			}
 			silent := Last(at)
-			until := silent.Add(Settle / 2)
-			check(t, pairs.Silent(silent, until))
-			if w := other.Count(silent, until); w.Answered != w.Sent || w.Sent < 10 {
+			check(t, pairs.Silent(silent))
+			if w := other.Count(silent, time.Now().Add(-Settle/2)); w.Answered != w.Sent || w.Sent < 10 {
 				t.Errorf("a source that is not listed: %+v", w)
 			}
 			start = time.Now()
@@ -156,7 +156,7 @@ func TestProberSeesRules(t *testing.T) {
 			}
 			must(pairs.Open(start, controlLimit))(t)
 			check(t, pairs.Control())
-			if err := pairs.Silent(silent, time.Now()); err == nil {
+			if err := pairs.Silent(silent); err == nil {
 				t.Error("a source that answers again counts as silent")
 			}
 			if _, err := pairs.Enforced(0); err == nil {
@@ -240,5 +240,34 @@ func TestContainerBehindNode(t *testing.T) {
 	must(closed.Enforced(controlLimit))(t)
 	if err := conn.Ping(300 * time.Millisecond); err == nil {
 		t.Error("the connection into the container still talks")
+	}
+}
+
+// A processor that stands still for a second makes no silence doubtful; a prober that sends nothing does.
+func TestWhatTellsASilence(t *testing.T) {
+	const every = 10 * time.Millisecond
+	for _, c := range []struct {
+		name  string
+		stops [][2]time.Duration // spans of 4 s without a probe
+		want  bool
+	}{
+		{"ok: probed all the time", nil, true},
+		{"ok: the machine stood still for a second", [][2]time.Duration{{time.Second, 2 * time.Second}}, true},
+		{"bad: no probe since the call", [][2]time.Duration{{3900 * time.Millisecond, 4 * time.Second}}, false},
+		{"bad: more than half is missing", [][2]time.Duration{{0, 1500 * time.Millisecond}, {2 * time.Second, 3 * time.Second}}, false},
+		{"bad: one gap too long", [][2]time.Duration{{500 * time.Millisecond, 3600 * time.Millisecond}}, false},
+		{"bad: no probe at all", [][2]time.Duration{{0, 4 * time.Second}}, false},
+	} {
+		start := time.Now().Add(-5 * time.Second)
+		p := &Pair{Node: &Node{Host: &Host{}}, prober: &Prober{start: start, every: 1}}
+		for at := time.Duration(0); at < 4*time.Second; at += every {
+			if !slices.ContainsFunc(c.stops, func(s [2]time.Duration) bool { return at >= s[0] && at < s[1] }) {
+				must(p.history.send(at))(t)
+			}
+		}
+		w := p.Count(start, start.Add(4*time.Second))
+		if err := p.tells(w, start, start.Add(3950*time.Millisecond)); (err == nil) != c.want {
+			t.Errorf("%s: %v", c.name, err)
+		}
 	}
 }

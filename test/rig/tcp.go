@@ -14,16 +14,20 @@ import (
 )
 
 const (
-	// dialLimit bounds a single connection attempt, and echoLimit the first answer.
-	dialLimit = 2 * time.Second
+	// echoLimit bounds a connection attempt that should succeed, and the first answer.
 	echoLimit = 30 * time.Second
 )
 
 // Dial connects from the host, with source address src, to dst.
 func (h *Host) Dial(src netip.Addr, dst netip.AddrPort) (net.Conn, error) {
+	return h.DialWithin(src, dst, echoLimit)
+}
+
+// DialWithin is Dial with a limit of its own, for a connection that should be dropped.
+func (h *Host) DialWithin(src netip.Addr, dst netip.AddrPort, limit time.Duration) (net.Conn, error) {
 	var c net.Conn
 	err := h.InNet(func() (err error) {
-		d := net.Dialer{Timeout: dialLimit, LocalAddr: &net.TCPAddr{IP: src.AsSlice()}}
+		d := net.Dialer{Timeout: limit, LocalAddr: &net.TCPAddr{IP: src.AsSlice()}}
 		c, err = d.Dial("tcp", dst.String())
 		return err
 	})
