@@ -3,7 +3,6 @@ package cli
 import (
 	"bytes"
 	"context"
-	"io"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -108,17 +107,22 @@ func TestRemedies(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Chdir(base)
+	config := path("debug.yaml")
+	if err := os.WriteFile(config, []byte("log: {level: debug}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
+	var log bytes.Buffer // read once the agent has ended
 	ended := make(chan error, 1)
 	go func() {
 		ended <- node.Run(ctx, node.AgentOptions{
-			Dir: path("A"), Name: "web1", Bind: netip.MustParseAddrPort("127.0.0.1:0"), Firewall: []string{"none"}, Version: "1", Stderr: io.Discard,
+			Dir: path("A"), Name: "web1", Bind: netip.MustParseAddrPort("127.0.0.1:0"), Firewall: []string{"none"}, Config: config, Version: "1", Stderr: &log,
 		})
 	}()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {
-			t.Error(err)
+			t.Errorf("%v\n%s", err, &log)
 		}
 	})
 	names := regexp.MustCompile(`\b(?:[AD]|K\d?)(\b|/)`)

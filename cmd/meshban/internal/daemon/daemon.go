@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -207,18 +208,24 @@ func (d *Daemon) Run(ctx context.Context) error {
 		run("notices", d.tellOrigins)
 		run("metrics", d.serveMetrics)
 		run("readiness", d.announceReady)
-		err = await(ctx, tasks, &running)
+		err = d.await(ctx, tasks, &running)
 	}
 	d.savePast()
 	stopStore()
 	return errors.Join(err, <-stored, d.refillLast(), <-audited, d.emitter.Close(), d.close())
 }
 
-// tasksLimit bounds how long Run waits for its tasks to stop: one that hangs must not keep the rest off the disk.
-const tasksLimit = 3 * time.Second
+const (
+	// tasksLimit bounds how long Run waits for its tasks to stop: one that hangs must not keep the rest off the disk.
+	tasksLimit = 3 * time.Second
+	// awaitStep is how much of its limit Await uses up if the whole process, or the machine, stands still meanwhile.
+	awaitStep = 100 * time.Millisecond
+	// maxStacks bounds the stacks that are logged if a task hangs, in bytes.
+	maxStacks = 1 << 20
+)
 
 // Await calls f and returns its error, or ended false if f has not returned within limit after ctx is done; f then
-// keeps running.
+// keeps running. Limit is a multiple of awaitStep.
 func Await(ctx context.Context, limit time.Duration, f func() error) (ended bool, err error) {
 	done := make(chan error, 1)
 	go func() { done <- f() }()
@@ -227,21 +234,28 @@ func Await(ctx context.Context, limit time.Duration, f func() error) (ended bool
 		return true, err
 	case <-ctx.Done():
 	}
-	select {
-	case err := <-done:
-		return true, err
-	case <-time.After(limit):
-		return false, nil
+	for ; limit > 0; limit -= awaitStep {
+		select {
+		case err := <-done:
+			return true, err
+		case <-time.After(awaitStep):
+		}
 	}
+	return false, nil
 }
 
-// await waits until the tasks have ended, for at most tasksLimit after ctx is done. Its error names those that have not.
-func await(ctx context.Context, tasks *errgroup.Group, running *sync.Map) error {
+// await waits until the tasks have ended, for at most tasksLimit after ctx is done. Its error names those that have not,
+// and the debug log shows where they are.
+func (d *Daemon) await(ctx context.Context, tasks *errgroup.Group, running *sync.Map) error {
 	if ended, err := Await(ctx, tasksLimit, tasks.Wait); ended {
 		return err
 	}
 	var names []string
 	running.Range(func(name, _ any) bool { names = append(names, name.(string)); return true })
 	slices.Sort(names)
+	if d.log.Enabled(ctx, slog.LevelDebug) {
+		stacks := make([]byte, maxStacks)
+		d.log.Debug("tasks hang", "tasks", names, "stacks", string(stacks[:runtime.Stack(stacks, true)]))
+	}
 	return fmt.Errorf("not stopped within %v: %s", tasksLimit, strings.Join(names, ", "))
 }

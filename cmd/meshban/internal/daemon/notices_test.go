@@ -48,8 +48,8 @@ func (n *node) stopped(rule string) uint64 {
 func TestOriginIsToldByItsPeers(t *testing.T) {
 	t.Parallel()
 	web1 := first(t, "web1")
-	web2, web3 := web1.joinWith(t, "web2", control.InviteRequest{Caps: control.Caps{Rate: 10, Widest4: 28}}), web1.join(t, "web3")
-	web2.storm(t, 1, 30, "cli")
+	web2, web3 := web1.joinWith(t, "web2", control.InviteRequest{Caps: control.Caps{Rate: 1, Widest4: 28}}), web1.join(t, "web3")
+	web2.storm(t, 1, 21, "cli")
 	until(t, "held by both", func() bool { return web1.waits() == 20 && web3.waits() == 20 })
 	until(t, "its operator is told", func() bool {
 		return web2.problem(t, "peers: web1 and another node hold 20 ops of this node (rate of its origin); `meshban held release --from web2` there")
