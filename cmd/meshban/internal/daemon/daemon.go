@@ -252,6 +252,9 @@ func (d *Daemon) await(ctx context.Context, tasks *errgroup.Group, running *sync
 	}
 	var names []string
 	running.Range(func(name, _ any) bool { names = append(names, name.(string)); return true })
+	if len(names) == 0 { // the last one has just ended
+		return tasks.Wait()
+	}
 	slices.Sort(names)
 	if d.log.Enabled(ctx, slog.LevelDebug) {
 		stacks := make([]byte, maxStacks)
