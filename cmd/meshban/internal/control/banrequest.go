@@ -34,8 +34,7 @@ func (r BanRequest) AppendJSON(dst []byte) []byte {
 	dst = append(dst, ']')
 	field := func(name, value string) {
 		if value != "" {
-			dst = append(append(append(dst, `,"`...), name...), `":`...)
-			dst = appendString(dst, value)
+			dst = appendField(dst, name, value)
 		}
 	}
 	if r.For != 0 {

@@ -68,12 +68,7 @@ func (c Caps) MarshalJSON() ([]byte, error) { return json.Marshal(c.wire()) }
 
 // UnmarshalJSON reads what MarshalJSON writes.
 func (c *Caps) UnmarshalJSON(data []byte) error {
-	var w capsJSON
-	if err := json.Unmarshal(data, &w); err != nil {
-		return err
-	}
-	*c = w.caps()
-	return nil
+	return via(data, c, func(w capsJSON) Caps { return w.caps() })
 }
 
 // String lists the caps under the names that the configuration uses.

@@ -81,7 +81,6 @@ func FuzzRequests(f *testing.F) {
 		again(t, data, decodeBan)
 		again(t, data, decodeUnban)
 		again(t, data, decodeAllow)
-		again(t, data, decodeUnallow)
 		again(t, data, decodeInvite)
 		again(t, data, decodeDecide)
 		again(t, data, decodeCaps)

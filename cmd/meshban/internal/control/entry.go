@@ -12,18 +12,13 @@ import (
 // AppendJSON appends e as one JSON object without a newline.
 func (e ListEntry) AppendJSON(dst []byte) []byte {
 	dst = append(dst, `{"prefix":"`...)
-	dst = appendPrefix(dst, e.Prefix)
-	dst = append(dst, `","ports":`...)
-	dst = appendString(dst, e.Ports)
-	dst = append(dst, `,"until":`...)
-	dst = appendTimeValue(dst, e.Until)
+	dst = append(appendPrefix(dst, e.Prefix), '"')
+	dst = appendField(dst, "ports", e.Ports)
+	dst = appendTimeValue(append(dst, `,"until":`...), e.Until)
 	dst = appendStrings(append(dst, `,"origins":`...), e.Origins)
-	dst = append(dst, `,"reason":`...)
-	dst = appendString(dst, e.Reason)
-	dst = append(dst, `,"source":`...)
-	dst = appendString(dst, e.Source)
-	dst = append(dst, `,"state":`...)
-	dst = appendString(dst, e.State)
+	dst = appendField(dst, "reason", e.Reason)
+	dst = appendField(dst, "source", e.Source)
+	dst = appendField(dst, "state", e.State)
 	dst = appendStrings(append(dst, `,"origin_ids":`...), e.OriginIDs)
 	dst = appendNotEnforced(dst, e.NotEnforced)
 	if len(e.LeavesOut) > 0 {
@@ -40,7 +35,7 @@ func appendNotEnforced(dst []byte, why string) []byte {
 	if why == "" {
 		return dst
 	}
-	return appendString(append(dst, `,"not_enforced":`...), why)
+	return appendField(dst, "not_enforced", why)
 }
 
 func appendStrings(dst []byte, list []string) []byte {
@@ -89,26 +84,18 @@ func (e *ListEntry) UnmarshalJSON(data []byte) error {
 func (e Event) AppendJSON(dst []byte) []byte {
 	dst = append(dst, `{"time":"`...)
 	dst = e.Time.UTC().AppendFormat(dst, eventTime)
-	dst = append(dst, `","event":`...)
-	dst = appendString(dst, e.Name)
+	dst = appendField(append(dst, '"'), "event", e.Name)
 	if e.Prefix.IsValid() {
-		dst = append(dst, `,"prefix":"`...)
-		dst = appendPrefix(dst, e.Prefix)
-		dst = append(dst, `","ports":`...)
-		dst = appendString(dst, e.Ports)
-		dst = append(dst, `,"until":`...)
-		dst = appendTimeValue(dst, e.Until)
+		dst = append(appendPrefix(append(dst, `,"prefix":"`...), e.Prefix), '"')
+		dst = appendField(dst, "ports", e.Ports)
+		dst = appendTimeValue(append(dst, `,"until":`...), e.Until)
 	}
-	dst = append(dst, `,"origin":`...)
-	dst = appendString(dst, e.Origin)
+	dst = appendField(dst, "origin", e.Origin)
 	if e.OriginID != "" {
-		dst = append(dst, `,"origin_id":`...)
-		dst = appendString(dst, e.OriginID)
+		dst = appendField(dst, "origin_id", e.OriginID)
 	}
-	dst = append(dst, `,"reason":`...)
-	dst = appendString(dst, e.Reason)
-	dst = append(dst, `,"source":`...)
-	dst = appendString(dst, e.Source)
+	dst = appendField(dst, "reason", e.Reason)
+	dst = appendField(dst, "source", e.Source)
 	dst = append(dst, `,"latency_ms":`...)
 	if e.LatencyMS == nil || math.IsNaN(*e.LatencyMS) || math.IsInf(*e.LatencyMS, 0) {
 		dst = append(dst, "null"...)

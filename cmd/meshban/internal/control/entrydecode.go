@@ -54,30 +54,28 @@ func (s *scanner) quoted() []byte {
 	return text
 }
 
+// value consumes before and the quoted text after it.
+func (s *scanner) value(before string) []byte {
+	s.literal(before)
+	return s.quoted()
+}
+
 func (d *entryDecoder) fast(line []byte) (ListEntry, bool) {
 	s := scanner{rest: line, ok: true}
 	var e ListEntry
-	s.literal(`{"prefix":"`)
-	prefix := s.quoted()
-	s.literal(`,"ports":"`)
-	e.Ports = d.intern(s.quoted())
-	s.literal(`,"until":"`)
-	until := s.quoted()
+	e.Prefix = s.prefix(s.value(`{"prefix":"`))
+	e.Ports = d.intern(s.value(`,"ports":"`))
+	e.Until = s.time(s.value(`,"until":"`))
 	s.literal(`,"origins":[`)
 	d.origins = d.list(&s, d.origins[:0])
 	e.Origins = d.origins
-	s.literal(`],"reason":"`)
-	e.Reason = d.intern(s.quoted())
-	s.literal(`,"source":"`)
-	e.Source = d.intern(s.quoted())
-	s.literal(`,"state":"`)
-	e.State = d.intern(s.quoted())
+	e.Reason = d.intern(s.value(`],"reason":"`))
+	e.Source = d.intern(s.value(`,"source":"`))
+	e.State = d.intern(s.value(`,"state":"`))
 	s.literal(`,"origin_ids":[`)
 	d.ids = d.list(&s, d.ids[:0])
 	e.OriginIDs = d.ids
 	s.literal(`]}`)
-	e.Prefix = s.prefix(prefix)
-	e.Until = s.time(until)
 	return e, s.ok && len(s.rest) == 0
 }
 
@@ -122,20 +120,16 @@ func (d *entryDecoder) decodeHeld(line []byte) (HeldEntry, error) {
 func (d *entryDecoder) fastHeld(line []byte) (HeldEntry, bool) {
 	s := scanner{rest: line, ok: true}
 	var e HeldEntry
-	value := func(before string) []byte {
-		s.literal(before)
-		return s.quoted()
-	}
-	e.Prefix = s.prefix(value(`{"prefix":"`))
-	e.Ports = d.intern(value(`,"ports":"`))
-	e.Origin = d.intern(value(`,"origin":"`))
-	e.ID = d.intern(value(`,"id":"`))
-	e.Issued = s.time(value(`,"issued":"`))
-	e.Until = s.time(value(`,"until":"`))
-	e.Reason = d.intern(value(`,"reason":"`))
-	e.Source = d.intern(value(`,"source":"`))
-	e.By = d.intern(value(`,"by":"`))
-	e.Kind = d.intern(value(`,"kind":"`))
+	e.Prefix = s.prefix(s.value(`{"prefix":"`))
+	e.Ports = d.intern(s.value(`,"ports":"`))
+	e.Origin = d.intern(s.value(`,"origin":"`))
+	e.ID = d.intern(s.value(`,"id":"`))
+	e.Issued = s.time(s.value(`,"issued":"`))
+	e.Until = s.time(s.value(`,"until":"`))
+	e.Reason = d.intern(s.value(`,"reason":"`))
+	e.Source = d.intern(s.value(`,"source":"`))
+	e.By = d.intern(s.value(`,"by":"`))
+	e.Kind = d.intern(s.value(`,"kind":"`))
 	s.literal(`}`)
 	return e, s.ok && len(s.rest) == 0
 }

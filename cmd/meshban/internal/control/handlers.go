@@ -57,7 +57,7 @@ func (s *Server) routes(server context.Context) http.Handler {
 	mux.Handle("POST "+pathListed, s.change(post(decodeListed, agent.Listed)))
 	mux.Handle("POST "+pathUnban, s.change(post(decodeUnban, agent.Unban)))
 	mux.Handle("POST "+pathAllow, s.change(post(decodeAllow, agent.Allow)))
-	mux.Handle("POST "+pathUnallow, s.change(post(decodeUnallow, agent.Unallow)))
+	mux.Handle("POST "+pathUnallow, s.change(post(decodeUnban, agent.Unallow)))
 	mux.Handle("POST "+pathInvite, s.change(post(decodeInvite, agent.Invite)))
 	mux.Handle("POST "+pathDecide, s.change(post(decodeDecide, agent.Decide)))
 	mux.Handle("POST "+pathRevoke, s.change(post(decodeRevoke, agent.Revoke)))

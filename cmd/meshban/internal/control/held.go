@@ -28,20 +28,16 @@ func (e HeldEntry) AppendJSON(dst []byte) []byte {
 	dst = append(dst, `{"prefix":"`...)
 	dst = appendPrefix(dst, e.Prefix)
 	dst = append(dst, '"')
-	text := func(name, value string) {
-		dst = append(append(append(dst, `,"`...), name...), `":`...)
-		dst = appendString(dst, value)
-	}
-	text("ports", e.Ports)
-	text("origin", e.Origin)
-	text("id", e.ID)
+	dst = appendField(dst, "ports", e.Ports)
+	dst = appendField(dst, "origin", e.Origin)
+	dst = appendField(dst, "id", e.ID)
 	dst = appendTimeValue(append(dst, `,"issued":`...), e.Issued.Truncate(time.Second))
 	dst = appendTimeValue(append(dst, `,"until":`...), e.Until)
-	text("reason", e.Reason)
-	text("source", e.Source)
-	text("by", e.By)
+	dst = appendField(dst, "reason", e.Reason)
+	dst = appendField(dst, "source", e.Source)
+	dst = appendField(dst, "by", e.By)
 	if e.Kind != "" {
-		text("kind", e.Kind)
+		dst = appendField(dst, "kind", e.Kind)
 	}
 	return append(dst, '}')
 }

@@ -24,12 +24,9 @@ func (r Result) MarshalJSON() ([]byte, error) {
 
 // UnmarshalJSON reads what MarshalJSON writes.
 func (r *Result) UnmarshalJSON(data []byte) error {
-	var w resultJSON
-	if err := json.Unmarshal(data, &w); err != nil {
-		return err
-	}
-	*r = Result{netip.Prefix(w.Prefix), time.Time(w.Until), w.State, w.Note, w.Hint, w.Err}
-	return nil
+	return via(data, r, func(w resultJSON) Result {
+		return Result{netip.Prefix(w.Prefix), time.Time(w.Until), w.State, w.Note, w.Hint, w.Err}
+	})
 }
 
 type allowEntryJSON struct {
@@ -49,12 +46,9 @@ func (e AllowEntry) MarshalJSON() ([]byte, error) {
 
 // UnmarshalJSON reads what MarshalJSON writes.
 func (e *AllowEntry) UnmarshalJSON(data []byte) error {
-	var w allowEntryJSON
-	if err := json.Unmarshal(data, &w); err != nil {
-		return err
-	}
-	*e = AllowEntry{netip.Prefix(w.Prefix), time.Time(w.Until), w.Origin, w.OriginID, w.Reason, w.Source}
-	return nil
+	return via(data, e, func(w allowEntryJSON) AllowEntry {
+		return AllowEntry{netip.Prefix(w.Prefix), time.Time(w.Until), w.Origin, w.OriginID, w.Reason, w.Source}
+	})
 }
 
 type whyJSON struct {
@@ -79,12 +73,9 @@ func (r WhyReply) MarshalJSON() ([]byte, error) {
 
 // UnmarshalJSON reads what MarshalJSON writes.
 func (r *WhyReply) UnmarshalJSON(data []byte) error {
-	var w whyJSON
-	if err := json.Unmarshal(data, &w); err != nil {
-		return err
-	}
-	*r = WhyReply{netip.Prefix(w.Address), w.Verdict, w.Summary, w.Findings, w.Nodes}
-	return nil
+	return via(data, r, func(w whyJSON) WhyReply {
+		return WhyReply{netip.Prefix(w.Address), w.Verdict, w.Summary, w.Findings, w.Nodes}
+	})
 }
 
 type findingJSON struct {
@@ -157,12 +148,7 @@ func (r InviteReply) MarshalJSON() ([]byte, error) {
 
 // UnmarshalJSON reads what MarshalJSON writes.
 func (r *InviteReply) UnmarshalJSON(data []byte) error {
-	var w inviteReplyJSON
-	if err := json.Unmarshal(data, &w); err != nil {
-		return err
-	}
-	*r = InviteReply{w.Token, w.Uses, time.Time(w.Expires)}
-	return nil
+	return via(data, r, func(w inviteReplyJSON) InviteReply { return InviteReply{w.Token, w.Uses, time.Time(w.Expires)} })
 }
 
 // auditFields is AuditEntry without its methods.
@@ -179,8 +165,7 @@ type auditJSON struct {
 func (e AuditEntry) AppendJSON(dst []byte) []byte {
 	text := func(name, value string) {
 		if value != "" {
-			dst = append(append(append(dst, `,"`...), name...), `":`...)
-			dst = appendString(dst, value)
+			dst = appendField(dst, name, value)
 		}
 	}
 	number := func(name string, value uint64) {
@@ -188,12 +173,12 @@ func (e AuditEntry) AppendJSON(dst []byte) []byte {
 		dst = strconv.AppendUint(dst, value, 10)
 	}
 	dst = e.Time.AppendFormat(append(dst, `{"time":"`...), time.RFC3339Nano)
-	dst = appendString(append(dst, `","what":`...), e.What)
+	dst = appendField(append(dst, '"'), "what", e.What)
 	text("ports", e.Ports)
 	if !e.Until.IsZero() {
 		dst = append(e.Until.AppendFormat(append(dst, `,"until":"`...), time.RFC3339Nano), '"')
 	}
-	dst = appendString(append(dst, `,"via":`...), e.Via)
+	dst = appendField(dst, "via", e.Via)
 	text("user", e.User)
 	if e.UID != nil {
 		number("uid", uint64(*e.UID))
@@ -201,8 +186,8 @@ func (e AuditEntry) AppendJSON(dst []byte) []byte {
 	if e.PID > 0 {
 		number("pid", uint64(e.PID))
 	}
-	dst = appendString(append(dst, `,"node":`...), e.Node)
-	dst = appendString(append(dst, `,"node_id":`...), e.NodeID)
+	dst = appendField(dst, "node", e.Node)
+	dst = appendField(dst, "node_id", e.NodeID)
 	text("reason", e.Reason)
 	text("source", e.Source)
 	if e.Lost > 0 {

@@ -39,11 +39,6 @@ func (r AllowRequest) MarshalJSON() ([]byte, error) {
 }
 
 // MarshalJSON writes the request for the server.
-func (r UnallowRequest) MarshalJSON() ([]byte, error) {
-	return json.Marshal(prefixRequestJSON{Prefixes: texts(r.Prefixes), Reason: r.Reason})
-}
-
-// MarshalJSON writes the request for the server.
 func (r InviteRequest) MarshalJSON() ([]byte, error) {
 	w := inviteRequestJSON{Uses: r.Uses, For: spanText(r.For)}
 	if r.Caps != (Caps{}) {
@@ -122,11 +117,6 @@ func decodeUnban(body []byte) (UnbanRequest, error) {
 func decodeAllow(body []byte) (AllowRequest, error) {
 	w, list, err := decodePrefixes(body)
 	return AllowRequest{list, time.Duration(w.For), w.Reason}, err
-}
-
-func decodeUnallow(body []byte) (UnallowRequest, error) {
-	r, err := decodeUnban(body)
-	return UnallowRequest(r), err
 }
 
 func decodePrefixes(body []byte) (prefixRequestJSON, []netip.Prefix, error) {

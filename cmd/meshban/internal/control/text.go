@@ -1,6 +1,7 @@
 package control
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -145,6 +146,21 @@ func (d *spanText) UnmarshalText(b []byte) error {
 	}
 	*d = spanText(got)
 	return nil
+}
+
+// via decodes data as a W, from which convert makes what v points to.
+func via[W, V any](data []byte, v *V, convert func(W) V) error {
+	var w W
+	err := json.Unmarshal(data, &w)
+	if err == nil {
+		*v = convert(w)
+	}
+	return err
+}
+
+// appendField appends a member of an object, which is not the first.
+func appendField(dst []byte, name, value string) []byte {
+	return appendString(append(append(append(dst, `,"`...), name...), `":`...), value)
 }
 
 // Text says which jails tell the mesh, and what to do about those that do not.

@@ -112,7 +112,10 @@ type UnbanRequest struct {
 }
 
 // UnbanReply has one Result per prefix of the request, in order; if nothing was banned, its error is CodeNotFound.
-type UnbanReply struct {
+type UnbanReply = ResultsReply
+
+// ResultsReply has one Result per prefix of a request, in order.
+type ResultsReply struct {
 	Results []Result `json:"results"`
 }
 
@@ -123,22 +126,13 @@ type AllowRequest struct {
 	Reason   string
 }
 
-// AllowReply has one Result per prefix of the request, in order.
-type AllowReply struct {
-	Results []Result `json:"results"`
-}
+type AllowReply = ResultsReply
 
 // UnallowRequest asks to remove Prefixes (1..MaxAddrs) from the mesh-wide allow list.
-type UnallowRequest struct {
-	Prefixes []netip.Prefix
-	Reason   string
-}
+type UnallowRequest = UnbanRequest
 
-// UnallowReply has one Result per prefix of the request, in order. An entry that does not exist is CodeNotFound; one
-// that is built in or from the config file is CodePolicy.
-type UnallowReply struct {
-	Results []Result `json:"results"`
-}
+// UnallowReply: an entry that does not exist is CodeNotFound; one that is built in or from the config file is CodePolicy.
+type UnallowReply = ResultsReply
 
 // Result is the outcome for one prefix of a request.
 type Result struct {
