@@ -151,14 +151,21 @@ func (l *ipsetLoad) drop() {
 	}
 }
 
-// bucketsFor returns the initial number of hash buckets, 8 bytes each, for n entries of both families. A set grows when
-// one bucket has twelve entries, which happens at about three per bucket on average; it then holds the lock of all sets
+// bucketsFor returns the initial number of hash buckets, 8 bytes each, of a set for n entries of both families. A set grows
+// when one bucket has twelve entries, which happens at about three per bucket on average; it then holds the lock of all sets
 // of the machine for 50 ms at 200,000 entries and 200 ms at 700,000, and no fresh ban gets in. So 4 MB of kernel memory
-// spare a million IPv4 bans that, and half a megabyte spares 200,000 IPv6 bans.
-func bucketsFor(v6 bool, n int) uint32 {
-	const most, perBucket = 1 << 20, 2
+// spare a million IPv4 bans that, half a megabyte spares 200,000 IPv6 bans, and 1 MB a family the 262,144 elements that one
+// origin may have for ports.
+func bucketsFor(spec setSpec, kind, n int) uint32 {
+	const most, perBucket, forPorts = 1 << 20, 2, 1 << 17
+	switch kind {
+	case kindNet:
+		return 0 // the kernel's default
+	case kindPort:
+		return forPorts
+	}
 	buckets := uint32(1 << 19)
-	if v6 {
+	if spec.v6 {
 		buckets = 1 << 16
 	}
 	for buckets < most && int(buckets)*perBucket < n {
@@ -182,12 +189,8 @@ func (b *ipset) Replace(ctx context.Context, now time.Time, state State) error {
 	load := newIPSetLoad(b, now)
 	defer load.drop()
 	for i := range b.xt.families {
-		for _, spec := range ipsetSpecs[i][:entryKinds] {
-			buckets := uint32(0)
-			if spec.typeName == "hash:ip" {
-				buckets = bucketsFor(spec.v6, state.Len)
-			}
-			if err := load.make(spec, buckets); err != nil {
+		for kind, spec := range ipsetSpecs[i][:entryKinds] {
+			if err := load.make(spec, bucketsFor(spec, kind, state.Len)); err != nil {
 				return err
 			}
 		}
