@@ -335,28 +335,40 @@ func (d *Daemon) nameNodes(text string) string {
 // maxWhere bounds the members at one address that a text names.
 const maxWhere = 3
 
-// whoIsAt names the members at an address, with or without port: those alive, or all if none is; "" if they are too
-// many.
+// whoIsAt names the members at an address, with or without port, the newest first: certified ones if there are any, so that
+// made-up members hide nobody, and of these the ones alive if any are. It returns "" if nobody is there.
 func (d *Daemon) whoIsAt(members []mesh.Member, where string) string {
-	var alive, gone []string
+	const certified, alive = 2, 1
+	var found []mesh.Member
+	best := 0
 	for _, m := range members {
 		addr := m.Addr.Addr().Unmap()
 		if where != addr.String() && where != netip.AddrPortFrom(addr, m.Addr.Port()).String() {
 			continue
 		}
-		if name := d.names.of(ban.Origin(m.ID)); m.State == mesh.StateAlive {
-			alive = append(alive, name)
-		} else {
-			gone = append(gone, name)
+		rank := 0
+		if d.names.certifiedName(ban.Origin(m.ID)) != "" {
+			rank += certified
+		}
+		if m.State == mesh.StateAlive {
+			rank += alive
+		}
+		if rank > best {
+			best, found = rank, nil
+		}
+		if rank == best {
+			found = append(found, m)
 		}
 	}
-	if len(alive) == 0 {
-		alive = gone
+	slices.SortStableFunc(found, func(a, b mesh.Member) int { return b.Since.Compare(a.Since) })
+	var who []string
+	for _, m := range found[:min(len(found), maxWhere)] {
+		who = append(who, d.names.of(ban.Origin(m.ID)))
 	}
-	if len(alive) > maxWhere {
-		return ""
+	if more := len(found) - maxWhere; more > 0 {
+		who = append(who, fmt.Sprintf("%d others", more))
 	}
-	return strings.Join(alive, " or ")
+	return strings.Join(who, " or ")
 }
 
 // member handles news of a member: its address goes to the never-ban list, and watchers get an event.

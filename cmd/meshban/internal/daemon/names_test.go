@@ -167,6 +167,18 @@ func TestACapturedNodeUnderAnotherName(t *testing.T) {
 			}
 		}
 	}
+	// Made-up members at the same address, even many, used to hide it too.
+	begun := time.Now()
+	shared[1].State, shared[1].Since = mesh.StateAlive, begun
+	for i := range byte(5) {
+		shared = append(shared, mesh.Member{ID: mesh.ID{9, i}, Addr: at, State: mesh.StateAlive, Since: begun.Add(time.Second)})
+	}
+	if got, want := a.whoIsAt(shared, at.String()), a.names.of(b.self); got != want {
+		t.Errorf("among made-up members: %q, want %q", got, want)
+	}
+	if got := a.whoIsAt(shared[2:], at.String()); !strings.HasSuffix(got, " or 2 others") {
+		t.Errorf("made-up members alone: %q", got)
+	}
 	if s, err := b.Status(t.Context()); err != nil || s.Name != "b" {
 		t.Errorf("status: %q, %v", s.Name, err)
 	}
