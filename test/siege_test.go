@@ -4,8 +4,13 @@ package test
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -102,10 +107,35 @@ func why(t *testing.T, s *siege) {
 	}
 }
 
+var apart = flag.Bool("siege.apart", false, "measure the bans of a node that has a processor of its own, as machines have")
+
+// pinned returns what sets up the second node of a mesh, whose bans are measured, on the first processor, and moves the rest of
+// the test to the others.
+func pinned(t *testing.T) (before func(*node)) {
+	t.Helper()
+	last := runtime.NumCPU() - 1
+	if last == 0 {
+		t.Fatal("-siege.apart needs two processors")
+	}
+	out, err := exec.Command("taskset", "-a", "-c", "-p", fmt.Sprintf("1-%d", last), strconv.Itoa(os.Getpid())).CombinedOutput()
+	if err != nil {
+		t.Fatalf("taskset: %v: %s", err, out)
+	}
+	return func(n *node) {
+		if n.Index == 2 {
+			must(n.Do("taskset", "-a", "-c", "-p", "0", "1"))(t) // process 1 starts all others of the host
+		}
+	}
+}
+
 // A certified member makes one attack after the other, and the honest nodes go on as before. A mesh of bystanders runs on
 // the same machine; its figures separate the effects of the attack from those of the machine.
 func TestHostile(t *testing.T) {
-	s := besiegeBeside(t, 3, 3)
+	beside, honest := 3, setup{nodes: 3}
+	if *apart {
+		beside, honest.before = 0, pinned(t)
+	}
+	s := besiegeWith(t, beside, honest)
 	s.look = s.lookOut(t)
 	during(time.Second) // the start is over
 	t.Logf("calm: %v", s.look.during(t, func() { s.calm = s.measure(t, calmBans) }))
