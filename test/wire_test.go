@@ -3,6 +3,7 @@
 package test
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -130,31 +131,49 @@ func TestImportsAndPausesAccuseNobody(t *testing.T) {
 	m.unaccused(t)
 }
 
-// Stalled streams from a hundred addresses without any key keep nobody from enrolling, coming back, or syncing.
+// joinTries is how many times in a row a newcomer may have to try to join.
+const joinTries = 3
+
+// Stalled streams from a hundred addresses without any key keep nobody from enrolling, joining with a certificate by file,
+// coming back, or syncing.
 func TestStalledOutsiders(t *testing.T) {
 	t.Parallel()
-	s := besiege(t, 4)
-	newcomer, back := s.honest[3], s.honest[2]
-	newcomer.stop(t)
-	must(newcomer.Shell("rm -rf " + stateDir + "/*"))(t)
+	s := besiegeBeside(t, 3, 2)
+	first, back, byToken, byFile := s.honest[0], s.honest[2], s.bystanders[0], s.bystanders[1]
+	for _, n := range s.bystanders { // they become newcomers, whose addresses the mesh has never seen
+		n.stop(t)
+		must(n.Shell("rm -rf " + stateDir + "/*"))(t)
+	}
+	check(t, first.WriteFile("/root/request", byFile.run(t, "join", "--request", "--name", byFile.Name)))
+	check(t, byFile.WriteFile("/root/answer", first.run(t, "ca", "sign", "/root/request")))
+	byFile.run(t, "join", "--certificate", "/root/answer", "--join", first.Mesh.String(), "--bind", s.bind(byFile))
 	back.stop(t)
 	var many strings.Builder
 	for i := range 5000 {
 		fmt.Fprintf(&many, "60.1.%d.%d\n", i/250, 1+i%250)
 	}
-	check(t, s.honest[0].WriteFile("/root/many", many.String()))
-	s.honest[0].run(t, "import", "/root/many", "--for", "1h")
+	check(t, first.WriteFile("/root/many", many.String()))
+	first.run(t, "import", "/root/many", "--for", "1h")
 	p := s.attackAs(t, "stall", "-for", untilEnded)
-	during(2 * time.Second)
-	eventually(t, banLimit, func() error { // a few tries must do
-		r, err := newcomer.Run("meshban", "join", s.token, "--name", newcomer.Name, "--bind", s.bind(newcomer))
-		if err == nil && r.Code != exitDone {
-			err = fmt.Errorf("join: exit code %d: %s", r.Code, r.Stderr)
+	eventually(t, afterwards, func() error {
+		if !strings.Contains(p.Stdout(), "full") {
+			return errors.New("the attack has not opened all its streams")
 		}
-		return err
+		return nil
 	})
-	newcomer.start(t)
-	back.start(t)
+	for try := 1; ; try++ {
+		r := must(byToken.Run("meshban", "join", s.token, "--name", byToken.Name, "--bind", s.bind(byToken)))(t)
+		if r.Code == exitDone {
+			break
+		}
+		if try == joinTries {
+			t.Fatalf("join, try %d: exit code %d: %s", try, r.Code, r.Stderr)
+		}
+	}
+	s.nodes = append(s.nodes, byToken, byFile)
+	for _, n := range s.nodes[2:] {
+		n.start(t)
+	}
 	s.inSync(t, syncLimit)
 	finish(t, p)
 	t.Log(p.Stdout())

@@ -75,7 +75,7 @@ func enrol(ctx context.Context, w *world) error {
 }
 
 // stall opens 300 streams a second from a hundred addresses, 100 to 199 of its /24. Each begins a TLS hello or announces a
-// large message and then stays silent until it is closed.
+// large message and then stays silent until it is closed. It prints "full" once it has opened more than any node serves.
 func stall(ctx context.Context, w *world) error {
 	const addresses = 100
 	own := w.self.Addr().As4()
@@ -92,15 +92,18 @@ func stall(ctx context.Context, w *world) error {
 	hello := append([]byte{0x16, 3, 1, 2, 0}, make([]byte, 100)...)
 	large := append(binary.BigEndian.AppendUint32([]byte{mlEncrypt}, 4<<20), make([]byte, 1<<20)...)
 	every(ctx, 300, func(i int) {
-		from := &net.TCPAddr{IP: net.IPv4(own[0], own[1], own[2], byte(100+i%addresses))}
-		conn, err := (&net.Dialer{LocalAddr: from, Timeout: 200 * time.Millisecond}).DialContext(ctx, "tcp", w.targets[i/addresses%len(w.targets)].String())
-		w.count(0, err)
-		if err != nil {
-			return
+		if i == 400*len(w.targets) {
+			fmt.Println("full")
 		}
+		from := &net.TCPAddr{IP: net.IPv4(own[0], own[1], own[2], byte(100+i%addresses))}
+		to := w.targets[i/addresses%len(w.targets)]
+		w.report.Messages++
 		go func() {
+			conn, err := (&net.Dialer{LocalAddr: from, Timeout: time.Second}).DialContext(ctx, "tcp", to.String())
+			if err != nil {
+				return
+			}
 			defer conn.Close()
-			_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
 			begin := hello
 			if i%10 == 0 {
 				begin = large
