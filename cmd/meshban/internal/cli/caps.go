@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -25,17 +26,8 @@ func capsFlags() []cli.Flag {
 
 // readCaps reads capsFlags; it returns the zero value if none was given.
 func readCaps(ctx *cli.Context) (c control.Caps, err error) {
-	for _, n := range []struct {
-		flag        string
-		into        *int
-		least, most int
-	}{
-		{"rate", &c.Rate, config.MinAllowance, config.MaxAllowance},
-		{"active", &c.Active, config.MinAllowance, config.MaxAllowance},
-		{"widest-ipv4", &c.Widest4, config.MinWidest4, config.MaxWidest4},
-		{"widest-ipv6", &c.Widest6, config.MinWidest6, config.MaxWidest6},
-	} {
-		if *n.into, err = readNumber(ctx, n.flag, n.least, n.most); err != nil {
+	for _, n := range c.Numbers() {
+		if *n.At, err = readNumber(ctx, strings.ReplaceAll(n.Key, "_", "-"), n.Least, n.Most); err != nil {
 			return control.Caps{}, err
 		}
 	}

@@ -103,14 +103,6 @@ func (c *command) candidates(ctx *cli.Context, before []string, last string) []s
 		}
 	case "import":
 		return []string{filesInstead}
-	case "ca":
-		return []string{"sign", "caps", "export", "import"}
-	case "held":
-		return []string{"list", "release", "drop"}
-	case "setup":
-		return []string{"fail2ban", "systemd"}
-	case "completion":
-		return []string{"bash", "zsh", "fish"}
 	case "help":
 		all := verbCandidates(verbs)
 		for _, t := range topics() {
@@ -118,7 +110,18 @@ func (c *command) candidates(ctx *cli.Context, before []string, last string) []s
 		}
 		return all
 	}
-	return nil
+	return typed.verb.choices()
+}
+
+// choices returns the words that may be the first argument: args has "list | release ADDR...".
+func (v *verb) choices() (words []string) {
+	for form := range strings.SplitSeq(v.args, "|") {
+		word, _, _ := strings.Cut(strings.TrimSpace(form), " ")
+		if word == strings.ToLower(word) && !strings.HasPrefix(word, "-") && word != "" {
+			words = append(words, word)
+		}
+	}
+	return words
 }
 
 // line is what has been typed so far.

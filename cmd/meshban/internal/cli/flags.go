@@ -96,20 +96,7 @@ func readAddrPort(ctx *cli.Context, name string, port uint16) (netip.AddrPort, e
 
 func readPath(ctx *cli.Context, name string) (string, error) { return read(ctx, name, filepath.Abs) }
 
-func readName(ctx *cli.Context) (string, error) {
-	return read(ctx, "name", func(s string) (string, error) {
-		bad := strings.IndexFunc(s, func(r rune) bool {
-			return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._-", r)
-		})
-		if bad >= 0 || len(s) > config.MaxName {
-			return "", &config.Error{
-				Problem: fmt.Sprintf("%q is no name for a node", s),
-				Remedy:  fmt.Sprintf("write 1 to %d of the letters A-Z a-z 0-9 . _ -", config.MaxName),
-			}
-		}
-		return s, nil
-	})
-}
+func readName(ctx *cli.Context) (string, error) { return read(ctx, "name", config.ParseName) }
 
 // readCount reads a whole number from 1 to most; 0 if the flag is missing.
 func readCount(ctx *cli.Context, name string, most int) (int, error) {

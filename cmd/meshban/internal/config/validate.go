@@ -48,11 +48,17 @@ func (c Config) problems() []problem {
 	return k.found
 }
 
-func validName(s string) error {
+// ParseName returns s if it can be the name of a node.
+func ParseName(s string) (string, error) {
 	if s == "" || len(s) > MaxName || !named(s) {
-		return bad(quote(s)+" is not a name", fmt.Sprintf("write 1 to %d letters, digits, dots, dashes or underscores", MaxName))
+		return "", bad(quote(s)+" is not a name", fmt.Sprintf("write 1 to %d letters, digits, dots, dashes or underscores", MaxName))
 	}
-	return nil
+	return s, nil
+}
+
+func validName(s string) error {
+	_, err := ParseName(s)
+	return err
 }
 
 func validGroup(s string) error {

@@ -42,17 +42,29 @@ func (w *capsJSON) caps() Caps {
 	}
 }
 
+// CapNumber is one of the caps that are numbers.
+type CapNumber struct {
+	Key         string // as in the configuration
+	At          *int
+	Least, Most int // unless it is zero
+}
+
+// Numbers returns those of c.
+func (c *Caps) Numbers() []CapNumber {
+	return []CapNumber{
+		{"rate", &c.Rate, config.MinAllowance, config.MaxAllowance},
+		{"active", &c.Active, config.MinAllowance, config.MaxAllowance},
+		{"widest_ipv4", &c.Widest4, config.MinWidest4, config.MaxWidest4},
+		{"widest_ipv6", &c.Widest6, config.MinWidest6, config.MaxWidest6},
+	}
+}
+
 // check validates the caps of a request.
 func (w *capsJSON) check() error {
-	for _, n := range []struct {
-		key             string
-		is, least, most int
-	}{
-		{"rate", w.Rate, config.MinAllowance, config.MaxAllowance}, {"active", w.Active, config.MinAllowance, config.MaxAllowance},
-		{"widest_ipv4", w.Widest4, config.MinWidest4, config.MaxWidest4}, {"widest_ipv6", w.Widest6, config.MinWidest6, config.MaxWidest6},
-	} {
-		if n.is != 0 && (n.is < n.least || n.is > n.most) {
-			return usage("caps: %s is %d to %d, not %d", n.key, n.least, n.most, n.is)
+	c := w.caps()
+	for _, n := range c.Numbers() {
+		if is := *n.At; is != 0 && (is < n.Least || is > n.Most) {
+			return usage("caps: %s is %d to %d, not %d", n.Key, n.Least, n.Most, is)
 		}
 	}
 	if d := time.Duration(w.MaxFor); d != 0 && (d < config.MinFor || d > config.MaxMaxFor || d%time.Second != 0) {
@@ -74,12 +86,9 @@ func (c *Caps) UnmarshalJSON(data []byte) error {
 // String lists the caps under the names that the configuration uses.
 func (c Caps) String() string {
 	var parts []string
-	for _, n := range []struct {
-		key string
-		is  int
-	}{{"rate", c.Rate}, {"active", c.Active}, {"widest_ipv4", c.Widest4}, {"widest_ipv6", c.Widest6}} {
-		if n.is != 0 {
-			parts = append(parts, fmt.Sprintf("%s %d", n.key, n.is))
+	for _, n := range c.Numbers() {
+		if *n.At != 0 {
+			parts = append(parts, fmt.Sprintf("%s %d", n.Key, *n.At))
 		}
 	}
 	if c.MaxFor != 0 {
