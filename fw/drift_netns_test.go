@@ -179,7 +179,7 @@ func TestSyncerMendsWithinATick(t *testing.T) {
 		if v.backend == NameNFTables {
 			sh(t, "nft flush ruleset")
 		} else {
-			sh(t, v.iptables+" -t raw -F")
+			sh(t, v.iptables+" -w -t raw -F")
 		}
 		select {
 		case problems := <-repaired:
@@ -205,8 +205,14 @@ func TestRulesEndByTheSyncer(t *testing.T) {
 		}
 		s, _, stop := runSyncer(t, r.open(v, OutboundDrop), 0, func() State { return state() })
 		short := Entry{Prefix: prefix("192.0.2.1"), Until: time.Now().Add(3 * time.Second)}
-		s.Submit([]Update{{Entry: short}, {Entry: entry("192.0.2.2")}}, nil)
-		eventually(t, patience, "192.0.2.1 is dropped", func() bool { return !r.udpReaches("192.0.2.1", 22) })
+		done := make(chan error)
+		s.Submit([]Update{{Entry: short}, {Entry: entry("192.0.2.2")}}, func(_ time.Time, err error) { done <- err })
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if r.udpReaches("192.0.2.1", 22) && time.Now().Before(short.Until) {
+			t.Error("192.0.2.1 gets through")
+		}
 		eventually(t, patience, "192.0.2.1 is let go", func() bool { return r.udpReaches("192.0.2.1", 22) })
 		r.want(false, "192.0.2.2")
 		stop()

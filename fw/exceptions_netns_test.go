@@ -73,7 +73,7 @@ func TestEmptiedExceptionsAreMended(t *testing.T) {
 			"nft flush set inet meshban meshban4v", "nft flush set inet meshban meshban6v", "nft flush set inet meshban meshban4a",
 			"nft delete table inet meshban; nft add table inet meshban",
 		},
-		NameIPTables: {"IPT -t raw -D MESHBAN-HIT 1", "IPT -t raw -F MESHBAN-HIT; IPT -t raw -A MESHBAN-HIT -j DROP"},
+		NameIPTables: {"IPT -w -t raw -D MESHBAN-HIT 1", "printf '*raw\\n-F MESHBAN-HIT\\n-A MESHBAN-HIT -j DROP\\nCOMMIT\\n' | IPT-restore -w --noflush"},
 	}
 	eachVariant(t, func(t *testing.T, r *rig, v variant) {
 		const tick = 100 * time.Millisecond

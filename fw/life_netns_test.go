@@ -108,7 +108,12 @@ func TestKernelForgetsByItself(t *testing.T) {
 		}
 		gone := []string{"192.0.2.8", "192.0.2.1", "2001:db8::1", "198.18.3.3", "198.18.8.0", "2001:db8:1::7", "192.0.2.2", "203.0.113.1", "192.0.2.5"}
 		held := []string{"192.0.2.3", "198.18.7.7", "203.0.113.8", "203.0.113.9", "192.0.2.4", "192.0.2.6", "192.0.2.7"}
-		for _, src := range append(gone, held...) {
+		for _, src := range gone {
+			if r.udpReaches(src, 22) && time.Now().Before(short) { // a slow machine may come too late
+				t.Errorf("%s gets through", src)
+			}
+		}
+		for _, src := range held {
 			r.want(false, src)
 		}
 		for _, src := range gone {

@@ -66,7 +66,8 @@ func TestKernelAgreesWithAModel(t *testing.T) {
 		}
 		count := map[bool]int{} // by whether the model drops the address
 		begun, slowest := time.Now(), time.Duration(0)
-		for step := range steps {
+		enough := func() bool { return min(count[true], count[false]) >= steps/3 }
+		for step := 0; step < steps || !enough() && step < 10*steps; step++ { // on a slow machine, more probes are left out
 			<-pace.C
 			slowest, begun = max(slowest, time.Since(begun)), time.Now()
 			if step%3 == 0 {
@@ -102,11 +103,11 @@ func TestKernelAgreesWithAModel(t *testing.T) {
 			}
 			for range 4 {
 				probe := random()
-				agree(t, r, held, excepted, probe.Prefix.Addr(), uint16(22+rng.IntN(4)), rounding+slowest, count)
+				agree(t, r, held, excepted, probe.Prefix.Addr(), uint16(22+rng.IntN(4)), rounding+max(slowest, time.Since(begun)), count)
 			}
 		}
 		t.Logf("%d probes were to be dropped, %d not", count[true], count[false])
-		if min(count[true], count[false]) < steps/3 {
+		if !enough() {
 			t.Error("too few probes")
 		}
 		if problems, err := b.Check(ctx); err != nil || len(problems) > 0 {

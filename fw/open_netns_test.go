@@ -145,18 +145,18 @@ func TestConnections(t *testing.T) {
 				_ = conn.Close()
 			}
 		}()
-		fetch := func() error {
-			conn, err := net.DialTimeout("tcp", "192.0.2.1:8080", tcpTimeout)
+		fetch := func(limit time.Duration) error {
+			conn, err := net.DialTimeout("tcp", "192.0.2.1:8080", limit)
 			if err != nil {
 				return err
 			}
 			defer conn.Close()
-			_ = conn.SetDeadline(time.Now().Add(tcpTimeout))
+			_ = conn.SetDeadline(time.Now().Add(limit))
 			_, err = conn.Read(make([]byte, 7))
 			return err
 		}
-		ping := func(conn net.Conn) error {
-			_ = conn.SetDeadline(time.Now().Add(tcpTimeout))
+		ping := func(conn net.Conn, limit time.Duration) error {
+			_ = conn.SetDeadline(time.Now().Add(limit))
 			if _, err := conn.Write([]byte("ping")); err != nil {
 				return err
 			}
@@ -170,18 +170,22 @@ func TestConnections(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := errors.Join(ping(conn), fetch()); err != nil {
+			if err := errors.Join(ping(conn, patience), fetch(patience)); err != nil {
 				t.Fatal("before the ban: ", err)
 			}
 			must(t, b, Update{Entry: entry("192.0.2.1")})
-			if err := ping(conn); err == nil {
+			if err := ping(conn, tcpTimeout); err == nil {
 				t.Errorf("outbound %v: the established connection lives on", outbound)
 			}
 			if r.tcpReaches("192.0.2.1", 22) {
 				t.Errorf("outbound %v: a new connection opens", outbound)
 			}
 			r.want(false, "192.0.2.1")
-			if err := fetch(); (err == nil) != (outbound == OutboundAllow) {
+			limit := tcpTimeout
+			if outbound == OutboundAllow {
+				limit = patience
+			}
+			if err := fetch(limit); (err == nil) != (outbound == OutboundAllow) {
 				t.Errorf("outbound %v: our own connection: %v", outbound, err)
 			}
 			_ = conn.Close()

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -136,8 +137,12 @@ func (r *rig) udpReaches(src string, port uint16) bool {
 	return l.saw(probe)
 }
 
-// tcpTimeout is how long a SYN may go unanswered until it counts as dropped; an answer takes less than 1 ms.
-const tcpTimeout = 300 * time.Millisecond
+const (
+	// tcpTimeout is how long a connection may be silent until it counts as cut; an answer takes less than 1 ms.
+	tcpTimeout = 300 * time.Millisecond
+	// dialTries is how many attempts in a row must be unanswered to count as dropped: during one, the machine may stand still.
+	dialTries = 3
+)
 
 // tcpReaches opens a connection from src to a port of the node and reports whether that succeeded.
 func (r *rig) tcpReaches(src string, port uint16) bool {
@@ -165,7 +170,12 @@ func (r *rig) dial(src string, port uint16) (conn net.Conn, err error) {
 	}
 	r.onAttacker(func() {
 		d := net.Dialer{Timeout: tcpTimeout, LocalAddr: &net.TCPAddr{IP: net.ParseIP(src)}}
-		conn, err = d.DialContext(context.Background(), "tcp", net.JoinHostPort(to, strconv.Itoa(int(port))))
+		for range dialTries {
+			conn, err = d.DialContext(context.Background(), "tcp", net.JoinHostPort(to, strconv.Itoa(int(port))))
+			if !errors.Is(err, os.ErrDeadlineExceeded) {
+				return
+			}
+		}
 	})
 	return conn, err
 }

@@ -13,10 +13,10 @@ import (
 )
 
 const (
-	// firstWithoutUDP and laterWithoutUDP bound how soon a ban crosses after UDP is lost: five times the target figures.
-	firstWithoutUDP, laterWithoutUDP = 25 * time.Second, 10 * time.Second
+	// firstWithoutUDP and laterWithoutUDP bound how soon a ban crosses after UDP is lost: five and ten times the target figures.
+	firstWithoutUDP, laterWithoutUDP = 25 * time.Second, 20 * time.Second
 	// udpNamed bounds how soon both sides report the loss, and how soon they stop once it ends.
-	udpNamed = 30 * time.Second
+	udpNamed = time.Minute
 )
 
 // A firewall, or a link with a smaller MTU, between one node and the two others drops UDP but lets TCP pass. Bans still
