@@ -276,13 +276,21 @@ func authority(ctx context.Context, w *world) error {
 	return nil
 }
 
-// hoard makes others store as much as it can: large frames, each with an epoch of its own, that last for a year.
+// hoard makes others store as much as it can: large frames, each with an epoch of its own, that last for a year. It signs many
+// and then sends them at once, so that it floods however few it can sign in a second.
 func hoard(ctx context.Context, w *world) error {
-	every(ctx, 5000, func(i int) {
-		now := time.Now()
-		payload := binary.BigEndian.AppendUint64(make([]byte, 1000), uint64(i))
-		w.epoch++
-		w.say(packet(kindPush, w.next(payload, now, now.Add(365*24*time.Hour))))
+	const atOnce = 1000
+	every(ctx, 5, func(i int) {
+		said := make([][]byte, atOnce)
+		for j := range said {
+			now := time.Now()
+			payload := binary.BigEndian.AppendUint64(make([]byte, 1000), uint64(i*atOnce+j))
+			w.epoch++
+			said[j] = packet(kindPush, w.next(payload, now, now.Add(365*24*time.Hour)))
+		}
+		for _, b := range said {
+			w.say(b)
+		}
 	})
 	return nil
 }
