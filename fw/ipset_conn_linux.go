@@ -21,6 +21,19 @@ const (
 // nfSocket is a netlink socket to netfilter, opened when first needed and reopened after a failure of the socket.
 type nfSocket struct{ sock *netlink.Conn }
 
+func (c *nfSocket) open() error {
+	if c.sock != nil {
+		return nil
+	}
+	sock, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return fmt.Errorf("open netlink: %w", err)
+	}
+	_ = sock.SetWriteBuffer(setSendBuffer) // without it large messages fail one by one, with a clear error
+	c.sock = sock
+	return nil
+}
+
 func (c *nfSocket) close() error {
 	if c.sock == nil {
 		return nil
@@ -32,13 +45,8 @@ func (c *nfSocket) close() error {
 
 // execute sends one request to a subsystem and waits for the kernel's verdict, which arrives before the send returns.
 func (c *nfSocket) execute(subsystem, cmd uint16, flags netlink.HeaderFlags, data []byte) ([]netlink.Message, error) {
-	if c.sock == nil {
-		sock, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
-		if err != nil {
-			return nil, fmt.Errorf("open netlink: %w", err)
-		}
-		_ = sock.SetWriteBuffer(setSendBuffer) // without it large messages fail one by one, with a clear error
-		c.sock = sock
+	if err := c.open(); err != nil {
+		return nil, err
 	}
 	answers, err := c.sock.Execute(netlink.Message{
 		Header: netlink.Header{Type: netlink.HeaderType(subsystem<<8 | cmd), Flags: netlink.Request | flags},
@@ -49,6 +57,29 @@ func (c *nfSocket) execute(subsystem, cmd uint16, flags netlink.HeaderFlags, dat
 		_ = c.close() // the socket may now hold answers to other requests
 	}
 	return answers, err
+}
+
+// allSucceed sends requests that the kernel answers only if they fail, and reports whether it took all of them. It costs
+// one question and one answer; which of them failed has to be asked one by one.
+func (c *nfSocket) allSucceed(subsystem uint16, requests []netlink.Message) (bool, error) {
+	if err := c.open(); err != nil || len(requests) == 0 {
+		return err == nil, err
+	}
+	for i := range requests {
+		requests[i].Header.Type |= netlink.HeaderType(subsystem << 8)
+		requests[i].Header.Flags |= netlink.Request
+	}
+	last := &requests[len(requests)-1]
+	last.Header.Flags |= netlink.Acknowledge
+	if _, err := c.sock.SendMessages(requests); err != nil {
+		_ = c.close()
+		return false, err
+	}
+	answers, err := c.sock.Receive()
+	if err == nil && len(answers) == 1 && answers[0].Header.Sequence == last.Header.Sequence {
+		return true, nil
+	}
+	return false, c.close() // more answers wait
 }
 
 // ipsetConn speaks to ip_set.
@@ -138,6 +169,27 @@ func (c *ipsetConn) has(set string, e element) (bool, error) {
 		return false, nil
 	}
 	return err == nil, ipsetError("test", set, err)
+}
+
+// haveAll reports whether each set has its element.
+func (c *ipsetConn) haveAll(sets []setElement) (bool, error) {
+	requests := make([]netlink.Message, len(sets))
+	for i, s := range sets {
+		m := newMessage(nil, s.set)
+		m.element(s.element)
+		requests[i] = netlink.Message{Header: netlink.Header{Type: cmdTest}, Data: m}
+	}
+	ok, err := c.allSucceed(unix.NFNL_SUBSYS_IPSET, requests)
+	if err != nil {
+		return false, fmt.Errorf("test the sets: %w", err)
+	}
+	return ok, nil
+}
+
+// setElement is an element of a set.
+type setElement struct {
+	set string
+	element
 }
 
 // add puts elements in; for those already there the timeout restarts. It returns those refused because the set is full.

@@ -164,7 +164,7 @@ func noIPSet(err error) bool {
 }
 
 func (b *ipset) Name() string              { return NameIPSet }
-func (b *ipset) Close() error              { return errors.Join(b.conn.close(), b.xt.sock.close()) }
+func (b *ipset) Close() error              { return errors.Join(b.conn.close(), b.xt.close()) }
 func (b *ipset) letsThrough() string       { return b.xt.open6 }
 func (b *ipset) quick()                    {}
 func (b *ipset) takesRepeats()             {} // adding an existing element resets its timeout (ipset(8), -exist)

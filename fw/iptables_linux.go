@@ -62,7 +62,7 @@ func openIPTables(ctx context.Context, opts Options) (Backend, string, error) {
 }
 
 func (b *iptablesBackend) Name() string        { return NameIPTables }
-func (b *iptablesBackend) Close() error        { return b.xt.sock.close() }
+func (b *iptablesBackend) Close() error        { return b.xt.close() }
 func (b *iptablesBackend) letsThrough() string { return b.xt.open6 }
 
 // want returns what both chains should hold.

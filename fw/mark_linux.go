@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"syscall"
 	"unsafe"
@@ -26,20 +27,22 @@ type tableInfo struct {
 }
 
 // legacyMark returns a text that changes when rules are added to a legacy table or removed from it.
-func legacyMark(v6 bool, table string) (string, error) {
+func (f *xtFamily) legacyMark(table string) (string, error) {
 	domain, level := unix.AF_INET, unix.SOL_IP
-	if v6 {
+	if f.v6 {
 		domain, level = unix.AF_INET6, unix.SOL_IPV6
 	}
-	fd, err := unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW) // as iptables does; no packet is sent
-	if err != nil {
-		return "", fmt.Errorf("look at the table %s: %w", table, err)
+	if f.asks == nil {
+		fd, err := unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW) // as iptables does; no packet is sent
+		if err != nil {
+			return "", fmt.Errorf("look at the table %s: %w", table, err)
+		}
+		f.asks = os.NewFile(uintptr(fd), f.name)
 	}
-	defer func() { _ = unix.Close(fd) }()
 	var info tableInfo
 	copy(info.name[:], table)
 	size := uint32(unsafe.Sizeof(info))
-	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), getInfo,
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, f.asks.Fd(), uintptr(level), getInfo,
 		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
 	if errno != 0 {
 		return "", fmt.Errorf("look at the table %s: %w", table, errno)
@@ -70,6 +73,17 @@ func (c *nfSocket) nftGeneration() (uint32, error) {
 	return 0, errors.New("nf_tables: the kernel returned no generation")
 }
 
+// close frees the sockets that mark uses.
+func (x *xtables) close() error {
+	for _, f := range x.families {
+		if f.asks != nil {
+			_ = f.asks.Close()
+			f.asks = nil
+		}
+	}
+	return x.sock.close()
+}
+
 // mark returns a text that changes whenever anybody, including this agent, has changed rules.
 func (x *xtables) mark() (string, error) {
 	var parts []string
@@ -78,7 +92,7 @@ func (x *xtables) mark() (string, error) {
 			generation, err := x.sock.nftGeneration()
 			return fmt.Sprint("nf_tables ", generation), err // one for both families
 		}
-		part, err := legacyMark(f.v6, x.table)
+		part, err := f.legacyMark(x.table)
 		if errors.Is(err, syscall.ENOPROTOOPT) || errors.Is(err, syscall.ENOENT) {
 			part, err = "none", nil // the table is gone
 		}

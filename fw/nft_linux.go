@@ -27,6 +27,7 @@ type nft struct {
 	exceptions Exceptions // the last that were set
 	loaded     bool       // a load has put sentinels into all sets
 	commits    uint32     // our own changes of nf_tables
+	glanced    string     // the mark at which each set last had its sentinel
 	sock       nfSocket   // for glances
 	removed    removals
 }

@@ -23,20 +23,30 @@ func sentinelOf(family, kind int) element {
 
 // glance asks each set for its sentinel, and takes the mark of the tables that hold our rules.
 func (b *ipset) glance(context.Context) (problems []string, mark string, err error) {
+	var sets []setElement
 	for i := range b.xt.families {
 		for kind, spec := range ipsetSpecs[i] {
-			if !b.loaded || kind >= entryKinds && !b.placed {
-				continue
+			if b.loaded && (kind < entryKinds || b.placed) {
+				sets = append(sets, setElement{spec.name, sentinelOf(i, kind)})
 			}
-			there, err := b.conn.has(spec.name, sentinelOf(i, kind))
-			switch {
-			case errors.Is(err, syscall.ENOENT):
-				problems = append(problems, fmt.Sprintf("the set %s is missing", spec.name))
-			case err != nil:
-				return nil, "", err
-			case !there:
-				problems = append(problems, fmt.Sprintf("the set %s was emptied", spec.name))
-			}
+		}
+	}
+	all, err := b.conn.haveAll(sets)
+	if err != nil {
+		return nil, "", err
+	}
+	for _, s := range sets {
+		if all {
+			break
+		}
+		there, err := b.conn.has(s.set, s.element)
+		switch {
+		case errors.Is(err, syscall.ENOENT):
+			problems = append(problems, fmt.Sprintf("the set %s is missing", s.set))
+		case err != nil:
+			return nil, "", err
+		case !there:
+			problems = append(problems, fmt.Sprintf("the set %s was emptied", s.set))
 		}
 	}
 	mark, err = b.xt.mark()

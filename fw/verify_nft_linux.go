@@ -17,11 +17,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// glance asks each set for its sentinel, and nf_tables for changes that are not ours.
+// glance asks nf_tables for changes that are not ours, and each set for its sentinel if there was one: every change,
+// also of a set's elements, makes a new generation.
 func (b *nft) glance(context.Context) (problems []string, mark string, err error) {
 	generation, err := b.sock.nftGeneration()
 	if err != nil {
 		return nil, "", err
+	}
+	mark = fmt.Sprint(generation - b.commits)
+	if mark == b.glanced {
+		return nil, mark, nil
 	}
 	for i := range sentinels {
 		for kind := range nftKinds {
@@ -38,7 +43,10 @@ func (b *nft) glance(context.Context) (problems []string, mark string, err error
 			}
 		}
 	}
-	return problems, fmt.Sprint(generation - b.commits), nil
+	if len(problems) == 0 {
+		b.glanced = mark
+	}
+	return problems, mark, nil
 }
 
 func sentinelKey(family, kind int) []byte {

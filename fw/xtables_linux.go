@@ -51,7 +51,8 @@ type xtFamily struct {
 	name string // for people: "ip6tables (legacy)"
 	wait string // seconds to wait for the lock before a change
 	ipt  *iptables.IPTables
-	made string // what exists in the table in use only because of us, see madeNothing
+	asks *os.File // a socket for legacyMark, nil until it is needed
+	made string   // what exists in the table in use only because of us, see madeNothing
 }
 
 // commandName returns the command of one address family, named after the IPv4 one: "ip6tables-legacy" for

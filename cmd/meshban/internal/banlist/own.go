@@ -1,6 +1,9 @@
 package banlist
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // ownName is the table that meshban export writes, and the prefix of its sets.
 const ownName = "meshban-export"
@@ -62,6 +65,9 @@ func (r *reader) ownNft(line string) (bool, error) {
 	return true, nil
 }
 
+// tableLines begin the tables of a file that iptables-save has written.
+var tableLines = []string{"*filter", "*nat", "*mangle", "*raw", "*security"}
+
 // foreign recognises lines of other programs' files and says what to do; nil = not recognised.
 func foreign(line string) *Error {
 	words := strings.Fields(strings.ToLower(line))
@@ -84,7 +90,7 @@ func foreign(line string) *Error {
 		return of("an ipset file", "a set may hold allowed addresses; if NAME is to be banned: awk '$1 == \"add\" && $2 == \"NAME\" {print $3}' FILE | meshban import -")
 	case first == "table", first == "flush", first == "add" || first == "delete", strings.HasPrefix(first, "elements"), first == "define":
 		return of("an nftables file", "write its addresses to a file, one per line")
-	case first == "-a", first == "-i", first == "iptables", first == "ip6tables", first[0] == '*', first[0] == ':' && len(words) == 3:
+	case first == "-a", first == "-i", first == "iptables", first == "ip6tables", slices.Contains(tableLines, first), first[0] == ':' && len(words) == 3:
 		return of("iptables rules", "awk '/-j (DROP|REJECT)/ {for (i = 1; i < NF; i++) if ($i == \"-s\") print $(i+1)}' FILE | meshban import -")
 	case letsThrough(words) != nil, first == "deny", first == "allow":
 		return refused(wrong("delete such lines, and write one address to ban per line", "%s is not a line of a list", quote(line)))

@@ -2,6 +2,7 @@ package hostinfo
 
 import (
 	"net/netip"
+	"os"
 	"slices"
 	"time"
 )
@@ -27,6 +28,15 @@ type Sessions struct {
 	allAgain  time.Time             // when they are examined again
 	peers     map[socket]netip.Addr // of the sockets seen by the last look
 	covered   map[netip.Addr]cover
+	load      *os.File // /proc/loadavg, which names the newest process
+	last      look
+}
+
+// look is what one look for sessions found.
+type look struct {
+	newest   string // process at that time; "" if the look must be repeated anyway
+	sessions []session
+	err      error
 }
 
 // socket is one socket of an sshd process.

@@ -41,14 +41,31 @@ type sshd struct {
 	pid, parent int
 	root        bool   // all its user ids are 0
 	user        string // whose authenticated session it is; "" if it is none
+	begins      bool   // it serves a connection, and nobody is logged in yet
 }
 
+// find returns the sessions there are. If no process has started since the last look and nobody was logging in, none
+// can have begun, and that look still holds; it is repeated every lookAgain.
 func (s *Sessions) find(now time.Time) ([]session, error) {
+	newest := s.newestProcess()
+	if newest != "" && newest == s.last.newest && !now.After(s.allAgain) {
+		return s.last.sessions, s.last.err
+	}
 	processes, err := s.sshds(now)
 	if err != nil {
 		return nil, err
 	}
-	found := s.logind(processes)
+	found, settled, err := s.sessionsOf(processes)
+	if !settled {
+		newest = ""
+	}
+	s.last = look{newest, found, err}
+	return found, err
+}
+
+// sessionsOf returns the sessions that processes serve. settled reports whether nobody is about to be logged in.
+func (s *Sessions) sessionsOf(processes map[int]sshd) (found []session, settled bool, err error) {
+	found, settled = s.logind(processes), !beginning(processes)
 	peers := map[socket]netip.Addr{}
 	var errs []error
 	for _, p := range processes {
@@ -59,12 +76,50 @@ func (s *Sessions) find(now time.Time) ([]session, error) {
 		switch {
 		case err == nil && !addr.IsLoopback():
 			found = append(found, session{addr, p.user})
+		case errors.Is(err, errNoConnection):
+			settled = false
 		case errors.Is(err, fs.ErrPermission) && !slices.ContainsFunc(found, func(f session) bool { return f.user == p.user }):
 			errs = append(errs, fmt.Errorf("the ssh session of %s is not protected from bans: its address cannot be read: %w", p.user, err))
 		}
 	}
 	s.peers = peers
-	return found, errors.Join(errs...)
+	return found, settled, errors.Join(errs...)
+}
+
+// newestProcess returns the number of the process that started last, or "" if it is unknown.
+func (s *Sessions) newestProcess() string {
+	if s.load == nil {
+		if self, _ := os.Readlink(filepath.Join(s.procDir, "self")); self != strconv.Itoa(os.Getpid()) {
+			return "" // /proc belongs to another PID namespace, whose processes loadavg does not count
+		}
+		f, err := os.Open(filepath.Join(s.procDir, "loadavg"))
+		if err != nil {
+			return ""
+		}
+		s.load = f
+	}
+	text := make([]byte, 128)
+	n, _ := s.load.ReadAt(text, 0)
+	words := strings.Fields(string(text[:n]))
+	if len(words) == 0 {
+		return ""
+	}
+	return words[len(words)-1]
+}
+
+// beginning reports whether someone may be logging in. A process that serves a user's login stays root's, beside one of
+// the user.
+func beginning(all map[int]sshd) bool {
+	begun := map[int]bool{}
+	for _, p := range all {
+		begun[p.parent] = begun[p.parent] || p.user != ""
+	}
+	for pid, p := range all {
+		if p.begins && !begun[pid] {
+			return true
+		}
+	}
+	return false
 }
 
 // sshds returns the sshd processes by pid.
@@ -117,7 +172,9 @@ func (s *Sessions) process(pid int) (sshd, bool) {
 	if err != nil {
 		return sshd{}, false
 	}
-	p := sshd{pid: pid, user: sessionUser(string(bytes.TrimRight(title, "\x00")))}
+	text := string(bytes.TrimRight(title, "\x00"))
+	p := sshd{pid: pid, user: sessionUser(text)}
+	p.begins = p.user == "" && strings.HasPrefix(text, "sshd") && !strings.Contains(text, "[listener]")
 	for line := range strings.Lines(string(status)) {
 		key, rest, _ := strings.Cut(line, ":")
 		words := strings.Fields(rest)

@@ -2,6 +2,7 @@ package hostinfo
 
 import (
 	"bufio"
+	"cmp"
 	"fmt"
 	"net/netip"
 	"os"
@@ -220,6 +221,64 @@ func TestSessionsEndAndAreBounded(t *testing.T) {
 	}
 	if got := read(now.Add(time.Second)); len(got) != MaxSessions || !slices.Contains(got, "192.0.2.2") {
 		t.Errorf("%d addresses; who is logged in found no place beside those who are not", len(got))
+	}
+}
+
+// Looking at every process each second would be most of an idle agent's work, so a look is repeated only if a session
+// may have begun since.
+func TestSessionsAreLookedForAgain(t *testing.T) {
+	const quiet, listener = "0.00 0.01 0.05 1/80 99\n", "sshd: /usr/sbin/sshd -D [listener] 0 of 10-100 startups"
+	for _, c := range []struct {
+		name     string
+		before   func(fakeProc) // beside a listener and bash
+		loadavg  string         // at the second look
+		after    time.Duration
+		want     bool   // the second look sees the session that has begun
+		self     string // link in /proc
+		noKernel bool   // there is no loadavg
+	}{
+		{name: "ok: nothing started"},
+		{name: "ok: a user is logged in, nothing started", before: func(f fakeProc) {
+			f.process(50, 1, "sshd", "sshd: alice [priv]", "0", 101)
+			f.process(51, 50, "sshd", "sshd: alice@notty", "4200", 101)
+		}},
+		{name: "ok: a process started", loadavg: "0.00 0.01 0.05 1/80 100\n", want: true},
+		{name: "ok: long ago", after: lookAgain + time.Second, want: true},
+		{name: "ok: a login is under way", before: func(f fakeProc) { f.process(50, 1, "sshd", "sshd: root [priv]", "0") }, want: true},
+		{name: "ok: a connection is new", before: func(f fakeProc) { f.process(50, 1, "sshd-session", "sshd-session: [accepted]", "0") }, want: true},
+		{name: "ok: a session without a connection yet", before: func(f fakeProc) { f.process(50, 1, "sshd", "sshd: root", "0") }, want: true},
+		{name: "ok: /proc of another namespace", self: "1", want: true},
+		{name: "ok: no loadavg", noKernel: true, want: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, f := fakeSessions(t)
+			f.process(10, 1, "sshd", listener, "0")
+			f.process(20, 1, "bash", "bash", "4200")
+			if c.before != nil {
+				c.before(f)
+			}
+			if !c.noKernel {
+				f.file("loadavg", quiet)
+			}
+			if err := os.Symlink(cmp.Or(c.self, fmt.Sprint(os.Getpid())), filepath.Join(s.procDir, "self")); err != nil {
+				t.Fatal(err)
+			}
+			now := time.Now()
+			if _, err := s.Read(now); err != nil {
+				t.Fatal(err)
+			}
+			f.process(60, 1, "sshd", "sshd: root@pts/0", "0", 102)
+			if c.loadavg != "" {
+				f.file("loadavg", c.loadavg)
+			}
+			got, err := s.Read(now.Add(max(c.after, time.Second)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if found := slices.Contains(addrsOf(got), "192.0.2.2"); found != c.want {
+				t.Errorf("the second look found %v", addrsOf(got))
+			}
+		})
 	}
 }
 
