@@ -4,6 +4,7 @@ package test
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -76,5 +77,51 @@ func TestAddressesComeAndChange(t *testing.T) {
 	m.cross(t, "the address changed")
 	if s := b.status(t); len(s.Problems) > 0 || s.Mesh.Alive != 2 {
 		t.Errorf("%d alive, problems %q", s.Mesh.Alive, s.Problems)
+	}
+}
+
+// A node behind NAT advertises the address that its machine knows, at which nobody reaches it. It learns from a member
+// that this is so, and the line that it is told to write into the configuration makes it reachable.
+func TestNodeBehindNATIsToldItsAddress(t *testing.T) {
+	t.Parallel() // most of it is the quiet time before a node asks
+	m := newFleet(t, 2)
+	a, b := m.nodes[0], m.nodes[1]
+	for _, n := range m.nodes {
+		n.ip(t, "link set probe0 down")
+		n.ip(t, "-6 addr flush dev mesh0 scope global")
+	}
+	// b's machine uses the address of a network that only it knows, and translates it as its router would.
+	const inside = "192.168.77.2"
+	b.ip(t, "addr add "+inside+"/24 dev mesh0")
+	b.ip(t, "route replace 10.77.0.0/24 dev mesh0 scope link src "+inside)
+	must(b.Shell("iptables -w -t nat -A POSTROUTING -o mesh0 -s " + inside + " -j SNAT --to-source " + b.Mesh.String()))(t)
+	a.run(t, "init", "--name", a.Name)
+	a.start(t)
+	b.run(t, "join", strings.TrimSpace(a.run(t, "invite")), "--name", b.Name)
+	b.start(t)
+
+	var told []string
+	// Its certificate may not have arrived yet.
+	member := fmt.Sprintf(`(?:%s|\w+) \((?:\w+|at %v)\)`, a.Name, a.Mesh)
+	advertise := regexp.MustCompile("^advertise: " + member + " sees this node at (.+), and gets no answer at (.+):7946, which it advertises: write `(advertise: .+)` into meshban.yaml")
+	check(t, rig.Within(syncLimit, func() error {
+		problems := b.status(t).Problems
+		for _, p := range problems {
+			if told = advertise.FindStringSubmatch(p); told != nil {
+				return nil
+			}
+		}
+		return fmt.Errorf("b is not told at which address others see it: %q", problems)
+	}))
+	if told[1] != b.Mesh.String() || told[2] != inside {
+		t.Errorf("%s, which is seen at %v, is told %q", b.Name, b.Mesh, told[0])
+	}
+	b.configure(t, told[3])
+	b.stop(t)
+	b.start(t)
+	m.inSync(t, syncLimit)
+	m.cross(t, "the address is advertised")
+	if s := b.status(t); len(s.Problems) > 0 {
+		t.Errorf("the remedy was typed, but these problems stay: %q", s.Problems)
 	}
 }

@@ -317,19 +317,30 @@ func (d *Daemon) checkName(ctx context.Context) error {
 	return d.keepRecord(ctx, renamed.Raw())
 }
 
-// nameNodes adds names to the ids in a text, and to the addresses of members.
+// nameNodes adds names to the ids in a text, and to the addresses of other members.
 func (d *Daemon) nameNodes(text string) string {
 	members := d.mesh.Members()
 	words := strings.Split(text, " ")
 	for i, w := range words {
 		core := strings.Trim(w, ",;:.()")
 		if id, err := mesh.ParseID(core); err == nil {
-			words[i] = strings.Replace(w, core, d.names.full(ban.Origin(id)), 1)
+			words[i] = strings.Replace(w, core, d.nameOrPlace(members, id), 1)
 		} else if who := d.whoIsAt(members, core); who != "" {
 			words[i] = strings.Replace(w, core, core+" (where "+who+" is)", 1)
 		}
 	}
 	return strings.Join(words, " ")
+}
+
+// nameOrPlace returns a node's full name, or where it is if its certificate is not known here.
+func (d *Daemon) nameOrPlace(members []mesh.Member, id mesh.ID) string {
+	name := d.names.full(ban.Origin(id))
+	for _, m := range members {
+		if m.ID == id && m.Addr.IsValid() && d.names.certifiedName(ban.Origin(id)) == "" {
+			return fmt.Sprintf("%s (at %v)", name, m.Addr.Addr().Unmap())
+		}
+	}
+	return name
 }
 
 // maxWhere bounds the members at one address that a text names.
@@ -343,7 +354,7 @@ func (d *Daemon) whoIsAt(members []mesh.Member, where string) string {
 	best := 0
 	for _, m := range members {
 		addr := m.Addr.Addr().Unmap()
-		if where != addr.String() && where != netip.AddrPortFrom(addr, m.Addr.Port()).String() {
+		if m.Self || where != addr.String() && where != netip.AddrPortFrom(addr, m.Addr.Port()).String() {
 			continue
 		}
 		rank := 0
