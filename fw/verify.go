@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -66,7 +67,7 @@ func (s *Syncer) glance(ctx context.Context) {
 
 // mend reloads everything because of problems.
 func (s *Syncer) mend(ctx context.Context, problems []string) {
-	s.cfg.Logger.Warn("another program changed the firewall, repairing it", "problems", problems)
+	s.cfg.Logger.Warn("another program changed the firewall, repairing it", "problems", strings.Join(problems, "; "))
 	s.work.mending = problems
 	_ = s.reload(ctx)
 }

@@ -117,7 +117,11 @@ func (d *Daemon) foresee(now time.Time, ops []ban.Op) {
 		}
 		d.alarm.beyond++
 		d.metrics.foreseen(policy.Rule)
-		d.problems.set("caps", fmt.Sprintf("%d ops of this node go beyond what peers take: %s", d.alarm.beyond, policy.Detail))
+		ops := fmt.Sprint(d.alarm.beyond, " ops of this node go")
+		if d.alarm.beyond == 1 {
+			ops = "1 op of this node goes"
+		}
+		d.problems.set("caps", fmt.Sprintf("%s beyond what peers take: %s", ops, policy.Detail))
 		if now.Sub(d.alarm.warned) >= alarmEvery {
 			d.alarm.warned = now
 			d.log.Warn("peers will not enforce all that this node says", "rule", policy.Rule, "detail", policy.Detail, "prefix", op.Prefix)

@@ -11,6 +11,7 @@ import (
 	"os/user"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/meshban/meshban/ban"
@@ -345,7 +346,7 @@ func (d *Daemon) openFirewall(ctx context.Context) error {
 	d.fw, err = fw.NewSyncer(fw.SyncerConfig{
 		Backend: backend, Snapshot: d.snapshot, Exceptions: d.exceptions, CheckEvery: d.cfg.Firewall.Check, Logger: d.log,
 		OnRepair: func(problems []string) {
-			d.log.Warn("repaired the firewall", "problems", problems)
+			d.log.Warn("repaired the firewall", "problems", strings.Join(problems, "; "))
 		},
 	})
 	if err != nil {
