@@ -12,7 +12,7 @@ import (
 // A ban is longer the more often the address was banned before, by any node.
 func TestEscalation(t *testing.T) {
 	t.Parallel()
-	const once = 4 * time.Second
+	const once = 6 * time.Second
 	m := newMesh(t, setup{nodes: 2, config: "bans: {for: " + once.String() + "}\nescalation: {factor: 2, memory: 1h}"})
 	a, b := m.nodes[0], m.nodes[1]
 	src := fresh()

@@ -63,11 +63,11 @@ func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for limit := time.After(10 * time.Second); !cond(); {
+	for limit := time.After(30 * time.Second); !cond(); {
 		select {
 		case <-tick.C:
 		case <-limit:
-			t.Fatalf("not within 10s: %s", what)
+			t.Fatalf("not within 30s: %s", what)
 		}
 	}
 }
