@@ -201,7 +201,7 @@ func TestMarksOfTheFuture(t *testing.T) {
 		t.Error(err)
 	}
 	if edge.Version.Epoch++; g.Admit(base, tb, &edge) == nil {
-		t.Error("a version further ahead than any mark is let in")
+		t.Error("a version further ahead than any mark was accepted")
 	}
 }
 

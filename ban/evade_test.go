@@ -128,7 +128,7 @@ func TestRefreshesOfPortsAreBounded(t *testing.T) {
 		t.Errorf("the kernel takes %d elements, at most %d; %d refused", elements, MaxSaidElements, refused)
 	}
 	if n := tb.Counts(); n.Active != bans || n.Held != 0 {
-		t.Errorf("what stood stands no longer: %+v", n)
+		t.Errorf("an earlier ban is no longer in force: %+v", n)
 	}
 	again := record(peerA, 1<<20, KindBan, "198.18.0.1", 9000, onPorts("1-512"))
 	again.Issued = tick(3600)
@@ -169,7 +169,7 @@ func TestNoOriginTakesAllRoomForPorts(t *testing.T) {
 			}
 			say(peerA, 1, KindRevoke)
 			if h := say(peerA, 2*most+1, KindBan); h != HoldNone {
-				t.Fatalf("in place of what was taken back: %v", h)
+				t.Fatalf("in place of the withdrawn bans: %v", h)
 			}
 		}
 	}

@@ -78,11 +78,11 @@ func fold(kernel map[ruleKey]int64, cs []Change) error {
 		case c.Enforce && c.Lift:
 			return fmt.Errorf("%v of %v: both enforce and lift", c.Event, k)
 		case c.Enforce && there && old == millis(c.Until):
-			return fmt.Errorf("%v of %v: enforces what is there", c.Event, k)
+			return fmt.Errorf("%v of %v: enforces an entry that is in force already", c.Event, k)
 		case c.Enforce:
 			kernel[k] = millis(c.Until)
 		case c.Lift && !there:
-			return fmt.Errorf("%v of %v: lifts what is not there", c.Event, k)
+			return fmt.Errorf("%v of %v: lifts an entry that is not in force", c.Event, k)
 		case c.Lift && old != millis(c.Until):
 			return fmt.Errorf("%v of %v: lifts until %v, was %v", c.Event, k, c.Until, fromMillis(old))
 		case c.Lift:

@@ -28,14 +28,14 @@ func TestHeldWaitsForTheOperator(t *testing.T) {
 		t.Errorf("enforced: %+v", tb.Counts())
 	}
 	for range tb.RemoteBans(base, r.Prefix.Addr()) {
-		t.Error("a line about what is held counts as an echo")
+		t.Error("a line about a held address counts as an echo")
 	}
 	if f := tb.Why(r.Prefix)[0]; !strings.Contains(f.Status, "breaker") {
 		t.Errorf("why: %+v", f)
 	}
 	own := record(self, 1, KindBan, "192.0.2.7", 30)
 	if c := only(t, tb.Merge(base, single(own))); c.Event != EventBan || !c.Until.Equal(tick(30)) {
-		t.Errorf("own ban of what is held: %+v", c)
+		t.Errorf("own ban of a held address: %+v", c)
 	}
 	if cs := tb.Expire(tick(30)); !only(t, cs).Lift || tb.Counts().Held != 1 {
 		t.Errorf("when the own ban ends: %+v %+v", cs, tb.Counts())
@@ -49,7 +49,7 @@ func TestHeldWaitsForTheOperator(t *testing.T) {
 		t.Errorf("released: %+v", c)
 	}
 	if cs := tb.Merge(tick(31), single(r)); cs != nil {
-		t.Errorf("held again when it came again: %+v", cs)
+		t.Errorf("held again when it arrived again: %+v", cs)
 	}
 }
 

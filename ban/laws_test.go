@@ -223,7 +223,7 @@ func TestShorterWordHoldsAfterARestart(t *testing.T) {
 				}
 			}
 			if r, ok := late.own(b, inner.Prefix, Ports{}); !ok || !r.Until.Equal(inner.Until) {
-				t.Errorf("what lies inside was ended too: %+v %v", r, ok)
+				t.Errorf("bans inside it ended too: %+v %v", r, ok)
 			}
 		})
 	}

@@ -193,6 +193,6 @@ func TestQuorumsAreChecked(t *testing.T) {
 	tb.Merge(base, single(record(peerA, 1, KindBan, "192.0.2.7", 60, of("line"))))
 	cs, err := tb.SetPolicy(base, Limits{}, Quorum{}, SourceQuorum{"line", Quorum{2, time.Minute}})
 	if err != nil || len(cs) != 1 || !cs[0].Lift || tb.Counts().Pending != 1 {
-		t.Errorf("a new quorum lifts what does not meet it: %+v, %v", cs, err)
+		t.Errorf("after a new quorum: %+v, %v", cs, err)
 	}
 }

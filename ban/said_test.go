@@ -10,7 +10,7 @@ import (
 // There can be a million recs.
 func TestRecSize(t *testing.T) {
 	if n := unsafe.Sizeof(rec{}); n > 64 {
-		t.Errorf("a rec has %d bytes, at most 64 are wanted", n)
+		t.Errorf("a rec has %d bytes, want at most 64", n)
 	}
 }
 

@@ -119,7 +119,7 @@ func TestKernelForgetsByItself(t *testing.T) {
 		for _, src := range gone {
 			eventually(t, patience, src+" is let go", func() bool { return r.udpReaches(src, 22) })
 			if early := time.Until(short); early > 0 {
-				t.Errorf("%s was let go %v too soon", src, early)
+				t.Errorf("%s was released %v too soon", src, early)
 			}
 		}
 		for _, src := range held {

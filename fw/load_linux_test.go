@@ -114,7 +114,7 @@ func freshDuring(t *testing.T, n *sent, b loadOnly, list []netip.Prefix, ports [
 	}
 	most := maxSliceElements + max(maxElements, nftPending+nftMessage)
 	if len(told) != len(fresh) || slices.Max(told) > most {
-		t.Errorf("the fresh entries were told after %d elements, want at most %d", told, most)
+		t.Errorf("the fresh entries were sent after %d elements, want at most %d", told, most)
 	}
 	if n.adds < rest-2*most {
 		t.Errorf("only %d elements came after them", n.adds)

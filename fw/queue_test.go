@@ -39,7 +39,7 @@ func TestFreshPassesAnyBulk(t *testing.T) {
 	}
 	in.bulk.drop()
 	if !in.passes([]Update{at(taken)}) {
-		t.Error("what was dropped is waited for")
+		t.Error("the queue waits for a dropped change")
 	}
 }
 

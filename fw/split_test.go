@@ -161,7 +161,7 @@ func TestPartsAreBounded(t *testing.T) {
 		}
 	}
 	if !note(0, false) || !note(1000, true) || s.size > maxParts {
-		t.Errorf("a refresh, or an own ban, has no room: %d", s.size)
+		t.Errorf("no room for a refresh or an own ban: %d", s.size)
 	}
 	for i := range maxParts / cost {
 		s.note(now, Update{Entry: Entry{Prefix: netip.MustParsePrefix("2001:db8::/60"), Ports: ports(i)}, Remove: true})

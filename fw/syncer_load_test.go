@@ -69,7 +69,7 @@ func TestALoadHoldsUpNoFreshEntry(t *testing.T) {
 				go func() { done <- s.Run(ctx) }()
 				synctest.Wait()
 				if _, ok := fake.held[at(gone).Key()]; ok {
-					t.Error("what was removed during the load came back with it")
+					t.Error("an entry removed during the load came back with it")
 				}
 				if got := s.Status().Enforced; got != n || len(fake.held) != n {
 					t.Errorf("%d counted, %d in the kernel, want %d", got, len(fake.held), n)

@@ -48,7 +48,7 @@ func TestFreshUpdatesPassABulk(t *testing.T) {
 		}
 		synctest.Wait()
 		if got := so(); len(got) != 7 || got[6] != "of the bulk" {
-			t.Errorf("%q: what is about the same address shall not pass", got)
+			t.Errorf("%q: overtook a change of the same address", got)
 		}
 		if n := get(b.fake, func(f *fake) int { return len(f.batches) }); n != 7 {
 			t.Errorf("%d batches, want 7", n)

@@ -147,7 +147,7 @@ func TestCloneIsNamed(t *testing.T) {
 				return nil
 			}
 		}
-		return fmt.Errorf("nobody names the clone at %v: %v", clone.Mesh, a.status(t).Problems)
+		return fmt.Errorf("no node names the clone at %v: %v", clone.Mesh, a.status(t).Problems)
 	})
 	src := fresh() // the rest of the mesh goes on
 	pairs := m.watch(t, src)

@@ -147,6 +147,6 @@ func TestCapsOfOnePeer(t *testing.T) {
 	good.run(t, "ban", src.String())
 	enforced(t, pairs, start)
 	if p := strings.Join(bad.status(t).Problems, "\n"); !strings.Contains(p, "caps: 900 ops of this node") {
-		t.Errorf("its own operator is told: %q", p)
+		t.Errorf("its own status shows: %q", p)
 	}
 }

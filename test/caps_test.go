@@ -77,7 +77,7 @@ func TestCapsOfACertificate(t *testing.T) {
 	}
 	bad.run(t, "ban", long.String(), "--for", "2h")
 	if out := bad.exit(t, exitPolicy, "unban", honest.String()); !strings.Contains(out.Stderr, "refused by") {
-		t.Errorf("unban of what others banned: %+v", out)
+		t.Errorf("unban of other nodes' bans: %+v", out)
 	}
 	enforced(t, at(watched[wide.Addr()]), start)
 	enforced(t, at(watched[long]), start)
@@ -150,7 +150,7 @@ func TestCapsOfACertificate(t *testing.T) {
 	}
 	for _, n := range []*node{first, good} {
 		if p := strings.Join(n.status(t).Problems, "\n"); strings.Contains(p, "peers:") {
-			t.Errorf("%s is told what is not so: %q", n.Name, p)
+			t.Errorf("%s shows a false warning: %q", n.Name, p)
 		}
 	}
 

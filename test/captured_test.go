@@ -57,7 +57,7 @@ func TestReplay(t *testing.T) {
 	for _, name := range []string{"meshban_frames_duplicate_total", `meshban_frames_refused_total{reason="expired"}`} {
 		eventually(t, afterwards, func() error {
 			if now := s.honest[0].metrics(t); now[name] < before[name]+10 {
-				return fmt.Errorf("%s was %.0f and is %.0f: was anything said again?", name, before[name], now[name])
+				return fmt.Errorf("%s was %.0f, is %.0f, want at least 10 more", name, before[name], now[name])
 			}
 			return nil
 		})

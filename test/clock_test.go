@@ -103,7 +103,7 @@ func TestClocks(t *testing.T) {
 	})
 	early := fresh().String()
 	if r := last.exit(t, exitPolicy, "ban", early, "--for", "1h"); !contains(r.Stderr, "on this node, but not on ") || !contains(r.Stderr, "5 minutes ahead") {
-		t.Errorf("a ban that nobody else takes: %s", r.Stderr)
+		t.Errorf("a ban that no other node takes: %s", r.Stderr)
 	}
 	eventually(t, banLimit, func() error {
 		if out := first.run(t, "why", early); !strings.Contains(out, "refused (from the future)") || !strings.Contains(out, "the clock of "+last.Name) {

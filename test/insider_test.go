@@ -223,7 +223,7 @@ func TestRevokeIsNoBomb(t *testing.T) {
 	s.crowded(t, honestBans) // they count again
 	took := time.Since(begin)
 	if took > 2*revokeLimit {
-		t.Errorf("all that was lifted counts again only after %v", took)
+		t.Errorf("the lifted bans count again only after %v", took)
 	}
 	s.agree(t)
 	t.Logf("%v (before: %v), %v; all counts again after %v", under, s.calm, seen, took.Round(time.Millisecond))

@@ -232,7 +232,7 @@ func (m *mesh) refusesConfig(t *testing.T) {
 	})
 	n.types(t, "! systemctl restart meshban")
 	if got := n.unit(t, "ActiveState") + " " + n.unit(t, "ExecMainStatus"); got != "activating 1" {
-		t.Errorf("while another has its port: the service is %q, want it to end with 1 and be tried again", got)
+		t.Errorf("while its port is taken: the service is %q, want exit code 1 and a retry", got)
 	}
 	n.types(t, "systemctl stop squatter")
 	n.unitIs(t, "ActiveState", "active")

@@ -69,7 +69,7 @@ func TestAddressesComeAndChange(t *testing.T) {
 	b.ip(t, "addr add "+b.Mesh6.String()+"/64 dev mesh0")
 	m.cross(t, "the address came")
 	if _, ok := a.entry(t, alone+"/32"); !ok {
-		t.Errorf("what %s banned alone is not on %s", b.Name, a.Name)
+		t.Errorf("a ban that only %s made is not on %s", b.Name, a.Name)
 	}
 	next := b.Mesh6.Next().Next().Next()
 	b.ip(t, "addr add "+next.String()+"/64 dev mesh0 nodad")

@@ -127,7 +127,7 @@ func TestRotateMeshKey(t *testing.T) {
 		enforced(t, watched[src][3:], time.Now())
 	}
 	if s := away.status(t); s.Mesh.KeyGeneration != 2 {
-		t.Errorf("who was away uses key generation %d", s.Mesh.KeyGeneration)
+		t.Errorf("the node that was away uses key generation %d", s.Mesh.KeyGeneration)
 	}
 	start = time.Now()
 	away.run(t, "ban", after.String(), "--for", "1h")

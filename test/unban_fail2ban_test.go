@@ -52,7 +52,7 @@ func TestSetupConnectsARunningFail2ban(t *testing.T) {
 	first := m.nodes[0]
 	m.services(t, "[sshd]\nenabled = false\n"+ownJail) // Debian enables it
 	if r := first.exit(t, exitFailed, "setup", "fail2ban"); !strings.Contains(r.Stderr, "no jail of the running fail2ban tells the mesh") {
-		t.Errorf("setup without a jail that tells says %q", r.Stderr)
+		t.Errorf("setup without a jail that reports its bans says %q", r.Stderr)
 	}
 	check(t, first.WriteFile("/etc/fail2ban/jail.local", sshdJail+ownJail))
 	must(first.Do("fail2ban-client", "reload"))(t)

@@ -137,6 +137,6 @@ func TestIsKeyboard(t *testing.T) {
 		}
 	}
 	if isKeyboard(strings.NewReader("y\n")) {
-		t.Error("what is no file counts as a terminal")
+		t.Error("something other than a file counts as a terminal")
 	}
 }

@@ -229,6 +229,6 @@ func typeCommand(t *testing.T, after, line string, run func(string) (int, string
 		return
 	}
 	if code, says := run(line); code != exitDone {
-		t.Errorf("%s: as told, %s: exit code %d:\n%s", after, line, code, says)
+		t.Errorf("%s: following the hint, %s: exit code %d:\n%s", after, line, code, says)
 	}
 }

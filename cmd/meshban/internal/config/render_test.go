@@ -58,7 +58,7 @@ func TestRenderHintsParse(t *testing.T) {
 	hints := strings.ReplaceAll(strings.TrimPrefix(renderHints, "\n# Often wanted:\n"), "#allow", "allow")
 	c, err := Parse("f.yaml", []byte(strings.ReplaceAll(hints, "#metrics", "metrics")), dir)
 	if err != nil || len(c.Allow) != 2 || !c.Metrics.IsValid() {
-		t.Fatalf("what the hints say is not what they do: %+v, %v", c, err)
+		t.Fatalf("the hints do not parse as they read: %+v, %v", c, err)
 	}
 }
 

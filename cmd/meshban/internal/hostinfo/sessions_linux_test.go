@@ -220,7 +220,7 @@ func TestSessionsEndAndAreBounded(t *testing.T) {
 		t.Errorf("%d addresses with all places taken", len(got))
 	}
 	if got := read(now.Add(time.Second)); len(got) != MaxSessions || !slices.Contains(got, "192.0.2.2") {
-		t.Errorf("%d addresses; who is logged in found no place beside those who are not", len(got))
+		t.Errorf("%d addresses; connections without a login crowded out a logged-in user", len(got))
 	}
 }
 
