@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"os/user"
 	"runtime"
@@ -111,9 +110,6 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	if err := d.openLines(); err != nil {
 		return err
 	}
-	if err := rehearse(time.Now()); err != nil {
-		return err
-	}
 	runtime.GC() // the garbage of the start must not be collected during the first ban
 	return nil
 }
@@ -152,45 +148,6 @@ func access(cfg config.Config) (control.Access, error) {
 	}
 	write, err := find("control.write_group", cfg.Control.WriteGroup)
 	return control.Access{Read: read, Write: write}, err
-}
-
-// rehearsed are caps under which the line of rehearse passes.
-var rehearsed = ban.Caps{Allowance: ban.Allowance{Rate: 1, Burst: 1, Bulk: 1}, Active: 1}
-
-// rehearse takes a line's path through a throwaway table. It loads the code into memory: without it, a node's first ban
-// takes milliseconds longer.
-func rehearse(now time.Time) error {
-	line, err := logsrc.Parse([]byte("<13>Jan  1 00:00:00 root[1]: HOST 192.0.2.1 PORT 22"))
-	if err != nil {
-		return fmt.Errorf("rehearse: %w", err)
-	}
-	self, peer := ban.Origin{1}, ban.Origin{2}
-	table, err := ban.New(ban.Config{Self: self})
-	if err != nil {
-		return err
-	}
-	op := ban.Op{Kind: ban.KindBan, Prefix: netip.PrefixFrom(line.Addr, line.Addr.BitLen()), Until: endOf(now, time.Minute), Source: "line"}
-	if err := table.CheckLocal(now, op); err != nil {
-		return fmt.Errorf("rehearse: %w", err)
-	}
-	payload, err := ban.AppendOps(nil, table.OwnOps(op))
-	if err != nil {
-		return fmt.Errorf("rehearse: %w", err)
-	}
-	ops, err := ban.DecodeOps(payload)
-	if err != nil {
-		return fmt.Errorf("rehearse: %w", err)
-	}
-	record := ban.Record{Op: ops[0], Origin: peer, Version: ban.Version{Epoch: 1, Seq: 1}, Issued: now}
-	gate := ban.NewGate(ban.GateConfig{Self: self, Caps: func(ban.Origin) ban.Caps { return rehearsed }, Breaker: rehearsed.Allowance})
-	if err := gate.Admit(now, table, &record); err != nil {
-		return fmt.Errorf("rehearse: %w", err)
-	}
-	table.Merge(now, []ban.Record{record})
-	if _, dropped := table.Lookup(op.Prefix); !dropped {
-		return errors.New("rehearse: the ban of a peer does not take effect")
-	}
-	return nil
 }
 
 // epochFloor returns the current time in seconds, which exceeds any number of starts.
