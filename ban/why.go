@@ -227,7 +227,7 @@ func (q *query) voided(f *Finding) bool {
 	w, ok := q.t.withdrawn[f.Origin]
 	if ok {
 		f.rank = rankCancelled
-		f.Status = fmt.Sprintf("void: node %s no longer counts since %s: %s", f.Origin.Short(), w.At.UTC().Format(time.RFC3339), w.Reason)
+		f.Status = fmt.Sprintf("void: node %s was excluded at %s: %s", f.Origin.Short(), w.At.UTC().Format(time.RFC3339), w.Reason)
 		f.By = f.Origin
 	}
 	return ok

@@ -98,11 +98,6 @@ func readPath(ctx *cli.Context, name string) (string, error) { return read(ctx, 
 
 func readName(ctx *cli.Context) (string, error) { return read(ctx, "name", config.ParseName) }
 
-// readCount reads a whole number from 1 to most; 0 if the flag is missing.
-func readCount(ctx *cli.Context, name string, most int) (int, error) {
-	return readNumber(ctx, name, 1, most)
-}
-
 // readNumber reads a whole number from least to most; 0 if the flag is missing.
 func readNumber(ctx *cli.Context, name string, least, most int) (int, error) {
 	return read(ctx, name, func(s string) (int, error) {

@@ -42,7 +42,7 @@ func (c *command) invite(ctx *cli.Context) error {
 	}
 	var req control.InviteRequest
 	var err error
-	if req.Uses, err = readCount(ctx, "uses", control.MaxInviteUses); err != nil {
+	if req.Uses, err = readNumber(ctx, "uses", 1, control.MaxInviteUses); err != nil {
 		return err
 	}
 	if req.For, err = readDuration(ctx, "for"); err != nil {
