@@ -41,7 +41,7 @@ func (c Caps) appendTo(b []byte) []byte {
 	return appendUint(b, flag(c.UnbanAny)|flag(c.Import)<<1)
 }
 
-func (r *reader) caps() (c Caps) {
+func readCaps(r *reader) (c Caps) {
 	c.Rate, c.Active = uint32(r.most(1<<32-1)), uint32(r.most(1<<32-1))
 	c.MinBits4, c.MinBits6 = uint8(r.most(32)), uint8(r.most(128))
 	c.MaxTTL = time.Duration(r.most(uint64(MaxLife/time.Second))) * time.Second

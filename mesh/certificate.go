@@ -173,7 +173,7 @@ func certificateOf(f Frame) (Certificate, error) {
 	r.arrayOf(certificateFields)
 	c.Node = r.bin(ed25519.PublicKeySize)
 	c.Name = r.str(MaxName)
-	c.Caps = r.caps()
+	c.Caps = readCaps(&r)
 	if err := r.end(); err != nil {
 		return Certificate{}, fmt.Errorf("%w: %w", ErrBadCertificate, err)
 	}

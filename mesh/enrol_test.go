@@ -393,7 +393,7 @@ func TestInviteCaps(t *testing.T) {
 	enrol(narrow)
 
 	plain := encodeInvites([]invite{{Hash: [32]byte{1}, Expires: simStart, Uses: 1, Caps: DefaultCaps()}})
-	if plain[1] != mpFixArray|inviteFields {
+	if plain[1] != appendArray(nil, inviteFields)[0] {
 		t.Errorf("an invitation with the default caps begins with %#x", plain[1])
 	}
 	if list, err := decodeInvites(plain); err != nil || list[0].Caps != DefaultCaps() {

@@ -126,7 +126,7 @@ func decodeEnrolAnswer(b []byte) (a enrolAnswer, err error) {
 	a.Taken = r.most(1) == 1
 	if fields > answerFields {
 		key := a.Secrets.GossipKey
-		if err := a.Secrets.take(r.gossipKeys()); err != nil || a.Secrets.GossipKey != key {
+		if err := a.Secrets.take(readKeys(&r)); err != nil || a.Secrets.GossipKey != key {
 			r.fail(errors.New("gossip keys that do not belong together"))
 		}
 	}

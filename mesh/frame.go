@@ -27,8 +27,6 @@ const (
 	frameFields = 8
 	// frameDomain precedes the signed bytes and is never sent: a frame's signature is valid for nothing else.
 	frameDomain = "meshban frame v1\x00"
-	// maxMillis keeps times within what time.UnixMilli and RFC 3339 can represent (the year 9999).
-	maxMillis = 253402300799999
 )
 
 var (

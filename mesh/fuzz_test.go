@@ -134,7 +134,7 @@ func FuzzGossipKeys(f *testing.F) {
 			}
 		}
 		r := reader{b: b}
-		if keys := r.gossipKeys(); r.end() == nil && !bytes.Equal(appendKeys(nil, keys), b) {
+		if keys := readKeys(&r); r.end() == nil && !bytes.Equal(appendKeys(nil, keys), b) {
 			t.Errorf("keys encoded as %x, were %x", appendKeys(nil, keys), b)
 		}
 		if s, err := decodeSecrets(b); err == nil {
@@ -154,7 +154,7 @@ func FuzzMeta(f *testing.F) {
 	says := good
 	says.say(signers[0], 1<<32+7, 9, 512)
 	f.Add(says.encode())
-	f.Add(append([]byte{mpFixArray | 6}, append(good.encode()[1:], 7)...)) // a field from a later version
+	f.Add(append(appendArray(nil, 6), append(good.encode()[1:], 7)...)) // a field from a later version
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := decodeMeta(b)
 		if err != nil {

@@ -87,8 +87,8 @@ func appendKeys(b []byte, keys []GossipKey) []byte {
 	return b
 }
 
-// gossipKeys decodes 1 to maxGossipKeys distinct keys.
-func (r *reader) gossipKeys() []GossipKey {
+// readKeys decodes 1 to maxGossipKeys distinct keys.
+func readKeys(r *reader) []GossipKey {
 	n := r.array(2 * maxGossipKeys)
 	if r.err == nil && (n == 0 || n%2 != 0) {
 		r.fail(errors.New("a list that holds no keys"))

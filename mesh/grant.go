@@ -71,7 +71,7 @@ func (g grant) open(id Identity) (keys []GossipKey, ok bool, err error) {
 			return nil, true, err
 		}
 		r := reader{b: text}
-		keys := r.gossipKeys()
+		keys := readKeys(&r)
 		if err := r.end(); err != nil {
 			return nil, true, fmt.Errorf("the keys that were sealed for this node: %w", err)
 		}

@@ -157,7 +157,7 @@ func decodeRotated(b []byte) (s Secrets, err error) {
 	}
 	r.fixed(s.MeshID[:])
 	r.fixed(s.Authority[:])
-	keys := r.gossipKeys()
+	keys := readKeys(&r)
 	if err := r.end(); err != nil {
 		return Secrets{}, err
 	}

@@ -184,7 +184,7 @@ func decodeInvites(b []byte) ([]invite, error) {
 		}
 		if i.Caps = DefaultCaps(); fields > inviteFields {
 			r.arrayOf(capsFields)
-			if i.Caps = r.caps(); i.Caps == DefaultCaps() {
+			if i.Caps = readCaps(&r); i.Caps == DefaultCaps() {
 				r.fail(errCanonical)
 			}
 		}

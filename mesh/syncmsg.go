@@ -237,8 +237,8 @@ func decodeSync(b []byte) (*syncMessage, error) {
 		spans := maxDetail
 		for i := range m.Want {
 			r.arrayOf(2)
-			m.Want[i].Key = r.streamKey()
-			m.Want[i].Spans = r.window(spans)
+			m.Want[i].Key = readStreamKey(r)
+			m.Want[i].Spans = readWindow(r, spans)
 			spans -= len(m.Want[i].Spans)
 		}
 	default:
@@ -278,7 +278,7 @@ func (m *syncMessage) decodeVector(r *reader) {
 	r.arrayOf(5)
 	r.fixed(m.Root[:])
 	m.Reply = r.flags(1) != 0
-	m.After, m.Last = r.streamKey(), r.streamKey()
+	m.After, m.Last = readStreamKey(r), readStreamKey(r)
 	n := r.array(maxVectorStreams)
 	if n > len(r.b) {
 		r.fail(errTruncated)
@@ -304,7 +304,7 @@ func (v *streamVector) decode(r *reader, spans int) {
 	v.Live = r.uint()
 	r.fixed(v.Sum[:])
 	v.First, v.Last = r.uint(), r.uint()
-	v.Seen = r.window(spans)
+	v.Seen = readWindow(r, spans)
 	if v.Last == math.MaxUint64 {
 		r.fail(errCanonical)
 	}
@@ -333,7 +333,7 @@ func (v *streamVector) append(b []byte) []byte {
 
 func (d *streamDetail) decode(r *reader) {
 	r.arrayOf(4)
-	d.Key = r.streamKey()
+	d.Key = readStreamKey(r)
 	d.First, d.Last = r.uint(), r.uint()
 	n := r.array(2 * maxDetail)
 	if n%2 != 0 || n > len(r.b) || d.Last < d.First {
@@ -357,15 +357,15 @@ func (k streamKey) append(b []byte) []byte {
 	return appendUint(b, k.epoch)
 }
 
-func (r *reader) streamKey() (k streamKey) {
+func readStreamKey(r *reader) (k streamKey) {
 	r.arrayOf(2)
 	r.fixed(k.origin[:])
 	k.epoch = r.uint()
 	return k
 }
 
-// window decodes a window of at most the given number of spans.
-func (r *reader) window(spans int) window {
+// readWindow decodes a window of at most the given number of spans.
+func readWindow(r *reader, spans int) window {
 	b := r.bin(maxSyncMessage)
 	if r.err != nil {
 		return nil
@@ -375,28 +375,4 @@ func (r *reader) window(spans int) window {
 		r.fail(err)
 	}
 	return w
-}
-
-// arrayOf reads the length of an array, which must be n.
-func (r *reader) arrayOf(n int) {
-	if got := r.array(n); r.err == nil && got != n {
-		r.fail(fmt.Errorf("list of %d, want %d", got, n))
-	}
-}
-
-// flags reads a number that may only have bits of known set.
-func (r *reader) flags(known uint64) uint64 {
-	v := r.uint()
-	if v&^known != 0 {
-		r.fail(errors.New("unknown flags"))
-		return 0
-	}
-	return v
-}
-
-func flag(b bool) uint64 {
-	if b {
-		return 1
-	}
-	return 0
 }

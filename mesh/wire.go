@@ -11,6 +11,9 @@ import (
 // without reflection, because frames are signed: one value has exactly one encoding (the shortest), and the reader
 // rejects any other. Source: the msgpack specification.
 
+// maxMillis keeps times within what time.UnixMilli and RFC 3339 can represent (the year 9999).
+const maxMillis = 253402300799999
+
 const (
 	mpFixArray = 0x90
 	mpFixStr   = 0xa0
@@ -72,6 +75,14 @@ func appendStr(b []byte, s string) []byte {
 		b = append(b, mpStr8, byte(len(s)))
 	}
 	return append(b, s...)
+}
+
+// flag returns 1 for true and 0 for false.
+func flag(b bool) uint64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // reader takes values off the front of b. The first error sticks and every later value is zero, so callers check once
@@ -163,6 +174,23 @@ func (r *reader) array(limit int) int {
 		return 0
 	}
 	return int(n)
+}
+
+// arrayOf reads the length of an array, which must be n.
+func (r *reader) arrayOf(n int) {
+	if got := r.array(n); r.err == nil && got != n {
+		r.fail(fmt.Errorf("list of %d, want %d", got, n))
+	}
+}
+
+// flags reads a number that may only have bits of known set.
+func (r *reader) flags(known uint64) uint64 {
+	v := r.uint()
+	if v&^known != 0 {
+		r.fail(errors.New("unknown flags"))
+		return 0
+	}
+	return v
 }
 
 // bin reads at most limit bytes, which remain part of the reader's buffer.
