@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // Other nodes never ban the address of a member. To keep anyone from protecting an address just by claiming it, the
@@ -48,13 +49,13 @@ type ask struct {
 }
 
 func (a ask) encodeBody() []byte {
-	b := appendArray(nil, askFields)
-	b = appendUint(b, askVersion)
-	b = appendBin(b, a.MeshID[:])
-	b = appendBin(b, a.To[:])
-	b = appendBin(b, a.Nonce[:])
-	b = appendStr(b, a.ReplyTo)
-	return appendBin(b, a.Key)
+	b := wire.AppendArray(nil, askFields)
+	b = wire.AppendUint(b, askVersion)
+	b = wire.AppendBin(b, a.MeshID[:])
+	b = wire.AppendBin(b, a.To[:])
+	b = wire.AppendBin(b, a.Nonce[:])
+	b = wire.AppendStr(b, a.ReplyTo)
+	return wire.AppendBin(b, a.Key)
 }
 
 // encode returns the signed message, prefixed with its kind.
@@ -72,18 +73,18 @@ func decodeAsk(b []byte) (a ask, err error) {
 	}
 	at := len(b) - ed25519.SignatureSize
 	a.body, a.sig = b[:at], b[at:]
-	r := reader{b: a.body}
-	r.arrayOf(askFields)
-	if v := r.uint(); r.err == nil && v != askVersion {
+	r := wire.Reader{Rest: a.body}
+	r.ArrayOf(askFields)
+	if v := r.Uint(); r.Err == nil && v != askVersion {
 		return ask{}, fmt.Errorf("question of version %d, want %d", v, askVersion)
 	}
-	r.fixed(a.MeshID[:])
-	r.fixed(a.To[:])
-	r.fixed(a.Nonce[:])
-	a.ReplyTo = r.str(maxAddrText)
+	r.Fixed(a.MeshID[:])
+	r.Fixed(a.To[:])
+	r.Fixed(a.Nonce[:])
+	a.ReplyTo = r.Str(maxAddrText)
 	a.Key = make(ed25519.PublicKey, ed25519.PublicKeySize)
-	r.fixed(a.Key)
-	if err := r.end(); err != nil {
+	r.Fixed(a.Key)
+	if err := r.End(); err != nil {
 		return ask{}, fmt.Errorf("question: %w", err)
 	}
 	return a, nil

@@ -4,6 +4,8 @@ import (
 	"crypto/ed25519"
 	"fmt"
 	"time"
+
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 const (
@@ -25,11 +27,11 @@ type bye struct {
 
 // encode returns the signed goodbye, prefixed with its kind.
 func (b bye) encode(id Identity) []byte {
-	body := appendArray(nil, byeFields)
-	body = appendUint(body, byeVersion)
-	body = appendBin(body, b.MeshID[:])
-	body = appendUint(body, uint64(b.Issued.UnixMilli()))
-	body = appendBin(body, id.Public())
+	body := wire.AppendArray(nil, byeFields)
+	body = wire.AppendUint(body, byeVersion)
+	body = wire.AppendBin(body, b.MeshID[:])
+	body = wire.AppendUint(body, uint64(b.Issued.UnixMilli()))
+	body = wire.AppendBin(body, id.Public())
 	sig := ed25519.Sign(id.key, append([]byte(byeDomain), body...))
 	return append(append([]byte{kindBye}, body...), sig...)
 }
@@ -41,16 +43,16 @@ func decodeBye(raw []byte) (b bye, err error) {
 	}
 	at := len(raw) - ed25519.SignatureSize
 	b.body, b.sig = raw[:at], raw[at:]
-	r := reader{b: b.body}
-	r.arrayOf(byeFields)
-	if v := r.uint(); r.err == nil && v != byeVersion {
+	r := wire.Reader{Rest: b.body}
+	r.ArrayOf(byeFields)
+	if v := r.Uint(); r.Err == nil && v != byeVersion {
 		return bye{}, fmt.Errorf("goodbye of version %d, want %d", v, byeVersion)
 	}
-	r.fixed(b.MeshID[:])
-	b.Issued = time.UnixMilli(int64(r.most(maxMillis))).UTC()
+	r.Fixed(b.MeshID[:])
+	b.Issued = time.UnixMilli(int64(r.Most(wire.MaxMillis))).UTC()
 	b.Key = make(ed25519.PublicKey, ed25519.PublicKeySize)
-	r.fixed(b.Key)
-	if err := r.end(); err != nil {
+	r.Fixed(b.Key)
+	if err := r.End(); err != nil {
 		return bye{}, fmt.Errorf("goodbye: %w", err)
 	}
 	return b, nil

@@ -3,6 +3,8 @@ package mesh
 import (
 	"fmt"
 	"time"
+
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // Caps bounds what a node may say. A zero number leaves the bound to the receiver.
@@ -33,19 +35,19 @@ func (c Caps) validate() error {
 }
 
 func (c Caps) appendTo(b []byte) []byte {
-	b = appendUint(b, uint64(c.Rate))
-	b = appendUint(b, uint64(c.Active))
-	b = appendUint(b, uint64(c.MinBits4))
-	b = appendUint(b, uint64(c.MinBits6))
-	b = appendUint(b, uint64(c.MaxTTL/time.Second))
-	return appendUint(b, flag(c.UnbanAny)|flag(c.Import)<<1)
+	b = wire.AppendUint(b, uint64(c.Rate))
+	b = wire.AppendUint(b, uint64(c.Active))
+	b = wire.AppendUint(b, uint64(c.MinBits4))
+	b = wire.AppendUint(b, uint64(c.MinBits6))
+	b = wire.AppendUint(b, uint64(c.MaxTTL/time.Second))
+	return wire.AppendUint(b, wire.Flag(c.UnbanAny)|wire.Flag(c.Import)<<1)
 }
 
-func readCaps(r *reader) (c Caps) {
-	c.Rate, c.Active = uint32(r.most(1<<32-1)), uint32(r.most(1<<32-1))
-	c.MinBits4, c.MinBits6 = uint8(r.most(32)), uint8(r.most(128))
-	c.MaxTTL = time.Duration(r.most(uint64(MaxLife/time.Second))) * time.Second
-	flags := r.flags(3)
+func readCaps(r *wire.Reader) (c Caps) {
+	c.Rate, c.Active = uint32(r.Most(1<<32-1)), uint32(r.Most(1<<32-1))
+	c.MinBits4, c.MinBits6 = uint8(r.Most(32)), uint8(r.Most(128))
+	c.MaxTTL = time.Duration(r.Most(uint64(MaxLife/time.Second))) * time.Second
+	flags := r.Flags(3)
 	c.UnbanAny, c.Import = flags&1 != 0, flags&2 != 0
 	return c
 }

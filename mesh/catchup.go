@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // A node that was away while the gossip key was rotated and the old key dropped cannot talk to anyone. It asks for the
@@ -43,10 +44,10 @@ var (
 
 // requestVersion returns the version of a request, which says what it asks for, or 0 if the request is malformed.
 func requestVersion(b []byte) uint64 {
-	r := reader{b: b}
-	r.array(15)
-	v := r.uint()
-	if r.err != nil {
+	r := wire.Reader{Rest: b}
+	r.Array(15)
+	v := r.Uint()
+	if r.Err != nil {
 		return 0
 	}
 	return v
@@ -60,23 +61,23 @@ type keysRequest struct {
 }
 
 func (q keysRequest) encode() []byte {
-	b := appendArray(nil, keysFields)
-	b = appendUint(b, keysVersion)
-	b = appendBin(b, q.MeshID[:])
-	b = appendUint(b, uint64(q.Has))
-	return appendBin(b, q.Certificate)
+	b := wire.AppendArray(nil, keysFields)
+	b = wire.AppendUint(b, keysVersion)
+	b = wire.AppendBin(b, q.MeshID[:])
+	b = wire.AppendUint(b, uint64(q.Has))
+	return wire.AppendBin(b, q.Certificate)
 }
 
 func decodeKeysRequest(b []byte) (q keysRequest, err error) {
-	r := reader{b: b}
-	r.arrayOf(keysFields)
-	if v := r.uint(); r.err == nil && v != keysVersion {
+	r := wire.Reader{Rest: b}
+	r.ArrayOf(keysFields)
+	if v := r.Uint(); r.Err == nil && v != keysVersion {
 		return q, fmt.Errorf("version %d, want %d", v, keysVersion)
 	}
-	r.fixed(q.MeshID[:])
-	q.Has = keyVersion(r.uint())
-	q.Certificate = bytes.Clone(r.bin(MaxFrame))
-	return q, r.end()
+	r.Fixed(q.MeshID[:])
+	q.Has = keyVersion(r.Uint())
+	q.Certificate = bytes.Clone(r.Bin(MaxFrame))
+	return q, r.End()
 }
 
 // keysReply is the answer to a keysRequest.
@@ -86,27 +87,27 @@ type keysReply struct {
 }
 
 func (a keysReply) encode() []byte {
-	b := appendArray(nil, keysAnswer)
-	b = appendUint(b, keysVersion)
-	b = appendUint(b, uint64(a.Uses))
-	b = appendArray(b, len(a.Records))
+	b := wire.AppendArray(nil, keysAnswer)
+	b = wire.AppendUint(b, keysVersion)
+	b = wire.AppendUint(b, uint64(a.Uses))
+	b = wire.AppendArray(b, len(a.Records))
 	for _, raw := range a.Records {
-		b = appendBin(b, raw)
+		b = wire.AppendBin(b, raw)
 	}
 	return b
 }
 
 func decodeKeysReply(b []byte) (a keysReply, err error) {
-	r := reader{b: b}
-	r.arrayOf(keysAnswer)
-	if v := r.uint(); r.err == nil && v != keysVersion {
+	r := wire.Reader{Rest: b}
+	r.ArrayOf(keysAnswer)
+	if v := r.Uint(); r.Err == nil && v != keysVersion {
 		return a, fmt.Errorf("version %d, want %d", v, keysVersion)
 	}
-	a.Uses = keyVersion(r.uint())
-	for n := r.array(maxKeyRecords); n > 0 && r.err == nil; n-- {
-		a.Records = append(a.Records, bytes.Clone(r.bin(MaxFrame)))
+	a.Uses = keyVersion(r.Uint())
+	for n := r.Array(maxKeyRecords); n > 0 && r.Err == nil; n-- {
+		a.Records = append(a.Records, bytes.Clone(r.Bin(MaxFrame)))
 	}
-	return a, r.end()
+	return a, r.End()
 }
 
 // answerKeys sends a node what the authority has said to it about the newest gossip key: its grant, or one for others,
@@ -169,7 +170,7 @@ func (m *Mesh) askKeys(ctx context.Context, addr netip.AddrPort) {
 	}
 	a, from, err := m.keysAt(ctx, addr)
 	if err != nil {
-		m.cfg.Logger.Debug("cannot ask for the mesh's key", "addr", addr, "error", escapeText(err.Error(), maxLogText))
+		m.cfg.Logger.Debug("cannot ask for the mesh's key", "addr", addr, "error", wire.Escape(err.Error(), maxLogText))
 		return
 	}
 	var frames []Frame
@@ -182,7 +183,7 @@ func (m *Mesh) askKeys(ctx context.Context, addr netip.AddrPort) {
 			err = f.Verify()
 		}
 		if err != nil {
-			m.cfg.Logger.Debug("an answer about the mesh's key is of no use", "addr", addr, "error", escapeText(err.Error(), maxLogText))
+			m.cfg.Logger.Debug("an answer about the mesh's key is of no use", "addr", addr, "error", wire.Escape(err.Error(), maxLogText))
 			return
 		}
 		frames = append(frames, f)

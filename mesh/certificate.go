@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // A mesh's authority speaks in records: frames that it signed, so they travel, are compared and are stored like all
@@ -131,7 +133,7 @@ func (a Authority) Certify(c Certificate) (Certificate, error) {
 	if a.IsZero() {
 		return Certificate{}, ErrNoAuthority
 	}
-	if !isCleanText(c.Name) || len(c.Name) > MaxName {
+	if !wire.IsText(c.Name) || len(c.Name) > MaxName {
 		return Certificate{}, fmt.Errorf("certificate: name %q: want at most %d bytes of printable text", c.Name, MaxName)
 	}
 	if err := c.Caps.validate(); err != nil {
@@ -147,9 +149,9 @@ func (a Authority) Certify(c Certificate) (Certificate, error) {
 }
 
 func (c Certificate) payload() []byte {
-	b := appendArray(nil, certificateFields)
-	b = appendBin(b, c.Node)
-	b = appendStr(b, c.Name)
+	b := wire.AppendArray(nil, certificateFields)
+	b = wire.AppendBin(b, c.Node)
+	b = wire.AppendStr(b, c.Name)
 	return c.Caps.appendTo(b)
 }
 
@@ -169,12 +171,12 @@ func certificateOf(f Frame) (Certificate, error) {
 	if f.Epoch != recordCertificate {
 		return Certificate{}, fmt.Errorf("%w: record of kind %d, want %d", ErrBadCertificate, f.Epoch, recordCertificate)
 	}
-	r := reader{b: f.Payload}
-	r.arrayOf(certificateFields)
-	c.Node = r.bin(ed25519.PublicKeySize)
-	c.Name = r.str(MaxName)
+	r := wire.Reader{Rest: f.Payload}
+	r.ArrayOf(certificateFields)
+	c.Node = r.Bin(ed25519.PublicKeySize)
+	c.Name = r.Str(MaxName)
 	c.Caps = readCaps(&r)
-	if err := r.end(); err != nil {
+	if err := r.End(); err != nil {
 		return Certificate{}, fmt.Errorf("%w: %w", ErrBadCertificate, err)
 	}
 	if len(c.Node) != ed25519.PublicKeySize {
@@ -204,7 +206,7 @@ func (a Authority) Revoke(v Revocation) (Revocation, error) {
 	if a.IsZero() {
 		return Revocation{}, ErrNoAuthority
 	}
-	if !isCleanText(v.Reason) || len(v.Reason) > maxReason || !isCleanText(v.Name) || len(v.Name) > MaxName {
+	if !wire.IsText(v.Reason) || len(v.Reason) > maxReason || !wire.IsText(v.Name) || len(v.Name) > MaxName {
 		return Revocation{}, fmt.Errorf("revocation: reason %q: want at most %d bytes of printable text", v.Reason, maxReason)
 	}
 	f, err := signFrame(a.key, Frame{
@@ -217,15 +219,15 @@ func (a Authority) Revoke(v Revocation) (Revocation, error) {
 }
 
 func (v Revocation) payload() []byte {
-	b := appendArray(nil, revocationFields)
-	b = appendBin(b, v.Node[:])
-	b = appendStr(b, v.Name)
+	b := wire.AppendArray(nil, revocationFields)
+	b = wire.AppendBin(b, v.Node[:])
+	b = wire.AppendStr(b, v.Name)
 	since := uint64(0)
 	if !v.Since.IsZero() {
 		since = uint64(v.Since.UnixMilli())
 	}
-	b = appendUint(b, since)
-	return appendStr(b, v.Reason)
+	b = wire.AppendUint(b, since)
+	return wire.AppendStr(b, v.Reason)
 }
 
 func revocationOf(f Frame) (Revocation, error) {
@@ -233,15 +235,15 @@ func revocationOf(f Frame) (Revocation, error) {
 	if f.Epoch != recordRevocation {
 		return Revocation{}, fmt.Errorf("record of kind %d, want %d", f.Epoch, recordRevocation)
 	}
-	r := reader{b: f.Payload}
-	r.arrayOf(revocationFields)
-	r.fixed(v.Node[:])
-	v.Name = r.str(MaxName)
-	if since := r.most(maxMillis); since != 0 {
+	r := wire.Reader{Rest: f.Payload}
+	r.ArrayOf(revocationFields)
+	r.Fixed(v.Node[:])
+	v.Name = r.Str(MaxName)
+	if since := r.Most(wire.MaxMillis); since != 0 {
 		v.Since = time.UnixMilli(int64(since)).UTC()
 	}
-	v.Reason = r.str(maxReason)
-	if err := r.end(); err != nil {
+	v.Reason = r.Str(maxReason)
+	if err := r.End(); err != nil {
 		return Revocation{}, fmt.Errorf("not a revocation: %w", err)
 	}
 	if f.Expires.Sub(f.Issued) != revocationLife {
@@ -274,7 +276,7 @@ func NewRequest(id Identity, name string, meshID [16]byte) (Request, error) {
 	if id.key == nil {
 		return Request{}, errors.New("certificate request: no identity")
 	}
-	if !isCleanText(name) || len(name) > MaxName {
+	if !wire.IsText(name) || len(name) > MaxName {
 		return Request{}, fmt.Errorf("certificate request: name %q: want at most %d bytes of printable text", name, MaxName)
 	}
 	q := Request{MeshID: meshID, Node: id.Public(), Name: name}
@@ -287,11 +289,11 @@ func NewRequest(id Identity, name string, meshID [16]byte) (Request, error) {
 func (q Request) Raw() []byte { return q.raw }
 
 func (q Request) body() []byte {
-	b := appendArray(nil, csrFields)
-	b = appendUint(b, csrVersion)
-	b = appendBin(b, q.MeshID[:])
-	b = appendBin(b, q.Node)
-	return appendStr(b, q.Name)
+	b := wire.AppendArray(nil, csrFields)
+	b = wire.AppendUint(b, csrVersion)
+	b = wire.AppendBin(b, q.MeshID[:])
+	b = wire.AppendBin(b, q.Node)
+	return wire.AppendStr(b, q.Name)
 }
 
 // DecodeRequest strictly decodes a request and checks that it was signed by the key that it names. Errors wrap
@@ -309,19 +311,19 @@ func decodeRequest(raw []byte) (Request, error) {
 		return Request{}, fmt.Errorf("%d bytes, want at most %d", len(raw), maxRequest)
 	}
 	if len(raw) < ed25519.SignatureSize {
-		return Request{}, errTruncated
+		return Request{}, wire.ErrTruncated
 	}
 	body, sig := raw[:len(raw)-ed25519.SignatureSize], raw[len(raw)-ed25519.SignatureSize:]
 	q := Request{raw: raw}
-	r := reader{b: body}
-	r.arrayOf(csrFields)
-	if v := r.uint(); r.err == nil && v != csrVersion {
+	r := wire.Reader{Rest: body}
+	r.ArrayOf(csrFields)
+	if v := r.Uint(); r.Err == nil && v != csrVersion {
 		return Request{}, fmt.Errorf("version %d, want %d", v, csrVersion)
 	}
-	r.fixed(q.MeshID[:])
-	q.Node = r.bin(ed25519.PublicKeySize)
-	q.Name = r.str(MaxName)
-	if err := r.end(); err != nil {
+	r.Fixed(q.MeshID[:])
+	q.Node = r.Bin(ed25519.PublicKeySize)
+	q.Name = r.Str(MaxName)
+	if err := r.End(); err != nil {
 		return Request{}, err
 	}
 	if len(q.Node) != ed25519.PublicKeySize {

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 const (
@@ -152,9 +153,9 @@ func (c *Config) validate() error {
 		return errors.New("mesh config: no secrets")
 	case !c.Authority.IsZero() && !bytes.Equal(c.Authority.Public(), c.Secrets.Authority[:]):
 		return errors.New("mesh config: the authority's key is not that of this mesh")
-	case !isCleanText(c.Name) || len(c.Name) > MaxName:
+	case !wire.IsText(c.Name) || len(c.Name) > MaxName:
 		return fmt.Errorf("mesh config: name %q: want at most %d bytes of printable text", c.Name, MaxName)
-	case !isCleanText(c.Version) || len(c.Version) > MaxVersion:
+	case !wire.IsText(c.Version) || len(c.Version) > MaxVersion:
 		return fmt.Errorf("mesh config: version %q: want at most %d bytes of printable text", c.Version, MaxVersion)
 	case !c.Bind.IsValid() && c.NewTransport == nil:
 		return errors.New("mesh config: no address to bind")

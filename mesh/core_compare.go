@@ -3,6 +3,8 @@ package mesh
 import (
 	"slices"
 	"time"
+
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 const (
@@ -70,7 +72,7 @@ func (r *pastRoots) had(now time.Time, root [32]byte) bool {
 }
 
 // clockOf returns a time as milliseconds since 1970.
-func clockOf(now time.Time) uint64 { return min(uint64(max(now.UnixMilli(), 0)), maxMillis) }
+func clockOf(now time.Time) uint64 { return min(uint64(max(now.UnixMilli(), 0)), wire.MaxMillis) }
 
 // peerClock is how far a peer's clock is ahead of ours, according to its last answer in a session. Anyone who heard a
 // signed digest can replay it, so it must be fresh by that clock, and no older than the last one.
@@ -83,7 +85,7 @@ type peerClock struct {
 
 // set derives the peer's clock from its answer to what it was asked at the time asked.
 func (p *peerClock) set(now, asked time.Time, clock uint64) {
-	clock = min(clock, maxMillis)
+	clock = min(clock, wire.MaxMillis)
 	*p = peerClock{true, int64(clock) - int64(clockOf(now)), max(now.Sub(asked).Milliseconds(), 0) + 1, clock}
 }
 
@@ -98,7 +100,7 @@ func (p *peerClock) skew() time.Duration {
 
 // fresh reports whether what the peer signed at this time of its clock counts now.
 func (p *peerClock) fresh(now time.Time, clock uint64) bool {
-	if !p.known || clock < p.last || clock > maxMillis {
+	if !p.known || clock < p.last || clock > wire.MaxMillis {
 		return false
 	}
 	age, most := int64(clockOf(now))+p.ahead-int64(clock), ackFresh.Milliseconds()

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"time"
+
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 const (
@@ -209,7 +211,7 @@ func (c *core) queue(now time.Time, peer ID, s *session, work []streamWant) {
 		t.work = append(t.work, w)
 	}
 	slices.SortStableFunc(t.work, func(a, b streamWant) int {
-		return int(flag(b.Key.origin == c.authority)) - int(flag(a.Key.origin == c.authority))
+		return int(wire.Flag(b.Key.origin == c.authority)) - int(wire.Flag(a.Key.origin == c.authority))
 	})
 	t.deadline = now.Add(transferTimeout)
 	c.wakeAt(t.deadline)

@@ -10,6 +10,8 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // enrolTimeout bounds one enrolment, on either side.
@@ -46,7 +48,7 @@ func Enrol(ctx context.Context, text string, id Identity, name string) (Enrolmen
 	if id.key == nil {
 		return Enrolment{}, errors.New("enrol: no identity")
 	}
-	if !isCleanText(name) || len(name) > MaxName {
+	if !wire.IsText(name) || len(name) > MaxName {
 		return Enrolment{}, fmt.Errorf("enrol: name %q: want at most %d bytes of printable text", name, MaxName)
 	}
 	// The inviter decides, but a token that expired long ago is not worth the wait.

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 func TestEnrol(t *testing.T) {
@@ -393,14 +394,14 @@ func TestInviteCaps(t *testing.T) {
 	enrol(narrow)
 
 	plain := encodeInvites([]invite{{Hash: [32]byte{1}, Expires: simStart, Uses: 1, Caps: DefaultCaps()}})
-	if plain[1] != appendArray(nil, inviteFields)[0] {
+	if plain[1] != wire.AppendArray(nil, inviteFields)[0] {
 		t.Errorf("an invitation with the default caps begins with %#x", plain[1])
 	}
 	if list, err := decodeInvites(plain); err != nil || list[0].Caps != DefaultCaps() {
 		t.Errorf("%+v, %v", list, err)
 	}
 	long := append([]byte{plain[0], plain[1] + 1}, plain[2:]...)
-	if list, err := decodeInvites(DefaultCaps().appendTo(appendArray(long, capsFields))); err == nil {
+	if list, err := decodeInvites(DefaultCaps().appendTo(wire.AppendArray(long, capsFields))); err == nil {
 		t.Errorf("the default caps in a longer form: %+v", list)
 	}
 }

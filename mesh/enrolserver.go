@@ -9,6 +9,8 @@ import (
 	"net"
 	"slices"
 	"time"
+
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 const (
@@ -32,7 +34,7 @@ func (m *Mesh) serveEnrol(conn net.Conn) {
 		if errors.Is(err, ErrInviteExpired) || errors.Is(err, ErrInviteUsed) {
 			level = slog.LevelInfo
 		}
-		m.cfg.Logger.Log(context.Background(), level, "enrolment refused", "from", from, "error", escapeText(err.Error(), maxLogText))
+		m.cfg.Logger.Log(context.Background(), level, "enrolment refused", "from", from, "error", wire.Escape(err.Error(), maxLogText))
 	}
 }
 

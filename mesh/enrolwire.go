@@ -13,6 +13,8 @@ import (
 	"io"
 	"math/big"
 	"time"
+
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // Enrolment is one request and one answer over TLS 1.3. Each side presents a self-signed certificate over its node key,
@@ -37,23 +39,23 @@ type enrolRequest struct {
 }
 
 func (q enrolRequest) encode() []byte {
-	b := appendArray(nil, requestFields)
-	b = appendUint(b, enrolVersion)
-	b = appendBin(b, q.Secret[:])
-	b = appendStr(b, q.Name)
-	return appendStr(b, q.Program)
+	b := wire.AppendArray(nil, requestFields)
+	b = wire.AppendUint(b, enrolVersion)
+	b = wire.AppendBin(b, q.Secret[:])
+	b = wire.AppendStr(b, q.Name)
+	return wire.AppendStr(b, q.Program)
 }
 
 func decodeEnrolRequest(b []byte) (q enrolRequest, err error) {
-	r := reader{b: b}
-	r.arrayOf(requestFields)
-	if v := r.uint(); r.err == nil && v != enrolVersion {
+	r := wire.Reader{Rest: b}
+	r.ArrayOf(requestFields)
+	if v := r.Uint(); r.Err == nil && v != enrolVersion {
 		return q, fmt.Errorf("enrolment version %d, want %d", v, enrolVersion)
 	}
-	r.fixed(q.Secret[:])
-	q.Name = r.str(MaxName)
-	q.Program = r.str(MaxVersion)
-	return q, r.end()
+	r.Fixed(q.Secret[:])
+	q.Name = r.Str(MaxName)
+	q.Program = r.Str(MaxVersion)
+	return q, r.End()
 }
 
 type enrolCode uint64
@@ -82,21 +84,21 @@ func (a enrolAnswer) encode() []byte {
 	if a.Secrets.rotated() {
 		fields++
 	}
-	b := appendArray(nil, fields)
-	b = appendUint(b, enrolVersion)
-	b = appendUint(b, uint64(a.Code))
-	b = appendBin(b, a.Secrets.MeshID[:])
-	b = appendBin(b, a.Secrets.GossipKey[:])
-	b = appendArray(b, len(a.Join))
+	b := wire.AppendArray(nil, fields)
+	b = wire.AppendUint(b, enrolVersion)
+	b = wire.AppendUint(b, uint64(a.Code))
+	b = wire.AppendBin(b, a.Secrets.MeshID[:])
+	b = wire.AppendBin(b, a.Secrets.GossipKey[:])
+	b = wire.AppendArray(b, len(a.Join))
 	for _, s := range a.Join {
-		b = appendStr(b, s)
+		b = wire.AppendStr(b, s)
 	}
-	b = appendBin(b, a.Certificate)
+	b = wire.AppendBin(b, a.Certificate)
 	taken := uint64(0)
 	if a.Taken {
 		taken = 1
 	}
-	b = appendUint(b, taken)
+	b = wire.AppendUint(b, taken)
 	if fields > answerFields {
 		b = appendKeys(b, a.Secrets.stored())
 	}
@@ -104,33 +106,33 @@ func (a enrolAnswer) encode() []byte {
 }
 
 func decodeEnrolAnswer(b []byte) (a enrolAnswer, err error) {
-	r := reader{b: b}
-	fields := r.array(answerFields + 1)
-	if r.err == nil && fields < answerFields {
+	r := wire.Reader{Rest: b}
+	fields := r.Array(answerFields + 1)
+	if r.Err == nil && fields < answerFields {
 		return a, fmt.Errorf("answer of %d fields, want %d", fields, answerFields)
 	}
-	if v := r.uint(); r.err == nil && v != enrolVersion {
+	if v := r.Uint(); r.Err == nil && v != enrolVersion {
 		return a, fmt.Errorf("enrolment version %d, want %d", v, enrolVersion)
 	}
-	a.Code = enrolCode(r.uint())
-	r.fixed(a.Secrets.MeshID[:])
-	r.fixed(a.Secrets.GossipKey[:])
-	for n := r.array(maxJoinAnswer); n > 0 && r.err == nil; n-- {
-		addr, err := parseAddrPort(r.str(maxAddrText))
+	a.Code = enrolCode(r.Uint())
+	r.Fixed(a.Secrets.MeshID[:])
+	r.Fixed(a.Secrets.GossipKey[:])
+	for n := r.Array(maxJoinAnswer); n > 0 && r.Err == nil; n-- {
+		addr, err := parseAddrPort(r.Str(maxAddrText))
 		if err != nil {
-			r.fail(err)
+			r.Fail(err)
 		}
 		a.Join = append(a.Join, addr.String())
 	}
-	a.Certificate = bytes.Clone(r.bin(maxCertificate))
-	a.Taken = r.most(1) == 1
+	a.Certificate = bytes.Clone(r.Bin(maxCertificate))
+	a.Taken = r.Most(1) == 1
 	if fields > answerFields {
 		key := a.Secrets.GossipKey
 		if err := a.Secrets.take(readKeys(&r)); err != nil || a.Secrets.GossipKey != key {
-			r.fail(errors.New("gossip keys that do not belong together"))
+			r.Fail(errors.New("gossip keys that do not belong together"))
 		}
 	}
-	return a, r.end()
+	return a, r.End()
 }
 
 // writeMessage writes a message with its length in front.
@@ -159,7 +161,7 @@ func enrolTLS(id Identity, accept func(ed25519.PublicKey) error) (*tls.Config, e
 		SerialNumber: big.NewInt(1),
 		Subject:      pkix.Name{CommonName: id.ID().String()},
 		// Keys are compared, not dates: the other side's clock may be wrong.
-		NotBefore: time.Unix(0, 0), NotAfter: time.UnixMilli(maxMillis),
+		NotBefore: time.Unix(0, 0), NotAfter: time.UnixMilli(wire.MaxMillis),
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, id.Public(), id.key)
 	if err != nil {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"math"
 	"time"
+
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 const (
@@ -107,15 +109,15 @@ func (f Frame) signed(id Identity) Frame {
 // encodeBody returns the signed bytes without the domain.
 func encodeBody(f Frame) []byte {
 	b := make([]byte, 0, frameOverhead+len(f.Payload))
-	b = appendArray(b, frameFields)
-	b = appendUint(b, frameVersion)
-	b = appendBin(b, f.MeshID[:])
-	b = appendBin(b, f.Key)
-	b = appendUint(b, f.Epoch)
-	b = appendUint(b, f.Seq)
-	b = appendUint(b, uint64(f.Issued.UnixMilli()))
-	b = appendUint(b, uint64(f.Expires.UnixMilli()))
-	return appendBin(b, f.Payload)
+	b = wire.AppendArray(b, frameFields)
+	b = wire.AppendUint(b, frameVersion)
+	b = wire.AppendBin(b, f.MeshID[:])
+	b = wire.AppendBin(b, f.Key)
+	b = wire.AppendUint(b, f.Epoch)
+	b = wire.AppendUint(b, f.Seq)
+	b = wire.AppendUint(b, uint64(f.Issued.UnixMilli()))
+	b = wire.AppendUint(b, uint64(f.Expires.UnixMilli()))
+	return wire.AppendBin(b, f.Payload)
 }
 
 // DecodeFrame decodes a frame strictly: one value has one encoding. It keeps raw and does not check the signature.
@@ -133,22 +135,22 @@ func decodeFrame(raw []byte) (Frame, error) {
 		return Frame{}, fmt.Errorf("%d bytes, want at most %d", len(raw), MaxFrame)
 	}
 	if len(raw) < ed25519.SignatureSize {
-		return Frame{}, errTruncated
+		return Frame{}, wire.ErrTruncated
 	}
 	f := Frame{raw: raw[:len(raw):len(raw)]}
-	r := reader{b: raw[:len(raw)-ed25519.SignatureSize]}
-	if n := r.array(frameFields); r.err == nil && n != frameFields {
+	r := wire.Reader{Rest: raw[:len(raw)-ed25519.SignatureSize]}
+	if n := r.Array(frameFields); r.Err == nil && n != frameFields {
 		return Frame{}, fmt.Errorf("%d fields, want %d", n, frameFields)
 	}
-	if v := r.uint(); r.err == nil && v != frameVersion {
+	if v := r.Uint(); r.Err == nil && v != frameVersion {
 		return Frame{}, fmt.Errorf("version %d, want %d", v, frameVersion)
 	}
-	r.fixed(f.MeshID[:])
-	f.Key = r.bin(ed25519.PublicKeySize)
-	f.Epoch, f.Seq = r.uint(), r.uint()
-	issued, expires := r.uint(), r.uint()
-	f.Payload = r.bin(MaxPayload)
-	if err := r.end(); err != nil {
+	r.Fixed(f.MeshID[:])
+	f.Key = r.Bin(ed25519.PublicKeySize)
+	f.Epoch, f.Seq = r.Uint(), r.Uint()
+	issued, expires := r.Uint(), r.Uint()
+	f.Payload = r.Bin(MaxPayload)
+	if err := r.End(); err != nil {
 		return Frame{}, err
 	}
 	switch {
@@ -156,7 +158,7 @@ func decodeFrame(raw []byte) (Frame, error) {
 		return Frame{}, fmt.Errorf("key of %d bytes, want %d", len(f.Key), ed25519.PublicKeySize)
 	case f.Epoch == 0 || f.Seq == 0 || f.Epoch == math.MaxUint64 || f.Seq == math.MaxUint64:
 		return Frame{}, errors.New("epoch or sequence number out of range")
-	case issued > maxMillis || expires > maxMillis:
+	case issued > wire.MaxMillis || expires > wire.MaxMillis:
 		return Frame{}, errors.New("time out of range")
 	case expires <= issued:
 		return Frame{}, errors.New("ends before it begins")

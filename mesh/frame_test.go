@@ -7,6 +7,8 @@ import (
 	"math"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 func TestFrameRoundTrip(t *testing.T) {
@@ -62,21 +64,24 @@ func TestDecodeFrameRefuses(t *testing.T) {
 	}
 	body := encodeBody(ok)
 	for name, raw := range map[string][]byte{
-		"bad: empty":                {},
-		"bad: only a signature":     sig,
-		"bad: cut short":            encode(func(*Frame) {})[:80],
-		"bad: trailing bytes":       append(append(bytes.Clone(body), 0), sig...),
-		"bad: too large":            make([]byte, MaxFrame+1),
-		"bad: another version":      append(append([]byte{body[0], 2}, body[2:]...), sig...),
-		"bad: too few fields":       append(append([]byte{body[0] - 1}, body[1:]...), sig...),
-		"bad: a longer number":      append(append(append([]byte{body[0]}, 0xcc, 1), body[2:]...), sig...),
-		"bad: a short key":          encode(func(f *Frame) { f.Key = f.Key[:31] }),
-		"bad: epoch 0":              encode(func(f *Frame) { f.Epoch = 0 }),
-		"bad: seq 0":                encode(func(f *Frame) { f.Seq = 0 }),
-		"bad: the last seq":         encode(func(f *Frame) { f.Seq = math.MaxUint64 }),
-		"bad: ends as it begins":    encode(func(f *Frame) { f.Expires = f.Issued }),
-		"bad: lives too long":       encode(func(f *Frame) { f.Expires = f.Issued.Add(MaxLife + time.Millisecond) }),
-		"bad: ends in year 10000":   encode(func(f *Frame) { f.Issued = time.UnixMilli(maxMillis); f.Expires = time.UnixMilli(maxMillis + 1) }),
+		"bad: empty":             {},
+		"bad: only a signature":  sig,
+		"bad: cut short":         encode(func(*Frame) {})[:80],
+		"bad: trailing bytes":    append(append(bytes.Clone(body), 0), sig...),
+		"bad: too large":         make([]byte, MaxFrame+1),
+		"bad: another version":   append(append([]byte{body[0], 2}, body[2:]...), sig...),
+		"bad: too few fields":    append(append([]byte{body[0] - 1}, body[1:]...), sig...),
+		"bad: a longer number":   append(append(append([]byte{body[0]}, 0xcc, 1), body[2:]...), sig...),
+		"bad: a short key":       encode(func(f *Frame) { f.Key = f.Key[:31] }),
+		"bad: epoch 0":           encode(func(f *Frame) { f.Epoch = 0 }),
+		"bad: seq 0":             encode(func(f *Frame) { f.Seq = 0 }),
+		"bad: the last seq":      encode(func(f *Frame) { f.Seq = math.MaxUint64 }),
+		"bad: ends as it begins": encode(func(f *Frame) { f.Expires = f.Issued }),
+		"bad: lives too long":    encode(func(f *Frame) { f.Expires = f.Issued.Add(MaxLife + time.Millisecond) }),
+		"bad: ends in year 10000": encode(func(f *Frame) {
+			f.Issued = time.UnixMilli(wire.MaxMillis)
+			f.Expires = time.UnixMilli(wire.MaxMillis + 1)
+		}),
 		"bad: a payload of a list":  append(append(bytes.Clone(body[:len(body)-3]), 0x91, 1), sig...),
 		"bad: time before 1970":     encode(func(f *Frame) { f.Issued = time.UnixMilli(-5) }),
 		"bad: bytes behind the sig": append(encode(func(*Frame) {}), 0),

@@ -8,6 +8,8 @@ import (
 	"reflect"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // For every decoder: what it accepts has exactly one encoding, so encoding it again yields the same bytes.
@@ -56,7 +58,7 @@ func syncSamples() []*syncMessage {
 	key := streamKey{ID{1, 2, 3}, 4}
 	return []*syncMessage{
 		{Kind: syncCheck, From: ID{1}, Session: 1 << 60, Root: [32]byte{1}, Clock: 9},
-		{Kind: syncSame, From: ID{1}, Root: [32]byte{2}, Clock: maxMillis},
+		{Kind: syncSame, From: ID{1}, Root: [32]byte{2}, Clock: wire.MaxMillis},
 		{Kind: syncDiffer, From: ID{1}, Session: 1, Token: 2, Root: [32]byte{2}},
 		{Kind: syncVector, Reply: true, Token: 9, Last: lastKey, Streams: []streamVector{
 			{Key: key, Live: 7, Sum: [sumLen]byte{3}, First: 1, Last: math.MaxUint64, Seen: window{{1, 5}, {9, 9}}},
@@ -102,7 +104,7 @@ func FuzzCertificate(f *testing.F) {
 	f.Add(request.Raw())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if c, err := DecodeCertificate(b); err == nil {
-			if !bytes.Equal(c.payload(), c.frame.Payload) || !bytes.Equal(c.Raw(), b) || !isCleanText(c.Name) {
+			if !bytes.Equal(c.payload(), c.frame.Payload) || !bytes.Equal(c.Raw(), b) || !wire.IsText(c.Name) {
 				t.Errorf("certificate encoded as %x, was %x", c.payload(), c.frame.Payload)
 			}
 		}
@@ -133,8 +135,8 @@ func FuzzGossipKeys(f *testing.F) {
 				_, _, _ = g.open(signers[0])
 			}
 		}
-		r := reader{b: b}
-		if keys := readKeys(&r); r.end() == nil && !bytes.Equal(appendKeys(nil, keys), b) {
+		r := wire.Reader{Rest: b}
+		if keys := readKeys(&r); r.End() == nil && !bytes.Equal(appendKeys(nil, keys), b) {
 			t.Errorf("keys encoded as %x, were %x", appendKeys(nil, keys), b)
 		}
 		if s, err := decodeSecrets(b); err == nil {
@@ -154,7 +156,7 @@ func FuzzMeta(f *testing.F) {
 	says := good
 	says.say(signers[0], 1<<32+7, 9, 512)
 	f.Add(says.encode())
-	f.Add(append(appendArray(nil, 6), append(good.encode()[1:], 7)...)) // a field from a later version
+	f.Add(append(wire.AppendArray(nil, 6), append(good.encode()[1:], 7)...)) // a field from a later version
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := decodeMeta(b)
 		if err != nil {
@@ -164,7 +166,7 @@ func FuzzMeta(f *testing.F) {
 		if err != nil || !reflect.DeepEqual(again, m) {
 			t.Errorf("decoded again as %+v, %v; was %+v", again, err, m)
 		}
-		if !isCleanText(m.Name) || !isCleanText(m.Version) || len(m.encode()) > 512 {
+		if !wire.IsText(m.Name) || !wire.IsText(m.Version) || len(m.encode()) > 512 {
 			t.Errorf("accepted %+v", m)
 		}
 	})

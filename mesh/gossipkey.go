@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // maxGossipKeys bounds the gossip keys that a node holds at a time: the one in use, and those of current rotations.
@@ -79,29 +81,29 @@ func (s Secrets) rotated() bool { return s.Generation > 0 || s.Other != [maxGoss
 
 // appendKeys writes keys in the given order.
 func appendKeys(b []byte, keys []GossipKey) []byte {
-	b = appendArray(b, 2*len(keys))
+	b = wire.AppendArray(b, 2*len(keys))
 	for _, k := range keys {
-		b = appendUint(b, uint64(k.Generation))
-		b = appendBin(b, k.Key[:])
+		b = wire.AppendUint(b, uint64(k.Generation))
+		b = wire.AppendBin(b, k.Key[:])
 	}
 	return b
 }
 
 // readKeys decodes 1 to maxGossipKeys distinct keys.
-func readKeys(r *reader) []GossipKey {
-	n := r.array(2 * maxGossipKeys)
-	if r.err == nil && (n == 0 || n%2 != 0) {
-		r.fail(errors.New("a list that holds no keys"))
+func readKeys(r *wire.Reader) []GossipKey {
+	n := r.Array(2 * maxGossipKeys)
+	if r.Err == nil && (n == 0 || n%2 != 0) {
+		r.Fail(errors.New("a list that holds no keys"))
 	}
 	var keys []GossipKey
 	for range n / 2 {
-		k := GossipKey{Generation: uint32(r.most(1<<32 - 1))}
-		r.fixed(k.Key[:])
-		if r.err != nil {
+		k := GossipKey{Generation: uint32(r.Most(1<<32 - 1))}
+		r.Fixed(k.Key[:])
+		if r.Err != nil {
 			return nil
 		}
 		if k.Key == [32]byte{} || slices.ContainsFunc(keys, func(o GossipKey) bool { return o.Key == k.Key }) {
-			r.fail(errors.New("an empty key, or one that is listed twice"))
+			r.Fail(errors.New("an empty key, or one that is listed twice"))
 			return nil
 		}
 		keys = append(keys, k)

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // A grant is the record that hands out a gossip key. It is sealed for each node separately, so that a revoked node,
@@ -70,9 +72,9 @@ func (g grant) open(id Identity) (keys []GossipKey, ok bool, err error) {
 		if err != nil {
 			return nil, true, err
 		}
-		r := reader{b: text}
+		r := wire.Reader{Rest: text}
 		keys := readKeys(&r)
-		if err := r.end(); err != nil {
+		if err := r.End(); err != nil {
 			return nil, true, fmt.Errorf("the keys that were sealed for this node: %w", err)
 		}
 		if keys[0].version() != g.Version {
@@ -107,12 +109,12 @@ func (a Authority) grant(g grant) (grant, error) {
 }
 
 func (g grant) payload() []byte {
-	b := appendArray(nil, grantFields)
-	b = appendUint(b, uint64(g.Version))
-	b = appendArray(b, 2*len(g.Boxes))
+	b := wire.AppendArray(nil, grantFields)
+	b = wire.AppendUint(b, uint64(g.Version))
+	b = wire.AppendArray(b, 2*len(g.Boxes))
 	for _, x := range g.Boxes {
-		b = appendBin(b, x.Node[:])
-		b = appendBin(b, x.Sealed)
+		b = wire.AppendBin(b, x.Node[:])
+		b = wire.AppendBin(b, x.Sealed)
 	}
 	return b
 }
@@ -122,23 +124,23 @@ func grantOf(f Frame) (grant, error) {
 	if f.Epoch != recordGrant {
 		return grant{}, fmt.Errorf("record of kind %d, want %d", f.Epoch, recordGrant)
 	}
-	r := reader{b: f.Payload}
-	r.arrayOf(grantFields)
-	g.Version = keyVersion(r.uint())
-	n := r.array(2 * maxBoxes)
-	if r.err == nil && n%2 != 0 {
-		r.fail(errTruncated)
+	r := wire.Reader{Rest: f.Payload}
+	r.ArrayOf(grantFields)
+	g.Version = keyVersion(r.Uint())
+	n := r.Array(2 * maxBoxes)
+	if r.Err == nil && n%2 != 0 {
+		r.Fail(wire.ErrTruncated)
 	}
 	for range n / 2 {
 		var x box
-		r.fixed(x.Node[:])
-		x.Sealed = r.bin(maxSealedKeys)
-		if r.err != nil {
+		r.Fixed(x.Node[:])
+		x.Sealed = r.Bin(maxSealedKeys)
+		if r.Err != nil {
 			break
 		}
 		g.Boxes = append(g.Boxes, x)
 	}
-	if err := r.end(); err != nil {
+	if err := r.End(); err != nil {
 		return grant{}, fmt.Errorf("not a grant: %w", err)
 	}
 	if g.Version.generation() == 0 {

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // maxKeyFile bounds the size of a key file, in bytes.
@@ -150,15 +152,15 @@ func decodeSecrets(b []byte) (s Secrets, err error) {
 }
 
 func decodeRotated(b []byte) (s Secrets, err error) {
-	r := reader{b: b}
-	r.arrayOf(secretsFields)
-	if v := r.uint(); r.err == nil && v != secretsVersion {
+	r := wire.Reader{Rest: b}
+	r.ArrayOf(secretsFields)
+	if v := r.Uint(); r.Err == nil && v != secretsVersion {
 		return Secrets{}, fmt.Errorf("version %d, want %d: was the file written by a newer version?", v, secretsVersion)
 	}
-	r.fixed(s.MeshID[:])
-	r.fixed(s.Authority[:])
+	r.Fixed(s.MeshID[:])
+	r.Fixed(s.Authority[:])
 	keys := readKeys(&r)
-	if err := r.end(); err != nil {
+	if err := r.End(); err != nil {
 		return Secrets{}, err
 	}
 	if err := s.take(keys); err != nil {
@@ -177,10 +179,10 @@ func (s Secrets) Save(path string) error {
 
 func (s Secrets) encode() []byte {
 	if s.rotated() {
-		b := appendArray(nil, secretsFields)
-		b = appendUint(b, secretsVersion)
-		b = appendBin(b, s.MeshID[:])
-		b = appendBin(b, s.Authority[:])
+		b := wire.AppendArray(nil, secretsFields)
+		b = wire.AppendUint(b, secretsVersion)
+		b = wire.AppendBin(b, s.MeshID[:])
+		b = wire.AppendBin(b, s.Authority[:])
 		return appendKeys(b, s.stored())
 	}
 	b := append(s.MeshID[:len(s.MeshID):len(s.MeshID)], s.GossipKey[:]...)

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 const (
@@ -137,22 +139,22 @@ func (v *invites) redeem(now time.Time, secret [secretLen]byte, id ID) (caps Cap
 }
 
 func encodeInvites(list []invite) []byte {
-	b := appendArray(nil, len(list))
+	b := wire.AppendArray(nil, len(list))
 	for _, i := range list {
 		fields := inviteFields
 		if i.Caps != DefaultCaps() {
 			fields++
 		}
-		b = appendArray(b, fields)
-		b = appendBin(b, i.Hash[:])
-		b = appendUint(b, uint64(i.Expires.UnixMilli()))
-		b = appendUint(b, i.Uses)
-		b = appendArray(b, len(i.Used))
+		b = wire.AppendArray(b, fields)
+		b = wire.AppendBin(b, i.Hash[:])
+		b = wire.AppendUint(b, uint64(i.Expires.UnixMilli()))
+		b = wire.AppendUint(b, i.Uses)
+		b = wire.AppendArray(b, len(i.Used))
 		for _, id := range i.Used {
-			b = appendBin(b, id[:])
+			b = wire.AppendBin(b, id[:])
 		}
 		if fields > inviteFields {
-			b = i.Caps.appendTo(appendArray(b, capsFields))
+			b = i.Caps.appendTo(wire.AppendArray(b, capsFields))
 		}
 	}
 	return b
@@ -162,34 +164,34 @@ func decodeInvites(b []byte) ([]invite, error) {
 	if len(b) > maxInviteFile {
 		return nil, fmt.Errorf("invitations of %d bytes, want at most %d", len(b), maxInviteFile)
 	}
-	r := reader{b: b}
-	list := make([]invite, r.array(maxInvites))
+	r := wire.Reader{Rest: b}
+	list := make([]invite, r.Array(maxInvites))
 	for n := range list {
 		i := &list[n]
-		fields := r.array(inviteFields + 1)
+		fields := r.Array(inviteFields + 1)
 		if fields < inviteFields {
-			r.fail(fmt.Errorf("list of %d, want %d or %d", fields, inviteFields, inviteFields+1))
+			r.Fail(fmt.Errorf("list of %d, want %d or %d", fields, inviteFields, inviteFields+1))
 		}
-		r.fixed(i.Hash[:])
-		ms := r.uint()
-		i.Uses = r.uint()
-		if ms > maxMillis || i.Uses > MaxInviteUses {
-			r.fail(errors.New("number out of range"))
+		r.Fixed(i.Hash[:])
+		ms := r.Uint()
+		i.Uses = r.Uint()
+		if ms > wire.MaxMillis || i.Uses > MaxInviteUses {
+			r.Fail(errors.New("number out of range"))
 		}
 		i.Expires = time.UnixMilli(int64(ms)).UTC()
-		for k := r.array(MaxInviteUses); k > 0 && r.err == nil; k-- {
+		for k := r.Array(MaxInviteUses); k > 0 && r.Err == nil; k-- {
 			var id ID
-			r.fixed(id[:])
+			r.Fixed(id[:])
 			i.Used = append(i.Used, id)
 		}
 		if i.Caps = DefaultCaps(); fields > inviteFields {
-			r.arrayOf(capsFields)
+			r.ArrayOf(capsFields)
 			if i.Caps = readCaps(&r); i.Caps == DefaultCaps() {
-				r.fail(errCanonical)
+				r.Fail(wire.ErrCanonical)
 			}
 		}
 	}
-	if err := r.end(); err != nil {
+	if err := r.End(); err != nil {
 		return nil, fmt.Errorf("invitations: %w", err)
 	}
 	return list, nil

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 const (
@@ -152,7 +154,7 @@ func attrsOf(text, in string, muted int64) (attrs []slog.Attr) {
 	}
 	text, from, ok := strings.Cut(text, " from=")
 	if ok {
-		attrs = append(attrs, slog.String("from", escapeText(from, maxLogText)))
+		attrs = append(attrs, slog.String("from", wire.Escape(from, maxLogText)))
 	}
 	if i := strings.LastIndex(text, ": "); i > strings.Index(text, in) && !strings.Contains(text, "(from: ") {
 		attrs = append(attrs, slog.String("err", shortIDs(text[i+2:])))
@@ -165,5 +167,5 @@ func attrsOf(text, in string, muted int64) (attrs []slog.Attr) {
 
 // shortIDs escapes a text and shortens the ids in it.
 func shortIDs(text string) string {
-	return fullID.ReplaceAllStringFunc(escapeText(text, maxLogText), func(id string) string { return id[:8] })
+	return fullID.ReplaceAllStringFunc(wire.Escape(text, maxLogText), func(id string) string { return id[:8] })
 }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 const (
@@ -74,17 +75,17 @@ func (m meta) encode() []byte {
 	if m.Proof != nil {
 		fields += wordFields
 	}
-	b := appendArray(nil, fields)
-	b = appendUint(b, m.Protocol)
-	b = appendBin(b, m.Key)
-	b = appendStr(b, m.Name)
-	b = appendStr(b, m.Version)
-	b = appendBin(b, m.Place)
+	b := wire.AppendArray(nil, fields)
+	b = wire.AppendUint(b, m.Protocol)
+	b = wire.AppendBin(b, m.Key)
+	b = wire.AppendStr(b, m.Name)
+	b = wire.AppendStr(b, m.Version)
+	b = wire.AppendBin(b, m.Place)
 	if fields > metaFields {
-		b = appendUint(b, uint64(m.Has))
-		b = appendUint(b, uint64(m.Uses))
-		b = appendUint(b, uint64(m.Ceiling))
-		b = appendBin(b, m.Proof)
+		b = wire.AppendUint(b, uint64(m.Has))
+		b = wire.AppendUint(b, uint64(m.Uses))
+		b = wire.AppendUint(b, uint64(m.Ceiling))
+		b = wire.AppendBin(b, m.Proof)
 	}
 	return b
 }
@@ -95,27 +96,27 @@ func decodeMeta(b []byte) (meta, error) {
 	if len(b) > memberlist.MetaMaxSize {
 		return m, fmt.Errorf("metadata of %d bytes, want at most %d", len(b), memberlist.MetaMaxSize)
 	}
-	r := reader{b: b}
-	n := r.array(maxMetaFields)
-	m.Protocol = r.uint()
-	m.Key = append(ed25519.PublicKey(nil), r.bin(ed25519.PublicKeySize)...)
-	m.Name = r.str(MaxName)
-	m.Version = r.str(MaxVersion)
-	m.Place = append([]byte(nil), r.bin(ed25519.SignatureSize)...)
+	r := wire.Reader{Rest: b}
+	n := r.Array(maxMetaFields)
+	m.Protocol = r.Uint()
+	m.Key = append(ed25519.PublicKey(nil), r.Bin(ed25519.PublicKeySize)...)
+	m.Name = r.Str(MaxName)
+	m.Version = r.Str(MaxVersion)
+	m.Place = append([]byte(nil), r.Bin(ed25519.SignatureSize)...)
 	m.Ceiling = firstCeiling
 	if n >= metaFields+wordFields {
-		m.Has, m.Uses = keyVersion(r.uint()), keyVersion(r.uint())
-		m.Ceiling = uint32(r.most(math.MaxUint32))
+		m.Has, m.Uses = keyVersion(r.Uint()), keyVersion(r.Uint())
+		m.Ceiling = uint32(r.Most(math.MaxUint32))
 		m.Proof = make([]byte, ed25519.SignatureSize)
-		r.fixed(m.Proof)
+		r.Fixed(m.Proof)
 	}
 	switch {
-	case r.err != nil:
-		return meta{}, fmt.Errorf("metadata: %w", r.err)
+	case r.Err != nil:
+		return meta{}, fmt.Errorf("metadata: %w", r.Err)
 	case n < metaFields:
 		return meta{}, fmt.Errorf("metadata of %d fields, want %d", n, metaFields)
-	case (n == metaFields || n == metaFields+wordFields) && len(r.b) > 0:
-		return meta{}, fmt.Errorf("metadata: %w", errTrailing)
+	case (n == metaFields || n == metaFields+wordFields) && len(r.Rest) > 0:
+		return meta{}, fmt.Errorf("metadata: %w", wire.ErrTrailing)
 	case len(m.Key) != ed25519.PublicKeySize:
 		return meta{}, errors.New("metadata with a key of a wrong length")
 	case m.Protocol != protocolVersion:

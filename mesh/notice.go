@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 const (
@@ -43,13 +45,13 @@ type notice struct {
 }
 
 func (n notice) encodeBody() []byte {
-	b := appendArray(nil, noticeFields)
-	b = appendUint(b, noticeVersion)
-	b = appendBin(b, n.MeshID[:])
-	b = appendBin(b, n.To[:])
-	b = appendUint(b, uint64(n.Issued.UnixMilli()))
-	b = appendBin(b, n.Payload)
-	return appendBin(b, n.Key)
+	b := wire.AppendArray(nil, noticeFields)
+	b = wire.AppendUint(b, noticeVersion)
+	b = wire.AppendBin(b, n.MeshID[:])
+	b = wire.AppendBin(b, n.To[:])
+	b = wire.AppendUint(b, uint64(n.Issued.UnixMilli()))
+	b = wire.AppendBin(b, n.Payload)
+	return wire.AppendBin(b, n.Key)
 }
 
 // encode signs a notice and puts its kind in front.
@@ -71,18 +73,18 @@ func decodeNotice(b []byte) (n notice, err error) {
 	}
 	at := len(b) - ed25519.SignatureSize
 	n.body, n.sig = b[:at], b[at:]
-	r := reader{b: n.body}
-	r.arrayOf(noticeFields)
-	if v := r.uint(); r.err == nil && v != noticeVersion {
+	r := wire.Reader{Rest: n.body}
+	r.ArrayOf(noticeFields)
+	if v := r.Uint(); r.Err == nil && v != noticeVersion {
 		return notice{}, fmt.Errorf("notice of version %d, want %d", v, noticeVersion)
 	}
-	r.fixed(n.MeshID[:])
-	r.fixed(n.To[:])
-	n.Issued = time.UnixMilli(int64(r.most(maxMillis))).UTC()
-	n.Payload = r.bin(MaxNotice)
+	r.Fixed(n.MeshID[:])
+	r.Fixed(n.To[:])
+	n.Issued = time.UnixMilli(int64(r.Most(wire.MaxMillis))).UTC()
+	n.Payload = r.Bin(MaxNotice)
 	n.Key = make(ed25519.PublicKey, ed25519.PublicKeySize)
-	r.fixed(n.Key)
-	if err := r.end(); err != nil {
+	r.Fixed(n.Key)
+	if err := r.End(); err != nil {
 		return notice{}, fmt.Errorf("notice: %w", err)
 	}
 	return n, nil

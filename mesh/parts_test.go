@@ -13,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // Along a tree every member gets a frame exactly once, whoever its origin is, and different members are inner nodes for
@@ -239,7 +241,7 @@ func TestPeerTableBounds(t *testing.T) {
 	if n := len(table.members(simStart)); n != MaxPeers {
 		t.Errorf("%d peers, want %d", n, MaxPeers)
 	}
-	if name := table.members(simStart)[0].Name; !isCleanText(name) {
+	if name := table.members(simStart)[0].Name; !wire.IsText(name) {
 		t.Errorf("name %q", name)
 	}
 	id := signers[0]

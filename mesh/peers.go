@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 const (
@@ -95,7 +96,7 @@ func newPeerTable(self ID, remembered []Peer, trusted func(ID) bool) *peerTable 
 			continue
 		}
 		t.peers[p.ID] = &peer{Member: Member{
-			ID: p.ID, Name: escapeText(p.Name, MaxName), Addr: p.Addr, State: StateDead, Since: p.Seen,
+			ID: p.ID, Name: wire.Escape(p.Name, MaxName), Addr: p.Addr, State: StateDead, Since: p.Seen,
 		}, seen: p.Seen, word: p.forgotten(), proofs: slices.Clone(p.Proved[:min(len(p.Proved), maxProofs)])}
 	}
 	return t

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 const (
@@ -203,7 +205,7 @@ func (m *Mesh) askByStream(ctx context.Context, id ID, addr netip.AddrPort) {
 		return nil
 	})
 	if err != nil {
-		m.cfg.Logger.Debug("an address of a member does not answer", "id", id.String(), "addr", addr, "error", escapeText(err.Error(), maxLogText))
+		m.cfg.Logger.Debug("an address of a member does not answer", "id", id.String(), "addr", addr, "error", wire.Escape(err.Error(), maxLogText))
 		return
 	}
 	_ = conn.Close()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // A member may ask others what they do and what they know: one question and one answer over TLS on the mesh's port, as
@@ -57,37 +58,37 @@ type query struct {
 }
 
 func (q query) encode() []byte {
-	b := appendArray(nil, queryFields)
-	b = appendUint(b, queryVersion)
-	b = appendBin(b, q.MeshID[:])
-	return appendBin(b, q.Text)
+	b := wire.AppendArray(nil, queryFields)
+	b = wire.AppendUint(b, queryVersion)
+	b = wire.AppendBin(b, q.MeshID[:])
+	return wire.AppendBin(b, q.Text)
 }
 
 func decodeQuery(b []byte) (q query, err error) {
-	r := reader{b: b}
-	r.arrayOf(queryFields)
-	if v := r.uint(); r.err == nil && v != queryVersion {
+	r := wire.Reader{Rest: b}
+	r.ArrayOf(queryFields)
+	if v := r.Uint(); r.Err == nil && v != queryVersion {
 		return q, fmt.Errorf("version %d, want %d", v, queryVersion)
 	}
-	r.fixed(q.MeshID[:])
-	q.Text = bytes.Clone(r.bin(MaxQuestion))
-	return q, r.end()
+	r.Fixed(q.MeshID[:])
+	q.Text = bytes.Clone(r.Bin(MaxQuestion))
+	return q, r.End()
 }
 
 func encodeQueryAnswer(text []byte) []byte {
-	b := appendArray(nil, queryAnswer)
-	b = appendUint(b, queryVersion)
-	return appendBin(b, text)
+	b := wire.AppendArray(nil, queryAnswer)
+	b = wire.AppendUint(b, queryVersion)
+	return wire.AppendBin(b, text)
 }
 
 func decodeQueryAnswer(b []byte) ([]byte, error) {
-	r := reader{b: b}
-	r.arrayOf(queryAnswer)
-	if v := r.uint(); r.err == nil && v != queryVersion {
+	r := wire.Reader{Rest: b}
+	r.ArrayOf(queryAnswer)
+	if v := r.Uint(); r.Err == nil && v != queryVersion {
 		return nil, fmt.Errorf("version %d, want %d", v, queryVersion)
 	}
-	text := bytes.Clone(r.bin(MaxAnswer))
-	return text, r.end()
+	text := bytes.Clone(r.Bin(MaxAnswer))
+	return text, r.End()
 }
 
 // queries limits what this node asks and what it answers.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 const (
@@ -341,7 +342,7 @@ func (r *rejoiner) wanted(addr netip.AddrPort) bool {
 // exchange compares memberships with a live peer.
 func (r *rejoiner) exchange(addr netip.AddrPort) {
 	if _, err := r.ml.Join([]string{addr.String()}); err != nil {
-		r.m.cfg.Logger.Debug("cannot exchange the membership", "addr", addr, "error", escapeText(err.Error(), maxLogText))
+		r.m.cfg.Logger.Debug("cannot exchange the membership", "addr", addr, "error", wire.Escape(err.Error(), maxLogText))
 	}
 }
 
@@ -357,7 +358,7 @@ func (r *rejoiner) join(ctx context.Context, addr netip.AddrPort) error {
 			return err
 		}
 		if _, err := r.ml.Join([]string{addr.String()}); err != nil {
-			r.m.cfg.Logger.Debug("cannot join", "addr", addr, "error", escapeText(err.Error(), maxLogText))
+			r.m.cfg.Logger.Debug("cannot join", "addr", addr, "error", wire.Escape(err.Error(), maxLogText))
 			r.m.askKeys(ctx, addr)
 			return err
 		}

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // A node that others cannot reach at its advertised address, for example behind NAT, hears nothing from them and cannot
@@ -35,7 +37,7 @@ type sight struct {
 
 func (s sight) encode() []byte {
 	a := s.from.As16()
-	return append([]byte{byte(flag(s.reached))}, a[:]...)
+	return append([]byte{byte(wire.Flag(s.reached))}, a[:]...)
 }
 
 func decodeSight(b []byte) (s sight, ok bool) {
@@ -130,7 +132,7 @@ func (m *Mesh) seenBy(ctx context.Context, id ID) (sight, bool) {
 	defer cancel()
 	b, err := m.question(ctx, id, node, []byte(askSight))
 	if err != nil {
-		m.cfg.Logger.Debug("a member does not say how it sees this node", "id", id.String(), "error", escapeText(err.Error(), maxLogText))
+		m.cfg.Logger.Debug("a member does not say how it sees this node", "id", id.String(), "error", wire.Escape(err.Error(), maxLogText))
 		return sight{}, false
 	}
 	return decodeSight(b)

@@ -4,6 +4,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // Reasons for refusing a frame.
@@ -115,6 +117,6 @@ func (p *problems) report(now time.Time, kind Problem, culprit, detail string) {
 	}
 	p.mu.Unlock()
 	if !told && p.tell != nil {
-		p.tell(kind, escapeText(detail, maxDetailText))
+		p.tell(kind, wire.Escape(detail, maxDetailText))
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // The messages of anti-entropy. Each names its sender (memberlist does not) and the session. None is signed: frames
@@ -151,54 +153,54 @@ func (m *syncMessage) split(yield func(*syncMessage) bool) {
 // encode returns the message as decodeSync decodes it.
 func (m *syncMessage) encode() []byte {
 	var b []byte
-	b = appendArray(b, syncFields)
-	b = appendUint(b, SyncVersion)
-	b = appendUint(b, uint64(m.Kind))
-	b = appendBin(b, m.From[:])
-	b = appendUint(b, m.Session)
-	b = appendUint(b, m.Token)
+	b = wire.AppendArray(b, syncFields)
+	b = wire.AppendUint(b, SyncVersion)
+	b = wire.AppendUint(b, uint64(m.Kind))
+	b = wire.AppendBin(b, m.From[:])
+	b = wire.AppendUint(b, m.Session)
+	b = wire.AppendUint(b, m.Token)
 	switch m.Kind {
 	case syncCheck, syncSame, syncDiffer:
-		b = appendBin(b, binary.BigEndian.AppendUint64(m.Root[:], m.Clock))
+		b = wire.AppendBin(b, binary.BigEndian.AppendUint64(m.Root[:], m.Clock))
 	case syncVector:
-		b = appendArray(b, 5)
-		b = appendBin(b, m.Root[:])
-		b = appendUint(b, flag(m.Reply))
+		b = wire.AppendArray(b, 5)
+		b = wire.AppendBin(b, m.Root[:])
+		b = wire.AppendUint(b, wire.Flag(m.Reply))
 		b = m.After.append(b)
 		b = m.Last.append(b)
-		b = appendArray(b, len(m.Streams))
+		b = wire.AppendArray(b, len(m.Streams))
 		for i := range m.Streams {
 			b = m.Streams[i].append(b)
 		}
 	case syncChunk:
-		b = appendArray(b, 3)
-		b = appendUint(b, m.Num)
-		b = appendUint(b, flag(m.End))
-		b = appendArray(b, len(m.Frames))
+		b = wire.AppendArray(b, 3)
+		b = wire.AppendUint(b, m.Num)
+		b = wire.AppendUint(b, wire.Flag(m.End))
+		b = wire.AppendArray(b, len(m.Frames))
 		for _, f := range m.Frames {
-			b = appendBin(b, f)
+			b = wire.AppendBin(b, f)
 		}
 	case syncAck:
-		b = appendArray(b, 2)
-		b = appendUint(b, m.Num)
-		b = appendUint(b, m.Fresh)
+		b = wire.AppendArray(b, 2)
+		b = wire.AppendUint(b, m.Num)
+		b = wire.AppendUint(b, m.Fresh)
 	case syncDetail:
 		d := &m.Detail
-		b = appendArray(b, 4)
+		b = wire.AppendArray(b, 4)
 		b = d.Key.append(b)
-		b = appendUint(b, d.First)
-		b = appendUint(b, d.Last)
-		b = appendArray(b, 2*len(d.Hashes))
+		b = wire.AppendUint(b, d.First)
+		b = wire.AppendUint(b, d.Last)
+		b = wire.AppendArray(b, 2*len(d.Hashes))
 		for i := range d.Hashes {
-			b = appendUint(b, d.Hashes[i].Seq)
-			b = appendBin(b, d.Hashes[i].Hash[:])
+			b = wire.AppendUint(b, d.Hashes[i].Seq)
+			b = wire.AppendBin(b, d.Hashes[i].Hash[:])
 		}
 	case syncWant:
-		b = appendArray(b, len(m.Want))
+		b = wire.AppendArray(b, len(m.Want))
 		for i := range m.Want {
-			b = appendArray(b, 2)
+			b = wire.AppendArray(b, 2)
 			b = m.Want[i].Key.append(b)
-			b = appendBin(b, appendWindow(nil, m.Want[i].Spans))
+			b = wire.AppendBin(b, appendWindow(nil, m.Want[i].Spans))
 		}
 	}
 	return b
@@ -210,78 +212,78 @@ func decodeSync(b []byte) (*syncMessage, error) {
 		return nil, fmt.Errorf("sync message of %d bytes, want at most %d", len(b), maxSyncMessage)
 	}
 	m := &syncMessage{}
-	r := &reader{b: b}
+	r := &wire.Reader{Rest: b}
 	m.decodeHead(r)
 	switch m.Kind {
 	case syncCheck, syncSame, syncDiffer:
 		var both [len(m.Root) + 8]byte // an answer is not longer than the check
-		r.fixed(both[:])
+		r.Fixed(both[:])
 		m.Root, m.Clock = [32]byte(both[:]), binary.BigEndian.Uint64(both[len(m.Root):])
 	case syncVector:
 		m.decodeVector(r)
 	case syncChunk:
-		r.arrayOf(3)
-		m.Num = r.uint()
-		m.End = r.flags(1) != 0
-		m.Frames = make([][]byte, r.array(maxChunkFrames))
+		r.ArrayOf(3)
+		m.Num = r.Uint()
+		m.End = r.Flags(1) != 0
+		m.Frames = make([][]byte, r.Array(maxChunkFrames))
 		for i := range m.Frames {
-			m.Frames[i] = r.bin(MaxFrame)
+			m.Frames[i] = r.Bin(MaxFrame)
 		}
 	case syncAck:
-		r.arrayOf(2)
-		m.Num, m.Fresh = r.uint(), r.uint()
+		r.ArrayOf(2)
+		m.Num, m.Fresh = r.Uint(), r.Uint()
 	case syncDetail:
 		m.Detail.decode(r)
 	case syncWant:
-		m.Want = make([]streamWant, r.array(maxWant))
+		m.Want = make([]streamWant, r.Array(maxWant))
 		spans := maxDetail
 		for i := range m.Want {
-			r.arrayOf(2)
+			r.ArrayOf(2)
 			m.Want[i].Key = readStreamKey(r)
 			m.Want[i].Spans = readWindow(r, spans)
 			spans -= len(m.Want[i].Spans)
 		}
 	default:
-		r.fail(errors.New("unknown kind"))
+		r.Fail(errors.New("unknown kind"))
 	}
-	if err := r.end(); err != nil {
+	if err := r.End(); err != nil {
 		return nil, fmt.Errorf("sync message: %w", err)
 	}
 	return m, nil
 }
 
 // decodeHead decodes the fields that all messages begin with.
-func (m *syncMessage) decodeHead(r *reader) {
-	r.arrayOf(syncFields)
-	if v := r.uint(); r.err == nil && v != SyncVersion {
-		r.fail(fmt.Errorf("version %d, want %d", v, SyncVersion))
+func (m *syncMessage) decodeHead(r *wire.Reader) {
+	r.ArrayOf(syncFields)
+	if v := r.Uint(); r.Err == nil && v != SyncVersion {
+		r.Fail(fmt.Errorf("version %d, want %d", v, SyncVersion))
 	}
-	if kind := r.uint(); kind <= uint64(syncDiffer) {
+	if kind := r.Uint(); kind <= uint64(syncDiffer) {
 		m.Kind = syncKind(kind)
 	}
-	r.fixed(m.From[:])
-	m.Session = r.uint()
-	m.Token = r.uint()
+	r.Fixed(m.From[:])
+	m.Session = r.Uint()
+	m.Token = r.Uint()
 	if m.Token != 0 && m.Kind != syncDiffer && m.Kind != syncVector {
-		r.fail(errors.New("a token where none belongs"))
+		r.Fail(errors.New("a token where none belongs"))
 	}
 }
 
 // syncHead decodes the head alone.
 func syncHead(b []byte) (m syncMessage, ok bool) {
-	r := &reader{b: b}
+	r := &wire.Reader{Rest: b}
 	m.decodeHead(r)
-	return m, r.err == nil
+	return m, r.Err == nil
 }
 
-func (m *syncMessage) decodeVector(r *reader) {
-	r.arrayOf(5)
-	r.fixed(m.Root[:])
-	m.Reply = r.flags(1) != 0
+func (m *syncMessage) decodeVector(r *wire.Reader) {
+	r.ArrayOf(5)
+	r.Fixed(m.Root[:])
+	m.Reply = r.Flags(1) != 0
 	m.After, m.Last = readStreamKey(r), readStreamKey(r)
-	n := r.array(maxVectorStreams)
-	if n > len(r.b) {
-		r.fail(errTruncated)
+	n := r.Array(maxVectorStreams)
+	if n > len(r.Rest) {
+		r.Fail(wire.ErrTruncated)
 		return
 	}
 	m.Streams = make([]streamVector, n)
@@ -290,89 +292,89 @@ func (m *syncMessage) decodeVector(r *reader) {
 		v := &m.Streams[i]
 		v.decode(r, spans)
 		spans -= len(v.Seen)
-		if r.err == nil && i > 0 && m.Streams[i-1].Key.compare(v.Key) >= 0 {
-			r.fail(errors.New("streams out of order"))
+		if r.Err == nil && i > 0 && m.Streams[i-1].Key.compare(v.Key) >= 0 {
+			r.Fail(errors.New("streams out of order"))
 		}
 	}
 }
 
 // decode decodes a stream with at most the given number of spans.
-func (v *streamVector) decode(r *reader, spans int) {
-	r.arrayOf(7)
-	r.fixed(v.Key.origin[:])
-	v.Key.epoch = r.uint()
-	v.Live = r.uint()
-	r.fixed(v.Sum[:])
-	v.First, v.Last = r.uint(), r.uint()
+func (v *streamVector) decode(r *wire.Reader, spans int) {
+	r.ArrayOf(7)
+	r.Fixed(v.Key.origin[:])
+	v.Key.epoch = r.Uint()
+	v.Live = r.Uint()
+	r.Fixed(v.Sum[:])
+	v.First, v.Last = r.Uint(), r.Uint()
 	v.Seen = readWindow(r, spans)
 	if v.Last == math.MaxUint64 {
-		r.fail(errCanonical)
+		r.Fail(wire.ErrCanonical)
 	}
 	if v.Last == 0 {
 		v.Last = math.MaxUint64
 	}
-	if n := len(v.Seen); r.err == nil && (v.First == 0 || v.Last < v.First || n > 0 && (v.Seen[0].first < v.First || v.Seen[n-1].last > v.Last)) {
-		r.fail(errWindow)
+	if n := len(v.Seen); r.Err == nil && (v.First == 0 || v.Last < v.First || n > 0 && (v.Seen[0].first < v.First || v.Seen[n-1].last > v.Last)) {
+		r.Fail(errWindow)
 	}
 }
 
 func (v *streamVector) append(b []byte) []byte {
-	b = appendArray(b, 7)
-	b = appendBin(b, v.Key.origin[:])
-	b = appendUint(b, v.Key.epoch)
-	b = appendUint(b, v.Live)
-	b = appendBin(b, v.Sum[:])
-	b = appendUint(b, v.First)
+	b = wire.AppendArray(b, 7)
+	b = wire.AppendBin(b, v.Key.origin[:])
+	b = wire.AppendUint(b, v.Key.epoch)
+	b = wire.AppendUint(b, v.Live)
+	b = wire.AppendBin(b, v.Sum[:])
+	b = wire.AppendUint(b, v.First)
 	last := v.Last
 	if last == math.MaxUint64 {
 		last = 0 // the usual case, shorter
 	}
-	b = appendUint(b, last)
-	return appendBin(b, appendWindow(nil, v.Seen))
+	b = wire.AppendUint(b, last)
+	return wire.AppendBin(b, appendWindow(nil, v.Seen))
 }
 
-func (d *streamDetail) decode(r *reader) {
-	r.arrayOf(4)
+func (d *streamDetail) decode(r *wire.Reader) {
+	r.ArrayOf(4)
 	d.Key = readStreamKey(r)
-	d.First, d.Last = r.uint(), r.uint()
-	n := r.array(2 * maxDetail)
-	if n%2 != 0 || n > len(r.b) || d.Last < d.First {
-		r.fail(errTruncated)
+	d.First, d.Last = r.Uint(), r.Uint()
+	n := r.Array(2 * maxDetail)
+	if n%2 != 0 || n > len(r.Rest) || d.Last < d.First {
+		r.Fail(wire.ErrTruncated)
 		return
 	}
 	d.Hashes = make([]seqHash, n/2)
 	for i := range d.Hashes {
 		h := &d.Hashes[i]
-		h.Seq = r.uint()
-		r.fixed(h.Hash[:])
-		if r.err == nil && (h.Seq < d.First || h.Seq > d.Last || (i > 0 && d.Hashes[i-1].Seq >= h.Seq)) {
-			r.fail(errors.New("numbers out of order"))
+		h.Seq = r.Uint()
+		r.Fixed(h.Hash[:])
+		if r.Err == nil && (h.Seq < d.First || h.Seq > d.Last || (i > 0 && d.Hashes[i-1].Seq >= h.Seq)) {
+			r.Fail(errors.New("numbers out of order"))
 		}
 	}
 }
 
 func (k streamKey) append(b []byte) []byte {
-	b = appendArray(b, 2)
-	b = appendBin(b, k.origin[:])
-	return appendUint(b, k.epoch)
+	b = wire.AppendArray(b, 2)
+	b = wire.AppendBin(b, k.origin[:])
+	return wire.AppendUint(b, k.epoch)
 }
 
-func readStreamKey(r *reader) (k streamKey) {
-	r.arrayOf(2)
-	r.fixed(k.origin[:])
-	k.epoch = r.uint()
+func readStreamKey(r *wire.Reader) (k streamKey) {
+	r.ArrayOf(2)
+	r.Fixed(k.origin[:])
+	k.epoch = r.Uint()
 	return k
 }
 
 // readWindow decodes a window of at most the given number of spans.
-func readWindow(r *reader, spans int) window {
-	b := r.bin(maxSyncMessage)
-	if r.err != nil {
+func readWindow(r *wire.Reader, spans int) window {
+	b := r.Bin(maxSyncMessage)
+	if r.Err != nil {
 		return nil
 	}
 	w, err := decodeWindow(b, spans)
 	if err != nil {
-		r.fail(err)
+		r.Fail(err)
 	}
 	return w
 }

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // TokenPrefix begins the text of every token.
@@ -33,15 +35,15 @@ type token struct {
 }
 
 func (t token) encode() string {
-	b := appendArray(nil, tokenFields)
-	b = appendUint(b, tokenVersion)
-	b = appendArray(b, len(t.Addrs))
+	b := wire.AppendArray(nil, tokenFields)
+	b = wire.AppendUint(b, tokenVersion)
+	b = wire.AppendArray(b, len(t.Addrs))
 	for _, a := range t.Addrs {
-		b = appendStr(b, a.String())
+		b = wire.AppendStr(b, a.String())
 	}
-	b = appendBin(b, t.Inviter[:])
-	b = appendBin(b, t.Secret[:])
-	b = appendUint(b, uint64(t.Expires.UnixMilli()))
+	b = wire.AppendBin(b, t.Inviter[:])
+	b = wire.AppendBin(b, t.Secret[:])
+	b = wire.AppendUint(b, uint64(t.Expires.UnixMilli()))
 	return TokenPrefix + base64.RawURLEncoding.EncodeToString(b)
 }
 
@@ -67,25 +69,25 @@ func parseToken(s string) (t token, err error) {
 	if err != nil || strings.ContainsAny(text, "\r\n") { // the decoder would skip these
 		return t, errors.New("it was not copied whole")
 	}
-	r := reader{b: b}
-	r.arrayOf(tokenFields)
-	if v := r.uint(); r.err == nil && v != tokenVersion {
+	r := wire.Reader{Rest: b}
+	r.ArrayOf(tokenFields)
+	if v := r.Uint(); r.Err == nil && v != tokenVersion {
 		return t, fmt.Errorf("version %d, want %d", v, tokenVersion)
 	}
-	for n := r.array(maxTokenAddrs); n > 0 && r.err == nil; n-- {
-		a, err := parseAddrPort(r.str(maxAddrText))
+	for n := r.Array(maxTokenAddrs); n > 0 && r.Err == nil; n-- {
+		a, err := parseAddrPort(r.Str(maxAddrText))
 		if err != nil {
-			r.fail(err)
+			r.Fail(err)
 		}
 		t.Addrs = append(t.Addrs, a)
 	}
-	r.fixed(t.Inviter[:])
-	r.fixed(t.Secret[:])
-	ms := r.uint()
-	if err := r.end(); err != nil {
+	r.Fixed(t.Inviter[:])
+	r.Fixed(t.Secret[:])
+	ms := r.Uint()
+	if err := r.End(); err != nil {
 		return token{}, err
 	}
-	if len(t.Addrs) == 0 || ms > maxMillis {
+	if len(t.Addrs) == 0 || ms > wire.MaxMillis {
 		return token{}, errors.New("no address, or a time out of range")
 	}
 	t.Expires = time.UnixMilli(int64(ms)).UTC()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // Pushes, pings, and the digests with them travel by UDP. If UDP, or only large UDP packets, are lost between two
@@ -74,7 +75,7 @@ type pathReport struct {
 }
 
 func (r pathReport) encode() []byte {
-	b := []byte{byte(pathIsReport), byte(flag(r.want))}
+	b := []byte{byte(pathIsReport), byte(wire.Flag(r.want))}
 	for _, d := range []time.Duration{r.small, r.large, r.watched} {
 		b = binary.BigEndian.AppendUint32(b, uint32(min(max(d.Milliseconds(), 0), neverHeard)))
 	}

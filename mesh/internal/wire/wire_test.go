@@ -1,4 +1,4 @@
-package mesh
+package wire
 
 import (
 	"bytes"
@@ -12,22 +12,22 @@ import (
 func TestWireIsMsgpack(t *testing.T) {
 	numbers := []uint64{0, 1, 0x7f, 0x80, 0xff, 0x100, 0xffff, 0x10000, math.MaxUint32, math.MaxUint32 + 1, math.MaxUint64}
 	blob, long := bytes.Repeat([]byte{1}, 300), "a text of more than thirty-one bytes"
-	b := appendArray(nil, len(numbers)+4)
+	b := AppendArray(nil, len(numbers)+4)
 	for _, n := range numbers {
-		b = appendUint(b, n)
+		b = AppendUint(b, n)
 	}
-	b = appendBin(appendBin(b, blob), []byte{9})
-	b = appendStr(appendStr(b, long), "short")
+	b = AppendBin(AppendBin(b, blob), []byte{9})
+	b = AppendStr(AppendStr(b, long), "short")
 	var h codec.MsgpackHandle
 	h.WriteExt, h.RawToString = true, false
 	var got []any
 	if err := codec.NewDecoderBytes(b, &h).Decode(&got); err != nil {
 		t.Fatal(err)
 	}
-	r := reader{b: b}
-	r.arrayOf(len(numbers) + 4)
+	r := Reader{Rest: b}
+	r.ArrayOf(len(numbers) + 4)
 	for i, n := range numbers {
-		if v := r.uint(); v != n {
+		if v := r.Uint(); v != n {
 			t.Errorf("read %d, want %d", v, n)
 		}
 		switch v := got[i].(type) {
@@ -43,10 +43,10 @@ func TestWireIsMsgpack(t *testing.T) {
 			t.Errorf("codec read %T for %d", v, n)
 		}
 	}
-	if !bytes.Equal(r.bin(1000), blob) || !bytes.Equal(got[len(numbers)].([]byte), blob) || len(r.bin(5)) != 1 {
+	if !bytes.Equal(r.Bin(1000), blob) || !bytes.Equal(got[len(numbers)].([]byte), blob) || len(r.Bin(5)) != 1 {
 		t.Error("bytes differ")
 	}
-	if r.str(100) != long || r.str(100) != "short" || r.end() != nil {
-		t.Errorf("texts differ: %v", r.err)
+	if r.Str(100) != long || r.Str(100) != "short" || r.End() != nil {
+		t.Errorf("texts differ: %v", r.Err)
 	}
 }

@@ -1,0 +1,29 @@
+package wire
+
+import (
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// IsText reports whether s is valid UTF-8 of printable characters only, so that terminals and logs show it
+// unchanged.
+func IsText(s string) bool {
+	if !utf8.ValidString(s) {
+		return false
+	}
+	return strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0
+}
+
+// Escape makes a text harmless in a log or on a terminal, after cutting it to limit bytes.
+func Escape(s string, limit int) string {
+	if len(s) > limit {
+		s = s[:limit]
+	}
+	if IsText(s) {
+		return s
+	}
+	q := strconv.Quote(s)
+	return q[1 : len(q)-1]
+}
