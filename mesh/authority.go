@@ -164,7 +164,7 @@ func (m *Mesh) PublishAsAuthority(now time.Time, payload []byte, expires time.Ti
 	if err != nil {
 		return Frame{}, err
 	}
-	f, err := signFrame(m.cfg.Authority.key, Frame{
+	f, err := m.cfg.Authority.key.Sign(Frame{
 		MeshID: m.cfg.Secrets.MeshID, Epoch: AuthorityEpoch, Seq: serial, Issued: now, Expires: expires, Payload: payload,
 	})
 	if err != nil {

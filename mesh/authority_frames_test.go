@@ -62,7 +62,7 @@ func TestClusterPublishAsAuthority(t *testing.T) {
 
 		var raws [][]byte
 		for _, f := range said {
-			raws = append(raws, f.Raw())
+			raws = append(raws, f.Raw)
 		}
 		c.addrs = append(c.addrs, netip.MustParseAddrPort("10.0.1.2:7946"))
 		again := newNode(t, c.secrets, newIdentity(t), c.config(4, edit))
@@ -92,8 +92,8 @@ func TestClusterPublishAsAuthority(t *testing.T) {
 // The number of frames signed by the authority is bounded, and all nodes keep the same ones in whatever order they arrive.
 func TestAuthorityFramesAreBounded(t *testing.T) {
 	a := testAuthority(t)
-	frame := func(seq uint64, text string) Frame {
-		f, err := signFrame(a.key, Frame{Epoch: AuthorityEpoch, Seq: seq, Issued: simStart, Expires: simStart.Add(time.Hour), Payload: []byte(text)})
+	sign := func(seq uint64, text string) Frame {
+		f, err := a.key.Sign(Frame{Epoch: AuthorityEpoch, Seq: seq, Issued: simStart, Expires: simStart.Add(time.Hour), Payload: []byte(text)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -104,11 +104,11 @@ func TestAuthorityFramesAreBounded(t *testing.T) {
 		c := coreFor(i)
 		c.authority = a.key.ID()
 		for seq := uint64(10); seq < 10+maxAuthorityFrames-1; seq++ {
-			c.insert(Frame{Origin: c.authority, Epoch: AuthorityEpoch, Seq: seq, Expires: simStart.Add(time.Hour), raw: expiringRaw})
+			c.insert(Frame{Origin: c.authority, Epoch: AuthorityEpoch, Seq: seq, Expires: simStart.Add(time.Hour), Raw: expiringRaw})
 		}
 		cores = append(cores, c)
 	}
-	fs := []Frame{frame(1<<40, "high"), frame(1, "low"), frame(2, "one"), frame(2, "twin"), frame(1<<39, "lower")}
+	fs := []Frame{sign(1<<40, "high"), sign(1, "low"), sign(2, "one"), sign(2, "twin"), sign(1<<39, "lower")}
 	for i, c := range cores {
 		for j := range fs {
 			f := fs[j]

@@ -25,14 +25,14 @@ func BenchmarkSign(b *testing.B) {
 	f := Frame{Epoch: 1, Issued: simStart, Expires: simStart.Add(time.Hour), Payload: make([]byte, benchPayload)}
 	for b.Loop() {
 		f.Seq++
-		if _, err := signFrame(signers[0], f); err != nil {
+		if _, err := signers[0].Sign(f); err != nil {
 			b.Fatal(err)
 		}
 	}
 }
 
 func BenchmarkVerify(b *testing.B) {
-	raw := testFrame(b, signers[0], 1, 1, simStart, time.Hour, string(make([]byte, benchPayload))).Raw()
+	raw := testFrame(b, signers[0], 1, 1, simStart, time.Hour, string(make([]byte, benchPayload))).Raw
 	for b.Loop() {
 		f, err := DecodeFrame(raw)
 		if err != nil || f.Verify() != nil {
@@ -49,11 +49,11 @@ func benchFrames(b *testing.B, n int) [][]byte {
 	for part := range runtime.NumCPU() {
 		wg.Go(func() {
 			for i := part; i < n; i += runtime.NumCPU() {
-				f, err := signFrame(signers[0], Frame{Epoch: 1, Seq: uint64(i + 1), Issued: now, Expires: now.Add(time.Hour), Payload: make([]byte, benchPayload)})
+				f, err := signers[0].Sign(Frame{Epoch: 1, Seq: uint64(i + 1), Issued: now, Expires: now.Add(time.Hour), Payload: make([]byte, benchPayload)})
 				if err != nil {
 					panic(err)
 				}
-				raws[i] = f.Raw()
+				raws[i] = f.Raw
 			}
 		})
 	}

@@ -47,7 +47,7 @@ func TestWireBudget(t *testing.T) {
 		before = c.hub.wire()
 		size := 0
 		for i := range bans {
-			size = len(publish(t, c.nodes[i%nodes], string(payload), time.Hour).Raw())
+			size = len(publish(t, c.nodes[i%nodes], string(payload), time.Hour).Raw)
 			<-time.After(apart)
 		}
 		rest := perNode * nodes * bans * apart.Seconds()

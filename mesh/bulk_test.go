@@ -19,7 +19,7 @@ func chunkOf(t *testing.T, from ID, session uint64, origin Identity, first, n, b
 	m := &syncMessage{Kind: syncChunk, From: from, Session: session, Num: 1}
 	now := time.Now()
 	for i := range n {
-		raw := testFrame(t, origin, 1, uint64(first+i), now, time.Hour, "x").raw
+		raw := testFrame(t, origin, 1, uint64(first+i), now, time.Hour, "x").Raw
 		if i >= bad {
 			raw[len(raw)-1] ^= 1
 		}

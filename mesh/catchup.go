@@ -147,7 +147,7 @@ func (m *Mesh) answerKeys(conn *tls.Conn, key ed25519.PublicKey, b []byte, from 
 			return errNotYet
 		}
 		if g.Version > q.Has {
-			a.Records = append(a.Records, g.frame.raw)
+			a.Records = append(a.Records, g.frame.Raw)
 		}
 	}
 	if err := writeMessage(conn, a.encode()); err != nil {

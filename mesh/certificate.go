@@ -104,7 +104,7 @@ type Certificate struct {
 func (c Certificate) ID() ID { return IDOf(c.Node) }
 
 // Raw returns the encoded certificate with its signature. It must not be changed.
-func (c Certificate) Raw() []byte { return c.frame.raw }
+func (c Certificate) Raw() []byte { return c.frame.Raw }
 
 // Verify checks the signature, that the certificate is of this authority and mesh, and that it counts at now. Errors
 // match ErrOtherAuthority, ErrOtherMesh, ErrBadSignature, ErrCertificateEarly (if by more than FutureSkew) or
@@ -139,7 +139,7 @@ func (a Authority) Certify(c Certificate) (Certificate, error) {
 	if err := c.Caps.validate(); err != nil {
 		return Certificate{}, fmt.Errorf("certificate of %q: %w", c.Name, err)
 	}
-	f, err := signFrame(a.key, Frame{
+	f, err := a.key.Sign(Frame{
 		MeshID: c.MeshID, Epoch: recordCertificate, Seq: c.Serial, Issued: c.NotBefore, Expires: c.NotAfter, Payload: c.payload(),
 	})
 	if err != nil {
@@ -199,7 +199,7 @@ type Revocation struct {
 }
 
 // Raw returns the encoded revocation with its signature. It must not be changed.
-func (v Revocation) Raw() []byte { return v.frame.raw }
+func (v Revocation) Raw() []byte { return v.frame.Raw }
 
 // Revoke signs a revocation made of v's fields.
 func (a Authority) Revoke(v Revocation) (Revocation, error) {
@@ -209,7 +209,7 @@ func (a Authority) Revoke(v Revocation) (Revocation, error) {
 	if !wire.IsText(v.Reason) || len(v.Reason) > maxReason || !wire.IsText(v.Name) || len(v.Name) > MaxName {
 		return Revocation{}, fmt.Errorf("revocation: reason %q: want at most %d bytes of printable text", v.Reason, maxReason)
 	}
-	f, err := signFrame(a.key, Frame{
+	f, err := a.key.Sign(Frame{
 		MeshID: v.MeshID, Epoch: recordRevocation, Seq: v.Serial, Issued: v.Issued, Expires: v.Issued.Add(revocationLife), Payload: v.payload(),
 	})
 	if err != nil {

@@ -78,11 +78,11 @@ func TestCertificateVerify(t *testing.T) {
 		t.Errorf("without a key: %v", err)
 	}
 	// A node's frame is no certificate, whatever it says.
-	f, err := signFrame(signers[1], Frame{MeshID: [16]byte{1}, Epoch: recordCertificate, Seq: 9, Issued: simStart, Expires: simStart.Add(time.Hour), Payload: base.payload()})
+	f, err := signers[1].Sign(Frame{MeshID: [16]byte{1}, Epoch: recordCertificate, Seq: 9, Issued: simStart, Expires: simStart.Add(time.Hour), Payload: base.payload()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	forged, err := DecodeCertificate(f.Raw())
+	forged, err := DecodeCertificate(f.Raw)
 	if err == nil {
 		err = forged.Verify(a.Public(), [16]byte{1}, simStart)
 	}

@@ -63,7 +63,7 @@ func TestClusterNamesClocks(t *testing.T) {
 				var early sync.Map // frames that the first node refused as too early
 				c := newCluster(t, 3, func(i int, cfg *Config) {
 					if i == 0 {
-						cfg.Early = func(f Frame) { early.Store(string(f.raw), true) }
+						cfg.Early = func(f Frame) { early.Store(string(f.Raw), true) }
 					}
 				})
 				eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
@@ -92,13 +92,13 @@ func TestClusterNamesClocks(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					forged := bytes.Clone(f.raw)
+					forged := bytes.Clone(f.Raw)
 					forged[len(forged)-1] ^= 1
 					c.nodes[0].admit(forged, len(forged), viaPush, new(intake))
 					if _, told := early.Load(string(forged)); told {
 						t.Error("a forged frame of the future is told")
 					}
-					eventually(t, 30*time.Second, "the first hears of the frame that it refuses", func() bool { _, told := early.Load(string(f.raw)); return told })
+					eventually(t, 30*time.Second, "the first hears of the frame that it refuses", func() bool { _, told := early.Load(string(f.Raw)); return told })
 				}
 				if err := off.stop(); err != nil {
 					t.Fatal(err)

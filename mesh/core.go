@@ -261,7 +261,7 @@ func (out *actions) spread(f Frame, by via) {
 	if by == viaTree {
 		out.relay = append(out.relay, f)
 	}
-	if by == viaPush && len(f.raw) <= freshSize {
+	if by == viaPush && len(f.Raw) <= freshSize {
 		out.pass = append(out.pass, f)
 	}
 }
@@ -276,5 +276,5 @@ func (c *core) isForeignUseOfOurKey(f Frame) bool {
 		return true
 	}
 	raw, ok := c.get(f.Ref())
-	return ok && string(raw) != string(f.raw)
+	return ok && string(raw) != string(f.Raw)
 }

@@ -77,7 +77,7 @@ func TestWindowsOfAnOriginAreBounded(t *testing.T) {
 		}
 	}
 	for i := range uint64(2000) {
-		f := Frame{Origin: ID{2}, Epoch: 1 + i%epochs, Seq: 2 * (1 + rng.Uint64N(5000)), Expires: now.Add(time.Minute), raw: expiringRaw}
+		f := Frame{Origin: ID{2}, Epoch: 1 + i%epochs, Seq: 2 * (1 + rng.Uint64N(5000)), Expires: now.Add(time.Minute), Raw: expiringRaw}
 		if _, held := c.get(f.Ref()); held {
 			continue
 		}
@@ -104,7 +104,7 @@ func TestLedgerForgetsStaleEnds(t *testing.T) {
 	c := newCore(ID{1}, 1, rand.New(rand.NewPCG(1, 2)))
 	c.most.frames = 1
 	for seq := uint64(3 * maxStale); seq > 0; seq-- { // each displaces the one before
-		f := Frame{Origin: ID{2}, Epoch: 1, Seq: seq, Expires: simStart.Add(time.Minute), raw: expiringRaw}
+		f := Frame{Origin: ID{2}, Epoch: 1, Seq: seq, Expires: simStart.Add(time.Minute), Raw: expiringRaw}
 		c.makeRoom(f)
 		c.insert(f)
 	}

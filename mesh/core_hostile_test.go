@@ -82,17 +82,17 @@ func fill(c *core, key streamKey, seqs ...uint64) {
 	for _, seq := range seqs {
 		raw := slices.Clone(hourRaw)
 		raw[len(raw)-1], raw[len(raw)-2], raw[len(raw)-3] = byte(seq), byte(seq>>8), byte(seq>>16)
-		c.insert(Frame{Origin: key.origin, Epoch: key.epoch, Seq: seq, Expires: simStart.Add(time.Hour), raw: raw})
+		c.insert(Frame{Origin: key.origin, Epoch: key.epoch, Seq: seq, Expires: simStart.Add(time.Hour), Raw: raw})
 	}
 }
 
 // hourRaw is a frame that ends an hour after simStart.
 var hourRaw = func() []byte {
-	f, err := signFrame(signers[0], Frame{Epoch: 1, Seq: 1, Issued: simStart, Expires: simStart.Add(time.Hour)})
+	f, err := signers[0].Sign(Frame{Epoch: 1, Seq: 1, Issued: simStart, Expires: simStart.Add(time.Hour)})
 	if err != nil {
 		panic(err)
 	}
-	return f.raw
+	return f.Raw
 }()
 
 func upTo(n uint64) (seqs []uint64) {

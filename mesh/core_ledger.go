@@ -101,7 +101,7 @@ func (l *ledger) loaded(f Frame) bool {
 	if o == nil {
 		return false
 	}
-	return o.frames >= l.most.frames || o.bytes+len(f.raw) > l.most.bytes ||
+	return o.frames >= l.most.frames || o.bytes+len(f.Raw) > l.most.bytes ||
 		o.epochs >= l.most.epochs && l.streams[streamKey{f.Origin, f.Epoch}] == nil
 }
 
@@ -119,7 +119,8 @@ func (l *ledger) last(origin ID) (ref FrameRef, ok bool) {
 	return ref, ok
 }
 
-func (r FrameRef) before(o FrameRef) bool {
+// before reports whether r is of an older epoch than o, or of the same and lower.
+func before(r, o FrameRef) bool {
 	return r.Epoch < o.Epoch || r.Epoch == o.Epoch && r.Seq < o.Seq
 }
 
@@ -154,7 +155,7 @@ func (l *ledger) judge(now time.Time, f Frame) verdict {
 	switch {
 	case !f.Expires.After(now):
 		return verdictExpired
-	case ok && bytes.Equal(raw, f.raw):
+	case ok && bytes.Equal(raw, f.Raw):
 		return verdictDuplicate
 	case f.Issued.After(now.Add(FutureSkew)):
 		return verdictFuture
@@ -167,7 +168,7 @@ func (l *ledger) judge(now time.Time, f Frame) verdict {
 	case len(l.streams) >= maxStreams && l.streams[streamKey{f.Origin, f.Epoch}] == nil:
 		return verdictFull
 	case l.loaded(f):
-		if last, ok := l.last(f.Origin); !ok || !f.Ref().before(last) {
+		if last, ok := l.last(f.Origin); !ok || !before(f.Ref(), last) {
 			return verdictFull
 		}
 	}
@@ -221,7 +222,7 @@ func (l *ledger) put(now time.Time, f Frame, out *actions) (v verdict, stays boo
 // store, where Restore did not verify it, and must not be held against its origin.
 func (l *ledger) discardForged(f Frame, out *actions) {
 	raw, ok := l.get(f.Ref())
-	if !ok || bytes.Equal(raw, f.raw) {
+	if !ok || bytes.Equal(raw, f.Raw) {
 		return
 	}
 	if old, err := DecodeFrame(raw); err == nil && old.Verify() != nil {
@@ -244,7 +245,7 @@ func (l *ledger) insert(f Frame) {
 		l.index.ReplaceOrInsert(s)
 	}
 	e := expand(f.hash())
-	s.frames.ReplaceOrInsert(held{f.Seq, f.raw})
+	s.frames.ReplaceOrInsert(held{f.Seq, f.Raw})
 	s.sum.add(&e)
 	l.root.add(&e)
 	l.count++
@@ -254,8 +255,8 @@ func (l *ledger) insert(f Frame) {
 		l.origins[f.Origin] = o
 	}
 	o.frames++
-	o.bytes += len(f.raw)
-	s.bytes += len(f.raw)
+	o.bytes += len(f.Raw)
+	s.bytes += len(f.Raw)
 	if s.frames.Len() == 1 {
 		o.epochs++
 		o.spans += len(s.seen)
@@ -296,7 +297,7 @@ func (l *ledger) remove(s *stream, seq uint64) {
 	if !ok {
 		return
 	}
-	e := expand(Frame{raw: h.raw}.hash())
+	e := expand(Frame{Raw: h.raw}.hash())
 	s.sum.sub(&e)
 	l.root.sub(&e)
 	l.count--

@@ -13,7 +13,7 @@ func TestRestoredFrameThatIsNotSigned(t *testing.T) {
 	c := s.cores[0]
 	for seq := uint64(1); seq <= 8; seq++ { // the lower hash of two stays: about half of the broken frames would
 		signed := testFrame(t, signers[1], 1, seq, s.now, time.Hour, "payload")
-		raw := bytes.Clone(signed.raw)
+		raw := bytes.Clone(signed.Raw)
 		raw[bytes.Index(raw, []byte("payload"))] ^= 1
 		broken, err := DecodeFrame(raw)
 		if err != nil {
@@ -24,7 +24,7 @@ func TestRestoredFrameThatIsNotSigned(t *testing.T) {
 		if len(out.equivocs) > 0 || len(out.replaced) != 1 || len(out.deliver) != 1 {
 			t.Fatalf("frame %d: %d accusations, %d replaced, %d delivered", seq, len(out.equivocs), len(out.replaced), len(out.deliver))
 		}
-		if held, _ := c.get(signed.Ref()); !bytes.Equal(held, signed.raw) {
+		if held, _ := c.get(signed.Ref()); !bytes.Equal(held, signed.Raw) {
 			t.Fatalf("frame %d is still the broken one", seq)
 		}
 	}

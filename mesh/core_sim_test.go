@@ -254,7 +254,7 @@ var signers = func() []Identity {
 }()
 
 func testFrame(tb failer, id Identity, epoch, seq uint64, issued time.Time, life time.Duration, payload string) Frame {
-	f, err := signFrame(id, Frame{Epoch: epoch, Seq: seq, Issued: issued, Expires: issued.Add(life), Payload: []byte(payload)})
+	f, err := id.Sign(Frame{Epoch: epoch, Seq: seq, Issued: issued, Expires: issued.Add(life), Payload: []byte(payload)})
 	if err != nil {
 		tb.Fatal(err)
 	}

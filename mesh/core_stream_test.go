@@ -22,7 +22,7 @@ func TestCoreStreamsOnce(t *testing.T) {
 			size := 0
 			for seq := uint64(1); seq <= frames; seq++ {
 				f := testFrame(t, signers[seq%4], 1, 1+seq/4, s.now, time.Hour, "a payload of some length, as one ban has")
-				size += len(f.raw)
+				size += len(f.Raw)
 				for i := range s.cores[1:] {
 					s.step(i+1, evFrames{via: viaRestore, frames: []Frame{f}})
 				}
@@ -107,7 +107,7 @@ func TestCoreSlowLink(t *testing.T) {
 	size := 0
 	for seq := uint64(1); seq <= 6000; seq++ {
 		f := testFrame(t, signers[seq%4], 1, 1+seq/4, s.now, time.Hour, "a payload of some length, as one ban has")
-		size += len(f.raw)
+		size += len(f.Raw)
 		s.step(1, evFrames{via: viaRestore, frames: []Frame{f}})
 	}
 	s.connect()

@@ -204,7 +204,7 @@ func TestCoreDeliversByWay(t *testing.T) {
 func TestCoreExpires(t *testing.T) {
 	c := coreFor(1)
 	for seq := uint64(1); seq <= 3*maxExpireStep; seq++ {
-		c.insert(Frame{Origin: ID{1}, Epoch: 1, Seq: seq, Expires: simStart.Add(time.Minute), raw: expiringRaw})
+		c.insert(Frame{Origin: ID{1}, Epoch: 1, Seq: seq, Expires: simStart.Add(time.Minute), Raw: expiringRaw})
 	}
 	if at, ok := c.next(); !ok || !at.Equal(simStart.Add(time.Minute)) {
 		t.Errorf("next at %v, %v", at, ok)
@@ -225,11 +225,11 @@ func TestCoreExpires(t *testing.T) {
 
 // expiringRaw is a frame that ends a minute after simStart.
 var expiringRaw = func() []byte {
-	f, err := signFrame(signers[0], Frame{Epoch: 1, Seq: 1, Issued: simStart, Expires: simStart.Add(time.Minute)})
+	f, err := signers[0].Sign(Frame{Epoch: 1, Seq: 1, Issued: simStart, Expires: simStart.Add(time.Minute)})
 	if err != nil {
 		panic(err)
 	}
-	return f.raw
+	return f.Raw
 }()
 
 // A node whose clock was ahead dropped frames that live on elsewhere. Once the clock is right, it must not claim them as

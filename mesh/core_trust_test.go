@@ -51,10 +51,10 @@ func TestCoreTrust(t *testing.T) {
 	r := newRecorder(t)
 	s.trust(r)
 	origin := signers[0]
-	frame := func(seq uint64) Frame { return testFrame(t, origin, 1, seq, s.now, 10*time.Hour, "ban") }
+	said := func(seq uint64) Frame { return testFrame(t, origin, 1, seq, s.now, 10*time.Hour, "ban") }
 	give := func(fs ...Frame) actions { return s.step(0, evFrames{via: viaPush, frames: fs}) }
 
-	if out := give(frame(1), frame(1), frame(2)); len(out.deliver) != 0 || len(s.cores[0].parked) != 2 {
+	if out := give(said(1), said(1), said(2)); len(out.deliver) != 0 || len(s.cores[0].parked) != 2 {
 		t.Fatalf("without a certificate: delivered %d, %d wait", len(out.deliver), len(s.cores[0].parked))
 	}
 	// Another authority's certificate changes nothing: it is a frame like any other, from an origin without a certificate.
@@ -79,20 +79,20 @@ func TestCoreTrust(t *testing.T) {
 	if out := s.step(0, evTick{}); len(out.withdrawn) != 1 || len(out.expired) != 3 || s.cores[0].count != 1 {
 		t.Errorf("the certificates ended: withdrawn %v, expired %v, held %d", out.withdrawn, out.expired, s.cores[0].count)
 	}
-	if out := give(frame(3)); out.verdicts[verdictEnded] != 1 || len(out.admitted) != 0 {
+	if out := give(said(3)); out.verdicts[verdictEnded] != 1 || len(out.admitted) != 0 {
 		t.Errorf("after the end: %+v", out.verdicts)
 	}
-	if out := give(r.cert(origin.Public(), 7, 5*time.Hour), frame(1), frame(2)); len(out.deliver) != 2 {
+	if out := give(r.cert(origin.Public(), 7, 5*time.Hour), said(1), said(2)); len(out.deliver) != 2 {
 		t.Errorf("certified again: delivered %d", len(out.deliver))
 	}
 
 	// Revoked within the step that delivers: nothing of the origin reaches the daemon.
-	out := give(frame(4), r.revoke(origin.ID(), 1), frame(5))
+	out := give(said(4), r.revoke(origin.ID(), 1), said(5))
 	if len(out.deliver) != 0 || len(out.withdrawn) != 1 || out.verdicts[verdictRevoked] != 1 {
 		t.Errorf("revoked: delivered %d, withdrawn %v, %v", len(out.deliver), out.withdrawn, out.verdicts)
 	}
 	// Neither a certificate nor a replay undoes it.
-	out = give(r.cert(origin.Public(), 99, 9*time.Hour), frame(1), frame(6))
+	out = give(r.cert(origin.Public(), 99, 9*time.Hour), said(1), said(6))
 	if len(out.deliver) != 0 || len(out.readmitted) != 0 || out.verdicts[verdictRevoked] != 2 {
 		t.Errorf("after the revocation: delivered %d, readmitted %v, %v", len(out.deliver), out.readmitted, out.verdicts)
 	}
@@ -269,7 +269,7 @@ func TestLetGoInOrder(t *testing.T) {
 	give := func(f Frame) actions { return s.step(0, evFrames{via: viaPush, frames: []Frame{f}}) }
 	ordered := func(what string, out actions, want int) {
 		t.Helper()
-		if len(out.expired) != want || !slices.IsSortedFunc(out.expired, FrameRef.compare) {
+		if len(out.expired) != want || !slices.IsSortedFunc(out.expired, compareRefs) {
 			t.Errorf("%s: let go of %v, want %d in order", what, out.expired, want)
 		}
 	}

@@ -48,8 +48,7 @@ type Frame struct {
 	Issued  time.Time
 	Expires time.Time // when its last operation ends: the frame is dropped everywhere
 	Payload []byte    // part of Raw: must not be changed
-
-	raw []byte
+	Raw     []byte    // encoded with its signature, as it is sent and stored; must not be changed
 }
 
 // FrameRef names a frame. At most one frame per name is held.
@@ -58,21 +57,18 @@ type FrameRef struct {
 	Epoch, Seq uint64
 }
 
-// Raw returns the encoded frame with its signature, as it is sent and stored. It must not be changed.
-func (f Frame) Raw() []byte { return f.raw }
-
 // Ref returns the frame's name.
 func (f Frame) Ref() FrameRef { return FrameRef{Origin: f.Origin, Epoch: f.Epoch, Seq: f.Seq} }
 
 // hash is the frame's identity for digests and tie-breaks.
-func (f Frame) hash() [32]byte { return sha256.Sum256(f.raw) }
+func (f Frame) hash() [32]byte { return sha256.Sum256(f.Raw) }
 
 // Verify checks the signature (about 60 us).
 func (f Frame) Verify() error {
-	if len(f.raw) < ed25519.SignatureSize || len(f.Key) != ed25519.PublicKeySize {
+	if len(f.Raw) < ed25519.SignatureSize || len(f.Key) != ed25519.PublicKeySize {
 		return ErrBadSignature
 	}
-	body, sig := f.raw[:len(f.raw)-ed25519.SignatureSize], f.raw[len(f.raw)-ed25519.SignatureSize:]
+	body, sig := f.Raw[:len(f.Raw)-ed25519.SignatureSize], f.Raw[len(f.Raw)-ed25519.SignatureSize:]
 	var buf [len(frameDomain) + MaxFrame]byte
 	if !ed25519.Verify(f.Key, append(append(buf[:0], frameDomain...), body...), sig) {
 		return ErrBadSignature
@@ -80,30 +76,25 @@ func (f Frame) Verify() error {
 	return nil
 }
 
-// signFrame encodes and signs f's fields; Key and Origin are the identity's.
-func signFrame(id Identity, f Frame) (Frame, error) {
-	f, err := draftFrame(id, f)
+// signFrame encodes and signs f's fields; Key and Origin are those of key.
+func signFrame(key ed25519.PrivateKey, f Frame) (Frame, error) {
+	f, err := draftFrame(key.Public().(ed25519.PublicKey), f)
 	if err != nil {
 		return Frame{}, err
 	}
-	return f.signed(id), nil
+	body := f.Raw[:len(f.Raw)-ed25519.SignatureSize]
+	var buf [len(frameDomain) + MaxFrame]byte
+	copy(f.Raw[len(body):], ed25519.Sign(key, append(append(buf[:0], frameDomain...), body...)))
+	return f, nil
 }
 
 // draftFrame returns the frame as it will be decoded, except for the signature, which is all zeros.
-func draftFrame(id Identity, f Frame) (Frame, error) {
-	f.Key, f.Origin = id.Public(), id.ID()
+func draftFrame(key ed25519.PublicKey, f Frame) (Frame, error) {
+	f.Key = key
 	if len(f.Payload) > MaxPayload {
 		return Frame{}, fmt.Errorf("payload of %d bytes, want at most %d", len(f.Payload), MaxPayload)
 	}
 	return DecodeFrame(append(encodeBody(f), make([]byte, ed25519.SignatureSize)...))
-}
-
-// signed puts the signature into a draft.
-func (f Frame) signed(id Identity) Frame {
-	body := f.raw[:len(f.raw)-ed25519.SignatureSize]
-	var buf [len(frameDomain) + MaxFrame]byte
-	copy(f.raw[len(body):], ed25519.Sign(id.key, append(append(buf[:0], frameDomain...), body...)))
-	return f
 }
 
 // encodeBody returns the signed bytes without the domain.
@@ -137,7 +128,7 @@ func decodeFrame(raw []byte) (Frame, error) {
 	if len(raw) < ed25519.SignatureSize {
 		return Frame{}, wire.ErrTruncated
 	}
-	f := Frame{raw: raw[:len(raw):len(raw)]}
+	f := Frame{Raw: raw[:len(raw):len(raw)]}
 	r := wire.Reader{Rest: raw[:len(raw)-ed25519.SignatureSize]}
 	if n := r.Array(frameFields); r.Err == nil && n != frameFields {
 		return Frame{}, fmt.Errorf("%d fields, want %d", n, frameFields)

@@ -11,48 +11,50 @@ import (
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
+var start = time.UnixMilli(1_800_000_000_000).UTC()
+
 func TestFrameRoundTrip(t *testing.T) {
-	id := signers[0]
-	secrets := newSecrets(t)
+	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
 	want := Frame{
-		MeshID: secrets.MeshID, Epoch: math.MaxUint64 - 1, Seq: math.MaxUint64 - 1,
-		Issued: simStart, Expires: simStart.Add(MaxLife), Payload: bytes.Repeat([]byte{7}, MaxPayload),
+		MeshID: [16]byte{1}, Epoch: math.MaxUint64 - 1, Seq: math.MaxUint64 - 1,
+		Issued: start, Expires: start.Add(MaxLife), Payload: bytes.Repeat([]byte{7}, MaxPayload),
 	}
-	f, err := signFrame(id, want)
+	f, err := signFrame(key, want)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(f.Raw()) > MaxFrame {
-		t.Errorf("the largest frame has %d bytes, want at most %d", len(f.Raw()), MaxFrame)
+	if len(f.Raw) > MaxFrame {
+		t.Errorf("the largest frame has %d bytes, want at most %d", len(f.Raw), MaxFrame)
 	}
-	got, err := DecodeFrame(f.Raw())
+	got, err := DecodeFrame(f.Raw)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got.MeshID != want.MeshID || got.Epoch != want.Epoch || got.Seq != want.Seq || !got.Issued.Equal(want.Issued) ||
-		!got.Expires.Equal(want.Expires) || !bytes.Equal(got.Payload, want.Payload) || got.Origin != id.ID() {
+		!got.Expires.Equal(want.Expires) || !bytes.Equal(got.Payload, want.Payload) || got.Origin != IDOf(key.Public().(ed25519.PublicKey)) {
 		t.Errorf("decoded %+v", got)
 	}
 	if err := got.Verify(); err != nil {
 		t.Error(err)
 	}
-	for _, at := range []int{0, 5, 40, 100, len(f.Raw()) - 1} {
-		bent := bytes.Clone(f.Raw())
+	for _, at := range []int{0, 5, 40, 100, len(f.Raw) - 1} {
+		bent := bytes.Clone(f.Raw)
 		bent[at] ^= 1
 		if g, err := DecodeFrame(bent); err == nil && g.Verify() == nil {
 			t.Errorf("a frame with byte %d changed is accepted", at)
 		}
 	}
 	// The signature counts for a frame only: the same bytes signed without the domain are refused.
-	body := f.Raw()[:len(f.Raw())-ed25519.SignatureSize]
-	forged := append(bytes.Clone(body), ed25519.Sign(id.key, body)...)
+	body := f.Raw[:len(f.Raw)-ed25519.SignatureSize]
+	forged := append(bytes.Clone(body), ed25519.Sign(key, body)...)
 	if g, err := DecodeFrame(forged); err != nil || !errors.Is(g.Verify(), ErrBadSignature) {
 		t.Errorf("a signature over something else is accepted: %v", err)
 	}
 }
 
-func TestDecodeFrameRefuses(t *testing.T) {
-	ok := Frame{Key: signers[0].Public(), Epoch: 1, Seq: 1, Issued: simStart, Expires: simStart.Add(time.Hour), Payload: []byte("x")}
+func TestDecodeRefuses(t *testing.T) {
+	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+	ok := Frame{Key: key.Public().(ed25519.PublicKey), Epoch: 1, Seq: 1, Issued: start, Expires: start.Add(time.Hour), Payload: []byte("x")}
 	sig := make([]byte, ed25519.SignatureSize)
 	encode := func(edit func(*Frame)) []byte {
 		f := ok
@@ -90,7 +92,41 @@ func TestDecodeFrameRefuses(t *testing.T) {
 			t.Errorf("%s: %+v, %v", name, f, err)
 		}
 	}
-	if _, err := signFrame(signers[0], Frame{Epoch: 1, Seq: 1, Issued: simStart, Expires: simStart.Add(1), Payload: make([]byte, MaxPayload+1)}); err == nil {
+	if _, err := signFrame(key, Frame{Epoch: 1, Seq: 1, Issued: start, Expires: start.Add(1), Payload: make([]byte, MaxPayload+1)}); err == nil {
 		t.Error("bad: a payload above the bound was signed")
 	}
+}
+
+// What is accepted has exactly one encoding, so encoding it again yields the same bytes.
+func FuzzDecode(f *testing.F) {
+	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+	for _, fr := range []Frame{
+		{Epoch: 3, Seq: 9, Issued: start, Expires: start.Add(time.Hour), Payload: []byte("payload")},
+		{Epoch: 1, Seq: 1 << 40, Issued: start, Expires: start.Add(time.Millisecond)},
+	} {
+		good, err := signFrame(key, fr)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(good.Raw)
+		f.Add(good.Raw[:50])
+	}
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		fr, err := DecodeFrame(raw)
+		if err != nil {
+			return
+		}
+		if len(raw) > MaxFrame || !bytes.Equal(fr.Raw, raw) {
+			t.Fatal("Raw is not what was decoded")
+		}
+		b := encodeBody(fr)
+		if !bytes.Equal(b, raw[:len(b)]) {
+			t.Errorf("encoded as %x, was %x", b, raw)
+		}
+		if !fr.Expires.After(fr.Issued) || fr.Origin != IDOf(fr.Key) {
+			t.Errorf("accepted %+v", fr)
+		}
+		_ = fr.Verify()
+	})
 }

@@ -99,7 +99,7 @@ func (a Authority) grant(g grant) (grant, error) {
 	if a.IsZero() {
 		return grant{}, ErrNoAuthority
 	}
-	f, err := signFrame(a.key, Frame{
+	f, err := a.key.Sign(Frame{
 		MeshID: g.MeshID, Epoch: recordGrant, Seq: g.Serial, Issued: g.Issued, Expires: g.Issued.Add(grantLife), Payload: g.payload(),
 	})
 	if err != nil {

@@ -108,8 +108,8 @@ func TestGrant(t *testing.T) {
 	for size := 0; size+b.size() <= grantRoom; size += b.size() {
 		full.Boxes = append(full.Boxes, b)
 	}
-	if full, err = a.grant(full); err != nil || len(full.frame.raw) > MaxFrame {
-		t.Errorf("a record of %d boxes: %d bytes, %v", len(full.Boxes), len(full.frame.raw), err)
+	if full, err = a.grant(full); err != nil || len(full.frame.Raw) > MaxFrame {
+		t.Errorf("a record of %d boxes: %d bytes, %v", len(full.Boxes), len(full.frame.Raw), err)
 	}
 	if _, err := a.grant(grant{Serial: 1, Version: testGossipKey(0, 1).version(), Issued: simStart}); err == nil {
 		t.Error("handed out the key that the mesh began with")

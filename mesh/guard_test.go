@@ -480,12 +480,12 @@ func TestGuardSlowsOrigins(t *testing.T) {
 
 // A frame's key is where the guard looks for it.
 func TestKeyStandsWhereTheGuardLooks(t *testing.T) {
-	f, err := signFrame(signers[0], Frame{Epoch: math.MaxUint64 - 1, Seq: 1, Issued: simStart, Expires: simStart.Add(time.Second)})
+	f, err := signers[0].Sign(Frame{Epoch: math.MaxUint64 - 1, Seq: 1, Issued: simStart, Expires: simStart.Add(time.Second)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(f.raw[keyAt:keyAt+len(f.Key)], f.Key) {
-		t.Errorf("%x is not in %x", f.Key, f.raw)
+	if !bytes.Equal(f.Raw[keyAt:keyAt+len(f.Key)], f.Key) {
+		t.Errorf("%x is not in %x", f.Key, f.Raw)
 	}
 }
 

@@ -84,6 +84,9 @@ func (i Identity) String() string { return i.id.String() }
 // ID returns the node's id in the mesh.
 func (i Identity) ID() ID { return i.id }
 
+// Sign encodes and signs a frame made of f's fields; Key and Origin are the node's.
+func (i Identity) Sign(f Frame) (Frame, error) { return signFrame(i.key, f) }
+
 // Public returns the node's public key; the caller must not change it.
 func (i Identity) Public() ed25519.PublicKey {
 	if i.key == nil {

@@ -93,9 +93,9 @@ func (m *Mesh) vouch(f Frame, signed bool, whole int, by via, in *intake) {
 			" that it did not sign; they are refused")
 		return
 	}
-	if whole > len(f.raw)+copyAbove {
+	if whole > len(f.Raw)+copyAbove {
 		var err error
-		if f, err = DecodeFrame(bytes.Clone(f.raw)); err != nil {
+		if f, err = DecodeFrame(bytes.Clone(f.Raw)); err != nil {
 			return
 		}
 	}
@@ -219,7 +219,7 @@ func (m *Mesh) chunkSlice(w *bulkWork) {
 	for size := 0; len(frames) < verifyBatch-1 && size < sliceBytes && w.next < len(w.msg.Frames); w.next++ {
 		if f, ok := m.screen(w.msg.Frames[w.next]); ok {
 			frames = append(frames, f)
-			size += len(f.raw)
+			size += len(f.Raw)
 		}
 	}
 	if !m.bulkCost.take(m.now(), from, len(frames)) {

@@ -169,11 +169,11 @@ func New(cfg Config) (*Mesh, error) {
 // memory: otherwise a node's first frame takes about 20 ms longer.
 func rehearse(cfg Config) error {
 	now := time.Now()
-	f, err := signFrame(cfg.Identity, Frame{
+	f, err := cfg.Identity.Sign(Frame{
 		MeshID: cfg.Secrets.MeshID, Epoch: cfg.Epoch, Seq: 1, Issued: now, Expires: now.Add(time.Second), Payload: []byte{0},
 	})
 	if err == nil {
-		f, err = DecodeFrame(f.raw)
+		f, err = DecodeFrame(f.Raw)
 	}
 	if err == nil {
 		err = f.Verify()
@@ -261,7 +261,10 @@ func (m *Mesh) Publish(now time.Time, payload []byte, expires time.Time, first f
 		if first != nil {
 			first(draft)
 		}
-		f := draft.signed(m.cfg.Identity)
+		f, err := m.cfg.Identity.Sign(draft)
+		if err != nil {
+			return Frame{}, fmt.Errorf("publish: %w", err)
+		}
 		if taken, err := m.take(f); taken || err != nil {
 			return f, err
 		}
@@ -280,7 +283,7 @@ func (m *Mesh) draft(f Frame) (Frame, error) {
 		return Frame{}, ErrBusy
 	}
 	f.Epoch, f.Seq = m.core.epoch, m.core.nextSeq()
-	f, err := draftFrame(m.cfg.Identity, f)
+	f, err := draftFrame(m.cfg.Identity.Public(), f)
 	if err != nil {
 		return Frame{}, fmt.Errorf("publish: %w", err)
 	}

@@ -108,7 +108,7 @@ func (m *modelRun) children(tree, node int) []int {
 }
 
 func (m *modelRun) pushTo(from, to int) {
-	m.send(from, to, len(m.frame.raw)+3, func() {
+	m.send(from, to, len(m.frame.Raw)+3, func() {
 		m.copies++
 		if m.cores[to].count > 0 {
 			return // known before its signature is checked

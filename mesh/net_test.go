@@ -62,7 +62,7 @@ func newNode(tb testing.TB, secrets Secrets, id Identity, edit func(*Config)) *t
 			n.mu.Lock()
 			defer n.mu.Unlock()
 			for _, f := range fs {
-				n.stored[f.Ref()] = f.Raw()
+				n.stored[f.Ref()] = f.Raw
 			}
 		},
 		Expired: func(refs []FrameRef) {
@@ -280,11 +280,11 @@ func TestFreshFramePassesSync(t *testing.T) {
 	now := time.Now()
 	var raws [][]byte
 	for seq := range uint64(old) {
-		f, err := signFrame(signers[0], Frame{MeshID: secrets.MeshID, Epoch: 1, Seq: seq + 1, Issued: now, Expires: now.Add(time.Hour)})
+		f, err := signers[0].Sign(Frame{MeshID: secrets.MeshID, Epoch: 1, Seq: seq + 1, Issued: now, Expires: now.Add(time.Hour)})
 		if err != nil {
 			t.Fatal(err)
 		}
-		raws = append(raws, f.Raw())
+		raws = append(raws, f.Raw)
 	}
 	if err := giver.Restore(slices.Values(raws)); err != nil {
 		t.Fatal(err)

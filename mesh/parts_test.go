@@ -27,7 +27,7 @@ func TestTreeReachesAllOnce(t *testing.T) {
 		}
 		inner := make(map[ID]int)
 		for f := range 4 {
-			frame := [32]byte(append(slices.Clone(ids[f%n][:]), ids[(f+1)%n][:]...))
+			hash := [32]byte(append(slices.Clone(ids[f%n][:]), ids[(f+1)%n][:]...))
 			origin := ids[f%n]
 			got := map[ID]int{origin: 1}
 			depth := 0
@@ -35,7 +35,7 @@ func TestTreeReachesAllOnce(t *testing.T) {
 				var next []ID
 				for _, id := range level {
 					others := slices.DeleteFunc(slices.Clone(ids), func(o ID) bool { return o == id })
-					children := treeChildren(frame, origin, id, others, treeFan)
+					children := treeChildren(hash, origin, id, others, treeFan)
 					if len(children) > 0 {
 						inner[id]++
 					}

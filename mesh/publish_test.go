@@ -15,7 +15,7 @@ func TestPublishFirst(t *testing.T) {
 	now := time.Now()
 	var drafts []Frame
 	f, err := n.Publish(now, []byte("one"), now.Add(time.Hour), func(d Frame) {
-		d.raw = slices.Clone(d.raw)
+		d.Raw = slices.Clone(d.Raw)
 		drafts = append(drafts, d)
 		if root := n.Digest(); root != [32]byte{} {
 			t.Errorf("the mesh holds something already: %x", root)
@@ -34,7 +34,7 @@ func TestPublishFirst(t *testing.T) {
 	if d.Verify() == nil {
 		t.Error("the draft is signed")
 	}
-	if d.Ref() != f.Ref() || !d.Issued.Equal(f.Issued) || !d.Expires.Equal(f.Expires) || string(d.Payload) != "one" || d.Origin != n.id.ID() || len(d.raw) != len(f.raw) {
+	if d.Ref() != f.Ref() || !d.Issued.Equal(f.Issued) || !d.Expires.Equal(f.Expires) || string(d.Payload) != "one" || d.Origin != n.id.ID() || len(d.Raw) != len(f.Raw) {
 		t.Errorf("draft %+v, frame %+v", d, f)
 	}
 	if n.Digest() == [32]byte{} {
@@ -95,16 +95,16 @@ func TestAMillionFramesOfOneNodeFit(t *testing.T) {
 	one := testFrame(t, signers[0], 1<<33, 1<<20, time.Now(), time.Hour, string(make([]byte, benchPayload)))
 	const most = 1_250_000
 	c := newCore(ID{1}, 1, nil)
-	c.origins[one.Origin] = &load{frames: most - 1, bytes: (most - 1) * len(one.raw), epochs: 1}
+	c.origins[one.Origin] = &load{frames: most - 1, bytes: (most - 1) * len(one.Raw), epochs: 1}
 	if v := c.judge(time.Now(), one); v != verdictNew {
-		t.Errorf("frame %d of one node, %d bytes each, is judged %d, want %d", most, len(one.raw), v, verdictNew)
+		t.Errorf("frame %d of one node, %d bytes each, is judged %d, want %d", most, len(one.Raw), v, verdictNew)
 	}
 }
 
 // takeName makes a copy of the node use the name of d. n.mu is held.
 func takeName(t *testing.T, n *testNode, d Frame) {
 	t.Helper()
-	copied, err := signFrame(n.id, Frame{MeshID: d.MeshID, Epoch: d.Epoch, Seq: d.Seq, Issued: d.Issued, Expires: d.Expires, Payload: []byte("a copy's")})
+	copied, err := n.id.Sign(Frame{MeshID: d.MeshID, Epoch: d.Epoch, Seq: d.Seq, Issued: d.Issued, Expires: d.Expires, Payload: []byte("a copy's")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +194,7 @@ func TestPublishTogether(t *testing.T) {
 				f, err := n.Publish(now, nil, now.Add(time.Hour), func(d Frame) {
 					mu.Lock()
 					defer mu.Unlock()
-					if named = d.Ref(); !last.before(named) {
+					if named = d.Ref(); !before(last, named) {
 						t.Errorf("%v after %v", named, last)
 					}
 					last = named

@@ -89,7 +89,7 @@ type pushJob struct {
 func (p *pusher) put(job pushJob) {
 	p.busy.Add(1)
 	queue := p.jobs
-	if len(job.frames) > 0 && len(job.frames[0].raw) > freshSize {
+	if len(job.frames) > 0 && len(job.frames[0].Raw) > freshSize {
 		queue = p.later
 	}
 	select {
@@ -139,7 +139,7 @@ func (p *pusher) batch(first pushJob) {
 		}
 		if job.direct || len(members) <= maxDirect && !job.relay {
 			for _, f := range job.frames {
-				direct = append(direct, f.raw)
+				direct = append(direct, f.Raw)
 			}
 			return
 		}
@@ -174,11 +174,11 @@ func (p *pusher) tree(f Frame, members []target, relay bool) {
 		if !t.gone {
 			ids = append(ids, t.id)
 		} else if !relay {
-			p.to(t.node, appendPacked([]byte{kindPush}, f.raw))
+			p.to(t.node, appendPacked([]byte{kindPush}, f.Raw))
 			p.count.sent.Add(1)
 		}
 	}
-	packet := appendPacked([]byte{kindTree}, f.raw)
+	packet := appendPacked([]byte{kindTree}, f.Raw)
 	children := treesChildren(f.hash(), f.Origin, p.self, ids)
 	for _, id := range children {
 		if i, ok := indexOf(members, id); ok {
@@ -195,7 +195,7 @@ func (p *pusher) toNext(frames []Frame, members []target) {
 	for _, f := range frames {
 		next := successor(f.hash(), f.Origin, p.self, members)
 		if i, ok := indexOf(members, next); ok {
-			p.to(members[i].node, appendPacked([]byte{kindPush}, f.raw))
+			p.to(members[i].node, appendPacked([]byte{kindPush}, f.Raw))
 			p.count.sent.Add(1)
 			p.count.forwarded.Add(1)
 		}
@@ -246,10 +246,10 @@ func (g *gossip) put(f Frame) {
 	if g.queue.NumNodes() < 2 {
 		return // nobody would drain it
 	}
-	if len(f.raw) > freshSize && g.queue.NumQueued() >= maxBulkGossip {
+	if len(f.Raw) > freshSize && g.queue.NumQueued() >= maxBulkGossip {
 		return // a bulk would displace fresh frames; lost frames come by sync
 	}
-	g.queue.QueueBroadcast(&broadcast{f.Ref(), appendPacked([]byte{kindPush}, f.raw)})
+	g.queue.QueueBroadcast(&broadcast{f.Ref(), appendPacked([]byte{kindPush}, f.Raw)})
 	if g.queue.NumQueued() > maxGossip {
 		g.queue.Prune(maxGossip)
 	}

@@ -81,7 +81,7 @@ func TestClusterReplacedFrames(t *testing.T) {
 		for seq := range uint64(numbers) {
 			var twins []Frame
 			for i := range 2 {
-				f, err := signFrame(signers[0], Frame{
+				f, err := signers[0].Sign(Frame{
 					MeshID: c.secrets.MeshID, Epoch: 1, Seq: seq + 1, Issued: time.Now(), Expires: time.Now().Add(time.Hour),
 					Payload: fmt.Appendf(nil, "%d of %d", i, seq),
 				})
@@ -91,7 +91,7 @@ func TestClusterReplacedFrames(t *testing.T) {
 				twins = append(twins, f)
 			}
 			for i, to := range c.addrs {
-				msg := append([]byte{mlUser}, packFrames(kindPush, [][]byte{twins[i%2].Raw()})[0]...)
+				msg := append([]byte{mlUser}, packFrames(kindPush, [][]byte{twins[i%2].Raw})[0]...)
 				if _, err := port.(*hubPort).WriteTo(sealed(t, c.secrets.GossipKey[:], 1, msg, nil), to.String()); err != nil {
 					t.Fatal(err)
 				}

@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"bytes"
-	"crypto/ed25519"
 	"math"
 	"time"
 )
@@ -22,14 +21,11 @@ func (w *simWorld) attack() {
 	case 0:
 		w.faults[faultForged]++
 		victim := w.nodes[w.rng.IntN(len(w.nodes))].key
-		f.Key = victim.Public()
-		body := encodeBody(f)
-		sig := ed25519.Sign(attacker().key, append([]byte(frameDomain), body...))
-		w.spread(append(body, sig...))
+		w.spread(bytes.Replace(w.sign(f, false).Raw, attacker().Public(), victim.Public(), 1))
 	case 1:
 		w.faults[faultForged]++
 		f.MeshID[0]++
-		w.spread(w.sign(f, false).raw)
+		w.spread(w.sign(f, false).Raw)
 	case 2:
 		w.faults[faultStale]++
 		f.Epoch = 2
@@ -39,12 +35,12 @@ func (w *simWorld) attack() {
 			f.Issued = at.Add(w.between(10*time.Minute, 50*time.Minute))
 			f.Expires = f.Issued.Add(2 * time.Hour)
 		}
-		w.spread(w.sign(f, true).raw)
+		w.spread(w.sign(f, true).Raw)
 	case 3:
 		w.faults[faultHarm]++
 		f.Epoch = 3
 		f.Payload, f.Expires = NewSimAttack(SimAttack(w.rng.IntN(int(simAttacks))), at)
-		w.spread(w.sign(f, true).raw)
+		w.spread(w.sign(f, true).Raw)
 	case 4:
 		w.faults[faultEquivocation]++
 		f.Epoch = 4
@@ -56,23 +52,23 @@ func (w *simWorld) attack() {
 		one := w.sign(f, true)
 		f.Expires = at.Add(w.between(20*time.Second, 10*most))
 		if f.Seq%2 == 1 { // the winner outlives the loser
-			for f.Expires = one.Expires.Add(w.between(time.Hour, 2*time.Hour)); !w.sign(f, false).before(one); {
+			for f.Expires = one.Expires.Add(w.between(time.Hour, 2*time.Hour)); !wins(w.sign(f, false), one); {
 				f.Expires = f.Expires.Add(time.Millisecond)
 			}
 		}
-		w.spread(one.raw)
-		w.spread(w.sign(f, true).raw)
+		w.spread(one.Raw)
+		w.spread(w.sign(f, true).Raw)
 	}
 }
 
-// before reports whether f wins over g if both are present: the lower hash does.
-func (f Frame) before(g Frame) bool {
+// wins reports whether f wins over g if both are present: the lower hash does.
+func wins(f, g Frame) bool {
 	a, b := f.hash(), g.hash()
 	return bytes.Compare(a[:], b[:]) < 0
 }
 
 func (w *simWorld) sign(f Frame, counts bool) Frame {
-	f, err := signFrame(attacker(), f)
+	f, err := attacker().Sign(f)
 	if err != nil {
 		w.fail(-1, "sign: %v", err)
 	} else if counts {

@@ -27,13 +27,13 @@ func (n *simNode) deliver(frames []Frame) {
 		switch {
 		case n.withdrawn[f.Origin]:
 			n.w.fail(n.slot, "a frame was delivered of an origin that counts no longer: %v", f.Ref())
-		case !slices.Contains(known, string(f.raw)):
+		case !slices.Contains(known, string(f.Raw)):
 			n.w.fail(n.slot, "a frame was delivered that nobody signed for this mesh: %v", f.Ref())
 		case !f.Expires.After(now):
 			n.w.fail(n.slot, "frame %v was delivered after its end", f.Ref())
 		case f.Issued.After(now.Add(FutureSkew)):
 			n.w.fail(n.slot, "frame %v was delivered %v too early", f.Ref(), f.Issued.Sub(now))
-		case n.held[f.Ref()] == string(f.raw):
+		case n.held[f.Ref()] == string(f.Raw):
 			n.w.fail(n.slot, "frame %v was delivered twice", f.Ref())
 		case n.own[f.Ref()] && len(known) == 1 && n.w.plan.clock == 0: // otherwise it may have expired on this node alone
 			n.w.fail(n.slot, "our own frame %v was delivered to us", f.Ref())
@@ -48,8 +48,8 @@ func (n *simNode) admitted(frames []Frame) {
 		return
 	}
 	for _, f := range frames {
-		n.held[f.Ref()] = string(f.raw)
-		n.disk.put(f.Ref(), f.raw)
+		n.held[f.Ref()] = string(f.Raw)
+		n.disk.put(f.Ref(), f.Raw)
 	}
 }
 
@@ -70,7 +70,7 @@ func (n *simNode) expired(refs []FrameRef) {
 func (n *simNode) rewound(live iter.Seq[Frame]) {
 	for f := range n.mesh.Frames() { // stored frames whose time has come are held without a callback
 		if n.early[f.Ref()] {
-			n.held[f.Ref()] = string(f.Raw())
+			n.held[f.Ref()] = string(f.Raw)
 		}
 	}
 	if !n.dying {
@@ -215,7 +215,7 @@ func (w *simWorld) checkFrames(kept map[FrameRef]string) {
 			w.fail(n.slot, "the digest is not that of what is held")
 		}
 		for _, f := range live {
-			if string(n.disk.state.frames[f.Ref()]) != string(f.raw) {
+			if string(n.disk.state.frames[f.Ref()]) != string(f.Raw) {
 				w.fail(n.slot, "frame %v is held, but not on disk", f.Ref())
 			}
 		}

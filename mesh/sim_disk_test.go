@@ -116,7 +116,7 @@ func (d *simDisk) open() [][]byte {
 		d.torn = false
 		d.state = simState{frames: map[FrameRef][]byte{}}
 	}
-	refs := slices.SortedFunc(maps.Keys(d.state.frames), FrameRef.compare)
+	refs := slices.SortedFunc(maps.Keys(d.state.frames), compareRefs)
 	raws := make([][]byte, len(refs))
 	for i, ref := range refs {
 		raws[i] = d.state.frames[ref]
@@ -124,7 +124,7 @@ func (d *simDisk) open() [][]byte {
 	return raws
 }
 
-func (r FrameRef) compare(o FrameRef) int {
+func compareRefs(r, o FrameRef) int {
 	if c := (streamKey{r.Origin, r.Epoch}).compare(streamKey{o.Origin, o.Epoch}); c != 0 {
 		return c
 	}

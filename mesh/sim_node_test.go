@@ -378,7 +378,7 @@ func (n *simNode) publish(payload []byte, expires time.Time) {
 		n.w.fail(n.slot, "%v was signed twice", f.Ref())
 	}
 	n.w.wanted += uint64(len(n.w.nodes))
-	n.disk.put(f.Ref(), f.Raw())
+	n.disk.put(f.Ref(), f.Raw)
 }
 
 // signed records a frame that counts.
@@ -386,7 +386,7 @@ func (w *simWorld) signed(f Frame) {
 	if f.Issued.After(w.lastIssue) {
 		w.lastIssue = f.Issued
 	}
-	if raw := string(f.raw); !slices.Contains(w.published[f.Ref()], raw) {
+	if raw := string(f.Raw); !slices.Contains(w.published[f.Ref()], raw) {
 		w.published[f.Ref()] = append(w.published[f.Ref()], raw)
 	}
 }

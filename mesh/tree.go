@@ -25,8 +25,8 @@ const (
 
 // successor returns the member that self passes a directly pushed frame on to: the next one in the order into which the
 // frame's hash puts all members except the origin. It returns the zero id if there is none.
-func successor(frame [32]byte, origin, self ID, members []target) (next ID) {
-	a, b := binary.LittleEndian.Uint64(frame[:]), binary.LittleEndian.Uint64(frame[8:])
+func successor(hash [32]byte, origin, self ID, members []target) (next ID) {
+	a, b := binary.LittleEndian.Uint64(hash[:]), binary.LittleEndian.Uint64(hash[8:])
 	own := place{treeRank(a, b, self), self}
 	var after, first place // the first after own, and the first of all
 	for _, t := range members {
@@ -48,10 +48,10 @@ func successor(frame [32]byte, origin, self ID, members []target) (next ID) {
 }
 
 // treesChildren returns the members that self passes a frame on to, in all trees.
-func treesChildren(frame [32]byte, origin, self ID, members []ID) (children []ID) {
+func treesChildren(hash [32]byte, origin, self ID, members []ID) (children []ID) {
 	for i := range treeCount {
-		half := frame // treeChildren uses 16 bytes
-		copy(half[:16], frame[16*i:])
+		half := hash // treeChildren uses 16 bytes
+		copy(half[:16], hash[16*i:])
 		for _, id := range treeChildren(half, origin, self, members, treeFan) {
 			if !slices.Contains(children, id) {
 				children = append(children, id)
@@ -65,8 +65,8 @@ func treesChildren(frame [32]byte, origin, self ID, members []ID) (children []ID
 // in an order that the frame's hash shuffles, so that inner places differ from frame to frame and no state is kept. The
 // children of place p are p*fan+1..p*fan+fan. Nodes whose views differ leave gaps or send twice; other mechanisms
 // repair both.
-func treeChildren(frame [32]byte, origin, self ID, members []ID, fan int) []ID {
-	a, b := binary.LittleEndian.Uint64(frame[:]), binary.LittleEndian.Uint64(frame[8:])
+func treeChildren(hash [32]byte, origin, self ID, members []ID, fan int) []ID {
+	a, b := binary.LittleEndian.Uint64(hash[:]), binary.LittleEndian.Uint64(hash[8:])
 	// Ranks are evenly distributed, so a table of their upper bits finds the members at given places without sorting
 	// all (0.4 ms instead of 3 at 10,000 members).
 	shift := 64 - bits.Len(uint(len(members)+1))

@@ -325,7 +325,7 @@ func (d *Daemon) event(c ban.Change, at time.Time, why string) control.Event {
 
 // remember queues a frame for the disk, with its time of arrival.
 func (d *Daemon) remember(arrived time.Time, frame mesh.Frame) {
-	d.store.Put(store.KeyOf(frame.Origin, frame.Epoch, frame.Seq), arrived, frame.Raw())
+	d.store.Put(store.KeyOf(frame.Origin, frame.Epoch, frame.Seq), arrived, frame.Raw)
 }
 
 // keepRecord writes a record of the authority to disk before its command is answered.

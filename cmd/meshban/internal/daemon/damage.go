@@ -69,6 +69,6 @@ func (d *Daemon) refill(ctx context.Context) {
 	}
 	now := time.Now()
 	for frame := range d.mesh.Frames() {
-		d.store.Refill(store.KeyOf(frame.Origin, frame.Epoch, frame.Seq), now, frame.Raw())
+		d.store.Refill(store.KeyOf(frame.Origin, frame.Epoch, frame.Seq), now, frame.Raw)
 	}
 }
