@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -40,7 +41,7 @@ const (
 // ask is a question to whoever is at an address, or the answer to one.
 type ask struct {
 	MeshID  [16]byte
-	To      ID // who is asked or, in an answer, who asked
+	To      frame.ID // who is asked or, in an answer, who asked
 	Nonce   [16]byte
 	ReplyTo string            // where to send the answer; empty in an answer
 	Key     ed25519.PublicKey // the sender's
@@ -106,14 +107,14 @@ type asks struct {
 }
 
 type openAsk struct {
-	id   ID
+	id   frame.ID
 	addr netip.AddrPort
 	at   time.Time
 	done bool // answered already
 }
 
 // begin records a new question to id at addr and returns its nonce.
-func (a *asks) begin(now time.Time, id ID, addr netip.AddrPort) (nonce [16]byte, err error) {
+func (a *asks) begin(now time.Time, id frame.ID, addr netip.AddrPort) (nonce [16]byte, err error) {
 	if _, err := rand.Read(nonce[:]); err != nil {
 		return nonce, fmt.Errorf("make a nonce: %w", err)
 	}
@@ -135,7 +136,7 @@ func (a *asks) begin(now time.Time, id ID, addr netip.AddrPort) (nonce [16]byte,
 }
 
 // expected reports whether from may answer the question with this nonce now.
-func (a *asks) expected(now time.Time, nonce [16]byte, from ID) bool {
+func (a *asks) expected(now time.Time, nonce [16]byte, from frame.ID) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	q, ok := a.open[nonce]
@@ -181,7 +182,7 @@ func (a *asks) claimant(now time.Time) (netip.AddrPort, bool) {
 }
 
 // ask asks whoever is at addr whether it holds id's key.
-func (m *Mesh) ask(id ID, addr netip.AddrPort) {
+func (m *Mesh) ask(id frame.ID, addr netip.AddrPort) {
 	nonce, err := m.asks.begin(m.now(), id, addr)
 	if err != nil {
 		m.cfg.Logger.Debug("cannot ask for an address", "addr", addr, "error", err)
@@ -213,7 +214,7 @@ func (m *Mesh) askMessage(b []byte) {
 	if a.MeshID != m.cfg.Secrets.MeshID || a.To != m.id {
 		return
 	}
-	now, from := m.now(), IDOf(a.Key)
+	now, from := m.now(), frame.IDOf(a.Key)
 	if a.ReplyTo == "" {
 		if m.asks.expected(now, a.Nonce, from) && a.verify() {
 			m.addressProved(now, from, m.asks.answered(a.Nonce))
@@ -237,7 +238,7 @@ func (m *Mesh) askMessage(b []byte) {
 }
 
 // addressProved records that the holder of id's key receives at addr.
-func (m *Mesh) addressProved(now time.Time, id ID, addr netip.AddrPort) {
+func (m *Mesh) addressProved(now time.Time, id frame.ID, addr netip.AddrPort) {
 	if id == m.id {
 		m.problems.report(now, ProblemClone, addr.String(), "another machine uses this node's key: "+addr.String())
 		return

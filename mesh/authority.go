@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 const (
@@ -22,19 +24,19 @@ const (
 
 // Standing is what the mesh's authority has said about a node.
 type Standing struct {
-	ID          ID
+	ID          frame.ID
 	Certificate *Certificate // nil: none, or it has ended
 	Revoked     *Revocation  // nil: it is not revoked
 }
 
 // Standing returns what the authority has said about a node; if that is nothing, only ID is set.
-func (m *Mesh) Standing(id ID) Standing {
+func (m *Mesh) Standing(id frame.ID) Standing {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.standingLocked(id)
 }
 
-func (m *Mesh) standingLocked(id ID) Standing {
+func (m *Mesh) standingLocked(id frame.ID) Standing {
 	s := Standing{ID: id}
 	if st := m.core.nodes[id]; st != nil {
 		s.Revoked = st.revoked
@@ -64,7 +66,7 @@ func (m *Mesh) Standings() []Standing {
 func (m *Mesh) HasAuthority() bool { return !m.cfg.Authority.IsZero() }
 
 // Counts reports whether an origin's frames count now. After Restore it tells which of the restored frames do.
-func (m *Mesh) Counts(origin ID) bool {
+func (m *Mesh) Counts(origin frame.ID) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.core.stands(m.now(), origin) == verdictNew
@@ -77,7 +79,7 @@ func (m *Mesh) Certify(node ed25519.PublicKey, name string, caps Caps) (Certific
 		return Certificate{}, ErrNoAuthority
 	}
 	now := m.now()
-	id := IDOf(node)
+	id := frame.IDOf(node)
 	old := m.Standing(id)
 	if old.Revoked != nil {
 		return Certificate{}, fmt.Errorf("%w since %s", ErrRevoked, old.Revoked.Issued.Format(time.RFC3339))
@@ -105,7 +107,7 @@ func (m *Mesh) Certify(node ed25519.PublicKey, name string, caps Caps) (Certific
 // Revoke shuts a node out for good: once a member has the revocation, nothing the node says or ever said counts there.
 // If the node is already revoked, Revoke returns the first revocation. since is for people to read. Errors match
 // ErrNoAuthority or ErrStopped.
-func (m *Mesh) Revoke(node ID, name string, since time.Time, reason string) (Revocation, error) {
+func (m *Mesh) Revoke(node frame.ID, name string, since time.Time, reason string) (Revocation, error) {
 	switch {
 	case m.cfg.Authority.IsZero():
 		return Revocation{}, ErrNoAuthority
@@ -135,7 +137,7 @@ func (m *Mesh) Revoke(node ID, name string, since time.Time, reason string) (Rev
 
 // tellRevoked sends the revocation to a revoked node that still sends messages: nobody pushes to it any more. It does
 // not wait. A node is told at most once per tellEvery, however much arrives in its name.
-func (m *Mesh) tellRevoked(now time.Time, id ID) {
+func (m *Mesh) tellRevoked(now time.Time, id frame.ID) {
 	if !m.told.take(now, id, 1) {
 		return
 	}
@@ -149,26 +151,26 @@ func (m *Mesh) tellRevoked(now time.Time, id ID) {
 }
 
 // AuthorityID returns the origin of what the mesh's authority signs, or zero if the mesh has no authority.
-func (m *Mesh) AuthorityID() ID { return m.core.authority } // set only by New
+func (m *Mesh) AuthorityID() frame.ID { return m.core.authority } // set only by New
 
-// PublishAsAuthority signs payload (at most MaxPayload bytes) with the authority's key and sends it to every member,
-// ahead of what nodes publish. Other members get the frame through Config.Deliver, with AuthorityID as Origin,
+// PublishAsAuthority signs payload (at most frame.MaxPayload bytes) with the authority's key and sends it to every
+// member, ahead of what nodes publish. Other members get the frame through Config.Deliver, with AuthorityID as Origin,
 // AuthorityEpoch as Epoch and now as Issued. Errors match ErrNoAuthority, ErrStopped or ErrFull.
-func (m *Mesh) PublishAsAuthority(now time.Time, payload []byte, expires time.Time) (Frame, error) {
+func (m *Mesh) PublishAsAuthority(now time.Time, payload []byte, expires time.Time) (frame.Frame, error) {
 	if m.cfg.Authority.IsZero() {
-		return Frame{}, ErrNoAuthority
+		return frame.Frame{}, ErrNoAuthority
 	}
 	m.publishing.Lock() // so that each serial is higher than the last
 	defer m.publishing.Unlock()
 	serial, err := newSerial(now, m.lastAuthority)
 	if err != nil {
-		return Frame{}, err
+		return frame.Frame{}, err
 	}
-	f, err := m.cfg.Authority.key.Sign(Frame{
+	f, err := m.cfg.Authority.key.Sign(frame.Frame{
 		MeshID: m.cfg.Secrets.MeshID, Epoch: AuthorityEpoch, Seq: serial, Issued: now, Expires: expires, Payload: payload,
 	})
 	if err != nil {
-		return Frame{}, fmt.Errorf("publish as the authority: %w", err)
+		return frame.Frame{}, fmt.Errorf("publish as the authority: %w", err)
 	}
 	m.mu.Lock()
 	v := m.core.judge(m.now(), f)
@@ -178,25 +180,25 @@ func (m *Mesh) PublishAsAuthority(now time.Time, payload []byte, expires time.Ti
 		m.lastAuthority = serial
 		return f, m.publishRecord(f)
 	case verdictExpired:
-		return Frame{}, errEnded(f)
+		return frame.Frame{}, errEnded(f)
 	case verdictFull:
-		return Frame{}, fmt.Errorf("publish as the authority: %w: %d frames of it are in force", ErrFull, maxAuthorityFrames)
+		return frame.Frame{}, fmt.Errorf("publish as the authority: %w: %d frames of it are in force", ErrFull, maxAuthorityFrames)
 	}
-	return Frame{}, errors.New("publish as the authority: the frame's number is in use, or its time is ahead of the clock")
+	return frame.Frame{}, errors.New("publish as the authority: the frame's number is in use, or its time is ahead of the clock")
 }
 
 // publishRecord takes in a frame that the authority signed and, if it is new, sends it to every member.
-func (m *Mesh) publishRecord(f Frame) error {
+func (m *Mesh) publishRecord(f frame.Frame) error {
 	m.mu.Lock()
 	if m.phase == phaseEnded {
 		m.mu.Unlock()
 		return ErrStopped
 	}
-	fresh := len(m.stepLocked(m.now(), evFrames{via: viaOwn, frames: []Frame{f}}).admitted) > 0
+	fresh := len(m.stepLocked(m.now(), evFrames{via: viaOwn, frames: []frame.Frame{f}}).admitted) > 0
 	running := m.phase == phaseRunning
 	m.mu.Unlock()
 	if fresh && running {
-		m.pusher.put(pushJob{frames: []Frame{f}, direct: true})
+		m.pusher.put(pushJob{frames: []frame.Frame{f}, direct: true})
 		m.gossip.put(f)
 		m.nudge()
 	}
@@ -217,7 +219,7 @@ func (m *Mesh) present() error {
 			}
 		case errors.Is(err, ErrCertificateEarly): // the clock is behind
 			m.mu.Lock()
-			m.stepLocked(m.now(), evFrames{via: viaRestore, frames: []Frame{c.frame}})
+			m.stepLocked(m.now(), evFrames{via: viaRestore, frames: []frame.Frame{c.frame}})
 			m.mu.Unlock()
 		}
 	}

@@ -7,9 +7,11 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
-func (n *testNode) deliveredFrames() []Frame {
+func (n *testNode) deliveredFrames() []frame.Frame {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return slices.Clone(n.delivered)
@@ -34,7 +36,7 @@ func TestClusterPublishAsAuthority(t *testing.T) {
 		if _, err := c.nodes[0].PublishAsAuthority(time.Now(), []byte("x"), time.Now().Add(-time.Second)); err == nil {
 			t.Error("published what has ended")
 		}
-		var said []Frame
+		var said []frame.Frame
 		for i := range 4 { // two holders of the key publish within one millisecond
 			f, err := c.nodes[i%2].PublishAsAuthority(time.Now(), []byte(fmt.Sprint("lift ", i)), time.Now().Add(time.Hour))
 			if err != nil {
@@ -45,8 +47,8 @@ func TestClusterPublishAsAuthority(t *testing.T) {
 		has := func(n *testNode, want int) func() bool {
 			return func() bool {
 				fs := n.deliveredFrames()
-				return len(fs) == want && !slices.ContainsFunc(fs, func(f Frame) bool {
-					return f.Origin != n.AuthorityID() || f.Epoch != AuthorityEpoch || f.Origin != IDOf(a.Public())
+				return len(fs) == want && !slices.ContainsFunc(fs, func(f frame.Frame) bool {
+					return f.Origin != n.AuthorityID() || f.Epoch != AuthorityEpoch || f.Origin != frame.IDOf(a.Public())
 				})
 			}
 		}
@@ -72,8 +74,8 @@ func TestClusterPublishAsAuthority(t *testing.T) {
 		if !again.Counts(again.AuthorityID()) {
 			t.Error("what the authority said does not count")
 		}
-		var live []Frame
-		again.live(nil)(func(f Frame) bool { live = append(live, f); return true })
+		var live []frame.Frame
+		again.live(nil)(func(f frame.Frame) bool { live = append(live, f); return true })
 		if len(live) != len(said) {
 			t.Errorf("%d frames of the authority are live, want %d", len(live), len(said))
 		}
@@ -92,8 +94,8 @@ func TestClusterPublishAsAuthority(t *testing.T) {
 // The number of frames signed by the authority is bounded, and all nodes keep the same ones in whatever order they arrive.
 func TestAuthorityFramesAreBounded(t *testing.T) {
 	a := testAuthority(t)
-	sign := func(seq uint64, text string) Frame {
-		f, err := a.key.Sign(Frame{Epoch: AuthorityEpoch, Seq: seq, Issued: simStart, Expires: simStart.Add(time.Hour), Payload: []byte(text)})
+	sign := func(seq uint64, text string) frame.Frame {
+		f, err := a.key.Sign(frame.Frame{Epoch: AuthorityEpoch, Seq: seq, Issued: simStart, Expires: simStart.Add(time.Hour), Payload: []byte(text)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -104,18 +106,18 @@ func TestAuthorityFramesAreBounded(t *testing.T) {
 		c := coreFor(i)
 		c.authority = a.key.ID()
 		for seq := uint64(10); seq < 10+maxAuthorityFrames-1; seq++ {
-			c.insert(Frame{Origin: c.authority, Epoch: AuthorityEpoch, Seq: seq, Expires: simStart.Add(time.Hour), Raw: expiringRaw})
+			c.insert(frame.Frame{Origin: c.authority, Epoch: AuthorityEpoch, Seq: seq, Expires: simStart.Add(time.Hour), Raw: expiringRaw})
 		}
 		cores = append(cores, c)
 	}
-	fs := []Frame{sign(1<<40, "high"), sign(1, "low"), sign(2, "one"), sign(2, "twin"), sign(1<<39, "lower")}
+	fs := []frame.Frame{sign(1<<40, "high"), sign(1, "low"), sign(2, "one"), sign(2, "twin"), sign(1<<39, "lower")}
 	for i, c := range cores {
 		for j := range fs {
 			f := fs[j]
 			if i == 1 {
 				f = fs[len(fs)-1-j]
 			}
-			c.step(simStart, evFrames{via: viaPush, frames: []Frame{f}})
+			c.step(simStart, evFrames{via: viaPush, frames: []frame.Frame{f}})
 			if n := c.streams[streamKey{c.authority, AuthorityEpoch}].frames.Len(); n > maxAuthorityFrames {
 				t.Fatalf("%d frames are held, want at most %d", n, maxAuthorityFrames)
 			}

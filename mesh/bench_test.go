@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 const benchPayload = 55 // makes a frame of about 200 bytes, like one ban
@@ -22,7 +24,7 @@ func scaled(n int) int {
 }
 
 func BenchmarkSign(b *testing.B) {
-	f := Frame{Epoch: 1, Issued: simStart, Expires: simStart.Add(time.Hour), Payload: make([]byte, benchPayload)}
+	f := frame.Frame{Epoch: 1, Issued: simStart, Expires: simStart.Add(time.Hour), Payload: make([]byte, benchPayload)}
 	for b.Loop() {
 		f.Seq++
 		if _, err := signers[0].Sign(f); err != nil {
@@ -34,7 +36,7 @@ func BenchmarkSign(b *testing.B) {
 func BenchmarkVerify(b *testing.B) {
 	raw := testFrame(b, signers[0], 1, 1, simStart, time.Hour, string(make([]byte, benchPayload))).Raw
 	for b.Loop() {
-		f, err := DecodeFrame(raw)
+		f, err := frame.Decode(raw)
 		if err != nil || f.Verify() != nil {
 			b.Fatal(err)
 		}
@@ -49,7 +51,7 @@ func benchFrames(b *testing.B, n int) [][]byte {
 	for part := range runtime.NumCPU() {
 		wg.Go(func() {
 			for i := part; i < n; i += runtime.NumCPU() {
-				f, err := signers[0].Sign(Frame{Epoch: 1, Seq: uint64(i + 1), Issued: now, Expires: now.Add(time.Hour), Payload: make([]byte, benchPayload)})
+				f, err := signers[0].Sign(frame.Frame{Epoch: 1, Seq: uint64(i + 1), Issued: now, Expires: now.Add(time.Hour), Payload: make([]byte, benchPayload)})
 				if err != nil {
 					panic(err)
 				}
@@ -106,11 +108,11 @@ func BenchmarkCoreSync100k(b *testing.B) {
 		runtime.GC()
 		runtime.ReadMemStats(&before)
 		for _, raw := range raws {
-			f, err := DecodeFrame(bytes.Clone(raw))
+			f, err := frame.Decode(bytes.Clone(raw))
 			if err != nil {
 				b.Fatal(err)
 			}
-			s.step(0, evFrames{via: viaRestore, frames: []Frame{f}})
+			s.step(0, evFrames{via: viaRestore, frames: []frame.Frame{f}})
 		}
 		runtime.GC()
 		runtime.ReadMemStats(&after)
@@ -151,8 +153,8 @@ func BenchmarkSync100k(b *testing.B) {
 func BenchmarkPublish(b *testing.B) {
 	const nodes = 10
 	var mu sync.Mutex
-	arrived := make(map[FrameRef]int)
-	last := make(chan FrameRef, 1<<16)
+	arrived := make(map[frame.Ref]int)
+	last := make(chan frame.Ref, 1<<16)
 	secrets := newSecrets(b)
 	var all []*testNode
 	for i := range nodes {
@@ -162,7 +164,7 @@ func BenchmarkPublish(b *testing.B) {
 				c.Join = []string{all[0].Addr().String()}
 			}
 			c.Admitted = nil
-			c.Deliver = func(fs []Frame) {
+			c.Deliver = func(fs []frame.Frame) {
 				mu.Lock()
 				defer mu.Unlock()
 				for _, f := range fs {
@@ -184,7 +186,7 @@ func BenchmarkPublish(b *testing.B) {
 	}{
 		{"one", 1, benchPayload, 20 * time.Millisecond},
 		{"20-small", 20, benchPayload, 300 * time.Millisecond},
-		{"50-full", 50, MaxPayload, 300 * time.Millisecond},
+		{"50-full", 50, frame.MaxPayload, 300 * time.Millisecond},
 	} {
 		b.Run(tt.name, func(b *testing.B) {
 			var took []time.Duration

@@ -3,6 +3,8 @@ package mesh
 import (
 	"slices"
 	"sync"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 const (
@@ -26,13 +28,13 @@ type bulkQueue struct {
 
 // bulkPeer is what one peer has waiting.
 type bulkPeer struct {
-	id   ID
+	id   frame.ID
 	msgs [][]byte
 	work *bulkWork // in progress, taken off msgs; used only by the core's goroutine
 }
 
 // put adds a message and reports whether there was room.
-func (q *bulkQueue) put(from ID, b []byte) bool {
+func (q *bulkQueue) put(from frame.ID, b []byte) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	i := slices.IndexFunc(q.peers, func(p *bulkPeer) bool { return p.id == from })

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 func bulkMesh(t *testing.T) *Mesh {
@@ -15,7 +17,7 @@ func bulkMesh(t *testing.T) *Mesh {
 }
 
 // chunkOf returns a chunk of n frames, of which those from bad on are not signed by their origin.
-func chunkOf(t *testing.T, from ID, session uint64, origin Identity, first, n, bad int) []byte {
+func chunkOf(t *testing.T, from frame.ID, session uint64, origin Identity, first, n, bad int) []byte {
 	m := &syncMessage{Kind: syncChunk, From: from, Session: session, Num: 1}
 	now := time.Now()
 	for i := range n {
@@ -29,7 +31,7 @@ func chunkOf(t *testing.T, from ID, session uint64, origin Identity, first, n, b
 }
 
 // openSession opens a peer's session with a node that does not run.
-func openSession(t *testing.T, m *Mesh, id ID) *visitor {
+func openSession(t *testing.T, m *Mesh, id frame.ID) *visitor {
 	m.apply(evUp{id})
 	m.core.peers[id].phase, m.core.givesTill = phaseIdle, time.Time{}
 	v := &visitor{tb: t, c: m.core, id: id, now: time.Now(), mine: 77}
@@ -49,7 +51,7 @@ func drainBulk(m *Mesh) {
 // bear.
 func TestForeignChunksAreDropped(t *testing.T) {
 	m := bulkMesh(t)
-	peer := ID{7}
+	peer := frame.ID{7}
 	v := openSession(t, m, peer)
 	for i := range uint64(100) {
 		for _, n := range []int{1, 30} {
@@ -74,7 +76,7 @@ func TestForeignChunksAreDropped(t *testing.T) {
 // peer. Other peers are not affected.
 func TestBadSignatureEndsAChunk(t *testing.T) {
 	m := bulkMesh(t)
-	bad, good := ID{7}, ID{8}
+	bad, good := frame.ID{7}, frame.ID{8}
 	v := openSession(t, m, bad)
 	for i := range 4 {
 		delegate{m}.NotifyMsg(chunkOf(t, bad, v.ours, signers[0], 1+100*i, 100, 40))
@@ -103,7 +105,7 @@ func TestBadSignatureEndsAChunk(t *testing.T) {
 // Peers take turns, and none has more than its share of the waiting chunks.
 func TestBulkTakesTurns(t *testing.T) {
 	m := bulkMesh(t)
-	greedy, modest := openSession(t, m, ID{7}), openSession(t, m, ID{8})
+	greedy, modest := openSession(t, m, frame.ID{7}), openSession(t, m, frame.ID{8})
 	for i := range 2 * maxBulkOf {
 		delegate{m}.NotifyMsg(chunkOf(t, greedy.id, greedy.ours, signers[0], 1+200*i, 200, 200))
 	}
@@ -126,16 +128,16 @@ func TestBulkTakesTurns(t *testing.T) {
 func TestChunksAreCharged(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		peer   ID
+		peer   frame.ID
 		most   int
 		origin Identity
 	}{
 		{"bad: its own", signers[0].ID(), 100, signers[0]},
-		{"ok: of others", ID{7}, 1000, signers[0]},
+		{"ok: of others", frame.ID{7}, 1000, signers[0]},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			m := bulkMesh(t)
-			m.bulkCost = newBuckets[ID](0.001, 100)
+			m.bulkCost = newBuckets[frame.ID](0.001, 100)
 			v := openSession(t, m, tt.peer)
 			for i := range 5 {
 				delegate{m}.NotifyMsg(chunkOf(t, tt.peer, v.ours, tt.origin, 1+200*i, 200, 200))

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -72,12 +73,12 @@ func (m *Mesh) byeMessage(raw []byte) {
 	}
 	now := m.now()
 	age := now.Sub(b.Issued)
-	if b.MeshID != m.cfg.Secrets.MeshID || age > FutureSkew || age < -FutureSkew || !m.peers.expectsBye(IDOf(b.Key), b.Issued) {
+	if b.MeshID != m.cfg.Secrets.MeshID || age > frame.FutureSkew || age < -frame.FutureSkew || !m.peers.expectsBye(frame.IDOf(b.Key), b.Issued) {
 		return
 	}
 	if !b.verify() {
 		m.count.refused[refusedSignature].Add(1)
 		return
 	}
-	m.peers.goodbye(now, IDOf(b.Key), b.Issued)
+	m.peers.goodbye(now, frame.IDOf(b.Key), b.Issued)
 }

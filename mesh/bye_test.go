@@ -5,6 +5,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // A goodbye counts if the leaving member signed it for this mesh a short while ago, and it is news.
@@ -40,8 +42,8 @@ func TestGoodbyeIsSigned(t *testing.T) {
 		{"bad: signed by another member", inName, false},
 		{"bad: another member leaves", said(other, secrets.MeshID, now), false},
 		{"bad: another mesh", said(leaver, [16]byte{1}, now), false},
-		{"bad: old", said(leaver, secrets.MeshID, now.Add(-FutureSkew-time.Second)), false},
-		{"bad: of the future", said(leaver, secrets.MeshID, now.Add(FutureSkew+time.Second)), false},
+		{"bad: old", said(leaver, secrets.MeshID, now.Add(-frame.FutureSkew-time.Second)), false},
+		{"bad: of the future", said(leaver, secrets.MeshID, now.Add(frame.FutureSkew+time.Second)), false},
 		{"bad: cut off", good[:len(good)-1], false},
 		{"bad: something behind", append(slices.Clone(good), 0), false},
 	} {

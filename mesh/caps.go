@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -13,7 +14,7 @@ type Caps struct {
 	Active   uint32        // bans at a time
 	MinBits4 uint8         // widest prefix, IPv4: 0 to 32
 	MinBits6 uint8         // widest prefix, IPv6: 0 to 128
-	MaxTTL   time.Duration // of a ban; whole seconds, at most MaxLife
+	MaxTTL   time.Duration // of a ban; whole seconds, at most frame.MaxLife
 	UnbanAny bool          // may lift the bans of others
 	Import   bool          // may send imported bans at the rate for those
 }
@@ -28,8 +29,8 @@ func (c Caps) validate() error {
 	switch {
 	case c.MinBits4 > 32 || c.MinBits6 > 128:
 		return fmt.Errorf("caps: widest prefixes /%d and /%d: want at most /32 and /128", c.MinBits4, c.MinBits6)
-	case c.MaxTTL < 0 || c.MaxTTL > MaxLife || c.MaxTTL%time.Second != 0:
-		return fmt.Errorf("caps: bans for %.3f s: want whole seconds, at most %d days", c.MaxTTL.Seconds(), MaxLife/(24*time.Hour))
+	case c.MaxTTL < 0 || c.MaxTTL > frame.MaxLife || c.MaxTTL%time.Second != 0:
+		return fmt.Errorf("caps: bans for %.3f s: want whole seconds, at most %d days", c.MaxTTL.Seconds(), frame.MaxLife/(24*time.Hour))
 	}
 	return nil
 }
@@ -46,7 +47,7 @@ func (c Caps) appendTo(b []byte) []byte {
 func readCaps(r *wire.Reader) (c Caps) {
 	c.Rate, c.Active = uint32(r.Most(1<<32-1)), uint32(r.Most(1<<32-1))
 	c.MinBits4, c.MinBits6 = uint8(r.Most(32)), uint8(r.Most(128))
-	c.MaxTTL = time.Duration(r.Most(uint64(MaxLife/time.Second))) * time.Second
+	c.MaxTTL = time.Duration(r.Most(uint64(frame.MaxLife/time.Second))) * time.Second
 	flags := r.Flags(3)
 	c.UnbanAny, c.Import = flags&1 != 0, flags&2 != 0
 	return c

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -76,7 +77,7 @@ func decodeKeysRequest(b []byte) (q keysRequest, err error) {
 	}
 	r.Fixed(q.MeshID[:])
 	q.Has = keyVersion(r.Uint())
-	q.Certificate = bytes.Clone(r.Bin(MaxFrame))
+	q.Certificate = bytes.Clone(r.Bin(frame.MaxSize))
 	return q, r.End()
 }
 
@@ -105,7 +106,7 @@ func decodeKeysReply(b []byte) (a keysReply, err error) {
 	}
 	a.Uses = keyVersion(r.Uint())
 	for n := r.Array(maxKeyRecords); n > 0 && r.Err == nil; n-- {
-		a.Records = append(a.Records, bytes.Clone(r.Bin(MaxFrame)))
+		a.Records = append(a.Records, bytes.Clone(r.Bin(frame.MaxSize)))
 	}
 	return a, r.End()
 }
@@ -120,7 +121,7 @@ func (m *Mesh) answerKeys(conn *tls.Conn, key ed25519.PublicKey, b []byte, from 
 	if q.MeshID != m.cfg.Secrets.MeshID || !m.cfg.Secrets.HasAuthority() {
 		return ErrOtherMesh
 	}
-	id := IDOf(key)
+	id := frame.IDOf(key)
 	s := m.Standing(id)
 	if s.Certificate == nil && s.Revoked == nil {
 		c, err := DecodeCertificate(q.Certificate)
@@ -173,10 +174,10 @@ func (m *Mesh) askKeys(ctx context.Context, addr netip.AddrPort) {
 		m.cfg.Logger.Debug("cannot ask for the mesh's key", "addr", addr, "error", wire.Escape(err.Error(), maxLogText))
 		return
 	}
-	var frames []Frame
+	var frames []frame.Frame
 	for _, raw := range a.Records {
-		f, err := DecodeFrame(raw)
-		if err == nil && (f.MeshID != m.cfg.Secrets.MeshID || f.Origin != IDOf(m.cfg.Secrets.Authority[:])) {
+		f, err := frame.Decode(raw)
+		if err == nil && (f.MeshID != m.cfg.Secrets.MeshID || f.Origin != frame.IDOf(m.cfg.Secrets.Authority[:])) {
 			err = ErrOtherAuthority
 		}
 		if err == nil {
@@ -222,8 +223,8 @@ func (m *Mesh) askLoop(ctx context.Context) {
 }
 
 // keysAt sends one request to addr and returns the answer and the answering node's id.
-func (m *Mesh) keysAt(ctx context.Context, addr netip.AddrPort) (a keysReply, from ID, err error) {
-	conn, err := m.dialMember(ctx, addr, func(key ed25519.PublicKey) error { from = IDOf(key); return nil })
+func (m *Mesh) keysAt(ctx context.Context, addr netip.AddrPort) (a keysReply, from frame.ID, err error) {
+	conn, err := m.dialMember(ctx, addr, func(key ed25519.PublicKey) error { from = frame.IDOf(key); return nil })
 	if err != nil {
 		return a, from, err
 	}
@@ -279,7 +280,7 @@ func (m *Mesh) dialMember(ctx context.Context, addr netip.AddrPort, accept func(
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	if id := IDOf(key); id != m.id {
+	if id := frame.IDOf(key); id != m.id {
 		m.addressProved(m.now(), id, addr)
 	}
 	return conn, nil

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 const (
@@ -55,11 +57,11 @@ func BenchmarkCatchUp(b *testing.B) {
 				s.now = time.Now()
 				for i, held := range [][][]byte{raws, kept} {
 					for _, raw := range held {
-						f, err := DecodeFrame(raw)
+						f, err := frame.Decode(raw)
 						if err != nil {
 							b.Fatal(err)
 						}
-						s.step(i, evFrames{via: viaRestore, frames: []Frame{f}})
+						s.step(i, evFrames{via: viaRestore, frames: []frame.Frame{f}})
 					}
 				}
 				if held, lacks := s.cores[0].count, s.cores[0].count-s.cores[1].count; held != len(raws) || lacks != len(missing) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -18,7 +19,7 @@ const (
 	// CertificateLife is how long a new certificate lasts. It is renewed after half of that.
 	CertificateLife = 365 * 24 * time.Hour
 	// revocationLife is at least as long as any certificate made before the revocation can last.
-	revocationLife = MaxLife
+	revocationLife = frame.MaxLife
 	// maxReason bounds the reason of a revocation, in bytes.
 	maxReason = 200
 
@@ -93,21 +94,21 @@ type Certificate struct {
 	Node      ed25519.PublicKey
 	Name      string // for people; at most MaxName bytes
 	NotBefore time.Time
-	NotAfter  time.Time // at most MaxLife after NotBefore
+	NotAfter  time.Time // at most frame.MaxLife after NotBefore
 	Caps      Caps
 	Authority ed25519.PublicKey
 
-	frame Frame
+	frame frame.Frame
 }
 
 // ID returns the node's id.
-func (c Certificate) ID() ID { return IDOf(c.Node) }
+func (c Certificate) ID() frame.ID { return frame.IDOf(c.Node) }
 
 // Raw returns the encoded certificate with its signature. It must not be changed.
 func (c Certificate) Raw() []byte { return c.frame.Raw }
 
 // Verify checks the signature, that the certificate is of this authority and mesh, and that it counts at now. Errors
-// match ErrOtherAuthority, ErrOtherMesh, ErrBadSignature, ErrCertificateEarly (if by more than FutureSkew) or
+// match ErrOtherAuthority, ErrOtherMesh, frame.ErrSignature, ErrCertificateEarly (if by more than frame.FutureSkew) or
 // ErrCertificateEnded.
 func (c Certificate) Verify(authority ed25519.PublicKey, meshID [16]byte, now time.Time) error {
 	switch {
@@ -120,7 +121,7 @@ func (c Certificate) Verify(authority ed25519.PublicKey, meshID [16]byte, now ti
 		return err
 	}
 	switch {
-	case c.NotBefore.After(now.Add(FutureSkew)):
+	case c.NotBefore.After(now.Add(frame.FutureSkew)):
 		return fmt.Errorf("%w (from %s)", ErrCertificateEarly, c.NotBefore.Format(time.RFC3339))
 	case !c.NotAfter.After(now):
 		return fmt.Errorf("%w (at %s)", ErrCertificateEnded, c.NotAfter.Format(time.RFC3339))
@@ -139,7 +140,7 @@ func (a Authority) Certify(c Certificate) (Certificate, error) {
 	if err := c.Caps.validate(); err != nil {
 		return Certificate{}, fmt.Errorf("certificate of %q: %w", c.Name, err)
 	}
-	f, err := a.key.Sign(Frame{
+	f, err := a.key.Sign(frame.Frame{
 		MeshID: c.MeshID, Epoch: recordCertificate, Seq: c.Serial, Issued: c.NotBefore, Expires: c.NotAfter, Payload: c.payload(),
 	})
 	if err != nil {
@@ -157,14 +158,14 @@ func (c Certificate) payload() []byte {
 
 // DecodeCertificate strictly decodes a certificate. It does not check the signature. Errors wrap ErrBadCertificate.
 func DecodeCertificate(raw []byte) (Certificate, error) {
-	f, err := DecodeFrame(raw)
+	f, err := frame.Decode(raw)
 	if err != nil {
 		return Certificate{}, fmt.Errorf("%w: %w", ErrBadCertificate, err)
 	}
 	return certificateOf(f)
 }
 
-func certificateOf(f Frame) (Certificate, error) {
+func certificateOf(f frame.Frame) (Certificate, error) {
 	c := Certificate{
 		MeshID: f.MeshID, Serial: f.Seq, NotBefore: f.Issued, NotAfter: f.Expires, Authority: f.Key, frame: f,
 	}
@@ -189,13 +190,13 @@ func certificateOf(f Frame) (Certificate, error) {
 type Revocation struct {
 	MeshID [16]byte
 	Serial uint64
-	Node   ID
+	Node   frame.ID
 	Name   string    // what the node was called; at most MaxName bytes
 	Since  time.Time // when the node ceased to be trustworthy, for people; zero: it never was
 	Issued time.Time
 	Reason string // at most 200 bytes of printable text
 
-	frame Frame
+	frame frame.Frame
 }
 
 // Raw returns the encoded revocation with its signature. It must not be changed.
@@ -209,7 +210,7 @@ func (a Authority) Revoke(v Revocation) (Revocation, error) {
 	if !wire.IsText(v.Reason) || len(v.Reason) > maxReason || !wire.IsText(v.Name) || len(v.Name) > MaxName {
 		return Revocation{}, fmt.Errorf("revocation: reason %q: want at most %d bytes of printable text", v.Reason, maxReason)
 	}
-	f, err := a.key.Sign(Frame{
+	f, err := a.key.Sign(frame.Frame{
 		MeshID: v.MeshID, Epoch: recordRevocation, Seq: v.Serial, Issued: v.Issued, Expires: v.Issued.Add(revocationLife), Payload: v.payload(),
 	})
 	if err != nil {
@@ -230,7 +231,7 @@ func (v Revocation) payload() []byte {
 	return wire.AppendStr(b, v.Reason)
 }
 
-func revocationOf(f Frame) (Revocation, error) {
+func revocationOf(f frame.Frame) (Revocation, error) {
 	v := Revocation{MeshID: f.MeshID, Serial: f.Seq, Issued: f.Issued, frame: f}
 	if f.Epoch != recordRevocation {
 		return Revocation{}, fmt.Errorf("record of kind %d, want %d", f.Epoch, recordRevocation)
@@ -330,7 +331,7 @@ func decodeRequest(raw []byte) (Request, error) {
 		return Request{}, fmt.Errorf("key of %d bytes, want %d", len(q.Node), ed25519.PublicKeySize)
 	}
 	if !ed25519.Verify(q.Node, append([]byte(requestDomain), body...), sig) {
-		return Request{}, ErrBadSignature
+		return Request{}, frame.ErrSignature
 	}
 	return q, nil
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 func testAuthority(tb testing.TB) Authority {
@@ -50,11 +52,11 @@ func TestCertificateVerify(t *testing.T) {
 		want error
 	}{
 		{"ok", a, 1, 0, nil},
-		{"ok: a clock slightly behind", a, 1, -FutureSkew, nil},
+		{"ok: a clock slightly behind", a, 1, -frame.FutureSkew, nil},
 		{"bad: another authority", other, 1, 0, ErrOtherAuthority},
 		{"bad: another mesh", a, 2, 0, ErrOtherMesh},
 		{"bad: over", a, 1, time.Hour, ErrCertificateEnded},
-		{"bad: too early", a, 1, -FutureSkew - time.Second, ErrCertificateEarly},
+		{"bad: too early", a, 1, -frame.FutureSkew - time.Second, ErrCertificateEarly},
 	} {
 		if err := good.Verify(tt.by.Public(), [16]byte{tt.mesh}, simStart.Add(tt.at)); !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v, want %v", tt.name, err, tt.want)
@@ -64,7 +66,7 @@ func TestCertificateVerify(t *testing.T) {
 		"bad: a name with a line break": func(c *Certificate) { c.Name = "a\nb" },
 		"bad: no key":                   func(c *Certificate) { c.Node = nil },
 		"bad: a prefix of 33 bits":      func(c *Certificate) { c.Caps.MinBits4 = 33 },
-		"bad: too long":                 func(c *Certificate) { c.NotAfter = c.NotBefore.Add(MaxLife + time.Second) },
+		"bad: too long":                 func(c *Certificate) { c.NotAfter = c.NotBefore.Add(frame.MaxLife + time.Second) },
 		"bad: ends before it begins":    func(c *Certificate) { c.NotAfter = c.NotBefore },
 		"bad: serial 0":                 func(c *Certificate) { c.Serial = 0 },
 	} {
@@ -78,7 +80,7 @@ func TestCertificateVerify(t *testing.T) {
 		t.Errorf("without a key: %v", err)
 	}
 	// A node's frame is no certificate, whatever it says.
-	f, err := signers[1].Sign(Frame{MeshID: [16]byte{1}, Epoch: recordCertificate, Seq: 9, Issued: simStart, Expires: simStart.Add(time.Hour), Payload: base.payload()})
+	f, err := signers[1].Sign(frame.Frame{MeshID: [16]byte{1}, Epoch: recordCertificate, Seq: 9, Issued: simStart, Expires: simStart.Add(time.Hour), Payload: base.payload()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +113,7 @@ func TestRequest(t *testing.T) {
 	stolen := Request{Node: signers[1].Public(), Name: "web1"}
 	b := stolen.body()
 	b = append(b, ed25519.Sign(signers[0].key, append([]byte(requestDomain), b...))...)
-	if _, err := DecodeRequest(b); !errors.Is(err, ErrBadSignature) {
+	if _, err := DecodeRequest(b); !errors.Is(err, frame.ErrSignature) {
 		t.Errorf("a request for another's key: %v", err)
 	}
 	if _, err := NewRequest(signers[0], "a\nb", [16]byte{}); err == nil {

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 const (
@@ -25,7 +27,7 @@ type clockCheck struct {
 
 // memberClock is how far a member's clock is ahead of this machine's; negative: behind.
 type memberClock struct {
-	id    ID
+	id    frame.ID
 	ahead time.Duration
 }
 
@@ -51,7 +53,7 @@ func (m *Mesh) checkClocks() {
 	}
 	m.mu.Unlock()
 	same := slices.EqualFunc(off, m.clocks.said, func(a, b memberClock) bool {
-		return a.id == b.id && (a.ahead-b.ahead).Abs() < clockNoticed && (a.ahead.Abs() > FutureSkew) == (b.ahead.Abs() > FutureSkew)
+		return a.id == b.id && (a.ahead-b.ahead).Abs() < clockNoticed && (a.ahead.Abs() > frame.FutureSkew) == (b.ahead.Abs() > frame.FutureSkew)
 	})
 	if !same || len(off) == 0 {
 		m.clocks.said = off
@@ -59,19 +61,19 @@ func (m *Mesh) checkClocks() {
 	}
 }
 
-// Mute returns the members that take nothing from this node because its clock is more than FutureSkew ahead of theirs,
-// if they are most of the members whose clock is known; else nil.
-func (m *Mesh) Mute() []ID {
+// Mute returns the members that take nothing from this node because its clock is more than frame.FutureSkew ahead of
+// theirs, if they are most of the members whose clock is known; else nil.
+func (m *Mesh) Mute() []frame.ID {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	known := 0
-	var behind []ID
+	var behind []frame.ID
 	for _, t := range m.peers.alive() {
 		p := m.core.peers[t.id]
 		if p == nil || !p.clock.known || m.core.stands(m.now(), t.id) == verdictRevoked {
 			continue
 		}
-		if known++; p.clock.skew() < -FutureSkew {
+		if known++; p.clock.skew() < -frame.FutureSkew {
 			behind = append(behind, t.id)
 		}
 	}
@@ -101,11 +103,11 @@ func clockFault(off []memberClock, known int) string {
 		way, effect := "ahead of", "the bans that it makes last longer there"
 		most := by[len(by)/2]
 		switch {
-		case sign > 0 && most > FutureSkew:
+		case sign > 0 && most > frame.FutureSkew:
 			way, effect = "behind", "it takes no ban from them"
 		case sign > 0:
 			way, effect = "behind", "the bans that it makes end earlier there"
-		case most > FutureSkew:
+		case most > frame.FutureSkew:
 			effect = "they take no ban from it"
 		}
 		return fmt.Sprintf("this machine's clock is %s %s that of %d of %d members: %s; set it right", clockText(most), way, len(by), known, effect)
@@ -113,7 +115,7 @@ func clockFault(off []memberClock, known int) string {
 	var said []string
 	for _, c := range off[:min(len(off), maxNamedClocks)] {
 		way, effect := "ahead of", "the bans that it makes last longer here"
-		switch muted := c.ahead.Abs() > FutureSkew; {
+		switch muted := c.ahead.Abs() > frame.FutureSkew; {
 		case c.ahead > 0 && muted:
 			effect = "this node takes no ban from it"
 		case c.ahead < 0 && muted:

@@ -7,11 +7,13 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // One member's clock shows only that two clocks differ; the clocks of most members show whose is off.
 func TestClockFault(t *testing.T) {
-	a, b, c, d, e := ID{1}, ID{2}, ID{3}, ID{4}, ID{5}
+	a, b, c, d, e := frame.ID{1}, frame.ID{2}, frame.ID{3}, frame.ID{4}, frame.ID{5}
 	for _, tt := range []struct {
 		name  string
 		off   []memberClock
@@ -38,7 +40,7 @@ func TestClockFault(t *testing.T) {
 		}
 	}
 	var many []memberClock
-	for _, id := range []ID{a, b, c, d, e} {
+	for _, id := range []frame.ID{a, b, c, d, e} {
 		many = append(many, memberClock{id, time.Minute})
 	}
 	if got := clockFault(many, 100); !strings.Contains(got, "; and those of 2 more differ; ") {
@@ -63,7 +65,7 @@ func TestClusterNamesClocks(t *testing.T) {
 				var early sync.Map // frames that the first node refused as too early
 				c := newCluster(t, 3, func(i int, cfg *Config) {
 					if i == 0 {
-						cfg.Early = func(f Frame) { early.Store(string(f.Raw), true) }
+						cfg.Early = func(f frame.Frame) { early.Store(string(f.Raw), true) }
 					}
 				})
 				eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
@@ -140,7 +142,7 @@ func TestCoreLooksAgainWhenTimeHasCome(t *testing.T) {
 	s := newSimulation(t, 3, 1)
 	r := newRecorder(t)
 	s.trust(r)
-	var all []Frame
+	var all []frame.Frame
 	for i, id := range signers[:3] {
 		all = append(all, r.cert(id.Public(), uint64(i+1), 24*time.Hour))
 	}
@@ -161,7 +163,7 @@ func TestCoreLooksAgainWhenTimeHasCome(t *testing.T) {
 	}
 	s.now = simStart.Add(time.Minute)
 	for i, c := range s.cores {
-		var dropped []FrameRef
+		var dropped []frame.Ref
 		rewound, steps := 0, 0
 		for due := true; due; steps++ {
 			out := s.step(i, evTick{})
@@ -178,7 +180,7 @@ func TestCoreLooksAgainWhenTimeHasCome(t *testing.T) {
 		if c.count != len(all) || rewound != 1 || steps < 4 {
 			t.Errorf("core %d: %d held, want %d; told %d times in %d steps", i, c.count, len(all), rewound, steps)
 		}
-		want := []FrameRef{dead.Ref(), stranger.Ref(), past.Ref()}
+		want := []frame.Ref{dead.Ref(), stranger.Ref(), past.Ref()}
 		for _, ref := range want {
 			if !slices.Contains(dropped, ref) {
 				t.Errorf("core %d: %v stays in the store", i, ref)
@@ -193,13 +195,13 @@ func TestCoreLooksAgainWhenTimeHasCome(t *testing.T) {
 // Frames that a peer offered too early are requested when their time has come, even if fruitless comparisons have made the
 // pauses long. A sender of future frames cannot make that happen all the time.
 func TestCoreComparesWhenTimeHasCome(t *testing.T) {
-	c, peer, now := coreFor(1), ID{1}, simStart
+	c, peer, now := coreFor(1), frame.ID{1}, simStart
 	c.step(now, evUp{peer})
 	p := c.peers[peer]
 	rest := func() { p.phase, p.at, p.backoff = phaseDue, now.Add(time.Hour), backoffMax }
 	checks := func(at time.Time) int { return len(c.step(at, evTick{}).send) }
 	rest()
-	c.early.offered(testFrame(t, signers[0], 1, 1, now.Add(FutureSkew+time.Minute), time.Hour, ""))
+	c.early.offered(testFrame(t, signers[0], 1, 1, now.Add(frame.FutureSkew+time.Minute), time.Hour, ""))
 	c.early.offered(testFrame(t, signers[0], 1, 2, now.Add(time.Hour), time.Hour, ""))
 	if n := checks(now.Add(time.Minute - time.Millisecond)); n != 0 {
 		t.Errorf("%d checks before the time", n)
@@ -213,7 +215,7 @@ func TestCoreComparesWhenTimeHasCome(t *testing.T) {
 		t.Errorf("%d checks when the time has come, want 1", n)
 	}
 	rest()
-	c.early.offered(testFrame(t, signers[0], 1, 3, now.Add(FutureSkew), time.Hour, ""))
+	c.early.offered(testFrame(t, signers[0], 1, 3, now.Add(frame.FutureSkew), time.Hour, ""))
 	if n := checks(now.Add(recheckEvery-time.Second)) + checks(now.Add(recheckEvery-time.Second+settleMax)); n != 0 {
 		t.Errorf("%d checks soon after, want 0", n)
 	}

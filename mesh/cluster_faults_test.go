@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 func hasProblem(n *testNode, kind Problem, text string) bool {
@@ -19,7 +20,7 @@ func hasProblem(n *testNode, kind Problem, text string) bool {
 	})
 }
 
-func findMember(n *testNode, id ID) Member {
+func findMember(n *testNode, id frame.ID) Member {
 	for _, m := range n.Members() {
 		if m.ID == id {
 			return m
@@ -151,7 +152,7 @@ func TestClusterRefusesStrangers(t *testing.T) {
 			}
 			conf := memberlist.DefaultLANConfig()
 			conf.Name, conf.Transport, conf.SecretKey = name, tr, c.secrets.GossipKey[:]
-			conf.Logger = newLogAdapter(c.nodes[0].cfg.Logger, ID{}, nil).standard()
+			conf.Logger = newLogAdapter(c.nodes[0].cfg.Logger, frame.ID{}, nil).standard()
 			conf.Delegate = delegate{outsider.Mesh} // its metadata: a key that does not hash to the name
 			ml, err := memberlist.Create(conf)
 			if err != nil {

@@ -6,10 +6,12 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // restore loads a starting node's store.
-func restore(t *testing.T, n *testNode, stored map[FrameRef][]byte) {
+func restore(t *testing.T, n *testNode, stored map[frame.Ref][]byte) {
 	t.Helper()
 	if err := n.Restore(maps.Values(stored)); err != nil {
 		t.Fatal(err)

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // keyFile is a node's mesh.key in memory.
@@ -265,7 +267,7 @@ func TestRotationOnAFullDisk(t *testing.T) {
 		eventually(t, 30*time.Second, "who joins meanwhile is a member", c.allAlive)
 		<-time.After(keyUseAfter / 2)
 		for i, n := range c.nodes {
-			if s := n.KeyStatus(); s.InUse != 0 || i != 2 && !slices.Equal(s.Lacking, []ID{stuck.id.ID()}) {
+			if s := n.KeyStatus(); s.InUse != 0 || i != 2 && !slices.Equal(s.Lacking, []frame.ID{stuck.id.ID()}) {
 				t.Errorf("node %d: %+v", i, s)
 			}
 		}

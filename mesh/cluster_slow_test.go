@@ -10,6 +10,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // powerCut ends every node at the same time, without a goodbye.
@@ -105,7 +107,7 @@ func TestRotationHasNoGap(t *testing.T) {
 				<-time.After(100 * time.Millisecond)
 				for i, n := range c.nodes {
 					n.mu.Lock()
-					has := i == from || slices.ContainsFunc(n.delivered, func(g Frame) bool { return g.Ref() == f.Ref() })
+					has := i == from || slices.ContainsFunc(n.delivered, func(g frame.Frame) bool { return g.Ref() == f.Ref() })
 					n.mu.Unlock()
 					if !has {
 						t.Errorf("node %d lacks a frame of node %d after 100 ms; keys %+v and %+v", i, from, n.KeyStatus(), c.nodes[from].KeyStatus())

@@ -8,21 +8,23 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // withdrawals records what the daemon would take back.
 type withdrawals struct {
 	mu  sync.Mutex
-	ids []ID
+	ids []frame.ID
 }
 
-func (w *withdrawals) add(ids []ID) {
+func (w *withdrawals) add(ids []frame.ID) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.ids = append(w.ids, ids...)
 }
 
-func (w *withdrawals) has(id ID) bool {
+func (w *withdrawals) has(id frame.ID) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Contains(w.ids, id)
@@ -169,10 +171,10 @@ func (h *hub) packetsSent() uint64 {
 	return h.packets
 }
 
-func (n *testNode) storedFrames() map[FrameRef][]byte {
+func (n *testNode) storedFrames() map[frame.Ref][]byte {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	out := make(map[FrameRef][]byte, len(n.stored))
+	out := make(map[frame.Ref][]byte, len(n.stored))
 	for k, v := range n.stored {
 		out[k] = v
 	}

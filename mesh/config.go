@@ -10,6 +10,7 @@ import (
 	"net/netip"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -51,40 +52,40 @@ type Config struct {
 
 	// Deliver gets verified, live frames that this run did not publish, each once, in order of arrival: those of other
 	// origins, our own from earlier runs that the store had lost, and those of PublishAsAuthority on other nodes.
-	Deliver func(frames []Frame)
+	Deliver func(frames []frame.Frame)
 	// Replaced gets frames that were replaced by others of the same Ref (see Problem "equivocation"), before Deliver gets
 	// the new ones: what the old ones said is void. Retold is called afterwards, at most every few seconds, with all live
 	// frames of their origins, because a void frame may have superseded what these say. The goroutine that calls Deliver
 	// calls both.
-	Replaced func(frames []Frame)
-	Retold   func(live iter.Seq[Frame])
+	Replaced func(frames []frame.Frame)
+	Retold   func(live iter.Seq[frame.Frame])
 	// Admitted gets every newly held frame, our own included, for the store. A later frame of the same Ref replaces the
 	// earlier one. Frames given to Restore are not repeated.
-	Admitted func(frames []Frame)
+	Admitted func(frames []frame.Frame)
 	// Expired gets the names of frames that are no longer held, so that the store can drop them.
-	Expired func(refs []FrameRef)
+	Expired func(refs []frame.Ref)
 	// Withdrawn gets origins that no longer count, after the frames that arrived with that news and before any later one:
 	// whatever those origins said is void. Their frames are given to Expired. Readmitted gets origins that count from now
 	// on; their frames come through Deliver. The goroutine that calls Deliver calls both.
-	Withdrawn, Readmitted func(origins []ID)
+	Withdrawn, Readmitted func(origins []frame.ID)
 	// Rewound is called after the wall clock was set back by more than a second, by the goroutine that calls Deliver,
 	// once a peer holds the same frames. By then, frames that the old clock had ended have come through Deliver. Other
 	// frames may contain operations that had ended and are live again, so live yields all held frames, by origin, epoch
 	// and number. A node without peers gets no call: what lifted a ban may be gone. Rewound is also called when restored
 	// frames start to count whose time, or that of their origin's certificate, had not come by the earlier clock.
-	Rewound func(live iter.Seq[Frame])
+	Rewound func(live iter.Seq[frame.Frame])
 
 	// Early gets frames of origins that count, refused as from the future, so that people can be told: the same frame
 	// more than once, and at most earlyTold a second per origin. The goroutine that calls Deliver calls it.
-	Early func(f Frame)
+	Early func(f frame.Frame)
 
 	// Noticed gets what another member whose certificate counts sends this one by Notify: rarely, and at most MaxNotice
 	// bytes, which may be kept. The goroutine that calls Deliver calls it.
-	Noticed func(from ID, payload []byte)
+	Noticed func(from frame.ID, payload []byte)
 
 	// Answer answers a question that another member whose certificate counts asks with Query: in at most MaxAnswer bytes,
 	// before ctx ends. It is called from several goroutines at a time. If it is nil or fails, the member gets no answer.
-	Answer func(ctx context.Context, from ID, question []byte) ([]byte, error)
+	Answer func(ctx context.Context, from frame.ID, question []byte) ([]byte, error)
 
 	Peers        []Peer             // remembered from earlier runs; only the first MaxPeers are used
 	PeersChanged func(peers []Peer) // the whole list to remember, at most every few seconds

@@ -3,12 +3,14 @@ package mesh
 import (
 	"math/rand/v2"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // core is the replication state machine: it holds the live frames and the state of making peers hold the same. It has
 // no goroutine, socket, clock or randomness of its own: the same seed and events produce the same actions.
 type core struct {
-	self  ID
+	self  frame.ID
 	epoch uint64 // our current one
 	seq   uint64 // the last one that we used in epoch
 	used  uint64 // the highest epoch found with frames in our name that this run did not publish
@@ -27,10 +29,10 @@ type core struct {
 	syncer
 }
 
-func newCore(self ID, epoch uint64, rng *rand.Rand) *core {
+func newCore(self frame.ID, epoch uint64, rng *rand.Rand) *core {
 	return &core{
 		self: self, epoch: epoch, ledger: newLedger(), syncer: newSyncer(rng),
-		trust: trust{nodes: make(map[ID]*standing), barred: make(map[ID][]uint64)},
+		trust: trust{nodes: make(map[frame.ID]*standing), barred: make(map[frame.ID][]uint64)},
 	}
 }
 
@@ -51,8 +53,8 @@ type (
 	// peer that streams them.
 	evFrames struct {
 		via    via
-		frames []Frame
-		from   ID
+		frames []frame.Frame
+		from   frame.ID
 	}
 	// evMessage brings a sync message, or a part of one (see split). The frames of a chunk come before it, in evFrames;
 	// fresh is how many of them were new.
@@ -64,19 +66,19 @@ type (
 	// signed them, in milliseconds since 1970. Anyone may have sent it: signed reports whether the peer signed it, with
 	// this digest.
 	evRoot struct {
-		peer   ID
+		peer   frame.ID
 		root   [rootShort]byte
 		clock  uint64
 		signed func(root [32]byte) bool
 	}
-	evUp       struct{ peer ID } // a peer can be reached
-	evDown     struct{ peer ID }
+	evUp       struct{ peer frame.ID } // a peer can be reached
+	evDown     struct{ peer frame.ID }
 	evSendFail struct { // a message of a session could not be sent
-		peer    ID
+		peer    frame.ID
 		session uint64
 	}
 	evBadChunk struct { // a chunk of a session held a frame with a bad signature
-		peer    ID
+		peer    frame.ID
 		session uint64
 	}
 	evTick struct{} // the time that next returned has come
@@ -84,20 +86,20 @@ type (
 
 // actions is what must be done after a step.
 type actions struct {
-	admitted []Frame    // newly held, for the store
-	deliver  []Frame    // those of admitted that this run did not publish
-	relay    []Frame    // those of admitted that came along a tree and go on along it
-	pass     []Frame    // those of admitted that are small and were pushed directly: they go on to the next node
-	expired  []FrameRef // no longer held
+	admitted []frame.Frame // newly held, for the store
+	deliver  []frame.Frame // those of admitted that this run did not publish
+	relay    []frame.Frame // those of admitted that came along a tree and go on along it
+	pass     []frame.Frame // those of admitted that are small and were pushed directly: they go on to the next node
+	expired  []frame.Ref   // no longer held
 	// withdrawn are origins that no longer count: nothing they said does. readmitted are origins that now count.
-	withdrawn, readmitted []ID
+	withdrawn, readmitted []frame.ID
 	send                  []outMessage
 	compared              []comparison
-	equivocs              []Frame // refused or taken while another frame of the same name was held
-	replaced              []Frame // frames dropped because another of the same name took their place
-	granted               bool    // a grant of a gossip key came
-	revoked               []ID    // revoked peers that still send messages: they may not know
-	own                   bool    // what the authority says about this node has changed
+	equivocs              []frame.Frame // refused or taken while another frame of the same name was held
+	replaced              []frame.Frame // frames dropped because another of the same name took their place
+	granted               bool          // a grant of a gossip key came
+	revoked               []frame.ID    // revoked peers that still send messages: they may not know
+	own                   bool          // what the authority says about this node has changed
 	// rollPast, unless 0, is an epoch with frames in our name that we did not publish, no lower than our own epoch.
 	rollPast uint64
 	back     bool                 // the wall clock was set back
@@ -109,7 +111,7 @@ type actions struct {
 }
 
 type outMessage struct {
-	to      ID
+	to      frame.ID
 	session uint64 // as this node names it
 	kind    byte   // kindSync or kindChunk
 	msg     []byte
@@ -118,7 +120,7 @@ type outMessage struct {
 // comparison is the result of comparing digests with a peer. same reports whether the peer's digest was one that this
 // node had within rootKept.
 type comparison struct {
-	peer ID
+	peer frame.ID
 	at   time.Time
 	same bool
 }
@@ -185,7 +187,7 @@ func (c *core) next() (time.Time, bool) {
 // nextSeq returns the first free number after our last. A copy of this node with the same epoch may have used some.
 func (c *core) nextSeq() uint64 {
 	for seq := c.seq + 1; ; seq++ {
-		if _, used := c.get(FrameRef{c.self, c.epoch, seq}); !used {
+		if _, used := c.get(frame.Ref{Origin: c.self, Epoch: c.epoch, Seq: seq}); !used {
 			return seq
 		}
 	}
@@ -193,7 +195,7 @@ func (c *core) nextSeq() uint64 {
 
 // promise judges our next frame before it is signed. If it is new, room for it is kept however full the ledger gets in
 // the meantime: others who fill it must not keep this node from banning locally.
-func (c *core) promise(now time.Time, f Frame) verdict {
+func (c *core) promise(now time.Time, f frame.Frame) verdict {
 	v := c.judge(now, f)
 	if v == verdictFull && !c.loaded(f) {
 		v = verdictNew
@@ -205,7 +207,7 @@ func (c *core) promise(now time.Time, f Frame) verdict {
 }
 
 // take handles one verified frame and records what follows from it.
-func (c *core) take(now time.Time, f Frame, by via, out *actions) {
+func (c *core) take(now time.Time, f frame.Frame, by via, out *actions) {
 	if by != viaRestore {
 		c.discardForged(f, out)
 	}
@@ -247,7 +249,7 @@ func (c *core) take(now time.Time, f Frame, by via, out *actions) {
 }
 
 // restored handles a frame from the store that was not taken.
-func (c *core) restored(f Frame, v verdict, out *actions) {
+func (c *core) restored(f frame.Frame, v verdict, out *actions) {
 	switch v {
 	case verdictFuture:
 		c.early.keep(f)
@@ -257,7 +259,7 @@ func (c *core) restored(f Frame, v verdict, out *actions) {
 }
 
 // spread records how a frame that is new here is passed on.
-func (out *actions) spread(f Frame, by via) {
+func (out *actions) spread(f frame.Frame, by via) {
 	if by == viaTree {
 		out.relay = append(out.relay, f)
 	}
@@ -268,7 +270,7 @@ func (out *actions) spread(f Frame, by via) {
 
 // isForeignUseOfOurKey reports whether f is in our name, of this epoch or a later one, but not published by this run. A
 // frame of an older epoch is ours: the store had lost it.
-func (c *core) isForeignUseOfOurKey(f Frame) bool {
+func (c *core) isForeignUseOfOurKey(f frame.Frame) bool {
 	if f.Origin != c.self || f.Epoch < c.epoch {
 		return false
 	}

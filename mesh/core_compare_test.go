@@ -6,10 +6,12 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // rootOf is a signed answer to a ping.
-func rootOf(peer ID, root [32]byte, at time.Time) evRoot {
+func rootOf(peer frame.ID, root [32]byte, at time.Time) evRoot {
 	return evRoot{peer, [rootShort]byte(root[:]), clockOf(at), func(r [32]byte) bool { return r == root }}
 }
 
@@ -24,7 +26,7 @@ func compared(c *core, now time.Time, e evRoot) (same []bool, sent int) {
 
 // Only a digest that the peer has just signed settles a comparison. Anything else leads to a check in a session.
 func TestCoreBelievesSignedRoots(t *testing.T) {
-	peer := ID{1}
+	peer := frame.ID{1}
 	for _, tt := range []struct {
 		name    string
 		ahead   time.Duration // of the peer's clock
@@ -68,7 +70,7 @@ func TestCoreBelievesSignedRoots(t *testing.T) {
 // An answer counts only if no later one has counted, so that nobody can keep an old one and replay it. After a session, the
 // peer's clock is what it said there.
 func TestCoreRefusesOldRoots(t *testing.T) {
-	c, peer, now := coreFor(1), ID{1}, simStart
+	c, peer, now := coreFor(1), frame.ID{1}, simStart
 	session := func(clock time.Time) {
 		c.peers[peer].tries = 0
 		c.set(c.peers[peer], phaseDue, now)
@@ -99,12 +101,12 @@ func TestCoreRefusesOldRoots(t *testing.T) {
 // A peer whose digest this node had a few seconds ago is in sync: the rest may be in flight. The difference is checked all
 // the same.
 func TestCoreCountsPastRoots(t *testing.T) {
-	c, peer, now := coreFor(1), ID{1}, simStart
+	c, peer, now := coreFor(1), frame.ID{1}, simStart
 	c.step(now, evUp{peer})
 	c.peers[peer].phase = phaseIdle
 	c.peers[peer].clock.set(now, now, clockOf(now))
 	before := c.root.sum()
-	c.step(now, evFrames{via: viaPush, frames: []Frame{testFrame(t, signers[0], 1, 1, now, time.Hour, "")}})
+	c.step(now, evFrames{via: viaPush, frames: []frame.Frame{testFrame(t, signers[0], 1, 1, now, time.Hour, "")}})
 	for _, tt := range []struct {
 		after time.Duration
 		root  [32]byte
@@ -171,7 +173,7 @@ func TestConfirmedForAWhile(t *testing.T) {
 		others int
 		counts time.Duration
 	}{{1, 15 * time.Second}, {2, 18 * time.Second}, {9, time.Minute}} {
-		table := newPeerTable(ID{}, nil, func(ID) bool { return true })
+		table := newPeerTable(frame.ID{}, nil, func(frame.ID) bool { return true })
 		for i := range tt.others {
 			id := signers[i%len(signers)]
 			if i >= len(signers) {

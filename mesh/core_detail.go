@@ -6,6 +6,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // maxDetails bounds the detail messages that each side sends in a session: maxDetails*maxDetail frames are compared at
@@ -21,7 +23,7 @@ type streamPlace struct {
 // detailer sends the hashes of streams that differ although the peer has seen every number in them, in key order.
 type detailer struct {
 	core    *core
-	to      ID
+	to      frame.ID
 	peer    *syncPeer
 	session *session
 	out     *actions
@@ -84,7 +86,7 @@ func (d *detailer) end() {
 // short is a hash of a frame for which nobody can have prepared a colliding frame: both sides of the session chose the
 // salt.
 func (h held) short(salt uint64) (b [shortHash]byte) {
-	var buf [8 + MaxFrame]byte
+	var buf [8 + frame.MaxSize]byte
 	binary.LittleEndian.PutUint64(buf[:], salt)
 	sum := sha256.Sum256(append(buf[:8], h.raw...))
 	copy(b[:], sum[:])

@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // What is refused because its time has not come is looked at again once it has, even if only because the clock was set:
@@ -23,9 +25,9 @@ const (
 
 // early holds what was refused because its time had not come.
 type early struct {
-	stored   []Frame   // from the store, in its order: the authority's first
-	storedAt time.Time // when the first of stored may count
-	retake   []Frame   // formerly stored, still to be looked at again
+	stored   []frame.Frame // from the store, in its order: the authority's first
+	storedAt time.Time     // when the first of stored may count
+	retake   []frame.Frame // formerly stored, still to be looked at again
 	// offeredAt is when the first refused frame from a peer may count; zero: none was refused. Peers offer it again when
 	// digests are compared.
 	offeredAt time.Time
@@ -33,14 +35,14 @@ type early struct {
 }
 
 // keep records a frame from the store that does not count yet.
-func (e *early) keep(f Frame) {
+func (e *early) keep(f frame.Frame) {
 	e.stored = append(e.stored, f)
-	e.storedAt = sooner(e.storedAt, f.Issued.Add(-FutureSkew))
+	e.storedAt = sooner(e.storedAt, f.Issued.Add(-frame.FutureSkew))
 }
 
 // offered records that a peer's frame was refused because its time had not come.
-func (e *early) offered(f Frame) {
-	e.offeredAt = sooner(e.offeredAt, f.Issued.Add(-FutureSkew))
+func (e *early) offered(f frame.Frame) {
+	e.offeredAt = sooner(e.offeredAt, f.Issued.Add(-frame.FutureSkew))
 }
 
 // next returns when there may be something to look at again.
@@ -81,7 +83,7 @@ func (c *core) lookAgain(now time.Time, out *actions) {
 	}
 	e.offeredAt, e.rechecked = time.Time{}, now
 	// In order, so that each peer draws the same jitter in every run of a simulation.
-	for _, id := range slices.SortedFunc(maps.Keys(c.peers), func(a, b ID) int { return bytes.Compare(a[:], b[:]) }) {
+	for _, id := range slices.SortedFunc(maps.Keys(c.peers), func(a, b frame.ID) int { return bytes.Compare(a[:], b[:]) }) {
 		p := c.peers[id]
 		if p.backoff = 0; p.phase == phaseIdle || p.phase == phaseDue {
 			p.tries = 0

@@ -4,25 +4,27 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // A member that exceeds its share displaces only its own last frames, and all nodes keep the same frames in whatever order
 // they arrive.
 func TestLedgerBoundsAnOrigin(t *testing.T) {
 	for _, most := range []load{{frames: 5, bytes: 1 << 20, epochs: 100}, {frames: 100, bytes: 5 * 250, epochs: 100}, {frames: 100, bytes: 1 << 20, epochs: 2}} {
-		var frames []Frame
+		var frames []frame.Frame
 		for i := range uint64(12) {
 			frames = append(frames, testFrame(t, signers[0], 1+i/4, 1+i%4, simStart, time.Hour, "payload"))
 		}
 		other := testFrame(t, signers[1], 9, 9, simStart, time.Hour, "of another")
 		var want [32]byte
 		for try := range 20 {
-			c := newCore(ID{1}, 1, rand.New(rand.NewPCG(1, 2)))
+			c := newCore(frame.ID{1}, 1, rand.New(rand.NewPCG(1, 2)))
 			c.most = most
 			order := rand.New(rand.NewPCG(uint64(try), 3)).Perm(len(frames))
-			expired := map[FrameRef]bool{}
-			feed := func(f Frame) {
-				out := c.step(simStart, evFrames{via: viaSync, frames: []Frame{f}})
+			expired := map[frame.Ref]bool{}
+			feed := func(f frame.Frame) {
+				out := c.step(simStart, evFrames{via: viaSync, frames: []frame.Frame{f}})
 				for _, ref := range out.expired {
 					expired[ref] = true
 				}
@@ -58,17 +60,17 @@ func TestLedgerBoundsAnOrigin(t *testing.T) {
 // cannot make others keep more spans than the bound, and the count stays right whatever happens to the frames.
 func TestWindowsOfAnOriginAreBounded(t *testing.T) {
 	const most, epochs = 200, 5
-	c := newCore(ID{1}, 1, rand.New(rand.NewPCG(1, 2)))
+	c := newCore(frame.ID{1}, 1, rand.New(rand.NewPCG(1, 2)))
 	c.most.spans = most
-	now, left := simStart, []FrameRef(nil)
+	now, left := simStart, []frame.Ref(nil)
 	rng := rand.New(rand.NewPCG(3, 4))
 	check := func(what string) {
 		t.Helper()
 		spans := 0
-		for _, s := range c.streamsOf(ID{2}) {
+		for _, s := range c.streamsOf(frame.ID{2}) {
 			spans += len(s.seen)
 		}
-		o := c.origins[ID{2}]
+		o := c.origins[frame.ID{2}]
 		if o == nil {
 			o = &load{}
 		}
@@ -77,7 +79,7 @@ func TestWindowsOfAnOriginAreBounded(t *testing.T) {
 		}
 	}
 	for i := range uint64(2000) {
-		f := Frame{Origin: ID{2}, Epoch: 1 + i%epochs, Seq: 2 * (1 + rng.Uint64N(5000)), Expires: now.Add(time.Minute), Raw: expiringRaw}
+		f := frame.Frame{Origin: frame.ID{2}, Epoch: 1 + i%epochs, Seq: 2 * (1 + rng.Uint64N(5000)), Expires: now.Add(time.Minute), Raw: expiringRaw}
 		if _, held := c.get(f.Ref()); held {
 			continue
 		}
@@ -93,7 +95,7 @@ func TestWindowsOfAnOriginAreBounded(t *testing.T) {
 	}
 	c.rebuildWindows()
 	check("windows made anew")
-	for _, s := range c.streamsOf(ID{2}) {
+	for _, s := range c.streamsOf(frame.ID{2}) {
 		c.letGo(s)
 		check("a stream less")
 	}
@@ -101,10 +103,10 @@ func TestWindowsOfAnOriginAreBounded(t *testing.T) {
 
 // Deadlines of frames that are no longer held do not pile up.
 func TestLedgerForgetsStaleEnds(t *testing.T) {
-	c := newCore(ID{1}, 1, rand.New(rand.NewPCG(1, 2)))
+	c := newCore(frame.ID{1}, 1, rand.New(rand.NewPCG(1, 2)))
 	c.most.frames = 1
 	for seq := uint64(3 * maxStale); seq > 0; seq-- { // each displaces the one before
-		f := Frame{Origin: ID{2}, Epoch: 1, Seq: seq, Expires: simStart.Add(time.Minute), Raw: expiringRaw}
+		f := frame.Frame{Origin: frame.ID{2}, Epoch: 1, Seq: seq, Expires: simStart.Add(time.Minute), Raw: expiringRaw}
 		c.makeRoom(f)
 		c.insert(f)
 	}
@@ -117,7 +119,7 @@ func TestLedgerForgetsStaleEnds(t *testing.T) {
 // seconds at most.
 func TestLiesDoNotStarveASync(t *testing.T) {
 	honest := []*core{newCore(signers[0].ID(), 1, rand.New(rand.NewPCG(1, 1))), newCore(signers[1].ID(), 1, rand.New(rand.NewPCG(2, 2)))}
-	ids := []ID{honest[0].self, honest[1].self, {9}}
+	ids := []frame.ID{honest[0].self, honest[1].self, {9}}
 	now := simStart
 	deliver := func(out actions) {
 		for queue := out.send; len(queue) > 0; {
@@ -133,11 +135,11 @@ func TestLiesDoNotStarveASync(t *testing.T) {
 				}
 				fresh := 0
 				for _, raw := range m.Frames {
-					f, err := DecodeFrame(raw)
+					f, err := frame.Decode(raw)
 					if err != nil {
 						t.Fatal(err)
 					}
-					got := c.step(now, evFrames{via: viaSync, frames: []Frame{f}, from: m.From})
+					got := c.step(now, evFrames{via: viaSync, frames: []frame.Frame{f}, from: m.From})
 					fresh += len(got.admitted)
 					queue = append(queue, got.send...)
 				}
@@ -159,7 +161,7 @@ func TestLiesDoNotStarveASync(t *testing.T) {
 			t.Fatal("the honest nodes are still apart after 15 s")
 		}
 		if now = now.Add(5 * time.Millisecond); now.Equal(missed) {
-			honest[0].step(now, evFrames{via: viaPush, frames: []Frame{testFrame(t, signers[2], 1, 1, now, time.Hour, "missed")}})
+			honest[0].step(now, evFrames{via: viaPush, frames: []frame.Frame{testFrame(t, signers[2], 1, 1, now, time.Hour, "missed")}})
 		}
 		for _, c := range honest {
 			deliver(c.step(now, evTick{}))
@@ -167,7 +169,7 @@ func TestLiesDoNotStarveASync(t *testing.T) {
 				from := ids[i/20%3]
 				m := &syncMessage{Kind: syncCheck, From: from, Session: rng.Uint64(), Root: [32]byte{byte(i), 7}}
 				out := c.step(now, evMessage{msg: m})
-				if from == (ID{9}) {
+				if from == (frame.ID{9}) {
 					continue
 				}
 				deliver(out)

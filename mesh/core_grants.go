@@ -3,6 +3,8 @@ package mesh
 import (
 	"maps"
 	"slices"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // grants holds the records that hand out the newest gossip key. Those of older keys are dropped: a node that was away
@@ -20,7 +22,7 @@ func (c *core) newerGrants(v keyVersion, out *actions) {
 	stream := c.streams[streamKey{c.authority, recordGrant}]
 	for _, serial := range c.grants.serials() {
 		c.remove(stream, serial)
-		out.expired = append(out.expired, FrameRef{c.authority, recordGrant, serial})
+		out.expired = append(out.expired, frame.Ref{Origin: c.authority, Epoch: recordGrant, Seq: serial})
 	}
 	c.grants = grants{version: v, records: make(map[uint64]grant)}
 }
@@ -30,7 +32,7 @@ func (g *grants) serials() []uint64 { return slices.Sorted(maps.Keys(g.records))
 
 // grantFor returns the record that holds the newest key for a node. If there is none, it returns the last record of
 // that key, which proves that the key exists, and false.
-func (c *core) grantFor(node ID) (found grant, holds bool) {
+func (c *core) grantFor(node frame.ID) (found grant, holds bool) {
 	for _, serial := range c.grants.serials() {
 		if found = c.grants.records[serial]; found.holds(node) {
 			return found, true
@@ -40,8 +42,8 @@ func (c *core) grantFor(node ID) (found grant, holds bool) {
 }
 
 // granted returns the nodes that the newest key was handed out to.
-func (c *core) granted() map[ID]bool {
-	all := make(map[ID]bool)
+func (c *core) granted() map[frame.ID]bool {
+	all := make(map[frame.ID]bool)
 	for _, g := range c.grants.records {
 		for _, b := range g.Boxes {
 			all[b.Node] = true

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/meshban/meshban/mesh/frame"
 	"pgregory.net/rapid"
 )
 
@@ -15,14 +16,14 @@ import (
 type visitor struct {
 	tb   testing.TB
 	c    *core
-	id   ID
+	id   frame.ID
 	now  time.Time
 	mine uint64 // the visitor's id of the session
 	ours uint64 // the core's id of it
 }
 
 func newVisitor(tb testing.TB, c *core) *visitor {
-	v := &visitor{tb: tb, c: c, id: ID{0xbb}, now: simStart, mine: 77}
+	v := &visitor{tb: tb, c: c, id: frame.ID{0xbb}, now: simStart, mine: 77}
 	c.step(v.now, evUp{v.id})
 	return v
 }
@@ -82,13 +83,13 @@ func fill(c *core, key streamKey, seqs ...uint64) {
 	for _, seq := range seqs {
 		raw := slices.Clone(hourRaw)
 		raw[len(raw)-1], raw[len(raw)-2], raw[len(raw)-3] = byte(seq), byte(seq>>8), byte(seq>>16)
-		c.insert(Frame{Origin: key.origin, Epoch: key.epoch, Seq: seq, Expires: simStart.Add(time.Hour), Raw: raw})
+		c.insert(frame.Frame{Origin: key.origin, Epoch: key.epoch, Seq: seq, Expires: simStart.Add(time.Hour), Raw: raw})
 	}
 }
 
 // hourRaw is a frame that ends an hour after simStart.
 var hourRaw = func() []byte {
-	f, err := signers[0].Sign(Frame{Epoch: 1, Seq: 1, Issued: simStart, Expires: simStart.Add(time.Hour)})
+	f, err := signers[0].Sign(frame.Frame{Epoch: 1, Seq: 1, Issued: simStart, Expires: simStart.Add(time.Hour)})
 	if err != nil {
 		panic(err)
 	}
@@ -107,7 +108,7 @@ func upTo(n uint64) (seqs []uint64) {
 func TestCheckInAnothersName(t *testing.T) {
 	c := coreFor(1)
 	for i := range byte(200) {
-		fill(c, streamKey{ID{1, i}, 1}, 1, 3, 5)
+		fill(c, streamKey{frame.ID{1, i}, 1}, 1, 3, 5)
 	}
 	v := newVisitor(t, c)
 	p := c.peers[v.id]
@@ -139,7 +140,7 @@ func TestCheckInAnothersName(t *testing.T) {
 	// Nor with another peer's answer, nor with an old one.
 	_, said := v.say(&syncMessage{Kind: syncCheck, Session: 9, Root: [32]byte{1}})
 	token := said[0].Token
-	other := ID{0xcc}
+	other := frame.ID{0xcc}
 	c.step(v.now, evUp{other})
 	if _, said := v.say(&syncMessage{Kind: syncVector, From: other, Reply: true, Session: token, Token: 9, Last: lastKey}); len(said) != 0 {
 		t.Errorf("another peer's session: %v", kinds(said))
@@ -152,7 +153,7 @@ func TestCheckInAnothersName(t *testing.T) {
 
 // A message that belongs to no session costs nothing and is counted.
 func TestUnasked(t *testing.T) {
-	key := streamKey{ID{5}, 3}
+	key := streamKey{frame.ID{5}, 3}
 	c := coreFor(2)
 	fill(c, key, upTo(2000)...)
 	v := newVisitor(t, c)
@@ -195,7 +196,7 @@ func TestUnasked(t *testing.T) {
 	}
 	refused := uint64(0)
 	for range 100 {
-		out, _ := v.say(&syncMessage{Kind: syncDetail, Detail: streamDetail{Key: streamKey{ID{9}, 1}, First: 1, Last: 9}})
+		out, _ := v.say(&syncMessage{Kind: syncDetail, Detail: streamDetail{Key: streamKey{frame.ID{9}, 1}, First: 1, Last: 9}})
 		refused += out.unasked
 	}
 	if refused != 100-maxDetails {
@@ -208,7 +209,7 @@ func TestTransferIsBounded(t *testing.T) {
 	c := coreFor(3)
 	var keys []streamKey
 	for i := range 40 {
-		key := streamKey{ID{1, byte(i)}, 1}
+		key := streamKey{frame.ID{1, byte(i)}, 1}
 		keys = append(keys, key)
 		fill(c, key, upTo(200)...)
 	}
@@ -241,7 +242,7 @@ func TestVectorParts(t *testing.T) {
 		m := &syncMessage{Kind: syncVector, Last: lastKey}
 		n := rapid.IntRange(0, 30).Draw(rt, "streams")
 		for i := range n {
-			v := streamVector{Key: streamKey{ID{1, byte(i / 3)}, uint64(i%3 + 1)}, First: 1, Last: math.MaxUint64}
+			v := streamVector{Key: streamKey{frame.ID{1, byte(i / 3)}, uint64(i%3 + 1)}, First: 1, Last: math.MaxUint64}
 			for seq := range rapid.Uint64Range(0, 3*maxVectorPart).Draw(rt, "spans") {
 				v.Seen = append(v.Seen, span{2*seq + 1, 2*seq + 1})
 			}
@@ -252,7 +253,7 @@ func TestVectorParts(t *testing.T) {
 			m.Last = m.Streams[rapid.IntRange(0, n-1).Draw(rt, "last")].Key
 		}
 		in := func(p *syncMessage, key streamKey) bool { return key.compare(p.After) > 0 && key.compare(p.Last) <= 0 }
-		probe := streamKey{ID{1, byte(rapid.IntRange(0, 10).Draw(rt, "probe"))}, rapid.Uint64Range(1, 4).Draw(rt, "epoch")}
+		probe := streamKey{frame.ID{1, byte(rapid.IntRange(0, 10).Draw(rt, "probe"))}, rapid.Uint64Range(1, 4).Draw(rt, "epoch")}
 		covered, last := 0, 0
 		seen := make(map[streamKey]window)
 		for p := range m.split {
@@ -295,7 +296,7 @@ func TestVectorParts(t *testing.T) {
 
 // No decoder accepts more than its bound.
 func TestSyncBounds(t *testing.T) {
-	key := streamKey{ID{1}, 1}
+	key := streamKey{frame.ID{1}, 1}
 	wide := func(n int) (w window) {
 		for i := range uint64(n) {
 			w = append(w, span{2*i + 1, 2*i + 1})
@@ -303,7 +304,7 @@ func TestSyncBounds(t *testing.T) {
 		return w
 	}
 	stream := func(i, spans int) streamVector {
-		return streamVector{Key: streamKey{ID{1}, uint64(i + 1)}, First: 1, Last: math.MaxUint64, Seen: wide(spans)}
+		return streamVector{Key: streamKey{frame.ID{1}, uint64(i + 1)}, First: 1, Last: math.MaxUint64, Seen: wide(spans)}
 	}
 	var many []streamVector
 	for i := range maxVectorStreams + 1 {
@@ -352,8 +353,8 @@ func TestEqualDigestsOfOtherFrames(t *testing.T) {
 	for seq := uint64(1); seq <= 40; seq++ {
 		common := testFrame(t, signers[1], 1, seq, s.now, time.Hour, "common")
 		for i := range s.cores {
-			s.step(i, evFrames{via: viaRestore, frames: []Frame{common}})
-			s.step(i, evFrames{via: viaRestore, frames: []Frame{testFrame(t, signers[0], 1, seq, s.now, time.Hour, fmt.Sprint(i))}})
+			s.step(i, evFrames{via: viaRestore, frames: []frame.Frame{common}})
+			s.step(i, evFrames{via: viaRestore, frames: []frame.Frame{testFrame(t, signers[0], 1, seq, s.now, time.Hour, fmt.Sprint(i))}})
 		}
 	}
 	key := streamKey{signers[0].ID(), 1}
@@ -361,8 +362,8 @@ func TestEqualDigestsOfOtherFrames(t *testing.T) {
 	s.connect()
 	s.run(time.Minute)
 	for seq := uint64(1); seq <= 40; seq++ {
-		a, _ := s.cores[0].get(FrameRef{key.origin, 1, seq})
-		b, _ := s.cores[1].get(FrameRef{key.origin, 1, seq})
+		a, _ := s.cores[0].get(frame.Ref{Origin: key.origin, Epoch: 1, Seq: seq})
+		b, _ := s.cores[1].get(frame.Ref{Origin: key.origin, Epoch: 1, Seq: seq})
 		if string(a) != string(b) {
 			t.Fatalf("frame %d differs for good", seq)
 		}
@@ -388,8 +389,8 @@ func TestLongStreamsAreCompared(t *testing.T) {
 		s.cores[i].step(s.now, evUp{s.cores[1-i].self})
 	}
 	same := func() bool {
-		a, _ := s.cores[0].get(FrameRef{key.origin, 1, differs})
-		b, _ := s.cores[1].get(FrameRef{key.origin, 1, differs})
+		a, _ := s.cores[0].get(frame.Ref{Origin: key.origin, Epoch: 1, Seq: differs})
+		b, _ := s.cores[1].get(frame.Ref{Origin: key.origin, Epoch: 1, Seq: differs})
 		return string(a) == string(b)
 	}
 	for start := s.now; !same(); s.run(time.Second) {
@@ -407,9 +408,9 @@ func TestManyStreamsAreCompared(t *testing.T) {
 	for i := range perOrigin * len(signers) {
 		for seq := uint64(1); seq <= 2; seq++ {
 			f := testFrame(t, signers[i%len(signers)], uint64(1+i/len(signers)), seq, s.now, time.Hour, "")
-			s.step(1, evFrames{via: viaRestore, frames: []Frame{f}})
+			s.step(1, evFrames{via: viaRestore, frames: []frame.Frame{f}})
 			if at := slices.Index(lost, i); at < 0 || at%2 == 0 && seq == 1 { // of the lost streams core 0 has one frame, or none
-				s.step(0, evFrames{via: viaRestore, frames: []Frame{f}})
+				s.step(0, evFrames{via: viaRestore, frames: []frame.Frame{f}})
 			}
 		}
 	}
@@ -426,7 +427,7 @@ func TestManyStreamsAreCompared(t *testing.T) {
 // held again by then.
 func TestWithdrawalIsSliced(t *testing.T) {
 	c := coreFor(5)
-	key, other := streamKey{ID{5}, 1}, streamKey{ID{6}, 1}
+	key, other := streamKey{frame.ID{5}, 1}, streamKey{frame.ID{6}, 1}
 	fill(c, key, upTo(3*maxLeaveStep)...)
 	fill(c, other, upTo(10)...)
 	alone := coreFor(5)
@@ -442,7 +443,7 @@ func TestWithdrawalIsSliced(t *testing.T) {
 	for _, due := c.next(); due && len(c.leaving) > 0; {
 		out := c.step(simStart, evTick{})
 		told += len(out.expired)
-		if len(out.expired) > maxLeaveStep || slices.ContainsFunc(out.expired, func(r FrameRef) bool { return r.Seq == again }) {
+		if len(out.expired) > maxLeaveStep || slices.ContainsFunc(out.expired, func(r frame.Ref) bool { return r.Seq == again }) {
 			t.Fatalf("%d names in one step", len(out.expired))
 		}
 	}
@@ -459,14 +460,14 @@ func TestWithdrawalIsSliced(t *testing.T) {
 func TestGiverHasATurn(t *testing.T) {
 	for _, flaps := range []bool{false, true} {
 		c := coreFor(6)
-		captured, honest := ID{0xc}, ID{0xd}
+		captured, honest := frame.ID{0xc}, frame.ID{0xd}
 		now := simStart
 		c.step(now, evUp{captured})
 		c.step(now, evUp{honest})
 		waited, worst := time.Duration(0), time.Duration(0)
 		for seq := uint64(1); seq < 300; seq++ {
 			f := testFrame(t, signers[0], 1, seq, now, time.Hour, "")
-			if out := c.step(now, evFrames{via: viaSync, frames: []Frame{f}, from: captured}); len(out.admitted) != 1 {
+			if out := c.step(now, evFrames{via: viaSync, frames: []frame.Frame{f}, from: captured}); len(out.admitted) != 1 {
 				t.Fatal("the frame was not new")
 			}
 			c.reserve(now, captured)
@@ -490,15 +491,15 @@ func TestGiverHasATurn(t *testing.T) {
 // only giver.
 func TestStrangersTakeOneTransfer(t *testing.T) {
 	c := coreFor(7)
-	key := streamKey{ID{5}, 1}
+	key := streamKey{frame.ID{5}, 1}
 	fill(c, key, upTo(3)...)
-	c.authority = ID{0xaa}
-	now, member := simStart, ID{1}
+	c.authority = frame.ID{0xaa}
+	now, member := simStart, frame.ID{1}
 	c.nodes[member] = &standing{cert: Certificate{Serial: 1, NotAfter: now.Add(time.Hour)}}
 	c.nodes[c.self] = &standing{cert: Certificate{Serial: 2, NotAfter: now.Add(time.Hour)}}
 	work := func() []streamWant { return []streamWant{{key, window{{1, 3}}}} }
 	for i := range byte(8) {
-		stranger := ID{8, i}
+		stranger := frame.ID{8, i}
 		c.step(now, evUp{stranger})
 		if got, want := c.mayHost(now, stranger, c.peers[stranger]), i == 0; got != want {
 			t.Errorf("stranger %d may begin a session: %v", i, got)

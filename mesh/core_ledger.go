@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/btree"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 const (
@@ -35,7 +36,7 @@ const (
 )
 
 type streamKey struct {
-	origin ID
+	origin frame.ID
 	epoch  uint64
 }
 
@@ -72,13 +73,13 @@ type ledger struct {
 	streams map[streamKey]*stream
 	index   *btree.BTreeG[*stream] // the same streams, in key order
 	leaving []*stream              // dropped; the names of their frames are not reported yet
-	origins map[ID]*load
+	origins map[frame.ID]*load
 	most    load // bounds for one origin
 	root    digest
 	count   int
 	expiry  expiryHeap
 	// promised is the name of our own frame for which room is kept, beyond every bound.
-	promised FrameRef
+	promised frame.Ref
 	// horizon is the latest end of an expired frame. If the clock steps back behind it, such frames are live again and
 	// the windows claim too much.
 	horizon time.Time
@@ -86,7 +87,7 @@ type ledger struct {
 
 func newLedger() ledger {
 	return ledger{
-		streams: make(map[streamKey]*stream), origins: make(map[ID]*load),
+		streams: make(map[streamKey]*stream), origins: make(map[frame.ID]*load),
 		index: btree.NewG(seqDegree, func(a, b *stream) bool { return a.compare(b) < 0 }),
 		most:  load{frames: maxOriginFrames, bytes: maxOriginBytes, epochs: maxOriginEpochs, spans: maxOriginSpans},
 	}
@@ -96,7 +97,7 @@ func newLedger() ledger {
 type load struct{ frames, bytes, epochs, spans int }
 
 // loaded reports whether f's origin has no room for f.
-func (l *ledger) loaded(f Frame) bool {
+func (l *ledger) loaded(f frame.Frame) bool {
 	o := l.origins[f.Origin]
 	if o == nil {
 		return false
@@ -106,25 +107,25 @@ func (l *ledger) loaded(f Frame) bool {
 }
 
 // last returns the name of an origin's frame with the highest (epoch, seq).
-func (l *ledger) last(origin ID) (ref FrameRef, ok bool) {
+func (l *ledger) last(origin frame.ID) (ref frame.Ref, ok bool) {
 	l.index.DescendLessOrEqual(&stream{key: streamKey{origin, math.MaxUint64}}, func(s *stream) bool {
 		if s.key.origin != origin {
 			return false
 		}
 		var h held
 		h, ok = s.frames.Max()
-		ref = FrameRef{origin, s.key.epoch, h.seq}
+		ref = frame.Ref{Origin: origin, Epoch: s.key.epoch, Seq: h.seq}
 		return !ok
 	})
 	return ref, ok
 }
 
 // before reports whether r is of an older epoch than o, or of the same and lower.
-func before(r, o FrameRef) bool {
+func before(r, o frame.Ref) bool {
 	return r.Epoch < o.Epoch || r.Epoch == o.Epoch && r.Seq < o.Seq
 }
 
-func (l *ledger) get(ref FrameRef) ([]byte, bool) {
+func (l *ledger) get(ref frame.Ref) ([]byte, bool) {
 	s := l.streams[streamKey{ref.Origin, ref.Epoch}]
 	if s == nil {
 		return nil, false
@@ -150,14 +151,14 @@ const (
 )
 
 // judge returns what would become of a frame. It is cheap and runs before the signature is checked.
-func (l *ledger) judge(now time.Time, f Frame) verdict {
+func (l *ledger) judge(now time.Time, f frame.Frame) verdict {
 	raw, ok := l.get(f.Ref())
 	switch {
 	case !f.Expires.After(now):
 		return verdictExpired
 	case ok && bytes.Equal(raw, f.Raw):
 		return verdictDuplicate
-	case f.Issued.After(now.Add(FutureSkew)):
+	case f.Issued.After(now.Add(frame.FutureSkew)):
 		return verdictFuture
 	case ok:
 		return verdictEquivocal
@@ -176,7 +177,7 @@ func (l *ledger) judge(now time.Time, f Frame) verdict {
 }
 
 // makeRoom drops an origin's last frames until there is room for f, and returns their names.
-func (l *ledger) makeRoom(f Frame) (dropped []FrameRef) {
+func (l *ledger) makeRoom(f frame.Frame) (dropped []frame.Ref) {
 	for l.loaded(f) {
 		last, ok := l.last(f.Origin)
 		if !ok {
@@ -192,7 +193,7 @@ func (l *ledger) makeRoom(f Frame) (dropped []FrameRef) {
 
 // put takes in a verified frame. Of two different frames of one name, every node keeps the one with the lower hash.
 // stays reports whether f is held now; dropped lists the frames that made room for it.
-func (l *ledger) put(now time.Time, f Frame, out *actions) (v verdict, stays bool, dropped []FrameRef) {
+func (l *ledger) put(now time.Time, f frame.Frame, out *actions) (v verdict, stays bool, dropped []frame.Ref) {
 	v = l.judge(now, f)
 	switch v {
 	case verdictNew:
@@ -202,11 +203,11 @@ func (l *ledger) put(now time.Time, f Frame, out *actions) (v verdict, stays boo
 		l.insert(f)
 		return v, true, dropped
 	case verdictEquivocal:
-		old, err := DecodeFrame(l.mustGet(f.Ref()))
+		old, err := frame.Decode(l.mustGet(f.Ref()))
 		if err != nil {
 			return v, false, nil
 		}
-		oldHash, newHash := old.hash(), f.hash()
+		oldHash, newHash := old.Hash(), f.Hash()
 		if bytes.Compare(oldHash[:], newHash[:]) <= 0 {
 			return v, false, nil
 		}
@@ -220,23 +221,23 @@ func (l *ledger) put(now time.Time, f Frame, out *actions) (v verdict, stays boo
 
 // discardForged removes the held frame of f's name if it differs from f and its signature is bad: it came from the
 // store, where Restore did not verify it, and must not be held against its origin.
-func (l *ledger) discardForged(f Frame, out *actions) {
+func (l *ledger) discardForged(f frame.Frame, out *actions) {
 	raw, ok := l.get(f.Ref())
 	if !ok || bytes.Equal(raw, f.Raw) {
 		return
 	}
-	if old, err := DecodeFrame(raw); err == nil && old.Verify() != nil {
+	if old, err := frame.Decode(raw); err == nil && old.Verify() != nil {
 		l.remove(l.streams[streamKey{f.Origin, f.Epoch}], f.Seq)
 		out.replaced = append(out.replaced, old)
 	}
 }
 
-func (l *ledger) mustGet(ref FrameRef) []byte {
+func (l *ledger) mustGet(ref frame.Ref) []byte {
 	raw, _ := l.get(ref)
 	return raw
 }
 
-func (l *ledger) insert(f Frame) {
+func (l *ledger) insert(f frame.Frame) {
 	key := streamKey{f.Origin, f.Epoch}
 	s := l.streams[key]
 	if s == nil {
@@ -244,7 +245,7 @@ func (l *ledger) insert(f Frame) {
 		l.streams[key] = s
 		l.index.ReplaceOrInsert(s)
 	}
-	e := expand(f.hash())
+	e := expand(f.Hash())
 	s.frames.ReplaceOrInsert(held{f.Seq, f.Raw})
 	s.sum.add(&e)
 	l.root.add(&e)
@@ -286,7 +287,7 @@ func (l *ledger) rebuildExpiry() {
 		if !ok || d.stream.gone {
 			return true
 		}
-		f, err := DecodeFrame(h.raw)
+		f, err := frame.Decode(h.raw)
 		return err != nil || f.Expires.UnixMilli() != d.at
 	})
 	heap.Init(&l.expiry)
@@ -297,7 +298,7 @@ func (l *ledger) remove(s *stream, seq uint64) {
 	if !ok {
 		return
 	}
-	e := expand(Frame{Raw: h.raw}.hash())
+	e := expand(frame.Frame{Raw: h.raw}.Hash())
 	s.sum.sub(&e)
 	l.root.sub(&e)
 	l.count--
@@ -346,7 +347,7 @@ func (l *ledger) letGo(s *stream) {
 
 // leave returns the names of frames that were dropped with their streams, except those held again: at most maxLeaveStep
 // at a time.
-func (l *ledger) leave() (refs []FrameRef) {
+func (l *ledger) leave() (refs []frame.Ref) {
 	for n := 0; len(l.leaving) > 0 && n < maxLeaveStep; {
 		s := l.leaving[0]
 		for n < maxLeaveStep {
@@ -355,7 +356,7 @@ func (l *ledger) leave() (refs []FrameRef) {
 				break
 			}
 			n++
-			ref := FrameRef{s.key.origin, s.key.epoch, h.seq}
+			ref := frame.Ref{Origin: s.key.origin, Epoch: s.key.epoch, Seq: h.seq}
 			if _, again := l.get(ref); !again {
 				refs = append(refs, ref)
 			}
@@ -368,18 +369,18 @@ func (l *ledger) leave() (refs []FrameRef) {
 }
 
 // expire drops frames that have ended, at most maxExpireStep, and returns their names.
-func (l *ledger) expire(now time.Time) []FrameRef {
+func (l *ledger) expire(now time.Time) []frame.Ref {
 	if now.Add(clockSlack).Before(l.horizon) {
 		l.rebuildWindows()
 	}
-	var refs []FrameRef
+	var refs []frame.Ref
 	for len(refs) < maxExpireStep && len(l.expiry) > 0 && l.expiry[0].at <= now.UnixMilli() {
 		d := heap.Pop(&l.expiry).(deadline)
 		h, ok := d.stream.frames.Get(held{seq: d.seq})
 		if !ok || d.stream.gone {
 			continue
 		}
-		f, err := DecodeFrame(h.raw)
+		f, err := frame.Decode(h.raw)
 		if err != nil || f.Expires.UnixMilli() != d.at {
 			continue // it replaced the frame that this deadline was for
 		}
@@ -431,7 +432,7 @@ func (s *stream) from(seq uint64, n int) (some []held) {
 }
 
 // streamsOf returns the streams of one origin, in order.
-func (l *ledger) streamsOf(origin ID) (of []*stream) {
+func (l *ledger) streamsOf(origin frame.ID) (of []*stream) {
 	l.index.AscendGreaterOrEqual(&stream{key: streamKey{origin: origin}}, func(s *stream) bool {
 		if s.key.origin != origin {
 			return false

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/meshban/meshban/mesh/frame"
 	"pgregory.net/rapid"
 )
 
@@ -19,7 +20,7 @@ type simulation struct {
 	rng    *rand.Rand
 	cores  []*core
 	online []bool
-	byID   map[ID]int
+	byID   map[frame.ID]int
 	queue  packetHeap
 	order  uint64 // breaks ties among simultaneous packets
 	loss   float64
@@ -29,7 +30,7 @@ type simulation struct {
 	chunkDelay time.Duration
 	// largest is the size of the largest message.
 	largest int
-	seen    []map[FrameRef]int // deliveries per core
+	seen    []map[frame.Ref]int // deliveries per core
 }
 
 // failer is what testing.T and rapid.T have in common.
@@ -68,13 +69,13 @@ func (h *packetHeap) Pop() any {
 var simStart = time.UnixMilli(1_800_000_000_000).UTC()
 
 func newSimulation(tb failer, nodes int, seed uint64) *simulation {
-	s := &simulation{tb: tb, now: simStart, rng: rand.New(rand.NewPCG(seed, 1)), byID: make(map[ID]int)}
+	s := &simulation{tb: tb, now: simStart, rng: rand.New(rand.NewPCG(seed, 1)), byID: make(map[frame.ID]int)}
 	for i := range nodes {
-		var id ID
+		var id frame.ID
 		binary.BigEndian.PutUint64(id[:], uint64(i+1)*0x9e3779b97f4a7c15)
 		s.cores = append(s.cores, newCore(id, 1, rand.New(rand.NewPCG(seed, uint64(i+2)))))
 		s.online = append(s.online, true)
-		s.seen = append(s.seen, make(map[FrameRef]int))
+		s.seen = append(s.seen, make(map[frame.Ref]int))
 		s.byID[id] = i
 	}
 	return s
@@ -121,12 +122,12 @@ func (s *simulation) receive(p packet) {
 		msg.Frames = nil
 	}
 	for _, raw := range msg.Frames {
-		f, err := DecodeFrame(slices.Clone(raw))
+		f, err := frame.Decode(slices.Clone(raw))
 		if err != nil {
 			s.tb.Fatalf("a core sent a frame that cannot be decoded: %v", err)
 		}
 		if v := s.cores[p.to].judge(s.now, f); v == verdictNew || v == verdictEquivocal || v == verdictUnknown {
-			fresh += len(s.step(p.to, evFrames{viaSync, []Frame{f}, msg.From}).admitted)
+			fresh += len(s.step(p.to, evFrames{viaSync, []frame.Frame{f}, msg.From}).admitted)
 		}
 	}
 	for part := range msg.split {
@@ -179,19 +180,19 @@ func (s *simulation) connect() {
 }
 
 // live returns the frames that a core holds, and checks that its digests match them.
-func (s *simulation) live(i int) map[FrameRef]string {
-	frames := make(map[FrameRef]string)
+func (s *simulation) live(i int) map[frame.Ref]string {
+	frames := make(map[frame.Ref]string)
 	var root digest
 	count := 0
 	s.cores[i].index.Ascend(func(st *stream) bool {
 		var sum digest
 		st.frames.Ascend(func(h held) bool {
-			f, err := DecodeFrame(h.raw)
+			f, err := frame.Decode(h.raw)
 			if err != nil {
 				s.tb.Fatalf("core %d holds a broken frame: %v", i, err)
 			}
 			frames[f.Ref()] = string(h.raw)
-			e := expand(f.hash())
+			e := expand(f.Hash())
 			root.add(&e)
 			sum.add(&e)
 			count++
@@ -253,8 +254,8 @@ var signers = func() []Identity {
 	return ids
 }()
 
-func testFrame(tb failer, id Identity, epoch, seq uint64, issued time.Time, life time.Duration, payload string) Frame {
-	f, err := id.Sign(Frame{Epoch: epoch, Seq: seq, Issued: issued, Expires: issued.Add(life), Payload: []byte(payload)})
+func testFrame(tb failer, id Identity, epoch, seq uint64, issued time.Time, life time.Duration, payload string) frame.Frame {
+	f, err := id.Sign(frame.Frame{Epoch: epoch, Seq: seq, Issued: issued, Expires: issued.Add(life), Payload: []byte(payload)})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -270,7 +271,7 @@ func TestCoresConverge(t *testing.T) {
 		s := newSimulation(rt, n, seed)
 		s.loss = rapid.Float64Range(0, 0.5).Draw(rt, "loss")
 		s.dup = rapid.Float64Range(0, 0.5).Draw(rt, "dup")
-		var frames []Frame
+		var frames []frame.Frame
 		equivocal := rapid.Bool().Draw(rt, "equivocation")
 		for _, id := range signers[:rapid.IntRange(1, len(signers)).Draw(rt, "origins")] {
 			epochs := rapid.Uint64Range(1, 3).Draw(rt, "epochs")
@@ -286,7 +287,7 @@ func TestCoresConverge(t *testing.T) {
 				}
 			}
 		}
-		names := make(map[FrameRef]int)
+		names := make(map[frame.Ref]int)
 		for _, f := range frames {
 			names[f.Ref()]++
 		}
@@ -296,7 +297,7 @@ func TestCoresConverge(t *testing.T) {
 			for _, f := range frames {
 				for i := range s.cores {
 					if s.rng.Float64() < 0.5 {
-						s.step(i, evFrames{via: viaPush, frames: []Frame{f}})
+						s.step(i, evFrames{via: viaPush, frames: []frame.Frame{f}})
 					}
 				}
 				s.run(time.Duration(s.rng.IntN(50)) * time.Millisecond)

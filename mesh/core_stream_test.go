@@ -3,6 +3,8 @@ package mesh
 import (
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // An empty node among full ones gets everything once, in chunks, however many peers notice that it has nothing.
@@ -24,7 +26,7 @@ func TestCoreStreamsOnce(t *testing.T) {
 				f := testFrame(t, signers[seq%4], 1, 1+seq/4, s.now, time.Hour, "a payload of some length, as one ban has")
 				size += len(f.Raw)
 				for i := range s.cores[1:] {
-					s.step(i+1, evFrames{via: viaRestore, frames: []Frame{f}})
+					s.step(i+1, evFrames{via: viaRestore, frames: []frame.Frame{f}})
 				}
 			}
 			s.loss = tt.loss
@@ -54,7 +56,7 @@ func TestCoreStreamInterrupted(t *testing.T) {
 			life = time.Duration(seq) * time.Millisecond
 		}
 		f := testFrame(t, signers[seq%4], 1, 1+seq/4, s.now, life, "a payload of some length, as one ban has")
-		s.step(0, evFrames{via: viaRestore, frames: []Frame{f}})
+		s.step(0, evFrames{via: viaRestore, frames: []frame.Frame{f}})
 	}
 	s.connect()
 	for s.cores[1].count == 0 {
@@ -77,10 +79,10 @@ func TestCoreStreamInterrupted(t *testing.T) {
 func TestCoreLyingPeer(t *testing.T) {
 	s := newSimulation(t, 3, 11)
 	for seq := uint64(1); seq <= 100; seq++ {
-		s.step(0, evFrames{via: viaRestore, frames: []Frame{testFrame(t, signers[0], 1, seq, s.now, time.Hour, "")}})
+		s.step(0, evFrames{via: viaRestore, frames: []frame.Frame{testFrame(t, signers[0], 1, seq, s.now, time.Hour, "")}})
 	}
 	s.connect()
-	liar := ID{0xee}
+	liar := frame.ID{0xee}
 	for i := range s.cores {
 		s.step(i, evUp{liar})
 	}
@@ -108,7 +110,7 @@ func TestCoreSlowLink(t *testing.T) {
 	for seq := uint64(1); seq <= 6000; seq++ {
 		f := testFrame(t, signers[seq%4], 1, 1+seq/4, s.now, time.Hour, "a payload of some length, as one ban has")
 		size += len(f.Raw)
-		s.step(1, evFrames{via: viaRestore, frames: []Frame{f}})
+		s.step(1, evFrames{via: viaRestore, frames: []frame.Frame{f}})
 	}
 	s.connect()
 	for start := s.now; s.cores[0].count < 6000; s.run(100 * time.Millisecond) {

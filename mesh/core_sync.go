@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 const (
@@ -58,19 +60,19 @@ const (
 type syncer struct {
 	rng       *rand.Rand
 	secret    [32]byte // for cookies
-	peers     map[ID]*syncPeer
-	transfers map[ID]*transfer
+	peers     map[frame.ID]*syncPeer
+	transfers map[frame.ID]*transfer
 	wake      time.Time // nothing is due before this; zero: nothing is due
-	giver     ID        // the peer that streams to us or is about to
+	giver     frame.ID  // the peer that streams to us or is about to
 	givesTill time.Time // when it loses that place unless more arrives
 	heard     time.Time // when a digest was last compared with ours or asked for; zero: there was no peer yet
 	gaveFrom  time.Time // when a giver was last reserved; without gave, the next one is reserved only after reservePause
 	gave      bool
-	turns     map[ID]time.Time // when each giver's turn began, kept until its rest is over
+	turns     map[frame.ID]time.Time // when each giver's turn began, kept until its rest is over
 }
 
 func newSyncer(rng *rand.Rand) syncer {
-	s := syncer{rng: rng, peers: make(map[ID]*syncPeer), transfers: make(map[ID]*transfer), turns: make(map[ID]time.Time)}
+	s := syncer{rng: rng, peers: make(map[frame.ID]*syncPeer), transfers: make(map[frame.ID]*transfer), turns: make(map[frame.ID]time.Time)}
 	for i := 0; rng != nil && i < len(s.secret); i += 8 {
 		binary.LittleEndian.PutUint64(s.secret[i:], rng.Uint64())
 	}
@@ -79,7 +81,7 @@ func newSyncer(rng *rand.Rand) syncer {
 
 // cookie returns our name for a session that a peer is about to begin. Whoever shows it has received our answer to the
 // check, and so is that peer; we remember nothing of a check.
-func (s *syncer) cookie(peer ID, theirs uint64, slot int64) uint64 {
+func (s *syncer) cookie(peer frame.ID, theirs uint64, slot int64) uint64 {
 	b := append(s.secret[:len(s.secret):len(s.secret)], peer[:]...)
 	b = binary.LittleEndian.AppendUint64(b, theirs)
 	sum := sha256.Sum256(binary.LittleEndian.AppendUint64(b, uint64(slot)))
@@ -87,7 +89,7 @@ func (s *syncer) cookie(peer ID, theirs uint64, slot int64) uint64 {
 }
 
 // invited reports whether a peer shows a cookie that it was given recently.
-func (s *syncer) invited(now time.Time, peer ID, ours, theirs uint64) bool {
+func (s *syncer) invited(now time.Time, peer frame.ID, ours, theirs uint64) bool {
 	slot := now.UnixNano() / int64(cookieLife)
 	return ours == s.cookie(peer, theirs, slot) || ours == s.cookie(peer, theirs, slot-1)
 }
@@ -160,7 +162,7 @@ func (s *syncer) wakeAt(at time.Time) {
 func (s *syncer) next() (time.Time, bool) { return s.wake, !s.wake.IsZero() }
 
 // peerUp schedules a comparison with a peer that is new or was unreachable for a while.
-func (c *core) peerUp(now time.Time, peer ID) {
+func (c *core) peerUp(now time.Time, peer frame.ID) {
 	p := c.peers[peer]
 	switch {
 	case p == nil && len(c.peers) >= MaxMembers, p != nil && p.phase != phaseIdle:
@@ -173,18 +175,18 @@ func (c *core) peerUp(now time.Time, peer ID) {
 	c.set(p, phaseDue, now.Add(c.jitter(upSpread*time.Duration(len(c.peers)))))
 }
 
-func (c *core) peerDown(peer ID) {
+func (c *core) peerDown(peer frame.ID) {
 	delete(c.peers, peer)
 	delete(c.transfers, peer)
 }
 
 // taken reports whether a peer other than this one streams to us.
-func (s *syncer) taken(now time.Time, peer ID) bool {
+func (s *syncer) taken(now time.Time, peer frame.ID) bool {
 	return s.giver != peer && now.Before(s.givesTill)
 }
 
 // reserve records which peer is about to stream to us.
-func (c *core) reserve(now time.Time, peer ID) {
+func (c *core) reserve(now time.Time, peer frame.ID) {
 	if !c.gave && !c.gaveFrom.IsZero() && now.Before(c.gaveFrom.Add(reservePause)) {
 		return
 	}
@@ -193,13 +195,13 @@ func (c *core) reserve(now time.Time, peer ID) {
 }
 
 // keep makes a peer our giver for reserveTime, but not beyond its turn. A stranger never becomes one.
-func (c *core) keep(now time.Time, peer ID) {
+func (c *core) keep(now time.Time, peer frame.ID) {
 	if c.isStranger(now, peer) {
 		return
 	}
 	begun, ok := c.turns[peer]
 	if !ok || now.Sub(begun) >= giverTurn+giverRest || begun.After(now) {
-		maps.DeleteFunc(c.turns, func(_ ID, t time.Time) bool { return now.Sub(t) >= giverTurn+giverRest })
+		maps.DeleteFunc(c.turns, func(_ frame.ID, t time.Time) bool { return now.Sub(t) >= giverTurn+giverRest })
 		begun = now
 		c.turns[peer] = begun
 	}
@@ -214,12 +216,12 @@ func (c *core) keep(now time.Time, peer ID) {
 
 // isStranger reports whether a peer has no certificate that counts although others have. To a newcomer, which knows no
 // certificate but its own, nobody is a stranger.
-func (c *core) isStranger(now time.Time, peer ID) bool {
+func (c *core) isStranger(now time.Time, peer frame.ID) bool {
 	return c.stands(now, peer) != verdictNew && len(c.nodes) > 1
 }
 
 // mayStream reports whether there is room for a transfer to a peer.
-func (c *core) mayStream(now time.Time, peer ID) bool {
+func (c *core) mayStream(now time.Time, peer frame.ID) bool {
 	if len(c.transfers) >= maxTransfers {
 		return false
 	}
@@ -236,7 +238,7 @@ func (c *core) mayStream(now time.Time, peer ID) bool {
 }
 
 // streamed records that a peer's frames were new. A chunk takes long to verify, so this is called many times for each.
-func (c *core) streamed(now time.Time, from ID) {
+func (c *core) streamed(now time.Time, from frame.ID) {
 	c.gave = true
 	c.keep(now, from)
 	p := c.peers[from]
@@ -286,7 +288,7 @@ func (c *core) rootSeen(now time.Time, e evRoot, out *actions) {
 }
 
 // settled records that a peer holds what we hold.
-func (c *core) settled(now time.Time, peer ID, p *syncPeer, out *actions) {
+func (c *core) settled(now time.Time, peer frame.ID, p *syncPeer, out *actions) {
 	p.phase, p.backoff, p.progress = phaseIdle, 0, false
 	out.compared = append(out.compared, comparison{peer, now, true})
 	c.caughtUp = c.caughtUp || c.stands(now, peer) == verdictNew
@@ -354,14 +356,14 @@ func (c *core) askAnyone(now time.Time) {
 		return
 	}
 	c.heard = now
-	var idle []ID
+	var idle []frame.ID
 	for id, p := range c.peers {
 		if p.phase == phaseIdle {
 			idle = append(idle, id)
 		}
 	}
 	if len(idle) > 0 {
-		slices.SortFunc(idle, func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
+		slices.SortFunc(idle, func(a, b frame.ID) int { return bytes.Compare(a[:], b[:]) })
 		p := c.peers[idle[c.rng.IntN(len(idle))]]
 		p.tries = 0
 		c.set(p, phaseDue, now)
@@ -369,13 +371,13 @@ func (c *core) askAnyone(now time.Time) {
 }
 
 // due returns the peers whose phase is over, longest overdue first.
-func (c *core) due(now time.Time) (due []ID) {
+func (c *core) due(now time.Time) (due []frame.ID) {
 	for id, p := range c.peers {
 		if p.phase != phaseIdle && !p.at.After(now) {
 			due = append(due, id)
 		}
 	}
-	slices.SortFunc(due, func(a, b ID) int {
+	slices.SortFunc(due, func(a, b frame.ID) int {
 		if d := c.peers[a].at.Compare(c.peers[b].at); d != 0 {
 			return d
 		}
@@ -385,7 +387,7 @@ func (c *core) due(now time.Time) (due []ID) {
 }
 
 // sessionOver decides when to compare again after a session: at once if it moved something, else after growing pauses.
-func (c *core) sessionOver(now time.Time, id ID, p *syncPeer) {
+func (c *core) sessionOver(now time.Time, id frame.ID, p *syncPeer) {
 	if t := c.transfers[id]; t != nil && t.session.id == p.own.id {
 		p.at = now.Add(sessionQuiet)
 		return
@@ -539,7 +541,7 @@ func (c *core) answerCheck(now time.Time, m *syncMessage, p *syncPeer, out *acti
 }
 
 // mayHost reports whether a peer may begin a session now.
-func (c *core) mayHost(now time.Time, peer ID, p *syncPeer) bool {
+func (c *core) mayHost(now time.Time, peer frame.ID, p *syncPeer) bool {
 	switch {
 	case p.phase == phaseActive:
 		return false // any remaining difference is compared again after our session
@@ -573,7 +575,7 @@ func (c *core) host(now time.Time, m *syncMessage, p *syncPeer, out *actions) *s
 
 // badChunk ends everything in progress with a peer that streamed a frame with a bad signature. It was that peer: nobody
 // else knows the session.
-func (c *core) badChunk(now time.Time, peer ID, id uint64) {
+func (c *core) badChunk(now time.Time, peer frame.ID, id uint64) {
 	p := c.peers[peer]
 	if p == nil || p.session(id) == nil {
 		return
@@ -589,7 +591,7 @@ func (c *core) badChunk(now time.Time, peer ID, id uint64) {
 }
 
 // emit sends a message of a session.
-func (c *core) emit(to ID, s *session, m *syncMessage, out *actions) {
+func (c *core) emit(to frame.ID, s *session, m *syncMessage, out *actions) {
 	m.From, m.Session = c.self, s.theirs
 	kind := byte(kindSync)
 	if m.Kind == syncChunk {

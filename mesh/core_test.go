@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/meshban/meshban/mesh/frame"
 	"pgregory.net/rapid"
 )
 
@@ -140,7 +141,7 @@ func TestDigestIsFixed(t *testing.T) {
 }
 
 func coreFor(seed uint64) *core {
-	return newCore(ID{9}, 1, rand.New(rand.NewPCG(seed, 0)))
+	return newCore(frame.ID{9}, 1, rand.New(rand.NewPCG(seed, 0)))
 }
 
 func TestCoreTakesFrames(t *testing.T) {
@@ -150,7 +151,7 @@ func TestCoreTakesFrames(t *testing.T) {
 	twin := testFrame(t, id, 1, 5, simStart, hour, "b")
 	for _, tt := range []struct {
 		name  string
-		f     Frame
+		f     frame.Frame
 		at    time.Duration // after simStart
 		want  verdict
 		count int
@@ -162,17 +163,17 @@ func TestCoreTakesFrames(t *testing.T) {
 		{"bad: another of that name", twin, 0, verdictEquivocal, 1},
 		{"bad: over", testFrame(t, id, 1, 6, simStart, time.Minute, ""), time.Minute, verdictExpired, 1},
 		{"ok: a millisecond before its end", testFrame(t, id, 1, 6, simStart, time.Minute, ""), time.Minute - 1, verdictNew, 2},
-		{"bad: from the future", testFrame(t, id, 1, 6, simStart.Add(FutureSkew+time.Millisecond), hour, ""), 0, verdictFuture, 1},
-		{"ok: a clock that is a little ahead", testFrame(t, id, 1, 6, simStart.Add(FutureSkew), hour, ""), 0, verdictNew, 2},
+		{"bad: from the future", testFrame(t, id, 1, 6, simStart.Add(frame.FutureSkew+time.Millisecond), hour, ""), 0, verdictFuture, 1},
+		{"ok: a clock that is a little ahead", testFrame(t, id, 1, 6, simStart.Add(frame.FutureSkew), hour, ""), 0, verdictNew, 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := coreFor(1)
-			c.step(simStart, evFrames{via: viaPush, frames: []Frame{base}})
+			c.step(simStart, evFrames{via: viaPush, frames: []frame.Frame{base}})
 			now := simStart.Add(tt.at)
 			if got := c.judge(now, tt.f); got != tt.want {
 				t.Errorf("judged %d, want %d", got, tt.want)
 			}
-			out := c.step(now, evFrames{via: viaPush, frames: []Frame{tt.f}})
+			out := c.step(now, evFrames{via: viaPush, frames: []frame.Frame{tt.f}})
 			if out.verdicts[tt.want] != 1 || c.count != tt.count {
 				t.Errorf("verdicts %v, %d held; want %d, %d", out.verdicts, c.count, tt.want, tt.count)
 			}
@@ -194,7 +195,7 @@ func TestCoreDeliversByWay(t *testing.T) {
 	}{
 		{viaOwn, 1, 0, 0}, {viaRestore, 0, 0, 0}, {viaPush, 1, 1, 0}, {viaTree, 1, 1, 1}, {viaSync, 1, 1, 0},
 	} {
-		out := coreFor(1).step(simStart, evFrames{via: tt.by, frames: []Frame{f}})
+		out := coreFor(1).step(simStart, evFrames{via: tt.by, frames: []frame.Frame{f}})
 		if len(out.admitted) != tt.admitted || len(out.deliver) != tt.deliver || len(out.relay) != tt.relay {
 			t.Errorf("way %d: %d admitted, %d delivered, %d relayed", tt.by, len(out.admitted), len(out.deliver), len(out.relay))
 		}
@@ -204,7 +205,7 @@ func TestCoreDeliversByWay(t *testing.T) {
 func TestCoreExpires(t *testing.T) {
 	c := coreFor(1)
 	for seq := uint64(1); seq <= 3*maxExpireStep; seq++ {
-		c.insert(Frame{Origin: ID{1}, Epoch: 1, Seq: seq, Expires: simStart.Add(time.Minute), Raw: expiringRaw})
+		c.insert(frame.Frame{Origin: frame.ID{1}, Epoch: 1, Seq: seq, Expires: simStart.Add(time.Minute), Raw: expiringRaw})
 	}
 	if at, ok := c.next(); !ok || !at.Equal(simStart.Add(time.Minute)) {
 		t.Errorf("next at %v, %v", at, ok)
@@ -225,7 +226,7 @@ func TestCoreExpires(t *testing.T) {
 
 // expiringRaw is a frame that ends a minute after simStart.
 var expiringRaw = func() []byte {
-	f, err := signers[0].Sign(Frame{Epoch: 1, Seq: 1, Issued: simStart, Expires: simStart.Add(time.Minute)})
+	f, err := signers[0].Sign(frame.Frame{Epoch: 1, Seq: 1, Issued: simStart, Expires: simStart.Add(time.Minute)})
 	if err != nil {
 		panic(err)
 	}
@@ -239,7 +240,7 @@ func TestCoreClockStepsBack(t *testing.T) {
 	for seq := uint64(1); seq <= 20; seq++ {
 		f := testFrame(t, signers[0], 1, seq, s.now, time.Duration(seq)*10*time.Minute, "")
 		for i := range s.cores {
-			s.step(i, evFrames{via: viaPush, frames: []Frame{f}})
+			s.step(i, evFrames{via: viaPush, frames: []frame.Frame{f}})
 		}
 	}
 	s.cores[1].step(s.now.Add(time.Hour), evTick{}) // its clock is an hour ahead for a moment
@@ -273,8 +274,8 @@ func TestCoreNoticesItsKeyElsewhere(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := newCore(self.ID(), 3, rand.New(rand.NewPCG(1, 1)))
-			c.step(simStart, evFrames{via: viaOwn, frames: []Frame{testFrame(t, self, 3, 1, simStart, time.Hour, "mine")}})
-			out := c.step(simStart, evFrames{via: tt.by, frames: []Frame{testFrame(t, self, tt.epoch, tt.seq, simStart, time.Hour, tt.payload)}})
+			c.step(simStart, evFrames{via: viaOwn, frames: []frame.Frame{testFrame(t, self, 3, 1, simStart, time.Hour, "mine")}})
+			out := c.step(simStart, evFrames{via: tt.by, frames: []frame.Frame{testFrame(t, self, tt.epoch, tt.seq, simStart, time.Hour, tt.payload)}})
 			if out.rollPast != tt.want {
 				t.Errorf("roll past %d, want %d", out.rollPast, tt.want)
 			}
@@ -285,7 +286,7 @@ func TestCoreNoticesItsKeyElsewhere(t *testing.T) {
 // A difference that lasts no longer than a frame is in flight causes no packet; one that stays causes a session.
 func TestCoreToleratesFramesOnTheirWay(t *testing.T) {
 	c := coreFor(1)
-	peer := ID{1}
+	peer := frame.ID{1}
 	c.step(simStart, evUp{peer})
 	now := simStart.Add(time.Second)
 	c.step(now, evTick{}) // the first comparison
@@ -309,9 +310,9 @@ func TestCoreToleratesFramesOnTheirWay(t *testing.T) {
 func TestCoreAsksWhenPingsAreLost(t *testing.T) {
 	c := coreFor(1)
 	for i := range byte(3) {
-		c.step(simStart, evUp{ID{1 + i}})
-		c.peers[ID{1 + i}].clock.set(simStart, simStart, clockOf(simStart))
-		c.step(simStart, rootOf(ID{1 + i}, c.root.sum(), simStart))
+		c.step(simStart, evUp{frame.ID{1 + i}})
+		c.peers[frame.ID{1 + i}].clock.set(simStart, simStart, clockOf(simStart))
+		c.step(simStart, rootOf(frame.ID{1 + i}, c.root.sum(), simStart))
 	}
 	c.step(simStart.Add(overdue/2), evTick{})
 	if at, ok := c.next(); !ok || at != simStart.Add(overdue) {
@@ -330,8 +331,8 @@ func TestCoreAsksWhenPingsAreLost(t *testing.T) {
 // Roots that differ although nothing can be moved must not cause more and more traffic.
 func TestCoreBacksOff(t *testing.T) {
 	s := newSimulation(t, 2, 5)
-	f := testFrame(t, signers[0], 1, 1, s.now.Add(FutureSkew/2), 24*time.Hour, "")
-	s.step(0, evFrames{via: viaPush, frames: []Frame{f}})
+	f := testFrame(t, signers[0], 1, 1, s.now.Add(frame.FutureSkew/2), 24*time.Hour, "")
+	s.step(0, evFrames{via: viaPush, frames: []frame.Frame{f}})
 	s.connect()
 	s.run(10 * time.Second)
 	s.checkEqual()

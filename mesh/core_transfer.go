@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -29,7 +30,7 @@ type transfer struct {
 
 // emitVector tells a peer what we have seen: of all streams, or of as many as fit, starting where the last vector
 // ended.
-func (c *core) emitVector(to ID, p *syncPeer, s *session, out *actions) {
+func (c *core) emitVector(to frame.ID, p *syncPeer, s *session, out *actions) {
 	m := &syncMessage{Kind: syncVector, Root: c.root.sum(), After: p.vectorAt, Last: lastKey}
 	if s == &p.own {
 		m.Reply, m.Token = true, s.id
@@ -186,13 +187,13 @@ func (s *stream) liveIn(spans window, most int) window {
 }
 
 // stream sends a peer what it lacks.
-func (c *core) stream(now time.Time, peer ID, s *session, work []streamWant, out *actions) {
+func (c *core) stream(now time.Time, peer frame.ID, s *session, work []streamWant, out *actions) {
 	c.queue(now, peer, s, work)
 	c.pump(peer, s, out)
 }
 
 // queue starts a transfer to a peer, or adds to the running one.
-func (c *core) queue(now time.Time, peer ID, s *session, work []streamWant) {
+func (c *core) queue(now time.Time, peer frame.ID, s *session, work []streamWant) {
 	if len(work) == 0 {
 		return
 	}
@@ -232,7 +233,7 @@ func (c *core) acknowledged(now time.Time, m *syncMessage, out *actions) {
 }
 
 // pump sends chunks of the session's transfer, if there is one, while few enough are unacknowledged.
-func (c *core) pump(peer ID, s *session, out *actions) {
+func (c *core) pump(peer frame.ID, s *session, out *actions) {
 	t := c.transfers[peer]
 	if t == nil || t.session.id != s.id {
 		return
@@ -286,7 +287,7 @@ func (c *core) chunk(t *transfer) (frames [][]byte) {
 	return frames
 }
 
-func (c *core) sendFailed(peer ID, session uint64) {
+func (c *core) sendFailed(peer frame.ID, session uint64) {
 	if t := c.transfers[peer]; t != nil && t.session.id == session {
 		delete(c.transfers, peer)
 	}

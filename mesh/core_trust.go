@@ -4,6 +4,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 const (
@@ -22,10 +24,10 @@ const (
 // trust knows which origins count: those that the mesh's authority has certified and not revoked, while the certificate
 // lasts. It is derived from the records that the ledger holds.
 type trust struct {
-	authority ID // of the key that signs records; zero: every origin counts
-	nodes     map[ID]*standing
-	parked    []Frame         // verified frames of origins whose certificate has not come; oldest first
-	barred    map[ID][]uint64 // epochs
+	authority frame.ID // of the key that signs records; zero: every origin counts
+	nodes     map[frame.ID]*standing
+	parked    []frame.Frame         // verified frames of origins whose certificate has not come; oldest first
+	barred    map[frame.ID][]uint64 // epochs
 	grants    grants
 }
 
@@ -41,7 +43,7 @@ var allSeen = window{{1, math.MaxUint64}}
 
 // stands returns whether an origin counts: verdictNew, verdictUnknown, verdictEnded or verdictRevoked. On itself, a
 // node always counts.
-func (c *core) stands(now time.Time, origin ID) verdict {
+func (c *core) stands(now time.Time, origin frame.ID) verdict {
 	if c.authority.IsZero() || origin == c.self || origin == c.authority {
 		return verdictNew
 	}
@@ -60,7 +62,7 @@ func (c *core) stands(now time.Time, origin ID) verdict {
 }
 
 // judge returns what would become of a frame. It is cheap and runs before the signature is checked.
-func (c *core) judge(now time.Time, f Frame) verdict {
+func (c *core) judge(now time.Time, f frame.Frame) verdict {
 	v := c.ledger.judge(now, f)
 	if v == verdictFull && f.Origin == c.authority && !c.authority.IsZero() {
 		v = verdictNew // an origin that filled the ledger must not keep its own revocation out
@@ -79,7 +81,7 @@ func (c *core) judge(now time.Time, f Frame) verdict {
 }
 
 // untrusted handles a verified frame if its origin does not count, and reports whether it does not.
-func (c *core) untrusted(now time.Time, f Frame, by via, out *actions) bool {
+func (c *core) untrusted(now time.Time, f frame.Frame, by via, out *actions) bool {
 	v := c.judge(now, f)
 	switch v {
 	case verdictUnknown:
@@ -103,8 +105,8 @@ func (c *core) untrusted(now time.Time, f Frame, by via, out *actions) bool {
 }
 
 // park keeps a frame until the certificate of its origin comes.
-func (c *core) park(f Frame) {
-	if slices.ContainsFunc(c.parked, func(p Frame) bool { return p.Ref() == f.Ref() }) {
+func (c *core) park(f frame.Frame) {
+	if slices.ContainsFunc(c.parked, func(p frame.Frame) bool { return p.Ref() == f.Ref() }) {
 		return
 	}
 	if len(c.parked) >= maxParked {
@@ -114,8 +116,8 @@ func (c *core) park(f Frame) {
 }
 
 // unpark removes and returns the parked frames of an origin.
-func (c *core) unpark(origin ID) (frames []Frame) {
-	c.parked = slices.DeleteFunc(c.parked, func(f Frame) bool {
+func (c *core) unpark(origin frame.ID) (frames []frame.Frame) {
+	c.parked = slices.DeleteFunc(c.parked, func(f frame.Frame) bool {
 		if f.Origin == origin {
 			frames = append(frames, f)
 		}
@@ -125,7 +127,7 @@ func (c *core) unpark(origin ID) (frames []Frame) {
 }
 
 // bar has peers told not to offer a stream, because it would be refused.
-func (c *core) bar(origin ID, epoch uint64) {
+func (c *core) bar(origin frame.ID, epoch uint64) {
 	epochs, known := c.barred[origin]
 	if (known || len(c.barred) < maxBarred) && len(epochs) < maxBarredOf && !slices.Contains(epochs, epoch) {
 		c.barred[origin] = append(epochs, epoch)
@@ -134,7 +136,7 @@ func (c *core) bar(origin ID, epoch uint64) {
 
 // takeRecord takes in a record of the authority, or a frame that the authority signed for the daemon. A record that
 // this version does not understand is held and passed on.
-func (c *core) takeRecord(now time.Time, f Frame, by via, out *actions) {
+func (c *core) takeRecord(now time.Time, f frame.Frame, by via, out *actions) {
 	v := c.judge(now, f)
 	if v == verdictEquivocal && f.Epoch == AuthorityEpoch {
 		c.takeTwin(now, f, by, out)
@@ -158,7 +160,7 @@ func (c *core) takeRecord(now time.Time, f Frame, by via, out *actions) {
 	case f.Epoch == AuthorityEpoch:
 		if last, full := c.lastOfAuthority(); full {
 			c.remove(c.streams[streamKey{f.Origin, f.Epoch}], last)
-			out.expired = append(out.expired, FrameRef{f.Origin, f.Epoch, last})
+			out.expired = append(out.expired, frame.Ref{Origin: f.Origin, Epoch: f.Epoch, Seq: last})
 		}
 	case badCert == nil:
 		if st = c.standing(cert.ID()); st != nil && st.cert.Serial > cert.Serial {
@@ -205,7 +207,7 @@ func (c *core) takeRecord(now time.Time, f Frame, by via, out *actions) {
 
 // takeTwin decides between two frames of one name that two holders of the authority's key signed: the one with the
 // lower hash stays, as for every origin.
-func (c *core) takeTwin(now time.Time, f Frame, by via, out *actions) {
+func (c *core) takeTwin(now time.Time, f frame.Frame, by via, out *actions) {
 	v, stays, _ := c.put(now, f, out)
 	out.verdicts[v]++
 	out.equivocs = append(out.equivocs, f)
@@ -232,7 +234,7 @@ func (c *core) lastOfAuthority() (seq uint64, full bool) {
 
 // superseded records that a certificate or grant came after the one that replaces it, so that it is not asked for
 // again.
-func (c *core) superseded(f Frame, by via, out *actions) {
+func (c *core) superseded(f frame.Frame, by via, out *actions) {
 	out.verdicts[verdictDuplicate]++
 	if s := c.streams[streamKey{f.Origin, f.Epoch}]; s != nil && s.frames.Len() > 0 {
 		c.see(s, c.origins[f.Origin], f.Seq)
@@ -243,7 +245,7 @@ func (c *core) superseded(f Frame, by via, out *actions) {
 }
 
 // standing returns what is known of a node, creating it if needed; nil if too many nodes are known.
-func (c *core) standing(id ID) *standing {
+func (c *core) standing(id frame.ID) *standing {
 	st := c.nodes[id]
 	if st == nil && len(c.nodes) < maxStandings {
 		st = &standing{}
@@ -253,7 +255,7 @@ func (c *core) standing(id ID) *standing {
 }
 
 // admitted lets in the frames that wait for an origin's certificate.
-func (c *core) admitted(now time.Time, origin ID, out *actions) {
+func (c *core) admitted(now time.Time, origin frame.ID, out *actions) {
 	if c.stands(now, origin) != verdictNew {
 		return
 	}
@@ -287,7 +289,7 @@ func (c *core) ended(out *actions) {
 }
 
 // withdraw drops everything an origin said. What this node said itself stays: it goes on protecting itself.
-func (c *core) withdraw(origin ID, out *actions) {
+func (c *core) withdraw(origin frame.ID, out *actions) {
 	if origin == c.self {
 		return
 	}
@@ -296,11 +298,11 @@ func (c *core) withdraw(origin ID, out *actions) {
 		c.bar(origin, s.key.epoch)
 	}
 	out.expired = append(out.expired, c.leave()...)
-	ofOrigin := func(f Frame) bool { return f.Origin == origin }
+	ofOrigin := func(f frame.Frame) bool { return f.Origin == origin }
 	out.deliver = slices.DeleteFunc(out.deliver, ofOrigin)
 	out.relay = slices.DeleteFunc(out.relay, ofOrigin)
 	out.pass = slices.DeleteFunc(out.pass, ofOrigin)
-	out.readmitted = slices.DeleteFunc(out.readmitted, func(id ID) bool { return id == origin })
+	out.readmitted = slices.DeleteFunc(out.readmitted, func(id frame.ID) bool { return id == origin })
 	out.withdrawn = append(out.withdrawn, origin)
 }
 

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/meshban/meshban/mesh/frame"
 	"pgregory.net/rapid"
 )
 
@@ -24,7 +25,7 @@ func newRecorder(tb failer) recorder {
 	return recorder{tb, a}
 }
 
-func (r recorder) cert(key ed25519.PublicKey, serial uint64, life time.Duration) Frame {
+func (r recorder) cert(key ed25519.PublicKey, serial uint64, life time.Duration) frame.Frame {
 	c, err := r.a.Certify(Certificate{Serial: serial, Node: key, NotBefore: simStart, NotAfter: simStart.Add(life)})
 	if err != nil {
 		r.tb.Fatal(err)
@@ -32,7 +33,7 @@ func (r recorder) cert(key ed25519.PublicKey, serial uint64, life time.Duration)
 	return c.frame
 }
 
-func (r recorder) revoke(id ID, serial uint64) Frame {
+func (r recorder) revoke(id frame.ID, serial uint64) frame.Frame {
 	v, err := r.a.Revoke(Revocation{Serial: serial, Node: id, Issued: simStart})
 	if err != nil {
 		r.tb.Fatal(err)
@@ -51,8 +52,8 @@ func TestCoreTrust(t *testing.T) {
 	r := newRecorder(t)
 	s.trust(r)
 	origin := signers[0]
-	said := func(seq uint64) Frame { return testFrame(t, origin, 1, seq, s.now, 10*time.Hour, "ban") }
-	give := func(fs ...Frame) actions { return s.step(0, evFrames{via: viaPush, frames: fs}) }
+	said := func(seq uint64) frame.Frame { return testFrame(t, origin, 1, seq, s.now, 10*time.Hour, "ban") }
+	give := func(fs ...frame.Frame) actions { return s.step(0, evFrames{via: viaPush, frames: fs}) }
 
 	if out := give(said(1), said(1), said(2)); len(out.deliver) != 0 || len(s.cores[0].parked) != 2 {
 		t.Fatalf("without a certificate: delivered %d, %d wait", len(out.deliver), len(s.cores[0].parked))
@@ -115,7 +116,7 @@ func TestCoreTrustRestore(t *testing.T) {
 	s := newSimulation(t, 1, 1)
 	r := newRecorder(t)
 	s.trust(r)
-	out := s.step(0, evFrames{via: viaRestore, frames: []Frame{
+	out := s.step(0, evFrames{via: viaRestore, frames: []frame.Frame{
 		r.cert(signers[0].Public(), 1, time.Hour), r.cert(signers[1].Public(), 2, time.Hour), r.revoke(signers[1].ID(), 3),
 		testFrame(t, signers[0], 1, 1, s.now, time.Hour, "counts"),
 		testFrame(t, signers[1], 1, 1, s.now, time.Hour, "revoked"),
@@ -135,8 +136,8 @@ func TestCoresConvergeOnTrust(t *testing.T) {
 		s.loss = rapid.Float64Range(0, 0.3).Draw(rt, "loss")
 		r := newRecorder(rt)
 		s.trust(r)
-		var all []Frame
-		counts := make(map[ID]bool)
+		var all []frame.Frame
+		counts := make(map[frame.ID]bool)
 		for i, id := range signers {
 			for seq := range rapid.Uint64Range(0, 8).Draw(rt, "frames") {
 				all = append(all, testFrame(rt, id, 1, seq+1, s.now, time.Hour, fmt.Sprint(i, seq)))
@@ -157,7 +158,7 @@ func TestCoresConvergeOnTrust(t *testing.T) {
 			at := rapid.IntRange(0, n-1).Draw(rt, "where")
 			for i := range n {
 				if i == at || rapid.Bool().Draw(rt, "too") {
-					s.step(i, evFrames{via: viaPush, frames: []Frame{f}})
+					s.step(i, evFrames{via: viaPush, frames: []frame.Frame{f}})
 				}
 			}
 			if rapid.IntRange(0, 9).Draw(rt, "pause") == 0 {
@@ -183,14 +184,14 @@ func TestRevocationOfAFullLedger(t *testing.T) {
 	r := newRecorder(t)
 	s.trust(r)
 	c := s.cores[0]
-	s.step(0, evFrames{via: viaPush, frames: []Frame{
+	s.step(0, evFrames{via: viaPush, frames: []frame.Frame{
 		r.cert(signers[0].Public(), 1, time.Hour), testFrame(t, signers[0], 1, 1, s.now, time.Hour, "x"),
 	}})
 	c.count += maxHeld
 	if v := c.judge(s.now, testFrame(t, signers[0], 1, 2, s.now, time.Hour, "y")); v != verdictFull {
 		t.Fatalf("verdict %d of one more frame", v)
 	}
-	if out := s.step(0, evFrames{via: viaPush, frames: []Frame{r.revoke(signers[0].ID(), 1)}}); len(out.withdrawn) != 1 {
+	if out := s.step(0, evFrames{via: viaPush, frames: []frame.Frame{r.revoke(signers[0].ID(), 1)}}); len(out.withdrawn) != 1 {
 		t.Errorf("not revoked: %v", out.verdicts)
 	}
 }
@@ -202,9 +203,9 @@ func TestRefusedIsNotOffered(t *testing.T) {
 	s.cores[0].authority = r.a.key.ID() // the other believes everybody
 	for seq := range uint64(200) {
 		f := testFrame(t, signers[0], 1, seq+1, s.now, 10*time.Hour, "harm")
-		s.step(1, evFrames{via: viaPush, frames: []Frame{f}})
+		s.step(1, evFrames{via: viaPush, frames: []frame.Frame{f}})
 	}
-	s.step(0, evFrames{via: viaPush, frames: []Frame{r.revoke(signers[0].ID(), 1), testFrame(t, signers[0], 1, 1, s.now, 10*time.Hour, "harm")}})
+	s.step(0, evFrames{via: viaPush, frames: []frame.Frame{r.revoke(signers[0].ID(), 1), testFrame(t, signers[0], 1, 1, s.now, 10*time.Hour, "harm")}})
 	s.connect()
 	s.run(time.Minute)
 	if n := s.cores[0].count; n != 1 {
@@ -225,7 +226,7 @@ func TestEpochsOfARevokedNodeAreBounded(t *testing.T) {
 	s.trust(r)
 	c := s.cores[0]
 	for i := range 2 {
-		s.step(0, evFrames{via: viaPush, frames: []Frame{r.revoke(signers[i].ID(), uint64(i+1))}})
+		s.step(0, evFrames{via: viaPush, frames: []frame.Frame{r.revoke(signers[i].ID(), uint64(i+1))}})
 	}
 	for epoch := range uint64(10_000) {
 		c.bar(signers[0].ID(), epoch+1)
@@ -251,7 +252,7 @@ func TestStandsAllocatesNothing(t *testing.T) {
 	s := newSimulation(t, 1, 1)
 	r := newRecorder(t)
 	s.trust(r)
-	s.step(0, evFrames{via: viaPush, frames: []Frame{r.cert(signers[0].Public(), 1, time.Hour)}})
+	s.step(0, evFrames{via: viaPush, frames: []frame.Frame{r.cert(signers[0].Public(), 1, time.Hour)}})
 	f := testFrame(t, signers[0], 1, 1, s.now, time.Hour, "x")
 	if got := s.cores[0].judge(s.now, f); got != verdictNew {
 		t.Fatalf("verdict %d", got)
@@ -266,7 +267,7 @@ func TestLetGoInOrder(t *testing.T) {
 	s := newSimulation(t, 1, 1)
 	r := newRecorder(t)
 	s.trust(r)
-	give := func(f Frame) actions { return s.step(0, evFrames{via: viaPush, frames: []Frame{f}}) }
+	give := func(f frame.Frame) actions { return s.step(0, evFrames{via: viaPush, frames: []frame.Frame{f}}) }
 	ordered := func(what string, out actions, want int) {
 		t.Helper()
 		if len(out.expired) != want || !slices.IsSortedFunc(out.expired, compareRefs) {

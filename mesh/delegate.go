@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // The first byte of each message that we send through memberlist.
@@ -118,7 +119,7 @@ func (d delegate) NotifyLeave(n *memberlist.Node) {
 // NotifyAlive refuses a node before memberlist knows it, unless its name is the hash of its key, it has signed its
 // address and what it says of its keys, and there is room for it.
 func (d delegate) NotifyAlive(n *memberlist.Node) error {
-	id, err := ParseID(n.Name)
+	id, err := frame.ParseID(n.Name)
 	if err != nil {
 		return errRefuseName
 	}
@@ -126,7 +127,7 @@ func (d delegate) NotifyAlive(n *memberlist.Node) error {
 	if err != nil {
 		return errRefuseMeta
 	}
-	if IDOf(m.Key) != id {
+	if frame.IDOf(m.Key) != id {
 		return errRefuseKey
 	}
 	addr := nodeAddr(n)
@@ -149,7 +150,7 @@ func (d delegate) NotifyAlive(n *memberlist.Node) error {
 }
 
 // answers records that a peer was heard from. One that was suspect may have missed frames.
-func (d delegate) answers(id ID, f func(*peer)) {
+func (d delegate) answers(id frame.ID, f func(*peer)) {
 	back := false
 	d.m.peers.update(id, func(p *peer) {
 		if back = p.State == StateSuspect; back {
@@ -164,7 +165,7 @@ func (d delegate) answers(id ID, f func(*peer)) {
 
 // NotifyConflict records that two addresses claim one id.
 func (d delegate) NotifyConflict(_, other *memberlist.Node) {
-	id, err := ParseID(other.Name)
+	id, err := frame.ParseID(other.Name)
 	if err != nil {
 		return
 	}
@@ -186,7 +187,7 @@ func (d delegate) AckPayload() []byte {
 
 // NotifyPingComplete compares digests.
 func (d delegate) NotifyPingComplete(n *memberlist.Node, rtt time.Duration, payload []byte) {
-	id, err := ParseID(n.Name)
+	id, err := frame.ParseID(n.Name)
 	if err != nil {
 		return
 	}

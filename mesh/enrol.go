@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -52,11 +53,11 @@ func Enrol(ctx context.Context, text string, id Identity, name string) (Enrolmen
 		return Enrolment{}, fmt.Errorf("enrol: name %q: want at most %d bytes of printable text", name, MaxName)
 	}
 	// The inviter decides, but a token that expired long ago is not worth the wait.
-	if time.Since(t.Expires) > FutureSkew {
+	if time.Since(t.Expires) > frame.FutureSkew {
 		return Enrolment{}, fmt.Errorf("%w (at %s)", ErrInviteExpired, t.Expires.Format(time.RFC3339))
 	}
 	conf, err := enrolTLS(id, func(key ed25519.PublicKey) error {
-		if IDOf(key) != t.Inviter {
+		if frame.IDOf(key) != t.Inviter {
 			return ErrNotInviter
 		}
 		return nil

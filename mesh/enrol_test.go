@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -163,15 +164,15 @@ func TestInviteBounds(t *testing.T) {
 	if err := v.add(now.Add(2*time.Hour), invite{Expires: now.Add(3 * time.Hour), Uses: 1}); err != nil {
 		t.Errorf("ended invitations make no room: %v", err)
 	}
-	if _, _, err := v.redeem(now, secret, ID{}); !errors.Is(err, ErrInviteUnknown) {
+	if _, _, err := v.redeem(now, secret, frame.ID{}); !errors.Is(err, ErrInviteUnknown) {
 		t.Error(err)
 	}
-	if _, _, err := v.redeem(now.Add(4*time.Hour), secret, ID{}); !errors.Is(err, ErrInviteUnknown) {
+	if _, _, err := v.redeem(now.Add(4*time.Hour), secret, frame.ID{}); !errors.Is(err, ErrInviteUnknown) {
 		t.Error(err)
 	}
 	late := invite{Hash: sha256.Sum256(secret[:]), Expires: now.Add(3 * time.Hour), Uses: 1}
 	v.list[0] = late
-	if _, _, err := v.redeem(late.Expires, secret, ID{}); !errors.Is(err, ErrInviteExpired) {
+	if _, _, err := v.redeem(late.Expires, secret, frame.ID{}); !errors.Is(err, ErrInviteExpired) {
 		t.Errorf("at its end: %v, want %v", err, ErrInviteExpired)
 	}
 	v.save = func([]byte) error { return errors.New("disk full") }
@@ -361,7 +362,7 @@ func TestInviteCaps(t *testing.T) {
 	}
 	inviter := inviterOf(1)
 	caps := Caps{Rate: 60, MinBits4: 28, MaxTTL: time.Hour}
-	for _, bad := range []Caps{{MinBits4: 33}, {MinBits6: 129}, {MaxTTL: time.Millisecond}, {MaxTTL: -time.Second}, {MaxTTL: MaxLife + time.Second}} {
+	for _, bad := range []Caps{{MinBits4: 33}, {MinBits6: 129}, {MaxTTL: time.Millisecond}, {MaxTTL: -time.Second}, {MaxTTL: frame.MaxLife + time.Second}} {
 		if _, err := inviter.NewInvite(1, time.Hour, bad); err == nil {
 			t.Errorf("invited with %+v", bad)
 		}

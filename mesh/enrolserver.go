@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -68,7 +69,7 @@ func (m *Mesh) answerJoiner(raw net.Conn, from string) error {
 	if err != nil {
 		return err
 	}
-	id := IDOf(key)
+	id := frame.IDOf(key)
 	answer := enrolAnswer{}
 	caps, again, refused := m.invites.redeem(time.Now(), q.Secret, id)
 	if old := m.Standing(id).Certificate; again && old != nil {
@@ -120,7 +121,7 @@ func (m *Mesh) newServerTLS() (*tls.Config, error) {
 
 // welcome returns the answer to a joiner whose token is valid.
 func (m *Mesh) welcome(key ed25519.PublicKey, name string, caps Caps) (enrolAnswer, error) {
-	answer := enrolAnswer{Secrets: m.Secrets(), Join: m.joinAnswer(), Taken: m.nameTaken(IDOf(key), name)}
+	answer := enrolAnswer{Secrets: m.Secrets(), Join: m.joinAnswer(), Taken: m.nameTaken(frame.IDOf(key), name)}
 	if !m.cfg.Secrets.HasAuthority() {
 		return answer, nil
 	}
@@ -138,7 +139,7 @@ func (m *Mesh) welcome(key ed25519.PublicKey, name string, caps Caps) (enrolAnsw
 }
 
 // nameTaken reports whether another certified node has this name.
-func (m *Mesh) nameTaken(id ID, name string) bool {
+func (m *Mesh) nameTaken(id frame.ID, name string) bool {
 	return slices.ContainsFunc(m.Standings(), func(s Standing) bool {
 		return s.ID != id && s.Revoked == nil && s.Certificate != nil && s.Certificate.Name == name
 	})

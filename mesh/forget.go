@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // A member that is gone for good leaves the list when somebody says so. A forgotten member stays in the table, hidden,
@@ -28,7 +30,7 @@ var (
 
 // forgotten is a statement that a member is gone for good.
 type forgotten struct {
-	By   ID        // who said it
+	By   frame.ID  // who said it
 	Said time.Time // anything heard later voids it
 	// Sure says that this node's operator or the mesh's authority said it: the addresses may be banned at once.
 	Sure bool
@@ -60,7 +62,7 @@ func (t *peerTable) unprotected(now time.Time, p *peer) bool {
 }
 
 // forgetWord records a statement that a peer is gone for good, and reports whether it is new.
-func (t *peerTable) forgetWord(now time.Time, id ID, w forgotten) bool {
+func (t *peerTable) forgetWord(now time.Time, id frame.ID, w forgotten) bool {
 	if w.Said.After(now) {
 		w.Said = now
 	}
@@ -79,7 +81,7 @@ func (t *peerTable) forgetWord(now time.Time, id ID, w forgotten) bool {
 }
 
 // unforget voids the statements of a node.
-func (t *peerTable) unforget(now time.Time, by ID) {
+func (t *peerTable) unforget(now time.Time, by frame.ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, p := range t.peers {
@@ -98,7 +100,7 @@ func (t *peerTable) changedWordsLocked(now time.Time) {
 }
 
 // CheckForget reports whether a member can be forgotten now: nil, or an error that matches ErrNoMember or ErrHeard.
-func (m *Mesh) CheckForget(id ID) error {
+func (m *Mesh) CheckForget(id frame.ID) error {
 	t, now := m.peers, m.now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -116,9 +118,9 @@ func (m *Mesh) CheckForget(id ID) error {
 // the member has been silent for a minute, and lasts until the member is heard again: meanwhile Members and Known omit
 // it. said is when the statement was made; sure says that this node's operator or the mesh's authority made it. Unless
 // sure, Known still lists the member until it has been silent for an hour. Forget may be called before Run.
-func (m *Mesh) Forget(id, by ID, said time.Time, sure bool) bool {
+func (m *Mesh) Forget(id, by frame.ID, said time.Time, sure bool) bool {
 	return m.peers.forgetWord(m.now(), id, forgotten{By: by, Said: said, Sure: sure})
 }
 
 // Unforget voids what a node said with Forget.
-func (m *Mesh) Unforget(by ID) { m.peers.unforget(m.now(), by) }
+func (m *Mesh) Unforget(by frame.ID) { m.peers.unforget(m.now(), by) }

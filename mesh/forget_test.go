@@ -7,18 +7,20 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
-func lists(n *testNode, id ID) bool {
+func lists(n *testNode, id frame.ID) bool {
 	return slices.ContainsFunc(n.Members(), func(m Member) bool { return m.ID == id })
 }
 
 // isGone reports whether a member has left or died, and is no longer suspect.
-func isGone(n *testNode, id ID) bool {
+func isGone(n *testNode, id frame.ID) bool {
 	return slices.ContainsFunc(n.Members(), func(m Member) bool { return m.ID == id && (m.State == StateDead || m.State == StateLeft) })
 }
 
-func knows(n *testNode, id ID) bool {
+func knows(n *testNode, id frame.ID) bool {
 	return slices.ContainsFunc(n.Known(), func(p Peer) bool { return p.ID == id })
 }
 
@@ -31,7 +33,7 @@ func TestForget(t *testing.T) {
 		eventually(t, 30*time.Second, "all addresses are proved", c.allProved)
 		n, gone := c.nodes[0], c.nodes[3]
 		id := gone.id.ID()
-		if err := n.CheckForget(ID{7}); !errors.Is(err, ErrNoMember) {
+		if err := n.CheckForget(frame.ID{7}); !errors.Is(err, ErrNoMember) {
 			t.Errorf("a node that nobody knows: %v", err)
 		}
 		if err := n.CheckForget(id); !errors.Is(err, ErrHeard) {
@@ -121,15 +123,15 @@ func TestForgottenByACapturedNode(t *testing.T) {
 
 // A member that answered a ping while leaving can still be forgotten, once it falls silent.
 func TestForgetAnswered(t *testing.T) {
-	now, id, addr := time.Unix(1e9, 0), ID{2}, netip.MustParseAddrPort("192.0.2.2:7946")
-	table := newPeerTable(ID{1}, []Peer{{ID: id, Addr: addr, Seen: now}}, func(ID) bool { return true })
+	now, id, addr := time.Unix(1e9, 0), frame.ID{2}, netip.MustParseAddrPort("192.0.2.2:7946")
+	table := newPeerTable(frame.ID{1}, []Peer{{ID: id, Addr: addr, Seen: now}}, func(frame.ID) bool { return true })
 	table.since = now
 	table.peers[id].meta = "said"
 	if !table.answered(now, id, addr) {
 		t.Fatal("its answer is not noted")
 	}
 	now = now.Add(time.Second)
-	if !table.forgetWord(now, id, forgotten{By: ID{3}, Said: now}) {
+	if !table.forgetWord(now, id, forgotten{By: frame.ID{3}, Said: now}) {
 		t.Error("the word is lost")
 	}
 	for _, after := range []time.Duration{0, hearsay + time.Second} {
@@ -146,16 +148,16 @@ func TestForgetAnswered(t *testing.T) {
 
 // What a revoked node said about others is void.
 func TestUnforget(t *testing.T) {
-	table := newPeerTable(ID{1}, []Peer{{ID: ID{2}, Addr: netip.MustParseAddrPort("192.0.2.2:7946"), Seen: time.Unix(1e9, 0)}}, func(ID) bool { return true })
+	table := newPeerTable(frame.ID{1}, []Peer{{ID: frame.ID{2}, Addr: netip.MustParseAddrPort("192.0.2.2:7946"), Seen: time.Unix(1e9, 0)}}, func(frame.ID) bool { return true })
 	now := time.Unix(1e9, 0).Add(time.Hour)
-	if !table.forgetWord(now, ID{2}, forgotten{By: ID{3}, Said: now}) || len(table.members(now)) != 0 {
+	if !table.forgetWord(now, frame.ID{2}, forgotten{By: frame.ID{3}, Said: now}) || len(table.members(now)) != 0 {
 		t.Errorf("not forgotten: %v", table.members(now))
 	}
-	if table.forgetWord(now, ID{2}, forgotten{By: ID{4}, Said: now}) {
+	if table.forgetWord(now, frame.ID{2}, forgotten{By: frame.ID{4}, Said: now}) {
 		t.Error("the same word is news twice")
 	}
-	table.unforget(now, ID{3})
-	table.unforget(now, ID{4})
+	table.unforget(now, frame.ID{3})
+	table.unforget(now, frame.ID{4})
 	if len(table.members(now)) != 1 {
 		t.Error("still forgotten")
 	}
@@ -163,9 +165,9 @@ func TestUnforget(t *testing.T) {
 
 // Repeating the same about a member endlessly makes a node neither look for its addresses again nor write to its disk.
 func TestForgetSaidAgain(t *testing.T) {
-	now, id := time.Unix(1e9, 0), ID{2}
-	table := newPeerTable(ID{1}, []Peer{{ID: id, Addr: netip.MustParseAddrPort("192.0.2.2:7946"), Seen: now}}, func(ID) bool { return true })
-	say := func(by ID, sure, want bool) {
+	now, id := time.Unix(1e9, 0), frame.ID{2}
+	table := newPeerTable(frame.ID{1}, []Peer{{ID: id, Addr: netip.MustParseAddrPort("192.0.2.2:7946"), Seen: now}}, func(frame.ID) bool { return true })
+	say := func(by frame.ID, sure, want bool) {
 		t.Helper()
 		now = now.Add(time.Second)
 		table.dirty = false
@@ -175,19 +177,19 @@ func TestForgetSaidAgain(t *testing.T) {
 			t.Errorf("news %v, to be stored %v, other addresses %v; want %v", news, dirty, known, want)
 		}
 	}
-	say(ID{3}, false, true)
+	say(frame.ID{3}, false, true)
 	for range 10 {
-		say(ID{3}, false, false)
-		say(ID{4}, false, false)
+		say(frame.ID{3}, false, false)
+		say(frame.ID{4}, false, false)
 	}
-	say(ID{5}, true, true) // by the operator
-	say(ID{5}, true, false)
-	say(ID{3}, false, false)
+	say(frame.ID{5}, true, true) // by the operator
+	say(frame.ID{5}, true, false)
+	say(frame.ID{3}, false, false)
 
 	now = now.Add(time.Hour)
 	table.update(id, func(p *peer) { p.seen, p.word = now, forgotten{} }) // it came back, and is gone again
-	say(ID{3}, false, true)
+	say(frame.ID{3}, false, true)
 	now = now.Add(time.Hour)
 	table.update(id, func(p *peer) { p.seen = now }) // it was heard from
-	say(ID{3}, false, true)
+	say(frame.ID{3}, false, true)
 }

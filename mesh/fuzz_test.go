@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -30,17 +31,17 @@ func FuzzDecodeSync(f *testing.F) {
 }
 
 func syncSamples() []*syncMessage {
-	key := streamKey{ID{1, 2, 3}, 4}
+	key := streamKey{frame.ID{1, 2, 3}, 4}
 	return []*syncMessage{
-		{Kind: syncCheck, From: ID{1}, Session: 1 << 60, Root: [32]byte{1}, Clock: 9},
-		{Kind: syncSame, From: ID{1}, Root: [32]byte{2}, Clock: wire.MaxMillis},
-		{Kind: syncDiffer, From: ID{1}, Session: 1, Token: 2, Root: [32]byte{2}},
+		{Kind: syncCheck, From: frame.ID{1}, Session: 1 << 60, Root: [32]byte{1}, Clock: 9},
+		{Kind: syncSame, From: frame.ID{1}, Root: [32]byte{2}, Clock: wire.MaxMillis},
+		{Kind: syncDiffer, From: frame.ID{1}, Session: 1, Token: 2, Root: [32]byte{2}},
 		{Kind: syncVector, Reply: true, Token: 9, Last: lastKey, Streams: []streamVector{
 			{Key: key, Live: 7, Sum: [sumLen]byte{3}, First: 1, Last: math.MaxUint64, Seen: window{{1, 5}, {9, 9}}},
-			{Key: streamKey{ID{2}, 1}, First: 4, Last: 4, Seen: window{{4, 4}}},
+			{Key: streamKey{frame.ID{2}, 1}, First: 4, Last: 4, Seen: window{{4, 4}}},
 		}},
 		{Kind: syncVector, After: key, Last: key},
-		{Kind: syncChunk, Num: 1, Frames: [][]byte{{1, 2, 3}, make([]byte, MaxFrame)}},
+		{Kind: syncChunk, Num: 1, Frames: [][]byte{{1, 2, 3}, make([]byte, frame.MaxSize)}},
 		{Kind: syncChunk, End: true},
 		{Kind: syncAck, Num: 3, Fresh: 4},
 		{Kind: syncDetail, Detail: streamDetail{Key: key, First: 1, Last: 90, Hashes: []seqHash{{2, [8]byte{1}}, {90, [8]byte{}}}}},
@@ -52,7 +53,7 @@ func FuzzDecodeToken(f *testing.F) {
 	f.Add(token{Addrs: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:7946")}, Expires: simStart}.encode())
 	f.Add(token{Addrs: []netip.AddrPort{
 		netip.MustParseAddrPort("[2001:db8::1]:7946"), netip.MustParseAddrPort("198.51.100.1:1"),
-	}, Inviter: ID{9}, Secret: [secretLen]byte{8}, Expires: simStart}.encode())
+	}, Inviter: frame.ID{9}, Secret: [secretLen]byte{8}, Expires: simStart}.encode())
 	f.Add("mb1-")
 	f.Fuzz(func(t *testing.T, s string) {
 		tok, err := parseToken(s)
@@ -69,7 +70,7 @@ func FuzzCertificate(f *testing.F) {
 	a := testAuthority(f)
 	cert, err := a.Certify(Certificate{Serial: 1 << 50, Node: signers[0].Public(), Name: "web1", NotBefore: simStart,
 		NotAfter: simStart.Add(CertificateLife), Caps: Caps{1, 2, 24, 48, time.Hour, true, true}})
-	revoked, errRevoke := a.Revoke(Revocation{Serial: 7, Node: ID{1}, Name: "web2", Since: simStart, Issued: simStart, Reason: "stolen"})
+	revoked, errRevoke := a.Revoke(Revocation{Serial: 7, Node: frame.ID{1}, Name: "web2", Since: simStart, Issued: simStart, Reason: "stolen"})
 	request, errRequest := NewRequest(signers[0], "web1", [16]byte{1})
 	if err := errors.Join(err, errRevoke, errRequest); err != nil {
 		f.Fatal(err)
@@ -83,7 +84,7 @@ func FuzzCertificate(f *testing.F) {
 				t.Errorf("certificate encoded as %x, was %x", c.payload(), c.frame.Payload)
 			}
 		}
-		if fr, err := DecodeFrame(b); err == nil {
+		if fr, err := frame.Decode(b); err == nil {
 			if v, err := revocationOf(fr); err == nil && !bytes.Equal(v.payload(), fr.Payload) {
 				t.Errorf("revocation encoded as %x, was %x", v.payload(), fr.Payload)
 			}
@@ -102,7 +103,7 @@ func FuzzGossipKeys(f *testing.F) {
 	f.Add(Secrets{MeshID: [16]byte{1}, GossipKey: [32]byte{2}}.encode())
 	f.Add(Secrets{MeshID: [16]byte{1}, Authority: [32]byte{2}}.withKeys(keys, keys[1].version()).encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if fr, err := DecodeFrame(b); err == nil {
+		if fr, err := frame.Decode(b); err == nil {
 			if g, err := grantOf(fr); err == nil {
 				if !bytes.Equal(g.payload(), fr.Payload) {
 					t.Errorf("grant encoded as %x, was %x", g.payload(), fr.Payload)
@@ -154,9 +155,9 @@ func FuzzDecodeEnrol(f *testing.F) {
 	f.Add(enrolAnswer{Secrets: Secrets{MeshID: [16]byte{1}}.withKeys([]GossipKey{testGossipKey(2, 1), testGossipKey(1, 2)}, testGossipKey(1, 2).version())}.encode())
 	f.Add(keysRequest{[16]byte{1}, 1 << 40, []byte{1}}.encode())
 	f.Add(keysReply{Uses: 7, Records: [][]byte{{1, 2}, {3}}}.encode())
-	f.Add(ask{To: ID{1}, Nonce: [16]byte{2}, ReplyTo: "192.0.2.1:7946"}.encode(signers[0])[1:])
-	f.Add(ask{MeshID: [16]byte{3}, To: ID{1}}.encode(signers[0])[1:])
-	f.Add(encodeInvites([]invite{{Hash: [32]byte{1}, Expires: simStart, Uses: 3, Used: []ID{{1}, {2}}, Caps: DefaultCaps()}}))
+	f.Add(ask{To: frame.ID{1}, Nonce: [16]byte{2}, ReplyTo: "192.0.2.1:7946"}.encode(signers[0])[1:])
+	f.Add(ask{MeshID: [16]byte{3}, To: frame.ID{1}}.encode(signers[0])[1:])
+	f.Add(encodeInvites([]invite{{Hash: [32]byte{1}, Expires: simStart, Uses: 3, Used: []frame.ID{{1}, {2}}, Caps: DefaultCaps()}}))
 	f.Add(encodeInvites([]invite{{Hash: [32]byte{1}, Expires: simStart, Uses: 1, Caps: Caps{1, 2, 24, 48, time.Hour, true, false}}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if q, err := decodeEnrolRequest(b); err == nil && !bytes.Equal(q.encode(), b) {
@@ -181,7 +182,7 @@ func FuzzDecodeEnrol(f *testing.F) {
 }
 
 func FuzzDecodeNotice(f *testing.F) {
-	f.Add(notice{To: ID{1}, Issued: simStart, Payload: []byte("hello")}.encode(signers[0])[1:])
+	f.Add(notice{To: frame.ID{1}, Issued: simStart, Payload: []byte("hello")}.encode(signers[0])[1:])
 	f.Add(notice{MeshID: [16]byte{2}, Issued: simStart, Payload: make([]byte, MaxNotice)}.encode(signers[1])[1:])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		n, err := decodeNotice(b)
@@ -215,7 +216,7 @@ func FuzzMessage(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m.apply(evUp{ID{1}})
+		m.apply(evUp{frame.ID{1}})
 		delegate{m}.NotifyMsg(b)
 		select {
 		case b := <-m.inbox:
@@ -228,7 +229,7 @@ func FuzzMessage(f *testing.F) {
 		}
 		m.core.index.Ascend(func(s *stream) bool {
 			s.frames.Ascend(func(h held) bool {
-				if f, err := DecodeFrame(h.raw); err != nil || f.Verify() != nil {
+				if f, err := frame.Decode(h.raw); err != nil || f.Verify() != nil {
 					t.Errorf("holds a frame that is not signed: %v", err)
 				}
 				return true

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -16,7 +17,7 @@ import (
 const (
 	recordGrant = 3
 	// grantLife is as long as a frame may live: a node that was away for less finds its key.
-	grantLife   = MaxLife
+	grantLife   = frame.MaxLife
 	grantFields = 2
 	grantDomain = "meshban grant v1\x00"
 	// maxSealedKeys bounds what is sealed for one node, in bytes; maxBoxes bounds the nodes of one record.
@@ -32,12 +33,12 @@ type grant struct {
 	Issued  time.Time
 	Boxes   []box
 
-	frame Frame
+	frame frame.Frame
 }
 
 // box holds the keys for one node.
 type box struct {
-	Node   ID
+	Node   frame.ID
 	Sealed []byte // part of the record's frame
 }
 
@@ -45,10 +46,10 @@ type box struct {
 func (b box) size() int { return 2 + len(b.Node) + 2 + len(b.Sealed) }
 
 // grantRoom bounds the boxes of one record together, in bytes.
-const grantRoom = MaxPayload - 1 - 9 - 3
+const grantRoom = frame.MaxPayload - 1 - 9 - 3
 
 // grantInfo binds the sealed keys to the mesh, the key version and the node.
-func grantInfo(meshID [16]byte, v keyVersion, node ID) []byte {
+func grantInfo(meshID [16]byte, v keyVersion, node frame.ID) []byte {
 	b := append([]byte(grantDomain), meshID[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(v))
 	return append(b, node[:]...)
@@ -57,7 +58,7 @@ func grantInfo(meshID [16]byte, v keyVersion, node ID) []byte {
 // boxFor seals keys for a node: first the key that the grant is about, then the others that packets may still be
 // encrypted with.
 func boxFor(node ed25519.PublicKey, meshID [16]byte, keys []GossipKey) (box, error) {
-	id := IDOf(node)
+	id := frame.IDOf(node)
 	sealed, err := seal(node, grantInfo(meshID, keys[0].version(), id), appendKeys(nil, keys))
 	return box{id, sealed}, err
 }
@@ -85,7 +86,7 @@ func (g grant) open(id Identity) (keys []GossipKey, ok bool, err error) {
 	return nil, false, nil
 }
 
-func (g grant) holds(node ID) bool {
+func (g grant) holds(node frame.ID) bool {
 	for _, b := range g.Boxes {
 		if b.Node == node {
 			return true
@@ -99,7 +100,7 @@ func (a Authority) grant(g grant) (grant, error) {
 	if a.IsZero() {
 		return grant{}, ErrNoAuthority
 	}
-	f, err := a.key.Sign(Frame{
+	f, err := a.key.Sign(frame.Frame{
 		MeshID: g.MeshID, Epoch: recordGrant, Seq: g.Serial, Issued: g.Issued, Expires: g.Issued.Add(grantLife), Payload: g.payload(),
 	})
 	if err != nil {
@@ -119,7 +120,7 @@ func (g grant) payload() []byte {
 	return b
 }
 
-func grantOf(f Frame) (grant, error) {
+func grantOf(f frame.Frame) (grant, error) {
 	g := grant{MeshID: f.MeshID, Serial: f.Seq, Issued: f.Issued, frame: f}
 	if f.Epoch != recordGrant {
 		return grant{}, fmt.Errorf("record of kind %d, want %d", f.Epoch, recordGrant)

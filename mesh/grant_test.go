@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 func TestSeal(t *testing.T) {
@@ -108,7 +109,7 @@ func TestGrant(t *testing.T) {
 	for size := 0; size+b.size() <= grantRoom; size += b.size() {
 		full.Boxes = append(full.Boxes, b)
 	}
-	if full, err = a.grant(full); err != nil || len(full.frame.Raw) > MaxFrame {
+	if full, err = a.grant(full); err != nil || len(full.frame.Raw) > frame.MaxSize {
 		t.Errorf("a record of %d boxes: %d bytes, %v", len(full.Boxes), len(full.frame.Raw), err)
 	}
 	if _, err := a.grant(grant{Serial: 1, Version: testGossipKey(0, 1).version(), Issued: simStart}); err == nil {
@@ -129,7 +130,7 @@ func TestCoreGrants(t *testing.T) {
 			s := newSimulation(t, 1, 1)
 			s.trust(r)
 			for _, g := range order {
-				s.step(0, evFrames{via: by, frames: []Frame{g.frame}})
+				s.step(0, evFrames{via: by, frames: []frame.Frame{g.frame}})
 			}
 			c := s.cores[0]
 			if live := s.live(0); len(live) != 2 || c.count != 2 || len(c.grants.records) != 2 {
@@ -153,7 +154,7 @@ func TestCoreGrants(t *testing.T) {
 	s := newSimulation(t, 1, 1)
 	s.trust(r)
 	forged := testGrant(t, Authority{signers[2]}, 8, simStart, []GossipKey{testGossipKey(9, 1)}, signers[0])
-	s.step(0, evFrames{via: viaPush, frames: []Frame{r.cert(signers[2].Public(), 1, time.Hour), forged.frame}})
+	s.step(0, evFrames{via: viaPush, frames: []frame.Frame{r.cert(signers[2].Public(), 1, time.Hour), forged.frame}})
 	if s.cores[0].grants.version != 0 {
 		t.Error("took a grant that a node signed")
 	}
@@ -163,7 +164,7 @@ func TestCoreGrants(t *testing.T) {
 // not make the others turn to a key that the member lacks.
 func TestKeysAreSaidByTheMemberAlone(t *testing.T) {
 	id, v := signers[0], testGossipKey(1, 1).version()
-	table := newPeerTable(signers[1].ID(), nil, func(ID) bool { return true })
+	table := newPeerTable(signers[1].ID(), nil, func(frame.ID) bool { return true })
 	node := &memberlist.Node{Name: id.ID().String(), Addr: net.IPv4(10, 0, 0, 1).To4(), Port: 7946}
 	hears := func(m meta) peerKeys {
 		m.Protocol, m.Key = protocolVersion, id.Public()

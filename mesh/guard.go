@@ -12,6 +12,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // memberlist trusts anyone who holds the gossip key: a member can make it panic (an empty or wrongly padded message),
@@ -93,17 +95,17 @@ type guard struct {
 	// isMember reports whether a member has answered at an address. nil: none has.
 	isMember func(netip.Addr) bool
 	// knows reports whether a member was checked at this address with this metadata. nil: none was.
-	knows func(ID, netip.AddrPort, []byte) bool
+	knows func(frame.ID, netip.AddrPort, []byte) bool
 	// ceilingOf returns the highest incarnation that news of a node may carry, and whether the node is this one. nil:
 	// all have the first ceiling. heard is called with the incarnations of accepted news of this node. Neither must
 	// block.
-	ceilingOf func(ID) (most uint32, self bool)
+	ceilingOf func(frame.ID) (most uint32, self bool)
 	heard     func(incarnation uint32)
 	// leaving reports whether a member has recently signed that it is leaving. nil: none has. It must not block.
-	leaving func(ID) bool
+	leaving func(frame.ID) bool
 
 	mu        sync.Mutex
-	slowed    map[ID]time.Time // until when
+	slowed    map[frame.ID]time.Time // until when
 	streams   map[netip.Addr]*streamUse
 	open      int                      // streams accepted from members
 	bytes     int64                    // of all streams except strangers'
@@ -117,7 +119,7 @@ type guard struct {
 // the source address.
 type voice struct {
 	from   netip.Addr
-	origin ID
+	origin frame.ID
 }
 
 // streamUse is what an address's streams take up.
@@ -134,7 +136,7 @@ func newGuard(keys func() [][]byte, now func() time.Time, count *counters, flood
 		packetFlood: newBuckets[netip.Addr](accuseFactor*sourceRate, accuseFactor*sourceBurst),
 		voiceFlood:  newBuckets[voice](accuseFactor*voiceRate, accuseFactor*voiceBurst),
 		arrived:     newBuckets[netip.Addr](sourceStreamRate, sourceStreamBurst), opened: newBuckets[netip.Addr](streamsRate, streamsRate), streams: make(map[netip.Addr]*streamUse),
-		slowed: make(map[ID]time.Time), vouched: make(map[netip.Addr]time.Time),
+		slowed: make(map[frame.ID]time.Time), vouched: make(map[netip.Addr]time.Time),
 	}
 }
 
@@ -255,8 +257,8 @@ func (g *guard) allow(now time.Time, from netip.Addr, cost int, raws [][]byte) b
 // voiceOf returns the voice and the cost of a frame.
 func voiceOf(from netip.Addr, raw []byte) (v voice, cost int) {
 	v, cost = voice{from: from}, smallCost
-	if len(raw) >= keyAt+ed25519.PublicKeySize { // a shorter one is not a frame
-		v.origin = IDOf(raw[keyAt : keyAt+ed25519.PublicKeySize])
+	if len(raw) >= frame.KeyAt+ed25519.PublicKeySize { // a shorter one is not a frame
+		v.origin = frame.IDOf(raw[frame.KeyAt : frame.KeyAt+ed25519.PublicKeySize])
 	}
 	if len(raw) > freshSize {
 		cost = bulkCost
@@ -265,12 +267,12 @@ func voiceOf(from netip.Addr, raw []byte) (v voice, cost int) {
 }
 
 // slow makes an origin's frames cost more for slowFor.
-func (g *guard) slow(origin ID) {
+func (g *guard) slow(origin frame.ID) {
 	now := g.now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if len(g.slowed) >= maxSources {
-		maps.DeleteFunc(g.slowed, func(_ ID, until time.Time) bool { return !until.After(now) })
+		maps.DeleteFunc(g.slowed, func(_ frame.ID, until time.Time) bool { return !until.After(now) })
 	}
 	if _, known := g.slowed[origin]; known || len(g.slowed) < maxSources {
 		g.slowed[origin] = now.Add(slowFor)
@@ -290,7 +292,7 @@ func (g *guard) slowedNow() (n int) {
 	return n
 }
 
-func (g *guard) isSlowed(now time.Time, origin ID) bool {
+func (g *guard) isSlowed(now time.Time, origin frame.ID) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	until, ok := g.slowed[origin]

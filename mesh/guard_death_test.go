@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-msgpack/v2/codec"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // exchangeOf encrypts a membership exchange, as it arrives by stream.
@@ -27,8 +28,10 @@ func exchangeOf(t testing.TB, key []byte, members ...mlNodeState) []byte {
 // unchanged. A claim that it has left counts if the member signed it.
 func TestGuardDoubtsDeath(t *testing.T) {
 	about, other := signers[0].ID(), signers[1].ID()
-	said := func(from ID) []byte { return ofMemberlist(t, mlDead, mlAccusation{7, about.String(), from.String()}) }
-	doubted := func(from ID) []byte { return append([]byte{mlSuspect}, said(from)[1:]...) }
+	said := func(from frame.ID) []byte {
+		return ofMemberlist(t, mlDead, mlAccusation{7, about.String(), from.String()})
+	}
+	doubted := func(from frame.ID) []byte { return append([]byte{mlSuspect}, said(from)[1:]...) }
 	compound := func(part []byte) []byte {
 		ping := []byte{mlPing, 0x80}
 		b := []byte{mlCompound, 3, 0, 2, 0, byte(len(part)), 0, 2}
@@ -39,7 +42,7 @@ func TestGuardDoubtsDeath(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name  string
-		from  ID
+		from  frame.ID
 		signs bool
 		stays bool
 	}{
@@ -50,7 +53,7 @@ func TestGuardDoubtsDeath(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			g, _ := testGuard(func(netip.Addr) {})
-			g.leaving = func(id ID) bool { return tt.signs && id == about }
+			g.leaving = func(id frame.ID) bool { return tt.signs && id == about }
 			was, want := said(tt.from), said(tt.from)
 			if !tt.stays {
 				want = doubted(tt.from)
@@ -71,7 +74,7 @@ func TestGuardDoubtsDeath(t *testing.T) {
 // In a membership exchange, a member that has left without a signed goodbye counts as dead, which memberlist makes suspect.
 func TestGuardDoubtsDeathInExchange(t *testing.T) {
 	g, _ := testGuard(func(netip.Addr) {})
-	g.leaving = func(id ID) bool { return id == signers[3].ID() }
+	g.leaving = func(id frame.ID) bool { return id == signers[3].ID() }
 	var members, want []mlNodeState
 	for i, state := range []int{mlStateAlive, mlStateLeft, mlStateDead, mlStateLeft, 1, mlStateLeft, mlStateAlive} {
 		a := aliveOf(signers[i%len(signers)])
@@ -113,7 +116,7 @@ func TestGuardDoubtsDeathInExchange(t *testing.T) {
 }
 
 // told counts the events of a kind that the nodes were told about a member.
-func (c *cluster) told(of ID, kind MemberEventKind) (n int) {
+func (c *cluster) told(of frame.ID, kind MemberEventKind) (n int) {
 	for _, other := range c.nodes {
 		other.mu.Lock()
 		for _, e := range other.events {
@@ -142,7 +145,7 @@ func TestClusterForgedDeath(t *testing.T) {
 			defer victim.ceiling.mu.Unlock()
 			return victim.ceiling.most
 		}
-		byPacket := func(to netip.AddrPort, from ID) {
+		byPacket := func(to netip.AddrPort, from frame.ID) {
 			b := ofMemberlist(t, mlDead, mlAccusation{present(), victim.id.ID().String(), from.String()})
 			if _, err := port.(*hubPort).WriteTo(sealed(t, key, 1, b, nil), to.String()); err != nil {
 				t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"github.com/hashicorp/go-msgpack/v2/codec"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // News of members is checked before memberlist takes it: one member that memberlist rejects, in any node's table, makes
@@ -67,7 +68,7 @@ func (g *guard) checkAccusation(b []byte) (a mlAccusation, err error) {
 	if err := mlDecode(b, &a); err != nil {
 		return a, err
 	}
-	id, err := ParseID(a.Node)
+	id, err := frame.ParseID(a.Node)
 	if err != nil {
 		return a, fmt.Errorf("%w: %w", errStreamKind, errRefuseName)
 	}
@@ -89,11 +90,11 @@ func (g *guard) doubt(a mlAccusation) bool {
 }
 
 func (g *guard) leaves(name string) bool {
-	id, err := ParseID(name)
+	id, err := frame.ParseID(name)
 	return err == nil && g.leaving != nil && g.leaving(id)
 }
 
-func (g *guard) ceiling(id ID) (most uint32, self bool) {
+func (g *guard) ceiling(id frame.ID) (most uint32, self bool) {
 	if g.ceilingOf == nil {
 		return firstCeiling, false
 	}
@@ -103,7 +104,7 @@ func (g *guard) ceiling(id ID) (most uint32, self bool) {
 // checkCeiling returns an error if news of a member has an incarnation above the member's ceiling. News that a member
 // is alive brings its own metadata, whose signature is verified before the news counts. For other states, and for this
 // node itself, memberlist keeps the metadata that it has, so a higher ceiling must be proven here.
-func (g *guard) checkCeiling(id ID, s mlNodeState, m meta) error {
+func (g *guard) checkCeiling(id frame.ID, s mlNodeState, m meta) error {
 	most, self := g.ceiling(id)
 	above := s.Incarnation > most
 	switch {
@@ -122,7 +123,7 @@ func (g *guard) checkMember(s mlNodeState, from netip.Addr) error {
 	if string(versions) != string(mlVersions[:]) {
 		return fmt.Errorf("%w: a member of versions %v, want %v", errStreamKind, versions, mlVersions)
 	}
-	id, err := ParseID(name)
+	id, err := frame.ParseID(name)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errStreamKind, errRefuseName)
 	}
@@ -134,7 +135,7 @@ func (g *guard) checkMember(s mlNodeState, from netip.Addr) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errStreamKind, err)
 	}
-	if IDOf(m.Key) != id {
+	if frame.IDOf(m.Key) != id {
 		return fmt.Errorf("%w: %w", errStreamKind, errRefuseKey)
 	}
 	known := g.knows != nil && g.knows(id, netip.AddrPortFrom(a.Unmap(), port), about)

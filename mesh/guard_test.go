@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-msgpack/v2/codec"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 var guardKey = bytes.Repeat([]byte{7}, 32)
@@ -254,7 +255,7 @@ func TestGuardBoundsNewsOfMembers(t *testing.T) {
 	now := simStart
 	g.now = func() time.Time { return now }
 	known := aliveOf(signers[1])
-	g.knows = func(id ID, at netip.AddrPort, about []byte) bool {
+	g.knows = func(id frame.ID, at netip.AddrPort, about []byte) bool {
 		return id == signers[1].ID() && at == netip.MustParseAddrPort("192.0.2.1:7946") && bytes.Equal(about, known.Meta)
 	}
 	bad, good := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.8")
@@ -388,7 +389,7 @@ func TestGuardOpensWithTheKeyOfAStream(t *testing.T) {
 // rawOf returns bytes that look to the guard like a frame of a given size with the key of origin number i.
 func rawOf(i, size int) []byte {
 	raw := make([]byte, size)
-	binary.BigEndian.PutUint32(raw[keyAt:], uint32(i))
+	binary.BigEndian.PutUint32(raw[frame.KeyAt:], uint32(i))
 	return raw
 }
 
@@ -409,7 +410,7 @@ func TestGuardHoldsVoicesToTheirRate(t *testing.T) {
 			g.now = func() time.Time { return now }
 			pass := func(from string, origin, n int) (passed int) {
 				raw := make([]byte, tt.size)
-				if tt.size > keyAt {
+				if tt.size > frame.KeyAt {
 					raw = rawOf(origin, tt.size)
 				}
 				packet := sealed(t, guardKey, 1, appendPacked([]byte{mlUser, kindPush}, raw), nil)
@@ -427,7 +428,7 @@ func TestGuardHoldsVoicesToTheirRate(t *testing.T) {
 			if pass("192.0.2.2", 1, 1) == 0 {
 				t.Error("who forges frames spends what their origin has")
 			}
-			if tt.size > keyAt && pass("192.0.2.1", 2, 1) == 0 {
+			if tt.size > frame.KeyAt && pass("192.0.2.1", 2, 1) == 0 {
 				t.Error("another origin, of whom the address passes frames on, has to pay for it")
 			}
 			passed := 0
@@ -457,7 +458,9 @@ func TestGuardSlowsOrigins(t *testing.T) {
 		}
 		return passed
 	}
-	slowed := func(origin int) ID { return IDOf(rawOf(origin, freshSize)[keyAt : keyAt+ed25519.PublicKeySize]) }
+	slowed := func(origin int) frame.ID {
+		return frame.IDOf(rawOf(origin, freshSize)[frame.KeyAt : frame.KeyAt+ed25519.PublicKeySize])
+	}
 	g.slow(slowed(1))
 	g.slow(slowed(2))
 	if small, bulk, other := said(1, freshSize), said(2, freshSize+1), said(3, freshSize); small != 6 || bulk != 18 || other != 50 {
@@ -480,11 +483,11 @@ func TestGuardSlowsOrigins(t *testing.T) {
 
 // A frame's key is where the guard looks for it.
 func TestKeyStandsWhereTheGuardLooks(t *testing.T) {
-	f, err := signers[0].Sign(Frame{Epoch: math.MaxUint64 - 1, Seq: 1, Issued: simStart, Expires: simStart.Add(time.Second)})
+	f, err := signers[0].Sign(frame.Frame{Epoch: math.MaxUint64 - 1, Seq: 1, Issued: simStart, Expires: simStart.Add(time.Second)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(f.Raw[keyAt:keyAt+len(f.Key)], f.Key) {
+	if !bytes.Equal(f.Raw[frame.KeyAt:frame.KeyAt+len(f.Key)], f.Key) {
 		t.Errorf("%x is not in %x", f.Key, f.Raw)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -24,7 +25,7 @@ const (
 // Identity is a node's ed25519 key. The zero value is no identity.
 type Identity struct {
 	key ed25519.PrivateKey
-	id  ID
+	id  frame.ID
 }
 
 // NewIdentity makes a key without storing it.
@@ -37,7 +38,7 @@ func NewIdentity() (Identity, error) {
 }
 
 func identityOf(key ed25519.PrivateKey) Identity {
-	return Identity{key: key, id: IDOf(key.Public().(ed25519.PublicKey))}
+	return Identity{key: key, id: frame.IDOf(key.Public().(ed25519.PublicKey))}
 }
 
 // CreateIdentity makes a key and stores it at path (mode 0600, on disk when it returns). It never replaces a key: if
@@ -82,10 +83,10 @@ func loadKey(path, what string) (Identity, error) {
 func (i Identity) String() string { return i.id.String() }
 
 // ID returns the node's id in the mesh.
-func (i Identity) ID() ID { return i.id }
+func (i Identity) ID() frame.ID { return i.id }
 
 // Sign encodes and signs a frame made of f's fields; Key and Origin are the node's.
-func (i Identity) Sign(f Frame) (Frame, error) { return signFrame(i.key, f) }
+func (i Identity) Sign(f frame.Frame) (frame.Frame, error) { return frame.Sign(i.key, f) }
 
 // Public returns the node's public key; the caller must not change it.
 func (i Identity) Public() ed25519.PublicKey {

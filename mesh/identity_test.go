@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 func TestIdentityFiles(t *testing.T) {
@@ -27,11 +29,11 @@ func TestIdentityFiles(t *testing.T) {
 	if err != nil || back.ID() != id.ID() || !back.Public().Equal(id.Public()) {
 		t.Errorf("loaded %v, %v; want %v", back.ID(), err, id.ID())
 	}
-	if parsed, err := ParseID(id.ID().String()); err != nil || parsed != id.ID() || len(id.ID().Short()) != 8 {
+	if parsed, err := frame.ParseID(id.ID().String()); err != nil || parsed != id.ID() || len(id.ID().Short()) != 8 {
 		t.Errorf("parsed %v, %v", parsed, err)
 	}
 	for _, bad := range []string{"", "x", id.ID().String()[:31], "ABCDEF" + id.ID().String()[6:], id.ID().String() + "0"} {
-		if _, err := ParseID(bad); err == nil {
+		if _, err := frame.ParseID(bad); err == nil {
 			t.Errorf("id %q accepted", bad)
 		}
 	}

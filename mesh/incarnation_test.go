@@ -9,6 +9,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // Whatever news of a node passes under incarnations up to its ceiling, the node is never at a higher incarnation than it
@@ -106,8 +108,8 @@ func TestGuardKeepsCeilings(t *testing.T) {
 			g, _ := testGuard(func(netip.Addr) {})
 			var heard []uint32
 			g.heard = func(inc uint32) { heard = append(heard, inc) }
-			g.ceilingOf = func(id ID) (uint32, bool) {
-				return map[ID]uint32{self.ID(): own, other.ID(): known, unknown.ID(): firstCeiling}[id], id == self.ID()
+			g.ceilingOf = func(id frame.ID) (uint32, bool) {
+				return map[frame.ID]uint32{self.ID(): own, other.ID(): known, unknown.ID(): firstCeiling}[id], id == self.ID()
 			}
 			var b []byte
 			switch s := tt.s; s.State {

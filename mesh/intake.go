@@ -5,6 +5,8 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // copyAbove is how many bytes a frame's buffer may be larger than the frame. Above that the frame is copied, so that
@@ -23,11 +25,11 @@ const (
 
 // intake gathers verified frames for one step.
 type intake struct {
-	push, tree, sync []Frame
-	from             ID // the sender of sync
+	push, tree, sync []frame.Frame
+	from             frame.ID // the sender of sync
 }
 
-func (in *intake) of(by via) *[]Frame {
+func (in *intake) of(by via) *[]frame.Frame {
 	switch by {
 	case viaTree:
 		return &in.tree
@@ -48,9 +50,9 @@ func (m *Mesh) admit(raw []byte, whole int, by via, in *intake) {
 }
 
 // screen makes the cheap checks.
-func (m *Mesh) screen(raw []byte) (f Frame, ok bool) {
+func (m *Mesh) screen(raw []byte) (f frame.Frame, ok bool) {
 	m.count.received.Add(1)
-	f, err := DecodeFrame(raw)
+	f, err := frame.Decode(raw)
 	if err != nil {
 		m.count.refused[refusedFormat].Add(1)
 		return f, false
@@ -86,7 +88,7 @@ func (m *Mesh) screen(raw []byte) (f Frame, ok bool) {
 }
 
 // vouch adds a prechecked frame whose signature was verified.
-func (m *Mesh) vouch(f Frame, signed bool, whole int, by via, in *intake) {
+func (m *Mesh) vouch(f frame.Frame, signed bool, whole int, by via, in *intake) {
 	if !signed {
 		m.count.refused[refusedSignature].Add(1)
 		m.problems.report(m.now(), ProblemForged, "signature", "somebody with the mesh's key sends frames in the name of "+f.Origin.String()+
@@ -95,7 +97,7 @@ func (m *Mesh) vouch(f Frame, signed bool, whole int, by via, in *intake) {
 	}
 	if whole > len(f.Raw)+copyAbove {
 		var err error
-		if f, err = DecodeFrame(bytes.Clone(f.Raw)); err != nil {
+		if f, err = frame.Decode(bytes.Clone(f.Raw)); err != nil {
 			return
 		}
 	}
@@ -106,7 +108,7 @@ func (m *Mesh) vouch(f Frame, signed bool, whole int, by via, in *intake) {
 }
 
 // verified verifies frames in parallel, because nothing in a slice of a sync is delivered before all of it is verified.
-func verified(frames []Frame) []bool {
+func verified(frames []frame.Frame) []bool {
 	good := make([]bool, len(frames))
 	workers := min(runtime.GOMAXPROCS(0), len(frames)/verifyApart)
 	if workers < 2 {
@@ -215,7 +217,7 @@ func (m *Mesh) bulkSlice() bool {
 func (m *Mesh) chunkSlice(w *bulkWork) {
 	from := w.msg.From
 	in := intake{from: from}
-	var frames []Frame
+	var frames []frame.Frame
 	for size := 0; len(frames) < verifyBatch-1 && size < sliceBytes && w.next < len(w.msg.Frames); w.next++ {
 		if f, ok := m.screen(w.msg.Frames[w.next]); ok {
 			frames = append(frames, f)

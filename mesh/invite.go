@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -42,9 +43,9 @@ var (
 type invite struct {
 	Hash    [32]byte // SHA-256 of the secret
 	Expires time.Time
-	Uses    uint64 // at most
-	Used    []ID   // nodes that came; each may come again
-	Caps    Caps   // for the nodes that it admits
+	Uses    uint64     // at most
+	Used    []frame.ID // nodes that came; each may come again
+	Caps    Caps       // for the nodes that it admits
 }
 
 // invites are the invitations that this node has made.
@@ -110,7 +111,7 @@ func (v *invites) add(now time.Time, i invite) error {
 
 // redeem admits a node and returns its caps, or an error that says why not. again says that the node was admitted
 // before: its first answer may have been lost. The use is stored when redeem returns.
-func (v *invites) redeem(now time.Time, secret [secretLen]byte, id ID) (caps Caps, again bool, err error) {
+func (v *invites) redeem(now time.Time, secret [secretLen]byte, id frame.ID) (caps Caps, again bool, err error) {
 	hash := sha256.Sum256(secret[:])
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -180,7 +181,7 @@ func decodeInvites(b []byte) ([]invite, error) {
 		}
 		i.Expires = time.UnixMilli(int64(ms)).UTC()
 		for k := r.Array(MaxInviteUses); k > 0 && r.Err == nil; k-- {
-			var id ID
+			var id frame.ID
 			r.Fixed(id[:])
 			i.Used = append(i.Used, id)
 		}

@@ -3,6 +3,8 @@ package mesh
 import (
 	"slices"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 const (
@@ -35,7 +37,7 @@ type keyring struct {
 
 // peerKeys is what a member says about its gossip keys.
 type peerKeys struct {
-	id   ID
+	id   frame.ID
 	has  keyVersion // the newest that it has; 0: it does not say
 	uses keyVersion // the one that it encrypts with
 }

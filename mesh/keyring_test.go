@@ -4,6 +4,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 func testGossipKey(generation uint32, b byte) GossipKey {
@@ -14,9 +16,9 @@ func TestKeyring(t *testing.T) {
 	one, two, three := testGossipKey(0, 1), testGossipKey(1, 1), testGossipKey(2, 1)
 	v1, v2, v3 := one.version(), two.version(), three.version()
 	peers := func(has, uses keyVersion, more ...peerKeys) []peerKeys {
-		return append([]peerKeys{{ID{1}, has, uses}, {ID{2}, has, uses}}, more...)
+		return append([]peerKeys{{frame.ID{1}, has, uses}, {frame.ID{2}, has, uses}}, more...)
 	}
-	behind := peerKeys{id: ID{3}, has: v1, uses: v1}
+	behind := peerKeys{id: frame.ID{3}, has: v1, uses: v1}
 	for _, tt := range []struct {
 		name   string
 		keys   []GossipKey
@@ -31,7 +33,7 @@ func TestKeyring(t *testing.T) {
 		{"ok: all have an even newer one", []GossipKey{two, one}, v1, v2, peers(v3, v1), 0, keyUse},
 		{"bad: one lacks it", []GossipKey{two, one}, v1, v2, peers(v2, v1, behind), keyUseAfter - time.Second, keyNothing},
 		{"ok: one lacks it for too long", []GossipKey{two, one}, v1, v2, peers(v2, v1, behind), keyUseAfter, keyUse},
-		{"bad: one says nothing", []GossipKey{two, one}, v1, v2, peers(v2, v1, peerKeys{id: ID{3}}), time.Minute, keyNothing},
+		{"bad: one says nothing", []GossipKey{two, one}, v1, v2, peers(v2, v1, peerKeys{id: frame.ID{3}}), time.Minute, keyNothing},
 		{"bad: alone for a moment", []GossipKey{two, one}, v1, v2, nil, keyUseAlone - time.Second, keyNothing},
 		{"ok: alone", []GossipKey{two, one}, v1, v2, nil, keyUseAlone, keyUse},
 		{"bad: alone with a key that nobody was given", []GossipKey{two, one}, v1, 0, nil, 2 * time.Hour, keyNothing},
@@ -71,7 +73,7 @@ func TestKeyringTake(t *testing.T) {
 	k := newKeyring(simStart, Secrets{GossipKey: one.Key})
 	k.take(simStart, k.with([]GossipKey{two, one}))
 	k.handed = two.version()
-	all := []peerKeys{{ID{1}, two.version(), two.version()}}
+	all := []peerKeys{{frame.ID{1}, two.version(), two.version()}}
 	if k.next(simStart, all) != keyUse {
 		t.Fatal("not to be used")
 	}

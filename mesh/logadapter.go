@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -67,12 +68,12 @@ const (
 // logAdapter turns memberlist's lines into our events. Text from peers becomes an escaped attribute.
 type logAdapter struct {
 	logger *slog.Logger
-	self   ID
+	self   frame.ID
 	// suspected is called with a peer that did not answer our probe: memberlist reports that nowhere else. It is called
 	// on whichever memberlist goroutine logs, and must not block.
-	suspected func(ID)
+	suspected func(frame.ID)
 	// unheard is likewise called with a peer that did not answer a ping by UDP. nil: not called.
-	unheard func(ID)
+	unheard func(frame.ID)
 
 	rates []eventRate // by index in logEvents
 	debug limiter
@@ -83,7 +84,7 @@ type eventRate struct {
 	muted atomic.Int64 // since the last record
 }
 
-func newLogAdapter(logger *slog.Logger, self ID, suspected func(ID)) *logAdapter {
+func newLogAdapter(logger *slog.Logger, self frame.ID, suspected func(frame.ID)) *logAdapter {
 	a := &logAdapter{
 		logger: logger, self: self, suspected: suspected, rates: make([]eventRate, len(logEvents)), debug: limiter{burst: logBurst, every: logEvery},
 	}
@@ -94,14 +95,14 @@ func newLogAdapter(logger *slog.Logger, self ID, suspected func(ID)) *logAdapter
 }
 
 // named returns the node that a line names between this prefix and suffix.
-func named(text, prefix, suffix string) (id ID, ok bool) {
+func named(text, prefix, suffix string) (id frame.ID, ok bool) {
 	if text, ok = strings.CutPrefix(text, prefix); !ok {
 		return id, false
 	}
 	if text, ok = strings.CutSuffix(text, suffix); !ok {
 		return id, false
 	}
-	id, err := ParseID(text)
+	id, err := frame.ParseID(text)
 	return id, err == nil
 }
 

@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 const (
@@ -119,13 +121,13 @@ func (m *Mesh) stepLocked(now time.Time, ev any) *actions {
 // lastLocked records our last frame for Last.
 func (m *Mesh) lastLocked() {
 	if last := m.last.Load(); last.Epoch != m.core.epoch || last.Seq != m.core.seq {
-		m.last.Store(&FrameRef{Origin: m.id, Epoch: m.core.epoch, Seq: m.core.seq})
+		m.last.Store(&frame.Ref{Origin: m.id, Epoch: m.core.epoch, Seq: m.core.seq})
 	}
 }
 
 // certifiedLocked publishes which nodes are trusted, for goroutines that may not wait for the core.
 func (m *Mesh) certifiedLocked(now time.Time) {
-	who := make(map[ID]struct{}, len(m.core.nodes))
+	who := make(map[frame.ID]struct{}, len(m.core.nodes))
 	for id := range m.core.nodes {
 		if m.core.stands(now, id) == verdictNew {
 			who[id] = struct{}{}
@@ -136,7 +138,7 @@ func (m *Mesh) certifiedLocked(now time.Time) {
 }
 
 // trusted reports whether a node is trusted (certified and not revoked), without waiting for the core.
-func (m *Mesh) trusted(id ID) bool {
+func (m *Mesh) trusted(id frame.ID) bool {
 	who := m.certified.Load()
 	if who == nil {
 		return true
@@ -250,13 +252,13 @@ func (m *Mesh) clockSet(out *actions) {
 }
 
 // void makes the daemon forget what replaced frames said.
-func (m *Mesh) void(frames []Frame) {
+func (m *Mesh) void(frames []frame.Frame) {
 	if len(frames) == 0 || m.cfg.Replaced == nil {
 		return
 	}
 	m.cfg.Replaced(frames)
 	if m.replaced == nil {
-		m.replaced = make(map[ID]struct{})
+		m.replaced = make(map[frame.ID]struct{})
 	}
 	for _, f := range frames {
 		m.replaced[f.Origin] = struct{}{}
@@ -279,24 +281,24 @@ func (m *Mesh) retell() {
 const liveSlice = 1024
 
 // live yields the live frames that the daemon can read, by origin, epoch and number. of limits the origins; nil: all.
-func (m *Mesh) live(of map[ID]struct{}) iter.Seq[Frame] {
-	return func(yield func(Frame) bool) { m.eachLive(of, false, yield) }
+func (m *Mesh) live(of map[frame.ID]struct{}) iter.Seq[frame.Frame] {
+	return func(yield func(frame.Frame) bool) { m.eachLive(of, false, yield) }
 }
 
 // Frames yields all frames of some origins, or of all if none is given, including the authority's records, by origin,
 // epoch and number.
-func (m *Mesh) Frames(origins ...ID) iter.Seq[Frame] {
-	var of map[ID]struct{}
+func (m *Mesh) Frames(origins ...frame.ID) iter.Seq[frame.Frame] {
+	var of map[frame.ID]struct{}
 	for _, id := range origins {
 		if of == nil {
-			of = make(map[ID]struct{}, len(origins))
+			of = make(map[frame.ID]struct{}, len(origins))
 		}
 		of[id] = struct{}{}
 	}
-	return func(yield func(Frame) bool) { m.eachLive(of, true, yield) }
+	return func(yield func(frame.Frame) bool) { m.eachLive(of, true, yield) }
 }
 
-func (m *Mesh) eachLive(of map[ID]struct{}, records bool, yield func(Frame) bool) {
+func (m *Mesh) eachLive(of map[frame.ID]struct{}, records bool, yield func(frame.Frame) bool) {
 	m.mu.Lock()
 	streams := slices.SortedFunc(maps.Keys(m.core.streams), streamKey.compare)
 	authority := m.core.authority
@@ -316,7 +318,7 @@ func (m *Mesh) eachLive(of map[ID]struct{}, records bool, yield func(Frame) bool
 			}
 			m.mu.Unlock()
 			for _, h := range some {
-				if f, err := DecodeFrame(h.raw); err == nil && !yield(f) {
+				if f, err := frame.Decode(h.raw); err == nil && !yield(f) {
 					return
 				}
 				next = h.seq + 1

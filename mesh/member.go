@@ -3,6 +3,8 @@ package mesh
 import (
 	"net/netip"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // State is the state of a member as this node sees it.
@@ -34,7 +36,7 @@ func (s State) String() string {
 // Member is one node of the mesh as this node sees it.
 type Member struct {
 	Name  string // for people; not unique
-	ID    ID
+	ID    frame.ID
 	Addr  netip.AddrPort
 	State State
 	Self  bool
@@ -86,7 +88,7 @@ type MemberEvent struct {
 
 // Peer is what is stored about a member for the next start.
 type Peer struct {
-	ID   ID
+	ID   frame.ID
 	Name string
 	Addr netip.AddrPort
 	Seen time.Time // last known alive
@@ -94,7 +96,7 @@ type Peer struct {
 	Proved []AddrProof
 	// Forgotten is when ForgottenBy said that it is gone for good; see Mesh.Forget.
 	Forgotten     time.Time `json:",omitzero"`
-	ForgottenBy   ID        `json:",omitzero"`
+	ForgottenBy   frame.ID  `json:",omitzero"`
 	ForgottenSure bool      `json:",omitempty"`
 }
 

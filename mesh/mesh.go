@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 var (
@@ -30,16 +31,16 @@ const maxTodo = 1 << 16
 // Mesh is this node's membership in a mesh. Its methods may be called from any goroutine.
 type Mesh struct {
 	cfg   Config
-	id    ID
+	id    frame.ID
 	ready chan struct{}
 	now   func() time.Time // time.Now, except in simulations
 
 	inbox    chan []byte // memberlist's goroutines send, the core receives, nobody closes; full: dropped and counted
 	later    chan []byte // the same for packets with large frames
 	bulk     bulkQueue
-	bulkCost buckets[ID]   // a peer's chunk signatures that were verified in vain
-	events   chan any      // ev types: memberlist's goroutines send, the core receives, nobody closes; full: dropped
-	wake     chan struct{} // capacity 1: todo has actions, or the next deadline has changed
+	bulkCost buckets[frame.ID] // a peer's chunk signatures that were verified in vain
+	events   chan any          // ev types: memberlist's goroutines send, the core receives, nobody closes; full: dropped
+	wake     chan struct{}     // capacity 1: todo has actions, or the next deadline has changed
 
 	peers     *peerTable
 	pusher    *pusher
@@ -53,25 +54,25 @@ type Mesh struct {
 	serverTLS func() (*tls.Config, error) // for enrolment and other clients; made once
 	hellos    limiter                     // TLS handshakes of strangers
 	enrolRate buckets[netip.Addr]
-	rolls     limiter     // changes of epoch
-	told      buckets[ID] // revoked nodes that were sent their revocation
-	earlies   buckets[ID] // frames verified only to report them
+	rolls     limiter           // changes of epoch
+	told      buckets[frame.ID] // revoked nodes that were sent their revocation
+	earlies   buckets[frame.ID] // frames verified only to report them
 	asks      asks
-	answers   buckets[ID] // to members' questions
+	answers   buckets[frame.ID] // to members' questions
 	// strangerAnswers are the same for nodes whose certificate has not come.
-	strangerAnswers buckets[ID]
+	strangerAnswers buckets[frame.ID]
 	noticers        noticers
 	queries         queries
 	problems        problems
 	faults          faults
 	count           counters
-	warnings        chan warning                    // memberlist's and the guard's goroutines send, the core's receives, nobody closes; full: dropped
-	certified       atomic.Pointer[map[ID]struct{}] // the trusted nodes, a copy of the core's for goroutines that may not wait; nil: everybody
+	warnings        chan warning                          // memberlist's and the guard's goroutines send, the core's receives, nobody closes; full: dropped
+	certified       atomic.Pointer[map[frame.ID]struct{}] // the trusted nodes, a copy of the core's for goroutines that may not wait; nil: everybody
 
 	acks ackSigner
 	// For the core's goroutine only.
-	replaced map[ID]struct{} // origins that had frames replaced, until Retold
-	retellAt time.Time       // Retold is not called before this
+	replaced map[frame.ID]struct{} // origins that had frames replaced, until Retold
+	retellAt time.Time             // Retold is not called before this
 	clocks   clockCheck
 
 	place    location
@@ -81,8 +82,8 @@ type Mesh struct {
 	ml   atomic.Pointer[memberlist.Memberlist]
 	tr   atomic.Pointer[transport]
 	addr atomic.Pointer[netip.AddrPort]
-	root atomic.Pointer[[32]byte] // a copy of the core's, for goroutines that may not wait
-	last atomic.Pointer[FrameRef] // our last frame, likewise
+	root atomic.Pointer[[32]byte]  // a copy of the core's, for goroutines that may not wait
+	last atomic.Pointer[frame.Ref] // our last frame, likewise
 
 	// publishing is held from naming a frame until the core has it, so that numbers go up by one and no other epoch
 	// begins meanwhile. It is locked before mu.
@@ -130,12 +131,12 @@ func New(cfg Config) (*Mesh, error) {
 		join:   newJoinList(cfg.Join),
 	}
 	if cfg.Secrets.HasAuthority() {
-		m.core.authority = IDOf(cfg.Secrets.Authority[:])
+		m.core.authority = frame.IDOf(cfg.Secrets.Authority[:])
 	}
 	m.root.Store(&[32]byte{})
-	m.last.Store(&FrameRef{Origin: m.id, Epoch: cfg.Epoch})
+	m.last.Store(&frame.Ref{Origin: m.id, Epoch: cfg.Epoch})
 	if cfg.Secrets.HasAuthority() {
-		m.certified.Store(&map[ID]struct{}{})
+		m.certified.Store(&map[frame.ID]struct{}{})
 	}
 	m.warnings = make(chan warning, maxWarnings)
 	m.peers = newPeerTable(m.id, cfg.Peers, m.trusted)
@@ -149,17 +150,17 @@ func New(cfg Config) (*Mesh, error) {
 	m.serverTLS = sync.OnceValues(m.newServerTLS)
 	m.hellos = limiter{burst: helloBurst, every: helloEvery}
 	m.enrolRate = newBuckets[netip.Addr](enrolRate, enrolBurst)
-	m.bulkCost = newBuckets[ID](bulkRate, bulkBurst)
-	m.told = newBuckets[ID](1/tellEvery.Seconds(), 1)
-	m.earlies = newBuckets[ID](earlyTold, 10*earlyTold)
+	m.bulkCost = newBuckets[frame.ID](bulkRate, bulkBurst)
+	m.told = newBuckets[frame.ID](1/tellEvery.Seconds(), 1)
+	m.earlies = newBuckets[frame.ID](earlyTold, 10*earlyTold)
 	m.acks.rate = limiter{burst: ackBurst, every: ackEvery}
 	m.rolls = limiter{burst: rollBurst, every: rollEvery}
 	m.views.exchange = make(chan netip.AddrPort, 1)
 	m.asks = asks{wake: make(chan struct{}, 1), open: make(map[[16]byte]openAsk)}
-	m.answers = newBuckets[ID](answerRate, answerBurst)
-	m.strangerAnswers = newBuckets[ID](answerRate, answerBurst)
+	m.answers = newBuckets[frame.ID](answerRate, answerBurst)
+	m.strangerAnswers = newBuckets[frame.ID](answerRate, answerBurst)
 	m.queries = newQueries()
-	m.noticers = noticers{last: make(map[ID]*noticer)}
+	m.noticers = noticers{last: make(map[frame.ID]*noticer)}
 	m.faults = faults{of: make(map[Problem]string)}
 	m.problems = problems{tell: cfg.OnProblem, count: &m.count.problems, last: make(map[string]time.Time)}
 	return m, nil
@@ -169,11 +170,11 @@ func New(cfg Config) (*Mesh, error) {
 // memory: otherwise a node's first frame takes about 20 ms longer.
 func rehearse(cfg Config) error {
 	now := time.Now()
-	f, err := cfg.Identity.Sign(Frame{
+	f, err := cfg.Identity.Sign(frame.Frame{
 		MeshID: cfg.Secrets.MeshID, Epoch: cfg.Epoch, Seq: 1, Issued: now, Expires: now.Add(time.Second), Payload: []byte{0},
 	})
 	if err == nil {
-		f, err = DecodeFrame(f.Raw)
+		f, err = frame.Decode(f.Raw)
 	}
 	if err == nil {
 		err = f.Verify()
@@ -190,8 +191,8 @@ func rehearse(cfg Config) error {
 // whose origin no earlier frame certifies. The bytes are copied. Restore returns ErrStopped once Run has begun.
 func (m *Mesh) Restore(raws iter.Seq[[]byte]) error {
 	now := m.now()
-	var expired []FrameRef
-	var frames []Frame
+	var expired []frame.Ref
+	var frames []frame.Frame
 	put := func() error {
 		m.mu.Lock()
 		defer m.mu.Unlock()
@@ -205,7 +206,7 @@ func (m *Mesh) Restore(raws iter.Seq[[]byte]) error {
 		return nil
 	}
 	for raw := range raws {
-		f, err := DecodeFrame(append([]byte(nil), raw...))
+		f, err := frame.Decode(append([]byte(nil), raw...))
 		switch {
 		case err != nil:
 			m.count.refused[refusedFormat].Add(1)
@@ -242,7 +243,7 @@ func (m *Mesh) Addr() netip.AddrPort {
 // signed.
 const maxDrafts = 3
 
-// Publish signs payload (at most MaxPayload bytes) as our next frame and queues it for every member. It never waits for
+// Publish signs payload (at most frame.MaxPayload bytes) as our next frame and queues it for every member. It never waits for
 // the network. now becomes the frame's Issued. A frame published before Run is held and travels by sync. The payload is
 // copied.
 //
@@ -250,67 +251,67 @@ const maxDrafts = 3
 // once: signing takes as long as everything else here. first must not publish. If it is called again with another name,
 // the last call counts. The frame is published after that, unless it ends meanwhile, Run ends (ErrStopped), or a copy
 // of this node keeps taking its names.
-func (m *Mesh) Publish(now time.Time, payload []byte, expires time.Time, first func(Frame)) (Frame, error) {
+func (m *Mesh) Publish(now time.Time, payload []byte, expires time.Time, first func(frame.Frame)) (frame.Frame, error) {
 	m.publishing.Lock()
 	defer m.publishing.Unlock()
 	for range maxDrafts {
-		draft, err := m.draft(Frame{MeshID: m.cfg.Secrets.MeshID, Issued: now, Expires: expires, Payload: payload})
+		draft, err := m.draft(frame.Frame{MeshID: m.cfg.Secrets.MeshID, Issued: now, Expires: expires, Payload: payload})
 		if err != nil {
-			return Frame{}, err
+			return frame.Frame{}, err
 		}
 		if first != nil {
 			first(draft)
 		}
 		f, err := m.cfg.Identity.Sign(draft)
 		if err != nil {
-			return Frame{}, fmt.Errorf("publish: %w", err)
+			return frame.Frame{}, fmt.Errorf("publish: %w", err)
 		}
 		if taken, err := m.take(f); taken || err != nil {
 			return f, err
 		}
 	}
-	return Frame{}, errors.New("publish: another node signs with this node's key")
+	return frame.Frame{}, errors.New("publish: another node signs with this node's key")
 }
 
 // draft names our next frame, if there is room for it.
-func (m *Mesh) draft(f Frame) (Frame, error) {
+func (m *Mesh) draft(f frame.Frame) (frame.Frame, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.phase == phaseEnded {
-		return Frame{}, ErrStopped
+		return frame.Frame{}, ErrStopped
 	}
 	if len(m.todo) >= maxTodo {
-		return Frame{}, ErrBusy
+		return frame.Frame{}, ErrBusy
 	}
 	f.Epoch, f.Seq = m.core.epoch, m.core.nextSeq()
-	f, err := draftFrame(m.cfg.Identity.Public(), f)
+	f, err := frame.Draft(m.cfg.Identity.Public(), f)
 	if err != nil {
-		return Frame{}, fmt.Errorf("publish: %w", err)
+		return frame.Frame{}, fmt.Errorf("publish: %w", err)
 	}
 	switch m.core.promise(m.now(), f) {
 	case verdictNew:
 		return f, nil
 	case verdictExpired:
-		return Frame{}, errEnded(f)
+		return frame.Frame{}, errEnded(f)
 	case verdictFuture:
-		return Frame{}, fmt.Errorf("publish: it is dated %s, more than %d minutes ahead of the clock", f.Issued.UTC().Format(time.RFC3339), FutureSkew/time.Minute)
+		return frame.Frame{}, fmt.Errorf("publish: it is dated %s, more than %d minutes ahead of the clock", f.Issued.UTC().Format(time.RFC3339), frame.FutureSkew/time.Minute)
 	}
-	return Frame{}, fmt.Errorf("publish: too much of this node is in force: at most %d frames, of %d bytes in all; what is banned for a shorter time, or together with others, takes less",
+	return frame.Frame{}, fmt.Errorf("publish: too much of this node is in force: at most %d frames, of %d bytes in all; what is banned for a shorter time, or together with others, takes less",
 		maxOriginFrames, maxOriginBytes)
 }
 
-func errEnded(f Frame) error {
+func errEnded(f frame.Frame) error {
 	return fmt.Errorf("publish: it has ended already, at %s", f.Expires.UTC().Format(time.RFC3339))
 }
 
 // take gives our own frame to the core and to the members, unless its name is in use.
-func (m *Mesh) take(f Frame) (bool, error) {
+func (m *Mesh) take(f frame.Frame) (bool, error) {
 	m.mu.Lock()
 	if m.phase == phaseEnded {
 		m.mu.Unlock()
 		return false, ErrStopped
 	}
-	said := m.stepLocked(m.now(), evFrames{via: viaOwn, frames: []Frame{f}}).verdicts
+	said := m.stepLocked(m.now(), evFrames{via: viaOwn, frames: []frame.Frame{f}}).verdicts
 	running := m.phase == phaseRunning
 	m.mu.Unlock()
 	switch {
@@ -321,7 +322,7 @@ func (m *Mesh) take(f Frame) (bool, error) {
 	}
 	m.count.published.Add(1)
 	if running {
-		m.pusher.put(pushJob{frames: []Frame{f}})
+		m.pusher.put(pushJob{frames: []frame.Frame{f}})
 		m.gossip.put(f)
 		m.nudge()
 	}
@@ -345,7 +346,7 @@ func (m *Mesh) Expire(now time.Time) {
 // Slow reduces the rate accepted from an origin: for ten seconds its frames in peers' packets have an eighth of the
 // usual limit, so that an origin that floods this node with frames it holds or refuses does not keep it busy. Dropped
 // frames come by sync. Slow does not block.
-func (m *Mesh) Slow(origin ID) {
+func (m *Mesh) Slow(origin frame.ID) {
 	if tr := m.tr.Load(); tr != nil {
 		tr.guard.slow(origin)
 	}

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // The time that a node needs for a frame, as measured on two cores, and the one-way delay of a LAN.
@@ -28,7 +30,7 @@ const (
 type modelRun struct {
 	rng    *rand.Rand
 	cores  []*core
-	byID   map[ID]int
+	byID   map[frame.ID]int
 	dead   []bool
 	busy   []time.Duration  // when a node's sender is free again
 	got    []time.Duration  // when it had the frame; -1: not yet
@@ -41,7 +43,7 @@ type modelRun struct {
 	seq    uint64
 	copies int
 	bytes  int
-	frame  Frame
+	frame  frame.Frame
 	all    []target // all nodes: nobody has noticed yet who is dead
 }
 
@@ -118,7 +120,7 @@ func (m *modelRun) pushTo(from, to int) {
 }
 
 func (m *modelRun) take(n int, by via) int {
-	out := m.cores[n].step(m.now(), evFrames{via: by, frames: []Frame{m.frame}})
+	out := m.cores[n].step(m.now(), evFrames{via: by, frames: []frame.Frame{m.frame}})
 	if len(out.admitted) > 0 {
 		m.got[n] = m.at
 	}
@@ -126,7 +128,7 @@ func (m *modelRun) take(n int, by via) int {
 		m.after(m.think, func() { m.push(n) })
 	}
 	if len(out.pass) > 0 && m.direct() && len(m.cores)-1 > passAbove {
-		m.pushTo(n, m.byID[successor(m.frame.hash(), m.frame.Origin, m.cores[n].self, m.all)])
+		m.pushTo(n, m.byID[successor(m.frame.Hash(), m.frame.Origin, m.cores[n].self, m.all)])
 	}
 	m.carry(n, out)
 	return len(out.admitted)
@@ -183,9 +185,9 @@ func (m *modelRun) ping(n int) {
 var fastest = make(map[int]time.Duration)
 
 func newModel(tb testing.TB, nodes int, seed uint64, loss, dead float64) *modelRun {
-	m := &modelRun{rng: rand.New(rand.NewPCG(seed, 7)), byID: make(map[ID]int), loss: loss}
+	m := &modelRun{rng: rand.New(rand.NewPCG(seed, 7)), byID: make(map[frame.ID]int), loss: loss}
 	m.frame = testFrame(tb, simKeys()[0], 1, 1+seed, simEpoch, time.Hour, strings.Repeat("b", 55))
-	ids := make([]ID, nodes)
+	ids := make([]frame.ID, nodes)
 	for i := range nodes {
 		id := simKeys()[0].ID()
 		if i > 0 {
@@ -201,8 +203,8 @@ func newModel(tb testing.TB, nodes int, seed uint64, loss, dead float64) *modelR
 		m.busy = append(m.busy, 0)
 	}
 	// Build the tree of treeChildren once for all nodes: each call of treeChildren sorts the members.
-	hash := m.frame.hash()
-	slices.SortFunc(ids, func(a, b ID) int { return slices.Compare(a[:], b[:]) })
+	hash := m.frame.Hash()
+	slices.SortFunc(ids, func(a, b frame.ID) int { return slices.Compare(a[:], b[:]) })
 	m.layOut(hash)
 	const looks = 25
 	// Use the fastest look of all models of that size: others may use the processor. Collecting ten thousand cores
@@ -258,7 +260,7 @@ func (m *modelRun) run(d time.Duration) {
 		}
 	}
 	m.after(modelSign, func() {
-		m.cores[0].step(m.now(), evFrames{via: viaOwn, frames: []Frame{m.frame}})
+		m.cores[0].step(m.now(), evFrames{via: viaOwn, frames: []frame.Frame{m.frame}})
 		m.got[0] = m.at
 		if m.direct() {
 			m.push(0)

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // testNode is a Mesh with its callbacks recorded.
@@ -20,8 +22,8 @@ type testNode struct {
 	stop func() error // ends Run and returns its error
 
 	mu        sync.Mutex
-	delivered []Frame
-	stored    map[FrameRef][]byte
+	delivered []frame.Frame
+	stored    map[frame.Ref][]byte
 	problems  []string
 	events    []MemberEvent
 	remember  []Peer
@@ -48,24 +50,24 @@ func newSecrets(tb testing.TB) Secrets {
 // newNode makes a node that is not running; edit may change its configuration.
 func newNode(tb testing.TB, secrets Secrets, id Identity, edit func(*Config)) *testNode {
 	tb.Helper()
-	n := &testNode{id: id, stored: make(map[FrameRef][]byte)}
+	n := &testNode{id: id, stored: make(map[frame.Ref][]byte)}
 	cfg := Config{
 		Identity: id, Secrets: secrets, Name: "node-" + id.ID().Short(), Version: "test", Epoch: 1,
 		Bind:   netip.MustParseAddrPort("127.0.0.1:0"),
 		Logger: slog.New(slog.DiscardHandler),
-		Deliver: func(fs []Frame) {
+		Deliver: func(fs []frame.Frame) {
 			n.mu.Lock()
 			defer n.mu.Unlock()
 			n.delivered = append(n.delivered, fs...)
 		},
-		Admitted: func(fs []Frame) {
+		Admitted: func(fs []frame.Frame) {
 			n.mu.Lock()
 			defer n.mu.Unlock()
 			for _, f := range fs {
 				n.stored[f.Ref()] = f.Raw
 			}
 		},
-		Expired: func(refs []FrameRef) {
+		Expired: func(refs []frame.Ref) {
 			n.mu.Lock()
 			defer n.mu.Unlock()
 			for _, r := range refs {
@@ -173,7 +175,7 @@ func sameDigest(nodes []*testNode) bool {
 	return true
 }
 
-func publish(tb testing.TB, n *testNode, text string, life time.Duration) Frame {
+func publish(tb testing.TB, n *testNode, text string, life time.Duration) frame.Frame {
 	tb.Helper()
 	now := time.Now()
 	f, err := n.Publish(now, []byte(text), now.Add(life), nil)
@@ -280,7 +282,7 @@ func TestFreshFramePassesSync(t *testing.T) {
 	now := time.Now()
 	var raws [][]byte
 	for seq := range uint64(old) {
-		f, err := signers[0].Sign(Frame{MeshID: secrets.MeshID, Epoch: 1, Seq: seq + 1, Issued: now, Expires: now.Add(time.Hour)})
+		f, err := signers[0].Sign(frame.Frame{MeshID: secrets.MeshID, Epoch: 1, Seq: seq + 1, Issued: now, Expires: now.Add(time.Hour)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -294,7 +296,7 @@ func TestFreshFramePassesSync(t *testing.T) {
 	eventually(t, 20*time.Second, "the sync has begun", func() bool { return taker.deliveredCount() > 0 })
 	fresh := publish(t, giver, "fresh", time.Hour)
 	eventually(t, time.Minute, "everything is there", func() bool { return taker.deliveredCount() == old+1 })
-	at := slices.IndexFunc(taker.delivered, func(f Frame) bool { return f.Ref() == fresh.Ref() })
+	at := slices.IndexFunc(taker.delivered, func(f frame.Frame) bool { return f.Ref() == fresh.Ref() })
 	t.Logf("the fresh frame came as number %d of %d", at, old+1)
 	if at > old/2 {
 		t.Errorf("the fresh frame came as number %d of %d", at, old+1)

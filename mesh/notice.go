@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -36,7 +37,7 @@ var ErrNotAlive = errors.New("the member is not alive")
 // notice is a message of one member to another, outside the frames: nobody else gets it, and nobody stores it.
 type notice struct {
 	MeshID  [16]byte
-	To      ID
+	To      frame.ID
 	Issued  time.Time
 	Payload []byte // at most MaxNotice bytes
 	Key     ed25519.PublicKey
@@ -97,7 +98,7 @@ func (n notice) verify(domain string) bool {
 // noticers limits the rate of each sender of notices, and rejects repeated ones.
 type noticers struct {
 	mu   sync.Mutex
-	last map[ID]*noticer
+	last map[frame.ID]*noticer
 }
 
 type noticer struct {
@@ -106,7 +107,7 @@ type noticer struct {
 }
 
 // expects reports whether a notice is newer than the sender's last one, and so worth verifying.
-func (v *noticers) expects(from ID, issued time.Time) bool {
+func (v *noticers) expects(from frame.ID, issued time.Time) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	n := v.last[from]
@@ -114,14 +115,14 @@ func (v *noticers) expects(from ID, issued time.Time) bool {
 }
 
 // admit records a verified notice, and reports whether it is within the limits.
-func (v *noticers) admit(now time.Time, from ID, issued time.Time) bool {
+func (v *noticers) admit(now time.Time, from frame.ID, issued time.Time) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	n := v.last[from]
 	if n == nil {
 		if len(v.last) >= maxNoticers {
 			for id, n := range v.last {
-				if now.Sub(n.issued) > 2*FutureSkew { // a replay is too old by now
+				if now.Sub(n.issued) > 2*frame.FutureSkew { // a replay is too old by now
 					delete(v.last, id)
 				}
 			}
@@ -141,7 +142,7 @@ func (v *noticers) admit(now time.Time, from ID, issued time.Time) bool {
 
 // Notify sends one member a payload (at most MaxNotice bytes) in a packet that only that member accepts. nil does not
 // mean that it arrived. Errors match ErrNotAlive or ErrStopped.
-func (m *Mesh) Notify(to ID, payload []byte) error {
+func (m *Mesh) Notify(to frame.ID, payload []byte) error {
 	if len(payload) > MaxNotice {
 		return fmt.Errorf("notice of %d bytes, want at most %d", len(payload), MaxNotice)
 	}
@@ -164,20 +165,20 @@ func (m *Mesh) noticeMessage(b []byte) {
 	}
 	m.count.notices.Add(1)
 	if m.cfg.Noticed != nil {
-		m.cfg.Noticed(IDOf(n.Key), n.Payload)
+		m.cfg.Noticed(frame.IDOf(n.Key), n.Payload)
 	}
 }
 
 // heeds makes the cheap checks before it verifies the signature, and charges the rate only if that is good.
 func (m *Mesh) heeds(now time.Time, n notice) bool {
-	from, age := IDOf(n.Key), now.Sub(n.Issued)
+	from, age := frame.IDOf(n.Key), now.Sub(n.Issued)
 	return n.MeshID == m.cfg.Secrets.MeshID && n.To == m.id && from != m.id && m.isMember(now, from) &&
-		age <= FutureSkew && age >= -FutureSkew && m.noticers.expects(from, n.Issued) &&
+		age <= frame.FutureSkew && age >= -frame.FutureSkew && m.noticers.expects(from, n.Issued) &&
 		n.verify(noticeDomain) && m.noticers.admit(now, from, n.Issued)
 }
 
 // isMember reports whether an origin is trusted and is a node.
-func (m *Mesh) isMember(now time.Time, id ID) bool {
+func (m *Mesh) isMember(now time.Time, id frame.ID) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.core.stands(now, id) == verdictNew && (m.core.authority.IsZero() || id != m.core.authority)

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // heard records notices.
@@ -17,7 +19,7 @@ type heard struct {
 	said []string
 }
 
-func (h *heard) add(from ID, payload []byte) {
+func (h *heard) add(from frame.ID, payload []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.said = append(h.said, from.Short()+" "+string(payload))
@@ -78,8 +80,8 @@ func TestNoticeIsHeeded(t *testing.T) {
 		{"bad: ourselves", say(n.id, nil), false},
 		{"bad: for another node", say(good, func(m *notice) { m.To[0] ^= 1 }), false},
 		{"bad: of another mesh", say(good, func(m *notice) { m.MeshID[0] ^= 1 }), false},
-		{"bad: old", say(good, func(m *notice) { m.Issued = now.Add(-FutureSkew - time.Second) }), false},
-		{"bad: from the future", say(good, func(m *notice) { m.Issued = now.Add(FutureSkew + time.Second) }), false},
+		{"bad: old", say(good, func(m *notice) { m.Issued = now.Add(-frame.FutureSkew - time.Second) }), false},
+		{"bad: from the future", say(good, func(m *notice) { m.Issued = now.Add(frame.FutureSkew + time.Second) }), false},
 		{"bad: signature", spoiled(1), false},
 		{"bad: another payload", spoiled(64 + 34 + 1), false},
 		{"bad: cut short", say(good, nil)[:60], false},
@@ -110,15 +112,15 @@ func TestNoticeIsHeeded(t *testing.T) {
 
 // However many senders there are, the memory of them is bounded.
 func TestNoticersAreBounded(t *testing.T) {
-	v := noticers{last: make(map[ID]*noticer)}
+	v := noticers{last: make(map[frame.ID]*noticer)}
 	now := time.Now()
 	for i := range maxNoticers + 10 {
-		if ok := v.admit(now, ID{byte(i), byte(i >> 8), byte(i >> 16)}, now); ok != (i < maxNoticers) {
+		if ok := v.admit(now, frame.ID{byte(i), byte(i >> 8), byte(i >> 16)}, now); ok != (i < maxNoticers) {
 			t.Fatalf("sender %d: %v", i, ok)
 		}
 	}
-	later := now.Add(2*FutureSkew + time.Second)
-	if !v.admit(later, ID{1, 1, 1, 1}, later) || len(v.last) != 1 {
+	later := now.Add(2*frame.FutureSkew + time.Second)
+	if !v.admit(later, frame.ID{1, 1, 1, 1}, later) || len(v.last) != 1 {
 		t.Errorf("the silent ones are kept: %d", len(v.last))
 	}
 }
@@ -136,7 +138,7 @@ func TestNotify(t *testing.T) {
 	eventually(t, 10*time.Second, "the notice", func() bool {
 		return slices.Equal(h.all(), []string{b.id.ID().Short() + " hello"})
 	})
-	if err := b.Notify(ID{1}, nil); !errors.Is(err, ErrNotAlive) {
+	if err := b.Notify(frame.ID{1}, nil); !errors.Is(err, ErrNotAlive) {
 		t.Errorf("to nobody: %v", err)
 	}
 	if err := b.Notify(a.id.ID(), make([]byte, MaxNotice+1)); err == nil {

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // paced is a guard with its own clock and a source that sends it frames.
@@ -41,8 +43,8 @@ func (p *paced) say(n int) (passed int) {
 	return passed
 }
 
-func (p *paced) origin() ID {
-	return IDOf(rawOf(1, freshSize)[keyAt : keyAt+ed25519.PublicKeySize])
+func (p *paced) origin() frame.ID {
+	return frame.IDOf(rawOf(1, freshSize)[frame.KeyAt : frame.KeyAt+ed25519.PublicKeySize])
 }
 
 // An agent does not know that a peer has slowed it, and says no more than before: the excess is dropped, and nobody is told

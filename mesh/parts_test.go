@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -21,20 +22,20 @@ import (
 // different frames.
 func TestTreeReachesAllOnce(t *testing.T) {
 	for _, n := range []int{2, 9, 10, 101, 1000} {
-		var ids []ID
+		var ids []frame.ID
 		for i := range n {
-			ids = append(ids, IDOf([]byte(fmt.Sprint(i))))
+			ids = append(ids, frame.IDOf([]byte(fmt.Sprint(i))))
 		}
-		inner := make(map[ID]int)
+		inner := make(map[frame.ID]int)
 		for f := range 4 {
 			hash := [32]byte(append(slices.Clone(ids[f%n][:]), ids[(f+1)%n][:]...))
 			origin := ids[f%n]
-			got := map[ID]int{origin: 1}
+			got := map[frame.ID]int{origin: 1}
 			depth := 0
-			for level := []ID{origin}; len(level) > 0; depth++ {
-				var next []ID
+			for level := []frame.ID{origin}; len(level) > 0; depth++ {
+				var next []frame.ID
 				for _, id := range level {
-					others := slices.DeleteFunc(slices.Clone(ids), func(o ID) bool { return o == id })
+					others := slices.DeleteFunc(slices.Clone(ids), func(o frame.ID) bool { return o == id })
 					children := treeChildren(hash, origin, id, others, treeFan)
 					if len(children) > 0 {
 						inner[id]++
@@ -66,7 +67,7 @@ func TestPackFrames(t *testing.T) {
 	for i := range 40 {
 		raws = append(raws, bytes.Repeat([]byte{byte(i)}, 200))
 	}
-	raws = append(raws, make([]byte, MaxFrame))
+	raws = append(raws, make([]byte, frame.MaxSize))
 	var got [][]byte
 	for _, p := range packFrames(kindPush, raws) {
 		if len(p) > maxPacket || p[0] != kindPush {
@@ -93,10 +94,10 @@ func TestPackFrames(t *testing.T) {
 // memberlist's texts used to reach the log, and anybody could make it repeat them endlessly.
 func TestLogAdapter(t *testing.T) {
 	var out strings.Builder
-	var suspected []ID
+	var suspected []frame.ID
 	id, self := signers[0].ID(), signers[1].ID()
 	logger := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	suspect := func(id ID) { suspected = append(suspected, id) }
+	suspect := func(id frame.ID) { suspected = append(suspected, id) }
 	const debug = "level=DEBUG msg=membership text="
 	for _, tt := range []struct{ line, want string }{
 		{"[ERR] memberlist: Failed to send gossip to 10.0.0.1:7946: write udp: sendto: network is unreachable", `level=INFO msg="could not send to another node" err="network is unreachable"`},
@@ -125,7 +126,7 @@ func TestLogAdapter(t *testing.T) {
 			t.Errorf("%q logged as %q, want %q", tt.line, got, tt.want)
 		}
 	}
-	if !slices.Equal(suspected, []ID{id}) {
+	if !slices.Equal(suspected, []frame.ID{id}) {
 		t.Errorf("suspected %v", suspected)
 	}
 }
@@ -134,7 +135,7 @@ func TestLogAdapter(t *testing.T) {
 func TestLogAdapterIsQuiet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out strings.Builder
-		a := newLogAdapter(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug})), ID{}, nil)
+		a := newLogAdapter(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug})), frame.ID{}, nil)
 		for range 1000 {
 			for _, line := range []string{"[ERR] memberlist: failed to receive: EOF from=10.0.0.1:1", "[ERR] memberlist: Failed to send ack: x", "[ERR] memberlist: y"} {
 				_, _ = a.Write([]byte(line + "\n"))
@@ -234,10 +235,10 @@ func TestPeerTableBounds(t *testing.T) {
 	var remembered []Peer
 	for i := range MaxPeers + 50 {
 		remembered = append(remembered, Peer{
-			ID: IDOf([]byte(fmt.Sprint(i))), Name: "x\x1b", Addr: netip.MustParseAddrPort("192.0.2.1:1"), Seen: simStart.Add(-time.Duration(i) * time.Second),
+			ID: frame.IDOf([]byte(fmt.Sprint(i))), Name: "x\x1b", Addr: netip.MustParseAddrPort("192.0.2.1:1"), Seen: simStart.Add(-time.Duration(i) * time.Second),
 		})
 	}
-	table := newPeerTable(ID{}, remembered, func(ID) bool { return true })
+	table := newPeerTable(frame.ID{}, remembered, func(frame.ID) bool { return true })
 	if n := len(table.members(simStart)); n != MaxPeers {
 		t.Errorf("%d peers, want %d", n, MaxPeers)
 	}
@@ -275,7 +276,7 @@ func TestPeerTableBounds(t *testing.T) {
 		t.Error("remembered after a goodbye long ago")
 	}
 	for i := range MaxMembers {
-		table.peers[ID{1, byte(i), byte(i >> 8)}] = &peer{seen: simStart, Member: Member{ID: ID{1, byte(i), byte(i >> 8)}, State: StateDead}}
+		table.peers[frame.ID{1, byte(i), byte(i >> 8)}] = &peer{seen: simStart, Member: Member{ID: frame.ID{1, byte(i), byte(i >> 8)}, State: StateDead}}
 	}
 	before := len(table.peers)
 	if _, ok := table.joined(simStart.Add(time.Second), n, MemberJoin); !ok || len(table.peers) != before {

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // members lists the peers by name, then id.
@@ -73,7 +75,7 @@ func (t *peerTable) remember(now time.Time) []Peer {
 
 // lostPeer is a peer that fell silent, and where it may be.
 type lostPeer struct {
-	id   ID
+	id   frame.ID
 	addr netip.AddrPort
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -55,7 +56,7 @@ type peer struct {
 
 // target is where to push frames.
 type target struct {
-	id   ID
+	id   frame.ID
 	node *memberlist.Node
 	gone bool // as others say; nodes disagree about that, so it has no place in a tree
 }
@@ -63,9 +64,9 @@ type target struct {
 // peerTable is the membership as this node sees it. memberlist's callbacks write it under memberlist's lock, so nothing
 // here calls out.
 type peerTable struct {
-	self    ID
-	trusted func(ID) bool // must neither wait nor call back
-	wake    chan struct{} // capacity 1; the table signals, the notifier waits
+	self    frame.ID
+	trusted func(frame.ID) bool // must neither wait nor call back
+	wake    chan struct{}       // capacity 1; the table signals, the notifier waits
 	// unproved has capacity 1: some peer's address is not proved; proveLoop waits.
 	unproved chan struct{}
 	keys     chan struct{} // capacity 1: the live peers, or some peer's gossip keys, may have changed; keyLoop waits
@@ -74,7 +75,7 @@ type peerTable struct {
 	sources atomic.Pointer[map[netip.Addr]struct{}] // where members have answered; replaced, never changed
 
 	mu      sync.Mutex
-	peers   map[ID]*peer
+	peers   map[frame.ID]*peer
 	events  []MemberEvent
 	dropped uint64
 	dirty   bool // the list to store has changed
@@ -89,8 +90,8 @@ type peerTable struct {
 	viewed       time.Time // when view changed
 }
 
-func newPeerTable(self ID, remembered []Peer, trusted func(ID) bool) *peerTable {
-	t := &peerTable{self: self, trusted: trusted, wake: make(chan struct{}, 1), keys: make(chan struct{}, 1), unproved: make(chan struct{}, 1), peers: make(map[ID]*peer)}
+func newPeerTable(self frame.ID, remembered []Peer, trusted func(frame.ID) bool) *peerTable {
+	t := &peerTable{self: self, trusted: trusted, wake: make(chan struct{}, 1), keys: make(chan struct{}, 1), unproved: make(chan struct{}, 1), peers: make(map[frame.ID]*peer)}
 	for _, p := range remembered {
 		if len(t.peers) == MaxPeers || p.ID == self || !p.Addr.IsValid() {
 			continue
@@ -109,14 +110,14 @@ func nodeAddr(n *memberlist.Node) netip.AddrPort {
 }
 
 // joined records that a node is alive, and its metadata.
-func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKind) (ID, bool) {
-	id, err := ParseID(n.Name)
+func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKind) (frame.ID, bool) {
+	id, err := frame.ParseID(n.Name)
 	if err != nil {
-		return ID{}, false
+		return frame.ID{}, false
 	}
 	m, err := decodeMeta(n.Meta)
 	if err != nil {
-		return ID{}, false
+		return frame.ID{}, false
 	}
 	addr := nodeAddr(n)
 	t.mu.Lock()
@@ -124,12 +125,12 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKi
 	if id == t.self {
 		t.own, t.ownMeta = viewMark(id, addr, m.Has, m.Uses, m.Ceiling), string(n.Meta)
 		t.viewLocked(now)
-		return ID{}, false
+		return frame.ID{}, false
 	}
 	p := t.peers[id]
 	if p == nil {
 		if len(t.peers) >= MaxMembers && !t.evictLocked() {
-			return ID{}, false
+			return frame.ID{}, false
 		}
 		p = &peer{}
 		t.peers[id] = p
@@ -162,10 +163,10 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKi
 }
 
 // gone records that a node left or failed.
-func (t *peerTable) gone(now time.Time, n *memberlist.Node) (ID, bool) {
-	id, err := ParseID(n.Name)
+func (t *peerTable) gone(now time.Time, n *memberlist.Node) (frame.ID, bool) {
+	id, err := frame.ParseID(n.Name)
 	if err != nil || id == t.self {
-		return ID{}, false
+		return frame.ID{}, false
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -188,7 +189,7 @@ func (t *peerTable) gone(now time.Time, n *memberlist.Node) (ID, bool) {
 
 // answered records that a peer has answered a ping at addr, and reports whether it did although it is said to be dead
 // or gone.
-func (t *peerTable) answered(now time.Time, id ID, addr netip.AddrPort) bool {
+func (t *peerTable) answered(now time.Time, id frame.ID, addr netip.AddrPort) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.peers[id]
@@ -201,7 +202,7 @@ func (t *peerTable) answered(now time.Time, id ID, addr netip.AddrPort) bool {
 }
 
 // silent returns the peers that are said to be dead or gone and have stopped answering.
-func (t *peerTable) silent(now time.Time) (ids []ID) {
+func (t *peerTable) silent(now time.Time) (ids []frame.ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for id, p := range t.peers {
@@ -214,7 +215,7 @@ func (t *peerTable) silent(now time.Time) (ids []ID) {
 }
 
 // expectsBye reports whether a peer's goodbye signed at issued is new.
-func (t *peerTable) expectsBye(id ID, issued time.Time) bool {
+func (t *peerTable) expectsBye(id frame.ID, issued time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.peers[id]
@@ -222,7 +223,7 @@ func (t *peerTable) expectsBye(id ID, issued time.Time) bool {
 }
 
 // leaving reports whether a peer has said recently that it is about to leave.
-func (t *peerTable) leaving(now time.Time, id ID) bool {
+func (t *peerTable) leaving(now time.Time, id frame.ID) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.peers[id]
@@ -230,7 +231,7 @@ func (t *peerTable) leaving(now time.Time, id ID) bool {
 }
 
 // goodbye records that a peer is about to leave; memberlist may have reported it gone before.
-func (t *peerTable) goodbye(now time.Time, id ID, issued time.Time) {
+func (t *peerTable) goodbye(now time.Time, id frame.ID, issued time.Time) {
 	t.update(id, func(p *peer) {
 		p.bye, p.byeIssued = now, issued
 		if p.State == StateDead && now.Sub(p.Since) < byeValid {
@@ -293,7 +294,7 @@ func (t *peerTable) holdsOwn(meta string) bool {
 }
 
 // isAt reports whether a node is known at this address with this metadata, which was checked then.
-func (t *peerTable) isAt(id ID, addr netip.AddrPort, meta []byte) bool {
+func (t *peerTable) isAt(id frame.ID, addr netip.AddrPort, meta []byte) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.peers[id]
@@ -301,7 +302,7 @@ func (t *peerTable) isAt(id ID, addr netip.AddrPort, meta []byte) bool {
 }
 
 // ceilingOf returns the highest incarnation that news of a node may have.
-func (t *peerTable) ceilingOf(id ID) uint32 {
+func (t *peerTable) ceilingOf(id frame.ID) uint32 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if p := t.peers[id]; p != nil {
@@ -311,7 +312,7 @@ func (t *peerTable) ceilingOf(id ID) uint32 {
 }
 
 // letIn reports whether a node may be a member: any trusted one, and others while there are few of them.
-func (t *peerTable) letIn(id ID) bool {
+func (t *peerTable) letIn(id frame.ID) bool {
 	if id == t.self || t.trusted(id) {
 		return true
 	}
@@ -400,7 +401,7 @@ func (t *peerTable) forget(now time.Time) {
 }
 
 // update changes a peer's volatile fields; f must not call out.
-func (t *peerTable) update(id ID, f func(*peer)) {
+func (t *peerTable) update(id frame.ID, f func(*peer)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if p := t.peers[id]; p != nil {
@@ -409,7 +410,7 @@ func (t *peerTable) update(id ID, f func(*peer)) {
 }
 
 // aliveSince returns since when a peer has been alive; zero: it is not.
-func (t *peerTable) aliveSince(id ID) time.Time {
+func (t *peerTable) aliveSince(id frame.ID) time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if p := t.peers[id]; p != nil && p.State == StateAlive {
@@ -434,7 +435,7 @@ func (t *peerTable) alive() []target {
 
 // node returns where to send to a peer that is alive, or that answers although it is said to be dead or gone; otherwise
 // nil.
-func (t *peerTable) node(id ID) *memberlist.Node {
+func (t *peerTable) node(id frame.ID) *memberlist.Node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if i, ok := indexOf(t.targets, id); ok {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // A machine's addresses may change while the agent runs, or appear only after it has started, but memberlist takes its
@@ -133,7 +134,7 @@ func (m *Mesh) move(here *membership) {
 }
 
 // detach records that this node has left, so that all others have to be found again. It returns those that were alive.
-func (t *peerTable) detach(now time.Time) (ids []ID) {
+func (t *peerTable) detach(now time.Time) (ids []frame.ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for id, p := range t.peers {

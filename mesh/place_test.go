@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // placed makes a node that listens on all addresses and has the address that the test sets: one of loopback, or none.
@@ -125,7 +127,7 @@ func TestPreferredAddress(t *testing.T) {
 
 // The default bind covers both families; an IPv4 packet comes from an IPv4 address, and one can be sent.
 func TestListenOnBothFamilies(t *testing.T) {
-	s, err := listen(netip.MustParseAddrPort("[::]:0"), newLogAdapter(newNode(t, newSecrets(t), newIdentity(t), nil).cfg.Logger, ID{}, nil))
+	s, err := listen(netip.MustParseAddrPort("[::]:0"), newLogAdapter(newNode(t, newSecrets(t), newIdentity(t), nil).cfg.Logger, frame.ID{}, nil))
 	if err != nil {
 		t.Fatal(err)
 	}

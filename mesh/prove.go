@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -40,7 +41,7 @@ type asking struct {
 
 // dueAsk is a question that is due.
 type dueAsk struct {
-	id    ID
+	id    frame.ID
 	addr  netip.AddrPort
 	tries int // questions before this one
 }
@@ -87,7 +88,7 @@ func (p *peer) moves(now time.Time, addr netip.AddrPort) {
 }
 
 // addressProved records that a peer has answered at addr, and reports whether the core waits for that.
-func (t *peerTable) addressProved(now time.Time, id ID, addr netip.AddrPort) (up bool) {
+func (t *peerTable) addressProved(now time.Time, id frame.ID, addr netip.AddrPort) (up bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.peers[id]
@@ -106,7 +107,7 @@ func (t *peerTable) addressProved(now time.Time, id ID, addr netip.AddrPort) (up
 
 // awaitProof reports whether a new peer must prove its address first. If so, dueAsks or addressProved later report when
 // to tell the core of it.
-func (t *peerTable) awaitProof(id ID) bool {
+func (t *peerTable) awaitProof(id frame.ID) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.peers[id]
@@ -119,7 +120,7 @@ func (t *peerTable) awaitProof(id ID) bool {
 
 // dueAsks returns the questions that are due, the peers for which the core has waited long enough, and when the next
 // question is due; zero: none is.
-func (t *peerTable) dueAsks(now time.Time) (due []dueAsk, ups []ID, next time.Time) {
+func (t *peerTable) dueAsks(now time.Time) (due []dueAsk, ups []frame.ID, next time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for id, p := range t.peers {
@@ -197,9 +198,9 @@ func (m *Mesh) proveLoop(ctx context.Context) {
 }
 
 // askByStream proves a member's address by a TLS handshake with it.
-func (m *Mesh) askByStream(ctx context.Context, id ID, addr netip.AddrPort) {
+func (m *Mesh) askByStream(ctx context.Context, id frame.ID, addr netip.AddrPort) {
 	conn, err := m.dialMember(ctx, addr, func(key ed25519.PublicKey) error {
-		if IDOf(key) != id {
+		if frame.IDOf(key) != id {
 			return errOtherNode
 		}
 		return nil

@@ -7,10 +7,11 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // proves reports whether n knows that id answered at addr.
-func proves(n *testNode, id ID, addr netip.AddrPort) bool {
+func proves(n *testNode, id frame.ID, addr netip.AddrPort) bool {
 	for _, p := range n.Known() {
 		if p.ID == id && p.Addr == addr {
 			return true
@@ -131,7 +132,7 @@ func TestProofByStream(t *testing.T) {
 func TestProofsAreBounded(t *testing.T) {
 	id := signers[0]
 	trusted := true
-	table := newPeerTable(ID{}, nil, func(ID) bool { return trusted })
+	table := newPeerTable(frame.ID{}, nil, func(frame.ID) bool { return trusted })
 	now := simStart
 	at := func(i int) netip.AddrPort {
 		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), 7946)
@@ -169,7 +170,7 @@ func TestProofsAreBounded(t *testing.T) {
 // A member that claims one address after another makes a node ask about at most one every ten seconds.
 func TestQuestionsAreBounded(t *testing.T) {
 	id := signers[0]
-	table := newPeerTable(ID{}, nil, func(ID) bool { return true })
+	table := newPeerTable(frame.ID{}, nil, func(frame.ID) bool { return true })
 	asked := 0
 	for i := range 600 { // a minute
 		now := simStart.Add(time.Duration(i) * 100 * time.Millisecond)
@@ -228,24 +229,24 @@ func TestOnlyAnswersProve(t *testing.T) {
 	now := time.Now()
 	a := asks{open: make(map[[16]byte]openAsk)}
 	addr := netip.MustParseAddrPort("192.0.2.1:7946")
-	nonce, err := a.begin(now, ID{1}, addr)
+	nonce, err := a.begin(now, frame.ID{1}, addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, bad := range map[string]bool{
-		"another node":  a.expected(now, nonce, ID{2}),
-		"another nonce": a.expected(now, [16]byte{}, ID{1}),
-		"too late":      a.expected(now.Add(askOpen+1), nonce, ID{1}),
+		"another node":  a.expected(now, nonce, frame.ID{2}),
+		"another nonce": a.expected(now, [16]byte{}, frame.ID{1}),
+		"too late":      a.expected(now.Add(askOpen+1), nonce, frame.ID{1}),
 	} {
 		if bad {
 			t.Errorf("%s counts", name)
 		}
 	}
-	if !a.expected(now, nonce, ID{1}) || a.answered(nonce) != addr || a.expected(now, nonce, ID{1}) {
+	if !a.expected(now, nonce, frame.ID{1}) || a.answered(nonce) != addr || a.expected(now, nonce, frame.ID{1}) {
 		t.Error("an answer counts once")
 	}
 	for range maxOpenAsks {
-		_, err = a.begin(now, ID{1}, addr)
+		_, err = a.begin(now, frame.ID{1}, addr)
 	}
 	if err == nil || len(a.open) > maxOpenAsks {
 		t.Errorf("%d questions are open", len(a.open))

@@ -7,14 +7,16 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // Publish first calls its callback with the frame as it is published, except for the signature, before anybody else has it.
 func TestPublishFirst(t *testing.T) {
 	n := newNode(t, newSecrets(t), newIdentity(t), nil)
 	now := time.Now()
-	var drafts []Frame
-	f, err := n.Publish(now, []byte("one"), now.Add(time.Hour), func(d Frame) {
+	var drafts []frame.Frame
+	f, err := n.Publish(now, []byte("one"), now.Add(time.Hour), func(d frame.Frame) {
 		d.Raw = slices.Clone(d.Raw)
 		drafts = append(drafts, d)
 		if root := n.Digest(); root != [32]byte{} {
@@ -54,18 +56,18 @@ func TestPublishRefusesBeforeFirst(t *testing.T) {
 	}{
 		{"over", "has ended", now.Add(-time.Hour), 1, now.Add(-time.Second)},
 		{"ends before it begins", "ends before it begins", now.Add(time.Second), 1, now},
-		{"too long", "payload of", now, MaxPayload + 1, now.Add(time.Hour)},
-		{"future", "ahead of the clock", now.Add(FutureSkew + time.Minute), 1, now.Add(FutureSkew + time.Hour)},
-		{"lives too long", "", now, 1, now.Add(MaxLife + time.Hour)},
+		{"too long", "payload of", now, frame.MaxPayload + 1, now.Add(time.Hour)},
+		{"future", "ahead of the clock", now.Add(frame.FutureSkew + time.Minute), 1, now.Add(frame.FutureSkew + time.Hour)},
+		{"lives too long", "", now, 1, now.Add(frame.MaxLife + time.Hour)},
 	} {
-		_, err := n.Publish(c.issued, make([]byte, c.payload), c.expires, func(d Frame) { t.Errorf("%s: called with %+v", c.name, d) })
+		_, err := n.Publish(c.issued, make([]byte, c.payload), c.expires, func(d frame.Frame) { t.Errorf("%s: called with %+v", c.name, d) })
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", c.name, err)
 		}
 	}
 	publish(t, n, "fills the share", time.Hour)
 	n.core.most.frames = 1
-	_, err := n.Publish(now, nil, now.Add(time.Hour), func(d Frame) { t.Errorf("full: called with %+v", d) })
+	_, err := n.Publish(now, nil, now.Add(time.Hour), func(d frame.Frame) { t.Errorf("full: called with %+v", d) })
 	if err == nil || !strings.Contains(err.Error(), "too much of this node") {
 		t.Errorf("full: %v", err)
 	}
@@ -94,7 +96,7 @@ func TestPublishIntoAFullLedger(t *testing.T) {
 func TestAMillionFramesOfOneNodeFit(t *testing.T) {
 	one := testFrame(t, signers[0], 1<<33, 1<<20, time.Now(), time.Hour, string(make([]byte, benchPayload)))
 	const most = 1_250_000
-	c := newCore(ID{1}, 1, nil)
+	c := newCore(frame.ID{1}, 1, nil)
 	c.origins[one.Origin] = &load{frames: most - 1, bytes: (most - 1) * len(one.Raw), epochs: 1}
 	if v := c.judge(time.Now(), one); v != verdictNew {
 		t.Errorf("frame %d of one node, %d bytes each, is judged %d, want %d", most, len(one.Raw), v, verdictNew)
@@ -102,13 +104,13 @@ func TestAMillionFramesOfOneNodeFit(t *testing.T) {
 }
 
 // takeName makes a copy of the node use the name of d. n.mu is held.
-func takeName(t *testing.T, n *testNode, d Frame) {
+func takeName(t *testing.T, n *testNode, d frame.Frame) {
 	t.Helper()
-	copied, err := n.id.Sign(Frame{MeshID: d.MeshID, Epoch: d.Epoch, Seq: d.Seq, Issued: d.Issued, Expires: d.Expires, Payload: []byte("a copy's")})
+	copied, err := n.id.Sign(frame.Frame{MeshID: d.MeshID, Epoch: d.Epoch, Seq: d.Seq, Issued: d.Issued, Expires: d.Expires, Payload: []byte("a copy's")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.stepLocked(d.Issued, evFrames{via: viaPush, frames: []Frame{copied}})
+	n.stepLocked(d.Issued, evFrames{via: viaPush, frames: []frame.Frame{copied}})
 }
 
 // Once its content counts here, a frame is published, even if its name or its room is taken meanwhile.
@@ -116,8 +118,8 @@ func TestPublishAfterFirst(t *testing.T) {
 	n := newNode(t, newSecrets(t), newIdentity(t), nil)
 	own := publish(t, n, "before", time.Hour)
 	now := time.Now()
-	var drafts []FrameRef
-	f, err := n.Publish(now, []byte("mine"), now.Add(time.Hour), func(d Frame) {
+	var drafts []frame.Ref
+	f, err := n.Publish(now, []byte("mine"), now.Add(time.Hour), func(d frame.Frame) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		if drafts = append(drafts, d.Ref()); len(drafts) > 1 {
@@ -132,7 +134,7 @@ func TestPublishAfterFirst(t *testing.T) {
 	if len(drafts) != 2 || drafts[1] != f.Ref() || drafts[0] == drafts[1] {
 		t.Errorf("named %v, published %v", drafts, f.Ref())
 	}
-	for _, r := range []FrameRef{own.Ref(), drafts[0], f.Ref()} {
+	for _, r := range []frame.Ref{own.Ref(), drafts[0], f.Ref()} {
 		if _, held := n.core.get(r); !held {
 			t.Errorf("%v is not held", r)
 		}
@@ -147,7 +149,7 @@ func TestPublishAfterFirst(t *testing.T) {
 func TestPublishAgainstACopy(t *testing.T) {
 	n := newNode(t, newSecrets(t), newIdentity(t), nil)
 	now, calls := time.Now(), 0
-	_, err := n.Publish(now, []byte("mine"), now.Add(time.Hour), func(d Frame) {
+	_, err := n.Publish(now, []byte("mine"), now.Add(time.Hour), func(d frame.Frame) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		calls++
@@ -162,11 +164,11 @@ func TestPublishAgainstACopy(t *testing.T) {
 func TestPublishEndsMeanwhile(t *testing.T) {
 	n := newNode(t, newSecrets(t), newIdentity(t), nil)
 	now := time.Now()
-	_, err := n.Publish(now, nil, now.Add(time.Second), func(Frame) { n.now = func() time.Time { return now.Add(2 * time.Second) } })
+	_, err := n.Publish(now, nil, now.Add(time.Second), func(frame.Frame) { n.now = func() time.Time { return now.Add(2 * time.Second) } })
 	if err == nil || !strings.Contains(err.Error(), "has ended") {
 		t.Errorf("the frame's end: %v", err)
 	}
-	_, err = n.Publish(now, nil, now.Add(time.Hour), func(Frame) {
+	_, err = n.Publish(now, nil, now.Add(time.Hour), func(frame.Frame) {
 		n.mu.Lock()
 		n.phase = phaseEnded
 		n.mu.Unlock()
@@ -183,15 +185,15 @@ func TestPublishTogether(t *testing.T) {
 	n := newNode(t, newSecrets(t), newIdentity(t), nil)
 	var (
 		mu   sync.Mutex
-		last FrameRef
+		last frame.Ref
 		wg   sync.WaitGroup
 	)
 	for range writers {
 		wg.Go(func() {
 			for i := range each {
-				var named FrameRef
+				var named frame.Ref
 				now := time.Now()
-				f, err := n.Publish(now, nil, now.Add(time.Hour), func(d Frame) {
+				f, err := n.Publish(now, nil, now.Add(time.Hour), func(d frame.Frame) {
 					mu.Lock()
 					defer mu.Unlock()
 					if named = d.Ref(); !before(last, named) {

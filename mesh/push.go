@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 const (
@@ -46,7 +47,7 @@ func nextPacked(b []byte) (raw, rest []byte, ok bool) {
 		return nil, nil, false
 	}
 	n := int(binary.BigEndian.Uint16(b))
-	if n == 0 || n > MaxFrame || len(b)-2 < n {
+	if n == 0 || n > frame.MaxSize || len(b)-2 < n {
 		return nil, nil, false
 	}
 	return b[2 : 2+n : 2+n], b[2+n:], true
@@ -68,7 +69,7 @@ func packFrames(kind byte, raws [][]byte) [][]byte {
 // pusher sends frames to members directly, on one goroutine, so that neither the publisher nor the core waits for the
 // network.
 type pusher struct {
-	self    ID
+	self    frame.ID
 	jobs    chan pushJob // Publish and the core send, run receives, nobody closes; full: the job is dropped and counted
 	later   chan pushJob // the same for large frames
 	members func() []target
@@ -80,7 +81,7 @@ type pusher struct {
 // pushJob is frames to send. Relayed frames came along a tree and continue along it. Direct frames go to every member,
 // however many there are: records, whose origin is not a member and so has no place in a tree.
 type pushJob struct {
-	frames []Frame
+	frames []frame.Frame
 	relay  bool
 	direct bool
 	pass   bool // each frame goes to one other member
@@ -101,7 +102,7 @@ func (p *pusher) put(job pushJob) {
 }
 
 // pass sends each directly pushed frame on to one member, if there are enough members and few jobs waiting.
-func (p *pusher) pass(frames []Frame) {
+func (p *pusher) pass(frames []frame.Frame) {
 	if n := len(p.members()); n > passAbove && n <= maxDirect && len(p.jobs) < maxPass {
 		p.put(pushJob{frames: frames, pass: true})
 	}
@@ -168,8 +169,8 @@ func (p *pusher) batch(first pushJob) {
 	p.busy.Add(-jobs)
 }
 
-func (p *pusher) tree(f Frame, members []target, relay bool) {
-	ids := make([]ID, 0, len(members))
+func (p *pusher) tree(f frame.Frame, members []target, relay bool) {
+	ids := make([]frame.ID, 0, len(members))
 	for _, t := range members {
 		if !t.gone {
 			ids = append(ids, t.id)
@@ -179,7 +180,7 @@ func (p *pusher) tree(f Frame, members []target, relay bool) {
 		}
 	}
 	packet := appendPacked([]byte{kindTree}, f.Raw)
-	children := treesChildren(f.hash(), f.Origin, p.self, ids)
+	children := treesChildren(f.Hash(), f.Origin, p.self, ids)
 	for _, id := range children {
 		if i, ok := indexOf(members, id); ok {
 			p.to(members[i].node, packet)
@@ -191,9 +192,9 @@ func (p *pusher) tree(f Frame, members []target, relay bool) {
 	}
 }
 
-func (p *pusher) toNext(frames []Frame, members []target) {
+func (p *pusher) toNext(frames []frame.Frame, members []target) {
 	for _, f := range frames {
-		next := successor(f.hash(), f.Origin, p.self, members)
+		next := successor(f.Hash(), f.Origin, p.self, members)
 		if i, ok := indexOf(members, next); ok {
 			p.to(members[i].node, appendPacked([]byte{kindPush}, f.Raw))
 			p.count.sent.Add(1)
@@ -203,8 +204,8 @@ func (p *pusher) toNext(frames []Frame, members []target) {
 }
 
 // indexOf finds a member in the sorted list.
-func indexOf(members []target, id ID) (int, bool) {
-	return slices.BinarySearchFunc(members, id, func(t target, id ID) int { return slices.Compare(t.id[:], id[:]) })
+func indexOf(members []target, id frame.ID) (int, bool) {
+	return slices.BinarySearchFunc(members, id, func(t target, id frame.ID) int { return slices.Compare(t.id[:], id[:]) })
 }
 
 // to sends one packet; if it is lost, its frames come by sync.
@@ -242,7 +243,7 @@ func newGossip(members func() []target) *gossip {
 	}}
 }
 
-func (g *gossip) put(f Frame) {
+func (g *gossip) put(f frame.Frame) {
 	if g.queue.NumNodes() < 2 {
 		return // nobody would drain it
 	}
@@ -262,14 +263,14 @@ func (g *gossip) take(now time.Time, overhead, limit int) [][]byte {
 		if !ok {
 			return true
 		}
-		f, err := DecodeFrame(raw)
+		f, err := frame.Decode(raw)
 		return err != nil || !f.Expires.After(now)
 	})
 }
 
 // broadcast is a queued frame. It replaces no other, so every name is unique.
 type broadcast struct {
-	name FrameRef
+	name frame.Ref
 	msg  []byte
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -46,7 +47,7 @@ var (
 
 // Answer is the result of asking one member.
 type Answer struct {
-	ID   ID
+	ID   frame.ID
 	Text []byte // at most MaxAnswer bytes; unverified
 	Err  error  // why there is no answer
 }
@@ -93,24 +94,24 @@ func decodeQueryAnswer(b []byte) ([]byte, error) {
 
 // queries limits what this node asks and what it answers.
 type queries struct {
-	asked  buckets[ID]
-	heard  buckets[ID]
+	asked  buckets[frame.ID]
+	heard  buckets[frame.ID]
 	hellos buckets[netip.Addr] // TLS handshakes from the addresses of members
 
 	mu        sync.Mutex
-	answering map[ID]int
+	answering map[frame.ID]int
 	all       int
 }
 
 func newQueries() queries {
 	return queries{
-		asked: newBuckets[ID](queryRate, queryBurst), heard: newBuckets[ID](queryRate, queryBurst),
-		hellos: newBuckets[netip.Addr](queryHelloRate, queryHellos), answering: make(map[ID]int),
+		asked: newBuckets[frame.ID](queryRate, queryBurst), heard: newBuckets[frame.ID](queryRate, queryBurst),
+		hellos: newBuckets[netip.Addr](queryHelloRate, queryHellos), answering: make(map[frame.ID]int),
 	}
 }
 
 // begin reports whether to answer a member's question now; if so, end must be called after it.
-func (q *queries) begin(now time.Time, from ID) bool {
+func (q *queries) begin(now time.Time, from frame.ID) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.all >= answersAtOnce || q.answering[from] >= answersOf || !q.heard.take(now, from, 1) {
@@ -121,7 +122,7 @@ func (q *queries) begin(now time.Time, from ID) bool {
 	return true
 }
 
-func (q *queries) end(from ID) {
+func (q *queries) end(from frame.ID) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.all--
@@ -133,7 +134,7 @@ func (q *queries) end(from ID) {
 // Query asks members a question (at most MaxQuestion bytes) in parallel, and returns their answers in the same order.
 // It waits until QueryTimeout or the end of ctx. Errors match ErrNotAlive, ErrAskedTooOften, ErrNoAuthority or
 // ErrStopped; any other means that the member did not answer.
-func (m *Mesh) Query(ctx context.Context, members []ID, question []byte) []Answer {
+func (m *Mesh) Query(ctx context.Context, members []frame.ID, question []byte) []Answer {
 	ctx, cancel := context.WithTimeout(ctx, QueryTimeout)
 	defer cancel()
 	answers := make([]Answer, len(members))
@@ -156,7 +157,7 @@ func (m *Mesh) Query(ctx context.Context, members []ID, question []byte) []Answe
 	return answers
 }
 
-func (m *Mesh) queryOne(ctx context.Context, id ID, question []byte) ([]byte, error) {
+func (m *Mesh) queryOne(ctx context.Context, id frame.ID, question []byte) ([]byte, error) {
 	switch {
 	case len(question) > MaxQuestion:
 		return nil, fmt.Errorf("question of %d bytes, want at most %d", len(question), MaxQuestion)
@@ -171,12 +172,12 @@ func (m *Mesh) queryOne(ctx context.Context, id ID, question []byte) ([]byte, er
 }
 
 // question asks a node over a new connection and returns the answer.
-func (m *Mesh) question(ctx context.Context, id ID, node *memberlist.Node, text []byte) ([]byte, error) {
+func (m *Mesh) question(ctx context.Context, id frame.ID, node *memberlist.Node, text []byte) ([]byte, error) {
 	if !m.queries.asked.take(m.now(), id, 1) {
 		return nil, ErrAskedTooOften
 	}
 	conn, err := m.dialMember(ctx, nodeAddr(node), func(key ed25519.PublicKey) error {
-		if IDOf(key) != id {
+		if frame.IDOf(key) != id {
 			return errOtherNode
 		}
 		return nil
@@ -203,7 +204,7 @@ func (m *Mesh) answerQuery(conn *tls.Conn, key ed25519.PublicKey, b []byte) erro
 	if err != nil {
 		return err
 	}
-	id, tr := IDOf(key), m.tr.Load()
+	id, tr := frame.IDOf(key), m.tr.Load()
 	switch {
 	case q.MeshID != m.cfg.Secrets.MeshID || !m.cfg.Secrets.HasAuthority():
 		return ErrOtherMesh

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // queried returns a mesh of members that answer, whose last node is not certified, and the number of answers by node.
@@ -22,7 +24,7 @@ func queried(t *testing.T, nodes int, answer func(i int, ctx context.Context, qu
 		if i == 0 {
 			cfg.Authority = a
 		}
-		cfg.Answer = func(ctx context.Context, _ ID, question []byte) ([]byte, error) {
+		cfg.Answer = func(ctx context.Context, _ frame.ID, question []byte) ([]byte, error) {
 			answered[i].Add(1)
 			return answer(i, ctx, string(question))
 		}
@@ -56,7 +58,7 @@ func TestQuery(t *testing.T) {
 		c, _ := queried(t, 5, echo)
 		cut := c.addrs[2]
 		c.hub.setCut(func(from, to netip.AddrPort) bool { return to == cut || from == cut })
-		ids := []ID{c.nodes[3].id.ID(), c.nodes[2].id.ID(), c.nodes[1].id.ID(), {7}}
+		ids := []frame.ID{c.nodes[3].id.ID(), c.nodes[2].id.ID(), c.nodes[1].id.ID(), {7}}
 		start := time.Now()
 		got := c.nodes[0].Query(t.Context(), ids, []byte("what?"))
 		if took := time.Since(start); took > QueryTimeout+time.Second {
@@ -81,19 +83,19 @@ func TestOnlyMembersQuery(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c, answered := queried(t, 4, echo)
 		stranger, bad := c.nodes[3], c.nodes[2]
-		if a := stranger.Query(t.Context(), []ID{c.nodes[0].id.ID()}, nil)[0]; a.Err == nil {
+		if a := stranger.Query(t.Context(), []frame.ID{c.nodes[0].id.ID()}, nil)[0]; a.Err == nil {
 			t.Errorf("a stranger was told %q", a.Text)
 		}
-		if a := c.nodes[0].Query(t.Context(), []ID{stranger.id.ID()}, nil)[0]; a.Err == nil {
+		if a := c.nodes[0].Query(t.Context(), []frame.ID{stranger.id.ID()}, nil)[0]; a.Err == nil {
 			t.Errorf("a stranger said %q", a.Text)
 		}
 		if _, err := c.nodes[0].Revoke(bad.id.ID(), "", time.Time{}, ""); err != nil {
 			t.Fatal(err)
 		}
-		if a := bad.Query(t.Context(), []ID{c.nodes[0].id.ID()}, nil)[0]; a.Err == nil {
+		if a := bad.Query(t.Context(), []frame.ID{c.nodes[0].id.ID()}, nil)[0]; a.Err == nil {
 			t.Errorf("a revoked node was told %q", a.Text)
 		}
-		if a := c.nodes[0].Query(t.Context(), []ID{bad.id.ID()}, nil)[0]; !errors.Is(a.Err, ErrNotAlive) {
+		if a := c.nodes[0].Query(t.Context(), []frame.ID{bad.id.ID()}, nil)[0]; !errors.Is(a.Err, ErrNotAlive) {
 			t.Errorf("a revoked node was asked: %q, %v", a.Text, a.Err)
 		}
 		if n := answered[0].Load() + answered[3].Load(); n != 0 {
@@ -103,9 +105,9 @@ func TestOnlyMembersQuery(t *testing.T) {
 }
 
 // askPastLimits asks like a captured node whose program ignores all limits.
-func askPastLimits(ctx context.Context, n *testNode, id ID, at netip.AddrPort, text []byte) ([]byte, error) {
+func askPastLimits(ctx context.Context, n *testNode, id frame.ID, at netip.AddrPort, text []byte) ([]byte, error) {
 	conn, err := n.dialMember(ctx, at, func(key ed25519.PublicKey) error {
-		if IDOf(key) != id {
+		if frame.IDOf(key) != id {
 			return errOtherNode
 		}
 		return nil
@@ -137,7 +139,7 @@ func TestQueriesOfOneAreBounded(t *testing.T) {
 					refused++
 				}
 			}
-			if a := honest.Query(t.Context(), []ID{asked.id.ID()}, nil)[0]; a.Err != nil {
+			if a := honest.Query(t.Context(), []frame.ID{asked.id.ID()}, nil)[0]; a.Err != nil {
 				t.Errorf("an honest question: %v", a.Err)
 			}
 			<-time.After(time.Second)
@@ -148,7 +150,7 @@ func TestQueriesOfOneAreBounded(t *testing.T) {
 		// The asker's own limit is the same, so an honest asker is told why.
 		often := 0
 		for range 3 * queryBurst {
-			if errors.Is(honest.Query(t.Context(), []ID{asked.id.ID()}, nil)[0].Err, ErrAskedTooOften) {
+			if errors.Is(honest.Query(t.Context(), []frame.ID{asked.id.ID()}, nil)[0].Err, ErrAskedTooOften) {
 				often++
 			}
 		}
@@ -210,7 +212,7 @@ func TestQueryMessages(t *testing.T) {
 		c, _ := queried(t, 3, func(int, context.Context, string) ([]byte, error) {
 			return []byte(strings.Repeat("x", MaxAnswer+1)), nil
 		})
-		if a := c.nodes[1].Query(t.Context(), []ID{c.nodes[0].id.ID()}, nil)[0]; a.Err == nil {
+		if a := c.nodes[1].Query(t.Context(), []frame.ID{c.nodes[0].id.ID()}, nil)[0]; a.Err == nil {
 			t.Errorf("an answer of %d bytes", len(a.Text))
 		}
 	})

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // A daemon that takes long to read an origin's frames is not asked to do so again soon.
@@ -16,12 +18,12 @@ func TestRetoldTakesASmallShare(t *testing.T) {
 		const took, lasts = time.Second, 10 * time.Minute
 		calls := 0
 		m := &Mesh{}
-		m.cfg.Retold = func(iter.Seq[Frame]) {
+		m.cfg.Retold = func(iter.Seq[frame.Frame]) {
 			calls++
 			<-time.After(took)
 		}
 		for end := time.Now().Add(lasts); time.Now().Before(end); <-time.After(100 * time.Millisecond) {
-			m.replaced = map[ID]struct{}{{1}: {}}
+			m.replaced = map[frame.ID]struct{}{{1}: {}}
 			m.retell()
 		}
 		if least, most := int(lasts/(2*retellShare*took)), int(lasts/(retellShare*took))+1; calls < least || calls > most {
@@ -36,11 +38,11 @@ func TestRetoldTakesASmallShare(t *testing.T) {
 func TestClusterReplacedFrames(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var mu sync.Mutex
-		says := make([]map[FrameRef]string, 3) // what a daemon would believe
-		read := make([]int, 3)                 // calls of Retold
+		says := make([]map[frame.Ref]string, 3) // what a daemon would believe
+		read := make([]int, 3)                  // calls of Retold
 		c := newCluster(t, 3, func(i int, cfg *Config) {
-			says[i] = make(map[FrameRef]string)
-			cfg.Deliver = func(fs []Frame) {
+			says[i] = make(map[frame.Ref]string)
+			cfg.Deliver = func(fs []frame.Frame) {
 				mu.Lock()
 				defer mu.Unlock()
 				for _, f := range fs {
@@ -50,7 +52,7 @@ func TestClusterReplacedFrames(t *testing.T) {
 					says[i][f.Ref()] = string(f.Payload)
 				}
 			}
-			cfg.Replaced = func(fs []Frame) {
+			cfg.Replaced = func(fs []frame.Frame) {
 				mu.Lock()
 				defer mu.Unlock()
 				for _, f := range fs {
@@ -60,7 +62,7 @@ func TestClusterReplacedFrames(t *testing.T) {
 					delete(says[i], f.Ref())
 				}
 			}
-			cfg.Retold = func(live iter.Seq[Frame]) {
+			cfg.Retold = func(live iter.Seq[frame.Frame]) {
 				mu.Lock()
 				defer mu.Unlock()
 				read[i]++
@@ -79,9 +81,9 @@ func TestClusterReplacedFrames(t *testing.T) {
 		}
 		const numbers = 100
 		for seq := range uint64(numbers) {
-			var twins []Frame
+			var twins []frame.Frame
 			for i := range 2 {
-				f, err := signers[0].Sign(Frame{
+				f, err := signers[0].Sign(frame.Frame{
 					MeshID: c.secrets.MeshID, Epoch: 1, Seq: seq + 1, Issued: time.Now(), Expires: time.Now().Add(time.Hour),
 					Payload: fmt.Appendf(nil, "%d of %d", i, seq),
 				})

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // A rotation of the mesh's gossip key leaves no gap. The new key is handed out in grants (grant.go), sealed for each
@@ -52,11 +53,11 @@ type KeyEvent struct {
 
 // KeyStatus is this node's state in the rotation of the gossip key.
 type KeyStatus struct {
-	Generation uint32 // of the newest key that this node has
-	InUse      uint32 // of the key that it encrypts with
-	Handed     uint32 // of the newest key handed out; higher than Generation: this node has not been given it yet
-	Rotating   bool   // former keys are still held
-	Lacking    []ID   // live certified members that have not stated that they have the newest key
+	Generation uint32     // of the newest key that this node has
+	InUse      uint32     // of the key that it encrypts with
+	Handed     uint32     // of the newest key handed out; higher than Generation: this node has not been given it yet
+	Rotating   bool       // former keys are still held
+	Lacking    []frame.ID // live certified members that have not stated that they have the newest key
 }
 
 // keyTurner holds the gossip keys. Only keyLoop changes them.

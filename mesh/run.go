@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // memberlist's settings that differ from its LAN defaults. They are chosen so that an idle node in a mesh of ten costs
@@ -150,7 +151,7 @@ func (m *Mesh) open(advertise netip.AddrPort, events memberlist.EventDelegate) (
 	g := newGuard(keyring.GetKeys, m.now, &m.count, m.flooded)
 	g.isMember, g.knows = m.peers.isSource, m.peers.isAt
 	g.ceilingOf, g.heard = m.ceilingOf, m.heardOfSelf
-	g.leaving = func(id ID) bool { return m.peers.leaving(m.now(), id) }
+	g.leaving = func(id frame.ID) bool { return m.peers.leaving(m.now(), id) }
 	tr := startTransport(inner, g, m.serveEnrol)
 	tr.unsent = m.lossSeen
 	m.tr.Store(tr)
@@ -170,7 +171,7 @@ func (m *Mesh) open(advertise netip.AddrPort, events memberlist.EventDelegate) (
 }
 
 // suspected records that a member has not answered a ping, by UDP or TCP. It must not block.
-func (m *Mesh) suspected(id ID) {
+func (m *Mesh) suspected(id frame.ID) {
 	var at netip.AddrPort
 	m.peers.update(id, func(p *peer) {
 		at = p.Addr
@@ -187,7 +188,7 @@ func (m *Mesh) suspected(id ID) {
 }
 
 // ceilingOf returns the highest incarnation that news of a node may have, and whether the node is this one.
-func (m *Mesh) ceilingOf(id ID) (most uint32, self bool) {
+func (m *Mesh) ceilingOf(id frame.ID) (most uint32, self bool) {
 	if id == m.id {
 		return m.ceiling.now(), true
 	}

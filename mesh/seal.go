@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"filippo.io/edwards25519"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // Messages for one node alone are sealed with HPKE (RFC 9180, X25519 with HKDF-SHA256 and ChaCha20-Poly1305) to its
@@ -20,19 +21,19 @@ const sealedMore = 32 + 16
 func seal(node ed25519.PublicKey, info, text []byte) ([]byte, error) {
 	point, err := new(edwards25519.Point).SetBytes(node)
 	if err != nil {
-		return nil, fmt.Errorf("seal for %s: %w", IDOf(node), err)
+		return nil, fmt.Errorf("seal for %s: %w", frame.IDOf(node), err)
 	}
 	x, err := ecdh.X25519().NewPublicKey(point.BytesMontgomery())
 	if err != nil {
-		return nil, fmt.Errorf("seal for %s: %w", IDOf(node), err)
+		return nil, fmt.Errorf("seal for %s: %w", frame.IDOf(node), err)
 	}
 	to, err := hpke.NewDHKEMPublicKey(x)
 	if err != nil {
-		return nil, fmt.Errorf("seal for %s: %w", IDOf(node), err)
+		return nil, fmt.Errorf("seal for %s: %w", frame.IDOf(node), err)
 	}
 	sealed, err := hpke.Seal(to, hpke.HKDFSHA256(), hpke.ChaCha20Poly1305(), info, text)
 	if err != nil {
-		return nil, fmt.Errorf("seal for %s: %w", IDOf(node), err)
+		return nil, fmt.Errorf("seal for %s: %w", frame.IDOf(node), err)
 	}
 	return sealed, nil
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -48,7 +49,7 @@ func decodeSight(b []byte) (s sight, ok bool) {
 }
 
 // sightOf returns how this node sees the node behind a stream.
-func (m *Mesh) sightOf(id ID, remote net.Addr) sight {
+func (m *Mesh) sightOf(id frame.ID, remote net.Addr) sight {
 	s := sight{from: netip.IPv6Unspecified()}
 	if a, ok := remote.(*net.TCPAddr); ok {
 		s.from = a.AddrPort().Addr().Unmap().WithZone("")
@@ -76,7 +77,7 @@ func (m *Mesh) sightLoop(ctx context.Context) {
 	tick := time.NewTicker(sightEvery)
 	defer tick.Stop()
 	packets, since := m.count.packets.Load(), m.now()
-	var told ID // who reported the fault; zero: there is none
+	var told frame.ID // who reported the fault; zero: there is none
 	for good, turn := 0, 0; ; turn++ {
 		select {
 		case <-tick.C:
@@ -90,11 +91,11 @@ func (m *Mesh) sightLoop(ctx context.Context) {
 		if m.now().Sub(since) >= sightQuiet {
 			ask = m.aliveIDs()
 		}
-		if told != (ID{}) && m.peers.node(told) != nil {
-			ask = []ID{told}
+		if told != (frame.ID{}) && m.peers.node(told) != nil {
+			ask = []frame.ID{told}
 		}
 		if len(ask) == 0 {
-			told = ID{}
+			told = frame.ID{}
 			m.setFault(ProblemSeen, "")
 			continue
 		}
@@ -108,13 +109,13 @@ func (m *Mesh) sightLoop(ctx context.Context) {
 			told, good = id, 0
 			m.setFault(ProblemSeen, text)
 		} else if good++; good >= sightGood {
-			told = ID{}
+			told = frame.ID{}
 			m.setFault(ProblemSeen, "")
 		}
 	}
 }
 
-func (m *Mesh) aliveIDs() (ids []ID) {
+func (m *Mesh) aliveIDs() (ids []frame.ID) {
 	for _, t := range m.peers.alive() {
 		ids = append(ids, t.id)
 	}
@@ -123,7 +124,7 @@ func (m *Mesh) aliveIDs() (ids []ID) {
 
 // seenBy asks a member how it sees this node. It does not check that the member is trusted: while nothing arrives, that
 // may not be known yet.
-func (m *Mesh) seenBy(ctx context.Context, id ID) (sight, bool) {
+func (m *Mesh) seenBy(ctx context.Context, id frame.ID) (sight, bool) {
 	node := m.peers.node(id)
 	if node == nil || !m.cfg.Secrets.HasAuthority() {
 		return sight{}, false
@@ -139,7 +140,7 @@ func (m *Mesh) seenBy(ctx context.Context, id ID) (sight, bool) {
 }
 
 // unanswered returns the peers that have not answered this node's reports for at least sightQuiet.
-func (t *udpPaths) unanswered(now time.Time) (ids []ID) {
+func (t *udpPaths) unanswered(now time.Time) (ids []frame.ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for id, p := range t.of {
@@ -147,6 +148,6 @@ func (t *udpPaths) unanswered(now time.Time) (ids []ID) {
 			ids = append(ids, id)
 		}
 	}
-	slices.SortFunc(ids, func(a, b ID) int { return slices.Compare(a[:], b[:]) })
+	slices.SortFunc(ids, func(a, b frame.ID) int { return slices.Compare(a[:], b[:]) })
 	return ids
 }

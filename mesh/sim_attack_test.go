@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"math"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // attacker returns the identity of a malicious member. It is not a node of the fleet.
@@ -15,7 +17,7 @@ func (w *simWorld) attack() {
 		return
 	}
 	at := simEpoch.Add(w.at)
-	f := Frame{MeshID: simSecrets.MeshID, Epoch: 1, Seq: 1 + w.rng.Uint64N(20), Issued: at, Expires: at.Add(time.Hour)}
+	f := frame.Frame{MeshID: simSecrets.MeshID, Epoch: 1, Seq: 1 + w.rng.Uint64N(20), Issued: at, Expires: at.Add(time.Hour)}
 	f.Payload, f.Expires = NewSimAttack(SimGarbage, at)
 	switch w.rng.IntN(5) {
 	case 0:
@@ -62,12 +64,12 @@ func (w *simWorld) attack() {
 }
 
 // wins reports whether f wins over g if both are present: the lower hash does.
-func wins(f, g Frame) bool {
-	a, b := f.hash(), g.hash()
+func wins(f, g frame.Frame) bool {
+	a, b := f.Hash(), g.Hash()
 	return bytes.Compare(a[:], b[:]) < 0
 }
 
-func (w *simWorld) sign(f Frame, counts bool) Frame {
+func (w *simWorld) sign(f frame.Frame, counts bool) frame.Frame {
 	f, err := attacker().Sign(f)
 	if err != nil {
 		w.fail(-1, "sign: %v", err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // The simulated nodes enforce real bans. Package mesh does not know package ban, so these external tests supply it.
@@ -26,9 +27,9 @@ type simBans struct {
 	table *ban.Table
 }
 
-func newSimBans(self mesh.ID) mesh.SimBans { return &simBans{ban.Origin(self), newTable(self)} }
+func newSimBans(self frame.ID) mesh.SimBans { return &simBans{ban.Origin(self), newTable(self)} }
 
-func newTable(self mesh.ID) *ban.Table {
+func newTable(self frame.ID) *ban.Table {
 	t, err := ban.New(ban.Config{Self: ban.Origin(self), Never: simNever})
 	if err != nil {
 		panic(err)
@@ -37,7 +38,7 @@ func newTable(self mesh.ID) *ban.Table {
 }
 
 // recordsOf decodes a frame. A payload that cannot be decoded yields no records.
-func recordsOf(f mesh.Frame) []ban.Record {
+func recordsOf(f frame.Frame) []ban.Record {
 	ops, err := ban.DecodeOps(f.Payload)
 	if err != nil {
 		return nil
@@ -58,13 +59,13 @@ func (b *simBans) lawful(now time.Time, records []ban.Record) []ban.Record {
 }
 
 // Take does what the daemon does with frames.
-func (b *simBans) Take(now time.Time, frames []mesh.Frame) {
+func (b *simBans) Take(now time.Time, frames []frame.Frame) {
 	for _, f := range frames {
 		b.table.Merge(now, b.lawful(now, recordsOf(f)))
 	}
 }
 
-func (b *simBans) Rewound(now time.Time, live iter.Seq[mesh.Frame]) {
+func (b *simBans) Rewound(now time.Time, live iter.Seq[frame.Frame]) {
 	b.table.Merge(now, b.table.Ended())
 	for _, bans := range []bool{false, true} {
 		for f := range live {
@@ -78,7 +79,7 @@ func (b *simBans) Rewound(now time.Time, live iter.Seq[mesh.Frame]) {
 	}
 }
 
-func (b *simBans) Amend(now time.Time, frames []mesh.Frame, epoch uint64, publish func([]byte, time.Time)) {
+func (b *simBans) Amend(now time.Time, frames []frame.Frame, epoch uint64, publish func([]byte, time.Time)) {
 	var ops []ban.Op
 	for _, f := range frames {
 		for _, r := range recordsOf(f) {
@@ -92,7 +93,7 @@ func (b *simBans) Amend(now time.Time, frames []mesh.Frame, epoch uint64, publis
 
 func (b *simBans) Expire(now time.Time) { b.table.Expire(now) }
 
-func (b *simBans) Trust(now time.Time, origin mesh.ID, counts bool) {
+func (b *simBans) Trust(now time.Time, origin frame.ID, counts bool) {
 	b.table.Expire(now)
 	for cursor, more := uint32(0), true; more; more = cursor != 0 {
 		if counts {
@@ -141,7 +142,7 @@ func (b *simBans) publish(now time.Time, ops []ban.Op, publish func([]byte, time
 			kept = append(kept, op)
 		}
 	}
-	for _, part := range ban.SplitOps(kept, mesh.MaxPayload) {
+	for _, part := range ban.SplitOps(kept, frame.MaxPayload) {
 		if payload, err := ban.AppendOps(nil, part); err == nil {
 			publish(payload, ban.Expires(part))
 		}
@@ -182,8 +183,8 @@ func newSimAttack(kind mesh.SimAttack, now time.Time) ([]byte, time.Time) {
 // Judge merges all live frames into a new table and requires the same rules. It leaves out prefixes named by two frames of
 // one name, because a node that saw the loser first acts on it until it ends; bans that were shortened unknowingly; and, if
 // clocks were set, prefixes lifted by a record that nobody holds any more.
-func (b *simBans) Judge(now time.Time, live, said, doubt []mesh.Frame, stepped bool) error {
-	want := &simBans{b.self, newTable(mesh.ID(b.self))}
+func (b *simBans) Judge(now time.Time, live, said, doubt []frame.Frame, stepped bool) error {
+	want := &simBans{b.self, newTable(frame.ID(b.self))}
 	want.Take(now, live)
 	var records []ban.Record
 	for _, f := range live {
@@ -219,7 +220,7 @@ func (b *simBans) Judge(now time.Time, live, said, doubt []mesh.Frame, stepped b
 // shortened returns the prefixes that an origin banned again for a shorter time without revoking the longer ban, which it
 // did not know of: its disk had lost it, or its clock was ahead. Nodes that heard of both end the ban with the shorter one;
 // nodes that heard of the shorter one too late end it with the longer one.
-func shortened(now time.Time, said []mesh.Frame, live []ban.Record) (prefixes []netip.Prefix) {
+func shortened(now time.Time, said []frame.Frame, live []ban.Record) (prefixes []netip.Prefix) {
 	var all []ban.Record
 	for _, f := range said {
 		all = append(all, recordsOf(f)...)
@@ -240,7 +241,7 @@ func shortened(now time.Time, said []mesh.Frame, live []ban.Record) (prefixes []
 }
 
 // lost returns the prefixes lifted by an unban or unallow that the whole fleet has lost; some nodes may remember it.
-func lost(now time.Time, said []mesh.Frame, live []ban.Record) (prefixes []netip.Prefix) {
+func lost(now time.Time, said []frame.Frame, live []ban.Record) (prefixes []netip.Prefix) {
 	for _, f := range said {
 		for _, u := range recordsOf(f) {
 			if u.Kind != ban.KindUnban && u.Kind != ban.KindUnallow || !u.Until.After(now) {

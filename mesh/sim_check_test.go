@@ -5,6 +5,8 @@ import (
 	"iter"
 	"slices"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 const (
@@ -17,7 +19,7 @@ const (
 	simCopies = 12
 )
 
-func (n *simNode) deliver(frames []Frame) {
+func (n *simNode) deliver(frames []frame.Frame) {
 	if n.dying {
 		return
 	}
@@ -31,7 +33,7 @@ func (n *simNode) deliver(frames []Frame) {
 			n.w.fail(n.slot, "a frame was delivered that nobody signed for this mesh: %v", f.Ref())
 		case !f.Expires.After(now):
 			n.w.fail(n.slot, "frame %v was delivered after its end", f.Ref())
-		case f.Issued.After(now.Add(FutureSkew)):
+		case f.Issued.After(now.Add(frame.FutureSkew)):
 			n.w.fail(n.slot, "frame %v was delivered %v too early", f.Ref(), f.Issued.Sub(now))
 		case n.held[f.Ref()] == string(f.Raw):
 			n.w.fail(n.slot, "frame %v was delivered twice", f.Ref())
@@ -43,7 +45,7 @@ func (n *simNode) deliver(frames []Frame) {
 	n.bans.Amend(now, frames, n.mesh.Epoch(), n.publish)
 }
 
-func (n *simNode) admitted(frames []Frame) {
+func (n *simNode) admitted(frames []frame.Frame) {
 	if n.dying {
 		return
 	}
@@ -53,12 +55,12 @@ func (n *simNode) admitted(frames []Frame) {
 	}
 }
 
-func (n *simNode) expired(refs []FrameRef) {
+func (n *simNode) expired(refs []frame.Ref) {
 	if n.dying {
 		return
 	}
 	for _, ref := range refs {
-		if f, err := DecodeFrame([]byte(n.held[ref])); err == nil && f.Expires.After(n.now()) && !n.w.passing(f) && n.mesh.Counts(f.Origin) {
+		if f, err := frame.Decode([]byte(n.held[ref])); err == nil && f.Expires.After(n.now()) && !n.w.passing(f) && n.mesh.Counts(f.Origin) {
 			n.w.fail(n.slot, "%v was let go %v before its end", ref, f.Expires.Sub(n.now()))
 		}
 		fmt.Fprint(n.w.history, ref)
@@ -67,7 +69,7 @@ func (n *simNode) expired(refs []FrameRef) {
 	}
 }
 
-func (n *simNode) rewound(live iter.Seq[Frame]) {
+func (n *simNode) rewound(live iter.Seq[frame.Frame]) {
 	for f := range n.mesh.Frames() { // stored frames whose time has come are held without a callback
 		if n.early[f.Ref()] {
 			n.held[f.Ref()] = string(f.Raw)
@@ -84,7 +86,7 @@ func (n *simNode) checkSent(b []byte) {
 		return
 	}
 	for raw, rest, ok := nextPacked(b[1:]); ok; raw, rest, ok = nextPacked(rest) {
-		if f, err := DecodeFrame(raw); err != nil || !slices.Contains(n.w.published[f.Ref()], string(raw)) {
+		if f, err := frame.Decode(raw); err != nil || !slices.Contains(n.w.published[f.Ref()], string(raw)) {
 			n.w.fail(n.slot, "a frame was passed on that nobody signed for this mesh: %v", f.Ref())
 		}
 	}
@@ -126,7 +128,7 @@ func (w *simWorld) heal() {
 		}
 	}
 	w.run(time.Second)
-	kept := make(map[FrameRef]string) // frames that some running node still holds
+	kept := make(map[frame.Ref]string) // frames that some running node still holds
 	for _, n := range w.nodes {
 		for ref, raw := range n.held {
 			if n.mesh != nil {
@@ -135,7 +137,7 @@ func (w *simWorld) heal() {
 		}
 	}
 	w.insist()
-	if early := w.lastIssue.Sub(simEpoch.Add(w.at + FutureSkew)); early > 0 { // signed by a clock that was ahead
+	if early := w.lastIssue.Sub(simEpoch.Add(w.at + frame.FutureSkew)); early > 0 { // signed by a clock that was ahead
 		w.plan.probe = 30 * time.Second
 		w.run(early + time.Second)
 		w.plan.probe = probeInterval
@@ -174,11 +176,11 @@ func (w *simWorld) agree() bool {
 }
 
 // checkFrames checks what every node holds in memory and on disk, and what it enforces.
-func (w *simWorld) checkFrames(kept map[FrameRef]string) {
-	var said, doubt []Frame
+func (w *simWorld) checkFrames(kept map[frame.Ref]string) {
+	var said, doubt []frame.Frame
 	for _, raws := range w.published {
 		for _, raw := range raws {
-			f, err := DecodeFrame([]byte(raw))
+			f, err := frame.Decode([]byte(raw))
 			if err != nil {
 				continue
 			}
@@ -194,18 +196,18 @@ func (w *simWorld) checkFrames(kept map[FrameRef]string) {
 		if n.mesh == nil {
 			continue
 		}
-		var live []Frame
+		var live []frame.Frame
 		var root digest
 		for _, s := range n.mesh.core.sorted() {
 			s.frames.Ascend(func(h held) bool {
-				f, err := DecodeFrame(h.raw)
+				f, err := frame.Decode(h.raw)
 				if err != nil || f.Verify() != nil || !f.Expires.After(n.now()) {
 					w.fail(n.slot, "a frame is held that is expired or not signed: %v %v", f.Ref(), err)
 				}
 				if c := n.mesh.core; f.Origin == c.self && !n.own[f.Ref()] && (f.Epoch > c.epoch || f.Epoch == c.epoch && f.Seq > c.seq) {
 					w.fail(n.slot, "frame %v is in our name, and we went on with epoch %d", f.Ref(), c.epoch)
 				}
-				e := expand(f.hash())
+				e := expand(f.Hash())
 				root.add(&e)
 				live = append(live, f)
 				return true
@@ -225,7 +227,7 @@ func (w *simWorld) checkFrames(kept map[FrameRef]string) {
 			}
 		}
 		for ref, raw := range kept {
-			f, err := DecodeFrame([]byte(raw))
+			f, err := frame.Decode([]byte(raw))
 			if err == nil && f.Expires.After(n.now()) && len(w.published[ref]) == 1 && n.held[ref] != raw && !w.passing(f) {
 				w.fail(n.slot, "frame %v got lost though a node held it", ref)
 			}

@@ -4,6 +4,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // simGather is how long writes gather before a commit, as in the store.
@@ -23,7 +25,7 @@ type simDisk struct {
 
 // simState is the state after a commit.
 type simState struct {
-	frames map[FrameRef][]byte
+	frames map[frame.Ref][]byte
 	epoch  uint64
 }
 
@@ -31,12 +33,12 @@ func (s simState) clone() simState { return simState{maps.Clone(s.frames), s.epo
 
 // simWrite puts a frame, or drops one if raw is nil.
 type simWrite struct {
-	ref FrameRef
+	ref frame.Ref
 	raw []byte
 }
 
 func newSimDisk(n *simNode) *simDisk {
-	empty := simState{frames: map[FrameRef][]byte{}}
+	empty := simState{frames: map[frame.Ref][]byte{}}
 	return &simDisk{n: n, state: empty, last: empty.clone(), copied: empty.clone()}
 }
 
@@ -49,8 +51,8 @@ func (d *simDisk) boundary() {
 	}
 }
 
-func (d *simDisk) put(ref FrameRef, raw []byte) { d.enqueue(simWrite{ref, raw}) }
-func (d *simDisk) drop(ref FrameRef)            { d.enqueue(simWrite{ref, nil}) }
+func (d *simDisk) put(ref frame.Ref, raw []byte) { d.enqueue(simWrite{ref, raw}) }
+func (d *simDisk) drop(ref frame.Ref)            { d.enqueue(simWrite{ref, nil}) }
 
 func (d *simDisk) enqueue(write simWrite) {
 	if d.n.dying {
@@ -114,7 +116,7 @@ func (d *simDisk) crash() {
 func (d *simDisk) open() [][]byte {
 	if d.torn {
 		d.torn = false
-		d.state = simState{frames: map[FrameRef][]byte{}}
+		d.state = simState{frames: map[frame.Ref][]byte{}}
 	}
 	refs := slices.SortedFunc(maps.Keys(d.state.frames), compareRefs)
 	raws := make([][]byte, len(refs))
@@ -124,7 +126,7 @@ func (d *simDisk) open() [][]byte {
 	return raws
 }
 
-func compareRefs(r, o FrameRef) int {
+func compareRefs(r, o frame.Ref) int {
 	if c := (streamKey{r.Origin, r.Epoch}).compare(streamKey{o.Origin, o.Epoch}); c != 0 {
 		return c
 	}

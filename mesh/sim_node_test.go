@@ -9,25 +9,26 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // SimBans does what the daemon does with frames; package mesh cannot decode them.
 type SimBans interface {
 	// Take merges frames that were delivered, restored or published.
-	Take(now time.Time, frames []Frame)
+	Take(now time.Time, frames []frame.Frame)
 	// Say publishes what an operator or a log line would.
 	Say(now time.Time, rng *rand.Rand, publish func(payload []byte, expires time.Time))
 	// Expire drops what has ended.
 	Expire(now time.Time)
 	// Rewound merges the live frames again after the clock was set back.
-	Rewound(now time.Time, live iter.Seq[Frame])
+	Rewound(now time.Time, live iter.Seq[frame.Frame])
 	// Amend keeps own frames of former epochs that came back from overriding what was said since.
-	Amend(now time.Time, frames []Frame, epoch uint64, publish func(payload []byte, expires time.Time))
+	Amend(now time.Time, frames []frame.Frame, epoch uint64, publish func(payload []byte, expires time.Time))
 	// Trust makes an origin's records count, or stop counting.
-	Trust(now time.Time, origin ID, counts bool)
+	Trust(now time.Time, origin frame.ID, counts bool)
 	// Judge compares what is enforced with what should be, given all live frames and all frames ever signed by origins that
 	// count. A frame in doubt shares its name with another. Stepped reports whether any clock was set.
-	Judge(now time.Time, live, said, doubt []Frame, stepped bool) error
+	Judge(now time.Time, live, said, doubt []frame.Frame, stepped bool) error
 }
 
 // SimAttack is what a malicious origin says.
@@ -43,7 +44,7 @@ const (
 
 // NewSimBans and NewSimAttack are set by package mesh_test, which knows package ban.
 var (
-	NewSimBans   func(self ID) SimBans
+	NewSimBans   func(self frame.ID) SimBans
 	NewSimAttack func(kind SimAttack, now time.Time) (payload []byte, expires time.Time)
 )
 
@@ -61,13 +62,13 @@ type simNode struct {
 	dying bool // it stops after this event; nothing it does until then counts
 	gone  bool // it left for good
 
-	tickAt time.Duration       // of the next planned tick
-	held   map[FrameRef]string // held, according to the callbacks
-	early  map[FrameRef]bool   // on disk at the start, but issued in the future
-	own    map[FrameRef]bool   // published since the start
+	tickAt time.Duration        // of the next planned tick
+	held   map[frame.Ref]string // held, according to the callbacks
+	early  map[frame.Ref]bool   // on disk at the start, but issued in the future
+	own    map[frame.Ref]bool   // published since the start
 
-	cert      Certificate // what it enrolled with
-	withdrawn map[ID]bool // no longer counting, according to the callbacks
+	cert      Certificate       // what it enrolled with
+	withdrawn map[frame.ID]bool // no longer counting, according to the callbacks
 }
 
 func (w *simWorld) addNode(key Identity) *simNode {
@@ -131,22 +132,22 @@ func (n *simNode) start() {
 		return nil
 	}
 	n.mesh, n.tickAt = m, 0
-	n.held, n.own, n.early = make(map[FrameRef]string), make(map[FrameRef]bool), make(map[FrameRef]bool)
-	n.withdrawn = make(map[ID]bool)
+	n.held, n.own, n.early = make(map[frame.Ref]string), make(map[frame.Ref]bool), make(map[frame.Ref]bool)
+	n.withdrawn = make(map[frame.ID]bool)
 	n.bans = NewSimBans(n.key.ID())
 	now := n.now()
-	var frames []Frame
+	var frames []frame.Frame
 	for _, raw := range raws {
-		if f, err := DecodeFrame(raw); err == nil {
+		if f, err := frame.Decode(raw); err == nil {
 			frames = append(frames, f)
 			n.held[f.Ref()] = string(raw)
-			if n.early[f.Ref()] = f.Origin != n.key.ID() && f.Issued.After(now.Add(FutureSkew)); n.early[f.Ref()] {
+			if n.early[f.Ref()] = f.Origin != n.key.ID() && f.Issued.After(now.Add(frame.FutureSkew)); n.early[f.Ref()] {
 				delete(n.held, f.Ref())
 			}
 		}
 	}
 	byAuthority := func(raw []byte) bool {
-		f, err := DecodeFrame(raw)
+		f, err := frame.Decode(raw)
 		return err == nil && w.trust != nil && f.Origin == m.core.authority
 	}
 	records := slices.DeleteFunc(slices.Clone(raws), func(raw []byte) bool { return !byAuthority(raw) })
@@ -155,7 +156,7 @@ func (n *simNode) start() {
 	}
 	for _, f := range frames {
 		if m.Counts(f.Origin) && !(w.trust != nil && f.Origin == m.core.authority) {
-			n.bans.Take(now, []Frame{f})
+			n.bans.Take(now, []frame.Frame{f})
 		}
 	}
 	m.phase = phaseRunning
@@ -361,10 +362,10 @@ func (n *simNode) publish(payload []byte, expires time.Time) {
 	if !expires.After(now) || n.mesh == nil || n.dying {
 		return
 	}
-	var draft Frame
-	f, err := n.mesh.Publish(now, payload, expires, func(d Frame) {
+	var draft frame.Frame
+	f, err := n.mesh.Publish(now, payload, expires, func(d frame.Frame) {
 		draft = d
-		n.bans.Take(now, []Frame{d})
+		n.bans.Take(now, []frame.Frame{d})
 	})
 	if err != nil {
 		n.w.fail(n.slot, "publish: %v", err)
@@ -382,7 +383,7 @@ func (n *simNode) publish(payload []byte, expires time.Time) {
 }
 
 // signed records a frame that counts.
-func (w *simWorld) signed(f Frame) {
+func (w *simWorld) signed(f frame.Frame) {
 	if f.Issued.After(w.lastIssue) {
 		w.lastIssue = f.Issued
 	}

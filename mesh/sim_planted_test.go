@@ -26,6 +26,8 @@ const plantedSource = `package mesh
 import (
 	"os"
 	"sync"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 var plantedFault = os.Getenv("MESH_PLANTED_FAULT")
@@ -34,7 +36,7 @@ func planted(name string) bool { return plantedFault == name }
 
 var plantedMarks sync.Map
 
-func plantedMark(m *Mesh, ref FrameRef) bool {
+func plantedMark(m *Mesh, ref frame.Ref) bool {
 	_, marked := plantedMarks.LoadOrStore([2]any{m, ref}, true)
 	return marked
 }

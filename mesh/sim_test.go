@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 var (
@@ -134,15 +136,15 @@ func TestKeptSeeds(t *testing.T) {
 func TestEpochIsRaisedAgain(t *testing.T) {
 	id := simKeys()[0]
 	c := newCore(id.ID(), 1, nil)
-	at := func(epoch uint64) Frame { return testFrame(t, id, epoch, 1, simEpoch, time.Hour, "") }
-	if out := c.step(simEpoch, evFrames{via: viaSync, frames: []Frame{at(1)}}); out.rollPast != 1 {
+	at := func(epoch uint64) frame.Frame { return testFrame(t, id, epoch, 1, simEpoch, time.Hour, "") }
+	if out := c.step(simEpoch, evFrames{via: viaSync, frames: []frame.Frame{at(1)}}); out.rollPast != 1 {
 		t.Errorf("epoch %d was found in use, want 1", out.rollPast)
 	}
 	c.epoch = 2
 	if out := c.step(simEpoch, evTick{}); out.rollPast != 0 {
 		t.Errorf("epoch %d was found in use, though it was raised", out.rollPast)
 	}
-	c.step(simEpoch, evFrames{via: viaSync, frames: []Frame{at(2)}})
+	c.step(simEpoch, evFrames{via: viaSync, frames: []frame.Frame{at(2)}})
 	if out := c.step(simEpoch, evTick{}); out.rollPast != 2 {
 		t.Errorf("epoch %d was found in use, want 2 until it is raised", out.rollPast)
 	}

@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"sync"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // simTrust is the authority of a simulated fleet. The fleet's operator has its key and publishes through any running node,
@@ -12,8 +14,8 @@ import (
 type simTrust struct {
 	authority Authority
 	serial    uint64
-	latest    map[ID]uint64     // serial of the newest certificate
-	revoked   map[ID]Revocation // issued, whether or not they got through
+	latest    map[frame.ID]uint64     // serial of the newest certificate
+	revoked   map[frame.ID]Revocation // issued, whether or not they got through
 }
 
 // simAuthority is the same in every run.
@@ -24,7 +26,7 @@ var simAuthority = sync.OnceValue(func() Authority {
 
 // found creates the fleet's authority.
 func (w *simWorld) found() {
-	w.trust = &simTrust{authority: simAuthority(), latest: make(map[ID]uint64), revoked: make(map[ID]Revocation)}
+	w.trust = &simTrust{authority: simAuthority(), latest: make(map[frame.ID]uint64), revoked: make(map[frame.ID]Revocation)}
 	copy(w.secrets.Authority[:], w.trust.authority.Public())
 }
 
@@ -44,7 +46,7 @@ func (w *simWorld) certify(id Identity) Certificate {
 }
 
 // decree publishes a record of the authority through a running node.
-func (w *simWorld) decree(f Frame) {
+func (w *simWorld) decree(f frame.Frame) {
 	n := w.up()
 	if n == nil {
 		return
@@ -95,7 +97,7 @@ func (w *simWorld) revoke() {
 	w.decree(v.frame)
 }
 
-func (w *simWorld) isRevoked(id ID) bool {
+func (w *simWorld) isRevoked(id frame.ID) bool {
 	if w.trust == nil {
 		return false
 	}
@@ -131,7 +133,7 @@ func (w *simWorld) insist() {
 
 // passing reports whether a frame may be gone although a node held it: its origin is revoked, or a newer certificate
 // replaced it.
-func (w *simWorld) passing(f Frame) bool {
+func (w *simWorld) passing(f frame.Frame) bool {
 	if w.trust == nil || f.Origin != w.trust.authority.key.ID() {
 		return w.isRevoked(f.Origin)
 	}
@@ -140,10 +142,10 @@ func (w *simWorld) passing(f Frame) bool {
 }
 
 // withdraw and readmit do what the daemon does.
-func (n *simNode) withdraw(origins []ID) { n.heed(origins, false) }
-func (n *simNode) readmit(origins []ID)  { n.heed(origins, true) }
+func (n *simNode) withdraw(origins []frame.ID) { n.heed(origins, false) }
+func (n *simNode) readmit(origins []frame.ID)  { n.heed(origins, true) }
 
-func (n *simNode) heed(origins []ID, counts bool) {
+func (n *simNode) heed(origins []frame.ID, counts bool) {
 	if n.dying {
 		return
 	}

@@ -14,6 +14,7 @@ import (
 	"unsafe"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // simWorld is a fleet on a simulated network, with simulated clocks and disks. Each node is a whole Mesh except for sockets
@@ -34,9 +35,9 @@ type simWorld struct {
 	trust   *simTrust // nil: everybody counts
 
 	faults    [faultKinds]int
-	published map[FrameRef][]string // every frame that a key signed, by its name
-	copies    uint64                // frames that arrived
-	wanted    uint64                // frames times nodes that could have them
+	published map[frame.Ref][]string // every frame that a key signed, by its name
+	copies    uint64                 // frames that arrived
+	wanted    uint64                 // frames times nodes that could have them
 	lastIssue time.Time
 	history   hash.Hash // of every event, packet and dropped frame
 	trace     io.Writer
@@ -101,7 +102,7 @@ func (q *simQueue) Pop() any {
 func newSimWorld(seed uint64, trace io.Writer) *simWorld {
 	w := &simWorld{
 		seed: seed, rng: rand.New(rand.NewPCG(seed, 0x5eed)), links: make(map[[2]int]bool),
-		published: make(map[FrameRef][]string), history: sha256.New(), trace: trace, secrets: simSecrets,
+		published: make(map[frame.Ref][]string), history: sha256.New(), trace: trace, secrets: simSecrets,
 	}
 	w.plan = newSimPlan(seed, w.rng)
 	w.note(-1, "plan", w.plan)

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 const (
@@ -30,7 +31,7 @@ type streamer struct {
 
 // streamJobs holds the messages waiting for one receiver, and how many are being sent to it.
 type streamJobs struct {
-	id      ID
+	id      frame.ID
 	waiting []outMessage
 	sending int
 }
@@ -61,7 +62,7 @@ func (s *streamer) put(job outMessage) bool {
 	return true
 }
 
-func (s *streamer) indexLocked(to ID) int {
+func (s *streamer) indexLocked(to frame.ID) int {
 	return slices.IndexFunc(s.to, func(q *streamJobs) bool { return q.id == to })
 }
 

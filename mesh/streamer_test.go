@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // A peer that does not read what is streamed to it keeps nobody else waiting, and memory is bounded.
@@ -16,7 +17,7 @@ func TestStreamerIsFair(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stalled := make(chan struct{})
 		var mu sync.Mutex
-		sent := make(map[ID]int)
+		sent := make(map[frame.ID]int)
 		s := newStreamer(&Mesh{})
 		s.send = func(job outMessage) bool {
 			if job.to[0] == 1 {
@@ -32,7 +33,7 @@ func TestStreamerIsFair(t *testing.T) {
 		run.Go(func() { s.run(ctx) })
 		for i := range byte(9) { // a captured node and eight made-up ones
 			for n := range 100 {
-				if ok := s.put(outMessage{to: ID{1, i}}); ok != (n < streamJobsOf) {
+				if ok := s.put(outMessage{to: frame.ID{1, i}}); ok != (n < streamJobsOf) {
 					t.Fatalf("message %d to a receiver that does not read: taken %v", n, ok)
 				}
 			}
@@ -40,23 +41,23 @@ func TestStreamerIsFair(t *testing.T) {
 		synctest.Wait()
 		for i := range byte(7) {
 			for range streamJobsOf {
-				if !s.put(outMessage{to: ID{2, i}}) {
+				if !s.put(outMessage{to: frame.ID{2, i}}) {
 					t.Fatal("no room for a receiver that reads")
 				}
 			}
 		}
-		if s.put(outMessage{to: ID{3}}) {
+		if s.put(outMessage{to: frame.ID{3}}) {
 			t.Error("more than so many messages wait")
 		}
 		synctest.Wait()
 		for i := range byte(7) {
-			if n := sent[ID{2, i}]; n != streamJobsOf {
+			if n := sent[frame.ID{2, i}]; n != streamJobsOf {
 				t.Errorf("%d of %d messages reached a receiver that reads", n, streamJobsOf)
 			}
 		}
 		close(stalled)
 		synctest.Wait()
-		if s.jobs != 0 || len(s.to) != 0 || sent[ID{1, 0}] != streamJobsOf {
+		if s.jobs != 0 || len(s.to) != 0 || sent[frame.ID{1, 0}] != streamJobsOf {
 			t.Errorf("%d jobs of %d receivers are left", s.jobs, len(s.to))
 		}
 		cancel()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -53,7 +54,7 @@ const (
 
 type syncMessage struct {
 	Kind    syncKind
-	From    ID
+	From    frame.ID
 	Session uint64 // the receiver's number for it; check: the sender's
 	Token   uint64 // differ, vector with Reply: the sender's number for the session
 
@@ -75,7 +76,7 @@ type syncMessage struct {
 }
 
 // lastKey is the highest possible key.
-var lastKey = streamKey{ID{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, math.MaxUint64}
+var lastKey = streamKey{frame.ID{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, math.MaxUint64}
 
 type streamVector struct {
 	Key         streamKey
@@ -227,7 +228,7 @@ func decodeSync(b []byte) (*syncMessage, error) {
 		m.End = r.Flags(1) != 0
 		m.Frames = make([][]byte, r.Array(maxChunkFrames))
 		for i := range m.Frames {
-			m.Frames[i] = r.Bin(MaxFrame)
+			m.Frames[i] = r.Bin(frame.MaxSize)
 		}
 	case syncAck:
 		r.ArrayOf(2)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -29,7 +30,7 @@ var ErrBadToken = errors.New("not a join token")
 // token is an invitation as it is handed over: the inviter's addresses and id, and the secret that admits a machine.
 type token struct {
 	Addrs   []netip.AddrPort
-	Inviter ID
+	Inviter frame.ID
 	Secret  [secretLen]byte
 	Expires time.Time // UTC, whole milliseconds
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 const (
@@ -33,7 +34,7 @@ type transport struct {
 	enrol func(net.Conn)
 	guard *guard
 	// unsent is called with a node to which the system refused to send a packet. It must not block. nil: not called.
-	unsent func(ID)
+	unsent func(frame.ID)
 
 	packets chan *memberlist.Packet // filter sends, memberlist receives; nobody closes it
 	streams chan net.Conn           // sorter goroutines send, memberlist receives; nobody closes it
@@ -153,7 +154,7 @@ func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, e
 		return at, nil
 	}
 	t.guard.count.sendErrors.Add(1)
-	if id, err := ParseID(a.Name); err == nil && t.unsent != nil {
+	if id, err := frame.ParseID(a.Name); err == nil && t.unsent != nil {
 		t.unsent(id)
 	}
 	return time.Now(), nil

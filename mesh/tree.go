@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"slices"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 const (
@@ -25,7 +27,7 @@ const (
 
 // successor returns the member that self passes a directly pushed frame on to: the next one in the order into which the
 // frame's hash puts all members except the origin. It returns the zero id if there is none.
-func successor(hash [32]byte, origin, self ID, members []target) (next ID) {
+func successor(hash [32]byte, origin, self frame.ID, members []target) (next frame.ID) {
 	a, b := binary.LittleEndian.Uint64(hash[:]), binary.LittleEndian.Uint64(hash[8:])
 	own := place{treeRank(a, b, self), self}
 	var after, first place // the first after own, and the first of all
@@ -48,7 +50,7 @@ func successor(hash [32]byte, origin, self ID, members []target) (next ID) {
 }
 
 // treesChildren returns the members that self passes a frame on to, in all trees.
-func treesChildren(hash [32]byte, origin, self ID, members []ID) (children []ID) {
+func treesChildren(hash [32]byte, origin, self frame.ID, members []frame.ID) (children []frame.ID) {
 	for i := range treeCount {
 		half := hash // treeChildren uses 16 bytes
 		copy(half[:16], hash[16*i:])
@@ -65,14 +67,14 @@ func treesChildren(hash [32]byte, origin, self ID, members []ID) (children []ID)
 // in an order that the frame's hash shuffles, so that inner places differ from frame to frame and no state is kept. The
 // children of place p are p*fan+1..p*fan+fan. Nodes whose views differ leave gaps or send twice; other mechanisms
 // repair both.
-func treeChildren(hash [32]byte, origin, self ID, members []ID, fan int) []ID {
+func treeChildren(hash [32]byte, origin, self frame.ID, members []frame.ID, fan int) []frame.ID {
 	a, b := binary.LittleEndian.Uint64(hash[:]), binary.LittleEndian.Uint64(hash[8:])
 	// Ranks are evenly distributed, so a table of their upper bits finds the members at given places without sorting
 	// all (0.4 ms instead of 3 at 10,000 members).
 	shift := 64 - bits.Len(uint(len(members)+1))
 	order := make([]place, 0, len(members)+1)
 	counts := make([]int, 1<<(64-shift))
-	add := func(id ID) {
+	add := func(id frame.ID) {
 		p := place{treeRank(a, b, id), id}
 		order = append(order, p)
 		counts[p.rank>>shift]++
@@ -118,7 +120,7 @@ func treeChildren(hash [32]byte, origin, self ID, members []ID, fan int) []ID {
 		}
 	}
 	slices.SortFunc(near, place.compare)
-	children := make([]ID, 0, end-first)
+	children := make([]frame.ID, 0, end-first)
 	for _, p := range near[first-skipped : end-skipped] {
 		children = append(children, p.id)
 	}
@@ -128,7 +130,7 @@ func treeChildren(hash [32]byte, origin, self ID, members []ID, fan int) []ID {
 // place is a member's position in a frame's order.
 type place struct {
 	rank uint64
-	id   ID
+	id   frame.ID
 }
 
 func (p place) compare(q place) int {
@@ -140,7 +142,7 @@ func (p place) compare(q place) int {
 
 // treeRank mixes a node's id with a frame's hash. The constants are those of splitmix64's finalizer (Steele, Lea and
 // Flood: Fast Splittable Pseudorandom Number Generators, 2014).
-func treeRank(a, b uint64, id ID) uint64 {
+func treeRank(a, b uint64, id frame.ID) uint64 {
 	x := a ^ binary.LittleEndian.Uint64(id[:])
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
 	x ^= b ^ binary.LittleEndian.Uint64(id[8:])

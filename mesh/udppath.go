@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -139,23 +140,23 @@ type udpPaths struct {
 	some atomic.Bool   // there are paths, or streams that failed
 
 	mu      sync.Mutex
-	of      map[ID]*udpPath
-	tcpLost map[ID]time.Time // when a stream to a peer failed
-	issued  time.Time        // time of this node's last message: it only increases, whatever the clock does
+	of      map[frame.ID]*udpPath
+	tcpLost map[frame.ID]time.Time // when a stream to a peer failed
+	issued  time.Time              // time of this node's last message: it only increases, whatever the clock does
 }
 
 func newUDPPaths() *udpPaths {
-	return &udpPaths{wake: make(chan struct{}, 1), of: make(map[ID]*udpPath), tcpLost: make(map[ID]time.Time)}
+	return &udpPaths{wake: make(chan struct{}, 1), of: make(map[frame.ID]*udpPath), tcpLost: make(map[frame.ID]time.Time)}
 }
 
 // suspect records a sign that packets to or from a peer are lost.
-func (t *udpPaths) suspect(now time.Time, id ID) {
+func (t *udpPaths) suspect(now time.Time, id frame.ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.addLocked(now, id, false)
 }
 
-func (t *udpPaths) addLocked(now time.Time, id ID, asked bool) *udpPath {
+func (t *udpPaths) addLocked(now time.Time, id frame.ID, asked bool) *udpPath {
 	if p := t.of[id]; p != nil {
 		return p
 	}
@@ -182,7 +183,7 @@ func (t *udpPaths) roomLocked(asked bool) bool {
 }
 
 // expects reports whether a peer's message is worth verifying.
-func (t *udpPaths) expects(now time.Time, from ID, part pathPart, want bool, issued time.Time) bool {
+func (t *udpPaths) expects(now time.Time, from frame.ID, part pathPart, want bool, issued time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.of[from]
@@ -193,7 +194,7 @@ func (t *udpPaths) expects(now time.Time, from ID, part pathPart, want bool, iss
 }
 
 // probed records that a probe has arrived by UDP.
-func (t *udpPaths) probed(now time.Time, from ID, part pathPart, issued time.Time) {
+func (t *udpPaths) probed(now time.Time, from frame.ID, part pathPart, issued time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.of[from]
@@ -207,7 +208,7 @@ func (t *udpPaths) probed(now time.Time, from ID, part pathPart, issued time.Tim
 }
 
 // reported records a peer's report.
-func (t *udpPaths) reported(now time.Time, from ID, r pathReport, issued time.Time) {
+func (t *udpPaths) reported(now time.Time, from frame.ID, r pathReport, issued time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if p := t.addLocked(now, from, true); p != nil {
@@ -217,7 +218,7 @@ func (t *udpPaths) reported(now time.Time, from ID, r pathReport, issued time.Ti
 
 // dueReport is a report that is due. changed: the state of UDP to or from the peer has changed.
 type dueReport struct {
-	id       ID
+	id       frame.ID
 	report   pathReport
 	to, from UDPWay
 	changed  bool
@@ -225,7 +226,7 @@ type dueReport struct {
 
 // due returns the reports that are due, and when the next one will be; zero if there is none. It drops paths that are
 // fine, and those whose peer is gone or does not answer.
-func (t *udpPaths) due(now time.Time, there func(ID) bool) (due []dueReport, next time.Time) {
+func (t *udpPaths) due(now time.Time, there func(frame.ID) bool) (due []dueReport, next time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for id, p := range t.of {
@@ -291,7 +292,7 @@ func (t *udpPaths) stamp(now time.Time) time.Time {
 // route decides how a message of size bytes goes to a peer: as a packet, over a stream, or both. A push beyond the rate
 // for streams goes neither way: sync brings it. While it is unknown whether UDP passes, a fresh push goes both ways, a
 // larger push as a packet, and any other message over a stream.
-func (t *udpPaths) route(now time.Time, id ID, size int, push bool) (packet, stream bool) {
+func (t *udpPaths) route(now time.Time, id frame.ID, size int, push bool) (packet, stream bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.of[id]
@@ -312,7 +313,7 @@ func (t *udpPaths) route(now time.Time, id ID, size int, push bool) (packet, str
 }
 
 // tcpFailed reports whether a stream to a peer failed recently.
-func (t *udpPaths) tcpFailed(now time.Time, id ID) bool {
+func (t *udpPaths) tcpFailed(now time.Time, id frame.ID) bool {
 	if !t.some.Load() {
 		return false
 	}
@@ -321,13 +322,13 @@ func (t *udpPaths) tcpFailed(now time.Time, id ID) bool {
 	return t.tcpFailedLocked(now, id)
 }
 
-func (t *udpPaths) tcpFailedLocked(now time.Time, id ID) bool {
+func (t *udpPaths) tcpFailedLocked(now time.Time, id frame.ID) bool {
 	at, ok := t.tcpLost[id]
 	return ok && now.Sub(at) < tcpRest
 }
 
 // streamed records whether a stream to a peer could be opened.
-func (t *udpPaths) streamed(now time.Time, id ID, ok bool) {
+func (t *udpPaths) streamed(now time.Time, id frame.ID, ok bool) {
 	if ok && !t.some.Load() {
 		return
 	}
@@ -344,7 +345,7 @@ func (t *udpPaths) streamed(now time.Time, id ID, ok bool) {
 }
 
 // ways returns what is known of UDP to and from a peer.
-func (t *udpPaths) ways(now time.Time, id ID) (to, from UDPWay) {
+func (t *udpPaths) ways(now time.Time, id frame.ID) (to, from UDPWay) {
 	if !t.some.Load() {
 		return UDPOpen, UDPOpen
 	}
@@ -383,18 +384,18 @@ func (m Member) UDPTrouble(name string) string {
 }
 
 // lossSeen records a sign that packets to or from a peer are lost. It does not block.
-func (m *Mesh) lossSeen(id ID) {
+func (m *Mesh) lossSeen(id frame.ID) {
 	if id != m.id && m.trusted(id) && m.peers.node(id) != nil {
 		m.paths.suspect(m.now(), id)
 	}
 }
 
 // missedPushes searches frames that came by sync for young ones that their origins should have pushed to this node.
-func (m *Mesh) missedPushes(frames []Frame) {
+func (m *Mesh) missedPushes(frames []frame.Frame) {
 	if len(m.peers.receivers()) > maxDirect {
 		return
 	}
-	var last ID
+	var last frame.ID
 	now := m.now()
 	for _, f := range frames {
 		if f.Origin == last || now.Sub(f.Issued) > pushMissed {
@@ -418,7 +419,7 @@ func (m *Mesh) pathLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		due, next := m.paths.due(m.now(), func(id ID) bool { return m.peers.node(id) != nil })
+		due, next := m.paths.due(m.now(), func(id frame.ID) bool { return m.peers.node(id) != nil })
 		for _, d := range due {
 			m.reportPath(d)
 		}
@@ -456,7 +457,7 @@ func (m *Mesh) reportPath(d dueReport) {
 }
 
 // pathMessageTo signs a path message to a peer.
-func (m *Mesh) pathMessageTo(to ID, payload []byte) []byte {
+func (m *Mesh) pathMessageTo(to frame.ID, payload []byte) []byte {
 	n := notice{MeshID: m.cfg.Secrets.MeshID, To: to, Issued: m.paths.stamp(m.now()), Payload: payload}
 	return appendPacked(nil, n.signed(pathDomain, m.cfg.Identity))
 }
@@ -466,7 +467,7 @@ func (m *Mesh) pathMessageTo(to ID, payload []byte) []byte {
 func (m *Mesh) pathMessage(b []byte) {
 	now := m.now()
 	n, part, report, ok := m.openPath(b)
-	from := IDOf(n.Key)
+	from := frame.IDOf(n.Key)
 	if !ok || from == m.id || !m.isMember(now, from) || !m.paths.expects(now, from, part, report.want, n.Issued) || !n.verify(pathDomain) {
 		m.count.noticesRefused.Add(1)
 		return
@@ -515,7 +516,7 @@ func (m *Mesh) overStream(to *memberlist.Node, msg []byte) bool {
 	if !m.paths.some.Load() {
 		return false
 	}
-	id, err := ParseID(to.Name)
+	id, err := frame.ParseID(to.Name)
 	if err != nil {
 		return false
 	}

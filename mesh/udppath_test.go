@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // hole is a loss of UDP between node 0 and all others.
@@ -55,7 +57,7 @@ func TestClusterUDPHoles(t *testing.T) {
 				// A loss of large packets only is noticed with the first import.
 				size := 40
 				if h.above > 0 {
-					size = MaxPayload
+					size = frame.MaxPayload
 				}
 				text := strings.Repeat("x", size)
 				for i, n := range c.nodes {
@@ -145,15 +147,15 @@ func (l *lockedText) String() string {
 // report a second.
 func TestUDPPathsAreFew(t *testing.T) {
 	paths, now := newUDPPaths(), time.Now()
-	peer := func(i int) (id ID) { return ID{byte(i >> 8), byte(i), 1} }
+	peer := func(i int) (id frame.ID) { return frame.ID{byte(i >> 8), byte(i), 1} }
 	for i := range 1000 {
 		paths.suspect(now, peer(i))
 		if from := peer(5000 + i); paths.expects(now, from, pathIsReport, true, now) {
 			paths.reported(now, from, pathReport{want: true}, now)
 		}
 	}
-	there := func(ID) bool { return true }
-	sent := make(map[ID]int)
+	there := func(frame.ID) bool { return true }
+	sent := make(map[frame.ID]int)
 	for end := now.Add(10 * time.Second); now.Before(end); now = now.Add(50 * time.Millisecond) {
 		due, _ := paths.due(now, there)
 		for _, d := range due {
@@ -179,7 +181,7 @@ func TestUDPPathsAreFew(t *testing.T) {
 
 // A report over a stream is accepted from the peer itself, once, and no more often than reports are sent.
 func TestUDPPathExpects(t *testing.T) {
-	paths, now, id := newUDPPaths(), time.Now(), ID{1}
+	paths, now, id := newUDPPaths(), time.Now(), frame.ID{1}
 	for _, tt := range []struct {
 		name  string
 		after time.Duration
@@ -211,7 +213,7 @@ func TestUDPPathExpects(t *testing.T) {
 
 // How messages travel while a path is unknown, if packets or only large ones are lost, and if streams fail.
 func TestUDPPathRoute(t *testing.T) {
-	paths, now, id := newUDPPaths(), time.Now(), ID{1}
+	paths, now, id := newUDPPaths(), time.Now(), frame.ID{1}
 	const small, large = freshSize, maxPacket
 	check := func(what string, size int, push, packet, stream bool) {
 		t.Helper()

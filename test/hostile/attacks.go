@@ -67,7 +67,7 @@ var attacks = map[string]func(context.Context, *world) error{
 // next signs this member's next frame.
 func (w *world) next(payload []byte, issued, expires time.Time) []byte {
 	w.seq++
-	return frame{
+	return crafted{
 		mesh: w.secrets.MeshID, key: w.key.Public().(ed25519.PublicKey), epoch: w.epoch, seq: w.seq,
 		issued: issued, expires: expires, payload: payload,
 	}.sign(w.key)
@@ -91,7 +91,7 @@ func forge(ctx context.Context, w *world) error {
 	}
 	every(ctx, 5000, func(i int) {
 		now := time.Now()
-		f := frame{
+		f := crafted{
 			mesh: w.secrets.MeshID, key: keys[i%len(keys)], epoch: w.epoch, seq: uint64(i + 1),
 			issued: now, expires: now.Add(w.life), payload: bans(now.Add(w.life), w.bans...),
 		}
@@ -245,7 +245,7 @@ func certificates(ctx context.Context, w *world) error {
 			return
 		}
 		now := time.Now()
-		f := frame{mesh: w.secrets.MeshID, key: pub, epoch: 1, seq: 1, issued: now, expires: now.Add(w.life), payload: bans(now.Add(w.life), w.bans...)}
+		f := crafted{mesh: w.secrets.MeshID, key: pub, epoch: 1, seq: 1, issued: now, expires: now.Add(w.life), payload: bans(now.Add(w.life), w.bans...)}
 		w.say(packet(kindPush, c.Raw(), f.sign(key)))
 	})
 	return nil
@@ -270,7 +270,7 @@ func authority(ctx context.Context, w *world) error {
 		if err != nil {
 			return
 		}
-		f := frame{mesh: w.secrets.MeshID, key: pub, epoch: 1, seq: 1, issued: now, expires: now.Add(w.life), payload: bans(now.Add(w.life), w.bans...)}
+		f := crafted{mesh: w.secrets.MeshID, key: pub, epoch: 1, seq: 1, issued: now, expires: now.Add(w.life), payload: bans(now.Add(w.life), w.bans...)}
 		w.say(packet(kindPush, c.Raw(), f.sign(key)))
 	})
 	return nil

@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // sendLarge sends one of meshban's messages by stream to every target.
@@ -18,7 +18,7 @@ func (w *world) sendLarge(msg []byte) {
 }
 
 // others returns the honest members.
-func (w *world) others() []mesh.ID { return slices.Collect(maps.Keys(w.members())) }
+func (w *world) others() []frame.ID { return slices.Collect(maps.Keys(w.members())) }
 
 // checks sends checks in the name of other members.
 func checks(ctx context.Context, w *world) error {
@@ -33,7 +33,7 @@ func checks(ctx context.Context, w *world) error {
 
 // session is a sync session that a target has let this member begin.
 type session struct {
-	to   mesh.ID
+	to   frame.ID
 	id   uint64 // the target's number for it
 	mine uint64
 }
@@ -65,7 +65,7 @@ func differs(b []byte) (s session, ok bool) {
 	if len(b) < head+2+16 || b[0] != kindSync || b[3] != syncDiffer {
 		return s, false
 	}
-	s.to = mesh.ID(b[head+2:])
+	s.to = frame.ID(b[head+2:])
 	rest := b[head+2+16:]
 	var okMine, okID bool
 	s.mine, rest, okMine = readNumber(rest)
@@ -93,7 +93,7 @@ func readNumber(b []byte) (v uint64, rest []byte, ok bool) {
 // wants asks for everything again and again: in its own sessions, and in the name of another in sessions that never began.
 func wants(ctx context.Context, w *world) error {
 	ids := w.others()
-	ask := func(from mesh.ID, id uint64) []byte {
+	ask := func(from frame.ID, id uint64) []byte {
 		var list [][]byte
 		for i := range 4 {
 			list = append(list, join(array(2), array(2), bin(ids[i%len(ids)][:]), number(1), bin(everything)))
@@ -120,7 +120,7 @@ func vectors(ctx context.Context, w *world) error {
 	list := func(streams, spans int) []byte {
 		var all [][]byte
 		for i := range streams {
-			var id mesh.ID
+			var id frame.ID
 			binary.BigEndian.PutUint64(id[:], uint64(i)+1)
 			all = append(all, stream(id, 1, 7, slices.Repeat([]byte{2, 0}, spans)))
 		}
@@ -143,7 +143,7 @@ func chunks(ctx context.Context, w *world) error {
 	now := time.Now()
 	var frames [][]byte
 	for i := range 600 {
-		f := frame{
+		f := crafted{
 			mesh: w.secrets.MeshID, key: keys[i%len(keys)], epoch: w.epoch, seq: uint64(i + 1),
 			issued: now, expires: now.Add(time.Hour), payload: bans(now.Add(time.Hour), w.bans...),
 		}

@@ -8,7 +8,7 @@ import (
 	"errors"
 	"net/netip"
 
-	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // claim announces, signed and in its own name, that this member is at each of its targets' addresses in turn.
@@ -39,7 +39,7 @@ func oddVersions(ctx context.Context, w *world) error {
 	addr := netip.AddrPortFrom(w.self.Addr(), 17946)
 	m := meta(pub, "odd", "1", place(key, w.secrets.MeshID, addr), 0)
 	every(ctx, 10, func(i int) {
-		a := alive{uint32(1 + i), mesh.IDOf(pub).String(), addr.Addr().AsSlice(), addr.Port(), m, odd[i%len(odd)]}
+		a := alive{uint32(1 + i), frame.IDOf(pub).String(), addr.Addr().AsSlice(), addr.Port(), m, odd[i%len(odd)]}
 		w.packet(encoded(mlAlive, a))
 		w.packet(compound(encoded(mlAlive, a), encoded(mlAlive, a)))
 		if i%10 == 0 {
@@ -71,7 +71,7 @@ func compound(parts ...[]byte) []byte {
 }
 
 // question returns a message that asks member to, in this member's name, to answer at replyTo.
-func (w *world) question(to mesh.ID, nonce []byte, replyTo string) []byte {
+func (w *world) question(to frame.ID, nonce []byte, replyTo string) []byte {
 	body := join(array(6), number(1), bin(w.secrets.MeshID[:]), bin(to[:]), bin(nonce), text(replyTo), bin(w.key.Public().(ed25519.PublicKey)))
 	return join([]byte{5}, body, ed25519.Sign(w.key, append([]byte("meshban ask v1\x00"), body...)))
 }

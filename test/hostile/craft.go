@@ -16,6 +16,7 @@ import (
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // A second implementation of the messages between members: a hostile member does not use the code of package mesh. See
@@ -79,8 +80,8 @@ func join(parts ...[]byte) (b []byte) {
 	return b
 }
 
-// frame is the content of a signed frame.
-type frame struct {
+// crafted is the content of a signed frame.
+type crafted struct {
 	mesh            [16]byte
 	key             ed25519.PublicKey
 	epoch, seq      uint64
@@ -89,7 +90,7 @@ type frame struct {
 }
 
 // sign returns the encoded frame, signed with any key.
-func (f frame) sign(key ed25519.PrivateKey) []byte {
+func (f crafted) sign(key ed25519.PrivateKey) []byte {
 	body := join(array(8), number(1), bin(f.mesh[:]), bin(f.key), number(f.epoch), number(f.seq),
 		number(uint64(f.issued.UnixMilli())), number(uint64(f.expires.UnixMilli())), bin(f.payload))
 	return append(body, ed25519.Sign(key, append([]byte("meshban frame v1\x00"), body...))...)
@@ -126,12 +127,12 @@ func digest(root []byte) []byte {
 }
 
 // syncMessage returns a sync message; body follows the fields that all have.
-func syncMessage(kind byte, from mesh.ID, session uint64, body []byte) []byte {
+func syncMessage(kind byte, from frame.ID, session uint64, body []byte) []byte {
 	return syncToken(kind, from, session, 0, body)
 }
 
 // syncToken returns a sync message that also carries token, the sender's own number for the session.
-func syncToken(kind byte, from mesh.ID, session, token uint64, body []byte) []byte {
+func syncToken(kind byte, from frame.ID, session, token uint64, body []byte) []byte {
 	outer := byte(kindSync)
 	if kind == syncChunk {
 		outer = kindChunk
@@ -140,7 +141,7 @@ func syncToken(kind byte, from mesh.ID, session, token uint64, body []byte) []by
 }
 
 // stream returns the part of a vector about one origin's frames of one epoch.
-func stream(origin mesh.ID, epoch, live uint64, seen []byte) []byte {
+func stream(origin frame.ID, epoch, live uint64, seen []byte) []byte {
 	var sum [32]byte
 	_, _ = rand.Read(sum[:])
 	return join(array(7), bin(origin[:]), number(epoch), number(live), bin(sum[:]), number(1), number(0), bin(seen))

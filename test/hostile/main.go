@@ -31,13 +31,14 @@ import (
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // world is what an attack works with.
 type world struct {
 	secrets mesh.Secrets
 	key     ed25519.PrivateKey
-	id      mesh.ID
+	id      frame.ID
 	self    netip.AddrPort
 	targets []netip.AddrPort // the nodes under attack
 	bans    []netip.Prefix   // what the attack wants dropped, and the targets must not drop in the end
@@ -175,7 +176,7 @@ func (w *world) become(dir, token string) error {
 			return err
 		}
 		w.key = key.(ed25519.PrivateKey)
-		w.id = mesh.IDOf(w.key.Public().(ed25519.PublicKey))
+		w.id = frame.IDOf(w.key.Public().(ed25519.PublicKey))
 		return nil
 	}
 	made, err := os.MkdirTemp("", "hostile-")
@@ -266,10 +267,10 @@ func (w *world) NotifyPingComplete(_ *memberlist.Node, _ time.Duration, payload 
 }
 
 // members returns the keys of the other members by their ids.
-func (w *world) members() map[mesh.ID]ed25519.PublicKey {
-	all := map[mesh.ID]ed25519.PublicKey{}
+func (w *world) members() map[frame.ID]ed25519.PublicKey {
+	all := map[frame.ID]ed25519.PublicKey{}
 	for _, n := range w.ml.Members() {
-		id, err := mesh.ParseID(n.Name)
+		id, err := frame.ParseID(n.Name)
 		if err == nil && id != w.id && len(n.Meta) > 36 {
 			all[id] = ed25519.PublicKey(slices.Clone(n.Meta[4:36]))
 		}

@@ -13,7 +13,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // samples returns one valid message of each kind.
@@ -147,7 +147,7 @@ func sybil(ctx context.Context, w *world) error {
 		}
 		addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 77, 1 + byte(i>>8), byte(i)}), 7946)
 		m := meta(pub, "sybil", "1", place(key, w.secrets.MeshID, addr), 512)
-		w.packet(encoded(mlAlive, alive{1, mesh.IDOf(pub).String(), addr.Addr().AsSlice(), addr.Port(), m, versions}))
+		w.packet(encoded(mlAlive, alive{1, frame.IDOf(pub).String(), addr.Addr().AsSlice(), addr.Port(), m, versions}))
 	})
 	return nil
 }
@@ -187,7 +187,7 @@ func lies(ctx context.Context, w *world) error {
 			w.say(syncMessage(syncCheck, from, session, digest(sum[:])))
 		case 2:
 			var seen [][]byte
-			sorted := slices.SortedFunc(slices.Values(ids), func(a, b mesh.ID) int { return bytes.Compare(a[:], b[:]) })
+			sorted := slices.SortedFunc(slices.Values(ids), func(a, b frame.ID) int { return bytes.Compare(a[:], b[:]) })
 			for _, id := range sorted {
 				seen = append(seen, stream(id, 1, 7, everything))
 			}

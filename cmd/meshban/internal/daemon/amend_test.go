@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/ban"
-	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // A node that lost its store bans an address for a shorter time, then receives its own earlier, longer ban: it revokes
@@ -28,11 +28,11 @@ func TestALostBanIsTakenBack(t *testing.T) {
 	n.ban(t, 10*time.Minute, addr)
 	for _, tt := range []struct {
 		name string
-		back mesh.Frame
+		back frame.Frame
 		want uint64
 	}{{"what a copy has said", copied, 0}, {"the former ban", former, 1}} {
 		before := n.mesh.Stats().Published
-		n.deliver([]mesh.Frame{tt.back})
+		n.deliver([]frame.Frame{tt.back})
 		if got := n.mesh.Stats().Published - before; got != tt.want {
 			t.Errorf("%s came: %d frames were published, want %d", tt.name, got, tt.want)
 		}
@@ -43,7 +43,7 @@ func TestALostBanIsTakenBack(t *testing.T) {
 }
 
 // said publishes a ban in the node's name that its table does not know.
-func (n *node) said(t *testing.T, addr string, length time.Duration) mesh.Frame {
+func (n *node) said(t *testing.T, addr string, length time.Duration) frame.Frame {
 	t.Helper()
 	now := time.Now()
 	ops := []ban.Op{{Kind: ban.KindBan, Prefix: netip.MustParsePrefix(addr), Until: endOf(now, length), Source: "test"}}

@@ -13,10 +13,11 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/store"
 	"github.com/meshban/meshban/fw"
 	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // maxFramePayload keeps one frame within one UDP packet.
-const maxFramePayload = mesh.MaxPayload
+const maxFramePayload = frame.MaxPayload
 
 // publish signs ops, sends them to every member and applies them here. The ops must have passed the table's CheckLocal.
 // If publish fails halfway, everything before the failure stands.
@@ -53,14 +54,14 @@ func (d *Daemon) publishFrame(now time.Time, ops []ban.Op) error {
 	d.foresee(now, ops)
 	records := make([]ban.Record, 0, len(ops))
 	var flushed <-chan struct{}
-	frame, err := d.mesh.Publish(now, payload, ban.Expires(ops), func(draft mesh.Frame) {
+	f, err := d.mesh.Publish(now, payload, ban.Expires(ops), func(draft frame.Frame) {
 		d.merge(now, appendRecords(records, now, draft, ops))
 		flushed = ahead(d.fw.Flush)
 	})
 	if err != nil {
 		return fmt.Errorf("publish %d ops: %w", len(ops), err)
 	}
-	d.remember(now, frame)
+	d.remember(now, f)
 	kick(d.expireKick)
 	<-flushed
 	giveWay()
@@ -69,7 +70,7 @@ func (d *Daemon) publishFrame(now time.Time, ops []ban.Op) error {
 
 // deliver takes verified frames from peers, in order of arrival, on the mesh's own goroutine. Each frame is merged
 // before the next is judged, so that an op that is said again does not count against its origin.
-func (d *Daemon) deliver(frames []mesh.Frame) {
+func (d *Daemon) deliver(frames []frame.Frame) {
 	now := time.Now()
 	records := d.arrived[:0]
 	var ends []int       // where each frame's records end
@@ -86,13 +87,13 @@ func (d *Daemon) deliver(frames []mesh.Frame) {
 		}
 		records, ends = records[:0], ends[:0]
 	}
-	for _, frame := range frames {
+	for _, f := range frames {
 		begin := len(records)
-		records = d.decode(records, now, now, frame, d.admitLocked)
+		records = d.decode(records, now, now, f, d.admitLocked)
 		d.merge(now, records[begin:])
 		// A frame of ours with this epoch or a later one comes from a copy of this node, which would amend whatever
 		// this node amends.
-		if ban.Origin(frame.Origin) == d.self && frame.Epoch < d.mesh.Epoch() {
+		if ban.Origin(f.Origin) == d.self && f.Epoch < d.mesh.Epoch() {
 			own = append(own, records[begin:]...)
 		}
 		ends = append(ends, len(records))
@@ -131,13 +132,13 @@ func (d *Daemon) amend(now time.Time, own []ban.Record) {
 // decode decodes a frame's ops and appends to dst those that judge admits. It calls judge with the lock held. Refused
 // ops are counted and logged; the frame travels on regardless, because every node judges for itself.
 func (d *Daemon) decode(
-	dst []ban.Record, now, arrived time.Time, frame mesh.Frame, judge func(time.Time, *ban.Record) error,
+	dst []ban.Record, now, arrived time.Time, f frame.Frame, judge func(time.Time, *ban.Record) error,
 ) []ban.Record {
-	if id, ok := forgottenBy(frame.Payload); ok {
-		d.hearForget(frame, id)
+	if id, ok := forgottenBy(f.Payload); ok {
+		d.hearForget(f, id)
 		return dst
 	}
-	ops, err := ban.DecodeOps(frame.Payload)
+	ops, err := ban.DecodeOps(f.Payload)
 	if err != nil {
 		d.metrics.refuse(err)
 		d.mu.Lock()
@@ -147,12 +148,12 @@ func (d *Daemon) decode(
 		}
 		d.mu.Unlock()
 		if loud {
-			d.log.Warn("frames hold no ops that this version understands", "origin", d.names.of(ban.Origin(frame.Origin)), "err", err)
+			d.log.Warn("frames hold no ops that this version understands", "origin", d.names.of(ban.Origin(f.Origin)), "err", err)
 		}
 		return dst
 	}
 	kept := len(dst)
-	dst = appendRecords(dst, arrived, frame, ops)
+	dst = appendRecords(dst, arrived, f, ops)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for i := kept; i < len(dst); i++ {
@@ -177,13 +178,13 @@ func (d *Daemon) decode(
 }
 
 // appendRecords appends a frame's ops to dst with their origin, version and time of arrival.
-func appendRecords(dst []ban.Record, arrived time.Time, frame mesh.Frame, ops []ban.Op) []ban.Record {
+func appendRecords(dst []ban.Record, arrived time.Time, f frame.Frame, ops []ban.Op) []ban.Record {
 	for i := range ops {
 		dst = append(dst, ban.Record{
 			Op:      ops[i],
-			Origin:  ban.Origin(frame.Origin),
-			Version: ban.Version{Epoch: frame.Epoch, Seq: frame.Seq, Index: uint16(i)},
-			Issued:  frame.Issued,
+			Origin:  ban.Origin(f.Origin),
+			Version: ban.Version{Epoch: f.Epoch, Seq: f.Seq, Index: uint16(i)},
+			Issued:  f.Issued,
 			Arrived: arrived,
 		})
 	}
@@ -324,17 +325,17 @@ func (d *Daemon) event(c ban.Change, at time.Time, why string) control.Event {
 }
 
 // remember queues a frame for the disk, with its time of arrival.
-func (d *Daemon) remember(arrived time.Time, frame mesh.Frame) {
-	d.store.Put(store.KeyOf(frame.Origin, frame.Epoch, frame.Seq), arrived, frame.Raw)
+func (d *Daemon) remember(arrived time.Time, f frame.Frame) {
+	d.store.Put(store.KeyOf(f.Origin, f.Epoch, f.Seq), arrived, f.Raw)
 }
 
 // keepRecord writes a record of the authority to disk before its command is answered.
 func (d *Daemon) keepRecord(ctx context.Context, raw []byte) error {
-	frame, err := mesh.DecodeFrame(raw)
+	f, err := frame.Decode(raw)
 	if err != nil {
 		return err
 	}
-	d.remember(time.Now(), frame)
+	d.remember(time.Now(), f)
 	d.keep(ctx, keepLimit)
 	return nil
 }
@@ -350,15 +351,15 @@ func stopping(err error) error {
 // admitted remembers every newly held frame. Frames of this run were already remembered when they were published,
 // before the line file's position was; doing so again is harmless. Own frames of earlier runs come back from peers
 // after the store has lost them.
-func (d *Daemon) admitted(frames []mesh.Frame) {
+func (d *Daemon) admitted(frames []frame.Frame) {
 	now := time.Now()
-	for _, frame := range frames {
-		d.remember(now, frame)
+	for _, f := range frames {
+		d.remember(now, f)
 	}
 }
 
 // forget drops ended frames from the store.
-func (d *Daemon) forget(refs []mesh.FrameRef) {
+func (d *Daemon) forget(refs []frame.Ref) {
 	for _, ref := range refs {
 		d.store.Drop(store.KeyOf(ref.Origin, ref.Epoch, ref.Seq))
 	}

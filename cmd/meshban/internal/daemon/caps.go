@@ -12,6 +12,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // capsLocked returns what an origin may say here: the stricter of the configuration and the origin's certificate. It is
@@ -147,7 +148,7 @@ func (n *notes) certHint(flag string) string {
 // recap records what a node's certificate now allows. Package mesh reports every certificate that comes or ends before
 // any frame that came later. If the certificate has changed again by now, the newer one counts early, which is
 // harmless.
-func (d *Daemon) recap(id mesh.ID) {
+func (d *Daemon) recap(id frame.ID) {
 	s := d.mesh.Standing(id)
 	d.recertified(s)
 	d.mu.Lock()

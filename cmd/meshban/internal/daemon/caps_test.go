@@ -10,6 +10,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // Each cap is the stricter of the configured and the certified one.
@@ -52,7 +53,7 @@ func TestStricterCaps(t *testing.T) {
 // recertify gives node who a certificate with other caps; n holds the authority's key.
 func (n *node) recertify(t *testing.T, who *node, caps mesh.Caps) {
 	t.Helper()
-	c := n.mesh.Standing(mesh.ID(who.self)).Certificate
+	c := n.mesh.Standing(frame.ID(who.self)).Certificate
 	if _, err := n.mesh.Certify(c.Node, c.Name, caps); err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +147,7 @@ func TestCertificateCaps(t *testing.T) {
 	if c := web3.capsOf(web2); c.Active != 1 {
 		t.Errorf("%+v", c)
 	}
-	if _, err := web1.mesh.Revoke(mesh.ID(web2.self), "web2", time.Time{}, ""); err != nil {
+	if _, err := web1.mesh.Revoke(frame.ID(web2.self), "web2", time.Time{}, ""); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "a revoked node has no caps of its own", func() bool {
@@ -163,12 +164,12 @@ func TestCapsOfInvitationAndVerb(t *testing.T) {
 	web1 := first(t, "web1")
 	want := control.Caps{Rate: 60, Widest4: 28, MaxFor: time.Hour, NoImport: true}
 	web2 := web1.joinWith(t, "web2", control.InviteRequest{Caps: want})
-	id := mesh.ID(web2.self).String()
+	id := frame.ID(web2.self).String()
 	for _, n := range []*node{web1, web2} {
 		if m := n.member(t, id); m.Caps == nil || *m.Caps != want {
 			t.Errorf("%s shows %+v", n.cfg.Name, m.Caps)
 		}
-		if m := n.member(t, mesh.ID(web1.self).String()); m.Caps == nil || *m.Caps != (control.Caps{}) {
+		if m := n.member(t, frame.ID(web1.self).String()); m.Caps == nil || *m.Caps != (control.Caps{}) {
 			t.Errorf("%s shows %+v of the founder", n.cfg.Name, m.Caps)
 		}
 		if rep, err := n.Caps(t.Context(), control.CapsRequest{Node: "web2"}); err != nil || rep.Caps != want || rep.ID != id {

@@ -6,14 +6,14 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/ban"
-	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // rewound applies the held frames again after the clock was set: some ops had ended by a clock that was ahead, or did
 // not count yet by one that was behind. Ops that lift bans come before bans, so that a lifted ban does not count even
 // for a moment; they have come back from peers or from the store, or, if all clocks were ahead, the table remembers
 // them. It runs on the mesh's own goroutine, so all that is held was judged before.
-func (d *Daemon) rewound(live iter.Seq[mesh.Frame]) {
+func (d *Daemon) rewound(live iter.Seq[frame.Frame]) {
 	now := time.Now()
 	stored, err := d.syncedHolds()
 	if err != nil {
@@ -39,15 +39,15 @@ func (d *Daemon) syncedHolds() (storedHolds, error) {
 }
 
 // takeAgain applies frames that were judged before: ops that lift bans first, then bans.
-func (d *Daemon) takeAgain(now time.Time, live iter.Seq[mesh.Frame], stored storedHolds) {
+func (d *Daemon) takeAgain(now time.Time, live iter.Seq[frame.Frame], stored storedHolds) {
 	for _, bans := range []bool{false, true} {
 		var some []ban.Record
-		for frame := range live {
+		for f := range live {
 			begin, at := len(some), now
-			if frame.Issued.After(at) { // it was admitted while the clock was ahead
-				at = frame.Issued
+			if f.Issued.After(at) { // it was admitted while the clock was ahead
+				at = f.Issued
 			}
-			some = d.decode(some, at, now, frame, stored.judgeLocked)
+			some = d.decode(some, at, now, f, stored.judgeLocked)
 			kept := some[:begin]
 			for _, r := range some[begin:] {
 				if (r.Kind == ban.KindBan) == bans {

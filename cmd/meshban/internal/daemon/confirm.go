@@ -11,7 +11,7 @@ import (
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/fw"
-	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // Rules under which a command has no effect, or none elsewhere, although nothing refused its op.
@@ -36,7 +36,7 @@ func (d *Daemon) ignored() *control.Error {
 	default:
 		return nil
 	}
-	s := d.mesh.Standing(mesh.ID(d.self))
+	s := d.mesh.Standing(frame.ID(d.self))
 	switch {
 	case s.Revoked != nil:
 		text := "the mesh revoked this node at " + control.FormatPast(s.Revoked.Issued)
@@ -101,7 +101,7 @@ func (d *Daemon) confirm(
 			case mute != "":
 				r.Err = &control.Error{
 					Code: control.CodePolicy, Rule: ruleClock,
-					Message: fmt.Sprintf("%s is %s on this node, but not on %s: this machine's clock is more than %d minutes ahead of theirs", show(r.Prefix), did, mute, mesh.FutureSkew/time.Minute),
+					Message: fmt.Sprintf("%s is %s on this node, but not on %s: this machine's clock is more than %d minutes ahead of theirs", show(r.Prefix), did, mute, frame.FutureSkew/time.Minute),
 					Hint:    "set the clock right, as by `timedatectl set-ntp true`; `meshban status` says by how much it is off",
 				}
 			}
@@ -115,7 +115,7 @@ func (d *Daemon) confirm(
 const maxNamedMembers = 4
 
 // mutedBy lists members by name, or returns "" for none.
-func mutedBy(ids []mesh.ID, n *names) string {
+func mutedBy(ids []frame.ID, n *names) string {
 	var who []ban.Origin
 	for _, id := range ids[:min(len(ids), maxNamedMembers)] {
 		who = append(who, ban.Origin(id))

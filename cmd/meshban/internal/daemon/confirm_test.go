@@ -10,7 +10,7 @@ import (
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/fw"
-	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // hears merges a record of another origin, past every check that could refuse it.
@@ -79,7 +79,7 @@ func TestARevokedNodeSaysSo(t *testing.T) {
 	}
 	until(t, "b knows", func() bool {
 		b.ban(t, time.Hour, "192.0.2.9/32")
-		return b.mesh.Standing(mesh.ID(b.self)).Revoked != nil
+		return b.mesh.Standing(frame.ID(b.self)).Revoked != nil
 	})
 	r := b.ban(t, time.Hour, "192.0.2.1/32").Results[0]
 	if e := r.Err; e == nil || e.Code != control.CodePolicy || e.Rule != ruleRevoked || !strings.Contains(e.Message, "on this node only") || !strings.Contains(e.Message, "stolen") {

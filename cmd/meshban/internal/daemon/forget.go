@@ -10,6 +10,7 @@ import (
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 const (
@@ -20,15 +21,15 @@ const (
 	forgetFor = 8 * 24 * time.Hour
 )
 
-func forgetPayload(id mesh.ID) []byte { return append([]byte(forgetMark), id[:]...) }
+func forgetPayload(id frame.ID) []byte { return append([]byte(forgetMark), id[:]...) }
 
 // forgottenBy returns the member that a payload declares gone for good.
-func forgottenBy(payload []byte) (id mesh.ID, ok bool) {
+func forgottenBy(payload []byte) (id frame.ID, ok bool) {
 	rest, ok := bytes.CutPrefix(payload, []byte(forgetMark))
 	if !ok || len(rest) != len(id) {
 		return id, false
 	}
-	return mesh.ID(rest), true
+	return frame.ID(rest), true
 }
 
 // Forget implements control.Agent.
@@ -37,7 +38,7 @@ func (d *Daemon) Forget(ctx context.Context, req control.ForgetRequest) (control
 	if err != nil {
 		return control.ForgetReply{}, err
 	}
-	if id == mesh.ID(d.self) {
+	if id == frame.ID(d.self) {
 		return control.ForgetReply{}, &control.Error{Code: control.CodePolicy, Rule: "own node", Message: "a node cannot forget itself", Hint: "do it on another node"}
 	}
 	name, now := d.names.of(ban.Origin(id)), time.Now()
@@ -54,12 +55,12 @@ func (d *Daemon) Forget(ctx context.Context, req control.ForgetRequest) (control
 		e.Message = "nobody would take this node's word: " + e.Message
 		return control.ForgetReply{}, e
 	}
-	frame, err := d.publishForget(now, id)
+	f, err := d.publishForget(now, id)
 	if err != nil {
 		return control.ForgetReply{}, stopping(err)
 	}
-	d.mesh.Forget(id, frame.Origin, now, true)
-	d.remember(now, frame)
+	d.mesh.Forget(id, f.Origin, now, true)
+	d.remember(now, f)
 	d.keep(ctx, keepLimit)
 	e := d.byCaller(ctx, now)
 	e.What, e.Reason = "forget", fmt.Sprintf("%s (%s)", d.names.plain(ban.Origin(id)), id)
@@ -68,7 +69,7 @@ func (d *Daemon) Forget(ctx context.Context, req control.ForgetRequest) (control
 }
 
 // publishForget declares a member gone for good, in the authority's name if this node has its key.
-func (d *Daemon) publishForget(now time.Time, id mesh.ID) (mesh.Frame, error) {
+func (d *Daemon) publishForget(now time.Time, id frame.ID) (frame.Frame, error) {
 	if d.mesh.HasAuthority() {
 		return d.mesh.PublishAsAuthority(now, forgetPayload(id), now.Add(forgetFor))
 	}
@@ -76,9 +77,9 @@ func (d *Daemon) publishForget(now time.Time, id mesh.ID) (mesh.Frame, error) {
 }
 
 // hearForget handles another node's declaration that a member is gone for good.
-func (d *Daemon) hearForget(frame mesh.Frame, id mesh.ID) {
-	sure := ban.Origin(frame.Origin) == d.self || frame.Origin == d.mesh.AuthorityID() && d.distrust == ""
-	if d.mesh.Forget(id, frame.Origin, frame.Issued, sure) {
-		d.log.Info("a member is said to be gone for good", "name", d.names.of(ban.Origin(id)), "by", d.names.of(ban.Origin(frame.Origin)))
+func (d *Daemon) hearForget(f frame.Frame, id frame.ID) {
+	sure := ban.Origin(f.Origin) == d.self || f.Origin == d.mesh.AuthorityID() && d.distrust == ""
+	if d.mesh.Forget(id, f.Origin, f.Issued, sure) {
+		d.log.Info("a member is said to be gone for good", "name", d.names.of(ban.Origin(id)), "by", d.names.of(ban.Origin(f.Origin)))
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
-	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // A forget reaches every node. A node that lives, or was heard from a moment ago, is never forgotten; package mesh tests the
@@ -37,14 +37,14 @@ func TestForgetReachesAll(t *testing.T) {
 	// A captured node says that a live one is gone: the frame arrives and changes nothing.
 	said := func(n *node) bool { return strings.Contains(n.log.String(), "a member is said to be gone for good") }
 	until(t, "b knows c", func() bool { return b.meshStatus().Alive == 3 })
-	frame, err := b.publishForget(time.Now(), mesh.ID(c.self))
+	f, err := b.publishForget(time.Now(), frame.ID(c.self))
 	if err != nil {
 		t.Fatal(err)
 	}
 	until(t, "the others have the frame", func() bool {
 		return a.mesh.Digest() == b.mesh.Digest() && c.mesh.Digest() == b.mesh.Digest()
 	})
-	if id, ok := forgottenBy(frame.Payload); !ok || id != mesh.ID(c.self) || said(a) || a.memberOf(t, "c").State != control.MemberAlive {
+	if id, ok := forgottenBy(f.Payload); !ok || id != frame.ID(c.self) || said(a) || a.memberOf(t, "c").State != control.MemberAlive {
 		t.Errorf("%v, %v: a member that lives is forgotten", id, ok)
 	}
 
@@ -59,7 +59,7 @@ func TestForgetReachesAll(t *testing.T) {
 	}
 	now := time.Now()
 	until(t, "the millisecond in which c went is over", func() bool { return time.Now().UnixMilli() > now.UnixMilli() })
-	if _, err := a.publishForget(time.Now(), mesh.ID(c.self)); err != nil {
+	if _, err := a.publishForget(time.Now(), frame.ID(c.self)); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "b hears it", func() bool { return said(b) })
@@ -68,7 +68,7 @@ func TestForgetReachesAll(t *testing.T) {
 // A payload of ops is not taken for a forget.
 func TestForgetPayload(t *testing.T) {
 	t.Parallel()
-	id := mesh.ID{1, 2, 3}
+	id := frame.ID{1, 2, 3}
 	if got, ok := forgottenBy(forgetPayload(id)); !ok || got != id {
 		t.Errorf("%v, %v", got, ok)
 	}

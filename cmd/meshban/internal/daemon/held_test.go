@@ -13,7 +13,7 @@ import (
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
-	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // tighten changes the caps of a running node, as a reload does.
@@ -305,13 +305,13 @@ func TestBansSaidAgainInOneDeliveryCountOnce(t *testing.T) {
 	for _, prefix := range crowd(burst, 4) {
 		ops = append(ops, ban.Op{Kind: ban.KindBan, Prefix: prefix, Until: now.Add(time.Hour), Source: "cli"})
 	}
-	var frames []mesh.Frame
+	var frames []frame.Frame
 	for seq := range uint64(3) {
 		payload, err := ban.AppendOps(nil, ops)
 		if err != nil {
 			t.Fatal(err)
 		}
-		frames = append(frames, mesh.Frame{Origin: mesh.ID{9}, Epoch: 1, Seq: seq + 1, Issued: now, Expires: now.Add(time.Hour), Payload: payload})
+		frames = append(frames, frame.Frame{Origin: frame.ID{9}, Epoch: 1, Seq: seq + 1, Issued: now, Expires: now.Add(time.Hour), Payload: payload})
 	}
 	a.deliver(frames)
 	if c := a.counts(); c.Active != burst || c.Held != 0 {

@@ -14,7 +14,7 @@ import (
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/hostinfo"
-	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // An import used to be answered while it still waited for the disk: a kill at that moment lost all of it.
@@ -26,11 +26,11 @@ func TestBulkIsOnDiskWhenItIsAnswered(t *testing.T) {
 	}
 	bans := 0
 	if err := n.store.Frames(func(_ time.Time, raw []byte) error {
-		frame, err := mesh.DecodeFrame(raw)
+		f, err := frame.Decode(raw)
 		if err != nil {
 			return err
 		}
-		if ops, err := ban.DecodeOps(frame.Payload); err == nil { // otherwise it is a certificate
+		if ops, err := ban.DecodeOps(f.Payload); err == nil { // otherwise it is a certificate
 			bans += len(ops)
 		}
 		return nil

@@ -12,7 +12,7 @@ import (
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
-	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // A peer banned an address and this node emitted the ban. Only a line that says no more than the ban can be the answer of
@@ -156,7 +156,7 @@ func TestALineTakesALiftedBanBack(t *testing.T) {
 	until(t, "the line bans", func() bool { return a.enforces(t, addr) })
 	revoked := false
 	for f := range a.mesh.Frames() {
-		if ops, err := ban.DecodeOps(f.Payload); err == nil && f.Origin == mesh.ID(a.self) {
+		if ops, err := ban.DecodeOps(f.Payload); err == nil && f.Origin == frame.ID(a.self) {
 			revoked = revoked || slices.ContainsFunc(ops, func(op ban.Op) bool { return op.Kind == ban.KindRevoke && time.Until(op.Until) > 5*time.Hour })
 		}
 	}

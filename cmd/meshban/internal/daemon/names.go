@@ -17,6 +17,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/logsrc"
 	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 const (
@@ -281,7 +282,7 @@ func (d *Daemon) openNames(key []byte) {
 	}
 	d.names = newNames(saved, d.self, d.cfg.Name)
 	if d.names.claimed = len(key) == 0; !d.names.claimed {
-		d.names.authority = ban.Origin(mesh.IDOf(key))
+		d.names.authority = ban.Origin(frame.IDOf(key))
 	}
 	d.store.Set(valueClaimed, nil)
 }
@@ -300,7 +301,7 @@ func (d *Daemon) recertified(s mesh.Standing) {
 // checkName compares this node's configured name with the certified one, which the others show. If this node has the
 // authority's key, it certifies the configured name.
 func (d *Daemon) checkName(ctx context.Context) error {
-	name, c := d.config().Name, d.mesh.Standing(mesh.ID(d.self)).Certificate
+	name, c := d.config().Name, d.mesh.Standing(frame.ID(d.self)).Certificate
 	if c == nil || c.Name == name {
 		return nil
 	}
@@ -323,7 +324,7 @@ func (d *Daemon) nameNodes(text string) string {
 	words := strings.Split(text, " ")
 	for i, w := range words {
 		core := strings.Trim(w, ",;:.()")
-		if id, err := mesh.ParseID(core); err == nil {
+		if id, err := frame.ParseID(core); err == nil {
 			words[i] = strings.Replace(w, core, d.nameOrPlace(members, id), 1)
 		} else if who := d.whoIsAt(members, core); who != "" {
 			words[i] = strings.Replace(w, core, core+" (where "+who+" is)", 1)
@@ -333,7 +334,7 @@ func (d *Daemon) nameNodes(text string) string {
 }
 
 // nameOrPlace returns a node's full name, or where it is if its certificate is not known here.
-func (d *Daemon) nameOrPlace(members []mesh.Member, id mesh.ID) string {
+func (d *Daemon) nameOrPlace(members []mesh.Member, id frame.ID) string {
 	name := d.names.full(ban.Origin(id))
 	for _, m := range members {
 		if m.ID == id && m.Addr.IsValid() && d.names.certifiedName(ban.Origin(id)) == "" {

@@ -10,10 +10,11 @@ import (
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 func certifiedAs(name string, id byte) mesh.Standing {
-	return mesh.Standing{ID: mesh.ID{id}, Certificate: &mesh.Certificate{Name: name}}
+	return mesh.Standing{ID: frame.ID{id}, Certificate: &mesh.Certificate{Name: name}}
 }
 
 // A bare name stands for a node only if it can mean no other and imitates nothing.
@@ -38,7 +39,7 @@ func TestNames(t *testing.T) {
 		{"ok: who had the name before is revoked", []mesh.Standing{revoked("web", 1), certifiedAs("web", 2)},
 			map[ban.Origin]string{one: "web (01000000)", two: "web"}, nil},
 		{"ok: revoked, and alone", []mesh.Standing{revoked("web", 1)}, map[ban.Origin]string{one: "web"}, nil},
-		{"ok: the certificate has ended", []mesh.Standing{certifiedAs("web", 1), {ID: mesh.ID{1}}}, map[ban.Origin]string{one: "web"}, nil},
+		{"ok: the certificate has ended", []mesh.Standing{certifiedAs("web", 1), {ID: frame.ID{1}}}, map[ban.Origin]string{one: "web"}, nil},
 		{"ok: renamed", []mesh.Standing{certifiedAs("web", 1), certifiedAs("web", 2), certifiedAs("db", 2)},
 			map[ban.Origin]string{one: "web", two: "db"}, nil},
 		{"bad: it imitates a name with an id", []mesh.Standing{certifiedAs("web (03000000)", 1)},
@@ -143,7 +144,7 @@ func TestACapturedNodeUnderAnotherName(t *testing.T) {
 		})
 		return found
 	})
-	id := mesh.ID(b.self).String()
+	id := frame.ID(b.self).String()
 	for text, want := range map[string]string{
 		"origin " + id + " signed two frames":              "origin b (" + b.self.Short() + ") signed two frames",
 		"names: " + id + ": 1 op":                          "names: b (" + b.self.Short() + "): 1 op",
@@ -158,7 +159,7 @@ func TestACapturedNodeUnderAnotherName(t *testing.T) {
 	}
 	// A member that had left used to hide the node that now sends from its address.
 	at := netip.MustParseAddrPort("192.0.2.9:7946")
-	shared := []mesh.Member{{ID: mesh.ID(c.self), Addr: at, State: mesh.StateLeft}, {ID: mesh.ID(b.self), Addr: at}}
+	shared := []mesh.Member{{ID: frame.ID(c.self), Addr: at, State: mesh.StateLeft}, {ID: frame.ID(b.self), Addr: at}}
 	for i, want := range []string{"b", "c"} {
 		shared[1].State = []mesh.State{mesh.StateAlive, mesh.StateLeft}[i]
 		for _, where := range []string{"192.0.2.9", at.String()} {
@@ -171,7 +172,7 @@ func TestACapturedNodeUnderAnotherName(t *testing.T) {
 	begun := time.Now()
 	shared[1].State, shared[1].Since = mesh.StateAlive, begun
 	for i := range byte(5) {
-		shared = append(shared, mesh.Member{ID: mesh.ID{9, i}, Addr: at, State: mesh.StateAlive, Since: begun.Add(time.Second)})
+		shared = append(shared, mesh.Member{ID: frame.ID{9, i}, Addr: at, State: mesh.StateAlive, Since: begun.Add(time.Second)})
 	}
 	if got, want := a.whoIsAt(shared, at.String()), a.names.of(b.self); got != want {
 		t.Errorf("among made-up members: %q, want %q", got, want)
@@ -189,7 +190,7 @@ func TestACapturedNodeUnderAnotherName(t *testing.T) {
 	if err != nil || rep.ID != b.self.String() || rep.Name != "b" || rep.Live.Bans != 1 || len(rep.Last) != 1 || rep.Last[0].Prefix.String() != prefix {
 		t.Errorf("revoke b: %+v, %v", rep, err)
 	}
-	if s := a.mesh.Standing(mesh.ID(b.self)); s.Revoked != nil {
+	if s := a.mesh.Standing(frame.ID(b.self)); s.Revoked != nil {
 		t.Error("a dry run has revoked")
 	}
 }

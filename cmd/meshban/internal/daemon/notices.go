@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // A node that holds or refuses another node's ops notifies that node, so that its operator learns of it. This file has
@@ -138,7 +139,7 @@ func (d *Daemon) slowLocked(now time.Time, origin ban.Origin) {
 		clear(d.slowed) // costs a few extra calls
 	}
 	d.slowed[origin] = now
-	d.mesh.Slow(mesh.ID(origin))
+	d.mesh.Slow(frame.ID(origin))
 }
 
 // tellOrigins tells origins what this node holds or refuses of theirs, until ctx ends.
@@ -194,7 +195,7 @@ func (d *Daemon) tellOnce(now time.Time) {
 	}
 	d.mu.Unlock()
 	for origin, n := range due {
-		if err := d.mesh.Notify(mesh.ID(origin), n.encode()); err != nil {
+		if err := d.mesh.Notify(frame.ID(origin), n.encode()); err != nil {
 			d.log.Debug("could not tell an origin what is held of it", "origin", d.names.of(origin), "err", err)
 			continue
 		}
@@ -223,7 +224,7 @@ func (r report) refused() (sum uint64) {
 }
 
 // noticed handles a peer's notice about this node's ops. The mesh limits how often a peer may send one.
-func (d *Daemon) noticed(from mesh.ID, payload []byte) {
+func (d *Daemon) noticed(from frame.ID, payload []byte) {
 	n, err := decodeNotice(payload)
 	if err != nil {
 		d.log.Debug("a notice that this version does not understand", "from", d.names.of(ban.Origin(from)), "err", err)

@@ -18,6 +18,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/fail2ban"
 	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // Members ask one another what they do about an address, and what state they are in. This file has both ends: this
@@ -77,20 +78,20 @@ type heard struct {
 // others keeps what other nodes said about themselves, and what this node says.
 type others struct {
 	asking sync.Mutex // held while a command asks; another one waits and gets the same answers
-	of     map[mesh.ID]heard
+	of     map[frame.ID]heard
 
 	mu    sync.Mutex // guards what follows
 	self  told
-	at    time.Time                 // of self
-	addrs map[mesh.ID]*rate.Limiter // for questions about addresses
+	at    time.Time                  // of self
+	addrs map[frame.ID]*rate.Limiter // for questions about addresses
 }
 
 func newOthers() *others {
-	return &others{of: make(map[mesh.ID]heard), addrs: make(map[mesh.ID]*rate.Limiter)}
+	return &others{of: make(map[frame.ID]heard), addrs: make(map[frame.ID]*rate.Limiter)}
 }
 
 // takes reports whether a member may ask about an address now.
-func (o *others) takes(now time.Time, from mesh.ID) bool {
+func (o *others) takes(now time.Time, from frame.ID) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	a := o.addrs[from]
@@ -105,7 +106,7 @@ func (o *others) takes(now time.Time, from mesh.ID) bool {
 }
 
 // answer answers a member's question.
-func (d *Daemon) answer(ctx context.Context, from mesh.ID, text []byte) ([]byte, error) {
+func (d *Daemon) answer(ctx context.Context, from frame.ID, text []byte) ([]byte, error) {
 	var q question
 	if err := json.Unmarshal(text, &q); err != nil {
 		return nil, fmt.Errorf("read a question: %w", err)
@@ -221,7 +222,7 @@ func cleanTexts(list []string, most int) []string {
 }
 
 // ask asks members a question.
-func (d *Daemon) ask(ctx context.Context, ids []mesh.ID, q question) []heard {
+func (d *Daemon) ask(ctx context.Context, ids []frame.ID, q question) []heard {
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
 	text, err := json.Marshal(q)
@@ -254,7 +255,7 @@ func (h heard) silence() string {
 }
 
 // otherMembers returns the other members, and the ids of those that can be asked.
-func (d *Daemon) otherMembers() (list []mesh.Member, asked []mesh.ID) {
+func (d *Daemon) otherMembers() (list []mesh.Member, asked []frame.ID) {
 	for _, m := range d.mesh.Members() {
 		if m.Self || d.mesh.Standing(m.ID).Revoked != nil {
 			continue
@@ -270,13 +271,13 @@ func (d *Daemon) otherMembers() (list []mesh.Member, asked []mesh.ID) {
 func isLiving(m mesh.Member) bool { return m.State == mesh.StateAlive || m.State == mesh.StateSuspect }
 
 // hearAll returns the state of the other living members. Answers younger than fresh are reused.
-func (d *Daemon) hearAll(ctx context.Context, fresh time.Duration) map[mesh.ID]heard {
+func (d *Daemon) hearAll(ctx context.Context, fresh time.Duration) map[frame.ID]heard {
 	o, now := d.others, time.Now()
 	o.asking.Lock()
 	defer o.asking.Unlock()
 	_, ids := d.otherMembers()
-	all := make(map[mesh.ID]heard, len(ids))
-	var stale []mesh.ID
+	all := make(map[frame.ID]heard, len(ids))
+	var stale []frame.ID
 	for _, id := range ids {
 		if h, ok := o.of[id]; ok && now.Sub(h.at) < fresh && now.Sub(h.at) >= 0 {
 			all[id] = h

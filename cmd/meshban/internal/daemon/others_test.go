@@ -11,6 +11,7 @@ import (
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // memberOf returns what n shows about another node.
@@ -166,7 +167,7 @@ func TestAnAnswerFits(t *testing.T) {
 	for i := range 30 {
 		n.problems.set(fmt.Sprint("kind ", i), strings.Repeat("<&>\x01", 200))
 	}
-	text, err := n.answer(t.Context(), mesh.ID{2}, []byte(`{"addr":"192.0.2.1/32"}`))
+	text, err := n.answer(t.Context(), frame.ID{2}, []byte(`{"addr":"192.0.2.1/32"}`))
 	if err != nil || len(text) > mesh.MaxAnswer {
 		t.Errorf("%d bytes, %v", len(text), err)
 	}
@@ -174,7 +175,7 @@ func TestAnAnswerFits(t *testing.T) {
 		t.Errorf("%+v, %v", out, err)
 	}
 	for _, bad := range []string{"", "[]", `{"addr":"x"}`, `{"addr":"192.0.2.1/33"}`} {
-		if text, err := n.answer(t.Context(), mesh.ID{2}, []byte(bad)); err == nil {
+		if text, err := n.answer(t.Context(), frame.ID{2}, []byte(bad)); err == nil {
 			t.Errorf("%q is answered: %s", bad, text)
 		}
 	}
@@ -183,7 +184,7 @@ func TestAnAnswerFits(t *testing.T) {
 // A captured node that asks about addresses without end gets few of them looked up, and takes nothing from other nodes.
 func TestQuestionsAboutAddressesAreBounded(t *testing.T) {
 	t.Parallel()
-	o, now, bad := newOthers(), time.Now(), mesh.ID{1}
+	o, now, bad := newOthers(), time.Now(), frame.ID{1}
 	const seconds = 100
 	taken := 0
 	for i := range seconds * 50 {
@@ -191,7 +192,7 @@ func TestQuestionsAboutAddressesAreBounded(t *testing.T) {
 		if o.takes(at, bad) {
 			taken++
 		}
-		if i%(50*10) == 0 && !o.takes(at, mesh.ID{2}) {
+		if i%(50*10) == 0 && !o.takes(at, frame.ID{2}) {
 			t.Errorf("an honest question after %d s is not answered", i/50)
 		}
 	}
@@ -199,7 +200,7 @@ func TestQuestionsAboutAddressesAreBounded(t *testing.T) {
 		t.Errorf("%d looked up, want at most %d", taken, most)
 	}
 	for i := range 3 * ban.MaxOrigins {
-		o.takes(now, mesh.ID{3, byte(i), byte(i >> 8), byte(i >> 16)})
+		o.takes(now, frame.ID{3, byte(i), byte(i >> 8), byte(i >> 16)})
 	}
 	if len(o.addrs) > ban.MaxOrigins {
 		t.Errorf("%d askers are remembered", len(o.addrs))

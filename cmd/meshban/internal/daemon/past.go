@@ -12,7 +12,7 @@ import (
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
-	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 const (
@@ -89,19 +89,19 @@ func (p *past) judged(r *ban.Record, err error) {
 }
 
 // tooEarly records the ops of a frame refused because its origin's clock is ahead of this one, or this one is behind.
-func (d *Daemon) tooEarly(frame mesh.Frame) {
-	ops, err := ban.DecodeOps(frame.Payload)
+func (d *Daemon) tooEarly(f frame.Frame) {
+	ops, err := ban.DecodeOps(f.Payload)
 	if err != nil {
 		return
 	}
 	now := time.Now()
 	refused := &ban.PolicyError{Rule: ban.RuleFuture, Detail: fmt.Sprintf(
 		"it is dated %s ahead of this node's clock, and %s is allowed; the clock of %s, or this one, is wrong; it counts from %s on",
-		config.FormatDuration(frame.Issued.Sub(now).Round(time.Second)), config.FormatDuration(mesh.FutureSkew), d.names.of(ban.Origin(frame.Origin)),
-		control.FormatTime(frame.Issued.Add(-mesh.FutureSkew)))}
+		config.FormatDuration(f.Issued.Sub(now).Round(time.Second)), config.FormatDuration(frame.FutureSkew), d.names.of(ban.Origin(f.Origin)),
+		control.FormatTime(f.Issued.Add(-frame.FutureSkew)))}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, r := range appendRecords(nil, now, frame, ops) {
+	for _, r := range appendRecords(nil, now, f, ops) {
 		d.past.judged(&r, refused)
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/meshban/meshban/fw"
 	"github.com/meshban/meshban/logsrc"
 	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // Names of small values in the store.
@@ -125,7 +126,7 @@ func authorityKey(s mesh.Secrets) []byte {
 // authorityOf returns the origin of the mesh's authority, zero if it has none.
 func authorityOf(s mesh.Secrets) (o ban.Origin) {
 	if s.HasAuthority() {
-		o = ban.Origin(mesh.IDOf(s.Authority[:]))
+		o = ban.Origin(frame.IDOf(s.Authority[:]))
 	}
 	return o
 }
@@ -224,7 +225,7 @@ func (d *Daemon) openMesh(keys statedir.Keys, epoch uint64) error {
 func (d *Daemon) restore(secrets mesh.Secrets) error {
 	now := time.Now()
 	var records, live [][]byte
-	var frames []mesh.Frame
+	var frames []frame.Frame
 	var arrivals []time.Time // of each of frames
 	foreign := 0
 	stored, err := d.storedHolds()
@@ -233,24 +234,24 @@ func (d *Daemon) restore(secrets mesh.Secrets) error {
 	}
 	err = d.store.Frames(func(arrived time.Time, raw []byte) error {
 		raw = slices.Clone(raw)
-		frame, err := mesh.DecodeFrame(raw)
+		f, err := frame.Decode(raw)
 		if err != nil {
 			d.log.Warn("skipped a stored frame", "err", err)
 			return nil
 		}
-		if frame.MeshID != secrets.MeshID {
+		if f.MeshID != secrets.MeshID {
 			foreign++
-			d.store.Drop(store.KeyOf(frame.Origin, frame.Epoch, frame.Seq))
+			d.store.Drop(store.KeyOf(f.Origin, f.Epoch, f.Seq))
 			return nil
 		}
-		if secrets.HasAuthority() && frame.Origin == mesh.IDOf(secrets.Authority[:]) {
+		if secrets.HasAuthority() && f.Origin == frame.IDOf(secrets.Authority[:]) {
 			records = append(records, raw)
-			if frame.Epoch == mesh.AuthorityEpoch {
-				frames, arrivals = append(frames, frame), append(arrivals, arrived)
+			if f.Epoch == mesh.AuthorityEpoch {
+				frames, arrivals = append(frames, f), append(arrivals, arrived)
 			}
 			return nil
 		}
-		live, frames, arrivals = append(live, raw), append(frames, frame), append(arrivals, arrived)
+		live, frames, arrivals = append(live, raw), append(frames, f), append(arrivals, arrived)
 		return nil
 	})
 	if err != nil && !errors.Is(err, store.ErrDamaged) { // what was read before the damage is sound
@@ -265,9 +266,9 @@ func (d *Daemon) restore(secrets mesh.Secrets) error {
 	}
 	d.recapAll()
 	var some []ban.Record
-	for i, frame := range frames {
-		if d.mesh.Counts(frame.Origin) {
-			some = d.decode(some[:0], now, arrivals[i], frame, stored.judgeLocked)
+	for i, f := range frames {
+		if d.mesh.Counts(f.Origin) {
+			some = d.decode(some[:0], now, arrivals[i], f, stored.judgeLocked)
 			d.table.Merge(now, some)
 		}
 	}

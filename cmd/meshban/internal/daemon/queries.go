@@ -17,6 +17,7 @@ import (
 	"github.com/meshban/meshban/fw"
 	"github.com/meshban/meshban/logsrc"
 	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 var _ control.Agent = (*Daemon)(nil)
@@ -214,7 +215,7 @@ func (d *Daemon) Members(ctx context.Context) ([]control.Member, error) {
 	heard := d.hearAll(ctx, membersFresh)
 	members, now := d.mesh.Members(), time.Now()
 	out := make([]control.Member, 0, len(members))
-	listed := make(map[mesh.ID]bool)
+	listed := make(map[frame.ID]bool)
 	for _, m := range members {
 		c := control.Member{
 			Name: d.names.plain(ban.Origin(m.ID)), ID: m.ID.String(), Addr: addrText(m.Addr), State: m.State.String(),

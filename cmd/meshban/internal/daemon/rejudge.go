@@ -7,7 +7,7 @@ import (
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
-	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // tooLongLocked refuses a ban of this node's own that lasts longer than the configuration now allows.
@@ -46,14 +46,14 @@ func looser(a, b ban.Allowance) bool { return b.Rate > a.Rate || b.Burst > a.Bur
 // rejudgeRecapped does the same for nodes whose certificate now allows something else.
 func (d *Daemon) rejudgeRecapped(ctx context.Context) error {
 	raised := make(map[ban.Origin]map[ban.Hold]bool)
-	var ids []mesh.ID
+	var ids []frame.ID
 	d.mu.Lock()
 	for o, old := range d.recapped {
 		if _, certified := d.granted[o]; !certified {
 			continue // kept until it is certified again
 		}
 		delete(d.recapped, o)
-		ids = append(ids, mesh.ID(o))
+		ids = append(ids, frame.ID(o))
 		next := d.capsLocked(o)
 		rate := looser(old.Allowance, next.Allowance) || next.Import && !old.Import
 		raised[o] = map[ban.Hold]bool{ban.HoldRate: rate, ban.HoldLift: rate, ban.HoldActive: next.Active > old.Active}
@@ -69,7 +69,7 @@ func (d *Daemon) rejudgeRecapped(ctx context.Context) error {
 }
 
 // judgeAgain judges what some nodes, or all, have said by what they may say now.
-func (d *Daemon) judgeAgain(of ...mesh.ID) error {
+func (d *Daemon) judgeAgain(of ...frame.ID) error {
 	stored, err := d.syncedHolds()
 	if err != nil {
 		return err
@@ -95,18 +95,18 @@ func (d *Daemon) countOffences() {
 
 // eachFrame calls judge with every record of the held frames of some nodes, or of all, and settles the changes it
 // returns.
-func (d *Daemon) eachFrame(of []mesh.ID, judge func(time.Time, ban.Record) []ban.Change) {
+func (d *Daemon) eachFrame(of []frame.ID, judge func(time.Time, ban.Record) []ban.Change) {
 	var records []ban.Record
-	for frame := range d.mesh.Frames(of...) {
-		if _, ok := forgottenBy(frame.Payload); ok || frame.Origin == d.mesh.AuthorityID() {
+	for f := range d.mesh.Frames(of...) {
+		if _, ok := forgottenBy(f.Payload); ok || f.Origin == d.mesh.AuthorityID() {
 			continue
 		}
-		ops, err := ban.DecodeOps(frame.Payload)
+		ops, err := ban.DecodeOps(f.Payload)
 		if err != nil {
 			continue
 		}
 		now := time.Now()
-		records = appendRecords(records[:0], now, frame, ops)
+		records = appendRecords(records[:0], now, f, ops)
 		d.mu.Lock()
 		for _, r := range records {
 			d.settleLocked(judge(now, r))

@@ -10,7 +10,7 @@ import (
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
-	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // reloads gives a node a new configuration, as SIGHUP does, and waits until the node has it.
@@ -285,7 +285,7 @@ func TestWhyTellsOfTheFuture(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.tooEarly(mesh.Frame{Origin: mesh.ID(a.self), Epoch: 1, Seq: 1, Issued: time.Now().Add(90*time.Minute + 200*time.Millisecond), Payload: payload})
+	b.tooEarly(frame.Frame{Origin: frame.ID(a.self), Epoch: 1, Seq: 1, Issued: time.Now().Add(90*time.Minute + 200*time.Millisecond), Payload: payload})
 	r := b.why(t, addr)
 	if s := finding(r, "ban", addr); !strings.HasPrefix(s, "refused (from the future): it is dated 1h30m ahead of this node's clock, and 5m is allowed; the clock of a, or this one, is wrong") ||
 		!strings.Contains(r.Summary, s) || r.Verdict != control.VerdictNotDropped {

@@ -6,21 +6,21 @@ import (
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/store"
-	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // replaced takes back the ops of frames that lost to another frame with the same origin and number. It runs on the
 // mesh's own goroutine, before the other frame is delivered.
-func (d *Daemon) replaced(frames []mesh.Frame) {
+func (d *Daemon) replaced(frames []frame.Frame) {
 	now := time.Now()
-	for _, frame := range frames {
+	for _, f := range frames {
 		// Decisions about this frame do not apply to the other one, which is stored next.
-		d.store.Drop(store.KeyOf(frame.Origin, frame.Epoch, frame.Seq))
-		ops, err := ban.DecodeOps(frame.Payload)
+		d.store.Drop(store.KeyOf(f.Origin, f.Epoch, f.Seq))
+		ops, err := ban.DecodeOps(f.Payload)
 		if err != nil {
 			continue // it said nothing
 		}
-		records := appendRecords(nil, now, frame, ops)
+		records := appendRecords(nil, now, f, ops)
 		d.mu.Lock()
 		d.settleLocked(d.table.Unsay(now, records))
 		d.mu.Unlock()
@@ -30,7 +30,7 @@ func (d *Daemon) replaced(frames []mesh.Frame) {
 }
 
 // retold applies again everything said by the origins from which something was taken back.
-func (d *Daemon) retold(live iter.Seq[mesh.Frame]) {
+func (d *Daemon) retold(live iter.Seq[frame.Frame]) {
 	stored, err := d.syncedHolds()
 	if err != nil {
 		d.log.Error("a node signed two frames under one number; what it had said before of the same addresses counts again with the next start of the agent", "err", err)

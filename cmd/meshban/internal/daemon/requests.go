@@ -21,7 +21,7 @@ import (
 
 const (
 	// allowFor is how long an allow entry without an end lasts: the mesh keeps nothing for ever, and no frame longer
-	// than mesh.MaxLife.
+	// than frame.MaxLife.
 	allowFor = 365 * 24 * time.Hour
 	// inviteFor is how long a token is valid by default.
 	inviteFor = time.Hour

@@ -11,6 +11,7 @@ import (
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // needAuthority returns an error that says that a verb needs the authority's key, and where that may be.
@@ -36,7 +37,7 @@ func (d *Daemon) Revoke(ctx context.Context, req control.RevokeRequest) (control
 	}
 	now := time.Now()
 	req.Since = req.Since.Truncate(time.Millisecond) // as in records
-	if id == mesh.ID(d.self) {
+	if id == frame.ID(d.self) {
 		return control.RevokeReply{}, &control.Error{
 			Code: control.CodePolicy, Rule: "own node", Message: "a node cannot revoke itself",
 			Hint: "do it on another node that has the authority's key",
@@ -83,7 +84,7 @@ func (d *Daemon) Revoke(ctx context.Context, req control.RevokeRequest) (control
 }
 
 // revokePreview returns what a revocation takes back, and how much of it stays.
-func (d *Daemon) revokePreview(now time.Time, id mesh.ID, req control.RevokeRequest) control.RevokeReply {
+func (d *Daemon) revokePreview(now time.Time, id frame.ID, req control.RevokeRequest) control.RevokeReply {
 	origin := ban.Origin(id)
 	reply := control.RevokeReply{
 		Name: d.names.certifiedName(origin), ID: id.String(), DryRun: req.DryRun, Last: []control.LastBan{},
@@ -179,16 +180,16 @@ func (d *Daemon) ownOps(ops []ban.Op) (all []ban.Op) {
 }
 
 // findNode finds a node by its certified name, its id or the id's first digits. What nodes call themselves is ignored.
-func (d *Daemon) findNode(text string) (mesh.ID, error) {
-	if id, err := mesh.ParseID(text); err == nil {
+func (d *Daemon) findNode(text string) (frame.ID, error) {
+	if id, err := frame.ParseID(text); err == nil {
 		return id, nil // even an unknown node: its key may have been stolen before its first start
 	}
-	found := make(map[mesh.ID]bool) // whether it is revoked
+	found := make(map[frame.ID]bool) // whether it is revoked
 	for _, id := range d.names.match(text) {
-		found[mesh.ID(id)] = false
+		found[frame.ID(id)] = false
 	}
-	prefix := func(id mesh.ID) bool { return len(text) >= control.MinNodeID && strings.HasPrefix(id.String(), text) }
-	addrs := make(map[mesh.ID]string)
+	prefix := func(id frame.ID) bool { return len(text) >= control.MinNodeID && strings.HasPrefix(id.String(), text) }
+	addrs := make(map[frame.ID]string)
 	for _, m := range d.mesh.Members() {
 		addrs[m.ID] = m.Addr.String()
 		if prefix(m.ID) {
@@ -201,13 +202,13 @@ func (d *Daemon) findNode(text string) (mesh.ID, error) {
 			found[s.ID] = s.Revoked != nil
 		}
 	}
-	ids := slices.SortedFunc(maps.Keys(found), func(a, b mesh.ID) int { return slices.Compare(a[:], b[:]) })
-	if live := slices.DeleteFunc(slices.Clone(ids), func(id mesh.ID) bool { return found[id] }); len(live) > 0 {
+	ids := slices.SortedFunc(maps.Keys(found), func(a, b frame.ID) int { return slices.Compare(a[:], b[:]) })
+	if live := slices.DeleteFunc(slices.Clone(ids), func(id frame.ID) bool { return found[id] }); len(live) > 0 {
 		ids = live // former holders of the name that are revoked are not meant
 	}
 	switch len(ids) {
 	case 0:
-		return mesh.ID{}, &control.Error{
+		return frame.ID{}, &control.Error{
 			Code: control.CodeNotFound, Message: fmt.Sprintf("no node is called %q", text), Hint: "`meshban members` lists them; the whole id works for any node",
 		}
 	case 1:
@@ -217,13 +218,13 @@ func (d *Daemon) findNode(text string) (mesh.ID, error) {
 	for i, id := range ids {
 		list[i] = d.describe(id, addrs[id])
 	}
-	return mesh.ID{}, &control.Error{
+	return frame.ID{}, &control.Error{
 		Code: control.CodeUsage, Message: fmt.Sprintf("%d nodes are called %q: %s", len(ids), text, strings.Join(list, "; ")), Hint: "name the one that you mean by its id",
 	}
 }
 
 // describe returns a text that distinguishes a node from others with its name.
-func (d *Daemon) describe(id mesh.ID, addr string) string {
+func (d *Daemon) describe(id frame.ID, addr string) string {
 	text := id.String()
 	if name := d.names.certifiedName(ban.Origin(id)); name != "" {
 		text = name + " " + text

@@ -10,6 +10,7 @@ import (
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 const (
@@ -44,7 +45,7 @@ func (d *Daemon) Rotate(ctx context.Context, _ control.RotateRequest) (control.R
 }
 
 // awaitKey waits until every live member has the newest key, and returns those that still lack it.
-func (d *Daemon) awaitKey(ctx context.Context) []mesh.ID {
+func (d *Daemon) awaitKey(ctx context.Context) []frame.ID {
 	ctx, cancel := context.WithTimeout(ctx, rotateWait)
 	defer cancel()
 	look := time.NewTicker(rotateLook)
@@ -63,7 +64,7 @@ func (d *Daemon) awaitKey(ctx context.Context) []mesh.ID {
 }
 
 // list returns the names of nodes, each with its short id, because names are not unique.
-func (n *names) list(ids []mesh.ID) []string {
+func (n *names) list(ids []frame.ID) []string {
 	out := make([]string, len(ids))
 	for i, id := range ids {
 		out[i] = n.full(ban.Origin(id))

@@ -6,15 +6,16 @@ import (
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // An incomplete rotation names the nodes that lack the key, but no more of them than fit on a screen.
 func TestKeyProblem(t *testing.T) {
 	t.Parallel()
 	n := newNames([]byte(`{"01000000000000000000000000000000":{"name":"web1"}}`), ban.Origin{}, "")
-	many := make([]mesh.ID, keyShown+3)
+	many := make([]frame.ID, keyShown+3)
 	for i := range many {
-		many[i] = mesh.ID{byte(i + 1)}
+		many[i] = frame.ID{byte(i + 1)}
 	}
 	for _, c := range []struct {
 		name string

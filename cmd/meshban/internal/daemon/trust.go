@@ -7,6 +7,7 @@ import (
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
 	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // noAuthority says what to do about a mesh made by a version without authorities.
@@ -37,7 +38,7 @@ func (d *Daemon) foundAuthority(keys statedir.Keys) (statedir.Keys, error) {
 }
 
 // withdraw takes back what nodes said that no longer count. Package mesh has already dropped their frames.
-func (d *Daemon) withdraw(nodes []mesh.ID) {
+func (d *Daemon) withdraw(nodes []frame.ID) {
 	now := time.Now()
 	for _, id := range nodes {
 		d.recap(id)
@@ -59,7 +60,7 @@ func (d *Daemon) withdraw(nodes []mesh.ID) {
 }
 
 // readmit lets nodes count.
-func (d *Daemon) readmit(nodes []mesh.ID) {
+func (d *Daemon) readmit(nodes []frame.ID) {
 	for _, id := range nodes {
 		d.recap(id)
 		d.reconsider(func(cursor uint32) ([]ban.Change, uint32) {

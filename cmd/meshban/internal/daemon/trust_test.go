@@ -12,6 +12,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
 	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 func (n *node) mustBan(t testing.TB, addr string) {
@@ -28,7 +29,7 @@ func TestRevoke(t *testing.T) {
 	t.Parallel()
 	web1 := first(t, "web1")
 	web2, web3 := web1.join(t, "web2"), web1.join(t, "web3")
-	id3 := mesh.ID(web3.self).String()
+	id3 := frame.ID(web3.self).String()
 	const before, after, later, own = "192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32", "192.0.2.4/32"
 	web3.mustBan(t, before)
 	until(t, "the others have the first ban", func() bool { return web1.enforces(t, before) && web2.enforces(t, before) })
@@ -79,7 +80,7 @@ func TestRevoke(t *testing.T) {
 		if m := n.member(t, id3); m.Certificate != control.CertRevoked || m.RevokedFor != "stolen" || m.Revoked == nil {
 			t.Errorf("%s: member %+v", n.cfg.Name, m)
 		}
-		if m := n.member(t, mesh.ID(web2.self).String()); m.Certificate != control.CertValid || m.CertUntil == nil {
+		if m := n.member(t, frame.ID(web2.self).String()); m.Certificate != control.CertValid || m.CertUntil == nil {
 			t.Errorf("%s: member %+v", n.cfg.Name, m)
 		}
 	}

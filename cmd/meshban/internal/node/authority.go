@@ -13,6 +13,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/daemon"
 	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
 	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // UseAuthority signs with the authority's key, or moves it.
@@ -25,7 +26,7 @@ func UseAuthority(_ context.Context, opts CAOptions) (CAResult, error) {
 		}
 		return CAResult{
 			Text: e.Text(),
-			Said: fmt.Sprintf("certified %s (%s) until %s", q.Name, mesh.IDOf(q.Node).Short(), control.FormatTime(e.Certificate.NotAfter)),
+			Said: fmt.Sprintf("certified %s (%s) until %s", q.Name, frame.IDOf(q.Node).Short(), control.FormatTime(e.Certificate.NotAfter)),
 			Next: "on the new machine: meshban join --certificate FILE --join HOST",
 		}, nil
 	}
@@ -92,7 +93,7 @@ func Request(_ context.Context, opts JoinOptions) (CAResult, error) {
 		return CAResult{}, meshHint(j.dir, err)
 	}
 	return CAResult{
-		Text: q.Text(), Said: fmt.Sprintf("request of %s (%s)", q.Name, mesh.IDOf(q.Node).Short()),
+		Text: q.Text(), Said: fmt.Sprintf("request of %s (%s)", q.Name, frame.IDOf(q.Node).Short()),
 		Next: "next: `meshban ca sign FILE`, where the authority's key is",
 	}, nil
 }

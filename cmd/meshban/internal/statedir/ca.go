@@ -11,6 +11,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/ownfile"
 	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // Request returns a request for a certificate in any mesh. It makes the node's key if there is none.
@@ -104,7 +105,7 @@ func (d Dir) Export(file string, move bool) error {
 	if err := authority.Export(file, secrets); err != nil {
 		return err
 	}
-	if err := d.noteExport(mesh.IDOf(authority.Public())); err != nil {
+	if err := d.noteExport(frame.IDOf(authority.Public())); err != nil {
 		return err
 	}
 	if !move {
@@ -121,7 +122,7 @@ func (d Dir) Export(file string, move bool) error {
 }
 
 // noteExport records that the authority's key was exported.
-func (d Dir) noteExport(authority mesh.ID) error {
+func (d Dir) noteExport(authority frame.ID) error {
 	f, err := ownfile.Open(d.exported(), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("the key was exported, but recording that failed: %w", err)
@@ -134,7 +135,7 @@ func (d Dir) noteExport(authority mesh.ID) error {
 }
 
 // Exported reports whether the authority's key was exported from this folder.
-func (d Dir) Exported(authority mesh.ID) bool {
+func (d Dir) Exported(authority frame.ID) bool {
 	text, err := os.ReadFile(d.exported())
 	return err == nil && strings.TrimSpace(string(text)) == authority.String()
 }

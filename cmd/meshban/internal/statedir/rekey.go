@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // Rekey gives the node a new key and a certificate for it, with a token of its mesh, or without one if the
@@ -16,7 +17,7 @@ import (
 // key; then it is deleted. The folder's agent must not be running. Rekey returns the old and the new id. Errors are
 // those of mesh.Enrol, mesh.ErrNoAuthority if there is neither a token nor the authority's key, and mesh.ErrOtherMesh
 // for a token of another mesh.
-func (d Dir) Rekey(ctx context.Context, token, name string) (was, is mesh.ID, err error) {
+func (d Dir) Rekey(ctx context.Context, token, name string) (was, is frame.ID, err error) {
 	keys, err := d.Keys()
 	if err != nil {
 		return was, is, err

@@ -1,4 +1,6 @@
-package mesh
+// Package frame is what the members of a mesh exchange: batches of operations, each signed by the node that made it. One
+// value has one encoding. The package cannot read the operations.
+package frame
 
 import (
 	"crypto/ed25519"
@@ -12,30 +14,30 @@ import (
 )
 
 const (
-	// MaxFrame is the size of the largest frame, in bytes: it fits an unfragmented UDP packet.
-	MaxFrame = 1300
+	// MaxSize is the size of the largest frame, in bytes: it fits an unfragmented UDP packet.
+	MaxSize = 1300
 	// MaxPayload is the largest payload that always fits a frame, in bytes.
-	MaxPayload = MaxFrame - frameOverhead
+	MaxPayload = MaxSize - overhead
 	// MaxLife is the longest time from a frame's issue to its expiry.
 	MaxLife = 400 * 24 * time.Hour
 	// FutureSkew is how far ahead of our clock a frame may have been issued.
 	FutureSkew = 5 * time.Minute
+	// KeyAt is the offset of the key in an encoded frame: after list head, version, mesh id and the key's own head.
+	KeyAt = 1 + 1 + 18 + 2
 
-	// frameOverhead: list head, version, mesh id, key, four numbers of at most 9 bytes, payload head, signature.
-	frameOverhead = 1 + 1 + 18 + 34 + 4*9 + 3 + ed25519.SignatureSize
-	frameVersion  = 1
-	// keyAt is the offset of the key in an encoded frame: after list head, version, mesh id and the key's own head.
-	keyAt       = 1 + 1 + 18 + 2
-	frameFields = 8
-	// frameDomain precedes the signed bytes and is never sent: a frame's signature is valid for nothing else.
-	frameDomain = "meshban frame v1\x00"
+	// overhead: list head, version, mesh id, key, four numbers of at most 9 bytes, payload head, signature.
+	overhead = 1 + 1 + 18 + 34 + 4*9 + 3 + ed25519.SignatureSize
+	version  = 1
+	fields   = 8
+	// domain precedes the signed bytes and is never sent: a frame's signature is valid for nothing else.
+	domain = "meshban frame v1\x00"
 )
 
 var (
-	// ErrBadFrame is wrapped by every error of DecodeFrame.
-	ErrBadFrame = errors.New("bad frame")
-	// ErrBadSignature: a frame was not signed by the key that it carries.
-	ErrBadSignature = errors.New("bad signature")
+	// ErrBad is wrapped by every error of Decode.
+	ErrBad = errors.New("bad frame")
+	// ErrSignature: a frame was not signed by the key that it carries.
+	ErrSignature = errors.New("bad signature")
 )
 
 // Frame is a batch of operations, signed by the node that made them. Times are UTC, in whole milliseconds.
@@ -51,57 +53,57 @@ type Frame struct {
 	Raw     []byte    // encoded with its signature, as it is sent and stored; must not be changed
 }
 
-// FrameRef names a frame. At most one frame per name is held.
-type FrameRef struct {
+// Ref names a frame. At most one frame per name is held.
+type Ref struct {
 	Origin     ID
 	Epoch, Seq uint64
 }
 
 // Ref returns the frame's name.
-func (f Frame) Ref() FrameRef { return FrameRef{Origin: f.Origin, Epoch: f.Epoch, Seq: f.Seq} }
+func (f Frame) Ref() Ref { return Ref{Origin: f.Origin, Epoch: f.Epoch, Seq: f.Seq} }
 
-// hash is the frame's identity for digests and tie-breaks.
-func (f Frame) hash() [32]byte { return sha256.Sum256(f.Raw) }
+// Hash is the frame's identity for digests and tie-breaks.
+func (f Frame) Hash() [32]byte { return sha256.Sum256(f.Raw) }
 
 // Verify checks the signature (about 60 us).
 func (f Frame) Verify() error {
 	if len(f.Raw) < ed25519.SignatureSize || len(f.Key) != ed25519.PublicKeySize {
-		return ErrBadSignature
+		return ErrSignature
 	}
 	body, sig := f.Raw[:len(f.Raw)-ed25519.SignatureSize], f.Raw[len(f.Raw)-ed25519.SignatureSize:]
-	var buf [len(frameDomain) + MaxFrame]byte
-	if !ed25519.Verify(f.Key, append(append(buf[:0], frameDomain...), body...), sig) {
-		return ErrBadSignature
+	var buf [len(domain) + MaxSize]byte
+	if !ed25519.Verify(f.Key, append(append(buf[:0], domain...), body...), sig) {
+		return ErrSignature
 	}
 	return nil
 }
 
-// signFrame encodes and signs f's fields; Key and Origin are those of key.
-func signFrame(key ed25519.PrivateKey, f Frame) (Frame, error) {
-	f, err := draftFrame(key.Public().(ed25519.PublicKey), f)
+// Sign encodes and signs f's fields; Key and Origin are those of key.
+func Sign(key ed25519.PrivateKey, f Frame) (Frame, error) {
+	f, err := Draft(key.Public().(ed25519.PublicKey), f)
 	if err != nil {
 		return Frame{}, err
 	}
 	body := f.Raw[:len(f.Raw)-ed25519.SignatureSize]
-	var buf [len(frameDomain) + MaxFrame]byte
-	copy(f.Raw[len(body):], ed25519.Sign(key, append(append(buf[:0], frameDomain...), body...)))
+	var buf [len(domain) + MaxSize]byte
+	copy(f.Raw[len(body):], ed25519.Sign(key, append(append(buf[:0], domain...), body...)))
 	return f, nil
 }
 
-// draftFrame returns the frame as it will be decoded, except for the signature, which is all zeros.
-func draftFrame(key ed25519.PublicKey, f Frame) (Frame, error) {
+// Draft returns the frame as it will be decoded, except for the signature, which is all zeros.
+func Draft(key ed25519.PublicKey, f Frame) (Frame, error) {
 	f.Key = key
 	if len(f.Payload) > MaxPayload {
 		return Frame{}, fmt.Errorf("payload of %d bytes, want at most %d", len(f.Payload), MaxPayload)
 	}
-	return DecodeFrame(append(encodeBody(f), make([]byte, ed25519.SignatureSize)...))
+	return Decode(append(encodeBody(f), make([]byte, ed25519.SignatureSize)...))
 }
 
 // encodeBody returns the signed bytes without the domain.
 func encodeBody(f Frame) []byte {
-	b := make([]byte, 0, frameOverhead+len(f.Payload))
-	b = wire.AppendArray(b, frameFields)
-	b = wire.AppendUint(b, frameVersion)
+	b := make([]byte, 0, overhead+len(f.Payload))
+	b = wire.AppendArray(b, fields)
+	b = wire.AppendUint(b, version)
 	b = wire.AppendBin(b, f.MeshID[:])
 	b = wire.AppendBin(b, f.Key)
 	b = wire.AppendUint(b, f.Epoch)
@@ -111,30 +113,30 @@ func encodeBody(f Frame) []byte {
 	return wire.AppendBin(b, f.Payload)
 }
 
-// DecodeFrame decodes a frame strictly: one value has one encoding. It keeps raw and does not check the signature.
-// Errors wrap ErrBadFrame.
-func DecodeFrame(raw []byte) (Frame, error) {
-	f, err := decodeFrame(raw)
+// Decode decodes a frame strictly: one value has one encoding. It keeps raw and does not check the signature.
+// Errors wrap ErrBad.
+func Decode(raw []byte) (Frame, error) {
+	f, err := decode(raw)
 	if err != nil {
-		return Frame{}, fmt.Errorf("%w: %w", ErrBadFrame, err)
+		return Frame{}, fmt.Errorf("%w: %w", ErrBad, err)
 	}
 	return f, nil
 }
 
-func decodeFrame(raw []byte) (Frame, error) {
-	if len(raw) > MaxFrame {
-		return Frame{}, fmt.Errorf("%d bytes, want at most %d", len(raw), MaxFrame)
+func decode(raw []byte) (Frame, error) {
+	if len(raw) > MaxSize {
+		return Frame{}, fmt.Errorf("%d bytes, want at most %d", len(raw), MaxSize)
 	}
 	if len(raw) < ed25519.SignatureSize {
 		return Frame{}, wire.ErrTruncated
 	}
 	f := Frame{Raw: raw[:len(raw):len(raw)]}
 	r := wire.Reader{Rest: raw[:len(raw)-ed25519.SignatureSize]}
-	if n := r.Array(frameFields); r.Err == nil && n != frameFields {
-		return Frame{}, fmt.Errorf("%d fields, want %d", n, frameFields)
+	if n := r.Array(fields); r.Err == nil && n != fields {
+		return Frame{}, fmt.Errorf("%d fields, want %d", n, fields)
 	}
-	if v := r.Uint(); r.Err == nil && v != frameVersion {
-		return Frame{}, fmt.Errorf("version %d, want %d", v, frameVersion)
+	if v := r.Uint(); r.Err == nil && v != version {
+		return Frame{}, fmt.Errorf("version %d, want %d", v, version)
 	}
 	r.Fixed(f.MeshID[:])
 	f.Key = r.Bin(ed25519.PublicKeySize)

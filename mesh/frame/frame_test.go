@@ -1,4 +1,4 @@
-package mesh
+package frame
 
 import (
 	"bytes"
@@ -13,20 +13,20 @@ import (
 
 var start = time.UnixMilli(1_800_000_000_000).UTC()
 
-func TestFrameRoundTrip(t *testing.T) {
+func TestRoundTrip(t *testing.T) {
 	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
 	want := Frame{
 		MeshID: [16]byte{1}, Epoch: math.MaxUint64 - 1, Seq: math.MaxUint64 - 1,
 		Issued: start, Expires: start.Add(MaxLife), Payload: bytes.Repeat([]byte{7}, MaxPayload),
 	}
-	f, err := signFrame(key, want)
+	f, err := Sign(key, want)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(f.Raw) > MaxFrame {
-		t.Errorf("the largest frame has %d bytes, want at most %d", len(f.Raw), MaxFrame)
+	if len(f.Raw) > MaxSize {
+		t.Errorf("the largest frame has %d bytes, want at most %d", len(f.Raw), MaxSize)
 	}
-	got, err := DecodeFrame(f.Raw)
+	got, err := Decode(f.Raw)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,14 +40,14 @@ func TestFrameRoundTrip(t *testing.T) {
 	for _, at := range []int{0, 5, 40, 100, len(f.Raw) - 1} {
 		bent := bytes.Clone(f.Raw)
 		bent[at] ^= 1
-		if g, err := DecodeFrame(bent); err == nil && g.Verify() == nil {
+		if g, err := Decode(bent); err == nil && g.Verify() == nil {
 			t.Errorf("a frame with byte %d changed is accepted", at)
 		}
 	}
 	// The signature counts for a frame only: the same bytes signed without the domain are refused.
 	body := f.Raw[:len(f.Raw)-ed25519.SignatureSize]
 	forged := append(bytes.Clone(body), ed25519.Sign(key, body)...)
-	if g, err := DecodeFrame(forged); err != nil || !errors.Is(g.Verify(), ErrBadSignature) {
+	if g, err := Decode(forged); err != nil || !errors.Is(g.Verify(), ErrSignature) {
 		t.Errorf("a signature over something else is accepted: %v", err)
 	}
 }
@@ -61,7 +61,7 @@ func TestDecodeRefuses(t *testing.T) {
 		edit(&f)
 		return append(encodeBody(f), sig...)
 	}
-	if _, err := DecodeFrame(encode(func(*Frame) {})); err != nil {
+	if _, err := Decode(encode(func(*Frame) {})); err != nil {
 		t.Fatalf("ok: %v", err)
 	}
 	body := encodeBody(ok)
@@ -70,7 +70,7 @@ func TestDecodeRefuses(t *testing.T) {
 		"bad: only a signature":  sig,
 		"bad: cut short":         encode(func(*Frame) {})[:80],
 		"bad: trailing bytes":    append(append(bytes.Clone(body), 0), sig...),
-		"bad: too large":         make([]byte, MaxFrame+1),
+		"bad: too large":         make([]byte, MaxSize+1),
 		"bad: another version":   append(append([]byte{body[0], 2}, body[2:]...), sig...),
 		"bad: too few fields":    append(append([]byte{body[0] - 1}, body[1:]...), sig...),
 		"bad: a longer number":   append(append(append([]byte{body[0]}, 0xcc, 1), body[2:]...), sig...),
@@ -88,11 +88,11 @@ func TestDecodeRefuses(t *testing.T) {
 		"bad: time before 1970":     encode(func(f *Frame) { f.Issued = time.UnixMilli(-5) }),
 		"bad: bytes behind the sig": append(encode(func(*Frame) {}), 0),
 	} {
-		if f, err := DecodeFrame(raw); !errors.Is(err, ErrBadFrame) {
+		if f, err := Decode(raw); !errors.Is(err, ErrBad) {
 			t.Errorf("%s: %+v, %v", name, f, err)
 		}
 	}
-	if _, err := signFrame(key, Frame{Epoch: 1, Seq: 1, Issued: start, Expires: start.Add(1), Payload: make([]byte, MaxPayload+1)}); err == nil {
+	if _, err := Sign(key, Frame{Epoch: 1, Seq: 1, Issued: start, Expires: start.Add(1), Payload: make([]byte, MaxPayload+1)}); err == nil {
 		t.Error("bad: a payload above the bound was signed")
 	}
 }
@@ -104,7 +104,7 @@ func FuzzDecode(f *testing.F) {
 		{Epoch: 3, Seq: 9, Issued: start, Expires: start.Add(time.Hour), Payload: []byte("payload")},
 		{Epoch: 1, Seq: 1 << 40, Issued: start, Expires: start.Add(time.Millisecond)},
 	} {
-		good, err := signFrame(key, fr)
+		good, err := Sign(key, fr)
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -113,11 +113,11 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		fr, err := DecodeFrame(raw)
+		fr, err := Decode(raw)
 		if err != nil {
 			return
 		}
-		if len(raw) > MaxFrame || !bytes.Equal(fr.Raw, raw) {
+		if len(raw) > MaxSize || !bytes.Equal(fr.Raw, raw) {
 			t.Fatal("Raw is not what was decoded")
 		}
 		b := encodeBody(fr)

@@ -1,4 +1,4 @@
-package mesh
+package frame
 
 import (
 	"crypto/ed25519"
@@ -19,8 +19,8 @@ func IDOf(key ed25519.PublicKey) ID {
 	return ID(sum[:16])
 }
 
-// ParseID parses the text form, exactly 32 lower-case hex digits. This package accepts no other form of a node name
-// from memberlist.
+// ParseID parses the text form, exactly 32 lower-case hex digits. Package mesh accepts no other form of a node
+// name from memberlist.
 func ParseID(s string) (ID, error) {
 	var id ID
 	if len(s) != idTextLen {
