@@ -589,13 +589,3 @@ func (c *core) badChunk(now time.Time, peer frame.ID, id uint64) {
 	p.tries = 0
 	c.set(p, phaseDue, p.distrust)
 }
-
-// emit sends a message of a session.
-func (c *core) emit(to frame.ID, s *session, m *syncMessage, out *actions) {
-	m.From, m.Session = c.self, s.theirs
-	kind := byte(kindSync)
-	if m.Kind == syncChunk {
-		kind = kindChunk
-	}
-	out.send = append(out.send, outMessage{to, s.id, kind, m.encode()})
-}

@@ -292,3 +292,13 @@ func (c *core) sendFailed(peer frame.ID, session uint64) {
 		delete(c.transfers, peer)
 	}
 }
+
+// emit sends a message of a session.
+func (c *core) emit(to frame.ID, s *session, m *syncMessage, out *actions) {
+	m.From, m.Session = c.self, s.theirs
+	kind := byte(kindSync)
+	if m.Kind == syncChunk {
+		kind = kindChunk
+	}
+	out.send = append(out.send, outMessage{to, s.id, kind, m.encode()})
+}

@@ -87,6 +87,12 @@ var onlyIn = map[string]string{
 	"github.com/urfave/cli":           module + "/cmd/meshban/internal/cli",
 }
 
+// meshRooms are the packages below mesh, each with the packages of this module that it may import.
+var meshRooms = map[string][]string{
+	module + "/mesh/internal/wire": nil,
+	module + "/mesh/frame":         {module + "/mesh/internal/wire"},
+}
+
 func TestImports(t *testing.T) {
 	packages := listPackages(t)
 	for _, room := range rooms {
@@ -129,6 +135,17 @@ func importFaults(p goPackage) []error {
 	if len(knows) == len(rooms) && p.ImportPath != daemon {
 		errs = append(errs, fmt.Errorf("%s imports ban, mesh, fw and logsrc: only the daemon may", p.ImportPath))
 	}
+	if within(p.ImportPath, module+"/mesh") && p.ImportPath != module+"/mesh" {
+		may, known := meshRooms[p.ImportPath]
+		if !known {
+			errs = append(errs, fmt.Errorf("%s is not in the table of mesh's rooms", p.ImportPath))
+		}
+		for _, dep := range p.Imports {
+			if within(dep, module) && !slices.Contains(may, dep) {
+				errs = append(errs, fmt.Errorf("%s imports %s: it may import %v", p.ImportPath, dep, may))
+			}
+		}
+	}
 	if p.ImportPath == verbs {
 		for _, dep := range p.Imports {
 			if within(dep, daemon) || within(dep, module+"/fw") || within(dep, module+"/logsrc") || within(dep, module+"/ban") {
@@ -157,6 +174,9 @@ func TestImportFaults(t *testing.T) {
 		{"bad: mesh reaches ban through another", goPackage{ImportPath: module + "/mesh", Deps: rooms[:1]}, 1},
 		{"bad: a test in fw imports mesh", goPackage{ImportPath: module + "/fw/x", TestImports: rooms[1:2]}, 1},
 		{"ok: an external test in mesh imports ban", goPackage{ImportPath: module + "/mesh", XTestImports: rooms[:1]}, 0},
+		{"ok: a frame is encoded", goPackage{ImportPath: module + "/mesh/frame", Imports: []string{module + "/mesh/internal/wire"}}, 0},
+		{"bad: a frame knows the mesh", goPackage{ImportPath: module + "/mesh/frame", Imports: []string{module + "/mesh"}}, 1},
+		{"bad: a room that is not in the table", goPackage{ImportPath: module + "/mesh/internal/attic"}, 1},
 		{"bad: memberlist in the daemon", goPackage{ImportPath: daemon, Imports: []string{"github.com/hashicorp/memberlist"}}, 1},
 		{"ok: memberlist in mesh", goPackage{ImportPath: module + "/mesh", Imports: []string{"github.com/hashicorp/memberlist"}}, 0},
 		{"ok: memberlist in the hostile member", goPackage{ImportPath: hostile, Imports: []string{"github.com/hashicorp/memberlist"}}, 0},
