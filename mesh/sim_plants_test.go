@@ -44,7 +44,7 @@ func plants() []plant {
 		{"core.go", "	if by == viaTree {\n", "	if by == viaTree || planted(\"relay what was pushed directly\") && by == viaPush {\n"},
 		{"core.go", "		c.seq = f.Seq\n",
 			"		if c.seq = f.Seq; planted(\"reuse a sequence number\") && f.Seq%3 == 0 {\n			c.seq--\n		}\n"},
-		{"core.go", "c.epoch, seq}); !used {", `c.epoch, seq}); !used || planted("reuse a sequence number") {`},
+		{"core.go", "Seq: seq}); !used {", `Seq: seq}); !used || planted("reuse a sequence number") {`},
 		{"sim_disk_test.go", "d.state.epoch = max(d.state.epoch, atLeast) + 1",
 			"d.state.epoch = max(d.state.epoch, atLeast, 1)\n		if !planted(\"epoch not raised at a start\") {\n			d.state.epoch++\n		}"},
 		// Whom it believes.
