@@ -28,6 +28,9 @@ const (
 	sourceRate, sourceBurst = 500 * frameCost, 250 * frameCost
 	// frameCost is the cost of a frame or a sync message; memberlist's news of members costs 1.
 	frameCost = 4
+	// elsewhereRate is how many frames a second, and at once, all addresses together may send at which no member has
+	// answered: who has the mesh's key can send from as many as it likes.
+	elsewhereRate = 1000
 	// sourceStreamRate is what one address may send by streams, in bytes a second, and sourceStreamBurst at once; a
 	// faster sender is read more slowly. A million imported bans are 4 MB.
 	sourceStreamRate, sourceStreamBurst = 8 << 20, 8 << 20
@@ -76,9 +79,11 @@ type guard struct {
 	// flooded is called with an address that sends accuseFactor times its limit. It must not block.
 	flooded func(netip.Addr)
 	packets buckets[netip.Addr]
-	notices buckets[netip.Addr]
-	news    buckets[netip.Addr] // new or changed members
-	voices  buckets[voice]
+	// elsewhere counts the frames from all addresses at which no member has answered.
+	elsewhere buckets[struct{}]
+	notices   buckets[netip.Addr]
+	news      buckets[netip.Addr] // new or changed members
+	voices    buckets[voice]
 	// packetFlood and voiceFlood run out when an address is to be reported.
 	packetFlood buckets[netip.Addr]
 	voiceFlood  buckets[voice]
@@ -131,8 +136,9 @@ type streamUse struct {
 func newGuard(keys func() [][]byte, now func() time.Time, count *counters, flooded func(netip.Addr)) *guard {
 	return &guard{
 		keys: keys, now: now, count: count, flooded: flooded,
-		packets: newBuckets[netip.Addr](sourceRate, sourceBurst), notices: newBuckets[netip.Addr](noticesRate, noticesBurst),
-		news: newBuckets[netip.Addr](newsRate, newsBurst), voices: newBuckets[voice](voiceRate, voiceBurst),
+		packets: newBuckets[netip.Addr](sourceRate, sourceBurst), elsewhere: newBuckets[struct{}](elsewhereRate, elsewhereRate),
+		notices: newBuckets[netip.Addr](noticesRate, noticesBurst),
+		news:    newBuckets[netip.Addr](newsRate, newsBurst), voices: newBuckets[voice](voiceRate, voiceBurst),
 		packetFlood: newBuckets[netip.Addr](accuseFactor*sourceRate, accuseFactor*sourceBurst),
 		voiceFlood:  newBuckets[voice](accuseFactor*voiceRate, accuseFactor*voiceBurst),
 		arrived:     newBuckets[netip.Addr](sourceStreamRate, sourceStreamBurst), opened: newBuckets[netip.Addr](streamsRate, streamsRate), streams: make(map[netip.Addr]*streamUse),
@@ -239,6 +245,9 @@ func (g *guard) allow(now time.Time, from netip.Addr, cost int, raws [][]byte) b
 	flood := !g.packetFlood.take(now, from, cost)
 	if !g.packets.take(now, from, cost) && (source == nil || !source.take(now, from, cost)) {
 		return spend(flood)
+	}
+	if len(raws) > 0 && g.isMember != nil && !g.isMember(from) && !g.elsewhere.take(now, struct{}{}, len(raws)) {
+		return spend(false)
 	}
 	for _, raw := range raws {
 		v, cost := voiceOf(from, raw)

@@ -204,6 +204,44 @@ func TestGuardHoldsSourcesToTheirRate(t *testing.T) {
 	}
 }
 
+// A member that sent from many addresses used to have a share for each of them. Now all addresses at which no member has
+// answered share one, and members have theirs beside it.
+func TestGuardHoldsAllOtherAddressesToOneRate(t *testing.T) {
+	g, _ := testGuard(func(netip.Addr) {})
+	now := simStart
+	g.now = func() time.Time { return now }
+	member := netip.MustParseAddr("192.0.2.1")
+	g.isMember = func(a netip.Addr) bool { return a == member }
+	packet := sealed(t, guardKey, 1, appendPacked([]byte{mlUser, kindPush}, rawOf(1, 100)), nil)
+	passed, from := 0, netip.MustParseAddr("198.18.0.0")
+	pass := func() int {
+		passed = 0
+		for range 2 * elsewhereRate {
+			if from = from.Next(); g.packet(bytes.Clone(packet), from) {
+				passed++
+			}
+		}
+		return passed
+	}
+	if got := pass(); got != elsewhereRate {
+		t.Errorf("%d frames passed, want %d", got, elsewhereRate)
+	}
+	if !g.packet(bytes.Clone(packet), member) {
+		t.Error("a member has to pay for them")
+	}
+	ping := sealed(t, guardKey, 1, ofMemberlist(t, mlPing, struct {
+		SeqNo uint32
+		Node  string
+	}{1, "x"}), nil)
+	if !g.packet(ping, from.Next()) {
+		t.Error("a ping from elsewhere is dropped, so that no newcomer could answer")
+	}
+	now = now.Add(time.Second / 2)
+	if got := pass(); got != elsewhereRate/2 {
+		t.Errorf("%d frames passed half a second later, want %d", got, elsewhereRate/2)
+	}
+}
+
 // One of our messages that arrives by stream costs its source as much as it would as a packet, however its bytes are
 // arranged.
 func TestGuardHoldsStreamsToTheirRate(t *testing.T) {
