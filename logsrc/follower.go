@@ -106,8 +106,9 @@ func NewFollower(cfg FollowerConfig) (*Follower, error) {
 	}, nil
 }
 
-// Run follows the file until ctx ends, then returns nil once everything it started has returned. It does not return
-// because a file cannot be read: it retries every Tick and reports the problem in Stats. Run may be called once.
+// Run follows the file until ctx ends, then returns nil once everything it started has returned. For the kernel to end
+// its events it waits at most closeLimit. It does not return because a file cannot be read: it retries every Tick and
+// reports the problem in Stats. Run may be called once.
 func (f *Follower) Run(ctx context.Context) error {
 	defer f.close()
 	w, err := newWatch(f.cfg.Path)

@@ -3,6 +3,7 @@ package logsrc
 import (
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/fsnotify/fsnotify"
 )
@@ -25,9 +26,23 @@ func newWatch(path string) (*watch, error) {
 	return &watch{notify: notify, path: path}, nil
 }
 
+// closeLimit bounds the wait for the end of the kernel's events. Closing an inotify descriptor waits for other processors to
+// come by, on a busy machine for more than a second.
+const closeLimit = time.Second
+
+// close ends the events. If the kernel takes longer than closeLimit, that goes on by itself.
 func (w *watch) close() {
-	if w.notify != nil {
+	if w.notify == nil {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
 		w.notify.Close()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(closeLimit):
 	}
 }
 
