@@ -160,8 +160,8 @@ func (m *Mesh) PublishAsAuthority(now time.Time, payload []byte, expires time.Ti
 	if m.cfg.Authority.IsZero() {
 		return frame.Frame{}, ErrNoAuthority
 	}
-	m.publishing.Lock() // so that each serial is higher than the last
-	defer m.publishing.Unlock()
+	m.asAuthority.Lock()
+	defer m.asAuthority.Unlock()
 	serial, err := newSerial(now, m.lastAuthority)
 	if err != nil {
 		return frame.Frame{}, err

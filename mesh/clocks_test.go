@@ -90,7 +90,7 @@ func TestClusterNamesClocks(t *testing.T) {
 					eventually(t, 30*time.Second, "the others name it", func() bool { return says(n, "the clock of "+id.ID().String()+" "+tt.ofOther) })
 				}
 				if tt.off > 0 {
-					f, err := off.Publish(off.now(), []byte("early"), off.now().Add(time.Hour), nil)
+					f, err := off.Publish(off.now(), []byte("early"), off.now().Add(time.Hour))
 					if err != nil {
 						t.Fatal(err)
 					}

@@ -193,15 +193,11 @@ func (c *core) nextSeq() uint64 {
 	}
 }
 
-// promise judges our next frame before it is signed. If it is new, room for it is kept however full the ledger gets in
-// the meantime: others who fill it must not keep this node from banning locally.
-func (c *core) promise(now time.Time, f frame.Frame) verdict {
+// judgeOwn judges our next frame. Others who fill the ledger must not keep this node from banning locally.
+func (c *core) judgeOwn(now time.Time, f frame.Frame) verdict {
 	v := c.judge(now, f)
 	if v == verdictFull && !c.loaded(f) {
 		v = verdictNew
-	}
-	if v == verdictNew {
-		c.promised = f.Ref()
 	}
 	return v
 }
@@ -222,7 +218,11 @@ func (c *core) take(now time.Time, f frame.Frame, by via, out *actions) {
 	if by == viaRestore && f.Origin == c.self && f.Issued.After(now) {
 		now = f.Issued // our clock was ahead then or is behind now; nobody else may have the frame
 	}
-	v, stays, dropped := c.put(now, f, out)
+	v := c.ledger.judge(now, f) // its origin counts: see untrusted
+	if by == viaOwn {
+		v = c.judgeOwn(now, f)
+	}
+	stays, dropped := c.put(f, v, out)
 	out.verdicts[v]++
 	out.expired = append(out.expired, dropped...)
 	if by == viaOwn && v == verdictNew && f.Epoch == c.epoch {

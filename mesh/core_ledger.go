@@ -78,8 +78,6 @@ type ledger struct {
 	root    digest
 	count   int
 	expiry  expiryHeap
-	// promised is the name of our own frame for which room is kept, beyond every bound.
-	promised frame.Ref
 	// horizon is the latest end of an expired frame. If the clock steps back behind it, such frames are live again and
 	// the windows claim too much.
 	horizon time.Time
@@ -162,8 +160,6 @@ func (l *ledger) judge(now time.Time, f frame.Frame) verdict {
 		return verdictFuture
 	case ok:
 		return verdictEquivocal
-	case f.Ref() == l.promised:
-		return verdictNew
 	case l.count >= maxHeld:
 		return verdictFull
 	case len(l.streams) >= maxStreams && l.streams[streamKey{f.Origin, f.Epoch}] == nil:
@@ -191,32 +187,29 @@ func (l *ledger) makeRoom(f frame.Frame) (dropped []frame.Ref) {
 	return dropped
 }
 
-// put takes in a verified frame. Of two different frames of one name, every node keeps the one with the lower hash.
-// stays reports whether f is held now; dropped lists the frames that made room for it.
-func (l *ledger) put(now time.Time, f frame.Frame, out *actions) (v verdict, stays bool, dropped []frame.Ref) {
-	v = l.judge(now, f)
+// put takes in a verified frame if the verdict allows it. Of two different frames of one name, every node keeps the one
+// with the lower hash. stays reports whether f is held now; dropped lists the frames that made room for it.
+func (l *ledger) put(f frame.Frame, v verdict, out *actions) (stays bool, dropped []frame.Ref) {
 	switch v {
 	case verdictNew:
-		if f.Ref() != l.promised {
-			dropped = l.makeRoom(f)
-		}
+		dropped = l.makeRoom(f)
 		l.insert(f)
-		return v, true, dropped
+		return true, dropped
 	case verdictEquivocal:
 		old, err := frame.Decode(l.mustGet(f.Ref()))
 		if err != nil {
-			return v, false, nil
+			return false, nil
 		}
 		oldHash, newHash := old.Hash(), f.Hash()
 		if bytes.Compare(oldHash[:], newHash[:]) <= 0 {
-			return v, false, nil
+			return false, nil
 		}
 		l.remove(l.streams[streamKey{f.Origin, f.Epoch}], f.Seq)
 		l.insert(f)
 		out.replaced = append(out.replaced, old)
-		return v, true, nil
+		return true, nil
 	}
-	return v, false, nil
+	return false, nil
 }
 
 // discardForged removes the held frame of f's name if it differs from f and its signature is bad: it came from the

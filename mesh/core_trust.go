@@ -139,7 +139,7 @@ func (c *core) bar(origin frame.ID, epoch uint64) {
 func (c *core) takeRecord(now time.Time, f frame.Frame, by via, out *actions) {
 	v := c.judge(now, f)
 	if v == verdictEquivocal && f.Epoch == AuthorityEpoch {
-		c.takeTwin(now, f, by, out)
+		c.takeTwin(f, by, out)
 		return
 	}
 	if v != verdictNew {
@@ -207,9 +207,9 @@ func (c *core) takeRecord(now time.Time, f frame.Frame, by via, out *actions) {
 
 // takeTwin decides between two frames of one name that two holders of the authority's key signed: the one with the
 // lower hash stays, as for every origin.
-func (c *core) takeTwin(now time.Time, f frame.Frame, by via, out *actions) {
-	v, stays, _ := c.put(now, f, out)
-	out.verdicts[v]++
+func (c *core) takeTwin(f frame.Frame, by via, out *actions) {
+	stays, _ := c.put(f, verdictEquivocal, out)
+	out.verdicts[verdictEquivocal]++
 	out.equivocs = append(out.equivocs, f)
 	if !stays || by == viaRestore {
 		return

@@ -85,9 +85,8 @@ type Mesh struct {
 	root atomic.Pointer[[32]byte]  // a copy of the core's, for goroutines that may not wait
 	last atomic.Pointer[frame.Ref] // our last frame, likewise
 
-	// publishing is held from naming a frame until the core has it, so that numbers go up by one and no other epoch
-	// begins meanwhile. It is locked before mu.
-	publishing    sync.Mutex
+	// asAuthority is held while the authority signs, so that its numbers go up. It is locked before mu.
+	asAuthority   sync.Mutex
 	lastAuthority uint64 // the last number that PublishAsAuthority used
 
 	mu    sync.Mutex
@@ -239,43 +238,10 @@ func (m *Mesh) Addr() netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// maxDrafts bounds how often a frame gets a new name because another holder of our key used the name before ours was
-// signed.
-const maxDrafts = 3
-
-// Publish signs payload (at most frame.MaxPayload bytes) as our next frame and queues it for every member. It never waits for
-// the network. now becomes the frame's Issued. A frame published before Run is held and travels by sync. The payload is
-// copied.
-//
-// first, unless nil, is called with the frame before it is signed, so that its content takes effect on this node at
-// once: signing takes as long as everything else here. first must not publish. If it is called again with another name,
-// the last call counts. The frame is published after that, unless it ends meanwhile, Run ends (ErrStopped), or a copy
-// of this node keeps taking its names.
-func (m *Mesh) Publish(now time.Time, payload []byte, expires time.Time, first func(frame.Frame)) (frame.Frame, error) {
-	m.publishing.Lock()
-	defer m.publishing.Unlock()
-	for range maxDrafts {
-		draft, err := m.draft(frame.Frame{MeshID: m.cfg.Secrets.MeshID, Issued: now, Expires: expires, Payload: payload})
-		if err != nil {
-			return frame.Frame{}, err
-		}
-		if first != nil {
-			first(draft)
-		}
-		f, err := m.cfg.Identity.Sign(draft)
-		if err != nil {
-			return frame.Frame{}, fmt.Errorf("publish: %w", err)
-		}
-		if taken, err := m.take(f); taken || err != nil {
-			return f, err
-		}
-	}
-	return frame.Frame{}, errors.New("publish: another node signs with this node's key")
-}
-
-// draft names our next frame, if there is room for it.
-func (m *Mesh) draft(f frame.Frame) (frame.Frame, error) {
-	m.mu.Lock()
+// Sign signs payload (at most MaxPayload bytes) as our next frame, with now as its Issued, and takes it in: it is held
+// and travels by sync. Send pushes it to the members. The payload is copied. If Sign fails, nothing has changed.
+func (m *Mesh) Sign(now time.Time, payload []byte, expires time.Time) (frame.Frame, error) {
+	m.mu.Lock() // until the frame is in, so that nobody else takes its number and no other epoch begins
 	defer m.mu.Unlock()
 	if m.phase == phaseEnded {
 		return frame.Frame{}, ErrStopped
@@ -283,50 +249,50 @@ func (m *Mesh) draft(f frame.Frame) (frame.Frame, error) {
 	if len(m.todo) >= maxTodo {
 		return frame.Frame{}, ErrBusy
 	}
-	f.Epoch, f.Seq = m.core.epoch, m.core.nextSeq()
-	f, err := frame.Draft(m.cfg.Identity.Public(), f)
+	f, err := m.cfg.Identity.Sign(frame.Frame{
+		MeshID: m.cfg.Secrets.MeshID, Epoch: m.core.epoch, Seq: m.core.nextSeq(), Issued: now, Expires: expires, Payload: payload,
+	})
 	if err != nil {
-		return frame.Frame{}, fmt.Errorf("publish: %w", err)
+		return frame.Frame{}, fmt.Errorf("sign: %w", err)
 	}
-	switch m.core.promise(m.now(), f) {
+	at := m.now()
+	switch m.core.judgeOwn(at, f) {
 	case verdictNew:
+		m.stepLocked(at, evFrames{via: viaOwn, frames: []frame.Frame{f}})
+		m.count.published.Add(1)
 		return f, nil
 	case verdictExpired:
 		return frame.Frame{}, errEnded(f)
 	case verdictFuture:
-		return frame.Frame{}, fmt.Errorf("publish: it is dated %s, more than %d minutes ahead of the clock", f.Issued.UTC().Format(time.RFC3339), frame.FutureSkew/time.Minute)
+		return frame.Frame{}, fmt.Errorf("sign: it is dated %s, more than %d minutes ahead of the clock", f.Issued.UTC().Format(time.RFC3339), frame.FutureSkew/time.Minute)
 	}
-	return frame.Frame{}, fmt.Errorf("publish: too much of this node is in force: at most %d frames, of %d bytes in all; what is banned for a shorter time, or together with others, takes less",
+	return frame.Frame{}, fmt.Errorf("sign: too much of this node is in force: at most %d frames, of %d bytes in all; what is banned for a shorter time, or together with others, takes less",
 		maxOriginFrames, maxOriginBytes)
 }
 
 func errEnded(f frame.Frame) error {
-	return fmt.Errorf("publish: it has ended already, at %s", f.Expires.UTC().Format(time.RFC3339))
+	return fmt.Errorf("sign: it has ended already, at %s", f.Expires.UTC().Format(time.RFC3339))
 }
 
-// take gives our own frame to the core and to the members, unless its name is in use.
-func (m *Mesh) take(f frame.Frame) (bool, error) {
+// Send queues a frame from Sign for every member and never waits for the network. Before Run it does nothing.
+func (m *Mesh) Send(f frame.Frame) {
 	m.mu.Lock()
-	if m.phase == phaseEnded {
-		m.mu.Unlock()
-		return false, ErrStopped
-	}
-	said := m.stepLocked(m.now(), evFrames{via: viaOwn, frames: []frame.Frame{f}}).verdicts
 	running := m.phase == phaseRunning
 	m.mu.Unlock()
-	switch {
-	case said[verdictExpired] > 0:
-		return false, errEnded(f)
-	case said[verdictNew] == 0:
-		return false, nil
-	}
-	m.count.published.Add(1)
 	if running {
 		m.pusher.put(pushJob{frames: []frame.Frame{f}})
 		m.gossip.put(f)
 		m.nudge()
 	}
-	return true, nil
+}
+
+// Publish signs payload and sends it.
+func (m *Mesh) Publish(now time.Time, payload []byte, expires time.Time) (frame.Frame, error) {
+	f, err := m.Sign(now, payload, expires)
+	if err == nil {
+		m.Send(f)
+	}
+	return f, err
 }
 
 // Expire drops the frames that have ended by now. Call it before discarding what those frames said: then Rewound is

@@ -178,7 +178,7 @@ func sameDigest(nodes []*testNode) bool {
 func publish(tb testing.TB, n *testNode, text string, life time.Duration) frame.Frame {
 	tb.Helper()
 	now := time.Now()
-	f, err := n.Publish(now, []byte(text), now.Add(life), nil)
+	f, err := n.Publish(now, []byte(text), now.Add(life))
 	if err != nil {
 		tb.Fatalf("publish %q: %v", text, err)
 	}
@@ -241,7 +241,7 @@ func TestSockets(t *testing.T) {
 		}
 		return false
 	})
-	if _, err := nodes[2].Publish(time.Now(), nil, time.Now().Add(time.Hour), nil); err != ErrStopped {
+	if _, err := nodes[2].Publish(time.Now(), nil, time.Now().Add(time.Hour)); err != ErrStopped {
 		t.Errorf("publish after the end: %v", err)
 	}
 }

@@ -1,8 +1,6 @@
 package mesh
 
 import (
-	"errors"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -11,70 +9,51 @@ import (
 	"github.com/meshban/meshban/mesh/frame"
 )
 
-// Publish first calls its callback with the frame as it is published, except for the signature, before anybody else has it.
-func TestPublishFirst(t *testing.T) {
+// A frame that cannot be published changes nothing: it is not held, and its number is used by the next one.
+func TestSignThatFails(t *testing.T) {
 	n := newNode(t, newSecrets(t), newIdentity(t), nil)
 	now := time.Now()
-	var drafts []frame.Frame
-	f, err := n.Publish(now, []byte("one"), now.Add(time.Hour), func(d frame.Frame) {
-		d.Raw = slices.Clone(d.Raw)
-		drafts = append(drafts, d)
-		if root := n.Digest(); root != [32]byte{} {
-			t.Errorf("the mesh holds something already: %x", root)
+	refused := func(name, want string, issued time.Time, payload int, expires time.Time) {
+		t.Helper()
+		before, published := n.Digest(), n.Stats().Published
+		f, err := n.Sign(issued, make([]byte, payload), expires)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", name, err, want)
 		}
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Verify(); err != nil {
-		t.Error(err)
-	}
-	if len(drafts) != 1 {
-		t.Fatalf("called first %d times", len(drafts))
-	}
-	d := drafts[0]
-	if d.Verify() == nil {
-		t.Error("the draft is signed")
-	}
-	if d.Ref() != f.Ref() || !d.Issued.Equal(f.Issued) || !d.Expires.Equal(f.Expires) || string(d.Payload) != "one" || d.Origin != n.id.ID() || len(d.Raw) != len(f.Raw) {
-		t.Errorf("draft %+v, frame %+v", d, f)
-	}
-	if n.Digest() == [32]byte{} {
-		t.Error("the mesh does not hold it")
-	}
-}
-
-// A frame that cannot be published does not count here either.
-func TestPublishRefusesBeforeFirst(t *testing.T) {
-	n := newNode(t, newSecrets(t), newIdentity(t), nil)
-	now := time.Now()
-	for _, c := range []struct {
-		name, want string
-		issued     time.Time
-		payload    int
-		expires    time.Time
-	}{
-		{"over", "has ended", now.Add(-time.Hour), 1, now.Add(-time.Second)},
-		{"ends before it begins", "ends before it begins", now.Add(time.Second), 1, now},
-		{"too long", "payload of", now, frame.MaxPayload + 1, now.Add(time.Hour)},
-		{"future", "ahead of the clock", now.Add(frame.FutureSkew + time.Minute), 1, now.Add(frame.FutureSkew + time.Hour)},
-		{"lives too long", "", now, 1, now.Add(frame.MaxLife + time.Hour)},
-	} {
-		_, err := n.Publish(c.issued, make([]byte, c.payload), c.expires, func(d frame.Frame) { t.Errorf("%s: called with %+v", c.name, d) })
-		if err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s: %v", c.name, err)
+		if f.Seq != 0 || n.Digest() != before || n.Stats().Published != published {
+			t.Errorf("%s: frame %+v, digest %x", name, f, n.Digest())
 		}
 	}
+	refused("over", "has ended", now.Add(-time.Hour), 1, now.Add(-time.Second))
+	refused("ends before it begins", "ends before it begins", now.Add(time.Second), 1, now)
+	refused("too long", "payload of", now, frame.MaxPayload+1, now.Add(time.Hour))
+	refused("future", "ahead of the clock", now.Add(frame.FutureSkew+time.Minute), 1, now.Add(frame.FutureSkew+time.Hour))
+	refused("lives too long", "", now, 1, now.Add(frame.MaxLife+time.Hour))
 	publish(t, n, "fills the share", time.Hour)
 	n.core.most.frames = 1
-	_, err := n.Publish(now, nil, now.Add(time.Hour), func(d frame.Frame) { t.Errorf("full: called with %+v", d) })
-	if err == nil || !strings.Contains(err.Error(), "too much of this node") {
-		t.Errorf("full: %v", err)
-	}
+	refused("full", "too much of this node", now, 0, now.Add(time.Hour))
 	n.core.most.frames = 2
 	if f := publish(t, n, "fits again", time.Hour); f.Seq != 2 {
 		t.Errorf("number %d: what was refused has used some", f.Seq)
 	}
+	n.phase = phaseEnded
+	refused("after the end of Run", ErrStopped.Error(), now, 0, now.Add(time.Hour))
+}
+
+// Once Sign returns, the frame is held and verifies, and others get it even if nobody calls Send.
+func TestSignWithoutSend(t *testing.T) {
+	secrets := newSecrets(t)
+	a := newNode(t, secrets, newIdentity(t), nil).run(t)
+	now := time.Now()
+	f, err := a.Sign(now, []byte("not sent"), now.Add(time.Hour))
+	if err != nil || f.Verify() != nil {
+		t.Fatalf("%v, %v", err, f.Verify())
+	}
+	if epoch, seq := a.Last(); f.Epoch != epoch || f.Seq != seq || a.Digest() == [32]byte{} {
+		t.Errorf("the last frame is %d/%d, want %v", epoch, seq, f.Ref())
+	}
+	b := newNode(t, secrets, newIdentity(t), func(c *Config) { c.Join = []string{a.Addr().String()} }).run(t)
+	eventually(t, 30*time.Second, "the frame came by sync", func() bool { return a.Digest() == b.Digest() })
 }
 
 // A peer that has filled the ledger keeps nobody from banning at home.
@@ -103,107 +82,54 @@ func TestAMillionFramesOfOneNodeFit(t *testing.T) {
 	}
 }
 
-// takeName makes a copy of the node use the name of d. n.mu is held.
-func takeName(t *testing.T, n *testNode, d frame.Frame) {
-	t.Helper()
-	copied, err := n.id.Sign(frame.Frame{MeshID: d.MeshID, Epoch: d.Epoch, Seq: d.Seq, Issued: d.Issued, Expires: d.Expires, Payload: []byte("a copy's")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	n.stepLocked(d.Issued, evFrames{via: viaPush, frames: []frame.Frame{copied}})
-}
-
-// Once its content counts here, a frame is published, even if its name or its room is taken meanwhile.
-func TestPublishAfterFirst(t *testing.T) {
+// A copy of the node may have used the next numbers: Sign passes them over, and both stay.
+func TestSignPassesOverNumbersInUse(t *testing.T) {
 	n := newNode(t, newSecrets(t), newIdentity(t), nil)
-	own := publish(t, n, "before", time.Hour)
 	now := time.Now()
-	var drafts []frame.Ref
-	f, err := n.Publish(now, []byte("mine"), now.Add(time.Hour), func(d frame.Frame) {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		if drafts = append(drafts, d.Ref()); len(drafts) > 1 {
-			n.core.most.frames = 0
-		} else {
-			takeName(t, n, d)
-		}
-	})
+	own := publish(t, n, "before", time.Hour)
+	copied, err := n.id.Sign(frame.Frame{MeshID: own.MeshID, Epoch: own.Epoch, Seq: own.Seq + 1, Issued: now, Expires: now.Add(time.Hour), Payload: []byte("a copy's")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(drafts) != 2 || drafts[1] != f.Ref() || drafts[0] == drafts[1] {
-		t.Errorf("named %v, published %v", drafts, f.Ref())
+	n.mu.Lock()
+	n.stepLocked(now, evFrames{via: viaPush, frames: []frame.Frame{copied}})
+	n.mu.Unlock()
+	next := publish(t, n, "after", time.Hour)
+	if next.Seq != own.Seq+2 {
+		t.Errorf("goes on with %d after %d and a copy's %d", next.Seq, own.Seq, copied.Seq)
 	}
-	for _, r := range []frame.Ref{own.Ref(), drafts[0], f.Ref()} {
+	for _, r := range []frame.Ref{own.Ref(), copied.Ref(), next.Ref()} {
 		if _, held := n.core.get(r); !held {
 			t.Errorf("%v is not held", r)
 		}
 	}
-	n.core.most.frames = maxOriginFrames
-	if next := publish(t, n, "after", time.Hour); next.Seq != f.Seq+1 {
-		t.Errorf("goes on with %d after %d", next.Seq, f.Seq)
-	}
 }
 
-// A copy that always takes the name first is reported, and does not hold up the caller for ever.
-func TestPublishAgainstACopy(t *testing.T) {
-	n := newNode(t, newSecrets(t), newIdentity(t), nil)
-	now, calls := time.Now(), 0
-	_, err := n.Publish(now, []byte("mine"), now.Add(time.Hour), func(d frame.Frame) {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		calls++
-		takeName(t, n, d)
-	})
-	if err == nil || !strings.Contains(err.Error(), "this node's key") || calls != maxDrafts {
-		t.Errorf("%v after %d names", err, calls)
-	}
-}
-
-// Publish returns an error if the frame or the mesh ends while the frame is being signed.
-func TestPublishEndsMeanwhile(t *testing.T) {
-	n := newNode(t, newSecrets(t), newIdentity(t), nil)
-	now := time.Now()
-	_, err := n.Publish(now, nil, now.Add(time.Second), func(frame.Frame) { n.now = func() time.Time { return now.Add(2 * time.Second) } })
-	if err == nil || !strings.Contains(err.Error(), "has ended") {
-		t.Errorf("the frame's end: %v", err)
-	}
-	_, err = n.Publish(now, nil, now.Add(time.Hour), func(frame.Frame) {
-		n.mu.Lock()
-		n.phase = phaseEnded
-		n.mu.Unlock()
-	})
-	if !errors.Is(err, ErrStopped) {
-		t.Errorf("the end of Run: %v", err)
-	}
-}
-
-// With several callers at once, and epoch changes between them, every frame has the name that its callback was given, and
-// no name is used twice.
+// With several callers at once, and epoch changes between them, numbers go up and no name is used twice.
 func TestPublishTogether(t *testing.T) {
 	const writers, each = 4, 50
 	n := newNode(t, newSecrets(t), newIdentity(t), nil)
 	var (
 		mu   sync.Mutex
-		last frame.Ref
+		used = make(map[frame.Ref]bool)
 		wg   sync.WaitGroup
 	)
 	for range writers {
 		wg.Go(func() {
+			var last frame.Ref
 			for i := range each {
-				var named frame.Ref
 				now := time.Now()
-				f, err := n.Publish(now, nil, now.Add(time.Hour), func(d frame.Frame) {
-					mu.Lock()
-					defer mu.Unlock()
-					if named = d.Ref(); !before(last, named) {
-						t.Errorf("%v after %v", named, last)
-					}
-					last = named
-				})
-				if err != nil || f.Ref() != named {
-					t.Errorf("named %v, published %v, %v", named, f.Ref(), err)
+				f, err := n.Publish(now, nil, now.Add(time.Hour))
+				if err != nil || !before(last, f.Ref()) {
+					t.Errorf("%v after %v, %v", f.Ref(), last, err)
 				}
+				last = f.Ref()
+				mu.Lock()
+				if used[last] {
+					t.Errorf("%v twice", last)
+				}
+				used[last] = true
+				mu.Unlock()
 				if i == each/2 {
 					n.rollEpoch(now, f.Epoch)
 				}
@@ -211,7 +137,7 @@ func TestPublishTogether(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if last.Epoch == 1 || n.core.count != writers*each {
-		t.Errorf("the last is %v; %d frames are held, want %d", last, n.core.count, writers*each)
+	if epoch, _ := n.Last(); epoch == 1 || n.core.count != writers*each {
+		t.Errorf("epoch %d; %d frames are held, want %d", epoch, n.core.count, writers*each)
 	}
 }

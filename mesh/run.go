@@ -296,14 +296,12 @@ func (m *Mesh) rollEpoch(now time.Time, past uint64) {
 			return
 		}
 	}
-	m.publishing.Lock()
 	m.mu.Lock()
 	if epoch > m.core.epoch {
 		m.core.epoch, m.core.seq = epoch, 0
 		m.lastLocked()
 	}
 	m.mu.Unlock()
-	m.publishing.Unlock()
 	m.problems.report(now, ProblemEpoch, "own", fmt.Sprintf(
 		"frames in this node's name that it did not publish (restored from a snapshot, or its key is used twice); it goes on with epoch %d", epoch))
 }

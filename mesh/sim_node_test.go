@@ -362,18 +362,12 @@ func (n *simNode) publish(payload []byte, expires time.Time) {
 	if !expires.After(now) || n.mesh == nil || n.dying {
 		return
 	}
-	var draft frame.Frame
-	f, err := n.mesh.Publish(now, payload, expires, func(d frame.Frame) {
-		draft = d
-		n.bans.Take(now, []frame.Frame{d})
-	})
+	f, err := n.mesh.Publish(now, payload, expires)
 	if err != nil {
 		n.w.fail(n.slot, "publish: %v", err)
 		return
 	}
-	if f.Ref() != draft.Ref() {
-		n.w.fail(n.slot, "%v counts here, %v was published", draft.Ref(), f.Ref())
-	}
+	n.bans.Take(now, []frame.Frame{f})
 	n.own[f.Ref()] = true
 	if n.w.signed(f); len(n.w.published[f.Ref()]) > 1 && !n.disk.spoiled {
 		n.w.fail(n.slot, "%v was signed twice", f.Ref())

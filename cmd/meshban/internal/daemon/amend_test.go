@@ -51,7 +51,7 @@ func (n *node) said(t *testing.T, addr string, length time.Duration) frame.Frame
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := n.mesh.Publish(now, payload, ban.Expires(ops), nil)
+	f, err := n.mesh.Publish(now, payload, ban.Expires(ops))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/daemon/enforce"
 	"github.com/meshban/meshban/cmd/meshban/internal/store"
 	"github.com/meshban/meshban/fw"
 	"github.com/meshban/meshban/mesh"
@@ -45,81 +46,90 @@ func (d *Daemon) publishFull(now time.Time, ops []ban.Op) (rest []ban.Op, err er
 	return append(ops[:0], parts[len(parts)-1]...), nil
 }
 
-// publishFrame publishes ops that fit into one frame.
+// publishFrame publishes ops that fit into one frame: signed and sent first, because the kernel may be slow.
 func (d *Daemon) publishFrame(now time.Time, ops []ban.Op) error {
 	payload, err := ban.AppendOps(nil, ops)
 	if err != nil {
 		return fmt.Errorf("encode %d ops: %w", len(ops), err)
 	}
 	d.foresee(now, ops)
-	records := make([]ban.Record, 0, len(ops))
-	var flushed <-chan struct{}
-	f, err := d.mesh.Publish(now, payload, ban.Expires(ops), func(draft frame.Frame) {
-		d.merge(now, appendRecords(records, now, draft, ops))
-		flushed = ahead(d.fw.Flush)
-	})
+	f, err := d.mesh.Sign(now, payload, ban.Expires(ops))
 	if err != nil {
 		return fmt.Errorf("publish %d ops: %w", len(ops), err)
 	}
+	d.mesh.Send(f)
 	d.remember(now, f)
-	kick(d.expireKick)
-	<-flushed
-	giveWay()
+	d.merge(now, recordsOf(now, f, ops))
 	return nil
+}
+
+// merge merges records that were judged, a chunk at a time.
+func (d *Daemon) merge(now time.Time, records []ban.Record) {
+	for some := range slices.Chunk(records, lockChunk) {
+		d.state.Change(now, func(t *ban.Table) []ban.Change { return t.Merge(now, some) })
+	}
+}
+
+// arrival is what a peer's frame says: after it was judged, what of it counts.
+type arrival struct {
+	frame   frame.Frame
+	records []ban.Record
 }
 
 // deliver takes verified frames from peers, in order of arrival, on the mesh's own goroutine. Each frame is merged
 // before the next is judged, so that an op that is said again does not count against its origin.
 func (d *Daemon) deliver(frames []frame.Frame) {
 	now := time.Now()
-	records := d.arrived[:0]
-	var ends []int       // where each frame's records end
 	var own []ban.Record // this node's own records that it had lost
-	settle := func() {
-		if len(records) > 0 {
-			d.fw.Flush()
-			giveWay()
+	for len(frames) > 0 {
+		var some []*arrival
+		for n := 0; n < lockChunk && len(frames) > 0; frames = frames[1:] {
+			if records := d.decode(now, now, frames[0]); len(records) > 0 {
+				some = append(some, &arrival{frames[0], records})
+				n += len(records)
+			}
 		}
-		begin := 0
-		for _, end := range ends {
-			d.recordRemote(now, records[begin:end])
-			begin = end
-		}
-		records, ends = records[:0], ends[:0]
-	}
-	for _, f := range frames {
-		begin := len(records)
-		records = d.decode(records, now, now, f, d.admitLocked)
-		d.merge(now, records[begin:])
-		// A frame of ours with this epoch or a later one comes from a copy of this node, which would amend whatever
-		// this node amends.
-		if ban.Origin(f.Origin) == d.self && f.Epoch < d.mesh.Epoch() {
-			own = append(own, records[begin:]...)
-		}
-		ends = append(ends, len(records))
-		if len(records) >= lockChunk {
-			settle()
+		d.admit(now, some, d.admitLocked)
+		for _, a := range some {
+			d.recordRemote(now, a.records)
+			// A frame of ours with this epoch or a later one comes from a copy of this node, which would amend whatever
+			// this node amends.
+			if ban.Origin(a.frame.Origin) == d.self && a.frame.Epoch < d.mesh.Epoch() {
+				own = append(own, a.records...)
+			}
 		}
 	}
-	settle()
-	kick(d.expireKick)
-	d.arrived = records
 	d.amend(now, own)
+}
+
+// judge decides about one record that others said. It is called with the lock held.
+type judge func(now time.Time, t *ban.Table, r *ban.Record) error
+
+// admit merges what each frame says, as far as judge admits it.
+func (d *Daemon) admit(now time.Time, some []*arrival, judge judge) {
+	steps := make([]func(*ban.Table) []ban.Change, 0, len(some))
+	for _, a := range some {
+		steps = append(steps, func(t *ban.Table) []ban.Change {
+			a.records = d.judgeLocked(now, t, a.records, judge)
+			return t.Merge(now, a.records)
+		})
+	}
+	d.state.Change(now, steps...)
 }
 
 // amend publishes what this node's own records that have come back make necessary.
 func (d *Daemon) amend(now time.Time, own []ban.Record) {
 	var ops []ban.Op
 	for some := range slices.Chunk(own, lockChunk) {
-		d.mu.Lock()
-		for _, r := range some {
-			for _, op := range d.table.Amend(r) {
-				if d.table.CheckLocal(now, op) == nil {
-					ops = append(ops, op)
+		d.state.View(func(t *ban.Table) {
+			for _, r := range some {
+				for _, op := range t.Amend(r) {
+					if t.CheckLocal(now, op) == nil {
+						ops = append(ops, op)
+					}
 				}
 			}
-		}
-		d.mu.Unlock()
+		})
 	}
 	if len(ops) == 0 {
 		return
@@ -129,58 +139,57 @@ func (d *Daemon) amend(now time.Time, own []ban.Record) {
 	}
 }
 
-// decode decodes a frame's ops and appends to dst those that judge admits. It calls judge with the lock held. Refused
-// ops are counted and logged; the frame travels on regardless, because every node judges for itself.
-func (d *Daemon) decode(
-	dst []ban.Record, now, arrived time.Time, f frame.Frame, judge func(time.Time, *ban.Record) error,
-) []ban.Record {
+// decode returns what a frame of ops says. It handles the other frames itself.
+func (d *Daemon) decode(now, arrived time.Time, f frame.Frame) []ban.Record {
 	if id, ok := forgottenBy(f.Payload); ok {
 		d.hearForget(f, id)
-		return dst
+		return nil
 	}
 	ops, err := ban.DecodeOps(f.Payload)
 	if err != nil {
 		d.metrics.refuse(err)
-		d.mu.Lock()
-		loud := now.Sub(d.alarm.unread) >= alarmEvery
-		if loud {
-			d.alarm.unread = now
-		}
-		d.mu.Unlock()
+		loud := false
+		d.state.View(func(*ban.Table) {
+			if loud = now.Sub(d.alarm.unread) >= alarmEvery; loud {
+				d.alarm.unread = now
+			}
+		})
 		if loud {
 			d.log.Warn("frames hold no ops that this version understands", "origin", d.names.of(ban.Origin(f.Origin)), "err", err)
 		}
-		return dst
+		return nil
 	}
-	kept := len(dst)
-	dst = appendRecords(dst, arrived, f, ops)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for i := kept; i < len(dst); i++ {
-		r := &dst[i]
-		check := judge
+	return recordsOf(arrived, f, ops)
+}
+
+// judgeLocked returns those of a frame's records that judge admits, in the same array. Refused ops are counted and
+// logged; the frame travels on regardless, because every node judges for itself.
+func (d *Daemon) judgeLocked(now time.Time, t *ban.Table, records []ban.Record, judge judge) []ban.Record {
+	kept := records[:0]
+	for i := range records {
+		r := &records[i]
+		var err error
 		if r.Origin == d.self {
-			check = func(_ time.Time, r *ban.Record) error { return d.tooLongLocked(r) }
+			err = d.tooLongLocked(r)
+		} else {
+			err = judge(now, t, r)
 		}
-		err := check(now, r)
 		d.past.judged(r, err)
 		if err != nil {
 			d.metrics.refuse(err)
 			d.log.Debug("refused an op", "origin", d.names.of(r.Origin), "prefix", r.Prefix, "err", err)
 			continue
 		}
-		if i != kept {
-			dst[kept] = *r
-		}
-		kept++
+		kept = append(kept, *r)
 	}
-	return dst[:kept]
+	return kept
 }
 
-// appendRecords appends a frame's ops to dst with their origin, version and time of arrival.
-func appendRecords(dst []ban.Record, arrived time.Time, f frame.Frame, ops []ban.Op) []ban.Record {
+// recordsOf returns a frame's ops with their origin, version and time of arrival.
+func recordsOf(arrived time.Time, f frame.Frame, ops []ban.Op) []ban.Record {
+	records := make([]ban.Record, 0, len(ops))
 	for i := range ops {
-		dst = append(dst, ban.Record{
+		records = append(records, ban.Record{
 			Op:      ops[i],
 			Origin:  ban.Origin(f.Origin),
 			Version: ban.Version{Epoch: f.Epoch, Seq: f.Seq, Index: uint16(i)},
@@ -188,76 +197,15 @@ func appendRecords(dst []ban.Record, arrived time.Time, f frame.Frame, ops []ban
 			Arrived: arrived,
 		})
 	}
-	return dst
+	return records
 }
 
-// apply merges many records, a chunk at a time.
-func (d *Daemon) apply(now time.Time, records []ban.Record) {
-	for some := range slices.Chunk(records, lockChunk) {
-		d.merge(now, some)
-		d.fw.Flush()
-		giveWay()
+// changedLocked remembers bans that have ended.
+func (d *Daemon) changedLocked(now time.Time, c ban.Change) {
+	d.past.changed(now, c)
+	if c.Lift && !c.Local {
+		d.echoes.lifted(now, c)
 	}
-	kick(d.expireKick)
-}
-
-// merge is the only way into the table, for about a frame's worth of records. It queues kernel changes under the lock,
-// so that they stay in the order in which the table changed; the queue never blocks. Call d.fw.Flush afterwards.
-func (d *Daemon) merge(now time.Time, records []ban.Record) {
-	d.mu.Lock()
-	d.settleLocked(d.table.Merge(now, records))
-	d.mu.Unlock()
-}
-
-// settleLocked queues changes of the table for the kernel, and announces them once the kernel has answered. Call
-// d.fw.Flush after releasing the lock.
-func (d *Daemon) settleLocked(changes []ban.Change) {
-	if len(changes) == 0 {
-		return
-	}
-	updates := make([]fw.Update, 0, len(changes))
-	allow, count, memory := false, d.cfg.Escalation.Factor > 1, d.cfg.Escalation.Memory
-	for _, c := range changes {
-		if count {
-			d.offences.changed(time.Now(), c, memory)
-		}
-		d.past.changed(time.Now(), c)
-		allow = allow || c.Event == ban.EventAllow || c.Event == ban.EventUnallow
-		if c.Enforce || c.Lift {
-			rule := ban.Rule{Prefix: c.Prefix, Ports: c.Ports, Until: c.Until, Own: c.Local}
-			if !c.Ports.IsAll() && !c.Local {
-				_, rule.Own = d.table.OwnBan(c.Prefix, c.Ports)
-			}
-			updates = append(updates, fw.Update{Entry: kernelEntry(rule), Remove: c.Lift})
-		}
-		if c.Lift && !c.Local {
-			d.echoes.lifted(time.Now(), c)
-		}
-	}
-	if allow {
-		d.fw.ExceptionsChanged()
-	}
-	if len(updates) == 0 {
-		d.announce(changes, time.Now(), nil)
-		return
-	}
-	batch := d.acks.begin(changes, d.gate.Trusts)
-	done := func(at time.Time, err error) {
-		d.acks.end(batch, changes)
-		d.announce(changes, at, err)
-	}
-	if err := d.fw.Queue(updates, done); err != nil {
-		done(time.Now(), err)
-	}
-}
-
-// kernelEntry converts a table rule to a firewall entry.
-func kernelEntry(rule ban.Rule) fw.Entry {
-	entry := fw.Entry{Prefix: rule.Prefix, Until: rule.Until, Own: rule.Own}
-	for _, r := range rule.Ports.Ranges() {
-		entry.Ports = append(entry.Ports, fw.PortRange{Proto: uint8(r.Proto), First: r.First, Last: r.Last})
-	}
-	return entry
 }
 
 // announce reports changes to metrics, the line file, fail2ban and watchers. It only queues.
@@ -294,7 +242,7 @@ func (d *Daemon) notEnforced(c ban.Change, err error) string {
 // holds reports whether the kernel holds an effective ban. If not, why is the reason, or empty while the ban is still
 // queued.
 func (d *Daemon) holds(prefix netip.Prefix, ports ban.Ports) (ok bool, why string) {
-	return d.fw.Holds(kernelEntry(ban.Rule{Prefix: prefix, Ports: ports}))
+	return d.fw.Holds(enforce.Entry(ban.Rule{Prefix: prefix, Ports: ports}))
 }
 
 // notTaken returns why the kernel does not hold an effective ban, even if the ban is merely still queued, or "" if it

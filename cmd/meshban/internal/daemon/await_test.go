@@ -23,7 +23,7 @@ func TestTaskThatHangs(t *testing.T) {
 		tasks.Go(func() error { <-hung; return nil })
 		cancel()
 		var log logBuffer
-		d := &Daemon{log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+		d := &Daemon{given: given{log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}}
 		if err := d.await(ctx, tasks, &running); err == nil || !strings.Contains(err.Error(), "line file") {
 			t.Error(err)
 		}

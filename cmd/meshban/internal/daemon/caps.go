@@ -42,10 +42,9 @@ func stricter(caps *ban.Caps, c *mesh.Caps) {
 }
 
 // ownCaps returns what peers with the same configuration take from this node.
-func (d *Daemon) ownCaps() ban.Caps {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.capsLocked(d.self)
+func (d *Daemon) ownCaps() (caps ban.Caps) {
+	d.state.View(func(*ban.Table) { caps = d.capsLocked(d.self) })
+	return caps
 }
 
 // notes predicts what other nodes do with this node's bans, as far as this node can tell.
@@ -64,15 +63,15 @@ type notes struct {
 
 // newNotes starts the notes of a request. asked is how many new bans the caller was already told about.
 func (d *Daemon) newNotes(now time.Time, imported bool, asked int) *notes {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	n := &notes{d: d, caps: d.capsLocked(d.self), cert: mesh.DefaultCaps(), peers: d.cfg.Peers, bans: d.cfg.Bans, imported: imported}
-	if c, ok := d.granted[d.self]; ok {
-		n.cert = c
-	}
-	n.room, n.rule = d.gate.Room(now, d.table, imported)
-	n.room = max(0, n.room-asked)
-	n.beyond, n.spared = map[netip.Prefix]bool{}, map[netip.Prefix]bool{}
+	n := &notes{d: d, cert: mesh.DefaultCaps(), imported: imported, beyond: map[netip.Prefix]bool{}, spared: map[netip.Prefix]bool{}}
+	d.state.View(func(t *ban.Table) {
+		n.caps, n.peers, n.bans = d.capsLocked(d.self), d.cfg.Peers, d.cfg.Bans
+		if c, ok := d.granted[d.self]; ok {
+			n.cert = c
+		}
+		n.room, n.rule = d.state.Gate.Room(now, t, imported)
+		n.room = max(0, n.room-asked)
+	})
 	return n
 }
 
@@ -80,13 +79,13 @@ func (d *Daemon) newNotes(now time.Time, imported bool, asked int) *notes {
 const noteSpared = "what is never banned inside stays open"
 
 // lookLocked notes what the table says about a ban before it is made.
-func (n *notes) lookLocked(prefix netip.Prefix, fresh bool) {
+func (n *notes) lookLocked(t *ban.Table, prefix netip.Prefix, fresh bool) {
 	if fresh {
 		if n.room--; n.room < 0 {
 			n.beyond[prefix] = true
 		}
 	}
-	if n.imported && !prefix.IsSingleIP() && n.d.table.Spares(prefix) {
+	if n.imported && !prefix.IsSingleIP() && t.Spares(prefix) {
 		n.spared[prefix] = true
 	}
 }
@@ -151,9 +150,7 @@ func (n *notes) certHint(flag string) string {
 func (d *Daemon) recap(id frame.ID) {
 	s := d.mesh.Standing(id)
 	d.recertified(s)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.recapLocked(s)
+	d.state.View(func(*ban.Table) { d.recapLocked(s) })
 }
 
 func (d *Daemon) recapLocked(s mesh.Standing) {
@@ -184,12 +181,12 @@ func (d *Daemon) recapAll() {
 	for _, s := range all {
 		d.recertified(s)
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, s := range all {
-		d.recapLocked(s)
-	}
-	clear(d.recapped) // nothing has been judged yet
+	d.state.View(func(*ban.Table) {
+		for _, s := range all {
+			d.recapLocked(s)
+		}
+		clear(d.recapped) // nothing has been judged yet
+	})
 }
 
 // CertificateCaps converts caps to a certificate's.

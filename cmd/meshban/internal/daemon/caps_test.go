@@ -59,10 +59,9 @@ func (n *node) recertify(t *testing.T, who *node, caps mesh.Caps) {
 	}
 }
 
-func (n *node) capsOf(who *node) ban.Caps {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.capsLocked(who.self)
+func (n *node) capsOf(who *node) (caps ban.Caps) {
+	n.state.View(func(*ban.Table) { caps = n.capsLocked(who.self) })
+	return caps
 }
 
 // refused returns how many ops of peers n refused under a rule.
@@ -150,10 +149,8 @@ func TestCertificateCaps(t *testing.T) {
 	if _, err := web1.mesh.Revoke(frame.ID(web2.self), "web2", time.Time{}, ""); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "a revoked node has no caps of its own", func() bool {
-		web3.mu.Lock()
-		defer web3.mu.Unlock()
-		_, ok := web3.granted[web2.self]
+	until(t, "a revoked node has no caps of its own", func() (ok bool) {
+		web3.state.View(func(*ban.Table) { _, ok = web3.granted[web2.self] })
 		return !ok
 	})
 }

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"iter"
+	"slices"
 	"time"
 
 	"github.com/meshban/meshban/ban"
@@ -21,10 +22,9 @@ func (d *Daemon) rewound(live iter.Seq[frame.Frame]) {
 		return
 	}
 	d.log.Warn("the clock was set; what did not count by it counts now")
-	d.mu.Lock()
-	ended := d.table.Ended()
-	d.mu.Unlock()
-	d.apply(now, ended)
+	var ended []ban.Record
+	d.state.View(func(t *ban.Table) { ended = t.Ended() })
+	d.merge(now, ended)
 	d.takeAgain(now, live, stored)
 }
 
@@ -41,24 +41,14 @@ func (d *Daemon) syncedHolds() (storedHolds, error) {
 // takeAgain applies frames that were judged before: ops that lift bans first, then bans.
 func (d *Daemon) takeAgain(now time.Time, live iter.Seq[frame.Frame], stored storedHolds) {
 	for _, bans := range []bool{false, true} {
-		var some []ban.Record
 		for f := range live {
-			begin, at := len(some), now
-			if f.Issued.After(at) { // it was admitted while the clock was ahead
-				at = f.Issued
-			}
-			some = d.decode(some, at, now, f, stored.judgeLocked)
-			kept := some[:begin]
-			for _, r := range some[begin:] {
-				if (r.Kind == ban.KindBan) == bans {
-					kept = append(kept, r)
+			records := slices.DeleteFunc(d.decode(now, now, f), func(r ban.Record) bool { return (r.Kind == ban.KindBan) != bans })
+			d.admit(now, []*arrival{{f, records}}, func(at time.Time, t *ban.Table, r *ban.Record) error {
+				if f.Issued.After(at) { // it was admitted while the clock was ahead
+					at = f.Issued
 				}
-			}
-			if some = kept; len(some) >= lockChunk {
-				d.apply(now, some)
-				some = some[:0]
-			}
+				return stored.judgeLocked(at, t, r)
+			})
 		}
-		d.apply(now, some)
 	}
 }

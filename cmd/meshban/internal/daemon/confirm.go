@@ -10,6 +10,7 @@ import (
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/daemon/enforce"
 	"github.com/meshban/meshban/fw"
 	"github.com/meshban/meshban/mesh/frame"
 )
@@ -68,7 +69,7 @@ func (d *Daemon) standingProblem() string {
 // confirm replaces each success that the table, the kernel or the mesh does not confirm with an error. look is called
 // with the lock held and returns the table's objection to a result; did says what was still done on this node.
 func (d *Daemon) confirm(
-	ctx context.Context, results []control.Result, look func(*control.Result) *control.Error, did string,
+	ctx context.Context, results []control.Result, look func(*ban.Table, *control.Result) *control.Error, did string,
 ) {
 	if !slices.ContainsFunc(results, func(r control.Result) bool { return r.Err == nil }) {
 		return
@@ -79,35 +80,35 @@ func (d *Daemon) confirm(
 	}
 	ignored, mute := d.ignored(), mutedBy(d.mesh.Mute(), d.names)
 	for some := range slices.Chunk(results, lockChunk) {
-		d.mu.Lock()
-		for i := range some {
-			r := &some[i]
-			if r.Err != nil {
-				continue
-			}
-			if r.Err = look(r); r.Err != nil {
-				continue
-			}
-			switch {
-			case kernel != nil:
-				r.Err = kernel
-				if r.State != "" {
-					r.State = control.StateNotEnforced
+		d.state.View(func(t *ban.Table) {
+			for i := range some {
+				r := &some[i]
+				if r.Err != nil {
+					continue
 				}
-			case ignored != nil:
-				e := *ignored
-				e.Message = fmt.Sprintf("%s is %s on this node only: %s", show(r.Prefix), did, e.Message)
-				r.Err = &e
-			case mute != "":
-				r.Err = &control.Error{
-					Code: control.CodePolicy, Rule: ruleClock,
-					Message: fmt.Sprintf("%s is %s on this node, but not on %s: this machine's clock is more than %d minutes ahead of theirs", show(r.Prefix), did, mute, frame.FutureSkew/time.Minute),
-					Hint:    "set the clock right, as by `timedatectl set-ntp true`; `meshban status` says by how much it is off",
+				if r.Err = look(t, r); r.Err != nil {
+					continue
+				}
+				switch {
+				case kernel != nil:
+					r.Err = kernel
+					if r.State != "" {
+						r.State = control.StateNotEnforced
+					}
+				case ignored != nil:
+					e := *ignored
+					e.Message = fmt.Sprintf("%s is %s on this node only: %s", show(r.Prefix), did, e.Message)
+					r.Err = &e
+				case mute != "":
+					r.Err = &control.Error{
+						Code: control.CodePolicy, Rule: ruleClock,
+						Message: fmt.Sprintf("%s is %s on this node, but not on %s: this machine's clock is more than %d minutes ahead of theirs", show(r.Prefix), did, mute, frame.FutureSkew/time.Minute),
+						Hint:    "set the clock right, as by `timedatectl set-ntp true`; `meshban status` says by how much it is off",
+					}
 				}
 			}
-		}
-		d.mu.Unlock()
-		giveWay()
+		})
+		enforce.GiveWay()
 	}
 }
 
@@ -139,7 +140,7 @@ func (d *Daemon) kernelTook(ctx context.Context, results []control.Result) *cont
 		}
 	}
 	text := fmt.Sprintf("the kernel has not taken it within %.1f s", confirmLimit.Seconds())
-	if d.acks.wait(ctx, done) == nil {
+	if d.state.Await(ctx, done) == nil {
 		if d.fw.Behind() == "" {
 			return nil
 		}
@@ -154,10 +155,10 @@ func (d *Daemon) kernelTook(ctx context.Context, results []control.Result) *cont
 }
 
 // banEffect returns a look function for confirm: it returns why a new ban drops nothing here, or nil if it does.
-func (d *Daemon) banEffect(now time.Time, ports ban.Ports) func(*control.Result) *control.Error {
+func (d *Daemon) banEffect(now time.Time, ports ban.Ports) func(*ban.Table, *control.Result) *control.Error {
 	backend := d.fw.Status().Backend
-	return func(r *control.Result) *control.Error {
-		state, by := d.table.Effect(r.Prefix, ports)
+	return func(t *ban.Table, r *control.Result) *control.Error {
+		state, by := t.Effect(r.Prefix, ports)
 		switch {
 		case by != nil:
 			r.State = control.StateLifted
@@ -170,7 +171,7 @@ func (d *Daemon) banEffect(now time.Time, ports ban.Ports) func(*control.Result)
 		case state == ban.StateAllowed:
 			r.State = control.StateAllowed
 			op := ban.Op{Kind: ban.KindBan, Prefix: r.Prefix, Ports: ports, Until: r.Until}
-			if err := d.table.CheckLocal(now, op); err != nil {
+			if err := t.CheckLocal(now, op); err != nil {
 				return d.refusal(err)
 			}
 			return &control.Error{Code: control.CodePolicy, Rule: ban.RuleNever, Message: show(r.Prefix) + " is never banned here"}
@@ -239,8 +240,8 @@ func (d *Daemon) spares(banned, prefix netip.Prefix) string {
 }
 
 // unbanEffect returns what still drops a prefix that was just lifted, or nil if nothing does.
-func (d *Daemon) unbanEffect(r *control.Result) *control.Error {
-	verdict, dropped := d.table.Lookup(r.Prefix)
+func (d *Daemon) unbanEffect(t *ban.Table, r *control.Result) *control.Error {
+	verdict, dropped := t.Lookup(r.Prefix)
 	if !dropped || d.spares(verdict.Prefix, r.Prefix) != "" {
 		return nil
 	}
@@ -257,8 +258,8 @@ func (d *Daemon) unbanEffect(r *control.Result) *control.Error {
 }
 
 // allowEffect returns why an allow that was just made has no effect, or nil if it has one.
-func (d *Daemon) allowEffect(r *control.Result) *control.Error {
-	by := d.table.AllowLifted(r.Prefix)
+func (d *Daemon) allowEffect(t *ban.Table, r *control.Result) *control.Error {
+	by := t.AllowLifted(r.Prefix)
 	if by == nil {
 		return nil
 	}

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"context"
 	"net/netip"
 	"strings"
 	"testing"
@@ -9,7 +8,6 @@ import (
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
-	"github.com/meshban/meshban/fw"
 	"github.com/meshban/meshban/mesh/frame"
 )
 
@@ -18,7 +16,6 @@ func (n *node) hears(by ban.Origin, seq uint64, op ban.Op) {
 	now := time.Now()
 	op.Until = now.Add(time.Hour).Truncate(time.Millisecond)
 	n.merge(now, []ban.Record{{Op: op, Origin: by, Version: ban.Version{Epoch: 1, Seq: seq}, Issued: now, Arrived: now}})
-	n.fw.Flush()
 }
 
 // A ban, unban or allow without effect is an error that names the rule and the node behind it.
@@ -104,39 +101,4 @@ func TestARevokedNodeSaysSo(t *testing.T) {
 	if s, err := a.Status(t.Context()); err != nil || strings.Contains(strings.Join(s.Problems, "\n"), "revoked this node") {
 		t.Errorf("problems of the other: %q, %v", s.Problems, err)
 	}
-}
-
-// A request does not succeed before the kernel has confirmed its changes, and does not wait for changes of peers.
-func TestKernelTook(t *testing.T) {
-	t.Parallel()
-	s, err := fw.NewSyncer(fw.SyncerConfig{Backend: fw.NewNone(), Snapshot: func() fw.State { return fw.State{} }, CheckEvery: time.Minute})
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := &Daemon{fw: s}
-	self, authority, peer := ban.Origin{1}, ban.Origin{2}, ban.Origin{3}
-	d.gate = ban.NewGate(ban.GateConfig{Self: self, Authority: authority})
-	change := func(text string, by ban.Origin) []ban.Change {
-		return []ban.Change{{Prefix: netip.MustParsePrefix(text), Enforce: true, Origin: by}}
-	}
-	took := func(text string) *control.Error {
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel() // only what is already confirmed counts
-		return d.kernelTook(ctx, []control.Result{{Prefix: netip.MustParsePrefix(text)}})
-	}
-	lost := d.acks.begin(change("192.0.2.1/32", self), d.gate.Trusts)
-	again := d.acks.begin(change("192.0.2.1/32", self), d.gate.Trusts)
-	d.acks.begin(change("192.0.2.9/32", peer), d.gate.Trusts)
-	d.acks.begin(change("198.51.100.9/32", authority), d.gate.Trusts) // what unban publishes where ca.key is
-	for text, want := range map[string]bool{"192.0.2.1/32": false, "192.0.2.0/24": false, "192.0.2.2/32": true, "192.0.2.9/32": true, "198.51.100.0/24": false} {
-		e := took(text)
-		if (e == nil) != want || e != nil && e.Code != control.CodeFailed {
-			t.Errorf("%s: %+v", text, e)
-		}
-	}
-	d.acks.end(again, change("192.0.2.1/32", self)) // although the one before was never answered
-	if e := took("192.0.2.1/32"); e != nil {
-		t.Errorf("answered: %+v", e)
-	}
-	d.acks.end(lost, change("192.0.2.1/32", self))
 }

@@ -47,7 +47,7 @@ func TestALoadOfTheFirewallHoldsUpNobody(t *testing.T) {
 	n := first(t, "one")
 	n.fill(t)
 	seen := 0
-	n.snapshot().Entries(func(fw.Entry) bool {
+	n.state.Snapshot().Entries(func(fw.Entry) bool {
 		if seen++; seen%lockChunk == 1 {
 			n.ban(t, time.Hour, netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(seen / lockChunk)}), 32).String())
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"os"
 	"runtime"
 	"slices"
@@ -21,12 +20,12 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/audit"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/daemon/enforce"
 	"github.com/meshban/meshban/cmd/meshban/internal/fail2ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/hostinfo"
 	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
 	"github.com/meshban/meshban/cmd/meshban/internal/store"
 	"github.com/meshban/meshban/fw"
-	"github.com/meshban/meshban/logsrc"
 	"github.com/meshban/meshban/mesh"
 )
 
@@ -58,61 +57,71 @@ func (c *Config) validate() error {
 	return nil
 }
 
+// lockChunk is how many entries are processed under one hold of the lock.
+const lockChunk = enforce.Chunk
+
 // Daemon is one node. New prepares it, Run runs it once.
 type Daemon struct {
-	home    statedir.Dir
-	version string
-	log     *slog.Logger
-	level   *slog.LevelVar
-	reload  <-chan os.Signal
-	reread  func() (config.Config, error)
-	host    func() ([]hostinfo.Entry, error)
-	started time.Time
-	self    ban.Origin
-	// hostName is this machine's name as syslog writes it, without the domain.
-	hostName string
-	distrust string // what is wrong with the mesh's trust as a whole; empty = nothing
-
-	store    *store.Store
-	audit    *audit.Log
+	given
+	disk
+	firewall
+	lineIO
+	protection
+	outlets
+	pacing
 	mesh     *mesh.Mesh
-	fw       *fw.Syncer
+	fail2ban *fail2ban.Agent
+	names    *names
+	others   *others
+	state    *enforce.State
+	locked
+	noticeKick chan struct{} // holds one token: an origin is to be told something. Anyone sends, tellOrigins receives
+	recapKick  chan struct{} // holds one token: recapped may have an entry. recapLocked sends, serveReload receives
+}
+
+// given is what New is given or finds; it never changes afterwards.
+type given struct {
+	home     statedir.Dir
+	version  string
+	log      *slog.Logger
+	level    *slog.LevelVar
+	reload   <-chan os.Signal
+	reread   func() (config.Config, error)
+	host     func() ([]hostinfo.Entry, error)
+	started  time.Time
+	hostName string // this machine's name as syslog writes it, without the domain
+	self     ban.Origin
+	distrust string // what is wrong with the mesh's trust as a whole; empty = nothing
+	access   control.Access
+}
+
+// disk is what outlives a restart.
+type disk struct {
+	store      *store.Store
+	audit      *audit.Log
+	refillKick chan struct{} // holds one token: the store may lack frames. Anyone sends, refillStore receives
+}
+
+// firewall is the kernel and how it was opened.
+type firewall struct {
+	fw       *fw.Syncer // only state submits to it
 	attempts []fw.Attempt
 	claimed  error        // set if another agent drops packets in this kernel
 	unclaim  func() error // gives up this agent's claim to the kernel; nil if it has none
-	access   control.Access
-	follower *logsrc.Follower
-	emitter  *logsrc.Emitter
-	fail2ban *fail2ban.Agent
+}
 
-	hub       *hub
-	metrics   *metrics
-	names     *names
-	acks      acks
-	emit      *emitQueue
-	bulkRate  *rate.Limiter // for all imports together
-	smallRate *rate.Limiter // for partial frames
-	echoes    *echoes
-	problems  *problems
-	others    *others
-	lines     lineCounts
-	// ignoredShown: status shows the problem that the other nodes ignore this one.
-	ignoredShown atomic.Bool
+// outlets is where this node says what it does.
+type outlets struct {
+	hub          *hub
+	metrics      *metrics
+	problems     *problems
+	ignoredShown atomic.Bool // status shows the problem that the other nodes ignore this one
+}
 
-	ssh        *hostinfo.Sessions               // used by New, then only by watchSessions
-	sessions   atomic.Pointer[[]hostinfo.Entry] // where ssh users are logged in from
-	refillKick chan struct{}                    // holds one token: the store may lack frames. Anyone sends, refillStore receives
-	networks   atomic.Pointer[[]netip.Prefix]   // the networks that this machine is in; neverList stores them
-	neverKick  chan struct{}                    // holds one token: the never-ban list may have changed. Anyone sends, guardNever receives
-	noticeKick chan struct{}                    // holds one token: an origin is to be told something. Anyone sends, tellOrigins receives
-	recapKick  chan struct{}                    // holds one token: recapped may have an entry. recapLocked sends, serveReload receives
-	expireKick chan struct{}                    // holds one token: an earlier expiry may have come. Anyone sends, expire receives
-
-	arrived []ban.Record // deliver's buffer, for reuse: at most lockChunk records and a frame
-
-	mu    sync.Mutex // guards what follows
-	table *ban.Table
-	gate  *ban.Gate
+// locked is what the lock of state guards besides the table.
+type locked struct {
+	cfg   config.Config
+	past  past
 	alarm alarm
 	// granted holds the caps of the nodes whose certificate is valid. The mesh's goroutine writes it.
 	granted map[ban.Origin]mesh.Caps
@@ -122,10 +131,6 @@ type Daemon struct {
 	debts    map[ban.Origin]*debt     // what this node has to tell others
 	reports  map[ban.Origin]report    // what others tell this node
 	slowed   map[ban.Origin]time.Time // when Mesh.Slow was last called
-
-	offences *offences
-	past     past
-	cfg      config.Config
 }
 
 // New locks the state folder, opens the store, sets up the firewall and restores the bans, so that the kernel enforces
@@ -137,13 +142,22 @@ func New(ctx context.Context, cfg Config) (*Daemon, error) {
 	}
 	started := time.Now()
 	d := &Daemon{
-		home: cfg.Home, version: cfg.Version, log: cfg.Logger, level: cfg.Level,
-		reload: cfg.Reload, reread: cfg.Reread, host: cfg.Host, cfg: cfg.Config, started: started,
-		hub: newHub(), emit: newEmitQueue(), echoes: newEchoes(), problems: newProblems(), others: newOthers(), past: newPast(started),
-		bulkRate: rate.NewLimiter(mesh.SayBulkRate, mesh.SayBulkBurst), smallRate: rate.NewLimiter(mesh.SayRate, mesh.SayBurst),
-		ssh: hostinfo.NewSessions(), refillKick: make(chan struct{}, 1), neverKick: make(chan struct{}, 1), expireKick: make(chan struct{}, 1),
+		given: given{
+			home: cfg.Home, version: cfg.Version, log: cfg.Logger, level: cfg.Level,
+			reload: cfg.Reload, reread: cfg.Reread, host: cfg.Host, started: started,
+		},
+		disk:       disk{refillKick: make(chan struct{}, 1)},
+		lineIO:     lineIO{emit: newEmitQueue(), echoes: newEchoes()},
+		protection: protection{ssh: hostinfo.NewSessions(), neverKick: make(chan struct{}, 1)},
+		outlets:    outlets{hub: newHub(), problems: newProblems()},
+		pacing:     pacing{bulkRate: rate.NewLimiter(mesh.SayBulkRate, mesh.SayBulkBurst), smallRate: rate.NewLimiter(mesh.SayRate, mesh.SayBurst)},
+		others:     newOthers(),
 		noticeKick: make(chan struct{}, 1), recapKick: make(chan struct{}, 1),
-		granted: make(map[ban.Origin]mesh.Caps), recapped: make(map[ban.Origin]ban.Caps), debts: make(map[ban.Origin]*debt), reports: make(map[ban.Origin]report), slowed: make(map[ban.Origin]time.Time),
+		locked: locked{
+			cfg: cfg.Config, past: newPast(started),
+			granted: make(map[ban.Origin]mesh.Caps), recapped: make(map[ban.Origin]ban.Caps),
+			debts: make(map[ban.Origin]*debt), reports: make(map[ban.Origin]report), slowed: make(map[ban.Origin]time.Time),
+		},
 	}
 	if name, err := os.Hostname(); err == nil {
 		d.hostName, _, _ = strings.Cut(name, ".")
@@ -198,7 +212,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		run("mesh", d.mesh.Run)
 		run("line file", d.follower.Run)
 		run("line emission", d.emitLines)
-		run("expiry", d.expire)
+		run("expiry", func(ctx context.Context) error { return d.state.Expire(ctx, d.mesh.Expire) }) // the mesh first, to notice a clock that is set back
 		run("never-ban list", d.guardNever)
 		run("store", d.refillStore)
 		run("host addresses", d.watchHost)

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/hostinfo"
@@ -180,13 +181,17 @@ func (takesAll) Name() string { return "all" }
 func (d *Daemon) enforceWith(t testing.TB, kernel fw.Backend) {
 	t.Helper()
 	var err error
-	if d.fw, err = fw.NewSyncer(fw.SyncerConfig{Backend: kernel, Snapshot: d.snapshot, Exceptions: d.exceptions}); err == nil {
+	if d.fw, err = fw.NewSyncer(fw.SyncerConfig{Backend: kernel, Snapshot: d.state.Snapshot, Exceptions: d.exceptions}); err == nil {
+		d.state.Drive(d.fw)
 		err = d.fw.Replace(t.Context())
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
 }
+
+// counts returns the counts of the node's table.
+func (d *Daemon) counts() ban.Counts { return d.state.Counts() }
 
 // until waits for a condition.
 func until(t testing.TB, what string, ok func() bool) {

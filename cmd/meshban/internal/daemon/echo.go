@@ -118,7 +118,7 @@ const (
 // A jail that reads the line file writes only echoes; any other jail writes none. If the jails are not known, the
 // recipe's action is recognised: it repeats the address with all ports and no length. Any other line can be an echo
 // only if a peer's ban already covers its ports and lasts as long.
-func (d *Daemon) echoLocked(now time.Time, line logsrc.Line) bool {
+func (d *Daemon) echoLocked(now time.Time, t *ban.Table, line logsrc.Line) bool {
 	// A syslog daemon that writes what `logger -t newbans` said produces the same form, with this machine's name in it.
 	// This node emits only what others banned.
 	if line.Emitted && line.Origin != d.hostName {
@@ -139,7 +139,7 @@ func (d *Daemon) echoLocked(now time.Time, line logsrc.Line) bool {
 		return true
 	}
 	ends := now.Add(lineLength(&d.cfg, line) - echoGrace)
-	for r := range d.table.RemoteBans(now, line.Addr) {
+	for r := range t.RemoteBans(now, line.Addr) {
 		if !ban.Imported(r.Source) && (recipes || covers(r.Ports, ports) && !r.Until.Before(ends)) {
 			return true
 		}

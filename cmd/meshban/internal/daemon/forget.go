@@ -73,7 +73,7 @@ func (d *Daemon) publishForget(now time.Time, id frame.ID) (frame.Frame, error) 
 	if d.mesh.HasAuthority() {
 		return d.mesh.PublishAsAuthority(now, forgetPayload(id), now.Add(forgetFor))
 	}
-	return d.mesh.Publish(now, forgetPayload(id), now.Add(forgetFor), nil)
+	return d.mesh.Publish(now, forgetPayload(id), now.Add(forgetFor))
 }
 
 // hearForget handles another node's declaration that a member is gone for good.

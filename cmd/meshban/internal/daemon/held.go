@@ -44,13 +44,13 @@ func allowance(a config.Allowance) ban.Allowance {
 }
 
 // admitLocked judges a record that just arrived from a peer: it is refused, held and reported, or counts.
-func (d *Daemon) admitLocked(now time.Time, r *ban.Record) error {
-	if d.gate.Chatters(now, d.table, r) {
+func (d *Daemon) admitLocked(now time.Time, t *ban.Table, r *ban.Record) error {
+	if d.state.Gate.Chatters(now, t, r) {
 		d.slowLocked(now, r.Origin)
 	}
-	if err := d.gate.Admit(now, d.table, r); err != nil || r.Hold == ban.HoldNone {
+	if err := d.state.Gate.Admit(now, t, r); err != nil || r.Hold == ban.HoldNone {
 		d.noteFullLocked(r, err)
-		if d.gate.Foretells(r) {
+		if d.state.Gate.Foretells(r) {
 			d.store.Hold(holdOf(r), r.Version.Index, foretold)
 		}
 		if err != nil {
@@ -88,14 +88,14 @@ func (d *Daemon) noteFullLocked(r *ban.Record, err error) {
 }
 
 // heldProblemLocked returns the problem that status shows while bans wait, or "".
-func (d *Daemon) heldProblemLocked() string {
-	n := d.table.Waiting()
+func (d *Daemon) heldProblemLocked(t *ban.Table) string {
+	n := t.Waiting()
 	if n == 0 {
 		d.alarm.full = 0
 		return ""
 	}
 	what := fmt.Sprintf("%d bans of peers wait for you", n)
-	if lifts := d.table.LiftsWaiting(); lifts > 0 {
+	if lifts := t.LiftsWaiting(); lifts > 0 {
 		what = fmt.Sprintf("%d ops of peers wait for you, %d of which lift bans", n, lifts)
 	}
 	text := fmt.Sprintf("%s, the last by %s (%s); `meshban held list` shows them, `meshban held release --from %s` lets them count, `meshban held drop --from %[4]s` sets them aside",
@@ -108,25 +108,25 @@ func (d *Daemon) heldProblemLocked() string {
 
 // foresee warns this node's operator if peers with the same configuration will hold or refuse what it is about to say.
 func (d *Daemon) foresee(now time.Time, ops []ban.Op) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, op := range ops {
-		var policy *ban.PolicyError
-		if !errors.As(d.gate.Foresee(now, d.table, op), &policy) {
-			continue
+	d.state.View(func(t *ban.Table) {
+		for _, op := range ops {
+			var policy *ban.PolicyError
+			if !errors.As(d.state.Gate.Foresee(now, t, op), &policy) {
+				continue
+			}
+			d.alarm.beyond++
+			d.metrics.foreseen(policy.Rule)
+			ops := fmt.Sprint(d.alarm.beyond, " ops of this node go")
+			if d.alarm.beyond == 1 {
+				ops = "1 op of this node goes"
+			}
+			d.problems.set("caps", fmt.Sprintf("%s beyond what peers take: %s", ops, policy.Detail))
+			if now.Sub(d.alarm.warned) >= alarmEvery {
+				d.alarm.warned = now
+				d.log.Warn("peers will not enforce all that this node says", "rule", policy.Rule, "detail", policy.Detail, "prefix", op.Prefix)
+			}
 		}
-		d.alarm.beyond++
-		d.metrics.foreseen(policy.Rule)
-		ops := fmt.Sprint(d.alarm.beyond, " ops of this node go")
-		if d.alarm.beyond == 1 {
-			ops = "1 op of this node goes"
-		}
-		d.problems.set("caps", fmt.Sprintf("%s beyond what peers take: %s", ops, policy.Detail))
-		if now.Sub(d.alarm.warned) >= alarmEvery {
-			d.alarm.warned = now
-			d.log.Warn("peers will not enforce all that this node says", "rule", policy.Rule, "detail", policy.Detail, "prefix", op.Prefix)
-		}
-	}
+	})
 }
 
 // storedHolds holds the stored decisions about ops, by frame and index.
@@ -154,8 +154,8 @@ func (d *Daemon) storedHolds() (storedHolds, error) {
 }
 
 // judgeLocked judges a record restored from the store: held ops stay held, decisions stand, and nothing counts as new.
-func (s storedHolds) judgeLocked(now time.Time, r *ban.Record) error {
-	if err := s.d.gate.Check(now, s.d.table, r); err != nil {
+func (s storedHolds) judgeLocked(now time.Time, t *ban.Table, r *ban.Record) error {
+	if err := s.d.state.Gate.Check(now, t, r); err != nil {
 		return err
 	}
 	key := holdOf(r)
@@ -164,7 +164,7 @@ func (s storedHolds) judgeLocked(now time.Time, r *ban.Record) error {
 		return &ban.PolicyError{Rule: ban.RuleFuture, Detail: "it was refused before: its mark on this node was above this node's last frame"}
 	}
 	if from, ok := s.refused[key]; ok && !known && r.Kind != ban.KindRevoke && r.Version.Index >= from {
-		if s.d.table.HeldFull(r) {
+		if t.HeldFull(r) {
 			s.d.alarm.full++
 			return &ban.PolicyError{Rule: ban.RuleHeldFull, Detail: "too much waits for the operator already"}
 		}
@@ -195,19 +195,9 @@ func (d *Daemon) Held(ctx context.Context, yield func(control.HeldEntry) error) 
 	})
 }
 
-// eachHeld calls yield, without the lock, with the records that wait, a slice at a time.
+// eachHeld calls yield with the records that wait, a slice at a time, until ctx ends.
 func (d *Daemon) eachHeld(ctx context.Context, yield func([]ban.Record) error) error {
-	var records []ban.Record
-	for cursor, more := 0, true; more; more = cursor != 0 {
-		d.mu.Lock()
-		records, cursor = d.table.HeldBefore(cursor, lockChunk)
-		d.mu.Unlock()
-		giveWay()
-		if err := errors.Join(ctx.Err(), yield(records)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return d.state.Held(func(records []ban.Record) error { return errors.Join(ctx.Err(), yield(records)) })
 }
 
 // Decide implements control.Agent. It works in slices, at most two ahead of the kernel, so that a fresh ban gets in
@@ -227,7 +217,7 @@ func (d *Daemon) Decide(ctx context.Context, req control.DecideRequest) (control
 		from = ban.Origin(id)
 	}
 	chosen := choose(req.Prefixes)
-	pace := pace{fw: d.fw}
+	pace := d.state.Pace(nil)
 	err := d.eachHeld(ctx, func(records []ban.Record) error {
 		records = slices.DeleteFunc(records, func(r ban.Record) bool {
 			return req.Origin != "" && r.Origin != from || !chosen(r.Prefix)
@@ -238,9 +228,9 @@ func (d *Daemon) Decide(ctx context.Context, req control.DecideRequest) (control
 			d.store.Hold(holdOf(r), r.Version.Index, uint8(hold)) // a release too: it overrides refusedFrom
 		}
 		if len(records) > 0 {
-			d.apply(time.Now(), records)
+			d.merge(time.Now(), records)
 			reply.Decided += len(records)
-			pace.slice(ctx, len(records))
+			pace.Slice(ctx, len(records))
 		}
 		return nil
 	})

@@ -18,11 +18,11 @@ import (
 
 // tighten changes the caps of a running node, as a reload does.
 func (n *node) tighten(change func(*config.Config)) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	change(&n.Daemon.cfg)
-	n.gate.SetBreaker(allowance(n.Daemon.cfg.Breaker))
-	n.cfg = n.Daemon.cfg
+	n.state.View(func(*ban.Table) {
+		change(&n.Daemon.cfg)
+		n.state.Gate.SetBreaker(allowance(n.Daemon.cfg.Breaker))
+		n.cfg = n.Daemon.cfg
+	})
 }
 
 func smallBreaker(c *config.Config) {
@@ -42,10 +42,9 @@ func (n *node) storm(t *testing.T, x byte, count int, source string) {
 }
 
 // waits returns how many bans wait on n.
-func (n *node) waits() int {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.table.Waiting()
+func (n *node) waits() (count int) {
+	n.state.View(func(t *ban.Table) { count = t.Waiting() })
+	return count
 }
 
 func (n *node) problem(t *testing.T, part string) bool {
@@ -174,8 +173,10 @@ func TestImportsPassTheBreaker(t *testing.T) {
 func TestAMillionIsTakenByDefault(t *testing.T) {
 	t.Parallel()
 	n := first(t, "a")
-	n.mu.Lock() // the gate reads the node's caps
-	defer n.mu.Unlock()
+	n.state.View(func(table *ban.Table) { takesAMillion(t, n, table) }) // the gate reads the node's caps
+}
+
+func takesAMillion(t *testing.T, n *node, table *ban.Table) {
 	now, caps := time.Now(), n.capsLocked(ban.Origin{1})
 	gate := ban.NewGate(ban.GateConfig{Self: n.self, Caps: n.capsLocked, Breaker: allowance(n.cfg.Breaker)})
 	for i := range 2 * million {
@@ -184,7 +185,7 @@ func TestAMillionIsTakenByDefault(t *testing.T) {
 				Until: now.Add(time.Hour), Source: ban.SourceImport},
 			Origin: ban.Origin{byte(1 + i%2)}, Version: ban.Version{Epoch: 1, Seq: uint64(i + 1)}, Issued: now,
 		}
-		if err := gate.Admit(now, n.table, &r); err != nil || r.Hold != ban.HoldNone {
+		if err := gate.Admit(now, table, &r); err != nil || r.Hold != ban.HoldNone {
 			t.Fatalf("ban %d: %v, %v", i, r.Hold, err)
 		}
 	}
@@ -244,22 +245,23 @@ func TestARestartDoesNotReleaseWhatWasRefused(t *testing.T) {
 		}
 	}
 	n.tighten(func(c *config.Config) { c.Breaker = config.Allowance{Rate: 1, Burst: 5, Imports: 1} })
-	n.mu.Lock()
-	for i := range ban.MaxHeld {
-		r := at(i, 0)
-		r.Origin, r.Version.Seq, r.Hold = ban.Origin{8}, uint64(i+1), ban.HoldRate
-		n.table.Merge(now, []ban.Record{r})
-	}
-	for i := range uint16(8) {
-		r := at(1<<20+int(i), i)
-		if err := n.admitLocked(now, &r); (err != nil) != (i >= 5) {
-			t.Errorf("op %d: %v, %v", i, r.Hold, err)
+	n.state.Change(now, func(table *ban.Table) []ban.Change {
+		for i := range ban.MaxHeld {
+			r := at(i, 0)
+			r.Origin, r.Version.Seq, r.Hold = ban.Origin{8}, uint64(i+1), ban.HoldRate
+			table.Merge(now, []ban.Record{r})
 		}
-	}
-	if text := n.heldProblemLocked(); !strings.Contains(text, "3 more were refused") {
-		t.Errorf("status: %s", text)
-	}
-	n.mu.Unlock()
+		for i := range uint16(8) {
+			r := at(1<<20+int(i), i)
+			if err := n.admitLocked(now, table, &r); (err != nil) != (i >= 5) {
+				t.Errorf("op %d: %v, %v", i, r.Hold, err)
+			}
+		}
+		if text := n.heldProblemLocked(table); !strings.Contains(text, "3 more were refused") {
+			t.Errorf("status: %s", text)
+		}
+		return nil
+	})
 	if err := n.store.Sync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -267,12 +269,13 @@ func TestARestartDoesNotReleaseWhatWasRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	judge := func(i uint16) (ban.Hold, error) {
-		r := at(1<<20+int(i), i)
-		err := stored.judgeLocked(now, &r)
-		return r.Hold, err
+	judge := func(i uint16) (h ban.Hold, err error) {
+		n.state.View(func(table *ban.Table) {
+			r := at(1<<20+int(i), i)
+			err = stored.judgeLocked(now, table, &r)
+			h = r.Hold
+		})
+		return h, err
 	}
 	if h, err := judge(4); err != nil || h != ban.HoldNone {
 		t.Errorf("what counted: %v, %v", h, err)
@@ -280,9 +283,11 @@ func TestARestartDoesNotReleaseWhatWasRefused(t *testing.T) {
 	if _, err := judge(5); err == nil {
 		t.Error("what was refused is taken where there is still no room")
 	}
-	rs, _ := n.table.HeldBefore(0, 1)
-	rs[0].Hold = ban.HoldDropped
-	n.table.Merge(now, rs)
+	n.state.Change(now, func(table *ban.Table) []ban.Change {
+		rs, _ := table.HeldBefore(0, 1)
+		rs[0].Hold = ban.HoldDropped
+		return table.Merge(now, rs)
+	})
 	if h, err := judge(5); err != nil || h != ban.HoldBreaker {
 		t.Errorf("what was refused, where there is room: %v, %v", h, err)
 	}

@@ -35,11 +35,11 @@ func (d *Daemon) newLift(now time.Time) *lift {
 // signLocked checks the ops that lift prefix. If peers would hold or refuse them, and this node has the authority's
 // key, the authority says whole instead, free of the peers' width limits, and this node says only what takes its own
 // bans back.
-func (l *lift) signLocked(prefix netip.Prefix, ops []ban.Op, whole func() ([]ban.Op, error)) ([]ban.Op, error) {
+func (l *lift) signLocked(t *ban.Table, prefix netip.Prefix, ops []ban.Op, whole func() ([]ban.Op, error)) ([]ban.Op, error) {
 	if l.d.mesh.Peers() == 0 {
 		return ops, nil
 	}
-	err := l.d.gate.Beyond(l.now, l.d.table, ops)
+	err := l.d.state.Gate.Beyond(l.now, t, ops)
 	if err == nil {
 		return ops, nil
 	}
@@ -62,16 +62,16 @@ func (l *lift) signLocked(prefix netip.Prefix, ops []ban.Op, whole func() ([]ban
 }
 
 // wholeLocked returns the ops that lift or end everything inside op's prefix, as wide as this node may say it.
-func (l *lift) wholeLocked(op ban.Op) ([]ban.Op, error) {
+func (l *lift) wholeLocked(t *ban.Table, op ban.Op) ([]ban.Op, error) {
 	limits := ban.DefaultLimits()
-	return l.d.gatherLocked(l.now, op, limits.MinBits4, limits.MinBits6, false)
+	return l.d.gatherLocked(l.now, t, op, limits.MinBits4, limits.MinBits6, false)
 }
 
 // liftOpsLocked returns the ops that lift or end everything inside op's prefix, within the widths that peers take from
 // this node, or ErrNotFound. many says that op is one of many.
-func (d *Daemon) liftOpsLocked(now time.Time, op ban.Op, many bool) ([]ban.Op, error) {
+func (d *Daemon) liftOpsLocked(now time.Time, t *ban.Table, op ban.Op, many bool) ([]ban.Op, error) {
 	caps := d.capsLocked(d.self)
-	ops, err := d.gatherLocked(now, op, caps.MinBits4, caps.MinBits6, many)
+	ops, err := d.gatherLocked(now, t, op, caps.MinBits4, caps.MinBits6, many)
 	if err == nil && len(ops) == 0 {
 		err = ban.ErrNotFound
 	}
@@ -80,17 +80,15 @@ func (d *Daemon) liftOpsLocked(now time.Time, op ban.Op, many bool) ([]ban.Op, e
 
 // gatherLocked returns the ops, none wider than min4 or min6, that lift or end everything inside op's prefix. It works
 // in slices and releases the lock between them.
-func (d *Daemon) gatherLocked(now time.Time, op ban.Op, min4, min6 int, many bool) ([]ban.Op, error) {
-	lifting, err := d.table.Lift(op, min4, min6)
+func (d *Daemon) gatherLocked(now time.Time, t *ban.Table, op ban.Op, min4, min6 int, many bool) ([]ban.Op, error) {
+	lifting, err := t.Lift(op, min4, min6)
 	if err != nil {
 		return nil, err
 	}
 	lifting.OneOfMany = many
 	ops, more := lifting.Next(now, lockChunk)
 	for more {
-		d.mu.Unlock()
-		giveWay()
-		d.mu.Lock()
+		d.state.Pause()
 		var some []ban.Op
 		some, more = lifting.Next(now, lockChunk)
 		ops = append(ops, some...)
@@ -117,25 +115,12 @@ func (l *lift) publish(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("publish %d ops as the authority: %w", len(part), err)
 		}
-		d.merge(l.now, appendRecords(nil, l.now, frame, part))
 		d.remember(l.now, frame)
+		d.merge(l.now, recordsOf(l.now, frame, part))
 	}
 	d.recordOps(d.byCaller(ctx, l.now), said)
 	d.keep(ctx, keepLimit)
 	return nil
-}
-
-// settleDue settles everything that is due in the table, in slices.
-func (d *Daemon) settleDue(now time.Time) {
-	for more := true; more; {
-		d.mu.Lock()
-		d.settleLocked(d.table.Expire(now))
-		next, ok := d.table.Next()
-		d.mu.Unlock()
-		more = ok && !next.After(now)
-		d.fw.Flush()
-		giveWay()
-	}
 }
 
 // confirm replaces each success that peers do not confirm with an error that names the peers.
@@ -187,28 +172,28 @@ func (r report) ofLift(since time.Time, before uint64) int {
 // heldWait. It returns the names of the peers by what they reported.
 func (d *Daemon) saidOfLift(ctx context.Context, since time.Time) (said [liftSilent + 1][]string) {
 	before := make(map[ban.Origin]uint64) // ops refused before since
-	d.mu.Lock()
-	for peer, r := range d.reports {
-		if r.at.Before(since) {
-			before[peer] = r.refused()
+	d.state.View(func(*ban.Table) {
+		for peer, r := range d.reports {
+			if r.at.Before(since) {
+				before[peer] = r.refused()
+			}
 		}
-	}
-	d.mu.Unlock()
+	})
 	tick := time.NewTicker(heldLook)
 	defer tick.Stop()
 	for end := time.Now().Add(heldWait); ; {
 		said = [liftSilent + 1][]string{}
 		members := d.mesh.Members()
-		d.mu.Lock()
-		for _, m := range members {
-			if m.Self || m.State != mesh.StateAlive {
-				continue
+		d.state.View(func(*ban.Table) {
+			for _, m := range members {
+				if m.Self || m.State != mesh.StateAlive {
+					continue
+				}
+				peer := ban.Origin(m.ID)
+				what := d.reports[peer].ofLift(since, before[peer])
+				said[what] = append(said[what], d.names.of(peer))
 			}
-			peer := ban.Origin(m.ID)
-			what := d.reports[peer].ofLift(since, before[peer])
-			said[what] = append(said[what], d.names.of(peer))
-		}
-		d.mu.Unlock()
+		})
 		for _, names := range said {
 			slices.Sort(names)
 		}

@@ -47,9 +47,9 @@ func TestMassLifting(t *testing.T) {
 	if x, y, z := a.counts().Active, b.counts().Active, c.counts().Active; x != bans || y != 0 || z != bans {
 		t.Errorf("a has %d bans in force, b %d, c %d", x, y, z)
 	}
-	a.mu.Lock()
-	lifts, problem := a.table.LiftsWaiting(), a.heldProblemLocked()
-	a.mu.Unlock()
+	var lifts int
+	var problem string
+	a.state.View(func(t *ban.Table) { lifts, problem = t.LiftsWaiting(), a.heldProblemLocked(t) })
 	if lifts != 1 || !strings.Contains(problem, "lift bans") {
 		t.Errorf("%d lifts wait on a: %q", lifts, problem)
 	}
@@ -140,9 +140,8 @@ func TestAWideUnbanHoldsUpNobody(t *testing.T) {
 			Origin: peer, Version: ban.Version{Epoch: 1, Seq: uint64(i + 1)}, Issued: now,
 		})
 	}
-	n.apply(now, rs)
+	n.merge(now, rs)
 
-	n.mu.Lock()
 	between := make(chan struct{})
 	go func() {
 		n.merge(now, []ban.Record{{
@@ -151,14 +150,15 @@ func TestAWideUnbanHoldsUpNobody(t *testing.T) {
 		}})
 		close(between)
 	}()
-	// Only lifting releases the lock. It does so until the ban is in the table: a busy machine may start the goroutine late.
-	for end, got := time.Now().Add(patience), false; !got; _, got = n.table.Lookup(netip.MustParsePrefix("192.0.2.1/32")) {
-		ops, err := n.liftOpsLocked(now, ban.Op{Kind: ban.KindUnban, Prefix: netip.MustParsePrefix("11.0.0.0/8")}, false)
-		if err != nil || len(ops) != bans/256 || time.Now().After(end) {
-			t.Fatalf("%d ops, %v; no ban came in between", len(ops), err)
+	n.state.View(func(table *ban.Table) {
+		// Only lifting releases the lock. It does so until the ban is in the table: a busy machine may start the goroutine late.
+		for end, got := time.Now().Add(patience), false; !got; _, got = table.Lookup(netip.MustParsePrefix("192.0.2.1/32")) {
+			ops, err := n.liftOpsLocked(now, table, ban.Op{Kind: ban.KindUnban, Prefix: netip.MustParsePrefix("11.0.0.0/8")}, false)
+			if err != nil || len(ops) != bans/256 || time.Now().After(end) {
+				t.Fatalf("%d ops, %v; no ban came in between", len(ops), err)
+			}
 		}
-	}
-	n.mu.Unlock()
+	})
 	<-between
 
 	reply, err := n.Unban(t.Context(), control.UnbanRequest{Prefixes: []netip.Prefix{netip.MustParsePrefix("11.0.0.0/8")}})

@@ -24,6 +24,15 @@ const (
 	valueLinesRead = "lines read/"
 )
 
+// lineIO reads the line file and writes to it.
+type lineIO struct {
+	follower *logsrc.Follower
+	emitter  *logsrc.Emitter
+	emit     *emitQueue
+	echoes   *echoes
+	lines    lineCounts
+}
+
 // lineMemory stores what the follower remembers of the lines it has read.
 type lineMemory struct{ store *store.Store }
 
@@ -70,33 +79,33 @@ func (d *Daemon) sightings(now time.Time, batch []logsrc.Line) []ban.Op {
 	}
 	at := map[key]int{} // place in ops
 	var ops []ban.Op
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, line := range batch {
-		if d.echoLocked(now, line) {
-			d.lines.echoes.Add(1)
-			continue
-		}
-		op := d.sightingLocked(now, line)
-		if own, ok := d.table.OwnBan(op.Prefix, op.Ports); ok && !op.Until.After(own.Until) {
-			d.lines.known.Add(1)
-			continue
-		}
-		if err := d.table.CheckLocal(now, op); err != nil {
-			d.lines.refused.Add(1)
-			d.log.Info("refused a line", "prefix", op.Prefix, "err", err)
-			continue
-		}
-		k := key{op.Prefix, op.Ports}
-		if i, ok := at[k]; ok {
-			if op.Until.After(ops[i].Until) {
-				ops[i] = op
+	d.state.View(func(t *ban.Table) {
+		for _, line := range batch {
+			if d.echoLocked(now, t, line) {
+				d.lines.echoes.Add(1)
+				continue
 			}
-			continue
+			op := d.sightingLocked(now, line)
+			if own, ok := t.OwnBan(op.Prefix, op.Ports); ok && !op.Until.After(own.Until) {
+				d.lines.known.Add(1)
+				continue
+			}
+			if err := t.CheckLocal(now, op); err != nil {
+				d.lines.refused.Add(1)
+				d.log.Info("refused a line", "prefix", op.Prefix, "err", err)
+				continue
+			}
+			k := key{op.Prefix, op.Ports}
+			if i, ok := at[k]; ok {
+				if op.Until.After(ops[i].Until) {
+					ops[i] = op
+				}
+				continue
+			}
+			at[k] = len(ops)
+			ops = append(ops, op)
 		}
-		at[k] = len(ops)
-		ops = append(ops, op)
-	}
+	})
 	d.lines.banned.Add(uint64(len(ops)))
 	return ops
 }
@@ -124,6 +133,11 @@ func (d *Daemon) sightingLocked(now time.Time, line logsrc.Line) ban.Op {
 	}
 	d.escalateLocked(now, &op, length)
 	return op
+}
+
+// escalateLocked lengthens a local ban of one address by its former offences.
+func (d *Daemon) escalateLocked(now time.Time, op *ban.Op, length time.Duration) {
+	d.state.Offences.Escalate(now, op, length, d.cfg.Bans.MaxFor, d.cfg.Escalation)
 }
 
 // lineLength returns the length of the ban that a line asks for.

@@ -38,8 +38,8 @@ func listSource(names []string) string {
 
 // importedLocked makes an import respect this node's existing bans: it shortens none, and a ban that did not come from
 // an import keeps its reason and source. It reports whether the ban is new, and whether it was already on this list.
-func (d *Daemon) importedLocked(op *ban.Op) (fresh, listed bool, err error) {
-	was, ok := d.table.OwnBan(op.Prefix, op.Ports)
+func (d *Daemon) importedLocked(t *ban.Table, op *ban.Op) (fresh, listed bool, err error) {
+	was, ok := t.OwnBan(op.Prefix, op.Ports)
 	if !ok {
 		return true, false, nil
 	}
@@ -73,13 +73,13 @@ func (d *Daemon) Listed(ctx context.Context, req control.ListedRequest) (control
 	rep.Mark.Epoch, rep.Mark.Seq = d.mesh.Last()
 	gone := map[netip.Prefix][]ban.Ports{}
 	found := 0
-	d.entries(func(e ban.Entry) bool {
+	d.state.Entries(func(e ban.Entry) bool {
 		if !slices.Contains(e.Origins, d.self) {
 			return ctx.Err() == nil
 		}
-		d.mu.Lock()
-		r, ok := d.table.OwnBan(e.Prefix, e.Ports)
-		d.mu.Unlock()
+		var r ban.Record
+		var ok bool
+		d.state.View(func(t *ban.Table) { r, ok = t.OwnBan(e.Prefix, e.Ports) })
 		switch {
 		case !ok || !slices.Contains(listsOf(r.Source), req.List):
 		case req.Until == nil:
@@ -112,10 +112,10 @@ func (d *Daemon) unlist(ctx context.Context, req control.ListedRequest, gone map
 		prefixes = append(prefixes, p)
 	}
 	slices.SortFunc(prefixes, netip.Prefix.Compare)
-	results, err := d.publishEach(ctx, now, prefixes, func(prefix netip.Prefix) ([]ban.Op, error) {
+	results, err := d.publishEach(ctx, now, prefixes, func(t *ban.Table, prefix netip.Prefix) ([]ban.Op, error) {
 		var ops []ban.Op
 		for _, ports := range gone[prefix] {
-			r, ok := d.table.OwnBan(prefix, ports)
+			r, ok := t.OwnBan(prefix, ports)
 			if !ok || since(r, *req.Until) {
 				continue
 			}
@@ -132,8 +132,8 @@ func (d *Daemon) unlist(ctx context.Context, req control.ListedRequest, gone map
 		}
 		return ops, nil
 	})
-	d.settleDue(now)
-	d.confirm(ctx, results, func(*control.Result) *control.Error { return nil }, "lifted")
+	d.state.Settle(now)
+	d.confirm(ctx, results, func(*ban.Table, *control.Result) *control.Error { return nil }, "lifted")
 	for _, r := range results {
 		if err == nil && r.Err != nil {
 			return r.Err

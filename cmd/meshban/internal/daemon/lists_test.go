@@ -72,7 +72,7 @@ func TestAListReplacesItself(t *testing.T) {
 	if got, want := n.sources(t), "192.0.2.1 import:a, 192.0.2.2 import:a,b, 192.0.2.3 import:b, 192.0.2.9 cli, 198.51.100.0/24 import:a"; got != want {
 		t.Fatalf("%s\nwant %s", got, want)
 	}
-	if r, ok := n.table.OwnBan(netip.MustParsePrefix("192.0.2.9/32"), ban.Ports{}); !ok || r.Reason != "test" || time.Until(r.Until) < 50*time.Minute {
+	if r, ok := n.ownBan(netip.MustParsePrefix("192.0.2.9/32")); !ok || r.Reason != "test" || time.Until(r.Until) < 50*time.Minute {
 		t.Errorf("what was banned by hand is not prolonged, or has another reason: %+v", r)
 	}
 	n.stop()
@@ -88,7 +88,7 @@ func TestAListReplacesItself(t *testing.T) {
 	if got, want := n.sources(t), "192.0.2.2 import:b, 192.0.2.3 import:b, 192.0.2.7 import:a, 192.0.2.9 cli, 198.51.100.0/24 import:a"; got != want {
 		t.Errorf("%s\nwant %s", got, want)
 	}
-	if r, ok := n.table.OwnBan(netip.MustParsePrefix("192.0.2.2/32"), ban.Ports{}); !ok || time.Until(r.Until) < 110*time.Minute {
+	if r, ok := n.ownBan(netip.MustParsePrefix("192.0.2.2/32")); !ok || time.Until(r.Until) < 110*time.Minute {
 		t.Errorf("what b bans does not last as b says: %+v", r)
 	}
 	if lifted, kept := n.replace(t, "a", 0); lifted != 2 || kept != 0 {
@@ -97,7 +97,7 @@ func TestAListReplacesItself(t *testing.T) {
 	if lifted, _ := n.replace(t, "b", time.Minute, "192.0.2.2/32", "192.0.2.3/32"); lifted != 0 {
 		t.Errorf("the same list once more: %d lifted", lifted)
 	}
-	if r, _ := n.table.OwnBan(netip.MustParsePrefix("192.0.2.3/32"), ban.Ports{}); time.Until(r.Until) < 110*time.Minute {
+	if r, _ := n.ownBan(netip.MustParsePrefix("192.0.2.3/32")); time.Until(r.Until) < 110*time.Minute {
 		t.Errorf("an import shortened a ban: %+v", r)
 	}
 }
@@ -271,4 +271,10 @@ func TestAListOfWideNetworks(t *testing.T) {
 	key, _, _ := strings.Cut(strings.TrimPrefix(widest, "set "), " below")
 	b.reloads(t, "bans:\n  "+key+"\n")
 	b.active(t, len(prefixes))
+}
+
+// ownBan returns the node's own ban of a prefix.
+func (n *node) ownBan(prefix netip.Prefix) (r ban.Record, ok bool) {
+	n.state.View(func(t *ban.Table) { r, ok = t.OwnBan(prefix, ban.Ports{}) })
+	return r, ok
 }

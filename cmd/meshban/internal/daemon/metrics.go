@@ -107,10 +107,10 @@ func (d *Daemon) figures() {
 	counter := func(name string, read func() uint64) {
 		d.metrics.set.NewGauge("meshban_"+name, func() float64 { return float64(read()) })
 	}
-	gauge("bans_active", func() float64 { return float64(d.counts().Active) })
-	gauge("bans_pending", func() float64 { return float64(d.counts().Pending) })
-	gauge("bans_held", func() float64 { return float64(d.counts().Held) })
-	gauge("bans_allowed", func() float64 { return float64(d.counts().Allowed) })
+	gauge("bans_active", func() float64 { return float64(d.state.Counts().Active) })
+	gauge("bans_pending", func() float64 { return float64(d.state.Counts().Pending) })
+	gauge("bans_held", func() float64 { return float64(d.state.Counts().Held) })
+	gauge("bans_allowed", func() float64 { return float64(d.state.Counts().Allowed) })
 	gauge("own_bans_held_by_peers", func() float64 { return float64(d.heldByPeers()) })
 	gauge("kernel_entries", func() float64 { return float64(d.fw.Status().Enforced) })
 	gauge("members_alive", func() float64 { return float64(d.meshStatus().Alive) })

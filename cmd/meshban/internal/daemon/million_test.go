@@ -190,7 +190,7 @@ func BenchmarkMillion(b *testing.B) {
 	})
 	b.Run("add-during-snapshot", func(b *testing.B) {
 		stop, wait := during(func() {
-			for range n.snapshot().Entries {
+			for range n.state.Snapshot().Entries {
 			}
 		})
 		quantiles(b, n.addSome(b, take(addTrials), stop))

@@ -4,11 +4,20 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/hostinfo"
 )
+
+// protection is what keeps this node from locking out its users and its mesh.
+type protection struct {
+	ssh       *hostinfo.Sessions               // used by New, then only by watchSessions
+	sessions  atomic.Pointer[[]hostinfo.Entry] // where ssh users are logged in from
+	networks  atomic.Pointer[[]netip.Prefix]   // the networks that this machine is in; neverList stores them
+	neverKick chan struct{}                    // holds one token: the never-ban list may have changed. Anyone sends, guardNever receives
+}
 
 // neverList returns what this node never drops, beyond the table's built-in list: what the machine depends on, the
 // addresses from which users are logged in by ssh, the members of the mesh, and the operator's allow list.
@@ -61,13 +70,7 @@ func (d *Daemon) guardNever(ctx context.Context) error {
 	tick := time.NewTicker(neverEvery)
 	defer tick.Stop()
 	for {
-		list := d.neverList()
-		d.mu.Lock()
-		d.settleLocked(d.table.SetNever(time.Now(), list))
-		d.fw.ExceptionsChanged()
-		d.mu.Unlock()
-		d.fw.Flush()
-		kick(d.expireKick) // SetNever may leave work for expire
+		d.state.SetNever(time.Now(), d.neverList())
 		select {
 		case <-ctx.Done():
 			return nil

@@ -166,12 +166,14 @@ func (d *Daemon) tellOrigins(ctx context.Context) error {
 
 // gatherNotices returns how long to gather before the next notices.
 func (d *Daemon) gatherNotices() time.Duration {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, o := range d.debts {
-		if o.urgent {
-			return urgentGather
+	urgent := false
+	d.state.View(func(*ban.Table) {
+		for _, o := range d.debts {
+			urgent = urgent || o.urgent
 		}
+	})
+	if urgent {
+		return urgentGather
 	}
 	return noticeGather + rand.N(noticeGather)
 }
@@ -179,33 +181,33 @@ func (d *Daemon) gatherNotices() time.Duration {
 // tellOnce sends the notices that are due. An origin that is not alive is told later.
 func (d *Daemon) tellOnce(now time.Time) {
 	due := make(map[ban.Origin]notice)
-	d.mu.Lock()
-	for origin, o := range d.debts {
-		n := notice{waiting: uint32(d.table.WaitingOf(origin)), lifts: uint32(d.table.LiftsWaitingOf(origin)), count: o.count}
-		if n.waiting == 0 && now.Sub(o.counted) > quietAfter {
-			delete(d.debts, origin)
-			continue
+	d.state.View(func(t *ban.Table) {
+		for origin, o := range d.debts {
+			n := notice{waiting: uint32(t.WaitingOf(origin)), lifts: uint32(t.LiftsWaitingOf(origin)), count: o.count}
+			if n.waiting == 0 && now.Sub(o.counted) > quietAfter {
+				delete(d.debts, origin)
+				continue
+			}
+			since := now.Sub(o.toldAt)
+			switch {
+			case since < noticeEvery && (!o.urgent || since < urgentEvery):
+			case n != o.told || o.repeat || n.waiting > 0 && since >= noticeAgain:
+				due[origin] = n
+			}
 		}
-		since := now.Sub(o.toldAt)
-		switch {
-		case since < noticeEvery && (!o.urgent || since < urgentEvery):
-		case n != o.told || o.repeat || n.waiting > 0 && since >= noticeAgain:
-			due[origin] = n
-		}
-	}
-	d.mu.Unlock()
+	})
 	for origin, n := range due {
 		if err := d.mesh.Notify(frame.ID(origin), n.encode()); err != nil {
 			d.log.Debug("could not tell an origin what is held of it", "origin", d.names.of(origin), "err", err)
 			continue
 		}
 		d.metrics.noticesSent.Inc()
-		d.mu.Lock()
-		if o := d.debts[origin]; o != nil {
-			o.repeat = n != o.told
-			o.told, o.toldAt, o.urgent = n, now, false
-		}
-		d.mu.Unlock()
+		d.state.View(func(*ban.Table) {
+			if o := d.debts[origin]; o != nil {
+				o.repeat = n != o.told
+				o.told, o.toldAt, o.urgent = n, now, false
+			}
+		})
 	}
 }
 
@@ -230,9 +232,10 @@ func (d *Daemon) noticed(from frame.ID, payload []byte) {
 		d.log.Debug("a notice that this version does not understand", "from", d.names.of(ban.Origin(from)), "err", err)
 		return
 	}
-	now, peer := time.Now(), ban.Origin(from)
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.state.View(func(*ban.Table) { d.noticedLocked(time.Now(), ban.Origin(from), n) })
+}
+
+func (d *Daemon) noticedLocked(now time.Time, peer ban.Origin, n notice) {
 	d.pruneReportsLocked(now)
 	old, known := d.reports[peer]
 	if !known && len(d.reports) >= mesh.MaxMembers {
@@ -264,12 +267,12 @@ func (d *Daemon) pruneReportsLocked(now time.Time) {
 
 // heldByPeers returns the largest number of this node's ops that wait on one peer.
 func (d *Daemon) heldByPeers() (most uint32) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.pruneReportsLocked(time.Now())
-	for _, r := range d.reports {
-		most = max(most, r.waiting)
-	}
+	d.state.View(func(*ban.Table) {
+		d.pruneReportsLocked(time.Now())
+		for _, r := range d.reports {
+			most = max(most, r.waiting)
+		}
+	})
 	return most
 }
 

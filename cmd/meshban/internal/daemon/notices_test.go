@@ -102,18 +102,18 @@ func TestOriginIsToldByItsPeers(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, "the report of a revoked node goes", func() bool { return web2.reported(web3).at.IsZero() })
-	web2.mu.Lock()
-	held, refused := web2.reportProblemsLocked(time.Now().Add(reportKept + time.Second))
-	web2.mu.Unlock()
+	var held, refused string
+	web2.state.View(func(*ban.Table) {
+		held, refused = web2.reportProblemsLocked(time.Now().Add(reportKept + time.Second))
+	})
 	if held != "" || refused != "" || web2.problem(t, "peers:") {
 		t.Errorf("shown for ever: %q, %q", held, refused)
 	}
 }
 
-func (n *node) reported(by *node) report {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.reports[by.self]
+func (n *node) reported(by *node) (r report) {
+	n.state.View(func(*ban.Table) { r = n.reports[by.self] })
+	return r
 }
 
 // However much there is to tell, debts are bounded, go when all is over, and stay until they can be told.
@@ -121,27 +121,27 @@ func TestDebts(t *testing.T) {
 	t.Parallel()
 	n := first(t, "a")
 	now := time.Now()
-	n.mu.Lock()
-	for i := range ban.MaxOrigins + 10 {
-		r := ban.Record{Origin: ban.Origin{1, byte(i), byte(i >> 8)}, Hold: ban.HoldRate}
-		n.oweLocked(now, &r, nil)
-		n.oweLocked(now, &r, &ban.PolicyError{Rule: ban.RuleNever})
-		n.oweLocked(now, &r, &ban.PolicyError{Rule: ban.RuleRate})
-	}
-	o := n.debts[ban.Origin{1}]
-	if len(n.debts) != ban.MaxOrigins || o.count != [len(noticeRules)]uint32{ban.HoldRate - 1: 1, noticeOtherRate: 1} {
-		t.Errorf("%d debts, of the first %v", len(n.debts), o.count)
-	}
-	n.mu.Unlock()
+	n.state.View(func(*ban.Table) {
+		for i := range ban.MaxOrigins + 10 {
+			r := ban.Record{Origin: ban.Origin{1, byte(i), byte(i >> 8)}, Hold: ban.HoldRate}
+			n.oweLocked(now, &r, nil)
+			n.oweLocked(now, &r, &ban.PolicyError{Rule: ban.RuleNever})
+			n.oweLocked(now, &r, &ban.PolicyError{Rule: ban.RuleRate})
+		}
+		o := n.debts[ban.Origin{1}]
+		if len(n.debts) != ban.MaxOrigins || o.count != [len(noticeRules)]uint32{ban.HoldRate - 1: 1, noticeOtherRate: 1} {
+			t.Errorf("%d debts, of the first %v", len(n.debts), o.count)
+		}
+	})
 	for _, c := range []struct {
 		at   time.Time
 		want int
 	}{{now.Add(quietAfter), ban.MaxOrigins}, {now.Add(quietAfter + time.Second), 0}} {
 		n.tellOnce(c.at)
-		n.mu.Lock()
-		if len(n.debts) != c.want {
-			t.Errorf("after %v: %d debts, want %d", c.at.Sub(now), len(n.debts), c.want)
-		}
-		n.mu.Unlock()
+		n.state.View(func(*ban.Table) {
+			if len(n.debts) != c.want {
+				t.Errorf("after %v: %d debts, want %d", c.at.Sub(now), len(n.debts), c.want)
+			}
+		})
 	}
 }

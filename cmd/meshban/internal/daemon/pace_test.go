@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"context"
 	"net/netip"
 	"sync"
 	"testing"
@@ -10,68 +9,8 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"github.com/meshban/meshban/fw"
 	"github.com/meshban/meshban/mesh"
 )
-
-// A kernel that does not answer must cost a bulk one pause, not one per slice.
-func TestABulkWaitsForTheKernelButNotForEver(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		syncer, err := fw.NewSyncer(fw.SyncerConfig{Backend: fw.NewNone(), Snapshot: func() fw.State { return fw.State{} }})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		stuck := pace{fw: syncer} // the syncer does not run yet
-		begin := time.Now()
-		for range 10 {
-			stuck.slice(ctx, lockChunk)
-		}
-		if took := time.Since(begin); took != paceLimit {
-			t.Errorf("ten slices took %v, want %v", took, paceLimit)
-		}
-		done := make(chan error, 1)
-		go func() { done <- syncer.Run(ctx) }()
-		flowing := pace{fw: syncer}
-		begin = time.Now()
-		for range 10 {
-			flowing.slice(ctx, lockChunk)
-		}
-		if took := time.Since(begin); took != 0 || flowing.off {
-			t.Errorf("ten slices took %v with a kernel that answers", took)
-		}
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-}
-
-// A frame goes on as soon as the kernel has its bans, and otherwise after a millisecond.
-func TestAheadDoesNotWaitForAStuckKernel(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		begin, flushed := time.Now(), false
-		<-ahead(func() { flushed = true })
-		if took := time.Since(begin); took != 0 || !flushed {
-			t.Errorf("with a kernel that answers: flushed %v after %v", flushed, took)
-		}
-		lock := make(chan struct{})
-		done := ahead(func() { <-lock })
-		if took := time.Since(begin); took != kernelFirst {
-			t.Errorf("went on after %v, want %v", took, kernelFirst)
-		}
-		select {
-		case <-done:
-			t.Error("says that a stuck kernel has it")
-		default:
-		}
-		close(lock)
-		<-done
-	})
-}
 
 // An IPv6 address costs more, because fewer fit into a frame.
 func TestPaceCost(t *testing.T) {

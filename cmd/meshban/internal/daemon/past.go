@@ -34,6 +34,9 @@ type past struct {
 	refused *simplelru.LRU // refusedKey -> refusedOp
 	ended   *simplelru.LRU // banKey -> endedBan
 	since   time.Time      // since when ended is complete, up to maxPast
+	// refusing holds the bans that are being taken back because the configuration refuses them: they do not count as
+	// ended.
+	refusing map[banKey]bool
 }
 
 type banKey struct {
@@ -70,7 +73,7 @@ func newPast(now time.Time) past {
 	if err := errors.Join(errRefused, errEnded); err != nil {
 		panic(err) // only a size below 1 is refused
 	}
-	return past{refused, ended, now}
+	return past{refused, ended, now, make(map[banKey]bool)}
 }
 
 // judged records what became of a peer's op: err is why it was refused, or nil if it was not.
@@ -99,11 +102,11 @@ func (d *Daemon) tooEarly(f frame.Frame) {
 		"it is dated %s ahead of this node's clock, and %s is allowed; the clock of %s, or this one, is wrong; it counts from %s on",
 		config.FormatDuration(f.Issued.Sub(now).Round(time.Second)), config.FormatDuration(frame.FutureSkew), d.names.of(ban.Origin(f.Origin)),
 		control.FormatTime(f.Issued.Add(-frame.FutureSkew)))}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, r := range appendRecords(nil, now, f, ops) {
-		d.past.judged(&r, refused)
-	}
+	d.state.View(func(*ban.Table) {
+		for _, r := range recordsOf(now, f, ops) {
+			d.past.judged(&r, refused)
+		}
+	})
 }
 
 // refusedStatus says by which rule a peer's op was refused, and which setting decides.
@@ -128,8 +131,8 @@ func refusedStatus(e *ban.PolicyError, prefix netip.Prefix) string {
 
 // changed records a ban that is no longer in force.
 func (p *past) changed(now time.Time, c ban.Change) {
-	if c.Lift {
-		p.ended.Add(banKey{c.Prefix, c.Ports}, endedBan{c, now})
+	if key := (banKey{c.Prefix, c.Ports}); c.Lift && !p.refusing[key] {
+		p.ended.Add(key, endedBan{c, now})
 	}
 }
 
@@ -190,9 +193,9 @@ func (d *Daemon) loadPast() {
 
 // savePast saves the ended bans for the next run.
 func (d *Daemon) savePast() {
-	d.mu.Lock()
-	b, err := d.past.save()
-	d.mu.Unlock()
+	var b []byte
+	var err error
+	d.state.View(func(*ban.Table) { b, err = d.past.save() })
 	if err != nil {
 		d.log.Warn("could not save which bans have ended", "err", err)
 		return

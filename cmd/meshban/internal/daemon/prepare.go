@@ -17,6 +17,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/audit"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/daemon/enforce"
 	"github.com/meshban/meshban/cmd/meshban/internal/fail2ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/setup"
 	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
@@ -88,23 +89,17 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	d.metrics = newMetrics()
 	d.readSessions() // before anything is enforced
 
-	if d.table, err = ban.New(ban.Config{Self: d.self, Limits: limits(d.cfg), Quorum: ban.Quorum(d.cfg.Bans.Quorum), Sources: quorums(d.cfg), Never: d.neverList()}); err != nil {
+	if err := d.openState(keys.Secrets); err != nil {
 		return err
 	}
-	if d.offences, err = newOffences(d.store, time.Now(), d.cfg.Escalation.Memory); err != nil {
-		return err
-	}
-	d.table.Reserve()
+	d.state.SetNever(time.Now(), d.neverList())
 	if err := d.openMesh(keys, epoch); err != nil {
 		return err
 	}
-	d.gate = ban.NewGate(ban.GateConfig{
-		Self: d.self, Authority: authorityOf(keys.Secrets), Caps: d.capsLocked, Last: d.mesh.Last, Breaker: allowance(d.cfg.Breaker),
-	})
 	if err := d.restore(keys.Secrets); err != nil {
 		return err
 	}
-	d.table.SetNever(time.Now(), d.neverList()) // now with the members, whose addresses come from the mesh and its certificates
+	d.state.SetNever(time.Now(), d.neverList()) // now with the members, whose addresses come from the mesh and its certificates
 	if err := d.openFirewall(ctx); err != nil {
 		return err
 	}
@@ -169,6 +164,20 @@ func quorums(cfg config.Config) []ban.SourceQuorum {
 		out = append(out, ban.SourceQuorum{Source: q.Source, Quorum: ban.Quorum(q.Quorum)})
 	}
 	return out
+}
+
+// openState makes the table and what goes with it; nothing is banned yet.
+func (d *Daemon) openState(secrets mesh.Secrets) (err error) {
+	d.state, err = enforce.New(time.Now(), enforce.Config{
+		Table: ban.Config{Self: d.self, Limits: limits(d.cfg), Quorum: ban.Quorum(d.cfg.Bans.Quorum), Sources: quorums(d.cfg)},
+		Gate: ban.GateConfig{
+			Self: d.self, Authority: authorityOf(secrets), Caps: d.capsLocked, Breaker: allowance(d.cfg.Breaker),
+			Last: func() (epoch, seq uint64) { return d.mesh.Last() },
+		},
+		Store: d.store, Escalation: func() config.Escalation { return d.cfg.Escalation },
+		Changed: d.changedLocked, Answered: d.announce,
+	})
+	return err
 }
 
 func (d *Daemon) openMesh(keys statedir.Keys, epoch uint64) error {
@@ -265,11 +274,9 @@ func (d *Daemon) restore(secrets mesh.Secrets) error {
 		return err
 	}
 	d.recapAll()
-	var some []ban.Record
 	for i, f := range frames {
 		if d.mesh.Counts(f.Origin) {
-			some = d.decode(some[:0], now, arrivals[i], f, stored.judgeLocked)
-			d.table.Merge(now, some)
+			d.admit(now, []*arrival{{f, d.decode(now, arrivals[i], f)}}, stored.judgeLocked)
 		}
 	}
 	return nil
@@ -302,7 +309,7 @@ func (d *Daemon) openFirewall(ctx context.Context) error {
 	}
 	d.attempts = attempts
 	d.fw, err = fw.NewSyncer(fw.SyncerConfig{
-		Backend: backend, Snapshot: d.snapshot, Exceptions: d.exceptions, CheckEvery: d.cfg.Firewall.Check, Logger: d.log,
+		Backend: backend, Snapshot: d.state.Snapshot, Exceptions: d.exceptions, CheckEvery: d.cfg.Firewall.Check, Logger: d.log,
 		OnRepair: func(problems []string) {
 			d.log.Warn("repaired the firewall", "problems", strings.Join(problems, "; "))
 		},
@@ -310,11 +317,21 @@ func (d *Daemon) openFirewall(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, backend.Close())
 	}
+	d.state.Drive(d.fw)
 	// If the kernel refuses now, Run tries again, and status shows the error.
 	if err := d.fw.Replace(ctx); err != nil {
 		d.log.Error("could not load the firewall; trying again", "backend", backend.Name(), "err", err)
 	}
 	return nil
+}
+
+// exceptions returns what the kernel should never drop.
+func (d *Daemon) exceptions() fw.Exceptions {
+	x := d.state.Exceptions()
+	if networks := d.networks.Load(); networks != nil {
+		x.Networks = *networks
+	}
+	return x
 }
 
 func (d *Daemon) openLines() error {

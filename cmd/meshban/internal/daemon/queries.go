@@ -25,7 +25,7 @@ var _ control.Agent = (*Daemon)(nil)
 // List implements control.Agent.
 func (d *Daemon) List(ctx context.Context, yield func(control.ListEntry) error) error {
 	var failed error
-	d.entries(func(e ban.Entry) bool {
+	d.state.Entries(func(e ban.Entry) bool {
 		origins, ids := make([]string, len(e.Origins)), make([]string, len(e.Origins))
 		for i, id := range e.Origins {
 			origins[i], ids[i] = d.names.of(id), id.String()
@@ -58,9 +58,9 @@ func (d *Daemon) leftOut(e ban.Entry) []netip.Prefix {
 
 // Allowed implements control.Agent.
 func (d *Daemon) Allowed(context.Context) ([]control.AllowEntry, error) {
-	d.mu.Lock()
-	never, allows := d.table.Never(), d.table.Allows()
-	d.mu.Unlock()
+	var never []ban.NeverEntry
+	var allows []ban.Record
+	d.state.View(func(t *ban.Table) { never, allows = t.Never(), t.Allows() })
 	var out []control.AllowEntry
 	for _, r := range allows {
 		out = append(out, control.AllowEntry{Prefix: r.Prefix, Until: r.Until, Origin: d.names.of(r.Origin), OriginID: r.Origin.String(), Reason: r.Reason, Source: "mesh"})
@@ -94,13 +94,18 @@ func (d *Daemon) Why(ctx context.Context, prefix netip.Prefix) (control.WhyReply
 
 // explain says what this node does about a prefix, and whether it bans it.
 func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bool) {
-	d.mu.Lock()
-	findings := d.table.Why(prefix)
-	verdict, banned := d.table.Lookup(prefix)
-	inside := d.table.EnforcedInside(prefix, maxInside+1)
 	now := time.Now()
-	before, since := d.pastLocked(now, prefix, findings), d.past.since
-	d.mu.Unlock()
+	var findings []ban.Finding
+	var verdict ban.Verdict
+	var inside int
+	var before []control.Finding
+	var since time.Time
+	d.state.View(func(t *ban.Table) {
+		findings = t.Why(prefix)
+		verdict, banned = t.Lookup(prefix)
+		inside = t.EnforcedInside(prefix, maxInside+1)
+		before, since = d.pastLocked(now, prefix, findings), d.past.since
+	})
 	reply = control.WhyReply{Address: prefix, Verdict: control.VerdictNotDropped}
 	why := ""
 	if banned {
@@ -279,7 +284,7 @@ func (d *Daemon) localStatus() control.Status {
 	} else if d.ignoredShown.Swap(false) {
 		d.problems.clear(string(mesh.ProblemCertificate))
 	}
-	counts, kernel, file, now := d.counts(), d.fw.Status(), d.follower.Stats(), time.Now()
+	counts, kernel, file, now := d.state.Counts(), d.fw.Status(), d.follower.Stats(), time.Now()
 	s := control.Status{
 		Name: d.names.plain(d.self), ID: d.self.String(), Version: d.version, UptimeS: now.Sub(d.started).Seconds(), Addr: addrText(d.mesh.Addr()),
 		Mesh: d.meshStatus(),
@@ -304,10 +309,11 @@ func (d *Daemon) localStatus() control.Status {
 			s.Problems = append(s.Problems, kind+": "+text)
 		}
 	}
-	d.mu.Lock()
-	held := d.heldProblemLocked()
-	heldThere, refusedThere := d.reportProblemsLocked(now)
-	d.mu.Unlock()
+	var held, heldThere, refusedThere string
+	d.state.View(func(t *ban.Table) {
+		held = d.heldProblemLocked(t)
+		heldThere, refusedThere = d.reportProblemsLocked(now)
+	})
 	problem("held", held)
 	problem("peers", heldThere)
 	problem("peers", refusedThere)
@@ -403,13 +409,6 @@ func (d *Daemon) meshStatus() control.MeshStatus {
 		}
 	}
 	return s
-}
-
-// counts returns the table's counts.
-func (d *Daemon) counts() ban.Counts {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.table.Counts()
 }
 
 // Watch implements control.Agent.

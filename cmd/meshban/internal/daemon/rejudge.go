@@ -23,7 +23,7 @@ func (d *Daemon) tooLongLocked(r *ban.Record) error {
 // refused or held may count. The rate at which bans came in is not judged again.
 func (d *Daemon) rejudge(ctx context.Context, old, next config.Config) error {
 	if old.Escalation.Factor <= 1 && next.Escalation.Factor > 1 {
-		d.countOffences()
+		d.state.CountInForce(next.Escalation.Memory)
 	}
 	if old.Bans.MaxFor != next.Bans.MaxFor || old.Bans.MinPrefix4 != next.Bans.MinPrefix4 || old.Bans.MinPrefix6 != next.Bans.MinPrefix6 ||
 		old.Peers != next.Peers {
@@ -47,18 +47,18 @@ func looser(a, b ban.Allowance) bool { return b.Rate > a.Rate || b.Burst > a.Bur
 func (d *Daemon) rejudgeRecapped(ctx context.Context) error {
 	raised := make(map[ban.Origin]map[ban.Hold]bool)
 	var ids []frame.ID
-	d.mu.Lock()
-	for o, old := range d.recapped {
-		if _, certified := d.granted[o]; !certified {
-			continue // kept until it is certified again
+	d.state.View(func(*ban.Table) {
+		for o, old := range d.recapped {
+			if _, certified := d.granted[o]; !certified {
+				continue // kept until it is certified again
+			}
+			delete(d.recapped, o)
+			ids = append(ids, frame.ID(o))
+			next := d.capsLocked(o)
+			rate := looser(old.Allowance, next.Allowance) || next.Import && !old.Import
+			raised[o] = map[ban.Hold]bool{ban.HoldRate: rate, ban.HoldLift: rate, ban.HoldActive: next.Active > old.Active}
 		}
-		delete(d.recapped, o)
-		ids = append(ids, frame.ID(o))
-		next := d.capsLocked(o)
-		rate := looser(old.Allowance, next.Allowance) || next.Import && !old.Import
-		raised[o] = map[ban.Hold]bool{ban.HoldRate: rate, ban.HoldLift: rate, ban.HoldActive: next.Active > old.Active}
-	}
-	d.mu.Unlock()
+	})
 	if len(ids) == 0 {
 		return nil
 	}
@@ -75,28 +75,17 @@ func (d *Daemon) judgeAgain(of ...frame.ID) error {
 		return err
 	}
 	inForce := make(map[ban.Origin]int)
-	d.eachFrame(of, func(now time.Time, r ban.Record) []ban.Change { return d.refuseAgainLocked(now, r, inForce) })
-	d.eachFrame(of, func(now time.Time, r ban.Record) []ban.Change { return d.admitAgainLocked(now, r, stored) })
+	d.eachFrame(of, func(now time.Time, t *ban.Table, r ban.Record) []ban.Change {
+		return d.refuseAgainLocked(now, t, r, inForce)
+	})
+	d.eachFrame(of, func(now time.Time, t *ban.Table, r ban.Record) []ban.Change {
+		return d.admitAgainLocked(now, t, r, stored)
+	})
 	return nil
 }
 
-// countOffences records the bans in force as offences; they were not counted before.
-func (d *Daemon) countOffences() {
-	memory := d.config().Escalation.Memory
-	d.entries(func(e ban.Entry) bool {
-		if e.State == ban.StateEnforced {
-			d.mu.Lock()
-			d.offences.changed(time.Now(), ban.Change{Prefix: e.Prefix, Until: e.Until, Source: e.Source, Enforce: true}, memory)
-			d.mu.Unlock()
-		}
-		return true
-	})
-}
-
-// eachFrame calls judge with every record of the held frames of some nodes, or of all, and settles the changes it
-// returns.
-func (d *Daemon) eachFrame(of []frame.ID, judge func(time.Time, ban.Record) []ban.Change) {
-	var records []ban.Record
+// eachFrame calls judge, with the lock held, with every record of the held frames of some nodes, or of all.
+func (d *Daemon) eachFrame(of []frame.ID, judge func(time.Time, *ban.Table, ban.Record) []ban.Change) {
 	for f := range d.mesh.Frames(of...) {
 		if _, ok := forgottenBy(f.Payload); ok || f.Origin == d.mesh.AuthorityID() {
 			continue
@@ -106,64 +95,61 @@ func (d *Daemon) eachFrame(of []frame.ID, judge func(time.Time, ban.Record) []ba
 			continue
 		}
 		now := time.Now()
-		records = appendRecords(records[:0], now, f, ops)
-		d.mu.Lock()
-		for _, r := range records {
-			d.settleLocked(judge(now, r))
-		}
-		d.mu.Unlock()
-		d.fw.Flush()
-		giveWay()
+		d.state.Change(now, func(t *ban.Table) (changes []ban.Change) {
+			for _, r := range recordsOf(now, f, ops) {
+				changes = append(changes, judge(now, t, r)...)
+			}
+			return changes
+		})
+		d.state.View(func(*ban.Table) { clear(d.past.refusing) })
 	}
-	kick(d.expireKick)
 }
 
 // judgeAgainLocked judges a record by what its origin may say now. It may reduce an unban's marks to those on its
 // origin's own bans.
-func (d *Daemon) judgeAgainLocked(now time.Time, r *ban.Record) error {
+func (d *Daemon) judgeAgainLocked(now time.Time, t *ban.Table, r *ban.Record) error {
 	if r.Origin == d.self {
 		return d.tooLongLocked(r)
 	}
-	return d.gate.Check(now, d.table, r)
+	return d.state.Gate.Check(now, t, r)
 }
 
 // refuseAgainLocked takes back a record that the configuration refuses. inForce counts each origin's bans: those beyond
 // what it may now have in force wait for the operator.
-func (d *Daemon) refuseAgainLocked(now time.Time, r ban.Record, inForce map[ban.Origin]int) []ban.Change {
+func (d *Daemon) refuseAgainLocked(now time.Time, t *ban.Table, r ban.Record, inForce map[ban.Origin]int) []ban.Change {
 	judged := r
-	err := d.judgeAgainLocked(now, &judged)
+	err := d.judgeAgainLocked(now, t, &judged)
 	var policy *ban.PolicyError
 	switch {
 	case errors.As(err, &policy) && (policy.Rule == ban.RuleFuture || policy.Rule == ban.RuleExpired):
 		return nil
-	case err != nil, len(judged.Marks) < len(r.Marks) && d.table.Has(&r):
+	case err != nil, len(judged.Marks) < len(r.Marks) && t.Has(&r):
 		d.past.judged(&r, err)
-		d.takeBackLocked(now, r)
-		return nil
-	case r.Kind != ban.KindBan || r.Origin == d.self || !d.table.InForce(&r):
-		return nil
-	}
-	if inForce[r.Origin]++; inForce[r.Origin] <= d.capsLocked(r.Origin).Active || d.table.HeldFull(&r) {
+		return d.takeBackLocked(now, t, r)
+	case r.Kind != ban.KindBan || r.Origin == d.self || !t.InForce(&r):
 		return nil
 	}
-	d.takeBackLocked(now, r)
+	if inForce[r.Origin]++; inForce[r.Origin] <= d.capsLocked(r.Origin).Active || t.HeldFull(&r) {
+		return nil
+	}
+	changes := d.takeBackLocked(now, t, r)
 	r.Hold = ban.HoldActive
 	d.store.Hold(holdOf(&r), r.Version.Index, uint8(r.Hold))
 	d.alarm.origin, d.alarm.by = r.Origin, r.Hold
-	return d.table.Merge(now, []ban.Record{r})
+	return append(changes, t.Merge(now, []ban.Record{r})...)
 }
 
 // takeBackLocked has the table forget a record, and keeps why from reporting it as an ended ban.
-func (d *Daemon) takeBackLocked(now time.Time, r ban.Record) {
-	d.settleLocked(d.table.Refuse(now, []ban.Record{r}))
-	d.past.ended.Remove(banKey{r.Prefix, r.Ports})
+func (d *Daemon) takeBackLocked(now time.Time, t *ban.Table, r ban.Record) []ban.Change {
+	d.past.refusing[banKey{r.Prefix, r.Ports}] = true
+	return t.Refuse(now, []ban.Record{r})
 }
 
 // admitAgainLocked admits a record that was refused but no longer is, as if it arrived now. If something was decided
 // about it, that decision stands.
-func (d *Daemon) admitAgainLocked(now time.Time, r ban.Record, stored storedHolds) []ban.Change {
+func (d *Daemon) admitAgainLocked(now time.Time, t *ban.Table, r ban.Record, stored storedHolds) []ban.Change {
 	judged := r
-	if d.judgeAgainLocked(now, &judged) != nil || d.table.Has(&judged) {
+	if d.judgeAgainLocked(now, t, &judged) != nil || t.Has(&judged) {
 		return nil
 	}
 	if r.Origin != d.self {
@@ -171,13 +157,13 @@ func (d *Daemon) admitAgainLocked(now time.Time, r ban.Record, stored storedHold
 		if stored.knows(&r) {
 			judge = stored.judgeLocked
 		}
-		err := judge(now, &r)
+		err := judge(now, t, &r)
 		d.past.judged(&r, err)
 		if err != nil {
 			return nil
 		}
 	}
-	return d.table.Merge(now, []ban.Record{r})
+	return t.Merge(now, []ban.Record{r})
 }
 
 // knows reports whether something was decided about a record, or ops of its frame were refused for lack of room.
@@ -192,27 +178,27 @@ func (s storedHolds) knows(r *ban.Record) bool {
 func (d *Daemon) releaseAgain(ctx context.Context, raised func(*ban.Record) bool) error {
 	return d.eachHeld(ctx, func(records []ban.Record) error {
 		now := time.Now()
-		d.mu.Lock()
-		for _, r := range records {
-			if !raised(&r) || !d.fitsNowLocked(now, r) {
-				continue
+		d.state.Change(now, func(t *ban.Table) (changes []ban.Change) {
+			for _, r := range records {
+				if !raised(&r) || !d.fitsNowLocked(now, t, r) {
+					continue
+				}
+				r.Hold = ban.HoldNone
+				d.store.Hold(holdOf(&r), r.Version.Index, uint8(r.Hold))
+				changes = append(changes, t.Merge(now, []ban.Record{r})...)
 			}
-			r.Hold = ban.HoldNone
-			d.store.Hold(holdOf(&r), r.Version.Index, uint8(r.Hold))
-			d.settleLocked(d.table.Merge(now, []ban.Record{r}))
-		}
-		d.mu.Unlock()
-		d.fw.Flush()
+			return changes
+		})
 		kick(d.noticeKick)
 		return nil
 	})
 }
 
 // fitsNowLocked reports whether a waiting record is now within the caps, and charges it.
-func (d *Daemon) fitsNowLocked(now time.Time, r ban.Record) bool {
+func (d *Daemon) fitsNowLocked(now time.Time, t *ban.Table, r ban.Record) bool {
 	o := r.Origin
 	if r.Hold == ban.HoldActive { // its origin's records include it
-		return d.table.RecordsOf(o)-(d.table.WaitingOf(o)-d.table.LiftsWaitingOf(o)) < d.capsLocked(o).Active
+		return t.RecordsOf(o)-(t.WaitingOf(o)-t.LiftsWaitingOf(o)) < d.capsLocked(o).Active
 	}
-	return d.gate.Admit(now, d.table, &r) == nil && r.Hold == ban.HoldNone
+	return d.state.Gate.Admit(now, t, &r) == nil && r.Hold == ban.HoldNone
 }

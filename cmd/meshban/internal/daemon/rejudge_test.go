@@ -169,11 +169,12 @@ func TestReloadCountsFormerOffences(t *testing.T) {
 	a := first(t, "a")
 	a.ban(t, time.Hour, "192.0.2.1/32")
 	a.reloads(t, "escalation: {factor: 2}\n")
-	a.mu.Lock()
-	was := a.offences.of(time.Now(), netip.MustParseAddr("192.0.2.1"), time.Hour)
-	a.mu.Unlock()
-	if was.count != 1 {
-		t.Errorf("%d offences, want 1", was.count)
+	count := 0
+	a.state.View(func(*ban.Table) {
+		count = a.state.Offences.Count(time.Now(), netip.MustParseAddr("192.0.2.1"), time.Hour)
+	})
+	if count != 1 {
+		t.Errorf("%d offences, want 1", count)
 	}
 }
 
@@ -261,11 +262,12 @@ func TestWhyTellsOfThePast(t *testing.T) {
 	}
 	b.active(t, 2)
 	later := time.Now().Add(3 * time.Hour) // by then the ban and the unban are forgotten
-	b.mu.Lock()
-	b.settleLocked(b.table.Expire(later))
-	past := b.pastLocked(later, netip.MustParsePrefix("192.0.2.2/32"), nil)
-	none := b.pastLocked(later.Add(pastKept), netip.MustParsePrefix("192.0.2.2/32"), nil)
-	b.mu.Unlock()
+	b.state.Settle(later)
+	var past, none []control.Finding
+	b.state.View(func(*ban.Table) {
+		past = b.pastLocked(later, netip.MustParsePrefix("192.0.2.2/32"), nil)
+		none = b.pastLocked(later.Add(pastKept), netip.MustParsePrefix("192.0.2.2/32"), nil)
+	})
 	if len(past) != 1 || !strings.HasPrefix(past[0].Status, "lifted at ") || !strings.HasSuffix(past[0].Status, ` by a, "a friend"`) {
 		t.Errorf("a ban that was lifted: %+v", past)
 	}

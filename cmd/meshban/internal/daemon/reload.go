@@ -16,10 +16,9 @@ import (
 )
 
 // config returns the current configuration.
-func (d *Daemon) config() config.Config {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.cfg
+func (d *Daemon) config() (cfg config.Config) {
+	d.state.View(func(*ban.Table) { cfg = d.cfg })
+	return cfg
 }
 
 // serveReload rereads the configuration on each request until ctx ends. An invalid configuration leaves the old one in
@@ -63,15 +62,14 @@ func (d *Daemon) reloadOnce(ctx context.Context) error {
 	// Settings fixed at the start keep the values in use, so that status and errors tell the truth.
 	next.Name, next.Bind, next.Advertise, next.Metrics = old.Name, old.Bind, old.Advertise, old.Metrics
 	next.Firewall, next.Control, next.Lines.File, next.Log.Format = old.Firewall, old.Control, old.Lines.File, old.Log.Format
-	d.mu.Lock()
-	changes, err := d.table.SetPolicy(time.Now(), limits(next), ban.Quorum(next.Bans.Quorum), quorums(next)...)
-	if err == nil {
-		d.cfg = next
-		d.gate.SetBreaker(allowance(next.Breaker))
-		d.settleLocked(changes)
-	}
-	d.mu.Unlock()
-	d.fw.Flush()
+	now := time.Now()
+	d.state.Change(now, func(t *ban.Table) (changes []ban.Change) {
+		if changes, err = t.SetPolicy(now, limits(next), ban.Quorum(next.Bans.Quorum), quorums(next)...); err == nil {
+			d.cfg = next
+			d.state.Gate.SetBreaker(allowance(next.Breaker))
+		}
+		return changes
+	})
 	if err != nil {
 		return err
 	}
@@ -124,7 +122,7 @@ func (d *Daemon) announceReady(ctx context.Context) error {
 	cfg := d.config()
 	status := d.fw.Status()
 	d.log.Info("node is up", "name", cfg.Name, "id", d.self.Short(), "addr", addrText(d.mesh.Addr()),
-		"firewall", status.Backend, "banned", d.counts().Active, "line_file", cfg.Lines.File)
+		"firewall", status.Backend, "banned", d.state.Counts().Active, "line_file", cfg.Lines.File)
 	for _, a := range d.attempts {
 		if a.Err != nil {
 			d.log.Info("firewall backend not used", "backend", a.Name, "reason", a.Err)

@@ -20,13 +20,8 @@ func (d *Daemon) replaced(frames []frame.Frame) {
 		if err != nil {
 			continue // it said nothing
 		}
-		records := appendRecords(nil, now, f, ops)
-		d.mu.Lock()
-		d.settleLocked(d.table.Unsay(now, records))
-		d.mu.Unlock()
-		d.fw.Flush()
+		d.state.Change(now, func(t *ban.Table) []ban.Change { return t.Unsay(now, recordsOf(now, f, ops)) })
 	}
-	kick(d.expireKick)
 }
 
 // retold applies again everything said by the origins from which something was taken back.

@@ -12,9 +12,12 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/daemon/enforce"
 	"github.com/meshban/meshban/cmd/meshban/internal/hostinfo"
 	"github.com/meshban/meshban/mesh"
 )
@@ -45,31 +48,31 @@ func (d *Daemon) Ban(ctx context.Context, req control.BanRequest) (control.BanRe
 	notes := d.newNotes(now, imported, req.Before)
 	former := make(map[netip.Prefix]ban.Record) // this node's earlier bans of them
 	var rep control.BanReply
-	ops := func(prefix netip.Prefix) ([]ban.Op, error) {
+	ops := func(t *ban.Table, prefix netip.Prefix) ([]ban.Op, error) {
 		op := ban.Op{Kind: ban.KindBan, Prefix: prefix, Ports: ports, Until: endOf(now, length), Reason: req.Reason, Source: req.Source}
 		fresh := false
 		if imported {
 			var listed bool
 			var err error
-			if fresh, listed, err = d.importedLocked(&op); err != nil {
+			if fresh, listed, err = d.importedLocked(t, &op); err != nil {
 				return nil, err
 			}
 			rep.Listed += count(listed)
 		} else if req.For == 0 {
 			d.escalateLocked(now, &op, length)
 		}
-		if err := d.table.CheckLocal(now, op); err != nil {
+		if err := t.CheckLocal(now, op); err != nil {
 			return nil, err
 		}
 		rep.Fresh += count(fresh)
-		notes.lookLocked(prefix, fresh)
-		if old, ok := d.table.OwnBan(prefix, ports); ok && !imported {
+		notes.lookLocked(t, prefix, fresh)
+		if old, ok := t.OwnBan(prefix, ports); ok && !imported {
 			former[prefix] = old
 			if req.For == 0 && !prolong(&op, old) {
 				return nil, nil
 			}
 		}
-		return d.table.OwnOps(op), nil
+		return t.OwnOps(op), nil
 	}
 	if req.DryRun {
 		rep.Results = d.rehearseEach(req.Addrs, ops)
@@ -107,25 +110,35 @@ func count(b bool) int {
 }
 
 // rehearseEach does what publishEach does, but publishes nothing.
-func (d *Daemon) rehearseEach(prefixes []netip.Prefix, ops func(netip.Prefix) ([]ban.Op, error)) []control.Result {
+func (d *Daemon) rehearseEach(prefixes []netip.Prefix, ops opsFor) []control.Result {
 	results := make([]control.Result, 0, len(prefixes))
 	for some := range slices.Chunk(prefixes, lockChunk) {
-		d.mu.Lock()
+		results, _ = d.opsOfEach(results, some, ops)
+		enforce.GiveWay()
+	}
+	return results
+}
+
+// opsFor returns what to publish about a prefix, or why it is refused. It is called with the lock held.
+type opsFor func(t *ban.Table, prefix netip.Prefix) ([]ban.Op, error)
+
+// opsOfEach asks ops about some prefixes and appends a result for each.
+func (d *Daemon) opsOfEach(results []control.Result, some []netip.Prefix, ops opsFor) ([]control.Result, []ban.Op) {
+	var all []ban.Op
+	d.state.View(func(t *ban.Table) {
 		for _, prefix := range some {
 			result := control.Result{Prefix: prefix}
-			these, err := ops(prefix)
+			these, err := ops(t, prefix)
 			if err != nil {
-				result.Err = d.refusal(err)
+				result.Err, these = d.refusal(err), nil
 			}
 			for _, op := range these {
 				result.Until = op.Until
 			}
-			results = append(results, result)
+			results, all = append(results, result), append(all, these...)
 		}
-		d.mu.Unlock()
-		giveWay()
-	}
-	return results
+	})
+	return results, all
 }
 
 // prolong gives op the reason and the source of the old ban, and reports whether op prolongs it: it must not shorten
@@ -156,24 +169,24 @@ func formerNote(req control.BanRequest, old ban.Record, until time.Time) string 
 func (d *Daemon) Unban(ctx context.Context, req control.UnbanRequest) (control.UnbanReply, error) {
 	now, banners := time.Now(), make(map[netip.Prefix][]ban.Origin)
 	lift := d.newLift(now)
-	results, err := d.publishEach(ctx, now, req.Prefixes, func(prefix netip.Prefix) ([]ban.Op, error) {
+	results, err := d.publishEach(ctx, now, req.Prefixes, func(t *ban.Table, prefix netip.Prefix) ([]ban.Op, error) {
 		op := ban.Op{Kind: ban.KindUnban, Prefix: prefix, Reason: req.Reason, Source: "cli"}
-		ops, err := d.liftOpsLocked(now, op, len(req.Prefixes) > lockChunk)
+		ops, err := d.liftOpsLocked(now, t, op, len(req.Prefixes) > lockChunk)
 		bannersOf(banners, ops)
 		if errors.Is(err, ban.ErrNotFound) {
-			return nil, d.notBannedLocked(prefix)
+			return nil, d.notBannedLocked(t, prefix)
 		}
 		if err != nil {
 			return nil, err
 		}
-		return lift.signLocked(prefix, ops, func() ([]ban.Op, error) {
-			return lift.wholeLocked(op)
+		return lift.signLocked(t, prefix, ops, func() ([]ban.Op, error) {
+			return lift.wholeLocked(t, op)
 		})
 	})
 	if err == nil {
 		err = lift.publish(ctx)
 	}
-	d.settleDue(now)
+	d.state.Settle(now)
 	d.confirm(ctx, results, d.unbanEffect, "lifted")
 	lift.confirm(ctx, results, "lifted")
 	for i, r := range results {
@@ -189,9 +202,9 @@ func (d *Daemon) Unban(ctx context.Context, req control.UnbanRequest) (control.U
 }
 
 // notBannedLocked returns an error that there is nothing to lift, and says what else may keep the prefix out.
-func (d *Daemon) notBannedLocked(prefix netip.Prefix) error {
+func (d *Daemon) notBannedLocked(t *ban.Table, prefix netip.Prefix) error {
 	e := &control.Error{Code: control.CodeNotFound, Message: fmt.Sprintf("%s is not banned", show(prefix))}
-	if verdict, ok := d.table.Lookup(prefix); ok {
+	if verdict, ok := t.Lookup(prefix); ok {
 		e.Message = fmt.Sprintf("%s has no ban of its own; it is covered by the ban of %s", show(prefix), verdict.Prefix)
 		e.Hint = fmt.Sprintf("lift all of it with `meshban unban %s`, or except this one with `meshban allow %s`", verdict.Prefix, show(prefix))
 	}
@@ -206,17 +219,17 @@ func (d *Daemon) Allow(ctx context.Context, req control.AllowRequest) (control.A
 		length = allowFor
 	}
 	lift := d.newLift(now)
-	results, err := d.publishEach(ctx, now, req.Prefixes, func(prefix netip.Prefix) ([]ban.Op, error) {
+	results, err := d.publishEach(ctx, now, req.Prefixes, func(t *ban.Table, prefix netip.Prefix) ([]ban.Op, error) {
 		op := ban.Op{Kind: ban.KindAllow, Prefix: prefix, Until: endOf(now, length), Reason: req.Reason, Source: "cli"}
-		if err := d.table.CheckLocal(now, op); err != nil {
+		if err := t.CheckLocal(now, op); err != nil {
 			return nil, err
 		}
-		return lift.signLocked(prefix, d.table.OwnOps(op), func() ([]ban.Op, error) { return []ban.Op{op}, nil })
+		return lift.signLocked(t, prefix, t.OwnOps(op), func() ([]ban.Op, error) { return []ban.Op{op}, nil })
 	})
 	if err == nil {
 		err = lift.publish(ctx)
 	}
-	d.settleDue(now)
+	d.state.Settle(now)
 	d.confirm(ctx, results, d.allowEffect, "allowed")
 	lift.confirm(ctx, results, "allowed")
 	for i := range results {
@@ -236,16 +249,16 @@ func (d *Daemon) Allow(ctx context.Context, req control.AllowRequest) (control.A
 func (d *Daemon) Unallow(ctx context.Context, req control.UnallowRequest) (control.UnallowReply, error) {
 	now := time.Now()
 	lift := d.newLift(now)
-	results, err := d.publishEach(ctx, now, req.Prefixes, func(prefix netip.Prefix) ([]ban.Op, error) {
+	results, err := d.publishEach(ctx, now, req.Prefixes, func(t *ban.Table, prefix netip.Prefix) ([]ban.Op, error) {
 		op := ban.Op{Kind: ban.KindUnallow, Prefix: prefix, Reason: req.Reason, Source: "cli"}
-		ops, err := d.liftOpsLocked(now, op, len(req.Prefixes) > lockChunk)
+		ops, err := d.liftOpsLocked(now, t, op, len(req.Prefixes) > lockChunk)
 		if err == nil {
-			return lift.signLocked(prefix, ops, func() ([]ban.Op, error) { return lift.wholeLocked(op) })
+			return lift.signLocked(t, prefix, ops, func() ([]ban.Op, error) { return lift.wholeLocked(t, op) })
 		}
 		if !errors.Is(err, ban.ErrNotFound) {
 			return nil, err
 		}
-		for _, e := range d.table.Never() {
+		for _, e := range t.Never() {
 			if e.Prefix == prefix {
 				return nil, &control.Error{
 					Code: control.CodePolicy, Rule: "never-ban list",
@@ -259,8 +272,8 @@ func (d *Daemon) Unallow(ctx context.Context, req control.UnallowRequest) (contr
 	if err == nil {
 		err = lift.publish(ctx)
 	}
-	d.settleDue(now)
-	d.confirm(ctx, results, func(*control.Result) *control.Error { return nil }, "off the allow list")
+	d.state.Settle(now)
+	d.confirm(ctx, results, func(*ban.Table, *control.Result) *control.Error { return nil }, "off the allow list")
 	lift.confirm(ctx, results, "off the allow list")
 	for i := range results {
 		results[i].Until = time.Time{}
@@ -270,37 +283,25 @@ func (d *Daemon) Unallow(ctx context.Context, req control.UnallowRequest) (contr
 
 // publishEach asks ops for the ops of each prefix and publishes them, so that many addresses travel in few frames. It
 // works in slices, so that a request for one address waits for at most one slice. A prefix that ops refuses does not
-// hold up the others. ops is called with the lock held and may release it for a while.
-func (d *Daemon) publishEach(
-	ctx context.Context, now time.Time, prefixes []netip.Prefix, ops func(netip.Prefix) ([]ban.Op, error),
-) ([]control.Result, error) {
+// hold up the others.
+func (d *Daemon) publishEach(ctx context.Context, now time.Time, prefixes []netip.Prefix, ops opsFor) ([]control.Result, error) {
 	results := make([]control.Result, 0, len(prefixes))
 	few := len(prefixes) <= lockChunk
-	pace := pace{fw: d.fw}
+	var limit *rate.Limiter
 	if d.mesh.Peers() > 0 {
-		pace.rate = d.bulkRate
+		limit = d.bulkRate
 	}
+	pace := d.state.Pace(limit)
 	var pending, done []ban.Op                                                       // done: a copy of pending for the audit log; publishing takes pending apart
 	who := sync.OnceValue(func() control.AuditEntry { return d.byCaller(ctx, now) }) // reads files, so only after the first ban
 	for some := range slices.Chunk(prefixes, lockChunk) {
-		d.mu.Lock()
-		for _, prefix := range some {
-			result := control.Result{Prefix: prefix}
-			these, err := ops(prefix)
-			if err != nil {
-				result.Err, these = d.refusal(err), nil
-			}
-			for _, op := range these {
-				result.Until = op.Until
-			}
-			results, pending = append(results, result), append(pending, these...)
-			done = append(done, these...)
-		}
-		d.mu.Unlock()
+		var these []ban.Op
+		results, these = d.opsOfEach(results, some, ops)
+		pending, done = append(pending, these...), append(done, these...)
 		if few {
 			break // not a bulk: publish first, then wait
 		}
-		giveWay()
+		enforce.GiveWay()
 		if len(pending) == 0 {
 			continue
 		}
@@ -312,7 +313,7 @@ func (d *Daemon) publishEach(
 		n := len(done) - len(pending)
 		d.recordOps(who(), done[:n])
 		done = append(done[:0], done[n:]...)
-		pace.slice(ctx, paceCost(some))
+		pace.Slice(ctx, paceCost(some))
 	}
 	if len(pending) > lockChunk { // a wide prefix is lifted by many ops
 		parts := ban.SplitOps(pending, maxFramePayload)
@@ -320,7 +321,7 @@ func (d *Daemon) publishEach(
 			if err := d.publishFrame(now, part); err != nil {
 				return nil, err
 			}
-			pace.slice(ctx, len(part))
+			pace.Slice(ctx, len(part))
 		}
 		pending = parts[len(parts)-1]
 	}
@@ -330,7 +331,7 @@ func (d *Daemon) publishEach(
 	d.recordOps(who(), done)
 	d.noteUnsaved(ctx, results, few)
 	if few && len(prefixes) > 1 {
-		pace.slice(ctx, paceCost(prefixes))
+		pace.Slice(ctx, paceCost(prefixes))
 	}
 	return results, nil
 }

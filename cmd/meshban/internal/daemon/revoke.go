@@ -10,6 +10,7 @@ import (
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/daemon/enforce"
 	"github.com/meshban/meshban/mesh"
 	"github.com/meshban/meshban/mesh/frame"
 )
@@ -95,10 +96,8 @@ func (d *Daemon) revokePreview(now time.Time, id frame.ID, req control.RevokeReq
 	}
 	for cursor, more := uint32(0), true; more; more = cursor != 0 {
 		var said []ban.Record
-		d.mu.Lock()
-		said, cursor = d.table.SaidBy(now, origin, cursor, lockChunk)
-		d.mu.Unlock()
-		giveWay()
+		d.state.View(func(t *ban.Table) { said, cursor = t.SaidBy(now, origin, cursor, lockChunk) })
+		enforce.GiveWay()
 		for i := range said {
 			countSaid(&reply, &said[i])
 		}
@@ -141,7 +140,7 @@ const revokeAfter = 200 * time.Millisecond
 
 // sayAgain says in this node's name what another node said before a time, and returns how much that was.
 func (d *Daemon) sayAgain(ctx context.Context, now time.Time, origin ban.Origin, before time.Time) (said int, err error) {
-	pace := pace{fw: d.fw, rate: d.bulkRate}
+	pace := d.state.Pace(d.bulkRate)
 	for cursor, more := uint32(0), true; more; more = cursor != 0 {
 		var ops []ban.Op
 		if ops, cursor = d.again(now, origin, before, cursor); len(ops) == 0 {
@@ -151,7 +150,7 @@ func (d *Daemon) sayAgain(ctx context.Context, now time.Time, origin ban.Origin,
 			return said, err
 		}
 		said += len(ops)
-		pace.slice(ctx, len(ops))
+		pace.Slice(ctx, len(ops))
 	}
 	return said, nil
 }
@@ -159,23 +158,24 @@ func (d *Daemon) sayAgain(ctx context.Context, now time.Time, origin ban.Origin,
 // again returns a slice of the bans that reached this node from an origin before a time, except those that this node
 // would not say itself or already says for longer.
 func (d *Daemon) again(now time.Time, origin ban.Origin, before time.Time, cursor uint32) (ops []ban.Op, next uint32) {
-	defer giveWay()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	ops, next = d.table.SaidAfter(now, origin, before, cursor, lockChunk)
-	return slices.DeleteFunc(ops, func(op ban.Op) bool {
-		own, ok := d.table.OwnBan(op.Prefix, op.Ports)
-		return ok && own.Until.After(op.Until) || d.table.CheckLocal(now, op) != nil
-	}), next
+	d.state.View(func(t *ban.Table) {
+		ops, next = t.SaidAfter(now, origin, before, cursor, lockChunk)
+		ops = slices.DeleteFunc(ops, func(op ban.Op) bool {
+			own, ok := t.OwnBan(op.Prefix, op.Ports)
+			return ok && own.Until.After(op.Until) || t.CheckLocal(now, op) != nil
+		})
+	})
+	enforce.GiveWay()
+	return ops, next
 }
 
 // ownOps returns what this node must publish to say ops.
 func (d *Daemon) ownOps(ops []ban.Op) (all []ban.Op) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, op := range ops {
-		all = append(all, d.table.OwnOps(op)...)
-	}
+	d.state.View(func(t *ban.Table) {
+		for _, op := range ops {
+			all = append(all, t.OwnOps(op)...)
+		}
+	})
 	return all
 }
 

@@ -16,7 +16,7 @@ func (n *node) publishAt(t *testing.T, at time.Time, ops ...ban.Op) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.mesh.Publish(at, payload, ban.Expires(ops), nil); err != nil {
+	if _, err := n.mesh.Publish(at, payload, ban.Expires(ops)); err != nil {
 		t.Fatal(err)
 	}
 }

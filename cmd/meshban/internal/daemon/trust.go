@@ -52,8 +52,8 @@ func (d *Daemon) withdraw(nodes []frame.ID) {
 		}
 		d.log.Warn("a node is no longer a member; what it said is taken back",
 			"name", d.names.of(ban.Origin(id)), "id", id.Short(), "reason", why.Reason)
-		d.reconsider(func(cursor uint32) ([]ban.Change, uint32) {
-			return d.table.Withdraw(ban.Origin(id), why, cursor, lockChunk)
+		d.reconsider(now, func(t *ban.Table, cursor uint32) ([]ban.Change, uint32) {
+			return t.Withdraw(ban.Origin(id), why, cursor, lockChunk)
 		})
 	}
 	kick(d.neverKick)
@@ -63,23 +63,19 @@ func (d *Daemon) withdraw(nodes []frame.ID) {
 func (d *Daemon) readmit(nodes []frame.ID) {
 	for _, id := range nodes {
 		d.recap(id)
-		d.reconsider(func(cursor uint32) ([]ban.Change, uint32) {
-			return d.table.Readmit(ban.Origin(id), cursor, lockChunk)
+		d.reconsider(time.Now(), func(t *ban.Table, cursor uint32) ([]ban.Change, uint32) {
+			return t.Readmit(ban.Origin(id), cursor, lockChunk)
 		})
 	}
 	kick(d.neverKick)
 }
 
 // reconsider has the table re-examine all entries, in slices, so that a fresh ban does not wait long.
-func (d *Daemon) reconsider(step func(cursor uint32) ([]ban.Change, uint32)) {
+func (d *Daemon) reconsider(now time.Time, step func(t *ban.Table, cursor uint32) ([]ban.Change, uint32)) {
 	for cursor, more := uint32(0), true; more; more = cursor != 0 {
-		var changes []ban.Change
-		d.mu.Lock()
-		changes, cursor = step(cursor)
-		d.settleLocked(changes)
-		d.mu.Unlock()
-		d.fw.Flush()
-		giveWay()
+		d.state.Change(now, func(t *ban.Table) (changes []ban.Change) {
+			changes, cursor = step(t, cursor)
+			return changes
+		})
 	}
-	kick(d.expireKick)
 }

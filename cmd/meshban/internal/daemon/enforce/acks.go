@@ -1,4 +1,4 @@
-package daemon
+package enforce
 
 import (
 	"context"
@@ -45,6 +45,12 @@ func (a *acks) end(batch uint64, changes []ban.Change) {
 		close(a.changed)
 		a.changed = nil
 	}
+}
+
+// Await returns when the kernel has answered for every change by this node that overlaps one of the prefixes, or with
+// ctx's error.
+func (s *State) Await(ctx context.Context, prefixes []netip.Prefix) error {
+	return s.acks.wait(ctx, prefixes)
 }
 
 // wait returns when the kernel has answered for every change that overlaps one of the prefixes, or with ctx's error.

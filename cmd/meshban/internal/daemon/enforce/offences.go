@@ -1,4 +1,4 @@
-package daemon
+package enforce
 
 import (
 	"encoding/binary"
@@ -26,15 +26,15 @@ type offence struct {
 	until int64 // when the last of these bans ends or ended, in Unix milliseconds
 }
 
-// offences remembers former offenders and stores each change. The daemon's lock guards it.
-type offences struct {
+// Offences remembers former offenders and stores each change.
+type Offences struct {
 	store *store.Store
 	byAge *simplelru.LRU // netip.Addr -> offence, the latest change in front
 }
 
 // newOffences restores what an earlier run stored, except what is older than memory.
-func newOffences(s *store.Store, now time.Time, memory time.Duration) (*offences, error) {
-	o := &offences{store: s}
+func newOffences(s *store.Store, now time.Time, memory time.Duration) (*Offences, error) {
+	o := &Offences{store: s}
 	var err error
 	o.byAge, err = simplelru.NewLRU(maxOffenders, func(addr, _ any) { s.Set(nameOfOffences(addr.(netip.Addr)), nil) })
 	if err != nil {
@@ -58,7 +58,7 @@ func newOffences(s *store.Store, now time.Time, memory time.Duration) (*offences
 func nameOfOffences(addr netip.Addr) string { return valueOffences + addr.String() }
 
 // of returns what is remembered about addr.
-func (o *offences) of(now time.Time, addr netip.Addr, memory time.Duration) offence {
+func (o *Offences) of(now time.Time, addr netip.Addr, memory time.Duration) offence {
 	v, ok := o.byAge.Peek(addr)
 	if !ok || now.UnixMilli()-v.(offence).until > memory.Milliseconds() {
 		return offence{}
@@ -66,9 +66,14 @@ func (o *offences) of(now time.Time, addr netip.Addr, memory time.Duration) offe
 	return v.(offence)
 }
 
-// changed records what became of a ban. A ban that begins while another of the same address is in force is the same
+// Count returns how often addr was banned, as far as it is remembered.
+func (o *Offences) Count(now time.Time, addr netip.Addr, memory time.Duration) int {
+	return int(o.of(now, addr, memory).count)
+}
+
+// Changed records what became of a ban. A ban that begins while another of the same address is in force is the same
 // offence; so is an extension.
-func (o *offences) changed(now time.Time, c ban.Change, memory time.Duration) {
+func (o *Offences) Changed(now time.Time, c ban.Change, memory time.Duration) {
 	if !c.Prefix.IsSingleIP() || ban.Imported(c.Source) {
 		return
 	}
@@ -96,13 +101,13 @@ func (o *offences) changed(now time.Time, c ban.Change, memory time.Duration) {
 // maxCounted bounds the offences of one address: the 22nd doubling of a second is longer than any ban.
 const maxCounted = 64
 
-// escalateLocked lengthens a local ban of one address by the address's former offences, and says in the reason how.
-func (d *Daemon) escalateLocked(now time.Time, op *ban.Op, length time.Duration) {
-	e, longest := d.cfg.Escalation, d.cfg.Bans.MaxFor
-	if e.Factor <= 1 || !op.Prefix.IsSingleIP() {
+// Escalate lengthens a local ban of one address, which would last for length, by the address's former offences, at most
+// to longest, and says in the reason how.
+func (o *Offences) Escalate(now time.Time, op *ban.Op, length, longest time.Duration, by config.Escalation) {
+	if by.Factor <= 1 || !op.Prefix.IsSingleIP() {
 		return
 	}
-	was := d.offences.of(now, op.Prefix.Addr(), e.Memory)
+	was := o.of(now, op.Prefix.Addr(), by.Memory)
 	former := int(was.count)
 	if now.UnixMilli() < was.until { // the current ban is not a former one
 		former--
@@ -112,11 +117,11 @@ func (d *Daemon) escalateLocked(now time.Time, op *ban.Op, length time.Duration)
 	}
 	times, grown := 1, length
 	for range former {
-		if grown > longest/time.Duration(e.Factor) {
+		if grown > longest/time.Duration(by.Factor) {
 			grown = longest
 			break
 		}
-		times, grown = times*e.Factor, grown*time.Duration(e.Factor)
+		times, grown = times*by.Factor, grown*time.Duration(by.Factor)
 	}
 	text := fmt.Sprintf("%s offence: %s x %d = %s", ordinal(former+1), config.FormatDuration(length), times, config.FormatDuration(grown))
 	if grown == longest {
@@ -125,7 +130,19 @@ func (d *Daemon) escalateLocked(now time.Time, op *ban.Op, length time.Duration)
 	if op.Reason != "" {
 		text = ban.CleanText(op.Reason, ban.MaxReason-len(text)-2) + ", " + text
 	}
-	op.Until, op.Reason = endOf(now, grown), text
+	op.Until, op.Reason = now.Add(grown).UTC().Truncate(time.Millisecond), text
+}
+
+// CountInForce records the bans in force as offences, for when none were counted before.
+func (s *State) CountInForce(memory time.Duration) {
+	s.Entries(func(e ban.Entry) bool {
+		if e.State == ban.StateEnforced {
+			s.View(func(*ban.Table) {
+				s.Offences.Changed(time.Now(), ban.Change{Prefix: e.Prefix, Until: e.Until, Source: e.Source, Enforce: true}, memory)
+			})
+		}
+		return true
+	})
 }
 
 // ordinal writes 1st, 2nd, 3rd, 11th.
