@@ -65,12 +65,15 @@ func TestChaos(t *testing.T) {
 		return
 	}
 	w.leaks(before)
+	if w.late > len(growth) {
+		w.violate(nil, "", "in %d rounds the kernel was late %d times", len(growth), w.late)
+	}
 	if grown := slope(growth); time.Since(begin) >= slopeFrom && grown > slopeBound {
 		w.violate(w.nodes[kept], "", "memory grows by %d KiB in %v after the first third: %v", grown>>10, slopeFrom, growth)
 	}
 	w.powerCut()
 	w.quiet(r)
-	t.Logf("%d rounds, %d events, 0 violations", len(growth), len(w.events))
+	t.Logf("%d rounds, %d events, 0 violations, the kernel was late %d times", len(growth), len(w.events), w.late)
 }
 
 // quiet waits until all members agree and compares each with the oracle: lists, kernels, packets.

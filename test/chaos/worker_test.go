@@ -112,8 +112,11 @@ func words(ps []netip.Prefix) (all []string) {
 	return all
 }
 
-// run runs a command about prefixes. It must succeed unless other nodes race with it, the disk is full, or the node is
-// revoked meanwhile.
+// kernelLate is what a ban answers on a machine that stands still for a second.
+const kernelLate = "the kernel has not taken it within"
+
+// run runs a command about prefixes. It must succeed unless other nodes race with it, the disk is full, the node is
+// revoked meanwhile, or its kernel is late.
 func (k *worker) run(ps []netip.Prefix, raced bool, args ...string) command {
 	n := k.node
 	k.oracle.begin(ps...)
@@ -121,7 +124,13 @@ func (k *worker) run(ps []netip.Prefix, raced bool, args ...string) command {
 	r, err := n.meshban(args...)
 	c.end, c.acked = time.Now(), err == nil && r.Code == exitDone
 	k.say(n, "%s: exit code %d after %v", strings.Join(args, " "), r.Code, c.end.Sub(c.start).Round(time.Millisecond))
-	if refused := n.index == victim && r.Code == exitPolicy; !c.acked && !raced && !c.weak && !refused {
+	late := strings.Contains(r.Stderr, kernelLate)
+	if late {
+		k.mu.Lock()
+		k.late++
+		k.mu.Unlock()
+	}
+	if refused := n.index == victim && r.Code == exitPolicy; !c.acked && !raced && !c.weak && !refused && !late {
 		k.violate(n, ps[0], "%s: exit code %d, signal %d: %v %s", args[0], r.Code, r.Signal, err, r.Stderr)
 	}
 	return c

@@ -40,6 +40,7 @@ type world struct {
 	mu         sync.Mutex // guards what follows
 	events     []string
 	violations int
+	late       int // commands that the kernel had not carried out in time
 }
 
 // say records an event.
