@@ -15,13 +15,15 @@ import (
 // A peer that does not read what is streamed to it keeps nobody else waiting, and memory is bounded.
 func TestStreamerIsFair(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		stalled := make(chan struct{})
+		stalled, reading := make(chan struct{}), make(chan struct{})
 		var mu sync.Mutex
 		sent := make(map[frame.ID]int)
 		s := newStreamer(&Mesh{})
 		s.send = func(job outMessage) bool {
 			if job.to[0] == 1 {
 				<-stalled
+			} else {
+				<-reading
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -49,6 +51,7 @@ func TestStreamerIsFair(t *testing.T) {
 		if s.put(outMessage{to: frame.ID{3}}) {
 			t.Error("more than so many messages wait")
 		}
+		close(reading)
 		synctest.Wait()
 		for i := range byte(7) {
 			if n := sent[frame.ID{2, i}]; n != streamJobsOf {
