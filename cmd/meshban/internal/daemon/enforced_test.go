@@ -184,6 +184,9 @@ func TestWhatWaitsForTheKernelIsNotEnforced(t *testing.T) {
 	if why, err := n.Why(t.Context(), netip.MustParsePrefix(prefix)); err != nil || why.Verdict != control.VerdictWithheld || !strings.Contains(why.Summary, waits) {
 		t.Errorf("why: %+v, %v", why, err)
 	}
+	if r := n.ban(t, time.Hour, "192.0.2.2/32").Results[0]; r.Err == nil || r.Err.Code != control.CodeFailed || !strings.Contains(r.Err.Message, "the kernel has not taken it within") {
+		t.Errorf("a command's ban: %+v, %+v", r, r.Err)
+	}
 	open()
 	until(t, "the ban is enforced", func() bool { return n.enforces(t, prefix) })
 	if why, err := n.Why(t.Context(), netip.MustParsePrefix(prefix)); err != nil || why.Verdict != control.VerdictDropped {
