@@ -440,7 +440,7 @@ func (m *Mesh) reportPath(d dueReport) {
 		if text := member.UDPTrouble(d.id.String()); text != "" {
 			m.problems.report(m.now(), ProblemUDP, d.id.String(), text)
 		} else {
-			m.cfg.Logger.Info("UDP passes both ways again", "member", d.id.Short())
+			m.cfg.Logger.Info("UDP passes both ways again", "id", d.id.Short())
 		}
 	}
 	for _, part := range []pathPart{pathIsSmallProbe, pathIsLargeProbe} {

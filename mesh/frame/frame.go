@@ -80,23 +80,13 @@ func (f Frame) Verify() error {
 
 // Sign encodes and signs f's fields; Key and Origin are those of key.
 func Sign(key ed25519.PrivateKey, f Frame) (Frame, error) {
-	f, err := Draft(key.Public().(ed25519.PublicKey), f)
-	if err != nil {
-		return Frame{}, err
-	}
-	body := f.Raw[:len(f.Raw)-ed25519.SignatureSize]
-	var buf [len(domain) + MaxSize]byte
-	copy(f.Raw[len(body):], ed25519.Sign(key, append(append(buf[:0], domain...), body...)))
-	return f, nil
-}
-
-// Draft returns the frame as it will be decoded, except for the signature, which is all zeros.
-func Draft(key ed25519.PublicKey, f Frame) (Frame, error) {
-	f.Key = key
 	if len(f.Payload) > MaxPayload {
 		return Frame{}, fmt.Errorf("payload of %d bytes, want at most %d", len(f.Payload), MaxPayload)
 	}
-	return Decode(append(encodeBody(f), make([]byte, ed25519.SignatureSize)...))
+	f.Key = key.Public().(ed25519.PublicKey)
+	body := encodeBody(f)
+	var buf [len(domain) + MaxSize]byte
+	return Decode(append(body, ed25519.Sign(key, append(append(buf[:0], domain...), body...))...))
 }
 
 // encodeBody returns the signed bytes without the domain.
