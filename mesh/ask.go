@@ -32,6 +32,8 @@ const (
 	maxOpenAsks = 2 * MaxMembers
 	// cloneAskEvery is the least time between two questions to addresses that claim our id.
 	cloneAskEvery = 5 * time.Second
+	// cloneWait is how long an address that claims our id has to answer. After that it is where this node was before.
+	cloneWait = time.Second
 	// answerRate (per second) and answerBurst (at once) bound the answers to one node.
 	answerRate, answerBurst = 2, 8
 	// maxHandshakes bounds the concurrent TLS handshakes that prove addresses.
@@ -153,6 +155,14 @@ func (a *asks) answered(nonce [16]byte) netip.AddrPort {
 	return q.addr
 }
 
+// unanswered reports whether a question was sent and not answered.
+func (a *asks) unanswered(nonce [16]byte) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	q, ok := a.open[nonce]
+	return ok && !q.done
+}
+
 // mine reports whether this node asked with this nonce.
 func (a *asks) mine(nonce [16]byte) bool {
 	a.mu.Lock()
@@ -181,15 +191,16 @@ func (a *asks) claimant(now time.Time) (netip.AddrPort, bool) {
 	return addr, true
 }
 
-// ask asks whoever is at addr whether it holds id's key.
-func (m *Mesh) ask(id frame.ID, addr netip.AddrPort) {
+// ask asks whoever is at addr whether it holds id's key, and returns the question's nonce.
+func (m *Mesh) ask(id frame.ID, addr netip.AddrPort) [16]byte {
 	nonce, err := m.asks.begin(m.now(), id, addr)
 	if err != nil {
 		m.cfg.Logger.Debug("cannot ask for an address", "addr", addr, "error", err)
-		return
+		return nonce
 	}
 	q := ask{MeshID: m.cfg.Secrets.MeshID, To: id, Nonce: nonce, ReplyTo: m.Addr().String()}
 	m.sendTo(addr, q.encode(m.cfg.Identity))
+	return nonce
 }
 
 // sendTo sends a packet to an address, whoever is there.

@@ -70,7 +70,11 @@ func TestClusterNodeMoves(t *testing.T) {
 			}
 			return true
 		})
-		t.Logf("known at its new address after %v", time.Since(start))
+		took := time.Since(start)
+		t.Logf("known at its new address after %v", took)
+		if took > 10*time.Second {
+			t.Errorf("known at its new address after %v", took)
+		}
 		for i, n := range c.nodes {
 			if p := n.problemsSeen(); len(p) > 0 {
 				t.Errorf("node %d reports %q", i, p)

@@ -4,6 +4,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/ed25519"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
@@ -13,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/meshban/meshban/mesh/frame"
 )
 
@@ -215,6 +217,24 @@ func (g *guard) packet(b []byte, from netip.Addr) bool {
 		reseal(a, b[:1+nonceLen], plain, nil)
 	}
 	return true
+}
+
+// seal encodes one of memberlist's messages and encrypts it as a packet.
+func (g *guard) seal(kind byte, message any) ([]byte, error) {
+	var body []byte
+	if err := codec.NewEncoderBytes(&body, &codec.MsgpackHandle{}).Encode(message); err != nil {
+		return nil, err
+	}
+	a, err := g.aead(g.keys()[0])
+	if err != nil {
+		return nil, err
+	}
+	head := append(make([]byte, 0, sealOverhead+1+len(body)), 1)
+	head = head[:1+nonceLen]
+	if _, err := rand.Read(head[1:]); err != nil {
+		return nil, err
+	}
+	return a.Seal(head, head[1:], append([]byte{kind}, body...), nil), nil
 }
 
 // reseal encrypts the changed message after head, which ends with the nonce. Reusing the nonce is harmless: the result

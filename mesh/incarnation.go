@@ -57,6 +57,13 @@ func (c *ceiling) raiseLocked() bool {
 	return true
 }
 
+// heardMost returns an upper bound of the incarnations of this node that were heard of, and of its own.
+func (c *ceiling) heardMost() uint32 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.most
+}
+
 // now returns the ceiling that was announced last.
 func (c *ceiling) now() uint32 {
 	c.mu.Lock()

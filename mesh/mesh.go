@@ -155,6 +155,7 @@ func New(cfg Config) (*Mesh, error) {
 	m.acks.rate = limiter{burst: ackBurst, every: ackEvery}
 	m.rolls = limiter{burst: rollBurst, every: rollEvery}
 	m.views.exchange = make(chan netip.AddrPort, 1)
+	m.place.former = make(chan struct{}, 1)
 	m.asks = asks{wake: make(chan struct{}, 1), open: make(map[[16]byte]openAsk)}
 	m.answers = newBuckets[frame.ID](answerRate, answerBurst)
 	m.strangerAnswers = newBuckets[frame.ID](answerRate, answerBurst)

@@ -36,6 +36,9 @@ type location struct {
 	word []byte                          // our signature over our address
 	port uint16                          // the bound one; 0: none yet
 	find func() (netip.AddrPort, string) // replaces locate in tests
+	// former holds one token: the others know this node at an address where it no longer is. proveLoop's timers send, dwell
+	// receives.
+	former chan struct{}
 
 	seen  string       // interfaces and addresses when local was made
 	local []netip.Addr // see localAddrs
@@ -69,6 +72,7 @@ func (m *Mesh) dwell(ctx context.Context) (*membership, error) {
 	tick := time.NewTicker(placeEvery)
 	defer tick.Stop()
 	var here *membership
+	former := m.place.former // at most once: whoever has the mesh's key can claim an address for this node
 	for {
 		at, fault := m.locate()
 		if fault == "" && here != nil && at != here.at {
@@ -90,6 +94,14 @@ func (m *Mesh) dwell(ctx context.Context) (*membership, error) {
 		}
 		select {
 		case <-tick.C:
+		case <-former:
+			// memberlist takes no other address for a member before that has left, or is dead, which takes 15 s to find out.
+			former = nil
+			if here != nil {
+				m.cfg.Logger.Info("the others know this node at an earlier address: leaving there, entering here", "addr", here.at.Addr())
+				m.move(here)
+				here = nil
+			}
 		case <-ctx.Done():
 			return here, nil
 		}

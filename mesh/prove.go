@@ -166,7 +166,12 @@ func (m *Mesh) proveLoop(ctx context.Context) {
 		case <-m.peers.unproved:
 		case <-m.asks.wake:
 			if addr, ok := m.asks.claimant(m.now()); ok {
-				m.ask(m.id, addr)
+				nonce := m.ask(m.id, addr)
+				time.AfterFunc(cloneWait, func() {
+					if m.asks.unanswered(nonce) {
+						signal(m.place.former)
+					}
+				})
 			}
 			continue
 		case <-timer.C:

@@ -108,12 +108,14 @@ func (m *Mesh) end() {
 func (m *Mesh) leave(here *membership) error {
 	here.stop()
 	said := bye{MeshID: m.cfg.Secrets.MeshID, Issued: m.now()}.encode(m.cfg.Identity)
-	for _, t := range m.peers.alive() {
+	alive := m.peers.alive()
+	for _, t := range alive {
 		m.pusher.to(t.node, said)
 	}
 	if err := here.ml.Leave(leaveTime); err != nil {
 		m.cfg.Logger.Debug("the goodbye did not reach everybody", "error", err)
 	}
+	m.leaveEach(alive)
 	here.events.over.Store(true)
 	err := here.ml.Shutdown()
 	here.tasks.Wait()
@@ -121,6 +123,22 @@ func (m *Mesh) leave(here *membership) error {
 		return fmt.Errorf("close the mesh port: %w", err)
 	}
 	return nil
+}
+
+// leaveEach tells each of our peers what memberlist's Leave has told some of them: the others would hear of our new
+// address, which they cannot take yet, before they hear of the leave.
+func (m *Mesh) leaveEach(peers []target) {
+	tr, name := m.tr.Load(), m.id.String()
+	packet, err := tr.guard.seal(mlDead, mlAccusation{Incarnation: m.ceiling.heardMost(), Node: name, From: name})
+	if err != nil {
+		m.cfg.Logger.Debug("cannot tell that this node leaves", "error", err)
+		return
+	}
+	for _, t := range peers {
+		if _, err := tr.WriteToAddress(packet, t.node.FullAddress()); err != nil {
+			m.cfg.Logger.Debug("cannot tell a member that this node leaves", "id", t.id.String(), "error", err)
+		}
+	}
 }
 
 // open creates the transport, and memberlist on it. Others reach this node at advertise; port 0 stands for the bound

@@ -78,6 +78,11 @@ func TestAddressesComeAndChange(t *testing.T) {
 	if s := b.status(t); len(s.Problems) > 0 || s.Mesh.Alive != 2 {
 		t.Errorf("%d alive, problems %q", s.Mesh.Alive, s.Problems)
 	}
+	b.kill(t)
+	b.ip(t, "addr add "+b.Mesh6.String()+"/64 dev mesh0 nodad")
+	b.ip(t, "addr del "+next.String()+"/64 dev mesh0")
+	b.start(t)
+	m.cross(t, "killed, and back at another address")
 }
 
 // A node behind NAT advertises the address that its machine knows, at which nobody reaches it. It learns from a member
