@@ -178,6 +178,8 @@ func TestExpireWakesForAnEarlierEnd(t *testing.T) {
 		wakes := func(after time.Duration) {
 			t.Helper()
 			synctest.Wait()
+			s.mu.Lock()
+			defer s.mu.Unlock()
 			if !s.wakeAt.Equal(begin.Add(after)) {
 				t.Errorf("sleeps until %v, want %v", s.wakeAt.Sub(begin), after)
 			}
