@@ -18,6 +18,7 @@ type fake struct {
 	replaces int
 	batches  [][]Update
 	problems []string
+	blind    error // what Check returns
 
 	onReplace, onApply, onExcept func() error
 
@@ -125,6 +126,9 @@ func (f *fake) Check(context.Context) ([]string, error) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.blind != nil {
+		return nil, f.blind
+	}
 	if f.flushed {
 		return append(slices.Clone(f.problems), "the sets of exceptions were emptied"), nil
 	}

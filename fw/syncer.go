@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -90,6 +92,7 @@ type Status struct {
 
 	Unsavable   bool      // `nft list ruleset` prints the rules in a form that cannot be loaded again
 	LetsThrough string    // which packets cannot be dropped on this machine, and why; "" = none
+	Problem     string    // what is wrong now; "" = nothing
 	LastError   string    // the last thing that went wrong, or still is; "" = nothing yet
 	LastErrorAt time.Time // UTC, ms
 	LastReplace time.Duration
@@ -116,6 +119,8 @@ type Syncer struct {
 	inbox   inbox
 	st      Status
 	lasting string // what is wrong until something changes; "" = nothing
+	partly  string // what the last full load, or a batch since, has left undone
+	trouble string // what failed and has not succeeded since
 	behind  bool   // the last load failed
 }
 
@@ -209,6 +214,7 @@ func (s *Syncer) Status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.st
+	st.Problem = strings.Join(slices.DeleteFunc([]string{s.lasting, s.partly, s.trouble}, func(p string) bool { return p == "" }), "; ")
 	switch {
 	case s.lasting != "" && st.LastError != "":
 		st.LastError = s.lasting + "; last error: " + st.LastError

@@ -96,6 +96,40 @@ func TestWhatHasNoRoomIsSaidAndComesInLater(t *testing.T) {
 	})
 }
 
+// What went wrong once stayed a problem in status for ever.
+func TestAProblemThatIsOverIsNone(t *testing.T) {
+	broken := errors.New("no such set")
+	for _, tt := range []struct {
+		name  string
+		fail  func(*fake)
+		begin func(*bench)
+		mend  func(*fake)
+	}{
+		{"ok: a check", func(f *fake) { f.blind = broken }, func(b *bench) { b.pass(DefaultCheckEvery + time.Second) }, func(f *fake) { f.blind = nil }},
+		{"ok: a check, then something to repair", func(f *fake) { f.blind = broken }, func(b *bench) { b.pass(DefaultCheckEvery + time.Second) }, func(f *fake) {
+			f.blind, f.flushed = nil, true
+		}},
+		{"ok: a batch and the load after it", func(f *fake) { f.onApply = func() error { return broken }; f.onReplace = f.onApply },
+			func(b *bench) { b.submit(b.ban("192.0.2.1/32")); b.pass(time.Second) }, func(f *fake) { f.onApply, f.onReplace = nil, nil }},
+		{"ok: a load that worked only in part", func(f *fake) { f.onReplace = func() error { return &PartialError{Why: broken.Error()} } },
+			func(b *bench) { _ = b.Replace(b.Context()) }, func(f *fake) { f.onReplace, f.flushed = nil, true }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			withSyncer(t, nil, func(b *bench) {
+				b.fake.set(tt.fail)
+				tt.begin(b)
+				if p := b.Status().Problem; !strings.Contains(p, broken.Error()) {
+					b.Errorf("problem %q", p)
+				}
+				b.fake.set(tt.mend)
+				b.pass(2 * DefaultCheckEvery)
+				b.expect("problem", b.Status().Problem, "")
+				b.expect("last error is kept", strings.Contains(b.Status().LastError, broken.Error()), true)
+			})
+		})
+	}
+}
+
 // Bans that the backend refused used to be counted as enforced, and nobody could ask which ones.
 func TestWhatIsRefusedIsNamed(t *testing.T) {
 	withSyncer(t, func(f *fake) Backend { f.room = 2; return f }, func(b *bench) {

@@ -175,6 +175,9 @@ func (s *Syncer) apply(ctx context.Context, updates []Update, waiting []done) {
 	for try := 0; ; try++ {
 		now = time.Now()
 		err = alsoRefused(s.cfg.Backend.Apply(ctx, now, updates), refused)
+		if err == nil && try > 0 {
+			s.succeeded()
+		}
 		if err == nil || isPartial(err) || !isTemporary(err) || try == applyRetries {
 			break
 		}
@@ -321,6 +324,7 @@ func (s *Syncer) check(ctx context.Context) {
 		_ = s.reload(ctx) // there may be room for entries that had none
 	default:
 		w.mark = mark
+		s.succeeded()
 	}
 }
 
@@ -393,6 +397,7 @@ func (s *Syncer) reload(ctx context.Context) error {
 	s.bringBack()
 	s.putBack(l.replay)
 	s.mu.Lock()
+	s.partly, s.trouble = "", ""
 	s.st.Replaces++
 	s.st.LastReplace = now.Sub(start)
 	if w.mending != nil {
@@ -468,32 +473,6 @@ func (s *Syncer) count() {
 		s.cfg.Logger.Warn("the firewall does not hold all bans", "problem", problem)
 	}
 	s.lasting = problem
-}
-
-// told keeps what a *PartialError says beyond which entries were refused.
-func (s *Syncer) told(err error) {
-	var partial *PartialError
-	if errors.As(err, &partial) && (len(partial.Refused) == 0 || partial.Why != partial.Refused[0].Why) {
-		s.failed("the firewall works only in part", err)
-	}
-}
-
-func (s *Syncer) fellBehind(behind bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.behind = behind
-}
-
-// failed counts and keeps an error, unless it only says that Run has ended.
-func (s *Syncer) failed(what string, err error) {
-	if errors.Is(err, context.Canceled) {
-		return
-	}
-	s.cfg.Logger.Warn("a firewall step failed", "step", what, "err", err)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.st.Failures++
-	s.st.LastError, s.st.LastErrorAt = what+": "+err.Error(), time.Now().UTC().Truncate(time.Millisecond)
 }
 
 // maxLast bounds the map that coalesce keeps between calls.

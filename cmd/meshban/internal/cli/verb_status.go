@@ -188,9 +188,6 @@ func (c *command) status(ctx *cli.Context) error {
 	if s.Firewall.LeavesOut != "" {
 		fw = append(fw, s.Firewall.LeavesOut)
 	}
-	if s.Firewall.LastError != "" {
-		fw = append(fw, "last error: "+s.Firewall.LastError)
-	}
 	field(c.out, "firewall", fw...)
 	field(c.out, "lines", fmt.Sprintf("%s accepted, %s ignored, %s, %s emitted%s", count(s.Lines.Accepted),
 		count(s.Lines.Ignored), plural(int(s.Lines.Echoes), "echo", "echoes"), count(s.Lines.Emitted), in(s.Lines.File)),

@@ -325,7 +325,7 @@ func (d *Daemon) localStatus() control.Status {
 	}
 	problem("trust", d.distrust)
 	problem(string(mesh.ProblemKey), keyProblem(d.mesh.KeyStatus(), d.names))
-	problem("firewall", kernel.LastError)
+	problem("firewall", kernel.Problem)
 	if kernel.LetsThrough != "" {
 		problem("firewall", kernel.LetsThrough+"; install it, or have meshban use nftables (firewall.backends in meshban.yaml)")
 	}
