@@ -114,16 +114,7 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 		}
 	}
 	for _, f := range findings[:min(len(findings), control.MaxFindings-len(before))] {
-		out := control.Finding{
-			Kind: f.Kind.String(), Prefix: f.Prefix, Ports: f.Ports.String(), Issued: f.Issued, Until: f.Until,
-			Reason: f.Reason, Source: f.Source, Status: f.Status,
-		}
-		if f.Origin != (ban.Origin{}) {
-			out.Origin, out.OriginID = d.names.of(f.Origin), f.Origin.String()
-		}
-		if f.By != (ban.Origin{}) {
-			out.Status = strings.ReplaceAll(out.Status, f.By.Short(), d.names.of(f.By))
-		}
+		out := d.finding(f)
 		if f.Kind == ban.KindBan && strings.HasPrefix(f.Status, ban.StateEnforced.String()) {
 			not := d.notTaken(f.Prefix, f.Ports)
 			if left := d.fw.LeftOut(f.Prefix); not != "" {
@@ -165,6 +156,21 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 		reply.Summary = fmt.Sprintf("This node lets %s through: %s.", show(prefix), letThrough(prefix, reply.Findings, inside))
 	}
 	return reply, banned
+}
+
+// finding returns a record of the table as why shows it, with the names of nodes.
+func (d *Daemon) finding(f ban.Finding) control.Finding {
+	out := control.Finding{
+		Kind: f.Kind.String(), Prefix: f.Prefix, Ports: f.Ports.String(), Issued: f.Issued, Until: f.Until,
+		Reason: f.Reason, Source: f.Source, Status: f.Status,
+	}
+	if f.Origin != (ban.Origin{}) {
+		out.Origin, out.OriginID = d.names.of(f.Origin), f.Origin.String()
+	}
+	if f.By != (ban.Origin{}) {
+		out.Status = strings.ReplaceAll(out.Status, f.By.Short(), d.names.of(f.By))
+	}
+	return out
 }
 
 // maxInside bounds how far why counts the bans inside a prefix.
