@@ -3,14 +3,12 @@ package enforce
 import (
 	"fmt"
 	"net/netip"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
-	"github.com/meshban/meshban/cmd/meshban/internal/store"
 )
 
 // offender is a memory of offences with its own clock.
@@ -22,17 +20,9 @@ type offender struct {
 
 func newOffender(t *testing.T) *offender {
 	t.Helper()
-	s, err := store.Open(filepath.Join(t.TempDir(), "store.db"), store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	})
 	o := &offender{now: time.UnixMilli(1_800_000_000_000), memory: time.Hour}
-	if o.Offences, err = newOffences(s, o.now, o.memory); err != nil {
+	var err error
+	if o.Offences, err = newOffences(openStore(t), o.now, o.memory); err != nil {
 		t.Fatal(err)
 	}
 	return o

@@ -185,12 +185,12 @@ func TestExpireWakesForAnEarlierEnd(t *testing.T) {
 			}
 		}
 		wakes(expiryIdle)
-		time.Sleep(time.Second)
+		<-time.After(time.Second) // of the bubble
 		s.merge(time.Now(), record(begin, peer, 1, ban.KindBan, time.Hour))
 		wakes(expiryIdle) // it was not woken
 		s.merge(time.Now(), record(begin, peer, 2, ban.KindBan, 10*time.Second))
 		wakes(10 * time.Second)
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		synctest.Wait()
 		if len(ended) != 1 || ended[0] != 10*time.Second {
 			t.Errorf("ended after %v, want 10s", ended)
