@@ -29,7 +29,6 @@ require (
 	github.com/VictoriaMetrics/metrics v1.35.1
 	github.com/google/btree v1.1.3
 	go4.org/netipx v0.0.0-20260823151212-3075585bcbeb
-	go4.org/netipx v0.0.0-20260823151212-3075585bcbeb
 	golang.org/x/time v0.16.0
 )
 

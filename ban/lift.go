@@ -58,7 +58,8 @@ type Lifting struct {
 	own      []Op // revokes of this node's own bans
 	revoking bool // the revokes are used, so the marks leave this node out
 	groups   map[pkey]map[Origin]word
-	order    []pkey // of groups not returned yet
+	order    []pkey // of groups not returned yet, each with something to lift
+	listed   map[pkey]bool
 }
 
 // Lift begins to lift everything inside op's prefix: bans if op is an unban, allows if it is an unallow. No op is wider
@@ -73,7 +74,8 @@ func (t *Table) Lift(op Op, min4, min6 int) (*Lifting, error) {
 		b = &t.allows
 	}
 	return &Lifting{
-		t: t, op: op, b: b, walk: newWalk(b, keyOf(op.Prefix)), shortest: t.shortest(op, min4, min6), groups: make(map[pkey]map[Origin]word),
+		t: t, op: op, b: b, walk: newWalk(b, keyOf(op.Prefix)), shortest: t.shortest(op, min4, min6),
+		groups: make(map[pkey]map[Origin]word), listed: make(map[pkey]bool),
 	}, nil
 }
 
@@ -116,16 +118,20 @@ func (l *Lifting) onlyOwn() bool {
 	return l.OneOfMany && len(l.own) == 1 && len(l.order) == 1 && len(l.groups[l.order[0]]) == 1
 }
 
-// look notes what is said about entry i.
+// look notes what is said about entry i. What another node has lifted alone is no reason for an op, but an op that there
+// is a reason for lifts it too: it stays lifted if that node is revoked.
 func (l *Lifting) look(now time.Time, b *book, i uint32) {
 	t, e := l.t, b.entries.at(i)
 	for j := e.recs; j != 0; {
 		x := b.recs.at(j)
 		j = x.next
-		if x.until <= millis(now) || !t.counts(b, e, x) && !t.liftedByOther(b, e, x) {
+		inForce := t.counts(b, e, x)
+		if x.until <= millis(now) || !inForce && !t.liftedByOther(b, e, x) {
 			continue
 		}
-		if s := t.speakers.at(x.speaker); s.origin == t.self && b == &t.bans {
+		// Where an unban of another node is held for the operator, an own ban stays in force until this node lifts it too.
+		own := b == &t.bans && t.speakers.at(x.speaker).origin == t.self
+		if own {
 			l.own = append(l.own, Op{
 				Kind: KindRevoke, Prefix: e.key().prefix(), Ports: t.portsAt(e.ports), Until: fromMillis(x.until).Add(ClockSkew),
 				Reason: l.op.Reason, Source: l.op.Source,
@@ -134,16 +140,21 @@ func (l *Lifting) look(now time.Time, b *book, i uint32) {
 		k := l.group(e.key())
 		if l.groups[k] == nil {
 			l.groups[k] = make(map[Origin]word)
+		}
+		if (inForce || own) && !l.listed[k] {
+			l.listed[k] = true
 			l.order = append(l.order, k)
 		}
 		t.hear(l.groups[k], x)
 	}
 }
 
-// liftedByOther reports whether x is a ban of this node that another node's unban cancels. Where that unban is held for
-// the operator, the ban stays in force until this node lifts it too.
+// liftedByOther reports whether another node's unban or unallow cancels x.
 func (t *Table) liftedByOther(b *book, e *entry, x *rec) bool {
-	if b != &t.bans || x.kind != KindBan || x.hold == HoldDropped || t.speakers.at(x.speaker).origin != t.self {
+	if x.kind != KindBan && x.kind != KindAllow || x.hold == HoldDropped {
+		return false
+	}
+	if _, void := t.withdrawn[t.speakers.at(x.speaker).origin]; void {
 		return false
 	}
 	i := t.strikeAt(b, e, x)

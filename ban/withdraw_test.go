@@ -1,6 +1,7 @@
 package ban
 
 import (
+	"errors"
 	"maps"
 	"strings"
 	"testing"
@@ -87,5 +88,27 @@ func TestUnbanAfterAVoidOne(t *testing.T) {
 	}
 	if left := enforcedOf(table); len(left) > 0 {
 		t.Errorf("enforced: %v", left)
+	}
+}
+
+// What a node had lifted came back with its revocation, although another node had lifted the same address since.
+func TestUnbanHoldsWithoutTheOneBefore(t *testing.T) {
+	table := newTable(t, Config{Self: self})
+	table.Merge(tick(0), []Record{
+		record(peerA, 1, KindBan, "192.0.2.7", 600), record(peerB, 1, KindUnban, "192.0.2.7", 900, marks(upTo(peerA, 1))),
+	})
+	if _, err := table.UnbanOps(tick(1), pfx("192.0.2.7"), "", ""); !errors.Is(err, ErrNotFound) {
+		t.Errorf("there was nothing to lift: %v", err)
+	}
+	table.Merge(tick(1), single(record(peerC, 1, KindBan, "192.0.2.7", 600)))
+	ops, err := table.UnbanOps(tick(2), pfx("192.0.2.7"), "", "")
+	if err != nil || len(ops) != 1 {
+		t.Fatalf("%v, %v", ops, err)
+	}
+	if changes := table.Merge(tick(2), single(record(self, 1, KindUnban, "192.0.2.7", 900, marks(ops[0].Marks...)))); len(changes) != 1 || !changes[0].Lift {
+		t.Errorf("not lifted: %+v", changes)
+	}
+	if changes, _ := table.Withdraw(peerB, Withdrawal{"revoked", tick(3)}, 0, 100); len(changes) > 0 {
+		t.Errorf("back: %+v", changes)
 	}
 }
