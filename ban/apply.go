@@ -18,13 +18,13 @@ func (t *Table) causeOf(r *Record) cause {
 	return cause{kind: r.Kind, origin: r.Origin, issued: millis(r.Issued), words: words{r.Reason, r.Source}}
 }
 
-func (t *Table) causeOfRec(x *rec) cause {
-	return cause{kind: x.kind, origin: t.speakers.at(x.speaker).origin, issued: x.issued, words: t.wordsAt(x.words)}
+func (t *Table) causeOfRec(x *claim) cause {
+	return cause{kind: x.kind, origin: t.epochs.at(x.epoch).origin, issued: x.issued, words: t.wordsAt(x.words)}
 }
 
 // A touched entry is one that the running call may have changed.
 type touched struct {
-	book  *book
+	book  *recordSet
 	entry uint32
 	state State // before the call
 	until int64 // before the call
@@ -33,7 +33,7 @@ type touched struct {
 }
 
 // touch re-examines entry i after records that affect it changed.
-func (t *Table) touch(b *book, i uint32, c cause) {
+func (t *Table) touch(b *recordSet, i uint32, c cause) {
 	e := b.entries.at(i)
 	if n := int(e.touch); n >= len(t.touched) || t.touched[n].book != b || t.touched[n].entry != i {
 		e.touch = uint32(len(t.touched))
@@ -69,14 +69,14 @@ func (t *Table) sheltered(k pkey) bool {
 	return false
 }
 
-// wakeLater schedules another look at rec i, which does not count, for when the strike that cancels it ends.
-func (t *Table) wakeLater(b *book, e *entry, i uint32) {
-	x := b.recs.at(i)
-	if b.cancels.strikes.live == 0 || x.kind != KindBan && x.kind != KindAllow {
+// wakeLater schedules another look at claim i, which does not count, for when the cancel mark that cancels it ends.
+func (t *Table) wakeLater(b *recordSet, e *entry, i uint32) {
+	x := b.claims.at(i)
+	if b.cancels.marks.live == 0 || x.kind != KindBan && x.kind != KindAllow {
 		return
 	}
-	if s := t.strikeAt(b, e, x); s != 0 && b.cancels.strikes.at(s).until < x.until {
-		b.wakes.wake(i, b.cancels.strikes.at(s).until)
+	if s := t.cancelMarkOf(b, e, x); s != 0 && b.cancels.marks.at(s).until < x.until {
+		b.wakes.wake(i, b.cancels.marks.at(s).until)
 	}
 }
 
@@ -85,7 +85,7 @@ func (t *Table) noteAllow(i uint32, inForce bool) {
 	if inForce == t.inForce[i] {
 		return
 	}
-	o := t.speakers.at(t.allows.recs.at(i).speaker).origin
+	o := t.epochs.at(t.allows.claims.at(i).epoch).origin
 	if inForce {
 		t.inForce[i] = true
 		t.allowsOf[o]++
@@ -102,7 +102,7 @@ func (t *Table) AllowsOf(o Origin) int { return t.allowsOf[o] }
 
 // judge returns the state that an entry's records add up to and, if that is StateEnforced, when it ends. An allow in
 // force is StateEnforced too.
-func (t *Table) judge(b *book, e *entry) (State, int64) {
+func (t *Table) judge(b *recordSet, e *entry) (State, int64) {
 	t.looked++
 	quorum := t.quorum.Origins
 	if b == &t.allows {
@@ -112,8 +112,8 @@ func (t *Table) judge(b *book, e *entry) (State, int64) {
 	others := buf[:0] // the latest ends of other origins, latest first, at most quorum of them
 	var own int64
 	n, held := 0, 0
-	for i := e.recs; i != 0; {
-		x, id := b.recs.at(i), i
+	for i := e.claims; i != 0; {
+		x, id := b.claims.at(i), i
 		i = x.next
 		counts := t.counts(b, e, x)
 		if b == &t.allows {
@@ -128,7 +128,7 @@ func (t *Table) judge(b *book, e *entry) (State, int64) {
 			continue
 		}
 		n++
-		if t.speakers.at(x.speaker).origin == t.self {
+		if t.epochs.at(x.epoch).origin == t.self {
 			own = x.until
 			continue
 		}
@@ -157,18 +157,18 @@ func (t *Table) judge(b *book, e *entry) (State, int64) {
 	return StateEnforced, until
 }
 
-// counts reports whether rec x of entry e is a ban or allow that is neither cancelled nor dropped and whose origin is
+// counts reports whether claim x of entry e is a ban or allow that is neither cancelled nor dropped and whose origin is
 // not withdrawn. It may be held.
-func (t *Table) counts(b *book, e *entry, x *rec) bool {
+func (t *Table) counts(b *recordSet, e *entry, x *claim) bool {
 	if x.kind != KindBan && x.kind != KindAllow || x.hold == HoldDropped {
 		return false
 	}
 	if len(t.withdrawn) > 0 {
-		if _, void := t.withdrawn[t.speakers.at(x.speaker).origin]; void {
+		if _, void := t.withdrawn[t.epochs.at(x.epoch).origin]; void {
 			return false
 		}
 	}
-	return t.strikeAt(b, e, x) == 0
+	return t.cancelMarkOf(b, e, x) == 0
 }
 
 // allowed reports whether the never-ban list or an allow contains k.
@@ -203,7 +203,7 @@ func (t *Table) finish(dst []Change) []Change {
 		if c, ok := t.change(w, e); ok {
 			dst = append(dst, c)
 		}
-		if e.recs == 0 {
+		if e.claims == 0 {
 			t.close(w.book, w.entry)
 		}
 	}
@@ -253,7 +253,7 @@ func (t *Table) change(w *touched, e *entry) (c Change, ok bool) {
 	takes := from.kind == KindRevoke || from.kind == KindUnban
 	switch c.Event {
 	case EventBan, EventPending, EventHeld, EventRefresh:
-		lead := w.book.recs.at(t.leading(w.book, e))
+		lead := w.book.claims.at(t.leading(w.book, e))
 		// The entry may also have surfaced because something else ended; then report the ban itself.
 		if from.ending || from.kind != KindBan && !(takes && c.Event == EventRefresh) {
 			from = t.causeOfRec(lead)
@@ -287,11 +287,11 @@ func lifted(s State, expiring bool) Event {
 
 // leading returns the live ban or allow of the entry that lasts longest, or 0. It returns a held one only if all are
 // held. Nodes with the same records choose the same one.
-func (t *Table) leading(b *book, e *entry) uint32 {
+func (t *Table) leading(b *recordSet, e *entry) uint32 {
 	var lead uint32
-	for i := e.recs; i != 0; {
-		x := b.recs.at(i)
-		if t.counts(b, e, x) && (lead == 0 || t.leads(x, b.recs.at(lead))) {
+	for i := e.claims; i != 0; {
+		x := b.claims.at(i)
+		if t.counts(b, e, x) && (lead == 0 || t.leads(x, b.claims.at(lead))) {
 			lead = i
 		}
 		i = x.next
@@ -299,7 +299,7 @@ func (t *Table) leading(b *book, e *entry) uint32 {
 	return lead
 }
 
-func (t *Table) leads(x, y *rec) bool {
+func (t *Table) leads(x, y *claim) bool {
 	if x.hold.Waits() != y.hold.Waits() {
 		return y.hold.Waits()
 	}
@@ -310,10 +310,10 @@ func (t *Table) leads(x, y *rec) bool {
 }
 
 // sooner reports whether x comes before y, by issue time, then by origin.
-func (t *Table) sooner(x, y *rec) bool {
+func (t *Table) sooner(x, y *claim) bool {
 	if x.issued != y.issued {
 		return x.issued < y.issued
 	}
-	a, b := t.speakers.at(x.speaker), t.speakers.at(y.speaker)
+	a, b := t.epochs.at(x.epoch), t.epochs.at(y.epoch)
 	return bytes.Compare(a.origin[:], b.origin[:]) < 0
 }

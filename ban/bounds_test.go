@@ -14,7 +14,7 @@ import (
 
 // These tests check the bounds in the package's doc by counting what the table examines. None of them looks at a clock.
 
-// counted returns how many entries and how many strikes the table examines while f runs.
+// counted returns how many entries and how many cancel marks the table examines while f runs.
 func counted(tb *Table, f func()) (looked, steps uint64) {
 	looked, steps = tb.looked, tb.steps
 	f()
@@ -52,8 +52,8 @@ func drain(t *testing.T, tb *Table, now time.Time) (most uint64) {
 	return most
 }
 
-// withdraw withdraws o in slices of n. It returns how many entries and strikes that examined, and the most entries in
-// one slice.
+// withdraw withdraws o in slices of n. It returns how many entries and cancel marks that examined, and the most entries
+// in one slice.
 func withdraw(t rapid.TB, tb *Table, o Origin, n int) (looked, steps, most uint64) {
 	t.Helper()
 	for cursor, more := uint32(0), true; more; more = cursor != 0 {
@@ -96,7 +96,7 @@ func TestRevokeIsNoBomb(t *testing.T) {
 				}
 				looked, steps, _ := withdraw(t, tb, peerA, 256)
 				if looked > bans+256 || steps > 20*(bans*maxFront+unbans) {
-					t.Errorf("looked at %d entries and %d strikes", looked, steps)
+					t.Errorf("looked at %d entries and %d cancel marks", looked, steps)
 				}
 				if n := tb.Counts().Active; n != bans {
 					t.Errorf("%d count again, want %d", n, bans)
@@ -214,38 +214,38 @@ func TestCancelsAreBounded(t *testing.T) {
 		switch err := g.Admit(base, tb, &r); {
 		case err == nil:
 			tb.Merge(base, single(r))
-		case errors.As(err, &policy) && policy.Rule == RuleStrikes:
+		case errors.As(err, &policy) && policy.Rule == RuleCancelMarks:
 			refused++
 		default:
 			t.Fatal(err)
 		}
 	}
-	for i := range 1000 { // one target: a strike goes if another dominates it
+	for i := range 1000 { // one target: a cancel mark goes if another dominates it
 		say(record(peerA, i+1, KindUnban, "192.0.2.7", 5000+i, seenAt(0), marks(upTo(peerB, uint64(i+1)))))
 	}
-	if n := tb.StrikesOf(peerA); n != 1 || refused != 0 {
-		t.Fatalf("%d strikes at one target, %d refused", n, refused)
+	if n := tb.CancelMarksOf(peerA); n != 1 || refused != 0 {
+		t.Fatalf("%d cancel marks at one target, %d refused", n, refused)
 	}
-	for i := range 1000 { // and of strikes that do not dominate each other, only so many stay
+	for i := range 1000 { // and of cancel marks that do not dominate each other, only so many stay
 		say(record(peerA, i+2000, KindUnban, "192.0.2.8", 5000-i, seenAt(0), marks(upTo(peerB, uint64(i+1)))))
 	}
-	if n := tb.StrikesOf(peerA); n != 1+maxFront || refused != 1000-maxFront {
-		t.Fatalf("%d strikes at two targets, %d refused", n, refused)
+	if n := tb.CancelMarksOf(peerA); n != 1+maxFront || refused != 1000-maxFront {
+		t.Fatalf("%d cancel marks at two targets, %d refused", n, refused)
 	}
 	refused = 0
 	before := heapBytes()
-	for i := range MaxStrikes/MaxMarks + 10 {
+	for i := range MaxCancelMarks/MaxMarks + 10 {
 		r := record(peerC, i+1, KindUnban, "192.0.2.0/24", 5000, seenAt(0), because(fmt.Sprint("reason ", i)))
 		for j := range MaxMarks {
 			r.Marks = append(r.Marks, upTo(origin(i*MaxMarks+j), 1))
 		}
 		say(r)
 	}
-	if n := tb.StrikesOf(peerC); n != MaxStrikes || refused != 10 {
-		t.Errorf("%d strikes of one origin, %d refused", n, refused)
+	if n := tb.CancelMarksOf(peerC); n != MaxCancelMarks || refused != 10 {
+		t.Errorf("%d cancel marks of one origin, %d refused", n, refused)
 	}
-	if each := (heapBytes() - before) / MaxStrikes; each > 256 {
-		t.Errorf("a strike takes %d bytes", each)
+	if each := (heapBytes() - before) / MaxCancelMarks; each > 256 {
+		t.Errorf("a cancel mark takes %d bytes", each)
 	}
 	if err := sound(tb); err != nil {
 		t.Error(err)
@@ -432,11 +432,11 @@ func TestJudgingALiftIsBounded(t *testing.T) {
 	}
 }
 
-// A node could not take back more than MaxStrikes of its own bans one by one: peers refused the rest, and the command
-// said that all were lifted. A revoke is now judged without examining any other entry.
+// A node could not take back more than MaxCancelMarks of its own bans one by one: peers refused the rest, and the
+// command said that all were lifted. A revoke is now judged without examining any other entry.
 func TestManyOwnBansAreTakenBackForNothing(t *testing.T) {
 	t.Parallel()
-	const n = MaxStrikes + 1000
+	const n = MaxCancelMarks + 1000
 	caps := wideCaps
 	caps.Allowance = Allowance{Rate: 1, Burst: 1, Bulk: n}
 	g, home, peer := newGate(caps, caps.Allowance), newTable(t, Config{}), newTable(t, Config{})
@@ -468,8 +468,8 @@ func TestManyOwnBansAreTakenBackForNothing(t *testing.T) {
 			t.Fatalf("%d: looked at %d entries", i, looked)
 		}
 	}
-	if c := peer.Counts(); c.Active != 0 || peer.StrikesOf(peerA) != 0 {
-		t.Errorf("%+v, %d marks", c, peer.StrikesOf(peerA))
+	if c := peer.Counts(); c.Active != 0 || peer.CancelMarksOf(peerA) != 0 {
+		t.Errorf("%+v, %d marks", c, peer.CancelMarksOf(peerA))
 	}
 	// If others ban it too, a mark lifts both.
 	home.Merge(base, single(record(peerB, 1, KindBan, address6(0).String(), 90_000)))

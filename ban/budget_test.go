@@ -40,8 +40,8 @@ func TestNoSequenceCostsMoreThanItsAllowance(t *testing.T) {
 		if most := uint64(perOp*ops + 3*(burst+2*perHour) + perOp); looked > most {
 			rt.Fatalf("%d ops had %d entries looked at, at most %d", ops, looked, most)
 		}
-		if tb.RecordsOf(peerA) > 2*caps.Active || tb.StrikesOf(peerA) > MaxStrikes || tb.AllowsOf(peerA) > MaxAllows {
-			rt.Fatalf("%d records, %d strikes, %d allows", tb.RecordsOf(peerA), tb.StrikesOf(peerA), tb.AllowsOf(peerA))
+		if tb.RecordsOf(peerA) > 2*caps.Active || tb.CancelMarksOf(peerA) > MaxCancelMarks || tb.AllowsOf(peerA) > MaxAllows {
+			rt.Fatalf("%d records, %d cancel marks, %d allows", tb.RecordsOf(peerA), tb.CancelMarksOf(peerA), tb.AllowsOf(peerA))
 		}
 		if err := sound(tb); err != nil {
 			rt.Fatal(err)
@@ -141,7 +141,7 @@ func TestBytesKept(t *testing.T) {
 			if each > 2*c.each { // slices and maps grow by doubling
 				t.Errorf("%d bytes are kept for each, the doc says %d", each, c.each)
 			}
-			if tb.RecordsOf(peerA)+tb.StrikesOf(peerA) != n {
+			if tb.RecordsOf(peerA)+tb.CancelMarksOf(peerA) != n {
 				t.Error("some are not kept")
 			}
 		})

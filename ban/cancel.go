@@ -6,16 +6,17 @@ import (
 	"strings"
 )
 
-// maxFront bounds how many strikes one origin has at one target, none dominating another. UnbanOps needs only one.
+// maxFront bounds how many cancel marks one origin has at one target, none dominating another. UnbanOps needs only one.
 const maxFront = 16
 
-// The cancels of a book are the strikes of its unbans or unallows. Of one origin's strikes at one target, only those
-// that no other dominates are kept. Dropping the rest changes nothing at any time, so merging is a union.
+// The cancels of a record set are the cancel marks of its unbans or unallows. Of one origin's cancel marks at one
+// target, only those that no other dominates are kept. Dropping the rest changes nothing at any time, so merging is a
+// union.
 type cancels struct {
-	strikes slab[strike]
-	first   map[target]uint32 // the head of each target's chain
-	forms   formCount         // of the targets' prefixes
-	ends    timeline          // may hold marks of removed strikes
+	marks arena[cancelMark]
+	first map[target]uint32 // the head of each target's chain
+	forms formCount         // of the targets' prefixes
+	ends  expiryHeap        // may hold marks of removed cancel marks
 }
 
 // A target is what one mark of a cancel is about: one origin's records inside a prefix.
@@ -27,9 +28,9 @@ type target struct {
 
 func (k *target) key() pkey { return pkey{k.hi, k.lo, k.form} }
 
-// A strike cancels the records of its target up to (epoch, seq) unless they were issued after it by more than the clock
-// skew. It takes 72 bytes, and about 90 more in the indexes.
-type strike struct {
+// A cancelMark cancels the records of its target up to (epoch, seq) unless they were issued after it by more than the
+// clock skew. It takes 72 bytes, and about 90 more in the indexes.
+type cancelMark struct {
 	target
 	epoch, seq    uint64
 	issued, until int64  // Unix milliseconds
@@ -39,19 +40,19 @@ type strike struct {
 }
 
 // covers reports whether the version (epoch, seq) of the origin that s is about is under its mark.
-func (s *strike) covers(epoch, seq uint64) bool {
+func (s *cancelMark) covers(epoch, seq uint64) bool {
 	return epoch < s.epoch || epoch == s.epoch && seq <= s.seq
 }
 
-// parties numbers the origins that strikes are by or about.
+// parties numbers the origins that cancel marks are by or about.
 type parties struct {
-	pool[Origin]
-	said []uint32 // how many strikes are by each
+	internTable[Origin]
+	said []uint32 // how many cancel marks are by each
 	void []bool   // whether each is withdrawn
 }
 
 // dominates reports whether s makes x, of the same origin and target, redundant.
-func (t *Table) dominates(s, x *strike) bool {
+func (t *Table) dominates(s, x *cancelMark) bool {
 	switch {
 	case !s.covers(x.epoch, x.seq) || s.until < x.until || s.issued < x.issued:
 		return false
@@ -72,15 +73,15 @@ func (t *Table) party(o Origin) uint32 {
 	return i
 }
 
-// setVoid records whether the strikes by o are void.
+// setVoid records whether the cancel marks by o are void.
 func (t *Table) setVoid(o Origin, void bool) {
 	if i, ok := t.parties.ids[o]; ok {
 		t.parties.void[i] = void
 	}
 }
 
-// StrikesOf returns how many marks of o's unbans and unallows the table holds.
-func (t *Table) StrikesOf(o Origin) int {
+// CancelMarksOf returns how many marks of o's unbans and unallows the table holds.
+func (t *Table) CancelMarksOf(o Origin) int {
 	if i, ok := t.parties.ids[o]; ok {
 		return int(t.parties.said[i])
 	}
@@ -88,13 +89,13 @@ func (t *Table) StrikesOf(o Origin) int {
 }
 
 // addCancel merges a cancel that counts. It reports whether it may cancel more than before.
-func (t *Table) addCancel(b *book, r *Record) (further bool) {
+func (t *Table) addCancel(b *recordSet, r *Record) (further bool) {
 	for _, m := range r.Marks {
-		s := strike{
+		s := cancelMark{
 			epoch: m.Epoch, seq: m.Seq, issued: millis(r.Issued), until: millis(r.Until), words: t.getWords(r.Reason, r.Source),
 			by: t.party(r.Origin), target: targetOf(r, t.party(m.Origin)),
 		}
-		added, reaches := t.addStrike(b, &s)
+		added, reaches := t.addCancelMark(b, &s)
 		if !added {
 			t.letGo(&s)
 		}
@@ -108,18 +109,18 @@ func targetOf(r *Record, about uint32) target {
 	return target{k.hi, k.lo, about, k.form}
 }
 
-// letGo releases what a strike refers to.
-func (t *Table) letGo(s *strike) {
+// letGo releases what a cancel mark refers to.
+func (t *Table) letGo(s *cancelMark) {
 	t.putWords(s.words)
 	t.parties.put(s.by)
 	t.parties.put(s.about)
 }
 
-func (t *Table) addStrike(b *book, s *strike) (added, further bool) {
+func (t *Table) addCancelMark(b *recordSet, s *cancelMark) (added, further bool) {
 	c := &b.cancels
 	front, further := 0, !t.parties.void[s.by]
 	for i := c.first[s.target]; i != 0; {
-		x := c.strikes.at(i)
+		x := c.marks.at(i)
 		next := x.next
 		if !t.parties.void[x.by] && x.covers(s.epoch, s.seq) && x.issued >= s.issued {
 			further = false
@@ -128,13 +129,13 @@ func (t *Table) addStrike(b *book, s *strike) (added, further bool) {
 		case x.by == s.by && t.dominates(x, s):
 			return false, false
 		case x.by == s.by && t.dominates(s, x):
-			t.removeStrike(b, i)
+			t.removeCancelMark(b, i)
 		case x.by == s.by:
 			front++
 		}
 		i = next
 	}
-	if front >= maxFront || c.strikes.live >= min(t.capacity, MaxCancels) {
+	if front >= maxFront || c.marks.live >= min(t.capacity, MaxCancels) {
 		t.dropped++
 		return false, false
 	}
@@ -145,35 +146,35 @@ func (t *Table) addStrike(b *book, s *strike) (added, further bool) {
 	if head == 0 {
 		c.forms.add(s.key())
 	}
-	i, x := c.strikes.alloc()
+	i, x := c.marks.alloc()
 	*x = *s
 	x.next = head
 	c.first[s.target] = i
-	c.ends.push(due{s.until, i})
+	c.ends.push(expiry{s.until, i})
 	c.tidy()
 	t.parties.said[s.by]++
 	return true, further
 }
 
-// tidy rebuilds the timeline once it holds too many ends of removed strikes.
+// tidy rebuilds the expiry heap once it holds too many ends of removed cancel marks.
 func (c *cancels) tidy() {
-	if c.ends.len() <= 2*c.strikes.live+staleSlack {
+	if c.ends.len() <= 2*c.marks.live+staleSlack {
 		return
 	}
 	c.ends.clear()
-	for i := uint32(1); i < c.strikes.end; i++ {
-		if x := c.strikes.at(i); x.until != 0 {
-			c.ends.add(due{x.until, i})
+	for i := uint32(1); i < c.marks.end; i++ {
+		if x := c.marks.at(i); x.until != 0 {
+			c.ends.add(expiry{x.until, i})
 		}
 	}
 	c.ends.heapify()
 }
 
-// next returns the strike that ends first, or 0.
+// next returns the cancel mark that ends first, or 0.
 func (c *cancels) next() (i uint32, at int64) {
 	for c.ends.len() > 0 {
 		d := c.ends.first()
-		if c.strikes.end > d.id && c.strikes.at(d.id).until == d.at {
+		if c.marks.end > d.id && c.marks.at(d.id).until == d.at {
 			return d.id, d.at
 		}
 		c.ends.pop()
@@ -181,14 +182,14 @@ func (c *cancels) next() (i uint32, at int64) {
 	return 0, 0
 }
 
-// removeStrike removes strike i.
-func (t *Table) removeStrike(b *book, i uint32) {
+// removeCancelMark removes cancel mark i.
+func (t *Table) removeCancelMark(b *recordSet, i uint32) {
 	c := &b.cancels
-	s := *c.strikes.at(i)
+	s := *c.marks.at(i)
 	if head := c.first[s.target]; head != i {
-		x := c.strikes.at(head)
+		x := c.marks.at(head)
 		for x.next != i {
-			x = c.strikes.at(x.next)
+			x = c.marks.at(x.next)
 		}
 		x.next = s.next
 	} else if s.next != 0 {
@@ -199,15 +200,15 @@ func (t *Table) removeStrike(b *book, i uint32) {
 	}
 	t.parties.said[s.by]--
 	t.letGo(&s)
-	if c.strikes.release(i); c.strikes.live == 0 { // free what a flood allocated
+	if c.marks.release(i); c.marks.live == 0 { // free what a flood allocated
 		c.ends.clear()
 		c.first = nil
 	}
 }
 
-// strikeRecord returns strike i as an unban or unallow with one mark. Its version is lost.
-func (t *Table) strikeRecord(b *book, i uint32) Record {
-	s := b.cancels.strikes.at(i)
+// cancelMarkRecord returns cancel mark i as an unban or unallow with one mark. Its version is lost.
+func (t *Table) cancelMarkRecord(b *recordSet, i uint32) Record {
+	s := b.cancels.marks.at(i)
 	kind, w := KindUnban, t.wordsAt(s.words)
 	if b == &t.allows {
 		kind = KindUnallow
@@ -221,13 +222,13 @@ func (t *Table) strikeRecord(b *book, i uint32) Record {
 	}
 }
 
-// distinct yields the strikes that keep accepts, but only one of those that differ only in their mark, as the strikes
-// of one op do.
-func (c *cancels) distinct(keep func(s *strike) bool) iter.Seq[uint32] {
+// distinct yields the cancel marks that keep accepts, but only one of those that differ only in their mark, as the
+// cancel marks of one op do.
+func (c *cancels) distinct(keep func(s *cancelMark) bool) iter.Seq[uint32] {
 	return func(yield func(i uint32) bool) {
-		seen := make(map[strike]bool)
-		for i := uint32(1); i < c.strikes.end; i++ {
-			s := *c.strikes.at(i)
+		seen := make(map[cancelMark]bool)
+		for i := uint32(1); i < c.marks.end; i++ {
+			s := *c.marks.at(i)
 			if s.until == 0 || !keep(&s) {
 				continue
 			}
@@ -242,13 +243,13 @@ func (c *cancels) distinct(keep func(s *strike) bool) iter.Seq[uint32] {
 	}
 }
 
-// strikeAt returns the longest-lasting strike that cancels rec x of entry e, or 0.
-func (t *Table) strikeAt(b *book, e *entry, x *rec) (best uint32) {
+// cancelMarkOf returns the longest-lasting cancel mark that cancels claim x of entry e, or 0.
+func (t *Table) cancelMarkOf(b *recordSet, e *entry, x *claim) (best uint32) {
 	c := &b.cancels
-	if c.strikes.live == 0 {
+	if c.marks.live == 0 {
 		return 0
 	}
-	s := t.speakers.at(x.speaker)
+	s := t.epochs.at(x.epoch)
 	about, ok := t.parties.ids[s.origin]
 	if !ok {
 		return 0
@@ -258,7 +259,7 @@ func (t *Table) strikeAt(b *book, e *entry, x *rec) (best uint32) {
 	for w := range c.forms.covering(e.key()) {
 		for i := c.first[target{w.hi, w.lo, about, w.form}]; i != 0; {
 			t.steps++
-			y := c.strikes.at(i)
+			y := c.marks.at(i)
 			if y.until > until && y.issued >= oldest && y.covers(s.epoch, x.seq) && !t.parties.void[y.by] {
 				best, until = i, y.until
 			}
@@ -268,11 +269,11 @@ func (t *Table) strikeAt(b *book, e *entry, x *rec) (best uint32) {
 	return best
 }
 
-// wouldAdd returns how many strikes merging the cancel r would add, whether r says anything new for its origin, and
+// wouldAdd returns how many cancel marks merging the cancel r would add, whether r says anything new for its origin, and
 // whether it would exceed the bound at one target.
-func (t *Table) wouldAdd(b *book, r *Record) (more int, news, full bool) {
+func (t *Table) wouldAdd(b *recordSet, r *Record) (more int, news, full bool) {
 	by, known := t.parties.ids[r.Origin]
-	s := strike{issued: millis(r.Issued), until: millis(r.Until)}
+	s := cancelMark{issued: millis(r.Issued), until: millis(r.Until)}
 	for _, m := range r.Marks {
 		s.epoch, s.seq = m.Epoch, m.Seq
 		about, ok := t.parties.ids[m.Origin]
@@ -281,9 +282,9 @@ func (t *Table) wouldAdd(b *book, r *Record) (more int, news, full bool) {
 			continue
 		}
 		front, added, known := 0, 1, false
-		for i := b.cancels.first[targetOf(r, about)]; i != 0; i = b.cancels.strikes.at(i).next {
+		for i := b.cancels.first[targetOf(r, about)]; i != 0; i = b.cancels.marks.at(i).next {
 			t.steps++
-			x := b.cancels.strikes.at(i)
+			x := b.cancels.marks.at(i)
 			if x.by != by {
 				continue
 			}

@@ -3,7 +3,7 @@ package ban
 import "time"
 
 // Ops that bring little new are not charged otherwise, yet cost each node that hears them some microseconds. A node
-// that sends more than this is heard less for a while: see [Gate.Chatters].
+// that sends more than this is heard less for a while: see [Admission.Chatters].
 const (
 	ChatterRate  = 1000 // ops a second, sustained
 	ChatterBurst = 5000 // ops at once
@@ -14,12 +14,12 @@ const (
 // Chatters charges r if it brings little new: a ban that its origin said a moment ago, any unban, allow or unallow, or
 // a revoke for which its origin has no ban. It reports whether the origin said more of these than an agent does. Call
 // it before Merge.
-func (g *Gate) Chatters(now time.Time, t *Table, r *Record) bool {
+func (g *Admission) Chatters(now time.Time, t *Table, r *Record) bool {
 	if g.Trusts(r.Origin) || !t.idle(r) {
 		return false
 	}
 	ms := millis(now)
-	return !g.account(ms, r.Origin).chatter.take(ms, ChatterBurst, ChatterRate/1000.0)
+	return !g.bucketOf(ms, r.Origin).chatter.take(ms, ChatterBurst, ChatterRate/1000.0)
 }
 
 // idle reports whether r brings little new.
@@ -39,7 +39,7 @@ func (t *Table) idle(r *Record) bool {
 }
 
 // lastOf returns what r's origin said last about r's prefix and ports among the bans and revokes, or nil.
-func (t *Table) lastOf(r *Record) *rec {
+func (t *Table) lastOf(r *Record) *claim {
 	entry := t.entryAbout(&t.bans, r)
 	if entry == 0 {
 		return nil
@@ -48,5 +48,5 @@ func (t *Table) lastOf(r *Record) *rec {
 	if last == 0 {
 		return nil
 	}
-	return t.bans.recs.at(last)
+	return t.bans.claims.at(last)
 }

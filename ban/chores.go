@@ -8,7 +8,7 @@ const (
 // A chore is a prefix whose entries must all be re-examined: a peer's unban or allow arrived or ended, or its origin
 // was withdrawn. Chores are done a slice at a time. A chore that lies inside another waiting one is skipped.
 type chore struct {
-	allows bool // the book
+	allows bool // the record set
 	k      pkey
 }
 
@@ -17,7 +17,7 @@ type chores struct {
 	queue   []chore
 	waiting map[chore]waiting
 	begun   map[chore]uint64 // those done or under way, with the value of came when each began
-	forms   [2]formCount     // of both maps, by book
+	forms   [2]formCount     // of both maps, by record set
 	came    uint64
 	walk    walk // the walk under way
 }
@@ -30,7 +30,7 @@ type waiting struct {
 // A walk visits the entries of k and of the prefixes inside it. The tree may change between two steps.
 type walk struct {
 	on    bool
-	b     *book
+	b     *recordSet
 	k     pkey
 	c     cause
 	root  uint32
@@ -46,7 +46,7 @@ func (x chore) form(c *chores) *formCount {
 	return &c.forms[0]
 }
 
-func (t *Table) chore(b *book, k pkey, c cause) {
+func (t *Table) chore(b *recordSet, k pkey, c cause) {
 	x, q := chore{b == &t.allows, k}, &t.chores
 	if w, ok := q.waiting[x]; ok { // a walk under way may have passed it already
 		q.came++
@@ -109,7 +109,7 @@ func (t *Table) work(room int) int {
 }
 
 // newWalk returns a walk through k that has not begun.
-func newWalk(b *book, k pkey) walk {
+func newWalk(b *recordSet, k pkey) walk {
 	return walk{on: b.tree.roots != nil, b: b, k: k, root: rootOf(k)}
 }
 
@@ -139,7 +139,7 @@ func (w *walk) step(room int, yield func(i uint32)) int {
 
 // rejudge re-examines every entry of k and inside it: at once if this node asked for it and there are few, otherwise as
 // a chore.
-func (t *Table) rejudge(b *book, k pkey, c cause) {
+func (t *Table) rejudge(b *recordSet, k pkey, c cause) {
 	if c.origin == t.self && !c.ending && t.atOnce > 0 {
 		w := newWalk(b, k)
 		left := w.step(t.atOnce, func(i uint32) { t.touch(b, i, c) })
@@ -150,14 +150,14 @@ func (t *Table) rejudge(b *book, k pkey, c cause) {
 	t.chore(b, k, c)
 }
 
-// A wake is when the longest-lasting strike that cancels a rec ends, if the rec lasts longer: the rec may then count
-// again. An unban made by UnbanOps outlasts what it cancels, so wakes are few.
+// A wake is when the longest-lasting cancel mark that cancels a claim ends, if the claim lasts longer: the claim may
+// then count again. An unban made by UnbanOps outlasts what it cancels, so wakes are few.
 type wakes struct {
-	at   map[uint32]int64 // by rec
-	ends timeline         // may hold marks that are no longer in at
+	at   map[uint32]int64 // by claim
+	ends expiryHeap       // may hold marks that are no longer in at
 }
 
-// wake schedules another look at the entry of rec i, for at or for the earlier time already set.
+// wake schedules another look at the entry of claim i, for at or for the earlier time already set.
 func (w *wakes) wake(i uint32, at int64) {
 	if old, ok := w.at[i]; ok && old <= at {
 		return
@@ -166,17 +166,17 @@ func (w *wakes) wake(i uint32, at int64) {
 		w.at = make(map[uint32]int64)
 	}
 	w.at[i] = at
-	w.ends.push(due{at, i})
+	w.ends.push(expiry{at, i})
 	if w.ends.len() > 2*len(w.at)+staleSlack {
 		w.ends.clear()
 		for i, at := range w.at {
-			w.ends.add(due{at, i})
+			w.ends.add(expiry{at, i})
 		}
 		w.ends.heapify()
 	}
 }
 
-// next returns the rec that is due first, or 0.
+// next returns the claim that is due first, or 0.
 func (w *wakes) next() (i uint32, at int64) {
 	for w.ends.len() > 0 {
 		d := w.ends.first()

@@ -8,8 +8,8 @@ import (
 
 // In these tests an origin keeps to the form of its bounds and evades their purpose.
 
-// Ops that a gate had refused for their number counted after a restart, when the frames come back from the disk: 2,048
-// allows of one origin, when a node that had not restarted had 1,024.
+// Ops that a admission had refused for their number counted after a restart, when the frames come back from the disk:
+// 2,048 allows of one origin, when a node that had not restarted had 1,024.
 func TestNumbersHoldAfterARestart(t *testing.T) {
 	few := wideCaps
 	few.Active = 50
@@ -28,7 +28,7 @@ func TestNumbersHoldAfterARestart(t *testing.T) {
 		}, 50, func(tb *Table) int { return tb.RecordsOf(peerA) }},
 		{"marks", wideCaps, func(i int) Record {
 			return record(peerA, i, KindUnban, "198.18.0.0/24", 3600+i, marks(upTo(peerB, uint64(5000-i))))
-		}, maxFront, func(tb *Table) int { return tb.StrikesOf(peerA) }},
+		}, maxFront, func(tb *Table) int { return tb.CancelMarksOf(peerA) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for _, restart := range []bool{false, true} {

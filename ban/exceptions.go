@@ -33,10 +33,10 @@ func (t *Table) Exceptions() Exceptions {
 		if e.state != StateEnforced {
 			continue
 		}
-		for j := e.recs; j != 0; {
-			r := b.recs.at(j)
+		for j := e.claims; j != 0; {
+			r := b.claims.at(j)
 			if r.hold == HoldNone && t.counts(b, e, r) {
-				o := t.speakers.at(r.speaker).origin
+				o := t.epochs.at(r.epoch).origin
 				x.allows = append(x.allows, allowing{e.key().prefix(), o, t.version(r), o == t.self})
 			}
 			j = r.next

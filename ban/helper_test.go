@@ -97,12 +97,12 @@ func fold(kernel map[ruleKey]int64, cs []Change) error {
 func dump(t *Table, alike bool) string {
 	var lines []string
 	say := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
-	for _, b := range []*book{&t.bans, &t.allows} {
+	for _, b := range []*recordSet{&t.bans, &t.allows} {
 		tombs := map[string]int64{}
 		for i := uint32(1); i < b.entries.end; i++ {
 			e := b.entries.at(i)
-			for j := e.recs; j != 0; j = b.recs.at(j).next {
-				x, r := b.recs.at(j), t.recordOf(b, j)
+			for j := e.claims; j != 0; j = b.claims.at(j).next {
+				x, r := b.claims.at(j), t.recordOf(b, j)
 				if alike && (x.kind == KindRevoke || x.kind == kindFloor) {
 					k := fmt.Sprintf("tomb %v %q %v", r.Prefix, r.Ports, r.Origin.Short())
 					tombs[k] = max(tombs[k], x.until)
@@ -121,9 +121,9 @@ func dump(t *Table, alike bool) string {
 		for k, until := range tombs {
 			say("%s until %d", k, until)
 		}
-		for i := uint32(1); i < b.cancels.strikes.end; i++ {
-			if b.cancels.strikes.at(i).until != 0 {
-				r := t.strikeRecord(b, i)
+		for i := uint32(1); i < b.cancels.marks.end; i++ {
+			if b.cancels.marks.at(i).until != 0 {
+				r := t.cancelMarkRecord(b, i)
 				say("%v %v %v issued %d until %d marks %v %q %q", r.Kind, r.Prefix, r.Origin.Short(), millis(r.Issued), millis(r.Until), r.Marks, r.Reason, r.Source)
 			}
 		}
@@ -166,12 +166,12 @@ func sound(t *Table) error {
 	var states [StateAllowed + 1]int
 	refs := map[uint32]uint32{}
 	held, spoken, waiting, elements := 0, map[Origin]uint32{}, map[Origin]int{}, map[Origin]int{}
-	for _, b := range []*book{&t.bans, &t.allows} {
-		live, recs, floors := 0, 0, 0
+	for _, b := range []*recordSet{&t.bans, &t.allows} {
+		live, claims, floors := 0, 0, 0
 		roots := map[uint32]bool{}
 		for i := uint32(1); i < b.entries.end; i++ {
 			e := b.entries.at(i)
-			if e.recs == 0 {
+			if e.claims == 0 {
 				continue
 			}
 			live++
@@ -183,34 +183,34 @@ func sound(t *Table) error {
 				return fmt.Errorf("entry %d of %v found as %d", i, e.key().prefix(), got)
 			}
 			seen := map[cancelID]bool{}
-			for j := e.recs; j != 0; j = b.recs.at(j).next {
-				x := b.recs.at(j)
-				recs++
-				refs[x.speaker]++
-				spoken[t.speakers.at(x.speaker).origin]++
+			for j := e.claims; j != 0; j = b.claims.at(j).next {
+				x := b.claims.at(j)
+				claims++
+				refs[x.epoch]++
+				spoken[t.epochs.at(x.epoch).origin]++
 				if x.hold.Waits() {
 					held++
-					waiting[t.speakers.at(x.speaker).origin]++
+					waiting[t.epochs.at(x.epoch).origin]++
 					if at, ok := t.held.place[t.heldRec(b, j)]; !ok || t.held.ids[at] != t.heldRec(b, j) {
-						return fmt.Errorf("rec %d waits and is not listed", j)
+						return fmt.Errorf("claim %d waits and is not listed", j)
 					}
 				}
-				id := cancelID{origin: t.speakers.at(x.speaker).origin}
+				id := cancelID{origin: t.epochs.at(x.epoch).origin}
 				if n := t.portsAt(e.ports).Elements(); n > 0 && x.kind == KindBan {
-					elements[t.speakers.at(x.speaker).origin] += n
+					elements[t.epochs.at(x.epoch).origin] += n
 				}
 				if x.kind == kindFloor {
 					floors++
 					id.version.Index = 1
 				}
 				if seen[id] || x.entry != i {
-					return fmt.Errorf("entry %d: origin %v twice, or a rec of entry %d", i, id.origin.Short(), x.entry)
+					return fmt.Errorf("entry %d: origin %v twice, or a claim of entry %d", i, id.origin.Short(), x.entry)
 				}
 				seen[id] = true
 			}
 		}
-		if live != b.entries.live || recs != b.recs.live || floors != b.floors {
-			return fmt.Errorf("%d entries, %d recs, %d floors; counted %d, %d, %d", live, recs, floors, b.entries.live, b.recs.live, b.floors)
+		if live != b.entries.live || claims != b.claims.live || floors != b.floors {
+			return fmt.Errorf("%d entries, %d claims, %d floors; counted %d, %d, %d", live, claims, floors, b.entries.live, b.claims.live, b.floors)
 		}
 		if b.tree.nodes.live != live-len(roots) {
 			return fmt.Errorf("%d entries in %d nodes under %d roots", live, b.tree.nodes.live, len(roots))
@@ -218,7 +218,7 @@ func sound(t *Table) error {
 		for name, c := range map[string]struct {
 			forms formCount
 			want  int
-		}{"entries": {b.forms, live}, "strikes": {b.cancels.forms, len(b.cancels.first)}} {
+		}{"entries": {b.forms, live}, "cancel marks": {b.cancels.forms, len(b.cancels.first)}} {
 			n := 0
 			for _, x := range c.forms.n {
 				n += int(x)
@@ -261,28 +261,28 @@ func sound(t *Table) error {
 		return fmt.Errorf("states %v, counted %v", t.states, states)
 	}
 	for name, n := range map[string][2]int{
-		"speakers": {len(t.speakers.ids), t.speakers.vals.live}, "words": {len(t.words.ids), t.words.vals.live},
+		"epochs": {len(t.epochs.ids), t.epochs.vals.live}, "words": {len(t.words.ids), t.words.vals.live},
 		"ports": {len(t.ports.ids), t.ports.vals.live},
 	} {
 		if n[0] != n[1] {
 			return fmt.Errorf("%d %s under %d numbers", n[0], name, n[1])
 		}
 	}
-	if len(t.speakers.ids) != len(refs) {
-		return fmt.Errorf("%d speakers, %d are in use", len(t.speakers.ids), len(refs))
+	if len(t.epochs.ids) != len(refs) {
+		return fmt.Errorf("%d epochs, %d are in use", len(t.epochs.ids), len(refs))
 	}
 	inForce := map[Origin]int{}
-	for i := uint32(1); i < t.allows.recs.end; i++ {
-		if x := t.allows.recs.at(i); x.kind == KindAllow && x.hold == HoldNone && t.counts(&t.allows, t.allows.entries.at(x.entry), x) {
-			inForce[t.speakers.at(x.speaker).origin]++
+	for i := uint32(1); i < t.allows.claims.end; i++ {
+		if x := t.allows.claims.at(i); x.kind == KindAllow && x.hold == HoldNone && t.counts(&t.allows, t.allows.entries.at(x.entry), x) {
+			inForce[t.epochs.at(x.epoch).origin]++
 		}
 	}
 	if !t.chores.busy() && !maps.Equal(inForce, t.allowsOf) {
 		return fmt.Errorf("allows in force %v, counted %v", inForce, t.allowsOf)
 	}
 	for i, n := range refs {
-		if got := t.speakers.vals.at(i).refs; got != n {
-			return fmt.Errorf("speaker %d: %d references, %d are in use", i, got, n)
+		if got := t.epochs.vals.at(i).refs; got != n {
+			return fmt.Errorf("epoch %d: %d references, %d are in use", i, got, n)
 		}
 	}
 	return nil
@@ -292,39 +292,39 @@ func sound(t *Table) error {
 func soundCancels(t *Table) error {
 	said, parties := map[uint32]uint32{}, map[uint32]bool{}
 	room, all, kept := map[Origin]int{}, 0, 0
-	for _, b := range []*book{&t.bans, &t.allows} {
+	for _, b := range []*recordSet{&t.bans, &t.allows} {
 		c := &b.cancels
 		chained := 0
 		for k, i := range c.first {
 			front := map[uint32]int{}
-			for ; i != 0; i = c.strikes.at(i).next {
-				s := c.strikes.at(i)
+			for ; i != 0; i = c.marks.at(i).next {
+				s := c.marks.at(i)
 				if s.target != k || s.until == 0 {
-					return fmt.Errorf("strike %d hangs at a foreign target", i)
+					return fmt.Errorf("cancel mark %d hangs at a foreign target", i)
 				}
 				if front[s.by]++; front[s.by] > maxFront {
-					return fmt.Errorf("%d strikes of one origin at one target", front[s.by])
+					return fmt.Errorf("%d cancel marks of one origin at one target", front[s.by])
 				}
 				if _, void := t.withdrawn[*t.parties.at(s.by)]; void != t.parties.void[s.by] {
-					return fmt.Errorf("strike %d: void is %v", i, !void)
+					return fmt.Errorf("cancel mark %d: void is %v", i, !void)
 				}
 				chained++
 				said[s.by]++
 				parties[s.by], parties[s.about] = true, true
 			}
 		}
-		if chained != c.strikes.live || c.ends.len() < chained || c.ends.len() > 2*chained+staleSlack {
-			return fmt.Errorf("%d strikes, %d in chains, %d ends", c.strikes.live, chained, c.ends.len())
+		if chained != c.marks.live || c.ends.len() < chained || c.ends.len() > 2*chained+staleSlack {
+			return fmt.Errorf("%d cancel marks, %d in chains, %d ends", c.marks.live, chained, c.ends.len())
 		}
 		for i := range b.wakes.at {
-			if b.recs.at(i).kind == 0 {
-				return fmt.Errorf("rec %d wakes and is gone", i)
+			if b.claims.at(i).kind == 0 {
+				return fmt.Errorf("claim %d wakes and is gone", i)
 			}
 		}
 	}
 	for o, i := range t.parties.ids {
 		if t.parties.said[i] != said[i] || !parties[i] {
-			return fmt.Errorf("%d strikes of %s, counted %d", said[i], o.Short(), t.parties.said[i])
+			return fmt.Errorf("%d cancel marks of %s, counted %d", said[i], o.Short(), t.parties.said[i])
 		}
 	}
 	for _, i := range t.lifts.ids {
@@ -335,10 +335,10 @@ func soundCancels(t *Table) error {
 			all += n
 		}
 	}
-	for _, b := range []*book{&t.bans, &t.allows} {
-		for i := uint32(1); i < b.recs.end; i++ {
-			if x := b.recs.at(i); x.kind != 0 && x.hold.Waits() {
-				room[t.speakers.at(x.speaker).origin]++
+	for _, b := range []*recordSet{&t.bans, &t.allows} {
+		for i := uint32(1); i < b.claims.end; i++ {
+			if x := b.claims.at(i); x.kind != 0 && x.hold.Waits() {
+				room[t.epochs.at(x.epoch).origin]++
 				all++
 			}
 		}

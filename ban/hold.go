@@ -51,7 +51,7 @@ func (h Hold) join(g Hold) Hold {
 	return min(h, g)
 }
 
-// hold returns the hold of the rec that r becomes. Only a ban or an allow can have one; a revoke is never held.
+// hold returns the hold of the claim that r becomes. Only a ban or an allow can have one; a revoke is never held.
 func (r *Record) hold() Hold {
 	if r.Kind != KindBan && r.Kind != KindAllow {
 		return HoldNone
@@ -59,13 +59,13 @@ func (r *Record) hold() Hold {
 	return r.Hold
 }
 
-// A heldID identifies what waits: a rec of a ban or an allow, or one of the lifts.
+// A heldID identifies what waits: a claim of a ban or an allow, or one of the lifts.
 type heldID struct {
 	kind Kind // KindBan, KindAllow, or KindUnban for a lift
 	id   uint32
 }
 
-func (t *Table) heldRec(b *book, i uint32) heldID {
+func (t *Table) heldRec(b *recordSet, i uint32) heldID {
 	if b == &t.allows {
 		return heldID{KindAllow, i}
 	}
@@ -119,10 +119,10 @@ func (l *heldList) remove(i heldID, o Origin, n int) {
 	}
 }
 
-// setHold gives the rec i another hold.
-func (t *Table) setHold(b *book, i uint32, h Hold) {
-	x := b.recs.at(i)
-	o := t.speakers.at(x.speaker).origin
+// setHold gives the claim i another hold.
+func (t *Table) setHold(b *recordSet, i uint32, h Hold) {
+	x := b.claims.at(i)
+	o := t.epochs.at(x.epoch).origin
 	if x.hold.Waits() {
 		t.held.remove(t.heldRec(b, i), o, 1)
 	}
@@ -132,8 +132,8 @@ func (t *Table) setHold(b *book, i uint32, h Hold) {
 }
 
 // rehold joins the hold of a record that was seen before and reports whether that changed anything.
-func (t *Table) rehold(b *book, i uint32, r *Record) bool {
-	x := b.recs.at(i)
+func (t *Table) rehold(b *recordSet, i uint32, r *Record) bool {
+	x := b.claims.at(i)
 	h := x.hold.join(r.hold())
 	if x.kind != KindBan && x.kind != KindAllow || h == x.hold || t.version(x) != r.Version {
 		return false
@@ -144,10 +144,10 @@ func (t *Table) rehold(b *book, i uint32, r *Record) bool {
 
 // The lifts are the unbans and unallows that are held or dropped. They are kept whole until they end.
 type lifts struct {
-	all  slab[Record]
+	all  arena[Record]
 	ids  map[cancelID]uint32
-	ends timeline // may hold marks of removed lifts
-	room int      // what they take, dropped ones included
+	ends expiryHeap // may hold marks of removed lifts
+	room int        // what they take, dropped ones included
 }
 
 type cancelID struct {
@@ -168,7 +168,7 @@ func roomOf(r *Record) int {
 
 // lets reports whether the cancel r counts. If not, r is kept among the lifts, unless its origin has said as much
 // before.
-func (t *Table) lets(b *book, r *Record) bool {
+func (t *Table) lets(b *recordSet, r *Record) bool {
 	l, id := &t.lifts, cancelID{r.Origin, r.Version}
 	i, known := l.ids[id]
 	if !known {
@@ -207,7 +207,7 @@ func (t *Table) keepLift(id cancelID, r *Record) {
 	i, x := l.all.alloc()
 	*x = *r
 	l.ids[id] = i
-	l.ends.push(due{millis(r.Until), i})
+	l.ends.push(expiry{millis(r.Until), i})
 	if l.room += roomOf(r); r.Hold.Waits() {
 		t.held.add(heldID{KindUnban, i}, r.Origin, roomOf(r))
 	}
@@ -306,5 +306,5 @@ func (t *Table) stands(r *Record) bool {
 		return false
 	}
 	last, _ := t.said(b, entry, r.Origin)
-	return last != 0 && !b.recs.at(last).hold.Waits() && t.counts(b, b.entries.at(entry), b.recs.at(last))
+	return last != 0 && !b.claims.at(last).hold.Waits() && t.counts(b, b.entries.at(entry), b.claims.at(last))
 }

@@ -230,7 +230,7 @@ func TestShorterWordHoldsAfterARestart(t *testing.T) {
 }
 
 // A node that heard everything and one that starts from the frames that still live enforce the same, even after one of
-// the speakers is revoked.
+// the origins is revoked.
 func TestRestartedNodesAgreeWithOthers(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		open := func(o Origin) *Table {

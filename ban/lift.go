@@ -45,13 +45,13 @@ func (t *Table) liftOps(now time.Time, op Op) ([]Op, error) {
 // may change between two parts; what arrives meanwhile may not be lifted. Merge none of the ops before the Lifting has
 // ended.
 type Lifting struct {
-	// OneOfMany means that a ban which only this node says is revoked instead of marked. Peers take at most MaxStrikes
-	// marks; without them this node can lift as many bans as it may have.
+	// OneOfMany means that a ban which only this node says is revoked instead of marked. Peers take at most
+	// MaxCancelMarks marks; without them this node can lift as many bans as it may have.
 	OneOfMany bool
 
 	t        *Table
 	op       Op
-	b        *book
+	b        *recordSet
 	walk     walk
 	shortest int // shortest prefix of an op that peers accept
 
@@ -120,17 +120,18 @@ func (l *Lifting) onlyOwn() bool {
 
 // look notes what is said about entry i. What another node has lifted alone is no reason for an op, but an op that there
 // is a reason for lifts it too: it stays lifted if that node is revoked.
-func (l *Lifting) look(now time.Time, b *book, i uint32) {
+func (l *Lifting) look(now time.Time, b *recordSet, i uint32) {
 	t, e := l.t, b.entries.at(i)
-	for j := e.recs; j != 0; {
-		x := b.recs.at(j)
+	for j := e.claims; j != 0; {
+		x := b.claims.at(j)
 		j = x.next
 		inForce := t.counts(b, e, x)
 		if x.until <= millis(now) || !inForce && !t.liftedByOther(b, e, x) {
 			continue
 		}
-		// Where an unban of another node is held for the operator, an own ban stays in force until this node lifts it too.
-		own := b == &t.bans && t.speakers.at(x.speaker).origin == t.self
+		// Where an unban of another node is held for the operator, an own ban stays in force until this node lifts it
+		// too.
+		own := b == &t.bans && t.epochs.at(x.epoch).origin == t.self
 		if own {
 			l.own = append(l.own, Op{
 				Kind: KindRevoke, Prefix: e.key().prefix(), Ports: t.portsAt(e.ports), Until: fromMillis(x.until).Add(ClockSkew),
@@ -150,15 +151,15 @@ func (l *Lifting) look(now time.Time, b *book, i uint32) {
 }
 
 // liftedByOther reports whether another node's unban or unallow cancels x.
-func (t *Table) liftedByOther(b *book, e *entry, x *rec) bool {
+func (t *Table) liftedByOther(b *recordSet, e *entry, x *claim) bool {
 	if x.kind != KindBan && x.kind != KindAllow || x.hold == HoldDropped {
 		return false
 	}
-	if _, void := t.withdrawn[t.speakers.at(x.speaker).origin]; void {
+	if _, void := t.withdrawn[t.epochs.at(x.epoch).origin]; void {
 		return false
 	}
-	i := t.strikeAt(b, e, x)
-	return i != 0 && *t.parties.at(b.cancels.strikes.at(i).by) != t.self
+	i := t.cancelMarkOf(b, e, x)
+	return i != 0 && *t.parties.at(b.cancels.marks.at(i).by) != t.self
 }
 
 // group returns the prefix of the op that lifts entry k.
@@ -174,9 +175,9 @@ func (l *Lifting) group(k pkey) pkey {
 	return k.widen(uint8(l.shortest))
 }
 
-// hear adds what rec x says.
-func (t *Table) hear(words map[Origin]word, x *rec) {
-	s := t.speakers.at(x.speaker)
+// hear adds what claim x says.
+func (t *Table) hear(words map[Origin]word, x *claim) {
+	s := t.epochs.at(x.epoch)
 	w, ok := words[s.origin]
 	if !ok || !w.mark.covers(t.version(x)) {
 		w.mark = Mark{s.origin, s.epoch, x.seq}
@@ -185,16 +186,16 @@ func (t *Table) hear(words map[Origin]word, x *rec) {
 	words[s.origin] = w
 }
 
-// cancel returns the ops that cancel words inside k. They last at least as long as this node's earlier strikes there,
-// so that they replace those.
-func (l *Lifting) cancel(b *book, k pkey, words map[Origin]word) (ops []Op) {
+// cancel returns the ops that cancel words inside k. They last at least as long as this node's earlier cancel marks
+// there, so that they replace those.
+func (l *Lifting) cancel(b *recordSet, k pkey, words map[Origin]word) (ops []Op) {
 	list := slices.SortedFunc(maps.Values(words), func(a, b word) int { return bytes.Compare(a.mark.Origin[:], b.mark.Origin[:]) })
 	for part := range slices.Chunk(list, MaxMarks) {
 		o := l.op
 		o.Prefix = k.prefix()
 		for _, w := range part {
 			o.Marks = append(o.Marks, w.mark)
-			until := fromMillis(max(w.until+ClockSkew.Milliseconds(), l.t.ownStrikeEnd(b, k, w.mark.Origin)))
+			until := fromMillis(max(w.until+ClockSkew.Milliseconds(), l.t.ownMarkEnd(b, k, w.mark.Origin)))
 			if until.After(o.Until) {
 				o.Until = until
 			}
@@ -204,14 +205,14 @@ func (l *Lifting) cancel(b *book, k pkey, words map[Origin]word) (ops []Op) {
 	return ops
 }
 
-// ownStrikeEnd returns the latest end of this node's strikes on o at k, in Unix milliseconds, or 0 if there are none.
-func (t *Table) ownStrikeEnd(b *book, k pkey, o Origin) (until int64) {
+// ownMarkEnd returns the latest end of this node's cancel marks on o at k, in Unix milliseconds, or 0 if there are none.
+func (t *Table) ownMarkEnd(b *recordSet, k pkey, o Origin) (until int64) {
 	about, ok := t.parties.ids[o]
 	if !ok {
 		return 0
 	}
 	for i := b.cancels.first[target{k.hi, k.lo, about, k.form}]; i != 0; {
-		s := b.cancels.strikes.at(i)
+		s := b.cancels.marks.at(i)
 		if *t.parties.at(s.by) == t.self {
 			until = max(until, s.until)
 		}
@@ -226,7 +227,7 @@ func (t *Table) ownStrikeEnd(b *book, k pkey, o Origin) (until int64) {
 func (t *Table) lifting(r *Record, maxOwn, maxOthers int) (own, others int) {
 	k, alone := keyOf(r.Prefix), len(r.Marks) == 1 && r.Marks[0].Origin == r.Origin
 	flips := false // an allow in force may end
-	count := func(b *book) {
+	count := func(b *recordSet) {
 		w := newWalk(b, k)
 		for w.on && own <= maxOwn && others <= maxOthers {
 			w.step(1+min(maxOwn-own, maxOthers-others), func(i uint32) {
@@ -264,10 +265,10 @@ func (t *Table) lifting(r *Record, maxOwn, maxOthers int) (own, others int) {
 }
 
 // saidBy reports whether no other origin than o says anything about entry i.
-func (t *Table) saidBy(b *book, i uint32, o Origin) bool {
-	for j := b.entries.at(i).recs; j != 0; {
-		x := b.recs.at(j)
-		if (x.kind == KindBan || x.kind == KindAllow) && t.speakers.at(x.speaker).origin != o {
+func (t *Table) saidBy(b *recordSet, i uint32, o Origin) bool {
+	for j := b.entries.at(i).claims; j != 0; {
+		x := b.claims.at(j)
+		if (x.kind == KindBan || x.kind == KindAllow) && t.epochs.at(x.epoch).origin != o {
 			return false
 		}
 		j = x.next

@@ -51,17 +51,17 @@ func (t *Table) SetPolicy(now time.Time, l Limits, q Quorum, by ...SourceQuorum)
 	}
 	t.quorum, t.sources = quorum, sources
 	for i := uint32(1); i < t.allows.entries.end; i++ {
-		if t.allows.entries.at(i).recs != 0 {
+		if t.allows.entries.at(i).claims != 0 {
 			t.touch(&t.allows, i, cause{origin: t.self})
 		}
 	}
 	for i := uint32(1); i < t.bans.entries.end; i++ {
 		switch e := t.bans.entries.at(i); {
-		case e.recs == 0:
+		case e.claims == 0:
 		case e.state == stateNone: // cancels may reach less far now
 			t.touch(&t.bans, i, cause{origin: t.self})
 		default:
-			t.touch(&t.bans, i, t.causeOfRec(t.bans.recs.at(t.leading(&t.bans, e))))
+			t.touch(&t.bans, i, t.causeOfRec(t.bans.claims.at(t.leading(&t.bans, e))))
 		}
 	}
 	t.work(MaxTouch) // allows that now count, or no longer do, have made chores of the bans inside them

@@ -196,14 +196,14 @@ func checkNext(t *rapid.T, tb *Table, now time.Time) {
 			want = u
 		}
 	}
-	for _, b := range []*book{&tb.bans, &tb.allows} {
-		for i := uint32(1); i < b.recs.end; i++ {
-			if x := b.recs.at(i); x.kind != 0 {
+	for _, b := range []*recordSet{&tb.bans, &tb.allows} {
+		for i := uint32(1); i < b.claims.end; i++ {
+			if x := b.claims.at(i); x.kind != 0 {
 				look(x.until)
 			}
 		}
-		for i := uint32(1); i < b.cancels.strikes.end; i++ {
-			if s := b.cancels.strikes.at(i); s.until != 0 {
+		for i := uint32(1); i < b.cancels.marks.end; i++ {
+			if s := b.cancels.marks.at(i); s.until != 0 {
 				look(s.until)
 			}
 		}

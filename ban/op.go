@@ -8,7 +8,7 @@
 // # What one op may cost
 //
 // Certified nodes are bounded too. An entry is a prefix with its ports. "Examined" counts what a table does for an op
-// when it arrives and when it ends, and what a gate does to judge it.
+// when it arrives and when it ends, and what a admission does to judge it.
 //
 //	op of a peer         entries examined                kernel elements        kept
 //	ban, refresh         1, and 1 at its end             1,024, 1 for all ports record and floor (112 B), entry (100 B), texts
@@ -19,7 +19,7 @@
 //	held unban, unallow  those counted                   none                   1 kB
 //	withdrawn origin     its records and those inside its unbans and allows, once
 //
-// From one origin, a [Gate] and a [Table] accept at most
+// From one origin, a [Admission] and a [Table] accept at most
 //
 //	new bans                    Caps.Burst at once, Caps.Rate a minute, Caps.Bulk an hour; more are held
 //	records                     Caps.Active; more are held or refused
@@ -30,7 +30,7 @@
 //	entries of its own inside   Caps.Bulk an hour; more are held. One op lifts MaxCounted, and as many of others; with more
 //	                            inside it is held
 //	ops other than bans         MaxOthers an hour; more are refused
-//	marks in force              MaxStrikes, of which maxFront for one prefix and origin; more are refused
+//	marks in force              MaxCancelMarks, of which maxFront for one prefix and origin; more are refused
 //	allows in force             MaxAllows; more are refused
 //	ops that wait, held         MaxHeldOf, and no more than is left of MaxHeld, for all origins; an unban or unallow takes 8
 //	                            and one for each of its marks; more are refused

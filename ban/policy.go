@@ -74,21 +74,21 @@ func (l Limits) normal() (Limits, error) {
 
 // The rules by which an op is refused.
 const (
-	RuleNever     = "never-ban list"
-	RuleAllow     = "allow list"
-	RuleWide      = "prefix too wide"
-	RuleLong      = "too long"
-	RuleExpired   = "expired"
-	RuleFuture    = "from the future"
-	RuleMalformed = "malformed"
-	RulePorts     = "too many ports"
-	RuleRate      = "rate of its origin"
-	RuleActive    = "active bans of its origin"
-	RuleOthers    = "bans of others"
-	RuleHeldFull  = "too many held"
-	RuleLift      = "bans of others that its origin lifts"
-	RuleStrikes   = "unbans of its origin"
-	RuleAllows    = "allows of its origin"
+	RuleNever       = "never-ban list"
+	RuleAllow       = "allow list"
+	RuleWide        = "prefix too wide"
+	RuleLong        = "too long"
+	RuleExpired     = "expired"
+	RuleFuture      = "from the future"
+	RuleMalformed   = "malformed"
+	RulePorts       = "too many ports"
+	RuleRate        = "rate of its origin"
+	RuleActive      = "active bans of its origin"
+	RuleOthers      = "bans of others"
+	RuleHeldFull    = "too many held"
+	RuleLift        = "bans of others that its origin lifts"
+	RuleCancelMarks = "unbans of its origin"
+	RuleAllows      = "allows of its origin"
 )
 
 // PolicyError reports that an op was refused, by which rule, and why in words.

@@ -27,34 +27,34 @@ func (t *Table) entryOf(i uint32) (Entry, bool) {
 	if e.state == stateNone {
 		return Entry{}, false
 	}
-	var buf [4]*rec
-	recs := buf[:0]
-	for j := e.recs; j != 0; {
-		x := b.recs.at(j)
+	var buf [4]*claim
+	claims := buf[:0]
+	for j := e.claims; j != 0; {
+		x := b.claims.at(j)
 		if t.counts(b, e, x) && (e.state != StateEnforced || !x.hold.Waits()) {
-			recs = append(recs, x)
+			claims = append(claims, x)
 		}
 		j = x.next
 	}
-	lead := recs[0]
-	if len(recs) > 1 {
-		slices.SortFunc(recs, func(x, y *rec) int {
+	lead := claims[0]
+	if len(claims) > 1 {
+		slices.SortFunc(claims, func(x, y *claim) int {
 			if t.sooner(x, y) {
 				return -1
 			}
 			return +1
 		})
-		lead = b.recs.at(t.leading(b, e))
+		lead = b.claims.at(t.leading(b, e))
 	}
 	w := t.wordsAt(lead.words)
 	until := cmp.Or(e.until, lead.until)
 	out := Entry{
 		Prefix: e.key().prefix(), Ports: t.portsAt(e.ports), State: e.state,
 		Until: fromMillis(until), Issued: fromMillis(lead.issued), Reason: w.reason, Source: w.source,
-		Origins: make([]Origin, len(recs)),
+		Origins: make([]Origin, len(claims)),
 	}
-	for j, x := range recs {
-		out.Origins[j] = t.speakers.at(x.speaker).origin
+	for j, x := range claims {
+		out.Origins[j] = t.epochs.at(x.epoch).origin
 	}
 	return out, true
 }
@@ -213,7 +213,7 @@ func (t *Table) exception(k pkey) (NeverEntry, bool) {
 // allowEntry describes allow entry i, which is in force, and returns who issued it.
 func (t *Table) allowEntry(i uint32) (NeverEntry, Origin) {
 	e := t.allows.entries.at(i)
-	c := t.causeOfRec(t.allows.recs.at(t.leading(&t.allows, e)))
+	c := t.causeOfRec(t.allows.claims.at(t.leading(&t.allows, e)))
 	return NeverEntry{e.key().prefix(), cmp.Or(c.words.reason, "allowed by "+c.origin.Short())}, c.origin
 }
 
@@ -223,9 +223,9 @@ func (t *Table) OwnBan(prefix netip.Prefix, ports Ports) (Record, bool) {
 	return t.own(&t.bans, prefix, ports)
 }
 
-func (t *Table) own(b *book, prefix netip.Prefix, ports Ports) (Record, bool) {
+func (t *Table) own(b *recordSet, prefix netip.Prefix, ports Ports) (Record, bool) {
 	e, last := t.ownLast(b, prefix, ports)
-	if last == 0 || !t.counts(b, e, b.recs.at(last)) {
+	if last == 0 || !t.counts(b, e, b.claims.at(last)) {
 		return Record{}, false
 	}
 	return t.recordOf(b, last), true
@@ -233,7 +233,7 @@ func (t *Table) own(b *book, prefix netip.Prefix, ports Ports) (Record, bool) {
 
 // ownLast returns this node's own live ban or allow of exactly this prefix and ports, cancelled or not, and its entry.
 // last is 0 if there is none.
-func (t *Table) ownLast(b *book, prefix netip.Prefix, ports Ports) (e *entry, last uint32) {
+func (t *Table) ownLast(b *recordSet, prefix netip.Prefix, ports Ports) (e *entry, last uint32) {
 	id, ok := t.findPorts(ports)
 	if !ok || checkPrefix(prefix) != nil {
 		return nil, 0
@@ -243,15 +243,15 @@ func (t *Table) ownLast(b *book, prefix netip.Prefix, ports Ports) (e *entry, la
 		return nil, 0
 	}
 	last, _ = t.said(b, i, t.self)
-	if last == 0 || b.recs.at(last).kind == KindRevoke {
+	if last == 0 || b.claims.at(last).kind == KindRevoke {
 		return nil, 0
 	}
 	return b.entries.at(i), last
 }
 
-// recordOf returns rec i as it was merged.
-func (t *Table) recordOf(b *book, i uint32) Record {
-	x := b.recs.at(i)
+// recordOf returns claim i as it was merged.
+func (t *Table) recordOf(b *recordSet, i uint32) Record {
+	x := b.claims.at(i)
 	e := b.entries.at(x.entry)
 	w := t.wordsAt(x.words)
 	return Record{
@@ -259,7 +259,7 @@ func (t *Table) recordOf(b *book, i uint32) Record {
 			Kind: x.kind, Prefix: e.key().prefix(), Ports: t.portsAt(e.ports), Until: fromMillis(x.until),
 			Reason: w.reason, Source: w.source,
 		},
-		Origin: t.speakers.at(x.speaker).origin, Version: t.version(x), Issued: fromMillis(x.issued),
+		Origin: t.epochs.at(x.epoch).origin, Version: t.version(x), Issued: fromMillis(x.issued),
 		Arrived: fromMillis(x.arrived), Hold: x.hold,
 	}
 }

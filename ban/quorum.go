@@ -65,8 +65,8 @@ func normalSources(sources []SourceQuorum) ([]SourceQuorum, error) {
 	return out, nil
 }
 
-// quorumOf returns the quorum for a rec's source: the first that fits, or the general one.
-func (t *Table) quorumOf(x *rec) Quorum {
+// quorumOf returns the quorum for a claim's source: the first that fits, or the general one.
+func (t *Table) quorumOf(x *claim) Quorum {
 	if len(t.sources) == 0 {
 		return t.quorum
 	}
@@ -94,12 +94,12 @@ type sighting struct {
 
 // agreed returns until when enough other origins ban the entry by any quorum that the source of one of their bans asks
 // for; 0 if there are not enough.
-func (t *Table) agreed(b *book, e *entry) int64 {
+func (t *Table) agreed(b *recordSet, e *entry) int64 {
 	var seen []sighting
-	for i := e.recs; i != 0; {
-		x := b.recs.at(i)
+	for i := e.claims; i != 0; {
+		x := b.claims.at(i)
 		i = x.next
-		o := t.speakers.at(x.speaker).origin
+		o := t.epochs.at(x.epoch).origin
 		if o != t.self && x.hold == HoldNone && t.counts(b, e, x) {
 			seen = append(seen, sighting{x.issued - int64(x.span), x.issued, x.until, t.quorumOf(x), o})
 		}
@@ -143,9 +143,9 @@ func reached(seen []sighting, q Quorum) int64 {
 	return until
 }
 
-// spanTo returns how long before latest an origin first saw what rec x and record r say, in milliseconds, at most 49
+// spanTo returns how long before latest an origin first saw what claim x and record r say, in milliseconds, at most 49
 // days.
-func (x *rec) spanTo(latest int64, r *Record) uint32 {
+func (x *claim) spanTo(latest int64, r *Record) uint32 {
 	first := min(x.issued-int64(x.span), millis(r.Issued))
 	return uint32(min(max(latest-first, 0), math.MaxUint32))
 }

@@ -23,9 +23,9 @@ func (t *Table) RemoteBans(now time.Time, addr netip.Addr) iter.Seq[Record] {
 			if e.key() != k || e.state != StateEnforced {
 				continue
 			}
-			for j := e.recs; j != 0; {
-				x := t.bans.recs.at(j)
-				remote := x.until > millis(now) && t.speakers.at(x.speaker).origin != t.self
+			for j := e.claims; j != 0; {
+				x := t.bans.claims.at(j)
+				remote := x.until > millis(now) && t.epochs.at(x.epoch).origin != t.self
 				if remote && !x.hold.Waits() && t.counts(&t.bans, e, x) && !yield(t.recordOf(&t.bans, j)) {
 					return
 				}

@@ -11,7 +11,7 @@ import (
 // lifted. Begin with cursor 0 and continue with next until it is 0; a call looks at n records, at least 1.
 func (t *Table) SaidAfter(now time.Time, origin Origin, before time.Time, cursor uint32, n int) (ops []Op, next uint32) {
 	b, last := &t.bans, millis(before)
-	next = t.eachOf(b, origin, cursor, n, func(i uint32, x *rec) {
+	next = t.eachOf(b, origin, cursor, n, func(i uint32, x *claim) {
 		arrived := x.arrived > 0 && x.arrived < last
 		if arrived && x.hold == HoldNone && x.until > millis(now) && t.counts(b, b.entries.at(x.entry), x) {
 			ops = append(ops, t.recordOf(b, i).Op)
@@ -24,8 +24,8 @@ func (t *Table) SaidAfter(now time.Time, origin Origin, before time.Time, cursor
 // those of SaidAfter.
 func (t *Table) SaidBy(now time.Time, origin Origin, cursor uint32, n int) (rs []Record, next uint32) {
 	for ; cursor>>bookBit < 2; cursor = (cursor>>bookBit + 1) << bookBit {
-		b := [2]*book{&t.allows, &t.bans}[cursor>>bookBit]
-		next := t.eachOf(b, origin, cursor&(1<<bookBit-1), n, func(i uint32, x *rec) {
+		b := [2]*recordSet{&t.allows, &t.bans}[cursor>>bookBit]
+		next := t.eachOf(b, origin, cursor&(1<<bookBit-1), n, func(i uint32, x *claim) {
 			if r := t.recordOf(b, i); (r.Kind == KindBan || r.Kind == KindAllow) && r.Until.After(now) {
 				rs = append(rs, r)
 			}
@@ -34,10 +34,10 @@ func (t *Table) SaidBy(now time.Time, origin Origin, cursor uint32, n int) (rs [
 			return rs, cursor>>bookBit<<bookBit | next
 		}
 	}
-	for _, b := range [2]*book{&t.allows, &t.bans} {
+	for _, b := range [2]*recordSet{&t.allows, &t.bans} {
 		by, ok := t.parties.ids[origin]
-		for i := range b.cancels.distinct(func(s *strike) bool { return ok && s.by == by && s.until > millis(now) }) {
-			rs = append(rs, t.strikeRecord(b, i))
+		for i := range b.cancels.distinct(func(s *cancelMark) bool { return ok && s.by == by && s.until > millis(now) }) {
+			rs = append(rs, t.cancelMarkRecord(b, i))
 		}
 	}
 	for _, i := range t.lifts.ids {
@@ -48,14 +48,14 @@ func (t *Table) SaidBy(now time.Time, origin Origin, cursor uint32, n int) (rs [
 	return rs, 0
 }
 
-// eachOf calls f for those of the next n records of a book that are from an origin. It returns where to continue, 0 at
-// the end.
-func (t *Table) eachOf(b *book, origin Origin, cursor uint32, n int, f func(i uint32, x *rec)) (next uint32) {
-	for i := max(cursor, 1); i < b.recs.end; i++ {
+// eachOf calls f for those of the next n records of a record set that are from an origin. It returns where to continue,
+// 0 at the end.
+func (t *Table) eachOf(b *recordSet, origin Origin, cursor uint32, n int, f func(i uint32, x *claim)) (next uint32) {
+	for i := max(cursor, 1); i < b.claims.end; i++ {
 		if n--; n < 0 && i > max(cursor, 1) {
 			return i
 		}
-		if x := b.recs.at(i); x.kind != 0 && t.speakers.at(x.speaker).origin == origin {
+		if x := b.claims.at(i); x.kind != 0 && t.epochs.at(x.epoch).origin == origin {
 			f(i, x)
 		}
 	}
@@ -80,7 +80,7 @@ func (t *Table) Has(r *Record) bool {
 	}
 	last, floor := t.said(b, entry, r.Origin)
 	for _, i := range [2]uint32{last, floor} {
-		if i != 0 && t.version(b.recs.at(i)).Compare(r.Version) >= 0 {
+		if i != 0 && t.version(b.claims.at(i)).Compare(r.Version) >= 0 {
 			return true
 		}
 	}
@@ -95,7 +95,7 @@ func (t *Table) InForce(r *Record) bool {
 		return false
 	}
 	last, _ := t.said(&t.bans, entry, r.Origin)
-	return last != 0 && t.version(t.bans.recs.at(last)) == r.Version && t.stands(r)
+	return last != 0 && t.version(t.bans.claims.at(last)) == r.Version && t.stands(r)
 }
 
 // Effect returns the state of this node's own ban of a prefix and ports, or the unban that cancels it. The state is 0
@@ -116,10 +116,10 @@ func (t *Table) AllowLifted(prefix netip.Prefix) *Record {
 
 // effect returns the entry of this node's own ban or allow of a prefix and ports, nil if there is none, and what
 // cancels it.
-func (t *Table) effect(b *book, prefix netip.Prefix, ports Ports) (*entry, *Record) {
+func (t *Table) effect(b *recordSet, prefix netip.Prefix, ports Ports) (*entry, *Record) {
 	e, last := t.ownLast(b, prefix, ports)
 	if last == 0 {
 		return nil, nil
 	}
-	return e, (&query{t: t}).cancelOf(b, e, b.recs.at(last))
+	return e, (&query{t: t}).cancelOf(b, e, b.claims.at(last))
 }

@@ -7,10 +7,10 @@ import (
 	"unsafe"
 )
 
-// There can be a million recs.
+// There can be a million claims.
 func TestRecSize(t *testing.T) {
-	if n := unsafe.Sizeof(rec{}); n > 64 {
-		t.Errorf("a rec has %d bytes, want at most 64", n)
+	if n := unsafe.Sizeof(claim{}); n > 64 {
+		t.Errorf("a claim has %d bytes, want at most 64", n)
 	}
 }
 

@@ -40,17 +40,17 @@ type Table struct {
 	never   neverList
 
 	interns
-	bans, allows book
+	bans, allows recordSet
 	held         heldList
 	lifts        lifts
 	parties      parties
 	chores       chores
-	inForce      map[uint32]bool       // recs of allows that count
+	inForce      map[uint32]bool       // claims of allows that count
 	allowsOf     map[Origin]int        // allows that count, by origin
 	elementsOf   map[Origin]int        // port elements of bans, by origin
 	atOnce       int                   // entries inside own unbans and allows that the running call may still examine
 	looked       uint64                // entries examined since the start
-	steps        uint64                // strikes examined and chores skipped, since the start
+	steps        uint64                // cancel marks examined and chores skipped, since the start
 	states       [StateAllowed + 1]int // entries of bans by state
 	capacity     int                   // MaxRecords; less in tests
 	dropped      uint64
@@ -94,13 +94,13 @@ func New(cfg Config) (*Table, error) {
 
 // Reserve allocates in advance, 1 MB in all, what the first bans would otherwise wait for.
 func (t *Table) Reserve() {
-	t.speakers.vals.reserve()
+	t.epochs.vals.reserve()
 	t.words.vals.reserve()
 	t.ports.vals.reserve()
 	t.origins.vals.reserve()
 	t.bans.plant()
 	t.bans.entries.reserve()
-	t.bans.recs.reserve()
+	t.bans.claims.reserve()
 	t.bans.tree.nodes.reserve()
 	t.bans.ends.reserve()
 }
@@ -129,7 +129,7 @@ func (t *Table) merge(r *Record) {
 	}
 	switch r.Kind {
 	case KindBan, KindRevoke, KindAllow:
-		if t.bans.recs.live+t.allows.recs.live >= t.capacity && !t.holds(b, r) {
+		if t.bans.claims.live+t.allows.claims.live >= t.capacity && !t.holds(b, r) {
 			t.dropped++
 		} else if entry, changed := t.put(b, r); changed {
 			t.touch(b, entry, t.causeOf(r))
@@ -151,7 +151,7 @@ const longAgo = 1
 // Next returns when Expire next has something to do; false if nothing is left to end.
 func (t *Table) Next() (time.Time, bool) {
 	var first int64
-	for _, b := range [2]*book{&t.bans, &t.allows} {
+	for _, b := range [2]*recordSet{&t.bans, &t.allows} {
 		for _, next := range [3]func() (uint32, int64){b.next, b.cancels.next, b.wakes.next} {
 			if i, at := next(); i != 0 && (first == 0 || at < first) {
 				first = at
@@ -180,25 +180,25 @@ func (t *Table) expire(now int64) []Change {
 		t.lifts.ends.pop()
 		t.dropLift(i)
 	}
-	for _, b := range [2]*book{&t.allows, &t.bans} {
+	for _, b := range [2]*recordSet{&t.allows, &t.bans} {
 		for ; room > 0; room-- {
 			i, at := b.cancels.next()
 			if i == 0 || at > now {
 				break
 			}
 			b.cancels.ends.pop()
-			t.bury(t.strikeRecord(b, i))
-			t.removeStrike(b, i)
+			t.bury(t.cancelMarkRecord(b, i))
+			t.removeCancelMark(b, i)
 		}
 	}
-	for _, b := range [2]*book{&t.allows, &t.bans} {
+	for _, b := range [2]*recordSet{&t.allows, &t.bans} {
 		room = t.wakeDue(b, now, room)
 		for ; room > 0; room-- {
 			i, at := b.next()
 			if i == 0 || at > now {
 				break
 			}
-			x := b.recs.at(i)
+			x := b.claims.at(i)
 			entry, c := x.entry, t.causeOfRec(x)
 			c.ending = true
 			b.ends.pop()
@@ -210,8 +210,8 @@ func (t *Table) expire(now int64) []Change {
 	return t.finish(nil)
 }
 
-// wakeDue re-examines the recs whose strike has ended. It returns how much room is left.
-func (t *Table) wakeDue(b *book, now int64, room int) int {
+// wakeDue re-examines the claims whose cancel mark has ended. It returns how much room is left.
+func (t *Table) wakeDue(b *recordSet, now int64, room int) int {
 	for ; room > 0; room-- {
 		i, at := b.wakes.next()
 		if i == 0 || at > now {
@@ -219,7 +219,7 @@ func (t *Table) wakeDue(b *book, now int64, room int) int {
 		}
 		b.wakes.ends.pop()
 		delete(b.wakes.at, i)
-		x := b.recs.at(i)
+		x := b.claims.at(i)
 		c := t.causeOfRec(x)
 		c.ending = true
 		t.touch(b, x.entry, c)
@@ -264,8 +264,8 @@ func (t *Table) SetNever(now time.Time, es []NeverEntry) []Change {
 // records returns how many live records of all kinds there are.
 func (t *Table) records() int {
 	n := 0
-	for _, b := range [2]*book{&t.bans, &t.allows} {
-		n += b.recs.live - b.floors + b.cancels.strikes.live
+	for _, b := range [2]*recordSet{&t.bans, &t.allows} {
+		n += b.claims.live - b.floors + b.cancels.marks.live
 	}
 	return n
 }

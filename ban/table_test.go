@@ -260,7 +260,7 @@ func TestFullTableDropsWhatIsNewAndRefreshesWhatIsThere(t *testing.T) {
 	}
 }
 
-// An origin that keeps shortening and prolonging must not make the timeline grow.
+// An origin that keeps shortening and prolonging must not make the expiry heap grow.
 func TestStaleMarksAreBounded(t *testing.T) {
 	tb := newTable(t, Config{})
 	for i := range 10_000 {

@@ -9,7 +9,7 @@ import "iter"
 // misses.
 type tree struct {
 	roots []uint32 // as in node.child; nil until there is an entry
-	nodes slab[node]
+	nodes arena[node]
 }
 
 type node struct {
@@ -46,7 +46,7 @@ func rootOf(k pkey) uint32 {
 }
 
 // near returns the only leaf under the root that can hold p, or 0 if the root is empty.
-func (b *book) near(p *path, root uint32) uint32 {
+func (b *recordSet) near(p *path, root uint32) uint32 {
 	n := b.tree.roots[root]
 	for n != 0 && n&leafFlag == 0 {
 		x := b.tree.nodes.at(n)
@@ -56,7 +56,7 @@ func (b *book) near(p *path, root uint32) uint32 {
 }
 
 // find returns the entry of k and ports, or 0.
-func (b *book) find(k pkey, ports uint32) uint32 {
+func (b *recordSet) find(k pkey, ports uint32) uint32 {
 	if b.tree.roots == nil {
 		return 0
 	}
@@ -72,14 +72,14 @@ func (b *book) find(k pkey, ports uint32) uint32 {
 }
 
 // plant allocates the roots.
-func (b *book) plant() {
+func (b *recordSet) plant() {
 	if b.tree.roots == nil {
 		b.tree.roots = make([]uint32, allRoots)
 	}
 }
 
 // insert adds the entry i, whose path is not in the tree.
-func (b *book) insert(i uint32) {
+func (b *recordSet) insert(i uint32) {
 	e := b.entries.at(i)
 	p := e.path()
 	b.plant()
@@ -108,7 +108,7 @@ func (b *book) insert(i uint32) {
 }
 
 // remove removes entry i.
-func (b *book) remove(i uint32) {
+func (b *recordSet) remove(i uint32) {
 	e := b.entries.at(i)
 	p := e.path()
 	at := &b.tree.roots[rootOf(e.key())]
@@ -130,7 +130,7 @@ func (b *book) remove(i uint32) {
 // under yields the entries under the root whose path begins with the first n bits of p, in ascending order, and unless
 // after is nil only those greater than after. If yield returns false, under stops and returns false. The tree must not
 // change meanwhile.
-func (b *book) under(root uint32, p path, n int, after *path, yield func(i uint32) bool) bool {
+func (b *recordSet) under(root uint32, p path, n int, after *path, yield func(i uint32) bool) bool {
 	at := b.tree.roots[root]
 	if at == 0 {
 		return true
@@ -179,7 +179,7 @@ func (b *book) under(root uint32, p path, n int, after *path, yield func(i uint3
 
 // seek descends from a node towards a path and pushes the subtrees it passes that lie after the path onto the stack. It
 // returns where it stopped and the depth of the stack, and reports whether what it stopped at lies after the path too.
-func (b *book) seek(from uint32, p *path, stack *[pathBits]uint32) (at uint32, depth int, behind bool) {
+func (b *recordSet) seek(from uint32, p *path, stack *[pathBits]uint32) (at uint32, depth int, behind bool) {
 	near := from
 	for near&leafFlag == 0 {
 		x := b.tree.nodes.at(near)
@@ -202,7 +202,7 @@ func (b *book) seek(from uint32, p *path, stack *[pathBits]uint32) (at uint32, d
 }
 
 // nextRoot returns the root to visit after root when looking for entries inside k; the first is rootOf(k).
-func (b *book) nextRoot(k pkey, root uint32) (next uint32, ok bool) {
+func (b *recordSet) nextRoot(k pkey, root uint32) (next uint32, ok bool) {
 	first, last := uint32(0), uint32(0)
 	switch rootOf(k) {
 	case wide4:
@@ -218,7 +218,7 @@ func (b *book) nextRoot(k pkey, root uint32) (next uint32, ok bool) {
 }
 
 // inside yields the entries of k and of every prefix inside it.
-func (b *book) inside(k pkey) iter.Seq[uint32] {
+func (b *recordSet) inside(k pkey) iter.Seq[uint32] {
 	return func(yield func(i uint32) bool) {
 		if b.tree.roots == nil {
 			return
@@ -235,7 +235,7 @@ func (b *book) inside(k pkey) iter.Seq[uint32] {
 }
 
 // exactly yields the entries of k with any ports.
-func (b *book) exactly(k pkey) iter.Seq[uint32] {
+func (b *recordSet) exactly(k pkey) iter.Seq[uint32] {
 	return func(yield func(i uint32) bool) {
 		if b.tree.roots != nil {
 			b.under(rootOf(k), k.path(0), prefixBits, nil, yield)
@@ -244,7 +244,7 @@ func (b *book) exactly(k pkey) iter.Seq[uint32] {
 }
 
 // covering yields the entries of k and of every prefix that contains it, the narrowest first.
-func (b *book) covering(k pkey) iter.Seq[uint32] {
+func (b *recordSet) covering(k pkey) iter.Seq[uint32] {
 	return func(yield func(i uint32) bool) {
 		for w := range b.forms.covering(k) {
 			for i := range b.exactly(w) {

@@ -32,7 +32,7 @@ func (t *Table) unsay(now time.Time, rs []Record, c cause) []Change {
 				t.touch(b, entry, c)
 			}
 		case KindUnban, KindUnallow:
-			if t.unstrike(b, r) {
+			if t.unmark(b, r) {
 				t.rejudge(b, keyOf(r.Prefix), c)
 			}
 		}
@@ -41,14 +41,14 @@ func (t *Table) unsay(now time.Time, rs []Record, c cause) []Change {
 	return t.finish(changes)
 }
 
-// unput removes the rec of r and any floor that r made; gone reports whether there was either.
-func (t *Table) unput(b *book, r *Record) (entry uint32, gone bool) {
+// unput removes the claim of r and any floor that r made; gone reports whether there was either.
+func (t *Table) unput(b *recordSet, r *Record) (entry uint32, gone bool) {
 	if entry = t.entryAbout(b, r); entry == 0 {
 		return 0, false
 	}
 	last, floor := t.said(b, entry, r.Origin)
 	for _, i := range [2]uint32{last, floor} {
-		if i != 0 && t.version(b.recs.at(i)) == r.Version {
+		if i != 0 && t.version(b.claims.at(i)) == r.Version {
 			t.drop(b, i)
 			gone = true
 		}
@@ -56,9 +56,9 @@ func (t *Table) unput(b *book, r *Record) (entry uint32, gone bool) {
 	return entry, gone
 }
 
-// unstrike removes the strikes that r made and reports whether there were any. If r is among the lifts, it is removed
+// unmark removes the cancel marks that r made and reports whether there were any. If r is among the lifts, it is removed
 // there too.
-func (t *Table) unstrike(b *book, r *Record) (gone bool) {
+func (t *Table) unmark(b *recordSet, r *Record) (gone bool) {
 	if i, ok := t.lifts.ids[cancelID{r.Origin, r.Version}]; ok {
 		t.dropLift(i)
 	}
@@ -73,10 +73,10 @@ func (t *Table) unstrike(b *book, r *Record) (gone bool) {
 			continue
 		}
 		for i := b.cancels.first[targetOf(r, about)]; i != 0; {
-			x := b.cancels.strikes.at(i)
+			x := b.cancels.marks.at(i)
 			next := x.next
 			if x.by == by && x.epoch == m.Epoch && x.seq == m.Seq && x.issued == issued && x.until == until {
-				t.removeStrike(b, i)
+				t.removeCancelMark(b, i)
 				gone = true
 			}
 			i = next

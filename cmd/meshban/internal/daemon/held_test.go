@@ -173,19 +173,19 @@ func TestImportsPassTheBreaker(t *testing.T) {
 func TestAMillionIsTakenByDefault(t *testing.T) {
 	t.Parallel()
 	n := first(t, "a")
-	n.state.View(func(table *ban.Table) { takesAMillion(t, n, table) }) // the gate reads the node's caps
+	n.state.View(func(table *ban.Table) { takesAMillion(t, n, table) }) // the admission reads the node's caps
 }
 
 func takesAMillion(t *testing.T, n *node, table *ban.Table) {
 	now, caps := time.Now(), n.capsLocked(ban.Origin{1})
-	gate := ban.NewGate(ban.GateConfig{Self: n.self, Caps: n.capsLocked, Breaker: allowance(n.cfg.Breaker)})
+	admission := ban.NewAdmission(ban.AdmissionConfig{Self: n.self, Caps: n.capsLocked, Breaker: allowance(n.cfg.Breaker)})
 	for i := range 2 * million {
 		r := ban.Record{
 			Op: ban.Op{Kind: ban.KindBan, Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)}), 32),
 				Until: now.Add(time.Hour), Source: ban.SourceImport},
 			Origin: ban.Origin{byte(1 + i%2)}, Version: ban.Version{Epoch: 1, Seq: uint64(i + 1)}, Issued: now,
 		}
-		if err := gate.Admit(now, table, &r); err != nil || r.Hold != ban.HoldNone {
+		if err := admission.Admit(now, table, &r); err != nil || r.Hold != ban.HoldNone {
 			t.Fatalf("ban %d: %v, %v", i, r.Hold, err)
 		}
 	}

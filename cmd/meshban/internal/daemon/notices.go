@@ -44,7 +44,7 @@ const (
 // version. The first four hold, the others refuse.
 var noticeRules = [...]string{
 	ban.RuleRate, ban.RuleActive, "breaker", ban.RuleLift,
-	ban.RuleWide, ban.RuleLong, ban.RuleOthers, "rate of others than bans", ban.RuleHeldFull, ban.RuleStrikes, ban.RuleAllows,
+	ban.RuleWide, ban.RuleLong, ban.RuleOthers, "rate of others than bans", ban.RuleHeldFull, ban.RuleCancelMarks, ban.RuleAllows,
 }
 
 const (

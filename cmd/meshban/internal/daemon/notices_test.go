@@ -25,7 +25,7 @@ func FuzzNotice(f *testing.F) {
 	})
 }
 
-// A notice fits its bound, and its rules are those by which the gate holds and refuses.
+// A notice fits its bound, and its rules are those by which the admission holds and refuses.
 func TestNoticeNamesTheRules(t *testing.T) {
 	t.Parallel()
 	if n := len(notice{}.encode()); n != noticeLen || n > mesh.MaxNotice {

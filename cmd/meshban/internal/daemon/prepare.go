@@ -170,7 +170,7 @@ func quorums(cfg config.Config) []ban.SourceQuorum {
 func (d *Daemon) openState(secrets mesh.Secrets) (err error) {
 	d.state, err = enforce.New(time.Now(), enforce.Config{
 		Table: ban.Config{Self: d.self, Limits: limits(d.cfg), Quorum: ban.Quorum(d.cfg.Bans.Quorum), Sources: quorums(d.cfg)},
-		Gate: ban.GateConfig{
+		Gate: ban.AdmissionConfig{
 			Self: d.self, Authority: authorityOf(secrets), Caps: d.capsLocked, Breaker: allowance(d.cfg.Breaker),
 			Last: func() (epoch, seq uint64) { return d.mesh.Last() },
 		},

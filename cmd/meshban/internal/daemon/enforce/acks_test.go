@@ -12,7 +12,7 @@ import (
 func TestAwait(t *testing.T) {
 	t.Parallel()
 	self, authority, peer := ban.Origin{1}, ban.Origin{2}, ban.Origin{3}
-	s := &State{Gate: ban.NewGate(ban.GateConfig{Self: self, Authority: authority})}
+	s := &State{Gate: ban.NewAdmission(ban.AdmissionConfig{Self: self, Authority: authority})}
 	change := func(text string, by ban.Origin) []ban.Change {
 		return []ban.Change{{Prefix: netip.MustParsePrefix(text), Enforce: true, Origin: by}}
 	}

@@ -16,7 +16,7 @@ import (
 // Config is what a State needs. Its functions must not block.
 type Config struct {
 	Table ban.Config
-	Gate  ban.GateConfig
+	Gate  ban.AdmissionConfig
 	Store *store.Store // keeps the offences
 
 	Escalation func() config.Escalation // as it is now; called with the lock held
@@ -36,7 +36,7 @@ type State struct {
 	mu    sync.Mutex // guards what follows
 	table *ban.Table
 	// Gate and Offences are for functions that Change or View calls.
-	Gate     *ban.Gate
+	Gate     *ban.Admission
 	Offences *Offences
 	kernel   *fw.Syncer // nil before Drive
 	wakeAt   time.Time  // when Expire looks again of its own accord
@@ -44,7 +44,7 @@ type State struct {
 
 // New returns a State that bans nothing yet.
 func New(now time.Time, cfg Config) (*State, error) {
-	s := &State{cfg: cfg, wake: make(chan struct{}, 1), Gate: ban.NewGate(cfg.Gate)}
+	s := &State{cfg: cfg, wake: make(chan struct{}, 1), Gate: ban.NewAdmission(cfg.Gate)}
 	var err error
 	if s.table, err = ban.New(cfg.Table); err != nil {
 		return nil, err

@@ -38,7 +38,7 @@ func openStore(t *testing.T) *store.Store {
 // newState returns a State that reports to the functions of cfg, where they are set.
 func newState(t *testing.T, cfg Config) *State {
 	t.Helper()
-	cfg.Table, cfg.Gate = ban.Config{Self: self}, ban.GateConfig{Self: self}
+	cfg.Table, cfg.Gate = ban.Config{Self: self}, ban.AdmissionConfig{Self: self}
 	cfg.Escalation = func() config.Escalation { return config.Escalation{} }
 	if cfg.Changed == nil {
 		cfg.Changed = func(time.Time, ban.Change) {}

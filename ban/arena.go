@@ -2,21 +2,21 @@ package ban
 
 import "strings"
 
-// chunkBits sets how many items of a slab are allocated together: 1 << chunkBits.
+// chunkBits sets how many items of an arena are allocated together: 1 << chunkBits.
 const chunkBits = 11
 
-// A slab stores items under numbers from 1 up. Items never move, and the numbers of freed ones are reused. A number
+// An arena stores items under numbers from 1 up. Items never move, and the numbers of freed ones are reused. A number
 // takes half the memory of a pointer and gives the garbage collector nothing to follow.
-type slab[T any] struct {
+type arena[T any] struct {
 	chunks []*[1 << chunkBits]T
 	free   []uint32
 	end    uint32 // the first number never given out
 	live   int
 }
 
-func (s *slab[T]) at(i uint32) *T { return &s.chunks[i>>chunkBits][i&(1<<chunkBits-1)] }
+func (s *arena[T]) at(i uint32) *T { return &s.chunks[i>>chunkBits][i&(1<<chunkBits-1)] }
 
-func (s *slab[T]) alloc() (uint32, *T) {
+func (s *arena[T]) alloc() (uint32, *T) {
 	s.live++
 	if n := len(s.free); n > 0 {
 		i := s.free[n-1]
@@ -35,18 +35,18 @@ func (s *slab[T]) alloc() (uint32, *T) {
 }
 
 // reserve allocates the first chunk.
-func (s *slab[T]) reserve() {
+func (s *arena[T]) reserve() {
 	if len(s.chunks) == 0 {
 		s.chunks = append(s.chunks, new([1 << chunkBits]T))
 	}
 }
 
 // release frees number i and zeroes its item.
-func (s *slab[T]) release(i uint32) {
+func (s *arena[T]) release(i uint32) {
 	if s.live--; s.live == 0 { // free what a flood allocated
 		first := s.chunks[0]
 		clear(first[:min(s.end, 1<<chunkBits)])
-		*s = slab[T]{chunks: []*[1 << chunkBits]T{first}}
+		*s = arena[T]{chunks: []*[1 << chunkBits]T{first}}
 		return
 	}
 	var zero T
@@ -54,19 +54,19 @@ func (s *slab[T]) release(i uint32) {
 	s.free = append(s.free, i)
 }
 
-// A pool stores each distinct value once, under a number, while anything refers to it.
-type pool[T comparable] struct {
+// A internTable stores each distinct value once, under a number, while anything refers to it.
+type internTable[T comparable] struct {
 	ids  map[T]uint32
-	vals slab[pooled[T]]
+	vals arena[interned[T]]
 }
 
-type pooled[T comparable] struct {
+type interned[T comparable] struct {
 	val  T
 	refs uint32
 }
 
 // get returns the number of v and adds a reference to it.
-func (p *pool[T]) get(v T) uint32 {
+func (p *internTable[T]) get(v T) uint32 {
 	if i, ok := p.ids[v]; ok {
 		p.vals.at(i).refs++
 		return i
@@ -75,15 +75,15 @@ func (p *pool[T]) get(v T) uint32 {
 		p.ids = make(map[T]uint32)
 	}
 	i, x := p.vals.alloc()
-	*x = pooled[T]{v, 1}
+	*x = interned[T]{v, 1}
 	p.ids[v] = i
 	return i
 }
 
-func (p *pool[T]) at(i uint32) *T { return &p.vals.at(i).val }
+func (p *internTable[T]) at(i uint32) *T { return &p.vals.at(i).val }
 
 // put drops one reference.
-func (p *pool[T]) put(i uint32) {
+func (p *internTable[T]) put(i uint32) {
 	x := p.vals.at(i)
 	if x.refs--; x.refs > 0 {
 		return
@@ -92,8 +92,8 @@ func (p *pool[T]) put(i uint32) {
 	p.vals.release(i)
 }
 
-// A speaker is an origin in one of its epochs.
-type speaker struct {
+// An originEpoch is an origin in one of its epochs.
+type originEpoch struct {
 	origin Origin
 	epoch  uint64
 }
@@ -103,17 +103,17 @@ type words struct{ reason, source string }
 
 // interns holds values that many records share. Number 0 means no ports or no words.
 type interns struct {
-	speakers pool[speaker]
-	origins  pool[Origin] // of the speakers; refs counts their recs
-	originOf []uint32     // by speaker
-	words    pool[words]
-	ports    pool[Ports]
+	epochs   internTable[originEpoch]
+	origins  internTable[Origin] // of the epochs; refs counts their claims
+	originOf []uint32            // by epoch
+	words    internTable[words]
+	ports    internTable[Ports]
 }
 
-// getSpeaker is speakers.get and also counts one more rec of the origin.
-func (t *interns) getSpeaker(s speaker) uint32 {
-	i := t.speakers.get(s)
-	if t.speakers.vals.at(i).refs > 1 {
+// getEpoch is epochs.get and also counts one more claim of the origin.
+func (t *interns) getEpoch(s originEpoch) uint32 {
+	i := t.epochs.get(s)
+	if t.epochs.vals.at(i).refs > 1 {
 		t.origins.vals.at(t.originOf[i]).refs++
 		return i
 	}
@@ -124,13 +124,13 @@ func (t *interns) getSpeaker(s speaker) uint32 {
 	return i
 }
 
-func (t *interns) putSpeaker(i uint32) {
+func (t *interns) putEpoch(i uint32) {
 	if o := t.originOf[i]; t.origins.vals.at(o).refs > 1 {
 		t.origins.vals.at(o).refs--
 	} else {
 		t.origins.put(o)
 	}
-	t.speakers.put(i)
+	t.epochs.put(i)
 }
 
 func (t *interns) getWords(reason, source string) uint32 {

@@ -69,7 +69,7 @@ func (t *Table) Why(p netip.Prefix) []Finding {
 			q.addNever(k, why)
 		}
 	}
-	for _, b := range [2]*book{&t.allows, &t.bans} {
+	for _, b := range [2]*recordSet{&t.allows, &t.bans} {
 		for i := range b.inside(q.k) {
 			if len(q.found) >= MaxFindings {
 				break
@@ -102,10 +102,10 @@ func (q *query) addNever(k pkey, why string) {
 	q.found = append(q.found, f)
 }
 
-func (q *query) addEntry(b *book, i uint32) {
+func (q *query) addEntry(b *recordSet, i uint32) {
 	e := b.entries.at(i)
-	for j := e.recs; j != 0; {
-		x := b.recs.at(j)
+	for j := e.claims; j != 0; {
+		x := b.claims.at(j)
 		if x.kind != kindFloor {
 			f := findingOf(q.t.recordOf(b, j))
 			if b == &q.t.allows {
@@ -119,10 +119,10 @@ func (q *query) addEntry(b *book, i uint32) {
 	}
 }
 
-func (q *query) addCancels(b *book) {
-	bears := func(s *strike) bool { return s.key().contains(q.k) || q.k.contains(s.key()) }
+func (q *query) addCancels(b *recordSet) {
+	bears := func(s *cancelMark) bool { return s.key().contains(q.k) || q.k.contains(s.key()) }
 	for i := range b.cancels.distinct(bears) {
-		f := findingOf(q.t.strikeRecord(b, i))
+		f := findingOf(q.t.cancelMarkRecord(b, i))
 		f.rank, f.Status = rankCancel, "cancels the bans that its origin knew then"
 		if f.Kind == KindUnallow {
 			f.Status = "cancels the allows that its origin knew then"
@@ -145,7 +145,7 @@ func findingOf(r Record) Finding {
 // StatusCounts is the status of an allow that nothing ends.
 const StatusCounts = "counts"
 
-func (q *query) judgeAllow(f *Finding, e *entry, x *rec) {
+func (q *query) judgeAllow(f *Finding, e *entry, x *claim) {
 	if q.voided(f) {
 		return
 	}
@@ -164,7 +164,7 @@ func (q *query) judgeAllow(f *Finding, e *entry, x *rec) {
 	}
 }
 
-func (q *query) judgeBan(f *Finding, e *entry, x *rec) {
+func (q *query) judgeBan(f *Finding, e *entry, x *claim) {
 	t := q.t
 	if x.kind == KindRevoke {
 		f.rank, f.Status = rankCancel, "its origin took its ban back"
@@ -194,8 +194,8 @@ func (q *query) judgeBan(f *Finding, e *entry, x *rec) {
 		}
 	case StatePending, StateHeld:
 		n := 0
-		for j := e.recs; j != 0; j = t.bans.recs.at(j).next {
-			if x := t.bans.recs.at(j); !x.hold.Waits() && t.counts(&t.bans, e, x) {
+		for j := e.claims; j != 0; j = t.bans.claims.at(j).next {
+			if x := t.bans.claims.at(j); !x.hold.Waits() && t.counts(&t.bans, e, x) {
 				n++
 			}
 		}
@@ -207,13 +207,13 @@ func (q *query) judgeBan(f *Finding, e *entry, x *rec) {
 			return
 		}
 		a := t.allows.entries.at(t.allowing(e.key()))
-		f.By = t.speakers.at(t.allows.recs.at(t.leading(&t.allows, a)).speaker).origin
+		f.By = t.epochs.at(t.allows.claims.at(t.leading(&t.allows, a)).epoch).origin
 		f.Status = fmt.Sprintf("suppressed by allow of %s by %s", shortPrefix(a.key().prefix()), f.By.Short())
 	}
 }
 
-// waits says what the quorum of rec x still lacks if n origins ban the entry.
-func (t *Table) waits(n int, x *rec) string {
+// waits says what the quorum of claim x still lacks if n origins ban the entry.
+func (t *Table) waits(n int, x *claim) string {
 	q := t.quorumOf(x)
 	text := fmt.Sprintf("waits for more origins: %d of %d", n, q.Origins)
 	if q.Within != 0 {
@@ -233,13 +233,13 @@ func (q *query) voided(f *Finding) bool {
 	return ok
 }
 
-// cancelOf returns what cancels rec x of entry e, or nil.
-func (q *query) cancelOf(b *book, e *entry, x *rec) *Record {
-	i := q.t.strikeAt(b, e, x)
+// cancelOf returns what cancels claim x of entry e, or nil.
+func (q *query) cancelOf(b *recordSet, e *entry, x *claim) *Record {
+	i := q.t.cancelMarkOf(b, e, x)
 	if i == 0 {
 		return nil
 	}
-	return new(q.t.strikeRecord(b, i))
+	return new(q.t.cancelMarkRecord(b, i))
 }
 
 // addHeld adds the unbans and unallows that are held or dropped.

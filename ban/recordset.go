@@ -1,13 +1,13 @@
 package ban
 
-// A book holds the records of one class, bans or allows: an entry for each prefix and ports, and in each entry a chain
-// with what each origin said last.
-type book struct {
+// A recordSet holds the records of one class, bans or allows: an entry for each prefix and ports, and in each entry a
+// chain with what each origin said last.
+type recordSet struct {
 	tree    tree
 	forms   formCount
-	entries slab[entry]
-	recs    slab[rec]
-	ends    timeline
+	entries arena[entry]
+	claims  arena[claim]
+	ends    expiryHeap
 	floors  int // records of kindFloor
 	cancels cancels
 	wakes   wakes
@@ -18,7 +18,7 @@ type entry struct {
 	hi, lo uint64 // with form, the pkey
 	until  int64  // the enforced end, if state is StateEnforced
 	ports  uint32
-	recs   uint32 // head of the chain
+	claims uint32 // head of the chain
 	touch  uint32 // index in Table.touched; valid only if that element refers to this entry
 	form   uint8
 	state  State
@@ -27,12 +27,12 @@ type entry struct {
 func (e *entry) key() pkey  { return pkey{e.hi, e.lo, e.form} }
 func (e *entry) path() path { return e.key().path(e.ports) }
 
-// A rec is what an origin said last about an entry. A floor may stand beside it.
-type rec struct {
+// A claim is what an origin said last about an entry. A floor may stand beside it.
+type claim struct {
 	seq           uint64
 	issued, until int64 // Unix milliseconds
 	arrived       int64 // when this version arrived here, in Unix milliseconds; see Record.Arrived
-	speaker       uint32
+	epoch         uint32
 	words         uint32
 	entry         uint32
 	next          uint32
@@ -42,12 +42,12 @@ type rec struct {
 	span          uint32 // how many milliseconds before issued the origin first said it
 }
 
-// kindFloor marks a rec that only keeps older versions out. It stands beside a newer rec that ends before an older one
-// would have; without it the older one would count again if it arrived late.
+// kindFloor marks a claim that only keeps older versions out. It stands beside a newer claim that ends before an older
+// one would have; without it the older one would count again if it arrived late.
 const kindFloor Kind = 255
 
 // open returns the entry of k and ports and creates it if needed.
-func (t *Table) open(b *book, k pkey, ports Ports) uint32 {
+func (t *Table) open(b *recordSet, k pkey, ports Ports) uint32 {
 	if id, ok := t.findPorts(ports); ok {
 		if i := b.find(k, id); i != 0 {
 			return i
@@ -61,7 +61,7 @@ func (t *Table) open(b *book, k pkey, ports Ports) uint32 {
 }
 
 // close removes the entry i, whose chain is empty.
-func (t *Table) close(b *book, i uint32) {
+func (t *Table) close(b *recordSet, i uint32) {
 	e := b.entries.at(i)
 	b.remove(i)
 	b.forms.remove(e.key())
@@ -69,11 +69,11 @@ func (t *Table) close(b *book, i uint32) {
 	b.entries.release(i)
 }
 
-// said returns the rec of what the origin said last about the entry, and the origin's floor; 0 means none.
-func (t *Table) said(b *book, entry uint32, o Origin) (last, floor uint32) {
-	for i := b.entries.at(entry).recs; i != 0; {
-		r := b.recs.at(i)
-		if t.speakers.at(r.speaker).origin == o {
+// said returns the claim of what the origin said last about the entry, and the origin's floor; 0 means none.
+func (t *Table) said(b *recordSet, entry uint32, o Origin) (last, floor uint32) {
+	for i := b.entries.at(entry).claims; i != 0; {
+		r := b.claims.at(i)
+		if t.epochs.at(r.epoch).origin == o {
 			if r.kind == kindFloor {
 				floor = i
 			} else {
@@ -85,8 +85,8 @@ func (t *Table) said(b *book, entry uint32, o Origin) (last, floor uint32) {
 	return last, floor
 }
 
-// holds reports whether b has a rec or floor of r's origin for r's prefix and ports.
-func (t *Table) holds(b *book, r *Record) bool {
+// holds reports whether b has a claim or floor of r's origin for r's prefix and ports.
+func (t *Table) holds(b *recordSet, r *Record) bool {
 	entry := t.entryAbout(b, r)
 	if entry == 0 {
 		return false
@@ -95,7 +95,7 @@ func (t *Table) holds(b *book, r *Record) bool {
 	return last != 0 || floor != 0
 }
 
-// knows is holds for the book that r, a ban, revoke or allow, belongs to.
+// knows is holds for the record set that r, a ban, revoke or allow, belongs to.
 func (t *Table) knows(r *Record) bool {
 	if r.Kind == KindAllow {
 		return t.holds(&t.allows, r)
@@ -104,7 +104,7 @@ func (t *Table) knows(r *Record) bool {
 }
 
 // entryAbout returns the entry of r's prefix and ports, or 0.
-func (t *Table) entryAbout(b *book, r *Record) uint32 {
+func (t *Table) entryAbout(b *recordSet, r *Record) uint32 {
 	id, ok := t.findPorts(r.Ports)
 	if !ok {
 		return 0
@@ -114,7 +114,7 @@ func (t *Table) entryAbout(b *book, r *Record) uint32 {
 
 // put merges a ban, revoke or allow: an origin's highest version wins. changed reports whether the entry must be judged
 // again.
-func (t *Table) put(b *book, r *Record) (entry uint32, changed bool) {
+func (t *Table) put(b *recordSet, r *Record) (entry uint32, changed bool) {
 	entry = t.open(b, keyOf(r.Prefix), r.Ports)
 	last, floor := t.said(b, entry, r.Origin)
 	until := millis(r.Until)
@@ -123,7 +123,7 @@ func (t *Table) put(b *book, r *Record) (entry uint32, changed bool) {
 	order := +1     // of r relative to top
 	for _, i := range [2]uint32{last, floor} {
 		if i != 0 {
-			x := b.recs.at(i)
+			x := b.claims.at(i)
 			keep = max(keep, x.until)
 			if v := t.version(x); order == +1 || v.Compare(top) > 0 {
 				top, order = v, r.Version.Compare(v)
@@ -132,10 +132,10 @@ func (t *Table) put(b *book, r *Record) (entry uint32, changed bool) {
 	}
 	switch {
 	case order == 0 && last != 0: // seen before; with only a floor left, it ended by a clock that was set back since
-		return entry, b.recs.at(last).hold != r.Hold && t.rehold(b, last, r)
+		return entry, b.claims.at(last).hold != r.Hold && t.rehold(b, last, r)
 	case order < 0:
 		if last != 0 {
-			x := b.recs.at(last)
+			x := b.claims.at(last)
 			span := x.spanTo(x.issued, r)
 			changed, x.span = span > x.span, span
 		}
@@ -156,22 +156,22 @@ func (t *Table) put(b *book, r *Record) (entry uint32, changed bool) {
 	return entry, true
 }
 
-func (t *Table) version(x *rec) Version {
-	return Version{t.speakers.at(x.speaker).epoch, x.seq, x.index}
+func (t *Table) version(x *claim) Version {
+	return Version{t.epochs.at(x.epoch).epoch, x.seq, x.index}
 }
 
-// link adds a rec for r to the chain of its entry.
-func (t *Table) link(b *book, entry uint32, r *Record, kind Kind) {
-	i, x := b.recs.alloc()
+// link adds a claim for r to the chain of its entry.
+func (t *Table) link(b *recordSet, entry uint32, r *Record, kind Kind) {
+	i, x := b.claims.alloc()
 	e := b.entries.at(entry)
-	*x = rec{
+	*x = claim{
 		seq: r.Version.Seq, index: r.Version.Index, kind: kind,
 		issued: millis(r.Issued), until: millis(r.Until), arrived: millis(r.Arrived),
-		speaker: t.getSpeaker(speaker{r.Origin, r.Version.Epoch}),
-		words:   t.getWords(r.Reason, r.Source),
-		entry:   entry, next: e.recs,
+		epoch: t.getEpoch(originEpoch{r.Origin, r.Version.Epoch}),
+		words: t.getWords(r.Reason, r.Source),
+		entry: entry, next: e.claims,
 	}
-	e.recs = i
+	e.claims = i
 	t.noteElements(b, i, +1)
 	b.schedule(i)
 	if h := r.hold(); h != HoldNone {
@@ -179,18 +179,18 @@ func (t *Table) link(b *book, entry uint32, r *Record, kind Kind) {
 	}
 }
 
-// replace overwrites rec i with r.
-func (t *Table) replace(b *book, i uint32, r *Record) {
+// replace overwrites claim i with r.
+func (t *Table) replace(b *recordSet, i uint32, r *Record) {
 	t.noteElements(b, i, -1)
-	x := b.recs.at(i)
+	x := b.claims.at(i)
 	old := *x
 	x.seq, x.index, x.kind = r.Version.Seq, r.Version.Index, r.Kind
 	x.span = x.spanTo(millis(r.Issued), r)
 	x.issued, x.until, x.arrived = millis(r.Issued), millis(r.Until), millis(r.Arrived)
-	x.speaker = t.getSpeaker(speaker{r.Origin, r.Version.Epoch})
+	x.epoch = t.getEpoch(originEpoch{r.Origin, r.Version.Epoch})
 	x.words = t.getWords(r.Reason, r.Source)
 	t.noteElements(b, i, +1)
-	t.putSpeaker(old.speaker)
+	t.putEpoch(old.epoch)
 	t.putWords(old.words)
 	if h := r.hold(); h != old.hold {
 		t.setHold(b, i, h)
@@ -200,9 +200,9 @@ func (t *Table) replace(b *book, i uint32, r *Record) {
 	}
 }
 
-// setFloor keeps the origin's versions up to v out until the given time, which never moves earlier. Rec i becomes the
-// floor; if i is 0, a new rec does.
-func (t *Table) setFloor(b *book, entry, i uint32, o Origin, v Version, until int64) {
+// setFloor keeps the origin's versions up to v out until the given time, which never moves earlier. Claim i becomes the
+// floor; if i is 0, a new claim does.
+func (t *Table) setFloor(b *recordSet, entry, i uint32, o Origin, v Version, until int64) {
 	r := Record{Op: Op{Until: fromMillis(until)}, Origin: o, Version: v}
 	if i == 0 {
 		b.floors++
@@ -213,12 +213,12 @@ func (t *Table) setFloor(b *book, entry, i uint32, o Origin, v Version, until in
 	t.replace(b, i, &r)
 }
 
-// drop removes rec i from its chain and frees it.
-func (t *Table) drop(b *book, i uint32) {
-	x := b.recs.at(i)
-	at := &b.entries.at(x.entry).recs
+// drop removes claim i from its chain and frees it.
+func (t *Table) drop(b *recordSet, i uint32) {
+	x := b.claims.at(i)
+	at := &b.entries.at(x.entry).claims
 	for *at != i {
-		at = &b.recs.at(*at).next
+		at = &b.claims.at(*at).next
 	}
 	*at = x.next
 	t.noteElements(b, i, -1)
@@ -232,42 +232,42 @@ func (t *Table) drop(b *book, i uint32) {
 		t.noteAllow(i, false)
 	}
 	delete(b.wakes.at, i)
-	t.putSpeaker(x.speaker)
+	t.putEpoch(x.epoch)
 	t.putWords(x.words)
-	if b.recs.release(i); b.recs.live == 0 {
-		b.ends.clear() // only marks of freed recs are left in it
+	if b.claims.release(i); b.claims.live == 0 {
+		b.ends.clear() // only marks of freed claims are left in it
 	}
 }
 
-// schedule adds the end of rec i to the timeline.
-func (b *book) schedule(i uint32) {
-	b.ends.push(due{b.recs.at(i).until, i})
+// schedule adds the end of claim i to the expiry heap.
+func (b *recordSet) schedule(i uint32) {
+	b.ends.push(expiry{b.claims.at(i).until, i})
 	// Marks go stale when an end moves earlier or a floor is dropped. Only a peer that does so on purpose makes so
 	// many.
-	if b.ends.len() > 2*b.recs.live+staleSlack {
+	if b.ends.len() > 2*b.claims.live+staleSlack {
 		b.ends.clear()
-		for i := uint32(1); i < b.recs.end; i++ {
-			if x := b.recs.at(i); x.kind != 0 {
-				b.ends.add(due{x.until, i})
+		for i := uint32(1); i < b.claims.end; i++ {
+			if x := b.claims.at(i); x.kind != 0 {
+				b.ends.add(expiry{x.until, i})
 			}
 		}
 		b.ends.heapify()
 	}
 }
 
-// staleSlack is how many stale marks a timeline may hold, however few recs there are.
+// staleSlack is how many stale marks an expiry heap may hold, however few claims there are.
 const staleSlack = 1024
 
-// next returns the rec that ends first, or 0.
-func (b *book) next() (i uint32, at int64) {
+// next returns the claim that ends first, or 0.
+func (b *recordSet) next() (i uint32, at int64) {
 	for b.ends.len() > 0 {
 		d := b.ends.first()
-		x := b.recs.at(d.id)
+		x := b.claims.at(d.id)
 		switch {
 		case x.kind != 0 && x.until == d.at:
 			return d.id, d.at
 		case x.kind != 0 && x.until > d.at: // it was prolonged
-			b.ends.sink(0, due{x.until, d.id})
+			b.ends.sink(0, expiry{x.until, d.id})
 		default:
 			b.ends.pop()
 		}
@@ -275,14 +275,14 @@ func (b *book) next() (i uint32, at int64) {
 	return 0, 0
 }
 
-// noteElements adds the port elements of rec i to its origin's count if by is +1, or subtracts them if it is -1.
-func (t *Table) noteElements(b *book, i uint32, by int) {
-	x := b.recs.at(i)
+// noteElements adds the port elements of claim i to its origin's count if by is +1, or subtracts them if it is -1.
+func (t *Table) noteElements(b *recordSet, i uint32, by int) {
+	x := b.claims.at(i)
 	ports := t.portsAt(b.entries.at(x.entry).ports)
 	if x.kind != KindBan || ports.IsAll() {
 		return
 	}
-	o := t.speakers.at(x.speaker).origin
+	o := t.epochs.at(x.epoch).origin
 	if t.elementsOf[o] += by * ports.Elements(); t.elementsOf[o] == 0 {
 		delete(t.elementsOf, o)
 	}

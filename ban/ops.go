@@ -14,7 +14,7 @@ func (t *Table) OwnOps(op Op) []Op {
 		return []Op{op}
 	}
 	_, last := t.ownLast(b, op.Prefix, op.Ports)
-	if last == 0 || b.recs.at(last).until <= millis(op.Until) {
+	if last == 0 || b.claims.at(last).until <= millis(op.Until) {
 		return []Op{op}
 	}
 	return t.instead(b, op, t.recordOf(b, last))
@@ -39,11 +39,11 @@ func (t *Table) Amend(r Record) []Op {
 		return nil
 	}
 	last, floor := t.said(b, entry, t.self)
-	if last == 0 || floor == 0 || b.recs.at(floor).until <= b.recs.at(last).until {
+	if last == 0 || floor == 0 || b.claims.at(floor).until <= b.claims.at(last).until {
 		return nil
 	}
 	now, earlier := t.recordOf(b, last), t.recordOf(b, floor)
-	if t.counts(b, b.entries.at(entry), b.recs.at(last)) {
+	if t.counts(b, b.entries.at(entry), b.claims.at(last)) {
 		return t.instead(b, now.Op, earlier)
 	}
 	if r.Kind == KindAllow { // the unallow that ended it has a mark that covers the earlier one
@@ -58,7 +58,7 @@ func takeBack(op Op, old Record) Op {
 }
 
 // instead returns the ops that take old back and then say op.
-func (t *Table) instead(b *book, op Op, old Record) []Op {
+func (t *Table) instead(b *recordSet, op Op, old Record) []Op {
 	back := takeBack(op, old)
 	if op.Kind == KindBan {
 		return []Op{back, op}
@@ -69,7 +69,7 @@ func (t *Table) instead(b *book, op Op, old Record) []Op {
 	ops := []Op{back, op}
 	for i := range b.inside(keyOf(op.Prefix)) {
 		last, _ := t.said(b, i, t.self)
-		if last == 0 || !t.counts(b, b.entries.at(i), b.recs.at(last)) {
+		if last == 0 || !t.counts(b, b.entries.at(i), b.claims.at(last)) {
 			continue
 		}
 		if r := t.recordOf(b, last); r.Prefix != op.Prefix && mark.covers(r.Version) {

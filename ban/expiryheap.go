@@ -2,36 +2,36 @@ package ban
 
 import "slices"
 
-// A timeline says what ends next. It is a heap with four children per node, in chunks that never move; a slice would be
-// copied again and again while a million ends come in. When an end moves later, its mark stays where it is: whoever
+// A expiryHeap says what ends next. It is a heap with four children per node, in chunks that never move; a slice would
+// be copied again and again while a million ends come in. When an end moves later, its mark stays where it is: whoever
 // pops the mark and finds a later end pushes it again.
-type timeline struct {
-	chunks []*[1 << chunkBits]due
+type expiryHeap struct {
+	chunks []*[1 << chunkBits]expiry
 	n      int
 }
 
-type due struct {
+type expiry struct {
 	at int64 // Unix milliseconds
 	id uint32
 }
 
-func (t *timeline) len() int { return t.n }
+func (t *expiryHeap) len() int { return t.n }
 
-func (t *timeline) at(i int) *due { return &t.chunks[i>>chunkBits][i&(1<<chunkBits-1)] }
+func (t *expiryHeap) at(i int) *expiry { return &t.chunks[i>>chunkBits][i&(1<<chunkBits-1)] }
 
-// first returns what ends next. The timeline must not be empty.
-func (t *timeline) first() due { return *t.at(0) }
+// first returns what ends next. The expiry heap must not be empty.
+func (t *expiryHeap) first() expiry { return *t.at(0) }
 
 // add puts d at the end, perhaps out of order; call heapify afterwards.
-func (t *timeline) add(d due) {
+func (t *expiryHeap) add(d expiry) {
 	if t.n>>chunkBits == len(t.chunks) {
-		t.chunks = append(t.chunks, new([1 << chunkBits]due))
+		t.chunks = append(t.chunks, new([1 << chunkBits]expiry))
 	}
 	t.n++
 	*t.at(t.n - 1) = d
 }
 
-func (t *timeline) push(d due) {
+func (t *expiryHeap) push(d expiry) {
 	t.add(d)
 	i := t.n - 1
 	for i > 0 {
@@ -45,7 +45,7 @@ func (t *timeline) push(d due) {
 	*t.at(i) = d
 }
 
-func (t *timeline) pop() due {
+func (t *expiryHeap) pop() expiry {
 	top, last := *t.at(0), *t.at(t.n - 1)
 	t.n--
 	if t.n == 0 {
@@ -61,20 +61,20 @@ func (t *timeline) pop() due {
 	return top
 }
 
-// clear empties the timeline and frees what a flood allocated.
-func (t *timeline) clear() {
-	*t = timeline{chunks: slices.Clip(t.chunks[:min(len(t.chunks), 1)])}
+// clear empties the expiry heap and frees what a flood allocated.
+func (t *expiryHeap) clear() {
+	*t = expiryHeap{chunks: slices.Clip(t.chunks[:min(len(t.chunks), 1)])}
 }
 
 // reserve allocates the first chunk.
-func (t *timeline) reserve() {
+func (t *expiryHeap) reserve() {
 	if len(t.chunks) == 0 {
-		t.chunks = append(t.chunks, new([1 << chunkBits]due))
+		t.chunks = append(t.chunks, new([1 << chunkBits]expiry))
 	}
 }
 
 // sink puts d at i or below, where it belongs.
-func (t *timeline) sink(i int, d due) {
+func (t *expiryHeap) sink(i int, d expiry) {
 	for {
 		first := 4*i + 1
 		if first >= t.n {
@@ -96,7 +96,7 @@ func (t *timeline) sink(i int, d due) {
 }
 
 // heapify restores the order after calls of add.
-func (t *timeline) heapify() {
+func (t *expiryHeap) heapify() {
 	for i := (t.n - 2) / 4; i >= 0 && t.n > 1; i-- {
 		t.sink(i, *t.at(i))
 	}

@@ -11,12 +11,12 @@ import (
 // wideCaps let everything through that these tests do not bound.
 var wideCaps = Caps{Allowance: Allowance{Rate: 1e6, Burst: 1e6, Bulk: 1e6}, Active: 1e6, UnbanAny: true, Import: true}
 
-func newGate(caps Caps, breaker Allowance) *Gate {
-	return NewGate(GateConfig{Self: self, Caps: func(Origin) Caps { return caps }, Breaker: breaker})
+func newGate(caps Caps, breaker Allowance) *Admission {
+	return NewAdmission(AdmissionConfig{Self: self, Caps: func(Origin) Caps { return caps }, Breaker: breaker})
 }
 
-// admit passes n new bans of o, issued now, through the gate and returns how many got each hold.
-func admit(t *testing.T, g *Gate, tb *Table, now time.Time, o Origin, n int, more ...func(*Record)) map[Hold]int {
+// admit passes n new bans of o, issued now, through the admission and returns how many got each hold.
+func admit(t *testing.T, g *Admission, tb *Table, now time.Time, o Origin, n int, more ...func(*Record)) map[Hold]int {
 	t.Helper()
 	out := map[Hold]int{}
 	for range n {
@@ -181,7 +181,7 @@ func TestGateForeseesWhatPeersDo(t *testing.T) {
 	}
 }
 
-// The accounts stay bounded however many origins speak up, and an origin without its own is still held to a rate.
+// The buckets stay bounded however many origins speak up, and an origin without its own is still held to a rate.
 func TestGateBoundsItsAccounts(t *testing.T) {
 	caps := wideCaps
 	caps.Allowance = Allowance{Rate: 60, Burst: 5, Bulk: 1}
@@ -198,7 +198,7 @@ func TestGateBoundsItsAccounts(t *testing.T) {
 		}
 	}
 	if len(g.origins) != MaxOrigins || held != MaxOrigins-5 {
-		t.Errorf("%d accounts, %d held", len(g.origins), held)
+		t.Errorf("%d buckets, %d held", len(g.origins), held)
 	}
 }
 
@@ -240,7 +240,7 @@ func TestGateBoundsWhatIsNoBan(t *testing.T) {
 // the node had said.
 func TestNobodyLiftsWhatThisNodeHasNotSaid(t *testing.T) {
 	tb := newTable(t, Config{})
-	g := NewGate(GateConfig{
+	g := NewAdmission(AdmissionConfig{
 		Self: self, Authority: peerC, Caps: func(Origin) Caps { return wideCaps }, Breaker: wideCaps.Allowance,
 		Last: func() (epoch, seq uint64) { return 7, 5 },
 	})

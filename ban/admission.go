@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// Bounds of a gate.
+// Bounds of a admission.
 const (
-	MaxHeld    = 1 << 17 // room for what waits for the operator, in bans; see Table.HeldFull
-	MaxHeldOf  = 1 << 15 // what one origin may take of that
-	MaxOrigins = 1 << 13 // origins with an account of their own; the others share one
-	MaxOthers  = 100_000 // ops of one origin other than bans, at once and an hour; more are refused
-	MaxCounted = 1 << 14 // entries of its origin, and as many of others, examined to judge a lift; beyond that it is held
-	MaxStrikes = 1 << 16 // marks of live unbans and unallows of one origin; more are refused
+	MaxHeld        = 1 << 17 // room for what waits for the operator, in bans; see Table.HeldFull
+	MaxHeldOf      = 1 << 15 // what one origin may take of that
+	MaxOrigins     = 1 << 13 // origins with a bucket of their own; the others share one
+	MaxOthers      = 100_000 // ops of one origin other than bans, at once and an hour; more are refused
+	MaxCounted     = 1 << 14 // entries of its origin, and as many of others, examined to judge a lift; beyond that it is held
+	MaxCancelMarks = 1 << 16 // marks of live unbans and unallows of one origin; more are refused
 
 	// MaxSaidElements bounds the port elements of the bans, refreshes included, that one origin says at once: 0.15 s of
 	// kernel time. An hour allows four times as many.
@@ -36,8 +36,9 @@ func Imported(source string) bool {
 // bans gains a peer no more than marking them as imported would, even if it may not import; Caps.Active bounds that.
 const lateAfter = 5 * time.Minute
 
-// catchUp is how long after its first record a gate charges ops that lift bans to Bulk if they come late: a node that
-// has just started hears the mesh's whole past at once. Later an old date is no excuse, because the origin chose it.
+// catchUp is how long after its first record a admission charges ops that lift bans to Bulk if they come late: a node
+// that has just started hears the mesh's whole past at once. Later an old date is no excuse, because the origin chose
+// it.
 const catchUp = 10 * time.Minute
 
 // Allowance bounds how fast new bans come and, separately, how fast bans of others are lifted, counted as the entries
@@ -59,8 +60,8 @@ type Caps struct {
 	Import   bool          // lists count against Bulk instead of like other bans
 }
 
-// GateConfig is what a gate needs; only Authority and Last are optional.
-type GateConfig struct {
+// AdmissionConfig is what a admission needs; only Authority and Last are optional.
+type AdmissionConfig struct {
 	Self      Origin                     // this node; its records are never held
 	Authority Origin                     // its records are held to this node's own bounds and never wait; zero: nobody
 	Caps      func(Origin) Caps          // what an origin may say
@@ -68,29 +69,29 @@ type GateConfig struct {
 	Breaker   Allowance                  // for all other origins together
 }
 
-// Gate judges records before [Table.Merge]: it holds each origin to its caps and all of them together to the breaker.
-// It is not safe for concurrent use.
-type Gate struct {
-	cfg     GateConfig
-	breaker account
-	origins map[Origin]*account
-	others  account // of origins beyond MaxOrigins
+// Admission judges records before [Table.Merge]: it holds each origin to its caps and all of them together to the
+// breaker. It is not safe for concurrent use.
+type Admission struct {
+	cfg     AdmissionConfig
+	breaker bucket
+	origins map[Origin]*bucket
+	others  bucket // of origins beyond MaxOrigins
 	purged  int64
 	began   time.Time // when Admit was first called
 }
 
-// NewGate returns a gate that has seen no records yet.
-func NewGate(cfg GateConfig) *Gate {
-	return &Gate{cfg: cfg, origins: make(map[Origin]*account)}
+// NewAdmission returns a admission that has seen no records yet.
+func NewAdmission(cfg AdmissionConfig) *Admission {
+	return &Admission{cfg: cfg, origins: make(map[Origin]*bucket)}
 }
 
 // SetBreaker replaces the allowance of all origins together, from now on.
-func (g *Gate) SetBreaker(a Allowance) { g.cfg.Breaker = a }
+func (g *Admission) SetBreaker(a Allowance) { g.cfg.Breaker = a }
 
 // Check reports whether a record may be merged, rates aside: it asks what CheckRemote does, within the caps of the
 // record's origin, and bounds how many of its kind the origin has. A refusal is a *PolicyError. If the origin may not
 // lift the bans of others, Check removes all marks but the origin's own from r.
-func (g *Gate) Check(now time.Time, t *Table, r *Record) error {
+func (g *Admission) Check(now time.Time, t *Table, r *Record) error {
 	if g.Trusts(r.Origin) {
 		return g.checkTrusted(now, t, r)
 	}
@@ -101,21 +102,21 @@ func (g *Gate) Check(now time.Time, t *Table, r *Record) error {
 	return caps.fits(t, r)
 }
 
-func (g *Gate) checkTrusted(now time.Time, t *Table, r *Record) error {
+func (g *Admission) checkTrusted(now time.Time, t *Table, r *Record) error {
 	if err := t.checkRemote(now, *r, anyWidth, anyWidth); err != nil {
 		return err
 	}
 	return g.checkOwnMark(r)
 }
 
-func (g *Gate) checkPeer(now time.Time, t *Table, caps *Caps, r *Record) error {
+func (g *Admission) checkPeer(now time.Time, t *Table, caps *Caps, r *Record) error {
 	if err := caps.checkRemote(now, t, r); err != nil {
 		return err
 	}
 	return g.checkOwnMark(r)
 }
 
-func (g *Gate) checkOwnMark(r *Record) error {
+func (g *Admission) checkOwnMark(r *Record) error {
 	if g.Foretells(r) {
 		return refuse(RuleFuture, "%s of %s is from the future: its mark on this node is above this node's last frame", r.Kind, shortPrefix(r.Prefix))
 	}
@@ -126,7 +127,7 @@ func (g *Gate) checkOwnMark(r *Record) error {
 // record would cancel what this node has yet to say. It cannot be honest, because whoever sets a mark has seen the
 // frame that it names. Once refused, it must stay refused after a restart, when this node no longer knows how far it
 // had come.
-func (g *Gate) Foretells(r *Record) bool {
+func (g *Admission) Foretells(r *Record) bool {
 	if g.cfg.Last == nil || r.Origin == g.cfg.Self {
 		return false
 	}
@@ -143,7 +144,7 @@ func (g *Gate) Foretells(r *Record) bool {
 const anyWidth = 1
 
 // Trusts reports whether o is held to the bounds of this node's own ops.
-func (g *Gate) Trusts(o Origin) bool {
+func (g *Admission) Trusts(o Origin) bool {
 	return o == g.cfg.Self || o == g.cfg.Authority && o != Origin{}
 }
 
@@ -182,7 +183,7 @@ func (c *Caps) check(r *Record, skew time.Duration) error {
 
 // Admit checks r as Check does, charges it and sets r.Hold: HoldNone if r may count, otherwise why it waits for the
 // operator. It refuses r if r would have to wait and there is no room.
-func (g *Gate) Admit(now time.Time, t *Table, r *Record) error {
+func (g *Admission) Admit(now time.Time, t *Table, r *Record) error {
 	r.Hold = HoldNone
 	if g.began.IsZero() {
 		g.began = now
@@ -211,16 +212,16 @@ func (g *Gate) Admit(now time.Time, t *Table, r *Record) error {
 }
 
 // ban charges a new ban and returns why it must wait, or HoldNone. The breaker applies only to bans of peers.
-func (g *Gate) ban(now time.Time, t *Table, caps *Caps, r *Record) Hold {
-	ms, from, n := millis(now), purseFresh, r.Ports.Elements()
+func (g *Admission) ban(now time.Time, t *Table, caps *Caps, r *Record) Hold {
+	ms, from, n := millis(now), partFresh, r.Ports.Elements()
 	if caps.bulky(now, r) {
-		from = purseBulk
+		from = partBulk
 	}
-	a := g.account(ms, r.Origin)
+	a := g.bucketOf(ms, r.Origin)
 	switch {
 	case t.RecordsOf(r.Origin) >= caps.Active, n > 0 && t.ElementsOf(r.Origin)+n > MaxHeldElements:
 		return HoldActive
-	case !a.take(ms, caps.Allowance, from, 1), !a.take(ms, caps.Allowance, purseElements, n):
+	case !a.take(ms, caps.Allowance, from, 1), !a.take(ms, caps.Allowance, partElements, n):
 		return HoldRate
 	case r.Origin != g.cfg.Self && !g.breaker.take(ms, g.cfg.Breaker, from, 1):
 		return HoldBreaker
@@ -230,9 +231,9 @@ func (g *Gate) ban(now time.Time, t *Table, caps *Caps, r *Record) Hold {
 
 // refresh charges a refresh of a standing ban for what it costs the kernel. It refuses an excess one: if held, the ban
 // would no longer stand.
-func (g *Gate) refresh(now time.Time, caps *Caps, r *Record) error {
+func (g *Admission) refresh(now time.Time, caps *Caps, r *Record) error {
 	n := r.Ports.Elements()
-	if n == 0 || g.account(millis(now), r.Origin).take(millis(now), caps.Allowance, purseElements, n) {
+	if n == 0 || g.bucketOf(millis(now), r.Origin).take(millis(now), caps.Allowance, partElements, n) {
 		return nil
 	}
 	return refuse(RuleRate, "ban of %s: its origin says more than %d ports at once or %d an hour", shortPrefix(r.Prefix), MaxSaidElements, 4*MaxSaidElements)
@@ -240,16 +241,16 @@ func (g *Gate) refresh(now time.Time, caps *Caps, r *Record) error {
 
 // lift charges an op that lifts bans or ends allows for the entries that the table must examine, and returns why it
 // must wait, or HoldNone. Counting is charged too: an op that needs more than its origin has left uses up what is left.
-func (g *Gate) lift(now time.Time, t *Table, caps *Caps, r *Record) Hold {
+func (g *Admission) lift(now time.Time, t *Table, caps *Caps, r *Record) Hold {
 	if r.Kind == KindRevoke || r.Kind == KindAllow && t.stands(r) {
 		return HoldNone
 	}
-	ms, a, from := millis(now), g.account(millis(now), r.Origin), purseLift
+	ms, a, from := millis(now), g.bucketOf(millis(now), r.Origin), partLift
 	if now.Sub(g.began) < catchUp && now.Sub(r.Issued) > lateAfter {
-		from = purseBulk
+		from = partBulk
 	}
-	mine, others := t.lifting(r, min(MaxCounted, a.left(ms, caps.Allowance, purseBulk)), min(MaxCounted, a.left(ms, caps.Allowance, from)))
-	own, all := a.take(ms, caps.Allowance, purseBulk, mine), a.take(ms, caps.Allowance, from, others)
+	mine, others := t.lifting(r, min(MaxCounted, a.left(ms, caps.Allowance, partBulk)), min(MaxCounted, a.left(ms, caps.Allowance, from)))
+	own, all := a.take(ms, caps.Allowance, partBulk, mine), a.take(ms, caps.Allowance, from, others)
 	switch {
 	case !own || !all || max(mine, others) > MaxCounted:
 		return HoldLift
@@ -260,11 +261,11 @@ func (g *Gate) lift(now time.Time, t *Table, caps *Caps, r *Record) Hold {
 }
 
 // admitOther bounds the rate and the number of ops other than bans. Revoking a ban of one's own is always free.
-func (g *Gate) admitOther(now int64, t *Table, caps *Caps, r *Record) error {
+func (g *Admission) admitOther(now int64, t *Table, caps *Caps, r *Record) error {
 	if r.Kind == KindRevoke && t.holds(&t.bans, r) {
 		return nil
 	}
-	if !g.account(now, r.Origin).other.take(now, MaxOthers, MaxOthers/3_600_000.0) {
+	if !g.bucketOf(now, r.Origin).other.take(now, MaxOthers, MaxOthers/3_600_000.0) {
 		return refuse(RuleRate, "%s of %s: its origin says more than %d of its kind an hour", r.Kind, shortPrefix(r.Prefix), MaxOthers)
 	}
 	return caps.fits(t, r)
@@ -280,7 +281,7 @@ func (c *Caps) fits(t *Table, r *Record) error {
 			return refuse(RuleAllows, "allow of %s: its origin has %d in force already", shortPrefix(r.Prefix), MaxAllows)
 		}
 	case KindUnban, KindUnallow:
-		return t.checkStrikes(r)
+		return t.checkCancelMarks(r)
 	}
 	if t.RecordsOf(r.Origin) >= c.Active && !t.knows(r) {
 		return refuse(RuleActive, "%s of %s: its origin has %d records already", r.Kind, shortPrefix(r.Prefix), c.Active)
@@ -288,25 +289,25 @@ func (c *Caps) fits(t *Table, r *Record) error {
 	return nil
 }
 
-// checkStrikes refuses an unban or unallow that exceeds what one origin may have.
-func (t *Table) checkStrikes(r *Record) error {
+// checkCancelMarks refuses an unban or unallow that exceeds what one origin may have.
+func (t *Table) checkCancelMarks(r *Record) error {
 	b := &t.bans
 	if r.Kind == KindUnallow {
 		b = &t.allows
 	}
 	more, _, full := t.wouldAdd(b, r)
 	switch {
-	case more > 0 && t.StrikesOf(r.Origin)+more > MaxStrikes:
-		return refuse(RuleStrikes, "%s of %s: its origin has %d marks in force already", r.Kind, shortPrefix(r.Prefix), MaxStrikes)
+	case more > 0 && t.CancelMarksOf(r.Origin)+more > MaxCancelMarks:
+		return refuse(RuleCancelMarks, "%s of %s: its origin has %d marks in force already", r.Kind, shortPrefix(r.Prefix), MaxCancelMarks)
 	case full:
-		return refuse(RuleStrikes, "%s of %s: its origin has %d in force there already, none of which says more than the others", r.Kind, shortPrefix(r.Prefix), maxFront)
+		return refuse(RuleCancelMarks, "%s of %s: its origin has %d in force there already, none of which says more than the others", r.Kind, shortPrefix(r.Prefix), maxFront)
 	}
 	return nil
 }
 
 // Foresee charges an op of this node and predicts what peers with the same caps will do with it: it returns nil, or a
 // *PolicyError with the rule by which they hold or refuse it. Call it before merging an op that lifts bans.
-func (g *Gate) Foresee(now time.Time, t *Table, op Op) error {
+func (g *Admission) Foresee(now time.Time, t *Table, op Op) error {
 	self, caps := g.cfg.Self, g.cfg.Caps(g.cfg.Self)
 	r := Record{Op: op, Origin: self, Issued: now}
 	if err := caps.check(&r, t.limits.FutureSkew); err != nil {
@@ -341,12 +342,12 @@ func (g *Gate) Foresee(now time.Time, t *Table, op Op) error {
 
 // Room returns how many more new bans of this node would count now at peers with the same caps, and the rule that
 // bounds it.
-func (g *Gate) Room(now time.Time, t *Table, imported bool) (n int, rule string) {
-	caps, from := g.cfg.Caps(g.cfg.Self), purseFresh
+func (g *Admission) Room(now time.Time, t *Table, imported bool) (n int, rule string) {
+	caps, from := g.cfg.Caps(g.cfg.Self), partFresh
 	if imported && caps.Import {
-		from = purseBulk
+		from = partBulk
 	}
-	n, rule = g.account(millis(now), g.cfg.Self).left(millis(now), caps.Allowance, from), RuleRate
+	n, rule = g.bucketOf(millis(now), g.cfg.Self).left(millis(now), caps.Allowance, from), RuleRate
 	if active := max(0, caps.Active-t.RecordsOf(g.cfg.Self)); active < n {
 		n, rule = active, RuleActive
 	}
@@ -355,9 +356,9 @@ func (g *Gate) Room(now time.Time, t *Table, imported bool) (n int, rule string)
 
 // Beyond returns what Foresee says about the first of ops that peers will hold or refuse, and charges nothing. It skips
 // revokes, which are never held. Call it before merging any of ops.
-func (g *Gate) Beyond(now time.Time, t *Table, ops []Op) error {
-	a := g.account(millis(now), g.cfg.Self)
-	defer func(before account) { *a = before }(*a)
+func (g *Admission) Beyond(now time.Time, t *Table, ops []Op) error {
+	a := g.bucketOf(millis(now), g.cfg.Self)
+	defer func(before bucket) { *a = before }(*a)
 	for _, op := range ops {
 		if op.Kind == KindRevoke {
 			continue
@@ -373,8 +374,8 @@ func (c *Caps) bulky(now time.Time, r *Record) bool {
 	return c.Import && Imported(r.Source) || now.Sub(r.Issued) > lateAfter
 }
 
-// account returns the account of o. Nobody waits for room: an origin for which there is none uses a shared one.
-func (g *Gate) account(now int64, o Origin) *account {
+// bucketOf returns the bucketOf of o. Nobody waits for room: an origin for which there is none uses a shared one.
+func (g *Admission) bucketOf(now int64, o Origin) *bucket {
 	if a, ok := g.origins[o]; ok {
 		return a
 	}
@@ -389,18 +390,18 @@ func (g *Gate) account(now int64, o Origin) *account {
 	if len(g.origins) >= MaxOrigins {
 		return &g.others
 	}
-	a := new(account)
+	a := new(bucket)
 	g.origins[o] = a
 	return a
 }
 
-// maxSetBack is how many milliseconds a clock may be set back before an account restarts from the new time.
+// maxSetBack is how many milliseconds a clock may be set back before a bucket restarts from the new time.
 const maxSetBack = 60_000
 
-// An account is what is left of an allowance. It counts what was used, so that the zero value is full and a changed
+// An bucket is what is left of an allowance. It counts what was used, so that the zero value is full and a changed
 // allowance applies at once.
-type account struct {
-	used    [4]float64 // by purse, not refilled yet
+type bucket struct {
+	used    [4]float64 // by part, not refilled yet
 	at      int64      // when used was last refilled, in Unix milliseconds
 	other   meter      // against MaxOthers
 	chatter meter      // against ChatterBurst
@@ -427,31 +428,31 @@ func (m *meter) take(now int64, most, perMilli float64) bool {
 	return true
 }
 
-// A purse is a part of an allowance.
-type purse int
+// A part is one of the bounds of an allowance.
+type part int
 
 const (
-	purseFresh    purse = iota // bans, by Rate and Burst
-	purseLift                  // entries lifted, by Rate and Burst
-	purseBulk                  // by Bulk
-	purseElements              // port elements, by MaxSaidElements
+	partFresh    part = iota // bans, by Rate and Burst
+	partLift                 // entries lifted, by Rate and Burst
+	partBulk                 // by Bulk
+	partElements             // port elements, by MaxSaidElements
 )
 
-func (of Allowance) most(p purse) int {
+func (of Allowance) most(p part) int {
 	switch p {
-	case purseBulk:
+	case partBulk:
 		return of.Bulk
-	case purseElements:
+	case partElements:
 		return MaxSaidElements
 	}
 	return of.Burst
 }
 
-func (a *account) refill(now int64, of Allowance) {
+func (a *bucket) refill(now int64, of Allowance) {
 	if passed := float64(now - a.at); passed > 0 { // a clock that was set back refills nothing
 		rate, perHour := passed*float64(of.Rate)/60_000, passed*float64(of.Bulk)/3_600_000
 		elements := passed * 4 * MaxSaidElements / 3_600_000
-		for p, back := range [...]float64{purseFresh: rate, purseLift: rate, purseBulk: perHour, purseElements: elements} {
+		for p, back := range [...]float64{partFresh: rate, partLift: rate, partBulk: perHour, partElements: elements} {
 			a.used[p] = max(0, a.used[p]-back)
 		}
 		a.at = now
@@ -461,14 +462,14 @@ func (a *account) refill(now int64, of Allowance) {
 }
 
 // left returns how much is left of p.
-func (a *account) left(now int64, of Allowance, p purse) int {
+func (a *bucket) left(now int64, of Allowance, p part) int {
 	a.refill(now, of)
 	return max(0, int(float64(of.most(p))-a.used[p]))
 }
 
 // take uses n of p and reports whether that much was left. If not, n = 1 uses nothing, and a larger n uses up what is
 // left.
-func (a *account) take(now int64, of Allowance, p purse, n int) bool {
+func (a *bucket) take(now int64, of Allowance, p part, n int) bool {
 	a.refill(now, of)
 	most := float64(of.most(p))
 	if n == 0 || a.used[p]+float64(n) <= most {
