@@ -77,6 +77,6 @@ func (a *ackSigner) answer(now time.Time, id Identity, meshID [16]byte, root [32
 	a.root, a.view, a.at = root, view, now
 	b := binary.BigEndian.AppendUint64(root[:rootShort:rootShort], view)
 	b = binary.BigEndian.AppendUint64(b, clockOf(now))
-	a.last = append(b, ed25519.Sign(id.key, ackText(meshID, root, view, clockOf(now)))...)
+	a.last = append(b, id.SignText(ackText(meshID, root, view, clockOf(now)))...)
 	return a.last
 }

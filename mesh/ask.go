@@ -24,8 +24,8 @@ const (
 	askDomain  = "meshban ask v1\x00"
 	askVersion = 1
 	askFields  = 6
-	// maxAsk bounds an encoded question or answer, and maxAddrText an address with its port, in bytes.
-	maxAsk, maxAddrText = 256, 64
+	// maxAsk bounds an encoded question or answer, in bytes.
+	maxAsk = 256
 	// askOpen is how long an answer to a question is accepted. Its nonce is remembered as ours for askKept.
 	askOpen, askKept = 10 * time.Second, time.Minute
 	// maxOpenAsks bounds the remembered questions.
@@ -65,7 +65,7 @@ func (a ask) encodeBody() []byte {
 func (a ask) encode(id Identity) []byte {
 	a.Key = id.Public()
 	b := a.encodeBody()
-	sig := ed25519.Sign(id.key, append([]byte(askDomain), b...))
+	sig := id.SignText(append([]byte(askDomain), b...))
 	return append(append([]byte{kindAsk}, b...), sig...)
 }
 
@@ -84,7 +84,7 @@ func decodeAsk(b []byte) (a ask, err error) {
 	r.Fixed(a.MeshID[:])
 	r.Fixed(a.To[:])
 	r.Fixed(a.Nonce[:])
-	a.ReplyTo = r.Str(maxAddrText)
+	a.ReplyTo = r.Str(wire.MaxAddrText)
 	a.Key = make(ed25519.PublicKey, ed25519.PublicKeySize)
 	r.Fixed(a.Key)
 	if err := r.End(); err != nil {

@@ -95,13 +95,13 @@ func (m *Mesh) Certify(node ed25519.PublicKey, name string, caps Caps) (Certific
 		}
 	}
 	var err error
-	if c.Serial, err = newSerial(now, last); err != nil {
+	if c.Serial, err = NewSerial(now, last); err != nil {
 		return Certificate{}, err
 	}
 	if c, err = m.cfg.Authority.Certify(c); err != nil {
 		return Certificate{}, err
 	}
-	return c, m.publishRecord(c.frame)
+	return c, m.publishRecord(c.Frame)
 }
 
 // Revoke shuts a node out for good: once a member has the revocation, nothing the node says or ever said counts there.
@@ -118,7 +118,7 @@ func (m *Mesh) Revoke(node frame.ID, name string, since time.Time, reason string
 		return *old.Revoked, nil
 	}
 	now := m.now()
-	serial, err := newSerial(now, 0)
+	serial, err := NewSerial(now, 0)
 	if err != nil {
 		return Revocation{}, err
 	}
@@ -128,7 +128,7 @@ func (m *Mesh) Revoke(node frame.ID, name string, since time.Time, reason string
 	if err != nil {
 		return Revocation{}, err
 	}
-	if err := m.publishRecord(v.frame); err != nil {
+	if err := m.publishRecord(v.Frame); err != nil {
 		return v, err
 	}
 	m.tellRevoked(now, node)
@@ -145,7 +145,7 @@ func (m *Mesh) tellRevoked(now time.Time, id frame.ID) {
 	if s.Revoked == nil || n == nil {
 		return
 	}
-	if err := m.pusher.send(n, appendPacked([]byte{kindPush}, s.Revoked.Raw())); err != nil {
+	if err := m.pusher.send(n, appendPacked([]byte{kindPush}, s.Revoked.Frame.Raw)); err != nil {
 		m.count.sendErrors.Add(1)
 	}
 }
@@ -162,11 +162,11 @@ func (m *Mesh) PublishAsAuthority(now time.Time, payload []byte, expires time.Ti
 	}
 	m.asAuthority.Lock()
 	defer m.asAuthority.Unlock()
-	serial, err := newSerial(now, m.lastAuthority)
+	serial, err := NewSerial(now, m.lastAuthority)
 	if err != nil {
 		return frame.Frame{}, err
 	}
-	f, err := m.cfg.Authority.key.Sign(frame.Frame{
+	f, err := m.cfg.Authority.Sign(frame.Frame{
 		MeshID: m.cfg.Secrets.MeshID, Epoch: AuthorityEpoch, Seq: serial, Issued: now, Expires: expires, Payload: payload,
 	})
 	if err != nil {
@@ -214,12 +214,12 @@ func (m *Mesh) present() error {
 	if c := m.cfg.Certificate; c.Serial != 0 {
 		switch err := c.Verify(m.cfg.Secrets.Authority[:], m.cfg.Secrets.MeshID, m.now()); {
 		case err == nil:
-			if err := m.publishRecord(c.frame); err != nil {
+			if err := m.publishRecord(c.Frame); err != nil {
 				return err
 			}
 		case errors.Is(err, ErrCertificateEarly): // the clock is behind
 			m.mu.Lock()
-			m.stepLocked(m.now(), evFrames{via: viaRestore, frames: []frame.Frame{c.frame}})
+			m.stepLocked(m.now(), evFrames{via: viaRestore, frames: []frame.Frame{c.Frame}})
 			m.mu.Unlock()
 		}
 	}

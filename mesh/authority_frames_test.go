@@ -95,7 +95,7 @@ func TestClusterPublishAsAuthority(t *testing.T) {
 func TestAuthorityFramesAreBounded(t *testing.T) {
 	a := testAuthority(t)
 	sign := func(seq uint64, text string) frame.Frame {
-		f, err := a.key.Sign(frame.Frame{Epoch: AuthorityEpoch, Seq: seq, Issued: simStart, Expires: simStart.Add(time.Hour), Payload: []byte(text)})
+		f, err := a.Identity.Sign(frame.Frame{Epoch: AuthorityEpoch, Seq: seq, Issued: simStart, Expires: simStart.Add(time.Hour), Payload: []byte(text)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -104,7 +104,7 @@ func TestAuthorityFramesAreBounded(t *testing.T) {
 	var cores []*core
 	for i := range uint64(2) {
 		c := coreFor(i)
-		c.authority = a.key.ID()
+		c.authority = a.Identity.ID()
 		for seq := uint64(10); seq < 10+maxAuthorityFrames-1; seq++ {
 			c.insert(frame.Frame{Origin: c.authority, Epoch: AuthorityEpoch, Seq: seq, Expires: simStart.Add(time.Hour), Raw: expiringRaw})
 		}

@@ -33,7 +33,7 @@ func (b bye) encode(id Identity) []byte {
 	body = wire.AppendBin(body, b.MeshID[:])
 	body = wire.AppendUint(body, uint64(b.Issued.UnixMilli()))
 	body = wire.AppendBin(body, id.Public())
-	sig := ed25519.Sign(id.key, append([]byte(byeDomain), body...))
+	sig := id.SignText(append([]byte(byeDomain), body...))
 	return append(append([]byte{kindBye}, body...), sig...)
 }
 

@@ -22,10 +22,11 @@ type Caps struct {
 // DefaultCaps returns the caps of a node unless others are set: every number is left to the receivers.
 func DefaultCaps() Caps { return Caps{UnbanAny: true, Import: true} }
 
-// capsFields is how many numbers encode Caps.
-const capsFields = 6
+// CapsFields is how many numbers encode Caps.
+const CapsFields = 6
 
-func (c Caps) validate() error {
+// Validate reports caps that cannot be encoded.
+func (c Caps) Validate() error {
 	switch {
 	case c.MinBits4 > 32 || c.MinBits6 > 128:
 		return fmt.Errorf("caps: widest prefixes /%d and /%d: want at most /32 and /128", c.MinBits4, c.MinBits6)
@@ -35,7 +36,8 @@ func (c Caps) validate() error {
 	return nil
 }
 
-func (c Caps) appendTo(b []byte) []byte {
+// Append appends the CapsFields numbers to b.
+func (c Caps) Append(b []byte) []byte {
 	b = wire.AppendUint(b, uint64(c.Rate))
 	b = wire.AppendUint(b, uint64(c.Active))
 	b = wire.AppendUint(b, uint64(c.MinBits4))
@@ -44,7 +46,8 @@ func (c Caps) appendTo(b []byte) []byte {
 	return wire.AppendUint(b, wire.Flag(c.UnbanAny)|wire.Flag(c.Import)<<1)
 }
 
-func readCaps(r *wire.Reader) (c Caps) {
+// ReadCaps reads what Append wrote.
+func ReadCaps(r *wire.Reader) (c Caps) {
 	c.Rate, c.Active = uint32(r.Most(1<<32-1)), uint32(r.Most(1<<32-1))
 	c.MinBits4, c.MinBits6 = uint8(r.Most(32)), uint8(r.Most(128))
 	c.MaxTTL = time.Duration(r.Most(uint64(frame.MaxLife/time.Second))) * time.Second

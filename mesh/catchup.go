@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -57,7 +58,7 @@ func requestVersion(b []byte) uint64 {
 // keysRequest asks for the newest gossip key.
 type keysRequest struct {
 	MeshID      [16]byte
-	Has         keyVersion
+	Has         KeyVersion
 	Certificate []byte // the asker's, for a node that does not know it yet; may be empty
 }
 
@@ -76,14 +77,14 @@ func decodeKeysRequest(b []byte) (q keysRequest, err error) {
 		return q, fmt.Errorf("version %d, want %d", v, keysVersion)
 	}
 	r.Fixed(q.MeshID[:])
-	q.Has = keyVersion(r.Uint())
+	q.Has = KeyVersion(r.Uint())
 	q.Certificate = bytes.Clone(r.Bin(frame.MaxSize))
 	return q, r.End()
 }
 
 // keysReply is the answer to a keysRequest.
 type keysReply struct {
-	Uses    keyVersion // the key that the answering node encrypts with
+	Uses    KeyVersion // the key that the answering node encrypts with
 	Records [][]byte
 }
 
@@ -104,7 +105,7 @@ func decodeKeysReply(b []byte) (a keysReply, err error) {
 	if v := r.Uint(); r.Err == nil && v != keysVersion {
 		return a, fmt.Errorf("version %d, want %d", v, keysVersion)
 	}
-	a.Uses = keyVersion(r.Uint())
+	a.Uses = KeyVersion(r.Uint())
 	for n := r.Array(maxKeyRecords); n > 0 && r.Err == nil; n-- {
 		a.Records = append(a.Records, bytes.Clone(r.Bin(frame.MaxSize)))
 	}
@@ -131,24 +132,24 @@ func (m *Mesh) answerKeys(conn *tls.Conn, key ed25519.PublicKey, b []byte, from 
 		if err != nil || c.ID() != id {
 			return errStranger
 		}
-		if err := m.publishRecord(c.frame); err != nil {
+		if err := m.publishRecord(c.Frame); err != nil {
 			return err
 		}
 		signal(m.keys.sweep)
 	}
 	var a keysReply
 	if s.Revoked != nil {
-		a.Records = append(a.Records, s.Revoked.Raw())
+		a.Records = append(a.Records, s.Revoked.Frame.Raw)
 	} else {
 		_, a.Uses = m.keys.said()
 		m.mu.Lock()
 		g, _ := m.core.grantFor(id)
 		m.mu.Unlock()
-		if g.Version > q.Has && g.holds(id) && !m.mayHandOut() {
+		if g.Version > q.Has && slices.Contains(g.Nodes(), id) && !m.mayHandOut() {
 			return errNotYet
 		}
 		if g.Version > q.Has {
-			a.Records = append(a.Records, g.frame.Raw)
+			a.Records = append(a.Records, g.Frame.Raw)
 		}
 	}
 	if err := writeMessage(conn, a.encode()); err != nil {
@@ -178,7 +179,7 @@ func (m *Mesh) askKeys(ctx context.Context, addr netip.AddrPort) {
 	for _, raw := range a.Records {
 		f, err := frame.Decode(raw)
 		if err == nil && (f.MeshID != m.cfg.Secrets.MeshID || f.Origin != frame.IDOf(m.cfg.Secrets.Authority[:])) {
-			err = ErrOtherAuthority
+			err = errOtherAuthority
 		}
 		if err == nil {
 			err = f.Verify()
@@ -234,7 +235,7 @@ func (m *Mesh) keysAt(ctx context.Context, addr netip.AddrPort) (a keysReply, fr
 	q := keysRequest{MeshID: m.cfg.Secrets.MeshID}
 	q.Has, _ = m.keys.said()
 	if s := m.Standing(m.id); s.Certificate != nil {
-		q.Certificate = s.Certificate.Raw()
+		q.Certificate = s.Certificate.Frame.Raw
 	}
 	if err := writeMessage(conn, q.encode()); err != nil {
 		return a, from, err

@@ -1,7 +1,6 @@
 package mesh
 
 import (
-	"crypto/ed25519"
 	"errors"
 	"testing"
 	"time"
@@ -37,8 +36,8 @@ func TestCertificateVerify(t *testing.T) {
 	if good.Caps != base.Caps || good.Name != "web1" || good.ID() != signers[0].ID() || good.Serial != 9 {
 		t.Errorf("signed %+v, want %+v", good, base)
 	}
-	for i := range good.Raw() {
-		b := append([]byte(nil), good.Raw()...)
+	for i := range good.Frame.Raw {
+		b := append([]byte(nil), good.Frame.Raw...)
 		b[i] ^= 1
 		if c, err := DecodeCertificate(b); err == nil && c.Verify(a.Public(), [16]byte{1}, simStart) == nil {
 			t.Fatalf("byte %d was changed, and the certificate counts", i)
@@ -53,9 +52,9 @@ func TestCertificateVerify(t *testing.T) {
 	}{
 		{"ok", a, 1, 0, nil},
 		{"ok: a clock slightly behind", a, 1, -frame.FutureSkew, nil},
-		{"bad: another authority", other, 1, 0, ErrOtherAuthority},
+		{"bad: another authority", other, 1, 0, errOtherAuthority},
 		{"bad: another mesh", a, 2, 0, ErrOtherMesh},
-		{"bad: over", a, 1, time.Hour, ErrCertificateEnded},
+		{"bad: over", a, 1, time.Hour, errCertificateEnded},
 		{"bad: too early", a, 1, -frame.FutureSkew - time.Second, ErrCertificateEarly},
 	} {
 		if err := good.Verify(tt.by.Public(), [16]byte{tt.mesh}, simStart.Add(tt.at)); !errors.Is(err, tt.want) {
@@ -80,7 +79,7 @@ func TestCertificateVerify(t *testing.T) {
 		t.Errorf("without a key: %v", err)
 	}
 	// A node's frame is no certificate, whatever it says.
-	f, err := signers[1].Sign(frame.Frame{MeshID: [16]byte{1}, Epoch: recordCertificate, Seq: 9, Issued: simStart, Expires: simStart.Add(time.Hour), Payload: base.payload()})
+	f, err := signers[1].Sign(frame.Frame{MeshID: [16]byte{1}, Epoch: EpochCertificate, Seq: 9, Issued: simStart, Expires: simStart.Add(time.Hour), Payload: base.payload()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,8 +87,8 @@ func TestCertificateVerify(t *testing.T) {
 	if err == nil {
 		err = forged.Verify(a.Public(), [16]byte{1}, simStart)
 	}
-	if !errors.Is(err, ErrOtherAuthority) {
-		t.Errorf("signed by a node: %v, want %v", err, ErrOtherAuthority)
+	if !errors.Is(err, errOtherAuthority) {
+		t.Errorf("signed by a node: %v, want %v", err, errOtherAuthority)
 	}
 }
 
@@ -98,22 +97,22 @@ func TestRequest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := DecodeRequest(q.Raw())
+	got, err := decodeRequest(q.raw)
 	if err != nil || got.Name != "web1" || got.MeshID != [16]byte{3} || !got.Node.Equal(signers[0].Public()) {
 		t.Errorf("decoded %+v, %v", got, err)
 	}
-	for i := range q.Raw() {
-		b := append([]byte(nil), q.Raw()...)
+	for i := range q.raw {
+		b := append([]byte(nil), q.raw...)
 		b[i] ^= 1
-		if _, err := DecodeRequest(b); !errors.Is(err, ErrBadRequest) {
+		if _, err := decodeRequest(b); !errors.Is(err, ErrBadRequest) {
 			t.Errorf("byte %d was changed: %v", i, err)
 		}
 	}
 	// Nobody can have another node's key certified.
 	stolen := Request{Node: signers[1].Public(), Name: "web1"}
 	b := stolen.body()
-	b = append(b, ed25519.Sign(signers[0].key, append([]byte(requestDomain), b...))...)
-	if _, err := DecodeRequest(b); !errors.Is(err, frame.ErrSignature) {
+	b = append(b, signers[0].SignText(append([]byte(requestDomain), b...))...)
+	if _, err := decodeRequest(b); !errors.Is(err, frame.ErrSignature) {
 		t.Errorf("a request for another's key: %v", err)
 	}
 	if _, err := NewRequest(signers[0], "a\nb", [16]byte{}); err == nil {

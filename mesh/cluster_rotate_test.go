@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"crypto/ed25519"
 	"errors"
 	"net/netip"
 	"slices"
@@ -63,7 +64,7 @@ func newTurning(t *testing.T, n int) *turning {
 		}
 		f := c.files[i]
 		copy(cfg.Secrets.Authority[:], a.Public())
-		if f.now.isZero() {
+		if f.now == (Secrets{}) {
 			f.now = cfg.Secrets
 		}
 		cfg.Secrets, cfg.SaveSecrets, cfg.OnKey = f.load(), f.save, f.event
@@ -257,8 +258,8 @@ func TestRotationOnAFullDisk(t *testing.T) {
 		c.rotate(t, 1)
 		late := newIdentity(t)
 		answer, err := founder.welcome(late.Public(), "late", Caps{UnbanAny: true})
-		if err != nil || len(answer.Secrets.keys()) != 2 || answer.Secrets.Generation != 0 {
-			t.Fatalf("who joins meanwhile gets %d keys, %v", len(answer.Secrets.keys()), err)
+		if err != nil || len(answer.Secrets.Keys()) != 2 || answer.Secrets.Generation != 0 {
+			t.Fatalf("who joins meanwhile gets %d keys, %v", len(answer.Secrets.Keys()), err)
 		}
 		c.files = append(c.files, &keyFile{now: answer.Secrets})
 		copy(c.files[4].now.Authority[:], founder.cfg.Secrets.Authority[:])
@@ -294,15 +295,11 @@ func TestRotationInterrupted(t *testing.T) {
 		c := newTurning(t, 3)
 		<-time.After(time.Minute) // new certificates no longer make it hand out what is missing
 		founder := c.nodes[0]
-		key, err := newGossipKey(1)
+		key, err := NewGossipKey(1)
 		if err != nil {
 			t.Fatal(err)
 		}
-		own, err := boxFor(founder.id.Public(), c.secrets.MeshID, append([]GossipKey{key}, founder.Secrets().keys()...))
-		if err == nil {
-			err = founder.publishGrant(key.version(), []box{own})
-		}
-		if err != nil {
+		if _, err := founder.grant(append([]GossipKey{key}, founder.Secrets().Keys()...), []ed25519.PublicKey{founder.id.Public()}); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, 10*time.Second, "the first record is there", func() bool { return sameDigest(c.nodes) && founder.KeyStatus().Generation == 1 })
@@ -396,7 +393,7 @@ func TestLostStoreHandsOutNothing(t *testing.T) {
 		founder.mu.Unlock()
 		bad.mu.Lock()
 		for ref := range bad.stored { // it has not kept its own revocation
-			if ref.Epoch == recordRevocation {
+			if ref.Epoch == EpochRevocation {
 				delete(bad.stored, ref)
 			}
 		}

@@ -200,7 +200,7 @@ func TestClusterRenewal(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := c.nodes[0].publishRecord(short.frame); err != nil {
+		if err := c.nodes[0].publishRecord(short.Frame); err != nil {
 			t.Fatal(err)
 		}
 		<-time.After(30 * time.Second)

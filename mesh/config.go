@@ -15,8 +15,6 @@ import (
 )
 
 const (
-	// MaxName bounds a node's human name, in bytes.
-	MaxName = 64
 	// MaxVersion bounds the version text in a member's metadata, in bytes.
 	MaxVersion = 32
 	// MaxJoin bounds the join list.
@@ -148,9 +146,9 @@ const (
 
 func (c *Config) validate() error {
 	switch {
-	case c.Identity.key == nil:
+	case c.Identity.IsZero():
 		return errors.New("mesh config: no identity")
-	case c.Secrets.isZero():
+	case c.Secrets == (Secrets{}):
 		return errors.New("mesh config: no secrets")
 	case !c.Authority.IsZero() && !bytes.Equal(c.Authority.Public(), c.Secrets.Authority[:]):
 		return errors.New("mesh config: the authority's key is not that of this mesh")

@@ -10,21 +10,21 @@ import (
 // grants holds the records that hand out the newest gossip key. Those of older keys are dropped: a node that was away
 // needs only the newest.
 type grants struct {
-	version keyVersion       // of the newest key handed out; 0: the key was never rotated
-	records map[uint64]grant // by serial
+	version KeyVersion       // of the newest key handed out; 0: the key was never rotated
+	records map[uint64]Grant // by serial
 }
 
 // newerGrants drops the grants of older keys for a grant of a newer one.
-func (c *core) newerGrants(v keyVersion, out *actions) {
+func (c *core) newerGrants(v KeyVersion, out *actions) {
 	if v <= c.grants.version {
 		return
 	}
-	stream := c.streams[streamKey{c.authority, recordGrant}]
+	stream := c.streams[streamKey{c.authority, EpochGrant}]
 	for _, serial := range c.grants.serials() {
 		c.remove(stream, serial)
-		out.expired = append(out.expired, frame.Ref{Origin: c.authority, Epoch: recordGrant, Seq: serial})
+		out.expired = append(out.expired, frame.Ref{Origin: c.authority, Epoch: EpochGrant, Seq: serial})
 	}
-	c.grants = grants{version: v, records: make(map[uint64]grant)}
+	c.grants = grants{version: v, records: make(map[uint64]Grant)}
 }
 
 // serials returns the records' serials in order.
@@ -32,9 +32,9 @@ func (g *grants) serials() []uint64 { return slices.Sorted(maps.Keys(g.records))
 
 // grantFor returns the record that holds the newest key for a node. If there is none, it returns the last record of
 // that key, which proves that the key exists, and false.
-func (c *core) grantFor(node frame.ID) (found grant, holds bool) {
+func (c *core) grantFor(node frame.ID) (found Grant, holds bool) {
 	for _, serial := range c.grants.serials() {
-		if found = c.grants.records[serial]; found.holds(node) {
+		if found = c.grants.records[serial]; slices.Contains(found.Nodes(), node) {
 			return found, true
 		}
 	}
@@ -45,8 +45,8 @@ func (c *core) grantFor(node frame.ID) (found grant, holds bool) {
 func (c *core) granted() map[frame.ID]bool {
 	all := make(map[frame.ID]bool)
 	for _, g := range c.grants.records {
-		for _, b := range g.Boxes {
-			all[b.Node] = true
+		for _, id := range g.Nodes() {
+			all[id] = true
 		}
 	}
 	return all

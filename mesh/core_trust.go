@@ -152,9 +152,9 @@ func (c *core) takeRecord(now time.Time, f frame.Frame, by via, out *actions) {
 		}
 		return
 	}
-	cert, badCert := certificateOf(f)
-	revocation, badRevocation := revocationOf(f)
-	grant, badGrant := grantOf(f)
+	cert, badCert := CertificateOf(f)
+	revocation, badRevocation := RevocationOf(f)
+	grant, badGrant := GrantOf(f)
 	var st *standing
 	switch {
 	case f.Epoch == AuthorityEpoch:
@@ -191,8 +191,8 @@ func (c *core) takeRecord(now time.Time, f frame.Frame, by via, out *actions) {
 	case st == nil:
 	case badCert == nil:
 		if old := st.cert; old.Serial != 0 {
-			c.remove(c.streams[streamKey{c.authority, recordCertificate}], old.Serial)
-			out.expired = append(out.expired, old.frame.Ref())
+			c.remove(c.streams[streamKey{c.authority, EpochCertificate}], old.Serial)
+			out.expired = append(out.expired, old.Frame.Ref())
 		}
 		st.cert, st.ended = cert, false
 		out.own = out.own || cert.ID() == c.self
@@ -272,10 +272,10 @@ func (c *core) ended(out *actions) {
 		return
 	}
 	for _, ref := range out.expired {
-		if ref.Origin == c.authority && ref.Epoch == recordGrant {
+		if ref.Origin == c.authority && ref.Epoch == EpochGrant {
 			delete(c.grants.records, ref.Seq)
 		}
-		if ref.Origin != c.authority || ref.Epoch != recordCertificate {
+		if ref.Origin != c.authority || ref.Epoch != EpochCertificate {
 			continue
 		}
 		for id, st := range c.nodes {

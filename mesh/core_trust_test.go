@@ -30,7 +30,7 @@ func (r recorder) cert(key ed25519.PublicKey, serial uint64, life time.Duration)
 	if err != nil {
 		r.tb.Fatal(err)
 	}
-	return c.frame
+	return c.Frame
 }
 
 func (r recorder) revoke(id frame.ID, serial uint64) frame.Frame {
@@ -38,12 +38,12 @@ func (r recorder) revoke(id frame.ID, serial uint64) frame.Frame {
 	if err != nil {
 		r.tb.Fatal(err)
 	}
-	return v.frame
+	return v.Frame
 }
 
 func (s *simulation) trust(r recorder) {
 	for _, c := range s.cores {
-		c.authority = r.a.key.ID()
+		c.authority = r.a.Identity.ID()
 	}
 }
 
@@ -171,7 +171,7 @@ func TestCoresConvergeOnTrust(t *testing.T) {
 		held := s.live(0)
 		for _, f := range all {
 			_, ok := held[f.Ref()]
-			if want := counts[f.Origin]; f.Origin != r.a.key.ID() && ok != want {
+			if want := counts[f.Origin]; f.Origin != r.a.Identity.ID() && ok != want {
 				rt.Errorf("frame %v of an origin that counts: %v, held: %v", f.Ref(), want, ok)
 			}
 		}
@@ -200,7 +200,7 @@ func TestRevocationOfAFullLedger(t *testing.T) {
 func TestRefusedIsNotOffered(t *testing.T) {
 	s := newSimulation(t, 2, 3)
 	r := newRecorder(t)
-	s.cores[0].authority = r.a.key.ID() // the other believes everybody
+	s.cores[0].authority = r.a.Identity.ID() // the other believes everybody
 	for seq := range uint64(200) {
 		f := testFrame(t, signers[0], 1, seq+1, s.now, 10*time.Hour, "harm")
 		s.step(1, evFrames{via: viaPush, frames: []frame.Frame{f}})
@@ -281,7 +281,7 @@ func TestLetGoInOrder(t *testing.T) {
 	}
 	ordered("the origin is revoked", give(r.revoke(signers[0].ID(), 2)), epochs)
 	for serial := range uint64(epochs) {
-		give(testGrant(t, r.a, serial+3, simStart, []GossipKey{testGossipKey(1, 1)}, signers[1]).frame)
+		give(testGrant(t, r.a, serial+3, simStart, []GossipKey{testGossipKey(1, 1)}, signers[1]).Frame)
 	}
-	ordered("a newer key", give(testGrant(t, r.a, 99, simStart, []GossipKey{testGossipKey(2, 1)}, signers[1]).frame), epochs)
+	ordered("a newer key", give(testGrant(t, r.a, 99, simStart, []GossipKey{testGossipKey(2, 1)}, signers[1]).Frame), epochs)
 }

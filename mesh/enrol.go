@@ -27,26 +27,16 @@ var (
 	ErrInviterBusy = errors.New("the inviter could not serve the join token now; try again")
 )
 
-// Enrolment is what a new member receives.
-type Enrolment struct {
-	Secrets Secrets
-	Join    []string // for the join list, the inviter's address first
-	// Certificate is this node's; zero in a mesh without an authority.
-	Certificate Certificate
-	// NameTaken says that another certified node has the same name.
-	NameTaken bool
-}
-
 // Enrol joins a mesh with a token from NewInvite: it sends the inviter our public key and name (at most MaxName bytes)
 // and returns what a member needs to know. It tries the token's addresses in turn. Errors match ErrBadToken,
 // ErrInviteExpired, ErrInviteUsed, ErrInviteUnknown, ErrInviterBusy, ErrNotInviter, ErrUnreachable, ErrNoAuthority or
 // ErrRevoked.
 func Enrol(ctx context.Context, text string, id Identity, name string) (Enrolment, error) {
-	t, err := decodeToken(text)
+	t, err := ParseToken(text)
 	if err != nil {
 		return Enrolment{}, err
 	}
-	if id.key == nil {
+	if id.IsZero() {
 		return Enrolment{}, errors.New("enrol: no identity")
 	}
 	if !wire.IsText(name) || len(name) > MaxName {
@@ -120,10 +110,17 @@ func enrolAt(ctx context.Context, addr netip.AddrPort, conf *tls.Config, request
 func (a enrolAnswer) result(id Identity) (Enrolment, error) {
 	switch a.Code {
 	case enrolOK:
-		if a.Secrets.isZero() {
+		if a.Secrets == (Secrets{}) {
 			return Enrolment{}, fmt.Errorf("%w: its answer is empty", ErrInviterBusy)
 		}
-		return a.accept(id)
+		e := Enrolment{Secrets: a.Secrets, Join: a.Join, NameTaken: a.Taken}
+		if len(a.Certificate) == 0 {
+			return e, nil
+		}
+		if err := e.Accept(a.Certificate, id); err != nil {
+			return Enrolment{}, err
+		}
+		return e, nil
 	case enrolExpired:
 		return Enrolment{}, ErrInviteExpired
 	case enrolUsed:
@@ -136,27 +133,4 @@ func (a enrolAnswer) result(id Identity) (Enrolment, error) {
 		return Enrolment{}, ErrRevoked
 	}
 	return Enrolment{}, ErrInviterBusy
-}
-
-// accept checks and takes the certificate that came with the answer. The connection proved that the answer is the
-// inviter's, so the key that signed the certificate is the mesh authority's. The members check its dates: this
-// machine's clock may be wrong.
-func (a enrolAnswer) accept(id Identity) (Enrolment, error) {
-	e := Enrolment{Secrets: a.Secrets, Join: a.Join, NameTaken: a.Taken}
-	if len(a.Certificate) == 0 {
-		return e, nil
-	}
-	c, err := DecodeCertificate(a.Certificate)
-	if err == nil {
-		err = c.Verify(c.Authority, a.Secrets.MeshID, c.NotBefore)
-	}
-	if err == nil && c.ID() != id.ID() {
-		err = errors.New("it is of another node")
-	}
-	if err != nil {
-		return Enrolment{}, fmt.Errorf("the inviter's certificate for this machine cannot be used: %w", err)
-	}
-	e.Certificate = c
-	copy(e.Secrets.Authority[:], c.Authority)
-	return e, nil
 }

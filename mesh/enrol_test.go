@@ -86,12 +86,12 @@ func TestEnrol(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := newNode(t, secrets, inviterID, func(c *Config) { persist(c); c.Epoch = 2 }).run(t)
-	moved, err := decodeToken(open)
+	moved, err := ParseToken(open)
 	if err != nil {
 		t.Fatal(err)
 	}
 	moved.Addrs = []netip.AddrPort{again.Addr()}
-	if _, err := Enrol(ctx, moved.encode(), newIdentity(t), ""); err != nil {
+	if _, err := Enrol(ctx, moved.Encode(), newIdentity(t), ""); err != nil {
 		t.Errorf("after a restart: %v", err)
 	}
 }
@@ -103,14 +103,14 @@ func TestEnrolRefusals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	good, err := decodeToken(text)
+	good, err := ParseToken(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	edit := func(f func(*token)) string {
+	edit := func(f func(*Token)) string {
 		tok := good
 		f(&tok)
-		return tok.encode()
+		return tok.Encode()
 	}
 	// The inviter decides by its own clock when the token expires.
 	inviter.invites.list = append(inviter.invites.list, invite{Hash: [32]byte{1}, Expires: time.Now().Add(-time.Minute), Uses: 1})
@@ -121,13 +121,13 @@ func TestEnrolRefusals(t *testing.T) {
 	}{
 		{"bad: no token", "hello", ErrBadToken, "mb1-"},
 		{"bad: cut short", text[:len(text)-5], ErrBadToken, ""},
-		{"bad: long over", edit(func(k *token) { k.Expires = time.Now().Add(-time.Hour) }), ErrInviteExpired, ""},
-		{"bad: another secret", edit(func(k *token) { k.Secret[0]++ }), ErrInviteUnknown, ""},
-		{"bad: another mesh's node", edit(func(k *token) { k.Addrs = []netip.AddrPort{other.Addr()} }), ErrNotInviter, other.Addr().String()},
-		{"bad: nobody there", edit(func(k *token) {
+		{"bad: long over", edit(func(k *Token) { k.Expires = time.Now().Add(-time.Hour) }), ErrInviteExpired, ""},
+		{"bad: another secret", edit(func(k *Token) { k.Secret[0]++ }), ErrInviteUnknown, ""},
+		{"bad: another mesh's node", edit(func(k *Token) { k.Addrs = []netip.AddrPort{other.Addr()} }), ErrNotInviter, other.Addr().String()},
+		{"bad: nobody there", edit(func(k *Token) {
 			k.Addrs = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1"), netip.MustParseAddrPort("127.0.0.2:1")}
 		}), ErrUnreachable, "127.0.0.1:1 (connect: connection refused), 127.0.0.2:1"},
-		{"ok: the second address answers", edit(func(k *token) {
+		{"ok: the second address answers", edit(func(k *Token) {
 			k.Addrs = []netip.AddrPort{other.Addr(), inviter.Addr()}
 		}), nil, ""},
 	} {
@@ -152,7 +152,7 @@ func TestEnrolRefusals(t *testing.T) {
 func TestInviteBounds(t *testing.T) {
 	now := simStart
 	v := newInvites()
-	secret := [secretLen]byte{7}
+	secret := [16]byte{7}
 	for i := range maxInvites {
 		if err := v.add(now, invite{Hash: [32]byte{byte(i), byte(i >> 8), 1}, Expires: now.Add(time.Hour), Uses: 1}); err != nil {
 			t.Fatal(err)
@@ -260,11 +260,11 @@ func TestEnrolGivesUpWithItsContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = l.Close() }()
-	tok := token{Addrs: []netip.AddrPort{netip.MustParseAddrPort(l.Addr().String())}, Expires: time.Now().Add(time.Hour)}
+	tok := Token{Addrs: []netip.AddrPort{netip.MustParseAddrPort(l.Addr().String())}, Expires: time.Now().Add(time.Hour)}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	start := time.Now()
-	if _, err := Enrol(ctx, tok.encode(), newIdentity(t), "x"); !errors.Is(err, ErrUnreachable) {
+	if _, err := Enrol(ctx, tok.Encode(), newIdentity(t), "x"); !errors.Is(err, ErrUnreachable) {
 		t.Errorf("%v, want %v", err, ErrUnreachable)
 	}
 	if took := time.Since(start); took >= enrolTimeout {
@@ -339,8 +339,8 @@ func TestEnrolCertificate(t *testing.T) {
 	// A certificate for another node or another mesh is refused.
 	other := certify(t, a, Certificate{MeshID: secrets.MeshID, Serial: 1, Node: inviter.id.Public(), NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour)})
 	foreign := certify(t, a, Certificate{Serial: 1, Node: id.Public(), NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour)})
-	for name, raw := range map[string][]byte{"of another node": other.Raw(), "another mesh": foreign.Raw(), "not a certificate": {1}} {
-		if _, err := (enrolAnswer{Secrets: secrets, Certificate: raw}).accept(id); err == nil || !strings.Contains(err.Error(), name) {
+	for name, raw := range map[string][]byte{"of another node": other.Frame.Raw, "another mesh": foreign.Frame.Raw, "not a certificate": {1}} {
+		if _, err := (enrolAnswer{Code: enrolOK, Secrets: secrets, Certificate: raw}).result(id); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("a certificate that is %s: %v", name, err)
 		}
 	}
@@ -375,7 +375,7 @@ func TestInviteCaps(t *testing.T) {
 		t.Fatal(err)
 	}
 	inviter = inviterOf(2)
-	moved, err := decodeToken(text)
+	moved, err := ParseToken(text)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -383,7 +383,7 @@ func TestInviteCaps(t *testing.T) {
 	id := newIdentity(t)
 	enrol := func(want Caps) {
 		t.Helper()
-		if e, err := Enrol(t.Context(), moved.encode(), id, "web1"); err != nil || e.Certificate.Caps != want {
+		if e, err := Enrol(t.Context(), moved.Encode(), id, "web1"); err != nil || e.Certificate.Caps != want {
 			t.Errorf("enrolled with %+v, %v; want %+v", e.Certificate.Caps, err, want)
 		}
 	}
@@ -402,7 +402,7 @@ func TestInviteCaps(t *testing.T) {
 		t.Errorf("%+v, %v", list, err)
 	}
 	long := append([]byte{plain[0], plain[1] + 1}, plain[2:]...)
-	if list, err := decodeInvites(DefaultCaps().appendTo(wire.AppendArray(long, capsFields))); err == nil {
+	if list, err := decodeInvites(DefaultCaps().Append(wire.AppendArray(long, CapsFields))); err == nil {
 		t.Errorf("the default caps in a longer form: %+v", list)
 	}
 }

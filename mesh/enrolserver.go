@@ -134,7 +134,7 @@ func (m *Mesh) welcome(key ed25519.PublicKey, name string, caps Caps) (enrolAnsw
 	case err != nil:
 		return enrolAnswer{Code: enrolFailed}, err
 	}
-	answer.Certificate = c.Raw()
+	answer.Certificate = c.Frame.Raw
 	return answer, nil
 }
 

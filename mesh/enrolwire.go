@@ -3,16 +3,11 @@ package mesh
 import (
 	"bytes"
 	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
-	"time"
 
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
@@ -33,7 +28,7 @@ const (
 
 // enrolRequest is what a joiner sends.
 type enrolRequest struct {
-	Secret  [secretLen]byte
+	Secret  [16]byte
 	Name    string
 	Program string // the joiner's version, for the inviter's log; may be empty
 }
@@ -81,7 +76,7 @@ type enrolAnswer struct {
 
 func (a enrolAnswer) encode() []byte {
 	fields := answerFields
-	if a.Secrets.rotated() {
+	if a.Secrets.Rotated() {
 		fields++
 	}
 	b := wire.AppendArray(nil, fields)
@@ -100,7 +95,7 @@ func (a enrolAnswer) encode() []byte {
 	}
 	b = wire.AppendUint(b, taken)
 	if fields > answerFields {
-		b = appendKeys(b, a.Secrets.stored())
+		b = a.Secrets.AppendKeys(b)
 	}
 	return b
 }
@@ -118,17 +113,13 @@ func decodeEnrolAnswer(b []byte) (a enrolAnswer, err error) {
 	r.Fixed(a.Secrets.MeshID[:])
 	r.Fixed(a.Secrets.GossipKey[:])
 	for n := r.Array(maxJoinAnswer); n > 0 && r.Err == nil; n-- {
-		addr, err := parseAddrPort(r.Str(maxAddrText))
-		if err != nil {
-			r.Fail(err)
-		}
-		a.Join = append(a.Join, addr.String())
+		a.Join = append(a.Join, r.AddrPort().String())
 	}
 	a.Certificate = bytes.Clone(r.Bin(maxCertificate))
 	a.Taken = r.Most(1) == 1
 	if fields > answerFields {
 		key := a.Secrets.GossipKey
-		if err := a.Secrets.take(readKeys(&r)); err != nil || a.Secrets.GossipKey != key {
+		if a.Secrets.ReadKeys(&r); a.Secrets.GossipKey != key {
 			r.Fail(errors.New("gossip keys that do not belong together"))
 		}
 	}
@@ -157,19 +148,13 @@ func readMessage(r io.Reader) ([]byte, error) {
 
 // enrolTLS returns the TLS settings of one side: its own certificate, and the check of the other side's key.
 func enrolTLS(id Identity, accept func(ed25519.PublicKey) error) (*tls.Config, error) {
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		Subject:      pkix.Name{CommonName: id.ID().String()},
-		// Keys are compared, not dates: the other side's clock may be wrong.
-		NotBefore: time.Unix(0, 0), NotAfter: time.UnixMilli(wire.MaxMillis),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, id.Public(), id.key)
+	own, err := id.TLSCertificate()
 	if err != nil {
-		return nil, fmt.Errorf("make a certificate: %w", err)
+		return nil, err
 	}
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,
-		Certificates:       []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: id.key}},
+		Certificates:       []tls.Certificate{own},
 		ClientAuth:         tls.RequireAnyClientCert,
 		InsecureSkipVerify: true, // VerifyConnection checks the key, which is all that counts here
 		VerifyConnection: func(s tls.ConnectionState) error {

@@ -12,8 +12,8 @@ import (
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
-// maxGossipKeys bounds the gossip keys that a node holds at a time: the one in use, and those of current rotations.
-const maxGossipKeys = 4
+// MaxGossipKeys bounds the gossip keys that a node holds at a time: the one in use, and those of current rotations.
+const MaxGossipKeys = 4
 
 // GossipKey is an AES-256 key for memberlist's packets and streams.
 type GossipKey struct {
@@ -24,7 +24,8 @@ type GossipKey struct {
 // String keeps the key out of logs.
 func (GossipKey) String() string { return "gossip key" }
 
-func newGossipKey(generation uint32) (GossipKey, error) {
+// NewGossipKey makes a key.
+func NewGossipKey(generation uint32) (GossipKey, error) {
 	k := GossipKey{Generation: generation}
 	if _, err := rand.Read(k.Key[:]); err != nil {
 		return GossipKey{}, fmt.Errorf("make a gossip key: %w", err)
@@ -32,23 +33,25 @@ func newGossipKey(generation uint32) (GossipKey, error) {
 	return k, nil
 }
 
-// keyVersion names a gossip key without revealing it: the generation, and below it 32 bits of the key's hash, which
+// KeyVersion names a gossip key without revealing it: the generation, and below it 32 bits of the key's hash, which
 // order two keys of one generation that were made in two places at the same time. The higher version is the newer key.
-type keyVersion uint64
+type KeyVersion uint64
 
-func (k GossipKey) version() keyVersion {
+// Version returns the name of the key.
+func (k GossipKey) Version() KeyVersion {
 	sum := sha256.Sum256(append([]byte("meshban gossip key\x00"), k.Key[:]...))
-	return keyVersion(uint64(k.Generation)<<32 | uint64(binary.BigEndian.Uint32(sum[:])))
+	return KeyVersion(uint64(k.Generation)<<32 | uint64(binary.BigEndian.Uint32(sum[:])))
 }
 
-func (v keyVersion) generation() uint32 { return uint32(v >> 32) }
+// Generation returns how often the mesh's key had been rotated when the key was made.
+func (v KeyVersion) Generation() uint32 { return uint32(v >> 32) }
 
-// used returns the key that packets are encrypted with.
-func (s Secrets) used() GossipKey { return GossipKey{s.Generation, s.GossipKey} }
+// Used returns the key that packets are encrypted with.
+func (s Secrets) Used() GossipKey { return GossipKey{s.Generation, s.GossipKey} }
 
-// keys returns every key that packets may be encrypted with, newest first.
-func (s Secrets) keys() []GossipKey {
-	all := []GossipKey{s.used()}
+// Keys returns every key that packets may be encrypted with, newest first.
+func (s Secrets) Keys() []GossipKey {
+	all := []GossipKey{s.Used()}
 	for _, k := range s.Other {
 		if k != (GossipKey{}) {
 			all = append(all, k)
@@ -58,15 +61,15 @@ func (s Secrets) keys() []GossipKey {
 	return all
 }
 
-func newerFirst(a, b GossipKey) int { return cmp.Compare(b.version(), a.version()) }
+func newerFirst(a, b GossipKey) int { return cmp.Compare(b.Version(), a.Version()) }
 
-// withKeys returns the secrets with these keys instead; used is one of them.
-func (s Secrets) withKeys(keys []GossipKey, used keyVersion) Secrets {
-	s.Other = [maxGossipKeys - 1]GossipKey{}
+// WithKeys returns the secrets with these keys instead; used is one of them.
+func (s Secrets) WithKeys(keys []GossipKey, used KeyVersion) Secrets {
+	s.Other = [MaxGossipKeys - 1]GossipKey{}
 	n := 0
 	for _, k := range keys {
 		switch {
-		case k.version() == used:
+		case k.Version() == used:
 			s.Generation, s.GossipKey = k.Generation, k.Key
 		case n < len(s.Other):
 			s.Other[n] = k
@@ -76,8 +79,8 @@ func (s Secrets) withKeys(keys []GossipKey, used keyVersion) Secrets {
 	return s
 }
 
-// rotated reports whether the secrets hold more than the mesh's first key.
-func (s Secrets) rotated() bool { return s.Generation > 0 || s.Other != [maxGossipKeys - 1]GossipKey{} }
+// Rotated reports whether the secrets hold more than the mesh's first key.
+func (s Secrets) Rotated() bool { return s.Generation > 0 || s.Other != [MaxGossipKeys - 1]GossipKey{} }
 
 // appendKeys writes keys in the given order.
 func appendKeys(b []byte, keys []GossipKey) []byte {
@@ -89,9 +92,9 @@ func appendKeys(b []byte, keys []GossipKey) []byte {
 	return b
 }
 
-// readKeys decodes 1 to maxGossipKeys distinct keys.
+// readKeys decodes 1 to MaxGossipKeys distinct keys.
 func readKeys(r *wire.Reader) []GossipKey {
-	n := r.Array(2 * maxGossipKeys)
+	n := r.Array(2 * MaxGossipKeys)
 	if r.Err == nil && (n == 0 || n%2 != 0) {
 		r.Fail(errors.New("a list that holds no keys"))
 	}
@@ -113,23 +116,26 @@ func readKeys(r *wire.Reader) []GossipKey {
 
 // stored returns the keys in the order in which they are written: the one in use, then the others, newest first.
 func (s Secrets) stored() []GossipKey {
-	used := s.used()
-	return append([]GossipKey{used}, slices.DeleteFunc(s.keys(), func(k GossipKey) bool { return k == used })...)
+	used := s.Used()
+	return append([]GossipKey{used}, slices.DeleteFunc(s.Keys(), func(k GossipKey) bool { return k == used })...)
 }
 
-// take sets the keys that stored returned.
-func (s *Secrets) take(stored []GossipKey) error {
-	if len(stored) == 0 {
-		return errors.New("no key")
+// AppendKeys appends the keys to b.
+func (s Secrets) AppendKeys(b []byte) []byte { return appendKeys(b, s.stored()) }
+
+// ReadKeys sets the keys to those that AppendKeys wrote.
+func (s *Secrets) ReadKeys(r *wire.Reader) {
+	stored := readKeys(r)
+	if r.Err != nil {
+		return
 	}
-	*s = s.withKeys(stored, stored[0].version())
-	if !s.rotated() || !slices.Equal(s.stored(), stored) {
-		return errors.New("keys out of order")
+	*s = s.WithKeys(stored, stored[0].Version())
+	if !s.Rotated() || !slices.Equal(s.stored(), stored) {
+		r.Fail(errors.New("keys out of order"))
 	}
-	return nil
 }
 
 // Renews reports whether s are secrets of the same mesh as old, with a newer gossip key.
 func (s Secrets) Renews(old Secrets) bool {
-	return s.MeshID == old.MeshID && s.Authority == old.Authority && s.keys()[0].version() > old.keys()[0].version()
+	return s.MeshID == old.MeshID && s.Authority == old.Authority && s.Keys()[0].Version() > old.Keys()[0].Version()
 }

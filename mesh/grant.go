@@ -11,65 +11,61 @@ import (
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
-// A grant is the record that hands out a gossip key. It is sealed for each node separately, so that a revoked node,
-// which reads all traffic under the old key, learns nothing about the new one.
-
 const (
-	recordGrant = 3
 	// grantLife is as long as a frame may live: a node that was away for less finds its key.
 	grantLife   = frame.MaxLife
 	grantFields = 2
 	grantDomain = "meshban grant v1\x00"
-	// maxSealedKeys bounds what is sealed for one node, in bytes; maxBoxes bounds the nodes of one record.
-	maxSealedKeys = sealedMore + 1 + maxGossipKeys*(5+2+32)
-	maxBoxes      = 64
+	// maxSealedKeys bounds what is sealed for one node, in bytes; maxGranted bounds the nodes of one record.
+	maxSealedKeys = sealedMore + 1 + MaxGossipKeys*(5+2+32)
+	maxGranted    = 64
 )
 
-// grant is a record of kind recordGrant.
-type grant struct {
+// Grant is the record that hands out a gossip key. It is sealed for each node separately, so that a revoked node, which
+// reads all traffic under the old key, learns nothing about the new one.
+type Grant struct {
 	MeshID  [16]byte
 	Serial  uint64
-	Version keyVersion // of the key that it hands out
+	Version KeyVersion // of the key that it hands out
 	Issued  time.Time
-	Boxes   []box
+	Frame   frame.Frame // as it is signed, sent and stored
 
-	frame frame.Frame
+	sealed []sealedKeys
 }
 
-// box holds the keys for one node.
-type box struct {
-	Node   frame.ID
-	Sealed []byte // part of the record's frame
+// sealedKeys are the keys for one node.
+type sealedKeys struct {
+	node frame.ID
+	text []byte // part of the record's frame
 }
 
-// size returns how much of a record a box takes, in bytes.
-func (b box) size() int { return 2 + len(b.Node) + 2 + len(b.Sealed) }
+// size returns how much of a record the keys for one node take, in bytes.
+func (s sealedKeys) size() int { return 2 + len(s.node) + 2 + len(s.text) }
 
-// grantRoom bounds the boxes of one record together, in bytes.
+// grantRoom bounds what is sealed in one record, in bytes.
 const grantRoom = frame.MaxPayload - 1 - 9 - 3
 
 // grantInfo binds the sealed keys to the mesh, the key version and the node.
-func grantInfo(meshID [16]byte, v keyVersion, node frame.ID) []byte {
+func grantInfo(meshID [16]byte, v KeyVersion, node frame.ID) []byte {
 	b := append([]byte(grantDomain), meshID[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(v))
 	return append(b, node[:]...)
 }
 
-// boxFor seals keys for a node: first the key that the grant is about, then the others that packets may still be
-// encrypted with.
-func boxFor(node ed25519.PublicKey, meshID [16]byte, keys []GossipKey) (box, error) {
+// sealKeys seals keys for a node.
+func sealKeys(node ed25519.PublicKey, meshID [16]byte, keys []GossipKey) (sealedKeys, error) {
 	id := frame.IDOf(node)
-	sealed, err := seal(node, grantInfo(meshID, keys[0].version(), id), appendKeys(nil, keys))
-	return box{id, sealed}, err
+	text, err := seal(node, grantInfo(meshID, keys[0].Version(), id), appendKeys(nil, keys))
+	return sealedKeys{id, text}, err
 }
 
-// open returns the keys that a grant holds for a node; ok is false if it holds none.
-func (g grant) open(id Identity) (keys []GossipKey, ok bool, err error) {
-	for _, b := range g.Boxes {
-		if b.Node != id.ID() {
+// Open returns the keys that a grant holds for a node; ok is false if it holds none.
+func (g Grant) Open(id Identity) (keys []GossipKey, ok bool, err error) {
+	for _, s := range g.sealed {
+		if s.node != id.ID() {
 			continue
 		}
-		text, err := unseal(id, grantInfo(g.MeshID, g.Version, b.Node), b.Sealed)
+		text, err := unseal(id, grantInfo(g.MeshID, g.Version, s.node), s.text)
 		if err != nil {
 			return nil, true, err
 		}
@@ -78,7 +74,7 @@ func (g grant) open(id Identity) (keys []GossipKey, ok bool, err error) {
 		if err := r.End(); err != nil {
 			return nil, true, fmt.Errorf("the keys that were sealed for this node: %w", err)
 		}
-		if keys[0].version() != g.Version {
+		if keys[0].Version() != g.Version {
 			return nil, true, errors.New("the key that was sealed for this node is another one than its record says")
 		}
 		return keys, true, nil
@@ -86,69 +82,109 @@ func (g grant) open(id Identity) (keys []GossipKey, ok bool, err error) {
 	return nil, false, nil
 }
 
-func (g grant) holds(node frame.ID) bool {
-	for _, b := range g.Boxes {
-		if b.Node == node {
-			return true
-		}
+// Nodes returns the nodes that a grant holds keys for.
+func (g Grant) Nodes() []frame.ID {
+	ids := make([]frame.ID, len(g.sealed))
+	for i, s := range g.sealed {
+		ids[i] = s.node
 	}
-	return false
+	return ids
 }
 
-// grant encodes and signs g's fields.
-func (a Authority) grant(g grant) (grant, error) {
+// Grant makes the records that hand out keys to nodes: first the key that they are about, then the others that packets
+// may still be encrypted with. Their serials are above last. It leaves out nodes that nothing can be sealed for, and
+// returns an error that names one.
+func (a Authority) Grant(now time.Time, meshID [16]byte, last uint64, keys []GossipKey, nodes []ed25519.PublicKey) ([]Grant, error) {
 	if a.IsZero() {
-		return grant{}, ErrNoAuthority
+		return nil, ErrNoAuthority
 	}
-	f, err := a.key.Sign(frame.Frame{
-		MeshID: g.MeshID, Epoch: recordGrant, Seq: g.Serial, Issued: g.Issued, Expires: g.Issued.Add(grantLife), Payload: g.payload(),
+	var grants []Grant
+	var failed error
+	next := Grant{MeshID: meshID, Serial: last, Version: keys[0].Version(), Issued: now}
+	size := 0
+	flush := func() (err error) {
+		if len(next.sealed) == 0 {
+			return nil
+		}
+		if next.Serial, err = NewSerial(now, next.Serial); err != nil {
+			return err
+		}
+		g, err := a.signGrant(next)
+		grants = append(grants, g)
+		next.sealed, size = nil, 0
+		return err
+	}
+	for _, node := range nodes {
+		s, err := sealKeys(node, meshID, keys)
+		if err != nil {
+			failed = err
+			continue
+		}
+		if size+s.size() > grantRoom || len(next.sealed) == maxGranted {
+			if err := flush(); err != nil {
+				return nil, err
+			}
+		}
+		next.sealed, size = append(next.sealed, s), size+s.size()
+	}
+	if err := flush(); err != nil {
+		return nil, err
+	}
+	return grants, failed
+}
+
+// signGrant encodes and signs g's fields.
+func (a Authority) signGrant(g Grant) (Grant, error) {
+	f, err := a.Sign(frame.Frame{
+		MeshID: g.MeshID, Epoch: EpochGrant, Seq: g.Serial, Issued: g.Issued, Expires: g.Issued.Add(grantLife), Payload: g.payload(),
 	})
 	if err != nil {
-		return grant{}, fmt.Errorf("sign a grant of the mesh's key: %w", err)
+		return Grant{}, fmt.Errorf("sign a grant of the mesh's key: %w", err)
 	}
-	return grantOf(f)
+	return GrantOf(f)
 }
 
-func (g grant) payload() []byte {
+func (g Grant) payload() []byte {
 	b := wire.AppendArray(nil, grantFields)
 	b = wire.AppendUint(b, uint64(g.Version))
-	b = wire.AppendArray(b, 2*len(g.Boxes))
-	for _, x := range g.Boxes {
-		b = wire.AppendBin(b, x.Node[:])
-		b = wire.AppendBin(b, x.Sealed)
+	b = wire.AppendArray(b, 2*len(g.sealed))
+	for _, s := range g.sealed {
+		b = wire.AppendBin(b, s.node[:])
+		b = wire.AppendBin(b, s.text)
 	}
 	return b
 }
 
-func grantOf(f frame.Frame) (grant, error) {
-	g := grant{MeshID: f.MeshID, Serial: f.Seq, Issued: f.Issued, frame: f}
-	if f.Epoch != recordGrant {
-		return grant{}, fmt.Errorf("record of kind %d, want %d", f.Epoch, recordGrant)
+// GrantOf returns the grant that a frame is. It does not check the signature.
+func GrantOf(f frame.Frame) (Grant, error) {
+	g := Grant{MeshID: f.MeshID, Serial: f.Seq, Issued: f.Issued, Frame: f}
+	if f.Epoch != EpochGrant {
+		return Grant{}, fmt.Errorf("record of kind %d, want %d", f.Epoch, EpochGrant)
 	}
 	r := wire.Reader{Rest: f.Payload}
 	r.ArrayOf(grantFields)
-	g.Version = keyVersion(r.Uint())
-	n := r.Array(2 * maxBoxes)
+	g.Version = KeyVersion(r.Uint())
+	n := r.Array(2 * maxGranted)
 	if r.Err == nil && n%2 != 0 {
 		r.Fail(wire.ErrTruncated)
 	}
 	for range n / 2 {
-		var x box
-		r.Fixed(x.Node[:])
-		x.Sealed = r.Bin(maxSealedKeys)
+		var s sealedKeys
+		r.Fixed(s.node[:])
+		s.text = r.Bin(maxSealedKeys)
 		if r.Err != nil {
 			break
 		}
-		g.Boxes = append(g.Boxes, x)
+		g.sealed = append(g.sealed, s)
 	}
 	if err := r.End(); err != nil {
-		return grant{}, fmt.Errorf("not a grant: %w", err)
+		return Grant{}, fmt.Errorf("not a grant: %w", err)
 	}
-	if g.Version.generation() == 0 {
-		return grant{}, errors.New("grant of the key that the mesh began with")
+	if g.Version.Generation() == 0 {
+		return Grant{}, errors.New("grant of the key that the mesh began with")
 	}
 	if f.Expires.Sub(f.Issued) != grantLife {
-		return grant{}, fmt.Errorf("grant for %v, want %v", f.Expires.Sub(f.Issued), grantLife)
+		return Grant{}, fmt.Errorf("grant for %v, want %v", f.Expires.Sub(f.Issued), grantLife)
 	}
 	return g, nil
 }

@@ -111,7 +111,7 @@ func (v *invites) add(now time.Time, i invite) error {
 
 // redeem admits a node and returns its caps, or an error that says why not. again says that the node was admitted
 // before: its first answer may have been lost. The use is stored when redeem returns.
-func (v *invites) redeem(now time.Time, secret [secretLen]byte, id frame.ID) (caps Caps, again bool, err error) {
+func (v *invites) redeem(now time.Time, secret [16]byte, id frame.ID) (caps Caps, again bool, err error) {
 	hash := sha256.Sum256(secret[:])
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -155,7 +155,7 @@ func encodeInvites(list []invite) []byte {
 			b = wire.AppendBin(b, id[:])
 		}
 		if fields > inviteFields {
-			b = i.Caps.appendTo(wire.AppendArray(b, capsFields))
+			b = i.Caps.Append(wire.AppendArray(b, CapsFields))
 		}
 	}
 	return b
@@ -186,8 +186,8 @@ func decodeInvites(b []byte) ([]invite, error) {
 			i.Used = append(i.Used, id)
 		}
 		if i.Caps = DefaultCaps(); fields > inviteFields {
-			r.ArrayOf(capsFields)
-			if i.Caps = readCaps(&r); i.Caps == DefaultCaps() {
+			r.ArrayOf(CapsFields)
+			if i.Caps = ReadCaps(&r); i.Caps == DefaultCaps() {
 				r.Fail(wire.ErrCanonical)
 			}
 		}
@@ -208,7 +208,7 @@ func (m *Mesh) NewInvite(uses int, ttl time.Duration, caps Caps) (string, error)
 	if ttl <= 0 || ttl > MaxInviteLife {
 		return "", fmt.Errorf("a token is good for more than 0 s and at most %d days", MaxInviteLife/(24*time.Hour))
 	}
-	if err := caps.validate(); err != nil {
+	if err := caps.Validate(); err != nil {
 		return "", err
 	}
 	if m.cfg.Secrets.HasAuthority() && m.cfg.Authority.IsZero() {
@@ -223,14 +223,14 @@ func (m *Mesh) NewInvite(uses int, ttl time.Duration, caps Caps) (string, error)
 		return "", errors.New("the mesh port is not open yet")
 	}
 	now := time.Now()
-	t := token{Addrs: m.tokenAddrs(new(location).localAddrs()), Inviter: m.id, Expires: now.Add(ttl).Truncate(time.Millisecond).UTC()}
+	t := Token{Addrs: m.tokenAddrs(new(location).localAddrs()), Inviter: m.id, Expires: now.Add(ttl).Truncate(time.Millisecond).UTC()}
 	if _, err := rand.Read(t.Secret[:]); err != nil {
 		return "", fmt.Errorf("make a secret: %w", err)
 	}
 	if err := m.invites.add(now, invite{Hash: sha256.Sum256(t.Secret[:]), Expires: t.Expires, Uses: uint64(uses), Caps: caps}); err != nil {
 		return "", err
 	}
-	return t.encode(), nil
+	return t.Encode(), nil
 }
 
 // tokenAddrs returns where a newcomer may reach us: the advertised address first. If the node is bound to all addresses
@@ -242,7 +242,7 @@ func (m *Mesh) tokenAddrs(local []netip.Addr) []netip.AddrPort {
 		return addrs
 	}
 	for _, a := range local {
-		if a = a.Unmap(); len(addrs) < maxTokenAddrs && a.IsGlobalUnicast() && a != own.Addr() &&
+		if a = a.Unmap(); len(addrs) < MaxTokenAddrs && a.IsGlobalUnicast() && a != own.Addr() &&
 			(a.Is4() || !m.cfg.Bind.Addr().Is4()) {
 			addrs = append(addrs, netip.AddrPortFrom(a, own.Port()))
 		}

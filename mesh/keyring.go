@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -22,13 +23,13 @@ const (
 // keyring holds a node's gossip keys and knows which one it encrypts with. It is a pure state machine: take adds keys,
 // next returns what is due, and the caller stores that on disk and then calls use or drop.
 type keyring struct {
-	keys []GossipKey // newest first, at most maxGossipKeys; never empty
-	used keyVersion
+	keys []GossipKey // newest first, at most MaxGossipKeys; never empty
+	used KeyVersion
 	// handed is the newest key known to have been handed out. A key that was not is never switched to by time alone.
-	handed keyVersion
+	handed KeyVersion
 	// spoken is the key that a member said it uses when this node asked: the others have switched to it without this
 	// node.
-	spoken keyVersion
+	spoken KeyVersion
 
 	got     time.Time // when the newest key came, or this node started
 	settled time.Time // since when everybody has used the newest key; zero: not everybody does
@@ -38,15 +39,15 @@ type keyring struct {
 // peerKeys is what a member says about its gossip keys.
 type peerKeys struct {
 	id   frame.ID
-	has  keyVersion // the newest that it has; 0: it does not say
-	uses keyVersion // the one that it encrypts with
+	has  KeyVersion // the newest that it has; 0: it does not say
+	uses KeyVersion // the one that it encrypts with
 }
 
 func newKeyring(now time.Time, s Secrets) keyring {
-	return keyring{keys: s.keys(), used: s.used().version(), got: now}
+	return keyring{keys: s.Keys(), used: s.Used().Version(), got: now}
 }
 
-func (k *keyring) newest() keyVersion { return k.keys[0].version() }
+func (k *keyring) newest() KeyVersion { return k.keys[0].Version() }
 
 // busy reports whether a rotation is under way.
 func (k *keyring) busy() bool { return len(k.keys) > 1 || k.handed > k.newest() }
@@ -59,9 +60,9 @@ func (k *keyring) with(more []GossipKey) []GossipKey {
 			keys = append(keys, m)
 		}
 	}
-	slices.SortFunc(keys, newerFirst)
-	for i := len(keys) - 1; i > 0 && len(keys) > maxGossipKeys; i-- {
-		if keys[i].version() != k.used {
+	slices.SortFunc(keys, func(a, b GossipKey) int { return cmp.Compare(b.Version(), a.Version()) })
+	for i := len(keys) - 1; i > 0 && len(keys) > MaxGossipKeys; i-- {
+		if keys[i].Version() != k.used {
 			keys = slices.Delete(keys, i, i+1)
 		}
 	}
@@ -70,7 +71,7 @@ func (k *keyring) with(more []GossipKey) []GossipKey {
 
 // take sets the keys that with returned.
 func (k *keyring) take(now time.Time, keys []GossipKey) {
-	if keys[0].version() > k.newest() {
+	if keys[0].Version() > k.newest() {
 		k.got, k.settled = now, time.Time{}
 	}
 	k.keys = keys
@@ -93,12 +94,12 @@ func (k *keyring) next(now time.Time, peers []peerKeys) keyStep {
 	} else if k.alone.IsZero() {
 		k.alone = now
 	}
-	all := func(v func(peerKeys) keyVersion) bool {
+	all := func(v func(peerKeys) KeyVersion) bool {
 		return !slices.ContainsFunc(peers, func(p peerKeys) bool { return v(p) < newest })
 	}
 	if k.used != newest {
 		switch {
-		case len(peers) > 0 && all(func(p peerKeys) keyVersion { return p.has }), k.spoken == newest:
+		case len(peers) > 0 && all(func(p peerKeys) KeyVersion { return p.has }), k.spoken == newest:
 			return keyUse
 		case k.handed < newest:
 			return keyNothing
@@ -110,7 +111,7 @@ func (k *keyring) next(now time.Time, peers []peerKeys) keyStep {
 	switch {
 	case len(k.keys) == 1:
 		return keyNothing
-	case !all(func(p peerKeys) keyVersion { return p.uses }):
+	case !all(func(p peerKeys) KeyVersion { return p.uses }):
 		k.settled = time.Time{}
 	case k.settled.IsZero():
 		k.settled = now

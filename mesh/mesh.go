@@ -346,7 +346,7 @@ func (m *Mesh) Members() []Member {
 	}
 	all = append(all, Member{
 		Name: m.cfg.Name, ID: m.id, Addr: m.Addr(), State: StateAlive, Self: true, InSync: true, Version: m.cfg.Version,
-		KeyKnown: true, KeyGeneration: has.generation(),
+		KeyKnown: true, KeyGeneration: has.Generation(),
 	})
 	sortMembers(all)
 	return all

@@ -36,7 +36,7 @@ type meta struct {
 	// incarnations of news about it, see incarnation.go. Proof is the member's signature over these: without it any
 	// holder of a gossip key could speak in its name, and make the others switch to a key that it lacks. nil: the
 	// member states none of these.
-	Has, Uses keyVersion
+	Has, Uses KeyVersion
 	Ceiling   uint32
 	Proof     []byte
 }
@@ -54,9 +54,9 @@ func (m meta) isAt(meshID [16]byte, addr netip.AddrPort) bool {
 }
 
 // say sets the gossip keys and the ceiling, and signs them.
-func (m *meta) say(id Identity, has, uses keyVersion, ceiling uint32) {
+func (m *meta) say(id Identity, has, uses KeyVersion, ceiling uint32) {
 	m.Has, m.Uses, m.Ceiling = has, uses, ceiling
-	m.Proof = ed25519.Sign(id.key, m.word())
+	m.Proof = id.SignText(m.word())
 }
 
 // proven reports whether the member itself signed its gossip keys and ceiling.
@@ -105,7 +105,7 @@ func decodeMeta(b []byte) (meta, error) {
 	m.Place = append([]byte(nil), r.Bin(ed25519.SignatureSize)...)
 	m.Ceiling = firstCeiling
 	if n >= metaFields+wordFields {
-		m.Has, m.Uses = keyVersion(r.Uint()), keyVersion(r.Uint())
+		m.Has, m.Uses = KeyVersion(r.Uint()), KeyVersion(r.Uint())
 		m.Ceiling = uint32(r.Most(math.MaxUint32))
 		m.Proof = make([]byte, ed25519.SignatureSize)
 		r.Fixed(m.Proof)

@@ -64,7 +64,7 @@ func (n notice) encode(id Identity) []byte {
 func (n notice) signed(domain string, id Identity) []byte {
 	n.Key = id.Public()
 	b := n.encodeBody()
-	return append(b, ed25519.Sign(id.key, append([]byte(domain), b...))...)
+	return append(b, id.SignText(append([]byte(domain), b...))...)
 }
 
 // decodeNotice decodes what encode wrote after the kind, strictly, without checking the signature.

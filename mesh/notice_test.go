@@ -76,7 +76,7 @@ func TestNoticeIsHeeded(t *testing.T) {
 		{"ok: its next", say(good, nil), true},
 		{"bad: a stranger", say(other, nil), false},
 		{"bad: a revoked node", say(gone, nil), false},
-		{"bad: the authority is no member", say(a.key, nil), false},
+		{"bad: the authority is no member", say(a.Identity, nil), false},
 		{"bad: ourselves", say(n.id, nil), false},
 		{"bad: for another node", say(good, func(m *notice) { m.To[0] ^= 1 }), false},
 		{"bad: of another mesh", say(good, func(m *notice) { m.MeshID[0] ^= 1 }), false},

@@ -148,7 +148,7 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKi
 	}
 	p.meta, p.key, p.top = string(n.Meta), m.Key, m.Ceiling
 	p.mark = viewMark(id, addr, p.keys.has, p.keys.uses, p.top)
-	p.KeyKnown, p.KeyGeneration = p.keys.has != 0, p.keys.has.generation()
+	p.KeyKnown, p.KeyGeneration = p.keys.has != 0, p.keys.has.Generation()
 	p.alt, p.bye, p.answers, p.word = netip.AddrPort{}, time.Time{}, false, forgotten{}
 	if !p.isProved(addr) {
 		signal(t.unproved)

@@ -3,6 +3,7 @@ package mesh
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -98,14 +99,14 @@ func signal(c chan struct{}) {
 }
 
 // said returns what this node states about its keys.
-func (t *keyTurner) said() (has, uses keyVersion) {
+func (t *keyTurner) said() (has, uses KeyVersion) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.ring.newest(), t.ring.used
 }
 
 // others records the key used by a certified member at addr, which may not understand us.
-func (t *keyTurner) others(uses keyVersion, addr netip.AddrPort) {
+func (t *keyTurner) others(uses KeyVersion, addr netip.AddrPort) {
 	t.mu.Lock()
 	if uses > t.ring.used {
 		t.ring.spoken, t.spokenAt = uses, addr
@@ -129,7 +130,7 @@ func (t *keyTurner) open() (*memberlist.Keyring, error) {
 	var primary []byte
 	var others [][]byte
 	for i := range k.keys {
-		if k.keys[i].version() == k.used {
+		if k.keys[i].Version() == k.used {
 			primary = k.keys[i].Key[:]
 		} else {
 			others = append(others, k.keys[i].Key[:])
@@ -143,15 +144,15 @@ func (t *keyTurner) open() (*memberlist.Keyring, error) {
 // Secrets returns what a new member gets: the mesh's secrets with the current gossip keys.
 func (m *Mesh) Secrets() Secrets {
 	k := m.keys.snapshot()
-	return m.cfg.Secrets.withKeys(k.keys, k.used)
+	return m.cfg.Secrets.WithKeys(k.keys, k.used)
 }
 
 // KeyStatus returns the progress of the gossip key's rotation.
 func (m *Mesh) KeyStatus() KeyStatus {
 	k := m.keys.snapshot()
-	s := KeyStatus{Generation: k.newest().generation(), InUse: k.used.generation(), Rotating: len(k.keys) > 1}
+	s := KeyStatus{Generation: k.newest().Generation(), InUse: k.used.Generation(), Rotating: len(k.keys) > 1}
 	m.mu.Lock()
-	s.Handed = m.core.grants.version.generation()
+	s.Handed = m.core.grants.version.Generation()
 	m.mu.Unlock()
 	if s.Generation == 0 {
 		return s
@@ -257,11 +258,11 @@ func (m *Mesh) keyChanged(stage KeyStage, generation uint32) {
 }
 
 // storeKeys stores keys on disk.
-func (m *Mesh) storeKeys(keys []GossipKey, used keyVersion) error {
+func (m *Mesh) storeKeys(keys []GossipKey, used KeyVersion) error {
 	if m.cfg.SaveSecrets == nil {
 		return nil
 	}
-	err := m.cfg.SaveSecrets(m.cfg.Secrets.withKeys(keys, used))
+	err := m.cfg.SaveSecrets(m.cfg.Secrets.WithKeys(keys, used))
 	if err != nil {
 		m.problems.report(m.now(), ProblemKey, "store", "cannot store the mesh's new key, so it is not used; trying again: "+err.Error())
 	}
@@ -286,11 +287,11 @@ func (m *Mesh) takeGrant() {
 	if !ours {
 		if now.Sub(g.Issued) > grantWait {
 			m.problems.report(now, ProblemKey, "own", fmt.Sprintf("the mesh's key was rotated (generation %d), and this node was not given the new one: "+
-				"the agent of a node with ca.key must run for that, or this machine needs a new state folder and a new join token", handed.generation()))
+				"the agent of a node with ca.key must run for that, or this machine needs a new state folder and a new join token", handed.Generation()))
 		}
 		return
 	}
-	keys, _, err := g.open(m.cfg.Identity)
+	keys, _, err := g.Open(m.cfg.Identity)
 	if err != nil {
 		m.problems.report(now, ProblemKey, "own", err.Error())
 		return
@@ -310,7 +311,7 @@ func (m *Mesh) takeGrant() {
 	t.ring.take(now, all)
 	t.mu.Unlock()
 	t.prune(all)
-	m.keyChanged(KeyReceived, handed.generation())
+	m.keyChanged(KeyReceived, handed.Generation())
 }
 
 // prune removes the keys that are not in keep from memberlist, last first: so no slice that another goroutine is
@@ -333,7 +334,7 @@ func (m *Mesh) turnKey() {
 	newest := k.keys[0]
 	switch step {
 	case keyUse:
-		if m.storeKeys(k.keys, newest.version()) != nil {
+		if m.storeKeys(k.keys, newest.Version()) != nil {
 			return
 		}
 		if err := t.live.UseKey(newest.Key[:]); err != nil {
@@ -353,7 +354,7 @@ func (m *Mesh) turnKey() {
 			m.views.request(at) // it may have held us dead
 		}
 	case keyDrop:
-		if m.storeKeys(k.keys[:1], newest.version()) != nil {
+		if m.storeKeys(k.keys[:1], newest.Version()) != nil {
 			return
 		}
 		t.mu.Lock()
@@ -368,25 +369,21 @@ func (m *Mesh) turnKey() {
 // handOutMissing completes the rotation whatever happens; until then no other node has the key.
 func (m *Mesh) rotate() rotation {
 	k := m.keys.snapshot()
-	if len(k.keys) == maxGossipKeys {
+	if len(k.keys) == MaxGossipKeys {
 		return rotation{err: ErrRotating}
 	}
 	m.mu.Lock()
 	last := max(k.newest(), m.core.grants.version)
 	m.mu.Unlock()
-	key, err := newGossipKey(last.generation() + 1)
+	key, err := NewGossipKey(last.Generation() + 1)
 	if err != nil {
 		return rotation{err: err}
 	}
-	own, err := boxFor(m.cfg.Identity.Public(), m.cfg.Secrets.MeshID, append([]GossipKey{key}, k.keys...))
-	if err == nil {
-		err = m.publishGrant(key.version(), []box{own})
-	}
-	if err != nil {
+	if _, err := m.grant(append([]GossipKey{key}, k.keys...), []ed25519.PublicKey{m.cfg.Identity.Public()}); err != nil {
 		return rotation{err: err}
 	}
 	m.takeGrant()
-	if has, _ := m.keys.said(); has != key.version() {
+	if has, _ := m.keys.said(); has != key.Version() {
 		return rotation{err: errors.New("cannot store the mesh's new key in the state folder; the rotation goes on once that is possible")}
 	}
 	n, err := m.handOut()
@@ -408,7 +405,7 @@ func (m *Mesh) mayHandOut() bool {
 // certificate shows that the store is not a new one.
 func (m *Mesh) knewLocked() bool {
 	has, _ := m.keys.said()
-	if has.generation() == 0 {
+	if has.Generation() == 0 {
 		return len(m.core.nodes) > 0
 	}
 	return m.core.grants.version >= has
@@ -430,7 +427,7 @@ func (m *Mesh) handOutMissing() {
 // nodes that nothing can be sealed for, and returns an error that names one.
 func (m *Mesh) handOut() (nodes int, err error) {
 	k := m.keys.snapshot()
-	if k.newest().generation() == 0 {
+	if k.newest().Generation() == 0 {
 		return 0, nil
 	}
 	m.mu.Lock()
@@ -442,53 +439,30 @@ func (m *Mesh) handOut() (nodes int, err error) {
 	case version < k.newest():
 		clear(granted)
 	}
-	var boxes []box
-	size := 0
-	var failed error
-	flush := func() error {
-		if len(boxes) == 0 {
-			return nil
-		}
-		err := m.publishGrant(k.newest(), boxes)
-		boxes, size = nil, 0
-		return err
-	}
+	var lack []ed25519.PublicKey
 	for _, s := range m.Standings() {
-		if s.Certificate == nil || s.Revoked != nil || granted[s.ID] {
-			continue
+		if s.Certificate != nil && s.Revoked == nil && !granted[s.ID] {
+			lack = append(lack, s.Certificate.Node)
 		}
-		b, err := boxFor(s.Certificate.Node, m.cfg.Secrets.MeshID, k.keys)
-		if err != nil {
-			failed = err
-			continue
-		}
-		if size+b.size() > grantRoom || len(boxes) == maxBoxes {
-			if err := flush(); err != nil {
-				return nodes, err
-			}
-		}
-		boxes, size = append(boxes, b), size+b.size()
-		nodes++
 	}
-	return nodes, errors.Join(flush(), failed)
+	return m.grant(k.keys, lack)
 }
 
-// publishGrant signs a record and sends it to every member.
-func (m *Mesh) publishGrant(v keyVersion, boxes []box) error {
-	now := m.now()
+// grant hands out keys, the newest first, and returns to how many nodes. It leaves out nodes that nothing can be sealed
+// for, and returns an error that names one.
+func (m *Mesh) grant(keys []GossipKey, to []ed25519.PublicKey) (nodes int, err error) {
 	m.mu.Lock()
 	last := uint64(0)
 	for serial := range m.core.grants.records {
 		last = max(last, serial)
 	}
 	m.mu.Unlock()
-	serial, err := newSerial(now, last)
-	if err != nil {
-		return err
+	grants, failed := m.cfg.Authority.Grant(m.now(), m.cfg.Secrets.MeshID, last, keys, to)
+	for _, g := range grants {
+		if err := m.publishRecord(g.Frame); err != nil {
+			return nodes, err
+		}
+		nodes += len(g.Nodes())
 	}
-	g, err := m.cfg.Authority.grant(grant{MeshID: m.cfg.Secrets.MeshID, Serial: serial, Version: v, Issued: now, Boxes: boxes})
-	if err != nil {
-		return err
-	}
-	return m.publishRecord(g.frame)
+	return nodes, failed
 }

@@ -3,7 +3,6 @@ package mesh
 import (
 	"cmp"
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -177,7 +176,7 @@ func (m *Mesh) open(advertise netip.AddrPort, events memberlist.EventDelegate) (
 	conf.Events = events
 	if ip, port, addrErr := tr.FinalAdvertiseAddr(conf.AdvertiseAddr, conf.AdvertisePort); addrErr == nil {
 		addr := nodeAddr(&memberlist.Node{Addr: ip, Port: uint16(port)})
-		m.place.word = ed25519.Sign(m.cfg.Identity.key, placeText(m.cfg.Secrets.MeshID, addr))
+		m.place.word = m.cfg.Identity.SignText(placeText(m.cfg.Secrets.MeshID, addr))
 	}
 	ml, err := memberlist.Create(conf)
 	if err == nil {

@@ -125,7 +125,7 @@ func (n *simNode) start() {
 	m.now = n.now
 	m.core = newCore(n.key.ID(), epoch, rand.New(rand.NewPCG(w.seed, uint64(n.slot)<<32|uint64(n.run))))
 	if w.trust != nil {
-		m.core.authority = w.trust.authority.key.ID()
+		m.core.authority = w.trust.authority.Identity.ID()
 	}
 	m.pusher.send = func(to *memberlist.Node, b []byte) error {
 		n.send(to, b, false) // UDP reports no loss

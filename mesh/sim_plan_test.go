@@ -101,7 +101,7 @@ func (w *simWorld) begin() {
 	if w.plan.trust {
 		w.found()
 		insider := w.certify(attacker())
-		w.after(w.between(time.Second, 10*time.Second), "certify", func() { w.decree(insider.frame) })
+		w.after(w.between(time.Second, 10*time.Second), "certify", func() { w.decree(insider.Frame) })
 	}
 	keys := simKeys()
 	for i := range w.plan.nodes {

@@ -21,7 +21,7 @@ type simTrust struct {
 // simAuthority is the same in every run.
 var simAuthority = sync.OnceValue(func() Authority {
 	seed := sha256.Sum256([]byte("simulated authority"))
-	return Authority{identityOf(ed25519.NewKeyFromSeed(seed[:]))}
+	return Authority{IdentityOf(ed25519.NewKeyFromSeed(seed[:]))}
 })
 
 // found creates the fleet's authority.
@@ -41,7 +41,7 @@ func (w *simWorld) certify(id Identity) Certificate {
 		w.fail(-1, "certify: %v", err)
 	}
 	w.trust.latest[id.ID()] = c.Serial
-	w.signed(c.frame)
+	w.signed(c.Frame)
 	return c
 }
 
@@ -64,7 +64,7 @@ func (w *simWorld) renew() {
 		return
 	}
 	w.faults[faultRenewal]++
-	w.decree(w.certify(w.nodes[w.rng.IntN(len(w.nodes))].key).frame)
+	w.decree(w.certify(w.nodes[w.rng.IntN(len(w.nodes))].key).Frame)
 }
 
 // revoke shuts out a node or the attacker. At least three trusted nodes stay. The revoked node carries on as if nothing had
@@ -93,8 +93,8 @@ func (w *simWorld) revoke() {
 		return
 	}
 	w.trust.revoked[victim] = v
-	w.signed(v.frame)
-	w.decree(v.frame)
+	w.signed(v.Frame)
+	w.decree(v.Frame)
 }
 
 func (w *simWorld) isRevoked(id frame.ID) bool {
@@ -123,10 +123,10 @@ func (w *simWorld) insist() {
 	for _, key := range simKeys() { // in the same order in every run
 		v, is := w.trust.revoked[key.ID()]
 		for _, n := range w.nodes {
-			is = is && (n.mesh == nil || n.held[v.frame.Ref()] == "")
+			is = is && (n.mesh == nil || n.held[v.Frame.Ref()] == "")
 		}
 		if is {
-			w.decree(v.frame)
+			w.decree(v.Frame)
 		}
 	}
 }
@@ -134,10 +134,10 @@ func (w *simWorld) insist() {
 // passing reports whether a frame may be gone although a node held it: its origin is revoked, or a newer certificate
 // replaced it.
 func (w *simWorld) passing(f frame.Frame) bool {
-	if w.trust == nil || f.Origin != w.trust.authority.key.ID() {
+	if w.trust == nil || f.Origin != w.trust.authority.Identity.ID() {
 		return w.isRevoked(f.Origin)
 	}
-	c, err := certificateOf(f)
+	c, err := CertificateOf(f)
 	return err == nil && c.Serial < w.trust.latest[c.ID()]
 }
 

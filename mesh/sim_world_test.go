@@ -52,7 +52,7 @@ var simKeys = sync.OnceValue(func() []Identity {
 	ids := make([]Identity, 96)
 	for i := range ids {
 		seed := sha256.Sum256([]byte(fmt.Sprint("simulated node ", i)))
-		ids[i] = identityOf(ed25519.NewKeyFromSeed(seed[:]))
+		ids[i] = IdentityOf(ed25519.NewKeyFromSeed(seed[:]))
 	}
 	return ids
 })

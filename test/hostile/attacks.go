@@ -246,7 +246,7 @@ func certificates(ctx context.Context, w *world) error {
 		}
 		now := time.Now()
 		f := crafted{mesh: w.secrets.MeshID, key: pub, epoch: 1, seq: 1, issued: now, expires: now.Add(w.life), payload: bans(now.Add(w.life), w.bans...)}
-		w.say(packet(kindPush, c.Raw(), f.sign(key)))
+		w.say(packet(kindPush, c.Frame.Raw, f.sign(key)))
 	})
 	return nil
 }
@@ -271,7 +271,7 @@ func authority(ctx context.Context, w *world) error {
 			return
 		}
 		f := crafted{mesh: w.secrets.MeshID, key: pub, epoch: 1, seq: 1, issued: now, expires: now.Add(w.life), payload: bans(now.Add(w.life), w.bans...)}
-		w.say(packet(kindPush, c.Raw(), f.sign(key)))
+		w.say(packet(kindPush, c.Frame.Raw, f.sign(key)))
 	})
 	return nil
 }

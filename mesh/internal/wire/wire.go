@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/netip"
 )
 
 // MaxMillis keeps times within what time.UnixMilli and RFC 3339 can represent (the year 9999).
@@ -258,4 +259,25 @@ func (r *Reader) End() error {
 		return ErrTrailing
 	}
 	return r.Err
+}
+
+// MaxAddrText bounds an address with its port as text, in bytes.
+const MaxAddrText = 64
+
+// AddrPort reads an address and port where a node can be reached. Only the canonical text form is accepted.
+func (r *Reader) AddrPort() netip.AddrPort {
+	s := r.Str(MaxAddrText)
+	if r.Err != nil {
+		return netip.AddrPort{}
+	}
+	a, err := netip.ParseAddrPort(s)
+	if err != nil || a.String() != s {
+		r.Fail(errors.New("malformed address"))
+		return netip.AddrPort{}
+	}
+	if ip := a.Addr(); a.Port() == 0 || ip.Zone() != "" || ip.Is4In6() || ip.IsUnspecified() || ip.IsMulticast() {
+		r.Fail(errors.New("address that nobody can be reached at"))
+		return netip.AddrPort{}
+	}
+	return a
 }

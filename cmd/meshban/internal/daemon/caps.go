@@ -230,7 +230,7 @@ func (d *Daemon) Caps(ctx context.Context, req control.CapsRequest) (control.Cap
 		if cert, err = d.mesh.Certify(cert.Node, cert.Name, CertificateCaps(*req.Caps)); err != nil {
 			return control.CapsReply{}, stopping(err)
 		}
-		if err := d.keepRecord(ctx, cert.Raw()); err != nil {
+		if err := d.keepRecord(ctx, cert.Frame.Raw); err != nil {
 			return control.CapsReply{}, err
 		}
 		e := d.byCaller(ctx, time.Now())

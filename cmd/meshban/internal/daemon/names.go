@@ -315,7 +315,7 @@ func (d *Daemon) checkName(ctx context.Context) error {
 		return stopping(err)
 	}
 	d.log.Info("certified the name in the config", "name", name, "former", c.Name)
-	return d.keepRecord(ctx, renamed.Raw())
+	return d.keepRecord(ctx, renamed.Frame.Raw)
 }
 
 // nameNodes adds names to the ids in a text, and to the addresses of other members.

@@ -71,7 +71,7 @@ func (d *Daemon) Revoke(ctx context.Context, req control.RevokeRequest) (control
 	if err != nil {
 		return control.RevokeReply{}, stopping(err)
 	}
-	if err := d.keepRecord(ctx, v.Raw()); err != nil {
+	if err := d.keepRecord(ctx, v.Frame.Raw); err != nil {
 		return control.RevokeReply{}, err
 	}
 	if old == nil {
