@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"sync"
 	"time"
+
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // Digests are compared through pings: the answer to a ping says what the peer holds. memberlist does not say who sent
@@ -68,7 +70,7 @@ type ackSigner struct {
 }
 
 // answer returns the encoded answer. The caller must not change it.
-func (a *ackSigner) answer(now time.Time, id Identity, meshID [16]byte, root [32]byte, view uint64) []byte {
+func (a *ackSigner) answer(now time.Time, id pki.Identity, meshID [16]byte, root [32]byte, view uint64) []byte {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if age := now.Sub(a.at); a.last != nil && age >= 0 && age < ackLasts && (a.root == root && a.view == view || !a.rate.allow(now)) {

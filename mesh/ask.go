@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // Other nodes never ban the address of a member. To keep anyone from protecting an address just by claiming it, the
@@ -62,7 +63,7 @@ func (a ask) encodeBody() []byte {
 }
 
 // encode returns the signed message, prefixed with its kind.
-func (a ask) encode(id Identity) []byte {
+func (a ask) encode(id pki.Identity) []byte {
 	a.Key = id.Public()
 	b := a.encodeBody()
 	sig := id.SignText(append([]byte(askDomain), b...))

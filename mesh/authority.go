@@ -11,13 +11,14 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 const (
 	// renewEvery is the time between two searches for certificates to renew; maxRenewals bounds the renewals of each.
 	renewEvery, maxRenewals = time.Minute, 16
 	// warnBefore is how long before this node's certificate ends its operator is warned.
-	warnBefore = CertificateLife / 6
+	warnBefore = pki.CertificateLife / 6
 	// tellEvery is the least time between two messages that tell a revoked node of its revocation.
 	tellEvery = 2 * time.Second
 )
@@ -25,8 +26,8 @@ const (
 // Standing is what the mesh's authority has said about a node.
 type Standing struct {
 	ID          frame.ID
-	Certificate *Certificate // nil: none, or it has ended
-	Revoked     *Revocation  // nil: it is not revoked
+	Certificate *pki.Certificate // nil: none, or it has ended
+	Revoked     *pki.Revocation  // nil: it is not revoked
 }
 
 // Standing returns what the authority has said about a node; if that is nothing, only ID is set.
@@ -73,19 +74,19 @@ func (m *Mesh) Counts(origin frame.ID) bool {
 }
 
 // Certify issues a new certificate for a node and sends it to every member. It lasts at least as long as the node's
-// previous one. Errors match ErrNoAuthority, ErrRevoked or ErrStopped.
-func (m *Mesh) Certify(node ed25519.PublicKey, name string, caps Caps) (Certificate, error) {
+// previous one. Errors match pki.ErrNoAuthority, pki.ErrRevoked or ErrStopped.
+func (m *Mesh) Certify(node ed25519.PublicKey, name string, caps pki.Caps) (pki.Certificate, error) {
 	if m.cfg.Authority.IsZero() {
-		return Certificate{}, ErrNoAuthority
+		return pki.Certificate{}, pki.ErrNoAuthority
 	}
 	now := m.now()
 	id := frame.IDOf(node)
 	old := m.Standing(id)
 	if old.Revoked != nil {
-		return Certificate{}, fmt.Errorf("%w since %s", ErrRevoked, old.Revoked.Issued.Format(time.RFC3339))
+		return pki.Certificate{}, fmt.Errorf("%w since %s", pki.ErrRevoked, old.Revoked.Issued.Format(time.RFC3339))
 	}
-	c := Certificate{
-		MeshID: m.cfg.Secrets.MeshID, Node: node, Name: name, Caps: caps, NotBefore: now, NotAfter: now.Add(CertificateLife),
+	c := pki.Certificate{
+		MeshID: m.cfg.Secrets.MeshID, Node: node, Name: name, Caps: caps, NotBefore: now, NotAfter: now.Add(pki.CertificateLife),
 	}
 	last := uint64(0)
 	if old.Certificate != nil {
@@ -95,38 +96,38 @@ func (m *Mesh) Certify(node ed25519.PublicKey, name string, caps Caps) (Certific
 		}
 	}
 	var err error
-	if c.Serial, err = NewSerial(now, last); err != nil {
-		return Certificate{}, err
+	if c.Serial, err = pki.NewSerial(now, last); err != nil {
+		return pki.Certificate{}, err
 	}
 	if c, err = m.cfg.Authority.Certify(c); err != nil {
-		return Certificate{}, err
+		return pki.Certificate{}, err
 	}
 	return c, m.publishRecord(c.Frame)
 }
 
 // Revoke shuts a node out for good: once a member has the revocation, nothing the node says or ever said counts there.
 // If the node is already revoked, Revoke returns the first revocation. since is for people to read. Errors match
-// ErrNoAuthority or ErrStopped.
-func (m *Mesh) Revoke(node frame.ID, name string, since time.Time, reason string) (Revocation, error) {
+// pki.ErrNoAuthority or ErrStopped.
+func (m *Mesh) Revoke(node frame.ID, name string, since time.Time, reason string) (pki.Revocation, error) {
 	switch {
 	case m.cfg.Authority.IsZero():
-		return Revocation{}, ErrNoAuthority
+		return pki.Revocation{}, pki.ErrNoAuthority
 	case node == m.id:
-		return Revocation{}, errors.New("a node cannot revoke itself: do it on another one that has the authority's key")
+		return pki.Revocation{}, errors.New("a node cannot revoke itself: do it on another one that has the authority's key")
 	}
 	if old := m.Standing(node); old.Revoked != nil {
 		return *old.Revoked, nil
 	}
 	now := m.now()
-	serial, err := NewSerial(now, 0)
+	serial, err := pki.NewSerial(now, 0)
 	if err != nil {
-		return Revocation{}, err
+		return pki.Revocation{}, err
 	}
-	v, err := m.cfg.Authority.Revoke(Revocation{
+	v, err := m.cfg.Authority.Revoke(pki.Revocation{
 		MeshID: m.cfg.Secrets.MeshID, Serial: serial, Node: node, Name: name, Since: since, Issued: now, Reason: reason,
 	})
 	if err != nil {
-		return Revocation{}, err
+		return pki.Revocation{}, err
 	}
 	if err := m.publishRecord(v.Frame); err != nil {
 		return v, err
@@ -155,19 +156,19 @@ func (m *Mesh) AuthorityID() frame.ID { return m.core.authority } // set only by
 
 // PublishAsAuthority signs payload (at most frame.MaxPayload bytes) with the authority's key and sends it to every
 // member, ahead of what nodes publish. Other members get the frame through Config.Deliver, with AuthorityID as Origin,
-// AuthorityEpoch as Epoch and now as Issued. Errors match ErrNoAuthority, ErrStopped or ErrFull.
+// pki.AuthorityEpoch as Epoch and now as Issued. Errors match pki.ErrNoAuthority, ErrStopped or ErrFull.
 func (m *Mesh) PublishAsAuthority(now time.Time, payload []byte, expires time.Time) (frame.Frame, error) {
 	if m.cfg.Authority.IsZero() {
-		return frame.Frame{}, ErrNoAuthority
+		return frame.Frame{}, pki.ErrNoAuthority
 	}
 	m.asAuthority.Lock()
 	defer m.asAuthority.Unlock()
-	serial, err := NewSerial(now, m.lastAuthority)
+	serial, err := pki.NewSerial(now, m.lastAuthority)
 	if err != nil {
 		return frame.Frame{}, err
 	}
 	f, err := m.cfg.Authority.Sign(frame.Frame{
-		MeshID: m.cfg.Secrets.MeshID, Epoch: AuthorityEpoch, Seq: serial, Issued: now, Expires: expires, Payload: payload,
+		MeshID: m.cfg.Secrets.MeshID, Epoch: pki.AuthorityEpoch, Seq: serial, Issued: now, Expires: expires, Payload: payload,
 	})
 	if err != nil {
 		return frame.Frame{}, fmt.Errorf("publish as the authority: %w", err)
@@ -217,7 +218,7 @@ func (m *Mesh) present() error {
 			if err := m.publishRecord(c.Frame); err != nil {
 				return err
 			}
-		case errors.Is(err, ErrCertificateEarly): // the clock is behind
+		case errors.Is(err, pki.ErrCertificateEarly): // the clock is behind
 			m.mu.Lock()
 			m.stepLocked(m.now(), evFrames{via: viaRestore, frames: []frame.Frame{c.Frame}})
 			m.mu.Unlock()
@@ -226,7 +227,7 @@ func (m *Mesh) present() error {
 	if m.cfg.Authority.IsZero() || m.Standing(m.id).Certificate != nil {
 		return nil
 	}
-	_, err := m.Certify(m.cfg.Identity.Public(), m.cfg.Name, DefaultCaps())
+	_, err := m.Certify(m.cfg.Identity.Public(), m.cfg.Name, pki.DefaultCaps())
 	return err
 }
 
@@ -262,7 +263,7 @@ func (m *Mesh) renew() {
 		if s.Revoked != nil || s.Certificate == nil {
 			return true
 		}
-		return s.Certificate.NotAfter.Sub(now) > CertificateLife/2 || s.ID != m.id && m.peers.node(s.ID) == nil
+		return s.Certificate.NotAfter.Sub(now) > pki.CertificateLife/2 || s.ID != m.id && m.peers.node(s.ID) == nil
 	})
 	slices.SortFunc(due, func(a, b Standing) int {
 		return cmp.Or(a.Certificate.NotAfter.Compare(b.Certificate.NotAfter), bytes.Compare(a.ID[:], b.ID[:]))

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 func (n *testNode) deliveredFrames() []frame.Frame {
@@ -30,7 +31,7 @@ func TestClusterPublishAsAuthority(t *testing.T) {
 		}
 		c := newCluster(t, 3, edit)
 		eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
-		if _, err := c.nodes[2].PublishAsAuthority(time.Now(), []byte("x"), time.Now().Add(time.Hour)); !errors.Is(err, ErrNoAuthority) {
+		if _, err := c.nodes[2].PublishAsAuthority(time.Now(), []byte("x"), time.Now().Add(time.Hour)); !errors.Is(err, pki.ErrNoAuthority) {
 			t.Errorf("published without the authority's key: %v", err)
 		}
 		if _, err := c.nodes[0].PublishAsAuthority(time.Now(), []byte("x"), time.Now().Add(-time.Second)); err == nil {
@@ -48,7 +49,7 @@ func TestClusterPublishAsAuthority(t *testing.T) {
 			return func() bool {
 				fs := n.deliveredFrames()
 				return len(fs) == want && !slices.ContainsFunc(fs, func(f frame.Frame) bool {
-					return f.Origin != n.AuthorityID() || f.Epoch != AuthorityEpoch || f.Origin != frame.IDOf(a.Public())
+					return f.Origin != n.AuthorityID() || f.Epoch != pki.AuthorityEpoch || f.Origin != frame.IDOf(a.Public())
 				})
 			}
 		}
@@ -83,7 +84,7 @@ func TestClusterPublishAsAuthority(t *testing.T) {
 		<-time.After(time.Hour + idleWake)
 		for i, n := range append(c.nodes, late, again) {
 			for ref := range n.storedFrames() {
-				if ref.Epoch == AuthorityEpoch {
+				if ref.Epoch == pki.AuthorityEpoch {
 					t.Errorf("node %d keeps %v beyond its end", i, ref)
 				}
 			}
@@ -95,7 +96,7 @@ func TestClusterPublishAsAuthority(t *testing.T) {
 func TestAuthorityFramesAreBounded(t *testing.T) {
 	a := testAuthority(t)
 	sign := func(seq uint64, text string) frame.Frame {
-		f, err := a.Identity.Sign(frame.Frame{Epoch: AuthorityEpoch, Seq: seq, Issued: simStart, Expires: simStart.Add(time.Hour), Payload: []byte(text)})
+		f, err := a.Identity.Sign(frame.Frame{Epoch: pki.AuthorityEpoch, Seq: seq, Issued: simStart, Expires: simStart.Add(time.Hour), Payload: []byte(text)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -106,7 +107,7 @@ func TestAuthorityFramesAreBounded(t *testing.T) {
 		c := coreFor(i)
 		c.authority = a.Identity.ID()
 		for seq := uint64(10); seq < 10+maxAuthorityFrames-1; seq++ {
-			c.insert(frame.Frame{Origin: c.authority, Epoch: AuthorityEpoch, Seq: seq, Expires: simStart.Add(time.Hour), Raw: expiringRaw})
+			c.insert(frame.Frame{Origin: c.authority, Epoch: pki.AuthorityEpoch, Seq: seq, Expires: simStart.Add(time.Hour), Raw: expiringRaw})
 		}
 		cores = append(cores, c)
 	}
@@ -118,7 +119,7 @@ func TestAuthorityFramesAreBounded(t *testing.T) {
 				f = fs[len(fs)-1-j]
 			}
 			c.step(simStart, evFrames{via: viaPush, frames: []frame.Frame{f}})
-			if n := c.streams[streamKey{c.authority, AuthorityEpoch}].frames.Len(); n > maxAuthorityFrames {
+			if n := c.streams[streamKey{c.authority, pki.AuthorityEpoch}].frames.Len(); n > maxAuthorityFrames {
 				t.Fatalf("%d frames are held, want at most %d", n, maxAuthorityFrames)
 			}
 		}

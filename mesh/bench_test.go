@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 const benchPayload = 55 // makes a frame of about 200 bytes, like one ban
@@ -70,7 +71,7 @@ func BenchmarkDeliver(b *testing.B) {
 		verify bool
 	}{{"fresh", true}, {"duplicate", false}} {
 		b.Run(tt.name, func(b *testing.B) {
-			m, err := New(Config{Identity: signers[1], Secrets: Secrets{GossipKey: [32]byte{1}}, Epoch: 1, Bind: netip.MustParseAddrPort("127.0.0.1:0")})
+			m, err := New(Config{Identity: signers[1], Secrets: pki.Secrets{GossipKey: [32]byte{1}}, Epoch: 1, Bind: netip.MustParseAddrPort("127.0.0.1:0")})
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -132,7 +133,7 @@ func BenchmarkSync100k(b *testing.B) {
 	frames := scaled(100_000)
 	raws := benchFrames(b, frames)
 	for b.Loop() {
-		secrets := Secrets{GossipKey: [32]byte{1}}
+		secrets := pki.Secrets{GossipKey: [32]byte{1}}
 		giver := newNode(b, secrets, newIdentity(b), nil)
 		if err := giver.Restore(slices.Values(raws)); err != nil {
 			b.Fatal(err)

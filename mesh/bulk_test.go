@@ -6,10 +6,11 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 func bulkMesh(t *testing.T) *Mesh {
-	m, err := New(Config{Identity: signers[1], Secrets: Secrets{GossipKey: [32]byte{1}}, Epoch: 1, Bind: netip.MustParseAddrPort("127.0.0.1:0")})
+	m, err := New(Config{Identity: signers[1], Secrets: pki.Secrets{GossipKey: [32]byte{1}}, Epoch: 1, Bind: netip.MustParseAddrPort("127.0.0.1:0")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -17,7 +18,7 @@ func bulkMesh(t *testing.T) *Mesh {
 }
 
 // chunkOf returns a chunk of n frames, of which those from bad on are not signed by their origin.
-func chunkOf(t *testing.T, from frame.ID, session uint64, origin Identity, first, n, bad int) []byte {
+func chunkOf(t *testing.T, from frame.ID, session uint64, origin pki.Identity, first, n, bad int) []byte {
 	m := &syncMessage{Kind: syncChunk, From: from, Session: session, Num: 1}
 	now := time.Now()
 	for i := range n {
@@ -130,7 +131,7 @@ func TestChunksAreCharged(t *testing.T) {
 		name   string
 		peer   frame.ID
 		most   int
-		origin Identity
+		origin pki.Identity
 	}{
 		{"bad: its own", signers[0].ID(), 100, signers[0]},
 		{"ok: of others", frame.ID{7}, 1000, signers[0]},

@@ -7,6 +7,7 @@ import (
 
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 const (
@@ -27,7 +28,7 @@ type bye struct {
 }
 
 // encode returns the signed goodbye, prefixed with its kind.
-func (b bye) encode(id Identity) []byte {
+func (b bye) encode(id pki.Identity) []byte {
 	body := wire.AppendArray(nil, byeFields)
 	body = wire.AppendUint(body, byeVersion)
 	body = wire.AppendBin(body, b.MeshID[:])

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // A goodbye counts if the leaving member signed it for this mesh a short while ago, and it is news.
@@ -15,7 +16,7 @@ func TestGoodbyeIsSigned(t *testing.T) {
 	id := leaver.ID()
 	secrets := newSecrets(t)
 	now := time.Now()
-	said := func(id Identity, mesh [16]byte, at time.Time) []byte {
+	said := func(id pki.Identity, mesh [16]byte, at time.Time) []byte {
 		return bye{MeshID: mesh, Issued: at}.encode(id)
 	}
 	good := said(leaver, secrets.MeshID, now)

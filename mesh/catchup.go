@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // A node that was away while the gossip key was rotated and the old key dropped cannot talk to anyone. It asks for the
@@ -58,7 +59,7 @@ func requestVersion(b []byte) uint64 {
 // keysRequest asks for the newest gossip key.
 type keysRequest struct {
 	MeshID      [16]byte
-	Has         KeyVersion
+	Has         pki.KeyVersion
 	Certificate []byte // the asker's, for a node that does not know it yet; may be empty
 }
 
@@ -77,14 +78,14 @@ func decodeKeysRequest(b []byte) (q keysRequest, err error) {
 		return q, fmt.Errorf("version %d, want %d", v, keysVersion)
 	}
 	r.Fixed(q.MeshID[:])
-	q.Has = KeyVersion(r.Uint())
+	q.Has = pki.KeyVersion(r.Uint())
 	q.Certificate = bytes.Clone(r.Bin(frame.MaxSize))
 	return q, r.End()
 }
 
 // keysReply is the answer to a keysRequest.
 type keysReply struct {
-	Uses    KeyVersion // the key that the answering node encrypts with
+	Uses    pki.KeyVersion // the key that the answering node encrypts with
 	Records [][]byte
 }
 
@@ -105,7 +106,7 @@ func decodeKeysReply(b []byte) (a keysReply, err error) {
 	if v := r.Uint(); r.Err == nil && v != keysVersion {
 		return a, fmt.Errorf("version %d, want %d", v, keysVersion)
 	}
-	a.Uses = KeyVersion(r.Uint())
+	a.Uses = pki.KeyVersion(r.Uint())
 	for n := r.Array(maxKeyRecords); n > 0 && r.Err == nil; n-- {
 		a.Records = append(a.Records, bytes.Clone(r.Bin(frame.MaxSize)))
 	}
@@ -120,12 +121,12 @@ func (m *Mesh) answerKeys(conn *tls.Conn, key ed25519.PublicKey, b []byte, from 
 		return err
 	}
 	if q.MeshID != m.cfg.Secrets.MeshID || !m.cfg.Secrets.HasAuthority() {
-		return ErrOtherMesh
+		return pki.ErrOtherMesh
 	}
 	id := frame.IDOf(key)
 	s := m.Standing(id)
 	if s.Certificate == nil && s.Revoked == nil {
-		c, err := DecodeCertificate(q.Certificate)
+		c, err := pki.DecodeCertificate(q.Certificate)
 		if err == nil {
 			err = c.Verify(m.cfg.Secrets.Authority[:], m.cfg.Secrets.MeshID, m.now())
 		}
@@ -179,7 +180,7 @@ func (m *Mesh) askKeys(ctx context.Context, addr netip.AddrPort) {
 	for _, raw := range a.Records {
 		f, err := frame.Decode(raw)
 		if err == nil && (f.MeshID != m.cfg.Secrets.MeshID || f.Origin != frame.IDOf(m.cfg.Secrets.Authority[:])) {
-			err = errOtherAuthority
+			err = pki.ErrOtherAuthority
 		}
 		if err == nil {
 			err = f.Verify()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 const (
@@ -91,7 +92,7 @@ func BenchmarkCatchUpSockets(b *testing.B) {
 		b.Run(missed, func(b *testing.B) {
 			kept, _ := without(raws, missed)
 			for b.Loop() {
-				secrets := Secrets{GossipKey: [32]byte{1}}
+				secrets := pki.Secrets{GossipKey: [32]byte{1}}
 				giver := newNode(b, secrets, newIdentity(b), nil)
 				taker := newNode(b, secrets, newIdentity(b), func(c *Config) { c.Deliver, c.Admitted = nil, nil })
 				for n, held := range map[*testNode][][]byte{giver: raws, taker: kept} {

@@ -10,17 +10,18 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // keyFile is a node's mesh.key in memory.
 type keyFile struct {
 	mu   sync.Mutex
-	now  Secrets
+	now  pki.Secrets
 	told []KeyEvent
 	full bool // nothing can be stored
 }
 
-func (f *keyFile) save(s Secrets) error {
+func (f *keyFile) save(s pki.Secrets) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.full {
@@ -42,7 +43,7 @@ func (f *keyFile) event(e KeyEvent) {
 	f.told = append(f.told, e)
 }
 
-func (f *keyFile) load() Secrets {
+func (f *keyFile) load() pki.Secrets {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.now
@@ -64,7 +65,7 @@ func newTurning(t *testing.T, n int) *turning {
 		}
 		f := c.files[i]
 		copy(cfg.Secrets.Authority[:], a.Public())
-		if f.now == (Secrets{}) {
+		if f.now == (pki.Secrets{}) {
 			f.now = cfg.Secrets
 		}
 		cfg.Secrets, cfg.SaveSecrets, cfg.OnKey = f.load(), f.save, f.event
@@ -75,7 +76,7 @@ func newTurning(t *testing.T, n int) *turning {
 	c.cluster = newCluster(t, n, c.edit)
 	eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
 	for _, n := range c.nodes[1:] {
-		if _, err := c.nodes[0].Certify(n.id.Public(), n.cfg.Name, Caps{UnbanAny: true}); err != nil {
+		if _, err := c.nodes[0].Certify(n.id.Public(), n.cfg.Name, pki.Caps{UnbanAny: true}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -209,7 +210,7 @@ func TestRotationWhileAway(t *testing.T) {
 
 		// A new member gets the newest key, and a little later its grant, in case its disk is ever restored.
 		late := newIdentity(t)
-		answer, err := c.nodes[0].welcome(late.Public(), "late", Caps{UnbanAny: true})
+		answer, err := c.nodes[0].welcome(late.Public(), "late", pki.Caps{UnbanAny: true})
 		if err != nil || answer.Secrets.Generation != 2 {
 			t.Fatalf("answer of generation %d, %v", answer.Secrets.Generation, err)
 		}
@@ -257,7 +258,7 @@ func TestRotationOnAFullDisk(t *testing.T) {
 		c.files[2].setFull(true)
 		c.rotate(t, 1)
 		late := newIdentity(t)
-		answer, err := founder.welcome(late.Public(), "late", Caps{UnbanAny: true})
+		answer, err := founder.welcome(late.Public(), "late", pki.Caps{UnbanAny: true})
 		if err != nil || len(answer.Secrets.Keys()) != 2 || answer.Secrets.Generation != 0 {
 			t.Fatalf("who joins meanwhile gets %d keys, %v", len(answer.Secrets.Keys()), err)
 		}
@@ -295,11 +296,11 @@ func TestRotationInterrupted(t *testing.T) {
 		c := newTurning(t, 3)
 		<-time.After(time.Minute) // new certificates no longer make it hand out what is missing
 		founder := c.nodes[0]
-		key, err := NewGossipKey(1)
+		key, err := pki.NewGossipKey(1)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := founder.grant(append([]GossipKey{key}, founder.Secrets().Keys()...), []ed25519.PublicKey{founder.id.Public()}); err != nil {
+		if _, err := founder.grant(append([]pki.GossipKey{key}, founder.Secrets().Keys()...), []ed25519.PublicKey{founder.id.Public()}); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, 10*time.Second, "the first record is there", func() bool { return sameDigest(c.nodes) && founder.KeyStatus().Generation == 1 })
@@ -333,7 +334,7 @@ func TestKeysForWhomAsks(t *testing.T) {
 		eventually(t, 3*time.Minute, "all have turned", turned(1, c.nodes...))
 		stale := c.secrets // like a key exported before the rotation
 		copy(stale.Authority[:], c.nodes[0].cfg.Authority.Public())
-		asker := func(i int, cert Certificate) *testNode {
+		asker := func(i int, cert pki.Certificate) *testNode {
 			c.addrs = append(c.addrs, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}), 7946))
 			id := newIdentity(t)
 			if cert.NotAfter.IsZero() {
@@ -346,9 +347,9 @@ func TestKeysForWhomAsks(t *testing.T) {
 				cfg.Certificate = signed
 			}).run(t)
 		}
-		stranger := asker(3, Certificate{})
-		ended := asker(4, Certificate{NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(-time.Minute)})
-		enrolled := asker(5, Certificate{NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour)})
+		stranger := asker(3, pki.Certificate{})
+		ended := asker(4, pki.Certificate{NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(-time.Minute)})
+		enrolled := asker(5, pki.Certificate{NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour)})
 		eventually(t, 30*time.Second, "who was certified elsewhere is a member", func() bool {
 			return enrolled.KeyStatus().Generation == 1 && enrolled.aliveCount() == 4
 		})
@@ -393,7 +394,7 @@ func TestLostStoreHandsOutNothing(t *testing.T) {
 		founder.mu.Unlock()
 		bad.mu.Lock()
 		for ref := range bad.stored { // it has not kept its own revocation
-			if ref.Epoch == EpochRevocation {
+			if ref.Epoch == pki.EpochRevocation {
 				delete(bad.stored, ref)
 			}
 		}

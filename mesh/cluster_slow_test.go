@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // powerCut ends every node at the same time, without a goodbye.
@@ -130,7 +131,7 @@ func TestRotationHasNoGap(t *testing.T) {
 			t.Errorf("%d frames came by sync only", got)
 		}
 		for i, f := range c.files {
-			if s := f.load(); s.Rotated() && (s.GossipKey == old || s.Other != [MaxGossipKeys - 1]GossipKey{}) || s.Generation != 1 {
+			if s := f.load(); s.Rotated() && (s.GossipKey == old || s.Other != [pki.MaxGossipKeys - 1]pki.GossipKey{}) || s.Generation != 1 {
 				t.Errorf("node %d stores generation %d", i, s.Generation)
 			}
 			if len(f.told) != 3 || f.told[0].Stage != KeyReceived || f.told[1].Stage != KeyUsed || f.told[2].Stage != KeyDropped {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // withdrawals records what the daemon would take back.
@@ -51,16 +52,16 @@ func TestClusterTrust(t *testing.T) {
 			return c.nodes[1].Stats().Parked > 0 && c.nodes[1].deliveredCount() == 1
 		})
 		for _, n := range c.nodes[1:] {
-			if _, err := founder.Certify(n.id.Public(), "name", DefaultCaps()); err != nil {
+			if _, err := founder.Certify(n.id.Public(), "name", pki.DefaultCaps()); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if _, err := c.nodes[1].Certify(bad.id.Public(), "x", DefaultCaps()); !errors.Is(err, ErrNoAuthority) {
+		if _, err := c.nodes[1].Certify(bad.id.Public(), "x", pki.DefaultCaps()); !errors.Is(err, pki.ErrNoAuthority) {
 			t.Errorf("certified without the authority's key: %v", err)
 		}
 		eventually(t, 10*time.Second, "it is let in", func() bool { return c.nodes[1].deliveredCount() == 2 && sameDigest(c.nodes) })
 
-		if _, err := c.nodes[1].Revoke(bad.id.ID(), "", time.Time{}, ""); !errors.Is(err, ErrNoAuthority) {
+		if _, err := c.nodes[1].Revoke(bad.id.ID(), "", time.Time{}, ""); !errors.Is(err, pki.ErrNoAuthority) {
 			t.Errorf("revoked without the authority's key: %v", err)
 		}
 		if _, err := founder.Revoke(bad.id.ID(), "node-3", time.Time{}, "stolen"); err != nil {
@@ -128,7 +129,7 @@ func TestRevokedLearnsWithItsNextPacket(t *testing.T) {
 		})
 		eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
 		for _, n := range c.nodes[1:] {
-			if _, err := c.nodes[0].Certify(n.id.Public(), "name", DefaultCaps()); err != nil {
+			if _, err := c.nodes[0].Certify(n.id.Public(), "name", pki.DefaultCaps()); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -193,9 +194,9 @@ func TestClusterRenewal(t *testing.T) {
 		})
 		eventually(t, 30*time.Second, "both know each other", c.allAlive)
 		member := c.nodes[1].id
-		short, err := a.Certify(Certificate{
-			MeshID: c.nodes[0].cfg.Secrets.MeshID, Serial: 1, Node: member.Public(), Name: "web1", Caps: Caps{Rate: 7},
-			NotBefore: time.Now(), NotAfter: time.Now().Add(CertificateLife/2 + 90*time.Second),
+		short, err := a.Certify(pki.Certificate{
+			MeshID: c.nodes[0].cfg.Secrets.MeshID, Serial: 1, Node: member.Public(), Name: "web1", Caps: pki.Caps{Rate: 7},
+			NotBefore: time.Now(), NotAfter: time.Now().Add(pki.CertificateLife/2 + 90*time.Second),
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -209,7 +210,7 @@ func TestClusterRenewal(t *testing.T) {
 		}
 		<-time.After(4 * time.Minute)
 		got := c.nodes[1].Standing(member.ID()).Certificate
-		if got == nil || got.Serial == 1 || time.Until(got.NotAfter) < CertificateLife-time.Hour || got.Caps.Rate != 7 || got.Name != "web1" {
+		if got == nil || got.Serial == 1 || time.Until(got.NotAfter) < pki.CertificateLife-time.Hour || got.Caps.Rate != 7 || got.Name != "web1" {
 			t.Errorf("the certificate is %+v", got)
 		}
 		if !sameDigest(c.nodes) {

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 const (
@@ -28,9 +29,9 @@ const (
 // Config configures a Mesh and names the functions that it calls. Functions may be nil. Unless noted otherwise, each is
 // called from one goroutine, with no lock held. It must not block for long; it may call back into the Mesh.
 type Config struct {
-	Identity  Identity
-	Secrets   Secrets
-	Name      string // for people; at most MaxName bytes of printable text
+	Identity  pki.Identity
+	Secrets   pki.Secrets
+	Name      string // for people; at most pki.MaxName bytes of printable text
 	Version   string // of the program; at most MaxVersion bytes of printable text
 	Bind      netip.AddrPort
 	Advertise netip.AddrPort // zero: the bound address, or one of this machine's, see pickAddr; port 0: the bound port
@@ -43,9 +44,9 @@ type Config struct {
 	RollEpoch func(atLeast uint64) (uint64, error)
 
 	// Authority is the key behind Secrets.Authority, if this node has it; else zero.
-	Authority Authority
+	Authority pki.Authority
 	// Certificate is the one that this node got when it enrolled; zero: none, or it is in the store.
-	Certificate Certificate
+	Certificate pki.Certificate
 	Logger      *slog.Logger // nil: silent
 
 	// Deliver gets verified, live frames that this run did not publish, each once, in order of arrival: those of other
@@ -94,7 +95,7 @@ type Config struct {
 	// SaveSecrets stores secrets with changed gossip keys. They must be on disk when it returns; keys that cannot be
 	// stored are not used. nil: new keys are lost when Run ends. OnKey is told each stage of a rotation, after it is
 	// stored.
-	SaveSecrets func(s Secrets) error
+	SaveSecrets func(s pki.Secrets) error
 	OnKey       func(KeyEvent)
 
 	// LoadInvites and SaveInvites keep open invitations across a restart; nil: they are lost when Run ends.
@@ -148,12 +149,12 @@ func (c *Config) validate() error {
 	switch {
 	case c.Identity.IsZero():
 		return errors.New("mesh config: no identity")
-	case c.Secrets == (Secrets{}):
+	case c.Secrets == (pki.Secrets{}):
 		return errors.New("mesh config: no secrets")
 	case !c.Authority.IsZero() && !bytes.Equal(c.Authority.Public(), c.Secrets.Authority[:]):
 		return errors.New("mesh config: the authority's key is not that of this mesh")
-	case !wire.IsText(c.Name) || len(c.Name) > MaxName:
-		return fmt.Errorf("mesh config: name %q: want at most %d bytes of printable text", c.Name, MaxName)
+	case !wire.IsText(c.Name) || len(c.Name) > pki.MaxName:
+		return fmt.Errorf("mesh config: name %q: want at most %d bytes of printable text", c.Name, pki.MaxName)
 	case !wire.IsText(c.Version) || len(c.Version) > MaxVersion:
 		return fmt.Errorf("mesh config: version %q: want at most %d bytes of printable text", c.Version, MaxVersion)
 	case !c.Bind.IsValid() && c.NewTransport == nil:

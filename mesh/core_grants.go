@@ -5,26 +5,27 @@ import (
 	"slices"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // grants holds the records that hand out the newest gossip key. Those of older keys are dropped: a node that was away
 // needs only the newest.
 type grants struct {
-	version KeyVersion       // of the newest key handed out; 0: the key was never rotated
-	records map[uint64]Grant // by serial
+	version pki.KeyVersion       // of the newest key handed out; 0: the key was never rotated
+	records map[uint64]pki.Grant // by serial
 }
 
 // newerGrants drops the grants of older keys for a grant of a newer one.
-func (c *core) newerGrants(v KeyVersion, out *actions) {
+func (c *core) newerGrants(v pki.KeyVersion, out *actions) {
 	if v <= c.grants.version {
 		return
 	}
-	stream := c.streams[streamKey{c.authority, EpochGrant}]
+	stream := c.streams[streamKey{c.authority, pki.EpochGrant}]
 	for _, serial := range c.grants.serials() {
 		c.remove(stream, serial)
-		out.expired = append(out.expired, frame.Ref{Origin: c.authority, Epoch: EpochGrant, Seq: serial})
+		out.expired = append(out.expired, frame.Ref{Origin: c.authority, Epoch: pki.EpochGrant, Seq: serial})
 	}
-	c.grants = grants{version: v, records: make(map[uint64]Grant)}
+	c.grants = grants{version: v, records: make(map[uint64]pki.Grant)}
 }
 
 // serials returns the records' serials in order.
@@ -32,7 +33,7 @@ func (g *grants) serials() []uint64 { return slices.Sorted(maps.Keys(g.records))
 
 // grantFor returns the record that holds the newest key for a node. If there is none, it returns the last record of
 // that key, which proves that the key exists, and false.
-func (c *core) grantFor(node frame.ID) (found Grant, holds bool) {
+func (c *core) grantFor(node frame.ID) (found pki.Grant, holds bool) {
 	for _, serial := range c.grants.serials() {
 		if found = c.grants.records[serial]; slices.Contains(found.Nodes(), node) {
 			return found, true

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 	"pgregory.net/rapid"
 )
 
@@ -495,8 +496,8 @@ func TestStrangersTakeOneTransfer(t *testing.T) {
 	fill(c, key, upTo(3)...)
 	c.authority = frame.ID{0xaa}
 	now, member := simStart, frame.ID{1}
-	c.nodes[member] = &standing{cert: Certificate{Serial: 1, NotAfter: now.Add(time.Hour)}}
-	c.nodes[c.self] = &standing{cert: Certificate{Serial: 2, NotAfter: now.Add(time.Hour)}}
+	c.nodes[member] = &standing{cert: pki.Certificate{Serial: 1, NotAfter: now.Add(time.Hour)}}
+	c.nodes[c.self] = &standing{cert: pki.Certificate{Serial: 2, NotAfter: now.Add(time.Hour)}}
 	work := func() []streamWant { return []streamWant{{key, window{{1, 3}}}} }
 	for i := range byte(8) {
 		stranger := frame.ID{8, i}

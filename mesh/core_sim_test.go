@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 	"pgregory.net/rapid"
 )
 
@@ -242,10 +243,10 @@ func (s *simulation) checkEqual() {
 }
 
 // signers are origins for tests; making keys is slow.
-var signers = func() []Identity {
-	var ids []Identity
+var signers = func() []pki.Identity {
+	var ids []pki.Identity
 	for range 4 {
-		id, err := NewIdentity()
+		id, err := pki.NewIdentity()
 		if err != nil {
 			panic(err)
 		}
@@ -254,7 +255,7 @@ var signers = func() []Identity {
 	return ids
 }()
 
-func testFrame(tb failer, id Identity, epoch, seq uint64, issued time.Time, life time.Duration, payload string) frame.Frame {
+func testFrame(tb failer, id pki.Identity, epoch, seq uint64, issued time.Time, life time.Duration, payload string) frame.Frame {
 	f, err := id.Sign(frame.Frame{Epoch: epoch, Seq: seq, Issued: issued, Expires: issued.Add(life), Payload: []byte(payload)})
 	if err != nil {
 		tb.Fatal(err)

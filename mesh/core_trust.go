@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 const (
@@ -33,9 +34,9 @@ type trust struct {
 
 // standing is what the authority has said about a node.
 type standing struct {
-	cert    Certificate // the latest; Serial 0: none
-	ended   bool        // there was a certificate, and it has ended
-	revoked *Revocation
+	cert    pki.Certificate // the latest; Serial 0: none
+	ended   bool            // there was a certificate, and it has ended
+	revoked *pki.Revocation
 }
 
 // allSeen is the window sent for a refused stream: it leaves the reader nothing to offer.
@@ -67,7 +68,7 @@ func (c *core) judge(now time.Time, f frame.Frame) verdict {
 	if v == verdictFull && f.Origin == c.authority && !c.authority.IsZero() {
 		v = verdictNew // an origin that filled the ledger must not keep its own revocation out
 	}
-	if v == verdictNew && f.Origin == c.authority && f.Epoch == AuthorityEpoch {
+	if v == verdictNew && f.Origin == c.authority && f.Epoch == pki.AuthorityEpoch {
 		if last, full := c.lastOfAuthority(); full && last < f.Seq {
 			return verdictFull
 		}
@@ -138,7 +139,7 @@ func (c *core) bar(origin frame.ID, epoch uint64) {
 // this version does not understand is held and passed on.
 func (c *core) takeRecord(now time.Time, f frame.Frame, by via, out *actions) {
 	v := c.judge(now, f)
-	if v == verdictEquivocal && f.Epoch == AuthorityEpoch {
+	if v == verdictEquivocal && f.Epoch == pki.AuthorityEpoch {
 		c.takeTwin(f, by, out)
 		return
 	}
@@ -152,12 +153,12 @@ func (c *core) takeRecord(now time.Time, f frame.Frame, by via, out *actions) {
 		}
 		return
 	}
-	cert, badCert := CertificateOf(f)
-	revocation, badRevocation := RevocationOf(f)
-	grant, badGrant := GrantOf(f)
+	cert, badCert := pki.CertificateOf(f)
+	revocation, badRevocation := pki.RevocationOf(f)
+	grant, badGrant := pki.GrantOf(f)
 	var st *standing
 	switch {
-	case f.Epoch == AuthorityEpoch:
+	case f.Epoch == pki.AuthorityEpoch:
 		if last, full := c.lastOfAuthority(); full {
 			c.remove(c.streams[streamKey{f.Origin, f.Epoch}], last)
 			out.expired = append(out.expired, frame.Ref{Origin: f.Origin, Epoch: f.Epoch, Seq: last})
@@ -184,14 +185,14 @@ func (c *core) takeRecord(now time.Time, f frame.Frame, by via, out *actions) {
 		out.admitted = append(out.admitted, f)
 		out.spread(f, by)
 	}
-	if f.Epoch == AuthorityEpoch && by != viaRestore && by != viaOwn {
+	if f.Epoch == pki.AuthorityEpoch && by != viaRestore && by != viaOwn {
 		out.deliver = append(out.deliver, f)
 	}
 	switch {
 	case st == nil:
 	case badCert == nil:
 		if old := st.cert; old.Serial != 0 {
-			c.remove(c.streams[streamKey{c.authority, EpochCertificate}], old.Serial)
+			c.remove(c.streams[streamKey{c.authority, pki.EpochCertificate}], old.Serial)
 			out.expired = append(out.expired, old.Frame.Ref())
 		}
 		st.cert, st.ended = cert, false
@@ -224,7 +225,7 @@ func (c *core) takeTwin(f frame.Frame, by via, out *actions) {
 // lastOfAuthority reports whether there is no room for one more frame of PublishAsAuthority and, if so, returns the
 // highest number among those held.
 func (c *core) lastOfAuthority() (seq uint64, full bool) {
-	s := c.streams[streamKey{c.authority, AuthorityEpoch}]
+	s := c.streams[streamKey{c.authority, pki.AuthorityEpoch}]
 	if s == nil || s.frames.Len() < maxAuthorityFrames {
 		return 0, false
 	}
@@ -272,15 +273,15 @@ func (c *core) ended(out *actions) {
 		return
 	}
 	for _, ref := range out.expired {
-		if ref.Origin == c.authority && ref.Epoch == EpochGrant {
+		if ref.Origin == c.authority && ref.Epoch == pki.EpochGrant {
 			delete(c.grants.records, ref.Seq)
 		}
-		if ref.Origin != c.authority || ref.Epoch != EpochCertificate {
+		if ref.Origin != c.authority || ref.Epoch != pki.EpochCertificate {
 			continue
 		}
 		for id, st := range c.nodes {
 			if st.cert.Serial == ref.Seq {
-				st.cert, st.ended = Certificate{}, true
+				st.cert, st.ended = pki.Certificate{}, true
 				out.own = out.own || id == c.self
 				c.withdraw(id, out)
 			}

@@ -8,17 +8,18 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 	"pgregory.net/rapid"
 )
 
 // recorder signs an authority's records, dated at the simulation's start.
 type recorder struct {
 	tb failer
-	a  Authority
+	a  pki.Authority
 }
 
 func newRecorder(tb failer) recorder {
-	a, err := NewAuthority()
+	a, err := pki.NewAuthority()
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -26,7 +27,7 @@ func newRecorder(tb failer) recorder {
 }
 
 func (r recorder) cert(key ed25519.PublicKey, serial uint64, life time.Duration) frame.Frame {
-	c, err := r.a.Certify(Certificate{Serial: serial, Node: key, NotBefore: simStart, NotAfter: simStart.Add(life)})
+	c, err := r.a.Certify(pki.Certificate{Serial: serial, Node: key, NotBefore: simStart, NotAfter: simStart.Add(life)})
 	if err != nil {
 		r.tb.Fatal(err)
 	}
@@ -34,7 +35,7 @@ func (r recorder) cert(key ed25519.PublicKey, serial uint64, life time.Duration)
 }
 
 func (r recorder) revoke(id frame.ID, serial uint64) frame.Frame {
-	v, err := r.a.Revoke(Revocation{Serial: serial, Node: id, Issued: simStart})
+	v, err := r.a.Revoke(pki.Revocation{Serial: serial, Node: id, Issued: simStart})
 	if err != nil {
 		r.tb.Fatal(err)
 	}
@@ -281,7 +282,7 @@ func TestLetGoInOrder(t *testing.T) {
 	}
 	ordered("the origin is revoked", give(r.revoke(signers[0].ID(), 2)), epochs)
 	for serial := range uint64(epochs) {
-		give(testGrant(t, r.a, serial+3, simStart, []GossipKey{testGossipKey(1, 1)}, signers[1]).Frame)
+		give(testGrant(t, r.a, serial+3, simStart, []pki.GossipKey{testGossipKey(1, 1)}, signers[1]).Frame)
 	}
-	ordered("a newer key", give(testGrant(t, r.a, 99, simStart, []GossipKey{testGossipKey(2, 1)}, signers[1]).Frame), epochs)
+	ordered("a newer key", give(testGrant(t, r.a, 99, simStart, []pki.GossipKey{testGossipKey(2, 1)}, signers[1]).Frame), epochs)
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // enrolTimeout bounds one enrolment, on either side.
@@ -27,24 +28,24 @@ var (
 	ErrInviterBusy = errors.New("the inviter could not serve the join token now; try again")
 )
 
-// Enrol joins a mesh with a token from NewInvite: it sends the inviter our public key and name (at most MaxName bytes)
-// and returns what a member needs to know. It tries the token's addresses in turn. Errors match ErrBadToken,
-// ErrInviteExpired, ErrInviteUsed, ErrInviteUnknown, ErrInviterBusy, ErrNotInviter, ErrUnreachable, ErrNoAuthority or
-// ErrRevoked.
-func Enrol(ctx context.Context, text string, id Identity, name string) (Enrolment, error) {
-	t, err := ParseToken(text)
+// Enrol joins a mesh with a token from NewInvite: it sends the inviter our public key and name (at most pki.MaxName bytes)
+// and returns what a member needs to know. It tries the token's addresses in turn. Errors match pki.ErrBadToken,
+// ErrInviteExpired, ErrInviteUsed, ErrInviteUnknown, ErrInviterBusy, ErrNotInviter, ErrUnreachable, pki.ErrNoAuthority or
+// pki.ErrRevoked.
+func Enrol(ctx context.Context, text string, id pki.Identity, name string) (pki.Enrolment, error) {
+	t, err := pki.ParseToken(text)
 	if err != nil {
-		return Enrolment{}, err
+		return pki.Enrolment{}, err
 	}
 	if id.IsZero() {
-		return Enrolment{}, errors.New("enrol: no identity")
+		return pki.Enrolment{}, errors.New("enrol: no identity")
 	}
-	if !wire.IsText(name) || len(name) > MaxName {
-		return Enrolment{}, fmt.Errorf("enrol: name %q: want at most %d bytes of printable text", name, MaxName)
+	if !wire.IsText(name) || len(name) > pki.MaxName {
+		return pki.Enrolment{}, fmt.Errorf("enrol: name %q: want at most %d bytes of printable text", name, pki.MaxName)
 	}
 	// The inviter decides, but a token that expired long ago is not worth the wait.
 	if time.Since(t.Expires) > frame.FutureSkew {
-		return Enrolment{}, fmt.Errorf("%w (at %s)", ErrInviteExpired, t.Expires.Format(time.RFC3339))
+		return pki.Enrolment{}, fmt.Errorf("%w (at %s)", ErrInviteExpired, t.Expires.Format(time.RFC3339))
 	}
 	conf, err := enrolTLS(id, func(key ed25519.PublicKey) error {
 		if frame.IDOf(key) != t.Inviter {
@@ -53,7 +54,7 @@ func Enrol(ctx context.Context, text string, id Identity, name string) (Enrolmen
 		return nil
 	})
 	if err != nil {
-		return Enrolment{}, err
+		return pki.Enrolment{}, err
 	}
 	request := enrolRequest{Secret: t.Secret, Name: name}.encode()
 	var tried []string
@@ -72,7 +73,7 @@ func Enrol(ctx context.Context, text string, id Identity, name string) (Enrolmen
 	if impostor != nil {
 		kind = ErrNotInviter
 	}
-	return Enrolment{}, fmt.Errorf("%w; tried %s", kind, strings.Join(tried, ", "))
+	return pki.Enrolment{}, fmt.Errorf("%w; tried %s", kind, strings.Join(tried, ", "))
 }
 
 // cause returns the innermost part of a network error, which says what happened.
@@ -107,30 +108,30 @@ func enrolAt(ctx context.Context, addr netip.AddrPort, conf *tls.Config, request
 	return decodeEnrolAnswer(b)
 }
 
-func (a enrolAnswer) result(id Identity) (Enrolment, error) {
+func (a enrolAnswer) result(id pki.Identity) (pki.Enrolment, error) {
 	switch a.Code {
 	case enrolOK:
-		if a.Secrets == (Secrets{}) {
-			return Enrolment{}, fmt.Errorf("%w: its answer is empty", ErrInviterBusy)
+		if a.Secrets == (pki.Secrets{}) {
+			return pki.Enrolment{}, fmt.Errorf("%w: its answer is empty", ErrInviterBusy)
 		}
-		e := Enrolment{Secrets: a.Secrets, Join: a.Join, NameTaken: a.Taken}
+		e := pki.Enrolment{Secrets: a.Secrets, Join: a.Join, NameTaken: a.Taken}
 		if len(a.Certificate) == 0 {
 			return e, nil
 		}
 		if err := e.Accept(a.Certificate, id); err != nil {
-			return Enrolment{}, err
+			return pki.Enrolment{}, err
 		}
 		return e, nil
 	case enrolExpired:
-		return Enrolment{}, ErrInviteExpired
+		return pki.Enrolment{}, ErrInviteExpired
 	case enrolUsed:
-		return Enrolment{}, ErrInviteUsed
+		return pki.Enrolment{}, ErrInviteUsed
 	case enrolUnknown:
-		return Enrolment{}, ErrInviteUnknown
+		return pki.Enrolment{}, ErrInviteUnknown
 	case enrolNoAuthority:
-		return Enrolment{}, fmt.Errorf("the inviter cannot certify this machine: %w any more", ErrNoAuthority)
+		return pki.Enrolment{}, fmt.Errorf("the inviter cannot certify this machine: %w any more", pki.ErrNoAuthority)
 	case enrolRevoked:
-		return Enrolment{}, ErrRevoked
+		return pki.Enrolment{}, pki.ErrRevoked
 	}
-	return Enrolment{}, ErrInviterBusy
+	return pki.Enrolment{}, ErrInviterBusy
 }

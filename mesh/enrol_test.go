@@ -19,6 +19,7 @@ import (
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 func TestEnrol(t *testing.T) {
@@ -39,7 +40,7 @@ func TestEnrol(t *testing.T) {
 		}
 	}
 	inviter := newNode(t, secrets, inviterID, persist).run(t)
-	text, err := inviter.NewInvite(2, time.Hour, DefaultCaps())
+	text, err := inviter.NewInvite(2, time.Hour, pki.DefaultCaps())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +79,7 @@ func TestEnrol(t *testing.T) {
 	}
 
 	// Invitations survive a restart of the inviter, which may then have another port.
-	open, err := inviter.NewInvite(1, time.Hour, DefaultCaps())
+	open, err := inviter.NewInvite(1, time.Hour, pki.DefaultCaps())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +87,7 @@ func TestEnrol(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := newNode(t, secrets, inviterID, func(c *Config) { persist(c); c.Epoch = 2 }).run(t)
-	moved, err := ParseToken(open)
+	moved, err := pki.ParseToken(open)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,15 +100,15 @@ func TestEnrol(t *testing.T) {
 func TestEnrolRefusals(t *testing.T) {
 	inviter := newNode(t, newSecrets(t), newIdentity(t), nil).run(t)
 	other := newNode(t, newSecrets(t), newIdentity(t), nil).run(t)
-	text, err := inviter.NewInvite(1, time.Hour, DefaultCaps())
+	text, err := inviter.NewInvite(1, time.Hour, pki.DefaultCaps())
 	if err != nil {
 		t.Fatal(err)
 	}
-	good, err := ParseToken(text)
+	good, err := pki.ParseToken(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	edit := func(f func(*Token)) string {
+	edit := func(f func(*pki.Token)) string {
 		tok := good
 		f(&tok)
 		return tok.Encode()
@@ -119,15 +120,15 @@ func TestEnrolRefusals(t *testing.T) {
 		want       error
 		mentions   string
 	}{
-		{"bad: no token", "hello", ErrBadToken, "mb1-"},
-		{"bad: cut short", text[:len(text)-5], ErrBadToken, ""},
-		{"bad: long over", edit(func(k *Token) { k.Expires = time.Now().Add(-time.Hour) }), ErrInviteExpired, ""},
-		{"bad: another secret", edit(func(k *Token) { k.Secret[0]++ }), ErrInviteUnknown, ""},
-		{"bad: another mesh's node", edit(func(k *Token) { k.Addrs = []netip.AddrPort{other.Addr()} }), ErrNotInviter, other.Addr().String()},
-		{"bad: nobody there", edit(func(k *Token) {
+		{"bad: no token", "hello", pki.ErrBadToken, "mb1-"},
+		{"bad: cut short", text[:len(text)-5], pki.ErrBadToken, ""},
+		{"bad: long over", edit(func(k *pki.Token) { k.Expires = time.Now().Add(-time.Hour) }), ErrInviteExpired, ""},
+		{"bad: another secret", edit(func(k *pki.Token) { k.Secret[0]++ }), ErrInviteUnknown, ""},
+		{"bad: another mesh's node", edit(func(k *pki.Token) { k.Addrs = []netip.AddrPort{other.Addr()} }), ErrNotInviter, other.Addr().String()},
+		{"bad: nobody there", edit(func(k *pki.Token) {
 			k.Addrs = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1"), netip.MustParseAddrPort("127.0.0.2:1")}
 		}), ErrUnreachable, "127.0.0.1:1 (connect: connection refused), 127.0.0.2:1"},
-		{"ok: the second address answers", edit(func(k *Token) {
+		{"ok: the second address answers", edit(func(k *pki.Token) {
 			k.Addrs = []netip.AddrPort{other.Addr(), inviter.Addr()}
 		}), nil, ""},
 	} {
@@ -144,7 +145,7 @@ func TestEnrolRefusals(t *testing.T) {
 	if _, err := Enrol(t.Context(), text, newIdentity(t), "a\nb"); err == nil {
 		t.Error("a name with a line break was accepted")
 	}
-	if _, err := Enrol(t.Context(), text, Identity{}, "x"); err == nil {
+	if _, err := Enrol(t.Context(), text, pki.Identity{}, "x"); err == nil {
 		t.Error("no identity was accepted")
 	}
 }
@@ -181,11 +182,11 @@ func TestInviteBounds(t *testing.T) {
 	}
 	n := newNode(t, newSecrets(t), newIdentity(t), nil)
 	for name, err := range map[string]error{
-		"uses 0":      second(n.NewInvite(0, time.Hour, DefaultCaps())),
-		"uses 10000":  second(n.NewInvite(10000, time.Hour, DefaultCaps())),
-		"life 0":      second(n.NewInvite(1, 0, DefaultCaps())),
-		"life a year": second(n.NewInvite(1, 365*24*time.Hour, DefaultCaps())),
-		"before Run":  second(n.NewInvite(1, time.Hour, DefaultCaps())),
+		"uses 0":      second(n.NewInvite(0, time.Hour, pki.DefaultCaps())),
+		"uses 10000":  second(n.NewInvite(10000, time.Hour, pki.DefaultCaps())),
+		"life 0":      second(n.NewInvite(1, 0, pki.DefaultCaps())),
+		"life a year": second(n.NewInvite(1, 365*24*time.Hour, pki.DefaultCaps())),
+		"before Run":  second(n.NewInvite(1, time.Hour, pki.DefaultCaps())),
 	} {
 		if err == nil {
 			t.Errorf("%s: accepted", name)
@@ -242,7 +243,7 @@ func TestStrangersOnThePort(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := n.NewInvite(1, time.Hour, DefaultCaps()); err != nil {
+	if _, err := n.NewInvite(1, time.Hour, pki.DefaultCaps()); err != nil {
 		t.Error(err)
 	}
 	start := time.Now()
@@ -260,7 +261,7 @@ func TestEnrolGivesUpWithItsContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = l.Close() }()
-	tok := Token{Addrs: []netip.AddrPort{netip.MustParseAddrPort(l.Addr().String())}, Expires: time.Now().Add(time.Hour)}
+	tok := pki.Token{Addrs: []netip.AddrPort{netip.MustParseAddrPort(l.Addr().String())}, Expires: time.Now().Add(time.Hour)}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	start := time.Now()
@@ -303,7 +304,7 @@ func TestEnrolCertificate(t *testing.T) {
 	secrets := newSecrets(t)
 	copy(secrets.Authority[:], a.Public())
 	inviter := newNode(t, secrets, newIdentity(t), func(c *Config) { c.Authority = a }).run(t)
-	text, err := inviter.NewInvite(5, time.Hour, DefaultCaps())
+	text, err := inviter.NewInvite(5, time.Hour, pki.DefaultCaps())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -324,21 +325,21 @@ func TestEnrolCertificate(t *testing.T) {
 	member := newNode(t, got.Secrets, id, func(c *Config) { c.Join, c.Certificate = got.Join, got.Certificate }).run(t)
 	publish(t, member, "hello", time.Hour)
 	eventually(t, 30*time.Second, "the newcomer is believed", func() bool { return inviter.deliveredCount() == 1 })
-	if _, err := member.NewInvite(1, time.Hour, DefaultCaps()); !errors.Is(err, ErrNoAuthority) {
-		t.Errorf("an invitation without the authority's key: %v, want %v", err, ErrNoAuthority)
+	if _, err := member.NewInvite(1, time.Hour, pki.DefaultCaps()); !errors.Is(err, pki.ErrNoAuthority) {
+		t.Errorf("an invitation without the authority's key: %v, want %v", err, pki.ErrNoAuthority)
 	}
 
 	// A revoked node cannot come back with another token.
 	if _, err := inviter.Revoke(id.ID(), "web1", time.Time{}, ""); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Enrol(t.Context(), text, id, "web1"); !errors.Is(err, ErrRevoked) {
-		t.Errorf("a revoked node enrols: %v, want %v", err, ErrRevoked)
+	if _, err := Enrol(t.Context(), text, id, "web1"); !errors.Is(err, pki.ErrRevoked) {
+		t.Errorf("a revoked node enrols: %v, want %v", err, pki.ErrRevoked)
 	}
 
 	// A certificate for another node or another mesh is refused.
-	other := certify(t, a, Certificate{MeshID: secrets.MeshID, Serial: 1, Node: inviter.id.Public(), NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour)})
-	foreign := certify(t, a, Certificate{Serial: 1, Node: id.Public(), NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour)})
+	other := certify(t, a, pki.Certificate{MeshID: secrets.MeshID, Serial: 1, Node: inviter.id.Public(), NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour)})
+	foreign := certify(t, a, pki.Certificate{Serial: 1, Node: id.Public(), NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour)})
 	for name, raw := range map[string][]byte{"of another node": other.Frame.Raw, "another mesh": foreign.Frame.Raw, "not a certificate": {1}} {
 		if _, err := (enrolAnswer{Code: enrolOK, Secrets: secrets, Certificate: raw}).result(id); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("a certificate that is %s: %v", name, err)
@@ -361,8 +362,8 @@ func TestInviteCaps(t *testing.T) {
 		}).run(t)
 	}
 	inviter := inviterOf(1)
-	caps := Caps{Rate: 60, MinBits4: 28, MaxTTL: time.Hour}
-	for _, bad := range []Caps{{MinBits4: 33}, {MinBits6: 129}, {MaxTTL: time.Millisecond}, {MaxTTL: -time.Second}, {MaxTTL: frame.MaxLife + time.Second}} {
+	caps := pki.Caps{Rate: 60, MinBits4: 28, MaxTTL: time.Hour}
+	for _, bad := range []pki.Caps{{MinBits4: 33}, {MinBits6: 129}, {MaxTTL: time.Millisecond}, {MaxTTL: -time.Second}, {MaxTTL: frame.MaxLife + time.Second}} {
 		if _, err := inviter.NewInvite(1, time.Hour, bad); err == nil {
 			t.Errorf("invited with %+v", bad)
 		}
@@ -375,34 +376,34 @@ func TestInviteCaps(t *testing.T) {
 		t.Fatal(err)
 	}
 	inviter = inviterOf(2)
-	moved, err := ParseToken(text)
+	moved, err := pki.ParseToken(text)
 	if err != nil {
 		t.Fatal(err)
 	}
 	moved.Addrs = []netip.AddrPort{inviter.Addr()}
 	id := newIdentity(t)
-	enrol := func(want Caps) {
+	enrol := func(want pki.Caps) {
 		t.Helper()
 		if e, err := Enrol(t.Context(), moved.Encode(), id, "web1"); err != nil || e.Certificate.Caps != want {
 			t.Errorf("enrolled with %+v, %v; want %+v", e.Certificate.Caps, err, want)
 		}
 	}
 	enrol(caps)
-	narrow := Caps{Rate: 1}
+	narrow := pki.Caps{Rate: 1}
 	if _, err := inviter.Certify(id.Public(), "web1", narrow); err != nil {
 		t.Fatal(err)
 	}
 	enrol(narrow)
 
-	plain := encodeInvites([]invite{{Hash: [32]byte{1}, Expires: simStart, Uses: 1, Caps: DefaultCaps()}})
+	plain := encodeInvites([]invite{{Hash: [32]byte{1}, Expires: simStart, Uses: 1, Caps: pki.DefaultCaps()}})
 	if plain[1] != wire.AppendArray(nil, inviteFields)[0] {
 		t.Errorf("an invitation with the default caps begins with %#x", plain[1])
 	}
-	if list, err := decodeInvites(plain); err != nil || list[0].Caps != DefaultCaps() {
+	if list, err := decodeInvites(plain); err != nil || list[0].Caps != pki.DefaultCaps() {
 		t.Errorf("%+v, %v", list, err)
 	}
 	long := append([]byte{plain[0], plain[1] + 1}, plain[2:]...)
-	if list, err := decodeInvites(DefaultCaps().Append(wire.AppendArray(long, CapsFields))); err == nil {
+	if list, err := decodeInvites(pki.DefaultCaps().Append(wire.AppendArray(long, pki.CapsFields))); err == nil {
 		t.Errorf("the default caps in a longer form: %+v", list)
 	}
 }
@@ -445,7 +446,7 @@ func stall(t *testing.T, block byte, to netip.AddrPort, begin []byte, addresses 
 func TestOutsidersKeepNobodyOut(t *testing.T) {
 	secrets, inviterID := newSecrets(t), newIdentity(t)
 	inviter := newNode(t, secrets, inviterID, nil).run(t)
-	text, err := inviter.NewInvite(10, time.Hour, DefaultCaps())
+	text, err := inviter.NewInvite(10, time.Hour, pki.DefaultCaps())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -508,13 +509,13 @@ func TestEnrolTellsOfATakenName(t *testing.T) {
 	a, secrets := testAuthority(t), newSecrets(t)
 	copy(secrets.Authority[:], a.Public())
 	inviter := newNode(t, secrets, newIdentity(t), func(c *Config) { c.Authority = a }).run(t)
-	token, err := inviter.NewInvite(5, time.Hour, DefaultCaps())
+	token, err := inviter.NewInvite(5, time.Hour, pki.DefaultCaps())
 	if err != nil {
 		t.Fatal(err)
 	}
 	first, second := newIdentity(t), newIdentity(t)
 	for _, tt := range []struct {
-		id    Identity
+		id    pki.Identity
 		name  string
 		taken bool
 	}{{first, "web1", false}, {first, "web1", false}, {second, "web1", true}, {second, "web2", false}, {newIdentity(t), inviter.cfg.Name, true}} {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 const (
@@ -120,16 +121,16 @@ func (m *Mesh) newServerTLS() (*tls.Config, error) {
 }
 
 // welcome returns the answer to a joiner whose token is valid.
-func (m *Mesh) welcome(key ed25519.PublicKey, name string, caps Caps) (enrolAnswer, error) {
+func (m *Mesh) welcome(key ed25519.PublicKey, name string, caps pki.Caps) (enrolAnswer, error) {
 	answer := enrolAnswer{Secrets: m.Secrets(), Join: m.joinAnswer(), Taken: m.nameTaken(frame.IDOf(key), name)}
 	if !m.cfg.Secrets.HasAuthority() {
 		return answer, nil
 	}
 	c, err := m.Certify(key, name, caps)
 	switch {
-	case errors.Is(err, ErrNoAuthority):
+	case errors.Is(err, pki.ErrNoAuthority):
 		return enrolAnswer{Code: enrolNoAuthority}, err
-	case errors.Is(err, ErrRevoked):
+	case errors.Is(err, pki.ErrRevoked):
 		return enrolAnswer{Code: enrolRevoked}, err
 	case err != nil:
 		return enrolAnswer{Code: enrolFailed}, err

@@ -10,6 +10,7 @@ import (
 	"io"
 
 	"github.com/meshban/meshban/mesh/internal/wire"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // Enrolment is one request and one answer over TLS 1.3. Each side presents a self-signed certificate over its node key,
@@ -48,7 +49,7 @@ func decodeEnrolRequest(b []byte) (q enrolRequest, err error) {
 		return q, fmt.Errorf("enrolment version %d, want %d", v, enrolVersion)
 	}
 	r.Fixed(q.Secret[:])
-	q.Name = r.Str(MaxName)
+	q.Name = r.Str(pki.MaxName)
 	q.Program = r.Str(MaxVersion)
 	return q, r.End()
 }
@@ -68,7 +69,7 @@ const (
 // enrolAnswer is what an inviter sends. Secrets and Join are set only with enrolOK.
 type enrolAnswer struct {
 	Code        enrolCode
-	Secrets     Secrets
+	Secrets     pki.Secrets
 	Join        []string
 	Certificate []byte // the joiner's; empty in a mesh without an authority
 	Taken       bool   // another certified node has the joiner's name
@@ -147,7 +148,7 @@ func readMessage(r io.Reader) ([]byte, error) {
 }
 
 // enrolTLS returns the TLS settings of one side: its own certificate, and the check of the other side's key.
-func enrolTLS(id Identity, accept func(ed25519.PublicKey) error) (*tls.Config, error) {
+func enrolTLS(id pki.Identity, accept func(ed25519.PublicKey) error) (*tls.Config, error) {
 	own, err := id.TLSCertificate()
 	if err != nil {
 		return nil, err

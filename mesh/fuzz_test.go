@@ -10,6 +10,7 @@ import (
 
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // For every decoder: what it accepts has exactly one encoding, so encoding it again yields the same bytes.
@@ -72,15 +73,15 @@ func FuzzMeta(f *testing.F) {
 
 func FuzzDecodeEnrol(f *testing.F) {
 	f.Add(enrolRequest{Secret: [16]byte{1}, Name: "web1", Program: "1.0"}.encode())
-	f.Add(enrolAnswer{Secrets: Secrets{MeshID: [16]byte{1}}, Join: []string{"192.0.2.1:7946"}}.encode())
+	f.Add(enrolAnswer{Secrets: pki.Secrets{MeshID: [16]byte{1}}, Join: []string{"192.0.2.1:7946"}}.encode())
 	f.Add(enrolAnswer{Code: enrolUsed}.encode())
-	f.Add(enrolAnswer{Secrets: Secrets{MeshID: [16]byte{1}}.WithKeys([]GossipKey{testGossipKey(2, 1), testGossipKey(1, 2)}, testGossipKey(1, 2).Version())}.encode())
+	f.Add(enrolAnswer{Secrets: pki.Secrets{MeshID: [16]byte{1}}.WithKeys([]pki.GossipKey{testGossipKey(2, 1), testGossipKey(1, 2)}, testGossipKey(1, 2).Version())}.encode())
 	f.Add(keysRequest{[16]byte{1}, 1 << 40, []byte{1}}.encode())
 	f.Add(keysReply{Uses: 7, Records: [][]byte{{1, 2}, {3}}}.encode())
 	f.Add(ask{To: frame.ID{1}, Nonce: [16]byte{2}, ReplyTo: "192.0.2.1:7946"}.encode(signers[0])[1:])
 	f.Add(ask{MeshID: [16]byte{3}, To: frame.ID{1}}.encode(signers[0])[1:])
-	f.Add(encodeInvites([]invite{{Hash: [32]byte{1}, Expires: simStart, Uses: 3, Used: []frame.ID{{1}, {2}}, Caps: DefaultCaps()}}))
-	f.Add(encodeInvites([]invite{{Hash: [32]byte{1}, Expires: simStart, Uses: 1, Caps: Caps{1, 2, 24, 48, time.Hour, true, false}}}))
+	f.Add(encodeInvites([]invite{{Hash: [32]byte{1}, Expires: simStart, Uses: 3, Used: []frame.ID{{1}, {2}}, Caps: pki.DefaultCaps()}}))
+	f.Add(encodeInvites([]invite{{Hash: [32]byte{1}, Expires: simStart, Uses: 1, Caps: pki.Caps{Rate: 1, Active: 2, MinBits4: 24, MinBits6: 48, MaxTTL: time.Hour, UnbanAny: true}}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if q, err := decodeEnrolRequest(b); err == nil && !bytes.Equal(q.encode(), b) {
 			t.Errorf("request encoded as %x, was %x", q.encode(), b)
@@ -134,7 +135,7 @@ func FuzzMessage(f *testing.F) {
 	f.Add(bye{Issued: simStart}.encode(signers[0]))
 	f.Add(notice{To: signers[1].ID(), Issued: time.Now(), Payload: []byte("hello")}.encode(signers[0]))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		m, err := New(Config{Identity: signers[1], Secrets: Secrets{GossipKey: [32]byte{1}}, Epoch: 1, Bind: netip.MustParseAddrPort("127.0.0.1:0")})
+		m, err := New(Config{Identity: signers[1], Secrets: pki.Secrets{GossipKey: [32]byte{1}}, Epoch: 1, Bind: netip.MustParseAddrPort("127.0.0.1:0")})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -173,7 +174,7 @@ func FuzzWindow(f *testing.F) {
 
 // An accepted path message has exactly one meaning, and probes have the length that they test.
 func FuzzPath(f *testing.F) {
-	m, err := New(Config{Identity: signers[1], Secrets: Secrets{GossipKey: [32]byte{1}}, Epoch: 1, Bind: netip.MustParseAddrPort("127.0.0.1:0")})
+	m, err := New(Config{Identity: signers[1], Secrets: pki.Secrets{GossipKey: [32]byte{1}}, Epoch: 1, Bind: netip.MustParseAddrPort("127.0.0.1:0")})
 	if err != nil {
 		f.Fatal(err)
 	}

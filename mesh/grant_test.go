@@ -7,15 +7,16 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // Only grants of the newest key are held, in whatever order and way they arrive.
 func TestCoreGrants(t *testing.T) {
 	r := newRecorder(t)
-	old := testGrant(t, r.a, 7, simStart, []GossipKey{testGossipKey(1, 1)}, signers[0], signers[1])
-	fresh := testGrant(t, r.a, 8, simStart, []GossipKey{testGossipKey(2, 1)}, signers[0])
-	more := testGrant(t, r.a, 9, simStart, []GossipKey{testGossipKey(2, 1)}, signers[1])
-	for name, order := range map[string][]Grant{
+	old := testGrant(t, r.a, 7, simStart, []pki.GossipKey{testGossipKey(1, 1)}, signers[0], signers[1])
+	fresh := testGrant(t, r.a, 8, simStart, []pki.GossipKey{testGossipKey(2, 1)}, signers[0])
+	more := testGrant(t, r.a, 9, simStart, []pki.GossipKey{testGossipKey(2, 1)}, signers[1])
+	for name, order := range map[string][]pki.Grant{
 		"forth": {old, fresh, more}, "back": {more, fresh, old}, "between": {fresh, old, more}, "again": {old, fresh, old, more, old},
 	} {
 		for _, by := range []via{viaPush, viaRestore, viaSync} {
@@ -45,7 +46,7 @@ func TestCoreGrants(t *testing.T) {
 	// A node that signs such a record is no authority.
 	s := newSimulation(t, 1, 1)
 	s.trust(r)
-	forged := testGrant(t, Authority{signers[2]}, 8, simStart, []GossipKey{testGossipKey(9, 1)}, signers[0])
+	forged := testGrant(t, pki.Authority{Identity: signers[2]}, 8, simStart, []pki.GossipKey{testGossipKey(9, 1)}, signers[0])
 	s.step(0, evFrames{via: viaPush, frames: []frame.Frame{r.cert(signers[2].Public(), 1, time.Hour), forged.Frame}})
 	if s.cores[0].grants.version != 0 {
 		t.Error("took a grant that a node signed")

@@ -18,6 +18,7 @@ import (
 
 	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 var guardKey = bytes.Repeat([]byte{7}, 32)
@@ -101,7 +102,7 @@ func TestGuardPackets(t *testing.T) {
 }
 
 // aliveOf returns the news that a member has come.
-func aliveOf(id Identity) mlAliveMessage {
+func aliveOf(id pki.Identity) mlAliveMessage {
 	m := meta{Protocol: protocolVersion, Key: id.Public(), Name: "web1", Version: "1", Place: make([]byte, ed25519.SignatureSize)}
 	return mlAliveMessage{7, id.ID().String(), []byte{192, 0, 2, 1}, 7946, m.encode(), mlVersions[:]}
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // hub is an in-memory network for clusters in a synctest bubble: packets arrive after a delay, streams are pipes.
@@ -170,7 +172,7 @@ func (c hubConn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.peer) 
 // cluster is a set of nodes on one hub.
 type cluster struct {
 	hub     *hub
-	secrets Secrets
+	secrets pki.Secrets
 	nodes   []*testNode
 	addrs   []netip.AddrPort
 }
@@ -193,7 +195,7 @@ func hubAddr(i int) netip.AddrPort {
 }
 
 // start runs node i.
-func (c *cluster) start(t *testing.T, i int, id Identity, edit func(i int, c *Config)) *testNode {
+func (c *cluster) start(t *testing.T, i int, id pki.Identity, edit func(i int, c *Config)) *testNode {
 	return newNode(t, c.secrets, id, c.config(i, edit)).run(t)
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // Whatever news of a node passes under incarnations up to its ceiling, the node is never at a higher incarnation than it
@@ -61,7 +62,7 @@ func TestCeilingStaysAbove(t *testing.T) {
 func TestGuardKeepsCeilings(t *testing.T) {
 	self, other, unknown := signers[0], signers[1], signers[2]
 	const own, known = 2000, 1000
-	about := func(id Identity, says uint32, good bool) []byte {
+	about := func(id pki.Identity, says uint32, good bool) []byte {
 		m := meta{Protocol: protocolVersion, Key: id.Public(), Name: "web1", Version: "1"}
 		if says != 0 {
 			m.say(id, 1, 1, says)
@@ -71,7 +72,7 @@ func TestGuardKeepsCeilings(t *testing.T) {
 		}
 		return m.encode()
 	}
-	alive := func(id Identity, inc uint32, about []byte) mlNodeState {
+	alive := func(id pki.Identity, inc uint32, about []byte) mlNodeState {
 		return mlNodeState{id.ID().String(), []byte{192, 0, 2, 1}, 7946, about, inc, mlStateAlive, mlVersions[:]}
 	}
 	dead := func(s mlNodeState, state int) mlNodeState {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 const (
@@ -45,7 +46,7 @@ type invite struct {
 	Expires time.Time
 	Uses    uint64     // at most
 	Used    []frame.ID // nodes that came; each may come again
-	Caps    Caps       // for the nodes that it admits
+	Caps    pki.Caps   // for the nodes that it admits
 }
 
 // invites are the invitations that this node has made.
@@ -111,7 +112,7 @@ func (v *invites) add(now time.Time, i invite) error {
 
 // redeem admits a node and returns its caps, or an error that says why not. again says that the node was admitted
 // before: its first answer may have been lost. The use is stored when redeem returns.
-func (v *invites) redeem(now time.Time, secret [16]byte, id frame.ID) (caps Caps, again bool, err error) {
+func (v *invites) redeem(now time.Time, secret [16]byte, id frame.ID) (caps pki.Caps, again bool, err error) {
 	hash := sha256.Sum256(secret[:])
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -123,18 +124,18 @@ func (v *invites) redeem(now time.Time, secret [16]byte, id frame.ID) (caps Caps
 	}
 	switch {
 	case found == nil:
-		return Caps{}, false, ErrInviteUnknown
+		return pki.Caps{}, false, ErrInviteUnknown
 	case !found.Expires.After(now):
-		return Caps{}, false, ErrInviteExpired
+		return pki.Caps{}, false, ErrInviteExpired
 	case slices.Contains(found.Used, id):
 		return found.Caps, true, nil
 	case uint64(len(found.Used)) >= found.Uses:
-		return Caps{}, false, ErrInviteUsed
+		return pki.Caps{}, false, ErrInviteUsed
 	}
 	found.Used = append(found.Used, id)
 	if err := v.storeLocked(); err != nil {
 		found.Used = found.Used[:len(found.Used)-1]
-		return Caps{}, false, fmt.Errorf("store the use of the invitation: %w", err)
+		return pki.Caps{}, false, fmt.Errorf("store the use of the invitation: %w", err)
 	}
 	return found.Caps, false, nil
 }
@@ -143,7 +144,7 @@ func encodeInvites(list []invite) []byte {
 	b := wire.AppendArray(nil, len(list))
 	for _, i := range list {
 		fields := inviteFields
-		if i.Caps != DefaultCaps() {
+		if i.Caps != pki.DefaultCaps() {
 			fields++
 		}
 		b = wire.AppendArray(b, fields)
@@ -155,7 +156,7 @@ func encodeInvites(list []invite) []byte {
 			b = wire.AppendBin(b, id[:])
 		}
 		if fields > inviteFields {
-			b = i.Caps.Append(wire.AppendArray(b, CapsFields))
+			b = i.Caps.Append(wire.AppendArray(b, pki.CapsFields))
 		}
 	}
 	return b
@@ -185,9 +186,9 @@ func decodeInvites(b []byte) ([]invite, error) {
 			r.Fixed(id[:])
 			i.Used = append(i.Used, id)
 		}
-		if i.Caps = DefaultCaps(); fields > inviteFields {
-			r.ArrayOf(CapsFields)
-			if i.Caps = ReadCaps(&r); i.Caps == DefaultCaps() {
+		if i.Caps = pki.DefaultCaps(); fields > inviteFields {
+			r.ArrayOf(pki.CapsFields)
+			if i.Caps = pki.ReadCaps(&r); i.Caps == pki.DefaultCaps() {
 				r.Fail(wire.ErrCanonical)
 			}
 		}
@@ -200,8 +201,8 @@ func decodeInvites(b []byte) ([]invite, error) {
 
 // NewInvite makes a token with which up to uses machines (1..MaxInviteUses) can enrol within ttl (at most
 // MaxInviteLife), to be certified with caps. It needs Run, because the token names our addresses. In a mesh with an
-// authority it returns ErrNoAuthority unless this node holds the authority's key.
-func (m *Mesh) NewInvite(uses int, ttl time.Duration, caps Caps) (string, error) {
+// authority it returns pki.ErrNoAuthority unless this node holds the authority's key.
+func (m *Mesh) NewInvite(uses int, ttl time.Duration, caps pki.Caps) (string, error) {
 	if uses < 1 || uses > MaxInviteUses {
 		return "", fmt.Errorf("uses %d: want 1 to %d", uses, MaxInviteUses)
 	}
@@ -212,7 +213,7 @@ func (m *Mesh) NewInvite(uses int, ttl time.Duration, caps Caps) (string, error)
 		return "", err
 	}
 	if m.cfg.Secrets.HasAuthority() && m.cfg.Authority.IsZero() {
-		return "", ErrNoAuthority
+		return "", pki.ErrNoAuthority
 	}
 	if m.ml.Load() == nil {
 		for _, f := range m.Faults() {
@@ -223,7 +224,7 @@ func (m *Mesh) NewInvite(uses int, ttl time.Duration, caps Caps) (string, error)
 		return "", errors.New("the mesh port is not open yet")
 	}
 	now := time.Now()
-	t := Token{Addrs: m.tokenAddrs(new(location).localAddrs()), Inviter: m.id, Expires: now.Add(ttl).Truncate(time.Millisecond).UTC()}
+	t := pki.Token{Addrs: m.tokenAddrs(new(location).localAddrs()), Inviter: m.id, Expires: now.Add(ttl).Truncate(time.Millisecond).UTC()}
 	if _, err := rand.Read(t.Secret[:]); err != nil {
 		return "", fmt.Errorf("make a secret: %w", err)
 	}
@@ -242,7 +243,7 @@ func (m *Mesh) tokenAddrs(local []netip.Addr) []netip.AddrPort {
 		return addrs
 	}
 	for _, a := range local {
-		if a = a.Unmap(); len(addrs) < MaxTokenAddrs && a.IsGlobalUnicast() && a != own.Addr() &&
+		if a = a.Unmap(); len(addrs) < pki.MaxTokenAddrs && a.IsGlobalUnicast() && a != own.Addr() &&
 			(a.Is4() || !m.cfg.Bind.Addr().Is4()) {
 			addrs = append(addrs, netip.AddrPortFrom(a, own.Port()))
 		}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 const (
@@ -23,13 +24,13 @@ const (
 // keyring holds a node's gossip keys and knows which one it encrypts with. It is a pure state machine: take adds keys,
 // next returns what is due, and the caller stores that on disk and then calls use or drop.
 type keyring struct {
-	keys []GossipKey // newest first, at most MaxGossipKeys; never empty
-	used KeyVersion
+	keys []pki.GossipKey // newest first, at most MaxGossipKeys; never empty
+	used pki.KeyVersion
 	// handed is the newest key known to have been handed out. A key that was not is never switched to by time alone.
-	handed KeyVersion
+	handed pki.KeyVersion
 	// spoken is the key that a member said it uses when this node asked: the others have switched to it without this
 	// node.
-	spoken KeyVersion
+	spoken pki.KeyVersion
 
 	got     time.Time // when the newest key came, or this node started
 	settled time.Time // since when everybody has used the newest key; zero: not everybody does
@@ -39,29 +40,29 @@ type keyring struct {
 // peerKeys is what a member says about its gossip keys.
 type peerKeys struct {
 	id   frame.ID
-	has  KeyVersion // the newest that it has; 0: it does not say
-	uses KeyVersion // the one that it encrypts with
+	has  pki.KeyVersion // the newest that it has; 0: it does not say
+	uses pki.KeyVersion // the one that it encrypts with
 }
 
-func newKeyring(now time.Time, s Secrets) keyring {
+func newKeyring(now time.Time, s pki.Secrets) keyring {
 	return keyring{keys: s.Keys(), used: s.Used().Version(), got: now}
 }
 
-func (k *keyring) newest() KeyVersion { return k.keys[0].Version() }
+func (k *keyring) newest() pki.KeyVersion { return k.keys[0].Version() }
 
 // busy reports whether a rotation is under way.
 func (k *keyring) busy() bool { return len(k.keys) > 1 || k.handed > k.newest() }
 
 // with returns the keys with new ones added. If there are too many it drops the oldest, except the one in use.
-func (k *keyring) with(more []GossipKey) []GossipKey {
+func (k *keyring) with(more []pki.GossipKey) []pki.GossipKey {
 	keys := slices.Clone(k.keys)
 	for _, m := range more {
-		if !slices.ContainsFunc(keys, func(o GossipKey) bool { return o.Key == m.Key }) {
+		if !slices.ContainsFunc(keys, func(o pki.GossipKey) bool { return o.Key == m.Key }) {
 			keys = append(keys, m)
 		}
 	}
-	slices.SortFunc(keys, func(a, b GossipKey) int { return cmp.Compare(b.Version(), a.Version()) })
-	for i := len(keys) - 1; i > 0 && len(keys) > MaxGossipKeys; i-- {
+	slices.SortFunc(keys, func(a, b pki.GossipKey) int { return cmp.Compare(b.Version(), a.Version()) })
+	for i := len(keys) - 1; i > 0 && len(keys) > pki.MaxGossipKeys; i-- {
 		if keys[i].Version() != k.used {
 			keys = slices.Delete(keys, i, i+1)
 		}
@@ -70,7 +71,7 @@ func (k *keyring) with(more []GossipKey) []GossipKey {
 }
 
 // take sets the keys that with returned.
-func (k *keyring) take(now time.Time, keys []GossipKey) {
+func (k *keyring) take(now time.Time, keys []pki.GossipKey) {
 	if keys[0].Version() > k.newest() {
 		k.got, k.settled = now, time.Time{}
 	}
@@ -94,12 +95,12 @@ func (k *keyring) next(now time.Time, peers []peerKeys) keyStep {
 	} else if k.alone.IsZero() {
 		k.alone = now
 	}
-	all := func(v func(peerKeys) KeyVersion) bool {
+	all := func(v func(peerKeys) pki.KeyVersion) bool {
 		return !slices.ContainsFunc(peers, func(p peerKeys) bool { return v(p) < newest })
 	}
 	if k.used != newest {
 		switch {
-		case len(peers) > 0 && all(func(p peerKeys) KeyVersion { return p.has }), k.spoken == newest:
+		case len(peers) > 0 && all(func(p peerKeys) pki.KeyVersion { return p.has }), k.spoken == newest:
 			return keyUse
 		case k.handed < newest:
 			return keyNothing
@@ -111,7 +112,7 @@ func (k *keyring) next(now time.Time, peers []peerKeys) keyStep {
 	switch {
 	case len(k.keys) == 1:
 		return keyNothing
-	case !all(func(p peerKeys) KeyVersion { return p.uses }):
+	case !all(func(p peerKeys) pki.KeyVersion { return p.uses }):
 		k.settled = time.Time{}
 	case k.settled.IsZero():
 		k.settled = now

@@ -6,45 +6,46 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
-func testGossipKey(generation uint32, b byte) GossipKey {
-	return GossipKey{Generation: generation, Key: [32]byte{b, byte(generation)}}
+func testGossipKey(generation uint32, b byte) pki.GossipKey {
+	return pki.GossipKey{Generation: generation, Key: [32]byte{b, byte(generation)}}
 }
 
 func TestKeyring(t *testing.T) {
 	one, two, three := testGossipKey(0, 1), testGossipKey(1, 1), testGossipKey(2, 1)
 	v1, v2, v3 := one.Version(), two.Version(), three.Version()
-	peers := func(has, uses KeyVersion, more ...peerKeys) []peerKeys {
+	peers := func(has, uses pki.KeyVersion, more ...peerKeys) []peerKeys {
 		return append([]peerKeys{{frame.ID{1}, has, uses}, {frame.ID{2}, has, uses}}, more...)
 	}
 	behind := peerKeys{id: frame.ID{3}, has: v1, uses: v1}
 	for _, tt := range []struct {
 		name   string
-		keys   []GossipKey
-		used   KeyVersion
-		handed KeyVersion
+		keys   []pki.GossipKey
+		used   pki.KeyVersion
+		handed pki.KeyVersion
 		peers  []peerKeys
 		idle   time.Duration // how long next was asked every second, with the same peers
 		want   keyStep
 	}{
-		{"ok: nothing to do", []GossipKey{one}, v1, 0, peers(v1, v1), time.Hour, keyNothing},
-		{"ok: all have the new one", []GossipKey{two, one}, v1, v2, peers(v2, v1), 0, keyUse},
-		{"ok: all have an even newer one", []GossipKey{two, one}, v1, v2, peers(v3, v1), 0, keyUse},
-		{"bad: one lacks it", []GossipKey{two, one}, v1, v2, peers(v2, v1, behind), keyUseAfter - time.Second, keyNothing},
-		{"ok: one lacks it for too long", []GossipKey{two, one}, v1, v2, peers(v2, v1, behind), keyUseAfter, keyUse},
-		{"bad: one says nothing", []GossipKey{two, one}, v1, v2, peers(v2, v1, peerKeys{id: frame.ID{3}}), time.Minute, keyNothing},
-		{"bad: alone for a moment", []GossipKey{two, one}, v1, v2, nil, keyUseAlone - time.Second, keyNothing},
-		{"ok: alone", []GossipKey{two, one}, v1, v2, nil, keyUseAlone, keyUse},
-		{"bad: alone with a key that nobody was given", []GossipKey{two, one}, v1, 0, nil, 2 * time.Hour, keyNothing},
-		{"bad: long with a key that nobody was given", []GossipKey{two, one}, v1, 0, peers(v1, v1), 2 * time.Hour, keyNothing},
-		{"ok: others have a key of which no record came", []GossipKey{two, one}, v1, 0, peers(v2, v2), 0, keyUse},
+		{"ok: nothing to do", []pki.GossipKey{one}, v1, 0, peers(v1, v1), time.Hour, keyNothing},
+		{"ok: all have the new one", []pki.GossipKey{two, one}, v1, v2, peers(v2, v1), 0, keyUse},
+		{"ok: all have an even newer one", []pki.GossipKey{two, one}, v1, v2, peers(v3, v1), 0, keyUse},
+		{"bad: one lacks it", []pki.GossipKey{two, one}, v1, v2, peers(v2, v1, behind), keyUseAfter - time.Second, keyNothing},
+		{"ok: one lacks it for too long", []pki.GossipKey{two, one}, v1, v2, peers(v2, v1, behind), keyUseAfter, keyUse},
+		{"bad: one says nothing", []pki.GossipKey{two, one}, v1, v2, peers(v2, v1, peerKeys{id: frame.ID{3}}), time.Minute, keyNothing},
+		{"bad: alone for a moment", []pki.GossipKey{two, one}, v1, v2, nil, keyUseAlone - time.Second, keyNothing},
+		{"ok: alone", []pki.GossipKey{two, one}, v1, v2, nil, keyUseAlone, keyUse},
+		{"bad: alone with a key that nobody was given", []pki.GossipKey{two, one}, v1, 0, nil, 2 * time.Hour, keyNothing},
+		{"bad: long with a key that nobody was given", []pki.GossipKey{two, one}, v1, 0, peers(v1, v1), 2 * time.Hour, keyNothing},
+		{"ok: others have a key of which no record came", []pki.GossipKey{two, one}, v1, 0, peers(v2, v2), 0, keyUse},
 
-		{"bad: in use by all, lately", []GossipKey{two, one}, v2, v2, peers(v2, v2), keyKeep - time.Second, keyNothing},
-		{"ok: in use by all", []GossipKey{two, one}, v2, v2, peers(v2, v2), keyKeep, keyDrop},
-		{"bad: one uses the old one", []GossipKey{two, one}, v2, v2, peers(v2, v2, behind), keyKeepMost - time.Second, keyNothing},
-		{"ok: one claims to use the old one for ever", []GossipKey{two, one}, v2, v2, peers(v2, v2, behind), keyKeepMost, keyDrop},
-		{"ok: twice at once", []GossipKey{three, two, one}, v2, v3, peers(v3, v2), 0, keyUse},
+		{"bad: in use by all, lately", []pki.GossipKey{two, one}, v2, v2, peers(v2, v2), keyKeep - time.Second, keyNothing},
+		{"ok: in use by all", []pki.GossipKey{two, one}, v2, v2, peers(v2, v2), keyKeep, keyDrop},
+		{"bad: one uses the old one", []pki.GossipKey{two, one}, v2, v2, peers(v2, v2, behind), keyKeepMost - time.Second, keyNothing},
+		{"ok: one claims to use the old one for ever", []pki.GossipKey{two, one}, v2, v2, peers(v2, v2, behind), keyKeepMost, keyDrop},
+		{"ok: twice at once", []pki.GossipKey{three, two, one}, v2, v3, peers(v3, v2), 0, keyUse},
 	} {
 		k := keyring{keys: tt.keys, used: tt.used, handed: tt.handed, got: simStart}
 		got := k.next(simStart, tt.peers)
@@ -59,8 +60,8 @@ func TestKeyring(t *testing.T) {
 			t.Errorf("%s: step %d, want %d", tt.name, got, tt.want)
 		}
 	}
-	for spoken, want := range map[KeyVersion]keyStep{v1: keyNothing, v2: keyUse, v3: keyNothing} {
-		left := keyring{keys: []GossipKey{two, one}, used: v1, handed: v2, got: simStart, spoken: spoken}
+	for spoken, want := range map[pki.KeyVersion]keyStep{v1: keyNothing, v2: keyUse, v3: keyNothing} {
+		left := keyring{keys: []pki.GossipKey{two, one}, used: v1, handed: v2, got: simStart, spoken: spoken}
 		if got := left.next(simStart, peers(v1, v1)); got != want {
 			t.Errorf("one that was asked encrypts with %x, of %x and %x: step %d, want %d", spoken, v1, v2, got, want)
 		}
@@ -70,8 +71,8 @@ func TestKeyring(t *testing.T) {
 // A key that arrives while the former one waits to be dropped restarts the wait; the key in use is never dropped.
 func TestKeyringTake(t *testing.T) {
 	one, two := testGossipKey(0, 1), testGossipKey(1, 1)
-	k := newKeyring(simStart, Secrets{GossipKey: one.Key})
-	k.take(simStart, k.with([]GossipKey{two, one}))
+	k := newKeyring(simStart, pki.Secrets{GossipKey: one.Key})
+	k.take(simStart, k.with([]pki.GossipKey{two, one}))
 	k.handed = two.Version()
 	all := []peerKeys{{frame.ID{1}, two.Version(), two.Version()}}
 	if k.next(simStart, all) != keyUse {
@@ -79,14 +80,14 @@ func TestKeyringTake(t *testing.T) {
 	}
 	k.use()
 	k.next(simStart, all)
-	k.take(simStart.Add(keyKeep), k.with([]GossipKey{testGossipKey(2, 1)}))
+	k.take(simStart.Add(keyKeep), k.with([]pki.GossipKey{testGossipKey(2, 1)}))
 	if got := k.next(simStart.Add(keyKeep), all); got != keyNothing || len(k.keys) != 3 {
 		t.Errorf("step %d with %d keys", got, len(k.keys))
 	}
 	for g := range uint32(10) {
-		k.take(simStart, k.with([]GossipKey{testGossipKey(g+3, 1)}))
+		k.take(simStart, k.with([]pki.GossipKey{testGossipKey(g+3, 1)}))
 	}
-	if len(k.keys) != MaxGossipKeys || !slices.Contains(k.keys, two) || k.newest().Generation() != 12 {
+	if len(k.keys) != pki.MaxGossipKeys || !slices.Contains(k.keys, two) || k.newest().Generation() != 12 {
 		t.Errorf("%d keys, the newest of generation %d; the one in use is there: %v", len(k.keys), k.newest().Generation(), slices.Contains(k.keys, two))
 	}
 	k.use()

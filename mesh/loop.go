@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 const (
@@ -304,7 +305,7 @@ func (m *Mesh) eachLive(of map[frame.ID]struct{}, records bool, yield func(frame
 	authority := m.core.authority
 	m.mu.Unlock()
 	for _, key := range streams {
-		if !records && key.origin == authority && key.epoch != AuthorityEpoch {
+		if !records && key.origin == authority && key.epoch != pki.AuthorityEpoch {
 			continue
 		}
 		if _, ok := of[key.origin]; of != nil && !ok {

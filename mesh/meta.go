@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/internal/wire"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 const (
@@ -36,7 +37,7 @@ type meta struct {
 	// incarnations of news about it, see incarnation.go. Proof is the member's signature over these: without it any
 	// holder of a gossip key could speak in its name, and make the others switch to a key that it lacks. nil: the
 	// member states none of these.
-	Has, Uses KeyVersion
+	Has, Uses pki.KeyVersion
 	Ceiling   uint32
 	Proof     []byte
 }
@@ -54,7 +55,7 @@ func (m meta) isAt(meshID [16]byte, addr netip.AddrPort) bool {
 }
 
 // say sets the gossip keys and the ceiling, and signs them.
-func (m *meta) say(id Identity, has, uses KeyVersion, ceiling uint32) {
+func (m *meta) say(id pki.Identity, has, uses pki.KeyVersion, ceiling uint32) {
 	m.Has, m.Uses, m.Ceiling = has, uses, ceiling
 	m.Proof = id.SignText(m.word())
 }
@@ -100,12 +101,12 @@ func decodeMeta(b []byte) (meta, error) {
 	n := r.Array(maxMetaFields)
 	m.Protocol = r.Uint()
 	m.Key = append(ed25519.PublicKey(nil), r.Bin(ed25519.PublicKeySize)...)
-	m.Name = r.Str(MaxName)
+	m.Name = r.Str(pki.MaxName)
 	m.Version = r.Str(MaxVersion)
 	m.Place = append([]byte(nil), r.Bin(ed25519.SignatureSize)...)
 	m.Ceiling = firstCeiling
 	if n >= metaFields+wordFields {
-		m.Has, m.Uses = KeyVersion(r.Uint()), KeyVersion(r.Uint())
+		m.Has, m.Uses = pki.KeyVersion(r.Uint()), pki.KeyVersion(r.Uint())
 		m.Ceiling = uint32(r.Most(math.MaxUint32))
 		m.Proof = make([]byte, ed25519.SignatureSize)
 		r.Fixed(m.Proof)

@@ -13,12 +13,13 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // testNode is a Mesh with its callbacks recorded.
 type testNode struct {
 	*Mesh
-	id   Identity
+	id   pki.Identity
 	stop func() error // ends Run and returns its error
 
 	mu        sync.Mutex
@@ -29,18 +30,18 @@ type testNode struct {
 	remember  []Peer
 }
 
-func newIdentity(tb testing.TB) Identity {
+func newIdentity(tb testing.TB) pki.Identity {
 	tb.Helper()
-	id, err := NewIdentity()
+	id, err := pki.NewIdentity()
 	if err != nil {
 		tb.Fatal(err)
 	}
 	return id
 }
 
-func newSecrets(tb testing.TB) Secrets {
+func newSecrets(tb testing.TB) pki.Secrets {
 	tb.Helper()
-	s, err := NewSecrets()
+	s, err := pki.NewSecrets()
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -48,7 +49,7 @@ func newSecrets(tb testing.TB) Secrets {
 }
 
 // newNode makes a node that is not running; edit may change its configuration.
-func newNode(tb testing.TB, secrets Secrets, id Identity, edit func(*Config)) *testNode {
+func newNode(tb testing.TB, secrets pki.Secrets, id pki.Identity, edit func(*Config)) *testNode {
 	tb.Helper()
 	n := &testNode{id: id, stored: make(map[frame.Ref][]byte)}
 	cfg := Config{

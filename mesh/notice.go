@@ -9,6 +9,7 @@ import (
 
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 const (
@@ -56,12 +57,12 @@ func (n notice) encodeBody() []byte {
 }
 
 // encode signs a notice and puts its kind in front.
-func (n notice) encode(id Identity) []byte {
+func (n notice) encode(id pki.Identity) []byte {
 	return append([]byte{kindNotice}, n.signed(noticeDomain, id)...)
 }
 
 // signed encodes and signs a notice.
-func (n notice) signed(domain string, id Identity) []byte {
+func (n notice) signed(domain string, id pki.Identity) []byte {
 	n.Key = id.Public()
 	b := n.encodeBody()
 	return append(b, id.SignText(append([]byte(domain), b...))...)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // heard records notices.
@@ -42,8 +43,8 @@ func TestNoticeIsHeeded(t *testing.T) {
 	now := time.Now()
 	n.now = func() time.Time { return now }
 	good, gone := newIdentity(t), newIdentity(t)
-	for _, id := range []Identity{good, gone} {
-		if _, err := n.Certify(id.Public(), "x", DefaultCaps()); err != nil {
+	for _, id := range []pki.Identity{good, gone} {
+		if _, err := n.Certify(id.Public(), "x", pki.DefaultCaps()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -51,7 +52,7 @@ func TestNoticeIsHeeded(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := now
-	say := func(id Identity, edit func(*notice)) []byte {
+	say := func(id pki.Identity, edit func(*notice)) []byte {
 		at = at.Add(time.Millisecond)
 		m := notice{MeshID: secrets.MeshID, To: n.id.ID(), Issued: at, Payload: []byte("hello")}
 		if edit != nil {

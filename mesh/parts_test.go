@@ -16,6 +16,7 @@ import (
 
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // Along a tree every member gets a frame exactly once, whoever its origin is, and different members are inner nodes for
@@ -193,10 +194,10 @@ func TestConfigRefuses(t *testing.T) {
 		t.Fatalf("ok: %v", err)
 	}
 	for name, edit := range map[string]func(*Config){
-		"bad: no identity":   func(c *Config) { c.Identity = Identity{} },
-		"bad: no secrets":    func(c *Config) { c.Secrets = Secrets{} },
+		"bad: no identity":   func(c *Config) { c.Identity = pki.Identity{} },
+		"bad: no secrets":    func(c *Config) { c.Secrets = pki.Secrets{} },
 		"bad: name":          func(c *Config) { c.Name = "a\tb" },
-		"bad: long name":     func(c *Config) { c.Name = strings.Repeat("x", MaxName+1) },
+		"bad: long name":     func(c *Config) { c.Name = strings.Repeat("x", pki.MaxName+1) },
 		"bad: version":       func(c *Config) { c.Version = strings.Repeat("x", MaxVersion+1) },
 		"bad: no address":    func(c *Config) { c.Bind = netip.AddrPort{} },
 		"bad: zone":          func(c *Config) { c.Bind = netip.MustParseAddrPort("[fe80::1%eth0]:1") },

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 const (
@@ -97,7 +98,7 @@ func newPeerTable(self frame.ID, remembered []Peer, trusted func(frame.ID) bool)
 			continue
 		}
 		t.peers[p.ID] = &peer{Member: Member{
-			ID: p.ID, Name: wire.Escape(p.Name, MaxName), Addr: p.Addr, State: StateDead, Since: p.Seen,
+			ID: p.ID, Name: wire.Escape(p.Name, pki.MaxName), Addr: p.Addr, State: StateDead, Since: p.Seen,
 		}, seen: p.Seen, word: p.forgotten(), proofs: slices.Clone(p.Proved[:min(len(p.Proved), maxProofs)])}
 	}
 	return t

@@ -10,10 +10,11 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // placed makes a node that listens on all addresses and has the address that the test sets: one of loopback, or none.
-func placed(t *testing.T, secrets Secrets, at string, join ...string) (*testNode, func(string)) {
+func placed(t *testing.T, secrets pki.Secrets, at string, join ...string) (*testNode, func(string)) {
 	t.Helper()
 	n := newNode(t, secrets, newIdentity(t), func(c *Config) { c.Bind, c.Join = netip.MustParseAddrPort("0.0.0.0:0"), join })
 	var now atomic.Value
@@ -85,7 +86,7 @@ func TestANodeWithoutAnAddressWaits(t *testing.T) {
 	if got := n.fault(ProblemAddress); got != "no address here" {
 		t.Errorf("fault %q", got)
 	}
-	if _, err := n.NewInvite(1, time.Hour, Caps{}); err == nil || !strings.Contains(err.Error(), "no address here") {
+	if _, err := n.NewInvite(1, time.Hour, pki.Caps{}); err == nil || !strings.Contains(err.Error(), "no address here") {
 		t.Errorf("an invitation: %v", err)
 	}
 	publish(t, n, "alone", time.Hour)

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // A member may ask others what they do and what they know: one question and one answer over TLS on the mesh's port, as
@@ -132,7 +133,7 @@ func (q *queries) end(from frame.ID) {
 }
 
 // Query asks members a question (at most MaxQuestion bytes) in parallel, and returns their answers in the same order.
-// It waits until QueryTimeout or the end of ctx. Errors match ErrNotAlive, ErrAskedTooOften, ErrNoAuthority or
+// It waits until QueryTimeout or the end of ctx. Errors match ErrNotAlive, ErrAskedTooOften, pki.ErrNoAuthority or
 // ErrStopped; any other means that the member did not answer.
 func (m *Mesh) Query(ctx context.Context, members []frame.ID, question []byte) []Answer {
 	ctx, cancel := context.WithTimeout(ctx, QueryTimeout)
@@ -162,7 +163,7 @@ func (m *Mesh) queryOne(ctx context.Context, id frame.ID, question []byte) ([]by
 	case len(question) > MaxQuestion:
 		return nil, fmt.Errorf("question of %d bytes, want at most %d", len(question), MaxQuestion)
 	case !m.cfg.Secrets.HasAuthority():
-		return nil, ErrNoAuthority
+		return nil, pki.ErrNoAuthority
 	}
 	node := m.peers.node(id)
 	if node == nil || !m.isMember(m.now(), id) {
@@ -207,7 +208,7 @@ func (m *Mesh) answerQuery(conn *tls.Conn, key ed25519.PublicKey, b []byte) erro
 	id, tr := frame.IDOf(key), m.tr.Load()
 	switch {
 	case q.MeshID != m.cfg.Secrets.MeshID || !m.cfg.Secrets.HasAuthority():
-		return ErrOtherMesh
+		return pki.ErrOtherMesh
 	case string(q.Text) == askSight && m.Standing(id).Revoked == nil && m.queries.heard.take(m.now(), id, 1):
 		// A node that cannot be reached may have no certificate here yet.
 		return writeMessage(conn, encodeQueryAnswer(m.sightOf(id, conn.RemoteAddr()).encode()))

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // queried returns a mesh of members that answer, whose last node is not certified, and the number of answers by node.
@@ -31,7 +32,7 @@ func queried(t *testing.T, nodes int, answer func(i int, ctx context.Context, qu
 	})
 	eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
 	for _, n := range c.nodes[1 : nodes-1] {
-		if _, err := c.nodes[0].Certify(n.id.Public(), "name", DefaultCaps()); err != nil {
+		if _, err := c.nodes[0].Certify(n.id.Public(), "name", pki.DefaultCaps()); err != nil {
 			t.Fatal(err)
 		}
 	}

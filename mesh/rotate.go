@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // A rotation of the mesh's gossip key leaves no gap. The new key is handed out in grants (grant.go), sealed for each
@@ -81,7 +82,7 @@ type rotation struct {
 	err        error
 }
 
-func newKeyTurner(s Secrets, now time.Time) *keyTurner {
+func newKeyTurner(s pki.Secrets, now time.Time) *keyTurner {
 	return &keyTurner{
 		wake: make(chan struct{}, 1), sweep: make(chan struct{}, 1), say: make(chan struct{}, 1), requests: make(chan chan rotation), ended: make(chan struct{}),
 		ring: newKeyring(now, s),
@@ -99,14 +100,14 @@ func signal(c chan struct{}) {
 }
 
 // said returns what this node states about its keys.
-func (t *keyTurner) said() (has, uses KeyVersion) {
+func (t *keyTurner) said() (has, uses pki.KeyVersion) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.ring.newest(), t.ring.used
 }
 
 // others records the key used by a certified member at addr, which may not understand us.
-func (t *keyTurner) others(uses KeyVersion, addr netip.AddrPort) {
+func (t *keyTurner) others(uses pki.KeyVersion, addr netip.AddrPort) {
 	t.mu.Lock()
 	if uses > t.ring.used {
 		t.ring.spoken, t.spokenAt = uses, addr
@@ -142,7 +143,7 @@ func (t *keyTurner) open() (*memberlist.Keyring, error) {
 }
 
 // Secrets returns what a new member gets: the mesh's secrets with the current gossip keys.
-func (m *Mesh) Secrets() Secrets {
+func (m *Mesh) Secrets() pki.Secrets {
 	k := m.keys.snapshot()
 	return m.cfg.Secrets.WithKeys(k.keys, k.used)
 }
@@ -175,10 +176,10 @@ func (m *Mesh) certifiedKeys() []peerKeys {
 
 // RotateKey makes a new gossip key and hands it out to every node that is certified and not revoked. It returns the
 // key's generation and the number of these nodes. The switch to the key follows automatically, without a gap. Errors
-// match ErrNoAuthority, ErrRotating or ErrStopped. RotateKey needs Run.
+// match pki.ErrNoAuthority, ErrRotating or ErrStopped. RotateKey needs Run.
 func (m *Mesh) RotateKey(ctx context.Context) (generation uint32, nodes int, err error) {
 	if m.cfg.Authority.IsZero() {
-		return 0, 0, ErrNoAuthority
+		return 0, 0, pki.ErrNoAuthority
 	}
 	answer := make(chan rotation, 1)
 	select {
@@ -258,7 +259,7 @@ func (m *Mesh) keyChanged(stage KeyStage, generation uint32) {
 }
 
 // storeKeys stores keys on disk.
-func (m *Mesh) storeKeys(keys []GossipKey, used KeyVersion) error {
+func (m *Mesh) storeKeys(keys []pki.GossipKey, used pki.KeyVersion) error {
 	if m.cfg.SaveSecrets == nil {
 		return nil
 	}
@@ -316,9 +317,9 @@ func (m *Mesh) takeGrant() {
 
 // prune removes the keys that are not in keep from memberlist, last first: so no slice that another goroutine is
 // reading gets shifted.
-func (t *keyTurner) prune(keep []GossipKey) {
+func (t *keyTurner) prune(keep []pki.GossipKey) {
 	for _, old := range slices.Backward(t.live.GetKeys()) {
-		if !slices.ContainsFunc(keep, func(k GossipKey) bool { return bytes.Equal(k.Key[:], old) }) {
+		if !slices.ContainsFunc(keep, func(k pki.GossipKey) bool { return bytes.Equal(k.Key[:], old) }) {
 			_ = t.live.RemoveKey(old) // fails only for the key in use, which is kept
 		}
 	}
@@ -369,17 +370,17 @@ func (m *Mesh) turnKey() {
 // handOutMissing completes the rotation whatever happens; until then no other node has the key.
 func (m *Mesh) rotate() rotation {
 	k := m.keys.snapshot()
-	if len(k.keys) == MaxGossipKeys {
+	if len(k.keys) == pki.MaxGossipKeys {
 		return rotation{err: ErrRotating}
 	}
 	m.mu.Lock()
 	last := max(k.newest(), m.core.grants.version)
 	m.mu.Unlock()
-	key, err := NewGossipKey(last.Generation() + 1)
+	key, err := pki.NewGossipKey(last.Generation() + 1)
 	if err != nil {
 		return rotation{err: err}
 	}
-	if _, err := m.grant(append([]GossipKey{key}, k.keys...), []ed25519.PublicKey{m.cfg.Identity.Public()}); err != nil {
+	if _, err := m.grant(append([]pki.GossipKey{key}, k.keys...), []ed25519.PublicKey{m.cfg.Identity.Public()}); err != nil {
 		return rotation{err: err}
 	}
 	m.takeGrant()
@@ -450,7 +451,7 @@ func (m *Mesh) handOut() (nodes int, err error) {
 
 // grant hands out keys, the newest first, and returns to how many nodes. It leaves out nodes that nothing can be sealed
 // for, and returns an error that names one.
-func (m *Mesh) grant(keys []GossipKey, to []ed25519.PublicKey) (nodes int, err error) {
+func (m *Mesh) grant(keys []pki.GossipKey, to []ed25519.PublicKey) (nodes int, err error) {
 	m.mu.Lock()
 	last := uint64(0)
 	for serial := range m.core.grants.records {

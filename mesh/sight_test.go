@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // behindNAT is a transport whose node advertises an address at which nobody can reach it.
@@ -43,8 +45,8 @@ func TestClusterAdvertisesWhereNobodyReachesIt(t *testing.T) {
 					if i == 2 {
 						c.Identity = id
 					}
-					cert, err := a.Certify(Certificate{
-						MeshID: c.Secrets.MeshID, Serial: 1, Node: c.Identity.Public(), Name: fmt.Sprint("n", i), Caps: DefaultCaps(),
+					cert, err := a.Certify(pki.Certificate{
+						MeshID: c.Secrets.MeshID, Serial: 1, Node: c.Identity.Public(), Name: fmt.Sprint("n", i), Caps: pki.DefaultCaps(),
 						NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
 					})
 					if err != nil {

@@ -6,10 +6,11 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // attacker returns the identity of a malicious member. It is not a node of the fleet.
-func attacker() Identity { return simKeys()[len(simKeys())-1] }
+func attacker() pki.Identity { return simKeys()[len(simKeys())-1] }
 
 // attack injects a frame that is wrong in one of several ways at some of the nodes.
 func (w *simWorld) attack() {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // SimBans does what the daemon does with frames; package mesh cannot decode them.
@@ -52,7 +53,7 @@ var (
 type simNode struct {
 	w     *simWorld
 	slot  int
-	key   Identity
+	key   pki.Identity
 	node  *memberlist.Node // what others see
 	disk  *simDisk
 	bans  SimBans
@@ -67,11 +68,11 @@ type simNode struct {
 	early  map[frame.Ref]bool   // on disk at the start, but issued in the future
 	own    map[frame.Ref]bool   // published since the start
 
-	cert      Certificate       // what it enrolled with
+	cert      pki.Certificate   // what it enrolled with
 	withdrawn map[frame.ID]bool // no longer counting, according to the callbacks
 }
 
-func (w *simWorld) addNode(key Identity) *simNode {
+func (w *simWorld) addNode(key pki.Identity) *simNode {
 	slot := len(w.nodes)
 	meta := meta{Protocol: protocolVersion, Key: key.Public(), Name: "sim", Version: "1"}.encode()
 	n := &simNode{w: w, slot: slot, key: key, node: &memberlist.Node{

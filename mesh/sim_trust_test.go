@@ -7,35 +7,36 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // simTrust is the authority of a simulated fleet. The fleet's operator has its key and publishes through any running node,
 // which may crash before it has passed the record on.
 type simTrust struct {
-	authority Authority
+	authority pki.Authority
 	serial    uint64
-	latest    map[frame.ID]uint64     // serial of the newest certificate
-	revoked   map[frame.ID]Revocation // issued, whether or not they got through
+	latest    map[frame.ID]uint64         // serial of the newest certificate
+	revoked   map[frame.ID]pki.Revocation // issued, whether or not they got through
 }
 
 // simAuthority is the same in every run.
-var simAuthority = sync.OnceValue(func() Authority {
+var simAuthority = sync.OnceValue(func() pki.Authority {
 	seed := sha256.Sum256([]byte("simulated authority"))
-	return Authority{IdentityOf(ed25519.NewKeyFromSeed(seed[:]))}
+	return pki.Authority{Identity: pki.IdentityOf(ed25519.NewKeyFromSeed(seed[:]))}
 })
 
 // found creates the fleet's authority.
 func (w *simWorld) found() {
-	w.trust = &simTrust{authority: simAuthority(), latest: make(map[frame.ID]uint64), revoked: make(map[frame.ID]Revocation)}
+	w.trust = &simTrust{authority: simAuthority(), latest: make(map[frame.ID]uint64), revoked: make(map[frame.ID]pki.Revocation)}
 	copy(w.secrets.Authority[:], w.trust.authority.Public())
 }
 
 // certify signs a certificate that is valid on all clocks of the fleet.
-func (w *simWorld) certify(id Identity) Certificate {
+func (w *simWorld) certify(id pki.Identity) pki.Certificate {
 	from := simEpoch.Add(-2 * time.Hour)
 	w.trust.serial++
-	c, err := w.trust.authority.Certify(Certificate{
-		MeshID: w.secrets.MeshID, Serial: w.trust.serial, Node: id.Public(), Name: "sim", NotBefore: from, NotAfter: from.Add(CertificateLife),
+	c, err := w.trust.authority.Certify(pki.Certificate{
+		MeshID: w.secrets.MeshID, Serial: w.trust.serial, Node: id.Public(), Name: "sim", NotBefore: from, NotAfter: from.Add(pki.CertificateLife),
 	})
 	if err != nil {
 		w.fail(-1, "certify: %v", err)
@@ -85,7 +86,7 @@ func (w *simWorld) revoke() {
 	}
 	w.faults[faultRevocation]++
 	w.trust.serial++
-	v, err := w.trust.authority.Revoke(Revocation{
+	v, err := w.trust.authority.Revoke(pki.Revocation{
 		MeshID: w.secrets.MeshID, Serial: w.trust.serial, Node: victim, Issued: simEpoch.Add(w.at), Reason: "sim",
 	})
 	if err != nil {
@@ -137,7 +138,7 @@ func (w *simWorld) passing(f frame.Frame) bool {
 	if w.trust == nil || f.Origin != w.trust.authority.Identity.ID() {
 		return w.isRevoked(f.Origin)
 	}
-	c, err := CertificateOf(f)
+	c, err := pki.CertificateOf(f)
 	return err == nil && c.Serial < w.trust.latest[c.ID()]
 }
 

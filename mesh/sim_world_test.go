@@ -15,6 +15,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // simWorld is a fleet on a simulated network, with simulated clocks and disks. Each node is a whole Mesh except for sockets
@@ -31,7 +32,7 @@ type simWorld struct {
 	links map[[2]int]bool // blocked, by sender and receiver
 	calm  bool            // healing: no new faults
 
-	secrets Secrets
+	secrets pki.Secrets
 	trust   *simTrust // nil: everybody counts
 
 	faults    [faultKinds]int
@@ -48,11 +49,11 @@ type simWorld struct {
 var simEpoch = time.UnixMilli(1_800_000_000_000).UTC()
 
 // simKeys are identities that are the same in every run.
-var simKeys = sync.OnceValue(func() []Identity {
-	ids := make([]Identity, 96)
+var simKeys = sync.OnceValue(func() []pki.Identity {
+	ids := make([]pki.Identity, 96)
 	for i := range ids {
 		seed := sha256.Sum256([]byte(fmt.Sprint("simulated node ", i)))
-		ids[i] = IdentityOf(ed25519.NewKeyFromSeed(seed[:]))
+		ids[i] = pki.IdentityOf(ed25519.NewKeyFromSeed(seed[:]))
 	}
 	return ids
 })
@@ -60,7 +61,7 @@ var simKeys = sync.OnceValue(func() []Identity {
 // maxSimNodes leaves identities for nodes that replace others, and the last one for the attacker.
 const maxSimNodes = 20
 
-var simSecrets = Secrets{MeshID: [16]byte{1, 2, 3}, GossipKey: [32]byte{4}}
+var simSecrets = pki.Secrets{MeshID: [16]byte{1, 2, 3}, GossipKey: [32]byte{4}}
 
 // simTime returns a time like time.Now's: a wall clock that can be stepped, and a monotonic one that cannot. It uses the
 // layout that package time documents in its source (hasMonotonic); TestSimTime checks it.

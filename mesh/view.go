@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // memberlist spreads the membership by gossip, which may miss a node, and repairs that by exchanging everything with
@@ -26,7 +27,7 @@ const (
 // viewMark returns a member's part in the digest of a view, which is the sum over all live members, including this
 // node. Two nodes have equal digests if they see the same members at the same addresses, with the same gossip keys and
 // ceilings: so news of these that gossip has missed is repaired too. Before the first rotation the keys are left out.
-func viewMark(id frame.ID, addr netip.AddrPort, has, uses KeyVersion, ceiling uint32) uint64 {
+func viewMark(id frame.ID, addr netip.AddrPort, has, uses pki.KeyVersion, ceiling uint32) uint64 {
 	ip := addr.Addr().As16()
 	b := binary.BigEndian.AppendUint16(append(id[:], ip[:]...), addr.Port())
 	if has.Generation() > 0 || uses.Generation() > 0 {

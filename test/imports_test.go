@@ -91,6 +91,7 @@ var onlyIn = map[string]string{
 var meshRooms = map[string][]string{
 	module + "/mesh/internal/wire": nil,
 	module + "/mesh/frame":         {module + "/mesh/internal/wire"},
+	module + "/mesh/pki":           {module + "/mesh/internal/wire", module + "/mesh/frame"},
 }
 
 func TestImports(t *testing.T) {

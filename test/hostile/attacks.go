@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/ban"
-	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // attacks holds the attacks by name. Each goes on until its context ends.
@@ -213,17 +213,17 @@ func onlyBans(ctx context.Context, w *world) error {
 
 // certificates presents invalid certificates and signs with the keys that they name.
 func certificates(ctx context.Context, w *world) error {
-	right, err := mesh.LoadAuthority(w.ca)
+	right, err := pki.LoadAuthority(w.ca)
 	if err != nil {
 		return err
 	}
-	other, err := mesh.NewAuthority()
+	other, err := pki.NewAuthority()
 	if err != nil {
 		return err
 	}
 	begin := time.Now()
 	kinds := []struct {
-		by        mesh.Authority
+		by        pki.Authority
 		mesh      [16]byte
 		from, end time.Time
 	}{
@@ -238,7 +238,7 @@ func certificates(ctx context.Context, w *world) error {
 		if err != nil {
 			return
 		}
-		c, err := k.by.Certify(mesh.Certificate{
+		c, err := k.by.Certify(pki.Certificate{
 			MeshID: k.mesh, Serial: uint64(begin.UnixMilli()+int64(i)) << 16, Node: pub, Name: "x", NotBefore: k.from, NotAfter: k.end,
 		})
 		if err != nil {
@@ -253,7 +253,7 @@ func certificates(ctx context.Context, w *world) error {
 
 // authority holds the captured key of the authority: it certifies new keys, and each bans its targets.
 func authority(ctx context.Context, w *world) error {
-	a, err := mesh.LoadAuthority(w.ca)
+	a, err := pki.LoadAuthority(w.ca)
 	if err != nil {
 		return err
 	}
@@ -263,9 +263,9 @@ func authority(ctx context.Context, w *world) error {
 			return
 		}
 		now := time.Now()
-		c, err := a.Certify(mesh.Certificate{
+		c, err := a.Certify(pki.Certificate{
 			MeshID: w.secrets.MeshID, Serial: uint64(now.UnixMilli())<<16 + uint64(i), Node: pub, Name: "made up",
-			NotBefore: now, NotAfter: now.Add(time.Minute), Caps: mesh.Caps{UnbanAny: true, Import: true},
+			NotBefore: now, NotAfter: now.Add(time.Minute), Caps: pki.Caps{UnbanAny: true, Import: true},
 		})
 		if err != nil {
 			return

@@ -32,11 +32,12 @@ import (
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/mesh"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // world is what an attack works with.
 type world struct {
-	secrets mesh.Secrets
+	secrets pki.Secrets
 	key     ed25519.PrivateKey
 	id      frame.ID
 	self    netip.AddrPort
@@ -125,7 +126,7 @@ func lasting(last time.Duration) (context.Context, context.CancelFunc) {
 // outside attacks with neither a key of the mesh nor a token.
 func (w *world) outside(do func(context.Context, *world) error, last time.Duration) error {
 	var err error
-	if w.secrets, err = mesh.NewSecrets(); err != nil {
+	if w.secrets, err = pki.NewSecrets(); err != nil {
 		return err
 	}
 	if w.udp, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(w.self.Addr(), 0))); err != nil {
@@ -163,7 +164,7 @@ func (w *world) parse(bind, targets, bans string) error {
 func (w *world) become(dir, token string) error {
 	if dir != "" {
 		var err error
-		if w.secrets, err = mesh.LoadSecrets(filepath.Join(dir, "mesh.key")); err != nil {
+		if w.secrets, err = pki.LoadSecrets(filepath.Join(dir, "mesh.key")); err != nil {
 			return err
 		}
 		b, err := os.ReadFile(filepath.Join(dir, "node.key"))
@@ -184,7 +185,7 @@ func (w *world) become(dir, token string) error {
 		return err
 	}
 	defer os.RemoveAll(made)
-	id, err := mesh.CreateIdentity(filepath.Join(made, "node.key"))
+	id, err := pki.CreateIdentity(filepath.Join(made, "node.key"))
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,7 @@ import (
 	"syscall"
 	"unsafe"
 
-	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // Main does what os.Args ask for and returns the exit code. build is the version set by the build; if it is "", the
@@ -40,13 +40,13 @@ func run(acts actions) int {
 func hideTokens(argv []string) []string {
 	args := slices.Clone(argv)
 	for i, arg := range argv {
-		if !strings.HasPrefix(arg, mesh.TokenPrefix) {
+		if !strings.HasPrefix(arg, pki.TokenPrefix) {
 			continue
 		}
 		args[i] = strings.Clone(arg)
 		shown := unsafe.Slice(unsafe.StringData(arg), len(arg)) // the kernel's copy: Go's arguments share that memory
-		for j := range shown[len(mesh.TokenPrefix):] {
-			shown[len(mesh.TokenPrefix)+j] = '.'
+		for j := range shown[len(pki.TokenPrefix):] {
+			shown[len(pki.TokenPrefix)+j] = '.'
 		}
 	}
 	return args

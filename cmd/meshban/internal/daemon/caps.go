@@ -13,6 +13,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/mesh"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // capsLocked returns what an origin may say here: the stricter of the configuration and the origin's certificate. It is
@@ -30,7 +31,7 @@ func (d *Daemon) capsLocked(origin ban.Origin) ban.Caps {
 }
 
 // stricter narrows caps to those of a certificate. A certificate's rate per minute also bounds the burst.
-func stricter(caps *ban.Caps, c *mesh.Caps) {
+func stricter(caps *ban.Caps, c *pki.Caps) {
 	if c.Rate != 0 {
 		caps.Rate, caps.Burst = min(caps.Rate, int(c.Rate)), min(caps.Burst, int(c.Rate))
 	}
@@ -50,8 +51,8 @@ func (d *Daemon) ownCaps() (caps ban.Caps) {
 // notes predicts what other nodes do with this node's bans, as far as this node can tell.
 type notes struct {
 	d        *Daemon
-	caps     ban.Caps  // of this node: the stricter of configuration and certificate
-	cert     mesh.Caps // of this node's certificate
+	caps     ban.Caps // of this node: the stricter of configuration and certificate
+	cert     pki.Caps // of this node's certificate
 	peers    config.Peers
 	bans     config.Bans
 	imported bool
@@ -63,7 +64,7 @@ type notes struct {
 
 // newNotes starts the notes of a request. asked is how many new bans the caller was already told about.
 func (d *Daemon) newNotes(now time.Time, imported bool, asked int) *notes {
-	n := &notes{d: d, cert: mesh.DefaultCaps(), imported: imported, beyond: map[netip.Prefix]bool{}, spared: map[netip.Prefix]bool{}}
+	n := &notes{d: d, cert: pki.DefaultCaps(), imported: imported, beyond: map[netip.Prefix]bool{}, spared: map[netip.Prefix]bool{}}
 	d.state.View(func(t *ban.Table) {
 		n.caps, n.peers, n.bans = d.capsLocked(d.self), d.cfg.Peers, d.cfg.Bans
 		if c, ok := d.granted[d.self]; ok {
@@ -190,15 +191,15 @@ func (d *Daemon) recapAll() {
 }
 
 // CertificateCaps converts caps to a certificate's.
-func CertificateCaps(c control.Caps) mesh.Caps {
-	return mesh.Caps{
+func CertificateCaps(c control.Caps) pki.Caps {
+	return pki.Caps{
 		Rate: uint32(c.Rate), Active: uint32(c.Active), MinBits4: uint8(c.Widest4), MinBits6: uint8(c.Widest6), MaxTTL: c.MaxFor,
 		UnbanAny: !c.NoUnbanAny, Import: !c.NoImport,
 	}
 }
 
 // capsOf is the reverse of CertificateCaps.
-func capsOf(c mesh.Caps) control.Caps {
+func capsOf(c pki.Caps) control.Caps {
 	return control.Caps{
 		Rate: int(c.Rate), Active: int(c.Active), Widest4: int(c.MinBits4), Widest6: int(c.MinBits6), MaxFor: c.MaxTTL,
 		NoUnbanAny: !c.UnbanAny, NoImport: !c.Import,

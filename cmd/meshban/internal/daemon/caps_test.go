@@ -9,8 +9,8 @@ import (
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
-	"github.com/meshban/meshban/mesh"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // Each cap is the stricter of the configured and the certified one.
@@ -19,21 +19,21 @@ func TestStricterCaps(t *testing.T) {
 	conf := ban.Caps{
 		Allowance: ban.Allowance{Rate: 100, Burst: 500, Bulk: 9000}, Active: 1000, MinBits4: 24, MinBits6: 48, MaxFor: time.Hour, UnbanAny: true, Import: true,
 	}
-	all := mesh.DefaultCaps()
+	all := pki.DefaultCaps()
 	for _, c := range []struct {
 		name   string
-		cert   mesh.Caps
+		cert   pki.Caps
 		change func(*ban.Caps) // edits conf
 	}{
 		{"ok: a certificate that leaves all to the receiver", all, func(*ban.Caps) {}},
-		{"ok: a wider certificate", mesh.Caps{Rate: 1000, Active: 5000, MinBits4: 8, MinBits6: 19, MaxTTL: 2 * time.Hour, UnbanAny: true, Import: true}, func(*ban.Caps) {}},
-		{"ok: a rate bounds what comes at once", mesh.Caps{Rate: 10, UnbanAny: true, Import: true}, func(w *ban.Caps) { w.Rate, w.Burst = 10, 10 }},
-		{"ok: a rate between rate and burst", mesh.Caps{Rate: 200, UnbanAny: true, Import: true}, func(w *ban.Caps) { w.Burst = 200 }},
-		{"ok: active", mesh.Caps{Active: 7, UnbanAny: true, Import: true}, func(w *ban.Caps) { w.Active = 7 }},
-		{"ok: width", mesh.Caps{MinBits4: 32, MinBits6: 64, UnbanAny: true, Import: true}, func(w *ban.Caps) { w.MinBits4, w.MinBits6 = 32, 64 }},
-		{"ok: length", mesh.Caps{MaxTTL: time.Minute, UnbanAny: true, Import: true}, func(w *ban.Caps) { w.MaxFor = time.Minute }},
-		{"ok: no unban", mesh.Caps{Import: true}, func(w *ban.Caps) { w.UnbanAny = false }},
-		{"ok: no import", mesh.Caps{UnbanAny: true}, func(w *ban.Caps) { w.Import = false }},
+		{"ok: a wider certificate", pki.Caps{Rate: 1000, Active: 5000, MinBits4: 8, MinBits6: 19, MaxTTL: 2 * time.Hour, UnbanAny: true, Import: true}, func(*ban.Caps) {}},
+		{"ok: a rate bounds what comes at once", pki.Caps{Rate: 10, UnbanAny: true, Import: true}, func(w *ban.Caps) { w.Rate, w.Burst = 10, 10 }},
+		{"ok: a rate between rate and burst", pki.Caps{Rate: 200, UnbanAny: true, Import: true}, func(w *ban.Caps) { w.Burst = 200 }},
+		{"ok: active", pki.Caps{Active: 7, UnbanAny: true, Import: true}, func(w *ban.Caps) { w.Active = 7 }},
+		{"ok: width", pki.Caps{MinBits4: 32, MinBits6: 64, UnbanAny: true, Import: true}, func(w *ban.Caps) { w.MinBits4, w.MinBits6 = 32, 64 }},
+		{"ok: length", pki.Caps{MaxTTL: time.Minute, UnbanAny: true, Import: true}, func(w *ban.Caps) { w.MaxFor = time.Minute }},
+		{"ok: no unban", pki.Caps{Import: true}, func(w *ban.Caps) { w.UnbanAny = false }},
+		{"ok: no import", pki.Caps{UnbanAny: true}, func(w *ban.Caps) { w.Import = false }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, want := conf, conf
@@ -51,7 +51,7 @@ func TestStricterCaps(t *testing.T) {
 }
 
 // recertify gives node who a certificate with other caps; n holds the authority's key.
-func (n *node) recertify(t *testing.T, who *node, caps mesh.Caps) {
+func (n *node) recertify(t *testing.T, who *node, caps pki.Caps) {
 	t.Helper()
 	c := n.mesh.Standing(frame.ID(who.self)).Certificate
 	if _, err := n.mesh.Certify(c.Node, c.Name, caps); err != nil {
@@ -77,7 +77,7 @@ func TestCertificateCaps(t *testing.T) {
 	const foreign = "192.0.2.1/32"
 	web1.mustBan(t, foreign)
 	until(t, "a ban of another node", func() bool { return web2.enforces(t, foreign) && web3.enforces(t, foreign) })
-	web1.recertify(t, web2, mesh.Caps{Rate: 10, MinBits4: 28, MaxTTL: time.Hour})
+	web1.recertify(t, web2, pki.Caps{Rate: 10, MinBits4: 28, MaxTTL: time.Hour})
 	for _, n := range []*node{web1, web2, web3} {
 		until(t, n.cfg.Name+" has the new caps", func() bool { c := n.capsOf(web2); return c.Rate == 10 && !c.UnbanAny })
 		if c := n.capsOf(web3); c.Rate != n.cfg.Peers.Rate || !c.Import || !c.UnbanAny {
@@ -121,13 +121,13 @@ func TestCertificateCaps(t *testing.T) {
 	}
 
 	// Held and refused ops count once the caps allow them, and no longer once they do not.
-	web1.recertify(t, web2, mesh.DefaultCaps())
+	web1.recertify(t, web2, pki.DefaultCaps())
 	for _, n := range []*node{web1, web3} {
 		until(t, n.cfg.Name+" takes all of it with the next caps", func() bool {
 			return n.waits() == 0 && n.counts().Active == 62 && n.enforces(t, "198.51.100.0/24") && n.enforces(t, "198.51.100.1/32") && !n.enforces(t, foreign)
 		})
 	}
-	web1.recertify(t, web2, mesh.Caps{Active: 40, MinBits4: 28, MaxTTL: time.Hour, Import: true})
+	web1.recertify(t, web2, pki.Caps{Active: 40, MinBits4: 28, MaxTTL: time.Hour, Import: true})
 	for _, n := range []*node{web1, web3} {
 		until(t, n.cfg.Name+" takes back what the caps after that forbid", func() bool {
 			return n.waits() == 20 && n.counts().Active == 41 && !n.enforces(t, "198.51.100.0/24") && !n.enforces(t, "198.51.100.1/32") && n.enforces(t, foreign)
@@ -136,7 +136,7 @@ func TestCertificateCaps(t *testing.T) {
 	if s := finding(web3.why(t, "198.51.100.0/24"), "ban", "198.51.100.0/24"); !strings.HasPrefix(s, "refused (prefix too wide): ") {
 		t.Errorf("why says of the wide ban: %q", s)
 	}
-	web1.recertify(t, web2, mesh.DefaultCaps())
+	web1.recertify(t, web2, pki.DefaultCaps())
 	until(t, "all of it counts again", func() bool { return web3.waits() == 0 && web3.counts().Active == 62 })
 	web2.storm(t, 3, 30, "cli")
 	until(t, "all of it counts", func() bool { return web3.counts().Active == 92 })

@@ -27,6 +27,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/store"
 	"github.com/meshban/meshban/fw"
 	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // Config is what a Daemon needs; the first four are required.
@@ -124,7 +125,7 @@ type locked struct {
 	past  past
 	alarm alarm
 	// granted holds the caps of the nodes whose certificate is valid. The mesh's goroutine writes it.
-	granted map[ban.Origin]mesh.Caps
+	granted map[ban.Origin]pki.Caps
 	// recapped holds the caps by which nodes were judged before their certificate changed, until their ops are judged
 	// again.
 	recapped map[ban.Origin]ban.Caps
@@ -155,7 +156,7 @@ func New(ctx context.Context, cfg Config) (*Daemon, error) {
 		noticeKick: make(chan struct{}, 1), recapKick: make(chan struct{}, 1),
 		locked: locked{
 			cfg: cfg.Config, past: newPast(started),
-			granted: make(map[ban.Origin]mesh.Caps), recapped: make(map[ban.Origin]ban.Caps),
+			granted: make(map[ban.Origin]pki.Caps), recapped: make(map[ban.Origin]ban.Caps),
 			debts: make(map[ban.Origin]*debt), reports: make(map[ban.Origin]report), slowed: make(map[ban.Origin]time.Time),
 		},
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
-	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // replace imports a list as `meshban import --list NAME` does, and returns how many bans were lifted and how many stay for
@@ -199,19 +199,19 @@ func TestImportNamesTheSettingThatDecides(t *testing.T) {
 	n.tighten(func(c *config.Config) { c.Bans.MinPrefix4, c.Bans.MinPrefix6 = 12, 24 })
 	note(wide, "", "")
 	note(wide6, "", "")
-	n.recertify(t, n, mesh.Caps{MinBits4: 16, UnbanAny: true, Import: true})
+	n.recertify(t, n, pki.Caps{MinBits4: 16, UnbanAny: true, Import: true})
 	until(t, "the certificate", func() bool { return n.ownCaps().MinBits4 == 16 })
 	note(wide, "widest_ipv4 in this node's certificate", "meshban ca caps one --widest-ipv4 12")
-	n.recertify(t, n, mesh.Caps{MaxTTL: time.Hour, UnbanAny: true, Import: true})
+	n.recertify(t, n, pki.Caps{MaxTTL: time.Hour, UnbanAny: true, Import: true})
 	until(t, "the certificate", func() bool { return n.ownCaps().MaxFor == time.Hour })
 	note("192.0.2.1/32", "max_for in this node's certificate", "--max-for 2d")
-	n.recertify(t, n, mesh.Caps{Active: 1, UnbanAny: true, Import: true})
+	n.recertify(t, n, pki.Caps{Active: 1, UnbanAny: true, Import: true})
 	until(t, "the certificate", func() bool { return n.ownCaps().Active == 1 })
 	rep := n.imports(t, req, "192.0.2.1/32", "192.0.2.2/32")
 	if rep.Results[0].Note != "" || !strings.Contains(rep.Results[1].Note, "active in this node's certificate") || !strings.Contains(rep.Results[1].Hint, "meshban held release --from one") {
 		t.Errorf("%+v", rep.Results)
 	}
-	n.recertify(t, n, mesh.DefaultCaps())
+	n.recertify(t, n, pki.DefaultCaps())
 	until(t, "the certificate", func() bool { return n.ownCaps().Active > 1 })
 	n.tighten(func(c *config.Config) { c.Peers.MaxFor, c.Peers.Imports = time.Hour, 3 })
 	note("192.0.2.1/32", "peers.max_for in their meshban.yaml", "write --for 1h or less")

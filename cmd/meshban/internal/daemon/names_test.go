@@ -11,10 +11,11 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/mesh"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 func certifiedAs(name string, id byte) mesh.Standing {
-	return mesh.Standing{ID: frame.ID{id}, Certificate: &mesh.Certificate{Name: name}}
+	return mesh.Standing{ID: frame.ID{id}, Certificate: &pki.Certificate{Name: name}}
 }
 
 // A bare name stands for a node only if it can mean no other and imitates nothing.
@@ -23,7 +24,7 @@ func TestNames(t *testing.T) {
 	one, two, three := ban.Origin{1}, ban.Origin{2}, ban.Origin{3}
 	revoked := func(name string, id byte) mesh.Standing {
 		s := certifiedAs(name, id)
-		s.Revoked = &mesh.Revocation{Name: name}
+		s.Revoked = &pki.Revocation{Name: name}
 		return s
 	}
 	for _, c := range []struct {

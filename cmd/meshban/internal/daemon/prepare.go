@@ -26,6 +26,7 @@ import (
 	"github.com/meshban/meshban/logsrc"
 	"github.com/meshban/meshban/mesh"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // Names of small values in the store.
@@ -111,7 +112,7 @@ func (d *Daemon) prepare(ctx context.Context) error {
 }
 
 // authorityKey returns the public key of the mesh's authority, empty if it has none.
-func authorityKey(s mesh.Secrets) []byte {
+func authorityKey(s pki.Secrets) []byte {
 	if !s.HasAuthority() {
 		return nil
 	}
@@ -119,7 +120,7 @@ func authorityKey(s mesh.Secrets) []byte {
 }
 
 // authorityOf returns the origin of the mesh's authority, zero if it has none.
-func authorityOf(s mesh.Secrets) (o ban.Origin) {
+func authorityOf(s pki.Secrets) (o ban.Origin) {
 	if s.HasAuthority() {
 		o = ban.Origin(frame.IDOf(s.Authority[:]))
 	}
@@ -167,7 +168,7 @@ func quorums(cfg config.Config) []ban.SourceQuorum {
 }
 
 // openState makes the table and what goes with it; nothing is banned yet.
-func (d *Daemon) openState(secrets mesh.Secrets) (err error) {
+func (d *Daemon) openState(secrets pki.Secrets) (err error) {
 	d.state, err = enforce.New(time.Now(), enforce.Config{
 		Table: ban.Config{Self: d.self, Limits: limits(d.cfg), Quorum: ban.Quorum(d.cfg.Bans.Quorum), Sources: quorums(d.cfg)},
 		Gate: ban.AdmissionConfig{
@@ -217,7 +218,7 @@ func (d *Daemon) openMesh(keys statedir.Keys, epoch uint64) error {
 			}
 			d.log.Warn("mesh problem", "kind", kind, "detail", detail)
 		},
-		SaveSecrets: func(s mesh.Secrets) error { return s.Save(d.home.Secrets()) },
+		SaveSecrets: func(s pki.Secrets) error { return s.Save(d.home.Secrets()) },
 		OnKey:       d.keyTurned,
 		LoadInvites: func() ([]byte, error) { return d.store.Value(valueInvites), nil },
 		SaveInvites: func(b []byte) error { d.store.Set(valueInvites, slices.Clone(b)); return nil },
@@ -231,7 +232,7 @@ func (d *Daemon) openMesh(keys statedir.Keys, epoch uint64) error {
 
 // restore loads the stored frames into the table and the mesh. Frames of a mesh that this node has left are dropped,
 // and frames that cannot be read are skipped.
-func (d *Daemon) restore(secrets mesh.Secrets) error {
+func (d *Daemon) restore(secrets pki.Secrets) error {
 	now := time.Now()
 	var records, live [][]byte
 	var frames []frame.Frame
@@ -255,7 +256,7 @@ func (d *Daemon) restore(secrets mesh.Secrets) error {
 		}
 		if secrets.HasAuthority() && f.Origin == frame.IDOf(secrets.Authority[:]) {
 			records = append(records, raw)
-			if f.Epoch == mesh.AuthorityEpoch {
+			if f.Epoch == pki.AuthorityEpoch {
 				frames, arrivals = append(frames, f), append(arrivals, arrived)
 			}
 			return nil

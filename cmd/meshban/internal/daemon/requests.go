@@ -19,7 +19,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/daemon/enforce"
 	"github.com/meshban/meshban/cmd/meshban/internal/hostinfo"
-	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 const (
@@ -444,7 +444,7 @@ func (d *Daemon) Invite(ctx context.Context, req control.InviteRequest) (control
 		return control.InviteReply{}, ctx.Err()
 	}
 	token, err := d.mesh.NewInvite(uses, ttl, CertificateCaps(req.Caps))
-	if errors.Is(err, mesh.ErrNoAuthority) {
+	if errors.Is(err, pki.ErrNoAuthority) {
 		return control.InviteReply{}, d.needAuthority("invite")
 	}
 	if err != nil {

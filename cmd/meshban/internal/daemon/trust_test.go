@@ -11,8 +11,8 @@ import (
 
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
-	"github.com/meshban/meshban/mesh"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 func (n *node) mustBan(t testing.TB, addr string) {
@@ -140,7 +140,7 @@ func TestRevokeAmbiguous(t *testing.T) {
 }
 
 // dropAuthority turns a folder into what a version without authorities left.
-func dropAuthority(t *testing.T, dir statedir.Dir) mesh.Secrets {
+func dropAuthority(t *testing.T, dir statedir.Dir) pki.Secrets {
 	t.Helper()
 	keys, err := dir.Keys()
 	if err != nil {

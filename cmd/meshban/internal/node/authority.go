@@ -12,8 +12,8 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/daemon"
 	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
-	"github.com/meshban/meshban/mesh"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // UseAuthority signs with the authority's key, or moves it.
@@ -64,11 +64,11 @@ func caHint(dir statedir.Dir, fromFolder bool, err error) error {
 		return &control.Error{Code: code, Message: err.Error(), Hint: hint}
 	}
 	switch {
-	case errors.Is(err, mesh.ErrNoAuthority):
+	case errors.Is(err, pki.ErrNoAuthority):
 		return fix(control.CodeFailed, fmt.Sprintf("run it on the node that has ca.key in its state folder (here it would be %s), or name an exported key with --key", dir.Authority()))
-	case errors.Is(err, mesh.ErrBadRequest):
+	case errors.Is(err, pki.ErrBadRequest):
 		return fix(control.CodeUsage, "meshban join --request prints one, on the new machine")
-	case errors.Is(err, mesh.ErrOtherMesh):
+	case errors.Is(err, pki.ErrOtherMesh):
 		return fix(control.CodePolicy, "use the key and the request of one and the same mesh")
 	case errors.Is(err, fs.ErrExist):
 		return fix(control.CodeFailed, "name a file that does not exist yet: nothing was overwritten")

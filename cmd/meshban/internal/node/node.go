@@ -25,6 +25,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
 	"github.com/meshban/meshban/fw"
 	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // gcPercent lets the heap grow by half before it is collected: at a million bans the node then takes 230 MB instead of
@@ -320,13 +321,13 @@ func Rekey(ctx context.Context, opts RekeyOptions) (RekeyResult, error) {
 	}
 	defer func() { _ = release() }()
 	was, is, err := dir.Rekey(ctx, opts.Token, cfg.Name)
-	if errors.Is(err, mesh.ErrNoAuthority) && opts.Token == "" {
+	if errors.Is(err, pki.ErrNoAuthority) && opts.Token == "" {
 		return RekeyResult{}, &control.Error{
 			Code: control.CodeUsage, Message: "a new key needs a certificate, and the authority's key (ca.key) is not on this node",
 			Hint: "make a token with `meshban invite` where it is, then: meshban rotate node-key TOKEN",
 		}
 	}
-	if errors.Is(err, mesh.ErrOtherMesh) {
+	if errors.Is(err, pki.ErrOtherMesh) {
 		return RekeyResult{}, &control.Error{
 			Code: control.CodePolicy, Message: err.Error(), Hint: "make a token with `meshban invite` on a node of this node's mesh",
 		}
@@ -398,12 +399,12 @@ var joinHints = []struct {
 	code control.Code
 	hint string
 }{
-	{mesh.ErrBadToken, control.CodeUsage, "copy the whole line that `meshban invite` prints"},
+	{pki.ErrBadToken, control.CodeUsage, "copy the whole line that `meshban invite` prints"},
 	{mesh.ErrInviteExpired, control.CodePolicy, "make a new one with `meshban invite` on a member"},
 	{mesh.ErrInviteUsed, control.CodePolicy, "make a new one with `meshban invite`, or one for many with --uses"},
 	{mesh.ErrInviteUnknown, control.CodePolicy, "make a new one with `meshban invite` on a member"},
-	{mesh.ErrNoAuthority, control.CodePolicy, "make a token with `meshban invite` on the node that has ca.key in its state folder"},
-	{mesh.ErrRevoked, control.CodePolicy, "its key counts never again: move the state folder away, and join with a new key"},
+	{pki.ErrNoAuthority, control.CodePolicy, "make a token with `meshban invite` on the node that has ca.key in its state folder"},
+	{pki.ErrRevoked, control.CodePolicy, "its key counts never again: move the state folder away, and join with a new key"},
 	{mesh.ErrNotInviter, control.CodePolicy, "another machine answers at the inviter's address: make a new token with `meshban invite`"},
 	{mesh.ErrUnreachable, control.CodeFailed, "the member's agent must run, and its port must be open for TCP and UDP"},
 }

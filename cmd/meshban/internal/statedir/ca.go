@@ -10,41 +10,41 @@ import (
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/ownfile"
-	"github.com/meshban/meshban/mesh"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // Request returns a request for a certificate in any mesh. It makes the node's key if there is none.
-func (d Dir) Request(name string, alone bool) (mesh.Request, error) {
+func (d Dir) Request(name string, alone bool) (pki.Request, error) {
 	if has, err := d.SetUp(); err != nil {
-		return mesh.Request{}, err
+		return pki.Request{}, err
 	} else if has && !alone {
-		return mesh.Request{}, ErrHasMesh
+		return pki.Request{}, ErrHasMesh
 	}
 	id, err := d.identity()
 	if err != nil {
-		return mesh.Request{}, err
+		return pki.Request{}, err
 	}
-	return mesh.NewRequest(id, name, [16]byte{})
+	return pki.NewRequest(id, name, [16]byte{})
 }
 
 // Adopt enrols the node with the answer to its request, as Join does. cfg.Join says where to find the mesh. Unless
 // named is set, the node takes the name in its certificate.
-func (d Dir) Adopt(answer []byte, cfg config.Config, named, alone bool) (mesh.Identity, mesh.Enrolment, error) {
+func (d Dir) Adopt(answer []byte, cfg config.Config, named, alone bool) (pki.Identity, pki.Enrolment, error) {
 	has, err := d.SetUp()
 	if err != nil {
-		return mesh.Identity{}, mesh.Enrolment{}, err
+		return pki.Identity{}, pki.Enrolment{}, err
 	}
 	if has && !alone {
-		return mesh.Identity{}, mesh.Enrolment{}, ErrHasMesh
+		return pki.Identity{}, pki.Enrolment{}, ErrHasMesh
 	}
-	id, err := mesh.LoadIdentity(d.Identity())
+	id, err := pki.LoadIdentity(d.Identity())
 	if err != nil {
-		return mesh.Identity{}, mesh.Enrolment{}, err
+		return pki.Identity{}, pki.Enrolment{}, err
 	}
-	enrolment, err := mesh.ParseEnrolment(answer, id)
+	enrolment, err := pki.ParseEnrolment(answer, id)
 	if err != nil {
-		return mesh.Identity{}, mesh.Enrolment{}, err
+		return pki.Identity{}, pki.Enrolment{}, err
 	}
 	enrolment.Join = cfg.Join
 	if !named && enrolment.Certificate.Name != "" {
@@ -55,24 +55,24 @@ func (d Dir) Adopt(answer []byte, cfg config.Config, named, alone bool) (mesh.Id
 
 // Sign answers a request with a certificate that has these caps, signed with the authority's key in the folder, or
 // with the exported key in the file key if that is not empty.
-func (d Dir) Sign(request []byte, key string, caps mesh.Caps, now time.Time) (mesh.Request, mesh.Enrolment, error) {
+func (d Dir) Sign(request []byte, key string, caps pki.Caps, now time.Time) (pki.Request, pki.Enrolment, error) {
 	authority, secrets, err := d.authority(key)
 	if err != nil {
-		return mesh.Request{}, mesh.Enrolment{}, err
+		return pki.Request{}, pki.Enrolment{}, err
 	}
-	q, err := mesh.ParseRequest(request)
+	q, err := pki.ParseRequest(request)
 	if err != nil {
-		return mesh.Request{}, mesh.Enrolment{}, err
+		return pki.Request{}, pki.Enrolment{}, err
 	}
 	e, err := authority.Enrol(q, secrets, caps, now)
 	return q, e, err
 }
 
-func (d Dir) authority(key string) (mesh.Authority, mesh.Secrets, error) {
+func (d Dir) authority(key string) (pki.Authority, pki.Secrets, error) {
 	keys, err := d.Keys()
 	if key != "" {
 		if errors.As(err, new(*ownfile.Error)) {
-			return mesh.Authority{}, mesh.Secrets{}, err
+			return pki.Authority{}, pki.Secrets{}, err
 		}
 		a, s, exportErr := loadExport(key)
 		if err == nil && keys.Secrets.Renews(s) {
@@ -81,18 +81,18 @@ func (d Dir) authority(key string) (mesh.Authority, mesh.Secrets, error) {
 		return a, s, exportErr
 	}
 	if err == nil && keys.Authority.IsZero() {
-		err = mesh.ErrNoAuthority
+		err = pki.ErrNoAuthority
 	}
 	return keys.Authority, keys.Secrets, err
 }
 
 // loadExport reads an exported key. It refuses a file that anyone but this user and root can have put there: another
 // user's key would certify into another mesh.
-func loadExport(file string) (mesh.Authority, mesh.Secrets, error) {
+func loadExport(file string) (pki.Authority, pki.Secrets, error) {
 	if err := ownfile.Check(file); err != nil {
-		return mesh.Authority{}, mesh.Secrets{}, fmt.Errorf("the authority's key: %w", err)
+		return pki.Authority{}, pki.Secrets{}, fmt.Errorf("the authority's key: %w", err)
 	}
-	return mesh.LoadExport(file)
+	return pki.LoadExport(file)
 }
 
 // Export writes the authority's key and the mesh's secrets to a file. If move is set, it then deletes the key from
@@ -112,7 +112,7 @@ func (d Dir) Export(file string, move bool) error {
 		return nil
 	}
 	// Delete the key only if the exported one can be read.
-	if _, _, err := mesh.LoadExport(file); err != nil {
+	if _, _, err := pki.LoadExport(file); err != nil {
 		return fmt.Errorf("read the exported key: %w", err)
 	}
 	if err := os.Remove(d.Authority()); err != nil {
@@ -152,20 +152,20 @@ func (d Dir) Import(file string) error {
 		return err
 	}
 	if keys.Secrets.MeshID != secrets.MeshID || keys.Secrets.Authority != secrets.Authority {
-		return fmt.Errorf("the key in %q: %w", file, mesh.ErrOtherMesh)
+		return fmt.Errorf("the key in %q: %w", file, pki.ErrOtherMesh)
 	}
 	return authority.Save(d.Authority())
 }
 
 // settle writes the files of an enrolled node. The secrets come after the others: once they exist, the node is set
 // up.
-func (d Dir) settle(e mesh.Enrolment, cfg config.Config) error {
+func (d Dir) settle(e pki.Enrolment, cfg config.Config) error {
 	cfg.Join = e.Join
 	if err := d.writeConfig(cfg, true); err != nil {
 		return err
 	}
 	if e.Certificate.Serial != 0 {
-		if err := mesh.SaveCertificate(d.Certificate(), e.Certificate); err != nil {
+		if err := pki.SaveCertificate(d.Certificate(), e.Certificate); err != nil {
 			return err
 		}
 	}

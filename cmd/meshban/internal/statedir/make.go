@@ -12,6 +12,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/ownfile"
 	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/pki"
 )
 
 // ErrHasMesh means that the folder already belongs to a mesh.
@@ -20,72 +21,72 @@ var ErrHasMesh = errors.New("this folder already belongs to a mesh")
 // Init makes a new mesh with this node as its only member: the node's key, the mesh's authority and secrets, and the
 // node's certificate, which keeps the node a member even if the authority's key moves elsewhere. It writes cfg as the
 // config file if there is none. It returns ErrHasMesh if the folder already belongs to a mesh.
-func (d Dir) Init(cfg config.Config) (mesh.Identity, mesh.Secrets, error) {
+func (d Dir) Init(cfg config.Config) (pki.Identity, pki.Secrets, error) {
 	if has, err := d.SetUp(); err != nil {
-		return mesh.Identity{}, mesh.Secrets{}, err
+		return pki.Identity{}, pki.Secrets{}, err
 	} else if has {
-		return mesh.Identity{}, mesh.Secrets{}, ErrHasMesh
+		return pki.Identity{}, pki.Secrets{}, ErrHasMesh
 	}
 	id, err := d.identity()
 	if err != nil {
-		return mesh.Identity{}, mesh.Secrets{}, err
+		return pki.Identity{}, pki.Secrets{}, err
 	}
-	secrets, err := mesh.NewSecrets()
+	secrets, err := pki.NewSecrets()
 	if err != nil {
-		return mesh.Identity{}, mesh.Secrets{}, err
+		return pki.Identity{}, pki.Secrets{}, err
 	}
 	keys := Keys{Identity: id}
 	if keys.Secrets, keys.Authority, err = d.found(secrets); err != nil {
-		return mesh.Identity{}, mesh.Secrets{}, err
+		return pki.Identity{}, pki.Secrets{}, err
 	}
 	secrets = keys.Secrets
 	enrolment, err := d.recertify(context.Background(), keys, id, "", cfg.Name)
 	if err == nil {
-		err = mesh.SaveCertificate(d.Certificate(), enrolment.Certificate)
+		err = pki.SaveCertificate(d.Certificate(), enrolment.Certificate)
 	}
 	if err != nil {
-		return mesh.Identity{}, mesh.Secrets{}, err
+		return pki.Identity{}, pki.Secrets{}, err
 	}
 	if err := d.writeConfig(cfg, false); err != nil {
-		return mesh.Identity{}, mesh.Secrets{}, err
+		return pki.Identity{}, pki.Secrets{}, err
 	}
 	// The secrets come last: once they exist, the folder is set up.
 	if err := secrets.Save(d.Secrets()); err != nil {
-		return mesh.Identity{}, mesh.Secrets{}, err
+		return pki.Identity{}, pki.Secrets{}, err
 	}
 	return id, secrets, nil
 }
 
 // Join enrols the node with a token and writes the files of the mesh. A folder with a mesh of its own gives it up
 // only if alone is set: nobody else was ever in it. The list that came with the token replaces cfg.Join.
-func (d Dir) Join(ctx context.Context, token string, cfg config.Config, alone bool) (mesh.Identity, mesh.Enrolment, error) {
+func (d Dir) Join(ctx context.Context, token string, cfg config.Config, alone bool) (pki.Identity, pki.Enrolment, error) {
 	has, err := d.SetUp()
 	if err != nil {
-		return mesh.Identity{}, mesh.Enrolment{}, err
+		return pki.Identity{}, pki.Enrolment{}, err
 	}
 	if has && !alone {
-		return mesh.Identity{}, mesh.Enrolment{}, ErrHasMesh
+		return pki.Identity{}, pki.Enrolment{}, ErrHasMesh
 	}
 	id, err := d.identity()
 	if err != nil {
-		return mesh.Identity{}, mesh.Enrolment{}, err
+		return pki.Identity{}, pki.Enrolment{}, err
 	}
 	enrolment, err := mesh.Enrol(ctx, token, id, cfg.Name)
 	if err != nil {
-		return mesh.Identity{}, mesh.Enrolment{}, err
+		return pki.Identity{}, pki.Enrolment{}, err
 	}
 	if err := d.settle(enrolment, cfg); err != nil {
-		return mesh.Identity{}, mesh.Enrolment{}, err
+		return pki.Identity{}, pki.Enrolment{}, err
 	}
 	return id, enrolment, nil
 }
 
 // Keys are the keys in the folder.
 type Keys struct {
-	Identity    mesh.Identity
-	Secrets     mesh.Secrets
-	Authority   mesh.Authority   // zero = not on this node
-	Certificate mesh.Certificate // zero = none
+	Identity    pki.Identity
+	Secrets     pki.Secrets
+	Authority   pki.Authority   // zero = not on this node
+	Certificate pki.Certificate // zero = none
 }
 
 // Keys loads the keys that Init or Join wrote.
@@ -93,19 +94,19 @@ func (d Dir) Keys() (k Keys, err error) {
 	if err := d.Check(); err != nil {
 		return Keys{}, err
 	}
-	if k.Identity, err = mesh.LoadIdentity(d.Identity()); err != nil {
+	if k.Identity, err = pki.LoadIdentity(d.Identity()); err != nil {
 		return Keys{}, err
 	}
-	if k.Secrets, err = mesh.LoadSecrets(d.Secrets()); err != nil {
+	if k.Secrets, err = pki.LoadSecrets(d.Secrets()); err != nil {
 		return Keys{}, err
 	}
-	if k.Authority, err = mesh.LoadAuthority(d.Authority()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if k.Authority, err = pki.LoadAuthority(d.Authority()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return Keys{}, err
 	}
 	if !bytes.Equal(k.Authority.Public(), k.Secrets.Authority[:]) {
-		k.Authority = mesh.Authority{} // of a mesh that was given up
+		k.Authority = pki.Authority{} // of a mesh that was given up
 	}
-	if k.Certificate, err = mesh.LoadCertificate(d.Certificate()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if k.Certificate, err = pki.LoadCertificate(d.Certificate()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return Keys{}, err
 	}
 	return k, nil
@@ -121,26 +122,26 @@ func (d Dir) Found(k Keys) (Keys, error) {
 }
 
 // found makes the authority's key, or loads the one that an interrupted run left, and binds the secrets to it.
-func (d Dir) found(secrets mesh.Secrets) (mesh.Secrets, mesh.Authority, error) {
-	authority, err := mesh.LoadAuthority(d.Authority())
+func (d Dir) found(secrets pki.Secrets) (pki.Secrets, pki.Authority, error) {
+	authority, err := pki.LoadAuthority(d.Authority())
 	if errors.Is(err, fs.ErrNotExist) {
-		authority, err = mesh.CreateAuthority(d.Authority())
+		authority, err = pki.CreateAuthority(d.Authority())
 	}
 	if err != nil {
-		return mesh.Secrets{}, mesh.Authority{}, err
+		return pki.Secrets{}, pki.Authority{}, err
 	}
 	copy(secrets.Authority[:], authority.Public())
 	return secrets, authority, nil
 }
 
 // identity loads the node's key, or makes it.
-func (d Dir) identity() (mesh.Identity, error) {
+func (d Dir) identity() (pki.Identity, error) {
 	if err := d.Make(); err != nil {
-		return mesh.Identity{}, err
+		return pki.Identity{}, err
 	}
-	id, err := mesh.LoadIdentity(d.Identity())
+	id, err := pki.LoadIdentity(d.Identity())
 	if errors.Is(err, fs.ErrNotExist) {
-		return mesh.CreateIdentity(d.Identity())
+		return pki.CreateIdentity(d.Identity())
 	}
 	return id, err
 }

@@ -1,4 +1,4 @@
-package mesh
+package pki
 
 import (
 	"errors"
@@ -8,28 +8,10 @@ import (
 	"github.com/meshban/meshban/mesh/frame"
 )
 
-func testAuthority(tb testing.TB) Authority {
-	tb.Helper()
-	a, err := NewAuthority()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return a
-}
-
-func certify(tb testing.TB, a Authority, c Certificate) Certificate {
-	tb.Helper()
-	c, err := a.Certify(c)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return c
-}
-
 func TestCertificateVerify(t *testing.T) {
 	a, other := testAuthority(t), testAuthority(t)
 	base := Certificate{
-		MeshID: [16]byte{1}, Serial: 9, Node: signers[0].Public(), Name: "web1", NotBefore: simStart, NotAfter: simStart.Add(time.Hour),
+		MeshID: [16]byte{1}, Serial: 9, Node: signers[0].Public(), Name: "web1", NotBefore: start, NotAfter: start.Add(time.Hour),
 		Caps: Caps{Rate: 60, Active: 1000, MinBits4: 24, MinBits6: 48, MaxTTL: time.Hour, UnbanAny: true, Import: true},
 	}
 	good := certify(t, a, base)
@@ -39,7 +21,7 @@ func TestCertificateVerify(t *testing.T) {
 	for i := range good.Frame.Raw {
 		b := append([]byte(nil), good.Frame.Raw...)
 		b[i] ^= 1
-		if c, err := DecodeCertificate(b); err == nil && c.Verify(a.Public(), [16]byte{1}, simStart) == nil {
+		if c, err := DecodeCertificate(b); err == nil && c.Verify(a.Public(), [16]byte{1}, start) == nil {
 			t.Fatalf("byte %d was changed, and the certificate counts", i)
 		}
 	}
@@ -52,12 +34,12 @@ func TestCertificateVerify(t *testing.T) {
 	}{
 		{"ok", a, 1, 0, nil},
 		{"ok: a clock slightly behind", a, 1, -frame.FutureSkew, nil},
-		{"bad: another authority", other, 1, 0, errOtherAuthority},
+		{"bad: another authority", other, 1, 0, ErrOtherAuthority},
 		{"bad: another mesh", a, 2, 0, ErrOtherMesh},
 		{"bad: over", a, 1, time.Hour, errCertificateEnded},
 		{"bad: too early", a, 1, -frame.FutureSkew - time.Second, ErrCertificateEarly},
 	} {
-		if err := good.Verify(tt.by.Public(), [16]byte{tt.mesh}, simStart.Add(tt.at)); !errors.Is(err, tt.want) {
+		if err := good.Verify(tt.by.Public(), [16]byte{tt.mesh}, start.Add(tt.at)); !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v, want %v", tt.name, err, tt.want)
 		}
 	}
@@ -79,16 +61,16 @@ func TestCertificateVerify(t *testing.T) {
 		t.Errorf("without a key: %v", err)
 	}
 	// A node's frame is no certificate, whatever it says.
-	f, err := signers[1].Sign(frame.Frame{MeshID: [16]byte{1}, Epoch: EpochCertificate, Seq: 9, Issued: simStart, Expires: simStart.Add(time.Hour), Payload: base.payload()})
+	f, err := signers[1].Sign(frame.Frame{MeshID: [16]byte{1}, Epoch: EpochCertificate, Seq: 9, Issued: start, Expires: start.Add(time.Hour), Payload: base.payload()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	forged, err := DecodeCertificate(f.Raw)
 	if err == nil {
-		err = forged.Verify(a.Public(), [16]byte{1}, simStart)
+		err = forged.Verify(a.Public(), [16]byte{1}, start)
 	}
-	if !errors.Is(err, errOtherAuthority) {
-		t.Errorf("signed by a node: %v, want %v", err, errOtherAuthority)
+	if !errors.Is(err, ErrOtherAuthority) {
+		t.Errorf("signed by a node: %v, want %v", err, ErrOtherAuthority)
 	}
 }
 

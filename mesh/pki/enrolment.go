@@ -1,4 +1,4 @@
-package mesh
+package pki
 
 import (
 	"encoding/pem"
@@ -43,7 +43,7 @@ func ParseEnrolment(text []byte, id Identity) (Enrolment, error) {
 		return Enrolment{}, err
 	}
 	if e.Secrets != s {
-		return Enrolment{}, fmt.Errorf("the certificate cannot be used: %w", errOtherAuthority)
+		return Enrolment{}, fmt.Errorf("the certificate cannot be used: %w", ErrOtherAuthority)
 	}
 	return e, nil
 }

@@ -1,4 +1,4 @@
-package mesh
+package pki
 
 import (
 	"crypto/ed25519"
@@ -33,8 +33,8 @@ const (
 var (
 	// ErrNoAuthority: the key of the mesh's authority is not on this node.
 	ErrNoAuthority = errors.New("the key of the mesh's authority is not on this node")
-	// errOtherAuthority: a record was signed by the authority of another mesh.
-	errOtherAuthority = errors.New("it was signed by another authority")
+	// ErrOtherAuthority: a record was signed by the authority of another mesh.
+	ErrOtherAuthority = errors.New("it was signed by another authority")
 	// ErrOtherMesh: a record or request is for another mesh.
 	ErrOtherMesh = errors.New("it is of another mesh")
 	// errCertificateEnded: the certificate has ended.
@@ -68,7 +68,7 @@ func (c Certificate) ID() frame.ID { return frame.IDOf(c.Node) }
 func (c Certificate) Verify(authority ed25519.PublicKey, meshID [16]byte, now time.Time) error {
 	switch {
 	case !c.Authority.Equal(authority):
-		return errOtherAuthority
+		return ErrOtherAuthority
 	case c.MeshID != meshID:
 		return ErrOtherMesh
 	}

@@ -1,11 +1,9 @@
-package mesh
+package pki
 
 import (
 	"bytes"
-	"crypto/ed25519"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
 )
@@ -40,23 +38,10 @@ func TestSeal(t *testing.T) {
 	}
 }
 
-// testGrant returns a grant of keys to nodes.
-func testGrant(tb failer, a Authority, serial uint64, issued time.Time, keys []GossipKey, to ...Identity) Grant {
-	var nodes []ed25519.PublicKey
-	for _, id := range to {
-		nodes = append(nodes, id.Public())
-	}
-	grants, err := a.Grant(issued, [16]byte{1}, 1<<62+serial, keys, nodes) // above what the time gives
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return grants[0]
-}
-
 func TestGrant(t *testing.T) {
 	a := testAuthority(t)
 	keys := []GossipKey{testGossipKey(2, 1), testGossipKey(1, 1)}
-	g := testGrant(t, a, 5, simStart, keys, signers[0], signers[1])
+	g := testGrant(t, a, 5, start, keys, signers[0], signers[1])
 	back, err := GrantOf(g.Frame)
 	if err != nil || !bytes.Equal(back.payload(), g.payload()) {
 		t.Fatalf("read back %+v, %v", back, err)
@@ -75,7 +60,7 @@ func TestGrant(t *testing.T) {
 		"bad: another mesh":   func(g *Grant) { g.MeshID[0]++ },
 		"bad: another key":    func(g *Grant) { g.Version++ },
 	} {
-		h := testGrant(t, a, 5, simStart, keys, signers[0])
+		h := testGrant(t, a, 5, start, keys, signers[0])
 		edit(&h)
 		for _, id := range []Identity{signers[0], signers[2]} {
 			if _, ok, err := h.Open(id); ok && err == nil {
@@ -100,14 +85,14 @@ func TestGrant(t *testing.T) {
 	if err != nil || len(b.text) > maxSealedKeys {
 		t.Fatalf("a box of %d bytes, %v; want at most %d", len(b.text), err, maxSealedKeys)
 	}
-	full := Grant{MeshID: [16]byte{1}, Serial: 1<<63 - 1, Version: many[0].Version(), Issued: simStart}
+	full := Grant{MeshID: [16]byte{1}, Serial: 1<<63 - 1, Version: many[0].Version(), Issued: start}
 	for size := 0; size+b.size() <= grantRoom; size += b.size() {
 		full.sealed = append(full.sealed, b)
 	}
 	if full, err = a.signGrant(full); err != nil || len(full.Frame.Raw) > frame.MaxSize {
 		t.Errorf("a record of %d boxes: %d bytes, %v", len(full.sealed), len(full.Frame.Raw), err)
 	}
-	if _, err := a.signGrant(Grant{Serial: 1, Version: testGossipKey(0, 1).Version(), Issued: simStart}); err == nil {
+	if _, err := a.signGrant(Grant{Serial: 1, Version: testGossipKey(0, 1).Version(), Issued: start}); err == nil {
 		t.Error("handed out the key that the mesh began with")
 	}
 }

@@ -1,4 +1,4 @@
-package mesh
+package pki
 
 import (
 	"bytes"
@@ -14,10 +14,10 @@ import (
 // For every decoder: what it accepts has exactly one encoding, so encoding it again yields the same bytes.
 
 func FuzzDecodeToken(f *testing.F) {
-	f.Add(Token{Addrs: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:7946")}, Expires: simStart}.Encode())
+	f.Add(Token{Addrs: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:7946")}, Expires: start}.Encode())
 	f.Add(Token{Addrs: []netip.AddrPort{
 		netip.MustParseAddrPort("[2001:db8::1]:7946"), netip.MustParseAddrPort("198.51.100.1:1"),
-	}, Inviter: frame.ID{9}, Secret: [16]byte{8}, Expires: simStart}.Encode())
+	}, Inviter: frame.ID{9}, Secret: [16]byte{8}, Expires: start}.Encode())
 	f.Add("mb1-")
 	f.Fuzz(func(t *testing.T, s string) {
 		tok, err := decodeToken(s)
@@ -32,9 +32,9 @@ func FuzzDecodeToken(f *testing.F) {
 
 func FuzzCertificate(f *testing.F) {
 	a := testAuthority(f)
-	cert, err := a.Certify(Certificate{Serial: 1 << 50, Node: signers[0].Public(), Name: "web1", NotBefore: simStart,
-		NotAfter: simStart.Add(CertificateLife), Caps: Caps{1, 2, 24, 48, time.Hour, true, true}})
-	revoked, errRevoke := a.Revoke(Revocation{Serial: 7, Node: frame.ID{1}, Name: "web2", Since: simStart, Issued: simStart, Reason: "stolen"})
+	cert, err := a.Certify(Certificate{Serial: 1 << 50, Node: signers[0].Public(), Name: "web1", NotBefore: start,
+		NotAfter: start.Add(CertificateLife), Caps: Caps{1, 2, 24, 48, time.Hour, true, true}})
+	revoked, errRevoke := a.Revoke(Revocation{Serial: 7, Node: frame.ID{1}, Name: "web2", Since: start, Issued: start, Reason: "stolen"})
 	request, errRequest := NewRequest(signers[0], "web1", [16]byte{1})
 	if err := errors.Join(err, errRevoke, errRequest); err != nil {
 		f.Fatal(err)
@@ -62,7 +62,7 @@ func FuzzCertificate(f *testing.F) {
 func FuzzGossipKeys(f *testing.F) {
 	a := testAuthority(f)
 	keys := []GossipKey{testGossipKey(2, 1), testGossipKey(1, 1)}
-	f.Add(testGrant(f, a, 5, simStart, keys, signers[0], signers[1]).Frame.Raw)
+	f.Add(testGrant(f, a, 5, start, keys, signers[0], signers[1]).Frame.Raw)
 	f.Add(appendKeys(nil, keys))
 	f.Add(Secrets{MeshID: [16]byte{1}, GossipKey: [32]byte{2}}.encode())
 	f.Add(Secrets{MeshID: [16]byte{1}, Authority: [32]byte{2}}.WithKeys(keys, keys[1].Version()).encode())
@@ -99,7 +99,7 @@ func FuzzTexts(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	enrolment, err := a.Enrol(request, secrets, DefaultCaps(), simStart)
+	enrolment, err := a.Enrol(request, secrets, DefaultCaps(), start)
 	if err != nil {
 		f.Fatal(err)
 	}

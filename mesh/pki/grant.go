@@ -1,4 +1,4 @@
-package mesh
+package pki
 
 import (
 	"crypto/ed25519"

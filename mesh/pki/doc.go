@@ -1,0 +1,8 @@
+// Package pki holds who is who in a mesh: a node's key, what the mesh's authority says about nodes, and the secrets of
+// members, with their files.
+//
+// Nobody else needs a private key: identities sign, prove themselves to TLS, and open what is sealed for them. The authority speaks in
+// records, each a signed frame: a certificate makes a node a member, with the bounds of what it may say; a revocation
+// shuts it out for good; a grant hands out a gossip key, sealed for each node. What is decoded has exactly one encoding.
+// A key file has mode 0600, is on disk when the function that stores it returns, and is replaced whole or not at all.
+package pki
