@@ -8,6 +8,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"github.com/meshban/meshban/internal/beat"
 )
 
 // limiter is a backend that holds only a limited number of entries, the newest.
@@ -153,7 +155,7 @@ func (s *Syncer) step(ctx context.Context) {
 		s.check(ctx)
 	}
 	if now = time.Now(); !w.glanceAt.IsZero() && !now.Before(w.glanceAt) {
-		w.glanceAt = now.Add(s.cfg.GlanceEvery)
+		w.glanceAt = now.Add(beat.Next(now, s.cfg.GlanceEvery))
 		s.glance(ctx)
 	}
 }

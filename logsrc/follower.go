@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/meshban/meshban/internal/beat"
 )
 
 // MaxBatch is the most lines that one call of Handle gets.
@@ -116,7 +118,7 @@ func (f *Follower) Run(ctx context.Context) error {
 		f.setPolling(err)
 	}
 	defer w.close()
-	tick := time.NewTicker(f.cfg.Tick)
+	tick := time.NewTimer(beat.Next(time.Now(), f.cfg.Tick))
 	defer tick.Stop()
 	w.arm(fileID{})
 	for ctx.Err() == nil {
@@ -134,6 +136,7 @@ func (f *Follower) Run(ctx context.Context) error {
 				f.cfg.Logger.Warn("lost an event of the line file, polling it", "path", f.cfg.Path, "err", err)
 				wait = false
 			case <-tick.C:
+				tick.Reset(beat.Next(time.Now(), f.cfg.Tick))
 				w.arm(w.id)
 				wait = false
 			}

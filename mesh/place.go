@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/internal/beat"
 	"github.com/meshban/meshban/mesh/frame"
 )
 
@@ -69,7 +70,7 @@ func (e *stayEvents) NotifyLeave(n *memberlist.Node) {
 // dwell keeps this node in the mesh, at the address where others can reach it, until ctx ends. It returns the
 // membership at that time, nil if there is none, or an error if the mesh port cannot be opened at the start.
 func (m *Mesh) dwell(ctx context.Context) (*membership, error) {
-	tick := time.NewTicker(placeEvery)
+	tick := time.NewTimer(beat.Next(time.Now(), placeEvery))
 	defer tick.Stop()
 	var here *membership
 	former := m.place.former // at most once: whoever has the mesh's key can claim an address for this node
@@ -94,6 +95,7 @@ func (m *Mesh) dwell(ctx context.Context) (*membership, error) {
 		}
 		select {
 		case <-tick.C:
+			tick.Reset(beat.Next(time.Now(), placeEvery))
 		case <-former:
 			// memberlist takes no other address for a member before that has left, or is dead, which takes 15 s to find out.
 			former = nil

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/internal/beat"
 	"github.com/meshban/meshban/mesh/frame"
 )
 
@@ -82,7 +83,7 @@ func (t *transport) filter() {
 		select {
 		case <-pulse.C:
 			t.guard.pauses.note(t.guard.now())
-			pulse.Reset(t.guard.pauses.adapt(packets))
+			pulse.Reset(beat.Next(time.Now(), t.guard.pauses.adapt(packets)))
 			packets = 0
 		case p := <-t.NodeAwareTransport.PacketCh():
 			packets++

@@ -9,6 +9,7 @@ import (
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/hostinfo"
+	"github.com/meshban/meshban/internal/beat"
 )
 
 // protection is what keeps this node from locking out its users and its mesh.
@@ -87,7 +88,7 @@ func (d *Daemon) watchHost(ctx context.Context) error {
 
 // watchSessions keeps ssh users from being locked out, until ctx ends.
 func (d *Daemon) watchSessions(ctx context.Context) error {
-	tick := time.NewTicker(hostinfo.SessionsEvery)
+	tick := time.NewTimer(beat.Next(time.Now(), hostinfo.SessionsEvery))
 	defer tick.Stop()
 	for {
 		if d.readSessions() {
@@ -97,6 +98,7 @@ func (d *Daemon) watchSessions(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+			tick.Reset(beat.Next(time.Now(), hostinfo.SessionsEvery))
 		}
 	}
 }

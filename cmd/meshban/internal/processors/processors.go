@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/meshban/meshban/internal/beat"
 	"golang.org/x/sys/unix"
 )
 
@@ -53,7 +54,7 @@ func run(ctx context.Context, used func() time.Duration) {
 			}
 		}
 		if before, at = total, now; !s.wide && share < idle {
-			tick.Reset(idleInterval)
+			tick.Reset(interval + beat.Next(now.Add(interval), idleInterval))
 		} else {
 			tick.Reset(interval)
 		}
