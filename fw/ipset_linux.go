@@ -427,6 +427,9 @@ func (b *ipset) checkRules(ctx context.Context) ([]string, error) {
 	return b.xt.check(ctx, b.rules(nil, nil))
 }
 
+// marksAll reports whether nf_tables holds the rules. Of a legacy table the mark shows only its size.
+func (b *ipset) marksAll() bool { return b.unsavable() }
+
 // Teardown removes rules, then sets.
 func (b *ipset) Teardown(ctx context.Context) error {
 	if err := b.xt.teardown(ctx); err != nil {

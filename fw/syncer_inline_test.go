@@ -147,6 +147,7 @@ type asking struct{ prompt }
 
 func (a asking) checkSets(ctx context.Context) ([]string, error)  { return nil, nil }
 func (a asking) checkRules(ctx context.Context) ([]string, error) { return a.Check(ctx) }
+func (a asking) marksAll() bool                                   { return false }
 
 // A ban that comes during a check of the rules is in the kernel at once, and what the check finds is still repaired.
 func TestFlushDoesNotWaitForACheck(t *testing.T) {

@@ -29,6 +29,8 @@ type expirer interface {
 type parted interface {
 	checkSets(ctx context.Context) (problems []string, err error)
 	checkRules(ctx context.Context) (problems []string, err error)
+	// marksAll reports whether every change of the rules changes the mark.
+	marksAll() bool
 }
 
 // work is the state of whoever holds the owner token.
@@ -308,7 +310,7 @@ func (s *Syncer) check(ctx context.Context) {
 	if g, ok := s.cfg.Backend.(glancer); ok {
 		_, mark, _ = g.glance(ctx) // before the look, so that a change during it is noticed as one
 	}
-	problems, err := s.look(ctx)
+	problems, err := s.look(ctx, mark != "" && mark == w.mark)
 	if err == nil && len(problems) == 0 {
 		problems, err = s.verify(ctx)
 	}
@@ -330,15 +332,18 @@ func (s *Syncer) check(ctx context.Context) {
 	}
 }
 
-// look asks the backend what is wrong. It releases the token while commands run, which takes 10 ms or more, so that
-// callers of Flush need not wait for that.
-func (s *Syncer) look(ctx context.Context) (problems []string, err error) {
+// look asks the backend what is wrong; same: the mark is that of the last check that found nothing wrong. It releases the
+// token while commands run, which takes 10 ms or more, so that callers of Flush need not wait for that.
+func (s *Syncer) look(ctx context.Context, same bool) (problems []string, err error) {
 	b, ok := s.cfg.Backend.(parted)
 	if !ok {
 		return s.cfg.Backend.Check(ctx)
 	}
 	if problems, err = b.checkSets(ctx); err != nil {
 		return nil, err
+	}
+	if same && b.marksAll() {
+		return problems, nil
 	}
 	before := s.Status().Replaces
 	s.release()

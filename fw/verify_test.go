@@ -62,6 +62,63 @@ func TestGlances(t *testing.T) {
 	})
 }
 
+// polled is a watched fake that counts what it is asked.
+type polled struct {
+	*watched
+	all                   bool // marksAll
+	sets, rules, verifies atomic.Int64
+}
+
+func (p *polled) marksAll() bool { return p.all }
+
+func (p *polled) checkSets(context.Context) ([]string, error) { p.sets.Add(1); return nil, nil }
+
+func (p *polled) checkRules(context.Context) ([]string, error) { p.rules.Add(1); return nil, nil }
+
+func (p *polled) verify(context.Context, time.Time, *tracker) ([]doubt, error) {
+	p.verifies.Add(1)
+	return nil, nil
+}
+
+// Whoever adds a question to the kernel adds it to this table, and to the CPU time of every idle agent.
+func TestQuestionsOfAQuietSyncer(t *testing.T) {
+	const window = 10 * time.Minute
+	for _, tt := range []struct {
+		name  string
+		all   bool
+		rules int64 // each costs four commands
+	}{
+		{"ok: the mark tells of every change of rules", true, 0},
+		{"ok: it does not", false, int64(window / DefaultCheckEvery)},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var p *polled
+			withSyncer(t, func(f *fake) Backend { p = &polled{watched: &watched{fake: f}, all: tt.all}; return p }, func(b *bench) {
+				b.submit(b.ban("192.0.2.1/32"))
+				if err := b.Replace(b.Context()); err != nil {
+					t.Fatal(err)
+				}
+				b.pass(5 * time.Second)
+				read := func() []int64 {
+					n := []int64{p.glances.Load(), p.sets.Load(), p.rules.Load(), p.verifies.Load()}
+					p.set(func(f *fake) { n = append(n, int64(f.replaces), int64(len(f.batches)), int64(f.refills)) })
+					return n
+				}
+				before := read()
+				b.pass(window)
+				checks := int64(window / DefaultCheckEvery)
+				want := []int64{int64(window/DefaultGlanceEvery) + checks, checks, tt.rules, checks, 0, 0, 0}
+				for i, n := range read() {
+					want[i] += before[i]
+					if n != want[i] {
+						t.Errorf("question %d: asked %d times in %v, want %d", i, n-before[i], window, want[i]-before[i])
+					}
+				}
+			})
+		})
+	}
+}
+
 // doubtful is a fake whose sets hold n plain addresses, as far as verify can tell.
 type doubtful struct {
 	fake
