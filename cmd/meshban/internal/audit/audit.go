@@ -7,6 +7,7 @@ package audit
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -169,7 +170,12 @@ func (l *Log) encode(e control.AuditEntry) {
 		l.cfg.Logger.Warn("audit log", "problem", text)
 		l.cfg.OnProblem(text)
 	}
-	l.buf = append(e.AppendJSON(l.buf), '\n')
+	line, err := json.Marshal(e)
+	if err != nil {
+		l.report("changes are not recorded: " + err.Error())
+		return
+	}
+	l.buf = append(append(l.buf, line...), '\n')
 	if l.waiting++; len(l.buf) >= maxWrite {
 		l.write()
 	}

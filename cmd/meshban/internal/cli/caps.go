@@ -34,11 +34,11 @@ func readCaps(ctx *cli.Context) (c control.Caps, err error) {
 	if c.MaxFor, err = read(ctx, "max-for", parseMaxFor); err != nil {
 		return control.Caps{}, err
 	}
-	c.NoUnbanAny, c.NoImport = ctx.Bool("no-unban-any"), ctx.Bool("no-import")
+	c.NoUnbanAny, c.NoImport = control.Denied(ctx.Bool("no-unban-any")), control.Denied(ctx.Bool("no-import"))
 	return c, nil
 }
 
-func parseMaxFor(s string) (time.Duration, error) {
+func parseMaxFor(s string) (control.Duration, error) {
 	d, err := config.ParseDuration(s)
 	if err == nil && (d < config.MinFor || d > config.MaxMaxFor || d%time.Second != 0) {
 		err = &config.Error{
@@ -46,5 +46,5 @@ func parseMaxFor(s string) (time.Duration, error) {
 			Remedy:  fmt.Sprintf("write whole seconds of %s to %s", config.FormatDuration(config.MinFor), config.FormatDuration(config.MaxMaxFor)),
 		}
 	}
-	return d, err
+	return control.Duration(d), err
 }

@@ -215,7 +215,7 @@ func banned(ctx context.Context, client *control.Client, start string) []string 
 	var out []string
 	// Nobody can be told about an error here: the shell just completes nothing more.
 	_ = client.List(ctx, func(e control.ListEntry) error {
-		addr := control.FormatPrefix(e.Prefix)
+		addr := e.Prefix.String()
 		if !strings.HasPrefix(addr, start) || slices.Contains(out, addr) {
 			return nil
 		}
@@ -238,7 +238,7 @@ func allowedByMesh(ctx context.Context, client *control.Client) []string {
 	var out []string
 	for _, e := range entries {
 		if e.Source == "mesh" {
-			out = append(out, control.FormatPrefix(e.Prefix))
+			out = append(out, e.Prefix.String())
 		}
 	}
 	return out

@@ -58,7 +58,7 @@ func (x *ipsetExport) entry(e control.ListEntry) error {
 		return nil
 	}
 	_, err := fmt.Fprintf(x.out, "add %s-%s %s timeout %d\n",
-		exportName, family(e.Prefix), control.FormatPrefix(e.Prefix), secondsLeft(e.Until, x.now))
+		exportName, family(e.Prefix.Prefix), e.Prefix.String(), secondsLeft(e.Until.Time, x.now))
 	return err
 }
 
@@ -112,7 +112,7 @@ func (x *nftExport) entry(e control.ListEntry) error {
 		x.ports.add(e)
 		return nil
 	}
-	return x.add(x.set(e.Prefix, false), control.FormatPrefix(e.Prefix), e.Until)
+	return x.add(x.set(e.Prefix.Prefix, false), e.Prefix.String(), e.Until.Time)
 }
 
 func (x *nftExport) add(set, element string, until time.Time) error {

@@ -44,8 +44,8 @@ func (b portBans) add(e control.ListEntry) {
 			protos = []string{"tcp", "udp"}
 		}
 		for _, proto := range protos {
-			key := portKey{e.Prefix, proto}
-			b[key] = append(b[key], portSpan{from, to, e.Until})
+			key := portKey{e.Prefix.Prefix, proto}
+			b[key] = append(b[key], portSpan{from, to, e.Until.Time})
 		}
 	}
 }

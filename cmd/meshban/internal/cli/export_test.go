@@ -25,7 +25,7 @@ func exported() []control.ListEntry {
 		{"2001:db8::9/128", "53"},
 	} {
 		all = append(all, control.ListEntry{
-			Prefix: netip.MustParsePrefix(e.prefix), Ports: e.ports, Until: exportTime.Add(time.Duration(i+1) * time.Minute),
+			Prefix: control.PrefixOf(netip.MustParsePrefix(e.prefix)), Ports: e.ports, Until: control.TimeOf(exportTime.Add(time.Duration(i+1) * time.Minute)),
 			Origins: []string{"web1", "web2"}, Reason: "x, \"y\"", Source: "cli", State: control.StateEnforced,
 		})
 	}
@@ -67,7 +67,7 @@ func TestExportNftInPieces(t *testing.T) {
 	var many []control.ListEntry
 	for i := range 3*nftBatch + 1 {
 		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}), 32)
-		many = append(many, control.ListEntry{Prefix: p, Until: exportTime.Add(time.Hour)})
+		many = append(many, control.ListEntry{Prefix: control.PrefixOf(p), Until: control.TimeOf(exportTime.Add(time.Hour))})
 	}
 	text := exportText(t, "nft", many)
 	if n := bytes.Count([]byte(text), []byte("add element")); n != 4 {

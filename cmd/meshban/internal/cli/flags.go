@@ -9,11 +9,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
 // Every flag with a value is a string to urfave/cli and is parsed here, so that all errors look alike.
@@ -86,8 +86,9 @@ func read[T any](ctx *cli.Context, name string, parse func(string) (T, error)) (
 	return v, nil
 }
 
-func readDuration(ctx *cli.Context, name string) (time.Duration, error) {
-	return read(ctx, name, config.ParseDuration)
+func readDuration(ctx *cli.Context, name string) (control.Duration, error) {
+	d, err := read(ctx, name, config.ParseDuration)
+	return control.Duration(d), err
 }
 
 func readAddrPort(ctx *cli.Context, name string, port uint16) (netip.AddrPort, error) {

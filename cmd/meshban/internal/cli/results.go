@@ -37,7 +37,7 @@ func (c *command) each(
 					fmt.Fprintln(c.out, done(r))
 				}
 				if r.Note != "" {
-					fmt.Fprintf(c.err, "meshban: %s: %s\n", control.FormatPrefix(r.Prefix), clean(r.Note))
+					fmt.Fprintf(c.err, "meshban: %s: %s\n", r.Prefix.String(), clean(r.Note))
 					if r.Hint != "" && !slices.Contains(hints, r.Hint) && len(hints) < maxHints {
 						hints = append(hints, r.Hint)
 					}
@@ -69,7 +69,7 @@ const maxHints = 3
 // refusal returns the address, what is wrong, and by which rule.
 func refusal(r control.Result) string {
 	text := byRule(r.Err.Message, r.Err)
-	if addr := control.FormatPrefix(r.Prefix); !strings.Contains(text, addr) {
+	if addr := r.Prefix.String(); !strings.Contains(text, addr) {
 		text = addr + ": " + text
 	}
 	return clean(text)
@@ -96,5 +96,5 @@ func untilText(r control.Result, instead string) string {
 	if r.Until.IsZero() {
 		return instead
 	}
-	return "until " + control.FormatTime(r.Until)
+	return "until " + r.Until.String()
 }

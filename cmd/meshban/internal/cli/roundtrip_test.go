@@ -20,7 +20,7 @@ func TestImportReadsWhatExportWrites(t *testing.T) {
 	var entries []control.ListEntry
 	add := func(prefix, ports, reason string) {
 		entries = append(entries, control.ListEntry{
-			Prefix: netip.MustParsePrefix(prefix), Ports: ports, Until: now.Add(time.Hour), Origins: []string{"web1", "web2"}, OriginIDs: []string{},
+			Prefix: control.PrefixOf(netip.MustParsePrefix(prefix)), Ports: ports, Until: control.TimeOf(now.Add(time.Hour)), Origins: []string{"web1", "web2"}, OriginIDs: []string{},
 			Reason: reason, Source: "cli", State: control.StateEnforced,
 		})
 	}
@@ -46,7 +46,7 @@ func TestImportReadsWhatExportWrites(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, ports := range portsOf(e.Ports, format) {
-				want = append(want, e.Prefix.String()+" "+ports)
+				want = append(want, e.Prefix.Prefix.String()+" "+ports)
 			}
 		}
 		if err := ex.end(); err != nil {

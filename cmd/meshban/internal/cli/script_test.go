@@ -96,8 +96,8 @@ func scriptAgent(ts *testscript.TestScript, _ bool, args []string) {
 	entries := make([]control.ListEntry, *bans)
 	for i := range entries {
 		entries[i] = control.ListEntry{
-			Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}), 32),
-			Until:  time.Now().Add(time.Hour), Origins: []string{"web1"}, Source: "line:sshd", State: control.StateEnforced,
+			Prefix: control.PrefixOf(netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}), 32)),
+			Until:  control.TimeOf(time.Now().Add(time.Hour)), Origins: []string{"web1"}, Source: "line:sshd", State: control.StateEnforced,
 		}
 	}
 	agent := controltest.New(entries...)
@@ -147,7 +147,7 @@ func scriptTell(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) > 2 {
 		p, err := netip.ParsePrefix(args[2])
 		ts.Check(err)
-		e.Prefix, e.Until, e.LatencyMS = p, e.Time.Add(30*time.Minute), new(3.7)
+		e.Prefix, e.Until, e.LatencyMS = control.PrefixOf(p), control.TimeOf(e.Time.Add(30*time.Minute)), new(3.7)
 	}
 	agentOf(ts).agent.Tell(e)
 }
@@ -157,8 +157,8 @@ func scriptHold(ts *testscript.TestScript, _ bool, args []string) {
 	p, err := netip.ParseAddr(args[0])
 	ts.Check(err)
 	agentOf(ts).agent.Hold(control.HeldEntry{
-		Prefix: netip.PrefixFrom(p, p.BitLen()), Origin: args[1], ID: strings.Repeat("a1", 16), Issued: time.Now(),
-		Until: time.Now().Add(time.Hour), Reason: "scan", Source: "line:sshd", By: "breaker",
+		Prefix: control.PrefixOf(netip.PrefixFrom(p, p.BitLen())), Origin: args[1], ID: strings.Repeat("a1", 16), Issued: control.TimeOf(time.Now()),
+		Until: control.TimeOf(time.Now().Add(time.Hour)), Reason: "scan", Source: "line:sshd", By: "breaker",
 	})
 }
 

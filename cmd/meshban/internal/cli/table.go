@@ -96,12 +96,12 @@ func writeObjects[T any](out io.Writer, list []T) error {
 }
 
 func writeObject(out io.Writer, v any) error {
-	line, err := json.Marshal(v)
-	if err != nil {
+	enc := json.NewEncoder(out)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
 		return fmt.Errorf("write JSON: %w", err)
 	}
-	_, err = out.Write(append(line, '\n'))
-	return err
+	return nil
 }
 
 // field writes "name  value" lines; only the first has the name, and empty lines are left out.

@@ -70,7 +70,7 @@ func (c *command) selected(ctx *cli.Context, s *selection) ([]netip.Prefix, erro
 	if ctx.Bool("dry-run") {
 		if ctx.Bool("json") {
 			for _, p := range all {
-				if err := writeObject(c.out, control.Result{Prefix: p}); err != nil {
+				if err := writeObject(c.out, control.Result{Prefix: control.PrefixOf(p)}); err != nil {
 					return nil, err
 				}
 			}
@@ -88,7 +88,7 @@ func (c *command) matching(ctx context.Context, s *selection) ([]netip.Prefix, e
 	var all []netip.Prefix
 	err := c.client().List(ctx, func(e control.ListEntry) error {
 		if s.matches(e) {
-			all = append(all, e.Prefix)
+			all = append(all, e.Prefix.Prefix)
 		}
 		return nil
 	})

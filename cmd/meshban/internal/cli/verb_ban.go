@@ -68,7 +68,7 @@ func (c *command) ban(ctx *cli.Context) error {
 		rep, err := client.Ban(ctx, req)
 		return rep.Results, err
 	}, func(r control.Result) string {
-		return control.FormatPrefix(r.Prefix) + " " + untilText(r, "banned")
+		return r.Prefix.String() + " " + untilText(r, "banned")
 	})
 }
 
@@ -129,7 +129,7 @@ func (c *command) unban(ctx *cli.Context) error {
 	return c.each(ctx, all, func(ctx context.Context, some []netip.Prefix) ([]control.Result, error) {
 		rep, err := client.Unban(ctx, control.UnbanRequest{Prefixes: some, Reason: reason})
 		return rep.Results, err
-	}, func(r control.Result) string { return control.FormatPrefix(r.Prefix) + " lifted" })
+	}, func(r control.Result) string { return r.Prefix.String() + " lifted" })
 }
 
 func (c *command) allowVerb() *verb {
@@ -186,13 +186,13 @@ func (c *command) allow(ctx *cli.Context) error {
 		return c.each(ctx, all, func(ctx context.Context, some []netip.Prefix) ([]control.Result, error) {
 			rep, err := client.Unallow(ctx, control.UnallowRequest{Prefixes: some, Reason: reason})
 			return rep.Results, err
-		}, func(r control.Result) string { return control.FormatPrefix(r.Prefix) + " removed" })
+		}, func(r control.Result) string { return r.Prefix.String() + " removed" })
 	}
 	return c.each(ctx, all, func(ctx context.Context, some []netip.Prefix) ([]control.Result, error) {
 		rep, err := client.Allow(ctx, control.AllowRequest{Prefixes: some, For: length, Reason: reason})
 		return rep.Results, err
 	}, func(r control.Result) string {
-		return control.FormatPrefix(r.Prefix) + " allowed " + untilText(r, "until removed")
+		return r.Prefix.String() + " allowed " + untilText(r, "until removed")
 	})
 }
 
@@ -211,7 +211,7 @@ func (c *command) allowed(ctx *cli.Context) error {
 		if !e.Until.IsZero() {
 			left = span(e.Until.Sub(now))
 		}
-		if err := t.row(control.FormatPrefix(e.Prefix), left, or(e.Origin, "-"), e.Source, strings.TrimSpace(e.Reason)); err != nil {
+		if err := t.row(e.Prefix.String(), left, or(e.Origin, "-"), e.Source, strings.TrimSpace(e.Reason)); err != nil {
 			return err
 		}
 	}

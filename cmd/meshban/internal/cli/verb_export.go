@@ -91,7 +91,7 @@ type plainExport struct{ out *bufio.Writer }
 func (plainExport) begin() error { return nil }
 
 func (x plainExport) entry(e control.ListEntry) error {
-	text := control.FormatPrefix(e.Prefix)
+	text := e.Prefix.String()
 	if e.Ports != "" {
 		text = fmt.Sprintf("# %s only on ports %s", text, e.Ports)
 	}
@@ -120,7 +120,7 @@ func (x csvExport) begin() error {
 
 func (x csvExport) entry(e control.ListEntry) error {
 	cells := []string{
-		control.FormatPrefix(e.Prefix), e.Ports, control.FormatTime(e.Until), strings.Join(e.Origins, " "), e.Reason, e.Source, e.State,
+		e.Prefix.String(), e.Ports, e.Until.String(), strings.Join(e.Origins, " "), e.Reason, e.Source, e.State,
 	}
 	for i, cell := range cells {
 		// A spreadsheet would run a cell that begins like this, and a reason may come from anywhere.

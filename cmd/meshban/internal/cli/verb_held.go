@@ -90,7 +90,7 @@ func (c *command) heldList(ctx *cli.Context, from string) error {
 		if asJSON {
 			return writeObject(c.out, e)
 		}
-		address := control.FormatPrefix(e.Prefix)
+		address := e.Prefix.String()
 		if e.Kind != "" && e.Kind != "ban" {
 			address = e.Kind + " " + address
 		}

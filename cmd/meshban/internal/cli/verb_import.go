@@ -381,7 +381,7 @@ func (im *importer) heard(got answer, a asked) error {
 		if r.Err == nil {
 			continue
 		}
-		im.banned.add(r.Prefix, -1)
+		im.banned.add(r.Prefix.Prefix, -1)
 		im.sum.Banned--
 		if r.Err.Rule == ruleNever || r.Err.Rule == ruleAllow {
 			im.sum.Never++
@@ -413,7 +413,7 @@ func (im *importer) remark(r control.Result) {
 	}
 	m := im.notes[i]
 	if m.Count++; m.Count == 1 || r.Prefix.Bits() < m.widest.Bits() {
-		m.widest, m.Hint = r.Prefix, r.Hint
+		m.widest, m.Hint = r.Prefix.Prefix, r.Hint
 	}
 }
 

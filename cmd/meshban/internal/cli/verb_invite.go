@@ -60,7 +60,7 @@ func (c *command) invite(ctx *cli.Context) error {
 		return fmt.Errorf("write to stdout: %w", err)
 	}
 	tellHint(c.err, fmt.Sprintf("good for %s until %s; on the other machine: sudo meshban join TOKEN",
-		plural(rep.Uses, "machine", "machines"), control.FormatTime(rep.Expires)))
+		plural(rep.Uses, "machine", "machines"), rep.Expires.String()))
 	return nil
 }
 

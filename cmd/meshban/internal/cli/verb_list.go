@@ -49,7 +49,7 @@ func (c *command) list(ctx *cli.Context) error {
 		if len(e.LeavesOut) > 0 && e.NotEnforced == "" {
 			e.Reason = strings.TrimSuffix("leaves out "+joined(e.LeavesOut)+"; "+e.Reason, "; ")
 		}
-		return t.row(control.FormatPrefix(e.Prefix), or(e.Ports, "all"), span(e.Until.Sub(now)),
+		return t.row(e.Prefix.String(), or(e.Ports, "all"), span(e.Until.Sub(now)),
 			or(strings.Join(e.Origins, ","), "-"), e.State, or(e.Source, "-"), e.Reason)
 	})
 	if err != nil {
@@ -114,7 +114,7 @@ func (c *command) why(ctx *cli.Context) error {
 	if ctx.Bool("json") {
 		return writeObject(c.out, rep)
 	}
-	addr := control.FormatPrefix(rep.Address)
+	addr := rep.Address.String()
 	fmt.Fprintf(c.out, "%s: %s\n", addr, clean(rep.Verdict))
 	if rep.Summary != "" {
 		fmt.Fprintln(c.out, clean(rep.Summary))
@@ -148,7 +148,7 @@ func nodeAnswer(n control.NodeAnswer) string {
 func (c *command) finding(f control.Finding) string {
 	now := c.now()
 	var b strings.Builder
-	b.WriteString(f.Kind + " " + control.FormatPrefix(f.Prefix))
+	b.WriteString(f.Kind + " " + f.Prefix.String())
 	if f.Ports != "" {
 		b.WriteString(" on ports " + f.Ports)
 	}
@@ -156,10 +156,10 @@ func (c *command) finding(f control.Finding) string {
 		b.WriteString(" by " + f.Origin)
 	}
 	if !f.Issued.IsZero() {
-		b.WriteString(", " + span(now.Sub(f.Issued)) + " ago")
+		b.WriteString(", " + span(now.Sub(f.Issued.Time)) + " ago")
 	}
 	if !f.Until.IsZero() {
-		b.WriteString(", until " + control.FormatTime(f.Until))
+		b.WriteString(", until " + f.Until.String())
 		if left := f.Until.Sub(now); left > 0 {
 			b.WriteString(" (" + span(left) + " left)")
 		}
@@ -201,11 +201,12 @@ func (c *command) watch(ctx *cli.Context) error {
 	asJSON := ctx.Bool("json")
 	return c.client().Watch(ctx.Context, func(e control.Event) error {
 		if asJSON {
-			c.out.Write(e.AppendJSON(c.out.AvailableBuffer()))
+			if err := writeObject(c.out, e); err != nil {
+				return err
+			}
 		} else {
-			c.out.WriteString(eventLine(e))
+			c.out.WriteString(eventLine(e) + "\n")
 		}
-		c.out.WriteByte('\n')
 		return c.out.Flush() // followers do not want to wait
 	})
 }
@@ -215,7 +216,7 @@ func eventLine(e control.Event) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s  %-7s", control.FormatPast(e.Time), e.Name)
 	if e.Prefix.IsValid() {
-		b.WriteString("  " + control.FormatPrefix(e.Prefix))
+		b.WriteString("  " + e.Prefix.String())
 		if e.Ports != "" {
 			b.WriteString(" on ports " + e.Ports)
 		}

@@ -104,7 +104,7 @@ func (c *command) revokePreview(out io.Writer, rep control.RevokeReply, since bo
 		plural(rep.Live.Bans, "ban", "bans"), plural(rep.Live.Allows, "allow", "allows"), plural(rep.Live.Unbans, "unban", "unbans"))
 	now := c.now()
 	for _, b := range rep.Last {
-		line := control.FormatPrefix(b.Prefix)
+		line := b.Prefix.String()
 		if b.Ports != "" {
 			line += " on ports " + b.Ports
 		}

@@ -13,33 +13,27 @@ import (
 // Caps bound what other nodes accept from a node; they are part of its certificate. A zero number leaves the bound to
 // each receiver's config, which caps never widen. The zero value is the default.
 type Caps struct {
-	Rate       int           // new bans per minute, and at once; at most config.MaxAllowance
-	Active     int           // bans in force; at most config.MaxAllowance
-	Widest4    int           // shortest IPv4 prefix, config.MinWidest4..MaxWidest4
-	Widest6    int           // shortest IPv6 prefix, config.MinWidest6..MaxWidest6
-	MaxFor     time.Duration // longest ban, config.MinFor..MaxMaxFor, whole seconds
-	NoUnbanAny bool          // it may not lift other nodes' bans
-	NoImport   bool          // its imports count as ordinary bans
+	Rate       int      `json:"rate,omitempty"`        // new bans per minute, and at once; at most config.MaxAllowance
+	Active     int      `json:"active,omitempty"`      // bans in force; at most config.MaxAllowance
+	Widest4    int      `json:"widest_ipv4,omitempty"` // shortest IPv4 prefix, config.MinWidest4..MaxWidest4
+	Widest6    int      `json:"widest_ipv6,omitempty"` // shortest IPv6 prefix, config.MinWidest6..MaxWidest6
+	MaxFor     Duration `json:"max_for,omitempty"`     // longest ban, config.MinFor..MaxMaxFor, whole seconds
+	NoUnbanAny Denied   `json:"unban_any"`             // it may not lift other nodes' bans
+	NoImport   Denied   `json:"import"`                // its imports count as ordinary bans
 }
 
-type capsJSON struct {
-	Rate     int      `json:"rate,omitempty"`
-	Active   int      `json:"active,omitempty"`
-	Widest4  int      `json:"widest_ipv4,omitempty"`
-	Widest6  int      `json:"widest_ipv6,omitempty"`
-	MaxFor   spanText `json:"max_for,omitempty"`
-	UnbanAny *bool    `json:"unban_any,omitempty"` // nil = true, also for Import
-	Import   *bool    `json:"import,omitempty"`
-}
+// Denied is a permission that a node lacks; JSON says whether it has it.
+type Denied bool
 
-func (c Caps) wire() *capsJSON {
-	return &capsJSON{c.Rate, c.Active, c.Widest4, c.Widest6, spanText(c.MaxFor), new(!c.NoUnbanAny), new(!c.NoImport)}
-}
+// MarshalJSON returns true or false.
+func (d Denied) MarshalJSON() ([]byte, error) { return json.Marshal(!bool(d)) }
 
-func (w *capsJSON) caps() Caps {
-	return Caps{
-		w.Rate, w.Active, w.Widest4, w.Widest6, time.Duration(w.MaxFor), w.UnbanAny != nil && !*w.UnbanAny, w.Import != nil && !*w.Import,
-	}
+// UnmarshalJSON reads what MarshalJSON returns; null is true.
+func (d *Denied) UnmarshalJSON(b []byte) error {
+	has := true
+	err := json.Unmarshal(b, &has)
+	*d = Denied(!has)
+	return err
 }
 
 // CapNumber is one of the caps that are numbers.
@@ -59,28 +53,17 @@ func (c *Caps) Numbers() []CapNumber {
 	}
 }
 
-// check validates the caps of a request.
-func (w *capsJSON) check() error {
-	c := w.caps()
+func (c Caps) check() error {
 	for _, n := range c.Numbers() {
 		if is := *n.At; is != 0 && (is < n.Least || is > n.Most) {
 			return usage("caps: %s is %d to %d, not %d", n.Key, n.Least, n.Most, is)
 		}
 	}
-	if d := time.Duration(w.MaxFor); d != 0 && (d < config.MinFor || d > config.MaxMaxFor || d%time.Second != 0) {
+	if d := time.Duration(c.MaxFor); d != 0 && (d < config.MinFor || d > config.MaxMaxFor || d%time.Second != 0) {
 		return usage("caps: max_for is %s to %s in whole seconds, not %s",
 			config.FormatDuration(config.MinFor), config.FormatDuration(config.MaxMaxFor), config.FormatDuration(d))
 	}
 	return nil
-}
-
-// MarshalJSON writes those of rate, active, widest_ipv4, widest_ipv6 and max_for that are set, then unban_any and
-// import.
-func (c Caps) MarshalJSON() ([]byte, error) { return json.Marshal(c.wire()) }
-
-// UnmarshalJSON reads what MarshalJSON writes.
-func (c *Caps) UnmarshalJSON(data []byte) error {
-	return via(data, c, func(w capsJSON) Caps { return w.caps() })
 }
 
 // String lists the caps under the names that the configuration uses.
@@ -92,7 +75,7 @@ func (c Caps) String() string {
 		}
 	}
 	if c.MaxFor != 0 {
-		parts = append(parts, "max_for "+config.FormatDuration(c.MaxFor))
+		parts = append(parts, "max_for "+config.FormatDuration(time.Duration(c.MaxFor)))
 	}
 	if c.NoUnbanAny {
 		parts = append(parts, "no unban_any")
@@ -108,41 +91,16 @@ func (c Caps) String() string {
 
 // CapsRequest asks for the caps of a node, or for a new certificate with other caps.
 type CapsRequest struct {
-	Node string // name, id, or at least MinNodeID leading digits of the id
-	Caps *Caps  // nil = only show them
+	Node string `json:"node"`           // name, id, or at least MinNodeID leading digits of the id
+	Caps *Caps  `json:"caps,omitempty"` // nil = only show them
 }
 
-type capsRequestJSON struct {
-	Node string    `json:"node"`
-	Caps *capsJSON `json:"caps,omitempty"`
-}
-
-// MarshalJSON writes the request for the server.
-func (r CapsRequest) MarshalJSON() ([]byte, error) {
-	w := capsRequestJSON{Node: r.Node}
-	if r.Caps != nil {
-		w.Caps = r.Caps.wire()
+func (r CapsRequest) check() error {
+	err := checkNode(r.Node)
+	if err == nil && r.Caps != nil {
+		err = r.Caps.check()
 	}
-	return json.Marshal(w)
-}
-
-func decodeCaps(body []byte) (CapsRequest, error) {
-	var w capsRequestJSON
-	if err := strict(body, &w); err != nil {
-		return CapsRequest{}, err
-	}
-	err := short("node", w.Node, MaxNode)
-	if err == nil && w.Node == "" {
-		err = usage("the node's name is missing")
-	}
-	r := CapsRequest{Node: w.Node}
-	if err == nil && w.Caps != nil {
-		r.Caps, err = new(w.Caps.caps()), w.Caps.check()
-	}
-	if err != nil {
-		return CapsRequest{}, err
-	}
-	return r, nil
+	return err
 }
 
 // CapsReply has the caps in a node's current certificate.

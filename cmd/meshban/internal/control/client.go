@@ -127,10 +127,7 @@ func call[Rep any](ctx context.Context, c *Client, path string, req any) (rep Re
 	defer cancel()
 	var body []byte
 	if req != nil {
-		// json.Marshal would validate and copy what AppendJSON wrote.
-		if quick, ok := req.(interface{ AppendJSON([]byte) []byte }); ok {
-			body = quick.AppendJSON(nil)
-		} else if body, err = json.Marshal(req); err != nil {
+		if body, err = json.Marshal(req); err != nil {
 			return rep, fmt.Errorf("encode request: %w", err)
 		}
 	}

@@ -37,13 +37,13 @@ func TestThroughTheSocket(t *testing.T) {
 		call func(control.Agent) (any, error)
 	}{
 		{"ban", func(a control.Agent) (any, error) {
-			return a.Ban(ctx, control.BanRequest{Addrs: addrs, For: 90 * time.Second, Reason: `a "b" \ <c> ü`, Source: "cli"})
+			return a.Ban(ctx, control.BanRequest{Addrs: addrs, For: control.Duration(90 * time.Second), Reason: `a "b" \ <c> ü`, Source: "cli"})
 		}},
 		{"ban again", func(a control.Agent) (any, error) {
 			return a.Ban(ctx, control.BanRequest{Addrs: addrs[:1], Ports: "22/tcp", Source: "cli"})
 		}},
 		{"allow", func(a control.Agent) (any, error) {
-			return a.Allow(ctx, control.AllowRequest{Prefixes: addrs[:2], For: time.Hour, Reason: "ours"})
+			return a.Allow(ctx, control.AllowRequest{Prefixes: addrs[:2], For: control.Duration(time.Hour), Reason: "ours"})
 		}},
 		{"allow for ever", func(a control.Agent) (any, error) {
 			return a.Allow(ctx, control.AllowRequest{Prefixes: addrs[1:2]})
@@ -71,11 +71,11 @@ func TestThroughTheSocket(t *testing.T) {
 		{"members", func(a control.Agent) (any, error) { return a.Members(ctx) }},
 		{"status", func(a control.Agent) (any, error) { return a.Status(ctx) }},
 		{"invite", func(a control.Agent) (any, error) {
-			return a.Invite(ctx, control.InviteRequest{Uses: 3, For: 24 * time.Hour})
+			return a.Invite(ctx, control.InviteRequest{Uses: 3, For: control.Duration(24 * time.Hour)})
 		}},
 		{"caps", func(a control.Agent) (any, error) { return a.Caps(ctx, control.CapsRequest{Node: "web3"}) }},
 		{"new caps", func(a control.Agent) (any, error) {
-			return a.Caps(ctx, control.CapsRequest{Node: "web3", Caps: &control.Caps{Rate: 1, Active: 2, Widest4: 24, Widest6: 48, MaxFor: time.Hour, NoImport: true}})
+			return a.Caps(ctx, control.CapsRequest{Node: "web3", Caps: &control.Caps{Rate: 1, Active: 2, Widest4: 24, Widest6: 48, MaxFor: control.Duration(time.Hour), NoImport: true}})
 		}},
 		{"caps of nobody", func(a control.Agent) (any, error) {
 			return a.Caps(ctx, control.CapsRequest{Node: "nobody"})
@@ -123,7 +123,7 @@ func entries(n int) []control.ListEntry {
 	for i := range all {
 		addr := netip.AddrFrom4([4]byte{198, byte(18 + i>>16), byte(i >> 8), byte(i)})
 		all[i] = control.ListEntry{
-			Prefix: netip.PrefixFrom(addr, 32), Until: now.Add(time.Duration(i) * time.Second), Origins: []string{"web1", "web2"},
+			Prefix: control.PrefixOf(netip.PrefixFrom(addr, 32)), Until: control.TimeOf(now.Add(time.Duration(i) * time.Second)), Origins: []string{"web1", "web2"},
 			Reason: "sshd", Source: "line:sshd", State: control.StateEnforced,
 		}
 	}
@@ -202,8 +202,8 @@ func TestWatch(t *testing.T) {
 	<-started
 	eventually(t, "a watcher", func() bool { return agent.Watchers() == 1 })
 	want := []control.Event{
-		{Time: now.Add(687 * time.Millisecond), Name: "ban", Prefix: netip.MustParsePrefix("192.0.2.7/32"), Ports: "22/tcp",
-			Until: now.Add(time.Hour), Origin: "web2", Reason: "x\x1b[2J", Source: "cli", LatencyMS: new(3.125)},
+		{Time: now.Add(687 * time.Millisecond), Name: "ban", Prefix: control.PrefixOf(netip.MustParsePrefix("192.0.2.7/32")), Ports: "22/tcp",
+			Until: control.TimeOf(now.Add(time.Hour)), Origin: "web2", Reason: "x\x1b[2J", Source: "cli", LatencyMS: new(3.125)},
 		{Time: now, Name: "join", Origin: "web3"},
 	}
 	for _, e := range want {

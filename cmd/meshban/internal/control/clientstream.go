@@ -40,13 +40,18 @@ func (c *Client) Audit(ctx context.Context, since time.Time, yield func(AuditEnt
 	if !since.IsZero() {
 		path += "?since=" + url.QueryEscape(since.Format(time.RFC3339Nano))
 	}
-	return c.stream(ctx, path, nil, func(line []byte) error {
-		var e AuditEntry
+	return c.stream(ctx, path, nil, each(yield))
+}
+
+// each returns a function that decodes a line for yield.
+func each[T any](yield func(T) error) func([]byte) error {
+	return func(line []byte) error {
+		var e T
 		if err := json.Unmarshal(line, &e); err != nil {
-			return fmt.Errorf("read audit entry: %w", err)
+			return fmt.Errorf("read the agent's answer: %w", err)
 		}
 		return yield(e)
-	})
+	}
 }
 
 // Watch calls yield for each event from now on. It returns nil when ctx ends, and an error that wraps ErrNoAgent when
@@ -59,12 +64,7 @@ func (c *Client) Watch(ctx context.Context, yield func(Event) error) error {
 func (c *Client) WatchStarted(ctx context.Context, started func(), yield func(Event) error) error {
 	var stopped error // from yield
 	err := c.stream(ctx, pathWatch, started, func(line []byte) error {
-		var e Event
-		if err := json.Unmarshal(line, &e); err != nil {
-			stopped = fmt.Errorf("read event: %w", err)
-		} else {
-			stopped = yield(e)
-		}
+		stopped = each(yield)(line)
 		return stopped
 	})
 	switch {

@@ -3,6 +3,7 @@ package control
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"net/netip"
 	"time"
 )
@@ -24,6 +25,9 @@ func (d *entryDecoder) decode(line []byte) (ListEntry, error) {
 	}
 	var e ListEntry
 	err := json.Unmarshal(line, &e)
+	if err == nil && !e.Prefix.IsValid() {
+		err = errors.New("no prefix")
+	}
 	return e, err
 }
 
@@ -63,9 +67,9 @@ func (s *scanner) value(before string) []byte {
 func (d *entryDecoder) fast(line []byte) (ListEntry, bool) {
 	s := scanner{rest: line, ok: true}
 	var e ListEntry
-	e.Prefix = s.prefix(s.value(`{"prefix":"`))
+	e.Prefix.Prefix = s.prefix(s.value(`{"prefix":"`))
 	e.Ports = d.intern(s.value(`,"ports":"`))
-	e.Until = s.time(s.value(`,"until":"`))
+	e.Until.Time = s.time(s.value(`,"until":"`))
 	s.literal(`,"origins":[`)
 	d.origins = d.list(&s, d.origins[:0])
 	e.Origins = d.origins
@@ -105,33 +109,6 @@ func (s *scanner) time(text []byte) time.Time {
 	t, err := time.Parse(time.RFC3339, string(text))
 	s.ok = err == nil
 	return t.UTC()
-}
-
-// decodeHeld is decode for held entries.
-func (d *entryDecoder) decodeHeld(line []byte) (HeldEntry, error) {
-	if e, ok := d.fastHeld(line); ok {
-		return e, nil
-	}
-	var e HeldEntry
-	err := json.Unmarshal(line, &e)
-	return e, err
-}
-
-func (d *entryDecoder) fastHeld(line []byte) (HeldEntry, bool) {
-	s := scanner{rest: line, ok: true}
-	var e HeldEntry
-	e.Prefix = s.prefix(s.value(`{"prefix":"`))
-	e.Ports = d.intern(s.value(`,"ports":"`))
-	e.Origin = d.intern(s.value(`,"origin":"`))
-	e.ID = d.intern(s.value(`,"id":"`))
-	e.Issued = s.time(s.value(`,"issued":"`))
-	e.Until = s.time(s.value(`,"until":"`))
-	e.Reason = d.intern(s.value(`,"reason":"`))
-	e.Source = d.intern(s.value(`,"source":"`))
-	e.By = d.intern(s.value(`,"by":"`))
-	e.Kind = d.intern(s.value(`,"kind":"`))
-	s.literal(`}`)
-	return e, s.ok && len(s.rest) == 0
 }
 
 // list consumes strings up to the closing bracket.

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -53,17 +54,17 @@ type errorReply struct {
 func (s *Server) routes(server context.Context) http.Handler {
 	mux := http.NewServeMux()
 	agent := s.cfg.Agent
-	mux.Handle("POST "+pathBan, s.change(post(decodeBan, s.ban)))
-	mux.Handle("POST "+pathListed, s.change(post(decodeListed, agent.Listed)))
-	mux.Handle("POST "+pathUnban, s.change(post(decodeUnban, agent.Unban)))
-	mux.Handle("POST "+pathAllow, s.change(post(decodeAllow, agent.Allow)))
-	mux.Handle("POST "+pathUnallow, s.change(post(decodeUnban, agent.Unallow)))
-	mux.Handle("POST "+pathInvite, s.change(post(decodeInvite, agent.Invite)))
-	mux.Handle("POST "+pathDecide, s.change(post(decodeDecide, agent.Decide)))
-	mux.Handle("POST "+pathRevoke, s.change(post(decodeRevoke, agent.Revoke)))
-	mux.Handle("POST "+pathForget, s.change(post(decodeForget, agent.Forget)))
-	mux.Handle("POST "+pathCaps, s.change(post(decodeCaps, agent.Caps)))
-	mux.Handle("POST "+pathRotate, s.change(post(decodeRotate, agent.Rotate)))
+	mux.Handle("POST "+pathBan, s.change(post(s.ban)))
+	mux.Handle("POST "+pathListed, s.change(post(agent.Listed)))
+	mux.Handle("POST "+pathUnban, s.change(post(agent.Unban)))
+	mux.Handle("POST "+pathAllow, s.change(post(agent.Allow)))
+	mux.Handle("POST "+pathUnallow, s.change(post(agent.Unallow)))
+	mux.Handle("POST "+pathInvite, s.change(post(agent.Invite)))
+	mux.Handle("POST "+pathDecide, s.change(post(agent.Decide)))
+	mux.Handle("POST "+pathRevoke, s.change(post(agent.Revoke)))
+	mux.Handle("POST "+pathForget, s.change(post(agent.Forget)))
+	mux.Handle("POST "+pathCaps, s.change(post(agent.Caps)))
+	mux.Handle("POST "+pathRotate, s.change(post(agent.Rotate)))
 	mux.Handle("GET "+pathAllowed, get(agent.Allowed))
 	mux.Handle("GET "+pathMembers, get(agent.Members))
 	mux.Handle("GET "+pathStatus, get(agent.Status))
@@ -95,7 +96,7 @@ func (s *Server) change(next http.Handler) http.Handler {
 }
 
 // post serves a call that has a request body.
-func post[Req, Rep any](decode func([]byte) (Req, error), call func(context.Context, Req) (Rep, error)) http.Handler {
+func post[Req request, Rep any](call func(context.Context, Req) (Rep, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -105,7 +106,7 @@ func post[Req, Rep any](decode func([]byte) (Req, error), call func(context.Cont
 			fail(w, err)
 			return
 		}
-		req, err := decode(body)
+		req, err := decode[Req](body)
 		if err != nil {
 			fail(w, err)
 			return
@@ -125,6 +126,7 @@ func get[Rep any](call func(context.Context) (Rep, error)) http.Handler {
 
 // ban calls the agent and drops the results that the client does not want.
 func (s *Server) ban(ctx context.Context, req BanRequest) (BanReply, error) {
+	req.Source = cmp.Or(req.Source, sourceAPI)
 	rep, err := s.cfg.Agent.Ban(ctx, req)
 	if err == nil && req.ErrorsOnly {
 		all := len(rep.Results)
@@ -144,6 +146,7 @@ func (s *Server) why(w http.ResponseWriter, r *http.Request) {
 	if len(rep.Findings) > MaxFindings {
 		rep.Findings = rep.Findings[:MaxFindings]
 	}
+	rep.Findings, rep.Nodes = append([]Finding{}, rep.Findings...), append([]NodeAnswer{}, rep.Nodes...) // never null
 	answer(w, rep, err)
 }
 
@@ -162,15 +165,12 @@ func (s *Server) audit(w http.ResponseWriter, r *http.Request, server context.Co
 }
 
 // sendAll streams the entries that each yields. A stream that the server's end cuts short ends with an error.
-func sendAll[T interface{ AppendJSON([]byte) []byte }](w http.ResponseWriter, r *http.Request, server context.Context,
+func sendAll[T any](w http.ResponseWriter, r *http.Request, server context.Context,
 	each func(ctx context.Context, yield func(T) error) error) {
 	ctx, done := stream(r.Context(), server)
 	defer done()
 	out := newLines(w, listChunk)
-	err := each(ctx, func(e T) error {
-		out.buf = e.AppendJSON(out.buf)
-		return out.end()
-	})
+	err := each(ctx, func(e T) error { return out.add(e) })
 	if err == nil && server.Err() != nil {
 		err = errors.New("the agent is stopping")
 	}
@@ -191,10 +191,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, server context.Co
 	if out.flush() != nil { // the header tells the client that it is connected
 		return
 	}
-	err := s.cfg.Agent.Watch(ctx, func(e Event) error {
-		out.buf = e.AppendJSON(out.buf)
-		return out.end()
-	})
+	err := s.cfg.Agent.Watch(ctx, func(e Event) error { return out.add(e) })
 	if ctx.Err() != nil {
 		err = nil // it ended normally
 	}

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/http"
 )
@@ -8,23 +9,31 @@ import (
 // listChunk is how many bytes of a list are buffered before a write.
 const listChunk = 64 << 10
 
-// lines writes a stream of JSON objects, one per line. To add one, append it to buf and call end.
+// lines writes a stream of JSON objects, one per line.
 type lines struct {
 	w       http.ResponseWriter
 	rc      *http.ResponseController
-	buf     []byte
-	chunk   int  // bytes to buffer before a flush
-	started bool // the header is sent: from now on, an error must be a line
+	buf     bytes.Buffer
+	enc     *json.Encoder // into buf
+	chunk   int           // bytes to buffer before a flush
+	started bool          // the header is sent: from now on, an error must be a line
 }
 
 func newLines(w http.ResponseWriter, chunk int) *lines {
-	return &lines{w: w, rc: http.NewResponseController(w), chunk: chunk, buf: make([]byte, 0, chunk+MaxLine/16)}
+	l := &lines{w: w, rc: http.NewResponseController(w), chunk: chunk}
+	l.enc = json.NewEncoder(&l.buf)
+	l.enc.SetEscapeHTML(false)
+	return l
 }
 
-// end ends a line, and flushes when enough is buffered.
-func (l *lines) end() error {
-	l.buf = append(l.buf, '\n')
-	if len(l.buf) < l.chunk {
+// add adds a line, and flushes when enough is buffered.
+func (l *lines) add(v any) error {
+	if e, ok := v.(ListEntry); ok {
+		l.buf.Write(append(e.AppendJSON(l.buf.AvailableBuffer()), '\n'))
+	} else if err := l.enc.Encode(v); err != nil {
+		return err
+	}
+	if l.buf.Len() < l.chunk {
 		return nil
 	}
 	return l.flush()
@@ -37,8 +46,8 @@ func (l *lines) flush() error {
 		l.w.WriteHeader(http.StatusOK)
 		l.started = true
 	}
-	_, err := l.w.Write(l.buf)
-	l.buf = l.buf[:0]
+	_, err := l.w.Write(l.buf.Bytes())
+	l.buf.Reset()
 	if err != nil {
 		return err
 	}
@@ -52,11 +61,7 @@ func (l *lines) close(err error) {
 		return
 	}
 	if err != nil {
-		line, fault := json.Marshal(errorReply{AsError(err)})
-		if fault != nil {
-			panic(http.ErrAbortHandler) // cannot happen: only strings; the client would see a broken stream
-		}
-		l.buf = append(append(l.buf, line...), '\n')
+		_ = l.enc.Encode(errorReply{AsError(err)}) // cannot fail: only strings
 	}
 	_ = l.flush() // fails if the client is gone; nobody needs to know
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,61 +17,35 @@ import (
 // sourceAPI is the Source of a ban whose request names none.
 const sourceAPI = "api"
 
-type prefixRequestJSON struct {
-	Prefixes []prefixText `json:"prefixes"`
-	For      spanText     `json:"for,omitempty"`
-	Reason   string       `json:"reason,omitempty"`
+// request is the body of a call.
+type request interface {
+	check() error // what is wrong with it, as a CodeUsage
 }
 
-type inviteRequestJSON struct {
-	Uses int       `json:"uses,omitempty"`
-	For  spanText  `json:"for,omitempty"`
-	Caps *capsJSON `json:"caps,omitempty"`
-}
-
-// MarshalJSON writes the request for the server.
-func (r UnbanRequest) MarshalJSON() ([]byte, error) {
-	return json.Marshal(prefixRequestJSON{Prefixes: texts(r.Prefixes), Reason: r.Reason})
-}
-
-// MarshalJSON writes the request for the server.
-func (r AllowRequest) MarshalJSON() ([]byte, error) {
-	return json.Marshal(prefixRequestJSON{texts(r.Prefixes), spanText(r.For), r.Reason})
-}
-
-// MarshalJSON writes the request for the server.
-func (r InviteRequest) MarshalJSON() ([]byte, error) {
-	w := inviteRequestJSON{Uses: r.Uses, For: spanText(r.For)}
-	if r.Caps != (Caps{}) {
-		w.Caps = r.Caps.wire()
+// decode reads one request.
+func decode[R request](body []byte) (R, error) {
+	var req, none R
+	err := strict(body, &req)
+	if err == nil {
+		err = req.check()
 	}
-	return json.Marshal(w)
-}
-
-func texts(list []netip.Prefix) []prefixText {
-	all := make([]prefixText, len(list))
-	for i, p := range list {
-		all[i] = prefixText(p)
+	if err != nil {
+		return none, err
 	}
-	return all
+	return req, nil
 }
 
-// prefixes validates the list of a request.
-func prefixes(key string, list []prefixText) ([]netip.Prefix, error) {
+// check validates the list with this key.
+func (l Prefixes) check(key string) error {
 	switch {
-	case len(list) == 0:
-		return nil, usage("%q has no address", key)
-	case len(list) > MaxAddrs:
-		return nil, usage("%q has %d addresses, the limit is %d", key, len(list), MaxAddrs)
+	case len(l) == 0:
+		return usage("%q has no address", key)
+	case len(l) > MaxAddrs:
+		return usage("%q has %d addresses, the limit is %d", key, len(l), MaxAddrs)
+	case slices.Contains(l, netip.Prefix{}):
+		return usage("%q has an empty address", key)
 	}
-	all := make([]netip.Prefix, len(list))
-	for i, p := range list {
-		all[i] = netip.Prefix(p)
-		if !all[i].IsValid() {
-			return nil, usage("%q has an empty address", key)
-		}
-	}
-	return all, nil
+	return nil
 }
 
 func usage(format string, args ...any) *Error {
@@ -106,82 +81,66 @@ func short(name, s string, most int) error {
 	return nil
 }
 
-func decodeUnban(body []byte) (UnbanRequest, error) {
-	w, list, err := decodePrefixes(body)
-	if err == nil && w.For != 0 {
-		err = usage(`"for" is not allowed here`)
+func checkNode(node string) error {
+	if node == "" {
+		return usage("the node's name is missing")
 	}
-	return UnbanRequest{list, w.Reason}, err
+	return short("node", node, MaxNode)
 }
 
-func decodeAllow(body []byte) (AllowRequest, error) {
-	w, list, err := decodePrefixes(body)
-	return AllowRequest{list, time.Duration(w.For), w.Reason}, err
-}
-
-func decodePrefixes(body []byte) (prefixRequestJSON, []netip.Prefix, error) {
-	var w prefixRequestJSON
-	if err := strict(body, &w); err != nil {
-		return prefixRequestJSON{}, nil, err
-	}
-	list, err := prefixes("prefixes", w.Prefixes)
+func (r BanRequest) check() error {
+	err := r.Addrs.check("addrs")
 	if err == nil {
-		err = short("reason", w.Reason, MaxReason)
+		err = errors.Join(short("ports", r.Ports, MaxPorts), short("reason", r.Reason, MaxReason), short("source", r.Source, MaxSource))
 	}
-	if err != nil {
-		return prefixRequestJSON{}, nil, err
+	if err == nil && r.Before < 0 {
+		err = usage("before: %d is negative", r.Before)
 	}
-	return w, list, nil
+	return err
 }
 
-func decodeInvite(body []byte) (InviteRequest, error) {
-	var w inviteRequestJSON
-	if err := strict(body, &w); err != nil {
-		return InviteRequest{}, err
-	}
-	if w.Uses < 0 || w.Uses > MaxInviteUses {
-		return InviteRequest{}, usage("a token is for 1 to %d machines, not %d", MaxInviteUses, w.Uses)
-	}
-	if time.Duration(w.For) > MaxInviteFor {
-		return InviteRequest{}, usage("a token is good for at most %s", config.FormatDuration(MaxInviteFor))
-	}
-	r := InviteRequest{Uses: w.Uses, For: time.Duration(w.For)}
-	if w.Caps != nil {
-		if err := w.Caps.check(); err != nil {
-			return InviteRequest{}, err
-		}
-		r.Caps = w.Caps.caps()
-	}
-	return r, nil
+func (r UnbanRequest) check() error {
+	return AllowRequest{Prefixes: r.Prefixes, Reason: r.Reason}.check()
 }
 
-func decodeRotate(body []byte) (RotateRequest, error) {
-	var r RotateRequest
-	if err := strict(body, &r); err != nil {
-		return RotateRequest{}, err
+func (r AllowRequest) check() error {
+	if err := r.Prefixes.check("prefixes"); err != nil {
+		return err
 	}
+	return short("reason", r.Reason, MaxReason)
+}
+
+func (r InviteRequest) check() error {
+	if r.Uses < 0 || r.Uses > MaxInviteUses {
+		return usage("a token is for 1 to %d machines, not %d", MaxInviteUses, r.Uses)
+	}
+	if time.Duration(r.For) > MaxInviteFor {
+		return usage("a token is good for at most %s", config.FormatDuration(MaxInviteFor))
+	}
+	return r.Caps.check()
+}
+
+func (r RotateRequest) check() error {
 	if r.What != WhatMeshKey {
-		return RotateRequest{}, usage("unknown key: write %q", WhatMeshKey)
+		return usage("unknown key: write %q", WhatMeshKey)
 	}
-	return r, nil
+	return nil
 }
 
-func decodeRevoke(body []byte) (RevokeRequest, error) {
-	var r RevokeRequest
-	if err := strict(body, &r); err != nil {
-		return RevokeRequest{}, err
+func (r RevokeRequest) check() error {
+	if err := checkNode(r.Node); err != nil {
+		return err
 	}
-	err := short("node", r.Node, MaxNode)
-	if err == nil && r.Node == "" {
-		err = usage("the node's name is missing")
+	return short("reason", r.Reason, MaxReason)
+}
+
+func (r ForgetRequest) check() error { return checkNode(r.Node) }
+
+func (r ListedRequest) check() error {
+	if !ValidListName(r.List) {
+		return usage("%q is not a list name", r.List)
 	}
-	if err == nil {
-		err = short("reason", r.Reason, MaxReason)
-	}
-	if err != nil {
-		return RevokeRequest{}, err
-	}
-	return r, nil
+	return nil
 }
 
 // ValidListName reports whether s may be the name of a list.
@@ -189,26 +148,4 @@ func ValidListName(s string) bool {
 	return s != "" && len(s) <= MaxListName && strings.IndexFunc(s, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._-", r)
 	}) < 0
-}
-
-func decodeListed(body []byte) (ListedRequest, error) {
-	var r ListedRequest
-	if err := strict(body, &r); err != nil {
-		return ListedRequest{}, err
-	}
-	if !ValidListName(r.List) {
-		return ListedRequest{}, usage("%q is not a list name", r.List)
-	}
-	return r, nil
-}
-
-func decodeForget(body []byte) (ForgetRequest, error) {
-	var r ForgetRequest
-	if err := strict(body, &r); err != nil {
-		return ForgetRequest{}, err
-	}
-	if r.Node == "" {
-		return ForgetRequest{}, usage("the node's name is missing")
-	}
-	return r, short("node", r.Node, MaxNode)
 }

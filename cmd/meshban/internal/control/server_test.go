@@ -250,7 +250,7 @@ func TestRequests(t *testing.T) {
 		{"bad: too big", "/v1/ban", strings.Repeat(" ", control.MaxBody+1), 400, `more than 1048576 bytes`},
 		{"bad: long reason", "/v1/ban", `{"addrs":["192.0.2.1"],"reason":"` + strings.Repeat("x", 201) + `"}`, 400, `reason has 201`},
 		{"bad: ports", "/v1/ban", `{"addrs":["192.0.2.1"],"ports":"x"}`, 400, `is not a port list`},
-		{"bad: unban has no length", "/v1/unban", `{"prefixes":["192.0.2.1"],"for":"1h"}`, 400, `not allowed here`},
+		{"bad: unban has no length", "/v1/unban", `{"prefixes":["192.0.2.1"],"for":"1h"}`, 400, `unknown field \"for\"`},
 		{"bad: too many uses", "/v1/invite", `{"uses":100000}`, 400, `1 to 1000`},
 		{"bad: token for too long", "/v1/invite", `{"for":"31d"}`, 400, `at most 30d`},
 		{"bad: no such request", "/v1/nothing", `{}`, 404, `not found`},

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -10,9 +9,6 @@ import (
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 )
-
-// eventTime is RFC 3339 in UTC with milliseconds.
-const eventTime = "2006-01-02T15:04:05.000Z07:00"
 
 // FormatPrefix formats p as all commands and answers do: a prefix of full length as a bare address. The invalid
 // prefix becomes "".
@@ -23,7 +19,7 @@ func FormatPrefix(p netip.Prefix) string { return string(appendPrefix(nil, p)) }
 func FormatTime(t time.Time) string { return string(appendTime(nil, t)) }
 
 // FormatPast is FormatTime rounded down, for times in the past: nothing has happened in the future.
-func FormatPast(t time.Time) string { return FormatTime(t.Truncate(time.Second)) }
+func FormatPast(t time.Time) string { return PastOf(t).String() }
 
 func appendPrefix(dst []byte, p netip.Prefix) []byte {
 	if !p.IsValid() {
@@ -45,117 +41,130 @@ func appendTime(dst []byte, t time.Time) []byte {
 	return t.UTC().AppendFormat(dst, time.RFC3339)
 }
 
+// Prefix is a prefix whose text is FormatPrefix's.
+type Prefix struct{ netip.Prefix }
+
+// PrefixOf returns p as a Prefix.
+func PrefixOf(p netip.Prefix) Prefix { return Prefix{p} }
+
+func (p Prefix) String() string { return FormatPrefix(p.Prefix) }
+
+// MarshalText returns String.
+func (p Prefix) MarshalText() ([]byte, error) { return appendPrefix(nil, p.Prefix), nil }
+
+// UnmarshalText reads an address or a prefix; nothing is the invalid prefix.
+func (p *Prefix) UnmarshalText(b []byte) (err error) {
+	if *p = (Prefix{}); len(b) > 0 {
+		p.Prefix, err = config.ParsePrefix(string(b))
+	}
+	return err
+}
+
+// Prefixes is a list that JSON has as texts of Prefix.
+type Prefixes []netip.Prefix
+
+// MarshalJSON returns the list.
+func (l Prefixes) MarshalJSON() ([]byte, error) {
+	dst := []byte{'['}
+	for i, p := range l {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(appendPrefix(append(dst, '"'), p), '"')
+	}
+	return append(dst, ']'), nil
+}
+
+// UnmarshalJSON reads a list of addresses and prefixes; null among them is the invalid prefix. An import sends a million,
+// and encoding/json would take ten times as long; no text that is good has a comma or an escape.
+func (l *Prefixes) UnmarshalJSON(b []byte) error {
+	*l = nil
+	list, ok := strings.CutPrefix(strings.TrimSuffix(string(b), "]"), "[")
+	if !ok && list != "null" {
+		return fmt.Errorf("%s where a list of addresses belongs", b)
+	}
+	if list = strings.TrimSpace(list); !ok || list == "" {
+		return nil
+	}
+	*l = make(Prefixes, 0, min(strings.Count(list, ",")+1, MaxAddrs))
+	for text := range strings.SplitSeq(list, ",") {
+		var p Prefix
+		if text = strings.TrimSpace(text); text != "null" {
+			text = strings.TrimSuffix(strings.TrimPrefix(text, `"`), `"`)
+			if err := p.UnmarshalText([]byte(text)); err != nil {
+				return err
+			}
+		}
+		*l = append(*l, p.Prefix)
+	}
+	return nil
+}
+
+// Time is a time that JSON has as FormatTime writes it, or as null if it is zero.
+type Time struct{ time.Time }
+
+// TimeOf returns t as a Time.
+func TimeOf(t time.Time) Time { return Time{t} }
+
+// PastOf is TimeOf rounded down, for times in the past.
+func PastOf(t time.Time) Time { return Time{t.Truncate(time.Second)} }
+
+func (t Time) String() string { return FormatTime(t.Time) }
+
+// MarshalJSON returns a text or null.
+func (t Time) MarshalJSON() ([]byte, error) { return appendTimeValue(nil, t.Time), nil }
+
 // appendTimeValue appends a JSON string, or null for the zero time.
 func appendTimeValue(dst []byte, t time.Time) []byte {
 	if t.IsZero() {
 		return append(dst, "null"...)
 	}
-	dst = append(dst, '"')
-	dst = appendTime(dst, t)
-	return append(dst, '"')
+	return append(appendTime(append(dst, '"'), t), '"')
+}
+
+// UnmarshalJSON reads what MarshalJSON returns.
+func (t *Time) UnmarshalJSON(b []byte) (err error) {
+	if *t = (Time{}); string(b) != "null" && string(b) != `""` {
+		if err = t.Time.UnmarshalJSON(b); err == nil {
+			t.Time = t.UTC()
+		}
+	}
+	return err
+}
+
+// Duration is a duration that JSON has as people write it: 30m, 7d12h. Empty is 0.
+type Duration time.Duration
+
+func (d Duration) String() string { return time.Duration(d).String() }
+
+// MarshalText returns String.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads what config.ParseDuration reads.
+func (d *Duration) UnmarshalText(b []byte) error {
+	if *d = 0; len(b) == 0 {
+		return nil
+	}
+	got, err := config.ParseDuration(string(b))
+	*d = Duration(got)
+	return err
 }
 
 // appendString appends s as a JSON string. It escapes all control characters, also those of C1, because a peer's text
 // may end up on a terminal. Invalid UTF-8 becomes U+FFFD.
 func appendString(dst []byte, s string) []byte {
-	const hex = "0123456789abcdef"
 	dst = append(dst, '"')
-	start := 0
-	for i := 0; i < len(s); {
-		c := s[i]
-		if c >= 0x20 && c < 0x7f && c != '"' && c != '\\' {
-			i++
-			continue
-		}
-		r, size := utf8.DecodeRuneInString(s[i:])
-		if r != utf8.RuneError && r > 0x9f {
-			i += size
-			continue
-		}
-		dst = append(dst, s[start:i]...)
+	for _, r := range s {
 		switch {
-		case c == '"' || c == '\\':
-			dst = append(dst, '\\', c)
-		case r == utf8.RuneError:
-			dst = utf8.AppendRune(dst, utf8.RuneError)
+		case r == '"' || r == '\\':
+			dst = append(dst, '\\', byte(r))
+		case r < 0x20 || 0x7f <= r && r <= 0x9f:
+			dst = fmt.Appendf(dst, `\u%04x`, r)
 		default:
-			dst = append(dst, '\\', 'u', '0', '0', hex[r>>4], hex[r&0xf])
+			dst = utf8.AppendRune(dst, r)
 		}
-		i += size
-		start = i
 	}
-	dst = append(dst, s[start:]...)
 	return append(dst, '"')
-}
-
-// prefixText is a prefix that is encoded as by FormatPrefix. It also decodes a bare address.
-type prefixText netip.Prefix
-
-func (p prefixText) MarshalText() ([]byte, error) { return appendPrefix(nil, netip.Prefix(p)), nil }
-
-func (p *prefixText) UnmarshalText(b []byte) error {
-	if len(b) == 0 {
-		*p = prefixText{}
-		return nil
-	}
-	got, err := config.ParsePrefix(string(b))
-	if err != nil {
-		return err
-	}
-	*p = prefixText(got)
-	return nil
-}
-
-// timeText is a time that is encoded as by FormatTime; null is the zero time.
-type timeText time.Time
-
-func (t timeText) MarshalJSON() ([]byte, error) { return appendTimeValue(nil, time.Time(t)), nil }
-
-func (t *timeText) UnmarshalJSON(b []byte) error {
-	s := string(b)
-	if s == "null" || s == `""` {
-		*t = timeText{}
-		return nil
-	}
-	got, err := time.Parse(`"`+time.RFC3339+`"`, s)
-	if err != nil {
-		return fmt.Errorf("read time: %w", err)
-	}
-	*t = timeText(got.UTC())
-	return nil
-}
-
-// spanText is a duration as people write it: 30m, 7d12h. Empty is 0.
-type spanText time.Duration
-
-func (d spanText) MarshalText() ([]byte, error) {
-	if d == 0 {
-		return nil, nil
-	}
-	return []byte(time.Duration(d).String()), nil
-}
-
-func (d *spanText) UnmarshalText(b []byte) error {
-	*d = 0
-	if len(b) == 0 {
-		return nil
-	}
-	got, err := config.ParseDuration(string(b))
-	if err != nil {
-		return err
-	}
-	*d = spanText(got)
-	return nil
-}
-
-// via decodes data as a W, from which convert makes what v points to.
-func via[W, V any](data []byte, v *V, convert func(W) V) error {
-	var w W
-	err := json.Unmarshal(data, &w)
-	if err == nil {
-		*v = convert(w)
-	}
-	return err
 }
 
 // appendField appends a member of an object, which is not the first.

@@ -60,18 +60,18 @@ type Agent interface {
 // BanRequest asks to ban Addrs. The server passes on 1..MaxAddrs valid, masked and unmapped prefixes, and a non-empty
 // Source.
 type BanRequest struct {
-	Addrs  []netip.Prefix
-	For    time.Duration // 0 = the agent's default; never negative
-	Ports  string        // as typed, at most MaxPorts bytes; "" = all ports. The agent parses it; a bad list is CodeUsage
-	Reason string        // at most MaxReason bytes
-	Source string        // "cli", "import", "import:LIST"; "api" if the client gave none
+	Addrs  Prefixes `json:"addrs"`
+	For    Duration `json:"for,omitempty"`    // 0 = the agent's default; never negative
+	Ports  string   `json:"ports,omitempty"`  // as typed, at most MaxPorts bytes; "" = all ports. The agent parses it; a bad list is CodeUsage
+	Reason string   `json:"reason,omitempty"` // at most MaxReason bytes
+	Source string   `json:"source,omitempty"` // "cli", "import", "import:LIST"; "api" if the client gave none
 	// DryRun asks what the request would do, without doing it. Before is the number of new bans in the caller's
 	// earlier dry runs of the same list.
-	DryRun bool
-	Before int
+	DryRun bool `json:"dry_run,omitempty"`
+	Before int  `json:"before,omitempty"`
 	// ErrorsOnly makes the server send only Results with an error or a note and count the others, which makes answers
 	// about thousands of addresses cheap. The agent can ignore it.
-	ErrorsOnly bool
+	ErrorsOnly bool `json:"errors_only,omitempty"`
 }
 
 // BanReply has one Result per address of the request, in order.
@@ -107,8 +107,8 @@ type Mark struct {
 
 // UnbanRequest asks to lift all bans inside Prefixes (1..MaxAddrs), whoever made them.
 type UnbanRequest struct {
-	Prefixes []netip.Prefix
-	Reason   string
+	Prefixes Prefixes `json:"prefixes"`
+	Reason   string   `json:"reason,omitempty"`
 }
 
 // UnbanReply has one Result per prefix of the request, in order; if nothing was banned, its error is CodeNotFound.
@@ -121,9 +121,9 @@ type ResultsReply struct {
 
 // AllowRequest asks never to ban Prefixes (1..MaxAddrs).
 type AllowRequest struct {
-	Prefixes []netip.Prefix
-	For      time.Duration // 0 = until removed; the agent limits it
-	Reason   string
+	Prefixes Prefixes `json:"prefixes"`
+	For      Duration `json:"for,omitempty"` // 0 = until removed; the agent limits it
+	Reason   string   `json:"reason,omitempty"`
 }
 
 type AllowReply = ResultsReply
@@ -136,12 +136,12 @@ type UnallowReply = ResultsReply
 
 // Result is the outcome for one prefix of a request.
 type Result struct {
-	Prefix netip.Prefix
-	Until  time.Time // end of the ban or allow; zero = no end, or nothing was done
-	State  string    // of a ban, such as StateEnforced; "" = not looked up
-	Note   string    // a remark on a success, such as "already banned for longer"
-	Hint   string    // what to do about Note
-	Err    *Error    // nil = done and in effect
+	Prefix Prefix `json:"prefix"`
+	Until  Time   `json:"until"`           // end of the ban or allow; zero = no end, or nothing was done
+	State  string `json:"state,omitempty"` // of a ban, such as StateEnforced; "" = not looked up
+	Note   string `json:"note,omitempty"`  // a remark on a success, such as "already banned for longer"
+	Hint   string `json:"hint,omitempty"`  // what to do about Note
+	Err    *Error `json:"error,omitempty"` // nil = done and in effect
 }
 
 // NotOnDisk starts the note of a success that a restart may lose. In a bulk request, only one result has it.
@@ -149,13 +149,13 @@ const NotOnDisk = "not on disk yet"
 
 // AllowEntry is one entry of the never-ban list.
 type AllowEntry struct {
-	Prefix netip.Prefix
-	Until  time.Time // zero = until removed
-	Origin string    // name of the node that added it; this node for config and built-in entries
+	Prefix Prefix `json:"prefix"`
+	Until  Time   `json:"until"`  // zero = until removed
+	Origin string `json:"origin"` // name of the node that added it; this node for config and built-in entries
+	Reason string `json:"reason"`
+	Source string `json:"source"` // "mesh", "config", or such as "built-in: loopback"
 	// OriginID is that node's id.
-	OriginID string
-	Reason   string
-	Source   string // "mesh", "config", or such as "built-in: loopback"
+	OriginID string `json:"origin_id,omitempty"`
 }
 
 // States of a ListEntry.
@@ -175,18 +175,18 @@ const (
 
 // ListEntry is a banned pair of prefix and ports.
 type ListEntry struct {
-	Prefix  netip.Prefix
-	Ports   string    // canonical; "" = all
-	Until   time.Time // JSON: RFC 3339 in UTC, whole seconds, rounded up
-	Origins []string  // names of the nodes that ban it; see Names
-	Reason  string
-	Source  string
-	State   string // such as StateEnforced
+	Prefix  Prefix   `json:"prefix"`
+	Ports   string   `json:"ports"` // canonical; "" = all
+	Until   Time     `json:"until"`
+	Origins []string `json:"origins"` // names of the nodes that ban it; see Names
+	Reason  string   `json:"reason"`
+	Source  string   `json:"source"`
+	State   string   `json:"state"` // such as StateEnforced
 	// OriginIDs are the ids of those nodes, in the same order.
-	OriginIDs   []string
-	NotEnforced string // the reason, with StateNotEnforced; otherwise ""
+	OriginIDs   []string `json:"origin_ids"`
+	NotEnforced string   `json:"not_enforced,omitempty"` // the reason, with StateNotEnforced; otherwise ""
 	// LeavesOut are this machine's own networks that the kernel exempts from it.
-	LeavesOut []netip.Prefix
+	LeavesOut []netip.Prefix `json:"leaves_out,omitempty"`
 }
 
 // Verdicts of a WhyReply. The agent may use more precise ones.
@@ -200,11 +200,11 @@ const (
 
 // WhyReply is what this node does about an address, and the records that make it do so.
 type WhyReply struct {
-	Address  netip.Prefix
-	Verdict  string    // such as VerdictDropped
-	Summary  string    // one plain sentence for people
-	Findings []Finding // at most MaxFindings
-	Nodes    []NodeAnswer
+	Address  Prefix       `json:"address"`
+	Verdict  string       `json:"verdict"`  // such as VerdictDropped
+	Summary  string       `json:"summary"`  // one plain sentence for people
+	Findings []Finding    `json:"findings"` // at most MaxFindings
+	Nodes    []NodeAnswer `json:"nodes"`
 }
 
 // NodeAnswer is what another node reports about an address.
@@ -221,17 +221,17 @@ const KindEnded = "ended ban"
 
 // Finding is a record about an address.
 type Finding struct {
-	Kind   string // "ban", "unban", "revoke", "allow", "unallow", "never", KindEnded
-	Prefix netip.Prefix
-	Ports  string
-	Origin string    // see Names; "" = this machine's own rules
-	Issued time.Time // zero = always in force
-	Until  time.Time // zero = no end
-	Reason string
-	Source string
-	Status string // in words: "enforced", "cancelled by an unban of web2", "suppressed by ..."
+	Kind   string `json:"kind"` // "ban", "unban", "revoke", "allow", "unallow", "never", KindEnded
+	Prefix Prefix `json:"prefix"`
+	Ports  string `json:"ports"`
+	Origin string `json:"origin"` // see Names; "" = this machine's own rules
+	Issued Time   `json:"issued"` // zero = always in force
+	Until  Time   `json:"until"`  // zero = no end
+	Reason string `json:"reason"`
+	Source string `json:"source"`
+	Status string `json:"status"` // in words: "enforced", "cancelled by an unban of web2", "suppressed by ..."
 	// OriginID is the id of the node named by Origin.
-	OriginID string
+	OriginID string `json:"origin_id,omitempty"`
 }
 
 // States of a Member.
@@ -376,25 +376,25 @@ type Fail2banStatus struct {
 // Event is something that happened. Name is ban, refresh, unban, expire, pending, held, allow, unallow, join, leave,
 // fail or "not enforced"; clients pass unknown ones on.
 type Event struct {
-	Time      time.Time
-	Name      string       // JSON: "event"
-	Prefix    netip.Prefix // zero in events about members
-	Ports     string
-	Until     time.Time // zero = none
-	Origin    string    // the node that decided, joined or left; see Names
-	OriginID  string    // of that node
-	Reason    string
-	Source    string
-	LatencyMS *float64 // from the origin's decision to this kernel's rule; nil = not applicable
+	Time      time.Time `json:"time"` // UTC, milliseconds
+	Name      string    `json:"event"`
+	Prefix    Prefix    `json:"prefix,omitzero"` // zero in events about members
+	Ports     string    `json:"ports"`
+	Until     Time      `json:"until"`               // zero = none
+	Origin    string    `json:"origin"`              // the node that decided, joined or left; see Names
+	OriginID  string    `json:"origin_id,omitempty"` // of that node
+	Reason    string    `json:"reason"`
+	Source    string    `json:"source"`
+	LatencyMS *float64  `json:"latency_ms"` // from the origin's decision to this kernel's rule; nil = not applicable
 	// NotEnforced is why the kernel did not take the ban, in an event StateNotEnforced, which then replaces "ban" or
 	// "refresh".
-	NotEnforced string
+	NotEnforced string `json:"not_enforced,omitempty"`
 }
 
 type InviteRequest struct {
-	Uses int           // 0 = 1; at most MaxInviteUses
-	For  time.Duration // 0 = the agent's default
-	Caps Caps          // in the certificates of the enrolled nodes
+	Uses int      `json:"uses,omitempty"` // 0 = 1; at most MaxInviteUses
+	For  Duration `json:"for,omitempty"`  // 0 = the agent's default
+	Caps Caps     `json:"caps,omitzero"`  // in the certificates of the enrolled nodes
 }
 
 // RevokeRequest asks to revoke a node.
@@ -439,12 +439,12 @@ const MaxLastBans = 5
 
 // LastBan is one ban of a node.
 type LastBan struct {
-	Prefix  netip.Prefix `json:"-"` // JSON: "prefix"
-	Ports   string       `json:"ports"`
-	Reason  string       `json:"reason"`
-	Source  string       `json:"source"`
-	Issued  time.Time    `json:"issued"`  // according to the node
-	Arrived time.Time    `json:"arrived"` // at this node
+	Prefix  Prefix    `json:"prefix"`
+	Ports   string    `json:"ports"`
+	Reason  string    `json:"reason"`
+	Source  string    `json:"source"`
+	Issued  time.Time `json:"issued"`  // according to the node
+	Arrived time.Time `json:"arrived"` // at this node
 }
 
 // WhatMeshKey names the mesh key in a RotateRequest.
@@ -464,9 +464,9 @@ type RotateReply struct {
 
 // InviteReply is a join token and its limits.
 type InviteReply struct {
-	Token   string
-	Uses    int
-	Expires time.Time
+	Token   string `json:"token"`
+	Uses    int    `json:"uses"`
+	Expires Time   `json:"expires"`
 }
 
 // Ways in which a change reaches a node.
@@ -478,34 +478,34 @@ const (
 )
 
 type AuditEntry struct {
-	Time     time.Time      `json:"time"`            // by this node's clock
-	What     string         `json:"what"`            // ban, unban, revoke, allow, unallow, invite, reload, release, drop, revoke node, forget, caps, rotate mesh key, mesh key
-	Prefixes []netip.Prefix `json:"-"`               // JSON: "prefixes"
-	Ports    string         `json:"ports,omitempty"` // "" = all
-	Until    time.Time      `json:"until,omitzero"`
-	Via      string         `json:"via"`            // ViaSocket and the like
-	User     string         `json:"user,omitempty"` // who asked, with ViaSocket
-	UID      *uint32        `json:"uid,omitempty"`
-	PID      int            `json:"pid,omitempty"`
-	Node     string         `json:"node"`    // name of the node that decided
-	NodeID   string         `json:"node_id"` // its id
-	Reason   string         `json:"reason,omitempty"`
-	Source   string         `json:"source,omitempty"`
-	Lost     uint64         `json:"lost,omitempty"` // earlier entries that could not be written
+	Time     time.Time `json:"time"`            // by this node's clock
+	What     string    `json:"what"`            // ban, unban, revoke, allow, unallow, invite, reload, release, drop, revoke node, forget, caps, rotate mesh key, mesh key
+	Ports    string    `json:"ports,omitempty"` // "" = all
+	Until    time.Time `json:"until,omitzero"`
+	Via      string    `json:"via"`            // ViaSocket and the like
+	User     string    `json:"user,omitempty"` // who asked, with ViaSocket
+	UID      *uint32   `json:"uid,omitempty"`
+	PID      int       `json:"pid,omitempty"`
+	Node     string    `json:"node"`    // name of the node that decided
+	NodeID   string    `json:"node_id"` // its id
+	Reason   string    `json:"reason,omitempty"`
+	Source   string    `json:"source,omitempty"`
+	Lost     uint64    `json:"lost,omitempty"` // earlier entries that could not be written
+	Prefixes Prefixes  `json:"prefixes,omitempty"`
 }
 
 // HeldEntry is a record of a peer that is on hold: this node does not enforce it until somebody decides.
 type HeldEntry struct {
-	Prefix netip.Prefix
-	Ports  string // canonical; "" = all
-	Origin string // name of the node that published it
-	ID     string // of that node
-	Issued time.Time
-	Until  time.Time
-	Reason string
-	Source string
-	By     string // the limit that it exceeded: "breaker", "rate of its origin", "active bans of its origin"
-	Kind   string // "ban", "unban", "allow" or "unallow"
+	Prefix Prefix `json:"prefix"`
+	Ports  string `json:"ports"`  // canonical; "" = all
+	Origin string `json:"origin"` // name of the node that published it
+	ID     string `json:"id"`     // of that node
+	Issued Time   `json:"issued"`
+	Until  Time   `json:"until"`
+	Reason string `json:"reason"`
+	Source string `json:"source"`
+	By     string `json:"by"`             // the limit that it exceeded: "breaker", "rate of its origin", "active bans of its origin"
+	Kind   string `json:"kind,omitempty"` // "ban", "unban", "allow" or "unallow"
 }
 
 // Actions of a DecideRequest.
@@ -517,9 +517,9 @@ const (
 // DecideRequest asks to release or drop what is on hold: everything, or what is inside Prefixes (at most MaxAddrs),
 // or what Origin (a name or id) published, or what matches both.
 type DecideRequest struct {
-	Action   string
-	Prefixes []netip.Prefix
-	Origin   string
+	Action   string   `json:"action"`
+	Prefixes Prefixes `json:"prefixes,omitempty"`
+	Origin   string   `json:"origin,omitempty"`
 }
 
 type DecideReply struct {

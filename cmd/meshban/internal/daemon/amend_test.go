@@ -37,7 +37,7 @@ func TestALostBanIsTakenBack(t *testing.T) {
 			t.Errorf("%s came: %d frames were published, want %d", tt.name, got, tt.want)
 		}
 	}
-	if e, ok := n.entry(t, addr); !ok || time.Until(e.Until) > 10*time.Minute {
+	if e, ok := n.entry(t, addr); !ok || time.Until(e.Until.Time) > 10*time.Minute {
 		t.Errorf("%+v, %v", e, ok)
 	}
 }

@@ -258,7 +258,7 @@ func (d *Daemon) notTaken(prefix netip.Prefix, ports ban.Ports) string {
 // event converts a change to a control event. why is the reason why the kernel has not taken the change.
 func (d *Daemon) event(c ban.Change, at time.Time, why string) control.Event {
 	e := control.Event{
-		Time: at, Name: c.Event.String(), Prefix: c.Prefix, Ports: c.Ports.String(), Until: c.Until,
+		Time: at.UTC().Truncate(time.Millisecond), Name: c.Event.String(), Prefix: control.PrefixOf(c.Prefix), Ports: c.Ports.String(), Until: control.TimeOf(c.Until),
 		Origin: d.names.of(c.Origin), OriginID: c.Origin.String(), Reason: c.Reason, Source: c.Source,
 	}
 	if why != "" {

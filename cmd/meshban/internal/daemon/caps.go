@@ -193,16 +193,16 @@ func (d *Daemon) recapAll() {
 // CertificateCaps converts caps to a certificate's.
 func CertificateCaps(c control.Caps) pki.Caps {
 	return pki.Caps{
-		Rate: uint32(c.Rate), Active: uint32(c.Active), MinBits4: uint8(c.Widest4), MinBits6: uint8(c.Widest6), MaxTTL: c.MaxFor,
-		UnbanAny: !c.NoUnbanAny, Import: !c.NoImport,
+		Rate: uint32(c.Rate), Active: uint32(c.Active), MinBits4: uint8(c.Widest4), MinBits6: uint8(c.Widest6), MaxTTL: time.Duration(c.MaxFor),
+		UnbanAny: bool(!c.NoUnbanAny), Import: bool(!c.NoImport),
 	}
 }
 
 // capsOf is the reverse of CertificateCaps.
 func capsOf(c pki.Caps) control.Caps {
 	return control.Caps{
-		Rate: int(c.Rate), Active: int(c.Active), Widest4: int(c.MinBits4), Widest6: int(c.MinBits6), MaxFor: c.MaxTTL,
-		NoUnbanAny: !c.UnbanAny, NoImport: !c.Import,
+		Rate: int(c.Rate), Active: int(c.Active), Widest4: int(c.MinBits4), Widest6: int(c.MinBits6), MaxFor: control.Duration(c.MaxTTL),
+		NoUnbanAny: control.Denied(!c.UnbanAny), NoImport: control.Denied(!c.Import),
 	}
 }
 

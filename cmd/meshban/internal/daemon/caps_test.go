@@ -94,11 +94,11 @@ func TestCertificateCaps(t *testing.T) {
 		s, err := web2.Status(t.Context())
 		t.Errorf("its own operator is not told: %q, %v", s.Problems, err)
 	}
-	rep, err := web2.Ban(t.Context(), control.BanRequest{Addrs: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}, For: time.Minute, Source: "cli"})
+	rep, err := web2.Ban(t.Context(), control.BanRequest{Addrs: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}, For: control.Duration(time.Minute), Source: "cli"})
 	if err != nil || !strings.Contains(rep.Results[0].Note, "wider than /28") {
 		t.Errorf("a wide ban: %+v, %v", rep, err)
 	}
-	rep, err = web2.Ban(t.Context(), control.BanRequest{Addrs: []netip.Prefix{netip.MustParsePrefix("198.51.100.1/32")}, For: 3 * time.Hour, Source: "cli"})
+	rep, err = web2.Ban(t.Context(), control.BanRequest{Addrs: []netip.Prefix{netip.MustParsePrefix("198.51.100.1/32")}, For: control.Duration(3 * time.Hour), Source: "cli"})
 	if err != nil || !strings.Contains(rep.Results[0].Note, "longer than 1h") {
 		t.Errorf("a long ban: %+v, %v", rep, err)
 	}
@@ -159,7 +159,7 @@ func TestCertificateCaps(t *testing.T) {
 func TestCapsOfInvitationAndVerb(t *testing.T) {
 	t.Parallel()
 	web1 := first(t, "web1")
-	want := control.Caps{Rate: 60, Widest4: 28, MaxFor: time.Hour, NoImport: true}
+	want := control.Caps{Rate: 60, Widest4: 28, MaxFor: control.Duration(time.Hour), NoImport: true}
 	web2 := web1.joinWith(t, "web2", control.InviteRequest{Caps: want})
 	id := frame.ID(web2.self).String()
 	for _, n := range []*node{web1, web2} {

@@ -97,12 +97,12 @@ func (d *Daemon) confirm(
 					}
 				case ignored != nil:
 					e := *ignored
-					e.Message = fmt.Sprintf("%s is %s on this node only: %s", show(r.Prefix), did, e.Message)
+					e.Message = fmt.Sprintf("%s is %s on this node only: %s", r.Prefix.String(), did, e.Message)
 					r.Err = &e
 				case mute != "":
 					r.Err = &control.Error{
 						Code: control.CodePolicy, Rule: ruleClock,
-						Message: fmt.Sprintf("%s is %s on this node, but not on %s: this machine's clock is more than %d minutes ahead of theirs", show(r.Prefix), did, mute, frame.FutureSkew/time.Minute),
+						Message: fmt.Sprintf("%s is %s on this node, but not on %s: this machine's clock is more than %d minutes ahead of theirs", r.Prefix.String(), did, mute, frame.FutureSkew/time.Minute),
 						Hint:    "set the clock right, as by `timedatectl set-ntp true`; `meshban status` says by how much it is off",
 					}
 				}
@@ -136,7 +136,7 @@ func (d *Daemon) kernelTook(ctx context.Context, results []control.Result) *cont
 	var done []netip.Prefix
 	for _, r := range results {
 		if r.Err == nil {
-			done = append(done, r.Prefix)
+			done = append(done, r.Prefix.Prefix)
 		}
 	}
 	text := fmt.Sprintf("the kernel has not taken it within %.1f s", confirmLimit.Seconds())
@@ -158,47 +158,47 @@ func (d *Daemon) kernelTook(ctx context.Context, results []control.Result) *cont
 func (d *Daemon) banEffect(now time.Time, ports ban.Ports) func(*ban.Table, *control.Result) *control.Error {
 	backend := d.fw.Status().Backend
 	return func(t *ban.Table, r *control.Result) *control.Error {
-		state, by := t.Effect(r.Prefix, ports)
+		state, by := t.Effect(r.Prefix.Prefix, ports)
 		switch {
 		case by != nil:
 			r.State = control.StateLifted
 			return &control.Error{
 				Code: control.CodePolicy, Rule: ruleCancelled,
 				Message: fmt.Sprintf("%s is not banned: the unban of %s by %s cancels the ban until %s",
-					show(r.Prefix), show(by.Prefix), d.names.of(by.Origin), control.FormatTime(by.Until)),
+					r.Prefix.String(), show(by.Prefix), d.names.of(by.Origin), control.FormatTime(by.Until)),
 				Hint: fmt.Sprintf("if that node is not to be trusted, `meshban revoke %s` takes its unbans back", d.names.handle(by.Origin)),
 			}
 		case state == ban.StateAllowed:
 			r.State = control.StateAllowed
-			op := ban.Op{Kind: ban.KindBan, Prefix: r.Prefix, Ports: ports, Until: r.Until}
+			op := ban.Op{Kind: ban.KindBan, Prefix: r.Prefix.Prefix, Ports: ports, Until: r.Until.Time}
 			if err := t.CheckLocal(now, op); err != nil {
 				return d.refusal(err)
 			}
-			return &control.Error{Code: control.CodePolicy, Rule: ban.RuleNever, Message: show(r.Prefix) + " is never banned here"}
+			return &control.Error{Code: control.CodePolicy, Rule: ban.RuleNever, Message: r.Prefix.String() + " is never banned here"}
 		case state == ban.StateHeld, state == ban.StatePending:
 			r.State = state.String()
 			return &control.Error{
-				Code: control.CodePolicy, Rule: r.State, Message: fmt.Sprintf("%s is not banned yet: it is %s", show(r.Prefix), r.State),
-				Hint: fmt.Sprintf("`meshban why %s` says what it waits for", show(r.Prefix)),
+				Code: control.CodePolicy, Rule: r.State, Message: fmt.Sprintf("%s is not banned yet: it is %s", r.Prefix.String(), r.State),
+				Hint: fmt.Sprintf("`meshban why %s` says what it waits for", r.Prefix.String()),
 			}
 		case state != ban.StateEnforced:
 			return nil // it has ended meanwhile
 		}
 		r.State = state.String()
-		left := d.fw.LeftOut(r.Prefix)
+		left := d.fw.LeftOut(r.Prefix.Prefix)
 		addNote(r, leavesOut(left))
 		if backend == fw.NameNone {
 			addNote(r, "this node has no firewall backend and drops nothing; the others do")
 		}
-		if backend == fw.NameNone || slices.Contains(left, r.Prefix) {
+		if backend == fw.NameNone || slices.Contains(left, r.Prefix.Prefix) {
 			r.State = control.StateNotEnforced // no error: chosen by the operator, or it would cut off neighbours here
 			return nil
 		}
-		if ok, why := d.holds(r.Prefix, ports); why != "" {
+		if ok, why := d.holds(r.Prefix.Prefix, ports); why != "" {
 			r.State = control.StateNotEnforced
 			return &control.Error{
 				Code: control.CodeFailed, Hint: "the other nodes still got the ban; `meshban status` shows the firewall's error",
-				Message: fmt.Sprintf("%s is banned, but not enforced here: %s", show(r.Prefix), why),
+				Message: fmt.Sprintf("%s is banned, but not enforced here: %s", r.Prefix.String(), why),
 			}
 		} else if !ok {
 			r.State = control.StateNotEnforced // part of a bulk, which does not wait for the kernel
@@ -241,8 +241,8 @@ func (d *Daemon) spares(banned, prefix netip.Prefix) string {
 
 // unbanEffect returns what still drops a prefix that was just lifted, or nil if nothing does.
 func (d *Daemon) unbanEffect(t *ban.Table, r *control.Result) *control.Error {
-	verdict, dropped := t.Lookup(r.Prefix)
-	if !dropped || d.spares(verdict.Prefix, r.Prefix) != "" {
+	verdict, dropped := t.Lookup(r.Prefix.Prefix)
+	if !dropped || d.spares(verdict.Prefix, r.Prefix.Prefix) != "" {
 		return nil
 	}
 	what := "the ban of " + show(verdict.Prefix)
@@ -252,21 +252,21 @@ func (d *Daemon) unbanEffect(t *ban.Table, r *control.Result) *control.Error {
 	return &control.Error{
 		Code: control.CodePolicy, Rule: ruleCovered,
 		Message: fmt.Sprintf("%s is still dropped: %s by %s lasts until %s",
-			show(r.Prefix), what, d.names.join(verdict.Origins), control.FormatTime(verdict.Until)),
-		Hint: fmt.Sprintf("lift all of it with `meshban unban %s`, or except this one with `meshban allow %s`", show(verdict.Prefix), show(r.Prefix)),
+			r.Prefix.String(), what, d.names.join(verdict.Origins), control.FormatTime(verdict.Until)),
+		Hint: fmt.Sprintf("lift all of it with `meshban unban %s`, or except this one with `meshban allow %s`", show(verdict.Prefix), r.Prefix.String()),
 	}
 }
 
 // allowEffect returns why an allow that was just made has no effect, or nil if it has one.
 func (d *Daemon) allowEffect(t *ban.Table, r *control.Result) *control.Error {
-	by := t.AllowLifted(r.Prefix)
+	by := t.AllowLifted(r.Prefix.Prefix)
 	if by == nil {
 		return nil
 	}
 	return &control.Error{
 		Code: control.CodePolicy, Rule: ruleCancelled,
 		Message: fmt.Sprintf("%s is not allowed: the removal of %s by %s cancels it until %s",
-			show(r.Prefix), show(by.Prefix), d.names.of(by.Origin), control.FormatTime(by.Until)),
+			r.Prefix.String(), show(by.Prefix), d.names.of(by.Origin), control.FormatTime(by.Until)),
 		Hint: fmt.Sprintf("if that node is not to be trusted, `meshban revoke %s` takes that back", d.names.handle(by.Origin)),
 	}
 }

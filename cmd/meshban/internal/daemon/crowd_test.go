@@ -14,7 +14,7 @@ import (
 // fill bans enough addresses to be listed and loaded in several chunks.
 func (n *node) fill(t *testing.T) {
 	t.Helper()
-	req := control.BanRequest{Addrs: crowd(3*lockChunk+1, 3), For: time.Hour, Source: "import"}
+	req := control.BanRequest{Addrs: crowd(3*lockChunk+1, 3), For: control.Duration(time.Hour), Source: "import"}
 	if _, err := n.Ban(t.Context(), req); err != nil {
 		t.Fatal(err)
 	}
@@ -66,13 +66,13 @@ func TestARequestOfManySlicesFillsFrames(t *testing.T) {
 	for i := 7; i < len(addrs); i += 100 {
 		addrs[i] = netip.MustParsePrefix("127.0.0.1/32")
 	}
-	req := control.BanRequest{Addrs: addrs, For: time.Hour, Source: "import", Reason: "a list"}
+	req := control.BanRequest{Addrs: addrs, For: control.Duration(time.Hour), Source: "import", Reason: "a list"}
 	reply, err := n.Ban(t.Context(), req)
 	if err != nil || len(reply.Results) != len(addrs) {
 		t.Fatalf("%d results, %v", len(reply.Results), err)
 	}
 	for i, r := range reply.Results {
-		if r.Prefix != addrs[i] || (r.Err != nil) != (i%100 == 7) || (r.Err == nil) == r.Until.IsZero() {
+		if r.Prefix.Prefix != addrs[i] || (r.Err != nil) != (i%100 == 7) || (r.Err == nil) == r.Until.IsZero() {
 			t.Fatalf("result %d = %+v for %v", i, r, addrs[i])
 		}
 	}
@@ -95,7 +95,7 @@ func TestAFewBansDoNotWaitBehindAnImport(t *testing.T) {
 	ctx, giveUp := context.WithCancel(t.Context())
 	defer giveUp()
 	answered := make(chan error, 1)
-	few := control.BanRequest{For: time.Hour, Addrs: []netip.Prefix{netip.MustParsePrefix("192.0.2.2/32"), netip.MustParsePrefix("192.0.2.3/32")}}
+	few := control.BanRequest{For: control.Duration(time.Hour), Addrs: []netip.Prefix{netip.MustParsePrefix("192.0.2.2/32"), netip.MustParsePrefix("192.0.2.3/32")}}
 	go func() {
 		_, err := a.Ban(ctx, few)
 		answered <- err

@@ -215,7 +215,7 @@ func (n *node) entry(t testing.TB, prefix string) (control.ListEntry, bool) {
 	var found control.ListEntry
 	ok := false
 	err := n.List(t.Context(), func(e control.ListEntry) error {
-		if e.Prefix.String() == prefix {
+		if e.Prefix.Prefix.String() == prefix {
 			found, ok = e, true
 		}
 		return nil
@@ -277,7 +277,7 @@ func (n *node) lineFile(t testing.TB) string {
 // ban bans addresses by request.
 func (n *node) ban(t testing.TB, length time.Duration, addrs ...string) control.BanReply {
 	t.Helper()
-	req := control.BanRequest{For: length, Source: "cli", Reason: "test"}
+	req := control.BanRequest{For: control.Duration(length), Source: "cli", Reason: "test"}
 	for _, a := range addrs {
 		req.Addrs = append(req.Addrs, netip.MustParsePrefix(a))
 	}
@@ -299,7 +299,7 @@ func TestALineOnOneNodeBansOnAll(t *testing.T) {
 		if len(e.Origins) != 1 || e.Origins[0] != "a" || e.Source != "line" || e.Ports != "" {
 			t.Errorf("%s lists %+v, want origin a, source line, all ports", n.cfg.Name, e)
 		}
-		if left := time.Until(e.Until); left < 29*time.Minute || left > 30*time.Minute {
+		if left := time.Until(e.Until.Time); left < 29*time.Minute || left > 30*time.Minute {
 			t.Errorf("%s: the ban ends in %v, want the default of 30 minutes", n.cfg.Name, left)
 		}
 	}
@@ -327,7 +327,7 @@ func TestAnEchoNeitherTravelsNorExtendsNorCounts(t *testing.T) {
 	published := b.mesh.Stats().Published
 	b.write(t, "<13>Nov 22 11:02:12 root[8]: HOST 192.0.2.1 PORT 0:65535\n")
 	until(t, "the echo counted", func() bool { return b.lines.echoes.Load() == 1 })
-	if after, _ := b.entry(t, "192.0.2.1/32"); !after.Until.Equal(before.Until) || len(after.Origins) != 1 {
+	if after, _ := b.entry(t, "192.0.2.1/32"); !after.Until.Equal(before.Until.Time) || len(after.Origins) != 1 {
 		t.Errorf("after the echo b lists %+v, want %+v", after, before)
 	}
 	if got := b.mesh.Stats().Published; got != published {
@@ -394,7 +394,7 @@ func TestABanEndsAtTheOriginsTimeEverywhere(t *testing.T) {
 	e, _ := a.entry(t, "192.0.2.1/32")
 	for _, n := range []*node{a, b} {
 		until(t, n.cfg.Name+" lets go", func() bool { return !n.enforces(t, "192.0.2.1/32") })
-		if time.Now().Before(e.Until) {
+		if time.Now().Before(e.Until.Time) {
 			t.Errorf("%s let go before %v", n.cfg.Name, e.Until)
 		}
 	}

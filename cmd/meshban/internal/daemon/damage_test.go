@@ -20,7 +20,7 @@ func (n *node) hasAll(t *testing.T, addrs []string) {
 func enforced(t *testing.T, d *Daemon, addrs []string) (found int) {
 	t.Helper()
 	if err := d.List(t.Context(), func(e control.ListEntry) error {
-		if slices.Contains(addrs, e.Prefix.String()) && e.State == control.StateEnforced {
+		if slices.Contains(addrs, e.Prefix.Prefix.String()) && e.State == control.StateEnforced {
 			found++
 		}
 		return nil
@@ -44,13 +44,13 @@ func (n *node) saysOf(kind string) string {
 func TestStoreDamagedInUse(t *testing.T) {
 	n := first(t, "n")
 	addrs := []netip.Prefix{netip.MustParsePrefix("203.0.113.1/32"), netip.MustParsePrefix("203.0.113.2/32")}
-	if _, err := n.Ban(t.Context(), control.BanRequest{Addrs: addrs[:1], For: time.Hour, Source: "cli"}); err != nil {
+	if _, err := n.Ban(t.Context(), control.BanRequest{Addrs: addrs[:1], For: control.Duration(time.Hour), Source: "cli"}); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Truncate(n.home.Store(), 4096); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.Ban(t.Context(), control.BanRequest{Addrs: addrs[1:], For: time.Hour, Source: "cli"}); err != nil {
+	if _, err := n.Ban(t.Context(), control.BanRequest{Addrs: addrs[1:], For: control.Duration(time.Hour), Source: "cli"}); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "status says so", func() bool { return n.saysOf("store") != "" })

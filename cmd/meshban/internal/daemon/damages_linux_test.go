@@ -37,7 +37,7 @@ func TestEveryDamageComesBack(t *testing.T) {
 	for i := range 120 {
 		addr := fmt.Sprintf("2001:db8:14::%x/128", i+1) // no ssh session to this machine comes from there
 		r, err := nodes[i%len(nodes)].Ban(t.Context(), control.BanRequest{
-			Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}, For: time.Hour, Reason: strings.Repeat("r", 100), Source: "cli",
+			Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}, For: control.Duration(time.Hour), Reason: strings.Repeat("r", 100), Source: "cli",
 		})
 		if err != nil || r.Results[0].Err != nil {
 			t.Fatal(addr, err, r.Results[0].Err)

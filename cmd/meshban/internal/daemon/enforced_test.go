@@ -67,7 +67,7 @@ func TestWhatTheKernelRefusesIsNotEnforced(t *testing.T) {
 		t.Helper()
 		select {
 		case e := <-w.events:
-			if e.Name != want || e.Prefix.String() != prefix || e.NotEnforced != why || (e.LatencyMS == nil) != (why != "") {
+			if e.Name != want || e.Prefix.Prefix.String() != prefix || e.NotEnforced != why || (e.LatencyMS == nil) != (why != "") {
 				t.Errorf("event %+v, want %s of %s because %q", e, want, prefix, why)
 			}
 		case <-time.After(patience):
@@ -81,10 +81,10 @@ func TestWhatTheKernelRefusesIsNotEnforced(t *testing.T) {
 		if (e == nil) != (want == "") || e != nil && (e.Code != control.CodeFailed || !strings.Contains(e.Message, want) || r[i].State != control.StateNotEnforced) {
 			t.Errorf("%s: %+v, %+v", r[i].Prefix, r[i], e)
 		}
-		if l, ok := n.entry(t, r[i].Prefix.String()); !ok || l.NotEnforced != want || (l.State == control.StateEnforced) != (want == "") {
+		if l, ok := n.entry(t, r[i].Prefix.Prefix.String()); !ok || l.NotEnforced != want || (l.State == control.StateEnforced) != (want == "") {
 			t.Errorf("list: %+v", l)
 		}
-		why, err := n.Why(t.Context(), r[i].Prefix)
+		why, err := n.Why(t.Context(), r[i].Prefix.Prefix)
 		if err != nil || (why.Verdict == control.VerdictDropped) != (want == "") || !strings.Contains(why.Summary, want) || !strings.Contains(why.Findings[0].Status, want) {
 			t.Errorf("why: %+v, %v", why, err)
 		}
@@ -123,7 +123,7 @@ func TestWhatTheKernelRefusesIsNotEnforced(t *testing.T) {
 		t.Errorf("unban: %+v, %v", unbanned, err)
 	}
 
-	req := control.BanRequest{For: time.Hour, Source: ban.SourceImport}
+	req := control.BanRequest{For: control.Duration(time.Hour), Source: ban.SourceImport}
 	for i := range 3 * lockChunk {
 		req.Addrs = append(req.Addrs, netip.MustParsePrefix(fmt.Sprintf("198.18.%d.%d/32", i>>8, i&255)))
 	}
@@ -133,7 +133,7 @@ func TestWhatTheKernelRefusesIsNotEnforced(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, r := range reply.Results {
-		if (r.Err != nil) != (r.Prefix == req.Addrs[lockChunk]) {
+		if (r.Err != nil) != (r.Prefix.Prefix == req.Addrs[lockChunk]) {
 			t.Errorf("of a bulk: %+v", r)
 		}
 	}
@@ -213,7 +213,7 @@ func TestWithoutABackendNothingIsEnforced(t *testing.T) {
 	}
 	n.hears(ban.Origin{2}, 1, ban.Op{Kind: ban.KindBan, Prefix: netip.MustParsePrefix(peers)})
 	for _, p := range []string{prefix, wide, peers} {
-		if e := <-w.events; e.Name != control.StateNotEnforced || e.NotEnforced != none || e.Prefix.String() != p || e.LatencyMS != nil {
+		if e := <-w.events; e.Name != control.StateNotEnforced || e.NotEnforced != none || e.Prefix.Prefix.String() != p || e.LatencyMS != nil {
 			t.Errorf("event %+v, want %s of %s", e, control.StateNotEnforced, p)
 		}
 		if l, ok := n.entry(t, p); !ok || l.State != control.StateNotEnforced || l.NotEnforced != none {
@@ -275,7 +275,7 @@ func TestAWideBanLeavesOutOwnNetworks(t *testing.T) {
 		if r[i].Err != nil || r[i].State != want.state || !strings.HasPrefix(r[i].Note, want.note) {
 			t.Errorf("ban %v: %+v", r[i].Prefix, r[i])
 		}
-		if l, ok := n.entry(t, r[i].Prefix.String()); !ok || l.State != want.state || (len(l.LeavesOut) > 0) != (want.note != "") {
+		if l, ok := n.entry(t, r[i].Prefix.Prefix.String()); !ok || l.State != want.state || (len(l.LeavesOut) > 0) != (want.note != "") {
 			t.Errorf("list: %+v", l)
 		}
 	}
@@ -290,7 +290,7 @@ func TestAWideBanLeavesOutOwnNetworks(t *testing.T) {
 			t.Errorf("why %s: %+v, %v", c.addr, why, err)
 		}
 		if !slices.ContainsFunc(why.Findings, func(f control.Finding) bool {
-			return f.Prefix.String() == "10.0.0.0/8" && strings.Contains(f.Status, text)
+			return f.Prefix.Prefix.String() == "10.0.0.0/8" && strings.Contains(f.Status, text)
 		}) {
 			t.Errorf("why %s does not say of the wide ban what it leaves out: %+v", c.addr, why.Findings)
 		}

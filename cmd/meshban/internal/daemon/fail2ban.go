@@ -36,7 +36,7 @@ func (d *Daemon) confirmFail2ban(ctx context.Context, results []control.Result) 
 	var lifted []netip.Prefix
 	for _, r := range results {
 		if r.Err == nil || slices.ContainsFunc(only, r.Prefix.Overlaps) {
-			lifted = append(lifted, r.Prefix)
+			lifted = append(lifted, r.Prefix.Prefix)
 		}
 	}
 	var still []fail2ban.Ban
@@ -45,8 +45,8 @@ func (d *Daemon) confirmFail2ban(ctx context.Context, results []control.Result) 
 	}
 	for i := range results {
 		r := &results[i]
-		here := slices.DeleteFunc(slices.Clone(still), func(b fail2ban.Ban) bool { return !b.Prefix.Overlaps(r.Prefix) })
-		if !slices.Contains(lifted, r.Prefix) {
+		here := slices.DeleteFunc(slices.Clone(still), func(b fail2ban.Ban) bool { return !b.Prefix.Overlaps(r.Prefix.Prefix) })
+		if !slices.Contains(lifted, r.Prefix.Prefix) {
 			continue
 		}
 		note := ""
@@ -67,7 +67,7 @@ func (d *Daemon) onlyThere(ctx context.Context, results []control.Result) ([]net
 	var unknown, only []netip.Prefix
 	for _, r := range results {
 		if r.Err != nil && r.Err.Code == control.CodeNotFound {
-			unknown = append(unknown, r.Prefix)
+			unknown = append(unknown, r.Prefix.Prefix)
 		}
 	}
 	if len(unknown) == 0 {

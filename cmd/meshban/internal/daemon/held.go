@@ -184,8 +184,8 @@ func (d *Daemon) Held(ctx context.Context, yield func(control.HeldEntry) error) 
 	return d.eachHeld(ctx, func(records []ban.Record) error {
 		for _, r := range records {
 			err := yield(control.HeldEntry{
-				Prefix: r.Prefix, Ports: r.Ports.String(), Origin: d.names.of(r.Origin), ID: r.Origin.String(), Issued: r.Issued,
-				Until: r.Until, Reason: r.Reason, Source: r.Source, By: r.Hold.String(), Kind: r.Kind.String(),
+				Prefix: control.PrefixOf(r.Prefix), Ports: r.Ports.String(), Origin: d.names.of(r.Origin), ID: r.Origin.String(), Issued: control.PastOf(r.Issued),
+				Until: control.TimeOf(r.Until), Reason: r.Reason, Source: r.Source, By: r.Hold.String(), Kind: r.Kind.String(),
 			})
 			if err != nil {
 				return err

@@ -32,7 +32,7 @@ func smallBreaker(c *config.Config) {
 // storm bans count addresses of 11.x on n in one go.
 func (n *node) storm(t *testing.T, x byte, count int, source string) {
 	t.Helper()
-	req := control.BanRequest{For: time.Hour, Source: source}
+	req := control.BanRequest{For: control.Duration(time.Hour), Source: source}
 	for i := range count {
 		req.Addrs = append(req.Addrs, netip.PrefixFrom(netip.AddrFrom4([4]byte{11, x, byte(i >> 8), byte(i)}), 32))
 	}

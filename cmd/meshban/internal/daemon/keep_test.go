@@ -20,7 +20,7 @@ import (
 // An import used to be answered while it still waited for the disk: a kill at that moment lost all of it.
 func TestBulkIsOnDiskWhenItIsAnswered(t *testing.T) {
 	n := first(t, "n")
-	rep, err := n.Ban(t.Context(), control.BanRequest{Addrs: crowd(4*lockChunk, 1), For: time.Hour, Source: "import"})
+	rep, err := n.Ban(t.Context(), control.BanRequest{Addrs: crowd(4*lockChunk, 1), For: control.Duration(time.Hour), Source: "import"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +61,7 @@ func TestAnswerSaysThatItIsNotOnDisk(t *testing.T) {
 	others.Go(func() error { return d.audit.Run(ctx) })
 	others.Go(func() error { return d.fw.Run(ctx) })
 	for name, addrs := range map[string][]netip.Prefix{"one": crowd(1, 2), "many": crowd(2*lockChunk, 3)} {
-		rep, err := d.Ban(t.Context(), control.BanRequest{Addrs: addrs, For: time.Hour, Source: "import"})
+		rep, err := d.Ban(t.Context(), control.BanRequest{Addrs: addrs, For: control.Duration(time.Hour), Source: "import"})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -137,12 +137,12 @@ func (l *lift) confirm(ctx context.Context, results []control.Result, did string
 	}
 	for i := range results {
 		r := &results[i]
-		err, ok := l.beyond[r.Prefix]
+		err, ok := l.beyond[r.Prefix.Prefix]
 		if !ok || r.Err != nil || len(who) == 0 {
 			continue
 		}
 		e := l.d.refusal(err)
-		e.Message = fmt.Sprintf("%s is %s on this node, and elsewhere not all of it: %s; %s", show(r.Prefix), did, strings.Join(who, "; "), e.Message)
+		e.Message = fmt.Sprintf("%s is %s on this node, and elsewhere not all of it: %s; %s", r.Prefix.String(), did, strings.Join(who, "; "), e.Message)
 		e.Hint = fmt.Sprintf("say it on the node that has ca.key, or let it count there: `meshban held release --from %s`", l.d.names.handle(l.d.self))
 		r.Err = e
 	}

@@ -44,7 +44,7 @@ func TestOnlyWhatOurEmissionCausedIsAnEcho(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			addr := fmt.Sprintf("192.0.2.%d", i+1)
-			if _, err := a.Ban(t.Context(), control.BanRequest{Addrs: []netip.Prefix{netip.MustParsePrefix(addr + "/32")}, For: tt.left, Ports: tt.ports, Source: "cli"}); err != nil {
+			if _, err := a.Ban(t.Context(), control.BanRequest{Addrs: []netip.Prefix{netip.MustParsePrefix(addr + "/32")}, For: control.Duration(tt.left), Ports: tt.ports, Source: "cli"}); err != nil {
 				t.Fatal(err)
 			}
 			until(t, "the peer's ban", func() bool { return b.enforces(t, addr+"/32") })
@@ -132,7 +132,7 @@ func TestALineWithTooManyPortsBans(t *testing.T) {
 		t.Errorf("lines %+v, %v", s.Lines, err)
 	}
 	for _, ports := range []string{"1-513", "0/tcp"} {
-		results, err := n.Ban(t.Context(), control.BanRequest{Addrs: []netip.Prefix{netip.MustParsePrefix("192.0.2.9/32")}, For: time.Hour, Ports: ports})
+		results, err := n.Ban(t.Context(), control.BanRequest{Addrs: []netip.Prefix{netip.MustParsePrefix("192.0.2.9/32")}, For: control.Duration(time.Hour), Ports: ports})
 		if err != nil || len(results.Results) != 1 || results.Results[0].Err == nil || results.Results[0].Err.Rule != ban.RulePorts {
 			t.Errorf("ban on ports %s: %+v, %v", ports, results, err)
 		}

@@ -24,7 +24,7 @@ func (n *node) replace(t *testing.T, list string, length time.Duration, addrs ..
 		t.Fatal(err)
 	}
 	if len(addrs) > 0 {
-		n.imports(t, control.BanRequest{Source: "import:" + list, Reason: "of " + list, For: length}, addrs...)
+		n.imports(t, control.BanRequest{Source: "import:" + list, Reason: "of " + list, For: control.Duration(length)}, addrs...)
 	}
 	for more := true; more; {
 		rep, err := n.Listed(t.Context(), control.ListedRequest{List: list, Until: &before.Mark})
@@ -53,7 +53,7 @@ func (n *node) sources(t *testing.T) string {
 	t.Helper()
 	var all []string
 	if err := n.List(t.Context(), func(e control.ListEntry) error {
-		all = append(all, control.FormatPrefix(e.Prefix)+" "+e.Source)
+		all = append(all, control.FormatPrefix(e.Prefix.Prefix)+" "+e.Source)
 		return nil
 	}); err != nil {
 		t.Fatal(err)
@@ -125,7 +125,7 @@ func TestALongListIsLiftedInParts(t *testing.T) {
 	n := first(t, "one")
 	addrs := crowd(control.MaxAddrs+10, 5)
 	for some := range slices.Chunk(addrs, control.MaxAddrs) {
-		if _, err := n.Ban(t.Context(), control.BanRequest{Addrs: some, For: time.Hour, Source: "import:l"}); err != nil {
+		if _, err := n.Ban(t.Context(), control.BanRequest{Addrs: some, For: control.Duration(time.Hour), Source: "import:l"}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -144,7 +144,7 @@ func TestTooManyLists(t *testing.T) {
 	var refused *control.Error
 	for i := 0; refused == nil && i < 10; i++ {
 		name := fmt.Sprintf("a-list-of-a-long-name-%d", i)
-		refused = n.imports(t, control.BanRequest{Source: "import:" + name, For: time.Hour}, "192.0.2.1/32").Results[0].Err
+		refused = n.imports(t, control.BanRequest{Source: "import:" + name, For: control.Duration(time.Hour)}, "192.0.2.1/32").Results[0].Err
 	}
 	if refused == nil || refused.Rule != ruleLists || refused.Code != control.CodePolicy {
 		t.Errorf("%+v", refused)
@@ -160,8 +160,8 @@ func TestTooManyLists(t *testing.T) {
 func TestADryRunChangesNothing(t *testing.T) {
 	t.Parallel()
 	n := first(t, "one")
-	n.imports(t, control.BanRequest{Source: "import:l", For: time.Hour}, "192.0.2.1/32")
-	req := control.BanRequest{Source: "import:l", For: 2 * time.Hour, DryRun: true}
+	n.imports(t, control.BanRequest{Source: "import:l", For: control.Duration(time.Hour)}, "192.0.2.1/32")
+	req := control.BanRequest{Source: "import:l", For: control.Duration(2 * time.Hour), DryRun: true}
 	addrs := []string{"127.0.0.1/32", "192.0.2.1/32", "192.0.2.2/32", "198.18.0.0/15", "9.0.0.0/7"}
 	before, mark := n.sources(t), n.meshStatus().Digest
 	dry := n.imports(t, req, addrs...)
@@ -186,7 +186,7 @@ func TestImportNamesTheSettingThatDecides(t *testing.T) {
 	t.Parallel()
 	n := first(t, "one")
 	const wide, wide6 = "11.16.0.0/12", "2001:d00::/24"
-	req := control.BanRequest{Source: ban.SourceImport, For: 48 * time.Hour, DryRun: true}
+	req := control.BanRequest{Source: ban.SourceImport, For: control.Duration(48 * time.Hour), DryRun: true}
 	note := func(prefix, want, hint string) {
 		t.Helper()
 		r := n.imports(t, req, prefix).Results[0]
@@ -215,7 +215,7 @@ func TestImportNamesTheSettingThatDecides(t *testing.T) {
 	until(t, "the certificate", func() bool { return n.ownCaps().Active > 1 })
 	n.tighten(func(c *config.Config) { c.Peers.MaxFor, c.Peers.Imports = time.Hour, 3 })
 	note("192.0.2.1/32", "peers.max_for in their meshban.yaml", "write --for 1h or less")
-	req.For, req.Before = time.Hour, 2
+	req.For, req.Before = control.Duration(time.Hour), 2
 	rep = n.imports(t, req, "192.0.2.1/32", "192.0.2.2/32")
 	if rep.Results[0].Note != "" || !strings.Contains(rep.Results[1].Note, "peers.imports in their meshban.yaml") {
 		t.Errorf("%+v", rep.Results)
@@ -248,7 +248,7 @@ func TestAListOfWideNetworks(t *testing.T) {
 	a := first(t, "a")
 	b := a.join(t, "b")
 	prefixes, wide := networks()
-	req := control.BanRequest{Source: ban.SourceImport, For: 48 * time.Hour, DryRun: true}
+	req := control.BanRequest{Source: ban.SourceImport, For: control.Duration(48 * time.Hour), DryRun: true}
 	hints := map[string]int{}
 	for _, r := range a.imports(t, req, prefixes...).Results {
 		if strings.Contains(r.Note, "other nodes take nothing wider than /24 from a peer (bans.widest_ipv4 in their meshban.yaml)") {

@@ -90,7 +90,7 @@ func (n *node) importAll(b *testing.B, addrs []netip.Prefix, length time.Duratio
 	b.Helper()
 	client := control.NewClient(n.home.Socket())
 	for some := range slices.Chunk(addrs, control.MaxAddrs) {
-		rep, err := client.Ban(b.Context(), control.BanRequest{Addrs: some, For: length, Source: "import", ErrorsOnly: true})
+		rep, err := client.Ban(b.Context(), control.BanRequest{Addrs: some, For: control.Duration(length), Source: "import", ErrorsOnly: true})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -188,7 +188,7 @@ func TestACapturedNodeUnderAnotherName(t *testing.T) {
 		t.Errorf("revoke c: %+v, %v", rep, err)
 	}
 	rep, err := a.Revoke(t.Context(), control.RevokeRequest{Node: "b", DryRun: true})
-	if err != nil || rep.ID != b.self.String() || rep.Name != "b" || rep.Live.Bans != 1 || len(rep.Last) != 1 || rep.Last[0].Prefix.String() != prefix {
+	if err != nil || rep.ID != b.self.String() || rep.Name != "b" || rep.Live.Bans != 1 || len(rep.Last) != 1 || rep.Last[0].Prefix.Prefix.String() != prefix {
 		t.Errorf("revoke b: %+v, %v", rep, err)
 	}
 	if s := a.mesh.Standing(frame.ID(b.self)); s.Revoked != nil {

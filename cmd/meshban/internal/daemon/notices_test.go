@@ -66,7 +66,7 @@ func TestOriginIsToldByItsPeers(t *testing.T) {
 	if n := strings.Count(web2.log.String(), "peers do not enforce all"); n != 1 {
 		t.Errorf("logged %d times", n)
 	}
-	rep, err := web2.Ban(t.Context(), control.BanRequest{Addrs: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}, For: time.Hour, Source: "cli"})
+	rep, err := web2.Ban(t.Context(), control.BanRequest{Addrs: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}, For: control.Duration(time.Hour), Source: "cli"})
 	if err != nil || rep.Results[0].Err != nil {
 		t.Fatalf("%+v, %v", rep, err)
 	}

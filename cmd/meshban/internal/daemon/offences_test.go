@@ -24,13 +24,13 @@ func TestABanWithALengthKeepsIt(t *testing.T) {
 		req    control.BanRequest
 		length time.Duration
 	}{
-		{"ok: with a length", control.BanRequest{For: time.Minute, Source: "cli"}, time.Minute},
+		{"ok: with a length", control.BanRequest{For: control.Duration(time.Minute), Source: "cli"}, time.Minute},
 		{"ok: an import", control.BanRequest{Source: "import"}, time.Hour},
 		{"ok: without", control.BanRequest{Source: "cli"}, 2 * time.Hour},
 	} {
 		c.req.Addrs = []netip.Prefix{prefix}
 		rep, err := n.Ban(t.Context(), c.req)
-		if left := time.Until(rep.Results[0].Until); err != nil || left > c.length || left < c.length-time.Minute/2 {
+		if left := time.Until(rep.Results[0].Until.Time); err != nil || left > c.length || left < c.length-time.Minute/2 {
 			t.Errorf("%s: %v, %v", c.name, left, err)
 		}
 	}

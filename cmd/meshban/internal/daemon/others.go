@@ -345,7 +345,7 @@ func (d *Daemon) askLifted(ctx context.Context, results []control.Result) func()
 	var wait sync.WaitGroup
 	for i := range results {
 		prefix := results[i].Prefix
-		wait.Go(func() { notes[i] = d.othersOnLifted(ctx, prefix) })
+		wait.Go(func() { notes[i] = d.othersOnLifted(ctx, prefix.Prefix) })
 	}
 	return func() {
 		wait.Wait()

@@ -213,8 +213,8 @@ func (d *Daemon) pastLocked(now time.Time, prefix netip.Prefix, live []ban.Findi
 			continue
 		}
 		out = append(out, control.Finding{
-			Kind: key.kind.String(), Prefix: key.prefix, Ports: key.ports.String(), Origin: d.names.of(key.origin), OriginID: key.origin.String(),
-			Issued: r.issued, Until: r.until, Reason: r.reason, Source: r.source, Status: r.status,
+			Kind: key.kind.String(), Prefix: control.PrefixOf(key.prefix), Ports: key.ports.String(), Origin: d.names.of(key.origin), OriginID: key.origin.String(),
+			Issued: control.PastOf(r.issued), Until: control.TimeOf(r.until), Reason: r.reason, Source: r.source, Status: r.status,
 		})
 	}
 	there := make(map[banKey]bool)
@@ -238,10 +238,10 @@ func (d *Daemon) pastLocked(now time.Time, prefix netip.Prefix, live []ban.Findi
 // endedFinding describes a ban that is over.
 func (d *Daemon) endedFinding(key banKey, e endedBan) control.Finding {
 	c := e.change
-	f := control.Finding{Kind: control.KindEnded, Prefix: key.prefix, Ports: key.ports.String(), Until: c.Until}
+	f := control.Finding{Kind: control.KindEnded, Prefix: control.PrefixOf(key.prefix), Ports: key.ports.String(), Until: control.TimeOf(c.Until)}
 	by := d.names.of(c.Origin)
 	if c.Event == ban.EventExpire {
-		f.Origin, f.OriginID, f.Issued, f.Reason, f.Source, f.Status = by, c.Origin.String(), c.Issued, c.Reason, c.Source, "has ended"
+		f.Origin, f.OriginID, f.Issued, f.Reason, f.Source, f.Status = by, c.Origin.String(), control.PastOf(c.Issued), c.Reason, c.Source, "has ended"
 		return f
 	}
 	what := "lifted"

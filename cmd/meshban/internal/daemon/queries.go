@@ -37,7 +37,7 @@ func (d *Daemon) List(ctx context.Context, yield func(control.ListEntry) error) 
 			}
 		}
 		failed = yield(control.ListEntry{
-			Prefix: e.Prefix, Ports: e.Ports.String(), Until: e.Until, Origins: origins, OriginIDs: ids,
+			Prefix: control.PrefixOf(e.Prefix), Ports: e.Ports.String(), Until: control.TimeOf(e.Until), Origins: origins, OriginIDs: ids,
 			Reason: e.Reason, Source: e.Source, State: state, NotEnforced: why, LeavesOut: d.leftOut(e),
 		})
 		if failed == nil {
@@ -63,11 +63,11 @@ func (d *Daemon) Allowed(context.Context) ([]control.AllowEntry, error) {
 	d.state.View(func(t *ban.Table) { never, allows = t.Never(), t.Allows() })
 	var out []control.AllowEntry
 	for _, r := range allows {
-		out = append(out, control.AllowEntry{Prefix: r.Prefix, Until: r.Until, Origin: d.names.of(r.Origin), OriginID: r.Origin.String(), Reason: r.Reason, Source: "mesh"})
+		out = append(out, control.AllowEntry{Prefix: control.PrefixOf(r.Prefix), Until: control.TimeOf(r.Until), Origin: d.names.of(r.Origin), OriginID: r.Origin.String(), Reason: r.Reason, Source: "mesh"})
 	}
 	name := d.names.of(d.self)
 	for _, e := range never {
-		entry := control.AllowEntry{Prefix: e.Prefix, Origin: name, OriginID: d.self.String(), Source: "built-in: " + e.Why}
+		entry := control.AllowEntry{Prefix: control.PrefixOf(e.Prefix), Origin: name, OriginID: d.self.String(), Source: "built-in: " + e.Why}
 		if e.Why == whyConfigured {
 			entry.Source = "config"
 		}
@@ -106,7 +106,7 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 		inside = t.EnforcedInside(prefix, maxInside+1)
 		before, since = d.pastLocked(now, prefix, findings), d.past.since
 	})
-	reply = control.WhyReply{Address: prefix, Verdict: control.VerdictNotDropped}
+	reply = control.WhyReply{Address: control.PrefixOf(prefix), Verdict: control.VerdictNotDropped}
 	why := ""
 	if banned {
 		if why = d.notTaken(verdict.Prefix, verdict.Ports); why == "" {
@@ -161,7 +161,7 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 // finding returns a record of the table as why shows it, with the names of nodes.
 func (d *Daemon) finding(f ban.Finding) control.Finding {
 	out := control.Finding{
-		Kind: f.Kind.String(), Prefix: f.Prefix, Ports: f.Ports.String(), Issued: f.Issued, Until: f.Until,
+		Kind: f.Kind.String(), Prefix: control.PrefixOf(f.Prefix), Ports: f.Ports.String(), Issued: control.PastOf(f.Issued), Until: control.TimeOf(f.Until),
 		Reason: f.Reason, Source: f.Source, Status: f.Status,
 	}
 	if f.Origin != (ban.Origin{}) {
@@ -189,7 +189,7 @@ func letThrough(prefix netip.Prefix, findings []control.Finding, enforced int) s
 	covers := f.Prefix.Bits() <= prefix.Bits()
 	switch {
 	case len(inside) > 0 && !(covers && f.Kind == ban.KindNever.String()):
-		text := "no ban covers all of it, but inside it " + show(inside[0].Prefix)
+		text := "no ban covers all of it, but inside it " + show(inside[0].Prefix.Prefix)
 		switch more := max(len(inside), enforced) - 1; {
 		case more >= maxInside:
 			text += fmt.Sprintf(" and at least %d more", maxInside)
@@ -206,7 +206,7 @@ func letThrough(prefix netip.Prefix, findings []control.Finding, enforced int) s
 		}
 		return "it is on the allow list (" + why + ")"
 	case f.Kind == control.KindEnded && covers:
-		return fmt.Sprintf("the ban until %s %s", control.FormatTime(f.Until), f.Status)
+		return fmt.Sprintf("the ban until %s %s", f.Until.String(), f.Status)
 	case !covers:
 		return "nothing bans all of it"
 	}

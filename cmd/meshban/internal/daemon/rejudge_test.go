@@ -38,7 +38,7 @@ func (n *node) why(t *testing.T, prefix string) control.WhyReply {
 // finding returns the status of a record in a why answer.
 func finding(r control.WhyReply, kind, prefix string) string {
 	for _, f := range r.Findings {
-		if f.Kind == kind && f.Prefix.String() == prefix {
+		if f.Kind == kind && f.Prefix.Prefix.String() == prefix {
 			return f.Status
 		}
 	}
@@ -157,7 +157,7 @@ func TestReloadJudgesCapsAgain(t *testing.T) {
 // heldPrefix returns the prefix of a ban that waits.
 func (n *node) heldPrefix(t *testing.T) (prefix string) {
 	t.Helper()
-	if err := n.Held(t.Context(), func(e control.HeldEntry) error { prefix = e.Prefix.String(); return nil }); err != nil {
+	if err := n.Held(t.Context(), func(e control.HeldEntry) error { prefix = e.Prefix.Prefix.String(); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	return prefix
@@ -186,7 +186,7 @@ func TestBanSaysWhatItWas(t *testing.T) {
 	addr := netip.MustParsePrefix("192.0.2.1/32")
 	say := func(length time.Duration, reason, source string) control.Result {
 		t.Helper()
-		r, err := a.Ban(t.Context(), control.BanRequest{Addrs: []netip.Prefix{addr}, For: length, Reason: reason, Source: source})
+		r, err := a.Ban(t.Context(), control.BanRequest{Addrs: []netip.Prefix{addr}, For: control.Duration(length), Reason: reason, Source: source})
 		if err != nil || r.Results[0].Err != nil {
 			t.Fatal(err, r.Results[0].Err)
 		}
@@ -195,7 +195,7 @@ func TestBanSaysWhatItWas(t *testing.T) {
 	holds := func(when string, length time.Duration, reason string) {
 		t.Helper()
 		e, ok := a.entry(t, addr.String())
-		if left := time.Until(e.Until); !ok || left > length || left < length-patience || e.Reason != reason {
+		if left := time.Until(e.Until.Time); !ok || left > length || left < length-patience || e.Reason != reason {
 			t.Errorf("%s: %v left, %q; want %v, %q", when, left, e.Reason, length, reason)
 		}
 	}
@@ -222,7 +222,7 @@ func TestBanSaysWhatItWas(t *testing.T) {
 		if !strings.Contains(r.Note, c.note) || c.note == "" && r.Note != "" {
 			t.Errorf("%s: note %q", c.name, r.Note)
 		}
-		if left := time.Until(r.Until); left > c.left || left < c.left-patience {
+		if left := time.Until(r.Until.Time); left > c.left || left < c.left-patience {
 			t.Errorf("%s: says %v left, want %v", c.name, left, c.left)
 		}
 		holds(c.name, c.left, c.is)

@@ -24,12 +24,12 @@ func TestRemediesOfRefusals(t *testing.T) {
 	}
 	ban := func(prefix string, length time.Duration) *control.Error {
 		t.Helper()
-		reply, err := n.Ban(ctx, control.BanRequest{Addrs: []netip.Prefix{netip.MustParsePrefix(prefix)}, For: length})
+		reply, err := n.Ban(ctx, control.BanRequest{Addrs: []netip.Prefix{netip.MustParsePrefix(prefix)}, For: control.Duration(length)})
 		return only(reply.Results, err)
 	}
 	allow := func(prefix string, length time.Duration) *control.Error {
 		t.Helper()
-		reply, err := n.Allow(ctx, control.AllowRequest{Prefixes: []netip.Prefix{netip.MustParsePrefix(prefix)}, For: length})
+		reply, err := n.Allow(ctx, control.AllowRequest{Prefixes: []netip.Prefix{netip.MustParsePrefix(prefix)}, For: control.Duration(length)})
 		return only(reply.Results, err)
 	}
 	const day = 24 * time.Hour

@@ -37,10 +37,7 @@ func (d *Daemon) Ban(ctx context.Context, req control.BanRequest) (control.BanRe
 		return control.BanReply{}, &control.Error{Code: control.CodeUsage, Message: err.Error(), Hint: "write ports as 22/tcp,80,8000-8010"}
 	}
 	now := time.Now()
-	length := req.For
-	if length == 0 {
-		length = d.config().Bans.For
-	}
+	length := cmp.Or(time.Duration(req.For), d.config().Bans.For)
 	imported := ban.Imported(req.Source)
 	if name, ok := strings.CutPrefix(req.Source, listPrefix); ok && !control.ValidListName(name) {
 		return control.BanReply{}, &control.Error{Code: control.CodeUsage, Message: fmt.Sprintf("%q names no list", req.Source)}
@@ -83,19 +80,19 @@ func (d *Daemon) Ban(ctx context.Context, req control.BanRequest) (control.BanRe
 		d.confirm(ctx, rep.Results, d.banEffect(now, ports), "banned")
 	}
 	for i, r := range rep.Results {
-		old, known := former[r.Prefix]
+		old, known := former[r.Prefix.Prefix]
 		if r.Until.IsZero() && known {
-			r.Until, rep.Results[i].Until = old.Until, old.Until
+			r.Until, rep.Results[i].Until = control.TimeOf(old.Until), control.TimeOf(old.Until)
 		}
 		if r.Err == nil {
-			note, hint := notes.of(r.Prefix, r.Until.Sub(now))
+			note, hint := notes.of(r.Prefix.Prefix, r.Until.Sub(now))
 			if note == noteSpared && r.Note != "" {
 				continue // which already says what is left out
 			}
 			addNote(&rep.Results[i], note)
 			rep.Results[i].Hint = hint
 			if known {
-				addNote(&rep.Results[i], formerNote(req, old, r.Until))
+				addNote(&rep.Results[i], formerNote(req, old, r.Until.Time))
 			}
 		}
 	}
@@ -127,13 +124,13 @@ func (d *Daemon) opsOfEach(results []control.Result, some []netip.Prefix, ops op
 	var all []ban.Op
 	d.state.View(func(t *ban.Table) {
 		for _, prefix := range some {
-			result := control.Result{Prefix: prefix}
+			result := control.Result{Prefix: control.PrefixOf(prefix)}
 			these, err := ops(t, prefix)
 			if err != nil {
 				result.Err, these = d.refusal(err), nil
 			}
 			for _, op := range these {
-				result.Until = op.Until
+				result.Until = control.TimeOf(op.Until)
 			}
 			results, all = append(results, result), append(all, these...)
 		}
@@ -190,9 +187,9 @@ func (d *Daemon) Unban(ctx context.Context, req control.UnbanRequest) (control.U
 	d.confirm(ctx, results, d.unbanEffect, "lifted")
 	lift.confirm(ctx, results, "lifted")
 	for i, r := range results {
-		results[i].Until = time.Time{} // what ends is the ban, not the unban
+		results[i].Until = control.Time{} // what ends is the ban, not the unban
 		if r.Err == nil {
-			addNote(&results[i], d.othersNote("others lift only what this node itself has banned: it may not lift the bans of others", banners[r.Prefix]))
+			addNote(&results[i], d.othersNote("others lift only what this node itself has banned: it may not lift the bans of others", banners[r.Prefix.Prefix]))
 		}
 	}
 	noteOthers := d.askLifted(ctx, results)
@@ -214,10 +211,7 @@ func (d *Daemon) notBannedLocked(t *ban.Table, prefix netip.Prefix) error {
 // Allow implements control.Agent.
 func (d *Daemon) Allow(ctx context.Context, req control.AllowRequest) (control.AllowReply, error) {
 	now := time.Now()
-	length := req.For
-	if length == 0 {
-		length = allowFor
-	}
+	length := cmp.Or(time.Duration(req.For), allowFor)
 	lift := d.newLift(now)
 	results, err := d.publishEach(ctx, now, req.Prefixes, func(t *ban.Table, prefix netip.Prefix) ([]ban.Op, error) {
 		op := ban.Op{Kind: ban.KindAllow, Prefix: prefix, Until: endOf(now, length), Reason: req.Reason, Source: "cli"}
@@ -234,7 +228,7 @@ func (d *Daemon) Allow(ctx context.Context, req control.AllowRequest) (control.A
 	lift.confirm(ctx, results, "allowed")
 	for i := range results {
 		if results[i].Err == nil {
-			results[i].Until = endOf(now, length)
+			results[i].Until = control.TimeOf(endOf(now, length))
 		}
 	}
 	for i, r := range results {
@@ -276,7 +270,7 @@ func (d *Daemon) Unallow(ctx context.Context, req control.UnallowRequest) (contr
 	d.confirm(ctx, results, func(*ban.Table, *control.Result) *control.Error { return nil }, "off the allow list")
 	lift.confirm(ctx, results, "off the allow list")
 	for i := range results {
-		results[i].Until = time.Time{}
+		results[i].Until = control.Time{}
 	}
 	return control.UnallowReply{Results: results}, err
 }
@@ -433,10 +427,7 @@ const readyWait = 5 * time.Second
 
 // Invite implements control.Agent.
 func (d *Daemon) Invite(ctx context.Context, req control.InviteRequest) (control.InviteReply, error) {
-	uses, ttl := max(req.Uses, 1), req.For
-	if ttl == 0 {
-		ttl = inviteFor
-	}
+	uses, ttl := max(req.Uses, 1), cmp.Or(time.Duration(req.For), inviteFor)
 	select { // right after the start the mesh port may not be open yet
 	case <-d.mesh.Ready():
 	case <-time.After(readyWait):
@@ -454,13 +445,7 @@ func (d *Daemon) Invite(ctx context.Context, req control.InviteRequest) (control
 	e := d.byCaller(ctx, now)
 	e.What, e.Until, e.Reason = "invite", now.Add(ttl).UTC(), fmt.Sprintf("a token, uses: %d, caps: %s", uses, req.Caps)
 	d.audit.Add(e)
-	return control.InviteReply{Token: token, Uses: uses, Expires: now.Add(ttl)}, nil
+	return control.InviteReply{Token: token, Uses: uses, Expires: control.TimeOf(now.Add(ttl))}, nil
 }
 
-// show writes a single address without its prefix length.
-func show(p netip.Prefix) string {
-	if p.IsSingleIP() {
-		return p.Addr().String()
-	}
-	return p.String()
-}
+func show(p netip.Prefix) string { return control.FormatPrefix(p) }

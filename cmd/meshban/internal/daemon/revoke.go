@@ -130,7 +130,7 @@ func countSaid(reply *control.RevokeReply, r *ban.Record) {
 		return
 	}
 	reply.Last = slices.Insert(reply.Last[:min(len(reply.Last), control.MaxLastBans-1)], at, control.LastBan{
-		Prefix: r.Prefix, Ports: r.Ports.String(), Reason: r.Reason, Source: r.Source, Issued: r.Issued, Arrived: r.Arrived,
+		Prefix: control.PrefixOf(r.Prefix), Ports: r.Ports.String(), Reason: r.Reason, Source: r.Source, Issued: r.Issued, Arrived: r.Arrived,
 	})
 }
 

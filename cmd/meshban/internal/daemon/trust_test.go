@@ -17,7 +17,7 @@ import (
 
 func (n *node) mustBan(t testing.TB, addr string) {
 	t.Helper()
-	rep, err := n.Ban(t.Context(), control.BanRequest{Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}, For: time.Hour, Source: "cli"})
+	rep, err := n.Ban(t.Context(), control.BanRequest{Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}, For: control.Duration(time.Hour), Source: "cli"})
 	if err != nil || rep.Results[0].Err != nil {
 		t.Fatalf("ban %s: %v, %+v", addr, err, rep)
 	}

@@ -50,7 +50,7 @@ func New(entries ...control.ListEntry) *Agent {
 		watchers: map[chan control.Event]struct{}{},
 	}
 	for _, e := range entries {
-		a.bans[e.Prefix] = e
+		a.bans[e.Prefix.Prefix] = e
 	}
 	return a
 }
@@ -104,15 +104,15 @@ func (a *Agent) Ban(_ context.Context, req control.BanRequest) (control.BanReply
 		}
 	}
 	now := a.now()
-	until := now.Add(cmp.Or(req.For, DefaultFor))
+	until := now.Add(cmp.Or(time.Duration(req.For), DefaultFor))
 	var rep control.BanReply
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.requests = append(a.requests, req)
 	for _, p := range req.Addrs {
-		res := control.Result{Prefix: p, Err: refusal(p)}
+		res := control.Result{Prefix: control.PrefixOf(p), Err: refusal(p)}
 		if p == Cancelled {
-			res.Until, res.State = until, control.StateLifted
+			res.Until, res.State = control.TimeOf(until), control.StateLifted
 			res.Err = &control.Error{
 				Code: control.CodePolicy, Rule: "cancelled", Message: "192.0.2.66 is not banned: the unban of 192.0.2.0/24 by web3 cancels the ban",
 			}
@@ -129,14 +129,14 @@ func (a *Agent) Ban(_ context.Context, req control.BanRequest) (control.BanReply
 			res.Note, res.Hint = "on this node only: other nodes take nothing wider than /24", fmt.Sprintf("set widest_ipv4: %d", p.Bits())
 		}
 		if res.Err == nil && !req.DryRun {
-			res.Until, res.State = until, control.StateEnforced
+			res.Until, res.State = control.TimeOf(until), control.StateEnforced
 			a.said++
 			a.saidAt[p] = a.said
 			a.bans[p] = control.ListEntry{
-				Prefix: p, Ports: req.Ports, Until: until, Origins: []string{"web1"}, Reason: req.Reason,
+				Prefix: control.PrefixOf(p), Ports: req.Ports, Until: control.TimeOf(until), Origins: []string{"web1"}, Reason: req.Reason,
 				Source: req.Source, State: control.StateEnforced, OriginIDs: []string{"11111111111111111111111111111111"},
 			}
-			a.tellLocked(control.Event{Time: now, Name: "ban", Prefix: p, Ports: req.Ports, Until: until, Origin: "web1",
+			a.tellLocked(control.Event{Time: now, Name: "ban", Prefix: control.PrefixOf(p), Ports: req.Ports, Until: control.TimeOf(until), Origin: "web1",
 				Reason: req.Reason, Source: req.Source, LatencyMS: new(1.5)})
 		}
 		rep.Results = append(rep.Results, res)
@@ -183,7 +183,7 @@ func (a *Agent) Unban(_ context.Context, req control.UnbanRequest) (control.Unba
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, p := range req.Prefixes {
-		res := control.Result{Prefix: p}
+		res := control.Result{Prefix: control.PrefixOf(p)}
 		if _, ok := a.bans[p]; !ok {
 			res.Err = notBanned
 		}
@@ -199,12 +199,12 @@ func (a *Agent) Allow(_ context.Context, req control.AllowRequest) (control.Allo
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, p := range req.Prefixes {
-		e := control.AllowEntry{Prefix: p, Origin: "web1", Reason: req.Reason, Source: "mesh"}
+		e := control.AllowEntry{Prefix: control.PrefixOf(p), Origin: "web1", Reason: req.Reason, Source: "mesh"}
 		if req.For > 0 {
-			e.Until = a.now().Add(req.For)
+			e.Until = control.TimeOf(a.now().Add(time.Duration(req.For)))
 		}
 		a.allows[p] = e
-		rep.Results = append(rep.Results, control.Result{Prefix: p, Until: e.Until})
+		rep.Results = append(rep.Results, control.Result{Prefix: control.PrefixOf(p), Until: e.Until})
 	}
 	return rep, nil
 }
@@ -215,7 +215,7 @@ func (a *Agent) Unallow(_ context.Context, req control.UnallowRequest) (control.
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, p := range req.Prefixes {
-		res := control.Result{Prefix: p}
+		res := control.Result{Prefix: control.PrefixOf(p)}
 		if _, ok := a.allows[p]; !ok {
 			res.Err = &control.Error{Code: control.CodeNotFound, Message: "it is not on the allow list"}
 		}
@@ -232,11 +232,11 @@ func (a *Agent) Unallow(_ context.Context, req control.UnallowRequest) (control.
 func (a *Agent) Allowed(context.Context) ([]control.AllowEntry, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	all := []control.AllowEntry{{Prefix: loopback, Origin: "web1", Source: "built-in: loopback"}}
+	all := []control.AllowEntry{{Prefix: control.PrefixOf(loopback), Origin: "web1", Source: "built-in: loopback"}}
 	for _, e := range a.allows {
 		all = append(all, e)
 	}
-	slices.SortFunc(all[1:], func(x, y control.AllowEntry) int { return x.Prefix.Compare(y.Prefix) })
+	slices.SortFunc(all[1:], func(x, y control.AllowEntry) int { return x.Prefix.Compare(y.Prefix.Prefix) })
 	return all, nil
 }
 
@@ -248,7 +248,7 @@ func (a *Agent) List(_ context.Context, yield func(control.ListEntry) error) err
 		all = append(all, e)
 	}
 	a.mu.Unlock()
-	slices.SortFunc(all, func(x, y control.ListEntry) int { return x.Prefix.Compare(y.Prefix) })
+	slices.SortFunc(all, func(x, y control.ListEntry) int { return x.Prefix.Compare(y.Prefix.Prefix) })
 	for i, e := range all {
 		if a.ListErr != nil && i == a.ListFail {
 			return a.ListErr
@@ -266,12 +266,12 @@ func (a *Agent) Why(_ context.Context, p netip.Prefix) (control.WhyReply, error)
 	defer a.mu.Unlock()
 	e, ok := a.bans[p]
 	if !ok {
-		return control.WhyReply{Address: p, Verdict: control.VerdictNotDropped, Summary: "nothing is known of it"}, nil
+		return control.WhyReply{Address: control.PrefixOf(p), Verdict: control.VerdictNotDropped, Summary: "nothing is known of it"}, nil
 	}
 	return control.WhyReply{
-		Address: p, Verdict: control.VerdictDropped, Summary: "web1 bans it",
+		Address: control.PrefixOf(p), Verdict: control.VerdictDropped, Summary: "web1 bans it",
 		Findings: []control.Finding{{
-			Kind: "ban", Prefix: p, Ports: e.Ports, Origin: "web1", Issued: e.Until.Add(-DefaultFor), Until: e.Until,
+			Kind: "ban", Prefix: control.PrefixOf(p), Ports: e.Ports, Origin: "web1", Issued: control.TimeOf(e.Until.Add(-DefaultFor)), Until: e.Until,
 			Reason: e.Reason, Source: e.Source, Status: "enforced",
 		}},
 		Nodes: []control.NodeAnswer{
@@ -340,7 +340,7 @@ func (a *Agent) Watch(ctx context.Context, yield func(control.Event) error) erro
 // Invite returns a token.
 func (a *Agent) Invite(_ context.Context, req control.InviteRequest) (control.InviteReply, error) {
 	return control.InviteReply{
-		Token: "meshban1-token", Uses: cmp.Or(req.Uses, 1), Expires: a.now().Add(cmp.Or(req.For, time.Hour)),
+		Token: "meshban1-token", Uses: cmp.Or(req.Uses, 1), Expires: control.TimeOf(a.now().Add(cmp.Or(time.Duration(req.For), time.Hour))),
 	}, nil
 }
 
@@ -395,7 +395,7 @@ func (a *Agent) Decide(_ context.Context, req control.DecideRequest) (control.De
 	defer a.mu.Unlock()
 	before := len(a.held)
 	a.held = slices.DeleteFunc(a.held, func(e control.HeldEntry) bool {
-		return (req.Origin == "" || req.Origin == e.Origin) && (len(req.Prefixes) == 0 || slices.Contains(req.Prefixes, e.Prefix))
+		return (req.Origin == "" || req.Origin == e.Origin) && (len(req.Prefixes) == 0 || slices.Contains(req.Prefixes, e.Prefix.Prefix))
 	})
 	if len(a.held) == before {
 		return control.DecideReply{}, &control.Error{Code: control.CodeNotFound, Message: "nothing of that is held"}
@@ -423,7 +423,7 @@ func (a *Agent) Revoke(_ context.Context, req control.RevokeRequest) (control.Re
 	reply := control.RevokeReply{
 		Name: "web3", ID: web3, Revoked: a.revoked, DryRun: req.DryRun, Live: control.SaidCount{Bans: 7, Allows: 1, Unbans: 2},
 		Last: []control.LastBan{{
-			Prefix: netip.MustParsePrefix("203.0.113.7/32"), Ports: "22/tcp", Reason: "scan", Source: "cli",
+			Prefix: control.PrefixOf(netip.MustParsePrefix("203.0.113.7/32")), Ports: "22/tcp", Reason: "scan", Source: "cli",
 			Issued: a.now().Add(-2 * time.Hour), Arrived: a.now().Add(-time.Minute),
 		}},
 	}
