@@ -57,7 +57,14 @@ func (c Client) Jails(ctx context.Context, lineFile string) ([]Jail, error) {
 	jails := make([]Jail, 0, len(names))
 	for _, name := range names {
 		j := Jail{Name: name}
+		actions, err := s.ask("get", name, "actions")
+		if err != nil {
+			return nil, err
+		}
 		for _, action := range []string{ActionDefault, ActionByHand} {
+			if !slices.Contains(actionList(actions), action) {
+				continue // the server would log the question as an error
+			}
 			file, err := s.ask("get", name, "action", action, "file")
 			if err != nil {
 				return nil, err
@@ -87,6 +94,11 @@ func jailList(status string) []string {
 		}
 	}
 	return names
+}
+
+// actionList parses the names in the answer to "get JAIL actions".
+func actionList(answer string) []string {
+	return strings.Split(answer[strings.LastIndexByte(answer, '\n')+1:], ", ")
 }
 
 // Ban is one ban of the server.

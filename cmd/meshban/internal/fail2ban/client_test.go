@@ -32,6 +32,7 @@ while printf 'fail2ban> '; read -r line; do
 	case $line in
 	ping) echo "Server replied: pong";;
 	status) printf 'Status\n|- Number of jail:\t3\n` + "`" + `- Jail list:\tmeshban, nginx, sshd\n';;
+	"get sshd actions") printf 'The jail sshd has the following actions:\nmeshban-default, iptables-multiport\n';;
 	"get sshd action meshban-default file") echo /line;;
 	"get meshban logpath") printf 'Current monitored log file(s):\n|- /x\n` + "`" + `- /line\n';;
 	get*) echo "Sorry but there is no such thing";;
@@ -78,11 +79,16 @@ func prefixes(words ...string) []netip.Prefix {
 }
 
 func TestJails(t *testing.T) {
-	fake(t)
+	dir := fake(t)
 	jails, err := Client{}.Jails(t.Context(), "/line")
 	want := []Jail{{Name: "meshban", Reads: true}, {Name: "nginx"}, {Name: "sshd", Tells: true}}
 	if err != nil || !slices.Equal(jails, want) {
 		t.Fatalf("got %+v, %v, want %+v", jails, err, want)
+	}
+	for _, line := range log(t, dir) {
+		if strings.Contains(line, " action ") && line != "get sshd action meshban-default file" {
+			t.Errorf("fail2ban logs an error for %q", line)
+		}
 	}
 	if tells, silent := Split(jails); fmt.Sprint(tells, silent) != "[sshd] [nginx]" {
 		t.Errorf("%v tell, %v do not", tells, silent)
