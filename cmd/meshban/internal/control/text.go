@@ -182,7 +182,7 @@ func (f *Fail2banStatus) Text() []string {
 	case len(f.Silent) == 0:
 		return []string{strings.Join(f.Tells, ", ") + verbOf(f.Tells, " tells", " tell")}
 	}
-	text := strings.Join(f.Silent, ", ") + verbOf(f.Silent, " does not", " do not") + ` tell the mesh: add meshban[port="%(port)s"] to the action there, then fail2ban-client reload --restart`
+	text := strings.Join(f.Silent, ", ") + verbOf(f.Silent, " does not", " do not") + ` tell the mesh: add meshban[port="%(port)s"] to the action there, or to action_ if jail.local sets it, then fail2ban-client reload --restart`
 	if len(f.Tells) == 0 {
 		return []string{text}
 	}

@@ -97,10 +97,11 @@ func connectFail2ban(ctx context.Context, out SetupResult, written bool, lineFil
 	}
 	text := strings.Join((&control.Fail2banStatus{Tells: tells, Silent: silent}).Text(), "")
 	if len(tells) == 0 {
-		return out, &control.Error{
-			Code: control.CodeFailed, Message: "no jail of the running fail2ban tells the mesh of its bans: " + text,
-			Hint: "`fail2ban-client status` lists its jails; enable one in /etc/fail2ban/jail.local and try again",
+		hint := "`fail2ban-client status` lists its jails; enable one in /etc/fail2ban/jail.local and try again"
+		if len(silent) > 0 {
+			hint = "then `meshban status` says which jails tell"
 		}
+		return out, &control.Error{Code: control.CodeFailed, Message: "no jail of the running fail2ban tells the mesh of its bans: " + text, Hint: hint}
 	}
 	out.Done = append(out.Done, "fail2ban: "+text)
 	return out, nil
@@ -145,9 +146,6 @@ func setupResult(r setup.Report, err error) (SetupResult, error) {
 		for _, path := range part.paths {
 			out.Done = append(out.Done, part.word+" "+path)
 		}
-	}
-	for _, jail := range r.Silent {
-		out.Next = append(out.Next, fmt.Sprintf("jail %s has actions of its own and does not tell meshban: add meshban[port=\"%%(port)s\"] to its action", jail))
 	}
 	for _, command := range r.Next {
 		out.Next = append(out.Next, "run: "+command)

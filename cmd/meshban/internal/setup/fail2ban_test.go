@@ -135,6 +135,25 @@ func TestInstallChecksFail2ban(t *testing.T) {
 	}
 }
 
+func TestHidesAction(t *testing.T) {
+	for _, c := range []struct{ name, file, text, want string }{
+		{"bad: jail.local", "jail.local", "[DEFAULT]\naction_ = x\n", "jail.local"},
+		{"bad: a later file", "jail.d/z.conf", "[DEFAULT]\naction_=x\n", "jail.d/z.conf"},
+		{"bad: a local one", "jail.d/a.local", "[DEFAULT]\naction_ : x\n", "jail.d/a.local"},
+		{"ok: an earlier file", "jail.d/a.conf", "[DEFAULT]\naction_ = x\n", ""},
+		{"ok: ours", "jail.d/meshban.conf", "[DEFAULT]\naction_ = x\n", ""},
+		{"ok: others", "jail.local", "[DEFAULT]\n# action_ = x\naction_mw = x\naction = %(action_)s\n", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			o := machine(t)
+			put(t, o.Root+fail2banDir+"/"+c.file, c.text)
+			if got := o.hidesAction(); strings.TrimPrefix(got, fail2banDir+"/") != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
 func TestRemoveKeepsWhatAJailNames(t *testing.T) {
 	o := machine(t)
 	install(t, o)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -19,7 +20,6 @@ type Report struct {
 	Unchanged []string // paths of files that were already right
 	Removed   []string // paths
 	Kept      []string // paths of files that were not removed, each with the reason
-	Silent    []string // fail2ban's jails that do not report their bans to meshban
 	Notes     []string // what the user should know
 	Next      []string // commands to run, in order
 }
@@ -172,14 +172,41 @@ func (o Options) compare(ctx context.Context, before dump, beforeErr error, r *R
 	if !slices.Contains(after.jails, fail2ban.OwnJail) {
 		return nil // removed
 	}
-	if r.Silent = after.silent(); len(r.Silent) > 0 {
-		r.Notes = append(r.Notes, fmt.Sprintf("these jails set their own actions and do not report their bans to meshban: %s. "+
-			"Add this line to each, above its other actions: meshban[port=\"%%(port)s\"]", strings.Join(r.Silent, ", ")))
+	if silent := after.silent(); len(silent) > 0 {
+		const line = `meshban[port="%(port)s"]`
+		names := strings.Join(silent, ", ")
+		if file := o.hidesAction(); file != "" {
+			r.Notes = append(r.Notes, fmt.Sprintf("these jails do not report their bans to meshban: %s. %q sets action_ for all jails: "+
+				"make this the first line of action_ there, and of a jail's own action, if it has one: %s", names, file, line))
+		} else {
+			r.Notes = append(r.Notes, fmt.Sprintf("these jails set their own actions and do not report their bans to meshban: %s. "+
+				"Add this line to each, above its other actions: %s", names, line))
+		}
 	}
 	if twice := after.twice(); len(twice) > 0 {
 		r.Notes = append(r.Notes, "these jails write two lines for each ban, because they name meshban themselves: "+strings.Join(twice, ", "))
 	}
 	return nil
+}
+
+// actionSetting matches the line that sets the action which our jail file extends.
+var actionSetting = regexp.MustCompile(`(?m)^action_\s*[=:]`)
+
+// hidesAction returns the last file of fail2ban's that is read after ours and sets action_ too, as every copy of
+// jail.conf does; "" = none.
+func (o Options) hidesAction() (last string) {
+	dir := o.Root + fail2banDir
+	for _, pattern := range []string{dir + "/jail.d/*.conf", dir + "/jail.local", dir + "/jail.d/*.local"} {
+		paths, _ := filepath.Glob(pattern) // sorted; fails only on a bad pattern
+		for _, path := range paths {
+			text, err := os.ReadFile(path)
+			path = strings.TrimPrefix(path, o.Root)
+			if err == nil && actionSetting.Match(text) && (strings.HasSuffix(path, ".local") || path > jailFile) {
+				last = path
+			}
+		}
+	}
+	return last
 }
 
 // Remove deletes what Install wrote for fail2ban and systemd, or for one of them, all or nothing. It keeps the line
