@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/meshban/meshban/test/rig"
 )
 
@@ -216,4 +218,43 @@ func TestFail2banBansANetwork(t *testing.T) {
 	if jails := n.jails(t, wide); len(jails) > 0 {
 		t.Errorf("%v still ban %s", jails, wide)
 	}
+}
+
+// A fail2ban that hangs makes nobody believe that its node is silent, or that it bans nothing.
+func TestFail2banHangs(t *testing.T) {
+	m := newMesh(t, setup{nodes: 2})
+	home, away := m.nodes[0], m.nodes[1]
+	m.services(t, sshdJail)
+	home.run(t, "setup", "fail2ban")
+	src := fresh().String()
+	home.run(t, "ban", src)
+	check(t, home.fail2ban.Signal(unix.SIGSTOP))
+	unknown := "whether " + home.Name + "'s fail2ban still bans it is not known: fail2ban does not answer"
+	eventually(t, fail2banLimit, func() error { // an answer in time needs a processor that is not too busy
+		if why := away.run(t, "why", src); !strings.Contains(why, home.Name+": dropped") || !strings.Contains(why, unknown) {
+			return fmt.Errorf("why on %s says\n%s", away.Name, why)
+		}
+		return nil
+	})
+	home.run(t, "unban", src)
+	if why := home.run(t, "why", src); !strings.Contains(why, unknown) {
+		t.Errorf("why on %s says\n%s", home.Name, why)
+	}
+	if r := home.exit(t, exitNotFound, "unban", fresh().String()); !strings.Contains(r.Stderr, "whether this node's fail2ban still bans it is not known") {
+		t.Errorf("unban of what only fail2ban may ban says\n%s", r.Stderr)
+	}
+	eventually(t, fail2banLimit, func() error {
+		const want = "could not lift bans in fail2ban: fail2ban does not answer"
+		if text := home.run(t, "status"); !strings.Contains(text, want) {
+			return fmt.Errorf("status does not say %q:\n%s", want, text)
+		}
+		return nil
+	})
+	check(t, home.fail2ban.Signal(unix.SIGCONT))
+	eventually(t, fail2banLimit, func() error {
+		if text := home.run(t, "status"); !strings.Contains(text, "sshd tells") || strings.Contains(text, "problem") {
+			return fmt.Errorf("status says\n%s", text)
+		}
+		return nil
+	})
 }

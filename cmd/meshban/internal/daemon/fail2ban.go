@@ -46,13 +46,14 @@ func (d *Daemon) confirmFail2ban(ctx context.Context, results []control.Result) 
 	for i := range results {
 		r := &results[i]
 		here := slices.DeleteFunc(slices.Clone(still), func(b fail2ban.Ban) bool { return !b.Prefix.Overlaps(r.Prefix.Prefix) })
-		if !slices.Contains(lifted, r.Prefix.Prefix) {
+		unsure := err != nil && r.Err != nil && r.Err.Code == control.CodeNotFound
+		if !slices.Contains(lifted, r.Prefix.Prefix) && !unsure {
 			continue
 		}
 		note := ""
 		switch {
 		case err != nil:
-			note = "whether this node's fail2ban still bans it is not known: " + err.Error()
+			note = fail2ban.Unknown("", err.Error())
 		case len(here) > 0:
 			note = fail2ban.Describe(name, here)
 		case r.Err != nil:
@@ -83,15 +84,15 @@ func (d *Daemon) onlyThere(ctx context.Context, results []control.Result) ([]net
 	return only, err
 }
 
-// fail2banFindings returns this node's fail2ban bans that bear on prefix.
-func (d *Daemon) fail2banFindings(ctx context.Context, prefix netip.Prefix) []fail2ban.Ban {
+// fail2banBans says what this node's fail2ban bans of prefix, or that this is not known; "" = nothing.
+func (d *Daemon) fail2banBans(ctx context.Context, prefix netip.Prefix) string {
 	ctx, cancel := context.WithTimeout(ctx, whyWait)
 	defer cancel()
 	bans, err := d.fail2ban.Banned(ctx, prefix)
 	if err != nil && !fail2ban.Absent(err) {
-		d.log.Debug("could not ask fail2ban what it bans", "err", err)
+		return fail2ban.Unknown(d.config().Name, err.Error())
 	}
-	return bans
+	return fail2ban.Describe(d.config().Name, bans)
 }
 
 // fail2banStatus returns what status shows about fail2ban, or nil if meshban is not connected to it.

@@ -25,8 +25,9 @@ import (
 // node's answers, and what it does with the answers of others.
 
 const (
-	// askLimit bounds how long a command waits for other nodes: those that have not answered by then are unknown.
-	askLimit = 800 * time.Millisecond
+	// askLimit bounds how long a command waits for other nodes: those that have not answered by then are unknown. About
+	// an address it is askAddrLimit, since they ask their fail2ban.
+	askLimit, askAddrLimit = 800 * time.Millisecond, 1800 * time.Millisecond
 	// membersFresh and statusFresh bound the age of the answers that members and status show.
 	membersFresh, statusFresh = 2 * time.Second, 30 * time.Second
 	// tellFresh is how long this node gives the same answer about itself, however many ask.
@@ -223,7 +224,11 @@ func cleanTexts(list []string, most int) []string {
 
 // ask asks members a question.
 func (d *Daemon) ask(ctx context.Context, ids []frame.ID, q question) []heard {
-	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	limit := askLimit
+	if q.Addr != "" {
+		limit = askAddrLimit
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	text, err := json.Marshal(q)
 	if err != nil { // texts always encode
@@ -321,7 +326,7 @@ func (d *Daemon) askWhy(ctx context.Context, prefix netip.Prefix) []control.Node
 // fail2ban says what a node's fail2ban still bans of a prefix and what to do about it, or "" if it bans nothing.
 func (a *toldAddr) fail2ban(node string, prefix netip.Prefix) string {
 	if a.Unknown != "" {
-		return "whether " + node + "'s fail2ban still bans it is not known: " + a.Unknown
+		return fail2ban.Unknown(node, a.Unknown)
 	}
 	var bans []fail2ban.Ban
 	for _, b := range a.Bans {

@@ -13,7 +13,6 @@ import (
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
-	"github.com/meshban/meshban/cmd/meshban/internal/fail2ban"
 	"github.com/meshban/meshban/fw"
 	"github.com/meshban/meshban/logsrc"
 	"github.com/meshban/meshban/mesh"
@@ -83,8 +82,8 @@ func (d *Daemon) Why(ctx context.Context, prefix netip.Prefix) (control.WhyReply
 	wait.Go(func() { nodes = d.askWhy(ctx, prefix) })
 	reply, banned := d.explain(prefix)
 	if !banned {
-		if bans := d.fail2banFindings(ctx, prefix); len(bans) > 0 {
-			reply.Summary += " But " + fail2ban.Describe(d.config().Name, bans) + "."
+		if text := d.fail2banBans(ctx, prefix); text != "" {
+			reply.Summary += " But " + text + "."
 		}
 	}
 	wait.Wait()

@@ -23,9 +23,10 @@ const (
 	// troubledFor while something is wrong, since then somebody works on it. jailWait bounds how long status waits.
 	jailInterval                    = 5 * time.Minute
 	freshFor, troubledFor, jailWait = time.Minute, 5 * time.Second, 3 * time.Second
-	// peerWait bounds how long a peer's question may take, maxPeerBans how many bans the answer names, and peerBurst
-	// how many such questions may run the client at once; after that, one per minInterval may.
-	peerWait    = time.Second
+	// peerWait bounds how long a peer's question may take, less than the peer waits, and more than Python takes to start.
+	// maxPeerBans is how many bans the answer names, and peerBurst how many such questions may run the client at once;
+	// after that, one per minInterval may.
+	peerWait    = 1200 * time.Millisecond
 	maxPeerBans = 8
 	peerBurst   = 4
 )
@@ -126,7 +127,7 @@ func (a *Agent) Confirm(ctx context.Context, prefixes []netip.Prefix) ([]Ban, er
 	a.wake()
 	select {
 	case <-ctx.Done():
-		return nil, errors.New("no answer from fail2ban yet")
+		return nil, ErrSilent
 	case <-r.done:
 	}
 	return slices.DeleteFunc(slices.Clone(r.still), func(b Ban) bool {
@@ -202,16 +203,22 @@ func (a *Agent) State(ctx context.Context) State {
 	looked := a.looked
 	a.mu.Unlock()
 	a.wake()
+	silent := false
 	wait := time.NewTimer(jailWait)
 	defer wait.Stop()
 	select {
 	case <-looked:
 	case <-wait.C:
+		silent = true
 	case <-ctx.Done():
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.state
+	s := a.state
+	if silent {
+		s.Err = ErrSilent
+	}
+	return s
 }
 
 // Run serves the queue and queries the jails until ctx ends.
@@ -333,18 +340,26 @@ func problemText(still []Ban, err error, lost uint64) string {
 	return ""
 }
 
+// Unknown says that it is not known what a node's fail2ban bans, and why; node "" is this one.
+func Unknown(node, why string) string {
+	return "whether " + whose(node) + " fail2ban still bans it is not known: " + why
+}
+
+func whose(node string) string {
+	if node == "" {
+		return "this node's"
+	}
+	return node + "'s"
+}
+
 // maxDescribed is the most bans that Describe names.
 const maxDescribed = 3
 
 // Describe says that a node's fail2ban still bans something, and which command ends that; node "" is this one.
 func Describe(node string, bans []Ban) string {
-	whose := "this node's"
-	if node != "" {
-		whose = node + "'s"
-	}
 	var parts []string
 	for _, b := range bans[:min(len(bans), maxDescribed)] {
-		parts = append(parts, fmt.Sprintf("%s fail2ban (jail %s) still bans %s: `fail2ban-client set %[2]s unbanip %[3]s` ends that", whose, b.Jail, text(b.Prefix)))
+		parts = append(parts, fmt.Sprintf("%s fail2ban (jail %s) still bans %s: `fail2ban-client set %[2]s unbanip %[3]s` ends that", whose(node), b.Jail, text(b.Prefix)))
 	}
 	if n := len(bans) - len(parts); n > 0 {
 		parts = append(parts, fmt.Sprintf("and %d more", n))

@@ -29,6 +29,7 @@ echo "Fail2Ban reads log files"; echo
 while printf 'fail2ban> '; read -r line; do
 	echo "$line" >>log
 	set -- $line
+	[ -e denied ] && echo "Permission denied to socket: x, (you must be root)" >&2 && continue
 	case $line in
 	ping) echo "Server replied: pong";;
 	status) printf 'Status\n|- Number of jail:\t3\n` + "`" + `- Jail list:\tmeshban, nginx, sshd\n';;
@@ -134,9 +135,32 @@ func TestNoServer(t *testing.T) {
 	if err := (Client{}).Running(t.Context()); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("a server that is down: %v", err)
 	}
+	if err := os.Remove(filepath.Join(dir, "down")); err != nil {
+		t.Fatal(err)
+	}
+	put(t, dir, "denied", "")
+	if err := (Client{}).Running(t.Context()); !errors.Is(err, ErrDenied) || Absent(err) {
+		t.Errorf("a server of another user: %v", err)
+	}
+	put(t, dir, "hangs", "")
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, _, err := (Client{}).Unban(ctx, prefixes("192.0.2.1")); !errors.Is(err, ErrSilent) || Absent(err) {
+		t.Errorf("a server that hangs: %v", err)
+	}
 	t.Setenv("PATH", t.TempDir())
 	if err := (Client{}).Running(t.Context()); !errors.Is(err, ErrNotInstalled) {
 		t.Errorf("no client: %v", err)
+	}
+}
+
+// What was known before is not passed off as what is.
+func TestStateOfAServerThatHangs(t *testing.T) {
+	t.Parallel()
+	a := New(Config{Installed: func() bool { return true }})
+	a.state = State{At: time.Now().Add(-time.Hour), Tells: []string{"sshd"}}
+	if s := a.State(t.Context()); !errors.Is(s.Err, ErrSilent) {
+		t.Errorf("got %+v", s)
 	}
 }
 

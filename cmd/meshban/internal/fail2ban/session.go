@@ -37,10 +37,18 @@ var ErrNotInstalled = errors.New("fail2ban-client is not installed")
 // ErrNotRunning means that no fail2ban server answers.
 var ErrNotRunning = errors.New("fail2ban is not running")
 
+// ErrDenied means that a server runs here whose socket this process may not use. The agent is root, but without the right
+// to pass over a file's owner.
+var ErrDenied = errors.New("fail2ban's socket is not root's: run fail2ban as root")
+
+// ErrSilent means that a fail2ban server hangs, or is too slow.
+var ErrSilent = errors.New("fail2ban does not answer")
+
 // session is one run of the client.
 type session struct {
 	cmd    *exec.Cmd
 	cancel context.CancelFunc
+	over   func() error // not nil once the time is up
 	in     io.WriteCloser
 	out    *bufio.Reader
 	talk   *stderrText
@@ -49,7 +57,7 @@ type session struct {
 // open starts the client; args come before its own. The caller must close the session.
 func open(ctx context.Context, args []string) (*session, error) {
 	ctx, cancel := context.WithTimeout(ctx, sessionLimit)
-	s := &session{cancel: cancel, talk: new(stderrText)}
+	s := &session{cancel: cancel, over: ctx.Err, talk: new(stderrText)}
 	s.cmd = exec.CommandContext(ctx, program, append(args, "-i")...)
 	s.cmd.Stderr, s.cmd.WaitDelay = s.talk, killLimit
 	in, err := s.cmd.StdinPipe()
@@ -69,27 +77,29 @@ func open(ctx context.Context, args []string) (*session, error) {
 		return nil, fmt.Errorf("run %s: %w", program, err)
 	}
 	s.in, s.out = in, bufio.NewReader(out)
-	if _, err = s.answer(); err == nil { // its greeting
-		var pong string
-		if pong, err = s.ask("ping"); err == nil && !strings.Contains(pong, "pong") {
-			err = ErrNotRunning
-		}
+	_, err = s.answer() // its greeting
+	pong := ""
+	if err == nil {
+		pong, err = s.ask("ping")
 	}
-	if err != nil {
-		if ctx.Err() == nil {
-			err = ErrNotRunning // the client exits if there is no server
-		}
-		s.close()
+	if err == nil && strings.Contains(pong, "pong") {
+		return s, nil
+	}
+	s.close()
+	switch {
+	case errors.Is(err, ErrSilent):
 		return nil, err
+	case bytes.Contains(s.talk.text, []byte("Permission denied")):
+		return nil, ErrDenied
 	}
-	return s, nil
+	return nil, ErrNotRunning // the client exits if there is no server
 }
 
 // ask sends one command, which must not contain a newline, and returns the answer. A refusal by the server is an
 // answer too.
 func (s *session) ask(words ...string) (string, error) {
 	if _, err := io.WriteString(s.in, strings.Join(words, " ")+"\n"); err != nil {
-		return "", fmt.Errorf("ask %s: %w", program, err)
+		return "", s.failed()
 	}
 	return s.answer()
 }
@@ -100,16 +110,26 @@ func (s *session) answer() (string, error) {
 		part, err := s.out.ReadSlice('>') // a full buffer is not an error here
 		text = append(text, part...)
 		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
-			return "", fmt.Errorf("%s exited early: %s", program, s.talk.last())
+			return "", s.failed()
 		}
 		if rest, ok := bytes.CutSuffix(text, []byte(prompt[:len(prompt)-1])); ok && (len(rest) == 0 || rest[len(rest)-1] == '\n') {
 			if _, err := s.out.Discard(1); err != nil {
-				return "", fmt.Errorf("%s exited early: %s", program, s.talk.last())
+				return "", s.failed()
 			}
 			return strings.TrimSpace(string(rest)), nil
 		}
 	}
 	return "", fmt.Errorf("%s: the answer has more than %d bytes", program, maxAnswer)
+}
+
+// failed ends the session, and says why the client gives no answer.
+func (s *session) failed() error {
+	late := s.over() != nil
+	s.close() // now all of stderr is there
+	if late {
+		return ErrSilent
+	}
+	return fmt.Errorf("%s exited early: %s", program, s.talk.last())
 }
 
 // close ends the client and waits for it. After the last answer, its exit code does not matter.
