@@ -139,7 +139,7 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 			show(prefix), control.FormatTime(verdict.Until), part, why)
 	case banned && !verdict.Ports.IsAll():
 		reply.Verdict = control.VerdictPorts
-		reply.Summary = fmt.Sprintf("This node drops %s on ports %s until %s.", show(prefix), verdict.Ports, control.FormatTime(verdict.Until))
+		reply.Summary = fmt.Sprintf("This node drops %s %s.", show(prefix), onPorts(prefix, reply.Findings))
 	case banned:
 		reply.Verdict = control.VerdictDropped
 		reply.Summary = fmt.Sprintf("This node drops every packet from %s until %s.", show(prefix), control.FormatTime(verdict.Until))
@@ -155,6 +155,27 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 		reply.Summary = fmt.Sprintf("This node lets %s through: %s.", show(prefix), letThrough(prefix, reply.Findings, inside))
 	}
 	return reply, banned
+}
+
+// onPorts says on which ports findings drop prefix, and until when.
+func onPorts(prefix netip.Prefix, findings []control.Finding) string {
+	var ports []string
+	ends := make(map[string]time.Time)
+	for _, f := range findings {
+		if f.Kind != ban.KindBan.String() || f.Prefix.Bits() > prefix.Bits() || !strings.HasPrefix(f.Status, ban.StateEnforced.String()) {
+			continue
+		}
+		if _, ok := ends[f.Ports]; !ok {
+			ports = append(ports, f.Ports)
+		}
+		if f.Until.After(ends[f.Ports]) {
+			ends[f.Ports] = f.Until.Time
+		}
+	}
+	for i, p := range ports {
+		ports[i] = fmt.Sprintf("on ports %s until %s", p, control.FormatTime(ends[p]))
+	}
+	return strings.Join(ports, " and ")
 }
 
 // finding returns a record of the table as why shows it, with the names of nodes.

@@ -31,6 +31,21 @@ func TestTheLogNamesWhatThisNodeSays(t *testing.T) {
 	}
 }
 
+// Two bans of some ports are both in the summary of why.
+func TestWhyNamesAllPorts(t *testing.T) {
+	a := first(t, "a")
+	prefix := netip.MustParsePrefix("192.0.2.9/32")
+	for _, ports := range []string{"22/tcp", "80"} {
+		if r, err := a.Ban(t.Context(), control.BanRequest{Addrs: []netip.Prefix{prefix}, Ports: ports, For: control.Duration(time.Hour)}); err != nil || r.Results[0].Err != nil {
+			t.Fatalf("%+v, %v", r, err)
+		}
+	}
+	reply, err := a.Why(t.Context(), prefix)
+	if err != nil || !strings.Contains(reply.Summary, "on ports 22/tcp until ") || !strings.Contains(reply.Summary, "on ports 80 until ") {
+		t.Errorf("%q, %v", reply.Summary, err)
+	}
+}
+
 // A clean stop logs no warning, on the stopped node or on another.
 func TestCleanStopWarnsNobody(t *testing.T) {
 	a := first(t, "a")
