@@ -58,6 +58,8 @@ func notAddress(s string, err error) *Error {
 	switch _, err := netip.ParseAddrPort(s); {
 	case err == nil:
 		e.Remedy = "write the address without the port"
+	case len(s) > 2 && s[0] == '[' && isAddr(strings.TrimSuffix(s[1:], "]")):
+		e.Remedy = "write the address without the brackets"
 	case zeroPadded.MatchString(s):
 		e.Problem = fmt.Sprintf("%q has a leading zero, which some programs read as octal", s)
 		e.Remedy = "write the numbers without leading zeros"

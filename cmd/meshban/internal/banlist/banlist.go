@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -184,6 +185,8 @@ func (r *reader) skip(why string) {
 	r.list.Skipped[i].N++
 }
 
+var webPage = regexp.MustCompile(`(?i)^\s*<(!doctype html|html)`)
+
 // unpack decompresses gzip and refuses what is not text. After MaxBytes, the result returns an *Error.
 func unpack(in io.Reader) (*bufio.Reader, error) {
 	src := bufio.NewReaderSize(in, bufferSize)
@@ -211,6 +214,10 @@ func unpack(in io.Reader) (*bufio.Reader, error) {
 		return nil, wrong("unpack it first", "it is a compressed file, not a list")
 	case bytes.HasPrefix(head, []byte("\xff\xfe")), bytes.HasPrefix(head, []byte("\xfe\xff")):
 		return nil, wrong("convert it to UTF-8: iconv -f UTF-16 -t UTF-8 FILE | meshban import -", "it is UTF-16, not plain text")
+	case webPage.Match(head):
+		return nil, wrong("download the list itself: this page may say why it did not come", "it is a web page, not a list")
+	case bytes.HasPrefix(head, []byte("[{'")):
+		return nil, wrong("for each JAIL: fail2ban-client get JAIL banip | meshban import -", "it is a Python list, as fail2ban-client banned prints it")
 	case bytes.IndexByte(head, 0) >= 0:
 		return nil, wrong("a list has one address or CIDR a line", "it is not a text file")
 	}

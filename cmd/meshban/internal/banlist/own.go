@@ -92,6 +92,8 @@ func foreign(line string) *Error {
 		return of("an nftables file", "write its addresses to a file, one per line")
 	case first == "-a", first == "-i", first == "iptables", first == "ip6tables", slices.Contains(tableLines, first), first[0] == ':' && len(words) == 3:
 		return of("iptables rules", "awk '/-j (DROP|REJECT)/ {for (i = 1; i < NF; i++) if ($i == \"-s\") print $(i+1)}' FILE | meshban import -")
+	case line == "---", first == "-":
+		return of("a YAML file", "sed -n 's/^ *- //p' FILE | meshban import -")
 	case letsThrough(words) != nil, first == "deny", first == "allow":
 		return refused(wrong("delete such lines, and write one address to ban per line", "%s is not a line of a list", quote(line)))
 	case first[0] == '!':
