@@ -270,6 +270,7 @@ func TestAWideBanLeavesOutOwnNetworks(t *testing.T) {
 	})
 	until(t, "the networks are known to the firewall", func() bool { return len(n.fw.LeftOut(netip.MustParsePrefix("10.0.0.0/8"))) == 1 })
 	const text = "leaves out 10.77.0.0/24: a network of this machine's own"
+	dry := n.imports(t, control.BanRequest{For: control.Duration(time.Hour), DryRun: true}, "10.0.0.0/8").Results[0]
 	r := n.ban(t, time.Hour, "10.0.0.0/8", "10.77.0.0/24", "10.77.0.9/32").Results
 	for i, want := range []struct{ state, note string }{{control.StateEnforced, text}, {control.StateNotEnforced, text}, {control.StateEnforced, ""}} {
 		if r[i].Err != nil || r[i].State != want.state || !strings.HasPrefix(r[i].Note, want.note) {
@@ -278,6 +279,9 @@ func TestAWideBanLeavesOutOwnNetworks(t *testing.T) {
 		if l, ok := n.entry(t, r[i].Prefix.Prefix.String()); !ok || l.State != want.state || (len(l.LeavesOut) > 0) != (want.note != "") {
 			t.Errorf("list: %+v", l)
 		}
+	}
+	if dry.Note != r[0].Note {
+		t.Errorf("a dry run says %q, the ban %q", dry.Note, r[0].Note)
 	}
 	for _, c := range []struct{ addr, verdict, summary string }{
 		{"10.1.2.3/32", control.VerdictDropped, "as part of 10.0.0.0/8"},

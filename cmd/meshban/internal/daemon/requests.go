@@ -73,6 +73,11 @@ func (d *Daemon) Ban(ctx context.Context, req control.BanRequest) (control.BanRe
 	}
 	if req.DryRun {
 		rep.Results = d.rehearseEach(req.Addrs, ops)
+		for i := range rep.Results {
+			if r := &rep.Results[i]; r.Err == nil {
+				addNote(r, leavesOut(d.fw.LeftOut(r.Prefix.Prefix)))
+			}
+		}
 	} else {
 		if rep.Results, err = d.publishEach(ctx, now, req.Addrs, ops); err != nil {
 			return control.BanReply{}, err
