@@ -127,7 +127,7 @@ func (a *Agent) Confirm(ctx context.Context, prefixes []netip.Prefix) ([]Ban, er
 	a.wake()
 	select {
 	case <-ctx.Done():
-		return nil, ErrSilent
+		return nil, errors.New("no answer from fail2ban yet")
 	case <-r.done:
 	}
 	return slices.DeleteFunc(slices.Clone(r.still), func(b Ban) bool {

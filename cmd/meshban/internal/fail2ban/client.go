@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 const (
@@ -142,6 +143,7 @@ func (c Client) Unban(ctx context.Context, prefixes []netip.Prefix) (still []Ban
 		command = append(command, word)
 	}
 	if still = before; len(command) > 1 {
+		s.limit.Reset(sessionLimit + time.Duration(len(command))*perUnban)
 		if _, err := s.ask(command...); err != nil {
 			return nil, false, err
 		}

@@ -15,8 +15,9 @@ import (
 )
 
 // fake puts a fail2ban-client into PATH that answers like the real one. It bans what the file "bans" in its folder
-// lists, one "jail address" per line, and logs each command to the file "log". If a file "down" exists it exits at
-// once, and if a file "hangs" exists it never answers.
+// lists, one "jail address" per line, and logs each command to the file "log". If a file "down" exists it exits at once,
+// if "denied" exists it may not use the socket, if "hangs" exists it never answers, and if "slow" exists an unban takes
+// longer than sessionLimit.
 func fake(t *testing.T, bans ...string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -38,7 +39,7 @@ while printf 'fail2ban> '; read -r line; do
 	"get meshban logpath") printf 'Current monitored log file(s):\n|- /x\n` + "`" + `- /line\n';;
 	get*) echo "Sorry but there is no such thing";;
 	banned) awk 'BEGIN{printf "["} {printf "%s{\x27%s\x27: [\x27%s\x27]}", s, $1, $2; s=", "} END{print "]"}' bans;;
-	unban*) shift; echo "$*" | tr ' ' '\n' >gone; awk 'NR==FNR{gone[$1]; next} !($2 in gone)' gone bans >new; mv new bans; echo $#;;
+	unban*) [ -e slow ] && sleep 17; shift; echo "$*" | tr ' ' '\n' >gone; awk 'NR==FNR{gone[$1]; next} !($2 in gone)' gone bans >new; mv new bans; echo $#;;
 	esac
 done
 `

@@ -21,8 +21,9 @@ const (
 	program = "fail2ban-client"
 	// prompt is what the client prints when it waits for a command.
 	prompt = "fail2ban> "
-	// sessionLimit bounds one run of the client, and killLimit how long its pipes may outlive it.
-	sessionLimit, killLimit = 15 * time.Second, time.Second
+	// sessionLimit bounds one run of the client, and killLimit how long its pipes may outlive it. Each address that the
+	// server lifts may take perUnban more, since it runs a program for each.
+	sessionLimit, killLimit, perUnban = 15 * time.Second, time.Second, 200 * time.Millisecond
 	// reloadLimit bounds a reload, which reads log files again.
 	reloadLimit = 2 * time.Minute
 	// maxAnswer bounds one answer, in bytes: a list of 200,000 addresses takes half of that.
@@ -48,6 +49,7 @@ var ErrSilent = errors.New("fail2ban does not answer")
 type session struct {
 	cmd    *exec.Cmd
 	cancel context.CancelFunc
+	limit  *time.Timer  // cancels
 	over   func() error // not nil once the time is up
 	in     io.WriteCloser
 	out    *bufio.Reader
@@ -56,8 +58,8 @@ type session struct {
 
 // open starts the client; args come before its own. The caller must close the session.
 func open(ctx context.Context, args []string) (*session, error) {
-	ctx, cancel := context.WithTimeout(ctx, sessionLimit)
-	s := &session{cancel: cancel, over: ctx.Err, talk: new(stderrText)}
+	ctx, cancel := context.WithCancel(ctx)
+	s := &session{cancel: cancel, limit: time.AfterFunc(sessionLimit, cancel), over: ctx.Err, talk: new(stderrText)}
 	s.cmd = exec.CommandContext(ctx, program, append(args, "-i")...)
 	s.cmd.Stderr, s.cmd.WaitDelay = s.talk, killLimit
 	in, err := s.cmd.StdinPipe()
@@ -135,6 +137,7 @@ func (s *session) failed() error {
 // close ends the client and waits for it. After the last answer, its exit code does not matter.
 func (s *session) close() {
 	_ = s.in.Close()
+	s.limit.Stop()
 	s.cancel()
 	_ = s.cmd.Wait()
 }
