@@ -56,6 +56,9 @@ func (d delegate) NodeMeta(limit int) []byte {
 	has, uses := d.m.keys.said()
 	m := meta{Protocol: protocolVersion, Key: d.m.cfg.Identity.Public(), Name: d.m.cfg.Name, Version: d.m.cfg.Version, Place: d.m.place.word}
 	m.say(d.m.cfg.Identity, has, uses, d.m.ceiling.next())
+	if also := d.m.place.also.Load(); also != nil {
+		m.Also, m.AlsoProof = also.addr, also.proof
+	}
 	b := m.encode()
 	if len(b) > limit {
 		return nil // cannot happen: the parts are bounded

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -62,6 +63,9 @@ func Enrol(ctx context.Context, text string, id pki.Identity, name string) (pki.
 	for _, addr := range t.Addrs {
 		answer, err := enrolAt(ctx, addr, conf, request)
 		if err == nil {
+			if at := addr.String(); !slices.Contains(answer.Join, at) {
+				answer.Join = append(answer.Join, at) // the inviter's own may be of a family that this machine lacks
+			}
 			return answer.result(id)
 		}
 		tried = append(tried, fmt.Sprintf("%v (%v)", addr, cause(err)))

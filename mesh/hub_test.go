@@ -67,7 +67,7 @@ func (h *hub) route(from netip.AddrPort, to string) *hubPort {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	p := h.ports[to]
-	if p == nil || (h.cut != nil && h.cut(from, p.addr)) {
+	if p == nil || (h.cut != nil && h.cut(from, netip.MustParseAddrPort(to))) {
 		return nil
 	}
 	return p
@@ -83,6 +83,13 @@ func (h *hub) open(addr netip.AddrPort) (memberlist.Transport, error) {
 	p := &hubPort{hub: h, addr: addr, packets: make(chan *memberlist.Packet, 4096), streams: make(chan net.Conn), done: make(chan struct{})}
 	h.ports[addr.String()] = p
 	return p, nil
+}
+
+// alias lets packets and streams to also reach addr.
+func (h *hub) alias(addr, also netip.AddrPort) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ports[also.String()] = h.ports[addr.String()]
 }
 
 // hubPort is one node's place on a hub.

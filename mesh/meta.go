@@ -22,6 +22,8 @@ const (
 	// wordFields are the last four, which may be absent.
 	wordFields = 4
 	wordDomain = "meshban word v1\x00"
+	// alsoLen is the length of the field after those, which may be absent too: an address, a port and a signature.
+	alsoLen = 16 + 2 + ed25519.SignatureSize
 	// maxMetaFields leaves room for fields of later versions; readers skip them.
 	maxMetaFields = 16
 )
@@ -40,6 +42,9 @@ type meta struct {
 	Has, Uses pki.KeyVersion
 	Ceiling   uint32
 	Proof     []byte
+	// Also is an address of the other family; the zero AddrPort: none. AlsoProof is the signature over it.
+	Also      netip.AddrPort
+	AlsoProof []byte
 }
 
 // placeText returns what a member signs to say where it is reached.
@@ -49,9 +54,12 @@ func placeText(meshID [16]byte, addr netip.AddrPort) []byte {
 	return binary.BigEndian.AppendUint16(append(b, ip[:]...), addr.Port())
 }
 
-// isAt reports whether the member itself has signed that it is reached at addr.
+// isAt reports whether the member itself has signed that it is reached at addr, and at its other address if it has one.
 func (m meta) isAt(meshID [16]byte, addr netip.AddrPort) bool {
-	return len(m.Place) == ed25519.SignatureSize && ed25519.Verify(m.Key, placeText(meshID, addr), m.Place)
+	signed := func(addr netip.AddrPort, sig []byte) bool {
+		return len(sig) == ed25519.SignatureSize && ed25519.Verify(m.Key, placeText(meshID, addr), sig)
+	}
+	return signed(addr, m.Place) && (!m.Also.IsValid() || signed(m.Also, m.AlsoProof))
 }
 
 // say sets the gossip keys and the ceiling, and signs them.
@@ -75,6 +83,9 @@ func (m meta) encode() []byte {
 	fields := metaFields
 	if m.Proof != nil {
 		fields += wordFields
+		if m.Also.IsValid() {
+			fields++
+		}
 	}
 	b := wire.AppendArray(nil, fields)
 	b = wire.AppendUint(b, m.Protocol)
@@ -87,6 +98,10 @@ func (m meta) encode() []byte {
 		b = wire.AppendUint(b, uint64(m.Uses))
 		b = wire.AppendUint(b, uint64(m.Ceiling))
 		b = wire.AppendBin(b, m.Proof)
+	}
+	if fields > metaFields+wordFields {
+		ip := m.Also.Addr().As16()
+		b = wire.AppendBin(b, append(binary.BigEndian.AppendUint16(ip[:], m.Also.Port()), m.AlsoProof...))
 	}
 	return b
 }
@@ -111,12 +126,18 @@ func decodeMeta(b []byte) (meta, error) {
 		m.Proof = make([]byte, ed25519.SignatureSize)
 		r.Fixed(m.Proof)
 	}
+	if n > metaFields+wordFields {
+		also := make([]byte, alsoLen)
+		r.Fixed(also)
+		m.Also = netip.AddrPortFrom(netip.AddrFrom16([16]byte(also[:16])).Unmap(), binary.BigEndian.Uint16(also[16:]))
+		m.AlsoProof = also[18:]
+	}
 	switch {
 	case r.Err != nil:
 		return meta{}, fmt.Errorf("metadata: %w", r.Err)
 	case n < metaFields:
 		return meta{}, fmt.Errorf("metadata of %d fields, want %d", n, metaFields)
-	case (n == metaFields || n == metaFields+wordFields) && len(r.Rest) > 0:
+	case n <= metaFields+wordFields+1 && len(r.Rest) > 0:
 		return meta{}, fmt.Errorf("metadata: %w", wire.ErrTrailing)
 	case len(m.Key) != ed25519.PublicKeySize:
 		return meta{}, errors.New("metadata with a key of a wrong length")

@@ -100,6 +100,9 @@ func (t *peerTable) lost(now time.Time) (peers []lostPeer, alive, known int, rec
 		if p.alt.IsValid() {
 			peers = append(peers, lostPeer{id, p.alt})
 		}
+		if p.also.IsValid() {
+			peers = append(peers, lostPeer{id, p.also})
+		}
 	}
 	return peers, len(t.targets), known, recent
 }

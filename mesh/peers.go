@@ -47,6 +47,11 @@ type peer struct {
 	byeIssued time.Time
 	alt       netip.AddrPort // another address that claimed this id, tried if Addr is dead
 
+	// also is the address of the other family that it states; viaAlso: it answers there and not at Addr. silent: there is a
+	// sign that it does not answer where it is reached.
+	also            netip.AddrPort
+	viaAlso, silent bool
+
 	word    forgotten   // zero: it is not forgotten
 	proofs  []AddrProof // at most maxProofs
 	asking  asking
@@ -72,8 +77,9 @@ type peerTable struct {
 	unproved chan struct{}
 	keys     chan struct{} // capacity 1: the live peers, or some peer's gossip keys, may have changed; keyLoop waits
 
-	since   time.Time                               // when this node began to listen; set before that
-	sources atomic.Pointer[map[netip.Addr]struct{}] // where members have answered; replaced, never changed
+	since   time.Time                                 // when this node began to listen; set before that
+	sources atomic.Pointer[map[netip.Addr]struct{}]   // where members have answered; replaced, never changed
+	detours atomic.Pointer[map[string]netip.AddrPort] // the peers that are reached at their other address; likewise
 
 	mu      sync.Mutex
 	peers   map[frame.ID]*peer
@@ -140,7 +146,11 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKi
 		p.Since = now
 	}
 	before := p.Member
-	p.moves(now, addr)
+	if p.moves(now, addr); m.Also.Addr().Is4() == addr.Addr().Is4() {
+		m.Also = netip.AddrPort{}
+	}
+	p.viaAlso = p.viaAlso && p.Addr == addr && p.also == m.Also
+	p.also = m.Also
 	p.ID, p.Name, p.Version, p.Addr, p.State, p.seen = id, m.Name, m.Version, addr, StateAlive, now
 	if says := (peerKeys{id, m.Has, m.Uses}); m.Proof == nil || says != p.keys && !m.proven() {
 		p.keys = peerKeys{id: id}
@@ -272,7 +282,14 @@ func (t *peerTable) targetsLocked(now time.Time) {
 	t.targets = targets
 	t.pushTo = nil
 	sources := make(map[netip.Addr]struct{}, len(t.peers))
+	var detours map[string]netip.AddrPort
 	for id, p := range t.peers {
+		if p.viaAlso {
+			if detours == nil {
+				detours = make(map[string]netip.AddrPort)
+			}
+			detours[id.String()] = p.also
+		}
 		if t.trusted(id) && !t.unprotected(now, p) {
 			for _, proof := range p.recent(now) {
 				sources[proof.Addr.Addr().Unmap().WithZone("")] = struct{}{}
@@ -283,6 +300,7 @@ func (t *peerTable) targetsLocked(now time.Time) {
 		}
 	}
 	t.sources.Store(&sources)
+	t.detours.Store(&detours)
 	slices.SortFunc(t.pushTo, func(a, b target) int { return slices.Compare(a.id[:], b.id[:]) })
 	t.viewLocked(now)
 }
@@ -355,6 +373,14 @@ func (t *peerTable) isSource(from netip.Addr) bool {
 	return ok
 }
 
+// detour returns where a peer is reached if not at its address.
+func (t *peerTable) detour(name string) (addr netip.AddrPort, ok bool) {
+	if detours := t.detours.Load(); detours != nil {
+		addr, ok = (*detours)[name]
+	}
+	return addr, ok
+}
+
 // viewDigest returns the digest of the live peers, and since when it has been the same.
 func (t *peerTable) viewDigest() (uint64, time.Time) {
 	t.mu.Lock()
@@ -365,7 +391,16 @@ func (t *peerTable) viewDigest() (uint64, time.Time) {
 // node returns memberlist's form of the peer. PMax 4 means "no checksum": packets are authenticated by their
 // encryption.
 func (p *peer) node() *memberlist.Node {
-	return &memberlist.Node{Name: p.ID.String(), Addr: net.IP(p.Addr.Addr().AsSlice()), Port: p.Addr.Port(), PMax: 4}
+	at := p.at()
+	return &memberlist.Node{Name: p.ID.String(), Addr: net.IP(at.Addr().AsSlice()), Port: at.Port(), PMax: 4}
+}
+
+// at returns where the peer is reached.
+func (p *peer) at() netip.AddrPort {
+	if p.viaAlso {
+		return p.also
+	}
+	return p.Addr
 }
 
 // evictLocked makes room by dropping the dead or left peer that was seen longest ago.

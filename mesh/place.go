@@ -20,6 +20,9 @@ import (
 // own address only once, when it is created. So every placeEvery this node checks at which address others can reach it.
 // If that has changed, it leaves the mesh and rejoins from the new address with a new memberlist. It keeps all its
 // frames and its numbering.
+//
+// memberlist knows one address of a node. A node with both families signs one of the other family into its metadata, and
+// members that get no answer at the first (prove.go asks) reach it there; the transport exchanges the address.
 
 const (
 	// placeEvery is how often this machine's addresses are checked.
@@ -43,6 +46,15 @@ type location struct {
 
 	seen  string       // interfaces and addresses when local was made
 	local []netip.Addr // see localAddrs
+
+	also    atomic.Pointer[signedAddr] // see lookForOther
+	alsoFor string                     // what it was looked for with
+}
+
+// signedAddr is an address of this node with our signature over it.
+type signedAddr struct {
+	addr  netip.AddrPort
+	proof []byte
 }
 
 // membership is this node's stay in the mesh at one address.
@@ -88,6 +100,9 @@ func (m *Mesh) dwell(ctx context.Context) (*membership, error) {
 			} else if err != nil {
 				fault = "the mesh port cannot be opened, trying again: " + err.Error()
 			}
+		}
+		if here != nil && m.lookForOther(m.Addr()) {
+			signal(m.keys.say)
 		}
 		m.setFault(ProblemAddress, fault)
 		if !m.isReady() {
@@ -216,6 +231,34 @@ func (m *Mesh) pickAddr(now netip.Addr, local []netip.Addr) netip.Addr {
 		}
 	}
 	return netip.Addr{}
+}
+
+// lookForOther looks for an address of the family that own, the advertised one, is not of: for members that have only
+// that family. It reports whether it has changed. An operator who names an address or binds one wants no other.
+func (m *Mesh) lookForOther(own netip.AddrPort) (changed bool) {
+	bind, said := m.cfg.Bind.Addr().Unmap(), m.cfg.Advertise.Addr()
+	if m.cfg.NewTransport != nil && m.place.find == nil || bind != netip.IPv6Unspecified() || said.IsValid() && !said.IsUnspecified() {
+		return false
+	}
+	key := fmt.Sprint(own, m.place.seen)
+	if key == m.place.alsoFor {
+		return false
+	}
+	m.place.alsoFor = key
+	local := slices.DeleteFunc(slices.Clone(m.place.local), func(a netip.Addr) bool { return !a.IsGlobalUnicast() || a.Is4() == own.Addr().Is4() })
+	var also *signedAddr
+	if len(local) > 0 {
+		addr := preferred(local)[0]
+		for _, to := range byDefault {
+			if from := sourceTo(to); slices.Contains(local, from) {
+				addr = from
+			}
+		}
+		at := netip.AddrPortFrom(addr, own.Port())
+		also = &signedAddr{at, m.cfg.Identity.SignText(placeText(m.cfg.Secrets.MeshID, at))}
+	}
+	m.place.also.Store(also)
+	return true
 }
 
 // preferred sorts addresses: IPv4 first, and of each family the private ones first.

@@ -57,7 +57,8 @@ func (p *peer) unproved(now time.Time) (netip.AddrPort, bool) {
 		return netip.AddrPort{}, false
 	}
 	for _, addr := range []netip.AddrPort{p.Addr, p.alt} {
-		if addr.IsValid() && addr.Port() != 0 && !p.isProved(addr) {
+		astray := addr == p.Addr && p.also.IsValid() && (p.viaAlso || p.silent)
+		if addr.IsValid() && addr.Port() != 0 && (astray || !p.isProved(addr)) {
 			return addr, true
 		}
 	}
@@ -98,11 +99,28 @@ func (t *peerTable) addressProved(now time.Time, id frame.ID, addr netip.AddrPor
 	p.proofs = slices.DeleteFunc(p.recent(now), func(proof AddrProof) bool { return proof.Addr == addr })
 	p.proofs = slices.Insert(p.proofs, 0, AddrProof{addr, now})
 	p.proofs = p.proofs[:min(len(p.proofs), maxProofs)]
+	switch addr {
+	case p.Addr:
+		p.viaAlso, p.silent = false, false
+	case p.also:
+		p.viaAlso, p.silent = p.viaAlso || p.silent || !p.isProved(p.Addr), false
+	}
 	t.dirty, t.knownChanged = true, true
 	t.targetsLocked(now)
 	signal(t.wake)
-	up, p.upWaits = p.upWaits && addr == p.Addr, p.upWaits && addr != p.Addr
+	there := addr == p.Addr || addr == p.also
+	up, p.upWaits = p.upWaits && there, p.upWaits && !there
 	return up
+}
+
+// unheard has a peer asked again at all its addresses.
+func (t *peerTable) unheard(id frame.ID) {
+	t.update(id, func(p *peer) {
+		if p.also.IsValid() && !p.silent {
+			p.silent, p.asking.tries, p.asking.next = true, 1, time.Time{}
+			signal(t.unproved)
+		}
+	})
 }
 
 // awaitProof reports whether a new peer must prove its address first. If so, dueAsks or addressProved later report when
@@ -140,6 +158,9 @@ func (t *peerTable) dueAsks(now time.Time) (due []dueAsk, ups []frame.ID, next t
 				q.since = now
 			}
 			due = append(due, dueAsk{id, addr, q.tries})
+			if q.tries > 0 && p.also.IsValid() && !p.viaAlso {
+				due = append(due, dueAsk{id, p.also, q.tries})
+			}
 			q.next = now.Add(askWaits[min(q.tries, len(askWaits)-1)])
 			q.tries++
 		}

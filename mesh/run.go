@@ -170,13 +170,14 @@ func (m *Mesh) open(advertise netip.AddrPort, events memberlist.EventDelegate) (
 	g.ceilingOf, g.heard = m.ceilingOf, m.heardOfSelf
 	g.leaving = func(id frame.ID) bool { return m.peers.leaving(m.now(), id) }
 	tr := startTransport(inner, g, m.serveEnrol)
-	tr.unsent = m.lossSeen
+	tr.unsent, tr.detour = m.lossSeen, m.peers.detour
 	m.tr.Store(tr)
 	conf := m.memberlistConfig(tr, keyring, advertise, log)
 	conf.Events = events
 	if ip, port, addrErr := tr.FinalAdvertiseAddr(conf.AdvertiseAddr, conf.AdvertisePort); addrErr == nil {
 		addr := nodeAddr(&memberlist.Node{Addr: ip, Port: uint16(port)})
 		m.place.word = m.cfg.Identity.SignText(placeText(m.cfg.Secrets.MeshID, addr))
+		m.lookForOther(addr)
 	}
 	ml, err := memberlist.Create(conf)
 	if err == nil {
@@ -191,11 +192,12 @@ func (m *Mesh) open(advertise netip.AddrPort, events memberlist.EventDelegate) (
 func (m *Mesh) suspected(id frame.ID) {
 	var at netip.AddrPort
 	m.peers.update(id, func(p *peer) {
-		at = p.Addr
+		at = p.at()
 		if p.State == StateAlive {
 			p.State, p.Since = StateSuspect, time.Now()
 		}
 	})
+	m.peers.unheard(id)
 	if at.IsValid() && m.trusted(id) { // it may use a newer gossip key
 		select {
 		case m.join.silent <- at:

@@ -54,7 +54,7 @@ func (m *Mesh) sightOf(id frame.ID, remote net.Addr) sight {
 	if a, ok := remote.(*net.TCPAddr); ok {
 		s.from = a.AddrPort().Addr().Unmap().WithZone("")
 	}
-	m.peers.update(id, func(p *peer) { s.reached = p.isProved(p.Addr) && p.State == StateAlive })
+	m.peers.update(id, func(p *peer) { s.reached = (p.isProved(p.Addr) || p.viaAlso) && p.State == StateAlive })
 	return s
 }
 

@@ -143,7 +143,9 @@ func (m *Mesh) sendStream(out outMessage) bool {
 	}
 	msg := append([]byte{out.kind}, out.msg...)
 	err := ml.SendReliable(n, msg)
-	m.paths.streamed(m.now(), out.to, err == nil)
+	if m.paths.streamed(m.now(), out.to, err == nil); err != nil {
+		m.peers.unheard(out.to)
+	}
 	if err != nil && len(msg) <= maxPacket && out.kind != kindPath {
 		err = ml.SendBestEffort(n, msg)
 	}

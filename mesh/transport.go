@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -36,6 +37,8 @@ type transport struct {
 	guard *guard
 	// unsent is called with a node to which the system refused to send a packet. It must not block. nil: not called.
 	unsent func(frame.ID)
+	// detour returns where the node with a name is reached if not at the address that memberlist knows. nil: always there.
+	detour func(name string) (netip.AddrPort, bool)
 
 	packets chan *memberlist.Packet // filter sends, memberlist receives; nobody closes it
 	streams chan net.Conn           // sorter goroutines send, memberlist receives; nobody closes it
@@ -150,7 +153,7 @@ func (t *transport) sort(conn net.Conn, at *openStream) {
 // WriteToAddress sends a packet. A packet that the system refuses to send, for example because this machine's firewall
 // drops it, counts as lost like any other: if memberlist saw the error, it would not go on to ask the node by TCP.
 func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
-	at, err := t.NodeAwareTransport.WriteToAddress(b, a)
+	at, err := t.NodeAwareTransport.WriteToAddress(b, t.via(a))
 	if err == nil {
 		return at, nil
 	}
@@ -159,6 +162,16 @@ func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, e
 		t.unsent(id)
 	}
 	return time.Now(), nil
+}
+
+// via returns where to send what is meant for a node.
+func (t *transport) via(a memberlist.Address) memberlist.Address {
+	if t.detour != nil && a.Name != "" {
+		if addr, ok := t.detour(a.Name); ok {
+			a.Addr = addr.String()
+		}
+	}
+	return a
 }
 
 // PacketCh returns the packets that passed the guard.
@@ -189,7 +202,7 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 func (t *transport) dialTLS(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(t.ctx, min(timeout, maxDial))
 	defer cancel()
-	conn, err := t.dial(ctx, a)
+	conn, err := t.dial(ctx, t.via(a))
 	if err != nil {
 		return nil, err
 	}

@@ -85,6 +85,42 @@ func TestAddressesComeAndChange(t *testing.T) {
 	m.cross(t, "killed, and back at another address")
 }
 
+// Two machines have both families and advertise IPv4, the third has only IPv6. It once joined, and then reached nobody:
+// its join list had only the inviter's IPv4 address, and so had its table of members.
+func TestOneFamilyInCommon(t *testing.T) {
+	t.Parallel()
+	m := newFleet(t, 3)
+	for _, n := range m.nodes {
+		n.ip(t, "link set probe0 down")
+	}
+	first, only6 := m.nodes[0], m.nodes[2]
+	only6.ip(t, "-4 addr flush dev mesh0")
+	first.run(t, "init", "--name", first.Name)
+	first.start(t)
+	for _, n := range m.nodes[1:] {
+		n.run(t, "join", strings.TrimSpace(first.run(t, "invite")), "--name", n.Name)
+		n.start(t)
+	}
+	m.inSync(t, syncLimit)
+	m.cross(t, "one has only IPv6")
+	for _, n := range m.nodes {
+		eventually(t, udpNamed, func() error {
+			if p := n.status(t).Problems; len(p) > 0 {
+				return fmt.Errorf("%s has problems: %q", n.Name, p)
+			}
+			return nil
+		})
+	}
+	// It restarts, and finds the others again.
+	only6.stop(t)
+	only6.start(t)
+	m.inSync(t, syncLimit)
+	// Then the two others lose IPv4 between them.
+	must(first.Shell("iptables -w -I INPUT -i mesh0 -j DROP; iptables -w -I OUTPUT -o mesh0 -j DROP"))(t)
+	m.cross(t, "IPv4 is cut")
+	m.inSync(t, syncLimit)
+}
+
 // A node behind NAT advertises the address that its machine knows, at which nobody reaches it. It learns from a member
 // that this is so, and the line that it is told to write into the configuration makes it reachable.
 func TestNodeBehindNATIsToldItsAddress(t *testing.T) {
