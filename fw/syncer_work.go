@@ -8,8 +8,6 @@ import (
 	"slices"
 	"syscall"
 	"time"
-
-	"github.com/meshban/meshban/internal/beat"
 )
 
 // limiter is a backend that holds only a limited number of entries, the newest.
@@ -157,7 +155,8 @@ func (s *Syncer) step(ctx context.Context) {
 		s.check(ctx)
 	}
 	if now = time.Now(); !w.glanceAt.IsZero() && !now.Before(w.glanceAt) {
-		w.glanceAt = now.Add(beat.Next(now, s.cfg.GlanceEvery))
+		// On the clock's beat, as all that the agent does each second: it wakes an idle processor once.
+		w.glanceAt = now.Add(now.Truncate(s.cfg.GlanceEvery).Add(s.cfg.GlanceEvery).Sub(now))
 		s.glance(ctx)
 	}
 }

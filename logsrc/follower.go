@@ -6,8 +6,6 @@ import (
 	"log/slog"
 	"sync"
 	"time"
-
-	"github.com/meshban/meshban/internal/beat"
 )
 
 // MaxBatch is the most lines that one call of Handle gets.
@@ -118,7 +116,11 @@ func (f *Follower) Run(ctx context.Context) error {
 		f.setPolling(err)
 	}
 	defer w.close()
-	tick := time.NewTimer(beat.Next(time.Now(), f.cfg.Tick))
+	next := func() time.Duration { // on the clock's beat, as all that the agent does each second: it wakes an idle processor once
+		now := time.Now()
+		return now.Truncate(f.cfg.Tick).Add(f.cfg.Tick).Sub(now)
+	}
+	tick := time.NewTimer(next())
 	defer tick.Stop()
 	w.arm(fileID{})
 	for ctx.Err() == nil {
@@ -136,7 +138,7 @@ func (f *Follower) Run(ctx context.Context) error {
 				f.cfg.Logger.Warn("lost an event of the line file, polling it", "path", f.cfg.Path, "err", err)
 				wait = false
 			case <-tick.C:
-				tick.Reset(beat.Next(time.Now(), f.cfg.Tick))
+				tick.Reset(next())
 				w.arm(w.id)
 				wait = false
 			}

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
-	"github.com/meshban/meshban/internal/beat"
 	"github.com/meshban/meshban/mesh/frame"
 )
 
@@ -86,7 +85,7 @@ func (t *transport) filter() {
 		select {
 		case <-pulse.C:
 			t.guard.pauses.note(t.guard.now())
-			pulse.Reset(beat.Next(time.Now(), t.guard.pauses.adapt(packets)))
+			pulse.Reset(untilMultiple(t.guard.pauses.adapt(packets)))
 			packets = 0
 		case p := <-t.NodeAwareTransport.PacketCh():
 			packets++

@@ -9,7 +9,6 @@ import (
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/hostinfo"
-	"github.com/meshban/meshban/internal/beat"
 )
 
 // protection is what keeps this node from locking out its users and its mesh.
@@ -88,7 +87,11 @@ func (d *Daemon) watchHost(ctx context.Context) error {
 
 // watchSessions keeps ssh users from being locked out, until ctx ends.
 func (d *Daemon) watchSessions(ctx context.Context) error {
-	tick := time.NewTimer(beat.Next(time.Now(), hostinfo.SessionsEvery))
+	next := func() time.Duration { // on the clock's beat, as all that the agent does each second: it wakes an idle processor once
+		now := time.Now()
+		return now.Truncate(hostinfo.SessionsEvery).Add(hostinfo.SessionsEvery).Sub(now)
+	}
+	tick := time.NewTimer(next())
 	defer tick.Stop()
 	for {
 		if d.readSessions() {
@@ -98,7 +101,7 @@ func (d *Daemon) watchSessions(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			tick.Reset(beat.Next(time.Now(), hostinfo.SessionsEvery))
+			tick.Reset(next())
 		}
 	}
 }

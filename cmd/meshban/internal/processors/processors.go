@@ -9,7 +9,6 @@ import (
 	"runtime"
 	"time"
 
-	"github.com/meshban/meshban/internal/beat"
 	"golang.org/x/sys/unix"
 )
 
@@ -54,7 +53,7 @@ func run(ctx context.Context, used func() time.Duration) {
 			}
 		}
 		if before, at = total, now; !s.wide && share < idle {
-			tick.Reset(interval + beat.Next(now.Add(interval), idleInterval))
+			tick.Reset(now.Add(interval).Truncate(idleInterval).Add(idleInterval).Sub(now)) // when the agent is awake anyway
 		} else {
 			tick.Reset(interval)
 		}
