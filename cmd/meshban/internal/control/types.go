@@ -260,7 +260,7 @@ type Member struct {
 	// KeyGeneration is the generation of the newest mesh key that the node has: how many rotations preceded it; nil =
 	// unknown.
 	KeyGeneration *uint32 `json:"key_generation,omitempty"`
-	// Certificate is such as CertValid, or "" in a mesh without an authority. CertUntil is the certificate's end,
+	// Certificate is such as CertValid. CertUntil is the certificate's end,
 	// Revoked when the node was revoked, and RevokedFor why.
 	Certificate string     `json:"certificate,omitempty"`
 	CertUntil   *time.Time `json:"certificate_until,omitempty"`

@@ -29,9 +29,6 @@ const confirmLimit = 800 * time.Millisecond
 
 // ignored returns why the other nodes ignore this one, or nil if they do not.
 func (d *Daemon) ignored() *control.Error {
-	if d.distrust != "" {
-		return nil
-	}
 	select {
 	case <-d.mesh.Ready(): // until then its own certificate may be unknown
 	default:

@@ -92,7 +92,6 @@ type given struct {
 	started  time.Time
 	hostName string // this machine's name as syslog writes it, without the domain
 	self     ban.Origin
-	distrust string // what is wrong with the mesh's trust as a whole; empty = nothing
 	access   control.Access
 }
 

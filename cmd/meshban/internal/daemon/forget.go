@@ -78,7 +78,7 @@ func (d *Daemon) publishForget(now time.Time, id frame.ID) (frame.Frame, error) 
 
 // hearForget handles another node's declaration that a member is gone for good.
 func (d *Daemon) hearForget(f frame.Frame, id frame.ID) {
-	sure := ban.Origin(f.Origin) == d.self || f.Origin == d.mesh.AuthorityID() && d.distrust == ""
+	sure := ban.Origin(f.Origin) == d.self || f.Origin == d.mesh.AuthorityID()
 	if d.mesh.Forget(id, f.Origin, f.Issued, sure) {
 		d.log.Info("a member is said to be gone for good", "name", d.names.of(ban.Origin(id)), "by", d.names.of(ban.Origin(f.Origin)))
 	}

@@ -27,17 +27,13 @@ const (
 	valueNames = "certified names"
 	// nameAuthority is what the mesh's authority is called.
 	nameAuthority = "authority"
-	// valueClaimed is where earlier builds kept the names that nodes claimed for themselves.
-	valueClaimed = "names"
 )
 
-// names maps nodes to the names that the authority has certified. What a node calls itself is ignored, except in a mesh
-// without an authority.
+// names maps nodes to the names that the authority has certified. What a node calls itself is ignored.
 type names struct {
 	self      ban.Origin
 	own       string     // this node's name until its certificate is known
 	authority ban.Origin // the origin of the mesh's authority
-	claimed   bool       // the mesh has no authority: names are what nodes claim
 
 	mu   sync.RWMutex // guards what follows
 	byID map[ban.Origin]*named
@@ -168,9 +164,6 @@ func looksLikeID(name string) bool {
 
 // certify records what the authority says about a node and reports whether that changed a name.
 func (n *names) certify(s mesh.Standing) bool {
-	if n.claimed {
-		return false
-	}
 	id, next := ban.Origin(s.ID), named{Seen: time.Now().UTC(), valid: s.Certificate != nil && s.Revoked == nil}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -184,16 +177,6 @@ func (n *names) certify(s mesh.Standing) bool {
 		next.Name = s.Revoked.Name
 	}
 	return n.setLocked(id, next)
-}
-
-// claim records the name that a node claims, in a mesh without an authority.
-func (n *names) claim(id ban.Origin, name string) {
-	if !n.claimed {
-		return
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.setLocked(id, named{name, time.Now().UTC(), true})
 }
 
 // setLocked sets a node's name and reports whether it changed.
@@ -274,17 +257,10 @@ func (n *names) save() []byte {
 	return text
 }
 
-// openNames reads the certified names that an earlier run stored. key is the authority's, empty if there is none.
-func (d *Daemon) openNames(key []byte) {
-	var saved []byte
-	if len(key) > 0 {
-		saved = d.store.Value(valueNames)
-	}
-	d.names = newNames(saved, d.self, d.cfg.Name)
-	if d.names.claimed = len(key) == 0; !d.names.claimed {
-		d.names.authority = ban.Origin(frame.IDOf(key))
-	}
-	d.store.Set(valueClaimed, nil)
+// openNames reads the certified names that an earlier run stored.
+func (d *Daemon) openNames(authority ban.Origin) {
+	d.names = newNames(d.store.Value(valueNames), d.self, d.cfg.Name)
+	d.names.authority = authority
 }
 
 // recertified records what the authority says about a node, and stores the names if one changed.
@@ -389,7 +365,6 @@ func (d *Daemon) member(e mesh.MemberEvent) {
 	level := slog.LevelDebug // for a stranger, which may come often
 	if d.mesh.Counts(e.Member.ID) {
 		level = slog.LevelInfo
-		d.names.claim(id, e.Member.Name)
 		kick(d.neverKick)
 	}
 	d.log.Log(context.Background(), level, "member changed", "event", e.Kind.String(), "name", d.names.of(id), "id", e.Member.ID.Short(), "addr", e.Member.Addr)

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"encoding/json"
 	"net/netip"
 	"strings"
 	"testing"
@@ -70,10 +69,6 @@ func TestNames(t *testing.T) {
 			if got := n.word(id); got != want {
 				t.Errorf("%s: word %q, want %q", c.name, got, want)
 			}
-		}
-		n.claim(three, "web1")
-		if got := n.of(three); got != "03000000" {
-			t.Errorf("%s: a claimed name counts: %q", c.name, got)
 		}
 		again := newNames(n.save(), ban.Origin{9}, "self")
 		if a, b := again.plain(one), n.plain(one); a != b {
@@ -252,17 +247,7 @@ func TestNodesOfOneName(t *testing.T) {
 	if e := control.AsError(err); e == nil || e.Code != control.CodeUsage || !strings.Contains(e.Message, x.self.String()) || !strings.Contains(e.Message, "first seen") {
 		t.Errorf("%v", err)
 	}
-	// A name stored by an earlier build does not count.
-	lies, err := json.Marshal(map[string]string{x.self.String(): "a", ban.Origin{7}.String(): "a"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	a.store.Set(valueClaimed, lies)
 	a.stop()
 	a = start(t, a.home, a.cfg)
 	check("after a restart")
-	if got := a.names.of(ban.Origin{7}); got != "07000000" {
-		t.Errorf("a name of an earlier build counts: %q", got)
-	}
-	until(t, "the names of an earlier build are gone", func() bool { return a.store.Value(valueClaimed) == nil })
 }

@@ -409,7 +409,7 @@ func (d *Daemon) reminders(m control.MeshStatus) []string {
 // authorityProblem says that no living node has the authority's key, or returns "" if one has it or a node does not
 // answer.
 func (d *Daemon) authorityProblem(ctx context.Context) string {
-	if d.distrust != "" || d.mesh.HasAuthority() {
+	if d.mesh.HasAuthority() {
 		return ""
 	}
 	heard := d.hearAll(ctx, statusFresh)

@@ -74,15 +74,12 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	if d.store, err = store.Open(d.home.Store(), store.Options{OnDamage: d.storeDamaged}); err != nil {
 		return err
 	}
-	if keys, err = d.foundAuthority(keys); err != nil {
-		return err
-	}
 	// The wall clock is a floor, so that a restored snapshot of this folder never reuses an old epoch.
 	epoch, err := d.store.RaiseEpoch(d.epochFloor())
 	if err != nil {
 		return err
 	}
-	d.openNames(authorityKey(keys.Secrets))
+	d.openNames(ban.Origin(frame.IDOf(keys.Secrets.Authority[:])))
 	d.loadPast()
 	if d.audit, err = audit.New(audit.Config{Path: d.home.Audit(), Logger: d.log, OnProblem: d.auditProblem}); err != nil {
 		return err
@@ -90,7 +87,7 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	d.metrics = newMetrics()
 	d.readSessions() // before anything is enforced
 
-	if err := d.openState(keys.Secrets); err != nil {
+	if err := d.openState(); err != nil {
 		return err
 	}
 	d.state.SetNever(time.Now(), d.neverList())
@@ -109,22 +106,6 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	}
 	runtime.GC() // the garbage of the start must not be collected during the first ban
 	return nil
-}
-
-// authorityKey returns the public key of the mesh's authority, empty if it has none.
-func authorityKey(s pki.Secrets) []byte {
-	if !s.HasAuthority() {
-		return nil
-	}
-	return s.Authority[:]
-}
-
-// authorityOf returns the origin of the mesh's authority, zero if it has none.
-func authorityOf(s pki.Secrets) (o ban.Origin) {
-	if s.HasAuthority() {
-		o = ban.Origin(frame.IDOf(s.Authority[:]))
-	}
-	return o
 }
 
 // access finds the groups that may use the control socket.
@@ -168,11 +149,11 @@ func quorums(cfg config.Config) []ban.SourceQuorum {
 }
 
 // openState makes the table and what goes with it; nothing is banned yet.
-func (d *Daemon) openState(secrets pki.Secrets) (err error) {
+func (d *Daemon) openState() (err error) {
 	d.state, err = enforce.New(time.Now(), enforce.Config{
 		Table: ban.Config{Self: d.self, Limits: limits(d.cfg), Quorum: ban.Quorum(d.cfg.Bans.Quorum), Sources: quorums(d.cfg)},
 		Gate: ban.AdmissionConfig{
-			Self: d.self, Authority: authorityOf(secrets), Caps: d.capsLocked, Breaker: allowance(d.cfg.Breaker),
+			Self: d.self, Authority: d.names.authority, Caps: d.capsLocked, Breaker: allowance(d.cfg.Breaker),
 			Last: func() (epoch, seq uint64) { return d.mesh.Last() },
 		},
 		Store: d.store, Escalation: func() config.Escalation { return d.cfg.Escalation },
@@ -254,7 +235,7 @@ func (d *Daemon) restore(secrets pki.Secrets) error {
 			d.store.Drop(store.KeyOf(f.Origin, f.Epoch, f.Seq))
 			return nil
 		}
-		if secrets.HasAuthority() && f.Origin == frame.IDOf(secrets.Authority[:]) {
+		if ban.Origin(f.Origin) == d.names.authority {
 			records = append(records, raw)
 			if f.Epoch == pki.AuthorityEpoch {
 				frames, arrivals = append(frames, f), append(arrivals, arrived)

@@ -349,7 +349,6 @@ func (d *Daemon) localStatus() control.Status {
 	for _, f := range d.mesh.Faults() {
 		problem(string(f.Kind), d.nameNodes(f.Text))
 	}
-	problem("trust", d.distrust)
 	problem(string(mesh.ProblemKey), keyProblem(d.mesh.KeyStatus(), d.names))
 	problem("firewall", kernel.Problem)
 	if kernel.LetsThrough != "" {

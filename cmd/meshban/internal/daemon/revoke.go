@@ -17,9 +17,6 @@ import (
 
 // needAuthority returns an error that says that a verb needs the authority's key, and where that may be.
 func (d *Daemon) needAuthority(verb string) error {
-	if d.distrust != "" {
-		return &control.Error{Code: control.CodeFailed, Message: fmt.Sprintf("%s needs an authority, and this mesh has none", verb), Hint: d.distrust}
-	}
 	return &control.Error{
 		Code:    control.CodeFailed,
 		Message: fmt.Sprintf("%s needs the key of the mesh's authority, which is not on this node", verb),
@@ -241,8 +238,6 @@ func (d *Daemon) describe(id frame.ID, addr string) string {
 // certified fills in what the authority says about a member.
 func (d *Daemon) certified(m *control.Member, s mesh.Standing) {
 	switch {
-	case d.distrust != "":
-		return
 	case s.Revoked != nil:
 		m.Certificate, m.Revoked, m.RevokedFor = control.CertRevoked, &s.Revoked.Issued, s.Revoked.Reason
 	case s.Certificate != nil:

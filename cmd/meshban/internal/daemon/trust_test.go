@@ -1,18 +1,14 @@
 package daemon
 
 import (
-	"context"
-	"errors"
+	"log/slog"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
-	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
 	"github.com/meshban/meshban/mesh/frame"
-	"github.com/meshban/meshban/mesh/pki"
 )
 
 func (n *node) mustBan(t testing.TB, addr string) {
@@ -139,67 +135,20 @@ func TestRevokeAmbiguous(t *testing.T) {
 	}
 }
 
-// dropAuthority turns a folder into what a version without authorities left.
-func dropAuthority(t *testing.T, dir statedir.Dir) pki.Secrets {
-	t.Helper()
-	keys, err := dir.Keys()
+// A mesh without an authority believed every holder of its key: a node of one does not start, and says what to do.
+func TestFolderWithoutAuthority(t *testing.T) {
+	t.Parallel()
+	n := first(t, "web1")
+	n.stop()
+	keys, err := n.home.Keys()
 	if err != nil {
 		t.Fatal(err)
 	}
 	keys.Secrets.Authority = [32]byte{}
-	if err := errors.Join(keys.Secrets.Save(dir.Secrets()), os.Remove(dir.Authority())); err != nil {
+	if err := keys.Secrets.Save(n.home.Secrets()); err != nil {
 		t.Fatal(err)
 	}
-	return keys.Secrets
-}
-
-// With a folder from a version without authorities, a mesh of one gets its authority and keeps its bans; a fleet goes on
-// unchanged and says what to do.
-func TestFolderWithoutAuthority(t *testing.T) {
-	t.Parallel()
-	alone := first(t, "web1")
-	alone.mustBan(t, "192.0.2.1/32")
-	alone.stop()
-	old := dropAuthority(t, alone.home)
-	alone = start(t, alone.home, alone.cfg)
-	keys, err := alone.home.Keys()
-	if err != nil || !keys.Secrets.HasAuthority() || keys.Authority.IsZero() || keys.Secrets.MeshID != old.MeshID {
-		t.Fatalf("keys %+v, %v", keys, err)
-	}
-	if fi, err := os.Stat(alone.home.Authority()); err != nil || fi.Mode().Perm() != 0o600 {
-		t.Errorf("the authority's key: %v, %v", fi, err)
-	}
-	if !alone.takes(t, "192.0.2.1/32") {
-		t.Error("its ban is gone")
-	}
-	other := alone.join(t, "web2")
-	other.mustBan(t, "192.0.2.2/32")
-	until(t, "the newcomer is believed", func() bool { return alone.enforces(t, "192.0.2.2/32") })
-
-	// The same folders, as a fleet of that version.
-	until(t, "each remembers the other", func() bool {
-		return len(alone.store.Value(valuePeers)) > 4 && len(other.store.Value(valuePeers)) > 4
-	})
-	alone.stop()
-	other.stop()
-	secrets := dropAuthority(t, alone.home)
-	if err := errors.Join(secrets.Save(other.home.Secrets()), os.Remove(other.home.Certificate())); err != nil {
-		t.Fatal(err)
-	}
-	alone = start(t, alone.home, alone.cfg)
-	other.cfg.Join = []string{alone.mesh.Addr().String()}
-	other = start(t, other.home, other.cfg)
-	other.mustBan(t, "192.0.2.3/32")
-	until(t, "the fleet goes on", func() bool { return alone.enforces(t, "192.0.2.3/32") })
-	status, err := alone.Status(context.Background())
-	if err != nil || !strings.Contains(strings.Join(status.Problems, "\n"), "meshban init") {
-		t.Errorf("problems %q, %v", status.Problems, err)
-	}
-	if _, err := alone.Invite(t.Context(), control.InviteRequest{}); err != nil {
-		t.Errorf("invite in such a fleet: %v", err)
-	}
-	_, err = alone.Revoke(t.Context(), control.RevokeRequest{Node: "web2"})
-	if e := control.AsError(err); err == nil || !strings.Contains(e.Hint, "meshban init") {
-		t.Errorf("revoke in such a fleet: %v", err)
+	if _, err := New(t.Context(), Config{Home: n.home, Config: n.cfg, Version: "test", Logger: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), "meshban init") {
+		t.Errorf("%v", err)
 	}
 }

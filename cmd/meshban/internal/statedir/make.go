@@ -100,6 +100,9 @@ func (d Dir) Keys() (k Keys, err error) {
 	if k.Secrets, err = pki.LoadSecrets(d.Secrets()); err != nil {
 		return Keys{}, err
 	}
+	if !k.Secrets.HasAuthority() {
+		return Keys{}, fmt.Errorf("%s is of a mesh without certificates: move the folder away, and `meshban init` or `meshban join TOKEN`", d.Secrets())
+	}
 	if k.Authority, err = pki.LoadAuthority(d.Authority()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return Keys{}, err
 	}
@@ -110,15 +113,6 @@ func (d Dir) Keys() (k Keys, err error) {
 		return Keys{}, err
 	}
 	return k, nil
-}
-
-// Found makes an authority for a mesh of one node that has none.
-func (d Dir) Found(k Keys) (Keys, error) {
-	var err error
-	if k.Secrets, k.Authority, err = d.found(k.Secrets); err != nil {
-		return Keys{}, err
-	}
-	return k, k.Secrets.Save(d.Secrets())
 }
 
 // found makes the authority's key, or loads the one that an interrupted run left, and binds the secrets to it.
