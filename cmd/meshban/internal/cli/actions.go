@@ -10,13 +10,13 @@ import (
 // field was not given. exitCode maps the errors.
 type actions struct {
 	Agent    func(ctx context.Context, opts node.AgentOptions) error // returns once ctx has ended and everything is down
-	Init     func(ctx context.Context, opts node.InitOptions) (node.InitResult, error)
+	Init     func(ctx context.Context, opts node.JoinOptions) (node.JoinResult, error)
 	Join     func(ctx context.Context, opts node.JoinOptions) (node.JoinResult, error)
 	Request  func(ctx context.Context, opts node.JoinOptions) (node.CAResult, error)
-	Rekey    func(ctx context.Context, opts node.RekeyOptions) (node.RekeyResult, error)
+	Rekey    func(ctx context.Context, dir, token string) (node.RekeyResult, error)
 	CA       func(ctx context.Context, opts node.CAOptions) (node.CAResult, error)
 	Setup    func(ctx context.Context, opts node.SetupOptions) (node.SetupResult, error)
-	Teardown func(ctx context.Context, opts node.TeardownOptions) (node.TeardownResult, error)
+	Teardown func(ctx context.Context, dir string) ([]string, error)
 
 	Fail2banInstalled func() bool // setup has connected this machine's fail2ban
 }

@@ -64,9 +64,9 @@ func fakeActions() actions {
 				}
 			}
 		},
-		Init: func(_ context.Context, o node.InitOptions) (node.InitResult, error) {
+		Init: func(_ context.Context, o node.JoinOptions) (node.JoinResult, error) {
 			show(o)
-			return node.InitResult{
+			return node.JoinResult{
 				Name: "web1", ID: "00112233445566778899aabbccddeeff", Mesh: "aabbccddeeff00112233445566778899",
 				Config: filepath.Join(o.Dir, "meshban.yaml"),
 			}, fail()
@@ -78,8 +78,8 @@ func fakeActions() actions {
 				Join: []string{"192.0.2.1:7946", "192.0.2.3:7946"}, Config: filepath.Join(o.Dir, "meshban.yaml"), NameTaken: o.Name == "taken",
 			}, fail()
 		},
-		Rekey: func(_ context.Context, o node.RekeyOptions) (node.RekeyResult, error) {
-			show(o)
+		Rekey: func(_ context.Context, dir, token string) (node.RekeyResult, error) {
+			show(struct{ Dir, Token string }{dir, token})
 			return node.RekeyResult{Name: "web1", ID: "00112233445566778899aabbccddeeff", Former: "ffeeddccbbaa99887766554433221100"}, fail()
 		},
 		Request: func(_ context.Context, o node.JoinOptions) (node.CAResult, error) {
@@ -101,11 +101,11 @@ func fakeActions() actions {
 			return node.SetupResult{Done: []string{"wrote /etc/" + o.What}, Next: []string{"restart " + o.What}}, fail()
 		},
 		Fail2banInstalled: func() bool { return os.Getenv("FAKE_EMPTY") == "" },
-		Teardown: func(context.Context, node.TeardownOptions) (node.TeardownResult, error) {
+		Teardown: func(context.Context, string) ([]string, error) {
 			if os.Getenv("FAKE_EMPTY") != "" {
-				return node.TeardownResult{}, nil
+				return nil, nil
 			}
-			return node.TeardownResult{Removed: []string{"table inet meshban"}}, fail()
+			return []string{"table inet meshban"}, fail()
 		},
 	}
 }

@@ -145,7 +145,7 @@ func (c *command) init(ctx *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	res, err := c.acts.Init(ctx.Context, node.InitOptions{Dir: c.dir, Name: name, Bind: bind})
+	res, err := c.acts.Init(ctx.Context, node.JoinOptions{Dir: c.dir, Name: name, Bind: bind})
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
-	"github.com/meshban/meshban/cmd/meshban/internal/node"
 )
 
 func (c *command) rotateVerb() *verb {
@@ -66,13 +65,13 @@ func (c *command) rotate(ctx *cli.Context) error {
 }
 
 func (c *command) rotateNodeKey(ctx *cli.Context) (err error) {
-	opts := node.RekeyOptions{Dir: c.dir, Token: ctx.Args().Get(1)}
-	if opts.Token == "-" {
-		if opts.Token, err = c.firstLine(); err != nil {
+	token := ctx.Args().Get(1)
+	if token == "-" {
+		if token, err = c.firstLine(); err != nil {
 			return err
 		}
 	}
-	res, err := c.acts.Rekey(ctx.Context, opts)
+	res, err := c.acts.Rekey(ctx.Context, c.dir, token)
 	if err != nil {
 		return err
 	}

@@ -103,14 +103,14 @@ func (c *command) teardown(ctx *cli.Context) error {
 			Hint:    "stop it first: systemctl stop meshban",
 		}
 	}
-	res, err := c.acts.Teardown(ctx.Context, node.TeardownOptions{Dir: c.dir})
-	for _, what := range res.Removed {
+	removed, err := c.acts.Teardown(ctx.Context, c.dir)
+	for _, what := range removed {
 		fmt.Fprintln(c.out, "removed "+clean(what))
 	}
 	if err != nil {
 		return err
 	}
-	if len(res.Removed) == 0 {
+	if len(removed) == 0 {
 		fmt.Fprintln(c.err, "meshban: nothing of ours is in the kernel")
 	}
 	return nil

@@ -15,7 +15,7 @@ import (
 func TestEnrolByFile(t *testing.T) {
 	founder, other, member := t.TempDir(), t.TempDir(), t.TempDir()
 	for _, dir := range []string{founder, other} {
-		if _, err := Init(t.Context(), InitOptions{Dir: dir, Name: "web1"}); err != nil {
+		if _, err := Init(t.Context(), JoinOptions{Dir: dir, Name: "web1"}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -153,26 +153,26 @@ func setupResult(r setup.Report, err error) (SetupResult, error) {
 	return out, nil
 }
 
-// Teardown removes everything of ours from the kernel. A running agent would put it back within one check.
-func Teardown(ctx context.Context, opts TeardownOptions) (TeardownResult, error) {
-	dir := statedir.Dir(opts.Dir)
-	if _, err := os.Stat(opts.Dir); err == nil {
+// Teardown removes everything of ours from the kernel, such as "table inet meshban", and returns what that was. An agent
+// that runs, on dir or another folder, would put it back within one check.
+func Teardown(ctx context.Context, path string) (removed []string, err error) {
+	dir := statedir.Dir(path)
+	if _, err := os.Stat(path); err == nil {
 		release, err := dir.Lock()
 		if err != nil {
-			return TeardownResult{}, lockHint(dir, err)
+			return nil, lockHint(dir, err)
 		}
 		defer func() { _ = release() }()
 	}
 	if os.Geteuid() != 0 {
-		return TeardownResult{}, &control.Error{Code: control.CodePolicy, Rule: "no permission", Message: "only root may change the firewall", Hint: "run it as root"}
+		return nil, &control.Error{Code: control.CodePolicy, Rule: "no permission", Message: "only root may change the firewall", Hint: "run it as root"}
 	}
 	release, _, err := fw.Claim()
 	if errors.Is(err, fw.ErrClaimed) {
-		return TeardownResult{}, &control.Error{Code: control.CodeFailed, Message: err.Error(), Hint: "stop that agent first; while it runs it would put everything back"}
+		return nil, &control.Error{Code: control.CodeFailed, Message: err.Error(), Hint: "stop that agent first; while it runs it would put everything back"}
 	} else if err != nil {
-		return TeardownResult{}, err
+		return nil, err
 	}
 	defer func() { _ = release() }()
-	removed, err := fw.Teardown(ctx, fw.Options{})
-	return TeardownResult{Removed: removed}, err
+	return fw.Teardown(ctx, fw.Options{})
 }

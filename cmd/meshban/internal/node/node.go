@@ -263,22 +263,22 @@ func newLogger(opts AgentOptions, cfg config.Config, level slog.Leveler) *slog.L
 }
 
 // Init creates a new mesh in the state folder.
-func Init(_ context.Context, opts InitOptions) (InitResult, error) {
+func Init(_ context.Context, opts JoinOptions) (JoinResult, error) {
 	dir := statedir.Dir(opts.Dir)
 	cfg, err := AgentOptions{Dir: opts.Dir, Name: opts.Name, Bind: opts.Bind}.config()
 	if err != nil {
-		return InitResult{}, err
+		return JoinResult{}, err
 	}
 	release, err := lock(dir)
 	if err != nil {
-		return InitResult{}, err
+		return JoinResult{}, err
 	}
 	defer func() { _ = release() }()
 	identity, secrets, err := dir.Init(cfg)
 	if err != nil {
-		return InitResult{}, meshHint(dir, err)
+		return JoinResult{}, meshHint(dir, err)
 	}
-	return InitResult{
+	return JoinResult{
 		Name: cfg.Name, ID: identity.ID().String(), Mesh: hex.EncodeToString(secrets.MeshID[:]), Config: dir.Config(),
 	}, nil
 }
@@ -303,10 +303,10 @@ func Join(ctx context.Context, opts JoinOptions) (JoinResult, error) {
 	}, nil
 }
 
-// Rekey gives this node a new key of its own.
-func Rekey(ctx context.Context, opts RekeyOptions) (RekeyResult, error) {
-	dir := statedir.Dir(opts.Dir)
-	cfg, err := AgentOptions{Dir: opts.Dir}.config()
+// Rekey gives this node a new key of its own. Without a token, the authority's key must be in the folder.
+func Rekey(ctx context.Context, path, token string) (RekeyResult, error) {
+	dir := statedir.Dir(path)
+	cfg, err := AgentOptions{Dir: path}.config()
 	if err != nil {
 		return RekeyResult{}, err
 	}
@@ -320,8 +320,8 @@ func Rekey(ctx context.Context, opts RekeyOptions) (RekeyResult, error) {
 		return RekeyResult{}, err
 	}
 	defer func() { _ = release() }()
-	was, is, err := dir.Rekey(ctx, opts.Token, cfg.Name)
-	if errors.Is(err, pki.ErrNoAuthority) && opts.Token == "" {
+	was, is, err := dir.Rekey(ctx, token, cfg.Name)
+	if errors.Is(err, pki.ErrNoAuthority) && token == "" {
 		return RekeyResult{}, &control.Error{
 			Code: control.CodeUsage, Message: "a new key needs a certificate, and the authority's key (ca.key) is not on this node",
 			Hint: "make a token with `meshban invite` where it is, then: meshban rotate node-key TOKEN",

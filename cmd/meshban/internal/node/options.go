@@ -37,22 +37,7 @@ type AgentOptions struct {
 	Reload  <-chan os.Signal // a value = reread the config; never closed
 }
 
-// InitOptions say how a new mesh's first node is named and where it listens.
-type InitOptions struct {
-	Dir  string // absolute
-	Name string
-	Bind netip.AddrPort
-}
-
-// InitResult is what Init has created.
-type InitResult struct {
-	Name   string // of this node
-	ID     string // of this node, 32 hex digits
-	Mesh   string // id of the mesh, hex
-	Config string // the file to edit
-}
-
-// JoinOptions say with which token or certificate, and under which name, to enrol.
+// JoinOptions say under which name this machine enters a mesh, and with which token or certificate it enrols.
 type JoinOptions struct {
 	Dir   string // absolute
 	Token string
@@ -61,12 +46,6 @@ type JoinOptions struct {
 
 	Certificate []byte   // what meshban ca sign printed; nil = use Token
 	Join        []string // each host:port; only with Certificate
-}
-
-// RekeyOptions say how this node gets a certificate for a new key.
-type RekeyOptions struct {
-	Dir   string // absolute
-	Token string // "": the authority's key is in the folder
 }
 
 // RekeyResult is the node's new and former identity.
@@ -94,13 +73,13 @@ type CAResult struct {
 	Next string // what is left to do, as a hint
 }
 
-// JoinResult is what Join got and wrote.
+// JoinResult is what Init or Join made, got and wrote.
 type JoinResult struct {
-	Name   string
-	ID     string
-	Mesh   string
+	Name   string   // of this node
+	ID     string   // of this node, 32 hex digits
+	Mesh   string   // id of the mesh, hex
 	Join   []string // the join list, host:port
-	Config string
+	Config string   // the file to edit
 	// NameTaken says that another node of the mesh has the same name.
 	NameTaken bool
 }
@@ -118,14 +97,4 @@ type SetupOptions struct {
 type SetupResult struct {
 	Done []string // one per file, such as "wrote /etc/fail2ban/action.d/meshban.conf"
 	Next []string // what is left to do, as hints
-}
-
-// TeardownOptions name the folder whose agent must not run.
-type TeardownOptions struct {
-	Dir string // absolute
-}
-
-// TeardownResult is what was removed from the kernel.
-type TeardownResult struct {
-	Removed []string // such as "table inet meshban"; empty = nothing of ours was there
 }

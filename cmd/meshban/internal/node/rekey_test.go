@@ -15,7 +15,7 @@ func TestRekey(t *testing.T) {
 	refused := func(name, token string, code control.Code, text string) {
 		t.Helper()
 		before, _ := os.ReadFile(statedir.Dir(dir).Identity())
-		_, err := Rekey(t.Context(), RekeyOptions{Dir: dir, Token: token})
+		_, err := Rekey(t.Context(), dir, token)
 		if err == nil {
 			t.Fatalf("%s: done", name)
 		}
@@ -31,7 +31,7 @@ func TestRekey(t *testing.T) {
 		}
 	}
 	refused("bad: no mesh", "", control.CodeNotFound, "meshban join TOKEN")
-	first, err := Init(t.Context(), InitOptions{Dir: dir, Name: "web1"})
+	first, err := Init(t.Context(), JoinOptions{Dir: dir, Name: "web1"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +39,7 @@ func TestRekey(t *testing.T) {
 	if err := os.WriteFile(statedir.Dir(dir).Identity()+".new", []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	got, err := Rekey(t.Context(), RekeyOptions{Dir: dir})
+	got, err := Rekey(t.Context(), dir, "")
 	if err != nil {
 		t.Fatal(err)
 	}
