@@ -2,7 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -22,20 +21,6 @@ func capsFlags() []cli.Flag {
 		toggle("no-unban-any", "it may not lift what others banned: unban, allow"),
 		toggle("no-import", "its imports count like other bans"),
 	}
-}
-
-// readCaps reads capsFlags; it returns the zero value if none was given.
-func readCaps(ctx *cli.Context) (c control.Caps, err error) {
-	for _, n := range c.Numbers() {
-		if *n.At, err = readNumber(ctx, strings.ReplaceAll(n.Key, "_", "-"), n.Least, n.Most); err != nil {
-			return control.Caps{}, err
-		}
-	}
-	if c.MaxFor, err = read(ctx, "max-for", parseMaxFor); err != nil {
-		return control.Caps{}, err
-	}
-	c.NoUnbanAny, c.NoImport = control.Denied(ctx.Bool("no-unban-any")), control.Denied(ctx.Bool("no-import"))
-	return c, nil
 }
 
 func parseMaxFor(s string) (control.Duration, error) {

@@ -86,22 +86,33 @@ func read[T any](ctx *cli.Context, name string, parse func(string) (T, error)) (
 	return v, nil
 }
 
-func readDuration(ctx *cli.Context, name string) (control.Duration, error) {
-	d, err := read(ctx, name, config.ParseDuration)
-	return control.Duration(d), err
+// values reads several flags. Once one is wrong, the rest are zero.
+type values struct {
+	ctx *cli.Context
+	err error // of the first wrong flag
 }
 
-func readAddrPort(ctx *cli.Context, name string, port uint16) (netip.AddrPort, error) {
-	return read(ctx, name, func(s string) (netip.AddrPort, error) { return config.ParseAddrPort(s, port) })
+// get reads a flag with parse.
+func get[T any](v *values, name string, parse func(string) (T, error)) (t T) {
+	if v.err == nil {
+		t, v.err = read(v.ctx, name, parse)
+	}
+	return t
 }
 
-func readPath(ctx *cli.Context, name string) (string, error) { return read(ctx, name, filepath.Abs) }
+func (v *values) duration(name string) control.Duration {
+	return control.Duration(get(v, name, config.ParseDuration))
+}
 
-func readName(ctx *cli.Context) (string, error) { return read(ctx, "name", config.ParseName) }
+func (v *values) addrPort(name string, port uint16) netip.AddrPort {
+	return get(v, name, func(s string) (netip.AddrPort, error) { return config.ParseAddrPort(s, port) })
+}
 
-// readNumber reads a whole number from least to most; 0 if the flag is missing.
-func readNumber(ctx *cli.Context, name string, least, most int) (int, error) {
-	return read(ctx, name, func(s string) (int, error) {
+func (v *values) path(name string) string { return get(v, name, filepath.Abs) }
+
+// number reads a whole number from least to most; 0 if the flag is missing.
+func (v *values) number(name string, least, most int) int {
+	return get(v, name, func(s string) (int, error) {
 		n, err := strconv.Atoi(s)
 		if err != nil || n < least || n > most {
 			return 0, &config.Error{
@@ -112,17 +123,43 @@ func readNumber(ctx *cli.Context, name string, least, most int) (int, error) {
 	})
 }
 
-// readText reads printable text of up to most bytes.
-func readText(ctx *cli.Context, name string, most int) (string, error) {
-	return read(ctx, name, func(s string) (string, error) {
+// reason reads --reason.
+func (v *values) reason() string {
+	return get(v, "reason", func(s string) (string, error) {
 		switch {
-		case len(s) > most:
-			return "", &config.Error{Problem: fmt.Sprintf("it has %d bytes", len(s)), Remedy: fmt.Sprintf("write at most %d", most)}
+		case len(s) > control.MaxReason:
+			return "", &config.Error{Problem: fmt.Sprintf("it has %d bytes", len(s)), Remedy: fmt.Sprintf("write at most %d", control.MaxReason)}
 		case clean(s) != s:
 			return "", &config.Error{Problem: fmt.Sprintf("%q has characters that cannot be printed", s), Remedy: "write plain text"}
 		}
 		return s, nil
 	})
+}
+
+// peers reads --join; empty items, which an environment variable may have, are left out.
+func (v *values) peers() (all []string) {
+	for _, s := range v.ctx.StringSlice("join") {
+		if s == "" || v.err != nil {
+			continue
+		}
+		peer, err := config.ParseJoin(s)
+		if err != nil {
+			v.err = flagError(v.ctx, "join", s, err)
+		} else if !slices.Contains(all, peer) {
+			all = append(all, peer)
+		}
+	}
+	return all
+}
+
+// caps reads capsFlags; it returns the zero value if none was given.
+func (v *values) caps() (c control.Caps) {
+	for _, n := range c.Numbers() {
+		*n.At = v.number(strings.ReplaceAll(n.Key, "_", "-"), n.Least, n.Most)
+	}
+	c.MaxFor = get(v, "max-for", parseMaxFor)
+	c.NoUnbanAny, c.NoImport = control.Denied(v.ctx.Bool("no-unban-any")), control.Denied(v.ctx.Bool("no-import"))
+	return c
 }
 
 // noArgs refuses arguments.

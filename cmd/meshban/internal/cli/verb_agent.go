@@ -3,9 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
-	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -61,49 +59,20 @@ func (c *command) agent(ctx *cli.Context) error {
 }
 
 // agentOptions reads the flags of the agent.
-func (c *command) agentOptions(ctx *cli.Context) (opts node.AgentOptions, err error) {
-	opts = node.AgentOptions{Dir: c.dir, Version: versionText(), Stderr: c.err}
-	if opts.Name, err = readName(ctx); err != nil {
-		return opts, err
+func (c *command) agentOptions(ctx *cli.Context) (node.AgentOptions, error) {
+	v := values{ctx: ctx}
+	opts := node.AgentOptions{
+		Dir: c.dir, Version: versionText(), Stderr: c.err,
+		Name:      get(&v, "name", config.ParseName),
+		Bind:      v.addrPort("bind", config.DefaultPort),
+		Advertise: v.addrPort("advertise", config.DefaultPort),
+		Join:      v.peers(),
+		LineFile:  v.path("line-file"),
+		Firewall:  get(&v, "firewall", config.ParseBackends),
+		Config:    v.path("config"),
+		Metrics:   v.addrPort("metrics", 0),
 	}
-	if opts.Bind, err = readAddrPort(ctx, "bind", config.DefaultPort); err != nil {
-		return opts, err
-	}
-	if opts.Advertise, err = readAddrPort(ctx, "advertise", config.DefaultPort); err != nil {
-		return opts, err
-	}
-	if opts.Join, err = readJoin(ctx); err != nil {
-		return opts, err
-	}
-	if opts.LineFile, err = readPath(ctx, "line-file"); err != nil {
-		return opts, err
-	}
-	if opts.Firewall, err = read(ctx, "firewall", config.ParseBackends); err != nil {
-		return opts, err
-	}
-	if opts.Config, err = readPath(ctx, "config"); err != nil {
-		return opts, err
-	}
-	opts.Metrics, err = readAddrPort(ctx, "metrics", 0)
-	return opts, err
-}
-
-// readJoin reads --join; empty items, which an environment variable may have, are left out.
-func readJoin(ctx *cli.Context) ([]string, error) {
-	var all []string
-	for _, s := range ctx.StringSlice("join") {
-		if s == "" {
-			continue
-		}
-		peer, err := config.ParseJoin(s)
-		if err != nil {
-			return nil, flagError(ctx, "join", s, err)
-		}
-		if !slices.Contains(all, peer) {
-			all = append(all, peer)
-		}
-	}
-	return all, nil
+	return opts, v.err
 }
 
 func nameFlag() cli.Flag {
@@ -114,13 +83,9 @@ func bindFlag() cli.Flag {
 	return text("bind", "`IP:PORT` where to listen on, UDP and TCP (default: [::]:7946, all addresses)", "MESHBAN_BIND")
 }
 
-// nameAndBind reads the flags that init and join share.
-func nameAndBind(ctx *cli.Context) (name string, bind netip.AddrPort, err error) {
-	if name, err = readName(ctx); err != nil {
-		return "", bind, err
-	}
-	bind, err = readAddrPort(ctx, "bind", config.DefaultPort)
-	return name, bind, err
+// entry reads the flags that init and join share.
+func (c *command) entry(v *values) node.JoinOptions {
+	return node.JoinOptions{Dir: c.dir, Name: get(v, "name", config.ParseName), Bind: v.addrPort("bind", config.DefaultPort)}
 }
 
 func (c *command) initVerb() *verb {
@@ -141,11 +106,12 @@ func (c *command) init(ctx *cli.Context) error {
 	if err := noArgs(ctx); err != nil {
 		return err
 	}
-	name, bind, err := nameAndBind(ctx)
-	if err != nil {
-		return err
+	v := values{ctx: ctx}
+	opts := c.entry(&v)
+	if v.err != nil {
+		return v.err
 	}
-	res, err := c.acts.Init(ctx.Context, node.JoinOptions{Dir: c.dir, Name: name, Bind: bind})
+	res, err := c.acts.Init(ctx.Context, opts)
 	if err != nil {
 		return err
 	}
@@ -204,11 +170,12 @@ func (c *command) join(ctx *cli.Context) error {
 			return err
 		}
 	}
-	name, bind, err := nameAndBind(ctx)
-	if err != nil {
-		return err
+	v := values{ctx: ctx}
+	opts := c.entry(&v)
+	if opts.Token = token; v.err != nil {
+		return v.err
 	}
-	return c.enrol(ctx, node.JoinOptions{Dir: c.dir, Token: token, Name: name, Bind: bind})
+	return c.enrol(ctx, opts)
 }
 
 // enrol joins and reports the outcome.
@@ -238,23 +205,20 @@ func (c *command) joinByFile(ctx *cli.Context) error {
 	if err := noArgs(ctx); err != nil {
 		return err
 	}
-	name, bind, err := nameAndBind(ctx)
-	if err != nil {
-		return err
+	v := values{ctx: ctx}
+	opts := c.entry(&v)
+	if opts.Join = v.peers(); v.err != nil {
+		return v.err
 	}
-	join, err := readJoin(ctx)
-	if err != nil {
-		return err
-	}
-	opts := node.JoinOptions{Dir: c.dir, Name: name, Bind: bind, Join: join}
 	file := ctx.String("certificate")
 	if !ctx.Bool("request") {
+		var err error
 		if opts.Certificate, err = c.readFile(file); err != nil {
 			return err
 		}
 		return c.enrol(ctx, opts)
 	}
-	if file != "" || len(join) > 0 {
+	if file != "" || len(opts.Join) > 0 {
 		return usagef("meshban join --request --name web4", "--request takes neither --certificate nor --join")
 	}
 	res, err := c.acts.Request(ctx.Context, opts)

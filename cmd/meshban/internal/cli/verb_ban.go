@@ -47,16 +47,10 @@ awk '{print $1}' worst.log | meshban ban - --for 12h`,
 }
 
 func (c *command) ban(ctx *cli.Context) error {
-	req := control.BanRequest{Source: sourceCLI}
-	var err error
-	if req.For, err = readDuration(ctx, "for"); err != nil {
-		return err
-	}
-	if req.Ports, err = read(ctx, "port", readPorts); err != nil {
-		return err
-	}
-	if req.Reason, err = readText(ctx, "reason", control.MaxReason); err != nil {
-		return err
+	v := values{ctx: ctx}
+	req := control.BanRequest{Source: sourceCLI, For: v.duration("for"), Ports: get(&v, "port", readPorts), Reason: v.reason()}
+	if v.err != nil {
+		return v.err
 	}
 	all, err := c.addrs(ctx)
 	if err != nil {
@@ -106,9 +100,10 @@ meshban unban --source import --yes`,
 }
 
 func (c *command) unban(ctx *cli.Context) error {
-	reason, err := readText(ctx, "reason", control.MaxReason)
-	if err != nil {
-		return err
+	v := values{ctx: ctx}
+	reason := v.reason()
+	if v.err != nil {
+		return v.err
 	}
 	which, err := readSelection(ctx)
 	if err != nil {
@@ -160,13 +155,10 @@ meshban allow --list`,
 }
 
 func (c *command) allow(ctx *cli.Context) error {
-	length, err := readDuration(ctx, "for")
-	if err != nil {
-		return err
-	}
-	reason, err := readText(ctx, "reason", control.MaxReason)
-	if err != nil {
-		return err
+	v := values{ctx: ctx}
+	length, reason := v.duration("for"), v.reason()
+	if v.err != nil {
+		return v.err
 	}
 	list, remove := ctx.Bool("list"), ctx.Bool("remove")
 	switch {

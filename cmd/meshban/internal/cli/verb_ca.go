@@ -56,14 +56,12 @@ func (c *command) ca(ctx *cli.Context) error {
 		return usagef("for example: "+example, "ca needs what to do, and a file or a node")
 	}
 	what, file := ctx.Args().Get(0), ctx.Args().Get(1)
-	key, err := readPath(ctx, "key")
-	if err != nil {
-		return err
+	v := values{ctx: ctx}
+	key, caps := v.path("key"), v.caps()
+	if v.err != nil {
+		return v.err
 	}
-	caps, err := readCaps(ctx)
-	if err != nil {
-		return err
-	}
+	var err error
 	opts := node.CAOptions{Dir: c.dir, Do: what, Key: key, Move: ctx.Bool("move"), Caps: caps}
 	switch {
 	case ctx.Bool("default") && what != "caps":

@@ -154,11 +154,9 @@ func (c *command) importList(ctx *cli.Context) error {
 	if im.file, err = oneArg(ctx, "a file", "meshban import list.txt"); err != nil {
 		return err
 	}
-	if im.req.For, err = readDuration(ctx, "for"); err != nil {
-		return err
-	}
-	if im.req.Reason, err = readText(ctx, "reason", control.MaxReason); err != nil {
-		return err
+	v := values{ctx: ctx}
+	if im.req.For, im.req.Reason = v.duration("for"), v.reason(); v.err != nil {
+		return v.err
 	}
 	switch {
 	case ctx.IsSet("list") && !control.ValidListName(im.name):

@@ -40,16 +40,10 @@ func (c *command) invite(ctx *cli.Context) error {
 	if err := noArgs(ctx); err != nil {
 		return err
 	}
-	var req control.InviteRequest
-	var err error
-	if req.Uses, err = readNumber(ctx, "uses", 1, control.MaxInviteUses); err != nil {
-		return err
-	}
-	if req.For, err = readDuration(ctx, "for"); err != nil {
-		return err
-	}
-	if req.Caps, err = readCaps(ctx); err != nil {
-		return err
+	v := values{ctx: ctx}
+	req := control.InviteRequest{Uses: v.number("uses", 1, control.MaxInviteUses), For: v.duration("for"), Caps: v.caps()}
+	if v.err != nil {
+		return v.err
 	}
 	rep, err := c.client().Invite(ctx.Context, req)
 	if err != nil {

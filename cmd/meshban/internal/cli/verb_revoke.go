@@ -46,13 +46,10 @@ func (c *command) revoke(ctx *cli.Context) error {
 	if ctx.Args().Len() != 1 {
 		return usagef("meshban revoke web3", "name one node")
 	}
-	req := control.RevokeRequest{Node: ctx.Args().First(), DryRun: true}
-	var err error
-	if req.Reason, err = readText(ctx, "reason", control.MaxReason); err != nil {
-		return err
-	}
-	if req.Since, err = read(ctx, "since", c.readTime); err != nil {
-		return err
+	v := values{ctx: ctx}
+	req := control.RevokeRequest{Node: ctx.Args().First(), DryRun: true, Reason: v.reason(), Since: get(&v, "since", c.readTime)}
+	if v.err != nil {
+		return v.err
 	}
 	preview, err := c.client().Revoke(ctx.Context, req)
 	if err != nil {
