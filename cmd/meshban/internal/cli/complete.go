@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
@@ -166,16 +167,17 @@ func readLine(words []string, verbs []*verb) line {
 
 // valuesOf returns values of a flag, each prefixed with prefix.
 func valuesOf(flag, prefix string) []string {
-	known := map[string][]string{
-		"format":   {"plain", "json", "csv", "ipset", "nft"},
-		"firewall": {"auto", "ipset", "nftables", "iptables", "none"},
-		"for":      {"30m", "1h", "12h", "1d", "7d"},
-		"max-for":  {"30m", "1h", "12h", "1d", "7d"},
-	}[flag]
-	if slices.Contains([]string{"dir", "config", "line-file", "key"}, flag) {
+	var known, out []string
+	switch flag {
+	case "dir", "config", "line-file", "key":
 		return []string{filesInstead}
+	case "format":
+		known = formats
+	case "firewall":
+		known = append([]string{"auto"}, config.Backends()...)
+	case "for", "max-for":
+		known = []string{"30m", "1h", "12h", "1d", "7d"}
 	}
-	var out []string
 	for _, v := range known {
 		out = append(out, prefix+v)
 	}

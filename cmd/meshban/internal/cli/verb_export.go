@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"encoding/csv"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,6 +29,9 @@ var exporters = map[string]func(out *bufio.Writer, now time.Time, most int) expo
 	"ipset": newIpsetExport,
 	"nft":   newNftExport,
 }
+
+// formats are the names of the exporters.
+var formats = slices.Sorted(maps.Keys(exporters))
 
 func (c *command) exportVerb() *verb {
 	return &verb{
@@ -56,7 +61,7 @@ func (c *command) export(ctx *cli.Context) error {
 	start, ok := exporters[format]
 	if !ok {
 		hint := "write plain, json, csv, ipset or nft"
-		if meant := nearest(format, []string{"plain", "json", "csv", "ipset", "nft"}); meant != "" {
+		if meant := nearest(format, formats); meant != "" {
 			hint = fmt.Sprintf("did you mean %q?", meant)
 		}
 		return usagef(hint, "--format: there is no format %q", format)
