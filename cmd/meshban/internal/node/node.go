@@ -153,7 +153,11 @@ func setUp(ctx context.Context, dir statedir.Dir, cfg config.Config) (bool, erro
 	if has {
 		return false, hasKey(dir)
 	}
-	if len(cfg.Join) > 0 {
+	left, err := dir.Left()
+	if err != nil {
+		return false, err
+	}
+	if len(cfg.Join) > 0 && (len(left) == 0 || slices.Equal(left, []string{"node.key"})) { // a join that fails leaves node.key
 		return false, WrongConfig(&control.Error{
 			Code:    control.CodeUsage,
 			Message: fmt.Sprintf("this machine belongs to no mesh yet, so it cannot join %s: it has no key of that mesh", cfg.Join[0]),

@@ -60,13 +60,18 @@ func TestNodeWithoutItsKeyMakesNoMesh(t *testing.T) {
 			}
 			ended, end := context.WithCancel(t.Context())
 			end()
-			err := Run(ended, AgentOptions{Dir: dir, Firewall: []string{"none"}, Version: "1", Stderr: io.Discard})
-			if err == nil {
-				t.Fatal("it runs")
-			}
-			e := control.AsError(err)
-			if !errors.As(err, new(ConfigError)) || !strings.Contains(e.Message, "mesh.key is missing") || !strings.Contains(e.Message, left) || e.Hint == "" {
-				t.Errorf("%T, %+v", err, e)
+			for _, join := range [][]string{nil, {"192.0.2.1:7946"}} { // a node that has joined was told that it had never
+				if left == "node.key" && join != nil {
+					continue // all that a join which fails leaves
+				}
+				err := Run(ended, AgentOptions{Dir: dir, Firewall: []string{"none"}, Version: "1", Stderr: io.Discard, Join: join})
+				if err == nil {
+					t.Fatal("it runs")
+				}
+				e := control.AsError(err)
+				if !errors.As(err, new(ConfigError)) || !strings.Contains(e.Message, "mesh.key is missing") || !strings.Contains(e.Message, left) || e.Hint == "" {
+					t.Errorf("join %q: %T, %+v", join, err, e)
+				}
 			}
 			if has, err := statedir.Dir(dir).SetUp(); has || err != nil {
 				t.Errorf("a mesh was made (%v, %v)", has, err)
