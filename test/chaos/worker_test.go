@@ -13,9 +13,10 @@ import (
 )
 
 const (
-	// Workers ban for leastBrief to mostBrief, or for longBan.
+	// Workers ban for leastBrief to mostBrief, or for longBan. What a node keeps of a ban until its end must have stopped
+	// to grow after a third of a run of 40 minutes, from when on its memory is judged.
 	leastBrief, mostBrief = 5 * time.Second, 30 * time.Second
-	longBan               = time.Hour
+	longBan               = 10 * time.Minute
 	// liftable is how long a ban must still last for a node to lift it: the command may take that long.
 	liftable = 90 * time.Second
 	// importSize is the number of addresses in an imported list.

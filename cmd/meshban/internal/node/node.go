@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -31,10 +30,6 @@ import (
 // gcPercent lets the heap grow by half before it is collected: at a million bans the node then takes 230 MB instead of
 // 300, at no measurable cost in processor time, because nearly all of the heap holds no pointers.
 const gcPercent = 50
-
-// ballast is memory that is never touched, and so never resident, but counts when the collector decides how far the
-// heap may grow. Without it a small node collects several times while a burst of bans comes in.
-const ballast = 24 << 20 // bytes
 
 const (
 	// stopLimit bounds how long the agent takes to stop. A second signal, or systemd, would end it anyway.
@@ -97,7 +92,6 @@ func serve(ctx context.Context, opts AgentOptions) error {
 	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
-		defer runtime.KeepAlive(make([]byte, ballast))
 	}
 	level := new(slog.LevelVar)
 	level.Set(cfg.Log.Level)
