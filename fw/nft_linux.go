@@ -20,6 +20,7 @@ type nft struct {
 	opts       Options
 	generation string // of the sets in use
 	refreshes  bool   // the kernel resets the timeout of an element that is added again: Linux 6.12
+	counts     bool   // the kernel tells how many elements a set holds: Linux 6.16
 	broken     bool   // a load failed; the table may hold something we cannot change
 	cleaned    bool   // whatever another backend left has been removed
 	shape      nftShape
@@ -52,7 +53,7 @@ func openNFT(ctx context.Context, opts Options) (Backend, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	b := &nft{conn: conn, opts: opts, refreshes: kernelAtLeast(6, 12), shape: newNFTShape()}
+	b := &nft{conn: conn, opts: opts, refreshes: kernelAtLeast(6, 12), counts: kernelAtLeast(6, 16), shape: newNFTShape()}
 	if err := b.setUp(); err != nil {
 		_ = b.Close()
 		if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EOPNOTSUPP) {
