@@ -182,5 +182,6 @@ func refusedError(refused []Refusal) error {
 
 // notRemoved returns the error that what another backend left is still there.
 func notRemoved(refused []Refusal, err error) error {
-	return &PartialError{Left: len(refused), Why: "what another backend left could not be removed: " + err.Error(), Refused: refused}
+	return &PartialError{Left: len(refused), Why: "what another backend left could not be removed, and may drop what was lifted: " + err.Error() +
+		"; remove the rules of others that use it, then restart the agent", Refused: refused}
 }

@@ -57,7 +57,7 @@ func openXTables(ctx context.Context, opts Options) (x *xtables, note string, er
 	}
 	if err != nil {
 		if _, none := os.Stat("/proc/thread-self/net/if_inet6"); !errors.Is(none, os.ErrNotExist) {
-			x.open6 = "IPv6 packets are not dropped: " + err.Error()
+			x.open6 = "IPv6 packets are not dropped: " + strings.TrimSuffix(err.Error(), ": "+ErrUnsupported.Error())
 		}
 		return x, x.open6, nil
 	}

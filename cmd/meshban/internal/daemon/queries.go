@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -352,7 +353,7 @@ func (d *Daemon) localStatus() control.Status {
 	problem(string(mesh.ProblemKey), keyProblem(d.mesh.KeyStatus(), d.names))
 	problem("firewall", kernel.Problem)
 	if kernel.LetsThrough != "" {
-		problem("firewall", kernel.LetsThrough+"; install it, or have meshban use nftables (firewall.backends in meshban.yaml)")
+		problem("firewall", kernel.LetsThrough+"; see that ip6tables works here, or write `firewall: {backends: [nftables]}` into meshban.yaml; then restart the agent")
 	}
 	problem("line file", file.Problem)
 	problem("store", d.store.Stats().LastError)
@@ -401,7 +402,18 @@ func (d *Daemon) noneProblem() string {
 	if d.claimed != nil {
 		return "backend none: this agent drops no packet: " + d.claimed.Error()
 	}
-	return "backend none: no packet is dropped on this machine"
+	return "backend none: no packet is dropped on this machine; " + noneRemedy(os.Geteuid() == 0, d.config().Firewall.Backends)
+}
+
+// noneRemedy says what to do to have packets dropped. With none among the backends to try, no other has worked.
+func noneRemedy(root bool, backends []string) string {
+	switch {
+	case !root:
+		return "run the agent as root to have them dropped"
+	case slices.Equal(backends, []string{fw.NameNone}):
+		return "to have them dropped, write `firewall: {backends: auto}` into meshban.yaml, or leave out --firewall, and restart the agent"
+	}
+	return "install nftables, or ipset and iptables, and restart the agent"
 }
 
 // confirmedS returns how many seconds ago a member was last found in sync, or nil if never.

@@ -99,3 +99,23 @@ func TestWhyItIsLetThrough(t *testing.T) {
 		}
 	}
 }
+
+// An agent that drops nothing says what to do about that.
+func TestNoneHasARemedy(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		root     bool
+		backends []string
+		want     string
+	}{
+		{"ok: not root", false, []string{"ipset", "nftables", "iptables", "none"}, "run the agent as root"},
+		{"ok: asked for", true, []string{"none"}, "write `firewall: {backends: auto}` into meshban.yaml"},
+		{"ok: nothing works", true, []string{"ipset", "nftables", "iptables", "none"}, "install nftables"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := noneRemedy(tt.root, tt.backends); !strings.Contains(got, tt.want) {
+				t.Errorf("%q, want %q in it", got, tt.want)
+			}
+		})
+	}
+}
