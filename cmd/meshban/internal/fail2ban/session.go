@@ -72,9 +72,13 @@ func open(ctx context.Context, args []string) (*session, error) {
 		err = s.cmd.Start()
 	}
 	if err != nil {
+		late := ctx.Err() != nil
 		cancel()
-		if errors.Is(err, exec.ErrNotFound) {
+		switch {
+		case errors.Is(err, exec.ErrNotFound):
 			return nil, ErrNotInstalled
+		case late:
+			return nil, ErrSilent
 		}
 		return nil, fmt.Errorf("run %s: %w", program, err)
 	}
