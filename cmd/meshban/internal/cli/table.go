@@ -2,11 +2,14 @@ package cli
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/urfave/cli/v2"
 )
 
 // learned is how many rows a table reads ahead to find its column widths. A wider cell that comes later pushes its row
@@ -85,14 +88,34 @@ func (t *table) close() error {
 	return t.fix()
 }
 
-// writeObjects writes one JSON object per line.
-func writeObjects[T any](out io.Writer, list []T) error {
-	for _, v := range list {
-		if err := writeObject(out, v); err != nil {
-			return err
+// show prints the entries of a stream: as objects with --json, else as rows of t. It says none if there are no rows.
+func show[T any](c *command, ctx *cli.Context, t *table, none string, row func(T) []string, stream func(context.Context, func(T) error) error) error {
+	asJSON := ctx.Bool("json")
+	err := stream(ctx.Context, func(e T) error {
+		if asJSON {
+			return writeObject(c.out, e)
 		}
+		return t.row(row(e)...)
+	})
+	if err != nil || asJSON {
+		return err
 	}
-	return nil
+	if !t.fixed && len(t.rows) == 1 {
+		fmt.Fprintln(c.err, "meshban: "+none)
+	}
+	return t.close()
+}
+
+// streamed yields the entries of an answer.
+func streamed[T any](all []T) func(context.Context, func(T) error) error {
+	return func(_ context.Context, yield func(T) error) error {
+		for _, e := range all {
+			if err := yield(e); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 }
 
 func writeObject(out io.Writer, v any) error {

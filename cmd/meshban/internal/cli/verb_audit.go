@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"regexp"
 	"slices"
@@ -43,34 +44,21 @@ func (c *command) audit(ctx *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if ctx.Bool("json") {
-		return c.client().Audit(ctx.Context, since, func(e control.AuditEntry) error {
-			if !touches(e) {
-				return nil
-			}
-			return writeObject(c.out, e)
-		})
-	}
-	n := 0
 	t := newTable(c.out, "TIME", "WHAT", "ADDRESS", "UNTIL", "BY", "NODE", "REASON")
-	err = c.client().Audit(ctx.Context, since, func(e control.AuditEntry) error {
-		if !touches(e) {
-			return nil
-		}
-		n++
+	return show(c, ctx, t, "nothing was changed", func(e control.AuditEntry) []string {
 		until := "-"
 		if !e.Until.IsZero() {
 			until = control.FormatTime(e.Until)
 		}
-		return t.row(control.FormatPast(e.Time), e.What, auditAddrs(e), until, auditWho(e), e.Node, auditWhy(e))
+		return []string{control.FormatPast(e.Time), e.What, auditAddrs(e), until, auditWho(e), e.Node, auditWhy(e)}
+	}, func(ctx context.Context, yield func(control.AuditEntry) error) error {
+		return c.client().Audit(ctx, since, func(e control.AuditEntry) error {
+			if !touches(e) {
+				return nil
+			}
+			return yield(e)
+		})
 	})
-	if err != nil {
-		return err
-	}
-	if n == 0 {
-		fmt.Fprintln(c.err, "meshban: nothing was changed")
-	}
-	return t.close()
 }
 
 // auditFilter returns a function that reports whether an entry is asked for.

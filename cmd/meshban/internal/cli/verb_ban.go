@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"strings"
 
@@ -193,22 +192,13 @@ func (c *command) allowed(ctx *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if ctx.Bool("json") {
-		return writeObjects(c.out, entries)
-	}
 	now := c.now()
 	t := newTable(c.out, "ADDRESS", "LEFT", "BY", "SOURCE", "REASON")
-	for _, e := range entries {
+	return show(c, ctx, t, "nothing is allowed", func(e control.AllowEntry) []string {
 		left := "-"
 		if !e.Until.IsZero() {
 			left = span(e.Until.Sub(now))
 		}
-		if err := t.row(e.Prefix.String(), left, or(e.Origin, "-"), e.Source, strings.TrimSpace(e.Reason)); err != nil {
-			return err
-		}
-	}
-	if len(entries) == 0 {
-		fmt.Fprintln(c.err, "meshban: nothing is allowed")
-	}
-	return t.close()
+		return []string{e.Prefix.String(), left, or(e.Origin, "-"), e.Source, strings.TrimSpace(e.Reason)}
+	}, streamed(entries))
 }

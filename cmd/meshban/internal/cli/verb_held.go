@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -80,27 +81,20 @@ func saidBy(e control.HeldEntry, from string) bool {
 }
 
 func (c *command) heldList(ctx *cli.Context, from string) error {
-	asJSON, now, n := ctx.Bool("json"), c.now(), 0
+	now := c.now()
 	t := newTable(c.out, "ADDRESS", "PORTS", "LEFT", "FROM", "HELD BY", "SOURCE", "REASON")
-	err := c.client().Held(ctx.Context, func(e control.HeldEntry) error {
-		if !saidBy(e, from) {
-			return nil
-		}
-		n++
-		if asJSON {
-			return writeObject(c.out, e)
-		}
+	return show(c, ctx, t, "nothing is held", func(e control.HeldEntry) []string {
 		address := e.Prefix.String()
 		if e.Kind != "" && e.Kind != "ban" {
 			address = e.Kind + " " + address
 		}
-		return t.row(address, or(e.Ports, "all"), span(e.Until.Sub(now)), e.Origin, e.By, or(e.Source, "-"), e.Reason)
+		return []string{address, or(e.Ports, "all"), span(e.Until.Sub(now)), e.Origin, e.By, or(e.Source, "-"), e.Reason}
+	}, func(ctx context.Context, yield func(control.HeldEntry) error) error {
+		return c.client().Held(ctx, func(e control.HeldEntry) error {
+			if !saidBy(e, from) {
+				return nil
+			}
+			return yield(e)
+		})
 	})
-	if err != nil || asJSON {
-		return err
-	}
-	if n == 0 {
-		fmt.Fprintln(c.err, "meshban: nothing is held")
-	}
-	return t.close()
 }

@@ -39,26 +39,18 @@ func (c *command) list(ctx *cli.Context) error {
 	if ctx.Bool("json") {
 		return c.listJSON(ctx)
 	}
-	now, n := c.now(), 0
+	now := c.now()
 	t := newTable(c.out, "ADDRESS", "PORTS", "LEFT", "BY", "STATE", "SOURCE", "REASON")
-	err := c.client().List(ctx.Context, func(e control.ListEntry) error {
-		n++
+	return show(c, ctx, t, "nothing is banned", func(e control.ListEntry) []string {
 		if e.NotEnforced != "" {
 			e.Reason = strings.TrimSuffix("not enforced: "+e.NotEnforced+"; "+e.Reason, "; ")
 		}
 		if len(e.LeavesOut) > 0 && e.NotEnforced == "" {
 			e.Reason = strings.TrimSuffix("leaves out "+joined(e.LeavesOut)+"; "+e.Reason, "; ")
 		}
-		return t.row(e.Prefix.String(), or(e.Ports, "all"), span(e.Until.Sub(now)),
-			or(strings.Join(e.Origins, ","), "-"), e.State, or(e.Source, "-"), e.Reason)
-	})
-	if err != nil {
-		return err
-	}
-	if n == 0 {
-		fmt.Fprintln(c.err, "meshban: nothing is banned")
-	}
-	return t.close()
+		return []string{e.Prefix.String(), or(e.Ports, "all"), span(e.Until.Sub(now)),
+			or(strings.Join(e.Origins, ","), "-"), e.State, or(e.Source, "-"), e.Reason}
+	}, c.client().List)
 }
 
 // joined returns prefixes separated by commas.

@@ -53,15 +53,12 @@ func (c *command) members(ctx *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if ctx.Bool("json") {
-		return writeObjects(c.out, members)
-	}
 	alike := make(map[string]int)
 	for _, m := range members {
 		alike[m.Name]++
 	}
 	t := newTable(c.out, "NAME", "ID", "ADDRESS", "STATE", "IN SYNC", "RTT", "VERSION", "BACKEND", "ENFORCED", "PROBLEMS")
-	for _, m := range members {
+	return show(c, ctx, t, "no members are known", func(m control.Member) []string {
 		name, rtt, sync := m.Name, "-", unconfirmed(m.ConfirmedS)
 		if alike[m.Name] > 1 {
 			name += " (" + short(m.ID) + ")"
@@ -88,11 +85,8 @@ func (c *command) members(ctx *cli.Context) error {
 		if m.UDP != "" && m.UDP != control.UDPFine {
 			state += ", " + m.UDP
 		}
-		if err := t.row(name, short(m.ID), or(m.Addr, "-"), state, sync, rtt, or(m.Version, "-"), said(m.Backend), saidCount(m.Enforced), problemCount(m)); err != nil {
-			return err
-		}
-	}
-	return t.close()
+		return []string{name, short(m.ID), or(m.Addr, "-"), state, sync, rtt, or(m.Version, "-"), said(m.Backend), saidCount(m.Enforced), problemCount(m)}
+	}, streamed(members))
 }
 
 // unsaid stands for what a node has not said.
