@@ -11,6 +11,6 @@
 // the gossip key), and what the daemon publishes with PublishAsAuthority.
 //
 // The parts: frames (package frame), identities (package pki), the replication core, a pure state machine (core*.go), the
-// glue to memberlist (transport.go, delegate.go, run.go), rejoining (rejoin.go), enrolment (invite.go, enrol.go), and the
-// rotation of the gossip key (rotate.go).
+// glue to memberlist (transport.go, delegate.go, run.go), what is checked before it (guard*.go, packetproof.go), rejoining
+// (rejoin.go), enrolment (invite.go, enrol.go), and the rotation of the gossip key (rotate.go).
 package mesh

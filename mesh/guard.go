@@ -30,9 +30,16 @@ const (
 	sourceRate, sourceBurst = 500 * frameCost, 250 * frameCost
 	// frameCost is the cost of a frame or a sync message; memberlist's news of members costs 1.
 	frameCost = 4
-	// elsewhereRate is how many frames a second, and at once, all addresses together may send at which no member has
-	// answered: who has the mesh's key can send from as many as it likes.
+	// elsewhereRate is how many frames and other messages of ours a second, and at once, all packets together may bring
+	// that are not proven to be a member's, and all streams from where no member has answered: who has the mesh's key
+	// can send from as many addresses as it likes.
 	elsewhereRate = 1000
+	// strayPings is how many pings a second, and at once, are answered of those that no member has proven: each answer
+	// is a packet to an address that the sender may have chosen. A newcomer whose ping is dropped is pinged by TCP.
+	strayPings = 200
+	// relayRate and relayBurst bound the pings that this node makes for another, which asks for one when its own ping
+	// every two seconds fails.
+	relayRate, relayBurst = 8, 16
 	// sourceStreamRate is what one address may send by streams, in bytes a second, and sourceStreamBurst at once; a
 	// faster sender is read more slowly. A million imported bans are 4 MB.
 	sourceStreamRate, sourceStreamBurst = 8 << 20, 8 << 20
@@ -57,7 +64,7 @@ const (
 	maxSources = 4096
 
 	// The bytes with which memberlist marks the kind of a message.
-	mlPing, mlAck, mlSuspect, mlAlive, mlDead, mlPushPull, mlCompound, mlUser, mlEncrypt, mlNack, mlCRC, mlErr = 0, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13
+	mlPing, mlPingFor, mlAck, mlSuspect, mlAlive, mlDead, mlPushPull, mlCompound, mlUser, mlEncrypt, mlNack, mlCRC, mlErr = 0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13
 
 	nonceLen, tagLen = 12, 16
 	// sealOverhead is what encryption adds: version, nonce, tag.
@@ -78,11 +85,13 @@ type guard struct {
 	keys  func() [][]byte
 	now   func() time.Time
 	count *counters
-	// flooded is called with an address that sends accuseFactor times its limit. It must not block.
-	flooded func(netip.Addr)
-	packets buckets[netip.Addr]
-	// elsewhere counts the frames from all addresses at which no member has answered.
-	elsewhere buckets[struct{}]
+	// flooded is called with an address that sends accuseFactor times its limit; forged: a member is there, and did not
+	// send that. It must not block.
+	flooded   func(from netip.Addr, forged bool)
+	packets   buckets[netip.Addr]
+	elsewhere buckets[struct{}] // see elsewhereRate
+	strays    buckets[struct{}] // see strayPings
+	relays    buckets[netip.Addr]
 	notices   buckets[netip.Addr]
 	news      buckets[netip.Addr] // new or changed members
 	voices    buckets[voice]
@@ -98,9 +107,18 @@ type guard struct {
 	frames  [][]byte // likewise
 	noticed int      // likewise: notices in the packet
 	milder  bool     // likewise: the packet was changed, see doubt
+	// source and sender are likewise those of the packet: its source address, and the member that has proven to have sent
+	// it; zero: none.
+	source netip.Addr
+	sender frame.ID
 
 	// isMember reports whether a member has answered at an address. nil: none has.
 	isMember func(netip.Addr) bool
+	// proven returns the member that has proven to have sent a text, from an address, by the nonce that encrypts it. nil:
+	// every packet from a member's address counts as the member's.
+	proven func(from netip.Addr, nonce, text []byte) (frame.ID, bool)
+	// answers reports whether a member has answered at an address. Used only with proven.
+	answers func(frame.ID, netip.Addr) bool
 	// knows reports whether a member was checked at this address with this metadata. nil: none was.
 	knows func(frame.ID, netip.AddrPort, []byte) bool
 	// ceilingOf returns the highest incarnation that news of a node may carry, and whether the node is this one. nil:
@@ -135,10 +153,11 @@ type streamUse struct {
 	bytes   int64
 }
 
-func newGuard(keys func() [][]byte, now func() time.Time, count *counters, flooded func(netip.Addr)) *guard {
+func newGuard(keys func() [][]byte, now func() time.Time, count *counters, flooded func(netip.Addr, bool)) *guard {
 	return &guard{
 		keys: keys, now: now, count: count, flooded: flooded,
 		packets: newBuckets[netip.Addr](sourceRate, sourceBurst), elsewhere: newBuckets[struct{}](elsewhereRate, elsewhereRate),
+		strays: newBuckets[struct{}](strayPings, strayPings), relays: newBuckets[netip.Addr](relayRate, relayBurst),
 		notices: newBuckets[netip.Addr](noticesRate, noticesBurst),
 		news:    newBuckets[netip.Addr](newsRate, newsBurst), voices: newBuckets[voice](voiceRate, voiceBurst),
 		packetFlood: newBuckets[netip.Addr](accuseFactor*sourceRate, accuseFactor*sourceBurst),
@@ -191,8 +210,8 @@ func (g *guard) aead(key []byte) (cipher.AEAD, error) {
 	return a, err
 }
 
-// packet reports whether memberlist may see a packet, and softens accusations in it: see doubt. Only one goroutine
-// calls it.
+// packet reports whether memberlist may see a packet, and softens accusations in it: see doubt. Only one goroutine calls
+// it.
 func (g *guard) packet(b []byte, from netip.Addr) bool {
 	if len(b) > maxDatagram {
 		g.count.refused[refusedFormat].Add(1)
@@ -204,13 +223,23 @@ func (g *guard) packet(b []byte, from netip.Addr) bool {
 		return false
 	}
 	g.frames, g.noticed, g.milder = g.frames[:0], 0, false
-	cost, ok := g.packetCost(plain, from, true, &g.frames)
+	g.source, g.sender = from, frame.ID{}
+	if g.proven != nil && !g.isElsewhere(from) {
+		if g.sender, ok = g.proven(from, b[1:1+nonceLen], plain); !ok {
+			from = unproven
+		}
+	}
+	verifies := from // the account for what makes this node verify signatures
+	if g.isElsewhere(from) {
+		verifies = unproven // it costs nothing to send from many addresses
+	}
+	cost, ok := g.packetCost(plain, verifies, true, &g.frames)
 	if !ok {
 		g.count.refused[refusedFormat].Add(1)
 		return false
 	}
 	now := g.now()
-	if !g.allow(now, from, cost, g.frames) || !g.allowNotices(now, from, g.noticed) {
+	if !g.allow(now, from, cost, g.frames) || !g.allowNotices(now, verifies, g.noticed) {
 		return false
 	}
 	if g.milder {
@@ -257,8 +286,12 @@ func (g *guard) allow(now time.Time, from netip.Addr, cost int, raws [][]byte) b
 	frames, source := g.pauses.catchingUp(now)
 	spend := func(flood bool) bool {
 		g.count.limited.Add(1)
-		if flood && frames == nil { // a node that was suspended accuses nobody
-			g.flooded(from)
+		switch {
+		case !flood || frames != nil: // a node that was suspended accuses nobody
+		case from == unproven:
+			g.flooded(g.source, true)
+		default:
+			g.flooded(from, false)
 		}
 		return false
 	}
@@ -266,7 +299,7 @@ func (g *guard) allow(now time.Time, from netip.Addr, cost int, raws [][]byte) b
 	if !g.packets.take(now, from, cost) && (source == nil || !source.take(now, from, cost)) {
 		return spend(flood)
 	}
-	if len(raws) > 0 && g.isMember != nil && !g.isMember(from) && !g.elsewhere.take(now, struct{}{}, len(raws)) {
+	if n := cost / frameCost; n > 0 && g.isElsewhere(from) && !g.elsewhere.take(now, struct{}{}, n) {
 		return spend(false)
 	}
 	for _, raw := range raws {
@@ -282,6 +315,9 @@ func (g *guard) allow(now time.Time, from netip.Addr, cost int, raws [][]byte) b
 	}
 	return true
 }
+
+// isElsewhere reports whether an account is not that of an address where a member has answered.
+func (g *guard) isElsewhere(from netip.Addr) bool { return g.isMember != nil && !g.isMember(from) }
 
 // voiceOf returns the voice and the cost of a frame.
 func voiceOf(from netip.Addr, raw []byte) (v voice, cost int) {
@@ -393,6 +429,8 @@ func (g *guard) packetCost(b []byte, from netip.Addr, outer bool, frames *[][]by
 	case mlUser:
 		g.noticed += notices(rest)
 		return userCost(rest, frames), true
+	case mlPing, mlPingFor:
+		return 1, g.checkPing(kind, rest, from) == nil
 	case mlAlive:
 		return 1, g.checkAlive(rest, from) == nil
 	case mlSuspect, mlDead:

@@ -25,7 +25,8 @@ var guardKey = bytes.Repeat([]byte{7}, 32)
 
 func testGuard(flooded func(netip.Addr)) (*guard, *counters) {
 	count := &counters{}
-	return newGuard(func() [][]byte { return [][]byte{make([]byte, 32), guardKey} }, func() time.Time { return simStart }, count, flooded), count
+	return newGuard(func() [][]byte { return [][]byte{make([]byte, 32), guardKey} }, func() time.Time { return simStart }, count,
+		func(a netip.Addr, _ bool) { flooded(a) }), count
 }
 
 // sealed encrypts as memberlist does.

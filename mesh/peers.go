@@ -39,6 +39,7 @@ type peer struct {
 	mark uint64 // see viewMark
 	meta string // as received
 	key  ed25519.PublicKey
+	pair *pair     // nil: not derived yet; see proofs.pair
 	keys peerKeys  // as it states
 	top  uint32    // its ceiling, as it states
 	seen time.Time // last known alive; zero: remembered from an earlier run
@@ -78,7 +79,7 @@ type peerTable struct {
 	keys     chan struct{} // capacity 1: the live peers, or some peer's gossip keys, may have changed; keyLoop waits
 
 	since   time.Time                                 // when this node began to listen; set before that
-	sources atomic.Pointer[map[netip.Addr]struct{}]   // where members have answered; replaced, never changed
+	sources atomic.Pointer[map[netip.Addr][]frame.ID] // who has answered where, of the trusted; replaced, never changed
 	detours atomic.Pointer[map[string]netip.AddrPort] // the peers that are reached at their other address; likewise
 
 	mu      sync.Mutex
@@ -281,7 +282,7 @@ func (t *peerTable) targetsLocked(now time.Time) {
 	slices.SortFunc(targets, func(a, b target) int { return slices.Compare(a.id[:], b.id[:]) })
 	t.targets = targets
 	t.pushTo = nil
-	sources := make(map[netip.Addr]struct{}, len(t.peers))
+	sources := make(map[netip.Addr][]frame.ID, len(t.peers))
 	var detours map[string]netip.AddrPort
 	for id, p := range t.peers {
 		if p.viaAlso {
@@ -292,7 +293,9 @@ func (t *peerTable) targetsLocked(now time.Time) {
 		}
 		if t.trusted(id) && !t.unprotected(now, p) {
 			for _, proof := range p.recent(now) {
-				sources[proof.Addr.Addr().Unmap().WithZone("")] = struct{}{}
+				if at := proof.Addr.Addr().Unmap().WithZone(""); !slices.Contains(sources[at], id) {
+					sources[at] = append(sources[at], id)
+				}
 			}
 		}
 		if p.reachable(now) && t.trusted(id) {
@@ -364,14 +367,7 @@ func (t *peerTable) viewLocked(now time.Time) {
 }
 
 // isSource reports whether a trusted member has answered at an address.
-func (t *peerTable) isSource(from netip.Addr) bool {
-	sources := t.sources.Load()
-	if sources == nil {
-		return false
-	}
-	_, ok := (*sources)[from]
-	return ok
-}
+func (t *peerTable) isSource(from netip.Addr) bool { return len(t.at(from)) > 0 }
 
 // detour returns where a peer is reached if not at its address.
 func (t *peerTable) detour(name string) (addr netip.AddrPort, ok bool) {

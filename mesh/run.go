@@ -169,7 +169,9 @@ func (m *Mesh) open(advertise netip.AddrPort, events memberlist.EventDelegate) (
 	g.isMember, g.knows = m.peers.isSource, m.peers.isAt
 	g.ceilingOf, g.heard = m.ceilingOf, m.heardOfSelf
 	g.leaving = func(id frame.ID) bool { return m.peers.leaving(m.now(), id) }
-	tr := startTransport(inner, g, m.serveEnrol)
+	p := &prover{id: m.cfg.Identity, meshID: m.cfg.Secrets.MeshID, peers: m.peers}
+	g.proven, g.answers = p.check, m.peers.answersAt
+	tr := startTransport(inner, g, p, m.serveEnrol)
 	tr.unsent, tr.detour = m.lossSeen, m.peers.detour
 	m.tr.Store(tr)
 	conf := m.memberlistConfig(tr, keyring, advertise, log)
@@ -221,10 +223,19 @@ func (m *Mesh) heardOfSelf(incarnation uint32) {
 	}
 }
 
-// flooded reports an address that sends more than any member does.
-func (m *Mesh) flooded(from netip.Addr) {
-	m.warn(ProblemFlood, from.String(), from.String()+
-		" sends more than any member does; what is beyond its share is dropped, and a sync repairs what was good of it")
+// flooded reports an address that sends more than any member does. forged: a member is there, and did not send that.
+func (m *Mesh) flooded(from netip.Addr, forged bool) {
+	switch at := from.String(); {
+	case forged:
+		m.warn(ProblemForged, "packets", "packets come as if from "+at+" that the member there did not send: somebody with the mesh's key forges addresses; "+
+			"filter them in the network; `meshban revoke NAME` the captured member, then `meshban rotate mesh-key`")
+	case !m.peers.isSource(from):
+		m.warn(ProblemFlood, "elsewhere", "more comes from "+at+
+			" than any member sends, and no member has answered there; what is beyond the share of such addresses is dropped")
+	default:
+		m.warn(ProblemFlood, at, at+
+			" sends more than any member does; what is beyond its share is dropped, and a sync repairs what was good of it")
+	}
 }
 
 func (m *Mesh) memberlistConfig(tr memberlist.Transport, keyring *memberlist.Keyring, advertise netip.AddrPort, log *logAdapter) *memberlist.Config {

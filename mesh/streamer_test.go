@@ -80,7 +80,7 @@ func TestStreamsEnd(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		tr := startTransport(inner, newGuard(func() [][]byte { return nil }, time.Now, &counters{}, nil), nil)
+		tr := startTransport(inner, newGuard(func() [][]byte { return nil }, time.Now, &counters{}, nil), nil, nil)
 		go func() { <-deaf.StreamCh() }()
 		conn, err := tr.DialAddressTimeout(memberlist.Address{Addr: there.String()}, time.Second)
 		if err != nil {

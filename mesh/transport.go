@@ -31,9 +31,10 @@ var errShutdown = errors.New("the transport is shut down")
 // Shutdown, which memberlist's own transport does not.
 type transport struct {
 	memberlist.NodeAwareTransport
-	dial  func(ctx context.Context, addr memberlist.Address) (net.Conn, error)
-	enrol func(net.Conn)
-	guard *guard
+	dial   func(ctx context.Context, addr memberlist.Address) (net.Conn, error)
+	enrol  func(net.Conn)
+	guard  *guard
+	prover *prover // nil: packets go as memberlist makes them
 	// unsent is called with a node to which the system refused to send a packet. It must not block. nil: not called.
 	unsent func(frame.ID)
 	// detour returns where the node with a name is reached if not at the address that memberlist knows. nil: always there.
@@ -52,10 +53,11 @@ type transport struct {
 }
 
 // startTransport wraps inner; enrol takes over a stream and closes it.
-func startTransport(inner memberlist.Transport, g *guard, enrol func(net.Conn)) *transport {
+func startTransport(inner memberlist.Transport, g *guard, prover *prover, enrol func(net.Conn)) *transport {
 	t := &transport{
 		enrol:   enrol,
 		guard:   g,
+		prover:  prover,
 		packets: make(chan *memberlist.Packet),
 		streams: make(chan net.Conn),
 		drained: make(chan struct{}),
@@ -149,10 +151,17 @@ func (t *transport) sort(conn net.Conn, at *openStream) {
 	}
 }
 
-// WriteToAddress sends a packet. A packet that the system refuses to send, for example because this machine's firewall
-// drops it, counts as lost like any other: if memberlist saw the error, it would not go on to ask the node by TCP.
+// WriteToAddress sends a packet, with a proof if a is a member's. A packet that the system refuses to send, for example
+// because this machine's firewall drops it, counts as lost like any other: if memberlist saw the error, it would not go
+// on to ask the node by TCP.
 func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
-	at, err := t.NodeAwareTransport.WriteToAddress(b, t.via(a))
+	a = t.via(a)
+	if t.prover != nil {
+		buf := packetBuffers.Get().(*packetBuffer)
+		defer packetBuffers.Put(buf)
+		b = t.prover.prove(buf, t.guard, b, a)
+	}
+	at, err := t.NodeAwareTransport.WriteToAddress(b, a)
 	if err == nil {
 		return at, nil
 	}

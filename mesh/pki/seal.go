@@ -19,11 +19,7 @@ const sealedMore = 32 + 16
 
 // seal encrypts text for the holder of a node's key. unseal needs the same info.
 func seal(node ed25519.PublicKey, info, text []byte) ([]byte, error) {
-	point, err := new(edwards25519.Point).SetBytes(node)
-	if err != nil {
-		return nil, fmt.Errorf("seal for %s: %w", frame.IDOf(node), err)
-	}
-	x, err := ecdh.X25519().NewPublicKey(point.BytesMontgomery())
+	x, err := x25519Of(node)
 	if err != nil {
 		return nil, fmt.Errorf("seal for %s: %w", frame.IDOf(node), err)
 	}
@@ -40,8 +36,7 @@ func seal(node ed25519.PublicKey, info, text []byte) ([]byte, error) {
 
 // unseal decrypts a text that was sealed for this node.
 func unseal(id Identity, info, sealed []byte) ([]byte, error) {
-	sum := sha512.Sum512(id.key.Seed()) // as ed25519 derives its scalar (RFC 8032, section 5.1.5)
-	x, err := ecdh.X25519().NewPrivateKey(sum[:32])
+	x, err := id.x25519()
 	if err != nil {
 		return nil, fmt.Errorf("open what was sealed for this node: %w", err)
 	}
@@ -54,4 +49,36 @@ func unseal(id Identity, info, sealed []byte) ([]byte, error) {
 		return nil, fmt.Errorf("open what was sealed for this node: %w", err)
 	}
 	return text, nil
+}
+
+// x25519Of maps a node's key.
+func x25519Of(node ed25519.PublicKey) (*ecdh.PublicKey, error) {
+	point, err := new(edwards25519.Point).SetBytes(node)
+	if err != nil {
+		return nil, err
+	}
+	return ecdh.X25519().NewPublicKey(point.BytesMontgomery())
+}
+
+// x25519 maps this node's key.
+func (i Identity) x25519() (*ecdh.PrivateKey, error) {
+	sum := sha512.Sum512(i.key.Seed()) // as ed25519 derives its scalar (RFC 8032, section 5.1.5)
+	return ecdh.X25519().NewPrivateKey(sum[:32])
+}
+
+// Agree returns the secret of this node and another, by X25519; the other gets the same. Derive keys from it.
+func (i Identity) Agree(node ed25519.PublicKey) ([]byte, error) {
+	own, err := i.x25519()
+	if err != nil {
+		return nil, fmt.Errorf("agree on a secret with %s: %w", frame.IDOf(node), err)
+	}
+	theirs, err := x25519Of(node)
+	if err != nil {
+		return nil, fmt.Errorf("agree on a secret with %s: %w", frame.IDOf(node), err)
+	}
+	secret, err := own.ECDH(theirs)
+	if err != nil {
+		return nil, fmt.Errorf("agree on a secret with %s: %w", frame.IDOf(node), err)
+	}
+	return secret, nil
 }

@@ -129,6 +129,7 @@ func (d *Daemon) figures() {
 	counter("frames_sent_total", func() uint64 { return d.mesh.Stats().Sent })
 	counter("notices_received_total", func() uint64 { return d.mesh.Stats().Notices })
 	counter("notices_refused_total", func() uint64 { return d.mesh.Stats().NoticesRefused })
+	counter("frames_synced_total", func() uint64 { return d.mesh.Stats().Synced })
 	counter("syncs_total", func() uint64 { return d.mesh.Stats().Syncs })
 	counter("queue_dropped_total", func() uint64 { return d.mesh.Stats().Dropped })
 	counter("lines_accepted_total", func() uint64 { return d.follower.Stats().Accepted })

@@ -1,0 +1,180 @@
+package mesh
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/ed25519"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"crypto/subtle"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
+)
+
+// A packet's source address proves nothing: whoever holds the mesh's key can send packets from another member's
+// address, if its network lets it. So members prove their packets to one another. Two nodes share keys that follow from
+// their identities (X25519, as in package pki, then HKDF-SHA256). The proof is the nonce of memberlist's encryption, which is
+// otherwise random: a keyed hash of the text, as in AES-GCM-SIV (RFC 8452), under keys of the two. So it takes no byte on
+// the wire, and a node that knows nothing of proofs reads the packet all the same.
+//
+// A packet from an address where members have answered must be proven by one of them; packets that are not share one
+// account, see unproven. A packet from elsewhere, as of a newcomer, is charged to its address. A proof does not tell
+// when a packet was sent: whoever reads the network between two members can repeat theirs.
+
+const (
+	proofDomain = "meshban packet v1\x00"
+	// maxAtAddress bounds the members that share an address whose proofs are looked for, which takes 0.5 us each.
+	maxAtAddress = 64
+)
+
+// unproven is the account of all packets that come from members' addresses without a member's proof. No packet has this
+// source address.
+var unproven = netip.IPv6Unspecified()
+
+// pair makes the proofs between this node and a peer.
+type pair struct {
+	hash         cipher.AEAD // GMAC; its result is not shown but encrypted with mask, so a nonce can be used again
+	mask         cipher.Block
+	ours, theirs [nonceLen]byte // the nonces of hash for what this node sends, and for what the peer sends
+}
+
+func newPair(id pki.Identity, meshID [16]byte, peer ed25519.PublicKey) (*pair, error) {
+	secret, err := id.Agree(peer)
+	if err != nil {
+		return nil, err
+	}
+	low, high := id.ID(), frame.IDOf(peer)
+	p := &pair{ours: [nonceLen]byte(low[:]), theirs: [nonceLen]byte(high[:])}
+	if slices.Compare(low[:], high[:]) > 0 {
+		low, high = high, low
+	}
+	const size = 32
+	keys, err := hkdf.Key(sha256.New, secret, meshID[:], proofDomain+string(low[:])+string(high[:]), 2*size)
+	if err != nil {
+		return nil, err
+	}
+	block, err := aes.NewCipher(keys[:size])
+	if err != nil {
+		return nil, err
+	}
+	if p.hash, err = cipher.NewGCM(block); err != nil {
+		return nil, err
+	}
+	p.mask, err = aes.NewCipher(keys[size:])
+	return p, err
+}
+
+// proof returns the proof of a text by one of the two, in buf.
+func (p *pair) proof(buf []byte, by *[nonceLen]byte, text []byte) []byte {
+	sum := p.hash.Seal(buf[:0], by[:], nil, text)
+	p.mask.Encrypt(sum, sum)
+	return sum[:nonceLen]
+}
+
+// prover proves the packets that this node sends, and checks those that it gets.
+type prover struct {
+	id     pki.Identity
+	meshID [16]byte
+	peers  *peerTable
+	buffer [tagLen]byte // for check
+}
+
+// packetBuffer has room for a packet that is being sent, and its parts.
+type packetBuffer struct {
+	proof       [tagLen]byte
+	text, whole [maxDatagram]byte
+}
+
+var packetBuffers = sync.Pool{New: func() any { return new(packetBuffer) }}
+
+// pair returns what makes the proofs between this node and a peer; nil: the peer's key is not known.
+func (d *prover) pair(id frame.ID) *pair {
+	p, key := d.peers.pairOf(id)
+	if p == nil && key != nil {
+		var err error
+		if p, err = newPair(d.id, d.meshID, key); err != nil {
+			p = &pair{} // the key is no good: do not try again
+		}
+		d.peers.update(id, func(of *peer) { of.pair = p })
+	}
+	if p == nil || p.hash == nil {
+		return nil
+	}
+	return p
+}
+
+// prove returns one of memberlist's packets with its proof, in buf, or the packet itself if it is for nobody whose key is
+// known. A packet that goes elsewhere than to the peer gets no proof: who asked for that could repeat it to the peer.
+func (d *prover) prove(buf *packetBuffer, g *guard, packet []byte, to memberlist.Address) []byte {
+	id, err := frame.ParseID(to.Name)
+	if err != nil || len(packet) <= sealOverhead || len(packet) > maxDatagram {
+		return packet
+	}
+	p := d.pair(id)
+	if addr, err := netip.ParseAddrPort(to.Addr); p == nil || err != nil || !d.peers.states(id, addr) {
+		return packet
+	}
+	a, err := g.aead(g.keys()[0])
+	if err != nil {
+		return packet
+	}
+	text, err := a.Open(buf.text[:0], packet[1:1+nonceLen], packet[1+nonceLen:], nil)
+	if err != nil {
+		return packet // the key has just been changed
+	}
+	b := append(buf.whole[:0], packet[0])
+	b = append(b, p.proof(buf.proof[:], &p.ours, text)...)
+	return a.Seal(b, b[1:], text, nil)
+}
+
+// check returns the member that has proven to have sent a text, by the nonce that encrypts it, from an address; ok is
+// false if none has. Only one goroutine calls it.
+func (d *prover) check(from netip.Addr, nonce, text []byte) (by frame.ID, ok bool) {
+	for i, id := range d.peers.at(from) {
+		if i == maxAtAddress {
+			break
+		}
+		p := d.pair(id)
+		if p != nil && subtle.ConstantTimeCompare(p.proof(d.buffer[:], &p.theirs, text), nonce) == 1 {
+			return id, true
+		}
+	}
+	return frame.ID{}, false
+}
+
+// pairOf returns what makes the proofs between this node and a peer, nil if that was not derived yet, and the peer's key,
+// nil if it is not known.
+func (t *peerTable) pairOf(id frame.ID) (*pair, ed25519.PublicKey) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p := t.peers[id]; p != nil {
+		return p.pair, p.key
+	}
+	return nil, nil
+}
+
+// states reports whether a peer has signed that it is at an address.
+func (t *peerTable) states(id frame.ID, addr netip.AddrPort) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.peers[id]
+	return p != nil && (addr == p.Addr || addr == p.also)
+}
+
+// answersAt reports whether a trusted member has answered at an address.
+func (t *peerTable) answersAt(id frame.ID, addr netip.Addr) bool {
+	return slices.Contains(t.at(addr), id)
+}
+
+// at returns the trusted members that have answered at an address; the caller must not change the slice.
+func (t *peerTable) at(from netip.Addr) []frame.ID {
+	if sources := t.sources.Load(); sources != nil {
+		return (*sources)[from]
+	}
+	return nil
+}

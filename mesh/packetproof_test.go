@@ -1,0 +1,352 @@
+package mesh
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/pki"
+)
+
+// acquainted returns what makes two nodes' proofs; each knows where the other is, and that it has answered there.
+func acquainted(t testing.TB) (a, b *prover, atA, atB netip.AddrPort) {
+	t.Helper()
+	atA, atB = netip.MustParseAddrPort("192.0.2.1:7946"), netip.MustParseAddrPort("192.0.2.2:7946")
+	return proverOf(signers[0], map[netip.AddrPort]pki.Identity{atB: signers[1]}), proverOf(signers[1], map[netip.AddrPort]pki.Identity{atA: signers[0]}), atA, atB
+}
+
+// proverOf returns a node that knows others, which have answered at their addresses.
+func proverOf(self pki.Identity, others map[netip.AddrPort]pki.Identity) *prover {
+	peers := newPeerTable(self.ID(), nil, func(frame.ID) bool { return true })
+	for at, other := range others {
+		peers.peers[other.ID()] = &peer{
+			Member: Member{ID: other.ID(), Addr: at, State: StateAlive}, key: other.Public(), proofs: []AddrProof{{at, simStart}},
+		}
+	}
+	peers.retarget(simStart)
+	return &prover{id: self, meshID: [16]byte{7}, peers: peers}
+}
+
+// sends returns the packet that a node sends to an address in place of memberlist's.
+func (d *prover) sends(packet []byte, to memberlist.Address) []byte {
+	g, _ := testGuard(nil)
+	g.keys = func() [][]byte { return [][]byte{guardKey} }
+	return d.prove(new(packetBuffer), g, packet, to)
+}
+
+func addressOf(d *prover, at netip.AddrPort) memberlist.Address {
+	return memberlist.Address{Addr: at.String(), Name: d.id.ID().String()}
+}
+
+// A proven packet is as long as without a proof, and memberlist reads it.
+func TestPacketsProveTheirSender(t *testing.T) {
+	a, b, atA, atB := acquainted(t)
+	plain := append([]byte{mlUser}, packFrames(kindPush, [][]byte{{1, 2, 3}, {4}})[0]...)
+	packet := sealed(t, guardKey, 1, plain, nil)
+	proven := a.sends(packet, addressOf(b, atB))
+	g, _ := testGuard(nil)
+	text, _, ok := g.decrypt(proven)
+	if !ok || !bytes.Equal(text, plain) || len(proven) != len(packet) {
+		t.Fatalf("%x in %d bytes, %v; want %x in %d", text, len(proven), ok, plain, len(packet))
+	}
+	nonce := proven[1 : 1+nonceLen]
+	if id, ok := b.check(atA.Addr(), nonce, text); !ok || id != a.id.ID() {
+		t.Errorf("sent by %v, proven %v", id, ok)
+	}
+	if _, ok := b.check(atA.Addr(), packet[1:1+nonceLen], text); ok {
+		t.Error("proven by the nonce of memberlist")
+	}
+	if _, ok := b.check(atB.Addr(), nonce, text); ok {
+		t.Error("proven from an address where the sender has not answered")
+	}
+	for i := range text {
+		bad := bytes.Clone(text)
+		bad[i] ^= 1
+		if _, ok := b.check(atA.Addr(), nonce, bad); ok {
+			t.Errorf("proven with byte %d changed", i)
+		}
+	}
+	if _, ok := a.check(atB.Addr(), nonce, text); ok {
+		t.Error("what it sent itself proves that the other sent it")
+	}
+	if _, ok := proverOf(signers[2], map[netip.AddrPort]pki.Identity{atA: a.id}).check(atA.Addr(), nonce, text); ok {
+		t.Error("proven to a third")
+	}
+	other := proverOf(b.id, map[netip.AddrPort]pki.Identity{atA: a.id})
+	other.meshID = [16]byte{8}
+	if _, ok := other.check(atA.Addr(), nonce, text); ok {
+		t.Error("proven in another mesh")
+	}
+	b.peers.trusted = func(frame.ID) bool { return false }
+	b.peers.retarget(simStart)
+	if _, ok := b.check(atA.Addr(), nonce, text); ok {
+		t.Error("proven by a node that is not trusted")
+	}
+}
+
+// A packet that does not go to the peer itself carries no proof: its receiver could repeat it to the peer.
+func TestProofsGoToThePeerAlone(t *testing.T) {
+	a, b, atA, atB := acquainted(t)
+	packet := sealed(t, guardKey, 1, []byte{mlUser, kindPush}, nil)
+	a.peers.peers[signers[2].ID()] = &peer{Member: Member{ID: signers[2].ID(), Addr: atB}, key: make([]byte, 32)} // of low order
+	for _, tt := range []struct {
+		name string
+		to   memberlist.Address
+	}{
+		{"another address", addressOf(b, atA)},
+		{"another port", addressOf(b, netip.AddrPortFrom(atB.Addr(), 1))},
+		{"nobody", memberlist.Address{Addr: atB.String()}},
+		{"a node that is not known", memberlist.Address{Addr: atB.String(), Name: signers[3].ID().String()}},
+		{"a node with a key of no use", memberlist.Address{Addr: atB.String(), Name: signers[2].ID().String()}},
+	} {
+		if got := a.sends(packet, tt.to); !bytes.Equal(got, packet) {
+			t.Errorf("to %s goes %x, want %x", tt.name, got, packet)
+		}
+	}
+	if got := a.sends(packet, addressOf(b, atB)); bytes.Equal(got, packet) {
+		t.Error("no proof goes to the peer")
+	}
+}
+
+// A packet from a member's address that no member there has proven is charged to none of them.
+func TestAccountOfAPacket(t *testing.T) {
+	a, b, atA, atB := acquainted(t)
+	shared, elsewhere := netip.AddrPortFrom(atA.Addr(), 1), netip.MustParseAddrPort("198.51.100.9:7946")
+	third := proverOf(signers[2], map[netip.AddrPort]pki.Identity{atB: b.id})
+	b = proverOf(b.id, map[netip.AddrPort]pki.Identity{atA: a.id, shared: third.id})
+	g, _ := testGuard(nil)
+	g.isMember, g.proven = b.peers.isSource, b.check
+	packet := sealed(t, guardKey, 1, []byte{mlUser, kindPush}, nil)
+	mapped := &net.UDPAddr{IP: atA.Addr().AsSlice(), Port: 9}
+	mapped.IP = mapped.IP.To16()
+	for _, tt := range []struct {
+		name    string
+		packet  []byte
+		from    net.Addr
+		account netip.Addr
+		sender  frame.ID
+	}{
+		{"proven", a.sends(packet, addressOf(b, atB)), net.UDPAddrFromAddrPort(atA), atA.Addr(), a.id.ID()},
+		{"proven, as IPv4 in IPv6", a.sends(packet, addressOf(b, atB)), mapped, atA.Addr(), a.id.ID()},
+		{"proven, by another at that address", third.sends(packet, addressOf(b, atB)), net.UDPAddrFromAddrPort(shared), atA.Addr(), third.id.ID()},
+		{"not proven, from a member's address", packet, net.UDPAddrFromAddrPort(atA), unproven, frame.ID{}},
+		{"from elsewhere", packet, net.UDPAddrFromAddrPort(elsewhere), elsewhere.Addr(), frame.ID{}},
+	} {
+		g.packets = newBuckets[netip.Addr](sourceRate, sourceBurst)
+		if !g.packet(bytes.Clone(tt.packet), sourceOf(tt.from, g.isMember)) {
+			t.Fatalf("%s: dropped", tt.name)
+		}
+		if g.packets.of[tt.account] == nil || len(g.packets.of) != 1 || g.sender != tt.sender {
+			t.Errorf("%s: charged to %v, sent by %v; want %v, %v", tt.name, slices.Collect(maps.Keys(g.packets.of)), g.sender.Short(), tt.account, tt.sender.Short())
+		}
+	}
+}
+
+// Somebody with the mesh's key sends packets from a member's address. That member's bans went by sync only, and it was
+// accused of the flood.
+func TestForgedSourceHarmsNobody(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t, 3, nil)
+		eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
+		eventually(t, 30*time.Second, "settled", func() bool { return sameDigest(c.nodes) })
+		<-time.After(10 * time.Second) // all addresses are proved
+		victim, innocent := c.nodes[0], c.nodes[1]
+		forger := &hubPort{hub: c.hub, addr: c.addrs[1]}
+		var flood sync.WaitGroup
+		ended := make(chan struct{})
+		flood.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-ended:
+					return
+				case <-time.After(2 * time.Millisecond):
+				}
+				for range 20 { // 10,000 frames a second, half of them in the member's name
+					raw := rawOf(i, 100)
+					if i%2 == 0 {
+						copy(raw[frame.KeyAt:], innocent.id.Public())
+					}
+					b := sealed(t, c.secrets.GossipKey[:], 1, appendPacked([]byte{mlUser, kindPush}, raw), nil)
+					if _, err := forger.WriteTo(b, c.addrs[0].String()); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+		stop := sync.OnceFunc(func() {
+			close(ended)
+			flood.Wait()
+		})
+		defer stop()
+		<-time.After(time.Second)
+		for i := range 20 {
+			had := victim.deliveredCount()
+			publish(t, innocent, fmt.Sprint(i), time.Hour)
+			eventually(t, time.Second, "the ban arrives", func() bool { return victim.deliveredCount() > had })
+			<-time.After(200 * time.Millisecond)
+		}
+		stop()
+		if n := victim.Stats().Synced; n > 0 {
+			t.Errorf("%d of 20 bans came by sync only", n)
+		}
+		if victim.Stats().Limited == 0 {
+			t.Error("nothing was too much")
+		}
+		told := false
+		for _, p := range victim.problemsSeen() {
+			if strings.HasPrefix(p, string(ProblemFlood)) {
+				t.Errorf("accused: %s", p)
+			}
+			told = told || strings.HasPrefix(p, string(ProblemForged)) && strings.Contains(p, "as if from "+c.addrs[1].Addr().String())
+		}
+		if !told {
+			t.Errorf("nothing tells of forged addresses: %q", victim.problemsSeen())
+		}
+	})
+}
+
+// memberlist answers a ping to the address and the node that the ping names. A member could so use up another's share at
+// a third, by answers with a valid proof.
+func TestPingsAreAnsweredToTheirSender(t *testing.T) {
+	by, other, stranger := signers[1].ID(), signers[2].ID(), signers[3].ID()
+	own, others, elsewhere := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("198.51.100.9")
+	also := netip.MustParseAddr("2001:db8::1") // the member's other address
+	ping := func(kind byte, name frame.ID, at, target netip.Addr) []byte {
+		return sealed(t, guardKey, 1, ofMemberlist(t, kind, mlPingMessage{
+			SeqNo: 1, Target: target.AsSlice(), Node: name.String(), SourceAddr: at.AsSlice(), SourcePort: 7946, SourceNode: name.String(),
+		}), nil)
+	}
+	for _, tt := range []struct {
+		name   string
+		proven bool // sent by by
+		source netip.Addr
+		packet []byte
+		ok     bool
+	}{
+		{"ok: a member's", true, own, ping(mlPing, by, own, own), true},
+		{"ok: a member's, from its other address", true, also, ping(mlPing, by, own, own), true},
+		{"ok: a member's, behind NAT", false, elsewhere, ping(mlPing, by, own, own), true},
+		{"ok: a newcomer's", false, elsewhere, ping(mlPing, stranger, elsewhere, own), true},
+		{"ok: a newcomer's, at a member's address", false, own, ping(mlPing, stranger, own, own), true},
+		{"ok: for another", true, own, ping(mlPingFor, by, own, others), true},
+		{"bad: in another's name", true, own, ping(mlPing, other, own, own), false},
+		{"bad: answered to another", true, own, ping(mlPing, by, others, own), false},
+		{"bad: answered to a third party", false, own, ping(mlPing, stranger, elsewhere, own), false},
+		{"bad: of a third party", true, own, ping(mlPingFor, by, own, elsewhere), false},
+		{"bad: for another, in another's name", true, own, ping(mlPingFor, other, own, others), false},
+	} {
+		g, _ := testGuard(nil)
+		g.isMember = func(a netip.Addr) bool { return a == own || a == others || a == also }
+		g.answers = func(id frame.ID, a netip.Addr) bool { return id == by && (a == own || a == also) }
+		g.proven = func(netip.Addr, []byte, []byte) (frame.ID, bool) {
+			if tt.proven {
+				return by, true
+			}
+			return frame.ID{}, false
+		}
+		if got := g.packet(tt.packet, tt.source); got != tt.ok {
+			t.Errorf("%s: passed %v", tt.name, got)
+		}
+	}
+}
+
+// However many addresses somebody sends from, this node answers few pings of those that no member has proven, pings few
+// nodes for others, and verifies few signatures.
+func TestUnprovenPacketsShareTheirRates(t *testing.T) {
+	member := netip.MustParseAddr("192.0.2.1")
+	notice := append([]byte{mlUser}, notice{To: signers[1].ID(), Issued: simStart}.encode(signers[0])...)
+	question := append([]byte{mlUser}, ask{ReplyTo: "192.0.2.9:1"}.encode(signers[0])...)
+	for _, tt := range []struct {
+		name  string
+		plain []byte
+		want  int
+	}{
+		{"pings", ofMemberlist(t, mlPing, mlPingMessage{}), strayPings},
+		{"pings for others", ofMemberlist(t, mlPingFor, mlPingMessage{Target: member.AsSlice()}), relayBurst},
+		{"notices", notice, noticesBurst},
+		{"questions", question, elsewhereRate},
+	} {
+		g, _ := testGuard(nil)
+		g.isMember = func(a netip.Addr) bool { return a == member }
+		b, passed := sealed(t, guardKey, 1, tt.plain, nil), 0
+		for i, from := 0, netip.MustParseAddr("198.18.0.0"); i < 2*elsewhereRate; i, from = i+1, from.Next() {
+			if g.packet(bytes.Clone(b), from) {
+				passed++
+			}
+		}
+		if passed != tt.want {
+			t.Errorf("%d %s passed, want %d", passed, tt.name, tt.want)
+		}
+		if !g.packet(bytes.Clone(b), member) {
+			t.Errorf("a member has to pay for %s", tt.name)
+		}
+	}
+	g, _ := testGuard(nil)
+	g.isMember = func(a netip.Addr) bool { return a == member }
+	b, passed := sealed(t, guardKey, 1, ofMemberlist(t, mlPingFor, mlPingMessage{Target: member.AsSlice()}), nil), 0
+	for range 2 * relayBurst {
+		if g.packet(bytes.Clone(b), member) {
+			passed++
+		}
+	}
+	if passed != relayBurst {
+		t.Errorf("%d pings for a member passed, want %d", passed, relayBurst)
+	}
+}
+
+// The proofs' share of sending a packet, and of checking it, beside what both cost without.
+func BenchmarkPacketProof(b *testing.B) {
+	from, to, atFrom, atTo := acquainted(b)
+	g, _ := testGuard(nil)
+	g.keys = func() [][]byte { return [][]byte{guardKey} }
+	now := simStart
+	g.now = func() time.Time { now = now.Add(100 * time.Millisecond); return now }
+	g.isMember = to.peers.isSource
+	sink, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.1:0")))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer sink.Close()
+	for _, size := range []int{200, maxPacket} {
+		packet := sealed(b, guardKey, 1, appendPacked([]byte{mlUser, kindPush}, rawOf(1, size-32)), nil)
+		buf, address := new(packetBuffer), addressOf(to, atTo)
+		proven := bytes.Clone(from.prove(buf, g, packet, address))
+		b.Run(fmt.Sprint("prove/", size), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				from.prove(buf, g, packet, address)
+			}
+		})
+		b.Run(fmt.Sprint("send/", size), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := sink.WriteToUDPAddrPort(packet, sink.LocalAddr().(*net.UDPAddr).AddrPort()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		for _, tt := range []struct {
+			name   string
+			proven func(netip.Addr, []byte, []byte) (frame.ID, bool)
+		}{{"receive without/", nil}, {"receive/", to.check}} {
+			b.Run(fmt.Sprint(tt.name, size), func(b *testing.B) {
+				b.ReportAllocs()
+				g.proven = tt.proven
+				for b.Loop() {
+					if !g.packet(proven, atFrom.Addr()) {
+						b.Fatal("dropped")
+					}
+				}
+			})
+		}
+	}
+}
