@@ -36,6 +36,7 @@ type siegeCase struct {
 	tells  string                                   // prefix of a problem that their status must show; "": none
 	nobody bool                                     // the problem names nobody: anybody could have caused it
 	banned bool                                     // the victim may be dropped
+	pushed bool                                     // bans must arrive by pushes, not only by sync
 	after  func(t *testing.T, s *siege)
 }
 
@@ -53,6 +54,8 @@ func fresh24s() string {
 
 var siegeCases = []siegeCase{
 	{name: "forged origin", attack: "forge", counts: `meshban_frames_refused_total{reason="signature"}`, tells: "forged:", nobody: true},
+	{name: "forged source", attack: "source", counts: "meshban_limited_packets_total", tells: "forged: packets come as if from", nobody: true,
+		pushed: true, after: nobodyFloods},
 	{name: "frames from the future", attack: "future", counts: `meshban_frames_refused_total{reason="future"}`},
 	{name: "expired frames", attack: "expired", counts: `meshban_frames_refused_total{reason="expired"}`},
 	{name: "over-wide prefixes", attack: "wide", counts: `meshban_refused_ops_total{rule="prefix too wide"}`},
@@ -105,6 +108,25 @@ func why(t *testing.T, s *siege) {
 			}
 		}
 	}
+}
+
+// nobodyFloods checks that no honest node is accused of a flood.
+func nobodyFloods(t *testing.T, s *siege) {
+	for _, n := range s.honest {
+		for _, p := range n.status(t).Problems {
+			for _, accused := range s.honest {
+				if strings.HasPrefix(p, "flood: "+accused.Mesh.String()) {
+					t.Errorf("%s: %s", n.Name, p)
+				}
+			}
+		}
+	}
+}
+
+// synced returns how many frames have come by sync to the nodes whose peers' bans are measured.
+func (s *siege) synced(t *testing.T) (n float64) {
+	t.Helper()
+	return s.honest[0].metrics(t)["meshban_frames_synced_total"] + s.honest[2].metrics(t)["meshban_frames_synced_total"]
 }
 
 var apart = flag.Bool("siege.apart", false, "measure the bans of a node that has a processor of its own, as machines have")
@@ -204,11 +226,15 @@ func (s *siege) try(t *testing.T, c siegeCase) {
 	var under, beside figures
 	var seen sights
 	for try := 1; ; try++ {
-		var lost error
+		var lost, late error
+		synced := s.synced(t)
 		seen = s.look.during(t, func() {
 			p = s.attack(t, c.attack, args...)
 			begun := time.Now()
 			under, beside, lost = s.measureBeside(attackBans)
+			if n := s.synced(t) - synced; c.pushed && n >= attackBans {
+				late = fmt.Errorf("%.0f frames came by sync while %d bans were sent to two nodes", n, attackBans)
+			}
 			if noticed {
 				during(time.Until(begun.Add(attackLasts)))
 				s.notice(t, c, had)
@@ -220,7 +246,7 @@ func (s *siege) try(t *testing.T, c siegeCase) {
 		if !c.banned {
 			s.spared(t, pairs)
 		}
-		err := errors.Join(append(seen.errs, lost, s.slower(under, beside))...)
+		err := errors.Join(append(seen.errs, lost, late, s.slower(under, beside))...)
 		if err == nil {
 			break
 		}

@@ -59,6 +59,7 @@ var attacks = map[string]func(context.Context, *world) error{
 	"marks":        farMarks,
 	"elsewhere":    elsewhere,
 	"doom":         doom,
+	"source":       forgeSource,
 	"claim":        claim,
 	"stall":        stall,
 	"versions":     oddVersions,
