@@ -53,13 +53,13 @@ func TestGoodbyeIsSigned(t *testing.T) {
 			n.now = func() time.Time { return now }
 			node := (&peer{Member: Member{ID: leaver.ID(), Addr: netip.MustParseAddrPort("192.0.2.2:1")}}).node()
 			node.Meta = meta{Protocol: protocolVersion, Key: leaver.Public(), Name: "web1", Version: "1"}.encode()
-			n.peers.joined(now, node, MemberJoin)
+			n.peers.joined(now, node, memberJoin)
 			n.small(tt.b, &intake{})
 			if got := n.peers.leaving(now, leaver.ID()); got != tt.left {
 				t.Errorf("leaving: %v", got)
 			}
 			// It comes back: an earlier goodbye does not count again.
-			n.peers.joined(now, node, MemberJoin)
+			n.peers.joined(now, node, memberJoin)
 			n.small(tt.b, &intake{})
 			if n.peers.leaving(now, leaver.ID()) {
 				t.Error("an old goodbye counts once more")

@@ -36,7 +36,7 @@ const (
 	askKeysTimeout = 3 * time.Second
 	// muteFor is how long only nodes with another gossip key may answer before the operator is told.
 	muteFor  = time.Minute
-	maxAsked = MaxPeers + MaxJoin
+	maxAsked = maxPeers + maxJoin
 )
 
 var (
@@ -126,11 +126,9 @@ func (m *Mesh) answerKeys(conn *tls.Conn, key ed25519.PublicKey, b []byte, from 
 	id := frame.IDOf(key)
 	s := m.Standing(id)
 	if s.Certificate == nil && s.Revoked == nil {
-		c, err := pki.DecodeCertificate(q.Certificate)
-		if err == nil {
-			err = c.Verify(m.cfg.Secrets.Authority[:], m.cfg.Secrets.MeshID, m.now())
-		}
-		if err != nil || c.ID() != id {
+		f, _ := frame.Decode(q.Certificate)
+		c, _ := pki.Record(f).(pki.Certificate)
+		if c.ID() != id || c.Verify(m.cfg.Secrets.Authority[:], m.cfg.Secrets.MeshID, m.now()) != nil {
 			return errStranger
 		}
 		if err := m.publishRecord(c.Frame); err != nil {

@@ -132,7 +132,7 @@ func TestClusterSuspectThenDead(t *testing.T) {
 		c.nodes[0].mu.Lock()
 		for _, e := range c.nodes[0].events {
 			if e.Member.ID == id {
-				kinds = append(kinds, e.Kind.String())
+				kinds = append(kinds, e.Kind)
 			}
 		}
 		c.nodes[0].mu.Unlock()
@@ -200,7 +200,7 @@ func TestClusterJoinsByName(t *testing.T) {
 		c.nodes = append(c.nodes, named, late)
 		eventually(t, time.Second, "the new join list is tried", func() bool { return late.aliveCount() == 3 })
 		eventually(t, 15*time.Second, "all three know each other", c.allAlive)
-		if err := late.SetJoin(make([]string, MaxJoin+1)); err == nil {
+		if err := late.SetJoin(make([]string, maxJoin+1)); err == nil {
 			t.Error("a join list above the bound was accepted")
 		}
 	})

@@ -300,7 +300,7 @@ func TestRotationInterrupted(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := founder.grant(append([]pki.GossipKey{key}, founder.Secrets().Keys()...), []ed25519.PublicKey{founder.id.Public()}); err != nil {
+		if _, err := founder.grant(append([]pki.GossipKey{key}, founder.secrets().Keys()...), []ed25519.PublicKey{founder.id.Public()}); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, 10*time.Second, "the first record is there", func() bool { return sameDigest(c.nodes) && founder.KeyStatus().Generation == 1 })

@@ -116,7 +116,7 @@ func TestRotationHasNoGap(t *testing.T) {
 				}
 			}
 		}
-		old := c.nodes[0].Secrets().GossipKey
+		old := c.nodes[0].secrets().GossipKey
 		c.rotate(t, 1)
 		used := func() bool {
 			return !slices.ContainsFunc(c.nodes, func(n *testNode) bool { return n.KeyStatus().InUse != 1 })

@@ -16,12 +16,12 @@ import (
 )
 
 const (
-	// MaxVersion bounds the version text in a member's metadata, in bytes.
-	MaxVersion = 32
-	// MaxJoin bounds the join list.
-	MaxJoin = 1024
-	// MaxPeers bounds the peers remembered across a restart.
-	MaxPeers = 2048
+	// maxVersion bounds the version text in a member's metadata, in bytes.
+	maxVersion = 32
+	// maxJoin bounds the join list.
+	maxJoin = 1024
+	// maxPeers bounds the peers remembered across a restart.
+	maxPeers = 2048
 	// MaxMembers bounds the members that a node keeps track of.
 	MaxMembers = 1 << 14
 )
@@ -32,7 +32,7 @@ type Config struct {
 	Identity  pki.Identity
 	Secrets   pki.Secrets
 	Name      string // for people; at most pki.MaxName bytes of printable text
-	Version   string // of the program; at most MaxVersion bytes of printable text
+	Version   string // of the program; at most 32 bytes of printable text
 	Bind      netip.AddrPort
 	Advertise netip.AddrPort // zero: the bound address, or one of this machine's, see pickAddr; port 0: the bound port
 	Join      []string       // HOST[:PORT], resolved at each try; the port defaults to Bind's
@@ -86,7 +86,7 @@ type Config struct {
 	// before ctx ends. It is called from several goroutines at a time. If it is nil or fails, the member gets no answer.
 	Answer func(ctx context.Context, from frame.ID, question []byte) ([]byte, error)
 
-	Peers        []Peer             // remembered from earlier runs; only the first MaxPeers are used
+	Peers        []Peer             // remembered from earlier runs; only the first 2048 are used
 	PeersChanged func(peers []Peer) // the whole list to remember, at most every few seconds
 	KnownChanged func()             // the addresses that Known returns have changed
 	OnMember     func(MemberEvent)
@@ -155,16 +155,16 @@ func (c *Config) validate() error {
 		return errors.New("mesh config: the authority's key is not that of this mesh")
 	case !wire.IsText(c.Name) || len(c.Name) > pki.MaxName:
 		return fmt.Errorf("mesh config: name %q: want at most %d bytes of printable text", c.Name, pki.MaxName)
-	case !wire.IsText(c.Version) || len(c.Version) > MaxVersion:
-		return fmt.Errorf("mesh config: version %q: want at most %d bytes of printable text", c.Version, MaxVersion)
+	case !wire.IsText(c.Version) || len(c.Version) > maxVersion:
+		return fmt.Errorf("mesh config: version %q: want at most %d bytes of printable text", c.Version, maxVersion)
 	case !c.Bind.IsValid() && c.NewTransport == nil:
 		return errors.New("mesh config: no address to bind")
 	case c.Bind.Addr().Zone() != "" || c.Advertise.Addr().Zone() != "":
 		return errors.New("mesh config: addresses with a zone are of no use to others")
 	case c.Epoch == 0:
 		return errors.New("mesh config: epoch 0")
-	case len(c.Join) > MaxJoin:
-		return fmt.Errorf("mesh config: join list of %d, want at most %d", len(c.Join), MaxJoin)
+	case len(c.Join) > maxJoin:
+		return fmt.Errorf("mesh config: join list of %d, want at most %d", len(c.Join), maxJoin)
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -181,7 +181,7 @@ func TestConfirmedForAWhile(t *testing.T) {
 			}
 			n := (&peer{Member: Member{ID: id.ID(), Addr: netip.MustParseAddrPort("192.0.2.2:1")}}).node()
 			n.Meta = meta{Protocol: protocolVersion, Key: id.Public(), Name: "new", Version: "1"}.encode()
-			table.joined(simStart, n, MemberJoin)
+			table.joined(simStart, n, memberJoin)
 			table.update(id.ID(), func(p *peer) { p.InSync, p.Confirmed = true, simStart })
 		}
 		for after, want := range map[time.Duration]bool{tt.counts - time.Millisecond: true, tt.counts: false} {

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"container/heap"
+	"crypto/ed25519"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
@@ -246,11 +247,11 @@ func (s *simulation) checkEqual() {
 var signers = func() []pki.Identity {
 	var ids []pki.Identity
 	for range 4 {
-		id, err := pki.NewIdentity()
+		_, key, err := ed25519.GenerateKey(nil)
 		if err != nil {
 			panic(err)
 		}
-		ids = append(ids, id)
+		ids = append(ids, pki.IdentityOf(key))
 	}
 	return ids
 }()

@@ -153,9 +153,10 @@ func (c *core) takeRecord(now time.Time, f frame.Frame, by via, out *actions) {
 		}
 		return
 	}
-	cert, badCert := pki.CertificateOf(f)
-	revocation, badRevocation := pki.RevocationOf(f)
-	grant, badGrant := pki.GrantOf(f)
+	record := pki.Record(f)
+	cert, isCertificate := record.(pki.Certificate)
+	revocation, isRevocation := record.(pki.Revocation)
+	grant, isGrant := record.(pki.Grant)
 	var st *standing
 	switch {
 	case f.Epoch == pki.AuthorityEpoch:
@@ -163,14 +164,14 @@ func (c *core) takeRecord(now time.Time, f frame.Frame, by via, out *actions) {
 			c.remove(c.streams[streamKey{f.Origin, f.Epoch}], last)
 			out.expired = append(out.expired, frame.Ref{Origin: f.Origin, Epoch: f.Epoch, Seq: last})
 		}
-	case badCert == nil:
+	case isCertificate:
 		if st = c.standing(cert.ID()); st != nil && st.cert.Serial > cert.Serial {
 			c.superseded(f, by, out)
 			return
 		}
-	case badRevocation == nil:
+	case isRevocation:
 		st = c.standing(revocation.Node)
-	case badGrant == nil:
+	case isGrant:
 		if grant.Version < c.grants.version {
 			c.superseded(f, by, out)
 			return
@@ -190,7 +191,7 @@ func (c *core) takeRecord(now time.Time, f frame.Frame, by via, out *actions) {
 	}
 	switch {
 	case st == nil:
-	case badCert == nil:
+	case isCertificate:
 		if old := st.cert; old.Serial != 0 {
 			c.remove(c.streams[streamKey{c.authority, pki.EpochCertificate}], old.Serial)
 			out.expired = append(out.expired, old.Frame.Ref())

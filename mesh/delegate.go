@@ -28,7 +28,7 @@ const (
 	// have a queue of the same size.
 	maxInbox = 8192
 	// maxEvents bounds the peer events that the core has yet to process.
-	maxEvents = 4 * MaxPeers
+	maxEvents = 4 * maxPeers
 )
 
 var (
@@ -102,14 +102,14 @@ func (delegate) MergeRemoteState([]byte, bool) {}
 
 // NotifyJoin records a peer.
 func (d delegate) NotifyJoin(n *memberlist.Node) {
-	if id, ok := d.m.peers.joined(d.m.now(), n, MemberJoin); ok && !d.m.peers.awaitProof(id) {
+	if id, ok := d.m.peers.joined(d.m.now(), n, memberJoin); ok && !d.m.peers.awaitProof(id) {
 		d.m.tell(evUp{id})
 	}
 }
 
 // NotifyUpdate records new metadata.
 func (d delegate) NotifyUpdate(n *memberlist.Node) {
-	d.m.peers.joined(d.m.now(), n, MemberUpdate)
+	d.m.peers.joined(d.m.now(), n, memberUpdate)
 }
 
 // NotifyLeave records that a peer is gone. memberlist does not say here whether it left or failed; kindBye does.

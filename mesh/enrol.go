@@ -25,13 +25,13 @@ var (
 	ErrNotInviter = errors.New("who answered is not the node that made the join token")
 	// ErrUnreachable: no address of the token answered; the error lists them all.
 	ErrUnreachable = errors.New("the inviter does not answer")
-	// ErrInviterBusy: the inviter knows the token but cannot serve it now.
-	ErrInviterBusy = errors.New("the inviter could not serve the join token now; try again")
+	// errInviterBusy: the inviter knows the token but cannot serve it now.
+	errInviterBusy = errors.New("the inviter could not serve the join token now; try again")
 )
 
-// Enrol joins a mesh with a token from NewInvite: it sends the inviter our public key and name (at most pki.MaxName bytes)
-// and returns what a member needs to know. It tries the token's addresses in turn. Errors match pki.ErrBadToken,
-// ErrInviteExpired, ErrInviteUsed, ErrInviteUnknown, ErrInviterBusy, ErrNotInviter, ErrUnreachable, pki.ErrNoAuthority or
+// Enrol joins a mesh with a token from NewInvite: it sends the inviter our public key and name (at most pki.MaxName
+// bytes) and returns what a member needs to know. It tries the token's addresses in turn. Errors match pki.ErrBadToken,
+// ErrInviteExpired, ErrInviteUsed, ErrInviteUnknown, ErrNotInviter, ErrUnreachable, pki.ErrNoAuthority or
 // pki.ErrRevoked.
 func Enrol(ctx context.Context, text string, id pki.Identity, name string) (pki.Enrolment, error) {
 	t, err := pki.ParseToken(text)
@@ -116,7 +116,7 @@ func (a enrolAnswer) result(id pki.Identity) (pki.Enrolment, error) {
 	switch a.Code {
 	case enrolOK:
 		if a.Secrets == (pki.Secrets{}) {
-			return pki.Enrolment{}, fmt.Errorf("%w: its answer is empty", ErrInviterBusy)
+			return pki.Enrolment{}, fmt.Errorf("%w: its answer is empty", errInviterBusy)
 		}
 		e := pki.Enrolment{Secrets: a.Secrets, Join: a.Join, NameTaken: a.Taken}
 		if len(a.Certificate) == 0 {
@@ -137,5 +137,5 @@ func (a enrolAnswer) result(id pki.Identity) (pki.Enrolment, error) {
 	case enrolRevoked:
 		return pki.Enrolment{}, pki.ErrRevoked
 	}
-	return pki.Enrolment{}, ErrInviterBusy
+	return pki.Enrolment{}, errInviterBusy
 }

@@ -122,7 +122,7 @@ func (m *Mesh) newServerTLS() (*tls.Config, error) {
 
 // welcome returns the answer to a joiner whose token is valid.
 func (m *Mesh) welcome(key ed25519.PublicKey, name string, caps pki.Caps) (enrolAnswer, error) {
-	answer := enrolAnswer{Secrets: m.Secrets(), Join: m.joinAnswer(), Taken: m.nameTaken(frame.IDOf(key), name)}
+	answer := enrolAnswer{Secrets: m.secrets(), Join: m.joinAnswer(), Taken: m.nameTaken(frame.IDOf(key), name)}
 	if !m.cfg.Secrets.HasAuthority() {
 		return answer, nil
 	}

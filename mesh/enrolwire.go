@@ -50,7 +50,7 @@ func decodeEnrolRequest(b []byte) (q enrolRequest, err error) {
 	}
 	r.Fixed(q.Secret[:])
 	q.Name = r.Str(pki.MaxName)
-	q.Program = r.Str(MaxVersion)
+	q.Program = r.Str(maxVersion)
 	return q, r.End()
 }
 

@@ -22,8 +22,8 @@ const (
 )
 
 var (
-	// ErrHeard: the member was heard from a short while ago.
-	ErrHeard = errors.New("it was heard within the last minute")
+	// errHeard: the member was heard from a short while ago.
+	errHeard = errors.New("it was heard within the last minute")
 	// ErrNoMember: no such member is known.
 	ErrNoMember = errors.New("it is no member that this node remembers")
 )
@@ -99,7 +99,8 @@ func (t *peerTable) changedWordsLocked(now time.Time) {
 	signal(t.wake)
 }
 
-// CheckForget reports whether a member can be forgotten now: nil, or an error that matches ErrNoMember or ErrHeard.
+// CheckForget reports whether a member can be forgotten now: nil, or an error that matches ErrNoMember or
+// says when it was heard.
 func (m *Mesh) CheckForget(id frame.ID) error {
 	t, now := m.peers, m.now()
 	t.mu.Lock()
@@ -109,7 +110,7 @@ func (m *Mesh) CheckForget(id frame.ID) error {
 		return ErrNoMember
 	}
 	if silent := t.silentFor(now, p); silent < forgetAfter {
-		return fmt.Errorf("%w: it can be forgotten in %.0f s", ErrHeard, math.Ceil((forgetAfter - silent).Seconds()))
+		return fmt.Errorf("%w: it can be forgotten in %.0f s", errHeard, math.Ceil((forgetAfter - silent).Seconds()))
 	}
 	return nil
 }

@@ -36,14 +36,14 @@ func TestForget(t *testing.T) {
 		if err := n.CheckForget(frame.ID{7}); !errors.Is(err, ErrNoMember) {
 			t.Errorf("a node that nobody knows: %v", err)
 		}
-		if err := n.CheckForget(id); !errors.Is(err, ErrHeard) {
+		if err := n.CheckForget(id); !errors.Is(err, errHeard) {
 			t.Errorf("a living member: %v", err)
 		}
 		if err := gone.stop(); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, time.Minute, "it has gone", func() bool { return isGone(n, id) })
-		if err := n.CheckForget(id); !errors.Is(err, ErrHeard) {
+		if err := n.CheckForget(id); !errors.Is(err, errHeard) {
 			t.Errorf("a member that was heard a moment ago: %v", err)
 		}
 		eventually(t, 5*time.Minute, "it was silent for long enough", func() bool { return n.CheckForget(id) == nil })

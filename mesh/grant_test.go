@@ -62,7 +62,7 @@ func TestKeysAreSaidByTheMemberAlone(t *testing.T) {
 	hears := func(m meta) peerKeys {
 		m.Protocol, m.Key = protocolVersion, id.Public()
 		node.Meta = m.encode()
-		if _, ok := table.joined(simStart, node, MemberUpdate); !ok {
+		if _, ok := table.joined(simStart, node, memberUpdate); !ok {
 			t.Fatal("the member was refused")
 		}
 		return table.keysOf()[0]

@@ -116,7 +116,7 @@ func TestGuardDoubtsDeathInExchange(t *testing.T) {
 }
 
 // told counts the events of a kind that the nodes were told about a member.
-func (c *cluster) told(of frame.ID, kind MemberEventKind) (n int) {
+func (c *cluster) told(of frame.ID, kind string) (n int) {
 	for _, other := range c.nodes {
 		other.mu.Lock()
 		for _, e := range other.events {
@@ -174,7 +174,7 @@ func TestClusterForgedDeath(t *testing.T) {
 			<-time.After(time.Second)
 		}
 		<-time.After(time.Minute)
-		if fails, leaves := c.told(victim.id.ID(), MemberFail), c.told(victim.id.ID(), MemberLeave); fails+leaves > 0 || !c.allAlive() {
+		if fails, leaves := c.told(victim.id.ID(), memberFail), c.told(victim.id.ID(), memberLeave); fails+leaves > 0 || !c.allAlive() {
 			t.Errorf("taken for dead %d times, for gone %d times", fails, leaves)
 		}
 		if err := port.Shutdown(); err != nil {
@@ -186,15 +186,15 @@ func TestClusterForgedDeath(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.nodes = append(c.nodes[:3:3], victim)
-		eventually(t, 5*time.Second, "all know that it has left", func() bool { return c.told(left.id.ID(), MemberLeave) == 4 })
-		if n := c.told(left.id.ID(), MemberFail); n > 0 {
+		eventually(t, 5*time.Second, "all know that it has left", func() bool { return c.told(left.id.ID(), memberLeave) == 4 })
+		if n := c.told(left.id.ID(), memberFail); n > 0 {
 			t.Errorf("who left was dead %d times", n)
 		}
 		crashed := c.addrs[4]
 		c.hub.setCut(func(from, to netip.AddrPort) bool { return from == crashed || to == crashed })
 		c.nodes = c.nodes[:3]
 		begun := time.Now()
-		eventually(t, time.Minute, "all know that it is dead", func() bool { return c.told(victim.id.ID(), MemberFail) == 3 })
+		eventually(t, time.Minute, "all know that it is dead", func() bool { return c.told(victim.id.ID(), memberFail) == 3 })
 		t.Logf("dead for all after %v", time.Since(begun))
 		c.hub.setCut(nil)
 	})

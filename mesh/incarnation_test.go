@@ -174,7 +174,7 @@ func TestClusterDeniesAccusations(t *testing.T) {
 			for _, other := range c.nodes[:last] {
 				other.mu.Lock()
 				for _, e := range other.events {
-					if e.Kind == MemberFail && e.Member.ID == victim.id.ID() {
+					if e.Kind == memberFail && e.Member.ID == victim.id.ID() {
 						n++
 					}
 				}

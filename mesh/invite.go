@@ -17,16 +17,16 @@ import (
 )
 
 const (
-	// MaxInviteUses bounds how many machines one token can admit.
-	MaxInviteUses = 1000
-	// MaxInviteLife bounds a token's life.
-	MaxInviteLife = 30 * 24 * time.Hour
+	// maxInviteUses bounds how many machines one token can admit.
+	maxInviteUses = 1000
+	// maxInviteLife bounds a token's life.
+	maxInviteLife = 30 * 24 * time.Hour
 	// maxInvites bounds the invitations kept, including those that ended recently.
 	maxInvites = 256
 	// inviteMemory is how long an expired invitation is remembered, so that its user learns why it does not work.
 	inviteMemory = 24 * time.Hour
 	// maxInviteFile bounds what LoadInvites may return, in bytes.
-	maxInviteFile = maxInvites * (96 + MaxInviteUses*18)
+	maxInviteFile = maxInvites * (96 + maxInviteUses*18)
 	// inviteFields is the number of fields of an invitation; one with other caps than the default has one more.
 	inviteFields = 4
 )
@@ -177,11 +177,11 @@ func decodeInvites(b []byte) ([]invite, error) {
 		r.Fixed(i.Hash[:])
 		ms := r.Uint()
 		i.Uses = r.Uint()
-		if ms > wire.MaxMillis || i.Uses > MaxInviteUses {
+		if ms > wire.MaxMillis || i.Uses > maxInviteUses {
 			r.Fail(errors.New("number out of range"))
 		}
 		i.Expires = time.UnixMilli(int64(ms)).UTC()
-		for k := r.Array(MaxInviteUses); k > 0 && r.Err == nil; k-- {
+		for k := r.Array(maxInviteUses); k > 0 && r.Err == nil; k-- {
 			var id frame.ID
 			r.Fixed(id[:])
 			i.Used = append(i.Used, id)
@@ -199,15 +199,14 @@ func decodeInvites(b []byte) ([]invite, error) {
 	return list, nil
 }
 
-// NewInvite makes a token with which up to uses machines (1..MaxInviteUses) can enrol within ttl (at most
-// MaxInviteLife), to be certified with caps. It needs Run, because the token names our addresses. In a mesh with an
-// authority it returns pki.ErrNoAuthority unless this node holds the authority's key.
+// NewInvite makes a token with which up to uses machines (1 to 1000) can enrol within ttl (at most 30 days), to be
+// certified with caps. It needs Run, because the token names our addresses. In a mesh with an authority it returns pki.ErrNoAuthority unless this node holds the authority's key.
 func (m *Mesh) NewInvite(uses int, ttl time.Duration, caps pki.Caps) (string, error) {
-	if uses < 1 || uses > MaxInviteUses {
-		return "", fmt.Errorf("uses %d: want 1 to %d", uses, MaxInviteUses)
+	if uses < 1 || uses > maxInviteUses {
+		return "", fmt.Errorf("uses %d: want 1 to %d", uses, maxInviteUses)
 	}
-	if ttl <= 0 || ttl > MaxInviteLife {
-		return "", fmt.Errorf("a token is good for more than 0 s and at most %d days", MaxInviteLife/(24*time.Hour))
+	if ttl <= 0 || ttl > maxInviteLife {
+		return "", fmt.Errorf("a token is good for more than 0 s and at most %d days", maxInviteLife/(24*time.Hour))
 	}
 	if err := caps.Validate(); err != nil {
 		return "", err

@@ -47,42 +47,24 @@ type Member struct {
 	RTT       time.Duration // of the last ping; 0: not known yet
 	Version   string
 	Since     time.Time // when State began
-	// UDPTo and UDPFrom tell whether UDP packets pass to the member and from it.
-	UDPTo, UDPFrom UDPWay
+	// udpTo and udpFrom tell whether UDP packets pass to the member and from it.
+	udpTo, udpFrom udpWay
 	// KeyGeneration is that of the newest gossip key that the member says it can read; valid if KeyKnown.
 	KeyKnown      bool
 	KeyGeneration uint32
 }
 
-// MemberEventKind is what happened to a member.
-type MemberEventKind uint8
-
 // The kinds of member events.
 const (
-	MemberJoin MemberEventKind = iota
-	MemberLeave
-	MemberFail
-	MemberUpdate
+	memberJoin   = "join"
+	memberLeave  = "leave"
+	memberFail   = "fail"
+	memberUpdate = "update"
 )
-
-// String returns join, leave, fail or update.
-func (k MemberEventKind) String() string {
-	switch k {
-	case MemberJoin:
-		return "join"
-	case MemberLeave:
-		return "leave"
-	case MemberFail:
-		return "fail"
-	case MemberUpdate:
-		return "update"
-	}
-	return "unknown"
-}
 
 // MemberEvent is a change of a member.
 type MemberEvent struct {
-	Kind   MemberEventKind
+	Kind   string // "join", "leave", "fail" or "update"
 	Member Member // as it is after the event
 }
 

@@ -19,8 +19,8 @@ import (
 var (
 	// ErrStopped: Run has ended, or it began before a call that must precede it.
 	ErrStopped = errors.New("the mesh has stopped")
-	// ErrBusy: too many published frames wait for Admitted.
-	ErrBusy = errors.New("the mesh is busy")
+	// errBusy: too many published frames wait for Admitted.
+	errBusy = errors.New("the mesh is busy")
 	// ErrFull: as much is in force as may be.
 	ErrFull = errors.New("there is no room for more")
 )
@@ -248,7 +248,7 @@ func (m *Mesh) Sign(now time.Time, payload []byte, expires time.Time) (frame.Fra
 		return frame.Frame{}, ErrStopped
 	}
 	if len(m.todo) >= maxTodo {
-		return frame.Frame{}, ErrBusy
+		return frame.Frame{}, errBusy
 	}
 	f, err := m.cfg.Identity.Sign(frame.Frame{
 		MeshID: m.cfg.Secrets.MeshID, Epoch: m.core.epoch, Seq: m.core.nextSeq(), Issued: now, Expires: expires, Payload: payload,
@@ -342,7 +342,7 @@ func (m *Mesh) Members() []Member {
 	now := m.now()
 	all := m.peers.members(now)
 	for i := range all {
-		all[i].UDPTo, all[i].UDPFrom = m.paths.ways(now, all[i].ID)
+		all[i].udpTo, all[i].udpFrom = m.paths.ways(now, all[i].ID)
 	}
 	all = append(all, Member{
 		Name: m.cfg.Name, ID: m.id, Addr: m.Addr(), State: StateAlive, Self: true, InSync: true, Version: m.cfg.Version,

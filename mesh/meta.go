@@ -117,7 +117,7 @@ func decodeMeta(b []byte) (meta, error) {
 	m.Protocol = r.Uint()
 	m.Key = append(ed25519.PublicKey(nil), r.Bin(ed25519.PublicKeySize)...)
 	m.Name = r.Str(pki.MaxName)
-	m.Version = r.Str(MaxVersion)
+	m.Version = r.Str(maxVersion)
 	m.Place = append([]byte(nil), r.Bin(ed25519.SignatureSize)...)
 	m.Ceiling = firstCeiling
 	if n >= metaFields+wordFields {

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"crypto/ed25519"
 	"fmt"
 	"log/slog"
 	"net"
@@ -32,11 +33,11 @@ type testNode struct {
 
 func newIdentity(tb testing.TB) pki.Identity {
 	tb.Helper()
-	id, err := pki.NewIdentity()
+	_, key, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return id
+	return pki.IdentityOf(key)
 }
 
 func newSecrets(tb testing.TB) pki.Secrets {

@@ -32,8 +32,8 @@ const (
 	maxNotice = 512
 )
 
-// ErrNotAlive: a member cannot be reached now.
-var ErrNotAlive = errors.New("the member is not alive")
+// errNotAlive: a member cannot be reached now.
+var errNotAlive = errors.New("the member is not alive")
 
 // notice is a message of one member to another, outside the frames: nobody else gets it, and nobody stores it.
 type notice struct {
@@ -142,14 +142,14 @@ func (v *noticers) admit(now time.Time, from frame.ID, issued time.Time) bool {
 }
 
 // Notify sends one member a payload (at most MaxNotice bytes) in a packet that only that member accepts. nil does not
-// mean that it arrived. Errors match ErrNotAlive or ErrStopped.
+// mean that it arrived. An error matches ErrStopped, or means that the member cannot be reached now.
 func (m *Mesh) Notify(to frame.ID, payload []byte) error {
 	if len(payload) > MaxNotice {
 		return fmt.Errorf("notice of %d bytes, want at most %d", len(payload), MaxNotice)
 	}
 	node := m.peers.node(to)
 	if node == nil {
-		return ErrNotAlive
+		return errNotAlive
 	}
 	n := notice{MeshID: m.cfg.Secrets.MeshID, To: to, Issued: m.now(), Payload: payload}
 	return m.sendPacket(node, n.encode(m.cfg.Identity))

@@ -139,7 +139,7 @@ func TestNotify(t *testing.T) {
 	eventually(t, 10*time.Second, "the notice", func() bool {
 		return slices.Equal(h.all(), []string{b.id.ID().Short() + " hello"})
 	})
-	if err := b.Notify(frame.ID{1}, nil); !errors.Is(err, ErrNotAlive) {
+	if err := b.Notify(frame.ID{1}, nil); !errors.Is(err, errNotAlive) {
 		t.Errorf("to nobody: %v", err)
 	}
 	if err := b.Notify(a.id.ID(), make([]byte, MaxNotice+1)); err == nil {

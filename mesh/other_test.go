@@ -84,7 +84,7 @@ func TestMembersOfOneFamily(t *testing.T) {
 func TestOtherAddressIsSigned(t *testing.T) {
 	id, mesh := signers[0], [16]byte{1}
 	addr, also := netip.MustParseAddrPort("192.0.2.1:7946"), netip.MustParseAddrPort("[2001:db8::1]:7946")
-	m := meta{Protocol: protocolVersion, Key: id.Public(), Name: string(slices.Repeat([]byte("n"), pki.MaxName)), Version: string(slices.Repeat([]byte("v"), MaxVersion)),
+	m := meta{Protocol: protocolVersion, Key: id.Public(), Name: string(slices.Repeat([]byte("n"), pki.MaxName)), Version: string(slices.Repeat([]byte("v"), maxVersion)),
 		Place: id.SignText(placeText(mesh, addr)), Also: also, AlsoProof: id.SignText(placeText(mesh, also))}
 	m.say(id, 1<<63, 1<<63, 1<<31)
 	b := m.encode()

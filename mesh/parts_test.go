@@ -198,11 +198,11 @@ func TestConfigRefuses(t *testing.T) {
 		"bad: no secrets":    func(c *Config) { c.Secrets = pki.Secrets{} },
 		"bad: name":          func(c *Config) { c.Name = "a\tb" },
 		"bad: long name":     func(c *Config) { c.Name = strings.Repeat("x", pki.MaxName+1) },
-		"bad: version":       func(c *Config) { c.Version = strings.Repeat("x", MaxVersion+1) },
+		"bad: version":       func(c *Config) { c.Version = strings.Repeat("x", maxVersion+1) },
 		"bad: no address":    func(c *Config) { c.Bind = netip.AddrPort{} },
 		"bad: zone":          func(c *Config) { c.Bind = netip.MustParseAddrPort("[fe80::1%eth0]:1") },
 		"bad: epoch 0":       func(c *Config) { c.Epoch = 0 },
-		"bad: long joinlist": func(c *Config) { c.Join = make([]string, MaxJoin+1) },
+		"bad: long joinlist": func(c *Config) { c.Join = make([]string, maxJoin+1) },
 	} {
 		c := good
 		edit(&c)
@@ -234,14 +234,14 @@ func TestRunNeedsItsPort(t *testing.T) {
 
 func TestPeerTableBounds(t *testing.T) {
 	var remembered []Peer
-	for i := range MaxPeers + 50 {
+	for i := range maxPeers + 50 {
 		remembered = append(remembered, Peer{
 			ID: frame.IDOf([]byte(fmt.Sprint(i))), Name: "x\x1b", Addr: netip.MustParseAddrPort("192.0.2.1:1"), Seen: simStart.Add(-time.Duration(i) * time.Second),
 		})
 	}
 	table := newPeerTable(frame.ID{}, remembered, func(frame.ID) bool { return true })
-	if n := len(table.members(simStart)); n != MaxPeers {
-		t.Errorf("%d peers, want %d", n, MaxPeers)
+	if n := len(table.members(simStart)); n != maxPeers {
+		t.Errorf("%d peers, want %d", n, maxPeers)
 	}
 	if name := table.members(simStart)[0].Name; !wire.IsText(name) {
 		t.Errorf("name %q", name)
@@ -249,11 +249,11 @@ func TestPeerTableBounds(t *testing.T) {
 	id := signers[0]
 	n := (&peer{Member: Member{ID: id.ID(), Addr: netip.MustParseAddrPort("192.0.2.2:1")}}).node()
 	n.Meta = meta{Protocol: protocolVersion, Key: id.Public(), Name: "new", Version: "1"}.encode()
-	if _, ok := table.joined(simStart.Add(time.Second), n, MemberJoin); !ok {
+	if _, ok := table.joined(simStart.Add(time.Second), n, memberJoin); !ok {
 		t.Fatal("a new member found no room")
 	}
 	table.addressProved(simStart, id.ID(), netip.MustParseAddrPort("192.0.2.2:1"))
-	if got := table.remember(simStart); len(got) != MaxPeers || got[0].ID != id.ID() {
+	if got := table.remember(simStart); len(got) != maxPeers || got[0].ID != id.ID() {
 		t.Errorf("%d remembered, first %v", len(got), got[0])
 	}
 	for _, p := range table.members(simStart) {
@@ -263,11 +263,11 @@ func TestPeerTableBounds(t *testing.T) {
 	}
 	table.goodbye(simStart, id.ID(), simStart)
 	table.gone(simStart, n)
-	if got := len(table.members(simStart.Add(2 * hideLeft))); got != MaxPeers {
-		t.Errorf("%d members after a goodbye a while ago, want %d", got, MaxPeers)
+	if got := len(table.members(simStart.Add(2 * hideLeft))); got != maxPeers {
+		t.Errorf("%d members after a goodbye a while ago, want %d", got, maxPeers)
 	}
-	if got := table.remember(simStart); len(got) != MaxPeers {
-		t.Errorf("%d remembered after a goodbye, want %d", len(got), MaxPeers)
+	if got := table.remember(simStart); len(got) != maxPeers {
+		t.Errorf("%d remembered after a goodbye, want %d", len(got), maxPeers)
 	}
 	if got := table.known(simStart); !slices.ContainsFunc(got, func(p Peer) bool { return p.ID == id.ID() }) {
 		t.Error("not known any more after a goodbye")
@@ -280,7 +280,7 @@ func TestPeerTableBounds(t *testing.T) {
 		table.peers[frame.ID{1, byte(i), byte(i >> 8)}] = &peer{seen: simStart, Member: Member{ID: frame.ID{1, byte(i), byte(i >> 8)}, State: StateDead}}
 	}
 	before := len(table.peers)
-	if _, ok := table.joined(simStart.Add(time.Second), n, MemberJoin); !ok || len(table.peers) != before {
+	if _, ok := table.joined(simStart.Add(time.Second), n, memberJoin); !ok || len(table.peers) != before {
 		t.Errorf("%d members, want %d: the one that was gone longest makes room", len(table.peers), before)
 	}
 }

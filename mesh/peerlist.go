@@ -70,7 +70,7 @@ func (t *peerTable) remember(now time.Time) []Peer {
 		list = append(list, Peer{ID: p.ID, Name: p.Name, Addr: p.Addr, Seen: p.seen, Proved: p.recent(now), Forgotten: p.word.Said, ForgottenBy: p.word.By, ForgottenSure: p.word.Sure})
 	}
 	slices.SortFunc(list, func(a, b Peer) int { return cmp.Or(b.Seen.Compare(a.Seen), slices.Compare(a.ID[:], b.ID[:])) })
-	return list[:min(len(list), MaxPeers)]
+	return list[:min(len(list), maxPeers)]
 }
 
 // lostPeer is a peer that fell silent, and where it may be.

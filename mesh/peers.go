@@ -101,7 +101,7 @@ type peerTable struct {
 func newPeerTable(self frame.ID, remembered []Peer, trusted func(frame.ID) bool) *peerTable {
 	t := &peerTable{self: self, trusted: trusted, wake: make(chan struct{}, 1), keys: make(chan struct{}, 1), unproved: make(chan struct{}, 1), peers: make(map[frame.ID]*peer)}
 	for _, p := range remembered {
-		if len(t.peers) == MaxPeers || p.ID == self || !p.Addr.IsValid() {
+		if len(t.peers) == maxPeers || p.ID == self || !p.Addr.IsValid() {
 			continue
 		}
 		t.peers[p.ID] = &peer{Member: Member{
@@ -118,7 +118,7 @@ func nodeAddr(n *memberlist.Node) netip.AddrPort {
 }
 
 // joined records that a node is alive, and its metadata.
-func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKind) (frame.ID, bool) {
+func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind string) (frame.ID, bool) {
 	id, err := frame.ParseID(n.Name)
 	if err != nil {
 		return frame.ID{}, false
@@ -165,7 +165,7 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind MemberEventKi
 	if !p.isProved(addr) {
 		signal(t.unproved)
 	}
-	if before.KeyKnown, before.KeyGeneration = p.KeyKnown, p.KeyGeneration; kind == MemberUpdate && before == p.Member {
+	if before.KeyKnown, before.KeyGeneration = p.KeyKnown, p.KeyGeneration; kind == memberUpdate && before == p.Member {
 		t.viewLocked(now) // key changes are not reported to people
 		signal(t.keys)
 		return id, true
@@ -186,10 +186,10 @@ func (t *peerTable) gone(now time.Time, n *memberlist.Node) (frame.ID, bool) {
 	if p == nil {
 		return id, true
 	}
-	kind := MemberFail
+	kind := memberFail
 	p.State, p.Since, p.seen, p.InSync, p.upWaits, p.answers = StateDead, now, now, false, false, false
 	if now.Sub(p.bye) < byeValid {
-		kind, p.State = MemberLeave, StateLeft
+		kind, p.State = memberLeave, StateLeft
 	}
 	t.losses++
 	t.changedLocked(now, MemberEvent{kind, p.Member})

@@ -142,7 +142,7 @@ func TestProofsAreBounded(t *testing.T) {
 		now = now.Add(time.Minute)
 		n := (&peer{Member: Member{ID: id.ID(), Addr: at(i)}}).node()
 		n.Meta = meta{Protocol: protocolVersion, Key: id.Public(), Name: "mobile", Version: "1"}.encode()
-		table.joined(now, n, MemberJoin)
+		table.joined(now, n, memberJoin)
 		if due, _, _ := table.dueAsks(now); len(due) != 1 || due[0].addr != at(i) {
 			t.Fatalf("asks %v, want at %v", due, at(i))
 		}
@@ -177,7 +177,7 @@ func TestQuestionsAreBounded(t *testing.T) {
 		addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)}), 7946)
 		n := (&peer{Member: Member{ID: id.ID(), Addr: addr}}).node()
 		n.Meta = meta{Protocol: protocolVersion, Key: id.Public(), Name: "mobile", Version: "1"}.encode()
-		table.joined(now, n, MemberJoin)
+		table.joined(now, n, memberJoin)
 		due, _, _ := table.dueAsks(now)
 		asked += len(due)
 	}

@@ -27,8 +27,8 @@ const (
 	queryAnswer  = 2
 	// MaxQuestion and MaxAnswer bound a question and its answer, in bytes.
 	MaxQuestion, MaxAnswer = 512, 6 << 10
-	// QueryTimeout bounds one question, on either side.
-	QueryTimeout = 2 * time.Second
+	// queryTimeout bounds one question, on either side.
+	queryTimeout = 2 * time.Second
 	// queriesAtOnce bounds the members that one Query asks at a time.
 	queriesAtOnce = 64
 	// A member may ask queryBurst questions at once, then queryRate a second. The asking node keeps to that too.
@@ -133,10 +133,10 @@ func (q *queries) end(from frame.ID) {
 }
 
 // Query asks members a question (at most MaxQuestion bytes) in parallel, and returns their answers in the same order.
-// It waits until QueryTimeout or the end of ctx. Errors match ErrNotAlive, ErrAskedTooOften, pki.ErrNoAuthority or
-// ErrStopped; any other means that the member did not answer.
+// It waits for 2 s, or until ctx ends. Errors match ErrAskedTooOften, pki.ErrNoAuthority or ErrStopped; any other means
+// that the member did not answer.
 func (m *Mesh) Query(ctx context.Context, members []frame.ID, question []byte) []Answer {
-	ctx, cancel := context.WithTimeout(ctx, QueryTimeout)
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	answers := make([]Answer, len(members))
 	free := make(chan struct{}, queriesAtOnce)
@@ -167,7 +167,7 @@ func (m *Mesh) queryOne(ctx context.Context, id frame.ID, question []byte) ([]by
 	}
 	node := m.peers.node(id)
 	if node == nil || !m.isMember(m.now(), id) {
-		return nil, ErrNotAlive
+		return nil, errNotAlive
 	}
 	return m.question(ctx, id, node, question)
 }
@@ -221,7 +221,7 @@ func (m *Mesh) answerQuery(conn *tls.Conn, key ed25519.PublicKey, b []byte) erro
 		return errNoAnswers
 	}
 	defer m.queries.end(id)
-	ctx, cancel := context.WithTimeout(tr.ctx, QueryTimeout)
+	ctx, cancel := context.WithTimeout(tr.ctx, queryTimeout)
 	defer cancel()
 	text, err := m.cfg.Answer(ctx, id, q.Text)
 	if err != nil {

@@ -62,7 +62,7 @@ func TestQuery(t *testing.T) {
 		ids := []frame.ID{c.nodes[3].id.ID(), c.nodes[2].id.ID(), c.nodes[1].id.ID(), {7}}
 		start := time.Now()
 		got := c.nodes[0].Query(t.Context(), ids, []byte("what?"))
-		if took := time.Since(start); took > QueryTimeout+time.Second {
+		if took := time.Since(start); took > queryTimeout+time.Second {
 			t.Errorf("took %v", took)
 		}
 		for i, a := range got {
@@ -70,7 +70,7 @@ func TestQuery(t *testing.T) {
 				t.Errorf("answer %d: %q, %v", i, a.Text, a.Err)
 			}
 		}
-		if !errors.Is(got[3].Err, ErrNotAlive) {
+		if !errors.Is(got[3].Err, errNotAlive) {
 			t.Errorf("an unknown node: %v", got[3].Err)
 		}
 		if a := c.nodes[0].Query(t.Context(), ids[:1], make([]byte, MaxQuestion+1))[0]; a.Err == nil {
@@ -96,7 +96,7 @@ func TestOnlyMembersQuery(t *testing.T) {
 		if a := bad.Query(t.Context(), []frame.ID{c.nodes[0].id.ID()}, nil)[0]; a.Err == nil {
 			t.Errorf("a revoked node was told %q", a.Text)
 		}
-		if a := c.nodes[0].Query(t.Context(), []frame.ID{bad.id.ID()}, nil)[0]; !errors.Is(a.Err, ErrNotAlive) {
+		if a := c.nodes[0].Query(t.Context(), []frame.ID{bad.id.ID()}, nil)[0]; !errors.Is(a.Err, errNotAlive) {
 			t.Errorf("a revoked node was asked: %q, %v", a.Text, a.Err)
 		}
 		if n := answered[0].Load() + answered[3].Load(); n != 0 {

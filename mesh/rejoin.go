@@ -68,10 +68,10 @@ func newJoinList(hosts []string) *joinList {
 	return &joinList{hosts: slices.Clone(hosts), joined: make(map[netip.AddrPort]joinedAt), asked: make(map[netip.AddrPort]time.Time), change: make(chan struct{}, 1), silent: make(chan netip.AddrPort, 1)}
 }
 
-// SetJoin replaces the join list (at most MaxJoin entries) and tries it soon.
+// SetJoin replaces the join list (at most 1024 entries) and tries it soon.
 func (m *Mesh) SetJoin(join []string) error {
-	if len(join) > MaxJoin {
-		return fmt.Errorf("join list of %d, want at most %d", len(join), MaxJoin)
+	if len(join) > maxJoin {
+		return fmt.Errorf("join list of %d, want at most %d", len(join), maxJoin)
 	}
 	m.join.mu.Lock()
 	m.join.hosts = slices.Clone(join)
@@ -374,7 +374,7 @@ func (r *rejoiner) join(ctx context.Context, addr netip.AddrPort) error {
 	r.m.join.mu.Lock()
 	defer r.m.join.mu.Unlock()
 	r.m.join.muteSince = time.Time{}
-	if len(r.m.join.joined) < MaxPeers+MaxJoin {
+	if len(r.m.join.joined) < maxPeers+maxJoin {
 		r.m.join.joined[addr] = joinedAt{time.Now(), losses}
 	}
 	return nil

@@ -143,7 +143,7 @@ func (t *keyTurner) open() (*memberlist.Keyring, error) {
 }
 
 // Secrets returns what a new member gets: the mesh's secrets with the current gossip keys.
-func (m *Mesh) Secrets() pki.Secrets {
+func (m *Mesh) secrets() pki.Secrets {
 	k := m.keys.snapshot()
 	return m.cfg.Secrets.WithKeys(k.keys, k.used)
 }

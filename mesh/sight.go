@@ -129,7 +129,7 @@ func (m *Mesh) seenBy(ctx context.Context, id frame.ID) (sight, bool) {
 	if node == nil || !m.cfg.Secrets.HasAuthority() {
 		return sight{}, false
 	}
-	ctx, cancel := context.WithTimeout(ctx, QueryTimeout)
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	b, err := m.question(ctx, id, node, []byte(askSight))
 	if err != nil {

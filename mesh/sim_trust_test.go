@@ -138,8 +138,8 @@ func (w *simWorld) passing(f frame.Frame) bool {
 	if w.trust == nil || f.Origin != w.trust.authority.Identity.ID() {
 		return w.isRevoked(f.Origin)
 	}
-	c, err := pki.CertificateOf(f)
-	return err == nil && c.Serial < w.trust.latest[c.ID()]
+	c, ok := pki.Record(f).(pki.Certificate)
+	return ok && c.Serial < w.trust.latest[c.ID()]
 }
 
 // withdraw and readmit do what the daemon does.

@@ -46,15 +46,15 @@ const (
 	pathReportLen = 1 + 3*4 + ackLen
 )
 
-// UDPWay is what is known of UDP packets in one direction between two nodes.
-type UDPWay uint8
+// udpWay is what is known of UDP packets in one direction between two nodes.
+type udpWay uint8
 
 // What is known of one direction.
 const (
-	UDPOpen    UDPWay = iota // no sign of loss
-	UDPUnknown               // a sign of loss, not confirmed by the other node
-	UDPSmall                 // large packets do not arrive
-	UDPNone                  // nothing arrives
+	udpOpen    udpWay = iota // no sign of loss
+	udpUnknown               // a sign of loss, not confirmed by the other node
+	udpSmall                 // large packets do not arrive
+	udpNone                  // nothing arrives
 )
 
 // pathPart is the kind of a path message.
@@ -106,13 +106,13 @@ type udpPath struct {
 	theirs       pathReport
 	theirsAt     time.Time
 	fine         bool // the last report said that UDP passes both ways
-	to, from     UDPWay
+	to, from     udpWay
 	fresh, bulk  limiter // of pushes
 }
 
 // judge returns what is known of UDP to and from the peer.
-func (p *udpPath) judge(now time.Time) (to, from UDPWay) {
-	to, from = UDPUnknown, UDPUnknown
+func (p *udpPath) judge(now time.Time) (to, from udpWay) {
+	to, from = udpUnknown, udpUnknown
 	stale := p.theirsAt.IsZero() || now.Sub(p.theirsAt) > pathStale
 	settled := !stale && now.Sub(p.since) >= pathSettle && p.theirs.watched >= pathSettle
 	if !stale {
@@ -122,16 +122,16 @@ func (p *udpPath) judge(now time.Time) (to, from UDPWay) {
 }
 
 // wayOf judges one direction by how long ago its probes were last heard.
-func wayOf(small, large time.Duration, settled bool) UDPWay {
+func wayOf(small, large time.Duration, settled bool) udpWay {
 	switch {
 	case small < pathFresh && large < pathFresh:
-		return UDPOpen
+		return udpOpen
 	case !settled:
-		return UDPUnknown
+		return udpUnknown
 	case small < pathFresh:
-		return UDPSmall
+		return udpSmall
 	}
-	return UDPNone
+	return udpNone
 }
 
 // udpPaths are the peers with which UDP seems lost.
@@ -220,7 +220,7 @@ func (t *udpPaths) reported(now time.Time, from frame.ID, r pathReport, issued t
 type dueReport struct {
 	id       frame.ID
 	report   pathReport
-	to, from UDPWay
+	to, from udpWay
 	changed  bool
 }
 
@@ -235,13 +235,13 @@ func (t *udpPaths) due(now time.Time, there func(frame.ID) bool) (due []dueRepor
 			continue
 		}
 		to, from := p.judge(now)
-		fine := to == UDPOpen && from == UDPOpen
+		fine := to == udpOpen && from == udpOpen
 		last := p.since
 		if p.theirsAt.After(last) {
 			last = p.theirsAt
 		}
 		d := dueReport{id: id, to: to, from: from}
-		if to != UDPUnknown && from != UDPUnknown {
+		if to != udpUnknown && from != udpUnknown {
 			d.changed = to != p.to || from != p.from
 			p.to, p.from = to, from
 		}
@@ -302,12 +302,12 @@ func (t *udpPaths) route(now time.Time, id frame.ID, size int, push bool) (packe
 	to, _ := p.judge(now)
 	fresh := size <= freshSize
 	switch {
-	case to == UDPOpen, to == UDPSmall && fresh, to == UDPUnknown && push && !fresh:
+	case to == udpOpen, to == udpSmall && fresh, to == udpUnknown && push && !fresh:
 		return true, false
 	case !push:
 		return false, true
 	case fresh:
-		return to == UDPUnknown, p.fresh.allow(now)
+		return to == udpUnknown, p.fresh.allow(now)
 	}
 	return false, p.bulk.allow(now)
 }
@@ -345,15 +345,15 @@ func (t *udpPaths) streamed(now time.Time, id frame.ID, ok bool) {
 }
 
 // ways returns what is known of UDP to and from a peer.
-func (t *udpPaths) ways(now time.Time, id frame.ID) (to, from UDPWay) {
+func (t *udpPaths) ways(now time.Time, id frame.ID) (to, from udpWay) {
 	if !t.some.Load() {
-		return UDPOpen, UDPOpen
+		return udpOpen, udpOpen
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.of[id]
 	if p == nil {
-		return UDPOpen, UDPOpen
+		return udpOpen, udpOpen
 	}
 	return p.judge(now)
 }
@@ -361,12 +361,12 @@ func (t *udpPaths) ways(now time.Time, id frame.ID) (to, from UDPWay) {
 // UDPTrouble returns which UDP packets are lost between this node and the member, which the text calls name; "" if no
 // loss is known.
 func (m Member) UDPTrouble(name string) string {
-	lost := func(way UDPWay) string {
-		return map[UDPWay]string{UDPSmall: "large UDP packets ", UDPNone: "UDP "}[way]
+	lost := func(way udpWay) string {
+		return map[udpWay]string{udpSmall: "large UDP packets ", udpNone: "UDP "}[way]
 	}
-	to, from := lost(m.UDPTo), lost(m.UDPFrom)
+	to, from := lost(m.udpTo), lost(m.udpFrom)
 	verb, remedy := " does not arrive", "let UDP through between the two"
-	if m.UDPTo != UDPNone && m.UDPFrom != UDPNone {
+	if m.udpTo != udpNone && m.udpFrom != udpNone {
 		verb, remedy = " do not arrive", "check the MTU between the two"
 	}
 	remedy = verb + "; bans go over TCP; " + remedy
@@ -436,7 +436,7 @@ func (m *Mesh) reportPath(d dueReport) {
 		return
 	}
 	if d.changed {
-		member := Member{UDPTo: d.to, UDPFrom: d.from}
+		member := Member{udpTo: d.to, udpFrom: d.from}
 		if text := member.UDPTrouble(d.id.String()); text != "" {
 			m.problems.report(m.now(), ProblemUDP, d.id.String(), text)
 		} else {

@@ -17,18 +17,18 @@ type hole struct {
 	name       string
 	to, from   bool // packets to, from node 0 are lost
 	above      int  // only packets of more bytes
-	wayTo      UDPWay
-	wayFrom    UDPWay
+	wayTo      udpWay
+	wayFrom    udpWay
 	wantTextOn string // what node 1 says of node 0
 }
 
 var holes = []hole{
-	{"no UDP", true, true, 0, UDPNone, UDPNone, "UDP to and from n0 does not arrive; bans go over TCP"},
-	{"no UDP to it", true, false, 0, UDPNone, UDPOpen, "UDP to n0 does not arrive; bans go over TCP"},
-	{"no UDP from it", false, true, 0, UDPOpen, UDPNone, "UDP from n0 does not arrive; bans go over TCP"},
-	{"no large UDP", true, true, 1300, UDPSmall, UDPSmall, "large UDP packets to and from n0 do not arrive; bans go over TCP"},
-	{"no large UDP to it", true, false, 700, UDPSmall, UDPOpen, "large UDP packets to n0 do not arrive; bans go over TCP"},
-	{"no large UDP from it", false, true, 1200, UDPOpen, UDPSmall, "large UDP packets from n0 do not arrive; bans go over TCP"},
+	{"no UDP", true, true, 0, udpNone, udpNone, "UDP to and from n0 does not arrive; bans go over TCP"},
+	{"no UDP to it", true, false, 0, udpNone, udpOpen, "UDP to n0 does not arrive; bans go over TCP"},
+	{"no UDP from it", false, true, 0, udpOpen, udpNone, "UDP from n0 does not arrive; bans go over TCP"},
+	{"no large UDP", true, true, 1300, udpSmall, udpSmall, "large UDP packets to and from n0 do not arrive; bans go over TCP"},
+	{"no large UDP to it", true, false, 700, udpSmall, udpOpen, "large UDP packets to n0 do not arrive; bans go over TCP"},
+	{"no large UDP from it", false, true, 1200, udpOpen, udpSmall, "large UDP packets from n0 do not arrive; bans go over TCP"},
 }
 
 // open applies the hole to a cluster.
@@ -67,7 +67,7 @@ func TestClusterUDPHoles(t *testing.T) {
 				eventually(t, 10*time.Second, "both sides say what is lost", func() bool {
 					for _, n := range c.nodes[1:] {
 						there, here := findMember(c.nodes[0], n.id.ID()), findMember(n, c.nodes[0].id.ID())
-						if here.UDPTo != h.wayTo || here.UDPFrom != h.wayFrom || there.UDPTo != h.wayFrom || there.UDPFrom != h.wayTo {
+						if here.udpTo != h.wayTo || here.udpFrom != h.wayFrom || there.udpTo != h.wayFrom || there.udpFrom != h.wayTo {
 							return false
 						}
 					}

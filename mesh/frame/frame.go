@@ -34,8 +34,8 @@ const (
 )
 
 var (
-	// ErrBad is wrapped by every error of Decode.
-	ErrBad = errors.New("bad frame")
+	// errBad is wrapped by every error of Decode.
+	errBad = errors.New("bad frame")
 	// ErrSignature: a frame was not signed by the key that it carries.
 	ErrSignature = errors.New("bad signature")
 )
@@ -104,11 +104,10 @@ func encodeBody(f Frame) []byte {
 }
 
 // Decode decodes a frame strictly: one value has one encoding. It keeps raw and does not check the signature.
-// Errors wrap ErrBad.
 func Decode(raw []byte) (Frame, error) {
 	f, err := decode(raw)
 	if err != nil {
-		return Frame{}, fmt.Errorf("%w: %w", ErrBad, err)
+		return Frame{}, fmt.Errorf("%w: %w", errBad, err)
 	}
 	return f, nil
 }

@@ -88,7 +88,7 @@ func TestDecodeRefuses(t *testing.T) {
 		"bad: time before 1970":     encode(func(f *Frame) { f.Issued = time.UnixMilli(-5) }),
 		"bad: bytes behind the sig": append(encode(func(*Frame) {}), 0),
 	} {
-		if f, err := Decode(raw); !errors.Is(err, ErrBad) {
+		if f, err := Decode(raw); !errors.Is(err, errBad) {
 			t.Errorf("%s: %+v, %v", name, f, err)
 		}
 	}

@@ -18,7 +18,7 @@ type Authority struct{ Identity }
 
 // NewAuthority makes a key that is stored nowhere.
 func NewAuthority() (Authority, error) {
-	id, err := NewIdentity()
+	id, err := newIdentity()
 	return Authority{id}, err
 }
 
@@ -51,7 +51,7 @@ func (a Authority) Certify(c Certificate) (Certificate, error) {
 	if err != nil {
 		return Certificate{}, fmt.Errorf("sign the certificate of %q: %w", c.Name, err)
 	}
-	return CertificateOf(f)
+	return certificateOf(f)
 }
 
 // Revoke signs a revocation made of v's fields.
@@ -68,7 +68,7 @@ func (a Authority) Revoke(v Revocation) (Revocation, error) {
 	if err != nil {
 		return Revocation{}, fmt.Errorf("sign the revocation of %s: %w", v.Node, err)
 	}
-	return RevocationOf(f)
+	return revocationOf(f)
 }
 
 // NewSerial returns a serial above last, from the time in milliseconds and 16 random bits: if two holders of the

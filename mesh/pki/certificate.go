@@ -47,6 +47,21 @@ var (
 	errBadCertificate = errors.New("not a certificate")
 )
 
+// Record returns the Certificate, the Revocation or the Grant that a frame is, or nil if it is none that this version
+// understands. It does not check the signature.
+func Record(f frame.Frame) any {
+	if c, err := certificateOf(f); err == nil {
+		return c
+	}
+	if v, err := revocationOf(f); err == nil {
+		return v
+	}
+	if g, err := grantOf(f); err == nil {
+		return g
+	}
+	return nil
+}
+
 // Certificate says that a node is a member of a mesh. It shares its frame's bytes and must not be changed.
 type Certificate struct {
 	MeshID    [16]byte
@@ -91,17 +106,16 @@ func (c Certificate) payload() []byte {
 	return c.Caps.Append(b)
 }
 
-// DecodeCertificate strictly decodes a certificate. It does not check the signature.
-func DecodeCertificate(raw []byte) (Certificate, error) {
+// decodeCertificate strictly decodes a certificate. It does not check the signature.
+func decodeCertificate(raw []byte) (Certificate, error) {
 	f, err := frame.Decode(raw)
 	if err != nil {
 		return Certificate{}, fmt.Errorf("%w: %w", errBadCertificate, err)
 	}
-	return CertificateOf(f)
+	return certificateOf(f)
 }
 
-// CertificateOf returns the certificate that a frame is. It does not check the signature.
-func CertificateOf(f frame.Frame) (Certificate, error) {
+func certificateOf(f frame.Frame) (Certificate, error) {
 	c := Certificate{
 		MeshID: f.MeshID, Serial: f.Seq, NotBefore: f.Issued, NotAfter: f.Expires, Authority: f.Key, Frame: f,
 	}
@@ -136,7 +150,7 @@ func LoadCertificate(path string) (Certificate, error) {
 	if err != nil {
 		return Certificate{}, fmt.Errorf("load the certificate: %w", err)
 	}
-	c, err := DecodeCertificate(b)
+	c, err := decodeCertificate(b)
 	if err != nil {
 		return Certificate{}, fmt.Errorf("load the certificate %q: %w", path, err)
 	}

@@ -21,7 +21,7 @@ func TestCertificateVerify(t *testing.T) {
 	for i := range good.Frame.Raw {
 		b := append([]byte(nil), good.Frame.Raw...)
 		b[i] ^= 1
-		if c, err := DecodeCertificate(b); err == nil && c.Verify(a.Public(), [16]byte{1}, start) == nil {
+		if c, err := decodeCertificate(b); err == nil && c.Verify(a.Public(), [16]byte{1}, start) == nil {
 			t.Fatalf("byte %d was changed, and the certificate counts", i)
 		}
 	}
@@ -65,7 +65,7 @@ func TestCertificateVerify(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	forged, err := DecodeCertificate(f.Raw)
+	forged, err := decodeCertificate(f.Raw)
 	if err == nil {
 		err = forged.Verify(a.Public(), [16]byte{1}, start)
 	}

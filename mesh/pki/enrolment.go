@@ -52,7 +52,7 @@ func ParseEnrolment(text []byte, id Identity) (Enrolment, error) {
 // so the key that signed the certificate is the mesh authority's. It does not check the dates: the members do, and this
 // machine's clock may be wrong.
 func (e *Enrolment) Accept(certificate []byte, id Identity) error {
-	c, err := DecodeCertificate(certificate)
+	c, err := decodeCertificate(certificate)
 	if err == nil {
 		err = c.Verify(c.Authority, e.Secrets.MeshID, c.NotBefore)
 	}

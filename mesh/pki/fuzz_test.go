@@ -43,13 +43,13 @@ func FuzzCertificate(f *testing.F) {
 	f.Add(revoked.Frame.Raw)
 	f.Add(request.raw)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if c, err := DecodeCertificate(b); err == nil {
+		if c, err := decodeCertificate(b); err == nil {
 			if !bytes.Equal(c.payload(), c.Frame.Payload) || !bytes.Equal(c.Frame.Raw, b) || !wire.IsText(c.Name) {
 				t.Errorf("certificate encoded as %x, was %x", c.payload(), c.Frame.Payload)
 			}
 		}
 		if fr, err := frame.Decode(b); err == nil {
-			if v, err := RevocationOf(fr); err == nil && !bytes.Equal(v.payload(), fr.Payload) {
+			if v, err := revocationOf(fr); err == nil && !bytes.Equal(v.payload(), fr.Payload) {
 				t.Errorf("revocation encoded as %x, was %x", v.payload(), fr.Payload)
 			}
 		}
@@ -68,7 +68,7 @@ func FuzzGossipKeys(f *testing.F) {
 	f.Add(Secrets{MeshID: [16]byte{1}, Authority: [32]byte{2}}.WithKeys(keys, keys[1].Version()).encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if fr, err := frame.Decode(b); err == nil {
-			if g, err := GrantOf(fr); err == nil {
+			if g, err := grantOf(fr); err == nil {
 				if !bytes.Equal(g.payload(), fr.Payload) {
 					t.Errorf("grant encoded as %x, was %x", g.payload(), fr.Payload)
 				}

@@ -141,7 +141,7 @@ func (a Authority) signGrant(g Grant) (Grant, error) {
 	if err != nil {
 		return Grant{}, fmt.Errorf("sign a grant of the mesh's key: %w", err)
 	}
-	return GrantOf(f)
+	return grantOf(f)
 }
 
 func (g Grant) payload() []byte {
@@ -155,8 +155,7 @@ func (g Grant) payload() []byte {
 	return b
 }
 
-// GrantOf returns the grant that a frame is. It does not check the signature.
-func GrantOf(f frame.Frame) (Grant, error) {
+func grantOf(f frame.Frame) (Grant, error) {
 	g := Grant{MeshID: f.MeshID, Serial: f.Seq, Issued: f.Issued, Frame: f}
 	if f.Epoch != EpochGrant {
 		return Grant{}, fmt.Errorf("record of kind %d, want %d", f.Epoch, EpochGrant)

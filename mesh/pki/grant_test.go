@@ -42,7 +42,7 @@ func TestGrant(t *testing.T) {
 	a := testAuthority(t)
 	keys := []GossipKey{testGossipKey(2, 1), testGossipKey(1, 1)}
 	g := testGrant(t, a, 5, start, keys, signers[0], signers[1])
-	back, err := GrantOf(g.Frame)
+	back, err := grantOf(g.Frame)
 	if err != nil || !bytes.Equal(back.payload(), g.payload()) {
 		t.Fatalf("read back %+v, %v", back, err)
 	}

@@ -12,7 +12,7 @@ var start = time.UnixMilli(1_800_000_000_000).UTC()
 var signers = func() []Identity {
 	var ids []Identity
 	for range 3 {
-		id, err := NewIdentity()
+		id, err := newIdentity()
 		if err != nil {
 			panic(err)
 		}

@@ -23,8 +23,8 @@ type Identity struct {
 	id  frame.ID
 }
 
-// NewIdentity makes a key without storing it.
-func NewIdentity() (Identity, error) {
+// newIdentity makes a key without storing it.
+func newIdentity() (Identity, error) {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return Identity{}, fmt.Errorf("make a node key: %w", err)
@@ -42,7 +42,7 @@ func IdentityOf(key ed25519.PrivateKey) Identity {
 func CreateIdentity(path string) (Identity, error) { return createKey(path, "node key") }
 
 func createKey(path, what string) (Identity, error) {
-	id, err := NewIdentity()
+	id, err := newIdentity()
 	if err != nil {
 		return Identity{}, err
 	}

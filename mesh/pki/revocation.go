@@ -40,8 +40,7 @@ func (v Revocation) payload() []byte {
 	return wire.AppendStr(b, v.Reason)
 }
 
-// RevocationOf returns the revocation that a frame is. It does not check the signature.
-func RevocationOf(f frame.Frame) (Revocation, error) {
+func revocationOf(f frame.Frame) (Revocation, error) {
 	v := Revocation{MeshID: f.MeshID, Serial: f.Seq, Issued: f.Issued, Frame: f}
 	if f.Epoch != EpochRevocation {
 		return Revocation{}, fmt.Errorf("record of kind %d, want %d", f.Epoch, EpochRevocation)

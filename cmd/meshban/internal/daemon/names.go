@@ -367,8 +367,8 @@ func (d *Daemon) member(e mesh.MemberEvent) {
 		level = slog.LevelInfo
 		kick(d.neverKick)
 	}
-	d.log.Log(context.Background(), level, "member changed", "event", e.Kind.String(), "name", d.names.of(id), "id", e.Member.ID.Short(), "addr", e.Member.Addr)
-	d.hub.send(control.Event{Time: time.Now().UTC().Truncate(time.Millisecond), Name: e.Kind.String(), Origin: d.names.of(id), OriginID: id.String()})
+	d.log.Log(context.Background(), level, "member changed", "event", e.Kind, "name", d.names.of(id), "id", e.Member.ID.Short(), "addr", e.Member.Addr)
+	d.hub.send(control.Event{Time: time.Now().UTC().Truncate(time.Millisecond), Name: e.Kind, Origin: d.names.of(id), OriginID: id.String()})
 }
 
 const (
