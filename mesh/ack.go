@@ -15,8 +15,6 @@ import (
 
 const (
 	ackDomain = "meshban ack v1\x00"
-	// rootShort is how many bytes of the digest are sent.
-	rootShort = 8
 	// ackLen is the size of what the answer to a ping carries: the first bytes of the digest of the frames, the digest of
 	// the membership, the clock and the signature. ackSig is the offset of the signature.
 	ackSig, ackLen = rootShort + 8 + 8, ackSig + ed25519.SignatureSize

@@ -23,7 +23,7 @@ const (
 	// maxPeers bounds the peers remembered across a restart.
 	maxPeers = 2048
 	// MaxMembers bounds the members that a node keeps track of.
-	MaxMembers = 1 << 14
+	MaxMembers = maxMembers
 )
 
 // Config configures a Mesh and names the functions that it calls. Functions may be nil. Unless noted otherwise, each is

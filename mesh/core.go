@@ -36,6 +36,10 @@ func newCore(self frame.ID, epoch uint64, rng *rand.Rand) *core {
 	}
 }
 
+// freshSize is the largest packet or frame, in bytes, that goes before larger ones, at both ends. A few fresh bans fit,
+// the frames of a bulk do not, so a fresh ban overtakes a bulk.
+const freshSize = 512
+
 // via is how a frame arrived.
 type via uint8
 

@@ -8,6 +8,10 @@ import (
 )
 
 const (
+	// probeInterval is the time between two of our pings, whose answers carry digests.
+	probeInterval = 2 * time.Second
+	// rootShort is how many bytes of a digest these carry.
+	rootShort = 8
 	// rootKept is how long a former digest of ours still counts when a peer's is compared: the frames that changed it may
 	// still be on their way to the peer.
 	rootKept = 5 * time.Second

@@ -197,7 +197,7 @@ func TestConfirmedForAWhile(t *testing.T) {
 // The signature of an answer to a ping is valid only for its node, mesh, digest, view and time.
 func TestAckIsSigned(t *testing.T) {
 	id, mesh, root := signers[0], [16]byte{1}, [32]byte{2}
-	signer := &ackSigner{rate: limiter{burst: ackBurst, every: ackEvery}}
+	signer := &ackSigner{rate: newLimiter(ackBurst, ackEvery)}
 	b := signer.answer(simStart, id, mesh, root, 3)
 	a, ok := readAck(b)
 	if !ok || a.root != [rootShort]byte{2} || a.view != 3 || a.clock != clockOf(simStart) {
@@ -236,7 +236,7 @@ func TestAckIsSigned(t *testing.T) {
 
 // Endless pings cost few signatures, whatever changes meanwhile, and no answer is older than ackLasts.
 func TestAckSignaturesBounded(t *testing.T) {
-	signer := &ackSigner{rate: limiter{burst: ackBurst, every: ackEvery}}
+	signer := &ackSigner{rate: newLimiter(ackBurst, ackEvery)}
 	signed, last := 0, uint64(0)
 	const pings, every = 10_000, time.Millisecond
 	for i := range pings {

@@ -91,3 +91,10 @@ func (c *core) lookAgain(now time.Time, out *actions) {
 		}
 	}
 }
+
+func sooner(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
+}

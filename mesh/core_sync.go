@@ -38,6 +38,8 @@ const (
 	// rewindEvery is the least time, by the monotonic clock, between two reports of a clock that was set back: each costs
 	// a pass over everything held.
 	rewindEvery = time.Minute
+	// maxMembers bounds the peers that digests are compared with.
+	maxMembers = 1 << 14
 	// maxTransfers bounds the concurrent transfers to peers.
 	maxTransfers = 4
 	// strangerTransfers bounds those to peers without a certificate, if other nodes have one.
@@ -124,7 +126,7 @@ type syncPeer struct {
 	own      session     // the one that we began last
 	past     session     // the one before own; its chunks may still arrive: a slow link takes longer than sessionQuiet
 	guestOf  session     // the one that the peer began last
-	hosting  *limiter    // for sessions that the peer begins
+	hosting  allowance   // for sessions that the peer begins
 	vectorAt streamKey   // our next vector begins after this key
 	detailAt streamPlace // our next details begin here
 	distrust time.Time   // nothing is compared until then
@@ -139,7 +141,7 @@ type syncPeer struct {
 }
 
 func newSyncPeer() *syncPeer {
-	return &syncPeer{hosting: &limiter{burst: hostBurst, every: hostEvery}}
+	return &syncPeer{hosting: allowance{burst: hostBurst, every: hostEvery}}
 }
 
 func (s *syncer) jitter(d time.Duration) time.Duration {
@@ -165,7 +167,7 @@ func (s *syncer) next() (time.Time, bool) { return s.wake, !s.wake.IsZero() }
 func (c *core) peerUp(now time.Time, peer frame.ID) {
 	p := c.peers[peer]
 	switch {
-	case p == nil && len(c.peers) >= MaxMembers, p != nil && p.phase != phaseIdle:
+	case p == nil && len(c.peers) >= maxMembers, p != nil && p.phase != phaseIdle:
 		return
 	case p == nil:
 		p = newSyncPeer()

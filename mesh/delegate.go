@@ -15,8 +15,8 @@ import (
 const (
 	kindPush   = 1 + iota // frames straight from their origin: not relayed
 	kindTree              // frames along a tree: relayed once
-	kindSync              // a sync message
-	kindChunk             // a sync message that carries frames
+	_                     // kindSync
+	_                     // kindChunk
 	kindAsk               // asks which node is at an address, or answers; see ask.go
 	kindBye               // the sender is about to leave; see bye.go
 	kindNotice            // a notice to one member; see notice.go

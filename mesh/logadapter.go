@@ -86,7 +86,7 @@ type eventRate struct {
 
 func newLogAdapter(logger *slog.Logger, self frame.ID, suspected func(frame.ID)) *logAdapter {
 	a := &logAdapter{
-		logger: logger, self: self, suspected: suspected, rates: make([]eventRate, len(logEvents)), debug: limiter{burst: logBurst, every: logEvery},
+		logger: logger, self: self, suspected: suspected, rates: make([]eventRate, len(logEvents)), debug: newLimiter(logBurst, logEvery),
 	}
 	for i := range a.rates {
 		a.rates[i].burst, a.rates[i].every = 1, eventEvery

@@ -147,13 +147,13 @@ func New(cfg Config) (*Mesh, error) {
 	m.keys = newKeyTurner(cfg.Secrets, m.now())
 	m.invites = newInvites()
 	m.serverTLS = sync.OnceValues(m.newServerTLS)
-	m.hellos = limiter{burst: helloBurst, every: helloEvery}
+	m.hellos = newLimiter(helloBurst, helloEvery)
 	m.enrolRate = newBuckets[netip.Addr](enrolRate, enrolBurst)
 	m.bulkCost = newBuckets[frame.ID](bulkRate, bulkBurst)
 	m.told = newBuckets[frame.ID](1/tellEvery.Seconds(), 1)
 	m.earlies = newBuckets[frame.ID](earlyTold, 10*earlyTold)
-	m.acks.rate = limiter{burst: ackBurst, every: ackEvery}
-	m.rolls = limiter{burst: rollBurst, every: rollEvery}
+	m.acks.rate = newLimiter(ackBurst, ackEvery)
+	m.rolls = newLimiter(rollBurst, rollEvery)
 	m.views.exchange = make(chan netip.AddrPort, 1)
 	m.place.former = make(chan struct{}, 1)
 	m.asks = asks{wake: make(chan struct{}, 1), open: make(map[[16]byte]openAsk)}

@@ -131,7 +131,7 @@ func (v *noticers) admit(now time.Time, from frame.ID, issued time.Time) bool {
 		if len(v.last) >= maxNoticers {
 			return false
 		}
-		n = &noticer{rate: limiter{burst: noticeBurst, every: noticeEvery}}
+		n = &noticer{rate: newLimiter(noticeBurst, noticeEvery)}
 		v.last[from] = n
 	}
 	if !issued.After(n.issued) || !n.rate.allow(now) {

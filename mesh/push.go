@@ -15,9 +15,6 @@ const (
 	// maxPacket bounds a message sent by UDP, in bytes: with memberlist's encryption and the UDP and IPv6 headers it
 	// stays below 1,500.
 	maxPacket = 1380
-	// freshSize is the largest packet or frame, in bytes, that goes before larger ones, at both ends. A few fresh bans
-	// fit, the frames of a bulk do not, so a fresh ban overtakes a bulk.
-	freshSize = 512
 	// maxPush bounds the jobs that wait for the sender; frames that find the queue full reach the others by sync.
 	maxPush = 4096
 	// pushBatch bounds the jobs whose frames are packed together.

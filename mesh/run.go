@@ -16,8 +16,6 @@ import (
 // memberlist's settings that differ from its LAN defaults. They are chosen so that an idle node in a mesh of ten costs
 // less than 400 B/s on the wire.
 const (
-	// probeInterval is the time between two of our pings, and so between comparisons by anti-entropy.
-	probeInterval = 2 * time.Second
 	// gossipInterval is how often memberlist checks for something to gossip. Bans are pushed, so this only carries news
 	// of members and second copies; at memberlist's 200 ms it would be most of an idle node's work.
 	gossipInterval = 500 * time.Millisecond

@@ -28,6 +28,9 @@ const (
 	syncDiffer                     // answer to a check: my root differs
 )
 
+// The first byte of a sync message on its way: chunks, which carry frames, wait behind everything else.
+const kindSync, kindChunk = 3, 4
+
 const (
 	// maxChunk bounds the frames in one message, in bytes.
 	maxChunk = 256 << 10

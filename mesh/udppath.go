@@ -264,13 +264,6 @@ func (t *udpPaths) due(now time.Time, there func(frame.ID) bool) (due []dueRepor
 	return due, next
 }
 
-func sooner(a, b time.Time) time.Time {
-	if a.IsZero() || b.Before(a) {
-		return b
-	}
-	return a
-}
-
 func heardBefore(now, at time.Time) time.Duration {
 	if at.IsZero() {
 		return neverHeard * time.Millisecond

@@ -249,3 +249,41 @@ func TestFileLength(t *testing.T) {
 		}
 	}
 }
+
+// The replication core of mesh stands alone: its files compile without the rest of the package, and know no network, no
+// disk, no lock and no clock, so that a seed replays a fleet's history exactly.
+func TestReplicationCore(t *testing.T) {
+	files, err := filepath.Glob("../mesh/core*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files = slices.DeleteFunc(files, func(name string) bool { return strings.HasSuffix(name, "_test.go") })
+	if len(files) == 0 {
+		t.Fatal("no files of the core")
+	}
+	files = append(files, "../mesh/syncmsg.go")
+	if out, err := exec.Command("go", append([]string{"build", "-o", os.DevNull}, files...)...).CombinedOutput(); err != nil {
+		t.Errorf("the core needs something of the rest of mesh: %v\n%s", err, out)
+	}
+	out, err := exec.Command("go", append([]string{"list", "-f", `{{join .Imports "\n"}}`}, files...)...).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	imports := strings.Fields(string(out))
+	for _, bad := range []string{"net", "net/netip", "os", "sync", "sync/atomic", "context", "log/slog"} {
+		if slices.Contains(imports, bad) {
+			t.Errorf("the core imports %s", bad)
+		}
+	}
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, bad := range []string{"time.Now()", "time.Since(", "time.After(", "\tgo "} {
+			if bytes.Contains(text, []byte(bad)) {
+				t.Errorf("%s uses %q", name, strings.TrimSpace(bad))
+			}
+		}
+	}
+}
