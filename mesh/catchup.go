@@ -140,7 +140,11 @@ func (m *Mesh) answerKeys(conn *tls.Conn, key ed25519.PublicKey, b []byte, from 
 	if s.Revoked != nil {
 		a.Records = append(a.Records, s.Revoked.Frame.Raw)
 	} else {
-		_, a.Uses = m.keys.said()
+		var has pki.KeyVersion
+		has, a.Uses = m.keys.said()
+		if q.Has > has && m.trusted(id) {
+			m.askBack(id, from)
+		}
 		m.mu.Lock()
 		g, _ := m.core.grantFor(id)
 		m.mu.Unlock()
@@ -162,6 +166,21 @@ func (m *Mesh) answerKeys(conn *tls.Conn, key ed25519.PublicKey, b []byte, from 
 		m.cfg.Logger.Log(context.Background(), level, "a node asked for the mesh's key", "id", id.Short(), "from", from, "revoked", s.Revoked != nil)
 	}
 	return conn.CloseWrite()
+}
+
+// askBack asks a member that has a newer gossip key than this node, and that asked from the address from. Only it can
+// tell: a node that rotates the key while it is alone and at a new address is not looked for there by the others.
+func (m *Mesh) askBack(id frame.ID, from string) {
+	at, err := netip.ParseAddrPort(from)
+	if err != nil {
+		return
+	}
+	port := m.Addr().Port()
+	m.peers.update(id, func(p *peer) { port = p.Addr.Port() })
+	select {
+	case m.join.silent <- netip.AddrPortFrom(at.Addr().Unmap(), port):
+	default: // it asks again
+	}
 }
 
 // askKeys asks the node at addr, which does not understand us, for a newer gossip key.

@@ -223,6 +223,33 @@ func TestRotationWhileAway(t *testing.T) {
 	})
 }
 
+// A node that came back at a new address, rotated the key before it had found anybody and dropped the former one was never
+// understood again: the others did not know where to ask for the new one.
+func TestRotationAloneAtANewAddress(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newTurning(t, 4)
+		if err := c.nodes[0].stop(); err != nil {
+			t.Fatal(err)
+		}
+		old := c.addrs[0]
+		c.addrs[0] = netip.MustParseAddrPort("10.8.8.8:7946")
+		c.hub.setCut(func(from, to netip.AddrPort) bool {
+			return from == c.addrs[0] || to == c.addrs[0] || from == old || to == old
+		})
+		c.again(t, 0, 2)
+		c.rotate(t, 1)
+		eventually(t, 3*keyKeep, "the lone node has turned", turned(1, c.nodes[0]))
+		if s := c.nodes[1].KeyStatus(); s.Generation != 0 {
+			t.Fatalf("the others have %+v", s)
+		}
+		c.hub.setCut(func(from, to netip.AddrPort) bool { return from == old || to == old })
+		begin := time.Now()
+		eventually(t, time.Minute, "all are together", func() bool { return c.allAlive() && sameDigest(c.nodes) })
+		t.Logf("together after %v", time.Since(begin))
+		eventually(t, 10*time.Minute, "all have turned", turned(1, c.nodes...))
+	})
+}
+
 // A node that is cut off while the key turns, and comes back before it misses anybody, is a member again within 10 s. None
 // of the nodes that it considers alive understands it, and they consider it dead by then.
 func TestRotationMissed(t *testing.T) {
