@@ -221,3 +221,16 @@ func TestEnsureFile(t *testing.T) {
 		}
 	}
 }
+
+// A disk that is full cuts an emitted line anywhere. If the agent was then killed, its next run took a line that was cut
+// after PORT for another program's, and banned.
+func TestACutEmissionIsNoSighting(t *testing.T) {
+	for _, port := range []uint16{0, 22, 65535} {
+		line := appendEmission(nil, []byte("Nov 22 11:02:11"), "web2", 731, netip.MustParseAddr("192.0.2.7"), port)
+		for n := range len(line) {
+			if l, err := Parse(line[:n]); err == nil && !l.Emitted {
+				t.Errorf("%q counts as a line of another program: %+v", line[:n], l)
+			}
+		}
+	}
+}

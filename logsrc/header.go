@@ -98,7 +98,8 @@ func lastWord(text []byte) (rest, word []byte) {
 	return text[:start], text[start:end]
 }
 
-// isEmitted reports whether line is byte for byte what an Emitter writes for l.
+// isEmitted reports whether line is byte for byte what an Emitter writes for l, or how that begins: a full disk cuts a
+// batch anywhere.
 func isEmitted(line []byte, l *Line) bool {
 	if l.BanTime != 0 || l.Jail != "" || l.Failures != 0 || len(line) < len(stampFormat) ||
 		!isStamp(line[:len(stampFormat)]) {
@@ -113,7 +114,7 @@ func isEmitted(line []byte, l *Line) bool {
 	}
 	var room [256]byte
 	again := appendEmission(room[:0], line[:len(stampFormat)], l.Origin, l.Pid, l.Addr, uint16(port))
-	return bytes.Equal(again[:len(again)-1], line)
+	return bytes.HasPrefix(again[:len(again)-1], line)
 }
 
 // isStamp reports whether stamp has the form stampFormat, in any year.

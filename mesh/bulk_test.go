@@ -92,7 +92,7 @@ func TestBadSignatureEndsAChunk(t *testing.T) {
 	}
 	p := m.core.peers[bad]
 	p.phase, m.core.givesTill = phaseIdle, time.Time{}
-	if m.core.mayHost(v.now, bad, p) || !m.core.mayHost(v.now.Add(distrustTime+time.Second), bad, p) {
+	if m.core.mayHost(v.now, bad, p) || !m.core.mayHost(m.now().Add(distrustTime), bad, p) {
 		t.Error("the peer may begin sessions, or never again")
 	}
 	w := openSession(t, m, good)
