@@ -137,7 +137,7 @@ func decodeMeta(b []byte) (meta, error) {
 		return meta{}, fmt.Errorf("metadata: %w", r.Err)
 	case n < metaFields:
 		return meta{}, fmt.Errorf("metadata of %d fields, want %d", n, metaFields)
-	case n <= metaFields+wordFields+1 && len(r.Rest) > 0:
+	case (n == metaFields || n == metaFields+wordFields || n == metaFields+wordFields+1) && len(r.Rest) > 0:
 		return meta{}, fmt.Errorf("metadata: %w", wire.ErrTrailing)
 	case len(m.Key) != ed25519.PublicKeySize:
 		return meta{}, errors.New("metadata with a key of a wrong length")
