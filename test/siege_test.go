@@ -256,14 +256,28 @@ func (s *siege) try(t *testing.T, c siegeCase) {
 		}
 		t.Log(err) // try again, as the machine may have been busy
 	}
+	sent := rateOf(t, p)
 	digests := s.agree(t)
 	if c.after != nil {
 		c.after(t, s)
 	}
-	s.rows = append(s.rows, fmt.Sprintf("| %s | %.1f -> %.1f | %.1f -> %.1f | %.0f (%s) | %d | %d | %s | %d/%d, %d, %.0f ms |", c.name,
+	s.rows = append(s.rows, fmt.Sprintf("| %s | %d | %.1f -> %.1f | %.1f -> %.1f | %.0f (%s) | %d | %d | %s | %d/%d, %d, %.0f ms |", c.name, sent,
 		ms(s.calm.median), ms(under.median), ms(s.calm.own), ms(under.own), ms(seen.command), seen.which, seen.grown>>10, seen.rss>>10,
 		digests, seen.lost, seen.sent, seen.probed, ms(seen.echo)))
 	t.Logf("%v (beside: %v; before: %v); %v; %s", under, beside, s.calm, seen, strings.TrimSpace(strings.TrimPrefix(p.Stdout(), "ready\n")))
+}
+
+// rateOf returns how many messages an attack that has ended sent in a second.
+func rateOf(t *testing.T, p *rig.Proc) int {
+	t.Helper()
+	said := must(jsonLines[struct {
+		Messages int
+		Seconds  float64
+	}](strings.TrimPrefix(p.Stdout(), "ready\n")))(t)
+	if len(said) != 1 || said[0].Seconds <= 0 {
+		t.Fatalf("the attack printed %q", p.Stdout())
+	}
+	return int(float64(said[0].Messages) / said[0].Seconds)
 }
 
 // notice waits until every honest node has counted the attack and reports it.
@@ -302,8 +316,8 @@ func (s *siege) told(t *testing.T, n *node, c siegeCase) {
 // table returns the results of every attack so far.
 func (s *siege) table() string {
 	return strings.Join(append([]string{
-		"| attack | ban elsewhere, calm -> attacked (median, ms) | ban at home | longest command (ms) | MiB more | MiB at most | digests | pings lost, probes lost, ssh |",
-		"|---|---|---|---|---|---|---|---|",
+		"| attack | messages a second | ban elsewhere, calm -> attacked (median, ms) | ban at home | longest command (ms) | MiB more | MiB at most | digests | pings lost, probes lost, ssh |",
+		"|---|---|---|---|---|---|---|---|---|",
 	}, s.rows...), "\n")
 }
 

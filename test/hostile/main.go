@@ -63,6 +63,7 @@ type report struct {
 	Messages int // sent, counted for each receiver
 	Bytes    int
 	Errors   int // messages that the system refused to send
+	Seconds  float64
 }
 
 func main() {
@@ -110,8 +111,9 @@ func run() error {
 	<-begin
 	ctx, cancel := lasting(*last)
 	defer cancel()
+	begun := time.Now()
 	err := do(ctx, w)
-	w.report.ID = w.id.String()
+	w.report.ID, w.report.Seconds = w.id.String(), time.Since(begun).Seconds()
 	_ = w.ml.Leave(100 * time.Millisecond) // waits in vain for invented members
 	return errors.Join(err, json.NewEncoder(os.Stdout).Encode(w.report), w.ml.Shutdown())
 }
