@@ -5,6 +5,9 @@ import (
 	"time"
 )
 
+// pruneEvery is the least time between two searches for keys that have used nothing lately, if there are too many.
+const pruneEvery = 100 * time.Millisecond
+
 // buckets limits the rate of each key by a token bucket. At most maxSources keys have their own; further keys share
 // one.
 type buckets[K comparable] struct {
@@ -31,7 +34,7 @@ func (b *buckets[K]) take(now time.Time, who K, cost int) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	u := b.of[who]
-	if u == nil && len(b.of) >= maxSources && now.Sub(b.pruned) > time.Second {
+	if u == nil && len(b.of) >= maxSources && now.Sub(b.pruned) > pruneEvery {
 		b.pruned = now
 		for k, old := range b.of {
 			if now.Sub(old.at).Seconds()*b.rate >= b.burst {

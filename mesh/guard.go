@@ -224,14 +224,14 @@ func (g *guard) packet(b []byte, from netip.Addr) bool {
 	}
 	g.frames, g.noticed, g.milder = g.frames[:0], 0, false
 	g.source, g.sender = from, frame.ID{}
-	if g.proven != nil && !g.isElsewhere(from) {
-		if g.sender, ok = g.proven(from, b[1:1+nonceLen], plain); !ok {
-			from = unproven
-		}
-	}
 	verifies := from // the account for what makes this node verify signatures
-	if g.isElsewhere(from) {
-		verifies = unproven // it costs nothing to send from many addresses
+	switch {
+	case g.isElsewhere(from):
+		from, verifies = anywhere, unproven
+	case g.proven != nil:
+		if g.sender, ok = g.proven(from, b[1:1+nonceLen], plain); !ok {
+			from, verifies = unproven, unproven
+		}
 	}
 	cost, ok := g.packetCost(plain, verifies, true, &g.frames)
 	if !ok {
@@ -288,19 +288,20 @@ func (g *guard) allow(now time.Time, from netip.Addr, cost int, raws [][]byte) b
 		g.count.limited.Add(1)
 		switch {
 		case !flood || frames != nil: // a node that was suspended accuses nobody
-		case from == unproven:
-			g.flooded(g.source, true)
+		case from == unproven || from == anywhere:
+			g.flooded(g.source, from == unproven)
 		default:
 			g.flooded(from, false)
 		}
 		return false
 	}
-	flood := !g.packetFlood.take(now, from, cost)
-	if !g.packets.take(now, from, cost) && (source == nil || !source.take(now, from, cost)) {
+	flood, n := !g.packetFlood.take(now, from, cost), cost/frameCost
+	other := n > 0 && from == anywhere // bounded by elsewhere alone, so that newcomers' pings pass meanwhile
+	if !other && !g.packets.take(now, from, cost) && (source == nil || !source.take(now, from, cost)) {
 		return spend(flood)
 	}
-	if n := cost / frameCost; n > 0 && g.isElsewhere(from) && !g.elsewhere.take(now, struct{}{}, n) {
-		return spend(false)
+	if n > 0 && g.isElsewhere(from) && !g.elsewhere.take(now, struct{}{}, n) {
+		return spend(flood && other)
 	}
 	for _, raw := range raws {
 		v, cost := voiceOf(from, raw)

@@ -214,12 +214,14 @@ func TestGuardHoldsAllOtherAddressesToOneRate(t *testing.T) {
 	g.now = func() time.Time { return now }
 	member := netip.MustParseAddr("192.0.2.1")
 	g.isMember = func(a netip.Addr) bool { return a == member }
-	packet := sealed(t, guardKey, 1, appendPacked([]byte{mlUser, kindPush}, rawOf(1, 100)), nil)
-	passed, from := 0, netip.MustParseAddr("198.18.0.0")
-	pass := func() int {
-		passed = 0
+	from, origins := netip.MustParseAddr("198.18.0.0"), 0
+	push := func() []byte {
+		origins++
+		return sealed(t, guardKey, 1, appendPacked([]byte{mlUser, kindPush}, rawOf(origins, 100)), nil)
+	}
+	pass := func() (passed int) {
 		for range 2 * elsewhereRate {
-			if from = from.Next(); g.packet(bytes.Clone(packet), from) {
+			if from = from.Next(); g.packet(push(), from) {
 				passed++
 			}
 		}
@@ -228,7 +230,7 @@ func TestGuardHoldsAllOtherAddressesToOneRate(t *testing.T) {
 	if got := pass(); got != elsewhereRate {
 		t.Errorf("%d frames passed, want %d", got, elsewhereRate)
 	}
-	if !g.packet(bytes.Clone(packet), member) {
+	if !g.packet(push(), member) {
 		t.Error("a member has to pay for them")
 	}
 	ping := sealed(t, guardKey, 1, ofMemberlist(t, mlPing, struct {
@@ -241,6 +243,38 @@ func TestGuardHoldsAllOtherAddressesToOneRate(t *testing.T) {
 	now = now.Add(time.Second / 2)
 	if got := pass(); got != elsewhereRate/2 {
 		t.Errorf("%d frames passed half a second later, want %d", got, elsewhereRate/2)
+	}
+}
+
+// Packets as if from more addresses than have accounts use up no member's share, whatever they are. Members had to share an
+// account with them, and those who had been quiet for half a second were hardly heard.
+func TestMadeUpAddressesTakeNoMembersPlace(t *testing.T) {
+	member := netip.MustParseAddr("192.0.2.1")
+	const each = 20 // packets in a millisecond
+	for _, tt := range []struct {
+		name  string
+		plain []byte
+	}{
+		{"answers to pings", ofMemberlist(t, mlAck, struct{ SeqNo uint32 }{1})},
+		{"accusations", ofMemberlist(t, mlSuspect, mlAccusation{Node: signers[1].ID().String()})},
+		{"frames", appendPacked([]byte{mlUser, kindPush}, rawOf(1, 100))},
+	} {
+		g, _ := testGuard(func(netip.Addr) {})
+		now := simStart
+		g.now = func() time.Time { return now }
+		g.isMember = func(a netip.Addr) bool { return a == member }
+		bad, good := sealed(t, guardKey, 1, tt.plain, nil), sealed(t, guardKey, 1, appendPacked([]byte{mlUser, kindPush}, rawOf(2, 100)), nil)
+		from := netip.MustParseAddr("198.18.0.0")
+		for ms := 1; ms <= 3000; ms++ {
+			now = now.Add(time.Millisecond)
+			for range each {
+				from = from.Next()
+				g.packet(bytes.Clone(bad), from)
+			}
+			if ms%600 == 0 && !g.packet(bytes.Clone(good), member) {
+				t.Errorf("%s: the member is not heard after %d ms", tt.name, ms)
+			}
+		}
 	}
 }
 

@@ -23,8 +23,8 @@ import (
 // the wire, and a node that knows nothing of proofs reads the packet all the same.
 //
 // A packet from an address where members have answered must be proven by one of them; packets that are not share one
-// account, see unproven. A packet from elsewhere, as of a newcomer, is charged to its address. A proof does not tell
-// when a packet was sent: whoever reads the network between two members can repeat theirs.
+// account, see unproven. So do all packets from elsewhere, as of newcomers, see anywhere. A proof does not tell when a
+// packet was sent: whoever reads the network between two members can repeat theirs.
 
 const (
 	proofDomain = "meshban packet v1\x00"
@@ -35,6 +35,10 @@ const (
 // unproven is the account of all packets that come from members' addresses without a member's proof. No packet has this
 // source address.
 var unproven = netip.IPv6Unspecified()
+
+// anywhere is likewise the account of all packets from where no member has answered. If each such address had its own,
+// made-up ones would take the places of the members' accounts, of which there are maxSources.
+var anywhere = netip.IPv4Unspecified()
 
 // pair makes the proofs between this node and a peer.
 type pair struct {

@@ -139,14 +139,14 @@ func TestAccountOfAPacket(t *testing.T) {
 		{"proven, as IPv4 in IPv6", a.sends(packet, addressOf(b, atB)), mapped, atA.Addr(), a.id.ID()},
 		{"proven, by another at that address", third.sends(packet, addressOf(b, atB)), net.UDPAddrFromAddrPort(shared), atA.Addr(), third.id.ID()},
 		{"not proven, from a member's address", packet, net.UDPAddrFromAddrPort(atA), unproven, frame.ID{}},
-		{"from elsewhere", packet, net.UDPAddrFromAddrPort(elsewhere), elsewhere.Addr(), frame.ID{}},
+		{"from elsewhere", packet, net.UDPAddrFromAddrPort(elsewhere), anywhere, frame.ID{}},
 	} {
-		g.packets = newBuckets[netip.Addr](sourceRate, sourceBurst)
+		g.packetFlood = newBuckets[netip.Addr](sourceRate, sourceBurst)
 		if !g.packet(bytes.Clone(tt.packet), sourceOf(tt.from, g.isMember)) {
 			t.Fatalf("%s: dropped", tt.name)
 		}
-		if g.packets.of[tt.account] == nil || len(g.packets.of) != 1 || g.sender != tt.sender {
-			t.Errorf("%s: charged to %v, sent by %v; want %v, %v", tt.name, slices.Collect(maps.Keys(g.packets.of)), g.sender.Short(), tt.account, tt.sender.Short())
+		if charged := g.packetFlood.of; charged[tt.account] == nil || len(charged) != 1 || g.sender != tt.sender {
+			t.Errorf("%s: charged to %v, sent by %v; want %v, %v", tt.name, slices.Collect(maps.Keys(charged)), g.sender.Short(), tt.account, tt.sender.Short())
 		}
 	}
 }
@@ -274,8 +274,9 @@ func TestUnprovenPacketsShareTheirRates(t *testing.T) {
 		{"pings for others", ofMemberlist(t, mlPingFor, mlPingMessage{Target: member.AsSlice()}), relayBurst},
 		{"notices", notice, noticesBurst},
 		{"questions", question, elsewhereRate},
+		{"answers to pings", ofMemberlist(t, mlAck, struct{ SeqNo uint32 }{1}), sourceBurst},
 	} {
-		g, _ := testGuard(nil)
+		g, _ := testGuard(func(netip.Addr) {})
 		g.isMember = func(a netip.Addr) bool { return a == member }
 		b, passed := sealed(t, guardKey, 1, tt.plain, nil), 0
 		for i, from := 0, netip.MustParseAddr("198.18.0.0"); i < 2*elsewhereRate; i, from = i+1, from.Next() {

@@ -228,8 +228,8 @@ func (m *Mesh) flooded(from netip.Addr, forged bool) {
 		m.warn(ProblemForged, "packets", "packets come as if from "+at+" that the member there did not send: somebody with the mesh's key forges addresses; "+
 			"filter them in the network; `meshban revoke NAME` the captured member, then `meshban rotate mesh-key`")
 	case !m.peers.isSource(from):
-		m.warn(ProblemFlood, "elsewhere", "more comes from "+at+
-			" than any member sends, and no member has answered there; what is beyond the share of such addresses is dropped")
+		m.warn(ProblemFlood, "elsewhere", "more than any member sends comes from where no member has answered, lately from "+at+" (which may be forged): "+
+			"what is beyond the share of such addresses is dropped; `meshban revoke NAME` the captured member, then `meshban rotate mesh-key`")
 	default:
 		m.warn(ProblemFlood, at, at+
 			" sends more than any member does; what is beyond its share is dropped, and a sync repairs what was good of it")
