@@ -79,3 +79,34 @@ func TestClusterSlander(t *testing.T) {
 		}
 	})
 }
+
+// Answers to pings carry no name, and a member may report that of another: who has the mesh's key can have a member that is
+// down look alive, but not in sync.
+func TestMemberThatIsDownIsNeverInSync(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t, 3, nil)
+		eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
+		eventually(t, 30*time.Second, "settled", func() bool { return sameDigest(c.nodes) })
+		liar := &hubPort{hub: c.hub, addr: netip.MustParseAddrPort("198.51.100.77:7946")}
+		down := c.addrs[2]
+		c.hub.setCut(func(from, to netip.AddrPort) bool { return from == down || to == down })
+		inSync := true
+		for range 4 * 60 {
+			for seq := range uint32(300) {
+				b := sealed(t, c.secrets.GossipKey[:], 1, ofMemberlist(t, mlAck, struct{ SeqNo uint32 }{seq}), nil)
+				if _, err := liar.WriteTo(b, c.addrs[0].String()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			<-time.After(time.Second / 4)
+			for _, m := range c.nodes[0].Members() {
+				if m.ID == c.nodes[2].id.ID() {
+					inSync = m.InSync
+				}
+			}
+		}
+		if inSync {
+			t.Error("in sync a minute after its end")
+		}
+	})
+}
