@@ -267,3 +267,63 @@ func roundTrip[T any](t *testing.T, data []byte) {
 		t.Errorf("%T: %s, then %s (%v)", first, text, again, err)
 	}
 }
+
+// FuzzHeldEntry: the same of held entries.
+func FuzzHeldEntry(f *testing.F) {
+	f.Add(benchHeld.AppendJSON(nil))
+	f.Add(HeldEntry{Prefix: benchHeld.Prefix, Reason: "\"\\\x00\xff\u2028", Issued: TimeOf(until)}.AppendJSON(nil))
+	f.Fuzz(func(t *testing.T, line []byte) {
+		var d entryDecoder
+		quick, ok := d.fastHeld(line)
+		var slow HeldEntry
+		err := json.Unmarshal(line, &slow)
+		if ok && bytes.IndexFunc(line, func(r rune) bool { return r < 0x20 || r > 0x7e }) < 0 {
+			if err != nil || string(quick.AppendJSON(nil)) != string(slow.AppendJSON(nil)) {
+				t.Errorf("%q: quick %+v, slow %+v, %v", line, quick, slow, err)
+			}
+		}
+		if err != nil || !slow.Prefix.IsValid() {
+			return
+		}
+		text := slow.AppendJSON(nil)
+		if !json.Valid(text) {
+			t.Fatalf("wrote %q", text)
+		}
+		back, err := d.decodeHeld(text)
+		if err != nil || string(back.AppendJSON(nil)) != string(text) {
+			t.Errorf("%q came back as %+v, %v", text, back, err)
+		}
+	})
+}
+
+// `held list` of 32,768 ops took more than a second: each went through encoding/json at both ends.
+func TestHeldEntriesAreCheap(t *testing.T) {
+	var d entryDecoder
+	var line []byte
+	allocs := testing.AllocsPerRun(100, func() {
+		line = benchHeld.AppendJSON(line[:0])
+		if _, ok := d.fastHeld(line); !ok {
+			t.Fatalf("%s is not read the quick way", line)
+		}
+	})
+	if allocs > 2 {
+		t.Errorf("an entry costs %.0f allocations", allocs)
+	}
+}
+
+// benchHeld is a held entry as nearly all are.
+var benchHeld = HeldEntry{
+	Prefix: PrefixOf(netip.MustParsePrefix("203.0.113.7/32")), Origin: "web2", ID: "3ff02d44a05faf89d2e9d1d2d142f973",
+	Issued: TimeOf(until), Until: TimeOf(until), Source: "cli", By: "rate of its origin", Kind: "ban",
+}
+
+func BenchmarkHeldEntry(b *testing.B) {
+	var d entryDecoder
+	var line []byte
+	for b.Loop() {
+		line = benchHeld.AppendJSON(line[:0])
+		if _, err := d.decodeHeld(line); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

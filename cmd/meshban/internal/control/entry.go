@@ -25,6 +25,25 @@ func (e ListEntry) AppendJSON(dst []byte) []byte {
 	return append(dst, '}')
 }
 
+// AppendJSON is that of ListEntry for held entries. One origin may have 32,768 ops on hold, and `held list` must show
+// them within a second.
+func (e HeldEntry) AppendJSON(dst []byte) []byte {
+	dst = append(dst, `{"prefix":"`...)
+	dst = append(appendPrefix(dst, e.Prefix.Prefix), '"')
+	dst = appendField(dst, "ports", e.Ports)
+	dst = appendField(dst, "origin", e.Origin)
+	dst = appendField(dst, "id", e.ID)
+	dst = appendTimeValue(append(dst, `,"issued":`...), e.Issued.Time)
+	dst = appendTimeValue(append(dst, `,"until":`...), e.Until.Time)
+	dst = appendField(dst, "reason", e.Reason)
+	dst = appendField(dst, "source", e.Source)
+	dst = appendField(dst, "by", e.By)
+	if e.Kind != "" {
+		dst = appendField(dst, "kind", e.Kind)
+	}
+	return append(dst, '}')
+}
+
 func appendStrings(dst []byte, list []string) []byte {
 	dst = append(dst, '[')
 	for i, s := range list {

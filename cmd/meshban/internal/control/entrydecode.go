@@ -111,6 +111,36 @@ func (s *scanner) time(text []byte) time.Time {
 	return t.UTC()
 }
 
+// decodeHeld is decode for held entries.
+func (d *entryDecoder) decodeHeld(line []byte) (HeldEntry, error) {
+	if e, ok := d.fastHeld(line); ok {
+		return e, nil
+	}
+	var e HeldEntry
+	err := json.Unmarshal(line, &e)
+	if err == nil && !e.Prefix.IsValid() {
+		err = errors.New("no prefix")
+	}
+	return e, err
+}
+
+func (d *entryDecoder) fastHeld(line []byte) (HeldEntry, bool) {
+	s := scanner{rest: line, ok: true}
+	var e HeldEntry
+	e.Prefix.Prefix = s.prefix(s.value(`{"prefix":"`))
+	e.Ports = d.intern(s.value(`,"ports":"`))
+	e.Origin = d.intern(s.value(`,"origin":"`))
+	e.ID = d.intern(s.value(`,"id":"`))
+	e.Issued.Time = s.time(s.value(`,"issued":"`))
+	e.Until.Time = s.time(s.value(`,"until":"`))
+	e.Reason = d.intern(s.value(`,"reason":"`))
+	e.Source = d.intern(s.value(`,"source":"`))
+	e.By = d.intern(s.value(`,"by":"`))
+	e.Kind = d.intern(s.value(`,"kind":"`))
+	s.literal(`}`)
+	return e, s.ok && len(s.rest) == 0
+}
+
 // list consumes strings up to the closing bracket.
 func (d *entryDecoder) list(s *scanner, dst []string) []string {
 	for more := len(s.rest) > 0 && s.rest[0] == '"'; s.ok && more; {

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"fmt"
 )
 
 func (r DecideRequest) check() error {
@@ -18,7 +19,14 @@ func (r DecideRequest) check() error {
 
 // Held calls yield for each ban on hold and stops with its error.
 func (c *Client) Held(ctx context.Context, yield func(HeldEntry) error) error {
-	return c.stream(ctx, pathHeld, nil, each(yield))
+	var d entryDecoder
+	return c.stream(ctx, pathHeld, nil, func(line []byte) error {
+		e, err := d.decodeHeld(line)
+		if err != nil {
+			return fmt.Errorf("read the agent's answer: %w", err)
+		}
+		return yield(e)
+	})
 }
 
 // Decide releases or drops bans on hold.

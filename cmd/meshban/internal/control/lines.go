@@ -28,7 +28,7 @@ func newLines(w http.ResponseWriter, chunk int) *lines {
 
 // add adds a line, and flushes when enough is buffered.
 func (l *lines) add(v any) error {
-	if e, ok := v.(ListEntry); ok {
+	if e, ok := v.(interface{ AppendJSON([]byte) []byte }); ok {
 		l.buf.Write(append(e.AppendJSON(l.buf.AvailableBuffer()), '\n'))
 	} else if err := l.enc.Encode(v); err != nil {
 		return err
