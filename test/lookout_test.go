@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,6 +20,8 @@ const (
 	// commandLimit bounds every command of an honest node under attack: five times the limit in SECURITY.md, because the
 	// machine may be busy.
 	commandLimit = 5 * time.Second
+	// kernelLate is what a ban says that the kernel has not taken within the time that a command waits.
+	kernelLate = "the kernel has not taken it within"
 	// commandEvery is the time between two commands.
 	commandEvery = 100 * time.Millisecond
 	// grownRSS bounds by how much an honest agent's memory may grow under attack, in KiB.
@@ -158,6 +161,17 @@ func (l *lookout) commands(stop <-chan struct{}) (longest time.Duration, which s
 		switch {
 		case err != nil:
 			errs = append(errs, err)
+		case strings.Contains(r.Stderr, kernelLate) && slices.Contains(n.args, "iptables"):
+			// Thousands of rules of allows take iptables-restore longer than a command waits. The answer is true; the ban
+			// must follow.
+			if err := rig.Within(noticeLimit, func() error {
+				if r, err := n.Run("meshban", "why", addr); err != nil || !strings.Contains(r.Stdout, addr+": dropped") {
+					return fmt.Errorf("%s: %s is not dropped: %v %s", n.Name, addr, err, r.Stdout)
+				}
+				return nil
+			}); err != nil {
+				errs = append(errs, err)
+			}
 		case r.Code != exitDone && r.Code != exitPolicy && r.Code != exitNotFound:
 			errs = append(errs, fmt.Errorf("%s: %v: exit code %d: %s", n.Name, args, r.Code, r.Stderr))
 		}
