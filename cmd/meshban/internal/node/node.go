@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +20,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/daemon"
+	"github.com/meshban/meshban/cmd/meshban/internal/processors"
 	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
 	"github.com/meshban/meshban/fw"
 	"github.com/meshban/meshban/mesh"
@@ -110,6 +112,11 @@ func serve(ctx context.Context, opts AgentOptions) error {
 	if slices.Equal(cfg.Firewall.Backends, []string{fw.NameNone}) {
 		clearKernel(ctx, log)
 	}
+	scaling, stop := context.WithCancel(ctx)
+	var scaled sync.WaitGroup
+	scaled.Go(func() { processors.Run(scaling) })
+	defer scaled.Wait()
+	defer stop()
 	return d.Run(ctx)
 }
 
