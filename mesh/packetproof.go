@@ -16,19 +16,18 @@ import (
 	"github.com/meshban/meshban/mesh/pki"
 )
 
-// A packet's source address proves nothing: whoever holds the mesh's key can send packets from another member's
-// address, if its network lets it. So members prove their packets to one another. Two nodes share keys that follow from
-// their identities (X25519, as in package pki, then HKDF-SHA256). The proof is the nonce of memberlist's encryption, which is
-// otherwise random: a keyed hash of the text, as in AES-GCM-SIV (RFC 8452), under keys of the two. So it takes no byte on
-// the wire, and a node that knows nothing of proofs reads the packet all the same.
+// Anyone who has the mesh's key can send packets from another member's address if the network lets it, so members
+// authenticate their packets to one another. Each pair of nodes derives two keys from their identities (X25519, then
+// HKDF-SHA256) and uses a keyed hash of the plaintext as the nonce of memberlist's encryption, as AES-GCM-SIV does (RFC
+// 8452). That adds no bytes to the packet, and a node that does not check proofs can still read it.
 //
-// A packet from an address where members have answered must be proven by one of them; packets that are not share one
-// account, see unproven. So do all packets from elsewhere, as of newcomers, see anywhere. A proof does not tell when a
-// packet was sent: whoever reads the network between two members can repeat theirs.
+// A packet from an address where a member has answered needs the proof of a member at that address; packets without one
+// share an account (see unproven), and so do packets from all other addresses (see anywhere). A proof does not say when
+// the packet was sent, so anyone who can read the network between two members can replay their packets.
 
 const (
 	proofDomain = "meshban packet v1\x00"
-	// maxAtAddress bounds the members that share an address whose proofs are looked for, which takes 0.5 us each.
+	// maxAtAddress bounds the members at one address whose proofs are tried, at 0.5 us each.
 	maxAtAddress = 64
 )
 
@@ -42,7 +41,7 @@ var anywhere = netip.IPv4Unspecified()
 
 // pair makes the proofs between this node and a peer.
 type pair struct {
-	hash         cipher.AEAD // GMAC; its result is not shown but encrypted with mask, so a nonce can be used again
+	hash         cipher.AEAD // GMAC; mask encrypts its result, so its nonce may repeat
 	mask         cipher.Block
 	ours, theirs [nonceLen]byte // the nonces of hash for what this node sends, and for what the peer sends
 }
@@ -96,7 +95,7 @@ type packetBuffer struct {
 
 var packetBuffers = sync.Pool{New: func() any { return new(packetBuffer) }}
 
-// pair returns what makes the proofs between this node and a peer; nil: the peer's key is not known.
+// pair returns the keys shared with a peer, or nil if the peer's key is unknown.
 func (d *prover) pair(id frame.ID) *pair {
 	p, key := d.peers.pairOf(id)
 	if p == nil && key != nil {
@@ -151,8 +150,7 @@ func (d *prover) check(from netip.Addr, nonce, text []byte) (by frame.ID, ok boo
 	return frame.ID{}, false
 }
 
-// pairOf returns what makes the proofs between this node and a peer, nil if that was not derived yet, and the peer's key,
-// nil if it is not known.
+// pairOf returns the keys shared with a peer, or nil if not derived yet, and the peer's own key, or nil if unknown.
 func (t *peerTable) pairOf(id frame.ID) (*pair, ed25519.PublicKey) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

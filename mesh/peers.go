@@ -39,7 +39,7 @@ type peer struct {
 	mark uint64 // see viewMark
 	meta string // as received
 	key  ed25519.PublicKey
-	pair *pair     // nil: not derived yet; see proofs.pair
+	pair *pair     // nil: not derived yet; see prover.pair
 	keys peerKeys  // as it states
 	top  uint32    // its ceiling, as it states
 	seen time.Time // last known alive; zero: remembered from an earlier run
