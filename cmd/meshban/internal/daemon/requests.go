@@ -72,12 +72,7 @@ func (d *Daemon) Ban(ctx context.Context, req control.BanRequest) (control.BanRe
 		return t.OwnOps(op), nil
 	}
 	if req.DryRun {
-		rep.Results = d.rehearseEach(req.Addrs, ops)
-		for i := range rep.Results {
-			if r := &rep.Results[i]; r.Err == nil {
-				addNote(r, leavesOut(d.fw.LeftOut(r.Prefix.Prefix)))
-			}
-		}
+		rep.Results = d.rehearseBans(req.Addrs, ops)
 	} else {
 		if rep.Results, err = d.publishEach(ctx, now, req.Addrs, ops); err != nil {
 			return control.BanReply{}, err
@@ -102,6 +97,17 @@ func (d *Daemon) Ban(ctx context.Context, req control.BanRequest) (control.BanRe
 		}
 	}
 	return rep, nil
+}
+
+// rehearseBans is rehearseEach for bans; it also notes what each would leave out.
+func (d *Daemon) rehearseBans(prefixes []netip.Prefix, ops opsFor) []control.Result {
+	results := d.rehearseEach(prefixes, ops)
+	for i := range results {
+		if r := &results[i]; r.Err == nil {
+			addNote(r, leavesOut(d.fw.LeftOut(r.Prefix.Prefix)))
+		}
+	}
+	return results
 }
 
 func count(b bool) int {
