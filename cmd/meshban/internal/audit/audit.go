@@ -28,6 +28,7 @@ const (
 	MaxListed = 100     // prefixes in one entry; more prefixes make several entries
 
 	maxWrite = 64 << 10 // bytes per write
+	maxEnd   = 64 << 10 // bytes read at the start
 	// gather is how long an entry waits for more if the previous one came less than a second ago, as in an import.
 	gather = 50 * time.Millisecond
 	mode   = 0o640
@@ -52,7 +53,9 @@ type Log struct {
 	file    *os.File                // used only by Run; nil = not open
 	size    int64                   // of file
 	buf     []byte
-	waiting int    // entries in buf
+	waiting int // entries in buf
+	// written has what the file's end says of peers: after a crash they send again what was recorded but not yet stored.
+	written map[string]bool
 	problem string // of the disk, as last reported
 }
 
@@ -107,6 +110,7 @@ func (l *Log) Flush(ctx context.Context) error {
 // with the next entry. It must be called once.
 func (l *Log) Run(ctx context.Context) error {
 	defer close(l.ended)
+	l.readEnd()
 	var last time.Time // when an entry was last written
 	pause := time.NewTimer(0)
 	defer pause.Stop()
@@ -164,6 +168,10 @@ func (l *Log) drain() {
 
 // encode appends an entry into buf.
 func (l *Log) encode(e control.AuditEntry) {
+	if key := sameOf(e); e.Via == control.ViaMesh && l.written[key] {
+		delete(l.written, key)
+		return
+	}
 	e.Lost = l.lost.Swap(0)
 	if e.Lost > 0 && l.problem == "" {
 		text := fmt.Sprintf("%d changes came too fast to be recorded", e.Lost)

@@ -216,3 +216,29 @@ func FuzzEntry(f *testing.F) {
 		}
 	})
 }
+
+// A peer's op that is recorded but not yet stored when the machine dies comes again, and is not recorded again.
+func TestNothingTwiceAfterACrash(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	own, remote := entry(0), entry(1)
+	remote.Via, remote.User, remote.UID, remote.PID = control.ViaMesh, "", nil, 0
+	l, stop := start(t, Config{Path: path})
+	for i := range 1000 { // more than the part of the file that is read
+		l.Add(entry(i))
+	}
+	l.Add(own)
+	l.Add(remote)
+	stop()
+
+	l, _ = start(t, Config{Path: path})
+	again, later := remote, remote
+	again.Time, again.Node = now.Add(time.Hour), "" // its certificate has not come yet
+	later.Until = now.Add(2 * time.Hour)
+	for _, e := range []control.AuditEntry{own, again, later, again} {
+		l.Add(e)
+	}
+	got := read(t, l, time.Time{})[1000:]
+	if want := []control.AuditEntry{own, remote, own, later, again}; !reflect.DeepEqual(got, want) {
+		t.Errorf("read %+v\nwant %+v", got, want)
+	}
+}

@@ -64,3 +64,27 @@ func readFile(ctx context.Context, f *os.File, since time.Time, yield func(contr
 	}
 	return errors.Join(ctx.Err(), lines.Err())
 }
+
+// readEnd fills written. Without a readable file there is nothing to fill it with; the first write reports why.
+func (l *Log) readEnd() {
+	f, err := ownfile.Open(l.cfg.Path, os.O_RDONLY, 0)
+	if err != nil {
+		return
+	}
+	defer func() { _ = f.Close() }()
+	if info, err := f.Stat(); err == nil && info.Size() > maxEnd {
+		_, _ = f.Seek(-maxEnd, io.SeekEnd) // into the middle of a line, which is then skipped
+	}
+	l.written = map[string]bool{}
+	_ = readFile(context.Background(), f, time.Time{}, func(e control.AuditEntry) error {
+		if e.Via == control.ViaMesh {
+			l.written[sameOf(e)] = true
+		}
+		return nil
+	})
+}
+
+// sameOf returns what is the same in two entries about one op of a peer.
+func sameOf(e control.AuditEntry) string {
+	return fmt.Sprint(e.NodeID, e.What, e.Prefixes, e.Ports, e.Until.UnixMilli(), e.Reason, e.Source)
+}
