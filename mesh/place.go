@@ -42,6 +42,8 @@ type location struct {
 	// former holds one token: the others know this node at an address where it no longer is. proveLoop's timers send, dwell
 	// receives.
 	former chan struct{}
+	// unreached: a member says that nobody answers at our address, and sees us at another one. sightLoop writes it.
+	unreached atomic.Bool
 
 	seen  string       // interfaces and addresses when local was made
 	local []netip.Addr // see localAddrs
@@ -210,12 +212,14 @@ func (m *Mesh) locate() (at netip.AddrPort, fault string) {
 	return netip.AddrPortFrom(addr, said.Port()), ""
 }
 
-// pickAddr chooses which of this machine's addresses to advertise: the present one while it works, else the source
+// pickAddr chooses which of this machine's addresses to advertise: the present one while others reach it, else the source
 // address that this machine uses to reach the others, else that of the default route, which bridges of containers do
 // not have, else the first by preferred. It returns the zero Addr if none can be used.
+//
+// A member that lies about reaching this node only has it choose by its own routes.
 func (m *Mesh) pickAddr(now netip.Addr, local []netip.Addr) netip.Addr {
 	stays := slices.Contains(local, now) && isHere(now)
-	if _, alive := m.peers.lossCount(); stays && alive > 0 {
+	if _, alive := m.peers.lossCount(); stays && alive > 0 && !m.place.unreached.Load() {
 		return now
 	}
 	for _, to := range m.routesTo() {

@@ -97,6 +97,7 @@ func (m *Mesh) sightLoop(ctx context.Context) {
 		if len(ask) == 0 {
 			told = frame.ID{}
 			m.setFault(ProblemSeen, "")
+			m.place.unreached.Store(false)
 			continue
 		}
 		id := ask[turn%len(ask)]
@@ -108,9 +109,11 @@ func (m *Mesh) sightLoop(ctx context.Context) {
 		if text := s.fault(id.String(), own, cmp.Or(m.cfg.Bind.Port(), own.Port())); text != "" {
 			told, good = id, 0
 			m.setFault(ProblemSeen, text)
+			m.place.unreached.Store(s.from != own.Addr())
 		} else if good++; good >= sightGood {
 			told = frame.ID{}
 			m.setFault(ProblemSeen, "")
+			m.place.unreached.Store(false)
 		}
 	}
 }

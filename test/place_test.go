@@ -121,6 +121,35 @@ func TestOneFamilyInCommon(t *testing.T) {
 	m.inSync(t, syncLimit)
 }
 
+// The first node of a mesh advertises the address of its default route, but the others reach it only at another one. It
+// once kept to the first and was never in sync.
+func TestNodeMovesToWhereOthersReachIt(t *testing.T) {
+	t.Parallel() // most of it is the quiet time before a node asks
+	m := newFleet(t, 3)
+	for _, n := range m.nodes {
+		n.ip(t, "link set probe0 down")
+		n.ip(t, "-6 addr flush dev mesh0 scope global")
+	}
+	a := m.nodes[0]
+	must(a.Shell("ip link add uplink type bridge && ip addr add 192.168.77.2/24 dev uplink && ip link set uplink up && ip route replace default via 192.168.77.1"))(t)
+	a.run(t, "init", "--name", a.Name)
+	a.start(t)
+	for _, n := range m.nodes[1:] {
+		n.run(t, "join", strings.TrimSpace(a.run(t, "invite")), "--name", n.Name)
+		n.start(t)
+	}
+	m.inSync(t, syncLimit)
+	m.cross(t, "the first node has moved")
+	for _, n := range m.nodes {
+		eventually(t, udpNamed, func() error {
+			if p := n.status(t).Problems; len(p) > 0 {
+				return fmt.Errorf("%s has problems: %q", n.Name, p)
+			}
+			return nil
+		})
+	}
+}
+
 // A node behind NAT advertises the address that its machine knows, at which nobody reaches it. It learns from a member
 // that this is so, and the line that it is told to write into the configuration makes it reachable.
 func TestNodeBehindNATIsToldItsAddress(t *testing.T) {
