@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 			return err
 		}
 		program = filepath.Join(scratch, "meshban")
-		cmd := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-tags", "urfave_cli_no_docs", "-o", program, "../cmd/meshban")
+		cmd := exec.Command("go", "build", "-buildvcs=auto", "-trimpath", "-tags", "urfave_cli_no_docs", "-o", program, "../cmd/meshban")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("build the program: %w\n%s", err, out)

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"regexp"
 	"runtime"
 	"runtime/debug"
 
@@ -20,15 +21,24 @@ func versionText() string {
 	if !ok {
 		return "unknown"
 	}
-	if v := info.Main.Version; v != "" && v != "(devel)" {
-		return v
+	return shortVersion(info.Main.Version)
+}
+
+// maxVersion is the longest version that package mesh sends, in bytes.
+const maxVersion = 32
+
+// pseudoVersion matches what go writes for a commit that is no release: it ends in the time and the commit.
+var pseudoVersion = regexp.MustCompile(`[-.]\d{14}-([0-9a-f]{12})(\+dirty)?$`)
+
+// shortVersion shortens a module version to what members tell one another.
+func shortVersion(v string) string {
+	if commit := pseudoVersion.FindStringSubmatch(v); commit != nil {
+		v = "dev-" + commit[1] + commit[2]
 	}
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" {
-			return "dev-" + s.Value[:min(len(s.Value), 12)]
-		}
+	if v == "" || v == "(devel)" || len(v) > maxVersion {
+		return "dev"
 	}
-	return "dev"
+	return v
 }
 
 func (c *command) versionVerb() *verb {
