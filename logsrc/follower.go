@@ -69,7 +69,7 @@ type Stats struct {
 	Rotations   uint64            // times that another file appeared at the path
 	Truncations uint64            // times that the file's text was replaced in place
 
-	Problem   string    // why the file cannot be followed; "" = it is followed
+	Problem   error     // why the file cannot be followed; nil = it is followed
 	ProblemAt time.Time // when Problem began
 	Polling   string    // why changes are noticed only at each Tick; "" = they are noticed at once
 }
@@ -183,15 +183,18 @@ func (f *Follower) setPolling(err error) {
 
 // setProblem records the result of a poll, and logs it if it has changed.
 func (f *Follower) setProblem(err error) {
-	problem := ""
-	if err != nil {
-		problem = err.Error()
+	text := func(err error) string {
+		if err == nil {
+			return ""
+		}
+		return err.Error()
 	}
+	problem := text(err)
 	f.mu.Lock()
-	before := f.stats.Problem
+	before := text(f.stats.Problem)
 	if problem != before {
-		f.stats.Problem, f.stats.ProblemAt = problem, f.now
-		if problem == "" {
+		f.stats.Problem, f.stats.ProblemAt = err, f.now
+		if err == nil {
 			f.stats.ProblemAt = time.Time{}
 		}
 	}

@@ -1,6 +1,7 @@
 package logsrc
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -35,8 +36,8 @@ func TestMissingFileIsReadFromItsBeginning(t *testing.T) {
 	for _, restart := range []bool{false, true} {
 		path := filepath.Join(t.TempDir(), "log", "newbans.log")
 		x := newTail(t, path).poll().want()
-		if p := x.f.Stats().Problem; !strings.Contains(p, path) || x.f.Stats().ProblemAt.IsZero() {
-			t.Fatalf("problem %q", p)
+		if p := x.f.Stats().Problem; !strings.Contains(fmt.Sprint(p), path) || x.f.Stats().ProblemAt.IsZero() {
+			t.Fatalf("problem %v", p)
 		}
 		if restart {
 			x.restart()
@@ -44,8 +45,8 @@ func TestMissingFileIsReadFromItsBeginning(t *testing.T) {
 		must(t, EnsureFile(path, 0o640))
 		add(t, path, lines(1, 2))
 		x.poll().want(1, 2)
-		if p := x.f.Stats(); p.Problem != "" || !p.ProblemAt.IsZero() {
-			t.Fatalf("problem %q", p.Problem)
+		if p := x.f.Stats(); p.Problem != nil || !p.ProblemAt.IsZero() {
+			t.Fatalf("problem %v", p.Problem)
 		}
 	}
 }
@@ -162,16 +163,16 @@ func TestUnfitFiles(t *testing.T) {
 			path := logPath(t)
 			must(t, tt.make(path))
 			x := newTail(t, path).poll().want()
-			if p := x.f.Stats().Problem; !strings.Contains(p, tt.problem) || !strings.Contains(p, path) {
-				t.Fatalf("problem %q", p)
+			if p := x.f.Stats().Problem; !strings.Contains(fmt.Sprint(p), tt.problem) || !strings.Contains(fmt.Sprint(p), path) {
+				t.Fatalf("problem %v", p)
 			}
 			must(t, os.Remove(path))
 			add(t, path, line(1))
 			x.poll()
 			add(t, path, line(2))
 			x.poll()
-			if x.got[len(x.got)-1] != "192.0.2.2" || x.f.Stats().Problem != "" {
-				t.Fatalf("got %v, problem %q", x.got, x.f.Stats().Problem)
+			if x.got[len(x.got)-1] != "192.0.2.2" || x.f.Stats().Problem != nil {
+				t.Fatalf("got %v, problem %v", x.got, x.f.Stats().Problem)
 			}
 		})
 		t.Run(tt.name+" later", func(t *testing.T) {
@@ -182,8 +183,8 @@ func TestUnfitFiles(t *testing.T) {
 			must(t, tt.make(path))
 			add(t, path+".1", line(2)) // by a program that has the old file open
 			x.poll().want(2)
-			if p := x.f.Stats().Problem; !strings.Contains(p, tt.problem) {
-				t.Fatalf("problem %q", p)
+			if p := x.f.Stats().Problem; !strings.Contains(fmt.Sprint(p), tt.problem) {
+				t.Fatalf("problem %v", p)
 			}
 			must(t, os.Remove(path))
 			add(t, path, line(3))
@@ -194,8 +195,8 @@ func TestUnfitFiles(t *testing.T) {
 		path := logPath(t)
 		add(t, path, "")
 		x := newTail(t, filepath.Join(path, "newbans.log")).poll()
-		if p := x.f.Stats().Problem; !strings.Contains(p, "not a directory") {
-			t.Fatalf("problem %q", p)
+		if p := x.f.Stats().Problem; !strings.Contains(fmt.Sprint(p), "not a directory") {
+			t.Fatalf("problem %v", p)
 		}
 	})
 }

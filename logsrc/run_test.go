@@ -106,10 +106,10 @@ func TestRunIsToldOfEveryChange(t *testing.T) {
 		r.want(n + 3)
 	}
 	must(t, os.Remove(path))
-	await(t, "problem", func() bool { return r.f.Stats().Problem != "" })
+	await(t, "problem", func() bool { return r.f.Stats().Problem != nil })
 	add(t, path, line(99))
 	r.want(99)
-	await(t, "no problem", func() bool { return r.f.Stats().Problem == "" })
+	await(t, "no problem", func() bool { return r.f.Stats().Problem == nil })
 	r.end()
 }
 
@@ -141,7 +141,7 @@ func TestRunDoesNotBlockOnAFIFO(t *testing.T) {
 	path := logPath(t)
 	must(t, syscall.Mkfifo(path, 0o600))
 	r := run(t, path, nil, 5*time.Millisecond)
-	await(t, "problem", func() bool { return r.f.Stats().Problem != "" })
+	await(t, "problem", func() bool { return r.f.Stats().Problem != nil })
 	r.end()
 }
 

@@ -252,7 +252,7 @@ func (m *Mesh) askMessage(b []byte) {
 // addressProved records that the holder of id's key receives at addr.
 func (m *Mesh) addressProved(now time.Time, id frame.ID, addr netip.AddrPort) {
 	if id == m.id {
-		m.problems.report(now, ProblemClone, addr.String(), "another machine uses this node's key: "+addr.String())
+		m.problems.report(now, ProblemClone, addr.String(), "another machine uses this node's key: "+addr.String(), twoUsers)
 		return
 	}
 	if m.peers.addressProved(now, id, addr) {

@@ -270,7 +270,8 @@ func (m *Mesh) renew() {
 	})
 	for _, s := range due[:min(len(due), maxRenewals)] {
 		if _, err := m.Certify(s.Certificate.Node, s.Certificate.Name, s.Certificate.Caps); err != nil {
-			m.problems.report(now, ProblemCertificate, s.ID.String(), "cannot renew the certificate of "+s.Certificate.Name+": "+err.Error())
+			m.problems.report(now, ProblemCertificate, s.ID.String(), "cannot renew the certificate of "+s.Certificate.Name+": "+err.Error(),
+				"see that `meshban ca caps NAME` works here; it is tried again")
 			return
 		}
 		m.cfg.Logger.Info("renewed a certificate", "name", s.Certificate.Name, "id", s.ID.Short())
@@ -281,15 +282,15 @@ func (m *Mesh) renew() {
 func (m *Mesh) checkOwn() {
 	now := m.now()
 	s := m.Standing(m.id)
-	const remedy = "the agent of a node with the authority's key must run for it to be renewed"
+	const renew = "start the agent of a node that has ca.key: it renews the certificate"
 	switch {
 	case s.Revoked != nil:
 		m.problems.report(now, ProblemCertificate, "own", "this node was revoked at "+s.Revoked.Issued.Format(time.RFC3339)+
-			": the others take nothing from it; to come back it needs a new key (an empty state folder) and a new join token")
+			": the others take nothing from it", newStart)
 	case s.Certificate == nil:
-		m.problems.report(now, ProblemCertificate, "own", "this node has no certificate that counts: the others take nothing from it; "+remedy+
-			", or join again with a new token")
+		m.problems.report(now, ProblemCertificate, "own", "this node has no certificate that counts: the others take nothing from it",
+			renew+"; or stop this one and `meshban join TOKEN` with a new token")
 	case s.Certificate.NotAfter.Sub(now) < warnBefore:
-		m.problems.report(now, ProblemCertificate, "own", "this node's certificate ends at "+s.Certificate.NotAfter.Format(time.RFC3339)+"; "+remedy)
+		m.problems.report(now, ProblemCertificate, "own", "this node's certificate ends at "+s.Certificate.NotAfter.Format(time.RFC3339), renew)
 	}
 }

@@ -213,8 +213,8 @@ func (m *Mesh) askKeys(ctx context.Context, addr netip.AddrPort) {
 	}
 	if len(frames) == 0 {
 		if m.Peers() == 0 && m.join.muteLong(m.now()) {
-			m.problems.report(m.now(), ProblemKey, "mute", fmt.Sprintf("the node at %v answers, but speaks another gossip key and has no newer one for this node; "+
-				"it asks on. If that lasts, this machine needs a new state folder and a new join token (meshban invite)", addr))
+			m.problems.report(m.now(), ProblemKey, "mute", fmt.Sprintf("the node at %v answers, but speaks another gossip key and has no newer one for this node, "+
+				"which asks on", addr), "if that lasts, "+newStart)
 		}
 		return
 	}

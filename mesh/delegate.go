@@ -136,16 +136,16 @@ func (d delegate) NotifyAlive(n *memberlist.Node) error {
 	addr := nodeAddr(n)
 	known := d.m.peers.isAt(id, addr, n.Meta)
 	if !known && !m.isAt(d.m.cfg.Secrets.MeshID, addr) {
-		d.m.warn(ProblemForged, "address", "somebody with the mesh's key says that "+id.Short()+" is at "+addr.String()+", which it did not say itself; it is ignored")
+		d.m.warn(ProblemForged, "address", "somebody with the mesh's key says that "+id.Short()+" is at "+addr.String()+", which it did not say itself; it is ignored", shutOut)
 		return errRefuseAddr
 	}
 	if !known && m.Proof != nil && !m.proven() {
-		d.m.warn(ProblemForged, "word", "somebody with the mesh's key says in the name of "+id.Short()+" what it did not sign; it is ignored")
+		d.m.warn(ProblemForged, "word", "somebody with the mesh's key says in the name of "+id.Short()+" what it did not sign; it is ignored", shutOut)
 		return errRefuseMeta
 	}
 	if !d.m.peers.letIn(id) && d.m.knowsOthers() {
 		d.m.warn(ProblemStrangers, "strangers", "more than "+strconv.Itoa(maxStrangers)+
-			" members have no certificate; further ones are not let in until one comes; somebody may have the mesh's key")
+			" members have no certificate; further ones are not let in until one comes; somebody may have the mesh's key", "`meshban rotate mesh-key` shuts them out")
 		return errRefuseMany
 	}
 	d.answers(id, func(*peer) {})

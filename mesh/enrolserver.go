@@ -79,7 +79,7 @@ func (m *Mesh) answerJoiner(raw net.Conn, from string) error {
 	switch {
 	case refused == nil:
 		if answer, refused = m.welcome(key, q.Name, caps); refused != nil {
-			m.problems.report(time.Now(), ProblemCertificate, "enrol", "cannot certify "+q.Name+": "+refused.Error())
+			m.problems.report(time.Now(), ProblemCertificate, "enrol", "cannot certify "+q.Name+": "+refused.Error(), "make a new token with `meshban invite`, and join again with that")
 		}
 	case errors.Is(refused, ErrInviteUnknown):
 		answer.Code = enrolUnknown

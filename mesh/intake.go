@@ -92,7 +92,7 @@ func (m *Mesh) vouch(f frame.Frame, signed bool, whole int, by via, in *intake) 
 	if !signed {
 		m.count.refused[refusedSignature].Add(1)
 		m.problems.report(m.now(), ProblemForged, "signature", "somebody with the mesh's key sends frames in the name of "+f.Origin.String()+
-			" that it did not sign; they are refused")
+			" that it did not sign; they are refused", shutOut)
 		return
 	}
 	if whole > len(f.Raw)+copyAbove {
@@ -254,6 +254,7 @@ func (m *Mesh) badChunk(w *bulkWork) {
 	w.parts, w.next = nil, len(w.msg.Frames)
 	m.Slow(from)
 	m.problems.report(m.now(), ProblemForged, "chunk "+from.String(), "the member "+from.String()+
-		" streams frames that their origins did not sign; for a minute nothing is compared with it")
+		" streams frames that their origins did not sign; for a minute nothing is compared with it",
+		"if its meshban is as new as this one, `meshban revoke NAME` shuts it out")
 	m.apply(evBadChunk{from, w.msg.Session})
 }

@@ -39,7 +39,8 @@ func (m *Mesh) coreLoop(ctx context.Context) {
 	for {
 		if n := m.count.dropped.Load(); n > lost {
 			lost = n
-			m.problems.report(m.now(), ProblemDropped, "queue", "more frames came at once than there is room for, as after a pause of this process; a sync repairs that")
+			m.problems.report(m.now(), ProblemDropped, "queue", "more frames came at once than there is room for, as after a pause of this process; a sync repairs that",
+				"nothing need be done; if it comes often, give the agent more of the processor")
 		}
 		if bulk || len(m.later) > 0 {
 			select {
@@ -74,7 +75,7 @@ func (m *Mesh) coreLoop(ctx context.Context) {
 		case <-m.wake:
 			m.carryOut()
 		case w := <-m.warnings:
-			m.problems.report(m.now(), w.kind, w.culprit, w.detail)
+			m.problems.report(m.now(), w.kind, w.culprit, w.what, w.remedy)
 		case <-timer.C:
 			m.apply(evTick{})
 		case <-ctx.Done():
@@ -157,14 +158,14 @@ func (m *Mesh) knowsOthers() bool {
 
 // warning is a problem found on a goroutine that may not report it.
 type warning struct {
-	kind            Problem
-	culprit, detail string
+	kind                  Problem
+	culprit, what, remedy string
 }
 
 // warn makes the core's goroutine report a problem.
-func (m *Mesh) warn(kind Problem, culprit, detail string) {
+func (m *Mesh) warn(kind Problem, culprit, what, remedy string) {
 	select {
-	case m.warnings <- warning{kind, culprit, detail}:
+	case m.warnings <- warning{kind, culprit, what, remedy}:
 	default:
 	}
 }
@@ -337,10 +338,11 @@ func (m *Mesh) troubles(out *actions) {
 	now := m.now()
 	for _, f := range out.equivocs {
 		if f.Origin == m.id {
-			m.problems.report(now, ProblemClone, "frame", "another machine uses this node's key: it signed a different frame under a number of ours")
+			m.problems.report(now, ProblemClone, "frame", "another machine uses this node's key: it signed a different frame under a number of ours", twoUsers)
 			continue
 		}
-		m.problems.report(now, ProblemEquivocation, f.Origin.String(), "origin "+f.Origin.String()+" signed two different frames under one number")
+		m.problems.report(now, ProblemEquivocation, f.Origin.String(), "origin "+f.Origin.String()+" signed two different frames under one number",
+			"if another machine uses its key, give one of the two an empty state folder; else `meshban revoke NAME` shuts it out")
 	}
 	if out.rollPast > 0 {
 		m.rollEpoch(now, out.rollPast)

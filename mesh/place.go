@@ -99,7 +99,7 @@ func (m *Mesh) dwell(ctx context.Context) (*membership, error) {
 			if here, err = m.enter(ctx, at); err != nil && !m.isReady() {
 				return nil, err
 			} else if err != nil {
-				fault = "the mesh port cannot be opened, trying again: " + err.Error()
+				fault = "the mesh port cannot be opened: " + err.Error() + "; `ss -lntup` shows what else has it; it is tried again"
 			}
 		}
 		if here != nil && m.lookForOther(m.Addr()) {

@@ -265,7 +265,8 @@ func (m *Mesh) storeKeys(keys []pki.GossipKey, used pki.KeyVersion) error {
 	}
 	err := m.cfg.SaveSecrets(m.cfg.Secrets.WithKeys(keys, used))
 	if err != nil {
-		m.problems.report(m.now(), ProblemKey, "store", "cannot store the mesh's new key, so it is not used; trying again: "+err.Error())
+		m.problems.report(m.now(), ProblemKey, "store", "cannot store the mesh's new key, so it is not used: "+err.Error(),
+			"see that the state folder can be written; it is tried again")
 	}
 	return err
 }
@@ -287,14 +288,14 @@ func (m *Mesh) takeGrant() {
 	}
 	if !ours {
 		if now.Sub(g.Issued) > grantWait {
-			m.problems.report(now, ProblemKey, "own", fmt.Sprintf("the mesh's key was rotated (generation %d), and this node was not given the new one: "+
-				"the agent of a node with ca.key must run for that, or this machine needs a new state folder and a new join token", handed.Generation()))
+			m.problems.report(now, ProblemKey, "own", fmt.Sprintf("the mesh's key was rotated (generation %d), and this node was not given the new one",
+				handed.Generation()), "start the agent of a node that has ca.key, which gives it out; or "+newStart)
 		}
 		return
 	}
 	keys, _, err := g.Open(m.cfg.Identity)
 	if err != nil {
-		m.problems.report(now, ProblemKey, "own", err.Error())
+		m.problems.report(now, ProblemKey, "own", "cannot open the mesh's new key: "+err.Error(), newStart)
 		return
 	}
 	k := m.keys.snapshot()
@@ -304,7 +305,7 @@ func (m *Mesh) takeGrant() {
 	}
 	for i := range all {
 		if err := t.live.AddKey(all[i].Key[:]); err != nil {
-			m.problems.report(now, ProblemKey, "own", "cannot use the mesh's new key: "+err.Error())
+			m.problems.report(now, ProblemKey, "own", "cannot use the mesh's new key: "+err.Error(), restartAgent)
 			return
 		}
 	}
@@ -339,7 +340,7 @@ func (m *Mesh) turnKey() {
 			return
 		}
 		if err := t.live.UseKey(newest.Key[:]); err != nil {
-			m.problems.report(m.now(), ProblemKey, "own", "cannot use the mesh's new key: "+err.Error())
+			m.problems.report(m.now(), ProblemKey, "own", "cannot use the mesh's new key: "+err.Error(), restartAgent)
 			return
 		}
 		t.mu.Lock()
@@ -418,7 +419,7 @@ func (m *Mesh) handOutMissing() {
 		return
 	}
 	if n, err := m.handOut(); err != nil {
-		m.problems.report(m.now(), ProblemKey, "hand out", "cannot hand out the mesh's key: "+err.Error())
+		m.problems.report(m.now(), ProblemKey, "hand out", "cannot hand out the mesh's key: "+err.Error(), "give the node that this names an empty state folder and a new token: `meshban join TOKEN`")
 	} else if n > 0 {
 		m.cfg.Logger.Info("handed out the mesh's key", "nodes", n)
 	}

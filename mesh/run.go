@@ -225,14 +225,15 @@ func (m *Mesh) heardOfSelf(incarnation uint32) {
 func (m *Mesh) flooded(from netip.Addr, forged bool) {
 	switch at := from.String(); {
 	case forged:
-		m.warn(ProblemForged, "packets", "packets come as if from "+at+" that the member there did not send: somebody with the mesh's key forges addresses; "+
-			"filter them in the network; `meshban revoke NAME` the captured member, then `meshban rotate mesh-key`")
+		m.warn(ProblemForged, "packets", "packets come as if from "+at+" that the member there did not send: somebody with the mesh's key forges addresses",
+			"filter them in the network; "+shutOut)
 	case !m.peers.isSource(from):
 		m.warn(ProblemFlood, "elsewhere", "more than any member sends comes from where no member has answered, lately from "+at+" (which may be forged): "+
-			"what is beyond the share of such addresses is dropped; `meshban revoke NAME` the captured member, then `meshban rotate mesh-key`")
+			"what is beyond the share of such addresses is dropped", shutOut)
 	default:
 		m.warn(ProblemFlood, at, at+
-			" sends more than any member does; what is beyond its share is dropped, and a sync repairs what was good of it")
+			" sends more than any member does; what is beyond its share is dropped, and a sync repairs what was good of it",
+			"look what runs there; `meshban revoke NAME` shuts a captured member out")
 	}
 }
 
@@ -320,7 +321,7 @@ func (m *Mesh) rollEpoch(now time.Time, past uint64) {
 	if m.cfg.RollEpoch != nil {
 		var err error
 		if epoch, err = m.cfg.RollEpoch(past); err != nil {
-			m.problems.report(now, ProblemEpoch, "store", "cannot raise the epoch: "+err.Error())
+			m.problems.report(now, ProblemEpoch, "store", "cannot raise the epoch: "+err.Error(), "see that the state folder can be written, then restart the agent")
 			return
 		}
 	}
@@ -331,5 +332,6 @@ func (m *Mesh) rollEpoch(now time.Time, past uint64) {
 	}
 	m.mu.Unlock()
 	m.problems.report(now, ProblemEpoch, "own", fmt.Sprintf(
-		"frames in this node's name that it did not publish (restored from a snapshot, or its key is used twice); it goes on with epoch %d", epoch))
+		"frames in this node's name that it did not publish (restored from a snapshot, or its key is used twice); it goes on with epoch %d", epoch),
+		"nothing need be done after a restore; otherwise "+twoUsers)
 }

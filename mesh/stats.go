@@ -87,8 +87,16 @@ const (
 	problemEvery = time.Minute
 	// maxProblems bounds the culprits that are remembered; while that many are, further reports are dropped.
 	maxProblems = 256
-	// maxDetailText bounds a report's detail, in bytes.
-	maxDetailText = 256
+	// maxDetailText bounds what a report says besides the remedy, in bytes.
+	maxDetailText = 512
+)
+
+// Remedies of several problems.
+const (
+	shutOut      = "find the captured machine: `meshban revoke NAME` and then `meshban rotate mesh-key` shut it out"
+	twoUsers     = "give one of the two machines an empty state folder and a new token: `meshban join TOKEN`"
+	restartAgent = "restart the agent: systemctl restart meshban"
+	newStart     = "give this machine an empty state folder and a new token: `meshban join TOKEN`"
 )
 
 // problems reports to the daemon, each kind and culprit rarely.
@@ -100,8 +108,9 @@ type problems struct {
 	last map[string]time.Time
 }
 
-// report reports a problem unless it was reported recently. It calls out: no lock may be held.
-func (p *problems) report(now time.Time, kind Problem, culprit, detail string) {
+// report reports a problem unless it was reported recently. An empty remedy means that what says what to do. It calls out:
+// no lock may be held.
+func (p *problems) report(now time.Time, kind Problem, culprit, what, remedy string) {
 	p.count.Add(1)
 	key := string(kind) + " " + culprit
 	p.mu.Lock()
@@ -117,6 +126,10 @@ func (p *problems) report(now time.Time, kind Problem, culprit, detail string) {
 	}
 	p.mu.Unlock()
 	if !told && p.tell != nil {
-		p.tell(kind, wire.Escape(detail, maxDetailText))
+		what = wire.Escape(what, maxDetailText)
+		if remedy != "" {
+			what += "; " + remedy
+		}
+		p.tell(kind, what)
 	}
 }

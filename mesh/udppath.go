@@ -431,7 +431,7 @@ func (m *Mesh) reportPath(d dueReport) {
 	if d.changed {
 		member := Member{udpTo: d.to, udpFrom: d.from}
 		if text := member.UDPTrouble(d.id.String()); text != "" {
-			m.problems.report(m.now(), ProblemUDP, d.id.String(), text)
+			m.problems.report(m.now(), ProblemUDP, d.id.String(), text, "") // which says what to do
 		} else {
 			m.cfg.Logger.Info("UDP passes both ways again", "id", d.id.Short())
 		}

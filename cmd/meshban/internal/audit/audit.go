@@ -37,9 +37,9 @@ const (
 type Config struct {
 	Path   string       // the current file; rotated ones end in ".1" (the newest) to ".7"
 	Logger *slog.Logger // nil = none
-	// OnProblem is called when entries are lost, and with "" when a disk that failed works again. Only Run's
-	// goroutine calls it.
-	OnProblem func(text string)
+	// OnProblem is called when entries are lost, with the error of the disk if that is why, and with "" when the disk
+	// works again. Only Run's goroutine calls it.
+	OnProblem func(text string, err error)
 	MaxFile   int64 // 0 = MaxFile
 }
 
@@ -68,7 +68,7 @@ func New(cfg Config) (*Log, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	if cfg.OnProblem == nil {
-		cfg.OnProblem = func(string) {}
+		cfg.OnProblem = func(string, error) {}
 	}
 	if cfg.MaxFile == 0 {
 		cfg.MaxFile = MaxFile
@@ -176,11 +176,11 @@ func (l *Log) encode(e control.AuditEntry) {
 	if e.Lost > 0 && l.problem == "" {
 		text := fmt.Sprintf("%d changes came too fast to be recorded", e.Lost)
 		l.cfg.Logger.Warn("audit log", "problem", text)
-		l.cfg.OnProblem(text)
+		l.cfg.OnProblem(text, nil)
 	}
 	line, err := json.Marshal(e)
 	if err != nil {
-		l.report("changes are not recorded: " + err.Error())
+		l.report(err)
 		return
 	}
 	l.buf = append(append(l.buf, line...), '\n')
@@ -202,10 +202,10 @@ func (l *Log) write() {
 	}
 	if err != nil {
 		l.lost.Add(uint64(l.waiting))
-		l.report("changes are not recorded: " + err.Error())
+		l.report(err)
 		_ = l.closeFile() // the next entry opens it again
 	} else {
-		l.report("")
+		l.report(nil)
 	}
 	l.buf, l.waiting = l.buf[:0], 0
 }
@@ -258,15 +258,18 @@ func (l *Log) name(n int) string {
 	return fmt.Sprintf("%s.%d", l.cfg.Path, n)
 }
 
-func (l *Log) report(problem string) {
+func (l *Log) report(err error) {
+	problem, text := "", ""
+	if err != nil {
+		problem, text = err.Error(), "changes are not recorded"
+	}
 	if problem == l.problem {
 		return
 	}
-	l.problem = problem
-	if problem != "" {
-		l.cfg.Logger.Warn("audit log", "problem", problem)
+	if l.problem = problem; problem != "" {
+		l.cfg.Logger.Warn("audit log", "problem", text, "err", err)
 	}
-	l.cfg.OnProblem(problem)
+	l.cfg.OnProblem(text, err)
 }
 
 func (l *Log) closeFile() error {

@@ -129,7 +129,7 @@ func TestRotationBoundsTheSize(t *testing.T) {
 // Nobody waits for the disk: entries that do not fit are dropped, counted and reported.
 func TestAddNeverBlocks(t *testing.T) {
 	var reported []string
-	l, err := New(Config{Path: filepath.Join(t.TempDir(), "audit.jsonl"), OnProblem: func(p string) { reported = append(reported, p) }})
+	l, err := New(Config{Path: filepath.Join(t.TempDir(), "audit.jsonl"), OnProblem: func(p string, _ error) { reported = append(reported, p) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,16 +153,16 @@ func TestAddNeverBlocks(t *testing.T) {
 func TestDiskThatFails(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "later")
 	reported := make(chan string, 10)
-	l, _ := start(t, Config{Path: filepath.Join(dir, "audit.jsonl"), OnProblem: func(p string) { reported <- p }})
+	l, _ := start(t, Config{Path: filepath.Join(dir, "audit.jsonl"), OnProblem: func(p string, err error) { reported <- fmt.Sprint(p, " ", err) }})
 	l.Add(entry(0))
-	if p := <-reported; !strings.Contains(p, "not recorded") {
+	if p := <-reported; !strings.Contains(p, "not recorded") || !strings.Contains(p, "no such file") {
 		t.Errorf("reported %q", p)
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	l.Add(entry(1))
-	if p := <-reported; p != "" {
+	if p := <-reported; p != " <nil>" {
 		t.Errorf("reported %q once it works again", p)
 	}
 	if got := read(t, l, time.Time{}); len(got) != 1 || got[0].Lost != 1 {

@@ -6,13 +6,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/node"
+	"github.com/meshban/meshban/cmd/meshban/internal/ownfile"
 )
 
 // Exit codes. --help shows the table below.
@@ -111,19 +110,13 @@ func tell(w io.Writer, err error, hint string) {
 	tellHint(w, hint)
 }
 
-// diskHint returns what to do about a disk that takes nothing more, or "" if err is about something else.
+// diskHint returns what to do about a file that cannot be used, or "" if err is about something else.
 func diskHint(err error) string {
 	var path *fs.PathError
 	if !errors.As(err, &path) {
 		return ""
 	}
-	switch dir := filepath.Dir(path.Path); {
-	case errors.Is(err, syscall.EROFS):
-		return fmt.Sprintf("the file system is mounted read-only: `findmnt -T %s` names it; Linux does that after an error, see `dmesg`", dir)
-	case errors.Is(err, syscall.ENOSPC):
-		return fmt.Sprintf("make room on the file system: `df -h %s`", dir)
-	}
-	return ""
+	return ownfile.Remedy(path.Path, err)
 }
 
 func tellHint(w io.Writer, hint string) {

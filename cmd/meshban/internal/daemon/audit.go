@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -21,13 +22,16 @@ func (d *Daemon) Audit(ctx context.Context, since time.Time, yield func(control.
 	})
 }
 
-func (d *Daemon) auditProblem(text string) {
+func (d *Daemon) auditProblem(text string, err error) {
 	const kind = "audit log"
-	if text == "" {
+	switch {
+	case text == "":
 		d.problems.clear(kind)
-		return
+	case err == nil:
+		d.problems.set(kind, text, "`meshban audit` shows where they are missing")
+	default:
+		d.problems.set(kind, fmt.Sprintf("%s, because %s cannot be written: %s", text, d.home.Audit(), cause(err)), fileRemedy(d.home.Audit(), err))
 	}
-	d.problems.set(kind, text)
 }
 
 // byCaller starts the audit entry of a change that this machine requests through the socket.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -43,12 +44,12 @@ func (d *Daemon) ignored() *control.Error {
 		}
 		return &control.Error{
 			Code: control.CodePolicy, Rule: ruleRevoked, Message: text,
-			Hint: "to come back it needs a new key (an empty state folder) and a new join token",
+			Hint: fmt.Sprintf("to come back it needs a new key: stop the agent, `mv %s %[1]s.old`, then `meshban join TOKEN` with a new token", filepath.Dir(d.home.Store())),
 		}
 	case s.Certificate == nil:
 		return &control.Error{
 			Code: control.CodePolicy, Rule: ruleCertificate, Message: "this node has no certificate that counts",
-			Hint: "the agent of a node with ca.key must run for it to be renewed, or join again with a new token",
+			Hint: "start the agent of a node that has ca.key, which renews it; or stop this one and `meshban join TOKEN` with a new token",
 		}
 	}
 	return nil

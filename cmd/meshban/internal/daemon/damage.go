@@ -14,8 +14,8 @@ import (
 
 // storeDamaged reports that a damaged file of the store was set aside, and has refillStore restore what is missing.
 func (d *Daemon) storeDamaged(damage store.Damage) {
-	d.problems.set("store", fmt.Sprintf("%s was damaged, and is set aside as %s: %d of its frames are sound, peers give back the others; look at the disk (%v)",
-		d.home.Store(), damage.Aside, damage.Kept, damage.Cause))
+	d.problems.set("store", fmt.Sprintf("%s was damaged, and is set aside as %s: %d of its frames are sound, peers give back the others (%v)",
+		d.home.Store(), damage.Aside, damage.Kept, damage.Cause), fileRemedy(d.home.Store(), damage.Cause))
 	d.log.Error("the store was damaged, and is set aside; peers give back what is missing", "aside", damage.Aside, "frames", damage.Kept, "err", damage.Cause)
 	kick(d.refillKick)
 }
@@ -27,7 +27,8 @@ func (d *Daemon) storeMissing() {
 	if !errors.Is(errStore, fs.ErrNotExist) || errAudit != nil {
 		return
 	}
-	d.problems.set("store", fmt.Sprintf("%s was missing, though this node has run before; peers give back what was in it", d.home.Store()))
+	d.problems.set("store", fmt.Sprintf("%s was missing, though this node has run before; peers give back what was in it", d.home.Store()),
+		"nothing need be done, unless you know of no reason: then look at its disk with `dmesg`")
 	d.log.Error("the store was missing, though this node has run before; peers give back what was in it", "store", d.home.Store())
 }
 

@@ -19,7 +19,7 @@ func (d *Daemon) fail2banProblem(text string) {
 		d.problems.clear("fail2ban")
 		return
 	}
-	d.problems.set("fail2ban", text)
+	d.problems.set("fail2ban", text, "") // which says what to do
 	d.log.Warn("fail2ban did not let go of all that was lifted", "problem", text)
 }
 

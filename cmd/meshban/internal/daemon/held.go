@@ -120,7 +120,8 @@ func (d *Daemon) foresee(now time.Time, ops []ban.Op) {
 			if d.alarm.beyond == 1 {
 				ops = "1 op of this node goes"
 			}
-			d.problems.set("caps", fmt.Sprintf("%s beyond what peers take: %s", ops, policy.Detail))
+			d.problems.set("caps", fmt.Sprintf("%s beyond what peers take: %s", ops, policy.Detail),
+				fmt.Sprintf("`meshban ca caps %s`, where ca.key is, shows and changes what others take from it", d.names.handle(d.self)))
 			if now.Sub(d.alarm.warned) >= alarmEvery {
 				d.alarm.warned = now
 				d.log.Warn("peers will not enforce all that this node says", "rule", policy.Rule, "detail", policy.Detail, "prefix", op.Prefix)

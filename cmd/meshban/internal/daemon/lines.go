@@ -57,7 +57,7 @@ func (d *Daemon) handleLines(batch []logsrc.Line, pos logsrc.Position) {
 		now := time.Now()
 		ops := d.sightings(now, batch)
 		if err := d.publish(now, d.ownOps(ops)); err != nil {
-			d.problems.set("lines", err.Error())
+			d.problems.set("lines", "bans of the line file could not be made: "+err.Error(), "ban what it names by hand: `meshban ban ADDR`")
 			d.log.Error("could not publish the bans of the line file", "err", err)
 		} else {
 			d.problems.clear("lines")
@@ -190,7 +190,8 @@ func (d *Daemon) emitLines(ctx context.Context) error {
 		}
 		if err := d.emitter.Emit(time.Now(), lines); err != nil {
 			d.lines.unemitted.Add(uint64(len(lines)))
-			d.problems.set("emission", err.Error())
+			what, remedy := d.lineFileProblem("cannot be written, so that others' bans are missing there", err)
+			d.problems.set("emission", what, remedy)
 			d.log.Warn("could not emit lines", "lines", len(lines), "err", err)
 			continue
 		}

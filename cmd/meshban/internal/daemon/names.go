@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -369,71 +368,4 @@ func (d *Daemon) member(e mesh.MemberEvent) {
 	}
 	d.log.Log(context.Background(), level, "member changed", "event", e.Kind, "name", d.names.of(id), "id", e.Member.ID.Short(), "addr", e.Member.Addr)
 	d.hub.send(control.Event{Time: time.Now().UTC().Truncate(time.Millisecond), Name: e.Kind, Origin: d.names.of(id), OriginID: id.String()})
-}
-
-const (
-	// problemsKept is how long a problem that nobody clears is shown, and briefly how long one that is repeated every
-	// minute while it lasts. A problem older than problemsAged is shown with its age.
-	problemsKept, briefly, problemsAged = time.Hour, 5 * time.Minute, 2 * time.Minute
-	// maxCulprits bounds the problems of one kind that are shown, newest first, so that one does not hide another.
-	maxCulprits = 4
-)
-
-// problems holds what an operator should look at, by kind.
-type problems struct {
-	mu     sync.Mutex           // guards what follows
-	byKind map[string][]problem // the newest first, at most maxCulprits
-}
-
-type problem struct {
-	text string
-	at   time.Time
-	kept time.Duration
-}
-
-func newProblems() *problems { return &problems{byKind: map[string][]problem{}} }
-
-func (p *problems) set(kind, text string) { p.setFor(kind, text, problemsKept) }
-
-// setFor sets a problem that ends unless it is set again within kept.
-func (p *problems) setFor(kind, text string, kept time.Duration) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.byKind[kind] = []problem{{text, time.Now(), kept}}
-}
-
-// add sets a problem beside others of its kind.
-func (p *problems) add(kind, text string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	list := slices.DeleteFunc(p.byKind[kind], func(pr problem) bool { return pr.text == text })
-	list = slices.Insert(list, 0, problem{text, time.Now(), problemsKept})
-	p.byKind[kind] = list[:min(len(list), maxCulprits)]
-}
-
-func (p *problems) clear(kind string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.byKind, kind)
-}
-
-// list returns the problems in a stable order.
-func (p *problems) list(now time.Time) []string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	out := make([]string, 0, len(p.byKind))
-	for _, kind := range slices.Sorted(maps.Keys(p.byKind)) {
-		kept := slices.DeleteFunc(p.byKind[kind], func(pr problem) bool { return now.Sub(pr.at) > pr.kept })
-		if p.byKind[kind] = kept; len(kept) == 0 {
-			delete(p.byKind, kind)
-		}
-		for _, pr := range kept {
-			text := strings.TrimSpace(kind + ": " + pr.text)
-			if age := now.Sub(pr.at); age >= problemsAged {
-				text += fmt.Sprintf(" (%.0f minutes ago)", age.Minutes())
-			}
-			out = append(out, text)
-		}
-	}
-	return out
 }

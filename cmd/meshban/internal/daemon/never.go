@@ -24,7 +24,7 @@ type protection struct {
 func (d *Daemon) neverList() []ban.NeverEntry {
 	host, err := d.host()
 	if err != nil {
-		d.problems.set("host addresses", err.Error())
+		d.problems.set("host addresses", "this machine's own addresses could not all be looked up: "+err.Error(), "`meshban allow ADDR` protects one that is missing in `meshban allow --list`")
 		d.log.Warn("could not read all of this machine's addresses", "err", err)
 	} else {
 		d.problems.clear("host addresses")
@@ -111,7 +111,7 @@ func (d *Daemon) readSessions() bool {
 	const kind = "ssh sessions"
 	found, err := d.ssh.Read(time.Now())
 	if err != nil {
-		d.problems.set(kind, err.Error())
+		d.problems.set(kind, err.Error(), "`meshban allow ADDR` protects where you come from; `meshban setup systemd` runs the agent with the rights that it needs")
 	} else {
 		d.problems.clear(kind)
 	}

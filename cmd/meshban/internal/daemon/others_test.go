@@ -165,7 +165,7 @@ func TestAnAnswerFits(t *testing.T) {
 	t.Parallel()
 	n := first(t, "a")
 	for i := range 30 {
-		n.problems.set(fmt.Sprint("kind ", i), strings.Repeat("<&>\x01", 200))
+		n.problems.set(fmt.Sprint("kind ", i), strings.Repeat("<&>\x01", 200), "")
 	}
 	text, err := n.answer(t.Context(), frame.ID{2}, []byte(`{"addr":"192.0.2.1/32"}`))
 	if err != nil || len(text) > mesh.MaxAnswer {

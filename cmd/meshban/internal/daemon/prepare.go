@@ -190,12 +190,12 @@ func (d *Daemon) openMesh(keys statedir.Keys, epoch uint64) error {
 			detail = d.nameNodes(detail)
 			switch kind {
 			case mesh.ProblemForged, mesh.ProblemFlood, mesh.ProblemEquivocation, mesh.ProblemClone:
-				d.problems.add(string(kind), detail) // it names a culprit
+				d.problems.add(string(kind), detail, "") // it names a culprit
 			case mesh.ProblemUDP, mesh.ProblemJoin, mesh.ProblemAddress, mesh.ProblemSeen, mesh.ProblemClock: // status asks afresh
 			case mesh.ProblemDropped, mesh.ProblemStrangers, mesh.ProblemCertificate, mesh.ProblemKey:
-				d.problems.setFor(string(kind), detail, briefly)
+				d.problems.setFor(string(kind), detail, "", briefly)
 			default:
-				d.problems.set(string(kind), detail)
+				d.problems.set(string(kind), detail, "")
 			}
 			d.log.Warn("mesh problem", "kind", kind, "detail", detail)
 		},
@@ -272,7 +272,7 @@ func (d *Daemon) claim() {
 	unclaim, squatter, err := fw.Claim()
 	d.unclaim = unclaim
 	if squatter != "" {
-		d.problems.set("firewall lock", squatter)
+		d.problems.set("firewall lock", squatter, "end that process: `kill PID`")
 	}
 	if err != nil {
 		d.claimed = fmt.Errorf("%w: stop that one and restart this, or give this one `firewall: {backends: [none]}`", err)

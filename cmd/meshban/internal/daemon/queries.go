@@ -306,7 +306,7 @@ func (d *Daemon) Status(ctx context.Context) (control.Status, error) {
 // localStatus returns what this node knows without asking anybody.
 func (d *Daemon) localStatus() control.Status {
 	if text := d.standingProblem(); text != "" {
-		d.problems.setFor(string(mesh.ProblemCertificate), text, briefly)
+		d.problems.setFor(string(mesh.ProblemCertificate), text, "", briefly) // it says what to do
 		d.ignoredShown.Store(true)
 	} else if d.ignoredShown.Swap(false) {
 		d.problems.clear(string(mesh.ProblemCertificate))
@@ -331,9 +331,9 @@ func (d *Daemon) localStatus() control.Status {
 			s.Firewall.Tried = append(s.Firewall.Tried, control.Attempt{Backend: a.Name, Error: a.Err.Error()})
 		}
 	}
-	problem := func(kind, text string) {
-		if text != "" {
-			s.Problems = append(s.Problems, kind+": "+text)
+	problem := func(kind, what, remedy string) { // as of problems.set
+		if what != "" {
+			s.Problems = append(s.Problems, kind+": "+withRemedy(what, remedy))
 		}
 	}
 	var held, heldThere, refusedThere string
@@ -341,24 +341,28 @@ func (d *Daemon) localStatus() control.Status {
 		held = d.heldProblemLocked(t)
 		heldThere, refusedThere = d.reportProblemsLocked(now)
 	})
-	problem("held", held)
-	problem("peers", heldThere)
-	problem("peers", refusedThere)
+	problem("held", held, "")
+	problem("peers", heldThere, "")
+	problem("peers", refusedThere, "")
 	for _, m := range d.mesh.Members() {
-		problem(string(mesh.ProblemUDP), m.UDPTrouble(d.names.of(ban.Origin(m.ID))))
+		problem(string(mesh.ProblemUDP), m.UDPTrouble(d.names.of(ban.Origin(m.ID))), "")
 	}
 	for _, f := range d.mesh.Faults() {
-		problem(string(f.Kind), d.nameNodes(f.Text))
+		problem(string(f.Kind), d.nameNodes(f.Text), "")
 	}
-	problem(string(mesh.ProblemKey), keyProblem(d.mesh.KeyStatus(), d.names))
-	problem("firewall", kernel.Problem)
-	if kernel.LetsThrough != "" {
-		problem("firewall", kernel.LetsThrough+"; see that ip6tables works here, or write `firewall: {backends: [nftables]}` into meshban.yaml; then restart the agent")
+	problem(string(mesh.ProblemKey), keyProblem(d.mesh.KeyStatus(), d.names), "")
+	problem("firewall", kernel.Problem, firewallRemedy)
+	problem("firewall", kernel.LetsThrough, "see that ip6tables works here, or write `firewall: {backends: [nftables]}` into meshban.yaml; then restart the agent")
+	if file.Problem != nil {
+		what, remedy := d.lineFileProblem("is not read", file.Problem)
+		problem("line file", what, remedy)
 	}
-	problem("line file", file.Problem)
-	problem("store", d.store.Stats().LastError)
+	if err := d.store.Stats().LastError; err != nil {
+		problem("store", fmt.Sprintf("%s cannot be written: %s; a restart of the agent before that works loses what has changed since", d.home.Store(), cause(err)),
+			fileRemedy(d.home.Store(), err))
+	}
 	if kernel.Backend == fw.NameNone {
-		problem("firewall", d.noneProblem())
+		problem("firewall", d.noneProblem(), "")
 	}
 	return s
 }

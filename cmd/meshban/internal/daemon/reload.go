@@ -37,7 +37,7 @@ func (d *Daemon) serveReload(ctx context.Context) error {
 		}
 		d.notify(sdnotify.SdNotifyReloading)
 		if err := d.reloadOnce(ctx); err != nil {
-			d.problems.set("config", err.Error())
+			d.problems.set("config", err.Error(), "correct it, then `systemctl reload meshban`; the old configuration holds until then")
 			d.log.Error("kept the old configuration", "err", err)
 		} else {
 			d.problems.clear("config")

@@ -63,8 +63,8 @@ func TestCleanStopWarnsNobody(t *testing.T) {
 // A problem repeated while it lasts leaves status soon after its last report; a one-off problem shows its age.
 func TestProblemsThatAreOver(t *testing.T) {
 	p, now := newProblems(), time.Now()
-	p.setFor("dropped", "a queue was full", briefly)
-	p.add("flood", "web4")
+	p.setFor("dropped", "a queue was full", "", briefly)
+	p.add("flood", "web4", "")
 	for _, c := range []struct {
 		after time.Duration
 		want  []string

@@ -30,6 +30,25 @@ type Error struct {
 
 func (e *Error) Error() string { return fmt.Sprintf("%q %s: %s", e.Path, e.Problem, e.Remedy) }
 
+// Remedy says what to do about the error of a file that could not be read or written. It returns "" if err says that
+// itself, or is about something else.
+func Remedy(path string, err error) string {
+	dir := filepath.Dir(path)
+	switch {
+	case errors.As(err, new(*Error)):
+		return ""
+	case errors.Is(err, syscall.EROFS):
+		return fmt.Sprintf("the file system is mounted read-only: `findmnt -T %s` names it; Linux does that after an error, see `dmesg`", dir)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return fmt.Sprintf("make room on the file system: `df -h %s`", dir)
+	case errors.Is(err, syscall.EIO):
+		return fmt.Sprintf("the disk fails: `findmnt -T %s` names it, `dmesg` says more", dir)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Sprintf("`ls -ld %s %s` shows who may use it", dir, path)
+	}
+	return ""
+}
+
 // Open is os.OpenFile for a regular file that belongs to this user or root and that no other user can write to. It
 // does not follow a symbolic link at the end of path or wait for the other end of a named pipe. A refusal is an
 // *Error.

@@ -54,7 +54,7 @@ func TestFullDisk(t *testing.T) {
 		if err := s.Sync(t.Context()); !errors.Is(err, syscall.ENOSPC) {
 			t.Fatalf("on a full disk: %v", err)
 		}
-		if s.Stats().LastError == "" {
+		if s.Stats().LastError == nil {
 			t.Error("status says nothing")
 		}
 	}

@@ -121,8 +121,8 @@ func mergeHolds(old, more []byte) []byte {
 // Stats counts what the store has done since it was opened.
 type Stats struct {
 	Commits, Dropped uint64
-	Waiting          int // writes that are not on disk yet
-	LastError        string
+	Waiting          int   // writes that are not on disk yet
+	LastError        error // of the last commit; nil = it succeeded
 }
 
 // Store is one bbolt file. Its methods may be called from any goroutine.
@@ -370,7 +370,7 @@ func (s *Store) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.stats
-	st.Waiting += len(s.queue)
+	st.Waiting, st.LastError = st.Waiting+len(s.queue), s.failed
 	return st
 }
 
@@ -470,12 +470,10 @@ func (s *Store) Flush() error {
 	s.tried = make(chan struct{})
 	if s.failed = err; err != nil {
 		s.queue = append(batch, s.queue...)
-		s.stats.LastError = err.Error()
 		return fmt.Errorf("commit %d writes: %w", len(batch), err)
 	}
 	s.settled += uint64(len(batch))
 	s.stats.Commits++
-	s.stats.LastError = ""
 	return nil
 }
 

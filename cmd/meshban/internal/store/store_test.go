@@ -106,7 +106,7 @@ func TestFailedCommitKeepsItsWrites(t *testing.T) {
 	if err := s.Flush(); err == nil {
 		t.Fatal("flush into a closed database succeeded")
 	}
-	if s.Stats().LastError == "" {
+	if s.Stats().LastError == nil {
 		t.Error("a failed commit is not visible in Stats")
 	}
 	again := opened(t, path)
