@@ -10,8 +10,10 @@ import (
 const (
 	// maxRecall is how many bytes at the end of a file are searched for lines that were read before.
 	maxRecall = 16 << 20
-	// settle is how long a rewritten file may stay half written.
-	settle = 5 * time.Second
+	// settle is how long a rewritten file may stay half written; each part of it that follows prolongs that, up to
+	// settleMost.
+	settle     = 5 * time.Second
+	settleMost = time.Minute
 )
 
 // recall tells old lines from new ones in a file that is read from its beginning.
@@ -20,10 +22,22 @@ const (
 // other file was edited: lines may be missing, in another order, or have other words around the address. A line of an
 // edited file is old if its address was read before. But after the last line whose text is known, it is old only if
 // its address was read after that line.
+//
+// While the file may be half written, each line that was read accounts for one line of the file, and after settle only if
+// it comes after those that were found again: what is appended meanwhile about a known address is new.
 type recall struct {
 	edited bool
-	until  time.Time // if edited: until then the file may be half written
-	found  int       // if edited: lines were found again up to this index in marks
+	// If edited:
+	since, until time.Time // when that was noticed, and until when the file may be half written
+	found        int       // texts were found again up to this index in the marks of that time
+	reached      int       // and addresses up to this one
+	texts, addrs map[uint32]readBefore
+}
+
+// readBefore are the lines with one text, or about one address, that were read before the file was edited.
+type readBefore struct {
+	at   int // index of the last one
+	left int // how many were not found again yet
 }
 
 // recalled is a line of the file that recognise examines.
@@ -55,12 +69,12 @@ func (f *Follower) recognise(r *reader) error {
 		r.recall = nil
 	} else {
 		if !rc.edited {
-			rc.edited, rc.until = true, f.now.Add(settle)
+			rc.edit(f.now)
 		}
-		old = f.marks.oldLines(rc, lines)
-		if len(old) > 0 {
-			rc.until = f.now.Add(settle)
+		if rc.texts == nil {
+			rc.remember(f.marks.all)
 		}
+		old = rc.oldLines(f.now, f.marks.complete(), lines)
 	}
 	if len(old) > 0 {
 		r.old = make(map[int64]struct{}, len(old))
@@ -148,38 +162,72 @@ func (m *marks) match(lines []recalled) (old []recalled, isCopy bool) {
 	return nil, same > 1 && 2*same > len(lines)
 }
 
-// oldLines returns the lines of an edited file that were read before.
-func (m *marks) oldLines(rc *recall, lines []recalled) (old []recalled) {
-	texts, addrs := make(map[uint32]int, len(m.all)), make(map[uint32]int, len(m.all))
-	for i, k := range m.all {
-		texts[k.text], addrs[k.addr] = i, i
+// edit records that the file was edited, and is perhaps half written.
+func (rc *recall) edit(now time.Time) {
+	*rc = recall{edited: true, since: now, until: now.Add(settle)}
+}
+
+// remember takes over the marks of the lines that were read before the edit.
+func (rc *recall) remember(all []mark) {
+	rc.texts, rc.addrs = make(map[uint32]readBefore, len(all)), make(map[uint32]readBefore, len(all))
+	for i, k := range all {
+		rc.texts[k.text] = readBefore{i, rc.texts[k.text].left + 1}
+		rc.addrs[k.addr] = readBefore{i, rc.addrs[k.addr].left + 1}
+	}
+}
+
+// oldLines returns the lines of an edited file that were read before; complete reports whether all of these are
+// remembered.
+func (rc *recall) oldLines(now time.Time, complete bool, lines []recalled) (old []recalled) {
+	from, late := rc.reached, now.After(rc.since.Add(settle))
+	known := func(l recalled) (at int, ok bool) {
+		k := rc.addrs[l.addr]
+		return k.at, k.left > 0 && (!late || k.at >= from)
 	}
 	lastText, lastAddr := -1, -1
 	for i, l := range lines {
-		if at, ok := texts[l.text]; ok {
-			lastText, rc.found = i, max(rc.found, at+1)
+		at, ok := known(l)
+		if !ok {
+			continue
 		}
-		if _, ok := addrs[l.addr]; ok {
-			lastAddr = i
+		lastAddr, rc.reached = i, max(rc.reached, at+1)
+		if text := rc.texts[l.text]; text.left > 0 {
+			lastText, rc.found = i, max(rc.found, text.at+1)
 		}
 	}
 	// Forgotten lines come before remembered ones. If none is known, reading starts at the end.
 	forgotten := -1
-	if !m.complete() && rc.found == 0 {
+	if !complete && rc.found == 0 {
 		forgotten = lastAddr
 		if lastAddr < 0 {
 			forgotten = len(lines) - 1
 		}
-	} else if !m.complete() {
+	} else if !complete {
 		forgotten = lastText
 	}
 	for i, l := range lines {
-		at, known := addrs[l.addr]
-		if i <= forgotten || known && (i <= lastText || at >= rc.found) {
+		at, ok := known(l)
+		if i <= forgotten || ok && (i <= lastText || at >= rc.found) {
 			old = append(old, l)
 		}
 	}
+	for _, l := range old {
+		foundAgain(rc.texts, l.text)
+		foundAgain(rc.addrs, l.addr)
+	}
+	if rc.reached > from {
+		rc.until = now.Add(settle)
+		if last := rc.since.Add(settleMost); rc.until.After(last) {
+			rc.until = last
+		}
+	}
 	return old
+}
+
+func foundAgain(of map[uint32]readBefore, key uint32) {
+	if k := of[key]; k.left > 0 {
+		of[key] = readBefore{k.at, k.left - 1}
+	}
 }
 
 // rememberRead remembers the lines before r's offset. f.marks must be empty.

@@ -178,6 +178,72 @@ func TestHalfRewritten(t *testing.T) {
 	x.poll().want(21)
 }
 
+// A ban that comes just after an edit counts, though its line reads like one that stood in the file before: at once if
+// that line still stands there, else settle after the edit.
+func TestALineAfterAnEditIsNew(t *testing.T) {
+	for _, form := range []func(int) string{line, bare} {
+		for _, bits := range []int{0, 1, 2, 3} {
+			inPlace, down := bits&1 != 0, bits&2 != 0
+			t.Run(fmt.Sprintf("%.4s, in place=%v, down=%v", form(1), inPlace, down), func(t *testing.T) {
+				path := logPath(t)
+				add(t, path, "")
+				x := newTail(t, path).poll()
+				for n := 1; n <= 20; n++ {
+					add(t, path, form(n))
+				}
+				x.poll()
+				x.got = nil
+				if down {
+					x.f.close()
+				}
+				edit(t, path, inPlace, without(5, 20))
+				if down {
+					x.restart()
+				}
+				x.poll().want()
+				edited := x.now
+				for n := 1; n <= 19; n++ { // attackers who come again
+					if n == 5 {
+						continue
+					}
+					x.now = edited.Add(time.Duration(n) * 200 * time.Millisecond)
+					add(t, path, form(n))
+					x.poll().want(n)
+				}
+				x.now = edited.Add(settle + time.Second)
+				add(t, path, form(5)+form(20))
+				x.poll().want(5, 20)
+				add(t, path, form(5)+form(20)+form(19))
+				x.poll().want(5, 20, 19).restart().poll().want()
+			})
+		}
+	}
+}
+
+// However the lines go on after an edit, none counts as read later than settleMost.
+func TestNoLineCountsAsReadForLong(t *testing.T) {
+	path := logPath(t)
+	add(t, path, "")
+	x := newTail(t, path).poll()
+	for n := 1; n <= 250; n++ {
+		add(t, path, bare(n))
+	}
+	x.poll()
+	x.got = nil
+	edit(t, path, false, func(all []string) []string { return all[:1] })
+	x.poll().want()
+	edited := x.now
+	for n := 2; x.now.Before(edited.Add(settleMost)); n++ {
+		x.now = x.now.Add(time.Second)
+		add(t, path, bare(n))
+		x.poll()
+	}
+	x.got = nil
+	x.now = x.now.Add(time.Second)
+	add(t, path, bare(100))
+	x.poll().want(100)
+}
+
 // Log rotation leaves the last lines in the file.
 func TestRotationKeepsATail(t *testing.T) {
 	for _, down := range []bool{false, true} {

@@ -62,7 +62,10 @@ func (f *Follower) plan(pos Position, latest *reader) []*reader {
 func (f *Follower) expectOldLines(r *reader, edited bool) {
 	r.recall = nil
 	if r.offset == 0 && len(f.marks.all) > 0 {
-		r.recall = &recall{edited: edited, until: f.now.Add(settle)}
+		r.recall = new(recall)
+		if edited {
+			r.recall.edit(f.now)
+		}
 	}
 }
 
