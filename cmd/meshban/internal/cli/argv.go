@@ -13,15 +13,13 @@ const programName = "meshban"
 
 // verb is one command.
 type verb struct {
-	name     string
-	args     string // in the usage line, such as "ADDR..."
-	short    string // one line for the list of commands
-	long     string // what it does, promises, prints
-	flags    []cli.Flag
-	examples string // lines for the shell
-	local    bool   // needs no state folder
-	hidden   bool
-	action   cli.ActionFunc
+	name   string
+	args   string // in the usage line, such as "ADDR..."
+	short  string // one line for the list of commands
+	flags  []cli.Flag
+	local  bool // needs no state folder
+	hidden bool
+	action cli.ActionFunc
 }
 
 // call is what a command line asks for.

@@ -30,49 +30,34 @@ var zshCompletion string
 //go:embed completion/meshban.fish
 var fishCompletion string
 
-func (c *command) completionVerb() *verb {
-	return &verb{
-		name: "completion", args: "bash|zsh|fish", short: "print a script that completes commands in your shell", local: true,
-		long: `Completes commands, flags, their values, and (while an agent answers) the addresses that
-unban, why and allow --remove can take.`,
-		examples: `meshban completion bash > /etc/bash_completion.d/meshban
-meshban completion zsh > "${fpath[1]}/_meshban"
-meshban completion fish > ~/.config/fish/completions/meshban.fish`,
-		action: func(ctx *cli.Context) error {
-			shell, err := oneArg(ctx, "a shell: bash, zsh or fish", "meshban completion bash")
-			if err != nil {
-				return err
-			}
-			script, ok := map[string]string{"bash": bashCompletion, "zsh": zshCompletion, "fish": fishCompletion}[shell]
-			if !ok {
-				return usagef("write bash, zsh or fish", "there is no completion for %q", shell)
-			}
-			_, err = c.out.WriteString(script)
-			return err
-		},
+// completion prints the script for a shell.
+func (c *command) completion(ctx *cli.Context) error {
+	shell, err := oneArg(ctx, "a shell: bash, zsh or fish", "meshban completion bash")
+	if err != nil {
+		return err
 	}
+	script, ok := map[string]string{"bash": bashCompletion, "zsh": zshCompletion, "fish": fishCompletion}[shell]
+	if !ok {
+		return usagef("write bash, zsh or fish", "there is no completion for %q", shell)
+	}
+	_, err = c.out.WriteString(script)
+	return err
 }
 
-// wordsVerb is what the scripts call: its arguments are the words of the line so far, the last still being typed. It
-// prints candidates, one per line, with a description after a tab.
-func (c *command) wordsVerb() *verb {
-	return &verb{
-		name: "__words", args: "-- WORD...", short: "print candidates for completion", hidden: true, local: true,
-		long: "Used by the completion scripts.", examples: "meshban __words -- unban 203.",
-		action: func(ctx *cli.Context) error {
-			words := ctx.Args().Slice()
-			if len(words) == 0 {
-				return nil
-			}
-			last := words[len(words)-1]
-			for _, candidate := range c.candidates(ctx, words[:len(words)-1], last) {
-				if strings.HasPrefix(candidate, last) || candidate == filesInstead {
-					fmt.Fprintln(c.out, candidate)
-				}
-			}
-			return nil
-		},
+// words is what the scripts call: its arguments are the words of the line so far, the last still being typed. It prints
+// candidates, one per line, with a description after a tab.
+func (c *command) words(ctx *cli.Context) error {
+	words := ctx.Args().Slice()
+	if len(words) == 0 {
+		return nil
 	}
+	last := words[len(words)-1]
+	for _, candidate := range c.candidates(ctx, words[:len(words)-1], last) {
+		if strings.HasPrefix(candidate, last) || candidate == filesInstead {
+			fmt.Fprintln(c.out, candidate)
+		}
+	}
+	return nil
 }
 
 // candidates returns what may replace last after the words before.

@@ -36,8 +36,6 @@ func texts(name, usage string, env ...string) *cli.StringSliceFlag {
 
 func toggle(name, usage string) *cli.BoolFlag { return &cli.BoolFlag{Name: name, Usage: usage} }
 
-func jsonFlag(what string) *cli.BoolFlag { return toggle("json", "print "+what) }
-
 // flagError says which flag or environment variable has a wrong value.
 func flagError(ctx *cli.Context, name, value string, err error) error {
 	source, hint := "--"+name, ""

@@ -59,7 +59,8 @@ func verbHelp(w io.Writer, v *verb) error {
 	}
 	fmt.Fprintf(&b, "Usage: %s\n\n", strings.TrimSpace(usage+" "+v.args))
 	b.WriteString(strings.ToUpper(v.short[:1]) + v.short[1:] + ".\n\n")
-	writeText(&b, v.long)
+	long, examples := v.text()
+	writeText(&b, long)
 	b.WriteString("\nFlags:\n")
 	flags := v.flags
 	if !v.local {
@@ -67,7 +68,7 @@ func verbHelp(w io.Writer, v *verb) error {
 	}
 	writeFlags(&b, append(flags, toggle("help", "print this")))
 	b.WriteString("\nExamples:\n")
-	for line := range strings.SplitSeq(v.examples, "\n") {
+	for line := range strings.SplitSeq(examples, "\n") {
 		b.WriteString("  " + line + "\n")
 	}
 	_, err := io.WriteString(w, b.String())
@@ -146,32 +147,25 @@ func wrap(b *strings.Builder, indent int, text string) {
 	}
 }
 
-func (c *command) helpVerb() *verb {
-	return &verb{
-		name: "help", args: "[COMMAND|TOPIC]", short: "print help", local: true,
-		long: `Prints the list of commands and topics, the help of a command, or a topic. Where stdout is
-a terminal, a topic goes through $PAGER, or less.`,
-		examples: "meshban help ban\nmeshban help trust",
-		action: func(ctx *cli.Context) error {
-			verbs := c.verbs()
-			if !ctx.Args().Present() {
-				return c.mainHelp(c.out, verbs)
-			}
-			name, err := oneArg(ctx, "a command or a topic", "meshban help ban")
-			if err != nil {
-				return err
-			}
-			if v := verbNamed(name, verbs); v != nil {
-				return verbHelp(c.out, v)
-			}
-			if t, ok := topicNamed(name); ok {
-				return c.page(t.text)
-			}
-			hint := "meshban help lists commands and topics"
-			if meant := cmp.Or(nearest(name, append(verbNames(verbs), topicNames...)), synonyms[name]); meant != "" {
-				hint = fmt.Sprintf("did you mean %q? %s", meant, hint)
-			}
-			return usagef(hint, "%q is neither a command nor a topic", name)
-		},
+// help prints the list of commands and topics, or the help of one.
+func (c *command) help(ctx *cli.Context) error {
+	verbs := c.verbs()
+	if !ctx.Args().Present() {
+		return c.mainHelp(c.out, verbs)
 	}
+	name, err := oneArg(ctx, "a command or a topic", "meshban help ban")
+	if err != nil {
+		return err
+	}
+	if v := verbNamed(name, verbs); v != nil {
+		return verbHelp(c.out, v)
+	}
+	if t, ok := topicNamed(name); ok {
+		return c.page(t.text)
+	}
+	hint := "meshban help lists commands and topics"
+	if meant := cmp.Or(nearest(name, append(verbNames(verbs), topicNames...)), synonyms[name]); meant != "" {
+		hint = fmt.Sprintf("did you mean %q? %s", meant, hint)
+	}
+	return usagef(hint, "%q is neither a command nor a topic", name)
 }

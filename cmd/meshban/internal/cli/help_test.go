@@ -46,11 +46,15 @@ func TestHelp(t *testing.T) {
 // Every command has an example, and every example uses only what exists.
 func TestExamples(t *testing.T) {
 	verbs := newCommand(fakeActions(), nil, nil, nil).verbs()
+	if texts, err := os.ReadDir("help/commands"); err != nil || len(texts) != len(verbs) {
+		t.Errorf("%d texts of %d commands (%v)", len(texts), len(verbs), err)
+	}
 	for _, v := range verbs {
-		if !strings.Contains(v.examples, programName+" "+v.name) {
-			t.Errorf("%s has no example", v.name)
+		long, examples := v.text()
+		if long == "" || !strings.Contains(examples, programName+" "+v.name) {
+			t.Errorf("%s has no text, or no example", v.name)
 		}
-		for line := range strings.SplitSeq(v.examples, "\n") {
+		for line := range strings.SplitSeq(examples, "\n") {
 			for part := range strings.FieldsFuncSeq(line, func(r rune) bool { return strings.ContainsRune("|&>;", r) }) {
 				_, call, ok := strings.Cut(part, programName+" ")
 				if !ok {

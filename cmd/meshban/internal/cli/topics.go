@@ -10,8 +10,18 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 )
 
-//go:embed help/*.txt
-var topicFiles embed.FS
+//go:embed all:help
+var helpFiles embed.FS
+
+// text returns what the verb does, promises and prints, and examples, one a line.
+func (v *verb) text() (long, examples string) {
+	file, err := helpFiles.ReadFile("help/commands/" + v.name + ".txt")
+	if err != nil {
+		return "", "" // TestExamples finds it
+	}
+	long, examples, _ = strings.Cut(strings.TrimSuffix(string(file), "\n"), "\n\nExamples:\n")
+	return long, examples
+}
 
 // topic is a text of `meshban help` about no single command.
 type topic struct {
@@ -25,7 +35,7 @@ var topicNames = []string{"trust", "caps", "security", "fail2ban", "lines", "con
 
 // topicNamed reads a topic: the first line of its file is the short text.
 func topicNamed(name string) (topic, bool) {
-	file, err := topicFiles.ReadFile("help/" + name + ".txt")
+	file, err := helpFiles.ReadFile("help/" + name + ".txt")
 	if err != nil {
 		return topic{}, false
 	}

@@ -13,7 +13,7 @@ import (
 
 // Every topic is listed, has a short text, fits a terminal, and is printed verbatim.
 func TestTopics(t *testing.T) {
-	files, err := os.ReadDir("help")
+	files, err := filepath.Glob("help/*.txt")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,30 +11,6 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-func (c *command) auditVerb() *verb {
-	return &verb{
-		name: "audit", args: "[ADDR]", short: "show who changed what, when and why",
-		long: `A table of every change to what is banned, oldest first: when, what (ban, unban, allow,
-unallow, revoke where a node takes its own ban back; release and drop of what is held; invite, caps,
-revoke node, forget, rotate mesh key, reload), the addresses, who asked, on which node, and why. Who is a
-user of this machine, the line file, or another node. With ADDR, an address or a CIDR, only
-what touches it. The agent keeps 64 MiB of it in
-audit.jsonl in the state folder.
-
-With --json one object a line: time, what, prefixes, ports, until, via (socket, lines,
-mesh, signal), user, uid, pid, node, node_id, reason, source, lost (changes before this
-one that came too fast to be recorded).`,
-		flags: []cli.Flag{
-			text("since", "`WHEN` only what came since: a time (2026-11-22T11:02:11Z) or how long ago (2h, 3d)"),
-			jsonFlag("one object a line"),
-		},
-		examples: `meshban audit --since 24h
-meshban audit 203.0.113.7
-meshban audit --json | jq -r 'select(.user=="alice") | .prefixes[]'`,
-		action: c.audit,
-	}
-}
-
 func (c *command) audit(ctx *cli.Context) error {
 	touches, err := auditFilter(ctx)
 	if err != nil {

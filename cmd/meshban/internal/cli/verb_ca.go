@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -16,39 +15,6 @@ import (
 
 // maxPEM bounds the files of keys, requests and certificates that are read, in bytes.
 const maxPEM = 4_096
-
-func (c *command) caVerb() *verb {
-	return &verb{
-		name: "ca", args: "sign REQUEST | caps NODE | export FILE | import FILE", short: "use or move the key of the mesh's authority",
-		long: `The authority's key (ca.key, where the mesh began) decides who is a member.
-
-sign answers what meshban join --request has printed on a new machine; - reads it from
-stdin. It prints the certificate and the mesh's key: treat that like a password, and
-carry it to the new machine for meshban join --certificate.
-
-caps shows what the certificate of NODE (a name, an id, or at least the first 8 digits
-of one) allows; with flags, the agent on the node that has ca.key gives it a new
-certificate with just these caps, which counts at once, and --default one without any.
-Of a certificate and a node's config the stricter counts.
-
-export copies the key, with
-what signing needs, to a new FILE, which ca sign --key takes on any machine; --move then
-takes it off this node. import puts it back. While the key is on no node that runs, no
-certificate is renewed. --move and import need the agent stopped for that moment.`,
-		flags: slices.Concat([]cli.Flag{
-			text("key", "`FILE` with sign: the exported key, instead of this node's"),
-			toggle("move", "with export: take the key off this node"),
-			toggle("default", "with caps: only what each node's config says"),
-		}, capsFlags()),
-		examples: `meshban ca sign web4.request > web4.certificate
-meshban ca caps web2
-meshban ca caps web2 --rate 60 --no-import
-meshban ca export --move /media/usb/ca.key
-meshban ca sign web5.request --key /media/usb/ca.key > web5.certificate
-meshban ca import /media/usb/ca.key`,
-		action: c.ca,
-	}
-}
 
 func (c *command) ca(ctx *cli.Context) error {
 	const example = "meshban ca sign REQUEST, meshban ca caps NODE, meshban ca export FILE, or meshban ca import FILE"

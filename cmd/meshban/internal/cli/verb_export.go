@@ -33,26 +33,6 @@ var exporters = map[string]func(out *bufio.Writer, now time.Time, most int) expo
 // formats are the names of the exporters.
 var formats = slices.Sorted(maps.Keys(exporters))
 
-func (c *command) exportVerb() *verb {
-	return &verb{
-		name: "export", short: "print what is banned now, for other programs",
-		long: `Prints what is banned now, in one of these formats:
-  plain  one address or CIDR a line; a ban that is limited to ports stands in a comment,
-         for a plain list would widen it. meshban import reads this back.
-  json   one object a line, as meshban list --json
-  csv    prefix, ports, until, origins, reason, source, state, with a header
-  ipset  for ipset -exist restore: sets meshban-export-4 and -6 (and -4p, -6p for bans
-         limited to ports), each entry with the seconds it has left
-  nft    for nft -f: the table inet meshban-export with sets of the same, one for single
-         addresses and one for each prefix length`,
-		flags: []cli.Flag{text("format", "`F` plain, json, csv, ipset or nft (default: plain)")},
-		examples: `meshban export > banned.txt
-meshban export --format ipset | ipset -exist restore
-meshban export --format csv | column -s, -t`,
-		action: c.export,
-	}
-}
-
 func (c *command) export(ctx *cli.Context) error {
 	if err := noArgs(ctx); err != nil {
 		return err

@@ -10,35 +10,6 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-func (c *command) heldVerb() *verb {
-	return &verb{
-		name: "held", args: "list | release ADDR... | drop ADDR...", short: "decide about bans of peers that are held back",
-		long: `When a peer bans more than its caps allow, or all peers together more than the breaker
-takes (peers and breaker in the config), this node holds the rest: it keeps them and
-does not enforce them. Bans that begin on this machine go on.
-
-list shows them. release enforces them on this node; drop sets them aside until they
-end. Both hold across a restart, and neither is told to other nodes: decide on each. To
-lift bans everywhere, unban them.
-
-ADDR is an address or a CIDR, for all that lies inside it, or - for a list on stdin. The
-exit code is 5 where nothing of that is held.
-
-With --json, list prints one object a line: prefix, ports, origin, id, issued, until,
-reason, source, by, kind (ban, unban, allow, unallow). release and drop print one object: action, decided.`,
-		flags: []cli.Flag{
-			toggle("all", "release or drop all that is held"),
-			text("from", "`NODE` only what this node, a name or an id, has said"),
-			jsonFlag("JSON"),
-		},
-		examples: `meshban held list
-meshban held release --from web2
-meshban held drop 203.0.113.0/24
-meshban held drop --all`,
-		action: c.held,
-	}
-}
-
 func (c *command) held(ctx *cli.Context) error {
 	all, from := ctx.Bool("all"), ctx.String("from")
 	action, addrs := ctx.Args().First(), ctx.Args().Tail()

@@ -26,56 +26,6 @@ const (
 	ruleAllow    = "allow list"
 )
 
-func (c *command) importVerb() *verb {
-	return &verb{
-		name: "import", args: "FILE|-", short: "ban a list of addresses",
-		long: `FILE is a block list; - is stdin. Each address is banned as by meshban ban. What a list
-may be, packed with gzip or not:
-
-  plain    addresses and CIDRs, one or several on a line; comments behind # ; or //,
-           further columns ignored
-  ranges   1.2.3.0-1.2.3.255, with blanks or a TAB between the two; p2p (name:first-last)
-           and DShield (first TAB last TAB 24)
-  tables   CSV with commas, semicolons, TABs or bars; the header says which column, or
-           only one column has addresses
-  JSON     as Spamhaus, AbuseIPDB and CrowdSec give it: one object a line, or arrays
-  others   hosts.deny, and what meshban export writes, in every format
-
-A list is taken whole or not at all. Where a line is not understood, or lets an address
-through, it is named with its number and what to do (the first 10; the rest is counted),
-nothing is banned, and the exit code is 1. --skip-bad bans the rest of the list; what lets
-an address through, and lines of nginx, Apache, MikroTik, iptables, and of others' ipset
-and nft files are refused in any case. Prefixes with host bits set are masked, and stderr says so.
-
-Addresses that a rule refuses are named likewise, the others are still banned, and
-the exit code is 4. A summary on stderr counts addresses and prefixes apart, tells what the
-never-ban list leaves out, and what other nodes will not take, and which setting decides.
---dry-run says the same and changes nothing. An import shortens no ban.
-
---list NAME is for a list that is fetched again and again: what is new on it is banned, what
-is still there prolonged, and what is gone lifted, unless another list of this node has it.
-It lifts only bans that this list has brought on this node. meshban list shows the name in
-the source. An empty list, or one of less than half of what it holds now, needs --force.
-
-With --json one object: addresses, prefixes (read), banned, new, prolonged, never, refused,
-lifted, kept, bad_lines, masked, repeated, skipped, elsewhere (what other nodes will not take:
-note, hint, count).`,
-		flags: []cli.Flag{
-			text("for", "`D` how long: 90s, 30m, 12h, 7d12h (default: bans.for of the agent's config, 30m)"),
-			text("reason", "`TEXT` shown to everyone who asks why"),
-			text("list", "`NAME` the file replaces what the list of this name has brought before"),
-			toggle("force", "replace the list even by an empty one, or one of less than half of it"),
-			toggle("skip-bad", "leave out lines that are not understood"),
-			toggle("dry-run", "say what would become of it, and change nothing"),
-			jsonFlag("one object"),
-		},
-		examples: `meshban import drop.txt --for 7d --reason "spamhaus drop"
-meshban import list.gz --dry-run
-curl -sSf https://www.spamhaus.org/drop/drop_v4.json | meshban import - --list drop --for 2d`,
-		action: c.importList,
-	}
-}
-
 // importer bans a list in requests that the agent accepts whole.
 type importer struct {
 	c        *command

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -14,27 +13,6 @@ import (
 
 // maxToken bounds a token read from stdin, in bytes.
 const maxToken = 4_096
-
-func (c *command) inviteVerb() *verb {
-	return &verb{
-		name: "invite", short: "print a token with which a machine can join",
-		long: `Prints one token on stdout. Whoever has it gets the key of the mesh and a certificate:
-treat it like a password, and keep its time short. It needs the key of the mesh's
-authority (ca.key, where the mesh began).
-
-The other flags are caps: what others take from the machines that it lets in, at most.
-They are part of the certificate. Where a node's config is stricter, that counts there.`,
-		flags: slices.Concat([]cli.Flag{
-			text("uses", fmt.Sprintf("`N` how many machines may use it, 1 to %d (default: 1)", control.MaxInviteUses)),
-			text("for", "`D` how long it is good: 10m, 1h, 7d (default: 1h)"),
-		}, capsFlags()),
-		examples: `meshban invite
-meshban invite --uses 20 --for 24h
-meshban invite --rate 60 --active 10000 --widest-ipv4 32 --no-unban-any --no-import
-meshban invite | ssh web2 sudo meshban join -`,
-		action: c.invite,
-	}
-}
 
 func (c *command) invite(ctx *cli.Context) error {
 	if err := noArgs(ctx); err != nil {

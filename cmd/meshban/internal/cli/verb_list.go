@@ -11,27 +11,6 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-func (c *command) listVerb() *verb {
-	return &verb{
-		name: "list", short: "show what is banned now",
-		long: `A table of address, ports, time left, the nodes that ban it, state, source and
-reason. States: enforced (this node drops it), not enforced (the kernel did not take it: the
-reason says why), pending (too few nodes have seen it), held (kept back until an operator
-decides), allowed (the never-ban list wins).
-
-A node goes by the name in its certificate, followed by its short id where several nodes
-have that name.
-
-With --json one object a line: prefix, ports ("" is all), until (RFC 3339),
-origins (names), reason, source, state, origin_ids, not_enforced (why, where the state is
-that), leaves_out (networks that this machine is in, which a wider ban leaves out).`,
-		flags: []cli.Flag{jsonFlag("one object a line")},
-		examples: `meshban list
-meshban list --json | jq -r 'select(.state=="enforced") | .prefix'`,
-		action: c.list,
-	}
-}
-
 func (c *command) list(ctx *cli.Context) error {
 	if err := noArgs(ctx); err != nil {
 		return err
@@ -68,26 +47,6 @@ func (c *command) listJSON(ctx *cli.Context) error {
 		c.out.Write(line)
 		return c.out.WriteByte('\n') // an earlier error stays in the writer
 	})
-}
-
-func (c *command) whyVerb() *verb {
-	return &verb{
-		name: "why", args: "ADDR", short: "explain what this node does about an address",
-		long: `Says whether this node drops packets from the address (or CIDR), then names every
-record that bears on it: who said it, when, why, until when, and what became of it; also what
-this node has refused, and by which rule, and bans that ended or were lifted within a day. Of a
-CIDR it counts the bans inside, and lists up to 1,000 records.
-It asks the other nodes as well, and names one that does not answer as unknown; where the
-fail2ban of a node still bans the address, it says what to type there.
-
-With --json one object: address, verdict, summary, findings (kind, prefix, ports,
-origin, issued, until, reason, source, status, origin_id), nodes (name, id, verdict, why,
-fail2ban).`,
-		flags: []cli.Flag{jsonFlag("one object")},
-		examples: `meshban why 203.0.113.7
-meshban why 203.0.113.7 --json | jq -r .verdict`,
-		action: c.why,
-	}
 }
 
 func (c *command) why(ctx *cli.Context) error {
@@ -166,24 +125,6 @@ func (c *command) finding(f control.Finding) string {
 		b.WriteString(": " + f.Status)
 	}
 	return b.String()
-}
-
-func (c *command) watchVerb() *verb {
-	return &verb{
-		name: "watch", short: "follow events as they happen",
-		long: `One event a line: time, event (ban, refresh, unban, expire, pending, held, allow,
-unallow, join, leave, fail, not enforced), address, the node it came from, and how long it took from
-that node's decision to this node's kernel. Runs until it is interrupted, or until the
-agent ends (exit code 3).
-
-With --json one object a line: time, event, prefix, ports, until, origin, origin_id,
-reason, source, latency_ms (null where nothing reached the kernel), not_enforced
-(why the kernel did not take it).`,
-		flags: []cli.Flag{jsonFlag("one object a line")},
-		examples: `meshban watch
-meshban watch --json | jq -r 'select(.event=="ban") | .prefix'`,
-		action: c.watch,
-	}
 }
 
 func (c *command) watch(ctx *cli.Context) error {

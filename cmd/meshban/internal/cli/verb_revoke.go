@@ -11,37 +11,6 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-func (c *command) revokeVerb() *verb {
-	return &verb{
-		name: "revoke", args: "NODE", short: "shut a node out of the mesh for good",
-		long: `NODE is a certified name, an id, or at least the first 8 digits of one. What a node
-calls itself is ignored, and a name that several nodes have is refused. On every node
-all that NODE said is taken back at once, and what it says from now on is refused;
-nothing undoes this. With --since, its bans that reached this node before that time
-stay, in the name of this node: choose a time before its key can have been stolen. The
-times that NODE wrote into them do not matter. To come back, a machine needs a new
-key and a new token. A revoked machine still has the mesh's key, so it can listen:
-meshban rotate mesh-key afterwards ends that.
-
-It first shows what it takes back, and asks where stdin is a terminal. It needs the key
-of the mesh's authority (ca.key, where the mesh began). Prints the node's id.
-
-With --json one object: name, id, revoked (when), kept (bans that stay), live {bans,
-allows, unbans}, last (prefix, ports, reason, source, issued, arrived), dry_run.`,
-		flags: []cli.Flag{
-			text("since", "`T` bans that came here before T stay: a time (2026-11-22T11:02:11Z) or how long ago (2h, 3d)"),
-			text("reason", "`TEXT` shown to everyone who asks"),
-			toggle("dry-run", "show what it would take back, and change nothing"),
-			toggle("yes", "do not ask"),
-			jsonFlag("one object"),
-		},
-		examples: `meshban revoke web3 --dry-run
-meshban revoke web3 --reason "stolen disk"
-meshban revoke 1f3870be --since 2h --yes`,
-		action: c.revoke,
-	}
-}
-
 func (c *command) revoke(ctx *cli.Context) error {
 	if ctx.Args().Len() != 1 {
 		return usagef("meshban revoke web3", "name one node")

@@ -9,33 +9,6 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-func (c *command) rotateVerb() *verb {
-	return &verb{
-		name: "rotate", args: control.WhatMeshKey + " | " + whatNodeKey + " [TOKEN]", short: "give the mesh, or this node, a new key",
-		long: `The mesh's key (mesh.key) encrypts all traffic between the nodes. rotate makes a new one
-and hands it to every certified node that is not revoked, sealed for each alone: do it
-after revoke, so that the revoked machine, which has the old key, can neither listen nor
-speak any more. No ban is lost or late meanwhile. The nodes encrypt with the new key as
-soon as all that are alive have it, or after 5 minutes, and let go of the old one a
-minute after all do, or after an hour. A node that was away gets the new key by itself
-when it is back, from any node that it knows.
-
-It needs the key of the mesh's authority (ca.key, where the mesh began). Prints the
-generation, which is how often the mesh's key was rotated; members --json shows what
-each node has, and status what is left to do. Copies that ca export made before hold the
-old key: export again.
-
-node-key gives this node a new key of its own, and with it a new id, while its agent is
-stopped; the kernel keeps what it has. The key needs a certificate: TOKEN is what meshban
-invite prints where ca.key is, - reads it from stdin; a node that has ca.key itself needs
-none. Start the agent again, and then revoke the former id as the hint says: its bans go
-on in the name of the node that revokes, and the former key never counts again.`,
-		examples: `meshban revoke web3 && meshban rotate mesh-key
-systemctl stop meshban && meshban rotate node-key mb1-... && systemctl start meshban`,
-		action: c.rotate,
-	}
-}
-
 // whatNodeKey names this node's own key.
 const whatNodeKey = "node-key"
 

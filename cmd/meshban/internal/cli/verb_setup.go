@@ -9,35 +9,6 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/node"
 )
 
-func (c *command) setupVerb() *verb {
-	return &verb{
-		name: "setup", args: "fail2ban|systemd", short: "install the files that this machine needs",
-		long: `fail2ban: an action that hands bans to meshban, and a filter and jail that show what
-the others have banned. fail2ban starts its jails anew (fail2ban-client reload --restart),
-which keeps its bans; without a jail that tells the mesh then, setup fails. systemd: a unit that runs the agent with the capabilities that
-it needs and no more, and one that makes its empty ipsets at boot, before saved rules that
-name them are loaded. No file of the administrator's is touched.
-
-With backend ipset over iptables-nft, rules that were saved by "nft list ruleset" cannot be
-loaded again: save them by iptables-save (netfilter-persistent save), or write
-firewall: {backends: [nftables]} into meshban.yaml.
-
---remove takes away what setup has installed, for fail2ban, for systemd, or, alone, for both.
-A file that was edited since stays and is named. With systemd, stop the agent afterwards, as
-the hint says; what is banned stays in the kernel until meshban teardown.`,
-		flags: []cli.Flag{
-			toggle("print", "print the files instead of installing them"),
-			toggle("remove", "take away what setup has installed"),
-			toggle("yes", "do not ask before fail2ban's jails are started anew"),
-		},
-		examples: `meshban setup systemd
-meshban setup fail2ban --print
-meshban setup fail2ban --remove
-meshban setup --remove`,
-		action: c.setup,
-	}
-}
-
 func (c *command) setup(ctx *cli.Context) error {
 	opts := node.SetupOptions{Dir: c.dir, Print: ctx.Bool("print"), Remove: ctx.Bool("remove"), Out: c.out}
 	if opts.Print && opts.Remove {
@@ -79,17 +50,6 @@ func (c *command) setup(ctx *cli.Context) error {
 		tellHint(c.err, line)
 	}
 	return nil
-}
-
-func (c *command) teardownVerb() *verb {
-	return &verb{
-		name: "teardown", short: "take everything of ours out of the kernel",
-		long: `Removes every rule, chain, table and set of meshban's, and nothing else. The agent has
-to be stopped first, else it would put them back. The state folder stays: the next
-start bans again what is still banned.`,
-		examples: `systemctl stop meshban && meshban teardown`,
-		action:   c.teardown,
-	}
 }
 
 func (c *command) teardown(ctx *cli.Context) error {

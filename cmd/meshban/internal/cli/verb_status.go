@@ -16,35 +16,6 @@ const shortID = 8
 
 func short(id string) string { return id[:min(len(id), shortID)] }
 
-func (c *command) membersVerb() *verb {
-	return &verb{
-		name: "members", short: "show the nodes of the mesh",
-		long: `A table of name, id, address, state (alive, suspect, dead, left), whether it holds the
-same records as this node, round trip, version, and what the node itself says: its
-firewall backend, how many bans its kernel holds, and how many problems it has (? = it does
-not answer). A * marks this node. The name is the
-one in the node's certificate, never one that the node claims; a node without a certified
-name goes by its short id. A node that is revoked, or not certified (its certificate has
-ended, or has not come yet), is ignored.
-
-In sync means: when the two nodes last compared, it held what this node held then or up to
-5 seconds before, and that was less than 15 seconds ago (in a mesh of more than two nodes,
-6 seconds for each). Otherwise it is unknown, with the time when it was confirmed last.
-
-With --json one object a line: name, id, addr, state, in_sync, rtt_ms, version, self,
-confirmed_s (seconds since it was last found in sync; null if never), udp (ok, or what is
-lost, as "UDP to it does not arrive"), key_generation (of the newest key of the mesh that
-it has), certificate (valid, none, revoked), certificate_until, revoked (when), revoked_for, caps {rate, active,
-widest_ipv4, widest_ipv6, max_for: what is missing leaves it to each node's config;
-unban_any, import}, and as the node itself says, null where it does not answer: holds_ca
-(ca.key is there), backend, enforced, problems.`,
-		flags: []cli.Flag{jsonFlag("one object a line")},
-		examples: `meshban members
-meshban members --json | jq -r 'select(.state!="alive") | .name'`,
-		action: c.members,
-	}
-}
-
 func (c *command) members(ctx *cli.Context) error {
 	if err := noArgs(ctx); err != nil {
 		return err
@@ -119,25 +90,6 @@ func unconfirmed(seconds *float64) string {
 		return "unknown, never confirmed"
 	}
 	return "unknown, last confirmed " + ago(*seconds) + " ago"
-}
-
-func (c *command) statusVerb() *verb {
-	return &verb{
-		name: "status", short: "show the state of this node",
-		long: `The node, the mesh, the bans, the firewall and the line file, and every problem that
-an operator should look at.
-
-With --json one object: name, id, version, uptime_s, addr, mesh {alive, total,
-in_sync, digest, key_generation, unconfirmed (members alive that are not known to be in
-sync, 5 at most: name, id, confirmed_s)}, bans {active, pending, held, allowed}, firewall
-{backend, enforced, not_enforced, repairs, last_error, tried (backend, error)}, lines
-{file, accepted, ignored, echoes, emitted, ignored_by, misread_by}, fail2ban {tells,
-silent, unban, error}, problems, reminders. What is empty may be missing. key_generation is how often the mesh's key was rotated, digest is equal on two nodes exactly when they hold the same live records.`,
-		flags: []cli.Flag{jsonFlag("one object")},
-		examples: `meshban status
-meshban status --json | jq .firewall`,
-		action: c.status,
-	}
 }
 
 func (c *command) status(ctx *cli.Context) error {

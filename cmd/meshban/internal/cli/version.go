@@ -41,15 +41,6 @@ func shortVersion(v string) string {
 	return v
 }
 
-func (c *command) versionVerb() *verb {
-	return &verb{
-		name: "version", short: "print the version", local: true,
-		long:     `Prints the version of this program, and what it was built with and for.`,
-		examples: `meshban version`,
-		action:   c.version,
-	}
-}
-
 func (c *command) version(*cli.Context) error {
 	_, err := fmt.Fprintf(c.out, "meshban %s (%s %s/%s)\n", versionText(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	return err
