@@ -14,7 +14,7 @@ const programName = "meshban"
 // verb is one command.
 type verb struct {
 	name   string
-	args   string // in the usage line, such as "ADDR..."
+	args   string // in the usage line, such as "ADDR..."; "" = the verb takes none
 	short  string // one line for the list of commands
 	flags  []cli.Flag
 	local  bool // needs no state folder

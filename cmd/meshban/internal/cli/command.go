@@ -106,8 +106,11 @@ func (c *command) app(v *verb) *cli.App {
 		Commands: []*cli.Command{{
 			Name: v.name, HideHelp: true, HideHelpCommand: true, Flags: v.flags, OnUsageError: badFlag, Action: v.action,
 			Before: func(ctx *cli.Context) (err error) {
-				if !v.local {
-					c.dir, err = stateDir(ctx.String("dir"))
+				if v.local {
+					return nil
+				}
+				if c.dir, err = stateDir(ctx.String("dir")); err == nil && v.args == "" {
+					err = noArgs(ctx)
 				}
 				return err
 			},

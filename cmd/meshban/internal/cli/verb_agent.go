@@ -13,9 +13,6 @@ import (
 )
 
 func (c *command) agent(ctx *cli.Context) error {
-	if err := noArgs(ctx); err != nil {
-		return err
-	}
 	opts, err := c.agentOptions(ctx)
 	if errors.As(err, new(wrongEnvironment)) {
 		return node.WrongConfig(err)
@@ -54,9 +51,6 @@ func (c *command) entry(v *values) node.JoinOptions {
 }
 
 func (c *command) init(ctx *cli.Context) error {
-	if err := noArgs(ctx); err != nil {
-		return err
-	}
 	v := values{ctx: ctx}
 	opts := c.entry(&v)
 	if v.err != nil {

@@ -34,9 +34,6 @@ var exporters = map[string]func(out *bufio.Writer, now time.Time, most int) expo
 var formats = slices.Sorted(maps.Keys(exporters))
 
 func (c *command) export(ctx *cli.Context) error {
-	if err := noArgs(ctx); err != nil {
-		return err
-	}
 	format := or(ctx.String("format"), "plain")
 	start, ok := exporters[format]
 	if !ok {

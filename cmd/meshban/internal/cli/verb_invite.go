@@ -15,9 +15,6 @@ import (
 const maxToken = 4_096
 
 func (c *command) invite(ctx *cli.Context) error {
-	if err := noArgs(ctx); err != nil {
-		return err
-	}
 	v := values{ctx: ctx}
 	req := control.InviteRequest{Uses: v.number("uses", 1, control.MaxInviteUses), For: v.duration("for"), Caps: v.caps()}
 	if v.err != nil {

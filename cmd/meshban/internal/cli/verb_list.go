@@ -12,9 +12,6 @@ import (
 )
 
 func (c *command) list(ctx *cli.Context) error {
-	if err := noArgs(ctx); err != nil {
-		return err
-	}
 	if ctx.Bool("json") {
 		return c.listJSON(ctx)
 	}
@@ -128,9 +125,6 @@ func (c *command) finding(f control.Finding) string {
 }
 
 func (c *command) watch(ctx *cli.Context) error {
-	if err := noArgs(ctx); err != nil {
-		return err
-	}
 	asJSON := ctx.Bool("json")
 	return c.client().Watch(ctx.Context, func(e control.Event) error {
 		if asJSON {

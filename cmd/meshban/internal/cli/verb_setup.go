@@ -53,9 +53,6 @@ func (c *command) setup(ctx *cli.Context) error {
 }
 
 func (c *command) teardown(ctx *cli.Context) error {
-	if err := noArgs(ctx); err != nil {
-		return err
-	}
 	if _, err := c.client().Status(ctx.Context); err == nil {
 		return &control.Error{
 			Code:    control.CodeFailed,

@@ -17,9 +17,6 @@ const shortID = 8
 func short(id string) string { return id[:min(len(id), shortID)] }
 
 func (c *command) members(ctx *cli.Context) error {
-	if err := noArgs(ctx); err != nil {
-		return err
-	}
 	members, err := c.client().Members(ctx.Context)
 	if err != nil {
 		return err
@@ -93,9 +90,6 @@ func unconfirmed(seconds *float64) string {
 }
 
 func (c *command) status(ctx *cli.Context) error {
-	if err := noArgs(ctx); err != nil {
-		return err
-	}
 	s, err := c.client().Status(ctx.Context)
 	if err != nil {
 		return err
