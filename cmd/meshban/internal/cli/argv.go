@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
 )
 
 const programName = "meshban"
@@ -139,7 +141,7 @@ func helpHint(v *verb) string {
 }
 
 func unknownVerb(word string, verbs []*verb) error {
-	meant := cmp.Or(nearest(word, verbNames(verbs)), synonyms[word])
+	meant := cmp.Or(config.Nearest(word, verbNames(verbs)), synonyms[word])
 	if meant == "" {
 		return usagef(helpHint(nil), "%q is no command", word)
 	}
@@ -162,7 +164,7 @@ func unknownFlag(arg, name string, v *verb, verbs []*verb) error {
 		names = append(names, f.Names()...)
 	}
 	hint := helpHint(v)
-	if meant := nearest(name, names); meant != "" {
+	if meant := config.Nearest(name, names); meant != "" {
 		hint = fmt.Sprintf("did you mean --%s? %s", meant, hint)
 	}
 	return usagef(hint, "%s has no flag %q", v.name, arg)

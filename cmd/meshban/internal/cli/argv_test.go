@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
@@ -82,7 +83,7 @@ func TestNearest(t *testing.T) {
 		"bna": "ban", "lsit": "list", "statsu": "status", "member": "members", "unbann": "unban", "whi": "why",
 		"xyzzy": "", "": "", "b": "", strings.Repeat("list", 100): "",
 	} {
-		if got := nearest(in, words); got != want {
+		if got := config.Nearest(in, words); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
 		}
 	}

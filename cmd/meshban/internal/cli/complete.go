@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	_ "embed" // the completion scripts
 	"errors"
@@ -76,7 +77,7 @@ func (c *command) candidates(ctx *cli.Context, before []string, last string) []s
 	if typed.verb == nil {
 		return verbCandidates(verbs)
 	}
-	dir, err := stateDir(or(typed.dir, ctx.String("dir")))
+	dir, err := stateDir(cmp.Or(typed.dir, ctx.String("dir")))
 	if err != nil {
 		return nil
 	}

@@ -9,6 +9,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
 )
 
 // helpWidth is the column at which text is wrapped.
@@ -164,7 +166,7 @@ func (c *command) help(ctx *cli.Context) error {
 		return c.page(t.text)
 	}
 	hint := "meshban help lists commands and topics"
-	if meant := cmp.Or(nearest(name, append(verbNames(verbs), topicNames...)), synonyms[name]); meant != "" {
+	if meant := cmp.Or(config.Nearest(name, append(verbNames(verbs), topicNames...)), synonyms[name]); meant != "" {
 		hint = fmt.Sprintf("did you mean %q? %s", meant, hint)
 	}
 	return usagef(hint, "%q is neither a command nor a topic", name)

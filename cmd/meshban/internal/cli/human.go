@@ -5,6 +5,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
 )
 
 // clean makes foreign text safe for a terminal: invisible characters and those that control the terminal become U+FFFD.
@@ -22,24 +24,14 @@ func span(d time.Duration) string {
 	if d < time.Second {
 		return "0s"
 	}
-	units := []struct {
-		name   string
-		length time.Duration
-	}{{"d", 24 * time.Hour}, {"h", time.Hour}, {"m", time.Minute}, {"s", time.Second}}
-	for i, u := range units {
-		n := d / u.length
-		if n == 0 {
-			continue
-		}
-		text := fmt.Sprintf("%d%s", n, u.name)
-		if i+1 < len(units) {
-			if rest := (d % u.length) / units[i+1].length; rest > 0 {
-				text += fmt.Sprintf("%d%s", rest, units[i+1].name)
-			}
-		}
-		return text
+	unit := time.Second // the smaller of the two
+	switch {
+	case d >= 24*time.Hour:
+		unit = time.Hour
+	case d >= time.Hour:
+		unit = time.Minute
 	}
-	return "0s"
+	return config.FormatDuration(d.Truncate(unit))
 }
 
 // count writes n with a comma between thousands.
@@ -57,12 +49,4 @@ func plural(n int, one, many string) string {
 		return "1 " + one
 	}
 	return count(n) + " " + many
-}
-
-// or returns s, or instead if s is empty.
-func or(s, instead string) string {
-	if s == "" {
-		return instead
-	}
-	return s
 }

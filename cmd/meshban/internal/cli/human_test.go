@@ -151,7 +151,7 @@ func TestProgress(t *testing.T) {
 	}
 	silent := newProgress(&command{err: &b, now: time.Now}, 0)
 	silent.at(1, 1)
-	silent.end()
+	silent.clear()
 	if b.String() != want {
 		t.Error("progress where no terminal is")
 	}

@@ -40,12 +40,10 @@ func (p *progress) at(done int, bytes int64) {
 	fmt.Fprintf(p.out, "\r\x1b[K%s addresses banned%s", count(done), percent)
 }
 
-// clear erases the line to make room for another.
+// clear erases the line.
 func (p *progress) clear() {
 	if p.shown {
 		fmt.Fprint(p.out, "\r\x1b[K")
 		p.shown = false
 	}
 }
-
-func (p *progress) end() { p.clear() }

@@ -1,7 +1,5 @@
 package cli
 
-import "github.com/meshban/meshban/cmd/meshban/internal/config"
-
 // synonyms are words that other tools use for our verbs.
 var synonyms = map[string]string{
 	"add": "ban", "block": "ban", "deny": "ban", "drop": "ban",
@@ -15,6 +13,3 @@ var synonyms = map[string]string{
 	"load": "import", "restore": "import", "save": "export", "new": "init", "create": "init", "token": "invite",
 	"enroll": "join", "enrol": "join", "install": "setup", "uninstall": "teardown", "flush": "teardown",
 }
-
-// nearest is config.Nearest.
-func nearest(word string, list []string) string { return config.Nearest(word, list) }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"regexp"
@@ -77,7 +78,7 @@ func auditWho(e control.AuditEntry) string {
 var fullID = regexp.MustCompile(`\b[0-9a-f]{32}\b`)
 
 func auditWhy(e control.AuditEntry) string {
-	why := fullID.ReplaceAllStringFunc(or(e.Reason, e.Source), short)
+	why := fullID.ReplaceAllStringFunc(cmp.Or(e.Reason, e.Source), short)
 	if e.Lost > 0 {
 		why += fmt.Sprintf(" (%d changes before this one were not recorded)", e.Lost)
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"strings"
@@ -107,6 +108,6 @@ func (c *command) allowed(ctx *cli.Context) error {
 		if !e.Until.IsZero() {
 			left = span(e.Until.Sub(now))
 		}
-		return []string{e.Prefix.String(), left, or(e.Origin, "-"), e.Source, strings.TrimSpace(e.Reason)}
+		return []string{e.Prefix.String(), left, cmp.Or(e.Origin, "-"), e.Source, strings.TrimSpace(e.Reason)}
 	}, streamed(entries))
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/csv"
 	"fmt"
 	"maps"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
@@ -34,11 +36,11 @@ var exporters = map[string]func(out *bufio.Writer, now time.Time, most int) expo
 var formats = slices.Sorted(maps.Keys(exporters))
 
 func (c *command) export(ctx *cli.Context) error {
-	format := or(ctx.String("format"), "plain")
+	format := cmp.Or(ctx.String("format"), "plain")
 	start, ok := exporters[format]
 	if !ok {
 		hint := "write plain, json, csv, ipset or nft"
-		if meant := nearest(format, formats); meant != "" {
+		if meant := config.Nearest(format, formats); meant != "" {
 			hint = fmt.Sprintf("did you mean %q?", meant)
 		}
 		return usagef(hint, "--format: there is no format %q", format)

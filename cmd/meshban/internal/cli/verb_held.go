@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -59,7 +60,7 @@ func (c *command) heldList(ctx *cli.Context, from string) error {
 		if e.Kind != "" && e.Kind != "ban" {
 			address = e.Kind + " " + address
 		}
-		return []string{address, or(e.Ports, "all"), span(e.Until.Sub(now)), e.Origin, e.By, or(e.Source, "-"), e.Reason}
+		return []string{address, cmp.Or(e.Ports, "all"), span(e.Until.Sub(now)), e.Origin, e.By, cmp.Or(e.Source, "-"), e.Reason}
 	}, func(ctx context.Context, yield func(control.HeldEntry) error) error {
 		return c.client().Held(ctx, func(e control.HeldEntry) error {
 			if !saidBy(e, from) {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -123,7 +124,7 @@ func (c *command) importList(ctx *cli.Context) error {
 	}
 	im.show = newProgress(c, int64(len(list.Entries)))
 	err = im.run(ctx.Context, list)
-	im.show.end()
+	im.show.clear()
 	im.tell(list, err)
 	if err == nil && ctx.Bool("json") {
 		im.sum.Elsewhere = im.notes
@@ -377,7 +378,7 @@ func (im *importer) tell(list *banlist.List, err error) {
 	}
 	if list.Masked > 0 {
 		im.sum.Masked = list.Masked
-		say("%s had host bits set and %s masked, such as %s", plural(list.Masked, "prefix", "prefixes"), or(map[bool]string{true: "was"}[list.Masked == 1], "were"), clean(list.Example))
+		say("%s had host bits set and %s masked, such as %s", plural(list.Masked, "prefix", "prefixes"), cmp.Or(map[bool]string{true: "was"}[list.Masked == 1], "were"), clean(list.Example))
 	}
 	if list.Hosts > 0 && !strings.EqualFold(filepath.Base(im.file), "hosts.deny") {
 		say("%s of the form of hosts.deny, which hosts.allow has too: taken as bans", plural(list.Hosts, "line is", "lines are"))

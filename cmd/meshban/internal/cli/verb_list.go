@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -24,8 +25,8 @@ func (c *command) list(ctx *cli.Context) error {
 		if len(e.LeavesOut) > 0 && e.NotEnforced == "" {
 			e.Reason = strings.TrimSuffix("leaves out "+joined(e.LeavesOut)+"; "+e.Reason, "; ")
 		}
-		return []string{e.Prefix.String(), or(e.Ports, "all"), span(e.Until.Sub(now)),
-			or(strings.Join(e.Origins, ","), "-"), e.State, or(e.Source, "-"), e.Reason}
+		return []string{e.Prefix.String(), cmp.Or(e.Ports, "all"), span(e.Until.Sub(now)),
+			cmp.Or(strings.Join(e.Origins, ","), "-"), e.State, cmp.Or(e.Source, "-"), e.Reason}
 	}, c.client().List)
 }
 

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"time"
@@ -57,7 +58,7 @@ func (c *command) revoke(ctx *cli.Context) error {
 }
 
 func nodeText(rep control.RevokeReply) string {
-	return fmt.Sprintf("%s (%s)", or(clean(rep.Name), "a node without a certified name"), short(rep.ID))
+	return fmt.Sprintf("%s (%s)", cmp.Or(clean(rep.Name), "a node without a certified name"), short(rep.ID))
 }
 
 // revokePreview writes what a revocation takes back.

@@ -5,6 +5,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/node"
 )
@@ -21,7 +22,7 @@ func (c *command) setup(ctx *cli.Context) error {
 		}
 		if known := []string{"fail2ban", "systemd"}; opts.What != known[0] && opts.What != known[1] {
 			hint := "write fail2ban or systemd"
-			if meant := nearest(opts.What, known); meant != "" {
+			if meant := config.Nearest(opts.What, known); meant != "" {
 				hint = fmt.Sprintf("did you mean %q?", meant)
 			}
 			return usagef(hint, "there is nothing to set up called %q", opts.What)

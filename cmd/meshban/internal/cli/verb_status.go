@@ -53,7 +53,7 @@ func (c *command) members(ctx *cli.Context) error {
 		if m.UDP != "" && m.UDP != control.UDPFine {
 			state += ", " + m.UDP
 		}
-		return []string{name, short(m.ID), or(m.Addr, "-"), state, sync, rtt, or(m.Version, "-"), said(m.Backend), saidCount(m.Enforced), problemCount(m)}
+		return []string{name, short(m.ID), cmp.Or(m.Addr, "-"), state, sync, rtt, cmp.Or(m.Version, "-"), said(m.Backend), saidCount(m.Enforced), problemCount(m)}
 	}, streamed(members))
 }
 
