@@ -3,6 +3,7 @@ package logsrc
 import (
 	"bytes"
 	"strconv"
+	"time"
 )
 
 // parseHeader finds the program's tag in the text before the word HOST. The result is only shown, except by
@@ -27,7 +28,7 @@ func parseHeader(header []byte, l *Line) {
 	if !isPrintable(tag) {
 		return
 	}
-	l.Tag, l.Pid = intern(tag[:min(len(tag), MaxTag)]), pid
+	l.Tag, l.Pid = string(tag[:min(len(tag), MaxTag)]), pid
 	// Only between the time and the tag can a host name be told from anything else.
 	header, host := lastWord(header)
 	if _, stamp := lastWord(header); bytes.IndexByte(stamp, ':') >= 0 {
@@ -56,7 +57,7 @@ func parseHeader5424(header []byte, l *Line) bool {
 	app, rest := nextWord(rest)
 	process, _ := nextWord(rest)
 	if isPrintable(app) && string(app) != "-" {
-		l.Tag = intern(app[:min(len(app), MaxTag)])
+		l.Tag = string(app[:min(len(app), MaxTag)])
 		l.Pid, _ = number(process, maxPid)
 	}
 	if string(host) != "-" {
@@ -101,8 +102,11 @@ func lastWord(text []byte) (rest, word []byte) {
 // isEmitted reports whether line is byte for byte what an Emitter writes for l, or how that begins: a full disk cuts a
 // batch anywhere.
 func isEmitted(line []byte, l *Line) bool {
-	if l.BanTime != 0 || l.Jail != "" || l.Failures != 0 || len(line) < len(stampFormat) ||
-		!isStamp(line[:len(stampFormat)]) {
+	if l.BanTime != 0 || l.Jail != "" || l.Failures != 0 || len(line) < len(stampFormat) {
+		return false
+	}
+	stamp := string(line[:len(stampFormat)])
+	if t, err := time.Parse(stampFormat, stamp); err != nil || t.Format(stampFormat) != stamp {
 		return false
 	}
 	port := uint64(0)
@@ -115,29 +119,4 @@ func isEmitted(line []byte, l *Line) bool {
 	var room [256]byte
 	again := appendEmission(room[:0], line[:len(stampFormat)], l.Origin, l.Pid, l.Addr, uint16(port))
 	return bytes.HasPrefix(again[:len(again)-1], line)
-}
-
-// isStamp reports whether stamp has the form stampFormat, in any year.
-func isStamp(stamp []byte) bool {
-	const months = "JanFebMarAprMayJunJulAugSepOctNovDec"
-	month := bytes.Index([]byte(months), stamp[:3])
-	if month < 0 || month%3 != 0 {
-		return false
-	}
-	for i, c := range []byte("    99 99:99:99") {
-		switch {
-		case i < 3:
-		case i == 4:
-			if (stamp[i] < '1' || stamp[i] > '3') && stamp[i] != ' ' {
-				return false
-			}
-		case c == '9':
-			if stamp[i] < '0' || stamp[i] > '9' {
-				return false
-			}
-		case stamp[i] != c:
-			return false
-		}
-	}
-	return true
 }

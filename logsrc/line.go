@@ -58,8 +58,7 @@ type Line struct {
 	Emitted bool
 }
 
-// Reason says why a line, or a part of it, was ignored. [Parse] returns it as an error. Its text can serve as a
-// metric label.
+// Reason says why a line, or a part of it, was ignored. Its text can serve as a metric label.
 type Reason uint8
 
 // The reasons, in the order in which they are checked.
@@ -98,8 +97,6 @@ func (r Reason) String() string {
 	}
 	return reasonText[r]
 }
-
-func (r Reason) Error() string { return r.String() }
 
 // Reasons returns every reason, so that a metric can start each at 0.
 func Reasons() []Reason {

@@ -9,21 +9,12 @@ import (
 // byteOrderMark may precede the text of an RFC 5424 message (section 6.4).
 const byteOrderMark = "\xef\xbb\xbf"
 
-// Parse parses one line, with or without its newline. The error is nil or a [Reason].
+// parse parses one line, with or without its newline, into l, which is undefined if the Reason is not 0.
 //
 // The line must end in "HOST <ip> PORT <spec>", which key=value words may follow. It uses bantime= (seconds, or
 // negative for permanent), jail= and failures=, and ignores other keys. With jail= the address may be a prefix. Bad
 // ports or options do not reject the line; see Line.Misread. The text before the last HOST is searched only for the
 // tag.
-func Parse(line []byte) (Line, error) {
-	var l Line
-	if reason := parse(line, &l); reason != 0 {
-		return Line{}, reason
-	}
-	return l, nil
-}
-
-// parse fills l, which is undefined if the Reason is not 0.
 func parse(line []byte, l *Line) Reason {
 	line = bytes.TrimSuffix(line, []byte{'\n'})
 	// After a truncation, a writer that does not append leaves a hole before its next line.
@@ -241,19 +232,6 @@ func cleanWord(word []byte, limit int) string {
 			}
 			return string(clean)
 		}
-	}
-	return intern(word)
-}
-
-// intern avoids an allocation for the words that nearly every line has.
-func intern(word []byte) string {
-	switch string(word) {
-	case "root":
-		return "root"
-	case emitTag:
-		return emitTag
-	case "sshd":
-		return "sshd"
 	}
 	return string(word)
 }

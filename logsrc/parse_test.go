@@ -180,3 +180,14 @@ func TestParseAllocatesNothingForNoise(t *testing.T) {
 		t.Fatalf("%v allocations", n)
 	}
 }
+
+// Parse parses one line. The error is nil or a Reason.
+func Parse(line []byte) (Line, error) {
+	var l Line
+	if reason := parse(line, &l); reason != 0 {
+		return Line{}, reason
+	}
+	return l, nil
+}
+
+func (r Reason) Error() string { return r.String() }
