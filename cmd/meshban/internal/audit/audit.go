@@ -14,7 +14,6 @@ import (
 	"log/slog"
 	"os"
 	"sync/atomic"
-	"time"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/ownfile"
@@ -29,9 +28,7 @@ const (
 
 	maxWrite = 64 << 10 // bytes per write
 	maxEnd   = 64 << 10 // bytes read at the start
-	// gather is how long an entry waits for more if the previous one came less than a second ago, as in an import.
-	gather = 50 * time.Millisecond
-	mode   = 0o640
+	mode     = 0o640
 )
 
 type Config struct {
@@ -111,43 +108,17 @@ func (l *Log) Flush(ctx context.Context) error {
 func (l *Log) Run(ctx context.Context) error {
 	defer close(l.ended)
 	l.readEnd()
-	var last time.Time // when an entry was last written
-	pause := time.NewTimer(0)
-	defer pause.Stop()
 	for {
 		select {
 		case e := <-l.queue:
 			l.encode(e)
-			if time.Since(last) < time.Second {
-				pause.Reset(gather)
-				l.wait(ctx, pause)
-			}
 			l.drain()
-			last = time.Now()
 		case done := <-l.flush:
 			l.drain()
 			close(done)
 		case <-ctx.Done():
 			l.drain()
 			return l.closeFile()
-		}
-	}
-}
-
-// wait takes more entries until the pause is over or someone calls Flush.
-func (l *Log) wait(ctx context.Context, pause *time.Timer) {
-	for {
-		select {
-		case e := <-l.queue:
-			l.encode(e)
-		case done := <-l.flush:
-			l.drain()
-			close(done)
-			return
-		case <-pause.C:
-			return
-		case <-ctx.Done():
-			return
 		}
 	}
 }
