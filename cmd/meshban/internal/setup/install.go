@@ -24,20 +24,6 @@ type Report struct {
 	Next      []string // commands to run, in order
 }
 
-// String formats the report for people.
-func (r Report) String() string {
-	var b strings.Builder
-	for _, part := range []struct {
-		head string
-		list []string
-	}{{"wrote", r.Written}, {"unchanged", r.Unchanged}, {"removed", r.Removed}, {"kept", r.Kept}, {"note:", r.Notes}, {"next:", r.Next}} {
-		for _, s := range part.list {
-			fmt.Fprintf(&b, "%-9s %s\n", part.head, s)
-		}
-	}
-	return b.String()
-}
-
 // Install writes all files or none. It is an error if an existing file is not ours, or is ours but was changed. For
 // fail2ban it also creates a missing line file, and undoes everything if a jail would be worse off.
 func Install(ctx context.Context, files []File, opts Options) (Report, error) {

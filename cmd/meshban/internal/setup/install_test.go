@@ -3,6 +3,7 @@ package setup
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -336,4 +337,18 @@ func TestRemoveKeepsWhatAnEditedJailNeeds(t *testing.T) {
 	if want := []string{unitFile, setsFile}; !slices.Equal(r.Removed, want) || len(r.Kept) != 4 {
 		t.Fatalf("fail2ban would skip every jail without the action; report:\n%s", r)
 	}
+}
+
+// String formats the report for messages of tests.
+func (r Report) String() string {
+	var b strings.Builder
+	for _, part := range []struct {
+		head string
+		list []string
+	}{{"wrote", r.Written}, {"unchanged", r.Unchanged}, {"removed", r.Removed}, {"kept", r.Kept}, {"note:", r.Notes}, {"next:", r.Next}} {
+		for _, s := range part.list {
+			fmt.Fprintf(&b, "%-9s %s\n", part.head, s)
+		}
+	}
+	return b.String()
 }
