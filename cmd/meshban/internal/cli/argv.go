@@ -29,20 +29,23 @@ type call struct {
 	verb    *verb // nil = none named
 	help    bool
 	version bool
+	dir     string   // value of --dir
+	open    string   // name of the last flag, if its value is missing
 	argv    []string // for urfave/cli: the program, global flags, the verb, its flags, "--", arguments
 }
 
 // arrange sorts a command line so that urfave/cli can read it: urfave/cli stops at the first argument, while people
-// write `ban 192.0.2.7 --for 1h`. It also reports unknown words itself, so that urfave/cli never prints about them.
+// write `ban 192.0.2.7 --for 1h`. It also reports unknown words itself, so that urfave/cli never prints about them, and
+// then returns what it understood.
 func arrange(args []string, verbs []*verb) (call, error) {
 	var c call
 	var globals, flags, rest []string
-	var unknown error // the first unknown flag
+	var wrong error // the first
 	for i := 0; i < len(args); i++ {
 		arg := args[i]
 		if arg == "--" {
 			if c.verb == nil {
-				return call{}, usagef("meshban --help lists the commands", "a command comes before --")
+				return c, usagef("meshban --help lists the commands", "a command comes before --")
 			}
 			rest = append(rest, args[i+1:]...)
 			break
@@ -53,7 +56,7 @@ func arrange(args []string, verbs []*verb) (call, error) {
 				continue
 			}
 			if c.verb = verbNamed(arg, verbs); c.verb == nil {
-				return call{}, cmp.Or(unknown, unknownVerb(arg, verbs))
+				return c, cmp.Or(wrong, unknownVerb(arg, verbs))
 			}
 			continue
 		}
@@ -72,31 +75,31 @@ func arrange(args []string, verbs []*verb) (call, error) {
 			flag, into = flagNamed(name, c.verb.flags), &flags
 		}
 		if flag == nil {
-			if unknown == nil {
-				unknown = unknownFlag(arg, name, c.verb, verbs)
-			}
+			wrong = cmp.Or(wrong, unknownFlag(arg, name, c.verb, verbs))
 			continue // --help may follow, from somebody at a loss
 		}
 		if _, isBool := flag.(*cli.BoolFlag); isBool {
 			if valued {
-				return call{}, usagef("", "--%s takes no value", name)
+				return c, usagef("", "--%s takes no value", name)
 			}
 			*into = append(*into, "--"+name)
 			continue
 		}
 		if !valued {
 			if i++; i == len(args) {
-				if c.help {
-					break
-				}
-				return call{}, usagef(helpHint(c.verb), "--%s needs a value", name)
+				c.open = name
+				wrong = cmp.Or(wrong, usagef(helpHint(c.verb), "--%s needs a value", name))
+				break
 			}
 			value = args[i]
 		}
+		if name == "dir" {
+			c.dir = value
+		}
 		*into = append(*into, "--"+name+"="+value)
 	}
-	if unknown != nil && !c.help {
-		return call{}, unknown
+	if wrong != nil && !c.help {
+		return c, wrong
 	}
 	if c.verb == nil {
 		return c, nil

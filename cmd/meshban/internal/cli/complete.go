@@ -64,9 +64,9 @@ func (c *command) words(ctx *cli.Context) error {
 // candidates returns what may replace last after the words before.
 func (c *command) candidates(ctx *cli.Context, before []string, last string) []string {
 	verbs := c.verbs()
-	typed := readLine(before, verbs)
-	if typed.value != "" { // last is the value of this flag
-		return valuesOf(typed.value, "")
+	typed, _ := arrange(before, verbs) // the line may be wrong, or not complete
+	if typed.open != "" {              // last is the value of this flag
+		return valuesOf(typed.open, "")
 	}
 	if name, _, ok := strings.Cut(last, "="); ok && strings.HasPrefix(name, "--") {
 		return valuesOf(name[2:], name+"=")
@@ -109,46 +109,6 @@ func (v *verb) choices() (words []string) {
 		}
 	}
 	return words
-}
-
-// line is what has been typed so far.
-type line struct {
-	verb  *verb
-	dir   string
-	value string // name of the flag whose value comes next
-}
-
-func readLine(words []string, verbs []*verb) line {
-	var l line
-	for _, w := range words {
-		if l.value != "" {
-			if l.value == "dir" {
-				l.dir = w
-			}
-			l.value = ""
-			continue
-		}
-		if !strings.HasPrefix(w, "-") || w == "-" {
-			if l.verb == nil {
-				l.verb = verbNamed(w, verbs)
-			}
-			continue
-		}
-		name, value, valued := strings.Cut(strings.TrimLeft(w, "-"), "=")
-		flag := flagNamed(name, globalFlags())
-		if flag == nil && l.verb != nil {
-			flag = flagNamed(name, l.verb.flags)
-		}
-		_, isBool := flag.(*cli.BoolFlag)
-		switch {
-		case flag == nil || isBool:
-		case !valued:
-			l.value = name
-		case name == "dir":
-			l.dir = value
-		}
-	}
-	return l
 }
 
 // valuesOf returns values of a flag, each prefixed with prefix.
