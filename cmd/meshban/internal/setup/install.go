@@ -261,8 +261,21 @@ func Remove(ctx context.Context, opts Options) (Report, error) {
 		r.Next = append(r.Next, "fail2ban-client reload --restart")
 	}
 	if slices.Contains(r.Removed, unitFile) {
-		r.Next = append(r.Next, "systemctl stop meshban", "systemctl daemon-reload")
-		r.Notes = append(r.Notes, "bans stay in the kernel until they end; `meshban teardown` removes them")
+		if o.unitRuns(ctx) {
+			r.Next = append(r.Next, "systemctl stop meshban")
+		}
+		r.Next = append(r.Next, "systemctl daemon-reload")
+		r.Notes = append(r.Notes, "bans that are still in the kernel stay there until they end; once the agent has stopped, `meshban teardown` removes them")
 	}
 	return r, nil
+}
+
+// unitRuns reports whether systemd runs the agent, or is about to.
+func (o Options) unitRuns(ctx context.Context) bool {
+	out, _ := o.Run(ctx, "systemctl", "is-active", "meshban.service") // fails unless it says active
+	switch strings.TrimSpace(string(out)) {
+	case "active", "activating", "reloading", "deactivating":
+		return true
+	}
+	return false
 }

@@ -144,6 +144,30 @@ func TestInstallAndRemove(t *testing.T) {
 			}
 		}
 	}
+	// Whoever has stopped the agent, as README says, is not told to stop it.
+	for _, c := range []struct {
+		state string
+		err   error
+		next  []string
+	}{
+		{"active\n", nil, []string{"systemctl stop meshban", "systemctl daemon-reload"}},
+		{"activating\n", errors.New("exit status 3"), []string{"systemctl stop meshban", "systemctl daemon-reload"}},
+		{"inactive\n", errors.New("exit status 3"), []string{"systemctl daemon-reload"}},
+		{"", exec.ErrNotFound, []string{"systemctl daemon-reload"}},
+	} {
+		some := o
+		some.Only = "systemd"
+		some.Run = func(context.Context, string, ...string) ([]byte, error) { return []byte(c.state), c.err }
+		if r, err := Remove(t.Context(), some); err != nil || !slices.Equal(r.Next, c.next) {
+			t.Errorf("systemctl says %q: next is %q, want %q; %v", c.state, r.Next, c.next, err)
+		}
+		install(t, o)
+		for unit, link := range wantsLinks {
+			if err := os.Symlink(unit, o.Root+link); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	r, err := Remove(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -151,7 +175,7 @@ func TestInstallAndRemove(t *testing.T) {
 	if len(r.Removed) != 8 || len(r.Kept) != 0 {
 		t.Errorf("report of the removal:\n%s", r)
 	}
-	if want := []string{"fail2ban-client reload --restart", "systemctl stop meshban", "systemctl daemon-reload"}; !slices.Equal(r.Next, want) {
+	if want := []string{"fail2ban-client reload --restart", "systemctl daemon-reload"}; !slices.Equal(r.Next, want) {
 		t.Errorf("next is %q, want %q", r.Next, want)
 	}
 	maps.Copy(bare, map[string]string{
