@@ -38,13 +38,9 @@ func (m *Mesh) Standing(id frame.ID) Standing {
 }
 
 func (m *Mesh) standingLocked(id frame.ID) Standing {
-	s := Standing{ID: id}
-	if st := m.core.nodes[id]; st != nil {
-		s.Revoked = st.revoked
-		if st.cert.Serial != 0 && st.cert.NotAfter.After(m.now()) {
-			c := st.cert
-			s.Certificate = &c
-		}
+	s := Standing{ID: id, Revoked: m.core.Revocation(id)}
+	if c, ok := m.core.Certificate(m.now(), id); ok {
+		s.Certificate = &c
 	}
 	return s
 }
@@ -53,8 +49,8 @@ func (m *Mesh) standingLocked(id frame.ID) Standing {
 func (m *Mesh) Standings() []Standing {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	all := make([]Standing, 0, len(m.core.nodes))
-	for id := range m.core.nodes {
+	all := []Standing{}
+	for id := range m.core.Nodes() {
 		if s := m.standingLocked(id); s.Certificate != nil || s.Revoked != nil {
 			all = append(all, s)
 		}
@@ -70,7 +66,7 @@ func (m *Mesh) HasAuthority() bool { return !m.cfg.Authority.IsZero() }
 func (m *Mesh) Counts(origin frame.ID) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.core.stands(m.now(), origin) == verdictNew
+	return m.core.Trusts(m.now(), origin)
 }
 
 // Certify issues a new certificate for a node and sends it to every member. It lasts at least as long as the node's
@@ -152,7 +148,7 @@ func (m *Mesh) tellRevoked(now time.Time, id frame.ID) {
 }
 
 // AuthorityID returns the origin of what the mesh's authority signs, or zero if the mesh has no authority.
-func (m *Mesh) AuthorityID() frame.ID { return m.core.authority } // set only by New
+func (m *Mesh) AuthorityID() frame.ID { return m.core.Authority() } // set only by New
 
 // PublishAsAuthority signs payload (at most frame.MaxPayload bytes) with the authority's key and sends it to every
 // member, ahead of what nodes publish. Other members get the frame through Config.Deliver, with AuthorityID as Origin,

@@ -85,7 +85,7 @@ func BenchmarkDeliver(b *testing.B) {
 			for b.Loop() {
 				if i == len(raws) && tt.verify {
 					b.StopTimer()
-					m.core = newCore(m.id, 1, rand.New(rand.NewPCG(1, 1)))
+					m.core = newCore(m.id, frame.ID{}, 1, rand.New(rand.NewPCG(1, 1)))
 					b.StartTimer()
 				}
 				i %= len(raws)

@@ -42,12 +42,12 @@ func (m *Mesh) checkClocks() {
 	var off []memberClock
 	m.mu.Lock()
 	for _, t := range m.peers.alive() { // sorted by id
-		p := m.core.peers[t.id]
-		if p == nil || !p.clock.known || m.core.stands(now, t.id) == verdictRevoked {
+		ahead, ok := m.core.PeerClock(t.id)
+		if !ok || m.core.Revocation(t.id) != nil {
 			continue
 		}
 		known++
-		if ahead := p.clock.skew(); ahead.Abs() >= clockNoticed {
+		if ahead.Abs() >= clockNoticed {
 			off = append(off, memberClock{t.id, ahead})
 		}
 	}
@@ -69,11 +69,11 @@ func (m *Mesh) Mute() []frame.ID {
 	known := 0
 	var behind []frame.ID
 	for _, t := range m.peers.alive() {
-		p := m.core.peers[t.id]
-		if p == nil || !p.clock.known || m.core.stands(m.now(), t.id) == verdictRevoked {
+		ahead, ok := m.core.PeerClock(t.id)
+		if !ok || m.core.Revocation(t.id) != nil {
 			continue
 		}
-		if known++; p.clock.skew() < -frame.FutureSkew {
+		if known++; ahead < -frame.FutureSkew {
 			behind = append(behind, t.id)
 		}
 	}

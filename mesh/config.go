@@ -145,6 +145,14 @@ const (
 	ProblemKey Problem = "mesh key"
 )
 
+// authorityID returns the origin of what the mesh's authority signs, or zero if the mesh has none.
+func (c *Config) authorityID() frame.ID {
+	if !c.Secrets.HasAuthority() {
+		return frame.ID{}
+	}
+	return frame.IDOf(c.Secrets.Authority[:])
+}
+
 func (c *Config) validate() error {
 	switch {
 	case c.Identity.IsZero():

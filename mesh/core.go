@@ -29,10 +29,13 @@ type core struct {
 	syncer
 }
 
-func newCore(self frame.ID, epoch uint64, rng *rand.Rand) *core {
+// newCore returns the core of the node self, which publishes under an epoch. authority is the origin of the records that
+// say which origins count; zero: every origin counts. All randomness comes from rng, also the names of sessions, which
+// must be unguessable.
+func newCore(self, authority frame.ID, epoch uint64, rng *rand.Rand) *core {
 	return &core{
 		self: self, epoch: epoch, ledger: newLedger(), syncer: newSyncer(rng),
-		trust: trust{nodes: make(map[frame.ID]*standing), barred: make(map[frame.ID][]uint64)},
+		trust: trust{authority: authority, nodes: make(map[frame.ID]*standing), barred: make(map[frame.ID][]uint64)},
 	}
 }
 
@@ -129,6 +132,21 @@ type comparison struct {
 	same bool
 }
 
+// usage is how much a core holds.
+type usage struct {
+	Frames    int // live ones
+	Streams   int // with live frames
+	Deadlines int // of frames, some no longer held
+	Parked    int // frames that wait for the certificate of their origin
+	Peers     int // that digests are compared with
+	Transfers int // to peers, under way
+}
+
+// Usage returns how much the core holds.
+func (c *core) Usage() usage {
+	return usage{c.count, len(c.streams), len(c.expiry), len(c.parked), len(c.peers), len(c.transfers)}
+}
+
 // step is the only way to change the core.
 func (c *core) step(now time.Time, event any) actions {
 	var out actions
@@ -188,12 +206,32 @@ func (c *core) next() (time.Time, bool) {
 	return first, some
 }
 
-// nextSeq returns the first free number after our last. A copy of this node with the same epoch may have used some.
-func (c *core) nextSeq() uint64 {
-	for seq := c.seq + 1; ; seq++ {
-		if _, used := c.get(frame.Ref{Origin: c.self, Epoch: c.epoch, Seq: seq}); !used {
-			return seq
+// Digest returns a digest that is equal on two nodes exactly if they hold the same live frames.
+func (c *core) Digest() [32]byte { return c.root.sum() }
+
+// CaughtUp reports whether a peer that counts has held what this node holds, once at least.
+func (c *core) CaughtUp() bool { return c.caughtUp }
+
+// Behind reports whether the wall clock was set back, and no peer has held what this node holds since.
+func (c *core) Behind() bool { return c.behind }
+
+// Last returns the name of our last frame; its Seq is 0 if this epoch has none yet.
+func (c *core) Last() frame.Ref { return frame.Ref{Origin: c.self, Epoch: c.epoch, Seq: c.seq} }
+
+// NextRef returns the name of our next frame: the first free number after our last. A copy of this node with the same
+// epoch may have used some.
+func (c *core) NextRef() frame.Ref {
+	for ref := c.Last(); ; {
+		if ref.Seq++; !c.Holds(ref) {
+			return ref
 		}
+	}
+}
+
+// RaiseEpoch goes on with a higher epoch. An epoch that is not higher changes nothing.
+func (c *core) RaiseEpoch(epoch uint64) {
+	if epoch > c.epoch {
+		c.epoch, c.seq = epoch, 0
 	}
 }
 
@@ -202,6 +240,19 @@ func (c *core) judgeOwn(now time.Time, f frame.Frame) verdict {
 	v := c.judge(now, f)
 	if v == verdictFull && !c.loaded(f) {
 		v = verdictNew
+	}
+	return v
+}
+
+// Precheck judges a frame that a peer sent, before its signature is checked. It remembers what must be looked at again
+// once its time has come, and has peers told not to offer what would be refused.
+func (c *core) Precheck(now time.Time, f frame.Frame) verdict {
+	v := c.judge(now, f)
+	switch v {
+	case verdictEnded, verdictRevoked:
+		c.bar(f.Origin, f.Epoch)
+	case verdictFuture:
+		c.early.offered(f)
 	}
 	return v
 }

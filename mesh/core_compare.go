@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -100,6 +101,16 @@ func (p *peerClock) skew() time.Duration {
 		ahead = min(ahead+p.slack, 0)
 	}
 	return time.Duration(ahead) * time.Millisecond
+}
+
+// PeerClock returns how far a peer's clock is ahead of ours, at least; negative: behind. known is false until a session
+// with the peer has shown it.
+func (c *core) PeerClock(peer frame.ID) (ahead time.Duration, known bool) {
+	p := c.peers[peer]
+	if p == nil || !p.clock.known {
+		return 0, false
+	}
+	return p.clock.skew(), true
 }
 
 // fresh reports whether what the peer signed at this time of its clock counts now.

@@ -19,8 +19,6 @@ const (
 	// recheckEvery is the least time between two comparisons with all peers for frames refused as from the future: any
 	// holder of the mesh's key can send some.
 	recheckEvery = 10 * time.Second
-	// earlyTold bounds how many frames of one origin per second have their signature checked only for Config.Early.
-	earlyTold = 10
 )
 
 // early holds what was refused because its time had not come.

@@ -19,7 +19,7 @@ func TestLedgerBoundsAnOrigin(t *testing.T) {
 		other := testFrame(t, signers[1], 9, 9, simStart, time.Hour, "of another")
 		var want [32]byte
 		for try := range 20 {
-			c := newCore(frame.ID{1}, 1, rand.New(rand.NewPCG(1, 2)))
+			c := newCore(frame.ID{1}, frame.ID{}, 1, rand.New(rand.NewPCG(1, 2)))
 			c.most = most
 			order := rand.New(rand.NewPCG(uint64(try), 3)).Perm(len(frames))
 			expired := map[frame.Ref]bool{}
@@ -60,7 +60,7 @@ func TestLedgerBoundsAnOrigin(t *testing.T) {
 // cannot make others keep more spans than the bound, and the count stays right whatever happens to the frames.
 func TestWindowsOfAnOriginAreBounded(t *testing.T) {
 	const most, epochs = 200, 5
-	c := newCore(frame.ID{1}, 1, rand.New(rand.NewPCG(1, 2)))
+	c := newCore(frame.ID{1}, frame.ID{}, 1, rand.New(rand.NewPCG(1, 2)))
 	c.most.spans = most
 	now, left := simStart, []frame.Ref(nil)
 	rng := rand.New(rand.NewPCG(3, 4))
@@ -103,7 +103,7 @@ func TestWindowsOfAnOriginAreBounded(t *testing.T) {
 
 // Deadlines of frames that are no longer held do not pile up.
 func TestLedgerForgetsStaleEnds(t *testing.T) {
-	c := newCore(frame.ID{1}, 1, rand.New(rand.NewPCG(1, 2)))
+	c := newCore(frame.ID{1}, frame.ID{}, 1, rand.New(rand.NewPCG(1, 2)))
 	c.most.frames = 1
 	for seq := uint64(3 * maxStale); seq > 0; seq-- { // each displaces the one before
 		f := frame.Frame{Origin: frame.ID{2}, Epoch: 1, Seq: seq, Expires: simStart.Add(time.Minute), Raw: expiringRaw}
@@ -118,7 +118,7 @@ func TestLedgerForgetsStaleEnds(t *testing.T) {
 // A peer that begins syncs endlessly, in its own name and in those of others, keeps two honest nodes apart for a few
 // seconds at most.
 func TestLiesDoNotStarveASync(t *testing.T) {
-	honest := []*core{newCore(signers[0].ID(), 1, rand.New(rand.NewPCG(1, 1))), newCore(signers[1].ID(), 1, rand.New(rand.NewPCG(2, 2)))}
+	honest := []*core{newCore(signers[0].ID(), frame.ID{}, 1, rand.New(rand.NewPCG(1, 1))), newCore(signers[1].ID(), frame.ID{}, 1, rand.New(rand.NewPCG(2, 2)))}
 	ids := []frame.ID{honest[0].self, honest[1].self, {9}}
 	now := simStart
 	deliver := func(out actions) {

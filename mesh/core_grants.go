@@ -28,6 +28,27 @@ func (c *core) newerGrants(v pki.KeyVersion, out *actions) {
 	c.grants = grants{version: v, records: make(map[uint64]pki.Grant)}
 }
 
+// NewestKey returns the version of the newest gossip key handed out; 0: the key was never rotated.
+func (c *core) NewestKey() pki.KeyVersion { return c.grants.version }
+
+// LastGrant returns the highest serial among the grants of the newest key, or 0.
+func (c *core) LastGrant() (last uint64) {
+	for serial := range c.grants.records {
+		last = max(last, serial)
+	}
+	return last
+}
+
+// KnowsHolders reports whether the held records say who has a gossip key. A node revoked after its grant has the key
+// anyway; one revoked before is known. If no key was ever handed out, any certificate shows that the records are not
+// those of a new node.
+func (c *core) KnowsHolders(key pki.KeyVersion) bool {
+	if key.Generation() == 0 {
+		return len(c.nodes) > 0
+	}
+	return c.grants.version >= key
+}
+
 // serials returns the records' serials in order.
 func (g *grants) serials() []uint64 { return slices.Sorted(maps.Keys(g.records)) }
 

@@ -132,6 +132,35 @@ func (l *ledger) get(ref frame.Ref) ([]byte, bool) {
 	return h.raw, ok
 }
 
+// Holds reports whether a frame of this name is held.
+func (l *ledger) Holds(ref frame.Ref) bool {
+	_, ok := l.get(ref)
+	return ok
+}
+
+// Streams returns the streams with live frames, in order.
+func (l *ledger) Streams() []streamKey {
+	keys := make([]streamKey, 0, len(l.streams))
+	l.index.Ascend(func(s *stream) bool {
+		keys = append(keys, s.key)
+		return true
+	})
+	return keys
+}
+
+// From returns the encoded frames of a stream, at most n, in order from a number on.
+func (l *ledger) From(key streamKey, seq uint64, n int) (raws [][]byte) {
+	s := l.streams[key]
+	if s == nil {
+		return nil
+	}
+	s.frames.AscendGreaterOrEqual(held{seq: seq}, func(h held) bool {
+		raws = append(raws, h.raw)
+		return len(raws) < n
+	})
+	return raws
+}
+
 // verdict is the core's decision on a frame.
 type verdict uint8
 
@@ -413,15 +442,6 @@ func (l *ledger) rebuildWindows() {
 			return true
 		})
 	}
-}
-
-// from returns up to n of a stream's live frames, starting at a number.
-func (s *stream) from(seq uint64, n int) (some []held) {
-	s.frames.AscendGreaterOrEqual(held{seq: seq}, func(h held) bool {
-		some = append(some, h)
-		return len(some) < n
-	})
-	return some
 }
 
 // streamsOf returns the streams of one origin, in order.

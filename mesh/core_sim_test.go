@@ -75,7 +75,7 @@ func newSimulation(tb failer, nodes int, seed uint64) *simulation {
 	for i := range nodes {
 		var id frame.ID
 		binary.BigEndian.PutUint64(id[:], uint64(i+1)*0x9e3779b97f4a7c15)
-		s.cores = append(s.cores, newCore(id, 1, rand.New(rand.NewPCG(seed, uint64(i+2)))))
+		s.cores = append(s.cores, newCore(id, frame.ID{}, 1, rand.New(rand.NewPCG(seed, uint64(i+2)))))
 		s.online = append(s.online, true)
 		s.seen = append(s.seen, make(map[frame.Ref]int))
 		s.byID[id] = i

@@ -141,7 +141,7 @@ func TestDigestIsFixed(t *testing.T) {
 }
 
 func coreFor(seed uint64) *core {
-	return newCore(frame.ID{9}, 1, rand.New(rand.NewPCG(seed, 0)))
+	return newCore(frame.ID{9}, frame.ID{}, 1, rand.New(rand.NewPCG(seed, 0)))
 }
 
 func TestCoreTakesFrames(t *testing.T) {
@@ -273,7 +273,7 @@ func TestCoreNoticesItsKeyElsewhere(t *testing.T) {
 		{"bad: a later epoch", 8, 1, "x", viaSync, 8},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := newCore(self.ID(), 3, rand.New(rand.NewPCG(1, 1)))
+			c := newCore(self.ID(), frame.ID{}, 3, rand.New(rand.NewPCG(1, 1)))
 			c.step(simStart, evFrames{via: viaOwn, frames: []frame.Frame{testFrame(t, self, 3, 1, simStart, time.Hour, "mine")}})
 			out := c.step(simStart, evFrames{via: tt.by, frames: []frame.Frame{testFrame(t, self, tt.epoch, tt.seq, simStart, time.Hour, tt.payload)}})
 			if out.rollPast != tt.want {

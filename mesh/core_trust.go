@@ -1,6 +1,8 @@
 package mesh
 
 import (
+	"iter"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -60,6 +62,34 @@ func (c *core) stands(now time.Time, origin frame.ID) verdict {
 		return verdictEnded
 	}
 	return verdictUnknown
+}
+
+// Authority returns the origin of the records that say which origins count; zero: every origin counts.
+func (c *core) Authority() frame.ID { return c.authority }
+
+// Trusts reports whether an origin counts now.
+func (c *core) Trusts(now time.Time, origin frame.ID) bool {
+	return c.stands(now, origin) == verdictNew
+}
+
+// Nodes yields the nodes that the authority has said anything about, in no order.
+func (c *core) Nodes() iter.Seq[frame.ID] { return maps.Keys(c.nodes) }
+
+// Certificate returns a node's latest certificate, unless it has ended by now.
+func (c *core) Certificate(now time.Time, node frame.ID) (cert pki.Certificate, ok bool) {
+	st := c.nodes[node]
+	if st == nil || st.cert.Serial == 0 || !st.cert.NotAfter.After(now) {
+		return pki.Certificate{}, false
+	}
+	return st.cert, true
+}
+
+// Revocation returns a node's revocation, or nil.
+func (c *core) Revocation(node frame.ID) *pki.Revocation {
+	if st := c.nodes[node]; st != nil {
+		return st.revoked
+	}
+	return nil
 }
 
 // judge returns what would become of a frame. It is cheap and runs before the signature is checked.

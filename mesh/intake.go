@@ -21,6 +21,8 @@ const (
 	laterBytes = 1 << 10
 	// verifyApart is the fewest signatures, 60 us each, that are worth another goroutine.
 	verifyApart = 3
+	// earlyTold bounds how many frames of one origin per second have their signature checked only for Config.Early.
+	earlyTold = 10
 )
 
 // intake gathers verified frames for one step.
@@ -61,16 +63,10 @@ func (m *Mesh) screen(raw []byte) (f frame.Frame, ok bool) {
 		m.count.refused[refusedMesh].Add(1)
 		return f, false
 	}
-	now, tell := m.now(), false
+	now := m.now()
 	m.mu.Lock()
-	v := m.core.judge(now, f)
-	switch v {
-	case verdictEnded, verdictRevoked:
-		m.core.bar(f.Origin, f.Epoch)
-	case verdictFuture:
-		m.core.early.offered(f)
-		tell = m.core.stands(now, f.Origin) == verdictNew
-	}
+	v := m.core.Precheck(now, f)
+	tell := v == verdictFuture && m.core.Trusts(now, f.Origin)
 	m.mu.Unlock()
 	if tell && m.cfg.Early != nil && m.earlies.take(now, f.Origin, 1) && f.Verify() == nil {
 		m.cfg.Early(f)

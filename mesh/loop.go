@@ -3,8 +3,6 @@ package mesh
 import (
 	"context"
 	"iter"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
@@ -105,12 +103,12 @@ func (m *Mesh) apply(ev any) {
 
 // stepLocked steps the core and queues its actions for carryOut.
 func (m *Mesh) stepLocked(now time.Time, ev any) *actions {
-	knew := m.core.caughtUp
+	knew := m.core.CaughtUp()
 	out := m.core.step(now, ev)
-	if m.core.caughtUp && !knew {
+	if m.core.CaughtUp() && !knew {
 		signal(m.keys.sweep) // nodes waiting for a key get it now
 	}
-	root := m.core.root.sum()
+	root := m.core.Digest()
 	m.root.Store(&root)
 	m.lastLocked()
 	if len(out.readmitted)+len(out.withdrawn) > 0 {
@@ -122,16 +120,16 @@ func (m *Mesh) stepLocked(now time.Time, ev any) *actions {
 
 // lastLocked records our last frame for Last.
 func (m *Mesh) lastLocked() {
-	if last := m.last.Load(); last.Epoch != m.core.epoch || last.Seq != m.core.seq {
-		m.last.Store(&frame.Ref{Origin: m.id, Epoch: m.core.epoch, Seq: m.core.seq})
+	if last := m.core.Last(); *m.last.Load() != last {
+		m.last.Store(&last)
 	}
 }
 
 // certifiedLocked publishes which nodes are trusted, for goroutines that may not wait for the core.
 func (m *Mesh) certifiedLocked(now time.Time) {
-	who := make(map[frame.ID]struct{}, len(m.core.nodes))
-	for id := range m.core.nodes {
-		if m.core.stands(now, id) == verdictNew {
+	who := make(map[frame.ID]struct{})
+	for id := range m.core.Nodes() {
+		if m.core.Trusts(now, id) {
 			who[id] = struct{}{}
 		}
 	}
@@ -302,8 +300,7 @@ func (m *Mesh) Frames(origins ...frame.ID) iter.Seq[frame.Frame] {
 
 func (m *Mesh) eachLive(of map[frame.ID]struct{}, records bool, yield func(frame.Frame) bool) {
 	m.mu.Lock()
-	streams := slices.SortedFunc(maps.Keys(m.core.streams), streamKey.compare)
-	authority := m.core.authority
+	streams, authority := m.core.Streams(), m.core.Authority()
 	m.mu.Unlock()
 	for _, key := range streams {
 		if !records && key.origin == authority && key.epoch != pki.AuthorityEpoch {
@@ -313,19 +310,21 @@ func (m *Mesh) eachLive(of map[frame.ID]struct{}, records bool, yield func(frame
 			continue
 		}
 		for next, more := uint64(0), true; more; {
-			var some []held
 			m.mu.Lock()
-			if s := m.core.streams[key]; s != nil {
-				some = s.from(next, liveSlice)
-			}
+			raws := m.core.From(key, next, liveSlice)
 			m.mu.Unlock()
-			for _, h := range some {
-				if f, err := frame.Decode(h.raw); err == nil && !yield(f) {
+			more = len(raws) == liveSlice
+			for _, raw := range raws {
+				f, err := frame.Decode(raw)
+				if err != nil {
+					continue // cannot happen: it was decoded before it was held
+				}
+				if !yield(f) {
 					return
 				}
-				next = h.seq + 1
+				next = f.Seq + 1
 			}
-			more = len(some) == liveSlice && next != 0
+			more = more && next != 0
 		}
 	}
 }

@@ -126,11 +126,8 @@ func New(cfg Config) (*Mesh, error) {
 		bulk:   bulkQueue{wake: make(chan struct{}, 1)},
 		events: make(chan any, maxEvents),
 		wake:   make(chan struct{}, 1),
-		core:   newCore(cfg.Identity.ID(), cfg.Epoch, rand.New(rand.NewChaCha8(seed))),
+		core:   newCore(cfg.Identity.ID(), cfg.authorityID(), cfg.Epoch, rand.New(rand.NewChaCha8(seed))),
 		join:   newJoinList(cfg.Join),
-	}
-	if cfg.Secrets.HasAuthority() {
-		m.core.authority = frame.IDOf(cfg.Secrets.Authority[:])
 	}
 	m.root.Store(&[32]byte{})
 	m.last.Store(&frame.Ref{Origin: m.id, Epoch: cfg.Epoch})
@@ -201,7 +198,8 @@ func (m *Mesh) Restore(raws iter.Seq[[]byte]) error {
 		}
 		m.stepLocked(now, evFrames{via: viaRestore, frames: frames})
 		m.todo[len(m.todo)-1].expired = append(m.todo[len(m.todo)-1].expired, expired...)
-		m.knew = m.knewLocked()
+		has, _ := m.keys.said()
+		m.knew = m.core.KnowsHolders(has)
 		frames, expired = nil, nil
 		return nil
 	}
@@ -214,7 +212,7 @@ func (m *Mesh) Restore(raws iter.Seq[[]byte]) error {
 			m.count.refused[refusedMesh].Add(1)
 		case !f.Expires.After(now):
 			expired = append(expired, f.Ref())
-		case f.Origin == m.core.authority && f.Verify() != nil:
+		case f.Origin == m.core.Authority() && f.Verify() != nil:
 			m.count.refused[refusedSignature].Add(1)
 		default:
 			frames = append(frames, f)
@@ -250,8 +248,9 @@ func (m *Mesh) Sign(now time.Time, payload []byte, expires time.Time) (frame.Fra
 	if len(m.todo) >= maxTodo {
 		return frame.Frame{}, errBusy
 	}
+	next := m.core.NextRef()
 	f, err := m.cfg.Identity.Sign(frame.Frame{
-		MeshID: m.cfg.Secrets.MeshID, Epoch: m.core.epoch, Seq: m.core.nextSeq(), Issued: now, Expires: expires, Payload: payload,
+		MeshID: m.cfg.Secrets.MeshID, Epoch: next.Epoch, Seq: next.Seq, Issued: now, Expires: expires, Payload: payload,
 	})
 	if err != nil {
 		return frame.Frame{}, fmt.Errorf("sign: %w", err)
@@ -367,7 +366,7 @@ func (m *Mesh) Peers() int { return len(m.peers.alive()) }
 func (m *Mesh) Epoch() uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.core.epoch
+	return m.core.Last().Epoch
 }
 
 // Last returns the epoch under which this node publishes now and the number of its last frame, 0 if there is none yet.

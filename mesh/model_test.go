@@ -196,7 +196,7 @@ func newModel(tb testing.TB, nodes int, seed uint64, loss, dead float64) *modelR
 			}
 		}
 		ids[i], m.byID[id] = id, i
-		m.cores = append(m.cores, newCore(id, 1, rand.New(rand.NewPCG(seed, uint64(i)))))
+		m.cores = append(m.cores, newCore(id, frame.ID{}, 1, rand.New(rand.NewPCG(seed, uint64(i)))))
 		m.dead = append(m.dead, i > 0 && m.rng.Float64() < dead)
 		m.all = append(m.all, target{id: id})
 		m.got = append(m.got, -1)

@@ -182,5 +182,5 @@ func (m *Mesh) heeds(now time.Time, n notice) bool {
 func (m *Mesh) isMember(now time.Time, id frame.ID) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.core.stands(now, id) == verdictNew && (m.core.authority.IsZero() || id != m.core.authority)
+	return m.core.Trusts(now, id) && (m.core.Authority().IsZero() || id != m.core.Authority())
 }

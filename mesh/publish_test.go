@@ -75,7 +75,7 @@ func TestPublishIntoAFullLedger(t *testing.T) {
 func TestAMillionFramesOfOneNodeFit(t *testing.T) {
 	one := testFrame(t, signers[0], 1<<33, 1<<20, time.Now(), time.Hour, string(make([]byte, benchPayload)))
 	const most = 1_250_000
-	c := newCore(frame.ID{1}, 1, nil)
+	c := newCore(frame.ID{1}, frame.ID{}, 1, nil)
 	c.origins[one.Origin] = &load{frames: most - 1, bytes: (most - 1) * len(one.Raw), epochs: 1}
 	if v := c.judge(time.Now(), one); v != verdictNew {
 		t.Errorf("frame %d of one node, %d bytes each, is judged %d, want %d", most, len(one.Raw), v, verdictNew)

@@ -153,7 +153,7 @@ func (m *Mesh) KeyStatus() KeyStatus {
 	k := m.keys.snapshot()
 	s := KeyStatus{Generation: k.newest().Generation(), InUse: k.used.Generation(), Rotating: len(k.keys) > 1}
 	m.mu.Lock()
-	s.Handed = m.core.grants.version.Generation()
+	s.Handed = m.core.NewestKey().Generation()
 	m.mu.Unlock()
 	if s.Generation == 0 {
 		return s
@@ -171,7 +171,7 @@ func (m *Mesh) certifiedKeys() []peerKeys {
 	now, all := m.now(), m.peers.keysOf()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return slices.DeleteFunc(all, func(p peerKeys) bool { return m.core.stands(now, p.id) != verdictNew })
+	return slices.DeleteFunc(all, func(p peerKeys) bool { return !m.core.Trusts(now, p.id) })
 }
 
 // RotateKey makes a new gossip key and hands it out to every node that is certified and not revoked. It returns the
@@ -276,7 +276,7 @@ func (m *Mesh) takeGrant() {
 	now := m.now()
 	m.mu.Lock()
 	g, ours := m.core.grantFor(m.id)
-	handed := m.core.grants.version
+	handed := m.core.NewestKey()
 	m.mu.Unlock()
 	t := m.keys
 	t.mu.Lock()
@@ -375,7 +375,7 @@ func (m *Mesh) rotate() rotation {
 		return rotation{err: ErrRotating}
 	}
 	m.mu.Lock()
-	last := max(k.newest(), m.core.grants.version)
+	last := max(k.newest(), m.core.NewestKey())
 	m.mu.Unlock()
 	key, err := pki.NewGossipKey(last.Generation() + 1)
 	if err != nil {
@@ -399,18 +399,7 @@ var errNotYet = errors.New("this node has not compared with another one since it
 func (m *Mesh) mayHandOut() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.core.caughtUp || m.knew
-}
-
-// knewLocked reports whether the store given to Restore knows who has the newest key: it holds grants of it. A node
-// revoked after its grant has the key anyway; one revoked before is known. If no key was ever handed out, any
-// certificate shows that the store is not a new one.
-func (m *Mesh) knewLocked() bool {
-	has, _ := m.keys.said()
-	if has.Generation() == 0 {
-		return len(m.core.nodes) > 0
-	}
-	return m.core.grants.version >= has
+	return m.core.CaughtUp() || m.knew
 }
 
 // handOutMissing completes an interrupted rotation, and hands the newest key to nodes certified since.
@@ -433,7 +422,7 @@ func (m *Mesh) handOut() (nodes int, err error) {
 		return 0, nil
 	}
 	m.mu.Lock()
-	version, granted := m.core.grants.version, m.core.granted()
+	version, granted := m.core.NewestKey(), m.core.granted()
 	m.mu.Unlock()
 	switch {
 	case version > k.newest():
@@ -454,10 +443,7 @@ func (m *Mesh) handOut() (nodes int, err error) {
 // for, and returns an error that names one.
 func (m *Mesh) grant(keys []pki.GossipKey, to []ed25519.PublicKey) (nodes int, err error) {
 	m.mu.Lock()
-	last := uint64(0)
-	for serial := range m.core.grants.records {
-		last = max(last, serial)
-	}
+	last := m.core.LastGrant()
 	m.mu.Unlock()
 	grants, failed := m.cfg.Authority.Grant(m.now(), m.cfg.Secrets.MeshID, last, keys, to)
 	for _, g := range grants {

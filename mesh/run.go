@@ -312,7 +312,7 @@ func (m *Mesh) notifyLoop(ctx context.Context) {
 // rollEpoch switches to a higher epoch after ours was found in use. Only the core's goroutine calls it.
 func (m *Mesh) rollEpoch(now time.Time, past uint64) {
 	m.mu.Lock()
-	due := past >= m.core.epoch
+	due := past >= m.core.Last().Epoch
 	m.mu.Unlock()
 	if !due || !m.rolls.allow(now) {
 		return
@@ -326,10 +326,8 @@ func (m *Mesh) rollEpoch(now time.Time, past uint64) {
 		}
 	}
 	m.mu.Lock()
-	if epoch > m.core.epoch {
-		m.core.epoch, m.core.seq = epoch, 0
-		m.lastLocked()
-	}
+	m.core.RaiseEpoch(epoch)
+	m.lastLocked()
 	m.mu.Unlock()
 	m.problems.report(now, ProblemEpoch, "own", fmt.Sprintf(
 		"frames in this node's name that it did not publish (restored from a snapshot, or its key is used twice); it goes on with epoch %d", epoch),

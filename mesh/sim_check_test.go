@@ -1,8 +1,11 @@
 package mesh
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"iter"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -94,25 +97,25 @@ func (n *simNode) checkSent(b []byte) {
 
 // checkBounds checks that memory stays within its bounds.
 func (n *simNode) checkBounds() {
-	c := n.mesh.core
+	use := n.mesh.core.Usage()
 	frames := 0
 	for _, raws := range n.w.published {
 		frames += len(raws)
 	}
 	for what, size := range map[string][2]int{
-		"transfers":    {len(c.transfers), maxTransfers},
-		"peers":        {len(c.peers), len(n.w.nodes)},
-		"frames":       {c.count, len(n.w.published)},
-		"deadlines":    {len(c.expiry), frames},
-		"streams":      {len(c.streams), c.count},
+		"transfers":    {use.Transfers, maxTransfers},
+		"peers":        {use.Peers, len(n.w.nodes)},
+		"frames":       {use.Frames, len(n.w.published)},
+		"deadlines":    {use.Deadlines, frames},
+		"streams":      {use.Streams, use.Frames},
 		"queued bytes": {n.mesh.bulk.bytes, 0},
 	} {
 		if size[0] > size[1] {
 			n.w.fail(n.slot, "%d %s, at most %d allowed", size[0], what, size[1])
 		}
 	}
-	if c.count != len(n.held) {
-		n.w.fail(n.slot, "%d frames are held, %d by what the callbacks said", c.count, len(n.held))
+	if use.Frames != len(n.held) {
+		n.w.fail(n.slot, "%d frames are held, %d by what the callbacks said", use.Frames, len(n.held))
 	}
 }
 
@@ -166,7 +169,7 @@ func (w *simWorld) agree() bool {
 	var roots [][32]byte
 	for _, n := range w.nodes {
 		if n.mesh != nil {
-			if n.expire(); n.mesh.core.behind && w.running() > 1 {
+			if n.expire(); n.mesh.core.Behind() && w.running() > 1 {
 				return false
 			}
 			roots = append(roots, n.mesh.Digest())
@@ -196,24 +199,17 @@ func (w *simWorld) checkFrames(kept map[frame.Ref]string) {
 		if n.mesh == nil {
 			continue
 		}
-		var live []frame.Frame
-		var root digest
-		for _, s := range n.mesh.core.sorted() {
-			s.frames.Ascend(func(h held) bool {
-				f, err := frame.Decode(h.raw)
-				if err != nil || f.Verify() != nil || !f.Expires.After(n.now()) {
-					w.fail(n.slot, "a frame is held that is expired or not signed: %v %v", f.Ref(), err)
-				}
-				if c := n.mesh.core; f.Origin == c.self && !n.own[f.Ref()] && (f.Epoch > c.epoch || f.Epoch == c.epoch && f.Seq > c.seq) {
-					w.fail(n.slot, "frame %v is in our name, and we went on with epoch %d", f.Ref(), c.epoch)
-				}
-				e := expand(f.Hash())
-				root.add(&e)
-				live = append(live, f)
-				return true
-			})
+		live := slices.Collect(n.mesh.Frames())
+		last := n.mesh.core.Last()
+		for _, f := range live {
+			if f.Verify() != nil || !f.Expires.After(n.now()) {
+				w.fail(n.slot, "a frame is held that is expired or not signed: %v", f.Ref())
+			}
+			if f.Origin == last.Origin && !n.own[f.Ref()] && (f.Epoch > last.Epoch || f.Epoch == last.Epoch && f.Seq > last.Seq) {
+				w.fail(n.slot, "frame %v is in our name, and we went on with epoch %d", f.Ref(), last.Epoch)
+			}
 		}
-		if root.sum() != n.mesh.Digest() {
+		if digestOf(live) != n.mesh.Digest() {
 			w.fail(n.slot, "the digest is not that of what is held")
 		}
 		for _, f := range live {
@@ -238,6 +234,29 @@ func (w *simWorld) checkFrames(kept map[frame.Ref]string) {
 		n.checkTrust()
 		n.checkBounds()
 	}
+}
+
+// digestOf returns the digest of a set of frames, lane by lane as its definition says.
+func digestOf(frames []frame.Frame) [32]byte {
+	var lanes [1024]uint16
+	for _, f := range frames {
+		var stream rand.ChaCha8
+		stream.Seed(f.Hash())
+		for i := 0; i < len(lanes); i += 4 {
+			word := stream.Uint64()
+			for k := range 4 {
+				lanes[i+k] += uint16(word >> (16 * k))
+			}
+		}
+	}
+	if lanes == [1024]uint16{} {
+		return [32]byte{}
+	}
+	var b []byte
+	for _, lane := range lanes {
+		b = binary.LittleEndian.AppendUint16(b, lane)
+	}
+	return sha256.Sum256(b)
 }
 
 // checkFresh has a few nodes publish: while nothing is wrong, a frame is everywhere at once, without excess copies.
@@ -280,7 +299,7 @@ func (w *simWorld) checkFresh() {
 // settled checks that no transfer is left.
 func (w *simWorld) settled() {
 	for _, n := range w.nodes {
-		if n.mesh != nil && len(n.mesh.core.transfers) > 0 {
+		if n.mesh != nil && n.mesh.core.Usage().Transfers > 0 {
 			w.fail(n.slot, "a transfer goes on though nobody lacks anything")
 		}
 	}

@@ -124,10 +124,7 @@ func (n *simNode) start() {
 		return
 	}
 	m.now = n.now
-	m.core = newCore(n.key.ID(), epoch, rand.New(rand.NewPCG(w.seed, uint64(n.slot)<<32|uint64(n.run))))
-	if w.trust != nil {
-		m.core.authority = w.trust.authority.Identity.ID()
-	}
+	m.core = newCore(n.key.ID(), m.cfg.authorityID(), epoch, rand.New(rand.NewPCG(w.seed, uint64(n.slot)<<32|uint64(n.run))))
 	m.pusher.send = func(to *memberlist.Node, b []byte) error {
 		n.send(to, b, false) // UDP reports no loss
 		return nil
@@ -149,14 +146,14 @@ func (n *simNode) start() {
 	}
 	byAuthority := func(raw []byte) bool {
 		f, err := frame.Decode(raw)
-		return err == nil && w.trust != nil && f.Origin == m.core.authority
+		return err == nil && w.trust != nil && f.Origin == m.AuthorityID()
 	}
 	records := slices.DeleteFunc(slices.Clone(raws), func(raw []byte) bool { return !byAuthority(raw) })
 	if err := m.Restore(slices.Values(append(records, slices.DeleteFunc(raws, byAuthority)...))); err != nil {
 		w.fail(n.slot, "restore: %v", err)
 	}
 	for _, f := range frames {
-		if m.Counts(f.Origin) && !(w.trust != nil && f.Origin == m.core.authority) {
+		if m.Counts(f.Origin) && !(w.trust != nil && f.Origin == m.AuthorityID()) {
 			n.bans.Take(now, []frame.Frame{f})
 		}
 	}
@@ -165,12 +162,15 @@ func (n *simNode) start() {
 	if err := m.present(); err != nil {
 		w.fail(n.slot, "present: %v", err)
 	}
-	for _, f := range m.core.early.stored { // the origin's certificate may be from the future too
-		if f.Origin == n.key.ID() && m.core.stands(m.now(), f.Origin) != verdictUnknown {
-			continue // this may be the only copy
+	taken := make(map[frame.Ref]bool)
+	for f := range m.Frames() {
+		taken[f.Ref()] = true
+	}
+	for _, f := range frames { // the origin's certificate may be from the future too
+		if _, held := n.held[f.Ref()]; held && !taken[f.Ref()] && f.Origin != n.key.ID() {
+			delete(n.held, f.Ref())
+			n.early[f.Ref()] = true
 		}
-		delete(n.held, f.Ref())
-		n.early[f.Ref()] = true
 	}
 	delegate{m}.NotifyJoin(n.node)
 	for _, other := range w.nodes {

@@ -39,12 +39,12 @@ func plants() []plant {
 			`if !planted("lose own frames when the clock went back") && by == viaRestore && f.Origin == c.self && f.Issued.After(now) {`},
 		// What the core makes of it.
 		{"core.go", "	if c.used >= c.epoch {\n", "	if c.used >= c.epoch && !planted(\"own epoch found in use and not raised\") {\n"},
-		{"run.go", "epoch := past + 1\n", "epoch := past + 1\n	defer func() {\n		if planted(\"go on with the epoch that is in use\") {\n			m.core.epoch = past\n		}\n	}()\n"},
+		{"run.go", "	m.core.RaiseEpoch(epoch)\n", "	if planted(\"go on with the epoch that is in use\") {\n		epoch = past\n	}\n	m.core.RaiseEpoch(epoch)\n"},
 		{"core.go", "if !stays {", `if !stays && !planted("deliver duplicates") {`},
 		{"core.go", "	if by == viaTree {\n", "	if by == viaTree || planted(\"relay what was pushed directly\") && by == viaPush {\n"},
 		{"core.go", "		c.seq = f.Seq\n",
 			"		if c.seq = f.Seq; planted(\"reuse a sequence number\") && f.Seq%3 == 0 {\n			c.seq--\n		}\n"},
-		{"core.go", "Seq: seq}); !used {", `Seq: seq}); !used || planted("reuse a sequence number") {`},
+		{"core.go", "!c.Holds(ref) {", `!c.Holds(ref) || planted("reuse a sequence number") {`},
 		{"sim_disk_test.go", "d.state.epoch = max(d.state.epoch, atLeast) + 1",
 			"d.state.epoch = max(d.state.epoch, atLeast, 1)\n		if !planted(\"epoch not raised at a start\") {\n			d.state.epoch++\n		}"},
 		// Whom it believes.
@@ -52,7 +52,7 @@ func plants() []plant {
 			"	case st.revoked == nil && !(planted(\"forget revocations at a restart\") && by == viaRestore):\n		st.revoked"},
 		{"core_trust.go", "	v := c.judge(now, f)\n	switch v {\n	case verdictUnknown:",
 			"	v := c.judge(now, f)\n	if planted(\"take what is revoked by sync\") && v == verdictRevoked && by == viaSync {\n		return false\n	}\n	switch v {\n	case verdictUnknown:"},
-		{"intake.go", "	switch v {\n	case verdictEnded, verdictRevoked:\n",
+		{"core.go", "	switch v {\n	case verdictEnded, verdictRevoked:\n",
 			"	if planted(\"take what is revoked by sync\") && v == verdictRevoked {\n		v = verdictNew\n	}\n	switch v {\n	case verdictEnded, verdictRevoked:\n"},
 		{"core_trust.go", "		c.withdraw(revocation.Node, out)\n",
 			"		if !planted(\"keep what a revoked node said\") {\n			c.withdraw(revocation.Node, out)\n		}\n"},

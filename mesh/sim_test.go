@@ -135,7 +135,7 @@ func TestKeptSeeds(t *testing.T) {
 // with sequence numbers that were taken.
 func TestEpochIsRaisedAgain(t *testing.T) {
 	id := simKeys()[0]
-	c := newCore(id.ID(), 1, nil)
+	c := newCore(id.ID(), frame.ID{}, 1, nil)
 	at := func(epoch uint64) frame.Frame { return testFrame(t, id, epoch, 1, simEpoch, time.Hour, "") }
 	if out := c.step(simEpoch, evFrames{via: viaSync, frames: []frame.Frame{at(1)}}); out.rollPast != 1 {
 		t.Errorf("epoch %d was found in use, want 1", out.rollPast)

@@ -165,13 +165,13 @@ func (n *simNode) checkTrust() {
 		return
 	}
 	for id := range n.w.trust.revoked {
-		if st := n.mesh.core.nodes[id]; st == nil || st.revoked == nil || !n.withdrawn[id] {
+		if n.mesh.core.Revocation(id) == nil || !n.withdrawn[id] {
 			n.w.fail(n.slot, "it does not know that %v is revoked", id.Short())
 		}
 	}
-	for _, s := range n.mesh.core.sorted() {
-		if n.w.isRevoked(s.key.origin) && s.frames.Len() > 0 {
-			n.w.fail(n.slot, "%d frames are held of %v, which is revoked", s.frames.Len(), s.key.origin.Short())
+	for f := range n.mesh.Frames() {
+		if n.w.isRevoked(f.Origin) {
+			n.w.fail(n.slot, "a frame is held of %v, which is revoked", f.Origin.Short())
 		}
 	}
 }

@@ -46,12 +46,12 @@ func (c *counters) verdicts(v [verdictKinds]uint64) {
 // Stats returns the counters.
 func (m *Mesh) Stats() Stats {
 	m.mu.Lock()
-	held, parked := m.core.count, len(m.core.parked)
+	use := m.core.Usage()
 	m.mu.Unlock()
 	c := &m.count
 	s := Stats{
-		Held:       held,
-		Parked:     parked,
+		Held:       use.Frames,
+		Parked:     use.Parked,
 		Waited:     c.parked.Load(),
 		Queued:     len(m.inbox) + len(m.later) + m.bulk.len() + len(m.pusher.jobs) + len(m.pusher.later),
 		Published:  c.published.Load(),
