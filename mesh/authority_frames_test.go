@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/meshtest"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -22,7 +23,7 @@ func (n *testNode) deliveredFrames() []frame.Frame {
 // have no certificate yet, or restart; and it ends like every frame.
 func TestClusterPublishAsAuthority(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		a := testAuthority(t)
+		a := meshtest.Authority(t)
 		edit := func(i int, cfg *Config) {
 			copy(cfg.Secrets.Authority[:], a.Public())
 			if i < 2 {
@@ -90,45 +91,4 @@ func TestClusterPublishAsAuthority(t *testing.T) {
 			}
 		}
 	})
-}
-
-// The number of frames signed by the authority is bounded, and all nodes keep the same ones in whatever order they arrive.
-func TestAuthorityFramesAreBounded(t *testing.T) {
-	a := testAuthority(t)
-	sign := func(seq uint64, text string) frame.Frame {
-		f, err := a.Identity.Sign(frame.Frame{Epoch: pki.AuthorityEpoch, Seq: seq, Issued: simStart, Expires: simStart.Add(time.Hour), Payload: []byte(text)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return f
-	}
-	var cores []*core
-	for i := range uint64(2) {
-		c := coreFor(i)
-		c.authority = a.Identity.ID()
-		for seq := uint64(10); seq < 10+maxAuthorityFrames-1; seq++ {
-			c.insert(frame.Frame{Origin: c.authority, Epoch: pki.AuthorityEpoch, Seq: seq, Expires: simStart.Add(time.Hour), Raw: expiringRaw})
-		}
-		cores = append(cores, c)
-	}
-	fs := []frame.Frame{sign(1<<40, "high"), sign(1, "low"), sign(2, "one"), sign(2, "twin"), sign(1<<39, "lower")}
-	for i, c := range cores {
-		for j := range fs {
-			f := fs[j]
-			if i == 1 {
-				f = fs[len(fs)-1-j]
-			}
-			c.step(simStart, evFrames{via: viaPush, frames: []frame.Frame{f}})
-			if n := c.streams[streamKey{c.authority, pki.AuthorityEpoch}].frames.Len(); n > maxAuthorityFrames {
-				t.Fatalf("%d frames are held, want at most %d", n, maxAuthorityFrames)
-			}
-		}
-	}
-	for _, f := range fs {
-		x, _ := cores[0].get(f.Ref())
-		y, _ := cores[1].get(f.Ref())
-		if string(x) != string(y) || (x != nil) != (f.Seq < 10) {
-			t.Errorf("of %d one node keeps %x, the other %x", f.Seq, x, y)
-		}
-	}
 }

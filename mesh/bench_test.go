@@ -1,31 +1,20 @@
 package mesh
 
 import (
-	"bytes"
 	"math/rand/v2"
 	"net/netip"
-	"runtime"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/meshtest"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
-const benchPayload = 55 // makes a frame of about 200 bytes, like one ban
-
-// scaled returns n, or a fiftieth of it under -short: enough to see that a benchmark measures something.
-func scaled(n int) int {
-	if testing.Short() {
-		return n / 50
-	}
-	return n
-}
-
 func BenchmarkSign(b *testing.B) {
-	f := frame.Frame{Epoch: 1, Issued: simStart, Expires: simStart.Add(time.Hour), Payload: make([]byte, benchPayload)}
+	f := frame.Frame{Epoch: 1, Issued: simStart, Expires: simStart.Add(time.Hour), Payload: make([]byte, meshtest.Payload)}
 	for b.Loop() {
 		f.Seq++
 		if _, err := signers[0].Sign(f); err != nil {
@@ -35,33 +24,13 @@ func BenchmarkSign(b *testing.B) {
 }
 
 func BenchmarkVerify(b *testing.B) {
-	raw := testFrame(b, signers[0], 1, 1, simStart, time.Hour, string(make([]byte, benchPayload))).Raw
+	raw := testFrame(b, signers[0], 1, 1, simStart, time.Hour, string(make([]byte, meshtest.Payload))).Raw
 	for b.Loop() {
 		f, err := frame.Decode(raw)
 		if err != nil || f.Verify() != nil {
 			b.Fatal(err)
 		}
 	}
-}
-
-// benchFrames signs n frames of one origin, each the size of one ban.
-func benchFrames(b *testing.B, n int) [][]byte {
-	raws := make([][]byte, n)
-	now := time.Now()
-	var wg sync.WaitGroup
-	for part := range runtime.NumCPU() {
-		wg.Go(func() {
-			for i := part; i < n; i += runtime.NumCPU() {
-				f, err := signers[0].Sign(frame.Frame{Epoch: 1, Seq: uint64(i + 1), Issued: now, Expires: now.Add(time.Hour), Payload: make([]byte, benchPayload)})
-				if err != nil {
-					panic(err)
-				}
-				raws[i] = f.Raw
-			}
-		})
-	}
-	wg.Wait()
-	return raws
 }
 
 // The work of the core's goroutine for a packet, from memberlist's callback to Deliver.
@@ -75,7 +44,7 @@ func BenchmarkDeliver(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			raws := benchFrames(b, 2000)
+			raws := meshtest.Frames(b, 2000)
 			if !tt.verify {
 				if err := m.Restore(slices.Values(raws)); err != nil {
 					b.Fatal(err)
@@ -97,41 +66,10 @@ func BenchmarkDeliver(b *testing.B) {
 	}
 }
 
-// An empty node gets 100,000 frames from another: the cores' share, without signatures and the network, and the memory of
-// the frames held.
-func BenchmarkCoreSync100k(b *testing.B) {
-	frames := scaled(100_000)
-	raws := benchFrames(b, frames)
-	for b.Loop() {
-		s := newSimulation(b, 2, 1)
-		s.now = time.Now()
-		var before, after runtime.MemStats
-		runtime.GC()
-		runtime.ReadMemStats(&before)
-		for _, raw := range raws {
-			f, err := frame.Decode(bytes.Clone(raw))
-			if err != nil {
-				b.Fatal(err)
-			}
-			s.step(0, evFrames{via: viaRestore, frames: []frame.Frame{f}})
-		}
-		runtime.GC()
-		runtime.ReadMemStats(&after)
-		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(frames), "B/frame")
-		start := s.now
-		s.connect()
-		for s.cores[1].count < frames {
-			s.run(10 * time.Millisecond)
-		}
-		b.ReportMetric(s.now.Sub(start).Seconds(), "simulated-s")
-		b.ReportMetric(float64(s.bytes)/float64(frames), "wire-B/frame")
-	}
-}
-
 // The same over sockets, including signatures.
 func BenchmarkSync100k(b *testing.B) {
-	frames := scaled(100_000)
-	raws := benchFrames(b, frames)
+	frames := meshtest.Scaled(100_000)
+	raws := meshtest.Frames(b, frames)
 	for b.Loop() {
 		secrets := pki.Secrets{GossipKey: [32]byte{1}}
 		giver := newNode(b, secrets, newIdentity(b), nil)
@@ -185,8 +123,8 @@ func BenchmarkPublish(b *testing.B) {
 		burst, payload int
 		refill         time.Duration
 	}{
-		{"one", 1, benchPayload, 20 * time.Millisecond},
-		{"20-small", 20, benchPayload, 300 * time.Millisecond},
+		{"one", 1, meshtest.Payload, 20 * time.Millisecond},
+		{"20-small", 20, meshtest.Payload, 300 * time.Millisecond},
 		{"50-full", 50, frame.MaxPayload, 300 * time.Millisecond},
 	} {
 		b.Run(tt.name, func(b *testing.B) {

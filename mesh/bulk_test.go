@@ -19,25 +19,24 @@ func bulkMesh(t *testing.T) *Mesh {
 
 // chunkOf returns a chunk of n frames, of which those from bad on are not signed by their origin.
 func chunkOf(t *testing.T, from frame.ID, session uint64, origin pki.Identity, first, n, bad int) []byte {
-	m := &syncMessage{Kind: syncChunk, From: from, Session: session, Num: 1}
+	m := wireSync{kind: wireChunk, from: from, session: session, num: 1}
 	now := time.Now()
 	for i := range n {
 		raw := testFrame(t, origin, 1, uint64(first+i), now, time.Hour, "x").Raw
 		if i >= bad {
 			raw[len(raw)-1] ^= 1
 		}
-		m.Frames = append(m.Frames, raw)
+		m.frames = append(m.frames, raw)
 	}
-	return append([]byte{kindChunk}, m.encode()...)
+	return m.encode()
 }
 
-// openSession opens a peer's session with a node that does not run.
-func openSession(t *testing.T, m *Mesh, id frame.ID) *visitor {
-	m.apply(evUp{id})
-	m.core.peers[id].phase, m.core.givesTill = phaseIdle, time.Time{}
-	v := &visitor{tb: t, c: m.core, id: id, now: time.Now(), mine: 77}
-	v.visit(syncMessage{})
-	return v
+// openSession opens a peer's session with a node that does not run, and returns the node's name for it. The node's clock
+// advances, so that no other peer is expected to stream any more.
+func openSession(t *testing.T, m *Mesh, id frame.ID) uint64 {
+	now := m.now().Add(3 * time.Second)
+	m.now = func() time.Time { return now }
+	return visit(t, m, id)
 }
 
 func drainBulk(m *Mesh) {
@@ -56,7 +55,7 @@ func TestForeignChunksAreDropped(t *testing.T) {
 	v := openSession(t, m, peer)
 	for i := range uint64(100) {
 		for _, n := range []int{1, 30} {
-			delegate{m}.NotifyMsg(chunkOf(t, peer, v.ours+1+i, signers[0], 1, n, 0))
+			delegate{m}.NotifyMsg(chunkOf(t, peer, v+1+i, signers[0], 1, n, 0))
 		}
 	}
 	if n := m.bulk.len(); n != 0 {
@@ -66,7 +65,7 @@ func TestForeignChunksAreDropped(t *testing.T) {
 	if got := m.Stats(); got.Refused["unasked"] != 200 || got.Refused["signature"] != 0 || got.Received != 0 {
 		t.Errorf("refused %v, received %d", got.Refused, got.Received)
 	}
-	delegate{m}.NotifyMsg(chunkOf(t, peer, v.ours, signers[0], 1, 30, 30))
+	delegate{m}.NotifyMsg(chunkOf(t, peer, v, signers[0], 1, 30, 30))
 	drainBulk(m)
 	if got := m.Stats(); got.Held != 30 {
 		t.Errorf("%d frames are held of a chunk that was asked for", got.Held)
@@ -80,7 +79,7 @@ func TestBadSignatureEndsAChunk(t *testing.T) {
 	bad, good := frame.ID{7}, frame.ID{8}
 	v := openSession(t, m, bad)
 	for i := range 4 {
-		delegate{m}.NotifyMsg(chunkOf(t, bad, v.ours, signers[0], 1+100*i, 100, 40))
+		delegate{m}.NotifyMsg(chunkOf(t, bad, v, signers[0], 1+100*i, 100, 40))
 	}
 	drainBulk(m)
 	got := m.Stats()
@@ -90,13 +89,13 @@ func TestBadSignatureEndsAChunk(t *testing.T) {
 	if got.Refused["unasked"] != 3 {
 		t.Errorf("of three more chunks %d were refused", got.Refused["unasked"])
 	}
-	p := m.core.peers[bad]
-	p.phase, m.core.givesTill = phaseIdle, time.Time{}
-	if m.core.mayHost(v.now, bad, p) || !m.core.mayHost(m.now().Add(distrustTime), bad, p) {
-		t.Error("the peer may begin sessions, or never again")
+	for after, want := range map[time.Duration]bool{30 * time.Second: false, 59 * time.Second: false, 61 * time.Second: true} {
+		if answersChecks(t, m, bad, m.now().Add(after)) != want {
+			t.Errorf("after %v the peer may begin a session: want %v", after, want)
+		}
 	}
 	w := openSession(t, m, good)
-	delegate{m}.NotifyMsg(chunkOf(t, good, w.ours, signers[0], 1000, 30, 30))
+	delegate{m}.NotifyMsg(chunkOf(t, good, w, signers[0], 1000, 30, 30))
 	drainBulk(m)
 	if got := m.Stats().Held; got != 70 {
 		t.Errorf("%d frames are held, want 70", got)
@@ -106,16 +105,23 @@ func TestBadSignatureEndsAChunk(t *testing.T) {
 // Peers take turns, and none has more than its share of the waiting chunks.
 func TestBulkTakesTurns(t *testing.T) {
 	m := bulkMesh(t)
-	greedy, modest := openSession(t, m, frame.ID{7}), openSession(t, m, frame.ID{8})
+	greedy, modest := frame.ID{7}, frame.ID{8}
+	v, w := openSession(t, m, greedy), openSession(t, m, modest)
 	for i := range 2 * maxBulkOf {
-		delegate{m}.NotifyMsg(chunkOf(t, greedy.id, greedy.ours, signers[0], 1+200*i, 200, 200))
+		delegate{m}.NotifyMsg(chunkOf(t, greedy, v, signers[0], 1+200*i, 200, 200))
 	}
 	if n := m.bulk.len(); n != maxBulkOf {
 		t.Errorf("%d chunks of one peer wait, want %d", n, maxBulkOf)
 	}
-	delegate{m}.NotifyMsg(chunkOf(t, modest.id, modest.ours, signers[2], 1, 30, 30))
+	delegate{m}.NotifyMsg(chunkOf(t, modest, w, signers[2], 1, 30, 30))
 	slices := 0
-	for m.core.origins[signers[2].ID()] == nil {
+	arrived := func() bool {
+		for range m.Frames(signers[2].ID()) {
+			return true
+		}
+		return false
+	}
+	for !arrived() {
 		if slices++; !m.bulkSlice() {
 			t.Fatal("the chunk of the other peer is gone")
 		}
@@ -141,7 +147,7 @@ func TestChunksAreCharged(t *testing.T) {
 			m.bulkCost = newBuckets[frame.ID](0.001, 100)
 			v := openSession(t, m, tt.peer)
 			for i := range 5 {
-				delegate{m}.NotifyMsg(chunkOf(t, tt.peer, v.ours, tt.origin, 1+200*i, 200, 200))
+				delegate{m}.NotifyMsg(chunkOf(t, tt.peer, v, tt.origin, 1+200*i, 200, 200))
 			}
 			drainBulk(m)
 			if got := m.Stats(); got.Held > tt.most || got.Held < tt.most*9/10 || (got.Limited > 0) != (tt.most < 1000) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/meshtest"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -57,7 +58,7 @@ type turning struct {
 }
 
 func newTurning(t *testing.T, n int) *turning {
-	a := testAuthority(t)
+	a := meshtest.Authority(t)
 	c := &turning{}
 	c.edit = func(i int, cfg *Config) {
 		for len(c.files) <= i {
@@ -97,7 +98,7 @@ func (c *turning) again(t *testing.T, i int, epoch uint64) *testNode {
 	})
 	var records, frames [][]byte
 	for ref, raw := range old.storedFrames() {
-		if ref.Origin == n.core.authority {
+		if ref.Origin == n.AuthorityID() {
 			records = append(records, raw)
 		} else {
 			frames = append(frames, raw)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/meshtest"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -35,7 +36,7 @@ func (w *withdrawals) has(id frame.ID) bool {
 // and a revoked node no longer; and no endless traffic follows from refused frames.
 func TestClusterTrust(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		a := testAuthority(t)
+		a := meshtest.Authority(t)
 		var taken [5]withdrawals
 		c := newCluster(t, 4, func(i int, cfg *Config) {
 			copy(cfg.Secrets.Authority[:], a.Public())
@@ -120,7 +121,7 @@ func TestClusterTrust(t *testing.T) {
 // A node that could not be reached when it was revoked learns of it as soon as it says anything; it needs no sync.
 func TestRevokedLearnsWithItsNextPacket(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		a := testAuthority(t)
+		a := meshtest.Authority(t)
 		c := newCluster(t, 3, func(i int, cfg *Config) {
 			copy(cfg.Secrets.Authority[:], a.Public())
 			if i == 0 {
@@ -185,7 +186,7 @@ func (n *testNode) storedFrames() map[frame.Ref][]byte {
 // Certificates are renewed well before they end while a node with the authority's key runs, and bans go on.
 func TestClusterRenewal(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		a := testAuthority(t)
+		a := meshtest.Authority(t)
 		c := newCluster(t, 2, func(i int, cfg *Config) {
 			copy(cfg.Secrets.Authority[:], a.Public())
 			if i == 0 {

@@ -134,17 +134,18 @@ type comparison struct {
 
 // usage is how much a core holds.
 type usage struct {
-	Frames    int // live ones
-	Streams   int // with live frames
-	Deadlines int // of frames, some no longer held
-	Parked    int // frames that wait for the certificate of their origin
-	Peers     int // that digests are compared with
-	Transfers int // to peers, under way
+	Frames    int    // live ones
+	Streams   int    // with live frames
+	Deadlines int    // of frames, some no longer held
+	Parked    int    // frames that wait for the certificate of their origin
+	Peers     int    // that digests are compared with
+	Transfers int    // to peers, under way
+	Checks    uint64 // sent so far
 }
 
 // Usage returns how much the core holds.
 func (c *core) Usage() usage {
-	return usage{c.count, len(c.streams), len(c.expiry), len(c.parked), len(c.peers), len(c.transfers)}
+	return usage{c.count, len(c.streams), len(c.expiry), len(c.parked), len(c.peers), len(c.transfers), c.checks}
 }
 
 // step is the only way to change the core.

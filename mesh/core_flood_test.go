@@ -185,3 +185,31 @@ func TestLiesDoNotStarveASync(t *testing.T) {
 	}
 	t.Logf("in step after %v", now.Sub(missed))
 }
+
+// A million bans of one node fit, even if each came in its own frame: that is how many peers let it have in force by
+// default.
+func TestAMillionFramesOfOneNodeFit(t *testing.T) {
+	one := testFrame(t, signers[0], 1<<33, 1<<20, time.Now(), time.Hour, string(make([]byte, 55)))
+	const most = 1_250_000
+	c := newCore(frame.ID{1}, frame.ID{}, 1, nil)
+	c.origins[one.Origin] = &load{frames: most - 1, bytes: (most - 1) * len(one.Raw), epochs: 1}
+	if v := c.judge(time.Now(), one); v != verdictNew {
+		t.Errorf("frame %d of one node, %d bytes each, is judged %d, want %d", most, len(one.Raw), v, verdictNew)
+	}
+}
+
+// A peer that has filled the ledger keeps nobody from banning at home.
+func TestOwnFrameInAFullLedger(t *testing.T) {
+	c := newCore(signers[1].ID(), frame.ID{}, 1, nil)
+	c.count = maxHeld
+	other := testFrame(t, signers[0], 1, 1, simStart, time.Hour, "of another")
+	own := testFrame(t, signers[1], 1, 1, simStart, time.Hour, "at home")
+	if v, o := c.judge(simStart, other), c.judgeOwn(simStart, own); v != verdictFull || o != verdictNew {
+		t.Errorf("in a full ledger the frame of another is judged %d, ours %d, want %d and %d", v, o, verdictFull, verdictNew)
+	}
+	c.step(simStart, evFrames{via: viaOwn, frames: []frame.Frame{own}})
+	c.step(simStart, evFrames{via: viaPush, frames: []frame.Frame{other}})
+	if !c.Holds(own.Ref()) || c.Holds(other.Ref()) {
+		t.Errorf("ours is held: %v, the other's: %v", c.Holds(own.Ref()), c.Holds(other.Ref()))
+	}
+}

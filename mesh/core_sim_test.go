@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"container/heap"
-	"crypto/ed25519"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
@@ -11,13 +10,13 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
-	"github.com/meshban/meshban/mesh/pki"
+	"github.com/meshban/meshban/mesh/internal/meshtest"
 	"pgregory.net/rapid"
 )
 
 // simulation runs cores on a simulated network and clock; a seed gives one history.
 type simulation struct {
-	tb     failer
+	tb     meshtest.TB
 	now    time.Time
 	rng    *rand.Rand
 	cores  []*core
@@ -33,14 +32,6 @@ type simulation struct {
 	// largest is the size of the largest message.
 	largest int
 	seen    []map[frame.Ref]int // deliveries per core
-}
-
-// failer is what testing.T and rapid.T have in common.
-type failer interface {
-	Helper()
-	Errorf(format string, args ...any)
-	Fatalf(format string, args ...any)
-	Fatal(args ...any)
 }
 
 type packet struct {
@@ -68,9 +59,7 @@ func (h *packetHeap) Pop() any {
 	return p
 }
 
-var simStart = time.UnixMilli(1_800_000_000_000).UTC()
-
-func newSimulation(tb failer, nodes int, seed uint64) *simulation {
+func newSimulation(tb meshtest.TB, nodes int, seed uint64) *simulation {
 	s := &simulation{tb: tb, now: simStart, rng: rand.New(rand.NewPCG(seed, 1)), byID: make(map[frame.ID]int)}
 	for i := range nodes {
 		var id frame.ID
@@ -211,15 +200,6 @@ func (s *simulation) live(i int) map[frame.Ref]string {
 	return frames
 }
 
-// sorted returns the streams in the order of their keys.
-func (l *ledger) sorted() (all []*stream) {
-	l.index.Ascend(func(s *stream) bool {
-		all = append(all, s)
-		return true
-	})
-	return all
-}
-
 func (s *simulation) checkEqual() {
 	s.tb.Helper()
 	for i := range s.cores {
@@ -241,27 +221,6 @@ func (s *simulation) checkEqual() {
 			s.tb.Errorf("core %d: equal frames, different digests", i)
 		}
 	}
-}
-
-// signers are origins for tests; making keys is slow.
-var signers = func() []pki.Identity {
-	var ids []pki.Identity
-	for range 4 {
-		_, key, err := ed25519.GenerateKey(nil)
-		if err != nil {
-			panic(err)
-		}
-		ids = append(ids, pki.IdentityOf(key))
-	}
-	return ids
-}()
-
-func testFrame(tb failer, id pki.Identity, epoch, seq uint64, issued time.Time, life time.Duration, payload string) frame.Frame {
-	f, err := id.Sign(frame.Frame{Epoch: epoch, Seq: seq, Issued: issued, Expires: issued.Add(life), Payload: []byte(payload)})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return f
 }
 
 // Frames in any order, duplicated and lost, followed by anti-entropy over a lossy network, leave the same frames and the

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/limit"
 )
 
 const (
@@ -70,6 +71,7 @@ type syncer struct {
 	heard     time.Time // when a digest was last compared with ours or asked for; zero: there was no peer yet
 	gaveFrom  time.Time // when a giver was last reserved; without gave, the next one is reserved only after reservePause
 	gave      bool
+	checks    uint64                 // sent so far
 	turns     map[frame.ID]time.Time // when each giver's turn began, kept until its rest is over
 }
 
@@ -123,13 +125,13 @@ type session struct {
 type syncPeer struct {
 	phase    phase
 	at       time.Time
-	own      session     // the one that we began last
-	past     session     // the one before own; its chunks may still arrive: a slow link takes longer than sessionQuiet
-	guestOf  session     // the one that the peer began last
-	hosting  allowance   // for sessions that the peer begins
-	vectorAt streamKey   // our next vector begins after this key
-	detailAt streamPlace // our next details begin here
-	distrust time.Time   // nothing is compared until then
+	own      session         // the one that we began last
+	past     session         // the one before own; its chunks may still arrive: a slow link takes longer than sessionQuiet
+	guestOf  session         // the one that the peer began last
+	hosting  limit.Allowance // for sessions that the peer begins
+	vectorAt streamKey       // our next vector begins after this key
+	detailAt streamPlace     // our next details begin here
+	distrust time.Time       // nothing is compared until then
 	tries    int
 	progress bool          // our session moved a frame, either way, or has more to compare
 	backoff  time.Duration // the pause before the next check if it moved none
@@ -141,7 +143,7 @@ type syncPeer struct {
 }
 
 func newSyncPeer() *syncPeer {
-	return &syncPeer{hosting: allowance{burst: hostBurst, every: hostEvery}}
+	return &syncPeer{hosting: limit.Allowance{Burst: hostBurst, Every: hostEvery}}
 }
 
 func (s *syncer) jitter(d time.Duration) time.Duration {
@@ -332,6 +334,7 @@ func (c *core) tick(now time.Time, out *actions) {
 			p.phase, p.at, p.own = phaseChecking, now.Add(checkTimeout), session{id: c.rng.Uint64(), open: true}
 			p.asked = now
 			p.tries++
+			c.checks++
 			c.emit(id, &session{id: p.own.id, theirs: p.own.id}, &syncMessage{Kind: syncCheck, Root: c.root.sum(), Clock: clockOf(now)}, out)
 		}
 	}
@@ -557,7 +560,7 @@ func (c *core) mayHost(now time.Time, peer frame.ID, p *syncPeer) bool {
 
 // host begins a session that a peer asked for by sending its vector; it returns nil if that is not possible now.
 func (c *core) host(now time.Time, m *syncMessage, p *syncPeer, out *actions) *session {
-	if !c.mayHost(now, m.From, p) || !p.hosting.allow(now) {
+	if !c.mayHost(now, m.From, p) || !p.hosting.Allow(now) {
 		return nil
 	}
 	if p.phase == phaseChecking {

@@ -347,3 +347,22 @@ func TestCoreBacksOff(t *testing.T) {
 		t.Errorf("%d bytes in ten minutes for a difference that cannot be repaired", got)
 	}
 }
+
+// Raising the epoch is rate-limited: the second of two epochs found in use within 10 s was forgotten, and the node went on
+// with sequence numbers that were taken.
+func TestEpochIsRaisedAgain(t *testing.T) {
+	id := signers[0]
+	c := newCore(id.ID(), frame.ID{}, 1, nil)
+	at := func(epoch uint64) frame.Frame { return testFrame(t, id, epoch, 1, simStart, time.Hour, "") }
+	if out := c.step(simStart, evFrames{via: viaSync, frames: []frame.Frame{at(1)}}); out.rollPast != 1 {
+		t.Errorf("epoch %d was found in use, want 1", out.rollPast)
+	}
+	c.RaiseEpoch(2)
+	if out := c.step(simStart, evTick{}); out.rollPast != 0 {
+		t.Errorf("epoch %d was found in use, though it was raised", out.rollPast)
+	}
+	c.step(simStart, evFrames{via: viaSync, frames: []frame.Frame{at(2)}})
+	if out := c.step(simStart, evTick{}); out.rollPast != 2 {
+		t.Errorf("epoch %d was found in use, want 2 until it is raised", out.rollPast)
+	}
+}

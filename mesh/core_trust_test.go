@@ -1,6 +1,8 @@
 package mesh
 
 import (
+	"bytes"
+	"cmp"
 	"crypto/ed25519"
 	"fmt"
 	"slices"
@@ -8,17 +10,18 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/meshtest"
 	"github.com/meshban/meshban/mesh/pki"
 	"pgregory.net/rapid"
 )
 
 // recorder signs an authority's records, dated at the simulation's start.
 type recorder struct {
-	tb failer
+	tb meshtest.TB
 	a  pki.Authority
 }
 
-func newRecorder(tb failer) recorder {
+func newRecorder(tb meshtest.TB) recorder {
 	a, err := pki.NewAuthority()
 	if err != nil {
 		tb.Fatal(err)
@@ -271,7 +274,7 @@ func TestLetGoInOrder(t *testing.T) {
 	give := func(f frame.Frame) actions { return s.step(0, evFrames{via: viaPush, frames: []frame.Frame{f}}) }
 	ordered := func(what string, out actions, want int) {
 		t.Helper()
-		if len(out.expired) != want || !slices.IsSortedFunc(out.expired, compareRefs) {
+		if len(out.expired) != want || !slices.IsSortedFunc(out.expired, byName) {
 			t.Errorf("%s: let go of %v, want %d in order", what, out.expired, want)
 		}
 	}
@@ -282,7 +285,52 @@ func TestLetGoInOrder(t *testing.T) {
 	}
 	ordered("the origin is revoked", give(r.revoke(signers[0].ID(), 2)), epochs)
 	for serial := range uint64(epochs) {
-		give(testGrant(t, r.a, serial+3, simStart, []pki.GossipKey{testGossipKey(1, 1)}, signers[1]).Frame)
+		give(meshtest.Grant(t, r.a, serial+3, simStart, []pki.GossipKey{meshtest.GossipKey(1, 1)}, signers[1]).Frame)
 	}
-	ordered("a newer key", give(testGrant(t, r.a, 99, simStart, []pki.GossipKey{testGossipKey(2, 1)}, signers[1]).Frame), epochs)
+	ordered("a newer key", give(meshtest.Grant(t, r.a, 99, simStart, []pki.GossipKey{meshtest.GossipKey(2, 1)}, signers[1]).Frame), epochs)
+}
+
+// The number of frames signed by the authority is bounded, and all nodes keep the same ones in whatever order they arrive.
+func TestAuthorityFramesAreBounded(t *testing.T) {
+	a := meshtest.Authority(t)
+	sign := func(seq uint64, text string) frame.Frame {
+		f, err := a.Identity.Sign(frame.Frame{Epoch: pki.AuthorityEpoch, Seq: seq, Issued: simStart, Expires: simStart.Add(time.Hour), Payload: []byte(text)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	var cores []*core
+	for i := range uint64(2) {
+		c := coreFor(i)
+		c.authority = a.Identity.ID()
+		for seq := uint64(10); seq < 10+maxAuthorityFrames-1; seq++ {
+			c.insert(frame.Frame{Origin: c.authority, Epoch: pki.AuthorityEpoch, Seq: seq, Expires: simStart.Add(time.Hour), Raw: expiringRaw})
+		}
+		cores = append(cores, c)
+	}
+	fs := []frame.Frame{sign(1<<40, "high"), sign(1, "low"), sign(2, "one"), sign(2, "twin"), sign(1<<39, "lower")}
+	for i, c := range cores {
+		for j := range fs {
+			f := fs[j]
+			if i == 1 {
+				f = fs[len(fs)-1-j]
+			}
+			c.step(simStart, evFrames{via: viaPush, frames: []frame.Frame{f}})
+			if n := c.streams[streamKey{c.authority, pki.AuthorityEpoch}].frames.Len(); n > maxAuthorityFrames {
+				t.Fatalf("%d frames are held, want at most %d", n, maxAuthorityFrames)
+			}
+		}
+	}
+	for _, f := range fs {
+		x, _ := cores[0].get(f.Ref())
+		y, _ := cores[1].get(f.Ref())
+		if string(x) != string(y) || (x != nil) != (f.Seq < 10) {
+			t.Errorf("of %d one node keeps %x, the other %x", f.Seq, x, y)
+		}
+	}
+}
+
+func byName(a, b frame.Ref) int {
+	return cmp.Or(bytes.Compare(a.Origin[:], b.Origin[:]), cmp.Compare(a.Epoch, b.Epoch), cmp.Compare(a.Seq, b.Seq))
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/meshtest"
 	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
@@ -300,7 +301,7 @@ func TestTokenAddrs(t *testing.T) {
 
 // In a mesh with an authority, a node that enrols gets a certificate, and only from a node with the authority's key.
 func TestEnrolCertificate(t *testing.T) {
-	a := testAuthority(t)
+	a := meshtest.Authority(t)
 	secrets := newSecrets(t)
 	copy(secrets.Authority[:], a.Public())
 	inviter := newNode(t, secrets, newIdentity(t), func(c *Config) { c.Authority = a }).run(t)
@@ -350,7 +351,7 @@ func TestEnrolCertificate(t *testing.T) {
 // An invitation carries the caps of the nodes it lets in, even over a restart. One without caps, as earlier versions stored
 // them, means the default. A node that enrols again gets no more than its current caps.
 func TestInviteCaps(t *testing.T) {
-	a := testAuthority(t)
+	a := meshtest.Authority(t)
 	secrets, founder := newSecrets(t), newIdentity(t)
 	copy(secrets.Authority[:], a.Public())
 	var saved []byte
@@ -506,7 +507,7 @@ func TestOutsidersKeepNobodyOut(t *testing.T) {
 
 // A joiner is told if a node that counts has its name; its own earlier enrolment does not count.
 func TestEnrolTellsOfATakenName(t *testing.T) {
-	a, secrets := testAuthority(t), newSecrets(t)
+	a, secrets := meshtest.Authority(t), newSecrets(t)
 	copy(secrets.Authority[:], a.Public())
 	inviter := newNode(t, secrets, newIdentity(t), func(c *Config) { c.Authority = a }).run(t)
 	token, err := inviter.NewInvite(5, time.Hour, pki.DefaultCaps())

@@ -6,15 +6,12 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/meshtest"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
-func testGossipKey(generation uint32, b byte) pki.GossipKey {
-	return pki.GossipKey{Generation: generation, Key: [32]byte{b, byte(generation)}}
-}
-
 func TestKeyring(t *testing.T) {
-	one, two, three := testGossipKey(0, 1), testGossipKey(1, 1), testGossipKey(2, 1)
+	one, two, three := meshtest.GossipKey(0, 1), meshtest.GossipKey(1, 1), meshtest.GossipKey(2, 1)
 	v1, v2, v3 := one.Version(), two.Version(), three.Version()
 	peers := func(has, uses pki.KeyVersion, more ...peerKeys) []peerKeys {
 		return append([]peerKeys{{frame.ID{1}, has, uses}, {frame.ID{2}, has, uses}}, more...)
@@ -70,7 +67,7 @@ func TestKeyring(t *testing.T) {
 
 // A key that arrives while the former one waits to be dropped restarts the wait; the key in use is never dropped.
 func TestKeyringTake(t *testing.T) {
-	one, two := testGossipKey(0, 1), testGossipKey(1, 1)
+	one, two := meshtest.GossipKey(0, 1), meshtest.GossipKey(1, 1)
 	k := newKeyring(simStart, pki.Secrets{GossipKey: one.Key})
 	k.take(simStart, k.with([]pki.GossipKey{two, one}))
 	k.handed = two.Version()
@@ -80,12 +77,12 @@ func TestKeyringTake(t *testing.T) {
 	}
 	k.use()
 	k.next(simStart, all)
-	k.take(simStart.Add(keyKeep), k.with([]pki.GossipKey{testGossipKey(2, 1)}))
+	k.take(simStart.Add(keyKeep), k.with([]pki.GossipKey{meshtest.GossipKey(2, 1)}))
 	if got := k.next(simStart.Add(keyKeep), all); got != keyNothing || len(k.keys) != 3 {
 		t.Errorf("step %d with %d keys", got, len(k.keys))
 	}
 	for g := range uint32(10) {
-		k.take(simStart, k.with([]pki.GossipKey{testGossipKey(g+3, 1)}))
+		k.take(simStart, k.with([]pki.GossipKey{meshtest.GossipKey(g+3, 1)}))
 	}
 	if len(k.keys) != pki.MaxGossipKeys || !slices.Contains(k.keys, two) || k.newest().Generation() != 12 {
 		t.Errorf("%d keys, the newest of generation %d; the one in use is there: %v", len(k.keys), k.newest().Generation(), slices.Contains(k.keys, two))

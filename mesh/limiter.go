@@ -3,20 +3,22 @@ package mesh
 import (
 	"sync"
 	"time"
+
+	"github.com/meshban/meshban/mesh/internal/limit"
 )
 
 // limiter is an allowance for several goroutines.
 type limiter struct {
 	mu sync.Mutex
-	allowance
+	limit.Allowance
 }
 
 func newLimiter(burst int, every time.Duration) limiter {
-	return limiter{allowance: allowance{burst: burst, every: every}}
+	return limiter{Allowance: limit.Allowance{Burst: burst, Every: every}}
 }
 
 func (l *limiter) allow(now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.allowance.allow(now)
+	return l.Allow(now)
 }

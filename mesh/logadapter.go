@@ -89,7 +89,7 @@ func newLogAdapter(logger *slog.Logger, self frame.ID, suspected func(frame.ID))
 		logger: logger, self: self, suspected: suspected, rates: make([]eventRate, len(logEvents)), debug: newLimiter(logBurst, logEvery),
 	}
 	for i := range a.rates {
-		a.rates[i].burst, a.rates[i].every = 1, eventEvery
+		a.rates[i].Burst, a.rates[i].Every = 1, eventEvery
 	}
 	return a
 }

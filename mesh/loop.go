@@ -408,7 +408,7 @@ func (m *Mesh) small(b []byte, in *intake) {
 		}
 	case kindSync:
 		msg, err := decodeSync(rest)
-		if err != nil || msg.Kind == syncChunk {
+		if err != nil || msg.IsChunk() {
 			m.count.refused[refusedFormat].Add(1)
 			return
 		}

@@ -112,7 +112,7 @@ func (m *modelRun) children(tree, node int) []int {
 func (m *modelRun) pushTo(from, to int) {
 	m.send(from, to, len(m.frame.Raw)+3, func() {
 		m.copies++
-		if m.cores[to].count > 0 {
+		if m.cores[to].Holds(m.frame.Ref()) {
 			return // known before its signature is checked
 		}
 		m.after(modelVerify, func() { m.take(to, m.way()) })
@@ -128,7 +128,7 @@ func (m *modelRun) take(n int, by via) int {
 		m.after(m.think, func() { m.push(n) })
 	}
 	if len(out.pass) > 0 && m.direct() && len(m.cores)-1 > passAbove {
-		m.pushTo(n, m.byID[successor(m.frame.Hash(), m.frame.Origin, m.cores[n].self, m.all)])
+		m.pushTo(n, m.byID[successor(m.frame.Hash(), m.frame.Origin, m.cores[n].Last().Origin, m.all)])
 	}
 	m.carry(n, out)
 	return len(out.admitted)
@@ -136,11 +136,7 @@ func (m *modelRun) take(n int, by via) int {
 
 // know makes a core know a peer, as if it had for long.
 func (m *modelRun) know(n, other int) {
-	if c, id := m.cores[n], m.cores[other].self; c.peers[id] == nil {
-		c.peers[id] = newSyncPeer()
-		c.heard = m.now() // a ping was sent or has come
-		c.wakeAt(m.now())
-	}
+	m.cores[n].Meet(m.now(), m.cores[other].Last().Origin)
 }
 
 // carry sends a core's sync messages and wakes the core when it is due.
@@ -163,13 +159,19 @@ func (m *modelRun) carry(n int, out actions) {
 			}
 		})
 	}
-	if at, ok := m.cores[n].syncer.next(); ok {
+	if at, ok := m.cores[n].next(); ok {
 		m.after(max(at.Sub(m.now()), leastWake), func() {
-			if at, ok := m.cores[n].syncer.next(); ok && !at.After(m.now()) {
+			if at, ok := m.cores[n].next(); ok && !at.After(m.now()) {
 				m.carry(n, m.cores[n].step(m.now(), evTick{}))
 			}
 		})
 	}
+}
+
+// answer is a node's signed answer to a ping.
+func (m *modelRun) answer(n int) evRoot {
+	root := m.cores[n].Digest()
+	return evRoot{m.cores[n].Last().Origin, [rootShort]byte(root[:]), clockOf(m.now()), func(r [32]byte) bool { return r == root }}
 }
 
 // ping compares the digests of two nodes, every probeInterval.
@@ -177,7 +179,7 @@ func (m *modelRun) ping(n int) {
 	m.after(probeInterval, func() { m.ping(n) })
 	if other := m.rng.IntN(len(m.cores)); other != n && !m.dead[other] && m.rng.Float64() >= m.loss {
 		m.know(n, other)
-		m.carry(n, m.cores[n].step(m.now(), rootOf(m.cores[other].self, m.cores[other].root.sum(), m.now())))
+		m.carry(n, m.cores[n].step(m.now(), m.answer(other)))
 	}
 }
 
@@ -216,9 +218,10 @@ func newModel(tb testing.TB, nodes int, seed uint64, loss, dead float64) *modelR
 		if i%5 == 0 {
 			runtime.GC()
 		}
-		start := time.Now()
 		n := m.order[0][i*(nodes-1)/(2*treeFan*looks)]
-		children := treesChildren(hash, m.frame.Origin, m.cores[n].self, ids)
+		self := m.cores[n].Last().Origin
+		start := time.Now()
+		children := treesChildren(hash, m.frame.Origin, self, ids)
 		m.think = min(m.think, time.Since(start))
 		for j, id := range children {
 			if want := m.children(0, n); j < len(want) && want[j] != m.byID[id] {
@@ -237,7 +240,7 @@ func (m *modelRun) layOut(hash [32]byte) {
 			order[i] = i
 		}
 		slices.SortFunc(order[1:], func(x, y int) int {
-			return cmp.Compare(treeRank(a, b, m.cores[x].self), treeRank(a, b, m.cores[y].self))
+			return cmp.Compare(treeRank(a, b, m.cores[x].Last().Origin), treeRank(a, b, m.cores[y].Last().Origin))
 		})
 		m.order[tree], m.places[tree] = order, make([]int, len(order))
 		for place, n := range order {

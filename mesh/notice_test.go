@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/meshtest"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -35,7 +36,7 @@ func (h *heard) all() []string {
 // A notice counts only if it comes from a member that counts, is for this node, is current and not a repeat, and is within
 // the sender's rate.
 func TestNoticeIsHeeded(t *testing.T) {
-	a, other := testAuthority(t), newIdentity(t)
+	a, other := meshtest.Authority(t), newIdentity(t)
 	secrets := newSecrets(t)
 	copy(secrets.Authority[:], a.Public())
 	var h heard

@@ -13,12 +13,13 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/meshtest"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
 // queried returns a mesh of members that answer, whose last node is not certified, and the number of answers by node.
 func queried(t *testing.T, nodes int, answer func(i int, ctx context.Context, question string) ([]byte, error)) (c *cluster, answered []atomic.Int64) {
-	a := testAuthority(t)
+	a := meshtest.Authority(t)
 	answered = make([]atomic.Int64, nodes)
 	c = newCluster(t, nodes, func(i int, cfg *Config) {
 		copy(cfg.Secrets.Authority[:], a.Public())

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
+	"github.com/meshban/meshban/mesh/internal/meshtest"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -37,7 +38,7 @@ func TestClusterAdvertisesWhereNobodyReachesIt(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				a := testAuthority(t)
+				a := meshtest.Authority(t)
 				told := netip.MustParseAddrPort(tt.told)
 				id := newIdentity(t)
 				edit := func(i int, c *Config) {

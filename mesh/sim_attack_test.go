@@ -2,10 +2,10 @@ package mesh
 
 import (
 	"bytes"
-	"math"
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -101,37 +101,46 @@ func (w *simWorld) lie() {
 		return
 	}
 	w.faults[faultLie]++
-	m := &syncMessage{From: as.key.ID(), Session: w.rng.Uint64(), Root: n.mesh.Digest()}
-	if p := n.mesh.core.peers[m.From]; p != nil && w.rng.IntN(2) == 0 {
-		if m.Session = p.own.id; w.rng.IntN(2) == 0 { // overheard
-			m.Session = p.guestOf.id
-		}
+	m := wireSync{kind: uint64(1 + w.rng.IntN(wireDiffer)), from: as.key.ID(), session: w.rng.Uint64(), root: n.mesh.Digest()}
+	if heard := n.sessions[m.from]; len(heard) > 0 && w.rng.IntN(2) == 0 {
+		m.session = heard[w.rng.IntN(len(heard))]
 	}
 	if w.rng.IntN(2) == 0 {
-		m.Root[0]++
+		m.root[0]++
 	}
-	all := window{{1, math.MaxUint64 - 1}}
-	switch m.Kind = syncKind(1 + w.rng.IntN(int(syncDiffer))); m.Kind {
-	case syncVector:
-		m.Reply, m.Last = w.rng.IntN(2) == 0, lastKey
-		n.mesh.core.index.Ascend(func(s *stream) bool {
-			m.Streams = append(m.Streams, streamVector{Key: s.key, Live: w.rng.Uint64N(20), First: 1, Last: math.MaxUint64, Seen: all})
-			return true
-		})
-	case syncDiffer:
-		m.Token = w.rng.Uint64()
-	case syncChunk:
-		m.Num, m.End = w.rng.Uint64N(3), w.rng.IntN(2) == 0
-	case syncAck:
-		m.Num, m.Fresh = w.rng.Uint64N(3), w.rng.Uint64N(3)
-	case syncDetail:
-		m.Detail = streamDetail{Key: streamKey{n.key.ID(), 1}, First: 1, Last: math.MaxUint64}
-	case syncWant:
-		m.Want = []streamWant{{streamKey{as.key.ID(), 1}, all}}
+	switch m.kind {
+	case wireVector:
+		m.reply = w.rng.IntN(2) == 0
+		streams := n.mesh.core.Streams()
+		m.streams = wire.AppendArray(nil, len(streams))
+		for _, key := range streams {
+			m.streams = wireStream(m.streams, key.origin, key.epoch, w.rng.Uint64N(20))
+		}
+	case wireDiffer:
+		m.token = w.rng.Uint64()
+	case wireChunk:
+		m.num, m.last = w.rng.Uint64N(3), w.rng.IntN(2) == 0
+	case wireAck:
+		m.num, m.fresh = w.rng.Uint64N(3), w.rng.Uint64N(3)
+	case wireDetail:
+		m.key = frame.Ref{Origin: n.key.ID(), Epoch: 1}
+	case wireWant:
+		m.key = frame.Ref{Origin: as.key.ID(), Epoch: 1}
 	}
-	kind := byte(kindSync)
-	if m.Kind == syncChunk {
-		kind = kindChunk
+	n.receive(m.encode())
+}
+
+// overhear notes the session that a message names: a check says how its sender calls the session, anything else how its
+// receiver does.
+func (n *simNode) overhear(to *simNode, b []byte) {
+	if b[0] != kindSync && b[0] != kindChunk {
+		return
 	}
-	n.receive(append([]byte{kind}, m.encode()...))
+	const kept = 3
+	m, owner, peer := readWireHead(b[1:]), to, n
+	if m.kind == wireCheck {
+		owner, peer = n, to
+	}
+	known := append(owner.sessions[peer.key.ID()], m.session)
+	owner.sessions[peer.key.ID()] = known[max(0, len(known)-kept):]
 }

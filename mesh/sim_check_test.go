@@ -17,6 +17,8 @@ const (
 	simHealTime = 4 * time.Minute
 	// simFreshTime is how soon a frame must be everywhere while nothing is wrong.
 	simFreshTime = 100 * time.Millisecond
+	// simTransfers is how many transfers a node may have under way.
+	simTransfers = 4
 	// simCopies is the budget of copies per frame and node, averaged over a fleet in trouble. It does not hold while a
 	// clock is ahead: each peer refuses that node's frames again and again, once a minute.
 	simCopies = 12
@@ -103,7 +105,7 @@ func (n *simNode) checkBounds() {
 		frames += len(raws)
 	}
 	for what, size := range map[string][2]int{
-		"transfers":    {use.Transfers, maxTransfers},
+		"transfers":    {use.Transfers, simTransfers},
 		"peers":        {use.Peers, len(n.w.nodes)},
 		"frames":       {use.Frames, len(n.w.published)},
 		"deadlines":    {use.Deadlines, frames},

@@ -1,6 +1,8 @@
 package mesh
 
 import (
+	"bytes"
+	"cmp"
 	"maps"
 	"slices"
 	"time"
@@ -127,8 +129,5 @@ func (d *simDisk) open() [][]byte {
 }
 
 func compareRefs(r, o frame.Ref) int {
-	if c := (streamKey{r.Origin, r.Epoch}).compare(streamKey{o.Origin, o.Epoch}); c != 0 {
-		return c
-	}
-	return int(int64(r.Seq) - int64(o.Seq))
+	return cmp.Or(bytes.Compare(r.Origin[:], o.Origin[:]), cmp.Compare(r.Epoch, o.Epoch), cmp.Compare(r.Seq, o.Seq))
 }

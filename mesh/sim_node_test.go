@@ -70,12 +70,14 @@ type simNode struct {
 
 	cert      pki.Certificate   // what it enrolled with
 	withdrawn map[frame.ID]bool // no longer counting, according to the callbacks
+
+	sessions map[frame.ID][]uint64 // this node's names of its last sessions with each peer, as overheard
 }
 
 func (w *simWorld) addNode(key pki.Identity) *simNode {
 	slot := len(w.nodes)
 	meta := meta{Protocol: protocolVersion, Key: key.Public(), Name: "sim", Version: "1"}.encode()
-	n := &simNode{w: w, slot: slot, key: key, node: &memberlist.Node{
+	n := &simNode{w: w, slot: slot, key: key, sessions: make(map[frame.ID][]uint64), node: &memberlist.Node{
 		Name: key.ID().String(), Addr: net.IPv4(10, 0, 0, byte(slot)).To4(), Port: 7946, Meta: meta,
 	}}
 	if w.trust != nil {

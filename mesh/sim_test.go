@@ -9,8 +9,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/meshban/meshban/mesh/frame"
 )
 
 var (
@@ -128,25 +126,6 @@ func TestKeptSeeds(t *testing.T) {
 		if w := simulate(k.seed, nil); w.failure != nil {
 			t.Errorf("%s: %v\n\t%s", k.what, w.failure, replay(k.seed))
 		}
-	}
-}
-
-// Raising the epoch is rate-limited: the second of two epochs found in use within 10 s was forgotten, and the node went on
-// with sequence numbers that were taken.
-func TestEpochIsRaisedAgain(t *testing.T) {
-	id := simKeys()[0]
-	c := newCore(id.ID(), frame.ID{}, 1, nil)
-	at := func(epoch uint64) frame.Frame { return testFrame(t, id, epoch, 1, simEpoch, time.Hour, "") }
-	if out := c.step(simEpoch, evFrames{via: viaSync, frames: []frame.Frame{at(1)}}); out.rollPast != 1 {
-		t.Errorf("epoch %d was found in use, want 1", out.rollPast)
-	}
-	c.epoch = 2
-	if out := c.step(simEpoch, evTick{}); out.rollPast != 0 {
-		t.Errorf("epoch %d was found in use, though it was raised", out.rollPast)
-	}
-	c.step(simEpoch, evFrames{via: viaSync, frames: []frame.Frame{at(2)}})
-	if out := c.step(simEpoch, evTick{}); out.rollPast != 2 {
-		t.Errorf("epoch %d was found in use, want 2 until it is raised", out.rollPast)
 	}
 }
 

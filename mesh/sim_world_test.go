@@ -224,6 +224,7 @@ func (n *simNode) send(to *memberlist.Node, b []byte, stream bool) bool {
 		return false
 	}
 	n.checkSent(b)
+	n.overhear(other, b)
 	w.history.Write(b)
 	loss, copies := w.plan.loss, 1
 	if stream {

@@ -87,7 +87,7 @@ func TestStreamsEnd(t *testing.T) {
 			t.Fatal(err)
 		}
 		begun := time.Now()
-		if n, err := conn.Write(make([]byte, maxChunk)); err == nil {
+		if n, err := conn.Write(make([]byte, 256<<10)); err == nil {
 			t.Errorf("%d bytes went to a node that reads none", n)
 		}
 		if took := time.Since(begun); took > streamTimeout {

@@ -109,6 +109,9 @@ type streamWant struct {
 	Spans window
 }
 
+// IsChunk reports whether the message carries frames.
+func (m *syncMessage) IsChunk() bool { return m.Kind == syncChunk }
+
 // split yields a message in parts, each of which takes a bounded time to process.
 func (m *syncMessage) split(yield func(*syncMessage) bool) {
 	if m.Kind != syncVector {

@@ -164,8 +164,8 @@ func (t *udpPaths) addLocked(now time.Time, id frame.ID, asked bool) *udpPath {
 		return nil
 	}
 	p := &udpPath{asked: asked, since: now, next: now}
-	p.fresh.burst, p.fresh.every = pathPushes, pathPushEvery
-	p.bulk.burst, p.bulk.every = pathPushes, pathPushEvery
+	p.fresh.Burst, p.fresh.Every = pathPushes, pathPushEvery
+	p.bulk.Burst, p.bulk.Every = pathPushes, pathPushEvery
 	t.of[id] = p
 	t.some.Store(true)
 	signal(t.wake)
@@ -224,6 +224,14 @@ type dueReport struct {
 	changed  bool
 }
 
+// earlier returns the earlier of two times; a zero a does not count.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
+}
+
 // due returns the reports that are due, and when the next one will be; zero if there is none. It drops paths that are
 // fine, and those whose peer is gone or does not answer.
 func (t *udpPaths) due(now time.Time, there func(frame.ID) bool) (due []dueReport, next time.Time) {
@@ -231,7 +239,7 @@ func (t *udpPaths) due(now time.Time, there func(frame.ID) bool) (due []dueRepor
 	defer t.mu.Unlock()
 	for id, p := range t.of {
 		if p.next.After(now) {
-			next = sooner(next, p.next)
+			next = earlier(next, p.next)
 			continue
 		}
 		to, from := p.judge(now)
@@ -250,7 +258,7 @@ func (t *udpPaths) due(now time.Time, there func(frame.ID) bool) (due []dueRepor
 			continue
 		}
 		p.fine, p.next = fine, now.Add(pathEvery)
-		next = sooner(next, p.next)
+		next = earlier(next, p.next)
 		d.report = pathReport{want: !fine, small: heardBefore(now, p.small), large: heardBefore(now, p.large), watched: now.Sub(p.since)}
 		due = append(due, d)
 	}
