@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -17,7 +18,7 @@ const (
 	ackDomain = "meshban ack v1\x00"
 	// ackLen is the size of what the answer to a ping carries: the first bytes of the digest of the frames, the digest of
 	// the membership, the clock and the signature. ackSig is the offset of the signature.
-	ackSig, ackLen = rootShort + 8 + 8, ackSig + ed25519.SignatureSize
+	ackSig, ackLen = replica.RootLen + 8 + 8, ackSig + ed25519.SignatureSize
 	// ackLasts is how long an answer is reused while the digests stay the same. At most ackBurst new ones are signed (30
 	// us each) at once, then one per ackEvery; in between the last one is reused until it is ackLasts old.
 	ackLasts           = time.Second
@@ -26,7 +27,7 @@ const (
 
 // ack is a decoded answer to a ping.
 type ack struct {
-	root  [rootShort]byte
+	root  [replica.RootLen]byte
 	view  uint64
 	clock uint64 // of the peer, in milliseconds since 1970
 	raw   []byte
@@ -37,7 +38,7 @@ func readAck(b []byte) (a ack, ok bool) {
 	if len(b) != ackLen {
 		return ack{}, false
 	}
-	return ack{[rootShort]byte(b), binary.BigEndian.Uint64(b[rootShort:]), binary.BigEndian.Uint64(b[rootShort+8:]), b}, true
+	return ack{[replica.RootLen]byte(b), binary.BigEndian.Uint64(b[replica.RootLen:]), binary.BigEndian.Uint64(b[replica.RootLen+8:]), b}, true
 }
 
 // signed reports whether the holder of key signed this answer for the digest root.
@@ -45,7 +46,7 @@ func (a ack) signed(key ed25519.PublicKey, meshID [16]byte, root [32]byte) bool 
 	return len(key) == ed25519.PublicKeySize && ed25519.Verify(key, ackText(meshID, root, a.view, a.clock), a.raw[ackSig:])
 }
 
-// signedBy returns the function for evRoot.signed.
+// signedBy returns the function for replica.RootEvent.Signed.
 func (m *Mesh) signedBy(key ed25519.PublicKey, a ack) func(root [32]byte) bool {
 	return func(root [32]byte) bool { return a.signed(key, m.cfg.Secrets.MeshID, root) }
 }
@@ -75,8 +76,8 @@ func (a *ackSigner) answer(now time.Time, id pki.Identity, meshID [16]byte, root
 		return a.last
 	}
 	a.root, a.view, a.at = root, view, now
-	b := binary.BigEndian.AppendUint64(root[:rootShort:rootShort], view)
-	b = binary.BigEndian.AppendUint64(b, clockOf(now))
-	a.last = append(b, id.SignText(ackText(meshID, root, view, clockOf(now)))...)
+	b := binary.BigEndian.AppendUint64(root[:replica.RootLen:replica.RootLen], view)
+	b = binary.BigEndian.AppendUint64(b, replica.ClockOf(now))
+	a.last = append(b, id.SignText(ackText(meshID, root, view, replica.ClockOf(now)))...)
 	return a.last
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/replica"
 )
 
 // How long a comparison counts depends on how long a round of pings takes.
@@ -43,7 +44,7 @@ func TestAckIsSigned(t *testing.T) {
 	signer := &ackSigner{rate: newLimiter(ackBurst, ackEvery)}
 	b := signer.answer(simStart, id, mesh, root, 3)
 	a, ok := readAck(b)
-	if !ok || a.root != [rootShort]byte{2} || a.view != 3 || a.clock != clockOf(simStart) {
+	if !ok || a.root != [replica.RootLen]byte{2} || a.view != 3 || a.clock != replica.ClockOf(simStart) {
 		t.Fatalf("read as %+v, %v", a, ok)
 	}
 	for _, tt := range []struct {
@@ -63,7 +64,7 @@ func TestAckIsSigned(t *testing.T) {
 			t.Errorf("%s: signed is %v", tt.name, got)
 		}
 	}
-	for i := rootShort; i < ackLen; i++ {
+	for i := replica.RootLen; i < ackLen; i++ {
 		forged := slices.Clone(b)
 		forged[i]++
 		if a, _ := readAck(forged); a.signed(id.Public(), mesh, root) {
@@ -88,7 +89,7 @@ func TestAckSignaturesBounded(t *testing.T) {
 		if a.clock != last {
 			signed, last = signed+1, a.clock
 		}
-		if age := clockOf(now) - a.clock; age >= uint64(ackLasts.Milliseconds()) {
+		if age := replica.ClockOf(now) - a.clock; age >= uint64(ackLasts.Milliseconds()) {
 			t.Fatalf("an answer of %d ms ago", age)
 		}
 	}

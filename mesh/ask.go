@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
@@ -256,6 +257,6 @@ func (m *Mesh) addressProved(now time.Time, id frame.ID, addr netip.AddrPort) {
 		return
 	}
 	if m.peers.addressProved(now, id, addr) {
-		m.tell(evUp{id})
+		m.tell(replica.UpEvent{Peer: id})
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -170,16 +171,16 @@ func (m *Mesh) PublishAsAuthority(now time.Time, payload []byte, expires time.Ti
 		return frame.Frame{}, fmt.Errorf("publish as the authority: %w", err)
 	}
 	m.mu.Lock()
-	v := m.core.judge(m.now(), f)
+	v := m.core.Judge(m.now(), f)
 	m.mu.Unlock()
 	switch v {
-	case verdictNew:
+	case replica.VerdictNew:
 		m.lastAuthority = serial
 		return f, m.publishRecord(f)
-	case verdictExpired:
+	case replica.VerdictExpired:
 		return frame.Frame{}, errEnded(f)
-	case verdictFull:
-		return frame.Frame{}, fmt.Errorf("publish as the authority: %w: %d frames of it are in force", ErrFull, maxAuthorityFrames)
+	case replica.VerdictFull:
+		return frame.Frame{}, fmt.Errorf("publish as the authority: %w: %d frames of it are in force", ErrFull, replica.MaxAuthorityFrames)
 	}
 	return frame.Frame{}, errors.New("publish as the authority: the frame's number is in use, or its time is ahead of the clock")
 }
@@ -191,7 +192,7 @@ func (m *Mesh) publishRecord(f frame.Frame) error {
 		m.mu.Unlock()
 		return ErrStopped
 	}
-	fresh := len(m.stepLocked(m.now(), evFrames{via: viaOwn, frames: []frame.Frame{f}}).admitted) > 0
+	fresh := len(m.stepLocked(m.now(), replica.FramesEvent{Via: replica.ViaOwn, Frames: []frame.Frame{f}}).Admitted) > 0
 	running := m.phase == phaseRunning
 	m.mu.Unlock()
 	if fresh && running {
@@ -216,7 +217,7 @@ func (m *Mesh) present() error {
 			}
 		case errors.Is(err, pki.ErrCertificateEarly): // the clock is behind
 			m.mu.Lock()
-			m.stepLocked(m.now(), evFrames{via: viaRestore, frames: []frame.Frame{c.Frame}})
+			m.stepLocked(m.now(), replica.FramesEvent{Via: replica.ViaRestore, Frames: []frame.Frame{c.Frame}})
 			m.mu.Unlock()
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/meshtest"
+	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -54,7 +55,7 @@ func BenchmarkDeliver(b *testing.B) {
 			for b.Loop() {
 				if i == len(raws) && tt.verify {
 					b.StopTimer()
-					m.core = newCore(m.id, frame.ID{}, 1, rand.New(rand.NewPCG(1, 1)))
+					m.core = replica.New(m.id, frame.ID{}, 1, rand.New(rand.NewPCG(1, 1)))
 					b.StartTimer()
 				}
 				i %= len(raws)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
@@ -146,7 +147,7 @@ func (m *Mesh) answerKeys(conn *tls.Conn, key ed25519.PublicKey, b []byte, from 
 			m.askBack(id, from)
 		}
 		m.mu.Lock()
-		g, _ := m.core.grantFor(id)
+		g, _ := m.core.GrantFor(id)
 		m.mu.Unlock()
 		if g.Version > q.Has && slices.Contains(g.Nodes(), id) && !m.mayHandOut() {
 			return errNotYet
@@ -219,7 +220,7 @@ func (m *Mesh) askKeys(ctx context.Context, addr netip.AddrPort) {
 		return
 	}
 	m.mu.Lock()
-	fresh := len(m.stepLocked(m.now(), evFrames{via: viaPush, frames: frames}).admitted) > 0
+	fresh := len(m.stepLocked(m.now(), replica.FramesEvent{Via: replica.ViaPush, Frames: frames}).Admitted) > 0
 	m.mu.Unlock()
 	m.nudge()
 	if fresh {

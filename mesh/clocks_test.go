@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/replica"
 )
 
 // One member's clock shows only that two clocks differ; the clocks of most members show whose is off.
@@ -96,7 +97,7 @@ func TestClusterNamesClocks(t *testing.T) {
 					}
 					forged := bytes.Clone(f.Raw)
 					forged[len(forged)-1] ^= 1
-					c.nodes[0].admit(forged, len(forged), viaPush, new(intake))
+					c.nodes[0].admit(forged, len(forged), replica.ViaPush, new(intake))
 					if _, told := early.Load(string(forged)); told {
 						t.Error("a forged frame of the future is told")
 					}
@@ -119,7 +120,7 @@ func TestAPauseIsNoClockSetBack(t *testing.T) {
 	read := time.Now()
 	back := func() (said bool) {
 		for _, out := range n.todo {
-			said = said || out.back
+			said = said || out.Back
 		}
 		return said
 	}

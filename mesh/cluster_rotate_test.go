@@ -219,7 +219,7 @@ func TestRotationWhileAway(t *testing.T) {
 			n := c.nodes[1]
 			n.Mesh.mu.Lock()
 			defer n.Mesh.mu.Unlock()
-			return n.core.granted()[late.ID()]
+			return n.core.Granted()[late.ID()]
 		})
 	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
@@ -23,7 +24,9 @@ const (
 	// maxPeers bounds the peers remembered across a restart.
 	maxPeers = 2048
 	// MaxMembers bounds the members that a node keeps track of.
-	MaxMembers = maxMembers
+	MaxMembers = replica.MaxMembers
+	// SyncVersion is the version of the sync protocol, which every sync message states.
+	SyncVersion = replica.SyncVersion
 )
 
 // Config configures a Mesh and names the functions that it calls. Functions may be nil. Unless noted otherwise, each is

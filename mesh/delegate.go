@@ -9,14 +9,15 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/replica"
 )
 
 // The first byte of each message that we send through memberlist.
 const (
 	kindPush   = 1 + iota // frames straight from their origin: not relayed
 	kindTree              // frames along a tree: relayed once
-	_                     // kindSync
-	_                     // kindChunk
+	_                     // replica.KindSync
+	_                     // replica.KindChunk
 	kindAsk               // asks which node is at an address, or answers; see ask.go
 	kindBye               // the sender is about to leave; see bye.go
 	kindNotice            // a notice to one member; see notice.go
@@ -79,7 +80,7 @@ func (d delegate) NotifyMsg(b []byte) {
 		return
 	}
 	queue := m.inbox
-	if b[0] == kindChunk || (b[0] == kindPush || b[0] == kindTree) && len(b) > freshSize {
+	if b[0] == replica.KindChunk || (b[0] == kindPush || b[0] == kindTree) && len(b) > replica.FreshSize {
 		queue = m.later
 	}
 	select {
@@ -103,7 +104,7 @@ func (delegate) MergeRemoteState([]byte, bool) {}
 // NotifyJoin records a peer.
 func (d delegate) NotifyJoin(n *memberlist.Node) {
 	if id, ok := d.m.peers.joined(d.m.now(), n, memberJoin); ok && !d.m.peers.awaitProof(id) {
-		d.m.tell(evUp{id})
+		d.m.tell(replica.UpEvent{Peer: id})
 	}
 }
 
@@ -115,7 +116,7 @@ func (d delegate) NotifyUpdate(n *memberlist.Node) {
 // NotifyLeave records that a peer is gone. memberlist does not say here whether it left or failed; kindBye does.
 func (d delegate) NotifyLeave(n *memberlist.Node) {
 	if id, ok := d.m.peers.gone(d.m.now(), n); ok {
-		d.m.tell(evDown{id})
+		d.m.tell(replica.DownEvent{Peer: id})
 	}
 }
 
@@ -162,7 +163,7 @@ func (d delegate) answers(id frame.ID, f func(*peer)) {
 		f(p)
 	})
 	if back {
-		d.m.tell(evUp{id})
+		d.m.tell(replica.UpEvent{Peer: id})
 	}
 }
 
@@ -198,7 +199,7 @@ func (d delegate) NotifyPingComplete(n *memberlist.Node, rtt time.Duration, payl
 	var key ed25519.PublicKey
 	d.answers(id, func(p *peer) { p.RTT, p.seen, key = max(rtt, 0), now, p.key })
 	if a, ok := readAck(bytes.Clone(payload)); ok {
-		d.m.tell(evRoot{id, a.root, a.clock, d.m.signedBy(key, a)})
+		d.m.tell(replica.RootEvent{Peer: id, Root: a.root, Clock: a.clock, Signed: d.m.signedBy(key, a)})
 		d.m.viewSeen(now, n, a.view)
 	}
 }

@@ -10,7 +10,7 @@
 // Whatever the mesh's authority signs takes precedence: the mesh's own records (certificates, revocations, grants of
 // the gossip key), and what the daemon publishes with PublishAsAuthority.
 //
-// The parts: frames (package frame), identities (package pki), the replication core, a pure state machine (core*.go), the
-// glue to memberlist (transport.go, delegate.go, run.go), what is checked before it (guard*.go, packetproof.go), rejoining
-// (rejoin.go), enrolment (invite.go, enrol.go), and the rotation of the gossip key (rotate.go).
+// The parts: frames (package frame), identities (package pki), the replication core, a pure state machine (package
+// internal/replica), the glue to memberlist (transport.go, delegate.go, run.go), what is checked before it (guard*.go,
+// packetproof.go), rejoining (rejoin.go), enrolment (invite.go, enrol.go), and the rotation of the gossip key (rotate.go).
 package mesh

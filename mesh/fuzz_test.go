@@ -9,6 +9,7 @@ import (
 
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/meshtest"
+	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
@@ -93,7 +94,7 @@ func FuzzMessage(f *testing.F) {
 	for kind := uint64(wireCheck); kind <= wireDiffer; kind++ {
 		b := wireSync{kind: kind, from: frame.ID{1}, session: 5, frames: [][]byte{good.Raw}, key: frame.Ref{Origin: frame.ID{2}, Epoch: 3}}.encode()
 		f.Add(b)
-		f.Add(append([]byte{kindSync + kindChunk - b[0]}, b[1:]...))
+		f.Add(append([]byte{replica.KindSync + replica.KindChunk - b[0]}, b[1:]...))
 	}
 	f.Add(packFrames(kindPush, [][]byte{good.Raw, good.Raw})[0])
 	f.Add(packFrames(kindTree, [][]byte{good.Raw[:90]})[0])
@@ -106,7 +107,7 @@ func FuzzMessage(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m.apply(evUp{frame.ID{1}})
+		m.apply(replica.UpEvent{Peer: frame.ID{1}})
 		delegate{m}.NotifyMsg(b)
 		select {
 		case b := <-m.inbox:

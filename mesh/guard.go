@@ -16,6 +16,7 @@ import (
 
 	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/replica"
 )
 
 // memberlist trusts anyone who holds the gossip key: a member can make it panic (an empty or wrongly padded message),
@@ -326,7 +327,7 @@ func voiceOf(from netip.Addr, raw []byte) (v voice, cost int) {
 	if len(raw) >= frame.KeyAt+ed25519.PublicKeySize { // a shorter one is not a frame
 		v.origin = frame.IDOf(raw[frame.KeyAt : frame.KeyAt+ed25519.PublicKeySize])
 	}
-	if len(raw) > freshSize {
+	if len(raw) > replica.FreshSize {
 		cost = bulkCost
 	}
 	return v, cost

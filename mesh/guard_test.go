@@ -18,6 +18,7 @@ import (
 
 	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -301,8 +302,8 @@ func TestGuardHoldsStreamsToTheirRate(t *testing.T) {
 		{"questions", func() []byte { return []byte{kindAsk, 1} }, sourceBurst / frameCost},
 		{"notices", func() []byte { return []byte{kindNotice, 1} }, noticesBurst},
 		{"reports", func() []byte { return []byte{kindPath, 1} }, noticesBurst},
-		{"syncs that fit a packet", func() []byte { return []byte{kindSync, 1} }, sourceBurst / frameCost},
-		{"larger ones, which their session bounds", func() []byte { return append([]byte{kindSync}, make([]byte, maxPacket)...) }, 1000},
+		{"syncs that fit a packet", func() []byte { return []byte{replica.KindSync, 1} }, sourceBurst / frameCost},
+		{"larger ones, which their session bounds", func() []byte { return append([]byte{replica.KindSync}, make([]byte, maxPacket)...) }, 1000},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			g, count := testGuard(func(netip.Addr) {})
@@ -473,8 +474,8 @@ func TestGuardHoldsVoicesToTheirRate(t *testing.T) {
 		name                  string
 		size, once, inASecond int
 	}{
-		{"small frames", freshSize, 50, 100},
-		{"frames of a bulk", freshSize + 1, 150, 300},
+		{"small frames", replica.FreshSize, 50, 100},
+		{"frames of a bulk", replica.FreshSize + 1, 150, 300},
 		{"not even a key", 10, 50, 100},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -533,18 +534,18 @@ func TestGuardSlowsOrigins(t *testing.T) {
 		return passed
 	}
 	slowed := func(origin int) frame.ID {
-		return frame.IDOf(rawOf(origin, freshSize)[frame.KeyAt : frame.KeyAt+ed25519.PublicKeySize])
+		return frame.IDOf(rawOf(origin, replica.FreshSize)[frame.KeyAt : frame.KeyAt+ed25519.PublicKeySize])
 	}
 	g.slow(slowed(1))
 	g.slow(slowed(2))
-	if small, bulk, other := said(1, freshSize), said(2, freshSize+1), said(3, freshSize); small != 6 || bulk != 18 || other != 50 {
+	if small, bulk, other := said(1, replica.FreshSize), said(2, replica.FreshSize+1), said(3, replica.FreshSize); small != 6 || bulk != 18 || other != 50 {
 		t.Errorf("at once %d small frames and %d of a bulk, and %d of another; want 6, 18, 50", small, bulk, other)
 	}
 	if n := g.slowedNow(); n != 2 {
 		t.Errorf("%d origins are slowed, want 2", n)
 	}
 	now = now.Add(slowFor)
-	if got, n := said(1, freshSize), g.slowedNow(); got != 50 || n != 0 {
+	if got, n := said(1, replica.FreshSize), g.slowedNow(); got != 50 || n != 0 {
 		t.Errorf("%d frames afterwards, want 50; %d are slowed still", got, n)
 	}
 	for i := range maxSources + 10 {

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
-
+	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -188,7 +188,7 @@ type cluster struct {
 func newCluster(t *testing.T, n int, edit func(i int, c *Config)) *cluster {
 	c := &cluster{hub: newHub(), secrets: newSecrets(t)}
 	// Runs after all nodes have stopped: memberlist's last pings wait for their timers, and nothing else may be left.
-	t.Cleanup(func() { <-time.After(2 * maxAwareness * probeInterval) })
+	t.Cleanup(func() { <-time.After(2 * maxAwareness * replica.ProbeInterval) })
 	for i := range n {
 		c.addrs = append(c.addrs, hubAddr(i))
 		c.nodes = append(c.nodes, c.start(t, i, newIdentity(t), edit))

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/replica"
 )
 
 // copyAbove is how many bytes a frame's buffer may be larger than the frame. Above that the frame is copied, so that
@@ -31,11 +32,11 @@ type intake struct {
 	from             frame.ID // the sender of sync
 }
 
-func (in *intake) of(by via) *[]frame.Frame {
+func (in *intake) of(by replica.Via) *[]frame.Frame {
 	switch by {
-	case viaTree:
+	case replica.ViaTree:
 		return &in.tree
-	case viaSync:
+	case replica.ViaSync:
 		return &in.sync
 	}
 	return &in.push
@@ -43,7 +44,7 @@ func (in *intake) of(by via) *[]frame.Frame {
 
 // admit checks one frame from a buffer of whole bytes: cheap checks first, including whether its origin is trusted,
 // then the signature. Only the step that follows marks the frame as seen.
-func (m *Mesh) admit(raw []byte, whole int, by via, in *intake) {
+func (m *Mesh) admit(raw []byte, whole int, by replica.Via, in *intake) {
 	f, ok := m.screen(raw)
 	if !ok {
 		return
@@ -66,16 +67,16 @@ func (m *Mesh) screen(raw []byte) (f frame.Frame, ok bool) {
 	now := m.now()
 	m.mu.Lock()
 	v := m.core.Precheck(now, f)
-	tell := v == verdictFuture && m.core.Trusts(now, f.Origin)
+	tell := v == replica.VerdictFuture && m.core.Trusts(now, f.Origin)
 	m.mu.Unlock()
 	if tell && m.cfg.Early != nil && m.earlies.take(now, f.Origin, 1) && f.Verify() == nil {
 		m.cfg.Early(f)
 	}
-	if v == verdictRevoked {
+	if v == replica.VerdictRevoked {
 		m.tellRevoked(now, f.Origin)
 	}
-	if v != verdictNew && v != verdictEquivocal && v != verdictUnknown {
-		var one [verdictKinds]uint64
+	if v != replica.VerdictNew && v != replica.VerdictEquivocal && v != replica.VerdictUnknown {
+		var one [replica.VerdictKinds]uint64
 		one[v] = 1
 		m.count.verdicts(one)
 		return f, false
@@ -84,7 +85,7 @@ func (m *Mesh) screen(raw []byte) (f frame.Frame, ok bool) {
 }
 
 // vouch adds a prechecked frame whose signature was verified.
-func (m *Mesh) vouch(f frame.Frame, signed bool, whole int, by via, in *intake) {
+func (m *Mesh) vouch(f frame.Frame, signed bool, whole int, by replica.Via, in *intake) {
 	if !signed {
 		m.count.refused[refusedSignature].Add(1)
 		m.problems.report(m.now(), ProblemForged, "signature", "somebody with the mesh's key sends frames in the name of "+f.Origin.String()+
@@ -126,17 +127,17 @@ func verified(frames []frame.Frame) []bool {
 }
 
 // flushIntake puts the gathered frames into the core and returns how many were new.
-func (m *Mesh) flushIntake(in *intake, by via) (fresh int) {
+func (m *Mesh) flushIntake(in *intake, by replica.Via) (fresh int) {
 	frames := in.of(by)
 	if len(*frames) == 0 {
 		return 0
 	}
 	m.mu.Lock()
-	admitted := m.stepLocked(m.now(), evFrames{by, *frames, in.from}).admitted
+	admitted := m.stepLocked(m.now(), replica.FramesEvent{Via: by, Frames: *frames, From: in.from}).Admitted
 	m.mu.Unlock()
 	*frames = nil
 	m.carryOut()
-	if by == viaSync {
+	if by == replica.ViaSync {
 		m.missedPushes(admitted)
 	}
 	return len(admitted)
@@ -144,8 +145,8 @@ func (m *Mesh) flushIntake(in *intake, by via) (fresh int) {
 
 // bulkWork is a large message that is being processed in slices.
 type bulkWork struct {
-	msg   *syncMessage
-	parts []*syncMessage
+	msg   *replica.Message
+	parts []*replica.Message
 	size  int // of the buffer that holds the frames, in bytes
 	next  int // index of the next frame
 	fresh int // new frames so far
@@ -153,17 +154,17 @@ type bulkWork struct {
 
 // queueBulk queues a large message if it belongs to a session. It keeps b.
 func (m *Mesh) queueBulk(b []byte) {
-	if len(b) > maxSyncMessage+1 || b[0] != kindSync && b[0] != kindChunk {
+	if len(b) > replica.MaxMessage+1 || b[0] != replica.KindSync && b[0] != replica.KindChunk {
 		m.count.refused[refusedFormat].Add(1)
 		return
 	}
-	head, ok := syncHead(b[1:])
+	head, ok := replica.DecodeHead(b[1:])
 	if !ok {
 		m.count.refused[refusedFormat].Add(1)
 		return
 	}
 	m.mu.Lock()
-	expected := m.core.expects(m.now(), &head)
+	expected := m.core.Expects(m.now(), &head)
 	m.mu.Unlock()
 	switch {
 	case !expected:
@@ -175,19 +176,19 @@ func (m *Mesh) queueBulk(b []byte) {
 
 // openBulk decodes a message; nil: it is invalid, or its session is over.
 func (m *Mesh) openBulk(b []byte) *bulkWork {
-	msg, err := decodeSync(b[1:])
+	msg, err := replica.DecodeMessage(b[1:])
 	if err != nil {
 		m.count.refused[refusedFormat].Add(1)
 		return nil
 	}
 	m.mu.Lock()
-	expected := m.core.expects(m.now(), msg)
+	expected := m.core.Expects(m.now(), msg)
 	m.mu.Unlock()
 	if !expected {
 		m.count.refused[refusedUnasked].Add(1)
 		return nil
 	}
-	return &bulkWork{msg: msg, parts: slices.Collect(msg.split), size: len(b)}
+	return &bulkWork{msg: msg, parts: slices.Collect(msg.Split), size: len(b)}
 }
 
 // bulkSlice processes one slice of the waiting large messages, and reports whether there was one.
@@ -199,7 +200,7 @@ func (m *Mesh) bulkSlice() bool {
 	if w := p.work; w.next < len(w.msg.Frames) {
 		m.chunkSlice(w)
 	} else {
-		m.apply(evMessage{w.parts[0], w.fresh})
+		m.apply(replica.MessageEvent{Msg: w.parts[0], Fresh: w.fresh})
 		w.parts = w.parts[1:]
 	}
 	if len(p.work.parts) == 0 {
@@ -236,9 +237,9 @@ func (m *Mesh) chunkSlice(w *bulkWork) {
 		if f.Origin != from {
 			news++
 		}
-		m.vouch(f, true, w.size, viaSync, &in)
+		m.vouch(f, true, w.size, replica.ViaSync, &in)
 	}
-	fresh := m.flushIntake(&in, viaSync)
+	fresh := m.flushIntake(&in, replica.ViaSync)
 	w.fresh += fresh
 	m.count.synced.Add(uint64(fresh))
 	m.bulkCost.take(m.now(), from, -min(fresh, news))
@@ -252,5 +253,5 @@ func (m *Mesh) badChunk(w *bulkWork) {
 	m.problems.report(m.now(), ProblemForged, "chunk "+from.String(), "the member "+from.String()+
 		" streams frames that their origins did not sign; for a minute nothing is compared with it",
 		"if its meshban is as new as this one, `meshban revoke NAME` shuts it out")
-	m.apply(evBadChunk{from, w.msg.Session})
+	m.apply(replica.BadChunkEvent{Peer: from, Session: w.msg.Session})
 }

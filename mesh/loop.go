@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -75,7 +76,7 @@ func (m *Mesh) coreLoop(ctx context.Context) {
 		case w := <-m.warnings:
 			m.problems.report(m.now(), w.kind, w.culprit, w.what, w.remedy)
 		case <-timer.C:
-			m.apply(evTick{})
+			m.apply(replica.TickEvent{})
 		case <-ctx.Done():
 			m.carryOut()
 			return
@@ -86,7 +87,7 @@ func (m *Mesh) coreLoop(ctx context.Context) {
 func (m *Mesh) untilNext(now time.Time) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	at, ok := m.core.next()
+	at, ok := m.core.Next()
 	if !ok {
 		return idleWake
 	}
@@ -102,16 +103,16 @@ func (m *Mesh) apply(ev any) {
 }
 
 // stepLocked steps the core and queues its actions for carryOut.
-func (m *Mesh) stepLocked(now time.Time, ev any) *actions {
+func (m *Mesh) stepLocked(now time.Time, ev any) *replica.Actions {
 	knew := m.core.CaughtUp()
-	out := m.core.step(now, ev)
+	out := m.core.Step(now, ev)
 	if m.core.CaughtUp() && !knew {
 		signal(m.keys.sweep) // nodes waiting for a key get it now
 	}
 	root := m.core.Digest()
 	m.root.Store(&root)
 	m.lastLocked()
-	if len(out.readmitted)+len(out.withdrawn) > 0 {
+	if len(out.Readmitted)+len(out.Withdrawn) > 0 {
 		m.certifiedLocked(now)
 	}
 	m.todo = append(m.todo, out)
@@ -176,60 +177,60 @@ func (m *Mesh) carryOut() {
 	m.mu.Unlock()
 	for i := range todo {
 		out := &todo[i]
-		if len(out.relay) > 0 {
-			m.pusher.put(pushJob{frames: out.relay, relay: true})
+		if len(out.Relay) > 0 {
+			m.pusher.put(pushJob{frames: out.Relay, relay: true})
 		}
-		if len(out.pass) > 0 {
-			m.pusher.pass(out.pass)
+		if len(out.Pass) > 0 {
+			m.pusher.pass(out.Pass)
 		}
-		for _, msg := range out.send {
+		for _, msg := range out.Send {
 			m.sendSync(msg)
 		}
-		m.count.verdicts(out.verdicts)
-		m.count.syncs.Add(out.syncs)
-		m.count.refused[refusedUnasked].Add(out.unasked)
-		m.count.syncFrames.Add(out.streamed)
-		m.count.delivered.Add(uint64(len(out.deliver)))
+		m.count.verdicts(out.Verdicts)
+		m.count.syncs.Add(out.Syncs)
+		m.count.refused[refusedUnasked].Add(out.Unasked)
+		m.count.syncFrames.Add(out.Streamed)
+		m.count.delivered.Add(uint64(len(out.Deliver)))
 		deliver := func() {
-			if len(out.deliver) > 0 && m.cfg.Deliver != nil {
-				m.cfg.Deliver(out.deliver)
+			if len(out.Deliver) > 0 && m.cfg.Deliver != nil {
+				m.cfg.Deliver(out.Deliver)
 			}
 		}
-		m.void(out.replaced)
+		m.void(out.Replaced)
 		// A ban of a revoked node that another node has repeated must take effect before the revoked node's own is
 		// withdrawn.
-		if len(out.readmitted) == 0 {
+		if len(out.Readmitted) == 0 {
 			deliver()
 		}
-		if len(out.withdrawn) > 0 && m.cfg.Withdrawn != nil {
-			m.cfg.Withdrawn(out.withdrawn)
+		if len(out.Withdrawn) > 0 && m.cfg.Withdrawn != nil {
+			m.cfg.Withdrawn(out.Withdrawn)
 		}
-		if len(out.readmitted) > 0 {
+		if len(out.Readmitted) > 0 {
 			if m.cfg.Readmitted != nil {
-				m.cfg.Readmitted(out.readmitted)
+				m.cfg.Readmitted(out.Readmitted)
 			}
 			deliver()
 		}
-		if len(out.admitted) > 0 && m.cfg.Admitted != nil {
-			m.cfg.Admitted(out.admitted)
+		if len(out.Admitted) > 0 && m.cfg.Admitted != nil {
+			m.cfg.Admitted(out.Admitted)
 		}
-		if len(out.expired) > 0 && m.cfg.Expired != nil {
-			m.cfg.Expired(out.expired)
+		if len(out.Expired) > 0 && m.cfg.Expired != nil {
+			m.cfg.Expired(out.Expired)
 		}
 		m.clockSet(out)
-		if out.granted {
+		if out.Granted {
 			m.keys.kick()
 		}
-		for _, id := range out.revoked {
+		for _, id := range out.Revoked {
 			m.tellRevoked(m.now(), id)
 		}
-		if out.own {
+		if out.Own {
 			m.checkOwn()
 		}
-		for _, c := range out.compared {
-			m.peers.update(c.peer, func(p *peer) {
-				if p.InSync = c.same; c.same {
-					p.Confirmed = c.at
+		for _, c := range out.Compared {
+			m.peers.update(c.Peer, func(p *peer) {
+				if p.InSync = c.Same; c.Same {
+					p.Confirmed = c.At
 				}
 			})
 		}
@@ -240,13 +241,13 @@ func (m *Mesh) carryOut() {
 }
 
 // clockSet handles a change of the wall clock.
-func (m *Mesh) clockSet(out *actions) {
-	if out.back {
+func (m *Mesh) clockSet(out *replica.Actions) {
+	if out.Back {
 		if err := m.present(); err != nil { // the certificate may have expired by the old time
 			m.cfg.Logger.Debug("could not present the certificate again", "error", err)
 		}
 	}
-	if out.rewound && m.cfg.Rewound != nil {
+	if out.Rewound && m.cfg.Rewound != nil {
 		m.cfg.Rewound(m.live(nil))
 	}
 }
@@ -303,10 +304,10 @@ func (m *Mesh) eachLive(of map[frame.ID]struct{}, records bool, yield func(frame
 	streams, authority := m.core.Streams(), m.core.Authority()
 	m.mu.Unlock()
 	for _, key := range streams {
-		if !records && key.origin == authority && key.epoch != pki.AuthorityEpoch {
+		if !records && key.Origin == authority && key.Epoch != pki.AuthorityEpoch {
 			continue
 		}
-		if _, ok := of[key.origin]; of != nil && !ok {
+		if _, ok := of[key.Origin]; of != nil && !ok {
 			continue
 		}
 		for next, more := uint64(0), true; more; {
@@ -330,12 +331,12 @@ func (m *Mesh) eachLive(of map[frame.ID]struct{}, records bool, yield func(frame
 }
 
 // troubles reports what the core noticed, and starts a new epoch if ours was found in use.
-func (m *Mesh) troubles(out *actions) {
-	if len(out.equivocs) == 0 && out.rollPast == 0 {
+func (m *Mesh) troubles(out *replica.Actions) {
+	if len(out.Equivocal) == 0 && out.RollPast == 0 {
 		return
 	}
 	now := m.now()
-	for _, f := range out.equivocs {
+	for _, f := range out.Equivocal {
 		if f.Origin == m.id {
 			m.problems.report(now, ProblemClone, "frame", "another machine uses this node's key: it signed a different frame under a number of ours", twoUsers)
 			continue
@@ -343,8 +344,8 @@ func (m *Mesh) troubles(out *actions) {
 		m.problems.report(now, ProblemEquivocation, f.Origin.String(), "origin "+f.Origin.String()+" signed two different frames under one number",
 			"if another machine uses its key, give one of the two an empty state folder; else `meshban revoke NAME` shuts it out")
 	}
-	if out.rollPast > 0 {
-		m.rollEpoch(now, out.rollPast)
+	if out.RollPast > 0 {
+		m.rollEpoch(now, out.RollPast)
 	}
 }
 
@@ -363,8 +364,8 @@ func (m *Mesh) drain(first []byte) {
 		}
 		break
 	}
-	m.flushIntake(&in, viaPush)
-	m.flushIntake(&in, viaTree)
+	m.flushIntake(&in, replica.ViaPush)
+	m.flushIntake(&in, replica.ViaTree)
 }
 
 // drainLater processes some of the waiting large frames.
@@ -384,8 +385,8 @@ func (m *Mesh) drainLater(first []byte) {
 		}
 		break
 	}
-	m.flushIntake(&in, viaPush)
-	m.flushIntake(&in, viaTree)
+	m.flushIntake(&in, replica.ViaPush)
+	m.flushIntake(&in, replica.ViaTree)
 }
 
 // small handles one message that is not bulk.
@@ -393,9 +394,9 @@ func (m *Mesh) small(b []byte, in *intake) {
 	kind, rest := b[0], b[1:]
 	switch kind {
 	case kindPush, kindTree:
-		by := viaPush
+		by := replica.ViaPush
 		if kind == kindTree {
-			by = viaTree
+			by = replica.ViaTree
 		}
 		for len(rest) > 0 {
 			raw, tail, ok := nextPacked(rest)
@@ -406,16 +407,16 @@ func (m *Mesh) small(b []byte, in *intake) {
 			m.admit(raw, len(b), by, in)
 			rest = tail
 		}
-	case kindSync:
-		msg, err := decodeSync(rest)
+	case replica.KindSync:
+		msg, err := replica.DecodeMessage(rest)
 		if err != nil || msg.IsChunk() {
 			m.count.refused[refusedFormat].Add(1)
 			return
 		}
-		for part := range msg.split {
-			m.apply(evMessage{msg: part})
+		for part := range msg.Split {
+			m.apply(replica.MessageEvent{Msg: part})
 		}
-	case kindChunk:
+	case replica.KindChunk:
 		m.queueBulk(b)
 	case kindAsk:
 		m.askMessage(rest)

@@ -1,6 +1,8 @@
 package mesh
 
 import (
+	"github.com/meshban/meshban/mesh/internal/replica"
+
 	cryptorand "crypto/rand"
 	"crypto/tls"
 	"errors"
@@ -39,7 +41,7 @@ type Mesh struct {
 	later    chan []byte // the same for packets with large frames
 	bulk     bulkQueue
 	bulkCost buckets[frame.ID] // a peer's chunk signatures that were verified in vain
-	events   chan any          // ev types: memberlist's goroutines send, the core receives, nobody closes; full: dropped
+	events   chan any          // of package replica: memberlist's goroutines send, the core receives, nobody closes; full: dropped
 	wake     chan struct{}     // capacity 1: todo has actions, or the next deadline has changed
 
 	peers     *peerTable
@@ -90,8 +92,8 @@ type Mesh struct {
 	lastAuthority uint64 // the last number that PublishAsAuthority used
 
 	mu    sync.Mutex
-	core  *core
-	todo  []actions // for the core's goroutine to carry out
+	core  *replica.Core
+	todo  []replica.Actions // for the core's goroutine to carry out
 	phase runPhase
 	knew  bool // Restore was given a store that was not lost
 }
@@ -126,7 +128,7 @@ func New(cfg Config) (*Mesh, error) {
 		bulk:   bulkQueue{wake: make(chan struct{}, 1)},
 		events: make(chan any, maxEvents),
 		wake:   make(chan struct{}, 1),
-		core:   newCore(cfg.Identity.ID(), cfg.authorityID(), cfg.Epoch, rand.New(rand.NewChaCha8(seed))),
+		core:   replica.New(cfg.Identity.ID(), cfg.authorityID(), cfg.Epoch, rand.New(rand.NewChaCha8(seed))),
 		join:   newJoinList(cfg.Join),
 	}
 	m.root.Store(&[32]byte{})
@@ -196,8 +198,8 @@ func (m *Mesh) Restore(raws iter.Seq[[]byte]) error {
 		if m.phase != phaseNew {
 			return ErrStopped
 		}
-		m.stepLocked(now, evFrames{via: viaRestore, frames: frames})
-		m.todo[len(m.todo)-1].expired = append(m.todo[len(m.todo)-1].expired, expired...)
+		m.stepLocked(now, replica.FramesEvent{Via: replica.ViaRestore, Frames: frames})
+		m.todo[len(m.todo)-1].Expired = append(m.todo[len(m.todo)-1].Expired, expired...)
 		has, _ := m.keys.said()
 		m.knew = m.core.KnowsHolders(has)
 		frames, expired = nil, nil
@@ -217,7 +219,7 @@ func (m *Mesh) Restore(raws iter.Seq[[]byte]) error {
 		default:
 			frames = append(frames, f)
 		}
-		if len(frames)+len(expired) >= maxChunkFrames {
+		if len(frames)+len(expired) >= replica.MaxChunkFrames {
 			if err := put(); err != nil {
 				return err
 			}
@@ -256,18 +258,18 @@ func (m *Mesh) Sign(now time.Time, payload []byte, expires time.Time) (frame.Fra
 		return frame.Frame{}, fmt.Errorf("sign: %w", err)
 	}
 	at := m.now()
-	switch m.core.judgeOwn(at, f) {
-	case verdictNew:
-		m.stepLocked(at, evFrames{via: viaOwn, frames: []frame.Frame{f}})
+	switch m.core.JudgeOwn(at, f) {
+	case replica.VerdictNew:
+		m.stepLocked(at, replica.FramesEvent{Via: replica.ViaOwn, Frames: []frame.Frame{f}})
 		m.count.published.Add(1)
 		return f, nil
-	case verdictExpired:
+	case replica.VerdictExpired:
 		return frame.Frame{}, errEnded(f)
-	case verdictFuture:
+	case replica.VerdictFuture:
 		return frame.Frame{}, fmt.Errorf("sign: it is dated %s, more than %d minutes ahead of the clock", f.Issued.UTC().Format(time.RFC3339), frame.FutureSkew/time.Minute)
 	}
 	return frame.Frame{}, fmt.Errorf("sign: too much of this node is in force: at most %d frames, of %d bytes in all; what is banned for a shorter time, or together with others, takes less",
-		maxOriginFrames, maxOriginBytes)
+		replica.MaxOriginFrames, replica.MaxOriginBytes)
 }
 
 func errEnded(f frame.Frame) error {
@@ -304,7 +306,7 @@ func (m *Mesh) Expire(now time.Time) {
 	if at := m.now(); at.Round(0).After(now.Round(0)) {
 		now = at
 	}
-	m.stepLocked(now, evTick{})
+	m.stepLocked(now, replica.TickEvent{})
 	m.mu.Unlock()
 	m.nudge()
 }

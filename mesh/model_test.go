@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/replica"
 )
 
 // The time that a node needs for a frame, as measured on two cores, and the one-way delay of a LAN.
@@ -29,7 +30,7 @@ const (
 // time.
 type modelRun struct {
 	rng    *rand.Rand
-	cores  []*core
+	cores  []*replica.Core
 	byID   map[frame.ID]int
 	dead   []bool
 	busy   []time.Duration  // when a node's sender is free again
@@ -97,11 +98,11 @@ func (m *modelRun) push(from int) {
 
 func (m *modelRun) direct() bool { return len(m.cores)-1 <= maxDirect }
 
-func (m *modelRun) way() via {
+func (m *modelRun) way() replica.Via {
 	if m.direct() {
-		return viaPush
+		return replica.ViaPush
 	}
-	return viaTree
+	return replica.ViaTree
 }
 
 func (m *modelRun) children(tree, node int) []int {
@@ -119,19 +120,19 @@ func (m *modelRun) pushTo(from, to int) {
 	})
 }
 
-func (m *modelRun) take(n int, by via) int {
-	out := m.cores[n].step(m.now(), evFrames{via: by, frames: []frame.Frame{m.frame}})
-	if len(out.admitted) > 0 {
+func (m *modelRun) take(n int, by replica.Via) int {
+	out := m.cores[n].Step(m.now(), replica.FramesEvent{Via: by, Frames: []frame.Frame{m.frame}})
+	if len(out.Admitted) > 0 {
 		m.got[n] = m.at
 	}
-	if len(out.relay) > 0 {
+	if len(out.Relay) > 0 {
 		m.after(m.think, func() { m.push(n) })
 	}
-	if len(out.pass) > 0 && m.direct() && len(m.cores)-1 > passAbove {
+	if len(out.Pass) > 0 && m.direct() && len(m.cores)-1 > passAbove {
 		m.pushTo(n, m.byID[successor(m.frame.Hash(), m.frame.Origin, m.cores[n].Last().Origin, m.all)])
 	}
 	m.carry(n, out)
-	return len(out.admitted)
+	return len(out.Admitted)
 }
 
 // know makes a core know a peer, as if it had for long.
@@ -140,11 +141,11 @@ func (m *modelRun) know(n, other int) {
 }
 
 // carry sends a core's sync messages and wakes the core when it is due.
-func (m *modelRun) carry(n int, out actions) {
-	for _, o := range out.send {
-		to := m.byID[o.to]
-		m.stream(n, to, len(o.msg), func() {
-			msg, err := decodeSync(o.msg)
+func (m *modelRun) carry(n int, out replica.Actions) {
+	for _, o := range out.Send {
+		to := m.byID[o.To]
+		m.stream(n, to, len(o.Msg), func() {
+			msg, err := replica.DecodeMessage(o.Msg)
 			if err != nil {
 				return
 			}
@@ -152,34 +153,37 @@ func (m *modelRun) carry(n int, out actions) {
 			fresh := 0
 			for range msg.Frames {
 				m.copies++
-				fresh += m.take(to, viaSync)
+				fresh += m.take(to, replica.ViaSync)
 			}
-			for part := range msg.split {
-				m.carry(to, m.cores[to].step(m.now(), evMessage{msg: part, fresh: fresh}))
+			for part := range msg.Split {
+				m.carry(to, m.cores[to].Step(m.now(), replica.MessageEvent{Msg: part, Fresh: fresh}))
 			}
 		})
 	}
-	if at, ok := m.cores[n].next(); ok {
+	if at, ok := m.cores[n].Next(); ok {
 		m.after(max(at.Sub(m.now()), leastWake), func() {
-			if at, ok := m.cores[n].next(); ok && !at.After(m.now()) {
-				m.carry(n, m.cores[n].step(m.now(), evTick{}))
+			if at, ok := m.cores[n].Next(); ok && !at.After(m.now()) {
+				m.carry(n, m.cores[n].Step(m.now(), replica.TickEvent{}))
 			}
 		})
 	}
 }
 
 // answer is a node's signed answer to a ping.
-func (m *modelRun) answer(n int) evRoot {
+func (m *modelRun) answer(n int) replica.RootEvent {
 	root := m.cores[n].Digest()
-	return evRoot{m.cores[n].Last().Origin, [rootShort]byte(root[:]), clockOf(m.now()), func(r [32]byte) bool { return r == root }}
+	return replica.RootEvent{
+		Peer: m.cores[n].Last().Origin, Root: [replica.RootLen]byte(root[:]), Clock: replica.ClockOf(m.now()),
+		Signed: func(r [32]byte) bool { return r == root },
+	}
 }
 
-// ping compares the digests of two nodes, every probeInterval.
+// ping compares the digests of two nodes, every replica.ProbeInterval.
 func (m *modelRun) ping(n int) {
-	m.after(probeInterval, func() { m.ping(n) })
+	m.after(replica.ProbeInterval, func() { m.ping(n) })
 	if other := m.rng.IntN(len(m.cores)); other != n && !m.dead[other] && m.rng.Float64() >= m.loss {
 		m.know(n, other)
-		m.carry(n, m.cores[n].step(m.now(), m.answer(other)))
+		m.carry(n, m.cores[n].Step(m.now(), m.answer(other)))
 	}
 }
 
@@ -198,7 +202,7 @@ func newModel(tb testing.TB, nodes int, seed uint64, loss, dead float64) *modelR
 			}
 		}
 		ids[i], m.byID[id] = id, i
-		m.cores = append(m.cores, newCore(id, frame.ID{}, 1, rand.New(rand.NewPCG(seed, uint64(i)))))
+		m.cores = append(m.cores, replica.New(id, frame.ID{}, 1, rand.New(rand.NewPCG(seed, uint64(i)))))
 		m.dead = append(m.dead, i > 0 && m.rng.Float64() < dead)
 		m.all = append(m.all, target{id: id})
 		m.got = append(m.got, -1)
@@ -258,12 +262,12 @@ func (m *modelRun) run(d time.Duration) {
 			}
 		}
 		if !m.dead[i] {
-			m.carry(i, m.cores[i].step(m.now(), evTick{}))
-			m.after(time.Duration(m.rng.Int64N(int64(probeInterval))), func() { m.ping(i) })
+			m.carry(i, m.cores[i].Step(m.now(), replica.TickEvent{}))
+			m.after(time.Duration(m.rng.Int64N(int64(replica.ProbeInterval))), func() { m.ping(i) })
 		}
 	}
 	m.after(modelSign, func() {
-		m.cores[0].step(m.now(), evFrames{via: viaOwn, frames: []frame.Frame{m.frame}})
+		m.cores[0].Step(m.now(), replica.FramesEvent{Via: replica.ViaOwn, Frames: []frame.Frame{m.frame}})
 		m.got[0] = m.at
 		if m.direct() {
 			m.push(0)

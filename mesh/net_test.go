@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -273,7 +274,7 @@ func TestRunLeavesNothing(t *testing.T) {
 		t.Error("what was published just before the end did not go out")
 	}
 	b.mu.Unlock()
-	eventually(t, 2*maxAwareness*probeInterval, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= before })
+	eventually(t, 2*maxAwareness*replica.ProbeInterval, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= before })
 }
 
 // A node with much to catch up on gets a fresh frame long before it has finished.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/replica"
 )
 
 // paced is a guard with its own clock and a source that sends it frames.
@@ -44,7 +45,7 @@ func (p *paced) say(n int) (passed int) {
 }
 
 func (p *paced) origin() frame.ID {
-	return frame.IDOf(rawOf(1, freshSize)[frame.KeyAt : frame.KeyAt+ed25519.PublicKeySize])
+	return frame.IDOf(rawOf(1, replica.FreshSize)[frame.KeyAt : frame.KeyAt+ed25519.PublicKeySize])
 }
 
 // An agent does not know that a peer has slowed it, and says no more than before: the excess is dropped, and nobody is told
@@ -55,7 +56,7 @@ func TestNobodyIsAccusedForBeingSlowed(t *testing.T) {
 		size, second int // size of a frame, frames an agent sends in a second
 	}{
 		{"small frames", 100, SayRate},
-		{"an import", freshSize + 1, 180},
+		{"an import", replica.FreshSize + 1, 180},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := newPaced(t, tt.size)

@@ -7,12 +7,13 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/replica"
 )
 
 // members lists the peers by name, then id.
 func (t *peerTable) members(now time.Time) []Member {
 	t.mu.Lock()
-	all, confirmed := make([]Member, 0, len(t.peers)+1), confirmFor(len(t.targets)+1)
+	all, confirmed := make([]Member, 0, len(t.peers)+1), replica.ConfirmFor(len(t.targets)+1)
 	for _, p := range t.peers {
 		if (p.State != StateLeft || now.Sub(p.Since) < hideLeft) && !t.hidden(now, p) {
 			m := p.Member

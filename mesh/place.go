@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/replica"
 )
 
 // A machine's addresses may change while the agent runs, or appear only after it has started, but memberlist takes its
@@ -166,7 +167,7 @@ func (m *Mesh) move(here *membership) {
 	m.ml.Store(nil)
 	m.addr.Store(nil)
 	for _, id := range m.peers.detach(m.now()) {
-		m.tell(evDown{id})
+		m.tell(replica.DownEvent{Peer: id})
 	}
 }
 

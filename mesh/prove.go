@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -201,7 +202,7 @@ func (m *Mesh) proveLoop(ctx context.Context) {
 		}
 		due, ups, next := m.peers.dueAsks(m.now())
 		for _, id := range ups {
-			m.tell(evUp{id})
+			m.tell(replica.UpEvent{Peer: id})
 		}
 		for _, q := range due {
 			m.ask(q.id, q.addr)

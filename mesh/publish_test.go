@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/replica"
 )
 
 // A frame that cannot be published changes nothing: it is not held, and its number is used by the next one.
@@ -77,7 +78,7 @@ func TestSignPassesOverNumbersInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.mu.Lock()
-	n.stepLocked(now, evFrames{via: viaPush, frames: []frame.Frame{copied}})
+	n.stepLocked(now, replica.FramesEvent{Via: replica.ViaPush, Frames: []frame.Frame{copied}})
 	n.mu.Unlock()
 	next := publish(t, n, "after", time.Hour)
 	if next.Seq != own.Seq+2 {

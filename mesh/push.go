@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/replica"
 )
 
 const (
@@ -87,7 +88,7 @@ type pushJob struct {
 func (p *pusher) put(job pushJob) {
 	p.busy.Add(1)
 	queue := p.jobs
-	if len(job.frames) > 0 && len(job.frames[0].Raw) > freshSize {
+	if len(job.frames) > 0 && len(job.frames[0].Raw) > replica.FreshSize {
 		queue = p.later
 	}
 	select {
@@ -244,7 +245,7 @@ func (g *gossip) put(f frame.Frame) {
 	if g.queue.NumNodes() < 2 {
 		return // nobody would drain it
 	}
-	if len(f.Raw) > freshSize && g.queue.NumQueued() >= maxBulkGossip {
+	if len(f.Raw) > replica.FreshSize && g.queue.NumQueued() >= maxBulkGossip {
 		return // a bulk would displace fresh frames; lost frames come by sync
 	}
 	g.queue.QueueBroadcast(&broadcast{f.Ref(), appendPacked([]byte{kindPush}, f.Raw)})

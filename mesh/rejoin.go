@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -186,7 +187,7 @@ func (r *rejoiner) round(ctx context.Context) {
 	found := answering(r.ml, r.next(lost, pings))
 	for _, p := range found {
 		if r.m.peers.answered(r.m.now(), p.id, p.addr) {
-			r.m.tell(evUp{p.id})
+			r.m.tell(replica.UpEvent{Peer: p.id})
 		}
 	}
 	if r.joinAll(ctx, found[:min(len(found), joins)]) {

@@ -275,7 +275,7 @@ func (m *Mesh) storeKeys(keys []pki.GossipKey, used pki.KeyVersion) error {
 func (m *Mesh) takeGrant() {
 	now := m.now()
 	m.mu.Lock()
-	g, ours := m.core.grantFor(m.id)
+	g, ours := m.core.GrantFor(m.id)
 	handed := m.core.NewestKey()
 	m.mu.Unlock()
 	t := m.keys
@@ -422,7 +422,7 @@ func (m *Mesh) handOut() (nodes int, err error) {
 		return 0, nil
 	}
 	m.mu.Lock()
-	version, granted := m.core.NewestKey(), m.core.granted()
+	version, granted := m.core.NewestKey(), m.core.Granted()
 	m.mu.Unlock()
 	switch {
 	case version > k.newest():

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/replica"
 )
 
 // memberlist's settings that differ from its LAN defaults. They are chosen so that an idle node in a mesh of ten costs
@@ -251,7 +252,7 @@ func (m *Mesh) memberlistConfig(tr memberlist.Transport, keyring *memberlist.Key
 	c.EnableCompression = false
 	c.ProtocolVersion = mlVersions[2]
 	c.DelegateProtocolMin, c.DelegateProtocolMax, c.DelegateProtocolVersion = mlVersions[3], mlVersions[4], mlVersions[5]
-	c.ProbeInterval = probeInterval
+	c.ProbeInterval = replica.ProbeInterval
 	c.GossipInterval = gossipInterval
 	c.PushPullInterval = pushPullInterval
 	c.AwarenessMaxMultiplier = maxAwareness
@@ -275,7 +276,7 @@ func (m *Mesh) notifyLoop(ctx context.Context) {
 		case <-m.peers.wake:
 		case <-forget.C:
 			for _, id := range m.peers.silent(m.now()) {
-				m.tell(evDown{id})
+				m.tell(replica.DownEvent{Peer: id})
 			}
 			m.peers.forget(time.Now())
 		case <-remember.C:

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
@@ -114,7 +115,7 @@ func (w *simWorld) lie() {
 		streams := n.mesh.core.Streams()
 		m.streams = wire.AppendArray(nil, len(streams))
 		for _, key := range streams {
-			m.streams = wireStream(m.streams, key.origin, key.epoch, w.rng.Uint64N(20))
+			m.streams = wireStream(m.streams, key.Origin, key.Epoch, w.rng.Uint64N(20))
 		}
 	case wireDiffer:
 		m.token = w.rng.Uint64()
@@ -133,7 +134,7 @@ func (w *simWorld) lie() {
 // overhear notes the session that a message names: a check says how its sender calls the session, anything else how its
 // receiver does.
 func (n *simNode) overhear(to *simNode, b []byte) {
-	if b[0] != kindSync && b[0] != kindChunk {
+	if b[0] != replica.KindSync && b[0] != replica.KindChunk {
 		return
 	}
 	const kept = 3

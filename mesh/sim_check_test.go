@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/replica"
 )
 
 const (
@@ -145,7 +146,7 @@ func (w *simWorld) heal() {
 	if early := w.lastIssue.Sub(simEpoch.Add(w.at + frame.FutureSkew)); early > 0 { // signed by a clock that was ahead
 		w.plan.probe = 30 * time.Second
 		w.run(early + time.Second)
-		w.plan.probe = probeInterval
+		w.plan.probe = replica.ProbeInterval
 	}
 	if w.plan.delay > 0 {
 		w.run(3 * time.Minute)

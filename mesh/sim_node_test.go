@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -126,7 +127,7 @@ func (n *simNode) start() {
 		return
 	}
 	m.now = n.now
-	m.core = newCore(n.key.ID(), m.cfg.authorityID(), epoch, rand.New(rand.NewPCG(w.seed, uint64(n.slot)<<32|uint64(n.run))))
+	m.core = replica.New(n.key.ID(), m.cfg.authorityID(), epoch, rand.New(rand.NewPCG(w.seed, uint64(n.slot)<<32|uint64(n.run))))
 	m.pusher.send = func(to *memberlist.Node, b []byte) error {
 		n.send(to, b, false) // UDP reports no loss
 		return nil
@@ -180,7 +181,7 @@ func (n *simNode) start() {
 			n.after(w.between(5*time.Millisecond, 400*time.Millisecond), "join", func() { n.meet(other) })
 		}
 	}
-	n.after(w.between(0, probeInterval), "probe", n.probe)
+	n.after(w.between(0, replica.ProbeInterval), "probe", n.probe)
 	n.process()
 }
 
@@ -247,7 +248,7 @@ func (n *simNode) probe() {
 
 // expire drops ended frames, then ended bans.
 func (n *simNode) expire() {
-	n.mesh.apply(evTick{})
+	n.mesh.apply(replica.TickEvent{})
 	n.bans.Expire(n.now())
 }
 
@@ -337,10 +338,10 @@ func (n *simNode) push(job pushJob) {
 }
 
 // stream does the work of a TCP sender.
-func (n *simNode) stream(out outMessage) {
-	to := n.mesh.peers.node(out.to)
-	if to == nil || !n.send(to, append([]byte{out.kind}, out.msg...), true) {
-		n.mesh.tell(evSendFail{out.to, out.session})
+func (n *simNode) stream(out replica.Outgoing) {
+	to := n.mesh.peers.node(out.To)
+	if to == nil || !n.send(to, append([]byte{out.Kind}, out.Msg...), true) {
+		n.mesh.tell(replica.SendFailedEvent{Peer: out.To, Session: out.Session})
 	}
 }
 
@@ -354,7 +355,7 @@ func (n *simNode) plan() {
 	n.after(at-n.w.at, "tick", func() {
 		if n.tickAt == n.w.at {
 			n.tickAt = 0
-			n.mesh.apply(evTick{})
+			n.mesh.apply(replica.TickEvent{})
 		}
 	})
 }

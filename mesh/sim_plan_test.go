@@ -3,6 +3,8 @@ package mesh
 import (
 	"math/rand/v2"
 	"time"
+
+	"github.com/meshban/meshban/mesh/internal/replica"
 )
 
 // The kinds of fault.
@@ -74,7 +76,7 @@ func newSimPlan(seed uint64, rng *rand.Rand) simPlan {
 	}
 	p := simPlan{
 		trust: seed%trustedSeeds == 2,
-		nodes: 3 + rng.IntN(5), trees: rng.IntN(4) == 0, floor: rng.IntN(3) > 0, probe: probeInterval,
+		nodes: 3 + rng.IntN(5), trees: rng.IntN(4) == 0, floor: rng.IntN(3) > 0, probe: replica.ProbeInterval,
 		length: time.Duration(30+rng.IntN(240)) * time.Second, says: 6 + rng.IntN(24),
 	}
 	if rng.IntN(8) == 0 {

@@ -20,19 +20,24 @@ const soundSeeds, plantedSeeds = 400, 400
 // plant is a deliberate fault: in file, the text old, which occurs once, becomes new.
 type plant struct{ file, old, new string }
 
-// plantedSource is added to the copy of the package that carries the faults. The environment selects the active one.
-const plantedSource = `package mesh
+// plantedSwitch is added to the copies of the packages that carry the faults. The environment selects the active one.
+const plantedSwitch = `
 
-import (
-	"os"
-	"sync"
-
-	"github.com/meshban/meshban/mesh/frame"
-)
+import "os"
 
 var plantedFault = os.Getenv("MESH_PLANTED_FAULT")
 
 func planted(name string) bool { return plantedFault == name }
+`
+
+// plantedMarkSource is added for a fault of package mesh.
+const plantedMarkSource = `package mesh
+
+import (
+	"sync"
+
+	"github.com/meshban/meshban/mesh/frame"
+)
 
 var plantedMarks sync.Map
 
@@ -77,7 +82,10 @@ func buildPlanted(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	texts := map[string]string{"planted.go": plantedSource}
+	texts := map[string]string{
+		"planted.go": "package mesh" + plantedSwitch, "planted_mark.go": plantedMarkSource,
+		"internal/replica/planted.go": "package replica" + plantedSwitch,
+	}
 	for _, p := range append(narrowBounds(), plants()...) {
 		if texts[p.file] == "" {
 			b, err := os.ReadFile(p.file)
@@ -93,7 +101,7 @@ func buildPlanted(t *testing.T) string {
 	}
 	overlay := struct{ Replace map[string]string }{make(map[string]string)}
 	for file, text := range texts {
-		copied := filepath.Join(dir, file)
+		copied := filepath.Join(dir, strings.ReplaceAll(file, "/", "_"))
 		if err := os.WriteFile(copied, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -33,14 +34,14 @@ type counters struct {
 	refused                                                          [refusedReasons]atomic.Uint64
 }
 
-func (c *counters) verdicts(v [verdictKinds]uint64) {
-	c.duplicates.Add(v[verdictDuplicate])
-	c.refused[refusedExpired].Add(v[verdictExpired])
-	c.refused[refusedFuture].Add(v[verdictFuture])
-	c.refused[refusedFull].Add(v[verdictFull])
-	c.parked.Add(v[verdictUnknown])
-	c.refused[refusedTrust].Add(v[verdictEnded])
-	c.refused[refusedRevoked].Add(v[verdictRevoked])
+func (c *counters) verdicts(v [replica.VerdictKinds]uint64) {
+	c.duplicates.Add(v[replica.VerdictDuplicate])
+	c.refused[refusedExpired].Add(v[replica.VerdictExpired])
+	c.refused[refusedFuture].Add(v[replica.VerdictFuture])
+	c.refused[refusedFull].Add(v[replica.VerdictFull])
+	c.parked.Add(v[replica.VerdictUnknown])
+	c.refused[refusedTrust].Add(v[replica.VerdictEnded])
+	c.refused[refusedRevoked].Add(v[replica.VerdictRevoked])
 }
 
 // Stats returns the counters.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/replica"
 )
 
 const (
@@ -20,8 +21,8 @@ const (
 
 // streamer sends messages that do not fit a packet, each over its own stream.
 type streamer struct {
-	send   func(outMessage) bool
-	failed func(outMessage)
+	send   func(replica.Outgoing) bool
+	failed func(replica.Outgoing)
 	wake   chan struct{} // capacity 1: there may be a job to begin
 
 	mu   sync.Mutex
@@ -32,28 +33,28 @@ type streamer struct {
 // streamJobs holds the messages waiting for one receiver, and how many are being sent to it.
 type streamJobs struct {
 	id      frame.ID
-	waiting []outMessage
+	waiting []replica.Outgoing
 	sending int
 }
 
 func newStreamer(m *Mesh) *streamer {
 	return &streamer{
-		send: m.sendStream, failed: func(job outMessage) { m.tell(evSendFail{job.to, job.session}) },
+		send: m.sendStream, failed: func(job replica.Outgoing) { m.tell(replica.SendFailedEvent{Peer: job.To, Session: job.Session}) },
 		wake: make(chan struct{}, 1),
 	}
 }
 
 // put queues a message and reports whether there was room.
-func (s *streamer) put(job outMessage) bool {
+func (s *streamer) put(job replica.Outgoing) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i := s.indexLocked(job.to)
+	i := s.indexLocked(job.To)
 	if s.jobs >= maxStreamJobs || i >= 0 && len(s.to[i].waiting)+s.to[i].sending >= streamJobsOf {
 		return false
 	}
 	if i < 0 {
 		i = len(s.to)
-		s.to = append(s.to, &streamJobs{id: job.to})
+		s.to = append(s.to, &streamJobs{id: job.To})
 	}
 	q := s.to[i]
 	s.jobs++
@@ -67,7 +68,7 @@ func (s *streamer) indexLocked(to frame.ID) int {
 }
 
 // next returns a job whose receiver has a free stream.
-func (s *streamer) next() (job outMessage, ok bool) {
+func (s *streamer) next() (job replica.Outgoing, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i, q := range s.to {
@@ -78,15 +79,15 @@ func (s *streamer) next() (job outMessage, ok bool) {
 			return job, true
 		}
 	}
-	return outMessage{}, false
+	return replica.Outgoing{}, false
 }
 
 // done ends a job.
-func (s *streamer) done(job outMessage) {
+func (s *streamer) done(job replica.Outgoing) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.jobs--
-	i := s.indexLocked(job.to)
+	i := s.indexLocked(job.To)
 	q := s.to[i]
 	if q.sending--; q.sending == 0 && len(q.waiting) == 0 {
 		s.to = slices.Delete(s.to, i, i+1)
@@ -117,36 +118,36 @@ func (s *streamer) run(ctx context.Context) {
 
 // sendSync sends a message for the core: in a packet if it is small, otherwise over a stream, because a path may lose
 // every large packet. If streams fail, messages that fit go in packets. Only the core's goroutine calls it.
-func (m *Mesh) sendSync(out outMessage) {
-	n := m.peers.node(out.to)
+func (m *Mesh) sendSync(out replica.Outgoing) {
+	n := m.peers.node(out.To)
 	if n == nil {
 		return // it left meanwhile
 	}
-	size := 1 + len(out.msg)
-	if size <= freshSize || size <= maxPacket && m.paths.tcpFailed(m.now(), out.to) {
-		if err := m.pusher.send(n, append([]byte{out.kind}, out.msg...)); err != nil {
+	size := 1 + len(out.Msg)
+	if size <= replica.FreshSize || size <= maxPacket && m.paths.tcpFailed(m.now(), out.To) {
+		if err := m.pusher.send(n, append([]byte{out.Kind}, out.Msg...)); err != nil {
 			m.count.sendErrors.Add(1)
 		}
 		return
 	}
 	if !m.streams.put(out) {
 		m.count.dropped.Add(1)
-		m.tell(evSendFail{out.to, out.session})
+		m.tell(replica.SendFailedEvent{Peer: out.To, Session: out.Session})
 	}
 }
 
-func (m *Mesh) sendStream(out outMessage) bool {
-	n := m.peers.node(out.to)
+func (m *Mesh) sendStream(out replica.Outgoing) bool {
+	n := m.peers.node(out.To)
 	ml := m.ml.Load()
 	if n == nil || ml == nil {
 		return false
 	}
-	msg := append([]byte{out.kind}, out.msg...)
+	msg := append([]byte{out.Kind}, out.Msg...)
 	err := ml.SendReliable(n, msg)
-	if m.paths.streamed(m.now(), out.to, err == nil); err != nil {
-		m.peers.unheard(out.to)
+	if m.paths.streamed(m.now(), out.To, err == nil); err != nil {
+		m.peers.unheard(out.To)
 	}
-	if err != nil && len(msg) <= maxPacket && out.kind != kindPath {
+	if err != nil && len(msg) <= maxPacket && out.Kind != kindPath {
 		err = ml.SendBestEffort(n, msg)
 	}
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/replica"
 )
 
 // A peer that does not read what is streamed to it keeps nobody else waiting, and memory is bounded.
@@ -19,15 +20,15 @@ func TestStreamerIsFair(t *testing.T) {
 		var mu sync.Mutex
 		sent := make(map[frame.ID]int)
 		s := newStreamer(&Mesh{})
-		s.send = func(job outMessage) bool {
-			if job.to[0] == 1 {
+		s.send = func(job replica.Outgoing) bool {
+			if job.To[0] == 1 {
 				<-stalled
 			} else {
 				<-reading
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			sent[job.to]++
+			sent[job.To]++
 			return true
 		}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -35,7 +36,7 @@ func TestStreamerIsFair(t *testing.T) {
 		run.Go(func() { s.run(ctx) })
 		for i := range byte(9) { // a captured node and eight made-up ones
 			for n := range 100 {
-				if ok := s.put(outMessage{to: frame.ID{1, i}}); ok != (n < streamJobsOf) {
+				if ok := s.put(replica.Outgoing{To: frame.ID{1, i}}); ok != (n < streamJobsOf) {
 					t.Fatalf("message %d to a receiver that does not read: taken %v", n, ok)
 				}
 			}
@@ -43,12 +44,12 @@ func TestStreamerIsFair(t *testing.T) {
 		synctest.Wait()
 		for i := range byte(7) {
 			for range streamJobsOf {
-				if !s.put(outMessage{to: frame.ID{2, i}}) {
+				if !s.put(replica.Outgoing{To: frame.ID{2, i}}) {
 					t.Fatal("no room for a receiver that reads")
 				}
 			}
 		}
-		if s.put(outMessage{to: frame.ID{3}}) {
+		if s.put(replica.Outgoing{To: frame.ID{3}}) {
 			t.Error("more than so many messages wait")
 		}
 		close(reading)

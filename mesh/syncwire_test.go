@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -52,12 +53,12 @@ func wireStream(b []byte, origin frame.ID, epoch, live uint64) []byte {
 }
 
 func (m wireSync) encode() []byte {
-	outer := byte(kindSync)
+	outer := byte(replica.KindSync)
 	if m.kind == wireChunk {
-		outer = kindChunk
+		outer = replica.KindChunk
 	}
 	b := wire.AppendArray([]byte{outer}, 6)
-	for _, v := range []uint64{SyncVersion, m.kind} {
+	for _, v := range []uint64{replica.SyncVersion, m.kind} {
 		b = wire.AppendUint(b, v)
 	}
 	b = wire.AppendBin(b, m.from[:])
@@ -110,7 +111,7 @@ func TestWireSync(t *testing.T) {
 	streams := wireStream(wire.AppendArray(nil, 1), frame.ID{2}, 3, 4)
 	for kind := uint64(wireCheck); kind <= wireDiffer; kind++ {
 		m := wireSync{kind: kind, from: frame.ID{1}, session: 5, streams: streams, num: 6, frames: [][]byte{{1}}, key: frame.Ref{Origin: frame.ID{2}, Epoch: 3}}
-		if _, err := decodeSync(m.encode()[1:]); err != nil {
+		if _, err := replica.DecodeMessage(m.encode()[1:]); err != nil {
 			t.Errorf("kind %d: %v", kind, err)
 		}
 	}
@@ -119,22 +120,22 @@ func TestWireSync(t *testing.T) {
 // visit has a peer begin a session with a node that does not run, and returns the node's name for it.
 func visit(t *testing.T, m *Mesh, id frame.ID) (session uint64) {
 	t.Helper()
-	say := func(msg wireSync) []outMessage {
-		read, err := decodeSync(msg.encode()[1:])
+	say := func(msg wireSync) []replica.Outgoing {
+		read, err := replica.DecodeMessage(msg.encode()[1:])
 		if err != nil {
 			t.Fatal(err)
 		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		return m.stepLocked(m.now(), evMessage{msg: read}).send
+		return m.stepLocked(m.now(), replica.MessageEvent{Msg: read}).Send
 	}
 	const mine = 77
-	m.apply(evUp{id})
+	m.apply(replica.UpEvent{Peer: id})
 	said := say(wireSync{kind: wireCheck, from: id, session: mine, root: [32]byte{1}})
 	if len(said) != 1 {
 		t.Fatalf("%d answers to a check, want 1", len(said))
 	}
-	answer := readWireHead(said[0].msg)
+	answer := readWireHead(said[0].Msg)
 	if answer.kind != wireDiffer || answer.session != mine {
 		t.Fatalf("the answer to a check is %+v", answer)
 	}
@@ -147,14 +148,14 @@ func visit(t *testing.T, m *Mesh, id frame.ID) (session uint64) {
 
 // answersChecks reports whether a node that does not run answers a peer that asks for a session.
 func answersChecks(t *testing.T, m *Mesh, id frame.ID, at time.Time) bool {
-	read, err := decodeSync(wireSync{kind: wireCheck, from: id, session: 78, root: [32]byte{1}}.encode()[1:])
+	read, err := replica.DecodeMessage(wireSync{kind: wireCheck, from: id, session: 78, root: [32]byte{1}}.encode()[1:])
 	if err != nil {
 		t.Fatal(err)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, out := range m.stepLocked(at, evMessage{msg: read}).send {
-		if out.session == 0 { // the answer to a check belongs to no session yet
+	for _, out := range m.stepLocked(at, replica.MessageEvent{Msg: read}).Send {
+		if out.Session == 0 { // the answer to a check belongs to no session yet
 			return true
 		}
 	}

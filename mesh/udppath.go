@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -33,7 +34,7 @@ const (
 	pathStale, pathPatience = 5 * time.Second, 30 * time.Second
 	// A frame that comes by sync and is younger than pushMissed is a sign that its origin's push was lost.
 	pushMissed = 10 * time.Second
-	// Over streams, one peer gets at most pathPushes pushed frames up to freshSize at once, and as many larger ones,
+	// Over streams, one peer gets at most pathPushes pushed frames up to replica.FreshSize at once, and as many larger ones,
 	// then one per pathPushEvery. Sync brings the rest.
 	pathPushes, pathPushEvery = 8, 100 * time.Millisecond
 	// tcpRest is how long packets are used again after a stream to the peer failed.
@@ -301,7 +302,7 @@ func (t *udpPaths) route(now time.Time, id frame.ID, size int, push bool) (packe
 		return true, false
 	}
 	to, _ := p.judge(now)
-	fresh := size <= freshSize
+	fresh := size <= replica.FreshSize
 	switch {
 	case to == udpOpen, to == udpSmall && fresh, to == udpUnknown && push && !fresh:
 		return true, false
@@ -452,7 +453,7 @@ func (m *Mesh) reportPath(d dueReport) {
 		_ = ml.SendBestEffort(node, probe) // a lost probe is simply not received
 	}
 	d.report.ack = [ackLen]byte(delegate{m}.AckPayload())
-	if !m.streams.put(outMessage{to: d.id, kind: kindPath, msg: m.pathMessageTo(d.id, d.report.encode())}) {
+	if !m.streams.put(replica.Outgoing{To: d.id, Kind: kindPath, Msg: m.pathMessageTo(d.id, d.report.encode())}) {
 		m.count.dropped.Add(1)
 	}
 }
@@ -484,7 +485,7 @@ func (m *Mesh) pathMessage(b []byte) {
 	m.paths.reported(now, from, report, n.Issued)
 	delegate{m}.answers(from, func(p *peer) { p.seen = now })
 	a, _ := readAck(report.ack[:])
-	m.apply(evRoot{from, a.root, a.clock, m.signedBy(n.Key, a)})
+	m.apply(replica.RootEvent{Peer: from, Root: a.root, Clock: a.clock, Signed: m.signedBy(n.Key, a)})
 	m.viewSeen(now, node, a.view)
 }
 
@@ -522,7 +523,7 @@ func (m *Mesh) overStream(to *memberlist.Node, msg []byte) bool {
 		return false
 	}
 	packet, stream := m.paths.route(m.now(), id, len(msg), msg[0] == kindPush || msg[0] == kindTree)
-	if stream && !m.streams.put(outMessage{to: id, kind: msg[0], msg: slices.Clone(msg[1:])}) || !stream && !packet {
+	if stream && !m.streams.put(replica.Outgoing{To: id, Kind: msg[0], Msg: slices.Clone(msg[1:])}) || !stream && !packet {
 		m.count.dropped.Add(1)
 	}
 	return !packet

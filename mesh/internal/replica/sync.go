@@ -1,4 +1,4 @@
-package mesh
+package replica
 
 import (
 	"bytes"
@@ -39,8 +39,8 @@ const (
 	// rewindEvery is the least time, by the monotonic clock, between two reports of a clock that was set back: each costs
 	// a pass over everything held.
 	rewindEvery = time.Minute
-	// maxMembers bounds the peers that digests are compared with.
-	maxMembers = 1 << 14
+	// MaxMembers bounds the peers that digests are compared with.
+	MaxMembers = 1 << 14
 	// maxTransfers bounds the concurrent transfers to peers.
 	maxTransfers = 4
 	// strangerTransfers bounds those to peers without a certificate, if other nodes have one.
@@ -52,8 +52,8 @@ const (
 	// distrustTime is how long nothing is compared with a peer that streamed a frame with a bad signature.
 	distrustTime = time.Minute
 	// overdue is the time without a comparison after which one peer is asked for its digest: pings, which carry digests
-	// every probeInterval, can be lost.
-	overdue = probeInterval + 400*time.Millisecond
+	// every ProbeInterval, can be lost.
+	overdue = ProbeInterval + 400*time.Millisecond
 	// backoffMin..backoffMax is the pause after a session that moved nothing although the roots differ.
 	backoffMin, backoffMax = 2 * time.Second, time.Minute
 )
@@ -114,7 +114,7 @@ type session struct {
 	// compared is set once the peer's vector, of which each side sends one, has been handled. About that vector: moved,
 	// something was sent for it; differs, a stream differs; worked, the stream of the last span that the peer lacks.
 	compared, moved, differs bool
-	worked                   streamKey
+	worked                   StreamKey
 	told                     []streamDetail // ranges whose hashes were sent
 	full, skipped            bool           // some details are left for the next session; an earlier session sent some
 	heard                    int            // detail messages received
@@ -129,7 +129,7 @@ type syncPeer struct {
 	past     session         // the one before own; its chunks may still arrive: a slow link takes longer than sessionQuiet
 	guestOf  session         // the one that the peer began last
 	hosting  limit.Allowance // for sessions that the peer begins
-	vectorAt streamKey       // our next vector begins after this key
+	vectorAt StreamKey       // our next vector begins after this key
 	detailAt streamPlace     // our next details begin here
 	distrust time.Time       // nothing is compared until then
 	tries    int
@@ -166,10 +166,10 @@ func (s *syncer) wakeAt(at time.Time) {
 func (s *syncer) next() (time.Time, bool) { return s.wake, !s.wake.IsZero() }
 
 // peerUp schedules a comparison with a peer that is new or was unreachable for a while.
-func (c *core) peerUp(now time.Time, peer frame.ID) {
+func (c *Core) peerUp(now time.Time, peer frame.ID) {
 	p := c.peers[peer]
 	switch {
-	case p == nil && len(c.peers) >= maxMembers, p != nil && p.phase != phaseIdle:
+	case p == nil && len(c.peers) >= MaxMembers, p != nil && p.phase != phaseIdle:
 		return
 	case p == nil:
 		p = newSyncPeer()
@@ -179,7 +179,7 @@ func (c *core) peerUp(now time.Time, peer frame.ID) {
 	c.set(p, phaseDue, now.Add(c.jitter(upSpread*time.Duration(len(c.peers)))))
 }
 
-func (c *core) peerDown(peer frame.ID) {
+func (c *Core) peerDown(peer frame.ID) {
 	delete(c.peers, peer)
 	delete(c.transfers, peer)
 }
@@ -190,7 +190,7 @@ func (s *syncer) taken(now time.Time, peer frame.ID) bool {
 }
 
 // reserve records which peer is about to stream to us.
-func (c *core) reserve(now time.Time, peer frame.ID) {
+func (c *Core) reserve(now time.Time, peer frame.ID) {
 	if !c.gave && !c.gaveFrom.IsZero() && now.Before(c.gaveFrom.Add(reservePause)) {
 		return
 	}
@@ -199,7 +199,7 @@ func (c *core) reserve(now time.Time, peer frame.ID) {
 }
 
 // keep makes a peer our giver for reserveTime, but not beyond its turn. A stranger never becomes one.
-func (c *core) keep(now time.Time, peer frame.ID) {
+func (c *Core) keep(now time.Time, peer frame.ID) {
 	if c.isStranger(now, peer) {
 		return
 	}
@@ -220,12 +220,12 @@ func (c *core) keep(now time.Time, peer frame.ID) {
 
 // isStranger reports whether a peer has no certificate that counts although others have. To a newcomer, which knows no
 // certificate but its own, nobody is a stranger.
-func (c *core) isStranger(now time.Time, peer frame.ID) bool {
-	return c.stands(now, peer) != verdictNew && len(c.nodes) > 1
+func (c *Core) isStranger(now time.Time, peer frame.ID) bool {
+	return c.stands(now, peer) != VerdictNew && len(c.nodes) > 1
 }
 
 // mayStream reports whether there is room for a transfer to a peer.
-func (c *core) mayStream(now time.Time, peer frame.ID) bool {
+func (c *Core) mayStream(now time.Time, peer frame.ID) bool {
 	if len(c.transfers) >= maxTransfers {
 		return false
 	}
@@ -242,7 +242,7 @@ func (c *core) mayStream(now time.Time, peer frame.ID) bool {
 }
 
 // streamed records that a peer's frames were new. A chunk takes long to verify, so this is called many times for each.
-func (c *core) streamed(now time.Time, from frame.ID) {
+func (c *Core) streamed(now time.Time, from frame.ID) {
 	c.gave = true
 	c.keep(now, from)
 	p := c.peers[from]
@@ -256,7 +256,7 @@ func (c *core) streamed(now time.Time, from frame.ID) {
 }
 
 // moved records that a session with a peer moved something, so a session that it begins is worth waiting for.
-func (c *core) moved(now time.Time, p *syncPeer) {
+func (c *Core) moved(now time.Time, p *syncPeer) {
 	p.guestEnd, p.guestNot = now.Add(transferTimeout), time.Time{}
 }
 
@@ -270,20 +270,20 @@ func (p *syncPeer) welcome(now time.Time) {
 
 // rootSeen compares the digest in a ping's answer with ours. A digest that the peer did not sign, or signed long ago,
 // settles nothing: it only leads to a session, which the peer alone can answer.
-func (c *core) rootSeen(now time.Time, e evRoot, out *actions) {
-	p := c.peers[e.peer]
+func (c *Core) rootSeen(now time.Time, e RootEvent, out *Actions) {
+	p := c.peers[e.Peer]
 	c.heard = now
 	if p == nil {
-		c.peerUp(now, e.peer) // the event for its arrival was lost
+		c.peerUp(now, e.Peer) // the event for its arrival was lost
 		return
 	}
-	if root, ok := c.roots.find(now, e.root); ok && p.clock.fresh(now, e.clock) && e.signed(root) {
-		p.clock.last = e.clock
+	if root, ok := c.roots.find(now, e.Root); ok && p.clock.fresh(now, e.Clock) && e.Signed(root) {
+		p.clock.last = e.Clock
 		if root == c.root.sum() {
-			c.settled(now, e.peer, p, out)
+			c.settled(now, e.Peer, p, out)
 			return
 		}
-		out.compared = append(out.compared, comparison{e.peer, now, true})
+		out.Compared = append(out.Compared, Comparison{e.Peer, now, true})
 	}
 	if p.phase == phaseIdle {
 		p.tries = 0
@@ -292,17 +292,17 @@ func (c *core) rootSeen(now time.Time, e evRoot, out *actions) {
 }
 
 // settled records that a peer holds what we hold.
-func (c *core) settled(now time.Time, peer frame.ID, p *syncPeer, out *actions) {
+func (c *Core) settled(now time.Time, peer frame.ID, p *syncPeer, out *Actions) {
 	p.phase, p.backoff, p.progress = phaseIdle, 0, false
-	out.compared = append(out.compared, comparison{peer, now, true})
-	c.caughtUp = c.caughtUp || c.stands(now, peer) == verdictNew
+	out.Compared = append(out.Compared, Comparison{peer, now, true})
+	c.caughtUp = c.caughtUp || c.stands(now, peer) == VerdictNew
 	if c.behind && (c.rewound.IsZero() || now.Sub(c.rewound) >= rewindEvery) {
-		out.rewound, c.behind, c.rewound = true, false, now
+		out.Rewound, c.behind, c.rewound = true, false, now
 	}
 }
 
 // tick does what is due.
-func (c *core) tick(now time.Time, out *actions) {
+func (c *Core) tick(now time.Time, out *Actions) {
 	if c.wake.IsZero() || c.wake.After(now) {
 		return
 	}
@@ -335,7 +335,7 @@ func (c *core) tick(now time.Time, out *actions) {
 			p.asked = now
 			p.tries++
 			c.checks++
-			c.emit(id, &session{id: p.own.id, theirs: p.own.id}, &syncMessage{Kind: syncCheck, Root: c.root.sum(), Clock: clockOf(now)}, out)
+			c.emit(id, &session{id: p.own.id, theirs: p.own.id}, &Message{kind: syncCheck, root: c.root.sum(), clock: ClockOf(now)}, out)
 		}
 	}
 	c.wake = time.Time{}
@@ -353,7 +353,7 @@ func (c *core) tick(now time.Time, out *actions) {
 }
 
 // askAnyone makes a random idle peer due for a check if no digest was compared for overdue.
-func (c *core) askAnyone(now time.Time) {
+func (c *Core) askAnyone(now time.Time) {
 	if c.heard.IsZero() || c.heard.After(now) { // the first peer, or a clock that was set back
 		c.heard = now
 	}
@@ -376,7 +376,7 @@ func (c *core) askAnyone(now time.Time) {
 }
 
 // due returns the peers whose phase is over, longest overdue first.
-func (c *core) due(now time.Time) (due []frame.ID) {
+func (c *Core) due(now time.Time) (due []frame.ID) {
 	for id, p := range c.peers {
 		if p.phase != phaseIdle && !p.at.After(now) {
 			due = append(due, id)
@@ -392,7 +392,7 @@ func (c *core) due(now time.Time) (due []frame.ID) {
 }
 
 // sessionOver decides when to compare again after a session: at once if it moved something, else after growing pauses.
-func (c *core) sessionOver(now time.Time, id frame.ID, p *syncPeer) {
+func (c *Core) sessionOver(now time.Time, id frame.ID, p *syncPeer) {
 	if t := c.transfers[id]; t != nil && t.session.id == p.own.id {
 		p.at = now.Add(sessionQuiet)
 		return
@@ -421,17 +421,17 @@ func (p *syncPeer) session(id uint64) *session {
 }
 
 // chunk counts a received chunk: each comes in a stream of its own, in any order.
-func (s *session) chunk(m *syncMessage) {
+func (s *session) chunk(m *Message) {
 	s.chunks++
-	if m.End {
-		s.end, s.ended = m.Num, true
+	if m.end {
+		s.end, s.ended = m.num, true
 	}
 	s.gave = s.ended && s.chunks >= s.end
 }
 
-// expects reports whether a peer may send this now. It is cheap, and runs before a large message is queued or a frame
+// Expects reports whether a peer may send this now. It is cheap, and runs before a large message is queued or a frame
 // verified.
-func (c *core) expects(now time.Time, m *syncMessage) bool {
+func (c *Core) Expects(now time.Time, m *Message) bool {
 	p := c.peers[m.From]
 	switch {
 	case p == nil:
@@ -439,34 +439,34 @@ func (c *core) expects(now time.Time, m *syncMessage) bool {
 	case p.session(m.Session) != nil:
 		return true
 	}
-	return m.Kind == syncVector && c.invited(now, m.From, m.Session, m.Token)
+	return m.kind == syncVector && c.invited(now, m.From, m.Session, m.token)
 }
 
 // message handles a peer's message. A sender that is not a known peer gets no answer.
-func (c *core) message(now time.Time, m *syncMessage, fresh int, out *actions) {
+func (c *Core) message(now time.Time, m *Message, fresh int, out *Actions) {
 	p := c.peers[m.From]
 	if p == nil {
 		return
 	}
-	if c.stands(now, m.From) == verdictRevoked {
-		out.revoked = append(out.revoked, m.From)
+	if c.stands(now, m.From) == VerdictRevoked {
+		out.Revoked = append(out.Revoked, m.From)
 	}
-	if m.Kind == syncCheck {
+	if m.kind == syncCheck {
 		c.answerCheck(now, m, p, out)
 		return
 	}
 	s := p.session(m.Session)
-	if s == nil && m.Kind == syncVector && m.Reply && c.invited(now, m.From, m.Session, m.Token) {
+	if s == nil && m.kind == syncVector && m.reply && c.invited(now, m.From, m.Session, m.token) {
 		s = c.host(now, m, p, out)
 	}
 	if s == nil {
-		out.unasked++
+		out.Unasked++
 		return
 	}
 	ours := s == &p.own
 	if ours && p.phase == phaseActive {
 		p.at = now.Add(sessionQuiet)
-		p.progress = p.progress || (m.Kind == syncAck && m.Fresh > 0)
+		p.progress = p.progress || (m.kind == syncAck && m.fresh > 0)
 	}
 	if !ours && p.guest.After(now) && p.guestEnd.After(now) {
 		p.guest = now.Add(sessionQuiet)
@@ -477,39 +477,39 @@ func (c *core) message(now time.Time, m *syncMessage, fresh int, out *actions) {
 	}
 }
 
-func (c *core) handle(now time.Time, m *syncMessage, p *syncPeer, s *session, fresh int, out *actions) {
+func (c *Core) handle(now time.Time, m *Message, p *syncPeer, s *session, fresh int, out *Actions) {
 	ours := s == &p.own
-	switch m.Kind {
+	switch m.kind {
 	case syncSame:
 		if ours && p.phase != phaseIdle {
-			p.clock.set(now, p.asked, m.Clock)
+			p.clock.set(now, p.asked, m.clock)
 			c.settled(now, m.From, p, out)
 		}
 	case syncDiffer:
 		if !ours || p.phase != phaseChecking {
 			return // late
 		}
-		p.clock.set(now, p.asked, m.Clock)
-		out.compared = append(out.compared, comparison{m.From, now, c.roots.had(now, m.Root)})
+		p.clock.set(now, p.asked, m.clock)
+		out.Compared = append(out.Compared, Comparison{m.From, now, c.roots.had(now, m.root)})
 		if c.taken(now, m.From) {
 			c.set(p, phaseDue, now.Add(c.jitter(checkTimeout)))
 			return
 		}
 		c.set(p, phaseActive, now.Add(sessionQuiet))
-		s.theirs = m.Token
+		s.theirs = m.token
 		c.reserve(now, m.From)
-		out.syncs++
+		out.Syncs++
 		c.emitVector(m.From, p, s, out)
 	case syncVector:
-		if s.compared || m.Reply == ours || s.theirs == 0 {
-			out.unasked++
+		if s.compared || m.reply == ours || s.theirs == 0 {
+			out.Unasked++
 			return
 		}
 		s.compared = !m.more
-		if m.Root == c.root.sum() {
+		if m.root == c.root.sum() {
 			s.compared = true
 			c.settled(now, m.From, p, out)
-			c.emit(m.From, s, &syncMessage{Kind: syncSame, Root: m.Root, Clock: clockOf(now)}, out)
+			c.emit(m.From, s, &Message{kind: syncSame, root: m.root, clock: ClockOf(now)}, out)
 			return
 		}
 		c.answerVector(now, m, p, s, out)
@@ -517,12 +517,12 @@ func (c *core) handle(now time.Time, m *syncMessage, p *syncPeer, s *session, fr
 		if s.chunk(m); s.gave && c.giver == m.From {
 			c.givesTill = now
 		}
-		c.emit(m.From, s, &syncMessage{Kind: syncAck, Num: m.Num, Fresh: uint64(fresh)}, out)
+		c.emit(m.From, s, &Message{kind: syncAck, num: m.num, fresh: uint64(fresh)}, out)
 	case syncAck:
 		c.acknowledged(now, m, out)
 	case syncDetail:
 		if s.heard == maxDetails || s.theirs == 0 {
-			out.unasked++
+			out.Unasked++
 			return
 		}
 		s.heard++
@@ -534,19 +534,19 @@ func (c *core) handle(now time.Time, m *syncMessage, p *syncPeer, s *session, fr
 
 // answerCheck compares roots. Anyone may have sent the check in the peer's name, so the answer is no larger than the
 // check, and nothing changes here.
-func (c *core) answerCheck(now time.Time, m *syncMessage, p *syncPeer, out *actions) {
+func (c *Core) answerCheck(now time.Time, m *Message, p *syncPeer, out *Actions) {
 	s := &session{theirs: m.Session}
 	switch {
-	case m.Root == c.root.sum():
-		c.emit(m.From, s, &syncMessage{Kind: syncSame, Root: m.Root, Clock: clockOf(now)}, out)
+	case m.root == c.root.sum():
+		c.emit(m.From, s, &Message{kind: syncSame, root: m.root, clock: ClockOf(now)}, out)
 	case c.mayHost(now, m.From, p):
 		token := c.cookie(m.From, m.Session, now.UnixNano()/int64(cookieLife))
-		c.emit(m.From, s, &syncMessage{Kind: syncDiffer, Token: token, Root: c.root.sum(), Clock: clockOf(now)}, out)
+		c.emit(m.From, s, &Message{kind: syncDiffer, token: token, root: c.root.sum(), clock: ClockOf(now)}, out)
 	}
 }
 
 // mayHost reports whether a peer may begin a session now.
-func (c *core) mayHost(now time.Time, peer frame.ID, p *syncPeer) bool {
+func (c *Core) mayHost(now time.Time, peer frame.ID, p *syncPeer) bool {
 	switch {
 	case p.phase == phaseActive:
 		return false // any remaining difference is compared again after our session
@@ -559,28 +559,28 @@ func (c *core) mayHost(now time.Time, peer frame.ID, p *syncPeer) bool {
 }
 
 // host begins a session that a peer asked for by sending its vector; it returns nil if that is not possible now.
-func (c *core) host(now time.Time, m *syncMessage, p *syncPeer, out *actions) *session {
+func (c *Core) host(now time.Time, m *Message, p *syncPeer, out *Actions) *session {
 	if !c.mayHost(now, m.From, p) || !p.hosting.Allow(now) {
 		return nil
 	}
 	if p.phase == phaseChecking {
 		c.set(p, phaseDue, now.Add(checkTimeout))
 	}
-	p.guestOf = session{id: m.Session, theirs: m.Token, open: true}
+	p.guestOf = session{id: m.Session, theirs: m.token, open: true}
 	s := &p.guestOf
-	if m.Root == c.root.sum() {
+	if m.root == c.root.sum() {
 		return s
 	}
 	c.reserve(now, m.From)
 	p.welcome(now)
-	out.syncs++
+	out.Syncs++
 	c.emitVector(m.From, p, s, out)
 	return s
 }
 
 // badChunk ends everything in progress with a peer that streamed a frame with a bad signature. It was that peer: nobody
 // else knows the session.
-func (c *core) badChunk(now time.Time, peer frame.ID, id uint64) {
+func (c *Core) badChunk(now time.Time, peer frame.ID, id uint64) {
 	p := c.peers[peer]
 	if p == nil || p.session(id) == nil {
 		return

@@ -1,4 +1,4 @@
-package mesh
+package replica
 
 import (
 	"iter"
@@ -19,9 +19,9 @@ const (
 	maxBarred, maxBarredOf = 256, 16
 	// maxStandings bounds the nodes whose certificates and revocations are known.
 	maxStandings = 1 << 16
-	// maxAuthorityFrames bounds the live frames made by PublishAsAuthority, of all nodes with the authority's key
+	// MaxAuthorityFrames bounds the live frames made by PublishAsAuthority, of all nodes with the authority's key
 	// together: 21 MB. Those with the lowest numbers stay.
-	maxAuthorityFrames = 1 << 14
+	MaxAuthorityFrames = 1 << 14
 )
 
 // trust knows which origins count: those that the mesh's authority has certified and not revoked, while the certificate
@@ -44,39 +44,39 @@ type standing struct {
 // allSeen is the window sent for a refused stream: it leaves the reader nothing to offer.
 var allSeen = window{{1, math.MaxUint64}}
 
-// stands returns whether an origin counts: verdictNew, verdictUnknown, verdictEnded or verdictRevoked. On itself, a
+// stands returns whether an origin counts: VerdictNew, VerdictUnknown, VerdictEnded or VerdictRevoked. On itself, a
 // node always counts.
-func (c *core) stands(now time.Time, origin frame.ID) verdict {
+func (c *Core) stands(now time.Time, origin frame.ID) Verdict {
 	if c.authority.IsZero() || origin == c.self || origin == c.authority {
-		return verdictNew
+		return VerdictNew
 	}
 	st := c.nodes[origin]
 	switch {
 	case st == nil:
-		return verdictUnknown
+		return VerdictUnknown
 	case st.revoked != nil:
-		return verdictRevoked
+		return VerdictRevoked
 	case st.cert.Serial != 0 && st.cert.NotAfter.After(now):
-		return verdictNew
+		return VerdictNew
 	case st.cert.Serial != 0 || st.ended:
-		return verdictEnded
+		return VerdictEnded
 	}
-	return verdictUnknown
+	return VerdictUnknown
 }
 
 // Authority returns the origin of the records that say which origins count; zero: every origin counts.
-func (c *core) Authority() frame.ID { return c.authority }
+func (c *Core) Authority() frame.ID { return c.authority }
 
 // Trusts reports whether an origin counts now.
-func (c *core) Trusts(now time.Time, origin frame.ID) bool {
-	return c.stands(now, origin) == verdictNew
+func (c *Core) Trusts(now time.Time, origin frame.ID) bool {
+	return c.stands(now, origin) == VerdictNew
 }
 
 // Nodes yields the nodes that the authority has said anything about, in no order.
-func (c *core) Nodes() iter.Seq[frame.ID] { return maps.Keys(c.nodes) }
+func (c *Core) Nodes() iter.Seq[frame.ID] { return maps.Keys(c.nodes) }
 
 // Certificate returns a node's latest certificate, unless it has ended by now.
-func (c *core) Certificate(now time.Time, node frame.ID) (cert pki.Certificate, ok bool) {
+func (c *Core) Certificate(now time.Time, node frame.ID) (cert pki.Certificate, ok bool) {
 	st := c.nodes[node]
 	if st == nil || st.cert.Serial == 0 || !st.cert.NotAfter.After(now) {
 		return pki.Certificate{}, false
@@ -85,26 +85,26 @@ func (c *core) Certificate(now time.Time, node frame.ID) (cert pki.Certificate, 
 }
 
 // Revocation returns a node's revocation, or nil.
-func (c *core) Revocation(node frame.ID) *pki.Revocation {
+func (c *Core) Revocation(node frame.ID) *pki.Revocation {
 	if st := c.nodes[node]; st != nil {
 		return st.revoked
 	}
 	return nil
 }
 
-// judge returns what would become of a frame. It is cheap and runs before the signature is checked.
-func (c *core) judge(now time.Time, f frame.Frame) verdict {
+// Judge returns what would become of a frame. It is cheap and runs before the signature is checked.
+func (c *Core) Judge(now time.Time, f frame.Frame) Verdict {
 	v := c.ledger.judge(now, f)
-	if v == verdictFull && f.Origin == c.authority && !c.authority.IsZero() {
-		v = verdictNew // an origin that filled the ledger must not keep its own revocation out
+	if v == VerdictFull && f.Origin == c.authority && !c.authority.IsZero() {
+		v = VerdictNew // an origin that filled the ledger must not keep its own revocation out
 	}
-	if v == verdictNew && f.Origin == c.authority && f.Epoch == pki.AuthorityEpoch {
+	if v == VerdictNew && f.Origin == c.authority && f.Epoch == pki.AuthorityEpoch {
 		if last, full := c.lastOfAuthority(); full && last < f.Seq {
-			return verdictFull
+			return VerdictFull
 		}
 	}
-	if v == verdictNew || v == verdictEquivocal {
-		if s := c.stands(now, f.Origin); s != verdictNew {
+	if v == VerdictNew || v == VerdictEquivocal {
+		if s := c.stands(now, f.Origin); s != VerdictNew {
 			return s
 		}
 	}
@@ -112,31 +112,31 @@ func (c *core) judge(now time.Time, f frame.Frame) verdict {
 }
 
 // untrusted handles a verified frame if its origin does not count, and reports whether it does not.
-func (c *core) untrusted(now time.Time, f frame.Frame, by via, out *actions) bool {
-	v := c.judge(now, f)
+func (c *Core) untrusted(now time.Time, f frame.Frame, by Via, out *Actions) bool {
+	v := c.Judge(now, f)
 	switch v {
-	case verdictUnknown:
-		if by != viaRestore {
+	case VerdictUnknown:
+		if by != ViaRestore {
 			c.park(f)
 		}
-	case verdictRevoked, verdictEnded:
+	case VerdictRevoked, VerdictEnded:
 		c.bar(f.Origin, f.Epoch)
 	default:
 		return false
 	}
-	out.verdicts[v]++
+	out.Verdicts[v]++
 	switch {
-	case by != viaRestore:
-	case v == verdictUnknown && len(c.early.stored) > 0: // its origin's certificate may be among the stored ones
+	case by != ViaRestore:
+	case v == VerdictUnknown && len(c.early.stored) > 0: // its origin's certificate may be among the stored ones
 		c.early.keep(f)
 	default:
-		out.expired = append(out.expired, f.Ref()) // its holders send it again once its origin counts
+		out.Expired = append(out.Expired, f.Ref()) // its holders send it again once its origin counts
 	}
 	return true
 }
 
 // park keeps a frame until the certificate of its origin comes.
-func (c *core) park(f frame.Frame) {
+func (c *Core) park(f frame.Frame) {
 	if slices.ContainsFunc(c.parked, func(p frame.Frame) bool { return p.Ref() == f.Ref() }) {
 		return
 	}
@@ -147,7 +147,7 @@ func (c *core) park(f frame.Frame) {
 }
 
 // unpark removes and returns the parked frames of an origin.
-func (c *core) unpark(origin frame.ID) (frames []frame.Frame) {
+func (c *Core) unpark(origin frame.ID) (frames []frame.Frame) {
 	c.parked = slices.DeleteFunc(c.parked, func(f frame.Frame) bool {
 		if f.Origin == origin {
 			frames = append(frames, f)
@@ -158,7 +158,7 @@ func (c *core) unpark(origin frame.ID) (frames []frame.Frame) {
 }
 
 // bar has peers told not to offer a stream, because it would be refused.
-func (c *core) bar(origin frame.ID, epoch uint64) {
+func (c *Core) bar(origin frame.ID, epoch uint64) {
 	epochs, known := c.barred[origin]
 	if (known || len(c.barred) < maxBarred) && len(epochs) < maxBarredOf && !slices.Contains(epochs, epoch) {
 		c.barred[origin] = append(epochs, epoch)
@@ -167,18 +167,18 @@ func (c *core) bar(origin frame.ID, epoch uint64) {
 
 // takeRecord takes in a record of the authority, or a frame that the authority signed for the daemon. A record that
 // this version does not understand is held and passed on.
-func (c *core) takeRecord(now time.Time, f frame.Frame, by via, out *actions) {
-	v := c.judge(now, f)
-	if v == verdictEquivocal && f.Epoch == pki.AuthorityEpoch {
+func (c *Core) takeRecord(now time.Time, f frame.Frame, by Via, out *Actions) {
+	v := c.Judge(now, f)
+	if v == VerdictEquivocal && f.Epoch == pki.AuthorityEpoch {
 		c.takeTwin(f, by, out)
 		return
 	}
-	if v != verdictNew {
-		out.verdicts[v]++
-		if v == verdictEquivocal {
-			out.equivocs = append(out.equivocs, f)
+	if v != VerdictNew {
+		out.Verdicts[v]++
+		if v == VerdictEquivocal {
+			out.Equivocal = append(out.Equivocal, f)
 		}
-		if by == viaRestore {
+		if by == ViaRestore {
 			c.restored(f, v, out)
 		}
 		return
@@ -191,8 +191,8 @@ func (c *core) takeRecord(now time.Time, f frame.Frame, by via, out *actions) {
 	switch {
 	case f.Epoch == pki.AuthorityEpoch:
 		if last, full := c.lastOfAuthority(); full {
-			c.remove(c.streams[streamKey{f.Origin, f.Epoch}], last)
-			out.expired = append(out.expired, frame.Ref{Origin: f.Origin, Epoch: f.Epoch, Seq: last})
+			c.remove(c.streams[StreamKey{f.Origin, f.Epoch}], last)
+			out.Expired = append(out.Expired, frame.Ref{Origin: f.Origin, Epoch: f.Epoch, Seq: last})
 		}
 	case isCertificate:
 		if st = c.standing(cert.ID()); st != nil && st.cert.Serial > cert.Serial {
@@ -208,30 +208,30 @@ func (c *core) takeRecord(now time.Time, f frame.Frame, by via, out *actions) {
 		}
 		c.newerGrants(grant.Version, out)
 		c.grants.records[grant.Serial] = grant
-		out.granted = true
+		out.Granted = true
 	}
 	c.insert(f)
-	out.verdicts[verdictNew]++
-	if by != viaRestore {
-		out.admitted = append(out.admitted, f)
+	out.Verdicts[VerdictNew]++
+	if by != ViaRestore {
+		out.Admitted = append(out.Admitted, f)
 		out.spread(f, by)
 	}
-	if f.Epoch == pki.AuthorityEpoch && by != viaRestore && by != viaOwn {
-		out.deliver = append(out.deliver, f)
+	if f.Epoch == pki.AuthorityEpoch && by != ViaRestore && by != ViaOwn {
+		out.Deliver = append(out.Deliver, f)
 	}
 	switch {
 	case st == nil:
 	case isCertificate:
 		if old := st.cert; old.Serial != 0 {
-			c.remove(c.streams[streamKey{c.authority, pki.EpochCertificate}], old.Serial)
-			out.expired = append(out.expired, old.Frame.Ref())
+			c.remove(c.streams[StreamKey{c.authority, pki.EpochCertificate}], old.Serial)
+			out.Expired = append(out.Expired, old.Frame.Ref())
 		}
 		st.cert, st.ended = cert, false
-		out.own = out.own || cert.ID() == c.self
+		out.Own = out.Own || cert.ID() == c.self
 		c.admitted(now, cert.ID(), out)
 	case st.revoked == nil:
 		st.revoked = &revocation
-		out.own = out.own || revocation.Node == c.self
+		out.Own = out.Own || revocation.Node == c.self
 		c.unpark(revocation.Node)
 		c.withdraw(revocation.Node, out)
 	}
@@ -239,25 +239,25 @@ func (c *core) takeRecord(now time.Time, f frame.Frame, by via, out *actions) {
 
 // takeTwin decides between two frames of one name that two holders of the authority's key signed: the one with the
 // lower hash stays, as for every origin.
-func (c *core) takeTwin(f frame.Frame, by via, out *actions) {
-	stays, _ := c.put(f, verdictEquivocal, out)
-	out.verdicts[verdictEquivocal]++
-	out.equivocs = append(out.equivocs, f)
-	if !stays || by == viaRestore {
+func (c *Core) takeTwin(f frame.Frame, by Via, out *Actions) {
+	stays, _ := c.put(f, VerdictEquivocal, out)
+	out.Verdicts[VerdictEquivocal]++
+	out.Equivocal = append(out.Equivocal, f)
+	if !stays || by == ViaRestore {
 		return
 	}
-	out.admitted = append(out.admitted, f)
-	if by != viaOwn {
-		out.deliver = append(out.deliver, f)
+	out.Admitted = append(out.Admitted, f)
+	if by != ViaOwn {
+		out.Deliver = append(out.Deliver, f)
 	}
 	out.spread(f, by)
 }
 
 // lastOfAuthority reports whether there is no room for one more frame of PublishAsAuthority and, if so, returns the
 // highest number among those held.
-func (c *core) lastOfAuthority() (seq uint64, full bool) {
-	s := c.streams[streamKey{c.authority, pki.AuthorityEpoch}]
-	if s == nil || s.frames.Len() < maxAuthorityFrames {
+func (c *Core) lastOfAuthority() (seq uint64, full bool) {
+	s := c.streams[StreamKey{c.authority, pki.AuthorityEpoch}]
+	if s == nil || s.frames.Len() < MaxAuthorityFrames {
 		return 0, false
 	}
 	last, _ := s.frames.Max()
@@ -266,18 +266,18 @@ func (c *core) lastOfAuthority() (seq uint64, full bool) {
 
 // superseded records that a certificate or grant came after the one that replaces it, so that it is not asked for
 // again.
-func (c *core) superseded(f frame.Frame, by via, out *actions) {
-	out.verdicts[verdictDuplicate]++
-	if s := c.streams[streamKey{f.Origin, f.Epoch}]; s != nil && s.frames.Len() > 0 {
+func (c *Core) superseded(f frame.Frame, by Via, out *Actions) {
+	out.Verdicts[VerdictDuplicate]++
+	if s := c.streams[StreamKey{f.Origin, f.Epoch}]; s != nil && s.frames.Len() > 0 {
 		c.see(s, c.origins[f.Origin], f.Seq)
 	}
-	if by == viaRestore {
-		out.expired = append(out.expired, f.Ref())
+	if by == ViaRestore {
+		out.Expired = append(out.Expired, f.Ref())
 	}
 }
 
 // standing returns what is known of a node, creating it if needed; nil if too many nodes are known.
-func (c *core) standing(id frame.ID) *standing {
+func (c *Core) standing(id frame.ID) *standing {
 	st := c.nodes[id]
 	if st == nil && len(c.nodes) < maxStandings {
 		st = &standing{}
@@ -287,23 +287,23 @@ func (c *core) standing(id frame.ID) *standing {
 }
 
 // admitted lets in the frames that wait for an origin's certificate.
-func (c *core) admitted(now time.Time, origin frame.ID, out *actions) {
-	if c.stands(now, origin) != verdictNew {
+func (c *Core) admitted(now time.Time, origin frame.ID, out *Actions) {
+	if c.stands(now, origin) != VerdictNew {
 		return
 	}
 	delete(c.barred, origin)
 	for _, f := range c.unpark(origin) {
-		c.take(now, f, viaPush, out)
+		c.take(now, f, ViaPush, out)
 	}
-	out.readmitted = append(out.readmitted, origin)
+	out.Readmitted = append(out.Readmitted, origin)
 }
 
 // ended withdraws origins whose certificate is among the expired frames, and forgets expired grants.
-func (c *core) ended(out *actions) {
+func (c *Core) ended(out *Actions) {
 	if c.authority.IsZero() {
 		return
 	}
-	for _, ref := range out.expired {
+	for _, ref := range out.Expired {
 		if ref.Origin == c.authority && ref.Epoch == pki.EpochGrant {
 			delete(c.grants.records, ref.Seq)
 		}
@@ -313,7 +313,7 @@ func (c *core) ended(out *actions) {
 		for id, st := range c.nodes {
 			if st.cert.Serial == ref.Seq {
 				st.cert, st.ended = pki.Certificate{}, true
-				out.own = out.own || id == c.self
+				out.Own = out.Own || id == c.self
 				c.withdraw(id, out)
 			}
 		}
@@ -321,34 +321,34 @@ func (c *core) ended(out *actions) {
 }
 
 // withdraw drops everything an origin said. What this node said itself stays: it goes on protecting itself.
-func (c *core) withdraw(origin frame.ID, out *actions) {
+func (c *Core) withdraw(origin frame.ID, out *Actions) {
 	if origin == c.self {
 		return
 	}
 	for _, s := range c.streamsOf(origin) {
 		c.letGo(s)
-		c.bar(origin, s.key.epoch)
+		c.bar(origin, s.key.Epoch)
 	}
-	out.expired = append(out.expired, c.leave()...)
+	out.Expired = append(out.Expired, c.leave()...)
 	ofOrigin := func(f frame.Frame) bool { return f.Origin == origin }
-	out.deliver = slices.DeleteFunc(out.deliver, ofOrigin)
-	out.relay = slices.DeleteFunc(out.relay, ofOrigin)
-	out.pass = slices.DeleteFunc(out.pass, ofOrigin)
-	out.readmitted = slices.DeleteFunc(out.readmitted, func(id frame.ID) bool { return id == origin })
-	out.withdrawn = append(out.withdrawn, origin)
+	out.Deliver = slices.DeleteFunc(out.Deliver, ofOrigin)
+	out.Relay = slices.DeleteFunc(out.Relay, ofOrigin)
+	out.Pass = slices.DeleteFunc(out.Pass, ofOrigin)
+	out.Readmitted = slices.DeleteFunc(out.Readmitted, func(id frame.ID) bool { return id == origin })
+	out.Withdrawn = append(out.Withdrawn, origin)
 }
 
 // barredIn returns, in order, the streams that peers are told not to offer: those after one key, up to and including
 // another.
-func (c *core) barredIn(after, last streamKey) (keys []streamKey) {
+func (c *Core) barredIn(after, last StreamKey) (keys []StreamKey) {
 	for origin, epochs := range c.barred {
 		for _, epoch := range epochs {
-			if key := (streamKey{origin, epoch}); key.compare(after) > 0 && key.compare(last) <= 0 && c.streams[key] == nil {
+			if key := (StreamKey{origin, epoch}); key.compare(after) > 0 && key.compare(last) <= 0 && c.streams[key] == nil {
 				keys = append(keys, key)
 			}
 		}
 	}
-	slices.SortFunc(keys, streamKey.compare)
+	slices.SortFunc(keys, StreamKey.compare)
 	return keys
 }
 

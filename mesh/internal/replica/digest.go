@@ -1,4 +1,4 @@
-package mesh
+package replica
 
 import (
 	"crypto/sha256"

@@ -1,4 +1,4 @@
-package mesh
+package replica
 
 import (
 	"fmt"
@@ -16,21 +16,21 @@ import (
 // visitor is a peer of one core that may say anything.
 type visitor struct {
 	tb   testing.TB
-	c    *core
+	c    *Core
 	id   frame.ID
 	now  time.Time
 	mine uint64 // the visitor's id of the session
 	ours uint64 // the core's id of it
 }
 
-func newVisitor(tb testing.TB, c *core) *visitor {
+func newVisitor(tb testing.TB, c *Core) *visitor {
 	v := &visitor{tb: tb, c: c, id: frame.ID{0xbb}, now: simStart, mine: 77}
-	c.step(v.now, evUp{v.id})
+	c.Step(v.now, UpEvent{v.id})
 	return v
 }
 
 // say gives the core a message and returns its actions and answers.
-func (v *visitor) say(m *syncMessage) (actions, []*syncMessage) {
+func (v *visitor) say(m *Message) (Actions, []*Message) {
 	v.tb.Helper()
 	if m.From.IsZero() {
 		m.From = v.id
@@ -38,18 +38,18 @@ func (v *visitor) say(m *syncMessage) (actions, []*syncMessage) {
 	if m.Session == 0 {
 		m.Session = v.ours
 	}
-	m, err := decodeSync(m.encode())
+	m, err := DecodeMessage(m.encode())
 	if err != nil {
 		v.tb.Fatal(err)
 	}
-	var all actions
-	var said []*syncMessage
-	for part := range m.split {
-		out := v.c.step(v.now, evMessage{part, 0})
-		all.unasked += out.unasked
-		all.streamed += out.streamed
-		for _, o := range out.send {
-			answer, err := decodeSync(o.msg)
+	var all Actions
+	var said []*Message
+	for part := range m.Split {
+		out := v.c.Step(v.now, MessageEvent{part, 0})
+		all.Unasked += out.Unasked
+		all.Streamed += out.Streamed
+		for _, o := range out.Send {
+			answer, err := DecodeMessage(o.Msg)
 			if err != nil {
 				v.tb.Fatal(err)
 			}
@@ -60,31 +60,31 @@ func (v *visitor) say(m *syncMessage) (actions, []*syncMessage) {
 }
 
 // visit begins a session with a vector and returns the answers.
-func (v *visitor) visit(vector syncMessage) []*syncMessage {
+func (v *visitor) visit(vector Message) []*Message {
 	v.tb.Helper()
-	_, said := v.say(&syncMessage{Kind: syncCheck, Session: v.mine, Root: [32]byte{1}})
-	if len(said) != 1 || said[0].Kind != syncDiffer || said[0].Session != v.mine {
+	_, said := v.say(&Message{kind: syncCheck, Session: v.mine, root: [32]byte{1}})
+	if len(said) != 1 || said[0].kind != syncDiffer || said[0].Session != v.mine {
 		v.tb.Fatalf("the answer to a check is %+v", said)
 	}
-	v.ours = said[0].Token
-	vector.Kind, vector.Reply, vector.Token, vector.Last, vector.Root = syncVector, true, v.mine, lastKey, [32]byte{1}
+	v.ours = said[0].token
+	vector.kind, vector.reply, vector.token, vector.last, vector.root = syncVector, true, v.mine, lastKey, [32]byte{1}
 	_, said = v.say(&vector)
 	return said
 }
 
-func kinds(said []*syncMessage) (k []syncKind) {
+func kinds(said []*Message) (k []syncKind) {
 	for _, m := range said {
-		k = append(k, m.Kind)
+		k = append(k, m.kind)
 	}
 	return k
 }
 
 // fill gives a core frames of one stream, without signing them.
-func fill(c *core, key streamKey, seqs ...uint64) {
+func fill(c *Core, key StreamKey, seqs ...uint64) {
 	for _, seq := range seqs {
 		raw := slices.Clone(hourRaw)
 		raw[len(raw)-1], raw[len(raw)-2], raw[len(raw)-3] = byte(seq), byte(seq>>8), byte(seq>>16)
-		c.insert(frame.Frame{Origin: key.origin, Epoch: key.epoch, Seq: seq, Expires: simStart.Add(time.Hour), Raw: raw})
+		c.insert(frame.Frame{Origin: key.Origin, Epoch: key.Epoch, Seq: seq, Expires: simStart.Add(time.Hour), Raw: raw})
 	}
 }
 
@@ -109,13 +109,13 @@ func upTo(n uint64) (seqs []uint64) {
 func TestCheckInAnothersName(t *testing.T) {
 	c := coreFor(1)
 	for i := range byte(200) {
-		fill(c, streamKey{frame.ID{1, i}, 1}, 1, 3, 5)
+		fill(c, StreamKey{frame.ID{1, i}, 1}, 1, 3, 5)
 	}
 	v := newVisitor(t, c)
 	p := c.peers[v.id]
 	before := *p
 	for i := range uint64(1000) {
-		check := &syncMessage{Kind: syncCheck, Session: i + 1, Root: [32]byte{byte(i)}}
+		check := &Message{kind: syncCheck, Session: i + 1, root: [32]byte{byte(i)}}
 		_, said := v.say(check)
 		size := 0
 		for _, m := range said {
@@ -128,77 +128,77 @@ func TestCheckInAnothersName(t *testing.T) {
 	if p.phase != before.phase || p.guestOf.open || p.guest != before.guest || c.givesTill != (time.Time{}) {
 		t.Errorf("checks left %+v behind", *p)
 	}
-	if _, said := v.say(&syncMessage{Kind: syncCheck, Session: 5, Root: c.root.sum()}); len(said) != 1 || said[0].Kind != syncSame || p.phase != before.phase {
+	if _, said := v.say(&Message{kind: syncCheck, Session: 5, root: c.root.sum()}); len(said) != 1 || said[0].kind != syncSame || p.phase != before.phase {
 		t.Errorf("the same root: %v, phase %d", kinds(said), p.phase)
 	}
 	// No session begins without the answer to the check, whatever is claimed.
 	for i := range uint64(100) {
-		vector := &syncMessage{Kind: syncVector, Reply: true, Session: i, Token: i, Last: lastKey}
-		if out, said := v.say(vector); len(said) != 0 || out.unasked != 1 {
+		vector := &Message{kind: syncVector, reply: true, Session: i, token: i, last: lastKey}
+		if out, said := v.say(vector); len(said) != 0 || out.Unasked != 1 {
 			t.Fatalf("a vector without a session is answered with %v", kinds(said))
 		}
 	}
 	// Nor with another peer's answer, nor with an old one.
-	_, said := v.say(&syncMessage{Kind: syncCheck, Session: 9, Root: [32]byte{1}})
-	token := said[0].Token
+	_, said := v.say(&Message{kind: syncCheck, Session: 9, root: [32]byte{1}})
+	token := said[0].token
 	other := frame.ID{0xcc}
-	c.step(v.now, evUp{other})
-	if _, said := v.say(&syncMessage{Kind: syncVector, From: other, Reply: true, Session: token, Token: 9, Last: lastKey}); len(said) != 0 {
+	c.Step(v.now, UpEvent{other})
+	if _, said := v.say(&Message{kind: syncVector, From: other, reply: true, Session: token, token: 9, last: lastKey}); len(said) != 0 {
 		t.Errorf("another peer's session: %v", kinds(said))
 	}
 	v.now = v.now.Add(2*cookieLife + time.Second)
-	if _, said := v.say(&syncMessage{Kind: syncVector, Reply: true, Session: token, Token: 9, Last: lastKey}); slices.Contains(kinds(said), syncVector) {
+	if _, said := v.say(&Message{kind: syncVector, reply: true, Session: token, token: 9, last: lastKey}); slices.Contains(kinds(said), syncVector) {
 		t.Errorf("an answer of long ago: %v", kinds(said))
 	}
 }
 
 // A message that belongs to no session costs nothing and is counted.
 func TestUnasked(t *testing.T) {
-	key := streamKey{frame.ID{5}, 3}
+	key := StreamKey{frame.ID{5}, 3}
 	c := coreFor(2)
 	fill(c, key, upTo(2000)...)
 	v := newVisitor(t, c)
 	all := window{{1, math.MaxUint64 - 1}}
-	messages := func() []*syncMessage {
-		return []*syncMessage{
-			{Kind: syncVector, Last: lastKey}, {Kind: syncVector, Reply: true, Last: lastKey},
-			{Kind: syncChunk, Num: 1}, {Kind: syncAck, Num: 1, Fresh: 9}, {Kind: syncSame}, {Kind: syncDiffer, Token: 3},
-			{Kind: syncDetail, Detail: streamDetail{Key: key, First: 1, Last: math.MaxUint64}},
-			{Kind: syncWant, Want: []streamWant{{key, all}}},
+	messages := func() []*Message {
+		return []*Message{
+			{kind: syncVector, last: lastKey}, {kind: syncVector, reply: true, last: lastKey},
+			{kind: syncChunk, num: 1}, {kind: syncAck, num: 1, fresh: 9}, {kind: syncSame}, {kind: syncDiffer, token: 3},
+			{kind: syncDetail, detail: streamDetail{Key: key, First: 1, Last: math.MaxUint64}},
+			{kind: syncWant, want: []streamWant{{key, all}}},
 		}
 	}
 	for _, m := range messages() {
 		m.Session = 4711
-		if out, said := v.say(m); out.unasked != 1 || len(said) != 0 || len(c.transfers) != 0 {
-			t.Errorf("kind %d: %d unasked, answered %v, %d transfers", m.Kind, out.unasked, kinds(said), len(c.transfers))
+		if out, said := v.say(m); out.Unasked != 1 || len(said) != 0 || len(c.transfers) != 0 {
+			t.Errorf("kind %d: %d unasked, answered %v, %d transfers", m.kind, out.Unasked, kinds(said), len(c.transfers))
 		}
 	}
 	// Within the peer's session: it has claimed to hold everything, so hashes are sent, and each may be asked for once.
-	said := v.visit(syncMessage{Streams: []streamVector{{Key: key, Live: 1, First: 1, Last: math.MaxUint64, Seen: all}}})
+	said := v.visit(Message{streams: []streamVector{{Key: key, Live: 1, First: 1, Last: math.MaxUint64, Seen: all}}})
 	if want := []syncKind{syncVector, syncDetail, syncDetail, syncDetail, syncDetail}; !slices.Equal(kinds(said), want) {
 		t.Fatalf("answered with %v, want %v", kinds(said), want)
 	}
-	detail := said[1].Detail
-	if out, said := v.say(&syncMessage{Kind: syncWant, Want: []streamWant{{key, all}}}); out.unasked != 1 || len(said) != 0 {
-		t.Errorf("more than what was told: %d unasked, answered %v", out.unasked, kinds(said))
+	detail := said[1].detail
+	if out, said := v.say(&Message{kind: syncWant, want: []streamWant{{key, all}}}); out.Unasked != 1 || len(said) != 0 {
+		t.Errorf("more than what was told: %d unasked, answered %v", out.Unasked, kinds(said))
 	}
 	within := []streamWant{{key, window{{detail.First, detail.First}, {detail.Last, detail.Last}}}}
-	if out, said := v.say(&syncMessage{Kind: syncWant, Want: within}); out.streamed != 2 || !slices.Equal(kinds(said), []syncKind{syncChunk}) {
-		t.Errorf("what was told: streamed %d, answered %v", out.streamed, kinds(said))
+	if out, said := v.say(&Message{kind: syncWant, want: within}); out.Streamed != 2 || !slices.Equal(kinds(said), []syncKind{syncChunk}) {
+		t.Errorf("what was told: streamed %d, answered %v", out.Streamed, kinds(said))
 	}
 	for range 1000 {
-		if out, said := v.say(&syncMessage{Kind: syncWant, Want: within}); out.unasked != 1 || len(said) != 0 {
-			t.Fatalf("the same once more: %d unasked, answered %v", out.unasked, kinds(said))
+		if out, said := v.say(&Message{kind: syncWant, want: within}); out.Unasked != 1 || len(said) != 0 {
+			t.Fatalf("the same once more: %d unasked, answered %v", out.Unasked, kinds(said))
 		}
 	}
 	// A second vector, and more details than a vector allows, are refused.
-	if out, _ := v.say(&syncMessage{Kind: syncVector, Reply: true, Token: v.mine, Last: lastKey}); out.unasked != 1 {
+	if out, _ := v.say(&Message{kind: syncVector, reply: true, token: v.mine, last: lastKey}); out.Unasked != 1 {
 		t.Error("a second vector was looked at")
 	}
 	refused := uint64(0)
 	for range 100 {
-		out, _ := v.say(&syncMessage{Kind: syncDetail, Detail: streamDetail{Key: streamKey{frame.ID{9}, 1}, First: 1, Last: 9}})
-		refused += out.unasked
+		out, _ := v.say(&Message{kind: syncDetail, detail: streamDetail{Key: StreamKey{frame.ID{9}, 1}, First: 1, Last: 9}})
+		refused += out.Unasked
 	}
 	if refused != 100-maxDetails {
 		t.Errorf("%d of 100 details were refused", refused)
@@ -208,9 +208,9 @@ func TestUnasked(t *testing.T) {
 // Whatever a peer claims to lack, a transfer's list stays short, and asking for more does not lengthen it.
 func TestTransferIsBounded(t *testing.T) {
 	c := coreFor(3)
-	var keys []streamKey
+	var keys []StreamKey
 	for i := range 40 {
-		key := streamKey{frame.ID{1, byte(i)}, 1}
+		key := StreamKey{frame.ID{1, byte(i)}, 1}
 		keys = append(keys, key)
 		fill(c, key, upTo(200)...)
 	}
@@ -223,7 +223,7 @@ func TestTransferIsBounded(t *testing.T) {
 		}
 		streams = append(streams, streamVector{Key: key, First: 1, Last: math.MaxUint64, Seen: seen})
 	}
-	v.visit(syncMessage{Streams: streams})
+	v.visit(Message{streams: streams})
 	tr := c.transfers[v.id]
 	if tr == nil {
 		t.Fatal("nothing is streamed")
@@ -240,26 +240,26 @@ func TestTransferIsBounded(t *testing.T) {
 // A vector is processed in bounded parts, which together say what it says.
 func TestVectorParts(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		m := &syncMessage{Kind: syncVector, Last: lastKey}
+		m := &Message{kind: syncVector, last: lastKey}
 		n := rapid.IntRange(0, 30).Draw(rt, "streams")
 		for i := range n {
-			v := streamVector{Key: streamKey{frame.ID{1, byte(i / 3)}, uint64(i%3 + 1)}, First: 1, Last: math.MaxUint64}
+			v := streamVector{Key: StreamKey{frame.ID{1, byte(i / 3)}, uint64(i%3 + 1)}, First: 1, Last: math.MaxUint64}
 			for seq := range rapid.Uint64Range(0, 3*maxVectorPart).Draw(rt, "spans") {
 				v.Seen = append(v.Seen, span{2*seq + 1, 2*seq + 1})
 			}
-			m.Streams = append(m.Streams, v)
+			m.streams = append(m.streams, v)
 		}
 		if n > 0 && rapid.Bool().Draw(rt, "in part") {
-			m.After = m.Streams[rapid.IntRange(0, n-1).Draw(rt, "after")].Key
-			m.Last = m.Streams[rapid.IntRange(0, n-1).Draw(rt, "last")].Key
+			m.after = m.streams[rapid.IntRange(0, n-1).Draw(rt, "after")].Key
+			m.last = m.streams[rapid.IntRange(0, n-1).Draw(rt, "last")].Key
 		}
-		in := func(p *syncMessage, key streamKey) bool { return key.compare(p.After) > 0 && key.compare(p.Last) <= 0 }
-		probe := streamKey{frame.ID{1, byte(rapid.IntRange(0, 10).Draw(rt, "probe"))}, rapid.Uint64Range(1, 4).Draw(rt, "epoch")}
+		in := func(p *Message, key StreamKey) bool { return key.compare(p.after) > 0 && key.compare(p.last) <= 0 }
+		probe := StreamKey{frame.ID{1, byte(rapid.IntRange(0, 10).Draw(rt, "probe"))}, rapid.Uint64Range(1, 4).Draw(rt, "epoch")}
 		covered, last := 0, 0
-		seen := make(map[streamKey]window)
-		for p := range m.split {
+		seen := make(map[StreamKey]window)
+		for p := range m.Split {
 			cost := 0
-			for _, v := range p.Streams {
+			for _, v := range p.streams {
 				cost += 1 + len(v.Seen)
 				if seen[v.Key] == nil && v.First != 1 || seen[v.Key] != nil && v.First != seen[v.Key][len(seen[v.Key])-1].last+1 {
 					rt.Fatalf("a window goes on at %d", v.First)
@@ -271,8 +271,8 @@ func TestVectorParts(t *testing.T) {
 			}
 			if in(p, probe) {
 				covered++
-				listed := slices.ContainsFunc(m.Streams, func(v streamVector) bool { return v.Key == probe })
-				if here := slices.ContainsFunc(p.Streams, func(v streamVector) bool { return v.Key == probe }); listed && !here {
+				listed := slices.ContainsFunc(m.streams, func(v streamVector) bool { return v.Key == probe })
+				if here := slices.ContainsFunc(p.streams, func(v streamVector) bool { return v.Key == probe }); listed && !here {
 					rt.Fatalf("%v is listed, and a part says that it is absent", probe)
 				}
 			}
@@ -287,7 +287,7 @@ func TestVectorParts(t *testing.T) {
 		if covered != want || last != 1 {
 			rt.Fatalf("%d parts are about %v, want %d; %d last ones", covered, probe, want, last)
 		}
-		for _, v := range m.Streams {
+		for _, v := range m.streams {
 			if !slices.Equal(seen[v.Key], v.Seen) {
 				rt.Fatalf("the parts of a window have %d spans, want %d", len(seen[v.Key]), len(v.Seen))
 			}
@@ -297,7 +297,7 @@ func TestVectorParts(t *testing.T) {
 
 // No decoder accepts more than its bound.
 func TestSyncBounds(t *testing.T) {
-	key := streamKey{frame.ID{1}, 1}
+	key := StreamKey{frame.ID{1}, 1}
 	wide := func(n int) (w window) {
 		for i := range uint64(n) {
 			w = append(w, span{2*i + 1, 2*i + 1})
@@ -305,7 +305,7 @@ func TestSyncBounds(t *testing.T) {
 		return w
 	}
 	stream := func(i, spans int) streamVector {
-		return streamVector{Key: streamKey{frame.ID{1}, uint64(i + 1)}, First: 1, Last: math.MaxUint64, Seen: wide(spans)}
+		return streamVector{Key: StreamKey{frame.ID{1}, uint64(i + 1)}, First: 1, Last: math.MaxUint64, Seen: wide(spans)}
 	}
 	var many []streamVector
 	for i := range maxVectorStreams + 1 {
@@ -315,34 +315,34 @@ func TestSyncBounds(t *testing.T) {
 	for i := range details {
 		details[i].Seq = uint64(i + 1)
 	}
-	detail := func(n int) *syncMessage {
-		return &syncMessage{Kind: syncDetail, Detail: streamDetail{Key: key, First: 1, Last: math.MaxUint64, Hashes: details[:n]}}
+	detail := func(n int) *Message {
+		return &Message{kind: syncDetail, detail: streamDetail{Key: key, First: 1, Last: math.MaxUint64, Hashes: details[:n]}}
 	}
-	want := func(n int) *syncMessage { return &syncMessage{Kind: syncWant, Want: []streamWant{{key, wide(n)}}} }
+	want := func(n int) *Message { return &Message{kind: syncWant, want: []streamWant{{key, wide(n)}}} }
 	for _, tt := range []struct {
 		name string
-		m    *syncMessage
+		m    *Message
 		ok   bool
 	}{
-		{"ok: streams", &syncMessage{Kind: syncVector, Streams: many[1:]}, true},
-		{"bad: streams", &syncMessage{Kind: syncVector, Streams: many}, false},
-		{"ok: spans", &syncMessage{Kind: syncVector, Streams: []streamVector{stream(0, 1), stream(1, maxVectorSpans-1)}}, true},
-		{"bad: spans of all streams together", &syncMessage{Kind: syncVector, Streams: []streamVector{stream(0, 2), stream(1, maxVectorSpans-1)}}, false},
+		{"ok: streams", &Message{kind: syncVector, streams: many[1:]}, true},
+		{"bad: streams", &Message{kind: syncVector, streams: many}, false},
+		{"ok: spans", &Message{kind: syncVector, streams: []streamVector{stream(0, 1), stream(1, maxVectorSpans-1)}}, true},
+		{"bad: spans of all streams together", &Message{kind: syncVector, streams: []streamVector{stream(0, 2), stream(1, maxVectorSpans-1)}}, false},
 		{"ok: hashes", detail(maxDetail), true},
 		{"bad: hashes", detail(maxDetail + 1), false},
 		{"ok: spans that are wanted", want(maxDetail), true},
 		{"bad: spans that are wanted", want(maxDetail + 1), false},
-		{"bad: a token in a check", &syncMessage{Kind: syncCheck, Token: 1}, false},
+		{"bad: a token in a check", &Message{kind: syncCheck, token: 1}, false},
 	} {
 		b := tt.m.encode()
-		if _, err := decodeSync(b); (err == nil) != tt.ok {
+		if _, err := DecodeMessage(b); (err == nil) != tt.ok {
 			t.Errorf("%s: %v", tt.name, err)
 		}
-		if tt.ok && len(b) > maxSyncMessage {
+		if tt.ok && len(b) > MaxMessage {
 			t.Errorf("%s: %d bytes", tt.name, len(b))
 		}
 	}
-	if _, err := decodeSync(make([]byte, maxSyncMessage+1)); err == nil {
+	if _, err := DecodeMessage(make([]byte, MaxMessage+1)); err == nil {
 		t.Error("a message that is too long was looked at")
 	}
 }
@@ -354,17 +354,17 @@ func TestEqualDigestsOfOtherFrames(t *testing.T) {
 	for seq := uint64(1); seq <= 40; seq++ {
 		common := testFrame(t, signers[1], 1, seq, s.now, time.Hour, "common")
 		for i := range s.cores {
-			s.step(i, evFrames{via: viaRestore, frames: []frame.Frame{common}})
-			s.step(i, evFrames{via: viaRestore, frames: []frame.Frame{testFrame(t, signers[0], 1, seq, s.now, time.Hour, fmt.Sprint(i))}})
+			s.step(i, FramesEvent{Via: ViaRestore, Frames: []frame.Frame{common}})
+			s.step(i, FramesEvent{Via: ViaRestore, Frames: []frame.Frame{testFrame(t, signers[0], 1, seq, s.now, time.Hour, fmt.Sprint(i))}})
 		}
 	}
-	key := streamKey{signers[0].ID(), 1}
+	key := StreamKey{signers[0].ID(), 1}
 	s.cores[0].streams[key].sum = s.cores[1].streams[key].sum
 	s.connect()
 	s.run(time.Minute)
 	for seq := uint64(1); seq <= 40; seq++ {
-		a, _ := s.cores[0].get(frame.Ref{Origin: key.origin, Epoch: 1, Seq: seq})
-		b, _ := s.cores[1].get(frame.Ref{Origin: key.origin, Epoch: 1, Seq: seq})
+		a, _ := s.cores[0].get(frame.Ref{Origin: key.Origin, Epoch: 1, Seq: seq})
+		b, _ := s.cores[1].get(frame.Ref{Origin: key.Origin, Epoch: 1, Seq: seq})
 		if string(a) != string(b) {
 			t.Fatalf("frame %d differs for good", seq)
 		}
@@ -375,7 +375,7 @@ func TestEqualDigestsOfOtherFrames(t *testing.T) {
 // others from being compared.
 func TestLongStreamsAreCompared(t *testing.T) {
 	s := newSimulation(t, 2, 13)
-	key := streamKey{signers[0].ID(), 1}
+	key := StreamKey{signers[0].ID(), 1}
 	const n = 3 * maxDetails * maxDetail
 	for _, c := range s.cores {
 		fill(c, key, append(upTo(n), 1<<62)...)
@@ -387,11 +387,11 @@ func TestLongStreamsAreCompared(t *testing.T) {
 		c.insert(testFrame(t, signers[0], 1, differs, s.now, time.Hour, fmt.Sprint(i)))
 	}
 	for i := range s.cores {
-		s.cores[i].step(s.now, evUp{s.cores[1-i].self})
+		s.cores[i].Step(s.now, UpEvent{s.cores[1-i].self})
 	}
 	same := func() bool {
-		a, _ := s.cores[0].get(frame.Ref{Origin: key.origin, Epoch: 1, Seq: differs})
-		b, _ := s.cores[1].get(frame.Ref{Origin: key.origin, Epoch: 1, Seq: differs})
+		a, _ := s.cores[0].get(frame.Ref{Origin: key.Origin, Epoch: 1, Seq: differs})
+		b, _ := s.cores[1].get(frame.Ref{Origin: key.Origin, Epoch: 1, Seq: differs})
 		return string(a) == string(b)
 	}
 	for start := s.now; !same(); s.run(time.Second) {
@@ -409,9 +409,9 @@ func TestManyStreamsAreCompared(t *testing.T) {
 	for i := range perOrigin * len(signers) {
 		for seq := uint64(1); seq <= 2; seq++ {
 			f := testFrame(t, signers[i%len(signers)], uint64(1+i/len(signers)), seq, s.now, time.Hour, "")
-			s.step(1, evFrames{via: viaRestore, frames: []frame.Frame{f}})
+			s.step(1, FramesEvent{Via: ViaRestore, Frames: []frame.Frame{f}})
 			if at := slices.Index(lost, i); at < 0 || at%2 == 0 && seq == 1 { // of the lost streams core 0 has one frame, or none
-				s.step(0, evFrames{via: viaRestore, frames: []frame.Frame{f}})
+				s.step(0, FramesEvent{Via: ViaRestore, Frames: []frame.Frame{f}})
 			}
 		}
 	}
@@ -428,31 +428,31 @@ func TestManyStreamsAreCompared(t *testing.T) {
 // held again by then.
 func TestWithdrawalIsSliced(t *testing.T) {
 	c := coreFor(5)
-	key, other := streamKey{frame.ID{5}, 1}, streamKey{frame.ID{6}, 1}
+	key, other := StreamKey{frame.ID{5}, 1}, StreamKey{frame.ID{6}, 1}
 	fill(c, key, upTo(3*maxLeaveStep)...)
 	fill(c, other, upTo(10)...)
 	alone := coreFor(5)
 	fill(alone, other, upTo(10)...)
-	var out actions
-	c.withdraw(key.origin, &out)
-	if len(out.expired) != maxLeaveStep || c.count != 10 || c.root.sum() != alone.root.sum() || c.origins[key.origin] != nil {
-		t.Fatalf("%d names in one step, %d frames are held", len(out.expired), c.count)
+	var out Actions
+	c.withdraw(key.Origin, &out)
+	if len(out.Expired) != maxLeaveStep || c.count != 10 || c.root.sum() != alone.root.sum() || c.origins[key.Origin] != nil {
+		t.Fatalf("%d names in one step, %d frames are held", len(out.Expired), c.count)
 	}
 	again := uint64(3 * maxLeaveStep)
 	fill(c, key, again)
-	told := len(out.expired)
-	for _, due := c.next(); due && len(c.leaving) > 0; {
-		out := c.step(simStart, evTick{})
-		told += len(out.expired)
-		if len(out.expired) > maxLeaveStep || slices.ContainsFunc(out.expired, func(r frame.Ref) bool { return r.Seq == again }) {
-			t.Fatalf("%d names in one step", len(out.expired))
+	told := len(out.Expired)
+	for _, due := c.Next(); due && len(c.leaving) > 0; {
+		out := c.Step(simStart, TickEvent{})
+		told += len(out.Expired)
+		if len(out.Expired) > maxLeaveStep || slices.ContainsFunc(out.Expired, func(r frame.Ref) bool { return r.Seq == again }) {
+			t.Fatalf("%d names in one step", len(out.Expired))
 		}
 	}
 	if told != 3*maxLeaveStep-1 {
 		t.Errorf("%d names were told", told)
 	}
-	if out := c.step(simStart.Add(2*time.Hour), evTick{}); len(out.expired) != 11 || c.count != 0 || c.root.sum() != [32]byte{} {
-		t.Errorf("in the end %d expired, %d are held", len(out.expired), c.count)
+	if out := c.Step(simStart.Add(2*time.Hour), TickEvent{}); len(out.Expired) != 11 || c.count != 0 || c.root.sum() != [32]byte{} {
+		t.Errorf("in the end %d expired, %d are held", len(out.Expired), c.count)
 	}
 }
 
@@ -463,12 +463,12 @@ func TestGiverHasATurn(t *testing.T) {
 		c := coreFor(6)
 		captured, honest := frame.ID{0xc}, frame.ID{0xd}
 		now := simStart
-		c.step(now, evUp{captured})
-		c.step(now, evUp{honest})
+		c.Step(now, UpEvent{captured})
+		c.Step(now, UpEvent{honest})
 		waited, worst := time.Duration(0), time.Duration(0)
 		for seq := uint64(1); seq < 300; seq++ {
 			f := testFrame(t, signers[0], 1, seq, now, time.Hour, "")
-			if out := c.step(now, evFrames{via: viaSync, frames: []frame.Frame{f}, from: captured}); len(out.admitted) != 1 {
+			if out := c.Step(now, FramesEvent{Via: ViaSync, Frames: []frame.Frame{f}, From: captured}); len(out.Admitted) != 1 {
 				t.Fatal("the frame was not new")
 			}
 			c.reserve(now, captured)
@@ -477,8 +477,8 @@ func TestGiverHasATurn(t *testing.T) {
 			}
 			worst = max(worst, waited)
 			if flaps {
-				c.step(now, evDown{captured})
-				c.step(now, evUp{captured})
+				c.Step(now, DownEvent{captured})
+				c.Step(now, UpEvent{captured})
 			}
 			now = now.Add(500 * time.Millisecond)
 		}
@@ -492,7 +492,7 @@ func TestGiverHasATurn(t *testing.T) {
 // only giver.
 func TestStrangersTakeOneTransfer(t *testing.T) {
 	c := coreFor(7)
-	key := streamKey{frame.ID{5}, 1}
+	key := StreamKey{frame.ID{5}, 1}
 	fill(c, key, upTo(3)...)
 	c.authority = frame.ID{0xaa}
 	now, member := simStart, frame.ID{1}
@@ -501,14 +501,14 @@ func TestStrangersTakeOneTransfer(t *testing.T) {
 	work := func() []streamWant { return []streamWant{{key, window{{1, 3}}}} }
 	for i := range byte(8) {
 		stranger := frame.ID{8, i}
-		c.step(now, evUp{stranger})
+		c.Step(now, UpEvent{stranger})
 		if got, want := c.mayHost(now, stranger, c.peers[stranger]), i == 0; got != want {
 			t.Errorf("stranger %d may begin a session: %v", i, got)
 		}
 		c.queue(now, stranger, &session{id: uint64(i)}, work())
 		c.reserve(now, stranger)
 	}
-	c.step(now, evUp{member})
+	c.Step(now, UpEvent{member})
 	if len(c.transfers) != strangerTransfers || !c.mayHost(now, member, c.peers[member]) {
 		t.Errorf("%d transfers to strangers", len(c.transfers))
 	}

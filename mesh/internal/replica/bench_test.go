@@ -1,4 +1,4 @@
-package mesh
+package replica
 
 import (
 	"bytes"
@@ -26,7 +26,7 @@ func BenchmarkCoreSync100k(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			s.step(0, evFrames{via: viaRestore, frames: []frame.Frame{f}})
+			s.step(0, FramesEvent{Via: ViaRestore, Frames: []frame.Frame{f}})
 		}
 		runtime.GC()
 		runtime.ReadMemStats(&after)
@@ -63,7 +63,7 @@ func BenchmarkCatchUp(b *testing.B) {
 						if err != nil {
 							b.Fatal(err)
 						}
-						s.step(i, evFrames{via: viaRestore, frames: []frame.Frame{f}})
+						s.step(i, FramesEvent{Via: ViaRestore, Frames: []frame.Frame{f}})
 					}
 				}
 				if held, lacks := s.cores[0].count, s.cores[0].count-s.cores[1].count; held != len(raws) || lacks != len(missing) {

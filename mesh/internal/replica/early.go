@@ -1,4 +1,4 @@
-package mesh
+package replica
 
 import (
 	"bytes"
@@ -58,7 +58,7 @@ func (e *early) next() (at time.Time, ok bool) {
 
 // lookAgain takes in stored frames whose time has come, and starts a comparison with all peers once the time of frames
 // that they offered has come.
-func (c *core) lookAgain(now time.Time, out *actions) {
+func (c *Core) lookAgain(now time.Time, out *Actions) {
 	e := &c.early
 	if len(e.retake) == 0 && len(e.stored) > 0 && !e.storedAt.After(now) {
 		e.retake, e.stored, e.storedAt = e.stored, nil, time.Time{}
@@ -66,10 +66,10 @@ func (c *core) lookAgain(now time.Time, out *actions) {
 	if n := min(len(e.retake), maxRetake); n > 0 {
 		some := e.retake[:n]
 		if e.retake = e.retake[n:]; len(e.retake) == 0 {
-			e.retake, out.rewound = nil, true
+			e.retake, out.Rewound = nil, true
 		}
 		for _, f := range some {
-			c.take(now, f, viaRestore, out)
+			c.take(now, f, ViaRestore, out)
 		}
 	}
 	if e.offeredAt.IsZero() || e.offeredAt.After(now) {

@@ -1,4 +1,4 @@
-package mesh
+package replica
 
 import (
 	"testing"
@@ -18,26 +18,26 @@ func TestCoreGrants(t *testing.T) {
 	for name, order := range map[string][]pki.Grant{
 		"forth": {old, fresh, more}, "back": {more, fresh, old}, "between": {fresh, old, more}, "again": {old, fresh, old, more, old},
 	} {
-		for _, by := range []via{viaPush, viaRestore, viaSync} {
+		for _, by := range []Via{ViaPush, ViaRestore, ViaSync} {
 			s := newSimulation(t, 1, 1)
 			s.trust(r)
 			for _, g := range order {
-				s.step(0, evFrames{via: by, frames: []frame.Frame{g.Frame}})
+				s.step(0, FramesEvent{Via: by, Frames: []frame.Frame{g.Frame}})
 			}
 			c := s.cores[0]
 			if live := s.live(0); len(live) != 2 || c.count != 2 || len(c.grants.records) != 2 {
 				t.Errorf("%s by %d: %d held", name, by, len(live))
 			}
 			for _, id := range signers[:2] {
-				if g, ok := c.grantFor(id.ID()); !ok || g.Version.Generation() != 2 {
+				if g, ok := c.GrantFor(id.ID()); !ok || g.Version.Generation() != 2 {
 					t.Errorf("%s by %d: %v has a grant: %v", name, by, id, ok)
 				}
 			}
-			if g, ok := c.grantFor(signers[2].ID()); ok || g.Version != fresh.Version {
+			if g, ok := c.GrantFor(signers[2].ID()); ok || g.Version != fresh.Version {
 				t.Errorf("%s by %d: who has no grant is given %v, %v", name, by, g.Version, ok)
 			}
 			s.now = simStart.Add(frame.MaxLife)
-			if s.step(0, evTick{}); c.count != 0 || len(c.grants.records) != 0 {
+			if s.step(0, TickEvent{}); c.count != 0 || len(c.grants.records) != 0 {
 				t.Errorf("%s by %d: %d outlive their time", name, by, len(c.grants.records))
 			}
 		}
@@ -46,7 +46,7 @@ func TestCoreGrants(t *testing.T) {
 	s := newSimulation(t, 1, 1)
 	s.trust(r)
 	forged := meshtest.Grant(t, pki.Authority{Identity: signers[2]}, 8, simStart, []pki.GossipKey{meshtest.GossipKey(9, 1)}, signers[0])
-	s.step(0, evFrames{via: viaPush, frames: []frame.Frame{r.cert(signers[2].Public(), 1, time.Hour), forged.Frame}})
+	s.step(0, FramesEvent{Via: ViaPush, Frames: []frame.Frame{r.cert(signers[2].Public(), 1, time.Hour), forged.Frame}})
 	if s.cores[0].grants.version != 0 {
 		t.Error("took a grant that a node signed")
 	}

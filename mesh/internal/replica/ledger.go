@@ -1,4 +1,4 @@
-package mesh
+package replica
 
 import (
 	"bytes"
@@ -17,10 +17,10 @@ const (
 	maxHeld = 1 << 22
 	// maxStreams bounds the (origin, epoch) pairs with live frames.
 	maxStreams = 1 << 18
-	// maxOriginFrames, maxOriginBytes and maxOriginEpochs bound the live frames of one origin: a million bans, each in a
+	// MaxOriginFrames, MaxOriginBytes and maxOriginEpochs bound the live frames of one origin: a million bans, each in a
 	// frame of its own (200 bytes), fit. The frames with the lowest (epoch, seq) stay, so that all nodes keep the same
 	// ones in whatever order they arrive.
-	maxOriginFrames, maxOriginBytes, maxOriginEpochs = 5 << 18, 256 << 20, 1024
+	MaxOriginFrames, MaxOriginBytes, maxOriginEpochs = 5 << 18, 256 << 20, 1024
 	// maxOriginSpans bounds the windows of one origin together, in spans (16 bytes each), besides one span per epoch.
 	// Expired frames make windows grow, too.
 	maxOriginSpans = 4 * maxSpans
@@ -35,16 +35,17 @@ const (
 	seqDegree = 32
 )
 
-type streamKey struct {
-	origin frame.ID
-	epoch  uint64
+// StreamKey names a stream: the frames of one origin in one epoch.
+type StreamKey struct {
+	Origin frame.ID
+	Epoch  uint64
 }
 
-func (k streamKey) compare(o streamKey) int {
-	if c := bytes.Compare(k.origin[:], o.origin[:]); c != 0 {
+func (k StreamKey) compare(o StreamKey) int {
+	if c := bytes.Compare(k.Origin[:], o.Origin[:]); c != 0 {
 		return c
 	}
-	return cmp.Compare(k.epoch, o.epoch)
+	return cmp.Compare(k.Epoch, o.Epoch)
 }
 
 // held is one live frame; its bytes are kept once, here.
@@ -55,7 +56,7 @@ type held struct {
 
 // stream is what is known of one origin's frames in one epoch.
 type stream struct {
-	key    streamKey
+	key    StreamKey
 	frames *btree.BTreeG[held] // live ones, by seq
 	seen   window              // the live ones and those that have expired
 	sum    digest              // of the live ones
@@ -63,14 +64,14 @@ type stream struct {
 	gone   bool                // the ledger has dropped it
 }
 
-func newStream(key streamKey) *stream {
+func newStream(key StreamKey) *stream {
 	return &stream{key: key, frames: btree.NewG(seqDegree, func(a, b held) bool { return a.seq < b.seq })}
 }
 
 // ledger holds the live frames. Deduplication is exact: a frame is a duplicate if it is held, and an expired frame is
 // refused as expired. Windows therefore only tell peers concisely what they need not send.
 type ledger struct {
-	streams map[streamKey]*stream
+	streams map[StreamKey]*stream
 	index   *btree.BTreeG[*stream] // the same streams, in key order
 	leaving []*stream              // dropped; the names of their frames are not reported yet
 	origins map[frame.ID]*load
@@ -85,9 +86,9 @@ type ledger struct {
 
 func newLedger() ledger {
 	return ledger{
-		streams: make(map[streamKey]*stream), origins: make(map[frame.ID]*load),
+		streams: make(map[StreamKey]*stream), origins: make(map[frame.ID]*load),
 		index: btree.NewG(seqDegree, func(a, b *stream) bool { return a.compare(b) < 0 }),
-		most:  load{frames: maxOriginFrames, bytes: maxOriginBytes, epochs: maxOriginEpochs, spans: maxOriginSpans},
+		most:  load{frames: MaxOriginFrames, bytes: MaxOriginBytes, epochs: maxOriginEpochs, spans: maxOriginSpans},
 	}
 }
 
@@ -101,18 +102,18 @@ func (l *ledger) loaded(f frame.Frame) bool {
 		return false
 	}
 	return o.frames >= l.most.frames || o.bytes+len(f.Raw) > l.most.bytes ||
-		o.epochs >= l.most.epochs && l.streams[streamKey{f.Origin, f.Epoch}] == nil
+		o.epochs >= l.most.epochs && l.streams[StreamKey{f.Origin, f.Epoch}] == nil
 }
 
 // last returns the name of an origin's frame with the highest (epoch, seq).
 func (l *ledger) last(origin frame.ID) (ref frame.Ref, ok bool) {
-	l.index.DescendLessOrEqual(&stream{key: streamKey{origin, math.MaxUint64}}, func(s *stream) bool {
-		if s.key.origin != origin {
+	l.index.DescendLessOrEqual(&stream{key: StreamKey{origin, math.MaxUint64}}, func(s *stream) bool {
+		if s.key.Origin != origin {
 			return false
 		}
 		var h held
 		h, ok = s.frames.Max()
-		ref = frame.Ref{Origin: origin, Epoch: s.key.epoch, Seq: h.seq}
+		ref = frame.Ref{Origin: origin, Epoch: s.key.Epoch, Seq: h.seq}
 		return !ok
 	})
 	return ref, ok
@@ -124,7 +125,7 @@ func before(r, o frame.Ref) bool {
 }
 
 func (l *ledger) get(ref frame.Ref) ([]byte, bool) {
-	s := l.streams[streamKey{ref.Origin, ref.Epoch}]
+	s := l.streams[StreamKey{ref.Origin, ref.Epoch}]
 	if s == nil {
 		return nil, false
 	}
@@ -133,15 +134,15 @@ func (l *ledger) get(ref frame.Ref) ([]byte, bool) {
 }
 
 // Holds reports whether a frame of this name is held.
-func (l *ledger) Holds(ref frame.Ref) bool {
-	_, ok := l.get(ref)
+func (c *Core) Holds(ref frame.Ref) bool {
+	_, ok := c.get(ref)
 	return ok
 }
 
 // Streams returns the streams with live frames, in order.
-func (l *ledger) Streams() []streamKey {
-	keys := make([]streamKey, 0, len(l.streams))
-	l.index.Ascend(func(s *stream) bool {
+func (c *Core) Streams() []StreamKey {
+	keys := make([]StreamKey, 0, len(c.streams))
+	c.index.Ascend(func(s *stream) bool {
 		keys = append(keys, s.key)
 		return true
 	})
@@ -149,8 +150,8 @@ func (l *ledger) Streams() []streamKey {
 }
 
 // From returns the encoded frames of a stream, at most n, in order from a number on.
-func (l *ledger) From(key streamKey, seq uint64, n int) (raws [][]byte) {
-	s := l.streams[key]
+func (c *Core) From(key StreamKey, seq uint64, n int) (raws [][]byte) {
+	s := c.streams[key]
 	if s == nil {
 		return nil
 	}
@@ -161,44 +162,45 @@ func (l *ledger) From(key streamKey, seq uint64, n int) (raws [][]byte) {
 	return raws
 }
 
-// verdict is the core's decision on a frame.
-type verdict uint8
+// Verdict is the core's decision on a frame.
+type Verdict uint8
 
+// The verdicts.
 const (
-	verdictNew verdict = iota
-	verdictDuplicate
-	verdictExpired
-	verdictFuture
-	verdictFull
-	verdictEquivocal // another frame of the same name is held
-	verdictUnknown   // the origin's certificate has not come: the frame waits
-	verdictEnded     // the origin's certificate has ended
-	verdictRevoked   // the origin is revoked
-	verdictKinds
+	VerdictNew       Verdict = iota
+	VerdictDuplicate         // it is held
+	VerdictExpired           // it has ended
+	VerdictFuture            // its time has not come
+	VerdictFull              // there is no room for it
+	VerdictEquivocal         // another frame of the same name is held
+	VerdictUnknown           // the origin's certificate has not come: the frame waits
+	VerdictEnded             // the origin's certificate has ended
+	VerdictRevoked           // the origin is revoked
+	VerdictKinds             // how many there are
 )
 
 // judge returns what would become of a frame. It is cheap and runs before the signature is checked.
-func (l *ledger) judge(now time.Time, f frame.Frame) verdict {
+func (l *ledger) judge(now time.Time, f frame.Frame) Verdict {
 	raw, ok := l.get(f.Ref())
 	switch {
 	case !f.Expires.After(now):
-		return verdictExpired
+		return VerdictExpired
 	case ok && bytes.Equal(raw, f.Raw):
-		return verdictDuplicate
+		return VerdictDuplicate
 	case f.Issued.After(now.Add(frame.FutureSkew)):
-		return verdictFuture
+		return VerdictFuture
 	case ok:
-		return verdictEquivocal
+		return VerdictEquivocal
 	case l.count >= maxHeld:
-		return verdictFull
-	case len(l.streams) >= maxStreams && l.streams[streamKey{f.Origin, f.Epoch}] == nil:
-		return verdictFull
+		return VerdictFull
+	case len(l.streams) >= maxStreams && l.streams[StreamKey{f.Origin, f.Epoch}] == nil:
+		return VerdictFull
 	case l.loaded(f):
 		if last, ok := l.last(f.Origin); !ok || !before(f.Ref(), last) {
-			return verdictFull
+			return VerdictFull
 		}
 	}
-	return verdictNew
+	return VerdictNew
 }
 
 // makeRoom drops an origin's last frames until there is room for f, and returns their names.
@@ -208,7 +210,7 @@ func (l *ledger) makeRoom(f frame.Frame) (dropped []frame.Ref) {
 		if !ok {
 			break
 		}
-		s := l.streams[streamKey{last.Origin, last.Epoch}]
+		s := l.streams[StreamKey{last.Origin, last.Epoch}]
 		l.remove(s, last.Seq)
 		l.forgetEmpty(s)
 		dropped = append(dropped, last)
@@ -218,13 +220,13 @@ func (l *ledger) makeRoom(f frame.Frame) (dropped []frame.Ref) {
 
 // put takes in a verified frame if the verdict allows it. Of two different frames of one name, every node keeps the one
 // with the lower hash. stays reports whether f is held now; dropped lists the frames that made room for it.
-func (l *ledger) put(f frame.Frame, v verdict, out *actions) (stays bool, dropped []frame.Ref) {
+func (l *ledger) put(f frame.Frame, v Verdict, out *Actions) (stays bool, dropped []frame.Ref) {
 	switch v {
-	case verdictNew:
+	case VerdictNew:
 		dropped = l.makeRoom(f)
 		l.insert(f)
 		return true, dropped
-	case verdictEquivocal:
+	case VerdictEquivocal:
 		old, err := frame.Decode(l.mustGet(f.Ref()))
 		if err != nil {
 			return false, nil
@@ -233,9 +235,9 @@ func (l *ledger) put(f frame.Frame, v verdict, out *actions) (stays bool, droppe
 		if bytes.Compare(oldHash[:], newHash[:]) <= 0 {
 			return false, nil
 		}
-		l.remove(l.streams[streamKey{f.Origin, f.Epoch}], f.Seq)
+		l.remove(l.streams[StreamKey{f.Origin, f.Epoch}], f.Seq)
 		l.insert(f)
-		out.replaced = append(out.replaced, old)
+		out.Replaced = append(out.Replaced, old)
 		return true, nil
 	}
 	return false, nil
@@ -243,14 +245,14 @@ func (l *ledger) put(f frame.Frame, v verdict, out *actions) (stays bool, droppe
 
 // discardForged removes the held frame of f's name if it differs from f and its signature is bad: it came from the
 // store, where Restore did not verify it, and must not be held against its origin.
-func (l *ledger) discardForged(f frame.Frame, out *actions) {
+func (l *ledger) discardForged(f frame.Frame, out *Actions) {
 	raw, ok := l.get(f.Ref())
 	if !ok || bytes.Equal(raw, f.Raw) {
 		return
 	}
 	if old, err := frame.Decode(raw); err == nil && old.Verify() != nil {
-		l.remove(l.streams[streamKey{f.Origin, f.Epoch}], f.Seq)
-		out.replaced = append(out.replaced, old)
+		l.remove(l.streams[StreamKey{f.Origin, f.Epoch}], f.Seq)
+		out.Replaced = append(out.Replaced, old)
 	}
 }
 
@@ -260,7 +262,7 @@ func (l *ledger) mustGet(ref frame.Ref) []byte {
 }
 
 func (l *ledger) insert(f frame.Frame) {
-	key := streamKey{f.Origin, f.Epoch}
+	key := StreamKey{f.Origin, f.Epoch}
 	s := l.streams[key]
 	if s == nil {
 		s = newStream(key)
@@ -324,7 +326,7 @@ func (l *ledger) remove(s *stream, seq uint64) {
 	s.sum.sub(&e)
 	l.root.sub(&e)
 	l.count--
-	o := l.origins[s.key.origin]
+	o := l.origins[s.key.Origin]
 	o.frames--
 	o.bytes -= len(h.raw)
 	s.bytes -= len(h.raw)
@@ -333,7 +335,7 @@ func (l *ledger) remove(s *stream, seq uint64) {
 		o.spans -= len(s.seen)
 	}
 	if o.frames == 0 {
-		delete(l.origins, s.key.origin)
+		delete(l.origins, s.key.Origin)
 	}
 }
 
@@ -357,13 +359,13 @@ func (l *ledger) letGo(s *stream) {
 	l.root.sub(&s.sum.lanes)
 	l.count -= n
 	l.leaving = append(l.leaving, s)
-	o := l.origins[s.key.origin]
+	o := l.origins[s.key.Origin]
 	o.frames -= n
 	o.epochs--
 	o.spans -= len(s.seen)
 	o.bytes -= s.bytes
 	if o.frames == 0 {
-		delete(l.origins, s.key.origin)
+		delete(l.origins, s.key.Origin)
 	}
 }
 
@@ -378,7 +380,7 @@ func (l *ledger) leave() (refs []frame.Ref) {
 				break
 			}
 			n++
-			ref := frame.Ref{Origin: s.key.origin, Epoch: s.key.epoch, Seq: h.seq}
+			ref := frame.Ref{Origin: s.key.Origin, Epoch: s.key.Epoch, Seq: h.seq}
 			if _, again := l.get(ref); !again {
 				refs = append(refs, ref)
 			}
@@ -431,7 +433,7 @@ func (l *ledger) next() (time.Time, bool) {
 func (l *ledger) rebuildWindows() {
 	l.horizon = time.Time{}
 	for _, s := range l.streams {
-		o := l.origins[s.key.origin]
+		o := l.origins[s.key.Origin]
 		if o == nil || s.frames.Len() == 0 {
 			o = &load{}
 		}
@@ -446,8 +448,8 @@ func (l *ledger) rebuildWindows() {
 
 // streamsOf returns the streams of one origin, in order.
 func (l *ledger) streamsOf(origin frame.ID) (of []*stream) {
-	l.index.AscendGreaterOrEqual(&stream{key: streamKey{origin: origin}}, func(s *stream) bool {
-		if s.key.origin != origin {
+	l.index.AscendGreaterOrEqual(&stream{key: StreamKey{Origin: origin}}, func(s *stream) bool {
+		if s.key.Origin != origin {
 			return false
 		}
 		of = append(of, s)

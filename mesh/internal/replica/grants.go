@@ -1,4 +1,4 @@
-package mesh
+package replica
 
 import (
 	"maps"
@@ -16,23 +16,23 @@ type grants struct {
 }
 
 // newerGrants drops the grants of older keys for a grant of a newer one.
-func (c *core) newerGrants(v pki.KeyVersion, out *actions) {
+func (c *Core) newerGrants(v pki.KeyVersion, out *Actions) {
 	if v <= c.grants.version {
 		return
 	}
-	stream := c.streams[streamKey{c.authority, pki.EpochGrant}]
+	stream := c.streams[StreamKey{c.authority, pki.EpochGrant}]
 	for _, serial := range c.grants.serials() {
 		c.remove(stream, serial)
-		out.expired = append(out.expired, frame.Ref{Origin: c.authority, Epoch: pki.EpochGrant, Seq: serial})
+		out.Expired = append(out.Expired, frame.Ref{Origin: c.authority, Epoch: pki.EpochGrant, Seq: serial})
 	}
 	c.grants = grants{version: v, records: make(map[uint64]pki.Grant)}
 }
 
 // NewestKey returns the version of the newest gossip key handed out; 0: the key was never rotated.
-func (c *core) NewestKey() pki.KeyVersion { return c.grants.version }
+func (c *Core) NewestKey() pki.KeyVersion { return c.grants.version }
 
 // LastGrant returns the highest serial among the grants of the newest key, or 0.
-func (c *core) LastGrant() (last uint64) {
+func (c *Core) LastGrant() (last uint64) {
 	for serial := range c.grants.records {
 		last = max(last, serial)
 	}
@@ -42,7 +42,7 @@ func (c *core) LastGrant() (last uint64) {
 // KnowsHolders reports whether the held records say who has a gossip key. A node revoked after its grant has the key
 // anyway; one revoked before is known. If no key was ever handed out, any certificate shows that the records are not
 // those of a new node.
-func (c *core) KnowsHolders(key pki.KeyVersion) bool {
+func (c *Core) KnowsHolders(key pki.KeyVersion) bool {
 	if key.Generation() == 0 {
 		return len(c.nodes) > 0
 	}
@@ -52,9 +52,9 @@ func (c *core) KnowsHolders(key pki.KeyVersion) bool {
 // serials returns the records' serials in order.
 func (g *grants) serials() []uint64 { return slices.Sorted(maps.Keys(g.records)) }
 
-// grantFor returns the record that holds the newest key for a node. If there is none, it returns the last record of
+// GrantFor returns the record that holds the newest key for a node. If there is none, it returns the last record of
 // that key, which proves that the key exists, and false.
-func (c *core) grantFor(node frame.ID) (found pki.Grant, holds bool) {
+func (c *Core) GrantFor(node frame.ID) (found pki.Grant, holds bool) {
 	for _, serial := range c.grants.serials() {
 		if found = c.grants.records[serial]; slices.Contains(found.Nodes(), node) {
 			return found, true
@@ -63,8 +63,8 @@ func (c *core) grantFor(node frame.ID) (found pki.Grant, holds bool) {
 	return found, false
 }
 
-// granted returns the nodes that the newest key was handed out to.
-func (c *core) granted() map[frame.ID]bool {
+// Granted returns the nodes that the newest key was handed out to.
+func (c *Core) Granted() map[frame.ID]bool {
 	all := make(map[frame.ID]bool)
 	for _, g := range c.grants.records {
 		for _, id := range g.Nodes() {

@@ -1,4 +1,4 @@
-package mesh
+package replica
 
 import (
 	"math"
@@ -30,48 +30,48 @@ type transfer struct {
 
 // emitVector tells a peer what we have seen: of all streams, or of as many as fit, starting where the last vector
 // ended.
-func (c *core) emitVector(to frame.ID, p *syncPeer, s *session, out *actions) {
-	m := &syncMessage{Kind: syncVector, Root: c.root.sum(), After: p.vectorAt, Last: lastKey}
+func (c *Core) emitVector(to frame.ID, p *syncPeer, s *session, out *Actions) {
+	m := &Message{kind: syncVector, root: c.root.sum(), after: p.vectorAt, last: lastKey}
 	if s == &p.own {
-		m.Reply, m.Token = true, s.id
+		m.reply, m.token = true, s.id
 	}
 	// The authority's streams are in every vector: revocations are urgent, and frames wait for the certificates of their
 	// origins.
 	if !c.authority.IsZero() {
 		for _, st := range c.streamsOf(c.authority) {
-			m.Streams = append(m.Streams, st.vector(maxVectorSpans/8, c.rng))
+			m.streams = append(m.streams, st.vector(maxVectorSpans/8, c.rng))
 		}
 	}
-	records := len(m.Streams)
+	records := len(m.streams)
 	spans := maxVectorSpans / 2
 	c.index.AscendGreaterOrEqual(&stream{key: p.vectorAt}, func(st *stream) bool {
-		if st.key == p.vectorAt || st.key.origin == c.authority && records > 0 {
+		if st.key == p.vectorAt || st.key.Origin == c.authority && records > 0 {
 			return true
 		}
-		listed := len(m.Streams) - records
+		listed := len(m.streams) - records
 		if listed == maxVectorStreams/2-records || listed > 0 && len(st.seen) > spans {
-			m.Last = m.Streams[len(m.Streams)-1].Key
+			m.last = m.streams[len(m.streams)-1].Key
 			return false
 		}
-		m.Streams = append(m.Streams, st.vector(max(spans, 0), c.rng))
+		m.streams = append(m.streams, st.vector(max(spans, 0), c.rng))
 		spans -= len(st.seen)
 		return true
 	})
-	if barred := c.barredIn(m.After, m.Last); len(barred) > 0 {
+	if barred := c.barredIn(m.after, m.last); len(barred) > 0 {
 		if len(barred) > maxVectorStreams/2 {
 			barred = barred[:maxVectorStreams/2]
-			m.Last = barred[len(barred)-1]
-			m.Streams = slices.DeleteFunc(m.Streams, func(v streamVector) bool {
-				return v.Key.origin != c.authority && v.Key.compare(m.Last) > 0
+			m.last = barred[len(barred)-1]
+			m.streams = slices.DeleteFunc(m.streams, func(v streamVector) bool {
+				return v.Key.Origin != c.authority && v.Key.compare(m.last) > 0
 			})
 		}
 		for _, key := range barred {
-			m.Streams = append(m.Streams, streamVector{Key: key, First: 1, Last: math.MaxUint64, Seen: allSeen})
+			m.streams = append(m.streams, streamVector{Key: key, First: 1, Last: math.MaxUint64, Seen: allSeen})
 		}
 	}
-	slices.SortFunc(m.Streams, func(a, b streamVector) int { return a.Key.compare(b.Key) })
-	if p.vectorAt = m.Last; m.Last == lastKey {
-		p.vectorAt = streamKey{}
+	slices.SortFunc(m.streams, func(a, b streamVector) int { return a.Key.compare(b.Key) })
+	if p.vectorAt = m.last; m.last == lastKey {
+		p.vectorAt = StreamKey{}
 	} else {
 		p.progress = true // continue with the rest
 	}
@@ -99,14 +99,14 @@ func (s *stream) vector(n int, rng *rand.Rand) streamVector {
 // answerVector handles one part of a peer's vector and streams what the peer has not seen. If the peer has seen
 // everything that we hold of a stream but its digest differs, hashes are compared; likewise if no stream explains why
 // the roots differ.
-func (c *core) answerVector(now time.Time, m *syncMessage, p *syncPeer, s *session, out *actions) {
+func (c *Core) answerVector(now time.Time, m *Message, p *syncPeer, s *session, out *Actions) {
 	var work []streamWant
 	t := c.transfers[m.From]
 	room := maxWork
 	if t != nil {
 		room = max(0, room-t.spans)
 	}
-	lacking := func(key streamKey, spans window) {
+	lacking := func(key StreamKey, spans window) {
 		s.worked, s.differs = key, true
 		if len(spans) > room {
 			spans = spans[:room]
@@ -116,24 +116,24 @@ func (c *core) answerVector(now time.Time, m *syncMessage, p *syncPeer, s *sessi
 		}
 	}
 	details := detailer{c, m.From, p, s, out}
-	listed := m.Streams
+	listed := m.streams
 	absent := func(st *stream) bool { // a stream of ours; the peer's entries before it have been handled
-		if room == 0 || st.key.compare(m.Last) > 0 {
+		if room == 0 || st.key.compare(m.last) > 0 {
 			return false
 		}
 		for len(listed) > 0 && listed[0].Key.compare(st.key) < 0 {
 			listed = listed[1:]
 		}
-		if (len(listed) == 0 || listed[0].Key != st.key) && st.key.compare(m.After) > 0 {
+		if (len(listed) == 0 || listed[0].Key != st.key) && st.key.compare(m.after) > 0 {
 			lacking(st.key, window{{1, math.MaxUint64}})
 		}
 		return true
 	}
-	if m.After.compare(m.Last) < 0 {
-		c.index.AscendGreaterOrEqual(&stream{key: m.After}, absent)
+	if m.after.compare(m.last) < 0 {
+		c.index.AscendGreaterOrEqual(&stream{key: m.after}, absent)
 	}
-	for i := range m.Streams {
-		v := &m.Streams[i]
+	for i := range m.streams {
+		v := &m.streams[i]
 		st := c.streams[v.Key]
 		if st == nil {
 			s.differs = s.differs || v.Live > 0 || v.refuses()
@@ -152,7 +152,7 @@ func (c *core) answerVector(now time.Time, m *syncMessage, p *syncPeer, s *sessi
 			details.emit(st)
 		}
 	}
-	if !m.more && !s.differs && m.After == (streamKey{}) && m.Last == lastKey {
+	if !m.more && !s.differs && m.after == (StreamKey{}) && m.last == lastKey {
 		c.index.Ascend(details.emit)
 	}
 	s.moved = s.moved || len(work) > 0 || len(s.told) > 0
@@ -163,7 +163,7 @@ func (c *core) answerVector(now time.Time, m *syncMessage, p *syncPeer, s *sessi
 	switch {
 	case m.more: // chunks begin once the whole vector was handled, so that the last chunk is known
 	case !s.moved:
-		c.emit(m.From, s, &syncMessage{Kind: syncChunk, End: true}, out)
+		c.emit(m.From, s, &Message{kind: syncChunk, end: true}, out)
 	default:
 		c.pump(m.From, s, out)
 	}
@@ -187,13 +187,13 @@ func (s *stream) liveIn(spans window, most int) window {
 }
 
 // stream sends a peer what it lacks.
-func (c *core) stream(now time.Time, peer frame.ID, s *session, work []streamWant, out *actions) {
+func (c *Core) stream(now time.Time, peer frame.ID, s *session, work []streamWant, out *Actions) {
 	c.queue(now, peer, s, work)
 	c.pump(peer, s, out)
 }
 
 // queue starts a transfer to a peer, or adds to the running one.
-func (c *core) queue(now time.Time, peer frame.ID, s *session, work []streamWant) {
+func (c *Core) queue(now time.Time, peer frame.ID, s *session, work []streamWant) {
 	if len(work) == 0 {
 		return
 	}
@@ -212,19 +212,19 @@ func (c *core) queue(now time.Time, peer frame.ID, s *session, work []streamWant
 		t.work = append(t.work, w)
 	}
 	slices.SortStableFunc(t.work, func(a, b streamWant) int {
-		return int(wire.Flag(b.Key.origin == c.authority)) - int(wire.Flag(a.Key.origin == c.authority))
+		return int(wire.Flag(b.Key.Origin == c.authority)) - int(wire.Flag(a.Key.Origin == c.authority))
 	})
 	t.deadline = now.Add(transferTimeout)
 	c.wakeAt(t.deadline)
 }
 
-func (c *core) acknowledged(now time.Time, m *syncMessage, out *actions) {
+func (c *Core) acknowledged(now time.Time, m *Message, out *Actions) {
 	t := c.transfers[m.From]
-	if t == nil || t.session.id != m.Session || m.Num > t.sent || m.Num <= t.acked {
+	if t == nil || t.session.id != m.Session || m.num > t.sent || m.num <= t.acked {
 		return
 	}
-	t.acked = m.Num
-	if p := c.peers[m.From]; p != nil && m.Fresh > 0 {
+	t.acked = m.num
+	if p := c.peers[m.From]; p != nil && m.fresh > 0 {
 		c.moved(now, p)
 	}
 	t.deadline = now.Add(transferTimeout)
@@ -233,7 +233,7 @@ func (c *core) acknowledged(now time.Time, m *syncMessage, out *actions) {
 }
 
 // pump sends chunks of the session's transfer, if there is one, while few enough are unacknowledged.
-func (c *core) pump(peer frame.ID, s *session, out *actions) {
+func (c *Core) pump(peer frame.ID, s *session, out *Actions) {
 	t := c.transfers[peer]
 	if t == nil || t.session.id != s.id {
 		return
@@ -244,8 +244,8 @@ func (c *core) pump(peer frame.ID, s *session, out *actions) {
 			break
 		}
 		t.sent++
-		out.streamed += uint64(len(frames))
-		c.emit(peer, &t.session, &syncMessage{Kind: syncChunk, Num: t.sent, End: len(t.work) == 0, Frames: frames}, out)
+		out.Streamed += uint64(len(frames))
+		c.emit(peer, &t.session, &Message{kind: syncChunk, num: t.sent, end: len(t.work) == 0, Frames: frames}, out)
 	}
 	if t.sent == t.acked {
 		delete(c.transfers, peer)
@@ -253,7 +253,7 @@ func (c *core) pump(peer frame.ID, s *session, out *actions) {
 }
 
 // chunk takes the next live frames off a transfer's work.
-func (c *core) chunk(t *transfer) (frames [][]byte) {
+func (c *Core) chunk(t *transfer) (frames [][]byte) {
 	size := 0
 	for len(t.work) > 0 {
 		w := &t.work[0]
@@ -268,7 +268,7 @@ func (c *core) chunk(t *transfer) (frames [][]byte) {
 			if h.seq > sp.last {
 				return false
 			}
-			if len(frames) == maxChunkFrames || size+len(h.raw) > maxChunk {
+			if len(frames) == MaxChunkFrames || size+len(h.raw) > maxChunk {
 				full = true
 				sp.first = h.seq
 				return false
@@ -287,18 +287,18 @@ func (c *core) chunk(t *transfer) (frames [][]byte) {
 	return frames
 }
 
-func (c *core) sendFailed(peer frame.ID, session uint64) {
+func (c *Core) sendFailed(peer frame.ID, session uint64) {
 	if t := c.transfers[peer]; t != nil && t.session.id == session {
 		delete(c.transfers, peer)
 	}
 }
 
 // emit sends a message of a session.
-func (c *core) emit(to frame.ID, s *session, m *syncMessage, out *actions) {
+func (c *Core) emit(to frame.ID, s *session, m *Message, out *Actions) {
 	m.From, m.Session = c.self, s.theirs
-	kind := byte(kindSync)
-	if m.Kind == syncChunk {
-		kind = kindChunk
+	kind := byte(KindSync)
+	if m.kind == syncChunk {
+		kind = KindChunk
 	}
-	out.send = append(out.send, outMessage{to, s.id, kind, m.encode()})
+	out.Send = append(out.Send, Outgoing{to, s.id, kind, m.encode()})
 }

@@ -1,6 +1,6 @@
 //go:build long
 
-package mesh
+package replica
 
 import (
 	"time"
@@ -9,7 +9,7 @@ import (
 )
 
 // Meet makes a peer known as if a digest had just been compared with it; for models of fleets, in which nobody joins.
-func (c *core) Meet(now time.Time, peer frame.ID) {
+func (c *Core) Meet(now time.Time, peer frame.ID) {
 	if c.peers[peer] == nil {
 		c.peers[peer] = newSyncPeer()
 		c.heard = now

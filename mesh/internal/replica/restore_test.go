@@ -1,4 +1,4 @@
-package mesh
+package replica
 
 import (
 	"bytes"
@@ -21,17 +21,17 @@ func TestRestoredFrameThatIsNotSigned(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.step(s.now, evFrames{via: viaRestore, frames: []frame.Frame{broken}})
-		out := c.step(s.now, evFrames{via: viaPush, frames: []frame.Frame{signed}})
-		if len(out.equivocs) > 0 || len(out.replaced) != 1 || len(out.deliver) != 1 {
-			t.Fatalf("frame %d: %d accusations, %d replaced, %d delivered", seq, len(out.equivocs), len(out.replaced), len(out.deliver))
+		c.Step(s.now, FramesEvent{Via: ViaRestore, Frames: []frame.Frame{broken}})
+		out := c.Step(s.now, FramesEvent{Via: ViaPush, Frames: []frame.Frame{signed}})
+		if len(out.Equivocal) > 0 || len(out.Replaced) != 1 || len(out.Deliver) != 1 {
+			t.Fatalf("frame %d: %d accusations, %d replaced, %d delivered", seq, len(out.Equivocal), len(out.Replaced), len(out.Deliver))
 		}
 		if held, _ := c.get(signed.Ref()); !bytes.Equal(held, signed.Raw) {
 			t.Fatalf("frame %d is still the broken one", seq)
 		}
 	}
 	other := testFrame(t, signers[1], 1, 1, s.now, time.Hour, "another")
-	if out := c.step(s.now, evFrames{via: viaPush, frames: []frame.Frame{other}}); len(out.equivocs) != 1 {
-		t.Errorf("two signed frames of one name: %d accusations", len(out.equivocs))
+	if out := c.Step(s.now, FramesEvent{Via: ViaPush, Frames: []frame.Frame{other}}); len(out.Equivocal) != 1 {
+		t.Errorf("two signed frames of one name: %d accusations", len(out.Equivocal))
 	}
 }

@@ -1,4 +1,4 @@
-package mesh
+package replica
 
 import (
 	"crypto/sha256"
@@ -16,17 +16,17 @@ const maxDetails = 4
 
 // streamPlace is a position among all frames.
 type streamPlace struct {
-	key streamKey
+	key StreamKey
 	seq uint64
 }
 
 // detailer sends the hashes of streams that differ although the peer has seen every number in them, in key order.
 type detailer struct {
-	core    *core
+	core    *Core
 	to      frame.ID
 	peer    *syncPeer
 	session *session
-	out     *actions
+	out     *Actions
 }
 
 // emit sends the hashes of a stream's live frames, in messages with adjoining ranges, and reports whether there is room
@@ -49,7 +49,7 @@ func (d *detailer) emit(st *stream) bool {
 	}
 	flush := func(last uint64) {
 		m.Last = last
-		d.core.emit(d.to, s, &syncMessage{Kind: syncDetail, Detail: m}, d.out)
+		d.core.emit(d.to, s, &Message{kind: syncDetail, detail: m}, d.out)
 		s.told = append(s.told, streamDetail{Key: m.Key, First: m.First, Last: m.Last})
 		m.First, m.Hashes = last+1, nil
 	}
@@ -95,8 +95,8 @@ func (h held) short(salt uint64) (b [shortHash]byte) {
 
 // answerDetail compares hashes: it streams what the peer lacks and asks for what we lack. If the two sides hold
 // different frames of one name, each sends its own, and both keep the one with the lower hash.
-func (c *core) answerDetail(now time.Time, m *syncMessage, s *session, out *actions) {
-	d := &m.Detail
+func (c *Core) answerDetail(now time.Time, m *Message, s *session, out *Actions) {
+	d := &m.detail
 	salt := s.id ^ s.theirs
 	var give, want window
 	theirs := d.Hashes
@@ -130,7 +130,7 @@ func (c *core) answerDetail(now time.Time, m *syncMessage, s *session, out *acti
 	}
 	lacks(math.MaxUint64)
 	if len(want) > 0 {
-		c.emit(m.From, s, &syncMessage{Kind: syncWant, Want: []streamWant{{d.Key, want}}}, out)
+		c.emit(m.From, s, &Message{kind: syncWant, want: []streamWant{{d.Key, want}}}, out)
 	}
 	if len(give) > 0 {
 		c.stream(now, m.From, s, []streamWant{{d.Key, give}}, out)
@@ -138,12 +138,12 @@ func (c *core) answerDetail(now time.Time, m *syncMessage, s *session, out *acti
 }
 
 // answerWant streams what a peer asks for, once for each range whose hashes we sent it.
-func (c *core) answerWant(now time.Time, m *syncMessage, s *session, out *actions) {
+func (c *Core) answerWant(now time.Time, m *Message, s *session, out *Actions) {
 	var work []streamWant
-	for _, w := range m.Want {
+	for _, w := range m.want {
 		i := slices.IndexFunc(s.told, func(d streamDetail) bool { return d.covers(w) })
 		if i < 0 {
-			out.unasked++
+			out.Unasked++
 			continue
 		}
 		s.told[i].asked = true

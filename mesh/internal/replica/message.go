@@ -1,4 +1,4 @@
-package mesh
+package replica
 
 import (
 	"encoding/binary"
@@ -28,16 +28,16 @@ const (
 	syncDiffer                     // answer to a check: my root differs
 )
 
-// The first byte of a sync message on its way: chunks, which carry frames, wait behind everything else.
-const kindSync, kindChunk = 3, 4
+// KindSync and KindChunk are the first byte of a message on its way: chunks, which carry frames, wait behind everything else.
+const KindSync, KindChunk = 3, 4
 
 const (
 	// maxChunk bounds the frames in one message, in bytes.
 	maxChunk = 256 << 10
-	// maxChunkFrames bounds their number.
-	maxChunkFrames = 4096
-	// maxSyncMessage bounds a message, in bytes.
-	maxSyncMessage = 512 << 10
+	// MaxChunkFrames bounds their number.
+	MaxChunkFrames = 4096
+	// MaxMessage bounds a message, in bytes.
+	MaxMessage = 512 << 10
 	// maxVectorStreams and maxVectorSpans bound what one vector lists (about 100 and 2 to 20 bytes each). Anything
 	// beyond is compared in a later session.
 	maxVectorStreams, maxVectorSpans = 2048, 8192
@@ -55,34 +55,35 @@ const (
 	shortHash   = 8  // bytes of a frame's hash in a detail
 )
 
-type syncMessage struct {
-	Kind    syncKind
+// Message is one message of anti-entropy.
+type Message struct {
+	kind    syncKind
 	From    frame.ID
 	Session uint64 // the receiver's number for it; check: the sender's
-	Token   uint64 // differ, vector with Reply: the sender's number for the session
+	token   uint64 // differ, vector with Reply: the sender's number for the session
 
-	Root  [32]byte // check, same, differ, vector
-	Clock uint64   // check, same, differ: the sender's clock, in milliseconds since 1970
-	Reply bool     // vector
+	root  [32]byte // check, same, differ, vector
+	clock uint64   // check, same, differ: the sender's clock, in milliseconds since 1970
+	reply bool     // vector
 	// After (exclusive) and Last (inclusive) bound the range of keys in which a vector lists all streams of the sender.
 	// It may list others too.
-	After, Last streamKey
-	Streams     []streamVector
-	Num         uint64   // chunk, ack
-	End         bool     // chunk: the last one
-	Fresh       uint64   // ack: how many frames of the chunk were new
+	after, last StreamKey
+	streams     []streamVector
+	num         uint64   // chunk, ack
+	end         bool     // chunk: the last one
+	fresh       uint64   // ack: how many frames of the chunk were new
 	Frames      [][]byte // chunk
-	Detail      streamDetail
-	Want        []streamWant
+	detail      streamDetail
+	want        []streamWant
 
 	more bool // a part of a vector, but not the last; never sent
 }
 
 // lastKey is the highest possible key.
-var lastKey = streamKey{frame.ID{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, math.MaxUint64}
+var lastKey = StreamKey{frame.ID{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, math.MaxUint64}
 
 type streamVector struct {
-	Key         streamKey
+	Key         StreamKey
 	Live        uint64
 	Sum         [sumLen]byte
 	First, Last uint64 // the range that Seen covers, both included
@@ -92,7 +93,7 @@ type streamVector struct {
 }
 
 type streamDetail struct {
-	Key         streamKey
+	Key         StreamKey
 	First, Last uint64 // the range that Hashes covers completely
 	Hashes      []seqHash
 
@@ -105,36 +106,36 @@ type seqHash struct {
 }
 
 type streamWant struct {
-	Key   streamKey
+	Key   StreamKey
 	Spans window
 }
 
 // IsChunk reports whether the message carries frames.
-func (m *syncMessage) IsChunk() bool { return m.Kind == syncChunk }
+func (m *Message) IsChunk() bool { return m.kind == syncChunk }
 
-// split yields a message in parts, each of which takes a bounded time to process.
-func (m *syncMessage) split(yield func(*syncMessage) bool) {
-	if m.Kind != syncVector {
+// Split yields a message in parts, each of which takes a bounded time to process.
+func (m *Message) Split(yield func(*Message) bool) {
+	if m.kind != syncVector {
 		yield(m)
 		return
 	}
 	part := *m
-	part.Streams, part.more = nil, true
+	part.streams, part.more = nil, true
 	cost := 0
 	flush := func() bool {
-		if last := part.Streams[len(part.Streams)-1].Key; part.more && last.compare(m.Last) < 0 {
-			part.Last = last
+		if last := part.streams[len(part.streams)-1].Key; part.more && last.compare(m.last) < 0 {
+			part.last = last
 		} else {
-			part.Last = m.Last
+			part.last = m.last
 		}
 		one := part
-		part.Streams, cost = nil, 0
-		if part.Last.compare(part.After) > 0 {
-			part.After = part.Last
+		part.streams, cost = nil, 0
+		if part.last.compare(part.after) > 0 {
+			part.after = part.last
 		}
 		return yield(&one)
 	}
-	for _, v := range m.Streams {
+	for _, v := range m.streams {
 		for {
 			if cost >= maxVectorPart && !flush() {
 				return
@@ -147,52 +148,52 @@ func (m *syncMessage) split(yield func(*syncMessage) bool) {
 			piece.Seen, rest.Seen = v.Seen[:room], v.Seen[room:]
 			piece.Last, piece.more = piece.Seen[room-1].last, true
 			rest.First = piece.Last + 1
-			part.Streams = append(part.Streams, piece)
+			part.streams = append(part.streams, piece)
 			cost, v = maxVectorPart, rest
 		}
-		part.Streams = append(part.Streams, v)
+		part.streams = append(part.streams, v)
 		cost += 1 + len(v.Seen)
 	}
-	part.more, part.Last = false, m.Last
+	part.more, part.last = false, m.last
 	yield(&part)
 }
 
-// encode returns the message as decodeSync decodes it.
-func (m *syncMessage) encode() []byte {
+// encode returns the message as DecodeMessage decodes it.
+func (m *Message) encode() []byte {
 	var b []byte
 	b = wire.AppendArray(b, syncFields)
 	b = wire.AppendUint(b, SyncVersion)
-	b = wire.AppendUint(b, uint64(m.Kind))
+	b = wire.AppendUint(b, uint64(m.kind))
 	b = wire.AppendBin(b, m.From[:])
 	b = wire.AppendUint(b, m.Session)
-	b = wire.AppendUint(b, m.Token)
-	switch m.Kind {
+	b = wire.AppendUint(b, m.token)
+	switch m.kind {
 	case syncCheck, syncSame, syncDiffer:
-		b = wire.AppendBin(b, binary.BigEndian.AppendUint64(m.Root[:], m.Clock))
+		b = wire.AppendBin(b, binary.BigEndian.AppendUint64(m.root[:], m.clock))
 	case syncVector:
 		b = wire.AppendArray(b, 5)
-		b = wire.AppendBin(b, m.Root[:])
-		b = wire.AppendUint(b, wire.Flag(m.Reply))
-		b = m.After.append(b)
-		b = m.Last.append(b)
-		b = wire.AppendArray(b, len(m.Streams))
-		for i := range m.Streams {
-			b = m.Streams[i].append(b)
+		b = wire.AppendBin(b, m.root[:])
+		b = wire.AppendUint(b, wire.Flag(m.reply))
+		b = m.after.append(b)
+		b = m.last.append(b)
+		b = wire.AppendArray(b, len(m.streams))
+		for i := range m.streams {
+			b = m.streams[i].append(b)
 		}
 	case syncChunk:
 		b = wire.AppendArray(b, 3)
-		b = wire.AppendUint(b, m.Num)
-		b = wire.AppendUint(b, wire.Flag(m.End))
+		b = wire.AppendUint(b, m.num)
+		b = wire.AppendUint(b, wire.Flag(m.end))
 		b = wire.AppendArray(b, len(m.Frames))
 		for _, f := range m.Frames {
 			b = wire.AppendBin(b, f)
 		}
 	case syncAck:
 		b = wire.AppendArray(b, 2)
-		b = wire.AppendUint(b, m.Num)
-		b = wire.AppendUint(b, m.Fresh)
+		b = wire.AppendUint(b, m.num)
+		b = wire.AppendUint(b, m.fresh)
 	case syncDetail:
-		d := &m.Detail
+		d := &m.detail
 		b = wire.AppendArray(b, 4)
 		b = d.Key.append(b)
 		b = wire.AppendUint(b, d.First)
@@ -203,52 +204,52 @@ func (m *syncMessage) encode() []byte {
 			b = wire.AppendBin(b, d.Hashes[i].Hash[:])
 		}
 	case syncWant:
-		b = wire.AppendArray(b, len(m.Want))
-		for i := range m.Want {
+		b = wire.AppendArray(b, len(m.want))
+		for i := range m.want {
 			b = wire.AppendArray(b, 2)
-			b = m.Want[i].Key.append(b)
-			b = wire.AppendBin(b, appendWindow(nil, m.Want[i].Spans))
+			b = m.want[i].Key.append(b)
+			b = wire.AppendBin(b, appendWindow(nil, m.want[i].Spans))
 		}
 	}
 	return b
 }
 
-// decodeSync decodes a message strictly. Frames and texts remain slices of b.
-func decodeSync(b []byte) (*syncMessage, error) {
-	if len(b) > maxSyncMessage {
-		return nil, fmt.Errorf("sync message of %d bytes, want at most %d", len(b), maxSyncMessage)
+// DecodeMessage decodes a message strictly. Frames and texts remain slices of b.
+func DecodeMessage(b []byte) (*Message, error) {
+	if len(b) > MaxMessage {
+		return nil, fmt.Errorf("sync message of %d bytes, want at most %d", len(b), MaxMessage)
 	}
-	m := &syncMessage{}
+	m := &Message{}
 	r := &wire.Reader{Rest: b}
 	m.decodeHead(r)
-	switch m.Kind {
+	switch m.kind {
 	case syncCheck, syncSame, syncDiffer:
-		var both [len(m.Root) + 8]byte // an answer is not longer than the check
+		var both [len(m.root) + 8]byte // an answer is not longer than the check
 		r.Fixed(both[:])
-		m.Root, m.Clock = [32]byte(both[:]), binary.BigEndian.Uint64(both[len(m.Root):])
+		m.root, m.clock = [32]byte(both[:]), binary.BigEndian.Uint64(both[len(m.root):])
 	case syncVector:
 		m.decodeVector(r)
 	case syncChunk:
 		r.ArrayOf(3)
-		m.Num = r.Uint()
-		m.End = r.Flags(1) != 0
-		m.Frames = make([][]byte, r.Array(maxChunkFrames))
+		m.num = r.Uint()
+		m.end = r.Flags(1) != 0
+		m.Frames = make([][]byte, r.Array(MaxChunkFrames))
 		for i := range m.Frames {
 			m.Frames[i] = r.Bin(frame.MaxSize)
 		}
 	case syncAck:
 		r.ArrayOf(2)
-		m.Num, m.Fresh = r.Uint(), r.Uint()
+		m.num, m.fresh = r.Uint(), r.Uint()
 	case syncDetail:
-		m.Detail.decode(r)
+		m.detail.decode(r)
 	case syncWant:
-		m.Want = make([]streamWant, r.Array(maxWant))
+		m.want = make([]streamWant, r.Array(maxWant))
 		spans := maxDetail
-		for i := range m.Want {
+		for i := range m.want {
 			r.ArrayOf(2)
-			m.Want[i].Key = readStreamKey(r)
-			m.Want[i].Spans = readWindow(r, spans)
-			spans -= len(m.Want[i].Spans)
+			m.want[i].Key = readStreamKey(r)
+			m.want[i].Spans = readWindow(r, spans)
+			spans -= len(m.want[i].Spans)
 		}
 	default:
 		r.Fail(errors.New("unknown kind"))
@@ -260,46 +261,46 @@ func decodeSync(b []byte) (*syncMessage, error) {
 }
 
 // decodeHead decodes the fields that all messages begin with.
-func (m *syncMessage) decodeHead(r *wire.Reader) {
+func (m *Message) decodeHead(r *wire.Reader) {
 	r.ArrayOf(syncFields)
 	if v := r.Uint(); r.Err == nil && v != SyncVersion {
 		r.Fail(fmt.Errorf("version %d, want %d", v, SyncVersion))
 	}
 	if kind := r.Uint(); kind <= uint64(syncDiffer) {
-		m.Kind = syncKind(kind)
+		m.kind = syncKind(kind)
 	}
 	r.Fixed(m.From[:])
 	m.Session = r.Uint()
-	m.Token = r.Uint()
-	if m.Token != 0 && m.Kind != syncDiffer && m.Kind != syncVector {
+	m.token = r.Uint()
+	if m.token != 0 && m.kind != syncDiffer && m.kind != syncVector {
 		r.Fail(errors.New("a token where none belongs"))
 	}
 }
 
-// syncHead decodes the head alone.
-func syncHead(b []byte) (m syncMessage, ok bool) {
+// DecodeHead decodes the head alone.
+func DecodeHead(b []byte) (m Message, ok bool) {
 	r := &wire.Reader{Rest: b}
 	m.decodeHead(r)
 	return m, r.Err == nil
 }
 
-func (m *syncMessage) decodeVector(r *wire.Reader) {
+func (m *Message) decodeVector(r *wire.Reader) {
 	r.ArrayOf(5)
-	r.Fixed(m.Root[:])
-	m.Reply = r.Flags(1) != 0
-	m.After, m.Last = readStreamKey(r), readStreamKey(r)
+	r.Fixed(m.root[:])
+	m.reply = r.Flags(1) != 0
+	m.after, m.last = readStreamKey(r), readStreamKey(r)
 	n := r.Array(maxVectorStreams)
 	if n > len(r.Rest) {
 		r.Fail(wire.ErrTruncated)
 		return
 	}
-	m.Streams = make([]streamVector, n)
+	m.streams = make([]streamVector, n)
 	spans := maxVectorSpans
-	for i := range m.Streams {
-		v := &m.Streams[i]
+	for i := range m.streams {
+		v := &m.streams[i]
 		v.decode(r, spans)
 		spans -= len(v.Seen)
-		if r.Err == nil && i > 0 && m.Streams[i-1].Key.compare(v.Key) >= 0 {
+		if r.Err == nil && i > 0 && m.streams[i-1].Key.compare(v.Key) >= 0 {
 			r.Fail(errors.New("streams out of order"))
 		}
 	}
@@ -308,8 +309,8 @@ func (m *syncMessage) decodeVector(r *wire.Reader) {
 // decode decodes a stream with at most the given number of spans.
 func (v *streamVector) decode(r *wire.Reader, spans int) {
 	r.ArrayOf(7)
-	r.Fixed(v.Key.origin[:])
-	v.Key.epoch = r.Uint()
+	r.Fixed(v.Key.Origin[:])
+	v.Key.Epoch = r.Uint()
 	v.Live = r.Uint()
 	r.Fixed(v.Sum[:])
 	v.First, v.Last = r.Uint(), r.Uint()
@@ -327,8 +328,8 @@ func (v *streamVector) decode(r *wire.Reader, spans int) {
 
 func (v *streamVector) append(b []byte) []byte {
 	b = wire.AppendArray(b, 7)
-	b = wire.AppendBin(b, v.Key.origin[:])
-	b = wire.AppendUint(b, v.Key.epoch)
+	b = wire.AppendBin(b, v.Key.Origin[:])
+	b = wire.AppendUint(b, v.Key.Epoch)
 	b = wire.AppendUint(b, v.Live)
 	b = wire.AppendBin(b, v.Sum[:])
 	b = wire.AppendUint(b, v.First)
@@ -360,22 +361,22 @@ func (d *streamDetail) decode(r *wire.Reader) {
 	}
 }
 
-func (k streamKey) append(b []byte) []byte {
+func (k StreamKey) append(b []byte) []byte {
 	b = wire.AppendArray(b, 2)
-	b = wire.AppendBin(b, k.origin[:])
-	return wire.AppendUint(b, k.epoch)
+	b = wire.AppendBin(b, k.Origin[:])
+	return wire.AppendUint(b, k.Epoch)
 }
 
-func readStreamKey(r *wire.Reader) (k streamKey) {
+func readStreamKey(r *wire.Reader) (k StreamKey) {
 	r.ArrayOf(2)
-	r.Fixed(k.origin[:])
-	k.epoch = r.Uint()
+	r.Fixed(k.Origin[:])
+	k.Epoch = r.Uint()
 	return k
 }
 
 // readWindow decodes a window of at most the given number of spans.
 func readWindow(r *wire.Reader, spans int) window {
-	b := r.Bin(maxSyncMessage)
+	b := r.Bin(MaxMessage)
 	if r.Err != nil {
 		return nil
 	}

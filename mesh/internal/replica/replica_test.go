@@ -1,4 +1,4 @@
-package mesh
+package replica
 
 import (
 	"fmt"
@@ -140,8 +140,8 @@ func TestDigestIsFixed(t *testing.T) {
 	t.Logf("%x", d.sum())
 }
 
-func coreFor(seed uint64) *core {
-	return newCore(frame.ID{9}, frame.ID{}, 1, rand.New(rand.NewPCG(seed, 0)))
+func coreFor(seed uint64) *Core {
+	return New(frame.ID{9}, frame.ID{}, 1, rand.New(rand.NewPCG(seed, 0)))
 }
 
 func TestCoreTakesFrames(t *testing.T) {
@@ -153,35 +153,35 @@ func TestCoreTakesFrames(t *testing.T) {
 		name  string
 		f     frame.Frame
 		at    time.Duration // after simStart
-		want  verdict
+		want  Verdict
 		count int
 	}{
-		{"ok: next", testFrame(t, id, 1, 6, simStart, hour, ""), 0, verdictNew, 2},
-		{"ok: far ahead", testFrame(t, id, 1, 1<<40, simStart, hour, ""), 0, verdictNew, 2},
-		{"ok: an older epoch", testFrame(t, id, 7, 1, simStart, hour, ""), 0, verdictNew, 2},
-		{"bad: again", base, 0, verdictDuplicate, 1},
-		{"bad: another of that name", twin, 0, verdictEquivocal, 1},
-		{"bad: over", testFrame(t, id, 1, 6, simStart, time.Minute, ""), time.Minute, verdictExpired, 1},
-		{"ok: a millisecond before its end", testFrame(t, id, 1, 6, simStart, time.Minute, ""), time.Minute - 1, verdictNew, 2},
-		{"bad: from the future", testFrame(t, id, 1, 6, simStart.Add(frame.FutureSkew+time.Millisecond), hour, ""), 0, verdictFuture, 1},
-		{"ok: a clock that is a little ahead", testFrame(t, id, 1, 6, simStart.Add(frame.FutureSkew), hour, ""), 0, verdictNew, 2},
+		{"ok: next", testFrame(t, id, 1, 6, simStart, hour, ""), 0, VerdictNew, 2},
+		{"ok: far ahead", testFrame(t, id, 1, 1<<40, simStart, hour, ""), 0, VerdictNew, 2},
+		{"ok: an older epoch", testFrame(t, id, 7, 1, simStart, hour, ""), 0, VerdictNew, 2},
+		{"bad: again", base, 0, VerdictDuplicate, 1},
+		{"bad: another of that name", twin, 0, VerdictEquivocal, 1},
+		{"bad: over", testFrame(t, id, 1, 6, simStart, time.Minute, ""), time.Minute, VerdictExpired, 1},
+		{"ok: a millisecond before its end", testFrame(t, id, 1, 6, simStart, time.Minute, ""), time.Minute - 1, VerdictNew, 2},
+		{"bad: from the future", testFrame(t, id, 1, 6, simStart.Add(frame.FutureSkew+time.Millisecond), hour, ""), 0, VerdictFuture, 1},
+		{"ok: a clock that is a little ahead", testFrame(t, id, 1, 6, simStart.Add(frame.FutureSkew), hour, ""), 0, VerdictNew, 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := coreFor(1)
-			c.step(simStart, evFrames{via: viaPush, frames: []frame.Frame{base}})
+			c.Step(simStart, FramesEvent{Via: ViaPush, Frames: []frame.Frame{base}})
 			now := simStart.Add(tt.at)
-			if got := c.judge(now, tt.f); got != tt.want {
+			if got := c.Judge(now, tt.f); got != tt.want {
 				t.Errorf("judged %d, want %d", got, tt.want)
 			}
-			out := c.step(now, evFrames{via: viaPush, frames: []frame.Frame{tt.f}})
-			if out.verdicts[tt.want] != 1 || c.count != tt.count {
-				t.Errorf("verdicts %v, %d held; want %d, %d", out.verdicts, c.count, tt.want, tt.count)
+			out := c.Step(now, FramesEvent{Via: ViaPush, Frames: []frame.Frame{tt.f}})
+			if out.Verdicts[tt.want] != 1 || c.count != tt.count {
+				t.Errorf("verdicts %v, %d held; want %d, %d", out.Verdicts, c.count, tt.want, tt.count)
 			}
-			if len(out.relay) != 0 {
+			if len(out.Relay) != 0 {
 				t.Error("passed on though it came straight from its origin")
 			}
-			if (tt.want == verdictEquivocal) != (len(out.equivocs) == 1) {
-				t.Errorf("%d reports of equivocation", len(out.equivocs))
+			if (tt.want == VerdictEquivocal) != (len(out.Equivocal) == 1) {
+				t.Errorf("%d reports of equivocation", len(out.Equivocal))
 			}
 		})
 	}
@@ -190,14 +190,14 @@ func TestCoreTakesFrames(t *testing.T) {
 func TestCoreDeliversByWay(t *testing.T) {
 	f := testFrame(t, signers[0], 1, 1, simStart, time.Hour, "")
 	for _, tt := range []struct {
-		by                       via
+		by                       Via
 		admitted, deliver, relay int
 	}{
-		{viaOwn, 1, 0, 0}, {viaRestore, 0, 0, 0}, {viaPush, 1, 1, 0}, {viaTree, 1, 1, 1}, {viaSync, 1, 1, 0},
+		{ViaOwn, 1, 0, 0}, {ViaRestore, 0, 0, 0}, {ViaPush, 1, 1, 0}, {ViaTree, 1, 1, 1}, {ViaSync, 1, 1, 0},
 	} {
-		out := coreFor(1).step(simStart, evFrames{via: tt.by, frames: []frame.Frame{f}})
-		if len(out.admitted) != tt.admitted || len(out.deliver) != tt.deliver || len(out.relay) != tt.relay {
-			t.Errorf("way %d: %d admitted, %d delivered, %d relayed", tt.by, len(out.admitted), len(out.deliver), len(out.relay))
+		out := coreFor(1).Step(simStart, FramesEvent{Via: tt.by, Frames: []frame.Frame{f}})
+		if len(out.Admitted) != tt.admitted || len(out.Deliver) != tt.deliver || len(out.Relay) != tt.relay {
+			t.Errorf("way %d: %d admitted, %d delivered, %d relayed", tt.by, len(out.Admitted), len(out.Deliver), len(out.Relay))
 		}
 	}
 }
@@ -207,15 +207,15 @@ func TestCoreExpires(t *testing.T) {
 	for seq := uint64(1); seq <= 3*maxExpireStep; seq++ {
 		c.insert(frame.Frame{Origin: frame.ID{1}, Epoch: 1, Seq: seq, Expires: simStart.Add(time.Minute), Raw: expiringRaw})
 	}
-	if at, ok := c.next(); !ok || !at.Equal(simStart.Add(time.Minute)) {
+	if at, ok := c.Next(); !ok || !at.Equal(simStart.Add(time.Minute)) {
 		t.Errorf("next at %v, %v", at, ok)
 	}
 	for left := 3 * maxExpireStep; left > 0; {
-		out := c.step(simStart.Add(time.Minute), evTick{})
-		if len(out.expired) == 0 || len(out.expired) > maxExpireStep {
-			t.Fatalf("%d frames expired in one step", len(out.expired))
+		out := c.Step(simStart.Add(time.Minute), TickEvent{})
+		if len(out.Expired) == 0 || len(out.Expired) > maxExpireStep {
+			t.Fatalf("%d frames expired in one step", len(out.Expired))
 		}
-		if left -= len(out.expired); c.count != left {
+		if left -= len(out.Expired); c.count != left {
 			t.Fatalf("%d held, want %d", c.count, left)
 		}
 	}
@@ -240,10 +240,10 @@ func TestCoreClockStepsBack(t *testing.T) {
 	for seq := uint64(1); seq <= 20; seq++ {
 		f := testFrame(t, signers[0], 1, seq, s.now, time.Duration(seq)*10*time.Minute, "")
 		for i := range s.cores {
-			s.step(i, evFrames{via: viaPush, frames: []frame.Frame{f}})
+			s.step(i, FramesEvent{Via: ViaPush, Frames: []frame.Frame{f}})
 		}
 	}
-	s.cores[1].step(s.now.Add(time.Hour), evTick{}) // its clock is an hour ahead for a moment
+	s.cores[1].Step(s.now.Add(time.Hour), TickEvent{}) // its clock is an hour ahead for a moment
 	if got := s.cores[1].count; got != 14 {
 		t.Fatalf("%d frames held, want 14", got)
 	}
@@ -262,22 +262,22 @@ func TestCoreNoticesItsKeyElsewhere(t *testing.T) {
 		name       string
 		epoch, seq uint64
 		payload    string
-		by         via
+		by         Via
 		want       uint64
 	}{
-		{"ok: an echo of ours", 3, 1, "mine", viaPush, 0},
-		{"ok: of an earlier run", 2, 9, "old", viaSync, 0},
-		{"ok: from our store", 4, 1, "stored", viaRestore, 0},
-		{"bad: our epoch, a number that we did not use", 3, 2, "x", viaSync, 3},
-		{"bad: our epoch and number, other bytes", 3, 1, "x", viaPush, 3},
-		{"bad: a later epoch", 8, 1, "x", viaSync, 8},
+		{"ok: an echo of ours", 3, 1, "mine", ViaPush, 0},
+		{"ok: of an earlier run", 2, 9, "old", ViaSync, 0},
+		{"ok: from our store", 4, 1, "stored", ViaRestore, 0},
+		{"bad: our epoch, a number that we did not use", 3, 2, "x", ViaSync, 3},
+		{"bad: our epoch and number, other bytes", 3, 1, "x", ViaPush, 3},
+		{"bad: a later epoch", 8, 1, "x", ViaSync, 8},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := newCore(self.ID(), frame.ID{}, 3, rand.New(rand.NewPCG(1, 1)))
-			c.step(simStart, evFrames{via: viaOwn, frames: []frame.Frame{testFrame(t, self, 3, 1, simStart, time.Hour, "mine")}})
-			out := c.step(simStart, evFrames{via: tt.by, frames: []frame.Frame{testFrame(t, self, tt.epoch, tt.seq, simStart, time.Hour, tt.payload)}})
-			if out.rollPast != tt.want {
-				t.Errorf("roll past %d, want %d", out.rollPast, tt.want)
+			c := New(self.ID(), frame.ID{}, 3, rand.New(rand.NewPCG(1, 1)))
+			c.Step(simStart, FramesEvent{Via: ViaOwn, Frames: []frame.Frame{testFrame(t, self, 3, 1, simStart, time.Hour, "mine")}})
+			out := c.Step(simStart, FramesEvent{Via: tt.by, Frames: []frame.Frame{testFrame(t, self, tt.epoch, tt.seq, simStart, time.Hour, tt.payload)}})
+			if out.RollPast != tt.want {
+				t.Errorf("roll past %d, want %d", out.RollPast, tt.want)
 			}
 		})
 	}
@@ -287,22 +287,22 @@ func TestCoreNoticesItsKeyElsewhere(t *testing.T) {
 func TestCoreToleratesFramesOnTheirWay(t *testing.T) {
 	c := coreFor(1)
 	peer := frame.ID{1}
-	c.step(simStart, evUp{peer})
+	c.Step(simStart, UpEvent{peer})
 	now := simStart.Add(time.Second)
-	c.step(now, evTick{}) // the first comparison
-	c.step(now, evMessage{&syncMessage{Kind: syncSame, From: peer, Session: c.peers[peer].own.id, Clock: clockOf(now)}, 0})
-	c.step(now, rootOf(peer, [32]byte{1}, now))
-	if out := c.step(now.Add(settleMin), evTick{}); len(out.send) != 0 {
+	c.Step(now, TickEvent{}) // the first comparison
+	c.Step(now, MessageEvent{&Message{kind: syncSame, From: peer, Session: c.peers[peer].own.id, clock: ClockOf(now)}, 0})
+	c.Step(now, rootOf(peer, [32]byte{1}, now))
+	if out := c.Step(now.Add(settleMin), TickEvent{}); len(out.Send) != 0 {
 		t.Error("a difference was followed up at once")
 	}
-	c.step(now.Add(settleMin), rootOf(peer, c.root.sum(), now.Add(settleMin)))
-	if out := c.step(now.Add(2*settleMax), evTick{}); len(out.send) != 0 {
+	c.Step(now.Add(settleMin), rootOf(peer, c.root.sum(), now.Add(settleMin)))
+	if out := c.Step(now.Add(2*settleMax), TickEvent{}); len(out.Send) != 0 {
 		t.Error("a difference that is over was followed up")
 	}
 	now = now.Add(time.Second)
-	c.step(now, rootOf(peer, [32]byte{1}, now))
-	if out := c.step(now.Add(settleMax), evTick{}); len(out.send) != 1 {
-		t.Errorf("a difference that stays made %d messages, want 1", len(out.send))
+	c.Step(now, rootOf(peer, [32]byte{1}, now))
+	if out := c.Step(now.Add(settleMax), TickEvent{}); len(out.Send) != 1 {
+		t.Errorf("a difference that stays made %d messages, want 1", len(out.Send))
 	}
 }
 
@@ -310,20 +310,20 @@ func TestCoreToleratesFramesOnTheirWay(t *testing.T) {
 func TestCoreAsksWhenPingsAreLost(t *testing.T) {
 	c := coreFor(1)
 	for i := range byte(3) {
-		c.step(simStart, evUp{frame.ID{1 + i}})
-		c.peers[frame.ID{1 + i}].clock.set(simStart, simStart, clockOf(simStart))
-		c.step(simStart, rootOf(frame.ID{1 + i}, c.root.sum(), simStart))
+		c.Step(simStart, UpEvent{frame.ID{1 + i}})
+		c.peers[frame.ID{1 + i}].clock.set(simStart, simStart, ClockOf(simStart))
+		c.Step(simStart, rootOf(frame.ID{1 + i}, c.root.sum(), simStart))
 	}
-	c.step(simStart.Add(overdue/2), evTick{})
-	if at, ok := c.next(); !ok || at != simStart.Add(overdue) {
+	c.Step(simStart.Add(overdue/2), TickEvent{})
+	if at, ok := c.Next(); !ok || at != simStart.Add(overdue) {
 		t.Errorf("wakes at %v, want %v", at, simStart.Add(overdue))
 	}
 	for _, tt := range []struct {
 		after time.Duration
 		want  int
 	}{{overdue - time.Millisecond, 0}, {overdue, 1}, {overdue + time.Millisecond, 0}} {
-		if out := c.step(simStart.Add(tt.after), evTick{}); len(out.send) != tt.want {
-			t.Errorf("after %v: %d messages, want %d", tt.after, len(out.send), tt.want)
+		if out := c.Step(simStart.Add(tt.after), TickEvent{}); len(out.Send) != tt.want {
+			t.Errorf("after %v: %d messages, want %d", tt.after, len(out.Send), tt.want)
 		}
 	}
 }
@@ -332,12 +332,12 @@ func TestCoreAsksWhenPingsAreLost(t *testing.T) {
 func TestCoreBacksOff(t *testing.T) {
 	s := newSimulation(t, 2, 5)
 	f := testFrame(t, signers[0], 1, 1, s.now.Add(frame.FutureSkew/2), 24*time.Hour, "")
-	s.step(0, evFrames{via: viaPush, frames: []frame.Frame{f}})
+	s.step(0, FramesEvent{Via: ViaPush, Frames: []frame.Frame{f}})
 	s.connect()
 	s.run(10 * time.Second)
 	s.checkEqual()
 	// Core 1 loses a frame unnoticed, and its peer cannot know: the window still claims it.
-	st := s.cores[1].streams[streamKey{f.Origin, 1}]
+	st := s.cores[1].streams[StreamKey{f.Origin, 1}]
 	s.cores[1].remove(st, 1)
 	s.cores[1].root.add(&lanes{7}) // and its root stays wrong for ever
 	s.run(time.Minute)
@@ -352,17 +352,17 @@ func TestCoreBacksOff(t *testing.T) {
 // with sequence numbers that were taken.
 func TestEpochIsRaisedAgain(t *testing.T) {
 	id := signers[0]
-	c := newCore(id.ID(), frame.ID{}, 1, nil)
+	c := New(id.ID(), frame.ID{}, 1, nil)
 	at := func(epoch uint64) frame.Frame { return testFrame(t, id, epoch, 1, simStart, time.Hour, "") }
-	if out := c.step(simStart, evFrames{via: viaSync, frames: []frame.Frame{at(1)}}); out.rollPast != 1 {
-		t.Errorf("epoch %d was found in use, want 1", out.rollPast)
+	if out := c.Step(simStart, FramesEvent{Via: ViaSync, Frames: []frame.Frame{at(1)}}); out.RollPast != 1 {
+		t.Errorf("epoch %d was found in use, want 1", out.RollPast)
 	}
 	c.RaiseEpoch(2)
-	if out := c.step(simStart, evTick{}); out.rollPast != 0 {
-		t.Errorf("epoch %d was found in use, though it was raised", out.rollPast)
+	if out := c.Step(simStart, TickEvent{}); out.RollPast != 0 {
+		t.Errorf("epoch %d was found in use, though it was raised", out.RollPast)
 	}
-	c.step(simStart, evFrames{via: viaSync, frames: []frame.Frame{at(2)}})
-	if out := c.step(simStart, evTick{}); out.rollPast != 2 {
-		t.Errorf("epoch %d was found in use, want 2 until it is raised", out.rollPast)
+	c.Step(simStart, FramesEvent{Via: ViaSync, Frames: []frame.Frame{at(2)}})
+	if out := c.Step(simStart, TickEvent{}); out.RollPast != 2 {
+		t.Errorf("epoch %d was found in use, want 2 until it is raised", out.RollPast)
 	}
 }

@@ -1,4 +1,4 @@
-package mesh
+package replica
 
 import (
 	"bytes"
@@ -57,49 +57,49 @@ func TestCoreTrust(t *testing.T) {
 	s.trust(r)
 	origin := signers[0]
 	said := func(seq uint64) frame.Frame { return testFrame(t, origin, 1, seq, s.now, 10*time.Hour, "ban") }
-	give := func(fs ...frame.Frame) actions { return s.step(0, evFrames{via: viaPush, frames: fs}) }
+	give := func(fs ...frame.Frame) Actions { return s.step(0, FramesEvent{Via: ViaPush, Frames: fs}) }
 
-	if out := give(said(1), said(1), said(2)); len(out.deliver) != 0 || len(s.cores[0].parked) != 2 {
-		t.Fatalf("without a certificate: delivered %d, %d wait", len(out.deliver), len(s.cores[0].parked))
+	if out := give(said(1), said(1), said(2)); len(out.Deliver) != 0 || len(s.cores[0].parked) != 2 {
+		t.Fatalf("without a certificate: delivered %d, %d wait", len(out.Deliver), len(s.cores[0].parked))
 	}
 	// Another authority's certificate changes nothing: it is a frame like any other, from an origin without a certificate.
-	if out := give(newRecorder(t).cert(origin.Public(), 9, time.Hour)); len(out.admitted) != 0 || len(out.deliver) != 0 {
+	if out := give(newRecorder(t).cert(origin.Public(), 9, time.Hour)); len(out.Admitted) != 0 || len(out.Deliver) != 0 {
 		t.Errorf("a certificate of another authority was taken: %+v", out)
 	}
-	if out := give(r.cert(signers[1].Public(), 3, 30*time.Hour)); len(out.deliver) != 0 {
-		t.Errorf("the certificate of another node let %d frames in", len(out.deliver))
+	if out := give(r.cert(signers[1].Public(), 3, 30*time.Hour)); len(out.Deliver) != 0 {
+		t.Errorf("the certificate of another node let %d frames in", len(out.Deliver))
 	}
-	if out := give(r.cert(origin.Public(), 5, time.Hour)); len(out.deliver) != 2 || len(out.admitted) != 3 || len(out.readmitted) != 1 {
-		t.Errorf("the certificate came: delivered %d, admitted %d", len(out.deliver), len(out.admitted))
+	if out := give(r.cert(origin.Public(), 5, time.Hour)); len(out.Deliver) != 2 || len(out.Admitted) != 3 || len(out.Readmitted) != 1 {
+		t.Errorf("the certificate came: delivered %d, admitted %d", len(out.Deliver), len(out.Admitted))
 	}
-	if out := give(r.cert(origin.Public(), 4, 20*time.Hour)); len(out.admitted) != 0 || out.verdicts[verdictDuplicate] != 1 {
+	if out := give(r.cert(origin.Public(), 4, 20*time.Hour)); len(out.Admitted) != 0 || out.Verdicts[VerdictDuplicate] != 1 {
 		t.Errorf("an older certificate took the place of a newer one: %+v", out)
 	}
-	if out := give(r.cert(origin.Public(), 6, 2*time.Hour)); len(out.admitted) != 1 || len(out.expired) != 1 || out.expired[0].Seq != 5 {
+	if out := give(r.cert(origin.Public(), 6, 2*time.Hour)); len(out.Admitted) != 1 || len(out.Expired) != 1 || out.Expired[0].Seq != 5 {
 		t.Errorf("renewed: %+v", out)
 	}
 
 	// The certificate's end withdraws what it let in, and a new one lets it in again.
 	s.now = simStart.Add(2 * time.Hour)
-	if out := s.step(0, evTick{}); len(out.withdrawn) != 1 || len(out.expired) != 3 || s.cores[0].count != 1 {
-		t.Errorf("the certificates ended: withdrawn %v, expired %v, held %d", out.withdrawn, out.expired, s.cores[0].count)
+	if out := s.step(0, TickEvent{}); len(out.Withdrawn) != 1 || len(out.Expired) != 3 || s.cores[0].count != 1 {
+		t.Errorf("the certificates ended: withdrawn %v, expired %v, held %d", out.Withdrawn, out.Expired, s.cores[0].count)
 	}
-	if out := give(said(3)); out.verdicts[verdictEnded] != 1 || len(out.admitted) != 0 {
-		t.Errorf("after the end: %+v", out.verdicts)
+	if out := give(said(3)); out.Verdicts[VerdictEnded] != 1 || len(out.Admitted) != 0 {
+		t.Errorf("after the end: %+v", out.Verdicts)
 	}
-	if out := give(r.cert(origin.Public(), 7, 5*time.Hour), said(1), said(2)); len(out.deliver) != 2 {
-		t.Errorf("certified again: delivered %d", len(out.deliver))
+	if out := give(r.cert(origin.Public(), 7, 5*time.Hour), said(1), said(2)); len(out.Deliver) != 2 {
+		t.Errorf("certified again: delivered %d", len(out.Deliver))
 	}
 
 	// Revoked within the step that delivers: nothing of the origin reaches the daemon.
 	out := give(said(4), r.revoke(origin.ID(), 1), said(5))
-	if len(out.deliver) != 0 || len(out.withdrawn) != 1 || out.verdicts[verdictRevoked] != 1 {
-		t.Errorf("revoked: delivered %d, withdrawn %v, %v", len(out.deliver), out.withdrawn, out.verdicts)
+	if len(out.Deliver) != 0 || len(out.Withdrawn) != 1 || out.Verdicts[VerdictRevoked] != 1 {
+		t.Errorf("revoked: delivered %d, withdrawn %v, %v", len(out.Deliver), out.Withdrawn, out.Verdicts)
 	}
 	// Neither a certificate nor a replay undoes it.
 	out = give(r.cert(origin.Public(), 99, 9*time.Hour), said(1), said(6))
-	if len(out.deliver) != 0 || len(out.readmitted) != 0 || out.verdicts[verdictRevoked] != 2 {
-		t.Errorf("after the revocation: delivered %d, readmitted %v, %v", len(out.deliver), out.readmitted, out.verdicts)
+	if len(out.Deliver) != 0 || len(out.Readmitted) != 0 || out.Verdicts[VerdictRevoked] != 2 {
+		t.Errorf("after the revocation: delivered %d, readmitted %v, %v", len(out.Deliver), out.Readmitted, out.Verdicts)
 	}
 	s.live(0)
 
@@ -110,8 +110,8 @@ func TestCoreTrust(t *testing.T) {
 	if n := len(s.cores[0].parked); n != maxParked {
 		t.Errorf("%d frames wait, want %d", n, maxParked)
 	}
-	if out := give(r.cert(signers[2].Public(), 8, 9*time.Hour)); len(out.deliver) != maxParked {
-		t.Errorf("delivered %d, want %d", len(out.deliver), maxParked)
+	if out := give(r.cert(signers[2].Public(), 8, 9*time.Hour)); len(out.Deliver) != maxParked {
+		t.Errorf("delivered %d, want %d", len(out.Deliver), maxParked)
 	}
 }
 
@@ -120,14 +120,14 @@ func TestCoreTrustRestore(t *testing.T) {
 	s := newSimulation(t, 1, 1)
 	r := newRecorder(t)
 	s.trust(r)
-	out := s.step(0, evFrames{via: viaRestore, frames: []frame.Frame{
+	out := s.step(0, FramesEvent{Via: ViaRestore, Frames: []frame.Frame{
 		r.cert(signers[0].Public(), 1, time.Hour), r.cert(signers[1].Public(), 2, time.Hour), r.revoke(signers[1].ID(), 3),
 		testFrame(t, signers[0], 1, 1, s.now, time.Hour, "counts"),
 		testFrame(t, signers[1], 1, 1, s.now, time.Hour, "revoked"),
 		testFrame(t, signers[2], 1, 1, s.now, time.Hour, "unknown"),
 	}})
-	if len(out.expired) != 2 || s.cores[0].count != 4 || len(s.cores[0].parked) != 0 {
-		t.Errorf("dropped %v, held %d, %d wait", out.expired, s.cores[0].count, len(s.cores[0].parked))
+	if len(out.Expired) != 2 || s.cores[0].count != 4 || len(s.cores[0].parked) != 0 {
+		t.Errorf("dropped %v, held %d, %d wait", out.Expired, s.cores[0].count, len(s.cores[0].parked))
 	}
 }
 
@@ -162,7 +162,7 @@ func TestCoresConvergeOnTrust(t *testing.T) {
 			at := rapid.IntRange(0, n-1).Draw(rt, "where")
 			for i := range n {
 				if i == at || rapid.Bool().Draw(rt, "too") {
-					s.step(i, evFrames{via: viaPush, frames: []frame.Frame{f}})
+					s.step(i, FramesEvent{Via: ViaPush, Frames: []frame.Frame{f}})
 				}
 			}
 			if rapid.IntRange(0, 9).Draw(rt, "pause") == 0 {
@@ -188,15 +188,15 @@ func TestRevocationOfAFullLedger(t *testing.T) {
 	r := newRecorder(t)
 	s.trust(r)
 	c := s.cores[0]
-	s.step(0, evFrames{via: viaPush, frames: []frame.Frame{
+	s.step(0, FramesEvent{Via: ViaPush, Frames: []frame.Frame{
 		r.cert(signers[0].Public(), 1, time.Hour), testFrame(t, signers[0], 1, 1, s.now, time.Hour, "x"),
 	}})
 	c.count += maxHeld
-	if v := c.judge(s.now, testFrame(t, signers[0], 1, 2, s.now, time.Hour, "y")); v != verdictFull {
+	if v := c.Judge(s.now, testFrame(t, signers[0], 1, 2, s.now, time.Hour, "y")); v != VerdictFull {
 		t.Fatalf("verdict %d of one more frame", v)
 	}
-	if out := s.step(0, evFrames{via: viaPush, frames: []frame.Frame{r.revoke(signers[0].ID(), 1)}}); len(out.withdrawn) != 1 {
-		t.Errorf("not revoked: %v", out.verdicts)
+	if out := s.step(0, FramesEvent{Via: ViaPush, Frames: []frame.Frame{r.revoke(signers[0].ID(), 1)}}); len(out.Withdrawn) != 1 {
+		t.Errorf("not revoked: %v", out.Verdicts)
 	}
 }
 
@@ -207,9 +207,9 @@ func TestRefusedIsNotOffered(t *testing.T) {
 	s.cores[0].authority = r.a.Identity.ID() // the other believes everybody
 	for seq := range uint64(200) {
 		f := testFrame(t, signers[0], 1, seq+1, s.now, 10*time.Hour, "harm")
-		s.step(1, evFrames{via: viaPush, frames: []frame.Frame{f}})
+		s.step(1, FramesEvent{Via: ViaPush, Frames: []frame.Frame{f}})
 	}
-	s.step(0, evFrames{via: viaPush, frames: []frame.Frame{r.revoke(signers[0].ID(), 1), testFrame(t, signers[0], 1, 1, s.now, 10*time.Hour, "harm")}})
+	s.step(0, FramesEvent{Via: ViaPush, Frames: []frame.Frame{r.revoke(signers[0].ID(), 1), testFrame(t, signers[0], 1, 1, s.now, 10*time.Hour, "harm")}})
 	s.connect()
 	s.run(time.Minute)
 	if n := s.cores[0].count; n != 1 {
@@ -230,23 +230,23 @@ func TestEpochsOfARevokedNodeAreBounded(t *testing.T) {
 	s.trust(r)
 	c := s.cores[0]
 	for i := range 2 {
-		s.step(0, evFrames{via: viaPush, frames: []frame.Frame{r.revoke(signers[i].ID(), uint64(i+1))}})
+		s.step(0, FramesEvent{Via: ViaPush, Frames: []frame.Frame{r.revoke(signers[i].ID(), uint64(i+1))}})
 	}
 	for epoch := range uint64(10_000) {
 		c.bar(signers[0].ID(), epoch+1)
 	}
 	c.bar(signers[1].ID(), 7)
 	p := newSyncPeer()
-	var out actions
+	var out Actions
 	c.emitVector(s.cores[1].self, p, &session{theirs: 1}, &out)
-	m, err := decodeSync(out.send[0].msg)
+	m, err := DecodeMessage(out.Send[0].Msg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.Last != lastKey || len(m.Streams) > 1+maxBarredOf+1 {
-		t.Errorf("the vector lists %d streams, up to %v", len(m.Streams), m.Last)
+	if m.last != lastKey || len(m.streams) > 1+maxBarredOf+1 {
+		t.Errorf("the vector lists %d streams, up to %v", len(m.streams), m.last)
 	}
-	if !slices.ContainsFunc(m.Streams, func(v streamVector) bool { return v.Key == streamKey{signers[1].ID(), 7} && v.refuses() }) {
+	if !slices.ContainsFunc(m.streams, func(v streamVector) bool { return v.Key == StreamKey{signers[1].ID(), 7} && v.refuses() }) {
 		t.Error("it does not say that what another node said is not wanted")
 	}
 }
@@ -256,12 +256,12 @@ func TestStandsAllocatesNothing(t *testing.T) {
 	s := newSimulation(t, 1, 1)
 	r := newRecorder(t)
 	s.trust(r)
-	s.step(0, evFrames{via: viaPush, frames: []frame.Frame{r.cert(signers[0].Public(), 1, time.Hour)}})
+	s.step(0, FramesEvent{Via: ViaPush, Frames: []frame.Frame{r.cert(signers[0].Public(), 1, time.Hour)}})
 	f := testFrame(t, signers[0], 1, 1, s.now, time.Hour, "x")
-	if got := s.cores[0].judge(s.now, f); got != verdictNew {
+	if got := s.cores[0].Judge(s.now, f); got != VerdictNew {
 		t.Fatalf("verdict %d", got)
 	}
-	if n := testing.AllocsPerRun(100, func() { s.cores[0].judge(s.now, f) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { s.cores[0].Judge(s.now, f) }); n != 0 {
 		t.Errorf("%v allocations a frame", n)
 	}
 }
@@ -271,11 +271,11 @@ func TestLetGoInOrder(t *testing.T) {
 	s := newSimulation(t, 1, 1)
 	r := newRecorder(t)
 	s.trust(r)
-	give := func(f frame.Frame) actions { return s.step(0, evFrames{via: viaPush, frames: []frame.Frame{f}}) }
-	ordered := func(what string, out actions, want int) {
+	give := func(f frame.Frame) Actions { return s.step(0, FramesEvent{Via: ViaPush, Frames: []frame.Frame{f}}) }
+	ordered := func(what string, out Actions, want int) {
 		t.Helper()
-		if len(out.expired) != want || !slices.IsSortedFunc(out.expired, byName) {
-			t.Errorf("%s: let go of %v, want %d in order", what, out.expired, want)
+		if len(out.Expired) != want || !slices.IsSortedFunc(out.Expired, byName) {
+			t.Errorf("%s: let go of %v, want %d in order", what, out.Expired, want)
 		}
 	}
 	const epochs = 20
@@ -300,11 +300,11 @@ func TestAuthorityFramesAreBounded(t *testing.T) {
 		}
 		return f
 	}
-	var cores []*core
+	var cores []*Core
 	for i := range uint64(2) {
 		c := coreFor(i)
 		c.authority = a.Identity.ID()
-		for seq := uint64(10); seq < 10+maxAuthorityFrames-1; seq++ {
+		for seq := uint64(10); seq < 10+MaxAuthorityFrames-1; seq++ {
 			c.insert(frame.Frame{Origin: c.authority, Epoch: pki.AuthorityEpoch, Seq: seq, Expires: simStart.Add(time.Hour), Raw: expiringRaw})
 		}
 		cores = append(cores, c)
@@ -316,9 +316,9 @@ func TestAuthorityFramesAreBounded(t *testing.T) {
 			if i == 1 {
 				f = fs[len(fs)-1-j]
 			}
-			c.step(simStart, evFrames{via: viaPush, frames: []frame.Frame{f}})
-			if n := c.streams[streamKey{c.authority, pki.AuthorityEpoch}].frames.Len(); n > maxAuthorityFrames {
-				t.Fatalf("%d frames are held, want at most %d", n, maxAuthorityFrames)
+			c.Step(simStart, FramesEvent{Via: ViaPush, Frames: []frame.Frame{f}})
+			if n := c.streams[StreamKey{c.authority, pki.AuthorityEpoch}].frames.Len(); n > MaxAuthorityFrames {
+				t.Fatalf("%d frames are held, want at most %d", n, MaxAuthorityFrames)
 			}
 		}
 	}

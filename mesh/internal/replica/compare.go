@@ -1,4 +1,4 @@
-package mesh
+package replica
 
 import (
 	"slices"
@@ -9,10 +9,10 @@ import (
 )
 
 const (
-	// probeInterval is the time between two of our pings, whose answers carry digests.
-	probeInterval = 2 * time.Second
-	// rootShort is how many bytes of a digest these carry.
-	rootShort = 8
+	// ProbeInterval is the time between two of our pings, whose answers carry digests.
+	ProbeInterval = 2 * time.Second
+	// RootLen is how many bytes of a digest these carry.
+	RootLen = 8
 	// rootKept is how long a former digest of ours still counts when a peer's is compared: the frames that changed it may
 	// still be on their way to the peer.
 	rootKept = 5 * time.Second
@@ -25,9 +25,9 @@ const (
 	confirmLeast, confirmRounds = 15 * time.Second, 3
 )
 
-// confirmFor returns how long a comparison counts in a mesh with this many live members.
-func confirmFor(members int) time.Duration {
-	return max(confirmLeast, confirmRounds*probeInterval*time.Duration(members))
+// ConfirmFor returns how long a comparison counts in a mesh with this many live members.
+func ConfirmFor(members int) time.Duration {
+	return max(confirmLeast, confirmRounds*ProbeInterval*time.Duration(members))
 }
 
 // pastRoots holds the digests that this node had within rootKept.
@@ -55,15 +55,15 @@ func (r *pastRoots) note(now time.Time, root [32]byte) {
 }
 
 // find returns the latest digest with these first bytes that this node had within rootKept.
-func (r *pastRoots) find(now time.Time, first [rootShort]byte) (root [32]byte, ok bool) {
-	if [rootShort]byte(r.current[:]) == first {
+func (r *pastRoots) find(now time.Time, first [RootLen]byte) (root [32]byte, ok bool) {
+	if [RootLen]byte(r.current[:]) == first {
 		return r.current, true
 	}
 	for _, p := range slices.Backward(r.past) {
 		if now.Sub(p.until) > rootKept {
 			break
 		}
-		if [rootShort]byte(p.root[:]) == first {
+		if [RootLen]byte(p.root[:]) == first {
 			return p.root, true
 		}
 	}
@@ -72,12 +72,12 @@ func (r *pastRoots) find(now time.Time, first [rootShort]byte) (root [32]byte, o
 
 // had reports whether this node had a digest within rootKept.
 func (r *pastRoots) had(now time.Time, root [32]byte) bool {
-	found, ok := r.find(now, [rootShort]byte(root[:]))
+	found, ok := r.find(now, [RootLen]byte(root[:]))
 	return ok && found == root
 }
 
-// clockOf returns a time as milliseconds since 1970.
-func clockOf(now time.Time) uint64 { return min(uint64(max(now.UnixMilli(), 0)), wire.MaxMillis) }
+// ClockOf returns a time as milliseconds since 1970.
+func ClockOf(now time.Time) uint64 { return min(uint64(max(now.UnixMilli(), 0)), wire.MaxMillis) }
 
 // peerClock is how far a peer's clock is ahead of ours, according to its last answer in a session. Anyone who heard a
 // signed digest can replay it, so it must be fresh by that clock, and no older than the last one.
@@ -91,7 +91,7 @@ type peerClock struct {
 // set derives the peer's clock from its answer to what it was asked at the time asked.
 func (p *peerClock) set(now, asked time.Time, clock uint64) {
 	clock = min(clock, wire.MaxMillis)
-	*p = peerClock{true, int64(clock) - int64(clockOf(now)), max(now.Sub(asked).Milliseconds(), 0) + 1, clock}
+	*p = peerClock{true, int64(clock) - int64(ClockOf(now)), max(now.Sub(asked).Milliseconds(), 0) + 1, clock}
 }
 
 // skew returns the least difference between the clocks that the measurement allows; positive: the peer's is ahead.
@@ -105,7 +105,7 @@ func (p *peerClock) skew() time.Duration {
 
 // PeerClock returns how far a peer's clock is ahead of ours, at least; negative: behind. known is false until a session
 // with the peer has shown it.
-func (c *core) PeerClock(peer frame.ID) (ahead time.Duration, known bool) {
+func (c *Core) PeerClock(peer frame.ID) (ahead time.Duration, known bool) {
 	p := c.peers[peer]
 	if p == nil || !p.clock.known {
 		return 0, false
@@ -118,6 +118,6 @@ func (p *peerClock) fresh(now time.Time, clock uint64) bool {
 	if !p.known || clock < p.last || clock > wire.MaxMillis {
 		return false
 	}
-	age, most := int64(clockOf(now))+p.ahead-int64(clock), ackFresh.Milliseconds()
+	age, most := int64(ClockOf(now))+p.ahead-int64(clock), ackFresh.Milliseconds()
 	return age <= most && age >= -most
 }

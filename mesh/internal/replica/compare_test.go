@@ -1,4 +1,4 @@
-package mesh
+package replica
 
 import (
 	"slices"
@@ -9,17 +9,17 @@ import (
 )
 
 // rootOf is a signed answer to a ping.
-func rootOf(peer frame.ID, root [32]byte, at time.Time) evRoot {
-	return evRoot{peer, [rootShort]byte(root[:]), clockOf(at), func(r [32]byte) bool { return r == root }}
+func rootOf(peer frame.ID, root [32]byte, at time.Time) RootEvent {
+	return RootEvent{peer, [RootLen]byte(root[:]), ClockOf(at), func(r [32]byte) bool { return r == root }}
 }
 
 // compared steps a core with a peer's answer to a ping, and returns the results of the comparison and the number of
 // messages that follow.
-func compared(c *core, now time.Time, e evRoot) (same []bool, sent int) {
-	for _, r := range c.step(now, e).compared {
-		same = append(same, r.same)
+func compared(c *Core, now time.Time, e RootEvent) (same []bool, sent int) {
+	for _, r := range c.Step(now, e).Compared {
+		same = append(same, r.Same)
 	}
-	return same, len(c.step(now.Add(settleMax), evTick{}).send)
+	return same, len(c.Step(now.Add(settleMax), TickEvent{}).Send)
 }
 
 // Only a digest that the peer has just signed settles a comparison. Anything else leads to a check in a session.
@@ -41,13 +41,13 @@ func TestCoreBelievesSignedRoots(t *testing.T) {
 		{"bad: older than that", 0, -ackFresh - time.Millisecond, false, -1, false},
 		{"bad: not yet", 0, ackFresh + time.Millisecond, false, -1, false},
 		{"bad: another digest", 0, 0, false, 0, false},
-		{"bad: another digest behind the same first bytes", 0, 0, false, rootShort, false},
+		{"bad: another digest behind the same first bytes", 0, 0, false, RootLen, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := coreFor(1)
-			c.step(simStart, evUp{peer})
-			c.step(simStart.Add(time.Second), evTick{}) // the first check
-			c.step(simStart.Add(time.Second), evMessage{&syncMessage{Kind: syncSame, From: peer, Session: c.peers[peer].own.id, Clock: clockOf(simStart.Add(time.Second + tt.ahead))}, 0})
+			c.Step(simStart, UpEvent{peer})
+			c.Step(simStart.Add(time.Second), TickEvent{}) // the first check
+			c.Step(simStart.Add(time.Second), MessageEvent{&Message{kind: syncSame, From: peer, Session: c.peers[peer].own.id, clock: ClockOf(simStart.Add(time.Second + tt.ahead))}, 0})
 			now := simStart.Add(time.Minute)
 			root := c.root.sum()
 			if tt.other >= 0 {
@@ -55,7 +55,7 @@ func TestCoreBelievesSignedRoots(t *testing.T) {
 			}
 			e := rootOf(peer, root, now.Add(tt.ahead+tt.clock))
 			if tt.forged {
-				e.signed = func([32]byte) bool { return false }
+				e.Signed = func([32]byte) bool { return false }
 			}
 			same, sent := compared(c, now, e)
 			if tt.settles != slices.Equal(same, []bool{true}) || tt.settles != (sent == 0) {
@@ -72,10 +72,10 @@ func TestCoreRefusesOldRoots(t *testing.T) {
 	session := func(clock time.Time) {
 		c.peers[peer].tries = 0
 		c.set(c.peers[peer], phaseDue, now)
-		c.step(now, evTick{})
-		c.step(now, evMessage{&syncMessage{Kind: syncSame, From: peer, Session: c.peers[peer].own.id, Clock: clockOf(clock)}, 0})
+		c.Step(now, TickEvent{})
+		c.Step(now, MessageEvent{&Message{kind: syncSame, From: peer, Session: c.peers[peer].own.id, clock: ClockOf(clock)}, 0})
 	}
-	c.step(now, evUp{peer})
+	c.Step(now, UpEvent{peer})
 	session(now)
 	early, late := now.Add(time.Second), now.Add(2*time.Second)
 	now = now.Add(2 * time.Second)
@@ -100,11 +100,11 @@ func TestCoreRefusesOldRoots(t *testing.T) {
 // the same.
 func TestCoreCountsPastRoots(t *testing.T) {
 	c, peer, now := coreFor(1), frame.ID{1}, simStart
-	c.step(now, evUp{peer})
+	c.Step(now, UpEvent{peer})
 	c.peers[peer].phase = phaseIdle
-	c.peers[peer].clock.set(now, now, clockOf(now))
+	c.peers[peer].clock.set(now, now, ClockOf(now))
 	before := c.root.sum()
-	c.step(now, evFrames{via: viaPush, frames: []frame.Frame{testFrame(t, signers[0], 1, 1, now, time.Hour, "")}})
+	c.Step(now, FramesEvent{Via: ViaPush, Frames: []frame.Frame{testFrame(t, signers[0], 1, 1, now, time.Hour, "")}})
 	for _, tt := range []struct {
 		after time.Duration
 		root  [32]byte
@@ -130,10 +130,10 @@ func TestCoreCountsPastRoots(t *testing.T) {
 		p := c.peers[peer]
 		p.tries, p.own = 0, session{}
 		c.set(p, phaseDue, now)
-		c.step(now, evTick{})
-		out := c.step(now, evMessage{&syncMessage{Kind: syncDiffer, From: peer, Session: p.own.id, Token: 7, Root: tt.root}, 0})
-		if len(out.compared) != 1 || out.compared[0].same != tt.same {
-			t.Errorf("a session: %+v, want %v", out.compared, tt.same)
+		c.Step(now, TickEvent{})
+		out := c.Step(now, MessageEvent{&Message{kind: syncDiffer, From: peer, Session: p.own.id, token: 7, root: tt.root}, 0})
+		if len(out.Compared) != 1 || out.Compared[0].Same != tt.same {
+			t.Errorf("a session: %+v, want %v", out.Compared, tt.same)
 		}
 	}
 }

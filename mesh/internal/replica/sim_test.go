@@ -1,4 +1,4 @@
-package mesh
+package replica
 
 import (
 	"container/heap"
@@ -19,7 +19,7 @@ type simulation struct {
 	tb     meshtest.TB
 	now    time.Time
 	rng    *rand.Rand
-	cores  []*core
+	cores  []*Core
 	online []bool
 	byID   map[frame.ID]int
 	queue  packetHeap
@@ -38,7 +38,7 @@ type packet struct {
 	at    time.Time
 	order uint64
 	to    int
-	out   outMessage
+	out   Outgoing
 }
 
 type packetHeap []packet
@@ -64,7 +64,7 @@ func newSimulation(tb meshtest.TB, nodes int, seed uint64) *simulation {
 	for i := range nodes {
 		var id frame.ID
 		binary.BigEndian.PutUint64(id[:], uint64(i+1)*0x9e3779b97f4a7c15)
-		s.cores = append(s.cores, newCore(id, frame.ID{}, 1, rand.New(rand.NewPCG(seed, uint64(i+2)))))
+		s.cores = append(s.cores, New(id, frame.ID{}, 1, rand.New(rand.NewPCG(seed, uint64(i+2)))))
 		s.online = append(s.online, true)
 		s.seen = append(s.seen, make(map[frame.Ref]int))
 		s.byID[id] = i
@@ -73,13 +73,13 @@ func newSimulation(tb meshtest.TB, nodes int, seed uint64) *simulation {
 }
 
 // step gives a core an event and sends its messages.
-func (s *simulation) step(i int, ev any) actions {
-	out := s.cores[i].step(s.now, ev)
-	for _, f := range out.deliver {
+func (s *simulation) step(i int, ev any) Actions {
+	out := s.cores[i].Step(s.now, ev)
+	for _, f := range out.Deliver {
 		s.seen[i][f.Ref()]++
 	}
-	for _, m := range out.send {
-		s.largest = max(s.largest, len(m.msg))
+	for _, m := range out.Send {
+		s.largest = max(s.largest, len(m.Msg))
 		copies := 1
 		if s.rng.Float64() < s.dup {
 			copies = 2
@@ -89,12 +89,12 @@ func (s *simulation) step(i int, ev any) actions {
 				continue
 			}
 			s.order++
-			s.bytes += uint64(len(m.msg))
+			s.bytes += uint64(len(m.Msg))
 			delay := time.Duration(100+s.rng.IntN(5000)) * time.Microsecond
-			if m.kind == kindChunk {
+			if m.Kind == KindChunk {
 				delay += s.chunkDelay
 			}
-			heap.Push(&s.queue, packet{s.now.Add(delay), s.order, s.byID[m.to], m})
+			heap.Push(&s.queue, packet{s.now.Add(delay), s.order, s.byID[m.To], m})
 		}
 	}
 	return out
@@ -104,12 +104,12 @@ func (s *simulation) receive(p packet) {
 	if !s.online[p.to] {
 		return
 	}
-	msg, err := decodeSync(p.out.msg)
+	msg, err := DecodeMessage(p.out.Msg)
 	if err != nil {
 		s.tb.Fatalf("a core sent what cannot be decoded: %v", err)
 	}
 	fresh := 0
-	if len(msg.Frames) > 0 && !s.cores[p.to].expects(s.now, msg) {
+	if len(msg.Frames) > 0 && !s.cores[p.to].Expects(s.now, msg) {
 		msg.Frames = nil
 	}
 	for _, raw := range msg.Frames {
@@ -117,12 +117,12 @@ func (s *simulation) receive(p packet) {
 		if err != nil {
 			s.tb.Fatalf("a core sent a frame that cannot be decoded: %v", err)
 		}
-		if v := s.cores[p.to].judge(s.now, f); v == verdictNew || v == verdictEquivocal || v == verdictUnknown {
-			fresh += len(s.step(p.to, evFrames{viaSync, []frame.Frame{f}, msg.From}).admitted)
+		if v := s.cores[p.to].Judge(s.now, f); v == VerdictNew || v == VerdictEquivocal || v == VerdictUnknown {
+			fresh += len(s.step(p.to, FramesEvent{ViaSync, []frame.Frame{f}, msg.From}).Admitted)
 		}
 	}
-	for part := range msg.split {
-		s.step(p.to, evMessage{part, fresh})
+	for part := range msg.Split {
+		s.step(p.to, MessageEvent{part, fresh})
 	}
 }
 
@@ -137,7 +137,7 @@ func (s *simulation) run(d time.Duration) {
 		}
 		due := -1
 		for i, c := range s.cores {
-			if t, ok := c.next(); ok && s.online[i] && t.Before(at) {
+			if t, ok := c.Next(); ok && s.online[i] && t.Before(at) {
 				at, due = t, i
 			}
 		}
@@ -146,7 +146,7 @@ func (s *simulation) run(d time.Duration) {
 		}
 		switch {
 		case due >= 0:
-			s.step(due, evTick{})
+			s.step(due, TickEvent{})
 		case len(s.queue) > 0 && !s.queue[0].at.After(at):
 			s.receive(heap.Pop(&s.queue).(packet))
 		default:
@@ -164,7 +164,7 @@ func (s *simulation) connect() {
 	for i := range s.cores {
 		for j := range s.cores {
 			if i != j {
-				s.step(i, evUp{s.cores[j].self})
+				s.step(i, UpEvent{s.cores[j].self})
 			}
 		}
 	}
@@ -203,7 +203,7 @@ func (s *simulation) live(i int) map[frame.Ref]string {
 func (s *simulation) checkEqual() {
 	s.tb.Helper()
 	for i := range s.cores {
-		s.step(i, evTick{}) // drop what has ended by now
+		s.step(i, TickEvent{}) // drop what has ended by now
 	}
 	want := s.live(0)
 	for i := range s.cores {
@@ -258,7 +258,7 @@ func TestCoresConverge(t *testing.T) {
 			for _, f := range frames {
 				for i := range s.cores {
 					if s.rng.Float64() < 0.5 {
-						s.step(i, evFrames{via: viaPush, frames: []frame.Frame{f}})
+						s.step(i, FramesEvent{Via: ViaPush, Frames: []frame.Frame{f}})
 					}
 				}
 				s.run(time.Duration(s.rng.IntN(50)) * time.Millisecond)

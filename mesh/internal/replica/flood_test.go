@@ -1,4 +1,4 @@
-package mesh
+package replica
 
 import (
 	"math/rand/v2"
@@ -19,13 +19,13 @@ func TestLedgerBoundsAnOrigin(t *testing.T) {
 		other := testFrame(t, signers[1], 9, 9, simStart, time.Hour, "of another")
 		var want [32]byte
 		for try := range 20 {
-			c := newCore(frame.ID{1}, frame.ID{}, 1, rand.New(rand.NewPCG(1, 2)))
+			c := New(frame.ID{1}, frame.ID{}, 1, rand.New(rand.NewPCG(1, 2)))
 			c.most = most
 			order := rand.New(rand.NewPCG(uint64(try), 3)).Perm(len(frames))
 			expired := map[frame.Ref]bool{}
 			feed := func(f frame.Frame) {
-				out := c.step(simStart, evFrames{via: viaSync, frames: []frame.Frame{f}})
-				for _, ref := range out.expired {
+				out := c.Step(simStart, FramesEvent{Via: ViaSync, Frames: []frame.Frame{f}})
+				for _, ref := range out.Expired {
 					expired[ref] = true
 				}
 			}
@@ -60,7 +60,7 @@ func TestLedgerBoundsAnOrigin(t *testing.T) {
 // cannot make others keep more spans than the bound, and the count stays right whatever happens to the frames.
 func TestWindowsOfAnOriginAreBounded(t *testing.T) {
 	const most, epochs = 200, 5
-	c := newCore(frame.ID{1}, frame.ID{}, 1, rand.New(rand.NewPCG(1, 2)))
+	c := New(frame.ID{1}, frame.ID{}, 1, rand.New(rand.NewPCG(1, 2)))
 	c.most.spans = most
 	now, left := simStart, []frame.Ref(nil)
 	rng := rand.New(rand.NewPCG(3, 4))
@@ -88,7 +88,7 @@ func TestWindowsOfAnOriginAreBounded(t *testing.T) {
 			left = append(left, f.Ref()) // one frame of each epoch stays
 		}
 		if len(left) > 20 {
-			c.remove(c.streams[streamKey{left[0].Origin, left[0].Epoch}], left[0].Seq)
+			c.remove(c.streams[StreamKey{left[0].Origin, left[0].Epoch}], left[0].Seq)
 			left = left[1:]
 			check("a frame less")
 		}
@@ -103,7 +103,7 @@ func TestWindowsOfAnOriginAreBounded(t *testing.T) {
 
 // Deadlines of frames that are no longer held do not pile up.
 func TestLedgerForgetsStaleEnds(t *testing.T) {
-	c := newCore(frame.ID{1}, frame.ID{}, 1, rand.New(rand.NewPCG(1, 2)))
+	c := New(frame.ID{1}, frame.ID{}, 1, rand.New(rand.NewPCG(1, 2)))
 	c.most.frames = 1
 	for seq := uint64(3 * maxStale); seq > 0; seq-- { // each displaces the one before
 		f := frame.Frame{Origin: frame.ID{2}, Epoch: 1, Seq: seq, Expires: simStart.Add(time.Minute), Raw: expiringRaw}
@@ -118,18 +118,18 @@ func TestLedgerForgetsStaleEnds(t *testing.T) {
 // A peer that begins syncs endlessly, in its own name and in those of others, keeps two honest nodes apart for a few
 // seconds at most.
 func TestLiesDoNotStarveASync(t *testing.T) {
-	honest := []*core{newCore(signers[0].ID(), frame.ID{}, 1, rand.New(rand.NewPCG(1, 1))), newCore(signers[1].ID(), frame.ID{}, 1, rand.New(rand.NewPCG(2, 2)))}
+	honest := []*Core{New(signers[0].ID(), frame.ID{}, 1, rand.New(rand.NewPCG(1, 1))), New(signers[1].ID(), frame.ID{}, 1, rand.New(rand.NewPCG(2, 2)))}
 	ids := []frame.ID{honest[0].self, honest[1].self, {9}}
 	now := simStart
-	deliver := func(out actions) {
-		for queue := out.send; len(queue) > 0; {
+	deliver := func(out Actions) {
+		for queue := out.Send; len(queue) > 0; {
 			msg := queue[0]
 			queue = queue[1:]
 			for _, c := range honest {
-				if c.self != msg.to {
+				if c.self != msg.To {
 					continue
 				}
-				m, err := decodeSync(msg.msg)
+				m, err := DecodeMessage(msg.Msg)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -139,18 +139,18 @@ func TestLiesDoNotStarveASync(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					got := c.step(now, evFrames{via: viaSync, frames: []frame.Frame{f}, from: m.From})
-					fresh += len(got.admitted)
-					queue = append(queue, got.send...)
+					got := c.Step(now, FramesEvent{Via: ViaSync, Frames: []frame.Frame{f}, From: m.From})
+					fresh += len(got.Admitted)
+					queue = append(queue, got.Send...)
 				}
-				queue = append(queue, c.step(now, evMessage{m, fresh}).send...)
+				queue = append(queue, c.Step(now, MessageEvent{m, fresh}).Send...)
 			}
 		}
 	}
 	for _, c := range honest {
 		for _, id := range ids {
 			if id != c.self {
-				deliver(c.step(now, evUp{id}))
+				deliver(c.Step(now, UpEvent{id}))
 			}
 		}
 	}
@@ -161,14 +161,14 @@ func TestLiesDoNotStarveASync(t *testing.T) {
 			t.Fatal("the honest nodes are still apart after 15 s")
 		}
 		if now = now.Add(5 * time.Millisecond); now.Equal(missed) {
-			honest[0].step(now, evFrames{via: viaPush, frames: []frame.Frame{testFrame(t, signers[2], 1, 1, now, time.Hour, "missed")}})
+			honest[0].Step(now, FramesEvent{Via: ViaPush, Frames: []frame.Frame{testFrame(t, signers[2], 1, 1, now, time.Hour, "missed")}})
 		}
 		for _, c := range honest {
-			deliver(c.step(now, evTick{}))
+			deliver(c.Step(now, TickEvent{}))
 			if i%20 == 0 { // ten checks a second, in each name in turn, with no follow-up
 				from := ids[i/20%3]
-				m := &syncMessage{Kind: syncCheck, From: from, Session: rng.Uint64(), Root: [32]byte{byte(i), 7}}
-				out := c.step(now, evMessage{msg: m})
+				m := &Message{kind: syncCheck, From: from, Session: rng.Uint64(), root: [32]byte{byte(i), 7}}
+				out := c.Step(now, MessageEvent{Msg: m})
 				if from == (frame.ID{9}) {
 					continue
 				}
@@ -177,7 +177,7 @@ func TestLiesDoNotStarveASync(t *testing.T) {
 			if i%400 == 0 { // a ping
 				for _, other := range honest {
 					if other != c {
-						deliver(c.step(now, rootOf(other.self, other.root.sum(), now)))
+						deliver(c.Step(now, rootOf(other.self, other.root.sum(), now)))
 					}
 				}
 			}
@@ -191,24 +191,24 @@ func TestLiesDoNotStarveASync(t *testing.T) {
 func TestAMillionFramesOfOneNodeFit(t *testing.T) {
 	one := testFrame(t, signers[0], 1<<33, 1<<20, time.Now(), time.Hour, string(make([]byte, 55)))
 	const most = 1_250_000
-	c := newCore(frame.ID{1}, frame.ID{}, 1, nil)
+	c := New(frame.ID{1}, frame.ID{}, 1, nil)
 	c.origins[one.Origin] = &load{frames: most - 1, bytes: (most - 1) * len(one.Raw), epochs: 1}
-	if v := c.judge(time.Now(), one); v != verdictNew {
-		t.Errorf("frame %d of one node, %d bytes each, is judged %d, want %d", most, len(one.Raw), v, verdictNew)
+	if v := c.Judge(time.Now(), one); v != VerdictNew {
+		t.Errorf("frame %d of one node, %d bytes each, is judged %d, want %d", most, len(one.Raw), v, VerdictNew)
 	}
 }
 
 // A peer that has filled the ledger keeps nobody from banning at home.
 func TestOwnFrameInAFullLedger(t *testing.T) {
-	c := newCore(signers[1].ID(), frame.ID{}, 1, nil)
+	c := New(signers[1].ID(), frame.ID{}, 1, nil)
 	c.count = maxHeld
 	other := testFrame(t, signers[0], 1, 1, simStart, time.Hour, "of another")
 	own := testFrame(t, signers[1], 1, 1, simStart, time.Hour, "at home")
-	if v, o := c.judge(simStart, other), c.judgeOwn(simStart, own); v != verdictFull || o != verdictNew {
-		t.Errorf("in a full ledger the frame of another is judged %d, ours %d, want %d and %d", v, o, verdictFull, verdictNew)
+	if v, o := c.Judge(simStart, other), c.JudgeOwn(simStart, own); v != VerdictFull || o != VerdictNew {
+		t.Errorf("in a full ledger the frame of another is judged %d, ours %d, want %d and %d", v, o, VerdictFull, VerdictNew)
 	}
-	c.step(simStart, evFrames{via: viaOwn, frames: []frame.Frame{own}})
-	c.step(simStart, evFrames{via: viaPush, frames: []frame.Frame{other}})
+	c.Step(simStart, FramesEvent{Via: ViaOwn, Frames: []frame.Frame{own}})
+	c.Step(simStart, FramesEvent{Via: ViaPush, Frames: []frame.Frame{other}})
 	if !c.Holds(own.Ref()) || c.Holds(other.Ref()) {
 		t.Errorf("ours is held: %v, the other's: %v", c.Holds(own.Ref()), c.Holds(other.Ref()))
 	}

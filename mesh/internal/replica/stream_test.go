@@ -1,4 +1,4 @@
-package mesh
+package replica
 
 import (
 	"testing"
@@ -26,7 +26,7 @@ func TestCoreStreamsOnce(t *testing.T) {
 				f := testFrame(t, signers[seq%4], 1, 1+seq/4, s.now, time.Hour, "a payload of some length, as one ban has")
 				size += len(f.Raw)
 				for i := range s.cores[1:] {
-					s.step(i+1, evFrames{via: viaRestore, frames: []frame.Frame{f}})
+					s.step(i+1, FramesEvent{Via: ViaRestore, Frames: []frame.Frame{f}})
 				}
 			}
 			s.loss = tt.loss
@@ -56,7 +56,7 @@ func TestCoreStreamInterrupted(t *testing.T) {
 			life = time.Duration(seq) * time.Millisecond
 		}
 		f := testFrame(t, signers[seq%4], 1, 1+seq/4, s.now, life, "a payload of some length, as one ban has")
-		s.step(0, evFrames{via: viaRestore, frames: []frame.Frame{f}})
+		s.step(0, FramesEvent{Via: ViaRestore, Frames: []frame.Frame{f}})
 	}
 	s.connect()
 	for s.cores[1].count == 0 {
@@ -79,20 +79,20 @@ func TestCoreStreamInterrupted(t *testing.T) {
 func TestCoreLyingPeer(t *testing.T) {
 	s := newSimulation(t, 3, 11)
 	for seq := uint64(1); seq <= 100; seq++ {
-		s.step(0, evFrames{via: viaRestore, frames: []frame.Frame{testFrame(t, signers[0], 1, seq, s.now, time.Hour, "")}})
+		s.step(0, FramesEvent{Via: ViaRestore, Frames: []frame.Frame{testFrame(t, signers[0], 1, seq, s.now, time.Hour, "")}})
 	}
 	s.connect()
 	liar := frame.ID{0xee}
 	for i := range s.cores {
-		s.step(i, evUp{liar})
+		s.step(i, UpEvent{liar})
 	}
 	s.byID[liar] = 0 // messages to the liar end up at core 0, which ignores them
 	for i := range s.cores {
 		for session := range uint64(100) {
-			s.step(i, evMessage{&syncMessage{Kind: syncCheck, From: liar, Session: session, Root: [32]byte{1}}, 0})
-			s.step(i, evMessage{&syncMessage{Kind: syncVector, From: liar, Session: session, Root: [32]byte{1}}, 0})
-			s.step(i, evMessage{&syncMessage{Kind: syncAck, From: liar, Session: session, Num: 77, Fresh: 9}, 0})
-			s.step(i, evMessage{&syncMessage{Kind: syncChunk, From: liar, Session: session, Num: 77}, 0})
+			s.step(i, MessageEvent{&Message{kind: syncCheck, From: liar, Session: session, root: [32]byte{1}}, 0})
+			s.step(i, MessageEvent{&Message{kind: syncVector, From: liar, Session: session, root: [32]byte{1}}, 0})
+			s.step(i, MessageEvent{&Message{kind: syncAck, From: liar, Session: session, num: 77, fresh: 9}, 0})
+			s.step(i, MessageEvent{&Message{kind: syncChunk, From: liar, Session: session, num: 77}, 0})
 		}
 		if n := len(s.cores[i].transfers); n > maxTransfers {
 			t.Errorf("core %d serves %d transfers", i, n)
@@ -110,7 +110,7 @@ func TestCoreSlowLink(t *testing.T) {
 	for seq := uint64(1); seq <= 6000; seq++ {
 		f := testFrame(t, signers[seq%4], 1, 1+seq/4, s.now, time.Hour, "a payload of some length, as one ban has")
 		size += len(f.Raw)
-		s.step(1, evFrames{via: viaRestore, frames: []frame.Frame{f}})
+		s.step(1, FramesEvent{Via: ViaRestore, Frames: []frame.Frame{f}})
 	}
 	s.connect()
 	for start := s.now; s.cores[0].count < 6000; s.run(100 * time.Millisecond) {

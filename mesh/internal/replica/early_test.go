@@ -1,4 +1,4 @@
-package mesh
+package replica
 
 import (
 	"slices"
@@ -28,9 +28,9 @@ func TestCoreLooksAgainWhenTimeHasCome(t *testing.T) {
 	past := testFrame(t, signers[0], 3, 1, time.UnixMilli(1).UTC(), 300*24*time.Hour, "of 1970")
 	s.now = time.UnixMilli(60_000).UTC()
 	for i := range s.cores {
-		out := s.step(i, evFrames{via: viaRestore, frames: append(slices.Clone(all), dead, stranger, past)})
-		if len(out.expired) != 0 || s.cores[i].count != 0 {
-			t.Fatalf("in 1970 %d are dropped from the store, %d held", len(out.expired), s.cores[i].count)
+		out := s.step(i, FramesEvent{Via: ViaRestore, Frames: append(slices.Clone(all), dead, stranger, past)})
+		if len(out.Expired) != 0 || s.cores[i].count != 0 {
+			t.Fatalf("in 1970 %d are dropped from the store, %d held", len(out.Expired), s.cores[i].count)
 		}
 	}
 	s.now = simStart.Add(time.Minute)
@@ -38,12 +38,12 @@ func TestCoreLooksAgainWhenTimeHasCome(t *testing.T) {
 		var dropped []frame.Ref
 		rewound, steps := 0, 0
 		for due := true; due; steps++ {
-			out := s.step(i, evTick{})
-			dropped = append(dropped, out.expired...)
-			if out.rewound {
+			out := s.step(i, TickEvent{})
+			dropped = append(dropped, out.Expired...)
+			if out.Rewound {
 				rewound++
 			}
-			if len(out.deliver) > 0 {
+			if len(out.Deliver) > 0 {
 				t.Fatal("what was judged before is delivered as new")
 			}
 			at, ok := c.early.next()
@@ -68,17 +68,17 @@ func TestCoreLooksAgainWhenTimeHasCome(t *testing.T) {
 // pauses long. A sender of future frames cannot make that happen all the time.
 func TestCoreComparesWhenTimeHasCome(t *testing.T) {
 	c, peer, now := coreFor(1), frame.ID{1}, simStart
-	c.step(now, evUp{peer})
+	c.Step(now, UpEvent{peer})
 	p := c.peers[peer]
 	rest := func() { p.phase, p.at, p.backoff = phaseDue, now.Add(time.Hour), backoffMax }
-	checks := func(at time.Time) int { return len(c.step(at, evTick{}).send) }
+	checks := func(at time.Time) int { return len(c.Step(at, TickEvent{}).Send) }
 	rest()
 	c.early.offered(testFrame(t, signers[0], 1, 1, now.Add(frame.FutureSkew+time.Minute), time.Hour, ""))
 	c.early.offered(testFrame(t, signers[0], 1, 2, now.Add(time.Hour), time.Hour, ""))
 	if n := checks(now.Add(time.Minute - time.Millisecond)); n != 0 {
 		t.Errorf("%d checks before the time", n)
 	}
-	if at, ok := c.next(); !ok || at.After(now.Add(time.Minute)) {
+	if at, ok := c.Next(); !ok || at.After(now.Add(time.Minute)) {
 		t.Errorf("wakes at %v", at)
 	}
 	now = now.Add(time.Minute)
