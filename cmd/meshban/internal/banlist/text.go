@@ -63,7 +63,7 @@ func (r *reader) textLine(raw string) error {
 	if r.csv != nil {
 		return r.row(raw)
 	}
-	if quoted.MatchString(line) {
+	if strings.IndexByte(line, '"') >= 0 && quoted.MatchString(line) {
 		return r.table(raw)
 	}
 	fields, sep := split(line)
