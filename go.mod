@@ -26,7 +26,7 @@ require (
 
 require (
 	filippo.io/edwards25519 v1.2.0
-	github.com/VictoriaMetrics/metrics v1.35.1
+	github.com/VictoriaMetrics/metrics v1.45.0
 	github.com/google/btree v1.1.3
 	go4.org/netipx v0.0.0-20260823151212-3075585bcbeb
 	golang.org/x/time v0.16.0

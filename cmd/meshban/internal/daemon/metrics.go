@@ -22,7 +22,7 @@ const metricsTimeout = 10 * time.Second
 // metrics holds one node's metrics, in Prometheus's format.
 type metrics struct {
 	set     *vm.Set
-	latency latency
+	latency *vm.PrometheusHistogram           // from an origin's decision to this node's kernel
 	byEvent [ban.EventUnallow + 1]*vm.Counter // looked up once: a lookup by label is slower
 	byHold  [ban.HoldDropped]*vm.Counter      // held ops, by what holds them
 
@@ -31,7 +31,7 @@ type metrics struct {
 
 func newMetrics() *metrics {
 	m := &metrics{set: vm.NewSet()}
-	m.latency = newLatency(m.set)
+	m.latency = m.set.NewPrometheusHistogramExt("meshban_enforce_seconds", latencyBounds)
 	m.noticesSent = m.set.NewCounter("meshban_notices_sent_total")
 	for e := range m.byEvent[1:] {
 		event := ban.Event(e + 1)
@@ -48,38 +48,12 @@ func newMetrics() *metrics {
 func (m *metrics) changed(c ban.Change, at time.Time, enforced bool) {
 	m.byEvent[c.Event].Inc()
 	if enforced && c.Event == ban.EventBan && !c.Issued.IsZero() {
-		m.latency.observe(max(0, at.Sub(c.Issued).Seconds()))
+		m.latency.Update(max(0, at.Sub(c.Issued).Seconds()))
 	}
 }
 
-// latencyBounds are the buckets of latency, in seconds.
-var latencyBounds = [...]float64{.001, .0025, .005, .01, .025, .05, .1, .25, 1, 5, 30}
-
-// latency is a histogram of the time from an origin's decision to this node's kernel. The library's own histogram uses
-// buckets that Prometheus does not read.
-type latency struct {
-	buckets [len(latencyBounds) + 1]*vm.Counter // cumulative; the last is +Inf
-	sum     *vm.FloatCounter
-	count   *vm.Counter
-}
-
-func newLatency(set *vm.Set) latency {
-	const name = "meshban_enforce_seconds"
-	l := latency{sum: set.NewFloatCounter(name + "_sum"), count: set.NewCounter(name + "_count")}
-	for i, bound := range latencyBounds {
-		l.buckets[i] = set.NewCounter(fmt.Sprintf("%s_bucket{le=\"%g\"}", name, bound))
-	}
-	l.buckets[len(latencyBounds)] = set.NewCounter(name + `_bucket{le="+Inf"}`)
-	return l
-}
-
-func (l *latency) observe(seconds float64) {
-	for i := len(latencyBounds); i >= 0 && (i == len(latencyBounds) || seconds <= latencyBounds[i]); i-- {
-		l.buckets[i].Inc()
-	}
-	l.sum.Add(seconds)
-	l.count.Inc()
-}
+// latencyBounds are the buckets of metrics.latency, in seconds.
+var latencyBounds = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, 1, 5, 30}
 
 // refuse counts an op of a peer that was not applied, by rule.
 func (m *metrics) refuse(err error) {

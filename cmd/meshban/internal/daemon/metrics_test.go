@@ -4,19 +4,16 @@ import (
 	"bytes"
 	"strings"
 	"testing"
-
-	vm "github.com/VictoriaMetrics/metrics"
 )
 
 func TestLatencyIsACumulativeHistogram(t *testing.T) {
 	t.Parallel()
-	set := vm.NewSet()
-	l := newLatency(set)
+	m := newMetrics()
 	for _, seconds := range []float64{0.0004, 0.004, 60} {
-		l.observe(seconds)
+		m.latency.Update(seconds)
 	}
 	var text bytes.Buffer
-	set.WritePrometheus(&text)
+	m.set.WritePrometheus(&text)
 	for _, want := range []string{
 		`meshban_enforce_seconds_bucket{le="0.001"} 1`, `meshban_enforce_seconds_bucket{le="0.0025"} 1`,
 		`meshban_enforce_seconds_bucket{le="0.005"} 2`, `meshban_enforce_seconds_bucket{le="30"} 2`,
