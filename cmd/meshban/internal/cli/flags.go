@@ -70,32 +70,24 @@ func variable(ctx *cli.Context, name, value string) string {
 	return ""
 }
 
-// read parses the value of a flag; a missing or empty flag yields the zero value.
-func read[T any](ctx *cli.Context, name string, parse func(string) (T, error)) (T, error) {
-	var zero T
-	s := ctx.String(name)
-	if s == "" {
-		return zero, nil
-	}
-	v, err := parse(s)
-	if err != nil {
-		return zero, flagError(ctx, name, s, err)
-	}
-	return v, nil
-}
-
 // values reads several flags. Once one is wrong, the rest are zero.
 type values struct {
 	ctx *cli.Context
 	err error // of the first wrong flag
 }
 
-// get reads a flag with parse.
+// get reads a flag with parse; a missing or empty one is zero.
 func get[T any](v *values, name string, parse func(string) (T, error)) (t T) {
-	if v.err == nil {
-		t, v.err = read(v.ctx, name, parse)
+	s := v.ctx.String(name)
+	if s == "" || v.err != nil {
+		return t
 	}
-	return t
+	got, err := parse(s)
+	if err != nil {
+		v.err = flagError(v.ctx, name, s, err)
+		return t
+	}
+	return got
 }
 
 func (v *values) duration(name string) control.Duration {

@@ -17,9 +17,10 @@ func (c *command) audit(ctx *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	since, err := read(ctx, "since", c.readTime)
-	if err != nil {
-		return err
+	v := values{ctx: ctx}
+	since := get(&v, "since", c.readTime)
+	if v.err != nil {
+		return v.err
 	}
 	t := newTable(c.out, "TIME", "WHAT", "ADDRESS", "UNTIL", "BY", "NODE", "REASON")
 	return show(c, ctx, t, "nothing was changed", func(e control.AuditEntry) []string {
