@@ -35,21 +35,17 @@ func secondsLeft(until, now time.Time) int64 {
 type ipsetExport struct {
 	out   *bufio.Writer
 	now   time.Time
-	size  int
 	ports portBans
 }
 
 func newIpsetExport(out *bufio.Writer, now time.Time, most int) exporter {
-	return &ipsetExport{out: out, now: now, size: max(2*most, ipsetMinSize), ports: portBans{}}
-}
-
-func (x *ipsetExport) begin() error {
-	fmt.Fprintln(x.out, "# load with: ipset -exist restore < FILE")
+	size := max(2*most, ipsetMinSize)
+	fmt.Fprintln(out, "# load with: ipset -exist restore < FILE")
 	for _, f := range []struct{ name, inet string }{{"4", "inet"}, {"6", "inet6"}} {
-		fmt.Fprintf(x.out, "create %s-%s hash:net family %s maxelem %d timeout 0\n", exportName, f.name, f.inet, x.size)
-		fmt.Fprintf(x.out, "create %s-%sp hash:net,port family %s maxelem %d timeout 0\n", exportName, f.name, f.inet, x.size)
+		fmt.Fprintf(out, "create %s-%s hash:net family %s maxelem %d timeout 0\n", exportName, f.name, f.inet, size)
+		fmt.Fprintf(out, "create %s-%sp hash:net,port family %s maxelem %d timeout 0\n", exportName, f.name, f.inet, size)
 	}
-	return nil
+	return &ipsetExport{out, now, portBans{}}
 }
 
 func (x *ipsetExport) entry(e control.ListEntry) error {
@@ -81,13 +77,8 @@ type nftExport struct {
 }
 
 func newNftExport(out *bufio.Writer, now time.Time, _ int) exporter {
+	fmt.Fprintf(out, "# load with: nft -f FILE\n# take away with: nft delete table inet %s\nadd table inet %[1]s\n", exportName)
 	return &nftExport{out: out, now: now, held: map[string][]string{}, ports: portBans{}}
-}
-
-func (x *nftExport) begin() error {
-	fmt.Fprintf(x.out, "# load with: nft -f FILE\n# take away with: nft delete table inet %s\n", exportName)
-	_, err := fmt.Fprintf(x.out, "add table inet %s\n", exportName)
-	return err
 }
 
 // set returns the name of the set for p, and declares the set on first use.

@@ -37,9 +37,6 @@ func exportText(t *testing.T, format string, entries []control.ListEntry) string
 	var b bytes.Buffer
 	out := bufio.NewWriter(&b)
 	x := exporters[format](out, exportTime, len(entries))
-	if err := x.begin(); err != nil {
-		t.Fatal(err)
-	}
 	for _, e := range entries {
 		if err := x.entry(e); err != nil {
 			t.Fatal(err)

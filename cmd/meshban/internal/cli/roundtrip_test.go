@@ -37,9 +37,6 @@ func TestImportReadsWhatExportWrites(t *testing.T) {
 		var b bytes.Buffer
 		out := bufio.NewWriter(&b)
 		ex := start(out, now, len(entries))
-		if err := ex.begin(); err != nil {
-			t.Fatal(err)
-		}
 		var want []string
 		for _, e := range entries {
 			if err := ex.entry(e); err != nil {

@@ -18,16 +18,16 @@ import (
 
 // exporter writes bans in one format. Only bans limited to ports may be held in memory: they are few.
 type exporter interface {
-	begin() error // before the first entry
 	entry(e control.ListEntry) error
 	end() error // after the last
 }
 
-// exporters creates an exporter for each format; most is about how many entries will come.
+// exporters begins an export in each format; most is about how many entries will come. An error of the writer stays in
+// it.
 var exporters = map[string]func(out *bufio.Writer, now time.Time, most int) exporter{
 	"plain": func(out *bufio.Writer, _ time.Time, _ int) exporter { return plainExport{out} },
 	"json":  func(out *bufio.Writer, _ time.Time, _ int) exporter { return jsonExport{out} },
-	"csv":   func(out *bufio.Writer, _ time.Time, _ int) exporter { return csvExport{csv.NewWriter(out)} },
+	"csv":   newCSVExport,
 	"ipset": newIpsetExport,
 	"nft":   newNftExport,
 }
@@ -55,9 +55,6 @@ func (c *command) export(ctx *cli.Context) error {
 		most = s.Bans.Active
 	}
 	ex := start(c.out, c.now(), most)
-	if err := ex.begin(); err != nil {
-		return fmt.Errorf("write to stdout: %w", err)
-	}
 	err := client.List(ctx.Context, func(e control.ListEntry) error {
 		if e.State != control.StateEnforced && e.State != control.StateNotEnforced {
 			return nil
@@ -72,8 +69,6 @@ func (c *command) export(ctx *cli.Context) error {
 
 type plainExport struct{ out *bufio.Writer }
 
-func (plainExport) begin() error { return nil }
-
 func (x plainExport) entry(e control.ListEntry) error {
 	text := e.Prefix.String()
 	if e.Ports != "" {
@@ -87,8 +82,6 @@ func (plainExport) end() error { return nil }
 
 type jsonExport struct{ out *bufio.Writer }
 
-func (jsonExport) begin() error { return nil }
-
 func (x jsonExport) entry(e control.ListEntry) error {
 	x.out.Write(e.AppendJSON(x.out.AvailableBuffer()))
 	return x.out.WriteByte('\n') // an earlier error stays in the writer
@@ -98,8 +91,10 @@ func (jsonExport) end() error { return nil }
 
 type csvExport struct{ w *csv.Writer }
 
-func (x csvExport) begin() error {
-	return x.w.Write([]string{"prefix", "ports", "until", "origins", "reason", "source", "state"})
+func newCSVExport(out *bufio.Writer, _ time.Time, _ int) exporter {
+	x := csvExport{csv.NewWriter(out)}
+	_ = x.w.Write([]string{"prefix", "ports", "until", "origins", "reason", "source", "state"}) // end returns its error
+	return x
 }
 
 func (x csvExport) entry(e control.ListEntry) error {
