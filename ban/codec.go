@@ -18,9 +18,8 @@ const (
 	MaxPayloadBytes = 1 << 14 // bytes that DecodeOps accepts
 )
 
-// payloadFormat begins each payload. A node refuses formats that it does not know. It still reads oldFormat, because
-// the store of an earlier build is full of it.
-const payloadFormat, oldFormat = 2, 1
+// payloadFormat begins each payload. A node refuses formats that it does not know.
+const payloadFormat = 2
 
 // A payload is the msgpack array [format, notes, items]. A note holds what several ops of a frame have in common:
 // [kind, ports, reason, source, marks], where a mark is [origin, epoch, seq]. The items are one byte string, because
@@ -33,8 +32,7 @@ const payloadFormat, oldFormat = 2, 1
 //	until   the end in Unix milliseconds, minus that of the previous item, as a signed varint
 //
 // so a plain ban takes 5 bytes, and 3 or 4 next to its neighbours. The first item is encoded as if one with note 0,
-// 0.0.0.0/32 and end 0 preceded it. In the old format every field but the tag is present. A list of ops has exactly one
-// encoding in each format.
+// 0.0.0.0/32 and end 0 preceded it. A list of ops has exactly one encoding.
 type (
 	wirePayload struct {
 		Format uint8
@@ -91,10 +89,6 @@ var wireHandle = func() *codec.MsgpackHandle {
 // AppendOps appends the payload that holds ops, in order, to dst. It fails if an op is invalid, or if there are none or
 // more than MaxOpsPerFrame.
 func AppendOps(dst []byte, ops []Op) ([]byte, error) {
-	return appendPayload(dst, ops, payloadFormat)
-}
-
-func appendPayload(dst []byte, ops []Op, format uint8) ([]byte, error) {
 	if len(ops) == 0 || len(ops) > MaxOpsPerFrame {
 		return dst, fmt.Errorf("encode ops: %d in one frame, want 1 to %d", len(ops), MaxOpsPerFrame)
 	}
@@ -104,14 +98,14 @@ func appendPayload(dst []byte, ops []Op, format uint8) ([]byte, error) {
 		}
 	}
 	var out []byte
-	if err := codec.NewEncoderBytes(&out, wireHandle).Encode(pack(ops, format)); err != nil {
+	if err := codec.NewEncoderBytes(&out, wireHandle).Encode(pack(ops)); err != nil {
 		return dst, fmt.Errorf("encode ops: %w", err)
 	}
 	return append(dst, out...), nil
 }
 
-// DecodeOps reads a payload that AppendOps wrote, in the current or the old format. It accepts nothing else: each op
-// must be valid, and encoding the result again must give the same bytes.
+// DecodeOps reads a payload that AppendOps wrote. It accepts nothing else: each op must be valid, and encoding the
+// result again must give the same bytes.
 func DecodeOps(b []byte) ([]Op, error) {
 	if len(b) > MaxPayloadBytes {
 		return nil, fmt.Errorf("decode ops: %d bytes, at most %d", len(b), MaxPayloadBytes)
@@ -124,7 +118,7 @@ func DecodeOps(b []byte) ([]Op, error) {
 	if err != nil {
 		return nil, fmt.Errorf("decode ops: %w", err)
 	}
-	again, err := appendPayload(make([]byte, 0, len(b)), ops, w.Format)
+	again, err := AppendOps(make([]byte, 0, len(b)), ops)
 	if err != nil {
 		return nil, fmt.Errorf("decode ops: %w", err)
 	}
@@ -134,8 +128,8 @@ func DecodeOps(b []byte) ([]Op, error) {
 	return ops, nil
 }
 
-func pack(ops []Op, format uint8) *wirePayload {
-	w := &wirePayload{Format: format}
+func pack(ops []Op) *wirePayload {
+	w := &wirePayload{Format: payloadFormat}
 	var first []int
 	last := firstItem
 	for i, o := range ops {
@@ -145,19 +139,16 @@ func pack(ops []Op, format uint8) *wirePayload {
 			w.Notes = append(w.Notes, packNote(o))
 		}
 		it := item{at, o.Prefix, millis(o.Until)}
-		w.Items = appendItem(w.Items, it, last, format)
+		w.Items = appendItem(w.Items, it, last)
 		last = it
 	}
 	return w
 }
 
-// appendItem appends the item it to b. Except in the old format, it leaves out the fields that are as in last.
-func appendItem(b []byte, it, last item, format uint8) []byte {
-	tag, shared := byte(tagNote|tagLength|tagUntil), 0
-	if format != oldFormat {
-		tag, shared = tagOf(it, last)
-		b = append(b, tag|byte(shared)<<sharedShift)
-	}
+// appendItem appends the item it to b, without the fields that are as in last.
+func appendItem(b []byte, it, last item) []byte {
+	tag, shared := tagOf(it, last)
+	b = append(b, tag|byte(shared)<<sharedShift)
 	n := (it.prefix.Bits() + 7) / 8
 	if tag&tagNote != 0 {
 		b = append(b, byte(it.note))
@@ -213,18 +204,16 @@ func tagOf(it, last item) (tag byte, shared int) {
 }
 
 // cutItem reads one item from the front of b. It leaves checking that the encoding is canonical to its caller.
-func cutItem(b []byte, last item, format uint8) (it item, rest []byte, ok bool) {
-	tag := byte(tagNote | tagLength | tagUntil)
+func cutItem(b []byte, last item) (it item, rest []byte, ok bool) {
 	next := func() (c byte) {
 		if ok = len(b) > 0; ok {
 			c, b = b[0], b[1:]
 		}
 		return c
 	}
-	if format != oldFormat {
-		if tag = next(); !ok {
-			return it, nil, false
-		}
+	tag := next()
+	if !ok {
+		return it, nil, false
 	}
 	it, length := last, int(lengthOf(last.prefix))
 	if tag&tagNote != 0 {
@@ -243,9 +232,6 @@ func cutItem(b []byte, last item, format uint8) (it item, rest []byte, ok bool) 
 		size, bits = 16, length-length6
 	}
 	n, shared := (bits+7)/8, int(tag>>sharedShift)
-	if format == oldFormat {
-		shared = 0
-	}
 	if n > size || shared > n || n-shared > len(b) {
 		return it, nil, false
 	}
@@ -293,7 +279,7 @@ func packNote(o Op) wireNote {
 }
 
 func (w *wirePayload) unpack() ([]Op, error) {
-	if w.Format != payloadFormat && w.Format != oldFormat {
+	if w.Format != payloadFormat {
 		return nil, fmt.Errorf("unknown format %d", w.Format)
 	}
 	if len(w.Notes) > MaxOpsPerFrame {
@@ -314,7 +300,7 @@ func (w *wirePayload) unpack() ([]Op, error) {
 	ops := make([]Op, 0, min(len(w.Items)/plainItem+1, MaxOpsPerFrame))
 	last := firstItem
 	for items := w.Items; len(items) > 0; {
-		it, rest, ok := cutItem(items, last, w.Format)
+		it, rest, ok := cutItem(items, last)
 		if !ok || it.note >= len(notes) || len(ops) == MaxOpsPerFrame {
 			return nil, fmt.Errorf("bad item %d", len(ops))
 		}
@@ -359,17 +345,21 @@ func SplitOps(ops []Op, maxBytes int) [][]Op {
 // fill returns how many of the first ops fit in one payload, at least 1.
 func fill(ops []Op, maxBytes int) int {
 	var first []int
-	var items []byte
+	var note, items []byte
 	var notesSize, itemsSize int
 	last := firstItem
 	for i := range min(len(ops), MaxOpsPerFrame) {
 		at := noteOf(ops, first, i)
 		if at == len(first) {
 			first = append(first, i)
-			notesSize += sizeNote(&ops[i])
+			note = note[:0]
+			if codec.NewEncoderBytes(&note, wireHandle).Encode(packNote(ops[i])) != nil {
+				return max(i, 1) // AppendOps says what is wrong with it
+			}
+			notesSize += len(note)
 		}
 		it := item{at, ops[i].Prefix, millis(ops[i].Until)}
-		items = appendItem(items[:0], it, last, payloadFormat)
+		items = appendItem(items[:0], it, last)
 		itemsSize += len(items)
 		last = it
 		if i > 0 && 1+1+sizeList(len(first))+notesSize+sizeText(itemsSize)+itemsSize > maxBytes {
@@ -379,21 +369,7 @@ func fill(ops []Op, maxBytes int) int {
 	return min(len(ops), MaxOpsPerFrame)
 }
 
-func sizeNote(o *Op) int {
-	n := 1 + 1 + 1 // array, kind, marks
-	for _, s := range [3]string{o.Ports.text, o.Reason, o.Source} {
-		n += sizeText(len(s)) + len(s)
-	}
-	if len(o.Marks) > 0 {
-		n += sizeList(len(o.Marks)) - 1
-	}
-	for _, m := range o.Marks {
-		n += 1 + 1 + len(m.Origin) + sizeUint(m.Epoch) + sizeUint(m.Seq)
-	}
-	return n
-}
-
-// The sizes of the msgpack header of a text or list of n, and of an unsigned integer.
+// The sizes of the msgpack header of a text and of a list of n.
 
 func sizeText(n int) int {
 	if n < 32 {
@@ -407,20 +383,6 @@ func sizeList(n int) int {
 		return 1
 	}
 	return 3
-}
-
-func sizeUint(u uint64) int {
-	switch {
-	case u < 1<<7:
-		return 1
-	case u < 1<<8:
-		return 2
-	case u < 1<<16:
-		return 3
-	case u < 1<<32:
-		return 5
-	}
-	return 9
 }
 
 // Expires returns the latest end of ops: how long the frame that carries them must live.

@@ -147,6 +147,7 @@ func TestDecodeOpsRefuses(t *testing.T) {
 		"bad: too long":               make([]byte, MaxPayloadBytes+1),
 		"bad: deep":                   bytes.Repeat([]byte("\x91"), 10_000),
 		"bad: 4-in-6":                 items("\x06\xa1\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff\xc0\x00\x02\x07\x80\x89\x7a"),
+		"bad: format 1":               []byte("\x93\x01\x91\x95\x01\xa0\xa0\xa0\xc0\xa9\x00\x20\xc0\x00\x02\x07\x80\x89\x7a"),
 	} {
 		if ops, err := DecodeOps(b); err == nil {
 			t.Errorf("%s: got %+v", name, ops)
@@ -155,37 +156,6 @@ func TestDecodeOpsRefuses(t *testing.T) {
 	for _, b := range [][]byte{good, wide, two} {
 		if _, err := DecodeOps(b); err != nil {
 			t.Errorf("ok: %v", err)
-		}
-	}
-}
-
-// What an earlier build has in its store can still be read.
-func TestDecodeOpsReadsTheOldFormat(t *testing.T) {
-	// 93 format, 91 95 kind ports reason source marks, string, note length address until
-	const want = "\x93\x01\x91\x95\x01\xa0\xa0\xa0\xc0\xa9\x00\x20\xc0\x00\x02\x07\x80\x89\x7a"
-	ops, err := DecodeOps([]byte(want))
-	if err != nil || len(ops) != 1 || ops[0].Prefix != pfx("192.0.2.7") || !ops[0].Until.Equal(fromMillis(1_000_000)) {
-		t.Errorf("%+v, %v", ops, err)
-	}
-	all := someOps()
-	b, err := appendPayload(nil, all, oldFormat)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, err := DecodeOps(b); err != nil || !reflect.DeepEqual(got, all) {
-		t.Errorf("got  %+v, %v\nwant %+v", got, err, all)
-	}
-	put := func(i int, s string) []byte { return []byte(want[:i] + s + want[i+len(s):]) }
-	for name, b := range map[string][]byte{
-		"bad: no such note":           put(10, "\x01"),
-		"bad: length 33 of IPv4":      put(11, "\xff"),
-		"bad: bits behind the length": put(11, "\x1f"),
-		"bad: until negative":         put(16, "\x81\x89\x7a"),
-		"bad: until overlong":         []byte(want[:9] + "\xaa" + want[10:18] + "\xfa\x00"),
-		"bad: no items":               []byte(want[:9] + "\xa0"),
-	} {
-		if ops, err := DecodeOps(b); err == nil {
-			t.Errorf("%s: got %+v", name, ops)
 		}
 	}
 }
@@ -246,13 +216,11 @@ func FuzzDecodeOps(f *testing.F) {
 	ops := someOps()
 	for i := range ops {
 		for _, run := range [][]Op{ops[i:], ops[:i+1], ops[i : i+1]} {
-			for _, format := range []uint8{payloadFormat, oldFormat} {
-				b, err := appendPayload(nil, run, format)
-				if err != nil {
-					f.Fatal(err)
-				}
-				f.Add(b)
+			b, err := AppendOps(nil, run)
+			if err != nil {
+				f.Fatal(err)
 			}
+			f.Add(b)
 		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -261,7 +229,7 @@ func FuzzDecodeOps(f *testing.F) {
 			return
 		}
 		again, err := AppendOps(nil, ops)
-		if err != nil || b[1] == payloadFormat && !bytes.Equal(again, b) {
+		if err != nil || !bytes.Equal(again, b) {
 			t.Fatalf("encoded again: %q %v, was %q", again, err, b)
 		}
 		if same, err := DecodeOps(again); err != nil || !reflect.DeepEqual(same, ops) {
