@@ -283,7 +283,7 @@ func (c *Caps) fits(t *Table, r *Record) error {
 	case KindUnban, KindUnallow:
 		return t.checkCancelMarks(r)
 	}
-	if t.RecordsOf(r.Origin) >= c.Active && !t.knows(r) {
+	if t.RecordsOf(r.Origin) >= c.Active && !t.holds(t.setOf(r.Kind), r) {
 		return refuse(RuleActive, "%s of %s: its origin has %d records already", r.Kind, shortPrefix(r.Prefix), c.Active)
 	}
 	return nil
@@ -291,11 +291,7 @@ func (c *Caps) fits(t *Table, r *Record) error {
 
 // checkCancelMarks refuses an unban or unallow that exceeds what one origin may have.
 func (t *Table) checkCancelMarks(r *Record) error {
-	b := &t.bans
-	if r.Kind == KindUnallow {
-		b = &t.allows
-	}
-	more, _, full := t.wouldAdd(b, r)
+	more, _, full := t.wouldAdd(t.setOf(r.Kind), r)
 	switch {
 	case more > 0 && t.CancelMarksOf(r.Origin)+more > MaxCancelMarks:
 		return refuse(RuleCancelMarks, "%s of %s: its origin has %d marks in force already", r.Kind, shortPrefix(r.Prefix), MaxCancelMarks)

@@ -112,9 +112,7 @@ func (t *Table) judge(b *recordSet, e *entry) (State, int64) {
 	others := buf[:0] // the latest ends of other origins, latest first, at most quorum of them
 	var own int64
 	n, held := 0, 0
-	for i := e.claims; i != 0; {
-		x, id := b.claims.at(i), i
-		i = x.next
+	for id, x := range b.of(e) {
 		counts := t.counts(b, e, x)
 		if b == &t.allows {
 			t.noteAllow(id, counts && x.hold == HoldNone)
@@ -289,12 +287,10 @@ func lifted(s State, expiring bool) Event {
 // held. Nodes with the same records choose the same one.
 func (t *Table) leading(b *recordSet, e *entry) uint32 {
 	var lead uint32
-	for i := e.claims; i != 0; {
-		x := b.claims.at(i)
+	for i, x := range b.of(e) {
 		if t.counts(b, e, x) && (lead == 0 || t.leads(x, b.claims.at(lead))) {
 			lead = i
 		}
-		i = x.next
 	}
 	return lead
 }

@@ -119,9 +119,7 @@ func (t *Table) letGo(s *cancelMark) {
 func (t *Table) addCancelMark(b *recordSet, s *cancelMark) (added, further bool) {
 	c := &b.cancels
 	front, further := 0, !t.parties.void[s.by]
-	for i := c.first[s.target]; i != 0; {
-		x := c.marks.at(i)
-		next := x.next
+	for i, x := range c.at(s.target) {
 		if !t.parties.void[x.by] && x.covers(s.epoch, s.seq) && x.issued >= s.issued {
 			further = false
 		}
@@ -133,7 +131,6 @@ func (t *Table) addCancelMark(b *recordSet, s *cancelMark) (added, further bool)
 		case x.by == s.by:
 			front++
 		}
-		i = next
 	}
 	if front >= maxFront || c.marks.live >= min(t.capacity, MaxCancels) {
 		t.dropped++
@@ -154,6 +151,18 @@ func (t *Table) addCancelMark(b *recordSet, s *cancelMark) (added, further bool)
 	c.tidy()
 	t.parties.said[s.by]++
 	return true, further
+}
+
+// at yields the cancel marks of a target. The one that it yields may be removed.
+func (c *cancels) at(of target) iter.Seq2[uint32, *cancelMark] {
+	return func(yield func(uint32, *cancelMark) bool) {
+		for i := c.first[of]; i != 0; {
+			x, id := c.marks.at(i), i
+			if i = x.next; !yield(id, x) {
+				return
+			}
+		}
+	}
 }
 
 // tidy rebuilds the expiry heap once it holds too many ends of removed cancel marks.
@@ -257,13 +266,11 @@ func (t *Table) cancelMarkOf(b *recordSet, e *entry, x *claim) (best uint32) {
 	var until int64
 	oldest := x.issued - t.limits.FutureSkew.Milliseconds()
 	for w := range c.forms.covering(e.key()) {
-		for i := c.first[target{w.hi, w.lo, about, w.form}]; i != 0; {
+		for i, y := range c.at(target{w.hi, w.lo, about, w.form}) {
 			t.steps++
-			y := c.marks.at(i)
 			if y.until > until && y.issued >= oldest && y.covers(s.epoch, x.seq) && !t.parties.void[y.by] {
 				best, until = i, y.until
 			}
-			i = y.next
 		}
 	}
 	return best
@@ -282,9 +289,8 @@ func (t *Table) wouldAdd(b *recordSet, r *Record) (more int, news, full bool) {
 			continue
 		}
 		front, added, known := 0, 1, false
-		for i := b.cancels.first[targetOf(r, about)]; i != 0; i = b.cancels.marks.at(i).next {
+		for _, x := range b.cancels.at(targetOf(r, about)) {
 			t.steps++
-			x := b.cancels.marks.at(i)
 			if x.by != by {
 				continue
 			}

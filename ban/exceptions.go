@@ -33,13 +33,11 @@ func (t *Table) Exceptions() Exceptions {
 		if e.state != StateEnforced {
 			continue
 		}
-		for j := e.claims; j != 0; {
-			r := b.claims.at(j)
+		for _, r := range b.of(e) {
 			if r.hold == HoldNone && t.counts(b, e, r) {
 				o := t.epochs.at(r.epoch).origin
 				x.allows = append(x.allows, allowing{e.key().prefix(), o, t.version(r), o == t.self})
 			}
-			j = r.next
 		}
 	}
 	return x

@@ -104,18 +104,17 @@ func (q *query) addNever(k pkey, why string) {
 
 func (q *query) addEntry(b *recordSet, i uint32) {
 	e := b.entries.at(i)
-	for j := e.claims; j != 0; {
-		x := b.claims.at(j)
-		if x.kind != kindFloor {
-			f := findingOf(q.t.recordOf(b, j))
-			if b == &q.t.allows {
-				q.judgeAllow(&f, e, x)
-			} else {
-				q.judgeBan(&f, e, x)
-			}
-			q.found = append(q.found, f)
+	for j, x := range b.of(e) {
+		if x.kind == kindFloor {
+			continue
 		}
-		j = x.next
+		f := findingOf(q.t.recordOf(b, j))
+		if b == &q.t.allows {
+			q.judgeAllow(&f, e, x)
+		} else {
+			q.judgeBan(&f, e, x)
+		}
+		q.found = append(q.found, f)
 	}
 }
 
@@ -194,8 +193,8 @@ func (q *query) judgeBan(f *Finding, e *entry, x *claim) {
 		}
 	case StatePending, StateHeld:
 		n := 0
-		for j := e.claims; j != 0; j = t.bans.claims.at(j).next {
-			if x := t.bans.claims.at(j); !x.hold.Waits() && t.counts(&t.bans, e, x) {
+		for _, x := range t.bans.of(e) {
+			if !x.hold.Waits() && t.counts(&t.bans, e, x) {
 				n++
 			}
 		}

@@ -297,10 +297,7 @@ func (t *Table) RecordsOf(o Origin) int {
 // stands reports whether r's origin already has a live ban or allow of the same prefix and ports that counts, so that r
 // only repeats it.
 func (t *Table) stands(r *Record) bool {
-	b := &t.bans
-	if r.Kind == KindAllow {
-		b = &t.allows
-	}
+	b := t.setOf(r.Kind)
 	entry := t.entryAbout(b, r)
 	if entry == 0 {
 		return false

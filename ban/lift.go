@@ -69,10 +69,7 @@ func (t *Table) Lift(op Op, min4, min6 int) (*Lifting, error) {
 	if op.Prefix, err = Normalize(op.Prefix); err != nil {
 		return nil, err
 	}
-	b := &t.bans
-	if op.Kind == KindUnallow {
-		b = &t.allows
-	}
+	b := t.setOf(op.Kind)
 	return &Lifting{
 		t: t, op: op, b: b, walk: newWalk(b, keyOf(op.Prefix)), shortest: t.shortest(op, min4, min6),
 		groups: make(map[pkey]map[Origin]word), listed: make(map[pkey]bool),
@@ -122,9 +119,7 @@ func (l *Lifting) onlyOwn() bool {
 // is a reason for lifts it too: it stays lifted if that node is revoked.
 func (l *Lifting) look(now time.Time, b *recordSet, i uint32) {
 	t, e := l.t, b.entries.at(i)
-	for j := e.claims; j != 0; {
-		x := b.claims.at(j)
-		j = x.next
+	for _, x := range b.of(e) {
 		inForce := t.counts(b, e, x)
 		if x.until <= millis(now) || !inForce && !t.liftedByOther(b, e, x) {
 			continue
@@ -211,12 +206,10 @@ func (t *Table) ownMarkEnd(b *recordSet, k pkey, o Origin) (until int64) {
 	if !ok {
 		return 0
 	}
-	for i := b.cancels.first[target{k.hi, k.lo, about, k.form}]; i != 0; {
-		s := b.cancels.marks.at(i)
+	for _, s := range b.cancels.at(target{k.hi, k.lo, about, k.form}) {
 		if *t.parties.at(s.by) == t.self {
 			until = max(until, s.until)
 		}
-		i = s.next
 	}
 	return until
 }
@@ -247,10 +240,7 @@ func (t *Table) lifting(r *Record, maxOwn, maxOthers int) (own, others int) {
 			count(&t.bans)
 		}
 	case KindUnban, KindUnallow:
-		b := &t.bans
-		if r.Kind == KindUnallow {
-			b = &t.allows
-		}
+		b := t.setOf(r.Kind)
 		if _, news, _ := t.wouldAdd(b, r); !news {
 			return 0, 0
 		}
@@ -266,12 +256,10 @@ func (t *Table) lifting(r *Record, maxOwn, maxOthers int) (own, others int) {
 
 // saidBy reports whether no other origin than o says anything about entry i.
 func (t *Table) saidBy(b *recordSet, i uint32, o Origin) bool {
-	for j := b.entries.at(i).claims; j != 0; {
-		x := b.claims.at(j)
+	for _, x := range b.of(b.entries.at(i)) {
 		if (x.kind == KindBan || x.kind == KindAllow) && t.epochs.at(x.epoch).origin != o {
 			return false
 		}
-		j = x.next
 	}
 	return true
 }

@@ -5,14 +5,10 @@ package ban
 // ended would take the longer one to stand, so op follows an op that takes the longer one back. It does so even if
 // another node has lifted the longer one: if that node is revoked, its unban no longer counts.
 func (t *Table) OwnOps(op Op) []Op {
-	b := &t.bans
-	switch op.Kind {
-	case KindBan:
-	case KindAllow:
-		b = &t.allows
-	default:
+	if op.Kind != KindBan && op.Kind != KindAllow {
 		return []Op{op}
 	}
+	b := t.setOf(op.Kind)
 	_, last := t.ownLast(b, op.Prefix, op.Ports)
 	if last == 0 || b.claims.at(last).until <= millis(op.Until) {
 		return []Op{op}
@@ -25,15 +21,10 @@ func (t *Table) OwnOps(op Op) []Op {
 // on nodes that hear of both late. What took it back may be lost, so it is said again. Amend returns nil if nothing is
 // amiss.
 func (t *Table) Amend(r Record) []Op {
-	b := &t.bans
-	switch {
-	case r.Origin != t.self:
-		return nil
-	case r.Kind == KindAllow:
-		b = &t.allows
-	case r.Kind != KindBan:
+	if r.Origin != t.self || r.Kind != KindBan && r.Kind != KindAllow {
 		return nil
 	}
+	b := t.setOf(r.Kind)
 	entry := t.entryAbout(b, &r)
 	if entry == 0 {
 		return nil

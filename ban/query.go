@@ -29,12 +29,10 @@ func (t *Table) entryOf(i uint32) (Entry, bool) {
 	}
 	var buf [4]*claim
 	claims := buf[:0]
-	for j := e.claims; j != 0; {
-		x := b.claims.at(j)
+	for _, x := range b.of(e) {
 		if t.counts(b, e, x) && (e.state != StateEnforced || !x.hold.Waits()) {
 			claims = append(claims, x)
 		}
-		j = x.next
 	}
 	lead := claims[0]
 	if len(claims) > 1 {

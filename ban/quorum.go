@@ -96,9 +96,7 @@ type sighting struct {
 // for; 0 if there are not enough.
 func (t *Table) agreed(b *recordSet, e *entry) int64 {
 	var seen []sighting
-	for i := e.claims; i != 0; {
-		x := b.claims.at(i)
-		i = x.next
+	for _, x := range b.of(e) {
 		o := t.epochs.at(x.epoch).origin
 		if o != t.self && x.hold == HoldNone && t.counts(b, e, x) {
 			seen = append(seen, sighting{x.issued - int64(x.span), x.issued, x.until, t.quorumOf(x), o})

@@ -1,5 +1,7 @@
 package ban
 
+import "iter"
+
 // A recordSet holds the records of one class, bans or allows: an entry for each prefix and ports, and in each entry a
 // chain with what each origin said last.
 type recordSet struct {
@@ -69,18 +71,36 @@ func (t *Table) close(b *recordSet, i uint32) {
 	b.entries.release(i)
 }
 
-// said returns the claim of what the origin said last about the entry, and the origin's floor; 0 means none.
-func (t *Table) said(b *recordSet, entry uint32, o Origin) (last, floor uint32) {
-	for i := b.entries.at(entry).claims; i != 0; {
-		r := b.claims.at(i)
-		if t.epochs.at(r.epoch).origin == o {
-			if r.kind == kindFloor {
-				floor = i
-			} else {
-				last = i
+// setOf returns the record set that ops of a kind concern.
+func (t *Table) setOf(k Kind) *recordSet {
+	if k == KindAllow || k == KindUnallow {
+		return &t.allows
+	}
+	return &t.bans
+}
+
+// of yields the claims of an entry. The one that it yields may be dropped.
+func (b *recordSet) of(e *entry) iter.Seq2[uint32, *claim] {
+	return func(yield func(uint32, *claim) bool) {
+		for i := e.claims; i != 0; {
+			x, id := b.claims.at(i), i
+			if i = x.next; !yield(id, x) {
+				return
 			}
 		}
-		i = r.next
+	}
+}
+
+// said returns the claim of what the origin said last about the entry, and the origin's floor; 0 means none.
+func (t *Table) said(b *recordSet, entry uint32, o Origin) (last, floor uint32) {
+	for i, x := range b.of(b.entries.at(entry)) {
+		switch {
+		case t.epochs.at(x.epoch).origin != o:
+		case x.kind == kindFloor:
+			floor = i
+		default:
+			last = i
+		}
 	}
 	return last, floor
 }
@@ -93,14 +113,6 @@ func (t *Table) holds(b *recordSet, r *Record) bool {
 	}
 	last, floor := t.said(b, entry, r.Origin)
 	return last != 0 || floor != 0
-}
-
-// knows is holds for the record set that r, a ban, revoke or allow, belongs to.
-func (t *Table) knows(r *Record) bool {
-	if r.Kind == KindAllow {
-		return t.holds(&t.allows, r)
-	}
-	return t.holds(&t.bans, r)
 }
 
 // entryAbout returns the entry of r's prefix and ports, or 0.

@@ -23,13 +23,11 @@ func (t *Table) RemoteBans(now time.Time, addr netip.Addr) iter.Seq[Record] {
 			if e.key() != k || e.state != StateEnforced {
 				continue
 			}
-			for j := e.claims; j != 0; {
-				x := t.bans.claims.at(j)
+			for j, x := range t.bans.of(e) {
 				remote := x.until > millis(now) && t.epochs.at(x.epoch).origin != t.self
 				if remote && !x.hold.Waits() && t.counts(&t.bans, e, x) && !yield(t.recordOf(&t.bans, j)) {
 					return
 				}
-				j = x.next
 			}
 		}
 	}

@@ -65,10 +65,7 @@ func (t *Table) eachOf(b *recordSet, origin Origin, cursor uint32, n int, f func
 // Has reports whether merging r would change nothing but its hold, because its origin has already said r or something
 // later here.
 func (t *Table) Has(r *Record) bool {
-	b := &t.bans
-	if r.Kind == KindAllow || r.Kind == KindUnallow {
-		b = &t.allows
-	}
+	b := t.setOf(r.Kind)
 	if r.Kind == KindUnban || r.Kind == KindUnallow {
 		_, waits := t.lifts.ids[cancelID{r.Origin, r.Version}]
 		_, news, _ := t.wouldAdd(b, r)

@@ -123,10 +123,7 @@ func (t *Table) Merge(now time.Time, rs []Record) []Change {
 }
 
 func (t *Table) merge(r *Record) {
-	b := &t.bans
-	if r.Kind == KindAllow || r.Kind == KindUnallow {
-		b = &t.allows
-	}
+	b := t.setOf(r.Kind)
 	switch r.Kind {
 	case KindBan, KindRevoke, KindAllow:
 		if t.bans.claims.live+t.allows.claims.live >= t.capacity && !t.holds(b, r) {

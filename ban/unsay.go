@@ -22,10 +22,7 @@ func (t *Table) unsay(now time.Time, rs []Record, c cause) []Change {
 	for i := range rs {
 		r := &rs[i]
 		c.origin = r.Origin
-		b := &t.bans
-		if r.Kind == KindAllow || r.Kind == KindUnallow {
-			b = &t.allows
-		}
+		b := t.setOf(r.Kind)
 		switch r.Kind {
 		case KindBan, KindRevoke, KindAllow:
 			if entry, gone := t.unput(b, r); gone {
@@ -72,14 +69,11 @@ func (t *Table) unmark(b *recordSet, r *Record) (gone bool) {
 		if !ok {
 			continue
 		}
-		for i := b.cancels.first[targetOf(r, about)]; i != 0; {
-			x := b.cancels.marks.at(i)
-			next := x.next
+		for i, x := range b.cancels.at(targetOf(r, about)) {
 			if x.by == by && x.epoch == m.Epoch && x.seq == m.Seq && x.issued == issued && x.until == until {
 				t.removeCancelMark(b, i)
 				gone = true
 			}
-			i = next
 		}
 	}
 	return gone
