@@ -19,7 +19,7 @@ func (t *Table) causeOf(r *Record) cause {
 }
 
 func (t *Table) causeOfRec(x *claim) cause {
-	return cause{kind: x.kind, origin: t.epochs.at(x.epoch).origin, issued: x.issued, words: t.wordsAt(x.words)}
+	return cause{kind: x.kind, origin: t.epochs.at(x.epoch).origin, issued: x.issued, words: t.words.at(x.words)}
 }
 
 // A touched entry is one that the running call may have changed.
@@ -88,13 +88,11 @@ func (t *Table) noteAllow(i uint32, inForce bool) {
 	o := t.epochs.at(t.allows.claims.at(i).epoch).origin
 	if inForce {
 		t.inForce[i] = true
-		t.allowsOf[o]++
+		t.allowsOf.add(o, +1)
 		return
 	}
 	delete(t.inForce, i)
-	if t.allowsOf[o]--; t.allowsOf[o] == 0 {
-		delete(t.allowsOf, o)
-	}
+	t.allowsOf.add(o, -1)
 }
 
 // AllowsOf returns how many allows of o are in force.
@@ -260,7 +258,7 @@ func (t *Table) change(w *touched, e *entry) (c Change, ok bool) {
 			until = lead.until
 		}
 	}
-	c.Prefix, c.Ports = e.key().prefix(), t.portsAt(e.ports)
+	c.Prefix, c.Ports = e.key().prefix(), t.ports.at(e.ports)
 	if until != 0 {
 		c.Until = fromMillis(until)
 	}

@@ -34,13 +34,6 @@ func (s *arena[T]) alloc() (uint32, *T) {
 	return i, s.at(i)
 }
 
-// reserve allocates the first chunk.
-func (s *arena[T]) reserve() {
-	if len(s.chunks) == 0 {
-		s.chunks = append(s.chunks, new([1 << chunkBits]T))
-	}
-}
-
 // release frees number i and zeroes its item.
 func (s *arena[T]) release(i uint32) {
 	if s.live--; s.live == 0 { // free what a flood allocated
@@ -80,7 +73,7 @@ func (p *internTable[T]) get(v T) uint32 {
 	return i
 }
 
-func (p *internTable[T]) at(i uint32) *T { return &p.vals.at(i).val }
+func (p *internTable[T]) at(i uint32) T { return p.vals.at(i).val }
 
 // put drops one reference.
 func (p *internTable[T]) put(i uint32) {
@@ -101,90 +94,57 @@ type originEpoch struct {
 // words holds the texts of an op, which are for people.
 type words struct{ reason, source string }
 
-// interns holds values that many records share. Number 0 means no ports or no words.
-type interns struct {
-	epochs   internTable[originEpoch]
-	origins  internTable[Origin] // of the epochs; refs counts their claims
-	originOf []uint32            // by epoch
-	words    internTable[words]
-	ports    internTable[Ports]
+func (w words) clone() words { return words{strings.Clone(w.reason), strings.Clone(w.source)} }
+func (p Ports) clone() Ports { return Ports{strings.Clone(p.text)} }
+
+// A textTable is an internTable of texts. Number 0 is the zero value. It does not keep the buffers that texts were cut
+// from.
+type textTable[T text[T]] struct{ internTable[T] }
+
+type text[T any] interface {
+	comparable
+	clone() T
 }
 
-// getEpoch is epochs.get and also counts one more claim of the origin.
-func (t *interns) getEpoch(s originEpoch) uint32 {
-	i := t.epochs.get(s)
-	if t.epochs.vals.at(i).refs > 1 {
-		t.origins.vals.at(t.originOf[i]).refs++
-		return i
-	}
-	for int(i) >= len(t.originOf) {
-		t.originOf = append(t.originOf, 0)
-	}
-	t.originOf[i] = t.origins.get(s.origin)
-	return i
-}
-
-func (t *interns) putEpoch(i uint32) {
-	if o := t.originOf[i]; t.origins.vals.at(o).refs > 1 {
-		t.origins.vals.at(o).refs--
-	} else {
-		t.origins.put(o)
-	}
-	t.epochs.put(i)
-}
-
-func (t *interns) getWords(reason, source string) uint32 {
-	w := words{reason, source}
-	if w == (words{}) {
-		return 0
-	}
-	if _, ok := t.words.ids[w]; !ok { // do not keep the buffer that they were cut from
-		w = words{strings.Clone(reason), strings.Clone(source)}
-	}
-	return t.words.get(w)
-}
-
-func (t *interns) putWords(i uint32) {
-	if i != 0 {
-		t.words.put(i)
-	}
-}
-
-func (t *interns) wordsAt(i uint32) words {
-	if i == 0 {
-		return words{}
-	}
-	return *t.words.at(i)
-}
-
-// findPorts returns the number of p without adding a reference.
-func (t *interns) findPorts(p Ports) (uint32, bool) {
-	if p.IsAll() {
+// find returns the number of v without adding a reference.
+func (p *textTable[T]) find(v T) (i uint32, ok bool) {
+	var zero T
+	if v == zero {
 		return 0, true
 	}
-	i, ok := t.ports.ids[p]
+	i, ok = p.ids[v]
 	return i, ok
 }
 
-func (t *interns) getPorts(p Ports) uint32 {
-	if p.IsAll() {
+func (p *textTable[T]) get(v T) uint32 {
+	i, ok := p.find(v)
+	switch {
+	case !ok:
+		v = v.clone()
+	case i == 0:
 		return 0
 	}
-	if _, ok := t.ports.ids[p]; !ok {
-		p = Ports{strings.Clone(p.text)}
-	}
-	return t.ports.get(p)
+	return p.internTable.get(v)
 }
 
-func (t *interns) putPorts(i uint32) {
+func (p *textTable[T]) at(i uint32) (v T) {
 	if i != 0 {
-		t.ports.put(i)
+		v = p.internTable.at(i)
+	}
+	return v
+}
+
+func (p *textTable[T]) put(i uint32) {
+	if i != 0 {
+		p.internTable.put(i)
 	}
 }
 
-func (t *interns) portsAt(i uint32) Ports {
-	if i == 0 {
-		return Ports{}
+// A tally counts by origin. It has no zeros.
+type tally map[Origin]int
+
+func (c tally) add(o Origin, n int) {
+	if c[o] += n; c[o] == 0 {
+		delete(c, o)
 	}
-	return *t.ports.at(i)
 }

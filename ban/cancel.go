@@ -59,7 +59,7 @@ func (t *Table) dominates(s, x *cancelMark) bool {
 	case s.epoch != x.epoch || s.seq != x.seq || s.until != x.until || s.issued != x.issued:
 		return true
 	}
-	a, b := t.wordsAt(s.words), t.wordsAt(x.words)
+	a, b := t.words.at(s.words), t.words.at(x.words)
 	return cmp.Or(strings.Compare(a.reason, b.reason), strings.Compare(a.source, b.source)) >= 0
 }
 
@@ -92,7 +92,7 @@ func (t *Table) CancelMarksOf(o Origin) int {
 func (t *Table) addCancel(b *recordSet, r *Record) (further bool) {
 	for _, m := range r.Marks {
 		s := cancelMark{
-			epoch: m.Epoch, seq: m.Seq, issued: millis(r.Issued), until: millis(r.Until), words: t.getWords(r.Reason, r.Source),
+			epoch: m.Epoch, seq: m.Seq, issued: millis(r.Issued), until: millis(r.Until), words: t.words.get(words{r.Reason, r.Source}),
 			by: t.party(r.Origin), target: targetOf(r, t.party(m.Origin)),
 		}
 		added, reaches := t.addCancelMark(b, &s)
@@ -111,7 +111,7 @@ func targetOf(r *Record, about uint32) target {
 
 // letGo releases what a cancel mark refers to.
 func (t *Table) letGo(s *cancelMark) {
-	t.putWords(s.words)
+	t.words.put(s.words)
 	t.parties.put(s.by)
 	t.parties.put(s.about)
 }
@@ -147,8 +147,7 @@ func (t *Table) addCancelMark(b *recordSet, s *cancelMark) (added, further bool)
 	*x = *s
 	x.next = head
 	c.first[s.target] = i
-	c.ends.push(expiry{s.until, i})
-	c.tidy()
+	c.ends.add(s.until, i, c.marks.live, c.end)
 	t.parties.said[s.by]++
 	return true, further
 }
@@ -165,31 +164,11 @@ func (c *cancels) at(of target) iter.Seq2[uint32, *cancelMark] {
 	}
 }
 
-// tidy rebuilds the expiry heap once it holds too many ends of removed cancel marks.
-func (c *cancels) tidy() {
-	if c.ends.len() <= 2*c.marks.live+staleSlack {
-		return
-	}
-	c.ends.clear()
-	for i := uint32(1); i < c.marks.end; i++ {
-		if x := c.marks.at(i); x.until != 0 {
-			c.ends.add(expiry{x.until, i})
-		}
-	}
-	c.ends.heapify()
-}
+// end returns when cancel mark i ends, or 0 if it is gone.
+func (c *cancels) end(i uint32) int64 { return c.marks.at(i).until }
 
 // next returns the cancel mark that ends first, or 0.
-func (c *cancels) next() (i uint32, at int64) {
-	for c.ends.len() > 0 {
-		d := c.ends.first()
-		if c.marks.end > d.id && c.marks.at(d.id).until == d.at {
-			return d.id, d.at
-		}
-		c.ends.pop()
-	}
-	return 0, 0
-}
+func (c *cancels) next() (i uint32, at int64) { return c.ends.next(c.end) }
 
 // removeCancelMark removes cancel mark i.
 func (t *Table) removeCancelMark(b *recordSet, i uint32) {
@@ -210,24 +189,23 @@ func (t *Table) removeCancelMark(b *recordSet, i uint32) {
 	t.parties.said[s.by]--
 	t.letGo(&s)
 	if c.marks.release(i); c.marks.live == 0 { // free what a flood allocated
-		c.ends.clear()
-		c.first = nil
+		c.ends, c.first = nil, nil
 	}
 }
 
 // cancelMarkRecord returns cancel mark i as an unban or unallow with one mark. Its version is lost.
 func (t *Table) cancelMarkRecord(b *recordSet, i uint32) Record {
 	s := b.cancels.marks.at(i)
-	kind, w := KindUnban, t.wordsAt(s.words)
+	kind, w := KindUnban, t.words.at(s.words)
 	if b == &t.allows {
 		kind = KindUnallow
 	}
 	return Record{
 		Op: Op{
 			Kind: kind, Prefix: s.key().prefix(), Until: fromMillis(s.until), Reason: w.reason, Source: w.source,
-			Marks: []Mark{{*t.parties.at(s.about), s.epoch, s.seq}},
+			Marks: []Mark{{t.parties.at(s.about), s.epoch, s.seq}},
 		},
-		Origin: *t.parties.at(s.by), Issued: fromMillis(s.issued),
+		Origin: t.parties.at(s.by), Issued: fromMillis(s.issued),
 	}
 }
 

@@ -21,27 +21,20 @@ const (
 	EventUnallow Event = 8 // an allow ended
 )
 
+var eventNames = [...]string{
+	EventBan: "ban", EventRefresh: "refresh", EventUnban: "unban", EventExpire: "expire",
+	EventPending: "pending", EventHeld: "held", EventAllow: "allow", EventUnallow: "unallow",
+}
+
 // String returns the word that scripts rely on.
-func (e Event) String() string {
-	switch e {
-	case EventBan:
-		return "ban"
-	case EventRefresh:
-		return "refresh"
-	case EventUnban:
-		return "unban"
-	case EventExpire:
-		return "expire"
-	case EventPending:
-		return "pending"
-	case EventHeld:
-		return "held"
-	case EventAllow:
-		return "allow"
-	case EventUnallow:
-		return "unallow"
+func (e Event) String() string { return nameOf(eventNames[:], "event", uint8(e)) }
+
+// nameOf returns the i-th name, or what and i if there is none.
+func nameOf(names []string, what string, i uint8) string {
+	if int(i) < len(names) && names[i] != "" {
+		return names[i]
 	}
-	return fmt.Sprintf("event(%d)", uint8(e))
+	return fmt.Sprintf("%s(%d)", what, i)
 }
 
 // State is how the table treats an entry.
@@ -56,22 +49,12 @@ const (
 	StateAllowed  State = 4 // suppressed by the never-ban list or an allow
 )
 
-// String returns the word that scripts rely on.
-func (s State) String() string {
-	switch s {
-	case stateNone:
-		return "none"
-	case StateEnforced:
-		return "enforced"
-	case StatePending:
-		return "pending"
-	case StateHeld:
-		return "held"
-	case StateAllowed:
-		return "allowed"
-	}
-	return fmt.Sprintf("state(%d)", uint8(s))
+var stateNames = [...]string{
+	stateNone: "none", StateEnforced: "enforced", StatePending: "pending", StateHeld: "held", StateAllowed: "allowed",
 }
+
+// String returns the word that scripts rely on.
+func (s State) String() string { return nameOf(stateNames[:], "state", uint8(s)) }
 
 // Change is one thing that a call changed: what to tell watchers, and in Enforce and Lift what the firewall must do.
 // Applying the changes in order to what was enforced before the call gives what [Table.Enforced] yields after it. A

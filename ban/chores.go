@@ -166,24 +166,11 @@ func (w *wakes) wake(i uint32, at int64) {
 		w.at = make(map[uint32]int64)
 	}
 	w.at[i] = at
-	w.ends.push(expiry{at, i})
-	if w.ends.len() > 2*len(w.at)+staleSlack {
-		w.ends.clear()
-		for i, at := range w.at {
-			w.ends.add(expiry{at, i})
-		}
-		w.ends.heapify()
-	}
+	w.ends.add(at, i, len(w.at), w.end)
 }
 
+// end returns when claim i is due, or 0 if it is not.
+func (w *wakes) end(i uint32) int64 { return w.at[i] }
+
 // next returns the claim that is due first, or 0.
-func (w *wakes) next() (i uint32, at int64) {
-	for w.ends.len() > 0 {
-		d := w.ends.first()
-		if w.at[d.id] == d.at {
-			return d.id, d.at
-		}
-		w.ends.pop()
-	}
-	return 0, 0
-}
+func (w *wakes) next() (i uint32, at int64) { return w.ends.next(w.end) }

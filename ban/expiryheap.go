@@ -1,103 +1,67 @@
 package ban
 
-import "slices"
+import (
+	"cmp"
+	"container/heap"
+	"slices"
+)
 
-// A expiryHeap says what ends next. It is a heap with four children per node, in chunks that never move; a slice would
-// be copied again and again while a million ends come in. When an end moves later, its mark stays where it is: whoever
-// pops the mark and finds a later end pushes it again.
-type expiryHeap struct {
-	chunks []*[1 << chunkBits]expiry
-	n      int
-}
+// An expiryHeap says what ends next. An item that ends later than it did keeps its place until next finds it. A stale
+// end, of an item that is gone or ends sooner, stays in the heap until next or tidy drops it.
+type expiryHeap []expiry
 
 type expiry struct {
 	at int64 // Unix milliseconds
 	id uint32
 }
 
-func (t *expiryHeap) len() int { return t.n }
-
-func (t *expiryHeap) at(i int) *expiry { return &t.chunks[i>>chunkBits][i&(1<<chunkBits-1)] }
-
-// first returns what ends next. The expiry heap must not be empty.
-func (t *expiryHeap) first() expiry { return *t.at(0) }
-
-// add puts d at the end, perhaps out of order; call heapify afterwards.
-func (t *expiryHeap) add(d expiry) {
-	if t.n>>chunkBits == len(t.chunks) {
-		t.chunks = append(t.chunks, new([1 << chunkBits]expiry))
+// Len, Less, Swap, Push and Pop are for container/heap.
+func (h expiryHeap) Len() int           { return len(h) }
+func (h expiryHeap) Less(i, j int) bool { return h[i].at < h[j].at }
+func (h expiryHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *expiryHeap) Push(x any)        { *h = append(*h, x.(expiry)) }
+func (h *expiryHeap) Pop() any {
+	n := len(*h) - 1
+	x := (*h)[n]
+	if *h = (*h)[:n]; cap(*h) > 4*n+staleSlack { // free what a flood allocated
+		*h = slices.Clone(*h)
 	}
-	t.n++
-	*t.at(t.n - 1) = d
+	return x
 }
 
-func (t *expiryHeap) push(d expiry) {
-	t.add(d)
-	i := t.n - 1
-	for i > 0 {
-		up := (i - 1) / 4
-		if t.at(up).at <= d.at {
-			break
+// staleSlack is how many stale ends an expiry heap may hold, however few items there are.
+const staleSlack = 1024
+
+// add notes that item id ends at a time. If the heap then holds too many stale ends for that many live items, it is
+// tidied. end returns when an item ends, or 0 if it is gone.
+func (h *expiryHeap) add(at int64, id uint32, live int, end func(id uint32) int64) {
+	if heap.Push(h, expiry{at, id}); len(*h) <= 2*live+staleSlack {
+		return
+	}
+	all := slices.DeleteFunc(*h, func(x expiry) bool { return end(x.id) == 0 })
+	for i, x := range all {
+		all[i].at = end(x.id)
+	}
+	slices.SortFunc(all, func(x, y expiry) int { return cmp.Or(cmp.Compare(x.at, y.at), cmp.Compare(x.id, y.id)) })
+	*h = slices.Compact(all) // what is sorted is a heap
+}
+
+// next returns the item that ends first, or 0.
+func (h *expiryHeap) next(end func(id uint32) int64) (id uint32, at int64) {
+	for len(*h) > 0 {
+		x := &(*h)[0]
+		switch at := end(x.id); {
+		case at == x.at:
+			return x.id, at
+		case at > x.at:
+			x.at = at
+			heap.Fix(h, 0)
+		default:
+			heap.Pop(h)
 		}
-		*t.at(i) = *t.at(up)
-		i = up
 	}
-	*t.at(i) = d
+	return 0, 0
 }
 
-func (t *expiryHeap) pop() expiry {
-	top, last := *t.at(0), *t.at(t.n - 1)
-	t.n--
-	if t.n == 0 {
-		t.clear()
-		return top
-	}
-	// Keep one spare chunk: crossing a chunk's edge again and again must not allocate.
-	if spare := t.n>>chunkBits + 2; spare < len(t.chunks) {
-		t.chunks[spare] = nil
-		t.chunks = t.chunks[:spare]
-	}
-	t.sink(0, last)
-	return top
-}
-
-// clear empties the expiry heap and frees what a flood allocated.
-func (t *expiryHeap) clear() {
-	*t = expiryHeap{chunks: slices.Clip(t.chunks[:min(len(t.chunks), 1)])}
-}
-
-// reserve allocates the first chunk.
-func (t *expiryHeap) reserve() {
-	if len(t.chunks) == 0 {
-		t.chunks = append(t.chunks, new([1 << chunkBits]expiry))
-	}
-}
-
-// sink puts d at i or below, where it belongs.
-func (t *expiryHeap) sink(i int, d expiry) {
-	for {
-		first := 4*i + 1
-		if first >= t.n {
-			break
-		}
-		least := first
-		for c := first + 1; c < min(first+4, t.n); c++ {
-			if t.at(c).at < t.at(least).at {
-				least = c
-			}
-		}
-		if t.at(least).at >= d.at {
-			break
-		}
-		*t.at(i) = *t.at(least)
-		i = least
-	}
-	*t.at(i) = d
-}
-
-// heapify restores the order after calls of add.
-func (t *expiryHeap) heapify() {
-	for i := (t.n - 2) / 4; i >= 0 && t.n > 1; i-- {
-		t.sink(i, *t.at(i))
-	}
-}
+// pop removes what next returned.
+func (h *expiryHeap) pop() { heap.Pop(h) }

@@ -115,7 +115,7 @@ func dump(t *Table, alike bool) string {
 				say("%v %v +%d %v %q %v %v until %d issued %d %q %q", x.kind, x.hold, span, r.Prefix, r.Ports, r.Origin.Short(), r.Version, x.until, x.issued, r.Reason, r.Source)
 			}
 			if e.state != stateNone {
-				say("entry %v %q %v until %d", e.key().prefix(), t.portsAt(e.ports), e.state, e.until)
+				say("entry %v %q %v until %d", e.key().prefix(), t.ports.at(e.ports), e.state, e.until)
 			}
 		}
 		for k, until := range tombs {
@@ -191,12 +191,12 @@ func sound(t *Table) error {
 				if x.hold.Waits() {
 					held++
 					waiting[t.epochs.at(x.epoch).origin]++
-					if at, ok := t.held.place[t.heldRec(b, j)]; !ok || t.held.ids[at] != t.heldRec(b, j) {
+					if at, ok := t.held.place[t.heldID(b, j)]; !ok || t.held.ids[at] != t.heldID(b, j) {
 						return fmt.Errorf("claim %d waits and is not listed", j)
 					}
 				}
 				id := cancelID{origin: t.epochs.at(x.epoch).origin}
-				if n := t.portsAt(e.ports).Elements(); n > 0 && x.kind == KindBan {
+				if n := t.ports.at(e.ports).Elements(); n > 0 && x.kind == KindBan {
 					elements[t.epochs.at(x.epoch).origin] += n
 				}
 				if x.kind == kindFloor {
@@ -250,11 +250,11 @@ func sound(t *Table) error {
 			return fmt.Errorf("%d records of %s, counted %d", n, o.Short(), got)
 		}
 	}
-	if !maps.Equal(elements, t.elementsOf) {
+	if !maps.Equal(tally(elements), t.elementsOf) {
 		return fmt.Errorf("port elements %v, counted %v", elements, t.elementsOf)
 	}
-	if len(t.origins.ids) != len(spoken) {
-		return fmt.Errorf("%d origins, %d speak", len(t.origins.ids), len(spoken))
+	if len(t.claimsOf) != len(spoken) {
+		return fmt.Errorf("%d origins, %d speak", len(t.claimsOf), len(spoken))
 	}
 	states[stateNone] = t.states[stateNone]
 	if states != t.states {
@@ -277,7 +277,7 @@ func sound(t *Table) error {
 			inForce[t.epochs.at(x.epoch).origin]++
 		}
 	}
-	if !t.chores.busy() && !maps.Equal(inForce, t.allowsOf) {
+	if !t.chores.busy() && !maps.Equal(tally(inForce), t.allowsOf) {
 		return fmt.Errorf("allows in force %v, counted %v", inForce, t.allowsOf)
 	}
 	for i, n := range refs {
@@ -305,7 +305,7 @@ func soundCancels(t *Table) error {
 				if front[s.by]++; front[s.by] > maxFront {
 					return fmt.Errorf("%d cancel marks of one origin at one target", front[s.by])
 				}
-				if _, void := t.withdrawn[*t.parties.at(s.by)]; void != t.parties.void[s.by] {
+				if _, void := t.withdrawn[t.parties.at(s.by)]; void != t.parties.void[s.by] {
 					return fmt.Errorf("cancel mark %d: void is %v", i, !void)
 				}
 				chained++
@@ -313,8 +313,8 @@ func soundCancels(t *Table) error {
 				parties[s.by], parties[s.about] = true, true
 			}
 		}
-		if chained != c.marks.live || c.ends.len() < chained || c.ends.len() > 2*chained+staleSlack {
-			return fmt.Errorf("%d cancel marks, %d in chains, %d ends", c.marks.live, chained, c.ends.len())
+		if chained != c.marks.live || len(c.ends) < chained || len(c.ends) > 2*chained+staleSlack {
+			return fmt.Errorf("%d cancel marks, %d in chains, %d ends", c.marks.live, chained, len(c.ends))
 		}
 		for i := range b.wakes.at {
 			if b.claims.at(i).kind == 0 {
@@ -343,7 +343,7 @@ func soundCancels(t *Table) error {
 			}
 		}
 	}
-	if !maps.Equal(room, t.held.room) || all != t.held.all || kept != t.lifts.room || len(t.lifts.ids) != t.lifts.all.live {
+	if !maps.Equal(tally(room), t.held.room) || all != t.held.all || kept != t.lifts.room || len(t.lifts.ids) != t.lifts.all.live {
 		return fmt.Errorf("%d of %d lifts, which take %d, counted %d; what waits takes %v, counted %v, %d",
 			len(t.lifts.ids), t.lifts.all.live, kept, t.lifts.room, room, t.held.room, t.held.all)
 	}

@@ -1,7 +1,5 @@
 package ban
 
-import "fmt"
-
 // Hold says what this node does about a ban, unban, allow or unallow received from a peer. It does not travel, and
 // other nodes may decide otherwise. The zero value means that the op counts.
 type Hold uint8
@@ -16,24 +14,13 @@ const (
 	HoldDropped Hold = 5 // the operator decided that it never counts
 )
 
-// String says in a few words why a ban waits or does not count.
-func (h Hold) String() string {
-	switch h {
-	case HoldNone:
-		return "not held"
-	case HoldRate:
-		return "rate of its origin"
-	case HoldActive:
-		return "active bans of its origin"
-	case HoldBreaker:
-		return "breaker"
-	case HoldDropped:
-		return "dropped"
-	case HoldLift:
-		return "bans of others that its origin lifts"
-	}
-	return fmt.Sprintf("hold(%d)", uint8(h))
+var holdNames = [...]string{
+	HoldNone: "not held", HoldRate: "rate of its origin", HoldActive: "active bans of its origin", HoldBreaker: "breaker",
+	HoldLift: "bans of others that its origin lifts", HoldDropped: "dropped",
 }
+
+// String says in a few words why a ban waits or does not count.
+func (h Hold) String() string { return nameOf(holdNames[:], "hold", uint8(h)) }
 
 // Waits reports whether the operator has yet to decide.
 func (h Hold) Waits() bool { return h != HoldNone && h != HoldDropped }
@@ -65,7 +52,7 @@ type heldID struct {
 	id   uint32
 }
 
-func (t *Table) heldRec(b *recordSet, i uint32) heldID {
+func (t *Table) heldID(b *recordSet, i uint32) heldID {
 	if b == &t.allows {
 		return heldID{KindAllow, i}
 	}
@@ -76,40 +63,33 @@ func (t *Table) heldRec(b *recordSet, i uint32) heldID {
 type heldList struct {
 	ids   []heldID
 	place map[heldID]int // index in ids
-	of    map[Origin]int // how many wait
-	lifts map[Origin]int // how many of these are not bans
-	room  map[Origin]int // how much of MaxHeld they take
+	of    tally          // how many wait
+	lifts tally          // how many of these are not bans
+	room  tally          // how much of MaxHeld they take
 	all   int            // the sum of room
 }
 
 // add adds i, which o said and which takes n of the room.
 func (l *heldList) add(i heldID, o Origin, n int) {
 	if l.place == nil {
-		l.place, l.of, l.lifts, l.room = make(map[heldID]int), make(map[Origin]int), make(map[Origin]int), make(map[Origin]int)
+		l.place, l.of, l.lifts, l.room = make(map[heldID]int), make(tally), make(tally), make(tally)
 	}
-	l.of[o]++
-	l.room[o] += n
-	l.all += n
-	if i.kind != KindBan {
-		l.lifts[o]++
-	}
+	l.count(i, o, +1, n)
 	l.place[i] = len(l.ids)
 	l.ids = append(l.ids, i)
 }
 
-func (l *heldList) remove(i heldID, o Origin, n int) {
-	if l.of[o]--; l.of[o] == 0 {
-		delete(l.of, o)
-	}
-	if l.room[o] -= n; l.room[o] == 0 {
-		delete(l.room, o)
-	}
-	l.all -= n
+func (l *heldList) count(i heldID, o Origin, by, n int) {
+	l.of.add(o, by)
+	l.room.add(o, n)
+	l.all += n
 	if i.kind != KindBan {
-		if l.lifts[o]--; l.lifts[o] == 0 {
-			delete(l.lifts, o)
-		}
+		l.lifts.add(o, by)
 	}
+}
+
+func (l *heldList) remove(i heldID, o Origin, n int) {
+	l.count(i, o, -1, -n)
 	at, last := l.place[i], len(l.ids)-1
 	l.ids[at] = l.ids[last]
 	l.place[l.ids[at]] = at
@@ -124,10 +104,10 @@ func (t *Table) setHold(b *recordSet, i uint32, h Hold) {
 	x := b.claims.at(i)
 	o := t.epochs.at(x.epoch).origin
 	if x.hold.Waits() {
-		t.held.remove(t.heldRec(b, i), o, 1)
+		t.held.remove(t.heldID(b, i), o, 1)
 	}
 	if x.hold = h; h.Waits() {
-		t.held.add(t.heldRec(b, i), o, 1)
+		t.held.add(t.heldID(b, i), o, 1)
 	}
 }
 
@@ -207,7 +187,7 @@ func (t *Table) keepLift(id cancelID, r *Record) {
 	i, x := l.all.alloc()
 	*x = *r
 	l.ids[id] = i
-	l.ends.push(expiry{millis(r.Until), i})
+	l.ends.add(millis(r.Until), i, l.all.live, l.end)
 	if l.room += roomOf(r); r.Hold.Waits() {
 		t.held.add(heldID{KindUnban, i}, r.Origin, roomOf(r))
 	}
@@ -226,17 +206,16 @@ func (t *Table) dropLift(i uint32) {
 	}
 }
 
-// next returns the lift that ends first, or 0.
-func (l *lifts) next() (i uint32, at int64) {
-	for l.ends.len() > 0 {
-		d := l.ends.first()
-		if x := l.all.at(d.id); x.Kind != 0 && millis(x.Until) == d.at {
-			return d.id, d.at
-		}
-		l.ends.pop()
+// end returns when lift i ends, or 0 if it is gone.
+func (l *lifts) end(i uint32) int64 {
+	if x := l.all.at(i); x.Kind != 0 {
+		return millis(x.Until)
 	}
-	return 0, 0
+	return 0
 }
+
+// next returns the lift that ends first, or 0.
+func (l *lifts) next() (i uint32, at int64) { return l.ends.next(l.end) }
 
 // HeldFull reports whether there is no room to hold r: its origin has used its share, or takes as much room as is left.
 // So there is always room for one more origin.
@@ -286,13 +265,7 @@ func (t *Table) LiftsWaiting() (n int) {
 func (t *Table) LiftsWaitingOf(o Origin) int { return t.held.lifts[o] }
 
 // RecordsOf returns how many bans, revokes and allows of o the table holds.
-func (t *Table) RecordsOf(o Origin) int {
-	i, ok := t.origins.ids[o]
-	if !ok {
-		return 0
-	}
-	return int(t.origins.vals.at(i).refs)
-}
+func (t *Table) RecordsOf(o Origin) int { return t.claimsOf[o] }
 
 // stands reports whether r's origin already has a live ban or allow of the same prefix and ports that counts, so that r
 // only repeats it.

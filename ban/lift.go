@@ -129,7 +129,7 @@ func (l *Lifting) look(now time.Time, b *recordSet, i uint32) {
 		own := b == &t.bans && t.epochs.at(x.epoch).origin == t.self
 		if own {
 			l.own = append(l.own, Op{
-				Kind: KindRevoke, Prefix: e.key().prefix(), Ports: t.portsAt(e.ports), Until: fromMillis(x.until).Add(ClockSkew),
+				Kind: KindRevoke, Prefix: e.key().prefix(), Ports: t.ports.at(e.ports), Until: fromMillis(x.until).Add(ClockSkew),
 				Reason: l.op.Reason, Source: l.op.Source,
 			})
 		}
@@ -154,7 +154,7 @@ func (t *Table) liftedByOther(b *recordSet, e *entry, x *claim) bool {
 		return false
 	}
 	i := t.cancelMarkOf(b, e, x)
-	return i != 0 && *t.parties.at(b.cancels.marks.at(i).by) != t.self
+	return i != 0 && t.parties.at(b.cancels.marks.at(i).by) != t.self
 }
 
 // group returns the prefix of the op that lifts entry k.
@@ -207,7 +207,7 @@ func (t *Table) ownMarkEnd(b *recordSet, k pkey, o Origin) (until int64) {
 		return 0
 	}
 	for _, s := range b.cancels.at(target{k.hi, k.lo, about, k.form}) {
-		if *t.parties.at(s.by) == t.self {
+		if t.parties.at(s.by) == t.self {
 			until = max(until, s.until)
 		}
 	}

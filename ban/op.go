@@ -93,24 +93,12 @@ const (
 	KindUnallow Kind = 5 // cancel the allows inside Prefix that Marks cover
 )
 
-// String returns the kind in lower case.
-func (k Kind) String() string {
-	switch k {
-	case KindNever:
-		return "never"
-	case KindBan:
-		return "ban"
-	case KindRevoke:
-		return "revoke"
-	case KindUnban:
-		return "unban"
-	case KindAllow:
-		return "allow"
-	case KindUnallow:
-		return "unallow"
-	}
-	return fmt.Sprintf("kind(%d)", uint8(k))
+var kindNames = [...]string{
+	KindNever: "never", KindBan: "ban", KindRevoke: "revoke", KindUnban: "unban", KindAllow: "allow", KindUnallow: "unallow",
 }
+
+// String returns the kind in lower case.
+func (k Kind) String() string { return nameOf(kindNames[:], "kind", uint8(k)) }
 
 // Origin names the node where an op began: the first 16 bytes of the SHA-256 of its public key.
 type Origin [16]byte

@@ -44,10 +44,10 @@ func (t *Table) entryOf(i uint32) (Entry, bool) {
 		})
 		lead = b.claims.at(t.leading(b, e))
 	}
-	w := t.wordsAt(lead.words)
+	w := t.words.at(lead.words)
 	until := cmp.Or(e.until, lead.until)
 	out := Entry{
-		Prefix: e.key().prefix(), Ports: t.portsAt(e.ports), State: e.state,
+		Prefix: e.key().prefix(), Ports: t.ports.at(e.ports), State: e.state,
 		Until: fromMillis(until), Issued: fromMillis(lead.issued), Reason: w.reason, Source: w.source,
 		Origins: make([]Origin, len(claims)),
 	}
@@ -101,7 +101,7 @@ func (t *Table) Entries() iter.Seq[Entry] {
 // ruleOf returns enforced entry i as the firewall should hold it.
 func (t *Table) ruleOf(i uint32) Rule {
 	e := t.bans.entries.at(i)
-	r := Rule{Prefix: e.key().prefix(), Ports: t.portsAt(e.ports), Until: fromMillis(e.until)}
+	r := Rule{Prefix: e.key().prefix(), Ports: t.ports.at(e.ports), Until: fromMillis(e.until)}
 	if e.ports != 0 {
 		_, r.Own = t.OwnBan(r.Prefix, r.Ports)
 	}
@@ -232,7 +232,7 @@ func (t *Table) own(b *recordSet, prefix netip.Prefix, ports Ports) (Record, boo
 // ownLast returns this node's own live ban or allow of exactly this prefix and ports, cancelled or not, and its entry.
 // last is 0 if there is none.
 func (t *Table) ownLast(b *recordSet, prefix netip.Prefix, ports Ports) (e *entry, last uint32) {
-	id, ok := t.findPorts(ports)
+	id, ok := t.ports.find(ports)
 	if !ok || checkPrefix(prefix) != nil {
 		return nil, 0
 	}
@@ -251,10 +251,10 @@ func (t *Table) ownLast(b *recordSet, prefix netip.Prefix, ports Ports) (e *entr
 func (t *Table) recordOf(b *recordSet, i uint32) Record {
 	x := b.claims.at(i)
 	e := b.entries.at(x.entry)
-	w := t.wordsAt(x.words)
+	w := t.words.at(x.words)
 	return Record{
 		Op: Op{
-			Kind: x.kind, Prefix: e.key().prefix(), Ports: t.portsAt(e.ports), Until: fromMillis(x.until),
+			Kind: x.kind, Prefix: e.key().prefix(), Ports: t.ports.at(e.ports), Until: fromMillis(x.until),
 			Reason: w.reason, Source: w.source,
 		},
 		Origin: t.epochs.at(x.epoch).origin, Version: t.version(x), Issued: fromMillis(x.issued),

@@ -70,7 +70,7 @@ func (t *Table) quorumOf(x *claim) Quorum {
 	if len(t.sources) == 0 {
 		return t.quorum
 	}
-	source := t.wordsAt(x.words).source
+	source := t.words.at(x.words).source
 	for i := range t.sources {
 		s := &t.sources[i]
 		head, open := strings.CutSuffix(s.Source, "*")

@@ -50,13 +50,13 @@ const kindFloor Kind = 255
 
 // open returns the entry of k and ports and creates it if needed.
 func (t *Table) open(b *recordSet, k pkey, ports Ports) uint32 {
-	if id, ok := t.findPorts(ports); ok {
+	if id, ok := t.ports.find(ports); ok {
 		if i := b.find(k, id); i != 0 {
 			return i
 		}
 	}
 	i, e := b.entries.alloc()
-	*e = entry{hi: k.hi, lo: k.lo, form: k.form, ports: t.getPorts(ports)}
+	*e = entry{hi: k.hi, lo: k.lo, form: k.form, ports: t.ports.get(ports)}
 	b.insert(i)
 	b.forms.add(k)
 	return i
@@ -67,7 +67,7 @@ func (t *Table) close(b *recordSet, i uint32) {
 	e := b.entries.at(i)
 	b.remove(i)
 	b.forms.remove(e.key())
-	t.putPorts(e.ports)
+	t.ports.put(e.ports)
 	b.entries.release(i)
 }
 
@@ -117,7 +117,7 @@ func (t *Table) holds(b *recordSet, r *Record) bool {
 
 // entryAbout returns the entry of r's prefix and ports, or 0.
 func (t *Table) entryAbout(b *recordSet, r *Record) uint32 {
-	id, ok := t.findPorts(r.Ports)
+	id, ok := t.ports.find(r.Ports)
 	if !ok {
 		return 0
 	}
@@ -179,12 +179,12 @@ func (t *Table) link(b *recordSet, entry uint32, r *Record, kind Kind) {
 	*x = claim{
 		seq: r.Version.Seq, index: r.Version.Index, kind: kind,
 		issued: millis(r.Issued), until: millis(r.Until), arrived: millis(r.Arrived),
-		epoch: t.getEpoch(originEpoch{r.Origin, r.Version.Epoch}),
-		words: t.getWords(r.Reason, r.Source),
+		epoch: t.epochs.get(originEpoch{r.Origin, r.Version.Epoch}),
+		words: t.words.get(words{r.Reason, r.Source}),
 		entry: entry, next: e.claims,
 	}
 	e.claims = i
-	t.noteElements(b, i, +1)
+	t.note(b, i, +1)
 	b.schedule(i)
 	if h := r.hold(); h != HoldNone {
 		t.setHold(b, i, h)
@@ -193,17 +193,17 @@ func (t *Table) link(b *recordSet, entry uint32, r *Record, kind Kind) {
 
 // replace overwrites claim i with r.
 func (t *Table) replace(b *recordSet, i uint32, r *Record) {
-	t.noteElements(b, i, -1)
+	t.note(b, i, -1)
 	x := b.claims.at(i)
 	old := *x
 	x.seq, x.index, x.kind = r.Version.Seq, r.Version.Index, r.Kind
 	x.span = x.spanTo(millis(r.Issued), r)
 	x.issued, x.until, x.arrived = millis(r.Issued), millis(r.Until), millis(r.Arrived)
-	x.epoch = t.getEpoch(originEpoch{r.Origin, r.Version.Epoch})
-	x.words = t.getWords(r.Reason, r.Source)
-	t.noteElements(b, i, +1)
-	t.putEpoch(old.epoch)
-	t.putWords(old.words)
+	x.epoch = t.epochs.get(originEpoch{r.Origin, r.Version.Epoch})
+	x.words = t.words.get(words{r.Reason, r.Source})
+	t.note(b, i, +1)
+	t.epochs.put(old.epoch)
+	t.words.put(old.words)
 	if h := r.hold(); h != old.hold {
 		t.setHold(b, i, h)
 	}
@@ -233,7 +233,7 @@ func (t *Table) drop(b *recordSet, i uint32) {
 		at = &b.claims.at(*at).next
 	}
 	*at = x.next
-	t.noteElements(b, i, -1)
+	t.note(b, i, -1)
 	if x.kind == kindFloor {
 		b.floors--
 	}
@@ -244,59 +244,29 @@ func (t *Table) drop(b *recordSet, i uint32) {
 		t.noteAllow(i, false)
 	}
 	delete(b.wakes.at, i)
-	t.putEpoch(x.epoch)
-	t.putWords(x.words)
+	t.epochs.put(x.epoch)
+	t.words.put(x.words)
 	if b.claims.release(i); b.claims.live == 0 {
-		b.ends.clear() // only marks of freed claims are left in it
+		b.ends = nil // only ends of freed claims are left in it
 	}
 }
 
 // schedule adds the end of claim i to the expiry heap.
-func (b *recordSet) schedule(i uint32) {
-	b.ends.push(expiry{b.claims.at(i).until, i})
-	// Marks go stale when an end moves earlier or a floor is dropped. Only a peer that does so on purpose makes so
-	// many.
-	if b.ends.len() > 2*b.claims.live+staleSlack {
-		b.ends.clear()
-		for i := uint32(1); i < b.claims.end; i++ {
-			if x := b.claims.at(i); x.kind != 0 {
-				b.ends.add(expiry{x.until, i})
-			}
-		}
-		b.ends.heapify()
-	}
-}
+func (b *recordSet) schedule(i uint32) { b.ends.add(b.end(i), i, b.claims.live, b.end) }
 
-// staleSlack is how many stale marks an expiry heap may hold, however few claims there are.
-const staleSlack = 1024
+// end returns when claim i ends, or 0 if it is gone.
+func (b *recordSet) end(i uint32) int64 { return b.claims.at(i).until }
 
 // next returns the claim that ends first, or 0.
-func (b *recordSet) next() (i uint32, at int64) {
-	for b.ends.len() > 0 {
-		d := b.ends.first()
-		x := b.claims.at(d.id)
-		switch {
-		case x.kind != 0 && x.until == d.at:
-			return d.id, d.at
-		case x.kind != 0 && x.until > d.at: // it was prolonged
-			b.ends.sink(0, expiry{x.until, d.id})
-		default:
-			b.ends.pop()
-		}
-	}
-	return 0, 0
-}
+func (b *recordSet) next() (i uint32, at int64) { return b.ends.next(b.end) }
 
-// noteElements adds the port elements of claim i to its origin's count if by is +1, or subtracts them if it is -1.
-func (t *Table) noteElements(b *recordSet, i uint32, by int) {
+// note counts claim i for its origin, with its port elements, if by is +1, and no longer if it is -1.
+func (t *Table) note(b *recordSet, i uint32, by int) {
 	x := b.claims.at(i)
-	ports := t.portsAt(b.entries.at(x.entry).ports)
-	if x.kind != KindBan || ports.IsAll() {
-		return
-	}
 	o := t.epochs.at(x.epoch).origin
-	if t.elementsOf[o] += by * ports.Elements(); t.elementsOf[o] == 0 {
-		delete(t.elementsOf, o)
+	t.claimsOf.add(o, by)
+	if ports := b.entries.at(x.entry).ports; ports != 0 && x.kind == KindBan {
+		t.elementsOf.add(o, by*t.ports.at(ports).Elements())
 	}
 }
 

@@ -39,15 +39,18 @@ type Table struct {
 	sources []SourceQuorum
 	never   neverList
 
-	interns
+	epochs       internTable[originEpoch]
+	words        textTable[words]
+	ports        textTable[Ports]
 	bans, allows recordSet
 	held         heldList
 	lifts        lifts
 	parties      parties
 	chores       chores
-	inForce      map[uint32]bool       // claims of allows that count
-	allowsOf     map[Origin]int        // allows that count, by origin
-	elementsOf   map[Origin]int        // port elements of bans, by origin
+	inForce      map[uint32]bool // claims of allows that count
+	claimsOf     tally
+	allowsOf     tally                 // allows that count
+	elementsOf   tally                 // port elements of bans
 	atOnce       int                   // entries inside own unbans and allows that the running call may still examine
 	looked       uint64                // entries examined since the start
 	steps        uint64                // cancel marks examined and chores skipped, since the start
@@ -87,22 +90,9 @@ func New(cfg Config) (*Table, error) {
 		withdrawn: withdrawn,
 		self:      cfg.Self, limits: limits, quorum: quorum, sources: sources,
 		never: newNeverList(cfg.Never), capacity: MaxRecords,
-		inForce: make(map[uint32]bool), allowsOf: make(map[Origin]int), elementsOf: make(map[Origin]int),
+		inForce: make(map[uint32]bool), claimsOf: make(tally), allowsOf: make(tally), elementsOf: make(tally),
 	}
 	return t, nil
-}
-
-// Reserve allocates in advance, 1 MB in all, what the first bans would otherwise wait for.
-func (t *Table) Reserve() {
-	t.epochs.vals.reserve()
-	t.words.vals.reserve()
-	t.ports.vals.reserve()
-	t.origins.vals.reserve()
-	t.bans.plant()
-	t.bans.entries.reserve()
-	t.bans.claims.reserve()
-	t.bans.tree.nodes.reserve()
-	t.bans.ends.reserve()
 }
 
 // Merge merges records that CheckLocal or CheckRemote accepted and returns what changed. It is the only way in. It

@@ -266,7 +266,7 @@ func TestStaleMarksAreBounded(t *testing.T) {
 	for i := range 10_000 {
 		tb.Merge(base, single(record(peerA, i+1, KindBan, "192.0.2.7", 20_000+i*(1-i%2*2))))
 	}
-	if n := tb.bans.ends.len(); n > staleSlack+10 {
+	if n := len(tb.bans.ends); n > staleSlack+10 {
 		t.Errorf("%d marks for one ban", n)
 	}
 	at, ok := tb.Next()

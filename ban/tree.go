@@ -71,18 +71,13 @@ func (b *recordSet) find(k pkey, ports uint32) uint32 {
 	return i
 }
 
-// plant allocates the roots.
-func (b *recordSet) plant() {
-	if b.tree.roots == nil {
-		b.tree.roots = make([]uint32, allRoots)
-	}
-}
-
 // insert adds the entry i, whose path is not in the tree.
 func (b *recordSet) insert(i uint32) {
 	e := b.entries.at(i)
 	p := e.path()
-	b.plant()
+	if b.tree.roots == nil {
+		b.tree.roots = make([]uint32, allRoots)
+	}
 	root := rootOf(e.key())
 	at := &b.tree.roots[root]
 	near := b.near(&p, root)

@@ -49,7 +49,6 @@ func New(now time.Time, cfg Config) (*State, error) {
 	if s.table, err = ban.New(cfg.Table); err != nil {
 		return nil, err
 	}
-	s.table.Reserve()
 	s.Offences, err = newOffences(cfg.Store, now, cfg.Escalation().Memory)
 	return s, err
 }
