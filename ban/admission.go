@@ -1,11 +1,12 @@
 package ban
 
 import (
+	"slices"
 	"strings"
 	"time"
 )
 
-// Bounds of a admission.
+// Bounds of an admission.
 const (
 	MaxHeld        = 1 << 17 // room for what waits for the operator, in bans; see Table.HeldFull
 	MaxHeldOf      = 1 << 15 // what one origin may take of that
@@ -36,7 +37,7 @@ func Imported(source string) bool {
 // bans gains a peer no more than marking them as imported would, even if it may not import; Caps.Active bounds that.
 const lateAfter = 5 * time.Minute
 
-// catchUp is how long after its first record a admission charges ops that lift bans to Bulk if they come late: a node
+// catchUp is how long after its first record an admission charges ops that lift bans to Bulk if they come late: a node
 // that has just started hears the mesh's whole past at once. Later an old date is no excuse, because the origin chose
 // it.
 const catchUp = 10 * time.Minute
@@ -60,7 +61,7 @@ type Caps struct {
 	Import   bool          // lists count against Bulk instead of like other bans
 }
 
-// AdmissionConfig is what a admission needs; only Authority and Last are optional.
+// AdmissionConfig is what an admission needs; only Authority and Last are optional.
 type AdmissionConfig struct {
 	Self      Origin                     // this node; its records are never held
 	Authority Origin                     // its records are held to this node's own bounds and never wait; zero: nobody
@@ -80,7 +81,7 @@ type Admission struct {
 	began   time.Time // when Admit was first called
 }
 
-// NewAdmission returns a admission that has seen no records yet.
+// NewAdmission returns an admission that has seen no records yet.
 func NewAdmission(cfg AdmissionConfig) *Admission {
 	return &Admission{cfg: cfg, origins: make(map[Origin]*bucket)}
 }
@@ -265,7 +266,7 @@ func (g *Admission) admitOther(now int64, t *Table, caps *Caps, r *Record) error
 	if r.Kind == KindRevoke && t.holds(&t.bans, r) {
 		return nil
 	}
-	if !g.bucketOf(now, r.Origin).other.take(now, MaxOthers, MaxOthers/3_600_000.0) {
+	if !g.bucketOf(now, r.Origin).take(now, caps.Allowance, partOther, 1) {
 		return refuse(RuleRate, "%s of %s: its origin says more than %d of its kind an hour", r.Kind, shortPrefix(r.Prefix), MaxOthers)
 	}
 	return caps.fits(t, r)
@@ -370,7 +371,7 @@ func (c *Caps) bulky(now time.Time, r *Record) bool {
 	return c.Import && Imported(r.Source) || now.Sub(r.Issued) > lateAfter
 }
 
-// bucketOf returns the bucketOf of o. Nobody waits for room: an origin for which there is none uses a shared one.
+// bucketOf returns the bucket of o. Nobody waits for room: an origin for which there is none uses a shared one.
 func (g *Admission) bucketOf(now int64, o Origin) *bucket {
 	if a, ok := g.origins[o]; ok {
 		return a
@@ -378,7 +379,8 @@ func (g *Admission) bucketOf(now int64, o Origin) *bucket {
 	if len(g.origins) >= MaxOrigins && now-g.purged > time.Minute.Milliseconds() {
 		g.purged = now
 		for other, a := range g.origins {
-			if now-max(a.at, a.other.at) > time.Hour.Milliseconds() { // refilled as far as an hour can
+			// What was not used for an hour is refilled as far as an hour can.
+			if !slices.ContainsFunc(a[:], func(m meter) bool { return now-m.at <= time.Hour.Milliseconds() }) {
 				delete(g.origins, other)
 			}
 		}
@@ -394,37 +396,10 @@ func (g *Admission) bucketOf(now int64, o Origin) *bucket {
 // maxSetBack is how many milliseconds a clock may be set back before a bucket restarts from the new time.
 const maxSetBack = 60_000
 
-// An bucket is what is left of an allowance. It counts what was used, so that the zero value is full and a changed
-// allowance applies at once.
-type bucket struct {
-	used    [4]float64 // by part, not refilled yet
-	at      int64      // when used was last refilled, in Unix milliseconds
-	other   meter      // against MaxOthers
-	chatter meter      // against ChatterBurst
-}
+// A bucket is what an origin has used of each of its bounds.
+type bucket [parts]meter
 
-// A meter counts what was used of a single bound.
-type meter struct {
-	used float64 // not refilled yet
-	at   int64   // when it was last refilled, in Unix milliseconds
-}
-
-// take uses one of at most most, which refill at perMilli a millisecond, and reports whether one was left.
-func (m *meter) take(now int64, most, perMilli float64) bool {
-	if passed := now - m.at; passed > 0 {
-		m.used = max(0, m.used-float64(passed)*perMilli)
-		m.at = now
-	} else if passed < -maxSetBack {
-		m.at = now
-	}
-	if m.used+1 > most {
-		return false
-	}
-	m.used++
-	return true
-}
-
-// A part is one of the bounds of an allowance.
+// A part is one of the bounds of a bucket.
 type part int
 
 const (
@@ -432,48 +407,59 @@ const (
 	partLift                 // entries lifted, by Rate and Burst
 	partBulk                 // by Bulk
 	partElements             // port elements, by MaxSaidElements
+	partOther                // ops other than bans, by MaxOthers
+	partChatter              // by ChatterRate and ChatterBurst
+	parts
 )
 
-func (of Allowance) most(p part) int {
+// bound returns how much of p there is at once and how much comes back in an hour.
+func (of Allowance) bound(p part) (most, hour float64) {
 	switch p {
 	case partBulk:
-		return of.Bulk
+		return float64(of.Bulk), float64(of.Bulk)
 	case partElements:
-		return MaxSaidElements
+		return MaxSaidElements, 4 * MaxSaidElements
+	case partOther:
+		return MaxOthers, MaxOthers
+	case partChatter:
+		return ChatterBurst, ChatterRate * 3600
 	}
-	return of.Burst
+	return float64(of.Burst), float64(of.Rate) * 60
 }
 
-func (a *bucket) refill(now int64, of Allowance) {
-	if passed := float64(now - a.at); passed > 0 { // a clock that was set back refills nothing
-		rate, perHour := passed*float64(of.Rate)/60_000, passed*float64(of.Bulk)/3_600_000
-		elements := passed * 4 * MaxSaidElements / 3_600_000
-		for p, back := range [...]float64{partFresh: rate, partLift: rate, partBulk: perHour, partElements: elements} {
-			a.used[p] = max(0, a.used[p]-back)
-		}
-		a.at = now
+// A meter counts what was used of one bound, so that the zero value is full and a changed allowance applies at once.
+type meter struct {
+	used float64 // not refilled yet
+	at   int64   // when it was last refilled, in Unix milliseconds
+}
+
+// refill returns how much there is of p, used or not.
+func (m *meter) refill(now int64, of Allowance, p part) (most float64) {
+	most, hour := of.bound(p)
+	if passed := now - m.at; passed > 0 { // a clock that was set back refills nothing
+		m.used, m.at = max(0, m.used-float64(passed)*hour/3_600_000), now
 	} else if passed < -maxSetBack {
-		a.at = now
+		m.at = now
 	}
+	return most
 }
 
 // left returns how much is left of p.
 func (a *bucket) left(now int64, of Allowance, p part) int {
-	a.refill(now, of)
-	return max(0, int(float64(of.most(p))-a.used[p]))
+	return max(0, int(a[p].refill(now, of, p)-a[p].used))
 }
 
 // take uses n of p and reports whether that much was left. If not, n = 1 uses nothing, and a larger n uses up what is
 // left.
 func (a *bucket) take(now int64, of Allowance, p part, n int) bool {
-	a.refill(now, of)
-	most := float64(of.most(p))
-	if n == 0 || a.used[p]+float64(n) <= most {
-		a.used[p] += float64(n)
+	m := &a[p]
+	most := m.refill(now, of, p)
+	if n == 0 || m.used+float64(n) <= most {
+		m.used += float64(n)
 		return true
 	}
 	if n > 1 {
-		a.used[p] = max(a.used[p], most)
+		m.used = max(m.used, most)
 	}
 	return false
 }

@@ -19,7 +19,7 @@ func (g *Admission) Chatters(now time.Time, t *Table, r *Record) bool {
 		return false
 	}
 	ms := millis(now)
-	return !g.bucketOf(ms, r.Origin).chatter.take(ms, ChatterBurst, ChatterRate/1000.0)
+	return !g.bucketOf(ms, r.Origin).take(ms, Allowance{}, partChatter, 1)
 }
 
 // idle reports whether r brings little new.

@@ -3,6 +3,7 @@ package ban
 import (
 	"fmt"
 	"maps"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,11 +17,23 @@ var base = time.UnixMilli(1_800_000_000_000).UTC()
 func tick(n int) time.Time { return base.Add(time.Duration(n) * time.Second) }
 
 func pfx(s string) netip.Prefix {
-	p, err := ParsePrefix(s)
+	p, err := parsePrefix(s)
 	if err != nil {
 		panic(err)
 	}
 	return p
+}
+
+// parsePrefix reads an address or a prefix and normalizes it.
+func parsePrefix(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if a, errAddr := netip.ParseAddr(s); errAddr == nil && a.Zone() == "" {
+		p, err = netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	if err != nil {
+		return p, err
+	}
+	return Normalize(p)
 }
 
 func ports(s string) Ports {
@@ -63,7 +76,8 @@ func upTo(o Origin, seq uint64) Mark { return Mark{Origin: o, Epoch: 1, Seq: seq
 func single(r Record) []Record       { return []Record{r} }
 func enforcedOf(t *Table) map[ruleKey]int64 {
 	out := map[ruleKey]int64{}
-	for r := range t.Enforced() {
+	rules, _ := t.EnforcedAfter(0, math.MaxInt, nil)
+	for _, r := range rules {
 		out[ruleKey{r.Prefix, r.Ports}] = millis(r.Until)
 	}
 	return out
@@ -369,4 +383,26 @@ func diffMaps(got, want map[ruleKey]int64) string {
 		return ""
 	}
 	return b.String()
+}
+
+func (t *Table) UnbanOps(now time.Time, prefix netip.Prefix, reason, source string) ([]Op, error) {
+	return t.liftOps(now, Op{Kind: KindUnban, Prefix: prefix, Reason: reason, Source: source})
+}
+
+func (t *Table) UnallowOps(now time.Time, prefix netip.Prefix, reason, source string) ([]Op, error) {
+	return t.liftOps(now, Op{Kind: KindUnallow, Prefix: prefix, Reason: reason, Source: source})
+}
+
+// liftOps returns the ops that lift everything inside op's prefix, or ErrNotFound.
+func (t *Table) liftOps(now time.Time, op Op) (ops []Op, err error) {
+	l, err := t.Lift(op, 0, 0)
+	for more := err == nil; more; {
+		var some []Op
+		some, more = l.Next(now, math.MaxInt)
+		ops = append(ops, some...)
+	}
+	if err == nil && len(ops) == 0 {
+		err = ErrNotFound
+	}
+	return ops, err
 }

@@ -3,8 +3,6 @@ package ban
 import (
 	"bytes"
 	"maps"
-	"math"
-	"net/netip"
 	"slices"
 	"time"
 )
@@ -12,34 +10,6 @@ import (
 // maxOwnMark is how many bans of this node inside a prefix may be lifted by a mark. More are revoked one by one, which
 // spares peers from examining what others banned there.
 const maxOwnMark = 256
-
-// UnbanOps returns the ops that lift every live ban inside prefix, whoever made it, none wider than this table accepts
-// from peers. It returns ErrNotFound if there is no such ban. A wider ban that covers prefix stays.
-func (t *Table) UnbanOps(now time.Time, prefix netip.Prefix, reason, source string) ([]Op, error) {
-	return t.liftOps(now, Op{Kind: KindUnban, Prefix: prefix, Reason: reason, Source: source})
-}
-
-// UnallowOps returns the ops that end every live allow inside prefix, like UnbanOps.
-func (t *Table) UnallowOps(now time.Time, prefix netip.Prefix, reason, source string) ([]Op, error) {
-	return t.liftOps(now, Op{Kind: KindUnallow, Prefix: prefix, Reason: reason, Source: source})
-}
-
-func (t *Table) liftOps(now time.Time, op Op) ([]Op, error) {
-	l, err := t.Lift(op, 0, 0)
-	if err != nil {
-		return nil, err
-	}
-	var ops []Op
-	for more := true; more; {
-		var some []Op
-		some, more = l.Next(now, math.MaxInt)
-		ops = append(ops, some...)
-	}
-	if len(ops) == 0 {
-		return nil, ErrNotFound
-	}
-	return ops, nil
-}
 
 // A Lifting goes through the entries inside a prefix and returns the ops that lift them, a part at a time. The table
 // may change between two parts; what arrives meanwhile may not be lifted. Merge none of the ops before the Lifting has

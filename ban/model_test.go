@@ -3,6 +3,7 @@ package ban
 import (
 	"cmp"
 	"maps"
+	"math"
 	"net/netip"
 	"slices"
 	"testing"
@@ -257,7 +258,8 @@ func checkQueries(t *rapid.T, tb *Table, model *oracle, now time.Time) {
 		}
 	}
 	ours := map[ruleKey]int64{}
-	for e := range tb.Entries() {
+	entries, _ := tb.EntriesAfter(0, math.MaxInt)
+	for _, e := range entries {
 		if e.State == StateEnforced {
 			ours[ruleKey{e.Prefix, e.Ports}] = millis(e.Until)
 		}

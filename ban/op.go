@@ -8,7 +8,7 @@
 // # What one op may cost
 //
 // Certified nodes are bounded too. An entry is a prefix with its ports. "Examined" counts what a table does for an op
-// when it arrives and when it ends, and what a admission does to judge it.
+// when it arrives and when it ends, and what an admission does to judge it.
 //
 //	op of a peer         entries examined                kernel elements        kept
 //	ban, refresh         1, and 1 at its end             1,024, 1 for all ports record and floor (112 B), entry (100 B), texts
@@ -19,7 +19,7 @@
 //	held unban, unallow  those counted                   none                   1 kB
 //	withdrawn origin     its records and those inside its unbans and allows, once
 //
-// From one origin, a [Admission] and a [Table] accept at most
+// From one origin, an [Admission] and a [Table] accept at most
 //
 //	new bans                    Caps.Burst at once, Caps.Rate a minute, Caps.Bulk an hour; more are held
 //	records                     Caps.Active; more are held or refused

@@ -29,7 +29,7 @@ func TestOriginText(t *testing.T) {
 	}
 }
 
-func TestParsePrefix(t *testing.T) {
+func TestNormalize(t *testing.T) {
 	for in, want := range map[string]string{
 		"192.0.2.7":              "192.0.2.7/32",
 		"192.0.2.7/24":           "192.0.2.0/24",
@@ -44,12 +44,12 @@ func TestParsePrefix(t *testing.T) {
 		"::":                     "::/128",
 		"1:2:3:4:5:6:77.77.88.9": "1:2:3:4:5:6:4d4d:5809/128",
 	} {
-		if p, err := ParsePrefix(in); err != nil || p.String() != want {
+		if p, err := parsePrefix(in); err != nil || p.String() != want {
 			t.Errorf("ok: %q gives %v, %v; want %s", in, p, err, want)
 		}
 	}
 	for _, in := range []string{"", "host.example", "192.0.2", "192.0.2.07", "192.0.2.7/33", "192.0.2.7/", "fe80::1%eth0", "::ffff:0:0/80", " 192.0.2.7"} {
-		if p, err := ParsePrefix(in); err == nil {
+		if p, err := parsePrefix(in); err == nil {
 			t.Errorf("bad: %q gives %v", in, p)
 		}
 	}

@@ -2,7 +2,6 @@ package ban
 
 import (
 	"cmp"
-	"iter"
 	"net/netip"
 	"slices"
 	"time"
@@ -61,41 +60,33 @@ func (t *Table) entryOf(i uint32) (Entry, bool) {
 // places, at least 1, some of which may be empty. The table may change between calls: an entry that stays is returned
 // exactly once, one that comes or goes at most once.
 func (t *Table) EntriesAfter(cursor uint32, n int) (es []Entry, next uint32) {
-	end := t.bans.entries.end
-	for i := max(cursor, 1); i < end; i++ {
-		if n--; n < 0 && i > max(cursor, 1) {
-			return es, i
-		}
+	from, to, next := places(t.bans.entries.end, cursor, n)
+	for i := from; i < to; i++ {
 		if e, ok := t.entryOf(i); ok {
 			es = append(es, e)
 		}
 	}
-	return es, 0
+	return es, next
+}
+
+// places returns the next n places, at least 1, from a cursor on, and the cursor to continue with, 0 at the end.
+func places(end, cursor uint32, n int) (from, to, next uint32) {
+	from = max(cursor, 1)
+	if n = max(n, 1); n < int(end)-int(from) {
+		return from, from + uint32(n), from + uint32(n)
+	}
+	return from, end, 0
 }
 
 // EnforcedAfter appends what the firewall should hold to dst, with cursors like those of EntriesAfter.
 func (t *Table) EnforcedAfter(cursor uint32, n int, dst []Rule) (rules []Rule, next uint32) {
-	end := t.bans.entries.end
-	for i := max(cursor, 1); i < end; i++ {
-		if n--; n < 0 && i > max(cursor, 1) {
-			return dst, i
-		}
+	from, to, next := places(t.bans.entries.end, cursor, n)
+	for i := from; i < to; i++ {
 		if e := t.bans.entries.at(i); e.state == StateEnforced {
 			dst = append(dst, t.ruleOf(i))
 		}
 	}
-	return dst, 0
-}
-
-// Entries yields all that EntriesAfter returns. The table must not change meanwhile.
-func (t *Table) Entries() iter.Seq[Entry] {
-	return func(yield func(Entry) bool) {
-		for i := uint32(1); i < t.bans.entries.end; i++ {
-			if e, ok := t.entryOf(i); ok && !yield(e) {
-				return
-			}
-		}
-	}
+	return dst, next
 }
 
 // ruleOf returns enforced entry i as the firewall should hold it.
@@ -106,21 +97,6 @@ func (t *Table) ruleOf(i uint32) Rule {
 		_, r.Own = t.OwnBan(r.Prefix, r.Ports)
 	}
 	return r
-}
-
-// Enforced yields the Counts().Active rules that the firewall should hold. The table must not change meanwhile.
-func (t *Table) Enforced() iter.Seq[Rule] {
-	return func(yield func(Rule) bool) {
-		for i := uint32(1); i < t.bans.entries.end; i++ {
-			e := t.bans.entries.at(i)
-			if e.state != StateEnforced {
-				continue
-			}
-			if !yield(t.ruleOf(i)) {
-				return
-			}
-		}
-	}
 }
 
 // Counts says how much the table holds.

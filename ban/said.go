@@ -51,15 +51,13 @@ func (t *Table) SaidBy(now time.Time, origin Origin, cursor uint32, n int) (rs [
 // eachOf calls f for those of the next n records of a record set that are from an origin. It returns where to continue,
 // 0 at the end.
 func (t *Table) eachOf(b *recordSet, origin Origin, cursor uint32, n int, f func(i uint32, x *claim)) (next uint32) {
-	for i := max(cursor, 1); i < b.claims.end; i++ {
-		if n--; n < 0 && i > max(cursor, 1) {
-			return i
-		}
+	from, to, next := places(b.claims.end, cursor, n)
+	for i := from; i < to; i++ {
 		if x := b.claims.at(i); x.kind != 0 && t.epochs.at(x.epoch).origin == origin {
 			f(i, x)
 		}
 	}
-	return 0
+	return next
 }
 
 // Has reports whether merging r would change nothing but its hold, because its origin has already said r or something

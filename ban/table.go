@@ -270,18 +270,3 @@ func Normalize(p netip.Prefix) (netip.Prefix, error) {
 	}
 	return p.Masked(), nil
 }
-
-// ParsePrefix reads an address or a prefix in CIDR form and normalizes it. Names are not resolved.
-func ParsePrefix(s string) (netip.Prefix, error) {
-	p, err := netip.ParsePrefix(s)
-	if a, errAddr := netip.ParseAddr(s); errAddr == nil && a.Zone() == "" {
-		p, err = netip.PrefixFrom(a, a.BitLen()), nil
-	}
-	if err == nil {
-		p, err = Normalize(p)
-	}
-	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("parse %q: not an IP address or CIDR", s)
-	}
-	return p, nil
-}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -104,6 +105,17 @@ func (b *simBans) Trust(now time.Time, origin frame.ID, counts bool) {
 	}
 }
 
+// lift returns the ops that lift everything inside a prefix.
+func (b *simBans) lift(now time.Time, kind ban.Kind, prefix netip.Prefix) (ops []ban.Op) {
+	l, err := b.table.Lift(ban.Op{Kind: kind, Prefix: prefix, Source: "sim"}, 0, 0)
+	for more := err == nil; more; {
+		var some []ban.Op
+		some, more = l.Next(now, math.MaxInt)
+		ops = append(ops, some...)
+	}
+	return ops
+}
+
 // Say bans, bans again, revokes, unbans, allows or ends an allow, over so few addresses that they collide.
 func (b *simBans) Say(now time.Time, rng *rand.Rand, publish func([]byte, time.Time)) {
 	b.table.Expire(now)
@@ -116,11 +128,11 @@ func (b *simBans) Say(now time.Time, rng *rand.Rand, publish func([]byte, time.T
 	var ops []ban.Op
 	switch rng.IntN(10) {
 	case 0:
-		ops, _ = b.table.UnallowOps(now, prefix, "", "sim")
+		ops = b.lift(now, ban.KindUnallow, prefix)
 	case 1:
 		ops = b.table.OwnOps(ban.Op{Kind: ban.KindAllow, Prefix: prefix, Until: until, Source: "sim"})
 	case 2, 3, 4:
-		ops, _ = b.table.UnbanOps(now, simPrefix(rng), "", "sim")
+		ops = b.lift(now, ban.KindUnban, simPrefix(rng))
 	case 5:
 		if r, ok := b.table.OwnBan(prefix, ports); ok {
 			ops = []ban.Op{{Kind: ban.KindRevoke, Prefix: prefix, Ports: ports, Until: r.Until.Add(ban.ClockSkew)}}
@@ -276,7 +288,8 @@ func about(rule ban.Rule, records []ban.Record, t *ban.Table) string {
 
 func enforced(t *ban.Table, unsure []netip.Prefix) map[ban.Rule]bool {
 	rules := make(map[ban.Rule]bool)
-	for rule := range t.Enforced() {
+	all, _ := t.EnforcedAfter(0, math.MaxInt, nil)
+	for _, rule := range all {
 		sure := true
 		for _, p := range unsure {
 			sure = sure && !p.Overlaps(rule.Prefix)
