@@ -31,10 +31,7 @@ func fakeIPSet(n *sent) *ipset {
 			case cmdDel:
 				n.dels += elementsIn(m.Data)
 			case cmdHeader:
-				head := message{unix.AF_INET, 0, 0, 0}
-				head.string(attrTypeName, "hash:net")
-				head.uint8(attrFamily, unix.AF_INET)
-				m.Data = head
+				m.Data = headOf(m.Data)
 				return []netlink.Message{m}, nil
 			default:
 				n.others++
@@ -43,6 +40,23 @@ func fakeIPSet(n *sent) *ipset {
 		return nltest.Error(0, req)
 	})
 	return b
+}
+
+// headOf answers a cmdHeader: the set is as it should be.
+func headOf(b []byte) []byte {
+	ad, _ := netlink.NewAttributeDecoder(b[4:])
+	head := message{unix.AF_INET, 0, 0, 0}
+	for ad.Next() {
+		for _, family := range ipsetSpecs {
+			for _, spec := range family {
+				if ad.Type() == attrSetName && ad.String() == spec.name {
+					head.string(attrTypeName, spec.typeName)
+					head.uint8(attrFamily, spec.family())
+				}
+			}
+		}
+	}
+	return head
 }
 
 // elementsIn counts the elements of a cmdAdd or cmdDel.

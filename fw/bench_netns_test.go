@@ -131,7 +131,7 @@ func BenchmarkBackend(b *testing.B) {
 			}
 			singleAdds(b, backend, "add-full", updates[len(updates)-singles:])
 			report("check", func() error { _, err := backend.Check(ctx); return err })
-			report("teardown", func() error { return backend.Teardown(ctx) })
+			report("teardown", func() error { _, err := Teardown(ctx, Options{}); return err })
 		})
 	}
 }

@@ -12,18 +12,11 @@ const (
 	attrFlags  = 6      // IPSET_ATTR_FLAGS
 	listHeader = 1 << 2 // IPSET_FLAG_LIST_HEADER: describe the set without its elements
 	// In the data of a set's header.
-	dataElements   = 24 // IPSET_ATTR_ELEMENTS
-	dataReferences = 25 // IPSET_ATTR_REFERENCES
+	dataElements = 24 // IPSET_ATTR_ELEMENTS
 )
 
 // elements returns the number of elements of a set.
-func (c *ipsetConn) elements(set string) (int, error) { return c.figure(set, dataElements) }
-
-// references returns the number of rules and list sets that use a set.
-func (c *ipsetConn) references(set string) (int, error) { return c.figure(set, dataReferences) }
-
-// figure reads a number from the header of a set.
-func (c *ipsetConn) figure(set string, attr uint16) (int, error) {
+func (c *ipsetConn) elements(set string) (int, error) {
 	m := newMessage(c.buf, set)
 	m.header(attrFlags|networkOrder, 4)
 	m = append(m, 0, 0, 0, listHeader)
@@ -32,15 +25,15 @@ func (c *ipsetConn) figure(set string, attr uint16) (int, error) {
 		return 0, ipsetError("count", set, err)
 	}
 	for _, answer := range answers {
-		if n, ok := figureOf(answer.Data, attr); ok {
+		if n, ok := countIn(answer.Data); ok {
 			return n, nil
 		}
 	}
 	return 0, fmt.Errorf("count %q: the kernel returned no count", set)
 }
 
-// figureOf reads a number from an answer to cmdList, nfgenmsg included.
-func figureOf(b []byte, attr uint16) (n int, ok bool) {
+// countIn reads the number of elements from an answer to cmdList, nfgenmsg included.
+func countIn(b []byte) (n int, ok bool) {
 	if len(b) < 4 {
 		return 0, false
 	}
@@ -54,7 +47,7 @@ func figureOf(b []byte, attr uint16) (n int, ok bool) {
 		}
 		ad.Nested(func(data *netlink.AttributeDecoder) error {
 			for data.Next() {
-				if v := data.Bytes(); data.Type() == attr && len(v) == 4 {
+				if v := data.Bytes(); data.Type() == dataElements && len(v) == 4 {
 					n, ok = int(v[0])<<24|int(v[1])<<16|int(v[2])<<8|int(v[3]), true
 				}
 			}

@@ -81,11 +81,8 @@ func TestPrefixesOverlap(t *testing.T) {
 	}
 }
 
-// guarded is a fake that takes updates during loads and from callers of Flush.
-type guarded struct{ *fake }
-
-func (guarded) appliesDuringLoad() {}
-func (guarded) quick()             {}
+// guarded takes updates during loads and from callers of Flush.
+var guarded = with(Traits{Quick: true, DuringLoad: true})
 
 // lacking lists the entries that the fake holds without an exception they need.
 func lacking(f *fake, wanted Exceptions) (out []string) {
@@ -109,7 +106,7 @@ func lacking(f *fake, wanted Exceptions) (out []string) {
 func TestNoEntryWithoutItsExceptions(t *testing.T) {
 	withheld := 0
 	for seed := range uint64(100) {
-		withSyncer(t, func(f *fake) Backend { return guarded{fake: f} }, func(b *bench) {
+		withSyncer(t, guarded, func(b *bench) {
 			rng := rand.New(rand.NewPCG(seed, 1))
 			random := func() netip.Prefix {
 				p, _ := netip.AddrFrom4([4]byte{10, 0, 0, byte(rng.IntN(32))}).Prefix(27 + rng.IntN(6))

@@ -22,18 +22,17 @@ type fake struct {
 
 	onReplace, onApply, onExcept func() error
 
-	onCheck      func()
-	endings      []time.Time   // when expire was called
-	endError     error         // what expire returns
-	max          int           // limit, if not 0
-	longest      time.Duration // maxTimeout, if not 0
-	room         int           // how many entries fit, if not 0
-	closed, torn bool
+	onCheck  func()
+	endings  []time.Time // when expire was called
+	endError error       // what expire returns
+	room     int         // how many entries fit, if not 0
+	closed   bool
 }
 
 func newFake() *fake { return &fake{held: map[Key]time.Time{}} }
 
-func (f *fake) Name() string { return "fake" }
+func (f *fake) Name() string   { return "fake" }
+func (f *fake) Traits() Traits { return Traits{} }
 
 func (f *fake) Replace(ctx context.Context, now time.Time, state State) error {
 	held := map[Key]time.Time{}
@@ -135,8 +134,7 @@ func (f *fake) Check(context.Context) ([]string, error) {
 	return f.problems, nil
 }
 
-func (f *fake) Teardown(context.Context) error { f.torn = true; return nil }
-func (f *fake) Close() error                   { f.closed = true; return nil }
+func (f *fake) Close() error { f.closed = true; return nil }
 
 // set changes the fake under its lock.
 func (f *fake) set(change func(*fake)) {
@@ -152,11 +150,18 @@ func get[T any](f *fake, read func(*fake) T) T {
 	return read(f)
 }
 
-// limited is a fake that holds few entries, or only for a short time.
-type limited struct{ *fake }
+// special is a fake with traits.
+type special struct {
+	*fake
+	traits Traits
+}
 
-func (l limited) limit() int                { return l.max }
-func (l limited) maxTimeout() time.Duration { return l.longest }
+func (s special) Traits() Traits { return s.traits }
+
+// with returns what makes a fake special.
+func with(traits Traits) func(*fake) Backend {
+	return func(f *fake) Backend { return special{f, traits} }
+}
 
 // ending is a fake that removes ended entries in expire.
 type ending struct{ *fake }

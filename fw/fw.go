@@ -61,6 +61,7 @@ type State struct {
 type Backend interface {
 	// Name is the name that Open takes.
 	Name() string
+	Traits() Traits
 	// Replace makes the kernel hold exactly the entries. It creates what is missing and switches from old to new so
 	// that no packet of an address listed in both passes meanwhile, unless ctx has ended by then. SetExceptions may be
 	// called while it reads the entries.
@@ -75,10 +76,22 @@ type Backend interface {
 	// Check says in plain words what of ours is missing, altered or out of place. It only reads, costs a few
 	// milliseconds at most, and does not look into the sets.
 	Check(ctx context.Context) (problems []string, err error)
-	// Teardown removes everything of this backend from the kernel. It is idempotent.
-	Teardown(ctx context.Context) error
 	// Close frees sockets; the kernel keeps dropping.
 	Close() error
+}
+
+// Traits say what is special about a backend. They do not change.
+type Traits struct {
+	LetsThrough string        // which packets it cannot drop on this machine, and why; "" = none
+	Unsavable   bool          // `nft list ruleset` prints its rules in a form that cannot be loaded again
+	MaxTimeout  time.Duration // the longest time after which the kernel ends an entry; 0 = any. A later end is cut and must be renewed
+	Quick       bool          // Apply takes a few updates in one exchange over netlink
+	// DuringLoad: Apply also works while Replace reads the entries, on the sets that are still in force. A load of a million
+	// entries then does not hold up a fresh one.
+	DuringLoad bool
+	// Slice is how many updates of a bulk are worth a separate Apply, so that a fresh update waits for at most one. For
+	// other backends, with 0, each Apply is a process, or a transaction whose cost depends on everything they hold.
+	Slice int
 }
 
 // Outbound says what happens to connections that this machine itself opens to a banned address.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -87,9 +86,6 @@ type ipset struct {
 	cleaned    bool                // whatever another backend left has been removed
 }
 
-// appliesDuringLoad: Apply changes the sets in force, while a load fills others.
-func (*ipset) appliesDuringLoad() {}
-
 // setChange is what a batch does to one set.
 type setChange struct{ del, add []element }
 
@@ -99,17 +95,15 @@ func openIPSet(ctx context.Context, opts Options) (Backend, string, error) {
 		return nil, "", err
 	}
 	b := &ipset{xt: xt, opts: opts, ports: newPortBans()}
-	wrong, made, err := b.ensureSets()
-	switch {
-	case err != nil:
-	case len(wrong) == 0:
-		err = xt.ensure(ctx, b.rules(nil, nil))
-	default:
-		err = b.mayReplace(ctx, wrong)
+	made, err := b.ensureSets(ctx)
+	if err == nil {
+		err = xt.ensure(ctx, b.rules)
 	}
 	if err != nil {
-		if made > 0 && made == kinds*len(xt.families) {
-			_ = b.Teardown(ctx) // everything there was made just now
+		if made > 0 && made == kinds*len(xt.families) { // everything there was made just now
+			if xt.teardown(ctx) == nil {
+				_, _ = teardownSets(ctx, &b.conn)
+			}
 		}
 		_ = b.Close()
 		if noIPSet(err) {
@@ -120,59 +114,23 @@ func openIPSet(ctx context.Context, opts Options) (Backend, string, error) {
 	return b, note, nil
 }
 
-// mayReplace returns an error if other programs' rules use a set with our name and another type. After an update our
-// own rules may do so; Replace fixes that.
-func (b *ipset) mayReplace(ctx context.Context, wrong map[string]bool) error {
-	ours := map[string]int{}
-	for _, f := range b.xt.families {
-		for _, table := range []string{tableRaw, tableMangle} {
-			if there, err := xtTableExists(f.nft, f.v6, table); err != nil || !there {
-				if err != nil {
-					return err
-				}
-				continue
-			}
-			have, err := f.list(ctx, table, f.wait)
-			if err != nil {
-				return err
-			}
-			for _, chain := range []string{chainMain, chainHit} {
-				for _, rule := range have.rules[chain] {
-					if _, rest, ok := strings.Cut(rule, "--match-set "); ok {
-						name, _, _ := strings.Cut(rest, " ")
-						ours[name]++
-					}
-				}
-			}
-		}
-	}
-	for name := range wrong {
-		n, err := b.conn.references(name)
-		if err != nil {
-			return err
-		}
-		if n > ours[name] {
-			return fmt.Errorf("rules of others use a set %s of another type: give it another name, then restart the agent", name)
-		}
-	}
-	return nil
-}
-
 // noIPSet reports whether err is the answer of a kernel without ip_set.
 func noIPSet(err error) bool {
 	return errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EOPNOTSUPP)
 }
 
-func (b *ipset) Name() string              { return NameIPSet }
-func (b *ipset) Close() error              { return errors.Join(b.conn.close(), b.xt.close()) }
-func (b *ipset) letsThrough() string       { return b.xt.open6 }
-func (b *ipset) quick()                    {}
-func (b *ipset) takesRepeats()             {} // adding an existing element resets its timeout (ipset(8), -exist)
-func (b *ipset) slice() int                { return ipsetSlice }
-func (b *ipset) maxTimeout() time.Duration { return maxIPSetTimeout * time.Second }
+func (b *ipset) Name() string { return NameIPSet }
+func (b *ipset) Close() error { return errors.Join(b.conn.close(), b.xt.close()) }
 
-// unsavable reports whether iptables-nft holds the rules: nft prints their set matches as comments.
-func (b *ipset) unsavable() bool {
+func (b *ipset) Traits() Traits {
+	return Traits{
+		LetsThrough: b.xt.open6, Unsavable: b.inNFT(), // nft prints set matches as comments
+		MaxTimeout: maxIPSetTimeout * time.Second, Quick: true, DuringLoad: true, Slice: ipsetSlice,
+	}
+}
+
+// inNFT reports whether iptables-nft holds the rules.
+func (b *ipset) inNFT() bool {
 	return slices.ContainsFunc(b.xt.families, func(f *xtFamily) bool { return f.nft })
 }
 
@@ -188,54 +146,38 @@ func (b *ipset) specs(f func(setSpec) error) error {
 	return nil
 }
 
-// rules returns the chains' rules: one lookup per kind, except the sets in without; sets in temp are looked up under
-// their temporary name first. A swap moves content from the temporary name to the final one, so that whenever the swap
-// happens, one of the two lookups finds it.
-func (b *ipset) rules(without, temp map[string]bool) func(v6 bool) chains {
-	return func(v6 bool) chains {
-		i := 0
-		if v6 {
-			i = 1
-		}
-		var c chains
-		for kind, match := range [...]string{kindAddr: "src", kindNet: "src", kindPort: "src,dst"} {
-			name := ipsetSpecs[i][kind].name
-			if temp[name] {
-				c.main = append(c.main, "-m set --match-set "+tempName(name)+" "+match+" -g "+chainHit)
-			}
-			if !without[name] {
-				c.main = append(c.main, "-m set --match-set "+name+" "+match+" -g "+chainHit)
-			}
-		}
-		c.hit = b.xt.hitRules(v6)
-		for _, kind := range [...]int{kindNever, kindAllow} {
-			if name := ipsetSpecs[i][kind].name; !without[name] {
-				c.hit = append(c.hit, "-m set --match-set "+name+" src -j RETURN")
-			}
-		}
-		return c
+// rules returns the chains' rules: one lookup per kind.
+func (b *ipset) rules(v6 bool) chains {
+	i := 0
+	if v6 {
+		i = 1
 	}
+	var c chains
+	for kind, match := range [...]string{kindAddr: "src", kindNet: "src", kindPort: "src,dst"} {
+		c.main = append(c.main, "-m set --match-set "+ipsetSpecs[i][kind].name+" "+match+" -g "+chainHit)
+	}
+	c.hit = b.xt.hitRules(v6)
+	for _, kind := range [...]int{kindNever, kindAllow} {
+		c.hit = append(c.hit, "-m set --match-set "+ipsetSpecs[i][kind].name+" src -j RETURN")
+	}
+	return c
 }
 
-// ensureSets creates missing sets, empty, and returns how many; it names those with another type.
-func (b *ipset) ensureSets() (wrong map[string]bool, made int, err error) {
+// ensureSets creates missing sets, empty, and returns how many. It replaces a set with one of our names but another type,
+// unless rules use it.
+func (b *ipset) ensureSets(ctx context.Context) (made int, err error) {
 	err = b.specs(func(spec setSpec) error {
 		h, ok, err := b.conn.head(spec.name)
-		switch {
-		case err != nil:
+		if err != nil || ok && h == (setHeader{spec.typeName, spec.family()}) {
 			return err
-		case !ok:
-			made++
-			return b.conn.create(spec, 0)
-		case h.typeName != spec.typeName || h.family != spec.family():
-			if wrong == nil {
-				wrong = map[string]bool{}
-			}
-			wrong[spec.name] = true
 		}
-		return nil
+		if _, err := destroyBusy(ctx, &b.conn, spec.name); err != nil {
+			return fmt.Errorf("rules use a set %s of another type: give it another name, then restart the agent: %w", spec.name, err)
+		}
+		made++
+		return b.conn.create(spec, 0)
 	})
-	return wrong, made, err
+	return made, err
 }
 
 // Apply carries out a batch, removals first, then additions. Order does not matter otherwise: each key comes once, and
@@ -361,9 +303,9 @@ func (b *ipset) amendExceptions(ctx context.Context, x, from Exceptions) error {
 	return each(func(set string, c setChange) error { return b.conn.del(set, c.del) })
 }
 
-// refillExceptions fills second sets and swaps. It cannot swap a set of another type until Replace has fixed that.
+// refillExceptions fills second sets and swaps.
 func (b *ipset) refillExceptions(ctx context.Context, x Exceptions) error {
-	if _, _, err := b.ensureSets(); err != nil {
+	if _, err := b.ensureSets(ctx); err != nil {
 		return err
 	}
 	l := newIPSetLoad(b, time.Time{})
@@ -415,7 +357,7 @@ func (b *ipset) checkSets(context.Context) (problems []string, err error) {
 			return err
 		case !ok:
 			problems = append(problems, fmt.Sprintf("the set %s is missing", spec.name))
-		case h.typeName != spec.typeName || h.family != spec.family():
+		case h != setHeader{spec.typeName, spec.family()}:
 			problems = append(problems, fmt.Sprintf("the set %s is a %s", spec.name, h.typeName))
 		}
 		return nil
@@ -424,20 +366,11 @@ func (b *ipset) checkSets(context.Context) (problems []string, err error) {
 }
 
 func (b *ipset) checkRules(ctx context.Context) ([]string, error) {
-	return b.xt.check(ctx, b.rules(nil, nil))
+	return b.xt.check(ctx, b.rules)
 }
 
 // marksAll reports whether nf_tables holds the rules. Of a legacy table the mark shows only its size.
-func (b *ipset) marksAll() bool { return b.unsavable() }
-
-// Teardown removes rules, then sets.
-func (b *ipset) Teardown(ctx context.Context) error {
-	if err := b.xt.teardown(ctx); err != nil {
-		return err
-	}
-	_, err := teardownSets(ctx, &b.conn)
-	return err
-}
+func (b *ipset) marksAll() bool { return b.inNFT() }
 
 // teardownSets destroys every set of ours. A set with one of our names but another type stays if it is in use.
 func teardownSets(ctx context.Context, conn *ipsetConn) (removed []string, err error) {

@@ -3,7 +3,6 @@ package fw
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"iter"
 	"net/netip"
 	"time"
@@ -176,15 +175,13 @@ func bucketsFor(spec setSpec, kind, n int) uint32 {
 
 // Replace fills second sets and swaps each with the first.
 func (b *ipset) Replace(ctx context.Context, now time.Time, state State) error {
-	wrong, made, err := b.ensureSets()
+	made, err := b.ensureSets(ctx)
 	if err != nil {
 		return err
 	}
-	if len(wrong) == 0 {
-		// First, so that what an earlier run left in the sets is dropped while the new ones are filled.
-		if err := b.xt.ensure(ctx, b.rules(nil, nil)); err != nil {
-			return err
-		}
+	// First, so that what an earlier run left in the sets is dropped while the new ones are filled.
+	if err := b.xt.ensure(ctx, b.rules); err != nil {
+		return err
 	}
 	load := newIPSetLoad(b, now)
 	defer load.drop()
@@ -198,12 +195,7 @@ func (b *ipset) Replace(ctx context.Context, now time.Time, state State) error {
 	if err := cmp.Or(load.entries(ctx, state), ctx.Err()); err != nil {
 		return err
 	}
-	if len(wrong) > 0 {
-		if err := b.retype(ctx, wrong); err != nil {
-			return err
-		}
-	}
-	if made > 0 || len(wrong) > 0 { // sets of exceptions may be among those
+	if made > 0 { // sets of exceptions may be among those
 		if err := b.SetExceptions(ctx, b.exceptions, nil); err != nil {
 			return err
 		}
@@ -216,11 +208,6 @@ func (b *ipset) Replace(ctx context.Context, now time.Time, state State) error {
 		}
 	}
 	b.ports, b.loaded = load.ports, true
-	if len(wrong) > 0 {
-		if err := b.xt.ensure(ctx, b.rules(nil, nil)); err != nil {
-			return err
-		}
-	}
 	if !b.cleaned {
 		if _, err := cleanup(ctx, b.opts, keep{backend: NameIPSet, xt: b.xt}); err != nil {
 			return notRemoved(load.refused, err)
@@ -228,25 +215,4 @@ func (b *ipset) Replace(ctx context.Context, now time.Time, state State) error {
 		b.cleaned = true
 	}
 	return refusedError(load.refused)
-}
-
-// retype replaces each set of another type, which no swap can fix, with an empty set of the right type. Meanwhile the
-// rules look up the new content under its temporary name.
-func (b *ipset) retype(ctx context.Context, wrong map[string]bool) error {
-	if err := b.xt.ensure(ctx, b.rules(wrong, wrong)); err != nil {
-		return err
-	}
-	err := b.specs(func(spec setSpec) error {
-		if !wrong[spec.name] {
-			return nil
-		}
-		if _, err := destroyBusy(ctx, &b.conn, spec.name); err != nil {
-			return fmt.Errorf("a set of this name exists, with another type: %w", err)
-		}
-		return b.conn.create(spec, 0)
-	})
-	if err != nil {
-		return err
-	}
-	return b.xt.ensure(ctx, b.rules(nil, wrong))
 }

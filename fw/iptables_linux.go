@@ -2,9 +2,9 @@ package fw
 
 import (
 	"cmp"
-	"container/heap"
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -28,18 +28,12 @@ type ruleEntry struct {
 	rank uint64 // the lowest rank goes first
 }
 
-// ruleSet is what the chain holds. It is replaced, never modified, so that it stays true if a change fails.
-type ruleSet struct {
-	order []Key // in the order of the rules in the chain
-	byKey map[Key]ruleEntry
-}
-
 // iptablesBackend drops by one or a few rules per entry, for the newest entries only. The kernel never ends them
 // itself.
 type iptablesBackend struct {
 	xt         *xtables
 	opts       Options
-	held       ruleSet
+	held       map[Key]ruleEntry // what the chain holds; replaced, never modified, so that it stays true if a change fails
 	exceptions Exceptions
 	rank       uint64
 	cleaned    bool // whatever another backend left has been removed
@@ -51,7 +45,7 @@ func openIPTables(ctx context.Context, opts Options) (Backend, string, error) {
 		return nil, "", err
 	}
 	b := &iptablesBackend{xt: xt, opts: opts}
-	if err := xt.openRules(ctx, b.want); err != nil {
+	if err := xt.setUp(ctx, b.want, true); err != nil {
 		return nil, "", err
 	}
 	limits := fmt.Sprintf("only the newest %d bans are enforced, and each costs every packet; install ipset or nftables", maxRuleEntries)
@@ -61,9 +55,9 @@ func openIPTables(ctx context.Context, opts Options) (Backend, string, error) {
 	return b, limits, nil
 }
 
-func (b *iptablesBackend) Name() string        { return NameIPTables }
-func (b *iptablesBackend) Close() error        { return b.xt.close() }
-func (b *iptablesBackend) letsThrough() string { return b.xt.open6 }
+func (b *iptablesBackend) Name() string   { return NameIPTables }
+func (b *iptablesBackend) Close() error   { return b.xt.close() }
+func (b *iptablesBackend) Traits() Traits { return Traits{LetsThrough: b.xt.open6} }
 
 // want returns what both chains should hold.
 func (b *iptablesBackend) want(v6 bool) chains {
@@ -75,12 +69,18 @@ func (b *iptablesBackend) want(v6 bool) chains {
 			}
 		}
 	}
-	for _, key := range b.held.order {
-		if key.Prefix.Addr().Is6() == v6 {
-			c.main = append(c.main, entryRules(b.held.byKey[key].Entry)...)
+	c.main = mainRules(b.held, v6)
+	return c
+}
+
+// mainRules returns the rules of one family's entries, in the order of their ranks.
+func mainRules(entries map[Key]ruleEntry, v6 bool) (rules []string) {
+	for _, e := range slices.SortedFunc(maps.Values(entries), func(x, y ruleEntry) int { return cmp.Compare(x.rank, y.rank) }) {
+		if e.Prefix.Addr().Is6() == v6 {
+			rules = append(rules, entryRules(e.Entry)...)
 		}
 	}
-	return c
+	return rules
 }
 
 // entryRules returns the rules of one entry, as `iptables -S` prints them without "-A CHAIN ".
@@ -122,8 +122,15 @@ func entryRules(e Entry) []string {
 
 // Replace keeps the entries that end last, as many as fit, and writes the chains in one step.
 func (b *iptablesBackend) Replace(ctx context.Context, now time.Time, state State) error {
-	var latest latestEntries
+	var list []Entry
 	var refused []Refusal
+	cut := func() {
+		kept, over := latest(list)
+		for _, e := range over {
+			refused = append(refused, Refusal{e, whyNewest})
+		}
+		list = kept
+	}
 	for e := range state.Entries {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -131,18 +138,16 @@ func (b *iptablesBackend) Replace(ctx context.Context, now time.Time, state Stat
 		if why := b.xt.undroppable(e.Prefix); why != "" {
 			refused = append(refused, Refusal{e, why})
 		} else if e.Until.After(now) {
-			if out, over := latest.offer(e); over {
-				refused = append(refused, Refusal{out, whyNewest})
+			if list = append(list, e); len(list) >= 2*maxRuleEntries {
+				cut()
 			}
 		}
 	}
+	cut()
 	former := b.held
-	b.held = ruleSet{byKey: map[Key]ruleEntry{}}
-	slices.SortFunc(latest, func(x, y Entry) int {
-		return cmp.Or(x.Until.Compare(y.Until), comparePrefix(x.Prefix, y.Prefix))
-	})
-	for _, e := range latest {
-		b.held.put(e, b.nextRank())
+	b.held = map[Key]ruleEntry{}
+	for _, e := range slices.Backward(list) {
+		b.held[e.Key()] = ruleEntry{e, b.nextRank()}
 	}
 	err := ctx.Err()
 	if err == nil {
@@ -166,74 +171,39 @@ func (b *iptablesBackend) nextRank() uint64 {
 	return b.rank
 }
 
-// put adds an entry at the end, or gives the existing one its new end and rank.
-func (s *ruleSet) put(e Entry, rank uint64) {
-	key := e.Key()
-	if _, there := s.byKey[key]; !there {
-		s.order = append(s.order, key)
-	}
-	s.byKey[key] = ruleEntry{e, rank}
-}
-
-func (s *ruleSet) remove(gone func(Key, ruleEntry) bool) {
-	s.order = slices.DeleteFunc(s.order, func(key Key) bool {
-		is := gone(key, s.byKey[key])
-		if is {
-			delete(s.byKey, key)
-		}
-		return is
+// latest sorts entries, the last to end first, and cuts off what there is no room for.
+func latest(list []Entry) (kept, over []Entry) {
+	slices.SortFunc(list, func(x, y Entry) int {
+		return cmp.Or(y.Until.Compare(x.Until), comparePrefix(x.Prefix, y.Prefix))
 	})
+	n := min(len(list), maxRuleEntries)
+	return list[:n:n], list[n:]
 }
 
-func (s ruleSet) clone() ruleSet {
-	c := ruleSet{order: slices.Clone(s.order), byKey: make(map[Key]ruleEntry, len(s.byKey)+1)}
-	for k, v := range s.byKey {
-		c.byKey[k] = v
-	}
-	return c
-}
-
-// shrink removes the entries of lowest rank until the rest fits, and returns them.
-func (s *ruleSet) shrink() (out []Entry) {
-	over := len(s.order) - maxRuleEntries
-	if over <= 0 {
-		return nil
-	}
-	ranks := make([]uint64, 0, len(s.order))
-	for _, e := range s.byKey {
-		ranks = append(ranks, e.rank)
-	}
-	slices.Sort(ranks)
-	s.remove(func(_ Key, e ruleEntry) bool {
-		gone := e.rank < ranks[over]
-		if gone {
-			out = append(out, e.Entry)
-		}
-		return gone
-	})
-	return out
-}
-
-// Apply deletes and adds rules, in one step per family.
+// Apply keeps the newest entries, and writes the chain of each family that changes in one step.
 func (b *iptablesBackend) Apply(ctx context.Context, now time.Time, updates []Update) error {
-	next := b.held.clone()
+	next := maps.Clone(b.held)
+	if next == nil {
+		next = map[Key]ruleEntry{}
+	}
 	var refused []Refusal
 	for _, u := range updates {
 		switch why := b.xt.undroppable(u.Prefix); {
+		case why != "" && !u.Remove:
+			refused = append(refused, Refusal{u.Entry, why})
 		case why != "":
-			if !u.Remove {
-				refused = append(refused, Refusal{u.Entry, why})
-			}
 		case u.Remove || !u.Until.After(now):
-			if key := u.Key(); len(next.order) > 0 {
-				next.remove(func(k Key, _ ruleEntry) bool { return k == key })
-			}
+			delete(next, u.Key())
 		default:
-			next.put(u.Entry, b.nextRank())
+			next[u.Key()] = ruleEntry{u.Entry, b.nextRank()}
 		}
 	}
-	for _, e := range next.shrink() {
-		refused = append(refused, Refusal{e, whyNewest})
+	if over := len(next) - maxRuleEntries; over > 0 {
+		byRank := func(x, y Key) int { return cmp.Compare(next[x].rank, next[y].rank) }
+		for _, key := range slices.SortedFunc(maps.Keys(next), byRank)[:over] {
+			refused = append(refused, Refusal{next[key].Entry, whyNewest})
+			delete(next, key)
+		}
 	}
 	if err := b.turn(ctx, next); err != nil {
 		return err
@@ -241,32 +211,14 @@ func (b *iptablesBackend) Apply(ctx context.Context, now time.Time, updates []Up
 	return refusedError(refused)
 }
 
-// turn changes the chain from what it holds to next.
-func (b *iptablesBackend) turn(ctx context.Context, next ruleSet) error {
+// turn changes the chains from what they hold to next.
+func (b *iptablesBackend) turn(ctx context.Context, next map[Key]ruleEntry) error {
 	for _, f := range b.xt.families {
-		var lines []string
-		add := func(option string, keys []Key, entries, other map[Key]ruleEntry) {
-			for _, key := range keys {
-				if _, stays := other[key]; !stays && key.Prefix.Addr().Is6() == f.v6 {
-					for _, rule := range entryRules(entries[key].Entry) {
-						lines = append(lines, option+" "+chainMain+" "+rule)
-					}
-				}
-			}
-		}
-		add("-D", b.held.order, b.held.byKey, next.byKey)
-		if f.v6 && f.nft && len(lines) > 0 {
-			// ip6tables-nft 1.8.9 does not compare masks: asked to delete the rule of a /125, it deletes that of a /122
-			// at the same address. So the chain is rewritten, in one step.
-			lines = []string{":" + chainMain + " - [0:0]"}
-			add("-A", next.order, next.byKey, nil)
-		} else {
-			add("-A", next.order, next.byKey, b.held.byKey)
-		}
-		if len(lines) == 0 {
+		rules := mainRules(next, f.v6)
+		if slices.Equal(rules, mainRules(b.held, f.v6)) {
 			continue
 		}
-		if err := f.restore(ctx, b.xt.table, lines); err != nil {
+		if err := f.restore(ctx, b.xt.table, chainLines(chainMain, rules)); err != nil {
 			return err
 		}
 	}
@@ -276,18 +228,16 @@ func (b *iptablesBackend) turn(ctx context.Context, next ruleSet) error {
 
 // expire removes the rules of ended entries, and returns when the next one ends.
 func (b *iptablesBackend) expire(ctx context.Context, now time.Time) (next time.Time, err error) {
-	over := false
-	for _, e := range b.held.byKey {
+	live := maps.Clone(b.held)
+	for key, e := range b.held {
 		switch {
 		case !e.Until.After(now):
-			over = true
+			delete(live, key)
 		case next.IsZero() || e.Until.Before(next):
 			next = e.Until
 		}
 	}
-	if over {
-		live := b.held.clone()
-		live.remove(func(_ Key, e ruleEntry) bool { return !e.Until.After(now) })
+	if len(live) < len(b.held) {
 		err = b.turn(ctx, live)
 	}
 	return next, err
@@ -300,7 +250,7 @@ func (b *iptablesBackend) SetExceptions(ctx context.Context, x Exceptions, from 
 	for _, f := range b.xt.families {
 		var err error
 		if lines, ok := b.amendment(f, x, from); !ok {
-			err = f.writeChains(ctx, b.xt.table, chains{hit: b.want(f.v6).hit}, false)
+			err = f.restore(ctx, b.xt.table, f.hitLines(b.want(f.v6)))
 		} else if len(lines) > 0 {
 			err = f.restore(ctx, b.xt.table, lines)
 		}
@@ -327,7 +277,7 @@ func (b *iptablesBackend) amendment(f *xtFamily, x Exceptions, from *Exceptions)
 				continue
 			}
 			if _, alike := l.oldOther.overlap(p); alike {
-				return nil, false // ip6tables-nft may delete the other list's rule: it does not compare masks, see turn
+				return nil, false // ip6tables-nft may delete the other list's rule: it does not compare masks
 			}
 			lines = append(lines, "-D "+chainHit+" "+exceptionRule(p))
 		}
@@ -358,36 +308,4 @@ func (b *iptablesBackend) glance(context.Context) (problems []string, mark strin
 // Check compares the rules with what they should be.
 func (b *iptablesBackend) Check(ctx context.Context) (problems []string, err error) {
 	return b.xt.check(ctx, b.want)
-}
-
-// Teardown removes the rules.
-func (b *iptablesBackend) Teardown(ctx context.Context) error {
-	b.held = ruleSet{}
-	return b.xt.teardown(ctx)
-}
-
-// latestEntries is a heap of the entries that end last, the soonest to end on top.
-type latestEntries []Entry
-
-func (l latestEntries) Len() int           { return len(l) }
-func (l latestEntries) Less(i, j int) bool { return l[i].Until.Before(l[j].Until) }
-func (l latestEntries) Swap(i, j int)      { l[i], l[j] = l[j], l[i] }
-func (l *latestEntries) Push(x any)        { *l = append(*l, x.(Entry)) }
-func (l *latestEntries) Pop() any {
-	e := (*l)[len(*l)-1]
-	*l = (*l)[:len(*l)-1]
-	return e
-}
-
-// offer adds e, and returns the entry that then no longer fits, if any.
-func (l *latestEntries) offer(e Entry) (out Entry, over bool) {
-	switch {
-	case len(*l) < maxRuleEntries:
-		heap.Push(l, e)
-		return Entry{}, false
-	case e.Until.After((*l)[0].Until):
-		e, (*l)[0] = (*l)[0], e
-		heap.Fix(l, 0)
-	}
-	return e, true
 }

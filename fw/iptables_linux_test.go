@@ -37,16 +37,17 @@ func TestRulesOfAnEntry(t *testing.T) {
 }
 
 func TestLatestEntriesAreKept(t *testing.T) {
-	var l latestEntries
+	var list []Entry
 	now := time.Unix(1_000_000, 0)
 	for i := range 3 * maxRuleEntries {
 		n := (i * 7919) % (3 * maxRuleEntries)
-		l.offer(Entry{Prefix: netip.MustParsePrefix("192.0.2." + strconv.Itoa(n%256) + "/32"), Until: now.Add(time.Duration(n) * time.Second)})
+		list = append(list, Entry{Prefix: netip.MustParsePrefix("192.0.2." + strconv.Itoa(n%256) + "/32"), Until: now.Add(time.Duration(n) * time.Second)})
 	}
-	if len(l) != maxRuleEntries {
-		t.Fatalf("%d entries", len(l))
+	kept, over := latest(list)
+	if len(kept) != maxRuleEntries || len(over) != 2*maxRuleEntries {
+		t.Fatalf("%d entries, %d over", len(kept), len(over))
 	}
-	for _, e := range l {
+	for _, e := range kept {
 		if e.Until.Before(now.Add(2 * maxRuleEntries * time.Second)) {
 			t.Errorf("%v is not among the latest", e.Until)
 		}

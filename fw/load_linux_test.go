@@ -19,7 +19,7 @@ func (b loadOnly) Replace(_ context.Context, now time.Time, state State) error {
 	return err
 }
 
-func (loadOnly) appliesDuringLoad() {}
+func (loadOnly) Traits() Traits { return Traits{DuringLoad: true} }
 
 // eachLoader runs f for the backends that take fresh entries during a load.
 func eachLoader(t *testing.T, f func(t *testing.T, n *sent, b loadOnly)) {

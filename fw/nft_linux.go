@@ -85,7 +85,8 @@ func (b *nft) setUp() error {
 
 func (b *nft) Name() string { return NameNFTables }
 func (b *nft) Close() error { return errors.Join(b.conn.CloseLasting(), b.sock.close()) }
-func (b *nft) quick()       {}
+
+func (b *nft) Traits() Traits { return Traits{Quick: true, DuringLoad: true} }
 
 // kernelAtLeast reports whether the running kernel is at least this release.
 func kernelAtLeast(major, minor int) bool {
@@ -104,9 +105,6 @@ func kernelAtLeast(major, minor int) bool {
 type nftChange struct {
 	put, take [nftKinds][]nftables.SetElement
 }
-
-// appliesDuringLoad: Apply changes the sets in use, while a load fills others over another connection.
-func (*nft) appliesDuringLoad() {}
 
 // Apply carries out a batch in one transaction.
 func (b *nft) Apply(ctx context.Context, now time.Time, updates []Update) error {
@@ -294,12 +292,6 @@ func (b *nft) Check(context.Context) (problems []string, err error) {
 		return nil, err
 	}
 	return found.problems(b.generation, b.opts.Outbound), nil
-}
-
-// Teardown deletes the table.
-func (b *nft) Teardown(context.Context) error {
-	_, err := b.deleteTable()
-	return err
 }
 
 func (b *nft) deleteTable() (existed bool, err error) {

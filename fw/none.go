@@ -14,12 +14,11 @@ func NewNone() Backend { return none{} }
 type none struct{}
 
 func (none) Name() string                                                 { return NameNone }
+func (none) Traits() Traits                                               { return Traits{} }
 func (none) Apply(context.Context, time.Time, []Update) error             { return nil }
 func (none) SetExceptions(context.Context, Exceptions, *Exceptions) error { return nil }
 func (none) Check(context.Context) (problems []string, _ error)           { return nil, nil }
-func (none) Teardown(context.Context) error                               { return nil }
 func (none) Close() error                                                 { return nil }
-func (none) limit() int                                                   { return 0 }
 
 // Replace iterates over the entries, as every backend does, so that a dry run costs and counts like a real one.
 func (none) Replace(ctx context.Context, _ time.Time, state State) error {

@@ -43,7 +43,7 @@ func Open(ctx context.Context, names []string, opts Options) (Backend, []Attempt
 			break
 		}
 		backend, note, err := openOne(ctx, name, opts)
-		if err == nil && letsThrough(backend) == "" {
+		if err == nil && backend.Traits().LetsThrough == "" {
 			if note != "" {
 				opts.Logger.Warn("the firewall works only in part", "backend", name, "note", note)
 			}
@@ -51,7 +51,7 @@ func Open(ctx context.Context, names []string, opts Options) (Backend, []Attempt
 			return backend, append(attempts, Attempt{Name: name, Note: note}), closeIf(half)
 		}
 		if err == nil {
-			err = errors.New(letsThrough(backend))
+			err = errors.New(backend.Traits().LetsThrough)
 			if half == nil {
 				half, halfDone = backend, Attempt{Name: name, Note: note}
 			} else {
@@ -67,14 +67,6 @@ func Open(ctx context.Context, names []string, opts Options) (Backend, []Attempt
 	opts.Logger.Warn("the firewall works only in part", "backend", halfDone.Name, "note", halfDone.Note)
 	attempts = slices.DeleteFunc(attempts, func(a Attempt) bool { return a.Name == halfDone.Name })
 	return half, append(attempts, halfDone), nil
-}
-
-// letsThrough returns which packets a backend cannot drop on this machine, and why; "" = none.
-func letsThrough(b Backend) string {
-	if b, ok := b.(interface{ letsThrough() string }); ok {
-		return b.letsThrough()
-	}
-	return ""
 }
 
 func closeIf(b Backend) error {

@@ -68,22 +68,13 @@ func TestForeignRulesStayAsTheyAre(t *testing.T) {
 				}
 				mustReplace(t, b, state(entry("192.0.2.1")))
 				r.want(false, "192.0.2.1")
-				if outbound == OutboundDrop {
-					if err := b.Teardown(ctx); err != nil {
-						t.Error(err)
-					}
-				} else {
-					removed, err := Teardown(ctx, Options{})
-					if err != nil || len(removed) == 0 {
-						t.Error(removed, err)
-					}
-					t.Logf("%s, outbound %v: removed %q", world.name, outbound, removed)
+				removed, err := Teardown(ctx, Options{})
+				if err != nil || len(removed) == 0 {
+					t.Error(removed, err)
 				}
+				t.Logf("%s, outbound %v: removed %q", world.name, outbound, removed)
 				if after := everything(t); after != before {
 					t.Errorf("%s, outbound %v: before\n%s\nafter\n%s", world.name, outbound, before, after)
-				}
-				if err := b.Teardown(ctx); err != nil {
-					t.Error("again: ", err)
 				}
 				if removed, err := Teardown(ctx, Options{}); err != nil || len(removed) > 0 {
 					t.Error("again: ", removed, err)
@@ -189,7 +180,7 @@ func TestConnections(t *testing.T) {
 				t.Errorf("outbound %v: our own connection: %v", outbound, err)
 			}
 			_ = conn.Close()
-			if err := b.Teardown(ctx); err != nil {
+			if _, err := Teardown(ctx, Options{}); err != nil {
 				t.Error(err)
 			}
 		}
@@ -387,7 +378,7 @@ func TestOpenSaysWhyNot(t *testing.T) {
 		if len(attempts) != 2 || !errors.Is(attempts[0].Err, ErrUnsupported) || !strings.Contains(attempts[0].Err.Error(), "not installed") {
 			t.Errorf("attempts %v", attempts)
 		}
-		_ = b.Teardown(ctx)
+		_, _ = Teardown(ctx, Options{})
 		_ = b.Close()
 
 		done := make(chan struct{})

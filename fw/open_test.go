@@ -39,14 +39,14 @@ func TestOrderOfBackends(t *testing.T) {
 // half is a backend that lets IPv6 through.
 type half struct{ *fake }
 
-func (half) letsThrough() string { return "IPv6 passes" }
+func (half) Traits() Traits { return Traits{LetsThrough: "IPv6 passes"} }
 
 // Without ip6tables, ipset used to be chosen and IPv6 let through, although nftables would have dropped it.
 func TestOpenPrefersWhatDropsIPv6(t *testing.T) {
 	former := openers
 	t.Cleanup(func() { openers = former })
 	gives := func(b Backend) opener {
-		return func(context.Context, Options) (Backend, string, error) { return b, letsThrough(b), nil }
+		return func(context.Context, Options) (Backend, string, error) { return b, b.Traits().LetsThrough, nil }
 	}
 	sets, rules, whole := newFake(), newFake(), newFake()
 	for _, c := range []struct {
@@ -66,7 +66,7 @@ func TestOpenPrefersWhatDropsIPv6(t *testing.T) {
 				openers[name] = func(context.Context, Options) (Backend, string, error) { return nil, "", errors.New("no such") }
 			}
 			maps.Copy(openers, c.openers)
-			sets.closed, rules.closed, sets.torn, rules.torn = false, false, false, false
+			sets.closed, rules.closed = false, false
 			b, attempts, err := Open(t.Context(), nil, Options{})
 			if err != nil || b != c.want {
 				t.Fatalf("%v, %v", b, err)
@@ -80,8 +80,8 @@ func TestOpenPrefersWhatDropsIPv6(t *testing.T) {
 			if strings.Join(got, " ") != c.attempts {
 				t.Errorf("attempts %q, want %q", got, c.attempts)
 			}
-			if sets.closed != (c.closed == "ipset") || rules.closed != (c.closed == "iptables") || sets.torn || rules.torn {
-				t.Errorf("closed %v, %v; torn down %v, %v", sets.closed, rules.closed, sets.torn, rules.torn)
+			if sets.closed != (c.closed == "ipset") || rules.closed != (c.closed == "iptables") {
+				t.Errorf("closed %v, %v", sets.closed, rules.closed)
 			}
 		})
 	}

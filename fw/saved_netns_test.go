@@ -26,7 +26,7 @@ func TestSavedRulesLoadBeforeTheAgentStarts(t *testing.T) {
 			IPT -w -A INPUT -s 198.51.100.0/24,`+attack4+` -j ACCEPT; IP6T -w -A INPUT -p ipv6-icmp -j ACCEPT
 			IPT-save >/run/saved4; IP6T-save >/run/saved6`))
 		// A boot: nothing is in the kernel.
-		if err := b.Teardown(ctx); err != nil {
+		if _, err := Teardown(ctx, Options{}); err != nil {
 			t.Fatal(err)
 		}
 		load := v.iptables + "-restore </run/saved4 && " + strings.Replace(v.iptables, "ip", "ip6", 1) + "-restore </run/saved6"

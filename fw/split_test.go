@@ -59,7 +59,7 @@ func leaves(ns []netip.Prefix, p netip.Prefix, a netip.Addr) bool {
 // end of the bans around it, except those that contain a network that the address is in.
 func TestBansLeaveOutOwnNetworks(t *testing.T) {
 	for seed := range uint64(20) {
-		withSyncer(t, func(f *fake) Backend { return guarded{fake: f} }, func(b *bench) {
+		withSyncer(t, guarded, func(b *bench) {
 			rng := rand.New(rand.NewPCG(seed, 7))
 			random := func(from int) netip.Prefix {
 				p, _ := netip.AddrFrom4([4]byte{10, 0, 0, byte(rng.IntN(64))}).Prefix(from + rng.IntN(33-from))

@@ -101,7 +101,8 @@ type Status struct {
 // Syncer makes the kernel agree with what is banned. Submit, ExceptionsChanged and Status never block and may be called
 // from any goroutine; Run does the work.
 type Syncer struct {
-	cfg SyncerConfig
+	cfg    SyncerConfig
+	traits Traits
 
 	// wake holds at most one wake-up: Submit, ExceptionsChanged and Replace send, Run receives, nobody closes it. If it
 	// is full, Run is about to look anyway.
@@ -143,10 +144,8 @@ func NewSyncer(cfg SyncerConfig) (*Syncer, error) {
 	}
 	s := &Syncer{cfg: cfg, wake: make(chan struct{}, 1), owner: make(chan struct{}, 1)}
 	s.st.Backend = cfg.Backend.Name()
-	s.st.LetsThrough = letsThrough(cfg.Backend)
-	if b, ok := cfg.Backend.(interface{ unsavable() bool }); ok {
-		s.st.Unsavable = b.unsavable()
-	}
+	s.traits = cfg.Backend.Traits()
+	s.st.LetsThrough, s.st.Unsavable = s.traits.LetsThrough, s.traits.Unsavable
 	s.work.refused, s.work.split = make(refused), newSplit(nil)
 	s.owner <- struct{}{}
 	return s, nil

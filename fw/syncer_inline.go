@@ -8,9 +8,6 @@ import (
 // maxInline bounds the updates that a caller carries to the kernel itself, except for a single frame that fits a slice.
 const maxInline = 64
 
-// quick is a backend that takes a few updates in one exchange over netlink.
-type quick interface{ quick() }
-
 // Flush carries out what Queue left. It does a few updates in the caller, which saves the switch to another goroutine
 // (7 % of the time from a line to ten kernels), and likewise one frame of a bulk, so that a bulk keeps one thread busy
 // at a time and not two. Run does the rest, and what does not succeed at once. The caller must not hold a lock that a
@@ -23,7 +20,7 @@ func (s *Syncer) Flush() {
 
 // inline reports whether nothing is left for Run to do.
 func (s *Syncer) inline() bool {
-	if _, ok := s.cfg.Backend.(quick); !ok {
+	if !s.traits.Quick {
 		return false
 	}
 	select {
@@ -37,7 +34,7 @@ func (s *Syncer) inline() bool {
 		return all
 	}
 	now := time.Now()
-	updates = s.coalesce(updates)
+	updates = coalesce(updates)
 	carried, left, refused := s.carry(updates)
 	err := alsoRefused(s.cfg.Backend.Apply(context.Background(), now, carried), refused)
 	if err != nil && !isPartial(err) {
@@ -72,7 +69,6 @@ func (s *Syncer) takeFew() (updates []Update, waiting []done, all bool) {
 
 // oneSlice reports whether all that waits is one frame of a bulk, which the backend takes in one piece. s.mu is held.
 func (s *Syncer) oneSlice() bool {
-	b, ok := s.cfg.Backend.(slicer)
 	in := &s.inbox
-	return ok && len(in.fresh.list) == 0 && len(in.bulk.list) == 1 && in.bulk.updates <= b.slice()
+	return len(in.fresh.list) == 0 && len(in.bulk.list) == 1 && in.bulk.updates <= s.traits.Slice
 }

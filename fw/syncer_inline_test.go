@@ -9,19 +9,8 @@ import (
 	"time"
 )
 
-// prompt is a fake that takes a few updates at once.
-type prompt struct{ *fake }
-
-func (prompt) quick() {}
-
-func promptly(f *fake) Backend { return prompt{f} }
-
-// broad is a prompt that takes many updates at once.
-type broad struct{ prompt }
-
-func (broad) slice() int { return 4 * maxInline }
-
-func broadly(f *fake) Backend { return broad{prompt{f}} }
+// promptly makes a fake take a few updates at once, broadly many.
+var promptly, broadly = with(Traits{Quick: true}), with(Traits{Quick: true, Slice: 4 * maxInline})
 
 // queue queues updates and returns the answer, which is filled in once there is one.
 func (b *bench) queue(updates ...Update) *answer {
@@ -143,7 +132,7 @@ func TestFlushThatFailsIsTriedAgainByRun(t *testing.T) {
 }
 
 // asking is a fake whose Check has a slow part.
-type asking struct{ prompt }
+type asking struct{ special }
 
 func (a asking) checkSets(ctx context.Context) ([]string, error)  { return nil, nil }
 func (a asking) checkRules(ctx context.Context) ([]string, error) { return a.Check(ctx) }
@@ -151,7 +140,7 @@ func (a asking) marksAll() bool                                   { return false
 
 // A ban that comes during a check of the rules is in the kernel at once, and what the check finds is still repaired.
 func TestFlushDoesNotWaitForACheck(t *testing.T) {
-	withSyncer(t, func(f *fake) Backend { return asking{prompt{f}} }, func(b *bench) {
+	withSyncer(t, func(f *fake) Backend { return asking{special{f, Traits{Quick: true}}} }, func(b *bench) {
 		b.pass(time.Second)
 		looking, goOn := make(chan struct{}), make(chan struct{})
 		b.fake.set(func(f *fake) {
@@ -176,7 +165,7 @@ func TestFlushDoesNotWaitForACheck(t *testing.T) {
 
 // A problem that a check saw before a load is not repaired again.
 func TestALoadDuringACheckAnswersIt(t *testing.T) {
-	withSyncer(t, func(f *fake) Backend { return asking{prompt{f}} }, func(b *bench) {
+	withSyncer(t, func(f *fake) Backend { return asking{special{f, Traits{Quick: true}}} }, func(b *bench) {
 		looking, goOn := make(chan struct{}), make(chan struct{})
 		b.fake.set(func(f *fake) { f.onCheck = func() { close(looking); <-goOn } })
 		<-looking

@@ -13,10 +13,6 @@ const (
 	maxReplay = MaxQueued / 2
 )
 
-// interleaver is a backend whose Apply also works while Replace reads the entries, on the sets that are still in force.
-// A load of a million entries then does not hold up a fresh one.
-type interleaver interface{ appliesDuringLoad() }
-
 // load is one full load of the backend.
 type load struct {
 	s      *Syncer
@@ -90,7 +86,7 @@ func (l *load) put(e Entry, yield func(Entry) bool) bool {
 // the swap.
 func (l *load) between(ctx context.Context, yield func(Entry) bool) bool {
 	l.except(ctx)
-	if _, mid := l.s.cfg.Backend.(interleaver); !mid {
+	if !l.s.traits.DuringLoad {
 		return true
 	}
 	for _, u := range l.meanwhile(ctx) {
@@ -140,7 +136,7 @@ func (l *load) meanwhile(ctx context.Context) []Update {
 	updates, waiting := in.some(s.slice())
 	s.mu.Unlock()
 	l.replay = append(l.replay, updates...)
-	updates = s.coalesce(updates)
+	updates = coalesce(updates)
 	carried, left, refused := s.carry(updates)
 	err := alsoRefused(s.cfg.Backend.Apply(ctx, time.Now(), carried), refused)
 	if err != nil && !isPartial(err) {

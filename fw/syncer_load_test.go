@@ -10,10 +10,8 @@ import (
 	"time"
 )
 
-// steady is a fake that takes updates during a load.
-type steady struct{ *fake }
-
-func (steady) appliesDuringLoad() {}
+// steady makes a fake take updates during a load.
+var steady = with(Traits{DuringLoad: true})
 
 // A load of a million entries once held up every fresh ban until it was done.
 func TestALoadHoldsUpNoFreshEntry(t *testing.T) {
@@ -49,7 +47,7 @@ func TestALoadHoldsUpNoFreshEntry(t *testing.T) {
 					}}
 				}
 				var err error
-				if s, err = NewSyncer(SyncerConfig{Backend: steady{fake}, Snapshot: snapshot}); err != nil {
+				if s, err = NewSyncer(SyncerConfig{Backend: steady(fake), Snapshot: snapshot}); err != nil {
 					t.Fatal(err)
 				}
 				if err := s.Replace(t.Context()); err != nil {

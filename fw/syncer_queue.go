@@ -17,13 +17,6 @@ const (
 	indexAbove = 2048
 )
 
-// slicer is a backend that gets a bulk in slices, so that a fresh update waits for at most one. For other backends each
-// Apply is a process, or a transaction whose cost depends on everything they hold.
-type slicer interface {
-	// slice is how many updates are worth a separate Apply.
-	slice() int
-}
-
 // submission is what one call queued.
 type submission struct {
 	updates []Update

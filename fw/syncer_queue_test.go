@@ -10,12 +10,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// sliced is a fake that gets a bulk in slices.
-type sliced struct{ prompt }
-
-func (sliced) slice() int { return 4 }
-
-func inSlices(f *fake) Backend { return sliced{prompt{f}} }
+// inSlices makes a fake get a bulk in slices.
+var inSlices = with(Traits{Quick: true, Slice: 4})
 
 func TestFreshUpdatesPassABulk(t *testing.T) {
 	withSyncer(t, inSlices, func(b *bench) {

@@ -58,8 +58,7 @@ func TestAllowedPrefixesAreSetAndComeWithAFullLoad(t *testing.T) {
 
 func TestTimeoutsThatTheKernelCutsAreSetAnew(t *testing.T) {
 	const longest = 24 * time.Hour
-	withSyncer(t, func(f *fake) Backend { f.longest = longest; return limited{f} }, func(b *bench) {
-		b.fake.set(func(f *fake) { f.max = 10 })
+	withSyncer(t, with(Traits{MaxTimeout: longest}), func(b *bench) {
 		b.submit(b.ban("192.0.2.1/32")) // an hour: nothing to do
 		b.pass(longest)
 		b.expect("full loads", b.snaps(), 0)
@@ -78,20 +77,22 @@ func TestTimeoutsThatTheKernelCutsAreSetAnew(t *testing.T) {
 }
 
 func TestWhatHasNoRoomIsSaidAndComesInLater(t *testing.T) {
-	withSyncer(t, func(f *fake) Backend { f.max, f.longest = 2, time.Hour; return limited{f} }, func(b *bench) {
+	withSyncer(t, nil, func(b *bench) {
+		b.fake.set(func(f *fake) { f.room = 2 })
 		b.submit(b.ban("192.0.2.1/32"), b.ban("192.0.2.2/32"), b.ban("192.0.2.3/32"))
 		synctest.Wait()
 		st := b.Status()
 		b.expect("enforced", st.Enforced, 2)
 		b.expect("not enforced", st.NotEnforced, 1)
-		b.expect("last error", st.LastError, "fake holds the newest 2 only: 1 are not enforced")
+		b.expect("last error", st.LastError, "1 ban is not enforced: no room")
 		b.pass(DefaultCheckEvery + time.Second)
 		b.expect("full loads without a removal", b.snaps(), 0)
 		b.submit(b.ban("192.0.2.4/32"), b.lift("192.0.2.1/32"))
 		b.pass(DefaultCheckEvery + time.Second)
 		b.expect("full loads after a removal", b.snaps(), 1)
 		b.submit(b.lift("192.0.2.2/32"))
-		synctest.Wait()
+		b.pass(DefaultCheckEvery + time.Second)
+		b.expect("full loads after another", b.snaps(), 2)
 		b.expect("last error", b.Status().LastError, "")
 	})
 }

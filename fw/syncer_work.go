@@ -5,16 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"syscall"
 	"time"
 )
-
-// limiter is a backend that holds only a limited number of entries, the newest.
-type limiter interface{ limit() int }
-
-// clamper is a backend whose kernel timeouts are shorter than a ban may be; a longer one is cut and must be renewed.
-type clamper interface{ maxTimeout() time.Duration }
 
 // expirer is a backend whose entries the kernel does not end: it removes ended ones itself, and says when to call it
 // again (the zero time = nothing will end).
@@ -40,10 +33,9 @@ type work struct {
 	// networks are this machine's networks; those in split are left out of what the kernel holds.
 	networks networks
 
-	last    map[Key]int // coalesce's map, for reuse
-	waiting []done      // callbacks whose updates have not taken effect
-	calls   []func()    // calls to make once the token is given back
-	mending []string    // what Check found; passed to OnRepair once a Replace has repaired it
+	waiting []done   // callbacks whose updates have not taken effect
+	calls   []func() // calls to make once the token is given back
+	mending []string // what Check found; passed to OnRepair once a Replace has repaired it
 
 	owed     bool // the kernel may differ from what it should hold: a Replace is due at retryAt
 	failed   int  // Replaces that failed in a row
@@ -163,16 +155,13 @@ func (s *Syncer) step(ctx context.Context) {
 
 // slice returns how many updates of a bulk go to the kernel at a time.
 func (s *Syncer) slice() int {
-	if b, ok := s.cfg.Backend.(slicer); ok {
-		return b.slice()
-	}
-	return MaxQueued
+	return cmp.Or(s.traits.Slice, MaxQueued)
 }
 
 // apply carries a batch to the kernel. If that does not succeed soon, everything is reloaded.
 func (s *Syncer) apply(ctx context.Context, updates []Update, waiting []done) {
 	w := &s.work
-	updates, left, refused := s.carry(s.coalesce(updates))
+	updates, left, refused := s.carry(coalesce(updates))
 	var err error
 	var now time.Time
 	for try := 0; ; try++ {
@@ -323,7 +312,7 @@ func (s *Syncer) check(ctx context.Context) {
 	switch {
 	case len(problems) > 0:
 		s.mend(ctx, problems)
-	case w.crowded && s.over()+w.refused.len() > 0:
+	case w.crowded && w.refused.len() > 0:
 		_ = s.reload(ctx) // there may be room for entries that had none
 	default:
 		w.mark = mark
@@ -424,9 +413,8 @@ func (s *Syncer) reload(ctx context.Context) error {
 
 // noteClamp schedules a timeout that the kernel cannot hold in full for renewal at half the kernel's limit.
 func (s *Syncer) noteClamp(now, until time.Time) {
-	c, ok := s.cfg.Backend.(clamper)
-	if ok && s.work.rearmAt.IsZero() && until.Sub(now) > c.maxTimeout() {
-		s.work.rearmAt = now.Add(c.maxTimeout() / 2)
+	if most := s.traits.MaxTimeout; most > 0 && s.work.rearmAt.IsZero() && until.Sub(now) > most {
+		s.work.rearmAt = now.Add(most / 2)
 	}
 }
 
@@ -448,20 +436,12 @@ func (s *Syncer) expire(ctx context.Context) {
 	s.work.expireAt = next
 }
 
-// over returns the number of entries that the backend has no room for.
-func (s *Syncer) over() int {
-	if l, ok := s.cfg.Backend.(limiter); ok {
-		return max(0, s.work.held.len()-s.work.split.surplus()-l.limit())
-	}
-	return 0
-}
-
 // count updates the figures of Status. Missing room, or missing exceptions, is an error for as long as it lasts.
 func (s *Syncer) count() {
 	w := &s.work
-	over, withheld, refused := s.over(), w.except.withheld.len(), w.refused.len()
-	enforced := w.held.len() - w.split.surplus() - over
-	not := over + withheld + refused + len(w.split.whole)
+	withheld := w.except.withheld.len()
+	enforced := w.held.len() - w.split.surplus()
+	not := withheld + w.refused.len() + len(w.split.whole)
 	if s.cfg.Backend.Name() == NameNone {
 		enforced, not = 0, enforced+not
 	}
@@ -469,9 +449,6 @@ func (s *Syncer) count() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.st.Enforced, s.st.NotEnforced, s.st.Withheld = enforced, not, withheld
-	if problem == "" && over > 0 && enforced > 0 {
-		problem = fmt.Sprintf("%s holds the newest %d only: %d are not enforced", s.st.Backend, enforced, over)
-	}
 	if problem != "" && problem != s.lasting {
 		s.st.LastErrorAt = time.Now().UTC().Truncate(time.Millisecond)
 	}
@@ -481,45 +458,14 @@ func (s *Syncer) count() {
 	s.lasting = problem
 }
 
-// maxLast bounds the map that coalesce keeps between calls.
-const maxLast = 4096
-
-// repeater is a backend that accepts several additions of one key in one Apply: the last one counts.
-type repeater interface{ takesRepeats() }
-
-// soonOver is how long an entry must still last so that no retry finds it ended, which would be a removal.
-const soonOver = 10 * time.Second
-
-// plain reports whether updates only add entries without ports.
-func plain(updates []Update) bool {
-	soon := time.Now().Add(soonOver)
-	for i := range updates {
-		if u := &updates[i]; u.Remove || len(u.Ports) > 0 || u.Until.Before(soon) {
-			return false
-		}
-	}
-	return true
-}
-
-// coalesce keeps the last update of each key, in order, if the backend does not do so itself.
-func (s *Syncer) coalesce(updates []Update) []Update {
-	w := &s.work
+// coalesce keeps the last update of each key, in order.
+func coalesce(updates []Update) []Update {
 	if len(updates) < 2 {
 		return updates
 	}
-	if _, ok := s.cfg.Backend.(repeater); ok && plain(updates) {
-		return updates
-	}
-	last := w.last
-	if last == nil {
-		last = make(map[Key]int, len(updates))
-	}
+	last := make(map[Key]int, len(updates))
 	for i, u := range updates {
 		last[u.Key()] = i
-	}
-	if w.last = nil; len(last) <= maxLast {
-		w.last = last
-		defer clear(last)
 	}
 	if len(last) == len(updates) {
 		return updates
@@ -530,7 +476,7 @@ func (s *Syncer) coalesce(updates []Update) []Update {
 			out = append(out, u)
 		}
 	}
-	return slices.Clip(out)
+	return out
 }
 
 func isPartial(err error) bool {

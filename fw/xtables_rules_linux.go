@@ -90,6 +90,12 @@ func dropRule(made string) string {
 // ensure puts chains and jump in place in every family. What is already right is left alone; the rest is written in one
 // step. want returns a family's chains.
 func (x *xtables) ensure(ctx context.Context, want func(v6 bool) chains) error {
+	return x.setUp(ctx, want, false)
+}
+
+// setUp does what ensure does. If keep is set, chains that an earlier run filled are left alone, so that they keep
+// dropping until the first load.
+func (x *xtables) setUp(ctx context.Context, want func(v6 bool) chains, keep bool) error {
 	for _, f := range x.families {
 		have, err := f.list(ctx, x.table, f.wait)
 		if err != nil {
@@ -100,9 +106,10 @@ func (x *xtables) ensure(ctx context.Context, want func(v6 bool) chains) error {
 		}
 		c := want(f.v6)
 		hit := append(slices.Clone(c.hit), dropRule(f.made))
-		if !slices.Equal(have.rules[chainHit], hit) || !slices.Equal(have.rules[chainMain], c.main) ||
-			!have.has(chainMain) {
-			if err := f.writeChains(ctx, x.table, c, true); err != nil {
+		right := have.has(chainMain) && have.has(chainHit) &&
+			(keep || slices.Equal(have.rules[chainHit], hit) && slices.Equal(have.rules[chainMain], c.main))
+		if !right {
+			if err := f.restore(ctx, x.table, append(f.hitLines(c), chainLines(chainMain, c.main)...)); err != nil {
 				return err
 			}
 		}
@@ -113,43 +120,18 @@ func (x *xtables) ensure(ctx context.Context, want func(v6 bool) chains) error {
 	return nil
 }
 
-// openRules sets up the chains and the jump. Chains that an earlier run filled are left alone, so that they keep
-// dropping until the first load.
-func (x *xtables) openRules(ctx context.Context, want func(v6 bool) chains) error {
-	for _, f := range x.families {
-		have, err := f.list(ctx, x.table, f.wait)
-		if err != nil {
-			return err
-		}
-		if err := f.remember(have, x.table); err != nil {
-			return err
-		}
-		if !have.has(chainMain) || !have.has(chainHit) {
-			if err := f.writeChains(ctx, x.table, want(f.v6), true); err != nil {
-				return err
-			}
-		}
-		if err := f.ensureJump(x.table, have); err != nil {
-			return err
-		}
+// chainLines returns the lines that replace a chain's rules.
+func chainLines(chain string, rules []string) []string {
+	lines := []string{":" + chain + " - [0:0]"}
+	for _, rule := range rules {
+		lines = append(lines, "-A "+chain+" "+rule)
 	}
-	return nil
+	return lines
 }
 
-// writeChains replaces the contents of chainHit, and of chainMain too if both is set, in one step.
-func (f *xtFamily) writeChains(ctx context.Context, table string, c chains, both bool) error {
-	lines := []string{":" + chainHit + " - [0:0]"}
-	if both {
-		lines = append(lines, ":"+chainMain+" - [0:0]")
-	}
-	for _, rule := range c.hit {
-		lines = append(lines, "-A "+chainHit+" "+rule)
-	}
-	lines = append(lines, "-A "+chainHit+" "+dropRule(f.made))
-	for _, rule := range c.main {
-		lines = append(lines, "-A "+chainMain+" "+rule)
-	}
-	return f.restore(ctx, table, lines)
+// hitLines returns the lines that replace the rules of chainHit.
+func (f *xtFamily) hitLines(c chains) []string {
+	return append(chainLines(chainHit, c.hit), "-A "+chainHit+" "+dropRule(f.made))
 }
 
 // remember finds out, before anything is written, what the kernel will hold only because of us.
