@@ -149,7 +149,6 @@ func (d delegate) NotifyAlive(n *memberlist.Node) error {
 			" members have no certificate; further ones are not let in until one comes; somebody may have the mesh's key", "`meshban rotate mesh-key` shuts them out")
 		return errRefuseMany
 	}
-	d.answers(id, func(*peer) {})
 	return nil
 }
 

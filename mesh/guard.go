@@ -38,9 +38,6 @@ const (
 	// strayPings is how many pings a second, and at once, are answered of those that no member has proven: each answer
 	// is a packet to an address that the sender may have chosen. A newcomer whose ping is dropped is pinged by TCP.
 	strayPings = 200
-	// relayRate and relayBurst bound the pings that this node makes for another, which asks for one when its own ping
-	// every two seconds fails.
-	relayRate, relayBurst = 8, 16
 	// sourceStreamRate is what one address may send by streams, in bytes a second, and sourceStreamBurst at once; a
 	// faster sender is read more slowly. A million imported bans are 4 MB.
 	sourceStreamRate, sourceStreamBurst = 8 << 20, 8 << 20
@@ -65,7 +62,7 @@ const (
 	maxSources = 4096
 
 	// The bytes with which memberlist marks the kind of a message.
-	mlPing, mlPingFor, mlAck, mlSuspect, mlAlive, mlDead, mlPushPull, mlCompound, mlUser, mlEncrypt, mlNack, mlCRC, mlErr = 0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13
+	mlPing, mlAck, mlSuspect, mlAlive, mlDead, mlPushPull, mlCompound, mlUser, mlEncrypt, mlNack, mlCRC, mlErr = 0, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13
 
 	nonceLen, tagLen = 12, 16
 	// sealOverhead is what encryption adds: version, nonce, tag.
@@ -92,7 +89,6 @@ type guard struct {
 	packets   buckets[netip.Addr]
 	elsewhere buckets[struct{}] // see elsewhereRate
 	strays    buckets[struct{}] // see strayPings
-	relays    buckets[netip.Addr]
 	notices   buckets[netip.Addr]
 	news      buckets[netip.Addr] // new or changed members
 	voices    buckets[voice]
@@ -107,7 +103,9 @@ type guard struct {
 	scratch []byte   // for the goroutine that checks packets
 	frames  [][]byte // likewise
 	noticed int      // likewise: notices in the packet
-	milder  bool     // likewise: the packet was changed, see doubt
+	milder  bool     // likewise: the packet was changed, see doubt and checkAck
+	nonce   []byte   // likewise: the packet's, and text what it encrypts
+	text    []byte
 	// source and sender are likewise those of the packet: its source address, and the member that has proven to have sent
 	// it; zero: none.
 	source netip.Addr
@@ -118,6 +116,9 @@ type guard struct {
 	// proven returns the member that has proven to have sent a text, from an address, by the nonce that encrypts it. nil:
 	// every packet from a member's address counts as the member's.
 	proven func(from netip.Addr, nonce, text []byte) (frame.ID, bool)
+	// acked reports whether the node that was pinged under a number sent a text, by the nonce that encrypts it. nil: every
+	// answer counts.
+	acked func(seq uint32, nonce, text []byte) bool
 	// answers reports whether a member has answered at an address. Used only with proven.
 	answers func(frame.ID, netip.Addr) bool
 	// knows reports whether a member was checked at this address with this metadata. nil: none was.
@@ -158,7 +159,7 @@ func newGuard(keys func() [][]byte, now func() time.Time, count *counters, flood
 	return &guard{
 		keys: keys, now: now, count: count, flooded: flooded,
 		packets: newBuckets[netip.Addr](sourceRate, sourceBurst), elsewhere: newBuckets[struct{}](elsewhereRate, elsewhereRate),
-		strays: newBuckets[struct{}](strayPings, strayPings), relays: newBuckets[netip.Addr](relayRate, relayBurst),
+		strays:  newBuckets[struct{}](strayPings, strayPings),
 		notices: newBuckets[netip.Addr](noticesRate, noticesBurst),
 		news:    newBuckets[netip.Addr](newsRate, newsBurst), voices: newBuckets[voice](voiceRate, voiceBurst),
 		packetFlood: newBuckets[netip.Addr](accuseFactor*sourceRate, accuseFactor*sourceBurst),
@@ -211,7 +212,8 @@ func (g *guard) aead(key []byte) (cipher.AEAD, error) {
 	return a, err
 }
 
-// packet reports whether memberlist may see a packet, and softens accusations in it: see doubt. Only one goroutine calls
+// packet reports whether memberlist may see a packet, and takes the effect from accusations and answers in it: see doubt and
+// checkAck. Only one goroutine calls
 // it.
 func (g *guard) packet(b []byte, from netip.Addr) bool {
 	if len(b) > maxDatagram {
@@ -224,13 +226,13 @@ func (g *guard) packet(b []byte, from netip.Addr) bool {
 		return false
 	}
 	g.frames, g.noticed, g.milder = g.frames[:0], 0, false
-	g.source, g.sender = from, frame.ID{}
+	g.source, g.sender, g.nonce, g.text = from, frame.ID{}, b[1:1+nonceLen], plain
 	verifies := from // the account for what makes this node verify signatures
 	switch {
 	case g.isElsewhere(from):
 		from, verifies = anywhere, unproven
 	case g.proven != nil:
-		if g.sender, ok = g.proven(from, b[1:1+nonceLen], plain); !ok {
+		if g.sender, ok = g.proven(from, g.nonce, plain); !ok {
 			from, verifies = unproven, unproven
 		}
 	}
@@ -431,8 +433,14 @@ func (g *guard) packetCost(b []byte, from netip.Addr, outer bool, frames *[][]by
 	case mlUser:
 		g.noticed += notices(rest)
 		return userCost(rest, frames), true
-	case mlPing, mlPingFor:
-		return 1, g.checkPing(kind, rest, from) == nil
+	case mlPing:
+		return 1, g.checkPing(rest, from) == nil
+	case mlAck:
+		genuine, err := g.checkAck(rest)
+		if !genuine && err == nil {
+			b[0], g.milder = mlNack, true // which memberlist ignores where it asked nobody to ping for it
+		}
+		return 1, err == nil
 	case mlAlive:
 		return 1, g.checkAlive(rest, from) == nil
 	case mlSuspect, mlDead:
@@ -441,9 +449,8 @@ func (g *guard) packetCost(b []byte, from netip.Addr, outer bool, frames *[][]by
 			b[0], g.milder = mlSuspect, true // the same fields follow
 		}
 		return 1, err == nil
-	default:
-		return 1, kind < mlPushPull || kind == mlNack
 	}
+	return 1, false
 }
 
 // notices returns how many signatures of notices, or of reports in their form, one of our messages makes us verify.

@@ -10,21 +10,21 @@ import (
 // A ping says where to send the answer and in whose name it was sent, and memberlist believes that. A captured node
 // could have the answers, which are proven to be this node's, flood another member, or a third party.
 
-// mlPingMessage is memberlist's ping, and its request to ping another node and to report that. Source: memberlist
-// v0.7.0, net.go (ping, indirectPingReq).
+// memberlist takes any answer with the number of a ping for the answer of the node that it pinged, so who knows or guesses
+// the number could have a node that is down look alive. Only the node that was pinged can prove its answer. A third node
+// cannot report one, so no node is asked to ping for another (memberlist's indirect pings).
+
+// mlPingMessage is memberlist's ping. Source: memberlist v0.7.0, net.go (ping).
 type mlPingMessage struct {
 	SeqNo      uint32
-	Target     []byte
-	Port       uint16
 	Node       string
 	SourceAddr []byte
 	SourcePort uint16
 	SourceNode string
 }
 
-// checkPing returns why a ping should not be answered, or not be made for another node. from is the account of the
-// packet.
-func (g *guard) checkPing(kind byte, b []byte, from netip.Addr) error {
+// checkPing returns why a ping should not be answered. from is the account of the packet.
+func (g *guard) checkPing(b []byte, from netip.Addr) error {
 	var p mlPingMessage
 	if err := mlDecode(b, &p); err != nil {
 		return err
@@ -41,15 +41,18 @@ func (g *guard) checkPing(kind byte, b []byte, from netip.Addr) error {
 			return fmt.Errorf("%w: a ping that wants its answer elsewhere", errStreamKind)
 		}
 	}
-	now := g.now()
-	if kind == mlPingFor {
-		if a, ok := netip.AddrFromSlice(p.Target); !ok || g.isElsewhere(a.Unmap()) {
-			return fmt.Errorf("%w: a ping to where no member has answered", errStreamKind)
-		}
-	}
-	if g.isElsewhere(from) && !g.strays.take(now, struct{}{}, 1) || kind == mlPingFor && !g.relays.take(now, from, 1) {
+	if g.isElsewhere(from) && !g.strays.take(g.now(), struct{}{}, 1) {
 		g.count.limited.Add(1)
 		return errStreamBudget
 	}
 	return nil
+}
+
+// checkAck reports whether the answer to a ping comes from the node that was pinged.
+func (g *guard) checkAck(b []byte) (genuine bool, err error) {
+	var a struct{ SeqNo uint32 }
+	if err := mlDecode(b, &a); err != nil {
+		return false, err
+	}
+	return g.acked == nil || g.acked(a.SeqNo, g.nonce, g.text), nil
 }

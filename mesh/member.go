@@ -13,7 +13,7 @@ type State uint8
 // The states of a member.
 const (
 	StateAlive   State = iota
-	StateSuspect       // did not answer our last probe
+	StateSuspect       // did not answer our last probe, or is said to be back and has not answered yet
 	StateDead          // answered nobody for long enough
 	StateLeft          // said goodbye
 )

@@ -29,6 +29,8 @@ const (
 	proofDomain = "meshban packet v1\x00"
 	// maxAtAddress bounds the members at one address whose proofs are tried, at 0.5 us each.
 	maxAtAddress = 64
+	// keptPings is how many of the last pings are remembered: a node has at most pingAlone open.
+	keptPings = 1024
 )
 
 // unproven is the account of all packets that come from members' addresses without a member's proof. No packet has this
@@ -84,7 +86,16 @@ type prover struct {
 	id     pki.Identity
 	meshID [16]byte
 	peers  *peerTable
-	buffer [tagLen]byte // for check
+	buffer [tagLen]byte // for check and acked
+
+	mu     sync.Mutex
+	pinged [keptPings]pinged // by number; memberlist counts its pings
+}
+
+// pinged is a ping that this node has sent.
+type pinged struct {
+	seq uint32
+	id  frame.ID
 }
 
 // packetBuffer has room for a packet that is being sent, and its parts.
@@ -118,10 +129,6 @@ func (d *prover) prove(buf *packetBuffer, g *guard, packet []byte, to memberlist
 	if err != nil || len(packet) <= sealOverhead || len(packet) > maxDatagram {
 		return packet
 	}
-	p := d.pair(id)
-	if addr, err := netip.ParseAddrPort(to.Addr); p == nil || err != nil || !d.peers.states(id, addr) {
-		return packet
-	}
 	a, err := g.aead(g.keys()[0])
 	if err != nil {
 		return packet
@@ -129,6 +136,13 @@ func (d *prover) prove(buf *packetBuffer, g *guard, packet []byte, to memberlist
 	text, err := a.Open(buf.text[:0], packet[1:1+nonceLen], packet[1+nonceLen:], nil)
 	if err != nil {
 		return packet // the key has just been changed
+	}
+	if seq, ok := pingIn(text); ok {
+		d.pings(seq, id)
+	}
+	p := d.pair(id)
+	if addr, err := netip.ParseAddrPort(to.Addr); p == nil || err != nil || !d.peers.states(id, addr) {
+		return packet
 	}
 	b := append(buf.whole[:0], packet[0])
 	b = append(b, p.proof(buf.proof[:], &p.ours, text)...)
@@ -148,6 +162,41 @@ func (d *prover) check(from netip.Addr, nonce, text []byte) (by frame.ID, ok boo
 		}
 	}
 	return frame.ID{}, false
+}
+
+// pingIn returns the number of the ping with which a packet begins, if it does.
+func pingIn(b []byte) (seq uint32, ok bool) {
+	if len(b) > 5 && b[0] == mlCRC {
+		b = b[5:]
+	}
+	if len(b) > 1 && b[0] == mlCompound {
+		b = b[min(2+2*int(b[1]), len(b)):]
+	}
+	if len(b) == 0 || b[0] != mlPing {
+		return 0, false
+	}
+	var p struct{ SeqNo uint32 }
+	return p.SeqNo, mlDecode(b[1:], &p) == nil
+}
+
+// pings records that this node pings a node.
+func (d *prover) pings(seq uint32, id frame.ID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.pinged[seq%keptPings] = pinged{seq, id}
+}
+
+// acked reports whether the node that was pinged under a number sent a text, by the nonce that encrypts it, from whatever
+// address. A node whose key is unknown, as a member of an earlier run, cannot prove that. Only one goroutine calls it.
+func (d *prover) acked(seq uint32, nonce, text []byte) bool {
+	d.mu.Lock()
+	ping := d.pinged[seq%keptPings]
+	d.mu.Unlock()
+	if ping.seq != seq {
+		return false
+	}
+	p := d.pair(ping.id)
+	return p == nil || subtle.ConstantTimeCompare(p.proof(d.buffer[:], &p.theirs, text), nonce) == 1
 }
 
 // pairOf returns the keys shared with a peer, or nil if not derived yet, and the peer's own key, or nil if unknown.

@@ -220,9 +220,9 @@ func TestPingsAreAnsweredToTheirSender(t *testing.T) {
 	by, other, stranger := signers[1].ID(), signers[2].ID(), signers[3].ID()
 	own, others, elsewhere := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("198.51.100.9")
 	also := netip.MustParseAddr("2001:db8::1") // the member's other address
-	ping := func(kind byte, name frame.ID, at, target netip.Addr) []byte {
-		return sealed(t, guardKey, 1, ofMemberlist(t, kind, mlPingMessage{
-			SeqNo: 1, Target: target.AsSlice(), Node: name.String(), SourceAddr: at.AsSlice(), SourcePort: 7946, SourceNode: name.String(),
+	ping := func(name frame.ID, at netip.Addr) []byte {
+		return sealed(t, guardKey, 1, ofMemberlist(t, mlPing, mlPingMessage{
+			SeqNo: 1, Node: name.String(), SourceAddr: at.AsSlice(), SourcePort: 7946, SourceNode: name.String(),
 		}), nil)
 	}
 	for _, tt := range []struct {
@@ -232,17 +232,14 @@ func TestPingsAreAnsweredToTheirSender(t *testing.T) {
 		packet []byte
 		ok     bool
 	}{
-		{"ok: a member's", true, own, ping(mlPing, by, own, own), true},
-		{"ok: a member's, from its other address", true, also, ping(mlPing, by, own, own), true},
-		{"ok: a member's, behind NAT", false, elsewhere, ping(mlPing, by, own, own), true},
-		{"ok: a newcomer's", false, elsewhere, ping(mlPing, stranger, elsewhere, own), true},
-		{"ok: a newcomer's, at a member's address", false, own, ping(mlPing, stranger, own, own), true},
-		{"ok: for another", true, own, ping(mlPingFor, by, own, others), true},
-		{"bad: in another's name", true, own, ping(mlPing, other, own, own), false},
-		{"bad: answered to another", true, own, ping(mlPing, by, others, own), false},
-		{"bad: answered to a third party", false, own, ping(mlPing, stranger, elsewhere, own), false},
-		{"bad: of a third party", true, own, ping(mlPingFor, by, own, elsewhere), false},
-		{"bad: for another, in another's name", true, own, ping(mlPingFor, other, own, others), false},
+		{"ok: a member's", true, own, ping(by, own), true},
+		{"ok: a member's, from its other address", true, also, ping(by, own), true},
+		{"ok: a member's, behind NAT", false, elsewhere, ping(by, own), true},
+		{"ok: a newcomer's", false, elsewhere, ping(stranger, elsewhere), true},
+		{"ok: a newcomer's, at a member's address", false, own, ping(stranger, own), true},
+		{"bad: in another's name", true, own, ping(other, own), false},
+		{"bad: answered to another", true, own, ping(by, others), false},
+		{"bad: answered to a third party", false, own, ping(stranger, elsewhere), false},
 	} {
 		g, _ := testGuard(nil)
 		g.isMember = func(a netip.Addr) bool { return a == own || a == others || a == also }
@@ -259,8 +256,8 @@ func TestPingsAreAnsweredToTheirSender(t *testing.T) {
 	}
 }
 
-// However many addresses somebody sends from, this node answers few pings of those that no member has proven, pings few
-// nodes for others, and verifies few signatures.
+// However many addresses somebody sends from, this node answers few pings of those that no member has proven, and
+// verifies few signatures.
 func TestUnprovenPacketsShareTheirRates(t *testing.T) {
 	member := netip.MustParseAddr("192.0.2.1")
 	notice := append([]byte{mlUser}, notice{To: signers[1].ID(), Issued: simStart}.encode(signers[0])...)
@@ -271,7 +268,6 @@ func TestUnprovenPacketsShareTheirRates(t *testing.T) {
 		want  int
 	}{
 		{"pings", ofMemberlist(t, mlPing, mlPingMessage{}), strayPings},
-		{"pings for others", ofMemberlist(t, mlPingFor, mlPingMessage{Target: member.AsSlice()}), relayBurst},
 		{"notices", notice, noticesBurst},
 		{"questions", question, elsewhereRate},
 		{"answers to pings", ofMemberlist(t, mlAck, struct{ SeqNo uint32 }{1}), sourceBurst},
@@ -291,16 +287,48 @@ func TestUnprovenPacketsShareTheirRates(t *testing.T) {
 			t.Errorf("a member has to pay for %s", tt.name)
 		}
 	}
-	g, _ := testGuard(nil)
-	g.isMember = func(a netip.Addr) bool { return a == member }
-	b, passed := sealed(t, guardKey, 1, ofMemberlist(t, mlPingFor, mlPingMessage{Target: member.AsSlice()}), nil), 0
-	for range 2 * relayBurst {
-		if g.packet(bytes.Clone(b), member) {
-			passed++
-		}
+}
+
+// An answer counts that the node proves which was pinged, whatever address it comes from. Others have no effect, but what
+// comes in their packet has.
+func TestAnswersProveTheirSender(t *testing.T) {
+	a, b, atA, atB := acquainted(t)
+	ping := append([]byte{mlCRC, 1, 2, 3, 4}, mlCompound, 1, 0, 0)
+	message := ofMemberlist(t, mlPing, mlPingMessage{SeqNo: keptPings + 3, Node: b.id.ID().String()})
+	ping[len(ping)-1] = byte(len(message))
+	a.sends(sealed(t, guardKey, 1, append(ping, message...), nil), addressOf(b, atB))
+	unknown := memberlist.Address{Addr: "192.0.2.9:1", Name: signers[3].ID().String()}
+	a.sends(sealed(t, guardKey, 1, ofMemberlist(t, mlPing, mlPingMessage{SeqNo: 4}), nil), unknown)
+	third := proverOf(signers[2], map[netip.AddrPort]pki.Identity{atA: a.id})
+	answer := func(seq uint32) []byte {
+		return sealed(t, guardKey, 1, ofMemberlist(t, mlAck, struct{ SeqNo uint32 }{seq}), nil)
 	}
-	if passed != relayBurst {
-		t.Errorf("%d pings for a member passed, want %d", passed, relayBurst)
+	for _, tt := range []struct {
+		name   string
+		packet []byte
+		counts bool
+	}{
+		{"ok: proven", b.sends(answer(keptPings+3), addressOf(a, atA)), true},
+		{"ok: of a node whose key is unknown", answer(4), true},
+		{"bad: proven by another", third.sends(answer(keptPings+3), addressOf(a, atA)), false},
+		{"bad: not proven", answer(keptPings + 3), false},
+		{"bad: nobody was pinged", b.sends(answer(3), addressOf(a, atA)), false},
+	} {
+		for _, from := range []netip.Addr{atB.Addr(), netip.MustParseAddr("198.51.100.9")} {
+			g, _ := testGuard(nil)
+			g.isMember, g.proven, g.acked = a.peers.isSource, a.check, a.acked
+			packet := bytes.Clone(tt.packet)
+			if !g.packet(packet, from) {
+				t.Fatalf("%s, from %v: dropped", tt.name, from)
+			}
+			want := byte(mlNack)
+			if tt.counts {
+				want = mlAck
+			}
+			if text, _, _ := g.decrypt(packet); text[0] != want {
+				t.Errorf("%s, from %v: a message of kind %d, want %d", tt.name, from, text[0], want)
+			}
+		}
 	}
 }
 

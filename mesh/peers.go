@@ -152,7 +152,12 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind string) (fram
 	}
 	p.viaAlso = p.viaAlso && p.Addr == addr && p.also == m.Also
 	p.also = m.Also
-	p.ID, p.Name, p.Version, p.Addr, p.State, p.seen = id, m.Name, m.Version, addr, StateAlive, now
+	p.ID, p.Name, p.Version, p.Addr, p.seen = id, m.Name, m.Version, addr, now
+	if p.State != StateAlive { // who says that it is back may not be the member itself
+		p.State = StateSuspect
+		p.askAgain()
+		signal(t.unproved)
+	}
 	if says := (peerKeys{id, m.Has, m.Uses}); m.Proof == nil || says != p.keys && !m.proven() {
 		p.keys = peerKeys{id: id}
 	} else {

@@ -58,7 +58,7 @@ func (p *peer) unproved(now time.Time) (netip.AddrPort, bool) {
 		return netip.AddrPort{}, false
 	}
 	for _, addr := range []netip.AddrPort{p.Addr, p.alt} {
-		astray := addr == p.Addr && p.also.IsValid() && (p.viaAlso || p.silent)
+		astray := addr == p.Addr && (p.silent || p.viaAlso && p.also.IsValid())
 		if addr.IsValid() && addr.Port() != 0 && (astray || !p.isProved(addr)) {
 			return addr, true
 		}
@@ -109,20 +109,27 @@ func (t *peerTable) addressProved(now time.Time, id frame.ID, addr netip.AddrPor
 	t.dirty, t.knownChanged = true, true
 	t.targetsLocked(now)
 	signal(t.wake)
-	there := addr == p.Addr || addr == p.also
-	up, p.upWaits = p.upWaits && there, p.upWaits && !there
+	if there := addr == p.Addr || addr == p.also; there {
+		up = p.upWaits || p.State == StateSuspect // that one may have missed frames
+		p.upWaits = false
+		if p.State == StateSuspect {
+			p.State, p.Since = StateAlive, now
+		}
+	}
 	return up
 }
 
 // unheard has a peer asked again at all its addresses.
 func (t *peerTable) unheard(id frame.ID) {
 	t.update(id, func(p *peer) {
-		if p.also.IsValid() && !p.silent {
-			p.silent, p.asking.tries, p.asking.next = true, 1, time.Time{}
+		if !p.silent {
+			p.askAgain()
 			signal(t.unproved)
 		}
 	})
 }
+
+func (p *peer) askAgain() { p.silent, p.asking.tries, p.asking.next = true, 1, time.Time{} }
 
 // awaitProof reports whether a new peer must prove its address first. If so, dueAsks or addressProved later report when
 // to tell the core of it.

@@ -169,7 +169,7 @@ func (m *Mesh) open(advertise netip.AddrPort, events memberlist.EventDelegate) (
 	g.ceilingOf, g.heard = m.ceilingOf, m.heardOfSelf
 	g.leaving = func(id frame.ID) bool { return m.peers.leaving(m.now(), id) }
 	p := &prover{id: m.cfg.Identity, meshID: m.cfg.Secrets.MeshID, peers: m.peers}
-	g.proven, g.answers = p.check, m.peers.answersAt
+	g.proven, g.acked, g.answers = p.check, p.acked, m.peers.answersAt
 	tr := startTransport(inner, g, p, m.serveEnrol)
 	tr.unsent, tr.detour = m.lossSeen, m.peers.detour
 	m.tr.Store(tr)
@@ -253,6 +253,7 @@ func (m *Mesh) memberlistConfig(tr memberlist.Transport, keyring *memberlist.Key
 	c.ProtocolVersion = mlVersions[2]
 	c.DelegateProtocolMin, c.DelegateProtocolMax, c.DelegateProtocolVersion = mlVersions[3], mlVersions[4], mlVersions[5]
 	c.ProbeInterval = replica.ProbeInterval
+	c.IndirectChecks = 0 // see guard_ping.go
 	c.GossipInterval = gossipInterval
 	c.PushPullInterval = pushPullInterval
 	c.AwarenessMaxMultiplier = maxAwareness
