@@ -144,7 +144,7 @@ func (m *Mesh) answerKeys(conn *tls.Conn, key ed25519.PublicKey, b []byte, from 
 		var has pki.KeyVersion
 		has, a.Uses = m.keys.said()
 		if q.Has > has && m.trusted(id) {
-			m.askBack(id, from)
+			defer m.askBack(id, from)
 		}
 		m.mu.Lock()
 		g, _ := m.core.GrantFor(id)
@@ -170,18 +170,17 @@ func (m *Mesh) answerKeys(conn *tls.Conn, key ed25519.PublicKey, b []byte, from 
 }
 
 // askBack asks a member that has a newer gossip key than this node, and that asked from the address from. Only it can
-// tell: a node that rotates the key while it is alone and at a new address is not looked for there by the others.
+// tell: a node that rotates the key while it is alone and at a new address is not looked for there by the others. It does
+// so on the goroutine that served the member, since askLoop would wait for it.
 func (m *Mesh) askBack(id frame.ID, from string) {
 	at, err := netip.ParseAddrPort(from)
-	if err != nil {
-		return
+	tr := m.tr.Load()
+	if err != nil || tr == nil || !m.askedBack.take(m.now(), id, 1) {
+		return // it asks again
 	}
 	port := m.Addr().Port()
 	m.peers.update(id, func(p *peer) { port = p.Addr.Port() })
-	select {
-	case m.join.silent <- netip.AddrPortFrom(at.Addr().Unmap(), port):
-	default: // it asks again
-	}
+	m.askKeys(tr.ctx, netip.AddrPortFrom(at.Addr().Unmap(), port))
 }
 
 // askKeys asks the node at addr, which does not understand us, for a newer gossip key.

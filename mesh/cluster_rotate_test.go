@@ -3,6 +3,7 @@ package mesh
 import (
 	"crypto/ed25519"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"sync"
@@ -390,6 +391,38 @@ func TestKeysForWhomAsks(t *testing.T) {
 				t.Errorf("%s was answered", name)
 			}
 		}
+	})
+}
+
+// A member that has a node ask it back at address after address, where it does not answer, does not keep the node from
+// asking others.
+func TestAskingBackHoldsNobodyUp(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newTurning(t, 2)
+		<-time.After(10 * time.Second)
+		m, captured := c.nodes[0], c.nodes[1].id.ID()
+		genuine := netip.MustParseAddrPort("10.7.7.7:7946")
+		port, err := c.hub.open(genuine)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer port.Shutdown()
+		var asked sync.WaitGroup
+		for i := range 100 {
+			asked.Go(func() { m.askBack(captured, fmt.Sprintf("10.8.8.%d:1", i)) })
+		}
+		<-time.After(time.Second)
+		select {
+		case m.join.silent <- genuine:
+		default:
+		}
+		select {
+		case conn := <-port.StreamCh():
+			_ = conn.Close()
+		case <-time.After(time.Second):
+			t.Error("not asked within a second")
+		}
+		asked.Wait()
 	})
 }
 

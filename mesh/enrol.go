@@ -3,6 +3,7 @@ package mesh
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -57,6 +58,7 @@ func Enrol(ctx context.Context, text string, id pki.Identity, name string) (pki.
 	if err != nil {
 		return pki.Enrolment{}, err
 	}
+	conf.ServerName = knock(sha256.Sum256(t.Secret[:]))
 	request := enrolRequest{Secret: t.Secret, Name: name}.encode()
 	var tried []string
 	var impostor error

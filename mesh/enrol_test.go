@@ -443,6 +443,99 @@ func stall(t *testing.T, block byte, to netip.AddrPort, begin []byte, addresses 
 	}
 }
 
+// Who has a token makes its handshake however many addresses without one have used up theirs; and those of one network leave
+// most to others.
+func TestHellosOfNewcomers(t *testing.T) {
+	m, now := newNode(t, newSecrets(t), newIdentity(t), nil), simStart
+	invited := func(expires time.Time) string {
+		hash := [32]byte{byte(expires.Second())}
+		if err := m.invites.add(now, invite{Hash: hash, Expires: expires, Uses: 1, Caps: pki.DefaultCaps()}); err != nil {
+			t.Fatal(err)
+		}
+		return knock(hash)
+	}
+	open, ended := invited(now.Add(time.Hour)), invited(now.Add(-time.Second))
+	hello := func(from netip.Addr, knock string) bool {
+		return m.allowHello(now, &tls.ClientHelloInfo{Conn: streamFrom(from.String()), ServerName: knock})
+	}
+	newcomer := netip.MustParseAddr("192.0.2.1")
+	for i := range 250 {
+		hello(netip.AddrFrom4([4]byte{198, 18, 0, byte(i)}), "")
+		hello(netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 7: byte(i)}), "")
+	}
+	if !hello(newcomer, "") {
+		t.Error("two networks use up the share of all")
+	}
+	for i := range 250 {
+		hello(netip.AddrFrom4([4]byte{198, 19, byte(i), 1}), "")
+	}
+	for name, knock := range map[string]string{"no knock": "", "a made-up knock": strings.Repeat("0", len(open)), "the knock of an ended token": ended} {
+		if hello(newcomer, knock) {
+			t.Errorf("%s lets in", name)
+		}
+	}
+	if !hello(newcomer, open) {
+		t.Error("a newcomer with a token has to pay for strangers")
+	}
+	for range enrolBurst {
+		hello(newcomer, open)
+	}
+	if hello(newcomer, open) {
+		t.Error("an address may knock without end")
+	}
+}
+
+// Four hundred addresses of a hundred networks make handshakes as fast as they may.
+func TestHandshakesKeepNobodyOut(t *testing.T) {
+	inviter := newNode(t, newSecrets(t), newIdentity(t), nil).run(t)
+	const joiners, tries, attackers = 10, 3, 400
+	text, err := inviter.NewInvite(joiners, time.Hour, pki.DefaultCaps())
+	if err != nil {
+		t.Fatal(err)
+	}
+	near, far := net.Pipe()
+	go func() {
+		_ = tls.Client(near, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13}).Handshake()
+	}()
+	hello := make([]byte, 2048)
+	n, err := far.Read(hello)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = far.Close()
+	var all sync.WaitGroup
+	ctx, stop := context.WithCancel(t.Context())
+	defer all.Wait()
+	defer stop()
+	for i := range attackers {
+		from := net.TCPAddr{IP: net.IPv4(127, 9, byte(i%100), byte(1+i/100))}
+		all.Go(func() {
+			for ctx.Err() == nil {
+				<-time.After(250 * time.Millisecond)
+				if conn, err := (&net.Dialer{LocalAddr: &from}).DialContext(ctx, "tcp", inviter.Addr().String()); err == nil {
+					_ = conn.SetDeadline(time.Now().Add(time.Second))
+					_, _ = conn.Write(hello[:n])
+					_, _ = conn.Read(make([]byte, 1))
+					_ = conn.Close()
+				}
+			}
+		})
+	}
+	for inviter.hellos.allow(time.Now()) { // until they have used up what strangers get
+		<-time.After(time.Millisecond)
+	}
+	for i := range joiners {
+		for try := 1; ; try++ {
+			if _, err = Enrol(t.Context(), text, newIdentity(t), fmt.Sprint("web", i)); err == nil {
+				break
+			}
+			if try == tries {
+				t.Fatalf("joiner %d cannot enrol: %v", i, err)
+			}
+		}
+	}
+}
+
 // Hundreds of addresses with stalled hellos and announced messages do not keep anybody from enrolling, asking for a key, or
 // syncing.
 func TestOutsidersKeepNobodyOut(t *testing.T) {

@@ -19,9 +19,11 @@ const (
 	// Each address may make enrolBurst TLS handshakes at once, then enrolRate a second, so that a stranger who tries
 	// tokens keeps nobody else out.
 	enrolBurst, enrolRate = 10, 2
-	// All strangers together may make helloBurst handshakes at once, then one per helloEvery. Each takes 0.3 ms of a
-	// core.
-	helloBurst, helloEvery = 100, 5 * time.Millisecond
+	// All strangers together may make helloBurst handshakes at once, then one per helloEvery, and those of one network
+	// netHellos, then netHelloRate a second. Each takes 0.3 ms of a core. Who has a token knocks with it, and has as many
+	// apart.
+	helloBurst, helloEvery  = 100, 5 * time.Millisecond
+	netHellos, netHelloRate = 20, 20
 )
 
 var errManyHellos = errors.New("too many TLS handshakes")
@@ -107,17 +109,27 @@ func (m *Mesh) newServerTLS() (*tls.Config, error) {
 		return nil, err
 	}
 	conf.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		now, from := time.Now(), sourceOf(hello.Conn.RemoteAddr(), m.peers.isSource)
-		if m.peers.isSource(from) {
-			if !m.queries.hellos.take(now, from, 1) {
-				return nil, errManyHellos
-			}
-		} else if !m.enrolRate.take(now, from, 1) || !m.hellos.allow(now) {
+		if !m.allowHello(time.Now(), hello) {
 			return nil, errManyHellos
 		}
 		return nil, nil // use conf
 	}
 	return conf, nil
+}
+
+// allowHello reports whether a client may make a handshake.
+func (m *Mesh) allowHello(now time.Time, hello *tls.ClientHelloInfo) bool {
+	from := sourceOf(hello.Conn.RemoteAddr(), m.peers.isSource)
+	switch {
+	case m.peers.isSource(from):
+		return m.queries.hellos.take(now, from, 1)
+	case !m.invites.knocks(now, hello.ServerName):
+		return m.netHellos.take(now, netOf(from), 1) && m.enrolRate.take(now, from, 1) && m.hellos.allow(now)
+	}
+	if c, ok := hello.Conn.(*peeked); ok {
+		c.keep()
+	}
+	return m.enrolRate.take(now, from, 1) && m.invited.allow(now)
 }
 
 // welcome returns the answer to a joiner whose token is valid.

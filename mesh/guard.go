@@ -138,6 +138,7 @@ type guard struct {
 	bytes     int64                    // of all streams except strangers'
 	guests    int64                    // of bytes: addresses known only by the mesh's key
 	strangers []*openStream            // oldest first
+	nets      map[netip.Prefix]int     // how many of strangers each network has
 	strange   int64                    // bytes of strangers' streams
 	vouched   map[netip.Addr]time.Time // see openStream.vouch
 }
@@ -165,7 +166,7 @@ func newGuard(keys func() [][]byte, now func() time.Time, count *counters, flood
 		packetFlood: newBuckets[netip.Addr](accuseFactor*sourceRate, accuseFactor*sourceBurst),
 		voiceFlood:  newBuckets[voice](accuseFactor*voiceRate, accuseFactor*voiceBurst),
 		arrived:     newBuckets[netip.Addr](sourceStreamRate, sourceStreamBurst), opened: newBuckets[netip.Addr](streamsRate, streamsRate), streams: make(map[netip.Addr]*streamUse),
-		slowed: make(map[frame.ID]time.Time), vouched: make(map[netip.Addr]time.Time),
+		slowed: make(map[frame.ID]time.Time), vouched: make(map[netip.Addr]time.Time), nets: make(map[netip.Prefix]int),
 	}
 }
 

@@ -8,8 +8,8 @@ import (
 )
 
 // A stranger is an address where no member has answered and that has not shown the mesh's key. Strangers' streams have
-// their own slots and memory, so they take none from members. When the slots are full, the oldest stream is closed: an
-// attacker holds one only until enough others arrive, and an honest newcomer needs one for a few milliseconds.
+// their own slots and memory, so they take none from members. When the slots are full, the network with the most streams
+// loses its oldest: an honest newcomer needs one for a few milliseconds.
 
 const (
 	// maxStrangerStreams bounds the open streams of all strangers, strangerStreams those of one address.
@@ -29,13 +29,31 @@ type openStream struct {
 	g     *guard
 	conn  net.Conn
 	from  netip.Addr
+	net   netip.Prefix
 	known bool // not a stranger's
 	guest bool // known, but no member has answered there: all guests share sourceBytes
 
 	// The guard's mu protects these.
 	bytes int64
 	over  bool // it gave back its slot, or lost it
-	safe  bool // it came with the mesh's key
+	safe  bool // it came with the mesh's key, or with a token
+}
+
+// netOf returns the network whose strangers are taken together: who has one address of it can often have others.
+func netOf(a netip.Addr) netip.Prefix {
+	bits := 48
+	if a.Is4() {
+		bits = 24
+	}
+	p, _ := a.Prefix(bits) // only the zero address has none
+	return p
+}
+
+// keep saves the stream from making room for others.
+func (s *openStream) keep() {
+	s.g.mu.Lock()
+	defer s.g.mu.Unlock()
+	s.safe = true
 }
 
 // isKnown reports whether an address is not a stranger's.
@@ -52,7 +70,7 @@ func (g *guard) isKnown(from netip.Addr) bool {
 // enter gives an accepted stream a slot; call leave when the stream is over.
 func (g *guard) enter(conn net.Conn) (*openStream, bool) {
 	s := &openStream{g: g, conn: conn, from: sourceOf(conn.RemoteAddr(), g.isMember)}
-	s.known = g.isKnown(s.from)
+	s.known, s.net = g.isKnown(s.from), netOf(s.from)
 	s.guest = s.known && (g.isMember == nil || !g.isMember(s.from))
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -73,6 +91,7 @@ func (g *guard) enter(conn net.Conn) (*openStream, bool) {
 			return nil, false
 		}
 		g.strangers = append(g.strangers, s)
+		g.nets[s.net]++
 	}
 	if use = g.streams[s.from]; use == nil {
 		use = &streamUse{}
@@ -87,14 +106,19 @@ func (g *guard) dialled(conn net.Conn) *openStream {
 	return &openStream{g: g, conn: conn, from: sourceOf(conn.RemoteAddr(), g.isMember), known: true, over: true}
 }
 
-// evictLocked closes the oldest stranger's stream that fits and has not shown the mesh's key, and reports whether there
-// was one.
+// evictLocked closes a stranger's stream that fits and is not safe, and reports whether there was one: the oldest of the
+// network with the most of them.
 func (g *guard) evictLocked(fits func(*openStream) bool) bool {
-	i := slices.IndexFunc(g.strangers, func(s *openStream) bool { return !s.safe && fits(s) })
-	if i < 0 {
+	var s *openStream
+	most := 0
+	for _, o := range g.strangers {
+		if n := g.nets[o.net]; n > most && !o.safe && fits(o) {
+			s, most = o, n
+		}
+	}
+	if s == nil {
 		return false
 	}
-	s := g.strangers[i]
 	g.leaveLocked(s)
 	g.holdLocked(s, -s.bytes)
 	g.count.limited.Add(1)
@@ -118,6 +142,9 @@ func (g *guard) leaveLocked(s *openStream) {
 		g.open--
 	} else if i := slices.Index(g.strangers, s); i >= 0 {
 		g.strangers = slices.Delete(g.strangers, i, i+1)
+		if g.nets[s.net]--; g.nets[s.net] == 0 {
+			delete(g.nets, s.net)
+		}
 	}
 	if use := g.streams[s.from]; use != nil {
 		use.streams--

@@ -101,7 +101,7 @@ func TestGuardBoundsStrangers(t *testing.T) {
 	var conns []addrConn
 	var open []*openStream
 	for i := range 2 * maxStrangerStreams {
-		c := streamFrom(netip.AddrFrom4([4]byte{127, 1, byte(i >> 8), byte(i)}).String())
+		c := streamFrom(netip.AddrFrom4([4]byte{127, byte(i >> 8), byte(i), 1}).String())
 		s, ok := g.enter(c)
 		if !ok {
 			t.Fatalf("stranger %d is refused", i)
@@ -112,6 +112,9 @@ func TestGuardBoundsStrangers(t *testing.T) {
 		if old := i < maxStrangerStreams; *c.closed != old {
 			t.Fatalf("stranger %d was ended: %v", i, *c.closed)
 		}
+	}
+	for _, s := range open[len(open)-strangerStreams:] {
+		s.leave()
 	}
 	for range 3 * strangerStreams {
 		s, ok := g.enter(streamFrom("2001:db8::1"))
@@ -139,8 +142,46 @@ func TestGuardBoundsStrangers(t *testing.T) {
 		s.release()
 		s.leave()
 	}
-	if g.strange != 0 || len(g.strangers) != 0 {
+	if g.strange != 0 || len(g.strangers) != 0 || len(g.nets) != 0 {
 		t.Errorf("%d strangers are there still, with %d bytes", len(g.strangers), g.strange)
+	}
+}
+
+// A newcomer keeps its place however many strangers come, of a hundred networks or of one IPv6 /48, while its network has fewer
+// streams than theirs; also, once it has shown a token, when each stranger comes from a network of its own.
+func TestNewcomerKeepsItsPlace(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		from func(i int) netip.Addr
+		keep bool
+	}{
+		{"a hundred networks", func(i int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, byte(i % 100), byte(i / 100)}) }, false},
+		{"one IPv6 /48", func(i int) netip.Addr {
+			return netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 6: byte(i >> 8), 7: byte(i)})
+		}, false},
+		{"as many networks", func(i int) netip.Addr { return netip.AddrFrom4([4]byte{198, byte(i >> 8), byte(i), 1}) }, true},
+	} {
+		g, _ := testGuard(func(netip.Addr) {})
+		g.isMember = func(netip.Addr) bool { return false }
+		enter := func(from netip.Addr) (addrConn, *openStream) {
+			c := streamFrom(from.String())
+			s, ok := g.enter(c)
+			if !ok {
+				t.Fatalf("%s: %v is refused", tt.name, from)
+			}
+			return c, s
+		}
+		newcomer, place := enter(netip.MustParseAddr("192.0.2.1"))
+		if tt.keep {
+			place.keep()
+		}
+		var last addrConn
+		for i := range 10 * maxStrangerStreams {
+			last, _ = enter(tt.from(i))
+		}
+		if *newcomer.closed || *last.closed || len(g.strangers) != maxStrangerStreams {
+			t.Errorf("%s: the newcomer was ended: %v, the last one: %v; %d are there", tt.name, *newcomer.closed, *last.closed, len(g.strangers))
+		}
 	}
 }
 

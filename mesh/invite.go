@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -29,6 +30,7 @@ const (
 	maxInviteFile = maxInvites * (96 + maxInviteUses*18)
 	// inviteFields is the number of fields of an invitation; one with other caps than the default has one more.
 	inviteFields = 4
+	knockDomain  = "meshban knock v1\x00"
 )
 
 var (
@@ -138,6 +140,23 @@ func (v *invites) redeem(now time.Time, secret [16]byte, id frame.ID) (caps pki.
 		return pki.Caps{}, false, fmt.Errorf("store the use of the invitation: %w", err)
 	}
 	return found.Caps, false, nil
+}
+
+// knock returns the server name in the TLS hello of a joiner: the inviter sees by it that somebody has a token, before it
+// does anything that costs much. hash is that of the secret.
+func knock(hash [32]byte) string {
+	sum := sha256.Sum256(append([]byte(knockDomain), hash[:]...))
+	return hex.EncodeToString(sum[:16])
+}
+
+// knocks reports whether a server name is the knock of a token that is valid or was used up.
+func (v *invites) knocks(now time.Time, name string) bool {
+	if len(name) != 2*16 {
+		return false
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.ContainsFunc(v.list, func(i invite) bool { return i.Expires.After(now) && knock(i.Hash) == name })
 }
 
 func encodeInvites(list []invite) []byte {

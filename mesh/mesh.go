@@ -55,8 +55,11 @@ type Mesh struct {
 	invites   *invites
 	serverTLS func() (*tls.Config, error) // for enrolment and other clients; made once
 	hellos    limiter                     // TLS handshakes of strangers
+	netHellos buckets[netip.Prefix]       // the same, by network
+	invited   limiter                     // TLS handshakes of who knocks with a token
 	enrolRate buckets[netip.Addr]
 	rolls     limiter           // changes of epoch
+	askedBack buckets[frame.ID] // see askBack
 	told      buckets[frame.ID] // revoked nodes that were sent their revocation
 	earlies   buckets[frame.ID] // frames verified only to report them
 	asks      asks
@@ -146,9 +149,11 @@ func New(cfg Config) (*Mesh, error) {
 	m.keys = newKeyTurner(cfg.Secrets, m.now())
 	m.invites = newInvites()
 	m.serverTLS = sync.OnceValues(m.newServerTLS)
-	m.hellos = newLimiter(helloBurst, helloEvery)
+	m.hellos, m.invited = newLimiter(helloBurst, helloEvery), newLimiter(helloBurst, helloEvery)
+	m.netHellos = newBuckets[netip.Prefix](netHelloRate, netHellos)
 	m.enrolRate = newBuckets[netip.Addr](enrolRate, enrolBurst)
 	m.bulkCost = newBuckets[frame.ID](bulkRate, bulkBurst)
+	m.askedBack = newBuckets[frame.ID](1/askKeysEvery.Seconds(), 1)
 	m.told = newBuckets[frame.ID](1/tellEvery.Seconds(), 1)
 	m.earlies = newBuckets[frame.ID](earlyTold, 10*earlyTold)
 	m.acks.rate = newLimiter(ackBurst, ackEvery)

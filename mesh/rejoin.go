@@ -55,7 +55,7 @@ type joinList struct {
 	joined map[netip.AddrPort]joinedAt
 	asked  map[netip.AddrPort]time.Time // when an address was last asked for the gossip key
 	change chan struct{}                // capacity 1: hosts has changed
-	silent chan netip.AddrPort          // capacity 1: the address of a member that may have a newer key; memberlist's goroutines and those that answer requests for keys send, askLoop receives
+	silent chan netip.AddrPort          // capacity 1: the address of a member that may have a newer key; memberlist's goroutines send, askLoop receives
 	// muteSince is since when every peer that answers uses another gossip key; zero: one understood us.
 	muteSince time.Time
 }

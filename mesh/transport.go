@@ -136,7 +136,7 @@ func (t *transport) sort(conn net.Conn, at *openStream) {
 		_ = conn.Close()
 		return
 	}
-	conn = &peeked{Conn: conn, first: first}
+	conn = &peeked{Conn: conn, first: first, keep: at.keep}
 	if first[0] == tlsRecord {
 		t.enrol(conn)
 		at.leave()
@@ -267,6 +267,7 @@ func (c *tracked) Close() error {
 type peeked struct {
 	net.Conn
 	first []byte
+	keep  func() // see openStream
 }
 
 func (c *peeked) Read(b []byte) (int, error) {
