@@ -15,15 +15,15 @@ import (
 // connection of the server.
 type door struct {
 	net.Listener
-	access Access
-	log    *slog.Logger
-	guests chan struct{} // a token per connection that only a group admits; full = refuse more
-	away   chan struct{} // a token per connection being refused; full = close without an answer
-	busy   sync.WaitGroup
+	access  Access
+	log     *slog.Logger
+	byGroup chan struct{} // a token per connection that only a group admits; full = refuse more
+	refused chan struct{} // a token per connection being refused; full = close without an answer
+	busy    sync.WaitGroup
 }
 
 func newDoor(l net.Listener, access Access, log *slog.Logger) *door {
-	return &door{Listener: l, access: access, log: log, guests: make(chan struct{}, maxGuests), away: make(chan struct{}, maxRefusals)}
+	return &door{Listener: l, access: access, log: log, byGroup: make(chan struct{}, maxGroupConns), refused: make(chan struct{}, maxRefusals)}
 }
 
 // Accept returns the next allowed connection. Its RemoteAddr is a Peer.
@@ -44,10 +44,10 @@ func (d *door) Accept() (net.Conn, error) {
 			return &caller{Conn: conn, peer: peer, leave: func() {}}, nil
 		default:
 			select {
-			case d.guests <- struct{}{}:
-				return &caller{Conn: conn, peer: peer, leave: sync.OnceFunc(func() { <-d.guests })}, nil
+			case d.byGroup <- struct{}{}:
+				return &caller{Conn: conn, peer: peer, leave: sync.OnceFunc(func() { <-d.byGroup })}, nil
 			default:
-				d.refuse(conn, &Error{Code: CodeFailed, Message: fmt.Sprintf("%d connections are already open, which is the limit", maxGuests)})
+				d.refuse(conn, &Error{Code: CodeFailed, Message: fmt.Sprintf("%d connections are already open, which is the limit", maxGroupConns)})
 			}
 		}
 	}
@@ -56,13 +56,13 @@ func (d *door) Accept() (net.Conn, error) {
 // refuse answers one request with reason and closes the connection. It does not delay Accept.
 func (d *door) refuse(conn net.Conn, reason *Error) {
 	select {
-	case d.away <- struct{}{}:
+	case d.refused <- struct{}{}:
 	default:
 		_ = conn.Close()
 		return
 	}
 	d.busy.Go(func() {
-		defer func() { <-d.away }()
+		defer func() { <-d.refused }()
 		defer conn.Close()
 		_ = conn.SetDeadline(time.Now().Add(refuseTimeout))
 		// Read the request first: a client that is still writing would not read the answer.

@@ -16,7 +16,7 @@ const (
 	MaxInviteUses = 1_000    // machines that one token may enrol
 	MaxConns      = 128      // connections at a time
 	MaxWatchers   = 32       // event streams at a time
-	maxGuests     = 64       // connections that only a group admits: root always gets one
+	maxGroupConns = 64       // connections that only a group admits: root always gets one
 	maxRefusals   = 16       // connections being refused at a time
 	maxHeader     = 8 << 10  // bytes of one request's header
 	maxReply      = 64 << 20 // bytes of an answer that is not a stream, as the client reads it

@@ -35,7 +35,7 @@ func (d *Daemon) publish(now time.Time, ops []ban.Op) error {
 	return nil
 }
 
-// publishFull publishes the ops that fill whole frames and returns the rest.
+// publishFull publishes as many whole frames as ops fill and returns the rest.
 func (d *Daemon) publishFull(now time.Time, ops []ban.Op) (rest []ban.Op, err error) {
 	parts := ban.SplitOps(ops, maxFramePayload)
 	for i := range len(parts) - 1 {
@@ -70,7 +70,7 @@ func (d *Daemon) merge(now time.Time, records []ban.Record) {
 	}
 }
 
-// arrival is what a peer's frame says: after it was judged, what of it counts.
+// arrival is a peer's frame and its records; judging drops those that are refused.
 type arrival struct {
 	frame   frame.Frame
 	records []ban.Record
@@ -92,8 +92,8 @@ func (d *Daemon) deliver(frames []frame.Frame) {
 		d.admit(now, some, d.admitLocked)
 		for _, a := range some {
 			d.recordRemote(now, a.records)
-			// A frame of ours with this epoch or a later one comes from a copy of this node, which would amend whatever
-			// this node amends.
+			// With this epoch or a later one, a frame in this node's name comes from a copy of it; each would amend what the
+			// other amends.
 			if ban.Origin(a.frame.Origin) == d.self && a.frame.Epoch < d.mesh.Epoch() {
 				own = append(own, a.records...)
 			}
@@ -102,10 +102,10 @@ func (d *Daemon) deliver(frames []frame.Frame) {
 	d.amend(now, own)
 }
 
-// judge decides about one record that others said. It is called with the lock held.
+// judge returns why a record of another node is refused, or nil. It is called with the lock held.
 type judge func(now time.Time, t *ban.Table, r *ban.Record) error
 
-// admit merges what each frame says, as far as judge admits it.
+// admit merges the records of each frame that judge accepts.
 func (d *Daemon) admit(now time.Time, some []*arrival, judge judge) {
 	steps := make([]func(*ban.Table) []ban.Change, 0, len(some))
 	for _, a := range some {
@@ -117,7 +117,7 @@ func (d *Daemon) admit(now time.Time, some []*arrival, judge judge) {
 	d.state.Change(now, steps...)
 }
 
-// amend publishes what this node's own records that have come back make necessary.
+// amend publishes the ops that bring this node's own lost records, which have come back, up to date.
 func (d *Daemon) amend(now time.Time, own []ban.Record) {
 	var ops []ban.Op
 	for some := range slices.Chunk(own, lockChunk) {
@@ -139,7 +139,7 @@ func (d *Daemon) amend(now time.Time, own []ban.Record) {
 	}
 }
 
-// decode returns what a frame of ops says. It handles the other frames itself.
+// decode returns the records of a frame. It handles frames that hold no ops itself.
 func (d *Daemon) decode(now, arrived time.Time, f frame.Frame) []ban.Record {
 	if id, ok := forgottenBy(f.Payload); ok {
 		d.hearForget(f, id)
@@ -313,8 +313,8 @@ func (d *Daemon) forget(refs []frame.Ref) {
 	}
 }
 
-// kick puts a token into c unless one is already there.
-func kick(c chan struct{}) {
+// wake puts a token into c unless one is already there.
+func wake(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:

@@ -145,7 +145,7 @@ func (n *notes) certHint(flag string) string {
 	return fmt.Sprintf("where ca.key is: `meshban ca caps %s %s`, and with it the caps that it keeps, which `meshban ca caps %[1]s` shows", n.d.names.handle(n.d.self), flag)
 }
 
-// recap records what a node's certificate now allows. Package mesh reports every certificate that comes or ends before
+// recap records a node's present caps. Package mesh reports every certificate that comes or ends before
 // any frame that came later. If the certificate has changed again by now, the newer one counts early, which is
 // harmless.
 func (d *Daemon) recap(id frame.ID) {
@@ -161,7 +161,7 @@ func (d *Daemon) recapLocked(s mesh.Standing) {
 		d.granted[o] = s.Certificate.Caps
 	} else {
 		delete(d.granted, o)
-		delete(d.debts, o)
+		delete(d.feedback, o)
 		delete(d.reports, o)
 	}
 	if s.Revoked != nil { // a revocation is final
@@ -173,7 +173,7 @@ func (d *Daemon) recapLocked(s mesh.Standing) {
 	} else if !noted {
 		d.recapped[o] = before
 	}
-	kick(d.recapKick)
+	wake(d.recapWake)
 }
 
 // recapAll records what the certificates restored from the store allow.

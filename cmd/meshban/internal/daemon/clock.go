@@ -38,7 +38,7 @@ func (d *Daemon) syncedHolds() (storedHolds, error) {
 	return d.storedHolds()
 }
 
-// takeAgain applies frames that were judged before: ops that lift bans first, then bans.
+// takeAgain merges frames that were judged before: ops that lift bans first, then bans.
 func (d *Daemon) takeAgain(now time.Time, live iter.Seq[frame.Frame], stored storedHolds) {
 	for _, bans := range []bool{false, true} {
 		for f := range live {

@@ -76,11 +76,11 @@ type Daemon struct {
 	others   *others
 	state    *enforce.State
 	locked
-	noticeKick chan struct{} // holds one token: an origin is to be told something. Anyone sends, tellOrigins receives
-	recapKick  chan struct{} // holds one token: recapped may have an entry. recapLocked sends, serveReload receives
+	noticeWake chan struct{} // holds one token: an origin is to be told something. Anyone sends, tellOrigins receives
+	recapWake  chan struct{} // holds one token: recapped may have an entry. recapLocked sends, serveReload receives
 }
 
-// given is what New is given or finds; it never changes afterwards.
+// given is set by New and never changes.
 type given struct {
 	home     statedir.Dir
 	version  string
@@ -95,11 +95,11 @@ type given struct {
 	access   control.Access
 }
 
-// disk is what outlives a restart.
+// disk is what survives a restart.
 type disk struct {
 	store      *store.Store
 	audit      *audit.Log
-	refillKick chan struct{} // holds one token: the store may lack frames. Anyone sends, refillStore receives
+	refillWake chan struct{} // holds one token: the store may lack frames. Anyone sends, refillStore receives
 }
 
 // firewall is the kernel and how it was opened.
@@ -110,7 +110,7 @@ type firewall struct {
 	unclaim  func() error // gives up this agent's claim to the kernel; nil if it has none
 }
 
-// outlets is where this node says what it does.
+// outlets report what this node does.
 type outlets struct {
 	hub          *hub
 	metrics      *metrics
@@ -128,7 +128,7 @@ type locked struct {
 	// recapped holds the caps by which nodes were judged before their certificate changed, until their ops are judged
 	// again.
 	recapped map[ban.Origin]ban.Caps
-	debts    map[ban.Origin]*debt     // what this node has to tell others
+	feedback map[ban.Origin]*feedback // what this node has to tell others
 	reports  map[ban.Origin]report    // what others tell this node
 	slowed   map[ban.Origin]time.Time // when Mesh.Slow was last called
 }
@@ -146,17 +146,17 @@ func New(ctx context.Context, cfg Config) (*Daemon, error) {
 			home: cfg.Home, version: cfg.Version, log: cfg.Logger, level: cfg.Level,
 			reload: cfg.Reload, reread: cfg.Reread, host: cfg.Host, started: started,
 		},
-		disk:       disk{refillKick: make(chan struct{}, 1)},
+		disk:       disk{refillWake: make(chan struct{}, 1)},
 		lineIO:     lineIO{emit: newEmitQueue(), echoes: newEchoes()},
-		protection: protection{ssh: hostinfo.NewSessions(), neverKick: make(chan struct{}, 1)},
+		protection: protection{ssh: hostinfo.NewSessions(), neverWake: make(chan struct{}, 1)},
 		outlets:    outlets{hub: newHub(), problems: newProblems()},
 		pacing:     pacing{bulkRate: rate.NewLimiter(mesh.SayBulkRate, mesh.SayBulkBurst), smallRate: rate.NewLimiter(mesh.SayRate, mesh.SayBurst)},
 		others:     newOthers(),
-		noticeKick: make(chan struct{}, 1), recapKick: make(chan struct{}, 1),
+		noticeWake: make(chan struct{}, 1), recapWake: make(chan struct{}, 1),
 		locked: locked{
 			cfg: cfg.Config, past: newPast(started),
 			granted: make(map[ban.Origin]pki.Caps), recapped: make(map[ban.Origin]ban.Caps),
-			debts: make(map[ban.Origin]*debt), reports: make(map[ban.Origin]report), slowed: make(map[ban.Origin]time.Time),
+			feedback: make(map[ban.Origin]*feedback), reports: make(map[ban.Origin]report), slowed: make(map[ban.Origin]time.Time),
 		},
 	}
 	if name, err := os.Hostname(); err == nil {

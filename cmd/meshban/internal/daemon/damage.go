@@ -17,7 +17,7 @@ func (d *Daemon) storeDamaged(damage store.Damage) {
 	d.problems.set("store", fmt.Sprintf("%s was damaged, and is set aside as %s: %d of its frames are sound, peers give back the others (%v)",
 		d.home.Store(), damage.Aside, damage.Kept, damage.Cause), fileRemedy(d.home.Store(), damage.Cause))
 	d.log.Error("the store was damaged, and is set aside; peers give back what is missing", "aside", damage.Aside, "frames", damage.Kept, "err", damage.Cause)
-	kick(d.refillKick)
+	wake(d.refillWake)
 }
 
 // storeMissing reports if a node that has run before has no store. Call it before the store is created.
@@ -38,7 +38,7 @@ func (d *Daemon) refillStore(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-d.refillKick:
+		case <-d.refillWake:
 			d.refill(ctx)
 		}
 	}
@@ -47,7 +47,7 @@ func (d *Daemon) refillStore(ctx context.Context) error {
 // refillLast does the same for damage found while the agent stops, after the tasks and the store have stopped.
 func (d *Daemon) refillLast() error {
 	select {
-	case <-d.refillKick:
+	case <-d.refillWake:
 		d.refill(context.Background())
 		return d.store.Flush()
 	default:
@@ -65,7 +65,7 @@ func (d *Daemon) refill(ctx context.Context) {
 		return nil
 	})
 	if err != nil { // ctx has ended: refillLast continues
-		kick(d.refillKick)
+		wake(d.refillWake)
 		return
 	}
 	now := time.Now()

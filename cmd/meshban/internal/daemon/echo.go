@@ -57,7 +57,7 @@ func (q *emitQueue) add(c ban.Change) {
 	}
 	q.queue = append(q.queue, emission{c.Origin, c.Prefix.Addr(), onlyPort(c.Ports)})
 	q.mu.Unlock()
-	kick(q.wake)
+	wake(q.wake)
 }
 
 // take waits for bans, gathers more, and returns up to maxEmitBatch of them, or false if ctx has ended.
@@ -87,7 +87,7 @@ func (q *emitQueue) take(ctx context.Context) ([]emission, bool) {
 		more := len(q.queue) > 0
 		q.mu.Unlock()
 		if more {
-			kick(q.wake)
+			wake(q.wake)
 		}
 		if n > 0 {
 			q.last = time.Now()

@@ -43,7 +43,7 @@ func allowance(a config.Allowance) ban.Allowance {
 	return ban.Allowance{Rate: a.Rate, Burst: a.Burst, Bulk: a.Imports}
 }
 
-// admitLocked judges a record that just arrived from a peer: it is refused, held and reported, or counts.
+// admitLocked judges a record that just arrived from a peer: it is refused, held, or takes effect.
 func (d *Daemon) admitLocked(now time.Time, t *ban.Table, r *ban.Record) error {
 	if d.state.Gate.Chatters(now, t, r) {
 		d.slowLocked(now, r.Origin)
@@ -54,14 +54,14 @@ func (d *Daemon) admitLocked(now time.Time, t *ban.Table, r *ban.Record) error {
 			d.store.Hold(holdOf(r), r.Version.Index, foretold)
 		}
 		if err != nil {
-			d.oweLocked(now, r, err)
+			d.countFeedbackLocked(now, r, err)
 		}
 		return err
 	}
 	// Queued before the frame itself, so that no crash leaves the frame without its hold.
 	d.store.Hold(holdOf(r), r.Version.Index, uint8(r.Hold))
 	d.metrics.byHold[r.Hold].Inc()
-	d.oweLocked(now, r, nil)
+	d.countFeedbackLocked(now, r, nil)
 	d.alarm.origin, d.alarm.by = r.Origin, r.Hold
 	if now.Sub(d.alarm.logged) >= alarmEvery {
 		d.alarm.logged = now
@@ -106,7 +106,7 @@ func (d *Daemon) heldProblemLocked(t *ban.Table) string {
 	return text
 }
 
-// foresee warns this node's operator if peers with the same configuration will hold or refuse what it is about to say.
+// foresee warns the operator if peers with the same configuration will hold or refuse ops.
 func (d *Daemon) foresee(now time.Time, ops []ban.Op) {
 	d.state.View(func(t *ban.Table) {
 		for _, op := range ops {
@@ -174,7 +174,7 @@ func (s storedHolds) judgeLocked(now time.Time, t *ban.Table, r *ban.Record) err
 	}
 	r.Hold = hold
 	if r.Hold.Waits() {
-		s.d.oweLocked(now, r, nil)
+		s.d.countFeedbackLocked(now, r, nil)
 		s.d.alarm.origin, s.d.alarm.by = r.Origin, r.Hold
 	}
 	return nil
@@ -241,7 +241,7 @@ func (d *Daemon) Decide(ctx context.Context, req control.DecideRequest) (control
 	if reply.Decided == 0 {
 		return reply, &control.Error{Code: control.CodeNotFound, Message: "nothing of that is held", Hint: "`meshban held list` shows what is"}
 	}
-	kick(d.noticeKick)
+	wake(d.noticeWake)
 	d.keep(ctx, keepLimit)
 	d.log.Info("decided about held bans", "action", req.Action, "bans", reply.Decided)
 	e := d.byCaller(ctx, time.Now())

@@ -20,7 +20,7 @@ const (
 	heldWait, heldLook = 2 * time.Second, 50 * time.Millisecond
 )
 
-// lift collects what one command lifts beyond what peers take from this node.
+// lift collects the ops of one command that lift more than peers accept from this node.
 type lift struct {
 	d      *Daemon
 	now    time.Time

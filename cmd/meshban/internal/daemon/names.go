@@ -364,7 +364,7 @@ func (d *Daemon) member(e mesh.MemberEvent) {
 	level := slog.LevelDebug // for a stranger, which may come often
 	if d.mesh.Counts(e.Member.ID) {
 		level = slog.LevelInfo
-		kick(d.neverKick)
+		wake(d.neverWake)
 	}
 	d.log.Log(context.Background(), level, "member changed", "event", e.Kind, "name", d.names.of(id), "id", e.Member.ID.Short(), "addr", e.Member.Addr)
 	d.hub.send(control.Event{Time: time.Now().UTC().Truncate(time.Millisecond), Name: e.Kind, Origin: d.names.of(id), OriginID: id.String()})

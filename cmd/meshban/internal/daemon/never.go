@@ -16,7 +16,7 @@ type protection struct {
 	ssh       *hostinfo.Sessions               // used by New, then only by watchSessions
 	sessions  atomic.Pointer[[]hostinfo.Entry] // where ssh users are logged in from
 	networks  atomic.Pointer[[]netip.Prefix]   // the networks that this machine is in; neverList stores them
-	neverKick chan struct{}                    // holds one token: the never-ban list may have changed. Anyone sends, guardNever receives
+	neverWake chan struct{}                    // holds one token: the never-ban list may have changed. Anyone sends, guardNever receives
 }
 
 // neverList returns what this node never drops, beyond the table's built-in list: what the machine depends on, the
@@ -74,7 +74,7 @@ func (d *Daemon) guardNever(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-d.neverKick:
+		case <-d.neverWake:
 		case <-tick.C:
 		}
 	}
@@ -82,7 +82,7 @@ func (d *Daemon) guardNever(ctx context.Context) error {
 
 // watchHost has the never-ban list rebuilt when addresses or routes change, until ctx ends.
 func (d *Daemon) watchHost(ctx context.Context) error {
-	return hostinfo.Watch(ctx, func() { kick(d.neverKick) })
+	return hostinfo.Watch(ctx, func() { wake(d.neverWake) })
 }
 
 // watchSessions keeps ssh users from being locked out, until ctx ends.
@@ -95,7 +95,7 @@ func (d *Daemon) watchSessions(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		if d.readSessions() {
-			kick(d.neverKick)
+			wake(d.neverWake)
 		}
 		select {
 		case <-ctx.Done():

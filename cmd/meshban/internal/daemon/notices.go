@@ -17,7 +17,7 @@ import (
 )
 
 // A node that holds or refuses another node's ops notifies that node, so that its operator learns of it. This file has
-// both ends: what this node owes others, and what others report to it.
+// both ends: what this node tells others, and what others report to it.
 
 const (
 	// noticeGather is how long ops are gathered before the first notice, and the range of the random delay added to it.
@@ -88,8 +88,8 @@ func decodeNotice(b []byte) (n notice, err error) {
 	return n, nil
 }
 
-// debt is what one origin is owed in notices.
-type debt struct {
+// feedback is what this node has to tell one origin.
+type feedback struct {
 	count   [len(noticeRules)]uint32
 	counted time.Time // when count last changed
 	told    notice    // the last notice
@@ -98,8 +98,8 @@ type debt struct {
 	urgent  bool // an op other than a ban was held or refused since the last notice
 }
 
-// oweLocked counts an op of a peer that is held, or refused with err.
-func (d *Daemon) oweLocked(now time.Time, r *ban.Record, err error) {
+// countFeedbackLocked counts an op of a peer that is held, or refused with err.
+func (d *Daemon) countFeedbackLocked(now time.Time, r *ban.Record, err error) {
 	rule := int(r.Hold) - 1
 	if err != nil {
 		var policy *ban.PolicyError
@@ -113,13 +113,13 @@ func (d *Daemon) oweLocked(now time.Time, r *ban.Record, err error) {
 			return // not a matter of caps
 		}
 	}
-	o := d.debts[r.Origin]
+	o := d.feedback[r.Origin]
 	if o == nil {
-		if len(d.debts) >= ban.MaxOrigins {
+		if len(d.feedback) >= ban.MaxOrigins {
 			return
 		}
-		o = new(debt)
-		d.debts[r.Origin] = o
+		o = new(feedback)
+		d.feedback[r.Origin] = o
 	}
 	if o.count[rule] < math.MaxUint32 {
 		o.count[rule]++
@@ -127,10 +127,10 @@ func (d *Daemon) oweLocked(now time.Time, r *ban.Record, err error) {
 	o.counted = now
 	o.urgent = o.urgent || r.Kind != ban.KindBan
 	d.slowLocked(now, r.Origin)
-	kick(d.noticeKick)
+	wake(d.noticeWake)
 }
 
-// slowLocked has the mesh take less from an origin for a while.
+// slowLocked makes the mesh accept fewer frames from an origin for a while.
 func (d *Daemon) slowLocked(now time.Time, origin ban.Origin) {
 	if now.Sub(d.slowed[origin]) < slowEvery {
 		return
@@ -142,7 +142,7 @@ func (d *Daemon) slowLocked(now time.Time, origin ban.Origin) {
 	d.mesh.Slow(frame.ID(origin))
 }
 
-// tellOrigins tells origins what this node holds or refuses of theirs, until ctx ends.
+// tellOrigins tells origins which of their ops this node holds or refuses, until ctx ends.
 func (d *Daemon) tellOrigins(ctx context.Context) error {
 	timer := time.NewTimer(noticeEvery)
 	defer timer.Stop()
@@ -150,7 +150,7 @@ func (d *Daemon) tellOrigins(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-d.noticeKick:
+		case <-d.noticeWake:
 			timer.Reset(d.gatherNotices())
 			select {
 			case <-ctx.Done():
@@ -168,7 +168,7 @@ func (d *Daemon) tellOrigins(ctx context.Context) error {
 func (d *Daemon) gatherNotices() time.Duration {
 	urgent := false
 	d.state.View(func(*ban.Table) {
-		for _, o := range d.debts {
+		for _, o := range d.feedback {
 			urgent = urgent || o.urgent
 		}
 	})
@@ -182,10 +182,10 @@ func (d *Daemon) gatherNotices() time.Duration {
 func (d *Daemon) tellOnce(now time.Time) {
 	due := make(map[ban.Origin]notice)
 	d.state.View(func(t *ban.Table) {
-		for origin, o := range d.debts {
+		for origin, o := range d.feedback {
 			n := notice{waiting: uint32(t.WaitingOf(origin)), lifts: uint32(t.LiftsWaitingOf(origin)), count: o.count}
 			if n.waiting == 0 && now.Sub(o.counted) > quietAfter {
-				delete(d.debts, origin)
+				delete(d.feedback, origin)
 				continue
 			}
 			since := now.Sub(o.toldAt)
@@ -203,7 +203,7 @@ func (d *Daemon) tellOnce(now time.Time) {
 		}
 		d.metrics.noticesSent.Inc()
 		d.state.View(func(*ban.Table) {
-			if o := d.debts[origin]; o != nil {
+			if o := d.feedback[origin]; o != nil {
 				o.repeat = n != o.told
 				o.told, o.toldAt, o.urgent = n, now, false
 			}
@@ -211,7 +211,7 @@ func (d *Daemon) tellOnce(now time.Time) {
 	}
 }
 
-// report is what a peer last said about this node's ops.
+// report is a peer's last notice about this node's ops.
 type report struct {
 	notice
 	at time.Time
@@ -290,8 +290,8 @@ func (d *Daemon) reportProblemsLocked(now time.Time) (held, refused string) {
 	return held, refused
 }
 
-// reportersLocked says which peers report a count by of, the highest count, and which rules from first to before end
-// they name; "" if no peer does.
+// reportersLocked names the peers for which of is not 0, with the highest count and their rules from first up to end; it
+// returns "" if there are none.
 func (d *Daemon) reportersLocked(does, what string, first, end int, of func(report) uint64) string {
 	var by [len(noticeRules)]bool
 	who, most, others := "", uint64(0), -1

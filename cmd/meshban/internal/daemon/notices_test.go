@@ -116,7 +116,7 @@ func (n *node) reported(by *node) (r report) {
 	return r
 }
 
-// However much there is to tell, debts are bounded, go when all is over, and stay until they can be told.
+// However much there is to tell, feedback is bounded, is dropped when all is over, and stays until it can be told.
 func TestDebts(t *testing.T) {
 	t.Parallel()
 	n := first(t, "a")
@@ -124,13 +124,13 @@ func TestDebts(t *testing.T) {
 	n.state.View(func(*ban.Table) {
 		for i := range ban.MaxOrigins + 10 {
 			r := ban.Record{Origin: ban.Origin{1, byte(i), byte(i >> 8)}, Hold: ban.HoldRate}
-			n.oweLocked(now, &r, nil)
-			n.oweLocked(now, &r, &ban.PolicyError{Rule: ban.RuleNever})
-			n.oweLocked(now, &r, &ban.PolicyError{Rule: ban.RuleRate})
+			n.countFeedbackLocked(now, &r, nil)
+			n.countFeedbackLocked(now, &r, &ban.PolicyError{Rule: ban.RuleNever})
+			n.countFeedbackLocked(now, &r, &ban.PolicyError{Rule: ban.RuleRate})
 		}
-		o := n.debts[ban.Origin{1}]
-		if len(n.debts) != ban.MaxOrigins || o.count != [len(noticeRules)]uint32{ban.HoldRate - 1: 1, noticeOtherRate: 1} {
-			t.Errorf("%d debts, of the first %v", len(n.debts), o.count)
+		o := n.feedback[ban.Origin{1}]
+		if len(n.feedback) != ban.MaxOrigins || o.count != [len(noticeRules)]uint32{ban.HoldRate - 1: 1, noticeOtherRate: 1} {
+			t.Errorf("feedback for %d, of the first %v", len(n.feedback), o.count)
 		}
 	})
 	for _, c := range []struct {
@@ -139,8 +139,8 @@ func TestDebts(t *testing.T) {
 	}{{now.Add(quietAfter), ban.MaxOrigins}, {now.Add(quietAfter + time.Second), 0}} {
 		n.tellOnce(c.at)
 		n.state.View(func(*ban.Table) {
-			if len(n.debts) != c.want {
-				t.Errorf("after %v: %d debts, want %d", c.at.Sub(now), len(n.debts), c.want)
+			if len(n.feedback) != c.want {
+				t.Errorf("after %v: feedback for %d, want %d", c.at.Sub(now), len(n.feedback), c.want)
 			}
 		})
 	}

@@ -106,7 +106,7 @@ func (o *others) takes(now time.Time, from frame.ID) bool {
 	return a.AllowN(now, 1)
 }
 
-// answer answers a member's question.
+// answer returns the answer to a member's question.
 func (d *Daemon) answer(ctx context.Context, from frame.ID, text []byte) ([]byte, error) {
 	var q question
 	if err := json.Unmarshal(text, &q); err != nil {
@@ -275,7 +275,7 @@ func (d *Daemon) otherMembers() (list []mesh.Member, asked []frame.ID) {
 
 func isLiving(m mesh.Member) bool { return m.State == mesh.StateAlive || m.State == mesh.StateSuspect }
 
-// hearAll returns the state of the other living members. Answers younger than fresh are reused.
+// hearAll asks the other living members for their state. It reuses answers younger than fresh.
 func (d *Daemon) hearAll(ctx context.Context, fresh time.Duration) map[frame.ID]heard {
 	o, now := d.others, time.Now()
 	o.asking.Lock()

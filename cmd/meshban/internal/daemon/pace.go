@@ -9,7 +9,7 @@ import (
 	"github.com/meshban/meshban/mesh"
 )
 
-// pacing holds this node to what peers take.
+// pacing keeps this node within the rates that peers accept.
 type pacing struct {
 	bulkRate  *rate.Limiter // for all imports together
 	smallRate *rate.Limiter // for partial frames
@@ -31,7 +31,7 @@ func gather(frames *rate.Limiter) {
 	time.Sleep(wait)
 }
 
-// paceCost returns what a slice counts as: fewer IPv6 addresses fit into a frame, and a peer limits the frames that it
+// paceCost returns the cost of a slice: fewer IPv6 addresses fit into a frame, and a peer limits the frames that it
 // takes from one address per second.
 func paceCost(some []netip.Prefix) int {
 	n := len(some)

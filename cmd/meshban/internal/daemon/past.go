@@ -235,7 +235,7 @@ func (d *Daemon) pastLocked(now time.Time, prefix netip.Prefix, live []ban.Findi
 	return out
 }
 
-// endedFinding describes a ban that is over.
+// endedFinding describes a ban that has ended.
 func (d *Daemon) endedFinding(key banKey, e endedBan) control.Finding {
 	c := e.change
 	f := control.Finding{Kind: control.KindEnded, Prefix: control.PrefixOf(key.prefix), Ports: key.ports.String(), Until: control.TimeOf(c.Until)}

@@ -184,7 +184,7 @@ func (d *Daemon) openMesh(keys statedir.Keys, epoch uint64) error {
 				d.store.Set(valuePeers, value)
 			}
 		},
-		KnownChanged: func() { kick(d.neverKick) },
+		KnownChanged: func() { wake(d.neverWake) },
 		OnMember:     d.member,
 		OnProblem: func(kind mesh.Problem, detail string) {
 			detail = d.nameNodes(detail)

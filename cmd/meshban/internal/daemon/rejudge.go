@@ -68,7 +68,7 @@ func (d *Daemon) rejudgeRecapped(ctx context.Context) error {
 	return d.releaseAgain(ctx, func(r *ban.Record) bool { return raised[r.Origin][r.Hold] })
 }
 
-// judgeAgain judges what some nodes, or all, have said by what they may say now.
+// judgeAgain judges the ops of some nodes, or of all, by their present caps.
 func (d *Daemon) judgeAgain(of ...frame.ID) error {
 	stored, err := d.syncedHolds()
 	if err != nil {
@@ -105,7 +105,7 @@ func (d *Daemon) eachFrame(of []frame.ID, judge func(time.Time, *ban.Table, ban.
 	}
 }
 
-// judgeAgainLocked judges a record by what its origin may say now. It may reduce an unban's marks to those on its
+// judgeAgainLocked judges a record by its origin's present caps. It may reduce an unban's marks to those on its
 // origin's own bans.
 func (d *Daemon) judgeAgainLocked(now time.Time, t *ban.Table, r *ban.Record) error {
 	if r.Origin == d.self {
@@ -189,7 +189,7 @@ func (d *Daemon) releaseAgain(ctx context.Context, raised func(*ban.Record) bool
 			}
 			return changes
 		})
-		kick(d.noticeKick)
+		wake(d.noticeWake)
 		return nil
 	})
 }

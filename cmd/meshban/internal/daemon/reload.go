@@ -28,7 +28,7 @@ func (d *Daemon) serveReload(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-d.recapKick:
+		case <-d.recapWake:
 			if err := d.rejudgeRecapped(ctx); err != nil {
 				d.log.Error("could not judge by the new caps of a node what it said before; it is at the next start", "err", err)
 			}
@@ -79,7 +79,7 @@ func (d *Daemon) reloadOnce(ctx context.Context) error {
 	if err := d.rejudge(ctx, old, next); err != nil {
 		d.log.Error("could not judge by the new configuration what was said before; it is at the next start", "err", err)
 	}
-	kick(d.neverKick)
+	wake(d.neverWake)
 	e := d.bySelf(time.Now(), control.ViaSignal)
 	e.What, e.Source = "reload", next.Path
 	d.audit.Add(e)

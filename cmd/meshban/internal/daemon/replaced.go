@@ -9,7 +9,7 @@ import (
 	"github.com/meshban/meshban/mesh/frame"
 )
 
-// replaced takes back the ops of frames that lost to another frame with the same origin and number. It runs on the
+// replaced removes the ops of frames that another frame with the same origin and number has replaced. It runs on the
 // mesh's own goroutine, before the other frame is delivered.
 func (d *Daemon) replaced(frames []frame.Frame) {
 	now := time.Now()
@@ -24,7 +24,7 @@ func (d *Daemon) replaced(frames []frame.Frame) {
 	}
 }
 
-// retold applies again everything said by the origins from which something was taken back.
+// retold merges again the other frames of the origins whose frames were replaced.
 func (d *Daemon) retold(live iter.Seq[frame.Frame]) {
 	stored, err := d.syncedHolds()
 	if err != nil {

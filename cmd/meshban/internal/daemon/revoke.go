@@ -110,7 +110,7 @@ func (d *Daemon) revokePreview(now time.Time, id frame.ID, req control.RevokeReq
 	return reply
 }
 
-// countSaid adds one record to what a revocation takes back.
+// countSaid adds one record to the counts of a revocation.
 func countSaid(reply *control.RevokeReply, r *ban.Record) {
 	switch r.Kind {
 	case ban.KindBan:
@@ -135,7 +135,7 @@ func countSaid(reply *control.RevokeReply, r *ban.Record) {
 // way.
 const revokeAfter = 200 * time.Millisecond
 
-// sayAgain says in this node's name what another node said before a time, and returns how much that was.
+// sayAgain publishes another node's bans from before a time in this node's name, and returns how many.
 func (d *Daemon) sayAgain(ctx context.Context, now time.Time, origin ban.Origin, before time.Time) (said int, err error) {
 	pace := d.state.Pace(d.bulkRate)
 	for cursor, more := uint32(0), true; more; more = cursor != 0 {
@@ -152,8 +152,8 @@ func (d *Daemon) sayAgain(ctx context.Context, now time.Time, origin ban.Origin,
 	return said, nil
 }
 
-// again returns a slice of the bans that reached this node from an origin before a time, except those that this node
-// would not say itself or already says for longer.
+// again returns a slice of the bans that arrived from an origin before a time, except those that policy forbids this
+// node to make and those that it already has for longer.
 func (d *Daemon) again(now time.Time, origin ban.Origin, before time.Time, cursor uint32) (ops []ban.Op, next uint32) {
 	d.state.View(func(t *ban.Table) {
 		ops, next = t.SaidAfter(now, origin, before, cursor, lockChunk)
@@ -166,7 +166,7 @@ func (d *Daemon) again(now time.Time, origin ban.Origin, before time.Time, curso
 	return ops, next
 }
 
-// ownOps returns what this node must publish to say ops.
+// ownOps returns the ops that this node must publish for ops to take effect.
 func (d *Daemon) ownOps(ops []ban.Op) (all []ban.Op) {
 	d.state.View(func(t *ban.Table) {
 		for _, op := range ops {

@@ -7,7 +7,7 @@ import (
 	"github.com/meshban/meshban/mesh/frame"
 )
 
-// withdraw takes back what nodes said that no longer count. Package mesh has already dropped their frames.
+// withdraw drops the ops of nodes that are no longer certified. Package mesh has already dropped their frames.
 func (d *Daemon) withdraw(nodes []frame.ID) {
 	now := time.Now()
 	for _, id := range nodes {
@@ -26,10 +26,10 @@ func (d *Daemon) withdraw(nodes []frame.ID) {
 			return t.Withdraw(ban.Origin(id), why, cursor, lockChunk)
 		})
 	}
-	kick(d.neverKick)
+	wake(d.neverWake)
 }
 
-// readmit lets nodes count.
+// readmit puts the ops of nodes that are certified again into effect.
 func (d *Daemon) readmit(nodes []frame.ID) {
 	for _, id := range nodes {
 		d.recap(id)
@@ -37,7 +37,7 @@ func (d *Daemon) readmit(nodes []frame.ID) {
 			return t.Readmit(ban.Origin(id), cursor, lockChunk)
 		})
 	}
-	kick(d.neverKick)
+	wake(d.neverWake)
 }
 
 // reconsider has the table re-examine all entries, in slices, so that a fresh ban does not wait long.
