@@ -244,7 +244,7 @@ func (l *ledger) put(f frame.Frame, v Verdict, out *Actions) (stays bool, droppe
 }
 
 // discardForged removes the held frame of f's name if it differs from f and its signature is bad: it came from the
-// store, where Restore did not verify it, and must not be held against its origin.
+// store, where frames of nodes are not verified, and must not be held against its origin.
 func (l *ledger) discardForged(f frame.Frame, out *Actions) {
 	raw, ok := l.get(f.Ref())
 	if !ok || bytes.Equal(raw, f.Raw) {

@@ -20,9 +20,9 @@ type syncKind uint8
 const (
 	syncCheck  syncKind = 1 + iota // initiator: this is my root
 	syncSame                       // answer: mine too
-	syncVector                     // what I have seen, by stream; Reply asks for the other's
-	syncChunk                      // frames; Num counts from 1 within the sender's transfer
-	syncAck                        // chunk Num has been processed
+	syncVector                     // what I have seen, by stream; reply asks for the other's
+	syncChunk                      // frames; num counts from 1 within the sender's transfer
+	syncAck                        // chunk num has been processed
 	syncDetail                     // hashes of the live frames of one stream, within a range
 	syncWant                       // send me these
 	syncDiffer                     // answer to a check: my root differs
@@ -60,12 +60,12 @@ type Message struct {
 	kind    syncKind
 	From    frame.ID
 	Session uint64 // the receiver's number for it; check: the sender's
-	token   uint64 // differ, vector with Reply: the sender's number for the session
+	token   uint64 // differ, vector with reply: the sender's number for the session
 
 	root  [32]byte // check, same, differ, vector
 	clock uint64   // check, same, differ: the sender's clock, in milliseconds since 1970
 	reply bool     // vector
-	// After (exclusive) and Last (inclusive) bound the range of keys in which a vector lists all streams of the sender.
+	// after (exclusive) and last (inclusive) bound the range of keys in which a vector lists all streams of the sender.
 	// It may list others too.
 	after, last StreamKey
 	streams     []streamVector

@@ -19,7 +19,7 @@ const (
 	maxBarred, maxBarredOf = 256, 16
 	// maxStandings bounds the nodes whose certificates and revocations are known.
 	maxStandings = 1 << 16
-	// MaxAuthorityFrames bounds the live frames made by PublishAsAuthority, of all nodes with the authority's key
+	// MaxAuthorityFrames bounds the live frames of pki.AuthorityEpoch, of all nodes with the authority's key
 	// together: 21 MB. Those with the lowest numbers stay.
 	MaxAuthorityFrames = 1 << 14
 )
@@ -253,7 +253,7 @@ func (c *Core) takeTwin(f frame.Frame, by Via, out *Actions) {
 	out.spread(f, by)
 }
 
-// lastOfAuthority reports whether there is no room for one more frame of PublishAsAuthority and, if so, returns the
+// lastOfAuthority reports whether there is no room for one more frame of pki.AuthorityEpoch and, if so, returns the
 // highest number among those held.
 func (c *Core) lastOfAuthority() (seq uint64, full bool) {
 	s := c.streams[StreamKey{c.authority, pki.AuthorityEpoch}]
