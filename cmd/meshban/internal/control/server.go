@@ -51,7 +51,7 @@ type Server struct {
 	cfg      ServerConfig
 	watchers chan struct{} // a token per running event stream; full = refuse more
 	running  sync.RWMutex  // handlers hold it for reading; Run locks it for good when it ends
-	listener net.Listener  // set by Listen, used by Run
+	listener net.Listener  // set by listen
 	door     *door         // wrapped by listener
 	ready    chan struct{}
 }
@@ -67,14 +67,10 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	return &Server{cfg: cfg, watchers: make(chan struct{}, MaxWatchers), ready: make(chan struct{})}, nil
 }
 
-// Listen opens the socket, for its owner only and then for the groups of Access. It dials an existing socket first:
-// if that is live it returns ErrInUse, and if dead it replaces it. Run calls Listen if the caller has not. A caller
-// that does learns early whether another agent runs, and must then call Run or Close. The caller's lock on the folder
-// separates two servers that start at the same instant.
-func (s *Server) Listen() error {
-	if s.listener != nil {
-		return nil
-	}
+// listen opens the socket, for its owner only and then for the groups of Access. It dials an existing socket first:
+// if that is live it returns ErrInUse, and if dead it replaces it. The caller's lock on the folder separates two
+// servers that start at the same instant.
+func (s *Server) listen() error {
 	if err := clearSocket(s.cfg.Path); err != nil {
 		return err
 	}
@@ -126,19 +122,11 @@ func clearSocket(path string) error {
 // Ready is closed when the socket is open.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
 
-// Close closes what Listen opened, for a caller that does not get to Run.
-func (s *Server) Close() error {
-	if s.listener == nil {
-		return nil
-	}
-	return s.listener.Close()
-}
-
 // Run serves until ctx ends. Then it gives running requests up to stopTimeout, ends streams at once, removes the
 // socket, and returns nil when every handler has returned. It returns ErrInUse if another agent serves the path. It
 // must be called once.
 func (s *Server) Run(ctx context.Context) error {
-	if err := s.Listen(); err != nil {
+	if err := s.listen(); err != nil {
 		return err
 	}
 	// Requests outlive ctx by stopTimeout, so that a ban that arrived is answered; streams end with ctx.

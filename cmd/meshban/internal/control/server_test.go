@@ -124,10 +124,16 @@ func TestDeadSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Listen(); err != nil {
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	select {
+	case <-s.Ready():
+	case err := <-ended:
 		t.Fatalf("dead socket: %v", err)
 	}
-	if err := s.Close(); err != nil {
+	stop()
+	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}
 }
@@ -142,8 +148,8 @@ func TestBadPath(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Listen(); err == nil {
-		t.Error("Listen on a regular file succeeded")
+	if err := s.Run(t.Context()); err == nil {
+		t.Error("a regular file was taken for a socket")
 	}
 	if data, _ := os.ReadFile(file); string(data) != "precious" {
 		t.Error("the file is gone")
