@@ -58,3 +58,14 @@ func Render(c Config) []byte {
 	}
 	return []byte(b.String())
 }
+
+// Changed returns the keys whose values differ.
+func Changed(a, b Config) (keys []string) {
+	theirs := b.fields()
+	for i, f := range a.fields() {
+		if f.String() != theirs[i].String() {
+			keys = append(keys, f.key)
+		}
+	}
+	return keys
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -87,26 +88,15 @@ func (d *Daemon) reloadOnce(ctx context.Context) error {
 	return nil
 }
 
+// fixedKeys take effect only at a restart.
+var fixedKeys = []string{
+	"name", "bind", "advertise", "metrics", "lines.file", "firewall.backends", "firewall.outbound", "firewall.check",
+	"control.read_group", "control.write_group", "log.format",
+}
+
 // needRestart returns the changed keys that take effect only at a restart.
 func needRestart(old, next config.Config) []string {
-	var keys []string
-	differ := func(key string, changed bool) {
-		if changed {
-			keys = append(keys, key)
-		}
-	}
-	differ("name", old.Name != next.Name)
-	differ("bind", old.Bind != next.Bind)
-	differ("advertise", old.Advertise != next.Advertise)
-	differ("metrics", old.Metrics != next.Metrics)
-	differ("lines.file", old.Lines.File != next.Lines.File)
-	differ("firewall.backends", strings.Join(old.Firewall.Backends, ",") != strings.Join(next.Firewall.Backends, ","))
-	differ("firewall.outbound", old.Firewall.Outbound != next.Firewall.Outbound)
-	differ("firewall.check", old.Firewall.Check != next.Firewall.Check)
-	differ("control.read_group", old.Control.ReadGroup != next.Control.ReadGroup)
-	differ("control.write_group", old.Control.WriteGroup != next.Control.WriteGroup)
-	differ("log.format", old.Log.Format != next.Log.Format)
-	return keys
+	return slices.DeleteFunc(config.Changed(old, next), func(key string) bool { return !slices.Contains(fixedKeys, key) })
 }
 
 // announceReady tells the log and systemd that the node serves, and says what to do next.
