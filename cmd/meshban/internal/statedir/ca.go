@@ -16,10 +16,8 @@ import (
 
 // Request returns a request for a certificate in any mesh. It makes the node's key if there is none.
 func (d Dir) Request(name string, alone bool) (pki.Request, error) {
-	if has, err := d.SetUp(); err != nil {
+	if err := d.free(alone); err != nil {
 		return pki.Request{}, err
-	} else if has && !alone {
-		return pki.Request{}, ErrHasMesh
 	}
 	id, err := d.identity()
 	if err != nil {
@@ -31,12 +29,8 @@ func (d Dir) Request(name string, alone bool) (pki.Request, error) {
 // Adopt enrols the node with the answer to its request, as Join does. cfg.Join says where to find the mesh. Unless
 // named is set, the node takes the name in its certificate.
 func (d Dir) Adopt(answer []byte, cfg config.Config, named, alone bool) (pki.Identity, pki.Enrolment, error) {
-	has, err := d.SetUp()
-	if err != nil {
+	if err := d.free(alone); err != nil {
 		return pki.Identity{}, pki.Enrolment{}, err
-	}
-	if has && !alone {
-		return pki.Identity{}, pki.Enrolment{}, ErrHasMesh
 	}
 	id, err := pki.LoadIdentity(d.Identity())
 	if err != nil {

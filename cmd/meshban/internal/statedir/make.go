@@ -18,14 +18,21 @@ import (
 // ErrHasMesh means that the folder already belongs to a mesh.
 var ErrHasMesh = errors.New("this folder already belongs to a mesh")
 
+// free returns ErrHasMesh if the folder belongs to a mesh that has, or had, other members.
+func (d Dir) free(alone bool) error {
+	has, err := d.SetUp()
+	if err == nil && has && !alone {
+		err = ErrHasMesh
+	}
+	return err
+}
+
 // Init makes a new mesh with this node as its only member: the node's key, the mesh's authority and secrets, and the
 // node's certificate, which keeps the node a member even if the authority's key moves elsewhere. It writes cfg as the
 // config file if there is none. It returns ErrHasMesh if the folder already belongs to a mesh.
 func (d Dir) Init(cfg config.Config) (pki.Identity, pki.Secrets, error) {
-	if has, err := d.SetUp(); err != nil {
+	if err := d.free(false); err != nil {
 		return pki.Identity{}, pki.Secrets{}, err
-	} else if has {
-		return pki.Identity{}, pki.Secrets{}, ErrHasMesh
 	}
 	id, err := d.identity()
 	if err != nil {
@@ -60,12 +67,8 @@ func (d Dir) Init(cfg config.Config) (pki.Identity, pki.Secrets, error) {
 // Join enrols the node with a token and writes the files of the mesh. A folder with a mesh of its own gives it up
 // only if alone is set: nobody else was ever in it. The list that came with the token replaces cfg.Join.
 func (d Dir) Join(ctx context.Context, token string, cfg config.Config, alone bool) (pki.Identity, pki.Enrolment, error) {
-	has, err := d.SetUp()
-	if err != nil {
+	if err := d.free(alone); err != nil {
 		return pki.Identity{}, pki.Enrolment{}, err
-	}
-	if has && !alone {
-		return pki.Identity{}, pki.Enrolment{}, ErrHasMesh
 	}
 	id, err := d.identity()
 	if err != nil {
