@@ -71,7 +71,6 @@ type Stats struct {
 
 	Problem   error     // why the file cannot be followed; nil = it is followed
 	ProblemAt time.Time // when Problem began
-	Polling   string    // why changes are noticed only at each Tick; "" = they are noticed at once
 }
 
 // maxRetired is how many rotated files are read at once.
@@ -113,7 +112,7 @@ func (f *Follower) Run(ctx context.Context) error {
 	defer f.close()
 	w, err := newWatch(f.cfg.Path)
 	if err != nil {
-		f.setPolling(err)
+		f.cfg.Logger.Warn("cannot watch the line file, polling it", "path", f.cfg.Path, "err", err)
 	}
 	defer w.close()
 	next := func() time.Duration { // on the clock's beat, as all that the agent does each second: it wakes an idle processor once
@@ -172,13 +171,6 @@ func (f *Follower) addCounters(c *counters) {
 		f.total.misread[r] += c.misread[r]
 	}
 	*c = counters{}
-}
-
-func (f *Follower) setPolling(err error) {
-	f.cfg.Logger.Warn("cannot watch the line file, polling it", "path", f.cfg.Path, "err", err)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.stats.Polling = err.Error()
 }
 
 // setProblem records the result of a poll, and logs it if it has changed.
