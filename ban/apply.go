@@ -24,7 +24,7 @@ func (t *Table) causeOfRec(x *claim) cause {
 
 // A touched entry is one that the running call may have changed.
 type touched struct {
-	book  *recordSet
+	set   *recordSet
 	entry uint32
 	state State // before the call
 	until int64 // before the call
@@ -35,9 +35,9 @@ type touched struct {
 // touch re-examines entry i after records that affect it changed.
 func (t *Table) touch(b *recordSet, i uint32, c cause) {
 	e := b.entries.at(i)
-	if n := int(e.touch); n >= len(t.touched) || t.touched[n].book != b || t.touched[n].entry != i {
+	if n := int(e.touch); n >= len(t.touched) || t.touched[n].set != b || t.touched[n].entry != i {
 		e.touch = uint32(len(t.touched))
-		t.touched = append(t.touched, touched{book: b, entry: i, state: e.state, until: e.until})
+		t.touched = append(t.touched, touched{set: b, entry: i, state: e.state, until: e.until})
 	}
 	w := &t.touched[e.touch]
 	state, until := t.judge(b, e)
@@ -191,8 +191,8 @@ func (t *Table) finish(dst []Change) []Change {
 	dst = slices.Grow(dst, min(len(t.touched), maxScratch))
 	for i := range t.touched {
 		w := &t.touched[i]
-		e := w.book.entries.at(w.entry)
-		if w.book == &t.bans {
+		e := w.set.entries.at(w.entry)
+		if w.set == &t.bans {
 			t.states[w.state]--
 			t.states[e.state]++
 		}
@@ -200,7 +200,7 @@ func (t *Table) finish(dst []Change) []Change {
 			dst = append(dst, c)
 		}
 		if e.claims == 0 {
-			t.close(w.book, w.entry)
+			t.close(w.set, w.entry)
 		}
 	}
 	if cap(t.touched) > maxScratch {
@@ -219,7 +219,7 @@ func (t *Table) change(w *touched, e *entry) (c Change, ok bool) {
 	was, is := w.state == StateEnforced, e.state == StateEnforced
 	until, from := e.until, w.cause
 	switch {
-	case w.book == &t.allows:
+	case w.set == &t.allows:
 		switch {
 		case is && !was:
 			c.Event = EventAllow
@@ -249,7 +249,7 @@ func (t *Table) change(w *touched, e *entry) (c Change, ok bool) {
 	takes := from.kind == KindRevoke || from.kind == KindUnban
 	switch c.Event {
 	case EventBan, EventPending, EventHeld, EventRefresh:
-		lead := w.book.claims.at(t.leading(w.book, e))
+		lead := w.set.claims.at(t.leading(w.set, e))
 		// The entry may also have surfaced because something else ended; then report the ban itself.
 		if from.ending || from.kind != KindBan && !(takes && c.Event == EventRefresh) {
 			from = t.causeOfRec(lead)

@@ -23,15 +23,15 @@ func (t *Table) SaidAfter(now time.Time, origin Origin, before time.Time, cursor
 // SaidBy returns the live bans, allows, unbans and unallows of an origin, whatever became of them, with cursors like
 // those of SaidAfter.
 func (t *Table) SaidBy(now time.Time, origin Origin, cursor uint32, n int) (rs []Record, next uint32) {
-	for ; cursor>>bookBit < 2; cursor = (cursor>>bookBit + 1) << bookBit {
-		b := [2]*recordSet{&t.allows, &t.bans}[cursor>>bookBit]
-		next := t.eachOf(b, origin, cursor&(1<<bookBit-1), n, func(i uint32, x *claim) {
+	for ; cursor>>stageBit < 2; cursor = (cursor>>stageBit + 1) << stageBit {
+		b := [2]*recordSet{&t.allows, &t.bans}[cursor>>stageBit]
+		next := t.eachOf(b, origin, cursor&(1<<stageBit-1), n, func(i uint32, x *claim) {
 			if r := t.recordOf(b, i); (r.Kind == KindBan || r.Kind == KindAllow) && r.Until.After(now) {
 				rs = append(rs, r)
 			}
 		})
 		if next != 0 {
-			return rs, cursor>>bookBit<<bookBit | next
+			return rs, cursor>>stageBit<<stageBit | next
 		}
 	}
 	for _, b := range [2]*recordSet{&t.allows, &t.bans} {

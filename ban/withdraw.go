@@ -32,55 +32,38 @@ func (t *Table) Readmit(origin Origin, cursor uint32, n int) (changes []Change, 
 	return t.reconsider(origin, cause{kind: KindUnallow, origin: origin}, cursor, n)
 }
 
-// The bits of a cursor from bookBit up tell the stage: the allows, the bans, the cancel marks, and the chores that these
-// cause. The bits below tell the record; for a cancel mark, markBit tells the record set.
-const bookBit, markBit = 30, 29
+// The bits of a cursor from stageBit up tell the stage: the allows, the bans, the cancel marks of allows and of bans, and
+// the chores that these cause. The bits below tell the record or mark.
+const stageBit = 29
 
 // reconsider re-examines the entries about which an origin said something: allows first, then bans, then what its
 // unbans and unallows are about. Each entry inside those is examined once, however many of them there are.
 func (t *Table) reconsider(origin Origin, c cause, cursor uint32, n int) (changes []Change, next uint32) {
-	for ; cursor>>bookBit < 2; cursor = (cursor>>bookBit + 1) << bookBit {
-		b := [2]*recordSet{&t.allows, &t.bans}[cursor>>bookBit]
-		for i := max(cursor&(1<<bookBit-1), 1); i < b.claims.end; i++ {
+	by, lifts := t.parties.ids[origin]
+	for stage, i := cursor>>stageBit, cursor&(1<<stageBit-1); stage < 4; stage, i = stage+1, 0 {
+		b := [2]*recordSet{&t.allows, &t.bans}[stage%2]
+		end := b.claims.end
+		if stage >= 2 {
+			if end = b.cancels.marks.end; !lifts {
+				end = 0
+			}
+		}
+		for i = max(i, 1); i < end; i++ {
 			if n == 0 {
-				return t.finish(nil), cursor>>bookBit<<bookBit | i
+				return t.finish(nil), stage<<stageBit | i
 			}
 			n--
-			if x := b.claims.at(i); x.kind != 0 && t.epochs.at(x.epoch).origin == origin {
+			if stage >= 2 {
+				if s := b.cancels.marks.at(i); s.until != 0 && s.by == by {
+					t.chore(b, s.key(), c)
+				}
+			} else if x := b.claims.at(i); x.kind != 0 && t.epochs.at(x.epoch).origin == origin {
 				t.touch(b, x.entry, c)
 			}
 		}
 	}
-	if cursor>>bookBit == 2 {
-		if cursor, n = t.reconsiderMarks(origin, c, cursor, n); n == 0 {
-			return t.finish(nil), cursor
-		}
-	}
 	if t.work(n); t.chores.busy() {
-		return t.finish(nil), 3 << bookBit
+		return t.finish(nil), 4 << stageBit
 	}
 	return t.finish(nil), 0
-}
-
-// reconsiderMarks makes chores of what an origin's cancel marks are about. It returns where to continue and what is left
-// of n.
-func (t *Table) reconsiderMarks(origin Origin, c cause, cursor uint32, n int) (next uint32, left int) {
-	by, ok := t.parties.ids[origin]
-	if !ok {
-		return 3 << bookBit, n
-	}
-	const inBook = 1<<markBit - 1
-	for place := cursor & (1<<bookBit - 1); place>>markBit < 2; place = (place>>markBit + 1) << markBit {
-		b := [2]*recordSet{&t.allows, &t.bans}[place>>markBit]
-		for i := max(place&inBook, 1); i < b.cancels.marks.end; i++ {
-			if n == 0 {
-				return 2<<bookBit | place>>markBit<<markBit | i, 0
-			}
-			n--
-			if s := b.cancels.marks.at(i); s.until != 0 && s.by == by {
-				t.chore(b, s.key(), c)
-			}
-		}
-	}
-	return 3 << bookBit, n
 }
