@@ -226,19 +226,6 @@ func each(tx *bolt.Tx, bucket, prefix []byte, yield func(key, value []byte) erro
 	return nil
 }
 
-// Fresh reports whether the store is unused: no epoch was ever raised in it.
-func (s *Store) Fresh() (fresh bool, err error) {
-	err = s.view(true, func(tx *bolt.Tx) error {
-		epoch, err := get(tx, bucketValues, keyEpoch)
-		fresh = epoch == nil
-		return err
-	})
-	if err != nil {
-		return false, fmt.Errorf("read the epoch: %w", err)
-	}
-	return fresh, nil
-}
-
 // RaiseEpoch raises the stored epoch by at least one, to above atLeast, syncs it to disk and returns it.
 func (s *Store) RaiseEpoch(atLeast uint64) (epoch uint64, err error) {
 	err = s.update(func(tx *bolt.Tx) error {
