@@ -205,6 +205,7 @@ func TestGateBoundsItsAccounts(t *testing.T) {
 // Ops other than bans are held to a rate too, or allows and unbans would fill the memory. But an op that takes a ban
 // back always counts.
 func TestGateBoundsWhatIsNoBan(t *testing.T) {
+	t.Parallel()
 	g, tb := newGate(wideCaps, wideCaps.Allowance), newTable(t, Config{})
 	tb.Merge(base, single(record(peerA, 1, KindBan, "192.0.2.7", 60)))
 	for i := range MaxOthers {

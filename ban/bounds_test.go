@@ -259,6 +259,7 @@ func TestCancelsAreBounded(t *testing.T) {
 // What a peer or this node lifts or allows is examined in slices, and so is what counts again when that ends. A fresh
 // ban gets in between.
 func TestLiftsGoInSlices(t *testing.T) {
+	t.Parallel()
 	const n = 10 * MaxTouch
 	for _, c := range []struct {
 		by   Origin
@@ -354,6 +355,7 @@ func TestEndsOfUnbansCostWhatChanges(t *testing.T) {
 
 // Random ops between the slices of a withdrawal and of its chores lead to the same state as all at once.
 func TestSlicesAreAsGoodAsOneGo(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		cfg := Config{Self: self, Limits: Limits{FutureSkew: 4 * time.Second}}
 		sliced, whole, kernel := newTable(t, cfg), newTable(t, cfg), map[ruleKey]int64{}
@@ -401,6 +403,7 @@ func TestSlicesAreAsGoodAsOneGo(t *testing.T) {
 
 // Judging one unban or allow examined each of up to 1,250,000 entries inside it, under the lock.
 func TestJudgingALiftIsBounded(t *testing.T) {
+	t.Parallel()
 	const n = MaxCounted + 1000
 	allowance := Allowance{Rate: 1, Burst: 10 * n, Bulk: 100 * n}
 	for _, c := range []struct {

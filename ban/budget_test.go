@@ -10,6 +10,7 @@ import (
 // No sequence of ops of one origin causes more entries to be examined than the package's doc says: a few for each op,
 // and three for each entry that its allowance pays for.
 func TestNoSequenceCostsMoreThanItsAllowance(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		const burst, perHour, crowded, perOp = 50, 200, 400, 4
 		caps := Caps{Allowance: Allowance{Rate: 1, Burst: burst, Bulk: perHour}, Active: 100, UnbanAny: true, Import: true}
@@ -52,6 +53,7 @@ func TestNoSequenceCostsMoreThanItsAllowance(t *testing.T) {
 // No sequence of ops of one origin makes the kernel hold more than the package's doc says, or sends more for one ban
 // than the elements it may have. TestBytesKept covers the bytes that each op keeps.
 func TestNoSequenceFillsTheKernel(t *testing.T) {
+	t.Parallel()
 	specs := []string{"", "22", "1-512", "1-1024/tcp", "2000-2511", "1,3,5,7,9-520/udp", "30000-30511"}
 	most := 0
 	rapid.Check(t, func(rt *rapid.T) {

@@ -162,6 +162,7 @@ func TestDecodeOpsRefuses(t *testing.T) {
 
 // Each run encodes within the limit and is as long as possible.
 func TestSplitOpsFillsFrames(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		shapes := someOps()
 		var ops []Op

@@ -34,6 +34,7 @@ func anyTable(t *rapid.T, quorum int) *Table {
 }
 
 func TestMergeIsCommutativeAssociativeIdempotent(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		quorum := rapid.IntRange(1, 3).Draw(t, "quorum")
 		a, b := anyTable(t, quorum), anyTable(t, quorum)
@@ -135,6 +136,7 @@ func someMarks(t *rapid.T, seqs map[Origin]uint64) []Mark {
 // Nodes agree once each has heard what still lives. Some hear the same frames at different times, some only after part
 // of them has ended, and one comes back after all has been said.
 func TestNodesConvergeWheneverTheyHear(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		quorum := rapid.IntRange(1, 3).Draw(t, "quorum")
 		frames, end := history(t, rapid.IntRange(1, 25).Draw(t, "frames"))
@@ -232,6 +234,7 @@ func TestShorterWordHoldsAfterARestart(t *testing.T) {
 // A node that heard everything and one that starts from the frames that still live enforce the same, even after one of
 // the origins is revoked.
 func TestRestartedNodesAgreeWithOthers(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		open := func(o Origin) *Table {
 			tb, err := New(Config{Self: o})

@@ -136,6 +136,7 @@ func TestSetPolicy(t *testing.T) {
 
 // An entry that stays in the table while it is listed in chunks is listed once, whatever comes and goes.
 func TestEntriesInChunks(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		tb := anyTable(t, 1)
 		var stay []Record
@@ -249,6 +250,7 @@ func TestWhy(t *testing.T) {
 }
 
 func TestWhyIsBounded(t *testing.T) {
+	t.Parallel()
 	tb := newTable(t, Config{})
 	tb.Merge(base, plainBans(20_000))
 	for i := range 2 * MaxFindings {

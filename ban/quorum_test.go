@@ -118,6 +118,7 @@ func byDefinition(rs []Record, global Quorum, sources []SourceQuorum) time.Time 
 }
 
 func TestQuorumAgreesWithItsDefinition(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		quorum := func(name string) Quorum {
 			return Quorum{rapid.IntRange(1, 4).Draw(t, name), time.Duration(rapid.SampledFrom([]int{0, 1, 5, 10}).Draw(t, name+" within")) * time.Second}

@@ -262,6 +262,7 @@ func TestFullTableDropsWhatIsNewAndRefreshesWhatIsThere(t *testing.T) {
 
 // An origin that keeps shortening and prolonging must not make the expiry heap grow.
 func TestStaleMarksAreBounded(t *testing.T) {
+	t.Parallel()
 	tb := newTable(t, Config{})
 	for i := range 10_000 {
 		tb.Merge(base, single(record(peerA, i+1, KindBan, "192.0.2.7", 20_000+i*(1-i%2*2))))

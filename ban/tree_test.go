@@ -28,6 +28,7 @@ func anyPrefix(t *rapid.T) netip.Prefix {
 
 // The tree finds what a full search finds.
 func TestTreeFindsWhatIsThere(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		tb := anyTable(t, 1)
 		b := &tb.bans

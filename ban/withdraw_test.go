@@ -26,6 +26,7 @@ func steps(t *rapid.T, kernel map[ruleKey]int64, step func(cursor uint32) ([]Cha
 // origin's records came before or after. Once the origin is readmitted, it enforces the same as one that heard
 // everything.
 func TestWithdraw(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		records := anyRecords(rt, rapid.IntRange(0, 30).Draw(rt, "records"), 100)
 		quorum := rapid.IntRange(1, 2).Draw(rt, "quorum")

@@ -103,6 +103,7 @@ func TestTooLongLine(t *testing.T) {
 }
 
 func TestHoles(t *testing.T) {
+	t.Parallel()
 	path := logPath(t)
 	add(t, path, line(1))
 	x := newTail(t, path).poll()
@@ -118,6 +119,7 @@ func TestHoles(t *testing.T) {
 }
 
 func TestBatches(t *testing.T) {
+	t.Parallel()
 	path := logPath(t)
 	add(t, path, "")
 	x := newTail(t, path).poll()

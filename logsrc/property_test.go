@@ -14,6 +14,7 @@ import (
 
 // TestRestartAtEveryOffset cuts a text at every byte, restarts there, and restarts again at the end.
 func TestRestartAtEveryOffset(t *testing.T) {
+	t.Parallel()
 	text := line(1) + "noise\n\n" + strings.TrimSuffix(line(2), "\n") + "\r\n\x00\x00" + line(3) +
 		strings.Repeat("long", MaxLine/4+1) + " HOST 192.0.2.9 PORT 22\n" + "HOST 192.0.2.4 PORT 22\n" + line(5)
 	for cut := range len(text) + 1 {
@@ -199,6 +200,7 @@ func tailOf(s []string) []string { return s[max(0, len(s)-20):] }
 // TestFollowerAgainstModel checks that any sequence of appends, rotations, truncations, edits, emissions and
 // restarts, with or without polls in between, yields every line once and in order.
 func TestFollowerAgainstModel(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		path := logPath(t)
 		m := &model{t: rt, path: path}

@@ -48,6 +48,7 @@ func bare(n int) string {
 // however the file was rewritten: in place or replaced, while the follower runs or is down, with lines appended
 // before or after the next poll.
 func TestRewritten(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name   string
 		change func([]string) []string
@@ -344,6 +345,7 @@ func TestRewrittenWithoutABan(t *testing.T) {
 
 // There are more lines than are remembered: what precedes the known ones is older still.
 func TestRewrittenBeyondMemory(t *testing.T) {
+	t.Parallel()
 	address := func(n int) string { return fmt.Sprintf("HOST 10.%d.%d.%d PORT 22\n", n>>16, n>>8&255, n&255) }
 	var text strings.Builder
 	for n := range maxMarks + 3*memoryBlock {

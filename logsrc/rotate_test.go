@@ -11,6 +11,7 @@ import (
 // Each case gets a file of which lines 1 and 2 were read, and does something to it. It runs twice: while the follower
 // runs, and while it is down.
 func TestRotation(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name string
 		do   func(t *testing.T, path string)

@@ -256,7 +256,7 @@ func TestRotationAloneAtANewAddress(t *testing.T) {
 // of the nodes that it considers alive understands it, and they consider it dead by then.
 func TestRotationMissed(t *testing.T) {
 	for _, at := range []int{1, 3} {
-		bubble(t, func(t *testing.T) {
+		cutOff := func(t *testing.T) {
 			c := newTurning(t, 4)
 			<-time.After(10 * time.Second)
 			deaf, others := c.nodes[at], slices.Delete(slices.Clone(c.nodes), at, at+1)
@@ -274,7 +274,8 @@ func TestRotationMissed(t *testing.T) {
 			eventually(t, 10*time.Second, "it is back", func() bool { return c.allAlive() && sameDigest(c.nodes) && deaf.KeyStatus().InUse == 1 })
 			t.Logf("back after %v", time.Since(begin))
 			eventually(t, 2*keyKeep, "all have turned", turned(1, c.nodes...))
-		})
+		}
+		t.Run(fmt.Sprint("node ", at), func(t *testing.T) { bubble(t, cutOff) })
 	}
 }
 

@@ -228,11 +228,21 @@ func (c *cluster) allAlive() bool {
 	return true
 }
 
+var bubbles = make(chan struct{}, 2)
+
 // bubble is synctest.Test, but on one processor under the race detector: with two, a bubble's timer goroutine crashed the
 // process inside the detector (sanitizer StackDepot) once in five runs of all cluster tests. The detector finds races by
 // the happens-before order, for which one processor is enough.
+//
+// In a plain run bubbles, which have a clock of their own, run beside other tests, as many at once as bubbles has room for: so
+// those that wait for the real clock get their turn.
 func bubble(t *testing.T, f func(*testing.T)) {
 	t.Helper()
+	if sideBySide {
+		t.Parallel()
+		bubbles <- struct{}{}
+		defer func() { <-bubbles }()
+	}
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(bubbleProcs))
 	synctest.Test(t, f)
 }

@@ -2,8 +2,8 @@
 
 package mesh
 
-// simShort is the number of seeds of a plain test run.
-const simShort = 60
+// simShort is the number of seeds of a plain test run; test/run simulates 2,000.
+const simShort = 15
 
 // bubbleProcs is how many processors a bubble has; 0 is all.
 const bubbleProcs = 0

@@ -1,0 +1,6 @@
+//go:build !race && !long
+
+package mesh
+
+// sideBySide is whether bubbles run beside other tests.
+const sideBySide = true
