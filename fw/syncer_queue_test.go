@@ -39,8 +39,8 @@ func TestFreshUpdatesPassABulk(t *testing.T) {
 		b.Queue(all[:1], told("of the bulk"))
 		b.Queue([]Update{b.ban("203.0.113.1/32")}, told("fresh"))
 		b.Flush()
-		if got := so(); !slices.Equal(got, []string{"fresh"}) {
-			t.Errorf("%q, want the fresh one alone", got)
+		if got := so(); len(got) == 0 || got[0] != "fresh" { // Run may have taken the rest by now
+			t.Errorf("%q, want the fresh one first", got)
 		}
 		synctest.Wait()
 		if got := so(); len(got) != 7 || got[6] != "of the bulk" {
