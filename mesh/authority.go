@@ -12,6 +12,8 @@ import (
 
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/replica"
+	"github.com/meshban/meshban/mesh/internal/spread"
+	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -143,9 +145,7 @@ func (m *Mesh) tellRevoked(now time.Time, id frame.ID) {
 	if s.Revoked == nil || n == nil {
 		return
 	}
-	if err := m.pusher.send(n, appendPacked([]byte{kindPush}, s.Revoked.Frame.Raw)); err != nil {
-		m.count.sendErrors.Add(1)
-	}
+	m.pusher.To(n, wire.AppendPacked([]byte{wire.KindPush}, s.Revoked.Frame.Raw))
 }
 
 // AuthorityID returns the origin of what the mesh's authority signs, or zero if the mesh has no authority.
@@ -196,8 +196,8 @@ func (m *Mesh) publishRecord(f frame.Frame) error {
 	running := m.phase == phaseRunning
 	m.mu.Unlock()
 	if fresh && running {
-		m.pusher.put(pushJob{frames: []frame.Frame{f}, direct: true})
-		m.gossip.put(f)
+		m.pusher.Put(spread.Job{Frames: []frame.Frame{f}, Direct: true})
+		m.gossip.Put(f)
 		m.nudge()
 	}
 	return nil

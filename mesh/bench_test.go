@@ -11,6 +11,7 @@ import (
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/meshtest"
 	"github.com/meshban/meshban/mesh/internal/replica"
+	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -59,7 +60,7 @@ func BenchmarkDeliver(b *testing.B) {
 					b.StartTimer()
 				}
 				i %= len(raws)
-				delegate{m}.NotifyMsg(appendPacked([]byte{kindPush}, raws[i]))
+				delegate{m}.NotifyMsg(wire.AppendPacked([]byte{wire.KindPush}, raws[i]))
 				m.drain(<-m.inbox)
 				i++
 			}

@@ -1,7 +1,6 @@
 package mesh
 
 import (
-	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/tls"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/enrol"
 	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
@@ -26,11 +26,6 @@ import (
 // from a certified member.
 
 const (
-	keysVersion = 2 // of a request for grants on an enrolment connection
-	keysFields  = 4
-	keysAnswer  = 3
-	// maxKeyRecords bounds the records in an answer.
-	maxKeyRecords = 4
 	// askKeysEvery is the least time between two requests to one address. maxAsked bounds the remembered addresses.
 	askKeysEvery = 5 * time.Second
 	// askKeysTimeout bounds one request, not counting the dial: anything may be listening at the address.
@@ -46,78 +41,10 @@ var (
 	errOtherNode = errors.New("another node answers there")
 )
 
-// requestVersion returns the version of a request, which says what it asks for, or 0 if the request is malformed.
-func requestVersion(b []byte) uint64 {
-	r := wire.Reader{Rest: b}
-	r.Array(15)
-	v := r.Uint()
-	if r.Err != nil {
-		return 0
-	}
-	return v
-}
-
-// keysRequest asks for the newest gossip key.
-type keysRequest struct {
-	MeshID      [16]byte
-	Has         pki.KeyVersion
-	Certificate []byte // the asker's, for a node that does not know it yet; may be empty
-}
-
-func (q keysRequest) encode() []byte {
-	b := wire.AppendArray(nil, keysFields)
-	b = wire.AppendUint(b, keysVersion)
-	b = wire.AppendBin(b, q.MeshID[:])
-	b = wire.AppendUint(b, uint64(q.Has))
-	return wire.AppendBin(b, q.Certificate)
-}
-
-func decodeKeysRequest(b []byte) (q keysRequest, err error) {
-	r := wire.Reader{Rest: b}
-	r.ArrayOf(keysFields)
-	if v := r.Uint(); r.Err == nil && v != keysVersion {
-		return q, fmt.Errorf("version %d, want %d", v, keysVersion)
-	}
-	r.Fixed(q.MeshID[:])
-	q.Has = pki.KeyVersion(r.Uint())
-	q.Certificate = bytes.Clone(r.Bin(frame.MaxSize))
-	return q, r.End()
-}
-
-// keysReply is the answer to a keysRequest.
-type keysReply struct {
-	Uses    pki.KeyVersion // the key that the answering node encrypts with
-	Records [][]byte
-}
-
-func (a keysReply) encode() []byte {
-	b := wire.AppendArray(nil, keysAnswer)
-	b = wire.AppendUint(b, keysVersion)
-	b = wire.AppendUint(b, uint64(a.Uses))
-	b = wire.AppendArray(b, len(a.Records))
-	for _, raw := range a.Records {
-		b = wire.AppendBin(b, raw)
-	}
-	return b
-}
-
-func decodeKeysReply(b []byte) (a keysReply, err error) {
-	r := wire.Reader{Rest: b}
-	r.ArrayOf(keysAnswer)
-	if v := r.Uint(); r.Err == nil && v != keysVersion {
-		return a, fmt.Errorf("version %d, want %d", v, keysVersion)
-	}
-	a.Uses = pki.KeyVersion(r.Uint())
-	for n := r.Array(maxKeyRecords); n > 0 && r.Err == nil; n-- {
-		a.Records = append(a.Records, bytes.Clone(r.Bin(frame.MaxSize)))
-	}
-	return a, r.End()
-}
-
 // answerKeys sends a node what the authority has said to it about the newest gossip key: its grant, or one for others,
 // which proves that there is a newer key; or its revocation.
 func (m *Mesh) answerKeys(conn *tls.Conn, key ed25519.PublicKey, b []byte, from string) error {
-	q, err := decodeKeysRequest(b)
+	q, err := enrol.DecodeKeysRequest(b)
 	if err != nil {
 		return err
 	}
@@ -137,12 +64,12 @@ func (m *Mesh) answerKeys(conn *tls.Conn, key ed25519.PublicKey, b []byte, from 
 		}
 		signal(m.keys.sweep)
 	}
-	var a keysReply
+	var a enrol.KeysReply
 	if s.Revoked != nil {
 		a.Records = append(a.Records, s.Revoked.Frame.Raw)
 	} else {
 		var has pki.KeyVersion
-		has, a.Uses = m.keys.said()
+		has, a.Uses = m.keys.Versions()
 		if q.Has > has && m.trusted(id) {
 			defer m.askBack(id, from)
 		}
@@ -156,7 +83,7 @@ func (m *Mesh) answerKeys(conn *tls.Conn, key ed25519.PublicKey, b []byte, from 
 			a.Records = append(a.Records, g.Frame.Raw)
 		}
 	}
-	if err := writeMessage(conn, a.encode()); err != nil {
+	if err := enrol.WriteMessage(conn, a.Encode()); err != nil {
 		return err
 	}
 	if len(a.Records) > 0 {
@@ -209,7 +136,8 @@ func (m *Mesh) askKeys(ctx context.Context, addr netip.AddrPort) {
 		frames = append(frames, f)
 	}
 	if m.trusted(from) {
-		m.keys.others(a.Uses, addr)
+		m.keys.Spoken(a.Uses, addr)
+		signal(m.keys.wake)
 	}
 	if len(frames) == 0 {
 		if m.Peers() == 0 && m.join.muteLong(m.now()) {
@@ -242,7 +170,7 @@ func (m *Mesh) askLoop(ctx context.Context) {
 }
 
 // keysAt sends one request to addr and returns the answer and the answering node's id.
-func (m *Mesh) keysAt(ctx context.Context, addr netip.AddrPort) (a keysReply, from frame.ID, err error) {
+func (m *Mesh) keysAt(ctx context.Context, addr netip.AddrPort) (a enrol.KeysReply, from frame.ID, err error) {
 	conn, err := m.dialMember(ctx, addr, func(key ed25519.PublicKey) error { from = frame.IDOf(key); return nil })
 	if err != nil {
 		return a, from, err
@@ -250,26 +178,26 @@ func (m *Mesh) keysAt(ctx context.Context, addr netip.AddrPort) (a keysReply, fr
 	defer func() { _ = conn.NetConn().Close() }() // without a TLS close alert, which waits for a peer that does not read
 	stop := context.AfterFunc(ctx, func() { _ = conn.NetConn().Close() })
 	defer stop()
-	q := keysRequest{MeshID: m.cfg.Secrets.MeshID}
-	q.Has, _ = m.keys.said()
+	q := enrol.KeysRequest{MeshID: m.cfg.Secrets.MeshID}
+	q.Has, _ = m.keys.Versions()
 	if s := m.Standing(m.id); s.Certificate != nil {
 		q.Certificate = s.Certificate.Frame.Raw
 	}
-	if err := writeMessage(conn, q.encode()); err != nil {
+	if err := enrol.WriteMessage(conn, q.Encode()); err != nil {
 		return a, from, err
 	}
-	b, err := readMessage(conn)
+	b, err := enrol.ReadMessage(conn)
 	if err != nil {
 		return a, from, err
 	}
-	a, err = decodeKeysReply(b)
+	a, err = enrol.DecodeKeysReply(b)
 	return a, from, err
 }
 
 // dialMember opens a TLS connection to a node whose key accept approves. The connection is good for askKeysTimeout; ctx
 // bounds only the dial (by its deadline) and the handshake. The handshake proves that the node is at addr.
 func (m *Mesh) dialMember(ctx context.Context, addr netip.AddrPort, accept func(ed25519.PublicKey) error) (*tls.Conn, error) {
-	conf, err := enrolTLS(m.cfg.Identity, accept)
+	conf, err := enrol.TLS(m.cfg.Identity, accept)
 	if err != nil {
 		return nil, err
 	}
@@ -295,7 +223,7 @@ func (m *Mesh) dialMember(ctx context.Context, addr netip.AddrPort, accept func(
 	if err != nil {
 		return nil, errors.Join(err, raw.Close())
 	}
-	key, err := peerKey(conn.ConnectionState())
+	key, err := enrol.PeerKey(conn.ConnectionState())
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}

@@ -42,13 +42,13 @@ func (m *Mesh) checkClocks() {
 	var off []memberClock
 	m.mu.Lock()
 	for _, t := range m.peers.alive() { // sorted by id
-		ahead, ok := m.core.PeerClock(t.id)
-		if !ok || m.core.Revocation(t.id) != nil {
+		ahead, ok := m.core.PeerClock(t.ID)
+		if !ok || m.core.Revocation(t.ID) != nil {
 			continue
 		}
 		known++
 		if ahead.Abs() >= clockNoticed {
-			off = append(off, memberClock{t.id, ahead})
+			off = append(off, memberClock{t.ID, ahead})
 		}
 	}
 	m.mu.Unlock()
@@ -69,12 +69,12 @@ func (m *Mesh) Mute() []frame.ID {
 	known := 0
 	var behind []frame.ID
 	for _, t := range m.peers.alive() {
-		ahead, ok := m.core.PeerClock(t.id)
-		if !ok || m.core.Revocation(t.id) != nil {
+		ahead, ok := m.core.PeerClock(t.ID)
+		if !ok || m.core.Revocation(t.ID) != nil {
 			continue
 		}
 		if known++; ahead < -frame.FutureSkew {
-			behind = append(behind, t.id)
+			behind = append(behind, t.ID)
 		}
 	}
 	if 2*len(behind) <= known {

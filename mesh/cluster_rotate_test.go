@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/meshtest"
+	"github.com/meshban/meshban/mesh/internal/rotate"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -124,7 +125,7 @@ func (c *turning) rotate(t *testing.T, want uint32) {
 func turned(generation uint32, nodes ...*testNode) func() bool {
 	return func() bool {
 		for _, n := range nodes {
-			if s := n.KeyStatus(); s.Generation != generation || s.InUse != generation || s.Rotating || len(n.keys.live.GetKeys()) != 1 {
+			if s := n.KeyStatus(); s.Generation != generation || s.InUse != generation || s.Rotating || len(n.tr.Load().guard.keys()) != 1 {
 				return false
 			}
 		}
@@ -142,7 +143,7 @@ func TestRotationShutsOut(t *testing.T) {
 		}
 		c.rotate(t, 1)
 		eventually(t, 3*time.Minute, "the others have turned", turned(1, good...))
-		if s := bad.KeyStatus(); s.Generation != 0 || len(bad.keys.live.GetKeys()) != 1 {
+		if s := bad.KeyStatus(); s.Generation != 0 || len(bad.tr.Load().guard.keys()) != 1 {
 			t.Fatalf("the revoked node has %+v", s)
 		}
 		publish(t, good[1], "secret", time.Hour)
@@ -240,7 +241,7 @@ func TestRotationAloneAtANewAddress(t *testing.T) {
 		})
 		c.again(t, 0, 2)
 		c.rotate(t, 1)
-		eventually(t, 3*keyKeep, "the lone node has turned", turned(1, c.nodes[0]))
+		eventually(t, 3*rotate.KeepFor, "the lone node has turned", turned(1, c.nodes[0]))
 		if s := c.nodes[1].KeyStatus(); s.Generation != 0 {
 			t.Fatalf("the others have %+v", s)
 		}
@@ -273,7 +274,7 @@ func TestRotationMissed(t *testing.T) {
 			begin := time.Now()
 			eventually(t, 10*time.Second, "it is back", func() bool { return c.allAlive() && sameDigest(c.nodes) && deaf.KeyStatus().InUse == 1 })
 			t.Logf("back after %v", time.Since(begin))
-			eventually(t, 2*keyKeep, "all have turned", turned(1, c.nodes...))
+			eventually(t, 2*rotate.KeepFor, "all have turned", turned(1, c.nodes...))
 		}
 		t.Run(fmt.Sprint("node ", at), func(t *testing.T) { bubble(t, cutOff) })
 	}
@@ -297,7 +298,7 @@ func TestRotationOnAFullDisk(t *testing.T) {
 		c.addrs = append(c.addrs, netip.MustParseAddrPort("10.0.1.1:7946"))
 		c.nodes = append(c.nodes, c.start(t, 4, late, c.edit))
 		eventually(t, 30*time.Second, "who joins meanwhile is a member", c.allAlive)
-		<-time.After(keyUseAfter / 2)
+		<-time.After(rotate.UseAfter / 2)
 		for i, n := range c.nodes {
 			if s := n.KeyStatus(); s.InUse != 0 || i != 2 && !slices.Equal(s.Lacking, []frame.ID{stuck.id.ID()}) {
 				t.Errorf("node %d: %+v", i, s)
@@ -315,7 +316,7 @@ func TestRotationOnAFullDisk(t *testing.T) {
 		eventually(t, 10*time.Second, "all use the newest key", func() bool {
 			return !slices.ContainsFunc(c.nodes, func(n *testNode) bool { return n.KeyStatus().InUse != 3 })
 		})
-		eventually(t, 2*keyKeep, "all have turned", turned(3, c.nodes...))
+		eventually(t, 2*rotate.KeepFor, "all have turned", turned(3, c.nodes...))
 	})
 }
 
@@ -340,7 +341,7 @@ func TestRotationInterrupted(t *testing.T) {
 		if err := founder.stop(); err != nil {
 			t.Fatal(err)
 		}
-		<-time.After(2 * keyUseAfter)
+		<-time.After(2 * rotate.UseAfter)
 		for _, n := range c.nodes[1:] {
 			if s := n.KeyStatus(); s.Generation != 0 || s.InUse != 0 || s.Handed != 1 {
 				t.Errorf("a node that was given nothing: %+v", s)

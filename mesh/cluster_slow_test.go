@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/rotate"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -127,7 +128,7 @@ func TestRotationHasNoGap(t *testing.T) {
 		begin := time.Now()
 		speak(used, 30*time.Second)
 		t.Logf("all encrypt with the new key after %v", time.Since(begin))
-		speak(turned(1, c.nodes...), 2*keyKeep)
+		speak(turned(1, c.nodes...), 2*rotate.KeepFor)
 		t.Logf("all have let go of the old one after %v", time.Since(begin))
 		speak(func() bool { return published[0] > 400 }, time.Hour)
 		if got := synced() - before; got != 0 {

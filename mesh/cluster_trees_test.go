@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/internal/spread"
 )
 
-// Above maxDirect members, frames go along trees: each node passes a frame on at most once, and no node sends it to all.
+// Above spread.MaxDirect members, frames go along trees: each node passes a frame on at most once, and no node sends it to all.
 func TestClusterTrees(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		const nodes, frames = maxDirect + 20, 20
+		const nodes, frames = spread.MaxDirect + 20, 20
 		c := newCluster(t, nodes, nil)
 		eventually(t, 2*time.Minute, "everybody knows everybody", c.allAlive)
 		eventually(t, time.Minute, "settled", func() bool { return sameDigest(c.nodes) })
@@ -29,13 +31,13 @@ func TestClusterTrees(t *testing.T) {
 		}
 		copies := float64(sent) / frames / (nodes - 1)
 		t.Logf("everywhere after %v; %.2f copies per node, %d of %d passed on, %d by sync, the busiest sent %d", took, copies, forwarded, sent, synced, most)
-		if copies > 1.1*treeCount || forwarded == 0 || synced > frames*nodes/100 {
+		if copies > 1.1*spread.TreeCount || forwarded == 0 || synced > frames*nodes/100 {
 			t.Errorf("%.2f copies per node, %d passed on, %d by sync", copies, forwarded, synced)
 		}
 	})
 }
 
-// The sizes at which a frame goes directly to everybody, once each. With more than passAbove members, each member passes a
+// The sizes at which a frame goes directly to everybody, once each. With more than spread.PassAbove members, each member passes a
 // frame on to one other.
 func TestClusterSizes(t *testing.T) {
 	for _, nodes := range []int{10, 50, 100} {
@@ -60,7 +62,7 @@ func TestClusterSizes(t *testing.T) {
 				wanted := float64(frames * (nodes - 1))
 				pushed, on, all := float64(sent-passed)/wanted, float64(passed)/wanted, float64(received)/wanted
 				t.Logf("everywhere after %v; copies per node: %.2f by direct push, %.2f passed on, %.2f with everything", took, pushed, on, all)
-				if pushed > 1.2 || on > 1 || on > 0 != (nodes-1 > passAbove) || all > 3 || synced > 0 {
+				if pushed > 1.2 || on > 1 || on > 0 != (nodes-1 > spread.PassAbove) || all > 3 || synced > 0 {
 					t.Errorf("copies per node: %.2f by direct push, %.2f passed on, %.2f with everything; %d by sync", pushed, on, all, synced)
 				}
 			})

@@ -10,12 +10,13 @@ import (
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/replica"
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // The first byte of each message that we send through memberlist.
 const (
-	kindPush   = 1 + iota // frames straight from their origin: not relayed
-	kindTree              // frames along a tree: relayed once
+	_          = 1 + iota // wire.KindPush: frames straight from their origin, not relayed
+	_                     // wire.KindTree: frames along a tree, relayed once
 	_                     // replica.KindSync
 	_                     // replica.KindChunk
 	kindAsk               // asks which node is at an address, or answers; see ask.go
@@ -25,7 +26,7 @@ const (
 )
 
 const (
-	// maxInbox bounds the small messages (at most maxPacket bytes each) that wait for the core; those with large frames
+	// maxInbox bounds the small messages (at most wire.MaxPacket bytes each) that wait for the core; those with large frames
 	// have a queue of the same size.
 	maxInbox = 8192
 	// maxEvents bounds the peer events that the core has yet to process.
@@ -54,7 +55,7 @@ var (
 
 // NodeMeta returns this node's metadata.
 func (d delegate) NodeMeta(limit int) []byte {
-	has, uses := d.m.keys.said()
+	has, uses := d.m.keys.Versions()
 	m := meta{Protocol: protocolVersion, Key: d.m.cfg.Identity.Public(), Name: d.m.cfg.Name, Version: d.m.cfg.Version, Place: d.m.place.word}
 	m.say(d.m.cfg.Identity, has, uses, d.m.ceiling.next())
 	if also := d.m.place.also.Load(); also != nil {
@@ -75,12 +76,12 @@ func (d delegate) NotifyMsg(b []byte) {
 	}
 	m := d.m
 	b = bytes.Clone(b)
-	if len(b) > maxPacket {
+	if len(b) > wire.MaxPacket {
 		m.queueBulk(b) // it came by a stream, which has its own goroutine
 		return
 	}
 	queue := m.inbox
-	if b[0] == replica.KindChunk || (b[0] == kindPush || b[0] == kindTree) && len(b) > replica.FreshSize {
+	if b[0] == replica.KindChunk || (b[0] == wire.KindPush || b[0] == wire.KindTree) && len(b) > wire.FreshSize {
 		queue = m.later
 	}
 	select {
@@ -92,7 +93,7 @@ func (d delegate) NotifyMsg(b []byte) {
 
 // GetBroadcasts returns frames to piggyback.
 func (d delegate) GetBroadcasts(overhead, limit int) [][]byte {
-	return d.m.gossip.take(d.m.now(), overhead, limit)
+	return d.m.gossip.Take(d.m.now(), overhead, limit)
 }
 
 // LocalState is empty: frames never travel with membership.

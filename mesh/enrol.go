@@ -3,7 +3,6 @@ package mesh
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/sha256"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/enrol"
 	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
@@ -22,6 +22,12 @@ import (
 const enrolTimeout = 10 * time.Second
 
 var (
+	// ErrInviteExpired: the token has expired.
+	ErrInviteExpired = errors.New("the join token has expired")
+	// ErrInviteUsed: the token has admitted as many machines as it may.
+	ErrInviteUsed = errors.New("the join token is used up")
+	// ErrInviteUnknown: the inviter does not know the token.
+	ErrInviteUnknown = errors.New("the inviter does not know this join token (of another mesh, or withdrawn)")
 	// ErrNotInviter: the node that answered is not the one that the token names.
 	ErrNotInviter = errors.New("who answered is not the node that made the join token")
 	// ErrUnreachable: no address of the token answered; the error lists them all.
@@ -49,7 +55,7 @@ func Enrol(ctx context.Context, text string, id pki.Identity, name string) (pki.
 	if time.Since(t.Expires) > frame.FutureSkew {
 		return pki.Enrolment{}, fmt.Errorf("%w (at %s)", ErrInviteExpired, t.Expires.Format(time.RFC3339))
 	}
-	conf, err := enrolTLS(id, func(key ed25519.PublicKey) error {
+	conf, err := enrol.TLS(id, func(key ed25519.PublicKey) error {
 		if frame.IDOf(key) != t.Inviter {
 			return ErrNotInviter
 		}
@@ -58,8 +64,8 @@ func Enrol(ctx context.Context, text string, id pki.Identity, name string) (pki.
 	if err != nil {
 		return pki.Enrolment{}, err
 	}
-	conf.ServerName = knock(sha256.Sum256(t.Secret[:]))
-	request := enrolRequest{Secret: t.Secret, Name: name}.encode()
+	conf.ServerName = enrol.Knock(t.Secret)
+	request := enrol.Request{Secret: t.Secret, Name: name}.Encode()
 	var tried []string
 	var impostor error
 	for _, addr := range t.Addrs {
@@ -68,7 +74,7 @@ func Enrol(ctx context.Context, text string, id pki.Identity, name string) (pki.
 			if at := addr.String(); !slices.Contains(answer.Join, at) {
 				answer.Join = append(answer.Join, at) // the inviter's own may be of a family that this machine lacks
 			}
-			return answer.result(id)
+			return accepted(answer, id)
 		}
 		tried = append(tried, fmt.Sprintf("%v (%v)", addr, cause(err)))
 		if errors.Is(err, ErrNotInviter) {
@@ -90,54 +96,61 @@ func cause(err error) error {
 	return err
 }
 
-func enrolAt(ctx context.Context, addr netip.AddrPort, conf *tls.Config, request []byte) (enrolAnswer, error) {
+func enrolAt(ctx context.Context, addr netip.AddrPort, conf *tls.Config, request []byte) (enrol.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, enrolTimeout)
 	defer cancel()
 	raw, err := (&net.Dialer{Timeout: maxDial}).DialContext(ctx, "tcp", addr.String())
 	if err != nil {
-		return enrolAnswer{}, err
+		return enrol.Answer{}, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
 	defer stop()
 	conn := tls.Client(raw, conf)
 	defer func() { _ = conn.Close() }()
 	if err := conn.HandshakeContext(ctx); err != nil {
-		return enrolAnswer{}, err
+		return enrol.Answer{}, err
 	}
-	if err := writeMessage(conn, request); err != nil {
-		return enrolAnswer{}, err
+	if err := enrol.WriteMessage(conn, request); err != nil {
+		return enrol.Answer{}, err
 	}
-	b, err := readMessage(conn)
+	b, err := enrol.ReadMessage(conn)
 	if err != nil {
-		return enrolAnswer{}, err
+		return enrol.Answer{}, err
 	}
-	return decodeEnrolAnswer(b)
+	return enrol.DecodeAnswer(b)
 }
 
-func (a enrolAnswer) result(id pki.Identity) (pki.Enrolment, error) {
-	switch a.Code {
-	case enrolOK:
-		if a.Secrets == (pki.Secrets{}) {
-			return pki.Enrolment{}, fmt.Errorf("%w: its answer is empty", errInviterBusy)
-		}
-		e := pki.Enrolment{Secrets: a.Secrets, Join: a.Join, NameTaken: a.Taken}
-		if len(a.Certificate) == 0 {
-			return e, nil
-		}
-		if err := e.Accept(a.Certificate, id); err != nil {
-			return pki.Enrolment{}, err
-		}
-		return e, nil
-	case enrolExpired:
-		return pki.Enrolment{}, ErrInviteExpired
-	case enrolUsed:
-		return pki.Enrolment{}, ErrInviteUsed
-	case enrolUnknown:
-		return pki.Enrolment{}, ErrInviteUnknown
-	case enrolNoAuthority:
-		return pki.Enrolment{}, fmt.Errorf("the inviter cannot certify this machine: %w any more", pki.ErrNoAuthority)
-	case enrolRevoked:
-		return pki.Enrolment{}, pki.ErrRevoked
+// accepted returns what an answer gives to the joiner.
+func accepted(a enrol.Answer, id pki.Identity) (pki.Enrolment, error) {
+	if a.Code != enrol.OK {
+		return pki.Enrolment{}, refusal(a.Code)
 	}
-	return pki.Enrolment{}, errInviterBusy
+	if a.Secrets == (pki.Secrets{}) {
+		return pki.Enrolment{}, fmt.Errorf("%w: its answer is empty", errInviterBusy)
+	}
+	e := pki.Enrolment{Secrets: a.Secrets, Join: a.Join, NameTaken: a.Taken}
+	if len(a.Certificate) == 0 {
+		return e, nil
+	}
+	if err := e.Accept(a.Certificate, id); err != nil {
+		return pki.Enrolment{}, err
+	}
+	return e, nil
+}
+
+// refusal returns what a code other than OK means.
+func refusal(code enrol.Code) error {
+	switch code {
+	case enrol.Expired:
+		return ErrInviteExpired
+	case enrol.Used:
+		return ErrInviteUsed
+	case enrol.Unknown:
+		return ErrInviteUnknown
+	case enrol.NoAuthority:
+		return fmt.Errorf("the inviter cannot certify this machine: %w any more", pki.ErrNoAuthority)
+	case enrol.Revoked:
+		return pki.ErrRevoked
+	}
+	return errInviterBusy
 }

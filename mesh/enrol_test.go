@@ -3,7 +3,6 @@ package mesh
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/sha256"
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
@@ -18,9 +17,9 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/enrol"
 	"github.com/meshban/meshban/mesh/internal/meshtest"
 	"github.com/meshban/meshban/mesh/internal/replica"
-	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -116,7 +115,9 @@ func TestEnrolRefusals(t *testing.T) {
 		return tok.Encode()
 	}
 	// The inviter decides by its own clock when the token expires.
-	inviter.invites.list = append(inviter.invites.list, invite{Hash: [32]byte{1}, Expires: time.Now().Add(-time.Minute), Uses: 1})
+	if err := inviter.invites.Add(time.Now(), [16]byte{1}, time.Now().Add(-time.Minute), 1, pki.DefaultCaps()); err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		name, text string
 		want       error
@@ -152,36 +153,7 @@ func TestEnrolRefusals(t *testing.T) {
 	}
 }
 
-func TestInviteBounds(t *testing.T) {
-	now := simStart
-	v := newInvites()
-	secret := [16]byte{7}
-	for i := range maxInvites {
-		if err := v.add(now, invite{Hash: [32]byte{byte(i), byte(i >> 8), 1}, Expires: now.Add(time.Hour), Uses: 1}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := v.add(now, invite{Expires: now.Add(time.Hour), Uses: 1}); err == nil {
-		t.Error("more open invitations than the bound")
-	}
-	if err := v.add(now.Add(2*time.Hour), invite{Expires: now.Add(3 * time.Hour), Uses: 1}); err != nil {
-		t.Errorf("ended invitations make no room: %v", err)
-	}
-	if _, _, err := v.redeem(now, secret, frame.ID{}); !errors.Is(err, ErrInviteUnknown) {
-		t.Error(err)
-	}
-	if _, _, err := v.redeem(now.Add(4*time.Hour), secret, frame.ID{}); !errors.Is(err, ErrInviteUnknown) {
-		t.Error(err)
-	}
-	late := invite{Hash: sha256.Sum256(secret[:]), Expires: now.Add(3 * time.Hour), Uses: 1}
-	v.list[0] = late
-	if _, _, err := v.redeem(late.Expires, secret, frame.ID{}); !errors.Is(err, ErrInviteExpired) {
-		t.Errorf("at its end: %v, want %v", err, ErrInviteExpired)
-	}
-	v.save = func([]byte) error { return errors.New("disk full") }
-	if err := v.add(now.Add(2*time.Hour), invite{Expires: now.Add(3 * time.Hour), Uses: 1}); err == nil || len(v.list) > maxInvites {
-		t.Errorf("not stored, and yet %v, %d invitations", err, len(v.list))
-	}
+func TestNewInviteBounds(t *testing.T) {
 	n := newNode(t, newSecrets(t), newIdentity(t), nil)
 	for name, err := range map[string]error{
 		"uses 0":      second(n.NewInvite(0, time.Hour, pki.DefaultCaps())),
@@ -224,15 +196,15 @@ func TestStrangersOnThePort(t *testing.T) {
 			t.Error("a joiner without a certificate was served")
 		}
 	}
-	conf, err := enrolTLS(newIdentity(t), func(ed25519.PublicKey) error { return nil })
+	conf, err := enrol.TLS(newIdentity(t), func(ed25519.PublicKey) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
 	joiner := tls.Client(dial(), conf)
-	if err := writeMessage(joiner, []byte("nonsense")); err != nil {
+	if err := enrol.WriteMessage(joiner, []byte("nonsense")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := readMessage(joiner); err == nil {
+	if _, err := enrol.ReadMessage(joiner); err == nil {
 		t.Error("nonsense was answered")
 	}
 	u, err := net.Dial("udp", n.Addr().String())
@@ -343,14 +315,13 @@ func TestEnrolCertificate(t *testing.T) {
 	other := certify(t, a, pki.Certificate{MeshID: secrets.MeshID, Serial: 1, Node: inviter.id.Public(), NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour)})
 	foreign := certify(t, a, pki.Certificate{Serial: 1, Node: id.Public(), NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour)})
 	for name, raw := range map[string][]byte{"of another node": other.Frame.Raw, "another mesh": foreign.Frame.Raw, "not a certificate": {1}} {
-		if _, err := (enrolAnswer{Code: enrolOK, Secrets: secrets, Certificate: raw}).result(id); err == nil || !strings.Contains(err.Error(), name) {
+		if _, err := accepted(enrol.Answer{Code: enrol.OK, Secrets: secrets, Certificate: raw}, id); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("a certificate that is %s: %v", name, err)
 		}
 	}
 }
 
-// An invitation carries the caps of the nodes it lets in, even over a restart. One without caps, as earlier versions stored
-// them, means the default. A node that enrols again gets no more than its current caps.
+// An invitation carries the caps of the nodes it lets in, even over a restart. A node that enrols again gets no more than its current caps.
 func TestInviteCaps(t *testing.T) {
 	a := meshtest.Authority(t)
 	secrets, founder := newSecrets(t), newIdentity(t)
@@ -396,18 +367,6 @@ func TestInviteCaps(t *testing.T) {
 		t.Fatal(err)
 	}
 	enrol(narrow)
-
-	plain := encodeInvites([]invite{{Hash: [32]byte{1}, Expires: simStart, Uses: 1, Caps: pki.DefaultCaps()}})
-	if plain[1] != wire.AppendArray(nil, inviteFields)[0] {
-		t.Errorf("an invitation with the default caps begins with %#x", plain[1])
-	}
-	if list, err := decodeInvites(plain); err != nil || list[0].Caps != pki.DefaultCaps() {
-		t.Errorf("%+v, %v", list, err)
-	}
-	long := append([]byte{plain[0], plain[1] + 1}, plain[2:]...)
-	if list, err := decodeInvites(pki.DefaultCaps().Append(wire.AppendArray(long, pki.CapsFields))); err == nil {
-		t.Errorf("the default caps in a longer form: %+v", list)
-	}
 }
 
 // stall opens streams from the addresses of a block. Each begins like a hello or announces a large message, then stays
@@ -447,12 +406,15 @@ func stall(t *testing.T, block byte, to netip.AddrPort, begin []byte, addresses 
 // most to others.
 func TestHellosOfNewcomers(t *testing.T) {
 	m, now := newNode(t, newSecrets(t), newIdentity(t), nil), simStart
+	if err := m.loadInvites(); err != nil {
+		t.Fatal(err)
+	}
 	invited := func(expires time.Time) string {
-		hash := [32]byte{byte(expires.Second())}
-		if err := m.invites.add(now, invite{Hash: hash, Expires: expires, Uses: 1, Caps: pki.DefaultCaps()}); err != nil {
+		secret := [16]byte{byte(expires.Second())}
+		if err := m.invites.Add(now, secret, expires, 1, pki.DefaultCaps()); err != nil {
 			t.Fatal(err)
 		}
-		return knock(hash)
+		return enrol.Knock(secret)
 	}
 	open, ended := invited(now.Add(time.Hour)), invited(now.Add(-time.Second))
 	hello := func(from netip.Addr, knock string) bool {
@@ -573,7 +535,7 @@ func TestOutsidersKeepNobodyOut(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		conf, err := enrolTLS(member.id, func(ed25519.PublicKey) error { return nil })
+		conf, err := enrol.TLS(member.id, func(ed25519.PublicKey) error { return nil })
 		if err != nil {
 			t.Fatal(err)
 		}

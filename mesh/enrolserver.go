@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/enrol"
 	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
@@ -51,48 +52,42 @@ func (m *Mesh) answerJoiner(raw net.Conn, from string) error {
 	if err := conn.Handshake(); err != nil {
 		return err
 	}
-	key, err := peerKey(conn.ConnectionState())
+	key, err := enrol.PeerKey(conn.ConnectionState())
 	if err != nil {
 		return err
 	}
-	b, err := readMessage(conn)
+	b, err := enrol.ReadMessage(conn)
 	if err != nil {
 		return err
 	}
 	if err := conn.SetDeadline(time.Now().Add(enrolTimeout)); err != nil {
 		return err
 	}
-	switch requestVersion(b) {
-	case keysVersion:
+	switch enrol.Version(b) {
+	case enrol.KeysVersion:
 		return m.answerKeys(conn, key, b, from)
 	case queryVersion:
 		return m.answerQuery(conn, key, b)
 	}
-	q, err := decodeEnrolRequest(b)
+	q, err := enrol.DecodeRequest(b)
 	if err != nil {
 		return err
 	}
 	id := frame.IDOf(key)
-	answer := enrolAnswer{}
-	caps, again, refused := m.invites.redeem(time.Now(), q.Secret, id)
+	caps, again, code, refused := m.invites.Redeem(time.Now(), q.Secret, id)
 	if old := m.Standing(id).Certificate; again && old != nil {
 		caps = old.Caps // they may have been narrowed since
 	}
+	answer := enrol.Answer{Code: code}
 	switch {
-	case refused == nil:
+	case code == enrol.OK:
 		if answer, refused = m.welcome(key, q.Name, caps); refused != nil {
 			m.problems.report(time.Now(), ProblemCertificate, "enrol", "cannot certify "+q.Name+": "+refused.Error(), "make a new token with `meshban invite`, and join again with that")
 		}
-	case errors.Is(refused, ErrInviteUnknown):
-		answer.Code = enrolUnknown
-	case errors.Is(refused, ErrInviteExpired):
-		answer.Code = enrolExpired
-	case errors.Is(refused, ErrInviteUsed):
-		answer.Code = enrolUsed
-	default:
-		answer.Code = enrolFailed
+	case refused == nil:
+		refused = refusal(code)
 	}
-	if err := writeMessage(conn, answer.encode()); err != nil {
+	if err := enrol.WriteMessage(conn, answer.Encode()); err != nil {
 		return err
 	}
 	if refused == nil {
@@ -104,7 +99,7 @@ func (m *Mesh) answerJoiner(raw net.Conn, from string) error {
 // newServerTLS returns the TLS settings for all clients. A handshake counts against the limits once the client hello
 // has arrived, and fails if its address has none left.
 func (m *Mesh) newServerTLS() (*tls.Config, error) {
-	conf, err := enrolTLS(m.cfg.Identity, func(ed25519.PublicKey) error { return nil })
+	conf, err := enrol.TLS(m.cfg.Identity, func(ed25519.PublicKey) error { return nil })
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +118,7 @@ func (m *Mesh) allowHello(now time.Time, hello *tls.ClientHelloInfo) bool {
 	switch {
 	case m.peers.isSource(from):
 		return m.queries.hellos.take(now, from, 1)
-	case !m.invites.knocks(now, hello.ServerName):
+	case !m.invites.Knocks(now, hello.ServerName):
 		return m.netHellos.take(now, netOf(from), 1) && m.enrolRate.take(now, from, 1) && m.hellos.allow(now)
 	}
 	if c, ok := hello.Conn.(*peeked); ok {
@@ -133,19 +128,19 @@ func (m *Mesh) allowHello(now time.Time, hello *tls.ClientHelloInfo) bool {
 }
 
 // welcome returns the answer to a joiner whose token is valid.
-func (m *Mesh) welcome(key ed25519.PublicKey, name string, caps pki.Caps) (enrolAnswer, error) {
-	answer := enrolAnswer{Secrets: m.secrets(), Join: m.joinAnswer(), Taken: m.nameTaken(frame.IDOf(key), name)}
+func (m *Mesh) welcome(key ed25519.PublicKey, name string, caps pki.Caps) (enrol.Answer, error) {
+	answer := enrol.Answer{Secrets: m.secrets(), Join: m.joinAnswer(), Taken: m.nameTaken(frame.IDOf(key), name)}
 	if !m.cfg.Secrets.HasAuthority() {
 		return answer, nil
 	}
 	c, err := m.Certify(key, name, caps)
 	switch {
 	case errors.Is(err, pki.ErrNoAuthority):
-		return enrolAnswer{Code: enrolNoAuthority}, err
+		return enrol.Answer{Code: enrol.NoAuthority}, err
 	case errors.Is(err, pki.ErrRevoked):
-		return enrolAnswer{Code: enrolRevoked}, err
+		return enrol.Answer{Code: enrol.Revoked}, err
 	case err != nil:
-		return enrolAnswer{Code: enrolFailed}, err
+		return enrol.Answer{Code: enrol.Failed}, err
 	}
 	answer.Certificate = c.Frame.Raw
 	return answer, nil
@@ -162,7 +157,7 @@ func (m *Mesh) nameTaken(id frame.ID, name string) bool {
 func (m *Mesh) joinAnswer() []string {
 	list := []string{m.Addr().String()}
 	for _, p := range m.peers.members(time.Now()) {
-		if p.State == StateAlive && len(list) < maxJoinAnswer {
+		if p.State == StateAlive && len(list) < enrol.MaxJoin {
 			list = append(list, p.Addr.String())
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
-	"github.com/meshban/meshban/mesh/internal/meshtest"
 	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
@@ -38,35 +37,12 @@ func FuzzMeta(f *testing.F) {
 	})
 }
 
-func FuzzDecodeEnrol(f *testing.F) {
-	f.Add(enrolRequest{Secret: [16]byte{1}, Name: "web1", Program: "1.0"}.encode())
-	f.Add(enrolAnswer{Secrets: pki.Secrets{MeshID: [16]byte{1}}, Join: []string{"192.0.2.1:7946"}}.encode())
-	f.Add(enrolAnswer{Code: enrolUsed}.encode())
-	f.Add(enrolAnswer{Secrets: pki.Secrets{MeshID: [16]byte{1}}.WithKeys([]pki.GossipKey{meshtest.GossipKey(2, 1), meshtest.GossipKey(1, 2)}, meshtest.GossipKey(1, 2).Version())}.encode())
-	f.Add(keysRequest{[16]byte{1}, 1 << 40, []byte{1}}.encode())
-	f.Add(keysReply{Uses: 7, Records: [][]byte{{1, 2}, {3}}}.encode())
+func FuzzDecodeAsk(f *testing.F) {
 	f.Add(ask{To: frame.ID{1}, Nonce: [16]byte{2}, ReplyTo: "192.0.2.1:7946"}.encode(signers[0])[1:])
 	f.Add(ask{MeshID: [16]byte{3}, To: frame.ID{1}}.encode(signers[0])[1:])
-	f.Add(encodeInvites([]invite{{Hash: [32]byte{1}, Expires: simStart, Uses: 3, Used: []frame.ID{{1}, {2}}, Caps: pki.DefaultCaps()}}))
-	f.Add(encodeInvites([]invite{{Hash: [32]byte{1}, Expires: simStart, Uses: 1, Caps: pki.Caps{Rate: 1, Active: 2, MinBits4: 24, MinBits6: 48, MaxTTL: time.Hour, UnbanAny: true}}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if q, err := decodeEnrolRequest(b); err == nil && !bytes.Equal(q.encode(), b) {
-			t.Errorf("request encoded as %x, was %x", q.encode(), b)
-		}
-		if a, err := decodeEnrolAnswer(b); err == nil && !bytes.Equal(a.encode(), b) {
-			t.Errorf("answer encoded as %x, was %x", a.encode(), b)
-		}
-		if q, err := decodeKeysRequest(b); err == nil && !bytes.Equal(q.encode(), b) {
-			t.Errorf("question for keys encoded as %x, was %x", q.encode(), b)
-		}
-		if a, err := decodeKeysReply(b); err == nil && !bytes.Equal(a.encode(), b) {
-			t.Errorf("answer with keys encoded as %x, was %x", a.encode(), b)
-		}
 		if q, err := decodeAsk(b); err == nil && !bytes.Equal(append(q.encodeBody(), q.sig...), b) {
 			t.Errorf("question encoded as %x, was %x", q.encodeBody(), b)
-		}
-		if list, err := decodeInvites(b); err == nil && !bytes.Equal(encodeInvites(list), b) {
-			t.Errorf("invitations encoded as %x, were %x", encodeInvites(list), b)
 		}
 	})
 }
@@ -96,8 +72,8 @@ func FuzzMessage(f *testing.F) {
 		f.Add(b)
 		f.Add(append([]byte{replica.KindSync + replica.KindChunk - b[0]}, b[1:]...))
 	}
-	f.Add(packFrames(kindPush, [][]byte{good.Raw, good.Raw})[0])
-	f.Add(packFrames(kindTree, [][]byte{good.Raw[:90]})[0])
+	f.Add(wire.Pack(wire.KindPush, [][]byte{good.Raw, good.Raw})[0])
+	f.Add(wire.Pack(wire.KindTree, [][]byte{good.Raw[:90]})[0])
 	f.Add(ask{To: signers[1].ID(), Nonce: [16]byte{2}, ReplyTo: "192.0.2.1:7946"}.encode(signers[0]))
 	f.Add(ask{To: signers[1].ID()}.encode(signers[1]))
 	f.Add(bye{Issued: simStart}.encode(signers[0]))
@@ -134,13 +110,13 @@ func FuzzPath(f *testing.F) {
 	}
 	say := func(payload []byte) []byte {
 		n := notice{To: signers[1].ID(), Issued: simStart, Payload: payload}
-		return appendPacked(nil, n.signed(pathDomain, signers[0]))
+		return wire.AppendPacked(nil, n.signed(pathDomain, signers[0]))
 	}
 	report := pathReport{want: true, small: time.Second, large: neverHeard * time.Millisecond, watched: time.Minute, ack: [ackLen]byte{1, 2}}
 	f.Add(say(report.encode()))
 	f.Add(say([]byte{byte(pathIsSmallProbe)}))
 	large := say([]byte{byte(pathIsLargeProbe)})
-	f.Add(append(large, make([]byte, maxPacket-1-len(large))...))
+	f.Add(append(large, make([]byte, wire.MaxPacket-1-len(large))...))
 	f.Add(say([]byte{byte(pathParts)}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		n, part, report, ok := m.openPath(b)
@@ -153,7 +129,7 @@ func FuzzPath(f *testing.F) {
 		if part == pathIsReport && !bytes.Equal(report.encode(), n.Payload) {
 			t.Errorf("encoded as %x, was %x", report.encode(), n.Payload)
 		}
-		if (part == pathIsLargeProbe) != (1+len(b) == maxPacket) {
+		if (part == pathIsLargeProbe) != (1+len(b) == wire.MaxPacket) {
 			t.Errorf("part %d in %d bytes", part, 1+len(b))
 		}
 		m.pathMessage(b) // nobody is a member: it must have no effect

@@ -7,6 +7,7 @@ import (
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/meshtest"
+	"github.com/meshban/meshban/mesh/internal/rotate"
 )
 
 // Only a member itself says which keys it has: what another holder of a gossip key says in its name is ignored, and does
@@ -15,7 +16,7 @@ func TestKeysAreSaidByTheMemberAlone(t *testing.T) {
 	id, v := signers[0], meshtest.GossipKey(1, 1).Version()
 	table := newPeerTable(signers[1].ID(), nil, func(frame.ID) bool { return true })
 	node := &memberlist.Node{Name: id.ID().String(), Addr: net.IPv4(10, 0, 0, 1).To4(), Port: 7946}
-	hears := func(m meta) peerKeys {
+	hears := func(m meta) rotate.Peer {
 		m.Protocol, m.Key = protocolVersion, id.Public()
 		node.Meta = m.encode()
 		if _, ok := table.joined(simStart, node, memberUpdate); !ok {
@@ -33,15 +34,15 @@ func TestKeysAreSaidByTheMemberAlone(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		in   meta
-		want peerKeys
+		want rotate.Peer
 	}{
-		{"bad: signed by another", forged, peerKeys{id: id.ID()}},
-		{"bad: swapped", moved, peerKeys{id: id.ID()}},
-		{"ok: its own word", own, peerKeys{id.ID(), v, v - 1}},
-		{"ok: once more", own, peerKeys{id.ID(), v, v - 1}},
-		{"bad: changed", changed, peerKeys{id: id.ID()}},
-		{"ok: its own word again", own, peerKeys{id.ID(), v, v - 1}},
-		{"ok: it says nothing", meta{}, peerKeys{id: id.ID()}},
+		{"bad: signed by another", forged, rotate.Peer{ID: id.ID()}},
+		{"bad: swapped", moved, rotate.Peer{ID: id.ID()}},
+		{"ok: its own word", own, rotate.Peer{ID: id.ID(), Has: v, Uses: v - 1}},
+		{"ok: once more", own, rotate.Peer{ID: id.ID(), Has: v, Uses: v - 1}},
+		{"bad: changed", changed, rotate.Peer{ID: id.ID()}},
+		{"ok: its own word again", own, rotate.Peer{ID: id.ID(), Has: v, Uses: v - 1}},
+		{"ok: it says nothing", meta{}, rotate.Peer{ID: id.ID()}},
 	} {
 		if got := hears(tt.in); got != tt.want {
 			t.Errorf("%s: %+v, want %+v", tt.name, got, tt.want)

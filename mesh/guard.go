@@ -16,7 +16,7 @@ import (
 
 	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/meshban/meshban/mesh/frame"
-	"github.com/meshban/meshban/mesh/internal/replica"
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // memberlist trusts anyone who holds the gossip key: a member can make it panic (an empty or wrongly padded message),
@@ -330,7 +330,7 @@ func voiceOf(from netip.Addr, raw []byte) (v voice, cost int) {
 	if len(raw) >= frame.KeyAt+ed25519.PublicKeySize { // a shorter one is not a frame
 		v.origin = frame.IDOf(raw[frame.KeyAt : frame.KeyAt+ed25519.PublicKeySize])
 	}
-	if len(raw) > replica.FreshSize {
+	if len(raw) > wire.FreshSize {
 		cost = bulkCost
 	}
 	return v, cost
@@ -464,7 +464,7 @@ func notices(b []byte) int {
 
 // userCost returns the cost of one of our messages and adds its frames to frames.
 func userCost(b []byte, frames *[][]byte) int {
-	if len(b) == 0 || (b[0] != kindPush && b[0] != kindTree) {
+	if len(b) == 0 || (b[0] != wire.KindPush && b[0] != wire.KindTree) {
 		return frameCost
 	}
 	cost := 0

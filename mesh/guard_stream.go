@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-msgpack/v2/codec"
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // guardedConn is a memberlist stream, which carries one message in each direction.
@@ -139,7 +140,7 @@ func (g *guard) allowMessage(now time.Time, from netip.Addr, b []byte) bool {
 		return true
 	}
 	body, err := userBody(b[1:])
-	if err != nil || len(body) > maxPacket {
+	if err != nil || len(body) > wire.MaxPacket {
 		return err == nil
 	}
 	var frames [][]byte

@@ -19,6 +19,7 @@ import (
 	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/replica"
+	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -60,7 +61,7 @@ func ofMemberlist(t testing.TB, kind byte, v any) []byte {
 }
 
 func TestGuardPackets(t *testing.T) {
-	user := append([]byte{mlUser}, packFrames(kindPush, [][]byte{{1, 2, 3}, {4}})[0]...)
+	user := append([]byte{mlUser}, wire.Pack(wire.KindPush, [][]byte{{1, 2, 3}, {4}})[0]...)
 	compound := func(parts ...[]byte) []byte {
 		b := []byte{mlCompound, byte(len(parts))}
 		for _, p := range parts {
@@ -170,10 +171,10 @@ func TestGuardHoldsSourcesToTheirRate(t *testing.T) {
 	g.now = func() time.Time { return now }
 	origins := 0
 	frames := func(n int) []byte { // each of another origin
-		b := []byte{mlUser, kindPush}
+		b := []byte{mlUser, wire.KindPush}
 		for range n {
 			origins++
-			b = appendPacked(b, rawOf(origins, 100))
+			b = wire.AppendPacked(b, rawOf(origins, 100))
 		}
 		return sealed(t, guardKey, 1, b, nil)
 	}
@@ -218,7 +219,7 @@ func TestGuardHoldsAllOtherAddressesToOneRate(t *testing.T) {
 	from, origins := netip.MustParseAddr("198.18.0.0"), 0
 	push := func() []byte {
 		origins++
-		return sealed(t, guardKey, 1, appendPacked([]byte{mlUser, kindPush}, rawOf(origins, 100)), nil)
+		return sealed(t, guardKey, 1, wire.AppendPacked([]byte{mlUser, wire.KindPush}, rawOf(origins, 100)), nil)
 	}
 	pass := func() (passed int) {
 		for range 2 * elsewhereRate {
@@ -258,13 +259,13 @@ func TestMadeUpAddressesTakeNoMembersPlace(t *testing.T) {
 	}{
 		{"answers to pings", ofMemberlist(t, mlAck, struct{ SeqNo uint32 }{1})},
 		{"accusations", ofMemberlist(t, mlSuspect, mlAccusation{Node: signers[1].ID().String()})},
-		{"frames", appendPacked([]byte{mlUser, kindPush}, rawOf(1, 100))},
+		{"frames", wire.AppendPacked([]byte{mlUser, wire.KindPush}, rawOf(1, 100))},
 	} {
 		g, _ := testGuard(func(netip.Addr) {})
 		now := simStart
 		g.now = func() time.Time { return now }
 		g.isMember = func(a netip.Addr) bool { return a == member }
-		bad, good := sealed(t, guardKey, 1, tt.plain, nil), sealed(t, guardKey, 1, appendPacked([]byte{mlUser, kindPush}, rawOf(2, 100)), nil)
+		bad, good := sealed(t, guardKey, 1, tt.plain, nil), sealed(t, guardKey, 1, wire.AppendPacked([]byte{mlUser, wire.KindPush}, rawOf(2, 100)), nil)
 		from := netip.MustParseAddr("198.18.0.0")
 		for ms := 1; ms <= 3000; ms++ {
 			now = now.Add(time.Millisecond)
@@ -287,7 +288,7 @@ func TestGuardHoldsStreamsToTheirRate(t *testing.T) {
 		b := []byte{kind}
 		for range 10 {
 			origins++
-			b = appendPacked(b, rawOf(origins, 100))
+			b = wire.AppendPacked(b, rawOf(origins, 100))
 		}
 		return b
 	}
@@ -296,14 +297,14 @@ func TestGuardHoldsStreamsToTheirRate(t *testing.T) {
 		body func() []byte
 		want int // of 1,000 messages
 	}{
-		{"frames", func() []byte { return push(kindPush) }, sourceBurst / frameCost / 10},
-		{"frames along a tree", func() []byte { return push(kindTree) }, sourceBurst / frameCost / 10},
-		{"frames of one origin", func() []byte { return appendPacked([]byte{kindPush}, rawOf(0, 100)) }, voiceBurst / smallCost},
+		{"frames", func() []byte { return push(wire.KindPush) }, sourceBurst / frameCost / 10},
+		{"frames along a tree", func() []byte { return push(wire.KindTree) }, sourceBurst / frameCost / 10},
+		{"frames of one origin", func() []byte { return wire.AppendPacked([]byte{wire.KindPush}, rawOf(0, 100)) }, voiceBurst / smallCost},
 		{"questions", func() []byte { return []byte{kindAsk, 1} }, sourceBurst / frameCost},
 		{"notices", func() []byte { return []byte{kindNotice, 1} }, noticesBurst},
 		{"reports", func() []byte { return []byte{kindPath, 1} }, noticesBurst},
 		{"syncs that fit a packet", func() []byte { return []byte{replica.KindSync, 1} }, sourceBurst / frameCost},
-		{"larger ones, which their session bounds", func() []byte { return append([]byte{replica.KindSync}, make([]byte, maxPacket)...) }, 1000},
+		{"larger ones, which their session bounds", func() []byte { return append([]byte{replica.KindSync}, make([]byte, wire.MaxPacket)...) }, 1000},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			g, count := testGuard(func(netip.Addr) {})
@@ -474,8 +475,8 @@ func TestGuardHoldsVoicesToTheirRate(t *testing.T) {
 		name                  string
 		size, once, inASecond int
 	}{
-		{"small frames", replica.FreshSize, 50, 100},
-		{"frames of a bulk", replica.FreshSize + 1, 150, 300},
+		{"small frames", wire.FreshSize, 50, 100},
+		{"frames of a bulk", wire.FreshSize + 1, 150, 300},
 		{"not even a key", 10, 50, 100},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -488,7 +489,7 @@ func TestGuardHoldsVoicesToTheirRate(t *testing.T) {
 				if tt.size > frame.KeyAt {
 					raw = rawOf(origin, tt.size)
 				}
-				packet := sealed(t, guardKey, 1, appendPacked([]byte{mlUser, kindPush}, raw), nil)
+				packet := sealed(t, guardKey, 1, wire.AppendPacked([]byte{mlUser, wire.KindPush}, raw), nil)
 				for range n {
 					if g.packet(packet, netip.MustParseAddr(from)) {
 						passed++
@@ -525,7 +526,7 @@ func TestGuardSlowsOrigins(t *testing.T) {
 	now := simStart
 	g.now = func() time.Time { return now }
 	said := func(origin, size int) (passed int) {
-		packet := sealed(t, guardKey, 1, appendPacked([]byte{mlUser, kindPush}, rawOf(origin, size)), nil)
+		packet := sealed(t, guardKey, 1, wire.AppendPacked([]byte{mlUser, wire.KindPush}, rawOf(origin, size)), nil)
 		for range 100 {
 			if g.packet(packet, netip.MustParseAddr("192.0.2.1")) {
 				passed++
@@ -534,18 +535,18 @@ func TestGuardSlowsOrigins(t *testing.T) {
 		return passed
 	}
 	slowed := func(origin int) frame.ID {
-		return frame.IDOf(rawOf(origin, replica.FreshSize)[frame.KeyAt : frame.KeyAt+ed25519.PublicKeySize])
+		return frame.IDOf(rawOf(origin, wire.FreshSize)[frame.KeyAt : frame.KeyAt+ed25519.PublicKeySize])
 	}
 	g.slow(slowed(1))
 	g.slow(slowed(2))
-	if small, bulk, other := said(1, replica.FreshSize), said(2, replica.FreshSize+1), said(3, replica.FreshSize); small != 6 || bulk != 18 || other != 50 {
+	if small, bulk, other := said(1, wire.FreshSize), said(2, wire.FreshSize+1), said(3, wire.FreshSize); small != 6 || bulk != 18 || other != 50 {
 		t.Errorf("at once %d small frames and %d of a bulk, and %d of another; want 6, 18, 50", small, bulk, other)
 	}
 	if n := g.slowedNow(); n != 2 {
 		t.Errorf("%d origins are slowed, want 2", n)
 	}
 	now = now.Add(slowFor)
-	if got, n := said(1, replica.FreshSize), g.slowedNow(); got != 50 || n != 0 {
+	if got, n := said(1, wire.FreshSize), g.slowedNow(); got != 50 || n != 0 {
 		t.Errorf("%d frames afterwards, want 50; %d are slowed still", got, n)
 	}
 	for i := range maxSources + 10 {
@@ -569,7 +570,7 @@ func TestKeyStandsWhereTheGuardLooks(t *testing.T) {
 
 // Whatever a packet holds, the guard reaches a decision, and never lets an empty or compressed message through.
 func FuzzGuard(f *testing.F) {
-	f.Add([]byte{mlUser, kindPush, 0, 1, 7})
+	f.Add([]byte{mlUser, wire.KindPush, 0, 1, 7})
 	f.Add([]byte{mlCompound, 2, 0, 1, 0, 1, mlPing, 9})
 	f.Add([]byte{mlCRC, 0, 0, 0, 0, mlCompound, 0})
 	f.Add(ofMemberlist(f, mlPushPull, struct{ Nodes int }{1 << 20}))

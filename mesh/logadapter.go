@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/transport"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -55,15 +56,11 @@ var logEvents = []logEvent{
 	{"invalid msgType", slog.LevelInfo, "ignored a message that cannot be read"},
 	{"handler queue full", slog.LevelWarn, "news of members come faster than this node can take them; some are dropped"},
 	{"Too many pending push/pull", slog.LevelWarn, "more nodes compare the list of members than this node can serve; the rest try again"},
-	{acceptFailed, slog.LevelWarn, "cannot take a connection on the mesh port; trying again"},
-	{readFailed, slog.LevelWarn, "cannot read from the mesh port; trying again"},
+	{transport.AcceptFailed, slog.LevelWarn, "cannot take a connection on the mesh port; trying again"},
+	{transport.ReadFailed, slog.LevelWarn, "cannot read from the mesh port; trying again"},
 }
 
-const (
-	refuted = "another node took this one for unreachable; told it otherwise"
-	// The prefixes of lines from sockets.
-	acceptFailed, readFailed = "accept a stream: ", "read a packet: "
-)
+const refuted = "another node took this one for unreachable; told it otherwise"
 
 // logAdapter turns memberlist's lines into our events. Text from peers becomes an escaped attribute.
 type logAdapter struct {

@@ -7,6 +7,8 @@ import (
 
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/replica"
+	"github.com/meshban/meshban/mesh/internal/spread"
+	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -36,7 +38,7 @@ func (m *Mesh) coreLoop(ctx context.Context) {
 	m.carryOut()  // actions of Restore and early Publishes
 	lost := uint64(0)
 	for {
-		if n := m.count.dropped.Load(); n > lost {
+		if n := m.dropped(); n > lost {
 			lost = n
 			m.problems.report(m.now(), ProblemDropped, "queue", "more frames came at once than there is room for, as after a pause of this process; a sync repairs that",
 				"nothing need be done; if it comes often, give the agent more of the processor")
@@ -178,10 +180,10 @@ func (m *Mesh) carryOut() {
 	for i := range todo {
 		out := &todo[i]
 		if len(out.Relay) > 0 {
-			m.pusher.put(pushJob{frames: out.Relay, relay: true})
+			m.pusher.Put(spread.Job{Frames: out.Relay, Relay: true})
 		}
 		if len(out.Pass) > 0 {
-			m.pusher.pass(out.Pass)
+			m.pusher.Pass(out.Pass)
 		}
 		for _, msg := range out.Send {
 			m.sendSync(msg)
@@ -219,7 +221,7 @@ func (m *Mesh) carryOut() {
 		}
 		m.clockSet(out)
 		if out.Granted {
-			m.keys.kick()
+			signal(m.keys.wake)
 		}
 		for _, id := range out.Revoked {
 			m.tellRevoked(m.now(), id)
@@ -393,13 +395,13 @@ func (m *Mesh) drainLater(first []byte) {
 func (m *Mesh) small(b []byte, in *intake) {
 	kind, rest := b[0], b[1:]
 	switch kind {
-	case kindPush, kindTree:
+	case wire.KindPush, wire.KindTree:
 		by := replica.ViaPush
-		if kind == kindTree {
+		if kind == wire.KindTree {
 			by = replica.ViaTree
 		}
 		for len(rest) > 0 {
-			raw, tail, ok := nextPacked(rest)
+			raw, tail, ok := wire.NextPacked(rest, frame.MaxSize)
 			if !ok {
 				m.count.refused[refusedFormat].Add(1)
 				return

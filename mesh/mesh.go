@@ -16,6 +16,9 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/enrol"
+	"github.com/meshban/meshban/mesh/internal/rotate"
+	"github.com/meshban/meshban/mesh/internal/spread"
 )
 
 var (
@@ -45,14 +48,14 @@ type Mesh struct {
 	wake     chan struct{}     // capacity 1: todo has actions, or the next deadline has changed
 
 	peers     *peerTable
-	pusher    *pusher
-	gossip    *gossip
-	streams   *streamer
+	pusher    *spread.Pusher
+	gossip    *spread.Gossip
+	streams   *spread.Streams
 	paths     *udpPaths
 	join      *joinList
 	views     viewCompare
-	keys      *keyTurner
-	invites   *invites
+	keys      *keyRotator
+	invites   *enrol.Invites              // set by Run
 	serverTLS func() (*tls.Config, error) // for enrolment and other clients; made once
 	hellos    limiter                     // TLS handshakes of strangers
 	netHellos buckets[netip.Prefix]       // the same, by network
@@ -85,7 +88,7 @@ type Mesh struct {
 	saidMeta atomic.Pointer[string] // the metadata last given to memberlist
 
 	ml   atomic.Pointer[memberlist.Memberlist]
-	tr   atomic.Pointer[transport]
+	tr   atomic.Pointer[checkedTransport]
 	addr atomic.Pointer[netip.AddrPort]
 	root atomic.Pointer[[32]byte]  // a copy of the core's, for goroutines that may not wait
 	last atomic.Pointer[frame.Ref] // our last frame, likewise
@@ -142,12 +145,11 @@ func New(cfg Config) (*Mesh, error) {
 	m.warnings = make(chan warning, maxWarnings)
 	m.peers = newPeerTable(m.id, cfg.Peers, m.trusted)
 	m.peers.since = m.now()
-	m.gossip = newGossip(m.peers.receivers)
-	m.pusher = &pusher{self: m.id, jobs: make(chan pushJob, maxPush), later: make(chan pushJob, maxPush), members: m.peers.receivers, send: m.sendPacket, count: &m.count}
-	m.streams = newStreamer(m)
+	m.gossip = spread.NewGossip(m.peers.receivers)
+	m.pusher = spread.NewPusher(m.id, m.peers.receivers, m.sendPacket)
+	m.streams = spread.NewStreams(m.sendStream, func(msg spread.Message) { m.tell(replica.SendFailedEvent{Peer: msg.To, Session: msg.Session}) })
 	m.paths = newUDPPaths()
-	m.keys = newKeyTurner(cfg.Secrets, m.now())
-	m.invites = newInvites()
+	m.keys = newKeyRotator(rotate.New(m.now(), cfg.Secrets, m.storeKeys))
 	m.serverTLS = sync.OnceValues(m.newServerTLS)
 	m.hellos, m.invited = newLimiter(helloBurst, helloEvery), newLimiter(helloBurst, helloEvery)
 	m.netHellos = newBuckets[netip.Prefix](netHelloRate, netHellos)
@@ -205,7 +207,7 @@ func (m *Mesh) Restore(raws iter.Seq[[]byte]) error {
 		}
 		m.stepLocked(now, replica.FramesEvent{Via: replica.ViaRestore, Frames: frames})
 		m.todo[len(m.todo)-1].Expired = append(m.todo[len(m.todo)-1].Expired, expired...)
-		has, _ := m.keys.said()
+		has, _ := m.keys.Versions()
 		m.knew = m.core.KnowsHolders(has)
 		frames, expired = nil, nil
 		return nil
@@ -287,8 +289,8 @@ func (m *Mesh) Send(f frame.Frame) {
 	running := m.phase == phaseRunning
 	m.mu.Unlock()
 	if running {
-		m.pusher.put(pushJob{frames: []frame.Frame{f}})
-		m.gossip.put(f)
+		m.pusher.Put(spread.Job{Frames: []frame.Frame{f}})
+		m.gossip.Put(f)
 		m.nudge()
 	}
 }
@@ -344,7 +346,7 @@ func (m *Mesh) tell(ev any) {
 
 // Members lists this node and every other that it knows, by name.
 func (m *Mesh) Members() []Member {
-	has, _ := m.keys.said()
+	has, _ := m.keys.Versions()
 	now := m.now()
 	all := m.peers.members(now)
 	for i := range all {
@@ -364,7 +366,7 @@ func (m *Mesh) Members() []Member {
 func (m *Mesh) Known() []Peer { return m.peers.known(m.now()) }
 
 // Flush waits until everything published has been sent, at most half a second.
-func (m *Mesh) Flush() { m.pusher.flush() }
+func (m *Mesh) Flush() { m.pusher.Flush() }
 
 // Peers returns the number of other members that are alive.
 func (m *Mesh) Peers() int { return len(m.peers.alive()) }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/replica"
+	"github.com/meshban/meshban/mesh/internal/spread"
 )
 
 // The time that a node needs for a frame, as measured on two cores, and the one-way delay of a LAN.
@@ -33,11 +34,11 @@ type modelRun struct {
 	cores  []*replica.Core
 	byID   map[frame.ID]int
 	dead   []bool
-	busy   []time.Duration  // when a node's sender is free again
-	got    []time.Duration  // when it had the frame; -1: not yet
-	places [treeCount][]int // a node's place in a tree
-	order  [treeCount][]int // the node at a place
-	think  time.Duration    // measured time of one look for children
+	busy   []time.Duration         // when a node's sender is free again
+	got    []time.Duration         // when it had the frame; -1: not yet
+	places [spread.TreeCount][]int // a node's place in a tree
+	order  [spread.TreeCount][]int // the node at a place
+	think  time.Duration           // measured time of one look for children
 	loss   float64
 	at     time.Duration
 	queue  simQueue
@@ -45,7 +46,7 @@ type modelRun struct {
 	copies int
 	bytes  int
 	frame  frame.Frame
-	all    []target // all nodes: nobody has noticed yet who is dead
+	all    []spread.Target // all nodes: nobody has noticed yet who is dead
 }
 
 func (m *modelRun) now() time.Time { return simEpoch.Add(m.at) }
@@ -86,7 +87,7 @@ func (m *modelRun) push(from int) {
 		return
 	}
 	var done []int
-	for i := range treeCount {
+	for i := range spread.TreeCount {
 		for _, to := range m.children(i, from) {
 			if !slices.Contains(done, to) {
 				done = append(done, to)
@@ -96,7 +97,7 @@ func (m *modelRun) push(from int) {
 	}
 }
 
-func (m *modelRun) direct() bool { return len(m.cores)-1 <= maxDirect }
+func (m *modelRun) direct() bool { return len(m.cores)-1 <= spread.MaxDirect }
 
 func (m *modelRun) way() replica.Via {
 	if m.direct() {
@@ -106,8 +107,8 @@ func (m *modelRun) way() replica.Via {
 }
 
 func (m *modelRun) children(tree, node int) []int {
-	first := m.places[tree][node]*treeFan + 1
-	return m.order[tree][min(first, len(m.cores)):min(first+treeFan, len(m.cores))]
+	first := m.places[tree][node]*spread.TreeFan + 1
+	return m.order[tree][min(first, len(m.cores)):min(first+spread.TreeFan, len(m.cores))]
 }
 
 func (m *modelRun) pushTo(from, to int) {
@@ -128,8 +129,8 @@ func (m *modelRun) take(n int, by replica.Via) int {
 	if len(out.Relay) > 0 {
 		m.after(m.think, func() { m.push(n) })
 	}
-	if len(out.Pass) > 0 && m.direct() && len(m.cores)-1 > passAbove {
-		m.pushTo(n, m.byID[successor(m.frame.Hash(), m.frame.Origin, m.cores[n].Last().Origin, m.all)])
+	if len(out.Pass) > 0 && m.direct() && len(m.cores)-1 > spread.PassAbove {
+		m.pushTo(n, m.byID[spread.Successor(m.frame.Hash(), m.frame.Origin, m.cores[n].Last().Origin, m.all)])
 	}
 	m.carry(n, out)
 	return len(out.Admitted)
@@ -204,7 +205,7 @@ func newModel(tb testing.TB, nodes int, seed uint64, loss, dead float64) *modelR
 		ids[i], m.byID[id] = id, i
 		m.cores = append(m.cores, replica.New(id, frame.ID{}, 1, rand.New(rand.NewPCG(seed, uint64(i)))))
 		m.dead = append(m.dead, i > 0 && m.rng.Float64() < dead)
-		m.all = append(m.all, target{id: id})
+		m.all = append(m.all, spread.Target{ID: id})
 		m.got = append(m.got, -1)
 		m.busy = append(m.busy, 0)
 	}
@@ -222,10 +223,10 @@ func newModel(tb testing.TB, nodes int, seed uint64, loss, dead float64) *modelR
 		if i%5 == 0 {
 			runtime.GC()
 		}
-		n := m.order[0][i*(nodes-1)/(2*treeFan*looks)]
+		n := m.order[0][i*(nodes-1)/(2*spread.TreeFan*looks)]
 		self := m.cores[n].Last().Origin
 		start := time.Now()
-		children := treesChildren(hash, m.frame.Origin, self, ids)
+		children := spread.Children(hash, m.frame.Origin, self, ids)
 		m.think = min(m.think, time.Since(start))
 		for j, id := range children {
 			if want := m.children(0, n); j < len(want) && want[j] != m.byID[id] {
@@ -237,14 +238,14 @@ func newModel(tb testing.TB, nodes int, seed uint64, loss, dead float64) *modelR
 }
 
 func (m *modelRun) layOut(hash [32]byte) {
-	for tree := range treeCount {
+	for tree := range spread.TreeCount {
 		a, b := binary.LittleEndian.Uint64(hash[16*tree:]), binary.LittleEndian.Uint64(hash[16*tree+8:])
 		order := make([]int, len(m.cores))
 		for i := range order {
 			order[i] = i
 		}
 		slices.SortFunc(order[1:], func(x, y int) int {
-			return cmp.Compare(treeRank(a, b, m.cores[x].Last().Origin), treeRank(a, b, m.cores[y].Last().Origin))
+			return cmp.Compare(spread.Rank(a, b, m.cores[x].Last().Origin), spread.Rank(a, b, m.cores[y].Last().Origin))
 		})
 		m.order[tree], m.places[tree] = order, make([]int, len(order))
 		for place, n := range order {

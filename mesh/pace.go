@@ -26,7 +26,7 @@ const (
 	// agent that bans more than that fills its frames: it sends SayBurst at once, of which gossip brings up to 18 a
 	// second time.
 	voiceRate, voiceBurst = 300, 150
-	// smallCost and bulkCost are the costs of frames up to replica.FreshSize and of larger ones. Frames of an origin that Slow
+	// smallCost and bulkCost are the costs of frames up to wire.FreshSize and of larger ones. Frames of an origin that Slow
 	// was called for within slowFor cost slowFactor times as much.
 	smallCost, bulkCost = 3, 1
 	slowFactor          = 8

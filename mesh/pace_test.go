@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
-	"github.com/meshban/meshban/mesh/internal/replica"
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // paced is a guard with its own clock and a source that sends it frames.
@@ -20,7 +20,7 @@ type paced struct {
 }
 
 func newPaced(t *testing.T, size int) *paced {
-	p := &paced{now: simStart, packet: sealed(t, guardKey, 1, appendPacked([]byte{mlUser, kindPush}, rawOf(1, size)), nil)}
+	p := &paced{now: simStart, packet: sealed(t, guardKey, 1, wire.AppendPacked([]byte{mlUser, wire.KindPush}, rawOf(1, size)), nil)}
 	p.guard, _ = testGuard(func(netip.Addr) { p.told++ })
 	p.guard.now = func() time.Time { return p.now }
 	return p
@@ -45,7 +45,7 @@ func (p *paced) say(n int) (passed int) {
 }
 
 func (p *paced) origin() frame.ID {
-	return frame.IDOf(rawOf(1, replica.FreshSize)[frame.KeyAt : frame.KeyAt+ed25519.PublicKeySize])
+	return frame.IDOf(rawOf(1, wire.FreshSize)[frame.KeyAt : frame.KeyAt+ed25519.PublicKeySize])
 }
 
 // An agent does not know that a peer has slowed it, and says no more than before: the excess is dropped, and nobody is told
@@ -56,7 +56,7 @@ func TestNobodyIsAccusedForBeingSlowed(t *testing.T) {
 		size, second int // size of a frame, frames an agent sends in a second
 	}{
 		{"small frames", 100, SayRate},
-		{"an import", replica.FreshSize + 1, 180},
+		{"an import", wire.FreshSize + 1, 180},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := newPaced(t, tt.size)

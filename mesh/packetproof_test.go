@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -50,7 +51,7 @@ func addressOf(d *prover, at netip.AddrPort) memberlist.Address {
 // A proven packet is as long as without a proof, and memberlist reads it.
 func TestPacketsProveTheirSender(t *testing.T) {
 	a, b, atA, atB := acquainted(t)
-	plain := append([]byte{mlUser}, packFrames(kindPush, [][]byte{{1, 2, 3}, {4}})[0]...)
+	plain := append([]byte{mlUser}, wire.Pack(wire.KindPush, [][]byte{{1, 2, 3}, {4}})[0]...)
 	packet := sealed(t, guardKey, 1, plain, nil)
 	proven := a.sends(packet, addressOf(b, atB))
 	g, _ := testGuard(nil)
@@ -96,7 +97,7 @@ func TestPacketsProveTheirSender(t *testing.T) {
 // A packet that does not go to the peer itself carries no proof: its receiver could repeat it to the peer.
 func TestProofsGoToThePeerAlone(t *testing.T) {
 	a, b, atA, atB := acquainted(t)
-	packet := sealed(t, guardKey, 1, []byte{mlUser, kindPush}, nil)
+	packet := sealed(t, guardKey, 1, []byte{mlUser, wire.KindPush}, nil)
 	a.peers.peers[signers[2].ID()] = &peer{Member: Member{ID: signers[2].ID(), Addr: atB}, key: make([]byte, 32)} // of low order
 	for _, tt := range []struct {
 		name string
@@ -125,7 +126,7 @@ func TestAccountOfAPacket(t *testing.T) {
 	b = proverOf(b.id, map[netip.AddrPort]pki.Identity{atA: a.id, shared: third.id})
 	g, _ := testGuard(nil)
 	g.isMember, g.proven = b.peers.isSource, b.check
-	packet := sealed(t, guardKey, 1, []byte{mlUser, kindPush}, nil)
+	packet := sealed(t, guardKey, 1, []byte{mlUser, wire.KindPush}, nil)
 	mapped := &net.UDPAddr{IP: atA.Addr().AsSlice(), Port: 9}
 	mapped.IP = mapped.IP.To16()
 	for _, tt := range []struct {
@@ -175,7 +176,7 @@ func TestForgedSourceHarmsNobody(t *testing.T) {
 					if i%2 == 0 {
 						copy(raw[frame.KeyAt:], innocent.id.Public())
 					}
-					b := sealed(t, c.secrets.GossipKey[:], 1, appendPacked([]byte{mlUser, kindPush}, raw), nil)
+					b := sealed(t, c.secrets.GossipKey[:], 1, wire.AppendPacked([]byte{mlUser, wire.KindPush}, raw), nil)
 					if _, err := forger.WriteTo(b, c.addrs[0].String()); err != nil {
 						t.Error(err)
 					}
@@ -345,8 +346,8 @@ func BenchmarkPacketProof(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer sink.Close()
-	for _, size := range []int{200, maxPacket} {
-		packet := sealed(b, guardKey, 1, appendPacked([]byte{mlUser, kindPush}, rawOf(1, size-32)), nil)
+	for _, size := range []int{200, wire.MaxPacket} {
+		packet := sealed(b, guardKey, 1, wire.AppendPacked([]byte{mlUser, wire.KindPush}, rawOf(1, size-32)), nil)
 		buf, address := new(packetBuffer), addressOf(to, atTo)
 		proven := bytes.Clone(from.prove(buf, g, packet, address))
 		b.Run(fmt.Sprint("prove/", size), func(b *testing.B) {

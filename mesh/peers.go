@@ -11,6 +11,8 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/rotate"
+	"github.com/meshban/meshban/mesh/internal/spread"
 	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
@@ -39,11 +41,11 @@ type peer struct {
 	mark uint64 // see viewMark
 	meta string // as received
 	key  ed25519.PublicKey
-	pair *pair     // nil: not derived yet; see prover.pair
-	keys peerKeys  // as it states
-	top  uint32    // its ceiling, as it states
-	seen time.Time // last known alive; zero: remembered from an earlier run
-	bye  time.Time // when it said that it is about to leave
+	pair *pair       // nil: not derived yet; see prover.pair
+	keys rotate.Peer // as it states
+	top  uint32      // its ceiling, as it states
+	seen time.Time   // last known alive; zero: remembered from an earlier run
+	bye  time.Time   // when it said that it is about to leave
 	// byeIssued is when its last goodbye was signed, by its own clock.
 	byeIssued time.Time
 	alt       netip.AddrPort // another address that claimed this id, tried if Addr is dead
@@ -59,13 +61,6 @@ type peer struct {
 	upWaits bool // the core learns of it once its address is proved
 	// answers is set while it answers pings although it is said to be dead or gone: the core still deals with it.
 	answers bool
-}
-
-// target is where to push frames.
-type target struct {
-	id   frame.ID
-	node *memberlist.Node
-	gone bool // as others say; nodes disagree about that, so it has no place in a tree
 }
 
 // peerTable is the membership as this node sees it. memberlist's callbacks write it under memberlist's lock, so nothing
@@ -89,13 +84,13 @@ type peerTable struct {
 	dirty   bool // the list to store has changed
 	// knownChanged: the result of known has changed since take.
 	knownChanged bool
-	losses       uint64    // peers that left or failed: addresses joined before are worth another try
-	targets      []target  // alive peers; replaced, never changed
-	pushTo       []target  // trusted peers to push to, sorted by id; likewise
-	own          uint64    // this node's viewMark
-	ownMeta      string    // what memberlist holds as this node's metadata
-	view         uint64    // the sum of the marks of all live peers
-	viewed       time.Time // when view changed
+	losses       uint64          // peers that left or failed: addresses joined before are worth another try
+	targets      []spread.Target // alive peers; replaced, never changed
+	pushTo       []spread.Target // trusted peers to push to, sorted by id; likewise
+	own          uint64          // this node's viewMark
+	ownMeta      string          // what memberlist holds as this node's metadata
+	view         uint64          // the sum of the marks of all live peers
+	viewed       time.Time       // when view changed
 }
 
 func newPeerTable(self frame.ID, remembered []Peer, trusted func(frame.ID) bool) *peerTable {
@@ -158,14 +153,14 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind string) (fram
 		p.askAgain()
 		signal(t.unproved)
 	}
-	if says := (peerKeys{id, m.Has, m.Uses}); m.Proof == nil || says != p.keys && !m.proven() {
-		p.keys = peerKeys{id: id}
+	if says := (rotate.Peer{ID: id, Has: m.Has, Uses: m.Uses}); m.Proof == nil || says != p.keys && !m.proven() {
+		p.keys = rotate.Peer{ID: id}
 	} else {
 		p.keys = says
 	}
 	p.meta, p.key, p.top = string(n.Meta), m.Key, m.Ceiling
-	p.mark = viewMark(id, addr, p.keys.has, p.keys.uses, p.top)
-	p.KeyKnown, p.KeyGeneration = p.keys.has != 0, p.keys.has.Generation()
+	p.mark = viewMark(id, addr, p.keys.Has, p.keys.Uses, p.top)
+	p.KeyKnown, p.KeyGeneration = p.keys.Has != 0, p.keys.Has.Generation()
 	p.alt, p.bye, p.answers, p.word = netip.AddrPort{}, time.Time{}, false, forgotten{}
 	if !p.isProved(addr) {
 		signal(t.unproved)
@@ -278,13 +273,13 @@ func (t *peerTable) retarget(now time.Time) {
 }
 
 func (t *peerTable) targetsLocked(now time.Time) {
-	targets := make([]target, 0, len(t.peers))
+	targets := make([]spread.Target, 0, len(t.peers))
 	for id, p := range t.peers {
 		if p.State == StateAlive || p.State == StateSuspect {
-			targets = append(targets, target{id: id, node: p.node()})
+			targets = append(targets, spread.Target{ID: id, Node: p.node()})
 		}
 	}
-	slices.SortFunc(targets, func(a, b target) int { return slices.Compare(a.id[:], b.id[:]) })
+	slices.SortFunc(targets, func(a, b spread.Target) int { return slices.Compare(a.ID[:], b.ID[:]) })
 	t.targets = targets
 	t.pushTo = nil
 	sources := make(map[netip.Addr][]frame.ID, len(t.peers))
@@ -304,12 +299,12 @@ func (t *peerTable) targetsLocked(now time.Time) {
 			}
 		}
 		if p.reachable(now) && t.trusted(id) {
-			t.pushTo = append(t.pushTo, target{id, p.node(), p.State != StateAlive && p.State != StateSuspect})
+			t.pushTo = append(t.pushTo, spread.Target{ID: id, Node: p.node(), Gone: p.State != StateAlive && p.State != StateSuspect})
 		}
 	}
 	t.sources.Store(&sources)
 	t.detours.Store(&detours)
-	slices.SortFunc(t.pushTo, func(a, b target) int { return slices.Compare(a.id[:], b.id[:]) })
+	slices.SortFunc(t.pushTo, func(a, b spread.Target) int { return slices.Compare(a.ID[:], b.ID[:]) })
 	t.viewLocked(now)
 }
 
@@ -347,7 +342,7 @@ func (t *peerTable) letIn(id frame.ID) bool {
 	defer t.mu.Unlock()
 	strangers := 0
 	for _, a := range t.targets {
-		if !t.trusted(a.id) {
+		if !t.trusted(a.ID) {
 			strangers++
 		}
 	}
@@ -364,7 +359,7 @@ func (p *peer) reachable(now time.Time) bool {
 func (t *peerTable) viewLocked(now time.Time) {
 	sum := t.own
 	for _, target := range t.targets {
-		sum += t.peers[target.id].mark
+		sum += t.peers[target.ID].mark
 	}
 	if sum != t.view {
 		t.view, t.viewed = sum, now
@@ -457,14 +452,14 @@ func (t *peerTable) aliveSince(id frame.ID) time.Time {
 }
 
 // receivers returns the trusted peers to push to; the caller must not change the slice.
-func (t *peerTable) receivers() []target {
+func (t *peerTable) receivers() []spread.Target {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.pushTo
 }
 
 // alive returns the peers that are alive; the caller must not change the slice.
-func (t *peerTable) alive() []target {
+func (t *peerTable) alive() []spread.Target {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.targets
@@ -475,8 +470,8 @@ func (t *peerTable) alive() []target {
 func (t *peerTable) node(id frame.ID) *memberlist.Node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if i, ok := indexOf(t.targets, id); ok {
-		return t.targets[i].node
+	if i, ok := spread.Find(t.targets, id); ok {
+		return t.targets[i].Node
 	}
 	if p := t.peers[id]; p != nil && p.answers {
 		return p.node()
@@ -485,12 +480,12 @@ func (t *peerTable) node(id frame.ID) *memberlist.Node {
 }
 
 // keysOf returns what the live peers state about their gossip keys.
-func (t *peerTable) keysOf() []peerKeys {
+func (t *peerTable) keysOf() []rotate.Peer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	all := make([]peerKeys, 0, len(t.targets))
+	all := make([]rotate.Peer, 0, len(t.targets))
 	for _, target := range t.targets {
-		all = append(all, t.peers[target.id].keys)
+		all = append(all, t.peers[target.ID].keys)
 	}
 	return all
 }

@@ -1,10 +1,8 @@
 package mesh
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -14,6 +12,7 @@ import (
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/replica"
+	"github.com/meshban/meshban/mesh/internal/transport"
 )
 
 // A machine's addresses may change while the agent runs, or appear only after it has started, but memberlist takes its
@@ -31,11 +30,8 @@ const (
 	maxRoutes = 16
 )
 
-// byDefault are addresses of documentation (RFC 5737, RFC 3849), to which only the default route of each family leads.
-var byDefault = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:9"), netip.MustParseAddrPort("[2001:db8::1]:9")}
-
-// location is where this node is. Only dwell's goroutine writes it: word and port while there is no memberlist, seen
-// and local at any time.
+// location is where this node is. Only dwell's goroutine writes it: word and port while there is no memberlist, addrs
+// at any time.
 type location struct {
 	word []byte                          // our signature over our address
 	port uint16                          // the bound one; 0: none yet
@@ -46,8 +42,7 @@ type location struct {
 	// unreached: a member says that nobody answers at our address, and sees us at another one. sightLoop writes it.
 	unreached atomic.Bool
 
-	seen  string       // interfaces and addresses when local was made
-	local []netip.Addr // see localAddrs
+	addrs transport.Addrs // of this machine
 
 	also    atomic.Pointer[signedAddr] // see lookForOther
 	alsoFor string                     // what it was looked for with
@@ -196,7 +191,7 @@ func (m *Mesh) locate() (at netip.AddrPort, fault string) {
 		return m.place.find()
 	case m.cfg.NewTransport != nil:
 		return said, ""
-	case !bind.IsUnspecified() && !isHere(bind):
+	case !bind.IsUnspecified() && !transport.Usable(bind):
 		return at, fmt.Sprintf("this machine does not have the address in bind (%v), so the mesh is cut off; give the address back to it, "+
 			"or change bind in meshban.yaml and restart the agent", bind)
 	case named:
@@ -204,7 +199,7 @@ func (m *Mesh) locate() (at netip.AddrPort, fault string) {
 	case !bind.IsUnspecified():
 		return netip.AddrPortFrom(bind, said.Port()), ""
 	}
-	local := slices.DeleteFunc(slices.Clone(m.place.localAddrs()), func(a netip.Addr) bool { return !a.IsGlobalUnicast() || bind.Is4() && !a.Is4() })
+	local := slices.DeleteFunc(m.place.addrs.Local(), func(a netip.Addr) bool { return !a.IsGlobalUnicast() || bind.Is4() && !a.Is4() })
 	addr := m.pickAddr(m.Addr().Addr(), local)
 	if !addr.IsValid() {
 		return at, "this machine has no address at which others can reach it, so the mesh waits for one; " +
@@ -215,29 +210,29 @@ func (m *Mesh) locate() (at netip.AddrPort, fault string) {
 
 // pickAddr chooses which of this machine's addresses to advertise: the present one while others reach it, else the source
 // address that this machine uses to reach the others, else that of the default route, which bridges of containers do
-// not have, else the first by preferred. It returns the zero Addr if none can be used.
+// not have, else the first by transport.Preferred. It returns the zero Addr if none can be used.
 //
 // A member that lies about reaching this node only has it choose by its own routes.
 func (m *Mesh) pickAddr(now netip.Addr, local []netip.Addr) netip.Addr {
-	stays := slices.Contains(local, now) && isHere(now)
+	stays := slices.Contains(local, now) && transport.Usable(now)
 	if _, alive := m.peers.lossCount(); stays && alive > 0 && !m.place.unreached.Load() {
 		return now
 	}
 	for _, to := range m.routesTo() {
-		if from := sourceTo(to); slices.Contains(local, from) {
+		if from := transport.SourceTo(to); slices.Contains(local, from) {
 			return from
 		}
 	}
 	if stays {
 		return now
 	}
-	for _, to := range byDefault {
-		if from := sourceTo(to); slices.Contains(local, from) {
+	for _, from := range transport.DefaultSources() {
+		if slices.Contains(local, from) {
 			return from
 		}
 	}
-	for _, a := range preferred(local) {
-		if isHere(a) {
+	for _, a := range transport.Preferred(local) {
+		if transport.Usable(a) {
 			return a
 		}
 	}
@@ -251,17 +246,18 @@ func (m *Mesh) lookForOther(own netip.AddrPort) (changed bool) {
 	if m.cfg.NewTransport != nil && m.place.find == nil || bind != netip.IPv6Unspecified() || said.IsValid() && !said.IsUnspecified() {
 		return false
 	}
-	key := fmt.Sprint(own, m.place.seen)
+	local, changes := m.place.addrs.Last()
+	key := fmt.Sprint(own, changes)
 	if key == m.place.alsoFor {
 		return false
 	}
 	m.place.alsoFor = key
-	local := slices.DeleteFunc(slices.Clone(m.place.local), func(a netip.Addr) bool { return !a.IsGlobalUnicast() || a.Is4() == own.Addr().Is4() })
+	local = slices.DeleteFunc(local, func(a netip.Addr) bool { return !a.IsGlobalUnicast() || a.Is4() == own.Addr().Is4() })
 	var also *signedAddr
 	if len(local) > 0 {
-		addr := preferred(local)[0]
-		for _, to := range byDefault {
-			if from := sourceTo(to); slices.Contains(local, from) {
+		addr := transport.Preferred(local)[0]
+		for _, from := range transport.DefaultSources() {
+			if slices.Contains(local, from) {
 				addr = from
 			}
 		}
@@ -270,22 +266,6 @@ func (m *Mesh) lookForOther(own netip.AddrPort) (changed bool) {
 	}
 	m.place.also.Store(also)
 	return true
-}
-
-// preferred sorts addresses: IPv4 first, and of each family the private ones first.
-func preferred(local []netip.Addr) []netip.Addr {
-	rank := func(a netip.Addr) (n int) {
-		if !a.Is4() {
-			n += 2
-		}
-		if !a.IsPrivate() {
-			n++
-		}
-		return n
-	}
-	local = slices.Clone(local)
-	slices.SortStableFunc(local, func(a, b netip.Addr) int { return cmp.Compare(rank(a), rank(b)) })
-	return local
 }
 
 // routesTo returns some present or former addresses of other nodes, in a stable order.
@@ -304,59 +284,4 @@ func (m *Mesh) routesTo() []netip.AddrPort {
 	slices.SortFunc(list, netip.AddrPort.Compare)
 	list = slices.Compact(list)
 	return list[:min(len(list), maxRoutes)]
-}
-
-// sourceTo returns the source address that this machine uses to reach another, or the zero Addr if there is no route.
-// It sends no packet.
-func sourceTo(to netip.AddrPort) netip.Addr {
-	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
-	if err != nil {
-		return netip.Addr{}
-	}
-	defer func() { _ = conn.Close() }()
-	return conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
-}
-
-// isHere reports whether this machine can use an address now. An IPv6 address cannot be used until duplicate detection ends.
-func isHere(a netip.Addr) bool {
-	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
-	if err != nil {
-		return false
-	}
-	return conn.Close() == nil
-}
-
-// localAddrs lists the addresses of all interfaces that are up. It asks each interface for its addresses only when
-// something has changed, since containers may bring hundreds of interfaces.
-func (l *location) localAddrs() []netip.Addr {
-	links, err := net.Interfaces()
-	if err != nil {
-		return nil
-	}
-	all, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil
-	}
-	seen := fmt.Sprint(links, all)
-	if seen == l.seen {
-		return l.local
-	}
-	l.seen, l.local = seen, nil
-	for _, link := range links {
-		if link.Flags&net.FlagUp == 0 {
-			continue
-		}
-		list, err := link.Addrs()
-		if err != nil {
-			continue // the interface went meanwhile
-		}
-		for _, i := range list {
-			if n, ok := i.(*net.IPNet); ok {
-				if a, ok := netip.AddrFromSlice(n.IP); ok {
-					l.local = append(l.local, a.Unmap())
-				}
-			}
-		}
-	}
-	return l.local
 }

@@ -1,7 +1,6 @@
 package mesh
 
 import (
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -9,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -107,58 +105,4 @@ func TestBindWithoutItsAddress(t *testing.T) {
 		t.Errorf("fault %q", got)
 	}
 	publish(t, n, "alone", time.Hour)
-}
-
-func TestPreferredAddress(t *testing.T) {
-	for _, tt := range []struct{ name, local, want string }{
-		{"ok: private first", "198.51.100.1 192.168.0.1 10.0.0.1", "192.168.0.1"},
-		{"ok: no private one", "198.51.100.1 198.51.100.2", "198.51.100.1"},
-		{"ok: IPv4 before IPv6", "fd00::1 198.51.100.1", "198.51.100.1"},
-		{"ok: IPv6 alone", "2001:db8::1 fd00::1", "fd00::1"},
-	} {
-		var local []netip.Addr
-		for a := range strings.FieldsSeq(tt.local) {
-			local = append(local, netip.MustParseAddr(a))
-		}
-		if got := preferred(local)[0]; got.String() != tt.want {
-			t.Errorf("%s: %v, want %s", tt.name, got, tt.want)
-		}
-	}
-}
-
-// The default bind covers both families; an IPv4 packet comes from an IPv4 address, and one can be sent.
-func TestListenOnBothFamilies(t *testing.T) {
-	s, err := listen(netip.MustParseAddrPort("[::]:0"), newLogAdapter(newNode(t, newSecrets(t), newIdentity(t), nil).cfg.Logger, frame.ID{}, nil))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Shutdown()
-	for _, host := range []string{"127.0.0.1", "::1"} {
-		conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(host), 0)))
-		if err != nil && host == "::1" {
-			t.Logf("no IPv6 here: %v", err)
-			continue
-		} else if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		to := netip.AddrPortFrom(netip.MustParseAddr(host), s.port())
-		if _, err := conn.WriteToUDPAddrPort([]byte("x"), to); err != nil {
-			t.Fatal(err)
-		}
-		p := <-s.PacketCh()
-		if got := p.From.(*net.UDPAddr).AddrPort(); got != conn.LocalAddr().(*net.UDPAddr).AddrPort() {
-			t.Errorf("%s: from %v, want %v", host, got, conn.LocalAddr())
-		}
-		if _, err := s.WriteTo([]byte("y"), p.From.String()); err != nil {
-			t.Errorf("%s: %v", host, err)
-		}
-		stream, err := net.Dial("tcp", to.String())
-		if err != nil {
-			t.Errorf("%s: %v", host, err)
-			continue
-		}
-		_ = stream.Close()
-		_ = (<-s.StreamCh()).Close()
-	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/enrol"
 	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
@@ -189,10 +190,10 @@ func (m *Mesh) question(ctx context.Context, id frame.ID, node *memberlist.Node,
 	defer func() { _ = conn.NetConn().Close() }() // the length says where the answer ends: no close message is needed
 	stop := context.AfterFunc(ctx, func() { _ = conn.NetConn().Close() })
 	defer stop()
-	if err := writeMessage(conn, query{MeshID: m.cfg.Secrets.MeshID, Text: text}.encode()); err != nil {
+	if err := enrol.WriteMessage(conn, query{MeshID: m.cfg.Secrets.MeshID, Text: text}.encode()); err != nil {
 		return nil, err
 	}
-	b, err := readMessage(conn)
+	b, err := enrol.ReadMessage(conn)
 	if err != nil {
 		return nil, err
 	}
@@ -211,7 +212,7 @@ func (m *Mesh) answerQuery(conn *tls.Conn, key ed25519.PublicKey, b []byte) erro
 		return pki.ErrOtherMesh
 	case string(q.Text) == askSight && m.Standing(id).Revoked == nil && m.queries.heard.take(m.now(), id, 1):
 		// A node that cannot be reached may have no certificate here yet.
-		return writeMessage(conn, encodeQueryAnswer(m.sightOf(id, conn.RemoteAddr()).encode()))
+		return enrol.WriteMessage(conn, encodeQueryAnswer(m.sightOf(id, conn.RemoteAddr()).encode()))
 	case !m.isMember(m.now(), id):
 		return errStranger
 	case m.cfg.Answer == nil || tr == nil:
@@ -230,5 +231,5 @@ func (m *Mesh) answerQuery(conn *tls.Conn, key ed25519.PublicKey, b []byte) erro
 	if len(text) > MaxAnswer {
 		return fmt.Errorf("answer of %d bytes, want at most %d", len(text), MaxAnswer)
 	}
-	return writeMessage(conn, encodeQueryAnswer(text))
+	return enrol.WriteMessage(conn, encodeQueryAnswer(text))
 }

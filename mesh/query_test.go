@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/enrol"
 	"github.com/meshban/meshban/mesh/internal/meshtest"
 	"github.com/meshban/meshban/mesh/pki"
 )
@@ -118,10 +119,10 @@ func askPastLimits(ctx context.Context, n *testNode, id frame.ID, at netip.AddrP
 		return nil, err
 	}
 	defer func() { _ = conn.NetConn().Close() }()
-	if err := writeMessage(conn, query{MeshID: n.cfg.Secrets.MeshID, Text: text}.encode()); err != nil {
+	if err := enrol.WriteMessage(conn, query{MeshID: n.cfg.Secrets.MeshID, Text: text}.encode()); err != nil {
 		return nil, err
 	}
-	b, err := readMessage(conn)
+	b, err := enrol.ReadMessage(conn)
 	if err != nil {
 		return nil, err
 	}
@@ -199,7 +200,7 @@ func TestQueryMessages(t *testing.T) {
 		"bad: empty":            {},
 		"bad: trailing":         append(slices.Clone(good), 0),
 		"bad: truncated":        good[:len(good)-1],
-		"bad: other version":    keysRequest{}.encode(),
+		"bad: other version":    enrol.KeysRequest{}.Encode(),
 		"bad: too long":         query{Text: make([]byte, MaxQuestion+1)}.encode(),
 		"bad: an answer's form": encodeQueryAnswer(nil),
 	} {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // A daemon that takes long to read an origin's frames is not asked to do so again soon.
@@ -93,7 +94,7 @@ func TestClusterReplacedFrames(t *testing.T) {
 				twins = append(twins, f)
 			}
 			for i, to := range c.addrs {
-				msg := append([]byte{mlUser}, packFrames(kindPush, [][]byte{twins[i%2].Raw})[0]...)
+				msg := append([]byte{mlUser}, wire.Pack(wire.KindPush, [][]byte{twins[i%2].Raw})[0]...)
 				if _, err := port.(*hubPort).WriteTo(sealed(t, c.secrets.GossipKey[:], 1, msg, nil), to.String()); err != nil {
 					t.Fatal(err)
 				}

@@ -1,18 +1,16 @@
 package mesh
 
 import (
-	"bytes"
 	"context"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/rotate"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -62,18 +60,14 @@ type KeyStatus struct {
 	Lacking    []frame.ID // live certified members that have not stated that they have the newest key
 }
 
-// keyTurner holds the gossip keys. Only keyLoop changes them.
-type keyTurner struct {
+// keyRotator holds the gossip keys. Only keyLoop changes them.
+type keyRotator struct {
+	*rotate.Keys
 	wake     chan struct{}      // capacity 1: a grant has come; the core's goroutine sends
 	sweep    chan struct{}      // capacity 1: some node may lack a grant
 	say      chan struct{}      // capacity 1: our key state has changed; keyLoop sends, announceLoop receives
 	requests chan chan rotation // RotateKey sends, keyLoop receives and answers each once
 	ended    chan struct{}      // closed by keyLoop
-	live     *memberlist.Keyring
-
-	mu       sync.Mutex
-	ring     keyring
-	spokenAt netip.AddrPort // where ring.spoken was heard; zero: nowhere, or we have switched to that key
 }
 
 type rotation struct {
@@ -82,14 +76,12 @@ type rotation struct {
 	err        error
 }
 
-func newKeyTurner(s pki.Secrets, now time.Time) *keyTurner {
-	return &keyTurner{
-		wake: make(chan struct{}, 1), sweep: make(chan struct{}, 1), say: make(chan struct{}, 1), requests: make(chan chan rotation), ended: make(chan struct{}),
-		ring: newKeyring(now, s),
+func newKeyRotator(keys *rotate.Keys) *keyRotator {
+	return &keyRotator{
+		Keys: keys, wake: make(chan struct{}, 1), sweep: make(chan struct{}, 1), say: make(chan struct{}, 1),
+		requests: make(chan chan rotation), ended: make(chan struct{}),
 	}
 }
-
-func (t *keyTurner) kick() { signal(t.wake) }
 
 // signal puts a token into a channel that holds one.
 func signal(c chan struct{}) {
@@ -99,59 +91,16 @@ func signal(c chan struct{}) {
 	}
 }
 
-// said returns what this node states about its keys.
-func (t *keyTurner) said() (has, uses pki.KeyVersion) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.ring.newest(), t.ring.used
-}
-
-// others records the key used by a certified member at addr, which may not understand us.
-func (t *keyTurner) others(uses pki.KeyVersion, addr netip.AddrPort) {
-	t.mu.Lock()
-	if uses > t.ring.used {
-		t.ring.spoken, t.spokenAt = uses, addr
-	}
-	t.mu.Unlock()
-	t.kick()
-}
-
-// snapshot returns a copy that may be read without the lock.
-func (t *keyTurner) snapshot() keyring {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	k := t.ring
-	k.keys = slices.Clone(k.keys)
-	return k
-}
-
-// open creates memberlist's keyring.
-func (t *keyTurner) open() (*memberlist.Keyring, error) {
-	k := t.snapshot()
-	var primary []byte
-	var others [][]byte
-	for i := range k.keys {
-		if k.keys[i].Version() == k.used {
-			primary = k.keys[i].Key[:]
-		} else {
-			others = append(others, k.keys[i].Key[:])
-		}
-	}
-	var err error
-	t.live, err = memberlist.NewKeyring(others, primary)
-	return t.live, err
-}
-
-// Secrets returns what a new member gets: the mesh's secrets with the current gossip keys.
+// secrets returns what a new member gets: the mesh's secrets with the current gossip keys.
 func (m *Mesh) secrets() pki.Secrets {
-	k := m.keys.snapshot()
-	return m.cfg.Secrets.WithKeys(k.keys, k.used)
+	return m.cfg.Secrets.WithKeys(m.keys.All())
 }
 
 // KeyStatus returns the progress of the gossip key's rotation.
 func (m *Mesh) KeyStatus() KeyStatus {
-	k := m.keys.snapshot()
-	s := KeyStatus{Generation: k.newest().Generation(), InUse: k.used.Generation(), Rotating: len(k.keys) > 1}
+	keys, used := m.keys.All()
+	newest := keys[0].Version()
+	s := KeyStatus{Generation: newest.Generation(), InUse: used.Generation(), Rotating: len(keys) > 1}
 	m.mu.Lock()
 	s.Handed = m.core.NewestKey().Generation()
 	m.mu.Unlock()
@@ -159,19 +108,19 @@ func (m *Mesh) KeyStatus() KeyStatus {
 		return s
 	}
 	for _, p := range m.certifiedKeys() {
-		if p.has < k.newest() {
-			s.Lacking = append(s.Lacking, p.id)
+		if p.Has < newest {
+			s.Lacking = append(s.Lacking, p.ID)
 		}
 	}
 	return s
 }
 
 // certifiedKeys returns what the live trusted members state about their keys. Nobody else is waited for.
-func (m *Mesh) certifiedKeys() []peerKeys {
+func (m *Mesh) certifiedKeys() []rotate.Peer {
 	now, all := m.now(), m.peers.keysOf()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return slices.DeleteFunc(all, func(p peerKeys) bool { return !m.core.Trusts(now, p.id) })
+	return slices.DeleteFunc(all, func(p rotate.Peer) bool { return !m.core.Trusts(now, p.ID) })
 }
 
 // RotateKey makes a new gossip key and hands it out to every node that is certified and not revoked. It returns the
@@ -215,13 +164,13 @@ func (m *Mesh) keyLoop(ctx context.Context) {
 		case <-m.keys.sweep:
 			m.handOutMissing()
 		case answer := <-m.keys.requests:
-			answer <- m.rotate()
+			answer <- m.makeKey()
 		case <-ctx.Done():
 			return
 		}
 		m.takeGrant()
 		m.turnKey()
-		if k := m.keys.snapshot(); k.busy() {
+		if m.keys.Busy() {
 			tick.Reset(keyTick)
 		}
 	}
@@ -258,17 +207,27 @@ func (m *Mesh) keyChanged(stage KeyStage, generation uint32) {
 	}
 }
 
+// errNotStored: keys could not be stored, which was reported.
+var errNotStored = errors.New("not stored")
+
+// cannotUse reports that memberlist does not take a new key.
+func (m *Mesh) cannotUse(err error) {
+	if !errors.Is(err, errNotStored) {
+		m.problems.report(m.now(), ProblemKey, "own", "cannot use the mesh's new key: "+err.Error(), restartAgent)
+	}
+}
+
 // storeKeys stores keys on disk.
 func (m *Mesh) storeKeys(keys []pki.GossipKey, used pki.KeyVersion) error {
 	if m.cfg.SaveSecrets == nil {
 		return nil
 	}
-	err := m.cfg.SaveSecrets(m.cfg.Secrets.WithKeys(keys, used))
-	if err != nil {
+	if err := m.cfg.SaveSecrets(m.cfg.Secrets.WithKeys(keys, used)); err != nil {
 		m.problems.report(m.now(), ProblemKey, "store", "cannot store the mesh's new key, so it is not used: "+err.Error(),
 			"see that the state folder can be written; it is tried again")
+		return errNotStored
 	}
-	return err
+	return nil
 }
 
 // takeGrant opens the newest grant if it is new.
@@ -278,12 +237,7 @@ func (m *Mesh) takeGrant() {
 	g, ours := m.core.GrantFor(m.id)
 	handed := m.core.NewestKey()
 	m.mu.Unlock()
-	t := m.keys
-	t.mu.Lock()
-	t.ring.handed = max(t.ring.handed, handed)
-	news := handed > t.ring.newest()
-	t.mu.Unlock()
-	if !news {
+	if !m.keys.Handed(handed) {
 		return
 	}
 	if !ours {
@@ -298,94 +252,55 @@ func (m *Mesh) takeGrant() {
 		m.problems.report(now, ProblemKey, "own", "cannot open the mesh's new key: "+err.Error(), newStart)
 		return
 	}
-	k := m.keys.snapshot()
-	all := k.with(keys)
-	if m.storeKeys(all, k.used) != nil {
+	if err := m.keys.Take(now, keys); err != nil {
+		m.cannotUse(err)
 		return
 	}
-	for i := range all {
-		if err := t.live.AddKey(all[i].Key[:]); err != nil {
-			m.problems.report(now, ProblemKey, "own", "cannot use the mesh's new key: "+err.Error(), restartAgent)
-			return
-		}
-	}
-	t.mu.Lock()
-	t.ring.take(now, all)
-	t.mu.Unlock()
-	t.prune(all)
 	m.keyChanged(KeyReceived, handed.Generation())
-}
-
-// prune removes the keys that are not in keep from memberlist, last first: so no slice that another goroutine is
-// reading gets shifted.
-func (t *keyTurner) prune(keep []pki.GossipKey) {
-	for _, old := range slices.Backward(t.live.GetKeys()) {
-		if !slices.ContainsFunc(keep, func(k pki.GossipKey) bool { return bytes.Equal(k.Key[:], old) }) {
-			_ = t.live.RemoveKey(old) // fails only for the key in use, which is kept
-		}
-	}
 }
 
 // turnKey does the step that is due.
 func (m *Mesh) turnKey() {
-	t, peers := m.keys, m.certifiedKeys()
-	t.mu.Lock()
-	step := t.ring.next(m.now(), peers)
-	t.mu.Unlock()
-	k := t.snapshot()
-	newest := k.keys[0]
+	peers := m.certifiedKeys()
+	step, at, err := m.keys.Turn(m.now(), peers)
+	if err != nil {
+		m.cannotUse(err)
+		return
+	}
+	newest, _ := m.keys.Versions()
 	switch step {
-	case keyUse:
-		if m.storeKeys(k.keys, newest.Version()) != nil {
-			return
-		}
-		if err := t.live.UseKey(newest.Key[:]); err != nil {
-			m.problems.report(m.now(), ProblemKey, "own", "cannot use the mesh's new key: "+err.Error(), restartAgent)
-			return
-		}
-		t.mu.Lock()
-		t.ring.use()
-		at := t.spokenAt
-		t.spokenAt = netip.AddrPort{}
-		t.mu.Unlock()
-		m.keyChanged(KeyUsed, newest.Generation)
+	case rotate.Use:
+		m.keyChanged(KeyUsed, newest.Generation())
 		if len(peers) == 0 {
 			signal(m.join.change) // others may understand us now
 		}
 		if at.IsValid() {
 			m.views.request(at) // it may have held us dead
 		}
-	case keyDrop:
-		if m.storeKeys(k.keys[:1], newest.Version()) != nil {
-			return
-		}
-		t.mu.Lock()
-		t.ring.drop()
-		t.mu.Unlock()
-		t.prune(k.keys[:1])
-		m.keyChanged(KeyDropped, newest.Generation)
+	case rotate.Drop:
+		m.keyChanged(KeyDropped, newest.Generation())
 	}
 }
 
-// rotate makes a key. The first record holds it for this node alone. Once that record is out and the key is on disk,
+// makeKey makes a key. The first record holds it for this node alone. Once that record is out and the key is on disk,
 // handOutMissing completes the rotation whatever happens; until then no other node has the key.
-func (m *Mesh) rotate() rotation {
-	k := m.keys.snapshot()
-	if len(k.keys) == pki.MaxGossipKeys {
+func (m *Mesh) makeKey() rotation {
+	keys, _ := m.keys.All()
+	if len(keys) == pki.MaxGossipKeys {
 		return rotation{err: ErrRotating}
 	}
 	m.mu.Lock()
-	last := max(k.newest(), m.core.NewestKey())
+	last := max(keys[0].Version(), m.core.NewestKey())
 	m.mu.Unlock()
 	key, err := pki.NewGossipKey(last.Generation() + 1)
 	if err != nil {
 		return rotation{err: err}
 	}
-	if _, err := m.grant(append([]pki.GossipKey{key}, k.keys...), []ed25519.PublicKey{m.cfg.Identity.Public()}); err != nil {
+	if _, err := m.grant(append([]pki.GossipKey{key}, keys...), []ed25519.PublicKey{m.cfg.Identity.Public()}); err != nil {
 		return rotation{err: err}
 	}
 	m.takeGrant()
-	if has, _ := m.keys.said(); has != key.Version() {
+	if has, _ := m.keys.Versions(); has != key.Version() {
 		return rotation{err: errors.New("cannot store the mesh's new key in the state folder; the rotation goes on once that is possible")}
 	}
 	n, err := m.handOut()
@@ -417,17 +332,18 @@ func (m *Mesh) handOutMissing() {
 // handOut gives the newest key to every certified node that lacks it, and returns how many these were. It leaves out
 // nodes that nothing can be sealed for, and returns an error that names one.
 func (m *Mesh) handOut() (nodes int, err error) {
-	k := m.keys.snapshot()
-	if k.newest().Generation() == 0 {
+	keys, _ := m.keys.All()
+	newest := keys[0].Version()
+	if newest.Generation() == 0 {
 		return 0, nil
 	}
 	m.mu.Lock()
 	version, granted := m.core.NewestKey(), m.core.Granted()
 	m.mu.Unlock()
 	switch {
-	case version > k.newest():
+	case version > newest:
 		return 0, nil // another node with the authority's key hands out a newer one
-	case version < k.newest():
+	case version < newest:
 		clear(granted)
 	}
 	var lack []ed25519.PublicKey
@@ -436,7 +352,7 @@ func (m *Mesh) handOut() (nodes int, err error) {
 			lack = append(lack, s.Certificate.Node)
 		}
 	}
-	return m.grant(k.keys, lack)
+	return m.grant(keys, lack)
 }
 
 // grant hands out keys, the newest first, and returns to how many nodes. It leaves out nodes that nothing can be sealed

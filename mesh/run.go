@@ -12,6 +12,8 @@ import (
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/replica"
+	"github.com/meshban/meshban/mesh/internal/spread"
+	"github.com/meshban/meshban/mesh/internal/transport"
 )
 
 // memberlist's settings that differ from its LAN defaults. They are chosen so that an idle node in a mesh of ten costs
@@ -54,7 +56,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 	m.mu.Unlock()
 	defer m.end()
 
-	if err := m.invites.load(m.cfg, time.Now()); err != nil {
+	if err := m.loadInvites(); err != nil {
 		return fmt.Errorf("load the open invitations: %w", err)
 	}
 	if err := m.present(); err != nil {
@@ -73,14 +75,14 @@ func (m *Mesh) Run(ctx context.Context) error {
 	tasks.Go(func() { m.pathLoop(outer) })
 	tasks.Go(func() { m.sightLoop(outer) })
 	helpers.Go(func() { m.coreLoop(inner) })
-	helpers.Go(func() { m.pusher.run(inner) })
-	helpers.Go(func() { m.streams.run(inner) })
+	helpers.Go(func() { m.pusher.Run(inner) })
+	helpers.Go(func() { m.streams.Run(inner) })
 	helpers.Go(func() { m.notifyLoop(inner) })
 
 	here, err := m.dwell(outer)
 	m.refuse()
 	if here != nil {
-		m.pusher.flush()
+		m.pusher.Flush()
 		err = m.leave(here)
 	}
 	stopOuter()
@@ -108,7 +110,7 @@ func (m *Mesh) leave(here *membership) error {
 	said := bye{MeshID: m.cfg.Secrets.MeshID, Issued: m.now()}.encode(m.cfg.Identity)
 	alive := m.peers.alive()
 	for _, t := range alive {
-		m.pusher.to(t.node, said)
+		m.pusher.To(t.Node, said)
 	}
 	if err := here.ml.Leave(leaveTime); err != nil {
 		m.cfg.Logger.Debug("the goodbye did not reach everybody", "error", err)
@@ -125,7 +127,7 @@ func (m *Mesh) leave(here *membership) error {
 
 // leaveEach tells each of our peers what memberlist's Leave has told some of them: the others would hear of our new
 // address, which they cannot take yet, before they hear of the leave.
-func (m *Mesh) leaveEach(peers []target) {
+func (m *Mesh) leaveEach(peers []spread.Target) {
 	tr, name := m.tr.Load(), m.id.String()
 	packet, err := tr.guard.seal(mlDead, mlAccusation{Incarnation: m.ceiling.heardMost(), Node: name, From: name})
 	if err != nil {
@@ -133,8 +135,8 @@ func (m *Mesh) leaveEach(peers []target) {
 		return
 	}
 	for _, t := range peers {
-		if _, err := tr.WriteToAddress(packet, t.node.FullAddress()); err != nil {
-			m.cfg.Logger.Debug("cannot tell a member that this node leaves", "id", t.id.String(), "error", err)
+		if _, err := tr.WriteToAddress(packet, t.Node.FullAddress()); err != nil {
+			m.cfg.Logger.Debug("cannot tell a member that this node leaves", "id", t.ID.String(), "error", err)
 		}
 	}
 }
@@ -144,7 +146,7 @@ func (m *Mesh) leaveEach(peers []target) {
 func (m *Mesh) open(advertise netip.AddrPort, events memberlist.EventDelegate) (*memberlist.Memberlist, error) {
 	log := newLogAdapter(m.cfg.Logger, m.id, m.suspected)
 	log.unheard = m.lossSeen
-	keyring, err := m.keys.open()
+	keyring, err := m.keys.Open()
 	if err != nil {
 		return nil, err
 	}
@@ -156,12 +158,13 @@ func (m *Mesh) open(advertise netip.AddrPort, events memberlist.EventDelegate) (
 		}
 		inner = t
 	} else {
-		s, err := listen(netip.AddrPortFrom(m.cfg.Bind.Addr(), cmp.Or(m.cfg.Bind.Port(), m.place.port)), log)
+		bind := netip.AddrPortFrom(m.cfg.Bind.Addr(), cmp.Or(m.cfg.Bind.Port(), m.place.port))
+		s, err := transport.Listen(bind, func(what string, err error) { log.record(time.Now(), what+err.Error()) })
 		if err != nil {
 			return nil, err
 		}
-		m.place.port = s.port()
-		advertise = netip.AddrPortFrom(advertise.Addr(), cmp.Or(advertise.Port(), s.port()))
+		m.place.port = s.Port()
+		advertise = netip.AddrPortFrom(advertise.Addr(), cmp.Or(advertise.Port(), s.Port()))
 		inner = s
 	}
 	g := newGuard(keyring.GetKeys, m.now, &m.count, m.flooded)

@@ -120,7 +120,7 @@ func (m *Mesh) sightLoop(ctx context.Context) {
 
 func (m *Mesh) aliveIDs() (ids []frame.ID) {
 	for _, t := range m.peers.alive() {
-		ids = append(ids, t.id)
+		ids = append(ids, t.ID)
 	}
 	return ids
 }

@@ -83,11 +83,11 @@ func (w *simWorld) sign(f frame.Frame, counts bool) frame.Frame {
 
 // spread delivers a frame to some of the nodes.
 func (w *simWorld) spread(raw []byte) {
-	kind := byte(kindPush)
+	kind := byte(wire.KindPush)
 	if w.rng.IntN(2) == 0 {
-		kind = kindTree
+		kind = wire.KindTree
 	}
-	packet := appendPacked([]byte{kind}, raw)
+	packet := wire.AppendPacked([]byte{kind}, raw)
 	for _, n := range w.nodes {
 		if w.rng.IntN(2) == 0 {
 			w.after(w.delay(), "attack arrives", func() { n.receive(packet) })

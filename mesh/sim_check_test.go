@@ -11,6 +11,8 @@ import (
 
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/replica"
+	"github.com/meshban/meshban/mesh/internal/spread"
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 const (
@@ -88,10 +90,10 @@ func (n *simNode) rewound(live iter.Seq[frame.Frame]) {
 
 // checkSent requires every frame that is passed on to be genuine.
 func (n *simNode) checkSent(b []byte) {
-	if b[0] != kindPush && b[0] != kindTree {
+	if b[0] != wire.KindPush && b[0] != wire.KindTree {
 		return
 	}
-	for raw, rest, ok := nextPacked(b[1:]); ok; raw, rest, ok = nextPacked(rest) {
+	for raw, rest, ok := wire.NextPacked(b[1:], frame.MaxSize); ok; raw, rest, ok = wire.NextPacked(rest, frame.MaxSize) {
 		if f, err := frame.Decode(raw); err != nil || !slices.Contains(n.w.published[f.Ref()], string(raw)) {
 			n.w.fail(n.slot, "a frame was passed on that nobody signed for this mesh: %v", f.Ref())
 		}
@@ -287,8 +289,8 @@ func (w *simWorld) checkFresh() {
 		copies := 1
 		switch {
 		case w.plan.trees:
-			copies = treeCount
-		case w.receivers() > passAbove:
+			copies = spread.TreeCount
+		case w.receivers() > spread.PassAbove:
 			copies = 2 // one from the origin, one from the preceding node
 		}
 		const met = 2                // by a sync that began while the frame was in flight
@@ -312,7 +314,7 @@ func (w *simWorld) settled() {
 func (w *simWorld) gossip() (sum int) {
 	for _, n := range w.nodes {
 		if n.mesh != nil {
-			sum += n.mesh.gossip.queue.NumQueued()
+			sum += n.mesh.gossip.Len()
 		}
 	}
 	return sum

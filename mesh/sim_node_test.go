@@ -11,6 +11,8 @@ import (
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/replica"
+	"github.com/meshban/meshban/mesh/internal/spread"
+	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -128,10 +130,12 @@ func (n *simNode) start() {
 	}
 	m.now = n.now
 	m.core = replica.New(n.key.ID(), m.cfg.authorityID(), epoch, rand.New(rand.NewPCG(w.seed, uint64(n.slot)<<32|uint64(n.run))))
-	m.pusher.send = func(to *memberlist.Node, b []byte) error {
+	m.pusher = spread.NewPusher(m.id, m.peers.receivers, func(to *memberlist.Node, b []byte) error {
 		n.send(to, b, false) // UDP reports no loss
 		return nil
-	}
+	})
+	m.pusher.AlwaysTrees = w.plan.trees // some fleets use trees although they are small
+	m.streams = spread.NewStreams(n.stream, func(out spread.Message) { m.tell(replica.SendFailedEvent{Peer: out.To, Session: out.Session}) })
 	n.mesh, n.tickAt = m, 0
 	n.held, n.own, n.early = make(map[frame.Ref]string), make(map[frame.Ref]bool), make(map[frame.Ref]bool)
 	n.withdrawn = make(map[frame.ID]bool)
@@ -238,7 +242,7 @@ func (n *simNode) probe() {
 	if n.mesh == nil || other.mesh == nil {
 		return
 	}
-	for _, b := range (delegate{n.mesh}).GetBroadcasts(3, maxPacket) {
+	for _, b := range (delegate{n.mesh}).GetBroadcasts(3, wire.MaxPacket) {
 		n.send(other.node, b, false)
 	}
 	payload := delegate{other.mesh}.AckPayload()
@@ -294,17 +298,7 @@ func (n *simNode) work() bool {
 		m.apply(ev)
 		return true
 	}
-	if job, ok := waits(m.pusher.jobs); ok {
-		n.push(job)
-		return true
-	}
-	if job, ok := waits(m.pusher.later); ok {
-		n.push(job)
-		return true
-	}
-	if out, ok := m.streams.next(); ok {
-		m.streams.done(out)
-		n.stream(out)
+	if m.pusher.Step() || m.streams.Step() {
 		return true
 	}
 	if _, ok := waits(m.wake); ok {
@@ -324,25 +318,10 @@ func waits[T any](c <-chan T) (v T, ok bool) {
 	}
 }
 
-// push does the work of the pusher's goroutine. Some fleets use trees although they are small.
-func (n *simNode) push(job pushJob) {
-	p := n.mesh.pusher
-	if !n.w.plan.trees || job.pass {
-		p.batch(job)
-		return
-	}
-	for _, f := range job.frames {
-		p.tree(f, p.members(), job.relay)
-	}
-	p.busy.Add(-1)
-}
-
 // stream does the work of a TCP sender.
-func (n *simNode) stream(out replica.Outgoing) {
+func (n *simNode) stream(out spread.Message) bool {
 	to := n.mesh.peers.node(out.To)
-	if to == nil || !n.send(to, append([]byte{out.Kind}, out.Msg...), true) {
-		n.mesh.tell(replica.SendFailedEvent{Peer: out.To, Session: out.Session})
-	}
+	return to != nil && n.send(to, append([]byte{out.Kind}, out.Body...), true)
 }
 
 // plan sets the core's timer.

@@ -17,7 +17,7 @@ import (
 // simulator must notice one.
 const soundSeeds, plantedSeeds = 400, 400
 
-// plant is a deliberate fault: in file, the text old, which occurs once, becomes new.
+// plant is a deliberate fault: in file (a path below this package's), the text old, which occurs once, becomes new.
 type plant struct{ file, old, new string }
 
 // plantedSwitch is added to the copies of the packages that carry the faults. The environment selects the active one.
@@ -37,7 +37,10 @@ import (
 	"sync"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/spread"
 )
+
+func plantedRelay(m *Mesh, f frame.Frame) { m.pusher.Put(spread.Job{Frames: []frame.Frame{f}, Relay: true}) }
 
 var plantedMarks sync.Map
 
@@ -84,7 +87,7 @@ func buildPlanted(t *testing.T) string {
 	}
 	texts := map[string]string{
 		"planted.go": "package mesh" + plantedSwitch, "planted_mark.go": plantedMarkSource,
-		"internal/replica/planted.go": "package replica" + plantedSwitch,
+		"internal/replica/planted.go": "package replica" + plantedSwitch, "internal/spread/planted.go": "package spread" + plantedSwitch,
 	}
 	for _, p := range append(narrowBounds(), plants()...) {
 		if texts[p.file] == "" {

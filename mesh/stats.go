@@ -27,7 +27,7 @@ var refusedNames = [refusedReasons]string{"format", "signature", "mesh", "trust"
 
 // counters holds what Stats reports.
 type counters struct {
-	published, sent, forwarded, received, delivered, duplicates      atomic.Uint64
+	published, received, delivered, duplicates                       atomic.Uint64
 	parked, dropped, sendErrors, syncs, synced, syncFrames, problems atomic.Uint64
 	notices, noticesRefused                                          atomic.Uint64
 	strangers, limited, packets                                      atomic.Uint64
@@ -44,6 +44,9 @@ func (c *counters) verdicts(v [replica.VerdictKinds]uint64) {
 	c.refused[refusedRevoked].Add(v[replica.VerdictRevoked])
 }
 
+// dropped returns how much a full queue has dropped.
+func (m *Mesh) dropped() uint64 { return m.count.dropped.Load() + m.pusher.Count.Dropped.Load() }
+
 // Stats returns the counters.
 func (m *Mesh) Stats() Stats {
 	m.mu.Lock()
@@ -54,16 +57,16 @@ func (m *Mesh) Stats() Stats {
 		Held:       use.Frames,
 		Parked:     use.Parked,
 		Waited:     c.parked.Load(),
-		Queued:     len(m.inbox) + len(m.later) + m.bulk.len() + len(m.pusher.jobs) + len(m.pusher.later),
+		Queued:     len(m.inbox) + len(m.later) + m.bulk.len() + m.pusher.Waiting(),
 		Published:  c.published.Load(),
-		Sent:       c.sent.Load(),
-		Forwarded:  c.forwarded.Load(),
+		Sent:       m.pusher.Count.Sent.Load(),
+		Forwarded:  m.pusher.Count.Forwarded.Load(),
 		Received:   c.received.Load(),
 		Delivered:  c.delivered.Load(),
 		Duplicates: c.duplicates.Load(),
 		Refused:    make(map[string]uint64, refusedReasons),
-		Dropped:    c.dropped.Load(),
-		SendErrors: c.sendErrors.Load(),
+		Dropped:    m.dropped(),
+		SendErrors: c.sendErrors.Load() + m.pusher.Count.Failed.Load(),
 		Syncs:      c.syncs.Load(),
 		Synced:     c.synced.Load(),
 		SyncFrames: c.syncFrames.Load(),

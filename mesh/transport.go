@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/transport"
 )
 
 const (
@@ -18,18 +19,16 @@ const (
 	// helloTimeout bounds the time from accepting a stream to its first byte and, if that begins a TLS hello, to the
 	// end of the handshake and the request.
 	helloTimeout = 2 * time.Second
-	// bindTries is how many free ports are tried if no port is given: it must be free for both UDP and TCP.
-	bindTries = 10
 	// tlsRecord is the first byte of a TLS ClientHello; memberlist's streams begin with 10 or 244.
 	tlsRecord = 0x16
 )
 
 var errShutdown = errors.New("the transport is shut down")
 
-// transport sits between memberlist and the sockets. It hands accepted streams that begin like TLS to enrolment and all
+// checkedTransport sits between memberlist and the sockets. It hands accepted streams that begin like TLS to enrolment and all
 // others to memberlist, makes the guard check everything that memberlist gets, and ends every stream and dial at
 // Shutdown, which memberlist's own transport does not.
-type transport struct {
+type checkedTransport struct {
 	memberlist.NodeAwareTransport
 	dial   func(ctx context.Context, addr memberlist.Address) (net.Conn, error)
 	enrol  func(net.Conn)
@@ -53,8 +52,8 @@ type transport struct {
 }
 
 // startTransport wraps inner; enrol takes over a stream and closes it.
-func startTransport(inner memberlist.Transport, g *guard, prover *prover, enrol func(net.Conn)) *transport {
-	t := &transport{
+func startTransport(inner memberlist.Transport, g *guard, prover *prover, enrol func(net.Conn)) *checkedTransport {
+	t := &checkedTransport{
 		enrol:   enrol,
 		guard:   g,
 		prover:  prover,
@@ -65,7 +64,7 @@ func startTransport(inner memberlist.Transport, g *guard, prover *prover, enrol 
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.NodeAwareTransport = asNodeAware(inner)
-	if _, ok := inner.(*sockets); ok {
+	if _, ok := inner.(*transport.Sockets); ok {
 		t.dial = func(ctx context.Context, a memberlist.Address) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "tcp", a.Addr)
 		}
@@ -80,7 +79,7 @@ func startTransport(inner memberlist.Transport, g *guard, prover *prover, enrol 
 }
 
 // filter passes on the packets that the guard accepts.
-func (t *transport) filter() {
+func (t *checkedTransport) filter() {
 	pulse := time.NewTimer(pulseEvery)
 	defer pulse.Stop()
 	for packets := 0; ; {
@@ -106,7 +105,7 @@ func (t *transport) filter() {
 	}
 }
 
-func (t *transport) accept() {
+func (t *checkedTransport) accept() {
 	defer close(t.drained)
 	for {
 		select {
@@ -127,7 +126,7 @@ func (t *transport) accept() {
 }
 
 // sort decides by a stream's first byte who gets it.
-func (t *transport) sort(conn net.Conn, at *openStream) {
+func (t *checkedTransport) sort(conn net.Conn, at *openStream) {
 	first := make([]byte, 1)
 	_ = conn.SetDeadline(time.Now().Add(helloTimeout))
 	n, err := conn.Read(first)
@@ -154,7 +153,7 @@ func (t *transport) sort(conn net.Conn, at *openStream) {
 // WriteToAddress sends a packet, with a proof if a is a member's. A packet that the system refuses to send, for example
 // because this machine's firewall drops it, counts as lost like any other: if memberlist saw the error, it would not go
 // on to ask the node by TCP.
-func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
+func (t *checkedTransport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
 	a = t.via(a)
 	if t.prover != nil {
 		buf := packetBuffers.Get().(*packetBuffer)
@@ -173,7 +172,7 @@ func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, e
 }
 
 // via returns where to send what is meant for a node.
-func (t *transport) via(a memberlist.Address) memberlist.Address {
+func (t *checkedTransport) via(a memberlist.Address) memberlist.Address {
 	if t.detour != nil && a.Name != "" {
 		if addr, ok := t.detour(a.Name); ok {
 			a.Addr = addr.String()
@@ -183,19 +182,19 @@ func (t *transport) via(a memberlist.Address) memberlist.Address {
 }
 
 // PacketCh returns the packets that passed the guard.
-func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.packets }
+func (t *checkedTransport) PacketCh() <-chan *memberlist.Packet { return t.packets }
 
 // StreamCh returns memberlist's share of the accepted streams.
-func (t *transport) StreamCh() <-chan net.Conn { return t.streams }
+func (t *checkedTransport) StreamCh() <-chan net.Conn { return t.streams }
 
 // DialTimeout opens a stream.
-func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
+func (t *checkedTransport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
 	return t.DialAddressTimeout(memberlist.Address{Addr: addr}, timeout)
 }
 
 // DialAddressTimeout opens a stream, within timeout and maxDial. The stream ends after streamTimeout: memberlist writes
 // our messages without a deadline, so a receiver that does not read would hold the stream forever.
-func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
+func (t *checkedTransport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
 	conn, err := t.dialTLS(a, timeout)
 	if err != nil {
 		return nil, err
@@ -207,7 +206,7 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 }
 
 // dialTLS opens a stream that does not belong to memberlist.
-func (t *transport) dialTLS(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
+func (t *checkedTransport) dialTLS(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(t.ctx, min(timeout, maxDial))
 	defer cancel()
 	conn, err := t.dial(ctx, t.via(a))
@@ -221,7 +220,7 @@ func (t *transport) dialTLS(a memberlist.Address, timeout time.Duration) (net.Co
 }
 
 // Shutdown closes the sockets and every stream, and waits for everything it started.
-func (t *transport) Shutdown() error {
+func (t *checkedTransport) Shutdown() error {
 	t.mu.Lock()
 	t.ended = true
 	open := t.open
@@ -239,7 +238,7 @@ func (t *transport) Shutdown() error {
 }
 
 // track records a stream until it is closed; after Shutdown it closes the stream at once and returns nil.
-func (t *transport) track(conn net.Conn) net.Conn {
+func (t *checkedTransport) track(conn net.Conn) net.Conn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ended {
@@ -253,7 +252,7 @@ func (t *transport) track(conn net.Conn) net.Conn {
 
 type tracked struct {
 	net.Conn
-	t *transport
+	t *checkedTransport
 }
 
 func (c *tracked) Close() error {

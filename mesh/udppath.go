@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/replica"
+	"github.com/meshban/meshban/mesh/internal/spread"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -34,7 +35,7 @@ const (
 	pathStale, pathPatience = 5 * time.Second, 30 * time.Second
 	// A frame that comes by sync and is younger than pushMissed is a sign that its origin's push was lost.
 	pushMissed = 10 * time.Second
-	// Over streams, one peer gets at most pathPushes pushed frames up to replica.FreshSize at once, and as many larger ones,
+	// Over streams, one peer gets at most pathPushes pushed frames up to wire.FreshSize at once, and as many larger ones,
 	// then one per pathPushEvery. Sync brings the rest.
 	pathPushes, pathPushEvery = 8, 100 * time.Millisecond
 	// tcpRest is how long packets are used again after a stream to the peer failed.
@@ -64,7 +65,7 @@ type pathPart uint8
 const (
 	pathIsReport     pathPart = iota // over a stream
 	pathIsSmallProbe                 // by UDP
-	pathIsLargeProbe                 // by UDP, maxPacket bytes long
+	pathIsLargeProbe                 // by UDP, wire.MaxPacket bytes long
 	pathParts
 )
 
@@ -302,7 +303,7 @@ func (t *udpPaths) route(now time.Time, id frame.ID, size int, push bool) (packe
 		return true, false
 	}
 	to, _ := p.judge(now)
-	fresh := size <= replica.FreshSize
+	fresh := size <= wire.FreshSize
 	switch {
 	case to == udpOpen, to == udpSmall && fresh, to == udpUnknown && push && !fresh:
 		return true, false
@@ -394,7 +395,7 @@ func (m *Mesh) lossSeen(id frame.ID) {
 
 // missedPushes searches frames that came by sync for young ones that their origins should have pushed to this node.
 func (m *Mesh) missedPushes(frames []frame.Frame) {
-	if len(m.peers.receivers()) > maxDirect {
+	if len(m.peers.receivers()) > spread.MaxDirect {
 		return
 	}
 	var last frame.ID
@@ -448,12 +449,12 @@ func (m *Mesh) reportPath(d dueReport) {
 	for _, part := range []pathPart{pathIsSmallProbe, pathIsLargeProbe} {
 		probe := append([]byte{kindPath}, m.pathMessageTo(d.id, []byte{byte(part)})...)
 		if part == pathIsLargeProbe {
-			probe = append(probe, make([]byte, maxPacket-len(probe))...)
+			probe = append(probe, make([]byte, wire.MaxPacket-len(probe))...)
 		}
 		_ = ml.SendBestEffort(node, probe) // a lost probe is simply not received
 	}
 	d.report.ack = [ackLen]byte(delegate{m}.AckPayload())
-	if !m.streams.put(replica.Outgoing{To: d.id, Kind: kindPath, Msg: m.pathMessageTo(d.id, d.report.encode())}) {
+	if !m.streams.Put(spread.Message{To: d.id, Kind: kindPath, Body: m.pathMessageTo(d.id, d.report.encode())}) {
 		m.count.dropped.Add(1)
 	}
 }
@@ -461,7 +462,7 @@ func (m *Mesh) reportPath(d dueReport) {
 // pathMessageTo signs a path message to a peer.
 func (m *Mesh) pathMessageTo(to frame.ID, payload []byte) []byte {
 	n := notice{MeshID: m.cfg.Secrets.MeshID, To: to, Issued: m.paths.stamp(m.now()), Payload: payload}
-	return appendPacked(nil, n.signed(pathDomain, m.cfg.Identity))
+	return wire.AppendPacked(nil, n.signed(pathDomain, m.cfg.Identity))
 }
 
 // pathMessage handles a probe or a report. A message that is not from a trusted member, not for us, or not expected is
@@ -491,7 +492,7 @@ func (m *Mesh) pathMessage(b []byte) {
 
 // openPath decodes a path message strictly, without checking the signature.
 func (m *Mesh) openPath(b []byte) (n notice, part pathPart, report pathReport, ok bool) {
-	raw, padding, ok := nextPacked(b)
+	raw, padding, ok := wire.NextPacked(b, frame.MaxSize)
 	if !ok {
 		return n, 0, report, false
 	}
@@ -506,7 +507,7 @@ func (m *Mesh) openPath(b []byte) (n notice, part pathPart, report pathReport, o
 	case pathIsSmallProbe:
 		ok = len(n.Payload) == 1 && len(padding) == 0
 	case pathIsLargeProbe:
-		ok = len(n.Payload) == 1 && 1+len(b) == maxPacket
+		ok = len(n.Payload) == 1 && 1+len(b) == wire.MaxPacket
 	default:
 		ok = false
 	}
@@ -522,8 +523,8 @@ func (m *Mesh) overStream(to *memberlist.Node, msg []byte) bool {
 	if err != nil {
 		return false
 	}
-	packet, stream := m.paths.route(m.now(), id, len(msg), msg[0] == kindPush || msg[0] == kindTree)
-	if stream && !m.streams.put(replica.Outgoing{To: id, Kind: msg[0], Msg: slices.Clone(msg[1:])}) || !stream && !packet {
+	packet, stream := m.paths.route(m.now(), id, len(msg), msg[0] == wire.KindPush || msg[0] == wire.KindTree)
+	if stream && !m.streams.Put(spread.Message{To: id, Kind: msg[0], Body: slices.Clone(msg[1:])}) || !stream && !packet {
 		m.count.dropped.Add(1)
 	}
 	return !packet

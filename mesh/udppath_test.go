@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
-	"github.com/meshban/meshban/mesh/internal/replica"
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // hole is a loss of UDP between node 0 and all others.
@@ -215,7 +215,7 @@ func TestUDPPathExpects(t *testing.T) {
 // How messages travel while a path is unknown, if packets or only large ones are lost, and if streams fail.
 func TestUDPPathRoute(t *testing.T) {
 	paths, now, id := newUDPPaths(), time.Now(), frame.ID{1}
-	const small, large = replica.FreshSize, maxPacket
+	const small, large = wire.FreshSize, wire.MaxPacket
 	check := func(what string, size int, push, packet, stream bool) {
 		t.Helper()
 		if p, s := paths.route(now, id, size, push); p != packet || s != stream {

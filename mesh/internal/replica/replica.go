@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // Core is what one node holds, and the state of making its peers hold the same. The same seed and events produce the
@@ -38,10 +39,6 @@ func New(self, authority frame.ID, epoch uint64, rng *rand.Rand) *Core {
 		trust: trust{authority: authority, nodes: make(map[frame.ID]*standing), barred: make(map[frame.ID][]uint64)},
 	}
 }
-
-// FreshSize is the largest packet or frame, in bytes, that goes before larger ones, at both ends. A few fresh bans fit,
-// the frames of a bulk do not, so a fresh ban overtakes a bulk.
-const FreshSize = 512
 
 // Via is how a frame arrived.
 type Via uint8
@@ -327,7 +324,7 @@ func (out *Actions) spread(f frame.Frame, by Via) {
 	if by == ViaTree {
 		out.Relay = append(out.Relay, f)
 	}
-	if by == ViaPush && len(f.Raw) <= FreshSize {
+	if by == ViaPush && len(f.Raw) <= wire.FreshSize {
 		out.Pass = append(out.Pass, f)
 	}
 }

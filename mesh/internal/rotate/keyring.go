@@ -1,4 +1,4 @@
-package mesh
+package rotate
 
 import (
 	"cmp"
@@ -10,15 +10,15 @@ import (
 )
 
 const (
-	// keyUseAfter is how long a node waits at most before it encrypts with a new gossip key; it does so earlier once
-	// every live certified member has the key too.
-	keyUseAfter = 5 * time.Minute
-	// keyUseAlone is how long a node that reaches nobody waits before it tries its newest key: the others may have
-	// finished a rotation meanwhile.
-	keyUseAlone = 2 * time.Second
-	// keyKeep is how long a former key still opens packets once everybody encrypts with the newest; keyKeepMost bounds
-	// this however long the others take, so that no node's claims can keep a former key alive for longer.
-	keyKeep, keyKeepMost = time.Minute, time.Hour
+	// UseAfter is how long a node waits at most before it encrypts with a new gossip key; it does so earlier once every
+	// live certified member has the key too.
+	UseAfter = 5 * time.Minute
+	// useAlone is how long a node that reaches nobody waits before it tries its newest key: the others may have finished
+	// a rotation meanwhile.
+	useAlone = 2 * time.Second
+	// KeepFor is how long a former key still opens packets once everybody encrypts with the newest; keepMost bounds this
+	// however long the others take, so that no node's claims can keep a former key alive for longer.
+	KeepFor, keepMost = time.Minute, time.Hour
 )
 
 // keyring holds a node's gossip keys and knows which one it encrypts with. It is a pure state machine: take adds keys,
@@ -37,11 +37,11 @@ type keyring struct {
 	alone   time.Time // since when no other member has been alive; zero: one is
 }
 
-// peerKeys is what a member says about its gossip keys.
-type peerKeys struct {
-	id   frame.ID
-	has  pki.KeyVersion // the newest that it has; 0: it does not say
-	uses pki.KeyVersion // the one that it encrypts with
+// Peer is what a member says about its gossip keys.
+type Peer struct {
+	ID   frame.ID
+	Has  pki.KeyVersion // the newest that it has; 0: it does not say
+	Uses pki.KeyVersion // the one that it encrypts with
 }
 
 func newKeyring(now time.Time, s pki.Secrets) keyring {
@@ -78,51 +78,52 @@ func (k *keyring) take(now time.Time, keys []pki.GossipKey) {
 	k.keys = keys
 }
 
-// keyStep is the next step of a rotation.
-type keyStep uint8
+// Step is the next step of a rotation.
+type Step uint8
 
+// The steps of a rotation.
 const (
-	keyNothing keyStep = iota
-	keyUse             // encrypt with the newest key
-	keyDrop            // forget all others
+	Nothing Step = iota
+	Use          // encrypt with the newest key
+	Drop         // forget all others
 )
 
 // next returns what is due, given the live certified members.
-func (k *keyring) next(now time.Time, peers []peerKeys) keyStep {
+func (k *keyring) next(now time.Time, peers []Peer) Step {
 	newest := k.newest()
 	if len(peers) > 0 {
 		k.alone = time.Time{}
 	} else if k.alone.IsZero() {
 		k.alone = now
 	}
-	all := func(v func(peerKeys) pki.KeyVersion) bool {
-		return !slices.ContainsFunc(peers, func(p peerKeys) bool { return v(p) < newest })
+	all := func(v func(Peer) pki.KeyVersion) bool {
+		return !slices.ContainsFunc(peers, func(p Peer) bool { return v(p) < newest })
 	}
 	if k.used != newest {
 		switch {
-		case len(peers) > 0 && all(func(p peerKeys) pki.KeyVersion { return p.has }), k.spoken == newest:
-			return keyUse
+		case len(peers) > 0 && all(func(p Peer) pki.KeyVersion { return p.Has }), k.spoken == newest:
+			return Use
 		case k.handed < newest:
-			return keyNothing
-		case now.Sub(k.got) >= keyUseAfter, len(peers) == 0 && now.Sub(k.alone) >= keyUseAlone:
-			return keyUse
+			return Nothing
+		case now.Sub(k.got) >= UseAfter, len(peers) == 0 && now.Sub(k.alone) >= useAlone:
+			return Use
 		}
-		return keyNothing
+		return Nothing
 	}
 	switch {
 	case len(k.keys) == 1:
-		return keyNothing
-	case !all(func(p peerKeys) pki.KeyVersion { return p.uses }):
+		return Nothing
+	case !all(func(p Peer) pki.KeyVersion { return p.Uses }):
 		k.settled = time.Time{}
 	case k.settled.IsZero():
 		k.settled = now
-	case now.Sub(k.settled) >= keyKeep:
-		return keyDrop
+	case now.Sub(k.settled) >= KeepFor:
+		return Drop
 	}
-	if now.Sub(k.got) >= keyKeepMost {
-		return keyDrop
+	if now.Sub(k.got) >= keepMost {
+		return Drop
 	}
-	return keyNothing
+	return Nothing
 }
 
 // use records that packets are encrypted with the newest key.

@@ -1,4 +1,4 @@
-package mesh
+package spread
 
 import (
 	"cmp"
@@ -10,32 +10,32 @@ import (
 )
 
 const (
-	// maxDirect is the number of members up to which the origin itself pushes to each.
-	maxDirect = 100
-	// treeFan is the number of children of a node in a tree.
-	treeFan = 8
-	// treeCount is the number of trees that a frame takes at once. A lost packet or a missing node cuts off part of one
+	// MaxDirect is the number of members up to which the origin itself pushes to each.
+	MaxDirect = 100
+	// TreeFan is the number of children of a node in a tree.
+	TreeFan = 8
+	// TreeCount is the number of trees that a frame takes at once. A lost packet or a missing node cuts off part of one
 	// tree; with two trees each node is behind two others. (At 10,000 nodes, with 1 % of packets lost and 1 % of nodes
 	// dead, one tree misses 4 % of the nodes and two miss 0.02 %.)
-	treeCount = 2
-	// passAbove is the number of members above which each also passes a small directly pushed frame on to one other, so
+	TreeCount = 2
+	// PassAbove is the number of members above which each also passes a small directly pushed frame on to one other, so
 	// that a node missed by the origin's packet need not wait for a sync. At 100 nodes, with 1 % of packets lost and 1
 	// % of nodes dead, the origin's packets reach 99 %, and with this 99.97 %. With few nodes, losing one packet in a
 	// hundred makes a ban late on one node in ten; there, low traffic matters more.
-	passAbove = 16
+	PassAbove = 16
 )
 
-// successor returns the member that self passes a directly pushed frame on to: the next one in the order into which the
+// Successor returns the member that self passes a directly pushed frame on to: the next one in the order into which the
 // frame's hash puts all members except the origin. It returns the zero id if there is none.
-func successor(hash [32]byte, origin, self frame.ID, members []target) (next frame.ID) {
+func Successor(hash [32]byte, origin, self frame.ID, members []Target) (next frame.ID) {
 	a, b := binary.LittleEndian.Uint64(hash[:]), binary.LittleEndian.Uint64(hash[8:])
-	own := place{treeRank(a, b, self), self}
+	own := place{Rank(a, b, self), self}
 	var after, first place // the first after own, and the first of all
 	for _, t := range members {
-		if t.id == origin || t.gone {
+		if t.ID == origin || t.Gone {
 			continue
 		}
-		p := place{treeRank(a, b, t.id), t.id}
+		p := place{Rank(a, b, t.ID), t.ID}
 		if first.id.IsZero() || p.compare(first) < 0 {
 			first = p
 		}
@@ -49,12 +49,12 @@ func successor(hash [32]byte, origin, self frame.ID, members []target) (next fra
 	return after.id
 }
 
-// treesChildren returns the members that self passes a frame on to, in all trees.
-func treesChildren(hash [32]byte, origin, self frame.ID, members []frame.ID) (children []frame.ID) {
-	for i := range treeCount {
+// Children returns the members that self passes a frame on to, in all trees.
+func Children(hash [32]byte, origin, self frame.ID, members []frame.ID) (children []frame.ID) {
+	for i := range TreeCount {
 		half := hash // treeChildren uses 16 bytes
 		copy(half[:16], hash[16*i:])
-		for _, id := range treeChildren(half, origin, self, members, treeFan) {
+		for _, id := range treeChildren(half, origin, self, members, TreeFan) {
 			if !slices.Contains(children, id) {
 				children = append(children, id)
 			}
@@ -75,7 +75,7 @@ func treeChildren(hash [32]byte, origin, self frame.ID, members []frame.ID, fan 
 	order := make([]place, 0, len(members)+1)
 	counts := make([]int, 1<<(64-shift))
 	add := func(id frame.ID) {
-		p := place{treeRank(a, b, id), id}
+		p := place{Rank(a, b, id), id}
 		order = append(order, p)
 		counts[p.rank>>shift]++
 	}
@@ -91,7 +91,7 @@ func treeChildren(hash [32]byte, origin, self frame.ID, members []frame.ID, fan 
 	}
 	at := 0
 	if self != origin {
-		own := place{treeRank(a, b, self), self}
+		own := place{Rank(a, b, self), self}
 		for _, p := range order {
 			if p.compare(own) <= 0 {
 				at++
@@ -140,9 +140,9 @@ func (p place) compare(q place) int {
 	return slices.Compare(p.id[:], q.id[:])
 }
 
-// treeRank mixes a node's id with a frame's hash. The constants are those of splitmix64's finalizer (Steele, Lea and
+// Rank mixes a node's id with a frame's hash. The constants are those of splitmix64's finalizer (Steele, Lea and
 // Flood: Fast Splittable Pseudorandom Number Generators, 2014).
-func treeRank(a, b uint64, id frame.ID) uint64 {
+func Rank(a, b uint64, id frame.ID) uint64 {
 	x := a ^ binary.LittleEndian.Uint64(id[:])
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
 	x ^= b ^ binary.LittleEndian.Uint64(id[8:])

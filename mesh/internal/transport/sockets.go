@@ -1,4 +1,6 @@
-package mesh
+// Package transport is this machine's side of the network: the sockets of the mesh port, and the addresses at which this
+// machine can be reached.
+package transport
 
 import (
 	"errors"
@@ -6,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -22,11 +23,16 @@ const (
 	maxUnread = 64
 	// retryMin..retryMax is the pause after a failed accept or read, for example without free descriptors.
 	retryMin, retryMax = 5 * time.Millisecond, time.Second
+	// bindTries is how many free ports are tried if no port is given: it must be free for both UDP and TCP.
+	bindTries = 10
+
+	// AcceptFailed and ReadFailed are what can fail and is tried again.
+	AcceptFailed, ReadFailed = "accept a stream: ", "read a packet: "
 )
 
-// sockets is the mesh port. memberlist's own transport allocates and clears 64 KiB for each packet, more than
+// Sockets is the mesh port, as memberlist takes it. memberlist's own transport allocates and clears 64 KiB for each packet, more than
 // everything else an agent allocates; here a packet takes only its own size.
-type sockets struct {
+type Sockets struct {
 	udp     *net.UDPConn
 	tcp     *net.TCPListener
 	packets chan *memberlist.Packet // the reader sends, memberlist receives; nobody closes it
@@ -34,19 +40,20 @@ type sockets struct {
 	ended   chan struct{}           // closed by Shutdown
 	end     sync.Once
 	wg      sync.WaitGroup
-	log     *logAdapter
+	failed  func(what string, err error)
 }
 
-// listen opens the mesh port for TCP and UDP. [::] means all addresses of both families.
-func listen(bind netip.AddrPort, log *logAdapter) (*sockets, error) {
+// Listen opens the mesh port for TCP and UDP. [::] means all addresses of both families. failed is told each failed accept or
+// read, as AcceptFailed or ReadFailed, which is tried again; it must not block.
+func Listen(bind netip.AddrPort, failed func(what string, err error)) (*Sockets, error) {
 	tries := 1
 	if bind.Port() == 0 {
 		tries = bindTries
 	}
 	var err error
 	for range tries {
-		s := &sockets{
-			packets: make(chan *memberlist.Packet, maxUnread), streams: make(chan net.Conn), ended: make(chan struct{}), log: log,
+		s := &Sockets{
+			packets: make(chan *memberlist.Packet, maxUnread), streams: make(chan net.Conn), ended: make(chan struct{}), failed: failed,
 		}
 		if err = s.open(bind); err == nil {
 			s.wg.Go(s.accept)
@@ -55,37 +62,18 @@ func listen(bind netip.AddrPort, log *logAdapter) (*sockets, error) {
 		}
 	}
 	if bind.Addr() == netip.IPv6Unspecified() { // a kernel without IPv6
-		if s, err := listen(netip.AddrPortFrom(netip.IPv4Unspecified(), bind.Port()), log); err == nil {
+		if s, err := Listen(netip.AddrPortFrom(netip.IPv4Unspecified(), bind.Port()), failed); err == nil {
 			return s, nil
 		}
 	}
 	return nil, fmt.Errorf("open the mesh port %v: %w", bind, err)
 }
 
-// CheckPort returns an error if another program uses the port.
-func CheckPort(bind netip.AddrPort) error {
-	if bind.Port() == 0 {
-		return nil // any free port
-	}
-	tcp, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(bind))
-	if err == nil {
-		defer tcp.Close()
-		var udp *net.UDPConn
-		if udp, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(bind)); err == nil {
-			defer udp.Close()
-		}
-	}
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("open the mesh port: another program has it, and `ss -lntup` says which: %w", err)
-	}
-	return nil // other errors may be temporary; Run reports them
-}
-
-func (s *sockets) open(bind netip.AddrPort) (err error) {
+func (s *Sockets) open(bind netip.AddrPort) (err error) {
 	if s.tcp, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(bind)); err != nil {
 		return err
 	}
-	if s.udp, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(bind.Addr(), s.port()))); err == nil {
+	if s.udp, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(bind.Addr(), s.Port()))); err == nil {
 		err = growReadBuffer(s.udp)
 	}
 	if err != nil {
@@ -94,16 +82,17 @@ func (s *sockets) open(bind netip.AddrPort) (err error) {
 	return nil
 }
 
-func (s *sockets) port() uint16 { return uint16(s.tcp.Addr().(*net.TCPAddr).Port) }
+// Port returns the port, which is the same for TCP and UDP.
+func (s *Sockets) Port() uint16 { return uint16(s.tcp.Addr().(*net.TCPAddr).Port) }
 
 // rest pauses after the n-th failure in a row, and reports whether to continue.
-func (s *sockets) rest(n int, what string, err error) bool {
+func (s *Sockets) rest(n int, what string, err error) bool {
 	select {
 	case <-s.ended:
 		return false
 	default:
 	}
-	s.log.record(time.Now(), what+err.Error())
+	s.failed(what, err)
 	pause := time.NewTimer(min(retryMin<<min(n, 16), retryMax))
 	defer pause.Stop()
 	select {
@@ -114,11 +103,11 @@ func (s *sockets) rest(n int, what string, err error) bool {
 	}
 }
 
-func (s *sockets) accept() {
+func (s *Sockets) accept() {
 	for failed := 0; ; failed++ {
 		conn, err := s.tcp.Accept()
 		if err != nil {
-			if !s.rest(failed, acceptFailed, err) {
+			if !s.rest(failed, AcceptFailed, err) {
 				return
 			}
 			continue
@@ -133,13 +122,13 @@ func (s *sockets) accept() {
 	}
 }
 
-func (s *sockets) read() {
+func (s *Sockets) read() {
 	buf := make([]byte, maxUDP)
 	for failed := 0; ; failed++ {
 		n, from, err := s.udp.ReadFromUDPAddrPort(buf)
 		at := time.Now()
 		if err != nil {
-			if !s.rest(failed, readFailed, err) {
+			if !s.rest(failed, ReadFailed, err) {
 				return
 			}
 			continue
@@ -156,8 +145,8 @@ func (s *sockets) read() {
 	}
 }
 
-// FinalAdvertiseAddr returns its arguments, which always name an address: see locate.
-func (s *sockets) FinalAdvertiseAddr(ip string, port int) (net.IP, int, error) {
+// FinalAdvertiseAddr returns its arguments, which always name an address.
+func (s *Sockets) FinalAdvertiseAddr(ip string, port int) (net.IP, int, error) {
 	addr, err := netip.ParseAddr(ip)
 	if err != nil {
 		return nil, 0, fmt.Errorf("advertise %q: %w", ip, err)
@@ -166,7 +155,7 @@ func (s *sockets) FinalAdvertiseAddr(ip string, port int) (net.IP, int, error) {
 }
 
 // WriteTo sends a packet to an address with its port.
-func (s *sockets) WriteTo(b []byte, addr string) (time.Time, error) {
+func (s *Sockets) WriteTo(b []byte, addr string) (time.Time, error) {
 	to, err := netip.ParseAddrPort(addr)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("send to %q: %w", addr, err)
@@ -176,28 +165,28 @@ func (s *sockets) WriteTo(b []byte, addr string) (time.Time, error) {
 }
 
 // WriteToAddress sends a packet; it ignores the node's name.
-func (s *sockets) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
+func (s *Sockets) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
 	return s.WriteTo(b, a.Addr)
 }
 
 // PacketCh returns the packets that arrived.
-func (s *sockets) PacketCh() <-chan *memberlist.Packet { return s.packets }
+func (s *Sockets) PacketCh() <-chan *memberlist.Packet { return s.packets }
 
 // StreamCh returns the accepted streams.
-func (s *sockets) StreamCh() <-chan net.Conn { return s.streams }
+func (s *Sockets) StreamCh() <-chan net.Conn { return s.streams }
 
 // DialTimeout opens a stream.
-func (s *sockets) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
+func (s *Sockets) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
 	return net.DialTimeout("tcp", addr, timeout)
 }
 
 // DialAddressTimeout opens a stream; it ignores the node's name.
-func (s *sockets) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
+func (s *Sockets) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
 	return s.DialTimeout(a.Addr, timeout)
 }
 
 // Shutdown closes both sockets and waits for their readers.
-func (s *sockets) Shutdown() error {
+func (s *Sockets) Shutdown() error {
 	s.end.Do(func() { close(s.ended) })
 	var errs []error
 	if s.tcp != nil {

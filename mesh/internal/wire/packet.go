@@ -1,0 +1,46 @@
+package wire
+
+import "encoding/binary"
+
+const (
+	// MaxPacket bounds a message sent by UDP, in bytes: with memberlist's encryption and the UDP and IPv6 headers it stays
+	// below 1,500.
+	MaxPacket = 1380
+	// FreshSize is the largest packet or frame, in bytes, that goes before larger ones, at both ends. A few fresh bans fit,
+	// the frames of a bulk do not, so a fresh ban overtakes a bulk.
+	FreshSize = 512
+
+	// KindPush and KindTree are the first bytes of a packet of frames: straight from their origin, not to be passed on, or
+	// along a tree, passed on once. The other kinds of messages are in mesh/delegate.go.
+	KindPush, KindTree byte = 1, 2
+)
+
+// AppendPacked appends a frame to a packet of frames.
+func AppendPacked(b, raw []byte) []byte {
+	return append(binary.BigEndian.AppendUint16(b, uint16(len(raw))), raw...)
+}
+
+// NextPacked takes the first frame, of at most limit bytes, off a packet without its kind.
+func NextPacked(b []byte, limit int) (raw, rest []byte, ok bool) {
+	if len(b) < 2 {
+		return nil, nil, false
+	}
+	n := int(binary.BigEndian.Uint16(b))
+	if n == 0 || n > limit || len(b)-2 < n {
+		return nil, nil, false
+	}
+	return b[2 : 2+n : 2+n], b[2+n:], true
+}
+
+// Pack packs frames into packets of a kind.
+func Pack(kind byte, raws [][]byte) [][]byte {
+	var packets [][]byte
+	for _, raw := range raws {
+		last := len(packets) - 1
+		if last < 0 || len(packets[last])+2+len(raw) > MaxPacket {
+			packets, last = append(packets, append(make([]byte, 0, 3+len(raw)), kind)), last+1
+		}
+		packets[last] = AppendPacked(packets[last], raw)
+	}
+	return packets
+}
