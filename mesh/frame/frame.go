@@ -1,5 +1,5 @@
-// Package frame is what the members of a mesh exchange: batches of operations, each signed by the node that made it. One
-// value has one encoding. The package cannot read the operations.
+// Package frame defines what the members of a mesh exchange: frames, each a batch of operations signed by the node that
+// made them. A frame has exactly one encoding. The package cannot read the operations.
 package frame
 
 import (
