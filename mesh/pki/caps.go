@@ -25,7 +25,7 @@ func DefaultCaps() Caps { return Caps{UnbanAny: true, Import: true} }
 // CapsFields is how many numbers encode Caps.
 const CapsFields = 6
 
-// Validate reports caps that cannot be encoded.
+// Validate returns an error if the caps cannot be encoded.
 func (c Caps) Validate() error {
 	switch {
 	case c.MinBits4 > 32 || c.MinBits6 > 128:

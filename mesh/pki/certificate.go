@@ -43,11 +43,11 @@ var (
 	ErrCertificateEarly = errors.New("the certificate does not count yet; is the clock right?")
 	// ErrRevoked: the node was revoked. Its key never counts again.
 	ErrRevoked = errors.New("the node is revoked")
-	// errBadCertificate is wrapped by errors of DecodeCertificate.
+	// errBadCertificate is wrapped by errors of decodeCertificate.
 	errBadCertificate = errors.New("not a certificate")
 )
 
-// Record returns the Certificate, the Revocation or the Grant that a frame is, or nil if it is none that this version
+// Record returns the Certificate, Revocation or Grant that a frame holds, or nil if it holds none that this version
 // understands. It does not check the signature.
 func Record(f frame.Frame) any {
 	if c, err := certificateOf(f); err == nil {

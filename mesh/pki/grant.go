@@ -91,9 +91,9 @@ func (g Grant) Nodes() []frame.ID {
 	return ids
 }
 
-// Grant makes the records that hand out keys to nodes: first the key that they are about, then the others that packets
-// may still be encrypted with. Their serials are above last. It leaves out nodes that nothing can be sealed for, and
-// returns an error that names one.
+// Grant makes the records that hand out keys to nodes. keys begins with the new key; the others are those that packets
+// may still be encrypted with. The records' serials are above last. Grant leaves out nodes that nothing can be sealed
+// for, and returns an error that names one.
 func (a Authority) Grant(now time.Time, meshID [16]byte, last uint64, keys []GossipKey, nodes []ed25519.PublicKey) ([]Grant, error) {
 	if a.IsZero() {
 		return nil, ErrNoAuthority

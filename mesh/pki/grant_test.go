@@ -54,7 +54,7 @@ func TestGrant(t *testing.T) {
 	if _, ok, err := back.Open(signers[2]); ok || err != nil {
 		t.Errorf("a node without a box: %v, %v", ok, err)
 	}
-	// A box is useless under another node's name, in another mesh or for another key.
+	// Sealed keys are useless under another node's name, in another mesh or for another key.
 	for name, edit := range map[string]func(*Grant){
 		"bad: another node's": func(g *Grant) { g.sealed[0].node = signers[2].ID() },
 		"bad: another mesh":   func(g *Grant) { g.MeshID[0]++ },

@@ -58,7 +58,7 @@ func testGrant(tb testing.TB, a Authority, serial uint64, issued time.Time, keys
 	for _, id := range to {
 		nodes = append(nodes, id.Public())
 	}
-	grants, err := a.Grant(issued, [16]byte{1}, 1<<62+serial, keys, nodes) // above what the time gives
+	grants, err := a.Grant(issued, [16]byte{1}, 1<<62+serial, keys, nodes) // above any serial made from the time
 	if err != nil {
 		tb.Fatal(err)
 	}

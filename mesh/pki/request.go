@@ -92,7 +92,7 @@ func readRequest(raw []byte) (Request, error) {
 	return q, nil
 }
 
-// Text returns the request in PEM, for a person to carry to who holds the authority's key.
+// Text returns the request in PEM, for a person to carry to a holder of the authority's key.
 func (q Request) Text() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: pemRequest, Bytes: q.raw})
 }

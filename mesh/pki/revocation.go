@@ -16,7 +16,7 @@ const (
 	revocationFields = 4
 )
 
-// Revocation says that nothing a node says or ever said counts.
+// Revocation says that a node is ignored for good, with everything that it ever said.
 type Revocation struct {
 	MeshID [16]byte
 	Serial uint64

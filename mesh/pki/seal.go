@@ -51,7 +51,7 @@ func unseal(id Identity, info, sealed []byte) ([]byte, error) {
 	return text, nil
 }
 
-// x25519Of maps a node's key.
+// x25519Of returns a node's key in its X25519 form.
 func x25519Of(node ed25519.PublicKey) (*ecdh.PublicKey, error) {
 	point, err := new(edwards25519.Point).SetBytes(node)
 	if err != nil {
@@ -60,13 +60,13 @@ func x25519Of(node ed25519.PublicKey) (*ecdh.PublicKey, error) {
 	return ecdh.X25519().NewPublicKey(point.BytesMontgomery())
 }
 
-// x25519 maps this node's key.
+// x25519 returns this node's key in its X25519 form.
 func (i Identity) x25519() (*ecdh.PrivateKey, error) {
 	sum := sha512.Sum512(i.key.Seed()) // as ed25519 derives its scalar (RFC 8032, section 5.1.5)
 	return ecdh.X25519().NewPrivateKey(sum[:32])
 }
 
-// Agree returns the secret of this node and another, by X25519; the other gets the same. Derive keys from it.
+// Agree returns the X25519 secret that this node shares with another. Derive keys from it.
 func (i Identity) Agree(node ed25519.PublicKey) ([]byte, error) {
 	own, err := i.x25519()
 	if err != nil {

@@ -14,9 +14,9 @@ type Secrets struct {
 	Generation uint32   // how often the mesh's gossip key had been rotated when GossipKey was made
 	// Other are further keys that packets may be encrypted with during a rotation; newest first, unused elements zero.
 	Other [MaxGossipKeys - 1]GossipKey
-	// Authority is the public key of the mesh's authority: it decides who may certify members. It comes with the
-	// enrolment, over a connection that the join token pins. Zero: a mesh made by a version without authorities, in
-	// which every holder of the gossip key is believed.
+	// Authority is the public key of the mesh's authority, which decides who is a member. It comes with the enrolment,
+	// over a connection that the join token pins. Zero: the mesh has no authority, and every holder of the gossip key
+	// is believed.
 	Authority [32]byte
 }
 
@@ -45,8 +45,8 @@ func LoadSecrets(path string) (Secrets, error) {
 	return s, nil
 }
 
-// The secrets have two forms. Until the gossip key is first rotated, the form that versions without rotation also know:
-// mesh id, gossip key and, if there is one, authority, one after the other. After that a list, which is always longer.
+// The secrets have two forms. Until the gossip key is first rotated, they are the mesh id, the gossip key and, if there
+// is one, the authority, one after the other. After that they are a list, which is always longer.
 const (
 	pemSecrets     = "MESHBAN MESH SECRETS"
 	secretsVersion = 2
