@@ -36,7 +36,7 @@ type invite struct {
 	Hash    [32]byte // SHA-256 of the secret
 	Expires time.Time
 	Uses    uint64     // at most
-	Used    []frame.ID // nodes that came; each may come again
+	Used    []frame.ID // nodes that it admitted; each may come again
 	Caps    pki.Caps   // for the nodes that it admits
 }
 
@@ -123,8 +123,8 @@ func (v *Invites) Redeem(now time.Time, secret [16]byte, id frame.ID) (caps pki.
 	return found.Caps, false, OK, nil
 }
 
-// Knock returns the server name in the TLS hello of a joiner: the inviter sees by it that somebody has a token, before it
-// does anything that costs much.
+// Knock returns the server name for a joiner's TLS hello. It shows the inviter that the joiner has a token, before the
+// inviter does anything expensive.
 func Knock(secret [16]byte) string { return knock(sha256.Sum256(secret[:])) }
 
 func knock(hash [32]byte) string {
@@ -132,7 +132,7 @@ func knock(hash [32]byte) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// Knocks reports whether a server name is the knock of a token that is valid or was used up.
+// Knocks reports whether a server name is the knock of a token that has not expired, even if it is used up.
 func (v *Invites) Knocks(now time.Time, name string) bool {
 	if len(name) != 2*16 {
 		return false

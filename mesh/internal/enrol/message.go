@@ -1,5 +1,5 @@
-// Package enrol is what nodes say to one another over TLS on the mesh's port, before or without the gossip key: how a
-// machine enrols with an invitation, and how a member that was away gets the newest key. It dials and listens nowhere.
+// Package enrol holds what nodes say to one another over TLS on the mesh's port, where no gossip key is needed: how a
+// machine enrols with an invitation, and how a member that was away gets the newest key. It opens no connection.
 package enrol
 
 import (
