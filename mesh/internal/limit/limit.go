@@ -3,7 +3,7 @@ package limit
 
 import "time"
 
-// Allowance lets a burst through, then one per interval. It is for one goroutine.
+// Allowance lets a burst through, then one per interval. It is not safe for concurrent use.
 type Allowance struct {
 	Burst int
 	Every time.Duration
