@@ -1,4 +1,4 @@
-// Package meshtest has what the tests of mesh and of its rooms share: origins, and frames signed by them.
+// Package meshtest holds what the tests of mesh and of the packages below it share: origins, and frames signed by them.
 package meshtest
 
 import (
@@ -128,7 +128,7 @@ func Grant(tb TB, a pki.Authority, serial uint64, issued time.Time, keys []pki.G
 	for _, id := range to {
 		nodes = append(nodes, id.Public())
 	}
-	grants, err := a.Grant(issued, [16]byte{1}, 1<<62+serial, keys, nodes) // above what the time gives
+	grants, err := a.Grant(issued, [16]byte{1}, 1<<62+serial, keys, nodes) // above any serial made from the time
 	if err != nil {
 		tb.Fatal(err)
 	}
