@@ -41,9 +41,9 @@ func BenchmarkCoreSync100k(b *testing.B) {
 	}
 }
 
-// The cost when one of two nodes with a million frames missed a thousand of them: the bytes beside the missing frames, and
-// how long after contact both hold the same (100 us to 5 ms one way; the cores' own work is not counted). With nothing
-// missing it is the cost of the first exchange.
+// The cost when one of two nodes with a million frames missed a thousand of them: the bytes besides the missing frames,
+// and how long after contact both hold the same (100 us to 5 ms one way; the cores' own work is not counted). With
+// nothing missing it is the cost of the first exchange.
 func BenchmarkCatchUp(b *testing.B) {
 	raws := meshtest.Frames(b, meshtest.Scaled(meshtest.CatchUpHeld))
 	for _, missed := range []string{"none", "last", "scattered"} {

@@ -11,7 +11,7 @@ import (
 const (
 	// ProbeInterval is the time between two of our pings, whose answers carry digests.
 	ProbeInterval = 2 * time.Second
-	// RootLen is how many bytes of a digest these carry.
+	// RootLen is how many bytes of a digest such an answer carries.
 	RootLen = 8
 	// rootKept is how long a former digest of ours still counts when a peer's is compared: the frames that changed it may
 	// still be on their way to the peer.
@@ -88,7 +88,7 @@ type peerClock struct {
 	last  uint64 // the latest time of its clock that was accepted
 }
 
-// set derives the peer's clock from its answer to what it was asked at the time asked.
+// set derives the peer's clock from its answer, received now, to a check that was sent at asked.
 func (p *peerClock) set(now, asked time.Time, clock uint64) {
 	clock = min(clock, wire.MaxMillis)
 	*p = peerClock{true, int64(clock) - int64(ClockOf(now)), max(now.Sub(asked).Milliseconds(), 0) + 1, clock}
@@ -113,7 +113,7 @@ func (c *Core) PeerClock(peer frame.ID) (ahead time.Duration, known bool) {
 	return p.clock.skew(), true
 }
 
-// fresh reports whether what the peer signed at this time of its clock counts now.
+// fresh reports whether what the peer signed at this time of its clock is recent enough to count.
 func (p *peerClock) fresh(now time.Time, clock uint64) bool {
 	if !p.known || clock < p.last || clock > wire.MaxMillis {
 		return false

@@ -83,8 +83,8 @@ func (d *detailer) end() {
 	}
 }
 
-// short is a hash of a frame for which nobody can have prepared a colliding frame: both sides of the session chose the
-// salt.
+// short returns a salted hash of a frame. Both sides of the session chose the salt, so nobody can have prepared a
+// colliding frame.
 func (h held) short(salt uint64) (b [shortHash]byte) {
 	var buf [8 + frame.MaxSize]byte
 	binary.LittleEndian.PutUint64(buf[:], salt)

@@ -12,8 +12,8 @@ const digestLanes = 1024
 // digest is a hash of a set of frames, LtHash (lthash16 with 1,024 lanes; Lewi, Kim, Maykov and Weis, "Securing Update
 // Propagation with Homomorphic Hashing"): each frame's SHA-256 is expanded to 2 kB, and these are added lane by lane
 // modulo 2^16. Frames can be added and removed in any order, at a few microseconds each. Finding two sets with the same
-// digest is a short-vector problem in a lattice of 1,024 dimensions (about 200 bits); plain sums of 32 bytes can be
-// solved for.
+// digest is a short-vector problem in a lattice of 1,024 dimensions (about 200 bits); with plain sums of 32 bytes, an
+// attacker could compute such sets.
 //
 // The expansion is chacha8rand (c2sp.org/chacha8rand), which Go specifies byte by byte.
 type digest struct {
@@ -35,7 +35,7 @@ func expand(h [32]byte) (e lanes) {
 	return e
 }
 
-// below has every bit set but the highest of each lane.
+// below masks all bits of each lane but the highest.
 const below = 0x7fff_7fff_7fff_7fff
 
 func (d *digest) add(e *lanes) {

@@ -9,7 +9,7 @@ import (
 	"github.com/meshban/meshban/mesh/frame"
 )
 
-// What is refused because its time has not come is looked at again once it has, even if only because the clock was set:
+// A frame refused as from the future is looked at again once its time has come, even if only because the clock was set:
 // a machine without a battery for its clock starts in 1970, and to it the mesh's certificates and frames are from the
 // future.
 

@@ -15,7 +15,7 @@ type grants struct {
 	records map[uint64]pki.Grant // by serial
 }
 
-// newerGrants drops the grants of older keys for a grant of a newer one.
+// newerGrants drops the grants of older keys if v is a newer key.
 func (c *Core) newerGrants(v pki.KeyVersion, out *Actions) {
 	if v <= c.grants.version {
 		return
@@ -40,7 +40,7 @@ func (c *Core) LastGrant() (last uint64) {
 }
 
 // KnowsHolders reports whether the held records say who has a gossip key. A node revoked after its grant has the key
-// anyway; one revoked before is known. If no key was ever handed out, any certificate shows that the records are not
+// anyway; one revoked before got no grant. If the key was never rotated, any certificate shows that the records are not
 // those of a new node.
 func (c *Core) KnowsHolders(key pki.KeyVersion) bool {
 	if key.Generation() == 0 {

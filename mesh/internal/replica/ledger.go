@@ -119,7 +119,7 @@ func (l *ledger) last(origin frame.ID) (ref frame.Ref, ok bool) {
 	return ref, ok
 }
 
-// before reports whether r is of an older epoch than o, or of the same and lower.
+// before reports whether r has a lower epoch than o, or the same epoch and a lower number.
 func before(r, o frame.Ref) bool {
 	return r.Epoch < o.Epoch || r.Epoch == o.Epoch && r.Seq < o.Seq
 }

@@ -28,7 +28,7 @@ const (
 	syncDiffer                     // answer to a check: my root differs
 )
 
-// KindSync and KindChunk are the first byte of a message on its way: chunks, which carry frames, wait behind everything else.
+// KindSync and KindChunk are the first bytes of sync messages. Chunks, which carry frames, wait behind everything else.
 const KindSync, KindChunk = 3, 4
 
 const (

@@ -31,8 +31,8 @@ type Core struct {
 }
 
 // New returns the core of the node self, which publishes under an epoch. authority is the origin of the records that
-// say which origins count; zero: every origin counts. All randomness comes from rng, also the names of sessions, which
-// must be unguessable.
+// say which origins count; zero: every origin counts. All randomness comes from rng, including the names of sessions,
+// so nobody else may be able to predict it.
 func New(self, authority frame.ID, epoch uint64, rng *rand.Rand) *Core {
 	return &Core{
 		self: self, epoch: epoch, ledger: newLedger(), syncer: newSyncer(rng),
@@ -101,7 +101,7 @@ type Actions struct {
 	Relay    []frame.Frame // those of Admitted that came along a tree and go on along it
 	Pass     []frame.Frame // those of Admitted that are small and were pushed directly: they go on to the next node
 	Expired  []frame.Ref   // no longer held
-	// Withdrawn are origins that no longer count: nothing they said does. Readmitted are origins that now count.
+	// Withdrawn are origins that no longer count: whatever they said is void. Readmitted are origins that now count.
 	Withdrawn, Readmitted []frame.ID
 	Send                  []Outgoing
 	Compared              []Comparison
@@ -215,7 +215,7 @@ func (c *Core) Next() (time.Time, bool) {
 // Digest returns a digest that is equal on two nodes exactly if they hold the same live frames.
 func (c *Core) Digest() [32]byte { return c.root.sum() }
 
-// CaughtUp reports whether a peer that counts has held what this node holds, once at least.
+// CaughtUp reports whether a peer that counts has ever held what this node holds.
 func (c *Core) CaughtUp() bool { return c.caughtUp }
 
 // Behind reports whether the wall clock was set back, and no peer has held what this node holds since.
@@ -251,7 +251,7 @@ func (c *Core) JudgeOwn(now time.Time, f frame.Frame) Verdict {
 }
 
 // Precheck judges a frame that a peer sent, before its signature is checked. It remembers what must be looked at again
-// once its time has come, and has peers told not to offer what would be refused.
+// once its time has come, and which streams peers are told not to offer.
 func (c *Core) Precheck(now time.Time, f frame.Frame) Verdict {
 	v := c.Judge(now, f)
 	switch v {
@@ -309,7 +309,7 @@ func (c *Core) take(now time.Time, f frame.Frame, by Via, out *Actions) {
 	out.spread(f, by)
 }
 
-// restored handles a frame from the store that was not taken.
+// restored handles the verdict on a frame from the store.
 func (c *Core) restored(f frame.Frame, v Verdict, out *Actions) {
 	switch v {
 	case VerdictFuture:

@@ -13,7 +13,7 @@ import (
 func TestRestoredFrameThatIsNotSigned(t *testing.T) {
 	s := newSimulation(t, 1, 21)
 	c := s.cores[0]
-	for seq := uint64(1); seq <= 8; seq++ { // the lower hash of two stays: about half of the broken frames would
+	for seq := uint64(1); seq <= 8; seq++ { // of two, the lower hash stays: that would be the broken frame about half of the time
 		signed := testFrame(t, signers[1], 1, seq, s.now, time.Hour, "payload")
 		raw := bytes.Clone(signed.Raw)
 		raw[bytes.Index(raw, []byte("payload"))] ^= 1

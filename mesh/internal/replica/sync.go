@@ -45,7 +45,7 @@ const (
 	maxTransfers = 4
 	// strangerTransfers bounds those to peers without a certificate, if other nodes have one.
 	strangerTransfers = 1
-	// cookieLife is how long the answer to a check can be used, at least; at most twice that.
+	// The answer to a check can be used for at least cookieLife, and at most twice that.
 	cookieLife = 5 * time.Second
 	// hostEvery is the least time between two sessions that one peer begins, after a burst of hostBurst.
 	hostEvery, hostBurst = 50 * time.Millisecond, 40
@@ -69,7 +69,7 @@ type syncer struct {
 	giver     frame.ID  // the peer that streams to us or is about to
 	givesTill time.Time // when it loses that place unless more arrives
 	heard     time.Time // when a digest was last compared with ours or asked for; zero: there was no peer yet
-	gaveFrom  time.Time // when a giver was last reserved; without gave, the next one is reserved only after reservePause
+	gaveFrom  time.Time // when a giver was last reserved; unless gave is set, the next one is reserved only after reservePause
 	gave      bool
 	checks    uint64                 // sent so far
 	turns     map[frame.ID]time.Time // when each giver's turn began, kept until its rest is over
@@ -83,8 +83,8 @@ func newSyncer(rng *rand.Rand) syncer {
 	return s
 }
 
-// cookie returns our name for a session that a peer is about to begin. Whoever shows it has received our answer to the
-// check, and so is that peer; we remember nothing of a check.
+// cookie returns our name for a session that a peer is about to begin. A node that shows it has received our answer to
+// the check, so it is that peer. We need not remember the check.
 func (s *syncer) cookie(peer frame.ID, theirs uint64, slot int64) uint64 {
 	b := append(s.secret[:len(s.secret):len(s.secret)], peer[:]...)
 	b = binary.LittleEndian.AppendUint64(b, theirs)
@@ -111,8 +111,8 @@ const (
 type session struct {
 	id, theirs uint64 // our name for it and the peer's; theirs is 0 until the peer has answered
 	open       bool   // its messages are accepted
-	// compared is set once the peer's vector, of which each side sends one, has been handled. About that vector: moved,
-	// something was sent for it; differs, a stream differs; worked, the stream of the last span that the peer lacks.
+	// compared is set once the peer's vector has been handled; each side sends one. moved says that something was sent
+	// for that vector, differs that a stream differs, and worked names the stream of the last span that the peer lacks.
 	compared, moved, differs bool
 	worked                   StreamKey
 	told                     []streamDetail // ranges whose hashes were sent
@@ -301,7 +301,6 @@ func (c *Core) settled(now time.Time, peer frame.ID, p *syncPeer, out *Actions) 
 	}
 }
 
-// tick does what is due.
 func (c *Core) tick(now time.Time, out *Actions) {
 	if c.wake.IsZero() || c.wake.After(now) {
 		return

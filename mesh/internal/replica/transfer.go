@@ -169,7 +169,7 @@ func (c *Core) answerVector(now time.Time, m *Message, p *syncPeer, s *session, 
 	}
 }
 
-// liveIn returns the spans that hold a live frame, at most so many.
+// liveIn returns those of the spans that hold a live frame, but no more than most.
 func (s *stream) liveIn(spans window, most int) window {
 	var live window
 	for _, sp := range spans {

@@ -44,8 +44,8 @@ type standing struct {
 // allSeen is the window sent for a refused stream: it leaves the reader nothing to offer.
 var allSeen = window{{1, math.MaxUint64}}
 
-// stands returns whether an origin counts: VerdictNew, VerdictUnknown, VerdictEnded or VerdictRevoked. On itself, a
-// node always counts.
+// stands says whether an origin counts, as VerdictNew, VerdictUnknown, VerdictEnded or VerdictRevoked. A node itself
+// always counts for itself.
 func (c *Core) stands(now time.Time, origin frame.ID) Verdict {
 	if c.authority.IsZero() || origin == c.self || origin == c.authority {
 		return VerdictNew
@@ -111,7 +111,7 @@ func (c *Core) Judge(now time.Time, f frame.Frame) Verdict {
 	return v
 }
 
-// untrusted handles a verified frame if its origin does not count, and reports whether it does not.
+// untrusted reports whether a verified frame's origin does not count, and handles the frame if so.
 func (c *Core) untrusted(now time.Time, f frame.Frame, by Via, out *Actions) bool {
 	v := c.Judge(now, f)
 	switch v {
@@ -130,7 +130,7 @@ func (c *Core) untrusted(now time.Time, f frame.Frame, by Via, out *Actions) boo
 	case v == VerdictUnknown && len(c.early.stored) > 0: // its origin's certificate may be among the stored ones
 		c.early.keep(f)
 	default:
-		out.Expired = append(out.Expired, f.Ref()) // its holders send it again once its origin counts
+		out.Expired = append(out.Expired, f.Ref()) // peers send it again once its origin counts
 	}
 	return true
 }
@@ -157,7 +157,7 @@ func (c *Core) unpark(origin frame.ID) (frames []frame.Frame) {
 	return frames
 }
 
-// bar has peers told not to offer a stream, because it would be refused.
+// bar makes this node tell peers not to offer a stream, because it would be refused.
 func (c *Core) bar(origin frame.ID, epoch uint64) {
 	epochs, known := c.barred[origin]
 	if (known || len(c.barred) < maxBarred) && len(epochs) < maxBarredOf && !slices.Contains(epochs, epoch) {

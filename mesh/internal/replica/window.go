@@ -7,7 +7,7 @@ import (
 )
 
 // maxSpans bounds a window, in spans (16 bytes each). Beyond it the lower half of the gaps is closed: the window then
-// claims frames that were never seen, which the comparison of hashes (core_detail.go) still finds.
+// claims frames that were never seen, which the comparison of hashes (detail.go) still finds.
 const maxSpans = 1 << 16
 
 // span is the range of sequence numbers first..last, both included.
