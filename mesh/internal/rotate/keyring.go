@@ -26,7 +26,7 @@ const (
 type keyring struct {
 	keys []pki.GossipKey // newest first, at most MaxGossipKeys; never empty
 	used pki.KeyVersion
-	// handed is the newest key known to have been handed out. A key that was not is never switched to by time alone.
+	// handed is the newest key known to have been handed out. Time alone never makes this node use a key that was not.
 	handed pki.KeyVersion
 	// spoken is the key that a member said it uses when this node asked: the others have switched to it without this
 	// node.

@@ -1,5 +1,5 @@
-// Package rotate turns a node's gossip keys over without a gap: it holds them, in memberlist too, and decides when this
-// node encrypts with a new key and when it drops the former ones. How keys are handed out is not its business.
+// Package rotate replaces a node's gossip key without a gap. It holds the node's keys, in memberlist's keyring too, and
+// decides when the node encrypts with a new key and when it drops the former ones. It does not hand keys out.
 package rotate
 
 import (
@@ -103,8 +103,8 @@ func (k *Keys) Take(now time.Time, keys []pki.GossipKey) error {
 	return nil
 }
 
-// Turn does the step that is due, given the live certified members, and returns it. heardAt is where Spoken heard of the
-// key that is now used, if it did.
+// Turn does the step that is due, given the live certified members, and returns it. heardAt is the address given to
+// Spoken for the key that is now used, if any.
 func (k *Keys) Turn(now time.Time, peers []Peer) (done Step, heardAt netip.AddrPort, err error) {
 	k.mu.Lock()
 	step := k.ring.next(now, peers)
@@ -134,8 +134,8 @@ func (k *Keys) Turn(now time.Time, peers []Peer) (done Step, heardAt netip.AddrP
 	return step, heardAt, nil
 }
 
-// prune removes the keys that are not in keep from memberlist, last first: so no slice that another goroutine is reading
-// gets shifted.
+// prune removes the keys that are not in keep from memberlist. It begins with the last one, so that it shifts no slice
+// that another goroutine is reading.
 func (k *Keys) prune(keep []pki.GossipKey) {
 	for _, old := range slices.Backward(k.live.GetKeys()) {
 		if !slices.ContainsFunc(keep, func(g pki.GossipKey) bool { return bytes.Equal(g.Key[:], old) }) {
