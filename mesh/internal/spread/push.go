@@ -125,8 +125,8 @@ func (p *Pusher) Step() bool {
 	}
 }
 
-// batch gathers what else is fresh and sends it: own frames to everybody, or along trees if there are too many members
-// for that.
+// batch sends a job together with the small jobs that wait: own frames to everybody, or along trees if there are more
+// than MaxDirect members.
 func (p *Pusher) batch(first Job) {
 	jobs := int64(1)
 	var direct [][]byte

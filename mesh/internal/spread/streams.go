@@ -35,7 +35,7 @@ type streamJobs struct {
 	sending int
 }
 
-// Message is a message to one member, in a session that it belongs to, if any.
+// Message is a message to one member. Session is the session that it belongs to, if any.
 type Message struct {
 	To      frame.ID
 	Kind    byte // its first byte
@@ -43,7 +43,7 @@ type Message struct {
 	Session uint64
 }
 
-// NewStreams returns a sender. send sends one message; if it reports that it could not, failed is called.
+// NewStreams returns a sender. send sends one message and reports whether it could; if not, failed is called.
 func NewStreams(send func(Message) bool, failed func(Message)) *Streams {
 	return &Streams{send: send, failed: failed, wake: make(chan struct{}, 1)}
 }
