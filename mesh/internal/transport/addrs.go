@@ -8,7 +8,8 @@ import (
 	"slices"
 )
 
-// byDefault are addresses of documentation (RFC 5737, RFC 3849), to which only the default route of each family leads.
+// byDefault are addresses for documentation (RFC 5737, RFC 3849), one of each family: only a default route leads to
+// them.
 var byDefault = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:9"), netip.MustParseAddrPort("[2001:db8::1]:9")}
 
 // Addrs are the addresses of this machine.

@@ -26,12 +26,12 @@ const (
 	// bindTries is how many free ports are tried if no port is given: it must be free for both UDP and TCP.
 	bindTries = 10
 
-	// AcceptFailed and ReadFailed are what can fail and is tried again.
+	// AcceptFailed and ReadFailed say what failed, to the function given to Listen.
 	AcceptFailed, ReadFailed = "accept a stream: ", "read a packet: "
 )
 
-// Sockets is the mesh port, as memberlist takes it. memberlist's own transport allocates and clears 64 KiB for each packet, more than
-// everything else an agent allocates; here a packet takes only its own size.
+// Sockets is the mesh port as memberlist's transport. memberlist's own transport allocates and clears 64 KiB for each
+// packet, more than everything else in an agent; here a packet takes only its own size.
 type Sockets struct {
 	udp     *net.UDPConn
 	tcp     *net.TCPListener
@@ -43,8 +43,8 @@ type Sockets struct {
 	failed  func(what string, err error)
 }
 
-// Listen opens the mesh port for TCP and UDP. [::] means all addresses of both families. failed is told each failed accept or
-// read, as AcceptFailed or ReadFailed, which is tried again; it must not block.
+// Listen opens the mesh port for TCP and UDP. [::] means all addresses of both families. failed is called with
+// AcceptFailed or ReadFailed and the error before a failed accept or read is tried again; it must not block.
 func Listen(bind netip.AddrPort, failed func(what string, err error)) (*Sockets, error) {
 	tries := 1
 	if bind.Port() == 0 {
@@ -145,7 +145,7 @@ func (s *Sockets) read() {
 	}
 }
 
-// FinalAdvertiseAddr returns its arguments, which always name an address.
+// FinalAdvertiseAddr returns its arguments unchanged: memberlist is always told its address.
 func (s *Sockets) FinalAdvertiseAddr(ip string, port int) (net.IP, int, error) {
 	addr, err := netip.ParseAddr(ip)
 	if err != nil {
