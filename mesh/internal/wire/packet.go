@@ -10,8 +10,8 @@ const (
 	// the frames of a bulk do not, so a fresh ban overtakes a bulk.
 	FreshSize = 512
 
-	// KindPush and KindTree are the first bytes of a packet of frames: straight from their origin, not to be passed on, or
-	// along a tree, passed on once. The other kinds of messages are in mesh/delegate.go.
+	// KindPush and KindTree are the first bytes of a packet of frames: pushed directly, or along a tree and relayed
+	// once. The other kinds of messages are in mesh/delegate.go.
 	KindPush, KindTree byte = 1, 2
 )
 

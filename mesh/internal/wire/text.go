@@ -16,7 +16,7 @@ func IsText(s string) bool {
 	return strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0
 }
 
-// Escape makes a text harmless in a log or on a terminal, after cutting it to limit bytes.
+// Escape cuts a text to limit bytes and escapes what could do harm in a log or on a terminal.
 func Escape(s string, limit int) string {
 	if len(s) > limit {
 		s = s[:limit]
