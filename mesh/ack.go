@@ -16,8 +16,8 @@ import (
 
 const (
 	ackDomain = "meshban ack v1\x00"
-	// ackLen is the size of what the answer to a ping carries: the first bytes of the digest of the frames, the digest of
-	// the membership, the clock and the signature. ackSig is the offset of the signature.
+	// ackLen is the size of the answer to a ping: the first bytes of the digest of the frames, the digest of the
+	// membership, the clock and the signature. ackSig is the offset of the signature.
 	ackSig, ackLen = replica.RootLen + 8 + 8, ackSig + ed25519.SignatureSize
 	// ackLasts is how long an answer is reused while the digests stay the same. At most ackBurst new ones are signed (30
 	// us each) at once, then one per ackEvery; in between the last one is reused until it is ackLasts old.

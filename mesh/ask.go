@@ -34,7 +34,8 @@ const (
 	maxOpenAsks = 2 * MaxMembers
 	// cloneAskEvery is the least time between two questions to addresses that claim our id.
 	cloneAskEvery = 5 * time.Second
-	// cloneWait is how long an address that claims our id has to answer. After that it is where this node was before.
+	// cloneWait is how long an address that claims our id has to answer. If it does not, it is taken for a former
+	// address of this node.
 	cloneWait = time.Second
 	// answerRate (per second) and answerBurst (at once) bound the answers to one node.
 	answerRate, answerBurst = 2, 8
@@ -42,7 +43,7 @@ const (
 	maxHandshakes = 4
 )
 
-// ask is a question to whoever is at an address, or the answer to one.
+// ask is a question to the node at an address, or the answer to one.
 type ask struct {
 	MeshID  [16]byte
 	To      frame.ID // who is asked or, in an answer, who asked
@@ -193,7 +194,7 @@ func (a *asks) claimant(now time.Time) (netip.AddrPort, bool) {
 	return addr, true
 }
 
-// ask asks whoever is at addr whether it holds id's key, and returns the question's nonce.
+// ask asks the node at addr whether it holds id's key, and returns the question's nonce.
 func (m *Mesh) ask(id frame.ID, addr netip.AddrPort) [16]byte {
 	nonce, err := m.asks.begin(m.now(), id, addr)
 	if err != nil {
@@ -205,7 +206,7 @@ func (m *Mesh) ask(id frame.ID, addr netip.AddrPort) [16]byte {
 	return nonce
 }
 
-// sendTo sends a packet to an address, whoever is there.
+// sendTo sends a packet to an address, whichever node is there.
 func (m *Mesh) sendTo(addr netip.AddrPort, msg []byte) {
 	ml := m.ml.Load()
 	if ml == nil {

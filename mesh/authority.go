@@ -104,8 +104,8 @@ func (m *Mesh) Certify(node ed25519.PublicKey, name string, caps pki.Caps) (pki.
 	return c, m.publishRecord(c.Frame)
 }
 
-// Revoke shuts a node out for good: once a member has the revocation, nothing the node says or ever said counts there.
-// If the node is already revoked, Revoke returns the first revocation. since is for people to read. Errors match
+// Revoke shuts a node out for good: once a member has the revocation, it ignores what the node says and ever said. If
+// the node is already revoked, Revoke returns the first revocation. since is for people to read. Errors match
 // pki.ErrNoAuthority or ErrStopped.
 func (m *Mesh) Revoke(node frame.ID, name string, since time.Time, reason string) (pki.Revocation, error) {
 	switch {
@@ -135,8 +135,8 @@ func (m *Mesh) Revoke(node frame.ID, name string, since time.Time, reason string
 	return v, nil
 }
 
-// tellRevoked sends the revocation to a revoked node that still sends messages: nobody pushes to it any more. It does
-// not wait. A node is told at most once per tellEvery, however much arrives in its name.
+// tellRevoked sends a revoked node its revocation, because nobody pushes to it any more. It does not wait. A node is
+// told at most once per tellEvery, however much arrives in its name.
 func (m *Mesh) tellRevoked(now time.Time, id frame.ID) {
 	if !m.told.take(now, id, 1) {
 		return

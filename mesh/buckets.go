@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// pruneEvery is the least time between two searches for keys that have used nothing lately, if there are too many.
+// pruneEvery is the least time between two passes that drop idle keys; they are made only while there are maxSources
+// keys.
 const pruneEvery = 100 * time.Millisecond
 
 // buckets limits the rate of each key by a token bucket. At most maxSources keys have their own; further keys share

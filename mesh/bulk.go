@@ -10,9 +10,9 @@ import (
 const (
 	// maxBulkBytes bounds the waiting large messages, which come by stream, and maxBulkOf the number from one peer.
 	maxBulkBytes, maxBulkOf = 32 << 20, 8
-	// bulkRate (per second) and bulkBurst (at once) bound the signatures of one peer's streams that are checked in vain:
-	// those of frames that are its own or bring nothing new. New frames of other origins are free: only their origins can
-	// make them.
+	// bulkRate (per second) and bulkBurst (at once) bound the signature checks that one peer's streams may waste: on
+	// its own frames, and on frames that bring nothing new. New frames of other origins are free, because only their
+	// origins can make them.
 	bulkRate, bulkBurst = 1000, 16 << 10
 )
 

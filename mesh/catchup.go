@@ -20,9 +20,9 @@ import (
 )
 
 // A node that was away while the gossip key was rotated and the old key dropped cannot talk to anyone. It asks for the
-// newest grants over TLS on the mesh's port, as joiners do. The answering node need not be trusted: it is believed only
-// in what the authority has signed, and it gives nothing away, because the key inside is sealed for the asker, whose
-// node key the connection proves. The only thing it says itself is which key it encrypts with, and that counts only
+// newest grants over TLS on the mesh's port, as joiners do. The answering node need not be trusted: only records that
+// the authority has signed are believed. Nothing leaks, because the key in a grant is sealed for the asking node, whose
+// own key the connection proves. The answering node itself states only which key it encrypts with, and that counts only
 // from a certified member.
 
 const (
@@ -41,8 +41,8 @@ var (
 	errOtherNode = errors.New("another node answers there")
 )
 
-// answerKeys sends a node what the authority has said to it about the newest gossip key: its grant, or one for others,
-// which proves that there is a newer key; or its revocation.
+// answerKeys sends a node the authority's records about the newest gossip key: the node's own grant or, if it has none,
+// a grant for others, which proves that a newer key exists. A revoked node gets its revocation.
 func (m *Mesh) answerKeys(conn *tls.Conn, key ed25519.PublicKey, b []byte, from string) error {
 	q, err := enrol.DecodeKeysRequest(b)
 	if err != nil {
@@ -96,14 +96,14 @@ func (m *Mesh) answerKeys(conn *tls.Conn, key ed25519.PublicKey, b []byte, from 
 	return conn.CloseWrite()
 }
 
-// askBack asks a member that has a newer gossip key than this node, and that asked from the address from. Only it can
-// tell: a node that rotates the key while it is alone and at a new address is not looked for there by the others. It does
-// so on the goroutine that served the member, since askLoop would wait for it.
+// askBack asks a member for its newer gossip key, at the address from which the member asked. Nobody would look for it
+// there if it rotated the key while it was alone and at a new address. askBack runs on the goroutine that served the
+// member, so that it does not hold up askLoop.
 func (m *Mesh) askBack(id frame.ID, from string) {
 	at, err := netip.ParseAddrPort(from)
 	tr := m.tr.Load()
 	if err != nil || tr == nil || !m.askedBack.take(m.now(), id, 1) {
-		return // it asks again
+		return // the member asks again
 	}
 	port := m.Addr().Port()
 	m.peers.update(id, func(p *peer) { port = p.Addr.Port() })
@@ -247,7 +247,7 @@ func (j *joinList) mayAsk(now time.Time, addr netip.AddrPort) bool {
 	return true
 }
 
-// muteLong reports whether no peer has understood this node for at least muteFor. The first call starts the count.
+// muteLong reports whether no peer has understood this node for at least muteFor. The first call starts that time.
 func (j *joinList) muteLong(now time.Time) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()

@@ -226,8 +226,8 @@ func TestRotationWhileAway(t *testing.T) {
 	})
 }
 
-// A node that came back at a new address, rotated the key before it had found anybody and dropped the former one was never
-// understood again: the others did not know where to ask for the new one.
+// A node came back at a new address, rotated the key before it had found anybody, and dropped the former one. The
+// others never understood it again, because they did not know where to ask for the new key.
 func TestRotationAloneAtANewAddress(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newTurning(t, 4)
@@ -396,7 +396,7 @@ func TestKeysForWhomAsks(t *testing.T) {
 	})
 }
 
-// A member that has a node ask it back at address after address, where it does not answer, does not keep the node from
+// A member that makes a node ask back at one address after another, none of which answers, does not keep the node from
 // asking others.
 func TestAskingBackHoldsNobodyUp(t *testing.T) {
 	bubble(t, func(t *testing.T) {

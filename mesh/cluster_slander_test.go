@@ -82,8 +82,8 @@ func TestClusterSlander(t *testing.T) {
 	})
 }
 
-// Answers to pings carry no name. A captured member could have another one that is down look alive, by answering for it and
-// by saying that it is back.
+// Answers to pings carry no name. A captured member could make another one that is down look alive, by answering for it
+// and by saying that it is back.
 func TestMemberThatIsDownIsNotAlive(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 4, nil)

@@ -10,7 +10,8 @@ import (
 	"github.com/meshban/meshban/mesh/internal/spread"
 )
 
-// Above spread.MaxDirect members, frames go along trees: each node passes a frame on at most once, and no node sends it to all.
+// Above spread.MaxDirect members, frames go along trees: each node passes a frame on at most once, and no node sends it
+// to all.
 func TestClusterTrees(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		const nodes, frames = spread.MaxDirect + 20, 20
@@ -37,8 +38,8 @@ func TestClusterTrees(t *testing.T) {
 	})
 }
 
-// The sizes at which a frame goes directly to everybody, once each. With more than spread.PassAbove members, each member passes a
-// frame on to one other.
+// The sizes at which a frame goes directly to everybody, once each. With more than spread.PassAbove members, each
+// member passes a frame on to one other.
 func TestClusterSizes(t *testing.T) {
 	for _, nodes := range []int{10, 50, 100} {
 		t.Run(fmt.Sprint(nodes), func(t *testing.T) {

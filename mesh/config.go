@@ -40,7 +40,7 @@ type Config struct {
 	Advertise netip.AddrPort // zero: the bound address, or one of this machine's, see pickAddr; port 0: the bound port
 	Join      []string       // HOST[:PORT], resolved at each try; the port defaults to Bind's
 
-	// Epoch is higher than at any earlier start, and on disk already; at least 1.
+	// Epoch must be higher than at any earlier start, at least 1, and already on disk.
 	Epoch uint64
 	// RollEpoch stores and returns an epoch higher than atLeast and any earlier one. It is called when frames appear in
 	// our name that this run did not publish.
@@ -73,20 +73,22 @@ type Config struct {
 	// Rewound is called after the wall clock was set back by more than a second, by the goroutine that calls Deliver,
 	// once a peer holds the same frames. By then, frames that the old clock had ended have come through Deliver. Other
 	// frames may contain operations that had ended and are live again, so live yields all held frames, by origin, epoch
-	// and number. A node without peers gets no call: what lifted a ban may be gone. Rewound is also called when restored
-	// frames start to count whose time, or that of their origin's certificate, had not come by the earlier clock.
+	// and number. A node without peers gets no call, because the frames that lifted a ban may be gone. Rewound is also
+	// called when restored frames start to count that were from the future by the earlier clock, or whose origin's
+	// certificate was.
 	Rewound func(live iter.Seq[frame.Frame])
 
-	// Early gets frames of origins that count, refused as from the future, so that people can be told: the same frame
-	// more than once, and at most earlyTold a second per origin. The goroutine that calls Deliver calls it.
+	// Early gets frames that were refused as from the future although their origin counts, so that people can be told.
+	// It may get a frame more than once. Per origin it gets at most earlyTold a second, after a burst of ten times
+	// that. The goroutine that calls Deliver calls it.
 	Early func(f frame.Frame)
 
-	// Noticed gets what another member whose certificate counts sends this one by Notify: rarely, and at most MaxNotice
-	// bytes, which may be kept. The goroutine that calls Deliver calls it.
+	// Noticed gets a payload that another member whose certificate counts sent to this node with Notify: at most
+	// MaxNotice bytes, which may be kept. The goroutine that calls Deliver calls it.
 	Noticed func(from frame.ID, payload []byte)
 
-	// Answer answers a question that another member whose certificate counts asks with Query: in at most MaxAnswer bytes,
-	// before ctx ends. It is called from several goroutines at a time. If it is nil or fails, the member gets no answer.
+	// Answer answers a question that another member whose certificate counts asks with Query, before ctx ends and in at
+	// most MaxAnswer bytes. Several goroutines call it at a time. If it is nil or fails, the member gets no answer.
 	Answer func(ctx context.Context, from frame.ID, question []byte) ([]byte, error)
 
 	Peers        []Peer             // remembered from earlier runs; only the first 2048 are used

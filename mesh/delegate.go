@@ -15,7 +15,7 @@ import (
 
 // The first byte of each message that we send through memberlist.
 const (
-	_          = 1 + iota // wire.KindPush: frames straight from their origin, not relayed
+	_          = 1 + iota // wire.KindPush: frames from their origin, from gossip, or passed on by another node
 	_                     // wire.KindTree: frames along a tree, relayed once
 	_                     // replica.KindSync
 	_                     // replica.KindChunk
@@ -121,8 +121,8 @@ func (d delegate) NotifyLeave(n *memberlist.Node) {
 	}
 }
 
-// NotifyAlive refuses a node before memberlist knows it, unless its name is the hash of its key, it has signed its
-// address and what it says of its keys, and there is room for it.
+// NotifyAlive refuses a node before memberlist knows it, unless the node's name is the hash of its key, the node itself
+// has signed its address and what it says of its keys, and there is room for it.
 func (d delegate) NotifyAlive(n *memberlist.Node) error {
 	id, err := frame.ParseID(n.Name)
 	if err != nil {
@@ -153,7 +153,7 @@ func (d delegate) NotifyAlive(n *memberlist.Node) error {
 	return nil
 }
 
-// answers records that a peer was heard from. One that was suspect may have missed frames.
+// answers records a sign of life from a peer. A peer that was suspect may have missed frames, so the core is told.
 func (d delegate) answers(id frame.ID, f func(*peer)) {
 	back := false
 	d.m.peers.update(id, func(p *peer) {

@@ -10,8 +10,9 @@
 // Whatever the mesh's authority signs takes precedence: the mesh's own records (certificates, revocations, grants of
 // the gossip key), and what the daemon publishes with PublishAsAuthority.
 //
-// The parts, each a package: frames (frame), identities (pki), and below internal the replication core, a pure state machine
-// (replica); who sends a frame to whom (spread); when gossip keys turn (rotate); what is said in an enrolment (enrol); and
-// the sockets (transport). Here is what binds them to memberlist: transport.go, delegate.go, run.go; what is checked before
-// memberlist sees it: guard*.go, packetproof.go; and who is there: peers.go, place.go, rejoin.go.
+// The parts, each a package: frames (frame), identities (pki), and below internal the replication core, a pure state
+// machine (replica); who sends a frame to whom (spread); when a node changes gossip keys (rotate); the messages of
+// enrolment (enrol); and the sockets (transport). This package binds them to memberlist (transport.go, delegate.go,
+// run.go), checks what arrives before memberlist sees it (guard*.go, packetproof.go), and knows who is there (peers.go,
+// place.go, rejoin.go).
 package mesh

@@ -321,7 +321,8 @@ func TestEnrolCertificate(t *testing.T) {
 	}
 }
 
-// An invitation carries the caps of the nodes it lets in, even over a restart. A node that enrols again gets no more than its current caps.
+// An invitation keeps the caps of the nodes that it admits, even over a restart. A node that enrols again gets no more
+// than its current caps.
 func TestInviteCaps(t *testing.T) {
 	a := meshtest.Authority(t)
 	secrets, founder := newSecrets(t), newIdentity(t)
@@ -402,8 +403,8 @@ func stall(t *testing.T, block byte, to netip.AddrPort, begin []byte, addresses 
 	}
 }
 
-// Who has a token makes its handshake however many addresses without one have used up theirs; and those of one network leave
-// most to others.
+// A joiner with a token can make its handshake however many addresses without one have used up theirs. Strangers of one
+// network leave most handshakes to others.
 func TestHellosOfNewcomers(t *testing.T) {
 	m, now := newNode(t, newSecrets(t), newIdentity(t), nil), simStart
 	if err := m.loadInvites(); err != nil {
@@ -561,7 +562,7 @@ func TestOutsidersKeepNobodyOut(t *testing.T) {
 	}
 }
 
-// A joiner is told if a node that counts has its name; its own earlier enrolment does not count.
+// A joiner is told if another certified node has its name; its own earlier enrolment does not count.
 func TestEnrolTellsOfATakenName(t *testing.T) {
 	a, secrets := meshtest.Authority(t), newSecrets(t)
 	copy(secrets.Authority[:], a.Public())

@@ -20,9 +20,9 @@ const (
 	// Each address may make enrolBurst TLS handshakes at once, then enrolRate a second, so that a stranger who tries
 	// tokens keeps nobody else out.
 	enrolBurst, enrolRate = 10, 2
-	// All strangers together may make helloBurst handshakes at once, then one per helloEvery, and those of one network
-	// netHellos, then netHelloRate a second. Each takes 0.3 ms of a core. Who has a token knocks with it, and has as many
-	// apart.
+	// All strangers together may make helloBurst handshakes at once, then one per helloEvery; those of one network
+	// netHellos, then netHelloRate a second. Each takes 0.3 ms of a core. A joiner's hello shows that it has a token
+	// (see enrol.Knock); all joiners together have an allowance of their own, as large as the strangers'.
 	helloBurst, helloEvery  = 100, 5 * time.Millisecond
 	netHellos, netHelloRate = 20, 20
 )
@@ -97,7 +97,7 @@ func (m *Mesh) answerJoiner(raw net.Conn, from string) error {
 }
 
 // newServerTLS returns the TLS settings for all clients. A handshake counts against the limits once the client hello
-// has arrived, and fails if its address has none left.
+// has arrived, and fails if they are used up.
 func (m *Mesh) newServerTLS() (*tls.Config, error) {
 	conf, err := enrol.TLS(m.cfg.Identity, func(ed25519.PublicKey) error { return nil })
 	if err != nil {

@@ -49,7 +49,7 @@ func (m *Mesh) setFault(kind Problem, text string) {
 	case text == "":
 		m.cfg.Logger.Info("mesh problem is over", "kind", kind)
 	default:
-		m.warn(kind, text, text, "") // which says what to do
+		m.warn(kind, text, text, "") // the text says what to do
 	}
 }
 

@@ -9,8 +9,9 @@ import (
 	"github.com/meshban/meshban/mesh/frame"
 )
 
-// A member that is gone for good leaves the list when somebody says so. A forgotten member stays in the table, hidden,
-// and is still searched for. It returns as soon as it is heard again, so a captured node cannot hide a live member.
+// An operator may say that a member is gone for good; it then leaves the list. A forgotten member stays in the table,
+// hidden, and is still searched for. It returns as soon as it is heard again, so a captured node cannot hide a live
+// member.
 
 const (
 	// forgetAfter is how long a member must have been silent before it is forgotten. Time before this node started does

@@ -10,8 +10,8 @@ import (
 	"github.com/meshban/meshban/mesh/internal/rotate"
 )
 
-// Only a member itself says which keys it has: what another holder of a gossip key says in its name is ignored, and does
-// not make the others turn to a key that the member lacks.
+// Only a member itself says which keys it has: what another holder of a gossip key says in its name is ignored, and
+// does not make the others switch to a key that the member lacks.
 func TestKeysAreSaidByTheMemberAlone(t *testing.T) {
 	id, v := signers[0], meshtest.GossipKey(1, 1).Version()
 	table := newPeerTable(signers[1].ID(), nil, func(frame.ID) bool { return true })

@@ -19,10 +19,10 @@ import (
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
-// memberlist trusts anyone who holds the gossip key: a member can make it panic (an empty or wrongly padded message),
-// allocate a hundred megabytes with a message of a few bytes, or verify frames without end. The guard checks every
-// packet and stream before memberlist does, and limits each source's rate. Source: memberlist v0.7.0, net.go,
-// security.go.
+// memberlist trusts anyone who holds the gossip key. A member can make it panic (with an empty or wrongly padded
+// message) or allocate a hundred megabytes with a message of a few bytes, and can make this node verify frames without
+// end. The guard checks every packet and stream before memberlist does, and limits each source's rate. Source:
+// memberlist v0.7.0, net.go, security.go.
 
 const (
 	// sourceRate is the work that one address may cause, in units a second, and sourceBurst at once: 500 and 250
@@ -31,12 +31,12 @@ const (
 	sourceRate, sourceBurst = 500 * frameCost, 250 * frameCost
 	// frameCost is the cost of a frame or a sync message; memberlist's news of members costs 1.
 	frameCost = 4
-	// elsewhereRate is how many frames and other messages of ours a second, and at once, all packets together may bring
-	// that are not proven to be a member's, and all streams from where no member has answered: who has the mesh's key
-	// can send from as many addresses as it likes.
+	// elsewhereRate bounds, per second and at once, the frames and other messages of ours that arrive in packets
+	// without a member's proof, and by streams from addresses where no member has answered, all together: a holder of
+	// the mesh's key can send from as many addresses as it likes.
 	elsewhereRate = 1000
-	// strayPings is how many pings a second, and at once, are answered of those that no member has proven: each answer
-	// is a packet to an address that the sender may have chosen. A newcomer whose ping is dropped is pinged by TCP.
+	// strayPings bounds, per second and at once, the pings without a member's proof that are answered: each answer is a
+	// packet to an address that the sender may have chosen. A newcomer whose ping is dropped tries again by TCP.
 	strayPings = 200
 	// sourceStreamRate is what one address may send by streams, in bytes a second, and sourceStreamBurst at once; a
 	// faster sender is read more slowly. A million imported bans are 4 MB.
@@ -83,8 +83,8 @@ type guard struct {
 	keys  func() [][]byte
 	now   func() time.Time
 	count *counters
-	// flooded is called with an address that sends accuseFactor times its limit; forged: a member is there, and did not
-	// send that. It must not block.
+	// flooded is called with an address that sends accuseFactor times its limit. forged says that a member is at that
+	// address but did not send this. flooded must not block.
 	flooded   func(from netip.Addr, forged bool)
 	packets   buckets[netip.Addr]
 	elsewhere buckets[struct{}] // see elsewhereRate
@@ -104,22 +104,22 @@ type guard struct {
 	frames  [][]byte // likewise
 	noticed int      // likewise: notices in the packet
 	milder  bool     // likewise: the packet was changed, see doubt and checkAck
-	nonce   []byte   // likewise: the packet's, and text what it encrypts
+	nonce   []byte   // likewise: the packet's nonce; text is what it encrypts
 	text    []byte
-	// source and sender are likewise those of the packet: its source address, and the member that has proven to have sent
-	// it; zero: none.
+	// source and sender are likewise about the packet: its source address, and the member whose proof it carries; zero:
+	// none.
 	source netip.Addr
 	sender frame.ID
 
 	// isMember reports whether a member has answered at an address. nil: none has.
 	isMember func(netip.Addr) bool
-	// proven returns the member that has proven to have sent a text, from an address, by the nonce that encrypts it. nil:
-	// every packet from a member's address counts as the member's.
+	// proven returns which member at an address sent text; nonce, which encrypts text, is the proof. nil: every packet
+	// from a member's address counts as the member's.
 	proven func(from netip.Addr, nonce, text []byte) (frame.ID, bool)
-	// acked reports whether the node that was pinged under a number sent a text, by the nonce that encrypts it. nil: every
-	// answer counts.
+	// acked reports whether the node that was pinged with the number seq sent text; nonce, which encrypts text, is the
+	// proof. nil: every answer counts.
 	acked func(seq uint32, nonce, text []byte) bool
-	// answers reports whether a member has answered at an address. Used only with proven.
+	// answers reports whether the given member has answered at an address. Used only with proven.
 	answers func(frame.ID, netip.Addr) bool
 	// knows reports whether a member was checked at this address with this metadata. nil: none was.
 	knows func(frame.ID, netip.AddrPort, []byte) bool
@@ -136,7 +136,7 @@ type guard struct {
 	streams   map[netip.Addr]*streamUse
 	open      int                      // streams accepted from members
 	bytes     int64                    // of all streams except strangers'
-	guests    int64                    // of bytes: addresses known only by the mesh's key
+	guests    int64                    // of bytes: those of guests, see openStream
 	strangers []*openStream            // oldest first
 	nets      map[netip.Prefix]int     // how many of strangers each network has
 	strange   int64                    // bytes of strangers' streams
@@ -213,9 +213,8 @@ func (g *guard) aead(key []byte) (cipher.AEAD, error) {
 	return a, err
 }
 
-// packet reports whether memberlist may see a packet, and takes the effect from accusations and answers in it: see doubt and
-// checkAck. Only one goroutine calls
-// it.
+// packet reports whether memberlist may see a packet. It makes accusations and answers in the packet harmless if it
+// cannot believe them: see doubt and checkAck. Only one goroutine calls it.
 func (g *guard) packet(b []byte, from netip.Addr) bool {
 	if len(b) > maxDatagram {
 		g.count.refused[refusedFormat].Add(1)
@@ -439,7 +438,7 @@ func (g *guard) packetCost(b []byte, from netip.Addr, outer bool, frames *[][]by
 	case mlAck:
 		genuine, err := g.checkAck(rest)
 		if !genuine && err == nil {
-			b[0], g.milder = mlNack, true // which memberlist ignores where it asked nobody to ping for it
+			b[0], g.milder = mlNack, true // memberlist ignores it: it asks no node to ping for another
 		}
 		return 1, err == nil
 	case mlAlive:

@@ -83,8 +83,9 @@ func (g *guard) checkAccusation(b []byte) (a mlAccusation, err error) {
 }
 
 // doubt reports whether news that a member is dead should only make it suspect. Anyone with the mesh's key can send
-// such news, and memberlist would believe it at once; a suspect has time to refute it, and unless it does, each node
-// declares it dead by itself. A member's news that it leaves itself is believed if it has signed that.
+// such news, and memberlist would believe it at once. A suspect has time to refute it; if it does not, each node
+// declares it dead by itself. News that a member leaves is believed if it comes in the member's name and the member has
+// signed a goodbye.
 func (g *guard) doubt(a mlAccusation) bool {
 	return a.From != a.Node || !g.leaves(a.Node)
 }
@@ -146,9 +147,9 @@ func (g *guard) checkMember(s mlNodeState, from netip.Addr) error {
 	return g.checkCeiling(id, s, m)
 }
 
-// checkMembership checks each member in an exchange of n of them, which dec reads from b after its kind. It returns the
-// exchange with each member that is said to have left, but has not signed that, marked as dead: memberlist makes such a
-// member suspect, as doubt requires. nil: nothing was changed.
+// checkMembership checks each member in an exchange of n of them, which dec reads from b after its kind. If a member is
+// said to have left but has not signed that, milder is the exchange with that member marked as dead: memberlist makes
+// such a member suspect, as doubt requires. milder is nil if nothing was changed.
 func (g *guard) checkMembership(dec *codec.Decoder, b []byte, n int, from netip.Addr) (milder []byte, err error) {
 	kept := 0 // bytes of b that milder already covers
 	for range n {

@@ -8,11 +8,11 @@ import (
 )
 
 // A ping says where to send the answer and in whose name it was sent, and memberlist believes that. A captured node
-// could have the answers, which are proven to be this node's, flood another member, or a third party.
+// could thus flood another member, or a third party, with answers that carry this node's proof.
 
-// memberlist takes any answer with the number of a ping for the answer of the node that it pinged, so who knows or guesses
-// the number could have a node that is down look alive. Only the node that was pinged can prove its answer. A third node
-// cannot report one, so no node is asked to ping for another (memberlist's indirect pings).
+// memberlist takes any answer with the number of a ping for the answer of the node that it pinged, so anyone who knows
+// or guesses the number could make a node that is down look alive. Only the node that was pinged can prove its answer.
+// A third node cannot, so no node is asked to ping for another (memberlist's indirect pings).
 
 // mlPingMessage is memberlist's ping. Source: memberlist v0.7.0, net.go (ping).
 type mlPingMessage struct {

@@ -39,7 +39,7 @@ type openStream struct {
 	safe  bool // it came with the mesh's key, or with a token
 }
 
-// netOf returns the network whose strangers are taken together: who has one address of it can often have others.
+// netOf returns the network in which strangers are counted together: the owner of one address often has others of it.
 func netOf(a netip.Addr) netip.Prefix {
 	bits := 48
 	if a.Is4() {
@@ -49,7 +49,7 @@ func netOf(a netip.Addr) netip.Prefix {
 	return p
 }
 
-// keep saves the stream from making room for others.
+// keep protects the stream from eviction.
 func (s *openStream) keep() {
 	s.g.mu.Lock()
 	defer s.g.mu.Unlock()
@@ -106,8 +106,8 @@ func (g *guard) dialled(conn net.Conn) *openStream {
 	return &openStream{g: g, conn: conn, from: sourceOf(conn.RemoteAddr(), g.isMember), known: true, over: true}
 }
 
-// evictLocked closes a stranger's stream that fits and is not safe, and reports whether there was one: the oldest of the
-// network with the most of them.
+// evictLocked closes one stranger's stream that fits and is not safe, the oldest of the network with the most streams,
+// and reports whether there was one.
 func (g *guard) evictLocked(fits func(*openStream) bool) bool {
 	var s *openStream
 	most := 0

@@ -147,8 +147,9 @@ func TestGuardBoundsStrangers(t *testing.T) {
 	}
 }
 
-// A newcomer keeps its place however many strangers come, of a hundred networks or of one IPv6 /48, while its network has fewer
-// streams than theirs; also, once it has shown a token, when each stranger comes from a network of its own.
+// A newcomer keeps its slot, however many strangers come from a hundred networks or from one IPv6 /48, while its
+// network has fewer streams than theirs. Once it has shown a token, it keeps its slot even if each stranger comes from
+// a network of its own.
 func TestNewcomerKeepsItsPlace(t *testing.T) {
 	for _, tt := range []struct {
 		name string

@@ -100,8 +100,8 @@ func (c *guardedConn) message() ([]byte, error) {
 	return b, nil
 }
 
-// stream returns a message by stream as memberlist may see it, or what is wrong with it. It decrypts the whole message,
-// as memberlist will again: only the tag tells which key encrypted it, and another key would turn its head into noise.
+// stream returns a streamed message as memberlist may see it, or what is wrong with it. It decrypts the whole message,
+// although memberlist will do that again: only the tag at the end tells which key encrypted it.
 func (g *guard) stream(b []byte, from netip.Addr) ([]byte, error) {
 	head, sealed := b[:5], b[5:]
 	if sealed[0] == 1 {

@@ -208,8 +208,8 @@ func TestGuardHoldsSourcesToTheirRate(t *testing.T) {
 	}
 }
 
-// A member that sent from many addresses used to have a share for each of them. Now all addresses at which no member has
-// answered share one, and members have theirs beside it.
+// A member that sent from many addresses used to have a share for each of them. Now all addresses at which no member
+// has answered have one share together, apart from the members'.
 func TestGuardHoldsAllOtherAddressesToOneRate(t *testing.T) {
 	g, _ := testGuard(func(netip.Addr) {})
 	now := simStart
@@ -248,8 +248,8 @@ func TestGuardHoldsAllOtherAddressesToOneRate(t *testing.T) {
 	}
 }
 
-// Packets as if from more addresses than have accounts use up no member's share, whatever they are. Members had to share an
-// account with them, and those who had been quiet for half a second were hardly heard.
+// Packets from more made-up addresses than there are accounts use up no member's share. Members used to share an
+// account with such packets, and one that had been quiet for half a second was hardly heard.
 func TestMadeUpAddressesTakeNoMembersPlace(t *testing.T) {
 	member := netip.MustParseAddr("192.0.2.1")
 	const each = 20 // packets in a millisecond
@@ -519,8 +519,7 @@ func TestGuardHoldsVoicesToTheirRate(t *testing.T) {
 	}
 }
 
-// An origin whose frames are not taken over may say less for a while, whoever passes them on; others may say as much as
-// before.
+// A slowed origin may say less for a while, whichever node passes its frames on. Others may say as much as before.
 func TestGuardSlowsOrigins(t *testing.T) {
 	g, _ := testGuard(func(netip.Addr) {})
 	now := simStart

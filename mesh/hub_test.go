@@ -85,7 +85,7 @@ func (h *hub) open(addr netip.AddrPort) (memberlist.Transport, error) {
 	return p, nil
 }
 
-// alias lets packets and streams to also reach addr.
+// alias makes what is sent to the second address arrive at the first too.
 func (h *hub) alias(addr, also netip.AddrPort) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -234,8 +234,8 @@ var bubbles = make(chan struct{}, 2)
 // process inside the detector (sanitizer StackDepot) once in five runs of all cluster tests. The detector finds races by
 // the happens-before order, for which one processor is enough.
 //
-// In a plain run bubbles, which have a clock of their own, run beside other tests, as many at once as bubbles has room for: so
-// those that wait for the real clock get their turn.
+// In a plain run, bubbles run beside other tests, because they have a clock of their own. Only as many run at once as
+// the channel bubbles has room for, so that tests that wait for the real clock get their turn.
 func bubble(t *testing.T, f func(*testing.T)) {
 	t.Helper()
 	if sideBySide {

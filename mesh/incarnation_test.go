@@ -138,8 +138,8 @@ func TestGuardKeepsCeilings(t *testing.T) {
 	}
 }
 
-// A holder of the gossip key makes claims about a member that it could not deny. Nobody considers the member dead, its
-// frames and its own news arrive, and it can start again.
+// A holder of the gossip key makes claims about a member that the member could not deny. Nobody considers the member
+// dead, its frames and its own news arrive, and it can start again.
 func TestClusterDeniesAccusations(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 5, nil)

@@ -22,7 +22,8 @@ const (
 	laterBytes = 1 << 10
 	// verifyApart is the fewest signatures, 60 us each, that are worth another goroutine.
 	verifyApart = 3
-	// earlyTold bounds how many frames of one origin per second have their signature checked only for Config.Early.
+	// earlyTold bounds the frames of one origin whose signature is checked only for Config.Early: so many per second,
+	// and ten times as many at once.
 	earlyTold = 10
 )
 
@@ -52,7 +53,7 @@ func (m *Mesh) admit(raw []byte, whole int, by replica.Via, in *intake) {
 	m.vouch(f, f.Verify() == nil, whole, by, in)
 }
 
-// screen makes the cheap checks.
+// screen decodes a frame and reports whether it passes the cheap checks.
 func (m *Mesh) screen(raw []byte) (f frame.Frame, ok bool) {
 	m.count.received.Add(1)
 	f, err := frame.Decode(raw)
@@ -84,7 +85,7 @@ func (m *Mesh) screen(raw []byte) (f frame.Frame, ok bool) {
 	return f, true
 }
 
-// vouch adds a prechecked frame whose signature was verified.
+// vouch adds a prechecked frame; signed is the result of Verify.
 func (m *Mesh) vouch(f frame.Frame, signed bool, whole int, by replica.Via, in *intake) {
 	if !signed {
 		m.count.refused[refusedSignature].Add(1)
@@ -104,7 +105,8 @@ func (m *Mesh) vouch(f frame.Frame, signed bool, whole int, by replica.Via, in *
 	}
 }
 
-// verified verifies frames in parallel, because nothing in a slice of a sync is delivered before all of it is verified.
+// verified reports for each frame whether its signature is good. It works in parallel, because nothing in a slice of a
+// sync is delivered before all of it is verified.
 func verified(frames []frame.Frame) []bool {
 	good := make([]bool, len(frames))
 	workers := min(runtime.GOMAXPROCS(0), len(frames)/verifyApart)

@@ -24,7 +24,8 @@ func (m *Mesh) loadInvites() (err error) {
 }
 
 // NewInvite makes a token with which up to uses machines (1 to 1000) can enrol within ttl (at most 30 days), to be
-// certified with caps. It needs Run, because the token names our addresses. In a mesh with an authority it returns pki.ErrNoAuthority unless this node holds the authority's key.
+// certified with caps. It needs Run, because the token names our addresses. In a mesh with an authority it returns
+// pki.ErrNoAuthority unless this node holds the authority's key.
 func (m *Mesh) NewInvite(uses int, ttl time.Duration, caps pki.Caps) (string, error) {
 	if uses < 1 || uses > enrol.MaxUses {
 		return "", fmt.Errorf("uses %d: want 1 to %d", uses, enrol.MaxUses)

@@ -7,7 +7,7 @@ import (
 	"github.com/meshban/meshban/mesh/internal/limit"
 )
 
-// limiter is an allowance for several goroutines.
+// limiter is an Allowance that is safe for concurrent use.
 type limiter struct {
 	mu sync.Mutex
 	limit.Allowance

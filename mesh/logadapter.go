@@ -128,7 +128,8 @@ func (a *logAdapter) Write(line []byte) (int, error) {
 func (a *logAdapter) record(now time.Time, text string) {
 	ctx := context.Background()
 	for i, e := range logEvents {
-		// At each start every node refutes what the others remember of its last run, as if it had said so itself.
+		// At each start a node refutes what the others remember of its last run; memberlist then names the node itself
+		// as the source.
 		if !strings.Contains(text, e.in) || strings.Contains(text, "(from: "+a.self.String()+")") {
 			continue
 		}

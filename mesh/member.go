@@ -40,8 +40,8 @@ type Member struct {
 	Addr  netip.AddrPort
 	State State
 	Self  bool
-	// InSync: at the last comparison the member held what this node held then or a few seconds before, and that was
-	// recent for a mesh of this size. Confirmed is when a comparison last found that; zero: none has.
+	// InSync says that the last comparison, which is recent for a mesh of this size, found that the member held what
+	// this node held then or a few seconds before. Confirmed is when a comparison last found that; zero: none has.
 	InSync    bool
 	Confirmed time.Time
 	RTT       time.Duration // of the last ping; 0: not known yet

@@ -59,7 +59,7 @@ type Mesh struct {
 	serverTLS func() (*tls.Config, error) // for enrolment and other clients; made once
 	hellos    limiter                     // TLS handshakes of strangers
 	netHellos buckets[netip.Prefix]       // the same, by network
-	invited   limiter                     // TLS handshakes of who knocks with a token
+	invited   limiter                     // TLS handshakes of joiners that knock with a token
 	enrolRate buckets[netip.Addr]
 	rolls     limiter           // changes of epoch
 	askedBack buckets[frame.ID] // see askBack
@@ -74,8 +74,8 @@ type Mesh struct {
 	problems        problems
 	faults          faults
 	count           counters
-	warnings        chan warning                          // memberlist's and the guard's goroutines send, the core's receives, nobody closes; full: dropped
-	certified       atomic.Pointer[map[frame.ID]struct{}] // the trusted nodes, a copy of the core's for goroutines that may not wait; nil: everybody
+	warnings        chan warning                          // other goroutines send, the core's receives, nobody closes; full: dropped
+	certified       atomic.Pointer[map[frame.ID]struct{}] // the trusted nodes, for goroutines that may not wait; nil: everybody
 
 	acks ackSigner
 	// For the core's goroutine only.
@@ -101,7 +101,7 @@ type Mesh struct {
 	core  *replica.Core
 	todo  []replica.Actions // for the core's goroutine to carry out
 	phase runPhase
-	knew  bool // Restore was given a store that was not lost
+	knew  bool // the restored store says who has the gossip key; see mayHandOut
 }
 
 type runPhase uint8

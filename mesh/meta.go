@@ -19,7 +19,7 @@ const (
 	metaFields      = 5
 	// placeDomain precedes the signed address.
 	placeDomain = "meshban address v1\x00"
-	// wordFields are the last four, which may be absent.
+	// wordFields is the number of fields of the signed word (keys, ceiling, proof), which may be absent.
 	wordFields = 4
 	wordDomain = "meshban word v1\x00"
 	// alsoLen is the length of the field after those, which may be absent too: an address, a port and a signature.

@@ -38,7 +38,7 @@ type modelRun struct {
 	got    []time.Duration         // when it had the frame; -1: not yet
 	places [spread.TreeCount][]int // a node's place in a tree
 	order  [spread.TreeCount][]int // the node at a place
-	think  time.Duration           // measured time of one look for children
+	think  time.Duration           // measured time of one search for children
 	loss   float64
 	at     time.Duration
 	queue  simQueue
@@ -188,7 +188,7 @@ func (m *modelRun) ping(n int) {
 	}
 }
 
-// fastest is the shortest measured look for children, by number of nodes.
+// fastest is the shortest measured search for children, by number of nodes.
 var fastest = make(map[int]time.Duration)
 
 func newModel(tb testing.TB, nodes int, seed uint64, loss, dead float64) *modelRun {
@@ -214,8 +214,8 @@ func newModel(tb testing.TB, nodes int, seed uint64, loss, dead float64) *modelR
 	slices.SortFunc(ids, func(a, b frame.ID) int { return slices.Compare(a[:], b[:]) })
 	m.layOut(hash)
 	const looks = 25
-	// Use the fastest look of all models of that size: others may use the processor. Collecting ten thousand cores
-	// meanwhile, or touching memory for the first time, would take seven times as long.
+	// Use the fastest search of all models of that size, because others may use the processor. Collecting ten thousand
+	// cores meanwhile, or touching memory for the first time, would take seven times as long.
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	m.think = cmp.Or(fastest[nodes], time.Hour)
 	defer func() { fastest[nodes] = m.think }()

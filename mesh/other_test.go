@@ -9,7 +9,7 @@ import (
 	"github.com/meshban/meshban/mesh/pki"
 )
 
-// bothFamilies gives node i an address of the other family too, and has it say so.
+// bothFamilies gives node i an address of the other family too, and makes it announce that.
 func (c *cluster) bothFamilies(i int) netip.AddrPort {
 	n := c.nodes[i]
 	also := netip.AddrPortFrom(netip.AddrFrom16([16]byte{0: 0xfd, 15: byte(i + 1)}), 7946)
@@ -19,7 +19,7 @@ func (c *cluster) bothFamilies(i int) netip.AddrPort {
 	return also
 }
 
-// at returns where a node sends what is meant for another.
+// sendsTo returns the address to which a node sends what is meant for another.
 func (n *testNode) sendsTo(other *testNode) (at netip.AddrPort) {
 	n.peers.update(other.id.ID(), func(p *peer) { at = p.at() })
 	return at

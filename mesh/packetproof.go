@@ -37,8 +37,8 @@ const (
 // source address.
 var unproven = netip.IPv6Unspecified()
 
-// anywhere is likewise the account of all packets from where no member has answered. If each such address had its own,
-// made-up ones would take the places of the members' accounts, of which there are maxSources.
+// anywhere is likewise the account of all packets from addresses where no member has answered. If each such address had
+// its own account, made-up ones would use up the maxSources accounts.
 var anywhere = netip.IPv4Unspecified()
 
 // pair makes the proofs between this node and a peer.
@@ -122,8 +122,9 @@ func (d *prover) pair(id frame.ID) *pair {
 	return p
 }
 
-// prove returns one of memberlist's packets with its proof, in buf, or the packet itself if it is for nobody whose key is
-// known. A packet that goes elsewhere than to the peer gets no proof: who asked for that could repeat it to the peer.
+// prove returns one of memberlist's packets with its proof, in buf, or the packet itself if the receiver's key is
+// unknown. A packet to an address that the peer has not signed gets no proof: whoever receives it there could repeat it
+// to the peer.
 func (d *prover) prove(buf *packetBuffer, g *guard, packet []byte, to memberlist.Address) []byte {
 	id, err := frame.ParseID(to.Name)
 	if err != nil || len(packet) <= sealOverhead || len(packet) > maxDatagram {
@@ -149,8 +150,8 @@ func (d *prover) prove(buf *packetBuffer, g *guard, packet []byte, to memberlist
 	return a.Seal(b, b[1:], text, nil)
 }
 
-// check returns the member that has proven to have sent a text, by the nonce that encrypts it, from an address; ok is
-// false if none has. Only one goroutine calls it.
+// check returns which member at the address from sent text; nonce, which encrypts text, is the proof. ok is false if
+// none did. Only one goroutine calls it.
 func (d *prover) check(from netip.Addr, nonce, text []byte) (by frame.ID, ok bool) {
 	for i, id := range d.peers.at(from) {
 		if i == maxAtAddress {
@@ -179,15 +180,16 @@ func pingIn(b []byte) (seq uint32, ok bool) {
 	return p.SeqNo, mlDecode(b[1:], &p) == nil
 }
 
-// pings records that this node pings a node.
+// pings records a ping that this node sends to a node.
 func (d *prover) pings(seq uint32, id frame.ID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.pinged[seq%keptPings] = pinged{seq, id}
 }
 
-// acked reports whether the node that was pinged under a number sent a text, by the nonce that encrypts it, from whatever
-// address. A node whose key is unknown, as a member of an earlier run, cannot prove that. Only one goroutine calls it.
+// acked reports whether the node that was pinged with the number seq sent text, from whatever address; nonce, which
+// encrypts text, is the proof. A node whose key is unknown, such as a member of an earlier run, cannot prove that and
+// is believed. Only one goroutine calls it.
 func (d *prover) acked(seq uint32, nonce, text []byte) bool {
 	d.mu.Lock()
 	ping := d.pinged[seq%keptPings]

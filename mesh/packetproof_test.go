@@ -215,8 +215,8 @@ func TestForgedSourceHarmsNobody(t *testing.T) {
 	})
 }
 
-// memberlist answers a ping to the address and the node that the ping names. A member could so use up another's share at
-// a third, by answers with a valid proof.
+// memberlist answers a ping to the address and the node that the ping names. A member could thus use up another's share
+// at a third node, with answers that carry a valid proof.
 func TestPingsAreAnsweredToTheirSender(t *testing.T) {
 	by, other, stranger := signers[1].ID(), signers[2].ID(), signers[3].ID()
 	own, others, elsewhere := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("198.51.100.9")
@@ -257,8 +257,8 @@ func TestPingsAreAnsweredToTheirSender(t *testing.T) {
 	}
 }
 
-// However many addresses somebody sends from, this node answers few pings of those that no member has proven, and
-// verifies few signatures.
+// However many addresses somebody sends from, this node answers few pings without a member's proof, and verifies few
+// signatures.
 func TestUnprovenPacketsShareTheirRates(t *testing.T) {
 	member := netip.MustParseAddr("192.0.2.1")
 	notice := append([]byte{mlUser}, notice{To: signers[1].ID(), Issued: simStart}.encode(signers[0])...)
@@ -290,8 +290,8 @@ func TestUnprovenPacketsShareTheirRates(t *testing.T) {
 	}
 }
 
-// An answer counts that the node proves which was pinged, whatever address it comes from. Others have no effect, but what
-// comes in their packet has.
+// An answer counts if the node that was pinged proves it, whatever address it comes from. Other answers have no effect,
+// but the rest of their packet has.
 func TestAnswersProveTheirSender(t *testing.T) {
 	a, b, atA, atB := acquainted(t)
 	ping := append([]byte{mlCRC, 1, 2, 3, 4}, mlCompound, 1, 0, 0)
@@ -333,7 +333,7 @@ func TestAnswersProveTheirSender(t *testing.T) {
 	}
 }
 
-// The proofs' share of sending a packet, and of checking it, beside what both cost without.
+// What proofs add to the cost of sending a packet and of checking it.
 func BenchmarkPacketProof(b *testing.B) {
 	from, to, atFrom, atTo := acquainted(b)
 	g, _ := testGuard(nil)

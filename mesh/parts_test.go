@@ -18,7 +18,7 @@ import (
 	"github.com/meshban/meshban/mesh/pki"
 )
 
-// memberlist's texts used to reach the log, and anybody could make it repeat them endlessly.
+// memberlist's texts used to reach the log, and anybody could fill it with them.
 func TestLogAdapter(t *testing.T) {
 	var out strings.Builder
 	var suspected []frame.ID

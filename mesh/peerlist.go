@@ -81,8 +81,7 @@ type lostPeer struct {
 }
 
 // lost lists the peers to search for, and returns how many peers are alive and known. Peers that left are listed only
-// if nobody is alive or the leave may be hearsay; recent reports whether any dead or left peer was heard from that
-// recently.
+// if nobody is alive or they were heard from within hearsay; recent reports whether any dead or left peer was.
 func (t *peerTable) lost(now time.Time) (peers []lostPeer, alive, known int, recent bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -25,8 +25,7 @@ const (
 	forgetDead = 7 * 24 * time.Hour
 	// byeValid is how long before or after a peer's goodbye memberlist may report that it is gone.
 	byeValid = 30 * time.Second
-	// hearsay is how long after its last sign of life bans are still pushed to a member that is said to be dead or
-	// gone.
+	// hearsay is how long after its last sign of life a member that is said to be dead or gone still gets bans pushed.
 	hearsay = 2 * time.Minute
 	// maxStrangers bounds the members without a certificate, which may be newcomers, or names that one machine has made
 	// up. Each takes a share of memberlist's gossip.
@@ -50,8 +49,8 @@ type peer struct {
 	byeIssued time.Time
 	alt       netip.AddrPort // another address that claimed this id, tried if Addr is dead
 
-	// also is the address of the other family that it states; viaAlso: it answers there and not at Addr. silent: there is a
-	// sign that it does not answer where it is reached.
+	// also is the address of the other family that it states; viaAlso: it answers there and not at Addr. silent: there
+	// is a sign that it does not answer at the address in use.
 	also            netip.AddrPort
 	viaAlso, silent bool
 
@@ -74,7 +73,7 @@ type peerTable struct {
 	keys     chan struct{} // capacity 1: the live peers, or some peer's gossip keys, may have changed; keyLoop waits
 
 	since   time.Time                                 // when this node began to listen; set before that
-	sources atomic.Pointer[map[netip.Addr][]frame.ID] // who has answered where, of the trusted; replaced, never changed
+	sources atomic.Pointer[map[netip.Addr][]frame.ID] // where trusted peers have answered; replaced, never changed
 	detours atomic.Pointer[map[string]netip.AddrPort] // the peers that are reached at their other address; likewise
 
 	mu      sync.Mutex
@@ -148,7 +147,7 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind string) (fram
 	p.viaAlso = p.viaAlso && p.Addr == addr && p.also == m.Also
 	p.also = m.Also
 	p.ID, p.Name, p.Version, p.Addr, p.seen = id, m.Name, m.Version, addr, now
-	if p.State != StateAlive { // who says that it is back may not be the member itself
+	if p.State != StateAlive { // the sender of this news may not be the member itself
 		p.State = StateSuspect
 		p.askAgain()
 		signal(t.unproved)
@@ -315,7 +314,7 @@ func (t *peerTable) holdsOwn(meta string) bool {
 	return t.ownMeta == meta
 }
 
-// isAt reports whether a node is known at this address with this metadata, which was checked then.
+// isAt reports whether a node is known at this address with this metadata. If so, the metadata was checked before.
 func (t *peerTable) isAt(id frame.ID, addr netip.AddrPort, meta []byte) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -349,8 +348,8 @@ func (t *peerTable) letIn(id frame.ID) bool {
 	return strangers < maxStrangers || t.peers[id] != nil
 }
 
-// reachable reports whether to push to a peer. Any member can say that another is dead, so that alone does not count at
-// once.
+// reachable reports whether to push to a peer. Any member can say that another is dead, so a peer heard from within
+// hearsay is still pushed to.
 func (p *peer) reachable(now time.Time) bool {
 	return p.State == StateAlive || p.State == StateSuspect || !p.seen.IsZero() && p.meta != "" && now.Sub(p.seen) < hearsay
 }

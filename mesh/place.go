@@ -45,7 +45,7 @@ type location struct {
 	addrs transport.Addrs // of this machine
 
 	also    atomic.Pointer[signedAddr] // see lookForOther
-	alsoFor string                     // what it was looked for with
+	alsoFor string                     // own address and address changes when also was last looked for
 }
 
 // signedAddr is an address of this node with our signature over it.
@@ -109,7 +109,8 @@ func (m *Mesh) dwell(ctx context.Context) (*membership, error) {
 		case <-tick.C:
 			tick.Reset(untilMultiple(placeEvery))
 		case <-former:
-			// memberlist takes no other address for a member before that has left, or is dead, which takes 15 s to find out.
+			// memberlist takes a member's new address only once the member has left or is found dead, and finding out takes
+			// 15 seconds.
 			former = nil
 			if here != nil {
 				m.cfg.Logger.Info("the others know this node at an earlier address: leaving there, entering here", "addr", here.at.Addr())
@@ -131,8 +132,8 @@ func (m *Mesh) isReady() bool {
 	}
 }
 
-// untilMultiple returns the time until the clock shows a multiple of every. Whatever the agent does each second it does at
-// that moment, because waking an idle processor takes 0.13 ms of CPU time, more than most of what is done then.
+// untilMultiple returns the time until the clock shows a multiple of every. All periodic work of the agent runs at such
+// moments, because waking an idle processor takes 0.13 ms of CPU time, more than most of that work.
 func untilMultiple(every time.Duration) time.Duration {
 	now := time.Now()
 	return now.Truncate(every).Add(every).Sub(now)
@@ -208,11 +209,11 @@ func (m *Mesh) locate() (at netip.AddrPort, fault string) {
 	return netip.AddrPortFrom(addr, said.Port()), ""
 }
 
-// pickAddr chooses which of this machine's addresses to advertise: the present one while others reach it, else the source
-// address that this machine uses to reach the others, else that of the default route, which bridges of containers do
-// not have, else the first by transport.Preferred. It returns the zero Addr if none can be used.
+// pickAddr chooses which of this machine's addresses to advertise: the present one while others reach it, else the
+// source address of packets to the others, else that of the default route (which bridges of containers lack), else the
+// first usable one by transport.Preferred. It returns the zero Addr if none can be used.
 //
-// A member that lies about reaching this node only has it choose by its own routes.
+// A member that lies about reaching this node can only make it choose by its own routes.
 func (m *Mesh) pickAddr(now netip.Addr, local []netip.Addr) netip.Addr {
 	stays := slices.Contains(local, now) && transport.Usable(now)
 	if _, alive := m.peers.lossCount(); stays && alive > 0 && !m.place.unreached.Load() {
@@ -239,8 +240,9 @@ func (m *Mesh) pickAddr(now netip.Addr, local []netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// lookForOther looks for an address of the family that own, the advertised one, is not of: for members that have only
-// that family. It reports whether it has changed. An operator who names an address or binds one wants no other.
+// lookForOther looks for an address of the other family than that of own, the advertised address: some members may have
+// only that family. It reports whether it has looked anew, which it does when the addresses have changed. If the
+// operator names or binds one address, it looks for no other.
 func (m *Mesh) lookForOther(own netip.AddrPort) (changed bool) {
 	bind, said := m.cfg.Bind.Addr().Unmap(), m.cfg.Advertise.Addr()
 	if m.cfg.NewTransport != nil && m.place.find == nil || bind != netip.IPv6Unspecified() || said.IsValid() && !said.IsUnspecified() {

@@ -18,8 +18,8 @@ const (
 	maxProofs = 4
 	// askFresh is the least time between the first questions to two addresses of one member.
 	askFresh = 10 * time.Second
-	// upPatience is how many questions to an address are sent before anti-entropy begins without proof: no ban that
-	// covers the address must arrive in between.
+	// upPatience is how many questions to an address are sent before anti-entropy begins without proof. Until then it
+	// waits, so that no ban that covers the address arrives before the proof.
 	upPatience = 3
 )
 
@@ -110,7 +110,7 @@ func (t *peerTable) addressProved(now time.Time, id frame.ID, addr netip.AddrPor
 	t.targetsLocked(now)
 	signal(t.wake)
 	if there := addr == p.Addr || addr == p.also; there {
-		up = p.upWaits || p.State == StateSuspect // that one may have missed frames
+		up = p.upWaits || p.State == StateSuspect // a suspect may have missed frames
 		p.upWaits = false
 		if p.State == StateSuspect {
 			p.State, p.Since = StateAlive, now
@@ -119,7 +119,7 @@ func (t *peerTable) addressProved(now time.Time, id frame.ID, addr netip.AddrPor
 	return up
 }
 
-// unheard has a peer asked again at all its addresses.
+// unheard makes this node ask a peer again, at all its addresses.
 func (t *peerTable) unheard(id frame.ID) {
 	t.update(id, func(p *peer) {
 		if !p.silent {
@@ -216,7 +216,7 @@ func (m *Mesh) proveLoop(ctx context.Context) {
 			if q.tries == 0 {
 				continue
 			}
-			select { // it does not answer packets
+			select { // it has not answered an earlier question
 			case free <- struct{}{}:
 				streams.Go(func() {
 					m.askByStream(ctx, q.id, q.addr)

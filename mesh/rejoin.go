@@ -56,7 +56,7 @@ type joinList struct {
 	asked  map[netip.AddrPort]time.Time // when an address was last asked for the gossip key
 	change chan struct{}                // capacity 1: hosts has changed
 	silent chan netip.AddrPort          // capacity 1: the address of a member that may have a newer key; memberlist's goroutines send, askLoop receives
-	// muteSince is since when every peer that answers uses another gossip key; zero: one understood us.
+	// muteSince is when it began that every peer that answers uses another gossip key; zero: a peer understood us.
 	muteSince time.Time
 }
 

@@ -14,10 +14,10 @@ import (
 	"github.com/meshban/meshban/mesh/pki"
 )
 
-// A rotation of the mesh's gossip key leaves no gap. The new key is handed out in grants (grant.go), sealed for each
-// certified node separately. A node that has opened its own stores the key, opens packets with both keys from then on,
-// and states that, signed, in its metadata. Once all live members have stated it, each encrypts with the new key; once
-// all do that, the old key is dropped. A node that was away asks for its grant over the enrolment connection
+// A rotation of the mesh's gossip key leaves no gap. The new key is handed out in grants (pki.Grant), sealed for each
+// certified node separately. A node that has opened its grant stores the key, opens packets with both keys from then
+// on, and states that, signed, in its metadata. Once all live members have stated it, each encrypts with the new key;
+// once all do that, the old key is dropped. A node that was away asks for its grant over the enrolment connection
 // (catchup.go), which needs no gossip key.
 
 const (
@@ -27,8 +27,8 @@ const (
 	sayTimeout = 2 * time.Second
 	// announcePause is the least time between two such announcements.
 	announcePause = 250 * time.Millisecond
-	// grantWait is how long after a grant of the newest key a node without a box in it waits for its own before its
-	// operator is told. A node with the authority's key makes it within renewEvery.
+	// grantWait is how long after a grant of the newest key a node waits for its own grant before its operator is told.
+	// A node with the authority's key makes it within renewEvery.
 	grantWait = 2 * renewEvery
 )
 
@@ -83,7 +83,7 @@ func newKeyRotator(keys *rotate.Keys) *keyRotator {
 	}
 }
 
-// signal puts a token into a channel that holds one.
+// signal puts a token into a channel of capacity 1, unless there is one. It does not block.
 func signal(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -217,7 +217,6 @@ func (m *Mesh) cannotUse(err error) {
 	}
 }
 
-// storeKeys stores keys on disk.
 func (m *Mesh) storeKeys(keys []pki.GossipKey, used pki.KeyVersion) error {
 	if m.cfg.SaveSecrets == nil {
 		return nil
@@ -259,7 +258,6 @@ func (m *Mesh) takeGrant() {
 	m.keyChanged(KeyReceived, handed.Generation())
 }
 
-// turnKey does the step that is due.
 func (m *Mesh) turnKey() {
 	peers := m.certifiedKeys()
 	step, at, err := m.keys.Turn(m.now(), peers)

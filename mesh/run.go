@@ -31,8 +31,8 @@ const (
 	// streamTimeout bounds the reading and writing of one stream.
 	streamTimeout = 10 * time.Second
 
-	// leaveTime bounds how long memberlist spreads our goodbye, which it gossips once in that time; others hear it from
-	// us.
+	// leaveTime bounds how long memberlist spreads our goodbye, which it gossips once in that time; leaveEach tells the
+	// rest.
 	leaveTime = gossipInterval + 200*time.Millisecond
 	// rememberEvery is the least time between two calls of PeersChanged.
 	rememberEvery = 5 * time.Second
@@ -125,8 +125,8 @@ func (m *Mesh) leave(here *membership) error {
 	return nil
 }
 
-// leaveEach tells each of our peers what memberlist's Leave has told some of them: the others would hear of our new
-// address, which they cannot take yet, before they hear of the leave.
+// leaveEach tells each of our peers what memberlist's Leave has told only some of them. The others might hear of our
+// new address before they hear of the leave, and could not take it yet.
 func (m *Mesh) leaveEach(peers []spread.Target) {
 	tr, name := m.tr.Load(), m.id.String()
 	packet, err := tr.guard.seal(mlDead, mlAccusation{Incarnation: m.ceiling.heardMost(), Node: name, From: name})
@@ -225,7 +225,8 @@ func (m *Mesh) heardOfSelf(incarnation uint32) {
 	}
 }
 
-// flooded reports an address that sends more than any member does. forged: a member is there, and did not send that.
+// flooded reports an address that sends more than any member does. forged says that a member is there but did not send
+// this.
 func (m *Mesh) flooded(from netip.Addr, forged bool) {
 	switch at := from.String(); {
 	case forged:

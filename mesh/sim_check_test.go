@@ -264,7 +264,7 @@ func digestOf(frames []frame.Frame) [32]byte {
 	return sha256.Sum256(b)
 }
 
-// checkFresh has a few nodes publish: while nothing is wrong, a frame is everywhere at once, without excess copies.
+// checkFresh makes a few nodes publish: while nothing is wrong, a frame is everywhere at once, without excess copies.
 func (w *simWorld) checkFresh() {
 	for _, a := range w.nodes { // by now every node knows who is a member
 		for _, b := range w.nodes {
@@ -293,7 +293,7 @@ func (w *simWorld) checkFresh() {
 		case w.receivers() > spread.PassAbove:
 			copies = 2 // one from the origin, one from the preceding node
 		}
-		const met = 2                // by a sync that began while the frame was in flight
+		const met = 2                // copies from a sync that began while the frame was in flight
 		gossip := 2*(queued+1) + met // two copies each of this frame and of those still queued
 		if got, want := w.received()-before, uint64((w.running()-1)*copies+gossip); got > want {
 			w.fail(n.slot, "%d copies of a frame in a fleet of %d", got, w.running())

@@ -26,7 +26,7 @@ type SimBans interface {
 	Expire(now time.Time)
 	// Rewound merges the live frames again after the clock was set back.
 	Rewound(now time.Time, live iter.Seq[frame.Frame])
-	// Amend keeps own frames of former epochs that came back from overriding what was said since.
+	// Amend makes sure that own frames of former epochs that came back do not override what was said since.
 	Amend(now time.Time, frames []frame.Frame, epoch uint64, publish func(payload []byte, expires time.Time))
 	// Trust makes an origin's records count, or stop counting.
 	Trust(now time.Time, origin frame.ID, counts bool)

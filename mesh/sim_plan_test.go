@@ -208,7 +208,7 @@ func (w *simWorld) partition() {
 	})
 }
 
-// churn has a node join, leave for good, or be replaced by one that knows nothing.
+// churn makes a node join, leave for good, or be replaced by one that knows nothing.
 func (w *simWorld) churn() {
 	if w.calm {
 		return

@@ -116,7 +116,7 @@ func (w *simWorld) retire() {
 	}
 }
 
-// insist has the authority repeat revocations that were lost with the node that published them.
+// insist makes the authority repeat revocations that were lost with the node that published them.
 func (w *simWorld) insist() {
 	if w.trust == nil {
 		return

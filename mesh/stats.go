@@ -44,7 +44,7 @@ func (c *counters) verdicts(v [replica.VerdictKinds]uint64) {
 	c.refused[refusedRevoked].Add(v[replica.VerdictRevoked])
 }
 
-// dropped returns how much a full queue has dropped.
+// dropped returns how many messages, jobs and events full queues have dropped.
 func (m *Mesh) dropped() uint64 { return m.count.dropped.Load() + m.pusher.Count.Dropped.Load() }
 
 // Stats returns the counters.
@@ -112,8 +112,8 @@ type problems struct {
 	last map[string]time.Time
 }
 
-// report reports a problem unless it was reported recently. An empty remedy means that what says what to do. It calls out:
-// no lock may be held.
+// report reports a problem unless it was reported recently. If remedy is empty, what contains the remedy. report calls
+// p.tell, so no lock may be held.
 func (p *problems) report(now time.Time, kind Problem, culprit, what, remedy string) {
 	p.count.Add(1)
 	key := string(kind) + " " + culprit

@@ -117,7 +117,7 @@ func TestWireSync(t *testing.T) {
 	}
 }
 
-// visit has a peer begin a session with a node that does not run, and returns the node's name for it.
+// visit makes a peer begin a session with a node that does not run, and returns the node's name for it.
 func visit(t *testing.T, m *Mesh, id frame.ID) (session uint64) {
 	t.Helper()
 	say := func(msg wireSync) []replica.Outgoing {

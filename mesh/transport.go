@@ -205,7 +205,7 @@ func (t *checkedTransport) DialAddressTimeout(a memberlist.Address, timeout time
 	return t.guard.wrap(conn, t.guard.dialled(conn)), nil
 }
 
-// dialTLS opens a stream that does not belong to memberlist.
+// dialTLS opens a stream that the guard does not check.
 func (t *checkedTransport) dialTLS(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(t.ctx, min(timeout, maxDial))
 	defer cancel()

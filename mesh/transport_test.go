@@ -8,7 +8,7 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// Sending a message to a member that accepts the stream and never reads it ends.
+// A send to a member that accepts the stream and never reads it comes to an end.
 func TestStreamsEnd(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		h, here, there := newHub(), netip.MustParseAddrPort("10.0.0.1:7946"), netip.MustParseAddrPort("10.0.0.2:7946")

@@ -209,7 +209,6 @@ func (t *udpPaths) probed(now time.Time, from frame.ID, part pathPart, issued ti
 	}
 }
 
-// reported records a peer's report.
 func (t *udpPaths) reported(now time.Time, from frame.ID, r pathReport, issued time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -441,7 +440,7 @@ func (m *Mesh) reportPath(d dueReport) {
 	if d.changed {
 		member := Member{udpTo: d.to, udpFrom: d.from}
 		if text := member.UDPTrouble(d.id.String()); text != "" {
-			m.problems.report(m.now(), ProblemUDP, d.id.String(), text, "") // which says what to do
+			m.problems.report(m.now(), ProblemUDP, d.id.String(), text, "") // the text says what to do
 		} else {
 			m.cfg.Logger.Info("UDP passes both ways again", "id", d.id.Short())
 		}
