@@ -8,11 +8,11 @@ import (
 
 // Bounds of an admission.
 const (
-	MaxHeld        = 1 << 17 // room for what waits for the operator, in bans; see Table.HeldFull
-	MaxHeldOf      = 1 << 15 // what one origin may take of that
+	MaxHeld        = 1 << 17 // room for ops that wait for the operator, counted in bans; see Table.HeldFull
+	MaxHeldOf      = 1 << 15 // the share of one origin
 	MaxOrigins     = 1 << 13 // origins with a bucket of their own; the others share one
-	MaxOthers      = 100_000 // ops of one origin other than bans, at once and an hour; more are refused
-	MaxCounted     = 1 << 14 // entries of its origin, and as many of others, examined to judge a lift; beyond that it is held
+	MaxOthers      = 100_000 // ops of one origin other than bans, at once and per hour; more are refused
+	MaxCounted     = 1 << 14 // entries of its origin, and as many of others, examined to judge one lift; a larger one is held
 	MaxCancelMarks = 1 << 16 // marks of live unbans and unallows of one origin; more are refused
 
 	// MaxSaidElements bounds the port elements of the bans, refreshes included, that one origin says at once: 0.15 s of
@@ -33,13 +33,13 @@ func Imported(source string) bool {
 	return ok && (rest == "" || rest[0] == ':')
 }
 
-// lateAfter is the age beyond which an arriving ban counts as bulk: its peer was away, or this node was. Backdating its
-// bans gains a peer no more than marking them as imported would, even if it may not import; Caps.Active bounds that.
+// lateAfter is the age beyond which an arriving ban counts as bulk: its peer was away, or this node was. A peer that
+// backdates its bans gains what marking them as imported would give it, even if it may not import. Caps.Active bounds
+// the gain.
 const lateAfter = 5 * time.Minute
 
-// catchUp is how long after its first record an admission charges ops that lift bans to Bulk if they come late: a node
-// that has just started hears the mesh's whole past at once. Later an old date is no excuse, because the origin chose
-// it.
+// catchUp is how long after its first record an admission charges late ops that lift bans to Bulk, because a node that
+// has just started hears the whole past of the mesh at once. After that an old date is no excuse: the origin chose it.
 const catchUp = 10 * time.Minute
 
 // Allowance bounds how fast new bans come and, separately, how fast bans of others are lifted, counted as the entries
@@ -47,7 +47,7 @@ const catchUp = 10 * time.Minute
 type Allowance struct {
 	Rate  int // new bans a minute, sustained; also entries lifted a minute
 	Burst int // at once
-	Bulk  int // new bans from lists or arriving late, at once and an hour; also entries of its own that an origin lifts
+	Bulk  int // new bans from lists or arriving late, at once and per hour; also own entries that an origin lifts
 }
 
 // Caps bound what one origin may say. Zero widths and a zero MaxFor mean the table's limits.
@@ -89,9 +89,9 @@ func NewAdmission(cfg AdmissionConfig) *Admission {
 // SetBreaker replaces the allowance of all origins together, from now on.
 func (g *Admission) SetBreaker(a Allowance) { g.cfg.Breaker = a }
 
-// Check reports whether a record may be merged, rates aside: it asks what CheckRemote does, within the caps of the
-// record's origin, and bounds how many of its kind the origin has. A refusal is a *PolicyError. If the origin may not
-// lift the bans of others, Check removes all marks but the origin's own from r.
+// Check reports whether a record may be merged, leaving rates aside. It checks what CheckRemote does, with the caps of
+// the record's origin, and bounds how many records of its kind the origin has. A refusal is a *PolicyError. If the
+// origin may not lift the bans of others, Check removes all marks but the origin's own from r.
 func (g *Admission) Check(now time.Time, t *Table, r *Record) error {
 	if g.Trusts(r.Origin) {
 		return g.checkTrusted(now, t, r)
@@ -141,7 +141,7 @@ func (g *Admission) Foretells(r *Record) bool {
 	return false
 }
 
-// anyWidth is the least value of a shortest prefix: only the bound of this node's own ops applies then.
+// anyWidth, as a shortest prefix, excludes nothing: only the bound on this node's own ops is left.
 const anyWidth = 1
 
 // Trusts reports whether o is held to the bounds of this node's own ops.
@@ -230,8 +230,8 @@ func (g *Admission) ban(now time.Time, t *Table, caps *Caps, r *Record) Hold {
 	return HoldNone
 }
 
-// refresh charges a refresh of a standing ban for what it costs the kernel. It refuses an excess one: if held, the ban
-// would no longer stand.
+// refresh charges a refresh of a standing ban for what it costs the kernel. It refuses a refresh beyond the bound
+// instead of holding it, because a held ban no longer stands.
 func (g *Admission) refresh(now time.Time, caps *Caps, r *Record) error {
 	n := r.Ports.Elements()
 	if n == 0 || g.bucketOf(millis(now), r.Origin).take(millis(now), caps.Allowance, partElements, n) {
@@ -241,7 +241,8 @@ func (g *Admission) refresh(now time.Time, caps *Caps, r *Record) error {
 }
 
 // lift charges an op that lifts bans or ends allows for the entries that the table must examine, and returns why it
-// must wait, or HoldNone. Counting is charged too: an op that needs more than its origin has left uses up what is left.
+// must wait, or HoldNone. Counting the entries costs time too, so an op that needs more than is left uses up what is
+// left.
 func (g *Admission) lift(now time.Time, t *Table, caps *Caps, r *Record) Hold {
 	if r.Kind == KindRevoke || r.Kind == KindAllow && t.stands(r) {
 		return HoldNone
@@ -371,7 +372,7 @@ func (c *Caps) bulky(now time.Time, r *Record) bool {
 	return c.Import && Imported(r.Source) || now.Sub(r.Issued) > lateAfter
 }
 
-// bucketOf returns the bucket of o. Nobody waits for room: an origin for which there is none uses a shared one.
+// bucketOf returns the bucket of o. If there is no room for one more bucket, it returns one that origins share.
 func (g *Admission) bucketOf(now int64, o Origin) *bucket {
 	if a, ok := g.origins[o]; ok {
 		return a
@@ -379,7 +380,7 @@ func (g *Admission) bucketOf(now int64, o Origin) *bucket {
 	if len(g.origins) >= MaxOrigins && now-g.purged > time.Minute.Milliseconds() {
 		g.purged = now
 		for other, a := range g.origins {
-			// What was not used for an hour is refilled as far as an hour can.
+			// A bucket that was not used for an hour has refilled as far as an hour allows.
 			if !slices.ContainsFunc(a[:], func(m meter) bool { return now-m.at <= time.Hour.Milliseconds() }) {
 				delete(g.origins, other)
 			}
@@ -427,7 +428,8 @@ func (of Allowance) bound(p part) (most, hour float64) {
 	return float64(of.Burst), float64(of.Rate) * 60
 }
 
-// A meter counts what was used of one bound, so that the zero value is full and a changed allowance applies at once.
+// A meter counts what was used of one bound, not what is left: so the zero value is full, and a changed allowance
+// applies at once.
 type meter struct {
 	used float64 // not refilled yet
 	at   int64   // when it was last refilled, in Unix milliseconds

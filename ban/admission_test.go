@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// wideCaps let everything through that these tests do not bound.
+// wideCaps bound nothing in practice, so that a test sets only the bounds that it is about.
 var wideCaps = Caps{Allowance: Allowance{Rate: 1e6, Burst: 1e6, Bulk: 1e6}, Active: 1e6, UnbanAny: true, Import: true}
 
 func newGate(caps Caps, breaker Allowance) *Admission {
@@ -181,7 +181,8 @@ func TestGateForeseesWhatPeersDo(t *testing.T) {
 	}
 }
 
-// The buckets stay bounded however many origins speak up, and an origin without its own is still held to a rate.
+// However many origins there are, the buckets stay bounded, and an origin without a bucket of its own is still held to
+// a rate.
 func TestGateBoundsItsAccounts(t *testing.T) {
 	caps := wideCaps
 	caps.Allowance = Allowance{Rate: 60, Burst: 5, Bulk: 1}
@@ -202,8 +203,8 @@ func TestGateBoundsItsAccounts(t *testing.T) {
 	}
 }
 
-// Ops other than bans are held to a rate too, or allows and unbans would fill the memory. But an op that takes a ban
-// back always counts.
+// Ops other than bans are held to a rate too, because allows and unbans would fill the memory otherwise. An op that
+// takes back a ban always counts.
 func TestGateBoundsWhatIsNoBan(t *testing.T) {
 	t.Parallel()
 	g, tb := newGate(wideCaps, wideCaps.Allowance), newTable(t, Config{})

@@ -69,7 +69,7 @@ func (t *Table) sheltered(k pkey) bool {
 	return false
 }
 
-// wakeLater schedules another look at claim i, which does not count, for when the cancel mark that cancels it ends.
+// wakeLater schedules another look at claim i, which does not count, for the end of the cancel mark that cancels it.
 func (t *Table) wakeLater(b *recordSet, e *entry, i uint32) {
 	x := b.claims.at(i)
 	if b.cancels.marks.live == 0 || x.kind != KindBan && x.kind != KindAllow {
@@ -80,7 +80,7 @@ func (t *Table) wakeLater(b *recordSet, e *entry, i uint32) {
 	}
 }
 
-// noteAllow keeps the number of each origin's allows in force.
+// noteAllow records whether allow claim i is in force and keeps the count of its origin.
 func (t *Table) noteAllow(i uint32, inForce bool) {
 	if inForce == t.inForce[i] {
 		return

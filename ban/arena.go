@@ -47,7 +47,7 @@ func (s *arena[T]) release(i uint32) {
 	s.free = append(s.free, i)
 }
 
-// A internTable stores each distinct value once, under a number, while anything refers to it.
+// An internTable stores each distinct value once, under a number, as long as anything refers to it.
 type internTable[T comparable] struct {
 	ids  map[T]uint32
 	vals arena[interned[T]]
@@ -97,8 +97,8 @@ type words struct{ reason, source string }
 func (w words) clone() words { return words{strings.Clone(w.reason), strings.Clone(w.source)} }
 func (p Ports) clone() Ports { return Ports{strings.Clone(p.text)} }
 
-// A textTable is an internTable of texts. Number 0 is the zero value. It does not keep the buffers that texts were cut
-// from.
+// A textTable is an internTable of texts. Number 0 is the zero value. It clones texts, so that it does not keep a
+// larger buffer alive.
 type textTable[T text[T]] struct{ internTable[T] }
 
 type text[T any] interface {
@@ -140,7 +140,7 @@ func (p *textTable[T]) put(i uint32) {
 	}
 }
 
-// A tally counts by origin. It has no zeros.
+// A tally counts by origin and has no entries of zero.
 type tally map[Origin]int
 
 func (c tally) add(o Origin, n int) {

@@ -226,7 +226,7 @@ func TestCancelsAreBounded(t *testing.T) {
 	if n := tb.CancelMarksOf(peerA); n != 1 || refused != 0 {
 		t.Fatalf("%d cancel marks at one target, %d refused", n, refused)
 	}
-	for i := range 1000 { // and of cancel marks that do not dominate each other, only so many stay
+	for i := range 1000 { // only so many stay that do not dominate each other
 		say(record(peerA, i+2000, KindUnban, "192.0.2.8", 5000-i, seenAt(0), marks(upTo(peerB, uint64(i+1)))))
 	}
 	if n := tb.CancelMarksOf(peerA); n != 1+maxFront || refused != 1000-maxFront {
@@ -256,7 +256,7 @@ func TestCancelsAreBounded(t *testing.T) {
 	}
 }
 
-// What a peer or this node lifts or allows is examined in slices, and so is what counts again when that ends. A fresh
+// Entries inside an unban or allow, of a peer or of this node, are examined in slices, and again when it ends. A fresh
 // ban gets in between.
 func TestLiftsGoInSlices(t *testing.T) {
 	t.Parallel()
@@ -336,7 +336,7 @@ func TestNeverAndOwnWithdrawalGoInSlices(t *testing.T) {
 	}
 }
 
-// The end of unbans without effect costs nothing, however many they are.
+// However many unbans without effect end, it costs nothing.
 func TestEndsOfUnbansCostWhatChanges(t *testing.T) {
 	tb := newTable(t, Config{})
 	const bans, unbans = 1000, 2000
@@ -444,7 +444,7 @@ func TestManyOwnBansAreTakenBackForNothing(t *testing.T) {
 	caps.Allowance = Allowance{Rate: 1, Burst: 1, Bulk: n}
 	g, home, peer := newGate(caps, caps.Allowance), newTable(t, Config{}), newTable(t, Config{})
 	crowd(home, self, n)
-	crowd(peer, peerA, n) // there peerA's are what this node says
+	crowd(peer, peerA, n) // the same bans: on its peer this node is peerA
 	for i := range n {
 		l, err := home.Lift(Op{Kind: KindUnban, Prefix: address6(i)}, 0, 0)
 		if err != nil {

@@ -6,17 +6,17 @@ import (
 	"strings"
 )
 
-// maxFront bounds how many cancel marks one origin has at one target, none dominating another. UnbanOps needs only one.
+// maxFront bounds how many cancel marks, none of which dominates another, one origin has at one target. A Lifting needs
+// only one.
 const maxFront = 16
 
 // The cancels of a record set are the cancel marks of its unbans or unallows. Of one origin's cancel marks at one
-// target, only those that no other dominates are kept. Dropping the rest changes nothing at any time, so merging is a
-// union.
+// target, only those that no other dominates are kept. The others would never change anything, so merging is a union.
 type cancels struct {
 	marks arena[cancelMark]
 	first map[target]uint32 // the head of each target's chain
 	forms formCount         // of the targets' prefixes
-	ends  expiryHeap        // may hold marks of removed cancel marks
+	ends  expiryHeap        // may hold ends of removed cancel marks
 }
 
 // A target is what one mark of a cancel is about: one origin's records inside a prefix.
@@ -39,7 +39,7 @@ type cancelMark struct {
 	next          uint32 // in the chain
 }
 
-// covers reports whether the version (epoch, seq) of the origin that s is about is under its mark.
+// covers reports whether the mark covers version (epoch, seq) of the origin that it is about.
 func (s *cancelMark) covers(epoch, seq uint64) bool {
 	return epoch < s.epoch || epoch == s.epoch && seq <= s.seq
 }
@@ -88,7 +88,7 @@ func (t *Table) CancelMarksOf(o Origin) int {
 	return 0
 }
 
-// addCancel merges a cancel that counts. It reports whether it may cancel more than before.
+// addCancel merges a cancel that counts and reports whether more may be cancelled than before.
 func (t *Table) addCancel(b *recordSet, r *Record) (further bool) {
 	for _, m := range r.Marks {
 		s := cancelMark{
@@ -152,7 +152,7 @@ func (t *Table) addCancelMark(b *recordSet, s *cancelMark) (added, further bool)
 	return true, further
 }
 
-// at yields the cancel marks of a target. The one that it yields may be removed.
+// at yields the cancel marks of a target. The caller may remove the one yielded.
 func (c *cancels) at(of target) iter.Seq2[uint32, *cancelMark] {
 	return func(yield func(uint32, *cancelMark) bool) {
 		for i := c.first[of]; i != 0; {
@@ -193,7 +193,8 @@ func (t *Table) removeCancelMark(b *recordSet, i uint32) {
 	}
 }
 
-// cancelMarkRecord returns cancel mark i as an unban or unallow with one mark. Its version is lost.
+// cancelMarkRecord returns cancel mark i as an unban or unallow with one mark. The record has no version, because
+// cancel marks keep none.
 func (t *Table) cancelMarkRecord(b *recordSet, i uint32) Record {
 	s := b.cancels.marks.at(i)
 	kind, w := KindUnban, t.words.at(s.words)
@@ -209,8 +210,8 @@ func (t *Table) cancelMarkRecord(b *recordSet, i uint32) Record {
 	}
 }
 
-// distinct yields the cancel marks that keep accepts, but only one of those that differ only in their mark, as the
-// cancel marks of one op do.
+// distinct yields the cancel marks that keep accepts. Of several that differ only in their target's origin and version,
+// as those of one op do, it yields one.
 func (c *cancels) distinct(keep func(s *cancelMark) bool) iter.Seq[uint32] {
 	return func(yield func(i uint32) bool) {
 		seen := make(map[cancelMark]bool)

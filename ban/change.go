@@ -57,9 +57,9 @@ var stateNames = [...]string{
 func (s State) String() string { return nameOf(stateNames[:], "state", uint8(s)) }
 
 // Change is one thing that a call changed: what to tell watchers, and in Enforce and Lift what the firewall must do.
-// Applying the changes in order to what was enforced before the call gives what [Table.Enforced] yields after it. A
-// call returns at most one change from its merge for each prefix and ports, and at most one more from what expired when
-// it began.
+// Applying the changes in order to what was enforced before the call gives what [Table.EnforcedAfter] yields after it.
+// For each prefix and ports a call returns at most one change from its merge, and one more from what expired when it
+// began.
 //
 // An EventAllow or EventUnallow among the changes means that [Table.Exceptions] may have changed.
 type Change struct {
@@ -69,8 +69,8 @@ type Change struct {
 	Until  time.Time // the end that is enforced or waits; for a lifted entry, the end it had
 
 	// The record that caused the change: its origin, when it was issued and what it says. If the ban surfaced because
-	// something else ended, these are of the ban that lasts longest. If the never-ban list is the cause, Origin is this
-	// node, Issued is zero and Source is RuleNever.
+	// something else ended, these describe the ban that lasts longest. If the never-ban list is the cause, Origin is
+	// this node, Issued is zero and Source is RuleNever.
 	Origin Origin
 	Issued time.Time
 	Reason string

@@ -2,18 +2,18 @@ package ban
 
 import "time"
 
-// Ops that bring little new are not charged otherwise, yet cost each node that hears them some microseconds. A node
-// that sends more than this is heard less for a while: see [Admission.Chatters].
+// Nothing else charges ops that bring little new, yet each costs every node that hears it some microseconds. A node
+// that sends more of them than this is slowed down for a while: see [Admission.Chatters].
 const (
 	ChatterRate  = 1000 // ops a second, sustained
 	ChatterBurst = 5000 // ops at once
-	// chatterAgain is how soon a repeated ban brings little new. A list that is imported again comes later.
+	// A ban repeated within chatterAgain brings little new. A list is imported again after a longer time.
 	chatterAgain = 10 * time.Second
 )
 
 // Chatters charges r if it brings little new: a ban that its origin said a moment ago, any unban, allow or unallow, or
-// a revoke for which its origin has no ban. It reports whether the origin said more of these than an agent does. Call
-// it before Merge.
+// a revoke for which its origin has no ban. It reports whether the origin sent more of these than an honest agent does.
+// Call it before Merge.
 func (g *Admission) Chatters(now time.Time, t *Table, r *Record) bool {
 	if g.Trusts(r.Origin) || !t.idle(r) {
 		return false

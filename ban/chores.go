@@ -1,6 +1,6 @@
 package ban
 
-// Bounds of what one call does for peers. The rest is due at once, in the next calls.
+// Bounds of what one call does for peers. The rest is due at once: the next calls do it.
 const (
 	MaxTouch = 1024 // entries inside peers' unbans and allows that one Merge re-examines, and as many inside this node's own
 )
@@ -12,7 +12,7 @@ type chore struct {
 	k      pkey
 }
 
-// chores are queued in the order in which they came.
+// chores is a queue of chores in order of arrival.
 type chores struct {
 	queue   []chore
 	waiting map[chore]waiting
@@ -48,7 +48,7 @@ func (x chore) form(c *chores) *formCount {
 
 func (t *Table) chore(b *recordSet, k pkey, c cause) {
 	x, q := chore{b == &t.allows, k}, &t.chores
-	if w, ok := q.waiting[x]; ok { // a walk under way may have passed it already
+	if w, ok := q.waiting[x]; ok { // renew came: a walk under way may have passed x already
 		q.came++
 		q.waiting[x] = waiting{w.cause, q.came}
 		return
@@ -150,14 +150,14 @@ func (t *Table) rejudge(b *recordSet, k pkey, c cause) {
 	t.chore(b, k, c)
 }
 
-// A wake is when the longest-lasting cancel mark that cancels a claim ends, if the claim lasts longer: the claim may
-// then count again. An unban made by UnbanOps outlasts what it cancels, so wakes are few.
+// A wake is the time at which a cancelled claim may count again: when the longest-lasting cancel mark on it ends, if
+// the claim lasts longer. Unbans made by a Lifting outlast what they cancel, so wakes are few.
 type wakes struct {
 	at   map[uint32]int64 // by claim
-	ends expiryHeap       // may hold marks that are no longer in at
+	ends expiryHeap       // may hold ends that are no longer in at
 }
 
-// wake schedules another look at the entry of claim i, for at or for the earlier time already set.
+// wake schedules another look at the entry of claim i at the given time, unless an earlier one is scheduled already.
 func (w *wakes) wake(i uint32, at int64) {
 	if old, ok := w.at[i]; ok && old <= at {
 		return

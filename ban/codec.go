@@ -53,7 +53,7 @@ type (
 	}
 )
 
-// plainItem is the size of an IPv4 address's ban next to its neighbour.
+// plainItem is the size in bytes of the ban of an IPv4 address next to its neighbour.
 const plainItem = 3
 
 // length6 is what the length byte of an IPv6 prefix adds to its length.
@@ -176,7 +176,7 @@ func lengthOf(p netip.Prefix) byte {
 	return byte(p.Bits() + length6)
 }
 
-// tagOf returns the tag bits of the fields in which it differs from last, and how many leading address bytes they
+// tagOf returns the tag bits of the fields in which item it differs from last, and how many leading address bytes they
 // share.
 func tagOf(it, last item) (tag byte, shared int) {
 	if it.note != last.note {
@@ -203,7 +203,7 @@ func tagOf(it, last item) (tag byte, shared int) {
 	return tag, shared
 }
 
-// cutItem reads one item from the front of b. It leaves checking that the encoding is canonical to its caller.
+// cutItem reads one item from the front of b. Its caller checks that the encoding is canonical.
 func cutItem(b []byte, last item) (it item, rest []byte, ok bool) {
 	next := func() (c byte) {
 		if ok = len(b) > 0; ok {
@@ -369,7 +369,7 @@ func fill(ops []Op, maxBytes int) int {
 	return min(len(ops), MaxOpsPerFrame)
 }
 
-// The sizes of the msgpack header of a text and of a list of n.
+// The msgpack headers of a text of n bytes and of a list of n items take this many bytes.
 
 func sizeText(n int) int {
 	if n < 32 {

@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// In these tests an origin keeps to the form of its bounds and evades their purpose.
+// In these tests an origin keeps to the letter of its bounds and evades their purpose.
 
-// Ops that a admission had refused for their number counted after a restart, when the frames come back from the disk:
-// 2,048 allows of one origin, when a node that had not restarted had 1,024.
+// After a restart, when the frames come back from the disk, ops counted that the admission had refused for their
+// number: one origin had 2,048 allows in force, and 1,024 on a node that had not restarted.
 func TestNumbersHoldAfterARestart(t *testing.T) {
 	few := wideCaps
 	few.Active = 50
@@ -178,7 +178,7 @@ func TestNoOriginTakesAllRoomForPorts(t *testing.T) {
 	}
 }
 
-// Lifts that the operator had dropped still took room of what waits, for up to 30 days: next to nothing more was held
+// Lifts that the operator had dropped still took room from what waits, for up to 30 days. Hardly any more ops were held
 // and the rest was refused, although nothing was shown as waiting.
 func TestDroppedLiftsTakeNoRoom(t *testing.T) {
 	caps := wideCaps

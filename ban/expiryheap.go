@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// An expiryHeap says what ends next. An item that ends later than it did keeps its place until next finds it. A stale
-// end, of an item that is gone or ends sooner, stays in the heap until next or tidy drops it.
+// An expiryHeap says what ends next. If the end of an item moves later, next corrects its place when it meets it. The
+// stale end of an item that is gone, or now ends sooner, stays in the heap until next or add drops it.
 type expiryHeap []expiry
 
 type expiry struct {
@@ -32,8 +32,8 @@ func (h *expiryHeap) Pop() any {
 // staleSlack is how many stale ends an expiry heap may hold, however few items there are.
 const staleSlack = 1024
 
-// add notes that item id ends at a time. If the heap then holds too many stale ends for that many live items, it is
-// tidied. end returns when an item ends, or 0 if it is gone.
+// add notes that item id ends at the given time. If the heap then holds too many stale ends for that many live items,
+// add removes them. end returns when an item ends, or 0 if it is gone.
 func (h *expiryHeap) add(at int64, id uint32, live int, end func(id uint32) int64) {
 	if heap.Push(h, expiry{at, id}); len(*h) <= 2*live+staleSlack {
 		return
@@ -43,7 +43,7 @@ func (h *expiryHeap) add(at int64, id uint32, live int, end func(id uint32) int6
 		all[i].at = end(x.id)
 	}
 	slices.SortFunc(all, func(x, y expiry) int { return cmp.Or(cmp.Compare(x.at, y.at), cmp.Compare(x.id, y.id)) })
-	*h = slices.Compact(all) // what is sorted is a heap
+	*h = slices.Compact(all) // a sorted slice is a heap
 }
 
 // next returns the item that ends first, or 0.

@@ -141,7 +141,7 @@ func findingOf(r Record) Finding {
 	}
 }
 
-// StatusCounts is the status of an allow that nothing ends.
+// StatusCounts is the Status of an allow in force.
 const StatusCounts = "counts"
 
 func (q *query) judgeAllow(f *Finding, e *entry, x *claim) {
@@ -211,7 +211,7 @@ func (q *query) judgeBan(f *Finding, e *entry, x *claim) {
 	}
 }
 
-// waits says what the quorum of claim x still lacks if n origins ban the entry.
+// waits describes what the quorum of claim x still lacks if n origins ban the entry.
 func (t *Table) waits(n int, x *claim) string {
 	q := t.quorumOf(x)
 	text := fmt.Sprintf("waits for more origins: %d of %d", n, q.Origins)

@@ -147,7 +147,7 @@ func dump(t *Table, alike bool) string {
 		if r.Kind == KindUnallow {
 			b = &t.allows
 		}
-		if _, news, _ := t.wouldAdd(b, &r); news { // otherwise it waits only if it came before another that says as much
+		if _, news, _ := t.wouldAdd(b, &r); news { // without news, whether it waits depends on the order of arrival
 			say("%v %v %v %v %v until %d marks %v", r.Hold, r.Kind, r.Prefix, r.Origin.Short(), r.Version, millis(r.Until), r.Marks)
 		}
 	}

@@ -69,7 +69,7 @@ type heldList struct {
 	all   int            // the sum of room
 }
 
-// add adds i, which o said and which takes n of the room.
+// add adds op i of origin o, which takes n of the room.
 func (l *heldList) add(i heldID, o Origin, n int) {
 	if l.place == nil {
 		l.place, l.of, l.lifts, l.room = make(map[heldID]int), make(tally), make(tally), make(tally)
@@ -126,7 +126,7 @@ func (t *Table) rehold(b *recordSet, i uint32, r *Record) bool {
 type lifts struct {
 	all  arena[Record]
 	ids  map[cancelID]uint32
-	ends expiryHeap // may hold marks of removed lifts
+	ends expiryHeap // may hold ends of removed lifts
 	room int        // what they take, dropped ones included
 }
 
@@ -217,16 +217,16 @@ func (l *lifts) end(i uint32) int64 {
 // next returns the lift that ends first, or 0.
 func (l *lifts) next() (i uint32, at int64) { return l.ends.next(l.end) }
 
-// HeldFull reports whether there is no room to hold r: its origin has used its share, or takes as much room as is left.
-// So there is always room for one more origin.
+// HeldFull reports whether there is no room to hold r: with r its origin would take more than its share, or more than
+// the room that is left. So there is always room for one more origin.
 func (t *Table) HeldFull(r *Record) bool {
 	return t.held.room[r.Origin]+roomOf(r) > min(MaxHeldOf, MaxHeld-t.held.all)
 }
 
 // HeldBefore returns up to n of the bans, allows, unbans and unallows that wait for the operator. Begin with cursor 0
 // and continue with next until it is 0. To release some, merge them with HoldNone; to drop them, merge them with
-// HoldDropped. The table may change between calls: what waits all the time is returned at least once. What becomes held
-// meanwhile is not returned, so that a walk that decides comes to an end.
+// HoldDropped. The table may change between calls: what waits throughout is returned at least once. What becomes held
+// meanwhile is not returned, so that a caller that decides as it goes comes to an end.
 func (t *Table) HeldBefore(cursor, n int) (rs []Record, next int) {
 	ids := t.held.ids
 	if cursor == 0 || cursor > len(ids) {
@@ -246,8 +246,8 @@ func (t *Table) HeldBefore(cursor, n int) (rs []Record, next int) {
 	return rs, next
 }
 
-// Waiting returns how many ops wait for the operator. Counts().Held counts only entries that are held back for that
-// reason.
+// Waiting returns how many ops wait for the operator. Counts().Held counts only the entries that are not enforced
+// because of that.
 func (t *Table) Waiting() int { return len(t.held.ids) }
 
 // WaitingOf returns how many ops of o wait for the operator.
@@ -261,7 +261,7 @@ func (t *Table) LiftsWaiting() (n int) {
 	return n
 }
 
-// LiftsWaitingOf returns how many of those are from o.
+// LiftsWaitingOf returns how many ops of o that lift bans wait for the operator.
 func (t *Table) LiftsWaitingOf(o Origin) int { return t.held.lifts[o] }
 
 // RecordsOf returns how many bans, revokes and allows of o the table holds.

@@ -15,8 +15,8 @@ const maxOwnMark = 256
 // may change between two parts; what arrives meanwhile may not be lifted. Merge none of the ops before the Lifting has
 // ended.
 type Lifting struct {
-	// OneOfMany means that a ban which only this node says is revoked instead of marked. Peers take at most
-	// MaxCancelMarks marks; without them this node can lift as many bans as it may have.
+	// OneOfMany means that many liftings run in a row. If all that this one lifts is one ban of this node, that ban is
+	// revoked and not marked, because peers take any number of revokes but at most MaxCancelMarks marks.
 	OneOfMany bool
 
 	t        *Table
@@ -26,7 +26,7 @@ type Lifting struct {
 	shortest int // shortest prefix of an op that peers accept
 
 	own      []Op // revokes of this node's own bans
-	revoking bool // the revokes are used, so the marks leave this node out
+	revoking bool // the revokes are returned, so the marks leave this node out
 	groups   map[pkey]map[Origin]word
 	order    []pkey // of groups not returned yet, each with something to lift
 	listed   map[pkey]bool
@@ -85,8 +85,8 @@ func (l *Lifting) onlyOwn() bool {
 	return l.OneOfMany && len(l.own) == 1 && len(l.order) == 1 && len(l.groups[l.order[0]]) == 1
 }
 
-// look notes what is said about entry i. What another node has lifted alone is no reason for an op, but an op that there
-// is a reason for lifts it too: it stays lifted if that node is revoked.
+// look notes what is said about entry i. A record that another node alone has lifted is no reason for an op. But an op
+// that has another reason lifts that record too, so that it stays lifted if the other node is revoked.
 func (l *Lifting) look(now time.Time, b *recordSet, i uint32) {
 	t, e := l.t, b.entries.at(i)
 	for _, x := range b.of(e) {
@@ -94,8 +94,8 @@ func (l *Lifting) look(now time.Time, b *recordSet, i uint32) {
 		if x.until <= millis(now) || !inForce && !t.liftedByOther(b, e, x) {
 			continue
 		}
-		// Where an unban of another node is held for the operator, an own ban stays in force until this node lifts it
-		// too.
+		// An own ban counts even if another node lifted it: where that unban is held for the operator, the ban stays in
+		// force until this node lifts it too.
 		own := b == &t.bans && t.epochs.at(x.epoch).origin == t.self
 		if own {
 			l.own = append(l.own, Op{
@@ -140,7 +140,7 @@ func (l *Lifting) group(k pkey) pkey {
 	return k.widen(uint8(l.shortest))
 }
 
-// hear adds what claim x says.
+// hear adds what claim x says to words.
 func (t *Table) hear(words map[Origin]word, x *claim) {
 	s := t.epochs.at(x.epoch)
 	w, ok := words[s.origin]
@@ -217,14 +217,14 @@ func (t *Table) lifting(r *Record, maxOwn, maxOthers int) (own, others int) {
 		if count(b); flips && !t.sheltered(k) {
 			count(&t.bans)
 		}
-		if !alone { // what it will lift later is not counted, so its existence counts as one
+		if !alone { // what the op will lift later cannot be counted, so the op itself counts as one
 			others = max(others, 1)
 		}
 	}
 	return own, others
 }
 
-// saidBy reports whether no other origin than o says anything about entry i.
+// saidBy reports whether no origin but o says anything about entry i.
 func (t *Table) saidBy(b *recordSet, i uint32, o Origin) bool {
 	for _, x := range b.of(b.entries.at(i)) {
 		if (x.kind == KindBan || x.kind == KindAllow) && t.epochs.at(x.epoch).origin != o {

@@ -28,7 +28,7 @@ func (t *Table) Allows() []Record {
 	return out
 }
 
-// SetPolicy replaces the limits, for what comes from now on, and the quorums, by which it judges every entry anew. It
+// SetPolicy replaces the limits, which apply to new records, and the quorums, by which it judges every entry again. It
 // returns what changed.
 func (t *Table) SetPolicy(now time.Time, l Limits, q Quorum, by ...SourceQuorum) ([]Change, error) {
 	limits, err := l.normal()

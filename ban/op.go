@@ -39,7 +39,7 @@
 // Outside the table, making fail2ban let go of what is lifted costs, for all origins together,
 //
 //	lifts told to fail2ban      one call a second, of 500 addresses at most; 65,536 prefixes wait, more are left out
-//	                            and told
+//	                            and reported
 //	peers' questions about it   4 calls at once, one a second
 //
 // One Merge examines MaxTouch entries inside the unbans and allows of peers and as many inside this node's own,
@@ -139,7 +139,7 @@ type Mark struct {
 	Epoch, Seq uint64
 }
 
-// covers reports whether the op with version v of the mark's origin is under the mark.
+// covers reports whether the mark covers version v of its origin.
 func (m Mark) covers(v Version) bool {
 	return v.Epoch < m.Epoch || v.Epoch == m.Epoch && v.Seq <= m.Seq
 }
@@ -244,10 +244,10 @@ func unfit(r rune) bool {
 	return unicode.In(r, unicode.Cc, unicode.Zl, unicode.Zp, unicode.Bidi_Control)
 }
 
-// CleanText makes s fit for Op.Reason or Op.Source: it replaces what is not UTF-8 or could control a terminal by a
+// CleanText makes s fit for Op.Reason or Op.Source: it replaces what is not UTF-8 or could control a terminal with a
 // blank, trims blanks at both ends and cuts s to limit bytes.
 func CleanText(s string, limit int) string {
-	if len(s) > 4*limit { // nothing after this can survive the cut below
+	if len(s) > 4*limit { // bounds the work below
 		s = s[:4*limit]
 	}
 	s = strings.Map(func(r rune) rune {

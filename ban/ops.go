@@ -2,8 +2,8 @@ package ban
 
 // OwnOps returns what this node must publish, in this order, to say op. That is op alone, unless op is a ban or allow
 // that ends before what this node last said about the same prefix and ports. A node that hears of both after op has
-// ended would take the longer one to stand, so op follows an op that takes the longer one back. It does so even if
-// another node has lifted the longer one: if that node is revoked, its unban no longer counts.
+// ended would let the longer one stand, so OwnOps takes the longer one back first. It does so even if another node has
+// lifted the longer one: if that node is revoked, its unban no longer counts.
 func (t *Table) OwnOps(op Op) []Op {
 	if op.Kind != KindBan && op.Kind != KindAllow {
 		return []Op{op}
@@ -18,8 +18,8 @@ func (t *Table) OwnOps(op Op) []Op {
 
 // Amend returns what this node must publish after a record of its own that it had lost has come back. If what it said
 // last about the same prefix and ports ends before something that it said earlier, the earlier record would count again
-// on nodes that hear of both late. What took it back may be lost, so it is said again. Amend returns nil if nothing is
-// amiss.
+// on nodes that hear of both late. The op that took the earlier record back may be lost, so Amend says it again. It
+// returns nil if nothing is amiss.
 func (t *Table) Amend(r Record) []Op {
 	if r.Origin != t.self || r.Kind != KindBan && r.Kind != KindAllow {
 		return nil

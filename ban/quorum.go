@@ -15,15 +15,15 @@ import (
 const (
 	MaxQuorum  = 64 // Quorum.Origins
 	MaxSources = 64 // quorums by source
-	// maxSightings bounds the origins of one entry among which a window is sought to those whose bans last longest: the
-	// search is quadratic in it.
+	// maxSightings bounds the origins of one entry among which a window is sought, because the search takes quadratic
+	// time. Those whose bans last longest are kept.
 	maxSightings = 64
 )
 
-// Quorum is how many distinct origins must ban before it is enforced; zero Origins means 1. They must have seen the
-// attacker within Within of each other; zero Within requires only that all the bans live. An origin counts once. It has
-// seen the attacker from its first to its latest ban of the same prefix and ports that this node has heard, as long as
-// each ban arrived before the one before it ended. So a refresh never undoes a quorum.
+// Quorum is how many distinct origins must ban a prefix before the ban is enforced; zero Origins means 1. They must
+// have seen the attacker within Within of each other; zero Within requires only that all the bans are live. An origin
+// counts once. It has seen the attacker from its first to its latest ban of the same prefix and ports that this node
+// has heard, as long as each ban came before the previous one ended. So a refresh never undoes a quorum.
 type Quorum struct {
 	Origins int
 	Within  time.Duration
@@ -121,7 +121,7 @@ func (t *Table) agreed(b *recordSet, e *entry) int64 {
 // end, latest first.
 func reached(seen []sighting, q Quorum) int64 {
 	var until int64
-	for _, start := range seen { // a window can be moved later until it begins where a sighting ends
+	for _, start := range seen { // any window can be moved later until it begins where a sighting ends, so these are enough
 		end := int64(math.MaxInt64)
 		if q.Within != 0 {
 			end = start.last + q.Within.Milliseconds()

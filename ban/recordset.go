@@ -79,7 +79,7 @@ func (t *Table) setOf(k Kind) *recordSet {
 	return &t.bans
 }
 
-// of yields the claims of an entry. The one that it yields may be dropped.
+// of yields the claims of an entry. The caller may drop the one yielded.
 func (b *recordSet) of(e *entry) iter.Seq2[uint32, *claim] {
 	return func(yield func(uint32, *claim) bool) {
 		for i := e.claims; i != 0; {
@@ -260,7 +260,7 @@ func (b *recordSet) end(i uint32) int64 { return b.claims.at(i).until }
 // next returns the claim that ends first, or 0.
 func (b *recordSet) next() (i uint32, at int64) { return b.ends.next(b.end) }
 
-// note counts claim i for its origin, with its port elements, if by is +1, and no longer if it is -1.
+// note adds claim i, with its port elements, to the counts of its origin if by is +1, and removes it if by is -1.
 func (t *Table) note(b *recordSet, i uint32, by int) {
 	x := b.claims.at(i)
 	o := t.epochs.at(x.epoch).origin

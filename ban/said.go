@@ -60,8 +60,8 @@ func (t *Table) eachOf(b *recordSet, origin Origin, cursor uint32, n int, f func
 	return next
 }
 
-// Has reports whether merging r would change nothing but its hold, because its origin has already said r or something
-// later here.
+// Has reports whether merging r would change nothing but its hold, because the table has r or something later that its
+// origin said.
 func (t *Table) Has(r *Record) bool {
 	b := t.setOf(r.Kind)
 	if r.Kind == KindUnban || r.Kind == KindUnallow {

@@ -7,7 +7,7 @@ import (
 	"unsafe"
 )
 
-// There can be a million claims.
+// A claim must stay small, because there can be a million of them.
 func TestRecSize(t *testing.T) {
 	if n := unsafe.Sizeof(claim{}); n > 64 {
 		t.Errorf("a claim has %d bytes, want at most 64", n)

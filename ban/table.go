@@ -31,7 +31,8 @@ type Config struct {
 // the order or number of the merges. It is not safe for concurrent use.
 //
 // Merge, Expire, SetNever and SetPolicy first end what is due, up to MaxExpire records; a query sees the state that the
-// last of them left. What unbans, allows and the never-ban list change beyond MaxTouch entries is due at once too.
+// last of them left. What unbans, allows and the never-ban list change beyond MaxTouch entries is left to the next
+// calls, which are due at once.
 type Table struct {
 	self    Origin
 	limits  Limits
@@ -132,7 +133,7 @@ func (t *Table) merge(r *Record) {
 // now.
 func (t *Table) Expire(now time.Time) []Change { return t.expire(millis(now)) }
 
-// longAgo is when work that waits for no time is due.
+// longAgo is when work that need not wait is due.
 const longAgo = 1
 
 // Next returns when Expire next has something to do; false if nothing is left to end.
@@ -224,8 +225,8 @@ func (t *Table) bury(r Record) {
 	t.oldest = (t.oldest + 1) % maxEnded
 }
 
-// Ended returns the unbans and unallows that ended last, in no order. If the clock is set back, some may count again:
-// merge them before the bans that come back with them, because their frames may be gone everywhere.
+// Ended returns the unbans and unallows that ended last, in no order. If the clock is set back, some may count again.
+// Merge them before the bans that come back with them, because their frames may be gone everywhere.
 func (t *Table) Ended() []Record { return slices.Clone(t.ended) }
 
 // SetNever replaces the never-ban list, except for the built-in entries, and returns what changed. [Table.Exceptions]

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Of two frames with one number, some tables have merged the wrong one first. Once that is taken back and the rest is
-// merged again, they and their kernels ban what all others ban.
+// Some tables have merged the wrong one of two frames with one number. Once that is taken back and the rest is merged
+// again, they and their kernels ban what all others ban.
 func TestUnsayLeavesNoTrace(t *testing.T) {
 	t.Parallel()
 	prefixes := []string{"192.0.2.1/32", "192.0.2.2/32", "192.0.2.0/25", "192.0.2.0/24"}
@@ -61,7 +61,7 @@ func TestUnsayLeavesNoTrace(t *testing.T) {
 		for _, rs := range good {
 			note(got.Merge(tick(10), rs))
 		}
-		for at := 10; at < 210; at += 10 { // what lasts longer shows what comes to light again
+		for at := 10; at < 210; at += 10 { // as time passes, bans that were hidden come to light
 			want.Expire(tick(at))
 			note(got.Expire(tick(at)))
 			if a, b := enforcedOf(want), enforcedOf(got); !maps.Equal(a, b) || !maps.Equal(b, kernel) || want.states != got.states {

@@ -5,15 +5,15 @@ import "time"
 // maxWithdrawn bounds how many withdrawn origins are remembered.
 const maxWithdrawn = 1 << 16
 
-// Withdrawal says why an origin no longer counts.
+// Withdrawal says why the records of an origin no longer count.
 type Withdrawal struct {
 	Reason string    // in plain words: "revoked", "its certificate has ended"
 	At     time.Time // when that was decided
 }
 
-// Withdraw makes an origin no longer count. What the origin has said stays until it ends, for Why to show, but has no
-// effect. What it says later has none either, until Readmit. A call looks at n records or entries, at least 1, and
-// returns what changed. Begin with cursor 0 and continue with next until it is 0.
+// Withdraw voids an origin: what it has said stays until it ends, for Why to show, but has no effect. What it says
+// later has none either, until Readmit. A call looks at n records or entries, at least 1, and returns what changed.
+// Begin with cursor 0 and continue with next until it is 0.
 func (t *Table) Withdraw(origin Origin, w Withdrawal, cursor uint32, n int) (changes []Change, next uint32) {
 	if _, ok := t.withdrawn[origin]; !ok && len(t.withdrawn) < maxWithdrawn {
 		t.withdrawn[origin] = w
