@@ -14,9 +14,9 @@ import (
 // sets and rules, and the kernel frees the name when its process ends, for whatever reason.
 const claimName = "@meshban/firewall"
 
-// Claim makes this process the one whose bans this kernel drops, until release is called or the process ends. The error
-// matches ErrClaimed if another agent, run by root or by this user, already is. A socket of any other user claims
-// nothing, or else each local user could keep the firewall open; squatter then says whose it is.
+// Claim reserves this kernel's firewall for this process until release is called or the process ends. The error matches
+// ErrClaimed if another agent, run by root or by this user, has it. A socket of any other user is ignored, because
+// otherwise each local user could keep the firewall open; squatter then describes who holds it.
 func Claim() (release func() error, squatter string, err error) {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: claimName, Net: "unix"})
 	if err == nil {

@@ -15,7 +15,7 @@ import (
 // claimEnv is set in the test's other processes.
 const claimEnv = "FW_TEST_CLAIM"
 
-// A process claims the kernel of its network namespace; another process of root's is told which one has it, and may claim
+// A process claims the kernel of its network namespace. Another process of root is told which one has it, and may claim
 // it once that one has ended. A socket of another user claims nothing.
 func TestClaim(t *testing.T) {
 	switch {

@@ -20,7 +20,7 @@ type netUpdate struct {
 
 // cover turns prefixes of one address family, which may be nested, into segments that do not overlap, as interval sets
 // require. Where prefixes are nested the latest end counts, so that the kernel forgets each address at the right time
-// even if nobody tells it to.
+// even if no agent runs.
 type cover struct {
 	until  map[netip.Prefix]time.Time
 	sorted []netip.Prefix // by first address, the wider first
@@ -51,7 +51,7 @@ func lastAddr(p netip.Prefix) netip.Addr {
 	return netip.AddrFrom16(b)
 }
 
-// load adds a prefix while nothing is in the kernel yet; call all afterwards.
+// load adds a prefix before anything is in the kernel. Call all afterwards.
 func (c *cover) load(prefix netip.Prefix, until time.Time) {
 	if _, ok := c.until[prefix]; !ok {
 		c.sorted = append(c.sorted, prefix)

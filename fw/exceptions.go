@@ -18,13 +18,13 @@ const (
 type Exceptions struct {
 	Never []netip.Prefix // the never-ban list
 	Allow []netip.Prefix
-	// Networks are the networks this machine is in, the most important first. An entry that contains one leaves it out.
-	// The first MaxNetworks count. Backends get none of them.
+	// Networks are the networks this machine is in, the most important first; the first MaxNetworks count. Of an entry
+	// that contains one, only the rest is dropped. Backends see none of them.
 	Networks []netip.Prefix
 }
 
-// fit returns what the kernel is to hold: masked, sorted, with no prefix inside another of its list. over is what
-// exceeds the bounds.
+// fit returns what the kernel should hold: masked, sorted, with no prefix inside another of its list. over holds the
+// prefixes beyond the bounds.
 func (x Exceptions) fit() (in Exceptions, over prefixes) {
 	never, allow := outermost(x.Never), outermost(x.Allow)
 	cut := func(list []netip.Prefix, most int) prefixes {
@@ -121,7 +121,7 @@ func (ps prefixes) overlap(p netip.Prefix) (netip.Prefix, bool) {
 	if len(ps) == 0 {
 		return netip.Prefix{}, false
 	}
-	// Prefixes inside p are from i on; one that contains p is right before it.
+	// Prefixes inside p start at i; one that contains p stands right before it.
 	i, _ := slices.BinarySearchFunc(ps, p, netip.Prefix.Compare)
 	if i < len(ps) && ps[i].Overlaps(p) {
 		return ps[i], true

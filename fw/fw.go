@@ -30,7 +30,7 @@ const (
 	NameNone     = "none"
 )
 
-// MaxPortElements bounds an entry's ports times protocols: sets hold each as an element.
+// MaxPortElements bounds the ports of an entry, counted once for each protocol: sets hold each as an element.
 const MaxPortElements = 1024
 
 // Entry is one thing to drop: packets whose source lies in Prefix, and whose destination port is among Ports.
@@ -38,7 +38,7 @@ type Entry struct {
 	Prefix netip.Prefix // an address is a prefix of full length; never 4-in-6, never of length 0
 	Ports  []PortRange  // nil = every packet, of whatever protocol
 	Until  time.Time    // the end; an ended entry counts as removed
-	Own    bool         // this node's own: it overtakes what peers say, and its ports may use the reserved room
+	Own    bool         // this node's own: it overtakes bans of peers, and its ports may use the reserved room
 }
 
 // Update is a change of one entry. Adding an existing entry resets its end.
@@ -53,7 +53,7 @@ type State struct {
 	Len     int             // approximate number, to size sets
 	// Meanwhile yields entries that came since it, or Entries, was last read. A Replace that still sends elements after
 	// the end of Entries reads it after each slice of them, so that a fresh entry waits for at most one slice. nil =
-	// none come.
+	// there are none.
 	Meanwhile iter.Seq[Entry]
 }
 
@@ -62,16 +62,17 @@ type Backend interface {
 	// Name is the name that Open takes.
 	Name() string
 	Traits() Traits
-	// Replace makes the kernel hold exactly the entries. It creates what is missing and switches from old to new so
-	// that no packet of an address listed in both passes meanwhile, unless ctx has ended by then. SetExceptions may be
-	// called while it reads the entries.
+	// Replace makes the kernel hold exactly the entries. It creates what is missing. It switches from old to new so
+	// that no packet of an address listed in both passes meanwhile; if ctx has ended by then, it does not switch.
+	// SetExceptions may be called while it reads the entries.
 	Replace(ctx context.Context, now time.Time, state State) error
 	// Apply carries out a batch that holds each key at most once. A *PartialError says that some entries could not be
-	// enforced and all others are; after any other error it is unknown which are.
+	// enforced and all others are. After any other error it is unknown which are.
 	Apply(ctx context.Context, now time.Time, updates []Update) error
-	// SetExceptions makes x what is never dropped. Both lists are sorted and within their bounds, and no prefix of a
-	// list lies inside another. from is what the kernel holds, so that only the difference is sent; nil = unknown, both
-	// lists are rewritten. After an error each prefix in both from and x is still excepted; nothing else is certain.
+	// SetExceptions makes the kernel never drop what is in x. Both lists are sorted and within their bounds, and no
+	// prefix of a list lies inside another. from is what the kernel holds, so that only the difference is sent; nil =
+	// unknown, both lists are rewritten. After an error each prefix in both from and x is still excepted; nothing else
+	// is certain.
 	SetExceptions(ctx context.Context, x Exceptions, from *Exceptions) error
 	// Check says in plain words what of ours is missing, altered or out of place. It only reads, costs a few
 	// milliseconds at most, and does not look into the sets.
@@ -84,13 +85,14 @@ type Backend interface {
 type Traits struct {
 	LetsThrough string        // which packets it cannot drop on this machine, and why; "" = none
 	Unsavable   bool          // `nft list ruleset` prints its rules in a form that cannot be loaded again
-	MaxTimeout  time.Duration // the longest time after which the kernel ends an entry; 0 = any. A later end is cut and must be renewed
+	MaxTimeout  time.Duration // the longest timeout that the kernel can hold; 0 = no limit. A longer one is cut, and renewed later
 	Quick       bool          // Apply takes a few updates in one exchange over netlink
 	// DuringLoad: Apply also works while Replace reads the entries, on the sets that are still in force. A load of a million
 	// entries then does not hold up a fresh one.
 	DuringLoad bool
-	// Slice is how many updates of a bulk are worth a separate Apply, so that a fresh update waits for at most one. For
-	// other backends, with 0, each Apply is a process, or a transaction whose cost depends on everything they hold.
+	// Slice is how many updates of a bulk are worth a separate Apply, so that a fresh update waits for at most one. 0
+	// means that slices do not pay: each Apply starts a process, or a transaction whose cost depends on all that the
+	// sets hold.
 	Slice int
 }
 
@@ -157,8 +159,8 @@ var (
 	ErrClaimed = errors.New("another agent enforces bans in this kernel")
 )
 
-// PartialError says that a batch or load is enforced except for some entries, or that it all is but something else went
-// wrong.
+// PartialError says that a batch or load is enforced except for some entries or, if Left is 0, that all of it is
+// enforced but something else went wrong.
 type PartialError struct {
 	Left    int       // entries not enforced
 	Why     string    // in plain words
@@ -193,7 +195,7 @@ func refusedError(refused []Refusal) error {
 	return &PartialError{Left: len(refused), Why: refused[0].Why, Refused: refused}
 }
 
-// notRemoved returns the error that what another backend left is still there.
+// notRemoved returns the error for leftovers of another backend that could not be removed.
 func notRemoved(refused []Refusal, err error) error {
 	return &PartialError{Left: len(refused), Why: "what another backend left could not be removed, and may drop what was lifted: " + err.Error() +
 		"; remove the rules of others that use it, then restart the agent", Refused: refused}

@@ -59,8 +59,8 @@ func (c *nfSocket) execute(subsystem, cmd uint16, flags netlink.HeaderFlags, dat
 	return answers, err
 }
 
-// allSucceed sends requests that the kernel answers only if they fail, and reports whether it took all of them. It costs
-// one question and one answer; which of them failed has to be asked one by one.
+// allSucceed sends requests that the kernel answers only if they fail, and reports whether all of them succeeded. It
+// costs one round trip. If it returns false, ask one by one which of them failed.
 func (c *nfSocket) allSucceed(subsystem uint16, requests []netlink.Message) (bool, error) {
 	if err := c.open(); err != nil || len(requests) == 0 {
 		return err == nil, err
@@ -165,7 +165,7 @@ func (c *ipsetConn) has(set string, e element) (bool, error) {
 	m := newMessage(c.buf, set)
 	m.element(e)
 	_, err := c.do(cmdTest, netlink.Acknowledge, m)
-	if errors.Is(err, errIPSetExist) { // the kernel's answer if it is not there
+	if errors.Is(err, errIPSetExist) { // the kernel's answer if the element is not there
 		return false, nil
 	}
 	return err == nil, ipsetError("test", set, err)
@@ -197,8 +197,8 @@ func (c *ipsetConn) add(set string, elements []element) (left []element, err err
 	for some := range slices.Chunk(elements, maxElements) {
 		switch err := c.change(cmdAdd, "add to", set, some); {
 		case errors.Is(err, errSetFull) && len(some) > 1:
-			// The kernel does not say which. It has taken those before the first that it refused; elements already
-			// there it takes even if the set is full.
+			// The kernel does not say which were refused. It has taken those before the first refused one. Elements
+			// already there are taken even if the set is full.
 			for i := range some {
 				one, err := c.add(set, some[i:i+1])
 				if err != nil {

@@ -79,7 +79,7 @@ type ipset struct {
 	xt         *xtables
 	opts       Options
 	ports      *portBans
-	batch      [2][kinds]setChange // of the Apply under way; kept for its memory
+	batch      [2][kinds]setChange // of the Apply under way; kept to reuse its memory
 	placed     bool                // the sets of exceptions hold exactly those below
 	exceptions Exceptions          // the last that were set
 	loaded     bool                // a load has put sentinels into all sets
@@ -231,7 +231,7 @@ func (b *ipset) Apply(ctx context.Context, now time.Time, updates []Update) erro
 	return refusedError(refused)
 }
 
-// refusals returns the entries with an element for which there was no room.
+// refusals returns the entries of elements for which there was no room.
 func refusals(ports *portBans, kind int, left []element) (refused []Refusal) {
 	for _, e := range left {
 		if kind == kindPort {
@@ -369,7 +369,7 @@ func (b *ipset) checkRules(ctx context.Context) ([]string, error) {
 	return b.xt.check(ctx, b.rules)
 }
 
-// marksAll reports whether nf_tables holds the rules. Of a legacy table the mark shows only its size.
+// marksAll reports whether nf_tables holds the rules. The mark of a legacy table shows only its size.
 func (b *ipset) marksAll() bool { return b.inNFT() }
 
 // teardownSets destroys every set of ours. A set with one of our names but another type stays if it is in use.
@@ -395,7 +395,7 @@ func teardownSets(ctx context.Context, conn *ipsetConn) (removed []string, err e
 	return removed, nil
 }
 
-// whileBusy retries f while a set is in use for a moment: by rules that are being freed, or by a listing.
+// whileBusy retries f while a set is in use for a moment, by rules that are being freed or by a listing.
 func whileBusy(ctx context.Context, f func() error) error {
 	for try := 0; ; try++ {
 		err := f()

@@ -62,7 +62,7 @@ func (l *ipsetLoad) flush(i, kind int) error {
 	return err
 }
 
-// entries loads the entries, after the sentinels, which must find room.
+// entries loads the sentinels first, so that there is room for them, and then the entries.
 func (l *ipsetLoad) entries(ctx context.Context, state State) error {
 	for i := range l.b.xt.families {
 		for kind := range entryKinds {
@@ -150,11 +150,11 @@ func (l *ipsetLoad) drop() {
 	}
 }
 
-// bucketsFor returns the initial number of hash buckets, 8 bytes each, of a set for n entries of both families. A set grows
-// when one bucket has twelve entries, which happens at about three per bucket on average; it then holds the lock of all sets
-// of the machine for 50 ms at 200,000 entries and 200 ms at 700,000, and no fresh ban gets in. So 4 MB of kernel memory
-// spare a million IPv4 bans that, half a megabyte spares 200,000 IPv6 bans, and 1 MB a family the 262,144 elements that one
-// origin may have for ports.
+// bucketsFor returns the initial number of hash buckets, 8 bytes each, of a set for n entries of both families. A set
+// grows when one bucket has twelve entries, which happens at about three per bucket on average. Growing holds the lock
+// of all sets of the machine, for 50 ms at 200,000 entries and 200 ms at 700,000, and no fresh ban gets in. The initial
+// size avoids that: 4 MB of kernel memory suffice for a million IPv4 bans, half a megabyte for 200,000 IPv6 bans, and 1
+// MB a family for the 262,144 port elements that one origin may have.
 func bucketsFor(spec setSpec, kind, n int) uint32 {
 	const most, perBucket, forPorts = 1 << 20, 2, 1 << 17
 	switch kind {
@@ -179,7 +179,7 @@ func (b *ipset) Replace(ctx context.Context, now time.Time, state State) error {
 	if err != nil {
 		return err
 	}
-	// First, so that what an earlier run left in the sets is dropped while the new ones are filled.
+	// The rules come first, so that what an earlier run left in the sets is dropped while the new ones are filled.
 	if err := b.xt.ensure(ctx, b.rules); err != nil {
 		return err
 	}
@@ -195,7 +195,7 @@ func (b *ipset) Replace(ctx context.Context, now time.Time, state State) error {
 	if err := cmp.Or(load.entries(ctx, state), ctx.Err()); err != nil {
 		return err
 	}
-	if made > 0 { // sets of exceptions may be among those
+	if made > 0 { // sets of exceptions may be among the new ones
 		if err := b.SetExceptions(ctx, b.exceptions, nil); err != nil {
 			return err
 		}

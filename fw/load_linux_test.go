@@ -55,7 +55,7 @@ func TestFreshEntriesPassALoad(t *testing.T) {
 		name  string
 		list  []netip.Prefix
 		ports []PortRange
-		after int // the fresh ones come after so many of the list
+		after int // after how many entries of the list the fresh ones come
 		rest  int // elements that are sent after them
 	}{
 		{"ok: ports", numbered(10, 60), []PortRange{{ProtoTCP, 1, 1000}}, 60, 60_000},
@@ -154,7 +154,7 @@ func TestPortsThatComeDuringALoad(t *testing.T) {
 			}
 		}
 		want := map[string]int{
-			NameIPSet:    2*2000 + 6, // with sentinels; all were sent again, because an element sent before may have changed
+			NameIPSet:    2*2000 + 6, // with sentinels; all are sent twice, because an element sent before may have changed
 			NameNFTables: 2000 + 4 + 8,
 		}[b.Name()]
 		if n.adds != want {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// For an nf_tables set with more than 4,096 elements, it used to be noticed only that the set was emptied.
+// Of an nf_tables set with more than 4,096 elements, the agent used to notice only that it was emptied.
 func TestLargeSetsAreCounted(t *testing.T) {
 	if !inside(t) {
 		return
@@ -80,7 +80,7 @@ func TestLargeSetsAreCounted(t *testing.T) {
 	}
 }
 
-// Where the kernel tells no count, before Linux 6.16, half of a large set could be gone unnoticed.
+// Before Linux 6.16 the kernel tells no count, and half of a large set could be gone unnoticed.
 func TestLargeSetsAreSampled(t *testing.T) {
 	if !inside(t) {
 		return

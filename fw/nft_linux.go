@@ -20,7 +20,7 @@ type nft struct {
 	opts       Options
 	generation string // of the sets in use
 	refreshes  bool   // the kernel resets the timeout of an element that is added again: Linux 6.12
-	counts     bool   // the kernel tells how many elements a set holds: Linux 6.16
+	counts     bool   // the kernel says how many elements a set holds: Linux 6.16
 	broken     bool   // a load failed; the table may hold something we cannot change
 	cleaned    bool   // whatever another backend left has been removed
 	shape      nftShape
@@ -33,8 +33,8 @@ type nft struct {
 	removed    removals
 }
 
-// nftShape is the source of what the interval sets hold, because the kernel cannot resolve overlaps by itself. [v4,
-// v6].
+// nftShape holds the prefixes behind the interval sets, because the kernel cannot resolve overlaps by itself. Its
+// arrays are [v4, v6].
 type nftShape struct {
 	ports    *portBans
 	nets     [2]*cover
@@ -198,7 +198,7 @@ func (c *nftChange) port(portNets map[portKey][]netUpdate, now time.Time, prefix
 	}
 }
 
-// intervals has a cover work out which segments go and come.
+// intervals adds the segments that updates of a cover remove and add.
 func (c *nftChange) intervals(kind int, now time.Time, cov *cover, updates []netUpdate, k portKey) {
 	del, add := cov.apply(now, updates)
 	// The kernel may have forgotten a segment; take adds it again first, and needs some timeout for that.

@@ -12,8 +12,8 @@ import (
 	"github.com/google/nftables"
 )
 
-// nftLoad fills the sets of a generation that no rule looks up yet, over a connection of its own: changes by Apply to
-// the sets in use are not part of its transactions.
+// nftLoad fills the sets of a generation that no rule looks up yet. It has a connection of its own, so that its
+// transactions do not include what Apply changes in the sets in use.
 type nftLoad struct {
 	b          *nft
 	conn       *nftConn
@@ -35,7 +35,7 @@ func newNFTLoad(b *nft, conn *nftConn, now time.Time, generation string) *nftLoa
 // Replace fills the other generation's sets, then switches the rules to them and deletes the former sets in one step.
 func (b *nft) Replace(ctx context.Context, now time.Time, state State) error {
 	if b.broken {
-		// A gap is better than failing for ever: somebody altered the table in a way that we cannot repair.
+		// Somebody altered the table in a way that we cannot repair. A gap is better than failing for ever.
 		b.opts.Logger.Warn("recreating the nftables table, which leaves a gap")
 		if _, err := b.deleteTable(); err != nil {
 			return err
@@ -53,7 +53,7 @@ func (b *nft) Replace(ctx context.Context, now time.Time, state State) error {
 		b.generation = g
 	}
 	if b.setsThere(found) && len(found.problems(b.generation, b.opts.Outbound)) > 0 {
-		// The rules first, so that what the old sets still hold is dropped while the new ones are filled.
+		// The rules come first, so that what the old sets still hold is dropped while the new ones are filled.
 		b.queueTable(found, b.generation)
 		if err := b.flush("mend the rules"); err != nil {
 			b.broken = true

@@ -45,8 +45,8 @@ func nftRuleset(generation string, outbound Outbound) map[string][][]expr.Any {
 			}
 			rule := append(ofFamily(v6), &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length})
 			if kind == kindPort || kind == kindPortNet {
-				// The 4-byte registers after the address; the kernel names one that starts a 16-byte register by the
-				// latter.
+				// The 4-byte registers after the address. The kernel reports one that starts a 16-byte register under
+				// the number of the latter.
 				proto, port := uint32(unix.NFT_REG32_01), uint32(unix.NFT_REG32_02)
 				if v6 {
 					proto, port = unix.NFT_REG_2, unix.NFT_REG32_05

@@ -47,7 +47,7 @@ func Open(ctx context.Context, names []string, opts Options) (Backend, []Attempt
 			if note != "" {
 				opts.Logger.Warn("the firewall works only in part", "backend", name, "note", note)
 			}
-			// What the skipped backend has in the kernel goes with the first load of this one.
+			// The first load of this backend removes what the skipped one has in the kernel.
 			return backend, append(attempts, Attempt{Name: name, Note: note}), closeIf(half)
 		}
 		if err == nil {

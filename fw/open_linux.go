@@ -18,7 +18,7 @@ var openers = map[string]opener{
 	NameIPTables: openIPTables,
 }
 
-// keep names what a clean-up must leave alone because the backend in use needs it. The zero keep leaves nothing alone.
+// keep names what a clean-up must leave alone because the backend in use needs it. The zero keep spares nothing.
 type keep struct {
 	backend string
 	xt      *xtables // whose rules stay
@@ -143,8 +143,8 @@ func cleanupRules(ctx context.Context, opts Options, k keep, nft, v6 bool) (remo
 	return removed, nil
 }
 
-// findVariant finds a command of the wanted variant. Without one, no rules of ours can be in it, unless their command
-// was removed since.
+// findVariant finds a command of the wanted variant, or returns nil. Without a command the variant holds no rules of
+// ours, unless the command was removed after it wrote some.
 func findVariant(ctx context.Context, opts Options, nft, v6 bool) (*xtFamily, error) {
 	named := "iptables-legacy"
 	if nft {

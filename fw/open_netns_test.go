@@ -29,7 +29,7 @@ func everything(t *testing.T) string {
 	return regexp.MustCompile(`\[\d+:\d+\]|counter packets \d+ bytes \d+`).ReplaceAllString(out, "")
 }
 
-// foreign is rules and sets of other programs, in every place where we have some too.
+// foreign holds rules and sets of other programs, in every place where we have some too.
 const foreign = `
 nft -f - <<END
 table inet filter {

@@ -39,8 +39,8 @@ type portBan struct {
 	gone   bool // removed; the kernel may not have been told yet
 }
 
-// portBans knows all entries with ports. The kernel holds one element per prefix, protocol and port, and two entries
-// may share elements: an element lives as long as any entry that has it.
+// portBans holds all entries with ports. The kernel holds one element per prefix, protocol and port. Several entries
+// may share an element; it lives as long as any of them.
 type portBans struct {
 	bans    map[netip.Prefix][]portBan
 	size    int            // elements of all bans that are not gone, shared ones counted twice
@@ -74,7 +74,7 @@ func elementsOf(ranges []PortRange) (n int) {
 	return n
 }
 
-// keep records an entry, replacing the one with its key. It reports false if there is no room, or the entry has too
+// keep records an entry, replacing the one with its key. It returns false if there is no room or if the entry has too
 // many elements.
 func (b *portBans) keep(e Entry) bool {
 	n, room := elementsOf(e.Ports), maxPortElements
@@ -119,7 +119,7 @@ func (b *portBans) remove(prefix netip.Prefix, f func(portBan) bool) (known bool
 	return known
 }
 
-// settle forgets gone bans: the kernel has taken the changes.
+// settle forgets gone bans, once the kernel has taken the changes.
 func (b *portBans) settle() {
 	for _, prefix := range b.leaving {
 		bans := slices.DeleteFunc(b.bans[prefix], func(o portBan) bool { return o.gone })
@@ -133,8 +133,8 @@ func (b *portBans) settle() {
 }
 
 // changes records the updates of a batch that have ports, and then calls f once for each of their elements: added until
-// a time, or removed if the time is zero. An addition that is not kept, or a removal of an unknown entry, has none. The
-// batch may be tried again until settle is called. It returns the entries without room.
+// a time, or removed if the time is zero. An addition that is not kept, or a removal of an unknown entry, has no
+// elements. The batch may be tried again until settle is called. changes returns the entries without room.
 func (b *portBans) changes(now time.Time, updates []Update, f func(netip.Prefix, portElement)) (refused []Refusal) {
 	touched := map[netip.Prefix][]PortRange{}
 	for _, u := range updates {

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// A set that grew for the port lists of one origin used to hold the lock of all sets, and so up every ban, for 40 ms.
+// A set that grew for the port lists of one origin used to hold the lock of all sets for 40 ms, and no ban got in.
 func TestSetsForPortsDoNotGrow(t *testing.T) {
 	if !inside(t) {
 		return

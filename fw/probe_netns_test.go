@@ -140,7 +140,8 @@ func (r *rig) udpReaches(src string, port uint16) bool {
 const (
 	// tcpTimeout is how long a connection may be silent until it counts as cut; an answer takes less than 1 ms.
 	tcpTimeout = 300 * time.Millisecond
-	// dialTries is how many attempts in a row must be unanswered to count as dropped: during one, the machine may stand still.
+	// dialTries is how many attempts in a row must be unanswered to count as dropped, because the machine may stand
+	// still during one.
 	dialTries = 3
 )
 

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Rules saved while the agent ran name its sets. At the next boot they are loaded before the agent starts and makes the
-// sets again, so none of the administrator's rules used to be loaded.
+// Rules that are saved while the agent runs name its sets. At the next boot they are loaded before the agent makes the
+// sets again, so the load used to fail and none of the administrator's rules were in force.
 func TestSavedRulesLoadBeforeTheAgentStarts(t *testing.T) {
 	eachVariant(t, func(t *testing.T, r *rig, v variant) {
 		if v.backend != NameIPSet {

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// A ban that contains a network that this machine is in would cut it off from its neighbours. So in place of such an
-// entry every backend gets its parts: the prefixes around the network. An entry inside the network goes to the kernel
-// unchanged.
+// A ban that contains a network that this machine is in would cut the machine off from its neighbours. So in place of
+// such an entry every backend gets its parts: the prefixes around the network. An entry inside the network goes to the
+// kernel unchanged.
 
 // Bounds on splitting.
 const (
@@ -104,7 +104,7 @@ func (s *split) concerns(p netip.Prefix) bool {
 	return len(s.networks) > 0 && !p.IsSingleIP() && s.around[p.Masked()]
 }
 
-// surplus returns by how much the kernel's entries outnumber those that they stand for.
+// surplus returns how many more entries the kernel holds than there are entries that they stand for.
 func (s *split) surplus() int { return len(s.parts) - len(s.wide) }
 
 // note records an update of an entry that concerns s. It reports false if there is no room for the parts.
@@ -158,7 +158,7 @@ func (s *split) changed() (updates []Update) {
 		}
 		for p := key.Prefix; p.Bits() > 1; {
 			if p = wider(p); len(s.networks.inside(p)) > 0 && s.networks.inside(p)[0] == p {
-				break // what contains this network leaves it out
+				break // entries that contain this network leave it out
 			}
 			if e, ok := s.wide[Key{p, key.Ports}]; ok {
 				take(e)

@@ -55,8 +55,8 @@ func leaves(ns []netip.Prefix, p netip.Prefix, a netip.Addr) bool {
 	return false
 }
 
-// Whatever is banned, lifted and loaded, and wherever this machine moves, the kernel drops each address until the latest
-// end of the bans around it, except those that contain a network that the address is in.
+// Whatever is banned, lifted and loaded, and wherever this machine moves, the kernel drops each address until the
+// latest end of the bans around it. Bans that contain a network that the address is in do not count.
 func TestBansLeaveOutOwnNetworks(t *testing.T) {
 	for seed := range uint64(20) {
 		withSyncer(t, guarded, func(b *bench) {
@@ -207,7 +207,8 @@ func TestPartsWithoutRoom(t *testing.T) {
 	})
 }
 
-// A withheld ban used to take the last one of its batch with it, which was called refused although the kernel held it.
+// When a ban of a batch was withheld, the last ban of the batch used to be reported as refused although the kernel held
+// it.
 func TestWhatIsWithheldIsNotTheNext(t *testing.T) {
 	withSyncer(t, nil, func(b *bench) {
 		b.mu.Lock()

@@ -99,19 +99,19 @@ type Status struct {
 }
 
 // Syncer makes the kernel agree with what is banned. Submit, ExceptionsChanged and Status never block and may be called
-// from any goroutine; Run does the work.
+// from any goroutine. Run does the work, except for what a caller of Flush or Replace does.
 type Syncer struct {
 	cfg    SyncerConfig
 	traits Traits
 
-	// wake holds at most one wake-up: Submit, ExceptionsChanged and Replace send, Run receives, nobody closes it. If it
-	// is full, Run is about to look anyway.
+	// wake holds at most one wake-up. Run receives; all others only send, without blocking; nobody closes it. If it is
+	// full, Run is about to look anyway.
 	wake chan struct{}
-	// owner holds one token, which allows its holder to use the backend and work: Run for each step, Replace for its
-	// duration.
+	// owner holds one token, which allows its holder to use the backend and work: Run for each step, Flush for a few
+	// updates, Replace for its duration.
 	owner chan struct{}
 	work  work
-	// unplaced is the exceptions that the kernel does not hold; nil = it holds all.
+	// unplaced holds the exceptions that the kernel lacks; nil = none.
 	unplaced atomic.Pointer[prefixes]
 	// books guards work.held, work.refused and work.split for readers without the token.
 	books sync.RWMutex
@@ -153,9 +153,10 @@ func NewSyncer(cfg SyncerConfig) (*Syncer, error) {
 
 // Submit queues updates for the kernel and returns at once; their Ports must not be modified afterwards. If done is not
 // nil it is called exactly once: with the time at which all the updates were in the kernel (UTC, with a monotonic
-// reading), or with the error for which they were given up; a *PartialError may be about another update of the same
-// batch. The call comes from Run, from a Flush, or from a Replace, with no lock held, and may not call Replace. Submit
-// returns ErrWaiting or ErrStopped if done will not be called, because MaxWaiting wait or Run has ended.
+// reading), or with the error for which they were given up. A *PartialError may be about another update of the same
+// batch. Run, Flush or Replace calls done, with no lock held; done must not call Replace. Two errors mean that done
+// will not be called: ErrWaiting if MaxWaiting callbacks wait already (the updates are queued all the same), and
+// ErrStopped if Run has ended.
 func (s *Syncer) Submit(updates []Update, done func(at time.Time, err error)) error {
 	err := s.Queue(updates, done)
 	if !errors.Is(err, ErrStopped) {
@@ -281,7 +282,7 @@ func (s *Syncer) release() {
 	}
 }
 
-// take empties the inbox, because a load covers all of it, and returns the waiting callbacks.
+// take empties the inbox, because a load covers everything in it, and returns the waiting callbacks.
 func (s *Syncer) take() []done {
 	s.mu.Lock()
 	defer s.mu.Unlock()

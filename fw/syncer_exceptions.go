@@ -10,16 +10,16 @@ import (
 	"time"
 )
 
-// An entry that contains an exception is enforced only while the kernel holds the exception: an error with exceptions
-// lets packets through. So exceptions come before entries, and an entry that overlaps an exception that could not be
-// placed is withheld until the exception is placed and a full load follows.
+// An entry that contains an exception is enforced only while the kernel holds the exception: if exceptions fail,
+// packets pass. So exceptions come before entries, and an entry that overlaps an exception that could not be placed is
+// withheld until the exception is placed and a full load follows.
 
 // bringBackEvery is the shortest interval between two full loads that bring back withheld entries, or follow changed
 // networks.
 const bringBackEvery = 5 * time.Second
 
-// ExceptionsChanged says that [SyncerConfig].Exceptions now returns something else. It returns at once. The kernel has
-// the new exceptions before any entry that is submitted afterwards.
+// ExceptionsChanged tells the Syncer that [SyncerConfig].Exceptions now returns something else. It returns at once. The
+// kernel has the new exceptions before any entry that is submitted afterwards.
 func (s *Syncer) ExceptionsChanged() {
 	s.mu.Lock()
 	s.inbox.exceptions = true
@@ -27,8 +27,8 @@ func (s *Syncer) ExceptionsChanged() {
 	s.poke()
 }
 
-// Withheld reports whether an entry of this prefix is not enforced because the kernel does not hold an exception inside
-// or around it, or did not until a moment ago, and which one.
+// Withheld reports whether an entry of this prefix is not enforced because the kernel lacks an exception inside or
+// around it, or lacked it until a moment ago. It returns that exception.
 func (s *Syncer) Withheld(p netip.Prefix) (exception netip.Prefix, ok bool) {
 	if unplaced := s.unplaced.Load(); unplaced != nil {
 		return unplaced.overlap(p.Masked())
@@ -73,7 +73,7 @@ func (s *Syncer) except(ctx context.Context, anew bool) error {
 	if err == nil {
 		x.placed, x.known, x.failed, x.retryAt, x.why = want, true, 0, time.Time{}, ""
 	} else {
-		// Either list may be in force, so only what is in both is certainly held.
+		// The old or the new list may be in force, so only what is in both is certainly held.
 		var not prefixes
 		x.placed, not = want.within(x.placed)
 		x.known = false
@@ -101,7 +101,7 @@ func (s *Syncer) exceptWhenDue(ctx context.Context, changed bool) {
 	}
 }
 
-// splitAnew schedules a full load if the networks that the kernel's entries leave out are no longer this machine's.
+// splitAnew schedules a full load if this machine's networks are no longer those that the kernel's entries leave out.
 func (w *work) splitAnew() {
 	if slices.Equal(w.networks, w.split.networks) {
 		return

@@ -9,8 +9,8 @@ import (
 const maxInline = 64
 
 // Flush carries out what Queue left. It does a few updates in the caller, which saves the switch to another goroutine
-// (7 % of the time from a line to ten kernels), and likewise one frame of a bulk, so that a bulk keeps one thread busy
-// at a time and not two. Run does the rest, and what does not succeed at once. The caller must not hold a lock that a
+// (7 % of the time from a line to ten kernels). It does the same with one frame of a bulk, so that a bulk keeps one
+// thread busy and not two. Run does the rest, and what does not succeed at once. The caller must not hold a lock that a
 // done or a Snapshot takes.
 func (s *Syncer) Flush() {
 	if !s.inline() {
@@ -49,7 +49,7 @@ func (s *Syncer) inline() bool {
 	return all && !s.work.next().Before(before)
 }
 
-// takeFew takes what the caller of Flush should do from the inbox, and reports whether that is everything.
+// takeFew takes from the inbox what the caller of Flush should do, and reports whether that is everything.
 func (s *Syncer) takeFew() (updates []Update, waiting []done, all bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// promptly makes a fake take a few updates at once, broadly many.
+// promptly makes a fake to which callers of Flush carry a few updates, broadly one to which they carry many.
 var promptly, broadly = with(Traits{Quick: true}), with(Traits{Quick: true, Slice: 4 * maxInline})
 
 // queue queues updates and returns the answer, which is filled in once there is one.

@@ -19,7 +19,7 @@ type load struct {
 	start  time.Time
 	void   func() // ends the load's context
 	held   tracker
-	kept   tracker   // withheld, because they overlap an exception that the kernel does not hold
+	kept   tracker   // withheld: they overlap an exception that the kernel does not hold
 	last   time.Time // the latest end
 	replay []Update  // already carried to the old sets, yet to be carried to the new ones
 	stuck  bool      // the old sets take nothing
@@ -40,7 +40,7 @@ func (l *load) through(ctx context.Context, entries iter.Seq[Entry], yield func(
 	if l.ended = true; !l.parts(yield) {
 		return
 	}
-	l.except(ctx) // so that no entry comes without its exceptions in force
+	l.except(ctx) // so that no entry is in force without its exceptions
 }
 
 // pass yields an entry, or keeps it for parts.
@@ -105,8 +105,8 @@ func (l *load) between(ctx context.Context, yield func(Entry) bool) bool {
 	return true
 }
 
-// except carries changed exceptions to the kernel. If one cannot be placed there the load is void: entries that contain
-// it may already have been yielded.
+// except carries changed exceptions to the kernel. If one cannot be placed, the load is void, because entries that
+// contain it may already have been yielded.
 func (l *load) except(ctx context.Context) {
 	s := l.s
 	s.mu.Lock()

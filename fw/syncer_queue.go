@@ -79,8 +79,8 @@ func (q *queue) has(updates []Update) bool {
 	})
 }
 
-// take takes submissions until they have n updates or more, or maxSliceElements elements; to keep within those it
-// splits a submission.
+// take takes submissions until they have n updates or more, or maxSliceElements elements. It splits a submission that
+// exceeds the elements.
 func (q *queue) take(n int) (updates []Update, waiting []done) {
 	i, room := 0, maxSliceElements
 	for i < len(q.list) && (i == 0 || len(updates) < n) {
@@ -139,7 +139,8 @@ func (in *inbox) passes(updates []Update) bool {
 	return in.fresh.updates+len(updates) <= most && !in.bulk.has(updates)
 }
 
-// some takes what is fresh, and then from the bulk until there are n updates or more; what take cuts off stays.
+// some takes all that is fresh, and then from the bulk until there are n updates or more. What a take cuts off stays
+// queued.
 func (in *inbox) some(n int) (updates []Update, waiting []done) {
 	updates, waiting = in.fresh.take(MaxQueued)
 	if len(updates) < n && len(in.fresh.list) == 0 {

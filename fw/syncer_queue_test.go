@@ -52,7 +52,7 @@ func TestFreshUpdatesPassABulk(t *testing.T) {
 	})
 }
 
-// However updates are queued, taken and put back, none is lost or passes another one of its key, and each done is called
+// However updates are queued, taken and put back, none is lost or overtakes another of its key, and each done is called
 // once, after its own updates.
 func TestQueueKeepsTheOrderOfAKey(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

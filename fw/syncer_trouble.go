@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// told keeps what a *PartialError says beyond which entries were refused.
+// told keeps what a *PartialError says besides naming refused entries.
 func (s *Syncer) told(err error) {
 	var partial *PartialError
 	if errors.As(err, &partial) && (len(partial.Refused) == 0 || partial.Why != partial.Refused[0].Why) {

@@ -76,7 +76,7 @@ func (w *work) owe(at time.Time) {
 	}
 }
 
-// wait adds callbacks to those that wait, up to the bound.
+// wait adds callbacks to the waiting ones, up to the bound.
 func (w *work) wait(s *Syncer, more []done) {
 	room := max(0, MaxWaiting-len(w.waiting))
 	if len(more) > room {
@@ -147,7 +147,7 @@ func (s *Syncer) step(ctx context.Context) {
 		s.check(ctx)
 	}
 	if now = time.Now(); !w.glanceAt.IsZero() && !now.Before(w.glanceAt) {
-		// On the clock's beat, as all that the agent does each second: it wakes an idle processor once.
+		// On the clock's beat, like everything that the agent does each second, so that an idle processor wakes once.
 		w.glanceAt = now.Add(now.Truncate(s.cfg.GlanceEvery).Add(s.cfg.GlanceEvery).Sub(now))
 		s.glance(ctx)
 	}
@@ -296,7 +296,7 @@ func (s *Syncer) check(ctx context.Context) {
 	w := &s.work
 	mark := ""
 	if g, ok := s.cfg.Backend.(glancer); ok {
-		_, mark, _ = g.glance(ctx) // before the look, so that a change during it is noticed as one
+		_, mark, _ = g.glance(ctx) // taken first, so that a change during the look is noticed later
 	}
 	problems, err := s.look(ctx, mark != "" && mark == w.mark)
 	if err == nil && len(problems) == 0 {
@@ -320,8 +320,9 @@ func (s *Syncer) check(ctx context.Context) {
 	}
 }
 
-// look asks the backend what is wrong; same: the mark is that of the last check that found nothing wrong. It releases the
-// token while commands run, which takes 10 ms or more, so that callers of Flush need not wait for that.
+// look asks the backend what is wrong. same means that the mark is that of the last check that found nothing wrong.
+// look releases the token while commands run, which takes 10 ms or more, so that callers of Flush need not wait for
+// that.
 func (s *Syncer) look(ctx context.Context, same bool) (problems []string, err error) {
 	b, ok := s.cfg.Backend.(parted)
 	if !ok {
@@ -338,7 +339,7 @@ func (s *Syncer) look(ctx context.Context, same bool) (problems []string, err er
 	more, err := b.checkRules(ctx)
 	<-s.owner // its holder returns it
 	if s.Status().Replaces != before {
-		return nil, nil // what was seen dates from before that load, or from the middle of it
+		return nil, nil // what was seen may be older than that load, or from the middle of it
 	}
 	return append(problems, more...), err
 }
@@ -411,7 +412,7 @@ func (s *Syncer) reload(ctx context.Context) error {
 	return nil
 }
 
-// noteClamp schedules a timeout that the kernel cannot hold in full for renewal at half the kernel's limit.
+// noteClamp schedules the renewal of a timeout that the kernel cannot hold in full, for half the kernel's limit.
 func (s *Syncer) noteClamp(now, until time.Time) {
 	if most := s.traits.MaxTimeout; most > 0 && s.work.rearmAt.IsZero() && until.Sub(now) > most {
 		s.work.rearmAt = now.Add(most / 2)
@@ -436,7 +437,7 @@ func (s *Syncer) expire(ctx context.Context) {
 	s.work.expireAt = next
 }
 
-// count updates the figures of Status. Missing room, or missing exceptions, is an error for as long as it lasts.
+// count updates the figures of Status. Missing room or missing exceptions are a problem for as long as they last.
 func (s *Syncer) count() {
 	w := &s.work
 	withheld := w.except.withheld.len()

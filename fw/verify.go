@@ -13,8 +13,7 @@ const (
 	// rules all the time, further checks take at most one part in promptedShare of the time.
 	maxPrompted   = 10
 	promptedShare = 100
-	// maxListed is the size up to which a set is compared element by element; of a larger one only the count is
-	// compared.
+	// maxListed is the size up to which a set is compared element by element. A larger one is only counted or sampled.
 	maxListed = 4096
 	// endSlack: the kernel and the table may end an entry this far apart, so an entry this close to its end counts
 	// neither as missing nor as surplus.
@@ -35,7 +34,8 @@ type verifier interface {
 	verify(ctx context.Context, now time.Time, held *tracker) ([]doubt, error)
 }
 
-// doubt describes a set that is wrong if more than have of the entries for which missed returns true do not end soon.
+// doubt describes a set that may be wrong. It is wrong if missed returns true for more than have entries that do not
+// end soon.
 type doubt struct {
 	text   string
 	have   int
@@ -93,8 +93,8 @@ func (s *Syncer) verify(ctx context.Context) (problems []string, err error) {
 	if len(problems) > 0 || len(open) == 0 {
 		return problems, nil
 	}
-	// Entries that have just ended are gone from the kernel but may still be in the tracker. So count what the snapshot
-	// says should be there, until that exceeds what is there. Reading a million entries takes 0.3 s.
+	// Entries that have just ended are gone from the kernel but may still be in the tracker. So count the entries of
+	// the snapshot until they exceed what is there. Reading a million entries takes 0.3 s.
 	state := s.cfg.Snapshot()
 	if state.Entries == nil {
 		return nil, nil
@@ -157,7 +157,7 @@ func (t *tracker) of(v6, single bool, yield func(netip.Prefix) bool) {
 
 // compareEntries compares what a set holds with the entries of one kind and the sentinel.
 func (t *tracker) compareEntries(set string, have contents, v6, single bool, key func(netip.Prefix) string) []doubt {
-	matched, missing := 1, "" // the sentinel is there: glance saw to that
+	matched, missing := 1, "" // the sentinel is there: glance checks that
 	for p := range func(yield func(netip.Prefix) bool) { t.of(v6, single, yield) } {
 		if _, ok := have[key(p)]; ok {
 			matched++

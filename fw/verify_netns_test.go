@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// `ipset flush` and the like leave every rule and set in place. For up to half a minute, and with some sets forever, nothing
-// was dropped any more, or allowed addresses were. A glance sees the cases in emptied; only a check sees those in taken.
+// `ipset flush` and the like leave every rule and set in place. For up to half a minute, and with some sets forever,
+// nothing was dropped any more, or allowed addresses were. A glance notices the cases in emptied, only a check those in
+// taken.
 func TestEmptiedSetsAreFilledAgain(t *testing.T) {
 	var emptied, taken = map[string][]string{}, map[string][]string{
 		NameIPSet: {

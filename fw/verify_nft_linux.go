@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// glance asks nf_tables for changes that are not ours, and each set for its sentinel if there was one: every change,
-// also of a set's elements, makes a new generation.
+// glance asks nf_tables for changes that are not ours and, if there were any, each set for its sentinel. Every change
+// makes a new generation, also one of a set's elements.
 func (b *nft) glance(context.Context) (problems []string, mark string, err error) {
 	generation, err := b.sock.nftGeneration()
 	if err != nil {
@@ -83,14 +83,15 @@ func (c *nfSocket) nftHas(set string, key []byte) (bool, error) {
 	return err == nil, nftError("test an element of "+set, err)
 }
 
-// sampled is how many elements of a large set are looked up where the kernel does not tell how many it holds. If half of
-// the set is gone, one look in 2^64 finds nothing; if a twentieth is, one in 27.
+// sampled is how many elements of a large set are looked up if the kernel does not say how many it holds. If half of
+// the set is gone, one sample in 2^64 finds nothing; if a twentieth is, one in 27.
 const sampled = 64
 
-// verify reads back small sets. Of a large set of addresses only the number of elements is compared, which nf_tables
-// reports since Linux 6.16; before, some of its elements are looked up, others each time. Reading such a set
-// back is too dear: for each page the kernel walks the set from its beginning, which took 1.8 s of CPU time for 100,000
-// elements and grows with the square, and new bans would wait behind it.
+// verify reads back small sets. Of a large set of addresses it compares only the number of elements, which nf_tables
+// reports since Linux 6.16; on older kernels it looks up a sample, a different one each time. Other large sets it reads
+// back if their number is wrong; on older kernels it does not check them. Reading a large set back costs too much: for
+// each page the kernel walks the set from its beginning, which took 1.8 s of CPU time for 100,000 elements and grows
+// with the square, and new bans would wait behind it.
 func (b *nft) verify(_ context.Context, now time.Time, held *tracker) (doubts []doubt, err error) {
 	if !b.loaded {
 		return nil, nil
@@ -151,7 +152,7 @@ func (b *nft) verify(_ context.Context, now time.Time, held *tracker) (doubts []
 // sample looks up some of the addresses that a set should hold.
 func (b *nft) sample(set string, v6 bool, held *tracker) ([]doubt, error) {
 	missing, looked := map[netip.Prefix]bool{}, 0
-	for p := range func(yield func(netip.Prefix) bool) { held.of(v6, true, yield) } { // a map has no order
+	for p := range func(yield func(netip.Prefix) bool) { held.of(v6, true, yield) } { // in random order, because it is a map
 		if looked++; looked > sampled {
 			break
 		}

@@ -52,7 +52,7 @@ type xtFamily struct {
 	wait string // seconds to wait for the lock before a change
 	ipt  *iptables.IPTables
 	asks *os.File // a socket for legacyMark, nil until it is needed
-	made string   // what exists in the table in use only because of us, see madeNothing
+	made string   // what the table in use has only because of us, see madeNothing
 }
 
 // commandName returns the command of one address family, named after the IPv4 one: "ip6tables-legacy" for

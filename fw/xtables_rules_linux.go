@@ -37,7 +37,8 @@ func (x *xtables) undroppable(p netip.Prefix) string {
 	return ""
 }
 
-// openXTables finds the commands. It goes on without the IPv6 one; if the machine has IPv6, the note says so.
+// openXTables finds the commands. It goes on without the IPv6 one; if the machine has IPv6, the note says that its
+// packets pass.
 func openXTables(ctx context.Context, opts Options) (x *xtables, note string, err error) {
 	x = &xtables{table: tableRaw, opts: opts}
 	if opts.Outbound == OutboundAllow {
@@ -134,7 +135,7 @@ func (f *xtFamily) hitLines(c chains) []string {
 	return append(chainLines(chainHit, c.hit), "-A "+chainHit+" "+dropRule(f.made))
 }
 
-// remember finds out, before anything is written, what the kernel will hold only because of us.
+// remember finds out, before anything is written, what the kernel will hold only for us.
 func (f *xtFamily) remember(have listing, table string) error {
 	if !f.nft {
 		return nil // the legacy kernel tables cannot be removed again
@@ -155,7 +156,7 @@ func (f *xtFamily) remember(have listing, table string) error {
 	return nil
 }
 
-// ensureJump inserts the jump in first place before it removes any other, so that a jump is always there.
+// ensureJump inserts the jump at the first place before it removes any other, so that there is always one.
 func (f *xtFamily) ensureJump(table string, have listing) error {
 	if have.jumpInPlace() {
 		return nil
