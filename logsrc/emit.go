@@ -101,8 +101,8 @@ func (e *Emitter) Emit(now time.Time, batch []Emission) error {
 	return nil
 }
 
-// appendLocked writes e.text and returns the range of the file that it now occupies. The first byte of e.text ends
-// another writer's partial line; it is left out where there is none.
+// appendLocked writes e.text and returns the range of the file that it now occupies. The first byte of e.text is a
+// newline that ends another writer's partial line; it is left out if there is none.
 func (e *Emitter) appendLocked() (start, end int64, err error) {
 	text := e.text[1:]
 	if info, err := e.file.Stat(); err == nil && info.Size() > 0 {
@@ -123,7 +123,7 @@ func (e *Emitter) appendLocked() (start, end int64, err error) {
 	return end - int64(n), end, err
 }
 
-// openLocked opens the file that is at the path now; a rotation changes it.
+// openLocked opens the file that is at the path now, which a rotation changes.
 func (e *Emitter) openLocked() error {
 	if info, err := os.Stat(e.cfg.Path); e.file != nil && err == nil && idOf(info) == e.id {
 		return nil

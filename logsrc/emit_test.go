@@ -222,8 +222,8 @@ func TestEnsureFile(t *testing.T) {
 	}
 }
 
-// A disk that is full cuts an emitted line anywhere. If the agent was then killed, its next run took a line that was cut
-// after PORT for another program's, and banned.
+// A full disk may cut an emitted line anywhere. If the agent was then killed, its next run took a line that was cut
+// after PORT for one of another program, and banned its address.
 func TestACutEmissionIsNoSighting(t *testing.T) {
 	for _, port := range []uint16{0, 22, 65535} {
 		line := appendEmission(nil, []byte("Nov 22 11:02:11"), "web2", 731, netip.MustParseAddr("192.0.2.7"), port)

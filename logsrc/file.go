@@ -22,7 +22,7 @@ func idOf(info fs.FileInfo) fileID {
 
 var errNotRegular = errors.New("not a regular file")
 
-// errForeignLink refuses a symbolic link of another user, which could lead an agent that runs as root anywhere.
+// errForeignLink refuses another user's symbolic link, which could lead an agent that runs as root anywhere.
 var errForeignLink = errors.New("the path contains a symbolic link that belongs to neither root nor the agent's user")
 
 // openRegular opens a regular file and refuses any other. It does not block on a FIFO without a writer.

@@ -23,7 +23,7 @@ type FollowerConfig struct {
 	// nothing is read until it returns. The batch holds at most MaxBatch lines and is reused afterwards. It is empty
 	// when only the position moved (noise, own lines, start, rotation).
 	Handle func(batch []Line, pos Position)
-	// Memory outlives this Follower, as the position does. If it is nil, a file that was rewritten between two runs
+	// Memory is kept beyond this Follower, as the position is. If it is nil, a file that was rewritten between two runs
 	// is read from its end.
 	Memory Memory
 	// Own is shared with the Emitter of the same file; nil = nothing is emitted.
@@ -63,7 +63,7 @@ func (c *FollowerConfig) validate() error {
 type Stats struct {
 	Accepted    uint64            // lines passed to Handle, including those with Line.Emitted
 	Own         uint64            // lines that the Emitter wrote in this run; skipped
-	Ignored     map[Reason]uint64 // has every reason, even at 0
+	Ignored     map[Reason]uint64 // has every reason, also those that are 0
 	Misread     map[Reason]uint64 // accepted lines with this Line.Misread; has every reason
 	Bytes       uint64            // read, including own lines
 	Rotations   uint64            // times that another file appeared at the path
@@ -105,9 +105,9 @@ func NewFollower(cfg FollowerConfig) (*Follower, error) {
 	}, nil
 }
 
-// Run follows the file until ctx ends, then returns nil once everything it started has returned. For the kernel to end
-// its events it waits at most closeLimit. It does not return because a file cannot be read: it retries every Tick and
-// reports the problem in Stats. Run may be called once.
+// Run follows the file until ctx ends, then returns nil once everything it started has returned, except that it waits
+// at most closeLimit for the kernel to end its events. If the file cannot be read, Run retries every Tick and reports
+// the problem in Stats. Run may be called once.
 func (f *Follower) Run(ctx context.Context) error {
 	defer f.close()
 	w, err := newWatch(f.cfg.Path)
@@ -115,7 +115,7 @@ func (f *Follower) Run(ctx context.Context) error {
 		f.cfg.Logger.Warn("cannot watch the line file, polling it", "path", f.cfg.Path, "err", err)
 	}
 	defer w.close()
-	next := func() time.Duration { // on the clock's beat, as all that the agent does each second: it wakes an idle processor once
+	next := func() time.Duration { // on the clock's beat, like all that the agent does each second: an idle processor wakes once
 		now := time.Now()
 		return now.Truncate(f.cfg.Tick).Add(f.cfg.Tick).Sub(now)
 	}

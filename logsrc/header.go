@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// parseHeader finds the program's tag in the text before the word HOST. The result is only shown, except by
-// Line.Emitted, which isEmitted checks again.
+// parseHeader finds the program's tag in the text before the word HOST. The result is only shown to people, except that
+// Line.Emitted depends on it; isEmitted then checks the whole line.
 func parseHeader(header []byte, l *Line) {
 	header = trimBlanks(bytes.TrimSuffix(header, []byte(byteOrderMark)))
 	if len(header) == 0 || parseHeader5424(header, l) {
@@ -29,7 +29,7 @@ func parseHeader(header []byte, l *Line) {
 		return
 	}
 	l.Tag, l.Pid = string(tag[:min(len(tag), MaxTag)]), pid
-	// Only between the time and the tag can a host name be told from anything else.
+	// A host name can be told from other words only between the time and the tag.
 	header, host := lastWord(header)
 	if _, stamp := lastWord(header); bytes.IndexByte(stamp, ':') >= 0 {
 		l.Origin = hostName(host)
@@ -99,8 +99,8 @@ func lastWord(text []byte) (rest, word []byte) {
 	return text[:start], text[start:end]
 }
 
-// isEmitted reports whether line is byte for byte what an Emitter writes for l, or how that begins: a full disk cuts a
-// batch anywhere.
+// isEmitted reports whether line is byte for byte what an Emitter writes for l, or the beginning of that: a full disk
+// may cut a batch anywhere.
 func isEmitted(line []byte, l *Line) bool {
 	if l.BanTime != 0 || l.Jail != "" || l.Failures != 0 || len(line) < len(stampFormat) {
 		return false

@@ -51,10 +51,10 @@ type Line struct {
 	// Origin is the word before the tag if it can be a host name. On an emitted line it is the node that made the
 	// ban.
 	Origin string
-	// Emitted reports whether the line is byte for byte what [Emitter] writes, or how that begins: an earlier run of
-	// this node wrote it, or another program that copies this form. "logger -t newbans -i -s" differs, since it writes "<13>" and no host
-	// name. But a syslog daemon that writes "logger -t newbans -i" in the traditional format cannot be told apart:
-	// Origin is then the machine that logged.
+	// Emitted reports whether the line is byte for byte what [Emitter] writes, or the beginning of that: an earlier run
+	// of this node wrote it, or another program that copies this form. A line of "logger -t newbans -i -s" differs: it
+	// has "<13>" and no host name. But what a syslog daemon writes in the traditional format for "logger -t newbans -i"
+	// cannot be told apart: Origin is then the machine that logged.
 	Emitted bool
 }
 

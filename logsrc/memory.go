@@ -15,8 +15,8 @@ const (
 	markSize = 8
 )
 
-// Memory stores what a Follower remembers of the lines that it read, so that it recognises them in a file that was
-// rewritten while it was down. A block has at most 4,104 bytes.
+// Memory stores what a Follower remembers of the lines that it has read, so that it recognises them in a file that was
+// rewritten while the agent was down. A block has at most 4,104 bytes.
 type Memory interface {
 	Load(slot int) []byte // nil = nothing was saved there
 	Save(slot int, block []byte)

@@ -2,9 +2,9 @@ package logsrc
 
 import "sync"
 
-// maxOwnRanges bounds the ranges that are remembered; the oldest is forgotten. Adjacent ranges are merged, so to
-// reach the bound this many batches must lie unread between other programs' lines. The lines of a forgotten range
-// come back with Line.Emitted, and nothing else happens.
+// maxOwnRanges bounds the ranges that are remembered; beyond it the oldest is forgotten. Adjacent ranges are merged, so
+// the bound is reached only if this many batches lie unread between other programs' lines. The lines of a forgotten
+// range are accepted with Line.Emitted set, and nothing else happens.
 const maxOwnRanges = 1024
 
 // OwnRanges remembers which bytes of the file this process wrote. The Emitter and the Follower of a file share one.
@@ -19,8 +19,8 @@ type ownRange struct {
 	start, end int64
 }
 
-// record runs write, which returns the range that it wrote. It holds the lock meanwhile: a Follower that has already
-// read these bytes waits in overlapping until it is known who wrote them.
+// record runs write, which returns the range that it wrote. It holds the lock meanwhile, so that a Follower that has
+// already read these bytes waits in overlapping until it is known who wrote them.
 func (o *OwnRanges) record(file fileID, write func() (start, end int64, err error)) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -39,8 +39,8 @@ func (o *OwnRanges) record(file fileID, write func() (start, end int64, err erro
 	return err
 }
 
-// overlapping appends to dst the ranges that were written into [from, to) of file. It forgets those before from,
-// which is never read again.
+// overlapping appends to dst the ranges that were written into [from, to) of file. It forgets the ranges before from,
+// because nothing there is read again.
 func (o *OwnRanges) overlapping(dst []ownRange, file fileID, from, to int64) []ownRange {
 	if o == nil {
 		return dst

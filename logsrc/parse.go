@@ -91,8 +91,8 @@ func parseTail(tail []byte, l *Line) Reason {
 	return 0
 }
 
-// portWords splits the list of ports off tail: no word where an option or the end comes next, one word, or more where
-// a comma continues the list ("80, 443").
+// portWords splits the list of ports off tail. The list is empty if an option or the end comes next; else it is one
+// word, or more if commas continue it ("80, 443").
 func portWords(tail []byte) (spec, rest []byte) {
 	tail = trimBlanks(tail)
 	end := 0

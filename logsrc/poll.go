@@ -108,7 +108,7 @@ func (f *Follower) begin(ctx context.Context, next *reader, openErr error) error
 		return f.readAll(ctx, queue)
 	}
 	if next == nil {
-		// A file that appears later holds nothing old only if there was none before.
+		// Everything in a file that appears later is new only if there is no file now.
 		for _, absent := range []error{fs.ErrNotExist, syscall.ENOTDIR, errNotRegular} {
 			if errors.Is(openErr, absent) {
 				f.from = Position{Fingerprint: fingerprint(nil)}
@@ -131,7 +131,7 @@ func (f *Follower) begin(ctx context.Context, next *reader, openErr error) error
 }
 
 // readAll reads the files of queue in turn; the last becomes the current one. If ctx ends early, the last position
-// passed to Handle still leads back here. The position of a new file is not passed on until some of it was read:
+// passed to Handle still leads back here. The position in a new file is not passed on until some of the file was read:
 // until then the end of the old file is the better place to resume.
 func (f *Follower) readAll(ctx context.Context, queue []*reader) error {
 	for i, r := range queue {

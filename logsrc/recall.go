@@ -10,7 +10,7 @@ import (
 const (
 	// maxRecall is how many bytes at the end of a file are searched for lines that were read before.
 	maxRecall = 16 << 20
-	// settle is how long a rewritten file may stay half written; each part of it that follows prolongs that, up to
+	// settle is how long a rewritten file may stay half written; each further part of it prolongs that, up to
 	// settleMost.
 	settle     = 5 * time.Second
 	settleMost = time.Minute
@@ -23,8 +23,9 @@ const (
 // edited file is old if its address was read before. But after the last line whose text is known, it is old only if
 // its address was read after that line.
 //
-// While the file may be half written, each line that was read accounts for one line of the file, and after settle only if
-// it comes after those that were found again: what is appended meanwhile about a known address is new.
+// While the file may be half written, each remembered line makes at most one line of the file old. Once settle has
+// passed since the edit, it does so only if it comes after all lines that were found again. So a line appended
+// meanwhile about a known address is new.
 type recall struct {
 	edited bool
 	// If edited:
@@ -34,7 +35,7 @@ type recall struct {
 	texts, addrs map[uint32]readBefore
 }
 
-// readBefore are the lines with one text, or about one address, that were read before the file was edited.
+// readBefore counts the lines with one text, or about one address, that were read before the file was edited.
 type readBefore struct {
 	at   int // index of the last one
 	left int // how many were not found again yet
@@ -122,8 +123,8 @@ func goodLines(text []byte, offset int64) []recalled {
 	}
 }
 
-// match returns the first of lines if they are the last that were read. It also reports whether lines are a copy of
-// what was read: most texts are known, or all of them as one run.
+// match returns the lines at the beginning of lines that are the last ones read. It also reports whether lines are a
+// copy of what was read: most of the texts, and more than one, are known.
 func (m *marks) match(lines []recalled) (old []recalled, isCopy bool) {
 	// Knuth, Morris and Pratt: lines[:back[i]] is the longest proper prefix of lines that lines[:i+1] ends with.
 	back := make([]int, len(lines))
@@ -162,12 +163,12 @@ func (m *marks) match(lines []recalled) (old []recalled, isCopy bool) {
 	return nil, same > 1 && 2*same > len(lines)
 }
 
-// edit records that the file was edited, and is perhaps half written.
+// edit records that the file was edited and may be half written.
 func (rc *recall) edit(now time.Time) {
 	*rc = recall{edited: true, since: now, until: now.Add(settle)}
 }
 
-// remember takes over the marks of the lines that were read before the edit.
+// remember copies the marks of the lines that were read before the edit.
 func (rc *recall) remember(all []mark) {
 	rc.texts, rc.addrs = make(map[uint32]readBefore, len(all)), make(map[uint32]readBefore, len(all))
 	for i, k := range all {
@@ -195,7 +196,7 @@ func (rc *recall) oldLines(now time.Time, complete bool, lines []recalled) (old 
 			lastText, rc.found = i, max(rc.found, text.at+1)
 		}
 	}
-	// Forgotten lines come before remembered ones. If none is known, reading starts at the end.
+	// Lines that were read but forgotten come before remembered ones. If no line is known, all are taken for old.
 	forgotten := -1
 	if !complete && rc.found == 0 {
 		forgotten = lastAddr

@@ -203,7 +203,7 @@ func TestALineAfterAnEditIsNew(t *testing.T) {
 				}
 				x.poll().want()
 				edited := x.now
-				for n := 1; n <= 19; n++ { // attackers who come again
+				for n := 1; n <= 19; n++ { // attackers that come again
 					if n == 5 {
 						continue
 					}
@@ -221,7 +221,7 @@ func TestALineAfterAnEditIsNew(t *testing.T) {
 	}
 }
 
-// However the lines go on after an edit, none counts as read later than settleMost.
+// Whatever lines follow an edit, none counts as read before once settleMost has passed.
 func TestNoLineCountsAsReadForLong(t *testing.T) {
 	path := logPath(t)
 	add(t, path, "")
@@ -343,7 +343,7 @@ func TestRewrittenWithoutABan(t *testing.T) {
 	}
 }
 
-// There are more lines than are remembered: what precedes the known ones is older still.
+// There are more lines than are remembered: those before the known ones are older still.
 func TestRewrittenBeyondMemory(t *testing.T) {
 	t.Parallel()
 	address := func(n int) string { return fmt.Sprintf("HOST 10.%d.%d.%d PORT 22\n", n>>16, n>>8&255, n&255) }

@@ -12,14 +12,14 @@ import (
 const (
 	// maxSiblings is how many files beside the line file are examined as its rotated generations.
 	maxSiblings = 64
-	// minCopyMatch is how many bytes of a file must have been read before another file with the same text is taken
-	// for its copy: about one line with its time.
+	// minCopyMatch is how many bytes of a file must have been read before another file with the same text counts as its
+	// copy: about one line with its time.
 	minCopyMatch = 32
 )
 
 // plan returns what to read after pos, in order: the rest of the file that pos belongs to, wherever it is now; the
-// generations after it; and the file at the path (latest, nil = none), from pos or from its beginning. Lines that
-// were read before are recognised in each file that is read from its beginning (see recall). The caller owns the
+// generations after it; and latest, the file at the path (nil = none), from pos or from its beginning. In each file
+// that is read from its beginning, lines that were read before are recognised (see recall). The caller owns the
 // readers.
 func (f *Follower) plan(pos Position, latest *reader) []*reader {
 	if latest != nil && latest.id.inode == pos.Inode && holds(latest, pos) {
@@ -29,7 +29,7 @@ func (f *Follower) plan(pos Position, latest *reader) []*reader {
 	candidates := siblings(f.cfg.Path)
 	old := openOld(candidates, pos, latest, func(s sibling) bool { return s.inode == pos.Inode })
 	if old == nil && pos.Offset >= minCopyMatch {
-		// Saved by an editor, restored, or on a file system that renumbers its files at each mount.
+		// The file may have been saved by an editor or restored, or its file system renumbers files at each mount.
 		if latest != nil && holds(latest, pos) {
 			return []*reader{latest}
 		}
@@ -46,9 +46,9 @@ func (f *Follower) plan(pos Position, latest *reader) []*reader {
 	if latest != nil {
 		latest.rewind()
 		if len(f.marks.all) == 0 && pos.Offset > 0 && old == nil {
-			// Nothing tells old lines from new ones, so start at the end. Report that now: pos no longer leads
-			// anywhere, and after a restart what is appended until then would count as old.
-			if latest.seekEnd() == nil { // reading it reports an error
+			// Nothing tells old lines from new ones, so start at the end. Report that position now, because pos no
+			// longer leads anywhere: after a restart, lines appended before a later report would count as old.
+			if latest.seekEnd() == nil { // the read that follows reports an error
 				f.report(latest.position())
 			}
 		}
@@ -100,8 +100,8 @@ func openOld(candidates []sibling, pos Position, latest *reader, wanted func(sib
 	return nil
 }
 
-// between opens the generations that are newer than old. Only files with a generation number, such as
-// "newbans.log.2", are certain not to be an administrator's copies.
+// between opens the generations that are newer than old. It takes only files with a generation number, such as
+// "newbans.log.2", because others may be copies that an administrator made.
 func between(candidates []sibling, old, latest *reader) []*reader {
 	generation := map[int]sibling{}
 	from := 0
@@ -144,7 +144,7 @@ func siblings(path string) []sibling {
 	dir, base := filepath.Split(path)
 	entries, err := os.ReadDir(filepath.Clean(dir))
 	if err != nil {
-		return nil // without the folder there are none
+		return nil // without a folder there are no siblings
 	}
 	var all []sibling
 	for _, entry := range entries {

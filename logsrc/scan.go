@@ -18,7 +18,7 @@ type counters struct {
 	ignored, misread     [endOfReasons]uint64
 }
 
-// drain reads r to its end and passes what it finds to Handle. It returns early, without an error, when ctx ends.
+// drain reads r to its end and passes what it finds to Handle. If ctx ends, it returns nil early.
 func (f *Follower) drain(ctx context.Context, r *reader) error {
 	if err := f.recognise(r); err != nil {
 		return err
@@ -83,7 +83,8 @@ func (f *Follower) acceptPartial(ctx context.Context, r *reader) {
 	}
 }
 
-// dropPartial counts the partial last line, which never became a good one.
+// dropPartial reads the partial last line of a file that is given up: it accepts a good one and counts another as
+// ignored.
 func (f *Follower) dropPartial(ctx context.Context, r *reader) {
 	c, ok := f.partial(ctx, r)
 	if !ok {
@@ -95,7 +96,7 @@ func (f *Follower) dropPartial(ctx context.Context, r *reader) {
 	f.handOver(r, c, len(c.lines()))
 }
 
-// partial reads r to its end and returns the line there that has no newline.
+// partial reads r to its end and returns the last line if it has no newline.
 func (f *Follower) partial(ctx context.Context, r *reader) (chunk, bool) {
 	if f.drain(ctx, r) != nil {
 		return chunk{}, false
@@ -151,7 +152,7 @@ func (s *scanner) isOwn(start, end int64) bool {
 	return false
 }
 
-// handOver moves r to at in c and passes on what it read.
+// handOver moves r to byte at of c.lines and reports what was read.
 func (f *Follower) handOver(r *reader, c chunk, at int) {
 	s := &f.scan
 	if len(s.batch) == 0 && at == int(r.offset-c.base) {
@@ -173,5 +174,5 @@ func (f *Follower) report(pos Position) {
 	f.cfg.Handle(s.batch, pos)
 	clear(s.batch) // frees the strings
 	s.batch = s.batch[:0]
-	f.marks.save() // after the lines, so that a crash between the two forgets lines and never skips any
+	f.marks.save() // after Handle: a crash between the two may make lines come twice, but never skips one
 }

@@ -36,7 +36,7 @@ var knownServices = map[string]uint16{
 	"zabbix-trapper": 10051, "memcached": 11211, "minecraft": 25565, "mongodb": 27017,
 }
 
-// localServices is /etc/services, read when the first unknown name comes.
+// localServices is /etc/services, read when the first name comes that is not in knownServices.
 var localServices = sync.OnceValue(func() map[string]uint16 {
 	f, err := os.Open("/etc/services")
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// watch receives the kernel's events for one file: inotify on Linux, kqueue on the BSDs and darwin. It only saves
-// time: what it misses is found at the next tick.
+// watch receives the kernel's events for one file: inotify on Linux, kqueue on the BSDs and darwin. It only saves time:
+// the next tick finds what it misses.
 type watch struct {
 	notify *fsnotify.Watcher // nil = not available
 	path   string            // clean
@@ -26,11 +26,11 @@ func newWatch(path string) (*watch, error) {
 	return &watch{notify: notify, path: path}, nil
 }
 
-// closeLimit bounds the wait for the end of the kernel's events. Closing an inotify descriptor waits for other processors to
-// come by, on a busy machine for more than a second.
+// closeLimit bounds the wait for the end of the kernel's events. Closing an inotify descriptor waits for the other
+// processors, on a busy machine for more than a second.
 const closeLimit = time.Second
 
-// close ends the events. If the kernel takes longer than closeLimit, that goes on by itself.
+// close ends the events. If the kernel takes longer than closeLimit, it finishes in the background.
 func (w *watch) close() {
 	if w.notify == nil {
 		return
@@ -60,8 +60,8 @@ func (w *watch) errors() <-chan error {
 	return w.notify.Errors
 }
 
-// arm watches the file and its folder, and again if the folder was created or replaced. It reports whether the file
-// is another one than before, since it may have changed before it was watched.
+// arm watches the file and its folder, also after the folder was created or replaced. It reports whether the file
+// differs from the one watched before: the new one may have changed before it was watched.
 func (w *watch) arm(id fileID) (fresh bool) {
 	if w.notify == nil {
 		return false
@@ -71,8 +71,8 @@ func (w *watch) arm(id fileID) (fresh bool) {
 		w.names = append(w.names, real)
 	}
 	if id != w.id {
-		// Otherwise the late event that the old file was moved removes the watch from the new one. An error means
-		// that the path was not watched.
+		// Without this, a late event that the old file was moved would remove the watch from the new one. An error
+		// means that the path was not watched.
 		_ = w.notify.Remove(w.path)
 		fresh, w.id = true, id
 	}
