@@ -20,11 +20,11 @@ import (
 )
 
 const (
-	// maxAside bounds the damaged files that are kept, newest first.
+	// maxAside is how many damaged files are kept, the newest ones.
 	maxAside = 2
 	// copyBatch is how many records of a damaged file are committed together.
 	copyBatch = 4096
-	// openTries bounds the attempts to open when each fresh file turns out damaged too.
+	// openTries bounds the attempts to open if each fresh file is damaged too.
 	openTries = 3
 )
 
@@ -50,8 +50,8 @@ func guard(f func() error) (err error) {
 	return err
 }
 
-// open opens or creates the file. It replaces a damaged one by a fresh one. A cause that is ErrDamaged means that the
-// file is already known to be damaged.
+// open opens or creates the file and replaces a damaged one with a fresh one. If cause is ErrDamaged, the file is
+// already known to be damaged.
 func open(path string, cause error, opts Options) (db *bolt.DB, err error) {
 	for range openTries {
 		if err = cause; err == nil {
@@ -135,8 +135,8 @@ func check(path string) error {
 	return nil
 }
 
-// replace sets a damaged file aside and puts a fresh one in its place, with what is sound in the old one, or with
-// nothing if that cannot be written.
+// replace sets a damaged file aside and puts a fresh one in its place. The fresh one has what is sound in the old one,
+// or nothing if that cannot be written.
 func replace(path string, cause error, opts Options) (Damage, error) {
 	fresh := path + ".new"
 	kept, err := salvage(path, fresh, opts)
@@ -154,7 +154,7 @@ func replace(path string, cause error, opts Options) (Damage, error) {
 	return Damage{cause, aside, kept}, nil
 }
 
-// setAside renames a damaged file, removes the oldest of those set aside before and returns the new name.
+// setAside renames a damaged file, removes the oldest ones that were set aside before, and returns the new name.
 func setAside(path string, now time.Time) (string, error) {
 	aside := fmt.Sprintf("%s.damaged-%s", path, now.UTC().Format("20060102T150405.000"))
 	if err := os.Rename(path, aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -173,8 +173,8 @@ func setAside(path string, now time.Time) (string, error) {
 	return aside, nil
 }
 
-// salvage copies what is sound in a damaged file to a fresh one and returns how many frames that is. If any hold is
-// lost, it copies no frames: ops that wait for the operator would count.
+// salvage copies what is sound in a damaged file to a fresh one and returns how many frames it copied. If any hold is
+// lost it copies no frames, because ops that wait for the operator would then count.
 func salvage(path, fresh string, opts Options) (frames int, err error) {
 	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, err

@@ -202,7 +202,7 @@ func TestDamageInUse(t *testing.T) {
 	}
 }
 
-// Damaged files do not fill up a disk that keeps damaging them.
+// If the disk keeps damaging the store, the files set aside do not fill it up.
 func TestFewDamagedFilesAreKept(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "store.db")
 	for range 5 {

@@ -95,7 +95,7 @@ func scanFile(f *os.File, each func(bucket string, key, value []byte)) *scan {
 	return s
 }
 
-// damage notes what is wrong and in which bucket; "" is the tree of buckets.
+// damage records what is wrong and in which bucket; "" is the tree of buckets.
 func (s *scan) damage(bucket string, err error) {
 	if s.err == nil {
 		s.err = err
@@ -109,7 +109,7 @@ type meta struct{ root, freelist, pages, tx uint64 }
 // newer one.
 func (s *scan) meta(size uint64) *meta {
 	var newest *meta
-	at := uint64(os.Getpagesize()) // of the second page, unless the first has another page size
+	at := uint64(os.Getpagesize()) // where the second page begins, unless the first names another page size
 	for i := range 2 {
 		m, pageSize, err := s.oneMeta(uint64(i) * at)
 		if err == nil && (m.pages < 4 || m.pages > size/pageSize) {

@@ -2,11 +2,11 @@
 // a few small values.
 //
 // A write never delays the hot path: Put, Drop and Set only queue, and one task commits what has gathered in a single
-// transaction. A crash loses at most the last commit, which peers give back. Only the epoch is written and synced
-// before RaiseEpoch returns, because two runs must never share one.
+// transaction. A crash loses at most what was not committed yet; peers give lost frames back. Only the epoch is written
+// and synced before RaiseEpoch returns, because two runs must never share one.
 //
-// A damaged file, found at the start or while the store is in use, is set aside. A fresh one takes over, with what is
-// sound in the old one.
+// A file that is found to be damaged, at the start or in use, is set aside. A fresh one takes over, with what is sound
+// in the old one.
 package store
 
 import (
@@ -42,7 +42,7 @@ var (
 	ErrDamaged = errors.New("store is damaged")
 )
 
-// The numbers distinguish the buckets from those of versions whose values had no checksum.
+// The numbers tell the buckets from those of versions whose values had no checksum.
 var (
 	bucketFrames = []byte("frames.2")
 	bucketValues = []byte("values.2")
@@ -89,7 +89,7 @@ func cutFrame(b []byte) (arrived time.Time, raw []byte) {
 }
 
 // holdLen is the length of a hold on disk: an op's index in its frame, big-endian, and its hold. The holds of a frame
-// are one value, ordered by index: a value for each hold was a sixth of the cost of a flood of held bans.
+// are one value, ordered by index; one value for each hold took a sixth of the time of a flood of held bans.
 const holdLen = 3
 
 func appendHold(b []byte, op uint16, hold uint8) []byte {
@@ -132,8 +132,8 @@ type Store struct {
 	wake  chan struct{} // holds a token if there is something to commit. Senders never block; Run receives
 	hurry chan struct{} // holds a token if somebody waits for the commit. Sync sends and never blocks; Run receives
 
-	using sync.Mutex // held while the file is used: bbolt keeps its own locks when a damaged page makes it panic
-	db    *bolt.DB   // guarded by using; nil: the last file was damaged, and there is no fresh one yet
+	using sync.Mutex // held while the file is used, because bbolt leaves its own locks held when a damaged page makes it panic
+	db    *bolt.DB   // guarded by using; nil = the last file was damaged, and there is no fresh one yet
 
 	mu      sync.Mutex // guards the fields below
 	queue   []write
@@ -146,8 +146,7 @@ type Store struct {
 
 // Options are the options of Open.
 type Options struct {
-	// OnDamage is called for each file that is set aside, during Open and later. It must not read the store. May be
-	// nil.
+	// OnDamage, if set, is called for each file that is set aside, during Open and later. It must not read the store.
 	OnDamage func(Damage)
 	NoSync   bool // commits are not synced, for tests
 }
@@ -165,8 +164,8 @@ func Open(path string, opts Options) (*Store, error) {
 	return s, nil
 }
 
-// use calls f with the file. If the file is damaged, a fresh one takes its place; if again is set, f is then called
-// once more.
+// use calls f with the file. If the file is damaged, a fresh one takes its place, and f is called once more if again is
+// set.
 func (s *Store) use(again bool, f func(*bolt.DB) error) error {
 	s.using.Lock()
 	defer s.using.Unlock()
@@ -177,7 +176,7 @@ func (s *Store) use(again bool, f func(*bolt.DB) error) error {
 	if !errors.Is(err, ErrDamaged) {
 		return err
 	}
-	// Do not close the former one: that would wait for the locks that it keeps.
+	// Do not close the former one: that would wait for the locks that it still holds.
 	db, openErr := open(s.path, err, s.opts)
 	s.db = db
 	if openErr != nil || !again {
@@ -211,7 +210,7 @@ func put(tx *bolt.Tx, bucket, key, value []byte) error {
 	return tx.Bucket(bucket).Put(key, seal(bucket, key, value))
 }
 
-// each calls yield with each key in a bucket that begins with prefix, and its value.
+// each calls yield with each key of a bucket that begins with prefix, and with its value.
 func each(tx *bolt.Tx, bucket, prefix []byte, yield func(key, value []byte) error) error {
 	c := tx.Bucket(bucket).Cursor()
 	for k, v := c.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = c.Next() {
@@ -361,8 +360,8 @@ func (s *Store) Stats() Stats {
 	return st
 }
 
-// Sync returns once everything queued before it is on disk, and does not wait for more to gather. It returns an error
-// if a commit of it fails or ctx ends. Run must be running.
+// Sync returns once everything queued before it is on disk; it does not wait for more to gather. It returns an error if
+// such a commit fails or ctx ends. Run must be running.
 func (s *Store) Sync(ctx context.Context) error {
 	s.mu.Lock()
 	until := s.queued
@@ -412,7 +411,7 @@ func (s *Store) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		last = time.Now()
-		// A full disk must not end the node: failed writes are queued again, counted and shown.
+		// A full disk must not stop the node: failed writes stay queued and are shown in Stats.
 		if err := s.Flush(); err != nil {
 			timer.Reset(time.Second)
 			select {
@@ -437,7 +436,8 @@ func (s *Store) Flush() error {
 	if len(batch) == 0 {
 		return nil
 	}
-	// bbolt splits a page only at commit and shifts what follows a new key: 65,536 values out of order take seconds.
+	// bbolt splits a page only at commit and shifts all that follows a new key, so 65,536 values out of order take
+	// seconds.
 	slices.SortStableFunc(batch, func(a, b write) int {
 		return cmp.Or(cmp.Compare(a.name, b.name), bytes.Compare(a.key[:], b.key[:]))
 	})
