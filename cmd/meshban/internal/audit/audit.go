@@ -51,7 +51,8 @@ type Log struct {
 	size    int64                   // of file
 	buf     []byte
 	waiting int // entries in buf
-	// written has what the file's end says of peers: after a crash they send again what was recorded but not yet stored.
+	// written holds the peers' entries at the end of the file: after a crash, peers send again what was recorded but
+	// not yet stored.
 	written map[string]bool
 	problem string // of the disk, as last reported
 }

@@ -75,7 +75,7 @@ func TestWhatIsAddedIsRead(t *testing.T) {
 	if err != nil || info.Mode().Perm() != mode {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
-	// The next run continues after it and skips what is not an entry.
+	// The next run appends to the file; Read skips the line that is not an entry.
 	l.Add(entry(100))
 	stop()
 	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
@@ -217,7 +217,7 @@ func FuzzEntry(f *testing.F) {
 	})
 }
 
-// A peer's op that is recorded but not yet stored when the machine dies comes again, and is not recorded again.
+// After a crash a peer sends its op again if it was recorded but not yet stored. It is not recorded again.
 func TestNothingTwiceAfterACrash(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	own, remote := entry(0), entry(1)

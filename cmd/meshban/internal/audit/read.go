@@ -84,7 +84,7 @@ func (l *Log) readEnd() {
 	})
 }
 
-// sameOf returns what is the same in two entries about one op of a peer.
+// sameOf returns a key that two entries about the same op of a peer have in common.
 func sameOf(e control.AuditEntry) string {
 	return fmt.Sprint(e.NodeID, e.What, e.Prefixes, e.Ports, e.Until.UnixMilli(), e.Reason, e.Source)
 }
