@@ -61,7 +61,7 @@ type Skip struct {
 // maxSkips is the most reasons that are counted separately.
 const maxSkips = 8
 
-// An Error is a part of a list that is not understood or must not be banned.
+// An Error is a part of a list that is not understood, or that must not be banned.
 type Error struct {
 	Line    int    // from 1; 0 = the whole list
 	Problem string // including the offending text
@@ -87,9 +87,9 @@ func wrong(remedy, format string, args ...any) *Error {
 	return &Error{Problem: fmt.Sprintf(format, args...), Remedy: remedy}
 }
 
-// Read reads a list. It calls bad for each *Error about one entry: if bad returns true, reading continues after it;
-// if bad returns false or is nil, Read returns the error. Lines of another program's file, and lines that let an
-// address through, always end it, since they change what other lines mean. Errors of other types are from in.
+// Read reads a list. It calls bad for each *Error about one entry: if bad returns true, Read skips the entry; if bad
+// returns false or is nil, Read returns the error. A line of another program's file, or one that lets an address
+// through, always ends the list, because it changes what other lines mean. Errors of other types come from in.
 func Read(in io.Reader, bad func(*Error) bool) (*List, error) {
 	return (&reader{bad: bad, list: new(List), room: MaxEntries}).read(in)
 }
@@ -132,7 +132,7 @@ type reader struct {
 	counts    bool
 }
 
-// report asks whether to continue after e.
+// report returns nil if reading may continue after e, else e with its line number.
 func (r *reader) report(e *Error) error {
 	if e.Line == 0 {
 		e.Line = r.line
@@ -169,7 +169,7 @@ func (r *reader) addText(ports, s string) error {
 	return r.add(ports, prefixes...)
 }
 
-// skip counts an entry that is not in force.
+// skip counts an entry that the list marks as not in force.
 func (r *reader) skip(why string) {
 	if len(why) > 80 {
 		why = why[:80]

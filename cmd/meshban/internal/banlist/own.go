@@ -68,7 +68,7 @@ func (r *reader) ownNft(line string) (bool, error) {
 // tableLines begin the tables of a file that iptables-save has written.
 var tableLines = []string{"*filter", "*nat", "*mangle", "*raw", "*security"}
 
-// foreign recognises lines of other programs' files and says what to do; nil = not recognised.
+// foreign returns an error with a remedy for a line of another program's file, or nil if it does not recognise line.
 func foreign(line string) *Error {
 	words := strings.Fields(strings.ToLower(line))
 	first := words[0]

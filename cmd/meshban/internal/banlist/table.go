@@ -95,7 +95,6 @@ func (r *reader) table(line string) error {
 	return nil
 }
 
-// cells splits a row.
 func cells(line string, comma byte) ([]string, error) {
 	if !strings.ContainsRune(line, '"') {
 		fields := strings.Split(line, string(comma))
@@ -113,7 +112,6 @@ func cells(line string, comma byte) ([]string, error) {
 	return fields, err
 }
 
-// row reads a row of a table.
 func (r *reader) row(line string) error {
 	c := r.csv
 	fields, err := cells(line, c.comma)
@@ -159,7 +157,8 @@ func (r *reader) row(line string) error {
 // inForce reports whether a ban with this state in meshban's list is in force.
 func inForce(state string) bool { return state == "enforced" || state == "not enforced" || state == "" }
 
-// decide finds the address column: the only one with an address, or else the only one of those whose name says so.
+// decide finds the address column: the only column that holds an address or, if several do, the only one of them that
+// is named like one. In a table of two columns without names, two addresses are a range.
 func (c *columns) decide(fields []string) error {
 	if c.decided && c.nameless {
 		for i, f := range fields {

@@ -51,7 +51,6 @@ func splitLines(data []byte, atEOF bool) (int, []byte, error) {
 	return i + 1, data[:i], nil
 }
 
-// textLine reads one line.
 func (r *reader) textLine(raw string) error {
 	line := strings.TrimSpace(raw)
 	if strings.IndexByte(line, 0) >= 0 {
@@ -108,8 +107,8 @@ func cutComment(line string) string {
 	return line
 }
 
-// split splits a line. If an address comes before the first tab, comma, semicolon or bar, it splits at all of the
-// same kind; otherwise at all of these and at blanks. sep is what separates the first two fields.
+// split splits a line. If an address comes before the first tab, comma, semicolon or bar, split cuts at every
+// separator of that kind; otherwise it cuts at all four kinds and at blanks. sep separates the first two fields.
 func split(line string) (fields []string, sep string) {
 	line = cutComment(line)
 	if i := strings.IndexAny(line, "\t,;|"); i > 0 && isAtom(strings.TrimSpace(line[:i])) {
@@ -228,7 +227,7 @@ func (r *reader) dshield(fields []string) error {
 // lookalike matches what may be another address, or part of the first.
 var lookalike = regexp.MustCompile(`(^|[:=@(\[<"'!~^-])\d+\.\d+\.\d+\.(\d+|\*|x)([/:-][\d.*x]+)?[)\]>"',;.]*$`)
 
-// emuleAllows is the access level from which eMule's ipfilter.dat lets a range through.
+// emuleAllows is the access level in eMule's ipfilter.dat from which a range is let through.
 const emuleAllows = 128
 
 // columns reads an address followed by other columns, none of which is an address.
@@ -287,7 +286,7 @@ func wordSet(words string) map[string]bool {
 	return set
 }
 
-// isAllow reports whether s is such a word, or sets a key to one.
+// isAllow reports whether s is one of allowWords, or a setting with such a value, as in action=allow.
 func isAllow(s string) bool {
 	if len(s) > 64 {
 		return false
@@ -298,7 +297,7 @@ func isAllow(s string) bool {
 	return allowWords[strings.ToLower(strings.Trim(s, " \t.,;:!()[]<>\"'*"))]
 }
 
-// letsThrough returns an error if a field is such a word.
+// letsThrough returns an error if a field is an allow word.
 func letsThrough(fields []string) *Error {
 	for _, f := range fields {
 		if isAllow(f) {
