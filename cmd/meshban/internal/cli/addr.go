@@ -63,7 +63,7 @@ func (c *command) addrs(ctx *cli.Context) ([]netip.Prefix, error) {
 	return c.parseAddrs(ctx.Args().Slice())
 }
 
-// parseAddrs does what addrs does for the words args.
+// parseAddrs is addrs for the given arguments.
 func (c *command) parseAddrs(args []string) ([]netip.Prefix, error) {
 	var all []netip.Prefix
 	stdin := false

@@ -34,13 +34,13 @@ type call struct {
 	argv    []string // for urfave/cli: the program, global flags, the verb, its flags, "--", arguments
 }
 
-// arrange sorts a command line so that urfave/cli can read it: urfave/cli stops at the first argument, while people
-// write `ban 192.0.2.7 --for 1h`. It also reports unknown words itself, so that urfave/cli never prints about them, and
-// then returns what it understood.
+// arrange sorts a command line for urfave/cli, which stops at the first argument: people put flags after arguments,
+// as in `ban 192.0.2.7 --for 1h`. It also reports unknown words, which urfave/cli would print itself; even then it
+// returns what it understood.
 func arrange(args []string, verbs []*verb) (call, error) {
 	var c call
 	var globals, flags, rest []string
-	var wrong error // the first
+	var wrong error // the first error
 	for i := 0; i < len(args); i++ {
 		arg := args[i]
 		if arg == "--" {
@@ -76,7 +76,7 @@ func arrange(args []string, verbs []*verb) (call, error) {
 		}
 		if flag == nil {
 			wrong = cmp.Or(wrong, unknownFlag(arg, name, c.verb, verbs))
-			continue // --help may follow, from somebody at a loss
+			continue // --help may still follow
 		}
 		if _, isBool := flag.(*cli.BoolFlag); isBool {
 			if valued {

@@ -24,8 +24,8 @@ func isKeyboard(r io.Reader) bool {
 	return err != nil || !os.SameFile(info, null)
 }
 
-// ask asks on stderr whether to go on, if stdin is a terminal. Otherwise, or if yes is set, it goes on. An answer other
-// than y or yes is an error.
+// ask asks on stderr whether to go on, and returns an error unless the answer is y or yes. It does not ask if yes is
+// set or stdin is no terminal.
 func (c *command) ask(question string, yes bool) error {
 	if yes || !c.asks {
 		return nil

@@ -12,7 +12,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control/controltest"
 )
 
-// A command that takes much away asks if it can be answered, and does nothing unless the answer is yes.
+// A command that takes much away asks if there is somebody to answer, and does nothing unless the answer is yes.
 func TestRevokeAsks(t *testing.T) {
 	for _, c := range []struct {
 		name, answer string

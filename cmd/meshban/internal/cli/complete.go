@@ -45,8 +45,8 @@ func (c *command) completion(ctx *cli.Context) error {
 	return err
 }
 
-// words is what the scripts call: its arguments are the words of the line so far, the last still being typed. It prints
-// candidates, one per line, with a description after a tab.
+// words serves the completion scripts: its arguments are the words of the line so far, the last still being typed. It
+// prints candidates, one per line, with a description after a tab.
 func (c *command) words(ctx *cli.Context) error {
 	words := ctx.Args().Slice()
 	if len(words) == 0 {
@@ -61,7 +61,7 @@ func (c *command) words(ctx *cli.Context) error {
 	return nil
 }
 
-// candidates returns what may replace last after the words before.
+// candidates returns the words that can replace last, the word being typed, after the words before.
 func (c *command) candidates(ctx *cli.Context, before []string, last string) []string {
 	verbs := c.verbs()
 	typed, _ := arrange(before, verbs) // the line may be wrong, or not complete

@@ -41,7 +41,7 @@ func defaultDir() (string, error) {
 
 func socketOf(dir string) string { return filepath.Join(dir, control.SocketName) }
 
-// noAgentHint says where an agent runs, or how to start one.
+// noAgentHint returns where an agent runs, or how to start one.
 func (c *command) noAgentHint() string {
 	if c.dir != systemDir {
 		if _, err := os.Lstat(socketOf(systemDir)); err == nil {

@@ -125,7 +125,7 @@ func tellHint(w io.Writer, hint string) {
 	}
 }
 
-// byRule returns message with the rule that refused, unless it already names it.
+// byRule adds the rule that refused to message, unless message already names it.
 func byRule(message string, e *control.Error) string {
 	if e.Rule == "" || strings.Contains(message, e.Rule) {
 		return message

@@ -65,7 +65,7 @@ func (b portBans) each(yield func(portKey, portSpan) error) error {
 	return nil
 }
 
-// disjoint cuts spans at each other's borders.
+// disjoint cuts spans where another one begins or ends.
 func disjoint(spans []portSpan) []portSpan {
 	var cuts []int // where a piece begins
 	for _, s := range spans {

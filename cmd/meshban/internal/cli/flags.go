@@ -36,7 +36,7 @@ func texts(name, usage string, env ...string) *cli.StringSliceFlag {
 
 func toggle(name, usage string) *cli.BoolFlag { return &cli.BoolFlag{Name: name, Usage: usage} }
 
-// flagError says which flag or environment variable has a wrong value.
+// flagError returns an error that names the flag or environment variable with the wrong value.
 func flagError(ctx *cli.Context, name, value string, err error) error {
 	source, hint := "--"+name, ""
 	env := variable(ctx, name, value)

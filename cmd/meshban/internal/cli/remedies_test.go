@@ -16,9 +16,9 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/node"
 )
 
-// remedies are commands that fail, or that say what to do next. says is part of what they print; then is what a reader
-// types, with the gaps filled in, or "" if the text names whole commands, which are typed in any case. D stands for a
-// folder without a mesh, K for an exported key.
+// remedies are commands that fail, or that say what to do next. says is part of what they print. then is what a
+// reader types, with the gaps filled in; it is "" if the text names whole commands, which the test types in any case.
+// D stands for a folder without a mesh, K for an exported key.
 var remedies = []struct {
 	typed string
 	code  int
@@ -91,7 +91,7 @@ var remedies = []struct {
 }
 
 var (
-	// commandText matches a command in a text: in backquotes, or as far as the words may belong to one.
+	// commandText matches a command in a text: in backquotes, or up to the first word that cannot belong to one.
 	commandText = regexp.MustCompile("`(meshban [^`]+)`|(meshban [a-z]+(?: (?:sign|caps|export|import|list\\.txt|list|mesh-key|node-key|[A-Z]+|--[a-z-]+|[a-z]*\\d[\\w.:/-]*)\\b)*)")
 	placeholder = regexp.MustCompile(`\b[A-Z]{2,}\b|\bweb3\b`)
 )

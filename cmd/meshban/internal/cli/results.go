@@ -12,8 +12,8 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-// each asks in batches that the socket accepts, and prints a line for each address that was done and an error for each
-// that was not. With --json it prints an object for each address, done or not.
+// each asks in batches that the socket accepts. It prints a line for each address that was done and an error for each
+// that was not; with --json, it prints an object for each address, done or not.
 func (c *command) each(
 	ctx *cli.Context, all []netip.Prefix, ask func(context.Context, []netip.Prefix) ([]control.Result, error),
 	done func(control.Result) string,
@@ -75,8 +75,8 @@ func refusal(r control.Result) string {
 	return clean(text)
 }
 
-// worse returns the code that decides the exit code: failure outranks misuse, misuse a refusal, and a refusal nothing
-// found.
+// worse returns whichever of two codes decides the exit code: failure outranks misuse, misuse a refusal, and a
+// refusal nothing found.
 func worse(a, b control.Code) control.Code {
 	order := []control.Code{"", control.CodeNotFound, control.CodePolicy, control.CodeUsage, control.CodeFailed}
 	rank := func(c control.Code) int {

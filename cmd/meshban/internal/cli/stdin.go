@@ -5,9 +5,9 @@ import (
 	"io"
 )
 
-// stdin is an input whose Read also ends with ctx. A read(2) of a terminal or a pipe cannot be interrupted, and a user
-// typing a list by hand must be able to stop. So if ctx ends first, the reading goroutine is left behind and ends with
-// the process. It is the only goroutine that nobody waits for.
+// stdin is an input whose Read also ends with ctx. A read(2) of a terminal or a pipe cannot be interrupted, and a
+// user typing a list by hand must be able to stop. So if ctx ends first, the reading goroutine is left behind and
+// ends with the process. No other goroutine of this package is left behind.
 type stdin struct {
 	ctx    context.Context
 	in     io.Reader

@@ -23,7 +23,7 @@ const (
 // selection says which bans to lift if no addresses are given.
 type selection struct{ by, source string }
 
-// readSelection returns what unban's flags select, or nil if they select nothing.
+// readSelection returns what unban's flags select, or nil without such flags.
 func readSelection(ctx *cli.Context) (*selection, error) {
 	s := &selection{by: ctx.String("by"), source: ctx.String("source")}
 	all, narrow := ctx.Bool("all"), ctx.IsSet("by") || ctx.IsSet("source")

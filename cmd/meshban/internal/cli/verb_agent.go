@@ -67,7 +67,7 @@ func (c *command) init(ctx *cli.Context) error {
 	return nil
 }
 
-// startHint says how to start the agent on dir.
+// startHint returns how to start the agent on dir.
 func startHint(dir string) string {
 	if dir == systemDir {
 		return "`meshban setup systemd`, or `meshban agent` by hand"

@@ -22,8 +22,8 @@ type exporter interface {
 	end() error // after the last
 }
 
-// exporters begins an export in each format; most is about how many entries will come. An error of the writer stays in
-// it.
+// exporters begin an export in each format; most is about how many entries will come. A write error stays in out
+// until it is flushed.
 var exporters = map[string]func(out *bufio.Writer, now time.Time, most int) exporter{
 	"plain": func(out *bufio.Writer, _ time.Time, _ int) exporter { return plainExport{out} },
 	"json":  func(out *bufio.Writer, _ time.Time, _ int) exporter { return jsonExport{out} },

@@ -46,7 +46,7 @@ func (c *command) held(ctx *cli.Context) error {
 	return nil
 }
 
-// saidBy reports whether from, a name or an id, means the node that said e; "" means every node.
+// saidBy reports whether from, a name or an id, means the node that published e; "" means every node.
 func saidBy(e control.HeldEntry, from string) bool {
 	name, _, _ := strings.Cut(e.Origin, " (") // a name that is not unique is followed by an id
 	return from == "" || from == e.Origin || from == name || len(from) >= control.MinNodeID && strings.HasPrefix(e.ID, from)

@@ -27,7 +27,7 @@ const (
 	ruleAllow    = "allow list"
 )
 
-// importer bans a list in requests that the agent accepts whole.
+// importer bans a list in requests of the size that the agent accepts.
 type importer struct {
 	c        *command
 	client   *control.Client
@@ -246,7 +246,7 @@ func (im *importer) run(ctx context.Context, list *banlist.List) error {
 	}
 }
 
-// ahead is how many requests are in flight, so that the agent never waits for this side.
+// ahead is how many requests are in flight: with two, the agent never waits for this side.
 const ahead = 2
 
 // asked is a request in flight.
@@ -350,7 +350,7 @@ func (im *importer) heard(got answer, a asked) error {
 	return nil
 }
 
-// remark collects equal notes about several bans; the hint is that of the widest, which suffices for all.
+// remark collects equal notes about several bans. It keeps the hint of the widest ban, which suffices for all.
 func (im *importer) remark(r control.Result) {
 	i := slices.IndexFunc(im.notes, func(m *remark) bool { return m.Note == r.Note })
 	if i < 0 {

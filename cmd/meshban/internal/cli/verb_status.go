@@ -57,7 +57,7 @@ func (c *command) members(ctx *cli.Context) error {
 	}, streamed(members))
 }
 
-// unsaid stands for what a node has not said.
+// unsaid stands for what a node has not reported.
 const unsaid = "?"
 
 func said(text *string) string {
@@ -81,7 +81,7 @@ func problemCount(m control.Member) string {
 	return count(len(m.Problems))
 }
 
-// unconfirmed says when a member not known to be in sync was last confirmed to be.
+// unconfirmed returns when a member that is not known to be in sync was last confirmed to be.
 func unconfirmed(seconds *float64) string {
 	if seconds == nil {
 		return "unknown, never confirmed"
