@@ -106,7 +106,7 @@ type Quorum struct {
 	Within  time.Duration // MinFor..MaxMaxFor; 0 = while their bans are in force
 }
 
-// QuorumBy is the quorum for bans from Source. A final * in Source matches any rest.
+// QuorumBy is the quorum for bans from Source. A * at the end of Source matches any rest.
 type QuorumBy struct {
 	Source string
 	Quorum

@@ -84,7 +84,7 @@ func (d *decoder) read(f field, n *yaml.Node) {
 		return
 	}
 	if isNull(n) {
-		if f.String() != emptyList { // which a key without a value is
+		if f.String() != emptyList { // for a list, a key without a value means the empty list
 			d.fail(n.Line, f.key, "has no value", "write one or delete the line")
 		}
 		return

@@ -12,8 +12,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// value is the value of a key, as flag.Value is that of a flag. UnmarshalYAML is not called for a key without a value;
-// its error is one *Error or several joined, without File and Key.
+// value is the value of a key; compare flag.Value. UnmarshalYAML is not called for a key without a value. Its error
+// is one *Error or several joined, without File and Key.
 type value interface {
 	yaml.Unmarshaler
 	String() string // as YAML; `""` if the default depends on the machine or on another key
@@ -45,7 +45,7 @@ func (s setting[T]) check() error {
 	return s.valid(*s.at)
 }
 
-// word reads a scalar's text, whatever YAML takes it for: `for: 30` must fail as a duration without a unit.
+// word reads a scalar's text, whatever type YAML gives it: `for: 30` must fail as a duration without a unit.
 func word[T any](parse func(string) (T, error)) func(*yaml.Node) (T, error) {
 	return func(n *yaml.Node) (v T, err error) {
 		if n.Kind != yaml.ScalarNode {
@@ -58,7 +58,7 @@ func word[T any](parse func(string) (T, error)) func(*yaml.Node) (T, error) {
 	}
 }
 
-// optional is word, but "" is the zero value.
+// optional is word, except that "" is the zero value.
 func optional[T any](parse func(string) (T, error)) func(*yaml.Node) (T, error) {
 	return func(n *yaml.Node) (v T, err error) {
 		if n.Kind == yaml.ScalarNode && n.Value == "" {
@@ -70,7 +70,7 @@ func optional[T any](parse func(string) (T, error)) func(*yaml.Node) (T, error) 
 
 func asWritten(s string) (string, error) { return s, nil }
 
-// text is text; "" keeps the default.
+// text reads a string; "" keeps the default.
 func text(at *string, valid func(string) error) value {
 	return setting[string]{at, func(n *yaml.Node) (string, error) {
 		if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!str" {
@@ -123,7 +123,7 @@ func length(at *time.Duration, low, high time.Duration) value {
 	}}
 }
 
-// choice is one of some words.
+// choice accepts one of words.
 func choice[T comparable](at *T, words ...T) value {
 	format := func(v T) string { return strings.ToLower(fmt.Sprint(v)) }
 	unknown := func(s string) error {
@@ -154,7 +154,8 @@ func formatAddrPort(ap netip.AddrPort) string {
 	return yamlString(ap.String())
 }
 
-// list is a list of at most most items. Duplicates are dropped. The remedy is for what is not a list.
+// list accepts at most most items and drops duplicates. remedy says what to write instead of a value that is not a
+// list.
 func list[T comparable](at *[]T, most int, item func(*yaml.Node) (T, error), format func(T) string, valid func(T) error, remedy string) value {
 	tooMany := func(n int) error { return bad(fmt.Sprintf("has %d items", n), fmt.Sprintf("write at most %d", most)) }
 	return setting[[]T]{at, func(n *yaml.Node) ([]T, error) {
@@ -208,7 +209,7 @@ const (
 	dashes    = "write each item on its own line after a dash"
 )
 
-// item reads an item that is one word.
+// item reads a list item that is one word.
 func item[T any](parse func(string) (T, error)) func(*yaml.Node) (T, error) {
 	return func(n *yaml.Node) (v T, err error) {
 		if n.Kind != yaml.ScalarNode || n.Anchor != "" || n.Style&yaml.TaggedStyle != 0 {
@@ -221,7 +222,7 @@ func item[T any](parse func(string) (T, error)) func(*yaml.Node) (T, error) {
 	}
 }
 
-// backends is a list of backends, or the text that the command line takes.
+// backends accepts a list of backends, or the text that the command line takes.
 func backends(at *[]string) value {
 	return setting[[]string]{at, func(n *yaml.Node) ([]string, error) {
 		if n.Kind != yaml.SequenceNode {

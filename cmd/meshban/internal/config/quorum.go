@@ -9,7 +9,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// quorum is {origins: 2, within: 30m}, or the number of origins alone.
+// quorum accepts {origins: 2, within: 30m}, or the number of origins alone.
 func quorum(at *Quorum) value {
 	return setting[Quorum]{at, func(n *yaml.Node) (q Quorum, err error) {
 		if n.Kind != yaml.MappingNode {
@@ -56,7 +56,8 @@ func (q QuorumBy) check() error {
 	return q.Quorum.check()
 }
 
-// readQuorum reads a mapping with some of keys, and with all but "within". Its errors say to write form.
+// readQuorum reads a mapping of keys, of which only "within" may be missing, and refuses any other key. form is the
+// remedy in its errors.
 func readQuorum(n *yaml.Node, form string, keys ...string) (q QuorumBy, err error) {
 	if n.Kind != yaml.MappingNode || n.Anchor != "" || n.Style&yaml.TaggedStyle != 0 {
 		return q, bad("is "+describe(n)+", not a quorum", form)

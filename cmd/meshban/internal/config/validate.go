@@ -136,7 +136,7 @@ func (c Config) checkLines(k *checker) {
 		k.fail("lines.file", "", quote(f)+" is not the path of a file", "write "+filepath.Join(filepath.Clean(f), LineFileName)+" or the like")
 	}
 	if c.Lines.For == c.Bans.For {
-		return // checked there
+		return // the check of bans.for reports it
 	}
 	if err := length(&c.Lines.For, MinFor, MaxMaxFor).check(); err != nil {
 		e := asError(err)

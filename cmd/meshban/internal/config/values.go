@@ -64,7 +64,7 @@ func ParsePrefix(s string) (netip.Prefix, error) {
 	return p, nil
 }
 
-// maskError answers 192.0.2.0/255.255.255.0 with the equivalent CIDR.
+// maskError suggests the CIDR for an address with a netmask, such as 192.0.2.0/255.255.255.0.
 func maskError(s string, addr netip.Addr, mask string) error {
 	ones, size := net.IPMask(net.ParseIP(mask).To4()).Size()
 	if size == 0 {
@@ -77,7 +77,7 @@ func maskError(s string, addr netip.Addr, mask string) error {
 // used; if port is 0, s must have one. 4-in-6 is unmapped. Host names and zones are errors.
 func ParseAddrPort(s string, port uint16) (netip.AddrPort, error) {
 	form := "write ADDRESS:PORT such as 192.0.2.7:7946 or [2001:db8::7]:7946"
-	if port == 0 { // not the mesh's
+	if port == 0 { // not a port of the mesh
 		form = "write ADDRESS:PORT such as 127.0.0.1:9100 or [::1]:9100"
 	}
 	if addr, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")); err == nil {
