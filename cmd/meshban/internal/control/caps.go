@@ -40,10 +40,10 @@ func (d *Denied) UnmarshalJSON(b []byte) error {
 type CapNumber struct {
 	Key         string // as in the configuration
 	At          *int
-	Least, Most int // unless it is zero
+	Least, Most int // bounds of a value that is not zero
 }
 
-// Numbers returns those of c.
+// Numbers returns the caps that are numbers.
 func (c *Caps) Numbers() []CapNumber {
 	return []CapNumber{
 		{"rate", &c.Rate, config.MinAllowance, config.MaxAllowance},

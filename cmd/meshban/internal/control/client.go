@@ -76,7 +76,7 @@ func (c *Client) Allow(ctx context.Context, req AllowRequest) (AllowReply, error
 	return call[AllowReply](ctx, c, pathAllow, req)
 }
 
-// Unallow removes entries from it.
+// Unallow removes entries from the mesh-wide never-ban list.
 func (c *Client) Unallow(ctx context.Context, req UnallowRequest) (UnallowReply, error) {
 	return call[UnallowReply](ctx, c, pathUnallow, req)
 }

@@ -249,7 +249,7 @@ func FuzzReplies(f *testing.F) {
 	})
 }
 
-// roundTrip decodes a T, encodes it, and compares what that decodes to. The first time may cut off fractions of a
+// roundTrip decodes a T, encodes it, decodes that and compares the two. The first decoding may cut off fractions of a
 // second.
 func roundTrip[T any](t *testing.T, data []byte) {
 	var first, second T
@@ -268,7 +268,7 @@ func roundTrip[T any](t *testing.T, data []byte) {
 	}
 }
 
-// FuzzHeldEntry: the same of held entries.
+// FuzzHeldEntry is FuzzListEntry for held entries.
 func FuzzHeldEntry(f *testing.F) {
 	f.Add(benchHeld.AppendJSON(nil))
 	f.Add(HeldEntry{Prefix: benchHeld.Prefix, Reason: "\"\\\x00\xff\u2028", Issued: TimeOf(until)}.AppendJSON(nil))

@@ -25,8 +25,8 @@ func (e ListEntry) AppendJSON(dst []byte) []byte {
 	return append(dst, '}')
 }
 
-// AppendJSON is that of ListEntry for held entries. One origin may have 32,768 ops on hold, and `held list` must show
-// them within a second.
+// AppendJSON does the same for a held entry. One origin may have 32,768 ops on hold, and `held list` must show them
+// within a second.
 func (e HeldEntry) AppendJSON(dst []byte) []byte {
 	dst = append(dst, `{"prefix":"`...)
 	dst = append(appendPrefix(dst, e.Prefix.Prefix), '"')

@@ -95,7 +95,7 @@ func (s *Server) change(next http.Handler) http.Handler {
 	})
 }
 
-// post serves a call that has a request body.
+// post serves a route whose request has a body.
 func post[Req request, Rep any](call func(context.Context, Req) (Rep, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -116,7 +116,7 @@ func post[Req request, Rep any](call func(context.Context, Req) (Rep, error)) ht
 	})
 }
 
-// get serves a call that has none.
+// get serves a route whose request has no body.
 func get[Rep any](call func(context.Context) (Rep, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rep, err := call(r.Context())
@@ -164,7 +164,7 @@ func (s *Server) audit(w http.ResponseWriter, r *http.Request, server context.Co
 	})
 }
 
-// sendAll streams the entries that each yields. A stream that the server's end cuts short ends with an error.
+// sendAll streams the entries that each yields. If server ends first, the stream ends with an error.
 func sendAll[T any](w http.ResponseWriter, r *http.Request, server context.Context,
 	each func(ctx context.Context, yield func(T) error) error) {
 	ctx, done := stream(r.Context(), server)

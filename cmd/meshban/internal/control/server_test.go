@@ -198,7 +198,7 @@ func TestStopWithHangingRequest(t *testing.T) {
 		_, err := control.NewClient(path).Status(context.Background())
 		asked <- err
 	}()
-	// The request has arrived once a later watcher has.
+	// The request has arrived once a watcher that came later is served.
 	go func() {
 		_ = control.NewClient(path).Watch(t.Context(), func(control.Event) error { return nil })
 	}()

@@ -14,8 +14,8 @@ import (
 // prefix becomes "".
 func FormatPrefix(p netip.Prefix) string { return string(appendPrefix(nil, p)) }
 
-// FormatTime formats t in RFC 3339, UTC, rounded up to whole seconds: what ends at that time has then surely ended.
-// The zero time becomes "".
+// FormatTime formats t in RFC 3339, UTC, rounded up to whole seconds: at the time that it shows, what ends at t has
+// ended. The zero time becomes "".
 func FormatTime(t time.Time) string { return string(appendTime(nil, t)) }
 
 // FormatPast is FormatTime rounded down, for times in the past: nothing has happened in the future.
@@ -52,7 +52,7 @@ func (p Prefix) String() string { return FormatPrefix(p.Prefix) }
 // MarshalText returns String.
 func (p Prefix) MarshalText() ([]byte, error) { return appendPrefix(nil, p.Prefix), nil }
 
-// UnmarshalText reads an address or a prefix; nothing is the invalid prefix.
+// UnmarshalText reads an address or a prefix; empty text is the invalid prefix.
 func (p *Prefix) UnmarshalText(b []byte) (err error) {
 	if *p = (Prefix{}); len(b) > 0 {
 		p.Prefix, err = config.ParsePrefix(string(b))
@@ -60,7 +60,7 @@ func (p *Prefix) UnmarshalText(b []byte) (err error) {
 	return err
 }
 
-// Prefixes is a list that JSON has as texts of Prefix.
+// Prefixes is a list whose JSON form is an array of Prefix texts.
 type Prefixes []netip.Prefix
 
 // MarshalJSON returns the list.
@@ -75,8 +75,9 @@ func (l Prefixes) MarshalJSON() ([]byte, error) {
 	return append(dst, ']'), nil
 }
 
-// UnmarshalJSON reads a list of addresses and prefixes; null among them is the invalid prefix. An import sends a million,
-// and encoding/json would take ten times as long; no text that is good has a comma or an escape.
+// UnmarshalJSON reads a list of addresses and prefixes; a null item is the invalid prefix. An import sends a million
+// of them, for which encoding/json would take ten times as long. Cutting at commas is safe: no valid item contains a
+// comma or an escape.
 func (l *Prefixes) UnmarshalJSON(b []byte) error {
 	*l = nil
 	list, ok := strings.CutPrefix(strings.TrimSuffix(string(b), "]"), "[")
@@ -100,7 +101,7 @@ func (l *Prefixes) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// Time is a time that JSON has as FormatTime writes it, or as null if it is zero.
+// Time is a time whose JSON form is FormatTime's text, or null for the zero time.
 type Time struct{ time.Time }
 
 // TimeOf returns t as a Time.
@@ -132,7 +133,7 @@ func (t *Time) UnmarshalJSON(b []byte) (err error) {
 	return err
 }
 
-// Duration is a duration that JSON has as people write it: 30m, 7d12h. Empty is 0.
+// Duration is a duration whose JSON form is what people write: 30m, 7d12h. Empty is 0.
 type Duration time.Duration
 
 func (d Duration) String() string { return time.Duration(d).String() }
@@ -167,12 +168,12 @@ func appendString(dst []byte, s string) []byte {
 	return append(dst, '"')
 }
 
-// appendField appends a member of an object, which is not the first.
+// appendField appends a member of an object; it must not be the first.
 func appendField(dst []byte, name, value string) []byte {
 	return appendString(append(append(append(dst, `,"`...), name...), `":`...), value)
 }
 
-// Text says which jails tell the mesh, and what to do about those that do not.
+// Text returns which jails report to the mesh, and what to do about those that do not.
 func (f *Fail2banStatus) Text() []string {
 	switch {
 	case f.Error != "":

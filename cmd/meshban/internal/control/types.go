@@ -169,9 +169,9 @@ const (
 	StateLifted      = "lifted" // of a new ban: an unban cancels it
 )
 
-// A node's name is the one in its certificate, not the one that it claims. If another node could be meant by the same
-// name, the short id follows: "web2 (1a2b3c4d)". A node without a certified name is shown by its short id. The full
-// id accompanies every name.
+// Names: a node's name is the one in its certificate, not the one that it claims. If another node could be meant by
+// the same name, the short id follows: "web2 (1a2b3c4d)". A node without a certified name is shown by its short id.
+// The full id accompanies every name.
 
 // ListEntry is a banned pair of prefix and ports.
 type ListEntry struct {
@@ -374,7 +374,7 @@ type Fail2banStatus struct {
 }
 
 // Event is something that happened. Name is ban, refresh, unban, expire, pending, held, allow, unallow, join, leave,
-// fail or "not enforced"; clients pass unknown ones on.
+// fail, update or "not enforced"; clients pass unknown ones on.
 type Event struct {
 	Time      time.Time `json:"time"` // UTC, milliseconds
 	Name      string    `json:"event"`
@@ -386,7 +386,7 @@ type Event struct {
 	Reason    string    `json:"reason"`
 	Source    string    `json:"source"`
 	LatencyMS *float64  `json:"latency_ms"` // from the origin's decision to this kernel's rule; nil = not applicable
-	// NotEnforced is why the kernel did not take the ban, in an event StateNotEnforced, which then replaces "ban" or
+	// NotEnforced is why the kernel did not take the ban. The event is then StateNotEnforced, in place of "ban" or
 	// "refresh".
 	NotEnforced string `json:"not_enforced,omitempty"`
 }
@@ -494,7 +494,7 @@ type AuditEntry struct {
 	Prefixes Prefixes  `json:"prefixes,omitempty"`
 }
 
-// HeldEntry is a record of a peer that is on hold: this node does not enforce it until somebody decides.
+// HeldEntry is an op of a peer that is on hold: this node does not enforce it until somebody decides.
 type HeldEntry struct {
 	Prefix Prefix `json:"prefix"`
 	Ports  string `json:"ports"`  // canonical; "" = all
@@ -504,7 +504,7 @@ type HeldEntry struct {
 	Until  Time   `json:"until"`
 	Reason string `json:"reason"`
 	Source string `json:"source"`
-	By     string `json:"by"`             // the limit that it exceeded: "breaker", "rate of its origin", "active bans of its origin"
+	By     string `json:"by"`             // the limit that it exceeded, as ban.Hold names it, such as "breaker"
 	Kind   string `json:"kind,omitempty"` // "ban", "unban", "allow" or "unallow"
 }
 

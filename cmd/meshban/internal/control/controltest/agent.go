@@ -157,7 +157,7 @@ func (a *Agent) Tell(e control.Event) {
 	a.tellLocked(e)
 }
 
-// Listed handles the bans whose source is the list.
+// Listed counts or lifts the bans whose source is the list.
 func (a *Agent) Listed(_ context.Context, req control.ListedRequest) (control.ListedReply, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -209,7 +209,7 @@ func (a *Agent) Allow(_ context.Context, req control.AllowRequest) (control.Allo
 	return rep, nil
 }
 
-// Unallow removes entries from it.
+// Unallow removes entries from the allow list.
 func (a *Agent) Unallow(_ context.Context, req control.UnallowRequest) (control.UnallowReply, error) {
 	var rep control.UnallowReply
 	a.mu.Lock()
