@@ -77,7 +77,7 @@ type arrival struct {
 }
 
 // deliver takes verified frames from peers, in order of arrival, on the mesh's own goroutine. Each frame is merged
-// before the next is judged, so that an op that is said again does not count against its origin.
+// before the next is judged, so that a repeated op does not count against its origin.
 func (d *Daemon) deliver(frames []frame.Frame) {
 	now := time.Now()
 	var own []ban.Record // this node's own records that it had lost
@@ -92,8 +92,8 @@ func (d *Daemon) deliver(frames []frame.Frame) {
 		d.admit(now, some, d.admitLocked)
 		for _, a := range some {
 			d.recordRemote(now, a.records)
-			// With this epoch or a later one, a frame in this node's name comes from a copy of it; each would amend what the
-			// other amends.
+			// A frame in this node's name with this epoch or a later one comes from a copy of this node. It is not
+			// amended, because the copy would amend the amendment.
 			if ban.Origin(a.frame.Origin) == d.self && a.frame.Epoch < d.mesh.Epoch() {
 				own = append(own, a.records...)
 			}
@@ -117,7 +117,8 @@ func (d *Daemon) admit(now time.Time, some []*arrival, judge judge) {
 	d.state.Change(now, steps...)
 }
 
-// amend publishes the ops that bring this node's own lost records, which have come back, up to date.
+// amend publishes the ops that this node's own records need after they were lost and have come back: see
+// ban.Table.Amend.
 func (d *Daemon) amend(now time.Time, own []ban.Record) {
 	var ops []ban.Op
 	for some := range slices.Chunk(own, lockChunk) {
@@ -245,8 +246,8 @@ func (d *Daemon) holds(prefix netip.Prefix, ports ban.Ports) (ok bool, why strin
 	return d.fw.Holds(enforce.Entry(ban.Rule{Prefix: prefix, Ports: ports}))
 }
 
-// notTaken returns why the kernel does not hold an effective ban, even if the ban is merely still queued, or "" if it
-// does.
+// notTaken returns why the kernel does not hold an effective ban, which may be that the ban is still queued, or "" if
+// the kernel holds it.
 func (d *Daemon) notTaken(prefix netip.Prefix, ports ban.Ports) string {
 	ok, why := d.holds(prefix, ports)
 	if !ok && why == "" {
@@ -288,7 +289,7 @@ func (d *Daemon) keepRecord(ctx context.Context, raw []byte) error {
 	return nil
 }
 
-// stopping replaces an error that means that the agent is stopping with a control error.
+// stopping turns an error that means that the agent is stopping into a control error.
 func stopping(err error) error {
 	if errors.Is(err, mesh.ErrStopped) {
 		return &control.Error{Code: control.CodeFailed, Message: "the agent is stopping"}
@@ -296,9 +297,9 @@ func stopping(err error) error {
 	return err
 }
 
-// admitted remembers every newly held frame. Frames of this run were already remembered when they were published,
-// before the line file's position was; doing so again is harmless. Own frames of earlier runs come back from peers
-// after the store has lost them.
+// admitted stores every newly held frame. This node's frames of this run are already queued for the disk, ahead of
+// the line file's position; queuing them again is harmless. Its frames of earlier runs come back from peers after the
+// store has lost them.
 func (d *Daemon) admitted(frames []frame.Frame) {
 	now := time.Now()
 	for _, f := range frames {

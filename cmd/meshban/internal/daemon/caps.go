@@ -16,7 +16,7 @@ import (
 	"github.com/meshban/meshban/mesh/pki"
 )
 
-// capsLocked returns what an origin may say here: the stricter of the configuration and the origin's certificate. It is
+// capsLocked returns what an origin may publish here: the stricter of the configuration and the origin's certificate. It is
 // the only place to ask, and is called for every record of a peer.
 func (d *Daemon) capsLocked(origin ban.Origin) ban.Caps {
 	p := &d.cfg.Peers
@@ -145,9 +145,8 @@ func (n *notes) certHint(flag string) string {
 	return fmt.Sprintf("where ca.key is: `meshban ca caps %s %s`, and with it the caps that it keeps, which `meshban ca caps %[1]s` shows", n.d.names.handle(n.d.self), flag)
 }
 
-// recap records a node's present caps. Package mesh reports every certificate that comes or ends before
-// any frame that came later. If the certificate has changed again by now, the newer one counts early, which is
-// harmless.
+// recap records a node's present caps. Package mesh reports each new or ended certificate before any later frame. If
+// the certificate has changed again by now, the newer one applies early, which is harmless.
 func (d *Daemon) recap(id frame.ID) {
 	s := d.mesh.Standing(id)
 	d.recertified(s)

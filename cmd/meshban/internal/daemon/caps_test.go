@@ -13,7 +13,7 @@ import (
 	"github.com/meshban/meshban/mesh/pki"
 )
 
-// Each cap is the stricter of the configured and the certified one.
+// Each cap is the stricter one of the configuration and the certificate.
 func TestStricterCaps(t *testing.T) {
 	t.Parallel()
 	conf := ban.Caps{
@@ -120,7 +120,7 @@ func TestCertificateCaps(t *testing.T) {
 		t.Errorf("after a restart: %+v, %d wait", c, web3.waits())
 	}
 
-	// Held and refused ops count once the caps allow them, and no longer once they do not.
+	// Held and refused ops count once the caps allow them, and no longer count once the caps do not.
 	web1.recertify(t, web2, pki.DefaultCaps())
 	for _, n := range []*node{web1, web3} {
 		until(t, n.cfg.Name+" takes all of it with the next caps", func() bool {

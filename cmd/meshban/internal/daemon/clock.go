@@ -10,10 +10,10 @@ import (
 	"github.com/meshban/meshban/mesh/frame"
 )
 
-// rewound applies the held frames again after the clock was set: some ops had ended by a clock that was ahead, or did
-// not count yet by one that was behind. Ops that lift bans come before bans, so that a lifted ban does not count even
-// for a moment; they have come back from peers or from the store, or, if all clocks were ahead, the table remembers
-// them. It runs on the mesh's own goroutine, so all that is held was judged before.
+// rewound applies the held frames again after the clock was set: a clock that was ahead has ended some ops too early,
+// and with a clock that was behind some did not count yet. Ops that lift bans come before bans, so that a lifted ban
+// never counts, not even for a moment: they have come back from peers or the store or, if all clocks were ahead, are
+// still in the table. rewound runs on the mesh's own goroutine, so all held frames were judged before.
 func (d *Daemon) rewound(live iter.Seq[frame.Frame]) {
 	now := time.Now()
 	stored, err := d.syncedHolds()

@@ -10,8 +10,8 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-// A clock that runs an hour ahead for a while ends bans whose frames live on. Once the clock is right, they count again,
-// except those that were lifted or that wait for the operator.
+// A clock that runs an hour ahead for a while ends bans whose frames live on. Once the clock is right, these bans
+// count again, except those that were lifted or that wait for the operator.
 func TestAClockThatWasAhead(t *testing.T) {
 	t.Parallel()
 	t.Run("on one node", func(t *testing.T) { clockAhead(t, false) })

@@ -16,7 +16,7 @@ import (
 	"github.com/meshban/meshban/mesh/frame"
 )
 
-// Rules under which a command has no effect, or none elsewhere, although nothing refused its op.
+// Rules for an op that nothing refused, but that has no effect, or none on other nodes.
 const (
 	ruleRevoked     = "revoked"
 	ruleCertificate = "no certificate"
@@ -64,8 +64,8 @@ func (d *Daemon) standingProblem() string {
 	return e.Message + ": the others take nothing from it, and it protects only itself; " + e.Hint
 }
 
-// confirm replaces each success that the table, the kernel or the mesh does not confirm with an error. look is called
-// with the lock held and returns the table's objection to a result; did says what was still done on this node.
+// confirm turns each success that the table, the kernel or the mesh does not confirm into an error. It calls look,
+// with the lock held, for the table's objection to a result. did says what this node has done all the same.
 func (d *Daemon) confirm(
 	ctx context.Context, results []control.Result, look func(*ban.Table, *control.Result) *control.Error, did string,
 ) {
@@ -73,7 +73,7 @@ func (d *Daemon) confirm(
 		return
 	}
 	var kernel *control.Error
-	if len(results) <= lockChunk { // a bulk keeps pace with the kernel; status reports it if that lags
+	if len(results) <= lockChunk { // a bulk waits for the kernel as it goes; status reports a kernel that lags
 		kernel = d.kernelTook(ctx, results)
 	}
 	ignored, mute := d.ignored(), mutedBy(d.mesh.Mute(), d.names)
@@ -208,7 +208,7 @@ func (d *Daemon) banEffect(now time.Time, ports ban.Ports) func(*ban.Table, *con
 // maxNamedNetworks bounds the networks that a text names.
 const maxNamedNetworks = 4
 
-// leavesOut says which of this machine's own networks a ban leaves out, or returns "" for none.
+// leavesOut returns which of this machine's own networks a ban leaves out, or "" for none.
 func leavesOut(networks []netip.Prefix) string {
 	if len(networks) == 0 {
 		return ""
@@ -269,8 +269,7 @@ func (d *Daemon) allowEffect(t *ban.Table, r *control.Result) *control.Error {
 	}
 }
 
-// othersNote returns a note that this node's caps keep an op against other nodes' bans from counting elsewhere, or ""
-// if they do not.
+// othersNote returns what as a note if this node's caps keep an op from counting against other nodes' bans, else "".
 func (d *Daemon) othersNote(what string, banners []ban.Origin) string {
 	if d.ownCaps().UnbanAny {
 		return ""

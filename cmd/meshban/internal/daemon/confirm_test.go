@@ -66,7 +66,7 @@ func TestWithoutEffect(t *testing.T) {
 	}
 }
 
-// A revoked node soon learns that it is revoked, still protects itself, and says both.
+// A revoked node soon learns that it is revoked. It then says so, and that it still protects itself.
 func TestARevokedNodeSaysSo(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")

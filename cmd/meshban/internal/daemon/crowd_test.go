@@ -81,7 +81,7 @@ func TestARequestOfManySlicesFillsFrames(t *testing.T) {
 	}
 }
 
-// While an import uses up the bulk rate, a single ban is answered at once, and the bans of a small request take effect
+// While an import uses up the bulk rate, a single ban is answered at once. The bans of a small request take effect
 // before the request waits for its turn.
 func TestAFewBansDoNotWaitBehindAnImport(t *testing.T) {
 	a := first(t, "a")

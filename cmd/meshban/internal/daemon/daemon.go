@@ -232,14 +232,14 @@ func (d *Daemon) Run(ctx context.Context) error {
 const (
 	// tasksLimit bounds how long Run waits for its tasks to stop: one that hangs must not keep the rest off the disk.
 	tasksLimit = 3 * time.Second
-	// awaitStep is how much of its limit Await uses up if the whole process, or the machine, stands still meanwhile.
+	// awaitStep bounds how much of Await's limit one standstill of the process or the machine uses up.
 	awaitStep = 100 * time.Millisecond
 	// maxStacks bounds the stacks that are logged if a task hangs, in bytes.
 	maxStacks = 1 << 20
 )
 
-// Await calls f and returns its error, or ended false if f has not returned within limit after ctx is done; f then
-// keeps running. Limit is a multiple of awaitStep.
+// Await calls f and returns its error. If f has not returned within limit after ctx is done, Await returns ended
+// false and f keeps running. limit is a multiple of awaitStep.
 func Await(ctx context.Context, limit time.Duration, f func() error) (ended bool, err error) {
 	done := make(chan error, 1)
 	go func() { done <- f() }()

@@ -349,8 +349,8 @@ func TestAnEchoNeitherTravelsNorExtendsNorCounts(t *testing.T) {
 	}
 }
 
-// If this machine's syslog daemon writes what `logger -t newbans` says, its lines look exactly like those the agent emits.
-// They used to be taken for old emissions, and all their bans were lost.
+// If this machine's syslog daemon writes what `logger -t newbans` says, its lines look exactly like those that the
+// agent emits. They used to be taken for emissions of an earlier run, and all their bans were lost.
 func TestALineOfThisMachinesSyslogIsASighting(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
@@ -432,7 +432,7 @@ func TestARestartGivesEverythingBack(t *testing.T) {
 	a.ban(t, time.Hour, "192.0.2.1/32", "198.51.100.0/24")
 	published := a.mesh.Stats().Published
 	a.write(t, "HOST 192.0.2.2 PORT 22\n")
-	// A ban counts before its frame is signed.
+	// The frame is signed before the ban counts.
 	until(t, "the line published", func() bool { return a.mesh.Stats().Published == published+1 })
 	if !a.takes(t, "192.0.2.2/32") {
 		t.Error("the line was published, not taken")

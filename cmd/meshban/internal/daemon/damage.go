@@ -44,7 +44,8 @@ func (d *Daemon) refillStore(ctx context.Context) error {
 	}
 }
 
-// refillLast does the same for damage found while the agent stops, after the tasks and the store have stopped.
+// refillLast refills the store if damage was found while the agent stopped. Call it after the tasks and the store
+// have stopped.
 func (d *Daemon) refillLast() error {
 	select {
 	case <-d.refillWake:

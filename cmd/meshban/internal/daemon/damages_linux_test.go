@@ -23,7 +23,7 @@ import (
 // If anything was lost, status says so and the damaged file is kept.
 func TestEveryDamageComesBack(t *testing.T) {
 	t.Parallel()
-	const suffering = 8 // nodes; each suffers every second damage, the first two while in use
+	const suffering = 8 // nodes; each gets every second damage, the first two while in use
 	a := first(t, "a")
 	nodes := []*node{a}
 	for i := range suffering {
@@ -56,7 +56,7 @@ func TestEveryDamageComesBack(t *testing.T) {
 	a.accusesNobody(t)
 }
 
-// suffers applies every second damage to the node's store, and restarts the node after each.
+// suffers does every second damage to the node's store, and restarts the node after each.
 func (n *node) suffers(t *testing.T, peer *node, addrs []string, i int) {
 	file, inUse := n.home.Store(), i < 2
 	whole := func() []byte {

@@ -13,6 +13,6 @@
 //  7. When the kernel has answered, announce tells metrics, the line file, fail2ban and watchers.
 //  8. A command is answered once its bans are in the kernel (confirm) and on disk (keep), or says what is missing.
 //
-// Change is also the only way for whatever else changes what is banned: an end, the never-ban list, a reload, a
+// Change is also the only way for everything else that changes what is banned: an end, the never-ban list, a reload, a
 // certificate, a decision of the operator, a clock that was set.
 package daemon

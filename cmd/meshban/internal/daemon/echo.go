@@ -104,16 +104,16 @@ func (q *emitQueue) dropped() uint64 {
 }
 
 const (
-	// echoGrace is how long a local fail2ban may take to answer an emitted line with a line of its own, whose ban then
-	// ends that much later than the emitted one. It is also how long after a ban has ended such an answer still counts
-	// as an echo. fail2ban polls once a second; a minute covers a busy one.
+	// echoGrace bounds how late a local fail2ban answers an emitted line with a line of its own. The ban of such a
+	// line ends that much later than the emitted one, and such a line may still come that long after the emitted ban
+	// has ended. fail2ban polls once a second; a minute covers a busy one.
 	echoGrace = time.Minute
 	// maxEchoes bounds the addresses remembered for echoGrace.
 	maxEchoes = 1 << 16
 )
 
-// echoLocked reports whether a line exists only because this node emitted one: it is that line, from an earlier run, or
-// a local fail2ban wrote it after reading that line. Such a line is no sighting.
+// echoLocked reports whether a line exists only because this node emitted one: either an earlier run emitted this
+// line, or a local fail2ban wrote it after reading an emitted one. Such a line is no sighting.
 //
 // A jail that reads the line file writes only echoes; any other jail writes none. If the jails are not known, the
 // recipe's action is recognised: it repeats the address with all ports and no length. Any other line can be an echo

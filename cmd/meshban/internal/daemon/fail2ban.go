@@ -63,7 +63,7 @@ func (d *Daemon) confirmFail2ban(ctx context.Context, results []control.Result) 
 	}
 }
 
-// onlyThere returns what fail2ban bans among the results that the mesh does not know.
+// onlyThere returns the prefixes of fail2ban's bans that overlap a result whose prefix the mesh does not ban.
 func (d *Daemon) onlyThere(ctx context.Context, results []control.Result) ([]netip.Prefix, error) {
 	var unknown, only []netip.Prefix
 	for _, r := range results {
@@ -84,7 +84,7 @@ func (d *Daemon) onlyThere(ctx context.Context, results []control.Result) ([]net
 	return only, err
 }
 
-// fail2banBans says what this node's fail2ban bans of prefix, or that this is not known; "" = nothing.
+// fail2banBans returns what this node's fail2ban bans of prefix, or that this is not known; "" = nothing.
 func (d *Daemon) fail2banBans(ctx context.Context, prefix netip.Prefix) string {
 	ctx, cancel := context.WithTimeout(ctx, whyWait)
 	defer cancel()

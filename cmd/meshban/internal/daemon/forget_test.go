@@ -11,8 +11,8 @@ import (
 	"github.com/meshban/meshban/mesh/frame"
 )
 
-// A forget reaches every node. A node that lives, or was heard from a moment ago, is never forgotten; package mesh tests the
-// one-minute limit.
+// A forget reaches every node. A node that is alive, or was heard a moment ago, is never forgotten; package mesh
+// tests the one-minute limit.
 func TestForgetReachesAll(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")

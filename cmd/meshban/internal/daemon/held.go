@@ -30,12 +30,12 @@ type alarm struct {
 	refused        store.FrameKey // the last frame marked on disk for the bans counted in full
 }
 
-// refusedFrom is added to an op's index in the store to mark that new bans of its frame were refused from there on,
+// refusedFrom, added to an op's index in the store, marks that the frame's new bans were refused from that op on,
 // because too many wait. Without the mark a restart would let them count.
 const refusedFrom = 1 << 15
 
-// foretold is stored as the hold of an op that was refused because it marks a frame of this node that does not exist
-// yet.
+// foretold is stored as the hold of an op that was refused because its mark names a frame that this node has not
+// signed yet.
 const foretold = 255
 
 // allowance converts a configured allowance to the table's.

@@ -169,7 +169,7 @@ func TestImportsPassTheBreaker(t *testing.T) {
 	until(t, "imports leave the rest alone", func() bool { return b.counts().Active == 60 })
 }
 
-// By default, a million bans from one node pass, and another million from a second one.
+// By default, nodes accept a million bans from one node, and another million from a second one.
 func TestAMillionIsTakenByDefault(t *testing.T) {
 	t.Parallel()
 	n := first(t, "a")

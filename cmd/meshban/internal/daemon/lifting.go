@@ -25,7 +25,7 @@ type lift struct {
 	d      *Daemon
 	now    time.Time
 	beyond map[netip.Prefix]error // by the prefix that the command named
-	signed []ban.Op               // what the authority says instead
+	signed []ban.Op               // what the authority publishes instead
 }
 
 func (d *Daemon) newLift(now time.Time) *lift {
@@ -33,8 +33,8 @@ func (d *Daemon) newLift(now time.Time) *lift {
 }
 
 // signLocked checks the ops that lift prefix. If peers would hold or refuse them, and this node has the authority's
-// key, the authority says whole instead, free of the peers' width limits, and this node says only what takes its own
-// bans back.
+// key, the authority publishes what whole returns, to which the peers' width limits do not apply, and signLocked
+// returns only the ops that take back this node's own bans.
 func (l *lift) signLocked(t *ban.Table, prefix netip.Prefix, ops []ban.Op, whole func() ([]ban.Op, error)) ([]ban.Op, error) {
 	if l.d.mesh.Peers() == 0 {
 		return ops, nil
@@ -52,7 +52,7 @@ func (l *lift) signLocked(t *ban.Table, prefix netip.Prefix, ops []ban.Op, whole
 	}
 	var own []ban.Op
 	for _, op := range ops {
-		if op.Kind == ban.KindRevoke { // nobody else can take back what this node said
+		if op.Kind == ban.KindRevoke { // nobody else can take back what this node published
 			own = append(own, op)
 		} else {
 			l.signed = append(l.signed, op)
@@ -61,7 +61,7 @@ func (l *lift) signLocked(t *ban.Table, prefix netip.Prefix, ops []ban.Op, whole
 	return own, nil
 }
 
-// wholeLocked returns the ops that lift or end everything inside op's prefix, as wide as this node may say it.
+// wholeLocked returns the ops that lift or end everything inside op's prefix, as wide as this node itself allows.
 func (l *lift) wholeLocked(t *ban.Table, op ban.Op) ([]ban.Op, error) {
 	limits := ban.DefaultLimits()
 	return l.d.gatherLocked(l.now, t, op, limits.MinBits4, limits.MinBits6, false)
@@ -148,8 +148,8 @@ func (l *lift) confirm(ctx context.Context, results []control.Result, did string
 	}
 }
 
-// What a peer may report on a lift beyond what peers take. A peer that lets the lift count reports nothing, so a report
-// about something else says nothing about the lift.
+// What a peer may report about a lift that exceeds what peers take. A peer that lets the lift count reports nothing,
+// so a report about something else tells nothing about the lift.
 const (
 	liftHeld = iota
 	liftRefused
@@ -168,8 +168,8 @@ func (r report) ofLift(since time.Time, before uint64) int {
 	return liftSilent
 }
 
-// saidOfLift waits until every live peer has reported after since what it does with this node's lifts, for at most
-// heldWait. It returns the names of the peers by what they reported.
+// saidOfLift waits, at most heldWait, until every live peer has reported after since what it does with this node's
+// lifts. It returns the peers' names, grouped by what they reported.
 func (d *Daemon) saidOfLift(ctx context.Context, since time.Time) (said [liftSilent + 1][]string) {
 	before := make(map[ban.Origin]uint64) // ops refused before since
 	d.state.View(func(*ban.Table) {

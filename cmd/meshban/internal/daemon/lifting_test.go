@@ -12,8 +12,8 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-// Other nodes hold an op that lifts many bans of others, and the command names those nodes; issued where the authority's
-// key is, it counts everywhere.
+// Other nodes hold an op that lifts many bans of others, and the command names these nodes. The same command where
+// the authority's key is counts everywhere.
 func TestMassLifting(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")

@@ -47,7 +47,7 @@ func (m lineMemory) Save(slot int, block []byte) {
 // lineCounts are the line file's counters of this run.
 type lineCounts struct {
 	banned, known, refused, echoes, emitted, unemitted atomic.Uint64
-	allPorts                                           atomic.Uint64 // named more ports than a ban may have
+	allPorts                                           atomic.Uint64 // lines that named more ports than a ban may have
 }
 
 // handleLines turns accepted lines into bans and records how far the file was read. It runs on the follower's
@@ -64,7 +64,7 @@ func (d *Daemon) handleLines(batch []logsrc.Line, pos logsrc.Position) {
 			d.recordOps(d.bySelf(now, control.ViaLines), ops)
 		}
 	}
-	// After the frames, so that a crash in between makes it reread lines but never skip one.
+	// The position is stored after the frames: a crash in between rereads lines but never skips one.
 	if value, err := json.Marshal(pos); err == nil {
 		d.store.Set(valuePosition, value)
 	}

@@ -15,8 +15,8 @@ import (
 	"github.com/meshban/meshban/mesh/frame"
 )
 
-// A peer banned an address and this node emitted the ban. Only a line that says no more than the ban can be the answer of
-// the local fail2ban.
+// A peer banned an address, and this node emitted the ban. A line can only be the local fail2ban's answer to that if
+// it says no more than the ban.
 func TestOnlyWhatOurEmissionCausedIsAnEcho(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
@@ -139,8 +139,8 @@ func TestALineWithTooManyPortsBans(t *testing.T) {
 	}
 }
 
-// A line bans an address for less time than a ban that another node has lifted: it revokes the longer ban. Otherwise that
-// ban would be in force again on some nodes once the other node is revoked.
+// A line bans an address for less time than this node's ban that another node has lifted: the line revokes the longer
+// ban. Otherwise the longer ban would be in force again on some nodes once the other node is revoked.
 func TestALineTakesALiftedBanBack(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")

@@ -12,9 +12,9 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-// A list that replaces itself is what `meshban import --list NAME` brings. Its name is in the source of each ban,
-// import:NAME, along with those of this node's other lists that have the address: import:a,b. So the table knows, even
-// after a restart, what a list has brought, and an address is lifted once the last of its lists drops it.
+// `meshban import --list NAME` brings a list that replaces its former self. The source of each ban names the lists of
+// this node that have the address, import:NAME or import:a,b. So the table knows which list brought what, even after
+// a restart, and an address is lifted once the last of its lists drops it.
 
 const listPrefix = ban.SourceImport + ":"
 
@@ -99,7 +99,7 @@ func (d *Daemon) Listed(ctx context.Context, req control.ListedRequest) (control
 	return rep, d.unlist(ctx, req, gone, &rep)
 }
 
-// since reports whether this node said r after the mark.
+// since reports whether this node published r after the mark.
 func since(r ban.Record, mark control.Mark) bool {
 	return r.Version.Epoch > mark.Epoch || r.Version.Epoch == mark.Epoch && r.Version.Seq > mark.Seq
 }

@@ -241,8 +241,8 @@ func networks() (prefixes []string, wide int) {
 	return prefixes, wide
 }
 
-// Peers accept only the narrow networks of a list. Once they follow the hint they have all of it, without another message
-// from the node that imported it.
+// Peers accept only the narrow networks of a list. Once they follow the hint, they have the whole list, without
+// another message from the node that imported it.
 func TestAListOfWideNetworks(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")

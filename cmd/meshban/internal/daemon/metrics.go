@@ -44,7 +44,7 @@ func newMetrics() *metrics {
 	return m
 }
 
-// changed counts a change that took effect at at.
+// changed counts a change that took effect at the time at.
 func (m *metrics) changed(c ban.Change, at time.Time, enforced bool) {
 	m.byEvent[c.Event].Inc()
 	if enforced && c.Event == ban.EventBan && !c.Issued.IsZero() {
@@ -113,9 +113,9 @@ func (d *Daemon) figures() {
 	counter("store_commits_total", func() uint64 { return d.store.Stats().Commits })
 }
 
-// rebindProof reports whether a Host header is localhost or an address, with any port, or missing, as in HTTP/1.0 and
-// never from a browser. A loopback listener answers to no other name: the owner of a name could point it here and have
-// a page, in a browser on this machine, read the answer.
+// rebindProof reports whether a Host header is localhost or an address, with any port, or is missing, as in HTTP/1.0,
+// which browsers do not speak. A loopback listener answers to no other name: the owner of a name could point it here,
+// and a page in a browser on this machine could then read the answer.
 func rebindProof(host string) bool {
 	if host == "" {
 		return true

@@ -23,7 +23,7 @@ import (
 
 const (
 	million = 1_000_000
-	// addTrials is how often one more ban is added.
+	// addTrials is how many more bans are added, one at a time.
 	addTrials = 1000
 	// cohort is how many bans end within a second.
 	cohort = 100_000

@@ -322,8 +322,9 @@ func (d *Daemon) nameOrPlace(members []mesh.Member, id frame.ID) string {
 // maxWhere bounds the members at one address that a text names.
 const maxWhere = 3
 
-// whoIsAt names the members at an address, with or without port, the newest first: certified ones if there are any, so that
-// made-up members hide nobody, and of these the ones alive if any are. It returns "" if nobody is there.
+// whoIsAt names the members at an address, with or without port, the newest first. Certified members hide the others,
+// so that made-up members hide nobody; then, members that are alive hide those that are not. It returns "" if nobody is
+// there.
 func (d *Daemon) whoIsAt(members []mesh.Member, where string) string {
 	const certified, alive = 2, 1
 	var found []mesh.Member

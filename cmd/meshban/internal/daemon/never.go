@@ -48,8 +48,8 @@ func (d *Daemon) neverList() []ban.NeverEntry {
 		out = append(out, ban.NeverEntry{Prefix: prefix, Why: whyConfigured})
 	}
 	if d.mesh != nil {
-		// Members said to have left are included: otherwise that claim, which anybody with the gossip key can make, and
-		// a ban of the address would cut the node off, and a returning member could not be heard.
+		// Members that are said to have left are included. Anybody with the gossip key can claim that; together with a
+		// ban of the address it would cut the node off, and a returning member could not be heard.
 		for _, m := range d.mesh.Known() {
 			if addr := m.Addr.Addr().Unmap(); addr.IsValid() && d.mesh.Counts(m.ID) {
 				out = append(out, ban.NeverEntry{Prefix: netip.PrefixFrom(addr, addr.BitLen()), Why: "mesh member " + d.names.of(ban.Origin(m.ID))})
@@ -87,7 +87,7 @@ func (d *Daemon) watchHost(ctx context.Context) error {
 
 // watchSessions keeps ssh users from being locked out, until ctx ends.
 func (d *Daemon) watchSessions(ctx context.Context) error {
-	next := func() time.Duration { // on the clock's beat, as all that the agent does each second: it wakes an idle processor once
+	next := func() time.Duration { // on the full second, when the agent is awake anyway
 		now := time.Now()
 		return now.Truncate(hostinfo.SessionsEvery).Add(hostinfo.SessionsEvery).Sub(now)
 	}

@@ -245,7 +245,7 @@ func (d *Daemon) noticedLocked(now time.Time, peer ban.Origin, n notice) {
 	d.reports[peer] = r
 	for i, c := range n.count {
 		if c >= old.count[i] {
-			c -= old.count[i] // else its count restarted
+			c -= old.count[i] // unless its count restarted
 		}
 		if c > 0 {
 			d.metrics.told(noticeRules[i], c)
@@ -276,7 +276,7 @@ func (d *Daemon) heldByPeers() (most uint32) {
 	return most
 }
 
-// reportProblemsLocked returns the problems that status shows while peers hold or refuse what this node says; "" if
+// reportProblemsLocked returns the problems that status shows while peers hold or refuse what this node publishes; "" if
 // none does.
 func (d *Daemon) reportProblemsLocked(now time.Time) (held, refused string) {
 	d.pruneReportsLocked(now)
@@ -290,8 +290,8 @@ func (d *Daemon) reportProblemsLocked(now time.Time) (held, refused string) {
 	return held, refused
 }
 
-// reportersLocked names the peers for which of is not 0, with the highest count and their rules from first up to end; it
-// returns "" if there are none.
+// reportersLocked names the peers for which of is not 0, the highest of these counts, and by which of the rules from
+// first to before end; "" if there are no such peers.
 func (d *Daemon) reportersLocked(does, what string, first, end int, of func(report) uint64) string {
 	var by [len(noticeRules)]bool
 	who, most, others := "", uint64(0), -1

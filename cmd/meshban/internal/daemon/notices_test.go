@@ -25,7 +25,7 @@ func FuzzNotice(f *testing.F) {
 	})
 }
 
-// A notice fits its bound, and its rules are those by which the admission holds and refuses.
+// A notice fits its bound, and its rules are those by which the admission holds and refuses ops.
 func TestNoticeNamesTheRules(t *testing.T) {
 	t.Parallel()
 	if n := len(notice{}.encode()); n != noticeLen || n > mesh.MaxNotice {
@@ -43,8 +43,8 @@ func (n *node) stopped(rule string) uint64 {
 	return n.metrics.set.GetOrCreateCounter(`meshban_own_ops_stopped_by_peers_total{rule="` + rule + `"}`).Get()
 }
 
-// A node that bans more than others accept is told by each of them how much, by which rule, and what to do; it is also
-// told when that is over.
+// A node that bans more than others accept is told by each of them how much, by which rule, and what to do. It is
+// also told when that is over.
 func TestOriginIsToldByItsPeers(t *testing.T) {
 	t.Parallel()
 	web1 := first(t, "web1")
@@ -87,7 +87,7 @@ func TestOriginIsToldByItsPeers(t *testing.T) {
 	web3.tellOnce(later)
 	until(t, "told that nothing is held", func() bool { return !web2.problem(t, "there lets them count") })
 
-	// A restart of the peer that holds does not end it: the origin is told anew.
+	// If the peer that holds the bans restarts, the reports go on: the origin is told anew.
 	web2.storm(t, 2, 5, "cli")
 	until(t, "held by both", func() bool { return web1.waits() == 5 && web3.waits() == 5 })
 	web3.stop()

@@ -25,8 +25,8 @@ import (
 // node's answers, and what it does with the answers of others.
 
 const (
-	// askLimit bounds how long a command waits for other nodes: those that have not answered by then are unknown. About
-	// an address it is askAddrLimit, since they ask their fail2ban.
+	// askLimit bounds how long a command waits for other nodes: those that have not answered by then are unknown. For
+	// a question about an address it is askAddrLimit, because the nodes ask their fail2ban.
 	askLimit, askAddrLimit = 800 * time.Millisecond, 1800 * time.Millisecond
 	// membersFresh and statusFresh bound the age of the answers that members and status show.
 	membersFresh, statusFresh = 2 * time.Second, 30 * time.Second
@@ -76,7 +76,7 @@ type heard struct {
 	at  time.Time
 }
 
-// others keeps what other nodes said about themselves, and what this node says.
+// others keeps what other nodes and this one report about themselves.
 type others struct {
 	asking sync.Mutex // held while a command asks; another one waits and gets the same answers
 	of     map[frame.ID]heard
@@ -248,7 +248,7 @@ func (d *Daemon) ask(ctx context.Context, ids []frame.ID, q question) []heard {
 	return out
 }
 
-// silence says in a few words why a node has not answered, or "" if it has.
+// silence returns in a few words why a node has not answered, or "" if it has.
 func (h heard) silence() string {
 	switch {
 	case errors.Is(h.err, mesh.ErrAskedTooOften):
@@ -323,7 +323,7 @@ func (d *Daemon) askWhy(ctx context.Context, prefix netip.Prefix) []control.Node
 	return out
 }
 
-// fail2ban says what a node's fail2ban still bans of a prefix and what to do about it, or "" if it bans nothing.
+// fail2ban returns what a node's fail2ban still bans of a prefix and what to do about it, or "" if it bans nothing.
 func (a *toldAddr) fail2ban(node string, prefix netip.Prefix) string {
 	if a.Unknown != "" {
 		return fail2ban.Unknown(node, a.Unknown)
@@ -371,7 +371,7 @@ func addNote(r *control.Result, note string) {
 	}
 }
 
-// othersOnLifted says which other nodes' fail2ban bans what was lifted, and which nodes do not answer.
+// othersOnLifted returns which other nodes' fail2ban still bans what was lifted, and which nodes do not answer.
 func (d *Daemon) othersOnLifted(ctx context.Context, prefix netip.Prefix) string {
 	_, ids := d.otherMembers()
 	var notes []string
@@ -392,7 +392,7 @@ func (d *Daemon) othersOnLifted(ctx context.Context, prefix netip.Prefix) string
 	return strings.Join(notes, "; ")
 }
 
-// reminders returns what the operator has yet to do once.
+// reminders returns the one-time tasks that the operator has yet to do.
 func (d *Daemon) reminders(m control.MeshStatus) []string {
 	var list []string
 	if d.fw.Status().Unsavable {
@@ -406,8 +406,8 @@ func (d *Daemon) reminders(m control.MeshStatus) []string {
 	return append(list, "ca.key is on this machine only: `meshban ca export FILE` copies it; keep the copy elsewhere")
 }
 
-// authorityProblem says that no living node has the authority's key, or returns "" if one has it or a node does not
-// answer.
+// authorityProblem returns the problem that no living node has the authority's key, or "" if one has it or a node does
+// not answer.
 func (d *Daemon) authorityProblem(ctx context.Context) string {
 	if d.mesh.HasAuthority() {
 		return ""

@@ -34,7 +34,7 @@ type past struct {
 	refused *simplelru.LRU // refusedKey -> refusedOp
 	ended   *simplelru.LRU // banKey -> endedBan
 	since   time.Time      // since when ended is complete, up to maxPast
-	// refusing holds the bans that are being taken back because the configuration refuses them: they do not count as
+	// refusing holds the bans that are being taken back because the configuration refuses them. They do not count as
 	// ended.
 	refusing map[banKey]bool
 }
@@ -91,7 +91,8 @@ func (p *past) judged(r *ban.Record, err error) {
 	}
 }
 
-// tooEarly records the ops of a frame refused because its origin's clock is ahead of this one, or this one is behind.
+// tooEarly records the ops of a frame refused because it is dated in the future: its origin's clock is ahead, or this
+// node's is behind.
 func (d *Daemon) tooEarly(f frame.Frame) {
 	ops, err := ban.DecodeOps(f.Payload)
 	if err != nil {
@@ -109,7 +110,7 @@ func (d *Daemon) tooEarly(f frame.Frame) {
 	})
 }
 
-// refusedStatus says by which rule a peer's op was refused, and which setting decides.
+// refusedStatus returns by which rule a peer's op was refused, and which setting decides.
 func refusedStatus(e *ban.PolicyError, prefix netip.Prefix) string {
 	text := fmt.Sprintf("refused (%s): %s", e.Rule, e.Detail)
 	const orCaps = ", or what its origin's certificate allows, decides"

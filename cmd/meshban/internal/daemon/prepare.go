@@ -41,7 +41,7 @@ func Alone(dir statedir.Dir) (bool, error) {
 	if err != nil || !has {
 		return true, err
 	}
-	lost := false // then it is unknown
+	lost := false // if the store is damaged, it is unknown whether there were others
 	s, err := store.Open(dir.Store(), store.Options{OnDamage: func(store.Damage) { lost = true }})
 	if err != nil {
 		return false, err
@@ -251,7 +251,7 @@ func (d *Daemon) restore(secrets pki.Secrets) error {
 	if foreign > 0 {
 		d.log.Warn("left the bans of another mesh behind", "frames", foreign)
 	}
-	// What the authority said comes first, because it decides which frames count.
+	// What the authority published comes first, because it decides which frames count.
 	if err := d.mesh.Restore(slices.Values(append(records, live...))); err != nil {
 		return err
 	}

@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// problemsKept is how long a problem that nobody clears is shown, and briefly how long one that is repeated every
-	// minute while it lasts. A problem older than problemsAged is shown with its age.
+	// problemsKept is how long a problem is shown unless it is cleared; briefly is the same for one that is set again
+	// every minute while it lasts. A problem older than problemsAged is shown with its age.
 	problemsKept, briefly, problemsAged = time.Hour, 5 * time.Minute, 2 * time.Minute
 	// maxCulprits bounds the problems of one kind that are shown, newest first, so that one does not hide another.
 	maxCulprits = 4
@@ -37,7 +37,7 @@ type problem struct {
 
 func newProblems() *problems { return &problems{byKind: map[string][]problem{}} }
 
-// set sets the problem of a kind: what is wrong, and what to do about it. An empty remedy means that what says that too.
+// set sets the problem of a kind: what is wrong, and the remedy, which is empty if what contains it.
 func (p *problems) set(kind, what, remedy string) { p.setFor(kind, what, remedy, problemsKept) }
 
 // setFor sets a problem that ends unless it is set again within kept.
@@ -99,7 +99,7 @@ func cause(err error) string {
 	return err.Error()
 }
 
-// fileRemedy says what to do about an error of a file of the state folder.
+// fileRemedy returns what to do about an error of a file of the state folder.
 func fileRemedy(path string, err error) string {
 	if errors.As(err, new(*ownfile.Error)) {
 		return "" // it says itself what to do
@@ -107,7 +107,7 @@ func fileRemedy(path string, err error) string {
 	return cmp.Or(ownfile.Remedy(path, err), fmt.Sprintf("look at its disk: `findmnt -T %s` names it, `dmesg` may say more", filepath.Dir(path)))
 }
 
-// lineFileProblem says why the line file is not followed or written, and what to do.
+// lineFileProblem returns why the line file is not followed or written, and what to do.
 func (d *Daemon) lineFileProblem(does string, err error) (what, remedy string) {
 	file := d.config().Lines.File
 	const other = "name another one with `lines: {file: PATH}` in meshban.yaml and restart the agent"
@@ -121,6 +121,6 @@ func (d *Daemon) lineFileProblem(does string, err error) (what, remedy string) {
 	return what, "move away what is there (`ls -ld " + file + "`), or " + other
 }
 
-// firewallRemedy says what to do while the kernel does not have all that it should.
+// firewallRemedy is what to do while the kernel does not have all that it should.
 const firewallRemedy = "`meshban list` shows what is not enforced; what failed is tried again. If that lasts, look at the log, " +
 	"or write another backend, such as `firewall: {backends: [nftables]}`, into meshban.yaml and restart the agent"

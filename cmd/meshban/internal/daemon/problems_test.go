@@ -73,7 +73,7 @@ func TestStatusTellsThatNobodyAnswers(t *testing.T) {
 	until(t, "the problem is gone", func() bool { return !told() })
 }
 
-// The texts that carry their remedy themselves; the tests of these functions know it.
+// saysItself lists texts that contain their remedy; the tests of the functions that make them check it.
 var saysItself = []string{
 	"text", "detail", "held", "heldThere", "refusedThere", "d.nameNodes(f.Text)", "d.noneProblem()", "m.UDPTrouble(d.names.of(ban.Origin(m.ID)))",
 	"keyProblem(d.mesh.KeyStatus(), d.names)",
@@ -168,7 +168,7 @@ func TestProblemsOfFiles(t *testing.T) {
 	if got := withRemedy(cause(refused), fileRemedy("/s/audit.jsonl", refused)); !strings.HasSuffix(got, "folder: move it away") {
 		t.Errorf("a refused file: %q", got)
 	}
-	// As it happens: the line file becomes a folder.
+	// The same in a running agent: the line file becomes a folder.
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}

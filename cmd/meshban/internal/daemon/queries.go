@@ -92,7 +92,7 @@ func (d *Daemon) Why(ctx context.Context, prefix netip.Prefix) (control.WhyReply
 	return reply, nil
 }
 
-// explain says what this node does about a prefix, and whether it bans it.
+// explain returns what this node does about a prefix, and whether it bans it.
 func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bool) {
 	now := time.Now()
 	var findings []ban.Finding
@@ -158,7 +158,7 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 	return reply, banned
 }
 
-// onPorts says on which ports findings drop prefix, and until when.
+// onPorts returns on which ports findings drop prefix, and until when.
 func onPorts(prefix netip.Prefix, findings []control.Finding) string {
 	var ports []string
 	ends := make(map[string]time.Time)
@@ -197,7 +197,7 @@ func (d *Daemon) finding(f ban.Finding) control.Finding {
 // maxInside bounds how far why counts the bans inside a prefix.
 const maxInside = 100_000
 
-// letThrough says why a prefix is not dropped as a whole, given the findings about it. enforced is how many bans inside
+// letThrough returns why a prefix is not dropped as a whole, given the findings about it. enforced is how many bans inside
 // it are enforced; if the findings show more, their number counts.
 func letThrough(prefix netip.Prefix, findings []control.Finding, enforced int) string {
 	if len(findings) == 0 {
@@ -283,7 +283,7 @@ func (d *Daemon) Members(ctx context.Context) ([]control.Member, error) {
 	return out, nil
 }
 
-// udpText says whether UDP gets through between a member and this node, and what is wrong if not.
+// udpText returns whether UDP gets through between a member and this node, and what is wrong if not.
 func udpText(m mesh.Member) string {
 	if trouble := m.UDPTrouble("it"); trouble != "" {
 		what, _, _ := strings.Cut(trouble, ";")
@@ -389,7 +389,7 @@ func (d *Daemon) lineStatus(file logsrc.Stats) control.LineStatus {
 	return s
 }
 
-// around says how many enforced bans leave out networks of this machine's own; "" if none does.
+// around returns how many enforced bans leave out networks of this machine's own; "" if none does.
 func (d *Daemon) around() string {
 	switch n, left := d.fw.Around(); n {
 	case 0:
@@ -401,7 +401,7 @@ func (d *Daemon) around() string {
 	}
 }
 
-// noneProblem says why a node with the backend none drops nothing.
+// noneProblem returns why a node with the backend none drops nothing.
 func (d *Daemon) noneProblem() string {
 	if d.claimed != nil {
 		return "backend none: this agent drops no packet: " + d.claimed.Error()
@@ -409,7 +409,7 @@ func (d *Daemon) noneProblem() string {
 	return "backend none: no packet is dropped on this machine; " + noneRemedy(os.Geteuid() == 0, d.config().Firewall.Backends)
 }
 
-// noneRemedy says what to do to have packets dropped. With none among the backends to try, no other has worked.
+// noneRemedy returns what to do to have packets dropped. If several backends were tried, none but "none" worked.
 func noneRemedy(root bool, backends []string) string {
 	switch {
 	case !root:

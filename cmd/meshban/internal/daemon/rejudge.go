@@ -10,7 +10,7 @@ import (
 	"github.com/meshban/meshban/mesh/frame"
 )
 
-// tooLongLocked refuses a ban of this node's own that lasts longer than the configuration now allows.
+// tooLongLocked refuses one of this node's own bans that lasts longer than the configuration now allows.
 func (d *Daemon) tooLongLocked(r *ban.Record) error {
 	longest := d.cfg.Bans.MaxFor
 	if r.Kind != ban.KindBan || !r.Until.After(r.Issued.Add(longest+ban.DefaultLimits().FutureSkew)) {
@@ -43,7 +43,7 @@ func (d *Daemon) rejudge(ctx context.Context, old, next config.Config) error {
 
 func looser(a, b ban.Allowance) bool { return b.Rate > a.Rate || b.Burst > a.Burst || b.Bulk > a.Bulk }
 
-// rejudgeRecapped does the same for nodes whose certificate now allows something else.
+// rejudgeRecapped does for nodes with a changed certificate what rejudge does after a reload.
 func (d *Daemon) rejudgeRecapped(ctx context.Context) error {
 	raised := make(map[ban.Origin]map[ban.Hold]bool)
 	var ids []frame.ID
@@ -105,8 +105,8 @@ func (d *Daemon) eachFrame(of []frame.ID, judge func(time.Time, *ban.Table, ban.
 	}
 }
 
-// judgeAgainLocked judges a record by its origin's present caps. It may reduce an unban's marks to those on its
-// origin's own bans.
+// judgeAgainLocked judges a record by its origin's present caps. It may drop those of an unban's marks that are not
+// on its origin's own bans.
 func (d *Daemon) judgeAgainLocked(now time.Time, t *ban.Table, r *ban.Record) error {
 	if r.Origin == d.self {
 		return d.tooLongLocked(r)
@@ -194,7 +194,7 @@ func (d *Daemon) releaseAgain(ctx context.Context, raised func(*ban.Record) bool
 	})
 }
 
-// fitsNowLocked reports whether a waiting record is now within the caps, and charges it.
+// fitsNowLocked reports whether a waiting record is now within the caps, and if so charges it.
 func (d *Daemon) fitsNowLocked(now time.Time, t *ban.Table, r ban.Record) bool {
 	o := r.Origin
 	if r.Hold == ban.HoldActive { // its origin's records include it

@@ -50,7 +50,8 @@ func (n *node) active(t *testing.T, want int) {
 	until(t, "the bans in force", func() bool { return n.counts().Active == want })
 }
 
-// A reload used to apply only to later ops: refused ops stayed refused, and ops that would now be refused stayed in force.
+// A reload used to apply only to later ops: refused ops stayed refused, and ops that the new configuration refuses
+// stayed in force.
 func TestReloadJudgesAgain(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
@@ -113,8 +114,8 @@ func TestReloadJudgesAgain(t *testing.T) {
 	})
 }
 
-// Raising a cap puts the bans it held in force, as far as there is room; lowering one holds the bans without room. Bans that
-// the operator dropped stay dropped.
+// Raising a cap puts the bans that it held in force, as far as there is room; lowering one puts the bans for which
+// there is no room on hold. Bans that the operator dropped stay dropped.
 func TestReloadJudgesCapsAgain(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
@@ -229,7 +230,7 @@ func TestBanSaysWhatItWas(t *testing.T) {
 	}
 }
 
-// Why used to tell nothing about a ban once it was over, and nonsense about a prefix with bans inside.
+// `meshban why` used to say nothing about a ban once it was over, and nonsense about a prefix with bans inside.
 func TestWhyTellsOfThePast(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")

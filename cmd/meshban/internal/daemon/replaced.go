@@ -18,13 +18,13 @@ func (d *Daemon) replaced(frames []frame.Frame) {
 		d.store.Drop(store.KeyOf(f.Origin, f.Epoch, f.Seq))
 		ops, err := ban.DecodeOps(f.Payload)
 		if err != nil {
-			continue // it said nothing
+			continue // it held no ops
 		}
 		d.state.Change(now, func(t *ban.Table) []ban.Change { return t.Unsay(now, recordsOf(now, f, ops)) })
 	}
 }
 
-// retold merges again the other frames of the origins whose frames were replaced.
+// retold merges again the other frames of every origin whose frames were replaced.
 func (d *Daemon) retold(live iter.Seq[frame.Frame]) {
 	stored, err := d.syncedHolds()
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/meshban/meshban/mesh/frame"
 )
 
-// A peer signs two frames with the same number. Whichever one a node hears first, it ends up with the bans of the frame
-// that the mesh keeps and of the peer's earlier frames, and with none of the other frame.
+// A peer signs two frames with the same number. Whichever one a node hears first, it ends up with the bans of the one
+// that the mesh keeps and of the peer's earlier frames, and with none of the other's.
 func TestReplacedFrames(t *testing.T) {
 	t.Parallel()
 	now := time.Now().Truncate(time.Millisecond)

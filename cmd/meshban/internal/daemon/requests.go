@@ -117,7 +117,7 @@ func count(b bool) int {
 	return 0
 }
 
-// rehearseEach does what publishEach does, but publishes nothing.
+// rehearseEach is publishEach without publishing.
 func (d *Daemon) rehearseEach(prefixes []netip.Prefix, ops opsFor) []control.Result {
 	results := make([]control.Result, 0, len(prefixes))
 	for some := range slices.Chunk(prefixes, lockChunk) {
@@ -149,8 +149,8 @@ func (d *Daemon) opsOfEach(results []control.Result, some []netip.Prefix, ops op
 	return results, all
 }
 
-// prolong gives op the reason and the source of the old ban, and reports whether op prolongs it: it must not shorten
-// it.
+// prolong gives op the old ban's source and its reason, if it has one, and reports whether op ends later: a ban is
+// never shortened.
 func prolong(op *ban.Op, old ban.Record) bool {
 	op.Reason, op.Source = cmp.Or(old.Reason, op.Reason), old.Source
 	return op.Until.After(old.Until)
@@ -341,8 +341,8 @@ func (d *Daemon) publishEach(ctx context.Context, now time.Time, prefixes []neti
 	return results, nil
 }
 
-// noteUnsaved waits for the disk. If something is not on it by then, each of a few results says so, or the first one of
-// many.
+// noteUnsaved waits for the disk. If something is not on disk in time, it notes that in each result of a small
+// request, or in the first result of a large one.
 func (d *Daemon) noteUnsaved(ctx context.Context, results []control.Result, few bool) {
 	limit := keepLimit
 	if !few {
@@ -366,8 +366,8 @@ func (d *Daemon) noteUnsaved(ctx context.Context, results []control.Result, few 
 // and peers do not wait.
 const keepLimit, keepBulkLimit = time.Second, 30 * time.Second
 
-// keep delays the answer to a command until what it said is on disk, so that no kill loses what was answered. It
-// returns why it is not on disk, worded as a note, or "".
+// keep waits, at most limit, until what a command published is on disk, so that a kill loses nothing that was
+// answered. It returns why it is not on disk, worded as a note, or "".
 func (d *Daemon) keep(ctx context.Context, limit time.Duration) (why string) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -397,7 +397,7 @@ func (d *Daemon) refusal(err error) *control.Error {
 	return control.AsError(err)
 }
 
-// policyHint says what to do about a refusal, ready to be typed; "" if nothing can be done.
+// policyHint returns what to do about a refusal, ready to be typed, or "" if nothing can be done.
 func policyHint(e *ban.PolicyError) string {
 	if !e.Op.Prefix.IsValid() {
 		return "" // not from a command

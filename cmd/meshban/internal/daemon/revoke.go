@@ -131,8 +131,8 @@ func countSaid(reply *control.RevokeReply, r *ban.Record) {
 	})
 }
 
-// revokeAfter is the head start of what was said again over the revocation, which overtakes all large frames on its
-// way.
+// revokeAfter is how much later than the repeated bans the revocation is sent, because it overtakes all large frames
+// on its way.
 const revokeAfter = 200 * time.Millisecond
 
 // sayAgain publishes another node's bans from before a time in this node's name, and returns how many.

@@ -88,7 +88,7 @@ func (d *Daemon) keyTurned(e mesh.KeyEvent) {
 	d.audit.Add(entry)
 }
 
-// keyProblem says which nodes keep a rotation from completing; empty if none does.
+// keyProblem returns which nodes keep a rotation from completing, or "" if none does.
 func keyProblem(s mesh.KeyStatus, names *names) string {
 	if len(s.Lacking) == 0 {
 		return ""

@@ -16,7 +16,7 @@ const (
 	chainOfOurs = "MESHBAN"
 )
 
-// savedRuleset says what to do if the administrator saves the firewall with `nft list ruleset`, which cannot write the
+// savedRuleset returns what to do if the administrator saves the firewall with `nft list ruleset`, which cannot write the
 // set matches that iptables-nft holds for us; "" if nothing loads such a file at boot. The paths are below root.
 func savedRuleset(root string) string {
 	const remedy = "write `firewall: {backends: [nftables]}` into meshban.yaml, restart the agent"

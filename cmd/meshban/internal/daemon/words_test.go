@@ -60,7 +60,8 @@ func TestCleanStopWarnsNobody(t *testing.T) {
 	}
 }
 
-// A problem repeated while it lasts leaves status soon after its last report; a one-off problem shows its age.
+// A problem that is reported again while it lasts leaves status soon after its last report. A problem that is
+// reported once shows its age.
 func TestProblemsThatAreOver(t *testing.T) {
 	p, now := newProblems(), time.Now()
 	p.setFor("dropped", "a queue was full", "", briefly)
@@ -79,7 +80,8 @@ func TestProblemsThatAreOver(t *testing.T) {
 	}
 }
 
-// A summary gives an understandable reason (not "counts."), and never a ban inside a prefix as the reason that it passes.
+// The summary gives a reason that people understand (not "counts."). It never gives a ban inside a prefix as the
+// reason why the prefix is let through.
 func TestWhyItIsLetThrough(t *testing.T) {
 	a := first(t, "a")
 	prefix := netip.MustParsePrefix

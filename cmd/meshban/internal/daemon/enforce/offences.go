@@ -98,11 +98,11 @@ func (o *Offences) Changed(now time.Time, c ban.Change, memory time.Duration) {
 	o.store.Set(nameOfOffences(addr), binary.BigEndian.AppendUint64(value, uint64(is.until)))
 }
 
-// maxCounted bounds the offences of one address: the 22nd doubling of a second is longer than any ban.
+// maxCounted bounds the counted offences of one address: 22 doublings of a second are already longer than any ban.
 const maxCounted = 64
 
-// Escalate lengthens a local ban of one address, which would last for length, by the address's former offences, at most
-// to longest, and says in the reason how.
+// Escalate lengthens a local ban of one address that has offended before, from length to at most longest, and notes
+// that in the ban's reason.
 func (o *Offences) Escalate(now time.Time, op *ban.Op, length, longest time.Duration, by config.Escalation) {
 	if by.Factor <= 1 || !op.Prefix.IsSingleIP() {
 		return
@@ -133,7 +133,8 @@ func (o *Offences) Escalate(now time.Time, op *ban.Op, length, longest time.Dura
 	op.Until, op.Reason = now.Add(grown).UTC().Truncate(time.Millisecond), text
 }
 
-// CountInForce records the bans in force as offences, for when none were counted before.
+// CountInForce records the bans in force as offences. Call it when escalation is turned on: until then, no offences
+// were counted.
 func (s *State) CountInForce(memory time.Duration) {
 	s.Entries(func(e ban.Entry) bool {
 		if e.State == ban.StateEnforced {

@@ -31,7 +31,7 @@ type Config struct {
 type State struct {
 	cfg  Config
 	acks acks
-	wake chan struct{} // holds one token: an end before wakeAt has come. Change sends, Expire receives
+	wake chan struct{} // holds one token: something now ends before wakeAt. Change sends, Expire receives
 
 	mu    sync.Mutex // guards what follows
 	table *ban.Table
@@ -39,7 +39,7 @@ type State struct {
 	Gate     *ban.Admission
 	Offences *Offences
 	kernel   *fw.Syncer // nil before Drive
-	wakeAt   time.Time  // when Expire looks again of its own accord
+	wakeAt   time.Time  // when Expire looks again unless it is woken
 }
 
 // New returns a State that bans nothing yet.
@@ -57,9 +57,9 @@ func New(now time.Time, cfg Config) (*State, error) {
 // before anything runs.
 func (s *State) Drive(kernel *fw.Syncer) { s.kernel = kernel }
 
-// Change calls each f with the lock held and queues the changes that it returns for the kernel, as one submission. Small
-// submissions pass large ones there. Then it releases the lock and has the kernel take them. An f should take about as
-// long as Chunk records do.
+// Change calls each f with the lock held and, before releasing it, queues for the kernel what f returns, as one
+// submission. Small submissions pass large ones in that queue. After the last f, it has the kernel take the queue. An
+// f should take about as long as Chunk records do.
 func (s *State) Change(now time.Time, fs ...func(*ban.Table) []ban.Change) {
 	flush, early := false, false
 	for _, f := range fs {

@@ -137,8 +137,8 @@ func TestTheKernelFollowsTheTable(t *testing.T) {
 	}
 }
 
-// Whoever is told of a change may ask the State, even where the kernel's queue refuses it: a lift that came while the agent
-// stopped used to wait for ever.
+// A function that is told of a change may ask the State, even if the kernel's queue refuses the change: a lift that
+// came while the agent stopped used to wait for ever.
 func TestAnsweredHoldsNoLock(t *testing.T) {
 	t.Parallel()
 	var s *State
