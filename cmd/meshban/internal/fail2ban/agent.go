@@ -23,9 +23,9 @@ const (
 	// troubledFor while something is wrong, since then somebody works on it. jailWait bounds how long status waits.
 	jailInterval                    = 5 * time.Minute
 	freshFor, troubledFor, jailWait = time.Minute, 5 * time.Second, 3 * time.Second
-	// peerWait bounds how long a peer's question may take, less than the peer waits, and more than Python takes to start.
-	// maxPeerBans is how many bans the answer names, and peerBurst how many such questions may run the client at once;
-	// after that, one per minInterval may.
+	// peerWait bounds how long a peer's question may take: less than the peer waits, but more than Python takes to
+	// start. maxPeerBans is how many bans the answer names. peerBurst is how many such questions may run the client
+	// at once; after that, one per minInterval may.
 	peerWait    = 1200 * time.Millisecond
 	maxPeerBans = 8
 	peerBurst   = 4
@@ -340,7 +340,7 @@ func problemText(still []Ban, err error, lost uint64) string {
 	return ""
 }
 
-// Unknown says that it is not known what a node's fail2ban bans, and why; node "" is this one.
+// Unknown returns a text: it is not known what a node's fail2ban bans, and why; node "" is this one.
 func Unknown(node, why string) string {
 	return "whether " + whose(node) + " fail2ban still bans it is not known: " + why
 }
@@ -355,7 +355,7 @@ func whose(node string) string {
 // maxDescribed is the most bans that Describe names.
 const maxDescribed = 3
 
-// Describe says that a node's fail2ban still bans something, and which command ends that; node "" is this one.
+// Describe returns what a node's fail2ban still bans, and which command ends that; node "" is this one.
 func Describe(node string, bans []Ban) string {
 	var parts []string
 	for _, b := range bans[:min(len(bans), maxDescribed)] {

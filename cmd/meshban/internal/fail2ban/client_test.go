@@ -155,7 +155,7 @@ func TestNoServer(t *testing.T) {
 	}
 }
 
-// What was known before is not passed off as what is.
+// What was known before is not passed off as what is known now.
 func TestStateOfAServerThatHangs(t *testing.T) {
 	t.Parallel()
 	a := New(Config{Installed: func() bool { return true }})
@@ -225,8 +225,8 @@ func TestOneCallASecond(t *testing.T) {
 	}
 }
 
-// Whatever peers ask, the client runs for them peerBurst times, then once per second. The answer names minInterval jail
-// before a second ban of one, and nobody waits for a server that hangs.
+// Whatever peers ask, the client runs for them peerBurst times, then once every minInterval. The answer names a ban
+// of each jail before a second ban of any, and nobody waits for a server that hangs.
 func TestPeersAskCheaply(t *testing.T) {
 	var bans []string
 	for n := range 2 * maxPeerBans {

@@ -1,5 +1,5 @@
-// Package fail2ban talks to this machine's fail2ban server: which of its jails report to the mesh, what it bans, and
-// to lift bans.
+// Package fail2ban talks to this machine's fail2ban server. It asks which jails report to the mesh and what they ban,
+// and it lifts bans.
 //
 // It runs fail2ban-client, because the server's own protocol is Python's pickle. One run of the client answers many
 // commands. Each run has a time limit and bounded output.
@@ -38,8 +38,8 @@ var ErrNotInstalled = errors.New("fail2ban-client is not installed")
 // ErrNotRunning means that no fail2ban server answers.
 var ErrNotRunning = errors.New("fail2ban is not running")
 
-// ErrDenied means that a server runs here whose socket this process may not use. The agent is root, but without the right
-// to pass over a file's owner.
+// ErrDenied means that a server runs here whose socket this process may not use. The agent is root, but without
+// CAP_DAC_OVERRIDE it cannot use another user's socket.
 var ErrDenied = errors.New("fail2ban's socket is not root's: run fail2ban as root")
 
 // ErrSilent means that a fail2ban server hangs, or is too slow.
@@ -50,7 +50,7 @@ type session struct {
 	cmd    *exec.Cmd
 	cancel context.CancelFunc
 	limit  *time.Timer  // cancels
-	over   func() error // not nil once the time is up
+	over   func() error // returns an error once the time is up
 	in     io.WriteCloser
 	out    *bufio.Reader
 	talk   *stderrText
@@ -128,7 +128,7 @@ func (s *session) answer() (string, error) {
 	return "", fmt.Errorf("%s: the answer has more than %d bytes", program, maxAnswer)
 }
 
-// failed ends the session, and says why the client gives no answer.
+// failed ends the session and returns why the client gives no answer.
 func (s *session) failed() error {
 	late := s.over() != nil
 	s.close() // now all of stderr is there
