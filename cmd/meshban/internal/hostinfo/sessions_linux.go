@@ -26,9 +26,9 @@ import (
 // user names "sshd: root" covers nobody, because its parent is not a root sshd that holds the same socket.
 
 const (
-	// lookAgain is how long a process found not to be sshd is not examined again, and how long a socket without another
-	// end is not, provided that its session has a connection. A session without one is examined each time: the kernel
-	// may leave a connection out of one reading of its table while others in the same bucket end.
+	// lookAgain is how long a process that was found not to be sshd is not examined again. The same holds for a
+	// socket without another end if its session has a connection. A session without one is examined each time: the
+	// kernel may leave a connection out of one reading of its table while others in the same bucket end.
 	lookAgain = 30 * time.Second
 	// maxFDs bounds how many descriptors of one process are examined.
 	maxFDs = 1024
@@ -44,8 +44,8 @@ type sshd struct {
 	begins      bool   // it serves a connection, and nobody is logged in yet
 }
 
-// find returns the sessions there are. If no process has started since the last look and nobody was logging in, none
-// can have begun, and that look still holds; it is repeated every lookAgain.
+// find returns the present sessions. If no process has started since the last look and nobody was logging in, no
+// session can have begun, so the last result still holds. The look is repeated every lookAgain in any case.
 func (s *Sessions) find(now time.Time) ([]session, error) {
 	newest := s.newestProcess()
 	if newest != "" && newest == s.last.newest && !now.After(s.allAgain) {
@@ -107,8 +107,8 @@ func (s *Sessions) newestProcess() string {
 	return words[len(words)-1]
 }
 
-// beginning reports whether someone may be logging in. A process that serves a user's login stays root's, beside one of
-// the user.
+// beginning reports whether someone may be logging in. A process of root's that serves a connection has finished the
+// login once it has a child of the user's.
 func beginning(all map[int]sshd) bool {
 	begun := map[int]bool{}
 	for _, p := range all {
@@ -324,9 +324,9 @@ func hexAddr(text string) netip.Addr {
 	return addr.Unmap()
 }
 
-// logind returns the ssh sessions that systemd-logind knows: pam_systemd reports a user who has been authenticated. A
-// sandbox that hides other processes from the agent, as that of the systemd unit does, does not hide this. A missing
-// file or folder is no error.
+// logind returns the ssh sessions that systemd-logind knows: pam_systemd reports a user who has been authenticated. The
+// agent can read them even in the systemd unit's sandbox, in which it cannot look into other processes. A missing file or
+// folder is no error.
 func (s *Sessions) logind(processes map[int]sshd) []session {
 	names, err := filepath.Glob(filepath.Join(s.logindDir, "*"))
 	if err != nil {

@@ -118,7 +118,7 @@ func TestFindSessions(t *testing.T) {
 			f.process(11, 10, "sshd-session", "sshd-session: alice@notty", "4200", 104)
 		}, []string{"2001:db8::4"}},
 		{"ok: IPv4 in IPv6", func(f fakeProc) { f.process(10, 1, "sshd", "sshd: root", "0", 105) }, []string{"192.0.2.5"}},
-		// After the connection come those that it forwards, whose other ends are strangers.
+		// Connections that the session forwards come after its own; their other ends are strangers.
 		{"ok: only the connection, not what it forwards", func(f fakeProc) { f.process(10, 1, "sshd", "sshd: root@notty", "0", 101, 102, 104) }, []string{"192.0.2.1"}},
 		{"ok: nor what a user forwards", func(f fakeProc) {
 			f.process(10, 1, "sshd", "sshd: alice [priv]", "0", 101)
@@ -168,7 +168,7 @@ func addrsOf(entries []Entry) []string {
 	return out
 }
 
-// A connection that one reading of the kernel's table left out is found by the next one.
+// A connection that was missing from one reading of the kernel's table is found by the next one.
 func TestSessionLeftOutOfATable(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	s, f := fakeSessions(t)
