@@ -10,8 +10,8 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
 )
 
-// Enrolment without contact, with the authority's key on the founder, then exported, moved away and put back; also what is
-// refused on the way.
+// Enrolment without contact to a node: with the authority's key on the founder, then with the key exported, moved
+// away and put back. Also what is refused on the way.
 func TestEnrolByFile(t *testing.T) {
 	founder, other, member := t.TempDir(), t.TempDir(), t.TempDir()
 	for _, dir := range []string{founder, other} {
@@ -66,7 +66,7 @@ func TestEnrolByFile(t *testing.T) {
 	refused("bad: the file is there", err, control.CodeFailed, "does not exist yet")
 	_, err = UseAuthority(t.Context(), CAOptions{Dir: other, Do: "import", File: key})
 	refused("bad: the key of another mesh", err, control.CodePolicy, "one and the same mesh")
-	// A key file that others can write decides about nobody.
+	// A key file that others can write to is refused.
 	if err := os.Chmod(key, 0o622); err != nil {
 		t.Fatal(err)
 	}

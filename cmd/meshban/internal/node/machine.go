@@ -153,8 +153,8 @@ func setupResult(r setup.Report, err error) (SetupResult, error) {
 	return out, nil
 }
 
-// Teardown removes everything of ours from the kernel, such as "table inet meshban", and returns what that was. An agent
-// that runs, on dir or another folder, would put it back within one check.
+// Teardown removes everything of ours from the kernel, such as "table inet meshban", and returns what that was. It
+// refuses while an agent runs, on this folder or another one: the agent would put everything back within one check.
 func Teardown(ctx context.Context, path string) (removed []string, err error) {
 	dir := statedir.Dir(path)
 	if _, err := os.Stat(path); err == nil {

@@ -136,9 +136,9 @@ func clearKernel(ctx context.Context, log *slog.Logger) {
 	}
 }
 
-// setUp creates a mesh of one if there is none, and reports whether it did. The flags of this run stay out of the file.
-// It refuses if there is a join list: a mesh of one is then not what is wanted, and nobody on the list would let it in.
-// It also refuses on a machine that has been a node: its folder is not mounted, or has lost its key.
+// setUp creates a mesh of one if there is none, and reports whether it did. The flags of this run stay out of the
+// file. It refuses if there is a join list: its nodes would not let a mesh of one in, so that is not what the
+// operator wants. It also refuses on a machine that has been a node: its folder is not mounted, or has lost its key.
 func setUp(ctx context.Context, dir statedir.Dir, cfg config.Config) (bool, error) {
 	has, err := dir.SetUp()
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package node makes this machine a member of a mesh and runs its agent: it does what verbs do without a running agent.
-// The caller parses and checks the flags; a zero field was not given.
+// Package node makes this machine a member of a mesh and runs its agent: it holds the commands that need no running
+// agent. The caller parses and checks the flags; a zero field was not given.
 package node
 
 import (
