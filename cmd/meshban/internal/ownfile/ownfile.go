@@ -30,7 +30,7 @@ type Error struct {
 
 func (e *Error) Error() string { return fmt.Sprintf("%q %s: %s", e.Path, e.Problem, e.Remedy) }
 
-// Remedy says what to do about the error of a file that could not be read or written. It returns "" if err says that
+// Remedy returns what to do about the error of a file that could not be read or written. It returns "" if err says that
 // itself, or is about something else.
 func Remedy(path string, err error) string {
 	dir := filepath.Dir(path)
@@ -132,7 +132,6 @@ func CheckDir(path string) error {
 	}
 }
 
-// components splits a path.
 func components(path string) []string {
 	var all []string
 	for name := range strings.SplitSeq(path, "/") {
