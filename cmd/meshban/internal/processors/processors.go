@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// interval is the time between two measurements, idleInterval that of a process on one processor that uses less than idle of
-	// it: each measurement wakes the processor.
+	// interval is the time between two measurements. A process on one processor that uses less than idle of it is
+	// measured only every idleInterval, because each measurement wakes the processor.
 	interval, idleInterval, idle = 200 * time.Millisecond, time.Second, 0.05
 	// high is the share of one processor above which all are used; below low, one is enough.
 	high, low = 0.7, 0.4
@@ -53,7 +53,7 @@ func run(ctx context.Context, used func() time.Duration) {
 			}
 		}
 		if before, at = total, now; !s.wide && share < idle {
-			tick.Reset(now.Add(interval).Truncate(idleInterval).Add(idleInterval).Sub(now)) // when the agent is awake anyway
+			tick.Reset(now.Add(interval).Truncate(idleInterval).Add(idleInterval).Sub(now)) // when the agent wakes anyway
 		} else {
 			tick.Reset(interval)
 		}
@@ -66,7 +66,7 @@ type scale struct {
 	quiet int // measurements below low in a row
 }
 
-// next updates s with the load since the last measurement, in processors.
+// update takes in the load since the last measurement, in processors.
 func (s *scale) update(share float64) {
 	switch {
 	case share >= high:
