@@ -96,7 +96,7 @@ func (c *change) folder(dir string, mode fs.FileMode) error {
 	return nil
 }
 
-// write writes data to path, which held before.
+// write writes data to path. before is what was there.
 func (c *change) write(path string, data []byte, mode fs.FileMode, before found) error {
 	if err := ownfile.Replace(path, data, mode); err != nil {
 		return err
@@ -129,7 +129,7 @@ func (c *change) touch(path string, mode fs.FileMode) error {
 	return f.Close()
 }
 
-// remove deletes the regular file at path, which is before.
+// remove deletes the regular file at path. before is what is there.
 func (c *change) remove(path string, before found) error {
 	if err := os.Remove(path); err != nil {
 		return fmt.Errorf("remove %q: %w", path, err)

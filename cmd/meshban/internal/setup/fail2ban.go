@@ -73,9 +73,9 @@ func (d dump) twice() []string {
 	return jails
 }
 
-// worse returns an error if the jails in after are worse off than in d: fail2ban would skip a jail, an action or a
-// parameter of it is lost, or a jail has two actions of one name, with which fail2ban does not even start. Our own
-// actions do not count.
+// worse returns an error if the jails in after are worse off than in d: fail2ban would skip a jail, would lose an
+// action or a parameter of one, or would not start because a jail has two actions of one name. Our own actions do not
+// count.
 func (d dump) worse(after dump) error {
 	var errs []error
 	for _, text := range after.broken {

@@ -94,7 +94,7 @@ func Install(ctx context.Context, files []File, opts Options) (Report, error) {
 	return r, nil
 }
 
-// overrideOf says where an administrator's changes to the file at path belong.
+// overrideOf returns where an administrator's changes to the file at path belong.
 func overrideOf(path string) string {
 	if unit, ok := strings.CutSuffix(filepath.Base(path), ".service"); ok {
 		return "a drop-in (systemctl edit " + unit + ")"

@@ -144,7 +144,7 @@ func TestInstallAndRemove(t *testing.T) {
 			}
 		}
 	}
-	// Whoever has stopped the agent, as README says, is not told to stop it.
+	// A user who has stopped the agent, as README says, is not told to stop it.
 	for _, c := range []struct {
 		state string
 		err   error
