@@ -80,7 +80,7 @@ func (w *world) op(prefixes ...netip.Prefix) []byte {
 	return w.next(bans(now.Add(w.life), prefixes...), now, now.Add(w.life))
 }
 
-// forge signs frames in the name of other members and with an uncertified key.
+// forge sends frames in the name of other members, and frames signed with an uncertified key.
 func forge(ctx context.Context, w *world) error {
 	keys := slices.Collect(maps.Values(w.members()))
 	if len(keys) == 0 {
@@ -105,8 +105,8 @@ func forge(ctx context.Context, w *world) error {
 	return nil
 }
 
-// replay repeats the frames that it has heard, in random order: in a fixed order, a node that accepts only one of every
-// len(heard) messages would get the same frame each time.
+// replay repeats the frames that it has heard, in random order. In a fixed order, a node that accepts only one of
+// every len(heard) messages would get the same frame each time.
 func replay(ctx context.Context, w *world) error {
 	var heard [][]byte
 	every(ctx, 500, func(int) {
@@ -277,8 +277,8 @@ func authority(ctx context.Context, w *world) error {
 	return nil
 }
 
-// hoard makes others store as much as it can: large frames, each with an epoch of its own, that last for a year. It signs many
-// and then sends them at once, so that it floods however few it can sign in a second.
+// hoard makes others store as much as it can: large frames that last for a year, each with an epoch of its own. It
+// signs many and then sends them at once, so that it floods however few it can sign in a second.
 func hoard(ctx context.Context, w *world) error {
 	const atOnce = 1000
 	every(ctx, 5, func(i int) {

@@ -31,15 +31,15 @@ func checks(ctx context.Context, w *world) error {
 	return nil
 }
 
-// session is a sync session that a target has let this member begin.
+// session is a sync session that this member has begun with a target.
 type session struct {
 	to   frame.ID
 	id   uint64 // the target's number for it
 	mine uint64
 }
 
-// sessions begins sessions until ctx ends, at most hz a second, and calls do for each once the target has answered the
-// check. It ignores all other messages of the target.
+// sessions begins sessions until ctx ends, at most hz a second. It calls do for each one once the target has answered
+// the check, and ignores all other messages of the target.
 func (w *world) sessions(ctx context.Context, hz int, do func(session)) {
 	next := time.Now()
 	for ctx.Err() == nil {

@@ -70,7 +70,7 @@ func compound(parts ...[]byte) []byte {
 	return append(b, join(parts...)...)
 }
 
-// question returns a message that asks member to, in this member's name, to answer at replyTo.
+// question returns a question, in this member's name, that asks the member to for an answer to replyTo.
 func (w *world) question(to frame.ID, nonce []byte, replyTo string) []byte {
 	body := join(array(6), number(1), bin(w.secrets.MeshID[:]), bin(to[:]), bin(nonce), text(replyTo), bin(w.key.Public().(ed25519.PublicKey)))
 	return join([]byte{5}, body, ed25519.Sign(w.key, append([]byte("meshban ask v1\x00"), body...)))

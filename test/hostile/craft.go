@@ -19,8 +19,8 @@ import (
 	"github.com/meshban/meshban/mesh/frame"
 )
 
-// A second implementation of the messages between members: a hostile member does not use the code of package mesh. See
-// frame.go, syncmsg.go, meta.go, wire.go and delegate.go there.
+// A second implementation of the messages between members: a hostile member does not use the code of package mesh. The
+// first one is in mesh/meta.go, mesh/delegate.go, and below mesh in frame, internal/wire and internal/replica.
 
 // Kinds of messages.
 const (
@@ -118,7 +118,8 @@ func bans(until time.Time, prefixes ...netip.Prefix) []byte {
 	return b
 }
 
-// ack is the answer to a ping: the beginning of a digest, the digest of the membership, a time, and a signature.
+// ack is the payload of the answer to a ping: the beginning of a digest, the digest of the membership, a time, and a
+// signature.
 type ack [8 + 8 + 8 + ed25519.SignatureSize]byte
 
 // digest returns the body of a check and of its answer: root and the time.

@@ -42,7 +42,7 @@ type world struct {
 	id      frame.ID
 	self    netip.AddrPort
 	targets []netip.AddrPort // the nodes under attack
-	bans    []netip.Prefix   // what the attack wants dropped, and the targets must not drop in the end
+	bans    []netip.Prefix   // what the attack tries to have dropped; in the end, no target may drop it
 	ca      string           // the authority's key, if the attack has stolen that too
 	name    string           // in its certificate
 	life    time.Duration    // of its frames and bans
@@ -87,7 +87,7 @@ func run() error {
 	flag.DurationVar(&w.life, "life", 20*time.Second, "how long what it bans lasts: short, so that one attack does not leave the next what it did")
 	flag.IntVar(&w.size, "size", ban.MaxOpsPerFrame, "how many ops a frame of the attack \"ports\" has")
 	flag.Parse()
-	runtime.GOMAXPROCS(1) // a real attacker does not use its victims' processors
+	runtime.GOMAXPROCS(1) // a real attacker does not use the processors of its victims
 	w.ca = *ca
 	do, ok := attacks[*attack]
 	if !ok {

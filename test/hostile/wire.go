@@ -152,7 +152,7 @@ func sybil(ctx context.Context, w *world) error {
 	return nil
 }
 
-// goodbye returns a message that the holder of a key is about to leave, signed with this member's key.
+// goodbye returns a message that says that the holder of a key is about to leave, signed with this member's key.
 func (w *world) goodbye(of ed25519.PublicKey) []byte {
 	body := join(array(4), number(1), bin(w.secrets.MeshID[:]), number(uint64(time.Now().UnixMilli())), bin(of))
 	return join([]byte{6}, body, ed25519.Sign(w.key, append([]byte("meshban bye v1\x00"), body...)))
