@@ -116,7 +116,7 @@ func aptGet(dir string, args ...string) (string, error) {
 	return out.String(), nil
 }
 
-// Fail2banOf replaces the machine's fail2ban by that of a Debian release, on this host alone.
+// Fail2banOf replaces the machine's fail2ban with that of a Debian release, on this host alone.
 func (h *Host) Fail2banOf(release string) error {
 	deb, err := DebianPackage(release, "fail2ban")
 	if err != nil {

@@ -41,7 +41,7 @@ var nodeSysctls = map[string]string{
 	"net/ipv6/conf/default/accept_dad":           "0",
 	"net/ipv6/conf/default/accept_ra":            "0",
 	"net/ipv6/conf/default/router_solicitations": "0",
-	// An ICMP error is an answer of the firewall; none may be rate limited.
+	// ICMP errors are answers of the firewall, so none may be rate limited.
 	"net/ipv4/icmp_ratelimit": "0",
 	"net/ipv6/icmp/ratelimit": "0",
 }

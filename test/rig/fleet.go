@@ -159,8 +159,8 @@ func (f *Fleet) probePort() uint16 {
 	return f.port
 }
 
-// onClose has Close run c before the hosts end, to close sockets of the test
-// process that would keep a namespace alive.
+// onClose has Close run c before the hosts end. It is for sockets of the test process that would keep a namespace
+// alive.
 func (f *Fleet) onClose(c func() error) {
 	f.mu.Lock()
 	f.closer = append(f.closer, c)

@@ -23,8 +23,8 @@ const (
 	hostPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 )
 
-// request goes from the test process to a holder, one per packet. A request to
-// start carries three file descriptors: stdin, stdout, stderr.
+// request goes from the test process to a holder, one per packet. A request that starts a process carries three file
+// descriptors: stdin, stdout, stderr.
 type request struct {
 	ID     uint64
 	Setup  *hostSetup `json:",omitempty"`
@@ -36,7 +36,7 @@ type request struct {
 	Group  bool       `json:",omitempty"` // signal the whole session
 }
 
-// reply goes back: once to answer a request, and once more when a process ends.
+// reply goes back: one answers a request, and one more says that the process it started has ended.
 type reply struct {
 	ID   uint64
 	PID  int    `json:",omitempty"`

@@ -138,8 +138,8 @@ func (h *Host) drop() {
 	h.procs, h.waiting = map[uint64]*Proc{}, map[uint64]chan reply{}
 }
 
-// ask sends a request and waits for its answer. If p is not nil, it is
-// registered for the process that the request starts before that can end.
+// ask sends a request and waits for its answer. If the request starts a process, p is registered for it before it can
+// end; otherwise p is nil.
 func (h *Host) ask(req request, files []*os.File, p *Proc) (reply, error) {
 	answer := make(chan reply, 1)
 	h.mu.Lock()

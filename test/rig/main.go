@@ -24,10 +24,10 @@ const (
 	// scratchPrefix starts the name of every folder that a run makes there; the
 	// owner's pid follows.
 	scratchPrefix = "meshban-test-"
-	// idleProcs exceeds the number of threads that run Go code at a time; with many more, threads looking for work would
-	// compete with the agents.
+	// idleProcs exceeds the number of threads that run Go code at a time. With many more, threads that look for work
+	// would compete with the agents.
 	idleProcs = 8
-	// memoryLimit is the memory, in bytes, from which on garbage is collected nevertheless.
+	// memoryLimit is the memory, in bytes, from which on garbage is collected after all.
 	memoryLimit = 2 << 30
 )
 
@@ -55,9 +55,8 @@ func Main(m *testing.M, setup func(scratch string) error) int {
 	}
 	defer os.RemoveAll(dir)
 	scratch = dir
-	// The prober's thread runs Go code, so it needs a P to return from each
-	// system call and stops with the world. Stopping the world may take long,
-	// because the agents keep other threads off the processors. So keep Ps
+	// The prober's thread runs Go code, so it needs a P to return from each system call, and it stops with the world.
+	// Stopping the world may take long, because the agents keep other threads off the processors. So leave some Ps
 	// idle, and collect no garbage.
 	runtime.GOMAXPROCS(max(idleProcs, runtime.NumCPU()))
 	debug.SetGCPercent(-1)

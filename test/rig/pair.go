@@ -20,8 +20,8 @@ const (
 	// controlLimit bounds the wait for them: the first ones wait for neighbour
 	// discovery.
 	controlLimit = 30 * time.Second
-	// maxGap is the longest time without a probe in which nothing is taken to have changed: a virtual processor stands
-	// still for a second now and then, and the prober's thread with it.
+	// maxGap is the longest gap between probes over which a pair's state is taken to have lasted: a virtual processor
+	// stands still for a second now and then, and the prober's thread with it.
 	maxGap = 3 * time.Second
 	// maxStep is the longest time between two probes that counts as watched.
 	maxStep = 100 * time.Millisecond
@@ -95,7 +95,7 @@ func (p *Pair) Lost(from, to time.Time) (sent, lost int) {
 	return sent, lost
 }
 
-// run is how many probes in a row must be answered, or not, to mean anything.
+// run is how many probes in a row must be answered, or must not be, to mean anything.
 func (p *Pair) run() int { return max(sparseRun, controlRun/p.prober.every) }
 
 // Control waits until the newest probes have all been answered.
@@ -226,8 +226,8 @@ func (ps Pairs) Silent(from time.Time) error {
 	return errors.Join(errs...)
 }
 
-// tells returns nil if the probes since from suffice to tell that a pair was silent: one is later than the call, there was no
-// gap above maxGap, and the pair was watched for Settle and for at least half of the time.
+// tells returns nil if the probes since from suffice to tell that a pair was silent: one was sent after the call, no
+// gap exceeded maxGap, and the pair was watched for Settle and for at least half of the time.
 func (p *Pair) tells(w Window, from, called time.Time) error {
 	n := p.history.sent()
 	if n > 0 && !p.prober.start.Add(p.history.at(n-1)).Before(called) && w.Gap <= maxGap && w.Watched >= max(Settle, called.Sub(from)/2) {

@@ -12,9 +12,8 @@ const (
 	// pollEvery is the shortest time between two checks of Poll. It limits the
 	// precision of no figure, because times come from packets, not from checks.
 	pollEvery = 5 * time.Millisecond
-	// pollRest is how many times as long as the last check Poll rests, at most
-	// pollSlowest: checks that run commands must not load the machine that they
-	// wait for.
+	// Poll rests pollRest times as long as its last check took, but at most pollSlowest: checks that run commands
+	// must not load the machine that they wait for.
 	pollRest    = 3
 	pollSlowest = time.Second
 )

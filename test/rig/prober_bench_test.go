@@ -14,11 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BenchmarkProber measures how precisely the prober tells the time: on ten nodes
-// that are probed at once, it adds one element by netlink in this process, so
-// the true moment is known to some microseconds. Lateness is measured from the
-// return of that call to the time that the prober reports. If all is well, it
-// lies between 0 and the probe interval.
+// BenchmarkProber measures how precisely the prober tells the time. On ten nodes that are probed at once, it adds one
+// element by netlink in this process, so the true moment is known to some microseconds. Lateness is measured from the
+// return of that call to the time that the prober reports. If all is well, it lies between 0 and the probe interval.
 func BenchmarkProber(b *testing.B) {
 	start := time.Now()
 	f := New(b, Options{Nodes: 10})

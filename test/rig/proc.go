@@ -285,7 +285,8 @@ func (p *Proc) Usage() (Usage, error) {
 	return u, nil
 }
 
-// Stolen returns the processor time that this virtual machine wanted while its hypervisor gave it to others.
+// Stolen returns the processor time that this virtual machine wanted while its hypervisor gave the processor to
+// others.
 func Stolen() (time.Duration, error) {
 	const file, column = "/proc/stat", 8 // of the line of all processors: its name, then user, nice, system, idle, iowait, irq, softirq, steal
 	text, err := os.ReadFile(file)

@@ -243,7 +243,7 @@ func TestContainerBehindNode(t *testing.T) {
 	}
 }
 
-// A processor that stands still for a second makes no silence doubtful; a prober that sends nothing does.
+// A processor that stands still for a second puts no silence in doubt; a prober that sends nothing does.
 func TestWhatTellsASilence(t *testing.T) {
 	const every = 10 * time.Millisecond
 	for _, c := range []struct {

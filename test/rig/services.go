@@ -111,7 +111,7 @@ func (f *Fleet) LoginBlocked(src, dst netip.Addr) error {
 	return fmt.Errorf("%v still reaches sshd of %v", src, dst)
 }
 
-// failLogin gives up after limit: a login that is cut off halfway waits forever.
+// failLogin is FailLogin with a limit: a login that is cut off halfway waits forever.
 func (f *Fleet) failLogin(src, dst netip.Addr, limit time.Duration) error {
 	seconds := strconv.Itoa(int(limit.Seconds()))
 	r, err := f.Attacker.Run("timeout", seconds, "sshpass", "-p", "wrong", "ssh", "-b", src.String(),
