@@ -188,8 +188,8 @@ func (w *world) compare(n *node) {
 	}
 }
 
-// kernelFault compares the kernel's elements with the lists read before and after them: what is in both lists must be in
-// the kernel, and what is in neither must not. If so, finding.what is "".
+// kernelFault compares the kernel's elements with the lists read before and after them: what is in both lists must be
+// in the kernel, and what is in neither must not. Without a fault, finding.what is "".
 func kernelFault(before, after map[netip.Prefix]entry, elements map[netip.Prefix]bool) finding {
 	for p, e := range after {
 		_, both := before[p]

@@ -94,7 +94,7 @@ func (w *network) close() error {
 	return errors.Join(errs...)
 }
 
-// set replaces all faults by those of some episodes.
+// set replaces all faults with those of some episodes.
 func (w *network) set(episodes []episode) {
 	all := make([][]fault, len(w.ports))
 	for from := range all {

@@ -70,7 +70,7 @@ func (n *node) prepare() error {
 }
 
 // face gives the node a link on which it reaches only the attacker, so that traffic between nodes passes through the
-// network with faults. By then the agent has an address and keeps to its network.
+// network with faults. It is called when the agent already has its address, which it keeps.
 func (n *node) face() error {
 	_, err := n.Shell(fmt.Sprintf(`ip addr add %v/32 dev probe0
 ip addr add %v/128 dev probe0 nodad

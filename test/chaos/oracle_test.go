@@ -135,7 +135,7 @@ func (o *oracle) revoke(id string) {
 	}
 }
 
-// mustHold reports whether a prefix must be in force from now to the time until.
+// mustHold reports whether a prefix must be in force from now until the time until.
 func (o *oracle) mustHold(p netip.Prefix, until time.Time) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -151,8 +151,8 @@ func (r *record) over(at time.Time) bool {
 	return !slices.ContainsFunc(r.claims, func(c claim) bool { return !c.most.Add(outlives).Before(at) })
 }
 
-// outlived returns which of the elements, seen at a time or later, should have ended on every node by then, no matter what
-// the node has heard.
+// outlived returns which of the elements, seen at the time at or later, should have ended on every node by then,
+// whatever the node has heard.
 func (o *oracle) outlived(seen map[netip.Prefix]bool, at time.Time) (found []finding) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

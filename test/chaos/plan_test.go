@@ -63,7 +63,7 @@ const (
 	shortestOutage, longestOutage = 200 * time.Millisecond, 6 * time.Second
 )
 
-// chances lists the actions of workers with their weights, in.
+// chances lists the actions of workers; in is the weight.
 var chances = []struct {
 	do string
 	in int
@@ -76,7 +76,7 @@ var chances = []struct {
 
 func killable(node int) bool { return node != kept }
 
-// macros are the themes of whole rounds, each in turn.
+// macros are the themes of whole rounds, used in turn.
 var macros = []string{doRevoke, doRotate, "rolling", "whole", "calm"}
 
 func between(r *rand.Rand, least, most time.Duration) time.Duration {

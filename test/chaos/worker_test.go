@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// Workers ban for leastBrief to mostBrief, or for longBan. What a node keeps of a ban until its end must have stopped
-	// to grow after a third of a run of 40 minutes, from when on its memory is judged.
+	// Workers ban for leastBrief to mostBrief, or for longBan. A run of 40 minutes judges the agents' memory after
+	// its first third; by then, what a node keeps of a ban until its end must no longer grow.
 	leastBrief, mostBrief = 5 * time.Second, 30 * time.Second
 	longBan               = 10 * time.Minute
 	// liftable is how long a ban must still last for a node to lift it: the command may take that long.
@@ -31,7 +31,7 @@ type worker struct {
 	next  int // in share
 }
 
-// take returns the next prefixes of the worker's share, round and round.
+// take returns the next n prefixes of the worker's share, and begins again after the last.
 func (k *worker) take(n int) (ps []netip.Prefix) {
 	for range n {
 		ps = append(ps, k.share[k.next%len(k.share)])
