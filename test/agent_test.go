@@ -28,8 +28,8 @@ func TestAgentFromNothing(t *testing.T) {
 	if said := n.agent.Stderr(); !strings.Contains(said, "ipset") || !strings.Contains(said, "invite") {
 		t.Errorf("the agent says neither its backend nor how to go on:\n%s", said)
 	}
-	// As users build it, from a clone: the version once was too long for the mesh, and the agent did not start.
-	// Go takes the commit from a folder .git only, which a work tree does not have.
+	// The program is built as users build it, from a clone: its version once was too long for the mesh, and the agent
+	// did not start. Go takes the commit only from a folder .git, which a work tree does not have.
 	if info, err := os.Stat("../.git"); err == nil && info.IsDir() {
 		if v := n.run(t, "version"); !strings.HasPrefix(v, "meshban dev-") {
 			t.Errorf("built from a commit, it has the version %q", v)

@@ -33,8 +33,8 @@ const (
 	attackBans, calmBans = 16, 60
 	// banEvery is the time between two measured bans.
 	banEvery = 50 * time.Millisecond
-	// Under attack a ban may take twice as long as before, plus this much. The tests allow loose times that, because the
-	// machine may be busy; a starved ban takes seconds. SECURITY.md has figures of an otherwise idle machine.
+	// Under attack a ban may take twice as long as before, plus this much. The tests allow loose times that, because
+	// the machine may be busy; a starved ban takes seconds. SECURITY.md has the figures of an otherwise idle machine.
 	medianFloor, worstFloor = 100 * time.Millisecond, 500 * time.Millisecond
 	loose                   = 5
 	// measureLimit is after how long a measured ban counts as lost.
@@ -49,7 +49,8 @@ const (
 	hostilePath = "/root/hostile"
 )
 
-// siege is a mesh of honest nodes and the host of a hostile member, perhaps beside a mesh of bystanders that nobody attacks.
+// siege is a mesh of honest nodes and the host of a hostile member. There may also be a mesh of bystanders, which
+// nobody attacks.
 type siege struct {
 	*mesh
 	honest     []*node
@@ -86,8 +87,8 @@ var hostileProgram = sync.OnceValues(func() (string, error) {
 	return built, nil
 })
 
-// siegeBreaker keeps one attack from using up the breaker for the next: each is made by another certified member, and
-// together they would open it, so that bans of honest nodes would wait too.
+// siegeBreaker keeps one attack from using up the breaker for the next. Each attack comes from another certified
+// member; together they would open the breaker, so that bans of honest nodes would wait too.
 const siegeBreaker = "\nbreaker: {rate: 1000000, burst: 1000000}"
 
 // besiege sets up n honest nodes and one host with nothing but the hostile program.
@@ -133,9 +134,9 @@ func (s *siege) attack(t *testing.T, name string, args ...string) *rig.Proc {
 // attacker returns the name in the last attacker's certificate. The attacker itself claims another name.
 func (s *siege) attacker() string { return fmt.Sprint(hostileName, s.attacks) }
 
-// yields starts a program that gets only the processor time that the others leave, as if it had a machine of its own: on a
-// machine that does nothing else, that is enough for every attack. Where the kernel groups processes by session (sched(7),
-// autogroup), nice alone has no effect on other sessions.
+// yields starts a program that gets only the processor time that the others leave, as if it had a machine of its own.
+// On a machine that does nothing else, that is enough for every attack. Where the kernel groups processes by session
+// (sched(7), autogroup), nice alone has no effect on other sessions.
 const yields = `echo 19 >/proc/self/autogroup; exec nice -n 19 "$0" "$@"`
 
 func (s *siege) attackAs(t *testing.T, name string, args ...string) *rig.Proc {
@@ -243,8 +244,8 @@ func firstOf(what string, errs []error) error {
 	return fmt.Errorf("%d of %d %s: %s", len(found), len(errs), what, first)
 }
 
-// slower returns an error if bans under attack take much longer than both bans before and the bystanders' bans at the same
-// time, whose figures are zero if there are no bystanders.
+// slower returns an error if bans under attack take much longer than both the bans before and the bystanders' bans at
+// the same time. Without bystanders, beside is zero.
 func (s *siege) slower(f, beside figures) error {
 	calm := figures{max(s.calm.median, beside.median), max(s.calm.p99, beside.p99), max(s.calm.own, beside.own)}
 	if f.median > loose*(2*calm.median+medianFloor) || f.own > loose*(2*calm.own+medianFloor) || f.p99 > loose*(2*calm.p99+worstFloor) {

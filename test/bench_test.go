@@ -119,10 +119,9 @@ func BenchmarkWire(b *testing.B) {
 	b.ReportMetric(float64(idle)/window.Seconds()/10, "idle-B/s/node")
 }
 
-// BenchmarkBurst measures the time from the return of one write(2) of 50 lines
-// until all ten kernels drop a sample of them (with the first and the last;
-// probed every 5 ms). Then it counts the bans lost, by probing each of the 50
-// addresses on each node.
+// BenchmarkBurst measures the time from the return of one write(2) of 50 lines until all ten kernels drop a sample of
+// them, which includes the first and the last and is probed every 5 ms. Then it counts the bans lost, by probing each
+// of the 50 addresses on each node.
 func BenchmarkBurst(b *testing.B) {
 	m := settled(b, 10)
 	const burst, rounds = 50, 5

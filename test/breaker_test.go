@@ -14,8 +14,8 @@ import (
 // stormBans is how many addresses a faulty peer bans at once.
 const stormBans = 30_000
 
-// The breakers of the other nodes stop a peer that bans thousands of addresses a second, while their own bans still work
-// at once. Each node decides on what it holds, and its decisions last.
+// The breakers of the other nodes stop a peer that bans thousands of addresses a second, while their own bans still
+// work at once. Each node decides about what it holds, and its decisions last.
 func TestBreaker(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 3, config: "peers: {rate: 100000000, burst: 100000000}\nbreaker: {rate: 1, burst: 2000}"})

@@ -131,11 +131,10 @@ func BenchmarkFleetImport(b *testing.B) {
 	b.ReportMetric((m.cpu(b) - cpu).Seconds(), "s-CPU-agents")
 }
 
-// BenchmarkFleetJoin has a fresh node join a node with a million bans. It measures
-// the time from the start of its agent until its kernel has been given them all,
-// and that of one more ban on the giver before and meanwhile. Together, the two
-// share the machine's processors; apart, each has one for itself, as on two
-// machines, and the benchmark's queries of the giver's kernel use the giver's.
+// BenchmarkFleetJoin has a fresh node join a node with a million bans, the giver. It measures the time from the start
+// of the fresh node's agent until its kernel has been given all bans, and the time of one more ban on the giver
+// before that and meanwhile. In "together", the two share the machine's processors; in "apart", each has one for
+// itself, as on two machines, and the benchmark's queries of the giver's kernel use the giver's.
 func BenchmarkFleetJoin(b *testing.B) {
 	b.Run("together", func(b *testing.B) { fleetJoin(b, func(*node, int) {}) })
 	b.Run("apart", func(b *testing.B) {

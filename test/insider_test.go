@@ -57,7 +57,7 @@ func TestAllowsPushNothingNeededOut(t *testing.T) {
 	s.agree(t)
 }
 
-// The same when the operators themselves allow many addresses.
+// The same if the operators themselves allow many addresses.
 func TestHonestAllowsPushNothingNeededOut(t *testing.T) {
 	var config, ops strings.Builder
 	for i := range 10_000 {

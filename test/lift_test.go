@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// listBans is the length of a list, more than one member may lift of others' bans.
+// listBans is the length of a list. One member may lift fewer of others' bans at once.
 const listBans = 20_000
 
 // importList has a node import listBans addresses of a /8 and waits until every kernel has them.
@@ -36,8 +36,8 @@ func (m *mesh) enforce(t *testing.T, least, most int) {
 	})
 }
 
-// The other nodes hold back a node that lifts many of others' bans, and it learns which nodes do. A node can lift its own
-// bans at once, and a node with the authority's key all bans.
+// The other nodes hold an op by which a node lifts many of others' bans, and it learns which nodes do. A node can
+// lift its own bans at once, and a node with the authority's key all bans.
 func TestMassLifting(t *testing.T) {
 	m := newMesh(t, setup{nodes: 3})
 	ca, importer, third := m.nodes[0], m.nodes[1], m.nodes[2]

@@ -106,7 +106,7 @@ func TestRealMachines(t *testing.T) {
 		}
 	}
 
-	// The other machine too drops a real attacker of one, without a further command.
+	// The other machine, too, drops a real attacker of the first, without a further command.
 	src := fresh()
 	pairs := m.watch(t, src)
 	eventually(t, machineLimit, func() error {
@@ -122,7 +122,7 @@ func TestRealMachines(t *testing.T) {
 		t.Errorf("why on web2: %s", why)
 	}
 
-	// One unban lets the attacker in again on both, past web1's fail2ban too.
+	// One unban lets the attacker in again on both, although web1's fail2ban had banned it.
 	begin := time.Now()
 	web2.run(t, "unban", src.String())
 	open(t, pairs, begin, machineLimit)

@@ -28,7 +28,7 @@ const (
 	oneMore = 300
 	// addEvery is the time between two of them: an agent with peers batches what comes faster.
 	addEvery = 15 * time.Millisecond
-	// whileLoading bounds how many are added before a check finds the set empty and it is loaded again.
+	// whileLoading bounds how many are added until a check finds the set empty and it is loaded again.
 	whileLoading = 8000
 	// cohort is how many bans end together.
 	cohort = 100_000
@@ -157,8 +157,8 @@ func (g *giant) addSome(b *testing.B, addrs []netip.Addr, stop <-chan struct{}) 
 	return times
 }
 
-// stealing reports how much of one processor this virtual machine's hypervisor gave to others while what ran: the longest
-// of many short times is mostly due to that.
+// stealing reports how much of one processor this virtual machine's hypervisor gave to others while what ran: it is
+// the main reason for the longest of many short times.
 func stealing(b *testing.B, what func()) {
 	b.Helper()
 	begin, before := time.Now(), must(rig.Stolen())(b)

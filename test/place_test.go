@@ -51,7 +51,7 @@ func TestAddressesComeAndChange(t *testing.T) {
 		n.ip(t, "link set probe0 down")
 		n.ip(t, "-4 addr flush dev mesh0")
 	}
-	// The bridge for containers has the only IPv4 address, and nobody can reach it.
+	// Only the bridge for containers has an IPv4 address, and nobody can reach that.
 	must(a.Shell("ip link add docker0 type bridge && ip addr add 172.17.0.1/16 dev docker0 && ip link set docker0 up && " +
 		"ip -6 route replace default dev mesh0"))(t)
 	a.run(t, "init", "--name", a.Name)

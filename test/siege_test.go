@@ -150,8 +150,8 @@ func pinned(t *testing.T) (before func(*node)) {
 	}
 }
 
-// A certified member makes one attack after the other, and the honest nodes go on as before. A mesh of bystanders runs on
-// the same machine; its figures separate the effects of the attack from those of the machine.
+// A certified member makes one attack after the other, and the honest nodes go on as before. A mesh of bystanders
+// runs on the same machine: its figures tell the effects of the attack from those of the machine.
 func TestHostile(t *testing.T) {
 	beside, honest := 3, setup{nodes: 3}
 	if *apart {
@@ -298,8 +298,9 @@ func (s *siege) notice(t *testing.T, c siegeCase, had []float64) {
 	}
 }
 
-// told waits until the node's status shows the attack and names the attacker by its certified name. The number in the name
-// may be that of an earlier attacker: all hostile members share an address, which a node reports at most once a minute.
+// told waits until the node's status shows the attack and names the attacker by its certified name. The number in the
+// name may be that of an earlier attacker: all hostile members share an address, which a node reports at most once a
+// minute.
 func (s *siege) told(t *testing.T, n *node, c siegeCase) {
 	t.Helper()
 	eventually(t, afterwards, func() error {

@@ -220,7 +220,7 @@ func TestFail2banBansANetwork(t *testing.T) {
 	}
 }
 
-// A fail2ban that hangs makes nobody believe that its node is silent, or that it bans nothing.
+// A fail2ban that hangs makes nobody believe that its node does not answer, or that it bans nothing.
 func TestFail2banHangs(t *testing.T) {
 	m := newMesh(t, setup{nodes: 2})
 	home, away := m.nodes[0], m.nodes[1]

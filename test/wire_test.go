@@ -38,8 +38,8 @@ func TestClaimedAddressIsBanned(t *testing.T) {
 	s.agree(t)
 }
 
-// A starting node lets members through from its first load of the kernel on, whatever bans it has stored. No ping of a
-// member is lost while the agent restarts, or after the kernel was emptied as by a power cut.
+// A starting node lets members through from its first load of the kernel on, whatever bans it has stored. No ping of
+// a member is lost while the agent restarts, or starts with a kernel that was emptied as by a power cut.
 func TestMembersStayOpenAtAStart(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})
@@ -98,8 +98,8 @@ func (m *mesh) unaccused(t *testing.T) {
 	}
 }
 
-// Two ordinary imports, of which peers refuse most of the first, and a node that is paused while others send much cause no
-// accusation.
+// Nobody is accused because of two ordinary imports, of which peers refuse most of the first, or because of a node
+// that is paused while others send much.
 func TestImportsAndPausesAccuseNobody(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, setup{nodes: 3})

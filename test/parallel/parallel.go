@@ -1,4 +1,4 @@
-// Package parallel runs the tests of packages that wait for timers far more than they compute.
+// Package parallel runs the tests of packages that wait for timers far more than they compute, many at a time.
 package parallel
 
 import (

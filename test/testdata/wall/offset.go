@@ -6,14 +6,14 @@ import (
 	"unsafe"
 )
 
-// offset is what the wall clock is set off by, in seconds; it is read anew every 5 ms.
+// offset is by how many seconds the wall clock is off. It is read again every 5 ms.
 var offset struct{ readAt, seconds atomic.Int64 }
 
 // offsetFile ends with a zero byte, as the kernel wants it.
 var offsetFile = [...]byte{'/', 'r', 'o', 'o', 't', '/', 'w', 'a', 'l', 'l', 0}
 
-// wallOffset returns what stands in offsetFile. mono is the monotonic time, in nanoseconds. The scheduler calls it too, so
-// it makes raw system calls.
+// wallOffset returns the offset that offsetFile contains. mono is the monotonic time, in nanoseconds. The scheduler
+// calls it too, so it makes raw system calls.
 func wallOffset(mono int64) int64 {
 	at := offset.readAt.Load()
 	if at != 0 && mono-at < 5e6 || !offset.readAt.CompareAndSwap(at, mono) {
