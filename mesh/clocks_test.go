@@ -97,7 +97,7 @@ func TestClusterNamesClocks(t *testing.T) {
 					}
 					forged := bytes.Clone(f.Raw)
 					forged[len(forged)-1] ^= 1
-					c.nodes[0].admit(forged, len(forged), replica.ViaPush, new(intake))
+					c.nodes[0].receive(forged, len(forged), replica.ViaPush, new(intake))
 					if _, told := early.Load(string(forged)); told {
 						t.Error("a forged frame of the future is told")
 					}

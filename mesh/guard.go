@@ -131,16 +131,16 @@ type guard struct {
 	// leaving reports whether a member has recently signed that it is leaving. nil: none has. It must not block.
 	leaving func(frame.ID) bool
 
-	mu        sync.Mutex
-	slowed    map[frame.ID]time.Time // until when
-	streams   map[netip.Addr]*streamUse
-	open      int                      // streams accepted from members
-	bytes     int64                    // of all streams except strangers'
-	guests    int64                    // of bytes: those of guests, see openStream
-	strangers []*openStream            // oldest first
-	nets      map[netip.Prefix]int     // how many of strangers each network has
-	strange   int64                    // bytes of strangers' streams
-	vouched   map[netip.Addr]time.Time // see openStream.vouch
+	mu             sync.Mutex
+	slowed         map[frame.ID]time.Time // until when
+	streams        map[netip.Addr]*streamUse
+	open           int                      // streams accepted from members
+	bytes          int64                    // of all streams except strangers'
+	keyHolderBytes int64                    // of bytes: those of key holders, see openStream
+	strangers      []*openStream            // oldest first
+	nets           map[netip.Prefix]int     // how many of strangers each network has
+	strange        int64                    // bytes of strangers' streams
+	keyHolders     map[netip.Addr]time.Time // see openStream.noteKey
 }
 
 // voice is an origin as sent by one address. A forger spends its own budget, not the origin's, because the key includes
@@ -166,7 +166,7 @@ func newGuard(keys func() [][]byte, now func() time.Time, count *counters, flood
 		packetFlood: newBuckets[netip.Addr](accuseFactor*sourceRate, accuseFactor*sourceBurst),
 		voiceFlood:  newBuckets[voice](accuseFactor*voiceRate, accuseFactor*voiceBurst),
 		arrived:     newBuckets[netip.Addr](sourceStreamRate, sourceStreamBurst), opened: newBuckets[netip.Addr](streamsRate, streamsRate), streams: make(map[netip.Addr]*streamUse),
-		slowed: make(map[frame.ID]time.Time), vouched: make(map[netip.Addr]time.Time), nets: make(map[netip.Prefix]int),
+		slowed: make(map[frame.ID]time.Time), keyHolders: make(map[netip.Addr]time.Time), nets: make(map[netip.Prefix]int),
 	}
 }
 

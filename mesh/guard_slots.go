@@ -19,19 +19,19 @@ const (
 	// strangerFree is how much of a stranger's message is read before it counts against the rate of all strangers, in
 	// bytes.
 	strangerFree = streamStep
-	// maxVouched bounds the addresses that are remembered because a holder of the mesh's key has opened a stream there,
-	// as members behind NAT do; the one that has been silent longest is forgotten.
-	maxVouched = 1024
+	// maxKeyHolders bounds the addresses that are remembered because a holder of the mesh's key has opened a stream
+	// there, as members behind NAT do; the one that has been silent longest is forgotten.
+	maxKeyHolders = 1024
 )
 
 // openStream is a stream that takes a slot.
 type openStream struct {
-	g     *guard
-	conn  net.Conn
-	from  netip.Addr
-	net   netip.Prefix
-	known bool // not a stranger's
-	guest bool // known, but no member has answered there: all guests share sourceBytes
+	g         *guard
+	conn      net.Conn
+	from      netip.Addr
+	net       netip.Prefix
+	known     bool // not a stranger's
+	keyHolder bool // known, but no member has answered there: all key holders share sourceBytes
 
 	// The guard's mu protects these.
 	bytes int64
@@ -63,7 +63,7 @@ func (g *guard) isKnown(from netip.Addr) bool {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	_, ok := g.vouched[from]
+	_, ok := g.keyHolders[from]
 	return ok
 }
 
@@ -71,7 +71,7 @@ func (g *guard) isKnown(from netip.Addr) bool {
 func (g *guard) enter(conn net.Conn) (*openStream, bool) {
 	s := &openStream{g: g, conn: conn, from: sourceOf(conn.RemoteAddr(), g.isMember)}
 	s.known, s.net = g.isKnown(s.from), netOf(s.from)
-	s.guest = s.known && (g.isMember == nil || !g.isMember(s.from))
+	s.keyHolder = s.known && (g.isMember == nil || !g.isMember(s.from))
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	use := g.streams[s.from]
@@ -175,7 +175,7 @@ func (s *openStream) hold(n int64) bool {
 		g.holdLocked(s, n)
 		return true
 	}
-	if use := g.streams[s.from]; g.bytes+n > maxStreamBytes || s.guest && g.guests+n > sourceBytes || use != nil && use.bytes+n > sourceBytes || n > sourceBytes {
+	if use := g.streams[s.from]; g.bytes+n > maxStreamBytes || s.keyHolder && g.keyHolderBytes+n > sourceBytes || use != nil && use.bytes+n > sourceBytes || n > sourceBytes {
 		return false
 	}
 	g.holdLocked(s, n)
@@ -204,27 +204,27 @@ func (g *guard) holdLocked(s *openStream, n int64) {
 		g.streams[s.from] = use
 	}
 	g.bytes += n
-	if s.guest {
-		g.guests += n
+	if s.keyHolder {
+		g.keyHolderBytes += n
 	}
 	use.bytes += n
 	g.tidyLocked(s.from, use)
 }
 
-// vouch records that a stream came with the mesh's key: it is never evicted, and its address is known from now on.
-func (s *openStream) vouch(now time.Time) {
+// noteKey records that a stream came with the mesh's key: it is never evicted, and its address is known from now on.
+func (s *openStream) noteKey(now time.Time) {
 	g := s.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s.safe = true
-	if _, ok := g.vouched[s.from]; !ok && len(g.vouched) >= maxVouched {
+	if _, ok := g.keyHolders[s.from]; !ok && len(g.keyHolders) >= maxKeyHolders {
 		var oldest netip.Addr
-		for a, at := range g.vouched {
-			if !oldest.IsValid() || at.Before(g.vouched[oldest]) {
+		for a, at := range g.keyHolders {
+			if !oldest.IsValid() || at.Before(g.keyHolders[oldest]) {
 				oldest = a
 			}
 		}
-		delete(g.vouched, oldest)
+		delete(g.keyHolders, oldest)
 	}
-	g.vouched[s.from] = now
+	g.keyHolders[s.from] = now
 }

@@ -188,11 +188,11 @@ func TestNewcomerKeepsItsPlace(t *testing.T) {
 
 // A source that proves the mesh's key, as members behind NAT do, is not closed to make room for strangers, and is no
 // stranger from then on.
-func TestGuardVouches(t *testing.T) {
+func TestGuardRemembersKeyHolders(t *testing.T) {
 	g, _ := testGuard(func(netip.Addr) {})
 	c := streamFrom("192.0.2.1")
 	s, _ := g.enter(c)
-	s.vouch(simStart)
+	s.noteKey(simStart)
 	for i := range 2 * maxStrangerStreams {
 		if _, ok := g.enter(streamFrom(netip.AddrFrom4([4]byte{127, 1, byte(i >> 8), byte(i)}).String())); !ok {
 			t.Fatal("a stranger is refused")
@@ -201,14 +201,14 @@ func TestGuardVouches(t *testing.T) {
 	if *c.closed || !g.isKnown(s.from) {
 		t.Errorf("ended: %v, known: %v", *c.closed, g.isKnown(s.from))
 	}
-	for i := range maxVouched {
+	for i := range maxKeyHolders {
 		a := netip.AddrFrom4([4]byte{127, 2, byte(i >> 8), byte(i)})
 		s, _ := g.enter(streamFrom(a.String()))
-		s.vouch(simStart.Add(time.Second))
+		s.noteKey(simStart.Add(time.Second))
 		s.leave()
 	}
-	if len(g.vouched) != maxVouched || g.isKnown(s.from) {
-		t.Errorf("%d addresses are remembered", len(g.vouched))
+	if len(g.keyHolders) != maxKeyHolders || g.isKnown(s.from) {
+		t.Errorf("%d addresses are remembered", len(g.keyHolders))
 	}
 }
 
@@ -243,31 +243,31 @@ func TestNeighboursOfMembers(t *testing.T) {
 }
 
 // Sources with the mesh's key but no certificate leave most of the memory to the members, however many addresses they use.
-func TestGuestsLeaveMemory(t *testing.T) {
+func TestKeyHoldersLeaveMemory(t *testing.T) {
 	g, _ := testGuard(func(netip.Addr) {})
 	member := netip.MustParseAddr("10.0.0.1")
 	g.isMember = func(a netip.Addr) bool { return a == member }
-	var guests []*openStream
+	var holders []*openStream
 	for i := range 9 {
 		from := fmt.Sprintf("192.0.2.%d", i+1)
 		first, _ := g.enter(streamFrom(from))
-		first.vouch(simStart)
+		first.noteKey(simStart)
 		first.leave()
 		s, ok := g.enter(streamFrom(from))
 		if !ok || !s.known {
-			t.Fatal("an address that was vouched for is a stranger's")
+			t.Fatal("the address of a key holder is a stranger's")
 		}
 		s.hold(maxStreamMessage)
-		guests = append(guests, s)
+		holders = append(holders, s)
 	}
 	if s, ok := g.enter(streamFrom(member.String())); !ok || !s.hold(maxStreamMessage) {
 		t.Error("a member has no memory for a message")
 	}
-	for _, s := range guests {
+	for _, s := range holders {
 		s.release()
 		s.leave()
 	}
-	if g.guests != 0 {
-		t.Errorf("%d bytes of guests are left", g.guests)
+	if g.keyHolderBytes != 0 {
+		t.Errorf("%d bytes of key holders are left", g.keyHolderBytes)
 	}
 }

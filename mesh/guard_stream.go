@@ -96,7 +96,7 @@ func (c *guardedConn) message() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.at.vouch(c.g.now())
+	c.at.noteKey(c.g.now())
 	return b, nil
 }
 

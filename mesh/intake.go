@@ -43,18 +43,18 @@ func (in *intake) of(by replica.Via) *[]frame.Frame {
 	return &in.push
 }
 
-// admit checks one frame from a buffer of whole bytes: cheap checks first, including whether its origin is trusted,
+// receive checks one frame from a buffer of whole bytes: cheap checks first, including whether its origin is trusted,
 // then the signature. Only the step that follows marks the frame as seen.
-func (m *Mesh) admit(raw []byte, whole int, by replica.Via, in *intake) {
-	f, ok := m.screen(raw)
+func (m *Mesh) receive(raw []byte, whole int, by replica.Via, in *intake) {
+	f, ok := m.precheck(raw)
 	if !ok {
 		return
 	}
-	m.vouch(f, f.Verify() == nil, whole, by, in)
+	m.accept(f, f.Verify() == nil, whole, by, in)
 }
 
-// screen decodes a frame and reports whether it passes the cheap checks.
-func (m *Mesh) screen(raw []byte) (f frame.Frame, ok bool) {
+// precheck decodes a frame and reports whether it passes the cheap checks.
+func (m *Mesh) precheck(raw []byte) (f frame.Frame, ok bool) {
 	m.count.received.Add(1)
 	f, err := frame.Decode(raw)
 	if err != nil {
@@ -85,8 +85,8 @@ func (m *Mesh) screen(raw []byte) (f frame.Frame, ok bool) {
 	return f, true
 }
 
-// vouch adds a prechecked frame; signed is the result of Verify.
-func (m *Mesh) vouch(f frame.Frame, signed bool, whole int, by replica.Via, in *intake) {
+// accept adds a prechecked frame; signed is the result of Verify.
+func (m *Mesh) accept(f frame.Frame, signed bool, whole int, by replica.Via, in *intake) {
 	if !signed {
 		m.count.refused[refusedSignature].Add(1)
 		m.problems.report(m.now(), ProblemForged, "signature", "somebody with the mesh's key sends frames in the name of "+f.Origin.String()+
@@ -218,7 +218,7 @@ func (m *Mesh) chunkSlice(w *bulkWork) {
 	in := intake{from: from}
 	var frames []frame.Frame
 	for size := 0; len(frames) < verifyBatch-1 && size < sliceBytes && w.next < len(w.msg.Frames); w.next++ {
-		if f, ok := m.screen(w.msg.Frames[w.next]); ok {
+		if f, ok := m.precheck(w.msg.Frames[w.next]); ok {
 			frames = append(frames, f)
 			size += len(f.Raw)
 		}
@@ -239,7 +239,7 @@ func (m *Mesh) chunkSlice(w *bulkWork) {
 		if f.Origin != from {
 			news++
 		}
-		m.vouch(f, true, w.size, replica.ViaSync, &in)
+		m.accept(f, true, w.size, replica.ViaSync, &in)
 	}
 	fresh := m.flushIntake(&in, replica.ViaSync)
 	w.fresh += fresh

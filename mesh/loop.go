@@ -406,7 +406,7 @@ func (m *Mesh) small(b []byte, in *intake) {
 				m.count.refused[refusedFormat].Add(1)
 				return
 			}
-			m.admit(raw, len(b), by, in)
+			m.receive(raw, len(b), by, in)
 			rest = tail
 		}
 	case replica.KindSync:

@@ -115,8 +115,8 @@ func (v *noticers) expects(from frame.ID, issued time.Time) bool {
 	return n == nil || issued.After(n.issued)
 }
 
-// admit records a verified notice, and reports whether it is within the limits.
-func (v *noticers) admit(now time.Time, from frame.ID, issued time.Time) bool {
+// accept records a verified notice, and reports whether it is within the limits.
+func (v *noticers) accept(now time.Time, from frame.ID, issued time.Time) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	n := v.last[from]
@@ -175,7 +175,7 @@ func (m *Mesh) heeds(now time.Time, n notice) bool {
 	from, age := frame.IDOf(n.Key), now.Sub(n.Issued)
 	return n.MeshID == m.cfg.Secrets.MeshID && n.To == m.id && from != m.id && m.isMember(now, from) &&
 		age <= frame.FutureSkew && age >= -frame.FutureSkew && m.noticers.expects(from, n.Issued) &&
-		n.verify(noticeDomain) && m.noticers.admit(now, from, n.Issued)
+		n.verify(noticeDomain) && m.noticers.accept(now, from, n.Issued)
 }
 
 // isMember reports whether an origin is trusted and is a node.

@@ -117,12 +117,12 @@ func TestNoticersAreBounded(t *testing.T) {
 	v := noticers{last: make(map[frame.ID]*noticer)}
 	now := time.Now()
 	for i := range maxNoticers + 10 {
-		if ok := v.admit(now, frame.ID{byte(i), byte(i >> 8), byte(i >> 16)}, now); ok != (i < maxNoticers) {
+		if ok := v.accept(now, frame.ID{byte(i), byte(i >> 8), byte(i >> 16)}, now); ok != (i < maxNoticers) {
 			t.Fatalf("sender %d: %v", i, ok)
 		}
 	}
 	later := now.Add(2*frame.FutureSkew + time.Second)
-	if !v.admit(later, frame.ID{1, 1, 1, 1}, later) || len(v.last) != 1 {
+	if !v.accept(later, frame.ID{1, 1, 1, 1}, later) || len(v.last) != 1 {
 		t.Errorf("the silent ones are kept: %d", len(v.last))
 	}
 }

@@ -228,7 +228,7 @@ func (c *Core) takeRecord(now time.Time, f frame.Frame, by Via, out *Actions) {
 		}
 		st.cert, st.ended = cert, false
 		out.Own = out.Own || cert.ID() == c.self
-		c.admitted(now, cert.ID(), out)
+		c.certified(now, cert.ID(), out)
 	case st.revoked == nil:
 		st.revoked = &revocation
 		out.Own = out.Own || revocation.Node == c.self
@@ -286,8 +286,8 @@ func (c *Core) standing(id frame.ID) *standing {
 	return st
 }
 
-// admitted lets in the frames that wait for an origin's certificate.
-func (c *Core) admitted(now time.Time, origin frame.ID, out *Actions) {
+// certified lets in the frames that wait for an origin's certificate.
+func (c *Core) certified(now time.Time, origin frame.ID, out *Actions) {
 	if c.stands(now, origin) != VerdictNew {
 		return
 	}
