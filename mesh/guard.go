@@ -91,10 +91,10 @@ type guard struct {
 	strays    buckets[struct{}] // see strayPings
 	notices   buckets[netip.Addr]
 	news      buckets[netip.Addr] // new or changed members
-	voices    buckets[voice]
-	// packetFlood and voiceFlood run out when an address is to be reported.
+	origins   buckets[sourceOrigin]
+	// packetFlood and originFlood run out when an address is to be reported.
 	packetFlood buckets[netip.Addr]
-	voiceFlood  buckets[voice]
+	originFlood buckets[sourceOrigin]
 	pauses      pauses
 	arrived     buckets[netip.Addr] // bytes of streams
 	opened      buckets[netip.Addr] // streams, except strangers'
@@ -143,9 +143,9 @@ type guard struct {
 	keyHolders     map[netip.Addr]time.Time // see openStream.noteKey
 }
 
-// voice is an origin as sent by one address. A forger spends its own budget, not the origin's, because the key includes
-// the source address.
-type voice struct {
+// sourceOrigin is an origin as sent by one address. A forger spends its own budget, not the origin's, because the key
+// includes the source address.
+type sourceOrigin struct {
 	from   netip.Addr
 	origin frame.ID
 }
@@ -162,9 +162,9 @@ func newGuard(keys func() [][]byte, now func() time.Time, count *counters, flood
 		packets: newBuckets[netip.Addr](sourceRate, sourceBurst), elsewhere: newBuckets[struct{}](elsewhereRate, elsewhereRate),
 		strays:  newBuckets[struct{}](strayPings, strayPings),
 		notices: newBuckets[netip.Addr](noticesRate, noticesBurst),
-		news:    newBuckets[netip.Addr](newsRate, newsBurst), voices: newBuckets[voice](voiceRate, voiceBurst),
+		news:    newBuckets[netip.Addr](newsRate, newsBurst), origins: newBuckets[sourceOrigin](originRate, originBurst),
 		packetFlood: newBuckets[netip.Addr](accuseFactor*sourceRate, accuseFactor*sourceBurst),
-		voiceFlood:  newBuckets[voice](accuseFactor*voiceRate, accuseFactor*voiceBurst),
+		originFlood: newBuckets[sourceOrigin](accuseFactor*originRate, accuseFactor*originBurst),
 		arrived:     newBuckets[netip.Addr](sourceStreamRate, sourceStreamBurst), opened: newBuckets[netip.Addr](streamsRate, streamsRate), streams: make(map[netip.Addr]*streamUse),
 		slowed: make(map[frame.ID]time.Time), keyHolders: make(map[netip.Addr]time.Time), nets: make(map[netip.Prefix]int),
 	}
@@ -307,13 +307,13 @@ func (g *guard) allow(now time.Time, from netip.Addr, cost int, raws [][]byte) b
 		return spend(flood && other)
 	}
 	for _, raw := range raws {
-		v, cost := voiceOf(from, raw)
-		flood := !g.voiceFlood.take(now, v, cost)
+		v, cost := sourceOriginOf(from, raw)
+		flood := !g.originFlood.take(now, v, cost)
 		slowed := g.isSlowed(now, v.origin)
 		if slowed {
 			cost *= slowFactor
 		}
-		if !g.voices.take(now, v, cost) && (slowed || frames == nil || !frames.take(now, v, cost)) {
+		if !g.origins.take(now, v, cost) && (slowed || frames == nil || !frames.take(now, v, cost)) {
 			return spend(flood)
 		}
 	}
@@ -323,9 +323,9 @@ func (g *guard) allow(now time.Time, from netip.Addr, cost int, raws [][]byte) b
 // isElsewhere reports whether an account is not that of an address where a member has answered.
 func (g *guard) isElsewhere(from netip.Addr) bool { return g.isMember != nil && !g.isMember(from) }
 
-// voiceOf returns the voice and the cost of a frame.
-func voiceOf(from netip.Addr, raw []byte) (v voice, cost int) {
-	v, cost = voice{from: from}, smallCost
+// sourceOriginOf returns the origin, as its source sends it, and the cost of a frame.
+func sourceOriginOf(from netip.Addr, raw []byte) (v sourceOrigin, cost int) {
+	v, cost = sourceOrigin{from: from}, smallCost
 	if len(raw) >= frame.KeyAt+ed25519.PublicKeySize { // a shorter one is not a frame
 		v.origin = frame.IDOf(raw[frame.KeyAt : frame.KeyAt+ed25519.PublicKeySize])
 	}

@@ -299,7 +299,7 @@ func TestGuardHoldsStreamsToTheirRate(t *testing.T) {
 	}{
 		{"frames", func() []byte { return push(wire.KindPush) }, sourceBurst / frameCost / 10},
 		{"frames along a tree", func() []byte { return push(wire.KindTree) }, sourceBurst / frameCost / 10},
-		{"frames of one origin", func() []byte { return wire.AppendPacked([]byte{wire.KindPush}, rawOf(0, 100)) }, voiceBurst / smallCost},
+		{"frames of one origin", func() []byte { return wire.AppendPacked([]byte{wire.KindPush}, rawOf(0, 100)) }, originBurst / smallCost},
 		{"questions", func() []byte { return []byte{kindAsk, 1} }, sourceBurst / frameCost},
 		{"notices", func() []byte { return []byte{kindNotice, 1} }, noticesBurst},
 		{"reports", func() []byte { return []byte{kindPath, 1} }, noticesBurst},
@@ -470,7 +470,7 @@ func rawOf(i, size int) []byte {
 }
 
 // An address gets a share for each origin that it speaks for. Small frames cost three times as much as bulk frames.
-func TestGuardHoldsVoicesToTheirRate(t *testing.T) {
+func TestGuardHoldsOriginsToTheirRate(t *testing.T) {
 	for _, tt := range []struct {
 		name                  string
 		size, once, inASecond int

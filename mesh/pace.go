@@ -7,7 +7,7 @@ import (
 )
 
 // A node's sending rate is one rule known to both ends. An agent keeps to SayRate and SayBurst. A receiver accepts
-// voiceRate and voiceBurst from one address in the name of one origin, which leaves room for the second copies that
+// originRate and originBurst from one address in the name of one origin, which leaves room for the second copies that
 // gossip brings. It drops packets beyond that, and a sync repairs what was good in them. A source is reported as a
 // flood only at accuseFactor times that rate, which no agent reaches. An origin that is slowed does not know it, so it
 // is not reported for sending as before. After a pause of this process, packets that came meanwhile count as if they
@@ -21,11 +21,11 @@ const (
 	// ban.
 	SayBulkRate, SayBulkBurst = 22_500, 5_000
 
-	// voiceRate is what one address may send in the name of one origin, in units a second, and voiceBurst at once: 100
+	// originRate is what one address may send in the name of one origin, in units a second, and originBurst at once: 100
 	// and 50 small frames, or three times as many of a bulk. A single ban takes a peer up to 0.3 ms of a core, and an
 	// agent that bans more than that fills its frames: it sends SayBurst at once, of which gossip brings up to 18 a
 	// second time.
-	voiceRate, voiceBurst = 300, 150
+	originRate, originBurst = 300, 150
 	// smallCost and bulkCost are the costs of frames up to wire.FreshSize and of larger ones. Frames of an origin that Slow
 	// was called for within slowFor cost slowFactor times as much.
 	smallCost, bulkCost = 3, 1
@@ -53,7 +53,7 @@ type pauses struct {
 	pulse  time.Time // when the process was last known to run
 	rarely bool      // the pulse is pulseRarely times slower
 	begun  time.Time // end of the last pause that is made up for
-	frames *buckets[voice]
+	frames *buckets[sourceOrigin]
 	source *buckets[netip.Addr]
 }
 
@@ -80,7 +80,7 @@ func (p *pauses) noteLocked(now time.Time) {
 		return
 	}
 	p.begun = now
-	frames := newBuckets[voice](0, gap.Seconds()*voiceRate)
+	frames := newBuckets[sourceOrigin](0, gap.Seconds()*originRate)
 	source := newBuckets[netip.Addr](0, gap.Seconds()*sourceRate)
 	p.frames, p.source = &frames, &source
 }
@@ -100,7 +100,7 @@ func (p *pauses) adapt(packets int) time.Duration {
 }
 
 // catchingUp returns the extra allowances for a pause that has just ended; nil: none.
-func (p *pauses) catchingUp(now time.Time) (*buckets[voice], *buckets[netip.Addr]) {
+func (p *pauses) catchingUp(now time.Time) (*buckets[sourceOrigin], *buckets[netip.Addr]) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.pulse.IsZero() && now.Sub(p.pulse) >= pauseLeast {

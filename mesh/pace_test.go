@@ -114,8 +114,8 @@ func TestWhoSleptAccusesNobody(t *testing.T) {
 				t.Errorf("%d of %d passed, accused %d times", got, n, p.told)
 			}
 			p.passes(2 * catchUpFor)
-			if got := p.say(10 * voiceBurst); got > voiceBurst/smallCost {
-				t.Errorf("%d passed at once a while later, want %d", got, voiceBurst/smallCost)
+			if got := p.say(10 * originBurst); got > originBurst/smallCost {
+				t.Errorf("%d passed at once a while later, want %d", got, originBurst/smallCost)
 			}
 			if p.told == 0 {
 				t.Error("a flood is not told of")
@@ -158,7 +158,7 @@ func TestPausesGiveNoMoreThanTheirTime(t *testing.T) {
 		p.now = p.now.Add(time.Second)
 		passed += p.say(10000)
 	}
-	if most := (voiceBurst + 2*sleeps*voiceRate) / smallCost; passed > most {
+	if most := (originBurst + 2*sleeps*originRate) / smallCost; passed > most {
 		t.Errorf("%d passed in %d seconds, want at most %d", passed, sleeps, most)
 	}
 }
