@@ -74,18 +74,18 @@ func BenchmarkSync100k(b *testing.B) {
 	raws := meshtest.Frames(b, frames)
 	for b.Loop() {
 		secrets := pki.Secrets{GossipKey: [32]byte{1}}
-		giver := newNode(b, secrets, newIdentity(b), nil)
-		if err := giver.Restore(slices.Values(raws)); err != nil {
+		source := newNode(b, secrets, newIdentity(b), nil)
+		if err := source.Restore(slices.Values(raws)); err != nil {
 			b.Fatal(err)
 		}
-		giver.run(b)
+		source.run(b)
 		start := time.Now()
 		taker := newNode(b, secrets, newIdentity(b), func(c *Config) {
-			c.Join, c.Deliver, c.Admitted = []string{giver.Addr().String()}, nil, nil
+			c.Join, c.Deliver, c.Admitted = []string{source.Addr().String()}, nil, nil
 		}).run(b)
-		eventually(b, 2*time.Minute, "everything is there", func() bool { return taker.Digest() == giver.Digest() })
+		eventually(b, 2*time.Minute, "everything is there", func() bool { return taker.Digest() == source.Digest() })
 		b.ReportMetric(time.Since(start).Seconds(), "s")
-		b.ReportMetric(float64(taker.Stats().Dropped+giver.Stats().Dropped), "dropped")
+		b.ReportMetric(float64(taker.Stats().Dropped+source.Stats().Dropped), "dropped")
 	}
 }
 

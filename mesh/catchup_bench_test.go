@@ -18,9 +18,9 @@ func BenchmarkCatchUpSockets(b *testing.B) {
 			kept, _ := meshtest.Without(raws, missed)
 			for b.Loop() {
 				secrets := pki.Secrets{GossipKey: [32]byte{1}}
-				giver := newNode(b, secrets, newIdentity(b), nil)
+				source := newNode(b, secrets, newIdentity(b), nil)
 				taker := newNode(b, secrets, newIdentity(b), func(c *Config) { c.Deliver, c.Admitted = nil, nil })
-				for n, held := range map[*testNode][][]byte{giver: raws, taker: kept} {
+				for n, held := range map[*testNode][][]byte{source: raws, taker: kept} {
 					if err := n.Restore(func(yield func([]byte) bool) {
 						for _, raw := range held {
 							if !yield(bytes.Clone(raw)) {
@@ -31,12 +31,12 @@ func BenchmarkCatchUpSockets(b *testing.B) {
 						b.Fatal(err)
 					}
 				}
-				if lacks := giver.Stats().Held - taker.Stats().Held; lacks != meshtest.CatchUpMissed {
+				if lacks := source.Stats().Held - taker.Stats().Held; lacks != meshtest.CatchUpMissed {
 					b.Fatalf("%d frames are missed, want %d", lacks, meshtest.CatchUpMissed)
 				}
-				giver.run(b)
+				source.run(b)
 				taker.run(b)
-				if err := taker.SetJoin([]string{giver.Addr().String()}); err != nil {
+				if err := taker.SetJoin([]string{source.Addr().String()}); err != nil {
 					b.Fatal(err)
 				}
 				met := func() bool {
@@ -44,7 +44,7 @@ func BenchmarkCatchUpSockets(b *testing.B) {
 				}
 				eventually(b, 10*time.Second, "they meet", met)
 				start := time.Now()
-				eventually(b, 5*time.Second, "both hold the same", func() bool { return taker.Digest() == giver.Digest() })
+				eventually(b, 5*time.Second, "both hold the same", func() bool { return taker.Digest() == source.Digest() })
 				b.ReportMetric(time.Since(start).Seconds(), "s-after-contact")
 			}
 		})

@@ -50,7 +50,7 @@ func TestClusterTrust(t *testing.T) {
 		publish(t, founder, "by the founder", time.Hour)
 		publish(t, bad, "before its certificate", time.Hour)
 		eventually(t, 10*time.Second, "a frame of a node without a certificate waits", func() bool {
-			return c.nodes[1].Stats().Parked > 0 && c.nodes[1].deliveredCount() == 1
+			return c.nodes[1].Stats().AwaitingCert > 0 && c.nodes[1].deliveredCount() == 1
 		})
 		for _, n := range c.nodes[1:] {
 			if _, err := founder.Certify(n.id.Public(), "name", pki.DefaultCaps()); err != nil {

@@ -86,28 +86,28 @@ func (p Peer) forgotten() forgotten {
 	return forgotten{By: p.ForgottenBy, Said: p.Forgotten, Sure: p.ForgottenSure, kept: true}
 }
 
-// Stats counts since New. Every count only grows, except Held, Parked, Queued and Slowed.
+// Stats counts since New. Every count only grows, except Held, AwaitingCert, Queued and Slowed.
 type Stats struct {
-	Held       int               // live frames
-	Parked     int               // frames waiting for the certificate of their origin
-	Waited     uint64            // of Received: had to wait for that
-	Queued     int               // frames and messages waiting to be processed
-	Published  uint64            // own frames
-	Sent       uint64            // frames pushed, counted once per receiver
-	Forwarded  uint64            // of Sent: frames of others, relayed along trees or passed on
-	Received   uint64            // frames that arrived, by any way
-	Delivered  uint64            // of Received: new, verified and live
-	Duplicates uint64            // of Received: already held
-	Refused    map[string]uint64 // of Received, by reason: "format", "signature", "mesh", "trust" (no valid certificate), "revoked", "expired", "future", "full"; and "unasked": sync messages of no session
-	Dropped    uint64            // messages lost because a queue was full
-	SendErrors uint64            // packets that the system refused to send
-	Syncs      uint64            // sync sessions that exchanged vectors
-	Synced     uint64            // of Delivered: came by a sync
-	SyncFrames uint64            // frames streamed to others by sync
-	Problems   uint64            // reports to OnProblem, muted ones included
-	Strangers  uint64            // packets and streams from senders without the mesh's key
-	Limited    uint64            // packets and streams dropped because their source exceeded its limit
-	Slowed     int               // origins whose rate is reduced now, see Mesh.Slow
+	Held         int               // live frames
+	AwaitingCert int               // frames waiting for the certificate of their origin
+	Waited       uint64            // of Received: had to wait for that
+	Queued       int               // frames and messages waiting to be processed
+	Published    uint64            // own frames
+	Sent         uint64            // frames pushed, counted once per receiver
+	Forwarded    uint64            // of Sent: frames of others, relayed along trees or passed on
+	Received     uint64            // frames that arrived, by any way
+	Delivered    uint64            // of Received: new, verified and live
+	Duplicates   uint64            // of Received: already held
+	Refused      map[string]uint64 // of Received, by reason: "format", "signature", "mesh", "trust" (no valid certificate), "revoked", "expired", "future", "full"; and "unasked": sync messages of no session
+	Dropped      uint64            // messages lost because a queue was full
+	SendErrors   uint64            // packets that the system refused to send
+	Syncs        uint64            // sync sessions that exchanged vectors
+	Synced       uint64            // of Delivered: came by a sync
+	SyncFrames   uint64            // frames streamed to others by sync
+	Problems     uint64            // reports to OnProblem, muted ones included
+	Strangers    uint64            // packets and streams from senders without the mesh's key
+	Limited      uint64            // packets and streams dropped because their source exceeded its limit
+	Slowed       int               // origins whose rate is reduced now, see Mesh.Slow
 
 	Notices        uint64 // given to Noticed
 	NoticesRefused uint64 // not from a trusted member, not for this node, too old, repeated, or too many

@@ -281,7 +281,7 @@ func TestRunLeavesNothing(t *testing.T) {
 func TestFreshFramePassesSync(t *testing.T) {
 	const old = 3000
 	secrets := newSecrets(t)
-	giver := newNode(t, secrets, newIdentity(t), nil)
+	source := newNode(t, secrets, newIdentity(t), nil)
 	now := time.Now()
 	var raws [][]byte
 	for seq := range uint64(old) {
@@ -291,13 +291,13 @@ func TestFreshFramePassesSync(t *testing.T) {
 		}
 		raws = append(raws, f.Raw)
 	}
-	if err := giver.Restore(slices.Values(raws)); err != nil {
+	if err := source.Restore(slices.Values(raws)); err != nil {
 		t.Fatal(err)
 	}
-	giver.run(t)
-	taker := newNode(t, secrets, newIdentity(t), func(c *Config) { c.Join = []string{giver.Addr().String()} }).run(t)
+	source.run(t)
+	taker := newNode(t, secrets, newIdentity(t), func(c *Config) { c.Join = []string{source.Addr().String()} }).run(t)
 	eventually(t, 20*time.Second, "the sync has begun", func() bool { return taker.deliveredCount() > 0 })
-	fresh := publish(t, giver, "fresh", time.Hour)
+	fresh := publish(t, source, "fresh", time.Hour)
 	eventually(t, time.Minute, "everything is there", func() bool { return taker.deliveredCount() == old+1 })
 	at := slices.IndexFunc(taker.delivered, func(f frame.Frame) bool { return f.Ref() == fresh.Ref() })
 	t.Logf("the fresh frame came as number %d of %d", at, old+1)

@@ -80,7 +80,7 @@ func plants() []plant {
 		{"internal/replica/sync.go", "		if !t.deadline.After(now) {\n", "		if !t.deadline.After(now) && !planted(\"never give up a transfer\") {\n"},
 		{"internal/replica/sync.go", "	delete(c.peers, peer)\n	delete(c.transfers, peer)\n",
 			"	delete(c.peers, peer)\n	if !planted(\"never give up a transfer\") {\n		delete(c.transfers, peer)\n	}\n"},
-		{"internal/replica/sync.go", "s.giver, s.givesTill = peer, till", "s.giver, s.givesTill = peer, till\n		if planted(\"wait for one giver for ever\") {\n			s.givesTill = till.Add(time.Hour)\n		}"},
+		{"internal/replica/sync.go", "s.syncSource, s.sourceTill = peer, till", "s.syncSource, s.sourceTill = peer, till\n		if planted(\"wait for one source for ever\") {\n			s.sourceTill = till.Add(time.Hour)\n		}"},
 		{"internal/replica/sync.go", "out.Rewound, c.behind, c.rewound = true, false, now", `out.Rewound, c.behind, c.rewound = !planted("leave ended what a clock that was ahead has ended"), false, now`},
 		{"internal/replica/detail.go", "case theirs[0].Hash != h.short(salt):", `case theirs[0].Hash != h.short(salt) && !planted("compare numbers, not hashes"):`},
 	}

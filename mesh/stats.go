@@ -28,7 +28,7 @@ var refusedNames = [refusedReasons]string{"format", "signature", "mesh", "trust"
 // counters holds what Stats reports.
 type counters struct {
 	published, received, delivered, duplicates                       atomic.Uint64
-	parked, dropped, sendErrors, syncs, synced, syncFrames, problems atomic.Uint64
+	waited, dropped, sendErrors, syncs, synced, syncFrames, problems atomic.Uint64
 	notices, noticesRefused                                          atomic.Uint64
 	strangers, limited, packets                                      atomic.Uint64
 	refused                                                          [refusedReasons]atomic.Uint64
@@ -39,7 +39,7 @@ func (c *counters) verdicts(v [replica.VerdictKinds]uint64) {
 	c.refused[refusedExpired].Add(v[replica.VerdictExpired])
 	c.refused[refusedFuture].Add(v[replica.VerdictFuture])
 	c.refused[refusedFull].Add(v[replica.VerdictFull])
-	c.parked.Add(v[replica.VerdictUnknown])
+	c.waited.Add(v[replica.VerdictUnknown])
 	c.refused[refusedTrust].Add(v[replica.VerdictEnded])
 	c.refused[refusedRevoked].Add(v[replica.VerdictRevoked])
 }
@@ -54,23 +54,23 @@ func (m *Mesh) Stats() Stats {
 	m.mu.Unlock()
 	c := &m.count
 	s := Stats{
-		Held:       use.Frames,
-		Parked:     use.Parked,
-		Waited:     c.parked.Load(),
-		Queued:     len(m.inbox) + len(m.later) + m.bulk.len() + m.pusher.Waiting(),
-		Published:  c.published.Load(),
-		Sent:       m.pusher.Count.Sent.Load(),
-		Forwarded:  m.pusher.Count.Forwarded.Load(),
-		Received:   c.received.Load(),
-		Delivered:  c.delivered.Load(),
-		Duplicates: c.duplicates.Load(),
-		Refused:    make(map[string]uint64, refusedReasons),
-		Dropped:    m.dropped(),
-		SendErrors: c.sendErrors.Load() + m.pusher.Count.Failed.Load(),
-		Syncs:      c.syncs.Load(),
-		Synced:     c.synced.Load(),
-		SyncFrames: c.syncFrames.Load(),
-		Problems:   c.problems.Load(),
+		Held:         use.Frames,
+		AwaitingCert: use.AwaitingCert,
+		Waited:       c.waited.Load(),
+		Queued:       len(m.inbox) + len(m.later) + m.bulk.len() + m.pusher.Waiting(),
+		Published:    c.published.Load(),
+		Sent:         m.pusher.Count.Sent.Load(),
+		Forwarded:    m.pusher.Count.Forwarded.Load(),
+		Received:     c.received.Load(),
+		Delivered:    c.delivered.Load(),
+		Duplicates:   c.duplicates.Load(),
+		Refused:      make(map[string]uint64, refusedReasons),
+		Dropped:      m.dropped(),
+		SendErrors:   c.sendErrors.Load() + m.pusher.Count.Failed.Load(),
+		Syncs:        c.syncs.Load(),
+		Synced:       c.synced.Load(),
+		SyncFrames:   c.syncFrames.Load(),
+		Problems:     c.problems.Load(),
 
 		Notices:        c.notices.Load(),
 		NoticesRefused: c.noticesRefused.Load(),

@@ -125,7 +125,7 @@ func TestCheckInAnothersName(t *testing.T) {
 			t.Fatalf("a check of %d bytes is answered with %d", most-9, size)
 		}
 	}
-	if p.phase != before.phase || p.guestOf.open || p.guest != before.guest || c.givesTill != (time.Time{}) {
+	if p.phase != before.phase || p.peerSession.open || p.waitTill != before.waitTill || c.sourceTill != (time.Time{}) {
 		t.Errorf("checks left %+v behind", *p)
 	}
 	if _, said := v.say(&Message{kind: syncCheck, Session: 5, root: c.root.sum()}); len(said) != 1 || said[0].kind != syncSame || p.phase != before.phase {
@@ -456,9 +456,9 @@ func TestWithdrawalIsSliced(t *testing.T) {
 	}
 }
 
-// A peer that now and then gives one new frame of its own keeps others from giving for no longer than its turn, even if it
+// A peer that now and then gives one new frame of its own keeps others from streaming for no longer than its turn, even if it
 // leaves and comes back.
-func TestGiverHasATurn(t *testing.T) {
+func TestSyncSourceHasATurn(t *testing.T) {
 	for _, flaps := range []bool{false, true} {
 		c := coreFor(6)
 		captured, honest := frame.ID{0xc}, frame.ID{0xd}
@@ -482,14 +482,14 @@ func TestGiverHasATurn(t *testing.T) {
 			}
 			now = now.Add(500 * time.Millisecond)
 		}
-		if worst > giverTurn+time.Second || worst == 0 {
+		if worst > sourceTurn+time.Second || worst == 0 {
 			t.Errorf("another peer may give nothing for %v (comes back: %v)", worst, flaps)
 		}
 	}
 }
 
 // Peers without a certificate, which anybody with the mesh's key can make up, share one transfer and never become a node's
-// only giver.
+// only source.
 func TestStrangersTakeOneTransfer(t *testing.T) {
 	c := coreFor(7)
 	key := StreamKey{frame.ID{5}, 1}

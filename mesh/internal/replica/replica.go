@@ -36,7 +36,7 @@ type Core struct {
 func New(self, authority frame.ID, epoch uint64, rng *rand.Rand) *Core {
 	return &Core{
 		self: self, epoch: epoch, ledger: newLedger(), syncer: newSyncer(rng),
-		trust: trust{authority: authority, nodes: make(map[frame.ID]*standing), barred: make(map[frame.ID][]uint64)},
+		trust: trust{authority: authority, nodes: make(map[frame.ID]*standing), rejected: make(map[frame.ID][]uint64)},
 	}
 }
 
@@ -138,18 +138,18 @@ type Comparison struct {
 
 // Usage is how much a core holds.
 type Usage struct {
-	Frames    int    // live ones
-	Streams   int    // with live frames
-	Deadlines int    // of frames, some no longer held
-	Parked    int    // frames that wait for the certificate of their origin
-	Peers     int    // that digests are compared with
-	Transfers int    // to peers, under way
-	Checks    uint64 // sent so far
+	Frames       int    // live ones
+	Streams      int    // with live frames
+	Deadlines    int    // of frames, some no longer held
+	AwaitingCert int    // frames that wait for the certificate of their origin
+	Peers        int    // that digests are compared with
+	Transfers    int    // to peers, under way
+	Checks       uint64 // sent so far
 }
 
 // Usage returns how much the core holds.
 func (c *Core) Usage() Usage {
-	return Usage{c.count, len(c.streams), len(c.expiry), len(c.parked), len(c.peers), len(c.transfers), c.checks}
+	return Usage{c.count, len(c.streams), len(c.expiry), len(c.awaitingCert), len(c.peers), len(c.transfers), c.checks}
 }
 
 // Step takes an event and returns what must be done. Beside it, only Precheck and RaiseEpoch change a Core. The event is
@@ -256,7 +256,7 @@ func (c *Core) Precheck(now time.Time, f frame.Frame) Verdict {
 	v := c.Judge(now, f)
 	switch v {
 	case VerdictEnded, VerdictRevoked:
-		c.bar(f.Origin, f.Epoch)
+		c.reject(f.Origin, f.Epoch)
 	case VerdictFuture:
 		c.early.offered(f)
 	}

@@ -26,16 +26,16 @@ const (
 	sessionQuiet = 500 * time.Millisecond
 	// transferTimeout without an acknowledgement ends a transfer.
 	transferTimeout = 5 * time.Second
-	// reserveTime is how long a node whose vector is on its way exchanges frames with nobody else: two givers would
+	// reserveTime is how long a node whose vector is on its way exchanges frames with nobody else: two sources would
 	// stream the same frames to it.
 	reserveTime = time.Second
-	// reservePause is how long, after a session that brought nothing, no giver is reserved and no session that the peer
+	// reservePause is how long, after a session that brought nothing, no source is reserved and no session that the peer
 	// began is waited for: sync messages are not signed, and a peer that begins sessions endlessly must not block the
 	// sessions of others.
 	reservePause = 10 * time.Second
-	// giverTurn bounds how long one giver is kept, and giverRest is the least time from one such turn to the next: a peer
+	// sourceTurn bounds how long one source is kept, and sourceRest is the least time from one such turn to the next: a peer
 	// that gives one frame of its own per second must not keep others from giving what this node lacks.
-	giverTurn, giverRest = 10 * time.Second, 10 * time.Second
+	sourceTurn, sourceRest = 10 * time.Second, 10 * time.Second
 	// rewindEvery is the least time, by the monotonic clock, between two reports of a clock that was set back: each costs
 	// a pass over everything held.
 	rewindEvery = time.Minute
@@ -61,18 +61,18 @@ const (
 // syncer is the state of anti-entropy: for each peer, when to compare, the session that we began, the one that it
 // began, and the transfer to it.
 type syncer struct {
-	rng       *rand.Rand
-	secret    [32]byte // for cookies
-	peers     map[frame.ID]*syncPeer
-	transfers map[frame.ID]*transfer
-	wake      time.Time // nothing is due before this; zero: nothing is due
-	giver     frame.ID  // the peer that streams to us or is about to
-	givesTill time.Time // when it loses that place unless more arrives
-	heard     time.Time // when a digest was last compared with ours or asked for; zero: there was no peer yet
-	gaveFrom  time.Time // when a giver was last reserved; unless gave is set, the next one is reserved only after reservePause
-	gave      bool
-	checks    uint64                 // sent so far
-	turns     map[frame.ID]time.Time // when each giver's turn began, kept until its rest is over
+	rng        *rand.Rand
+	secret     [32]byte // for cookies
+	peers      map[frame.ID]*syncPeer
+	transfers  map[frame.ID]*transfer
+	wake       time.Time // nothing is due before this; zero: nothing is due
+	syncSource frame.ID  // the peer that streams to us or is about to
+	sourceTill time.Time // when it loses that place unless more arrives
+	heard      time.Time // when a digest was last compared with ours or asked for; zero: there was no peer yet
+	gaveFrom   time.Time // when a source was last reserved; unless gave is set, the next one is reserved only after reservePause
+	gave       bool
+	checks     uint64                 // sent so far
+	turns      map[frame.ID]time.Time // when each source's turn began, kept until its rest is over
 }
 
 func newSyncer(rng *rand.Rand) syncer {
@@ -123,23 +123,23 @@ type session struct {
 }
 
 type syncPeer struct {
-	phase    phase
-	at       time.Time
-	own      session         // the one that we began last
-	past     session         // the one before own; its chunks may still arrive: a slow link takes longer than sessionQuiet
-	guestOf  session         // the one that the peer began last
-	hosting  limit.Allowance // for sessions that the peer begins
-	vectorAt StreamKey       // our next vector begins after this key
-	detailAt streamPlace     // our next details begin here
-	distrust time.Time       // nothing is compared until then
-	tries    int
-	progress bool          // our session moved a frame, either way, or has more to compare
-	backoff  time.Duration // the pause before the next check if it moved none
-	guest    time.Time     // until then, a session that the peer began is assumed to go on
-	guestEnd time.Time     // guest is not extended after this, unless the session moves something
-	guestNot time.Time     // until then, no further session is waited for
-	asked    time.Time     // when the last check was sent
-	clock    peerClock
+	phase       phase
+	at          time.Time
+	own         session         // the one that we began last
+	past        session         // the one before own; its chunks may still arrive: a slow link takes longer than sessionQuiet
+	peerSession session         // the one that the peer began last
+	hosting     limit.Allowance // for sessions that the peer begins
+	vectorAt    StreamKey       // our next vector begins after this key
+	detailAt    streamPlace     // our next details begin here
+	distrust    time.Time       // nothing is compared until then
+	tries       int
+	progress    bool          // our session moved a frame, either way, or has more to compare
+	backoff     time.Duration // the pause before the next check if it moved none
+	waitTill    time.Time     // until then, a session that the peer began is assumed to go on
+	waitLimit   time.Time     // waitTill is not extended after this, unless the session moves something
+	noWaitTill  time.Time     // until then, no further session is waited for
+	asked       time.Time     // when the last check was sent
+	clock       peerClock
 }
 
 func newSyncPeer() *syncPeer {
@@ -186,7 +186,7 @@ func (c *Core) peerDown(peer frame.ID) {
 
 // taken reports whether a peer other than this one streams to us.
 func (s *syncer) taken(now time.Time, peer frame.ID) bool {
-	return s.giver != peer && now.Before(s.givesTill)
+	return s.syncSource != peer && now.Before(s.sourceTill)
 }
 
 // reserve records which peer is about to stream to us.
@@ -198,23 +198,23 @@ func (c *Core) reserve(now time.Time, peer frame.ID) {
 	c.keep(now, peer)
 }
 
-// keep makes a peer our giver for reserveTime, but not beyond its turn. A stranger never becomes one.
+// keep makes a peer our source for reserveTime, but not beyond its turn. A stranger never becomes one.
 func (c *Core) keep(now time.Time, peer frame.ID) {
 	if c.isStranger(now, peer) {
 		return
 	}
 	begun, ok := c.turns[peer]
-	if !ok || now.Sub(begun) >= giverTurn+giverRest || begun.After(now) {
-		maps.DeleteFunc(c.turns, func(_ frame.ID, t time.Time) bool { return now.Sub(t) >= giverTurn+giverRest })
+	if !ok || now.Sub(begun) >= sourceTurn+sourceRest || begun.After(now) {
+		maps.DeleteFunc(c.turns, func(_ frame.ID, t time.Time) bool { return now.Sub(t) >= sourceTurn+sourceRest })
 		begun = now
 		c.turns[peer] = begun
 	}
 	s, till := &c.syncer, now.Add(reserveTime)
-	if end := begun.Add(giverTurn); end.Before(till) {
+	if end := begun.Add(sourceTurn); end.Before(till) {
 		till = end
 	}
-	if now.Before(till) && (s.giver != peer || s.givesTill.Before(till)) {
-		s.giver, s.givesTill = peer, till
+	if now.Before(till) && (s.syncSource != peer || s.sourceTill.Before(till)) {
+		s.syncSource, s.sourceTill = peer, till
 	}
 }
 
@@ -257,15 +257,15 @@ func (c *Core) streamed(now time.Time, from frame.ID) {
 
 // moved records that a session with a peer moved something, so a session that it begins is worth waiting for.
 func (c *Core) moved(now time.Time, p *syncPeer) {
-	p.guestEnd, p.guestNot = now.Add(transferTimeout), time.Time{}
+	p.waitLimit, p.noWaitTill = now.Add(transferTimeout), time.Time{}
 }
 
 // welcome makes us wait for a session that a peer began, unless its last one was recently in vain.
 func (p *syncPeer) welcome(now time.Time) {
-	if now.Before(p.guestNot) {
+	if now.Before(p.noWaitTill) {
 		return
 	}
-	p.guest, p.guestEnd, p.guestNot = now.Add(sessionQuiet), now.Add(reserveTime), now.Add(reservePause)
+	p.waitTill, p.waitLimit, p.noWaitTill = now.Add(sessionQuiet), now.Add(reserveTime), now.Add(reservePause)
 }
 
 // rootSeen compares the digest in a ping's answer with ours. A digest that the peer did not sign, or signed long ago,
@@ -324,8 +324,8 @@ func (c *Core) tick(now time.Time, out *Actions) {
 			p.phase = phaseIdle
 		case c.taken(now, id):
 			p.phase, p.at, p.tries = phaseDue, now.Add(c.jitter(checkTimeout)), 0
-		case p.guest.After(now): // two sessions would move the same frames twice
-			p.phase, p.at, p.tries = phaseDue, p.guest, 0
+		case p.waitTill.After(now): // two sessions would move the same frames twice
+			p.phase, p.at, p.tries = phaseDue, p.waitTill, 0
 		default:
 			if p.own.theirs != 0 {
 				p.past = p.own
@@ -411,8 +411,8 @@ func (p *syncPeer) session(id uint64) *session {
 	switch {
 	case p.own.open && p.own.id == id:
 		return &p.own
-	case p.guestOf.open && p.guestOf.id == id:
-		return &p.guestOf
+	case p.peerSession.open && p.peerSession.id == id:
+		return &p.peerSession
 	case p.past.open && p.past.id == id:
 		return &p.past
 	}
@@ -467,8 +467,8 @@ func (c *Core) message(now time.Time, m *Message, fresh int, out *Actions) {
 		p.at = now.Add(sessionQuiet)
 		p.progress = p.progress || (m.kind == syncAck && m.fresh > 0)
 	}
-	if !ours && p.guest.After(now) && p.guestEnd.After(now) {
-		p.guest = now.Add(sessionQuiet)
+	if !ours && p.waitTill.After(now) && p.waitLimit.After(now) {
+		p.waitTill = now.Add(sessionQuiet)
 	}
 	c.handle(now, m, p, s, fresh, out)
 	if t := c.transfers[m.From]; p.phase == phaseActive && p.own.gave && (t == nil || t.session.id != p.own.id) {
@@ -513,8 +513,8 @@ func (c *Core) handle(now time.Time, m *Message, p *syncPeer, s *session, fresh 
 		}
 		c.answerVector(now, m, p, s, out)
 	case syncChunk:
-		if s.chunk(m); s.gave && c.giver == m.From {
-			c.givesTill = now
+		if s.chunk(m); s.gave && c.syncSource == m.From {
+			c.sourceTill = now
 		}
 		c.emit(m.From, s, &Message{kind: syncAck, num: m.num, fresh: uint64(fresh)}, out)
 	case syncAck:
@@ -565,8 +565,8 @@ func (c *Core) host(now time.Time, m *Message, p *syncPeer, out *Actions) *sessi
 	if p.phase == phaseChecking {
 		c.set(p, phaseDue, now.Add(checkTimeout))
 	}
-	p.guestOf = session{id: m.Session, theirs: m.token, open: true}
-	s := &p.guestOf
+	p.peerSession = session{id: m.Session, theirs: m.token, open: true}
+	s := &p.peerSession
 	if m.root == c.root.sum() {
 		return s
 	}
@@ -584,11 +584,11 @@ func (c *Core) badChunk(now time.Time, peer frame.ID, id uint64) {
 	if p == nil || p.session(id) == nil {
 		return
 	}
-	p.own.open, p.guestOf.open, p.past.open = false, false, false
+	p.own.open, p.peerSession.open, p.past.open = false, false, false
 	p.distrust = now.Add(distrustTime)
 	delete(c.transfers, peer)
-	if c.giver == peer {
-		c.givesTill = now
+	if c.syncSource == peer {
+		c.sourceTill = now
 	}
 	p.tries = 0
 	c.set(p, phaseDue, p.distrust)

@@ -57,15 +57,15 @@ func (c *Core) emitVector(to frame.ID, p *syncPeer, s *session, out *Actions) {
 		spans -= len(st.seen)
 		return true
 	})
-	if barred := c.barredIn(m.after, m.last); len(barred) > 0 {
-		if len(barred) > maxVectorStreams/2 {
-			barred = barred[:maxVectorStreams/2]
-			m.last = barred[len(barred)-1]
+	if rejected := c.rejectedIn(m.after, m.last); len(rejected) > 0 {
+		if len(rejected) > maxVectorStreams/2 {
+			rejected = rejected[:maxVectorStreams/2]
+			m.last = rejected[len(rejected)-1]
 			m.streams = slices.DeleteFunc(m.streams, func(v streamVector) bool {
 				return v.Key.Origin != c.authority && v.Key.compare(m.last) > 0
 			})
 		}
-		for _, key := range barred {
+		for _, key := range rejected {
 			m.streams = append(m.streams, streamVector{Key: key, First: 1, Last: math.MaxUint64, Seen: allSeen})
 		}
 	}

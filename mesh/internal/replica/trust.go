@@ -12,11 +12,11 @@ import (
 )
 
 const (
-	// maxParked bounds the frames that wait for the certificate of their origin; the oldest make room.
-	maxParked = 4096
-	// maxBarred bounds the origins whose streams peers are told not to offer, and maxBarredOf those streams per origin:
+	// maxAwaitingCert bounds the frames that wait for the certificate of their origin; the oldest make room.
+	maxAwaitingCert = 4096
+	// maxRejected bounds the origins whose streams peers are told not to offer, and maxRejectedOf those streams per origin:
 	// any holder of the mesh's key can name any epoch of a revoked node.
-	maxBarred, maxBarredOf = 256, 16
+	maxRejected, maxRejectedOf = 256, 16
 	// maxStandings bounds the nodes whose certificates and revocations are known.
 	maxStandings = 1 << 16
 	// MaxAuthorityFrames bounds the live frames of pki.AuthorityEpoch, of all nodes with the authority's key
@@ -27,11 +27,11 @@ const (
 // trust knows which origins count: those that the mesh's authority has certified and not revoked, while the certificate
 // lasts. It is derived from the records that the ledger holds.
 type trust struct {
-	authority frame.ID // of the key that signs records; zero: every origin counts
-	nodes     map[frame.ID]*standing
-	parked    []frame.Frame         // verified frames of origins whose certificate has not come; oldest first
-	barred    map[frame.ID][]uint64 // epochs
-	grants    grants
+	authority    frame.ID // of the key that signs records; zero: every origin counts
+	nodes        map[frame.ID]*standing
+	awaitingCert []frame.Frame         // verified frames of origins whose certificate has not come; oldest first
+	rejected     map[frame.ID][]uint64 // epochs
+	grants       grants
 }
 
 // standing is what the authority has said about a node.
@@ -117,10 +117,10 @@ func (c *Core) untrusted(now time.Time, f frame.Frame, by Via, out *Actions) boo
 	switch v {
 	case VerdictUnknown:
 		if by != ViaRestore {
-			c.park(f)
+			c.awaitCert(f)
 		}
 	case VerdictRevoked, VerdictEnded:
-		c.bar(f.Origin, f.Epoch)
+		c.reject(f.Origin, f.Epoch)
 	default:
 		return false
 	}
@@ -135,20 +135,20 @@ func (c *Core) untrusted(now time.Time, f frame.Frame, by Via, out *Actions) boo
 	return true
 }
 
-// park keeps a frame until the certificate of its origin comes.
-func (c *Core) park(f frame.Frame) {
-	if slices.ContainsFunc(c.parked, func(p frame.Frame) bool { return p.Ref() == f.Ref() }) {
+// awaitCert keeps a frame until the certificate of its origin comes.
+func (c *Core) awaitCert(f frame.Frame) {
+	if slices.ContainsFunc(c.awaitingCert, func(p frame.Frame) bool { return p.Ref() == f.Ref() }) {
 		return
 	}
-	if len(c.parked) >= maxParked {
-		c.parked = slices.Delete(c.parked, 0, 1)
+	if len(c.awaitingCert) >= maxAwaitingCert {
+		c.awaitingCert = slices.Delete(c.awaitingCert, 0, 1)
 	}
-	c.parked = append(c.parked, f)
+	c.awaitingCert = append(c.awaitingCert, f)
 }
 
-// unpark removes and returns the parked frames of an origin.
-func (c *Core) unpark(origin frame.ID) (frames []frame.Frame) {
-	c.parked = slices.DeleteFunc(c.parked, func(f frame.Frame) bool {
+// takeAwaiting removes and returns the frames of an origin that wait for its certificate.
+func (c *Core) takeAwaiting(origin frame.ID) (frames []frame.Frame) {
+	c.awaitingCert = slices.DeleteFunc(c.awaitingCert, func(f frame.Frame) bool {
 		if f.Origin == origin {
 			frames = append(frames, f)
 		}
@@ -157,11 +157,11 @@ func (c *Core) unpark(origin frame.ID) (frames []frame.Frame) {
 	return frames
 }
 
-// bar makes this node tell peers not to offer a stream, because it would be refused.
-func (c *Core) bar(origin frame.ID, epoch uint64) {
-	epochs, known := c.barred[origin]
-	if (known || len(c.barred) < maxBarred) && len(epochs) < maxBarredOf && !slices.Contains(epochs, epoch) {
-		c.barred[origin] = append(epochs, epoch)
+// reject makes this node tell peers not to offer a stream, because it would be refused.
+func (c *Core) reject(origin frame.ID, epoch uint64) {
+	epochs, known := c.rejected[origin]
+	if (known || len(c.rejected) < maxRejected) && len(epochs) < maxRejectedOf && !slices.Contains(epochs, epoch) {
+		c.rejected[origin] = append(epochs, epoch)
 	}
 }
 
@@ -232,7 +232,7 @@ func (c *Core) takeRecord(now time.Time, f frame.Frame, by Via, out *Actions) {
 	case st.revoked == nil:
 		st.revoked = &revocation
 		out.Own = out.Own || revocation.Node == c.self
-		c.unpark(revocation.Node)
+		c.takeAwaiting(revocation.Node)
 		c.withdraw(revocation.Node, out)
 	}
 }
@@ -291,8 +291,8 @@ func (c *Core) certified(now time.Time, origin frame.ID, out *Actions) {
 	if c.stands(now, origin) != VerdictNew {
 		return
 	}
-	delete(c.barred, origin)
-	for _, f := range c.unpark(origin) {
+	delete(c.rejected, origin)
+	for _, f := range c.takeAwaiting(origin) {
 		c.take(now, f, ViaPush, out)
 	}
 	out.Readmitted = append(out.Readmitted, origin)
@@ -327,7 +327,7 @@ func (c *Core) withdraw(origin frame.ID, out *Actions) {
 	}
 	for _, s := range c.streamsOf(origin) {
 		c.letGo(s)
-		c.bar(origin, s.key.Epoch)
+		c.reject(origin, s.key.Epoch)
 	}
 	out.Expired = append(out.Expired, c.leave()...)
 	ofOrigin := func(f frame.Frame) bool { return f.Origin == origin }
@@ -338,10 +338,10 @@ func (c *Core) withdraw(origin frame.ID, out *Actions) {
 	out.Withdrawn = append(out.Withdrawn, origin)
 }
 
-// barredIn returns, in order, the streams that peers are told not to offer: those after one key, up to and including
+// rejectedIn returns, in order, the streams that peers are told not to offer: those after one key, up to and including
 // another.
-func (c *Core) barredIn(after, last StreamKey) (keys []StreamKey) {
-	for origin, epochs := range c.barred {
+func (c *Core) rejectedIn(after, last StreamKey) (keys []StreamKey) {
+	for origin, epochs := range c.rejected {
 		for _, epoch := range epochs {
 			if key := (StreamKey{origin, epoch}); key.compare(after) > 0 && key.compare(last) <= 0 && c.streams[key] == nil {
 				keys = append(keys, key)

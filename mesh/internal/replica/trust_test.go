@@ -59,8 +59,8 @@ func TestCoreTrust(t *testing.T) {
 	said := func(seq uint64) frame.Frame { return testFrame(t, origin, 1, seq, s.now, 10*time.Hour, "ban") }
 	give := func(fs ...frame.Frame) Actions { return s.step(0, FramesEvent{Via: ViaPush, Frames: fs}) }
 
-	if out := give(said(1), said(1), said(2)); len(out.Deliver) != 0 || len(s.cores[0].parked) != 2 {
-		t.Fatalf("without a certificate: delivered %d, %d wait", len(out.Deliver), len(s.cores[0].parked))
+	if out := give(said(1), said(1), said(2)); len(out.Deliver) != 0 || len(s.cores[0].awaitingCert) != 2 {
+		t.Fatalf("without a certificate: delivered %d, %d wait", len(out.Deliver), len(s.cores[0].awaitingCert))
 	}
 	// Another authority's certificate changes nothing: it is a frame like any other, from an origin without a certificate.
 	if out := give(newRecorder(t).cert(origin.Public(), 9, time.Hour)); len(out.Admitted) != 0 || len(out.Deliver) != 0 {
@@ -104,14 +104,14 @@ func TestCoreTrust(t *testing.T) {
 	s.live(0)
 
 	// The number of waiting frames is bounded, and the newest stay.
-	for seq := range uint64(maxParked + 10) {
+	for seq := range uint64(maxAwaitingCert + 10) {
 		give(testFrame(t, signers[2], 1, seq+1, s.now, 10*time.Hour, "x"))
 	}
-	if n := len(s.cores[0].parked); n != maxParked {
-		t.Errorf("%d frames wait, want %d", n, maxParked)
+	if n := len(s.cores[0].awaitingCert); n != maxAwaitingCert {
+		t.Errorf("%d frames wait, want %d", n, maxAwaitingCert)
 	}
-	if out := give(r.cert(signers[2].Public(), 8, 9*time.Hour)); len(out.Deliver) != maxParked {
-		t.Errorf("delivered %d, want %d", len(out.Deliver), maxParked)
+	if out := give(r.cert(signers[2].Public(), 8, 9*time.Hour)); len(out.Deliver) != maxAwaitingCert {
+		t.Errorf("delivered %d, want %d", len(out.Deliver), maxAwaitingCert)
 	}
 }
 
@@ -126,8 +126,8 @@ func TestCoreTrustRestore(t *testing.T) {
 		testFrame(t, signers[1], 1, 1, s.now, time.Hour, "revoked"),
 		testFrame(t, signers[2], 1, 1, s.now, time.Hour, "unknown"),
 	}})
-	if len(out.Expired) != 2 || s.cores[0].count != 4 || len(s.cores[0].parked) != 0 {
-		t.Errorf("dropped %v, held %d, %d wait", out.Expired, s.cores[0].count, len(s.cores[0].parked))
+	if len(out.Expired) != 2 || s.cores[0].count != 4 || len(s.cores[0].awaitingCert) != 0 {
+		t.Errorf("dropped %v, held %d, %d wait", out.Expired, s.cores[0].count, len(s.cores[0].awaitingCert))
 	}
 }
 
@@ -233,9 +233,9 @@ func TestEpochsOfARevokedNodeAreBounded(t *testing.T) {
 		s.step(0, FramesEvent{Via: ViaPush, Frames: []frame.Frame{r.revoke(signers[i].ID(), uint64(i+1))}})
 	}
 	for epoch := range uint64(10_000) {
-		c.bar(signers[0].ID(), epoch+1)
+		c.reject(signers[0].ID(), epoch+1)
 	}
-	c.bar(signers[1].ID(), 7)
+	c.reject(signers[1].ID(), 7)
 	p := newSyncPeer()
 	var out Actions
 	c.emitVector(s.cores[1].self, p, &session{theirs: 1}, &out)
@@ -243,7 +243,7 @@ func TestEpochsOfARevokedNodeAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.last != lastKey || len(m.streams) > 1+maxBarredOf+1 {
+	if m.last != lastKey || len(m.streams) > 1+maxRejectedOf+1 {
 		t.Errorf("the vector lists %d streams, up to %v", len(m.streams), m.last)
 	}
 	if !slices.ContainsFunc(m.streams, func(v streamVector) bool { return v.Key == StreamKey{signers[1].ID(), 7} && v.refuses() }) {

@@ -96,7 +96,7 @@ func (d *Daemon) figures() {
 	for reason := range d.mesh.Stats().Refused {
 		d.metrics.set.NewGauge(fmt.Sprintf("meshban_frames_refused_total{reason=%q}", reason), func() float64 { return float64(d.mesh.Stats().Refused[reason]) })
 	}
-	gauge("frames_waiting", func() float64 { return float64(d.mesh.Stats().Parked) })
+	gauge("frames_waiting", func() float64 { return float64(d.mesh.Stats().AwaitingCert) })
 	counter("stranger_packets_total", func() uint64 { return d.mesh.Stats().Strangers })
 	counter("limited_packets_total", func() uint64 { return d.mesh.Stats().Limited })
 	gauge("slowed_origins", func() float64 { return float64(d.mesh.Stats().Slowed) })
