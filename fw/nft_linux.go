@@ -37,14 +37,14 @@ type nft struct {
 // arrays are [v4, v6].
 type nftShape struct {
 	ports    *portBans
-	nets     [2]*cover
-	portNets [2]map[portKey]*cover
+	nets     [2]*intervals
+	portNets [2]map[portKey]*intervals
 }
 
 func newNFTShape() nftShape {
 	return nftShape{
-		ports: newPortBans(), nets: [2]*cover{newCover(), newCover()},
-		portNets: [2]map[portKey]*cover{{}, {}},
+		ports: newPortBans(), nets: [2]*intervals{newIntervals(), newIntervals()},
+		portNets: [2]map[portKey]*intervals{{}, {}},
 	}
 }
 
@@ -166,7 +166,7 @@ func (b *nft) change(conn *nftConn, generation string, shape *nftShape, now time
 		}
 		for k, updates := range portNets[i] {
 			if shape.portNets[i][k] == nil {
-				shape.portNets[i][k] = newCover()
+				shape.portNets[i][k] = newIntervals()
 			}
 			c.intervals(kindPortNet, now, shape.portNets[i][k], updates, k)
 			if len(shape.portNets[i][k].sorted) == 0 {
@@ -189,7 +189,7 @@ func (c *nftChange) element(kind int, now time.Time, key []byte, until time.Time
 	}
 }
 
-// port adds a port of a prefix: for a single address to the set of exact elements, else to the cover of that port.
+// port adds a port of a prefix: for a single address to the set of exact elements, else to the intervals of that port.
 func (c *nftChange) port(portNets map[portKey][]netUpdate, now time.Time, prefix netip.Prefix, p portElement) {
 	if prefix.IsSingleIP() {
 		c.element(kindPort, now, nftKey(prefix.Addr(), p.portKey), p.until)
@@ -198,9 +198,9 @@ func (c *nftChange) port(portNets map[portKey][]netUpdate, now time.Time, prefix
 	}
 }
 
-// intervals adds the segments that updates of a cover remove and add.
-func (c *nftChange) intervals(kind int, now time.Time, cov *cover, updates []netUpdate, k portKey) {
-	del, add := cov.apply(now, updates)
+// intervals adds the segments that updates of prefixes remove and add.
+func (c *nftChange) intervals(kind int, now time.Time, iv *intervals, updates []netUpdate, k portKey) {
+	del, add := iv.apply(now, updates)
 	// The kernel may have forgotten a segment; take adds it again first, and needs some timeout for that.
 	for i := range del {
 		del[i].until = now.Add(time.Minute)

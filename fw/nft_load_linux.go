@@ -193,7 +193,7 @@ func (l *nftLoad) sentinels() error {
 			}
 		}
 		l.shape.nets[i].load(p, sentinelEnd)
-		ports := newCover()
+		ports := newIntervals()
 		ports.load(p, sentinelEnd)
 		l.shape.portNets[i][sentinelPort] = ports
 	}
@@ -254,7 +254,7 @@ func (l *nftLoad) intervals(ctx context.Context) error {
 				continue
 			}
 			if l.shape.portNets[i][k] == nil {
-				l.shape.portNets[i][k] = newCover()
+				l.shape.portNets[i][k] = newIntervals()
 			}
 			l.shape.portNets[i][k].load(prefix, p.until)
 		}
@@ -277,9 +277,9 @@ func (l *nftLoad) intervals(ctx context.Context) error {
 	return nil
 }
 
-// segments queues a cover, a segment at a time so that its start and end stay in one message.
-func (l *nftLoad) segments(ctx context.Context, i, kind int, c *cover, k portKey) error {
-	for _, s := range c.all(l.now) {
+// segments queues intervals, a segment at a time so that its start and end stay in one message.
+func (l *nftLoad) segments(ctx context.Context, i, kind int, iv *intervals, k portKey) error {
+	for _, s := range iv.all(l.now) {
 		if err := cmp.Or(l.step(ctx), l.put(i, kind, nftIntervals(l.now, []segment{s}, k)...)); err != nil {
 			return err
 		}

@@ -160,7 +160,7 @@ func NewSyncer(cfg SyncerConfig) (*Syncer, error) {
 func (s *Syncer) Submit(updates []Update, done func(at time.Time, err error)) error {
 	err := s.Queue(updates, done)
 	if !errors.Is(err, ErrStopped) {
-		s.poke()
+		s.wakeRun()
 	}
 	return err
 }
@@ -205,7 +205,7 @@ func (s *Syncer) Replace(ctx context.Context) error {
 	s.work.wait(s, waiting)
 	err := s.reload(ctx)
 	s.release()
-	s.poke() // Run recomputes its next deadline
+	s.wakeRun() // Run recomputes its next deadline
 	return err
 }
 
@@ -255,7 +255,7 @@ func (s *Syncer) Run(ctx context.Context) error {
 	}
 }
 
-func (s *Syncer) poke() {
+func (s *Syncer) wakeRun() {
 	select {
 	case s.wake <- struct{}{}:
 	default:

@@ -24,7 +24,7 @@ func (s *Syncer) ExceptionsChanged() {
 	s.mu.Lock()
 	s.inbox.exceptions = true
 	s.mu.Unlock()
-	s.poke()
+	s.wakeRun()
 }
 
 // Withheld reports whether an entry of this prefix is not enforced because the kernel lacks an exception inside or

@@ -14,7 +14,7 @@ const maxInline = 64
 // done or a Snapshot takes.
 func (s *Syncer) Flush() {
 	if !s.inline() {
-		s.poke()
+		s.wakeRun()
 	}
 }
 

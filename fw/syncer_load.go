@@ -158,5 +158,5 @@ func (s *Syncer) putBack(updates []Update) {
 	s.mu.Lock()
 	s.inbox.front(updates, nil)
 	s.mu.Unlock()
-	s.poke()
+	s.wakeRun()
 }

@@ -125,7 +125,7 @@ func (s *Syncer) step(ctx context.Context) {
 	rest := len(in.fresh.list)+len(in.bulk.list) > 0
 	s.mu.Unlock()
 	if rest {
-		defer s.poke()
+		defer s.wakeRun()
 	}
 	if load {
 		w.wait(s, waiting)

@@ -174,7 +174,7 @@ func (b *nft) sample(set string, v6 bool, held *tracker) ([]doubt, error) {
 // size returns the least and the most elements that a set should hold, as nftCount counts them. It reports false if
 // that is changing right now.
 func (b *nft) size(family, kind int, now time.Time, held *tracker, exceptions prefixes) (least, most int, ok bool) {
-	covers := func(cs ...*cover) bool {
+	covers := func(cs ...*intervals) bool {
 		for _, c := range cs {
 			if c.changing(now) {
 				return false
@@ -244,8 +244,8 @@ func (b *nft) contents(family, kind int, now time.Time, exceptions prefixes) (mu
 }
 
 // changing reports whether one of the prefixes ends about now.
-func (c *cover) changing(now time.Time) bool {
-	for _, until := range c.until {
+func (iv *intervals) changing(now time.Time) bool {
+	for _, until := range iv.until {
 		if until.After(now.Add(-endSlack)) && until.Before(now.Add(endSlack)) {
 			return true
 		}

@@ -18,15 +18,15 @@ type netUpdate struct {
 	until  time.Time // zero = remove
 }
 
-// cover turns prefixes of one address family, which may be nested, into segments that do not overlap, as interval sets
-// require. Where prefixes are nested the latest end counts, so that the kernel forgets each address at the right time
-// even if no agent runs.
-type cover struct {
+// intervals turns prefixes of one address family, which may be nested, into segments that do not overlap, as the
+// kernel's interval sets require. Where prefixes are nested the latest end counts, so that the kernel forgets each
+// address at the right time even if no agent runs.
+type intervals struct {
 	until  map[netip.Prefix]time.Time
 	sorted []netip.Prefix // by first address, the wider first
 }
 
-func newCover() *cover { return &cover{until: map[netip.Prefix]time.Time{}} }
+func newIntervals() *intervals { return &intervals{until: map[netip.Prefix]time.Time{}} }
 
 func comparePrefix(a, b netip.Prefix) int {
 	if c := a.Addr().Compare(b.Addr()); c != 0 {
@@ -52,61 +52,61 @@ func lastAddr(p netip.Prefix) netip.Addr {
 }
 
 // load adds a prefix before anything is in the kernel. Call all afterwards.
-func (c *cover) load(prefix netip.Prefix, until time.Time) {
-	if _, ok := c.until[prefix]; !ok {
-		c.sorted = append(c.sorted, prefix)
+func (iv *intervals) load(prefix netip.Prefix, until time.Time) {
+	if _, ok := iv.until[prefix]; !ok {
+		iv.sorted = append(iv.sorted, prefix)
 	}
-	c.until[prefix] = until
+	iv.until[prefix] = until
 }
 
 // all returns the segments of everything that has not ended.
-func (c *cover) all(now time.Time) []segment {
-	slices.SortFunc(c.sorted, comparePrefix)
-	return c.segments(now, c.sorted)
+func (iv *intervals) all(now time.Time) []segment {
+	slices.SortFunc(iv.sorted, comparePrefix)
+	return iv.segments(now, iv.sorted)
 }
 
 // apply carries out updates and returns the segments to delete and to add. Ended segments are among those to delete:
 // the kernel may or may not have forgotten them.
-func (c *cover) apply(now time.Time, updates []netUpdate) (del, add []segment) {
-	regions := c.regions(updates)
-	before := c.within(time.Time{}, regions)
+func (iv *intervals) apply(now time.Time, updates []netUpdate) (del, add []segment) {
+	regions := iv.regions(updates)
+	before := iv.within(time.Time{}, regions)
 	const few = 16
 	var added []netip.Prefix
 	for _, u := range updates {
-		_, there := c.until[u.prefix]
+		_, there := iv.until[u.prefix]
 		if u.until.IsZero() {
-			if i, ok := slices.BinarySearchFunc(c.sorted, u.prefix, comparePrefix); ok && there {
-				c.sorted = slices.Delete(c.sorted, i, i+1)
-				delete(c.until, u.prefix)
+			if i, ok := slices.BinarySearchFunc(iv.sorted, u.prefix, comparePrefix); ok && there {
+				iv.sorted = slices.Delete(iv.sorted, i, i+1)
+				delete(iv.until, u.prefix)
 			}
 			continue
 		}
-		c.until[u.prefix] = u.until
+		iv.until[u.prefix] = u.until
 		if there {
 			continue
 		}
 		if len(updates) <= few {
-			i, _ := slices.BinarySearchFunc(c.sorted, u.prefix, comparePrefix)
-			c.sorted = slices.Insert(c.sorted, i, u.prefix)
+			i, _ := slices.BinarySearchFunc(iv.sorted, u.prefix, comparePrefix)
+			iv.sorted = slices.Insert(iv.sorted, i, u.prefix)
 		} else {
 			added = append(added, u.prefix)
 		}
 	}
 	if len(added) > 0 {
-		c.sorted = append(c.sorted, added...)
-		slices.SortFunc(c.sorted, comparePrefix)
+		iv.sorted = append(iv.sorted, added...)
+		slices.SortFunc(iv.sorted, comparePrefix)
 	}
-	return before, c.within(now, regions)
+	return before, iv.within(now, regions)
 }
 
 // regions returns the outermost prefixes, known or about to be, around the updated ones: nothing outside them changes.
-func (c *cover) regions(updates []netUpdate) []netip.Prefix {
+func (iv *intervals) regions(updates []netUpdate) []netip.Prefix {
 	var outer []netip.Prefix
 	for _, u := range updates {
 		region := u.prefix
 		for bits := 1; bits < u.prefix.Bits(); bits++ {
 			p, err := u.prefix.Addr().Prefix(bits)
-			if _, ok := c.until[p]; err == nil && ok {
+			if _, ok := iv.until[p]; err == nil && ok {
 				region = p
 				break
 			}
@@ -124,22 +124,22 @@ func (c *cover) regions(updates []netUpdate) []netip.Prefix {
 }
 
 // within returns the segments of all known prefixes inside the regions.
-func (c *cover) within(now time.Time, regions []netip.Prefix) []segment {
+func (iv *intervals) within(now time.Time, regions []netip.Prefix) []segment {
 	var out []segment
 	for _, region := range regions {
-		from, _ := slices.BinarySearchFunc(c.sorted, region, comparePrefix)
+		from, _ := slices.BinarySearchFunc(iv.sorted, region, comparePrefix)
 		to := from
-		for to < len(c.sorted) && region.Contains(c.sorted[to].Addr()) {
+		for to < len(iv.sorted) && region.Contains(iv.sorted[to].Addr()) {
 			to++
 		}
-		out = append(out, c.segments(now, c.sorted[from:to])...)
+		out = append(out, iv.segments(now, iv.sorted[from:to])...)
 	}
 	return out
 }
 
 // segments walks sorted prefixes with a stack of those that contain the current address; each but the outermost ends
 // later than the one around it.
-func (c *cover) segments(now time.Time, prefixes []netip.Prefix) []segment {
+func (iv *intervals) segments(now time.Time, prefixes []netip.Prefix) []segment {
 	var out, around []segment
 	var next netip.Addr // the first address not yet accounted for; invalid past the last of all
 	emit := func(last netip.Addr, until time.Time) {
@@ -155,7 +155,7 @@ func (c *cover) segments(now time.Time, prefixes []netip.Prefix) []segment {
 		}
 	}
 	for _, p := range prefixes {
-		s := segment{p.Addr(), lastAddr(p), c.until[p]}
+		s := segment{p.Addr(), lastAddr(p), iv.until[p]}
 		if !s.until.After(now) {
 			continue
 		}

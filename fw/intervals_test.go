@@ -23,11 +23,11 @@ func expand8(t *testing.T, segments []segment) (until [256]time.Time) {
 	return until
 }
 
-func TestCoverEndsEachAddressAtTheLatestEnd(t *testing.T) {
+func TestIntervalsEndEachAddressAtTheLatestEnd(t *testing.T) {
 	now := time.Unix(1_000_000, 0)
 	for seed := range uint64(60) {
 		rng := rand.New(rand.NewPCG(seed, 1))
-		c := newCover()
+		iv := newIntervals()
 		want := map[netip.Prefix]time.Time{}
 		kernel := map[segment]bool{}
 		for step := range 40 {
@@ -50,7 +50,7 @@ func TestCoverEndsEachAddressAtTheLatestEnd(t *testing.T) {
 					want[u.prefix] = u.until
 				}
 			}
-			del, add := c.apply(now, updates)
+			del, add := iv.apply(now, updates)
 			for _, s := range del {
 				if !kernel[s] {
 					t.Fatalf("seed %d step %d: %v goes but was never there", seed, step, s)
@@ -79,14 +79,14 @@ func TestCoverEndsEachAddressAtTheLatestEnd(t *testing.T) {
 					t.Fatalf("seed %d step %d: 10.0.0.%d ends at %v, want %v", seed, step, i, got[i], latest)
 				}
 			}
-			if all := expand8(t, c.all(now)); all != got {
+			if all := expand8(t, iv.all(now)); all != got {
 				t.Fatalf("seed %d step %d: a fresh load differs from the updates", seed, step)
 			}
 		}
 	}
 }
 
-func TestCoverAtTheEdges(t *testing.T) {
+func TestIntervalsAtTheEdges(t *testing.T) {
 	now := time.Unix(1_000_000, 0)
 	later := func(minutes int) time.Time { return now.Add(time.Duration(minutes) * time.Minute) }
 	for name, c := range map[string]struct {
@@ -100,12 +100,12 @@ func TestCoverAtTheEdges(t *testing.T) {
 		"bad: an ended one is left out": {[]netUpdate{{netip.MustParsePrefix("10.0.0.0/8"), now}}, "[]"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cov := newCover()
+			iv := newIntervals()
 			for _, u := range c.load {
-				cov.load(u.prefix, u.until)
+				iv.load(u.prefix, u.until)
 			}
 			var got []string
-			for _, s := range cov.all(now) {
+			for _, s := range iv.all(now) {
 				got = append(got, s.first.String()+"-"+s.last.String())
 			}
 			if fmt.Sprint(got) != c.want {
