@@ -11,7 +11,7 @@ import (
 // wideCaps bound nothing in practice, so that a test sets only the bounds that it is about.
 var wideCaps = Caps{Allowance: Allowance{Rate: 1e6, Burst: 1e6, Bulk: 1e6}, Active: 1e6, UnbanAny: true, Import: true}
 
-func newGate(caps Caps, breaker Allowance) *Admission {
+func newAdmission(caps Caps, breaker Allowance) *Admission {
 	return NewAdmission(AdmissionConfig{Self: self, Caps: func(Origin) Caps { return caps }, Breaker: breaker})
 }
 
@@ -42,7 +42,7 @@ func admit(t *testing.T, g *Admission, tb *Table, now time.Time, o Origin, n int
 
 func of(source string) func(*Record) { return func(r *Record) { r.Source = source } }
 
-func TestGateHoldsWhatExceeds(t *testing.T) {
+func TestAdmissionHoldsWhatExceeds(t *testing.T) {
 	tight := Allowance{Rate: 60, Burst: 10, Bulk: 30}
 	few := wideCaps
 	few.Active = 25
@@ -69,7 +69,7 @@ func TestGateHoldsWhatExceeds(t *testing.T) {
 		{"bad: what comes late counts as bulk", slow, wideCaps.Allowance, 30, HoldRate, []func(*Record){func(r *Record) { r.Issued = base.Add(-lateAfter - time.Second) }}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			g, tb := newGate(c.caps, c.breaker), newTable(t, Config{})
+			g, tb := newAdmission(c.caps, c.breaker), newTable(t, Config{})
 			got := admit(t, g, tb, base, peerA, 100, c.more...)
 			if got[HoldNone] != c.free || got[c.hold] != 100-c.free && c.hold != HoldNone {
 				t.Errorf("%v", got)
@@ -86,10 +86,10 @@ func TestGateHoldsWhatExceeds(t *testing.T) {
 	}
 }
 
-func TestGateRefillsAndTellsOriginsApart(t *testing.T) {
+func TestAdmissionRefillsAndTellsOriginsApart(t *testing.T) {
 	caps := wideCaps
 	caps.Allowance = Allowance{Rate: 60, Burst: 10, Bulk: 10}
-	g, tb := newGate(caps, wideCaps.Allowance), newTable(t, Config{})
+	g, tb := newAdmission(caps, wideCaps.Allowance), newTable(t, Config{})
 	if got := admit(t, g, tb, base, peerA, 15); got[HoldRate] != 5 {
 		t.Errorf("at once: %v", got)
 	}
@@ -109,11 +109,11 @@ func TestGateRefillsAndTellsOriginsApart(t *testing.T) {
 }
 
 // A refresh is not growth; otherwise a long attack would use up what its origin may say about a new one.
-func TestGateLetsRefreshesPass(t *testing.T) {
+func TestAdmissionLetsRefreshesPass(t *testing.T) {
 	caps := wideCaps
 	caps.Allowance = Allowance{Rate: 1, Burst: 2, Bulk: 1}
 	caps.Active = 2
-	g, tb := newGate(caps, wideCaps.Allowance), newTable(t, Config{})
+	g, tb := newAdmission(caps, wideCaps.Allowance), newTable(t, Config{})
 	admit(t, g, tb, base, peerA, 2)
 	for i := range 50 {
 		r := record(peerA, 100+i, KindBan, "11.161.0.0", 9999)
@@ -124,7 +124,7 @@ func TestGateLetsRefreshesPass(t *testing.T) {
 	}
 }
 
-func TestGateRefuses(t *testing.T) {
+func TestAdmissionRefuses(t *testing.T) {
 	caps := wideCaps
 	caps.MinBits4, caps.MinBits6, caps.MaxFor, caps.UnbanAny = 28, 64, time.Hour, false
 	for _, c := range []struct {
@@ -141,7 +141,7 @@ func TestGateRefuses(t *testing.T) {
 		{"ok: takes its own back", record(peerA, 1, KindRevoke, "192.0.2.7", 60), ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			g, tb := newGate(caps, wideCaps.Allowance), newTable(t, Config{})
+			g, tb := newAdmission(caps, wideCaps.Allowance), newTable(t, Config{})
 			var policy *PolicyError
 			switch err := g.Admit(base, tb, &c.r); {
 			case c.rule == "" && err != nil:
@@ -153,15 +153,15 @@ func TestGateRefuses(t *testing.T) {
 	}
 	t.Run("ok: of an unban the own mark stays", func(t *testing.T) {
 		r := record(peerA, 1, KindUnban, "192.0.2.7", 60, marks(upTo(peerA, 3), upTo(peerB, 4)))
-		if err := newGate(caps, wideCaps.Allowance).Admit(base, newTable(t, Config{}), &r); err != nil || len(r.Marks) != 1 || r.Marks[0] != upTo(peerA, 3) {
+		if err := newAdmission(caps, wideCaps.Allowance).Admit(base, newTable(t, Config{}), &r); err != nil || len(r.Marks) != 1 || r.Marks[0] != upTo(peerA, 3) {
 			t.Errorf("%v, %v", r.Marks, err)
 		}
 	})
 }
 
-func TestGateForeseesWhatPeersDo(t *testing.T) {
+func TestAdmissionForeseesWhatPeersDo(t *testing.T) {
 	caps := Caps{Allowance: Allowance{Rate: 1, Burst: 2, Bulk: 3}, Active: 100, UnbanAny: true, Import: true}
-	g, tb := newGate(caps, wideCaps.Allowance), newTable(t, Config{})
+	g, tb := newAdmission(caps, wideCaps.Allowance), newTable(t, Config{})
 	rules := map[string]int{}
 	for i := range 10 {
 		for _, source := range []string{"line", SourceImport} {
@@ -183,10 +183,10 @@ func TestGateForeseesWhatPeersDo(t *testing.T) {
 
 // However many origins there are, the buckets stay bounded, and an origin without a bucket of its own is still held to
 // a rate.
-func TestGateBoundsItsAccounts(t *testing.T) {
+func TestAdmissionBoundsItsBuckets(t *testing.T) {
 	caps := wideCaps
 	caps.Allowance = Allowance{Rate: 60, Burst: 5, Bulk: 1}
-	g, tb := newGate(caps, Allowance{Rate: 1e9, Burst: 1e9, Bulk: 1}), newTable(t, Config{})
+	g, tb := newAdmission(caps, Allowance{Rate: 1e9, Burst: 1e9, Bulk: 1}), newTable(t, Config{})
 	held := 0
 	for i := range 2 * MaxOrigins {
 		o := Origin{1, byte(i >> 16), byte(i >> 8), byte(i)}
@@ -205,9 +205,9 @@ func TestGateBoundsItsAccounts(t *testing.T) {
 
 // Ops other than bans are held to a rate too, because allows and unbans would fill the memory otherwise. An op that
 // takes back a ban always counts.
-func TestGateBoundsWhatIsNoBan(t *testing.T) {
+func TestAdmissionBoundsWhatIsNoBan(t *testing.T) {
 	t.Parallel()
-	g, tb := newGate(wideCaps, wideCaps.Allowance), newTable(t, Config{})
+	g, tb := newAdmission(wideCaps, wideCaps.Allowance), newTable(t, Config{})
 	tb.Merge(base, single(record(peerA, 1, KindBan, "192.0.2.7", 60)))
 	for i := range MaxOthers {
 		r := record(peerA, i+2, []Kind{KindAllow, KindUnban, KindRevoke}[i%3], "192.0.2.8", 9999, seenAt(0))

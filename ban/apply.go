@@ -18,7 +18,7 @@ func (t *Table) causeOf(r *Record) cause {
 	return cause{kind: r.Kind, origin: r.Origin, issued: millis(r.Issued), words: words{r.Reason, r.Source}}
 }
 
-func (t *Table) causeOfRec(x *claim) cause {
+func (t *Table) causeOfClaim(x *claim) cause {
 	return cause{kind: x.kind, origin: t.epochs.at(x.epoch).origin, issued: x.issued, words: t.words.at(x.words)}
 }
 
@@ -252,7 +252,7 @@ func (t *Table) change(w *touched, e *entry) (c Change, ok bool) {
 		lead := w.set.claims.at(t.leading(w.set, e))
 		// The entry may also have surfaced because something else ended; then report the ban itself.
 		if from.ending || from.kind != KindBan && !(takes && c.Event == EventRefresh) {
-			from = t.causeOfRec(lead)
+			from = t.causeOfClaim(lead)
 		}
 		if c.Event == EventPending || c.Event == EventHeld {
 			until = lead.until

@@ -142,7 +142,7 @@ func BenchmarkTable(b *testing.B) {
 		i := 0
 		for b.Loop() {
 			p := netip.PrefixFrom(rs[i*8%len(rs)].Prefix.Addr(), 24)
-			if _, err := tb.UnbanOps(base, p, "", "cli"); err != nil {
+			if _, err := tb.liftBans(base, p, "", "cli"); err != nil {
 				b.Fatal(err)
 			}
 			i++

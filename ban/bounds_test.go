@@ -115,7 +115,7 @@ func TestAllowAndUnallowInTurns(t *testing.T) {
 	const bans, turns = 100_000, 2000
 	caps := wideCaps
 	caps.Allowance = Allowance{Rate: 1200, Burst: 5000, Bulk: 1_250_000}
-	g, tb := newGate(caps, Allowance{Rate: 6000, Burst: 20_000, Bulk: 2_500_000}), newTable(t, Config{})
+	g, tb := newAdmission(caps, Allowance{Rate: 6000, Burst: 20_000, Bulk: 2_500_000}), newTable(t, Config{})
 	crowd(tb, peerB, bans)
 	for _, wide := range []string{"2001:d00::/24", "2001:db8::/47"} {
 		r := record(peerA, 1, KindAllow, wide, 60, seenAt(0))
@@ -158,7 +158,7 @@ func TestAllowAndUnallowInTurns(t *testing.T) {
 // An unban with marks of 2^63-1 cancelled bans that were not made yet, even those of this node.
 func TestMarksOfTheFuture(t *testing.T) {
 	last := Mark{self, math.MaxInt64, math.MaxInt64}
-	tb, g := newTable(t, Config{}), newGate(wideCaps, wideCaps.Allowance)
+	tb, g := newTable(t, Config{}), newAdmission(wideCaps, wideCaps.Allowance)
 	later := func(m time.Duration) Record {
 		return Record{
 			Op:     Op{Kind: KindBan, Prefix: pfx("192.0.2.7"), Until: base.Add(m + time.Hour)},
@@ -192,7 +192,7 @@ func TestMarksOfTheFuture(t *testing.T) {
 		t.Fatal(err)
 	}
 	tb.Merge(base, single(edge))
-	ops, err := tb.UnbanOps(base, edge.Prefix, "", "")
+	ops, err := tb.liftBans(base, edge.Prefix, "", "")
 	if err != nil || len(ops) != 1 {
 		t.Fatal(ops, err)
 	}
@@ -207,7 +207,7 @@ func TestMarksOfTheFuture(t *testing.T) {
 
 // Cancels took 2.1 kB each, and only their number was bounded.
 func TestCancelsAreBounded(t *testing.T) {
-	tb, g := newTable(t, Config{}), newGate(wideCaps, wideCaps.Allowance)
+	tb, g := newTable(t, Config{}), newAdmission(wideCaps, wideCaps.Allowance)
 	var refused int
 	say := func(r Record) {
 		var policy *PolicyError
@@ -418,7 +418,7 @@ func TestJudgingALiftIsBounded(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			caps := wideCaps
 			caps.Allowance = allowance
-			g, tb := newGate(caps, allowance), newTable(t, Config{})
+			g, tb := newAdmission(caps, allowance), newTable(t, Config{})
 			crowd(tb, c.of, n)
 			for prefix, want := range map[string]Hold{"2001:db8::/48": HoldLift, "2001:db8::/118": HoldNone} {
 				r := record(peerA, 1, KindUnban, prefix, 90_000, seenAt(0), c.say)
@@ -442,7 +442,7 @@ func TestManyOwnBansAreTakenBackForNothing(t *testing.T) {
 	const n = MaxCancelMarks + 1000
 	caps := wideCaps
 	caps.Allowance = Allowance{Rate: 1, Burst: 1, Bulk: n}
-	g, home, peer := newGate(caps, caps.Allowance), newTable(t, Config{}), newTable(t, Config{})
+	g, home, peer := newAdmission(caps, caps.Allowance), newTable(t, Config{}), newTable(t, Config{})
 	crowd(home, self, n)
 	crowd(peer, peerA, n) // the same bans: on its peer this node is peerA
 	for i := range n {

@@ -14,7 +14,7 @@ func TestNoSequenceCostsMoreThanItsAllowance(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		const burst, perHour, crowded, perOp = 50, 200, 400, 4
 		caps := Caps{Allowance: Allowance{Rate: 1, Burst: burst, Bulk: perHour}, Active: 100, UnbanAny: true, Import: true}
-		g, tb := newGate(caps, wideCaps.Allowance), newTable(t, Config{})
+		g, tb := newAdmission(caps, wideCaps.Allowance), newTable(t, Config{})
 		crowd(tb, peerB, crowded)
 		ops := rapid.IntRange(1, 120).Draw(rt, "ops")
 		turns := rapid.Bool().Draw(rt, "in turns")
@@ -57,7 +57,7 @@ func TestNoSequenceFillsTheKernel(t *testing.T) {
 	specs := []string{"", "22", "1-512", "1-1024/tcp", "2000-2511", "1,3,5,7,9-520/udp", "30000-30511"}
 	most := 0
 	rapid.Check(t, func(rt *rapid.T) {
-		g, tb := newGate(wideCaps, wideCaps.Allowance), newTable(t, Config{})
+		g, tb := newAdmission(wideCaps, wideCaps.Allowance), newTable(t, Config{})
 		kernel := map[ruleKey]int64{}
 		held := func() (n int) {
 			for k := range kernel {

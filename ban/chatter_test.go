@@ -8,7 +8,7 @@ import (
 // A peer that kept repeating what it had just said paid nothing, and cost each node some microseconds an op.
 func TestChatter(t *testing.T) {
 	tb, now := newTable(t, Config{}), time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
-	g := newGate(wideCaps, wideCaps.Allowance)
+	g := newAdmission(wideCaps, wideCaps.Allowance)
 	seq := uint64(0)
 	say := func(o Origin, kind Kind, at time.Time) bool {
 		seq++

@@ -32,7 +32,7 @@ func TestNumbersHoldAfterARestart(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for _, restart := range []bool{false, true} {
-				g, tb := newGate(c.caps, wideCaps.Allowance), newTable(t, Config{})
+				g, tb := newAdmission(c.caps, wideCaps.Allowance), newTable(t, Config{})
 				judge := g.Admit
 				if restart {
 					judge = g.Check
@@ -57,7 +57,7 @@ func TestOtherWordsCostNothing(t *testing.T) {
 	const crowded = 256
 	caps := wideCaps
 	caps.Allowance = Allowance{Rate: 1, Burst: crowded, Bulk: crowded}
-	g, tb := newGate(caps, wideCaps.Allowance), newTable(t, Config{})
+	g, tb := newAdmission(caps, wideCaps.Allowance), newTable(t, Config{})
 	crowd(tb, peerB, crowded)
 	looked, _ := counted(tb, func() {
 		for i := range 100 {
@@ -83,7 +83,7 @@ func TestUnbansAheadAreBounded(t *testing.T) {
 	const burst = 100
 	caps := wideCaps
 	caps.Allowance = Allowance{Rate: 60, Burst: burst, Bulk: burst}
-	g, tb := newGate(caps, wideCaps.Allowance), newTable(t, Config{})
+	g, tb := newAdmission(caps, wideCaps.Allowance), newTable(t, Config{})
 	counts := 0
 	for i := range 10 * burst {
 		ms := []Mark{upTo(peerB, maxSeq)}
@@ -108,7 +108,7 @@ func TestUnbansAheadAreBounded(t *testing.T) {
 // Bans with ports, repeated with another end each time, sent 1,024 elements to the kernel each time and paid nothing:
 // one origin could keep every node's kernel busy for as long as it liked.
 func TestRefreshesOfPortsAreBounded(t *testing.T) {
-	g, tb := newGate(wideCaps, wideCaps.Allowance), newTable(t, Config{})
+	g, tb := newAdmission(wideCaps, wideCaps.Allowance), newTable(t, Config{})
 	const bans = 100
 	elements, refused := 0, 0
 	for i := range 2 * MaxSaidElements / MaxPortElements {
@@ -143,7 +143,7 @@ func TestRefreshesOfPortsAreBounded(t *testing.T) {
 // One origin's bans with ports took all the room that the kernel has for those of peers, so that no other origin's
 // counted.
 func TestNoOriginTakesAllRoomForPorts(t *testing.T) {
-	g, tb := newGate(wideCaps, wideCaps.Allowance), newTable(t, Config{})
+	g, tb := newAdmission(wideCaps, wideCaps.Allowance), newTable(t, Config{})
 	say := func(o Origin, i int, k Kind) Hold {
 		r := record(o, i, k, fmt.Sprintf("198.18.%d.%d", i>>8, i&255), 36000+i, onPorts("1-512"))
 		r.Issued, r.Version.Index = base, uint16(k)          // a revoke comes after its ban
@@ -183,7 +183,7 @@ func TestNoOriginTakesAllRoomForPorts(t *testing.T) {
 func TestDroppedLiftsTakeNoRoom(t *testing.T) {
 	caps := wideCaps
 	caps.Allowance = Allowance{Rate: 1, Burst: 1, Bulk: 1}
-	g, tb := newGate(caps, wideCaps.Allowance), newTable(t, Config{})
+	g, tb := newAdmission(caps, wideCaps.Allowance), newTable(t, Config{})
 	seq := 0
 	fill := func() int {
 		for {

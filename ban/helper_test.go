@@ -385,11 +385,11 @@ func diffMaps(got, want map[ruleKey]int64) string {
 	return b.String()
 }
 
-func (t *Table) UnbanOps(now time.Time, prefix netip.Prefix, reason, source string) ([]Op, error) {
+func (t *Table) liftBans(now time.Time, prefix netip.Prefix, reason, source string) ([]Op, error) {
 	return t.liftOps(now, Op{Kind: KindUnban, Prefix: prefix, Reason: reason, Source: source})
 }
 
-func (t *Table) UnallowOps(now time.Time, prefix netip.Prefix, reason, source string) ([]Op, error) {
+func (t *Table) liftAllows(now time.Time, prefix netip.Prefix, reason, source string) ([]Op, error) {
 	return t.liftOps(now, Op{Kind: KindUnallow, Prefix: prefix, Reason: reason, Source: source})
 }
 

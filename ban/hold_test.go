@@ -120,7 +120,7 @@ func TestNobodyTakesTheRoomOfOthers(t *testing.T) {
 	t.Parallel()
 	caps := wideCaps
 	caps.Allowance = Allowance{Rate: 1, Burst: 1, Bulk: 1} // nearly all is held
-	g, tb := newGate(caps, caps.Allowance), newTable(t, Config{})
+	g, tb := newAdmission(caps, caps.Allowance), newTable(t, Config{})
 	crowd(tb, self, 10)
 	seq := 0
 	flood := func(o Origin, kind Kind) (waiting int) {

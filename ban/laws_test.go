@@ -259,7 +259,7 @@ func TestRestartedNodesAgreeWithOthers(t *testing.T) {
 				until := tick(now + rapid.SampledFrom([]int{3, 20, 100}).Draw(t, "for"))
 				ops = nodes[o].OwnOps(Op{Kind: KindBan, Prefix: prefix, Until: until})
 			} else {
-				ops, _ = nodes[o].UnbanOps(tick(now), prefix, "", "")
+				ops, _ = nodes[o].liftBans(tick(now), prefix, "", "")
 			}
 			if len(ops) == 0 {
 				continue

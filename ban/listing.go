@@ -61,7 +61,7 @@ func (t *Table) SetPolicy(now time.Time, l Limits, q Quorum, by ...SourceQuorum)
 		case e.state == stateNone: // cancels may reach less far now
 			t.touch(&t.bans, i, cause{origin: t.self})
 		default:
-			t.touch(&t.bans, i, t.causeOfRec(t.bans.claims.at(t.leading(&t.bans, e))))
+			t.touch(&t.bans, i, t.causeOfClaim(t.bans.claims.at(t.leading(&t.bans, e))))
 		}
 	}
 	t.work(MaxTouch) // allows that now count, or no longer do, have made chores of the bans inside them

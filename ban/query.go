@@ -187,7 +187,7 @@ func (t *Table) exception(k pkey) (NeverEntry, bool) {
 // allowEntry describes allow entry i, which is in force, and returns who issued it.
 func (t *Table) allowEntry(i uint32) (NeverEntry, Origin) {
 	e := t.allows.entries.at(i)
-	c := t.causeOfRec(t.allows.claims.at(t.leading(&t.allows, e)))
+	c := t.causeOfClaim(t.allows.claims.at(t.leading(&t.allows, e)))
 	return NeverEntry{e.key().prefix(), cmp.Or(c.words.reason, "allowed by "+c.origin.Short())}, c.origin
 }
 

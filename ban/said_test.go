@@ -8,7 +8,7 @@ import (
 )
 
 // A claim must stay small, because there can be a million of them.
-func TestRecSize(t *testing.T) {
+func TestClaimSize(t *testing.T) {
 	if n := unsafe.Sizeof(claim{}); n > 64 {
 		t.Errorf("a claim has %d bytes, want at most 64", n)
 	}

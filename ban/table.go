@@ -187,7 +187,7 @@ func (t *Table) expire(now int64) []Change {
 				break
 			}
 			x := b.claims.at(i)
-			entry, c := x.entry, t.causeOfRec(x)
+			entry, c := x.entry, t.causeOfClaim(x)
 			c.ending = true
 			b.ends.pop()
 			t.drop(b, i)
@@ -208,7 +208,7 @@ func (t *Table) wakeDue(b *recordSet, now int64, room int) int {
 		b.wakes.ends.pop()
 		delete(b.wakes.at, i)
 		x := b.claims.at(i)
-		c := t.causeOfRec(x)
+		c := t.causeOfClaim(x)
 		c.ending = true
 		t.touch(b, x.entry, c)
 	}

@@ -261,14 +261,14 @@ func TestFullTableDropsWhatIsNewAndRefreshesWhatIsThere(t *testing.T) {
 }
 
 // An origin that keeps shortening and prolonging must not make the expiry heap grow.
-func TestStaleMarksAreBounded(t *testing.T) {
+func TestStaleEndsAreBounded(t *testing.T) {
 	t.Parallel()
 	tb := newTable(t, Config{})
 	for i := range 10_000 {
 		tb.Merge(base, single(record(peerA, i+1, KindBan, "192.0.2.7", 20_000+i*(1-i%2*2))))
 	}
 	if n := len(tb.bans.ends); n > staleSlack+10 {
-		t.Errorf("%d marks for one ban", n)
+		t.Errorf("%d ends for one ban", n)
 	}
 	at, ok := tb.Next()
 	if want := tick(20_000 - 9999); !ok || !at.Equal(want) {
@@ -282,7 +282,7 @@ func TestStaleMarksAreBounded(t *testing.T) {
 	}
 }
 
-func TestUnbanOps(t *testing.T) {
+func TestLiftBans(t *testing.T) {
 	tb := newTable(t, Config{})
 	tb.Merge(base, []Record{
 		record(peerA, 3, KindBan, "192.0.2.7", 60),
@@ -291,10 +291,10 @@ func TestUnbanOps(t *testing.T) {
 		record(peerC, 1, KindBan, "192.0.2.0/24", 300),
 		record(peerC, 9, KindBan, "198.51.100.1", 300),
 	})
-	if _, err := tb.UnbanOps(base, pfx("192.0.2.8"), "", "cli"); !errors.Is(err, ErrNotFound) {
+	if _, err := tb.liftBans(base, pfx("192.0.2.8"), "", "cli"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("nothing is there: %v", err)
 	}
-	ops, err := tb.UnbanOps(base, pfx("192.0.2.0/28"), "mistake", "cli")
+	ops, err := tb.liftBans(base, pfx("192.0.2.0/28"), "mistake", "cli")
 	if err != nil || len(ops) != 1 {
 		t.Fatal(ops, err)
 	}
@@ -307,17 +307,17 @@ func TestUnbanOps(t *testing.T) {
 	if n := tb.Counts().Active; n != 2 {
 		t.Errorf("%d are left, want the wider and the other one", n)
 	}
-	if _, err := tb.UnbanOps(base, pfx("192.0.2.0/28"), "", "cli"); !errors.Is(err, ErrNotFound) {
+	if _, err := tb.liftBans(base, pfx("192.0.2.0/28"), "", "cli"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("all is cancelled: %v", err)
 	}
-	if _, err := tb.UnbanOps(tick(300), pfx("198.51.100.1"), "", "cli"); !errors.Is(err, ErrNotFound) {
+	if _, err := tb.liftBans(tick(300), pfx("198.51.100.1"), "", "cli"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("it has ended: %v", err)
 	}
 }
 
 // A ban lifted by its own node stayed in force on peers that held another node's unban of it, if that unban had already
 // taken effect on the ban's node: there was nothing left to lift there.
-func TestUnbanOpsOfWhatAnotherLifted(t *testing.T) {
+func TestLiftOfWhatAnotherLifted(t *testing.T) {
 	for _, n := range []int{1, maxOwnMark + 1} {
 		tb, peer := newTable(t, Config{Self: self}), newTable(t, Config{Self: peerA})
 		var bans []Record
@@ -331,7 +331,7 @@ func TestUnbanOpsOfWhatAnotherLifted(t *testing.T) {
 			t.Fatalf("%d of %d are left", got, n)
 		}
 		for i := range 2 {
-			ops, err := tb.UnbanOps(base, pfx("192.0.2.0/23"), "", "cli")
+			ops, err := tb.liftBans(base, pfx("192.0.2.0/23"), "", "cli")
 			if i == 1 {
 				if !errors.Is(err, ErrNotFound) {
 					t.Errorf("%d bans lifted twice: %v, %v", n, ops, err)
@@ -353,12 +353,12 @@ func TestUnbanOpsOfWhatAnotherLifted(t *testing.T) {
 	}
 }
 
-func TestUnbanOpsOfManyOrigins(t *testing.T) {
+func TestLiftOfManyOrigins(t *testing.T) {
 	tb := newTable(t, Config{Quorum: Quorum{Origins: 3}})
 	for i := range 2*MaxMarks + 1 {
 		tb.Merge(base, single(record(Origin{byte(i + 1)}, 1, KindBan, "192.0.2.7", 60+i)))
 	}
-	ops, err := tb.UnbanOps(base, pfx("192.0.2.7"), "", "cli")
+	ops, err := tb.liftBans(base, pfx("192.0.2.7"), "", "cli")
 	if err != nil || len(ops) != 3 {
 		t.Fatal(len(ops), err)
 	}
@@ -373,10 +373,10 @@ func TestUnbanOpsOfManyOrigins(t *testing.T) {
 	}
 }
 
-func TestUnallowOps(t *testing.T) {
+func TestLiftAllows(t *testing.T) {
 	tb := newTable(t, Config{})
 	tb.Merge(base, []Record{record(peerA, 1, KindAllow, "192.0.2.7", 60), record(peerA, 2, KindBan, "192.0.2.7", 60)})
-	ops, err := tb.UnallowOps(base, pfx("192.0.2.7"), "", "cli")
+	ops, err := tb.liftAllows(base, pfx("192.0.2.7"), "", "cli")
 	if err != nil || len(ops) != 1 || ops[0].Kind != KindUnallow || ops[0].Validate() != nil {
 		t.Fatal(ops, err)
 	}

@@ -70,7 +70,7 @@ func TestWhyWithdrawn(t *testing.T) {
 	if len(got) != 2 || got[0].Origin != peerB || got[0].Status != "enforced" || !strings.Contains(got[1].Status, "revoked: stolen") || got[1].By != peerA {
 		t.Errorf("%+v", got)
 	}
-	if _, err := table.UnbanOps(tick(1), pfx("192.0.2.7"), "", ""); err != nil {
+	if _, err := table.liftBans(tick(1), pfx("192.0.2.7"), "", ""); err != nil {
 		t.Error(err)
 	}
 }
@@ -98,11 +98,11 @@ func TestUnbanHoldsWithoutTheOneBefore(t *testing.T) {
 	table.Merge(tick(0), []Record{
 		record(peerA, 1, KindBan, "192.0.2.7", 600), record(peerB, 1, KindUnban, "192.0.2.7", 900, marks(upTo(peerA, 1))),
 	})
-	if _, err := table.UnbanOps(tick(1), pfx("192.0.2.7"), "", ""); !errors.Is(err, ErrNotFound) {
+	if _, err := table.liftBans(tick(1), pfx("192.0.2.7"), "", ""); !errors.Is(err, ErrNotFound) {
 		t.Errorf("there was nothing to lift: %v", err)
 	}
 	table.Merge(tick(1), single(record(peerC, 1, KindBan, "192.0.2.7", 600)))
-	ops, err := table.UnbanOps(tick(2), pfx("192.0.2.7"), "", "")
+	ops, err := table.liftBans(tick(2), pfx("192.0.2.7"), "", "")
 	if err != nil || len(ops) != 1 {
 		t.Fatalf("%v, %v", ops, err)
 	}
