@@ -179,7 +179,7 @@ func (a *asks) suspect(addr netip.AddrPort) {
 	a.mu.Lock()
 	a.claimed = addr
 	a.mu.Unlock()
-	signal(a.wake)
+	wake(a.wake)
 }
 
 // claimant returns an address that claims our id, if it is time to ask one.

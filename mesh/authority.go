@@ -65,8 +65,8 @@ func (m *Mesh) Standings() []Standing {
 // HasAuthority reports whether the authority's key is on this node.
 func (m *Mesh) HasAuthority() bool { return !m.cfg.Authority.IsZero() }
 
-// Counts reports whether an origin's frames count now. After Restore it tells which of the restored frames do.
-func (m *Mesh) Counts(origin frame.ID) bool {
+// Trusts reports whether an origin is trusted now. After Restore it tells whose restored frames apply.
+func (m *Mesh) Trusts(origin frame.ID) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.core.Trusts(m.now(), origin)
@@ -198,13 +198,13 @@ func (m *Mesh) publishRecord(f frame.Frame) error {
 	if fresh && running {
 		m.pusher.Put(spread.Job{Frames: []frame.Frame{f}, Direct: true})
 		m.gossip.Put(f)
-		m.nudge()
+		m.wakeCore()
 	}
 	return nil
 }
 
-// present publishes this node's own certificate: the configured one or, if none counts and the authority's key is here,
-// a new one.
+// present publishes this node's own certificate: the configured one or, if none is valid and the authority's key is
+// here, a new one.
 func (m *Mesh) present() error {
 	if !m.cfg.Secrets.HasAuthority() {
 		return nil
@@ -229,7 +229,7 @@ func (m *Mesh) present() error {
 }
 
 // renewLoop renews certificates well before they end if the authority's key is here, and warns when this node's own
-// certificate is about to end or no longer counts.
+// certificate is about to end or is no longer valid.
 func (m *Mesh) renewLoop(ctx context.Context) {
 	if !m.cfg.Secrets.HasAuthority() {
 		return

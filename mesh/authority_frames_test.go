@@ -73,7 +73,7 @@ func TestClusterPublishAsAuthority(t *testing.T) {
 		if err := again.Restore(slices.Values(raws)); err != nil {
 			t.Fatal(err)
 		}
-		if !again.Counts(again.AuthorityID()) {
+		if !again.Trusts(again.AuthorityID()) {
 			t.Error("what the authority said does not count")
 		}
 		var live []frame.Frame

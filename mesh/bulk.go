@@ -47,7 +47,7 @@ func (q *bulkQueue) put(from frame.ID, b []byte) bool {
 	}
 	q.peers[i].msgs = append(q.peers[i].msgs, b)
 	q.bytes += len(b)
-	signal(q.wake)
+	wake(q.wake)
 	return true
 }
 

@@ -66,9 +66,9 @@ type Config struct {
 	Admitted func(frames []frame.Frame)
 	// Expired gets the names of frames that are no longer held, so that the store can drop them.
 	Expired func(refs []frame.Ref)
-	// Withdrawn gets origins that no longer count, after the frames that arrived with that news and before any later one:
-	// whatever those origins said is void. Their frames are given to Expired. Readmitted gets origins that count from now
-	// on; their frames come through Deliver. The goroutine that calls Deliver calls both.
+	// Withdrawn gets origins that are no longer trusted, after the frames that arrived with that news and before any
+	// later one: whatever those origins said is void. Their frames are given to Expired. Readmitted gets origins that
+	// are trusted from now on; their frames come through Deliver. The goroutine that calls Deliver calls both.
 	Withdrawn, Readmitted func(origins []frame.ID)
 	// Rewound is called after the wall clock was set back by more than a second, by the goroutine that calls Deliver,
 	// once a peer holds the same frames. By then, frames that the old clock had ended have come through Deliver. Other
@@ -78,17 +78,17 @@ type Config struct {
 	// certificate was.
 	Rewound func(live iter.Seq[frame.Frame])
 
-	// Early gets frames that were refused as from the future although their origin counts, so that people can be told.
-	// It may get a frame more than once. Per origin it gets at most earlyTold a second, after a burst of ten times
+	// Early gets frames that were refused as from the future although their origin is trusted, so that people can be
+	// told. It may get a frame more than once. Per origin it gets at most earlyTold a second, after a burst of ten times
 	// that. The goroutine that calls Deliver calls it.
 	Early func(f frame.Frame)
 
-	// Noticed gets a payload that another member whose certificate counts sent to this node with Notify: at most
-	// MaxNotice bytes, which may be kept. The goroutine that calls Deliver calls it.
+	// Noticed gets a payload that another trusted member sent to this node with Notify: at most MaxNotice bytes, which
+	// may be kept. The goroutine that calls Deliver calls it.
 	Noticed func(from frame.ID, payload []byte)
 
-	// Answer answers a question that another member whose certificate counts asks with Query, before ctx ends and in at
-	// most MaxAnswer bytes. Several goroutines call it at a time. If it is nil or fails, the member gets no answer.
+	// Answer answers a question that another trusted member asks with Query, before ctx ends and in at most MaxAnswer
+	// bytes. Several goroutines call it at a time. If it is nil or fails, the member gets no answer.
 	Answer func(ctx context.Context, from frame.ID, question []byte) ([]byte, error)
 
 	Peers        []Peer             // remembered from earlier runs; only the first 2048 are used

@@ -179,7 +179,7 @@ func (d delegate) NotifyConflict(_, other *memberlist.Node) {
 		return
 	}
 	d.m.peers.update(id, func(p *peer) { p.alt = addr })
-	signal(d.m.peers.unproved)
+	wake(d.m.peers.unproved)
 }
 
 // AckPayload answers a ping with our digest and that of the membership, so that anti-entropy sends no packets of its

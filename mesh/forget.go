@@ -97,7 +97,7 @@ func (t *peerTable) unforget(now time.Time, by frame.ID) {
 func (t *peerTable) changedWordsLocked(now time.Time) {
 	t.dirty, t.knownChanged = true, true
 	t.targetsLocked(now)
-	signal(t.wake)
+	wake(t.wake)
 }
 
 // CheckForget reports whether a member can be forgotten now: nil, or an error that matches ErrNoMember or

@@ -138,7 +138,7 @@ func (m *Mesh) flushIntake(in *intake, by replica.Via) (fresh int) {
 	admitted := m.stepLocked(m.now(), replica.FramesEvent{Via: by, Frames: *frames, From: in.from}).Admitted
 	m.mu.Unlock()
 	*frames = nil
-	m.carryOut()
+	m.execute()
 	if by == replica.ViaSync {
 		m.missedPushes(admitted)
 	}

@@ -35,7 +35,7 @@ func (m *Mesh) coreLoop(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	bulk := false // a slice may be waiting
-	m.carryOut()  // actions of Restore and early Publishes
+	m.execute()   // actions of Restore and early Publishes
 	lost := uint64(0)
 	for {
 		if n := m.dropped(); n > lost {
@@ -74,13 +74,13 @@ func (m *Mesh) coreLoop(ctx context.Context) {
 		case ev := <-m.events:
 			m.apply(ev)
 		case <-m.wake:
-			m.carryOut()
+			m.execute()
 		case w := <-m.warnings:
 			m.problems.report(m.now(), w.kind, w.culprit, w.what, w.remedy)
 		case <-timer.C:
 			m.apply(replica.TickEvent{})
 		case <-ctx.Done():
-			m.carryOut()
+			m.execute()
 			return
 		}
 	}
@@ -101,15 +101,15 @@ func (m *Mesh) apply(ev any) {
 	m.mu.Lock()
 	m.stepLocked(m.now(), ev)
 	m.mu.Unlock()
-	m.carryOut()
+	m.execute()
 }
 
-// stepLocked steps the core and queues its actions for carryOut.
+// stepLocked steps the core and queues its actions for execute.
 func (m *Mesh) stepLocked(now time.Time, ev any) *replica.Actions {
 	knew := m.core.CaughtUp()
 	out := m.core.Step(now, ev)
 	if m.core.CaughtUp() && !knew {
-		signal(m.keys.sweep) // nodes waiting for a key get it now
+		wake(m.keys.sweep) // nodes waiting for a key get it now
 	}
 	root := m.core.Digest()
 	m.root.Store(&root)
@@ -171,8 +171,8 @@ func (m *Mesh) warn(kind Problem, culprit, what, remedy string) {
 	}
 }
 
-// carryOut carries out the core's actions, in order. Only the core's goroutine calls it.
-func (m *Mesh) carryOut() {
+// execute carries out the core's actions, in order. Only the core's goroutine calls it.
+func (m *Mesh) execute() {
 	m.mu.Lock()
 	todo := m.todo
 	m.todo = nil
@@ -221,7 +221,7 @@ func (m *Mesh) carryOut() {
 		}
 		m.clockSet(out)
 		if out.Granted {
-			signal(m.keys.wake)
+			wake(m.keys.wake)
 		}
 		for _, id := range out.Revoked {
 			m.tellRevoked(m.now(), id)

@@ -291,7 +291,7 @@ func (m *Mesh) Send(f frame.Frame) {
 	if running {
 		m.pusher.Put(spread.Job{Frames: []frame.Frame{f}})
 		m.gossip.Put(f)
-		m.nudge()
+		m.wakeCore()
 	}
 }
 
@@ -315,7 +315,7 @@ func (m *Mesh) Expire(now time.Time) {
 	}
 	m.stepLocked(now, replica.TickEvent{})
 	m.mu.Unlock()
-	m.nudge()
+	m.wakeCore()
 }
 
 // Slow reduces the rate accepted from an origin: for ten seconds its frames in peers' packets have an eighth of the
@@ -327,13 +327,8 @@ func (m *Mesh) Slow(origin frame.ID) {
 	}
 }
 
-// nudge makes the core's goroutine carry out the actions of a step made on another goroutine.
-func (m *Mesh) nudge() {
-	select {
-	case m.wake <- struct{}{}:
-	default:
-	}
-}
+// wakeCore makes the core's goroutine carry out the actions of a step made on another goroutine.
+func (m *Mesh) wakeCore() { wake(m.wake) }
 
 // tell queues an event for the core.
 func (m *Mesh) tell(ev any) {

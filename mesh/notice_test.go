@@ -33,7 +33,7 @@ func (h *heard) all() []string {
 	return slices.Clone(h.said)
 }
 
-// A notice counts only if it comes from a member that counts, is for this node, is current and not a repeat, and is within
+// A notice counts only if it comes from a trusted member, is for this node, is current and not a repeat, and is within
 // the sender's rate.
 func TestNoticeIsHeeded(t *testing.T) {
 	a, other := meshtest.Authority(t), newIdentity(t)

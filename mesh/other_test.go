@@ -15,13 +15,13 @@ func (c *cluster) bothFamilies(i int) netip.AddrPort {
 	also := netip.AddrPortFrom(netip.AddrFrom16([16]byte{0: 0xfd, 15: byte(i + 1)}), 7946)
 	c.hub.alias(c.addrs[i], also)
 	n.place.also.Store(&signedAddr{also, n.id.SignText(placeText(n.cfg.Secrets.MeshID, also))})
-	signal(n.keys.say)
+	wake(n.keys.say)
 	return also
 }
 
 // sendsTo returns the address to which a node sends what is meant for another.
 func (n *testNode) sendsTo(other *testNode) (at netip.AddrPort) {
-	n.peers.update(other.id.ID(), func(p *peer) { at = p.at() })
+	n.peers.update(other.id.ID(), func(p *peer) { at = p.addrInUse() })
 	return at
 }
 

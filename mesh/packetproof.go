@@ -153,7 +153,7 @@ func (d *prover) prove(buf *packetBuffer, g *guard, packet []byte, to memberlist
 // check returns which member at the address from sent text; nonce, which encrypts text, is the proof. ok is false if
 // none did. Only one goroutine calls it.
 func (d *prover) check(from netip.Addr, nonce, text []byte) (by frame.ID, ok bool) {
-	for i, id := range d.peers.at(from) {
+	for i, id := range d.peers.membersAt(from) {
 		if i == maxAtAddress {
 			break
 		}
@@ -221,11 +221,11 @@ func (t *peerTable) states(id frame.ID, addr netip.AddrPort) bool {
 
 // answersAt reports whether a trusted member has answered at an address.
 func (t *peerTable) answersAt(id frame.ID, addr netip.Addr) bool {
-	return slices.Contains(t.at(addr), id)
+	return slices.Contains(t.membersAt(addr), id)
 }
 
-// at returns the trusted members that have answered at an address; the caller must not change the slice.
-func (t *peerTable) at(from netip.Addr) []frame.ID {
+// membersAt returns the trusted members that have answered at an address; the caller must not change the slice.
+func (t *peerTable) membersAt(from netip.Addr) []frame.ID {
 	if sources := t.sources.Load(); sources != nil {
 		return (*sources)[from]
 	}

@@ -67,7 +67,7 @@ type peer struct {
 type peerTable struct {
 	self    frame.ID
 	trusted func(frame.ID) bool // must neither wait nor call back
-	wake    chan struct{}       // capacity 1; the table signals, the notifier waits
+	wake    chan struct{}       // capacity 1; the table sends, the notifier waits
 	// unproved has capacity 1: some peer's address is not proved; proveLoop waits.
 	unproved chan struct{}
 	keys     chan struct{} // capacity 1: the live peers, or some peer's gossip keys, may have changed; keyLoop waits
@@ -150,7 +150,7 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind string) (fram
 	if p.State != StateAlive { // the sender of this news may not be the member itself
 		p.State = StateSuspect
 		p.askAgain()
-		signal(t.unproved)
+		wake(t.unproved)
 	}
 	if says := (rotate.Peer{ID: id, Has: m.Has, Uses: m.Uses}); m.Proof == nil || says != p.keys && !m.proven() {
 		p.keys = rotate.Peer{ID: id}
@@ -162,11 +162,11 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind string) (fram
 	p.KeyKnown, p.KeyGeneration = p.keys.Has != 0, p.keys.Has.Generation()
 	p.alt, p.bye, p.answers, p.word = netip.AddrPort{}, time.Time{}, false, forgotten{}
 	if !p.isProved(addr) {
-		signal(t.unproved)
+		wake(t.unproved)
 	}
 	if before.KeyKnown, before.KeyGeneration = p.KeyKnown, p.KeyGeneration; kind == memberUpdate && before == p.Member {
 		t.viewLocked(now) // key changes are not reported to people
-		signal(t.keys)
+		wake(t.keys)
 		return id, true
 	}
 	t.changedLocked(now, MemberEvent{kind, p.Member})
@@ -260,8 +260,8 @@ func (t *peerTable) changedLocked(now time.Time, e MemberEvent) {
 	t.events = append(t.events, e)
 	t.dirty = true
 	t.targetsLocked(now)
-	signal(t.wake)
-	signal(t.keys)
+	wake(t.wake)
+	wake(t.keys)
 }
 
 // retarget recomputes the peers to push to after trust has changed.
@@ -366,7 +366,7 @@ func (t *peerTable) viewLocked(now time.Time) {
 }
 
 // isSource reports whether a trusted member has answered at an address.
-func (t *peerTable) isSource(from netip.Addr) bool { return len(t.at(from)) > 0 }
+func (t *peerTable) isSource(from netip.Addr) bool { return len(t.membersAt(from)) > 0 }
 
 // detour returns where a peer is reached if not at its address.
 func (t *peerTable) detour(name string) (addr netip.AddrPort, ok bool) {
@@ -386,12 +386,12 @@ func (t *peerTable) viewDigest() (uint64, time.Time) {
 // node returns memberlist's form of the peer. PMax 4 means "no checksum": packets are authenticated by their
 // encryption.
 func (p *peer) node() *memberlist.Node {
-	at := p.at()
+	at := p.addrInUse()
 	return &memberlist.Node{Name: p.ID.String(), Addr: net.IP(at.Addr().AsSlice()), Port: at.Port(), PMax: 4}
 }
 
-// at returns where the peer is reached.
-func (p *peer) at() netip.AddrPort {
+// addrInUse returns where the peer is reached.
+func (p *peer) addrInUse() netip.AddrPort {
 	if p.viaAlso {
 		return p.also
 	}

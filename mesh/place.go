@@ -99,7 +99,7 @@ func (m *Mesh) dwell(ctx context.Context) (*membership, error) {
 			}
 		}
 		if here != nil && m.lookForOther(m.Addr()) {
-			signal(m.keys.say)
+			wake(m.keys.say)
 		}
 		m.setFault(ProblemAddress, fault)
 		if !m.isReady() {
@@ -243,7 +243,7 @@ func (m *Mesh) pickAddr(now netip.Addr, local []netip.Addr) netip.Addr {
 // lookForOther looks for an address of the other family than that of own, the advertised address: some members may have
 // only that family. It reports whether it has looked anew, which it does when the addresses have changed. If the
 // operator names or binds one address, it looks for no other.
-func (m *Mesh) lookForOther(own netip.AddrPort) (changed bool) {
+func (m *Mesh) lookForOther(own netip.AddrPort) (looked bool) {
 	bind, said := m.cfg.Bind.Addr().Unmap(), m.cfg.Advertise.Addr()
 	if m.cfg.NewTransport != nil && m.place.find == nil || bind != netip.IPv6Unspecified() || said.IsValid() && !said.IsUnspecified() {
 		return false

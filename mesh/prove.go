@@ -108,7 +108,7 @@ func (t *peerTable) addressProved(now time.Time, id frame.ID, addr netip.AddrPor
 	}
 	t.dirty, t.knownChanged = true, true
 	t.targetsLocked(now)
-	signal(t.wake)
+	wake(t.wake)
 	if there := addr == p.Addr || addr == p.also; there {
 		up = p.upWaits || p.State == StateSuspect // a suspect may have missed frames
 		p.upWaits = false
@@ -124,7 +124,7 @@ func (t *peerTable) unheard(id frame.ID) {
 	t.update(id, func(p *peer) {
 		if !p.silent {
 			p.askAgain()
-			signal(t.unproved)
+			wake(t.unproved)
 		}
 	})
 }
@@ -198,7 +198,7 @@ func (m *Mesh) proveLoop(ctx context.Context) {
 				nonce := m.ask(m.id, addr)
 				time.AfterFunc(cloneWait, func() {
 					if m.asks.unanswered(nonce) {
-						signal(m.place.former)
+						wake(m.place.former)
 					}
 				})
 			}

@@ -41,7 +41,7 @@ func queried(t *testing.T, nodes int, answer func(i int, ctx context.Context, qu
 	eventually(t, 30*time.Second, "all members are certified", func() bool {
 		for _, n := range c.nodes {
 			for _, other := range c.nodes[:nodes-1] {
-				if !n.Counts(other.id.ID()) {
+				if !n.Trusts(other.id.ID()) {
 					return false
 				}
 			}

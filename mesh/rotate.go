@@ -83,8 +83,8 @@ func newKeyRotator(keys *rotate.Keys) *keyRotator {
 	}
 }
 
-// signal puts a token into a channel of capacity 1, unless there is one. It does not block.
-func signal(c chan struct{}) {
+// wake puts a token into a channel of capacity 1, unless there is one. It does not block.
+func wake(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:
@@ -186,7 +186,7 @@ func (m *Mesh) announceLoop(ctx context.Context, ml *memberlist.Memberlist) {
 				m.cfg.Logger.Debug("the word of this node's keys may not have reached everybody", "error", err)
 			}
 			if !m.peers.holdsOwn(*m.saidMeta.Load()) {
-				signal(m.keys.say)
+				wake(m.keys.say)
 			}
 		case <-ctx.Done():
 			return
@@ -201,7 +201,7 @@ func (m *Mesh) announceLoop(ctx context.Context, ml *memberlist.Memberlist) {
 
 // keyChanged tells members and the daemon of a change of our keys that has been stored.
 func (m *Mesh) keyChanged(stage KeyStage, generation uint32) {
-	signal(m.keys.say)
+	wake(m.keys.say)
 	if m.cfg.OnKey != nil {
 		m.cfg.OnKey(KeyEvent{stage, generation})
 	}
@@ -270,7 +270,7 @@ func (m *Mesh) turnKey() {
 	case rotate.Use:
 		m.keyChanged(KeyUsed, newest.Generation())
 		if len(peers) == 0 {
-			signal(m.join.change) // others may understand us now
+			wake(m.join.change) // others may understand us now
 		}
 		if at.IsValid() {
 			m.views.request(at) // it may have held us dead

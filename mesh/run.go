@@ -101,7 +101,7 @@ func (m *Mesh) refuse() {
 
 func (m *Mesh) end() {
 	m.refuse()
-	m.carryOut() // what was published while the core's goroutine was ending
+	m.execute() // what was published while the core's goroutine was ending
 }
 
 // leave says goodbye and closes the sockets, and with them every stream.
@@ -196,7 +196,7 @@ func (m *Mesh) open(advertise netip.AddrPort, events memberlist.EventDelegate) (
 func (m *Mesh) suspected(id frame.ID) {
 	var at netip.AddrPort
 	m.peers.update(id, func(p *peer) {
-		at = p.at()
+		at = p.addrInUse()
 		if p.State == StateAlive {
 			p.State, p.Since = StateSuspect, time.Now()
 		}
@@ -221,7 +221,7 @@ func (m *Mesh) ceilingOf(id frame.ID) (most uint32, self bool) {
 // heardOfSelf records that memberlist will see news of this node. It must not block.
 func (m *Mesh) heardOfSelf(incarnation uint32) {
 	if m.ceiling.heard(incarnation) {
-		signal(m.keys.say)
+		wake(m.keys.say)
 	}
 }
 

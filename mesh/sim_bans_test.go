@@ -94,10 +94,10 @@ func (b *simBans) Amend(now time.Time, frames []frame.Frame, epoch uint64, publi
 
 func (b *simBans) Expire(now time.Time) { b.table.Expire(now) }
 
-func (b *simBans) Trust(now time.Time, origin frame.ID, counts bool) {
+func (b *simBans) Trust(now time.Time, origin frame.ID, trusted bool) {
 	b.table.Expire(now)
 	for cursor, more := uint32(0), true; more; more = cursor != 0 {
-		if counts {
+		if trusted {
 			_, cursor = b.table.Readmit(ban.Origin(origin), cursor, 16)
 		} else {
 			_, cursor = b.table.Withdraw(ban.Origin(origin), ban.Withdrawal{Reason: "revoked", At: now}, cursor, 16)

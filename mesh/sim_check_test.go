@@ -36,7 +36,7 @@ func (n *simNode) deliver(frames []frame.Frame) {
 		known := n.w.published[f.Ref()]
 		switch {
 		case n.withdrawn[f.Origin]:
-			n.w.fail(n.slot, "a frame was delivered of an origin that counts no longer: %v", f.Ref())
+			n.w.fail(n.slot, "a frame was delivered of an origin that is no longer trusted: %v", f.Ref())
 		case !slices.Contains(known, string(f.Raw)):
 			n.w.fail(n.slot, "a frame was delivered that nobody signed for this mesh: %v", f.Ref())
 		case !f.Expires.After(now):
@@ -68,7 +68,7 @@ func (n *simNode) expired(refs []frame.Ref) {
 		return
 	}
 	for _, ref := range refs {
-		if f, err := frame.Decode([]byte(n.held[ref])); err == nil && f.Expires.After(n.now()) && !n.w.passing(f) && n.mesh.Counts(f.Origin) {
+		if f, err := frame.Decode([]byte(n.held[ref])); err == nil && f.Expires.After(n.now()) && !n.w.passing(f) && n.mesh.Trusts(f.Origin) {
 			n.w.fail(n.slot, "%v was let go %v before its end", ref, f.Expires.Sub(n.now()))
 		}
 		fmt.Fprint(n.w.history, ref)

@@ -29,7 +29,7 @@ type SimBans interface {
 	// Amend makes sure that own frames of former epochs that came back do not override what was said since.
 	Amend(now time.Time, frames []frame.Frame, epoch uint64, publish func(payload []byte, expires time.Time))
 	// Trust makes an origin's records count, or stop counting.
-	Trust(now time.Time, origin frame.ID, counts bool)
+	Trust(now time.Time, origin frame.ID, trusted bool)
 	// Judge compares what is enforced with what should be, given all live frames and all frames ever signed by origins that
 	// count. A frame in doubt shares its name with another. Stepped reports whether any clock was set.
 	Judge(now time.Time, live, said, doubt []frame.Frame, stepped bool) error
@@ -160,12 +160,12 @@ func (n *simNode) start() {
 		w.fail(n.slot, "restore: %v", err)
 	}
 	for _, f := range frames {
-		if m.Counts(f.Origin) && !(w.trust != nil && f.Origin == m.AuthorityID()) {
+		if m.Trusts(f.Origin) && !(w.trust != nil && f.Origin == m.AuthorityID()) {
 			n.bans.Take(now, []frame.Frame{f})
 		}
 	}
 	m.phase = phaseRunning
-	m.carryOut()
+	m.execute()
 	if err := m.present(); err != nil {
 		w.fail(n.slot, "present: %v", err)
 	}
@@ -302,7 +302,7 @@ func (n *simNode) work() bool {
 		return true
 	}
 	if _, ok := waits(m.wake); ok {
-		m.carryOut()
+		m.execute()
 		return true
 	}
 	return false

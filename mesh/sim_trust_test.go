@@ -146,12 +146,12 @@ func (w *simWorld) passing(f frame.Frame) bool {
 func (n *simNode) withdraw(origins []frame.ID) { n.heed(origins, false) }
 func (n *simNode) readmit(origins []frame.ID)  { n.heed(origins, true) }
 
-func (n *simNode) heed(origins []frame.ID, counts bool) {
+func (n *simNode) heed(origins []frame.ID, trusted bool) {
 	if n.dying {
 		return
 	}
 	for _, id := range origins {
-		if n.bans.Trust(n.now(), id, counts); counts {
+		if n.bans.Trust(n.now(), id, trusted); trusted {
 			delete(n.withdrawn, id)
 		} else {
 			n.withdrawn[id] = true

@@ -33,7 +33,7 @@ type simWorld struct {
 	calm  bool            // healing: no new faults
 
 	secrets pki.Secrets
-	trust   *simTrust // nil: everybody counts
+	trust   *simTrust // nil: everybody is trusted
 
 	faults    [faultKinds]int
 	published map[frame.Ref][]string // every frame that a key signed, by its name

@@ -195,7 +195,7 @@ func (t *checkedTransport) DialTimeout(addr string, timeout time.Duration) (net.
 // DialAddressTimeout opens a stream, within timeout and maxDial. The stream ends after streamTimeout: memberlist writes
 // our messages without a deadline, so a receiver that does not read would hold the stream forever.
 func (t *checkedTransport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
-	conn, err := t.dialTLS(a, timeout)
+	conn, err := t.dialUnchecked(a, timeout)
 	if err != nil {
 		return nil, err
 	}
@@ -205,8 +205,8 @@ func (t *checkedTransport) DialAddressTimeout(a memberlist.Address, timeout time
 	return t.guard.wrap(conn, t.guard.dialled(conn)), nil
 }
 
-// dialTLS opens a stream that the guard does not check.
-func (t *checkedTransport) dialTLS(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
+// dialUnchecked opens a stream that the guard does not check.
+func (t *checkedTransport) dialUnchecked(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(t.ctx, min(timeout, maxDial))
 	defer cancel()
 	conn, err := t.dial(ctx, t.via(a))

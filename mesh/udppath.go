@@ -170,7 +170,7 @@ func (t *udpPaths) addLocked(now time.Time, id frame.ID, asked bool) *udpPath {
 	p.bulk.Burst, p.bulk.Every = pathPushes, pathPushEvery
 	t.of[id] = p
 	t.some.Store(true)
-	signal(t.wake)
+	wake(t.wake)
 	return p
 }
 

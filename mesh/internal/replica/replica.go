@@ -19,7 +19,7 @@ type Core struct {
 	latest  time.Time
 	behind  bool      // the clock was set back, and no peer has held what we hold since
 	rewound time.Time // when Actions.Rewound was last set for that
-	// caughtUp is set once a peer that counts has held what we hold.
+	// caughtUp is set once a trusted peer has held what we hold.
 	caughtUp bool
 
 	roots pastRoots
@@ -31,8 +31,8 @@ type Core struct {
 }
 
 // New returns the core of the node self, which publishes under an epoch. authority is the origin of the records that
-// say which origins count; zero: every origin counts. All randomness comes from rng, including the names of sessions,
-// so nobody else may be able to predict it.
+// say which origins are trusted; zero: every origin is trusted. All randomness comes from rng, including the names of
+// sessions, so nobody else may be able to predict it.
 func New(self, authority frame.ID, epoch uint64, rng *rand.Rand) *Core {
 	return &Core{
 		self: self, epoch: epoch, ledger: newLedger(), syncer: newSyncer(rng),
@@ -101,7 +101,7 @@ type Actions struct {
 	Relay    []frame.Frame // those of Admitted that came along a tree and go on along it
 	Pass     []frame.Frame // those of Admitted that are small and were pushed directly: they go on to the next node
 	Expired  []frame.Ref   // no longer held
-	// Withdrawn are origins that no longer count: whatever they said is void. Readmitted are origins that now count.
+	// Withdrawn are origins that are no longer trusted: whatever they said is void. Readmitted are origins that now are.
 	Withdrawn, Readmitted []frame.ID
 	Send                  []Outgoing
 	Compared              []Comparison
@@ -215,7 +215,7 @@ func (c *Core) Next() (time.Time, bool) {
 // Digest returns a digest that is equal on two nodes exactly if they hold the same live frames.
 func (c *Core) Digest() [32]byte { return c.root.sum() }
 
-// CaughtUp reports whether a peer that counts has ever held what this node holds.
+// CaughtUp reports whether a trusted peer has ever held what this node holds.
 func (c *Core) CaughtUp() bool { return c.caughtUp }
 
 // Behind reports whether the wall clock was set back, and no peer has held what this node holds since.
@@ -279,7 +279,7 @@ func (c *Core) take(now time.Time, f frame.Frame, by Via, out *Actions) {
 	if by == ViaRestore && f.Origin == c.self && f.Issued.After(now) {
 		now = f.Issued // our clock was ahead then or is behind now; nobody else may have the frame
 	}
-	v := c.ledger.judge(now, f) // its origin counts: see untrusted
+	v := c.ledger.judge(now, f) // its origin is trusted: see untrusted
 	if by == ViaOwn {
 		v = c.JudgeOwn(now, f)
 	}

@@ -26,15 +26,15 @@ const (
 	sessionQuiet = 500 * time.Millisecond
 	// transferTimeout without an acknowledgement ends a transfer.
 	transferTimeout = 5 * time.Second
-	// reserveTime is how long a node whose vector is on its way exchanges frames with nobody else: two sources would
-	// stream the same frames to it.
+	// reserveTime is how long a node whose vector is on its way exchanges frames with nobody else: two sources would stream
+	// the same frames to it.
 	reserveTime = time.Second
 	// reservePause is how long, after a session that brought nothing, no source is reserved and no session that the peer
 	// began is waited for: sync messages are not signed, and a peer that begins sessions endlessly must not block the
 	// sessions of others.
 	reservePause = 10 * time.Second
-	// sourceTurn bounds how long one source is kept, and sourceRest is the least time from one such turn to the next: a peer
-	// that gives one frame of its own per second must not keep others from giving what this node lacks.
+	// sourceTurn bounds how long one source is kept, and sourceRest is the least time from one such turn to the next: a
+	// peer that gives one frame of its own per second must not keep others from giving what this node lacks.
 	sourceTurn, sourceRest = 10 * time.Second, 10 * time.Second
 	// rewindEvery is the least time, by the monotonic clock, between two reports of a clock that was set back: each costs
 	// a pass over everything held.
@@ -218,7 +218,7 @@ func (c *Core) keep(now time.Time, peer frame.ID) {
 	}
 }
 
-// isStranger reports whether a peer has no certificate that counts although others have. To a newcomer, which knows no
+// isStranger reports whether a peer has no valid certificate although others have. To a newcomer, which knows no
 // certificate but its own, nobody is a stranger.
 func (c *Core) isStranger(now time.Time, peer frame.ID) bool {
 	return c.stands(now, peer) != VerdictNew && len(c.nodes) > 1

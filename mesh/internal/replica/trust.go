@@ -14,8 +14,8 @@ import (
 const (
 	// maxAwaitingCert bounds the frames that wait for the certificate of their origin; the oldest make room.
 	maxAwaitingCert = 4096
-	// maxRejected bounds the origins whose streams peers are told not to offer, and maxRejectedOf those streams per origin:
-	// any holder of the mesh's key can name any epoch of a revoked node.
+	// maxRejected bounds the origins whose streams peers are told not to offer, and maxRejectedOf those streams per
+	// origin: any holder of the mesh's key can name any epoch of a revoked node.
 	maxRejected, maxRejectedOf = 256, 16
 	// maxStandings bounds the nodes whose certificates and revocations are known.
 	maxStandings = 1 << 16
@@ -24,10 +24,10 @@ const (
 	MaxAuthorityFrames = 1 << 14
 )
 
-// trust knows which origins count: those that the mesh's authority has certified and not revoked, while the certificate
-// lasts. It is derived from the records that the ledger holds.
+// trust knows which origins are trusted: those that the mesh's authority has certified and not revoked, while the
+// certificate lasts. It is derived from the records that the ledger holds.
 type trust struct {
-	authority    frame.ID // of the key that signs records; zero: every origin counts
+	authority    frame.ID // of the key that signs records; zero: every origin is trusted
 	nodes        map[frame.ID]*standing
 	awaitingCert []frame.Frame         // verified frames of origins whose certificate has not come; oldest first
 	rejected     map[frame.ID][]uint64 // epochs
@@ -44,8 +44,8 @@ type standing struct {
 // allSeen is the window sent for a refused stream: it leaves the reader nothing to offer.
 var allSeen = window{{1, math.MaxUint64}}
 
-// stands says whether an origin counts, as VerdictNew, VerdictUnknown, VerdictEnded or VerdictRevoked. A node itself
-// always counts for itself.
+// stands says whether an origin is trusted, as VerdictNew, VerdictUnknown, VerdictEnded or VerdictRevoked. A node
+// always trusts itself.
 func (c *Core) stands(now time.Time, origin frame.ID) Verdict {
 	if c.authority.IsZero() || origin == c.self || origin == c.authority {
 		return VerdictNew
@@ -64,10 +64,10 @@ func (c *Core) stands(now time.Time, origin frame.ID) Verdict {
 	return VerdictUnknown
 }
 
-// Authority returns the origin of the records that say which origins count; zero: every origin counts.
+// Authority returns the origin of the records that say which origins are trusted; zero: every origin is trusted.
 func (c *Core) Authority() frame.ID { return c.authority }
 
-// Trusts reports whether an origin counts now.
+// Trusts reports whether an origin is trusted now.
 func (c *Core) Trusts(now time.Time, origin frame.ID) bool {
 	return c.stands(now, origin) == VerdictNew
 }
@@ -111,7 +111,7 @@ func (c *Core) Judge(now time.Time, f frame.Frame) Verdict {
 	return v
 }
 
-// untrusted reports whether a verified frame's origin does not count, and handles the frame if so.
+// untrusted reports whether a verified frame's origin is not trusted, and handles the frame if so.
 func (c *Core) untrusted(now time.Time, f frame.Frame, by Via, out *Actions) bool {
 	v := c.Judge(now, f)
 	switch v {
@@ -130,7 +130,7 @@ func (c *Core) untrusted(now time.Time, f frame.Frame, by Via, out *Actions) boo
 	case v == VerdictUnknown && len(c.early.stored) > 0: // its origin's certificate may be among the stored ones
 		c.early.keep(f)
 	default:
-		out.Expired = append(out.Expired, f.Ref()) // peers send it again once its origin counts
+		out.Expired = append(out.Expired, f.Ref()) // peers send it again once its origin is trusted
 	}
 	return true
 }

@@ -141,7 +141,7 @@ func TestCoresConvergeOnTrust(t *testing.T) {
 		r := newRecorder(rt)
 		s.trust(r)
 		var all []frame.Frame
-		counts := make(map[frame.ID]bool)
+		trusted := make(map[frame.ID]bool)
 		for i, id := range signers {
 			for seq := range rapid.Uint64Range(0, 8).Draw(rt, "frames") {
 				all = append(all, testFrame(rt, id, 1, seq+1, s.now, time.Hour, fmt.Sprint(i, seq)))
@@ -154,7 +154,7 @@ func TestCoresConvergeOnTrust(t *testing.T) {
 			if revoked {
 				all = append(all, r.revoke(id.ID(), uint64(i+1)))
 			}
-			counts[id.ID()] = certs > 0 && !revoked
+			trusted[id.ID()] = certs > 0 && !revoked
 		}
 		s.connect()
 		for _, f := range rapid.Permutation(all).Draw(rt, "order") {
@@ -175,8 +175,8 @@ func TestCoresConvergeOnTrust(t *testing.T) {
 		held := s.live(0)
 		for _, f := range all {
 			_, ok := held[f.Ref()]
-			if want := counts[f.Origin]; f.Origin != r.a.Identity.ID() && ok != want {
-				rt.Errorf("frame %v of an origin that counts: %v, held: %v", f.Ref(), want, ok)
+			if want := trusted[f.Origin]; f.Origin != r.a.Identity.ID() && ok != want {
+				rt.Errorf("frame %v of a trusted origin: %v, held: %v", f.Ref(), want, ok)
 			}
 		}
 	})

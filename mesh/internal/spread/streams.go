@@ -63,7 +63,7 @@ func (s *Streams) Put(job Message) bool {
 	q := s.to[i]
 	s.jobs++
 	q.waiting = append(q.waiting, job)
-	s.signal()
+	s.wakeRun()
 	return true
 }
 
@@ -96,7 +96,7 @@ func (s *Streams) done(job Message) {
 	if q.sending--; q.sending == 0 && len(q.waiting) == 0 {
 		s.to = slices.Delete(s.to, i, i+1)
 	}
-	s.signal()
+	s.wakeRun()
 }
 
 // Run sends until ctx ends; streams being written then end with the transport.
@@ -131,7 +131,7 @@ func (s *Streams) do(job Message) {
 	s.done(job)
 }
 
-func (s *Streams) signal() {
+func (s *Streams) wakeRun() {
 	select {
 	case s.wake <- struct{}{}:
 	default:

@@ -363,7 +363,7 @@ func (d *Daemon) whoIsAt(members []mesh.Member, where string) string {
 func (d *Daemon) member(e mesh.MemberEvent) {
 	id := ban.Origin(e.Member.ID)
 	level := slog.LevelDebug // for a stranger, which may come often
-	if d.mesh.Counts(e.Member.ID) {
+	if d.mesh.Trusts(e.Member.ID) {
 		level = slog.LevelInfo
 		wake(d.neverWake)
 	}

@@ -51,7 +51,7 @@ func (d *Daemon) neverList() []ban.NeverEntry {
 		// Members that are said to have left are included. Anybody with the gossip key can claim that; together with a
 		// ban of the address it would cut the node off, and a returning member could not be heard.
 		for _, m := range d.mesh.Known() {
-			if addr := m.Addr.Addr().Unmap(); addr.IsValid() && d.mesh.Counts(m.ID) {
+			if addr := m.Addr.Addr().Unmap(); addr.IsValid() && d.mesh.Trusts(m.ID) {
 				out = append(out, ban.NeverEntry{Prefix: netip.PrefixFrom(addr, addr.BitLen()), Why: "mesh member " + d.names.of(ban.Origin(m.ID))})
 			}
 		}

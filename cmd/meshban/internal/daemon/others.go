@@ -266,7 +266,7 @@ func (d *Daemon) otherMembers() (list []mesh.Member, asked []frame.ID) {
 			continue
 		}
 		list = append(list, m)
-		if isLiving(m) && d.mesh.Counts(m.ID) {
+		if isLiving(m) && d.mesh.Trusts(m.ID) {
 			asked = append(asked, m.ID)
 		}
 	}

@@ -257,7 +257,7 @@ func (d *Daemon) restore(secrets pki.Secrets) error {
 	}
 	d.recapAll()
 	for i, f := range frames {
-		if d.mesh.Counts(f.Origin) {
+		if d.mesh.Trusts(f.Origin) {
 			d.admit(now, []*arrival{{f, d.decode(now, arrivals[i], f)}}, stored.judgeLocked)
 		}
 	}
