@@ -26,7 +26,8 @@ func (t *peerTable) members(now time.Time) []Member {
 	return all
 }
 
-// known lists the addresses where the trusted peers have answered, whatever state they are said to be in.
+// known lists the addresses where the trusted peers have answered, whatever state they are said to be in: each one's
+// together, the last first.
 func (t *peerTable) known(now time.Time) []Peer {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -210,21 +210,28 @@ func (m *Mesh) locate() (at netip.AddrPort, fault string) {
 }
 
 // pickAddr chooses which of this machine's addresses to advertise: the present one while others reach it, else the
-// source address of packets to the others, else that of the default route (which bridges of containers lack), else the
-// first usable one by transport.Preferred. It returns the zero Addr if none can be used.
+// source address of packets to most of the others, else that of the default route (which bridges of containers lack),
+// else the first usable one by transport.Preferred. It returns the zero Addr if none can be used.
 //
-// A member that lies about reaching this node can only make it choose by its own routes.
+// A member that lies about reaching this node can only make it choose by its own routes, and is one of many there.
 func (m *Mesh) pickAddr(now netip.Addr, local []netip.Addr) netip.Addr {
 	stays := slices.Contains(local, now) && transport.Usable(now)
 	if _, alive := m.peers.lossCount(); stays && alive > 0 && !m.place.unreached.Load() {
 		return now
 	}
+	var best netip.Addr
+	uses := make(map[netip.Addr]int)
 	for _, to := range m.routesTo() {
 		if from := transport.SourceTo(to); slices.Contains(local, from) {
-			return from
+			if uses[from]++; uses[from] > uses[best] || uses[from] == uses[best] && from == now {
+				best = from
+			}
 		}
 	}
-	if stays {
+	switch {
+	case best.IsValid():
+		return best
+	case stays:
 		return now
 	}
 	for _, from := range transport.DefaultSources() {
@@ -270,11 +277,14 @@ func (m *Mesh) lookForOther(own netip.AddrPort) (looked bool) {
 	return true
 }
 
-// routesTo returns some present or former addresses of other nodes, in a stable order.
+// routesTo returns the last known addresses of some other nodes, and those of the join list, in a stable order.
 func (m *Mesh) routesTo() []netip.AddrPort {
 	var list []netip.AddrPort
+	var last frame.ID
 	for _, p := range m.Known() {
-		list = append(list, p.Addr)
+		if p.ID != last { // its last address comes first
+			list, last = append(list, p.Addr), p.ID
+		}
 	}
 	m.join.mu.Lock()
 	for _, host := range m.join.hosts {
@@ -284,6 +294,5 @@ func (m *Mesh) routesTo() []netip.AddrPort {
 	}
 	m.join.mu.Unlock()
 	slices.SortFunc(list, netip.AddrPort.Compare)
-	list = slices.Compact(list)
 	return list[:min(len(list), maxRoutes)]
 }

@@ -106,3 +106,22 @@ func TestBindWithoutItsAddress(t *testing.T) {
 	}
 	publish(t, n, "alone", time.Hour)
 }
+
+// One member that says that it does not reach this node does not move it to where this node reaches nobody else.
+func TestOneMemberDoesNotMoveANode(t *testing.T) {
+	v4, v6 := netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()
+	n := newNode(t, newSecrets(t), newIdentity(t), nil)
+	for i, at := range []netip.Addr{v6, v6, v4} { // the last one sorts before the others
+		id := newIdentity(t)
+		node := (&peer{Member: Member{ID: id.ID(), Addr: netip.AddrPortFrom(at, uint16(7001+i))}}).node()
+		node.Meta = meta{Protocol: protocolVersion, Key: id.Public(), Name: "member", Version: "1"}.encode()
+		n.peers.joined(n.now(), node, memberJoin)
+		n.peers.addressProved(n.now(), id.ID(), nodeAddr(node))
+	}
+	n.place.unreached.Store(true)
+	for _, now := range []netip.Addr{v6, {}, v4} {
+		if got := n.pickAddr(now, []netip.Addr{v4, v6}); got != v6 {
+			t.Errorf("from %v to %v, want %v, from where it reaches most", now, got, v6)
+		}
+	}
+}
