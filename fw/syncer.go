@@ -154,9 +154,9 @@ func NewSyncer(cfg SyncerConfig) (*Syncer, error) {
 // Submit queues updates for the kernel and returns at once; their Ports must not be modified afterwards. If done is not
 // nil it is called exactly once: with the time at which all the updates were in the kernel (UTC, with a monotonic
 // reading), or with the error for which they were given up. A *PartialError may be about another update of the same
-// batch. Run, Flush or Replace calls done, with no lock held; done must not call Replace. Two errors mean that done
-// will not be called: ErrWaiting if MaxWaiting callbacks wait already (the updates are queued all the same), and
-// ErrStopped if Run has ended.
+// batch. Run, Flush or Replace calls done, with no lock held; done must not call Replace. done
+// is not called after one of two errors: ErrWaiting if MaxWaiting callbacks are already waiting (the updates are queued
+// nevertheless), or ErrStopped if Run has ended.
 func (s *Syncer) Submit(updates []Update, done func(at time.Time, err error)) error {
 	err := s.Queue(updates, done)
 	if !errors.Is(err, ErrStopped) {

@@ -46,7 +46,7 @@ type modelRun struct {
 	copies int
 	bytes  int
 	frame  frame.Frame
-	all    []spread.Target // all nodes: nobody has noticed yet who is dead
+	all    []spread.Target // every node, dead ones too: no failure has been detected yet
 }
 
 func (m *modelRun) now() time.Time { return simEpoch.Add(m.at) }

@@ -64,8 +64,8 @@ func (d *Daemon) standingProblem() string {
 	return e.Message + ": the others take nothing from it, and it protects only itself; " + e.Hint
 }
 
-// confirm turns each success that the table, the kernel or the mesh does not confirm into an error. It calls look,
-// with the lock held, for the table's objection to a result. did says what this node has done all the same.
+// confirm turns each success that the table, the kernel or the mesh does not confirm into an error. It calls look with
+// the lock held; look returns the table's error for a result, or nil. did describes what this node has done anyway.
 func (d *Daemon) confirm(
 	ctx context.Context, results []control.Result, look func(*ban.Table, *control.Result) *control.Error, did string,
 ) {
