@@ -217,11 +217,12 @@ func FuzzEntry(f *testing.F) {
 	})
 }
 
-// After a crash a peer sends its op again if it was recorded but not yet stored. It is not recorded again.
+// A peer's op that is recorded but not yet stored when the machine dies comes again, and is not recorded again. What the peer
+// says anew is recorded, whether it is the same or not.
 func TestNothingTwiceAfterACrash(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	own, remote := entry(0), entry(1)
-	remote.Via, remote.User, remote.UID, remote.PID = control.ViaMesh, "", nil, 0
+	remote.Via, remote.Frame, remote.User, remote.UID, remote.PID = control.ViaMesh, "3.7", "", nil, 0
 	l, stop := start(t, Config{Path: path})
 	for i := range 1000 { // more than the part of the file that is read
 		l.Add(entry(i))
@@ -231,14 +232,15 @@ func TestNothingTwiceAfterACrash(t *testing.T) {
 	stop()
 
 	l, _ = start(t, Config{Path: path})
-	again, later := remote, remote
+	again, later, anew := remote, remote, remote
+	anew.Time, anew.Frame = now.Add(time.Hour), "3.9"
 	again.Time, again.Node = now.Add(time.Hour), "" // its certificate has not come yet
 	later.Until = now.Add(2 * time.Hour)
-	for _, e := range []control.AuditEntry{own, again, later, again} {
+	for _, e := range []control.AuditEntry{own, anew, again, later, again} {
 		l.Add(e)
 	}
 	got := read(t, l, time.Time{})[1000:]
-	if want := []control.AuditEntry{own, remote, own, later, again}; !reflect.DeepEqual(got, want) {
+	if want := []control.AuditEntry{own, remote, own, anew, later, again}; !reflect.DeepEqual(got, want) {
 		t.Errorf("read %+v\nwant %+v", got, want)
 	}
 }

@@ -84,7 +84,8 @@ func (l *Log) readEnd() {
 	})
 }
 
-// sameOf returns a key that two entries about the same op of a peer have in common.
+// sameOf returns what is the same in two entries about one op of a peer, and in no others: a peer may say again what it took
+// back, with the same end and reason.
 func sameOf(e control.AuditEntry) string {
-	return fmt.Sprint(e.NodeID, e.What, e.Prefixes, e.Ports, e.Until.UnixMilli(), e.Reason, e.Source)
+	return fmt.Sprint(e.NodeID, e.Frame, e.What, e.Prefixes, e.Ports, e.Until.UnixMilli(), e.Reason, e.Source)
 }

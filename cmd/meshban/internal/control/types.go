@@ -486,8 +486,9 @@ type AuditEntry struct {
 	User     string    `json:"user,omitempty"` // who asked, with ViaSocket
 	UID      *uint32   `json:"uid,omitempty"`
 	PID      int       `json:"pid,omitempty"`
-	Node     string    `json:"node"`    // name of the node that decided
-	NodeID   string    `json:"node_id"` // its id
+	Node     string    `json:"node"`            // name of the node that decided
+	NodeID   string    `json:"node_id"`         // its id
+	Frame    string    `json:"frame,omitempty"` // EPOCH.NUMBER of that node's frame, with ViaMesh
 	Reason   string    `json:"reason,omitempty"`
 	Source   string    `json:"source,omitempty"`
 	Lost     uint64    `json:"lost,omitempty"` // earlier entries that could not be written

@@ -102,5 +102,7 @@ func (d *Daemon) recordRemote(now time.Time, records []ban.Record) {
 	if len(records) == 0 {
 		return
 	}
-	d.recordEach(d.by(records[0].Origin, now, control.ViaMesh), len(records), func(i int) *ban.Op { return &records[i].Op })
+	e, v := d.by(records[0].Origin, now, control.ViaMesh), records[0].Version
+	e.Frame = fmt.Sprintf("%d.%d", v.Epoch, v.Seq)
+	d.recordEach(e, len(records), func(i int) *ban.Op { return &records[i].Op })
 }
