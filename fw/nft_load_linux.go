@@ -73,7 +73,7 @@ func (b *nft) Replace(ctx context.Context, now time.Time, state State) error {
 	}
 	b.queueTable(found, next)
 	b.queueDelSets(found, b.generation)
-	if err := b.flush("turn to the new sets"); err != nil {
+	if err := b.flush("switch to the new sets"); err != nil {
 		b.broken = true
 		return err
 	}

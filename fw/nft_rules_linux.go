@@ -217,7 +217,7 @@ func (f nftFound) problems(generation string, outbound Outbound) (problems []str
 			say("the chain %s is missing", want.Name)
 			continue
 		case !sameHook(have, want):
-			say("the chain %s hangs at another place", want.Name)
+			say("the chain %s has another hook or priority", want.Name)
 		}
 		switch rules := rules[want.Name]; {
 		case len(f.rules[want.Name]) == 0:

@@ -428,7 +428,7 @@ func (s *Syncer) expire(ctx context.Context) {
 	now := time.Now()
 	next, err := e.expire(ctx, now)
 	if err != nil {
-		s.failed("could not remove what is over", err)
+		s.failed("could not remove entries that have ended", err)
 		if !s.work.owed {
 			s.work.owed, s.work.retryAt = true, s.work.checkAt // not sooner: a successful load may fail here again
 		}

@@ -285,7 +285,7 @@ func (m *Mesh) checkOwn() {
 		m.problems.report(now, ProblemCertificate, "own", "this node was revoked at "+s.Revoked.Issued.Format(time.RFC3339)+
 			": the others take nothing from it", newStart)
 	case s.Certificate == nil:
-		m.problems.report(now, ProblemCertificate, "own", "this node has no certificate that counts: the others take nothing from it",
+		m.problems.report(now, ProblemCertificate, "own", "this node has no valid certificate: the others take nothing from it",
 			renew+"; or stop this one and `meshban join TOKEN` with a new token")
 	case s.Certificate.NotAfter.Sub(now) < warnBefore:
 		m.problems.report(now, ProblemCertificate, "own", "this node's certificate ends at "+s.Certificate.NotAfter.Format(time.RFC3339), renew)

@@ -221,7 +221,7 @@ func (d *Daemon) Caps(ctx context.Context, req control.CapsRequest) (control.Cap
 		return control.CapsReply{}, &control.Error{Code: control.CodePolicy, Message: fmt.Sprintf("%s is revoked: it may say nothing", name), Rule: "revoked"}
 	case s.Certificate == nil:
 		return control.CapsReply{}, &control.Error{
-			Code: control.CodeFailed, Message: fmt.Sprintf("%s has no certificate that counts here", name),
+			Code: control.CodeFailed, Message: fmt.Sprintf("%s has no valid certificate here", name),
 			Hint: "`meshban members` shows who has one; who joins with a token gets the caps of `meshban invite`",
 		}
 	}

@@ -48,7 +48,7 @@ func (d *Daemon) ignored() *control.Error {
 		}
 	case s.Certificate == nil:
 		return &control.Error{
-			Code: control.CodePolicy, Rule: ruleCertificate, Message: "this node has no certificate that counts",
+			Code: control.CodePolicy, Rule: ruleCertificate, Message: "this node has no valid certificate",
 			Hint: "start the agent of a node that has ca.key, which renews it; or stop this one and `meshban join TOKEN` with a new token",
 		}
 	}
