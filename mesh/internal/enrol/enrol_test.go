@@ -68,7 +68,7 @@ func TestInviteDefaultCaps(t *testing.T) {
 // What is accepted of a message has exactly one encoding.
 func FuzzDecode(f *testing.F) {
 	old := pki.GossipKey{Generation: 1, Key: [32]byte{2}}
-	f.Add(Request{Secret: [16]byte{1}, Name: "web1", Program: "1.0"}.Encode())
+	f.Add(Request{Secret: [16]byte{1}, Name: "web1"}.Encode())
 	f.Add(Answer{Secrets: pki.Secrets{MeshID: [16]byte{1}}, Join: []string{"192.0.2.1:7946"}}.Encode())
 	f.Add(Answer{Code: Used}.Encode())
 	f.Add(Answer{Secrets: pki.Secrets{MeshID: [16]byte{1}}.WithKeys([]pki.GossipKey{{Generation: 2, Key: [32]byte{1}}, old}, old.Version())}.Encode())

@@ -24,17 +24,15 @@ const (
 	maxMessage = 8 << 10
 	// MaxJoin bounds the addresses in an answer.
 	MaxJoin        = 32
-	requestFields  = 4
+	requestFields  = 3
 	answerFields   = 7       // plus the gossip keys once they have been rotated
 	maxCertificate = 4 << 10 // of the certificate in the answer
-	maxProgram     = 32      // bytes of the joiner's version
 )
 
 // Request is what a joiner sends.
 type Request struct {
-	Secret  [16]byte
-	Name    string
-	Program string // the joiner's version, for the inviter's log; may be empty
+	Secret [16]byte
+	Name   string
 }
 
 // Encode returns the request as it is sent.
@@ -42,8 +40,7 @@ func (q Request) Encode() []byte {
 	b := wire.AppendArray(nil, requestFields)
 	b = wire.AppendUint(b, version)
 	b = wire.AppendBin(b, q.Secret[:])
-	b = wire.AppendStr(b, q.Name)
-	return wire.AppendStr(b, q.Program)
+	return wire.AppendStr(b, q.Name)
 }
 
 // DecodeRequest decodes what Encode wrote, strictly.
@@ -55,7 +52,6 @@ func DecodeRequest(b []byte) (q Request, err error) {
 	}
 	r.Fixed(q.Secret[:])
 	q.Name = r.Str(pki.MaxName)
-	q.Program = r.Str(maxProgram)
 	return q, r.End()
 }
 
