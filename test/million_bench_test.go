@@ -101,7 +101,7 @@ func (g *giant) write(b *testing.B, addrs []netip.Addr) {
 func (g *giant) add(b *testing.B, addr netip.Addr) time.Duration {
 	b.Helper()
 	body := `{"addrs":["` + addr.String() + `"],"for":"1h"}`
-	request := fmt.Sprintf("POST /v1/ban HTTP/1.1\r\nHost: agent\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	request := fmt.Sprintf("POST /v1/ban HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 	begin := time.Now()
 	must(io.WriteString(g.control, request))(b)
 	took := g.has(b, addr, begin)
