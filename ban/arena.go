@@ -2,8 +2,9 @@ package ban
 
 import "strings"
 
-// chunkBits sets how many items of an arena are allocated together: 1 << chunkBits.
-const chunkBits = 11
+// chunkBits sets how many items of an arena are allocated together: 1 << chunkBits. A node's first ban waits for the
+// first chunk of each arena.
+const chunkBits = 8
 
 // An arena stores items under numbers from 1 up. Items never move, and the numbers of freed ones are reused. A number
 // takes half the memory of a pointer and gives the garbage collector nothing to follow.

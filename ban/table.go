@@ -93,6 +93,7 @@ func New(cfg Config) (*Table, error) {
 		never: newNeverList(cfg.Never), capacity: MaxRecords,
 		inForce: make(map[uint32]bool), claimsOf: make(tally), allowsOf: make(tally), elementsOf: make(tally),
 	}
+	t.bans.tree.roots = make([]uint32, allRoots) // 512 KiB, which would hold up the first ban
 	return t, nil
 }
 
