@@ -89,12 +89,13 @@ func (p *peer) moves(now time.Time, addr netip.AddrPort) {
 	}
 }
 
-// addressProved records that a peer has answered at addr, and reports whether the core waits for that.
+// addressProved records that a peer has answered at addr, and reports whether the core waits for that. An address that the
+// peer has not signed proves nothing: whoever is there may have passed a TLS handshake on to the peer.
 func (t *peerTable) addressProved(now time.Time, id frame.ID, addr netip.AddrPort) (up bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.peers[id]
-	if p == nil {
+	if p == nil || addr != p.Addr && addr != p.also && addr != p.alt {
 		return false
 	}
 	p.proofs = slices.DeleteFunc(p.recent(now), func(proof AddrProof) bool { return proof.Addr == addr })

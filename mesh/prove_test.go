@@ -128,6 +128,30 @@ func TestProofByStream(t *testing.T) {
 	})
 }
 
+// A captured member may pass a stream on from where it is to another member, whose handshake then says nothing of that
+// address: it protects nothing, and the addresses where the member is stay protected.
+func TestRelayedHandshakeProvesNothing(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t, 3, nil)
+		eventually(t, 30*time.Second, "all addresses are proved", c.allProved)
+		n, victim := c.nodes[0], c.nodes[1].id.ID()
+		n.peers.update(victim, func(p *peer) { p.seen = p.seen.Add(-time.Minute) }) // large meshes ping a member this rarely
+		for i := range maxProofs {
+			relay := netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}), 7946)
+			c.hub.alias(c.addrs[1], relay)
+			if _, from, _ := n.keysAt(t.Context(), relay); from != victim {
+				t.Fatalf("%v answers at %v", from, relay)
+			}
+			if proves(n, victim, relay) {
+				t.Errorf("%v counts as the member's", relay)
+			}
+		}
+		if !proves(n, victim, c.addrs[1]) {
+			t.Error("where the member is does not count any more")
+		}
+	})
+}
+
 // A member's recent addresses count beside its present one, but no more than maxProofs in all.
 func TestProofsAreBounded(t *testing.T) {
 	id := signers[0]
