@@ -134,9 +134,10 @@ type guard struct {
 	mu             sync.Mutex
 	slowed         map[frame.ID]time.Time // until when
 	streams        map[netip.Addr]*streamUse
-	open           int                      // streams accepted from members
+	open           int                      // streams accepted from members and key holders
+	keyHoldersOpen int                      // of open: key holders', see openStream
 	bytes          int64                    // of all streams except strangers'
-	keyHolderBytes int64                    // of bytes: those of key holders, see openStream
+	keyHolderBytes int64                    // of bytes: those of key holders
 	strangers      []*openStream            // oldest first
 	nets           map[netip.Prefix]int     // how many of strangers each network has
 	strange        int64                    // bytes of strangers' streams

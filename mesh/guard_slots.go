@@ -19,6 +19,9 @@ const (
 	// strangerFree is how much of a stranger's message is read before it counts against the rate of all strangers, in
 	// bytes.
 	strangerFree = streamStep
+	// maxKeyHolderStreams bounds the streams of all key holders, because one may have many addresses. A further one is
+	// treated as a stranger.
+	maxKeyHolderStreams = maxStreamsOpen / 4
 	// maxKeyHolders bounds the addresses that are remembered because a holder of the mesh's key has opened a stream
 	// there, as members behind NAT do; the one that has been silent longest is forgotten.
 	maxKeyHolders = 1024
@@ -31,7 +34,7 @@ type openStream struct {
 	from      netip.Addr
 	net       netip.Prefix
 	known     bool // not a stranger's
-	keyHolder bool // known, but no member has answered there: all key holders share sourceBytes
+	keyHolder bool // known, but no member has answered there: all key holders share sourceBytes and maxKeyHolderStreams
 
 	// The guard's mu protects these.
 	bytes int64
@@ -56,24 +59,16 @@ func (s *openStream) keep() {
 	s.safe = true
 }
 
-// isKnown reports whether an address is not a stranger's.
-func (g *guard) isKnown(from netip.Addr) bool {
-	if g.isMember != nil && g.isMember(from) {
-		return true
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	_, ok := g.keyHolders[from]
-	return ok
-}
-
 // enter gives an accepted stream a slot; call leave when the stream is over.
 func (g *guard) enter(conn net.Conn) (*openStream, bool) {
 	s := &openStream{g: g, conn: conn, from: sourceOf(conn.RemoteAddr(), g.isMember)}
-	s.known, s.net = g.isKnown(s.from), netOf(s.from)
-	s.keyHolder = s.known && (g.isMember == nil || !g.isMember(s.from))
+	s.net = netOf(s.from)
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	member := g.isMember != nil && g.isMember(s.from)
+	_, hasKey := g.keyHolders[s.from]
+	s.keyHolder = hasKey && !member && g.keyHoldersOpen < maxKeyHolderStreams
+	s.known = member || s.keyHolder
 	use := g.streams[s.from]
 	if s.known {
 		if g.open >= maxStreamsOpen || use != nil && use.streams >= sourceStreams || !g.opened.take(g.now(), s.from, 1) {
@@ -81,6 +76,9 @@ func (g *guard) enter(conn net.Conn) (*openStream, bool) {
 			return nil, false
 		}
 		g.open++
+		if s.keyHolder {
+			g.keyHoldersOpen++
+		}
 	} else {
 		for use != nil && use.streams >= strangerStreams && g.evictLocked(func(o *openStream) bool { return o.from == s.from }) {
 			use = g.streams[s.from]
@@ -140,6 +138,9 @@ func (g *guard) leaveLocked(s *openStream) {
 	s.over = true
 	if s.known {
 		g.open--
+		if s.keyHolder {
+			g.keyHoldersOpen--
+		}
 	} else if i := slices.Index(g.strangers, s); i >= 0 {
 		g.strangers = slices.Delete(g.strangers, i, i+1)
 		if g.nets[s.net]--; g.nets[s.net] == 0 {

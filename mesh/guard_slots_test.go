@@ -1,6 +1,8 @@
 package mesh
 
 import (
+	"bytes"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -198,8 +200,9 @@ func TestGuardRemembersKeyHolders(t *testing.T) {
 			t.Fatal("a stranger is refused")
 		}
 	}
-	if *c.closed || !g.isKnown(s.from) {
-		t.Errorf("ended: %v, known: %v", *c.closed, g.isKnown(s.from))
+	isKnown := func() bool { _, ok := g.keyHolders[s.from]; return ok }
+	if *c.closed || !isKnown() {
+		t.Errorf("ended: %v, known: %v", *c.closed, isKnown())
 	}
 	for i := range maxKeyHolders {
 		a := netip.AddrFrom4([4]byte{127, 2, byte(i >> 8), byte(i)})
@@ -207,7 +210,7 @@ func TestGuardRemembersKeyHolders(t *testing.T) {
 		s.noteKey(simStart.Add(time.Second))
 		s.leave()
 	}
-	if len(g.keyHolders) != maxKeyHolders || g.isKnown(s.from) {
+	if len(g.keyHolders) != maxKeyHolders || isKnown() {
 		t.Errorf("%d addresses are remembered", len(g.keyHolders))
 	}
 }
@@ -269,5 +272,74 @@ func TestKeyHoldersLeaveMemory(t *testing.T) {
 	}
 	if g.keyHolderBytes != 0 {
 		t.Errorf("%d bytes of key holders are left", g.keyHolderBytes)
+	}
+}
+
+// Neither do they take the members' slots. A key holder that finds none of its own free comes as a stranger.
+func TestKeyHoldersLeaveSlots(t *testing.T) {
+	g, _ := testGuard(func(netip.Addr) {})
+	member := netip.MustParseAddr("10.0.0.1")
+	g.isMember = func(a netip.Addr) bool { return a == member }
+	var open []*openStream
+	for i := range maxStreamsOpen / sourceStreams {
+		from := fmt.Sprintf("192.0.%d.1", i)
+		first, _ := g.enter(streamFrom(from))
+		first.noteKey(simStart)
+		first.leave()
+		for range sourceStreams {
+			if s, ok := g.enter(streamFrom(from)); ok {
+				open = append(open, s)
+			}
+		}
+	}
+	for range sourceStreams {
+		s, ok := g.enter(streamFrom(member.String()))
+		if !ok {
+			t.Fatalf("a member finds no slot beside %d streams of others", len(open))
+		}
+		open = append(open, s)
+	}
+	newcomer := streamFrom("198.51.100.1")
+	first, _ := g.enter(newcomer)
+	first.noteKey(simStart)
+	if _, ok := g.enter(newcomer); !ok {
+		t.Error("a newcomer finds no slot")
+	}
+	for _, s := range open {
+		s.leave()
+	}
+	if g.open != 0 || g.keyHoldersOpen != 0 {
+		t.Errorf("%d slots are taken still, %d by key holders", g.open, g.keyHoldersOpen)
+	}
+}
+
+// announcing is a stream that announces the largest message, and ends.
+type announcing struct {
+	addrConn
+	text *bytes.Reader
+}
+
+func (c announcing) Read(b []byte) (int, error) { return c.text.Read(b) }
+
+// However many strangers announce messages, members that were quiet send as fast as before.
+func TestStrangersLeaveRates(t *testing.T) {
+	g, _ := testGuard(func(netip.Addr) {})
+	member := netip.MustParseAddr("10.0.0.1")
+	g.isMember = func(a netip.Addr) bool { return a == member }
+	head := binary.BigEndian.AppendUint32([]byte{mlEncrypt}, maxStreamMessage)
+	for i := range maxSources + sourceStreamBurst/streamStep {
+		conn := announcing{streamFrom(netip.AddrFrom4([4]byte{127, byte(i >> 8), byte(i), 1}).String()), bytes.NewReader(head)}
+		s, ok := g.enter(conn)
+		if !ok {
+			t.Fatal("the oldest stranger makes no room")
+		}
+		c := g.wrap(conn, s)
+		if _, err := c.Read(make([]byte, 1)); err == nil {
+			t.Fatal("no message is read as one")
+		}
+		_ = c.Close()
+	}
+	if !g.arrived.take(simStart, member, sourceStreamBurst) {
+		t.Error("a member shares the rate of strangers")
 	}
 }

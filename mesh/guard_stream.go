@@ -78,11 +78,11 @@ func (c *guardedConn) message() ([]byte, error) {
 		}
 		at := len(b)
 		b = b[:min(size, cap(b))]
-		from := c.at.from
-		if !c.at.known && at >= strangerFree {
-			from = netip.Addr{} // the account of all strangers
+		from, free := c.at.from, false
+		if !c.at.known { // all strangers share one account: there may be more of them than accounts
+			from, free = netip.Addr{}, at < strangerFree
 		}
-		for !c.g.arrived.take(c.g.now(), from, len(b)-at) {
+		for !free && !c.g.arrived.take(c.g.now(), from, len(b)-at) {
 			if time.Since(begin) > streamTimeout {
 				return nil, errStreamBudget
 			}
