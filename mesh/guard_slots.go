@@ -52,7 +52,7 @@ func netOf(a netip.Addr) netip.Prefix {
 	return p
 }
 
-// keep protects the stream from eviction.
+// keep saves the stream from making room for others, unless all are kept.
 func (s *openStream) keep() {
 	s.g.mu.Lock()
 	defer s.g.mu.Unlock()
@@ -80,11 +80,11 @@ func (g *guard) enter(conn net.Conn) (*openStream, bool) {
 			g.keyHoldersOpen++
 		}
 	} else {
-		for use != nil && use.streams >= strangerStreams && g.evictLocked(func(o *openStream) bool { return o.from == s.from }) {
+		for use != nil && use.streams >= strangerStreams && g.evictLocked(func(o *openStream) bool { return !o.safe && o.from == s.from }) {
 			use = g.streams[s.from]
 		}
-		if use != nil && use.streams >= strangerStreams ||
-			len(g.strangers) >= maxStrangerStreams && !g.evictLocked(func(*openStream) bool { return true }) {
+		if use != nil && use.streams >= strangerStreams || len(g.strangers) >= maxStrangerStreams &&
+			!g.evictLocked(func(o *openStream) bool { return !o.safe }) && !g.evictLocked((*openStream).knocks) {
 			g.count.limited.Add(1)
 			return nil, false
 		}
@@ -104,13 +104,16 @@ func (g *guard) dialled(conn net.Conn) *openStream {
 	return &openStream{g: g, conn: conn, from: sourceOf(conn.RemoteAddr(), g.isMember), known: true, over: true}
 }
 
-// evictLocked closes one stranger's stream that fits and is not safe, the oldest of the network with the most streams,
-// and reports whether there was one.
+// knocks reports whether a stream is safe because it came with a token. Many with the same token may come.
+func (s *openStream) knocks() bool { return s.safe && s.bytes == 0 }
+
+// evictLocked closes a stranger's stream that fits, and reports whether there was one: the oldest of the network with the
+// most of them.
 func (g *guard) evictLocked(fits func(*openStream) bool) bool {
 	var s *openStream
 	most := 0
 	for _, o := range g.strangers {
-		if n := g.nets[o.net]; n > most && !o.safe && fits(o) {
+		if n := g.nets[o.net]; n > most && fits(o) {
 			s, most = o, n
 		}
 	}
@@ -169,7 +172,7 @@ func (s *openStream) hold(n int64) bool {
 			return false
 		}
 		for g.strange+n > strangerBytes {
-			if !g.evictLocked(func(o *openStream) bool { return o != s && o.bytes > 0 }) {
+			if !g.evictLocked(func(o *openStream) bool { return !o.safe && o != s && o.bytes > 0 }) {
 				return false
 			}
 		}

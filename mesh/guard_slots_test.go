@@ -188,6 +188,35 @@ func TestNewcomerKeepsItsPlace(t *testing.T) {
 	}
 }
 
+// Who has a token, perhaps one that was used up, keeps nobody else out who has one, from however many addresses it knocks.
+func TestKnocksLeaveSlots(t *testing.T) {
+	g, _ := testGuard(func(netip.Addr) {})
+	g.isMember = func(netip.Addr) bool { return false }
+	knocks := func(from string) (addrConn, bool) {
+		c := streamFrom(from)
+		s, ok := g.enter(c)
+		if ok {
+			s.keep()
+		}
+		return c, ok
+	}
+	for i := range maxStrangerStreams {
+		if _, ok := knocks(fmt.Sprintf("2001:db8:0:%x::1", i/strangerStreams)); !ok {
+			t.Fatal("refused too early")
+		}
+	}
+	newcomer, ok := knocks("192.0.2.1")
+	if !ok {
+		t.Fatal("a newcomer finds no slot")
+	}
+	for i := range maxStrangerStreams {
+		knocks(fmt.Sprintf("2001:db8:1:%x::1", i))
+	}
+	if *newcomer.closed {
+		t.Error("the newcomer was ended before those of a network that has more")
+	}
+}
+
 // A source that proves the mesh's key, as members behind NAT do, is not closed to make room for strangers, and is no
 // stranger from then on.
 func TestGuardRemembersKeyHolders(t *testing.T) {
