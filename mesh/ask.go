@@ -39,7 +39,7 @@ const (
 	cloneWait = time.Second
 	// answerRate (per second) and answerBurst (at once) bound the answers to one node.
 	answerRate, answerBurst = 2, 8
-	// maxHandshakes bounds the concurrent TLS handshakes that prove addresses.
+	// maxHandshakes bounds the concurrent TLS handshakes that prove members' addresses, and those of strangers.
 	maxHandshakes = 4
 )
 

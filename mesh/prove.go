@@ -188,7 +188,7 @@ func (t *peerTable) dueAsks(now time.Time) (due []dueAsk, ups []frame.ID, next t
 func (m *Mesh) proveLoop(ctx context.Context) {
 	var streams sync.WaitGroup
 	defer streams.Wait()
-	free := make(chan struct{}, maxHandshakes)
+	free := map[bool]chan struct{}{true: make(chan struct{}, maxHandshakes), false: make(chan struct{}, maxHandshakes)} // by trust
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -217,11 +217,12 @@ func (m *Mesh) proveLoop(ctx context.Context) {
 			if q.tries == 0 {
 				continue
 			}
+			slots := free[m.trusted(q.id)]
 			select { // it has not answered an earlier question
-			case free <- struct{}{}:
+			case slots <- struct{}{}:
 				streams.Go(func() {
 					m.askByStream(ctx, q.id, q.addr)
-					<-free
+					<-slots
 				})
 			default:
 			}

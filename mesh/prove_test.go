@@ -128,6 +128,33 @@ func TestProofByStream(t *testing.T) {
 	})
 }
 
+// Members without a certificate, made up where nobody answers, do not keep a certified one that is reached only by streams from
+// proving its address.
+func TestStrangersHoldUpNoProof(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t, 1, nil)
+		n, member := c.nodes[0], newIdentity(t)
+		n.certified.Store(&map[frame.ID]struct{}{n.id.ID(): {}, member.ID(): {}})
+		for i := range maxStrangers {
+			id := newIdentity(t)
+			s := (&peer{Member: Member{ID: id.ID(), Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}), 7946)}}).node()
+			s.Meta = meta{Protocol: protocolVersion, Key: id.Public(), Name: "stranger", Version: "1"}.encode()
+			n.peers.joined(time.Now(), s, memberJoin)
+		}
+		c.addrs = append(c.addrs, netip.MustParseAddrPort("10.6.6.6:7946"))
+		c.nodes = append(c.nodes, c.start(t, 1, member, func(_ int, cfg *Config) {
+			cfg.NewTransport = func() (memberlist.Transport, error) {
+				port, err := c.hub.open(c.addrs[1])
+				if err != nil {
+					return nil, err
+				}
+				return mute{port.(*hubPort)}, nil
+			}
+		}))
+		eventually(t, 2*time.Second, "its address is proved", func() bool { return proves(n, member.ID(), c.addrs[1]) })
+	})
+}
+
 // A captured member may pass a stream on from where it is to another member, whose handshake then says nothing of that
 // address: it protects nothing, and the addresses where the member is stay protected.
 func TestRelayedHandshakeProvesNothing(t *testing.T) {
