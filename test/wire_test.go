@@ -3,7 +3,6 @@
 package test
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -157,7 +156,7 @@ func TestStalledOutsiders(t *testing.T) {
 	p := s.attackAs(t, "stall", "-for", untilEnded)
 	eventually(t, afterwards, func() error {
 		if !strings.Contains(p.Stdout(), "full") {
-			return errors.New("the attack has not opened all its streams")
+			return fmt.Errorf("the attack has not opened all its streams: running: %v, %s", p.Running(), p.Stderr())
 		}
 		return nil
 	})
