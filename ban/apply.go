@@ -262,6 +262,9 @@ func (t *Table) change(w *touched, e *entry) (c Change, ok bool) {
 	if until != 0 {
 		c.Until = fromMillis(until)
 	}
+	if was {
+		c.Was = fromMillis(w.until)
+	}
 	c.Origin, c.Local = from.origin, from.origin == t.self
 	if from.issued != 0 {
 		c.Issued = fromMillis(from.issued)

@@ -68,6 +68,8 @@ type Change struct {
 	Ports  Ports
 	Until  time.Time // the end that is enforced or waits; for a lifted entry, the end it had
 
+	Was time.Time // the end that was enforced before; zero = it was not
+
 	// The record that caused the change: its origin, when it was issued and what it says. If the ban surfaced because
 	// something else ended, these describe the ban that lasts longest. If the never-ban list is the cause, Origin is
 	// this node, Issued is zero and Source is RuleNever.

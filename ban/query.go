@@ -154,6 +154,32 @@ func (t *Table) Lookup(addr netip.Prefix) (Verdict, bool) {
 	return Verdict{Entry: e}, ok
 }
 
+// Enforced returns the entry of exactly p for all ports; ok is false if it is not enforced.
+func (t *Table) Enforced(p netip.Prefix) (e Entry, ok bool) {
+	if p, err := Normalize(p); err == nil {
+		if i := t.bans.find(keyOf(p), 0); i != 0 && t.bans.entries.at(i).state == StateEnforced {
+			return t.entryOf(i)
+		}
+	}
+	return Entry{}, false
+}
+
+// EnforcedCovering returns the enforced entries for all ports that contain p, narrowest first.
+func (t *Table) EnforcedCovering(p netip.Prefix) (es []Entry) {
+	p, err := Normalize(p)
+	if err != nil {
+		return nil
+	}
+	for i := range t.bans.covering(keyOf(p)) {
+		if e := t.bans.entries.at(i); e.state == StateEnforced && e.ports == 0 {
+			if e, ok := t.entryOf(i); ok {
+				es = append(es, e)
+			}
+		}
+	}
+	return es
+}
+
 // EnforcedInside returns how many entries inside p, without those of p itself, are enforced. It counts no further than
 // most.
 func (t *Table) EnforcedInside(p netip.Prefix, most int) (n int) {

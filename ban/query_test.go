@@ -265,3 +265,49 @@ func TestWhyIsBounded(t *testing.T) {
 		}
 	}
 }
+
+func TestEnforced(t *testing.T) {
+	tb := newTable(t, Config{})
+	tb.Merge(base, []Record{
+		record(peerA, 1, KindBan, "192.0.2.0/24", 60),
+		record(peerA, 2, KindBan, "192.0.2.7", 50, onPorts("22")),
+		record(peerA, 3, KindBan, "192.0.2.8", 40),
+		record(peerA, 4, KindBan, "192.0.2.9", 40),
+		record(peerB, 1, KindAllow, "192.0.2.9", 60),
+	})
+	for prefix, want := range map[string]bool{
+		"192.0.2.0/24": true, "192.0.2.8": true, "::ffff:192.0.2.8": true, // 4-in-6
+		"192.0.2.0/25": false, "192.0.2.7": false, "192.0.2.9": false, "198.51.100.1": false,
+	} {
+		if _, ok := tb.Enforced(pfx(prefix)); ok != want {
+			t.Errorf("%s: %v", prefix, ok)
+		}
+	}
+	for prefix, want := range map[string]string{"192.0.2.8": "192.0.2.8/32 192.0.2.0/24 ", "192.0.2.7": "192.0.2.0/24 ", "192.0.0.0/16": "", "192.0.2.0/24": "192.0.2.0/24 "} {
+		got := ""
+		for _, e := range tb.EnforcedCovering(pfx(prefix)) {
+			got += e.Prefix.String() + " "
+		}
+		if got != want {
+			t.Errorf("covering %s: %q, want %q", prefix, got, want)
+		}
+	}
+}
+
+// A change says which end was enforced before.
+func TestChangeSaysTheFormerEnd(t *testing.T) {
+	tb := newTable(t, Config{})
+	for i, want := range []int{0, 60, 90} {
+		kind, until := KindBan, 60+30*i
+		if i == 2 {
+			kind = KindRevoke
+		}
+		changes := tb.Merge(base, []Record{record(peerA, i+1, kind, "192.0.2.1", until)})
+		if len(changes) != 1 {
+			t.Fatalf("step %d: %d changes", i, len(changes))
+		}
+		if was := changes[0].Was; want == 0 && !was.IsZero() || want != 0 && !was.Equal(tick(want)) {
+			t.Errorf("step %d, %v: was %v", i, changes[0].Event, was)
+		}
+	}
+}
