@@ -6,6 +6,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/meshban/meshban/cmd/meshban/internal/apikey"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
@@ -131,6 +132,13 @@ func (c *command) otherVerbs() []*verb {
 		}},
 		{name: "export", short: "print what is banned now, for other programs", action: c.export, flags: []cli.Flag{
 			text("format", "`F` plain, json, csv, ipset or nft (default: plain)"),
+		}},
+		{name: "key", args: "add NAME | list | delete NAME", short: "decide who may use the api listener", action: c.key, flags: []cli.Flag{
+			text("may", "`RIGHTS` of a key to add: one or more of read,ban,unban,allow (default: read)"),
+			text("rate", fmt.Sprintf("`N` addresses a minute that it may ban, unban or allow, 1 to %d (default: %d)", apikey.MaxRate, apikey.DefaultRate)),
+			text("sources", "`LIST` it reads only bans from these: cli, line:sshd, line:* (default: all)"),
+			text("family", "`F` it reads only IPv4 or only IPv6: 4 or 6 (default: both)"),
+			objectFlag(),
 		}},
 		{name: "setup", args: "fail2ban|systemd", short: "install the files that this machine needs", action: c.setup, flags: []cli.Flag{
 			toggle("print", "print the files instead of installing them"),

@@ -39,6 +39,8 @@ const (
 	MaxFactor    = 10
 	MinAllowance = 1
 	MaxAllowance = 100_000_000 // of peers and breaker: practically no bound
+	MinHold      = time.Second
+	MaxHold      = 10 * time.Minute
 	MinCheck     = time.Second
 	MaxCheck     = 10 * time.Minute
 	DefaultPort  = 7946 // of bind and join without a port; memberlist's own default
@@ -65,7 +67,16 @@ type Config struct {
 	Control    Control        // control:
 	Allow      []netip.Prefix // allow: never banned; masked, 4-in-6 unmapped
 	Metrics    netip.AddrPort // metrics: zero = off
+	API        API            // api:
 	Log        Log            // log:
+}
+
+// API configures the listener for bouncers, routers and scripts.
+type API struct {
+	Listen      netip.AddrPort // listen: zero = off
+	Certificate string         // certificate: a PEM file, absolute; "" = without TLS, on a loopback address only
+	Key         string         // key: of the certificate
+	Hold        time.Duration  // hold: how long an answer waits for something to tell, MinHold..MaxHold
 }
 
 // Lines configures the line file, to which other programs append bans.
@@ -211,6 +222,7 @@ func Default(dir string) Config {
 			Outbound: OutboundDrop,
 			Check:    30 * time.Second,
 		},
+		API: API{Hold: 55 * time.Second},
 		Log: Log{Level: slog.LevelInfo, Format: LogText},
 	}
 }

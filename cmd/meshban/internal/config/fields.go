@@ -72,6 +72,11 @@ func (c *Config) fields() []field {
 		{"allow", "never banned: addresses and CIDRs", list(&c.Allow, MaxAllow, item(parseAllow), formatAllow, validAllow, dashes)},
 		{"metrics", "where Prometheus reads this node's metrics", addrPort(&c.Metrics, optional(func(s string) (netip.AddrPort, error) { return ParseAddrPort(s, 0) }))},
 
+		{"api.listen", "where bouncers, routers and scripts read and send bans", addrPort(&c.API.Listen, optional(func(s string) (netip.AddrPort, error) { return ParseAddrPort(s, 0) }))},
+		{"api.certificate", "the certificate that it shows, a PEM file", path(&c.API.Certificate)},
+		{"api.key", "the key of that certificate, a PEM file", path(&c.API.Key)},
+		{"api.hold", "how long a bouncer's request waits for a change", length(&c.API.Hold, MinHold, MaxHold)},
+
 		{"log.level", "debug, info, warn or error",
 			choice(&c.Log.Level, slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError)},
 		{"log.format", "text or json", choice(&c.Log.Format, LogText, LogJSON)},

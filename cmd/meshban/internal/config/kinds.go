@@ -83,6 +83,16 @@ func text(at *string, valid func(string) error) value {
 	}, yamlString, valid}
 }
 
+// path reads an absolute path of a file; "" is none.
+func path(at *string) value {
+	return setting[string]{at, optional(asWritten), yamlString, func(s string) error {
+		if s == "" {
+			return nil
+		}
+		return validPath(s)
+	}}
+}
+
 func boolean(at *bool) value {
 	return setting[bool]{at, func(n *yaml.Node) (bool, error) {
 		if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!bool" {

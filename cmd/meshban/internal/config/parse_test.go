@@ -59,6 +59,7 @@ allow:
   - 2001:db8::/64
   - 192.0.2.9/32
 metrics: 127.0.0.1:9946
+api: {listen: "0.0.0.0:8443", certificate: /etc/a.pem, key: /etc/b.pem, hold: 30s}
 log: {level: debug, format: json}
 `, func(c *Config) {
 			c.Name = "web1"
@@ -71,6 +72,7 @@ log: {level: debug, format: json}
 			c.Control = Control{ReadGroup: "adm", WriteGroup: "1001"}
 			c.Allow = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("192.0.2.9/32"), netip.MustParsePrefix("2001:db8::/64")}
 			c.Metrics = netip.MustParseAddrPort("127.0.0.1:9946")
+			c.API = API{Listen: netip.MustParseAddrPort("0.0.0.0:8443"), Certificate: "/etc/a.pem", Key: "/etc/b.pem", Hold: 30 * time.Second}
 			c.Log = Log{Level: -4, Format: LogJSON}
 		}},
 		{"ok: advertise takes the port of a bind that stands below", "advertise: 203.0.113.9\nbind: 0.0.0.0:7000\n", func(c *Config) {
@@ -205,6 +207,7 @@ func TestValidate(t *testing.T) {
 		{"bad: format", "log.format: ", func(c *Config) { c.Log.Format = "xml" }},
 		{"bad: line file", "write /var/lib/meshban/newbans.log", func(c *Config) { c.Lines.File = "newbans.log" }},
 		{"bad: line file is a folder", "is not the path of a file", func(c *Config) { c.Lines.File = "/var/log/" }},
+		{"bad: api", "api.listen: ", func(c *Config) { c.API.Listen = netip.MustParseAddrPort("[::]:8080") }},
 		{"bad: metrics", "metrics: ", func(c *Config) { c.Metrics = netip.MustParseAddrPort("[::]:7946") }},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -20,6 +20,7 @@ const renderHints = `
 # Often wanted:
 #allow: [192.0.2.10, "2001:db8::/64"]  # never banned, whatever any node says
 #metrics: 127.0.0.1:9946               # for Prometheus
+#api: {listen: "127.0.0.1:8080"}       # for bouncers, routers and scripts
 `
 
 // Render returns the file that yields c: only what differs from Default(c.Dir), with a comment on each key. Parse,
@@ -53,7 +54,7 @@ func Render(c Config) []byte {
 		b.WriteString(indent + "# " + f.about + "\n")
 		b.WriteString(indent + leaf + ":" + strings.ReplaceAll(text, "\n", "\n"+indent+"  ") + "\n")
 	}
-	if len(c.Allow) == 0 && !c.Metrics.IsValid() {
+	if len(c.Allow) == 0 && !c.Metrics.IsValid() && !c.API.Listen.IsValid() {
 		b.WriteString(renderHints)
 	}
 	return []byte(b.String())

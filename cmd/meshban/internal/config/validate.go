@@ -45,6 +45,7 @@ func (c Config) problems() []problem {
 	c.checkBans(&k)
 	c.checkLines(&k)
 	c.checkMetrics(&k)
+	c.checkAPI(&k)
 	return k.found
 }
 
@@ -128,8 +129,8 @@ func (c Config) checkBans(k *checker) {
 func (c Config) checkLines(k *checker) {
 	f := c.Lines.File
 	switch {
-	case len(f) > MaxPath || !utf8.ValidString(f) || strings.ContainsFunc(f, func(r rune) bool { return !unicode.IsPrint(r) }):
-		k.fail("lines.file", "", quote(f)+" is not a path", fmt.Sprintf("write at most %d printable characters", MaxPath))
+	case !pathText(f):
+		k.fail("lines.file", "", quote(f)+" is not a path", pathForm)
 	case !filepath.IsAbs(f):
 		k.fail("lines.file", "", quote(f)+" is not an absolute path", "write "+filepath.Join(c.Dir, f))
 	case filepath.Clean(f) != f || f == "/":
@@ -148,6 +149,58 @@ func (c Config) checkLines(k *checker) {
 	}
 }
 
+// pathForm is the remedy for a text that is not a path.
+var pathForm = fmt.Sprintf("write at most %d printable characters", MaxPath)
+
+// pathText reports whether s has only what a path may have.
+func pathText(s string) bool {
+	return len(s) <= MaxPath && utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
+}
+
+func validPath(s string) error {
+	switch {
+	case !pathText(s):
+		return bad(quote(s)+" is not a path", pathForm)
+	case !filepath.IsAbs(s) || filepath.Clean(s) != s || s == "/":
+		return bad(quote(s)+" is not the absolute path of a file", "write one such as /etc/ssl/private/meshban.pem")
+	}
+	return nil
+}
+
+func (c Config) checkAPI(k *checker) {
+	l := c.API.Listen
+	if (c.API.Certificate == "") != (c.API.Key == "") {
+		missing, there := "api.key", "api.certificate"
+		if c.API.Certificate == "" {
+			missing, there = there, missing
+		}
+		k.fail(missing, there, "is missing", "write certificate and key, or neither")
+	}
+	if !l.IsValid() {
+		if l.Port() != 0 {
+			k.fail("api.listen", "", "has a port but no address", "write ADDRESS:PORT")
+		}
+		return
+	}
+	a := l.Addr()
+	switch {
+	case a.IsMulticast(), a.Zone() != "", a.Is4In6():
+		k.fail("api.listen", "", quote(l.String())+" is not an address to listen on", "write an address of this machine and a port")
+	case sharesPort(l, c.Bind):
+		k.fail("api.listen", "bind", fmt.Sprintf("%s is already used by bind, %s", l, c.Bind), "write another port")
+	case c.Metrics.IsValid() && sharesPort(l, c.Metrics):
+		k.fail("api.listen", "metrics", fmt.Sprintf("%s is already used by metrics, %s", l, c.Metrics), "write another port")
+	case !a.IsLoopback() && c.API.Certificate == "" && c.API.Key == "":
+		k.fail("api.listen", "", fmt.Sprintf("%s is not a loopback address, so keys and bans need TLS", l),
+			fmt.Sprintf("write certificate and key, the paths of PEM files, under api, or listen: 127.0.0.1:%d", l.Port()))
+	}
+}
+
+// sharesPort reports whether no two sockets can listen on both.
+func sharesPort(a, b netip.AddrPort) bool {
+	return a.Port() != 0 && a.Port() == b.Port() && (a.Addr() == b.Addr() || a.Addr().IsUnspecified() || b.Addr().IsUnspecified())
+}
+
 func (c Config) checkMetrics(k *checker) {
 	m := c.Metrics
 	if !m.IsValid() {
@@ -156,11 +209,11 @@ func (c Config) checkMetrics(k *checker) {
 		}
 		return
 	}
-	a, b := m.Addr(), c.Bind.Addr()
+	a := m.Addr()
 	switch {
 	case a.IsMulticast(), a.Zone() != "", a.Is4In6():
 		k.fail("metrics", "", quote(m.String())+" is not an address to listen on", "write an address of this machine and a port")
-	case m.Port() != 0 && m.Port() == c.Bind.Port() && (a == b || a.IsUnspecified() || b.IsUnspecified()):
+	case sharesPort(m, c.Bind):
 		k.fail("metrics", "bind", fmt.Sprintf("%s is already used by bind, %s", m, c.Bind), "write another port")
 	}
 }

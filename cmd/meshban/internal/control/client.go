@@ -116,6 +116,21 @@ func (c *Client) Forget(ctx context.Context, req ForgetRequest) (ForgetReply, er
 	return call[ForgetReply](ctx, c, pathForget, req)
 }
 
+// AddKey makes a key of the api listener.
+func (c *Client) AddKey(ctx context.Context, req AddKeyRequest) (AddKeyReply, error) {
+	return call[AddKeyReply](ctx, c, pathAddKey, req)
+}
+
+// DeleteKey deletes a key of the api listener.
+func (c *Client) DeleteKey(ctx context.Context, req DeleteKeyRequest) (DeleteKeyReply, error) {
+	return call[DeleteKeyReply](ctx, c, pathDelKey, req)
+}
+
+// Keys returns the keys of the api listener.
+func (c *Client) Keys(ctx context.Context) (KeysReply, error) {
+	return call[KeysReply](ctx, c, pathKeys, nil)
+}
+
 // Rotate replaces the mesh key.
 func (c *Client) Rotate(ctx context.Context, req RotateRequest) (RotateReply, error) {
 	return call[RotateReply](ctx, c, pathRotate, req)

@@ -77,15 +77,15 @@ func FuzzRequests(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		again(t, data, decode[BanRequest])
-		again(t, data, decode[UnbanRequest])
-		again(t, data, decode[AllowRequest])
-		again(t, data, decode[InviteRequest])
-		again(t, data, decode[DecideRequest])
-		again(t, data, decode[CapsRequest])
-		again(t, data, decode[RevokeRequest])
-		again(t, data, decode[RotateRequest])
-		if r, err := decode[BanRequest](data); err == nil {
+		again(t, data, Decode[BanRequest])
+		again(t, data, Decode[UnbanRequest])
+		again(t, data, Decode[AllowRequest])
+		again(t, data, Decode[InviteRequest])
+		again(t, data, Decode[DecideRequest])
+		again(t, data, Decode[CapsRequest])
+		again(t, data, Decode[RevokeRequest])
+		again(t, data, Decode[RotateRequest])
+		if r, err := Decode[BanRequest](data); err == nil {
 			if len(r.Addrs) == 0 || len(r.Addrs) > MaxAddrs || r.For < 0 || len(r.Reason) > MaxReason {
 				t.Errorf("out of bounds: %+v", r)
 			}
@@ -208,7 +208,7 @@ func BenchmarkBanRequest(b *testing.B) {
 	})
 	b.Run("decode", func(b *testing.B) {
 		for b.Loop() {
-			if _, err := decode[BanRequest](text); err != nil {
+			if _, err := Decode[BanRequest](text); err != nil {
 				b.Fatal(err)
 			}
 		}

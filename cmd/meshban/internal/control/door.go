@@ -72,7 +72,7 @@ func (d *door) refuse(conn net.Conn, reason *Error) {
 		}
 		_, _ = io.Copy(io.Discard, req.Body)
 		body := errorBody(reason)
-		status := statusOf[reason.Code]
+		status := reason.Status()
 		fmt.Fprintf(conn, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
 			status, http.StatusText(status), len(body), body)
 	})

@@ -1,6 +1,9 @@
 package control
 
-import "errors"
+import (
+	"errors"
+	"net/http"
+)
 
 // ErrNoAgent means that no agent answers on the socket.
 var ErrNoAgent = errors.New("no agent answers")
@@ -28,6 +31,19 @@ type Error struct {
 
 // Error returns the message without hint and rule.
 func (e *Error) Error() string { return e.Message }
+
+// Status returns the HTTP status of the error's code.
+func (e *Error) Status() int {
+	switch e.Code {
+	case CodeUsage:
+		return http.StatusBadRequest
+	case CodePolicy:
+		return http.StatusForbidden
+	case CodeNotFound:
+		return http.StatusNotFound
+	}
+	return http.StatusInternalServerError
+}
 
 // AsError returns err as an *Error; any other error becomes CodeFailed. A nil err gives nil.
 func AsError(err error) *Error {

@@ -33,17 +33,12 @@ const (
 	pathDecide  = "/v1/decide"
 	pathRevoke  = "/v1/revoke"
 	pathForget  = "/v1/forget"
+	pathAddKey  = "/v1/key/add"
+	pathDelKey  = "/v1/key/delete"
+	pathKeys    = "/v1/keys"
 	pathCaps    = "/v1/caps"
 	pathRotate  = "/v1/rotate"
 )
-
-// statusOf is the HTTP status of each code.
-var statusOf = map[Code]int{
-	CodeFailed:   http.StatusInternalServerError,
-	CodeUsage:    http.StatusBadRequest,
-	CodePolicy:   http.StatusForbidden,
-	CodeNotFound: http.StatusNotFound,
-}
 
 // errorReply is the body of a refusal, and the last line of a stream that failed.
 type errorReply struct {
@@ -63,6 +58,9 @@ func (s *Server) routes(server context.Context) http.Handler {
 	mux.Handle("POST "+pathDecide, s.change(post(agent.Decide)))
 	mux.Handle("POST "+pathRevoke, s.change(post(agent.Revoke)))
 	mux.Handle("POST "+pathForget, s.change(post(agent.Forget)))
+	mux.Handle("POST "+pathAddKey, s.change(post(agent.AddKey)))
+	mux.Handle("POST "+pathDelKey, s.change(post(agent.DeleteKey)))
+	mux.Handle("GET "+pathKeys, get(agent.Keys))
 	mux.Handle("POST "+pathCaps, s.change(post(agent.Caps)))
 	mux.Handle("POST "+pathRotate, s.change(post(agent.Rotate)))
 	mux.Handle("GET "+pathAllowed, get(agent.Allowed))
@@ -96,7 +94,7 @@ func (s *Server) change(next http.Handler) http.Handler {
 }
 
 // post serves a route whose request has a body.
-func post[Req request, Rep any](call func(context.Context, Req) (Rep, error)) http.Handler {
+func post[Req Request, Rep any](call func(context.Context, Req) (Rep, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -106,7 +104,7 @@ func post[Req request, Rep any](call func(context.Context, Req) (Rep, error)) ht
 			fail(w, err)
 			return
 		}
-		req, err := decode[Req](body)
+		req, err := Decode[Req](body)
 		if err != nil {
 			fail(w, err)
 			return
@@ -215,11 +213,7 @@ func answer(w http.ResponseWriter, rep any, err error) {
 // fail sends err as an errorReply.
 func fail(w http.ResponseWriter, err error) {
 	e := AsError(err)
-	status, ok := statusOf[e.Code]
-	if !ok {
-		status = http.StatusInternalServerError
-	}
-	send(w, status, errorBody(e))
+	send(w, e.Status(), errorBody(e))
 }
 
 func errorBody(e *Error) []byte {

@@ -11,19 +11,20 @@ import (
 	"strings"
 	"time"
 
+	"github.com/meshban/meshban/cmd/meshban/internal/apikey"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 )
 
 // sourceAPI is the Source of a ban whose request names none.
 const sourceAPI = "api"
 
-// request is the body of a call.
-type request interface {
+// Request is the body of a call.
+type Request interface {
 	check() error // what is wrong with it, as a CodeUsage
 }
 
-// decode reads one request.
-func decode[R request](body []byte) (R, error) {
+// Decode reads one request and checks it.
+func Decode[R Request](body []byte) (R, error) {
 	var req, none R
 	err := strict(body, &req)
 	if err == nil {
@@ -133,6 +134,15 @@ func (r RevokeRequest) check() error {
 	}
 	return short("reason", r.Reason, MaxReason)
 }
+
+func (r AddKeyRequest) check() error {
+	if err := r.Key.Check(); err != nil {
+		return usage("%v", err)
+	}
+	return nil
+}
+
+func (r DeleteKeyRequest) check() error { return short("name", r.Name, apikey.MaxName) }
 
 func (r ForgetRequest) check() error { return checkNode(r.Node) }
 

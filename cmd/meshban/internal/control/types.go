@@ -9,6 +9,8 @@ import (
 	"context"
 	"net/netip"
 	"time"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/apikey"
 )
 
 // SocketName is the socket's file name in the state folder.
@@ -49,6 +51,11 @@ type Agent interface {
 	// Forget removes a member that is gone for good from the list. CodeNotFound: no such member; CodeFailed: it was
 	// heard a moment ago.
 	Forget(ctx context.Context, req ForgetRequest) (ForgetReply, error)
+	// AddKey makes a key of the api listener, DeleteKey deletes one. CodeNotFound: no key has that name; CodePolicy: the
+	// name is taken.
+	AddKey(ctx context.Context, req AddKeyRequest) (AddKeyReply, error)
+	DeleteKey(ctx context.Context, req DeleteKeyRequest) (DeleteKeyReply, error)
+	Keys(ctx context.Context) (KeysReply, error)
 	// Caps returns the caps in a node's certificate, or issues a new one. Errors are those of Revoke; also CodeFailed
 	// if the node has no valid certificate.
 	Caps(ctx context.Context, req CapsRequest) (CapsReply, error)
@@ -109,6 +116,7 @@ type Mark struct {
 type UnbanRequest struct {
 	Prefixes Prefixes `json:"prefixes"`
 	Reason   string   `json:"reason,omitempty"`
+	Source   string   `json:"-"` // "" = "cli"
 }
 
 // UnbanReply has one Result per prefix of the request, in order; if nothing was banned, its error is CodeNotFound.
@@ -124,6 +132,7 @@ type AllowRequest struct {
 	Prefixes Prefixes `json:"prefixes"`
 	For      Duration `json:"for,omitempty"` // 0 = until removed; the agent limits it
 	Reason   string   `json:"reason,omitempty"`
+	Source   string   `json:"-"` // "" = "cli"
 }
 
 type AllowReply = ResultsReply
@@ -427,6 +436,36 @@ type ForgetReply struct {
 	ID   string `json:"id"`
 }
 
+// AddKeyReply has a new key of the api listener. Nobody can get it again.
+type AddKeyReply struct {
+	Name   string `json:"name"`
+	Key    string `json:"key"`
+	Listen string `json:"listen,omitempty"` // where the listener answers; "" = it is off
+}
+
+// AddKeyRequest asks for a key of the api listener.
+type AddKeyRequest struct {
+	Key apikey.Key `json:"key"` // Added and Use do not count
+}
+
+// DeleteKeyReply names the deleted key.
+type DeleteKeyReply struct {
+	Name string `json:"name"`
+}
+
+// DeleteKeyRequest names a key of the api listener.
+type DeleteKeyRequest struct {
+	Name string `json:"name"`
+}
+
+// KeysReply has the keys of this node's api listener.
+type KeysReply struct {
+	Keys   []apikey.Key `json:"keys"`
+	Listen string       `json:"listen,omitempty"` // as in AddKeyReply
+	// LeftOut are bans in force that CrowdSec's bouncers cannot be told of: those of some ports only.
+	LeftOut int `json:"left_out"`
+}
+
 // SaidCount counts what a node published, by kind; Unbans includes unallows.
 type SaidCount struct {
 	Bans   int `json:"bans"`
@@ -472,6 +511,7 @@ type InviteReply struct {
 // Ways in which a change reaches a node.
 const (
 	ViaSocket = "socket" // a command on this machine
+	ViaAPI    = "api"    // a program with a key of the api listener
 	ViaLines  = "lines"  // a line of the line file
 	ViaMesh   = "mesh"   // another node
 	ViaSignal = "signal" // a reload of the config
@@ -483,7 +523,7 @@ type AuditEntry struct {
 	Ports    string    `json:"ports,omitempty"` // "" = all
 	Until    time.Time `json:"until,omitzero"`
 	Via      string    `json:"via"`            // ViaSocket and the like
-	User     string    `json:"user,omitempty"` // who asked, with ViaSocket
+	User     string    `json:"user,omitempty"` // who asked, with ViaSocket; the key's name, with ViaAPI
 	UID      *uint32   `json:"uid,omitempty"`
 	PID      int       `json:"pid,omitempty"`
 	Node     string    `json:"node"`            // name of the node that decided

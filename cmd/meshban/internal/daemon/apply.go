@@ -211,6 +211,7 @@ func (d *Daemon) changedLocked(now time.Time, c ban.Change) {
 
 // announce reports changes to metrics, the line file, fail2ban and watchers. It only queues.
 func (d *Daemon) announce(changes []ban.Change, at time.Time, err error) {
+	d.api.changed(changes)
 	watched, none := d.hub.busy(), d.fw.Status().Backend == fw.NameNone
 	for _, c := range changes {
 		why := d.notEnforced(c, err)

@@ -9,6 +9,7 @@ import (
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/audit"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/listener"
 )
 
 // Audit implements control.Agent.
@@ -34,10 +35,12 @@ func (d *Daemon) auditProblem(text string, err error) {
 	}
 }
 
-// byCaller starts the audit entry of a change that this machine requests through the socket.
+// byCaller starts the audit entry of a change that this machine requests through the socket or the api listener.
 func (d *Daemon) byCaller(ctx context.Context, now time.Time) control.AuditEntry {
 	e := d.bySelf(now, control.ViaSocket)
-	if peer, ok := control.PeerOf(ctx); ok {
+	if k := listener.KeyOf(ctx); k.Name != "" {
+		e.Via, e.User = control.ViaAPI, k.Name
+	} else if peer, ok := control.PeerOf(ctx); ok {
 		e.User, e.UID, e.PID = peer.User(), &peer.UID, peer.PID
 	}
 	return e

@@ -72,6 +72,7 @@ type Daemon struct {
 	pacing
 	mesh     *mesh.Mesh
 	fail2ban *fail2ban.Agent
+	api      *api
 	names    *names
 	others   *others
 	state    *enforce.State
@@ -221,6 +222,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		run("fail2ban", d.fail2ban.Run)
 		run("notices", d.tellOrigins)
 		run("metrics", d.serveMetrics)
+		run("api listener", d.api.run)
 		run("readiness", d.announceReady)
 		err = d.await(ctx, tasks, &running)
 	}

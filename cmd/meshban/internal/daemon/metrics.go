@@ -110,6 +110,10 @@ func (d *Daemon) figures() {
 	counter("lines_echoes_total", d.lines.echoes.Load)
 	counter("lines_emitted_total", d.lines.emitted.Load)
 	counter("lines_unemitted_total", func() uint64 { return d.lines.unemitted.Load() + d.emit.dropped() })
+	counter("api_requests_total", d.api.Stats.Requests.Load)
+	counter("api_forbidden_total", d.api.Stats.Forbidden.Load)
+	gauge("api_answers_held", func() float64 { return float64(d.api.Stats.Held.Load()) })
+	gauge("api_bans_left_out", func() float64 { return float64(d.api.portBans.Load()) })
 	counter("store_commits_total", func() uint64 { return d.store.Stats().Commits })
 }
 

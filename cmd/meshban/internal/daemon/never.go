@@ -71,6 +71,7 @@ func (d *Daemon) guardNever(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		d.state.SetNever(time.Now(), d.neverList())
+		wake(d.api.spared)
 		select {
 		case <-ctx.Done():
 			return nil

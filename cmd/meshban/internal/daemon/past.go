@@ -12,6 +12,7 @@ import (
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/listener"
 	"github.com/meshban/meshban/mesh/frame"
 )
 
@@ -177,6 +178,16 @@ func (p *past) load(b []byte) error {
 	}
 	p.since = saved.Since
 	return nil
+}
+
+// known returns the bans of all ports that ended within pastKept, oldest first.
+func (p *past) known(now time.Time) (all []listener.Ended) {
+	for _, k := range p.ended.Keys() {
+		if v, ok := p.ended.Peek(k); ok && k.(banKey).ports.IsAll() && now.Sub(v.(endedBan).at) < pastKept {
+			all = append(all, listener.Ended{Prefix: k.(banKey).prefix, At: v.(endedBan).at})
+		}
+	}
+	return all
 }
 
 // loadPast restores what the last run saved, and removes it from the store: an agent that is killed saves nothing

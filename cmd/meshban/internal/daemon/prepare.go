@@ -104,6 +104,9 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	if err := d.openLines(); err != nil {
 		return err
 	}
+	if err := d.openAPI(); err != nil {
+		return err
+	}
 	runtime.GC() // the garbage of the start must not be collected during the first ban
 	return nil
 }

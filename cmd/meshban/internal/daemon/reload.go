@@ -62,6 +62,7 @@ func (d *Daemon) reloadOnce(ctx context.Context) error {
 	}
 	// Settings fixed at the start keep the values in use, so that status and errors tell the truth.
 	next.Name, next.Bind, next.Advertise, next.Metrics = old.Name, old.Bind, old.Advertise, old.Metrics
+	next.API = old.API
 	next.Firewall, next.Control, next.Lines.File, next.Log.Format = old.Firewall, old.Control, old.Lines.File, old.Log.Format
 	now := time.Now()
 	d.state.Change(now, func(t *ban.Table) (changes []ban.Change) {
@@ -91,7 +92,7 @@ func (d *Daemon) reloadOnce(ctx context.Context) error {
 // fixedKeys take effect only at a restart.
 var fixedKeys = []string{
 	"name", "bind", "advertise", "metrics", "lines.file", "firewall.backends", "firewall.outbound", "firewall.check",
-	"control.read_group", "control.write_group", "log.format",
+	"control.read_group", "control.write_group", "api.listen", "api.certificate", "api.key", "api.hold", "log.format",
 }
 
 // needRestart returns the changed keys that take effect only at a restart.
@@ -105,6 +106,11 @@ func (d *Daemon) announceReady(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	case <-d.mesh.Ready():
+	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-d.api.Ready():
 	}
 	if err := d.checkName(ctx); err != nil {
 		d.log.Warn("could not certify the name in the config", "err", err)

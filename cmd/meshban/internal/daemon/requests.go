@@ -178,7 +178,7 @@ func (d *Daemon) Unban(ctx context.Context, req control.UnbanRequest) (control.U
 	now, banners := time.Now(), make(map[netip.Prefix][]ban.Origin)
 	lift := d.newLift(now)
 	results, err := d.publishEach(ctx, now, req.Prefixes, func(t *ban.Table, prefix netip.Prefix) ([]ban.Op, error) {
-		op := ban.Op{Kind: ban.KindUnban, Prefix: prefix, Reason: req.Reason, Source: "cli"}
+		op := ban.Op{Kind: ban.KindUnban, Prefix: prefix, Reason: req.Reason, Source: cmp.Or(req.Source, "cli")}
 		ops, err := d.liftOpsLocked(now, t, op, len(req.Prefixes) > lockChunk)
 		bannersOf(banners, ops)
 		if errors.Is(err, ban.ErrNotFound) {
@@ -225,7 +225,7 @@ func (d *Daemon) Allow(ctx context.Context, req control.AllowRequest) (control.A
 	length := cmp.Or(time.Duration(req.For), allowFor)
 	lift := d.newLift(now)
 	results, err := d.publishEach(ctx, now, req.Prefixes, func(t *ban.Table, prefix netip.Prefix) ([]ban.Op, error) {
-		op := ban.Op{Kind: ban.KindAllow, Prefix: prefix, Until: endOf(now, length), Reason: req.Reason, Source: "cli"}
+		op := ban.Op{Kind: ban.KindAllow, Prefix: prefix, Until: endOf(now, length), Reason: req.Reason, Source: cmp.Or(req.Source, "cli")}
 		if err := t.CheckLocal(now, op); err != nil {
 			return nil, err
 		}

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/meshban/meshban/cmd/meshban/internal/apikey"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
@@ -446,6 +448,31 @@ func (a *Agent) Forget(_ context.Context, req control.ForgetRequest) (control.Fo
 		return control.ForgetReply{}, &control.Error{Code: control.CodeFailed, Message: "web2 is not forgotten: it was heard within the last minute"}
 	}
 	return control.ForgetReply{}, &control.Error{Code: control.CodeNotFound, Message: "no node is called " + req.Node}
+}
+
+// AddKey knows a key of the name web1.
+func (a *Agent) AddKey(_ context.Context, req control.AddKeyRequest) (control.AddKeyReply, error) {
+	if req.Key.Name == "web1" {
+		return control.AddKeyReply{}, &control.Error{Code: control.CodePolicy, Message: "there is a key of this name", Hint: "`meshban key delete web1`"}
+	}
+	return control.AddKeyReply{Name: req.Key.Name, Key: "k" + strings.Repeat("0", 39), Listen: "127.0.0.1:8080"}, nil
+}
+
+// DeleteKey knows a key of the name web1.
+func (a *Agent) DeleteKey(_ context.Context, req control.DeleteKeyRequest) (control.DeleteKeyReply, error) {
+	if req.Name != "web1" {
+		return control.DeleteKeyReply{}, &control.Error{Code: control.CodeNotFound, Message: "no key has this name"}
+	}
+	return control.DeleteKeyReply(req), nil
+}
+
+// Keys returns one key that was used.
+func (a *Agent) Keys(context.Context) (control.KeysReply, error) {
+	used := apikey.Use{At: a.now(), Addr: netip.MustParseAddr("127.0.0.1"), Agent: "crowdsec-firewall-bouncer", Version: "v0.0.25"}
+	return control.KeysReply{
+		Keys:    []apikey.Key{{Name: "web1", May: []string{apikey.Read}, Rate: apikey.DefaultRate, Sources: []string{"line:*"}, Added: a.now(), Use: used}},
+		LeftOut: 2,
+	}, nil
 }
 
 // Rotate reports that web3 lacks the new key.

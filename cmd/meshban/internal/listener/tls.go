@@ -1,0 +1,65 @@
+package listener
+
+import (
+	"crypto/tls"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
+)
+
+// pair is a certificate and its key, read again when their files change.
+type pair struct {
+	api config.API
+
+	mu    sync.Mutex // guards what follows
+	cert  *tls.Certificate
+	times [2]time.Time // of the files that cert is from
+}
+
+// newPair reads the configured files; it returns nil if there are none.
+func newPair(api config.API) (*pair, error) {
+	if api.Certificate == "" {
+		return nil, nil
+	}
+	p := &pair{api: api}
+	if err := readable("api.certificate", api.Certificate); err != nil {
+		return nil, err
+	}
+	if err := readable("api.key", api.Key); err != nil {
+		return nil, err
+	}
+	cert, err := tls.LoadX509KeyPair(api.Certificate, api.Key)
+	if err != nil {
+		return nil, &config.Error{Key: "api.certificate", Problem: err.Error(), Remedy: "write the paths of a certificate and of its key, as PEM"}
+	}
+	p.cert, p.times = &cert, p.modified()
+	return p, nil
+}
+
+func (p *pair) modified() (times [2]time.Time) {
+	for i, path := range [2]string{p.api.Certificate, p.api.Key} {
+		if info, err := os.Stat(path); err == nil {
+			times[i] = info.ModTime()
+		}
+	}
+	return times
+}
+
+// get returns the certificate; one that cannot be read leaves the old one.
+func (p *pair) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now := p.modified(); now != p.times {
+		if cert, err := tls.LoadX509KeyPair(p.api.Certificate, p.api.Key); err == nil {
+			p.cert, p.times = &cert, now
+		}
+	}
+	return p.cert, nil
+}
+
+func (p *pair) listener(l net.Listener) net.Listener {
+	return tls.NewListener(l, &tls.Config{GetCertificate: p.get, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}})
+}
