@@ -23,6 +23,10 @@ func (b *bench) queue(updates ...Update) *answer {
 	return a
 }
 
+// slow has Apply take a second of the bubble's clock. The clock stands while the test runs, so what Run carries is not
+// answered before the test waits.
+func slow() error { time.Sleep(time.Second); return nil }
+
 func TestFlushAppliesInTheCaller(t *testing.T) {
 	withSyncer(t, promptly, func(b *bench) {
 		first, second := b.queue(b.ban("192.0.2.1/32"), b.ban("192.0.2.2/32")), b.queue(b.lift("192.0.2.1/32"))
@@ -53,6 +57,7 @@ func TestFlushAppliesOneFrameOfABulkInTheCaller(t *testing.T) {
 		if got := one.read(); got.calls != 1 || got.err != nil {
 			t.Errorf("one: answer %+v", got)
 		}
+		b.fake.set(func(f *fake) { f.onApply = slow })
 		two := []*answer{b.queue(all[maxInline+1 : 2*maxInline]...), b.queue(all[2*maxInline:]...)}
 		b.Flush()
 		for _, a := range two {
@@ -60,7 +65,7 @@ func TestFlushAppliesOneFrameOfABulkInTheCaller(t *testing.T) {
 				t.Errorf("two: answered by the caller: %+v", got)
 			}
 		}
-		synctest.Wait()
+		b.pass(time.Second)
 		if st := b.Status(); st.Enforced != len(all) || st.Queued != 0 {
 			t.Errorf("status %+v", st)
 		}
@@ -83,13 +88,14 @@ func TestFlushLeavesToRunWhatIsSlow(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			withSyncer(t, test.backend, func(b *bench) {
+				b.fake.set(func(f *fake) { f.onApply = slow })
 				updates := test.updates(b)
 				a := b.queue(updates...)
 				b.Flush()
 				if got := a.read(); got.calls != 0 {
 					t.Errorf("answered by the caller: %+v", got)
 				}
-				synctest.Wait()
+				b.pass(time.Second)
 				if got := a.read(); got.calls != 1 || got.err != nil {
 					t.Errorf("answer %+v", got)
 				}
@@ -109,7 +115,7 @@ func TestFlushThatFailsIsTriedAgainByRun(t *testing.T) {
 				if fails--; fails >= 0 {
 					return syscall.EBUSY
 				}
-				return nil
+				return slow()
 			}
 		})
 		old := b.queue(b.ban("192.0.2.1/32"))
@@ -119,7 +125,7 @@ func TestFlushThatFailsIsTriedAgainByRun(t *testing.T) {
 		}
 		fresh := b.queue(b.ban("192.0.2.2/32"))
 		b.Flush()
-		synctest.Wait()
+		b.pass(2 * time.Second) // one after the other
 		for _, a := range []*answer{old, fresh} {
 			if got := a.read(); got.calls != 1 || got.err != nil {
 				t.Errorf("answer %+v", got)
