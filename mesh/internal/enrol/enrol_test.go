@@ -50,6 +50,35 @@ func TestInviteBounds(t *testing.T) {
 	}
 }
 
+// A stranger's hello costs no hash for each token: what a token's hello looks like is known when it is made or read.
+func TestKnocks(t *testing.T) {
+	v := &Invites{}
+	secrets := [][16]byte{{1}, {2}, {3}}
+	for i, secret := range secrets {
+		if err := v.Add(start, secret, start.Add(time.Duration(i+1)*time.Hour), 1, pki.DefaultCaps()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read, err := LoadInvites(start, encodeInvites(v.list), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range []*Invites{v, read} {
+		for i, secret := range secrets {
+			if name := Knock(secret); !v.Knocks(start, name) || v.Knocks(start.Add(time.Duration(i+1)*time.Hour), name) {
+				t.Errorf("token %d: open %v, ended %v", i, v.Knocks(start, name), v.Knocks(start.Add(time.Duration(i+1)*time.Hour), name))
+			}
+		}
+		name := Knock([16]byte{9})
+		if v.Knocks(start, name) || v.Knocks(start, "") {
+			t.Error("a made-up knock counts")
+		}
+		if n := testing.AllocsPerRun(10, func() { v.Knocks(start, name) }); n != 0 {
+			t.Errorf("%v allocations: a hash is made for each hello", n)
+		}
+	}
+}
+
 // An invitation without caps, as earlier versions stored them, means the default.
 func TestInviteDefaultCaps(t *testing.T) {
 	plain := encodeInvites([]invite{{Hash: [32]byte{1}, Expires: start, Uses: 1, Caps: pki.DefaultCaps()}})

@@ -38,6 +38,8 @@ type invite struct {
 	Uses    uint64     // at most
 	Used    []frame.ID // nodes that it admitted; each may come again
 	Caps    pki.Caps   // for the nodes that it admits
+
+	knock string // not stored
 }
 
 // Invites are the invitations that this node has made.
@@ -85,7 +87,8 @@ func (v *Invites) Add(now time.Time, secret [16]byte, expires time.Time, uses in
 		}
 		v.list = slices.Delete(v.list, at, at+1)
 	}
-	v.list = append(v.list, invite{Hash: sha256.Sum256(secret[:]), Expires: expires, Uses: uint64(uses), Caps: caps})
+	hash := sha256.Sum256(secret[:])
+	v.list = append(v.list, invite{Hash: hash, Expires: expires, Uses: uint64(uses), Caps: caps, knock: knock(hash)})
 	if err := v.storeLocked(); err != nil {
 		v.list = v.list[:len(v.list)-1]
 		return fmt.Errorf("store the invitation: %w", err)
@@ -139,7 +142,7 @@ func (v *Invites) Knocks(now time.Time, name string) bool {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return slices.ContainsFunc(v.list, func(i invite) bool { return i.Expires.After(now) && knock(i.Hash) == name })
+	return slices.ContainsFunc(v.list, func(i invite) bool { return i.knock == name && i.Expires.After(now) })
 }
 
 func encodeInvites(list []invite) []byte {
@@ -177,6 +180,7 @@ func decodeInvites(b []byte) ([]invite, error) {
 			r.Fail(fmt.Errorf("list of %d, want %d or %d", fields, inviteFields, inviteFields+1))
 		}
 		r.Fixed(i.Hash[:])
+		i.knock = knock(i.Hash)
 		ms := r.Uint()
 		i.Uses = r.Uint()
 		if ms > wire.MaxMillis || i.Uses > MaxUses {
