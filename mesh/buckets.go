@@ -9,10 +9,11 @@ import (
 // keys.
 const pruneEvery = 100 * time.Millisecond
 
-// buckets limits the rate of each key by a token bucket. At most maxSources keys have their own; further keys share
-// one.
+// buckets limits the rate of each key by a token bucket. At most maxSources keys have their own, and those that reserved
+// reports; further keys share one.
 type buckets[K comparable] struct {
-	rate, burst float64 // units per second; units
+	rate, burst float64      // units per second; units
+	reserved    func(K) bool // nil: reports false. It must report true for few keys, and not block
 
 	mu     sync.Mutex
 	of     map[K]*bucket
@@ -45,7 +46,7 @@ func (b *buckets[K]) take(now time.Time, who K, cost int) bool {
 	}
 	switch {
 	case u != nil:
-	case len(b.of) >= maxSources:
+	case len(b.of) >= maxSources && (b.reserved == nil || !b.reserved(who)):
 		u = &b.others
 	default:
 		u = &bucket{at: now}

@@ -158,7 +158,7 @@ type streamUse struct {
 }
 
 func newGuard(keys func() [][]byte, now func() time.Time, count *counters, flooded func(netip.Addr, bool)) *guard {
-	return &guard{
+	g := &guard{
 		keys: keys, now: now, count: count, flooded: flooded,
 		packets: newBuckets[netip.Addr](sourceRate, sourceBurst), elsewhere: newBuckets[struct{}](elsewhereRate, elsewhereRate),
 		strays:  newBuckets[struct{}](strayPings, strayPings),
@@ -169,6 +169,11 @@ func newGuard(keys func() [][]byte, now func() time.Time, count *counters, flood
 		arrived:     newBuckets[netip.Addr](sourceStreamRate, sourceStreamBurst), opened: newBuckets[netip.Addr](streamsRate, streamsRate), streams: make(map[netip.Addr]*streamUse),
 		slowed: make(map[frame.ID]time.Time), keyHolders: make(map[netip.Addr]time.Time), nets: make(map[netip.Prefix]int),
 	}
+	// A holder of the mesh's key can open streams from more addresses than there are accounts.
+	for _, b := range []*buckets[netip.Addr]{&g.packets, &g.notices, &g.news, &g.packetFlood, &g.arrived, &g.opened} {
+		b.reserved = func(a netip.Addr) bool { return a == anywhere || a == unproven || g.isMember != nil && g.isMember(a) }
+	}
+	return g
 }
 
 // sourceOf returns the address that is charged: an IPv6 host's whole /64, except for a member at the address where it

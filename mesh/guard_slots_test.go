@@ -372,3 +372,26 @@ func TestStrangersLeaveRates(t *testing.T) {
 		t.Error("a member shares the rate of strangers")
 	}
 }
+
+// However many addresses open streams, to tell of members or for anything else that is counted by address, a member that was
+// quiet has an account of its own.
+func TestGuardKeepsAccountsOfMembers(t *testing.T) {
+	g, _ := testGuard(func(netip.Addr) {})
+	member := netip.MustParseAddr("10.0.0.1")
+	g.isMember = func(a netip.Addr) bool { return a == member }
+	for name, b := range map[string]*buckets[netip.Addr]{
+		"packets": &g.packets, "notices": &g.notices, "news": &g.news, "flood": &g.packetFlood, "bytes": &g.arrived, "streams": &g.opened,
+	} {
+		for i := range 2 * maxSources {
+			b.take(simStart, netip.AddrFrom4([4]byte{127, byte(i >> 8), byte(i), 1}), int(b.burst))
+		}
+		if len(b.of) != maxSources {
+			t.Errorf("%s: %d accounts, want %d", name, len(b.of), maxSources)
+		}
+		for _, own := range []netip.Addr{member, anywhere, unproven} {
+			if !b.take(simStart, own, int(b.burst)) {
+				t.Errorf("%s: %v shares the account of others", name, own)
+			}
+		}
+	}
+}
