@@ -10,15 +10,15 @@ import (
 )
 
 // An operator may say that a member is gone for good; it then leaves the list. A forgotten member stays in the table,
-// hidden, and is still searched for. It returns as soon as it is heard again, so a captured node cannot hide a live
-// member.
+// hidden, and is still searched for. It returns as soon as it gives a sign of life, so a captured node cannot hide a live
+// member. What others say of it does not bring it back.
 
 const (
 	// forgetAfter is how long a member must have been silent before it is forgotten. Time before this node started does
 	// not count.
 	forgetAfter = time.Minute
-	// protectSilent is how long a member must have been silent before this node may ban its addresses if only another
-	// node has forgotten it: a member that is restarting, or is cut off for a while, must find its way back.
+	// protectSilent is how long there must have been neither a sign of life nor news of a member before this node may ban
+	// its addresses if only another node has forgotten it: a member that is restarting, or is cut off for a while, must find its way back.
 	protectSilent = time.Hour
 )
 
@@ -32,7 +32,7 @@ var (
 // forgotten is a statement that a member is gone for good.
 type forgotten struct {
 	By   frame.ID  // who said it
-	Said time.Time // anything heard later voids it
+	Said time.Time // a later sign of life voids it
 	// Sure says that this node's operator or the mesh's authority said it: the addresses may be banned at once.
 	Sure bool
 	kept bool // from an earlier run: it hides the member before this node has listened for forgetAfter
@@ -40,7 +40,7 @@ type forgotten struct {
 
 // silentFor returns how long a peer has been silent while this node was listening.
 func (t *peerTable) silentFor(now time.Time, p *peer) time.Duration {
-	if p.State == StateAlive || p.State == StateSuspect || p.answers {
+	if p.State == StateAlive || p.answers {
 		return 0
 	}
 	last := p.seen
@@ -59,7 +59,8 @@ func (t *peerTable) hidden(now time.Time, p *peer) bool {
 // unprotected reports whether a peer's addresses may be banned.
 func (t *peerTable) unprotected(now time.Time, p *peer) bool {
 	silent := t.silentFor(now, p)
-	return t.hidden(now, p) && silent >= forgetAfter && (p.word.Sure || silent >= protectSilent)
+	quiet := silent >= protectSilent && p.State != StateSuspect && now.Sub(p.told) >= protectSilent
+	return t.hidden(now, p) && silent >= forgetAfter && (p.word.Sure || quiet)
 }
 
 // forgetWord records a statement that a peer is gone for good, and reports whether it is new.
@@ -70,10 +71,10 @@ func (t *peerTable) forgetWord(now time.Time, id frame.ID, w forgotten) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.peers[id]
-	if p == nil || p.State == StateAlive || p.State == StateSuspect || !p.seen.Before(w.Said) || p.word.Sure && !w.Sure {
+	if p == nil || p.State == StateAlive || !p.seen.Before(w.Said) {
 		return false
 	}
-	if stands := p.seen.Before(p.word.Said); stands && p.word.Sure == w.Sure {
+	if stands := p.seen.Before(p.word.Said); stands && (p.word.Sure || !w.Sure) {
 		return false // repeating it would cost storing it again
 	}
 	p.word = w

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/memberlist"
+
 	"github.com/meshban/meshban/mesh/frame"
 )
 
@@ -80,6 +82,51 @@ func TestForget(t *testing.T) {
 		back := newNode(t, c.secrets, gone.id, c.config(3, func(_ int, cfg *Config) { cfg.Epoch = 2 })).run(t)
 		c.nodes[3] = back
 		eventually(t, 30*time.Second, "it is back", func() bool { return lists(n, id) && knows(n, id) && n.aliveCount() == 4 })
+	})
+}
+
+// A captured node can send a member's signed metadata again, with a higher number. That brings nobody back who was forgotten, nor
+// does it keep one that is down from being forgotten.
+func TestForgottenAndReplayed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t, 3, nil)
+		eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
+		eventually(t, 30*time.Second, "all addresses are proved", c.allProved)
+		n, captured, gone := c.nodes[0], c.nodes[1], c.nodes[2]
+		id, about := gone.id.ID(), gone.ml.Load().LocalNode()
+		news := mlAliveMessage{Node: about.Name, Addr: about.Addr, Port: about.Port, Meta: about.Meta, Vsn: mlVersions[:]}
+		if err := gone.stop(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, time.Minute, "it has gone", func() bool { return isGone(n, id) })
+		suspect := false
+		replay := func() {
+			news.Incarnation++
+			b := sealed(t, c.secrets.GossipKey[:], 1, ofMemberlist(t, mlAlive, news), nil)
+			if _, err := captured.tr.Load().WriteToAddress(b, memberlist.Address{Addr: c.addrs[0].String(), Name: n.id.ID().String()}); err != nil {
+				t.Fatal(err)
+			}
+			<-time.After(time.Second)
+			n.peers.update(id, func(p *peer) { suspect = suspect || p.State == StateSuspect })
+		}
+		for range 90 {
+			replay()
+		}
+		if err := n.CheckForget(id); err != nil || !suspect {
+			t.Fatalf("it cannot be forgotten: %v; suspect meanwhile: %v", err, suspect)
+		}
+		suspect = false
+		n.Forget(id, n.id.ID(), time.Now(), true)
+		for range 120 {
+			if replay(); lists(n, id) || knows(n, id) {
+				t.Fatalf("forgotten, but listed %v, known %v", lists(n, id), knows(n, id))
+			}
+		}
+		if !suspect {
+			t.Error("no news has come of it")
+		}
+		c.nodes[2] = newNode(t, c.secrets, gone.id, c.config(2, func(_ int, cfg *Config) { cfg.Epoch = 2 })).run(t)
+		eventually(t, 30*time.Second, "it is back", func() bool { return lists(n, id) && knows(n, id) && n.aliveCount() == 3 })
 	})
 }
 

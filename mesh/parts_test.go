@@ -178,7 +178,7 @@ func TestPeerTableBounds(t *testing.T) {
 	if _, ok := table.joined(simStart.Add(time.Second), n, memberJoin); !ok {
 		t.Fatal("a new member found no room")
 	}
-	table.addressProved(simStart, id.ID(), netip.MustParseAddrPort("192.0.2.2:1"))
+	table.addressProved(simStart.Add(time.Second), id.ID(), netip.MustParseAddrPort("192.0.2.2:1"))
 	if got := table.remember(simStart); len(got) != maxPeers || got[0].ID != id.ID() {
 		t.Errorf("%d remembered, first %v", len(got), got[0])
 	}

@@ -43,7 +43,8 @@ type peer struct {
 	pair *pair       // nil: not derived yet; see prover.pair
 	keys rotate.Peer // as it states
 	top  uint32      // its ceiling, as it states
-	seen time.Time   // last known alive; zero: remembered from an earlier run
+	seen time.Time   // its last sign of life; zero: remembered from an earlier run
+	told time.Time   // the last news of it, which anybody with the mesh's key can send
 	bye  time.Time   // when it said that it is about to leave
 	// byeIssued is when its last goodbye was signed, by its own clock.
 	byeIssued time.Time
@@ -146,8 +147,10 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind string) (fram
 	}
 	p.viaAlso = p.viaAlso && p.Addr == addr && p.also == m.Also
 	p.also = m.Also
-	p.ID, p.Name, p.Version, p.Addr, p.seen = id, m.Name, m.Version, addr, now
-	if p.State != StateAlive { // the sender of this news may not be the member itself
+	p.ID, p.Name, p.Version, p.Addr, p.told = id, m.Name, m.Version, addr, now
+	if p.State == StateAlive {
+		p.seen, p.word = now, forgotten{}
+	} else { // the sender of this news may not be the member itself
 		p.State = StateSuspect
 		p.askAgain()
 		wake(t.unproved)
@@ -160,7 +163,7 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind string) (fram
 	p.meta, p.key, p.top = string(n.Meta), m.Key, m.Ceiling
 	p.mark = viewMark(id, addr, p.keys.Has, p.keys.Uses, p.top)
 	p.KeyKnown, p.KeyGeneration = p.keys.Has != 0, p.keys.Has.Generation()
-	p.alt, p.bye, p.answers, p.word = netip.AddrPort{}, time.Time{}, false, forgotten{}
+	p.alt, p.bye, p.answers = netip.AddrPort{}, time.Time{}, false
 	if !p.isProved(addr) {
 		wake(t.unproved)
 	}
@@ -185,8 +188,11 @@ func (t *peerTable) gone(now time.Time, n *memberlist.Node) (frame.ID, bool) {
 	if p == nil {
 		return id, true
 	}
+	if p.State == StateAlive {
+		p.seen = now
+	}
 	kind := memberFail
-	p.State, p.Since, p.seen, p.InSync, p.upWaits, p.answers = StateDead, now, now, false, false, false
+	p.State, p.Since, p.told, p.InSync, p.upWaits, p.answers = StateDead, now, now, false, false, false
 	if now.Sub(p.bye) < byeValid {
 		kind, p.State = memberLeave, StateLeft
 	}

@@ -111,6 +111,7 @@ func (t *peerTable) addressProved(now time.Time, id frame.ID, addr netip.AddrPor
 	t.targetsLocked(now)
 	wake(t.wake)
 	if there := addr == p.Addr || addr == p.also; there {
+		p.seen, p.word = now, forgotten{}
 		up = p.upWaits || p.State == StateSuspect // a suspect may have missed frames
 		p.upWaits = false
 		if p.State == StateSuspect {
