@@ -362,9 +362,9 @@ func (d *Daemon) noteUnsaved(ctx context.Context, results []control.Result, few 
 	}
 }
 
-// keepLimit bounds how long an answer waits for the disk, keepBulkLimit how long the answer to an import does. Kernel
-// and peers do not wait.
-const keepLimit, keepBulkLimit = time.Second, 30 * time.Second
+// keepLimit bounds how long an answer waits for the disk: a command should take less than a second in all. keepBulkLimit
+// bounds how long the answer to an import does. Kernel and peers do not wait.
+const keepLimit, keepBulkLimit = 750 * time.Millisecond, 30 * time.Second
 
 // keep waits, at most limit, until what a command published is on disk, so that a kill loses nothing that was
 // answered. It returns why it is not on disk, worded as a note, or "".
