@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/feed"
 )
 
 // Bounds of the file and of its values.
@@ -41,6 +43,10 @@ const (
 	MaxAllowance = 100_000_000 // of peers and breaker: practically no bound
 	MinHold      = time.Second
 	MaxHold      = 10 * time.Minute
+	MaxFiles     = 16
+	MinEvery     = time.Second
+	MaxEvery     = 24 * time.Hour
+	DefaultEvery = 5 * time.Second
 	MinCheck     = time.Second
 	MaxCheck     = 10 * time.Minute
 	DefaultPort  = 7946 // of bind and join without a port; memberlist's own default
@@ -68,6 +74,7 @@ type Config struct {
 	Allow      []netip.Prefix // allow: never banned; masked, 4-in-6 unmapped
 	Metrics    netip.AddrPort // metrics: zero = off
 	API        API            // api:
+	Files      []File         // files: lists for other programs
 	Log        Log            // log:
 }
 
@@ -77,6 +84,13 @@ type API struct {
 	Certificate string         // certificate: a PEM file, absolute; "" = without TLS, on a loopback address only
 	Key         string         // key: of the certificate
 	Hold        time.Duration  // hold: how long an answer waits for something to tell, MinHold..MaxHold
+}
+
+// File is a list of what is banned that the agent writes for another program.
+type File struct {
+	Name   string        // name: below feeds/ in the state folder
+	Format feed.Format   // format:
+	Every  time.Duration // every: how soon a change is written
 }
 
 // Lines configures the line file, to which other programs append bans.

@@ -71,6 +71,7 @@ func (c *Config) fields() []field {
 
 		{"allow", "never banned: addresses and CIDRs", list(&c.Allow, MaxAllow, item(parseAllow), formatAllow, validAllow, dashes)},
 		{"metrics", "where Prometheus reads this node's metrics", addrPort(&c.Metrics, optional(func(s string) (netip.AddrPort, error) { return ParseAddrPort(s, 0) }))},
+		{"files", "lists for other programs, written below feeds/ in the state folder", list(&c.Files, MaxFiles, readFile, File.format, File.check, "write [{name: nginx.conf, format: nginx}]")},
 
 		{"api.listen", "where bouncers, routers and scripts read and send bans", addrPort(&c.API.Listen, optional(func(s string) (netip.AddrPort, error) { return ParseAddrPort(s, 0) }))},
 		{"api.certificate", "the certificate that it shows, a PEM file", path(&c.API.Certificate)},

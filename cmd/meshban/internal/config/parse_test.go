@@ -60,6 +60,7 @@ allow:
   - 192.0.2.9/32
 metrics: 127.0.0.1:9946
 api: {listen: "0.0.0.0:8443", certificate: /etc/a.pem, key: /etc/b.pem, hold: 30s}
+files: [{name: a.conf, format: nginx}, {name: b, format: plain, every: 1m}]
 log: {level: debug, format: json}
 `, func(c *Config) {
 			c.Name = "web1"
@@ -73,6 +74,7 @@ log: {level: debug, format: json}
 			c.Allow = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("192.0.2.9/32"), netip.MustParsePrefix("2001:db8::/64")}
 			c.Metrics = netip.MustParseAddrPort("127.0.0.1:9946")
 			c.API = API{Listen: netip.MustParseAddrPort("0.0.0.0:8443"), Certificate: "/etc/a.pem", Key: "/etc/b.pem", Hold: 30 * time.Second}
+			c.Files = []File{{"a.conf", "nginx", 5 * time.Second}, {"b", "plain", time.Minute}}
 			c.Log = Log{Level: -4, Format: LogJSON}
 		}},
 		{"ok: advertise takes the port of a bind that stands below", "advertise: 203.0.113.9\nbind: 0.0.0.0:7000\n", func(c *Config) {

@@ -59,10 +59,36 @@ func (q QuorumBy) check() error {
 // readQuorum reads a mapping of keys, of which only "within" may be missing, and refuses any other key. form is the
 // remedy in its errors.
 func readQuorum(n *yaml.Node, form string, keys ...string) (q QuorumBy, err error) {
-	if n.Kind != yaml.MappingNode || n.Anchor != "" || n.Style&yaml.TaggedStyle != 0 {
-		return q, bad("is "+describe(n)+", not a quorum", form)
+	seen, err := readPairs(n, "a quorum", form, keys, func(key, v string) (err error) {
+		switch key {
+		case "origins":
+			if q.Origins, err = strconv.Atoi(v); err != nil {
+				err = bad("has "+quote(v)+" origins, not a whole number", form)
+			}
+		case "within":
+			q.Within, err = ParseDuration(v)
+		case "source":
+			q.Source = v
+		}
+		return err
+	})
+	if err != nil {
+		return q, err
 	}
-	seen := map[string]bool{}
+	delete(seen, "within")
+	if len(seen) != len(keys)-1 {
+		return q, bad("is incomplete", form)
+	}
+	return q, nil
+}
+
+// readPairs calls set for each pair of a mapping that is one of keys, and returns which there are. It refuses other keys.
+// what names the value and form is the remedy in its errors.
+func readPairs(n *yaml.Node, what, form string, keys []string, set func(key, value string) error) (seen map[string]bool, err error) {
+	if n.Kind != yaml.MappingNode || n.Anchor != "" || n.Style&yaml.TaggedStyle != 0 {
+		return nil, bad("is "+describe(n)+", not "+what, form)
+	}
+	seen = map[string]bool{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key := n.Content[i].Value
 		v, err := item(asWritten)(n.Content[i+1])
@@ -72,25 +98,15 @@ func readQuorum(n *yaml.Node, form string, keys ...string) (q QuorumBy, err erro
 			err = bad(fmt.Sprintf("has %s twice", printable(key)), form)
 		case !slices.Contains(keys, key):
 			err = bad("has the unknown key "+quote(key), form)
-		case key == "origins":
-			if q.Origins, err = strconv.Atoi(v); err != nil {
-				err = bad("has "+quote(v)+" origins, not a whole number", form)
-			}
-		case key == "within":
-			q.Within, err = ParseDuration(v)
-		case key == "source":
-			q.Source = v
+		default:
+			err = set(key, v)
 		}
 		if err != nil {
 			e := *asError(err)
 			e.Line = n.Content[i].Line
-			return q, &e
+			return nil, &e
 		}
 		seen[key] = true
 	}
-	delete(seen, "within")
-	if len(seen) != len(keys)-1 {
-		return q, bad("is incomplete", form)
-	}
-	return q, nil
+	return seen, nil
 }

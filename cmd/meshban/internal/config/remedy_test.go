@@ -46,7 +46,7 @@ func TestRemediesAreTaken(t *testing.T) {
 				}
 				for _, value := range suggested(bad.Remedy) {
 					tried++
-					if strings.Contains(bad.Remedy, "source:") && strings.HasPrefix(value, "{") {
+					if f.String() == emptyList && strings.HasPrefix(value, "{") {
 						value = "[" + value + "]"
 					} else if f.String() == emptyList && !strings.HasPrefix(value, "[{") && !strings.HasPrefix(value, "[\"") {
 						value = "['" + value + "']"

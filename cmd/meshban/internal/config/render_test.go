@@ -71,6 +71,7 @@ func FuzzParse(f *testing.F) {
 		"lines: {file: \"/a \\\" b\", emit: FALSE, ports: as-written, for: 1w1d1ns}\nbans: {for: 1.5d, max_for: 30d, widest_ipv4: 8, quorum: 16}\n",
 		"bans: {quorum: {within: 1h, origins: 3}, quorum_by_source: [{source: \"line:*\", origins: 2, within: 30m}, {source: cli, origins: 1}]}\n",
 		"firewall: {backends: 'none', outbound: allow, check: 1s}\nmetrics: '[::1]:1'\nlog: {level: error, format: json}\n",
+		"files: [{name: a.conf, format: nginx}, {every: 1h, format: hosts.deny, name: B_-9}]\n",
 		"a: &a [*a, *b]\n<<: *a\n", "name: !!binary aGk=\n", "? {a: b}\n: |-\n  c\n", "name: 2026-11-22\n", "allow:\n-\n", "name: a\n...\n---\n",
 	} {
 		f.Add([]byte(s))

@@ -46,6 +46,7 @@ func (c Config) problems() []problem {
 	c.checkLines(&k)
 	c.checkMetrics(&k)
 	c.checkAPI(&k)
+	c.checkFiles(&k)
 	return k.found
 }
 

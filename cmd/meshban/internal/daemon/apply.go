@@ -201,8 +201,9 @@ func recordsOf(arrived time.Time, f frame.Frame, ops []ban.Op) []ban.Record {
 	return records
 }
 
-// changedLocked remembers bans that have ended.
+// changedLocked remembers bans that have ended, and that lists may have changed.
 func (d *Daemon) changedLocked(now time.Time, c ban.Change) {
+	d.listChanged()
 	d.past.changed(now, c)
 	if c.Lift && !c.Local {
 		d.echoes.lifted(now, c)

@@ -116,7 +116,10 @@ type outlets struct {
 	hub          *hub
 	metrics      *metrics
 	problems     *problems
-	ignoredShown atomic.Bool // status shows the problem that the other nodes ignore this one
+	listVersion  atomic.Uint64 // is different after what lists show has changed
+	listLooked   atomic.Uint64 // listVersion when a file was last written, or found as it should be
+	listWake     chan struct{} // holds one token: listVersion or the list of files has changed. Anyone sends, writeLists receives
+	ignoredShown atomic.Bool   // status shows the problem that the other nodes ignore this one
 }
 
 // locked is what the lock of state guards besides the table.
@@ -150,7 +153,7 @@ func New(ctx context.Context, cfg Config) (*Daemon, error) {
 		disk:       disk{refillWake: make(chan struct{}, 1)},
 		lineIO:     lineIO{emit: newEmitQueue(), echoes: newEchoes()},
 		protection: protection{ssh: hostinfo.NewSessions(), neverWake: make(chan struct{}, 1)},
-		outlets:    outlets{hub: newHub(), problems: newProblems()},
+		outlets:    outlets{hub: newHub(), problems: newProblems(), listWake: make(chan struct{}, 1)},
 		pacing:     pacing{bulkRate: rate.NewLimiter(mesh.SayBulkRate, mesh.SayBulkBurst), smallRate: rate.NewLimiter(mesh.SayRate, mesh.SayBurst)},
 		others:     newOthers(),
 		noticeWake: make(chan struct{}, 1), recapWake: make(chan struct{}, 1),
@@ -223,6 +226,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		run("notices", d.tellOrigins)
 		run("metrics", d.serveMetrics)
 		run("api listener", d.api.run)
+		run("lists", d.writeLists)
 		run("readiness", d.announceReady)
 		err = d.await(ctx, tasks, &running)
 	}

@@ -72,6 +72,7 @@ func (d *Daemon) guardNever(ctx context.Context) error {
 	for {
 		d.state.SetNever(time.Now(), d.neverList())
 		wake(d.api.spared)
+		d.listChanged()
 		select {
 		case <-ctx.Done():
 			return nil

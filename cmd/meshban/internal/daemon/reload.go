@@ -82,6 +82,7 @@ func (d *Daemon) reloadOnce(ctx context.Context) error {
 		d.log.Error("could not judge by the new configuration what was said before; it is at the next start", "err", err)
 	}
 	wake(d.neverWake)
+	wake(d.listWake)
 	e := d.bySelf(time.Now(), control.ViaSignal)
 	e.What, e.Source = "reload", next.Path
 	d.audit.Add(e)

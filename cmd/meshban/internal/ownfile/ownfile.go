@@ -5,6 +5,7 @@ package ownfile
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/user"
@@ -257,7 +258,15 @@ func quote(path string) string {
 
 // Replace writes path atomically and syncs it. The temporary name starts with a dot and ends in .tmp, so that no program reads
 // it as a configuration file.
-func Replace(path string, data []byte, mode fs.FileMode) (err error) {
+func Replace(path string, data []byte, mode fs.FileMode) error {
+	return ReplaceBy(path, mode, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
+}
+
+// ReplaceBy is Replace with a function that writes the content. If it returns an error, the file stays as it is.
+func ReplaceBy(path string, mode fs.FileMode, write func(io.Writer) error) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, ".meshban-*.tmp")
 	if err != nil {
@@ -270,7 +279,7 @@ func Replace(path string, data []byte, mode fs.FileMode) (err error) {
 			_ = os.Remove(f.Name())
 		}
 	}()
-	if _, err = f.Write(data); err != nil {
+	if err = write(f); err != nil {
 		return err
 	}
 	if err = f.Chmod(mode); err != nil {

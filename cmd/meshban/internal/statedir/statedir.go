@@ -28,7 +28,8 @@ var ErrLocked = errors.New("another agent runs on this folder")
 // Dir is a state folder.
 type Dir string
 
-// Config, Identity, Secrets, Authority, Certificate, Store, Socket, APIKeys and Audit return the paths of the folder's files.
+// Config, Identity, Secrets, Authority, Certificate, Store, Socket, APIKeys and Audit return the paths of the folder's files, and
+// Feeds that of the folder for lists that other programs read.
 // Authority exists only on nodes that hold the authority's key, Certificate only on enrolled nodes.
 func (d Dir) Config() string      { return filepath.Join(string(d), config.FileName) }
 func (d Dir) Identity() string    { return filepath.Join(string(d), "node.key") }
@@ -39,6 +40,7 @@ func (d Dir) Store() string       { return filepath.Join(string(d), "store.db") 
 func (d Dir) Socket() string      { return filepath.Join(string(d), control.SocketName) }
 func (d Dir) APIKeys() string     { return filepath.Join(string(d), "api.keys") }
 func (d Dir) Audit() string       { return filepath.Join(string(d), "audit.jsonl") }
+func (d Dir) Feeds() string       { return filepath.Join(string(d), "feeds") }
 
 // exported is the file that names the authority whose key was exported from this folder.
 func (d Dir) exported() string { return filepath.Join(string(d), "ca.exported") }
