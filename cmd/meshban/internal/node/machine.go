@@ -38,6 +38,9 @@ func SetUp(ctx context.Context, opts SetupOptions) (SetupResult, error) {
 		return SetupResult{}, err
 	}
 	o.LineFile, o.Shown = cfg.Lines.File, cfg.Bans.For
+	for _, f := range cfg.Files {
+		o.Lists = append(o.Lists, setup.List{Name: f.Name, Format: string(f.Format)})
+	}
 	files := setup.Fail2ban
 	if opts.What == "systemd" {
 		files = setup.Systemd

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -91,13 +92,29 @@ func Install(ctx context.Context, files []File, opts Options) (Report, error) {
 			r.Next = append(r.Next, "systemctl restart meshban")
 		}
 	}
+	for _, path := range r.Written {
+		if filepath.Ext(path) == ".path" {
+			r.Next = append(r.Next, "systemctl daemon-reload", "systemctl enable --now "+filepath.Base(path))
+		}
+	}
+	r.Next = unique(r.Next)
 	return r, nil
+}
+
+// unique drops commands that are there already.
+func unique(commands []string) (kept []string) {
+	for _, c := range commands {
+		if !slices.Contains(kept, c) {
+			kept = append(kept, c)
+		}
+	}
+	return kept
 }
 
 // overrideOf returns where an administrator's changes to the file at path belong.
 func overrideOf(path string) string {
-	if unit, ok := strings.CutSuffix(filepath.Base(path), ".service"); ok {
-		return "a drop-in (systemctl edit " + unit + ")"
+	if under(path, systemdDir) {
+		return "a drop-in (systemctl edit " + strings.TrimSuffix(filepath.Base(path), ".service") + ")"
 	}
 	return strings.TrimSuffix(path, ".conf") + ".local"
 }
@@ -204,6 +221,9 @@ func Remove(ctx context.Context, opts Options) (Report, error) {
 		return Report{}, err
 	}
 	paths := append([]string{setsFile, unitFile}, fail2banFiles...)
+	for _, program := range slices.Sorted(maps.Values(readers)) {
+		paths = append(paths, reloadFile(program, ".service"), reloadFile(program, ".path"))
+	}
 	slices.Reverse(paths) // the jail first, since it needs the others
 	if o.Only != "" {
 		paths = slices.DeleteFunc(paths, func(path string) bool { return under(path, fail2banDir) != (o.Only == "fail2ban") })
@@ -237,8 +257,8 @@ func Remove(ctx context.Context, opts Options) (Report, error) {
 			}
 			r.Removed = append(r.Removed, path)
 		}
-		for _, unit := range []string{unitFile, setsFile} {
-			link := wantsLinks[unit]
+		for _, unit := range paths {
+			link := linkOf(unit)
 			if target, err := os.Readlink(o.Root + link); err != nil || target != unit || at[unit].status != ours {
 				continue
 			}
@@ -260,19 +280,24 @@ func Remove(ctx context.Context, opts Options) (Report, error) {
 	if check {
 		r.Next = append(r.Next, "fail2ban-client reload --restart")
 	}
+	for _, path := range r.Removed {
+		if unit := filepath.Base(path); filepath.Ext(path) == ".path" && filepath.Dir(path) == systemdDir && o.unitRuns(ctx, unit) {
+			r.Next = append(r.Next, "systemctl stop "+unit, "systemctl daemon-reload")
+		}
+	}
 	if slices.Contains(r.Removed, unitFile) {
-		if o.unitRuns(ctx) {
+		if o.unitRuns(ctx, "meshban.service") {
 			r.Next = append(r.Next, "systemctl stop meshban")
 		}
-		r.Next = append(r.Next, "systemctl daemon-reload")
+		r.Next = append(slices.DeleteFunc(r.Next, func(c string) bool { return c == "systemctl daemon-reload" }), "systemctl daemon-reload")
 		r.Notes = append(r.Notes, "bans that are still in the kernel stay there until they end; once the agent has stopped, `meshban teardown` removes them")
 	}
 	return r, nil
 }
 
-// unitRuns reports whether systemd runs the agent, or is about to.
-func (o Options) unitRuns(ctx context.Context) bool {
-	out, _ := o.Run(ctx, "systemctl", "is-active", "meshban.service") // fails unless it says active
+// unitRuns reports whether systemd runs a unit, or is about to.
+func (o Options) unitRuns(ctx context.Context, unit string) bool {
+	out, _ := o.Run(ctx, "systemctl", "is-active", unit) // fails unless it says active
 	switch strings.TrimSpace(string(out)) {
 	case "active", "activating", "reloading", "deactivating":
 		return true

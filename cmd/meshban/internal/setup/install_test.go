@@ -189,6 +189,53 @@ func TestInstallAndRemove(t *testing.T) {
 	}
 }
 
+// What reads a list is reloaded, and nothing of that stays.
+func TestProgramsAreReloaded(t *testing.T) {
+	o := machine(t)
+	o.Lists = []List{{"b.conf", "nginx"}, {"a.txt", "plain"}, {"c.acl", "haproxy"}, {"a.conf", "nginx"}}
+	bare := tree(t, o.Root)
+	units, err := Systemd(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Install(t.Context(), units, o)
+	want := []string{"systemctl daemon-reload", "systemctl enable --now meshban", "systemctl enable --now meshban-haproxy.path", "systemctl enable --now meshban-nginx.path"}
+	if err != nil || len(r.Written) != 6 || !slices.Equal(r.Next, want) {
+		t.Fatalf("%v, report:\n%s", err, r)
+	}
+	if text := content(t, units, "meshban-nginx.path"); !strings.Contains(text, "\nPathChanged=/var/lib/meshban/feeds/b.conf\nPathChanged=/var/lib/meshban/feeds/a.conf\n") {
+		t.Errorf("%s", text)
+	}
+	if text := content(t, units, "meshban-haproxy.service"); !strings.Contains(text, "\nExecStart=systemctl try-reload-or-restart haproxy.service\n") {
+		t.Errorf("%s", text)
+	}
+	o.Lists = o.Lists[:1]
+	if units, err = Systemd(o); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Install(t.Context(), units, o)
+	if want := []string{"systemctl daemon-reload", "systemctl enable --now meshban-nginx.path"}; err != nil || !slices.Equal(again.Next, want) || len(again.Written) != 1 {
+		t.Errorf("%v, report:\n%s", err, again)
+	}
+	link := o.Root + linkOf(reloadFile("nginx", ".path"))
+	mkdir(t, filepath.Dir(link))
+	bare[filepath.Dir(link)] = "folder"
+	if err := os.Symlink(reloadFile("nginx", ".path"), link); err != nil {
+		t.Fatal(err)
+	}
+	o.Run = func(_ context.Context, _ string, args ...string) ([]byte, error) {
+		if args[1] == "meshban-nginx.path" {
+			return []byte("active\n"), nil
+		}
+		return nil, errors.New("exit status 3")
+	}
+	r, err = Remove(t.Context(), o)
+	if want := []string{"systemctl stop meshban-nginx.path", "systemctl daemon-reload"}; err != nil || !slices.Equal(r.Next, want) || len(r.Kept) != 0 {
+		t.Errorf("%v, report:\n%s", err, r)
+	}
+	same(t, o.Root, bare)
+}
+
 func TestInstallReplacesWhatIsOurs(t *testing.T) {
 	o := machine(t)
 	install(t, o)

@@ -15,8 +15,10 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/template"
 	"time"
@@ -48,6 +50,20 @@ var wantsLinks = map[string]string{
 	setsFile: systemdDir + "/sysinit.target.wants/meshban-sets.service",
 }
 
+// readers are the programs, by the format of the lists that they read at a reload.
+var readers = map[string]string{"nginx": "nginx", "haproxy": "haproxy", "postfix-cidr": "postfix"}
+
+// reloadFile returns the path of a unit that reloads a program when a list of its changes.
+func reloadFile(program, ext string) string { return systemdDir + "/meshban-" + program + ext }
+
+// linkOf returns the link that `systemctl enable` makes for a unit; "" = none.
+func linkOf(unit string) string {
+	if filepath.Ext(unit) == ".path" {
+		return systemdDir + "/paths.target.wants/" + filepath.Base(unit)
+	}
+	return wantsLinks[unit]
+}
+
 // fail2banFiles has the jail last, since it needs the others.
 var fail2banFiles = []string{
 	fail2banDir + "/action.d/meshban.conf",
@@ -71,11 +87,15 @@ type Options struct {
 	Dir      string        // the agent's state folder; "" = /var/lib/meshban
 	LineFile string        // the agent's lines.file; "" = newbans.log in Dir
 	Only     string        // of Remove: "fail2ban" or "systemd"; "" = both
+	Lists    []List        // the agent's files
 	Shown    time.Duration // how long fail2ban shows a ban of the mesh, in whole seconds; 0 = 30 min
 
 	// Run runs a program and returns its stdout; an error includes what it wrote to stderr. nil = really run it.
 	Run func(ctx context.Context, name string, args ...string) ([]byte, error)
 }
+
+// List is a list that the agent writes.
+type List struct{ Name, Format string }
 
 const (
 	defaultDir   = "/var/lib/meshban"
@@ -154,8 +174,8 @@ func Fail2ban(o Options) ([]File, error) {
 	return files, nil
 }
 
-// Systemd returns the unit that runs the agent, and one that creates its empty sets at boot, before saved rules are
-// loaded. Install refuses them if the program or the state folder does not survive a reboot.
+// Systemd returns the unit that runs the agent, one that creates its empty sets at boot, before saved rules are
+// loaded, and those that reload the programs that read its lists. Install refuses them if the program or the state folder does not survive a reboot.
 func Systemd(o Options) ([]File, error) {
 	o, err := o.complete()
 	if err != nil {
@@ -187,7 +207,28 @@ func Systemd(o Options) ([]File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []File{f, sets}, nil
+	reload, err := reloads(o)
+	return append([]File{f, sets}, reload...), err
+}
+
+// reloads returns two units for each program that reads lists: one that waits for a change, one that reloads.
+func reloads(o Options) (files []File, err error) {
+	lists := map[string][]string{} // by program
+	for _, l := range o.Lists {
+		if program := readers[l.Format]; program != "" {
+			lists[program] = append(lists[program], filepath.Join(o.Dir, "feeds", l.Name))
+		}
+	}
+	for _, program := range slices.Sorted(maps.Keys(lists)) {
+		for _, ext := range []string{".path", ".service"} {
+			f, err := render(reloadFile(program, ext), "files/systemd/reload"+ext, map[string]any{"Program": program, "Lists": lists[program]})
+			if err != nil {
+				return nil, err
+			}
+			files = append(files, f)
+		}
+	}
+	return files, nil
 }
 
 // checkPersistent refuses places where a service cannot keep files: those that a reboot empties, and /tmp, which is

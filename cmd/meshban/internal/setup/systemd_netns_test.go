@@ -39,7 +39,13 @@ func TestSystemdTakesTheUnit(t *testing.T) {
 			path, _ := unit(t, c.opts)
 			sets := filepath.Join(filepath.Dir(path), "meshban-sets.service")
 			put(t, sets, content(t, files(t, Systemd, c.opts), "meshban-sets.service"))
-			if out, err := exec.Command("systemd-analyze", "verify", "--man=no", path, sets).CombinedOutput(); err != nil || strings.Contains(string(out), "meshban") {
+			args := []string{"verify", "--man=no", path, sets}
+			c.opts.Lists = []List{{"a.conf", "nginx"}, {"b.conf", "nginx"}}
+			for _, end := range []string{"meshban-nginx.path", "meshban-nginx.service"} {
+				args = append(args, filepath.Join(filepath.Dir(path), end))
+				put(t, args[len(args)-1], content(t, files(t, Systemd, c.opts), end))
+			}
+			if out, err := exec.Command("systemd-analyze", args...).CombinedOutput(); err != nil || strings.Contains(string(out), "meshban") {
 				t.Errorf("systemd-analyze verify: %v\n%s", err, out)
 			}
 			out, err := exec.Command("systemd-analyze", "security", "--no-pager", "--offline=true", path).CombinedOutput()
