@@ -66,10 +66,10 @@ func (c *command) candidates(ctx *cli.Context, before []string, last string) []s
 	verbs := c.verbs()
 	typed, _ := arrange(before, verbs) // the line may be wrong, or not complete
 	if typed.open != "" {              // last is the value of this flag
-		return valuesOf(typed.open, "")
+		return valuesOf(typed.verb, typed.open, "")
 	}
 	if name, _, ok := strings.Cut(last, "="); ok && strings.HasPrefix(name, "--") {
-		return valuesOf(name[2:], name+"=")
+		return valuesOf(typed.verb, name[2:], name+"=")
 	}
 	if strings.HasPrefix(last, "-") {
 		return flagCandidates(typed.verb)
@@ -111,17 +111,22 @@ func (v *verb) choices() (words []string) {
 	return words
 }
 
-// valuesOf returns values of a flag, each prefixed with prefix.
-func valuesOf(flag, prefix string) []string {
+// valuesOf returns values of a flag of v, which may be nil, each prefixed with prefix.
+func valuesOf(v *verb, flag, prefix string) []string {
 	var known, out []string
 	switch flag {
 	case "dir", "config", "line-file", "key":
 		return []string{filesInstead}
 	case "format":
 		known = formats
+		if v != nil && v.name == "watch" {
+			known = []string{formatExaBGP}
+		}
+	case "as":
+		known = []string{asFlow, asBlackhole}
 	case "firewall":
 		known = append([]string{"auto"}, config.Backends()...)
-	case "for", "max-for":
+	case "for", "max-for", routesFrom:
 		known = []string{"30m", "1h", "12h", "1d", "7d"}
 	}
 	for _, v := range known {

@@ -126,6 +126,13 @@ func (c *command) finding(f control.Finding) string {
 }
 
 func (c *command) watch(ctx *cli.Context) error {
+	routes, ok, err := exabgpOptions(ctx)
+	if err != nil {
+		return err
+	}
+	if ok {
+		return c.watchExaBGP(ctx.Context, routes)
+	}
 	asJSON := ctx.Bool("json")
 	return c.client().Watch(ctx.Context, func(e control.Event) error {
 		if asJSON {

@@ -106,7 +106,7 @@ func (c *command) lookVerbs() []*verb {
 		{name: "why", args: "ADDR", short: "explain what this node does about an address", action: c.why, flags: []cli.Flag{objectFlag()}},
 		{name: "members", short: "show the nodes of the mesh", action: c.members, flags: []cli.Flag{linesFlag()}},
 		{name: "status", short: "show the state of this node", action: c.status, flags: []cli.Flag{objectFlag()}},
-		{name: "watch", short: "follow events as they happen", action: c.watch, flags: []cli.Flag{linesFlag()}},
+		{name: "watch", short: "follow events as they happen", action: c.watch, flags: append([]cli.Flag{linesFlag()}, exabgpFlags()...)},
 		{name: "audit", args: "[ADDR]", short: "show who changed what, when and why", action: c.audit, flags: []cli.Flag{
 			text("since", "`WHEN` only what came since: a time (2026-11-22T11:02:11Z) or how long ago (2h, 3d)"),
 			linesFlag(),
