@@ -18,7 +18,8 @@ var program string
 func TestMain(m *testing.M) {
 	os.Exit(rig.Main(m, func(scratch string) error {
 		if err := rig.Require("iptables", "ip6tables", "iptables-legacy", "ipset", "nft", "ip", "ss", "ssh", "sshpass",
-			"sshd", "ssh-keygen", "rsyslogd", "busybox", "logger", "fail2ban-server", "fail2ban-client", "setpriv", "flock", "perl"); err != nil {
+			"sshd", "ssh-keygen", "rsyslogd", "busybox", "logger", "fail2ban-server", "fail2ban-client", "setpriv", "flock", "perl",
+			"nginx", "haproxy", "tcpdmatch", "exabgp", "bird"); err != nil {
 			return err
 		}
 		program = filepath.Join(scratch, "meshban")
