@@ -4,6 +4,7 @@ package test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -150,6 +151,38 @@ func TestProxiesRefuseWhatIsBanned(t *testing.T) {
 	first.run(t, "unban", wide.String())
 	lists(0)
 	all("200", "granted")
+}
+
+// A device that asks again gets the list only if it has changed, with the example of `meshban help routers` and Debian's
+// curl.
+func TestListsAreFetchedWhenTheyChange(t *testing.T) {
+	t.Parallel()
+	m := newMesh(t, setup{nodes: 2, config: `api: {listen: "127.0.0.1:8080"}`})
+	first, n := m.nodes[0], m.nodes[1]
+	key, _, _ := strings.Cut(n.run(t, "key", "add", "router", "--may", "read"), "\n")
+	command := replaced(t, example(t, n, "routers", "curl"), "KEY", key, "https://web1.example.net:8443", "http://127.0.0.1:8080", "list.", "/root/list.")
+	fetched := func(code, list string) {
+		t.Helper()
+		if got := must(n.Shell(command))(t); got != code {
+			t.Errorf("status %s, want %s", got, code)
+		}
+		if got := must(n.ReadFile("/root/list.txt"))(t); got != list {
+			t.Errorf("the list is %q, want %q", got, list)
+		}
+	}
+	src := fresh()
+	first.run(t, "ban", src.String(), fresh6().String())
+	eventually(t, banLimit, func() error {
+		if len(n.list(t)) != 2 {
+			return errors.New("the bans have not come")
+		}
+		return nil
+	})
+	fetched("200", src.String()+"\n")
+	fetched("304", src.String()+"\n")
+	n.run(t, "unban", src.String())
+	fetched("200", "")
+	fetched("304", "")
 }
 
 // bird is a router that takes what an ExaBGP on the same machine announces.

@@ -13,6 +13,7 @@ import (
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/apikey"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/feed"
 	"github.com/meshban/meshban/cmd/meshban/internal/listener"
 	"github.com/meshban/meshban/fw"
 )
@@ -43,7 +44,7 @@ func (d *Daemon) openAPI() (err error) {
 	}
 	list := sortedExceptions(d.exceptions())
 	a.exceptions.Store(&list)
-	a.Server, err = listener.New(listener.Config{Agent: served{d}, Keys: a.keys, API: d.cfg.API, Known: d.past.known(time.Now()), Logger: d.log})
+	a.Server, err = listener.New(listener.Config{Agent: served{d}, Keys: a.keys, API: d.cfg.API, Feed: feed.Handler(keyed{d}), Known: d.past.known(time.Now()), Logger: d.log})
 	d.api = a
 	return err
 }
@@ -146,6 +147,20 @@ func inside(sorted []netip.Prefix, p netip.Prefix) bool {
 type served struct{ *Daemon }
 
 var _ listener.Agent = served{}
+
+// keyed is what lists show to the key of a request.
+type keyed struct{ *Daemon }
+
+// Entries implements feed.Source.
+func (k keyed) Entries(ctx context.Context, yield func(feed.Entry) error) error {
+	key := listener.KeyOf(ctx)
+	return k.Daemon.Entries(ctx, func(e feed.Entry) error {
+		if !key.Reads(e.Prefix, e.Source) {
+			return nil
+		}
+		return yield(e)
+	})
+}
 
 func (s served) of(e ban.Entry) (listener.Ban, bool) {
 	if !e.Prefix.IsSingleIP() && inside(*s.api.exceptions.Load(), e.Prefix) {

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/meshban/meshban/cmd/meshban/internal/apikey"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/feed"
@@ -166,5 +167,29 @@ func TestListsHaveOnlyWhatIsInForce(t *testing.T) {
 	a.ban(t, time.Hour, "192.0.2.7/32")
 	if all := a.entries(t); !slices.Equal(all, []string{"192.0.2.7/32"}) {
 		t.Errorf("%v", all)
+	}
+}
+
+// The listener shows lists of what a key may read.
+func TestListsOfAKey(t *testing.T) {
+	t.Parallel()
+	a := withAPI(t)
+	a.ban(t, time.Hour, "192.0.2.7/32", "2001:db8::7/128")
+	a.write(t, "HOST 192.0.2.8 PORT 22 jail=sshd\n")
+	until(t, "the line has banned", func() bool { return a.enforces(t, "192.0.2.8/32") })
+	for want, key := range map[string]apikey.Key{
+		"192.0.2.7 192.0.2.8 2001:db8::7": {Name: "all", May: []string{apikey.Read}},
+		"192.0.2.7 192.0.2.8":             {Name: "four", May: []string{apikey.Read}, Family: 4},
+		"192.0.2.8":                       {Name: "lines", May: []string{apikey.Read}, Sources: []string{"line:*"}},
+	} {
+		rep, err := a.AddKey(t.Context(), control.AddKeyRequest{Key: key})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := strings.Fields(bouncer{a, rep.Key}.call(t, "GET", "/feed/plain", ""))
+		slices.Sort(got)
+		if strings.Join(got, " ") != want {
+			t.Errorf("key %s reads %q, want %s", key.Name, got, want)
+		}
 	}
 }
