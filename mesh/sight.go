@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
@@ -14,14 +15,16 @@ import (
 )
 
 // A node that others cannot reach at its advertised address, for example behind NAT, hears nothing from them and cannot
-// tell why. So while no packets arrive, or a member does not answer reports, the node asks a member how that member
-// sees it. In a healthy mesh nobody asks.
+// tell why. So while no packets arrive, or a member does not answer reports, the node asks some members how they see it,
+// and believes what most of them say. In a healthy mesh nobody asks.
 
 const (
-	// sightEvery is the time between two checks, and sightQuiet how long nothing must have arrived before a member is
+	// sightEvery is the time between two checks, and sightQuiet how long nothing must have arrived before members are
 	// asked.
 	sightEvery, sightQuiet = 5 * time.Second, 15 * time.Second
-	// sightGood is how many answers in a row must say that this node is reached before the fault is over.
+	// sightPanel is how many members are asked at once: most of these are honest if most members are.
+	sightPanel = 5
+	// sightGood is how many times in a row they must say that this node is reached before the fault is over.
 	sightGood = 3
 	// sightLen is the length of an answer in bytes: whether the node is reached at its advertised address, and its
 	// address.
@@ -72,13 +75,40 @@ func (s sight) fault(member string, own netip.AddrPort, port uint16) string {
 		"behind NAT, forward that port to this machine for TCP and UDP", member, s.from, own, at)
 }
 
-// sightLoop asks members how they see this node while nothing arrives from them.
+// sighted is how a member sees this node.
+type sighted struct {
+	by frame.ID
+	sight
+}
+
+// mostSee returns how most members see this node: that they reach it unless more than half do not, and then at the
+// address that most of those name.
+func mostSee(said []sighted) (most sighted) {
+	votes, unreached := make(map[netip.Addr]int), 0
+	for _, s := range said {
+		if !s.reached {
+			votes[s.from]++
+			unreached++
+		}
+	}
+	if 2*unreached <= len(said) {
+		return sighted{sight: sight{reached: true}}
+	}
+	for _, s := range said {
+		if !s.reached && votes[s.from] > votes[most.from] {
+			most = s
+		}
+	}
+	return most
+}
+
+// sightLoop asks members how they see this node while nothing arrives from some of them.
 func (m *Mesh) sightLoop(ctx context.Context) {
 	tick := time.NewTicker(sightEvery)
 	defer tick.Stop()
 	packets, since := m.count.packets.Load(), m.now()
-	var told frame.ID // who reported the fault; zero: there is none
-	for good, turn := 0, 0; ; turn++ {
+	told := false // of a fault
+	for good, turn := 0, 0; ; {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -87,53 +117,80 @@ func (m *Mesh) sightLoop(ctx context.Context) {
 		if n := m.count.packets.Load(); n != packets {
 			packets, since = n, m.now()
 		}
-		ask := m.paths.unanswered(m.now())
-		if m.now().Sub(since) >= sightQuiet {
-			ask = m.aliveIDs()
-		}
-		if told != (frame.ID{}) && m.peers.node(told) != nil {
-			ask = []frame.ID{told}
-		}
-		if len(ask) == 0 {
-			told = frame.ID{}
+		ids := m.aliveIDs()
+		if quiet := m.now().Sub(since) >= sightQuiet; len(ids) == 0 || !told && !quiet && len(m.paths.unanswered(m.now())) == 0 {
+			told = false
 			m.setFault(ProblemSeen, "")
 			m.place.unreached.Store(false)
 			continue
 		}
-		id := ask[turn%len(ask)]
-		s, ok := m.seenBy(ctx, id)
+		said := m.seenBy(ctx, ids, turn)
 		own := m.Addr()
-		if !ok || !own.IsValid() {
+		if len(said) < min(2, len(ids)) || !own.IsValid() { // one of many may lie
+			turn++
 			continue
 		}
-		if text := s.fault(id.String(), own, cmp.Or(m.cfg.Bind.Port(), own.Port())); text != "" {
-			told, good = id, 0
+		s := mostSee(said)
+		if text := s.fault(s.by.String(), own, cmp.Or(m.cfg.Bind.Port(), own.Port())); text != "" {
+			told, good = true, 0 // the same are asked again, so that the text stays the same
 			m.setFault(ProblemSeen, text)
 			m.place.unreached.Store(s.from != own.Addr())
-		} else if good++; good >= sightGood {
-			told = frame.ID{}
+			continue
+		}
+		turn++
+		if good++; good >= sightGood {
+			told = false
 			m.setFault(ProblemSeen, "")
 			m.place.unreached.Store(false)
 		}
 	}
 }
 
+// aliveIDs returns the trusted members that are alive, or all if none is trusted: while nothing arrives, that may not be
+// known yet.
 func (m *Mesh) aliveIDs() (ids []frame.ID) {
 	for _, t := range m.peers.alive() {
 		ids = append(ids, t.ID)
 	}
+	trusted := slices.DeleteFunc(slices.Clone(ids), func(id frame.ID) bool { return !m.trusted(id) })
+	if len(trusted) > 0 {
+		return trusted
+	}
 	return ids
 }
 
-// seenBy asks a member how it sees this node. It does not check that the member is trusted: while nothing arrives, that
-// may not be known yet.
-func (m *Mesh) seenBy(ctx context.Context, id frame.ID) (sight, bool) {
-	node := m.peers.node(id)
-	if node == nil || !m.cfg.Secrets.HasAuthority() {
-		return sight{}, false
+// seenBy asks up to sightPanel of the members how they see this node, others at each turn, and returns the answers.
+func (m *Mesh) seenBy(ctx context.Context, ids []frame.ID, turn int) (said []sighted) {
+	if !m.cfg.Secrets.HasAuthority() {
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
+	answers := make([]sighted, min(sightPanel, len(ids)))
+	good := make([]bool, len(answers))
+	var asking sync.WaitGroup
+	for i := range answers {
+		id := ids[(turn*sightPanel+i)%len(ids)]
+		asking.Go(func() {
+			s, ok := m.sightBy(ctx, id)
+			answers[i], good[i] = sighted{id, s}, ok
+		})
+	}
+	asking.Wait()
+	for i, s := range answers {
+		if good[i] {
+			said = append(said, s)
+		}
+	}
+	return said
+}
+
+// sightBy asks a member how it sees this node.
+func (m *Mesh) sightBy(ctx context.Context, id frame.ID) (sight, bool) {
+	node := m.peers.node(id)
+	if node == nil {
+		return sight{}, false
+	}
 	b, err := m.question(ctx, id, node, []byte(askSight))
 	if err != nil {
 		m.cfg.Logger.Debug("a member does not say how it sees this node", "id", id.String(), "error", wire.Escape(err.Error(), maxLogText))

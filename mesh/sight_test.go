@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
+	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/meshtest"
 	"github.com/meshban/meshban/mesh/pki"
 )
@@ -122,4 +124,66 @@ func TestSight(t *testing.T) {
 			t.Errorf("%x is taken for an answer", b)
 		}
 	}
+}
+
+// Most of those who answer decide whether a node is reached, and where it is seen.
+func TestMostSee(t *testing.T) {
+	yes, no := "", "10.0.0.5"
+	for _, tt := range []struct {
+		name string
+		said []string // "": reached; else not reached, and seen at this address
+		want string
+	}{
+		{"ok: all reach it", []string{yes, yes, yes}, yes},
+		{"ok: one liar", []string{"203.0.113.1", yes, yes}, yes},
+		{"ok: one of two", []string{no, yes}, yes},
+		{"bad: the only one", []string{no}, no},
+		{"bad: most do not", []string{no, yes, no}, no},
+		{"bad: one liar about where it is", []string{"203.0.113.1", no, no}, no},
+		{"bad: one liar of five", []string{"203.0.113.1", no, yes, no, no}, no},
+	} {
+		var said []sighted
+		for i, from := range tt.said {
+			s := sight{reached: from == yes, from: netip.MustParseAddr(cmp.Or(from, "192.0.2.9"))}
+			said = append(said, sighted{frame.ID{byte(i)}, s})
+		}
+		most := mostSee(said)
+		if most.reached != (tt.want == yes) || !most.reached && (most.from.String() != tt.want || tt.said[most.by[0]] != tt.want) {
+			t.Errorf("%s: %+v", tt.name, most)
+		}
+	}
+}
+
+// One member that says that it does not reach a node neither alarms it nor says what to write into its configuration.
+func TestOneMemberDoesNotSayWhereANodeIs(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		a := meshtest.Authority(t)
+		c := newCluster(t, 4, func(i int, cfg *Config) {
+			copy(cfg.Secrets.Authority[:], a.Public())
+			if i == 0 {
+				cfg.Authority = a
+			}
+		})
+		eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
+		for _, n := range c.nodes[1:] {
+			if _, err := c.nodes[0].Certify(n.id.Public(), "name", pki.DefaultCaps()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		eventually(t, 30*time.Second, "all addresses are proved", c.allProved)
+		victim, liar := c.nodes[3], c.nodes[0].id.ID()
+		c.hub.setCut(func(from, to netip.AddrPort) bool { return from == c.addrs[0] && to == c.addrs[3] })
+		c.nodes[0].peers.update(victim.id.ID(), func(p *peer) { p.proofs = nil })
+		asked := func() bool { return len(victim.paths.unanswered(victim.now())) > 0 }
+		eventually(t, 2*time.Minute, "it does not answer reports", asked)
+		if s, ok := victim.sightBy(t.Context(), liar); !ok || s.reached {
+			t.Fatalf("it says %+v, %v", s, ok)
+		}
+		for range 60 {
+			<-time.After(time.Second)
+			if text := victim.fault(ProblemSeen); text != "" || victim.place.unreached.Load() {
+				t.Fatalf("it alone has the node say %q", text)
+			}
+		}
+	})
 }
