@@ -140,9 +140,11 @@ func (l *Log) drain() {
 
 // encode appends an entry into buf.
 func (l *Log) encode(e control.AuditEntry) {
-	if key := sameOf(e); e.Via == control.ViaMesh && l.written[key] {
-		delete(l.written, key)
-		return
+	if e.Via == control.ViaMesh && len(l.written) > 0 {
+		if key := sameOf(e); l.written[key] {
+			delete(l.written, key)
+			return
+		}
 	}
 	e.Lost = l.lost.Swap(0)
 	if e.Lost > 0 && l.problem == "" {
