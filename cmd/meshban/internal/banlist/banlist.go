@@ -8,6 +8,7 @@ package banlist
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"errors"
 	"fmt"
@@ -36,7 +37,11 @@ type Entry struct {
 
 // Compare orders entries by prefix and then by ports.
 func (e Entry) Compare(f Entry) int {
-	if c := e.Prefix.Compare(f.Prefix); c != 0 {
+	// Of masked prefixes, the addresses decide as Prefix.Compare does, which would mask both again.
+	if c := e.Prefix.Addr().Compare(f.Prefix.Addr()); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(e.Prefix.Bits(), f.Prefix.Bits()); c != 0 {
 		return c
 	}
 	return strings.Compare(e.Ports, f.Ports)

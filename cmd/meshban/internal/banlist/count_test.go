@@ -173,3 +173,17 @@ func FuzzRead(f *testing.F) {
 		}
 	})
 }
+
+func TestEntriesAreInTheOrderOfTheirPrefixes(t *testing.T) {
+	var all []netip.Prefix
+	for _, s := range []string{"0.0.0.0/8", "10.0.0.0/8", "10.0.0.0/24", "10.0.0.0/32", "10.0.1.0/24", "255.255.255.255/32", "::/19", "::/128", "2001:db8::/32", "2001:db8::/64"} {
+		all = append(all, netip.MustParsePrefix(s))
+	}
+	for _, a := range all {
+		for _, b := range all {
+			if got, want := (Entry{a, ""}).Compare(Entry{b, ""}), a.Compare(b); got != want {
+				t.Errorf("%v to %v: %d, netip says %d", a, b, got, want)
+			}
+		}
+	}
+}

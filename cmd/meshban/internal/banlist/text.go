@@ -123,10 +123,12 @@ func split(line string) (fields []string, sep string) {
 		return fields, sep
 	}
 	const separators = " \t\v\f,;|"
-	if i := strings.IndexAny(line, separators); i >= 0 {
-		rest := line[i:]
-		sep = rest[:len(rest)-len(strings.TrimLeft(rest, separators))]
+	i := strings.IndexAny(line, separators)
+	if i < 0 {
+		return []string{line}, ""
 	}
+	rest := line[i:]
+	sep = rest[:len(rest)-len(strings.TrimLeft(rest, separators))]
 	fields = strings.FieldsFunc(line, func(c rune) bool { return strings.ContainsRune(separators, c) })
 	return joinRanges(fields), sep
 }
