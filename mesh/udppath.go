@@ -225,14 +225,6 @@ type dueReport struct {
 	changed  bool
 }
 
-// earlier returns the earlier of two times; a zero a does not count.
-func earlier(a, b time.Time) time.Time {
-	if a.IsZero() || b.Before(a) {
-		return b
-	}
-	return a
-}
-
 // due returns the reports that are due, and when the next one will be; zero if there is none. It drops paths that are
 // fine, and those whose peer is gone or does not answer.
 func (t *udpPaths) due(now time.Time, there func(frame.ID) bool) (due []dueReport, next time.Time) {
@@ -240,7 +232,7 @@ func (t *udpPaths) due(now time.Time, there func(frame.ID) bool) (due []dueRepor
 	defer t.mu.Unlock()
 	for id, p := range t.of {
 		if p.next.After(now) {
-			next = earlier(next, p.next)
+			next = replica.Earlier(next, p.next)
 			continue
 		}
 		to, from := p.judge(now)
@@ -259,7 +251,7 @@ func (t *udpPaths) due(now time.Time, there func(frame.ID) bool) (due []dueRepor
 			continue
 		}
 		p.fine, p.next = fine, now.Add(pathEvery)
-		next = earlier(next, p.next)
+		next = replica.Earlier(next, p.next)
 		d.report = pathReport{want: !fine, small: heardBefore(now, p.small), large: heardBefore(now, p.large), watched: now.Sub(p.since)}
 		due = append(due, d)
 	}

@@ -35,12 +35,12 @@ type early struct {
 // keep records a frame from the store that does not count yet.
 func (e *early) keep(f frame.Frame) {
 	e.stored = append(e.stored, f)
-	e.storedAt = sooner(e.storedAt, f.Issued.Add(-frame.FutureSkew))
+	e.storedAt = Earlier(e.storedAt, f.Issued.Add(-frame.FutureSkew))
 }
 
 // offered records that a peer's frame was refused because its time had not come.
 func (e *early) offered(f frame.Frame) {
-	e.offeredAt = sooner(e.offeredAt, f.Issued.Add(-frame.FutureSkew))
+	e.offeredAt = Earlier(e.offeredAt, f.Issued.Add(-frame.FutureSkew))
 }
 
 // next returns when there may be something to look at again.
@@ -53,7 +53,7 @@ func (e *early) next() (at time.Time, ok bool) {
 	case e.offeredAt.IsZero():
 		return e.storedAt, true
 	}
-	return sooner(e.storedAt, e.offeredAt), true
+	return Earlier(e.storedAt, e.offeredAt), true
 }
 
 // lookAgain takes in stored frames whose time has come, and starts a comparison with all peers once the time of frames
@@ -90,7 +90,8 @@ func (c *Core) lookAgain(now time.Time, out *Actions) {
 	}
 }
 
-func sooner(a, b time.Time) time.Time {
+// Earlier returns the earlier of two times; a zero a does not count.
+func Earlier(a, b time.Time) time.Time {
 	if a.IsZero() || b.Before(a) {
 		return b
 	}
