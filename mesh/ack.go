@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/pki"
 )
@@ -61,7 +63,7 @@ func ackText(meshID [16]byte, root [32]byte, view, clock uint64) []byte {
 // ackSigner makes the answers to pings.
 type ackSigner struct {
 	mu   sync.Mutex
-	rate limiter
+	rate *rate.Limiter
 	last []byte
 	root [32]byte // of last
 	view uint64
@@ -72,7 +74,7 @@ type ackSigner struct {
 func (a *ackSigner) answer(now time.Time, id pki.Identity, meshID [16]byte, root [32]byte, view uint64) []byte {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if age := now.Sub(a.at); a.last != nil && age >= 0 && age < ackLasts && (a.root == root && a.view == view || !a.rate.allow(now)) {
+	if age := now.Sub(a.at); a.last != nil && age >= 0 && age < ackLasts && (a.root == root && a.view == view || !a.rate.AllowN(now, 1)) {
 		return a.last
 	}
 	a.root, a.view, a.at = root, view, now

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/replica"
 )
@@ -41,7 +43,7 @@ func TestConfirmedForAWhile(t *testing.T) {
 // The signature of an answer to a ping is valid only for its node, mesh, digest, view and time.
 func TestAckIsSigned(t *testing.T) {
 	id, mesh, root := signers[0], [16]byte{1}, [32]byte{2}
-	signer := &ackSigner{rate: newLimiter(ackBurst, ackEvery)}
+	signer := &ackSigner{rate: rate.NewLimiter(rate.Every(ackEvery), ackBurst)}
 	b := signer.answer(simStart, id, mesh, root, 3)
 	a, ok := readAck(b)
 	if !ok || a.root != [replica.RootLen]byte{2} || a.view != 3 || a.clock != replica.ClockOf(simStart) {
@@ -80,7 +82,7 @@ func TestAckIsSigned(t *testing.T) {
 
 // Endless pings cost few signatures, whatever changes meanwhile, and no answer is older than ackLasts.
 func TestAckSignaturesBounded(t *testing.T) {
-	signer := &ackSigner{rate: newLimiter(ackBurst, ackEvery)}
+	signer := &ackSigner{rate: rate.NewLimiter(rate.Every(ackEvery), ackBurst)}
 	signed, last := 0, uint64(0)
 	const pings, every = 10_000, time.Millisecond
 	for i := range pings {

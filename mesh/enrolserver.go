@@ -119,12 +119,12 @@ func (m *Mesh) allowHello(now time.Time, hello *tls.ClientHelloInfo) bool {
 	case m.peers.isSource(from):
 		return m.queries.hellos.take(now, from, 1)
 	case !m.invites.Knocks(now, hello.ServerName):
-		return m.netHellos.take(now, netOf(from), 1) && m.enrolRate.take(now, from, 1) && m.hellos.allow(now)
+		return m.netHellos.take(now, netOf(from), 1) && m.enrolRate.take(now, from, 1) && m.hellos.AllowN(now, 1)
 	}
 	if c, ok := hello.Conn.(*peeked); ok {
 		c.keep()
 	}
-	return m.enrolRate.take(now, from, 1) && m.invited.allow(now)
+	return m.enrolRate.take(now, from, 1) && m.invited.AllowN(now, 1)
 }
 
 // welcome returns the answer to a joiner whose token is valid.

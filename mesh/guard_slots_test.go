@@ -383,13 +383,13 @@ func TestGuardKeepsAccountsOfMembers(t *testing.T) {
 		"packets": &g.packets, "notices": &g.notices, "news": &g.news, "flood": &g.packetFlood, "bytes": &g.arrived, "streams": &g.opened,
 	} {
 		for i := range 2 * maxSources {
-			b.take(simStart, netip.AddrFrom4([4]byte{127, byte(i >> 8), byte(i), 1}), int(b.burst))
+			b.take(simStart, netip.AddrFrom4([4]byte{127, byte(i >> 8), byte(i), 1}), b.others.Burst())
 		}
 		if len(b.of) != maxSources {
 			t.Errorf("%s: %d accounts, want %d", name, len(b.of), maxSources)
 		}
 		for _, own := range []netip.Addr{member, anywhere, unproven} {
-			if !b.take(simStart, own, int(b.burst)) {
+			if !b.take(simStart, own, b.others.Burst()) {
 				t.Errorf("%s: %v shares the account of others", name, own)
 			}
 		}

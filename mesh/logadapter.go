@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/transport"
 	"github.com/meshban/meshban/mesh/internal/wire"
@@ -73,20 +75,20 @@ type logAdapter struct {
 	unheard func(frame.ID)
 
 	rates []eventRate // by index in logEvents
-	debug limiter
+	debug *rate.Limiter
 }
 
 type eventRate struct {
-	limiter
+	*rate.Limiter
 	muted atomic.Int64 // since the last record
 }
 
 func newLogAdapter(logger *slog.Logger, self frame.ID, suspected func(frame.ID)) *logAdapter {
 	a := &logAdapter{
-		logger: logger, self: self, suspected: suspected, rates: make([]eventRate, len(logEvents)), debug: newLimiter(logBurst, logEvery),
+		logger: logger, self: self, suspected: suspected, rates: make([]eventRate, len(logEvents)), debug: rate.NewLimiter(rate.Every(logEvery), logBurst),
 	}
 	for i := range a.rates {
-		a.rates[i].Burst, a.rates[i].Every = 1, eventEvery
+		a.rates[i].Limiter = rate.NewLimiter(rate.Every(eventEvery), 1)
 	}
 	return a
 }
@@ -133,14 +135,14 @@ func (a *logAdapter) record(now time.Time, text string) {
 		if !strings.Contains(text, e.in) || strings.Contains(text, "(from: "+a.self.String()+")") {
 			continue
 		}
-		if rate := &a.rates[i]; !rate.allow(now) {
-			rate.muted.Add(1)
+		if r := &a.rates[i]; !r.AllowN(now, 1) {
+			r.muted.Add(1)
 		} else if a.logger.Enabled(ctx, e.level) {
-			a.logger.LogAttrs(ctx, e.level, e.msg, attrsOf(text, e.in, rate.muted.Swap(0))...)
+			a.logger.LogAttrs(ctx, e.level, e.msg, attrsOf(text, e.in, r.muted.Swap(0))...)
 		}
 		return
 	}
-	if a.logger.Enabled(ctx, slog.LevelDebug) && a.debug.allow(now) {
+	if a.logger.Enabled(ctx, slog.LevelDebug) && a.debug.AllowN(now, 1) {
 		a.logger.LogAttrs(ctx, slog.LevelDebug, "membership", slog.String("text", shortIDs(text)))
 	}
 }

@@ -1,8 +1,6 @@
 package mesh
 
 import (
-	"github.com/meshban/meshban/mesh/internal/replica"
-
 	cryptorand "crypto/rand"
 	"crypto/tls"
 	"errors"
@@ -15,8 +13,11 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"golang.org/x/time/rate"
+
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/enrol"
+	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/rotate"
 	"github.com/meshban/meshban/mesh/internal/spread"
 )
@@ -57,11 +58,11 @@ type Mesh struct {
 	keys      *keyRotator
 	invites   *enrol.Invites              // set by Run
 	serverTLS func() (*tls.Config, error) // for enrolment and other clients; made once
-	hellos    limiter                     // TLS handshakes of strangers
+	hellos    *rate.Limiter               // TLS handshakes of strangers
 	netHellos buckets[netip.Prefix]       // the same, by network
-	invited   limiter                     // TLS handshakes of joiners that knock with a token
+	invited   *rate.Limiter               // TLS handshakes of joiners that knock with a token
 	enrolRate buckets[netip.Addr]
-	rolls     limiter           // changes of epoch
+	rolls     *rate.Limiter     // changes of epoch
 	askedBack buckets[frame.ID] // see askBack
 	told      buckets[frame.ID] // revoked nodes that were sent their revocation
 	earlies   buckets[frame.ID] // frames verified only to report them
@@ -151,15 +152,15 @@ func New(cfg Config) (*Mesh, error) {
 	m.paths = newUDPPaths()
 	m.keys = newKeyRotator(rotate.New(m.now(), cfg.Secrets, m.storeKeys))
 	m.serverTLS = sync.OnceValues(m.newServerTLS)
-	m.hellos, m.invited = newLimiter(helloBurst, helloEvery), newLimiter(helloBurst, helloEvery)
+	m.hellos, m.invited = rate.NewLimiter(rate.Every(helloEvery), helloBurst), rate.NewLimiter(rate.Every(helloEvery), helloBurst)
 	m.netHellos = newBuckets[netip.Prefix](netHelloRate, netHellos)
 	m.enrolRate = newBuckets[netip.Addr](enrolRate, enrolBurst)
 	m.bulkCost = newBuckets[frame.ID](bulkRate, bulkBurst)
-	m.askedBack = newBuckets[frame.ID](1/askKeysEvery.Seconds(), 1)
-	m.told = newBuckets[frame.ID](1/tellEvery.Seconds(), 1)
+	m.askedBack = newBuckets[frame.ID](rate.Every(askKeysEvery), 1)
+	m.told = newBuckets[frame.ID](rate.Every(tellEvery), 1)
 	m.earlies = newBuckets[frame.ID](earlyTold, 10*earlyTold)
-	m.acks.rate = newLimiter(ackBurst, ackEvery)
-	m.rolls = newLimiter(rollBurst, rollEvery)
+	m.acks.rate = rate.NewLimiter(rate.Every(ackEvery), ackBurst)
+	m.rolls = rate.NewLimiter(rate.Every(rollEvery), rollBurst)
 	m.views.exchange = make(chan netip.AddrPort, 1)
 	m.place.former = make(chan struct{}, 1)
 	m.asks = asks{wake: make(chan struct{}, 1), open: make(map[[16]byte]openAsk)}

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
@@ -103,7 +105,7 @@ type noticers struct {
 }
 
 type noticer struct {
-	rate   limiter
+	rate   *rate.Limiter
 	issued time.Time // of the last one
 }
 
@@ -131,10 +133,10 @@ func (v *noticers) accept(now time.Time, from frame.ID, issued time.Time) bool {
 		if len(v.last) >= maxNoticers {
 			return false
 		}
-		n = &noticer{rate: newLimiter(noticeBurst, noticeEvery)}
+		n = &noticer{rate: rate.NewLimiter(rate.Every(noticeEvery), noticeBurst)}
 		v.last[from] = n
 	}
-	if !issued.After(n.issued) || !n.rate.allow(now) {
+	if !issued.After(n.issued) || !n.rate.AllowN(now, 1) {
 		return false
 	}
 	n.issued = issued

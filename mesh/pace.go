@@ -80,8 +80,8 @@ func (p *pauses) noteLocked(now time.Time) {
 		return
 	}
 	p.begun = now
-	frames := newBuckets[sourceOrigin](0, gap.Seconds()*originRate)
-	source := newBuckets[netip.Addr](0, gap.Seconds()*sourceRate)
+	frames := newBuckets[sourceOrigin](0, int(gap.Seconds()*originRate))
+	source := newBuckets[netip.Addr](0, int(gap.Seconds()*sourceRate))
 	p.frames, p.source = &frames, &source
 }
 

@@ -320,7 +320,7 @@ func (m *Mesh) rollEpoch(now time.Time, past uint64) {
 	m.mu.Lock()
 	due := past >= m.core.Last().Epoch
 	m.mu.Unlock()
-	if !due || !m.rolls.allow(now) {
+	if !due || !m.rolls.AllowN(now, 1) {
 		return
 	}
 	epoch := past + 1

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"golang.org/x/time/rate"
+
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/spread"
@@ -109,7 +111,7 @@ type udpPath struct {
 	theirsAt     time.Time
 	fine         bool // the last report said that UDP passes both ways
 	to, from     udpWay
-	fresh, bulk  limiter // of pushes
+	fresh, bulk  *rate.Limiter // of pushes
 }
 
 // judge returns what is known of UDP to and from the peer.
@@ -165,9 +167,8 @@ func (t *udpPaths) addLocked(now time.Time, id frame.ID, asked bool) *udpPath {
 	if !t.roomLocked(asked) {
 		return nil
 	}
-	p := &udpPath{asked: asked, since: now, next: now}
-	p.fresh.Burst, p.fresh.Every = pathPushes, pathPushEvery
-	p.bulk.Burst, p.bulk.Every = pathPushes, pathPushEvery
+	pushes := func() *rate.Limiter { return rate.NewLimiter(rate.Every(pathPushEvery), pathPushes) }
+	p := &udpPath{asked: asked, since: now, next: now, fresh: pushes(), bulk: pushes()}
 	t.of[id] = p
 	t.some.Store(true)
 	wake(t.wake)
@@ -301,9 +302,9 @@ func (t *udpPaths) route(now time.Time, id frame.ID, size int, push bool) (packe
 	case !push:
 		return false, true
 	case fresh:
-		return to == udpUnknown, p.fresh.allow(now)
+		return to == udpUnknown, p.fresh.AllowN(now, 1)
 	}
-	return false, p.bulk.allow(now)
+	return false, p.bulk.AllowN(now, 1)
 }
 
 // tcpFailed reports whether a stream to a peer failed recently.

@@ -93,11 +93,10 @@ var onlyIn = map[string]string{
 // meshRooms are the packages below mesh, each with the packages of this module that it may import.
 var meshRooms = map[string][]string{
 	module + "/mesh/internal/wire":      nil,
-	module + "/mesh/internal/limit":     nil,
 	module + "/mesh/frame":              {module + "/mesh/internal/wire"},
 	module + "/mesh/pki":                {module + "/mesh/internal/wire", module + "/mesh/frame"},
 	module + "/mesh/internal/meshtest":  {module + "/mesh/frame", module + "/mesh/pki"},
-	replica:                             {module + "/mesh/internal/wire", module + "/mesh/internal/limit", module + "/mesh/frame", module + "/mesh/pki"},
+	replica:                             {module + "/mesh/internal/wire", module + "/mesh/frame", module + "/mesh/pki"},
 	module + "/mesh/internal/enrol":     {module + "/mesh/internal/wire", module + "/mesh/frame", module + "/mesh/pki"},
 	module + "/mesh/internal/rotate":    {module + "/mesh/frame", module + "/mesh/pki"},
 	module + "/mesh/internal/spread":    {module + "/mesh/internal/wire", module + "/mesh/frame"},

@@ -9,8 +9,9 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/meshban/meshban/mesh/frame"
-	"github.com/meshban/meshban/mesh/internal/limit"
 )
 
 const (
@@ -125,13 +126,13 @@ type session struct {
 type syncPeer struct {
 	phase       phase
 	at          time.Time
-	own         session         // the one that we began last
-	past        session         // the one before own; its chunks may still arrive: a slow link takes longer than sessionQuiet
-	peerSession session         // the one that the peer began last
-	hosting     limit.Allowance // for sessions that the peer begins
-	vectorAt    StreamKey       // our next vector begins after this key
-	detailAt    streamPlace     // our next details begin here
-	distrust    time.Time       // nothing is compared until then
+	own         session       // the one that we began last
+	past        session       // the one before own; its chunks may still arrive: a slow link takes longer than sessionQuiet
+	peerSession session       // the one that the peer began last
+	hosting     *rate.Limiter // for sessions that the peer begins
+	vectorAt    StreamKey     // our next vector begins after this key
+	detailAt    streamPlace   // our next details begin here
+	distrust    time.Time     // nothing is compared until then
 	tries       int
 	progress    bool          // our session moved a frame, either way, or has more to compare
 	backoff     time.Duration // the pause before the next check if it moved none
@@ -143,7 +144,7 @@ type syncPeer struct {
 }
 
 func newSyncPeer() *syncPeer {
-	return &syncPeer{hosting: limit.Allowance{Burst: hostBurst, Every: hostEvery}}
+	return &syncPeer{hosting: rate.NewLimiter(rate.Every(hostEvery), hostBurst)}
 }
 
 func (s *syncer) jitter(d time.Duration) time.Duration {
@@ -559,7 +560,7 @@ func (c *Core) mayHost(now time.Time, peer frame.ID, p *syncPeer) bool {
 
 // host begins a session that a peer asked for by sending its vector; it returns nil if that is not possible now.
 func (c *Core) host(now time.Time, m *Message, p *syncPeer, out *Actions) *session {
-	if !c.mayHost(now, m.From, p) || !p.hosting.Allow(now) {
+	if !c.mayHost(now, m.From, p) || !p.hosting.AllowN(now, 1) {
 		return nil
 	}
 	if p.phase == phaseChecking {
