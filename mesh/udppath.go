@@ -446,9 +446,7 @@ func (m *Mesh) reportPath(d dueReport) {
 		_ = ml.SendBestEffort(node, probe) // a lost probe is simply not received
 	}
 	d.report.ack = [ackLen]byte(delegate{m}.AckPayload())
-	if !m.streams.Put(spread.Message{To: d.id, Kind: kindPath, Body: m.pathMessageTo(d.id, d.report.encode())}) {
-		m.count.dropped.Add(1)
-	}
+	m.streams.Put(spread.Message{To: d.id, Kind: kindPath, Body: m.pathMessageTo(d.id, d.report.encode())}) // no room: the next report says the same
 }
 
 // pathMessageTo signs a path message to a peer.
@@ -515,8 +513,13 @@ func (m *Mesh) overStream(to *memberlist.Node, msg []byte) bool {
 	if err != nil {
 		return false
 	}
-	packet, stream := m.paths.route(m.now(), id, len(msg), msg[0] == wire.KindPush || msg[0] == wire.KindTree)
-	if stream && !m.streams.Put(spread.Message{To: id, Kind: msg[0], Body: slices.Clone(msg[1:])}) || !stream && !packet {
+	frames := msg[0] == wire.KindPush || msg[0] == wire.KindTree
+	packet, stream := m.paths.route(m.now(), id, len(msg), frames)
+	sent := packet || stream
+	if stream {
+		sent = m.streams.Put(spread.Message{To: id, Kind: msg[0], Body: slices.Clone(msg[1:])})
+	}
+	if !sent && frames { // anything else is said again
 		m.count.dropped.Add(1)
 	}
 	return !packet
