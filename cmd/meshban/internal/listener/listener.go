@@ -173,7 +173,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 // listen opens the socket.
 func (s *Server) listen() (net.Listener, error) {
-	pair, err := newPair(s.cfg.API)
+	pair, err := newPair(s.cfg.API, s.log)
 	if err != nil {
 		return nil, err
 	}
@@ -271,7 +271,7 @@ func KeyOf(ctx context.Context) apikey.Key {
 
 // CheckFiles returns an error if the listener's certificate cannot be used.
 func CheckFiles(api config.API) error {
-	_, err := newPair(api)
+	_, err := newPair(api, slog.New(slog.DiscardHandler))
 	return err
 }
 

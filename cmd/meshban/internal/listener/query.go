@@ -32,13 +32,12 @@ type query struct {
 	with    []string // lower case
 	without []string // lower case
 
-	at       netip.Prefix // ip or range; zero = not given
-	inside   bool         // what lies in at, not what contains it
-	value    netip.Prefix
-	nothing  bool // it asks for what does not exist here, such as captchas
-	limit    int  // 0 = none
-	offset   int
-	anywhere bool // neither at nor value
+	at      netip.Prefix // ip or range; zero = not given
+	inside  bool         // what lies in at, not what contains it
+	value   netip.Prefix
+	nothing bool // it asks for what does not exist here, such as captchas
+	limit   int  // 0 = none
+	offset  int
 }
 
 // parseQuery reads the parameters of both routes and ignores others.
@@ -116,7 +115,6 @@ func (q *query) parsePlace(v url.Values) error {
 	default:
 		return fmt.Errorf("contains: %q is neither true nor false", clip(v.Get("contains")))
 	}
-	q.anywhere = !q.at.IsValid() && !q.value.IsValid()
 	return nil
 }
 

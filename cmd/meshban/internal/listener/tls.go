@@ -2,6 +2,7 @@ package listener
 
 import (
 	"crypto/tls"
+	"log/slog"
 	"net"
 	"os"
 	"sync"
@@ -13,18 +14,20 @@ import (
 // pair is a certificate and its key, read again when their files change.
 type pair struct {
 	api config.API
+	log *slog.Logger
 
-	mu    sync.Mutex // guards what follows
-	cert  *tls.Certificate
-	times [2]time.Time // of the files that cert is from
+	mu     sync.Mutex // guards what follows
+	cert   *tls.Certificate
+	times  [2]time.Time // of the files that cert is from
+	failed [2]time.Time // of files that could not be read, which was said
 }
 
 // newPair reads the configured files; it returns nil if there are none.
-func newPair(api config.API) (*pair, error) {
+func newPair(api config.API, log *slog.Logger) (*pair, error) {
 	if api.Certificate == "" {
 		return nil, nil
 	}
-	p := &pair{api: api}
+	p := &pair{api: api, log: log}
 	if err := readable("api.certificate", api.Certificate); err != nil {
 		return nil, err
 	}
@@ -53,8 +56,13 @@ func (p *pair) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if now := p.modified(); now != p.times {
-		if cert, err := tls.LoadX509KeyPair(p.api.Certificate, p.api.Key); err == nil {
+		cert, err := tls.LoadX509KeyPair(p.api.Certificate, p.api.Key)
+		switch {
+		case err == nil:
 			p.cert, p.times = &cert, now
+		case now != p.failed: // the next handshake tries again: one of the files may still be on its way
+			p.failed = now
+			p.log.Warn("the new api.certificate or api.key cannot be used, the former ones serve", "err", err, "certificate", p.api.Certificate, "key", p.api.Key)
 		}
 	}
 	return p.cert, nil
