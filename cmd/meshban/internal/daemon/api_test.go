@@ -1,17 +1,26 @@
 package daemon
 
 import (
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/apikey"
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
@@ -28,6 +37,13 @@ func (n *node) bouncer(t *testing.T) bouncer {
 		t.Fatal(err)
 	}
 	return bouncer{n, rep.Key}
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // call sends a request and returns the body of a 200.
@@ -188,5 +204,91 @@ func TestAPIChanges(t *testing.T) {
 	}
 	if _, ok := b.api.keys.Find(b.key, time.Now(), netip.Addr{}, ""); ok {
 		t.Error("a deleted key is taken")
+	}
+}
+
+// systemd is told that the agent is ready once the listener is open, not before.
+func TestAPIIsOpenBeforeReady(t *testing.T) {
+	n := first(t, "a")
+	n.stop()
+	dir := t.TempDir()
+	socket, cert, aside, fifo := filepath.Join(dir, "notify"), filepath.Join(dir, "c.pem"), filepath.Join(dir, "aside"), filepath.Join(dir, "fifo")
+	n.cfg.API = config.API{Listen: netip.MustParseAddrPort("127.0.0.1:0"), Certificate: cert, Key: filepath.Join(dir, "k.pem"), Hold: time.Minute}
+	server := httptest.NewTLSServer(http.NotFoundHandler())
+	server.Close()
+	raw, err := x509.MarshalPKCS8PrivateKey(server.TLS.Certificates[0].PrivateKey)
+	check(t, err)
+	check(t, os.WriteFile(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600))
+	check(t, os.WriteFile(n.cfg.API.Key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw}), 0o600))
+	told, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	check(t, err)
+	defer told.Close()
+	check(t, told.SetReadDeadline(time.Now().Add(patience)))
+	t.Setenv("NOTIFY_SOCKET", socket)
+
+	// Whoever opens the certificate now waits, so the listener does not open.
+	n = startWith(t, n.home, n.cfg, func(*Daemon) {
+		check(t, os.Rename(cert, aside))
+		check(t, unix.Mkfifo(cert, 0o600))
+	})
+	until(t, "the mesh is ready", func() bool {
+		select {
+		case <-n.mesh.Ready():
+			return true
+		default:
+			return false
+		}
+	})
+	ready := make(chan bool, 1) // whether the listener was open
+	go func() {
+		word := make([]byte, 64)
+		size, err := told.Read(word)
+		ready <- err == nil && string(word[:size]) == "READY=1" && n.api.Addr() != ""
+	}()
+	select {
+	case <-ready:
+		t.Error("READY while the listener is not open")
+	case <-time.After(100 * time.Millisecond): // enough for an agent that does not wait
+	}
+	check(t, os.Rename(cert, fifo))
+	check(t, os.Rename(aside, cert))
+	f, err := os.OpenFile(fifo, os.O_RDWR, 0) // lets the listener's open of it return
+	check(t, err)
+	defer f.Close()
+	if !t.Failed() && !<-ready {
+		t.Error("no READY, or the listener is not open yet")
+	}
+}
+
+// Whoever stops the agent ends held answers, whole and at once.
+func TestAPIStopEndsHeldAnswers(t *testing.T) {
+	t.Parallel()
+	b := withAPI(t).bouncer(t)
+	type end struct {
+		body string
+		err  error
+	}
+	ended := make(chan end, 1)
+	r, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+b.api.Addr()+"/v1/decisions/stream", nil)
+	check(t, err)
+	r.Header.Set("X-Api-Key", b.key)
+	r.Header.Set("User-Agent", "crowdsec-firewall-bouncer/v0.0.25")
+	ask := func() {
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			ended <- end{err: err}
+			return
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		ended <- end{string(body), err}
+	}
+	ask() // the first is answered at once, with everything
+	<-ended
+	go ask()
+	until(t, "the answer is held", func() bool { return b.api.Stats.Held.Load() == 1 })
+	b.stop()
+	if e := <-ended; e.err != nil || e.body != `{"new":[],"deleted":[]}` {
+		t.Errorf("%q, %v", e.body, e.err)
 	}
 }
