@@ -23,6 +23,9 @@ func (s *Server) may(right string, next keyed) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		addr := clientOf(r)
 		k, ok := s.cfg.Keys.Find(secretOf(r), time.Now(), addr, r.UserAgent())
+		if ok {
+			w.Header().Del("Connection")
+		}
 		switch {
 		case !ok:
 			s.Stats.Forbidden.Add(1)

@@ -2,6 +2,7 @@ package listener
 
 import (
 	"encoding/json"
+	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"slices"
@@ -100,6 +101,35 @@ func TestWrongKeysAreCountedAndSlowed(t *testing.T) {
 	w.ask("GET", "/v1/decisions", "", "X-Api-Key", "no")
 	if n := w.Stats.Forbidden.Load(); n != 1 {
 		t.Errorf("%d counted", n)
+	}
+}
+
+// Strangers could keep all connections that the listener takes.
+func TestOnlyAKeyKeepsAConnection(t *testing.T) {
+	w := newWorld(t)
+	url, _ := w.serve(t)
+	for _, c := range []struct {
+		path, key string
+		kept      bool
+	}{
+		{"/v1/decisions", w.keys[apikey.Read], true},
+		{"/v1/decisions", w.keys[apikey.Ban], true}, // it may not read
+		{"/v1/decisions", "wrong", false},
+		{"/health", "", false},
+		{"/nothing", "", false},
+	} {
+		r, err := http.NewRequestWithContext(t.Context(), "GET", url+c.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("X-Api-Key", c.key)
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.Body.Close(); resp.Close == c.kept {
+			t.Errorf("%s with key %.5s: %d, the connection stays: %v, want %v", c.path, c.key, resp.StatusCode, !resp.Close, c.kept)
+		}
 	}
 }
 
