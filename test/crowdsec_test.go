@@ -44,17 +44,20 @@ func newBouncers(t *testing.T) *bouncers {
 	return b
 }
 
+// example returns what `meshban help crowdsec` shows of a bouncer's configuration.
+func (b *bouncers) example(t *testing.T, key string) string {
+	t.Helper()
+	return replaced(t, example(t, b.last, "crowdsec", "api_url:"), "THE_KEY", key)
+}
+
 // firewall starts crowdsec-firewall-bouncer and waits until it has asked.
 func (b *bouncers) firewall(t *testing.T, mode, key string) *rig.Proc {
 	t.Helper()
-	check(t, b.last.WriteFile("/root/firewall.yaml", fmt.Sprintf(`mode: %s
+	check(t, b.last.WriteFile("/root/firewall.yaml", b.example(t, key)+fmt.Sprintf(`mode: %s
 pid_dir: /root/
-update_frequency: 100ms
 daemonize: false
 log_mode: stdout
 log_level: info
-api_url: http://127.0.0.1:8080/
-api_key: %s
 disable_ipv6: false
 deny_action: DROP
 deny_log: false
@@ -67,7 +70,7 @@ nftables:
   ipv4: {enabled: true, set-only: false, table: crowdsec, chain: crowdsec-chain}
   ipv6: {enabled: true, set-only: false, table: crowdsec6, chain: crowdsec6-chain}
 prometheus: {enabled: false}
-`, mode, key)))
+`, mode)))
 	before := b.requests(t)
 	p := must(b.last.Start(rig.Cmd{Argv: []string{"crowdsec-firewall-bouncer", "-c", "/root/firewall.yaml"}}))(t)
 	t.Cleanup(func() {
@@ -219,17 +222,14 @@ func TestCrowdSecCustomBouncer(t *testing.T) {
 	check(t, b.last.WriteFile("/root/act", "#!/bin/sh\necho \"$*\" >>/root/acts\n"))
 	check(t, b.last.WriteFile("/root/acts", ""))
 	must(b.last.Do("chmod", "755", "/root/act"))(t)
-	check(t, b.last.WriteFile("/root/custom.yaml", fmt.Sprintf(`bin_path: /root/act
+	check(t, b.last.WriteFile("/root/custom.yaml", `bin_path: /root/act
 piddir: /root/
-update_frequency: 100ms
 cache_retention_duration: 10s
 daemonize: false
 log_mode: stdout
 log_level: info
-api_url: http://127.0.0.1:8080/
-api_key: %s
 prometheus: {enabled: false}
-`, b.key)))
+`+b.example(t, b.key)))
 	p := must(b.last.Start(rig.Cmd{Argv: []string{"crowdsec-custom-bouncer", "-c", "/root/custom.yaml"}}))(t)
 	b.held(t)
 	src := fresh()

@@ -245,7 +245,8 @@ func (s *Server) routes(server context.Context) http.Handler {
 	guarded := cross.Handler(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.Stats.Requests.Add(1)
-		w.Header().Set("Connection", "close")                                      // until it has shown a key: strangers must not keep connections
+		// Until it has shown a key: strangers must not keep connections.
+		w.Header().Set("Connection", "close")
 		if p := r.URL.Path; r.Method == http.MethodConnect || p != path.Clean(p) { // else the mux redirects, without a message
 			refuse(w, http.StatusNotFound, notHere)
 			return

@@ -142,6 +142,8 @@ func TestKeysNarrowWhatIsRead(t *testing.T) {
 	w.pull(t, "?startup=true", "X-Api-Key", narrow).is(t, "narrow", []string{"192.0.2.1"}, nil)
 	w.end("2001:db8::1/128")
 	w.pull(t, "", "X-Api-Key", narrow).is(t, "the end of another family", nil, nil)
+	w.end("192.0.2.2/32")
+	w.pull(t, "", "X-Api-Key", narrow).is(t, "the end of another source", nil, []string{"192.0.2.2"})
 }
 
 func TestChanges(t *testing.T) {
