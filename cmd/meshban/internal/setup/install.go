@@ -83,22 +83,29 @@ func Install(ctx context.Context, files []File, opts Options) (Report, error) {
 	if err != nil {
 		return Report{}, fmt.Errorf("nothing installed: %w", err)
 	}
-	if slices.ContainsFunc(r.Written, func(p string) bool { return under(p, fail2banDir) }) {
-		r.Next = append(r.Next, "fail2ban-client reload --restart")
-	}
-	if slices.Contains(r.Written, unitFile) {
-		r.Next = append(r.Next, "systemctl daemon-reload", "systemctl enable --now meshban")
-		if i := slices.IndexFunc(files, func(f File) bool { return f.Path == unitFile }); before[i].status == ours {
-			r.Next = append(r.Next, "systemctl restart meshban")
-		}
-	}
-	for _, path := range r.Written {
-		if filepath.Ext(path) == ".path" {
-			r.Next = append(r.Next, "systemctl daemon-reload", "systemctl enable --now "+filepath.Base(path))
-		}
-	}
-	r.Next = unique(r.Next)
+	i := slices.IndexFunc(files, func(f File) bool { return f.Path == unitFile })
+	r.Next = nextAfterInstall(r.Written, i >= 0 && before[i].status == ours)
 	return r, nil
+}
+
+// nextAfterInstall returns the commands that put written files into effect. upgraded says that an earlier unit of ours was
+// replaced.
+func nextAfterInstall(written []string, upgraded bool) (next []string) {
+	if slices.ContainsFunc(written, func(p string) bool { return under(p, fail2banDir) }) {
+		next = append(next, "fail2ban-client reload --restart")
+	}
+	if slices.Contains(written, unitFile) {
+		next = append(next, "systemctl daemon-reload", "systemctl enable --now meshban")
+		if upgraded {
+			next = append(next, "systemctl restart meshban")
+		}
+	}
+	for _, path := range written {
+		if filepath.Ext(path) == ".path" {
+			next = append(next, "systemctl daemon-reload", "systemctl enable --now "+filepath.Base(path))
+		}
+	}
+	return unique(next)
 }
 
 // unique drops commands that are there already.
@@ -277,22 +284,31 @@ func Remove(ctx context.Context, opts Options) (Report, error) {
 	if err != nil {
 		return Report{}, fmt.Errorf("nothing removed: %w", err)
 	}
-	if check {
+	o.nextAfterRemove(ctx, &r, check)
+	return r, nil
+}
+
+// nextAfterRemove adds the commands that put a removal into effect, and what stays.
+func (o Options) nextAfterRemove(ctx context.Context, r *Report, fail2ban bool) {
+	if fail2ban {
 		r.Next = append(r.Next, "fail2ban-client reload --restart")
 	}
+	reload := false
 	for _, path := range r.Removed {
 		if unit := filepath.Base(path); filepath.Ext(path) == ".path" && filepath.Dir(path) == systemdDir && o.unitRuns(ctx, unit) {
-			r.Next = append(r.Next, "systemctl stop "+unit, "systemctl daemon-reload")
+			r.Next, reload = append(r.Next, "systemctl stop "+unit), true
 		}
 	}
 	if slices.Contains(r.Removed, unitFile) {
 		if o.unitRuns(ctx, "meshban.service") {
 			r.Next = append(r.Next, "systemctl stop meshban")
 		}
-		r.Next = append(slices.DeleteFunc(r.Next, func(c string) bool { return c == "systemctl daemon-reload" }), "systemctl daemon-reload")
+		reload = true
 		r.Notes = append(r.Notes, "bans that are still in the kernel stay there until they end; once the agent has stopped, `meshban teardown` removes them")
 	}
-	return r, nil
+	if reload {
+		r.Next = append(r.Next, "systemctl daemon-reload")
+	}
 }
 
 // unitRuns reports whether systemd runs a unit, or is about to.
