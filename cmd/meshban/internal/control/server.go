@@ -129,22 +129,31 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := s.listen(); err != nil {
 		return err
 	}
-	// Requests outlive ctx by stopTimeout, so that a ban that arrived is answered; streams end with ctx.
-	base, cut := context.WithCancel(context.WithoutCancel(ctx))
-	defer cut()
-	srv := &http.Server{
-		Handler:           s.routes(ctx),
-		BaseContext:       func(net.Listener) context.Context { return base },
+	err := Serve(ctx, &http.Server{
+		Handler:           s.routes(ctx), // streams end with ctx
 		ConnContext:       withCaller,
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       headerTimeout + bodyTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          log.New(serverLog{s.cfg.Logger}, "", 0),
+	}, s.listener)
+	s.door.wait()
+	s.running.Lock()
+	if err != nil {
+		return fmt.Errorf("serve control socket: %w", err)
 	}
-	served := make(chan error, 1) // one send, by the goroutine below
-	go func() { served <- srv.Serve(s.listener) }()
+	return nil
+}
 
+// Serve serves until ctx ends, and then gives running requests up to stopTimeout, so that a ban that arrived is answered.
+// It sets srv.BaseContext. It returns nil, or why it ended before ctx.
+func Serve(ctx context.Context, srv *http.Server, l net.Listener) error {
+	base, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	srv.BaseContext = func(net.Listener) context.Context { return base }
+	served := make(chan error, 1) // one send, by the goroutine below
+	go func() { served <- srv.Serve(l) }()
 	var err error
 	select {
 	case err = <-served:
@@ -159,12 +168,10 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	cut()
 	_ = srv.Close()
-	s.door.wait()
-	s.running.Lock()
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
-	return fmt.Errorf("serve control socket: %w", err)
+	return err
 }
 
 // withCaller adds the peer of conn to ctx.

@@ -25,7 +25,6 @@ const (
 	bodyTimeout   = 10 * time.Second
 	idleTimeout   = 2 * time.Minute // bouncers ask every 10 s to 60 s
 	writeTimeout  = 30 * time.Second
-	stopTimeout   = time.Second
 	slowedFor     = time.Second
 	saveEvery     = time.Minute
 	// gather is how long a change waits for more before held answers go out: so a burst is one answer, and the answers

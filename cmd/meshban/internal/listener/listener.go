@@ -120,7 +120,7 @@ func (s *Server) Addr() string {
 	return addr
 }
 
-// Run serves until ctx ends. Then held answers end at once and running requests within stopTimeout. It must be called
+// Run serves until ctx ends. Then held answers end at once and running requests within a second. It must be called
 // once.
 func (s *Server) Run(ctx context.Context) error {
 	if !s.On() {
@@ -141,34 +141,18 @@ func (s *Server) Run(ctx context.Context) error {
 	tasks.Go(func() { s.changes.run(ctx) })
 	tasks.Go(func() { s.saveUse(ctx) })
 
-	base, cut := context.WithCancel(context.WithoutCancel(ctx))
-	defer cut()
-	srv := &http.Server{
+	err = control.Serve(ctx, &http.Server{
 		Handler:           s.routes(ctx),
-		BaseContext:       func(net.Listener) context.Context { return base },
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       headerTimeout + bodyTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          log.New(serverLog{s.log}, "", 0),
+	}, netutil.LimitListener(l, maxConns))
+	if err != nil {
+		return fmt.Errorf("serve: %w", err)
 	}
-	served := make(chan error, 1) // one send, by the goroutine below
-	go func() { served <- srv.Serve(netutil.LimitListener(l, maxConns)) }()
-	select {
-	case err = <-served:
-	case <-ctx.Done():
-		limit, done := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
-		if srv.Shutdown(limit) != nil {
-			cut()
-			_ = srv.Close()
-		}
-		done()
-		err = <-served
-	}
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return fmt.Errorf("serve: %w", err)
+	return nil
 }
 
 // listen opens the socket.
