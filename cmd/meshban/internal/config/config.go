@@ -75,6 +75,7 @@ type Config struct {
 	Metrics    netip.AddrPort // metrics: zero = off
 	API        API            // api:
 	Files      []File         // files: lists for other programs
+	Hooks      []Hook         // hooks: who is told of what
 	Log        Log            // log:
 }
 

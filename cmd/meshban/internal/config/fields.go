@@ -78,6 +78,8 @@ func (c *Config) fields() []field {
 		{"api.key", "the key of that certificate, a PEM file", path(&c.API.Key)},
 		{"api.hold", "how long a bouncer's request waits for a change", length(&c.API.Hold, MinHold, MaxHold)},
 
+		{"hooks", "who is told of what", hooks(&c.Hooks)},
+
 		{"log.level", "debug, info, warn or error",
 			choice(&c.Log.Level, slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError)},
 		{"log.format", "text or json", choice(&c.Log.Format, LogText, LogJSON)},

@@ -40,6 +40,19 @@ func TestParseOK(t *testing.T) {
 		{"ok: quorums by source", "bans:\n  quorum_by_source:\n  - {source: \"line:*\", origins: 2, within: 30m}\n  - {source: cli, origins: 1}\n", func(c *Config) {
 			c.Bans.BySource = []QuorumBy{{Source: "line:*", Quorum: Quorum{2, 30 * time.Minute}}, {Source: "cli", Quorum: Quorum{Origins: 1}}}
 		}},
+		{"ok: hooks", `
+hooks:
+- name: ops
+  on: [problem, solved]
+  webhook: {url_file: /etc/ops.url, preset: slack, timeout: 5s, tries: 1}
+- {name: daily, on: [ban], sources: ["line:*", cli], whose: all, every: 1d, at_most: 5, exec: [/bin/tell, -a, x, -a, y]}
+`, func(c *Config) {
+			ops, daily := defaultHook(), defaultHook()
+			ops.Name, ops.On, ops.Webhook = "ops", []string{"problem", "solved"}, Webhook{URLFile: "/etc/ops.url", Preset: PresetSlack, Timeout: 5 * time.Second, Tries: 1}
+			daily.Name, daily.On, daily.Sources, daily.Whose = "daily", []string{"ban"}, []string{"line:*", "cli"}, WhoseAll
+			daily.Every, daily.AtMost, daily.Exec = day, 5, []string{"/bin/tell", "-a", "x", "-a", "y"}
+			c.Hooks = []Hook{ops, daily}
+		}},
 		{"ok: CRLF", "name: web1\r\nbans:\r\n  for: 1h\r\n", func(c *Config) {
 			c.Name, c.Bans.For, c.Lines.For = "web1", time.Hour, time.Hour
 		}},

@@ -50,10 +50,17 @@ func readQuorumBy(n *yaml.Node) (QuorumBy, error) {
 func (q QuorumBy) format() string { return "{source: " + yamlString(q.Source) + ", " + q.yaml() + "}" }
 
 func (q QuorumBy) check() error {
-	if q.Source == "" || len(q.Source) > MaxSource || strings.Contains(strings.TrimSuffix(q.Source, "*"), "*") {
-		return bad(quote(q.Source)+" is not a source", "write cli, import, line, line:sshd, or the beginning of one and a *, such as line:*")
+	if err := validSource(q.Source); err != nil {
+		return err
 	}
 	return q.Quorum.check()
+}
+
+func validSource(s string) error {
+	if s == "" || len(s) > MaxSource || strings.Contains(strings.TrimSuffix(s, "*"), "*") {
+		return bad(quote(s)+" is not a source", "write cli, import, line, line:sshd, or the beginning of one and a *, such as line:*")
+	}
+	return nil
 }
 
 // readQuorum reads a mapping of keys, of which only "within" may be missing, and refuses any other key. form is the

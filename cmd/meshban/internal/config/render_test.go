@@ -72,6 +72,8 @@ func FuzzParse(f *testing.F) {
 		"bans: {quorum: {within: 1h, origins: 3}, quorum_by_source: [{source: \"line:*\", origins: 2, within: 30m}, {source: cli, origins: 1}]}\n",
 		"firewall: {backends: 'none', outbound: allow, check: 1s}\nmetrics: '[::1]:1'\nlog: {level: error, format: json}\n",
 		"files: [{name: a.conf, format: nginx}, {every: 1h, format: hosts.deny, name: B_-9}]\n",
+		"hooks: [{name: a, on: [ban, held], sources: [cli], whose: all, every: 90s, at_most: 1, webhook: {url_file: /a, preset: ntfy, timeout: 2s, tries: 9}}]\n",
+		"hooks:\n- {on: [alive], webhook: {body: \"{\\\"a\\\":\\n\\\"{{text}}\\\"}\", url_file: /b}, name: b}\n- {name: c, exec: [/c, x, x], on: [ban]}\n",
 		"a: &a [*a, *b]\n<<: *a\n", "name: !!binary aGk=\n", "? {a: b}\n: |-\n  c\n", "name: 2026-11-22\n", "allow:\n-\n", "name: a\n...\n---\n",
 	} {
 		f.Add([]byte(s))
