@@ -69,6 +69,9 @@ var remedies = []struct {
 	{"revoke", 2, "meshban revoke web3", ""},
 	{"revoke web1 --since soon", 2, "write it as 2026-11-22T11:02:11Z, 2h or 3d", ""},
 	{"forget nosuch", 5, "`meshban members` lists them", ""},
+	{"hook test nosuch", 5, "meshban.yaml names them under `hooks:`", ""},
+	{"hook tset ops", 2, "meshban hook test NAME", "hook test ops"},
+	{"hook test", 2, "meshban hook test NAME", "hook test ops"},
 	{"ca caps nosuch", 5, "`meshban members` lists them", ""},
 	{"ca caps web1 --rate 0", 2, "--rate: must be 1 to 100000000", "ca caps web1 --rate 100000000"},
 	{"ca", 2, "meshban ca sign REQUEST, meshban ca caps NODE, meshban ca export FILE, or meshban ca import FILE", ""},
@@ -92,7 +95,7 @@ var remedies = []struct {
 
 var (
 	// commandText matches a command in a text: in backquotes, or up to the first word that cannot belong to one.
-	commandText = regexp.MustCompile("`(meshban [^`]+)`|(meshban [a-z]+(?: (?:sign|caps|export|import|list\\.txt|list|mesh-key|node-key|[A-Z]+|--[a-z-]+|[a-z]*\\d[\\w.:/-]*)\\b)*)")
+	commandText = regexp.MustCompile("`(meshban [^`]+)`|(meshban [a-z]+(?: (?:sign|caps|export|import|list\\.txt|list|mesh-key|node-key|test|[A-Z]+|--[a-z-]+|[a-z]*\\d[\\w.:/-]*)\\b)*)")
 	placeholder = regexp.MustCompile(`\b[A-Z]{2,}\b|\bweb3\b`)
 )
 
@@ -108,7 +111,7 @@ func TestRemedies(t *testing.T) {
 	}
 	t.Chdir(base)
 	config := path("debug.yaml")
-	if err := os.WriteFile(config, []byte("log: {level: debug}\n"), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte("log: {level: debug}\nhooks: [{name: ops, on: [ban], exec: [/bin/true]}]\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -145,6 +145,7 @@ func (c *command) otherVerbs() []*verb {
 			toggle("remove", "take away what setup has installed"),
 			toggle("yes", "do not ask before fail2ban's jails are started anew"),
 		}},
+		{name: "hook", args: "test NAME", short: "send a test message by a hook of the config", action: c.hook, flags: []cli.Flag{objectFlag()}},
 		{name: "teardown", short: "take everything of ours out of the kernel", action: c.teardown},
 		{name: "completion", args: "bash|zsh|fish", short: "print a script that completes commands in your shell", local: true, action: c.completion},
 		{name: "version", short: "print the version", local: true, action: c.version},

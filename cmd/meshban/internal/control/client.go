@@ -131,6 +131,11 @@ func (c *Client) Keys(ctx context.Context) (KeysReply, error) {
 	return call[KeysReply](ctx, c, pathKeys, nil)
 }
 
+// TestHook sends a test message by a hook.
+func (c *Client) TestHook(ctx context.Context, req HookRequest) (HookReply, error) {
+	return call[HookReply](ctx, c, pathHook, req)
+}
+
 // Rotate replaces the mesh key.
 func (c *Client) Rotate(ctx context.Context, req RotateRequest) (RotateReply, error) {
 	return call[RotateReply](ctx, c, pathRotate, req)

@@ -80,6 +80,10 @@ func TestThroughTheSocket(t *testing.T) {
 		{"caps of nobody", func(a control.Agent) (any, error) {
 			return a.Caps(ctx, control.CapsRequest{Node: "nobody"})
 		}},
+		{"test of a hook", func(a control.Agent) (any, error) { return a.TestHook(ctx, control.HookRequest{Name: "ops"}) }},
+		{"test of a hook that cannot send", func(a control.Agent) (any, error) {
+			return a.TestHook(ctx, control.HookRequest{Name: "pager"})
+		}},
 		{"unban", func(a control.Agent) (any, error) {
 			return a.Unban(ctx, control.UnbanRequest{Prefixes: addrs, Reason: "mistake"})
 		}},

@@ -38,6 +38,7 @@ const (
 	pathKeys    = "/v1/keys"
 	pathCaps    = "/v1/caps"
 	pathRotate  = "/v1/rotate"
+	pathHook    = "/v1/hook"
 )
 
 // errorReply is the body of a refusal, and the last line of a stream that failed.
@@ -63,6 +64,7 @@ func (s *Server) routes(server context.Context) http.Handler {
 	mux.Handle("GET "+pathKeys, get(agent.Keys))
 	mux.Handle("POST "+pathCaps, s.change(post(agent.Caps)))
 	mux.Handle("POST "+pathRotate, s.change(post(agent.Rotate)))
+	mux.Handle("POST "+pathHook, s.change(post(agent.TestHook)))
 	mux.Handle("GET "+pathAllowed, get(agent.Allowed))
 	mux.Handle("GET "+pathMembers, get(agent.Members))
 	mux.Handle("GET "+pathStatus, get(agent.Status))

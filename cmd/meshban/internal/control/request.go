@@ -111,6 +111,13 @@ func (r AllowRequest) check() error {
 	return short("reason", r.Reason, MaxReason)
 }
 
+func (r HookRequest) check() error {
+	if r.Name == "" {
+		return usage("the hook's name is missing")
+	}
+	return short("name", r.Name, config.MaxName)
+}
+
 func (r InviteRequest) check() error {
 	if r.Uses < 0 || r.Uses > MaxInviteUses {
 		return usage("a token is for 1 to %d machines, not %d", MaxInviteUses, r.Uses)

@@ -56,6 +56,8 @@ type Agent interface {
 	AddKey(ctx context.Context, req AddKeyRequest) (AddKeyReply, error)
 	DeleteKey(ctx context.Context, req DeleteKeyRequest) (DeleteKeyReply, error)
 	Keys(ctx context.Context) (KeysReply, error)
+	// TestHook sends a test message. CodeNotFound: no such hook; CodeFailed: its receiver did not take it.
+	TestHook(ctx context.Context, req HookRequest) (HookReply, error)
 	// Caps returns the caps in a node's certificate, or issues a new one. Errors are those of Revoke; also CodeFailed
 	// if the node has no valid certificate.
 	Caps(ctx context.Context, req CapsRequest) (CapsReply, error)
@@ -464,6 +466,17 @@ type KeysReply struct {
 	Listen string       `json:"listen,omitempty"` // as in AddKeyReply
 	// LeftOut are bans in force that CrowdSec's bouncers cannot be told of: those of some ports only.
 	LeftOut int `json:"left_out"`
+}
+
+// HookRequest names a hook to be tested.
+type HookRequest struct {
+	Name string `json:"name"`
+}
+
+// HookReply says that the receiver took the message.
+type HookReply struct {
+	Name string  `json:"name"`
+	MS   float64 `json:"ms"` // that it took
 }
 
 // SaidCount counts what a node published, by kind; Unbans includes unallows.

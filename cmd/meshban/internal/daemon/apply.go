@@ -210,7 +210,7 @@ func (d *Daemon) changedLocked(now time.Time, c ban.Change) {
 	}
 }
 
-// announce reports changes to metrics, the line file, fail2ban and watchers. It only queues.
+// announce reports changes to metrics, the line file, fail2ban, watchers and hooks. It only queues.
 func (d *Daemon) announce(changes []ban.Change, at time.Time, err error) {
 	d.api.changed(changes)
 	watched, none := d.hub.busy(), d.fw.Status().Backend == fw.NameNone
@@ -225,6 +225,9 @@ func (d *Daemon) announce(changes []ban.Change, at time.Time, err error) {
 		}
 		if watched {
 			d.hub.send(d.event(c, at, why))
+		}
+		if kind, whose := hookEvent(c); kind != "" && d.hooks.Wants(kind, whose) {
+			d.hooks.Tell(kind, whose, d.event(c, at, why))
 		}
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/daemon/enforce"
 	"github.com/meshban/meshban/cmd/meshban/internal/fail2ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/hook"
 	"github.com/meshban/meshban/cmd/meshban/internal/hostinfo"
 	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
 	"github.com/meshban/meshban/cmd/meshban/internal/store"
@@ -114,6 +115,7 @@ type firewall struct {
 // outlets report what this node does.
 type outlets struct {
 	hub          *hub
+	hooks        *hook.Hooks
 	metrics      *metrics
 	problems     *problems
 	listVersion  atomic.Uint64 // is different after what lists show has changed
@@ -227,6 +229,10 @@ func (d *Daemon) Run(ctx context.Context) error {
 		run("metrics", d.serveMetrics)
 		run("api listener", d.api.run)
 		run("lists", d.writeLists)
+		run("hooks", d.hooks.Run)
+		run("problems for hooks", func(ctx context.Context) error {
+			return d.hooks.WatchProblems(ctx, func() []string { return d.localStatus().Problems })
+		})
 		run("readiness", d.announceReady)
 		err = d.await(ctx, tasks, &running)
 	}

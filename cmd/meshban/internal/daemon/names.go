@@ -14,6 +14,7 @@ import (
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/hook"
 	"github.com/meshban/meshban/logsrc"
 	"github.com/meshban/meshban/mesh"
 	"github.com/meshban/meshban/mesh/frame"
@@ -359,14 +360,18 @@ func (d *Daemon) whoIsAt(members []mesh.Member, where string) string {
 	return strings.Join(who, " or ")
 }
 
-// member handles news of a member: its address goes to the never-ban list, and watchers get an event.
+// member handles news of a member: its address goes to the never-ban list, and watchers and hooks get an event.
 func (d *Daemon) member(e mesh.MemberEvent) {
 	id := ban.Origin(e.Member.ID)
+	event := control.Event{Time: time.Now().UTC().Truncate(time.Millisecond), Name: e.Kind, Origin: d.names.of(id), OriginID: id.String()}
 	level := slog.LevelDebug // for a stranger, which may come often
 	if d.mesh.Trusts(e.Member.ID) {
 		level = slog.LevelInfo
 		wake(d.neverWake)
+		if kind := memberHook[e.Kind]; kind != "" && id != d.self {
+			d.hooks.Tell(kind, hook.Mesh, event)
+		}
 	}
-	d.log.Log(context.Background(), level, "member changed", "event", e.Kind, "name", d.names.of(id), "id", e.Member.ID.Short(), "addr", e.Member.Addr)
-	d.hub.send(control.Event{Time: time.Now().UTC().Truncate(time.Millisecond), Name: e.Kind, Origin: d.names.of(id), OriginID: id.String()})
+	d.log.Log(context.Background(), level, "member changed", "event", e.Kind, "name", event.Origin, "id", e.Member.ID.Short(), "addr", e.Member.Addr)
+	d.hub.send(event)
 }

@@ -85,6 +85,7 @@ func (d *Daemon) prepare(ctx context.Context) error {
 		return err
 	}
 	d.metrics = newMetrics()
+	d.openHooks()
 	d.readSessions() // before anything is enforced
 
 	if err := d.openState(); err != nil {

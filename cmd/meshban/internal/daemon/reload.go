@@ -75,6 +75,7 @@ func (d *Daemon) reloadOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.hooks.Set(next.Hooks)
 	if d.level != nil {
 		d.level.Set(next.Log.Level)
 	}

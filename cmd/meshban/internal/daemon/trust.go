@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/hook"
 	"github.com/meshban/meshban/mesh/frame"
 )
 
@@ -19,6 +21,9 @@ func (d *Daemon) withdraw(nodes []frame.ID) {
 			if v.Reason != "" {
 				why.Reason += ": " + v.Reason
 			}
+			d.hooks.Tell("revoke", hook.Mesh, control.Event{
+				Time: now.UTC().Truncate(time.Millisecond), Name: "revoke", Origin: d.names.of(ban.Origin(id)), OriginID: id.String(), Reason: v.Reason,
+			})
 		}
 		d.log.Warn("a node is no longer a member; what it said is taken back",
 			"name", d.names.of(ban.Origin(id)), "id", id.Short(), "reason", why.Reason)

@@ -479,3 +479,16 @@ func (a *Agent) Keys(context.Context) (control.KeysReply, error) {
 func (a *Agent) Rotate(context.Context, control.RotateRequest) (control.RotateReply, error) {
 	return control.RotateReply{Generation: 2, Nodes: 3, Waiting: []string{"web3"}}, nil
 }
+
+// TestHook knows two hooks: ops, which works, and pager, whose receiver has moved.
+func (a *Agent) TestHook(_ context.Context, req control.HookRequest) (control.HookReply, error) {
+	switch req.Name {
+	case "ops":
+		return control.HookReply{Name: "ops", MS: 12.5}, nil
+	case "pager":
+		return control.HookReply{}, &control.Error{Code: control.CodeFailed, Message: "hook pager: the receiver answers 404 Not Found"}
+	}
+	return control.HookReply{}, &control.Error{
+		Code: control.CodeNotFound, Message: fmt.Sprintf("no hook is called %q", req.Name), Hint: "meshban.yaml names them under `hooks:`",
+	}
+}
