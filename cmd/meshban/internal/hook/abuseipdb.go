@@ -70,13 +70,16 @@ func (r *reporter) report(ctx context.Context, w config.Webhook, to target, m *m
 		if !r.mayReport(time.Now(), addr) {
 			continue
 		}
-		jail, categories := strings.TrimPrefix(strings.TrimPrefix(e.Source, "line"), ":"), categoryOther
-		if strings.Contains(jail, "ssh") {
-			categories = categoriesSSH
+		comment, categories := "banned by a log line", categoryOther
+		if _, jail, ok := strings.Cut(e.Source, ":"); ok {
+			comment = "banned by fail2ban " + clean(jail)
+			if strings.Contains(jail, "ssh") {
+				categories = categoriesSSH
+			}
 		}
 		body := url.Values{
 			"ip": {addr.String()}, "categories": {categories}, "timestamp": {e.Time.Format(time.RFC3339)},
-			"comment": {strings.TrimSpace("banned by fail2ban " + clean(jail))},
+			"comment": {comment},
 		}.Encode()
 		header := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}, "Accept": {"application/json"}}
 		if err := retry(ctx, w.Tries, func() error { return post(ctx, w.Timeout, to, []byte(body), header) }); err != nil {
