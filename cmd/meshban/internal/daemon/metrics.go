@@ -112,6 +112,7 @@ func (d *Daemon) figures() {
 	counter("lines_unemitted_total", func() uint64 { return d.lines.unemitted.Load() + d.emit.dropped() })
 	counter("api_requests_total", d.api.Stats.Requests.Load)
 	counter("api_forbidden_total", d.api.Stats.Forbidden.Load)
+	counter("api_dropped_total", d.api.Stats.Dropped.Load)
 	gauge("api_answers_held", func() float64 { return float64(d.api.Stats.Held.Load()) })
 	gauge("api_bans_left_out", func() float64 { return float64(d.api.portBans.Load()) })
 	counter("hooks_sent_total", func() uint64 { return d.hooks.Stats().Sent })

@@ -2,6 +2,7 @@ package listener
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"strconv"
@@ -23,7 +24,8 @@ func (s *Server) may(right string, next keyed) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		addr := clientOf(r)
 		k, ok := s.cfg.Keys.Find(secretOf(r), time.Now(), addr, r.UserAgent())
-		if ok {
+		room := ok && admits(r.Context(), k.Name)
+		if room {
 			w.Header().Del("Connection")
 		}
 		switch {
@@ -31,6 +33,8 @@ func (s *Server) may(right string, next keyed) http.Handler {
 			s.Stats.Forbidden.Add(1)
 			s.guard.wait(r, addr)
 			refuse(w, http.StatusForbidden, "access forbidden")
+		case !room:
+			refuse(w, http.StatusTooManyRequests, fmt.Sprintf("the key %s has %d connections already: make another with `meshban key add NAME`", k.Name, maxKeyConns))
 		case !k.Can(right):
 			refuse(w, http.StatusForbidden, "the key "+k.Name+" may not "+right+": make another with `meshban key add NAME --may "+right+"`")
 		case len(r.URL.RawQuery) > maxQuery:
@@ -94,11 +98,7 @@ func (g *guard) wait(r *http.Request, addr netip.Addr) {
 
 // mistake notes a wrong key and reports whether addr has some mistakes left.
 func (g *guard) mistake(now time.Time, addr netip.Addr) bool {
-	bits := addr.BitLen()
-	if addr.Is6() {
-		bits = 64
-	}
-	who, _ := addr.Prefix(bits)
+	who := sameClient(addr)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	v, ok := g.strangers.Get(who)

@@ -6,6 +6,9 @@ import "time"
 // bouncers keep a connection each.
 const (
 	maxConns      = 1_024
+	maxKeyless    = 512 // connections without a key
+	maxStranger   = 64  // of them from an address, or a /64
+	maxKeyConns   = 512 // connections of a key
 	maxHeld       = 768 // held answers; more are answered at once
 	maxLarge      = 16  // answers with all bans at a time; more wait
 	maxHeader     = 8 << 10

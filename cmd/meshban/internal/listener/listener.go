@@ -83,6 +83,7 @@ type Server struct {
 	large   chan struct{} // holds one token for each answer with all bans in force
 	ready   chan struct{} // closed when the socket is open
 	addr    atomic.Value  // string: where it is
+	lobby   *lobby        // set before ready is closed
 	Stats   Stats
 }
 
@@ -90,6 +91,7 @@ type Server struct {
 type Stats struct {
 	Requests  atomic.Uint64
 	Forbidden atomic.Uint64 // wrong keys, or none
+	Dropped   atomic.Uint64 // connections without a key that made room for others
 	Held      atomic.Int64  // now
 }
 
@@ -131,6 +133,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.lobby = newLobby(netutil.LimitListener(l, maxConns), &s.Stats.Dropped)
 	s.addr.Store(l.Addr().String())
 	close(s.ready)
 	s.log.Info("api listener is open", "addr", s.Addr(), "tls", s.cfg.API.Certificate != "")
@@ -143,12 +146,13 @@ func (s *Server) Run(ctx context.Context) error {
 
 	err = control.Serve(ctx, &http.Server{
 		Handler:           s.routes(ctx),
+		ConnContext:       withConn,
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       headerTimeout + bodyTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          log.New(serverLog{s.log}, "", 0),
-	}, netutil.LimitListener(l, maxConns))
+	}, s.lobby)
 	if err != nil {
 		return fmt.Errorf("serve: %w", err)
 	}

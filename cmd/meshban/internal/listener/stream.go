@@ -54,6 +54,10 @@ func (s *Server) stream(server context.Context, w http.ResponseWriter, r *http.R
 			gone, whole, err = s.since(a, &q, from, next)
 		}
 		if err == nil && a.count == 0 && len(gone) == 0 && from >= first && from <= next && s.wait(server, w, r, changed, end) {
+			if _, ok := s.cfg.Keys.Find(secretOf(r), time.Now(), who.addr, r.UserAgent()); !ok {
+				refuse(w, http.StatusForbidden, "access forbidden")
+				return
+			}
 			from = next
 			continue
 		}
