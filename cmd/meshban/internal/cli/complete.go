@@ -6,6 +6,7 @@ import (
 	_ "embed" // the completion scripts
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -40,6 +41,9 @@ func (c *command) completion(ctx *cli.Context) error {
 	script, ok := map[string]string{"bash": bashCompletion, "zsh": zshCompletion, "fish": fishCompletion}[shell]
 	if !ok {
 		return usagef("write bash, zsh or fish", "there is no completion for %q", shell)
+	}
+	if ctx.Bool("json") {
+		return writeObject(c.out, map[string]string{"shell": shell, "script": script})
 	}
 	_, err = c.out.WriteString(script)
 	return err
@@ -82,7 +86,7 @@ func (c *command) candidates(ctx *cli.Context, before []string, last string) []s
 		return nil
 	}
 	switch typed.verb.name {
-	case "unban", "why":
+	case "unban", "why", "list":
 		return banned(ctx.Context, control.NewClient(socketOf(dir)), last)
 	case "allow":
 		if slices.Contains(before, "--remove") {
@@ -124,6 +128,10 @@ func valuesOf(v *verb, flag, prefix string) []string {
 		}
 	case "as":
 		known = []string{asFlow, asBlackhole}
+	case "state":
+		known = listStates
+	case "sort":
+		known = slices.Sorted(maps.Keys(sortKeys))
 	case "firewall":
 		known = append([]string{"auto"}, config.Backends()...)
 	case "for", "max-for", routesFrom:

@@ -151,18 +151,26 @@ func wrap(b *strings.Builder, indent int, text string) {
 
 // help prints the list of commands and topics, or the help of one.
 func (c *command) help(ctx *cli.Context) error {
-	verbs := c.verbs()
-	if !ctx.Args().Present() {
+	verbs, asJSON := c.verbs(), ctx.Bool("json")
+	switch listed := !ctx.Args().Present(); {
+	case listed && asJSON:
+		return c.helpJSON(verbs)
+	case listed:
 		return c.mainHelp(c.out, verbs)
 	}
 	name, err := oneArg(ctx, "a command or a topic", "meshban help ban")
 	if err != nil {
 		return err
 	}
-	if v := verbNamed(name, verbs); v != nil {
+	if v := verbNamed(name, verbs); v != nil && asJSON {
+		text, _ := v.text()
+		return writeObject(c.out, commandEntry(v, text))
+	} else if v != nil {
 		return verbHelp(c.out, v)
 	}
-	if t, ok := topicNamed(name); ok {
+	if t, ok := topicNamed(name); ok && asJSON {
+		return writeObject(c.out, helpEntry{Name: t.name, Short: t.short, Text: t.text})
+	} else if ok {
 		return c.page(t.text)
 	}
 	hint := "meshban help lists commands and topics"

@@ -87,11 +87,12 @@ func scriptCode(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// fakeagent [-bans N] [-fail N] serves MESHBAN_DIR until the script ends. It holds N bans; its list fails after N.
+// fakeagent [-bans N] [-fail N] [-well] serves MESHBAN_DIR until the script ends. It holds N bans; its list fails after N.
 func scriptAgent(ts *testscript.TestScript, _ bool, args []string) {
 	flags := flag.NewFlagSet("fakeagent", flag.ContinueOnError)
 	bans := flags.Int("bans", 0, "")
 	fail := flags.Int("fail", -1, "")
+	well := flags.Bool("well", false, "")
 	ts.Check(flags.Parse(args))
 	entries := make([]control.ListEntry, *bans)
 	for i := range entries {
@@ -101,7 +102,7 @@ func scriptAgent(ts *testscript.TestScript, _ bool, args []string) {
 		}
 	}
 	agent := controltest.New(entries...)
-	agent.Audited = audited()
+	agent.Audited, agent.Well = audited(), *well
 	if *fail >= 0 {
 		agent.ListFail, agent.ListErr = *fail, &control.Error{Code: control.CodeFailed, Message: "the store broke"}
 	}

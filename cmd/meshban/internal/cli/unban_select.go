@@ -20,7 +20,9 @@ const (
 	shownLifts = 5
 )
 
-// selection says which bans to lift if no addresses are given.
+var errEmptySelection = usagef("meshban list shows nodes and sources", "--by and --source need a text")
+
+// selection says which bans are meant: those to lift, if no addresses are given, or to list.
 type selection struct{ by, source string }
 
 // readSelection returns what unban's flags select, or nil without such flags.
@@ -35,7 +37,7 @@ func readSelection(ctx *cli.Context) (*selection, error) {
 	case ctx.Args().Present():
 		return nil, usagef("give addresses, or flags that select", "addresses do not go with --all, --by and --source")
 	case ctx.IsSet("by") && s.by == "" || ctx.IsSet("source") && s.source == "":
-		return nil, usagef("meshban list shows nodes and sources", "--by and --source need a text")
+		return nil, errEmptySelection
 	}
 	return s, nil
 }

@@ -42,6 +42,9 @@ func (c *command) agentOptions(ctx *cli.Context) (node.AgentOptions, error) {
 		Config:    v.path("config"),
 		Metrics:   v.addrPort("metrics", 0),
 	}
+	if ctx.Bool("json") {
+		opts.LogFormat = config.LogJSON
+	}
 	return opts, v.err
 }
 
@@ -59,6 +62,9 @@ func (c *command) init(ctx *cli.Context) error {
 	res, err := c.acts.Init(ctx.Context, opts)
 	if err != nil {
 		return err
+	}
+	if ctx.Bool("json") {
+		return writeObject(c.out, res)
 	}
 	field(c.out, "node", fmt.Sprintf("%s (%s)", res.Name, short(res.ID)))
 	field(c.out, "mesh", res.Mesh)
@@ -105,6 +111,9 @@ func (c *command) enrol(ctx *cli.Context, opts node.JoinOptions) error {
 	if err != nil {
 		return err
 	}
+	if ctx.Bool("json") {
+		return writeObject(c.out, res)
+	}
 	field(c.out, "node", fmt.Sprintf("%s (%s)", res.Name, short(res.ID)))
 	field(c.out, "mesh", res.Mesh)
 	field(c.out, "join", res.Join...)
@@ -146,5 +155,5 @@ func (c *command) joinByFile(ctx *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.handOut(res)
+	return c.handOut(ctx, res)
 }

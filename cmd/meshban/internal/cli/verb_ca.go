@@ -61,7 +61,7 @@ func (c *command) ca(ctx *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.handOut(res)
+	return c.handOut(ctx, res)
 }
 
 // caps shows or changes a node's caps.
@@ -70,6 +70,9 @@ func (c *command) caps(ctx *cli.Context, req control.CapsRequest) error {
 	if err != nil {
 		return err
 	}
+	if ctx.Bool("json") {
+		return writeObject(c.out, rep)
+	}
 	field(c.out, "node", fmt.Sprintf("%s (%s)", clean(rep.Name), short(rep.ID)))
 	field(c.out, "caps", rep.Caps.String())
 	field(c.out, "until", control.FormatTime(rep.Until))
@@ -77,7 +80,10 @@ func (c *command) caps(ctx *cli.Context, req control.CapsRequest) error {
 }
 
 // handOut prints a text of the authority on stdout; on stderr it says what that is and what comes next.
-func (c *command) handOut(res node.CAResult) error {
+func (c *command) handOut(ctx *cli.Context, res node.CAResult) error {
+	if ctx.Bool("json") {
+		return writeObject(c.out, handedOut{string(res.Text), res.Said, res.Next})
+	}
 	if _, err := c.out.Write(res.Text); err != nil {
 		return fmt.Errorf("write to stdout: %w", err)
 	}

@@ -37,6 +37,11 @@ var formats = slices.Sorted(maps.Keys(exporters))
 
 func (c *command) export(ctx *cli.Context) error {
 	format := cmp.Or(ctx.String("format"), "plain")
+	if ctx.Bool("json") {
+		if format = cmp.Or(ctx.String("format"), "json"); format != "json" {
+			return usagef("leave out one of them", "--json and --format %s exclude each other", format)
+		}
+	}
 	start, ok := exporters[format]
 	if !ok {
 		hint := "write plain, json, csv, ipset or nft"

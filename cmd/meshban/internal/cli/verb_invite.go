@@ -24,6 +24,9 @@ func (c *command) invite(ctx *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if ctx.Bool("json") {
+		return writeObject(c.out, rep)
+	}
 	fmt.Fprintln(c.out, rep.Token)
 	if err := c.out.Flush(); err != nil {
 		return fmt.Errorf("write to stdout: %w", err)

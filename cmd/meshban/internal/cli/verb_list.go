@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -13,12 +14,20 @@ import (
 )
 
 func (c *command) list(ctx *cli.Context) error {
-	if ctx.Bool("json") {
+	l, err := readListing(ctx)
+	switch {
+	case err != nil:
+		return err
+	case ctx.Bool("json") && l.all():
 		return c.listJSON(ctx)
 	}
-	now := c.now()
+	none := "nothing is banned"
+	if !l.all() {
+		none = "no ban matches"
+	}
+	more, now := false, c.now()
 	t := newTable(c.out, "ADDRESS", "PORTS", "LEFT", "BY", "STATE", "SOURCE", "REASON")
-	return show(c, ctx, t, "nothing is banned", func(e control.ListEntry) []string {
+	err = show(c, ctx, t, none, func(e control.ListEntry) []string {
 		if e.NotEnforced != "" {
 			e.Reason = strings.TrimSuffix("not enforced: "+e.NotEnforced+"; "+e.Reason, "; ")
 		}
@@ -27,7 +36,14 @@ func (c *command) list(ctx *cli.Context) error {
 		}
 		return []string{e.Prefix.String(), cmp.Or(e.Ports, "all"), span(e.Until.Sub(now)),
 			cmp.Or(strings.Join(e.Origins, ","), "-"), e.State, cmp.Or(e.Source, "-"), e.Reason}
-	}, c.client().List)
+	}, func(ctx context.Context, yield func(control.ListEntry) error) (err error) {
+		more, err = c.entries(ctx, l, yield)
+		return err
+	})
+	if err == nil && more {
+		fmt.Fprintf(c.err, "meshban: only %s shown; --limit sets how many\n", plural(l.limit, "ban is", "bans are"))
+	}
+	return err
 }
 
 // joined returns prefixes separated by commas.

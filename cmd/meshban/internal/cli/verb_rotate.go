@@ -26,6 +26,9 @@ func (c *command) rotate(ctx *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if ctx.Bool("json") {
+		return writeObject(c.out, rep)
+	}
 	fmt.Fprintln(c.out, rep.Generation)
 	if err := c.out.Flush(); err != nil {
 		return fmt.Errorf("write to stdout: %w", err)
@@ -47,6 +50,9 @@ func (c *command) rotateNodeKey(ctx *cli.Context) (err error) {
 	res, err := c.acts.Rekey(ctx.Context, c.dir, token)
 	if err != nil {
 		return err
+	}
+	if ctx.Bool("json") {
+		return writeObject(c.out, res)
 	}
 	field(c.out, "node", fmt.Sprintf("%s (%s)", res.Name, short(res.ID)))
 	field(c.out, "former", res.Former)

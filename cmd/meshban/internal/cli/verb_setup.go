@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"bytes"
+	"cmp"
 	"fmt"
 
 	"github.com/urfave/cli/v2"
@@ -37,7 +39,14 @@ func (c *command) setup(ctx *cli.Context) error {
 			return err
 		}
 	}
+	var files bytes.Buffer
+	if ctx.Bool("json") {
+		opts.Out = &files
+	}
 	res, err := c.acts.Setup(ctx.Context, opts)
+	if ctx.Bool("json") {
+		return c.setupJSON(&files, res, err)
+	}
 	for _, line := range res.Done {
 		fmt.Fprintln(c.out, clean(line))
 	}
@@ -62,6 +71,9 @@ func (c *command) teardown(ctx *cli.Context) error {
 		}
 	}
 	removed, err := c.acts.Teardown(ctx.Context, c.dir)
+	if ctx.Bool("json") {
+		return cmp.Or(err, writeObject(c.out, removal{append([]string{}, removed...)}))
+	}
 	for _, what := range removed {
 		fmt.Fprintln(c.out, "removed "+clean(what))
 	}

@@ -94,12 +94,70 @@ func (c *command) status(ctx *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if ctx.Bool("json") {
+	var nodes []control.Member
+	if ctx.Bool("all") {
+		if nodes, err = c.client().Members(ctx.Context); err != nil {
+			return err
+		}
+	}
+	wrong := s.Problems
+	for _, m := range nodes {
+		wrong = append(wrong[:len(wrong):len(wrong)], problemsOf(m)...)
+	}
+	check := ctx.Bool("check")
+	switch {
+	case ctx.Bool("json"):
 		if s.Problems == nil {
 			s.Problems = []string{}
 		}
-		return writeObject(c.out, s)
+		if err := writeObject(c.out, statusReport{s, nodes}); err != nil {
+			return err
+		}
+	case check && len(wrong) == 0:
+		fmt.Fprintf(c.out, "ok: %s\n", clean(summary(s)))
+	case check:
+		for _, p := range wrong {
+			fmt.Fprintln(c.out, clean(p))
+		}
+	default:
+		c.statusText(s, nodes)
 	}
+	if check && len(wrong) > 0 {
+		return reported{control.CodeFailed}
+	}
+	return nil
+}
+
+// statusReport is what status --json prints; Nodes is there with --all.
+type statusReport struct {
+	control.Status
+	Nodes []control.Member `json:"nodes,omitempty"`
+}
+
+// summary returns in one line that a node does its work.
+func summary(s control.Status) string {
+	return fmt.Sprintf("%s, %s enforced, %d of %s alive, %d in sync", s.Firewall.Backend, count(s.Firewall.Enforced),
+		s.Mesh.Alive, plural(s.Mesh.Total, "member", "members"), s.Mesh.InSync)
+}
+
+// problemsOf returns what is wrong with another node. One that has left is down on purpose.
+func problemsOf(m control.Member) (wrong []string) {
+	switch {
+	case m.Self || m.State == control.MemberLeft || m.Certificate == control.CertRevoked:
+		return nil
+	case m.State != control.MemberAlive:
+		return []string{m.Name + ": " + m.State}
+	case m.Problems == nil:
+		return []string{m.Name + ": it does not answer"}
+	}
+	for _, p := range m.Problems {
+		wrong = append(wrong, m.Name+": "+p)
+	}
+	return wrong
+}
+
+// statusText prints the status for people.
+func (c *command) statusText(s control.Status, nodes []control.Member) {
 	node := fmt.Sprintf("%s (%s), version %s, up %s", s.Name, short(s.ID), s.Version, ago(s.UptimeS))
 	if s.Addr != "" {
 		node += ", on " + s.Addr
@@ -141,7 +199,16 @@ func (c *command) status(ctx *cli.Context) error {
 	for _, r := range s.Reminders {
 		field(c.out, "reminder", r)
 	}
-	return nil
+	for _, m := range nodes {
+		if m.Self {
+			continue
+		}
+		lines := []string{fmt.Sprintf("%s (%s), %s, %s, %s enforced", m.Name, short(m.ID), m.State, said(m.Backend), saidCount(m.Enforced))}
+		for _, p := range m.Problems {
+			lines = append(lines, "problem: "+p)
+		}
+		field(c.out, "node", lines...)
+	}
 }
 
 func in(file string) string {

@@ -44,17 +44,19 @@ func (c *command) meshVerbs() []*verb {
 			text("line-file", "`F` the file that other programs append their bans to (default: newbans.log in the state folder)", "MESHBAN_LINE_FILE"),
 			text("firewall", "`LIST` backends in the order of trial: auto, or ipset,nftables,iptables,none", "MESHBAN_FIREWALL"),
 			text("metrics", "`IP:PORT` where to serve Prometheus metrics (default: off)", "MESHBAN_METRICS"),
+			toggle("json", "log in JSON, one object a line"),
 		}},
-		{name: "init", short: "make a new mesh with this machine as its first node", action: c.init, flags: []cli.Flag{nameFlag(), bindFlag()}},
+		{name: "init", short: "make a new mesh with this machine as its first node", action: c.init, flags: []cli.Flag{nameFlag(), bindFlag(), objectFlag()}},
 		{name: "invite", short: "print a token with which a machine can join", action: c.invite, flags: slices.Concat([]cli.Flag{
 			text("uses", fmt.Sprintf("`N` how many machines may use it, 1 to %d (default: 1)", control.MaxInviteUses)),
-			text("for", "`D` how long it is good: 10m, 1h, 7d (default: 1h)"),
+			text("for", "`D` how long it is good: 10m, 1h, 7d (default: 1h)"), objectFlag(),
 		}, capsFlags())},
 		{name: "join", args: "TOKEN | --request | --certificate FILE", short: "enrol this machine into a mesh", action: c.join, flags: []cli.Flag{
 			nameFlag(), bindFlag(),
 			toggle("request", "print a certificate request instead"),
 			text("certificate", "`FILE` what meshban ca sign has printed, instead of a token; - reads it from stdin"),
 			texts("join", "`HOST[:PORT]` with --certificate: a node to join; repeat it for more"),
+			objectFlag(),
 		}},
 		{name: "revoke", args: "NODE", short: "shut a node out of the mesh for good", action: c.revoke, flags: []cli.Flag{
 			text("since", "`T` bans that came here before T stay: a time (2026-11-22T11:02:11Z) or how long ago (2h, 3d)"),
@@ -63,12 +65,12 @@ func (c *command) meshVerbs() []*verb {
 			yesFlag(), objectFlag(),
 		}},
 		{name: "forget", args: "NODE", short: "take a member that is gone for good off the list", action: c.forget, flags: []cli.Flag{objectFlag()}},
-		{name: "rotate", args: control.WhatMeshKey + " | " + whatNodeKey + " [TOKEN]", short: "give the mesh, or this node, a new key", action: c.rotate},
+		{name: "rotate", args: control.WhatMeshKey + " | " + whatNodeKey + " [TOKEN]", short: "give the mesh, or this node, a new key", action: c.rotate, flags: []cli.Flag{objectFlag()}},
 		{name: "ca", args: "sign REQUEST | caps NODE | export FILE | import FILE", short: "use or move the key of the mesh's authority", action: c.ca,
 			flags: slices.Concat([]cli.Flag{
 				text("key", "`FILE` with sign: the exported key, instead of this node's"),
 				toggle("move", "with export: take the key off this node"),
-				toggle("default", "with caps: only what each node's config says"),
+				toggle("default", "with caps: only what each node's config says"), objectFlag(),
 			}, capsFlags())},
 	}
 }
@@ -102,10 +104,21 @@ func (c *command) banVerbs() []*verb {
 // lookVerbs show what there is, and decide about what waits.
 func (c *command) lookVerbs() []*verb {
 	return []*verb{
-		{name: "list", short: "show what is banned now", action: c.list, flags: []cli.Flag{linesFlag()}},
+		{name: "list", args: "[ADDR|CIDR]", short: "show what is banned now", action: c.list, flags: []cli.Flag{
+			text("by", "`NODE` what this node has banned: a name, an id, or at least 8 digits of one"),
+			text("source", "`S` what came from this source: cli, line, line:sshd, import"),
+			text("state", "`S` what is in this state: enforced, \"not enforced\", pending, held or allowed"),
+			text("limit", "`N` this many at most"),
+			text("sort", "`COLUMN` address, left, by, state or source (default: in no order)"),
+			linesFlag(),
+		}},
 		{name: "why", args: "ADDR", short: "explain what this node does about an address", action: c.why, flags: []cli.Flag{objectFlag()}},
 		{name: "members", short: "show the nodes of the mesh", action: c.members, flags: []cli.Flag{linesFlag()}},
-		{name: "status", short: "show the state of this node", action: c.status, flags: []cli.Flag{objectFlag()}},
+		{name: "status", short: "show the state of this node", action: c.status, flags: []cli.Flag{
+			toggle("all", "also what each other node says of itself"),
+			toggle("check", "print only problems, and exit with 1 if there is one: for monitoring"),
+			objectFlag(),
+		}},
 		{name: "watch", short: "follow events as they happen", action: c.watch, flags: append([]cli.Flag{linesFlag()}, exabgpFlags()...)},
 		{name: "audit", args: "[ADDR]", short: "show who changed what, when and why", action: c.audit, flags: []cli.Flag{
 			text("since", "`WHEN` only what came since: a time (2026-11-22T11:02:11Z) or how long ago (2h, 3d)"),
@@ -132,6 +145,7 @@ func (c *command) otherVerbs() []*verb {
 		}},
 		{name: "export", short: "print what is banned now, for other programs", action: c.export, flags: []cli.Flag{
 			text("format", "`F` plain, json, csv, ipset or nft (default: plain)"),
+			toggle("json", "the same as --format json"),
 		}},
 		{name: "key", args: "add NAME | list | delete NAME", short: "decide who may use the api listener", action: c.key, flags: []cli.Flag{
 			text("may", "`RIGHTS` of a key to add: one or more of read,ban,unban,allow (default: read)"),
@@ -144,12 +158,13 @@ func (c *command) otherVerbs() []*verb {
 			toggle("print", "print the files instead of installing them"),
 			toggle("remove", "take away what setup has installed"),
 			toggle("yes", "do not ask before fail2ban's jails are started anew"),
+			objectFlag(),
 		}},
 		{name: "hook", args: "test NAME", short: "send a test message by a hook of the config", action: c.hook, flags: []cli.Flag{objectFlag()}},
-		{name: "teardown", short: "take everything of ours out of the kernel", action: c.teardown},
-		{name: "completion", args: "bash|zsh|fish", short: "print a script that completes commands in your shell", local: true, action: c.completion},
-		{name: "version", short: "print the version", local: true, action: c.version},
-		{name: "help", args: "[COMMAND|TOPIC]", short: "print help", local: true, action: c.help},
+		{name: "teardown", short: "take everything of ours out of the kernel", action: c.teardown, flags: []cli.Flag{objectFlag()}},
+		{name: "completion", args: "bash|zsh|fish", short: "print a script that completes commands in your shell", local: true, action: c.completion, flags: []cli.Flag{objectFlag()}},
+		{name: "version", short: "print the version", local: true, action: c.version, flags: []cli.Flag{objectFlag()}},
+		{name: "help", args: "[COMMAND|TOPIC]", short: "print help", local: true, action: c.help, flags: []cli.Flag{objectFlag()}},
 		{name: "__words", args: "-- WORD...", short: "print candidates for completion", hidden: true, local: true, action: c.words},
 	}
 }

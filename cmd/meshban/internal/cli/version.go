@@ -1,12 +1,8 @@
 package cli
 
 import (
-	"fmt"
 	"regexp"
-	"runtime"
 	"runtime/debug"
-
-	"github.com/urfave/cli/v2"
 )
 
 // version is the value given to Main.
@@ -39,9 +35,4 @@ func shortVersion(v string) string {
 		return "dev"
 	}
 	return v
-}
-
-func (c *command) version(*cli.Context) error {
-	_, err := fmt.Fprintf(c.out, "meshban %s (%s %s/%s)\n", versionText(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
-	return err
 }

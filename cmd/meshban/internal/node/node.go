@@ -229,6 +229,7 @@ func (o AgentOptions) config() (config.Config, error) {
 	set(&cfg.Advertise, o.Advertise)
 	set(&cfg.Lines.File, o.LineFile)
 	set(&cfg.Metrics, o.Metrics)
+	set(&cfg.Log.Format, o.LogFormat)
 	if len(o.Join) > 0 {
 		cfg.Join = o.Join
 	}

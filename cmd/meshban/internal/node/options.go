@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
@@ -31,6 +32,7 @@ type AgentOptions struct {
 	Firewall  []string // backends in the order in which to try them, without "auto"
 	Config    string   // absolute; "" = meshban.yaml in Dir, if it is there
 	Metrics   netip.AddrPort
+	LogFormat config.LogFormat
 
 	Version string
 	Stderr  io.Writer        // for the log and messages to the operator
@@ -50,9 +52,9 @@ type JoinOptions struct {
 
 // RekeyResult is the node's new and former identity.
 type RekeyResult struct {
-	Name   string
-	ID     string // 32 hex digits, like Former
-	Former string
+	Name   string `json:"name"`
+	ID     string `json:"id"` // 32 hex digits, like Former
+	Former string `json:"former"`
 }
 
 // CAOptions say what to do with the authority's key.
@@ -75,13 +77,13 @@ type CAResult struct {
 
 // JoinResult is what Init or Join made, got and wrote.
 type JoinResult struct {
-	Name   string   // of this node
-	ID     string   // of this node, 32 hex digits
-	Mesh   string   // id of the mesh, hex
-	Join   []string // the join list, host:port
-	Config string   // the file to edit
+	Name   string   `json:"name"`           // of this node
+	ID     string   `json:"id"`             // of this node, 32 hex digits
+	Mesh   string   `json:"mesh"`           // id of the mesh, hex
+	Join   []string `json:"join,omitempty"` // the join list, host:port
+	Config string   `json:"config"`         // the file to edit
 	// NameTaken says that another node of the mesh has the same name.
-	NameTaken bool
+	NameTaken bool `json:"name_taken,omitempty"`
 }
 
 // SetupOptions say what to install or remove.

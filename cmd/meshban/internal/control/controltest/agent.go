@@ -27,6 +27,8 @@ type Agent struct {
 	ListFail int
 	// Hang, when set, makes Status wait until its context ends.
 	Hang bool
+	// Well leaves the problem out of Status.
+	Well bool
 	// Audited is the audit log.
 	Audited []control.AuditEntry
 
@@ -302,6 +304,10 @@ func (a *Agent) Status(ctx context.Context) (control.Status, error) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	problems := []string{"web2 has not answered for 40 s"}
+	if a.Well {
+		problems = nil
+	}
 	return control.Status{
 		Name: "web1", ID: "00112233445566778899aabbccddeeff", Version: "1.0.0", UptimeS: 93784.5, Addr: "192.0.2.1:7946",
 		Mesh: control.MeshStatus{Alive: 1, Total: 2, InSync: 1, Digest: "ab12cd34",
@@ -312,7 +318,7 @@ func (a *Agent) Status(ctx context.Context) (control.Status, error) {
 			Tried: []control.Attempt{{Backend: "ipset", Error: "no such module"}},
 		},
 		Lines:    control.LineStatus{File: "/var/lib/meshban/newbans.log", Accepted: 12, Ignored: 4, Echoes: 2, Emitted: 7},
-		Problems: []string{"web2 has not answered for 40 s"}, Reminders: []string{"export ca.key"},
+		Problems: problems, Reminders: []string{"export ca.key"},
 	}, nil
 }
 
