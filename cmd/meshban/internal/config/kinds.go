@@ -13,19 +13,17 @@ import (
 )
 
 // value is the value of a key; compare flag.Value. UnmarshalYAML is not called for a key without a value. Its error
-// is one *Error or several joined, without File and Key.
+// is one *Error or several joined, without File; Key is "" or that of a key inside the value.
 type value interface {
 	yaml.Unmarshaler
 	String() string // as YAML; `""` if the default depends on the machine or on another key
-	check() error   // an *Error without File, Line and Key if the value is out of bounds
 }
 
 // setting is the value at a place in a Config.
 type setting[T any] struct {
 	at     *T
-	read   func(*yaml.Node) (T, error)
+	read   func(*yaml.Node) (T, error) // refuses what is out of bounds
 	format func(T) string
-	valid  func(T) error // nil = each value that read returns
 }
 
 func (s setting[T]) UnmarshalYAML(n *yaml.Node) error {
@@ -37,13 +35,6 @@ func (s setting[T]) UnmarshalYAML(n *yaml.Node) error {
 }
 
 func (s setting[T]) String() string { return s.format(*s.at) }
-
-func (s setting[T]) check() error {
-	if s.valid == nil {
-		return nil
-	}
-	return s.valid(*s.at)
-}
 
 // word reads a scalar's text, whatever type YAML gives it: `for: 30` must fail as a duration without a unit.
 func word[T any](parse func(string) (T, error)) func(*yaml.Node) (T, error) {
@@ -71,7 +62,7 @@ func optional[T any](parse func(string) (T, error)) func(*yaml.Node) (T, error) 
 func asWritten(s string) (string, error) { return s, nil }
 
 // text reads a string; "" keeps the default.
-func text(at *string, valid func(string) error) value {
+func text(at *string, parse func(string) (string, error)) value {
 	return setting[string]{at, func(n *yaml.Node) (string, error) {
 		if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!str" {
 			return "", bad("is "+kind(n)+", not text", "write text, in quotes where it looks like something else")
@@ -79,18 +70,13 @@ func text(at *string, valid func(string) error) value {
 		if n.Value == "" {
 			return *at, nil
 		}
-		return n.Value, nil
-	}, yamlString, valid}
+		return parse(n.Value)
+	}, yamlString}
 }
 
-// path reads an absolute path of a file; "" is none.
-func path(at *string) value {
-	return setting[string]{at, optional(asWritten), yamlString, func(s string) error {
-		if s == "" {
-			return nil
-		}
-		return validPath(s)
-	}}
+// optionalText reads a scalar as text; "" is none.
+func optionalText(at *string, parse func(string) (string, error)) value {
+	return setting[string]{at, optional(parse), yamlString}
 }
 
 func boolean(at *bool) value {
@@ -99,7 +85,7 @@ func boolean(at *bool) value {
 			return false, bad("is "+describe(n), "write true or false, without quotes")
 		}
 		return strings.EqualFold(n.Value, "true"), nil
-	}, strconv.FormatBool, nil}
+	}, strconv.FormatBool}
 }
 
 func number(at *int, low, high int) value {
@@ -108,53 +94,44 @@ func number(at *int, low, high int) value {
 		if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!int" || err != nil {
 			return 0, bad("is "+describe(n)+", not a whole number", "write digits without quotes")
 		}
-		return v, nil
-	}, strconv.Itoa, func(v int) error {
 		if v < low || v > high {
-			return bad(fmt.Sprintf("%d is out of bounds", v), fmt.Sprintf("write %d to %d", low, high))
+			return 0, bad(fmt.Sprintf("%d is out of bounds", v), fmt.Sprintf("write %d to %d", low, high))
 		}
-		return nil
-	}}
+		return v, nil
+	}, strconv.Itoa}
 }
 
 func length(at *time.Duration, low, high time.Duration) value {
+	return setting[time.Duration]{at, word(within(low, high)), FormatDuration}
+}
+
+// within is ParseDuration with narrower bounds.
+func within(low, high time.Duration) func(string) (time.Duration, error) {
 	bounds := "write " + FormatDuration(low) + " to " + FormatDuration(high)
-	return setting[time.Duration]{at, word(func(s string) (time.Duration, error) {
+	return func(s string) (time.Duration, error) {
 		d, err := ParseDuration(s)
-		if err != nil && high < 12*time.Hour { // the lengths that ParseDuration suggests are too long here
+		switch {
+		case err != nil && high < 12*time.Hour: // the lengths that ParseDuration suggests are too long here
 			err = bad(asError(err).Problem, bounds)
+		case err == nil && (d < low || d > high):
+			err = bad(FormatDuration(d)+" is out of bounds", bounds)
 		}
 		return d, err
-	}), FormatDuration, func(d time.Duration) error {
-		if d < low || d > high {
-			return bad(FormatDuration(d)+" is out of bounds", bounds)
-		}
-		return nil
-	}}
+	}
 }
 
 // choice accepts one of words.
-func choice[T comparable](at *T, words ...T) value {
+func choice[T any](at *T, words ...T) value {
 	format := func(v T) string { return strings.ToLower(fmt.Sprint(v)) }
-	unknown := func(s string) error {
+	return setting[T]{at, word(func(s string) (v T, err error) {
 		var all []string
 		for _, w := range words {
-			all = append(all, format(w))
+			if all = append(all, format(w)); format(w) == s {
+				return w, nil
+			}
 		}
-		return bad(quote(s)+" is not known", "write "+strings.Join(all, " or "))
-	}
-	return setting[T]{at, word(func(s string) (v T, err error) {
-		i := slices.IndexFunc(words, func(w T) bool { return format(w) == s })
-		if i < 0 {
-			return v, unknown(s)
-		}
-		return words[i], nil
-	}), format, func(v T) error {
-		if !slices.Contains(words, v) {
-			return unknown(format(v))
-		}
-		return nil
-	}}
+		return v, bad(quote(s)+" is not known", "write "+strings.Join(all, " or "))
+	}), format}
 }
 
 func formatAddrPort(ap netip.AddrPort) string {
@@ -166,8 +143,7 @@ func formatAddrPort(ap netip.AddrPort) string {
 
 // list accepts at most most items and drops duplicates. remedy says what to write instead of a value that is not a
 // list.
-func list[T comparable](at *[]T, most int, item func(*yaml.Node) (T, error), format func(T) string, valid func(T) error, remedy string) value {
-	tooMany := func(n int) error { return bad(fmt.Sprintf("has %d items", n), fmt.Sprintf("write at most %d", most)) }
+func list[T any](at *[]T, most int, item func(*yaml.Node) (T, error), format func(T) string, remedy string) value {
 	return setting[[]T]{at, func(n *yaml.Node) ([]T, error) {
 		if n.Kind != yaml.SequenceNode {
 			if _, err := item(n); err == nil && n.Kind == yaml.ScalarNode && len(n.Value) <= maxQuoted {
@@ -176,19 +152,19 @@ func list[T comparable](at *[]T, most int, item func(*yaml.Node) (T, error), for
 			return nil, bad("is "+describe(n)+", not a list", remedy)
 		}
 		if len(n.Content) > most {
-			return nil, tooMany(len(n.Content))
+			return nil, bad(fmt.Sprintf("has %d items", len(n.Content)), fmt.Sprintf("write at most %d", most))
 		}
 		var all []T
 		var errs []error
-		seen := make(map[T]bool, len(n.Content))
+		seen := make(map[string]bool, len(n.Content))
 		for _, in := range n.Content {
 			v, err := item(in)
 			if err != nil {
 				e := *asError(err)
 				e.Line = max(e.Line, in.Line)
 				errs = append(errs, &e)
-			} else if !seen[v] {
-				seen[v], all = true, append(all, v)
+			} else if text := format(v); !seen[text] {
+				seen[text], all = true, append(all, v)
 			}
 		}
 		return all, errors.Join(errs...)
@@ -201,16 +177,6 @@ func list[T comparable](at *[]T, most int, item func(*yaml.Node) (T, error), for
 			b.WriteString("\n- " + format(v))
 		}
 		return b.String()
-	}, func(all []T) error {
-		if len(all) > most {
-			return tooMany(len(all))
-		}
-		for _, v := range all {
-			if err := valid(v); err != nil {
-				return err
-			}
-		}
-		return nil
 	}}
 }
 
@@ -252,12 +218,6 @@ func backends(at *[]string) value {
 			return "auto"
 		}
 		return "[" + strings.Join(names, ", ") + "]"
-	}, func(names []string) error {
-		if slices.Equal(names, []string{"auto"}) {
-			return bad(`"auto" is not expanded`, "write "+strings.Join(Backends(), ", "))
-		}
-		_, err := checkBackends(names)
-		return err
 	}}
 }
 

@@ -204,22 +204,9 @@ func TestValidate(t *testing.T) {
 		name, err string
 		edit      func(*Config)
 	}{
-		{"bad: name", "name: \"\" is not a name", func(c *Config) { c.Name = "" }},
 		{"bad: bind", "bind: ", func(c *Config) { c.Bind = netip.AddrPort{} }},
 		{"bad: bind to a group", "not an address to listen on", func(c *Config) { c.Bind = netip.MustParseAddrPort("224.0.0.1:7946") }},
 		{"bad: advertise", "advertise: ", func(c *Config) { c.Advertise = netip.MustParseAddrPort("0.0.0.0:7946") }},
-		{"bad: join without a port", `write web1:7946`, func(c *Config) { c.Join = []string{"web1"} }},
-		{"bad: join", `is not a host`, func(c *Config) { c.Join = []string{"web 1"} }},
-		{"bad: allow unmasked", "write 192.0.2.0/24", func(c *Config) { c.Allow = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")} }},
-		{"bad: allow zero", "allow: ", func(c *Config) { c.Allow = []netip.Prefix{{}} }},
-		{"bad: backends", "names no backend", func(c *Config) { c.Firewall.Backends = nil }},
-		{"bad: backends not expanded", "auto", func(c *Config) { c.Firewall.Backends = []string{"auto"} }},
-		{"bad: outbound", `firewall.outbound: "" is not known, write drop or allow`, func(c *Config) { c.Firewall.Outbound = "" }},
-		{"bad: ports", "lines.ports: ", func(c *Config) { c.Lines.Ports = "some" }},
-		{"bad: group", `control.read_group: "a b" is not a group`, func(c *Config) { c.Control.ReadGroup = "a b" }},
-		{"bad: long group", "control.write_group: ", func(c *Config) { c.Control.WriteGroup = strings.Repeat("g", MaxGroup+1) }},
-		{"bad: level", "log.level: ", func(c *Config) { c.Log.Level = 3 }},
-		{"bad: format", "log.format: ", func(c *Config) { c.Log.Format = "xml" }},
 		{"bad: line file", "write /var/lib/meshban/newbans.log", func(c *Config) { c.Lines.File = "newbans.log" }},
 		{"bad: line file is a folder", "is not the path of a file", func(c *Config) { c.Lines.File = "/var/log/" }},
 		{"bad: api", "api.listen: ", func(c *Config) { c.API.Listen = netip.MustParseAddrPort("[::]:8080") }},

@@ -16,8 +16,8 @@ type problem struct {
 	with string // the other key, if two conflict
 }
 
-// Validate checks each value and whether they fit together, for a Config that a flag changed after Parse. The error
-// is one *Error or several joined.
+// Validate checks whether the values fit together, for a Config that flags changed after Parse: each value by itself is
+// checked where it is read. The error is one *Error or several joined.
 func (c Config) Validate() error {
 	var errs []error
 	for _, p := range c.problems() {
@@ -35,19 +35,24 @@ func (k *checker) fail(key, with, what, remedy string) {
 
 func (c Config) problems() []problem {
 	var k checker
-	for _, f := range c.fields() {
-		if err := f.check(); err != nil {
-			e := asError(err)
-			k.fail(f.key, "", e.Problem, e.Remedy)
-		}
-	}
-	c.checkMesh(&k)
+	c.checkSockets(&k)
+	c.checkAdvertise(&k)
 	c.checkBans(&k)
 	c.checkLines(&k)
-	c.checkMetrics(&k)
-	c.checkAPI(&k)
-	c.checkFiles(&k)
+	checkNames(&k, "files", c.Files, func(f File) string { return f.Name })
+	checkNames(&k, "hooks", c.Hooks, func(h Hook) string { return h.Name })
 	return k.found
+}
+
+// checkNames reports names that two items of a list have.
+func checkNames[T any](k *checker, key string, list []T, name func(T) string) {
+	seen := map[string]bool{}
+	for _, item := range list {
+		if n := name(item); seen[n] {
+			k.fail(key, "", quote(n)+" is the name of two "+key, "write another name")
+		}
+		seen[name(item)] = true
+	}
 }
 
 // ParseName returns s if it can be the name of a node.
@@ -58,28 +63,15 @@ func ParseName(s string) (string, error) {
 	return s, nil
 }
 
-func validName(s string) error {
-	_, err := ParseName(s)
-	return err
-}
-
-func validGroup(s string) error {
+func parseGroup(s string) (string, error) {
 	if len(s) > MaxGroup || !named(s) || strings.HasPrefix(s, "-") {
-		return bad(quote(s)+" is not a group", "write the name or the number of a group of this machine")
+		return "", bad(quote(s)+" is not a group", "write the name or the number of a group of this machine")
 	}
-	return nil
+	return s, nil
 }
 
 // named reports whether s has only the characters of a name.
 func named(s string) bool { return !strings.ContainsFunc(s, func(r rune) bool { return !nameRune(r) }) }
-
-func validJoin(s string) error {
-	full, err := ParseJoin(s)
-	if err == nil && full != s {
-		err = bad(quote(s)+" is not host:port", "write "+full)
-	}
-	return err
-}
 
 // parseAllow parses an entry of allow.
 func parseAllow(s string) (netip.Prefix, error) {
@@ -91,32 +83,55 @@ func parseAllow(s string) (netip.Prefix, error) {
 	return p, err
 }
 
-func validAllow(p netip.Prefix) error {
-	q, err := parseAllow(p.String())
-	if err == nil && p != q {
-		err = bad(quote(p.String())+" is IPv4 in IPv6", "write "+q.String())
+// checkSockets checks where the agent listens.
+func (c Config) checkSockets(k *checker) {
+	sockets := []struct {
+		key string
+		at  netip.AddrPort
+	}{{"bind", c.Bind}, {"metrics", c.Metrics}, {"api.listen", c.API.Listen}}
+	for i, s := range sockets {
+		switch a := s.at.Addr(); {
+		case i > 0 && s.at == netip.AddrPort{}: // off
+			continue
+		case !a.IsValid(), a.IsMulticast():
+			k.fail(s.key, "", quote(s.at.String())+" is not an address to listen on", "write an address of this machine and a port")
+		}
+		for _, other := range sockets[:i] {
+			if sharesPort(s.at, other.at) {
+				k.fail(s.key, other.key, fmt.Sprintf("%s is already used by %s, %s", s.at, other.key, other.at), "write another port")
+			}
+		}
 	}
-	return err
+	if (c.API.Certificate == "") != (c.API.Key == "") {
+		missing, there := "api.key", "api.certificate"
+		if c.API.Certificate == "" {
+			missing, there = there, missing
+		}
+		k.fail(missing, there, "is missing", "write certificate and key, or neither")
+	}
+	if l := c.API.Listen; l.IsValid() && !l.Addr().IsLoopback() && c.API.Certificate == "" && c.API.Key == "" {
+		k.fail("api.listen", "", fmt.Sprintf("%s is not a loopback address, so keys and bans need TLS", l),
+			fmt.Sprintf("write certificate and key, the paths of PEM files, under api, or listen: 127.0.0.1:%d", l.Port()))
+	}
 }
 
-func (c Config) checkMesh(k *checker) {
-	if a := c.Bind.Addr(); !a.IsValid() || a.IsMulticast() || a.Zone() != "" || a.Is4In6() {
-		k.fail("bind", "", quote(c.Bind.String())+" is not an address to listen on", "write an address of this machine, or 0.0.0.0:7946, or [::]:7946")
-	}
-	if c.Advertise.IsValid() {
-		a := c.Advertise.Addr()
-		switch {
-		case a.IsUnspecified(), a.IsMulticast(), a.Zone() != "", a.Is4In6():
-			k.fail("advertise", "", quote(c.Advertise.String())+" is not an address where this node can be reached", "write the one that the other nodes see")
-		case c.Advertise.Port() == 0:
-			k.fail("advertise", "", "has port 0", "write the port that the other nodes see")
-		case a.Is6() && c.Bind.Addr().Is4():
-			k.fail("advertise", "bind", fmt.Sprintf("%s is IPv6, but bind %s is IPv4", a, c.Bind), fmt.Sprintf("write `bind: \"[::]:%d\"`", c.Bind.Port()))
-		case a.Is4() && c.Bind.Addr().Is6() && !c.Bind.Addr().IsUnspecified():
-			k.fail("advertise", "bind", fmt.Sprintf("%s is IPv4, but bind %s is IPv6", a, c.Bind), "write two addresses of one family")
-		}
-	} else if c.Advertise.Port() != 0 {
-		k.fail("advertise", "", "has a port but no address", "write ADDRESS:PORT")
+// sharesPort reports whether no two sockets can listen on both.
+func sharesPort(a, b netip.AddrPort) bool {
+	return a.Port() != 0 && a.Port() == b.Port() && (a.Addr() == b.Addr() || a.Addr().IsUnspecified() || b.Addr().IsUnspecified())
+}
+
+func (c Config) checkAdvertise(k *checker) {
+	a := c.Advertise.Addr()
+	switch {
+	case c.Advertise == netip.AddrPort{}: // memberlist finds out
+	case !a.IsValid(), a.IsUnspecified(), a.IsMulticast():
+		k.fail("advertise", "", quote(c.Advertise.String())+" is not an address where this node can be reached", "write the one that the other nodes see")
+	case c.Advertise.Port() == 0:
+		k.fail("advertise", "", "has port 0", "write the port that the other nodes see")
+	case a.Is6() && c.Bind.Addr().Is4():
+		k.fail("advertise", "bind", fmt.Sprintf("%s is IPv6, but bind %s is IPv4", a, c.Bind), fmt.Sprintf("write `bind: \"[::]:%d\"`", c.Bind.Port()))
+	case a.Is4() && c.Bind.Addr().Is6() && !c.Bind.Addr().IsUnspecified():
+		k.fail("advertise", "bind", fmt.Sprintf("%s is IPv4, but bind %s is IPv6", a, c.Bind), "write two addresses of one family")
 	}
 }
 
@@ -140,10 +155,6 @@ func (c Config) checkLines(k *checker) {
 	if c.Lines.For == c.Bans.For {
 		return // the check of bans.for reports it
 	}
-	if err := length(&c.Lines.For, MinFor, MaxMaxFor).check(); err != nil {
-		e := asError(err)
-		k.fail("lines.for", "", e.Problem, e.Remedy)
-	}
 	if c.Lines.For > c.Bans.MaxFor {
 		k.fail("lines.for", "bans.max_for", fmt.Sprintf("%s is longer than bans.max_for, %s", FormatDuration(c.Lines.For), FormatDuration(c.Bans.MaxFor)),
 			"write a shorter one or raise bans.max_for")
@@ -158,63 +169,13 @@ func pathText(s string) bool {
 	return len(s) <= MaxPath && utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
-func validPath(s string) error {
+// parsePath parses the absolute path of a file.
+func parsePath(s string) (string, error) {
 	switch {
 	case !pathText(s):
-		return bad(quote(s)+" is not a path", pathForm)
+		return "", bad(quote(s)+" is not a path", pathForm)
 	case !filepath.IsAbs(s) || filepath.Clean(s) != s || s == "/":
-		return bad(quote(s)+" is not the absolute path of a file", "write one such as /etc/ssl/private/meshban.pem")
+		return "", bad(quote(s)+" is not the absolute path of a file", "write one such as /etc/ssl/private/meshban.pem")
 	}
-	return nil
-}
-
-func (c Config) checkAPI(k *checker) {
-	l := c.API.Listen
-	if (c.API.Certificate == "") != (c.API.Key == "") {
-		missing, there := "api.key", "api.certificate"
-		if c.API.Certificate == "" {
-			missing, there = there, missing
-		}
-		k.fail(missing, there, "is missing", "write certificate and key, or neither")
-	}
-	if !l.IsValid() {
-		if l.Port() != 0 {
-			k.fail("api.listen", "", "has a port but no address", "write ADDRESS:PORT")
-		}
-		return
-	}
-	a := l.Addr()
-	switch {
-	case a.IsMulticast(), a.Zone() != "", a.Is4In6():
-		k.fail("api.listen", "", quote(l.String())+" is not an address to listen on", "write an address of this machine and a port")
-	case sharesPort(l, c.Bind):
-		k.fail("api.listen", "bind", fmt.Sprintf("%s is already used by bind, %s", l, c.Bind), "write another port")
-	case c.Metrics.IsValid() && sharesPort(l, c.Metrics):
-		k.fail("api.listen", "metrics", fmt.Sprintf("%s is already used by metrics, %s", l, c.Metrics), "write another port")
-	case !a.IsLoopback() && c.API.Certificate == "" && c.API.Key == "":
-		k.fail("api.listen", "", fmt.Sprintf("%s is not a loopback address, so keys and bans need TLS", l),
-			fmt.Sprintf("write certificate and key, the paths of PEM files, under api, or listen: 127.0.0.1:%d", l.Port()))
-	}
-}
-
-// sharesPort reports whether no two sockets can listen on both.
-func sharesPort(a, b netip.AddrPort) bool {
-	return a.Port() != 0 && a.Port() == b.Port() && (a.Addr() == b.Addr() || a.Addr().IsUnspecified() || b.Addr().IsUnspecified())
-}
-
-func (c Config) checkMetrics(k *checker) {
-	m := c.Metrics
-	if !m.IsValid() {
-		if m.Port() != 0 {
-			k.fail("metrics", "", "has a port but no address", "write ADDRESS:PORT")
-		}
-		return
-	}
-	a := m.Addr()
-	switch {
-	case a.IsMulticast(), a.Zone() != "", a.Is4In6():
-		k.fail("metrics", "", quote(m.String())+" is not an address to listen on", "write an address of this machine and a port")
-	case sharesPort(m, c.Bind):
-		k.fail("metrics", "bind", fmt.Sprintf("%s is already used by bind, %s", m, c.Bind), "write another port")
-	}
+	return s, nil
 }
