@@ -104,6 +104,10 @@ func TestRealMachines(t *testing.T) {
 		if p := n.status(t).Problems; len(p) > 0 {
 			t.Errorf("%s has problems: %q", n.Name, p)
 		}
+		// The doctor finds nothing wrong, and leaves out no check.
+		if found := n.run(t, "doctor"); strings.Contains("\n"+found, "\nwarn ") || strings.Contains("\n"+found, "\nbad ") || strings.Contains(found, "no agent") {
+			t.Errorf("doctor on %s:\n%s", n.Name, found)
+		}
 	}
 
 	// The other machine, too, drops a real attacker of the first, without a further command.

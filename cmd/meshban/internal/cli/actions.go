@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 
+	"github.com/meshban/meshban/cmd/meshban/internal/doctor"
 	"github.com/meshban/meshban/cmd/meshban/internal/node"
 )
 
@@ -17,6 +18,7 @@ type actions struct {
 	CA       func(ctx context.Context, opts node.CAOptions) (node.CAResult, error)
 	Setup    func(ctx context.Context, opts node.SetupOptions) (node.SetupResult, error)
 	Teardown func(ctx context.Context, dir string) ([]string, error)
+	Doctor   func(ctx context.Context, opts node.DoctorOptions) ([]doctor.Finding, error)
 
 	Fail2banInstalled func() bool // setup has connected this machine's fail2ban
 }

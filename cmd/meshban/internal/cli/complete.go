@@ -119,7 +119,7 @@ func (v *verb) choices() (words []string) {
 func valuesOf(v *verb, flag, prefix string) []string {
 	var known, out []string
 	switch flag {
-	case "dir", "config", "line-file", "key":
+	case "dir", "config", "line-file", "key", "bundle":
 		return []string{filesInstead}
 	case "format":
 		known = formats

@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/doctor"
 	"github.com/meshban/meshban/cmd/meshban/internal/node"
 	"github.com/meshban/meshban/cmd/meshban/internal/ownfile"
 )
@@ -99,6 +100,18 @@ func fakeActions() actions {
 				return node.SetupResult{}, fail()
 			}
 			return node.SetupResult{Done: []string{"wrote /etc/" + o.What}, Next: []string{"restart " + o.What}}, fail()
+		},
+		Doctor: func(_ context.Context, o node.DoctorOptions) ([]doctor.Finding, error) {
+			if o.Bundle != nil {
+				fmt.Fprintln(o.Bundle, "the bundle", o.Addresses)
+			}
+			found := []doctor.Finding{
+				{Check: "jails", State: doctor.NotChecked, Text: "no agent"}, {Check: "repairs", State: doctor.Warn, Text: "3 times", Remedy: "look"},
+			}
+			if o.Peer == "web3" {
+				found = append(found, doctor.Finding{Check: "ports", State: doctor.Bad, Text: "closed", Remedy: "open"})
+			}
+			return found, fail()
 		},
 		Fail2banInstalled: func() bool { return os.Getenv("FAKE_EMPTY") == "" },
 		Teardown: func(context.Context, string) ([]string, error) {

@@ -119,6 +119,12 @@ func (c *command) lookVerbs() []*verb {
 			toggle("check", "print only problems, and exit with 1 if there is one: for monitoring"),
 			objectFlag(),
 		}},
+		{name: "doctor", short: "check this machine, its firewall, its fail2ban and its mesh", action: c.doctor, flags: []cli.Flag{
+			text("peer", "`NODE` look at one peer only: a name, an id, or at least 8 digits of one"),
+			text("bundle", "`FILE` also write an archive for whoever is to help"),
+			toggle("addresses", "with --bundle: leave addresses as they are"),
+			linesFlag(),
+		}},
 		{name: "watch", short: "follow events as they happen", action: c.watch, flags: append([]cli.Flag{linesFlag()}, exabgpFlags()...)},
 		{name: "audit", args: "[ADDR]", short: "show who changed what, when and why", action: c.audit, flags: []cli.Flag{
 			text("since", "`WHEN` only what came since: a time (2026-11-22T11:02:11Z) or how long ago (2h, 3d)"),

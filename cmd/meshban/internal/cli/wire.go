@@ -16,6 +16,7 @@ func wire() actions {
 		CA:       node.UseAuthority,
 		Setup:    node.SetUp,
 		Teardown: node.Teardown,
+		Doctor:   node.Doctor,
 
 		Fail2banInstalled: setup.Fail2banInstalled,
 	}

@@ -84,6 +84,46 @@ func (c Client) Jails(ctx context.Context, lineFile string) ([]Jail, error) {
 	return jails, nil
 }
 
+// JailSetup is what a jail reads and runs.
+type JailSetup struct {
+	Name    string
+	Reads   bool     // it reads a log file or the journal
+	Actions []string // names of its actions
+}
+
+// Setup queries the server for what its jails read and run.
+func (c Client) Setup(ctx context.Context) ([]JailSetup, error) {
+	s, err := open(ctx, c.Args)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	status, err := s.ask("status")
+	if err != nil {
+		return nil, err
+	}
+	var jails []JailSetup
+	for _, name := range jailList(status) {
+		actions, err := s.ask("get", name, "actions")
+		if err != nil {
+			return nil, err
+		}
+		about, err := s.ask("get", name, "logpath")
+		if err != nil {
+			return nil, err
+		}
+		reads := strings.Contains(about, "- /")
+		if !reads { // only this answer says whether it is the journal that a jail reads
+			if about, err = s.ask("status", name); err != nil {
+				return nil, err
+			}
+			reads = strings.Contains(about, "Journal matches:")
+		}
+		jails = append(jails, JailSetup{name, reads, actionList(actions)})
+	}
+	return jails, nil
+}
+
 // jailList parses the jails in the answer to "status".
 func jailList(status string) []string {
 	_, list, _ := strings.Cut(status, "Jail list:")
