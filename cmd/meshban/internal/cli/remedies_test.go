@@ -209,6 +209,27 @@ func TestCommandsInTexts(t *testing.T) {
 	}
 }
 
+// Every command of ours that doctor says to type is used correctly.
+func TestCommandsOfDoctor(t *testing.T) {
+	literal, command := regexp.MustCompile(`"(?:[^"\\\n]|\\.)*"`), regexp.MustCompile(`(?:^"|; |&& )(meshban [a-z][^;&#"]*)`)
+	found := 0
+	for _, name := range []string{"doctor.go", "host.go", "mesh.go"} {
+		source, err := os.ReadFile(filepath.Join("..", "doctor", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range literal.FindAll(source, -1) {
+			for _, m := range command.FindAllSubmatch(text, -1) {
+				found++
+				checkCommand(t, name, string(m[1]))
+			}
+		}
+	}
+	if found < 8 {
+		t.Errorf("only %d commands were found", found)
+	}
+}
+
 // filledIn matches a stand-in for a value in a text.
 var filledIn = regexp.MustCompile(`%(\[\d\])?[sq]|\b[A-Z]{2,}\b`)
 

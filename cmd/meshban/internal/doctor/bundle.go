@@ -137,8 +137,8 @@ type mask struct {
 }
 
 var (
-	// secretText matches join tokens, PEM blocks, and runs of hex or base64 that are longer than a node's id.
-	secretText = regexp.MustCompile(`(?s)mb1-[A-Za-z0-9_-]+|-----BEGIN .*?-----END [A-Z0-9 ]+-----|[A-Za-z0-9+/_=-]{40,}`)
+	// secretText matches join tokens, PEM blocks, web addresses, and runs of hex or base64 that are longer than a node's id.
+	secretText = regexp.MustCompile(`(?s)mb1-[A-Za-z0-9_-]+|https?://[^\s"]+|-----BEGIN .*?-----END [A-Z0-9 ]+-----|[A-Za-z0-9+/_=-]{40,}`)
 	// addrText6 and addrText4 match what may be an address.
 	addrText6 = regexp.MustCompile(`[0-9A-Fa-f:]*:[0-9A-Fa-f:]*:[0-9A-Fa-f:]*(?:\d{0,3}\.\d{1,3}\.\d{1,3}\.\d{1,3})?`)
 	addrText4 = regexp.MustCompile(`\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}`)

@@ -15,11 +15,19 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/meshban/meshban/cmd/meshban/internal/apikey"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/control/controltest"
+	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
 )
+
+func sha256Of(text string) []byte {
+	sum := sha256.Sum256([]byte(text))
+	return sum[:]
+}
 
 // unpack returns the files of a bundle, and all of them together.
 func unpack(t *testing.T, data []byte) (files map[string]string, all string) {
@@ -70,11 +78,29 @@ func TestBundleHoldsNoSecret(t *testing.T) {
 		string(key[:]), hex.EncodeToString(key[:]), strings.ToUpper(hex.EncodeToString(key[:])),
 		base64.StdEncoding.EncodeToString(key[:]), base64.RawStdEncoding.EncodeToString(key[:]),
 		base64.URLEncoding.EncodeToString(key[:]), base64.RawURLEncoding.EncodeToString(key[:]), "mb1-short",
+		"https://ntfy.example/topic",
 	}
+	keys, err := apikey.Open(statedir.Dir(dir).APIKeys())
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := keys.Add(apikey.Key{Name: "firewall", May: []string{apikey.Read}, Rate: 1}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, err := os.ReadFile(statedir.Dir(dir).APIKeys())
+	hash := hex.EncodeToString(sha256Of(secret))
+	if err != nil || !strings.Contains(string(kept), hash) {
+		t.Fatalf("%v: the file of keys has no hash of the key: %s", err, kept)
+	}
+	forms = append(forms, secret, hash)
 	for _, name := range []string{"node.key", "mesh.key", "ca.key"} {
 		if err := os.WriteFile(filepath.Join(dir, name), key[:], 0o600); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "hook.url"), []byte("https://ntfy.example/topic\n"), 0o600); err != nil {
+		t.Fatal(err)
 	}
 	agent := controltest.New()
 	addrs := []string{"192.0.2.200", "2001:db8::77", "203.0.113.9"}

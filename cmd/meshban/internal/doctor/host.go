@@ -230,7 +230,7 @@ func (m *machine) mixedRules(ctx context.Context) finding {
 	legacy := rules("iptables-legacy-save") + rules("ip6tables-legacy-save")
 	nft := rules("iptables-nft-save") + rules("ip6tables-nft-save")
 	if legacy > 0 && nft > 0 {
-		return warn("update-alternatives --set iptables /usr/sbin/iptables-nft; iptables-legacy-save", "%d rules of iptables-legacy and %d of iptables-nft are both in force", legacy, nft)
+		return warn("iptables-legacy-save; update-alternatives --set iptables /usr/sbin/iptables-nft # then add these rules again", "%d rules of iptables-legacy and %d of iptables-nft are both in force", legacy, nft)
 	}
 	return ok("all rules of iptables are of one kind")
 }
@@ -243,7 +243,7 @@ func (m *machine) privileges(context.Context) finding {
 		if hex, is := strings.CutPrefix(line, "CapBnd:"); is {
 			caps, err := strconv.ParseUint(strings.TrimSpace(hex), 16, 64)
 			if err == nil && caps&(1<<capNetAdmin) == 0 {
-				return bad("docker run --cap-add NET_ADMIN --cap-add NET_RAW ...", "this container lacks CAP_NET_ADMIN")
+				return bad("docker run --cap-add NET_ADMIN --cap-add NET_RAW IMAGE # run the container so", "this container lacks CAP_NET_ADMIN")
 			}
 		}
 	}
@@ -344,7 +344,7 @@ var proxyWords = []string{"set_real_ip_from", "RemoteIPHeader", "RemoteIPTrusted
 
 // kernelDrops reports where the kernel does not see the clients' addresses.
 func (m *machine) kernelDrops(context.Context) finding {
-	const bouncer = "block there instead, with a bouncer fed by: meshban export"
+	const bouncer = "meshban help crowdsec # block there, with a bouncer"
 	for _, path := range m.glob("/etc/nginx/nginx.conf", "/etc/nginx/conf.d/*.conf", "/etc/nginx/sites-enabled/*", "/etc/apache2/conf-enabled/*.conf",
 		"/etc/apache2/mods-enabled/*.conf", "/etc/apache2/sites-enabled/*") {
 		for line := range strings.Lines(m.read(path)) {
@@ -379,7 +379,7 @@ func (m *machine) login(context.Context) finding {
 	}
 	for _, a := range from {
 		if !a.IsLoopback() && !slices.ContainsFunc(m.allowed, func(e control.AllowEntry) bool { return e.Prefix.Contains(a) }) {
-			return bad("meshban allow "+a.String(), "%s, from which you are logged in, is not protected", a)
+			return bad(fmt.Sprintf("meshban allow %s", a), "%s, from which you are logged in, is not protected", a)
 		}
 	}
 	switch {
@@ -422,7 +422,7 @@ func (m *machine) resources(context.Context) finding {
 func (m *machine) savedRules(context.Context) finding {
 	for _, path := range []string{"/etc/nftables.conf", "/etc/sysconfig/nftables.conf"} {
 		if text := m.read(path); strings.Contains(text, "MESHBAN") || strings.Contains(text, "table inet meshban") {
-			return bad("systemctl stop meshban; meshban teardown; nft list ruleset >"+path+"; systemctl start meshban", "%s holds our rules, and loads bans that have ended, or nothing at all, at boot", path)
+			return bad("systemctl stop meshban; meshban teardown; (echo flush ruleset; nft list ruleset) >"+path+"; systemctl start meshban", "%s holds our rules, and loads bans that have ended, or nothing at all, at boot", path)
 		}
 	}
 	for _, path := range []string{"/etc/iptables/rules.v4", "/etc/iptables/rules.v6", "/etc/sysconfig/iptables", "/etc/sysconfig/ip6tables"} {

@@ -42,12 +42,25 @@ func (m *machine) ports(ctx context.Context) finding {
 	switch {
 	case len(lost) > 0:
 		_, port, _ := net.SplitHostPort(m.status.Addr)
-		return bad(fmt.Sprintf("on both machines, in their own firewall: nft add rule inet filter input tcp dport %s accept; nft add rule inet filter input udp dport %[1]s accept", port),
-			"%s", strings.Join(lost, "; "))
+		return bad(m.openPort(ctx, port)+" # on both machines", "%s", strings.Join(lost, "; "))
 	case len(peers) > len(some):
 		return ok("UDP passes both ways for %d peers, and TCP to the first %d", len(peers), len(some))
 	}
 	return ok("UDP passes both ways and TCP goes out, for %d peers", len(peers))
+}
+
+// openPort returns what to type to let a port's packets in, in the words of the firewall that this machine has.
+func (m *machine) openPort(ctx context.Context, port string) string {
+	switch {
+	case m.find("ufw") == nil:
+		return "ufw allow " + port
+	case m.find("firewall-cmd") == nil:
+		return fmt.Sprintf("firewall-cmd --permanent --add-port=%s/tcp --add-port=%[1]s/udp && firewall-cmd --reload", port)
+	}
+	if _, err := m.run(ctx, "nft", "list", "chain", "inet", "filter", "input"); err == nil {
+		return fmt.Sprintf("nft insert rule inet filter input meta l4proto { tcp, udp } th dport %s accept", port)
+	}
+	return fmt.Sprintf("iptables -I INPUT -p tcp --dport %s -j ACCEPT; iptables -I INPUT -p udp --dport %[1]s -j ACCEPT", port)
 }
 
 // lastPart returns what an error of the network ends with: the cause.
@@ -66,7 +79,7 @@ func (m *machine) address(context.Context) finding {
 func (m *machine) datagrams(context.Context) finding {
 	for _, p := range m.others() {
 		if strings.HasPrefix(p.UDP, "large ") {
-			return warn("find the MTU: ping -M do -s 1272 "+host(p.Addr), "%s", strings.ReplaceAll(p.UDP, " it ", " "+p.Name+" "))
+			return warn("ping -M do -s 1272 "+host(p.Addr)+" # a smaller size that passes tells the MTU to set", "%s", strings.ReplaceAll(p.UDP, " it ", " "+p.Name+" "))
 		}
 	}
 	return ok("no large datagram is known to be lost")
@@ -90,7 +103,7 @@ func (m *machine) clocks(context.Context) finding {
 func (m *machine) joinList(ctx context.Context) finding {
 	for _, j := range m.config.Join {
 		if err := m.resolve(ctx, host(j)); err != nil {
-			return warn("correct join in "+m.configFile()+", then: systemctl reload meshban", "%s of the join list has no address: %s", host(j), lastPart(err))
+			return warn("editor "+m.configFile()+" && systemctl reload meshban # correct join", "%s of the join list has no address: %s", host(j), lastPart(err))
 		}
 	}
 	if m.status != nil {
@@ -110,7 +123,7 @@ func (m *machine) versions(context.Context) finding {
 	}
 	for _, p := range m.others() {
 		if p.Version != "" && p.Version != m.status.Version {
-			return warn("on the older: install -m 755 meshban /usr/local/sbin/ && systemctl restart meshban",
+			return warn("install -m 755 meshban /usr/local/sbin/ && systemctl restart meshban # on the older one, with the newer program",
 				"%s runs version %s, this node %s", p.Name, p.Version, m.status.Version)
 		}
 	}
@@ -134,7 +147,7 @@ func (m *machine) certificates(context.Context) finding {
 	if soonest.CertUntil != nil {
 		text = fmt.Sprintf("the first certificate to end is %s's, %s", soonest.Name, control.FormatTime(*soonest.CertUntil))
 		if time.Until(*soonest.CertUntil) < certSoon {
-			return warn("on "+soonest.Name+": meshban rotate node-key TOKEN, with the token that meshban invite prints", "%s", text)
+			return warn("meshban rotate node-key TOKEN # on "+soonest.Name+", with what meshban invite prints on a node with ca.key", "%s", text)
 		}
 	}
 	for _, r := range m.status.Reminders {
