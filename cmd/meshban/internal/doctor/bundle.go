@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,6 +45,11 @@ func WriteBundle(ctx context.Context, w io.Writer, o Options, found []Finding, a
 		}
 		return nil
 	})
+	o.Config.Hooks = slices.Clone(o.Config.Hooks)
+	for i := range o.Config.Hooks { // arguments and bodies often hold a password
+		h := &o.Config.Hooks[i]
+		h.Exec, h.Webhook.Body = h.Exec[:min(1, len(h.Exec))], ""
+	}
 	b.add("meshban.yaml", string(config.Render(o.Config)))
 	b.add("versions.txt", "meshban "+version+"\n"+versions(ctx))
 	status, err := o.Client.Status(ctx)

@@ -110,6 +110,8 @@ func TestBundleHoldsNoSecret(t *testing.T) {
 	cfg := config.Default(dir)
 	cfg.Allow = []netip.Prefix{netip.MustParsePrefix("192.0.2.200/32"), netip.MustParsePrefix("2001:db8::/32")}
 	cfg.Join = []string{"[2001:db8::77]:7946", "192.0.2.200:7946", "web2.example:7946"}
+	cfg.Hooks = []config.Hook{{Name: "mail", Exec: []string{"/usr/bin/curl", "--user=me:hunter2"}}, {Name: "ops", Webhook: config.Webhook{URLFile: "/etc/meshban/ops.url", Body: "password=hunter2"}}}
+	forms = append(forms, "hunter2")
 	o := Options{Dir: dir, Config: cfg, Client: serve(t, dir, agent)}
 	found := []Finding{{"ports", Bad, "TCP to ::ffff:203.0.113.9 does not arrive; at 11:02:11 key:2001:db8::77:", ""}}
 	for _, addresses := range []bool{false, true} {
