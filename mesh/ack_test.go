@@ -10,6 +10,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/meta"
 	"github.com/meshban/meshban/mesh/internal/replica"
 )
 
@@ -26,7 +27,7 @@ func TestConfirmedForAWhile(t *testing.T) {
 				id = newIdentity(t)
 			}
 			n := (&peer{Member: Member{ID: id.ID(), Addr: netip.MustParseAddrPort("192.0.2.2:1")}}).node()
-			n.Meta = meta{Protocol: protocolVersion, Key: id.Public(), Name: "new", Version: "1"}.encode()
+			n.Meta = meta.Data{Protocol: meta.Protocol, Key: id.Public(), Name: "new", Version: "1"}.Encode()
 			table.joined(simStart, n, memberJoin)
 			table.update(id.ID(), func(p *peer) { p.InSync, p.Confirmed = true, simStart })
 		}

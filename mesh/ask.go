@@ -69,7 +69,7 @@ func (a ask) encode(id pki.Identity) []byte {
 	a.Key = id.Public()
 	b := a.encodeBody()
 	sig := id.SignText(append([]byte(askDomain), b...))
-	return append(append([]byte{kindAsk}, b...), sig...)
+	return append(append([]byte{wire.KindAsk}, b...), sig...)
 }
 
 // decodeAsk strictly decodes what encode wrote after the kind. It does not check the signature.

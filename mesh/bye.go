@@ -35,7 +35,7 @@ func (b bye) encode(id pki.Identity) []byte {
 	body = wire.AppendUint(body, uint64(b.Issued.UnixMilli()))
 	body = wire.AppendBin(body, id.Public())
 	sig := id.SignText(append([]byte(byeDomain), body...))
-	return append(append([]byte{kindBye}, body...), sig...)
+	return append(append([]byte{wire.KindBye}, body...), sig...)
 }
 
 // decodeBye strictly decodes what encode wrote after the kind. It does not check the signature.

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/meta"
+	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -38,7 +40,7 @@ func TestGoodbyeIsSigned(t *testing.T) {
 		left bool
 	}{
 		{"ok", good, true},
-		{"bad: its id alone", append([]byte{kindBye}, id[:]...), false},
+		{"bad: its id alone", append([]byte{wire.KindBye}, id[:]...), false},
 		{"bad: another signature", forged, false},
 		{"bad: signed by another member", inName, false},
 		{"bad: another member leaves", said(other, secrets.MeshID, now), false},
@@ -52,7 +54,7 @@ func TestGoodbyeIsSigned(t *testing.T) {
 			n := newNode(t, secrets, newIdentity(t), nil)
 			n.now = func() time.Time { return now }
 			node := (&peer{Member: Member{ID: leaver.ID(), Addr: netip.MustParseAddrPort("192.0.2.2:1")}}).node()
-			node.Meta = meta{Protocol: protocolVersion, Key: leaver.Public(), Name: "web1", Version: "1"}.encode()
+			node.Meta = meta.Data{Protocol: meta.Protocol, Key: leaver.Public(), Name: "web1", Version: "1"}.Encode()
 			n.peers.joined(now, node, memberJoin)
 			n.small(tt.b, &intake{})
 			if got := n.peers.leaving(now, leaver.ID()); got != tt.left {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/internal/meta"
 )
 
 // slanderer holds the mesh's key but no certificate. It claims that a member is dead, in a way that the member cannot
@@ -110,7 +111,7 @@ func TestMemberThatIsDownIsNotAlive(t *testing.T) {
 				for seq := range i/8 + 20 { // one ping every two seconds, some of rejoining
 					tell(ofMemberlist(t, mlAck, struct{ SeqNo uint32 }{seq}), to)
 				}
-				tell(ofMemberlist(t, mlAlive, mlAliveMessage{Incarnation: min(i, firstCeiling), Node: about.Name, Addr: about.Addr, Port: about.Port, Meta: about.Meta, Vsn: mlVersions[:]}), to)
+				tell(ofMemberlist(t, mlAlive, mlAliveMessage{Incarnation: min(i, meta.FirstCeiling), Node: about.Name, Addr: about.Addr, Port: about.Port, Meta: about.Meta, Vsn: mlVersions[:]}), to)
 			}
 			<-time.After(time.Second / 4)
 			for _, n := range []*testNode{c.nodes[0], c.nodes[2]} {

@@ -11,20 +11,19 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/meta"
 	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
 const (
-	// maxVersion bounds the version text in a member's metadata, in bytes.
-	maxVersion = 32
 	// maxJoin bounds the join list.
 	maxJoin = 1024
 	// maxPeers bounds the peers remembered across a restart.
 	maxPeers = 2048
 	// MaxMembers bounds the members that a node keeps track of.
-	MaxMembers = replica.MaxMembers
+	MaxMembers = wire.MaxMembers
 	// SyncVersion is the version of the sync protocol, which every sync message states.
 	SyncVersion = replica.SyncVersion
 )
@@ -168,8 +167,8 @@ func (c *Config) validate() error {
 		return errors.New("mesh config: the authority's key is not that of this mesh")
 	case !wire.IsText(c.Name) || len(c.Name) > pki.MaxName:
 		return fmt.Errorf("mesh config: name %q: want at most %d bytes of printable text", c.Name, pki.MaxName)
-	case !wire.IsText(c.Version) || len(c.Version) > maxVersion:
-		return fmt.Errorf("mesh config: version %q: want at most %d bytes of printable text", c.Version, maxVersion)
+	case !wire.IsText(c.Version) || len(c.Version) > meta.MaxVersion:
+		return fmt.Errorf("mesh config: version %q: want at most %d bytes of printable text", c.Version, meta.MaxVersion)
 	case !c.Bind.IsValid() && c.NewTransport == nil:
 		return errors.New("mesh config: no address to bind")
 	case c.Bind.Addr().Zone() != "" || c.Advertise.Addr().Zone() != "":

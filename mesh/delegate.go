@@ -9,20 +9,9 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/meta"
 	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/wire"
-)
-
-// The first byte of each message that we send through memberlist.
-const (
-	_          = 1 + iota // wire.KindPush: frames from their origin, from gossip, or passed on by another node
-	_                     // wire.KindTree: frames along a tree, relayed once
-	_                     // replica.KindSync
-	_                     // replica.KindChunk
-	kindAsk               // asks which node is at an address, or answers; see ask.go
-	kindBye               // the sender is about to leave; see bye.go
-	kindNotice            // a notice to one member; see notice.go
-	kindPath              // tests whether UDP gets through; see udppath.go
 )
 
 const (
@@ -34,9 +23,7 @@ const (
 )
 
 var (
-	errRefuseName = errors.New("the node name is no id")
-	errRefuseMeta = errors.New("the metadata cannot be read")
-	errRefuseKey  = errors.New("the key does not belong to the id")
+	errRefuseWord = errors.New("the node itself did not say that")
 	errRefuseAddr = errors.New("the node itself did not say that it is there")
 	errRefuseMany = errors.New("too many members have no certificate")
 )
@@ -56,12 +43,12 @@ var (
 // NodeMeta returns this node's metadata.
 func (d delegate) NodeMeta(limit int) []byte {
 	has, uses := d.m.keys.Versions()
-	m := meta{Protocol: protocolVersion, Key: d.m.cfg.Identity.Public(), Name: d.m.cfg.Name, Version: d.m.cfg.Version, Place: d.m.place.word}
-	m.say(d.m.cfg.Identity, has, uses, d.m.ceiling.next())
+	m := meta.Data{Protocol: meta.Protocol, Key: d.m.cfg.Identity.Public(), Name: d.m.cfg.Name, Version: d.m.cfg.Version, Place: d.m.place.word}
+	m.Say(d.m.cfg.Identity, has, uses, d.m.ceiling.Next())
 	if also := d.m.place.also.Load(); also != nil {
 		m.Also, m.AlsoProof = also.addr, also.proof
 	}
-	b := m.encode()
+	b := m.Encode()
 	if len(b) > limit {
 		return nil // cannot happen: the parts are bounded
 	}
@@ -81,7 +68,7 @@ func (d delegate) NotifyMsg(b []byte) {
 		return
 	}
 	queue := m.inbox
-	if b[0] == replica.KindChunk || (b[0] == wire.KindPush || b[0] == wire.KindTree) && len(b) > wire.FreshSize {
+	if b[0] == wire.KindChunk || (b[0] == wire.KindPush || b[0] == wire.KindTree) && len(b) > wire.FreshSize {
 		queue = m.later
 	}
 	select {
@@ -114,7 +101,7 @@ func (d delegate) NotifyUpdate(n *memberlist.Node) {
 	d.m.peers.joined(d.m.now(), n, memberUpdate)
 }
 
-// NotifyLeave records that a peer is gone. memberlist does not say here whether it left or failed; kindBye does.
+// NotifyLeave records that a peer is gone. memberlist does not say here whether it left or failed; wire.KindBye does.
 func (d delegate) NotifyLeave(n *memberlist.Node) {
 	if id, ok := d.m.peers.gone(d.m.now(), n); ok {
 		d.m.tell(replica.DownEvent{Peer: id})
@@ -124,26 +111,19 @@ func (d delegate) NotifyLeave(n *memberlist.Node) {
 // NotifyAlive refuses a node before memberlist knows it, unless the node's name is the hash of its key, the node itself
 // has signed its address and what it says of its keys, and there is room for it.
 func (d delegate) NotifyAlive(n *memberlist.Node) error {
-	id, err := frame.ParseID(n.Name)
+	id, m, err := meta.Of(n.Name, n.Meta)
 	if err != nil {
-		return errRefuseName
-	}
-	m, err := decodeMeta(n.Meta)
-	if err != nil {
-		return errRefuseMeta
-	}
-	if frame.IDOf(m.Key) != id {
-		return errRefuseKey
+		return err
 	}
 	addr := nodeAddr(n)
 	known := d.m.peers.isAt(id, addr, n.Meta)
-	if !known && !m.isAt(d.m.cfg.Secrets.MeshID, addr) {
+	if !known && !m.IsAt(d.m.cfg.Secrets.MeshID, addr) {
 		d.m.warn(ProblemForged, "address", "somebody with the mesh's key says that "+id.Short()+" is at "+addr.String()+", which it did not say itself; it is ignored", shutOut)
 		return errRefuseAddr
 	}
-	if !known && m.Proof != nil && !m.proven() {
+	if !known && m.Proof != nil && !m.Proven() {
 		d.m.warn(ProblemForged, "word", "somebody with the mesh's key says in the name of "+id.Short()+" what it did not sign; it is ignored", shutOut)
-		return errRefuseMeta
+		return errRefuseWord
 	}
 	if !d.m.peers.letIn(id) && d.m.knowsOthers() {
 		d.m.warn(ProblemStrangers, "strangers", "more than "+strconv.Itoa(maxStrangers)+

@@ -20,6 +20,7 @@ import (
 	"github.com/meshban/meshban/mesh/internal/enrol"
 	"github.com/meshban/meshban/mesh/internal/meshtest"
 	"github.com/meshban/meshban/mesh/internal/replica"
+	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -555,7 +556,7 @@ func TestOutsidersKeepNobodyOut(t *testing.T) {
 	node := &memberlist.Node{Name: inviter.id.ID().String(), Addr: inviter.Addr().Addr().AsSlice(), Port: inviter.Addr().Port()}
 	before := inviter.Stats().Refused["format"]
 	for i := range uint64(3) { // empty messages of the largest size
-		if err := member.ml.Load().SendReliable(node, append([]byte{replica.KindSync}, make([]byte, replica.MaxMessage)...)); err != nil {
+		if err := member.ml.Load().SendReliable(node, append([]byte{wire.KindSync}, make([]byte, replica.MaxMessage)...)); err != nil {
 			t.Errorf("a large message of a member: %v", err)
 		}
 		eventually(t, 10*time.Second, "it arrives", func() bool { return inviter.Stats().Refused["format"] == before+i+1 })

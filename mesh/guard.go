@@ -461,7 +461,7 @@ func (g *guard) packetCost(b []byte, from netip.Addr, outer bool, frames *[][]by
 
 // notices returns how many signatures of notices, or of reports in their form, one of our messages makes us verify.
 func notices(b []byte) int {
-	if len(b) > 0 && (b[0] == kindNotice || b[0] == kindPath) {
+	if len(b) > 0 && (b[0] == wire.KindNotice || b[0] == wire.KindPath) {
 		return 1
 	}
 	return 0

@@ -140,11 +140,7 @@ func TestClusterForgedDeath(t *testing.T) {
 			t.Fatal(err)
 		}
 		key, victim := c.secrets.GossipKey[:], c.nodes[4]
-		present := func() uint32 {
-			victim.ceiling.mu.Lock()
-			defer victim.ceiling.mu.Unlock()
-			return victim.ceiling.most
-		}
+		present := victim.ceiling.HeardMost
 		byPacket := func(to netip.AddrPort, from frame.ID) {
 			b := ofMemberlist(t, mlDead, mlAccusation{present(), victim.id.ID().String(), from.String()})
 			if _, err := port.(*hubPort).WriteTo(sealed(t, key, 1, b, nil), to.String()); err != nil {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/meta"
 )
 
 // News of members is checked before memberlist takes it: one member that memberlist rejects, in any node's table, makes
@@ -70,7 +71,7 @@ func (g *guard) checkAccusation(b []byte) (a mlAccusation, err error) {
 	}
 	id, err := frame.ParseID(a.Node)
 	if err != nil {
-		return a, fmt.Errorf("%w: %w", errStreamKind, errRefuseName)
+		return a, fmt.Errorf("%w: %w", errStreamKind, err)
 	}
 	most, self := g.ceiling(id)
 	if a.Incarnation > most {
@@ -97,7 +98,7 @@ func (g *guard) leaves(name string) bool {
 
 func (g *guard) ceiling(id frame.ID) (most uint32, self bool) {
 	if g.ceilingOf == nil {
-		return firstCeiling, false
+		return meta.FirstCeiling, false
 	}
 	return g.ceilingOf(id)
 }
@@ -105,12 +106,12 @@ func (g *guard) ceiling(id frame.ID) (most uint32, self bool) {
 // checkCeiling returns an error if news of a member has an incarnation above the member's ceiling. News that a member
 // is alive brings its own metadata, whose signature is verified before the news counts. For other states, and for this
 // node itself, memberlist keeps the metadata that it has, so a higher ceiling must be proven here.
-func (g *guard) checkCeiling(id frame.ID, s mlNodeState, m meta) error {
+func (g *guard) checkCeiling(id frame.ID, s mlNodeState, m meta.Data) error {
 	most, self := g.ceiling(id)
 	above := s.Incarnation > most
 	switch {
-	case s.Incarnation > min(max(most, m.Ceiling), mostCeiling), s.State == mlStateAlive && s.Incarnation > m.Ceiling,
-		above && (self || s.State != mlStateAlive) && !m.proven():
+	case s.Incarnation > min(max(most, m.Ceiling), meta.MostCeiling), s.State == mlStateAlive && s.Incarnation > m.Ceiling,
+		above && (self || s.State != mlStateAlive) && !m.Proven():
 		return fmt.Errorf("%w: incarnation %d is above the member's ceiling", errStreamKind, s.Incarnation)
 	case self:
 		g.heard(s.Incarnation)
@@ -124,20 +125,13 @@ func (g *guard) checkMember(s mlNodeState, from netip.Addr) error {
 	if string(versions) != string(mlVersions[:]) {
 		return fmt.Errorf("%w: a member of versions %v, want %v", errStreamKind, versions, mlVersions)
 	}
-	id, err := frame.ParseID(name)
-	if err != nil {
-		return fmt.Errorf("%w: %w", errStreamKind, errRefuseName)
-	}
 	a, ok := netip.AddrFromSlice(addr)
 	if !ok || a.IsUnspecified() || a.IsMulticast() || port == 0 {
 		return fmt.Errorf("%w: a member at address %x, port %d", errStreamKind, addr, port)
 	}
-	m, err := decodeMeta(about)
+	id, m, err := meta.Of(name, about)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errStreamKind, err)
-	}
-	if frame.IDOf(m.Key) != id {
-		return fmt.Errorf("%w: %w", errStreamKind, errRefuseKey)
 	}
 	known := g.knows != nil && g.knows(id, netip.AddrPortFrom(a.Unmap(), port), about)
 	if !known && !g.news.take(g.now(), from, 1) {

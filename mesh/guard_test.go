@@ -18,7 +18,7 @@ import (
 
 	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/meshban/meshban/mesh/frame"
-	"github.com/meshban/meshban/mesh/internal/replica"
+	"github.com/meshban/meshban/mesh/internal/meta"
 	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
@@ -106,8 +106,8 @@ func TestGuardPackets(t *testing.T) {
 
 // aliveOf returns the news that a member has come.
 func aliveOf(id pki.Identity) mlAliveMessage {
-	m := meta{Protocol: protocolVersion, Key: id.Public(), Name: "web1", Version: "1", Place: make([]byte, ed25519.SignatureSize)}
-	return mlAliveMessage{7, id.ID().String(), []byte{192, 0, 2, 1}, 7946, m.encode(), mlVersions[:]}
+	m := meta.Data{Protocol: meta.Protocol, Key: id.Public(), Name: "web1", Version: "1", Place: make([]byte, ed25519.SignatureSize)}
+	return mlAliveMessage{7, id.ID().String(), []byte{192, 0, 2, 1}, 7946, m.Encode(), mlVersions[:]}
 }
 
 // News of a member that would break memberlist's table, or that it would refuse later, goes no further, even in a compound
@@ -300,11 +300,11 @@ func TestGuardHoldsStreamsToTheirRate(t *testing.T) {
 		{"frames", func() []byte { return push(wire.KindPush) }, sourceBurst / frameCost / 10},
 		{"frames along a tree", func() []byte { return push(wire.KindTree) }, sourceBurst / frameCost / 10},
 		{"frames of one origin", func() []byte { return wire.AppendPacked([]byte{wire.KindPush}, rawOf(0, 100)) }, originBurst / smallCost},
-		{"questions", func() []byte { return []byte{kindAsk, 1} }, sourceBurst / frameCost},
-		{"notices", func() []byte { return []byte{kindNotice, 1} }, noticesBurst},
-		{"reports", func() []byte { return []byte{kindPath, 1} }, noticesBurst},
-		{"syncs that fit a packet", func() []byte { return []byte{replica.KindSync, 1} }, sourceBurst / frameCost},
-		{"larger ones, which their session bounds", func() []byte { return append([]byte{replica.KindSync}, make([]byte, wire.MaxPacket)...) }, 1000},
+		{"questions", func() []byte { return []byte{wire.KindAsk, 1} }, sourceBurst / frameCost},
+		{"notices", func() []byte { return []byte{wire.KindNotice, 1} }, noticesBurst},
+		{"reports", func() []byte { return []byte{wire.KindPath, 1} }, noticesBurst},
+		{"syncs that fit a packet", func() []byte { return []byte{wire.KindSync, 1} }, sourceBurst / frameCost},
+		{"larger ones, which their session bounds", func() []byte { return append([]byte{wire.KindSync}, make([]byte, wire.MaxPacket)...) }, 1000},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			g, count := testGuard(func(netip.Addr) {})

@@ -4,73 +4,29 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/meta"
 	"github.com/meshban/meshban/mesh/pki"
 )
-
-// Whatever news of a node passes under incarnations up to its ceiling, the node is never at a higher incarnation than it
-// thinks, and the next ceiling that it announces leaves room above.
-func TestCeilingStaysAbove(t *testing.T) {
-	for seed := range uint64(200) {
-		rng := rand.New(rand.NewPCG(seed, 1))
-		var c ceiling
-		at := uint32(1) // memberlist's incarnation
-		c.next()
-		for range 1000 {
-			switch before := c.now(); rng.IntN(4) {
-			case 0: // it announces something
-				at++
-				c.next()
-			case 1: // an earlier ceiling of its own comes back, as after a restart
-				before = uint32(min(uint64(before)+rng.Uint64N(1<<20), mostCeiling))
-				fallthrough
-			default:
-				inc := uint32(rng.Uint64N(uint64(before) + 1))
-				if rng.IntN(2) == 0 {
-					inc = before - min(uint32(rng.IntN(3)), before)
-				}
-				c.heard(inc)
-				if inc >= at { // refute: see memberlist
-					at = max(at+1, inc+1)
-				}
-			}
-			if at > c.most {
-				t.Fatalf("seed %d: at %d, thinks at most %d", seed, at, c.most)
-			}
-			if says := c.now(); says < at && says != mostCeiling || says != mostCeiling && says-c.most < ceilingRoom/2 {
-				t.Fatalf("seed %d: at %d, at most %d, says %d", seed, at, c.most, says)
-			}
-		}
-	}
-	c := ceiling{most: math.MaxUint32 - 3}
-	for range 9 {
-		c.heard(math.MaxUint32)
-		c.next()
-	}
-	if c.most != math.MaxUint32 || c.says != mostCeiling {
-		t.Errorf("at most %d, says %d", c.most, c.says)
-	}
-}
 
 // News above a member's ceiling goes no further, whether in a packet, a compound packet or a membership exchange.
 func TestGuardKeepsCeilings(t *testing.T) {
 	self, other, unknown := signers[0], signers[1], signers[2]
 	const own, known = 2000, 1000
 	about := func(id pki.Identity, says uint32, good bool) []byte {
-		m := meta{Protocol: protocolVersion, Key: id.Public(), Name: "web1", Version: "1"}
+		m := meta.Data{Protocol: meta.Protocol, Key: id.Public(), Name: "web1", Version: "1"}
 		if says != 0 {
-			m.say(id, 1, 1, says)
+			m.Say(id, 1, 1, says)
 			if !good {
 				m.Ceiling++
 			}
 		}
-		return m.encode()
+		return m.Encode()
 	}
 	alive := func(id pki.Identity, inc uint32, about []byte) mlNodeState {
 		return mlNodeState{id.ID().String(), []byte{192, 0, 2, 1}, 7946, about, inc, mlStateAlive, mlVersions[:]}
@@ -89,8 +45,8 @@ func TestGuardKeepsCeilings(t *testing.T) {
 		{"bad: above the ceiling that it says", alive(other, 5001, about(other, 5000, true)), false, false, false},
 		{"bad: above that, below one that it said before", alive(other, known, about(other, known-1, true)), false, false, false},
 		{"bad: the last one", alive(other, math.MaxUint32, about(other, math.MaxUint32, true)), false, false, false},
-		{"ok: it says none", alive(unknown, firstCeiling, about(unknown, 0, true)), true, true, false},
-		{"bad: it says none", alive(unknown, firstCeiling+1, about(unknown, 0, true)), false, false, false},
+		{"ok: it says none", alive(unknown, meta.FirstCeiling, about(unknown, 0, true)), true, true, false},
+		{"bad: it says none", alive(unknown, meta.FirstCeiling+1, about(unknown, 0, true)), false, false, false},
 		{"ok: suspect", dead(alive(other, known, about(other, known, true)), 1), true, true, false},
 		{"bad: suspect", dead(alive(other, known+1, about(other, known, true)), 1), false, false, false},
 		{"ok: dead", dead(alive(other, known, about(other, known, true)), 2), true, true, false},
@@ -98,7 +54,7 @@ func TestGuardKeepsCeilings(t *testing.T) {
 		{"bad: gone", dead(alive(other, known+1, about(other, known, true)), 3), false, false, false},
 		{"ok: dead, by a newer word of its own", dead(alive(other, known+1, about(other, 2*known, true)), 2), false, true, false},
 		{"bad: dead, by a newer word that is forged", dead(alive(other, known+1, about(other, 2*known, false)), 2), false, false, false},
-		{"bad: dead, unknown", dead(alive(unknown, firstCeiling+1, about(unknown, 0, true)), 2), false, false, false},
+		{"bad: dead, unknown", dead(alive(unknown, meta.FirstCeiling+1, about(unknown, 0, true)), 2), false, false, false},
 		{"ok: this node", alive(self, own, about(self, own, true)), true, true, true},
 		{"ok: this node, by a word of an earlier run", alive(self, 3*own, about(self, 3*own, true)), true, true, true},
 		{"bad: this node, by a forged word", alive(self, 3*own, about(self, 3*own, false)), false, false, false},
@@ -110,7 +66,7 @@ func TestGuardKeepsCeilings(t *testing.T) {
 			var heard []uint32
 			g.heard = func(inc uint32) { heard = append(heard, inc) }
 			g.ceilingOf = func(id frame.ID) (uint32, bool) {
-				return map[frame.ID]uint32{self.ID(): own, other.ID(): known, unknown.ID(): firstCeiling}[id], id == self.ID()
+				return map[frame.ID]uint32{self.ID(): own, other.ID(): known, unknown.ID(): meta.FirstCeiling}[id], id == self.ID()
 			}
 			var b []byte
 			switch s := tt.s; s.State {
@@ -192,7 +148,7 @@ func TestClusterDeniesAccusations(t *testing.T) {
 			{"raised, then suspect", func() { toAll(alive(math.MaxUint32 - 1)); toAll(accused(mlSuspect, math.MaxUint32-1)) }},
 			{"half of all", func() { toAll(alive(1 << 31)); toAll(accused(mlSuspect, 1<<31)) }},
 			{"at its ceiling", func() {
-				most := c.nodes[last].ceiling.now()
+				most := c.nodes[last].ceiling.Now()
 				toAll(alive(most))
 				toAll(accused(mlSuspect, most))
 			}},
@@ -208,8 +164,8 @@ func TestClusterDeniesAccusations(t *testing.T) {
 			publish(t, c.nodes[0], attack.name, time.Hour)
 			eventually(t, 10*time.Second, attack.name+": frames arrive", func() bool { return sameDigest(c.nodes) })
 		}
-		if victim.ceiling.now() < 10*ceilingRoom {
-			t.Errorf("its ceiling is %d: it was not raised", victim.ceiling.now())
+		if victim.ceiling.Now() < 10*meta.FirstCeiling {
+			t.Errorf("its ceiling is %d: it was not raised", victim.ceiling.Now())
 		}
 		if err := victim.stop(); err != nil {
 			t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/replica"
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // copyAbove is how many bytes a frame's buffer may be larger than the frame. Above that the frame is copied, so that
@@ -156,7 +157,7 @@ type bulkWork struct {
 
 // queueBulk queues a large message if it belongs to a session. It keeps b.
 func (m *Mesh) queueBulk(b []byte) {
-	if len(b) > replica.MaxMessage+1 || b[0] != replica.KindSync && b[0] != replica.KindChunk {
+	if len(b) > replica.MaxMessage+1 || b[0] != wire.KindSync && b[0] != wire.KindChunk {
 		m.count.refused[refusedFormat].Add(1)
 		return
 	}

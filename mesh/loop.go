@@ -409,7 +409,7 @@ func (m *Mesh) small(b []byte, in *intake) {
 			m.receive(raw, len(b), by, in)
 			rest = tail
 		}
-	case replica.KindSync:
+	case wire.KindSync:
 		msg, err := replica.DecodeMessage(rest)
 		if err != nil || msg.IsChunk() {
 			m.count.refused[refusedFormat].Add(1)
@@ -418,15 +418,15 @@ func (m *Mesh) small(b []byte, in *intake) {
 		for part := range msg.Split {
 			m.apply(replica.MessageEvent{Msg: part})
 		}
-	case replica.KindChunk:
+	case wire.KindChunk:
 		m.queueBulk(b)
-	case kindAsk:
+	case wire.KindAsk:
 		m.askMessage(rest)
-	case kindNotice:
+	case wire.KindNotice:
 		m.noticeMessage(rest)
-	case kindPath:
+	case wire.KindPath:
 		m.pathMessage(rest)
-	case kindBye:
+	case wire.KindBye:
 		m.byeMessage(rest)
 	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/enrol"
+	"github.com/meshban/meshban/mesh/internal/meta"
 	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/rotate"
 	"github.com/meshban/meshban/mesh/internal/spread"
@@ -85,7 +86,7 @@ type Mesh struct {
 	clocks   clockCheck
 
 	place    location
-	ceiling  ceiling
+	ceiling  meta.Ceiling
 	saidMeta atomic.Pointer[string] // the metadata last given to memberlist
 
 	ml   atomic.Pointer[memberlist.Memberlist]

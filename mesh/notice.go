@@ -60,7 +60,7 @@ func (n notice) encodeBody() []byte {
 
 // encode signs a notice and puts its kind in front.
 func (n notice) encode(id pki.Identity) []byte {
-	return append([]byte{kindNotice}, n.signed(noticeDomain, id)...)
+	return append([]byte{wire.KindNotice}, n.signed(noticeDomain, id)...)
 }
 
 // signed encodes and signs a notice.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/meshtest"
+	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -87,7 +88,7 @@ func TestNoticeIsHeeded(t *testing.T) {
 		{"bad: signature", spoiled(1), false},
 		{"bad: another payload", spoiled(64 + 34 + 1), false},
 		{"bad: cut short", say(good, nil)[:60], false},
-		{"bad: empty", []byte{kindNotice}, false},
+		{"bad: empty", []byte{wire.KindNotice}, false},
 		{"bad: too long", say(good, func(m *notice) { m.Payload = make([]byte, MaxNotice+1) }), false},
 		{"ok: the longest", say(good, func(m *notice) { m.Payload = make([]byte, MaxNotice) }), true},
 		{"ok: one more", say(good, nil), true},

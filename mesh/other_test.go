@@ -2,11 +2,10 @@ package mesh
 
 import (
 	"net/netip"
-	"slices"
 	"testing"
 	"time"
 
-	"github.com/meshban/meshban/mesh/pki"
+	"github.com/meshban/meshban/mesh/internal/meta"
 )
 
 // bothFamilies gives node i an address of the other family too, and makes it announce that.
@@ -14,7 +13,7 @@ func (c *cluster) bothFamilies(i int) netip.AddrPort {
 	n := c.nodes[i]
 	also := netip.AddrPortFrom(netip.AddrFrom16([16]byte{0: 0xfd, 15: byte(i + 1)}), 7946)
 	c.hub.alias(c.addrs[i], also)
-	n.place.also.Store(&signedAddr{also, n.id.SignText(placeText(n.cfg.Secrets.MeshID, also))})
+	n.place.also.Store(&signedAddr{also, n.id.SignText(meta.PlaceText(n.cfg.Secrets.MeshID, also))})
 	wake(n.keys.say)
 	return also
 }
@@ -78,32 +77,4 @@ func TestMembersOfOneFamily(t *testing.T) {
 			t.Error("the mesh is not whole in the end")
 		}
 	})
-}
-
-// Nobody else can say where a member is reached, and what a member says fits.
-func TestOtherAddressIsSigned(t *testing.T) {
-	id, mesh := signers[0], [16]byte{1}
-	addr, also := netip.MustParseAddrPort("192.0.2.1:7946"), netip.MustParseAddrPort("[2001:db8::1]:7946")
-	m := meta{Protocol: protocolVersion, Key: id.Public(), Name: string(slices.Repeat([]byte("n"), pki.MaxName)), Version: string(slices.Repeat([]byte("v"), maxVersion)),
-		Place: id.SignText(placeText(mesh, addr)), Also: also, AlsoProof: id.SignText(placeText(mesh, also))}
-	m.say(id, 1<<63, 1<<63, 1<<31)
-	b := m.encode()
-	got, err := decodeMeta(b)
-	if err != nil || got.Also != also || !got.isAt(mesh, addr) {
-		t.Fatalf("decoded from %d bytes: %+v, %v", len(b), got, err)
-	}
-	for name, change := range map[string]func(*meta){
-		"another address": func(m *meta) { m.Also = netip.MustParseAddrPort("[2001:db8::2]:7946") },
-		"another port":    func(m *meta) { m.Also = netip.AddrPortFrom(also.Addr(), 22) },
-		"another signer":  func(m *meta) { m.AlsoProof = signers[1].SignText(placeText(mesh, also)) },
-	} {
-		forged := got
-		change(&forged)
-		if again, err := decodeMeta(forged.encode()); err != nil || again.isAt(mesh, addr) {
-			t.Errorf("%s is believed: %v", name, err)
-		}
-	}
-	if _, err := decodeMeta(append(b, 0)); err == nil {
-		t.Error("a byte too many is taken")
-	}
 }

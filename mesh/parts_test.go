@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/meta"
 	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
@@ -124,7 +125,7 @@ func TestConfigRefuses(t *testing.T) {
 		"bad: no secrets":    func(c *Config) { c.Secrets = pki.Secrets{} },
 		"bad: name":          func(c *Config) { c.Name = "a\tb" },
 		"bad: long name":     func(c *Config) { c.Name = strings.Repeat("x", pki.MaxName+1) },
-		"bad: version":       func(c *Config) { c.Version = strings.Repeat("x", maxVersion+1) },
+		"bad: version":       func(c *Config) { c.Version = strings.Repeat("x", meta.MaxVersion+1) },
 		"bad: no address":    func(c *Config) { c.Bind = netip.AddrPort{} },
 		"bad: zone":          func(c *Config) { c.Bind = netip.MustParseAddrPort("[fe80::1%eth0]:1") },
 		"bad: epoch 0":       func(c *Config) { c.Epoch = 0 },
@@ -174,7 +175,7 @@ func TestPeerTableBounds(t *testing.T) {
 	}
 	id := signers[0]
 	n := (&peer{Member: Member{ID: id.ID(), Addr: netip.MustParseAddrPort("192.0.2.2:1")}}).node()
-	n.Meta = meta{Protocol: protocolVersion, Key: id.Public(), Name: "new", Version: "1"}.encode()
+	n.Meta = meta.Data{Protocol: meta.Protocol, Key: id.Public(), Name: "new", Version: "1"}.Encode()
 	if _, ok := table.joined(simStart.Add(time.Second), n, memberJoin); !ok {
 		t.Fatal("a new member found no room")
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/meta"
 	"github.com/meshban/meshban/mesh/internal/rotate"
 	"github.com/meshban/meshban/mesh/internal/spread"
 	"github.com/meshban/meshban/mesh/internal/wire"
@@ -114,11 +115,7 @@ func nodeAddr(n *memberlist.Node) netip.AddrPort {
 
 // joined records that a node is alive, and its metadata.
 func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind string) (frame.ID, bool) {
-	id, err := frame.ParseID(n.Name)
-	if err != nil {
-		return frame.ID{}, false
-	}
-	m, err := decodeMeta(n.Meta)
+	id, m, err := meta.Of(n.Name, n.Meta)
 	if err != nil {
 		return frame.ID{}, false
 	}
@@ -155,7 +152,7 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind string) (fram
 		p.askAgain()
 		wake(t.unproved)
 	}
-	if says := (rotate.Peer{ID: id, Has: m.Has, Uses: m.Uses}); m.Proof == nil || says != p.keys && !m.proven() {
+	if says := (rotate.Peer{ID: id, Has: m.Has, Uses: m.Uses}); m.Proof == nil || says != p.keys && !m.Proven() {
 		p.keys = rotate.Peer{ID: id}
 	} else {
 		p.keys = says
@@ -333,9 +330,9 @@ func (t *peerTable) ceilingOf(id frame.ID) uint32 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if p := t.peers[id]; p != nil {
-		return max(p.top, firstCeiling)
+		return max(p.top, meta.FirstCeiling)
 	}
-	return firstCeiling
+	return meta.FirstCeiling
 }
 
 // letIn reports whether a node may be a member: any trusted one, and others while there are few of them.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/meta"
 	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/transport"
 )
@@ -271,7 +272,7 @@ func (m *Mesh) lookForOther(own netip.AddrPort) (looked bool) {
 			}
 		}
 		at := netip.AddrPortFrom(addr, own.Port())
-		also = &signedAddr{at, m.cfg.Identity.SignText(placeText(m.cfg.Secrets.MeshID, at))}
+		also = &signedAddr{at, m.cfg.Identity.SignText(meta.PlaceText(m.cfg.Secrets.MeshID, at))}
 	}
 	m.place.also.Store(also)
 	return true

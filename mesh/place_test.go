@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/meshban/meshban/mesh/internal/meta"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -114,7 +115,7 @@ func TestOneMemberDoesNotMoveANode(t *testing.T) {
 	for i, at := range []netip.Addr{v6, v6, v4} { // the last one sorts before the others
 		id := newIdentity(t)
 		node := (&peer{Member: Member{ID: id.ID(), Addr: netip.AddrPortFrom(at, uint16(7001+i))}}).node()
-		node.Meta = meta{Protocol: protocolVersion, Key: id.Public(), Name: "member", Version: "1"}.encode()
+		node.Meta = meta.Data{Protocol: meta.Protocol, Key: id.Public(), Name: "member", Version: "1"}.Encode()
 		n.peers.joined(n.now(), node, memberJoin)
 		n.peers.addressProved(n.now(), id.ID(), nodeAddr(node))
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/meta"
 )
 
 // proves reports whether n knows that id answered at addr.
@@ -138,7 +139,7 @@ func TestStrangersHoldUpNoProof(t *testing.T) {
 		for i := range maxStrangers {
 			id := newIdentity(t)
 			s := (&peer{Member: Member{ID: id.ID(), Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}), 7946)}}).node()
-			s.Meta = meta{Protocol: protocolVersion, Key: id.Public(), Name: "stranger", Version: "1"}.encode()
+			s.Meta = meta.Data{Protocol: meta.Protocol, Key: id.Public(), Name: "stranger", Version: "1"}.Encode()
 			n.peers.joined(time.Now(), s, memberJoin)
 		}
 		c.addrs = append(c.addrs, netip.MustParseAddrPort("10.6.6.6:7946"))
@@ -192,7 +193,7 @@ func TestProofsAreBounded(t *testing.T) {
 	for i := range moves {
 		now = now.Add(time.Minute)
 		n := (&peer{Member: Member{ID: id.ID(), Addr: at(i)}}).node()
-		n.Meta = meta{Protocol: protocolVersion, Key: id.Public(), Name: "mobile", Version: "1"}.encode()
+		n.Meta = meta.Data{Protocol: meta.Protocol, Key: id.Public(), Name: "mobile", Version: "1"}.Encode()
 		table.joined(now, n, memberJoin)
 		if due, _, _ := table.dueAsks(now); len(due) != 1 || due[0].addr != at(i) {
 			t.Fatalf("asks %v, want at %v", due, at(i))
@@ -227,7 +228,7 @@ func TestQuestionsAreBounded(t *testing.T) {
 		now := simStart.Add(time.Duration(i) * 100 * time.Millisecond)
 		addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)}), 7946)
 		n := (&peer{Member: Member{ID: id.ID(), Addr: addr}}).node()
-		n.Meta = meta{Protocol: protocolVersion, Key: id.Public(), Name: "mobile", Version: "1"}.encode()
+		n.Meta = meta.Data{Protocol: meta.Protocol, Key: id.Public(), Name: "mobile", Version: "1"}.Encode()
 		table.joined(now, n, memberJoin)
 		due, _, _ := table.dueAsks(now)
 		asked += len(due)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/meta"
 	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/spread"
 	"github.com/meshban/meshban/mesh/internal/transport"
@@ -129,7 +130,7 @@ func (m *Mesh) leave(here *membership) error {
 // new address before they hear of the leave, and could not take it yet.
 func (m *Mesh) leaveEach(peers []spread.Target) {
 	tr, name := m.tr.Load(), m.id.String()
-	packet, err := tr.guard.seal(mlDead, mlAccusation{Incarnation: m.ceiling.heardMost(), Node: name, From: name})
+	packet, err := tr.guard.seal(mlDead, mlAccusation{Incarnation: m.ceiling.HeardMost(), Node: name, From: name})
 	if err != nil {
 		m.cfg.Logger.Debug("cannot tell that this node leaves", "error", err)
 		return
@@ -180,7 +181,7 @@ func (m *Mesh) open(advertise netip.AddrPort, events memberlist.EventDelegate) (
 	conf.Events = events
 	if ip, port, addrErr := tr.FinalAdvertiseAddr(conf.AdvertiseAddr, conf.AdvertisePort); addrErr == nil {
 		addr := nodeAddr(&memberlist.Node{Addr: ip, Port: uint16(port)})
-		m.place.word = m.cfg.Identity.SignText(placeText(m.cfg.Secrets.MeshID, addr))
+		m.place.word = m.cfg.Identity.SignText(meta.PlaceText(m.cfg.Secrets.MeshID, addr))
 		m.lookForOther(addr)
 	}
 	ml, err := memberlist.Create(conf)
@@ -213,14 +214,14 @@ func (m *Mesh) suspected(id frame.ID) {
 // ceilingOf returns the highest incarnation that news of a node may have, and whether the node is this one.
 func (m *Mesh) ceilingOf(id frame.ID) (most uint32, self bool) {
 	if id == m.id {
-		return m.ceiling.now(), true
+		return m.ceiling.Now(), true
 	}
 	return m.peers.ceilingOf(id), false
 }
 
 // heardOfSelf records that memberlist will see news of this node. It must not block.
 func (m *Mesh) heardOfSelf(incarnation uint32) {
-	if m.ceiling.heard(incarnation) {
+	if m.ceiling.Heard(incarnation) {
 		wake(m.keys.say)
 	}
 }

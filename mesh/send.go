@@ -36,7 +36,7 @@ func (m *Mesh) sendStream(out spread.Message) bool {
 	if m.paths.streamed(m.now(), out.To, err == nil); err != nil {
 		m.peers.unheard(out.To)
 	}
-	if err != nil && len(msg) <= wire.MaxPacket && out.Kind != kindPath {
+	if err != nil && len(msg) <= wire.MaxPacket && out.Kind != wire.KindPath {
 		err = ml.SendBestEffort(n, msg)
 	}
 	if err != nil {

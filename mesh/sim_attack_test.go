@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
-	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
@@ -134,7 +133,7 @@ func (w *simWorld) lie() {
 // overhear notes the session that a message names: a check says how its sender calls the session, anything else how its
 // receiver does.
 func (n *simNode) overhear(to *simNode, b []byte) {
-	if b[0] != replica.KindSync && b[0] != replica.KindChunk {
+	if b[0] != wire.KindSync && b[0] != wire.KindChunk {
 		return
 	}
 	const kept = 3

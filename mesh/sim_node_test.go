@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/meta"
 	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/spread"
 	"github.com/meshban/meshban/mesh/internal/wire"
@@ -79,9 +80,9 @@ type simNode struct {
 
 func (w *simWorld) addNode(key pki.Identity) *simNode {
 	slot := len(w.nodes)
-	meta := meta{Protocol: protocolVersion, Key: key.Public(), Name: "sim", Version: "1"}.encode()
+	about := meta.Data{Protocol: meta.Protocol, Key: key.Public(), Name: "sim", Version: "1"}.Encode()
 	n := &simNode{w: w, slot: slot, key: key, sessions: make(map[frame.ID][]uint64), node: &memberlist.Node{
-		Name: key.ID().String(), Addr: net.IPv4(10, 0, 0, byte(slot)).To4(), Port: 7946, Meta: meta,
+		Name: key.ID().String(), Addr: net.IPv4(10, 0, 0, byte(slot)).To4(), Port: 7946, Meta: about,
 	}}
 	if w.trust != nil {
 		n.cert = w.certify(key)

@@ -53,9 +53,9 @@ func wireStream(b []byte, origin frame.ID, epoch, live uint64) []byte {
 }
 
 func (m wireSync) encode() []byte {
-	outer := byte(replica.KindSync)
+	outer := byte(wire.KindSync)
 	if m.kind == wireChunk {
-		outer = replica.KindChunk
+		outer = wire.KindChunk
 	}
 	b := wire.AppendArray([]byte{outer}, 6)
 	for _, v := range []uint64{replica.SyncVersion, m.kind} {

@@ -439,14 +439,14 @@ func (m *Mesh) reportPath(d dueReport) {
 		}
 	}
 	for _, part := range []pathPart{pathIsSmallProbe, pathIsLargeProbe} {
-		probe := append([]byte{kindPath}, m.pathMessageTo(d.id, []byte{byte(part)})...)
+		probe := append([]byte{wire.KindPath}, m.pathMessageTo(d.id, []byte{byte(part)})...)
 		if part == pathIsLargeProbe {
 			probe = append(probe, make([]byte, wire.MaxPacket-len(probe))...)
 		}
 		_ = ml.SendBestEffort(node, probe) // a lost probe is simply not received
 	}
 	d.report.ack = [ackLen]byte(delegate{m}.AckPayload())
-	m.streams.Put(spread.Message{To: d.id, Kind: kindPath, Body: m.pathMessageTo(d.id, d.report.encode())}) // no room: the next report says the same
+	m.streams.Put(spread.Message{To: d.id, Kind: wire.KindPath, Body: m.pathMessageTo(d.id, d.report.encode())}) // no room: the next report says the same
 }
 
 // pathMessageTo signs a path message to a peer.

@@ -98,6 +98,7 @@ var meshRooms = map[string][]string{
 	module + "/mesh/internal/meshtest":  {module + "/mesh/frame", module + "/mesh/pki"},
 	replica:                             {module + "/mesh/internal/wire", module + "/mesh/frame", module + "/mesh/pki"},
 	module + "/mesh/internal/enrol":     {module + "/mesh/internal/wire", module + "/mesh/frame", module + "/mesh/pki"},
+	module + "/mesh/internal/meta":      {module + "/mesh/internal/wire", module + "/mesh/frame", module + "/mesh/pki"},
 	module + "/mesh/internal/rotate":    {module + "/mesh/frame", module + "/mesh/pki"},
 	module + "/mesh/internal/spread":    {module + "/mesh/internal/wire", module + "/mesh/frame"},
 	module + "/mesh/internal/transport": nil,

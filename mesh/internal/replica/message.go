@@ -28,9 +28,6 @@ const (
 	syncDiffer                     // answer to a check: my root differs
 )
 
-// KindSync and KindChunk are the first bytes of sync messages. Chunks, which carry frames, wait behind everything else.
-const KindSync, KindChunk = 3, 4
-
 const (
 	// maxChunk bounds the frames in one message, in bytes.
 	maxChunk = 256 << 10

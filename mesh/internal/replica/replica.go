@@ -124,7 +124,7 @@ type Actions struct {
 type Outgoing struct {
 	To      frame.ID
 	Session uint64 // as this node names it
-	Kind    byte   // KindSync or KindChunk
+	Kind    byte   // wire.KindSync or wire.KindChunk
 	Msg     []byte
 }
 

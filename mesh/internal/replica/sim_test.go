@@ -9,9 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/meshtest"
-	"pgregory.net/rapid"
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // simulation runs cores on a simulated network and clock; a seed gives one history.
@@ -91,7 +93,7 @@ func (s *simulation) step(i int, ev any) Actions {
 			s.order++
 			s.bytes += uint64(len(m.Msg))
 			delay := time.Duration(100+s.rng.IntN(5000)) * time.Microsecond
-			if m.Kind == KindChunk {
+			if m.Kind == wire.KindChunk {
 				delay += s.chunkDelay
 			}
 			heap.Push(&s.queue, packet{s.now.Add(delay), s.order, s.byID[m.To], m})

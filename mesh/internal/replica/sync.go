@@ -12,6 +12,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 const (
@@ -40,8 +41,6 @@ const (
 	// rewindEvery is the least time, by the monotonic clock, between two reports of a clock that was set back: each costs
 	// a pass over everything held.
 	rewindEvery = time.Minute
-	// MaxMembers bounds the peers that digests are compared with.
-	MaxMembers = 1 << 14
 	// maxTransfers bounds the concurrent transfers to peers.
 	maxTransfers = 4
 	// strangerTransfers bounds those to peers without a certificate, if other nodes have one.
@@ -170,7 +169,7 @@ func (s *syncer) next() (time.Time, bool) { return s.wake, !s.wake.IsZero() }
 func (c *Core) peerUp(now time.Time, peer frame.ID) {
 	p := c.peers[peer]
 	switch {
-	case p == nil && len(c.peers) >= MaxMembers, p != nil && p.phase != phaseIdle:
+	case p == nil && len(c.peers) >= wire.MaxMembers, p != nil && p.phase != phaseIdle:
 		return
 	case p == nil:
 		p = newSyncPeer()

@@ -296,9 +296,9 @@ func (c *Core) sendFailed(peer frame.ID, session uint64) {
 // emit sends a message of a session.
 func (c *Core) emit(to frame.ID, s *session, m *Message, out *Actions) {
 	m.From, m.Session = c.self, s.theirs
-	kind := byte(KindSync)
+	kind := wire.KindSync
 	if m.kind == syncChunk {
-		kind = KindChunk
+		kind = wire.KindChunk
 	}
 	out.Send = append(out.Send, Outgoing{to, s.id, kind, m.encode()})
 }

@@ -10,9 +10,20 @@ const (
 	// the frames of a bulk do not, so a fresh ban overtakes a bulk.
 	FreshSize = 512
 
-	// KindPush and KindTree are the first bytes of a packet of frames: pushed directly, or along a tree and relayed
-	// once. The other kinds of messages are in mesh/delegate.go.
-	KindPush, KindTree byte = 1, 2
+	// MaxMembers bounds the members that a node keeps track of.
+	MaxMembers = 1 << 14
+)
+
+// The first byte of each message that we send through memberlist.
+const (
+	KindPush   byte = 1 + iota // frames from their origin, from gossip, or passed on by another node
+	KindTree                   // frames along a tree, relayed once
+	KindSync                   // a step of a comparison
+	KindChunk                  // frames of a sync, which wait behind everything else
+	KindAsk                    // asks which node is at an address, or answers
+	KindBye                    // the sender is about to leave
+	KindNotice                 // a notice to one member
+	KindPath                   // tests whether UDP gets through
 )
 
 // AppendPacked appends a frame to a packet of frames.

@@ -1,4 +1,4 @@
-package mesh
+package meta
 
 import (
 	"math"
@@ -13,33 +13,33 @@ import (
 // suspectNode, deadNode).
 
 const (
-	// firstCeiling is the ceiling of an unknown member, and of one that states none.
-	firstCeiling = 512
+	// FirstCeiling is the ceiling of an unknown member, and of one that states none.
+	FirstCeiling = 512
 	// ceilingRoom is how far above its incarnation a member sets its ceiling. It sets a new one once half of that is
-	// used, at most one each announcePause: an attacker would need three weeks of constant raising to use up a uint32.
+	// used, at most four times a second: an attacker would need three weeks of constant raising to use up a uint32.
 	ceilingRoom = 512
-	// mostCeiling leaves room to refute news at the ceiling.
-	mostCeiling = math.MaxUint32 - 1
+	// MostCeiling leaves room to refute news at the ceiling.
+	MostCeiling = math.MaxUint32 - 1
 )
 
-// ceiling is this node's own ceiling.
-type ceiling struct {
+// Ceiling is this node's own ceiling.
+type Ceiling struct {
 	mu   sync.Mutex
 	most uint32 // upper bound of our incarnation, which memberlist does not expose
 	says uint32
 }
 
-// heard records that memberlist will see news of this node with an incarnation, and may refute it with the next one. It
+// Heard records that memberlist will see news of this node with an incarnation, and may refute it with the next one. It
 // reports whether there is a new ceiling to announce.
-func (c *ceiling) heard(incarnation uint32) (raised bool) {
+func (c *Ceiling) Heard(incarnation uint32) (raised bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.most = max(c.most, min(incarnation, mostCeiling)+1)
+	c.most = max(c.most, min(incarnation, MostCeiling)+1)
 	return c.raiseLocked()
 }
 
-// next records that memberlist is about to use the next incarnation, and returns the ceiling to announce with it.
-func (c *ceiling) next() uint32 {
+// Next records that memberlist is about to use the next incarnation, and returns the ceiling to announce with it.
+func (c *Ceiling) Next() uint32 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.most < math.MaxUint32 {
@@ -49,24 +49,24 @@ func (c *ceiling) next() uint32 {
 	return c.says
 }
 
-func (c *ceiling) raiseLocked() bool {
-	if uint64(c.most)+ceilingRoom/2 <= uint64(c.says) || c.says == mostCeiling {
+func (c *Ceiling) raiseLocked() bool {
+	if uint64(c.most)+ceilingRoom/2 <= uint64(c.says) || c.says == MostCeiling {
 		return false
 	}
-	c.says = uint32(min(uint64(c.most)+ceilingRoom, mostCeiling))
+	c.says = uint32(min(uint64(c.most)+ceilingRoom, MostCeiling))
 	return true
 }
 
-// heardMost returns an upper bound of the incarnations of this node that were heard of, and of its own.
-func (c *ceiling) heardMost() uint32 {
+// HeardMost returns an upper bound of the incarnations of this node that were heard of, and of its own.
+func (c *Ceiling) HeardMost() uint32 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.most
 }
 
-// now returns the ceiling that was announced last.
-func (c *ceiling) now() uint32 {
+// Now returns the ceiling that was announced last.
+func (c *Ceiling) Now() uint32 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return max(c.says, firstCeiling)
+	return max(c.says, FirstCeiling)
 }
